@@ -1,0 +1,108 @@
+package metadata
+
+import "fmt"
+
+// UnitSize is the size in bytes of a unit: what spares are allocated in and
+// what the remap table is keyed by. It is frozen with format version 4.
+const UnitSize = 4096
+
+// State says where the blocks of an Entry live from this entry on. Each entry
+// is absolute for the blocks in its mask and silent about all others, so that
+// replaying a sequence of entries twice gives the same table as replaying it
+// once. The values are frozen with format version 4.
+type State uint8
+
+const (
+	// StateHome puts the blocks back to their home: whatever was mapped,
+	// lost or pending about them is forgotten.
+	StateHome State = 1
+	// StateMapped puts the blocks into the spare unit; lost and pending
+	// are cleared. A unit may have several mapped entries with disjoint
+	// masks: its blocks may live in different spare units.
+	StateMapped State = 2
+	// StateLost says that the blocks have no copy anywhere. A mapping is
+	// forgotten and pending is cleared.
+	StateLost State = 3
+	// StatePending marks blocks that could not be read where they live,
+	// at home or in their spare unit. Where they live does not change.
+	StatePending State = 4
+	// StateRetired takes spare units out of service for good: Spare and
+	// Count name them, Unit and Mask are zero. Blocks that already live
+	// there stay there.
+	StateRetired State = 5
+	// StateQuarantined keeps spare units out of the allocator until a later
+	// entry about them. Spare and Count name them, Unit and Mask are zero.
+	StateQuarantined State = 6
+	// StateAvailable gives retired or quarantined spare units back to the
+	// allocator. Spare and Count name them, Unit and Mask are zero.
+	StateAvailable State = 7
+)
+
+var stateNames = [...]string{
+	StateHome: "home", StateMapped: "mapped", StateLost: "lost", StatePending: "pending",
+	StateRetired: "retired", StateQuarantined: "quarantined", StateAvailable: "available",
+}
+
+// String returns the name that the command's JSON uses.
+func (s State) String() string {
+	if int(s) < len(stateNames) && stateNames[s] != "" {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Valid reports whether s is one of the states of format version 4.
+func (s State) Valid() bool { return s >= StateHome && s <= StateAvailable }
+
+// OfSpare reports whether an entry of this state is about spare units rather
+// than about exported units.
+func (s State) OfSpare() bool { return s >= StateRetired && s <= StateAvailable }
+
+// Cause says what brought an entry about. The values are frozen with format
+// version 4.
+type Cause uint8
+
+const (
+	CauseNone     Cause = 0 // not known
+	CauseWrite    Cause = 1 // a write failed
+	CauseRead     Cause = 2 // a read failed
+	CauseOperator Cause = 3 // remap add or remove
+	CauseImport   Cause = 4 // another tool's list
+	CauseScrub    Cause = 5 // the scrub found it
+	CauseRetest   Cause = 6 // a retest cleared it
+	CauseSpare    Cause = 7 // the spare unit that held it failed
+	CauseUnknown  Cause = 8 // a commit whose outcome is not known
+)
+
+var causeNames = [...]string{
+	CauseNone: "none", CauseWrite: "write", CauseRead: "read", CauseOperator: "operator", CauseImport: "import",
+	CauseScrub: "scrub", CauseRetest: "retest", CauseSpare: "spare", CauseUnknown: "unknown",
+}
+
+// String returns the name that the command's JSON uses.
+func (c Cause) String() string {
+	if int(c) < len(causeNames) {
+		return causeNames[c]
+	}
+	return fmt.Sprintf("cause(%d)", uint8(c))
+}
+
+// Valid reports whether c is one of the causes of format version 4.
+func (c Cause) Valid() bool { return int(c) < len(causeNames) }
+
+// Entry is one statement about the remap table, in a log record or in a
+// checkpoint: the blocks of Mask, in each of the Count units from Unit on, are
+// in State. For StateMapped the i-th unit's blocks live in spare unit Spare+i,
+// each block at the same place within the spare unit as within its unit.
+//
+// For the states OfSpare it is a statement about the Count spare units from
+// Spare on.
+type Entry struct {
+	Unit  uint64 // first unit, counted from the start of the exported device
+	Spare uint32 // first spare unit: an index over all spare regions; 0 where State has no use for it
+	Count uint32 // units, at least 1
+	Time  uint32 // seconds since 1970
+	Mask  uint8  // bit i: block i of the unit; a 4096-byte block is bit 0
+	State State
+	Cause Cause
+}
