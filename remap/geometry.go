@@ -1,0 +1,72 @@
+package remap
+
+import (
+	"sort"
+
+	"ublkremap/metadata"
+)
+
+// SpareExtent says where spare units live.
+type SpareExtent struct {
+	First  uint32 // index of the extent's first spare unit
+	Count  uint32 // spare units
+	Device uint8
+	Offset int64 // bytes on Device
+}
+
+// Geometry says where the blocks of the exported device and the spare units
+// live. It does not change while the device is live.
+type Geometry struct {
+	BlockSize  int    // bytes: 512, 1024, 2048 or 4096
+	Blocks     uint64 // size of the exported device
+	HeadBlocks uint64 // exported blocks below this live in the displaced head
+	HeadDevice uint8
+	HeadOffset int64         // bytes on HeadDevice
+	Spares     []SpareExtent // ordered by First
+	Devices    int           // backing disk and spare devices
+}
+
+// BlocksPerUnit returns how many blocks make a unit.
+func (g *Geometry) BlocksPerUnit() uint64 { return uint64(metadata.UnitSize / g.BlockSize) }
+
+// Units returns how many units the exported device has; the last may be cut
+// short by its end.
+func (g *Geometry) Units() uint64 {
+	n := g.BlocksPerUnit()
+	return (g.Blocks + n - 1) / n
+}
+
+// home returns where an exported block lives as long as it is not remapped,
+// and how many blocks follow it there at most.
+func (g *Geometry) home(block uint64) (device uint8, offset int64, limit uint64) {
+	if block < g.HeadBlocks {
+		return g.HeadDevice, g.HeadOffset + int64(block)*int64(g.BlockSize), g.HeadBlocks - block
+	}
+	return 0, int64(block) * int64(g.BlockSize), g.Blocks - block
+}
+
+// spare returns where a spare block (spare unit × blocks per unit + slot) lives
+// and how many spare blocks follow it there at most.
+func (g *Geometry) spare(block uint64) (device uint8, offset int64, limit uint64) {
+	per := g.BlocksPerUnit()
+	unit := uint32(block / per)
+	e := &g.Spares[0]
+	if len(g.Spares) > 1 {
+		i := sort.Search(len(g.Spares), func(i int) bool { return g.Spares[i].First > unit })
+		e = &g.Spares[i-1]
+	}
+	in := block - uint64(e.First)*per
+	return e.Device, e.Offset + int64(in)*int64(g.BlockSize), uint64(e.Count)*per - in
+}
+
+// SpareOffset returns the device and the byte offset of a spare unit.
+func (g *Geometry) SpareOffset(unit uint32) (device uint8, offset int64) {
+	device, offset, _ = g.spare(uint64(unit) * g.BlocksPerUnit())
+	return device, offset
+}
+
+// HomeOffset returns the device and the byte offset of an exported block's home.
+func (g *Geometry) HomeOffset(block uint64) (device uint8, offset int64) {
+	device, offset, _ = g.home(block)
+	return device, offset
+}

@@ -1,0 +1,117 @@
+package remap
+
+// Op is what a request asks for.
+type Op uint8
+
+const (
+	OpRead Op = iota
+	OpWrite
+	OpWriteZeroes
+	OpDiscard
+	OpFlush
+)
+
+// Request is one request of the exported device. Block and Count are zero for
+// OpFlush. Reads, writes and write-zeroes span at most Config.MaxBlocks
+// blocks; a discard may be longer.
+type Request struct {
+	Tag   uint16 // below Config.Depth; free again once Driver.Finish was called for it
+	Op    Op
+	FUA   bool   // the write must be durable before it is acknowledged
+	Block uint64 // first exported block
+	Count uint32 // blocks
+}
+
+// IO is one operation on a device that an Engine wants done. Its data is that
+// of the request Tag, from byte Buffer of the request's buffer on, or zeroes
+// if Zero is set.
+type IO struct {
+	ID     uint64 // to be handed back with Engine.Complete
+	Op     Op
+	FUA    bool  // the data must be durable on completion (RWF_DSYNC)
+	Zero   bool  // OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
+	Device uint8 // 0 is the backing disk, then the spare devices
+	Tag    uint16
+	Buffer uint32 // byte offset into the request's buffer
+	Offset int64  // byte offset on the device
+	Length int64  // bytes; 0 for OpFlush
+}
+
+// Driver carries out what an Engine asks for. None of its methods may call
+// back into the Engine before they return, and none may fail: a driver whose
+// ring is full makes room or keeps the operation until there is room. The
+// pointers are valid only during the call.
+type Driver interface {
+	// Issue starts an operation; its result comes back by Engine.Complete.
+	Issue(io *IO)
+	// Finish answers a request: 0 for success, whole, or a negative errno.
+	Finish(tag uint16, result int32)
+	// Send hands a message to the Arbiter; messages of one queue stay in order.
+	Send(m *Message)
+	// Now is the time in nanoseconds of a monotonic clock. It is asked for
+	// only when something failed.
+	Now() int64
+}
+
+// MessageKind says what a Message is about.
+type MessageKind uint8
+
+const (
+	// From an Engine to the Arbiter.
+
+	// MsgReserve asks for spare units for the units [Unit, Unit+Count).
+	// Answer: MsgReserved, MsgRefused or MsgRetry.
+	MsgReserve MessageKind = iota + 1
+	// MsgRelease gives a reservation back unused. No answer.
+	MsgRelease
+	// MsgGiveUp is MsgRelease after as many spare units failed as may be
+	// tried. No answer.
+	MsgGiveUp
+	// MsgCommit says that the data is durable in the reserved spare units.
+	// Answer: MsgCommitted or MsgFailed.
+	MsgCommit
+	// MsgPending reports blocks that could not be read. Answer: MsgCommitted
+	// or MsgFailed.
+	MsgPending
+	// MsgGraceDone answers MsgGrace.
+	MsgGraceDone
+
+	// From the Arbiter to an Engine.
+
+	// MsgReserved grants Count units from Spare on, perhaps fewer than asked.
+	MsgReserved
+	// MsgRefused: no spare unit is to be had, or the breaker is open.
+	MsgRefused
+	// MsgRetry: the unit has moved meanwhile, look at the Map again.
+	MsgRetry
+	// MsgCommitted: the change is durable and published.
+	MsgCommitted
+	// MsgFailed: the change is not known to be durable.
+	MsgFailed
+	// MsgGrace asks to be told when everything now in flight has ended.
+	MsgGrace
+	// MsgWake: units are no longer busy, parked requests may go on.
+	MsgWake
+)
+
+// MaxTries is how many spare units a heal tries before it gives up.
+const MaxTries = 4
+
+// Message is what Engines and the Arbiter tell each other. It holds no
+// pointers, so a mailbox is a plain array. Tag names the request that is being
+// healed: a request has at most one message without an answer under way.
+type Message struct {
+	Kind       MessageKind
+	Queue      uint16
+	Tag        uint16
+	First      uint8  // mask of the bad blocks in the first unit
+	Last       uint8  // mask of the bad blocks in the last unit; equals First if Count is 1
+	Tries      uint8  // how many of Tried are set
+	Errno      int32  // the error that began it, negative; 0 if the blocks were pending or lost
+	Unit       uint64 // first unit
+	Count      uint32 // units
+	Spare      uint32 // first spare unit granted; MsgPending: the spare unit that failed if Mapped
+	Mapped     bool   // MsgPending: the blocks live in Spare, not at home
+	Generation uint64 // of MsgGrace and MsgGraceDone
+	Tried      [MaxTries]uint32
+}
