@@ -1,0 +1,161 @@
+package remap
+
+import "math/bits"
+
+// Next returns the first run of blocks at or after block and before end that
+// is not plain home, clipped to that range, and false if all of it is plain
+// home. It neither waits nor allocates. All blocks of a run have the same kind
+// and, if they are mapped, lie in a row in the spare space; the run that
+// follows may be of the same sort (runs end with their leaf, at each 4 MiB).
+//
+// Two calls may see different states of the Map. A caller that needs one
+// answer for a request keeps what it was told.
+func (m *Map) Next(block, end uint64) (r Run, ok bool) {
+	if block >= end {
+		return Run{}, false
+	}
+	first, last := block>>(m.shift&7), (end-1)>>(m.shift&7)
+	if first>>leafShift == last>>leafShift {
+		// By far the most requests end here: one leaf, nothing in it.
+		s := m.slot(first >> leafShift)
+		if s == nil || s.summary.Load()&summaryMask(uint32(first&leafMask), uint32(last&leafMask)) == 0 {
+			return Run{}, false
+		}
+	}
+	return m.next(block, end)
+}
+
+// next is Next for a range that is not known to be at home.
+func (m *Map) next(block, end uint64) (Run, bool) {
+	first, last := block>>(m.shift&7), (end-1)>>(m.shift&7)
+	for u := first; u <= last; {
+		i := u / dirUnits
+		if i >= uint64(len(m.root)) {
+			break
+		}
+		d := m.root[i].Load()
+		if d == nil {
+			u = (i + 1) * dirUnits
+			continue
+		}
+		hi := min(last, u|leafMask)
+		s := &d[u>>leafShift&(dirLeaves-1)]
+		if s.summary.Load()&summaryMask(uint32(u&leafMask), uint32(hi&leafMask)) != 0 {
+			if l := s.leaf.Load(); l != nil {
+				if r, ok := l.next(m, u&^leafMask, block, end); ok {
+					return r, true
+				}
+			}
+		}
+		u = hi + 1
+	}
+	return Run{}, false
+}
+
+// next is Map.Next within one leaf, whose first unit is base.
+func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
+	shift := m.shift & 7
+	first, last := block>>shift, (end-1)>>shift
+	lo, hi := uint32(0), uint32(leafMask)
+	if first > base {
+		lo = uint32(first - base)
+	}
+	if last < base+leafMask {
+		hi = uint32(last - base)
+	}
+	for sum := l.summary & summaryMask(lo, hi); sum != 0; sum &= sum - 1 {
+		g := uint32(bits.TrailingZeros64(sum))
+		word, at := l.group(g)
+		for units := word & 0xffff; units != 0; units &= units - 1 {
+			k := uint32(bits.TrailingZeros32(units))
+			pos := g<<groupShift | k
+			if pos < lo {
+				continue
+			}
+			if pos > hi {
+				return Run{}, false
+			}
+			unit, index := base+uint64(pos), rank(word, k)
+			live := l.records[index].cell.blocks(m.all)
+			if unit == first {
+				live &= 0xff << (block & (1<<shift - 1))
+			}
+			if unit == last {
+				live &= 0xff >> (7 - (end-1)&(1<<shift-1))
+			}
+			if live != 0 {
+				c := cursor{pos: pos, word: word, group: at, index: index}
+				return l.run(m, c, unit<<shift, end, uint(bits.TrailingZeros8(live))), true
+			}
+		}
+	}
+	return Run{}, false
+}
+
+// cursor is a unit of a leaf that has a record.
+type cursor struct {
+	pos   uint32 // the unit, within the leaf
+	word  uint32 // its group's word
+	group int    // and where that is in groups
+	index int    // its record
+}
+
+// forward moves to the unit right behind, and returns false if that has no
+// record or lies in another leaf.
+func (c *cursor) forward(l *leaf) bool {
+	c.pos++
+	c.index++
+	k := c.pos & (groupUnits - 1)
+	if k == 0 {
+		g := c.pos >> groupShift
+		if g == leafGroups || l.summary>>(g&63)&1 == 0 {
+			return false
+		}
+		c.group++
+		c.word = l.groups[c.group]
+	}
+	return c.word>>k&1 != 0
+}
+
+// run returns the run that begins with block i of the unit at c, whose first
+// block is start. The block must not be plain home.
+func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
+	perUnit := uint(1) << (m.shift & 7)
+	ce := l.records[c.index].cell
+	r := Run{Start: start + uint64(i), Kind: ce.kind(i)}
+	var spare uint32
+	if r.Kind&KindMapped != 0 {
+		spare = l.spareOf(ce, i)
+		r.Spare = uint64(spare)<<(m.shift&7) + uint64(i)
+	}
+	n := l.same(ce, r.Kind, spare, i, perUnit)
+	r.Count = uint64(n - i)
+	if n == perUnit {
+		// A unit that goes on with the run as a whole has exactly this
+		// cell. The first that does not may still begin with some blocks.
+		var step cell
+		if r.Kind&KindMapped != 0 {
+			step = 1
+		}
+		want := uniform(r.Kind, m.all, spare) + step
+		for r.Start+r.Count < end && c.forward(l) {
+			if ce = l.records[c.index].cell; ce != want {
+				r.Count += uint64(l.same(ce, r.Kind, want.spare(), 0, perUnit))
+				break
+			}
+			r.Count += uint64(perUnit)
+			want += step
+		}
+	}
+	r.Count = min(r.Count, end-r.Start)
+	return r
+}
+
+// same returns the first block of the unit, at or after i, that is not of kind
+// k or not in that spare unit.
+func (l *leaf) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
+	for i < perUnit && c.kind(i) == k && (k&KindMapped == 0 || l.spareOf(c, i) == spare) {
+		i++
+	}
+	return i
+}
