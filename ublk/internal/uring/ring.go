@@ -1,0 +1,255 @@
+package uring
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"reflect"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"github.com/pawelgaczynski/giouring"
+	"golang.org/x/sys/unix"
+)
+
+// SQE is a submission queue entry.
+type SQE = giouring.SubmissionQueueEntry
+
+// A CQE is a copy of a completion queue entry.
+type CQE struct {
+	UserData uint64
+	Res      int32 // the result, or a negative errno
+	Flags    uint32
+}
+
+// Kind says what a ring is for.
+type Kind uint8
+
+const (
+	// QueueRing is a ring of a queue thread: plain entries, one issuer, completions run when that thread waits.
+	QueueRing Kind = iota
+	// CommandRing is a ring for control commands: entries of 128 bytes. At most 32 of them, for giouring unmaps only half
+	// of a larger ring.
+	CommandRing
+)
+
+// MaxEntries is the largest submission queue that the kernel makes.
+const MaxEntries = 32768
+
+const maxCommandEntries = 32
+
+// enterArg is what the wait points to, in memory that never moves: struct io_uring_getevents_arg and struct
+// __kernel_timespec of include/uapi/linux/io_uring.h and time_types.h.
+type enterArg struct {
+	sigmask     uint64
+	sigmaskSize uint32
+	minWait     uint32
+	ts          uint64
+	time        timespec
+}
+
+type timespec struct{ sec, nsec int64 }
+
+const enterArgSize = 24
+
+var (
+	_ [enterArgSize]byte = [unsafe.Offsetof(enterArg{}.time)]byte{}
+	_ [64]byte           = [unsafe.Sizeof(SQE{})]byte{}
+	_ [16]byte           = [unsafe.Sizeof(CQE{})]byte{}
+	_ [16]byte           = [unsafe.Sizeof(giouring.CompletionQueueEvent{})]byte{}
+)
+
+// A Ring is an io_uring instance. It must be used on the thread that made it.
+type Ring struct {
+	ring *giouring.Ring
+	sq   submission
+	wide bool // 128-byte entries
+
+	enterFD    int    // the descriptor that enter takes
+	enterFlags uint32 // IORING_ENTER_REGISTERED_RING if enterFD is an index
+	registered int    // index of the registered descriptor, or -1
+
+	arg  *enterArg
+	page []byte // arg lives here
+
+	peek    []*giouring.CompletionQueueEvent
+	entries uint32
+}
+
+// submission points into giouring's own submission queue, which has no method to flush without entering the kernel.
+type submission struct {
+	head, tail, flags *uint32 // shared with the kernel
+	sqeHead, sqeTail  *uint32 // giouring's: entries flushed, entries given out
+}
+
+// New makes a ring with room for at least entries submissions, and twice as many completions; more completions than
+// that are kept by the kernel until there is room.
+func New(kind Kind, entries int) (*Ring, error) {
+	if entries < 1 || entries > MaxEntries || kind == CommandRing && entries > maxCommandEntries {
+		return nil, fmt.Errorf("uring: %d entries", entries)
+	}
+	size := uint32(1) << bits.Len32(uint32(entries-1))
+	flags := giouring.SetupSubmitAll
+	if kind == CommandRing {
+		flags |= giouring.SetupSQE128
+	} else {
+		flags |= giouring.SetupCoopTaskrun | giouring.SetupSingleIssuer | giouring.SetupDeferTaskrun
+	}
+	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, fmt.Errorf("uring: mmap: %w", err)
+	}
+	g := giouring.NewRing()
+	if err := g.QueueInit(size, flags); err != nil {
+		_ = unix.Munmap(page)
+		return nil, fmt.Errorf("uring: io_uring_setup: %w", err)
+	}
+	r := &Ring{
+		ring: g, wide: kind == CommandRing, enterFD: g.RingFd(), registered: -1,
+		page: page, arg: (*enterArg)(unsafe.Pointer(unsafe.SliceData(page))),
+		peek: make([]*giouring.CompletionQueueEvent, 64), entries: size,
+	}
+	r.arg.sigmaskSize = 8
+	r.arg.ts = uint64(uintptr(unsafe.Pointer(&r.arg.time)))
+	if r.sq, err = openSubmission(g); err != nil {
+		_ = r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// openSubmission finds the fields by name, so that a giouring with another layout is an error and not a crash.
+func openSubmission(g *giouring.Ring) (s submission, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("uring: this giouring keeps its submission queue differently: %v", p)
+		}
+	}()
+	sq := reflect.ValueOf(g).Elem().FieldByName("sqRing").Elem()
+	shared := func(name string) *uint32 { return (*uint32)(sq.FieldByName(name).UnsafePointer()) }
+	own := func(name string) *uint32 {
+		f := sq.FieldByName(name)
+		if f.Kind() != reflect.Uint32 {
+			panic(name)
+		}
+		return (*uint32)(f.Addr().UnsafePointer())
+	}
+	return submission{
+		head: shared("head"), tail: shared("tail"), flags: shared("flags"),
+		sqeHead: own("sqeHead"), sqeTail: own("sqeTail"),
+	}, nil
+}
+
+// FD is the ring's file descriptor.
+func (r *Ring) FD() int { return r.ring.RingFd() }
+
+// Entries is the size of the submission queue.
+func (r *Ring) Entries() int { return int(r.entries) }
+
+// Close gives the ring back. Operations that are still under way are cancelled by the kernel, later: their memory must
+// stay mapped.
+func (r *Ring) Close() error {
+	var err error
+	if r.registered >= 0 {
+		err = r.unregisterRing()
+	}
+	r.ring.QueueExit()
+	return errors.Join(err, unix.Munmap(r.page))
+}
+
+// SQE returns the next free entry, all zero, or nil if the submission queue is full.
+func (r *Ring) SQE() *SQE {
+	sqe := r.ring.GetSQE()
+	if sqe == nil {
+		return nil
+	}
+	if r.wide {
+		*(*[2]SQE)(unsafe.Pointer(sqe)) = [2]SQE{}
+	} else {
+		*sqe = SQE{}
+	}
+	return sqe
+}
+
+// Space is how many entries SQE can still give.
+func (r *Ring) Space() int {
+	return int(r.entries - (*r.sq.sqeTail - atomic.LoadUint32(r.sq.head)))
+}
+
+// Pending is how many entries were given out and not yet taken by the kernel.
+func (r *Ring) Pending() int { return int(*r.sq.sqeTail - atomic.LoadUint32(r.sq.head)) }
+
+// flush shows the kernel all entries given out and returns how many it has not taken.
+func (r *Ring) flush() uint32 {
+	tail := *r.sq.sqeTail
+	if *r.sq.sqeHead != tail {
+		*r.sq.sqeHead = tail
+		atomic.StoreUint32(r.sq.tail, tail)
+	}
+	return tail - atomic.LoadUint32(r.sq.head)
+}
+
+// NoLimit is a wait without a time limit.
+const NoLimit time.Duration = -1
+
+// Submit hands over everything queued without waiting. It also returns nil if the kernel took only a part for now.
+func (r *Ring) Submit() error {
+	_, errno := enter(r.enterFD, r.flush(), 0, r.enterFlags|giouring.EnterGetEvents, nil, 0)
+	return waitError(errno)
+}
+
+// SubmitAndWait hands over everything queued and waits until there is a completion, the limit is over or a signal
+// came; none of these is an error. Zero does not wait; NoLimit waits for ever.
+func (r *Ring) SubmitAndWait(limit time.Duration) error {
+	var (
+		wait  uint32 = 1
+		flags        = r.enterFlags | giouring.EnterGetEvents
+		arg   unsafe.Pointer
+		size  uintptr
+	)
+	switch {
+	case limit == 0:
+		wait = 0
+	case limit > 0:
+		r.arg.time = timespec{sec: int64(limit / time.Second), nsec: int64(limit % time.Second)}
+		flags |= giouring.EnterExtArg
+		arg, size = unsafe.Pointer(r.arg), enterArgSize
+	}
+	_, errno := enter(r.enterFD, r.flush(), wait, flags, arg, size)
+	return waitError(errno)
+}
+
+// waitError leaves only what is wrong with the ring itself. A signal, the end of the limit, or a kernel that is short of
+// memory or of room for completions (EAGAIN, EBUSY) all mean: look at what there is, then come back.
+func waitError(errno syscall.Errno) error {
+	switch errno {
+	case 0, unix.EINTR, unix.ETIME, unix.EAGAIN, unix.EBUSY:
+		return nil
+	}
+	return fmt.Errorf("uring: io_uring_enter: %w", errno)
+}
+
+// enter is the one place that enters the kernel. It goes by way of the scheduler, so that a thread that waits does not
+// hold up the garbage collector.
+func enter(fd int, submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int, syscall.Errno) {
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(fd), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
+	return int(n), errno
+}
+
+// Reap copies completions that are there into out and frees their slots. It never enters the kernel; what the kernel
+// still holds back comes after the next wait.
+func (r *Ring) Reap(out []CQE) int {
+	// PeekBatchCQE fills its whole argument whatever there is, and may enter the kernel if there is nothing.
+	n := min(int(r.ring.CQReady()), len(out), len(r.peek))
+	if n == 0 {
+		return 0
+	}
+	r.ring.PeekBatchCQE(r.peek[:n])
+	for i, c := range r.peek[:n] {
+		out[i] = CQE{UserData: c.UserData, Res: c.Res, Flags: c.Flags}
+	}
+	r.ring.CQAdvance(uint32(n))
+	return n
+}
