@@ -106,3 +106,9 @@ type Entry struct {
 	State State
 	Cause Cause
 }
+
+// MarshalText makes JSON carry the state's name.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// MarshalText makes JSON carry the cause's name.
+func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }

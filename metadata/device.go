@@ -1,0 +1,36 @@
+package metadata
+
+import (
+	"io"
+	"unsafe"
+)
+
+// PageSize is what all offline I/O of this package is a multiple of, and what
+// its buffers are aligned to in memory: enough for direct I/O on any device
+// with blocks of up to 4 KiB.
+const PageSize = 4096
+
+// Device is a disk, or a file, for offline work: create, load, check, dump.
+// Offsets and lengths are multiples of 4096 and buffers begin at a 4096-byte
+// boundary in memory, so that an implementation may use direct I/O. ReadAt
+// and WriteAt move the whole buffer or return an error.
+type Device interface {
+	io.ReaderAt
+	io.WriterAt
+	// Sync returns once all writes that have ended are durable.
+	Sync() error
+	// Size is the size in bytes. It does not change.
+	Size() int64
+}
+
+// AlignedBytes returns n zeroed bytes that begin at a 4096-byte boundary, as
+// direct I/O needs. The memory belongs to the garbage collector, which does
+// not move it.
+func AlignedBytes(n int) []byte {
+	b := make([]byte, n+PageSize)
+	off := int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (PageSize - 1))
+	return b[off : off+n : off+n]
+}
+
+func roundUp[T ~int | ~int64 | ~uint64](n, to T) T   { return (n + to - 1) / to * to }
+func roundDown[T ~int | ~int64 | ~uint64](n, to T) T { return n / to * to }

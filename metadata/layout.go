@@ -1,0 +1,414 @@
+package metadata
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+
+	"github.com/google/uuid"
+)
+
+const (
+	headAlign = 1 << 20
+
+	entriesPerPage = (PageSize - 64) / entrySize // 168
+
+	minLogBytes = 256 << 10
+	maxLogBytes = 64 << 20
+	minLogAtoms = 64
+
+	// capacitySlack is what a checkpoint holds beyond the spare units and a
+	// quarter more: pending, lost and retired extents of a small device.
+	capacitySlack = 4096
+
+	// DefaultSpareMax is the most spare space that Plan takes by itself.
+	DefaultSpareMax = 16 << 30
+	// MinSpareBytes is the least spare space that Plan takes by itself.
+	MinSpareBytes = 64 << 10
+
+	// maxDeviceBytes keeps every sum of offsets far from overflow: 4 EiB.
+	maxDeviceBytes = int64(1) << 62
+)
+
+// PlanParams says what Plan should lay out. Sizes are bytes.
+type PlanParams struct {
+	BackingSize       int64
+	BlockSize         int // logical block of the backing: 512, 1024, 2048 or 4096
+	PhysicalBlockSize int // 0 or a power of two up to 64 KiB
+	// SpareBytes is the spare space, a multiple of 4096, taken exactly as
+	// asked. 0: one per cent of the backing (with a spare device: what fits
+	// there), at least MinSpareBytes, at most DefaultSpareMax.
+	SpareBytes int64
+	// SpareDeviceSize is the size of the spare device; 0: there is none, and
+	// everything lies on the backing.
+	SpareDeviceSize int64
+	// TableSpareBytes reserves checkpoints and logs for that much spare space,
+	// for spare devices that are to be added later. Default: SpareBytes.
+	TableSpareBytes int64
+	// Name of the set: 1 to 64 bytes of UTF-8 without blanks, control
+	// characters and slashes.
+	Name string
+	// Created is the time, in seconds since 1970.
+	Created uint32
+	// UUID of the set, and of its devices (the backing first). Drawn at random
+	// where zero.
+	UUID        uuid.UUID
+	DeviceUUIDs [2]uuid.UUID
+}
+
+// TooSmallError says how large a device would have to be. It is ErrTooSmall.
+type TooSmallError struct {
+	Role Role
+	Size int64 // bytes it has
+	Need int64 // bytes it needs
+}
+
+// Error names both sizes.
+func (e *TooSmallError) Error() string {
+	return fmt.Sprintf("%s %v: it has %d bytes, %d are needed", e.Role, ErrTooSmall, e.Size, e.Need)
+}
+
+// Unwrap makes it ErrTooSmall.
+func (e *TooSmallError) Unwrap() error { return ErrTooSmall }
+
+// Layout answers where everything lies. It is immutable, and safe for any
+// number of goroutines.
+type Layout struct {
+	sb Superblock
+
+	blockShift uint8
+	headBlocks uint64
+	blocks     uint64
+
+	headDev   uint8
+	headStart int64
+
+	spareUnits uint64
+	spares     []Region // RegionSpare, by First
+	mirrors    []int    // indices of RegionMirror in sb.Regions
+
+	lim limits
+}
+
+// capacityFor is how many entries a checkpoint must hold for that many spare
+// units.
+func capacityFor(spareUnits int64) int64 { return spareUnits + spareUnits/4 + capacitySlack }
+
+// mirrorSizes returns the sizes of a slot and a log.
+func mirrorSizes(spareUnits, atom int64) (slot, log int64) {
+	pages := (capacityFor(spareUnits) + entriesPerPage - 1) / entriesPerPage
+	// The header page has the first atom to itself, so that writing it
+	// touches no physical block that holds pages.
+	slot = atom + roundUp(pages*PageSize, atom)
+	log = min(max(slot/4, minLogBytes, minLogAtoms*atom), maxLogBytes)
+	return slot, roundUp(log, atom)
+}
+
+// Plan lays out a new set. It reads and writes nothing. Errors: ErrGeometry,
+// ErrTooSmall.
+func Plan(p PlanParams) (*Layout, error) {
+	bs := int64(p.BlockSize)
+	if bs < 512 || bs > PageSize || bs&(bs-1) != 0 {
+		return nil, fmt.Errorf("%w: blocks of %d bytes; 512, 1024, 2048 and 4096 are", ErrGeometry, bs)
+	}
+	phys := int64(p.PhysicalBlockSize)
+	if phys < 0 || phys > SuperblockStride || phys&(phys-1) != 0 {
+		return nil, fmt.Errorf("%w: physical blocks of %d bytes; at most 64 KiB are", ErrGeometry, phys)
+	}
+	atom := max(PageSize, phys)
+	if p.BackingSize < 0 || p.BackingSize > maxDeviceBytes || p.SpareDeviceSize < 0 || p.SpareDeviceSize > maxDeviceBytes {
+		return nil, fmt.Errorf("%w: device sizes %d and %d", ErrGeometry, p.BackingSize, p.SpareDeviceSize)
+	}
+	if !validName(p.Name) {
+		return nil, fmt.Errorf("%w: name %q: 1 to %d bytes, no blanks, no slashes, not starting with . or -", ErrGeometry, p.Name, MaxNameBytes)
+	}
+	if p.SpareBytes < 0 || p.SpareBytes%UnitSize != 0 || p.TableSpareBytes < 0 {
+		return nil, fmt.Errorf("%w: spare space of %d bytes: not a multiple of %d", ErrGeometry, p.SpareBytes, UnitSize)
+	}
+	if max(p.SpareBytes, p.TableSpareBytes)/UnitSize > math.MaxUint32 {
+		return nil, fmt.Errorf("%w: spare space of %d bytes: more than 2^32 units", ErrGeometry, max(p.SpareBytes, p.TableSpareBytes))
+	}
+	sb := Superblock{
+		UUID: p.UUID, Name: p.Name, Generation: 1, Epoch: 1, Created: p.Created,
+		BlockSize: uint32(bs), AtomSize: uint32(atom),
+		Devices: []DeviceInfo{{UUID: p.DeviceUUIDs[0], Size: p.BackingSize, Role: RoleBacking}},
+	}
+	if p.SpareDeviceSize != 0 {
+		sb.Devices = append(sb.Devices, DeviceInfo{UUID: p.DeviceUUIDs[1], Size: p.SpareDeviceSize, Role: RoleSpare})
+	}
+	for _, id := range []*uuid.UUID{&sb.UUID, &sb.Devices[0].UUID, &sb.Devices[len(sb.Devices)-1].UUID} {
+		if *id == uuid.Nil {
+			*id = uuid.New()
+		}
+	}
+	var err error
+	if p.SpareDeviceSize == 0 {
+		err = planAlone(&sb, p, atom)
+	} else {
+		err = planPair(&sb, p, atom)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newLayout(&sb)
+}
+
+// defaultSpare is one per cent of the backing, within the limits.
+func defaultSpare(backing int64) int64 {
+	return roundUp(min(max(backing/100, MinSpareBytes), DefaultSpareMax), int64(UnitSize))
+}
+
+// planAlone: everything on the backing.
+//
+//	| superblocks | mirror A | data ... | displaced head | spare | mirror B | superblock |
+func planAlone(sb *Superblock, p PlanParams, atom int64) error {
+	spare := p.SpareBytes
+	if spare == 0 {
+		spare = defaultSpare(p.BackingSize)
+	}
+	slot, log := mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
+	mirror := 2*slot + log
+	head := roundUp(RegionStart+mirror, headAlign)
+	// The tail superblock shares no physical block with the mirror.
+	mirrorB := roundDown(tailSuperblock(p.BackingSize), atom) - mirror
+	tail := roundDown(mirrorB-spare-head, int64(headAlign))
+	if tail < 2*head {
+		// Smaller than this, the head would not even have itself to hide.
+		need := 2*head + head + spare + mirror + 2*SuperblockStride + headAlign
+		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: roundUp(need, headAlign)}
+	}
+	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, tail, slot, log
+	sb.Regions = []Region{
+		{Kind: RegionMirror, Start: RegionStart, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Start: mirrorB, Length: mirror, Generation: 1},
+		{Kind: RegionDisplacedHead, Start: tail, Length: head, Generation: 1},
+		{Kind: RegionSpare, Start: tail + head, Length: spare, Generation: 1},
+	}
+	return nil
+}
+
+// planPair: the backing keeps its full size, the displaced head and the spare
+// units lie on the spare device.
+//
+//	backing: | superblocks | mirror A | mirror B | data ... |
+//	spare:   | superblocks | mirror C | displaced head | spare ... |
+func planPair(sb *Superblock, p PlanParams, atom int64) error {
+	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
+		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
+		mirror = 2*slot + log
+		head = roundUp(RegionStart+2*mirror, headAlign)
+		return slot, log, mirror, head, roundUp(RegionStart+mirror, headAlign) + head
+	}
+	spare := p.SpareBytes
+	if spare == 0 {
+		// What fits; the mirror's size depends on it, a little.
+		spare = min(roundDown(p.SpareDeviceSize, int64(UnitSize)), DefaultSpareMax)
+		for range 64 {
+			_, _, _, _, at := sizes(spare)
+			fits := roundDown(p.SpareDeviceSize-at, int64(UnitSize))
+			if spare <= fits {
+				break
+			}
+			spare = max(fits, MinSpareBytes)
+		}
+	}
+	slot, log, mirror, head, spareAt := sizes(spare)
+	if p.SpareDeviceSize < spareAt+spare {
+		return &TooSmallError{Role: RoleSpare, Size: p.SpareDeviceSize, Need: spareAt + spare}
+	}
+	exported := roundDown(p.BackingSize, int64(sb.BlockSize))
+	if exported < 2*head {
+		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: 2 * head}
+	}
+	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, exported, slot, log
+	sb.Regions = []Region{
+		{Kind: RegionMirror, Start: RegionStart, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Start: RegionStart + mirror, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Device: 1, Start: RegionStart, Length: mirror, Generation: 1},
+		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - head, Length: head, Generation: 1},
+		{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1},
+	}
+	return nil
+}
+
+// tailSuperblock is where the third copy lies on a device of that size.
+func tailSuperblock(size int64) int64 { return roundDown(size, int64(PageSize)) - SuperblockStride }
+
+// newLayout checks everything that the rest of the package relies on: a
+// Layout never points outside of its devices. The error is ErrDamaged.
+func newLayout(sb *Superblock) (*Layout, error) {
+	l := &Layout{sb: *sb.clone()}
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("%w: superblock: %w", ErrDamaged, err)
+	}
+	return l, nil
+}
+
+func (l *Layout) check() error {
+	sb := &l.sb
+	bs, atom := int64(sb.BlockSize), int64(sb.AtomSize)
+	switch {
+	case bs < 512 || bs > PageSize || bs&(bs-1) != 0:
+		return fmt.Errorf("block size %d", bs)
+	case atom < PageSize || atom > SuperblockStride || atom&(atom-1) != 0:
+		return fmt.Errorf("atom size %d", atom)
+	case !validName(sb.Name):
+		return fmt.Errorf("name %q", sb.Name)
+	case sb.SlotBytes < 2*atom || sb.SlotBytes%atom != 0 || sb.SlotBytes > maxDeviceBytes/4:
+		return fmt.Errorf("slots of %d bytes", sb.SlotBytes)
+	case sb.LogBytes < minLogAtoms*atom || sb.LogBytes%atom != 0 || sb.LogBytes > maxLogBytes:
+		return fmt.Errorf("logs of %d bytes", sb.LogBytes)
+	case sb.Epoch == 0 || sb.Generation == 0:
+		return fmt.Errorf("epoch %d, generation %d", sb.Epoch, sb.Generation)
+	}
+	seen := map[uuid.UUID]bool{}
+	for i, d := range sb.Devices {
+		role := RoleSpare
+		if i == 0 {
+			role = RoleBacking
+		}
+		if d.Role != role || d.Size < RegionStart || d.Size > maxDeviceBytes || seen[d.UUID] {
+			return fmt.Errorf("device %d: %s, %d bytes, uuid %s", i, d.Role, d.Size, d.UUID)
+		}
+		seen[d.UUID] = true
+	}
+	backing := sb.Devices[0].Size
+	if sb.HeadBytes < RegionStart || sb.HeadBytes%headAlign != 0 || sb.ExportedBytes%bs != 0 ||
+		sb.ExportedBytes <= sb.HeadBytes || sb.ExportedBytes > backing {
+		return fmt.Errorf("head of %d bytes, %d bytes exported, of %d", sb.HeadBytes, sb.ExportedBytes, backing)
+	}
+	heads := 0
+	for i := range sb.Regions {
+		r := &sb.Regions[i]
+		end := sb.Devices[r.Device].Size
+		if r.Device == 0 && sb.hasTail() {
+			end = tailSuperblock(end)
+		}
+		if r.Start < RegionStart || r.Length <= 0 || r.Start%PageSize != 0 || r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
+			return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length, r.Start, r.Device)
+		}
+		if r.Device == 0 && r.Start < sb.ExportedBytes && r.Start+r.Length > sb.HeadBytes {
+			return fmt.Errorf("region %d (%s) at %d lies in the data", i, r.Kind, r.Start)
+		}
+		switch r.Kind {
+		case RegionMirror:
+			if r.Length != 2*sb.SlotBytes+sb.LogBytes || r.Start%atom != 0 {
+				return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device, r.Length)
+			}
+			l.mirrors = append(l.mirrors, i)
+		case RegionSpare:
+			if uint64(r.First) != l.spareUnits {
+				return fmt.Errorf("spare region %d begins with unit %d, not %d", i, r.First, l.spareUnits)
+			}
+			l.spares = append(l.spares, *r)
+			l.spareUnits += uint64(r.Length) / UnitSize
+			if l.spareUnits > math.MaxUint32 {
+				return fmt.Errorf("%d spare units", l.spareUnits)
+			}
+		case RegionDisplacedHead:
+			if r.Length != sb.HeadBytes {
+				return fmt.Errorf("displaced head of %d bytes for a head of %d", r.Length, sb.HeadBytes)
+			}
+			heads++
+			l.headDev, l.headStart = r.Device, r.Start
+		default:
+			return fmt.Errorf("region %d is a %s", i, r.Kind)
+		}
+		for j := range i {
+			o := &sb.Regions[j]
+			if o.Device == r.Device && o.Start < r.Start+r.Length && r.Start < o.Start+o.Length {
+				return fmt.Errorf("regions %d and %d overlap", j, i)
+			}
+		}
+	}
+	onBacking := slices.ContainsFunc(l.mirrors, func(i int) bool { return sb.Regions[i].Device == 0 })
+	if heads != 1 || !onBacking || len(l.spares) == 0 || len(l.mirrors) > maxMirrors {
+		return fmt.Errorf("%d displaced heads, %d mirrors, %d spare regions", heads, len(l.mirrors), len(l.spares))
+	}
+	l.blockShift = uint8(bits.TrailingZeros32(sb.BlockSize))
+	l.headBlocks = uint64(sb.HeadBytes) >> l.blockShift
+	l.blocks = uint64(sb.ExportedBytes) >> l.blockShift
+	per := uint64(UnitSize / bs)
+	l.lim = limits{units: (l.blocks + per - 1) / per, spareUnits: l.spareUnits, mask: uint8(1<<per - 1), lastMask: uint8(1<<per - 1)}
+	if rest := l.blocks % per; rest != 0 {
+		l.lim.lastMask = uint8(1<<rest - 1)
+	}
+	return nil
+}
+
+// hasTail reports whether the backing carries a third superblock at its end:
+// where data does not reach to the end of it.
+func (sb *Superblock) hasTail() bool {
+	return sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), int64(sb.AtomSize))
+}
+
+// copies are the offsets of the superblock on the device with that index, in
+// the order in which they are written: byte 0 last.
+func (sb *Superblock) copies(device uint8) []int64 {
+	if device == 0 && sb.hasTail() {
+		return []int64{SuperblockStride, tailSuperblock(sb.Devices[0].Size), 0}
+	}
+	return []int64{SuperblockStride, 0}
+}
+
+// Superblock returns a copy of the superblock that the layout comes from.
+func (l *Layout) Superblock() Superblock { return *l.sb.clone() }
+
+// BlockSize is the size of an exported block, in bytes.
+func (l *Layout) BlockSize() int { return int(l.sb.BlockSize) }
+
+// Blocks is how many blocks are exported.
+func (l *Layout) Blocks() uint64 { return l.blocks }
+
+// Units is how many units are exported; the last one may be partial.
+func (l *Layout) Units() uint64 { return l.lim.units }
+
+// HeadBlocks is how many blocks, from block 0 on, live in the displaced head
+// and not at their own offset. It is a whole number of units.
+func (l *Layout) HeadBlocks() uint64 { return l.headBlocks }
+
+// SpareUnits is how many spare units there are, over all spare regions.
+func (l *Layout) SpareUnits() uint64 { return l.spareUnits }
+
+// SpareRegions returns the spare regions in order of their units. The caller
+// must not change them.
+func (l *Layout) SpareRegions() []Region { return l.spares }
+
+// Devices returns the device table; the backing is device 0. The caller must
+// not change it.
+func (l *Layout) Devices() []DeviceInfo { return l.sb.Devices }
+
+// TableCapacity is how many entries a checkpoint can hold. A Source must never
+// have more, or checkpoints fail and the log fills up.
+func (l *Layout) TableCapacity() uint64 {
+	return uint64((l.sb.SlotBytes-int64(l.sb.AtomSize))/PageSize) * entriesPerPage
+}
+
+// ValidateEntry checks an entry against the layout; the error is
+// ErrInvalidEntry.
+func (l *Layout) ValidateEntry(e Entry) error { return l.lim.validate(&e) }
+
+// HomeOf returns where block lives when it is not remapped: a device index and
+// a byte offset. Blocks on either side of HeadBlocks are not next to each
+// other. block must be less than Blocks.
+func (l *Layout) HomeOf(block uint64) (device uint8, offset int64) {
+	offset = int64(block << l.blockShift)
+	if block < l.headBlocks {
+		return l.headDev, l.headStart + offset
+	}
+	return 0, offset
+}
+
+// SpareOf returns where a spare unit lies: a device index and a byte offset.
+// unit must be less than SpareUnits.
+func (l *Layout) SpareOf(unit uint32) (device uint8, offset int64) {
+	r := &l.spares[0]
+	for i := len(l.spares) - 1; i > 0; i-- {
+		if unit >= l.spares[i].First {
+			r = &l.spares[i]
+			break
+		}
+	}
+	return r.Device, r.Start + int64(unit-r.First)*UnitSize
+}
