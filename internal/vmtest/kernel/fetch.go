@@ -1,0 +1,278 @@
+package kernel
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// Environment variables that point at other Debian mirrors.
+const (
+	MirrorEnv         = "UBLK_REMAP_MIRROR"
+	SecurityMirrorEnv = "UBLK_REMAP_SECURITY_MIRROR"
+)
+
+// ErrNoKernel is returned when none of the suites has a cloud kernel of the
+// series that was asked for.
+var ErrNoKernel = errors.New("no Debian suite has a cloud kernel of this series")
+
+// source is one line of sources.list.
+type source struct {
+	security bool
+	suite    string
+}
+
+// sources are the suites that are asked for a series, all at once: the newest
+// package wins, wherever it is. 6.12 is Debian 13's kernel and Debian 12's
+// newer one (in its security archive); anything newer comes by Debian 13's backports.
+func sources(series string) []source {
+	if series == "6.12" {
+		return []source{{true, "bookworm-security"}, {false, "bookworm-backports"}, {false, "trixie"}}
+	}
+	return []source{{false, "trixie-backports"}}
+}
+
+func sourcesList(series string) string {
+	mirror := envOr(MirrorEnv, "http://deb.debian.org/debian")
+	security := envOr(SecurityMirrorEnv, "http://deb.debian.org/debian-security")
+	var b strings.Builder
+	for _, s := range sources(series) {
+		uri := mirror
+		if s.security {
+			uri = security
+		}
+		fmt.Fprintf(&b, "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", uri, s.suite)
+	}
+	return b.String()
+}
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// apt runs apt's programs with everything below its own directory.
+type apt struct {
+	dir  string
+	opts []string
+}
+
+func newApt(dir, list string) (*apt, error) {
+	for _, d := range []string{"etc/preferences.d", "lists/partial", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	file := filepath.Join(dir, "etc/sources.list")
+	if err := os.WriteFile(file, []byte(list), 0o644); err != nil {
+		return nil, err
+	}
+	return &apt{dir: dir, opts: []string{
+		"-o", "Dir::Etc=" + filepath.Join(dir, "etc"),
+		"-o", "Dir::Etc::SourceList=" + file,
+		"-o", "Dir::Etc::SourceParts=/dev/null",
+		"-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"),
+		"-o", "Dir::State::status=/dev/null", // nothing is installed here
+		"-o", "Dir::Cache=" + dir,
+		"-o", "APT::Architecture=amd64",
+		"-o", "APT::Architectures::=amd64",
+		"-o", "APT::Sandbox::User=root", // the cache may lie where _apt cannot go
+		"-o", "Acquire::Languages=none",
+		"-o", "Acquire::Retries=3",
+		"-qq",
+	}}, nil
+}
+
+func (a *apt) run(name string, args ...string) ([]byte, error) {
+	return run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...), args...)...)
+}
+
+// run runs a program in dir and returns its standard output; an error carries
+// what it printed on standard error.
+func run(dir, name string, args ...string) ([]byte, error) {
+	path, err := lookTool(name)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // dpkg insists on sbin
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// fetch downloads the newest kernel of the series and points link at it.
+// The caller holds the lock.
+func fetch(cache, series, link string, logf func(string, ...any)) error {
+	if runtime.GOARCH != "amd64" {
+		return fmt.Errorf("the harness knows amd64 kernels only, this machine is %s", runtime.GOARCH)
+	}
+	for _, tool := range []struct{ name, pkg string }{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"depmod", "kmod"}} {
+		if _, err := lookTool(tool.name); err != nil {
+			return fmt.Errorf("%s is needed (package %s; scripts/deps installs it)", tool.name, tool.pkg)
+		}
+	}
+	a, err := newApt(filepath.Join(cache, "apt", series), sourcesList(series))
+	if err != nil {
+		return err
+	}
+	logf("looking for the newest %s cloud kernel of Debian", series)
+	if _, err := a.run("apt-get", "update"); err != nil {
+		return err
+	}
+	names, err := a.run("apt-cache", "pkgnames", "linux-")
+	if err != nil {
+		return err
+	}
+	packages := choose(strings.Fields(string(names)), series)
+	if len(packages) == 0 {
+		return ErrNoKernel
+	}
+	logf("downloading %s", strings.Join(packages, ", "))
+	if _, err := a.run("apt-get", append([]string{"download"}, packages...)...); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(a.dir, "archives/*.deb"))
+	if err != nil {
+		return err
+	}
+	release, err := unpack(filepath.Dir(link), debs)
+	if err != nil {
+		return err
+	}
+	for _, deb := range debs {
+		_ = os.Remove(deb) // unpacked; kept it would only be stale later
+	}
+	logf("kernel %s is in %s", release, filepath.Dir(link))
+	return replaceLink(release, link)
+}
+
+// choose picks, among package names, those that make up the newest cloud
+// kernel of the series. Debian has put the image and the modules into one
+// package (linux-image-*) and, later, into several (linux-binary-*,
+// linux-modules-*, linux-base-*); whatever of these exists is taken.
+func choose(names []string, series string) []string {
+	pattern := regexp.MustCompile(`^linux-(image|binary|modules|base)-(` +
+		regexp.QuoteMeta(series) + `\.[0-9]+[^-]*-cloud-amd64)$`)
+	byRelease := map[string][]string{}
+	var newest string
+	for _, n := range names {
+		m := pattern.FindStringSubmatch(n)
+		if m == nil {
+			continue
+		}
+		byRelease[m[2]] = append(byRelease[m[2]], n)
+		if newest == "" || patchLevel(m[2]) > patchLevel(newest) {
+			newest = m[2]
+		}
+	}
+	return byRelease[newest]
+}
+
+// patchLevel is the third number of a release such as 6.12.117+deb12-cloud-amd64.
+func patchLevel(release string) int {
+	var major, minor, patch int
+	_, _ = fmt.Sscanf(release, "%d.%d.%d", &major, &minor, &patch)
+	return patch
+}
+
+// unpack puts the packages' contents into kernels/RELEASE and returns the release.
+func unpack(kernels string, debs []string) (string, error) {
+	tmp, err := os.MkdirTemp(kernels, "tmp-")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	raw, out := filepath.Join(tmp, "raw"), filepath.Join(tmp, "out")
+	for _, deb := range debs {
+		if _, err := run(tmp, "dpkg-deb", "-x", deb, raw); err != nil {
+			return "", err
+		}
+	}
+	release, err := arrange(raw, out)
+	if err != nil {
+		return "", err
+	}
+	if _, err := run(tmp, "depmod", "-b", out, release); err != nil {
+		return "", err
+	}
+	final := filepath.Join(kernels, release)
+	// A kernel that is there already may be in use by a guest that is
+	// just starting: it has the same contents, so it stays.
+	if _, err := Open(final); err == nil {
+		return release, nil
+	}
+	if err := os.RemoveAll(final); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(out, 0o755); err != nil {
+		return "", err
+	}
+	return release, os.Rename(out, final)
+}
+
+// arrange moves the image and the modules from where the packages have them
+// (/boot or /usr/lib/modules, /lib or /usr/lib) to one layout.
+func arrange(raw, out string) (string, error) {
+	var image, modules string
+	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"} {
+		if m, _ := filepath.Glob(filepath.Join(raw, pattern)); len(m) == 1 {
+			image = m[0]
+		}
+	}
+	for _, pattern := range []string{"lib/modules/*/kernel", "usr/lib/modules/*/kernel"} {
+		if m, _ := filepath.Glob(filepath.Join(raw, pattern)); len(m) == 1 {
+			modules = filepath.Dir(m[0])
+		}
+	}
+	if image == "" || modules == "" {
+		return "", fmt.Errorf("%w: image %q, modules %q", ErrNotAKernel, image, modules)
+	}
+	release := filepath.Base(modules)
+	if err := os.MkdirAll(filepath.Join(out, "lib/modules"), 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Rename(image, filepath.Join(out, "vmlinuz")); err != nil {
+		return "", err
+	}
+	return release, os.Rename(modules, filepath.Join(out, "lib/modules", release))
+}
+
+// replaceLink makes link point to target in one step.
+func replaceLink(target, link string) error {
+	tmp := link + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, link)
+}
+
+// lookTool finds a program in PATH or, for users without the sbin
+// directories in theirs, there.
+func lookTool(name string) (string, error) {
+	p, err := exec.LookPath(name)
+	if err == nil {
+		return p, nil
+	}
+	for _, d := range []string{"/usr/local/sbin/", "/usr/sbin/", "/sbin/"} {
+		if st, serr := os.Stat(d + name); serr == nil && st.Mode()&0o111 != 0 {
+			return d + name, nil
+		}
+	}
+	return "", err
+}
