@@ -1,0 +1,19 @@
+// Package blockdev opens backing and spare devices and says what they are.
+//
+// It opens a block device, or a regular file in its place, for exclusive
+// direct I/O ([Open]), reads its geometry from ioctls, statx and sysfs
+// ([Geometry]), and looks for what may already live on it: file systems,
+// partition tables, RAID and volume-manager labels ([Detect]). When somebody
+// else holds the device it names the holder ([Users]).
+//
+// Exclusive means O_EXCL for block devices, which the kernel refuses while
+// the device is mounted, swapped to, or held by another driver or server, and
+// flock for regular files. Both are let go only once the last I/O of the
+// previous holder has ended, even if that holder was killed: that is what lets
+// a new server trust what it reads (DESIGN §3, promise 9). Open therefore
+// waits, for a bounded time.
+//
+// The package never writes by itself, never unmounts or detaches anything, and
+// keeps no state besides the open file. Unaligned reads go through an aligned
+// buffer of their own; writes must be aligned by the caller.
+package blockdev

@@ -1,0 +1,184 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Geometry is what a device says about itself. Sizes and limits are in bytes;
+// 0 means that the device did not say.
+type Geometry struct {
+	Size          int64
+	LogicalBlock  int // 512 … 4096: the granularity of direct I/O
+	PhysicalBlock int // at least LogicalBlock
+	IOMin         int // preferred smallest I/O
+	IOOpt         int // preferred I/O size, 0 if there is none
+	MemoryAlign   int // alignment that direct I/O buffers need, at least 4
+	Rotational    bool
+	ReadOnly      bool
+
+	DiscardGranularity int64 // 0: cannot discard
+	DiscardMax         int64 // largest single discard
+	DiscardAlignment   int64
+	WriteZeroesMax     int64 // 0: the device has no write-zeroes of its own
+	VirtBoundary       uint64
+	MaxSegments        int
+	MaxSegmentSize     int64
+}
+
+// defaultFileBlock is the block size for a regular file whose file system
+// does not tell its direct I/O alignment: large enough for every disk.
+const defaultFileBlock = 4096
+
+// maxBlock is the largest block size that the remap units allow.
+const maxBlock = 4096
+
+func geometryOf(f *os.File, st *unix.Stat_t) (Geometry, error) {
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return blockGeometry(f, st.Rdev)
+	}
+	return fileGeometry(f, st)
+}
+
+// blockGeometry asks the device by ioctl (include/uapi/linux/fs.h) and takes
+// the rest from sysfs (Documentation/ABI/stable/sysfs-block).
+func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
+	fd := int(f.Fd())
+	var g Geometry
+	size, err := ioctlUint64(fd, unix.BLKGETSIZE64)
+	if err != nil {
+		return g, fmt.Errorf("ask for the size: %w", err)
+	}
+	g.Size = int64(size)
+	for _, ask := range []struct {
+		name string
+		req  uint
+		to   *int
+	}{
+		{"logical block size", unix.BLKSSZGET, &g.LogicalBlock},
+		{"physical block size", unix.BLKPBSZGET, &g.PhysicalBlock},
+		{"minimum I/O size", unix.BLKIOMIN, &g.IOMin},
+		{"optimal I/O size", unix.BLKIOOPT, &g.IOOpt},
+	} {
+		v, err := unix.IoctlGetUint32(fd, ask.req)
+		if err != nil {
+			return g, fmt.Errorf("ask for the %s: %w", ask.name, err)
+		}
+		*ask.to = int(v)
+	}
+	if v, err := unix.IoctlGetUint32(fd, unix.BLKROGET); err == nil {
+		g.ReadOnly = v != 0
+	}
+	if v, err := ioctlUint16(fd, unix.BLKROTATIONAL); err == nil {
+		g.Rotational = v != 0
+	}
+	q := queueDir(rdev)
+	g.DiscardGranularity = sysfsInt(q, "discard_granularity")
+	g.DiscardMax = sysfsInt(q, "discard_max_bytes")
+	if g.DiscardMax == 0 {
+		g.DiscardGranularity = 0
+	}
+	g.WriteZeroesMax = sysfsInt(q, "write_zeroes_max_bytes")
+	g.VirtBoundary = uint64(sysfsInt(q, "virt_boundary_mask"))
+	g.MaxSegments = int(sysfsInt(q, "max_segments"))
+	g.MaxSegmentSize = sysfsInt(q, "max_segment_size")
+	if v := sysfsInt(sysDir(rdev), "discard_alignment"); v > 0 {
+		g.DiscardAlignment = v
+	}
+	// dma_alignment is a mask; kernels before 6.x that lack it ask for 511.
+	g.MemoryAlign = g.LogicalBlock
+	if v, ok := sysfsLookup(q, "dma_alignment"); ok {
+		g.MemoryAlign = int(v) + 1
+	} else if mem, _, ok := directAlign(fd); ok {
+		g.MemoryAlign = mem
+	}
+	return g, g.check()
+}
+
+// fileGeometry describes a regular file. Its block size is the alignment that
+// its file system asks of direct I/O (statx, STATX_DIOALIGN, Linux 6.1).
+func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
+	g := Geometry{Size: st.Size, LogicalBlock: defaultFileBlock, MemoryAlign: defaultFileBlock}
+	if mem, off, ok := directAlign(int(f.Fd())); ok {
+		g.LogicalBlock = max(off, 512)
+		g.MemoryAlign = max(mem, 4)
+	}
+	g.PhysicalBlock = max(g.LogicalBlock, 4096)
+	g.IOMin = g.PhysicalBlock
+	// Holes are punched in the file system's own blocks.
+	g.DiscardGranularity = max(int64(st.Blksize), int64(g.LogicalBlock))
+	g.DiscardMax = 1 << 30
+	g.WriteZeroesMax = 1 << 30
+	return g, g.check()
+}
+
+func (g *Geometry) check() error {
+	if g.LogicalBlock < 512 || g.LogicalBlock > maxBlock || g.LogicalBlock&(g.LogicalBlock-1) != 0 {
+		return fmt.Errorf("%w: block size %d, supported are 512 to %d", ErrAlignment, g.LogicalBlock, maxBlock)
+	}
+	g.PhysicalBlock = max(g.PhysicalBlock, g.LogicalBlock)
+	g.IOMin = max(g.IOMin, g.PhysicalBlock)
+	return nil
+}
+
+// directAlign asks for the alignment of direct I/O; ok is false if neither the
+// kernel nor the file system tells.
+func directAlign(fd int) (mem, off int, ok bool) {
+	var sx unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &sx); err != nil {
+		return 0, 0, false
+	}
+	if sx.Mask&unix.STATX_DIOALIGN == 0 || sx.Dio_offset_align == 0 {
+		return 0, 0, false
+	}
+	return int(sx.Dio_mem_align), int(sx.Dio_offset_align), true
+}
+
+// sysDir is the sysfs directory of a block device.
+func sysDir(rdev uint64) string {
+	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(rdev), unix.Minor(rdev))
+}
+
+// queueDir is where a block device's queue limits are; a partition has those
+// of its disk.
+func queueDir(rdev uint64) string {
+	d, err := filepath.EvalSymlinks(sysDir(rdev))
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(d, "partition")); err == nil {
+		d = filepath.Dir(d)
+	}
+	return filepath.Join(d, "queue")
+}
+
+func sysfsLookup(dir, name string) (int64, bool) {
+	if dir == "" {
+		return 0, false
+	}
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return 0, false
+	}
+	s := strings.TrimSpace(string(b))
+	v, err := strconv.ParseInt(s, 0, 64)
+	if err != nil {
+		// Limits without a bound are printed as an unsigned maximum.
+		if errors.Is(err, strconv.ErrRange) {
+			return 1<<63 - 1, true
+		}
+		return 0, false
+	}
+	return v, true
+}
+
+func sysfsInt(dir, name string) int64 {
+	v, _ := sysfsLookup(dir, name)
+	return v
+}

@@ -1,0 +1,280 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say how a device is opened.
+type Options struct {
+	// ReadOnly opens for reading. Writes fail.
+	ReadOnly bool
+	// Shared opens without exclusive use, to look at a device that may be
+	// live. Only with ReadOnly.
+	Shared bool
+	// Wait is how long to wait for a previous holder to let go, while it is
+	// not a mount or another driver that holds the device. 0 does not wait.
+	Wait time.Duration
+}
+
+// Device is an open backing or spare device. Its methods may be called from
+// several goroutines; Close only when no other call is under way.
+type Device struct {
+	f     *os.File
+	fd    int
+	path  string
+	geo   Geometry
+	rdev  uint64
+	block bool
+}
+
+// retryEvery is how often a busy device is tried again.
+const retryEvery = 20 * time.Millisecond
+
+// Open opens the block device or regular file at path for direct I/O and
+// reads its geometry. Unless Shared is asked for, the caller is its only user
+// until Close. It returns ErrBusy when another user does not let go within
+// o.Wait, ErrReadOnly, ErrNoDirectIO, ErrNotDevice or ErrAlignment as they
+// say, and the error of the system call else, all wrapped with the path.
+func Open(ctx context.Context, path string, o Options) (*Device, error) {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	deadline := time.Now().Add(o.Wait)
+	for {
+		d, err := open(path, o)
+		if err == nil || !errors.Is(err, ErrBusy) {
+			return d, err
+		}
+		// A mount or a driver does not go away by waiting; a server that was
+		// killed does, once its last I/O has ended.
+		users := Users(path)
+		if len(users) > 0 {
+			return nil, fmt.Errorf("%s: %w: %s", path, ErrBusy, users[0])
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: %w", path, context.Cause(ctx))
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+func open(path string, o Options) (*Device, error) {
+	// The kind decides the flags: O_EXCL without O_CREAT means something for
+	// block devices only.
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFBLK && kind != unix.S_IFREG {
+		return nil, fmt.Errorf("%s: %w", path, ErrNotDevice)
+	}
+	flags := unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
+	if o.ReadOnly {
+		flags = unix.O_RDONLY | unix.O_DIRECT | unix.O_CLOEXEC
+	}
+	if kind == unix.S_IFBLK && !o.Shared {
+		flags |= unix.O_EXCL
+	}
+	fd, err := unix.Open(path, flags, 0)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return nil, fmt.Errorf("%s: %w by somebody else", path, ErrBusy)
+	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK:
+		return nil, fmt.Errorf("%s: %w (%w)", path, ErrReadOnly, err)
+	case errors.Is(err, unix.EINVAL):
+		return nil, fmt.Errorf("%s: %w", path, ErrNoDirectIO)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	d := &Device{f: os.NewFile(uintptr(fd), path), fd: fd, path: path, block: kind == unix.S_IFBLK}
+	if err := d.setup(&st, o); err != nil {
+		d.f.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return d, nil
+}
+
+func (d *Device) setup(before *unix.Stat_t, o Options) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != before.Mode&unix.S_IFMT {
+		return ErrNotDevice
+	}
+	d.rdev = st.Rdev
+	if !d.block && !o.Shared {
+		how := unix.LOCK_EX
+		if o.ReadOnly {
+			how = unix.LOCK_SH
+		}
+		if err := unix.Flock(d.fd, how|unix.LOCK_NB); err != nil {
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return fmt.Errorf("%w by somebody else", ErrBusy)
+			}
+			return fmt.Errorf("lock: %w", err)
+		}
+		// flock does not know of loop devices, mounts and swap over the file.
+		if users := Users(d.path); len(users) > 0 {
+			return fmt.Errorf("%w: %s", ErrBusy, users[0])
+		}
+	}
+	geo, err := geometryOf(d.f, &st)
+	if err != nil {
+		return err
+	}
+	if geo.ReadOnly && !o.ReadOnly {
+		return ErrReadOnly
+	}
+	d.geo = geo
+	return nil
+}
+
+// Close lets the device go.
+func (d *Device) Close() error { return d.f.Close() }
+
+// Path returns the absolute path the device was opened by.
+func (d *Device) Path() string { return d.path }
+
+// FD returns the open descriptor, which stays the Device's own.
+func (d *Device) FD() int { return d.fd }
+
+// IsBlock tells a block device from a regular file.
+func (d *Device) IsBlock() bool { return d.block }
+
+// Rdev returns the device number of a block device, 0 for a file.
+func (d *Device) Rdev() uint64 {
+	if !d.block {
+		return 0
+	}
+	return d.rdev
+}
+
+// Geometry returns what the device says about itself, as it was at Open.
+func (d *Device) Geometry() Geometry { return d.geo }
+
+// Size returns the device's size in bytes.
+func (d *Device) Size() int64 { return d.geo.Size }
+
+// ReadAt reads len(p) bytes at off, whole or with an error. It takes any
+// alignment; unaligned reads cost a copy.
+func (d *Device) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > d.geo.Size {
+		return 0, fmt.Errorf("%s: read at %d: %w", d.path, off, io.EOF)
+	}
+	short := false
+	if rest := d.geo.Size - off; int64(len(p)) > rest {
+		p, short = p[:rest], true
+	}
+	if len(p) == 0 {
+		if short {
+			return 0, io.EOF
+		}
+		return 0, nil
+	}
+	n, err := d.readAt(p, off)
+	if err == nil && short {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (d *Device) readAt(p []byte, off int64) (int, error) {
+	if aligned(p, off, d.geo.LogicalBlock) {
+		n, err := d.pread(p, off)
+		return n, err
+	}
+	bs := int64(d.geo.LogicalBlock)
+	first := off / bs * bs
+	last := (off + int64(len(p)) + bs - 1) / bs * bs
+	buf, err := Aligned(int(last - first))
+	if err != nil {
+		return 0, err
+	}
+	defer Free(buf)
+	n, err := d.pread(buf, first)
+	n -= int(off - first)
+	if n <= 0 {
+		return 0, err
+	}
+	return copy(p, buf[off-first:int(off-first)+n]), err
+}
+
+func (d *Device) pread(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pread(d.fd, p[done:], off+int64(done))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return done, fmt.Errorf("%s: read %d bytes at %d: %w", d.path, len(p), off, err)
+		}
+		if n == 0 {
+			return done, fmt.Errorf("%s: read at %d: %w", d.path, off+int64(done), io.ErrUnexpectedEOF)
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// WriteAt writes p at off, whole or with an error. p, its length and off must
+// be aligned: p to a page (see Aligned), the others to the logical block.
+func (d *Device) WriteAt(p []byte, off int64) (int, error) { return d.write(p, off, 0) }
+
+// WriteDurable is WriteAt that returns once the data is durable on the medium
+// (RWF_DSYNC: FUA where the device has it, else a flush).
+func (d *Device) WriteDurable(p []byte, off int64) (int, error) {
+	return d.write(p, off, unix.RWF_DSYNC)
+}
+
+func (d *Device) write(p []byte, off int64, flags int) (int, error) {
+	if !aligned(p, off, d.geo.LogicalBlock) {
+		return 0, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, ErrAlignment)
+	}
+	if off < 0 || off+int64(len(p)) > d.geo.Size {
+		return 0, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, unix.ENOSPC)
+	}
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pwritev2(d.fd, [][]byte{p[done:]}, off+int64(done), flags)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = unix.EIO
+		}
+		if err != nil {
+			return done, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, err)
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Flush makes everything written so far durable.
+func (d *Device) Flush() error {
+	for {
+		err := unix.Fdatasync(d.fd)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: flush: %w", d.path, err)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,226 @@
+package blockdev
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Kind says what sort of thing a signature announces.
+type Kind string
+
+const (
+	KindFilesystem Kind = "file system"
+	KindPartitions Kind = "partition table"
+	KindRAID       Kind = "RAID member"
+	KindVolume     Kind = "volume manager"
+	KindCrypto     Kind = "encrypted volume"
+	KindSwap       Kind = "swap space"
+	KindCache      Kind = "cache"
+	KindRemap      Kind = "dm-remap metadata"
+)
+
+// Signature is one mark found on a device.
+type Signature struct {
+	Kind   Kind
+	Name   string // as libblkid would call it, e.g. "ext4"
+	Offset int64  // byte on the device where the mark is
+	Length int    // bytes of the mark
+	// AtEnd says that the mark's place depends on the device's size, so that
+	// it would stay visible on the backing, or be cut off, if the device were
+	// exported at another size.
+	AtEnd bool
+}
+
+// String says what was found and where.
+func (s Signature) String() string {
+	return fmt.Sprintf("%s (%s, at byte %d)", s.Name, s.Kind, s.Offset)
+}
+
+// Findings is what Detect saw.
+type Findings struct {
+	Signatures []Signature
+	// Unread lists the places where a mark could be but which cannot be read.
+	Unread []int64
+	// Blank says that what could be read of the device's first and last MiB
+	// holds nothing but zeroes.
+	Blank bool
+}
+
+// scanEnds is how much of either end is looked at for Blank.
+const scanEnds = 1 << 20
+
+// Detect looks for known marks on a device of size bytes. Unreadable places do
+// not stop it; they are listed. The marks and their places are those that the
+// formats' own documents and headers give; each entry of the table is checked
+// alone, so one device can have several.
+func Detect(r io.ReaderAt, size int64) Findings {
+	p := prober{r: r, size: size, chunks: map[int64][]byte{}, unread: map[int64]bool{}}
+	var f Findings
+	for i := range table {
+		e := &table[i]
+		for _, at := range e.places(size) {
+			if s, ok := e.match(&p, at); ok {
+				f.Signatures = append(f.Signatures, s)
+				break
+			}
+		}
+	}
+	if s, ok := mbr(&p, f.Signatures); ok {
+		f.Signatures = append(f.Signatures, s)
+	}
+	f.Unread = p.failed
+	f.Blank = p.blank(0, min(size, scanEnds)) && p.blank(max(0, size-scanEnds), size)
+	return f
+}
+
+// chunk is how much is read at once, where all of it can be read.
+const chunk = 64 << 10
+
+// prober reads small pieces and remembers what could not be read.
+type prober struct {
+	r      io.ReaderAt
+	size   int64
+	chunks map[int64][]byte // by number; nil for one that cannot be read whole
+	unread map[int64]bool
+	failed []int64
+}
+
+// at returns n bytes at off, nil if they are not there or cannot be read. The
+// caller must not change them.
+func (p *prober) at(off int64, n int) []byte {
+	if off < 0 || off+int64(n) > p.size {
+		return nil
+	}
+	if i := off / chunk; (off+int64(n)-1)/chunk == i {
+		if c := p.chunk(i); c != nil {
+			return c[off-i*chunk:][:n]
+		}
+	}
+	b := make([]byte, n)
+	if got, err := p.r.ReadAt(b, off); got < n {
+		if err != nil && !p.unread[off] {
+			p.unread[off] = true
+			p.failed = append(p.failed, off)
+		}
+		return nil
+	}
+	return b
+}
+
+func (p *prober) chunk(i int64) []byte {
+	c, known := p.chunks[i]
+	if !known {
+		c = make([]byte, min(chunk, p.size-i*chunk))
+		if n, _ := p.r.ReadAt(c, i*chunk); n < len(c) {
+			c = nil
+		}
+		p.chunks[i] = c
+	}
+	return c
+}
+
+// blank reports whether the readable 4 KiB pieces of [from, to) are zero.
+func (p *prober) blank(from, to int64) bool {
+	const piece = 4096
+	b := make([]byte, piece)
+	whole := make([]byte, to-from)
+	if n, _ := p.r.ReadAt(whole, from); n == len(whole) {
+		return zero(whole)
+	}
+	for off := from; off < to; off += piece {
+		n, _ := p.r.ReadAt(b[:min(piece, to-off)], off)
+		if !zero(b[:n]) {
+			return false
+		}
+	}
+	return true
+}
+
+func zero(b []byte) bool {
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// mark is one row of the table.
+type mark struct {
+	kind  Kind
+	name  string
+	at    []int64                // bytes from the start
+	atEnd func(int64) []int64    // places that depend on the size
+	magic []byte                 // what must be there
+	more  func(b, m []byte) bool // looks at `around` bytes from the place less `before`
+	// before and around give more's window: it starts before bytes ahead of
+	// the place and is around bytes long.
+	before int64
+	around int
+	naming func(window []byte) string
+}
+
+func (m *mark) places(size int64) []int64 {
+	places := m.at
+	if m.atEnd != nil {
+		places = append(append([]int64(nil), places...), m.atEnd(size)...)
+	}
+	return places
+}
+
+func (m *mark) match(p *prober, at int64) (Signature, bool) {
+	b := p.at(at, len(m.magic))
+	if b == nil || !bytes.Equal(b, m.magic) {
+		return Signature{}, false
+	}
+	s := Signature{Kind: m.kind, Name: m.name, Offset: at, Length: len(m.magic)}
+	for _, a := range m.at {
+		if a == at {
+			goto placed
+		}
+	}
+	s.AtEnd = true
+placed:
+	if m.around > 0 {
+		w := p.at(at-m.before, m.around)
+		if w == nil || m.more != nil && !m.more(w, b) {
+			return Signature{}, false
+		}
+		if m.naming != nil {
+			s.Name = m.naming(w)
+		}
+	}
+	return s, true
+}
+
+// mbr looks for a DOS partition table. Its mark, 55 AA at byte 510, is also
+// that of boot sectors, so the four entries at byte 446 must make sense and no
+// file system with a boot sector may have been found.
+func mbr(p *prober, found []Signature) (Signature, bool) {
+	b := p.at(0, 512)
+	if b == nil || b[510] != 0x55 || b[511] != 0xaa {
+		return Signature{}, false
+	}
+	for _, s := range found {
+		switch s.Name {
+		case "vfat", "exfat", "ntfs", "refs":
+			return Signature{}, false
+		}
+	}
+	name, used := "dos", false
+	for i := range 4 {
+		e := b[446+16*i : 462+16*i]
+		if e[0]&0x7f != 0 {
+			return Signature{}, false
+		}
+		if e[4] != 0 && binary.LittleEndian.Uint32(e[12:]) != 0 {
+			used = true
+		}
+		if e[4] == 0xee {
+			name = "PMBR"
+		}
+	}
+	return Signature{Kind: KindPartitions, Name: name, Offset: 510, Length: 2}, used
+}
