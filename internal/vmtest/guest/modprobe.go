@@ -21,6 +21,13 @@ func moduleDir() (string, error) {
 	return filepath.Join("/lib/modules", unix.ByteSliceToString(u.Release[:])), nil
 }
 
+// companions are modules that udev would load once the devices that the first
+// one makes appear; a guest has no udev.
+var companions = map[string][]string{
+	"scsi_debug":  {"sd_mod"},
+	"virtio_scsi": {"sd_mod"},
+}
+
 // Load loads a module and, before it, what it depends on. A module that is
 // loaded or built in is left as it is; params then have no effect.
 func Load(name string, params ...string) error {
@@ -32,7 +39,7 @@ func Load(name string, params ...string) error {
 	if err != nil {
 		return err
 	}
-	files, err := mods.Closure(name)
+	files, err := mods.Closure(append(companions[name], name)...)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,6 @@ var mounts = []mount{
 	{fstype: "devtmpfs", dir: "/dev"},
 	{fstype: "devpts", dir: "/dev/pts", optional: true},
 	{fstype: "tmpfs", dir: "/dev/shm"},
-	{fstype: "tmpfs", dir: "/tmp", data: "mode=1777,size=90%"},
 	{fstype: "tmpfs", dir: "/run"},
 	{fstype: "debugfs", dir: "/sys/kernel/debug", optional: true},
 	{fstype: "tracefs", dir: "/sys/kernel/tracing", optional: true},
@@ -30,6 +29,11 @@ var mounts = []mount{
 }
 
 func mountAll() error {
+	// The root is a tmpfs that holds half of the memory unless told. /tmp is
+	// part of it and not mounted upon: the tree under test may lie there.
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT, "size=90%"); err != nil {
+		return fmt.Errorf("remount /: %w", err)
+	}
 	for _, m := range mounts {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil && !m.optional {
 			return err

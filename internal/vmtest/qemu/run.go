@@ -62,9 +62,10 @@ type Machine struct {
 }
 
 // cmdline is the kernel's command line. An oops ends the guest, because what
-// runs on after it proves nothing; mitigations cost time and guard nobody here.
+// runs on after it proves nothing; mitigations, security modules and self-tests
+// cost time and guard nobody here.
 const cmdline = "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off nokaslr no5lvl " +
-	"random.trust_cpu=on audit=0 selinux=0 apparmor=0 rdinit=/init"
+	"random.trust_cpu=on audit=0 lsm= cryptomgr.notests=1 init_on_alloc=0 rdinit=/init"
 
 func (m *Machine) args() []string {
 	accel, cpu := "tcg,thread=single", "max,-cx16"
