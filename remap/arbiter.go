@@ -1,0 +1,606 @@
+package remap
+
+import (
+	"slices"
+
+	"ublkremap/metadata"
+)
+
+// ArbiterConfig is what an Arbiter needs to know of its device.
+type ArbiterConfig struct {
+	Queues, Depth int
+	Policy        Policy // zero: the defaults
+	// Buffer is what relocations copy through: 4096-aligned, a multiple of two
+	// units long. It belongs to the Arbiter.
+	Buffer []byte
+}
+
+// claimState says what a request's claim waits for.
+type claimState uint8
+
+const (
+	claimNone       claimState = iota
+	claimWaiting               // for a unit that is being relocated
+	claimHeld                  // spare units are granted, the engine writes to them
+	claimCommitting            // the change is with the journal
+	claimReporting             // a pending mark is with the journal
+)
+
+// claim is what the Arbiter knows of one request that heals: at most one span
+// of units, and the spare units that it was granted.
+type claim struct {
+	state claimState
+	msg   Message // the request's last message
+	spare uint32  // first spare unit granted, for claimHeld and later
+	count uint32
+	time  uint32 // of the commit, seconds since 1970
+}
+
+// spareOf returns the spare unit that the claim gives a unit.
+func (c *claim) spareOf(unit uint64) (uint32, bool) {
+	if c.state != claimHeld && c.state != claimCommitting || unit < c.msg.Unit || unit-c.msg.Unit >= uint64(c.count) {
+		return 0, false
+	}
+	return c.spare + uint32(unit-c.msg.Unit), true
+}
+
+// commitKind says whom a commit's outcome is for.
+type commitKind uint8
+
+const (
+	commitClaim commitKind = iota
+	commitMove
+	commitResume
+)
+
+type commit struct {
+	ticket Ticket
+	kind   commitKind
+	claim  int
+}
+
+// Arbiter settles, for all queues of a device, which spare unit each heal gets,
+// has the changes made durable, publishes them in the Map and answers. It owns
+// the Allocator and the breaker, and it relocates blocks. All its methods must
+// be called from one goroutine.
+type Arbiter struct {
+	cfg     ArbiterConfig
+	geo     *Geometry
+	shared  *Shared
+	m       *Map
+	alloc   *Allocator
+	journal Journal
+	drv     ArbiterDriver
+	bucket  bucket
+
+	claims  []claim  // by queue × depth + tag
+	commits []commit // under way, in ticket order
+	scratch []metadata.Entry
+	// unknown is what commits of unknown outcome were about. Its blocks
+	// answer errors until a later record about them is durable.
+	unknown  []metadata.Entry
+	resuming bool
+	reason   string
+	low      bool // AlertSpareLow or AlertSpareFull was given
+
+	move        mover
+	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage
+	outTransfer Transfer // likewise
+}
+
+// NewArbiter returns the arbiter of one device. The allocator must know every
+// spare unit that the map uses.
+func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d ArbiterDriver) *Arbiter {
+	cfg.Policy = cfg.Policy.withDefaults()
+	n := cfg.Queues * cfg.Depth
+	a := &Arbiter{
+		cfg: cfg, geo: &s.geo, shared: s, m: s.m, alloc: alloc, journal: j, drv: d,
+		claims:  make([]claim, n),
+		commits: make([]commit, 0, n+8),
+		scratch: make([]metadata.Entry, 0, 256),
+		unknown: make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
+	}
+	p := cfg.Policy
+	a.bucket = bucket{tokens: p.Burst, burst: p.Burst, perSecond: p.PerSecond, last: d.Now()}
+	a.move.init(cfg)
+	return a
+}
+
+// Receive takes a message from an engine.
+func (a *Arbiter) Receive(m *Message) {
+	if m.Kind == MsgGraceDone {
+		a.move.graceDone(a, m.Generation)
+		return
+	}
+	i := int(m.Queue)*a.cfg.Depth + int(m.Tag)
+	c := &a.claims[i]
+	switch m.Kind {
+	case MsgReserve:
+		c.msg = *m
+		a.reserve(c)
+	case MsgRelease, MsgGiveUp:
+		c.msg.Tried, c.msg.Tries = m.Tried, m.Tries
+		a.letGo(c)
+		if m.Kind == MsgGiveUp {
+			a.trip("every spare unit that was tried failed")
+		}
+		a.move.advance(a)
+	case MsgCommit:
+		c.msg = *m
+		a.commit(i)
+	case MsgPending:
+		a.pending(i, m)
+	}
+}
+
+func (a *Arbiter) answer(c *claim, kind MessageKind) {
+	a.out = Message{
+		Kind: kind, Queue: c.msg.Queue, Tag: c.msg.Tag, Unit: c.msg.Unit, Count: c.count, Spare: c.spare,
+	}
+	a.drv.Send(c.msg.Queue, &a.out)
+}
+
+// refuse ends a claim with an answer that grants nothing.
+func (a *Arbiter) refuse(c *claim, kind MessageKind) {
+	a.letGo(c)
+	a.answer(c, kind)
+}
+
+// reserve grants spare units to a claim, or lets it wait, or refuses.
+func (a *Arbiter) reserve(c *claim) {
+	m := &c.msg
+	if a.shared.Tripped() {
+		a.refuse(c, MsgRefused)
+		return
+	}
+	first := a.m.Unit(m.Unit)
+	if first.Busy {
+		// The claim lets go of what it held: a relocation waits for claims
+		// that hold spare units, not for those that wait for it.
+		c.state = claimWaiting
+		return
+	}
+	if !believes(m, &first) {
+		a.refuse(c, MsgRetry)
+		return
+	}
+	if spare, ok := a.join(c, &first); ok {
+		a.grant(c, spare, 1)
+		return
+	}
+	want := a.fresh(c, &first)
+	var spare, n uint32
+	var ok bool
+	if m.Tries > 0 {
+		spare, ok = a.alloc.AllocateFar(m.Tried[:m.Tries]...)
+		n = 1
+	} else {
+		spare, n, ok = a.alloc.Allocate(want, NoHint)
+	}
+	if !ok {
+		a.spareAlert()
+		a.refuse(c, MsgRefused)
+		return
+	}
+	if !a.bucket.take(uint64(n), a.drv.Now()) {
+		a.free(spare, n)
+		a.refuse(c, MsgRefused)
+		a.trip("blocks are remapped faster than the budget allows")
+		return
+	}
+	a.grant(c, spare, n)
+	a.spareAlert()
+}
+
+// believes reports whether the blocks of a message's first unit live where the
+// engine saw them fail.
+func believes(m *Message, first *UnitInfo) bool {
+	for _, p := range first.Places[:first.N] {
+		if m.Mapped && p.Spare == m.Spare {
+			return p.Mask&m.First == m.First
+		}
+		if !m.Mapped && p.Mask&m.First != 0 {
+			return false
+		}
+	}
+	return !m.Mapped
+}
+
+// join finds a spare unit that already serves the claim's first unit, so that
+// two queues that meet in one unit share it.
+func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
+	usable := func(spare uint32) bool {
+		if a.alloc.Service(spare) != InService || slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
+			return false
+		}
+		for _, p := range first.Places[:first.N] {
+			if p.Spare == spare && p.Mask&c.msg.First != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	for _, p := range first.Places[:first.N] {
+		if usable(p.Spare) {
+			return p.Spare, true
+		}
+	}
+	for i := range a.claims {
+		if o := &a.claims[i]; o != c {
+			if spare, ok := o.spareOf(c.msg.Unit); ok && usable(spare) {
+				return spare, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// fresh returns how many units from the claim's first on have nothing to do with
+// the spare region yet and can be granted spare units in a row.
+func (a *Arbiter) fresh(c *claim, first *UnitInfo) uint32 {
+	if first.N > 0 {
+		return 1
+	}
+	n := uint32(1)
+	for ; n < c.msg.Count; n++ {
+		unit := c.msg.Unit + uint64(n)
+		if info := a.m.Unit(unit); info.Busy || info.N > 0 {
+			break
+		}
+		if a.claimed(unit) {
+			break
+		}
+	}
+	return n
+}
+
+// claimed reports whether any claim gives the unit a spare unit.
+func (a *Arbiter) claimed(unit uint64) bool {
+	for i := range a.claims {
+		if _, ok := a.claims[i].spareOf(unit); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Arbiter) grant(c *claim, spare, n uint32) {
+	c.state, c.spare, c.count = claimHeld, spare, n
+	a.answer(c, MsgReserved)
+}
+
+// letGo ends a claim and frees the spare units that nothing else uses.
+func (a *Arbiter) letGo(c *claim) {
+	held := c.state == claimHeld || c.state == claimCommitting
+	c.state = claimNone
+	if held {
+		for i := range c.count {
+			a.freeUnused(c.msg.Unit+uint64(i), c.spare+i)
+		}
+	}
+	for _, spare := range c.msg.Tried[:c.msg.Tries] {
+		a.freeUnused(c.msg.Unit, spare)
+	}
+	c.msg.Tries = 0
+}
+
+// freeUnused frees a spare unit that served a unit, unless blocks live there or
+// another claim has to do with it. Nobody else can have looked at it: a spare
+// unit that was never published needs no grace period.
+func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
+	if info := a.m.Unit(unit); holds(&info, spare) {
+		return
+	}
+	for i := range a.claims {
+		c := &a.claims[i]
+		if c.state == claimNone || c.state == claimReporting {
+			continue
+		}
+		if s, ok := c.spareOf(unit); ok && s == spare {
+			return
+		}
+		if slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
+			return
+		}
+	}
+	if a.alloc.IsUsed(spare) {
+		a.free(spare, 1)
+	}
+}
+
+// free gives spare units back that the arbiter knows to be in use.
+func (a *Arbiter) free(spare, count uint32) { must(a.alloc.Free(spare, count)) }
+
+// must stops the server on a broken invariant of the allocator: going on could
+// give one spare unit to two units.
+func must(err error) {
+	if err != nil {
+		panic("remap: " + err.Error())
+	}
+}
+
+// spareAlert tells once that the spare region runs low or is full.
+func (a *Arbiter) spareAlert() {
+	free, total := a.alloc.FreeCount(), a.alloc.Total()
+	switch {
+	case free > total/10:
+		a.low = false
+	case free == 0:
+		a.drv.Alert(AlertSpareFull)
+		a.low = true
+	case !a.low:
+		a.drv.Alert(AlertSpareLow)
+		a.low = true
+	}
+}
+
+// claimEntries writes to scratch what a claim's commit says.
+func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
+	m := &c.msg
+	out := a.scratch[:0]
+	if c.state == claimReporting {
+		return append(out, metadata.Entry{
+			Unit: m.Unit, Count: 1, Mask: m.First, State: metadata.StatePending, Cause: metadata.CauseRead, Time: c.time,
+		})
+	}
+	for _, spare := range m.Tried[:m.Tries] {
+		if a.alloc.Service(spare) == InService {
+			out = append(out, metadata.Entry{
+				Spare: spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: c.time,
+			})
+		}
+	}
+	cause := metadata.CauseWrite
+	switch {
+	case m.Mapped:
+		cause = metadata.CauseSpare
+	case m.Errno == 0:
+		cause = metadata.CauseRead // it was pending or lost
+	}
+	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
+	add := func(from, count uint32, mask uint8) {
+		if count > 0 {
+			out = append(out, metadata.Entry{
+				Unit: m.Unit + uint64(from), Spare: c.spare + from, Count: count, Mask: mask,
+				State: metadata.StateMapped, Cause: cause, Time: c.time,
+			})
+		}
+	}
+	head, tail := uint32(0), uint32(0)
+	if m.First != full {
+		head = 1
+	}
+	if m.Count > head && m.Last != full {
+		tail = 1
+	}
+	add(0, head, m.First)
+	add(head, m.Count-head-tail, full)
+	add(m.Count-tail, tail, m.Last)
+	return out
+}
+
+// commit hands a claim's change to the journal: the data is durable in the
+// spare units, so the record may now name them.
+func (a *Arbiter) commit(i int) {
+	c := &a.claims[i]
+	for c.count > c.msg.Count { // granted and not used
+		c.count--
+		a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
+	}
+	c.state, c.time = claimCommitting, a.drv.WallClock()
+	if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
+		a.refuse(c, MsgFailed)
+		a.move.advance(a)
+	}
+}
+
+func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.Entry) bool {
+	ticket, err := a.journal.Commit(entries)
+	if err != nil {
+		return false
+	}
+	a.commits = append(a.commits, commit{ticket, kind, claim})
+	return true
+}
+
+// pending has a block marked that could not be read.
+func (a *Arbiter) pending(i int, m *Message) {
+	c := &a.claims[i]
+	c.msg, c.count = *m, 0
+	info := a.m.Unit(m.Unit)
+	switch {
+	case a.shared.Tripped():
+		a.answer(c, MsgFailed)
+	case info.Busy, !believes(m, &info), info.Lost&m.First != 0, info.Pending&m.First == m.First, a.claimed(m.Unit):
+		// It is known already, or the block is on its way to another place.
+		a.answer(c, MsgCommitted)
+	default:
+		c.state, c.time = claimReporting, a.drv.WallClock()
+		if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
+			c.state = claimNone
+			a.answer(c, MsgFailed)
+		}
+	}
+}
+
+// Committed takes the outcome of a commit, in the order of the tickets. Not durable
+// means that the outcome is not known: the record may still be on the media. It
+// shows in the Map at once and never calls the Journal; Advance, which may, is
+// to follow a batch of outcomes.
+func (a *Arbiter) Committed(t Ticket, durable bool) {
+	if len(a.commits) == 0 || a.commits[0].ticket != t {
+		panic("remap: commits answered out of order")
+	}
+	done := a.commits[0]
+	a.commits = append(a.commits[:0], a.commits[1:]...)
+	switch done.kind {
+	case commitClaim:
+		a.claimCommitted(&a.claims[done.claim], durable)
+	case commitMove:
+		a.move.committed(a, durable)
+	case commitResume:
+		a.resumed(durable)
+	}
+}
+
+func (a *Arbiter) claimCommitted(c *claim, durable bool) {
+	entries := a.claimEntries(c)
+	reporting := c.state == claimReporting
+	if !durable {
+		a.outcomeUnknown(entries)
+		c.state = claimNone // what it was granted stays out of use
+		a.letGo(c)
+		a.answer(c, MsgFailed)
+		return
+	}
+	a.publish(entries)
+	if !reporting {
+		// Whoever asks from now on joins by the Map.
+		a.letGo(c)
+	}
+	c.state = claimNone
+	a.answer(c, MsgCommitted)
+}
+
+// publish makes durable entries visible.
+func (a *Arbiter) publish(entries []metadata.Entry) {
+	for _, e := range entries {
+		if e.State.OfSpare() {
+			must(a.alloc.Apply(e))
+		} else {
+			a.m.Apply(e)
+		}
+	}
+}
+
+// outcomeUnknown takes entries whose record may or may not be on the media. Until
+// a later record about them is durable, their blocks answer errors — the old
+// data may be what a restart finds, and so may the new — and their spare units
+// are not handed out.
+func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
+	for _, e := range entries {
+		a.unknown = append(a.unknown, e)
+		switch e.State {
+		case metadata.StateMapped, metadata.StateHome:
+			lost := e
+			lost.State, lost.Cause, lost.Spare = metadata.StateLost, metadata.CauseUnknown, 0
+			a.m.Apply(lost)
+		}
+		if e.State == metadata.StateMapped {
+			for i := range e.Count {
+				a.quarantine(e.Unit+uint64(i), e.Spare+i, e.Time)
+			}
+		}
+	}
+	a.trip("no metadata mirror on the backing disk takes a commit")
+}
+
+// quarantine takes a spare unit out of use that a record on the media may name,
+// unless blocks live there.
+func (a *Arbiter) quarantine(unit uint64, spare, time uint32) {
+	info := a.m.Unit(unit)
+	if holds(&info, spare) || !a.alloc.IsUsed(spare) || a.alloc.Service(spare) != InService {
+		return
+	}
+	must(a.alloc.Quarantine(spare, 1, metadata.CauseUnknown, time))
+	a.free(spare, 1)
+}
+
+// trip opens the breaker: nothing is remapped until an operator resumes.
+func (a *Arbiter) trip(reason string) {
+	if a.shared.Tripped() {
+		return
+	}
+	a.reason = reason
+	a.shared.tripped.Store(true)
+	for i := range a.claims {
+		if c := &a.claims[i]; c.state == claimWaiting {
+			a.refuse(c, MsgRefused)
+		}
+	}
+	a.drv.Alert(AlertTripped)
+}
+
+// Resume closes the breaker, after what commits of unknown outcome were about
+// has been stated again.
+func (a *Arbiter) Resume() error {
+	switch {
+	case !a.shared.Tripped():
+		return ErrNotTripped
+	case a.resuming || len(a.commits) > 0:
+		return ErrBusy
+	}
+	ticket, err := a.journal.Resume(a.unknown)
+	if err != nil {
+		return err
+	}
+	a.resuming = true
+	a.commits = append(a.commits, commit{ticket: ticket, kind: commitResume})
+	return nil
+}
+
+func (a *Arbiter) resumed(durable bool) {
+	a.resuming = false
+	if !durable {
+		return
+	}
+	for _, e := range a.unknown {
+		if e.State == metadata.StateMapped {
+			for i := range e.Count {
+				if s := e.Spare + i; a.alloc.Service(s) == Quarantined {
+					must(a.alloc.Unretire(s, 1))
+					must(a.alloc.Take(s, 1))
+				}
+			}
+		}
+	}
+	a.publish(a.unknown)
+	a.unknown = a.unknown[:0]
+	a.bucket.tokens, a.bucket.last = a.bucket.burst, a.drv.Now()
+	a.reason = ""
+	a.shared.tripped.Store(false)
+	a.drv.Alert(AlertResumed)
+}
+
+// ArbiterStatus is what status shows.
+type ArbiterStatus struct {
+	Total, Used, Free, Retired uint64 // spare units
+	Tripped                    bool
+	Reason                     string // why the breaker is open
+	Claims                     int    // requests that heal
+}
+
+// Status returns the arbiter's state.
+func (a *Arbiter) Status() ArbiterStatus {
+	s := ArbiterStatus{
+		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(), Retired: a.alloc.Retired(),
+		Tripped: a.shared.Tripped(), Reason: a.reason,
+	}
+	for i := range a.claims {
+		if a.claims[i].state != claimNone {
+			s.Claims++
+		}
+	}
+	return s
+}
+
+// spareEntries is the bit of a cursor that says that the map part of the table
+// has been told.
+const spareEntries = 1 << 63
+
+// Entries tells the live table, page by page, for a checkpoint: it fills dst and
+// returns how many entries it wrote and where to go on. The table may change
+// between two calls; every such change is in the log.
+func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
+	if cursor&spareEntries == 0 {
+		if n, next, done = a.m.Entries(cursor, dst); !done {
+			return n, next, false
+		}
+		cursor = spareEntries
+		if n == len(dst) {
+			return n, cursor, false
+		}
+	}
+	k, next, done := a.alloc.Entries(cursor&^spareEntries, dst[n:])
+	return n + k, next | spareEntries, done
+}

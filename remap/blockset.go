@@ -1,0 +1,51 @@
+package remap
+
+import "math/bits"
+
+// blockset is a set of a request's blocks, counted from its first block.
+type blockset []uint64
+
+func newBlockset(blocks int) blockset { return make(blockset, (blocks+63)/64) }
+
+func (s blockset) add(from, to uint64) {
+	for from < to {
+		n := min(64-from%64, to-from)
+		s[from/64] |= (^uint64(0) >> (64 - n)) << (from % 64)
+		from += n
+	}
+}
+
+func (s blockset) remove(from, to uint64) {
+	for from < to {
+		n := min(64-from%64, to-from)
+		s[from/64] &^= (^uint64(0) >> (64 - n)) << (from % 64)
+		from += n
+	}
+}
+
+func (s blockset) clear() {
+	for i := range s {
+		s[i] = 0
+	}
+}
+
+// run returns the first run of blocks in the set.
+func (s blockset) run() (from, to uint64, ok bool) {
+	for i := range s {
+		if s[i] == 0 {
+			continue
+		}
+		from = uint64(i)*64 + uint64(bits.TrailingZeros64(s[i]))
+		for to = from; to < uint64(len(s))*64; {
+			rest := ^s[to/64] >> (to % 64)
+			if rest != 0 {
+				return from, to + uint64(bits.TrailingZeros64(rest)), true
+			}
+			to = (to/64 + 1) * 64
+		}
+		return from, to, true
+	}
+	return 0, 0, false
+}
+
+func popcount(mask uint8) int { return bits.OnesCount8(mask) }

@@ -1,0 +1,80 @@
+package remap
+
+import (
+	"errors"
+
+	"ublkremap/metadata"
+)
+
+// Ticket names a commit until its outcome is known.
+type Ticket uint64
+
+// Journal makes entries durable. The server implements it over
+// metadata.Committer.
+type Journal interface {
+	// Commit asks for the entries to be made durable, all or none of them. They are
+	// copied. The outcome comes by Arbiter.Committed, in the order of the
+	// tickets. An error means that nothing was or will be written.
+	Commit(entries []metadata.Entry) (Ticket, error)
+	// Resume goes on after a commit of unknown outcome. restate says of each block and spare unit
+	// that any such commit was about what holds from now on; it is nil if there
+	// was none. Ticket and error as with Commit.
+	Resume(restate []metadata.Entry) (Ticket, error)
+}
+
+// Transfer is one operation of a relocation. Data is 4096-aligned and belongs to
+// the Arbiter until Transferred was called.
+type Transfer struct {
+	ID     uint64
+	Op     Op // OpRead or OpWrite
+	FUA    bool
+	Device uint8
+	Offset int64 // bytes on Device
+	Data   []byte
+}
+
+// ArbiterDriver carries out what an Arbiter asks for. None of its methods may call
+// back into the Arbiter before they return, and none may fail. The pointers are
+// valid only during the call.
+type ArbiterDriver interface {
+	// Send hands a message to the engine of a queue; messages to one queue stay in order.
+	Send(queue uint16, m *Message)
+	// Transfer starts an operation; its result comes back by Transferred.
+	Transfer(t *Transfer)
+	// Now is the time in nanoseconds of a monotonic clock.
+	Now() int64
+	// WallClock is the time in seconds since 1970.
+	WallClock() uint32
+	// Moved tells the end of a Move.
+	Moved(r MoveResult)
+	// Alert tells of something that an operator should know.
+	Alert(a Alert)
+}
+
+// Alert is something that an operator should know.
+type Alert uint8
+
+const (
+	AlertTripped   Alert = iota // the breaker opened; ArbiterStatus.Reason says why
+	AlertResumed                // the breaker closed
+	AlertSpareLow               // less than a tenth of the spare units is free
+	AlertSpareFull              // none is free
+)
+
+func (a Alert) String() string {
+	return [...]string{"breaker tripped", "breaker closed", "spare region runs low", "spare region full"}[a]
+}
+
+// Errors of the Arbiter.
+var (
+	// ErrTripped is returned, and told as a Move's end, while the breaker is open.
+	ErrTripped = errors.New("the breaker is open")
+	// ErrBusy is returned when as many Moves wait as may.
+	ErrBusy = errors.New("too many moves are waiting")
+	// ErrRange is returned for blocks past the device's end.
+	ErrRange = errors.New("no such block")
+	// ErrSpareFull is told as a Move's end when no spare unit is free.
+	ErrSpareFull = errors.New("no spare unit is free")
+	// ErrNotTripped is returned by Resume when the breaker is closed.
+	ErrNotTripped = errors.New("the breaker is not open")
+)

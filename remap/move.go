@@ -1,0 +1,498 @@
+package remap
+
+import (
+	"bytes"
+
+	"ublkremap/metadata"
+)
+
+// Move asks for blocks to be moved to the spare region, or home again, without
+// an error seen by anyone.
+type Move struct {
+	ID      uint64 // the driver's own
+	Block   uint64
+	Count   uint64 // blocks
+	ToSpare bool
+	Cause   metadata.Cause
+}
+
+// MoveResult is how a Move ended.
+type MoveResult struct {
+	ID      uint64
+	Moved   uint64 // blocks
+	Skipped uint64 // blocks that were there already, or that are lost
+	Failed  uint64 // blocks that could not be read, or not be written where they should go; they stay where they are
+	Err     error  // why it ended early: ErrTripped, ErrSpareFull; else nil
+}
+
+// moveStep says what the mover waits for.
+type moveStep uint8
+
+const (
+	moveIdle   moveStep = iota
+	moveClaims          // for heals of the busy units to end
+	moveGrace           // for I/O that looked at the Map before the units were busy
+	moveCopy            // for a transfer
+	moveCommit          // for the journal
+	moveLimbo           // for I/O that looked at the Map before the move, to vacated spare units
+)
+
+const (
+	moveBatch    = 64 // units that are busy at once
+	moveMaxQueue = 64 // Moves that may wait
+	moveTries    = 3  // spare units that are tried for one unit
+)
+
+// moving is one unit of the batch.
+type moving struct {
+	mask  uint8  // blocks to move: what is left of them once the unit was copied
+	bad   uint8  // blocks that could not be read: they become pending
+	spare uint32 // where they go, or come from
+	taken bool   // spare was found for this move
+}
+
+// failedSpare is a spare unit that could not be written.
+type failedSpare struct {
+	unit  uint64 // for which it was tried
+	spare uint32
+}
+
+// mover carries out Moves, one batch of units after the other. The units of a
+// batch are busy: requests that meet them wait, and heals of them too. Grace
+// periods before and after make sure that no queue has I/O in flight that
+// looked at an older Map: before, since it could be a write to the source behind the copy's back;
+// after, since a vacated spare unit may be handed out again.
+type mover struct {
+	step  moveStep
+	queue []Move
+	now   Move
+	res   MoveResult
+	at    uint64 // next block of the Move
+
+	first      uint64 // first unit of the batch
+	units      [moveBatch]moving
+	n          int // units in the batch
+	i          int // unit that is being copied
+	reading    bool
+	verifying  bool
+	from, to   uint // blocks of the unit that are being copied
+	single     bool // block by block: a read of several failed
+	tries      int
+	data, copy []byte
+	transfer   uint64
+	freed      []uint32 // spare units that the batch vacated
+	failed     []failedSpare
+
+	generation uint64
+	waiting    int // queues that have not answered the grace request
+	entries    []metadata.Entry
+	time       uint32
+}
+
+func (v *mover) init(cfg ArbiterConfig) {
+	v.queue = make([]Move, 0, moveMaxQueue)
+	v.freed = make([]uint32, 0, moveBatch)
+	v.failed = make([]failedSpare, 0, moveBatch*moveTries)
+	v.entries = make([]metadata.Entry, 0, (2+moveTries)*moveBatch)
+	v.data = cfg.Buffer[:metadata.UnitSize]
+	v.copy = cfg.Buffer[metadata.UnitSize : 2*metadata.UnitSize]
+}
+
+// Move asks for blocks to be moved. Its end is told by ArbiterDriver.Moved.
+func (a *Arbiter) Move(m Move) error {
+	switch {
+	case m.Count == 0 || m.Block+m.Count < m.Block || m.Block+m.Count > a.geo.Blocks:
+		return ErrRange
+	case a.shared.Tripped():
+		return ErrTripped
+	case len(a.move.queue) == cap(a.move.queue):
+		return ErrBusy
+	}
+	a.move.queue = append(a.move.queue, m)
+	a.move.advance(a)
+	return nil
+}
+
+// Advance goes on with what waited for commits. A driver calls it after it has handed
+// over a batch of outcomes by Committed.
+func (a *Arbiter) Advance() { a.move.advance(a) }
+
+// advance takes the steps that need no answer from outside.
+func (v *mover) advance(a *Arbiter) {
+	for {
+		switch v.step {
+		case moveIdle:
+			if len(v.queue) == 0 {
+				return
+			}
+			v.now = v.queue[0]
+			v.queue = append(v.queue[:0], v.queue[1:]...)
+			v.res = MoveResult{ID: v.now.ID}
+			v.at = v.now.Block
+			v.nextBatch(a)
+		case moveClaims:
+			for u := range uint64(v.n) {
+				if a.claimed(v.first + u) {
+					return
+				}
+			}
+			v.step = moveGrace
+			v.startGrace(a)
+		case moveGrace:
+			if v.waiting > 0 {
+				return
+			}
+			v.i, v.step = 0, moveCopy
+			v.freed, v.failed = v.freed[:0], v.failed[:0]
+			v.beginUnit(a)
+		case moveLimbo:
+			if v.waiting > 0 {
+				return
+			}
+			for _, spare := range v.freed {
+				a.free(spare, 1)
+			}
+			v.freed = v.freed[:0]
+			v.nextBatch(a)
+		default:
+			return // a transfer or a commit is under way
+		}
+	}
+}
+
+// startGrace asks every queue to say when all that it has in flight now has ended.
+func (v *mover) startGrace(a *Arbiter) {
+	v.generation++
+	v.waiting = a.cfg.Queues
+	for q := range a.cfg.Queues {
+		a.out = Message{Kind: MsgGrace, Queue: uint16(q), Generation: v.generation}
+		a.drv.Send(uint16(q), &a.out)
+	}
+}
+
+func (v *mover) graceDone(a *Arbiter, generation uint64) {
+	if generation == v.generation {
+		v.waiting--
+		v.advance(a)
+	}
+}
+
+// nextBatch makes the next units of the Move busy, or ends it.
+func (v *mover) nextBatch(a *Arbiter) {
+	per := a.geo.BlocksPerUnit()
+	end := v.now.Block + v.now.Count
+	switch {
+	case a.shared.Tripped():
+		v.end(a, ErrTripped)
+		return
+	case v.at >= end:
+		v.end(a, nil)
+		return
+	}
+	v.first = v.at / per
+	v.n = int(min(moveBatch, (end-1)/per-v.first+1))
+	for i := range v.n {
+		unit := v.first + uint64(i)
+		lo, hi := max(v.at, unit*per), min(end, (unit+1)*per)
+		v.units[i] = moving{mask: uint8(1<<(hi-unit*per)-1) &^ uint8(1<<(lo-unit*per)-1)}
+	}
+	v.at = min(end, (v.first+uint64(v.n))*per)
+	a.m.SetBusy(v.first, uint64(v.n), true)
+	v.step = moveClaims
+}
+
+func (v *mover) end(a *Arbiter, err error) {
+	v.res.Err = err
+	v.step = moveIdle
+	a.drv.Moved(v.res)
+}
+
+// beginUnit decides which blocks of the current unit move and starts copying
+// the first of them; past the last unit it commits.
+func (v *mover) beginUnit(a *Arbiter) {
+	for ; v.i < v.n; v.i++ {
+		u := &v.units[v.i]
+		if u.mask == 0 {
+			continue
+		}
+		info := a.m.Unit(v.first + uint64(v.i))
+		asked := u.mask
+		if v.now.ToSpare {
+			u.mask &^= info.Mapped() | info.Lost
+		} else {
+			// The blocks of one place at a time; more than one is rare.
+			u.mask = 0
+			for _, p := range info.Places[:info.N] {
+				if p.Mask&asked != 0 {
+					u.mask, u.spare = p.Mask&asked, p.Spare
+					break
+				}
+			}
+			if rest := asked & info.Mapped() &^ u.mask; rest != 0 {
+				asked &^= rest
+				v.res.Failed += uint64(popcount(rest))
+			}
+		}
+		v.res.Skipped += uint64(popcount(asked &^ u.mask))
+		if u.mask == 0 {
+			continue
+		}
+		v.tries = 0
+		if v.now.ToSpare && !v.pickSpare(a, &info) {
+			v.res.Failed += uint64(popcount(u.mask))
+			v.res.Err = ErrSpareFull
+			u.mask = 0
+			continue
+		}
+		v.from, v.to, v.single = 0, 0, false
+		if v.nextRun(a) {
+			return
+		}
+	}
+	v.commit(a)
+}
+
+// pickSpare finds a spare unit for the current unit's blocks.
+func (v *mover) pickSpare(a *Arbiter, info *UnitInfo) bool {
+	u := &v.units[v.i]
+	if v.tries == 0 {
+		for _, p := range info.Places[:info.N] {
+			if a.alloc.Service(p.Spare) == InService {
+				u.spare, u.taken = p.Spare, true
+				return true
+			}
+		}
+		u.spare, _, u.taken = a.alloc.Allocate(1, NoHint)
+	} else {
+		u.spare, u.taken = a.alloc.AllocateFar(u.spare)
+	}
+	return u.taken
+}
+
+// nextRun starts to copy the next run of the current unit's blocks, from v.to
+// on; false if there is none.
+func (v *mover) nextRun(a *Arbiter) bool {
+	u := &v.units[v.i]
+	per := uint(a.geo.BlocksPerUnit())
+	v.from = v.to
+	for v.from < per && u.mask>>v.from&1 == 0 {
+		v.from++
+	}
+	if v.from == per {
+		return false
+	}
+	v.to = v.from + 1
+	for !v.single && v.to < per && u.mask>>v.to&1 != 0 {
+		v.to++
+	}
+	v.reading, v.verifying = true, false
+	v.start(a, OpRead, v.now.ToSpare, v.data)
+	return true
+}
+
+// start transfers the current run between the buffer and its home or its spare unit.
+func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
+	per := a.geo.BlocksPerUnit()
+	unit := v.first + uint64(v.i)
+	var device uint8
+	var offset int64
+	if home {
+		device, offset = a.geo.HomeOffset(unit*per + uint64(v.from))
+	} else {
+		device, offset = a.geo.SpareOffset(v.units[v.i].spare)
+		offset += int64(v.from) * int64(a.geo.BlockSize)
+	}
+	v.transfer++
+	t := &a.outTransfer
+	*t = Transfer{
+		ID: v.transfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset,
+		Data: buf[:int(v.to-v.from)*a.geo.BlockSize],
+	}
+	a.drv.Transfer(t)
+}
+
+// Transferred takes the end of a Transfer: its whole length, or a negative errno.
+// A short result counts as EIO.
+func (a *Arbiter) Transferred(id uint64, res int32) {
+	v := &a.move
+	if v.step != moveCopy || id != v.transfer {
+		return
+	}
+	v.transferred(a, int(res) == int(v.to-v.from)*a.geo.BlockSize)
+	v.advance(a)
+}
+
+func (v *mover) transferred(a *Arbiter, ok bool) {
+	u := &v.units[v.i]
+	run := uint8(1<<v.to-1) &^ uint8(1<<v.from-1)
+	switch {
+	case v.reading && !ok && v.to-v.from > 1:
+		v.single, v.to = true, v.from
+	case v.reading && !ok:
+		u.mask &^= run
+		u.bad |= run
+		v.res.Failed++
+	case v.reading:
+		v.reading = false
+		v.start(a, OpWrite, !v.now.ToSpare, v.data)
+		return
+	case v.verifying:
+		if !ok || !bytes.Equal(v.data[:int(v.to-v.from)*a.geo.BlockSize], v.copy[:int(v.to-v.from)*a.geo.BlockSize]) {
+			u.mask &^= run
+			v.res.Failed += uint64(popcount(run))
+		}
+	case !ok && v.now.ToSpare:
+		if !v.anotherSpare(a) {
+			v.res.Failed += uint64(popcount(u.mask))
+			u.mask = 0
+		}
+	case !ok:
+		u.mask &^= run // it stays in its spare unit
+		v.res.Failed += uint64(popcount(run))
+	case !v.now.ToSpare:
+		// A home that once failed must be read back before anything relies on it.
+		v.verifying = true
+		v.start(a, OpRead, true, v.copy)
+		return
+	}
+	if u.mask != 0 && v.nextRun(a) {
+		return
+	}
+	v.i++
+	v.beginUnit(a)
+}
+
+// anotherSpare begins the current unit again with another spare unit, after a
+// write to the first one failed.
+func (v *mover) anotherSpare(a *Arbiter) bool {
+	u := &v.units[v.i]
+	v.failed = append(v.failed, failedSpare{v.first + uint64(v.i), u.spare})
+	u.taken = false
+	v.to = 0
+	v.tries++
+	return v.tries < moveTries && v.pickSpare(a, nil)
+}
+
+// commit hands the batch's changes to the journal.
+func (v *mover) commit(a *Arbiter) {
+	v.time = a.drv.WallClock()
+	v.buildEntries(a)
+	v.step = moveCommit
+	if len(v.entries) == 0 {
+		v.giveUp(a)
+		v.release(a)
+	} else if !a.journalCommit(commitMove, 0, v.entries) {
+		v.res.Failed += v.blocks()
+		v.giveUp(a)
+		v.release(a)
+	}
+}
+
+// buildEntries says what the batch changes, units in a row as one entry.
+func (v *mover) buildEntries(a *Arbiter) {
+	v.entries = v.entries[:0]
+	for i, u := range v.units[:v.n] {
+		unit := v.first + uint64(i)
+		if u.mask != 0 {
+			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.mask, State: metadata.StateHome, Cause: v.now.Cause, Time: v.time}
+			if v.now.ToSpare {
+				e.State, e.Spare = metadata.StateMapped, u.spare
+			}
+			v.add(e)
+		}
+		if u.bad != 0 {
+			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending, Cause: metadata.CauseRead, Time: v.time})
+		}
+	}
+	if v.blocks() == 0 {
+		return // every spare unit that was tried failed: that says more of the path than of them
+	}
+	for _, f := range v.failed {
+		if a.alloc.Service(f.spare) == InService {
+			v.entries = append(v.entries, metadata.Entry{
+				Spare: f.spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: v.time,
+			})
+		}
+	}
+}
+
+func (v *mover) add(e metadata.Entry) {
+	if n := len(v.entries); n > 0 {
+		p := &v.entries[n-1]
+		if p.State == e.State && p.Mask == e.Mask && p.Unit+uint64(p.Count) == e.Unit &&
+			(e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
+			p.Count++
+			return
+		}
+	}
+	v.entries = append(v.entries, e)
+}
+
+func (v *mover) blocks() (n uint64) {
+	for _, u := range v.units[:v.n] {
+		n += uint64(popcount(u.mask))
+	}
+	return n
+}
+
+// giveUp frees the spare units that were meant for the batch.
+func (v *mover) giveUp(a *Arbiter) {
+	for i, u := range v.units[:v.n] {
+		if u.taken {
+			a.freeUnused(v.first+uint64(i), u.spare)
+		}
+	}
+	for _, f := range v.failed {
+		a.freeUnused(f.unit, f.spare)
+	}
+}
+
+func (v *mover) committed(a *Arbiter, durable bool) {
+	if durable {
+		a.publish(v.entries)
+		v.res.Moved += v.blocks()
+	} else {
+		a.outcomeUnknown(v.entries)
+		v.res.Failed += v.blocks()
+	}
+	if v.now.ToSpare {
+		v.giveUp(a) // what was tried and is not in use now
+	} else if durable {
+		for i, u := range v.units[:v.n] {
+			if info := a.m.Unit(v.first + uint64(i)); u.mask != 0 && !holds(&info, u.spare) {
+				v.freed = append(v.freed, u.spare)
+			}
+		}
+	}
+	v.release(a)
+}
+
+// holds reports whether blocks of the unit live in the spare unit.
+func holds(info *UnitInfo, spare uint32) bool {
+	for _, p := range info.Places[:info.N] {
+		if p.Spare == spare {
+			return true
+		}
+	}
+	return false
+}
+
+// release lets the requests and the heals that wait for the batch go on.
+func (v *mover) release(a *Arbiter) {
+	a.m.SetBusy(v.first, uint64(v.n), false)
+	for q := range a.cfg.Queues {
+		a.out = Message{Kind: MsgWake, Queue: uint16(q)}
+		a.drv.Send(uint16(q), &a.out)
+	}
+	v.step = moveLimbo
+	v.waiting = 0
+	for i := range a.claims {
+		if c := &a.claims[i]; c.state == claimWaiting {
+			c.state = claimNone
+			a.reserve(c)
+		}
+	}
+	if len(v.freed) > 0 {
+		v.startGrace(a)
+	}
+}

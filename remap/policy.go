@@ -1,0 +1,111 @@
+package remap
+
+import (
+	"syscall"
+	"time"
+)
+
+// Class says what an errno from direct I/O means for remapping. The kernel's
+// table of block status codes and their errnos is in block/blk-core.c.
+type Class uint8
+
+const (
+	// ClassMedium is a candidate for remapping. Only a durable commit on the
+	// backing disk shows that the disk is alive but for these blocks.
+	ClassMedium Class = iota
+	// ClassResource goes away by itself: tried again after a while.
+	ClassResource
+	// ClassPath says nothing about the medium: the path, the request or the
+	// whole disk is at fault. It never uses up a spare.
+	ClassPath
+)
+
+// Classify sorts an errno, positive or negative. What is not listed counts as
+// a fault of the path: refusing to remap loses nothing.
+func Classify(errno int32) Class {
+	if errno < 0 {
+		errno = -errno
+	}
+	switch syscall.Errno(errno) {
+	case syscall.ENODATA, // BLK_STS_MEDIUM
+		syscall.EREMOTEIO, // BLK_STS_TARGET
+		syscall.EIO:       // BLK_STS_IOERR: anything
+		return ClassMedium
+	case syscall.ENOMEM, syscall.EBUSY, syscall.EAGAIN, syscall.EINTR:
+		return ClassResource
+	}
+	return ClassPath
+}
+
+// Policy says how hard to try before a block counts as bad. The zero value
+// means the defaults.
+type Policy struct {
+	// Retries is how often a single block is tried again in place before it
+	// counts as bad.
+	Retries int
+	// MaxBad is how many blocks of one request may be found bad one by one; past
+	// it the rest of what failed counts as bad without being tried.
+	MaxBad int
+	// IsolateFor is the time that a request may spend on isolating; past it
+	// the rest of what failed counts as bad.
+	IsolateFor time.Duration
+	// ResourceFor is how long an operation that fails for want of resources is
+	// tried again before the error is answered.
+	ResourceFor time.Duration
+	// Burst is how many units may be remapped at once, and PerSecond how many a
+	// second in the long run, before the breaker takes it for a dying disk.
+	Burst     uint64
+	PerSecond uint64
+}
+
+// Defaults of Policy. The burst lets a disk with thousands of bad units be
+// written over once.
+const (
+	DefaultRetries     = 2
+	DefaultMaxBad      = 16
+	DefaultIsolateFor  = 2 * time.Second
+	DefaultResourceFor = 30 * time.Second
+	DefaultBurst       = 65536
+	DefaultPerSecond   = 64
+)
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// withDefaults fills what is zero.
+func (p Policy) withDefaults() Policy {
+	orDefault(&p.Retries, DefaultRetries)
+	orDefault(&p.MaxBad, DefaultMaxBad)
+	orDefault(&p.IsolateFor, DefaultIsolateFor)
+	orDefault(&p.ResourceFor, DefaultResourceFor)
+	orDefault(&p.Burst, DefaultBurst)
+	orDefault(&p.PerSecond, DefaultPerSecond)
+	return p
+}
+
+// bucket is a token bucket over remapped units.
+type bucket struct {
+	tokens, burst, perSecond uint64
+	last                     int64 // monotonic ns of the last refill
+}
+
+// take uses n tokens, or none and reports false.
+func (b *bucket) take(n uint64, now int64) bool {
+	if elapsed := now - b.last; elapsed > 0 {
+		gained := uint64(elapsed) / uint64(time.Second) * b.perSecond
+		gained += uint64(elapsed) % uint64(time.Second) * b.perSecond / uint64(time.Second)
+		if gained > 0 {
+			b.tokens = min(b.burst, b.tokens+gained)
+			b.last = now
+		}
+	}
+	if b.tokens < n {
+		return false
+	}
+	b.tokens -= n
+	return true
+}

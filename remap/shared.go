@@ -1,0 +1,112 @@
+package remap
+
+import "sync/atomic"
+
+// MaxDevices is how many devices a set may have: the backing disk and its
+// spare devices.
+const MaxDevices = 16
+
+// Shared is what all queues of a device share. It is safe for concurrent use.
+type Shared struct {
+	geo     Geometry
+	m       *Map
+	tripped atomic.Bool
+	// written counts writes that were acknowledged from a spare device
+	// without FUA; flushed is the count that the last good flush covered. The
+	// backing disk is flushed always and is not counted: the count would be
+	// one line of memory that every queue writes to.
+	written [MaxDevices]atomic.Uint64
+	flushed [MaxDevices]atomic.Uint64
+	queues  atomic.Pointer[[]*counters]
+}
+
+// NewShared returns the state that the engines and the arbiter of one device
+// share. Every device starts out dirty: what a dead server wrote and did not
+// flush must be covered by the first flush.
+func NewShared(geo Geometry, m *Map) *Shared {
+	s := &Shared{geo: geo, m: m}
+	for i := range s.written {
+		s.written[i].Store(1)
+	}
+	return s
+}
+
+// Geometry returns the device's geometry. The caller must not change it.
+func (s *Shared) Geometry() *Geometry { return &s.geo }
+
+// Map returns the device's map.
+func (s *Shared) Map() *Map { return s.m }
+
+// Tripped reports whether the breaker is open: nothing is remapped.
+func (s *Shared) Tripped() bool { return s.tripped.Load() }
+
+// dirty reports whether a device may hold acknowledged writes that no flush
+// covered, and the count to be covered.
+func (s *Shared) dirty(device uint8) (upto uint64, dirty bool) {
+	upto = s.written[device].Load()
+	return upto, device == 0 || s.flushed[device].Load() < upto
+}
+
+// flushedTo records that a flush that began at count upto succeeded.
+func (s *Shared) flushedTo(device uint8, upto uint64) {
+	for {
+		old := s.flushed[device].Load()
+		if old >= upto || s.flushed[device].CompareAndSwap(old, upto) {
+			return
+		}
+	}
+}
+
+// Counters are sums over all queues since the server started.
+type Counters struct {
+	Reads, Writes, Flushes, Discards                      uint64 // requests finished, write-zeroes among the writes
+	ReadBytes, WriteBytes                                 uint64 // of requests that succeeded
+	ReadErrors, WriteErrors, FlushErrors, TransportErrors uint64 // failed operations on the devices
+	HealedWrites, HealedReads, FailedHeals                uint64 // requests
+}
+
+// counters is one queue's share. The engine counts in a plain Counters of its
+// own and publishes it at the end of each batch, so that counting costs the hot
+// path no locked instruction.
+type counters struct {
+	v [13]atomic.Uint64
+	_ [24]byte // keeps two queues' counters off one cache line
+}
+
+func (c *Counters) fields() [13]*uint64 {
+	return [...]*uint64{
+		&c.Reads, &c.Writes, &c.Flushes, &c.Discards, &c.ReadBytes, &c.WriteBytes,
+		&c.ReadErrors, &c.WriteErrors, &c.FlushErrors, &c.TransportErrors,
+		&c.HealedWrites, &c.HealedReads, &c.FailedHeals,
+	}
+}
+
+// Counters returns the sums as last published by each queue.
+func (s *Shared) Counters() Counters {
+	var sum Counters
+	to := sum.fields()
+	if qs := s.queues.Load(); qs != nil {
+		for _, q := range *qs {
+			for i := range q.v {
+				*to[i] += q.v[i].Load()
+			}
+		}
+	}
+	return sum
+}
+
+// enlist gives a new engine its published counters.
+func (s *Shared) enlist() *counters {
+	c := new(counters)
+	for {
+		old := s.queues.Load()
+		var list []*counters
+		if old != nil {
+			list = append(list, *old...)
+		}
+		list = append(list, c)
+		if s.queues.CompareAndSwap(old, &list) {
+			return c
+		}
+	}
+}
