@@ -136,7 +136,10 @@ func TestReadWriteFiles(t *testing.T) {
 		if err := r.RegisterSparseBuffers(16); err != nil {
 			t.Fatal(err)
 		}
-		step("empty buffer", -int32(syscall.EFAULT), func(s *SQE) { ReadFixed(s, 3, 5, 0, 512, 0); s.Fd = 3 })
+		if err := r.SetFile(3, int(f.Fd())); err != nil {
+			t.Fatal(err)
+		}
+		step("empty buffer", -int32(syscall.EFAULT), func(s *SQE) { ReadFixed(s, 3, 5, 0, 512, 0) })
 	}
 }
 

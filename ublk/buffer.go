@@ -1,0 +1,70 @@
+package ublk
+
+import (
+	"fmt"
+	"unsafe"
+
+	"ublkremap/ublk/internal/uring"
+)
+
+// A Buffer names memory for one operation of a Queue: the data of a request, or a Memory. It is only as good as what it
+// names: that of a request until Queue.Done.
+type Buffer struct {
+	addr  uint64 // an address, or an offset in a registered buffer
+	index uint16
+	fixed bool // registered buffer index
+}
+
+// At is the same buffer from n bytes later on.
+func (b Buffer) At(n uint32) Buffer {
+	b.addr += uint64(n)
+	return b
+}
+
+// RequestBuffer names the data of the request tag. It works with and without zero copy.
+func (q *Queue) RequestBuffer(tag uint16) Buffer {
+	if q.zeroCopy {
+		return Buffer{index: tag, fixed: true}
+	}
+	return Buffer{addr: q.bufAddr(tag)}
+}
+
+// RequestBytes is the data of the request tag, or nil with zero copy. For a write it holds what is to be written; for a
+// read it is to be filled before Done.
+func (q *Queue) RequestBytes(tag uint16) []byte {
+	if q.zeroCopy {
+		return nil
+	}
+	off := int(tag) * q.maxIO
+	return q.bufs[off : off+int(q.tags[tag].length) : off+q.maxIO]
+}
+
+func (q *Queue) bufAddr(tag uint16) uint64 {
+	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(q.bufs)))) + uint64(tag)*uint64(q.maxIO)
+}
+
+// Memory is memory of a handler's own that the kernel can read and write at any time: outside of the Go heap and
+// page-aligned. It belongs to its queue and is gone when the queue has ended.
+type Memory struct{ bytes []byte }
+
+// Bytes is the memory itself.
+func (m *Memory) Bytes() []byte { return m.bytes }
+
+// Buffer names the memory from off on.
+func (m *Memory) Buffer(off int) Buffer {
+	return Buffer{addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.bytes[off:]))))}
+}
+
+// NewMemory gets zeroed memory of size bytes. It is not for the hot path.
+func (q *Queue) NewMemory(size int) (*Memory, error) {
+	if size <= 0 {
+		return nil, fmt.Errorf("ublk: memory of %d bytes", size)
+	}
+	b, err := uring.Mmap(size)
+	if err != nil {
+		return nil, err
+	}
+	m := &Memory{bytes: b}
+	q.memories = append(q.memories, m)
+	return m, nil
+}

@@ -1,0 +1,85 @@
+package ublk
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// A Holder is somebody who keeps a device from going away.
+type Holder struct {
+	PID     int    // 0 if the holder is not a process
+	Command string // of the process
+	Path    string // what it holds: the device's path, a mount point or another block device
+}
+
+// String says it in a few words.
+func (h Holder) String() string {
+	if h.PID == 0 {
+		return h.Path
+	}
+	return fmt.Sprintf("process %d (%s) with %s", h.PID, h.Command, h.Path)
+}
+
+// Holders looks for those who hold a device: processes that have it, a partition of it or its server's end open, mounts
+// of this process's namespace, and block devices on top. It sees what it may see; the list can be empty though there
+// are some.
+func Holders(id int) []Holder {
+	return holders(id, "/proc", "/sys/block")
+}
+
+func holders(id int, proc, sysBlock string) []Holder {
+	var found []Holder
+	processes, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	for _, dir := range processes {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
+		fds, _ := os.ReadDir(filepath.Join(dir, "fd"))
+		for _, fd := range fds {
+			path, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+			if err != nil || !belongsTo(path, id) {
+				continue
+			}
+			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+			found = append(found, Holder{PID: pid, Command: strings.TrimSpace(string(comm)), Path: path})
+			break
+		}
+	}
+	mounts, _ := os.ReadFile(filepath.Join(proc, "self", "mountinfo"))
+	for line := range strings.Lines(string(mounts)) {
+		// proc_pid_mountinfo(5): … mount point is field 5; after the separator come type and source.
+		head, tail, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
+		fields, rest := strings.Fields(head), strings.Fields(tail)
+		if ok && len(fields) > 4 && len(rest) > 1 && belongsTo(rest[1], id) {
+			found = append(found, Holder{Path: "a mount on " + fields[4]})
+		}
+	}
+	tops, _ := os.ReadDir(filepath.Join(sysBlock, fmt.Sprintf("ublkb%d", id), "holders"))
+	for _, t := range tops {
+		found = append(found, Holder{Path: "block device " + t.Name()})
+	}
+	return found
+}
+
+// belongsTo reports whether path is one of the nodes of a device: /dev/ublkbN, /dev/ublkbNpM or /dev/ublkcN, perhaps
+// deleted already.
+func belongsTo(path string, id int) bool {
+	path = strings.TrimSuffix(path, " (deleted)")
+	name, ok := strings.CutPrefix(path, "/dev/ublk")
+	if !ok || len(name) < 2 {
+		return false
+	}
+	kind, number := name[0], name[1:]
+	if kind != 'b' && kind != 'c' {
+		return false
+	}
+	if kind == 'b' {
+		number, _, _ = strings.Cut(number, "p")
+	}
+	n, err := strconv.Atoi(number)
+	return err == nil && n == id
+}

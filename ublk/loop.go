@@ -1,0 +1,278 @@
+package ublk
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/ublk/internal/uapi"
+	"ublkremap/ublk/internal/uring"
+)
+
+// run is a queue's thread, from its beginning to its end. It says on fetched, once, that the kernel has all tags, or
+// why not. The goroutine stays locked, so that the thread, changed as it is, ends with it.
+func (q *Queue) run(target Target, fetched chan<- error) (err error) {
+	runtime.LockOSThread()
+	announced := false
+	announce := func(err error) {
+		if !announced {
+			announced = true
+			fetched <- err
+		}
+	}
+	defer func() { announce(err) }()
+	defer func() {
+		if q.ring != nil {
+			if cerr := q.ring.Close(); err == nil {
+				err = cerr
+			}
+		}
+	}()
+	if err := q.setup(); err != nil {
+		return err
+	}
+	if q.handler, err = target.NewQueue(q); err != nil {
+		return err
+	}
+	defer q.handler.Close()
+	q.armWake()
+	for tag := range q.depth {
+		q.fetch(uint16(tag))
+	}
+	if err := q.ring.SubmitAndWait(0); err != nil {
+		return err
+	}
+	q.reap()
+	if q.failure != nil {
+		return q.failure
+	}
+	announce(nil)
+	if err := q.loop(); err != nil {
+		return err
+	}
+	return q.disarmWake()
+}
+
+// loop hands over what comes and enters the kernel, until the queue is done.
+func (q *Queue) loop() error {
+	for {
+		q.reap()
+		wait := q.handler.EndBatch()
+		if q.failure != nil {
+			return q.failure
+		}
+		limit := uring.NoLimit
+		if wait > 0 {
+			limit = wait
+		}
+		if q.done() {
+			if q.ring.Pending() == 0 {
+				return nil
+			}
+			// The last answers still have to reach the kernel.
+			limit = 0
+		}
+		if err := q.ring.SubmitAndWait(limit); err != nil {
+			return err
+		}
+	}
+}
+
+// done reports whether nothing is left to wait for: the kernel has ended every tag, or the device is being left to
+// another server, and no operation is under way.
+func (q *Queue) done() bool {
+	return q.inflight == 0 && (q.alive == 0 || q.dev.leaving.Load())
+}
+
+// reap hands over all completions that are there. Since the kernel adds to them only when it is entered, this ends.
+func (q *Queue) reap() {
+	for {
+		n := q.ring.Reap(q.cqes[:])
+		for i := range q.cqes[:n] {
+			q.dispatch(&q.cqes[i])
+		}
+		if n < len(q.cqes) {
+			return
+		}
+	}
+}
+
+func (q *Queue) dispatch(c *uring.CQE) {
+	if c.UserData&ownUserData == 0 {
+		q.inflight--
+		q.handler.Complete(c.UserData, c.Res)
+		return
+	}
+	tag := uint16(c.UserData & tagMask)
+	switch c.UserData & kindMask {
+	case kindCommand:
+		q.fetched(tag, c.Res)
+	case kindWake:
+		q.woken(c.Res)
+	case kindRegister:
+		q.inflight--
+		q.bufferRegistered(tag, c.Res)
+	case kindUnregister:
+		q.inflight--
+		if c.Res < 0 {
+			q.fail(fmt.Errorf("UNREGISTER_IO_BUF of tag %d: %w", tag, syscall.Errno(-c.Res)))
+		}
+	}
+}
+
+// fetch gives a tag to the kernel for the first time.
+func (q *Queue) fetch(tag uint16) {
+	q.alive++
+	q.command(uapi.IOFetchReq, tag, 0)
+}
+
+// Done answers a request. res is 0 or the length for success, or a negative errno, which fails the whole request. For a
+// read or write, 0 is not success: it takes the whole length (Request.Length). A short answer would be taken for success
+// by the kernel and is refused: EIO is given instead, and counted.
+//
+// The tag and its buffer belong to the kernel from here on; operations on the buffer must have been completed.
+func (q *Queue) Done(tag uint16, res int32) {
+	t := &q.tags[tag]
+	if !t.owned {
+		panic("ublk: Done for a tag that has no request")
+	}
+	t.owned = false
+	switch {
+	case res < 0:
+	case !t.op.hasData():
+		res = 0
+	case int64(res) != t.length:
+		q.refused.Add(1)
+		res = -int32(unix.EIO)
+	}
+	if t.registered {
+		// Entries are carried out in their order, so the buffer is free before the commit.
+		t.registered = false
+		q.bufferCommand(uapi.IOUnregisterIOBuf, tag, kindUnregister)
+	}
+	q.command(uapi.IOCommitAndFetchReq, tag, res)
+}
+
+// command queues a fetch, or a commit and fetch, of a tag.
+func (q *Queue) command(op uint32, tag uint16, res int32) {
+	s := q.entry()
+	p := (*uapi.IOCmd)(uring.Command(s, charIndex, true, op))
+	p.QID, p.Tag, p.Result = uint16(q.id), tag, res
+	if q.zeroCopy {
+		// If the kernel cannot register the buffer it says so with the request, instead of failing it.
+		s.Addr = uapi.AutoBufReg{Index: tag, Flags: uapi.AutoBufRegFallback}.SQEAddr()
+	} else {
+		p.Addr = q.bufAddr(tag)
+	}
+	s.UserData = kindCommand | uint64(tag)
+}
+
+// bufferCommand registers or unregisters the buffer of a tag by command.
+func (q *Queue) bufferCommand(op uint32, tag uint16, kind uint64) {
+	s := q.entry()
+	p := (*uapi.IOCmd)(uring.Command(s, charIndex, true, op))
+	p.QID, p.Tag, p.Addr = uint16(q.id), tag, uint64(tag)
+	s.UserData = kind | uint64(tag)
+	q.inflight++
+}
+
+// descriptor is where the kernel describes the request of a tag.
+func (q *Queue) descriptor(tag uint16) *uapi.IODesc {
+	return (*uapi.IODesc)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(q.descMap)), uintptr(tag)*unsafe.Sizeof(uapi.IODesc{})))
+}
+
+// fetched takes the answer to a fetch: a request, or the end of the tag.
+func (q *Queue) fetched(tag uint16, res int32) {
+	t := &q.tags[tag]
+	switch res {
+	case uapi.IOResOK:
+	case uapi.IOResAbort:
+		t.dead = true
+		q.alive--
+		if q.alive == 0 {
+			// Background work of the handler is told that it should end.
+			q.handler.Wake()
+		}
+		return
+	default:
+		q.fail(fmt.Errorf("the kernel refused a command for tag %d: %w", tag, syscall.Errno(-res)))
+		return
+	}
+	d := q.descriptor(tag)
+	t.op = Op(d.OpFlags & uapi.OpMask)
+	t.length = int64(d.NrSectors) * SectorSize
+	t.owned = true
+	if d.OpFlags&uapi.IONeedRegBuf != 0 {
+		q.bufferCommand(uapi.IORegisterIOBuf, tag, kindRegister)
+		return
+	}
+	q.deliver(tag)
+}
+
+// bufferRegistered takes the answer to a registration by command.
+func (q *Queue) bufferRegistered(tag uint16, res int32) {
+	if res < 0 {
+		q.Done(tag, res)
+		return
+	}
+	q.tags[tag].registered = true
+	q.deliver(tag)
+}
+
+// deliver hands a request to the handler, unless the next server is to have it.
+func (q *Queue) deliver(tag uint16) {
+	if q.dev.leaving.Load() {
+		return
+	}
+	d := q.descriptor(tag)
+	q.handler.Request(Request{
+		Tag: tag, Op: q.tags[tag].op, Flags: RequestFlags(d.OpFlags &^ uapi.OpMask),
+		StartSector: d.StartSector, Sectors: d.NrSectors,
+	})
+}
+
+// armWake begins a read of the eventfd.
+func (q *Queue) armWake() {
+	s := q.entry()
+	uring.ReadFD(s, int(q.wakeFile.Fd()), uint64(uintptr(unsafe.Pointer(unsafe.SliceData(q.wakeWord)))), 8)
+	s.UserData = kindWake
+	q.wakeArmed = true
+}
+
+func (q *Queue) woken(res int32) {
+	q.wakeArmed = false
+	if res < 0 && res != -int32(unix.EINTR) && res != -int32(unix.EAGAIN) {
+		if res != -int32(unix.ECANCELED) {
+			q.fail(fmt.Errorf("read of the eventfd: %w", syscall.Errno(-res)))
+		}
+		return
+	}
+	// In this order: a Wakeup after the store makes the new read complete.
+	q.wakePending.Store(false)
+	q.armWake()
+	q.handler.Wake()
+}
+
+// disarmWake ends the read of the eventfd, so that its memory can be given back.
+func (q *Queue) disarmWake() error {
+	if !q.wakeArmed {
+		return nil
+	}
+	s := q.entry()
+	uring.Cancel(s, kindWake)
+	s.UserData = kindCancel
+	for q.wakeArmed && q.failure == nil {
+		if err := q.ring.SubmitAndWait(uring.NoLimit); err != nil {
+			return err
+		}
+		for _, c := range q.cqes[:q.ring.Reap(q.cqes[:])] {
+			if c.UserData&kindMask == kindWake {
+				q.wakeArmed = false
+			}
+		}
+	}
+	return q.failure
+}
