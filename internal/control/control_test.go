@@ -1,0 +1,278 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+type fake struct {
+	status  Status
+	remaps  []Remap
+	added   []Range
+	removed []Range
+	fail    error
+	stopped int
+}
+
+func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
+func (f *fake) Remaps(context.Context) ([]Remap, error) { return f.remaps, f.fail }
+func (f *fake) Resume(context.Context) error            { return f.fail }
+func (f *fake) Stop(context.Context) error              { f.stopped++; return f.fail }
+func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
+	f.added = r
+	return MoveReply{Blocks: 7}, f.fail
+}
+func (f *fake) RemoveRemaps(_ context.Context, r []Range) (MoveReply, error) {
+	f.removed = r
+	return MoveReply{Blocks: 3}, f.fail
+}
+
+func useTempDir(t *testing.T) {
+	t.Helper()
+	// Short: a socket's path has at most 107 bytes.
+	dir, err := os.MkdirTemp("", "ctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv(DirEnv, filepath.Join(dir, "run"))
+	if err := MakeDir(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func serve(t *testing.T, name string, h Handler) *Server {
+	t.Helper()
+	s, err := Serve(name, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestClientAndServer(t *testing.T) {
+	useTempDir(t)
+	spare := uint64(16)
+	f := &fake{
+		status: Status{Device: "/dev/ublkb3", ID: 3, State: StateLive, Spare: Spare{Total: 9, Devices: []SpareDevice{{"/dev/sdb", 9}}}},
+		remaps: []Remap{{Block: 8, Count: 2, Spare: &spare, State: "mapped", Cause: "write", Time: "2026-01-02T03:04:05Z"}, {Block: 99, Count: 1, State: "lost"}},
+	}
+	serve(t, "disk", f)
+	c, ctx := NewClient("disk"), context.Background()
+
+	st, err := c.Status(ctx)
+	if err != nil || !reflect.DeepEqual(*st, f.status) {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	list, err := c.Remaps(ctx)
+	if err != nil || !reflect.DeepEqual(list, f.remaps) {
+		t.Errorf("remaps: %+v, %v", list, err)
+	}
+	want := []Range{{Block: 5, Count: 3}, {Block: 1 << 40, Count: 1}}
+	if r, err := c.AddRemaps(ctx, want); err != nil || r.Blocks != 7 || !reflect.DeepEqual(f.added, want) {
+		t.Errorf("add: %v, %v, %v", r, err, f.added)
+	}
+	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 || !reflect.DeepEqual(f.removed, want) {
+		t.Errorf("remove: %v, %v, %v", r, err, f.removed)
+	}
+	if err := c.Resume(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := c.Stop(ctx); err != nil || f.stopped != 1 {
+		t.Error(err, f.stopped)
+	}
+}
+
+func TestErrorsCrossTheSocket(t *testing.T) {
+	useTempDir(t)
+	f := &fake{}
+	serve(t, "disk", f)
+	c, ctx := NewClient("disk"), context.Background()
+	for _, s := range []error{ErrInvalid, ErrRefused, ErrNotFound, ErrFailed, errors.New("something else")} {
+		f.fail = fmt.Errorf("block 7: %w: because", s)
+		want := s
+		if s.Error() == "something else" {
+			want = ErrFailed
+		}
+		for name, err := range map[string]error{
+			"resume": c.Resume(ctx),
+			"stop":   c.Stop(ctx),
+			"status": func() error { _, err := c.Status(ctx); return err }(),
+			"remaps": func() error { _, err := c.Remaps(ctx); return err }(),
+		} {
+			if !errors.Is(err, want) || err.Error() != f.fail.Error() {
+				t.Errorf("%s: %v is not %v", name, err, want)
+			}
+		}
+	}
+	f.fail = nil
+	if _, err := c.AddRemaps(ctx, nil); !errors.Is(err, ErrInvalid) {
+		t.Errorf("no ranges: %v", err)
+	}
+	if _, err := c.AddRemaps(ctx, make([]Range, maxRanges+1)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("too many ranges: %v", err)
+	}
+}
+
+func TestServerBoundsWhatItTakes(t *testing.T) {
+	useTempDir(t)
+	serve(t, "disk", &fake{})
+	c := NewClient("disk")
+	for body, want := range map[string]int{
+		`{"ranges":[{"block":1,"count":1}]}`:       http.StatusOK,
+		`{"ranges":[{"block":1,"count":1}],"x":1}`: http.StatusBadRequest,
+		`{"ranges":`:                          http.StatusBadRequest,
+		`{"ranges":[{"block":-1,"count":1}]}`: http.StatusBadRequest,
+		`{"ranges":[` + strings.Repeat(" ", maxBody) + `{"block":1,"count":1}]}`: http.StatusBadRequest,
+	} {
+		resp, err := c.http.Post("http://x/v1/remaps/add", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%.40q: %d, want %d", body, resp.StatusCode, want)
+		}
+	}
+	for path, want := range map[string]int{"/v1/stop": http.StatusMethodNotAllowed, "/v2": http.StatusNotFound} {
+		resp, err := c.http.Get("http://x" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("GET %s: %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
+func TestNobodyElseGetsIn(t *testing.T) {
+	useTempDir(t)
+	s := serve(t, "disk", &fake{})
+	st, err := os.Stat(SocketPath("disk"))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v", st.Mode(), err)
+	}
+	if st, err = os.Stat(Dir()); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v, %v", st.Mode(), err)
+	}
+	// Whoever gets past the modes is told apart by its credentials.
+	if os.Geteuid() == 0 {
+		t.Skip("root is always let in")
+	}
+	s.l.uid = -1
+	conn, err := net.Dial("unix", SocketPath("disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if n, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Errorf("read %d bytes", n)
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	useTempDir(t)
+	if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("no socket: %v", err)
+	}
+	// A socket that a dead server left behind.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath("disk")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("dead socket: %v", err)
+	}
+	serve(t, "disk", &fake{})
+	if _, err := NewClient("disk").Status(context.Background()); err != nil {
+		t.Errorf("replaced socket: %v", err)
+	}
+}
+
+func TestRecord(t *testing.T) {
+	useTempDir(t)
+	if _, err := ReadRecord("a"); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("missing: %v", err)
+	}
+	a := &Record{Name: "a", UUID: "u-a", ID: 0, Device: "/dev/ublkb0", Backing: "/dev/sda", Spares: []string{"/dev/sdb"}, PID: 12,
+		Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Queues: 2, Depth: 64, MaxIO: 1 << 19, BlockSize: 512, Blocks: 99, ZeroCopy: true, Version: "v"}
+	b := &Record{Name: "b", UUID: "u-b", ID: 4}
+	for _, r := range []*Record{b, a} {
+		if err := r.Write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := ReadRecord("a")
+	if err != nil || !reflect.DeepEqual(got, a) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, text := range map[string]string{"c": "{", "d": `{"name":"a","uuid":"x"}`, "e": strings.Repeat(" ", maxRecord+1)} {
+		if err := os.WriteFile(RecordPath(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadRecord(name); !errors.Is(err, ErrRecord) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	all, err := Records()
+	if !errors.Is(err, ErrRecord) || len(all) != 2 || all[0].Name != "a" || all[1].Name != "b" {
+		t.Errorf("%v, %v", all, err)
+	}
+	if err := a.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(Dir(), ".record-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestOwn(t *testing.T) {
+	useTempDir(t)
+	if Owned("disk") {
+		t.Error("owned by nobody")
+	}
+	o, err := Own("disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Own("disk"); !errors.Is(err, ErrOwned) || !Owned("disk") {
+		t.Errorf("second owner: %v", err)
+	}
+	if err := o.Release(); err != nil || Owned("disk") {
+		t.Error(err, "still owned")
+	}
+}
+
+func TestNamesStayInTheDirectory(t *testing.T) {
+	useTempDir(t)
+	for _, name := range []string{"../x", "/etc/x", "a/../../b"} {
+		if d := filepath.Dir(RecordPath(name)); d != Dir() {
+			t.Errorf("%s leads to %s", name, d)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(Dir(), "..", "x.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}

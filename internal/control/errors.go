@@ -1,0 +1,75 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+var (
+	// ErrNotRunning is returned by the client when no server listens on the
+	// device's socket, and by ReadRecord when there is no record.
+	ErrNotRunning = errors.New("no server runs")
+	// ErrOwned is returned by Own when another server has the name.
+	ErrOwned = errors.New("another server runs under this name")
+	// ErrRecord is returned for a runtime record that cannot be understood.
+	ErrRecord = errors.New("bad runtime record")
+
+	// A Handler wraps one of the following to say what went wrong; the client
+	// returns an error that wraps the same. Any other error is ErrFailed.
+
+	// ErrInvalid: the request makes no sense.
+	ErrInvalid = errors.New("invalid request")
+	// ErrRefused: the request was refused to protect data.
+	ErrRefused = errors.New("refused")
+	// ErrNotFound: what the request names does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrFailed: the request was tried and failed.
+	ErrFailed = errors.New("failed")
+)
+
+// answer is the body of every answer that is not 200.
+type answer struct {
+	Error string `json:"error"`
+}
+
+// One row for each sentinel that crosses the socket.
+var statuses = []struct {
+	err    error
+	status int
+}{
+	{ErrInvalid, http.StatusBadRequest},
+	{ErrRefused, http.StatusConflict},
+	{ErrNotFound, http.StatusNotFound},
+	{ErrFailed, http.StatusInternalServerError},
+}
+
+func statusOf(err error) int {
+	for _, s := range statuses {
+		if errors.Is(err, s.err) {
+			return s.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// remoteError is an error as the server told it.
+type remoteError struct {
+	kind error
+	text string
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+func errorOf(status int, text string) error {
+	if text == "" {
+		text = fmt.Sprintf("the server answered %d", status)
+	}
+	for _, s := range statuses {
+		if s.status == status {
+			return &remoteError{kind: s.err, text: text}
+		}
+	}
+	return &remoteError{kind: ErrFailed, text: text}
+}

@@ -1,0 +1,159 @@
+package control
+
+import "time"
+
+// The JSON names below are stable: scripts and the monitor rely on them. All
+// counters count from the server's start.
+
+// State says how a device is doing.
+type State string
+
+const (
+	StateLive       State = "live"       // all is well
+	StateRecovering State = "recovering" // its server died or starts; I/O waits
+	StateDegraded   State = "degraded"   // it works, but a metadata mirror or all free spares are gone
+	StateTripped    State = "tripped"    // the breaker is open: errors are passed on, nothing is remapped
+	StateFailed     State = "failed"     // it cannot be served
+)
+
+// Status is all that `status --json` tells of one device.
+type Status struct {
+	Device     string   `json:"device"` // /dev/ublkbN
+	ID         int      `json:"id"`     // N
+	Name       string   `json:"name"`
+	UUID       string   `json:"uuid"`
+	State      State    `json:"state"`
+	Backing    string   `json:"backing"`
+	BlockSize  int      `json:"block_size"`  // bytes
+	SizeBlocks uint64   `json:"size_blocks"` // of the exported device
+	Spare      Spare    `json:"spare"`
+	Remaps     uint64   `json:"remaps"`  // units with at least one block in the spare region
+	Pending    uint64   `json:"pending"` // blocks
+	Lost       uint64   `json:"lost"`    // blocks
+	Errors     Errors   `json:"errors"`
+	Heals      Heals    `json:"heals"`
+	IO         IO       `json:"io"`
+	Metadata   Metadata `json:"metadata"`
+	Scrub      Scrub    `json:"scrub"`
+	Breaker    Breaker  `json:"breaker"`
+	Features   Features `json:"features"`
+	ServerPID  int      `json:"server_pid"` // 0 if no server runs
+}
+
+// Spare tells of the spare units, in units of 4 KiB. Retired and quarantined
+// units are neither used nor free.
+type Spare struct {
+	Total   uint64        `json:"total"`
+	Used    uint64        `json:"used"`
+	Free    uint64        `json:"free"`
+	Devices []SpareDevice `json:"devices"`
+}
+
+// SpareDevice is a device that has spare units.
+type SpareDevice struct {
+	Device string `json:"device"` // path
+	Total  uint64 `json:"total"`  // units
+}
+
+// Errors counts operations on the backing and spare devices that failed.
+type Errors struct {
+	Read      uint64 `json:"read"`
+	Write     uint64 `json:"write"`
+	Flush     uint64 `json:"flush"`
+	Transport uint64 `json:"transport"` // not the medium's fault
+}
+
+// Heals counts requests that met a bad block.
+type Heals struct {
+	Writes uint64 `json:"writes"` // answered with success after remapping
+	Reads  uint64 `json:"reads"`  // answered with success after a retry
+	Failed uint64 `json:"failed"`
+}
+
+// IO counts requests of the exported device, and the bytes of those that succeeded.
+type IO struct {
+	Reads      uint64 `json:"reads"`
+	Writes     uint64 `json:"writes"`
+	Flushes    uint64 `json:"flushes"`
+	Discards   uint64 `json:"discards"`
+	ReadBytes  uint64 `json:"read_bytes"`
+	WriteBytes uint64 `json:"write_bytes"`
+}
+
+// Metadata tells of the durable remap table.
+type Metadata struct {
+	Version  int      `json:"version"`
+	Sequence uint64   `json:"sequence"` // of the newest durable record
+	Mirrors  []Mirror `json:"mirrors"`
+	LogUsed  int64    `json:"log_used"` // bytes
+	LogSize  int64    `json:"log_size"` // bytes
+}
+
+// Mirror is one copy of the metadata.
+type Mirror struct {
+	Location string `json:"location"`
+	State    string `json:"state"` // good, weak, stale or rebuilding
+}
+
+// Scrub tells of the background read of every block.
+type Scrub struct {
+	State        string     `json:"state"`
+	Position     uint64     `json:"position"` // block
+	Total        uint64     `json:"total"`    // blocks
+	Rate         uint64     `json:"rate"`     // bytes a second
+	LastFinished *time.Time `json:"last_finished"`
+}
+
+// Breaker tells whether remapping is stopped.
+type Breaker struct {
+	State  string `json:"state"` // closed or open
+	Reason string `json:"reason"`
+}
+
+// Features tells which of the kernel's abilities the device uses.
+type Features struct {
+	ZeroCopy   bool `json:"zero_copy"`
+	AutoBufReg bool `json:"auto_buf_reg"`
+	BatchIO    bool `json:"batch_io"`
+	Recovery   bool `json:"recovery"`
+}
+
+// Remap is a run of blocks that are not plainly at home.
+type Remap struct {
+	Block uint64 `json:"block"` // first exported block
+	Count uint64 `json:"count"` // blocks
+	// Spare is the spare block that holds the first block: number of the
+	// spare unit × blocks per unit + place within the unit. It is null if the
+	// blocks are not in the spare region.
+	Spare *uint64 `json:"spare"`
+	State string  `json:"state"` // mapped, pending, lost; "pending" also of blocks in the spare region
+	Cause string  `json:"cause"`
+	Time  string  `json:"time"` // RFC 3339, UTC
+}
+
+// Item is one row of `list --json`.
+type Item struct {
+	Device    string `json:"device"`
+	ID        int    `json:"id"`
+	Name      string `json:"name"`
+	UUID      string `json:"uuid"`
+	State     State  `json:"state"`
+	Backing   string `json:"backing"`
+	ServerPID int    `json:"server_pid"`
+}
+
+// Range is a run of exported blocks.
+type Range struct {
+	Block uint64 `json:"block"`
+	Count uint64 `json:"count"`
+}
+
+// MoveRequest asks to move blocks to the spare region, or home.
+type MoveRequest struct {
+	Ranges []Range `json:"ranges"`
+}
+
+// MoveReply says what was moved.
+type MoveReply struct {
+	Blocks uint64 `json:"blocks"`
+}
