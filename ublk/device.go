@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
 )
 
 // A Device is a ublk device that this process made or took over, to be served by it with Run. It stays in the kernel
@@ -214,4 +213,3 @@ func (d *Device) wait(ctx context.Context) error {
 
 // Delete removes the device from the kernel, after Stop. See Control.Delete.
 func (d *Device) Delete(ctx context.Context) error { return d.ctl.Delete(ctx, d.info.ID) }
-
