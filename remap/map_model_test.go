@@ -1,6 +1,7 @@
 package remap
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -15,7 +16,8 @@ type mapModel struct {
 	units   uint64
 	blocks  map[uint64]modelBlock // those not plain home
 	busy    map[uint64]bool
-	notes   map[uint64]note // of units with a block that is not plain home
+	notes   map[uint64]note // of the last entry about a unit
+	sorted  []uint64        // what live makes of them; nil after a change
 }
 
 type modelBlock struct {
@@ -28,6 +30,7 @@ func newMapModel(units uint64, perUnit int) *mapModel {
 }
 
 func (m *mapModel) apply(e metadata.Entry) {
+	m.sorted = nil
 	for i := uint64(0); i < uint64(e.Count); i++ {
 		unit := e.Unit + i
 		if unit >= m.units {
@@ -61,12 +64,13 @@ func (m *mapModel) apply(e metadata.Entry) {
 }
 
 func (m *mapModel) setBusy(unit, count uint64, busy bool) {
+	m.sorted = nil
+	if !busy {
+		maps.DeleteFunc(m.busy, func(u uint64, _ bool) bool { return u >= unit && u < unit+count })
+		return
+	}
 	for u := unit; u < min(unit+count, m.units); u++ {
-		if busy {
-			m.busy[u] = true
-		} else {
-			delete(m.busy, u)
-		}
+		m.busy[u] = true
 	}
 }
 
@@ -91,18 +95,19 @@ func (m *mapModel) at(block uint64) (k Kind, spare uint64) {
 // live returns, in ascending order, the blocks within [lo, hi) that are not
 // plain home.
 func (m *mapModel) live(lo, hi uint64) []uint64 {
-	var out []uint64
-	for b := range m.blocks {
-		out = append(out, b)
-	}
-	for u := range m.busy {
-		for k := uint64(0); k < m.perUnit; k++ {
-			out = append(out, u*m.perUnit+k)
+	if m.sorted == nil {
+		m.sorted = slices.Collect(maps.Keys(m.blocks))
+		for u := range m.busy {
+			for k := uint64(0); k < m.perUnit; k++ {
+				m.sorted = append(m.sorted, u*m.perUnit+k)
+			}
 		}
+		slices.Sort(m.sorted)
+		m.sorted = slices.Compact(m.sorted)
 	}
-	slices.Sort(out)
-	out = slices.Compact(out)
-	return slices.DeleteFunc(out, func(b uint64) bool { return b < lo || b >= hi })
+	i, _ := slices.BinarySearch(m.sorted, lo)
+	j, _ := slices.BinarySearch(m.sorted, hi)
+	return m.sorted[i:max(i, j)]
 }
 
 func (m *mapModel) counts() Counts {
@@ -253,7 +258,7 @@ func drawEntry(t *rapid.T) metadata.Entry {
 	e := metadata.Entry{
 		Unit: drawUnit(t),
 		// Mostly one unit; now and then past the end of a group or a leaf.
-		Count: rapid.OneOf(rapid.Just(uint32(1)), rapid.Uint32Range(1, 40), rapid.Just(uint32(leafUnits+30))).Draw(t, "count"),
+		Count: rapid.OneOf(rapid.Just(uint32(1)), rapid.Uint32Range(1, 40), rapid.Uint32Range(1, 40), rapid.SampledFrom([]uint32{1, 3, 20, leafUnits + 30})).Draw(t, "count"),
 		Mask:  rapid.OneOf(rapid.Just(uint8(0xff)), rapid.Uint8()).Draw(t, "mask"),
 		State: rapid.SampledFrom([]metadata.State{
 			metadata.StateHome, metadata.StateMapped, metadata.StateMapped, metadata.StateLost, metadata.StatePending,
@@ -295,7 +300,7 @@ func TestMapModel(t *testing.T) {
 
 		// The same by way of a Builder, and of the table's own entries. Busy
 		// is on no disk.
-		model.busy = map[uint64]bool{}
+		model.setBusy(0, modelUnits, false)
 		b := NewBuilder(modelUnits, perUnit)
 		for _, e := range log {
 			b.Apply(e)
