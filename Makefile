@@ -1,0 +1,107 @@
+# make help lists the targets. Bare go commands need the GOFLAGS below:
+#   export GOFLAGS=-ldflags=-checklinkname=0
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS   += --no-print-directory
+
+# giouring reaches into package syscall by go:linkname, which Go's linker
+# refuses since 1.23 unless it is told. The version is stamped below, so that a
+# checkout owned by somebody else builds too.
+export GOFLAGS := $(strip $(filter-out -ldflags=% -buildvcs=%,$(GOFLAGS)) -ldflags=-checklinkname=0 -buildvcs=false)
+
+VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -checklinkname=0 -X main.version=$(VERSION)
+
+## What can be set
+# One kernel series, or several: KERNEL=6.12 is one, the default both.
+KERNEL   ?= 6.12 7.3
+# A pattern of test names, as for go test -run.
+RUN      ?=
+# Packages; the default is all (unit tests), or those that use internal/vmtest (test-vm).
+PKG      ?=
+# Seeded runs of the simulator.
+SEEDS    ?= 10000
+# Time for each fuzz target.
+FUZZTIME ?= 30s
+# Options for go test, such as TESTFLAGS=-v.
+TESTFLAGS ?=
+# Further flags of vmexec, such as VMFLAGS='-mem 4096 -keep'.
+VMFLAGS  ?=
+
+VMEXEC  = $(CURDIR)/bin/vmexec
+# go test splits -exec at spaces, so the checkout's path goes in quotes.
+VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
+GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full sim lint fmt bench demo fuzz clean help FORCE
+
+build: bin/ublk-remap ## build the static binary bin/ublk-remap
+
+bin/ublk-remap: FORCE
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ublk-remap
+
+vmexec: bin/vmexec ## build bin/vmexec, which runs programs in guests
+
+bin/vmexec: FORCE
+	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/vmexec
+
+FORCE:
+
+deps: ## install what the tests need on Debian (says what; asks nothing)
+	scripts/deps
+
+test: test-unit sim test-vm ## unit tests with -race, the simulator, and both kernels
+
+test-unit: ## unit tests with -race, on this machine
+	go test -race -timeout 15m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
+
+# One recipe per kernel, so that they run side by side: an emulated guest
+# keeps one CPU busy. Lines are marked with the kernel.
+VM_TARGETS = $(addprefix test-vm@,$(KERNEL))
+.PHONY: $(VM_TARGETS)
+
+test-vm: build vmexec ## tests in guests: KERNEL=6.12 RUN=TestX PKG=./ublk/...
+	@$(MAKE) -j$(words $(KERNEL)) --no-builtin-rules $(VM_TARGETS)
+
+$(VM_TARGETS): test-vm@%:
+	@echo "== kernel $*: $${UBLK_REMAP_FULL:+whole cross}"; \
+	pkgs='$(PKG)'; \
+	if [ -z "$$pkgs" ]; then pkgs=$$(scripts/vm-packages); fi; \
+	go test -count=1 -p 1 -timeout 60m -exec "$(VM_EXEC) -kernel $*" $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $$pkgs 2>&1 | sed -u 's/^/[$*] /'
+
+test-vm-full: export UBLK_REMAP_FULL := 1
+test-vm-full: test-vm ## the whole cross of features in guests (takes long)
+
+sim: ## the simulator: SEEDS=100000 for the long mode
+	UBLK_REMAP_SIM_SEEDS=$(SEEDS) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./internal/sim/...
+
+lint: ## golangci-lint with the import map, and go.mod's tidiness
+	$(GOLANGCI) run ./...
+	go mod tidy -diff
+	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q 'bash$$'; then bash -n "$$f"; fi; done
+
+fmt: ## format the Go files
+	$(GOLANGCI) fmt ./...
+
+bench: ## benchmarks with -benchmem: RUN=BenchmarkMap PKG=./bench/...
+	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench/...)
+
+demo: build ## the main job, shown on this machine or in a guest
+	@if [ ! -c /dev/ublk-control ] && ! modprobe -q ublk_drv 2>/dev/null; then $(MAKE) vmexec; fi
+	scripts/demo
+
+fuzz: ## every fuzz target for FUZZTIME each: PKG=./metadata
+	@for pkg in $$(go list $(or $(PKG),./...)); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+clean: ## remove what was built; the cache stays
+	rm -rf bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
