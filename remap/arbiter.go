@@ -83,6 +83,7 @@ type Arbiter struct {
 	reason   string
 	low      bool // AlertSpareLow or AlertSpareFull was given
 
+	grace       grace
 	move        mover
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage
 	outTransfer Transfer // likewise
@@ -109,7 +110,8 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 // Receive takes a message from an engine.
 func (a *Arbiter) Receive(m *Message) {
 	if m.Kind == MsgGraceDone {
-		a.move.graceDone(a, m.Generation)
+		a.grace.done(a, m.Generation)
+		a.move.advance(a)
 		return
 	}
 	i := int(m.Queue)*a.cfg.Depth + int(m.Tag)
@@ -124,13 +126,13 @@ func (a *Arbiter) Receive(m *Message) {
 		if m.Kind == MsgGiveUp {
 			a.trip("every spare unit that was tried failed")
 		}
-		a.move.advance(a)
 	case MsgCommit:
 		c.msg = *m
 		a.commit(i)
 	case MsgPending:
 		a.pending(i, m)
 	}
+	a.move.advance(a)
 }
 
 func (a *Arbiter) answer(c *claim, kind MessageKind) {
@@ -285,8 +287,8 @@ func (a *Arbiter) letGo(c *claim) {
 }
 
 // freeUnused frees a spare unit that served a unit, unless blocks live there or
-// another claim has to do with it. Nobody else can have looked at it: a spare
-// unit that was never published needs no grace period.
+// another claim has to do with it, once a grace period has passed: blocks may
+// have lived there, and left, while the claim held it.
 func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 	if info := a.m.Unit(unit); holds(&info, spare) {
 		return
@@ -303,8 +305,8 @@ func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 			return
 		}
 	}
-	if a.alloc.IsUsed(spare) {
-		a.free(spare, 1)
+	if a.alloc.IsUsed(spare) && !a.grace.inLimbo(spare) {
+		a.grace.vacate(a, spare)
 	}
 }
 
@@ -390,7 +392,6 @@ func (a *Arbiter) commit(i int) {
 	c.state, c.time = claimCommitting, a.drv.WallClock()
 	if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
 		a.refuse(c, MsgFailed)
-		a.move.advance(a)
 	}
 }
 
@@ -465,12 +466,59 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 // publish makes durable entries visible.
 func (a *Arbiter) publish(entries []metadata.Entry) {
 	for _, e := range entries {
-		if e.State.OfSpare() {
-			must(a.alloc.Apply(e))
-		} else {
+		switch e.State {
+		case metadata.StateMapped, metadata.StateHome, metadata.StateLost:
+			if !a.anyPlaces(e) {
+				a.m.Apply(e)
+				continue
+			}
+			for i := range uint64(e.Count) {
+				a.publishUnit(e, i)
+			}
+		case metadata.StatePending:
 			a.m.Apply(e)
+		default:
+			must(a.alloc.Apply(e))
 		}
 	}
+}
+
+// anyPlaces reports whether blocks of an entry's units live in spare units.
+func (a *Arbiter) anyPlaces(e metadata.Entry) bool {
+	for i := range uint64(e.Count) {
+		if info := a.m.Unit(e.Unit + i); info.N > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// publishUnit publishes the i-th unit of an entry that moves blocks, and sets
+// the spare units aside that no block lives in any more.
+func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
+	e.Unit += i
+	e.Count = 1
+	if e.State == metadata.StateMapped {
+		e.Spare += uint32(i)
+	}
+	before := a.m.Unit(e.Unit)
+	a.m.Apply(e)
+	after := a.m.Unit(e.Unit)
+	for _, p := range before.Places[:before.N] {
+		if !holds(&after, p.Spare) && a.alloc.IsUsed(p.Spare) && !a.grace.inLimbo(p.Spare) && !a.given(e.Unit, p.Spare) {
+			a.grace.vacate(a, p.Spare)
+		}
+	}
+}
+
+// given reports whether a claim still writes to the spare unit; it will free it.
+func (a *Arbiter) given(unit uint64, spare uint32) bool {
+	for i := range a.claims {
+		if s, ok := a.claims[i].spareOf(unit); ok && s == spare {
+			return true
+		}
+	}
+	return false
 }
 
 // outcomeUnknown takes entries whose record may or may not be on the media. Until

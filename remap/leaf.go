@@ -76,8 +76,9 @@ const (
 	cellMapped  = 32
 	cellLost    = 40
 	cellPending = 48
+	cellBusyBit = 56
 
-	cellBusy cell = 1 << 56 // the unit is being relocated
+	cellBusy cell = 1 << cellBusyBit // the unit is being relocated
 	cellWide cell = 1 << 57 // its blocks live in more than one spare unit
 )
 
@@ -100,11 +101,17 @@ func (c cell) blocks(all uint8) uint8 {
 
 // kind returns the kind of block i.
 func (c cell) kind(i uint) Kind {
-	k := Kind(c>>(cellMapped+i)&1) | Kind(c>>(cellLost+i)&1)<<1 | Kind(c>>(cellPending+i)&1)<<2
-	if c&cellBusy != 0 {
-		k |= KindBusy
-	}
-	return k
+	at := c >> (i & 7)
+	return Kind(at>>cellMapped&1) | Kind(at>>cellLost&1)<<1 | Kind(at>>cellPending&1)<<2 | Kind(c>>cellBusyBit&1)<<3
+}
+
+// alike returns the mask of the blocks that are of kind k. Bits of blocks that
+// the unit does not have may be set.
+func (c cell) alike(k Kind) uint8 {
+	// Each -(flag) is all ones if the flag is set.
+	unlike := c.mapped() ^ -uint8(k&1) | c.lost() ^ -uint8(k>>1&1) | c.pending() ^ -uint8(k>>2&1) |
+		-((uint8(c>>cellBusyBit) ^ uint8(k>>3)) & 1)
+	return ^unlike
 }
 
 // uniform returns the cell of a unit of which all blocks are of kind k, in

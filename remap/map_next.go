@@ -154,7 +154,17 @@ func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
 // same returns the first block of the unit, at or after i, that is not of kind
 // k or not in that spare unit.
 func (l *leaf) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
-	for i < perUnit && c.kind(i) == k && (k&KindMapped == 0 || l.spareOf(c, i) == spare) {
+	n := min(perUnit, i+uint(bits.TrailingZeros8(^(c.alike(k)>>(i&7)))))
+	if k&KindMapped == 0 {
+		return n
+	}
+	if c&cellWide == 0 {
+		if c.spare() != spare {
+			return i
+		}
+		return n
+	}
+	for spares := &(*l.wide)[c.spare()]; i < n && spares[i&7] == spare; {
 		i++
 	}
 	return i

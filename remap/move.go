@@ -29,12 +29,12 @@ type MoveResult struct {
 type moveStep uint8
 
 const (
-	moveIdle   moveStep = iota
-	moveClaims          // for heals of the busy units to end
-	moveGrace           // for I/O that looked at the Map before the units were busy
-	moveCopy            // for a transfer
-	moveCommit          // for the journal
-	moveLimbo           // for I/O that looked at the Map before the move, to vacated spare units
+	moveIdle   moveStep = iota // for a Move
+	moveNext                   // for nothing: the next batch is due
+	moveClaims                 // for heals of the busy units to end
+	moveGrace                  // for I/O that looked at the Map before the units were busy
+	moveCopy                   // for a transfer
+	moveCommit                 // for the journal
 )
 
 const (
@@ -58,10 +58,9 @@ type failedSpare struct {
 }
 
 // mover carries out Moves, one batch of units after the other. The units of a
-// batch are busy: requests that meet them wait, and heals of them too. Grace
-// periods before and after make sure that no queue has I/O in flight that
-// looked at an older Map: before, since it could be a write to the source behind the copy's back;
-// after, since a vacated spare unit may be handed out again.
+// batch are busy: requests that meet them wait, and heals of them too. A grace
+// period makes sure that no queue has I/O in flight that looked at an older
+// Map: it could be a write to the source behind the copy's back.
 type mover struct {
 	step  moveStep
 	queue []Move
@@ -80,18 +79,14 @@ type mover struct {
 	tries      int
 	data, copy []byte
 	transfer   uint64
-	freed      []uint32 // spare units that the batch vacated
 	failed     []failedSpare
 
-	generation uint64
-	waiting    int // queues that have not answered the grace request
-	entries    []metadata.Entry
-	time       uint32
+	entries []metadata.Entry
+	time    uint32
 }
 
 func (v *mover) init(cfg ArbiterConfig) {
 	v.queue = make([]Move, 0, moveMaxQueue)
-	v.freed = make([]uint32, 0, moveBatch)
 	v.failed = make([]failedSpare, 0, moveBatch*moveTries)
 	v.entries = make([]metadata.Entry, 0, (2+moveTries)*moveBatch)
 	v.data = cfg.Buffer[:metadata.UnitSize]
@@ -123,57 +118,39 @@ func (v *mover) advance(a *Arbiter) {
 		switch v.step {
 		case moveIdle:
 			if len(v.queue) == 0 {
+				if len(a.grace.limbo) > 0 && a.grace.waiting == 0 {
+					a.grace.begin(a)
+				}
 				return
 			}
 			v.now = v.queue[0]
 			v.queue = append(v.queue[:0], v.queue[1:]...)
 			v.res = MoveResult{ID: v.now.ID}
 			v.at = v.now.Block
+			v.step = moveNext
+		case moveNext:
 			v.nextBatch(a)
 		case moveClaims:
+			if a.grace.waiting > 0 {
+				return // for limbo; it began before the units were busy
+			}
 			for u := range uint64(v.n) {
 				if a.claimed(v.first + u) {
 					return
 				}
 			}
 			v.step = moveGrace
-			v.startGrace(a)
+			a.grace.begin(a)
 		case moveGrace:
-			if v.waiting > 0 {
+			if a.grace.waiting > 0 {
 				return
 			}
 			v.i, v.step = 0, moveCopy
-			v.freed, v.failed = v.freed[:0], v.failed[:0]
+			v.failed = v.failed[:0]
 			v.beginUnit(a)
-		case moveLimbo:
-			if v.waiting > 0 {
-				return
-			}
-			for _, spare := range v.freed {
-				a.free(spare, 1)
-			}
-			v.freed = v.freed[:0]
-			v.nextBatch(a)
 		default:
 			return // a transfer or a commit is under way
 		}
-	}
-}
-
-// startGrace asks every queue to say when all that it has in flight now has ended.
-func (v *mover) startGrace(a *Arbiter) {
-	v.generation++
-	v.waiting = a.cfg.Queues
-	for q := range a.cfg.Queues {
-		a.out = Message{Kind: MsgGrace, Queue: uint16(q), Generation: v.generation}
-		a.drv.Send(uint16(q), &a.out)
-	}
-}
-
-func (v *mover) graceDone(a *Arbiter, generation uint64) {
-	if generation == v.generation {
-		v.waiting--
-		v.advance(a)
 	}
 }
 
@@ -455,15 +432,7 @@ func (v *mover) committed(a *Arbiter, durable bool) {
 		a.outcomeUnknown(v.entries)
 		v.res.Failed += v.blocks()
 	}
-	if v.now.ToSpare {
-		v.giveUp(a) // what was tried and is not in use now
-	} else if durable {
-		for i, u := range v.units[:v.n] {
-			if info := a.m.Unit(v.first + uint64(i)); u.mask != 0 && !holds(&info, u.spare) {
-				v.freed = append(v.freed, u.spare)
-			}
-		}
-	}
+	v.giveUp(a) // what was tried and is not in use now
 	v.release(a)
 }
 
@@ -484,15 +453,11 @@ func (v *mover) release(a *Arbiter) {
 		a.out = Message{Kind: MsgWake, Queue: uint16(q)}
 		a.drv.Send(uint16(q), &a.out)
 	}
-	v.step = moveLimbo
-	v.waiting = 0
+	v.step = moveNext
 	for i := range a.claims {
 		if c := &a.claims[i]; c.state == claimWaiting {
 			c.state = claimNone
 			a.reserve(c)
 		}
-	}
-	if len(v.freed) > 0 {
-		v.startGrace(a)
 	}
 }

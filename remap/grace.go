@@ -1,0 +1,50 @@
+package remap
+
+import "slices"
+
+// grace is the Arbiter's way to know that no queue acts on an older Map any
+// more: it asks every engine to say when all operations that it has in flight
+// have ended. One grace period is under way at a time.
+//
+// Spare units that blocks have left wait in limbo for one: a queue may still
+// have a write on its way there.
+type grace struct {
+	generation uint64
+	waiting    int      // queues that have not answered
+	limbo      []uint32 // spare units that no block lives in any more
+	freeing    int      // how many of limbo the period under way frees
+}
+
+// begin asks every queue. No period may be under way.
+func (g *grace) begin(a *Arbiter) {
+	g.generation++
+	g.waiting = a.cfg.Queues
+	g.freeing = len(g.limbo)
+	for q := range a.cfg.Queues {
+		a.out = Message{Kind: MsgGrace, Queue: uint16(q), Generation: g.generation}
+		a.drv.Send(uint16(q), &a.out)
+	}
+}
+
+// done takes a queue's answer.
+func (g *grace) done(a *Arbiter, generation uint64) {
+	if generation != g.generation || g.waiting == 0 {
+		return
+	}
+	if g.waiting--; g.waiting > 0 {
+		return
+	}
+	for _, spare := range g.limbo[:g.freeing] {
+		a.free(spare, 1)
+	}
+	g.limbo = append(g.limbo[:0], g.limbo[g.freeing:]...)
+	g.freeing = 0
+}
+
+// vacate puts a spare unit into limbo.
+func (g *grace) vacate(a *Arbiter, spare uint32) {
+	must(a.alloc.SetLimbo(spare, 1))
+	g.limbo = append(g.limbo, spare)
+}
+
+func (g *grace) inLimbo(spare uint32) bool { return slices.Contains(g.limbo, spare) }
