@@ -1,0 +1,63 @@
+package remap
+
+import (
+	"fmt"
+
+	"ublkremap/metadata"
+)
+
+// Restored is the live state of a device, rebuilt from its metadata: what
+// NewShared and NewArbiter are made of.
+type Restored struct {
+	Geometry  Geometry
+	Map       *Map
+	Allocator *Allocator
+}
+
+// GeometryOf translates a layout.
+func GeometryOf(l *metadata.Layout) Geometry {
+	g := Geometry{
+		BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(), Devices: len(l.Devices()),
+	}
+	if g.HeadBlocks > 0 {
+		g.HeadDevice, g.HeadOffset = l.HomeOf(0)
+	}
+	for _, r := range l.SpareRegions() {
+		g.Spares = append(g.Spares, SpareExtent{
+			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,
+		})
+	}
+	return g
+}
+
+// Restore rebuilds the map and the allocator of a set. replay calls its
+// argument with every entry of the checkpoint and the log, in order, as
+// metadata.Image.Replay does. An error of replay is passed on; it wraps
+// metadata.ErrDamaged if two units claim one spare unit.
+func Restore(l *metadata.Layout, replay func(func(metadata.Entry) error) error) (*Restored, error) {
+	r := &Restored{Geometry: GeometryOf(l)}
+	regions := make([]SpareRegion, len(r.Geometry.Spares))
+	for i, e := range r.Geometry.Spares {
+		regions[i] = SpareRegion{First: e.First, Count: e.Count}
+	}
+	var err error
+	if r.Allocator, err = NewAllocator(regions); err != nil {
+		return nil, err
+	}
+	b := NewBuilder(l.Units(), int(r.Geometry.BlocksPerUnit()))
+	err = replay(func(e metadata.Entry) error {
+		if e.State.OfSpare() {
+			return r.Allocator.Apply(e)
+		}
+		b.Apply(e)
+		return nil
+	})
+	r.Map = b.Map()
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Allocator.TakeMap(r.Map); err != nil {
+		return nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
+	}
+	return r, nil
+}
