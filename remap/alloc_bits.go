@@ -44,8 +44,8 @@ func (s bitset) count(lo, hi uint64) (n uint64) {
 // nextSet returns the first member in [lo, hi), or hi.
 func (s bitset) nextSet(lo, hi uint64) uint64 {
 	for ; lo < hi; lo = (lo | 63) + 1 {
-		if w := s[lo/64] & wordMask(lo, hi); w != 0 {
-			return lo&^63 + uint64(bits.TrailingZeros64(w))
+		if w := s[lo/64] >> (lo % 64); w != 0 {
+			return min(hi, lo+uint64(bits.TrailingZeros64(w)))
 		}
 	}
 	return hi
@@ -54,8 +54,8 @@ func (s bitset) nextSet(lo, hi uint64) uint64 {
 // nextClear returns the first number in [lo, hi) that is not in the set, or hi.
 func (s bitset) nextClear(lo, hi uint64) uint64 {
 	for ; lo < hi; lo = (lo | 63) + 1 {
-		if w := ^s[lo/64] & wordMask(lo, hi); w != 0 {
-			return lo&^63 + uint64(bits.TrailingZeros64(w))
+		if w := ^s[lo/64] >> (lo % 64); w != 0 {
+			return min(hi, lo+uint64(bits.TrailingZeros64(w)))
 		}
 	}
 	return hi

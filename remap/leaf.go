@@ -79,7 +79,7 @@ const (
 	cellBusyBit = 56
 
 	cellBusy cell = 1 << cellBusyBit // the unit is being relocated
-	cellWide cell = 1 << 57 // its blocks live in more than one spare unit
+	cellWide cell = 1 << 57          // its blocks live in more than one spare unit
 )
 
 // wideUnit holds the spare unit of each mapped block of a unit whose blocks
@@ -109,8 +109,10 @@ func (c cell) kind(i uint) Kind {
 // the unit does not have may be set.
 func (c cell) alike(k Kind) uint8 {
 	// Each -(flag) is all ones if the flag is set.
-	unlike := c.mapped() ^ -uint8(k&1) | c.lost() ^ -uint8(k>>1&1) | c.pending() ^ -uint8(k>>2&1) |
-		-((uint8(c>>cellBusyBit) ^ uint8(k>>3)) & 1)
+	unlike := (c.mapped() ^ -uint8(k&1)) | (c.lost() ^ -uint8(k>>1&1)) | (c.pending() ^ -uint8(k>>2&1))
+	if (c&cellBusy != 0) != (k&KindBusy != 0) {
+		return 0
+	}
 	return ^unlike
 }
 

@@ -66,15 +66,16 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 	for sum := l.summary & summaryMask(lo, hi); sum != 0; sum &= sum - 1 {
 		g := uint32(bits.TrailingZeros64(sum))
 		word, at := l.group(g)
-		for units := word & 0xffff; units != 0; units &= units - 1 {
+		units := word & 0xffff
+		if g == lo>>groupShift {
+			units &= 0xffff << (lo & (groupUnits - 1))
+		}
+		if g == hi>>groupShift {
+			units &= 0xffff >> (groupUnits - 1 - hi&(groupUnits-1))
+		}
+		for ; units != 0; units &= units - 1 {
 			k := uint32(bits.TrailingZeros32(units))
 			pos := g<<groupShift | k
-			if pos < lo {
-				continue
-			}
-			if pos > hi {
-				return Run{}, false
-			}
 			unit, index := base+uint64(pos), rank(word, k)
 			live := l.records[index].cell.blocks(m.all)
 			if unit == first {
@@ -117,6 +118,16 @@ func (c *cursor) forward(l *leaf) bool {
 	return c.word>>k&1 != 0
 }
 
+// row returns the records of the units in a row from the cursor on, as far as
+// its group goes, and moves to the last of them.
+func (c *cursor) row(l *leaf) []record {
+	n := bits.TrailingZeros32(^(c.word & 0xffff >> (c.pos & (groupUnits - 1))))
+	row := l.records[c.index : c.index+n]
+	c.pos += uint32(n - 1)
+	c.index += n - 1
+	return row
+}
+
 // run returns the run that begins with block i of the unit at c, whose first
 // block is start. The block must not be plain home.
 func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
@@ -138,13 +149,16 @@ func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
 			step = 1
 		}
 		want := uniform(r.Kind, m.all, spare) + step
+	rows:
 		for r.Start+r.Count < end && c.forward(l) {
-			if ce = l.records[c.index].cell; ce != want {
-				r.Count += uint64(l.same(ce, r.Kind, want.spare(), 0, perUnit))
-				break
+			for _, next := range c.row(l) {
+				if next.cell != want {
+					r.Count += uint64(l.same(next.cell, r.Kind, want.spare(), 0, perUnit))
+					break rows
+				}
+				r.Count += uint64(perUnit)
+				want += step
 			}
-			r.Count += uint64(perUnit)
-			want += step
 		}
 	}
 	r.Count = min(r.Count, end-r.Start)
