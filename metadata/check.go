@@ -25,16 +25,6 @@ type Report struct {
 	Problems   []Problem   `json:"problems"`
 }
 
-// TableCounts sums a table up.
-type TableCounts struct {
-	Mapped      uint64 `json:"mapped"`  // units with a block in a spare unit
-	Lost        uint64 `json:"lost"`    // blocks
-	Pending     uint64 `json:"pending"` // blocks
-	SparesUsed  uint64 `json:"spares_used"`
-	Retired     uint64 `json:"retired"`     // spare units
-	Quarantined uint64 `json:"quarantined"` // spare units
-}
-
 // OK reports that there are no errors; warnings do not count.
 func (r *Report) OK() bool { panic("in the works") }
 

@@ -1,12 +1,9 @@
 package metadata
 
+import "fmt"
+
+// maxMirrors is the most mirrors that a set has.
 const maxMirrors = 8
-
-// MaxEntries is how many entries a log record holds, and so the most that one
-// transaction may have. Frozen with format version 4.
-const MaxEntries = (PageSize - recordHeader) / entrySize // 166
-
-const recordHeader = 112
 
 // Ticket names a transaction, an Open or a Checkpoint. Tickets count up from 1.
 type Ticket uint64
@@ -37,8 +34,9 @@ type Result struct {
 // Source gives the live table, for checkpoints. The Committer calls it only
 // from within its own methods, on the caller's goroutine.
 //
-// The table must show every change whose ticket Results has returned as
-// durable, from the next call into the Committer on. It may show newer ones.
+// The table must be complete when Open is called. It must show every change
+// whose ticket Results has returned as durable, from the next call into the
+// Committer on. It may show newer ones.
 type Source interface {
 	// Entries fills dst with entries from cursor on, and returns how many, the
 	// cursor to go on from, and whether that was all. The first cursor is 0;
@@ -105,8 +103,9 @@ type Status struct {
 	Checkpoint  bool           `json:"checkpoint"` // one is being written
 	Checkpoints uint64         `json:"checkpoints"`
 	Suspended   bool           `json:"suspended"` // Resume is needed
-	// Err is why commits are suspended or checkpoints fail: ErrLogFull,
-	// ErrTableFull, or what a device reported.
+	// Err is the last thing that went wrong: why commits are suspended or
+	// checkpoints fail. ErrLogFull, ErrTableFull, ErrInvalidEntry (of a
+	// Source), or what a device reported.
 	Err error `json:"-"`
 }
 
@@ -115,56 +114,442 @@ type Status struct {
 // It is sans-I/O: Ops hands out writes, Done takes their ends, Results hands
 // out how tickets ended. It keeps no clock, starts no goroutine, and is for a
 // single goroutine. Commit, Ops, Done and Results allocate nothing in the
-// steady state.
-type Committer struct{}
+// steady state, so that they work while memory is short.
+//
+// Its parts, each with at most one step under way: the record (flight.go), the
+// checkpoint (checkpoint.go), the superblocks (sbupdate.go). A superblock
+// update and a new record exclude each other; a checkpoint goes on beside both.
+type Committer struct {
+	layout  *Layout
+	src     Source
+	session uint64
+	now     uint32
+	ms      []cmirror
 
-// NewCommitter makes the Committer of a loaded image. src is asked for the
+	phase     phase
+	suspended bool
+	err       error // why the last thing failed
+
+	maxEpoch uint64 // the largest ever used or seen
+	seq      uint64 // the last one used or seen
+
+	durable link // the newest durable record
+	// The newest record whose results were put into results, and the newest
+	// one whose results the caller has: only of that can the Source be
+	// expected to know, so only that can be covered by a checkpoint.
+	reported, collected link
+	records             uint64 // durable records since the start; the measure of back-off
+
+	lastTicket Ticket
+	openTicket Ticket
+	queue      txQueue
+	rec        flight
+	ck         checkpoint
+	sb         sbUpdate
+
+	// What the caller was handed stays as it is while new ones gather.
+	ops, handedOps []Op
+
+	opSlots [2*maxMirrors + 1]opSlot
+	changed bool // something moved that may let something else begin
+
+	results, handed []Result
+}
+
+type phase uint8
+
+const (
+	phaseClosed phase = iota
+	phaseSuperblocks
+	phaseCheckpoint
+	phaseRepair
+	phaseEpoch
+	phaseOpen
+)
+
+// mirrorRebuilt: a checkpoint has brought the mirror back, but the superblock
+// still says that it is stale.
+const mirrorRebuilt MirrorState = "rebuilt"
+
+// fate is how far a mirror has come with a step that all mirrors take.
+type fate uint8
+
+const (
+	fateNone fate = iota // takes no part
+	fatePending
+	fateDone
+	fateFailed
+)
+
+// cmirror is the Committer's view of a mirror.
+type cmirror struct {
+	mirrorAt
+	state     MirrorState
+	was       MirrorState // before it became stale with the record under way
+	staleFrom Position
+
+	// slots is what the atoms of the log hold: the position of a record that
+	// a load would need, or zero, if the atom may be overwritten.
+	slots []Position
+	used  int
+	next  int      // where to look for a free one
+	cover Position // what its newest checkpoint covers
+	new   int      // the slot of its newest checkpoint, or -1
+
+	recFate fate
+	recSlot int
+	recTry  int
+
+	ckFate fate
+	ckSlot int
+	ckTry  int
+	// Failed checkpoints in a row; no other is tried, unless asked for, before
+	// that many records.
+	fails     uint
+	notBefore uint64
+	forced    int // checkpoints tried in vain since its log is full
+}
+
+// takes reports whether records are written to the mirror.
+func (m *cmirror) takes() bool { return m.state != MirrorStale }
+
+// sound reports whether a record on the mirror counts as durable.
+func (m *cmirror) sound() bool {
+	return m.device == 0 && (m.state == MirrorGood || m.state == MirrorWeak)
+}
+
+func (m *cmirror) full() bool { return m.used == len(m.slots) }
+
+// free returns a log slot that may be overwritten.
+func (m *cmirror) free() (slot int, ok bool) {
+	if m.full() {
+		return 0, false
+	}
+	for m.slots[m.next] != (Position{}) {
+		m.next = (m.next + 1) % len(m.slots)
+	}
+	slot = m.next
+	m.next = (m.next + 1) % len(m.slots)
+	return slot, true
+}
+
+// hold notes that a slot has a record that a load needs.
+func (m *cmirror) hold(slot int, p Position) {
+	if m.slots[slot] == (Position{}) {
+		m.used++
+	}
+	m.slots[slot] = p
+}
+
+// release frees all slots up to a position.
+func (m *cmirror) release(p Position) {
+	for i, q := range m.slots {
+		if q != (Position{}) && !p.Less(q) {
+			m.slots[i] = Position{}
+			m.used--
+		}
+	}
+}
+
+type opKind uint8
+
+const (
+	opRecord opKind = iota
+	opCheckpoint
+	opSuperblock
+)
+
+type opSlot struct {
+	busy bool
+	id   OpID
+}
+
+// NewCommitter makes the Committer of a loaded image, which must be the
+// newest: nothing may have written to the set since. src is asked for the
 // table when a checkpoint is written. Errors: ErrReadOnly.
-func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) { panic("in the works") }
+func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
+	if img.readOnly {
+		return nil, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+	}
+	c := &Committer{
+		layout: img.layout, src: src, session: opts.Session,
+		maxEpoch: img.maxEpoch, seq: img.maxSequence,
+		durable: img.tip, reported: img.tip, collected: img.tip,
+		ops: make([]Op, 0, 2*maxMirrors+1), handedOps: make([]Op, 0, 2*maxMirrors+1),
+		results: make([]Result, 0, 256), handed: make([]Result, 0, 256),
+	}
+	if c.seq < creation.Sequence {
+		c.seq = creation.Sequence
+	}
+	atom := int(img.sb.AtomSize)
+	c.rec.buf = AlignedBytes(atom)
+	c.ck.generation = img.maxCheckpoint
+	chunk := opts.CheckpointChunk
+	if chunk <= 0 {
+		chunk = defaultChunk
+	}
+	chunk = min(roundUp(chunk, atom), int(min(img.sb.SlotBytes, maxLogBytes)))
+	c.ck.buf = AlignedBytes(chunk)
+	c.sb.init(img)
+	for i := range img.mirrors {
+		c.ms = append(c.ms, newMirror(&img.mirrors[i], img))
+		for _, r := range img.mirrors[i].repairs {
+			c.rec.repairs = append(c.rec.repairs, mirrorRepair{i, r})
+		}
+	}
+	return c, nil
+}
+
+func newMirror(mi *mirrorImage, img *Image) cmirror {
+	m := cmirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1, slots: make([]Position, len(mi.slots))}
+	if mi.stale {
+		// All of it may be overwritten: a checkpoint brings it back.
+		m.state, m.staleFrom = MirrorStale, mi.staleFrom
+		for s, h := range mi.headers {
+			if h != nil && *h == img.checkpoint.header {
+				m.new = s // but that last, the image rests on it
+			}
+		}
+		return m
+	}
+	var newest checkpointID
+	for s, h := range mi.headers {
+		if h != nil && (h.epoch > newest.epoch || h.epoch == newest.epoch && h.generation > newest.generation) &&
+			!img.checkpoint.less(h) {
+			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
+		}
+	}
+	if !mi.whole || len(mi.missing) > len(mi.repairs) {
+		m.state = MirrorWeak
+	}
+	if !mi.whole && m.new >= 0 && *mi.headers[m.new] == img.checkpoint.header {
+		// Its own copy has a bad page: nothing may be freed on its account.
+		m.cover = Position{}
+	}
+	var last Position
+	for s := range mi.slots {
+		r := &mi.slots[s]
+		if r.state != slotRecord {
+			continue
+		}
+		if last.Less(r.Position) {
+			last, m.next = r.Position, (s+1)%len(m.slots)
+		}
+		if m.cover.Less(r.Position) {
+			m.hold(s, r.Position)
+		}
+	}
+	return m
+}
 
 // Open raises the epoch: in all superblocks, then by a record on all mirrors.
 // now is in seconds since 1970. Nothing may be served before its ticket is
-// durable. If it is not, Open may be called again.
-func (c *Committer) Open(now uint32) (Ticket, error) { panic("in the works") }
+// durable. If it ends otherwise, Open may be called again. Errors: ErrNotOpen
+// if it was called already and has not failed.
+func (c *Committer) Open(now uint32) (Ticket, error) {
+	if c.phase != phaseClosed {
+		return 0, fmt.Errorf("%w: it is being opened, or was", ErrNotOpen)
+	}
+	c.now = now
+	c.phase = phaseSuperblocks
+	c.suspended, c.err = false, nil
+	c.maxEpoch++
+	c.sb.opening, c.sb.wanted = true, true
+	c.openTicket = c.ticket()
+	return c.openTicket, nil
+}
+
+func (c *Committer) ticket() Ticket {
+	c.lastTicket++
+	return c.lastTicket
+}
 
 // Commit takes a transaction: all of its entries become durable, or none.
 // Transactions that wait while a record is under way go out together in the
 // next. tx is copied. Errors: ErrNotOpen, ErrSuspended, ErrTxTooLarge,
-// ErrInvalidEntry.
-func (c *Committer) Commit(tx []Entry) (Ticket, error) { panic("in the works") }
+// ErrInvalidEntry; nothing was taken then.
+func (c *Committer) Commit(tx []Entry) (Ticket, error) {
+	switch {
+	case c.phase != phaseOpen:
+		return 0, ErrNotOpen
+	case c.suspended:
+		return 0, ErrSuspended
+	case len(tx) > MaxEntries:
+		return 0, fmt.Errorf("%w: %d entries, a record holds %d", ErrTxTooLarge, len(tx), MaxEntries)
+	}
+	if err := c.validate(tx); err != nil {
+		return 0, err
+	}
+	t := c.ticket()
+	c.queue.push(waitingTx{ticket: t, n: len(tx), last: true}, tx)
+	return t, nil
+}
+
+func (c *Committer) validate(tx []Entry) error {
+	for i := range tx {
+		if err := c.layout.lim.validate(&tx[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Resume ends a suspension. restate must state again every block and spare
 // unit that a transaction of unknown outcome was about; it may be any number
 // of entries, also none. Its record follows the last durable one, so that the
-// unknown ones are certain to be void once the ticket is durable. Commits are
-// taken again at once, and go out behind it. Errors: ErrNotOpen,
-// ErrInvalidEntry.
-func (c *Committer) Resume(restate []Entry) (Ticket, error) { panic("in the works") }
+// unknown ones are certain to be void once the ticket is durable; with more
+// entries than a record holds there are several, and each may become durable
+// alone. Commits are taken again at once, and go out behind it. Errors:
+// ErrNotOpen (also where nothing was suspended), ErrInvalidEntry.
+func (c *Committer) Resume(restate []Entry) (Ticket, error) {
+	if c.phase != phaseOpen || !c.suspended {
+		return 0, fmt.Errorf("%w, or not suspended", ErrNotOpen)
+	}
+	if err := c.validate(restate); err != nil {
+		return 0, err
+	}
+	c.suspended, c.err = false, nil
+	for i := range c.ms {
+		c.ms[i].forced = 0
+	}
+	t := c.ticket()
+	for {
+		n := min(len(restate), MaxEntries)
+		c.queue.push(waitingTx{ticket: t, n: n, last: n == len(restate)}, restate[:n])
+		if restate = restate[n:]; len(restate) == 0 {
+			return t, nil
+		}
+	}
+}
 
-// Checkpoint asks for a checkpoint, as an orderly stop does; it joins one that
-// has not begun yet. Errors: ErrNotOpen.
-func (c *Committer) Checkpoint() (Ticket, error) { panic("in the works") }
+// Checkpoint asks for a checkpoint, as an orderly stop does. Its ticket is
+// durable once a mirror of the backing has it. Errors: ErrNotOpen.
+func (c *Committer) Checkpoint() (Ticket, error) {
+	if c.phase != phaseOpen {
+		return 0, ErrNotOpen
+	}
+	t := c.ticket()
+	c.ck.asked = append(c.ck.asked, t)
+	return t, nil
+}
 
-// Ops returns the writes to do that no earlier call returned. The slice is
-// valid until the next call of any method.
-func (c *Committer) Ops() []Op { panic("in the works") }
+// Ops returns the writes to do that no earlier call returned. When it returns
+// none while no Op is under way and Results has nothing either, there is
+// nothing to do until the next Commit. The slice is valid until the next call
+// of Ops.
+func (c *Committer) Ops() []Op {
+	for c.changed = true; c.changed; {
+		c.changed = false
+		c.advance()
+	}
+	c.handedOps, c.ops = c.ops, c.handedOps[:0]
+	return c.handedOps
+}
+
+func (c *Committer) advance() {
+	if c.phase != phaseOpen {
+		c.advanceOpening()
+	} else {
+		c.startDueCheckpoint()
+	}
+	c.stepCheckpoint()
+	c.startSuperblocks()
+	c.launch()
+}
+
+// issue queues a write. mirror is of no meaning for opSuperblock.
+func (c *Committer) issue(kind opKind, mirror int, device uint8, offset int64, data []byte) {
+	at := 2 * maxMirrors
+	if kind != opSuperblock {
+		at = 2*mirror + int(kind)
+	}
+	s := &c.opSlots[at]
+	s.busy = true
+	s.id = s.id&^0xff + 0x100 | OpID(at)
+	c.ops = append(c.ops, Op{ID: s.id, Device: device, Offset: offset, Data: data, FUA: true})
+}
 
 // Done says how an Op ended: nil once the data is durable. It must be called
-// once for each Op.
-func (c *Committer) Done(id OpID, err error) { panic("in the works") }
+// once for each Op; an unknown id is ignored.
+func (c *Committer) Done(id OpID, err error) {
+	at := int(id & 0xff)
+	if at >= len(c.opSlots) || !c.opSlots[at].busy || c.opSlots[at].id != id {
+		return
+	}
+	c.opSlots[at].busy = false
+	switch {
+	case at == 2*maxMirrors:
+		c.superblockDone(err)
+	case at%2 == int(opRecord):
+		c.recordDone(at/2, err)
+	default:
+		c.checkpointDone(at/2, err)
+	}
+}
 
 // Results returns how tickets ended, since the last call; those of
 // transactions in the order in which they were made. The slice is valid until
-// the next call of any method.
-func (c *Committer) Results() []Result { panic("in the works") }
+// the next call of Results.
+func (c *Committer) Results() []Result {
+	c.handed, c.results = c.results, c.handed[:0]
+	c.collected = c.reported
+	return c.handed
+}
+
+func (c *Committer) result(t Ticket, o Outcome) { c.results = append(c.results, Result{t, o}) }
 
 // Idle reports that no Op is under way or wanted and no ticket is open.
-func (c *Committer) Idle() bool { panic("in the works") }
+func (c *Committer) Idle() bool {
+	for i := range c.opSlots {
+		if c.opSlots[i].busy {
+			return false
+		}
+	}
+	return !c.rec.active && !c.ck.active && !c.sb.active && !c.sb.wanted && c.queue.empty() && len(c.ck.asked) == 0 &&
+		len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
+}
 
 // Status returns a snapshot. It allocates.
-func (c *Committer) Status() Status { panic("in the works") }
+func (c *Committer) Status() Status {
+	s := Status{
+		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active, Checkpoints: c.ck.written,
+		Suspended: c.suspended, Err: c.err, LogSize: c.layout.sb.LogBytes,
+	}
+	for i := range c.ms {
+		m := &c.ms[i]
+		ms := MirrorStatus{
+			Device: m.device, Start: m.start, State: m.state, LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom,
+			Location: fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.device].Role, m.start),
+		}
+		if ms.State == mirrorRebuilt {
+			ms.State = MirrorRebuilding
+		}
+		if ms.State != MirrorStale {
+			s.LogUsed = max(s.LogUsed, ms.LogUsed)
+		}
+		s.Mirrors = append(s.Mirrors, ms)
+	}
+	return s
+}
 
-// RunOps drives c over devs, indexed as in Layout.Devices, until it is idle,
-// and appends the results to dst. It is for offline work and tests; what the
-// writes answered is in the outcomes.
-func RunOps(c *Committer, devs []Device, dst []Result) []Result { panic("in the works") }
+// RunOps drives c over devs, indexed as in Layout.Devices, until there is
+// nothing left to do, and appends the results to dst. It is for offline work
+// and tests; what the writes answered is in the outcomes.
+func RunOps(c *Committer, devs []Device, dst []Result) []Result {
+	for {
+		ops, moved := c.Ops(), false
+		for _, op := range ops {
+			moved = true
+			_, err := devs[op.Device].WriteAt(op.Data, op.Offset)
+			if err == nil {
+				err = devs[op.Device].Sync()
+			}
+			c.Done(op.ID, err)
+		}
+		r := c.Results()
+		dst = append(dst, r...)
+		if !moved && len(r) == 0 {
+			return dst
+		}
+	}
+}

@@ -1,43 +1,104 @@
 package metadata
 
-// Image is a set of devices as Load found it. It reads, and never writes.
-type Image struct{}
+import "fmt"
+
+// Image is a set of devices as Load found it. It reads, and never writes. What
+// it says is that of the moment of Load: a Committer that goes on from there
+// does not change it, and an Image must not be replayed once one does.
+type Image struct {
+	devs     []Device // as in sb.Devices
+	sb       *Superblock
+	layout   *Layout
+	readOnly bool
+	mirrors  []mirrorImage
+	records  map[link][]found
+
+	checkpoint *candidate
+	chain      []record // the records after the checkpoint, oldest first
+	tip        link     // the newest record
+
+	// The largest ever seen, on the chain or not, also of starts that failed:
+	// what comes next must be larger.
+	maxEpoch, maxGeneration, maxSequence, maxCheckpoint uint64
+}
 
 // Layout of the set.
-func (img *Image) Layout() *Layout { panic("in the works") }
+func (img *Image) Layout() *Layout { return img.layout }
 
 // Devices returns the devices that were given to Load, indexed as in
 // Layout.Devices.
-func (img *Image) Devices() []Device { panic("in the works") }
+func (img *Image) Devices() []Device { return img.devs }
 
 // ReadOnly reports that the set has ro_compat features that this version does
 // not know.
-func (img *Image) ReadOnly() bool { panic("in the works") }
+func (img *Image) ReadOnly() bool { return img.readOnly }
 
 // Position of the newest record.
-func (img *Image) Position() Position { panic("in the works") }
+func (img *Image) Position() Position { return img.tip.Position }
 
 // Replay calls f with the entries of the checkpoint, then with those of the
-// records after it, in order. Every entry is valid for the layout. It stops at
-// the first error of f and returns it.
-func (img *Image) Replay(f func(Entry) error) error { panic("in the works") }
+// records after it, in order. Every entry is valid for the layout; an entry
+// may repeat what an earlier one said, or be overruled by a later one. It
+// stops at the first error of f and returns it. Errors: ErrDamaged, where what
+// Load could read can no longer be read, or an entry is impossible.
+func (img *Image) Replay(f func(Entry) error) error {
+	one := func(b []byte, what string) error {
+		e, flags := getEntry(b)
+		if flags != 0 {
+			return fmt.Errorf("%w: %s: entry with flags %#x", ErrDamaged, what, flags)
+		}
+		if err := img.layout.lim.validate(&e); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+		}
+		return f(e)
+	}
+	err := img.pages(&img.checkpoint.header, func(b []byte, n int) error {
+		for i := range n {
+			if err := one(pageEntry(b, i), "checkpoint"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	buf := AlignedBytes(PageSize)
+	for i := range img.chain {
+		rec := &img.chain[i]
+		if err := img.readRecord(rec, buf); err != nil {
+			return err
+		}
+		for j := range int(rec.count) {
+			if err := one(recordEntry(buf, j), "record"); err != nil {
+				return fmt.Errorf("record %s: %w", rec.Position, err)
+			}
+		}
+	}
+	return nil
+}
+
+// readRecord reads a record that Load saw, from any mirror, into the 4096
+// bytes of b.
+func (img *Image) readRecord(rec *record, b []byte) error {
+	for _, p := range img.records[rec.link] {
+		m := &img.mirrors[p.mirror]
+		if _, err := img.devs[m.device].ReadAt(b[:PageSize], m.logOffset(p.slot)); err != nil {
+			continue
+		}
+		if got, ok := decodeRecord(b, &img.sb.UUID); ok && got.link == rec.link {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: record %s can no longer be read", ErrDamaged, rec.Position)
+}
 
 // Table replays into a table and validates it: ErrDamaged if two units own one
 // spare unit.
-func (img *Image) Table() (*Table, error) { panic("in the works") }
-
-// Load reads the metadata of a set. devs are its devices in any order, each
-// with its own superblock. Errors: ErrNotFound, ErrDamaged, ErrForeign,
-// ErrStale, ErrUnsupported.
-func Load(devs []Device) (*Image, error) { panic("in the works") }
-
-// Create writes a new set: devs as in plan.Devices. initial are the entries
-// that the table begins with. Byte 0 of the backing is written last; a cut at
-// any moment leaves either no set, or the whole new one. Whatever the
-// devices carried before is lost. Errors: ErrInvalidEntry, ErrGeometry (a
-// device does not have the planned size), and those of the devices.
-func Create(devs []Device, plan *Layout, initial []Entry) error { panic("in the works") }
-
-// Probe says what a device is, from its superblocks alone. Errors:
-// ErrNotFound, ErrUnsupported, ErrDamaged.
-func Probe(dev Device) (*Superblock, error) { panic("in the works") }
+func (img *Image) Table() (*Table, error) {
+	t := NewTable(img.layout)
+	if err := img.Replay(t.Apply); err != nil {
+		return nil, err
+	}
+	return t, t.Validate()
+}

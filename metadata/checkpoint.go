@@ -1,0 +1,251 @@
+package metadata
+
+const (
+	// defaultChunk is how much of a checkpoint one Op writes.
+	defaultChunk = 512 << 10
+	// checkpointTries is how often one write of a checkpoint is tried: pages
+	// have no other place to go.
+	checkpointTries = 3
+	// backoffRecords is how many records pass, at least, between a checkpoint
+	// that failed and the next that begins by itself; it doubles each time.
+	backoffRecords = 64
+	maxBackoff     = 10 // doublings
+)
+
+// checkpoint is the one checkpoint that is under way. All mirrors that take
+// part get the same bytes, so that a page can be taken from any of them.
+type checkpoint struct {
+	active     bool
+	holding    bool // one wants to begin as soon as no record is under way
+	generation uint64
+	covers     link
+	w          pageWriter
+	buf        []byte
+	first      uint32 // page that data begins with
+	data       []byte // what is being written
+	header     bool   // it is the header
+	wait       int    // mirrors whose write has not ended
+	asked      []Ticket
+	tickets    []Ticket
+	written    uint64 // checkpoints since the start
+}
+
+// startDueCheckpoint begins a checkpoint if one was asked for, a log is half
+// full, or a mirror has to be brought back.
+func (c *Committer) startDueCheckpoint() {
+	c.ck.holding = false
+	if c.ck.active || c.sb.active || c.sb.wanted {
+		return
+	}
+	asked, due, news := len(c.ck.asked) > 0, false, false
+	for i := range c.ms {
+		m := &c.ms[i]
+		behind := m.cover.Less(c.collected.Position)
+		news = news || behind || m.state != MirrorGood
+		if c.records < m.notBefore {
+			continue
+		}
+		switch m.state {
+		case MirrorStale, MirrorWeak:
+			due = true
+		default:
+			due = due || behind && 2*m.used >= len(m.slots)
+		}
+	}
+	if asked && !news && c.collected == c.durable && !c.rec.active && c.queue.empty() {
+		c.endTickets(c.ck.asked, OutcomeDurable) // it is there already
+		c.ck.asked = c.ck.asked[:0]
+		return
+	}
+	if asked || due {
+		c.startCheckpoint(asked)
+	}
+}
+
+func (c *Committer) endTickets(ts []Ticket, o Outcome) {
+	for _, t := range ts {
+		c.result(t, o)
+	}
+	c.changed = true
+}
+
+// startCheckpoint begins a checkpoint on all mirrors that are not backing off,
+// or, if all is set, on all.
+func (c *Committer) startCheckpoint(all bool) {
+	ck := &c.ck
+	part := func(m *cmirror) bool {
+		if c.phase != phaseOpen {
+			return m.state != MirrorStale
+		}
+		return all || c.records >= m.notBefore
+	}
+	for i := range c.ms {
+		if m := &c.ms[i]; m.state == MirrorStale && part(m) && (c.rec.active || c.collected != c.durable) {
+			// A stale mirror must get every record from the covered one on:
+			// begin between two records.
+			ck.holding = true
+			return
+		}
+	}
+	ck.active, ck.holding = true, false
+	ck.tickets = append(ck.tickets[:0], ck.asked...)
+	ck.asked = ck.asked[:0]
+	// Only what the caller knows to be durable is sure to show in the Source.
+	ck.covers = c.collected
+	ck.generation++
+	ck.first, ck.header, ck.wait = 0, false, 0
+	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
+	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
+	for i := range c.ms {
+		m := &c.ms[i]
+		m.ckFate = fateNone
+		if !part(m) {
+			continue
+		}
+		m.ckFate, m.ckTry = fatePending, 0
+		m.ckSlot = 0
+		if m.new >= 0 {
+			m.ckSlot = 1 - m.new
+		}
+		if m.state == MirrorStale {
+			// What it holds is of no use to it: all slots are free, and if one
+			// checkpoint slot is bad, the other one may do.
+			m.ckSlot ^= int(m.fails & 1)
+			m.state = MirrorRebuilding
+			clear(m.slots)
+			m.used = 0
+		}
+	}
+	c.changed = true
+}
+
+// stepCheckpoint begins the next write of the checkpoint once the last one has
+// ended on all mirrors.
+func (c *Committer) stepCheckpoint() {
+	ck := &c.ck
+	if !ck.active || ck.wait > 0 {
+		return
+	}
+	ck.first = ck.w.pages
+	n, err := 0, error(nil)
+	if !ck.w.finished() {
+		n, err = ck.w.fill(ck.buf)
+	}
+	if err != nil {
+		c.err = err
+		for i := range c.ms {
+			if c.ms[i].ckFate == fatePending {
+				c.ms[i].ckFate = fateFailed
+			}
+		}
+	}
+	if n == 0 {
+		// All pages are durable on the mirrors that are left: the header may
+		// say so. A cut before leaves the older checkpoint, and the log that
+		// goes with it.
+		ck.header = true
+		h := ck.w.header(ck.covers, c.session)
+		h.encode(ck.buf, &c.layout.sb.UUID)
+		n = PageSize
+	} else if full := roundUp(n, int(c.layout.sb.AtomSize)); full > n {
+		clear(ck.buf[n:full])
+		n = full
+	}
+	ck.data = ck.buf[:n]
+	for i := range c.ms {
+		if m := &c.ms[i]; m.ckFate == fatePending {
+			m.ckTry = 0
+			c.tryCheckpoint(i)
+		}
+	}
+	if ck.wait == 0 {
+		c.endCheckpoint()
+	}
+}
+
+func (c *Committer) tryCheckpoint(i int) {
+	m, ck := &c.ms[i], &c.ck
+	m.ckTry++
+	ck.wait++
+	off := m.headerOffset(m.ckSlot)
+	if !ck.header {
+		off = m.pageOffset(m.ckSlot, ck.first)
+	}
+	c.issue(opCheckpoint, i, m.device, off, ck.data)
+}
+
+func (c *Committer) checkpointDone(i int, err error) {
+	m, ck := &c.ms[i], &c.ck
+	ck.wait--
+	switch {
+	case m.ckFate != fatePending: // given up meanwhile
+	case err != nil:
+		c.err = err
+		if m.ckTry < checkpointTries {
+			c.tryCheckpoint(i)
+		} else {
+			m.ckFate = fateFailed
+		}
+	case ck.header:
+		m.ckFate = fateDone
+	}
+	if ck.wait > 0 {
+		return
+	}
+	c.changed = true
+	for j := range c.ms {
+		if c.ms[j].ckFate == fatePending {
+			return // the next step is for Ops
+		}
+	}
+	c.endCheckpoint()
+}
+
+func (c *Committer) endCheckpoint() {
+	ck := &c.ck
+	outcome := OutcomeDropped
+	for i := range c.ms {
+		m := &c.ms[i]
+		switch m.ckFate {
+		case fateDone:
+			m.cover, m.new = ck.covers.Position, m.ckSlot
+			m.release(m.cover)
+			m.fails, m.notBefore, m.forced = 0, 0, 0
+			switch m.state {
+			case MirrorWeak:
+				m.state = MirrorGood
+			case MirrorRebuilding:
+				m.state = mirrorRebuilt
+				c.sb.wanted = true
+			}
+			if m.device == 0 {
+				outcome = OutcomeDurable
+			}
+		case fateFailed:
+			m.notBefore = c.records + backoffRecords<<min(m.fails, maxBackoff)
+			m.fails++
+			if m.state == MirrorRebuilding {
+				m.state = MirrorStale
+			}
+		}
+		m.ckFate = fateNone
+	}
+	ck.active = false
+	if outcome == OutcomeDurable {
+		ck.written++
+	}
+	c.endTickets(ck.tickets, outcome)
+	ck.tickets = ck.tickets[:0]
+}
+
+// failRebuild gives up bringing a mirror back, for the time being. The
+// superblock says still that it is stale.
+func (c *Committer) failRebuild(m *cmirror) {
+	if m.ckFate == fatePending {
+		m.ckFate = fateFailed
+	}
+	m.state = MirrorStale
+	m.notBefore = c.records + backoffRecords<<min(m.fails, maxBackoff)
+	m.fails++
+	c.changed = true
+}

@@ -1,0 +1,325 @@
+package metadata
+
+import "fmt"
+
+// recordTries is how many log slots of a mirror a record is written to before
+// the mirror counts as failed.
+const recordTries = 4
+
+// waitingTx is a transaction, or a part of a Resume, that waits for a record.
+type waitingTx struct {
+	ticket Ticket
+	n      int  // entries
+	last   bool // its ticket ends with it
+}
+
+// txQueue holds transactions in the order in which they were made. Its memory
+// is reused.
+type txQueue struct {
+	txs     []waitingTx
+	entries []Entry
+	tx, ent int // heads
+}
+
+func (q *txQueue) empty() bool { return q.tx == len(q.txs) }
+
+func (q *txQueue) push(tx waitingTx, entries []Entry) {
+	if q.empty() {
+		q.reset()
+	} else if q.tx > 1024 && q.tx > len(q.txs)/2 {
+		q.txs = q.txs[:copy(q.txs, q.txs[q.tx:])]
+		q.entries = q.entries[:copy(q.entries, q.entries[q.ent:])]
+		q.tx, q.ent = 0, 0
+	}
+	q.txs = append(q.txs, tx)
+	q.entries = append(q.entries, entries...)
+}
+
+func (q *txQueue) reset() { q.txs, q.entries, q.tx, q.ent = q.txs[:0], q.entries[:0], 0, 0 }
+
+// flight is the one record that is under way.
+type flight struct {
+	active bool
+	record
+	buf  []byte // an atom
+	data []byte // what is written: buf, or a repair
+	txs  []waitingTx
+	// wait counts the mirrors whose write has not ended.
+	wait int
+	// marking: it is on a mirror; before it may be called durable, the
+	// superblocks must say that another misses it.
+	marking bool
+
+	repairs   []mirrorRepair // still to do by Open
+	repairing bool           // the record is one of these
+}
+
+type mirrorRepair struct {
+	mirror int
+	repair
+}
+
+// launch begins the next record if it may: the epoch record of an Open, or as
+// many waiting transactions as it can hold.
+func (c *Committer) launch() {
+	if c.rec.active || c.sb.active || c.sb.wanted {
+		return
+	}
+	epoch := c.phase == phaseEpoch
+	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty()) {
+		return
+	}
+	if !c.makeRoom() {
+		return
+	}
+	r := &c.rec
+	clear(r.buf)
+	r.txs = r.txs[:0]
+	r.kind, r.count = recordEpoch, 0
+	if !epoch {
+		r.kind = recordEntries
+		q := &c.queue
+		for !q.empty() && int(r.count)+q.txs[q.tx].n <= MaxEntries {
+			tx := q.txs[q.tx]
+			for i := range tx.n {
+				putEntry(recordEntry(r.buf, int(r.count)+i), &q.entries[q.ent+i])
+			}
+			r.count += uint32(tx.n)
+			q.tx++
+			q.ent += tx.n
+			r.txs = append(r.txs, tx)
+		}
+	}
+	// A number is used up by the attempt, whatever becomes of it.
+	c.seq++
+	r.Position = Position{Epoch: c.sb.now.Epoch, Sequence: c.seq}
+	r.prev = c.durable
+	r.sbGeneration = c.sb.now.Generation
+	r.session = c.session
+	r.encode(r.buf, &c.layout.sb.UUID)
+	r.data = r.buf
+	r.active, r.marking, r.wait = true, false, 0
+	for i := range c.ms {
+		m := &c.ms[i]
+		m.recFate, m.recTry = fateNone, 0
+		if m.takes() {
+			c.tryRecord(i)
+		}
+	}
+	if r.wait == 0 {
+		c.recordEnded()
+	}
+}
+
+// makeRoom reports whether a record can begin: every mirror that takes records
+// has a free slot, or is given up. If there is none, it begins a checkpoint.
+func (c *Committer) makeRoom() bool {
+	room := false
+	for i := range c.ms {
+		m := &c.ms[i]
+		if !m.takes() {
+			continue
+		}
+		if !m.full() {
+			room = room || m.sound()
+			continue
+		}
+		switch {
+		case m.state == MirrorRebuilding || m.state == mirrorRebuilt:
+			// Records have filled it before its checkpoint was done.
+			c.failRebuild(m)
+		case c.ck.active && (m.ckFate == fatePending || m.forced < 3):
+			return false // it will free some, or make way for one that does
+		case c.collected != c.durable:
+			return false // the caller has yet to take what a checkpoint would cover
+		case !c.ck.active && c.phase == phaseOpen && m.forced < 3:
+			m.forced++
+			c.startCheckpoint(true)
+			return false
+		}
+	}
+	if room {
+		return true
+	}
+	// Nothing was written: what waits never happened.
+	c.err = fmt.Errorf("%w, last error: %w", ErrLogFull, c.err)
+	c.changed = true
+	if c.phase == phaseEpoch {
+		c.result(c.openTicket, OutcomeDropped)
+		c.phase = phaseClosed
+		return false
+	}
+	c.suspended = true
+	c.dropWaiting(0)
+	return false
+}
+
+// tryRecord writes the record to the next free slot of a mirror.
+func (c *Committer) tryRecord(i int) {
+	m, r := &c.ms[i], &c.rec
+	slot, ok := m.free()
+	if !ok || m.recTry == recordTries {
+		m.recFate = fateFailed
+		return
+	}
+	m.recTry++
+	m.recFate, m.recSlot = fatePending, slot
+	r.wait++
+	c.issue(opRecord, i, m.device, m.logOffset(slot), r.data)
+}
+
+func (c *Committer) recordDone(i int, err error) {
+	m, r := &c.ms[i], &c.rec
+	r.wait--
+	if err == nil {
+		m.recFate = fateDone
+		m.hold(m.recSlot, r.Position)
+	} else {
+		// The slot may have a bad sector, or the record after all: it stays
+		// free, and the record goes to the next one, the same bytes.
+		c.err = err
+		c.tryRecord(i)
+	}
+	if r.wait == 0 {
+		c.recordEnded()
+	}
+}
+
+// recordEnded decides what became of the record, once every mirror has
+// answered.
+func (c *Committer) recordEnded() {
+	r := &c.rec
+	c.changed = true
+	if r.repairing {
+		m := &c.ms[r.repairs[0].mirror]
+		if m.recFate == fateFailed && m.state == MirrorGood {
+			m.state = MirrorWeak
+		}
+		r.repairs = r.repairs[1:]
+		r.active, r.repairing = false, false
+		return
+	}
+	taken := false
+	for i := range c.ms {
+		m := &c.ms[i]
+		taken = taken || m.recFate == fateDone && m.sound()
+	}
+	if !taken {
+		c.recordUnknown()
+		return
+	}
+	for i := range c.ms {
+		m := &c.ms[i]
+		if m.recFate != fateFailed {
+			continue
+		}
+		if m.state == MirrorGood || m.state == MirrorWeak {
+			m.was, m.state, m.staleFrom = m.state, MirrorStale, r.Position
+			m.notBefore = 0 // a first try to bring it back at once
+			m.ckFate = fateNone
+			r.marking = true
+			c.sb.wanted = true
+		} else {
+			c.failRebuild(m)
+		}
+	}
+	// A crash now finds the record on the good mirror only, with nothing that
+	// says so. If that mirror were lost then, the other one would look whole:
+	// hence the mark in the superblocks first.
+	if !r.marking {
+		c.recordDurable()
+	}
+}
+
+func (c *Committer) recordDurable() {
+	r := &c.rec
+	r.active, r.marking = false, false
+	c.changed = true
+	c.durable = r.link
+	c.records++
+	if r.kind == recordEpoch {
+		c.phase = phaseOpen
+		c.result(c.openTicket, OutcomeDurable)
+	}
+	for _, tx := range r.txs {
+		if tx.last {
+			c.result(tx.ticket, OutcomeDurable)
+		}
+	}
+	c.reported = c.durable
+}
+
+// recordUnknown: the record may be on a disk all the same. The next one will
+// follow the last durable record, and so void it.
+func (c *Committer) recordUnknown() {
+	r := &c.rec
+	r.active, r.marking = false, false
+	c.changed = true
+	if r.kind == recordEpoch {
+		c.phase = phaseClosed
+		c.result(c.openTicket, OutcomeUnknown)
+		return
+	}
+	c.suspended = true
+	var last Ticket
+	for _, tx := range r.txs {
+		last = tx.ticket
+		c.result(last, OutcomeUnknown)
+	}
+	c.dropWaiting(last)
+}
+
+// dropWaiting ends all waiting transactions, but for parts of the ticket that
+// has ended.
+func (c *Committer) dropWaiting(ended Ticket) {
+	for _, tx := range c.queue.txs[c.queue.tx:] {
+		if tx.ticket != ended {
+			ended = tx.ticket
+			c.result(ended, OutcomeDropped)
+		}
+	}
+	c.queue.reset()
+}
+
+// advanceOpening takes the steps of Open between the superblocks and the epoch
+// record.
+func (c *Committer) advanceOpening() {
+	if c.phase == phaseCheckpoint && !c.ck.active {
+		c.phase = phaseRepair
+		for i := range c.ms {
+			m := &c.ms[i]
+			// The last run died with its log nearly full. No record may be
+			// written into the last free slots before there are others, or a
+			// few starts that die would use them up.
+			if m.takes() && m.used > len(m.slots)/4*3 && m.cover.Less(c.collected.Position) && m.forced == 0 {
+				m.forced++
+				c.phase = phaseCheckpoint
+			}
+		}
+		if c.phase == phaseCheckpoint {
+			c.startCheckpoint(false)
+		}
+	}
+	if c.phase != phaseRepair || c.rec.active {
+		return
+	}
+	r := &c.rec
+	for len(r.repairs) > 0 {
+		rep := &r.repairs[0]
+		if m := &c.ms[rep.mirror]; !m.takes() || !m.cover.Less(rep.Position) {
+			r.repairs = r.repairs[1:]
+			continue
+		}
+		m := &c.ms[rep.mirror]
+		m.recTry = 0
+		r.link = link{Position: rep.Position}
+		r.data, r.active, r.repairing, r.wait = rep.data, true, true, 0
+		c.tryRecord(rep.mirror)
+		if r.wait == 0 {
+			c.recordEnded()
+			continue
+		}
+		return
+	}
+	c.phase = phaseEpoch
+}

@@ -1,0 +1,79 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+)
+
+// sbCopy is one place where a superblock may be.
+type sbCopy struct {
+	offset int64
+	sb     *Superblock // nil where err says why, except for ErrUnsupported
+	err    error
+}
+
+// readSuperblocks reads all copies on a device: the two at its start, the one
+// at its end, and the one where its end was when it joined the set.
+func readSuperblocks(dev Device) []sbCopy {
+	b := AlignedBytes(PageSize)
+	var out []sbCopy
+	read := func(off int64) {
+		if off < 0 || off > dev.Size()-PageSize {
+			return
+		}
+		for _, c := range out {
+			if c.offset == off {
+				return
+			}
+		}
+		c := sbCopy{offset: off}
+		if _, err := dev.ReadAt(b, off); err != nil {
+			c.err = fmt.Errorf("reading the superblock at %d: %w", off, err)
+		} else {
+			c.sb, c.err = decodeSuperblock(b)
+		}
+		out = append(out, c)
+	}
+	read(0)
+	read(SuperblockStride)
+	read(tailSuperblock(dev.Size()))
+	for _, c := range out {
+		if c.sb != nil && c.sb.DeviceIndex == 0 && c.sb.Devices[0].Size != dev.Size() {
+			read(tailSuperblock(c.sb.Devices[0].Size))
+			break
+		}
+	}
+	return out
+}
+
+// elect picks the newest copy. Copies of another set than the first one's are
+// left over from before, and do not count.
+func elect(copies []sbCopy) (*Superblock, error) {
+	var best, first *Superblock
+	var bestErr, firstErr error
+	for _, c := range copies {
+		if c.sb == nil {
+			// No superblock is the weakest reason; unreadable or damaged says more.
+			if firstErr == nil || errors.Is(firstErr, ErrNotFound) {
+				firstErr = c.err
+			}
+			continue
+		}
+		if first == nil {
+			first = c.sb
+		}
+		if c.sb.UUID == first.UUID && (best == nil || c.sb.Generation > best.Generation) {
+			best, bestErr = c.sb, c.err
+		}
+	}
+	if best == nil {
+		return nil, firstErr
+	}
+	return best, bestErr
+}
+
+// Probe says what a device is, from its superblocks alone: UUID and name of
+// its set, and its role: Devices[DeviceIndex].Role. Errors: ErrNotFound,
+// ErrDamaged, ErrUnsupported (the superblock is returned all the same if it
+// could be read), and the device's if no copy could be read.
+func Probe(dev Device) (*Superblock, error) { return elect(readSuperblocks(dev)) }
