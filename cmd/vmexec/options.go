@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"ublkremap/internal/vmtest/initrd"
 	"ublkremap/internal/vmtest/qemu"
 )
 
@@ -204,6 +203,3 @@ func envDuration(name string, otherwise time.Duration) (time.Duration, error) {
 	}
 	return d, nil
 }
-
-// toolNames are the tools with the sets resolved.
-func (o *options) toolNames() []string { return initrd.ExpandTools(o.tools) }
