@@ -51,6 +51,6 @@ func (g *guestRun) tailConsole(why error) {
 		lines = lines[len(lines)-consoleTail:]
 	}
 	for _, l := range lines {
-		fmt.Fprintf(os.Stderr, "  | %s\n", bytes.TrimRight(l, "\r"))
+		_, _ = fmt.Fprintf(g.h.stderr, "  | %s\n", bytes.TrimRight(l, "\r"))
 	}
 }

@@ -27,10 +27,13 @@ type host struct {
 	kernel   *kernel.Kernel
 	archives []string // base and tools
 	accel    string
+	// boot is what a guest may take besides its program's own time.
+	boot           time.Duration
+	stdout, stderr io.Writer
 }
 
 func (h *host) logf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "vmexec: "+format+"\n", args...)
+	_, _ = fmt.Fprintf(h.stderr, "vmexec: "+format+"\n", args...)
 }
 
 func (h *host) debugf(format string, args ...any) {
@@ -40,8 +43,8 @@ func (h *host) debugf(format string, args ...any) {
 }
 
 // newHost fetches the kernel, builds the archives, and finds out about KVM.
-func newHost(ctx context.Context, o *options) (*host, error) {
-	h := &host{o: o}
+func newHost(ctx context.Context, o *options, stdout, stderr io.Writer) (*host, error) {
+	h := &host{o: o, boot: guestBoot, stdout: stdout, stderr: stderr}
 	var err error
 	if h.cache, err = kernel.CacheDir(); err != nil {
 		return nil, err
@@ -88,10 +91,10 @@ func (h *host) runProgram(ctx context.Context) (int, error) {
 	}
 	accel := h.accel
 	for attempt := 1; ; attempt++ {
-		watch := &failureWatch{w: os.Stdout}
-		g := &guestRun{h: h, job: job, fill: fill, accel: accel, stdout: watch, stderr: os.Stderr, archives: h.archives}
+		watch := &failureWatch{w: h.stdout}
+		g := &guestRun{h: h, job: job, fill: fill, accel: accel, stdout: watch, stderr: h.stderr, archives: h.archives}
 		start := time.Now()
-		guestCtx, cancel := context.WithTimeout(ctx, time.Duration(job.TimeoutSeconds)*time.Second+guestBoot)
+		guestCtx, cancel := context.WithTimeout(ctx, time.Duration(job.TimeoutSeconds)*time.Second+h.boot)
 		frame, err := g.run(guestCtx)
 		cancel()
 		h.debugf("guest with %s under %s ended after %v", h.kernel.Release, accel, time.Since(start).Round(time.Millisecond))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,7 +28,7 @@ func main() {
 		os.Exit(trialCode)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	code, err := run(ctx, os.Args[1:])
+	code, err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if errors.Is(err, flag.ErrHelp) {
 		os.Exit(0)
@@ -39,13 +40,13 @@ func main() {
 }
 
 // run parses the command line, prepares what guests need and runs the
-// program; it returns the exit code.
-func run(ctx context.Context, args []string) (int, error) {
-	o, err := parse(args)
+// program with these outputs; it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
+	o, err := parse(args, stderr)
 	if err != nil {
 		return proto.ExitSetup, err
 	}
-	h, err := newHost(ctx, o)
+	h, err := newHost(ctx, o, stdout, stderr)
 	if err != nil {
 		return proto.ExitSetup, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -48,26 +49,26 @@ type options struct {
 // defaultLoad are the modules that nearly every test needs.
 const defaultLoad = "configfs,loop,dm_mod,ublk_drv"
 
-func parse(args []string) (*options, error) {
+func parse(args []string, usage io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("vmexec", flag.ContinueOnError)
+	fs.SetOutput(usage)
 	fs.Usage = func() {
-		out := fs.Output()
-		_, _ = fmt.Fprint(out, "usage: vmexec [flags] PROGRAM [ARG...]\n\n"+
+		_, _ = fmt.Fprint(usage, "usage: vmexec [flags] PROGRAM [ARG...]\n\n"+
 			"Runs a program, a test binary or a script in a guest with one of Debian's kernels.\n\n")
 		fs.PrintDefaults()
-		_, _ = fmt.Fprint(out, "\nExit codes: the program's own; 96 it ran too long; 97 the guest gave no result;\n"+
+		_, _ = fmt.Fprint(usage, "\nExit codes: the program's own; 96 it ran too long; 97 the guest gave no result;\n"+
 			"98 no guest could be started; 99 the guest could not start the program.\n")
 	}
-	list := func(name, value, usage string, to *[]string) {
+	list := func(name, value, help string, to *[]string) {
 		*to = splitList(value)
-		fs.Func(name, usage+fmt.Sprintf(" (default %q)", value), func(s string) error {
+		fs.Func(name, help+fmt.Sprintf(" (default %q)", value), func(s string) error {
 			*to = splitList(s)
 			return nil
 		})
 	}
-	pairs := func(name, usage string, to *[]pair) {
-		fs.Func(name, usage, func(s string) error {
+	pairs := func(name, help string, to *[]pair) {
+		fs.Func(name, help, func(s string) error {
 			from, dst, _ := strings.Cut(s, ":")
 			*to = append(*to, pair{from, dst})
 			return nil
