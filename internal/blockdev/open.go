@@ -152,6 +152,9 @@ func (d *Device) Path() string { return d.path }
 // FD returns the open descriptor, which stays the Device's own.
 func (d *Device) FD() int { return d.fd }
 
+// File returns the open file, which stays the Device's own.
+func (d *Device) File() *os.File { return d.f }
+
 // IsBlock tells a block device from a regular file.
 func (d *Device) IsBlock() bool { return d.block }
 
@@ -265,8 +268,8 @@ func (d *Device) write(p []byte, off int64, flags int) (int, error) {
 	return done, nil
 }
 
-// Flush makes everything written so far durable.
-func (d *Device) Flush() error {
+// Sync makes everything written so far durable.
+func (d *Device) Sync() error {
 	for {
 		err := unix.Fdatasync(d.fd)
 		if errors.Is(err, unix.EINTR) {

@@ -106,7 +106,7 @@ func TestReadWrite(t *testing.T) {
 	if n, err := d.WriteDurable(buf[:4096], 16384); n != 4096 || err != nil {
 		t.Fatal(n, err)
 	}
-	if err := d.Flush(); err != nil {
+	if err := d.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	odd := make([]byte, 5001)

@@ -14,22 +14,25 @@ import (
 
 // Record says what a server serves, or served until it died.
 type Record struct {
-	Name      string    `json:"name"`
-	UUID      string    `json:"uuid"`
-	ID        int       `json:"id"`     // N of /dev/ublkbN
-	Device    string    `json:"device"` // /dev/ublkbN
-	Backing   string    `json:"backing"`
-	Spares    []string  `json:"spares"`
-	PID       int       `json:"pid"`
-	Started   time.Time `json:"started"`
-	Queues    int       `json:"queues"`
-	Depth     int       `json:"depth"`
-	MaxIO     int       `json:"max_io"` // bytes
-	BlockSize int       `json:"block_size"`
-	Blocks    uint64    `json:"blocks"`
-	ZeroCopy  bool      `json:"zero_copy"`
-	Recovery  bool      `json:"recovery"`
-	Version   string    `json:"version"` // of the program
+	Name    string   `json:"name"`
+	UUID    string   `json:"uuid"`
+	ID      int      `json:"id"`     // N of /dev/ublkbN
+	Device  string   `json:"device"` // /dev/ublkbN
+	Backing string   `json:"backing"`
+	Spares  []string `json:"spares"`
+	PID     int      `json:"pid"`
+	// PreviousPID is the server that this one took the device over from, 0 if
+	// none: until the recovery is complete the kernel still names that one.
+	PreviousPID int       `json:"previous_pid"`
+	Started     time.Time `json:"started"`
+	Queues      int       `json:"queues"`
+	Depth       int       `json:"depth"`
+	MaxIO       int       `json:"max_io"` // bytes
+	BlockSize   int       `json:"block_size"`
+	Blocks      uint64    `json:"blocks"`
+	ZeroCopy    bool      `json:"zero_copy"`
+	Recovery    bool      `json:"recovery"`
+	Version     string    `json:"version"` // of the program
 }
 
 // maxRecord bounds what is read of a record.

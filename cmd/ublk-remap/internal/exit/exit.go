@@ -1,0 +1,107 @@
+// Package exit says which exit code an error means. It is the one place where
+// the sentinels of all packages come together.
+package exit
+
+import (
+	"errors"
+	"io/fs"
+
+	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// The exit codes. Scripts rely on them.
+const (
+	Done        = 0
+	Failed      = 1
+	Usage       = 2
+	Refused     = 3 // to protect data
+	NotFound    = 4
+	Unsupported = 5 // the kernel, or the file system, lacks something
+	Damaged     = 6 // metadata
+)
+
+// Errors of the command itself; the packages have their own.
+var (
+	// ErrUsage: the command line makes no sense.
+	ErrUsage = errors.New("usage")
+	// ErrRefused: doing it could destroy data.
+	ErrRefused = errors.New("refused")
+	// ErrNotFound: what the command line names does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrUnsupported: this machine lacks something.
+	ErrUnsupported = errors.New("not supported here")
+)
+
+var codes = []struct {
+	err  error
+	code int
+}{
+	{ErrUsage, Usage},
+	{size.ErrSize, Usage},
+	{control.ErrInvalid, Usage},
+	{metadata.ErrGeometry, Usage},
+	{metadata.ErrTooSmall, Usage},
+	{remap.ErrRange, Usage},
+
+	// Damaged comes before refused: what is damaged is often refused too.
+	{metadata.ErrDamaged, Damaged},
+
+	{ErrRefused, Refused},
+	{control.ErrRefused, Refused},
+	{control.ErrOwned, Refused},
+	{server.ErrServed, Refused},
+	{server.ErrRecovery, Refused},
+	{blockdev.ErrBusy, Refused},
+	{blockdev.ErrReadOnly, Refused},
+	{metadata.ErrForeign, Refused},
+	{metadata.ErrStale, Refused},
+	{metadata.ErrReadOnly, Refused},
+	{ublk.ErrExists, Refused},
+
+	{ErrUnsupported, Unsupported},
+	{ublk.ErrNoDriver, Unsupported},
+	{ublk.ErrNotSupported, Unsupported},
+	{blockdev.ErrNoDirectIO, Unsupported},
+	{metadata.ErrUnsupported, Unsupported},
+
+	{ErrNotFound, NotFound},
+	{control.ErrNotFound, NotFound},
+	{metadata.ErrNotFound, NotFound},
+	{blockdev.ErrNotDevice, Usage},
+	{ublk.ErrNotFound, NotFound},
+	{fs.ErrNotExist, NotFound},
+}
+
+// Error is an error of a process whose exit code is known: that of a detached
+// server.
+type Error struct {
+	Code int
+	Text string
+}
+
+// Error returns the text.
+func (e *Error) Error() string { return e.Text }
+
+// Code returns the exit code of an error, Done for nil. The first sentinel of
+// the table that it wraps decides; an error that wraps none is Failed.
+func Code(err error) int {
+	if err == nil {
+		return Done
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	return Failed
+}

@@ -1,0 +1,42 @@
+package server
+
+import (
+	"errors"
+
+	"github.com/rs/zerolog"
+
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// Config says what to serve and how.
+type Config struct {
+	Backing string   // path
+	Spares  []string // paths of spare devices; those not named are looked for
+
+	ID       int // of the ublk device, or ublk.AnyID
+	Queues   int // 0: one for each CPU, at most maxDefaultQueues
+	Depth    int // 0: ublk.DefaultDepth
+	MaxIO    int // bytes; 0: ublk.DefaultMaxIO
+	ZeroCopy ublk.Choice
+	Policy   remap.Policy
+
+	Version string // of the program, for the record
+	Log     zerolog.Logger
+	// Ready is called once, with the device's path, when it is live.
+	Ready func(path string)
+}
+
+// maxDefaultQueues bounds the number of queues that nobody asked for: more do
+// not make a disk that fails any faster.
+const maxDefaultQueues = 4
+
+var (
+	// ErrRecovery is returned when the device of a dead server cannot be taken
+	// over as asked: it has other features, another number or another size.
+	ErrRecovery = errors.New("cannot take over the device of the dead server")
+	// ErrServed is returned when a server for the same disk is running.
+	ErrServed = errors.New("it is being served already")
+	// ErrEpoch is returned when the start could not be made durable.
+	ErrEpoch = errors.New("the metadata does not take the start")
+)

@@ -1,0 +1,58 @@
+package server
+
+import (
+	"math/bits"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// params says what the exported device is like: as its backing, and where its
+// spare devices ask for more, as they do. It always has a volatile cache and
+// FUA, for without them the kernel never sends a flush.
+func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Params {
+	p := ublk.Params{
+		Size: int64(geo.Blocks) * int64(geo.BlockSize), LogicalBlockSize: uint32(geo.BlockSize),
+		VolatileCache: true, FUA: true,
+		Discard: &ublk.DiscardParams{Granularity: uint32(geo.BlockSize), MaxDiscard: 1 << 62, MaxWriteZeroes: int64(maxIO)},
+	}
+	for _, d := range devices {
+		g := d.Geometry()
+		p.PhysicalBlockSize = max(p.PhysicalBlockSize, powerOfTwo(int64(g.PhysicalBlock)))
+		p.IOMin = max(p.IOMin, powerOfTwo(int64(g.IOMin)))
+		p.DMAAlignment = max(p.DMAAlignment, powerOfTwo(int64(g.MemoryAlign)))
+		p.VirtBoundaryMask |= g.VirtBoundary
+		p.Rotational = p.Rotational || g.Rotational
+		if p.Discard.MaxDiscard > 0 {
+			p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, g.DiscardMax)
+		}
+		p.Discard.Granularity = max(p.Discard.Granularity, uint32(min(g.DiscardGranularity, 1<<31)))
+	}
+	// Home blocks keep their offsets, so the backing's own figures hold.
+	backing := devices[0].Geometry()
+	p.IOOpt = powerOfTwo(int64(backing.IOOpt))
+	p.IOMin = max(p.IOMin, p.PhysicalBlockSize)
+	if p.IOOpt < p.IOMin {
+		p.IOOpt = 0
+	}
+	p.Discard.Alignment = uint32(backing.DiscardAlignment)
+	if p.Discard.MaxDiscard < int64(p.Discard.Granularity) {
+		// Somebody cannot: then there is none, but zeroes can be written.
+		p.Discard.MaxDiscard, p.Discard.Granularity, p.Discard.Alignment = 0, uint32(geo.BlockSize), 0
+	}
+	p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, maxDiscard)
+	return p
+}
+
+// maxDiscard bounds one discard: what it covers is looked up in the map at
+// once, and no request should take a device out of service for long.
+const maxDiscard = 1 << 30
+
+// powerOfTwo returns n if it is a power of two, else 0: ublk keeps shifts.
+func powerOfTwo(n int64) uint32 {
+	if n <= 0 || n > 1<<31 || bits.OnesCount64(uint64(n)) != 1 {
+		return 0
+	}
+	return uint32(n)
+}

@@ -1,0 +1,38 @@
+package server
+
+import (
+	"errors"
+	"os"
+	"syscall"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// harden makes the process fit to stand below a file system: it must get on
+// with I/O when memory is short, for that I/O may be what frees memory. What
+// is refused, for want of a capability, is logged and done without.
+func harden(log zerolog.Logger) {
+	// Every thread, and those made later inherit it.
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0); errno != 0 && !errors.Is(errno, syscall.ENOTSUP) {
+		log.Warn().Err(errno).Msg("cannot mark the threads as I/O flushers")
+	}
+	// Pages stay once they are there. Not all at once: queue buffers are large
+	// and mostly unused.
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		log.Warn().Err(err).Msg("cannot lock memory")
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
+		log.Warn().Err(err).Msg("cannot keep the out-of-memory killer away")
+	}
+	if err := os.Chdir("/"); err != nil {
+		log.Warn().Err(err).Msg("cannot leave the working directory")
+	}
+}
+
+// setIOFlusher marks the calling thread. Its failure was logged by harden.
+func setIOFlusher() { _ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) }
+
+// canFlush reports whether PR_SET_IO_FLUSHER is allowed: it takes
+// CAP_SYS_RESOURCE, and a queue that asks for it in vain would not start.
+func canFlush() bool { return unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) == nil }

@@ -1,0 +1,183 @@
+package server
+
+import (
+	"syscall"
+	"time"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// target makes a queue for each hardware queue of the device.
+type target struct {
+	keeper  *keeper
+	shared  *remap.Shared
+	policy  remap.Policy
+	devices []*blockdev.Device
+}
+
+// NewQueue is called on the queue's own thread.
+func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
+	geo := t.shared.Geometry()
+	h := &queue{q: q, keeper: t.keeper, in: newMailbox(q.Depth()), lengths: make([]int32, q.Depth())}
+	for 512<<h.shift < geo.BlockSize {
+		h.shift++
+	}
+	for i, d := range t.devices {
+		if err := q.SetFile(i, d.File()); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if h.zeroes, err = q.NewMemory(max(q.MaxIO(), metadata.UnitSize)); err != nil {
+		return nil, err
+	}
+	h.engine = remap.NewEngine(remap.EngineConfig{
+		Queue: uint16(q.ID()), Depth: q.Depth(), MaxBlocks: q.MaxIO() / geo.BlockSize,
+		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, Policy: t.policy,
+	}, t.shared, h)
+	t.keeper.enlist(q.ID(), h)
+	return h, nil
+}
+
+// User data of an operation on the ring: the Engine's id in the low bits. A
+// write-zeroes that must be durable is followed by a flush of its device.
+const (
+	idBits      = 32
+	idMask      = 1<<idBits - 1
+	deviceShift = idBits
+	thenFlush   = 1 << 62
+)
+
+// queue is the ublk.Handler of one hardware queue and the remap.Driver of its
+// Engine. All but what keeper uses (in, q.Wakeup) belongs to the queue's
+// thread.
+type queue struct {
+	q       *ublk.Queue
+	engine  *remap.Engine
+	keeper  *keeper
+	in      *mailbox // from the keeper
+	zeroes  *ublk.Memory
+	shift   uint    // of a block over a sector of 512 bytes
+	lengths []int32 // of each tag's request, in bytes; 0 for all but reads and writes
+	req     remap.Request
+}
+
+var (
+	_ ublk.Handler = (*queue)(nil)
+	_ remap.Driver = (*queue)(nil)
+)
+
+// Request begins a request of the kernel.
+func (h *queue) Request(r ublk.Request) {
+	h.lengths[r.Tag] = 0
+	h.req = remap.Request{Tag: r.Tag, FUA: r.FUA(), Block: r.StartSector >> h.shift, Count: r.Sectors >> h.shift}
+	switch r.Op {
+	case ublk.OpRead:
+		h.req.Op = remap.OpRead
+		h.lengths[r.Tag] = int32(r.Length())
+	case ublk.OpWrite:
+		h.req.Op = remap.OpWrite
+		h.lengths[r.Tag] = int32(r.Length())
+	case ublk.OpFlush:
+		h.req.Op, h.req.Block, h.req.Count = remap.OpFlush, 0, 0
+	case ublk.OpDiscard:
+		h.req.Op = remap.OpDiscard
+	case ublk.OpWriteZeroes:
+		h.req.Op = remap.OpWriteZeroes
+	default:
+		h.q.Done(r.Tag, -int32(syscall.EOPNOTSUPP))
+		return
+	}
+	h.engine.Submit(&h.req)
+}
+
+// Complete hands the result of an operation to the Engine.
+func (h *queue) Complete(userData uint64, res int32) {
+	if userData&thenFlush != 0 && res >= 0 {
+		h.q.Flush(int(userData>>deviceShift&0xff), userData&idMask)
+		return
+	}
+	h.engine.Complete(userData&idMask, res)
+}
+
+// Wake hands the keeper's messages to the Engine.
+func (h *queue) Wake() {
+	messages := h.in.take()
+	for i := range messages {
+		h.engine.Answer(&messages[i])
+	}
+}
+
+// EndBatch retries what is due, makes the counters visible and says when to
+// come again.
+func (h *queue) EndBatch() time.Duration {
+	wait := time.Duration(0)
+	if due := h.engine.Deadline(); due != 0 {
+		now := h.Now()
+		if now >= due {
+			h.engine.Tick(now)
+			due = h.engine.Deadline()
+		}
+		if due != 0 {
+			wait = max(time.Duration(due-now), time.Microsecond)
+		}
+	}
+	h.engine.Publish()
+	return wait
+}
+
+// Close is called when the queue has ended.
+func (h *queue) Close() {}
+
+// Issue starts an operation of the Engine on the ring.
+func (h *queue) Issue(io *remap.IO) {
+	file := int(io.Device)
+	switch io.Op {
+	case remap.OpRead:
+		h.q.Read(file, h.q.RequestBuffer(io.Tag).At(io.Buffer), uint32(io.Length), io.Offset, io.ID)
+	case remap.OpWrite:
+		buffer := h.zeroes.Buffer(0)
+		if !io.Zero {
+			buffer = h.q.RequestBuffer(io.Tag).At(io.Buffer)
+		}
+		var flags ublk.WriteFlags
+		if io.FUA {
+			flags = ublk.WriteFUA
+		}
+		h.q.Write(file, buffer, uint32(io.Length), io.Offset, flags, io.ID)
+	case remap.OpWriteZeroes:
+		id := io.ID
+		if io.FUA {
+			id |= thenFlush | uint64(io.Device)<<deviceShift
+		}
+		// The blocks stay allocated: they are written again soon, and a thin
+		// pool below must not run full then.
+		h.q.WriteZeroes(file, io.Offset, io.Length, true, id)
+	case remap.OpDiscard:
+		h.q.Discard(file, io.Offset, io.Length, io.ID)
+	case remap.OpFlush:
+		h.q.Flush(file, io.ID)
+	}
+}
+
+// Finish answers a request of the kernel: whole, or with an errno.
+func (h *queue) Finish(tag uint16, result int32) {
+	if result == 0 {
+		result = h.lengths[tag]
+	}
+	h.q.Done(tag, result)
+}
+
+// Send puts a message into the keeper's mailbox.
+func (h *queue) Send(m *remap.Message) { h.keeper.receive(int(m.Queue), m) }
+
+// Now is the monotonic time that the Engine's deadlines are in.
+func (h *queue) Now() int64 { return monotonic() }
+
+var began = time.Now()
+
+// monotonic is the time since the process began, in nanoseconds.
+func monotonic() int64 { return int64(time.Since(began)) }

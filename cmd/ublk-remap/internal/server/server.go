@@ -1,0 +1,497 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// Time limits. They allow for Linux 6.12, which notices the death of a server
+// that had every tag in its hands only after 30 seconds.
+const (
+	exclusiveWait   = 60 * time.Second // for a dead server's last I/O on the backing
+	exclusiveBrief  = time.Second      // where no server died
+	epochWait       = 60 * time.Second
+	recoverWait     = 60 * time.Second
+	stopWait        = 45 * time.Second
+	finishWait      = 30 * time.Second
+	deleteWait      = 15 * time.Second
+	controlShutdown = 2 * time.Second
+)
+
+// server is one device being served.
+type server struct {
+	cfg  Config
+	log  zerolog.Logger
+	name string
+	uuid string
+
+	set    *set.Set
+	owner  *control.Owner
+	image  *metadata.Image
+	shared *remap.Shared
+	alloc  *remap.Allocator
+	keeper *keeper
+
+	ctl    *ublk.Control
+	device *ublk.Device
+	record *control.Record
+	socket *control.Server
+
+	live      atomic.Bool
+	stopOnce  sync.Once
+	stopAsked chan struct{}
+}
+
+// Run serves a device until it is stopped: by the control socket, by the end
+// of ctx, or from outside. It returns nil after an orderly stop. If it returns
+// an error before Ready was called, no device is left behind, unless there was
+// one of a dead server already.
+func Run(ctx context.Context, cfg Config) error {
+	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{})}
+	err := s.run(ctx)
+	return errors.Join(err, s.release())
+}
+
+func (s *server) run(ctx context.Context) error {
+	dead, err := s.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if s.ctl, err = ublk.OpenControl(); err != nil {
+		return err
+	}
+	if err := s.need(ctx); err != nil {
+		return err
+	}
+	waiting, err := s.waiting(ctx, dead)
+	if err != nil {
+		return err
+	}
+	if err := s.open(ctx, dead != nil); err != nil {
+		return err
+	}
+	harden(s.log)
+	if err := s.load(waiting); err != nil {
+		return err
+	}
+	epoch, cancel := context.WithTimeout(ctx, epochWait)
+	defer cancel()
+	if err := s.keeper.open(epoch); err != nil {
+		return err
+	}
+	if err := s.attach(ctx, waiting); err != nil {
+		return err
+	}
+	return s.serve(ctx)
+}
+
+// identify finds out whose backing it is, makes the name this server's own and
+// returns the record of a server that died, if there is one.
+func (s *server) identify(ctx context.Context) (*control.Record, error) {
+	sb, err := set.Identify(ctx, s.cfg.Backing)
+	if err != nil {
+		return nil, err
+	}
+	s.name, s.uuid = sb.Name, sb.UUID.String()
+	if err := control.MakeDir(); err != nil {
+		return nil, err
+	}
+	if s.owner, err = control.Own(s.name); err != nil {
+		if r, readErr := control.ReadRecord(s.name); readErr == nil {
+			return nil, fmt.Errorf("%s: %w as %s by process %d (%w)", s.cfg.Backing, ErrServed, r.Device, r.PID, err)
+		}
+		return nil, fmt.Errorf("%s: %w (%w)", s.cfg.Backing, ErrServed, err)
+	}
+	r, err := control.ReadRecord(s.name)
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return nil, nil
+	case err != nil:
+		s.log.Warn().Err(err).Msg("the runtime record is of no use")
+		return nil, nil
+	case r.UUID != s.uuid:
+		if _, err := s.deviceOf(ctx, r); err == nil {
+			return nil, fmt.Errorf("%s: %w: another disk has the name %q and its device %s is still there; stop it first",
+				s.cfg.Backing, control.ErrRefused, s.name, r.Device)
+		}
+		return nil, nil
+	}
+	return r, nil
+}
+
+// need fails early if the kernel lacks what was asked for.
+func (s *server) need(ctx context.Context) error {
+	have, err := s.ctl.Features(ctx)
+	if err != nil {
+		return err
+	}
+	want := ublk.FeatureRecovery | ublk.FeatureRecoveryReissue
+	if s.cfg.ZeroCopy == ublk.Require {
+		want |= ublk.FeatureAutoBufReg
+	}
+	return have.Require(want)
+}
+
+// deviceOf asks the kernel for the device that a record names; ErrNotFound if
+// it is gone, or if it is somebody else's who got the same number since.
+func (s *server) deviceOf(ctx context.Context, r *control.Record) (ublk.DeviceInfo, error) {
+	if s.ctl == nil {
+		ctl, err := ublk.OpenControl()
+		if err != nil {
+			return ublk.DeviceInfo{}, err
+		}
+		s.ctl = ctl
+	}
+	return DeviceOf(ctx, s.ctl, r)
+}
+
+// DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
+// if it is gone, or if it is somebody else's who got the same number since.
+func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.DeviceInfo, error) {
+	info, err := ctl.Info(ctx, r.ID)
+	if err != nil {
+		return info, err
+	}
+	p, err := ctl.GetParams(ctx, r.ID)
+	if err != nil {
+		return info, err
+	}
+	served := info.PID <= 0 || info.PID == r.PID || info.PID == r.PreviousPID
+	if !served || p.Size != int64(r.Blocks)*int64(r.BlockSize) || int(p.LogicalBlockSize) != r.BlockSize {
+		return info, fmt.Errorf("%w: %s belongs to somebody else now", ublk.ErrNotFound, r.Device)
+	}
+	return info, nil
+}
+
+// waiting returns the device of a dead server that waits to be taken over, or
+// nil.
+func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.DeviceInfo, error) {
+	if dead == nil {
+		return nil, nil
+	}
+	info, err := s.deviceOf(ctx, dead)
+	switch {
+	case errors.Is(err, ublk.ErrNotFound):
+		return nil, dead.Remove()
+	case err != nil:
+		return nil, err
+	case info.State == ublk.StateDead:
+		// It never was live, or it was being stopped: nobody waits for it.
+		s.log.Info().Int("id", info.ID).Msg("removing what an earlier start left behind")
+		if err := s.ctl.Delete(ctx, info.ID); err != nil {
+			return nil, err
+		}
+		return nil, dead.Remove()
+	}
+	switch {
+	case s.cfg.ID != ublk.AnyID && s.cfg.ID != info.ID:
+		return nil, fmt.Errorf("%w: it is %s; start it without --id, or stop it first", ErrRecovery, info.BlockPath())
+	case s.cfg.ZeroCopy == ublk.Require && !info.ZeroCopy():
+		return nil, fmt.Errorf("%w: %s was made without zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
+	case s.cfg.ZeroCopy == ublk.Never && info.ZeroCopy():
+		return nil, fmt.Errorf("%w: %s was made with zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
+	}
+	if len(s.cfg.Spares) == 0 {
+		s.cfg.Spares = dead.Spares
+	}
+	s.record = dead
+	return &info, nil
+}
+
+// open gets the devices exclusively. After a crash that is only possible once
+// the dead server's last I/O has ended.
+func (s *server) open(ctx context.Context, died bool) error {
+	wait := exclusiveBrief
+	if died {
+		wait = exclusiveWait
+	}
+	var err error
+	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait})
+	if err != nil {
+		return err
+	}
+	if got := s.set.Superblock.UUID.String(); got != s.uuid {
+		return fmt.Errorf("%s: %w: another set was written to it meanwhile", s.cfg.Backing, control.ErrRefused)
+	}
+	return nil
+}
+
+// load reads the metadata and builds the machines over it.
+func (s *server) load(waiting *ublk.DeviceInfo) error {
+	var err error
+	if s.image, err = metadata.Load(s.set.Metadata()); err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
+	}
+	layout := s.image.Layout()
+	for _, d := range s.set.Devices {
+		if b := d.Geometry().LogicalBlock; b > layout.BlockSize() {
+			return fmt.Errorf("%s: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), blockdev.ErrAlignment, b, layout.BlockSize())
+		}
+	}
+	if s.shared, s.alloc, err = Build(s.image); err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
+	}
+	if waiting != nil {
+		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
+	}
+	if s.cfg.Queues == 0 {
+		s.cfg.Queues = min(runtime.NumCPU(), maxDefaultQueues)
+	}
+	if s.cfg.Depth == 0 {
+		s.cfg.Depth = ublk.DefaultDepth
+	}
+	if s.cfg.MaxIO == 0 {
+		s.cfg.MaxIO = ublk.DefaultMaxIO
+	}
+	var session [8]byte
+	if _, err := rand.Read(session[:]); err != nil {
+		return err
+	}
+	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices, s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
+		binary.LittleEndian.Uint64(session[:]))
+	return err
+}
+
+// Build makes the map and the allocator of a loaded image. The error is
+// metadata.ErrDamaged if the table contradicts itself.
+func Build(img *metadata.Image) (*remap.Shared, *remap.Allocator, error) {
+	geo := Geometry(img.Layout())
+	regions := make([]remap.SpareRegion, len(geo.Spares))
+	for i, e := range geo.Spares {
+		regions[i] = remap.SpareRegion{First: e.First, Count: e.Count}
+	}
+	alloc, err := remap.NewAllocator(regions)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
+	}
+	b := remap.NewBuilder(geo.Units(), int(geo.BlocksPerUnit()))
+	if err := img.Replay(func(e metadata.Entry) error {
+		if e.State.OfSpare() {
+			return alloc.Apply(e)
+		}
+		b.Apply(e)
+		return nil
+	}); err != nil {
+		return nil, nil, err
+	}
+	m := b.Map()
+	if err := alloc.TakeMap(m); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
+	}
+	return remap.NewShared(geo, m), alloc, nil
+}
+
+// Geometry is a layout as package remap sees it.
+func Geometry(l *metadata.Layout) remap.Geometry {
+	g := remap.Geometry{BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(), Devices: len(l.Devices())}
+	g.HeadDevice, g.HeadOffset = l.HomeOf(0)
+	for _, r := range l.SpareRegions() {
+		g.Spares = append(g.Spares, remap.SpareExtent{
+			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,
+		})
+	}
+	return g
+}
+
+// attach makes the ublk device, or takes over the one that waits. The record
+// is there before the device can be live: from that moment on a crash leaves
+// something to recover.
+func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
+	geo := s.shared.Geometry()
+	size := int64(geo.Blocks) * int64(geo.BlockSize)
+	if waiting == nil {
+		device, err := ublk.Create(ctx, s.ctl, ublk.Config{
+			ID: s.cfg.ID, Queues: s.cfg.Queues, Depth: s.cfg.Depth, MaxIO: s.cfg.MaxIO,
+			ZeroCopy: s.cfg.ZeroCopy, Recovery: ublk.Require, Params: params(s.set.Devices, geo, s.cfg.MaxIO),
+		})
+		if err != nil {
+			return err
+		}
+		s.device = device
+		if err := s.writeRecordOf(device.Info(), 0); err != nil {
+			return s.abandon(true, err)
+		}
+		return nil
+	}
+	if size != int64(s.record.Blocks)*int64(s.record.BlockSize) || geo.BlockSize != s.record.BlockSize {
+		return fmt.Errorf("%w: it has %d blocks of %d bytes, the disk has %d of %d", ErrRecovery,
+			s.record.Blocks, s.record.BlockSize, geo.Blocks, geo.BlockSize)
+	}
+	if err := s.writeRecordOf(*waiting, waiting.PID); err != nil {
+		return err
+	}
+	s.log.Info().Str("device", waiting.BlockPath()).Msg("taking over the device of a server that died")
+	limited, cancel := context.WithTimeout(ctx, recoverWait)
+	defer cancel()
+	device, err := ublk.Recover(limited, s.ctl, waiting.ID)
+	if err != nil {
+		return fmt.Errorf("%w %s: %w", ErrRecovery, waiting.BlockPath(), err)
+	}
+	s.device = device
+	return nil
+}
+
+func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
+	geo := s.shared.Geometry()
+	s.record = &control.Record{
+		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
+		PID: os.Getpid(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(), Version: s.cfg.Version,
+	}
+	for _, d := range s.set.Devices[1:] {
+		s.record.Spares = append(s.record.Spares, d.Path())
+	}
+	return s.record.Write()
+}
+
+// info is what the kernel knows of the device.
+func (s *server) info() ublk.DeviceInfo { return s.device.Info() }
+
+// serve runs the device until it is stopped.
+func (s *server) serve(ctx context.Context) error {
+	created := s.record.PreviousPID == 0
+	var err error
+	if s.socket, err = control.Serve(s.name, s); err != nil {
+		return s.abandon(created, err)
+	}
+	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
+	ran := make(chan error, 1)
+	go func() { ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush()}) }()
+	select {
+	case err := <-ran:
+		if err == nil {
+			err = errors.New("the device was stopped while it started")
+		}
+		return s.abandon(created, err)
+	case <-s.device.Ready():
+	}
+	s.live.Store(true)
+	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).Str("name", s.name).
+		Bool("zero_copy", s.info().ZeroCopy()).Int("queues", s.info().Queues).Msg("live")
+	if s.cfg.Ready != nil {
+		s.cfg.Ready(s.info().BlockPath())
+	}
+	stop, asked := ctx.Done(), s.stopAsked
+	for {
+		select {
+		case err := <-ran:
+			if err != nil {
+				// Some queue failed: requests wait in the kernel, and the record
+				// tells the next start where.
+				return fmt.Errorf("%s: %w; start it again to recover", s.info().BlockPath(), err)
+			}
+			return s.finish()
+		case <-stop:
+			stop = nil
+			s.stopDevice()
+		case <-asked:
+			asked = nil
+			s.stopDevice()
+		}
+	}
+}
+
+// stopDevice stops the device; Run returns once it is. If a request hangs it
+// is tried again, for there is no other way to end without losing it.
+func (s *server) stopDevice() {
+	s.log.Info().Msg("stopping")
+	go func() {
+		for {
+			ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+			err := s.device.Stop(ctx)
+			cancel()
+			if err == nil {
+				return
+			}
+			s.log.Error().Err(err).Msg("the device does not stop; trying on")
+			time.Sleep(time.Second)
+		}
+	}()
+}
+
+// abandon ends a start that failed: a device that was made for it is removed,
+// one that was to be recovered stays for the next try.
+func (s *server) abandon(created bool, err error) error {
+	if !created {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+	defer cancel()
+	return errors.Join(err, s.ctl.Delete(ctx, s.device.Info().ID), s.record.Remove())
+}
+
+// finish does what is left after the last request: checkpoint, flush, close,
+// delete.
+func (s *server) finish() error {
+	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
+	defer cancel()
+	if err := s.keeper.finish(ctx); err != nil {
+		// Everything acknowledged is in the log; the next start replays it.
+		s.log.Warn().Err(err).Msg("no last checkpoint")
+	}
+	var errs []error
+	for _, d := range s.set.Devices {
+		errs = append(errs, d.Sync())
+	}
+	// In this order: whoever still waits for an answer gets one, and nobody
+	// asks about devices that are closed.
+	s.keeper.stop()
+	s.closeSocket()
+	errs = append(errs, s.set.Close())
+	limited, cancel := context.WithTimeout(context.Background(), deleteWait)
+	defer cancel()
+	// Stopped it is; what can fail is that its number is free again.
+	if err := s.ctl.Delete(limited, s.record.ID); err != nil && !errors.Is(err, ublk.ErrNotFound) {
+		errs = append(errs, err)
+	}
+	errs = append(errs, s.record.Remove())
+	s.log.Info().Msg("stopped")
+	return errors.Join(errs...)
+}
+
+func (s *server) closeSocket() {
+	if s.socket == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), controlShutdown)
+	defer cancel()
+	// A client that does not hang up is no failure of the server.
+	_ = s.socket.Close(ctx)
+	s.socket = nil
+}
+
+// release gives back what is left, in any state.
+func (s *server) release() error {
+	var errs []error
+	if s.keeper != nil {
+		s.keeper.stop()
+	}
+	s.closeSocket()
+	if s.set != nil {
+		errs = append(errs, s.set.Close())
+	}
+	if s.ctl != nil {
+		errs = append(errs, s.ctl.Close())
+	}
+	if s.owner != nil {
+		errs = append(errs, s.owner.Release())
+	}
+	return errors.Join(errs...)
+}

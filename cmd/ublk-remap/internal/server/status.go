@@ -1,0 +1,221 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+// Status puts together what the control socket tells.
+func (s *server) Status(ctx context.Context) (*control.Status, error) {
+	geo, m := s.shared.Geometry(), s.shared.Map()
+	counts, c := m.Counts(), s.shared.Counters()
+	var arbiter remap.ArbiterStatus
+	var com metadata.Status
+	if err := s.keeper.call(ctx, func() { arbiter, com = s.keeper.arbiter.Status(), s.keeper.com.Status() }); err != nil {
+		return nil, err
+	}
+	info := s.info()
+	st := &control.Status{
+		Device: info.BlockPath(), ID: info.ID, Name: s.name, UUID: s.uuid,
+		Backing: s.set.Devices[0].Path(), BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks,
+		Spare:  control.Spare{Total: arbiter.Total, Used: arbiter.Used, Free: arbiter.Free, Devices: []control.SpareDevice{}},
+		Remaps: counts.Mapped, Pending: counts.Pending, Lost: counts.Lost,
+		Errors: control.Errors{Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors, Transport: c.TransportErrors},
+		Heals:  control.Heals{Writes: c.HealedWrites, Reads: c.HealedReads, Failed: c.FailedHeals},
+		IO: control.IO{
+			Reads: c.Reads, Writes: c.Writes, Flushes: c.Flushes, Discards: c.Discards,
+			ReadBytes: c.ReadBytes, WriteBytes: c.WriteBytes,
+		},
+		Metadata: control.Metadata{
+			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{}, LogUsed: com.LogUsed, LogSize: com.LogSize,
+		},
+		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},
+		Breaker: control.Breaker{State: "closed"},
+		Features: control.Features{
+			ZeroCopy: info.ZeroCopy(), AutoBufReg: info.Features.Has(ublk.FeatureAutoBufReg),
+			BatchIO: info.Features.Has(ublk.FeatureBatchIO), Recovery: info.Recoverable(),
+		},
+		ServerPID: os.Getpid(),
+	}
+	for _, d := range spareDevices(geo) {
+		st.Spare.Devices = append(st.Spare.Devices, control.SpareDevice{Device: s.set.Devices[d.device].Path(), Total: d.units})
+	}
+	degraded := arbiter.Free == 0
+	for _, mirror := range com.Mirrors {
+		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location, State: string(mirror.State)})
+		degraded = degraded || mirror.State != metadata.MirrorGood
+	}
+	st.State = control.StateLive
+	switch {
+	case !s.live.Load():
+		st.State = control.StateRecovering
+	case arbiter.Tripped:
+		st.State = control.StateTripped
+		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
+	case degraded:
+		st.State = control.StateDegraded
+	}
+	return st, nil
+}
+
+type spareDevice struct {
+	device uint8
+	units  uint64
+}
+
+// spareDevices sums the spare regions up by device.
+func spareDevices(geo *remap.Geometry) []spareDevice {
+	var all []spareDevice
+next:
+	for _, e := range geo.Spares {
+		for i := range all {
+			if all[i].device == e.Device {
+				all[i].units += uint64(e.Count)
+				continue next
+			}
+		}
+		all = append(all, spareDevice{e.Device, uint64(e.Count)})
+	}
+	return all
+}
+
+// Remaps lists the table as runs of blocks that are alike.
+func (s *server) Remaps(ctx context.Context) ([]control.Remap, error) {
+	return Table(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
+}
+
+// Table lists a map as runs of blocks that are alike: of one state, cause and
+// time, and side by side in the spare region too.
+func Table(ctx context.Context, m *remap.Map, blocks uint64) ([]control.Remap, error) {
+	per := uint64(m.BlocksPerUnit())
+	list := []control.Remap{}
+	var lastTime uint32
+	for at := uint64(0); at < blocks; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		run, ok := m.Next(at, blocks)
+		if !ok {
+			break
+		}
+		at = run.Start + run.Count
+		state := stateName(run.Kind)
+		if state == "" {
+			continue // only busy
+		}
+		for b := run.Start; b < at; {
+			n := min(at, (b/per+1)*per) - b
+			info := m.Unit(b / per)
+			r := control.Remap{Block: b, Count: n, State: state, Cause: info.Cause.String(), Time: clock(info.Time)}
+			if run.Kind&remap.KindMapped != 0 {
+				spare := run.Spare + (b - run.Start)
+				r.Spare = &spare
+			}
+			if i := len(list) - 1; i >= 0 && lastTime == info.Time && continues(&list[i], &r) {
+				list[i].Count += n
+			} else {
+				list = append(list, r)
+			}
+			lastTime = info.Time
+			b += n
+		}
+	}
+	return list, nil
+}
+
+// stateName names a run's kind; empty if nothing is kept on disk about it.
+func stateName(k remap.Kind) string {
+	switch {
+	case k&remap.KindLost != 0:
+		return metadata.StateLost.String()
+	case k&remap.KindPending != 0:
+		return metadata.StatePending.String()
+	case k&remap.KindMapped != 0:
+		return metadata.StateMapped.String()
+	}
+	return ""
+}
+
+// continues reports whether r goes on where l ends, alike.
+func continues(l, r *control.Remap) bool {
+	if l.Block+l.Count != r.Block || l.State != r.State || l.Cause != r.Cause || (l.Spare == nil) != (r.Spare == nil) {
+		return false
+	}
+	return l.Spare == nil || *l.Spare+l.Count == *r.Spare
+}
+
+func clock(seconds uint32) string { return time.Unix(int64(seconds), 0).UTC().Format(time.RFC3339) }
+
+// AddRemaps moves blocks to the spare region.
+func (s *server) AddRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+	return s.moveAll(ctx, ranges, true)
+}
+
+// RemoveRemaps moves blocks home.
+func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+	return s.moveAll(ctx, ranges, false)
+}
+
+func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bool) (control.MoveReply, error) {
+	blocks := s.shared.Geometry().Blocks
+	for _, r := range ranges {
+		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
+			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d", control.ErrInvalid, r.Block, r.Count, blocks)
+		}
+	}
+	var reply control.MoveReply
+	for _, r := range ranges {
+		res, err := s.keeper.move(ctx, remap.Move{Block: r.Block, Count: r.Count, ToSpare: toSpare, Cause: metadata.CauseOperator})
+		reply.Blocks += res.Moved
+		if err == nil && res.Failed > 0 {
+			err = fmt.Errorf("%d blocks could not be copied and stay where they are", res.Failed)
+		}
+		if err != nil {
+			return reply, fmt.Errorf("%w: blocks %d+%d: %w (%d blocks were moved)", control.ErrFailed, r.Block, r.Count, err, reply.Blocks)
+		}
+	}
+	return reply, nil
+}
+
+// Resume closes the breaker.
+func (s *server) Resume(ctx context.Context) error {
+	var err error
+	if callErr := s.keeper.call(ctx, func() { err = s.keeper.arbiter.Resume() }); callErr != nil {
+		return callErr
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", control.ErrFailed, err)
+	}
+	// It is closed once the restatement is durable.
+	for s.shared.Tripped() {
+		open := false
+		if err := s.keeper.call(ctx, func() { open = !s.keeper.com.Idle() }); err != nil {
+			return err
+		}
+		if !open {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if s.shared.Tripped() {
+		return fmt.Errorf("%w: the breaker stays open: the metadata cannot be written", control.ErrFailed)
+	}
+	return nil
+}
+
+// Stop begins an orderly stop.
+func (s *server) Stop(context.Context) error {
+	s.stopOnce.Do(func() { close(s.stopAsked) })
+	return nil
+}

@@ -1,0 +1,172 @@
+// Package set finds and opens the devices that belong together: a backing disk
+// and its spare devices, as the superblocks name them.
+//
+// Devices that are not named on the command line are looked for among the
+// machine's block devices, by their UUID. Nothing is written here.
+package set
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// Set is an open set.
+type Set struct {
+	Superblock *metadata.Superblock
+	Devices    []*blockdev.Device // as in Superblock.Devices: the backing first
+}
+
+// Close lets the devices go.
+func (s *Set) Close() error {
+	var errs []error
+	for _, d := range s.Devices {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
+	}
+	s.Devices = nil
+	return errors.Join(errs...)
+}
+
+// Metadata returns the devices as package metadata wants them.
+func (s *Set) Metadata() []metadata.Device {
+	devs := make([]metadata.Device, len(s.Devices))
+	for i, d := range s.Devices {
+		devs[i] = d
+	}
+	return devs
+}
+
+// Identify reads the superblock of the device at path, without exclusive use.
+// Errors: those of blockdev.Open and metadata.Probe, with the path.
+func Identify(ctx context.Context, path string) (*metadata.Superblock, error) {
+	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	sb, err := metadata.Probe(d)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return sb, nil
+}
+
+// Open opens the backing at path and the spare devices that its superblock
+// names: those in spares, then any that the machine has. The error wraps
+// metadata.ErrNotFound if one is missing.
+func Open(ctx context.Context, path string, spares []string, o blockdev.Options) (*Set, error) {
+	d, err := blockdev.Open(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{Devices: []*blockdev.Device{d}}
+	if s.Superblock, err = metadata.Probe(d); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.Close())
+	}
+	if s.Superblock.DeviceIndex != 0 {
+		return nil, errors.Join(fmt.Errorf("%s: %w: it is a spare device of %q; name the backing disk",
+			path, metadata.ErrForeign, s.Superblock.Name), s.Close())
+	}
+	if err := s.openSpares(ctx, spares, o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Options) error {
+	want := s.Superblock.Devices[1:]
+	if len(spares) > len(want) {
+		return fmt.Errorf("%s: %w: %d spare devices given, the set has %d", spares[len(want)], metadata.ErrForeign, len(spares), len(want))
+	}
+	s.Devices = append(s.Devices, make([]*blockdev.Device, len(want))...)
+	take := func(path string) error {
+		d, err := blockdev.Open(ctx, path, o)
+		if err != nil {
+			return err
+		}
+		sb, err := metadata.Probe(d)
+		switch {
+		case err != nil:
+		case sb.UUID != s.Superblock.UUID || sb.DeviceIndex == 0 || int(sb.DeviceIndex) > len(want):
+			err = fmt.Errorf("%w: it is of %q", metadata.ErrForeign, sb.Name)
+		case s.Devices[sb.DeviceIndex] != nil:
+			err = fmt.Errorf("%w: the same as %s", metadata.ErrForeign, s.Devices[sb.DeviceIndex].Path())
+		default:
+			s.Devices[sb.DeviceIndex] = d
+			return nil
+		}
+		return errors.Join(fmt.Errorf("%s: %w", path, err), d.Close())
+	}
+	for _, path := range spares {
+		if err := take(path); err != nil {
+			return err
+		}
+	}
+	for i, info := range want {
+		if s.Devices[i+1] != nil {
+			continue
+		}
+		path, err := find(ctx, func(sb *metadata.Superblock) bool {
+			return sb.UUID == s.Superblock.UUID && int(sb.DeviceIndex) == i+1
+		})
+		if err != nil {
+			return fmt.Errorf("spare device %s of %q: %w; name it with --spare-device", info.UUID, s.Superblock.Name, err)
+		}
+		if err := take(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Find looks for the backing disk of the set with that name or UUID among the
+// machine's block devices. The error is metadata.ErrNotFound, also if several
+// disks claim the name.
+func Find(ctx context.Context, name string) (string, error) {
+	id, idErr := uuid.Parse(name)
+	return find(ctx, func(sb *metadata.Superblock) bool {
+		return sb.DeviceIndex == 0 && (sb.Name == name || idErr == nil && sb.UUID == id)
+	})
+}
+
+func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, error) {
+	entries, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
+	}
+	var found []string
+	for _, e := range entries {
+		name := e.Name()
+		// Served devices hide their superblocks; RAM disks have none.
+		if strings.HasPrefix(name, "ublkb") || strings.HasPrefix(name, "ram") || strings.HasPrefix(name, "zram") {
+			continue
+		}
+		// What lies below another device shows the same superblock as that.
+		if holders, _ := os.ReadDir(filepath.Join("/sys/class/block", name, "holders")); len(holders) > 0 {
+			continue
+		}
+		path := filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
+		if sb, err := Identify(ctx, path); err == nil && match(sb) {
+			found = append(found, path)
+		}
+	}
+	sort.Strings(found)
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("%w on any block device", metadata.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("%w: %s all claim it; name the device", metadata.ErrNotFound, strings.Join(found, ", "))
+}
