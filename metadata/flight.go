@@ -1,6 +1,9 @@
 package metadata
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // recordTries is how many log slots of a mirror a record is written to before
 // the mirror counts as failed.
@@ -142,7 +145,11 @@ func (c *Committer) makeRoom() bool {
 		return true
 	}
 	// Nothing was written: what waits never happened.
-	c.err = fmt.Errorf("%w, last error: %w", ErrLogFull, c.err)
+	if c.err == nil {
+		c.err = ErrLogFull
+	} else if !errors.Is(c.err, ErrLogFull) {
+		c.err = fmt.Errorf("%w: %w", ErrLogFull, c.err)
+	}
 	c.changed = true
 	if c.phase == phaseEpoch {
 		c.result(c.openTicket, OutcomeDropped)

@@ -12,6 +12,7 @@ type Image struct {
 	readOnly bool
 	mirrors  []mirrorImage
 	records  map[link][]found
+	current  []sbStep // the superblock copies that are the newest of their device
 
 	checkpoint *candidate
 	chain      []record // the records after the checkpoint, oldest first

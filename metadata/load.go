@@ -45,6 +45,9 @@ func assemble(devs []Device) (*Image, error) {
 		elected[i] = sb
 		for _, c := range copies {
 			if c.sb != nil && c.sb.UUID == sb.UUID {
+				if c.sb.Generation == sb.Generation {
+					img.current = append(img.current, sbStep{sb.DeviceIndex, c.offset})
+				}
 				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
 				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
 			}
@@ -146,7 +149,7 @@ type found struct{ mirror, slot int }
 func (img *Image) scan() error {
 	set := &img.sb.UUID
 	img.records = map[link][]found{}
-	buf := AlignedBytes(readChunk)
+	buf := AlignedBytes(int(min(readChunk, img.sb.LogBytes)))
 	for mi, at := range img.layout.mirrorsAt() {
 		r := &img.sb.Regions[at.region]
 		m := mirrorImage{mirrorAt: at, stale: r.Stale, staleFrom: r.StaleFrom, slots: make([]logSlot, at.atoms)}
@@ -163,7 +166,7 @@ func (img *Image) scan() error {
 				img.maxSequence = max(img.maxSequence, h.covers.Sequence)
 			}
 		}
-		per := int(readChunk / at.atom)
+		per := len(buf) / int(at.atom)
 		for i := 0; i < at.atoms; i += per {
 			n := min(per, at.atoms-i)
 			readAtoms(dev, buf[:n*int(at.atom)], at.logOffset(i), int(at.atom), func(j int, b []byte, err error) {
@@ -328,7 +331,7 @@ func (img *Image) whole(c *candidate) bool {
 // mirror that can read it, and n, the number of its entries.
 func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 	set := &img.sb.UUID
-	buf, single := AlignedBytes(readChunk), AlignedBytes(PageSize)
+	buf, single := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize))), AlignedBytes(PageSize)
 	type source struct {
 		m    *mirrorImage
 		slot int

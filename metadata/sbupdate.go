@@ -1,14 +1,27 @@
 package metadata
 
+import "slices"
+
+// superblockTries is how often a copy is written before it counts as failed.
+const superblockTries = 3
+
 // sbStep is one copy of the superblock.
 type sbStep struct {
 	device uint8
 	offset int64
 }
 
+// sbPlace is one copy, as the update sees it.
+type sbPlace struct {
+	sbStep
+	good bool // it can be read, as far as is known, and is the newest
+	done bool // the update under way is through with it
+}
+
 // sbUpdate writes the superblock to all of its places, one at a time, so that
 // a cut can tear at most one copy. Spare devices come first: they may be ahead
-// of the backing, never behind.
+// of the backing, never behind. On a device, copies that failed come first: as
+// long as another one can be written, the only good copy is not at risk.
 type sbUpdate struct {
 	wanted  bool
 	opening bool // raise the epoch
@@ -17,8 +30,9 @@ type sbUpdate struct {
 	next    *Superblock // what is being written
 	gen     uint64      // the last generation tried
 	buf     []byte
-	steps   []sbStep
-	at      int
+	places  []sbPlace // the backing's last, and byte 0 after the others
+	at      int       // what is being written
+	try     int
 	written [MaxDevices]int
 }
 
@@ -28,9 +42,44 @@ func (s *sbUpdate) init(img *Image) {
 	s.buf = AlignedBytes(PageSize)
 	for d := len(s.now.Devices) - 1; d >= 0; d-- {
 		for _, off := range s.now.copies(uint8(d)) {
-			s.steps = append(s.steps, sbStep{uint8(d), off})
+			step := sbStep{uint8(d), off}
+			s.places = append(s.places, sbPlace{sbStep: step, good: slices.Contains(img.current, step)})
 		}
 	}
+}
+
+// pick chooses the next copy to write, or none.
+func (s *sbUpdate) pick() (at int, ok bool) {
+	for d := len(s.now.Devices) - 1; d >= 0; d-- {
+		if d == 0 && s.opening {
+			for spare := 1; spare < len(s.now.Devices); spare++ {
+				if s.written[spare] == 0 {
+					return 0, false // it would look absent at the next start
+				}
+			}
+		}
+		good, best := 0, -1
+		for i := range s.places {
+			p := &s.places[i]
+			if int(p.device) != d {
+				continue
+			}
+			if p.good {
+				good++
+			}
+			if !p.done && (best < 0 || s.places[best].good && !p.good) {
+				best = i
+			}
+		}
+		if best < 0 {
+			continue
+		}
+		if d > 0 && !s.opening && good == 1 && s.places[best].good && s.written[d] == 0 {
+			continue // the news can do without it, the device cannot
+		}
+		return best, true
+	}
+	return 0, false
 }
 
 // startSuperblocks begins an update that is wanted, once no record is under
@@ -40,10 +89,13 @@ func (c *Committer) startSuperblocks() {
 	if !s.wanted || s.active || c.rec.active && !c.rec.marking {
 		return
 	}
-	s.wanted, s.active, s.at = false, true, 0
+	s.wanted, s.active = false, true
 	clear(s.written[:])
+	for i := range s.places {
+		s.places[i].done = false
+	}
 	regions := append(s.next.Regions[:0], s.now.Regions...)
-	*s.next, s.next.Devices = *s.now, s.next.Devices
+	*s.next = *s.now // they share the device table, which never changes here
 	s.next.Regions = regions
 	s.gen++
 	s.next.Generation = s.gen
@@ -65,32 +117,37 @@ func (c *Committer) startSuperblocks() {
 
 func (c *Committer) stepSuperblocks() {
 	s := &c.sb
-	if s.at == len(s.steps) {
+	var ok bool
+	if s.at, ok = s.pick(); !ok {
 		c.superblocksEnded()
 		return
 	}
-	step := s.steps[s.at]
-	if s.opening && step.device == 0 && s.at > 0 && s.steps[s.at-1].device != 0 {
-		for d := 1; d < len(s.now.Devices); d++ {
-			if s.written[d] == 0 {
-				// It would look absent at the next start: do not serve.
-				c.superblocksEnded()
-				return
-			}
-		}
-	}
-	s.next.encode(s.buf, step.device)
-	c.issue(opSuperblock, 0, step.device, step.offset, s.buf)
+	s.try = 1
+	c.writeSuperblock()
+}
+
+func (c *Committer) writeSuperblock() {
+	p := &c.sb.places[c.sb.at]
+	c.sb.next.encode(c.sb.buf, p.device)
+	c.issue(opSuperblock, 0, p.device, p.offset, c.sb.buf)
 }
 
 func (c *Committer) superblockDone(err error) {
 	s := &c.sb
-	if err == nil {
-		s.written[s.steps[s.at].device]++
-	} else {
+	p := &s.places[s.at]
+	switch {
+	case err == nil:
+		s.written[p.device]++
+		p.good, p.done = true, true
+	case s.try < superblockTries:
 		c.err = err
+		s.try++
+		c.writeSuperblock()
+		return
+	default:
+		c.err = err
+		p.good, p.done = false, true
 	}
-	s.at++
 	c.stepSuperblocks()
 }
 
