@@ -186,7 +186,7 @@ func reason(err error) string {
 
 func (d *show) create() error {
 	d.step("ublk-remap takes the disk")
-	if _, err := d.run(d.o.ublkRemap, "create", d.disk, "--name", d.name, "--yes"); err != nil {
+	if _, err := d.run(d.o.ublkRemap, "create", d.disk, "--name", d.name); err != nil {
 		return err
 	}
 	var dump dump
