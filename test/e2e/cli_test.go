@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -67,6 +68,8 @@ type set struct {
 	name string
 	dev  string // /dev/ublkbN; empty: not started
 	args []string
+	// pid of the server while it is supposed to live, else 0.
+	pid atomic.Int64
 }
 
 var sets atomic.Int64
@@ -77,7 +80,10 @@ func create(t testing.TB, d *disk, args ...string) *set {
 	t.Helper()
 	s := &set{disk: d, name: fmt.Sprintf("e2e-%d-%d", os.Getpid(), sets.Add(1))}
 	remap(t, append([]string{"create", d.path, "--name", s.name, "--yes"}, args...)...).want(t, exitDone)
+	quit := make(chan struct{})
+	go s.watchServer(t, quit)
 	t.Cleanup(func() {
+		close(quit)
 		if s.dev != "" && !hung.Load() {
 			s.stop(t)
 		}
@@ -111,11 +117,33 @@ func (s *set) startAs(t testing.TB, r result) {
 		t.Fatalf("recovered as %s, was %s", s.dev, was)
 	}
 	needBlockDevice(t, s.dev)
+	s.pid.Store(int64(s.status(t).ServerPID))
+}
+
+// watchServer waits for the death of a server that is supposed to live. I/O to
+// its device would wait for ever, so the device is taken away.
+func (s *set) watchServer(t testing.TB, quit chan struct{}) {
+	for {
+		select {
+		case <-quit:
+			return
+		case <-time.After(500 * time.Millisecond):
+		}
+		pid := s.pid.Load()
+		if pid == 0 || syscall.Kill(int(pid), 0) == nil || s.pid.Load() != pid {
+			continue
+		}
+		t.Errorf("the server, process %d, has died; its log:\n%s", pid, serverLogs())
+		out, err := exec.Command(vmtest.Binary(t), "stop", s.name).CombinedOutput()
+		t.Logf("stop after the server's death: %v\n%s", err, out)
+		return
+	}
 }
 
 // stop stops the device, which must then be gone.
 func (s *set) stop(t testing.TB) {
 	t.Helper()
+	s.pid.Store(0)
 	r := remap(t, "stop", s.dev)
 	if r.code != exitDone {
 		t.Errorf("stop\n%s", r)
@@ -134,6 +162,7 @@ func (s *set) restart(t testing.TB) { t.Helper(); s.stop(t); s.start(t) }
 func (s *set) kill(t testing.TB) int {
 	t.Helper()
 	pid := s.status(t).ServerPID
+	s.pid.Store(0)
 	if pid <= 1 || pid == os.Getpid() {
 		t.Fatalf("server_pid is %d", pid)
 	}

@@ -164,3 +164,6 @@ func aligned(n int) []byte {
 	skip := int(-uintptr(unsafe.Pointer(&b[0])) & (page - 1))
 	return b[skip : skip+n : skip+n]
 }
+
+// flush makes what was written durable.
+func (d *direct) flush() error { return unix.Fdatasync(d.fd) }

@@ -35,13 +35,14 @@ func TestKillAndRecover(t *testing.T) {
 }
 
 func testKillAndRecover(t *testing.T, zeroCopy bool, fs string) {
+	guard(t, 5*time.Minute)
 	rng := random(t)
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
 	s.start(t, "--queues", "2", dataPath(zeroCopy))
 	mkfs(t, fs, s.dev)
-	dir := vmtest.Mount(t, fs, s.dev)
+	dir := mount(t, fs, s)
 	tree := plantTree(t, dir, rng)
 	// What is written from now on meets bad blocks; what was, may only be read
 	// where it is good.
@@ -83,13 +84,13 @@ func testKillAndRecover(t *testing.T, zeroCopy bool, fs string) {
 	rep := fioDone(t, p)
 	t.Logf("fio wrote %d MiB and read %d MiB", rep.writeBytes>>20, rep.readBytes>>20)
 	tree.verify(t, dir)
-	vmtest.Unmount(t, dir)
-	vmtest.Fsck(t, fs, s.dev)
+	umount(t, dir)
+	fsck(t, fs, s.dev)
 	s.restart(t)
-	vmtest.Fsck(t, fs, s.dev)
-	dir = vmtest.Mount(t, fs, s.dev)
+	fsck(t, fs, s.dev)
+	dir = mount(t, fs, s)
 	tree.verify(t, dir)
-	vmtest.Unmount(t, dir)
+	umount(t, dir)
 }
 
 // avoid leaves out those bad extents whose blocks have been written.
@@ -130,6 +131,7 @@ func TestKillSaturated(t *testing.T) {
 }
 
 func testKillSaturated(t *testing.T, zeroCopy, recoverIt bool) {
+	guard(t, 5*time.Minute)
 	rng := random(t)
 	d := newDisk(t, kindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")

@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -150,7 +149,10 @@ func TestMatrix(t *testing.T) {
 		cells = pairwise(cells)
 	}
 	for _, c := range cells {
-		t.Run(c.String(), func(t *testing.T) { testCell(t, c) })
+		t.Run(c.String(), func(t *testing.T) {
+			guard(t, 6*time.Minute)
+			testCell(t, c)
+		})
 	}
 }
 
@@ -243,20 +245,20 @@ func testCell(t *testing.T, c cell) {
 // finds them again after a new start.
 func useFileSystem(t *testing.T, s *set, fs string, rng *rand.Rand) {
 	mkfs(t, fs, s.dev)
-	dir := vmtest.Mount(t, fs, s.dev)
+	dir := mount(t, fs, s)
 	tree := plantTree(t, dir, rng)
 	tree.verify(t, dir)
 	job := []string{"rw=randwrite", "size=16M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
 	fio(t, dir+"/fio", job...)
-	vmtest.Unmount(t, dir)
-	vmtest.Fsck(t, fs, s.dev)
+	umount(t, dir)
+	fsck(t, fs, s.dev)
 
 	s.restart(t)
-	vmtest.Fsck(t, fs, s.dev)
-	dir = vmtest.Mount(t, fs, s.dev)
+	fsck(t, fs, s.dev)
+	dir = mount(t, fs, s)
 	tree.verify(t, dir)
 	fio(t, dir+"/fio", append(job, "verify_only")...)
-	vmtest.Unmount(t, dir)
+	umount(t, dir)
 }
 
 // layout is where things are on a disk with metadata. In bytes.
@@ -408,24 +410,7 @@ func covered(rows []row, from, to int64) bool {
 // dataPath is the flag of start that forces a way for the data.
 func dataPath(zeroCopy bool) string {
 	if zeroCopy {
-		return "--data-path=zero-copy"
+		return "--zero-copy=on"
 	}
-	return "--data-path=copy"
-}
-
-// mkfs makes a file system.
-func mkfs(t testing.TB, fs, dev string) {
-	t.Helper()
-	if fs != "xfs" {
-		vmtest.Mkfs(t, fs, dev)
-		return
-	}
-	// mkfs.xfs refuses to make less than 300 MB since xfsprogs 5.19, but for
-	// this undocumented option that came with the refusal.
-	r := launch(t, "mkfs.xfs", "-q", "-f", "--unsupported", dev).wait(t, limit)
-	if r.code != 0 && strings.Contains(r.stderr, "unrecognized option") {
-		vmtest.Mkfs(t, fs, dev)
-		return
-	}
-	r.want(t, 0)
+	return "--zero-copy=off"
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"ublkremap/internal/vmtest"
 )
@@ -19,6 +20,7 @@ func TestVanished(t *testing.T) {
 }
 
 func testVanished(t *testing.T, zeroCopy bool) {
+	guard(t, 4*time.Minute)
 	d := newDisk(t, kindLoop, 64, 512)
 	s := create(t, d, "--spare", "4MiB")
 	lay := layoutOf(t, d)
@@ -106,6 +108,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 // TestSpareFull runs out of spare units: later heals fail, earlier ones stay.
 func TestSpareFull(t *testing.T) {
 	vmtest.NeedUblk(t)
+	guard(t, 4*time.Minute)
 	const units, blockSize = 16, 512
 	d := newDisk(t, kindLoop, 32, blockSize)
 	s := create(t, d, "--spare", fmt.Sprintf("%dKiB", units*4))

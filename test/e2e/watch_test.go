@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
 )
 
 // hung is set once something outlived its limit and could not be killed.
@@ -174,4 +176,41 @@ func waitFor(t testing.TB, done <-chan struct{}, what string) {
 		dumpTasks(what + " has not ended after " + limit.String())
 		t.Fatalf("%s: not done after %v", what, limit)
 	}
+}
+
+// guard sets a limit for a whole test. Past it the watchdog prints what
+// everybody is doing, and all devices are taken away so that I/O ends; if even
+// that does not end the test, the test program ends.
+func guard(t testing.TB, most time.Duration) {
+	t.Helper()
+	needAlive(t)
+	name := t.Name()
+	bin := vmtest.Binary(t)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-done:
+			return
+		case <-time.After(most):
+		}
+		hung.Store(true)
+		dumpTasks(fmt.Sprintf("%s has not ended after %v", name, most))
+		devs, _ := filepath.Glob("/dev/ublkb*")
+		for _, d := range devs {
+			out, err := exec.Command("timeout", "60", bin, "stop", "--force", d).CombinedOutput()
+			_, _ = fmt.Fprintf(os.Stderr, "watchdog: stop %s: %v\n%s", d, err, out)
+		}
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			_, _ = fmt.Fprintf(os.Stderr, "watchdog: %s hangs for good\n", name)
+			os.Exit(3)
+		}
+	}()
+	t.Cleanup(func() {
+		close(done)
+		if hung.Load() {
+			t.Errorf("the watchdog has barked")
+		}
+	})
 }
