@@ -1,0 +1,102 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// config is what one run looks like. All of it is drawn from the seed.
+type config struct {
+	plan     metadata.PlanParams
+	queues   int
+	depth    int
+	maxUnits int // the largest request, in units
+	zero     int // units in the driver's zero buffer
+	policy   remap.Policy
+	budget   bool // the breaker's budget is small enough to be used up
+
+	rounds int // starts
+	steps  int // of the workload, per round
+	spots  int // places where requests meet
+	faults int // at the beginning; more come while it runs
+	rates  rates
+	vanish bool // whole disks vanish and return
+	storms bool // operations fail for want of resources, all of them for a while
+	trims  bool
+	meta   metaFaults
+	moves  bool // remap add and remove
+	buf    int  // relocation buffer, in units
+}
+
+// metaFaults says what is wrong with the metadata areas. Two mirrors never
+// lack the same record: that is damage, which nobody promises to survive.
+type metaFaults uint8
+
+const (
+	metaNone   metaFaults = iota
+	metaWrites            // writes fail here and there, on every mirror
+	metaReads             // one mirror has sectors that take writes and do not read
+	metaMirror            // one mirror takes no write at all from some time on
+	metaAll               // all mirrors refuse writes for a while
+)
+
+var metaNames = [...]string{"none", "some writes fail", "latent errors in one mirror", "one mirror fails", "all mirrors fail for a while"}
+
+func newConfig(rng *rand.Rand) config {
+	c := config{
+		queues: 1 + rng.IntN(4), depth: 1 + rng.IntN(5), maxUnits: pick(rng, []int{1, 2, 4, 8, 16}),
+		rounds: 2 + rng.IntN(3), steps: 100 + rng.IntN(500), spots: 1 + rng.IntN(3), faults: rng.IntN(8),
+		trims: rng.IntN(2) == 0, moves: rng.IntN(2) == 0, vanish: rng.IntN(5) == 0, storms: rng.IntN(6) == 0,
+		buf: 2 * (1 + rng.IntN(2)),
+	}
+	c.zero = 1 + rng.IntN(c.maxUnits)
+	c.plan = metadata.PlanParams{
+		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
+		BackingSize: 5 << 20,
+		SpareBytes:  metadata.UnitSize * int64(pick(rng, []int{3, 8, 40, 200})),
+	}
+	for i := range c.plan.UUID {
+		c.plan.UUID[i], c.plan.DeviceUUIDs[0][i], c.plan.DeviceUUIDs[1][i] = byte(rng.Uint32()|1), byte(rng.Uint32()|1), byte(rng.Uint32()|1)
+	}
+	c.plan.BackingSize += int64(c.plan.BlockSize) * rng.Int64N(16)
+	if rng.IntN(3) == 0 {
+		c.plan.PhysicalBlockSize = pick(rng, []int{512, 4096, 8192})
+	}
+	if rng.IntN(3) == 0 {
+		c.plan.SpareDeviceSize = 6<<20 + 512*rng.Int64N(16)
+	}
+	if rng.IntN(4) == 0 {
+		c.rates = rates{path: rng.IntN(8)}
+	}
+	if rng.IntN(4) == 0 {
+		c.rates.resource = rng.IntN(100)
+	}
+	if rng.IntN(3) == 0 {
+		c.rates.short = rng.IntN(200)
+	}
+	if rng.IntN(4) == 0 {
+		c.rates.flush = rng.IntN(300)
+	}
+	if rng.IntN(3) == 0 {
+		c.meta = metaFaults(1 + rng.IntN(4))
+	}
+	c.policy = remap.Policy{
+		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
+		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
+	}
+	if c.budget = rng.IntN(8) == 0; c.budget {
+		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(12)), uint64(1+rng.IntN(20))
+	}
+	return c
+}
+
+func (c *config) String() string {
+	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
+		"%d rounds of %d steps, %d spots, %d faults, rates %+v, vanish %v, storms %v, trims %v, moves %v, metadata: %s, policy %+v",
+		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.faults, c.rates, c.vanish, c.storms, c.trims, c.moves, metaNames[c.meta], c.policy)
+}

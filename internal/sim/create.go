@@ -1,0 +1,78 @@
+package sim
+
+import (
+	"errors"
+
+	"ublkremap/metadata"
+)
+
+// create makes the disks and a set on them, after up to two tries that the
+// power ended.
+func (s *sim) create() {
+	for i, d := range s.plan.Devices() {
+		s.disks = append(s.disks, newDisk(uint8(i), d.Size))
+	}
+	initial := s.initial()
+	for range s.rng.IntN(3) {
+		left := s.rng.IntN(40)
+		devs := make([]metadata.Device, len(s.disks))
+		for i, d := range s.disks {
+			devs[i] = offline{d: d, left: &left}
+		}
+		err := metadata.Create(devs, s.plan, initial)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errCut) {
+			s.failf("create: %v", err)
+		}
+		for _, d := range s.disks {
+			d.cut(s.rng)
+		}
+		s.stats.CutCreates++
+		s.tracef("POWER CUT during create")
+		img, err := metadata.Load(s.devices())
+		switch {
+		case err == nil:
+			if _, err := img.Table(); err != nil {
+				s.failf("a set that a cut create left: %v", err)
+			}
+		case !errors.Is(err, metadata.ErrNotFound):
+			s.failf("load after a cut create: %v", err)
+		}
+	}
+	devs := make([]metadata.Device, len(s.disks))
+	for i, d := range s.disks {
+		devs[i] = offline{d: d}
+	}
+	if err := metadata.Create(devs, s.plan, initial); err != nil {
+		s.failf("create: %v", err)
+	}
+}
+
+// initial draws entries that a table may begin with: blocks known to be bad, lost
+// or retired. Nothing is mapped: the spare units hold no data yet.
+func (s *sim) initial() []metadata.Entry {
+	var out []metadata.Entry
+	if s.chance(1, 2) {
+		return nil
+	}
+	all := uint8(1<<(metadata.UnitSize/s.plan.BlockSize()) - 1)
+	for range s.rng.IntN(4) {
+		mask := uint8(1+s.rng.IntN(255)) & all
+		if mask == 0 {
+			mask = all
+		}
+		e := metadata.Entry{
+			Unit: s.plan.HeadBlocks()*uint64(s.plan.BlockSize())/metadata.UnitSize - 4 + s.rng.Uint64N(8), Count: 1, Mask: mask,
+			State: pick(s.rng, []metadata.State{metadata.StateLost, metadata.StatePending}), Cause: metadata.CauseImport, Time: 1,
+		}
+		out = append(out, e)
+	}
+	if s.chance(1, 3) {
+		out = append(out, metadata.Entry{
+			Spare: uint32(s.rng.Uint64N(s.plan.SpareUnits())), Count: 1, State: metadata.StateRetired, Cause: metadata.CauseImport, Time: 1,
+		})
+	}
+	return out
+}

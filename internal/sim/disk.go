@@ -1,0 +1,182 @@
+package sim
+
+import (
+	"math/rand/v2"
+	"slices"
+)
+
+const (
+	sectorSize  = 512
+	pageSize    = 4096
+	pageSectors = pageSize / sectorSize
+)
+
+// disk is a simulated disk with a volatile write cache. What it answers to
+// reads is the newest content. What a power cut leaves is decided per sector:
+// the content that was last made durable, or any that was written since.
+//
+// A sector that was never written reads as junk that names the disk and the
+// sector, so that it is recognized wherever it turns up.
+type disk struct {
+	index uint8
+	size  int64
+	pages []*page
+	dirty []int64 // sectors with unsynced content, in the order in which they became so; may hold stale entries
+	seq   uint64  // counts writes to the cache
+
+	gone  int32 // not 0: the disk has vanished, and every operation answers this errno
+	rates rates
+	trims bool // a discard leaves zeroes; else it does nothing
+}
+
+type page struct {
+	data  [pageSize]byte
+	cache [pageSectors]*cached
+	bad   [pageSectors]*fault
+}
+
+// cached is a sector whose newest content is not durable.
+type cached struct {
+	media    []byte // what is durable
+	versions []version
+}
+
+type version struct {
+	seq  uint64
+	data []byte
+}
+
+func newDisk(index uint8, size int64) *disk {
+	return &disk{index: index, size: size, pages: make([]*page, (size+pageSize-1)/pageSize)}
+}
+
+// page returns the page of an offset, and makes it if need be.
+func (d *disk) page(off int64) *page {
+	i := off / pageSize
+	p := d.pages[i]
+	if p == nil {
+		p = new(page)
+		for s := range int64(pageSectors) {
+			putJunk(p.data[s*sectorSize:], d.index, i*pageSectors+s)
+		}
+		d.pages[i] = p
+	}
+	return p
+}
+
+// load copies content; off and len(buf) are whole sectors.
+func (d *disk) load(off int64, buf []byte) {
+	for len(buf) > 0 {
+		n := min(int64(len(buf)), pageSize-off%pageSize)
+		if p := d.pages[off/pageSize]; p != nil {
+			copy(buf[:n], p.data[off%pageSize:])
+		} else {
+			for s := int64(0); s < n; s += sectorSize {
+				clear(buf[s : s+sectorSize])
+				putJunk(buf[s:], d.index, (off+s)/sectorSize)
+			}
+		}
+		buf, off = buf[n:], off+n
+	}
+}
+
+// store writes content; data nil stands for n zero bytes. durable: it is on
+// the media at once.
+func (d *disk) store(off int64, data []byte, n int64, durable bool) {
+	d.seq++
+	if data != nil && !durable {
+		data = slices.Clone(data)
+	}
+	for at := int64(0); at < n; at += sectorSize {
+		p := d.page(off + at)
+		s := (off + at) % pageSize / sectorSize
+		now := p.data[s*sectorSize:][:sectorSize]
+		src := zeroSector[:]
+		if data != nil {
+			src = data[at:][:sectorSize]
+		}
+		if durable {
+			p.cache[s] = nil
+		} else {
+			c := p.cache[s]
+			if c == nil {
+				c = &cached{media: slices.Clone(now)}
+				p.cache[s] = c
+				d.dirty = append(d.dirty, (off+at)/sectorSize)
+			}
+			c.versions = append(c.versions, version{d.seq, src})
+		}
+		copy(now, src)
+		if f := p.bad[s]; f != nil && f.heals {
+			p.bad[s] = nil
+		}
+	}
+}
+
+var zeroSector [sectorSize]byte
+
+// sync makes durable what was written up to seq.
+func (d *disk) sync(seq uint64) {
+	kept := d.dirty[:0]
+	for _, sector := range d.dirty {
+		p := d.pages[sector/pageSectors]
+		c := p.cache[sector%pageSectors]
+		if c == nil {
+			continue
+		}
+		n := 0
+		for n < len(c.versions) && c.versions[n].seq <= seq {
+			n++
+		}
+		if n == len(c.versions) {
+			p.cache[sector%pageSectors] = nil
+			continue
+		}
+		if n > 0 {
+			c.media, c.versions = c.versions[n-1].data, c.versions[n:]
+		}
+		kept = append(kept, sector)
+	}
+	d.dirty = kept
+}
+
+// cut takes the power away and gives it back: each unsynced sector keeps its
+// durable content or any that was cached since.
+func (d *disk) cut(rng *rand.Rand) {
+	for _, sector := range d.dirty {
+		p := d.pages[sector/pageSectors]
+		s := sector % pageSectors
+		c := p.cache[s]
+		if c == nil {
+			continue
+		}
+		p.cache[s] = nil
+		content := c.media
+		if i := rng.IntN(len(c.versions) + 1); i > 0 {
+			content = c.versions[i-1].data
+		}
+		copy(p.data[s*sectorSize:][:sectorSize], content)
+	}
+	d.dirty = d.dirty[:0]
+	d.gone = 0
+}
+
+// badAt returns the active fault of a sector, for reads or for writes.
+func (d *disk) badAt(off int64, write bool) *fault {
+	p := d.pages[off/pageSize]
+	if p == nil {
+		return nil
+	}
+	f := p.bad[off%pageSize/sectorSize]
+	if f == nil || f.left == 0 || write && !f.write || !write && !f.read {
+		return nil
+	}
+	return f
+}
+
+// spoil gives the sectors of a range a fault.
+func (d *disk) spoil(off, n int64, f *fault) {
+	for at := off; at < off+n && at < d.size; at += sectorSize {
+		d.page(at).bad[at%pageSize/sectorSize] = f
+	}
+}

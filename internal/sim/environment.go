@@ -1,0 +1,181 @@
+package sim
+
+import (
+	"time"
+
+	"ublkremap/metadata"
+)
+
+// pickSpots chooses where requests meet: always the seam between the displaced
+// head and the rest, often the end.
+func (s *sim) pickSpots() {
+	s.spots = []uint64{s.plan.HeadBlocks()}
+	for len(s.spots) < s.cfg.spots {
+		spot := s.rng.Uint64N(s.plan.Blocks())
+		if s.chance(1, 2) {
+			spot = s.plan.Blocks() - 1
+		}
+		s.spots = append(s.spots, spot)
+	}
+	s.spots = sortedSpots(s.spots)
+}
+
+// near draws a block in the neighbourhood of a spot.
+func (s *sim) near() uint64 {
+	per := uint64(metadata.UnitSize / s.plan.BlockSize())
+	reach := per * uint64(s.cfg.maxUnits+4)
+	spot := pick(s.rng, s.spots)
+	lo := spot - min(spot, reach)
+	return lo + s.rng.Uint64N(min(spot+reach, s.plan.Blocks())-lo)
+}
+
+// spoil gives some blocks, at home or in the spare region, a fault.
+func (s *sim) spoil() {
+	f := newFault(s.rng)
+	bs := int64(s.plan.BlockSize())
+	per := metadata.UnitSize / bs
+	n := bs * int64(pick(s.rng, []int{1, 1, 1, 2, 5, int(per), int(3 * per)}))
+	var p place
+	if s.chance(1, 4) {
+		p.disk, p.off = s.plan.SpareOf(uint32(s.rng.Uint64N(s.plan.SpareUnits())))
+		if s.chance(1, 2) {
+			p.off += bs * s.rng.Int64N(per)
+			n = min(n, metadata.UnitSize)
+		}
+	} else {
+		// Fault by fault, not disk range by disk range: a range may pass the seam.
+		block := s.near()
+		for i := range uint64(n / bs) {
+			if block+i < s.plan.Blocks() {
+				dev, off := s.plan.HomeOf(block + i)
+				s.disks[dev].spoil(off, bs, f)
+			}
+		}
+		s.tracef("FAULT at blocks %d+%d: %v", block, n/bs, f)
+		return
+	}
+	if end := s.spareEnd(p); p.off+n > end {
+		n = end - p.off
+	}
+	s.tracef("FAULT in the spare region, disk %d @%d+%d: %v", p.disk, p.off, n, f)
+	s.disks[p.disk].spoil(p.off, n, f)
+}
+
+// spareEnd returns where the spare region ends that a place lies in.
+func (s *sim) spareEnd(p place) int64 {
+	for _, r := range s.plan.SpareRegions() {
+		if r.Device == p.disk && p.off >= r.Start && p.off < r.Start+r.Length {
+			return r.Start + r.Length
+		}
+	}
+	return p.off
+}
+
+// mirrors returns the metadata mirrors on the backing.
+func (s *sim) mirrors() []metadata.Region {
+	var out []metadata.Region
+	for _, r := range s.plan.Superblock().Regions {
+		if r.Kind == metadata.RegionMirror && r.Device == 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// spoilMetadata puts faults into the metadata areas.
+func (s *sim) spoilMetadata() {
+	mirrors := s.mirrors()
+	switch s.cfg.meta {
+	case metaWrites:
+		for _, m := range mirrors {
+			for range s.rng.IntN(12) {
+				off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
+				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3)})
+			}
+		}
+	case metaReads:
+		m := pick(s.rng, mirrors)
+		for range 1 + s.rng.IntN(20) {
+			off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
+			s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
+		}
+	case metaMirror, metaAll:
+		s.metaLeft = 10 + s.rng.IntN(60)
+	}
+}
+
+// metaWrite is told of every write of the committer, before it is begun.
+func (s *sim) metaWrite() {
+	if s.metaLeft == 0 {
+		return
+	}
+	if s.metaLeft--; s.metaLeft > 0 {
+		return
+	}
+	switch {
+	case s.cfg.meta == metaMirror:
+		s.tracef("FAULT: a mirror takes no write any more")
+		m := pick(s.rng, s.mirrors())
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
+	case !s.metaBad:
+		s.tracef("FAULT: all mirrors refuse writes for a while")
+		s.refuseMetadata(true)
+	}
+}
+
+// refuseMetadata begins or ends that all mirrors of the backing refuse writes.
+func (s *sim) refuseMetadata(on bool) {
+	s.metaBad = on
+	var f *fault
+	if on {
+		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1}
+	}
+	for _, m := range s.mirrors() {
+		s.disks[0].spoil(m.Start, m.Length, f)
+	}
+}
+
+// weather lets things happen to the disks while the device is in use.
+func (s *sim) weather() {
+	switch s.rng.IntN(12) {
+	case 0, 1, 2:
+		s.spoil()
+	case 3:
+		if s.metaBad && s.cfg.meta == metaAll {
+			s.tracef("the mirrors take writes again")
+			s.refuseMetadata(false)
+			s.metaLeft = 0
+		}
+	case 4, 5:
+		if !s.cfg.vanish {
+			return
+		}
+		if d := pick(s.rng, s.disks); d.gone != 0 {
+			s.tracef("disk %d returns", d.index)
+			d.gone = 0
+		} else if s.chance(1, 3) {
+			d.gone = int32(pick(s.rng, vanishErrnos))
+			s.stats.Vanishes++
+			s.tracef("disk %d vanishes: %s", d.index, errnoName(-d.gone))
+			if d.index == 0 {
+				s.goneStep = s.step
+			}
+		}
+	case 6:
+		if s.cfg.storms {
+			s.storm(true)
+			s.stormEnds = s.now + s.rng.Int64N(int64(100*time.Millisecond))
+		}
+	}
+}
+
+// storm begins or ends that most operations fail for want of resources.
+func (s *sim) storm(on bool) {
+	s.stormEnds = 0
+	for _, d := range s.disks {
+		d.rates.resource = s.cfg.rates.resource
+		if on {
+			d.rates.resource = 900
+		}
+	}
+}

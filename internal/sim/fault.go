@@ -1,0 +1,194 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+)
+
+// fault is what is wrong with a range of sectors.
+type fault struct {
+	read, write bool  // which operations fail
+	errno       int32 // with what, positive
+	left        int   // how many more operations fail; negative: all
+	heals       bool  // a sector that is written is good again
+}
+
+func (f *fault) String() string {
+	s := syscall.Errno(f.errno).Error()
+	for _, p := range []struct {
+		on   bool
+		name string
+	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"}, {f.left > 0, fmt.Sprintf(", %d times", f.left)}} {
+		if p.on {
+			s += p.name
+		}
+	}
+	return s
+}
+
+// The errnos that a failing medium shows, of which a path that fails, and of
+// resources that are short: the table of DESIGN §3.5.
+var (
+	mediumErrnos   = []syscall.Errno{syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO, syscall.EIO}
+	pathErrnos     = []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO, syscall.ETIME, syscall.EBADE, syscall.EILSEQ, syscall.EOPNOTSUPP, syscall.EINVAL, syscall.ENOSPC, syscall.EROFS, syscall.EPERM}
+	resourceErrnos = []syscall.Errno{syscall.EAGAIN, syscall.ENOMEM, syscall.EBUSY}
+	vanishErrnos   = []syscall.Errno{syscall.EIO, syscall.EIO, syscall.ENODEV, syscall.ENXIO, syscall.ENOLINK}
+)
+
+func pick[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))] }
+
+// newFault draws one of the ways in which media fail.
+func newFault(rng *rand.Rand) *fault {
+	f := &fault{errno: int32(pick(rng, mediumErrnos)), left: -1}
+	switch rng.IntN(6) {
+	case 0: // null_blk's bad blocks, dm-error
+		f.read, f.write = true, true
+	case 1: // writes fail, what was there still reads
+		f.write = true
+	case 2: // a latent error: gone with the next write
+		f.read, f.heals = true, true
+	case 3: // scsi_debug: writes succeed, reads fail
+		f.read = true
+	case 4: // goes away by itself
+		f.read, f.write, f.left = true, true, 1+rng.IntN(8)
+	case 5: // bad until written a few times: fails writes k times, then good
+		f.write, f.left = true, 1+rng.IntN(4)
+	}
+	return f
+}
+
+// rates are the chances, of 1000, that an operation of a disk fails without
+// anything being wrong with its sectors.
+type rates struct {
+	resource, path, short, flush int
+}
+
+// ioKind is what an operation does to a disk.
+type ioKind uint8
+
+const (
+	ioRead ioKind = iota
+	ioWrite
+	ioZero
+	ioDiscard
+	ioFlush
+)
+
+var ioNames = [...]string{"read", "write", "zero", "discard", "flush"}
+
+// diskIO is one operation under way.
+type diskIO struct {
+	d    *disk
+	kind ioKind
+	fua  bool
+	off  int64
+	n    int64
+	data []byte // read into or written from
+
+	done int64  // bytes that have taken effect
+	seq  uint64 // ioFlush: what was in the cache when it was issued
+	whom string // for the trace
+	slot int    // its place in sim.ios
+}
+
+func (io *diskIO) String() string {
+	s := fmt.Sprintf("%s %s disk %d @%d+%d", io.whom, ioNames[io.kind], io.d.index, io.off, io.n)
+	if io.fua {
+		s += " FUA"
+	}
+	return s
+}
+
+// again is what step answers for an operation that has not ended.
+const again = int32(-1 << 30)
+
+// step carries an operation on: to its end, whose result is returned, or part of the
+// way. Effects become visible piece by piece, as on a real disk.
+func (io *diskIO) step(rng *rand.Rand) int32 {
+	d := io.d
+	if d.gone != 0 {
+		return -d.gone
+	}
+	r := d.rates
+	if io.kind == ioFlush {
+		if rng.IntN(1000) < r.flush {
+			return -int32(syscall.EIO)
+		}
+		d.sync(io.seq)
+		return 0
+	}
+	if io.done == 0 {
+		switch {
+		case rng.IntN(1000) < r.resource:
+			return -int32(pick(rng, resourceErrnos))
+		case rng.IntN(1000) < r.path:
+			io.some(rng)
+			return -int32(pick(rng, pathErrnos))
+		}
+	}
+	if f := io.fault(); f != nil {
+		if f.left > 0 {
+			f.left--
+		}
+		io.some(rng)
+		return -f.errno
+	}
+	end := io.n
+	if io.n > sectorSize && io.kind != ioRead && rng.IntN(8) == 0 {
+		end = io.done + sectorSize*(1+rng.Int64N((io.n-io.done)/sectorSize))
+	}
+	short := io.done == 0 && io.n > sectorSize && (io.kind == ioRead || io.kind == ioWrite) && rng.IntN(1000) < r.short
+	if short {
+		end = sectorSize * rng.Int64N(io.n/sectorSize)
+	}
+	io.apply(io.done, end)
+	io.done = end
+	switch {
+	case end < io.n && !short:
+		return again
+	case io.kind == ioRead || io.kind == ioWrite:
+		return int32(end)
+	}
+	return 0
+}
+
+// fault returns the first fault that the operation meets.
+func (io *diskIO) fault() *fault {
+	if io.kind == ioDiscard {
+		return nil
+	}
+	for at := io.done; at < io.n; at += sectorSize {
+		if f := io.d.badAt(io.off+at, io.kind != ioRead); f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// apply gives the bytes from lo to hi of the operation their effect.
+func (io *diskIO) apply(lo, hi int64) {
+	switch {
+	case lo >= hi:
+	case io.kind == ioRead:
+		io.d.load(io.off+lo, io.data[lo:hi])
+	case io.kind == ioWrite:
+		io.d.store(io.off+lo, io.data[lo:hi], hi-lo, io.fua)
+	case io.kind == ioDiscard && !io.d.trims:
+	default:
+		io.d.store(io.off+lo, nil, hi-lo, io.fua)
+	}
+}
+
+// some gives some of the sectors that remain their effect, in no order: what is
+// left of a write that failed, or that a power cut found under way.
+func (io *diskIO) some(rng *rand.Rand) {
+	if io.kind == ioRead || io.kind == ioFlush || rng.IntN(3) == 0 {
+		return
+	}
+	for at := io.done; at < io.n; at += sectorSize {
+		if rng.IntN(2) == 0 && io.d.badAt(io.off+at, true) == nil {
+			io.apply(at, at+sectorSize)
+		}
+	}
+}

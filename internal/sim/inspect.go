@@ -1,0 +1,150 @@
+package sim
+
+import (
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// inspect looks at the disks, past their faults, where a table that was just loaded
+// says that the blocks are: each sector must hold something that it may.
+func (s *sim) inspect(r *remap.Restored) {
+	bs := uint64(s.plan.BlockSize())
+	per := metadata.UnitSize / bs
+	buf := make([]byte, sectorSize)
+	for _, i := range s.model.touched {
+		block := i * sectorSize / bs
+		info := r.Map.Unit(block / per)
+		if info.Lost>>(block%per)&1 != 0 {
+			continue
+		}
+		p := s.home(i)
+		if spare, ok := info.SpareOf(int(block % per)); ok {
+			p.disk, p.off = s.plan.SpareOf(spare)
+			p.off += int64(i * sectorSize % metadata.UnitSize)
+		}
+		d := s.disks[p.disk]
+		if d.badAt(p.off, false) != nil {
+			continue
+		}
+		d.load(p.off, buf)
+		got, err := identify(buf, i, s.home(i))
+		if err != nil {
+			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %v", i, block, p.disk, p.off, err)
+		}
+		if !s.model.may(i, got) {
+			var may []uint64
+			for _, v := range s.model.at(i).cur {
+				may = append(may, v.id)
+			}
+			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %s, may hold %s", i, block, p.disk, p.off, valueName(got), names(may))
+		}
+	}
+}
+
+// quiet checks what must hold when nothing is under way.
+func (s *sim) quiet() {
+	sv := s.srv
+	for _, q := range sv.queues {
+		if n := q.eng.Inflight(); n != 0 || q.inflight != 0 {
+			s.failf("q%d: %d requests, %d operations in flight at a quiet moment", q.index, n, q.inflight)
+		}
+		q.eng.Publish()
+	}
+	c := sv.shared.Counters()
+	if n := c.Reads + c.Writes + c.Flushes + c.Discards; n != sv.finished {
+		s.failf("the counters say that %d requests ended, not %d", n, sv.finished)
+	}
+	st := sv.arb.Status()
+	if st.Claims != 0 {
+		s.failf("%d claims at a quiet moment", st.Claims)
+	}
+	a := sv.restored.Allocator
+	owners := map[uint32]uint64{}
+	s.eachEntry(sv.restored.Map, func(e metadata.Entry) {
+		if e.State != metadata.StateMapped {
+			return
+		}
+		for i := range e.Count {
+			unit, spare := e.Unit+uint64(i), e.Spare+i
+			if o, ok := owners[spare]; ok && o != unit {
+				s.failf("spare unit %d serves units %d and %d", spare, o, unit)
+			}
+			owners[spare] = unit
+			if !a.IsUsed(spare) {
+				s.failf("spare unit %d serves unit %d and is not in use", spare, unit)
+			}
+		}
+	})
+	// While the outcome of commits is unknown, what they were about is lost
+	// in the map and their spare units are set aside.
+	if sv.unknown {
+		return
+	}
+	if used := a.Used(); used != uint64(len(owners)) {
+		s.failf("%d spare units are in use, blocks live in %d", used, len(owners))
+	}
+	if n := a.Limbo(); n != 0 {
+		s.failf("%d spare units are in limbo at a quiet moment", n)
+	}
+	if n := a.Quarantined(); n != 0 {
+		s.failf("%d spare units are in quarantine at a quiet moment", n)
+	}
+	units := sv.restored.Map.Units()
+	for u := range units {
+		if sv.restored.Map.Unit(u).Busy {
+			s.failf("unit %d is busy at a quiet moment", u)
+		}
+	}
+	s.sameOnDisk()
+}
+
+// sameOnDisk loads what is on the disks and compares it with the live table.
+func (s *sim) sameOnDisk() {
+	for _, d := range s.disks {
+		if d.gone != 0 {
+			return
+		}
+	}
+	img, err := metadata.Load(s.devices())
+	if err != nil {
+		s.failf("load at a quiet moment: %v", err)
+	}
+	r, err := remap.Restore(img.Layout(), img.Replay)
+	if err != nil {
+		s.failf("restore at a quiet moment: %v", err)
+	}
+	live := s.srv.restored
+	for u := range live.Map.Units() {
+		if x, y := live.Map.Unit(u), r.Map.Unit(u); x != y {
+			s.failf("unit %d is %+v, on disk %+v", u, x, y)
+		}
+	}
+	x, y := live.Allocator, r.Allocator
+	if x.Used() != y.Used() || x.Retired() != y.Retired() || x.FreeCount() != y.FreeCount() {
+		s.failf("spare units used %d, on disk %d; retired %d, on disk %d; free %d, on disk %d",
+			x.Used(), y.Used(), x.Retired(), y.Retired(), x.FreeCount(), y.FreeCount())
+	}
+}
+
+func (s *sim) eachEntry(m *remap.Map, f func(metadata.Entry)) {
+	var page [16]metadata.Entry
+	var cursor uint64
+	for done := false; !done; {
+		var n int
+		n, cursor, done = m.Entries(cursor, page[:])
+		for _, e := range page[:n] {
+			f(e)
+		}
+	}
+}
+
+// check looks at what the run left as an operator would, offline.
+func (s *sim) check() {
+	img, err := metadata.Load(s.devices())
+	if err != nil {
+		s.failf("load at the end: %v", err)
+	}
+	if _, err := img.Table(); err != nil {
+		s.failf("the table at the end: %v", err)
+	}
+}

@@ -1,0 +1,246 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"ublkremap/remap"
+)
+
+// value is something that a sector may hold.
+type value struct {
+	id uint64
+	// end is when the write of it was answered. A write that began later and
+	// succeeded has replaced it.
+	end int64
+	// over is when the first write that replaced it was answered, 0 for never: a
+	// flush that began later makes it impossible after a power cut.
+	over int64
+}
+
+// sector is what one exported sector may hold: what a read may return now, and what may be
+// found after a power cut. Writes under way come on top.
+type sector struct {
+	cur, media []value
+}
+
+// model says what each exported sector may hold, by the rules of a disk with
+// a volatile cache, sector by sector:
+//
+//   - a write that was answered with success is there, unless one that did not
+//     end before it began has replaced it;
+//   - a write that failed, or is under way, is there or not, and once a read has
+//     shown which, that stays;
+//   - a power cut leaves what was there at the last flush, or anything written since;
+//   - a FUA write is there after a power cut, with the same exception.
+//
+// Its clock counts events.
+type model struct {
+	sectors []*sector // nil: never written
+	touched []uint64
+	unsure  []uint64 // sectors with more than one value on the media; may hold stale entries
+	clock   int64
+	reads   []*userReq
+	writes  []*userReq
+}
+
+func newModel(sectors uint64) *model { return &model{sectors: make([]*sector, sectors)} }
+
+func (m *model) at(i uint64) *sector {
+	s := m.sectors[i]
+	if s == nil {
+		s = &sector{cur: []value{{id: valueInitial}}, media: []value{{id: valueInitial}}}
+		m.sectors[i] = s
+		m.touched = append(m.touched, i)
+	}
+	return s
+}
+
+func (m *model) tick() int64 {
+	m.clock++
+	return m.clock
+}
+
+// begin notes that a request was handed to the device.
+func (m *model) begin(r *userReq) {
+	r.start = m.tick()
+	switch r.Op {
+	case remap.OpRead:
+		r.allowed = make([][]uint64, r.sectors())
+		r.raced = make([]bool, r.sectors())
+		for i := range r.allowed {
+			if s := m.sectors[r.first()+uint64(i)]; s == nil {
+				r.allowed[i] = initialOnly
+			} else {
+				for _, v := range s.cur {
+					r.allowed[i] = append(r.allowed[i], v.id)
+				}
+			}
+		}
+		for _, w := range m.writes {
+			r.meets(w)
+		}
+		m.reads = append(m.reads, r)
+	case remap.OpFlush:
+	default:
+		for i := r.first(); i < r.first()+r.sectors(); i++ {
+			m.at(i)
+		}
+		for _, rd := range m.reads {
+			rd.meets(r)
+		}
+		m.writes = append(m.writes, r)
+	}
+}
+
+var initialOnly = []uint64{valueInitial}
+
+// meets lets a read see what a write that is under way at the same time writes.
+func (r *userReq) meets(w *userReq) {
+	lo, hi := max(r.first(), w.first()), min(r.first()+r.sectors(), w.first()+w.sectors())
+	for i := lo; i < hi; i++ {
+		a := &r.allowed[i-r.first()]
+		*a = append(slices.Clip(*a), w.value())
+		r.raced[i-r.first()] = true
+	}
+}
+
+func remove(list []*userReq, r *userReq) []*userReq {
+	if i := slices.Index(list, r); i >= 0 {
+		list[i] = list[len(list)-1]
+		list = list[:len(list)-1]
+	}
+	return list
+}
+
+// wrote notes the answer to a write, write-zeroes or discard. What a discard leaves is
+// old or zero, so that it counts as failed.
+func (m *model) wrote(r *userReq, ok bool) {
+	now := m.tick()
+	m.writes = remove(m.writes, r)
+	ok = ok && r.Op != remap.OpDiscard
+	for i := r.first(); i < r.first()+r.sectors(); i++ {
+		s := m.at(i)
+		if ok {
+			s.cur = slices.DeleteFunc(s.cur, func(v value) bool { return v.end < r.start })
+			if r.FUA {
+				s.media = slices.DeleteFunc(s.media, func(v value) bool { return v.end < r.start })
+			}
+			for k := range s.media {
+				if v := &s.media[k]; v.over == 0 && v.end < r.start {
+					v.over = now
+				}
+			}
+		}
+		s.cur = append(s.cur, value{id: r.value(), end: now})
+		s.media = append(s.media, value{id: r.value(), end: now})
+		if len(s.media) == 2 {
+			m.unsure = append(m.unsure, i)
+		}
+	}
+}
+
+// flushed notes a flush that succeeded.
+func (m *model) flushed(r *userReq) {
+	m.tick()
+	kept := m.unsure[:0]
+	for _, i := range m.unsure {
+		s := m.sectors[i]
+		s.media = slices.DeleteFunc(s.media, func(v value) bool { return v.over != 0 && v.over < r.start })
+		if len(s.media) > 1 {
+			kept = append(kept, i)
+		}
+	}
+	m.unsure = kept
+}
+
+// read checks the content that a read returned; homes gives a sector's home.
+func (m *model) read(r *userReq, homes func(uint64) place) error {
+	now := m.tick()
+	m.reads = remove(m.reads, r)
+	for k := range r.allowed {
+		i := r.first() + uint64(k)
+		got, err := identify(r.buf[k*sectorSize:], i, homes(i))
+		if err == nil && !slices.Contains(r.allowed[k], got) {
+			err = fmt.Errorf("%s, may be %s", valueName(got), names(r.allowed[k]))
+		}
+		if err != nil {
+			return fmt.Errorf("sector %d (block %d) reads %w", i, i/r.perBlock, err)
+		}
+		if r.raced[k] || m.sectors[i] == nil {
+			continue
+		}
+		m.settle(m.sectors[i], got, now)
+	}
+	return nil
+}
+
+// settle notes that a sector was seen to hold a value while nobody wrote to it.
+func (m *model) settle(s *sector, got uint64, now int64) {
+	if len(s.cur) == 1 {
+		return
+	}
+	s.cur = slices.DeleteFunc(s.cur, func(v value) bool { return v.id != got })
+	for k := range s.media {
+		if v := &s.media[k]; v.id != got && v.over == 0 {
+			v.over = now
+		}
+	}
+}
+
+// cut notes a power cut: what was under way is lost or not, and so is what was not
+// flushed.
+func (m *model) cut() {
+	now := m.tick()
+	for _, w := range m.writes {
+		for i := w.first(); i < w.first()+w.sectors(); i++ {
+			s := m.at(i)
+			s.media = append(s.media, value{id: w.value(), end: now})
+		}
+	}
+	m.reads, m.writes, m.unsure = nil, nil, m.unsure[:0]
+	for _, i := range m.touched {
+		s := m.sectors[i]
+		kept := s.media[:0]
+		for _, v := range s.media {
+			if !slices.ContainsFunc(kept, func(o value) bool { return o.id == v.id }) {
+				kept = append(kept, value{id: v.id, end: now})
+			}
+		}
+		s.media = kept
+		s.cur = slices.Clone(kept)
+		if len(kept) > 1 {
+			m.unsure = append(m.unsure, i)
+		}
+	}
+}
+
+// may reports whether a sector may hold a value while nothing is under way.
+func (m *model) may(i, id uint64) bool {
+	if m.sectors[i] == nil {
+		return id == valueInitial
+	}
+	return slices.ContainsFunc(m.sectors[i].cur, func(v value) bool { return v.id == id }) ||
+		slices.ContainsFunc(m.writes, func(w *userReq) bool {
+			return w.value() == id && w.first() <= i && i < w.first()+w.sectors()
+		})
+}
+
+func valueName(id uint64) string {
+	switch id {
+	case valueZero:
+		return "zeroes"
+	case valueInitial:
+		return "what was there at first"
+	}
+	return fmt.Sprintf("write %d", id)
+}
+
+func names(ids []uint64) string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, valueName(id))
+	}
+	return strings.Join(out, " or ")
+}

@@ -1,0 +1,234 @@
+package sim
+
+import (
+	"fmt"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// queue is one queue of the device: the Engine's driver.
+type queue struct {
+	sv    *server
+	index int
+	eng   *remap.Engine
+	// busySince is when an operation, by its ID, first failed for want of
+	// resources.
+	busySince map[uint64]int64
+	inflight  int
+}
+
+func (q *queue) Now() int64 { return q.sv.s.now }
+
+func (q *queue) submit(r *userReq) {
+	if q.sv.s.tracing() {
+		q.sv.s.tracef("%v", r)
+	}
+	q.eng.Submit(&r.Request)
+}
+
+// Issue starts an operation of the engine.
+func (q *queue) Issue(io *remap.IO) {
+	s := q.sv.s
+	r := s.reqs[q.index][io.Tag]
+	if r == nil {
+		s.failf("q%d: an operation for tag %d, which is free", q.index, io.Tag)
+	}
+	d := &diskIO{d: s.disks[io.Device], fua: io.FUA, off: io.Offset, n: io.Length, whom: "q"}
+	if s.tracing() {
+		d.whom = fmt.Sprintf("q%d/%d", q.index, io.Tag)
+	}
+	switch io.Op {
+	case remap.OpRead:
+		d.kind, d.data = ioRead, r.buf[io.Buffer:int64(io.Buffer)+io.Length]
+	case remap.OpWrite:
+		d.kind = ioWrite
+		if io.Zero {
+			d.kind = ioZero
+			if io.Length > int64(s.cfg.zero)*metadata.UnitSize {
+				s.failf("zeroes from past the end of the zero buffer: %d bytes", io.Length)
+			}
+		} else {
+			d.data = r.buf[io.Buffer : int64(io.Buffer)+io.Length]
+		}
+	case remap.OpWriteZeroes:
+		d.kind = ioZero
+	case remap.OpDiscard:
+		d.kind = ioDiscard
+	case remap.OpFlush:
+		d.kind = ioFlush
+	}
+	if d.kind != ioFlush {
+		s.checkPlace(d)
+	}
+	if q.inflight++; q.inflight > q.eng.Ops() {
+		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight, q.eng.Ops())
+	}
+	id, zero := io.ID, io.Zero
+	done := func(res int32) {
+		if zero && res == 0 {
+			res = int32(d.n) // the driver writes zeroes from a buffer
+		}
+		q.inflight--
+		q.note(r, d, id, res)
+		q.eng.Complete(id, res)
+	}
+	if s.opts.Bug.issue(q, d, done) {
+		s.begin(classIO+uint8(q.index), d, done)
+	}
+}
+
+// note keeps, for the judgement of the request's answer, how its operation
+// ended.
+func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
+	s := q.sv.s
+	if res >= 0 {
+		delete(q.busySince, id)
+		if (d.kind == ioRead || d.kind == ioWrite) && int64(res) < min(d.n, int64(s.plan.BlockSize())) {
+			r.failed, r.path = true, true // not even a block
+		}
+		return
+	}
+	switch remap.Classify(res) {
+	case remap.ClassMedium:
+		r.failed = true
+		delete(q.busySince, id)
+	case remap.ClassPath:
+		r.failed, r.path = true, true
+		delete(q.busySince, id)
+	case remap.ClassResource:
+		since, ok := q.busySince[id]
+		if !ok {
+			q.busySince[id] = s.now
+		} else if s.now-since > int64(s.cfg.policy.ResourceFor) {
+			r.failed, r.path = true, true
+			delete(q.busySince, id)
+		}
+	}
+}
+
+// checkPlace makes sure that user data goes nowhere but to the data area, the
+// displaced head and the spare regions.
+func (s *sim) checkPlace(d *diskIO) {
+	sb := s.plan.Superblock()
+	inside := func(dev uint8, lo, hi int64) bool { return d.d.index == dev && d.off >= lo && d.off+d.n <= hi }
+	if inside(0, sb.HeadBytes, sb.ExportedBytes) {
+		return
+	}
+	for _, r := range sb.Regions {
+		if (r.Kind == metadata.RegionDisplacedHead || r.Kind == metadata.RegionSpare) && inside(r.Device, r.Start, r.Start+r.Length) {
+			return
+		}
+	}
+	s.failf("an operation outside of the data: %v", d)
+}
+
+// Send takes a message of the engine.
+func (q *queue) Send(m *remap.Message) { q.sv.receive(q.index, m) }
+
+// Finish takes the answer to a request.
+func (q *queue) Finish(tag uint16, res int32) {
+	s := q.sv.s
+	r := s.reqs[q.index][tag]
+	if r == nil {
+		s.failf("q%d: tag %d, which is free, was answered", q.index, tag)
+	}
+	if s.tracing() {
+		s.tracef("%v: %s", r, errnoName(res))
+	}
+	s.reqs[q.index][tag] = nil
+	s.active--
+	q.sv.finished++
+	q.sv.note()
+	s.stats.Requests++
+	if res > 0 {
+		s.failf("%v: answered %d", r, res)
+	}
+	if res < 0 {
+		s.stats.Errors++
+		if why := q.excuse(r); why != "" {
+			s.failf("%v: %s, %s", r, errnoName(res), why)
+		}
+	}
+	switch r.Op {
+	case remap.OpRead:
+		if res == 0 {
+			if err := s.model.read(r, s.home); err != nil {
+				s.failf("%v: %v", r, err)
+			}
+		} else {
+			s.model.reads = remove(s.model.reads, r)
+		}
+	case remap.OpFlush:
+		if res == 0 {
+			s.model.flushed(r)
+		}
+	default:
+		s.model.wrote(r, res == 0)
+	}
+}
+
+// excuse says why an error must not be the answer to a request; it is empty if
+// there is nothing to say against it.
+func (q *queue) excuse(r *userReq) string {
+	switch {
+	case r.path:
+		return ""
+	case r.Op == remap.OpRead:
+		if !r.failed && !q.lost(r) {
+			return "but no operation failed and no block is lost"
+		}
+	case r.Op == remap.OpFlush, r.Op == remap.OpDiscard:
+		if !r.failed {
+			return "but no operation failed"
+		}
+	default:
+		// Promise 4: a write fails only if its blocks cannot be remapped.
+		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun {
+			return "but spare units are free and the breaker is closed"
+		}
+		if !r.failed && !q.odd(r) {
+			return "but no operation failed and nothing is wrong with its blocks"
+		}
+	}
+	return ""
+}
+
+// lost reports whether a block of a read has no copy, or may have had none
+// for a while.
+func (q *queue) lost(r *userReq) bool {
+	return q.sv.hadLost || q.sv.everOdd || q.has(r, remap.KindLost)
+}
+
+// odd reports whether a block of a write is pending or lost, or may have been.
+func (q *queue) odd(r *userReq) bool {
+	return q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || q.has(r, remap.KindLost|remap.KindPending)
+}
+
+func (q *queue) has(r *userReq, kind remap.Kind) bool {
+	m := q.sv.restored.Map
+	for b, end := r.Block, r.Block+uint64(r.Count); b < end; {
+		run, ok := m.Next(b, end)
+		if !ok {
+			break
+		}
+		if run.Kind&kind != 0 {
+			return true
+		}
+		b = run.Start + run.Count
+	}
+	return false
+}
+
+func messageString(m *remap.Message) string {
+	names := map[remap.MessageKind]string{
+		remap.MsgReserve: "reserve", remap.MsgRelease: "release", remap.MsgGiveUp: "give up", remap.MsgCommit: "commit",
+		remap.MsgPending: "pending", remap.MsgGraceDone: "grace done", remap.MsgReserved: "reserved", remap.MsgRefused: "refused",
+		remap.MsgRetry: "retry", remap.MsgCommitted: "committed", remap.MsgFailed: "failed", remap.MsgGrace: "grace", remap.MsgWake: "wake",
+	}
+	switch m.Kind {
+	case remap.MsgGrace, remap.MsgGraceDone, remap.MsgWake:
+		return fmt.Sprintf("%s %d", names[m.Kind], m.Generation)
+	}
+	return fmt.Sprintf("%s tag %d units %d+%d masks %02x %02x spare %d mapped %v tried %v", names[m.Kind], m.Tag, m.Unit, m.Count, m.First, m.Last, m.Spare, m.Mapped, m.Tried[:m.Tries])
+}

@@ -1,0 +1,62 @@
+package sim
+
+import (
+	"fmt"
+	"syscall"
+
+	"ublkremap/remap"
+)
+
+// userReq is one request of the user of the device, from submission to its answer. It
+// outlives a server that is killed: the kernel gives it to the next one.
+type userReq struct {
+	remap.Request
+	queue    int
+	id       uint64 // of the write
+	buf      []byte
+	perBlock uint64 // sectors
+
+	start   int64      // model clock
+	begun   int64      // step of the simulation
+	allowed [][]uint64 // per sector: what a read may return
+	raced   []bool     // per sector: a write was under way during the read
+
+	failed bool // an operation of it failed
+	path   bool // and not for its medium
+}
+
+func (r *userReq) first() uint64   { return r.Block * r.perBlock }
+func (r *userReq) sectors() uint64 { return uint64(r.Count) * r.perBlock }
+
+// value is what the request leaves in each of its sectors.
+func (r *userReq) value() uint64 {
+	if r.Op == remap.OpWrite {
+		return r.id
+	}
+	return valueZero
+}
+
+var opNames = map[remap.Op]string{
+	remap.OpRead: "read", remap.OpWrite: "write", remap.OpWriteZeroes: "write-zeroes", remap.OpDiscard: "discard", remap.OpFlush: "flush",
+}
+
+func (r *userReq) String() string {
+	s := fmt.Sprintf("q%d/%d %s", r.queue, r.Tag, opNames[r.Op])
+	if r.Op != remap.OpFlush {
+		s += fmt.Sprintf(" %d+%d", r.Block, r.Count)
+	}
+	if r.Op == remap.OpWrite {
+		s += fmt.Sprintf(" (write %d)", r.id)
+	}
+	if r.FUA {
+		s += " FUA"
+	}
+	return s
+}
+
+func errnoName(res int32) string {
+	if res >= 0 {
+		return fmt.Sprint(res)
+	}
+	return syscall.Errno(-res).Error()
+}

@@ -1,0 +1,351 @@
+package sim
+
+import (
+	"errors"
+	"syscall"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// server is one incarnation of the server: the machines under test, and what
+// drives them.
+type server struct {
+	s        *sim
+	restored *remap.Restored
+	shared   *remap.Shared
+	queues   []*queue
+	arb      *remap.Arbiter
+	com      *metadata.Committer
+	toArb    [][]remap.Message // by queue
+	toEng    [][]remap.Message
+
+	opened     bool
+	openFailed bool
+	openTicket metadata.Ticket
+	asked      map[metadata.Ticket]bool // checkpoints
+	commits    map[metadata.Ticket]int64
+	moves      int
+	unknown    bool // a commit of unknown outcome was not yet restated
+	everOdd    bool // there was one since the start
+
+	hadLost    bool // blocks were lost at the start
+	hadPending bool
+
+	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
+	finished              uint64
+}
+
+// start starts a server, after as many tries as the power or SIGKILL end.
+func (s *sim) start() {
+	for tries := 0; ; tries++ {
+		s.boot()
+		for !s.srv.opened {
+			if tries < 3 && s.chance(1, 60) {
+				if s.chance(1, 2) {
+					s.cutPower()
+				} else {
+					s.kill()
+				}
+				break
+			}
+			if s.srv.openFailed {
+				// Every mirror refused. An operator would try again.
+				s.refuseMetadata(false)
+				s.metaLeft = 0
+				s.srv.openFailed = false
+				s.srv.open()
+			}
+			if !s.happen() {
+				s.failf("the start hangs")
+			}
+		}
+		if s.srv != nil {
+			break
+		}
+	}
+	// The kernel gives the new server what the old one had not answered.
+	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
+		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
+			s.later(classIO+uint8(r.queue), func() { s.srv.queues[r.queue].submit(r) })
+		}
+	}
+}
+
+// boot loads the metadata and builds the machines.
+func (s *sim) boot() {
+	img, err := metadata.Load(s.devices())
+	if err != nil {
+		s.failf("load: %v", err)
+	}
+	restored, err := remap.Restore(img.Layout(), img.Replay)
+	if err != nil {
+		s.failf("restore: %v", err)
+	}
+	s.inspect(restored)
+	sv := &server{
+		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
+		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
+		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
+		lastTripped: -1, lastFull: -1,
+	}
+	n := restored.Map.Counts()
+	sv.hadLost, sv.hadPending = n.Lost > 0, n.Pending > 0
+	s.srv = sv
+	per := int(restored.Geometry.BlocksPerUnit())
+	for i := range s.cfg.queues {
+		q := &queue{sv: sv, index: i, busySince: map[uint64]int64{}}
+		q.eng = remap.NewEngine(remap.EngineConfig{
+			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per, ZeroBlocks: s.cfg.zero * per, Policy: s.cfg.policy,
+		}, sv.shared, q)
+		sv.queues = append(sv.queues, q)
+	}
+	sv.arb = remap.NewArbiter(remap.ArbiterConfig{
+		Queues: s.cfg.queues, Depth: s.cfg.depth, Policy: s.cfg.policy, Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
+	}, sv.shared, restored.Allocator, journal{sv}, keeper{sv})
+	sv.com, err = metadata.NewCommitter(img, sv.arb, metadata.Options{Session: s.rng.Uint64(), CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})})
+	if err != nil {
+		s.failf("committer: %v", err)
+	}
+	sv.open()
+}
+
+func (sv *server) open() {
+	var err error
+	if sv.openTicket, err = sv.com.Open(sv.wallClock()); err != nil {
+		sv.s.failf("open: %v", err)
+	}
+	sv.pump()
+}
+
+func (sv *server) wallClock() uint32 { return uint32(1_700_000_000 + sv.s.now/1e9) }
+
+// pump hands the committer's writes to the disks and its outcomes to the
+// arbiter, until there is nothing new.
+func (sv *server) pump() {
+	for {
+		ops := sv.com.Ops()
+		for _, op := range ops {
+			sv.write(op)
+		}
+		results := sv.com.Results()
+		if len(ops) == 0 && len(results) == 0 {
+			return
+		}
+		for _, r := range results {
+			sv.outcome(r)
+		}
+		sv.arb.Advance()
+	}
+}
+
+// write carries out one write of the committer.
+func (sv *server) write(op metadata.Op) {
+	s := sv.s
+	s.metaWrite()
+	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset, n: int64(len(op.Data)), data: op.Data, whom: "journal"}
+	done := func(res int32) {
+		var err error
+		switch {
+		case res < 0:
+			err = syscall.Errno(-res)
+		case int64(res) < io.n:
+			err = syscall.EIO // a keeper may go on with a short write, or report it
+		}
+		sv.com.Done(op.ID, err)
+		sv.pump()
+	}
+	if s.opts.Bug == BugEarlyJournal {
+		s.begin(classJournal, io, func(int32) {})
+		s.later(classJournal, func() { done(int32(io.n)) })
+		return
+	}
+	s.begin(classJournal, io, done)
+}
+
+func (sv *server) outcome(r metadata.Result) {
+	s := sv.s
+	durable := r.Outcome == metadata.OutcomeDurable
+	if s.tracing() {
+		s.tracef("    ticket %d: durable %v", r.Ticket, durable)
+	}
+	switch {
+	case r.Ticket == sv.openTicket:
+		sv.opened, sv.openFailed = durable, !durable
+	case sv.asked[r.Ticket]:
+		delete(sv.asked, r.Ticket)
+		if durable {
+			s.stats.Checkpoints++
+		}
+	default:
+		if !durable {
+			s.stats.Unknown++
+			sv.unknown, sv.everOdd = true, true
+		} else if s.disks[0].gone != 0 && sv.commits[r.Ticket] > s.goneStep {
+			s.failf("a commit became durable while the backing was gone: spares are used up")
+		}
+		delete(sv.commits, r.Ticket)
+		sv.arb.Committed(remap.Ticket(r.Ticket), durable)
+	}
+}
+
+// journal is the Arbiter's way to the Committer.
+type journal struct{ sv *server }
+
+func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
+	t, err := j.sv.com.Commit(entries)
+	if s := j.sv.s; s.tracing() {
+		s.tracef("    commit %d %v: %+v", t, err, entries)
+	}
+	if err != nil && !errors.Is(err, metadata.ErrSuspended) {
+		j.sv.s.failf("commit refused: %v: %+v", err, entries)
+	}
+	if err != nil {
+		j.sv.everOdd = true
+	}
+	j.sv.commits[t] = j.sv.s.step
+	return remap.Ticket(t), err
+}
+
+func (j journal) Resume(restate []metadata.Entry) (remap.Ticket, error) {
+	var t metadata.Ticket
+	var err error
+	if j.sv.com.Status().Suspended {
+		t, err = j.sv.com.Resume(restate)
+	} else {
+		// The breaker may open for other reasons, with nothing to restate: an empty
+		// commit tells whether the mirrors take it.
+		t, err = j.sv.com.Commit(restate)
+	}
+	j.sv.s.tracef("    resume %d %v: %+v", t, err, restate)
+	j.sv.commits[t] = j.sv.s.step
+	return remap.Ticket(t), err
+}
+
+// keeper is the Arbiter's driver.
+type keeper struct{ sv *server }
+
+func (k keeper) Now() int64        { return k.sv.s.now }
+func (k keeper) WallClock() uint32 { return k.sv.wallClock() }
+
+func (k keeper) Send(q uint16, m *remap.Message) {
+	sv, s := k.sv, k.sv.s
+	if s.tracing() {
+		s.tracef("    to q%d: %s", q, messageString(m))
+	}
+	if !s.opts.Bug.toEngine(sv, int(q), m) {
+		return
+	}
+	sv.sendEngine(int(q), *m)
+}
+
+func (sv *server) sendEngine(q int, m remap.Message) {
+	sv.toEng[q] = append(sv.toEng[q], m)
+	sv.s.later(classToEng+uint8(q), func() {
+		m := sv.toEng[q][0]
+		sv.toEng[q] = sv.toEng[q][1:]
+		sv.queues[q].eng.Answer(&m)
+	})
+}
+
+func (k keeper) Transfer(t *remap.Transfer) {
+	sv, s := k.sv, k.sv.s
+	id := t.ID
+	io := &diskIO{d: s.disks[t.Device], off: t.Offset, n: int64(len(t.Data)), data: t.Data, fua: t.FUA, whom: "move"}
+	switch t.Op {
+	case remap.OpRead:
+		io.kind = ioRead
+	case remap.OpWrite:
+		io.kind = ioWrite
+	default:
+		s.failf("a transfer of kind %d", t.Op)
+	}
+	s.begin(classTransfer, io, func(res int32) {
+		if res >= 0 && int64(res) < io.n {
+			res = -int32(syscall.EIO)
+		}
+		sv.arb.Transferred(id, res)
+		sv.pump()
+	})
+}
+
+func (k keeper) Moved(r remap.MoveResult) {
+	k.sv.moves--
+	k.sv.s.stats.Moves += r.Moved
+	k.sv.s.tracef("  move %d ended: %+v", r.ID, r)
+}
+
+func (k keeper) Alert(a remap.Alert) {
+	s := k.sv.s
+	st := k.sv.arb.Status()
+	s.tracef("  ALERT %v: %s", a, st.Reason)
+	switch a {
+	case remap.AlertTripped:
+		s.stats.Trips++
+	case remap.AlertResumed:
+		s.stats.Resumes++
+		k.sv.unknown = false
+	case remap.AlertSpareFull:
+		s.stats.Full++
+	}
+}
+
+// receive takes a message from an engine on its way to the arbiter.
+func (sv *server) receive(q int, m *remap.Message) {
+	s := sv.s
+	if s.tracing() {
+		s.tracef("    from q%d: %s", q, messageString(m))
+	}
+	switch m.Kind {
+	case remap.MsgPending:
+		s.stats.Pending++
+	case remap.MsgCommit:
+		s.stats.Heals++
+	}
+	if !s.opts.Bug.toArbiter(sv, q, m) {
+		return
+	}
+	sv.toArb[q] = append(sv.toArb[q], *m)
+	s.later(classToArb+uint8(q), func() {
+		m := sv.toArb[q][0]
+		sv.toArb[q] = sv.toArb[q][1:]
+		sv.arb.Receive(&m)
+		sv.pump()
+	})
+}
+
+// after is called after each event: it gives the engines the time, and notes
+// what errors of writes are judged by.
+func (sv *server) after() {
+	for _, q := range sv.queues {
+		if d := q.eng.Deadline(); d != 0 && d <= sv.s.now {
+			q.eng.Tick(sv.s.now)
+		}
+	}
+	sv.note()
+}
+
+func (sv *server) note() {
+	if sv.shared.Tripped() {
+		sv.lastTripped = sv.s.step
+	}
+	if sv.restored.Allocator.FreeCount() == 0 {
+		sv.lastFull = sv.s.step
+	}
+}
+
+// wait lets the time pass that the engines wait for; false if none does.
+func (sv *server) wait() bool {
+	var first int64
+	for _, q := range sv.queues {
+		if d := q.eng.Deadline(); d != 0 && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	if first == 0 {
+		return false
+	}
+	sv.s.now = max(sv.s.now, first)
+	sv.after()
+	return true
+}

@@ -1,0 +1,313 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"ublkremap/metadata"
+)
+
+// Options of a run.
+type Options struct {
+	// Trace, if not nil, is told each step in one line.
+	Trace func(line string)
+	// Bug plants a bug: the run is expected to fail, sooner or later.
+	Bug Bug
+}
+
+// Stats count what a run, or many, went through, so that a test can tell
+// that the cases it is about do occur.
+type Stats struct {
+	Requests, Errors, Heals, Pending, Trips, Resumes, Unknown, Moves, Full uint64
+	Cuts, Kills, Stops, Vanishes, Steps, CutCreates, Checkpoints, Stale    uint64
+}
+
+// Add adds the counts of another run.
+func (s *Stats) Add(o *Stats) {
+	to, from := s.fields(), o.fields()
+	for i := range to {
+		*to[i] += *from[i]
+	}
+}
+
+func (s *Stats) fields() []*uint64 {
+	return []*uint64{
+		&s.Requests, &s.Errors, &s.Heals, &s.Pending, &s.Trips, &s.Resumes, &s.Unknown, &s.Moves, &s.Full,
+		&s.Cuts, &s.Kills, &s.Stops, &s.Vanishes, &s.Steps, &s.CutCreates, &s.Checkpoints, &s.Stale,
+	}
+}
+
+// violation is a broken promise; it unwinds the run.
+type violation string
+
+// sim is one run: disks that outlive servers, the model of what they must
+// hold, and at most one server at a time.
+type sim struct {
+	seed  uint64
+	cfg   config
+	rng   *rand.Rand
+	opts  Options
+	stats Stats
+
+	now   int64 // monotonic ns
+	step  int64 // events so far
+	disks []*disk
+	plan  *metadata.Layout
+	model *model
+	spots []uint64 // blocks around which requests are made
+
+	reqs   [][]*userReq // by queue and tag; nil: the tag is free
+	active int
+	nextID uint64
+
+	srv     *server
+	ios     []*diskIO // under way
+	pool    []event
+	stalled uint32 // classes of events that are put off
+
+	metaLeft  int  // writes to the metadata until its fault begins or ends
+	metaBad   bool // metaAll: it has begun
+	stormEnds int64
+	goneStep  int64 // when the backing vanished
+	draining  bool
+}
+
+// Run carries out the run of a seed and returns what it went through; the
+// error says which promise was broken.
+func Run(seed uint64, opts Options) (stats Stats, err error) {
+	s := &sim{seed: seed, opts: opts, rng: rand.New(rand.NewPCG(seed, 0x7562_6c6b)), now: int64(time.Hour), nextID: firstWrite}
+	defer func() {
+		stats = s.stats
+		switch v := recover().(type) {
+		case nil:
+		case violation:
+			err = fmt.Errorf("seed %d, step %d: %s", seed, s.step, string(v))
+		default:
+			err = fmt.Errorf("seed %d, step %d: panic: %v\n%s", seed, s.step, v, debug.Stack())
+		}
+	}()
+	s.run()
+	return s.stats, nil
+}
+
+func (s *sim) failf(format string, args ...any) {
+	v := violation(fmt.Sprintf(format, args...))
+	s.tracef("FAILED: %s", v)
+	panic(v)
+}
+
+// tracef is for rare events; frequent ones ask s.tracing first.
+func (s *sim) tracef(format string, args ...any) {
+	if s.opts.Trace != nil {
+		s.opts.Trace(fmt.Sprintf("%7d %11.6f  ", s.step, float64(s.now-int64(time.Hour))/1e9) + fmt.Sprintf(format, args...))
+	}
+}
+
+func (s *sim) tracing() bool { return s.opts.Trace != nil }
+
+func (s *sim) chance(n, of int) bool { return s.rng.IntN(of) < n }
+
+// run is the life of one set of disks.
+func (s *sim) run() {
+	s.cfg = newConfig(s.rng)
+	s.tracef("seed %d: %s", s.seed, &s.cfg)
+	var err error
+	if s.plan, err = metadata.Plan(s.cfg.plan); err != nil {
+		s.failf("plan: %v", err)
+	}
+	s.create()
+	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
+	s.reqs = make([][]*userReq, s.cfg.queues)
+	for q := range s.reqs {
+		s.reqs[q] = make([]*userReq, s.cfg.depth)
+	}
+	s.pickSpots()
+	for _, d := range s.disks {
+		d.rates, d.trims = s.cfg.rates, s.cfg.trims
+	}
+	for range s.cfg.faults {
+		s.spoil()
+	}
+	s.spoilMetadata()
+	for round := range s.cfg.rounds {
+		s.tracef("round %d", round)
+		s.start()
+		s.verify()
+		s.work(s.cfg.steps)
+		s.end(round == s.cfg.rounds-1)
+	}
+}
+
+// event is something that may happen next.
+type event struct {
+	class uint8
+	run   func()
+}
+
+// Classes of events, which can be put off one by one. Each queue has its own.
+const (
+	classIO       = 0  // operations of a queue
+	classToArb    = 8  // messages from a queue
+	classToEng    = 16 // messages to a queue
+	classJournal  = 24
+	classTransfer = 25
+)
+
+func (s *sim) later(class uint8, run func()) { s.pool = append(s.pool, event{class, run}) }
+
+// happen lets one of the events that may happen next happen, and reports
+// false if there is none.
+func (s *sim) happen() bool {
+	s.passTime()
+	if len(s.pool) == 0 {
+		return s.srv != nil && s.srv.wait()
+	}
+	i := s.rng.IntN(len(s.pool))
+	for range 8 {
+		if s.stalled>>s.pool[i].class&1 == 0 {
+			break
+		}
+		i = s.rng.IntN(len(s.pool))
+	}
+	e := s.pool[i]
+	last := len(s.pool) - 1
+	s.pool[i] = s.pool[last]
+	s.pool[last] = event{}
+	s.pool = s.pool[:last]
+	e.run()
+	if s.srv != nil {
+		s.srv.after()
+	}
+	return true
+}
+
+// passTime advances the clock, mostly by little, and now and then changes what
+// is put off.
+func (s *sim) passTime() {
+	s.step++
+	s.stats.Steps++
+	switch n := s.rng.IntN(2000); {
+	case n == 0:
+		s.now += int64(3 * time.Second)
+	case n < 10:
+		s.now += int64(50 * time.Millisecond)
+	default:
+		s.now += 1 + s.rng.Int64N(int64(20*time.Microsecond))
+	}
+	if s.chance(1, 40) {
+		s.stalled = s.rng.Uint32() & s.rng.Uint32()
+		if s.chance(1, 3) {
+			s.stalled = 0
+		}
+	}
+	if s.stormEnds != 0 && s.now > s.stormEnds {
+		s.storm(false)
+	}
+}
+
+// begin starts an operation on a disk. done is called with its result, unless
+// the server dies first.
+func (s *sim) begin(class uint8, io *diskIO, done func(res int32)) {
+	if io.off < 0 || io.n < 0 || io.off+io.n > io.d.size || io.off%sectorSize != 0 || io.n%sectorSize != 0 {
+		s.failf("an operation past the end, or not aligned: %v", io)
+	}
+	io.seq = io.d.seq
+	io.slot = len(s.ios)
+	s.ios = append(s.ios, io)
+	if s.tracing() {
+		s.tracef("      begin %v", io)
+	}
+	s.later(class, func() { s.carry(class, io, done) })
+}
+
+// carry takes an operation on, by one step, and then lets its result travel.
+func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
+	res := io.step(s.rng)
+	if res == again {
+		s.later(class, func() { s.carry(class, io, done) })
+		return
+	}
+	if res < 0 && s.tracing() {
+		s.tracef("      %v: %s", io, errnoName(res))
+	}
+	finish := func() {
+		last := len(s.ios) - 1
+		s.ios[io.slot] = s.ios[last]
+		s.ios[io.slot].slot = io.slot
+		s.ios = s.ios[:last]
+		done(res)
+	}
+	if s.chance(1, 2) {
+		finish()
+	} else {
+		io.done = io.n // nothing is left that a power cut could still do
+		s.later(class, finish)
+	}
+}
+
+// cutPower ends everything. What was under way takes effect in part.
+func (s *sim) cutPower() {
+	s.stats.Cuts++
+	s.tracef("POWER CUT")
+	for _, io := range s.ios {
+		io.some(s.rng)
+	}
+	for _, d := range s.disks {
+		d.cut(s.rng)
+	}
+	s.model.cut()
+	for _, tags := range s.reqs {
+		clear(tags)
+	}
+	s.active = 0
+	s.down()
+}
+
+// kill ends the server only: what it has under way ends by itself, or never
+// began; the disks keep their caches, and the kernel the requests.
+func (s *sim) kill() {
+	s.stats.Kills++
+	s.tracef("SIGKILL")
+	for _, io := range s.ios {
+		if io.done == 0 && s.chance(1, 3) {
+			continue
+		}
+		for io.done < io.n && io.step(s.rng) == again {
+		}
+	}
+	s.down()
+}
+
+func (s *sim) down() {
+	s.ios, s.pool = s.ios[:0], s.pool[:0]
+	s.srv = nil
+	s.storm(false)
+	for _, d := range s.disks {
+		d.gone = 0
+	}
+}
+
+func (s *sim) devices() []metadata.Device {
+	out := make([]metadata.Device, len(s.disks))
+	for i, d := range s.disks {
+		out[i] = offline{d: d}
+	}
+	// Load takes them in any order.
+	s.rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
+}
+
+// home returns where an exported sector lives if it is not remapped.
+func (s *sim) home(sector uint64) place {
+	per := uint64(s.plan.BlockSize() / sectorSize)
+	dev, off := s.plan.HomeOf(sector / per)
+	return place{dev, off + int64(sector%per)*sectorSize}
+}
+
+func sortedSpots(spots []uint64) []uint64 {
+	slices.Sort(spots)
+	return slices.Compact(spots)
+}

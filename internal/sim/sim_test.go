@@ -1,0 +1,71 @@
+package sim
+
+import (
+	"flag"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	flagSeed  = flag.Uint64("seed", 0, "run this seed only; with -v print each step")
+	flagStart = flag.Uint64("start", 1, "first seed")
+	flagSeeds = flag.Uint64("seeds", seedsByDefault(), "number of seeds")
+	flagMany  = flag.Int("failures", 3, "how many failures to gather before giving up")
+)
+
+// seedsByDefault is UBLK_REMAP_SIM_SEEDS, which make sim sets, or what a plain
+// go test has time for.
+func seedsByDefault() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("UBLK_REMAP_SIM_SEEDS"), 10, 64); err == nil {
+		return n
+	}
+	if raceEnabled {
+		return 200
+	}
+	return 2000
+}
+
+func TestSim(t *testing.T) {
+	if *flagSeed != 0 {
+		opts := Options{}
+		if testing.Verbose() {
+			opts.Trace = func(line string) { t.Log(line) }
+		}
+		if _, err := Run(*flagSeed, opts); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	var next, failed atomic.Uint64
+	next.Store(*flagStart)
+	end := *flagStart + *flagSeeds
+	var mu sync.Mutex
+	var total Stats
+	var wg sync.WaitGroup
+	began := time.Now()
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for failed.Load() < uint64(*flagMany) {
+				seed := next.Add(1) - 1
+				if seed >= end {
+					return
+				}
+				stats, err := Run(seed, Options{})
+				mu.Lock()
+				total.Add(&stats)
+				mu.Unlock()
+				if err != nil {
+					failed.Add(1)
+					t.Errorf("%v\nrepeat: go test ./internal/sim -run 'TestSim$' -v -seed=%d", err, seed)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("seeds %d to %d in %v: %+v", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), total)
+}

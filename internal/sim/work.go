@@ -1,0 +1,245 @@
+package sim
+
+import (
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// work lets requests, operators and the weather loose for a number of events.
+func (s *sim) work(steps int) {
+	for range steps {
+		switch n := s.rng.IntN(100); {
+		case n < 25:
+			s.request()
+		case n < 27 && s.chance(1, 2):
+			s.operator()
+		case n < 28 && s.chance(1, 3):
+			s.weather()
+		default:
+			if !s.happen() {
+				if s.active > 0 {
+					s.failf("%d requests hang: nothing is under way", s.active)
+				}
+				s.request()
+			}
+		}
+	}
+}
+
+// drain lets everything end that is under way.
+func (s *sim) drain() {
+	s.draining = true
+	defer func() { s.draining = false }()
+	for n := 0; ; n++ {
+		if n > 200_000 {
+			s.failf("%d requests and %d moves never end", s.active, s.srv.moves)
+		}
+		if !s.happen() {
+			break
+		}
+	}
+	if s.active > 0 || s.srv.moves > 0 {
+		s.failf("%d requests and %d moves hang: nothing is under way", s.active, s.srv.moves)
+	}
+}
+
+// freeTag returns a queue and a tag that are free.
+func (s *sim) freeTag() (q, tag int, ok bool) {
+	n := s.cfg.queues * s.cfg.depth
+	at := s.rng.IntN(n)
+	for i := range n {
+		q, tag = (at+i)%n/s.cfg.depth, (at+i)%n%s.cfg.depth
+		if s.reqs[q][tag] == nil {
+			return q, tag, true
+		}
+	}
+	return 0, 0, false
+}
+
+// request submits a random request, if a tag is free.
+func (s *sim) request() {
+	q, tag, ok := s.freeTag()
+	if !ok {
+		return
+	}
+	r := &userReq{queue: q}
+	per := metadata.UnitSize / s.plan.BlockSize()
+	size := 1
+	switch s.rng.IntN(4) {
+	case 0:
+	case 1:
+		size = 1 + s.rng.IntN(s.cfg.maxUnits*per)
+	case 2:
+		size = per * (1 + s.rng.IntN(s.cfg.maxUnits))
+	case 3:
+		size = 1 + s.rng.IntN(per)
+	}
+	r.Block = s.near()
+	if s.chance(1, 3) {
+		r.Block -= r.Block % uint64(per)
+	}
+	switch n := s.rng.IntN(100); {
+	case n < 45:
+		r.Op, r.FUA = remap.OpWrite, s.chance(1, 4)
+	case n < 80:
+		r.Op = remap.OpRead
+	case n < 86:
+		r.Op, r.FUA = remap.OpWriteZeroes, s.chance(1, 4)
+	case n < 90:
+		r.Op = remap.OpDiscard
+		size *= 1 + s.rng.IntN(3)
+	default:
+		r.Op = remap.OpFlush
+	}
+	if r.Op == remap.OpFlush {
+		r.Block = 0
+	} else {
+		r.Count = uint32(min(uint64(size), s.plan.Blocks()-r.Block))
+	}
+	s.submit(r, tag)
+}
+
+// submit hands a request to the device.
+func (s *sim) submit(r *userReq, tag int) {
+	r.Tag = uint16(tag)
+	r.perBlock = uint64(s.plan.BlockSize() / sectorSize)
+	r.begun = s.step
+	switch r.Op {
+	case remap.OpWrite:
+		r.id = s.nextID
+		s.nextID++
+		r.buf = make([]byte, r.sectors()*sectorSize)
+		for i := range r.sectors() {
+			putData(r.buf[i*sectorSize:], r.first()+i, r.id)
+		}
+	case remap.OpRead:
+		r.buf = make([]byte, r.sectors()*sectorSize)
+		for i := range r.sectors() {
+			putHole(r.buf[i*sectorSize:])
+		}
+	}
+	s.reqs[r.queue][tag] = r
+	s.active++
+	s.model.begin(r)
+	s.srv.queues[r.queue].submit(r)
+	s.srv.note()
+}
+
+// operator does what an operator may do at any time.
+func (s *sim) operator() {
+	sv := s.srv
+	switch s.rng.IntN(8) {
+	case 0, 1, 2, 3:
+		if !s.cfg.moves {
+			return
+		}
+		per := uint64(metadata.UnitSize / s.plan.BlockSize())
+		m := remap.Move{ID: uint64(s.step), Block: s.near(), ToSpare: s.chance(3, 5), Cause: metadata.CauseOperator}
+		m.Count = 1 + s.rng.Uint64N(per*uint64(pick(s.rng, []int{1, 2, 8})))
+		if s.chance(1, 40) {
+			m.Count *= 30
+		}
+		m.Count = min(m.Count, s.plan.Blocks()-m.Block)
+		s.tracef("move %+v", m)
+		sv.moves++
+		if err := sv.arb.Move(m); err != nil {
+			sv.moves--
+			s.tracef("  refused: %v", err)
+		}
+	case 4, 5:
+		if sv.shared.Tripped() {
+			s.resume()
+		}
+	case 6:
+		if t, err := sv.com.Checkpoint(); err == nil {
+			sv.asked[t] = true
+		}
+	}
+	sv.pump()
+}
+
+func (s *sim) resume() {
+	err := s.srv.arb.Resume()
+	s.tracef("resume: %v", err)
+}
+
+// verify reads, through the device, all that was ever written and a bit more.
+func (s *sim) verify() {
+	if s.chance(1, 3) {
+		return // what the last server left under way goes on into the next round
+	}
+	s.tracef("verify")
+	per := uint64(metadata.UnitSize / s.plan.BlockSize())
+	units := map[uint64]bool{}
+	var order []uint64
+	add := func(u uint64) {
+		if !units[u] && u*per < s.plan.Blocks() {
+			units[u] = true
+			order = append(order, u)
+		}
+	}
+	for _, sector := range s.model.touched {
+		add(sector * sectorSize / metadata.UnitSize)
+	}
+	for range 8 {
+		add(s.rng.Uint64N((s.plan.Blocks() + per - 1) / per))
+	}
+	for len(order) > 0 {
+		q, tag, ok := s.freeTag()
+		if !ok || s.chance(1, 2) {
+			if !s.happen() && !ok {
+				s.failf("the device hangs while it is verified")
+			}
+			continue
+		}
+		u := order[0]
+		n := uint64(1)
+		for n < uint64(s.cfg.maxUnits) && n < uint64(len(order)) && order[n] == u+n {
+			n++
+		}
+		order = order[n:]
+		r := &userReq{queue: q}
+		r.Op, r.Block = remap.OpRead, u*per
+		r.Count = uint32(min(n*per, s.plan.Blocks()-r.Block))
+		s.submit(r, tag)
+	}
+}
+
+// end ends a round: by a power cut, by SIGKILL, or in good order.
+func (s *sim) end(last bool) {
+	n := s.rng.IntN(100)
+	switch {
+	case n < 50:
+		s.cutPower()
+	case n < 70:
+		s.kill()
+	default:
+		s.drain()
+		s.quiet()
+		if s.chance(1, 2) {
+			if t, err := s.srv.com.Checkpoint(); err == nil {
+				s.srv.asked[t] = true
+				s.srv.pump()
+				s.drain()
+			}
+		}
+		s.tracef("STOP")
+		s.stats.Stops++
+		s.down()
+	}
+	if !last {
+		return
+	}
+	// What the last end left must be whole.
+	s.start()
+	s.drain()
+	s.verifyAll()
+	s.quiet()
+	s.down()
+	s.check()
+}
+
+func (s *sim) verifyAll() {
+	s.verify()
+	s.drain()
+}
