@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
@@ -44,7 +46,9 @@ var codes = []struct {
 }{
 	{ErrUsage, Usage},
 	{size.ErrSize, Usage},
+	{logging.ErrFormat, Usage},
 	{control.ErrInvalid, Usage},
+	{badblocks.ErrList, Usage},
 	{metadata.ErrGeometry, Usage},
 	{metadata.ErrTooSmall, Usage},
 	{remap.ErrRange, Usage},

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// blankEnds is how much of either end of a device is zeroed when something was
+// on it: enough for every mark that Detect knows.
+const blankEnds = 4 << 20
+
+// blank prepares devices for a new set. The displaced head shows up at the
+// start of the exported device: what lay there before must not look like a
+// file system. Where something was on a device, its ends are zeroed as well, so
+// that no old mark stays behind. What cannot be written is left: it cannot be
+// read as what it was either, or the heal of its first write takes care of it.
+func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) error {
+	buf, err := blockdev.Aligned(1 << 20)
+	if err != nil {
+		return err
+	}
+	defer blockdev.Free(buf)
+	if wasUsed {
+		for _, d := range devs {
+			end := d.Size() / int64(d.Geometry().LogicalBlock) * int64(d.Geometry().LogicalBlock)
+			zero(d, buf, 0, min(blankEnds, end))
+			zero(d, buf, max(0, end-blankEnds), end)
+		}
+	}
+	head, at := plan.HomeOf(0)
+	zero(devs[head], buf, at, at+int64(plan.HeadBlocks())*int64(plan.BlockSize()))
+	for _, d := range devs {
+		if err := d.Sync(); err != nil {
+			return fmt.Errorf("before anything was written that counts: %w", err)
+		}
+	}
+	return nil
+}
+
+// zero writes zeroes to [from, to), around what cannot be written.
+func zero(d *blockdev.Device, buf []byte, from, to int64) {
+	block := int64(d.Geometry().LogicalBlock)
+	for from < to {
+		n := min(int64(len(buf)), to-from)
+		if _, err := d.WriteAt(buf[:n], from); err != nil {
+			for off := from; off < from+n; off += block {
+				_, _ = d.WriteAt(buf[:block], off)
+			}
+		}
+		from += n
+	}
+}

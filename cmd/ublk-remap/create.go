@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+type createOptions struct {
+	spare, spareDevice, name string
+	badblocks                string
+	badblocksSize            int
+	force, dryRun, yes       bool
+}
+
+// created is what create prints.
+type created struct {
+	Name        string   `json:"name"`
+	UUID        string   `json:"uuid"`
+	Backing     string   `json:"backing"`
+	SpareDevice string   `json:"spare_device"`
+	BlockSize   int      `json:"block_size"`
+	SizeBlocks  uint64   `json:"size_blocks"`
+	SizeBytes   int64    `json:"size_bytes"`
+	SpareUnits  uint64   `json:"spare_units"`
+	SpareBytes  int64    `json:"spare_bytes"`
+	HeadBytes   int64    `json:"head_bytes"`
+	BadBlocks   uint64   `json:"bad_blocks"` // blocks of the exported device that are known to be bad
+	Replaced    []string `json:"replaced"`   // what was there before
+	DryRun      bool     `json:"dry_run"`
+}
+
+func createCommand(a *app) *cobra.Command {
+	var o createOptions
+	cmd := &cobra.Command{
+		Use:   "create BACKING",
+		Short: "Prepare a disk: write the metadata and set the spare region aside",
+		Long: `Prepare a disk (or a regular file) to be served by start: write format v4 to it and set
+its spare region aside. What the exported device shows is that much smaller than the disk,
+unless the spare region is on a device of its own.
+
+A disk that carries a file system, a partition table, a RAID or volume manager's label,
+or ublk-remap's own format is refused, unless --force says that all of that may go.
+Taking over a disk with its data (--in-place) is not possible yet.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return create(cmd.Context(), a, args[0], o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.spare, "spare", "", "size of the spare region: 1%, 512MiB, …; taken exactly (default 1%, at most 16GiB)")
+	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on this device; the disk keeps its size")
+	f.StringVar(&o.name, "name", "", "name of the device (default: made from its UUID)")
+	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8) writes it")
+	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of --badblocks are in")
+	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func create(ctx context.Context, a *app, path string, o createOptions) error {
+	backing, err := blockdev.Open(ctx, path, blockdev.Options{})
+	if err != nil {
+		return err
+	}
+	defer backing.Close()
+	devs := []*blockdev.Device{backing}
+	if o.spareDevice != "" {
+		spare, err := blockdev.Open(ctx, o.spareDevice, blockdev.Options{})
+		if err != nil {
+			return err
+		}
+		defer spare.Close()
+		devs = append(devs, spare)
+	}
+	plan, err := planSet(devs, o)
+	if err != nil {
+		return err
+	}
+	var bad badblocks.Entries
+	if o.badblocks != "" {
+		list, err := badblocks.Read(o.badblocks, o.badblocksSize)
+		if err != nil {
+			return err
+		}
+		if bad, err = badblocks.Place(list, plan, uint32(time.Now().Unix())); err != nil {
+			return fmt.Errorf("%s: %w", o.badblocks, err)
+		}
+		if bad.Metadata > 0 {
+			a.log.Warn().Uint64("bytes", bad.Metadata).Msg("some of the bad blocks lie where the metadata goes; its mirrors have to cope")
+		}
+	}
+	sb := plan.Superblock()
+	out := created{
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: backing.Path(), BlockSize: plan.BlockSize(), SizeBlocks: plan.Blocks(),
+		SizeBytes: int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
+		SpareBytes: int64(plan.SpareUnits()) * metadata.UnitSize, HeadBytes: sb.HeadBytes,
+		BadBlocks: bad.Blocks, Replaced: []string{}, DryRun: o.dryRun,
+	}
+	if len(devs) > 1 {
+		out.SpareDevice = devs[1].Path()
+	}
+	for _, d := range devs {
+		found, err := inspect(d)
+		if err != nil && !o.force {
+			return err
+		}
+		out.Replaced = append(out.Replaced, found...)
+	}
+	if o.dryRun {
+		return a.printCreated(out)
+	}
+	if len(out.Replaced) > 0 && !o.yes {
+		if err := a.confirm("This destroys " + strings.Join(out.Replaced, ", and ") + "."); err != nil {
+			return err
+		}
+	}
+	if err := blank(devs, plan, len(out.Replaced) > 0); err != nil {
+		return err
+	}
+	mdevs := make([]metadata.Device, len(devs))
+	for i, d := range devs {
+		mdevs[i] = d
+	}
+	if err := metadata.Create(mdevs, plan, bad.Entries); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return a.printCreated(out)
+}
+
+// planSet lays the set out. The exported blocks are as large as the largest of
+// any of its devices.
+func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error) {
+	p := metadata.PlanParams{BackingSize: devs[0].Size(), Name: o.name, Created: uint32(time.Now().Unix()), UUID: uuid.New()}
+	if p.Name == "" {
+		p.Name = "remap-" + p.UUID.String()[:8]
+	}
+	for _, d := range devs {
+		g := d.Geometry()
+		p.BlockSize = max(p.BlockSize, g.LogicalBlock)
+		p.PhysicalBlockSize = max(p.PhysicalBlockSize, g.PhysicalBlock)
+	}
+	if len(devs) > 1 {
+		p.SpareDeviceSize = devs[1].Size()
+	}
+	if o.spare != "" {
+		s, err := size.Parse(o.spare)
+		if err != nil {
+			return nil, fmt.Errorf("--spare %w", err)
+		}
+		if n, exact := s.Exact(); exact && n%metadata.UnitSize != 0 {
+			return nil, fmt.Errorf("--spare %s: %w: not a multiple of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+		}
+		if p.SpareBytes = s.Of(devs[0].Size(), metadata.UnitSize); p.SpareBytes == 0 {
+			return nil, fmt.Errorf("--spare %s: %w: that is less than one unit of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+		}
+	}
+	plan, err := metadata.Plan(p)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", devs[0].Path(), err)
+	}
+	return plan, nil
+}
+
+// inspect says what is on a device that would be destroyed. The error is
+// exit.ErrRefused if there is something, or could be.
+func inspect(d *blockdev.Device) ([]string, error) {
+	var found []string
+	var atEnd bool
+	sb, err := metadata.Probe(d)
+	switch {
+	case err == nil:
+		found = append(found, fmt.Sprintf("ublk-remap's %s of %q on %s", sb.Devices[sb.DeviceIndex].Role, sb.Name, d.Path()))
+	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
+		found = append(found, fmt.Sprintf("ublk-remap's format on %s (%v)", d.Path(), err))
+	}
+	f := blockdev.Detect(d, d.Size())
+	for _, s := range f.Signatures {
+		found = append(found, fmt.Sprintf("%s on %s", s, d.Path()))
+		atEnd = atEnd || s.AtEnd
+	}
+	switch {
+	case len(found) > 0:
+		do := "use another disk, or add --force if all of it may go"
+		if atEnd {
+			do += "; what is at the end of the disk would stay visible there if only the metadata were written"
+		}
+		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused, strings.Join(found, ", and "), do)
+	case len(f.Unread) > 0 && !f.Blank:
+		// A file system could have been there whose own mark is what went bad.
+		return []string{"what cannot be told on " + d.Path()},
+			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold data; add --force if it may go",
+				d.Path(), exit.ErrRefused, f.Unread[0])
+	}
+	return nil, nil
+}
+
+func (a *app) printCreated(c created) error {
+	if a.json {
+		return a.printJSON(c)
+	}
+	verb := "prepared"
+	if c.DryRun {
+		verb = "would be prepared"
+	}
+	for _, r := range c.Replaced {
+		fmt.Fprintf(a.out, "replaces   %s\n", r)
+	}
+	rows := [][]string{
+		{c.Backing, verb + " as " + c.Name + " (" + c.UUID + ")"},
+		{"exports", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(c.SizeBytes), numText(c.SizeBlocks), c.BlockSize)},
+		{"spare", fmt.Sprintf("%s, %s units", sizeText(c.SpareBytes), numText(c.SpareUnits))},
+	}
+	if c.SpareDevice != "" {
+		rows[2][1] += " on " + c.SpareDevice
+	}
+	if c.BadBlocks > 0 {
+		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
+	}
+	if !c.DryRun {
+		rows = append(rows, []string{"next", "ublk-remap start " + c.Backing})
+	}
+	return a.table(rows)
+}

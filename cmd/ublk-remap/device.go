@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
+)
+
+// lookup finds the record of a device by what people call it: /dev/ublkbN,
+// ublkbN, N, the name, the UUID or the backing.
+func (a *app) lookup(dev string) (*control.Record, error) {
+	records, err := control.Records()
+	if err != nil {
+		a.log.Warn().Err(err).Msg("some runtime records are of no use")
+	}
+	number := strings.TrimPrefix(strings.TrimPrefix(dev, "/dev/"), "ublkb")
+	id, idErr := strconv.ParseUint(number, 10, 31)
+	// A name may look like a number; what was written as a name wins.
+	for _, match := range []func(r *control.Record) bool{
+		func(r *control.Record) bool { return r.Name == dev || r.UUID == dev },
+		func(r *control.Record) bool { return idErr == nil && r.ID == int(id) },
+		func(r *control.Record) bool { return r.Backing == dev || same(r.Backing, dev) },
+	} {
+		for _, r := range records {
+			if match(r) {
+				return r, nil
+			}
+		}
+	}
+	if errors.Is(err, fs.ErrPermission) || os.Geteuid() != 0 && len(records) == 0 {
+		return nil, fmt.Errorf("%s: cannot look into %s: %w", dev, control.Dir(), fs.ErrPermission)
+	}
+	return nil, fmt.Errorf("%s: %w: no device of this name, number or path runs here; see: ublk-remap list", dev, exit.ErrNotFound)
+}
+
+// same reports whether two paths lead to one file.
+func same(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// present reports whether the kernel still has the device of a record.
+func present(r *control.Record) bool {
+	_, err := os.Stat(filepath.Join("/sys/class/ublk-char", fmt.Sprintf("ublkc%d", r.ID)))
+	return err == nil
+}
+
+// statusOf asks a device's server, or says what is known without one.
+func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
+	if control.Owned(r.Name) {
+		st, err := control.NewClient(r.Name).Status(ctx)
+		if !errors.Is(err, control.ErrNotRunning) {
+			return st, err
+		}
+	}
+	st := &control.Status{
+		Device: r.Device, ID: r.ID, Name: r.Name, UUID: r.UUID, State: control.StateFailed, Backing: r.Backing,
+		BlockSize: r.BlockSize, SizeBlocks: r.Blocks,
+		Spare:    control.Spare{Devices: []control.SpareDevice{}},
+		Metadata: control.Metadata{Mirrors: []control.Mirror{}},
+		Scrub:    control.Scrub{State: "idle", Total: r.Blocks}, Breaker: control.Breaker{State: "closed"},
+		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, Recovery: r.Recovery},
+	}
+	if control.Owned(r.Name) {
+		// It has the name but does not listen yet, or no longer.
+		st.State, st.ServerPID = control.StateRecovering, r.PID
+	}
+	return st, nil
+}
+
+// running lists the records whose device the kernel has, or that a server owns.
+func (a *app) running() ([]*control.Record, error) {
+	all, err := control.Records()
+	if err != nil {
+		a.log.Warn().Err(err).Msg("some runtime records are of no use")
+	}
+	if len(all) == 0 && os.Geteuid() != 0 {
+		if _, err := os.ReadDir(control.Dir()); errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("cannot look into %s: %w", control.Dir(), fs.ErrPermission)
+		}
+	}
+	var list []*control.Record
+	for _, r := range all {
+		if control.Owned(r.Name) || present(r) {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}

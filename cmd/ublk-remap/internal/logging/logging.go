@@ -1,0 +1,139 @@
+// Package logging makes the command's loggers: on standard error, or for a
+// detached server in a bounded file in the runtime directory, which is in
+// memory, with what an operator should know copied to the kernel's log. Neither
+// can wait for a disk.
+package logging
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// Formats are the values of --log-format.
+var Formats = []string{"console", "json"}
+
+// ErrFormat is returned for a level or format that there is not.
+var ErrFormat = errors.New("no such log level or format")
+
+// New makes a logger that writes to w. An empty format is console for a
+// terminal and json for all else.
+func New(w io.Writer, level, format string) (zerolog.Logger, error) {
+	l, err := zerolog.ParseLevel(level)
+	if err != nil || level == "" {
+		return zerolog.Nop(), fmt.Errorf("%w: level %q; there are trace, debug, info, warn, error and disabled", ErrFormat, level)
+	}
+	switch format {
+	case "":
+		if f, ok := w.(*os.File); ok && Terminal(f) {
+			w = console(w)
+		}
+	case "console":
+		w = console(w)
+	case "json":
+	default:
+		return zerolog.Nop(), fmt.Errorf("%w: format %q; there are %q", ErrFormat, format, Formats)
+	}
+	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
+}
+
+func console(w io.Writer) io.Writer {
+	f, ok := w.(*os.File)
+	return zerolog.ConsoleWriter{Out: w, NoColor: !ok || !Terminal(f) || os.Getenv("NO_COLOR") != "", TimeFormat: "2006-01-02T15:04:05.000"}
+}
+
+// Terminal reports whether f is one.
+func Terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// maxFile is how large a log file gets before it becomes the old one. At most
+// two are kept.
+const maxFile = 1 << 20
+
+// File is a log file of bounded size: when it is full it replaces PATH.1 and a
+// new one begins.
+type File struct {
+	path string
+	mu   sync.Mutex
+	f    *os.File
+	size int64
+}
+
+// OpenFile opens a log file to add to it.
+func OpenFile(path string) (*File, error) {
+	l := &File{path: path}
+	return l, l.open()
+}
+
+func (l *File) open() error {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	l.f, l.size = f, st.Size()
+	return nil
+}
+
+// Write adds a line.
+func (l *File) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size > 0 && l.size+int64(len(p)) > maxFile {
+		old := l.f
+		if err := os.Rename(l.path, l.path+".1"); err != nil {
+			return 0, err
+		}
+		if err := l.open(); err != nil {
+			return 0, err
+		}
+		old.Close()
+	}
+	n, err := l.f.Write(p)
+	l.size += int64(n)
+	return n, err
+}
+
+// Close closes the file.
+func (l *File) Close() error { return l.f.Close() }
+
+// kernelLog passes lines of level warn and above to /dev/kmsg.
+type kernelLog struct{ f *os.File }
+
+// Detached makes the logger of a detached server: all to the file, warnings
+// and errors to the kernel's log too, where the journal and dmesg show them.
+func Detached(file io.Writer, level string) (zerolog.Logger, error) {
+	w := file
+	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		w = zerolog.MultiLevelWriter(file, &kernelLog{f})
+	}
+	return New(w, level, "json")
+}
+
+// Write is for lines without a level.
+func (k *kernelLog) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteLevel passes a line on. The kernel may refuse it when there are too
+// many; the file has it.
+func (k *kernelLog) WriteLevel(level zerolog.Level, p []byte) (int, error) {
+	// Syslog levels: 3 is an error, 4 a warning (linux/kern_levels.h).
+	number := 4
+	switch {
+	case level < zerolog.WarnLevel || level >= zerolog.NoLevel:
+		return len(p), nil
+	case level >= zerolog.ErrorLevel:
+		number = 3
+	}
+	_, _ = fmt.Fprintf(k.f, "<%d>ublk-remap: %s", number, p[:min(len(p), 900)])
+	return len(p), nil
+}

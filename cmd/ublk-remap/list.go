@@ -1,0 +1,42 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"ublkremap/internal/control"
+)
+
+func listCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the devices that run here",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			records, err := a.running()
+			if err != nil {
+				return err
+			}
+			items := []control.Item{}
+			rows := [][]string{{"DEVICE", "NAME", "STATE", "SIZE", "BACKING"}}
+			for _, r := range records {
+				st, err := statusOf(cmd.Context(), r)
+				if err != nil {
+					return err
+				}
+				items = append(items, control.Item{
+					Device: st.Device, ID: st.ID, Name: st.Name, UUID: st.UUID, State: st.State, Backing: st.Backing, ServerPID: st.ServerPID,
+				})
+				rows = append(rows, []string{st.Device, st.Name, string(st.State), sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
+			}
+			if a.json {
+				return a.printJSON(items)
+			}
+			if len(items) == 0 {
+				return nil
+			}
+			return a.table(rows)
+		},
+	}
+	a.jsonFlag(cmd)
+	return cmd
+}

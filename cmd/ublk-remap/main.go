@@ -1,0 +1,47 @@
+// Command ublk-remap puts a virtual block device in front of a disk and keeps
+// it working when the disk gets bad sectors.
+//
+// It is one binary with a verb for everything: `create` prepares a disk,
+// `start` serves it as /dev/ublkbN, `status` tells how it is doing, `stop`
+// ends it; docs/COMMAND.md describes them all, with their JSON and the exit
+// codes. Each verb is one file of this package that reads top to bottom: flags,
+// call, print. What they share is in root.go, device.go and output.go; the
+// server itself is internal/server.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+	cancel()
+	os.Exit(code)
+}
+
+// run is the whole command, for tests too; it returns the exit code.
+func run(ctx context.Context, args []string, std stdio) int {
+	a := &app{stdio: std}
+	root := newRoot(a)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.parsed {
+		// What fails before a verb runs is the command line's fault.
+		err = fmt.Errorf("%w; see: ublk-remap --help (%w)", err, exit.ErrUsage)
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errSilent):
+	default:
+		fmt.Fprintln(a.err, "ublk-remap: "+exit.Line(err))
+	}
+	return exit.Code(err)
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/logging"
+)
+
+// printJSON prints a value as JSON, one document.
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// table prints rows with aligned columns.
+func (a *app) table(rows [][]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	return w.Flush()
+}
+
+// sizeText prints a size for people.
+func sizeText(n int64) string { return humanize.IBytes(uint64(n)) }
+
+// numText prints a number for people.
+func numText(n uint64) string { return humanize.Comma(int64(n)) }
+
+// confirm asks before something is destroyed. Without a terminal nobody can
+// answer: then the operation is refused.
+func (a *app) confirm(what string) error {
+	in, ok := a.in.(*os.File)
+	if !ok || !logging.Terminal(in) {
+		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what, exit.ErrRefused)
+	}
+	fmt.Fprintf(a.err, "%s\nType yes to go on: ", what)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return fmt.Errorf("%s: %w: not confirmed, nothing was changed", what, exit.ErrRefused)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/logging"
+)
+
+// stdio is where the command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// app is what all verbs share.
+type app struct {
+	stdio
+	parsed    bool // the command line made sense
+	json      bool
+	logLevel  string
+	logFormat string
+	log       zerolog.Logger
+}
+
+// errSilent is wrapped by errors that have been told already.
+var errSilent = errors.New("")
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ublk-remap",
+		Short: "A block device that keeps working when its disk gets bad sectors",
+		Long: `ublk-remap puts a virtual block device, /dev/ublkbN, in front of a disk. Sectors that
+the disk can no longer hold are redirected to a spare region and remembered on the disk
+itself; a write that was acknowledged is never lost.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
+5 the kernel lacks something, 6 metadata damaged.`,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) (err error) {
+			if a.log, err = logging.New(a.err, a.logLevel, a.logFormat); err != nil {
+				return err
+			}
+			a.parsed = true
+			return nil
+		},
+		RunE: group,
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, info, warn, error or disabled")
+	flags.StringVar(&a.logFormat, "log-format", "", "console or json; default: console on a terminal, else json")
+	root.AddCommand(
+		createCommand(a), startCommand(a), stopCommand(a), listCommand(a), statusCommand(a),
+		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
+	)
+	return root
+}
+
+// group is the RunE of a verb that has only verbs below it.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: %s has no verb %q; see: %s --help", exit.ErrUsage, cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	if err := cmd.Help(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", errSilent, exit.ErrUsage)
+}
+
+// jsonFlag gives a verb its --json.
+func (a *app) jsonFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
+}

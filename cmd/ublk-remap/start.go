@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+	"ublkremap/ublk"
+)
+
+type startOptions struct {
+	spares     []string
+	id         int
+	queues     int
+	depth      int
+	maxIO      string
+	zeroCopy   string
+	foreground bool
+	detached   bool
+	retries    int
+	maxBad     int
+	isolate    time.Duration
+	resource   time.Duration
+	budget     uint64
+	rate       uint64
+}
+
+// started is what start --json prints.
+type started struct {
+	Device string `json:"device"`
+	Name   string `json:"name"`
+	UUID   string `json:"uuid"`
+}
+
+func startCommand(a *app) *cobra.Command {
+	var o startOptions
+	cmd := &cobra.Command{
+		Use:   "start BACKING|NAME",
+		Short: "Serve a disk as /dev/ublkbN; take over the device of a server that died",
+		Long: `Serve a prepared disk. The device's path is printed once it is live; the server then
+runs on by itself, or with --foreground until SIGTERM or SIGINT.
+
+If an earlier server of the disk died, its device is taken over: it keeps its number,
+queues and features, and what was under way goes on.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return start(cmd.Context(), a, args[0], o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	f.IntVar(&o.id, "id", ublk.AnyID, "number N of /dev/ublkbN (default: the next that is free)")
+	f.IntVar(&o.queues, "queues", 0, "hardware queues (default: one for each CPU, at most 4)")
+	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
+	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
+	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
+	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
+	f.BoolVar(&o.detached, "detached", false, "")
+	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
+	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request may find one by one; then its failing rest counts as bad")
+	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
+	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor, "how long I/O that fails for want of memory is tried again")
+	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst, "units that may be remapped at once before the breaker trips")
+	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond, "units a second that the budget grows by")
+	a.jsonFlag(cmd)
+	if err := f.MarkHidden("detached"); err != nil {
+		panic(err)
+	}
+	return cmd
+}
+
+func start(ctx context.Context, a *app, what string, o startOptions) error {
+	cfg, err := o.config()
+	if err != nil {
+		return err
+	}
+	cfg.Version = programVersion()
+	if o.detached {
+		return serveDetached(ctx, a, what, cfg)
+	}
+	sb, err := resolve(ctx, what, &cfg)
+	if err != nil {
+		return err
+	}
+	if err := loadDriver(ctx, a.log); err != nil {
+		return err
+	}
+	if !o.foreground {
+		path, err := detach()
+		if err != nil {
+			return err
+		}
+		return a.printStarted(path, sb)
+	}
+	cfg.Log = a.log
+	cfg.Ready = func(path string) {
+		if err := a.printStarted(path, sb); err != nil {
+			a.log.Warn().Err(err).Msg("standard output")
+		}
+		notify(a.log, daemon.SdNotifyReady)
+	}
+	stopping := context.AfterFunc(ctx, func() { notify(a.log, daemon.SdNotifyStopping) })
+	defer stopping()
+	return server.Run(ctx, cfg)
+}
+
+func (o *startOptions) config() (server.Config, error) {
+	cfg := server.Config{
+		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth,
+		Policy: remap.Policy{
+			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
+		},
+	}
+	bad := func(flag string, v any, want string) error {
+		return fmt.Errorf("--%s %v: %w: want %s", flag, v, exit.ErrUsage, want)
+	}
+	max, err := size.Parse(o.maxIO)
+	if err != nil {
+		return cfg, fmt.Errorf("--max-io %w", err)
+	}
+	n, exact := max.Exact()
+	switch {
+	case !exact || n < 64<<10 || n > 1<<20 || n&(n-1) != 0:
+		return cfg, bad("max-io", o.maxIO, "a power of two from 64KiB to 1MiB")
+	case o.id < ublk.AnyID:
+		return cfg, bad("id", o.id, "0 or more")
+	case o.queues < 0 || o.queues > 64:
+		return cfg, bad("queues", o.queues, "1 to 64")
+	case o.depth < 1 || o.depth > 1024:
+		return cfg, bad("depth", o.depth, "1 to 1024")
+	case o.retries < 1:
+		return cfg, bad("retries", o.retries, "1 or more")
+	case o.maxBad < 1:
+		return cfg, bad("max-bad", o.maxBad, "1 or more")
+	case o.isolate <= 0:
+		return cfg, bad("isolate-time", o.isolate, "a time such as 2s")
+	case o.resource <= 0:
+		return cfg, bad("resource-time", o.resource, "a time such as 30s")
+	case o.budget == 0:
+		return cfg, bad("remap-budget", o.budget, "1 or more")
+	case o.rate == 0:
+		return cfg, bad("remap-rate", o.rate, "1 or more")
+	}
+	cfg.MaxIO = int(n)
+	switch o.zeroCopy {
+	case "auto":
+		cfg.ZeroCopy = ublk.Auto
+	case "on":
+		cfg.ZeroCopy = ublk.Require
+	case "off":
+		cfg.ZeroCopy = ublk.Never
+	default:
+		return cfg, bad("zero-copy", o.zeroCopy, "auto, on or off")
+	}
+	return cfg, nil
+}
+
+// resolve turns what the user named, a path or a name, into the backing.
+func resolve(ctx context.Context, what string, cfg *server.Config) (*metadata.Superblock, error) {
+	_, err := os.Stat(what)
+	switch {
+	case err == nil:
+		if cfg.Backing, err = filepath.Abs(what); err != nil {
+			return nil, err
+		}
+	case strings.Contains(what, "/"):
+		return nil, err
+	default:
+		// The path that the name had last, if it still has it; else look around.
+		if r, err := control.ReadRecord(what); err == nil {
+			if sb, err := set.Identify(ctx, r.Backing); err == nil && sb.Name == what {
+				cfg.Backing = r.Backing
+				return sb, nil
+			}
+		}
+		if cfg.Backing, err = set.Find(ctx, what); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	return set.Identify(ctx, cfg.Backing)
+}
+
+// serveDetached is the server's process. What becomes of the start goes to the
+// parent, all else to the log file.
+func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
+	parent := newReport()
+	err := func() error {
+		sb, err := resolve(ctx, what, &cfg)
+		if err != nil {
+			return err
+		}
+		if err := control.MakeDir(); err != nil {
+			return err
+		}
+		file, err := logging.OpenFile(control.LogPath(sb.Name))
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if cfg.Log, err = logging.Detached(file, a.logLevel); err != nil {
+			return err
+		}
+		cfg.Log = cfg.Log.With().Str("name", sb.Name).Int("pid", os.Getpid()).Logger()
+		cfg.Ready = parent.ready
+		err = server.Run(ctx, cfg)
+		if err != nil {
+			cfg.Log.Error().Err(err).Msg("the server ends")
+		}
+		return err
+	}()
+	parent.failed(err)
+	return err
+}
+
+func (a *app) printStarted(path string, sb *metadata.Superblock) error {
+	if a.json {
+		return a.printJSON(started{Device: path, Name: sb.Name, UUID: sb.UUID.String()})
+	}
+	_, err := fmt.Fprintln(a.out, path)
+	return err
+}
+
+func notify(log zerolog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn().Err(err).Msg("cannot tell the service manager")
+	}
+}
+
+// driverWait is how long the control device may take to appear once the module
+// is there.
+const driverWait = 5 * time.Second
+
+// loadDriver makes sure that the kernel's driver is there.
+func loadDriver(ctx context.Context, log zerolog.Logger) error {
+	if _, err := os.Stat(ublk.ControlPath); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := modprobe(ctx, "ublk_drv"); err != nil {
+		return fmt.Errorf("%w (%w)", ublk.ErrNoDriver, err)
+	}
+	log.Info().Msg("loaded ublk_drv")
+	for deadline := time.Now().Add(driverWait); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(ublk.ControlPath); err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: the module is loaded but %s does not appear", ublk.ErrNoDriver, ublk.ControlPath)
+		}
+	}
+}

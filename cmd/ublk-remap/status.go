@@ -1,0 +1,152 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
+)
+
+func statusCommand(a *app) *cobra.Command {
+	var watch time.Duration
+	cmd := &cobra.Command{
+		Use:   "status [DEV|NAME]",
+		Short: "State, spares, errors and metadata of one device or of all",
+		Long: `Tell how a device is doing, or all of them.
+
+States: live; recovering (a server is taking it over, I/O waits); degraded (it works, but
+a metadata mirror or every free spare is gone); tripped (the breaker is open: errors are
+passed on, nothing is remapped; see resume); failed (its server is dead; see start).
+
+With --json one device is an object, all are an array. With --watch the status is printed
+again and again, each time as a document of its own.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("watch") && watch < 100*time.Millisecond {
+				return fmt.Errorf("--watch %s: %w: want at least 100ms", watch, exit.ErrUsage)
+			}
+			for {
+				if err := status(cmd.Context(), a, args); err != nil {
+					return err
+				}
+				if watch == 0 {
+					return nil
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(watch):
+				}
+				if !a.json {
+					fmt.Fprintln(a.out)
+				}
+			}
+		},
+	}
+	cmd.Flags().Var((*seconds)(&watch), "watch", "print again every so many seconds, until interrupted")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func status(ctx context.Context, a *app, args []string) error {
+	var records []*control.Record
+	var err error
+	if len(args) == 1 {
+		var r *control.Record
+		if r, err = a.lookup(args[0]); err == nil {
+			records = append(records, r)
+		}
+	} else {
+		records, err = a.running()
+	}
+	if err != nil {
+		return err
+	}
+	all := []*control.Status{}
+	for _, r := range records {
+		st, err := statusOf(ctx, r)
+		if err != nil {
+			return err
+		}
+		all = append(all, st)
+	}
+	switch {
+	case a.json && len(args) == 1:
+		return a.printJSON(all[0])
+	case a.json:
+		return a.printJSON(all)
+	}
+	for i, st := range all {
+		if i > 0 {
+			fmt.Fprintln(a.out)
+		}
+		if err := a.printStatus(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) printStatus(s *control.Status) error {
+	state := string(s.State)
+	switch s.State {
+	case control.StateTripped:
+		state += ": " + s.Breaker.Reason + "; when the cause is gone: ublk-remap resume " + s.Name
+	case control.StateFailed:
+		state += ": its server is dead, I/O waits; to go on: ublk-remap start " + s.Name
+	}
+	rows := [][]string{
+		{"device", s.Device + " (" + s.Name + ", " + s.UUID + ")"},
+		{"state", state},
+		{"backing", s.Backing},
+		{"size", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
+	}
+	if s.ServerPID != 0 {
+		rows = append(rows, [][]string{
+			{"spare", fmt.Sprintf("%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total), numText(s.Spare.Used))},
+			{"remaps", fmt.Sprintf("%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending), numText(s.Lost))},
+			{"heals", fmt.Sprintf("%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads), numText(s.Heals.Failed))},
+			{"errors", fmt.Sprintf("%s read, %s write, %s flush, %s transport",
+				numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush), numText(s.Errors.Transport))},
+			{"io", fmt.Sprintf("%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads), sizeText(int64(s.IO.ReadBytes)),
+				numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes), numText(s.IO.Discards))},
+			{"metadata", fmt.Sprintf("v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
+				sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))},
+		}...)
+		for _, m := range s.Metadata.Mirrors {
+			rows = append(rows, []string{"mirror", m.Location + " " + m.State})
+		}
+		rows = append(rows, []string{"breaker", s.Breaker.State}, []string{"server", fmt.Sprintf("process %d, %s", s.ServerPID, dataPath(s.Features))})
+	}
+	return a.table(rows)
+}
+
+func dataPath(f control.Features) string {
+	if f.ZeroCopy {
+		return "zero copy"
+	}
+	return "copying"
+}
+
+// seconds is a flag that takes seconds, with or without a unit.
+type seconds time.Duration
+
+// Set reads "2", "0.5" or "2s".
+func (s *seconds) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		d, err = time.ParseDuration(text + "s")
+	}
+	*s = seconds(d)
+	return err
+}
+
+// String is the default's.
+func (s *seconds) String() string { return time.Duration(*s).String() }
+
+// Type names the flag's value in the help.
+func (s *seconds) Type() string { return "seconds" }
