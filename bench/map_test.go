@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"ublkremap/metadata"
@@ -16,7 +17,7 @@ import (
 // workload with locality; 'far' ones from the whole table, one after the other.
 const looks = 1 << 16
 
-// places fills looks places, with what draw returns.
+// places returns looks places, as draw draws them.
 func places(near bool, draw func() uint64) []uint64 {
 	out := make([]uint64, looks)
 	few := looks
@@ -38,14 +39,17 @@ var (
 	sinkOK  bool
 )
 
-// next measures Next over ranges of so many blocks, all of which must be a hit,
-// or none.
-func next(b *testing.B, m *remap.Map, at []uint64, blocks uint64, hit bool) {
+// next measures Next over ranges of so many blocks.
+func next(b *testing.B, m *remap.Map, at []uint64, blocks uint64) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		block := at[i&(looks-1)]
 		sinkRun, sinkOK = m.Next(block, block+blocks)
 	}
+}
+
+// verify checks that all of the ranges are hits, or none.
+func verify(b *testing.B, m *remap.Map, at []uint64, blocks uint64, hit bool) {
 	for _, block := range at {
 		if _, ok := m.Next(block, block+blocks); ok != hit {
 			b.Fatalf("Next(%d, +%d) is %v", block, blocks, ok)
@@ -66,30 +70,47 @@ func clean(rnd *rand.Rand, m *remap.Map, blocks uint64) func() uint64 {
 	}
 }
 
-var nearAndFar = []struct {
-	name string
-	near bool
-}{{"near", true}, {"far", false}}
+// ask is one question of a queue.
+type ask struct {
+	name   string
+	blocks uint64
+	hit    bool
+}
 
-// BenchmarkNext asks what a queue asks of every request: 4 KiB with a remapped
-// unit, 4 KiB and 1 MiB without.
+// asks are what a queue asks of requests: 4 KiB with a remapped unit, 4 KiB and 1 MiB
+// without.
+var asks = []ask{{"miss4K", perUnit, false}, {"clean1M", mib, false}, {"hit4K", perUnit, true}}
+
+// places returns where to ask.
+func (a ask) places(t *table, near bool) []uint64 {
+	rnd := rand.New(rand.NewPCG(7, 7))
+	if a.hit {
+		return places(near, func() uint64 { return t.units[rnd.IntN(len(t.units))] * perUnit })
+	}
+	return places(near, clean(rnd, t.m, a.blocks))
+}
+
+// eachAsk runs f for each question that a table can be asked.
+func eachAsk(b *testing.B, t *table, f func(b *testing.B, a ask)) {
+	for _, a := range asks {
+		if !a.hit || len(t.units) > 0 {
+			b.Run(a.name, func(b *testing.B) { f(b, a) })
+		}
+	}
+}
+
+// BenchmarkNext looks a request up.
 func BenchmarkNext(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
-		for _, where := range nearAndFar {
-			rnd := rand.New(rand.NewPCG(7, 7))
-			b.Run("miss4K/"+where.name, func(b *testing.B) {
-				next(b, t.m, places(where.near, clean(rnd, t.m, perUnit)), perUnit, false)
-			})
-			b.Run("clean1M/"+where.name, func(b *testing.B) {
-				next(b, t.m, places(where.near, clean(rnd, t.m, mib)), mib, false)
-			})
-			if len(t.units) == 0 {
-				continue
+		eachAsk(b, t, func(b *testing.B, a ask) {
+			for _, near := range []bool{true, false} {
+				b.Run(map[bool]string{true: "near", false: "far"}[near], func(b *testing.B) {
+					at := a.places(t, near)
+					verify(b, t.m, at, a.blocks, a.hit)
+					next(b, t.m, at, a.blocks)
+				})
 			}
-			b.Run("hit4K/"+where.name, func(b *testing.B) {
-				next(b, t.m, places(where.near, func() uint64 { return t.units[rnd.IntN(len(t.units))] * perUnit }), perUnit, true)
-			})
-		}
+		})
 	})
 }
 
@@ -98,98 +119,73 @@ func BenchmarkNext(b *testing.B) {
 func BenchmarkNextRun(b *testing.B) {
 	m := remap.NewMap(diskUnits, perUnit)
 	m.Apply(metadata.Entry{State: metadata.StateMapped, Count: 1 << 16, Mask: 0xff})
-	next(b, m, places(false, func() uint64 { return rand.Uint64N(1<<6) * 4 * mib }), mib, true)
+	rnd := rand.New(rand.NewPCG(6, 6))
+	at := places(false, func() uint64 { return rnd.Uint64N(1<<6) * 4 * mib })
+	verify(b, m, at, mib, true)
+	next(b, m, at, mib)
 }
 
-// BenchmarkNextWhileInserting asks while one writer inserts and removes single
-// units as fast as it can, all over the table.
+// BenchmarkNextWhileInserting looks near places up while one writer changes units
+// all over the table as fast as it can. It reports how many changes it made.
 func BenchmarkNextWhileInserting(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
-		for _, what := range []string{"miss4K", "clean1M", "hit4K"} {
-			rnd := rand.New(rand.NewPCG(8, 8))
-			// Twice the places, as the writer's units make some unclean.
-			draw, blocks, hit := clean(rnd, t.m, perUnit), uint64(perUnit), false
-			switch {
-			case what == "clean1M":
-				draw, blocks = clean(rnd, t.m, mib), mib
-			case what == "hit4K" && len(t.units) == 0:
-				continue
-			case what == "hit4K":
-				draw, hit = func() uint64 { return t.units[rnd.IntN(len(t.units))] * perUnit }, true
-			}
-			b.Run(what, func(b *testing.B) {
-				at := places(false, draw)
-				var wg sync.WaitGroup
-				stop := make(chan struct{})
-				var inserts int
-				wg.Add(1)
-				go func() {
-					defer wg.Done()
-					rnd := rand.New(rand.NewPCG(9, 9))
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-						}
-						// A unit that is at home, beside a remapped one if there is any.
-						u := rnd.Uint64N(diskUnits)
-						if len(t.units) > 0 {
-							u = t.units[rnd.IntN(len(t.units))] ^ 1
-						}
-						if info := t.m.Unit(u); info.N != 0 {
-							t.m.Apply(mapped(u, info.Places[0].Spare)) // says what is so: the leaf is replaced all the same
-						} else {
-							t.m.Apply(mapped(u, 1))
-							t.m.Apply(metadata.Entry{State: metadata.StateHome, Unit: u, Count: 1, Mask: 0xff})
-							inserts++
-						}
-						inserts++
-					}
-				}()
-				next2(b, t.m, at, blocks)
-				close(stop)
-				wg.Wait()
-				b.ReportMetric(float64(inserts)/b.Elapsed().Seconds()/1e3, "kinserts/s")
-				for _, block := range at { // the writer has cleaned up behind itself
-					if _, ok := t.m.Next(block, block+blocks); ok != hit {
-						b.Fatalf("Next(%d, +%d) is %v", block, blocks, ok)
-					}
+		eachAsk(b, t, func(b *testing.B, a ask) {
+			at := a.places(t, true)
+			var wg sync.WaitGroup
+			var stop atomic.Bool
+			changes := 0
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for rnd := rand.New(rand.NewPCG(9, 9)); !stop.Load(); changes += 2 {
+					flip(t, rnd)
 				}
-			})
-		}
+			}()
+			next(b, t.m, at, a.blocks)
+			elapsed := b.Elapsed()
+			stop.Store(true)
+			wg.Wait()
+			b.ReportMetric(float64(changes)/elapsed.Seconds()/1e3, "kchanges/s")
+			verify(b, t.m, at, a.blocks, a.hit) // the writer left the table as it was
+		})
 	})
 }
 
-// next2 is next without the check.
-func next2(b *testing.B, m *remap.Map, at []uint64, blocks uint64) {
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		block := at[i&(looks-1)]
-		sinkRun, sinkOK = m.Next(block, block+blocks)
+// flip changes a unit and changes it back: a remapped one moves to another spare
+// unit, and if there is none, one at home is remapped. Either way two leaves are
+// made anew.
+func flip(t *table, rnd *rand.Rand) {
+	if len(t.units) == 0 {
+		u := rnd.Uint64N(diskUnits)
+		t.m.Apply(mapped(u, 1))
+		t.m.Apply(home(u))
+		return
 	}
+	i := rnd.IntN(len(t.units))
+	t.m.Apply(mapped(t.units[i], spareOf(i)+1))
+	t.m.Apply(mapped(t.units[i], spareOf(i)))
 }
 
-// BenchmarkInsert inserts a single unit, and takes it home again off the clock
-// of no one: each iteration is two changes of the table.
+// BenchmarkInsert takes a unit home and remaps it again. Where there are none it
+// remaps one and takes it home. Each iteration is two changes of the table.
 func BenchmarkInsert(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
 		rnd := rand.New(rand.NewPCG(10, 10))
-		at := make([]uint64, looks)
+		at := make([]int, looks)
 		for i := range at {
-			at[i] = rnd.Uint64N(diskUnits)
-			if len(t.units) > 0 {
-				at[i] = t.units[rnd.IntN(len(t.units))]
-			}
+			at[i] = rnd.IntN(max(1, len(t.units)))
 		}
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			u := at[i&(looks-1)]
-			t.m.Apply(metadata.Entry{State: metadata.StateHome, Unit: u, Count: 1, Mask: 0xff})
-			t.m.Apply(mapped(u, uint32(u)))
+			if len(t.units) == 0 {
+				flip(t, rnd)
+				continue
+			}
+			k := at[i&(looks-1)]
+			t.m.Apply(home(t.units[k]))
+			t.m.Apply(mapped(t.units[k], spareOf(k)))
 		}
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(2*b.N), "ns/change")
-		current = table{} // it is not what it was
 	})
 }
 

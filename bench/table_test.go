@@ -23,9 +23,9 @@ var sizes = []struct {
 	remaps int
 }{{"0", 0}, {"1k", 1 << 10}, {"1M", 1 << 20}, {"16M", 16 << 20}}
 
-// layouts are where the remapped units lie: in a row from the middle of the
-// disk on, each beside the other but with spares that are not in a row, as after
-// many single heals; or anywhere.
+// layouts are where the remapped units lie: side by side from the middle of the
+// disk on, or anywhere on it. In both, no two spare units are in a row, as
+// after many single heals.
 var layouts = []string{"dense", "sparse"}
 
 // table is a map and the units that are remapped in it, in ascending order.
@@ -35,10 +35,15 @@ type table struct {
 	units []uint64
 }
 
-var current table // only one at a time fits
+// current is the table built last. Tables are large, so only one is kept.
+var current table
 
 func mapped(unit uint64, spare uint32) metadata.Entry {
 	return metadata.Entry{State: metadata.StateMapped, Unit: unit, Spare: spare, Count: 1, Mask: 0xff, Cause: metadata.CauseWrite, Time: 1}
+}
+
+func home(unit uint64) metadata.Entry {
+	return metadata.Entry{State: metadata.StateHome, Unit: unit, Count: 1, Mask: 0xff}
 }
 
 // tableUnits returns the units of a layout. The seed is fixed: every run

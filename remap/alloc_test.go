@@ -66,6 +66,21 @@ func TestAllocate(t *testing.T) {
 	if a.FreeCount() != 0 || a.Used() != 180 || a.Total() != 180 {
 		t.Errorf("free %d, used %d, total %d", a.FreeCount(), a.Used(), a.Total())
 	}
+	// The cursor goes on, past what was freed behind it.
+	if err := a.Free(50, 50); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint32{50, 55} {
+		if start, n, _ := a.Allocate(5, NoHint); start != want || n != 5 {
+			t.Errorf("got %d+%d, want %d+5", start, n, want)
+		}
+		if err := a.Free(want, 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Take(50, 50); err != nil {
+		t.Fatal(err)
+	}
 	// A run that passes over the place where the search begins is found whole.
 	if err := a.Free(10, 20); err != nil {
 		t.Fatal(err)

@@ -242,7 +242,7 @@ func (ed *editor) places(old cell, mapped, moved uint8, spare uint32) cell {
 			return 0
 		case stayed == 0:
 			return cell(spare)
-		case moved == 0 || old.spare() == spare:
+		case moved == 0:
 			return cell(old.spare())
 		}
 	}

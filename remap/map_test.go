@@ -29,6 +29,7 @@ func TestMapNext(t *testing.T) {
 		{name: "one block of a unit", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 100,
 			want: []Run{{Start: 28, Count: 1, Kind: KindMapped, Spare: 76}}},
 		{name: "other blocks of a unit", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 29, end: 100},
+		{name: "the end comes before the block", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 28},
 		{name: "clipped at both ends", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 0, 100, 0xff, 50)}, block: 13, end: 27,
 			want: []Run{{Start: 13, Count: 14, Kind: KindMapped, Spare: 413}}},
 		{name: "spares in a row over units and groups", perUnit: 8, entries: []metadata.Entry{
@@ -157,6 +158,48 @@ func TestMapEntriesCoalesce(t *testing.T) {
 	}
 	if g, w := again.Counts(), m.Counts(); g != w {
 		t.Errorf("counts are %+v, want %+v", g, w)
+	}
+}
+
+// TestMapEntriesApart checks that neighbours that differ in anything are not
+// taken for one.
+func TestMapEntriesApart(t *testing.T) {
+	first := entryOf(metadata.StateMapped, 10, 1, 0xff, 50)
+	for name, change := range map[string]func(e *metadata.Entry){
+		"unit":  func(e *metadata.Entry) { e.Unit++ },
+		"spare": func(e *metadata.Entry) { e.Spare++ },
+		"mask":  func(e *metadata.Entry) { e.Mask = 1 },
+		"state": func(e *metadata.Entry) { e.State, e.Spare = metadata.StateLost, 0 },
+		"cause": func(e *metadata.Entry) { e.Cause++ },
+		"time":  func(e *metadata.Entry) { e.Time++ },
+	} {
+		second := entryOf(metadata.StateMapped, 11, 1, 0xff, 51)
+		change(&second)
+		m := NewMap(1000, 8)
+		m.Apply(first)
+		m.Apply(second)
+		if got := readEntries(t, m, 8); !slices.Equal(got, []metadata.Entry{first, second}) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestMapEntriesUnitVanishes checks that a unit that goes home after half of it
+// was listed takes nothing of the next unit with it.
+func TestMapEntriesUnitVanishes(t *testing.T) {
+	m := NewMap(1000, 8)
+	m.Apply(entryOf(metadata.StateMapped, 10, 1, 0x01, 50))
+	m.Apply(entryOf(metadata.StateMapped, 10, 1, 0x80, 60))
+	last := entryOf(metadata.StateMapped, 12, 1, 0x01, 70)
+	m.Apply(last)
+	var page [1]metadata.Entry
+	n, cursor, _ := m.Entries(0, page[:])
+	if n != 1 || page[0].Spare != 50 {
+		t.Fatalf("%d entries: %+v", n, page)
+	}
+	m.Apply(entryOf(metadata.StateHome, 10, 1, 0xff, 0))
+	if n, _, _ = m.Entries(cursor, page[:]); n != 1 || page[0] != last {
+		t.Errorf("%d entries: %+v", n, page)
 	}
 }
 
