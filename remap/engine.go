@@ -389,8 +389,8 @@ func (e *Engine) Tick(now int64) {
 func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 	switch o.kind {
 	case opFirst, opProbe:
-		if o.io.Device != 0 && !o.io.FUA && (o.io.Op == OpWrite || o.io.Op == OpWriteZeroes) {
-			e.shared.written[o.io.Device].Add(1)
+		if !o.io.FUA {
+			e.dirtied(o)
 		}
 		if o.kind == opProbe {
 			q.suspect.remove(o.block-q.Block, o.block-q.Block+blocks)
@@ -401,6 +401,15 @@ func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 		e.commit(q)
 	case opFlush:
 		e.shared.flushedTo(o.io.Device, o.block)
+	}
+}
+
+// dirtied notes that a device may hold what the next flush must cover: also
+// after a discard, and after a write that failed and had an effect in part,
+// since a read may show it from now on.
+func (e *Engine) dirtied(o *op) {
+	if o.io.Device != 0 && o.io.Op != OpRead {
+		e.shared.written[o.io.Device].Add(1)
 	}
 }
 
@@ -417,6 +426,7 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		e.fail(q, res)
 		return
 	}
+	e.dirtied(o)
 	if class != ClassMedium || q.Op == OpDiscard || e.shared.Tripped() {
 		e.fail(q, res)
 		return
