@@ -383,7 +383,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-s.device.Ready():
 	}
 	s.live.Store(true)
-	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).Str("name", s.name).
+	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Int("queues", s.info().Queues).Msg("live")
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())

@@ -55,11 +55,20 @@ func Identify(ctx context.Context, path string) (*metadata.Superblock, error) {
 		return nil, err
 	}
 	defer d.Close()
-	sb, err := metadata.Probe(d)
+	sb, err := probe(d)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return sb, nil
+}
+
+// probe is metadata.Probe, also for devices without any content, such as a loop
+// device without a file.
+func probe(d *blockdev.Device) (*metadata.Superblock, error) {
+	if d.Size() < metadata.RegionStart {
+		return nil, metadata.ErrNotFound
+	}
+	return metadata.Probe(d)
 }
 
 // Open opens the backing at path and the spare devices that its superblock
@@ -71,7 +80,7 @@ func Open(ctx context.Context, path string, spares []string, o blockdev.Options)
 		return nil, err
 	}
 	s := &Set{Devices: []*blockdev.Device{d}}
-	if s.Superblock, err = metadata.Probe(d); err != nil {
+	if s.Superblock, err = probe(d); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.Close())
 	}
 	if s.Superblock.DeviceIndex != 0 {
@@ -95,7 +104,7 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 		if err != nil {
 			return err
 		}
-		sb, err := metadata.Probe(d)
+		sb, err := probe(d)
 		switch {
 		case err != nil:
 		case sb.UUID != s.Superblock.UUID || sb.DeviceIndex == 0 || int(sb.DeviceIndex) > len(want):
