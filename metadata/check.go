@@ -1,5 +1,11 @@
 package metadata
 
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
 // Severity of a Problem.
 type Severity string
 
@@ -20,69 +26,187 @@ type Problem struct {
 // Report is what Check found.
 type Report struct {
 	Superblock *Superblock `json:"superblock,omitempty"`
-	Position   Position    `json:"position"`
-	Units      TableCounts `json:"units"`
-	Problems   []Problem   `json:"problems"`
+	Position   Position    `json:"position"` // of the newest record
+	Table      TableCounts `json:"table"`
+	Problems   []Problem   `json:"problems"` // never nil
+}
+
+// Worst returns the worst severity among the problems, or "" if there are none.
+func (r *Report) Worst() (worst Severity) {
+	rank := map[Severity]int{SeverityInfo: 1, SeverityWarning: 2, SeverityError: 3}
+	for _, p := range r.Problems {
+		if rank[p.Severity] > rank[worst] {
+			worst = p.Severity
+		}
+	}
+	return worst
 }
 
 // OK reports that there are no errors; warnings do not count.
-func (r *Report) OK() bool { panic("in the works") }
+func (r *Report) OK() bool { return r.Worst() != SeverityError }
 
-// String is the report for people, one problem per line.
-func (r *Report) String() string { panic("in the works") }
-
-// Check reads everything of a set and reports what is wrong with it. The error
-// is that of Load where the set does not load; the report is of use all the
-// same.
-func Check(devs []Device) (Report, error) { panic("in the works") }
-
-// DumpResult is everything of a set, to be marshalled as JSON.
-type DumpResult struct {
-	Superblocks []SuperblockCopy `json:"superblocks"`
-	Mirrors     []MirrorDump     `json:"mirrors"`
-	Position    Position         `json:"position"`
-	Table       []Entry          `json:"table"`
-	Error       string           `json:"error,omitempty"`
+// String is the report for people: a line on what was found, then one per
+// problem.
+func (r *Report) String() string {
+	var b strings.Builder
+	if r.Superblock != nil {
+		fmt.Fprintf(&b, "set %s (%s), epoch %d, newest record %s: %d units mapped, %d blocks lost, %d pending, %d spare units used, %d retired, %d quarantined\n",
+			r.Superblock.UUID, r.Superblock.Name, r.Superblock.Epoch, r.Position, r.Table.Mapped, r.Table.Lost, r.Table.Pending,
+			r.Table.SparesUsed, r.Table.Retired, r.Table.Quarantined)
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "%s: %s: %s", p.Severity, p.Where, p.What)
+		if p.Do != "" {
+			fmt.Fprintf(&b, "; %s", p.Do)
+		}
+		b.WriteByte('\n')
+	}
+	if len(r.Problems) == 0 {
+		b.WriteString("no problems\n")
+	}
+	return b.String()
 }
 
-// SuperblockCopy is one copy of the superblock.
-type SuperblockCopy struct {
-	Device     int         `json:"device"` // index of the device as given
-	Offset     int64       `json:"offset"`
-	Superblock *Superblock `json:"superblock,omitempty"`
-	Error      string      `json:"error,omitempty"`
+func (r *Report) add(s Severity, where, do, format string, args ...any) {
+	r.Problems = append(r.Problems, Problem{s, where, fmt.Sprintf(format, args...), do})
 }
 
-// MirrorDump is what a mirror holds.
-type MirrorDump struct {
-	Device      uint8            `json:"device"`
-	Start       int64            `json:"start"`
-	Stale       bool             `json:"stale,omitempty"`
-	Checkpoints []CheckpointDump `json:"checkpoints"`
-	Records     []RecordDump     `json:"records"`
-	Unreadable  int              `json:"unreadable_records"` // log slots that could not be read
+const nextStart = "the next start writes it again"
+
+// Check reads everything of a set, also what Load has no need of, and reports
+// what is wrong with it. The error is that of Load where the set does not
+// load, or ErrDamaged where its table contradicts itself; the report is of use
+// all the same.
+func Check(devs []Device) (Report, error) {
+	r := Report{Problems: []Problem{}}
+	fail := func(err error) (Report, error) {
+		do := ""
+		if errors.Is(err, ErrDamaged) {
+			do = "nothing was changed; do not start this set before it is repaired or restored from a backup of its metadata"
+		}
+		r.add(SeverityError, "set", do, "%v", err)
+		return r, err
+	}
+	for i, d := range devs {
+		copies := readSuperblocks(d)
+		best, err := elect(copies)
+		if err != nil {
+			continue // assemble says so, better
+		}
+		for _, off := range best.copies(best.DeviceIndex) {
+			for _, c := range copies {
+				where := fmt.Sprintf("superblock at %d of device %d (%s)", off, i, best.Devices[best.DeviceIndex].Role)
+				switch {
+				case c.offset != off:
+				case c.err != nil && c.sb == nil:
+					r.add(SeverityWarning, where, nextStart, "%v", c.err)
+				case c.sb.UUID != best.UUID:
+					r.add(SeverityWarning, where, nextStart, "it belongs to set %s", c.sb.UUID)
+				case c.sb.Generation != best.Generation:
+					r.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d", c.sb.Generation, best.Generation)
+				}
+			}
+		}
+		if best.ROCompat&^knownROCompat != 0 {
+			r.add(SeverityInfo, fmt.Sprintf("device %d", i), "use the version that made it to change anything", "ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
+		}
+	}
+	img, err := assemble(devs, false)
+	if err != nil {
+		return fail(err)
+	}
+	r.Superblock = img.sb
+	for i, d := range img.devs {
+		if d.Size() != img.sb.Devices[i].Size {
+			r.add(SeverityInfo, fmt.Sprintf("device %d", i), "", "it has %d bytes, the set uses %d", d.Size(), img.sb.Devices[i].Size)
+		}
+	}
+	if err := img.scan(); err != nil {
+		return fail(err)
+	}
+	if err := img.walk(); err != nil {
+		return fail(err)
+	}
+	r.Position = img.tip.Position
+	for i := range img.mirrors {
+		img.checkMirror(&r, &img.mirrors[i])
+	}
+	t, err := img.Table()
+	if t != nil {
+		r.Table = t.Counts()
+		if capacity := img.layout.TableCapacity(); r.Table.Entries > capacity/10*9 {
+			r.add(SeverityWarning, "table", "retest pending blocks, or add a spare device", "%d entries, a checkpoint holds %d", r.Table.Entries, capacity)
+		}
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return r, nil
 }
 
-// CheckpointDump is a checkpoint slot with a valid header.
-type CheckpointDump struct {
-	Slot       int      `json:"slot"`
-	Generation uint64   `json:"generation"`
-	Epoch      uint64   `json:"epoch"`
-	Covers     Position `json:"covers"`
-	Entries    uint64   `json:"entries"`
-	Pages      int      `json:"pages"`
-	BadPages   int      `json:"bad_pages"`
+func (img *Image) checkMirror(r *Report, m *mirrorImage) {
+	where := fmt.Sprintf("mirror at %d of device %d", m.start, m.device)
+	if m.stale {
+		r.add(SeverityWarning, where, "the next start tries to bring it back", "it is stale: records from %s on were not written to it", m.staleFrom)
+	}
+	onChain := make(map[link]bool, len(img.chain))
+	for i := range img.chain {
+		onChain[img.chain[i].link] = true
+	}
+	unreadable, damaged, dead := 0, 0, 0
+	for i := range m.slots {
+		switch s := &m.slots[i]; {
+		case s.state == slotUnreadable:
+			unreadable++
+		case s.state == slotDamaged:
+			damaged++
+		case s.state == slotRecord && img.checkpoint.covers.Less(s.Position) && !onChain[s.link]:
+			dead++
+		}
+	}
+	if unreadable > 0 {
+		r.add(SeverityWarning, where, "they are skipped, and written over in time", "%d of %d log slots cannot be read", unreadable, len(m.slots))
+	}
+	if damaged > 0 {
+		r.add(SeverityInfo, where, "", "%d log slots hold a torn or damaged record", damaged)
+	}
+	if dead > 0 {
+		r.add(SeverityInfo, where, "", "%d records were superseded: commits of unknown outcome", dead)
+	}
+	if !m.stale && len(m.missing) > 0 {
+		r.add(SeverityWarning, where, nextStart, "%d of %d records since the checkpoint are missing, the first is %s", len(m.missing), len(img.chain), img.chain[m.missing[0]].Position)
+	}
+	whole := false
+	for slot, h := range m.headers {
+		if h == nil {
+			continue
+		}
+		if bad := img.badPages(m, slot, h); *h == img.checkpoint.header {
+			whole = bad == 0
+			if bad > 0 {
+				r.add(SeverityWarning, where, "the next start writes a new checkpoint", "%d of %d pages of the newest checkpoint are bad, another mirror has them", bad, h.pages)
+			}
+		}
+	}
+	if !whole && !m.stale && (m.headers[0] == nil || *m.headers[0] != img.checkpoint.header) && (m.headers[1] == nil || *m.headers[1] != img.checkpoint.header) {
+		r.add(SeverityWarning, where, "the next start writes a new checkpoint", "the newest checkpoint is not on it")
+	}
 }
 
-// RecordDump is a log record.
-type RecordDump struct {
-	Slot     int      `json:"slot"`
-	Position Position `json:"position"`
-	Previous Position `json:"previous"`
-	Kind     string   `json:"kind"`
-	Live     bool     `json:"live"` // on the chain, and after the checkpoint
-	Entries  []Entry  `json:"entries"`
+// badPages counts the pages of a checkpoint that this very copy lacks.
+func (img *Image) badPages(m *mirrorImage, slot int, h *header) (bad int) {
+	buf := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize)))
+	for page := uint32(0); page < h.pages; {
+		n := min(readChunk/PageSize, h.pages-page)
+		readAtoms(img.devs[m.device], buf[:n*PageSize], m.pageOffset(slot, page), PageSize, func(i int, b []byte, err error) {
+			if err == nil {
+				if _, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, page+uint32(i)); ok {
+					return
+				}
+			}
+			bad++
+		})
+		page += n
+	}
+	return bad
 }
-
-// Dump reads everything of a set, as far as it can be read.
-func Dump(devs []Device) (*DumpResult, error) { panic("in the works") }

@@ -233,6 +233,10 @@ func (c *Committer) endCheckpoint() {
 	ck.active = false
 	if outcome == OutcomeDurable {
 		ck.written++
+		// A copy of the superblock that could not be written gets another try.
+		for i := range c.sb.places {
+			c.sb.wanted = c.sb.wanted || !c.sb.places[i].good
+		}
 	}
 	c.endTickets(ck.tickets, outcome)
 	ck.tickets = ck.tickets[:0]

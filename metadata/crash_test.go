@@ -18,8 +18,8 @@ type world struct {
 	c     *Committer
 	live  *Table // the Source: what Results said is durable
 
-	base    []Entry // everything durable, in order, since the beginning
-	pend    []modelTx
+	base []Entry // everything durable, in order, since the beginning
+	pend []modelTx
 	// unknown are the records of unknown outcome that are not yet void, each
 	// with its transactions. Any one of them may be there, never two.
 	unknown [][]modelTx
@@ -384,6 +384,17 @@ func (w *world) power() {
 	w.start()
 }
 
+// check is what every test of this file ends with: the set is in order, and,
+// unless it is degraded, there is nothing to remark either.
+func (w *world) check(worst Severity) {
+	w.t.Helper()
+	r, err := Check(devices(w.disks))
+	rank := map[Severity]int{"": 0, SeverityInfo: 1, SeverityWarning: 2, SeverityError: 3}
+	if err != nil || rank[r.Worst()] > rank[worst] {
+		w.t.Errorf("check: %v\n%s", err, r.String())
+	}
+}
+
 func smallParams(blockSize, physical int) PlanParams {
 	return PlanParams{BackingSize: 16 << 20, BlockSize: blockSize, PhysicalBlockSize: physical, SpareBytes: 1 << 20}
 }
@@ -421,6 +432,7 @@ func TestCuts(t *testing.T) {
 				}
 				w.settle()
 				w.find(w.disks, "end")
+				w.check(SeverityInfo)
 				if w.stats.unknown+w.stats.dropped > 0 || w.stats.durable < 50 {
 					t.Fatalf("%+v", w.stats)
 				}
@@ -483,6 +495,7 @@ func TestFaultsAndCuts(t *testing.T) {
 				}
 				w.settle()
 				w.find(w.disks, "end")
+				w.check(SeverityInfo)
 				for _, m := range w.c.Status().Mirrors {
 					if m.State != MirrorGood {
 						t.Errorf("%+v", m)

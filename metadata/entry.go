@@ -98,13 +98,13 @@ func (c Cause) Valid() bool { return int(c) < len(causeNames) }
 // For the states OfSpare it is a statement about the Count spare units from
 // Spare on.
 type Entry struct {
-	Unit  uint64 // first unit, counted from the start of the exported device
-	Spare uint32 // first spare unit: an index over all spare regions; 0 where State has no use for it
-	Count uint32 // units, at least 1
-	Time  uint32 // seconds since 1970
-	Mask  uint8  // bit i: block i of the unit; a 4096-byte block is bit 0
-	State State
-	Cause Cause
+	Unit  uint64 `json:"unit"`  // first unit, counted from the start of the exported device
+	Spare uint32 `json:"spare"` // first spare unit: an index over all spare regions; 0 where State has no use for it
+	Count uint32 `json:"count"` // units, at least 1
+	Time  uint32 `json:"time"`  // seconds since 1970
+	Mask  uint8  `json:"mask"`  // bit i: block i of the unit; a 4096-byte block is bit 0
+	State State  `json:"state"`
+	Cause Cause  `json:"cause"`
 }
 
 // MarshalText makes JSON carry the state's name.

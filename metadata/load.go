@@ -15,7 +15,7 @@ const readChunk = 1 << 20
 // superblock. Errors: ErrNotFound (no set, or a device of it is missing),
 // ErrDamaged, ErrForeign, ErrStale, ErrUnsupported.
 func Load(devs []Device) (*Image, error) {
-	img, err := assemble(devs)
+	img, err := assemble(devs, false)
 	if err != nil {
 		return nil, err
 	}
@@ -28,8 +28,9 @@ func Load(devs []Device) (*Image, error) {
 	return img, nil
 }
 
-// assemble elects the superblocks and puts the devices in order.
-func assemble(devs []Device) (*Image, error) {
+// assemble elects the superblocks and puts the devices in order. With partial,
+// spare devices may be missing: they are nil then.
+func assemble(devs []Device, partial bool) (*Image, error) {
 	img := &Image{}
 	elected := make([]*Superblock, len(devs))
 	var first error
@@ -93,7 +94,7 @@ func assemble(devs []Device) (*Image, error) {
 		img.devs[at] = devs[i]
 	}
 	for i, d := range img.devs {
-		if d == nil {
+		if d == nil && !partial {
 			return nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
 		}
 	}
@@ -105,7 +106,8 @@ func assemble(devs []Device) (*Image, error) {
 type slotState uint8
 
 const (
-	slotNone       slotState = iota // no record of this set, or a damaged one
+	slotNone       slotState = iota // no record of this set
+	slotDamaged                     // what was a record of this set, but its checksum is wrong
 	slotRecord                      // a record
 	slotUnreadable                  // the device cannot read it
 )
@@ -150,10 +152,14 @@ func (img *Image) scan() error {
 	set := &img.sb.UUID
 	img.records = map[link][]found{}
 	buf := AlignedBytes(int(min(readChunk, img.sb.LogBytes)))
-	for mi, at := range img.layout.mirrorsAt() {
+	for _, at := range img.layout.mirrorsAt() {
+		mi := len(img.mirrors)
 		r := &img.sb.Regions[at.region]
 		m := mirrorImage{mirrorAt: at, stale: r.Stale, staleFrom: r.StaleFrom, slots: make([]logSlot, at.atoms)}
 		dev := img.devs[at.device]
+		if dev == nil {
+			continue
+		}
 		for slot := range m.headers {
 			b := buf[:PageSize]
 			if _, err := dev.ReadAt(b, at.headerOffset(slot)); err != nil {
@@ -177,6 +183,9 @@ func (img *Image) scan() error {
 				}
 				rec, ok := decodeRecord(b, set)
 				if !ok {
+					if le.Uint64(b) == magicRecord && [16]byte(b[24:40]) == *set {
+						s.state = slotDamaged
+					}
 					return
 				}
 				s.record, s.state = rec, slotRecord
