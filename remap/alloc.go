@@ -120,6 +120,9 @@ func (a *Allocator) Quarantined() uint64 { return a.nQuarantined }
 // IsUsed reports whether a unit is in use or in limbo.
 func (a *Allocator) IsUsed(unit uint32) bool { return a.used.has(uint64(unit)) }
 
+// InLimbo reports whether a unit is in limbo.
+func (a *Allocator) InLimbo(unit uint32) bool { return a.limbo.has(uint64(unit)) }
+
 // Service returns whether a unit may be handed out once it is free.
 func (a *Allocator) Service(unit uint32) Service {
 	switch {

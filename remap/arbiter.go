@@ -76,9 +76,11 @@ type Arbiter struct {
 	claims  []claim  // by queue × depth + tag
 	commits []commit // under way, in ticket order
 	scratch []metadata.Entry
-	// unknown is what commits of unknown outcome were about. Its blocks
-	// answer errors until a later record about them is durable.
+	// unknown is what commits of unknown outcome were about, and known what is
+	// durable about the same blocks. They answer errors until a later record about
+	// them is durable.
 	unknown  []metadata.Entry
+	known    []metadata.Entry
 	resuming bool
 	reason   string
 	low      bool // AlertSpareLow or AlertSpareFull was given
@@ -100,6 +102,7 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 		commits: make([]commit, 0, n+8),
 		scratch: make([]metadata.Entry, 0, 256),
 		unknown: make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
+		known:   make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
 	}
 	p := cfg.Policy
 	a.bucket = bucket{tokens: p.Burst, burst: p.Burst, perSecond: p.PerSecond, last: d.Now()}
@@ -290,7 +293,7 @@ func (a *Arbiter) letGo(c *claim) {
 // another claim has to do with it, once a grace period has passed: blocks may
 // have lived there, and left, while the claim held it.
 func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
-	if info := a.m.Unit(unit); holds(&info, spare) {
+	if info := a.m.Unit(unit); holds(&info, spare) || a.inDoubt(spare) {
 		return
 	}
 	for i := range a.claims {
@@ -503,11 +506,17 @@ func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
 	}
 	before := a.m.Unit(e.Unit)
 	a.m.Apply(e)
-	after := a.m.Unit(e.Unit)
 	for _, p := range before.Places[:before.N] {
-		if !holds(&after, p.Spare) && a.alloc.IsUsed(p.Spare) && !a.grace.inLimbo(p.Spare) && !a.given(e.Unit, p.Spare) {
-			a.grace.vacate(a, p.Spare)
-		}
+		a.vacateUnused(e.Unit, p.Spare)
+	}
+}
+
+// vacateUnused sets a spare unit aside that served a unit and may have been
+// looked at in the Map, unless blocks live there or a claim will free it.
+func (a *Arbiter) vacateUnused(unit uint64, spare uint32) {
+	info := a.m.Unit(unit)
+	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.grace.inLimbo(spare) && !a.given(unit, spare) {
+		a.grace.vacate(a, spare)
 	}
 }
 
@@ -524,34 +533,76 @@ func (a *Arbiter) given(unit uint64, spare uint32) bool {
 // outcomeUnknown takes entries whose record may or may not be on the media. Until
 // a later record about them is durable, their blocks answer errors — the old
 // data may be what a restart finds, and so may the new — and their spare units
-// are not handed out.
+// are set aside.
 func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 	for _, e := range entries {
-		a.unknown = append(a.unknown, e)
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome:
+			for i := range uint64(e.Count) {
+				a.remember(e.Unit+i, e.Mask)
+			}
 			lost := e
 			lost.State, lost.Cause, lost.Spare = metadata.StateLost, metadata.CauseUnknown, 0
 			a.m.Apply(lost)
 		}
+		a.unknown = append(a.unknown, e)
 		if e.State == metadata.StateMapped {
 			for i := range e.Count {
-				a.quarantine(e.Unit+uint64(i), e.Spare+i, e.Time)
+				a.setAside(e.Unit+uint64(i), e.Spare+i)
 			}
 		}
 	}
 	a.trip("no metadata mirror on the backing disk takes a commit")
 }
 
-// quarantine takes a spare unit out of use that a record on the media may name,
-// unless blocks live there.
-func (a *Arbiter) quarantine(unit uint64, spare, time uint32) {
-	info := a.m.Unit(unit)
-	if holds(&info, spare) || !a.alloc.IsUsed(spare) || a.alloc.Service(spare) != InService {
-		return
+// remember notes what is durable about blocks before the Map calls them lost:
+// that they are is for the readers of the Map, and must not get into a
+// checkpoint, or a restart would lose data that is at its place.
+func (a *Arbiter) remember(unit uint64, mask uint8) {
+	for _, e := range a.unknown {
+		if (e.State == metadata.StateMapped || e.State == metadata.StateHome) && unit >= e.Unit && unit-e.Unit < uint64(e.Count) {
+			mask &^= e.Mask // it is in known already
+		}
 	}
-	must(a.alloc.Quarantine(spare, 1, metadata.CauseUnknown, time))
-	a.free(spare, 1)
+	info := a.m.Unit(unit)
+	say := func(state metadata.State, spare uint32, of uint8) {
+		if of &= mask; of != 0 {
+			a.known = append(a.known, metadata.Entry{
+				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: info.Cause, Time: info.Time,
+			})
+		}
+	}
+	say(metadata.StateHome, 0, ^(info.Mapped() | info.Lost))
+	for _, p := range info.Places[:info.N] {
+		say(metadata.StateMapped, p.Spare, p.Mask)
+	}
+	say(metadata.StateLost, 0, info.Lost)
+	say(metadata.StatePending, 0, info.Pending)
+}
+
+// setAside keeps a spare unit from being used for anything, without calling it
+// used, unless blocks live there.
+func (a *Arbiter) setAside(unit uint64, spare uint32) {
+	if info := a.m.Unit(unit); !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) {
+		must(a.alloc.SetLimbo(spare, 1))
+	}
+}
+
+// useAgain undoes setAside.
+func (a *Arbiter) useAgain(spare uint32) {
+	if a.alloc.InLimbo(spare) && !a.grace.inLimbo(spare) {
+		must(a.alloc.Free(spare, 1))
+		must(a.alloc.Take(spare, 1))
+	}
+}
+
+// inDoubt reports whether a record of unknown outcome puts blocks into the
+// spare unit, or takes them away from it.
+func (a *Arbiter) inDoubt(spare uint32) bool {
+	names := func(e metadata.Entry) bool {
+		return e.State == metadata.StateMapped && spare >= e.Spare && spare-e.Spare < e.Count
+	}
+	return slices.ContainsFunc(a.unknown, names) || slices.ContainsFunc(a.known, names)
 }
 
 // trip opens the breaker: nothing is remapped until an operator resumes.
@@ -592,18 +643,27 @@ func (a *Arbiter) resumed(durable bool) {
 	if !durable {
 		return
 	}
-	for _, e := range a.unknown {
+	unknown, known := a.unknown, a.known
+	a.unknown, a.known = a.unknown[:0], a.known[:0]
+	for _, e := range unknown {
 		if e.State == metadata.StateMapped {
 			for i := range e.Count {
-				if s := e.Spare + i; a.alloc.Service(s) == Quarantined {
-					must(a.alloc.Unretire(s, 1))
-					must(a.alloc.Take(s, 1))
+				a.useAgain(e.Spare + i)
+			}
+		}
+	}
+	a.publish(unknown)
+	// Where the blocks were, and where they were to go in between, nothing may
+	// live any more.
+	for _, list := range [][]metadata.Entry{known, unknown} {
+		for _, e := range list {
+			if e.State == metadata.StateMapped {
+				for i := range e.Count {
+					a.vacateUnused(e.Unit+uint64(i), e.Spare+i)
 				}
 			}
 		}
 	}
-	a.publish(a.unknown)
-	a.unknown = a.unknown[:0]
 	a.bucket.tokens, a.bucket.last = a.bucket.burst, a.drv.Now()
 	a.reason = ""
 	a.shared.tripped.Store(false)
@@ -632,15 +692,18 @@ func (a *Arbiter) Status() ArbiterStatus {
 	return s
 }
 
-// spareEntries is the bit of a cursor that says that the map part of the table
-// has been told.
-const spareEntries = 1 << 63
+// The bits of a cursor that say that the map part of the table has been told,
+// and the part about the spare units.
+const (
+	spareEntries = 1 << 63
+	knownEntries = 1 << 62
+)
 
-// Entries tells the live table, page by page, for a checkpoint: it fills dst and
+// Entries tells the durable table, page by page, for a checkpoint: it fills dst and
 // returns how many entries it wrote and where to go on. The table may change
 // between two calls; every such change is in the log.
 func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
-	if cursor&spareEntries == 0 {
+	if cursor&(spareEntries|knownEntries) == 0 {
 		if n, next, done = a.m.Entries(cursor, dst); !done {
 			return n, next, false
 		}
@@ -649,6 +712,20 @@ func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint
 			return n, cursor, false
 		}
 	}
-	k, next, done := a.alloc.Entries(cursor&^spareEntries, dst[n:])
-	return n + k, next | spareEntries, done
+	if cursor&spareEntries != 0 {
+		k, next, done := a.alloc.Entries(cursor&^spareEntries, dst[n:])
+		n += k
+		if !done {
+			return n, next | spareEntries, false
+		}
+		cursor = knownEntries
+	}
+	// Last, over what the Map said of the blocks that a commit of unknown outcome
+	// was about. If there is no such commit any more, a record about them is durable.
+	if at := cursor &^ knownEntries; at < uint64(len(a.known)) {
+		k := copy(dst[n:], a.known[at:])
+		n, cursor = n+k, cursor+uint64(k)
+		return n, cursor, cursor&^knownEntries == uint64(len(a.known))
+	}
+	return n, cursor, true
 }
