@@ -215,9 +215,14 @@ func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
 	return remap.Ticket(t), err
 }
 
-// Resume lets the Committer go on after an unknown outcome.
+// Resume lets the Committer go on after an unknown outcome. The breaker also
+// opens for other reasons; then a commit shows whether the disk takes one.
 func (j journal) Resume(restate []metadata.Entry) (remap.Ticket, error) {
-	t, err := j.k.com.Resume(restate)
+	ask := j.k.com.Commit
+	if j.k.com.Status().Suspended {
+		ask = j.k.com.Resume
+	}
+	t, err := ask(restate)
 	return remap.Ticket(t), err
 }
 

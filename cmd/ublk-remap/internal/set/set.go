@@ -165,7 +165,7 @@ func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, e
 		if holders, _ := os.ReadDir(filepath.Join("/sys/class/block", name, "holders")); len(holders) > 0 {
 			continue
 		}
-		path := filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
+		path := devicePath(name)
 		if sb, err := Identify(ctx, path); err == nil && match(sb) {
 			found = append(found, path)
 		}
@@ -178,4 +178,20 @@ func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, e
 		return found[0], nil
 	}
 	return "", fmt.Errorf("%w: %s all claim it; name the device", metadata.ErrNotFound, strings.Join(found, ", "))
+}
+
+// devicePath is where the device of that name in sysfs is: for device-mapper
+// devices, whose numbers mean nothing, by the name that they were given.
+func devicePath(name string) string {
+	if dm, err := os.ReadFile(filepath.Join("/sys/class/block", name, "dm/name")); err == nil {
+		if path := filepath.Join("/dev/mapper", strings.TrimSpace(string(dm))); exists(path) {
+			return path
+		}
+	}
+	return filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
