@@ -329,6 +329,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 		e.succeeded(q, o, blocks)
 	}
 	n := int64(blocks) * int64(e.geo.BlockSize)
+	o.since = 0 // it got on: what lacks resources next has all the time again
 	o.block += blocks
 	o.count -= blocks
 	o.io.Offset += n
