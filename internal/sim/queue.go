@@ -124,7 +124,13 @@ func (s *sim) checkPlace(d *diskIO) {
 }
 
 // Send takes a message of the engine.
-func (q *queue) Send(m *remap.Message) { q.sv.receive(q.index, m) }
+func (q *queue) Send(m *remap.Message) {
+	if m.Kind == remap.MsgGiveUp {
+		// The breaker is about to open.
+		q.sv.s.reqs[q.index][m.Tag].path = true
+	}
+	q.sv.receive(q.index, m)
+}
 
 // Finish takes the answer to a request.
 func (q *queue) Finish(tag uint16, res int32) {
