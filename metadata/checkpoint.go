@@ -216,7 +216,11 @@ func (c *Committer) endCheckpoint() {
 				m.state = MirrorGood
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
-				c.sb.wanted = true
+				if m.used > 0 {
+					c.sb.wanted = true
+				} else {
+					c.beacon = true
+				}
 			}
 			if m.device == 0 {
 				outcome = OutcomeDurable

@@ -140,6 +140,11 @@ type Committer struct {
 	reported, collected link
 	records             uint64 // durable records since the start; the measure of back-off
 
+	// beacon: a mirror that was brought back has no record in its log that
+	// says how new it is. The next one, if need be an empty one, does; until
+	// then it stays marked as stale.
+	beacon bool
+
 	lastTicket Ticket
 	openTicket Ticket
 	queue      txQueue
@@ -506,7 +511,7 @@ func (c *Committer) Idle() bool {
 		}
 	}
 	return !c.rec.active && !c.ck.active && !c.sb.active && !c.sb.wanted && c.queue.empty() && len(c.ck.asked) == 0 &&
-		len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
+		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
 }
 
 // Status returns a snapshot. It allocates.

@@ -69,7 +69,7 @@ func (c *Committer) launch() {
 		return
 	}
 	epoch := c.phase == phaseEpoch
-	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty()) {
+	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() && (!c.beacon || c.suspended)) {
 		return
 	}
 	if !c.makeRoom() {
@@ -244,6 +244,16 @@ func (c *Committer) recordDurable() {
 	c.changed = true
 	c.durable = r.link
 	c.records++
+	c.beacon = false
+	for i := range c.ms {
+		if m := &c.ms[i]; m.state == mirrorRebuilt {
+			if m.recFate == fateDone {
+				c.sb.wanted = true
+			} else {
+				c.beacon = true // it was not written to yet
+			}
+		}
+	}
 	if r.kind == recordEpoch {
 		c.phase = phaseOpen
 		c.result(c.openTicket, OutcomeDurable)

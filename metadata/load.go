@@ -221,10 +221,18 @@ func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte
 func (img *Image) walk() error {
 	var trusted, newest link // newest record: of mirrors that are not stale, of all
 	var must Position        // what the newest record cannot be older than
+	candidates := img.candidates()
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
 		if m.stale && must.Less(m.staleFrom) {
 			must = m.staleFrom
+		}
+		// What a checkpoint covers is in the log until something newer takes
+		// its place: so a log without anything as new was lost.
+		for _, h := range m.headers {
+			if h != nil && h.covers != creation && must.Less(h.covers.Position) {
+				must = h.covers.Position
+			}
 		}
 		for j := range m.slots {
 			s := &m.slots[j]
@@ -242,18 +250,15 @@ func (img *Image) walk() error {
 			}
 		}
 	}
-	candidates := img.candidates()
 	if trusted == (link{}) {
 		// Before the first record there is nothing but the first checkpoint.
-		// Any other one covers a record, which stays until newer ones
-		// overwrite it: the logs are gone.
-		if newest != (link{}) || must != (Position{}) || slices.ContainsFunc(candidates, func(c *candidate) bool { return c.covers != creation }) {
+		if newest != (link{}) || must != (Position{}) {
 			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or later are missing; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, max2(newest.Position, must))
 		}
 		trusted = creation
 	}
 	if trusted.Less(must) {
-		return fmt.Errorf("%w: a stale mirror misses records from %s on, but the newest record found is %s: the mirror that had them cannot be read", ErrDamaged, must, trusted.Position)
+		return fmt.Errorf("%w: there were records up to %s or later, but the newest one found is %s: a log cannot be read, and the other mirror missed them; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, must, trusted.Position)
 	}
 	img.tip = trusted
 	for at := trusted; ; {
@@ -272,6 +277,9 @@ func (img *Image) walk() error {
 			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and no whole checkpoint covers it; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, at.Position, img.chain[len(img.chain)-1].Position)
 		}
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
+		if rec.Epoch > img.sb.Epoch && img.mirrors[places[0].mirror].device != 0 {
+			return fmt.Errorf("%w: the backing is of epoch %d, but record %s was written later: it is a clone or was absent", ErrStale, img.sb.Epoch, rec.Position)
+		}
 		if rec.sbGeneration > img.sb.Generation {
 			return fmt.Errorf("%w: record %s was written under superblock generation %d, the newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration, img.sb.Generation)
 		}
@@ -333,6 +341,18 @@ func (img *Image) whole(c *candidate) bool {
 		return nil
 	})
 	c.ok = err == nil && digest.Sum64() == c.digest && entries == c.entries
+	if c.ok {
+		// The other copies may have bad pages too: better to learn it while
+		// there is a copy to write them again from.
+		for i := range img.mirrors {
+			m := &img.mirrors[i]
+			for slot, h := range m.headers {
+				if m.whole && h != nil && *h == c.header && img.badPages(m, slot, h) > 0 {
+					m.whole = false
+				}
+			}
+		}
+	}
 	return c.ok
 }
 
