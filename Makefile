@@ -66,8 +66,7 @@ test-vm: build vmexec ## tests in guests: KERNEL=6.12 RUN=TestX PKG=./ublk/...
 	@$(MAKE) -j$(words $(KERNEL)) --no-builtin-rules $(VM_TARGETS)
 
 $(VM_TARGETS): test-vm@%:
-	@echo "== kernel $*: $${UBLK_REMAP_FULL:+whole cross}"; \
-	pkgs='$(PKG)'; \
+	@pkgs='$(PKG)'; \
 	if [ -z "$$pkgs" ]; then pkgs=$$(scripts/vm-packages); fi; \
 	go test -count=1 -p 1 -timeout 60m -exec "$(VM_EXEC) -kernel $*" $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $$pkgs 2>&1 | sed -u 's/^/[$*] /'
 

@@ -19,8 +19,10 @@ const (
 )
 
 // ErrNoKernel is returned when none of the suites has a cloud kernel of the
-// series that was asked for.
-var ErrNoKernel = errors.New("no Debian suite has a cloud kernel of this series")
+// series that was asked for. Backports move on; what they had on some day is
+// kept by snapshot.debian.org, which MirrorEnv can point at.
+var ErrNoKernel = errors.New("Debian's suites have no cloud kernel of this series now; " +
+	"for an earlier day set $" + MirrorEnv + " to http://snapshot.debian.org/archive/debian/YYYYMMDDT000000Z")
 
 // source is one line of sources.list.
 type source struct {
@@ -47,7 +49,7 @@ func sourcesList(series string) string {
 		if s.security {
 			uri = security
 		}
-		fmt.Fprintf(&b, "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", uri, s.suite)
+		fmt.Fprintf(&b, "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", uri, s.suite)
 	}
 	return b.String()
 }
@@ -75,7 +77,7 @@ func newApt(dir, list string) (*apt, error) {
 	if err := os.WriteFile(file, []byte(list), 0o644); err != nil {
 		return nil, err
 	}
-	return &apt{dir: dir, opts: []string{
+	opts := []string{
 		"-o", "Dir::Etc=" + filepath.Join(dir, "etc"),
 		"-o", "Dir::Etc::SourceList=" + file,
 		"-o", "Dir::Etc::SourceParts=/dev/null",
@@ -88,7 +90,12 @@ func newApt(dir, list string) (*apt, error) {
 		"-o", "Acquire::Languages=none",
 		"-o", "Acquire::Retries=3",
 		"-qq",
-	}}, nil
+	}
+	if os.Getenv(MirrorEnv) != "" {
+		// A snapshot's release file is signed and, by its date, expired.
+		opts = append(opts, "-o", "Acquire::Check-Valid-Until=false")
+	}
+	return &apt{dir: dir, opts: opts}, nil
 }
 
 func (a *apt) run(name string, args ...string) ([]byte, error) {

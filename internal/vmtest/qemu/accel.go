@@ -25,6 +25,11 @@ func Accelerator(ctx context.Context, cacheDir string, trial func(context.Contex
 		return TCG, nil // none, or not for this user
 	}
 	_ = dev.Close()
+	return decide(ctx, cacheDir, trial, logf)
+}
+
+// decide is Accelerator where /dev/kvm can be opened.
+func decide(ctx context.Context, cacheDir string, trial func(context.Context) error, logf func(string, ...any)) (string, error) {
 	verdict, err := verdictFile(cacheDir)
 	if err != nil {
 		return "", err
