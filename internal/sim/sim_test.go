@@ -4,6 +4,8 @@ import (
 	"flag"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,13 @@ func seedsByDefault() uint64 {
 		return 200
 	}
 	return 2000
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Runs are short and each makes a few MiB of garbage.
+	debug.SetGCPercent(800)
+	os.Exit(m.Run())
 }
 
 func TestSim(t *testing.T) {
@@ -68,4 +77,36 @@ func TestSim(t *testing.T) {
 	}
 	wg.Wait()
 	t.Logf("seeds %d to %d in %v: %+v", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), total)
+}
+
+// TestPlantedBugs shows that the checks can fail: each bug that the drivers
+// plant is found within a number of seeds.
+func TestPlantedBugs(t *testing.T) {
+	for b := BugNone + 1; b < bugs; b++ {
+		t.Run(b.String(), func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= 3000; seed++ {
+				if _, err := Run(seed, Options{Bug: b}); err != nil {
+					t.Logf("found: %v", err)
+					return
+				}
+			}
+			t.Error("not found")
+		})
+	}
+}
+
+// TestRepeats makes sure that a seed says all: the same run goes the same way.
+func TestRepeats(t *testing.T) {
+	for seed := uint64(1); seed <= 20; seed++ {
+		var traces [2][]string
+		for i := range traces {
+			if _, err := Run(seed, Options{Trace: func(line string) { traces[i] = append(traces[i], line) }}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(traces[0], traces[1]) {
+			t.Fatalf("seed %d went two ways", seed)
+		}
+	}
 }
