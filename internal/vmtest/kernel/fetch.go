@@ -35,7 +35,7 @@ type source struct {
 // newer one (in its security archive); anything newer comes by Debian 13's backports.
 func sources(series string) []source {
 	if series == "6.12" {
-		return []source{{true, "bookworm-security"}, {false, "bookworm-backports"}, {false, "trixie"}}
+		return []source{{true, "bookworm-security"}, {false, "trixie"}}
 	}
 	return []source{{false, "trixie-backports"}}
 }
@@ -98,26 +98,28 @@ func newApt(dir, list string) (*apt, error) {
 	return &apt{dir: dir, opts: opts}, nil
 }
 
-func (a *apt) run(name string, args ...string) ([]byte, error) {
+// run runs one of apt's programs and returns its output, warnings included:
+// a suite that cannot be reached is only that to apt.
+func (a *apt) run(name string, args ...string) (stdout, stderr []byte, err error) {
 	return run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...), args...)...)
 }
 
-// run runs a program in dir and returns its standard output; an error carries
-// what it printed on standard error.
-func run(dir, name string, args ...string) ([]byte, error) {
+// run runs a program in dir and returns its output; an error carries what it
+// printed on standard error.
+func run(dir, name string, args ...string) (stdout, stderr []byte, err error) {
 	path, err := lookTool(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // dpkg insists on sbin
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
+		return nil, nil, fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(errs.Bytes()))
 	}
-	return stdout.Bytes(), nil
+	return out.Bytes(), bytes.TrimSpace(errs.Bytes()), nil
 }
 
 // fetch downloads the newest kernel of the series and points link at it.
@@ -136,19 +138,23 @@ func fetch(cache, series, link string, logf func(string, ...any)) error {
 		return err
 	}
 	logf("looking for the newest %s cloud kernel of Debian", series)
-	if _, err := a.run("apt-get", "update"); err != nil {
+	_, warnings, err := a.run("apt-get", "update")
+	if err != nil {
 		return err
 	}
-	names, err := a.run("apt-cache", "pkgnames", "linux-")
+	names, _, err := a.run("apt-cache", "pkgnames", "linux-")
 	if err != nil {
 		return err
 	}
 	packages := choose(strings.Fields(string(names)), series)
 	if len(packages) == 0 {
+		if len(warnings) > 0 {
+			return fmt.Errorf("%w (apt-get update: %s)", ErrNoKernel, warnings)
+		}
 		return ErrNoKernel
 	}
 	logf("downloading %s", strings.Join(packages, ", "))
-	if _, err := a.run("apt-get", append([]string{"download"}, packages...)...); err != nil {
+	if _, _, err := a.run("apt-get", append([]string{"download"}, packages...)...); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(a.dir, "archives/*.deb"))
@@ -204,7 +210,7 @@ func unpack(kernels string, debs []string) (string, error) {
 	defer func() { _ = os.RemoveAll(tmp) }()
 	raw, out := filepath.Join(tmp, "raw"), filepath.Join(tmp, "out")
 	for _, deb := range debs {
-		if _, err := run(tmp, "dpkg-deb", "-x", deb, raw); err != nil {
+		if _, _, err := run(tmp, "dpkg-deb", "-x", deb, raw); err != nil {
 			return "", err
 		}
 	}
@@ -212,7 +218,7 @@ func unpack(kernels string, debs []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := run(tmp, "depmod", "-b", out, release); err != nil {
+	if _, _, err := run(tmp, "depmod", "-b", out, release); err != nil {
 		return "", err
 	}
 	final := filepath.Join(kernels, release)
