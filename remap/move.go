@@ -38,10 +38,14 @@ const (
 )
 
 const (
-	moveBatch    = 64 // units that are busy at once
+	moveBatch    = 32 // units that are busy at once
 	moveMaxQueue = 64 // Moves that may wait
 	moveTries    = 3  // spare units that are tried for one unit
 )
+
+// What happens to a batch must fit one commit: a place and a pending mark for
+// each unit, and the spare units that failed.
+const _ = uint(metadata.MaxEntries - (2+moveTries)*moveBatch)
 
 // moving is one unit of the batch.
 type moving struct {
