@@ -401,6 +401,8 @@ func (a *Arbiter) commit(i int) {
 func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.Entry) bool {
 	ticket, err := a.journal.Commit(entries)
 	if err != nil {
+		// It may have failed at something of its own, and waits to be resumed.
+		a.trip("the metadata takes no commit: " + err.Error())
 		return false
 	}
 	a.commits = append(a.commits, commit{ticket, kind, claim})
