@@ -54,6 +54,7 @@ func (s *sim) create() {
 // or retired. Nothing is mapped: the spare units hold no data yet.
 func (s *sim) initial() []metadata.Entry {
 	var out []metadata.Entry
+	s.lost = map[uint64]bool{}
 	if s.chance(1, 2) {
 		return nil
 	}
@@ -68,6 +69,11 @@ func (s *sim) initial() []metadata.Entry {
 			State: pick(s.rng, []metadata.State{metadata.StateLost, metadata.StatePending}), Cause: metadata.CauseImport, Time: 1,
 		}
 		out = append(out, e)
+		for i := range uint64(8) {
+			if mask>>i&1 != 0 && e.State == metadata.StateLost {
+				s.lost[e.Unit*uint64(metadata.UnitSize/s.plan.BlockSize())+i] = true
+			}
+		}
 	}
 	if s.chance(1, 3) {
 		out = append(out, metadata.Entry{

@@ -12,8 +12,11 @@ func (s *sim) pickSpots() {
 	s.spots = []uint64{s.plan.HeadBlocks()}
 	for len(s.spots) < s.cfg.spots {
 		spot := s.rng.Uint64N(s.plan.Blocks())
-		if s.chance(1, 2) {
+		switch s.rng.IntN(4) {
+		case 0, 1:
 			spot = s.plan.Blocks() - 1
+		case 2: // where one leaf of the Map ends and the next begins
+			spot = min(spot, 1024*metadata.UnitSize/uint64(s.plan.BlockSize()))
 		}
 		s.spots = append(s.spots, spot)
 	}

@@ -6,7 +6,8 @@ import (
 )
 
 // inspect looks at the disks, past their faults, where a table that was just loaded
-// says that the blocks are: each sector must hold something that it may.
+// says that the blocks are: each sector must hold something that it may. No
+// block gets lost but for those that were from the beginning.
 func (s *sim) inspect(r *remap.Restored) {
 	bs := uint64(s.plan.BlockSize())
 	per := metadata.UnitSize / bs
@@ -15,6 +16,9 @@ func (s *sim) inspect(r *remap.Restored) {
 		block := i * sectorSize / bs
 		info := r.Map.Unit(block / per)
 		if info.Lost>>(block%per)&1 != 0 {
+			if !s.lost[block] {
+				s.failf("after a restart block %d is lost", block)
+			}
 			continue
 		}
 		p := s.home(i)
@@ -54,6 +58,11 @@ func (s *sim) quiet() {
 	if n := c.Reads + c.Writes + c.Flushes + c.Discards; n != sv.finished {
 		s.failf("the counters say that %d requests ended, not %d", n, sv.finished)
 	}
+	for _, m := range sv.com.Status().Mirrors {
+		if m.State == metadata.MirrorStale {
+			s.stats.Stale++
+		}
+	}
 	st := sv.arb.Status()
 	if st.Claims != 0 {
 		s.failf("%d claims at a quiet moment", st.Claims)
@@ -79,6 +88,9 @@ func (s *sim) quiet() {
 	// in the map and their spare units are set aside.
 	if sv.unknown {
 		return
+	}
+	if st.Used+st.Free > st.Total || st.Used != uint64(len(owners)) {
+		s.failf("blocks live in %d spare units, status says %+v", len(owners), st)
 	}
 	if used := a.Used(); used != uint64(len(owners)) {
 		s.failf("%d spare units are in use, blocks live in %d", used, len(owners))

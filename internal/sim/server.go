@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"strings"
 	"syscall"
 
 	"ublkremap/metadata"
@@ -144,9 +145,14 @@ func (sv *server) write(op metadata.Op) {
 	s := sv.s
 	s.metaWrite()
 	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset, n: int64(len(op.Data)), data: op.Data, whom: "journal"}
-	done := func(res int32) {
+	var done func(res int32)
+	done = func(res int32) {
 		var err error
 		switch {
+		case res < 0 && remap.Classify(res) == remap.ClassResource:
+			io.done = 0
+			s.begin(classJournal, io, done) // a keeper tries again what goes away by itself
+			return
 		case res < 0:
 			err = syscall.Errno(-res)
 		case int64(res) < io.n:
@@ -181,6 +187,9 @@ func (sv *server) outcome(r metadata.Result) {
 		if !durable {
 			s.stats.Unknown++
 			sv.unknown, sv.everOdd = true, true
+			if !s.cfg.vanish && s.cfg.rates.path == 0 && s.cfg.meta == metaNone {
+				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
+			}
 		} else if s.disks[0].gone != 0 && sv.commits[r.Ticket] > s.goneStep {
 			s.failf("a commit became durable while the backing was gone: spares are used up")
 		}
@@ -282,6 +291,9 @@ func (k keeper) Alert(a remap.Alert) {
 	switch a {
 	case remap.AlertTripped:
 		s.stats.Trips++
+		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
+			s.failf("the breaker's budget was used up: %+v", st)
+		}
 	case remap.AlertResumed:
 		s.stats.Resumes++
 		k.sv.unknown = false

@@ -57,7 +57,8 @@ type sim struct {
 	disks []*disk
 	plan  *metadata.Layout
 	model *model
-	spots []uint64 // blocks around which requests are made
+	spots []uint64        // blocks around which requests are made
+	lost  map[uint64]bool // blocks that were lost from the beginning
 
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int

@@ -158,6 +158,28 @@ func (s *sim) operator() {
 	sv.pump()
 }
 
+// repair does what an operator does when the breaker has opened: see to the
+// disks, then close it.
+func (s *sim) repair() {
+	s.tracef("repair")
+	s.storm(false)
+	for _, d := range s.disks {
+		d.gone = 0
+	}
+	if s.metaBad {
+		s.refuseMetadata(false)
+		s.metaLeft = 0
+	}
+	for tries := 0; s.srv.shared.Tripped(); tries++ {
+		if tries == 100 {
+			s.failf("the breaker does not close")
+		}
+		s.resume()
+		s.srv.pump()
+		s.drain()
+	}
+}
+
 func (s *sim) resume() {
 	err := s.srv.arb.Resume()
 	s.tracef("resume: %v", err)
@@ -216,6 +238,10 @@ func (s *sim) end(last bool) {
 	default:
 		s.drain()
 		s.quiet()
+		if s.srv.shared.Tripped() && s.chance(2, 3) {
+			s.repair()
+			s.quiet()
+		}
 		if s.chance(1, 2) {
 			if t, err := s.srv.com.Checkpoint(); err == nil {
 				s.srv.asked[t] = true
