@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -154,15 +155,37 @@ func (d *smallDisk) Write(p []byte) (int, error) {
 
 func TestPourHashesWhatWasTaken(t *testing.T) {
 	const room = 3<<20 + 777
+	calls := 0
+	count := func() { calls++ }
 	disk := &smallDisk{room: room, then: &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}}
 	h := sha256.New()
-	n, err := pour(disk, h, contents(1, "x"))
-	if err != nil || n != room || sha256.Sum256(disk.Bytes()) != [sha256.Size]byte(h.Sum(nil)) {
-		t.Errorf("%d bytes, %v, hash %x", n, err, h.Sum(nil))
+	n, err := pour(disk, h, contents(1, "x"), count)
+	if err != nil || n != room || calls != 3 || sha256.Sum256(disk.Bytes()) != [sha256.Size]byte(h.Sum(nil)) {
+		t.Errorf("%d bytes in %d pieces, %v, hash %x", n, calls, err, h.Sum(nil))
 	}
 	disk = &smallDisk{room: 10, then: syscall.EIO}
-	if _, err := pour(disk, sha256.New(), contents(1, "x")); !errors.Is(err, syscall.EIO) {
+	if _, err := pour(disk, sha256.New(), contents(1, "x"), count); !errors.Is(err, syscall.EIO) {
 		t.Errorf("an I/O error was taken for a full disk: %v", err)
+	}
+	disk = &smallDisk{room: 9 << 20}
+	const length = 5<<20 + 3
+	n, err = pour(disk, sha256.New(), io.LimitReader(contents(1, "x"), length), count)
+	if err != nil || n != length || disk.Len() != length {
+		t.Errorf("%d of %d bytes, %v", n, length, err)
+	}
+}
+
+func TestWriteReturnsWhatIsInTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	doc, err := write(path, os.O_SYNC, io.LimitReader(contents(1, "file"), 2<<20+5), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if good, wrong := compare(filepath.Dir(path), []document{doc}); good != 1 || doc.size != 2<<20+5 {
+		t.Errorf("%d bytes, %v", doc.size, wrong)
+	}
+	if _, err := write(path, 0, contents(1, "file"), func() {}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a file that was there: %v", err)
 	}
 }
 

@@ -84,16 +84,17 @@ func checksum(path string) (int64, [sha256.Size]byte, error) {
 	return n, sum, err
 }
 
-// fillUp writes one file until the file system is full, and returns what was
-// written. Every error but "no space left" is one.
-func fillUp(path string, seed uint64) (document, error) {
+// write makes a file with these contents, or as much of them as there is space
+// for, and returns what was written. Every error but "no space left" is one.
+// progress is called after each MiB or less.
+func write(path string, flags int, from io.Reader, progress func()) (document, error) {
 	d := document{path: filepath.Base(path)}
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|flags, 0o600)
 	if err != nil {
 		return d, err
 	}
 	h := sha256.New()
-	d.size, err = pour(f, h, contents(seed, d.path))
+	d.size, err = pour(f, h, from, progress)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -104,28 +105,30 @@ func fillUp(path string, seed uint64) (document, error) {
 	return d, err
 }
 
-// pour copies until there is no space left, and hashes what was taken.
-func pour(to io.Writer, h hash.Hash, from io.Reader) (int64, error) {
+// pour copies until the source ends or there is no space left, and hashes what
+// was taken.
+func pour(to io.Writer, h hash.Hash, from io.Reader, progress func()) (int64, error) {
 	buf := make([]byte, 1<<20)
 	var total int64
 	for {
-		if _, err := io.ReadFull(from, buf); err != nil {
+		n, err := io.ReadFull(from, buf)
+		if err != nil && n == 0 {
+			if err == io.EOF {
+				err = nil
+			}
 			return total, err
 		}
-		for rest := buf; len(rest) > 0; {
-			n, err := to.Write(rest)
-			_, _ = h.Write(rest[:n])
-			total += int64(n)
-			rest = rest[n:]
-			// The last bytes fit a smaller write: os.File.Write goes
-			// on by itself until nothing is taken.
-			if errors.Is(err, syscall.ENOSPC) {
-				return total, nil
-			}
-			if err != nil {
-				return total, err
-			}
+		// os.File.Write goes on by itself until nothing more is taken.
+		n, err = to.Write(buf[:n])
+		_, _ = h.Write(buf[:n])
+		total += int64(n)
+		if errors.Is(err, syscall.ENOSPC) {
+			return total, nil
 		}
+		if err != nil {
+			return total, err
+		}
+		progress()
 	}
 }
 
