@@ -25,6 +25,8 @@ PKG      ?=
 SEEDS    ?= 10000
 # Time for each fuzz target.
 FUZZTIME ?= 30s
+# Options of scripts/demo; DEMO=-h lists them.
+DEMO     ?=
 # Options for go test, such as TESTFLAGS=-v.
 TESTFLAGS ?=
 # Further flags of vmexec, such as VMFLAGS='-mem 4096 -keep'.
@@ -87,9 +89,8 @@ fmt: ## format the Go files
 bench: ## benchmarks with -benchmem: RUN=BenchmarkMap PKG=./bench/...
 	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench/...)
 
-demo: build ## the main job, shown on this machine or in a guest
-	@if [ ! -c /dev/ublk-control ] && ! modprobe -q ublk_drv 2>/dev/null; then $(MAKE) vmexec; fi
-	scripts/demo
+demo: ## the main job, shown on this machine or in a guest: DEMO='-k 7.3 -c 200'
+	scripts/demo $(DEMO)
 
 fuzz: ## every fuzz target for FUZZTIME each: PKG=./metadata
 	@for pkg in $$(go list $(or $(PKG),./...)); do \
