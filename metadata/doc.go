@@ -1,0 +1,43 @@
+// Package metadata keeps the remap table on disk: format version 4.
+//
+// # What it is for
+//
+// A table of remapped blocks must survive power cuts, bad sectors in its own
+// area and the loss of a whole mirror, and must never be guessed. So there are
+// two mirrors on the disk (and one on a spare device), each a ring log of small
+// records and two checkpoint slots, and superblocks that say where they are:
+//
+//	| superblocks | mirror A | data ... | displaced head | spare | mirror B | superblock |
+//
+//	mirror:  | header | pages ... | header | pages ... | record | record | record ... |
+//	         '------ slot 0 ------'------ slot 1 ------'----------- log -------------'
+//
+//	record:  | magic version kind sum | set UUID | epoch sequence | predecessor | ... | entries, 24 bytes each |
+//	page:    | magic version index sum | set UUID | checkpoint | count | entries, 24 bytes each |
+//	entry:   | unit 8 | spare 4 | count 4 | time 4 | mask 1 | state 1 | cause 1 | 0 |
+//
+// FORMAT.md draws every byte and says why each step of writing is in its
+// place. All of that is frozen with the version.
+//
+// # How data moves
+//
+// [Plan] lays a set out and [Create] writes it. [Load] reads a set into an
+// [Image]: it elects the superblock, takes the newest record of all logs,
+// follows the chain of predecessors back to the newest whole checkpoint, and
+// hands out the entries by [Image.Replay]. What is missing on that way is
+// [ErrDamaged]; what is off it is void.
+//
+// From an Image comes a [Committer], which makes transactions durable. It is
+// sans-I/O: its user asks it for writes ([Committer.Ops]), does them, says how
+// they ended ([Committer.Done]), and learns what became of the transactions
+// ([Committer.Results]). It asks its [Source] for the live table, page by page,
+// when it is time for a checkpoint. [Check] and [Dump] look at a set offline.
+//
+// # What it never does
+//
+// It never decides which spare unit serves what: entries mean nothing to it
+// beyond their encoding. It never reads a clock, starts a goroutine or opens a
+// file. It never writes outside of superblocks and mirrors. It never calls a
+// transaction durable that the loss of one mirror could silently undo, and
+// never writes over a record that a load might need.
+package metadata

@@ -1,0 +1,244 @@
+package metadata
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// writeGolden makes the golden images that do not exist yet. It never rewrites
+// one: disks out there hold what they hold.
+var writeGolden = flag.Bool("write-golden", false, "write golden images that do not exist")
+
+// golden are the images of format version 4, each with a history: commits, an
+// unknown one that was superseded, checkpoints, a start, and a few records
+// after the last checkpoint.
+var golden = []struct {
+	name string
+	p    PlanParams
+}{
+	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}},
+	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}},
+}
+
+func makeGolden(t *testing.T, name string, p PlanParams) []*memDisk {
+	p.Name, p.Created = name, 1_700_000_000
+	p.UUID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(name))
+	p.DeviceUUIDs = [2]uuid.UUID{uuid.NewSHA1(p.UUID, []byte("backing")), uuid.NewSHA1(p.UUID, []byte("spare"))}
+	plan, err := Plan(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var disks []*memDisk
+	for _, d := range plan.Devices() {
+		disks = append(disks, newMemDisk(d.Size))
+	}
+	time := p.Created
+	if err := Create(devices(disks), plan, []Entry{{Unit: 3, Spare: 0, Count: 2, Mask: 1, State: StateMapped, Cause: CauseImport, Time: time}}); err != nil {
+		t.Fatal(err)
+	}
+	for session := range uint64(2) {
+		img, err := Load(devices(disks))
+		if err != nil {
+			t.Fatal(err)
+		}
+		live, err := img.Table()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := NewCommitter(img, live, Options{Session: 0xC0FFEE + session})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func() {
+			if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
+				t.Fatal(rs)
+			}
+		}
+		commit := func(es ...Entry) {
+			time++
+			for i := range es {
+				es[i].Time = time
+			}
+			if _, err := c.Commit(es); err != nil {
+				t.Fatal(err)
+			}
+			run()
+			for _, e := range es {
+				if err := live.Apply(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if _, err := c.Open(time); err != nil {
+			t.Fatal(err)
+		}
+		run()
+		base := 100 * uint64(session+1)
+		for i := range uint64(5) {
+			commit(Entry{Unit: base + 2*i, Spare: uint32(10*(session+1) + i), Count: 1, Mask: 1, State: StateMapped, Cause: CauseWrite})
+		}
+		commit(
+			Entry{Spare: 8, Count: 2, State: StateRetired, Cause: CauseSpare},
+			Entry{Unit: base + 20, Count: 3, Mask: 1, State: StatePending, Cause: CauseRead},
+		)
+		if session == 0 {
+			if _, err := c.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+			run()
+		}
+		// A commit that no mirror takes, though one of them has it.
+		time++
+		if _, err := c.Commit([]Entry{{Unit: base + 30, Spare: 30, Count: 1, Mask: 1, State: StateMapped, Cause: CauseWrite, Time: time}}); err != nil {
+			t.Fatal(err)
+		}
+		for ops := c.Ops(); len(ops) > 0; ops = c.Ops() {
+			for _, op := range ops {
+				if op.Device == 0 && op.Offset < 1<<20 {
+					disks[0].store(memWrite{op.Offset, op.Data}, nil)
+				}
+				c.Done(op.ID, errMedium)
+			}
+		}
+		if rs := c.Results(); len(rs) != 1 || rs[0].Outcome != OutcomeUnknown {
+			t.Fatal(rs)
+		}
+		restate := []Entry{
+			{Unit: base + 30, Count: 1, Mask: 1, State: StateLost, Cause: CauseUnknown, Time: time},
+			{Spare: 30, Count: 1, State: StateQuarantined, Cause: CauseUnknown, Time: time},
+		}
+		if _, err := c.Resume(restate); err != nil {
+			t.Fatal(err)
+		}
+		run()
+		for _, e := range restate {
+			if err := live.Apply(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		commit(Entry{Unit: 3, Count: 1, Mask: 1, State: StateHome, Cause: CauseRetest})
+		commit(Entry{Spare: 9, Count: 1, State: StateAvailable, Cause: CauseOperator})
+	}
+	return disks
+}
+
+// flatten and unflatten turn disks into files and back.
+func (d *memDisk) flatten() []byte {
+	b := make([]byte, d.size)
+	for at, p := range d.pages {
+		copy(b[at*PageSize:], p[:])
+	}
+	return b
+}
+
+func unflatten(b []byte) *memDisk {
+	d := newMemDisk(int64(len(b)))
+	for i := 0; i+PageSize <= len(b); i += PageSize {
+		if p := [PageSize]byte(b[i:]); p != [PageSize]byte{} {
+			d.pages[int64(i/PageSize)] = &p
+		}
+	}
+	return d
+}
+
+func goldenFile(name string, dev int) string {
+	return filepath.Join("testdata", fmt.Sprintf("%s.%d.img.gz", name, dev))
+}
+
+func readGolden(t testing.TB, name string) []*memDisk {
+	var disks []*memDisk
+	for dev := 0; ; dev++ {
+		f, err := os.Open(goldenFile(name, dev))
+		if errors.Is(err, fs.ErrNotExist) && dev > 0 {
+			return disks
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		disks = append(disks, unflatten(b))
+	}
+}
+
+// create writes a file that must not exist.
+func create(t *testing.T, name string, b []byte) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err == nil {
+		_, err = f.Write(b)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal("a golden file is never rewritten: ", err)
+	}
+}
+
+// TestGolden loads every image that this format version was ever written as,
+// and compares with the dump from then. Should it fail, the code is wrong, not
+// the image.
+func TestGolden(t *testing.T) {
+	for _, g := range golden {
+		t.Run(g.name, func(t *testing.T) {
+			dump := filepath.Join("testdata", g.name+".json")
+			if _, err := os.Stat(goldenFile(g.name, 0)); *writeGolden && errors.Is(err, fs.ErrNotExist) {
+				disks := makeGolden(t, g.name, g.p)
+				for i, d := range disks {
+					var b bytes.Buffer
+					z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
+					z.Write(d.flatten())
+					z.Close()
+					create(t, goldenFile(g.name, i), b.Bytes())
+				}
+				create(t, dump, dumped(t, disks))
+			}
+			disks := readGolden(t, g.name)
+			want, err := os.ReadFile(dump)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := dumped(t, disks); !bytes.Equal(got, want) {
+				os.WriteFile(filepath.Join(t.TempDir(), "got.json"), got, 0o644)
+				t.Errorf("the dump differs from %s:\n%s", dump, got)
+			}
+			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {
+				t.Errorf("check: %v\n%s", err, r.String())
+			}
+			// What is written today is the same, byte for byte.
+			for i, d := range makeGolden(t, g.name, g.p) {
+				if !bytes.Equal(d.flatten(), disks[i].flatten()) {
+					t.Errorf("device %d: the same history gives another image today", i)
+				}
+			}
+		})
+	}
+}
+
+func dumped(t *testing.T, disks []*memDisk) []byte {
+	d, err := Dump(devices(disks))
+	if err != nil || d.Error != "" {
+		t.Fatal(err, d.Error)
+	}
+	b, err := json.MarshalIndent(d, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(b, '\n')
+}
