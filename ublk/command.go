@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 	"unsafe"
@@ -49,6 +50,7 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	}
 	c.mu.Lock()
 	closed := c.closed
+	c.sweep()
 	c.mu.Unlock()
 	if closed {
 		return 0, fmt.Errorf("ublk: %s: control device: %w", cmd.name, ErrClosed)
@@ -90,7 +92,8 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 		}
 	}
 	if err != nil || !answered {
-		// The kernel may still write to mem: neither it nor the ring is given back.
+		// The kernel may still write to mem.
+		c.hold(ring, mem)
 		if err != nil {
 			return 0, fmt.Errorf("ublk: %s: %w", cmd.name, err)
 		}
@@ -109,6 +112,33 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 		return fail(syscall.Errno(-res))
 	}
 	return res, nil
+}
+
+// heldCommand is what belongs to a command that is still in the kernel.
+type heldCommand struct {
+	ring *uring.Ring
+	mem  []byte
+}
+
+func (c *Control) hold(ring *uring.Ring, mem []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = append(c.held, heldCommand{ring, mem})
+}
+
+// sweep gives back what belonged to commands that have been answered since. The caller holds the lock.
+func (c *Control) sweep() {
+	c.held = slices.DeleteFunc(c.held, func(h heldCommand) bool {
+		var cqes [4]uring.CQE
+		for _, e := range cqes[:h.ring.Reap(cqes[:])] {
+			if e.UserData == commandUserData {
+				_ = h.ring.Close()
+				_ = unix.Munmap(h.mem)
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // await submits what is queued and waits for the answer to the command.

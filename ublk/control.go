@@ -32,6 +32,8 @@ type Control struct {
 	closed   bool
 	features Features
 	known    bool
+	// held are commands that the kernel did not answer, not even when they were cancelled.
+	held []heldCommand
 }
 
 // OpenControl opens /dev/ublk-control. It returns ErrNoDriver if there is none.
@@ -50,6 +52,7 @@ func OpenControl() (*Control, error) {
 func (c *Control) Close() error {
 	c.mu.Lock()
 	c.closed = true
+	c.sweep()
 	c.mu.Unlock()
 	return c.file.Close()
 }

@@ -140,14 +140,20 @@ func startRecovery(ctx context.Context, ctl *Control, id int) error {
 	}
 	tick := time.NewTicker(recoverPoll)
 	defer tick.Stop()
+	var busy error
 	for {
 		err := ctl.StartRecovery(ctx, id)
-		if !errors.Is(err, ErrBusy) {
+		switch {
+		case errors.Is(err, ErrBusy):
+			busy = err
+		case err != nil && busy != nil && ctx.Err() != nil:
+			// That it was busy all the time says more than that the time is over.
+		default:
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w; %w", err, ctx.Err())
+			return fmt.Errorf("%w; %w", busy, ctx.Err())
 		case <-tick.C:
 		}
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // limit bounds whatever a test waits for. Guests are slow.
-const limit = 120 * time.Second
+const limit = 60 * time.Second
 
 func within(t testing.TB) context.Context {
 	t.Helper()
@@ -84,8 +84,9 @@ func eachMode(t *testing.T, f func(t *testing.T, zero ublk.Choice)) {
 // served is a device that this process serves.
 type served struct {
 	*ublk.Device
-	ctl  *ublk.Control
-	done chan error // what Run returned
+	ctl     *ublk.Control
+	done    chan error // what Run returned
+	removed bool
 }
 
 // serve makes and runs a device, which is stopped and deleted when the test ends if it still is there.
@@ -117,9 +118,13 @@ func run(t testing.TB, ctl *ublk.Control, dev *ublk.Device, target ublk.Target, 
 	return s
 }
 
-// remove stops and deletes.
+// remove stops and deletes, once.
 func (s *served) remove(t testing.TB) {
 	t.Helper()
+	if s.removed {
+		return
+	}
+	s.removed = true
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil && !errors.Is(err, ublk.ErrNotFound) {

@@ -1,8 +1,8 @@
 package ublk
 
 import (
+	"errors"
 	"fmt"
-	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -12,10 +12,29 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// run is a queue's thread, from its beginning to its end. It says on fetched, once, that the kernel has all tags, or
-// why not. The goroutine stays locked, so that the thread, changed as it is, ends with it.
+// start runs the queue on a thread that is made for it and ends with it, and returns when both have ended. It says on
+// fetched, once, that the kernel has all tags, or why not.
+//
+// The ring is closed only after the thread is gone. Kernels before 6.16 would otherwise let a request that is on its way
+// to the queue reach a thread that no longer looks, and wait for it for ever: they tell by the thread's exit that nobody
+// is there.
+func (q *Queue) start(target Target, fetched chan<- error) error {
+	result := make(chan error, 1)
+	var tid int
+	go onOwnThread(func() {
+		tid = unix.Gettid()
+		result <- q.run(target, fetched)
+	})
+	err := <-result
+	awaitThreadExit(tid)
+	if q.ring != nil {
+		err = errors.Join(err, q.ring.CloseAfterThread())
+	}
+	return err
+}
+
+// run is the life of the queue's thread.
 func (q *Queue) run(target Target, fetched chan<- error) (err error) {
-	runtime.LockOSThread()
 	announced := false
 	announce := func(err error) {
 		if !announced {
@@ -24,13 +43,6 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 		}
 	}
 	defer func() { announce(err) }()
-	defer func() {
-		if q.ring != nil {
-			if cerr := q.ring.Close(); err == nil {
-				err = cerr
-			}
-		}
-	}()
 	if err := q.setup(); err != nil {
 		return err
 	}

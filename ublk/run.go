@@ -77,7 +77,7 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 	d.mu.Unlock()
 	for _, q := range queues {
 		threads.Go(func() {
-			if err := q.run(target, fetched); err != nil {
+			if err := q.start(target, fetched); err != nil {
 				failures <- fmt.Errorf("ublk: device %d, queue %d: %w", d.info.ID, q.id, err)
 				d.leaving.Store(true)
 				d.Wakeup()
@@ -104,6 +104,10 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 			abandon()
 			return nil // the failure is among those collected above
 		}
+	}
+	if d.stopping.Load() || d.leaving.Load() {
+		abandon()
+		return fmt.Errorf("ublk: device %d: stopped before it was live: %w", d.info.ID, ErrClosed)
 	}
 	start := d.ctl.Start
 	if d.recover {

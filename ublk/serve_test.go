@@ -540,6 +540,8 @@ func TestDeletionNamesWhoHoldsTheDevice(t *testing.T) {
 	}
 	t.Log(err)
 	f.Close()
+	s.removed = true
+	<-s.done
 	// The number is free once the last holder has gone.
 	deadline := time.Now().Add(limit)
 	for {

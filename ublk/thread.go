@@ -3,6 +3,8 @@ package ublk
 import (
 	"fmt"
 	"os"
+	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,34 @@ func (o *threadOptions) apply() error {
 		}
 	}
 	return nil
+}
+
+// onOwnThread runs f on a thread that ends when f returns. To be called in a goroutine of its own.
+func onOwnThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		// The goroutine ends locked, and the runtime ends the thread.
+		f()
+		return
+	}
+	// The process's first thread cannot end. While this goroutine keeps it, another one gets another thread.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		f()
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+// awaitThreadExit waits until the kernel knows no such thread of this process, for a few seconds at most.
+func awaitThreadExit(tid int) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Microsecond) {
+		if err := unix.Tgkill(unix.Getpid(), tid, 0); err == unix.ESRCH {
+			return
+		}
+	}
 }
 
 // newWakeFile makes the eventfd behind Queue.Wakeup. It blocks: io_uring would answer EAGAIN at once to a read of one

@@ -20,6 +20,8 @@ type RAM struct {
 	// Fail, if set, is asked for each request; a negative errno fails it, zero lets it pass. It is called on the
 	// queues' threads. Set it before Run.
 	Fail func(ublk.Request) int32
+	// Hold, if set, is asked for each request; those that it picks are never answered. Set it before Run.
+	Hold func(ublk.Request) bool
 	// Delay is how long each request is held before it is carried out. Set it before Run.
 	Delay time.Duration
 
@@ -94,6 +96,9 @@ type ramHandler struct {
 
 func (h *ramHandler) Request(r ublk.Request) {
 	h.requests[r.Tag], h.done[r.Tag] = r, 0
+	if h.ram.Hold != nil && h.ram.Hold(r) {
+		return
+	}
 	if h.ram.Delay > 0 {
 		h.held = append(h.held, held{r.Tag, h.q.Now() + int64(h.ram.Delay)})
 		return

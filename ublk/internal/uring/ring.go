@@ -61,7 +61,7 @@ var (
 	_ [16]byte           = [unsafe.Sizeof(giouring.CompletionQueueEvent{})]byte{}
 )
 
-// A Ring is an io_uring instance. It must be used on the thread that made it.
+// A Ring is an io_uring instance. It must be used on the thread that made it, except for CloseAfterThread.
 type Ring struct {
 	ring *giouring.Ring
 	sq   submission
@@ -157,6 +157,13 @@ func (r *Ring) Close() error {
 	}
 	r.ring.QueueExit()
 	return errors.Join(err, unix.Munmap(r.page))
+}
+
+// CloseAfterThread is Close for when the ring's thread has ended, and with it the registered descriptor. It may be called
+// on any thread.
+func (r *Ring) CloseAfterThread() error {
+	r.registered = -1
+	return r.Close()
 }
 
 // SQE returns the next free entry, all zero, or nil if the submission queue is full.
