@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -43,9 +44,23 @@ func fio(t testing.TB, file string, args ...string) fioReport {
 // fioDone waits for fio, which must end without an error.
 func fioDone(t testing.TB, p *process) fioReport {
 	t.Helper()
+	return fioExit(t, p, 0)
+}
+
+// fioStopped ends fio, which must not have met an error.
+func fioStopped(t testing.TB, p *process) fioReport {
+	t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	return fioExit(t, p, 128) // its exit code after SIGINT
+}
+
+func fioExit(t testing.TB, p *process, code int) fioReport {
+	t.Helper()
 	r := p.wait(t, fioLimit)
 	rep, err := parseFio(r)
-	if r.code != 0 || err != nil || rep.errors != 0 {
+	if r.code != code || err != nil || rep.errors != 0 {
 		t.Fatalf("fio: %v, %d jobs failed\n%s", err, rep.errors, brief(r))
 	}
 	return rep

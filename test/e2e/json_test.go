@@ -218,7 +218,9 @@ func TestExitCodes(t *testing.T) {
 	f.fill(t, 128<<10, 1<<20, 9)
 	f.fill(t, size-(2<<20), size-(64<<10), 9)
 	f.close()
-	try(exitDamaged, "metadata", "check", broken.path)
+	if r := remap(t, "metadata", "check", broken.path); r.code != exitDamaged || r.stdout == "" || r.stderr == "" {
+		t.Errorf("want exit code %d and a report\n%s", exitDamaged, r)
+	}
 	try(exitDamaged, "start", broken.path)
 	if found, _ := filepath.Glob("/dev/ublkb*"); len(found) != 0 {
 		t.Errorf("a start that failed left %v", found)

@@ -62,10 +62,7 @@ func testMovesUnderLoad(t *testing.T, zeroCopy bool, bs int64) {
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	fioDone(t, p)
+	fioStopped(t, p)
 	if st := s.status(t); st.Breaker.State != "closed" || st.Lost != 0 || st.Pending != 0 {
 		t.Errorf("status: %+v", st)
 	}
