@@ -216,7 +216,7 @@ func (c *Committer) endCheckpoint() {
 				m.state = MirrorGood
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
-				if m.used > 0 {
+				if m.seen = m.used > 0; m.seen {
 					c.sb.wanted = true
 				} else {
 					c.beacon = true

@@ -189,8 +189,10 @@ const (
 // cmirror is the Committer's view of a mirror.
 type cmirror struct {
 	mirrorAt
-	state     MirrorState
-	was       MirrorState // before it became stale with the record under way
+	state MirrorState
+	was   MirrorState // before it became stale with the record under way
+	// seen: brought back, and its log has a record that says how new it is.
+	seen      bool
 	staleFrom Position
 
 	// slots is what the atoms of the log hold: the position of a record that

@@ -346,6 +346,22 @@ func diff(want, have []Entry) string {
 	return b.String()
 }
 
+// findAlone cuts the power and loses all mirrors but one that is called good.
+func (w *world) findAlone() {
+	w.t.Helper()
+	i := w.r.IntN(len(w.c.ms))
+	if m := &w.c.ms[i]; !w.opened || m.state != MirrorGood || w.c.sb.doubtful || w.c.sb.active {
+		return
+	}
+	disks := w.cut()
+	for j := range w.c.ms {
+		if m := &w.c.ms[j]; j != i {
+			wipe(disks[m.device], m)
+		}
+	}
+	w.find(disks, fmt.Sprint("only mirror ", i))
+}
+
 // cut makes the disks as a power cut leaves them now.
 func (w *world) cut() []*memDisk {
 	w.stats.cuts++
@@ -435,6 +451,7 @@ func TestCuts(t *testing.T) {
 					w.step()
 					if i%7 == 0 {
 						w.find(w.cut(), "cut")
+						w.findAlone()
 					}
 					if w.r.IntN(400) == 0 {
 						w.power()
@@ -483,6 +500,7 @@ func TestFaultsAndCuts(t *testing.T) {
 					w.step()
 					if i%7 == 0 {
 						w.find(w.cut(), "cut")
+						w.findAlone()
 					}
 					if w.r.IntN(400) == 0 {
 						w.power()

@@ -20,6 +20,7 @@ type memDisk struct {
 	pages    map[int64]*[PageSize]byte // immutable, so that clones share them
 	pending  []memWrite
 	failRead map[int64]bool // sectors that cannot be read
+	dead     [][2]int64     // bytes [from, to) that cannot be read
 	// failWrite decides which writes fail, if it is set; nothing is written then.
 	failWrite func(off int64, n int) bool
 	readOnly  bool // fail the test's promise that nothing is written
@@ -51,6 +52,11 @@ func (d *memDisk) ReadAt(b []byte, off int64) (int, error) {
 	d.aligned(b, off)
 	for s := off / sector; len(d.failRead) > 0 && s < (off+int64(len(b)))/sector; s++ {
 		if d.failRead[s] {
+			return 0, errMedium
+		}
+	}
+	for _, r := range d.dead {
+		if off < r[1] && r[0] < off+int64(len(b)) {
 			return 0, errMedium
 		}
 	}

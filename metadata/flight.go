@@ -246,13 +246,16 @@ func (c *Committer) recordDurable() {
 	c.records++
 	c.beacon = false
 	for i := range c.ms {
-		if m := &c.ms[i]; m.state == mirrorRebuilt {
-			if m.recFate == fateDone {
+		if m := &c.ms[i]; m.state == mirrorRebuilt && !m.seen {
+			if m.seen = m.recFate == fateDone; m.seen {
 				c.sb.wanted = true
 			} else {
 				c.beacon = true // it was not written to yet
 			}
 		}
+	}
+	if c.sb.doubtful {
+		c.sb.wanted = true
 	}
 	if r.kind == recordEpoch {
 		c.phase = phaseOpen

@@ -231,12 +231,7 @@ func TestGapIsDamage(t *testing.T) {
 
 // wipe makes a mirror unreadable altogether.
 func wipe(d *memDisk, m *cmirror) {
-	if d.failRead == nil {
-		d.failRead = map[int64]bool{}
-	}
-	for s := m.start / sector; s < (m.start+2*m.slot+int64(len(m.slots))*m.atom)/sector; s++ {
-		d.failRead[s] = true
-	}
+	d.dead = append(d.dead, [2]int64{m.start, m.start + 2*m.slot + int64(len(m.slots))*m.atom})
 }
 
 // TestMirrorLost: either mirror alone is enough, and the next start brings the
@@ -281,6 +276,20 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
 			t.Fatalf("the stale mirror alone: %v", err)
 		}
+		// As bad: only the records that the stale mirror missed are gone.
+		bad = w.disks[0].clone()
+		img, err := Load([]Device{bad})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for slot, r := range img.mirrors[1-victim].slots {
+			if r.state == slotRecord && !r.Less(m.staleFrom) {
+				delete(bad.pages, w.c.ms[1-victim].logOffset(slot)/PageSize)
+			}
+		}
+		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
+			t.Fatal("the good mirror without what the stale one missed:", err)
+		}
 		// The disk gets well: a new start brings the mirror back, and then it
 		// is enough alone.
 		w.fail = nil
@@ -290,6 +299,31 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		bad = w.disks[0].clone()
 		wipe(bad, &w.c.ms[1-victim])
 		w.find([]*memDisk{bad}, "brought back")
+	}
+}
+
+// TestLogLost: the log is gone from both mirrors, the checkpoint is not. It
+// covers a record that must be there, so records after it may be missing.
+func TestLogLost(t *testing.T) {
+	w := ran(t, smallParams(512, 0), 13, 90)
+	bad := w.disks[0].clone()
+	img, err := Load([]Device{bad})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.checkpoint.covers == creation {
+		t.Fatal("no checkpoint yet")
+	}
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		for s := range m.slots {
+			if m.slots[s].state == slotRecord && !m.slots[s].Less(img.checkpoint.covers.Position) {
+				delete(bad.pages, m.logOffset(s)/PageSize)
+			}
+		}
+	}
+	if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
+		t.Fatal(err)
 	}
 }
 

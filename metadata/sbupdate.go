@@ -26,14 +26,17 @@ type sbUpdate struct {
 	wanted  bool
 	opening bool // raise the epoch
 	active  bool
-	now     *Superblock // the newest that was written with success
-	next    *Superblock // what is being written
-	gen     uint64      // the last generation tried
-	buf     []byte
-	places  []sbPlace // the backing's last, and byte 0 after the others
-	at      int       // what is being written
-	try     int
-	written [MaxDevices]int
+	// doubtful: an update failed, but a copy of it may be on a disk all the
+	// same, and say of a mirror what is not so. The next one puts it right.
+	doubtful bool
+	now      *Superblock // the newest that was written with success
+	next     *Superblock // what is being written
+	gen      uint64      // the last generation tried
+	buf      []byte
+	places   []sbPlace // the backing's last, and byte 0 after the others
+	at       int       // what is being written
+	try      int
+	written  [MaxDevices]int
 }
 
 func (s *sbUpdate) init(img *Image) {
@@ -106,7 +109,7 @@ func (c *Committer) startSuperblocks() {
 	for i := range c.ms {
 		m := &c.ms[i]
 		r := &s.next.Regions[m.region]
-		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding
+		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding || m.state == mirrorRebuilt && !m.seen
 		r.StaleFrom = Position{}
 		if r.Stale {
 			r.StaleFrom = m.staleFrom
@@ -154,7 +157,7 @@ func (c *Committer) superblockDone(err error) {
 func (c *Committer) superblocksEnded() {
 	s := &c.sb
 	ok := s.written[0] > 0
-	s.active = false
+	s.active, s.doubtful = false, !ok
 	c.changed = true
 	if ok {
 		s.now, s.next = s.next, s.now
@@ -170,7 +173,7 @@ func (c *Committer) superblocksEnded() {
 	}
 	for i := range c.ms {
 		m := &c.ms[i]
-		if m.state != mirrorRebuilt {
+		if m.state != mirrorRebuilt || !m.seen {
 			continue
 		}
 		if m.state = MirrorGood; !ok {

@@ -76,22 +76,27 @@ func (s *segments) find(unit uint64) (leaf, at int) {
 	return leaf, at
 }
 
-func (s *segments) insert(leaf, at int, x Extent) {
+// insert returns where x is, until the next change.
+func (s *segments) insert(leaf, at int, x Extent) *Extent {
 	if leaf == len(s.leaves) {
-		if leaf > 0 && len(s.leaves[leaf-1]) < leafMax {
-			s.leaves[leaf-1] = append(s.leaves[leaf-1], x)
-			return
+		if leaf == 0 || len(s.leaves[leaf-1]) == leafMax {
+			s.leaves = append(s.leaves, append(make([]Extent, 0, 8), x))
+			return &s.leaves[leaf][0]
 		}
-		s.leaves = append(s.leaves, append(make([]Extent, 0, 8), x))
-		return
+		leaf--
+		at = len(s.leaves[leaf])
 	}
 	l := slices.Insert(s.leaves[leaf], at, x)
-	if len(l) > leafMax {
-		half := len(l) / 2
+	if half := len(l) / 2; len(l) > leafMax {
 		s.leaves = slices.Insert(s.leaves, leaf+1, slices.Clone(l[half:]))
 		l = l[:half:half]
+		if at >= half {
+			s.leaves[leaf] = l
+			return &s.leaves[leaf+1][at-half]
+		}
 	}
 	s.leaves[leaf] = l
+	return &l[at]
 }
 
 func (s *segments) remove(leaf, at int) {
@@ -131,9 +136,7 @@ func (s *segments) update(unit, end uint64, fill bool, f func(*Extent)) {
 			gap = min(gap, x.Unit)
 		}
 		if fill {
-			x := Extent{Unit: unit, Count: gap - unit}
-			f(&x)
-			s.insert(leaf, at, x)
+			f(s.insert(leaf, at, Extent{Unit: unit, Count: gap - unit}))
 		}
 		unit = gap
 	}
