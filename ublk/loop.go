@@ -15,8 +15,8 @@ import (
 // start runs the queue on a thread that is made for it and ends with it, and returns when both have ended. It says on
 // fetched, once, that the kernel has all tags, or why not.
 //
-// The ring is closed only after the thread is gone. Kernels before 6.16 would otherwise let a request that is on its way
-// to the queue reach a thread that no longer looks, and wait for it for ever: they tell by the thread's exit that nobody
+// The ring is closed only after the thread is gone. Linux 6.12 would otherwise let a request that is on its way
+// to the queue reach a thread that no longer looks, and wait for it for ever (seen): it tells by the thread's exit that nobody
 // is there.
 func (q *Queue) start(target Target, fetched chan<- error) error {
 	result := make(chan error, 1)
