@@ -55,7 +55,7 @@ func (e *Engine) isolate(q *request) bool {
 			// block would fail again when it is read.
 			e.reserve(q, run)
 			return true
-		case write && (q.found >= e.policy.MaxBad || e.overtime(q)) && run.Kind == 0:
+		case write && e.overtime(q) && run.Kind == 0:
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			q.bad.add(run.Start-q.Block, run.Start-q.Block+run.Count)
 			continue
@@ -67,22 +67,19 @@ func (e *Engine) isolate(q *request) bool {
 		e.issue(q, e.acquire(q), opProbe, run)
 		return true
 	}
-	for q.errno == 0 {
-		from, to, ok := q.bad.run()
-		if !ok {
-			return false
-		}
-		run := e.locate(q.Block+from, q.Block+to)
-		if run.Kind == 0 {
-			e.reserve(q, run)
-			return true
-		}
-		// Another queue has moved the blocks meanwhile: look at them again.
-		q.bad.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
-		q.suspect.add(run.Start-q.Block, run.Start-q.Block+run.Count)
-		return e.isolate(q)
+	from, to, ok := q.bad.run()
+	if !ok {
+		return false
 	}
-	return false
+	run := e.locate(q.Block+from, q.Block+to)
+	if run.Kind == 0 {
+		e.reserve(q, run)
+		return true
+	}
+	// Another queue has moved the blocks meanwhile: look at them again.
+	q.bad.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
+	q.suspect.add(run.Start-q.Block, run.Start-q.Block+run.Count)
+	return e.isolate(q)
 }
 
 // locate returns the run of blocks of one kind that begins at block.
@@ -102,31 +99,41 @@ func (e *Engine) overtime(q *request) bool {
 }
 
 // probeLength returns how many blocks of run to try at once; more than a unit
-// ends at a unit's end.
+// ends at a unit's end. Once many blocks were found bad it is no less than a
+// unit.
 func (e *Engine) probeLength(q *request, run Run) uint64 {
-	n := min(run.Count, max(1, q.probe))
 	per := e.geo.BlocksPerUnit()
+	n := min(run.Count, max(1, q.probe))
+	if e.coarse(q) {
+		n = min(run.Count, max(n, per-run.Start%per))
+	}
 	if end := (run.Start + n) / per * per; n > per && end > run.Start {
 		n = end - run.Start
 	}
 	return n
 }
 
+// coarse reports whether so many blocks were found bad one by one that units
+// are tried as a whole from now on: what fails together counts as bad together.
+func (e *Engine) coarse(q *request) bool { return q.found >= e.policy.MaxBad }
+
 // probeFailed takes the medium error of a try in place.
 func (e *Engine) probeFailed(q *request, o *op, res int32) {
-	if o.count > 1 {
+	per := e.geo.BlocksPerUnit()
+	whole := e.coarse(q) && q.Op != OpRead && o.block/per == (o.block+o.count-1)/per
+	if o.count > 1 && !whole {
 		q.probe = o.count / 2
 		q.attempts = 0
 		return
 	}
-	if q.attempts++; q.attempts < e.policy.Retries {
+	if q.attempts++; q.attempts < e.policy.Retries && !whole {
 		q.probe = 1
 		return
 	}
 	q.attempts = 0
 	q.found++
-	run := e.locate(o.block, o.block+1)
-	if at := e.placeOf(run); at != o.place || run.Kind&(KindBusy|KindLost) != 0 {
+	run := e.locate(o.block, o.block+o.count)
+	if at := e.placeOf(run); at != o.place || run.Count < o.count || run.Kind&(KindBusy|KindLost) != 0 {
 		return // moved while it was tried: it stays suspect and is tried where it is now
 	}
 	switch {
@@ -135,8 +142,8 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	case o.place.mapped:
 		e.reserve(q, run)
 	default:
-		q.suspect.remove(o.block-q.Block, o.block-q.Block+1)
-		q.bad.add(o.block-q.Block, o.block-q.Block+1)
+		q.suspect.remove(o.block-q.Block, o.block-q.Block+o.count)
+		q.bad.add(o.block-q.Block, o.block-q.Block+o.count)
 	}
 }
 

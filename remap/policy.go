@@ -44,7 +44,8 @@ type Policy struct {
 	// counts as bad.
 	Retries int
 	// MaxBad is how many blocks of one request may be found bad one by one; past
-	// it the rest of what failed counts as bad without being tried.
+	// it units are tried as a whole, once, and what fails together counts as
+	// bad together.
 	MaxBad int
 	// IsolateFor is the time that a request may spend on isolating; past it
 	// the rest of what failed counts as bad.
