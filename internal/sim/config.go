@@ -22,6 +22,9 @@ type config struct {
 	rounds int // starts
 	steps  int // of the workload, per round
 	spots  int // places where requests meet
+	reach  int // units on either side of such a place
+	ops    int // operator's doings, of 1000 steps
+	wind   int // faults that come and go, of 1000 steps
 	faults int // at the beginning; more come while it runs
 	rates  rates
 	vanish bool // whole disks vanish and return
@@ -54,6 +57,9 @@ func newConfig(rng *rand.Rand) config {
 		buf: 2 * (1 + rng.IntN(2)),
 	}
 	c.zero = 1 + rng.IntN(c.maxUnits)
+	c.reach = pick(rng, []int{1, 1, 2, 4, c.maxUnits + 4})
+	c.ops = pick(rng, []int{10, 10, 30, 80})
+	c.wind = pick(rng, []int{3, 3, 10, 30})
 	c.plan = metadata.PlanParams{
 		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
 		BackingSize: 5 << 20,
@@ -96,7 +102,7 @@ func newConfig(rng *rand.Rand) config {
 
 func (c *config) String() string {
 	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots, %d faults, rates %+v, vanish %v, storms %v, trims %v, moves %v, metadata: %s, policy %+v",
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.faults, c.rates, c.vanish, c.storms, c.trims, c.moves, metaNames[c.meta], c.policy)
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, metaNames[c.meta], c.policy)
 }

@@ -26,7 +26,7 @@ func (s *sim) pickSpots() {
 // near draws a block in the neighbourhood of a spot.
 func (s *sim) near() uint64 {
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
-	reach := per * uint64(s.cfg.maxUnits+4)
+	reach := per * uint64(s.cfg.reach)
 	spot := pick(s.rng, s.spots)
 	lo := spot - min(spot, reach)
 	return lo + s.rng.Uint64N(min(spot+reach, s.plan.Blocks())-lo)
@@ -40,7 +40,17 @@ func (s *sim) spoil() {
 	n := bs * int64(pick(s.rng, []int{1, 1, 1, 2, 5, int(per), int(3 * per)}))
 	var p place
 	if s.chance(1, 4) {
-		p.disk, p.off = s.plan.SpareOf(uint32(s.rng.Uint64N(s.plan.SpareUnits())))
+		unit := uint32(s.rng.Uint64N(s.plan.SpareUnits()))
+		if s.srv != nil {
+			// Rather one that is in use, or will be next.
+			for range 8 {
+				if s.srv.restored.Allocator.IsUsed(unit) {
+					break
+				}
+				unit = uint32(s.rng.Uint64N(min(16, s.plan.SpareUnits())))
+			}
+		}
+		p.disk, p.off = s.plan.SpareOf(unit)
 		if s.chance(1, 2) {
 			p.off += bs * s.rng.Int64N(per)
 			n = min(n, metadata.UnitSize)

@@ -150,13 +150,10 @@ func (s *sim) eachEntry(m *remap.Map, f func(metadata.Entry)) {
 	}
 }
 
-// check looks at what the run left as an operator would, offline.
+// check runs the offline check on what the run left.
 func (s *sim) check() {
-	img, err := metadata.Load(s.devices())
-	if err != nil {
-		s.failf("load at the end: %v", err)
-	}
-	if _, err := img.Table(); err != nil {
-		s.failf("the table at the end: %v", err)
+	report, err := metadata.Check(s.devices())
+	if err != nil || !report.OK() {
+		s.failf("check: %v\n%s", err, report.String())
 	}
 }

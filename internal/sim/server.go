@@ -65,6 +65,14 @@ func (s *sim) start() {
 			break
 		}
 	}
+	if q, tag, ok := s.freeTag(); ok && s.chance(1, 3) {
+		// Before anything else is written: what the last server wrote is to be flushed.
+		r := &userReq{queue: q}
+		r.Op = remap.OpFlush
+		s.submit(r, tag)
+		for s.reqs[q][tag] == r && s.happen() {
+		}
+	}
 	// The kernel gives the new server what the old one had not answered.
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {

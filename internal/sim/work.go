@@ -8,12 +8,12 @@ import (
 // work lets requests, operators and the weather loose for a number of events.
 func (s *sim) work(steps int) {
 	for range steps {
-		switch n := s.rng.IntN(100); {
-		case n < 25:
+		switch n := s.rng.IntN(1000); {
+		case n < 250:
 			s.request()
-		case n < 27 && s.chance(1, 2):
+		case n < 250+s.cfg.ops:
 			s.operator()
-		case n < 28 && s.chance(1, 3):
+		case n < 250+s.cfg.ops+s.cfg.wind:
 			s.weather()
 		default:
 			if !s.happen() {
