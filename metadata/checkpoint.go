@@ -210,10 +210,13 @@ func (c *Committer) endCheckpoint() {
 		case fateDone:
 			m.cover, m.new = ck.covers.Position, m.ckSlot
 			m.release(m.cover)
-			m.fails, m.notBefore, m.forced = 0, 0, 0
+			m.notBefore, m.forced = 0, 0
 			switch m.state {
 			case MirrorWeak:
 				m.state = MirrorGood
+				m.fails = 0
+			case MirrorGood:
+				m.fails = 0
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
 				if m.seen = m.used > 0; m.seen {
@@ -226,8 +229,7 @@ func (c *Committer) endCheckpoint() {
 				outcome = OutcomeDurable
 			}
 		case fateFailed:
-			m.notBefore = c.records + backoffRecords<<min(m.fails, maxBackoff)
-			m.fails++
+			m.backOff(c.records)
 			if m.state == MirrorRebuilding {
 				m.state = MirrorStale
 			}
@@ -253,7 +255,12 @@ func (c *Committer) failRebuild(m *cmirror) {
 		m.ckFate = fateFailed
 	}
 	m.state = MirrorStale
-	m.notBefore = c.records + backoffRecords<<min(m.fails, maxBackoff)
-	m.fails++
+	m.backOff(c.records)
 	c.changed = true
+}
+
+// backOff puts the next checkpoint that the mirror takes part in off.
+func (m *cmirror) backOff(records uint64) {
+	m.notBefore = records + backoffRecords<<min(m.fails, maxBackoff)
+	m.fails++
 }

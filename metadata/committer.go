@@ -215,6 +215,8 @@ type cmirror struct {
 	fails     uint
 	notBefore uint64
 	forced    int // checkpoints tried in vain since its log is full
+	// What c.records was when it was last brought back.
+	back uint64
 }
 
 // takes reports whether records are written to the mirror.
@@ -288,6 +290,8 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	if c.seq < creation.Sequence {
 		c.seq = creation.Sequence
 	}
+	c.queue.txs, c.queue.entries = make([]waitingTx, 0, 1024), make([]Entry, 0, 4096)
+	c.rec.txs = make([]waitingTx, 0, MaxEntries)
 	atom := int(img.sb.AtomSize)
 	c.rec.buf = AlignedBytes(atom)
 	c.ck.generation = img.maxCheckpoint

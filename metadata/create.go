@@ -1,6 +1,9 @@
 package metadata
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // creation is what the first checkpoint of a set covers: no record has this
 // position.
@@ -41,8 +44,12 @@ func Create(devs []Device, plan *Layout, initial []Entry) error {
 	zero := AlignedBytes(PageSize)
 	for i, d := range devs {
 		places := []int64{0, SuperblockStride}
-		if tail := tailSuperblock(d.Size()); tail > SuperblockStride {
-			places = append(places, tail)
+		for _, c := range readSuperblocks(d) {
+			// The end of a device may be data in the new layout: it is left
+			// alone unless a superblock is there.
+			if c.offset > SuperblockStride && !errors.Is(c.err, ErrNotFound) {
+				places = append(places, c.offset)
+			}
 		}
 		for _, off := range places {
 			if _, err := d.WriteAt(zero, off); err != nil {

@@ -222,7 +222,11 @@ func (c *Committer) recordEnded() {
 		}
 		if m.state == MirrorGood || m.state == MirrorWeak {
 			m.was, m.state, m.staleFrom = m.state, MirrorStale, r.Position
-			m.notBefore = 0 // a first try to bring it back at once
+			if m.fails == 0 || c.records-m.back > backoffRecords<<maxBackoff {
+				m.notBefore, m.fails = 0, 0 // a first try to bring it back at once
+			} else {
+				m.backOff(c.records) // it comes and goes
+			}
 			m.ckFate = fateNone
 			r.marking = true
 			c.sb.wanted = true

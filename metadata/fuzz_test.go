@@ -235,3 +235,15 @@ func FuzzImage(f *testing.F) {
 		}
 	})
 }
+
+// TestProbeOddSuperblock: a superblock with a right checksum and no atom size.
+func TestProbeOddSuperblock(t *testing.T) {
+	d := readGolden(t, golden[0].name)[0]
+	rewrite(d, func(sb *Superblock) { sb.AtomSize = 0 })
+	if _, err := Load([]Device{d}); !errors.Is(err, ErrDamaged) {
+		t.Error(err)
+	}
+	if r, err := Check([]Device{d}); err == nil || r.OK() {
+		t.Error(err)
+	}
+}

@@ -340,7 +340,7 @@ func (l *Layout) check() error {
 // hasTail reports whether the backing carries a third superblock at its end:
 // where data does not reach to the end of it.
 func (sb *Superblock) hasTail() bool {
-	return sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), int64(sb.AtomSize))
+	return sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), max(int64(sb.AtomSize), PageSize))
 }
 
 // copies are the offsets of the superblock on the device with that index, in

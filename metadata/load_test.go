@@ -111,6 +111,30 @@ func TestCreateCut(t *testing.T) {
 	}
 }
 
+// TestCreateKeepsTheEnd: with a spare device the end of the backing is data.
+func TestCreateKeepsTheEnd(t *testing.T) {
+	plan, err := Plan(pairParamsNamed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	disks := []*memDisk{newMemDisk(plan.Devices()[0].Size), newMemDisk(plan.Devices()[1].Size)}
+	data := AlignedBytes(int(disks[0].size - plan.sb.HeadBytes))
+	for i := range data {
+		data[i] = byte(i>>12) + 1
+	}
+	disks[0].store(memWrite{plan.sb.HeadBytes, data}, nil)
+	if err := Create(devices(disks), plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	back := AlignedBytes(len(data))
+	if _, err := disks[0].ReadAt(back, plan.sb.HeadBytes); err != nil || !slices.Equal(back, data) {
+		t.Fatal("data behind the head was written to", err)
+	}
+	if r, err := Check(devices(disks)); err != nil || r.Worst() != "" {
+		t.Fatal(err, r.String())
+	}
+}
+
 // ran makes a set with a history: checkpoints, records after them, and an
 // orderly end of all writes.
 func ran(t testing.TB, p PlanParams, seed uint64, txs int) *world {

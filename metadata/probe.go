@@ -3,6 +3,7 @@ package metadata
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // sbCopy is one place where a superblock may be.
@@ -31,6 +32,10 @@ func readSuperblocks(dev Device) []sbCopy {
 			c.err = fmt.Errorf("reading the superblock at %d: %w", off, err)
 		} else {
 			c.sb, c.err = decodeSuperblock(b)
+			if c.sb != nil && !slices.Contains(c.sb.copies(c.sb.DeviceIndex), off) {
+				// Somebody's data, or a disk copied to a larger one.
+				c.sb, c.err = nil, fmt.Errorf("%w at %d: the superblock there is the copy of one that lay elsewhere", ErrNotFound, off)
+			}
 		}
 		out = append(out, c)
 	}

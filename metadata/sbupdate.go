@@ -176,7 +176,7 @@ func (c *Committer) superblocksEnded() {
 		if m.state != mirrorRebuilt || !m.seen {
 			continue
 		}
-		if m.state = MirrorGood; !ok {
+		if m.state, m.back = MirrorGood, c.records; !ok {
 			c.failRebuild(m)
 		}
 	}
