@@ -72,6 +72,30 @@ func TestCensus(t *testing.T) {
 	}
 }
 
+func TestSpareForCountsUnits(t *testing.T) {
+	// Sectors 1, 2 and 7 share a unit; 8 has the next one.
+	if got := spareFor([]int64{1, 2, 7, 8}, 512); got != 3*unitSize {
+		t.Errorf("%d bytes", got)
+	}
+	if got := spareFor([]int64{1, 2, 7, 8}, 4096); got != 6*unitSize {
+		t.Errorf("%d bytes", got)
+	}
+}
+
+func TestOneWayToChooseBadSectors(t *testing.T) {
+	if o, err := parse(nil); err != nil || o.count != "100" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if o, err := parse([]string{"-p", "1"}); err != nil || o.count != "" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	for _, args := range [][]string{{"-c", "1", "-p", "1"}, {"-f", "x", "-p", "1"}, {"stray"}, {"-c"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%q were accepted", args)
+		}
+	}
+}
+
 func TestInventedTreeRepeats(t *testing.T) {
 	const total = 4 << 20
 	take := func(seed uint64) []document {

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 )
 
 // dump is what the demo reads of `metadata dump --json`.
@@ -70,4 +72,30 @@ func (sb *superblock) sort(bad []int64, blockSize int64) (*census, error) {
 		}
 	}
 	return c, nil
+}
+
+// unitSize is what spares are handed out in, in bytes.
+const unitSize = 4096
+
+// spareFor is the spare space, in bytes, that serves a disk with these bad
+// sectors, some of which are in the spare region itself.
+func spareFor(bad []int64, blockSize int64) int64 {
+	units, last := int64(0), int64(-1)
+	for _, s := range bad { // they are sorted
+		if u := s * blockSize / unitSize; u != last {
+			units++
+			last = u
+		}
+	}
+	return (units + units/2) * unitSize
+}
+
+// sizeOf returns the size of a block device in bytes.
+func sizeOf(device string) (int64, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	return f.Seek(0, io.SeekEnd)
 }

@@ -41,7 +41,16 @@ func parse(args []string) (options, error) {
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("%q is one argument too many", fs.Arg(0))
 	}
-	if o.count == "" && o.percent == "" && o.list == "" {
+	ways := 0
+	for _, way := range []string{o.count, o.percent, o.list} {
+		if way != "" {
+			ways++
+		}
+	}
+	switch {
+	case ways > 1:
+		return o, errors.New("of -c, -p and -f one is enough")
+	case ways == 0:
 		o.count = "100"
 	}
 	return o, nil
@@ -60,6 +69,9 @@ func main() {
 	d := newShow(ctx, o, os.Stdout)
 	err = d.play()
 	stop() // a second interrupt ends it at once
+	if err != nil {
+		d.lookAround()
+	}
 	d.undo()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo: it could not go on:", err)

@@ -25,6 +25,7 @@ type show struct {
 
 	dir, name string // scratch directory; name of the disk and of the set
 	disk      string // the disk with bad sectors
+	diskBytes int64
 	bad       []int64
 	census    *census
 	device    string // /dev/ublkbN, while it runs
@@ -132,6 +133,9 @@ func (d *show) breakDisk() error {
 	if d.bad, err = parseRuns(list); err != nil {
 		return err
 	}
+	if d.diskBytes, err = sizeOf(d.disk); err != nil {
+		return err
+	}
 	d.say("The kernel's device mapper fails every read and write of %d of its sectors of %d bytes.", len(d.bad), d.o.blockSize)
 	return d.probe("before")
 }
@@ -189,7 +193,12 @@ func reason(err error) string {
 
 func (d *show) create() error {
 	d.step("ublk-remap takes the disk")
-	if _, err := d.run(d.o.ublkRemap, "create", d.disk, "--name", d.name); err != nil {
+	args := []string{"create", d.disk, "--name", d.name}
+	if spare := spareFor(d.bad, d.sectorSize()); spare > d.diskBytes/100 {
+		d.say("With so many bad sectors, the usual 1 %% of spare space would not do.")
+		args = append(args, "--spare", fmt.Sprintf("%dMiB", (spare+1<<20-1)>>20))
+	}
+	if _, err := d.run(d.o.ublkRemap, args...); err != nil {
 		return err
 	}
 	var dump dump
@@ -208,9 +217,21 @@ func (d *show) create() error {
 	return nil
 }
 
+// startArgs are the arguments that start a server. Where a single request meets
+// many bad sectors, its neighbours would be remapped along to save time; the
+// spares are meant for the bad ones here.
+func (d *show) startArgs() []string {
+	args := []string{"start", d.disk}
+	const request, usual = 512 << 10, 16 // start --help
+	if int64(len(d.bad)) > d.diskBytes/request*usual/2 {
+		args = append(args, "--max-bad", "1024", "--isolate-time", "1m")
+	}
+	return args
+}
+
 // serve starts the server and returns the device's path.
 func (d *show) serve() error {
-	out, err := d.run(d.o.ublkRemap, "start", d.disk)
+	out, err := d.run(d.o.ublkRemap, d.startArgs()...)
 	if err != nil {
 		return err
 	}
@@ -378,7 +399,7 @@ func (d *show) killServer() error {
 	if err := syscall.Kill(st.ServerPID, syscall.SIGKILL); err != nil {
 		return err
 	}
-	out, err := d.run(d.o.ublkRemap, "start", d.disk)
+	out, err := d.run(d.o.ublkRemap, d.startArgs()...)
 	if err != nil {
 		// Nobody would answer the writer any more, and nothing could be
 		// unmounted: give it its error.
@@ -560,6 +581,17 @@ func (d *show) stopAgain() error {
 	return nil
 }
 
+// lookAround shows the state of things when the show could not go on.
+func (d *show) lookAround() {
+	if d.device == "" || d.ctx.Err() != nil {
+		return
+	}
+	d.say("So things stand:")
+	if _, err := d.run(d.o.ublkRemap, "status", d.device); err != nil {
+		d.say("%v", err)
+	}
+}
+
 // conclude prints the numbers and tells whether every check held.
 func (d *show) conclude() bool {
 	hit, neighbours := 0, 0
@@ -588,7 +620,7 @@ In numbers
 		_, _ = fmt.Fprintf(d.out, "\nSomething is wrong: %d checks failed, in %v. See [FAILED] above.\n", d.failed, took)
 		return false
 	}
-	_, _ = fmt.Fprintf(d.out, "\nThe disk failed at %d places; no file was harmed, and no restart forgot anything. That took %v.\n", hit, took)
+	_, _ = fmt.Fprintf(d.out, "\n%d bad sectors were written over; no file was harmed, and no restart forgot anything. That took %v.\n", hit, took)
 	return true
 }
 
