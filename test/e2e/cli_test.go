@@ -47,13 +47,14 @@ func (r result) want(t testing.TB, code int) string {
 	return strings.TrimRight(r.stdout, "\n")
 }
 
-// serverLogs is what all detached servers have logged.
-func serverLogs() string {
+// serverLogs is the end of what detached servers have logged whose name
+// matches the pattern.
+func serverLogs(names string) string {
 	var b strings.Builder
-	files, _ := filepath.Glob("/run/ublk-remap/*.log")
+	files, _ := filepath.Glob("/run/ublk-remap/" + names + ".log")
 	for _, f := range files {
 		text, _ := os.ReadFile(f)
-		const most = 64 << 10
+		const most = 6 << 10
 		if len(text) > most {
 			text = append([]byte("...\n"), text[len(text)-most:]...)
 		}
@@ -91,7 +92,7 @@ func create(t testing.TB, d *disk, args ...string) *set {
 			s.check(t)
 		}
 		if t.Failed() {
-			t.Logf("logs of the servers:\n%s", serverLogs())
+			t.Logf("log of the server:\n%s", serverLogs(s.name))
 		}
 	})
 	return s
@@ -133,7 +134,7 @@ func (s *set) watchServer(t testing.TB, quit chan struct{}) {
 		if pid == 0 || syscall.Kill(int(pid), 0) == nil || s.pid.Load() != pid {
 			continue
 		}
-		t.Errorf("the server, process %d, has died; its log:\n%s", pid, serverLogs())
+		t.Errorf("the server, process %d, has died; its log:\n%s", pid, serverLogs(s.name))
 		out, err := exec.Command(vmtest.Binary(t), "stop", s.name).CombinedOutput()
 		t.Logf("stop after the server's death: %v\n%s", err, out)
 		return

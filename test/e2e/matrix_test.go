@@ -136,8 +136,8 @@ func TestPairwise(t *testing.T) {
 
 // Sizes of the matrix' disks.
 const (
-	diskMiB  = 96
-	spareMiB = 6
+	diskMiB  = 64
+	spareMiB = 4
 )
 
 // TestMatrix is the main job: a disk goes bad under a device, fio and a file
@@ -177,13 +177,20 @@ func testCell(t *testing.T, c cell) {
 	t.Logf("bad: %v", d.bad)
 	want := lay.exportedOf(d.bad)
 
+	// Bad blocks are met by reads in the first part of the device and by writes
+	// in the second. Where writes tell nothing all must be read.
+	known := whole.size / 2 &^ (4096 - 1)
+	if c.kind == kindScsi {
+		known = whole.size
+	}
+	read := clip(want, 0, known)
 	whole = openUntilClosed(t, s.dev)
-	got := whole.survey(t, 0, whole.size, c.blockSize, seed, d.readErrno())
-	if !slices.Equal(got, want) {
-		t.Errorf("unreadable: %v\nwant %v", got, want)
+	got := whole.survey(t, 0, known, c.blockSize, seed, d.readErrno())
+	if !slices.Equal(got, read) {
+		t.Errorf("unreadable: %v\nwant %v", got, read)
 	}
 	st := s.status(t)
-	if n := blocks(want, c.blockSize); st.Pending != n || st.Errors.Read < n {
+	if n := blocks(read, c.blockSize); st.Pending != n || st.Errors.Read < n {
 		t.Errorf("pending %d, read errors %d, with %d bad blocks read", st.Pending, st.Errors.Read, n)
 	}
 	if st.Spare.Used != 0 || st.Remaps != 0 {
@@ -194,7 +201,7 @@ func testCell(t *testing.T, c cell) {
 	whole.close()
 	s.restart(t)
 	whole = openUntilClosed(t, s.dev)
-	for _, e := range want {
+	for _, e := range read {
 		if got := whole.survey(t, e.start, e.end(), c.blockSize, seed, d.readErrno()); !slices.Equal(got, []extent{e}) {
 			t.Errorf("unreadable after a new start: %v, want %v", got, e)
 		}
@@ -217,13 +224,12 @@ func testCell(t *testing.T, c cell) {
 	if c.kind != kindScsi && (st.Errors.Write == 0 || st.Heals.Writes == 0) {
 		t.Errorf("errors %+v, heals %+v after writes to bad blocks", st.Errors, st.Heals)
 	}
-	if st.Heals.Failed != 0 && c.kind != kindScsi {
-		t.Logf("heals: %+v", st.Heals)
+	if st.Heals.Failed != 0 {
+		t.Errorf("heals: %+v, although every write succeeded and nothing unreadable was read", st.Heals)
 	}
 	if st.State != "live" && st.State != "degraded" || st.Breaker.State != "closed" {
 		t.Errorf("state %s, breaker %+v", st.State, st.Breaker)
 	}
-	s.check(t)
 	remaps := s.remaps(t)
 	for _, e := range want {
 		if !covered(remaps, e.start/c.blockSize, e.end()/c.blockSize) {
@@ -236,7 +242,7 @@ func testCell(t *testing.T, c cell) {
 		t.Errorf("fio verified %d bytes of %d", rep.readBytes, lay.exported)
 	}
 	// Reads and writes mixed, over what is remapped now.
-	fio(t, s.dev, "rw=randrw", "size=100%", mixedSizes, "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
+	fio(t, s.dev, "rw=randrw", "size=24M", mixedSizes, "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
 
 	useFileSystem(t, s, c.fs, rng)
 }
@@ -320,6 +326,17 @@ func (l layout) exportedOf(bad []extent) []extent {
 		}
 	}
 	return merge(out)
+}
+
+// clip is what of the extents lies in [from, to).
+func clip(in []extent, from, to int64) []extent {
+	var out []extent
+	for _, e := range in {
+		if e = cut(e, from, to); e.length > 0 {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func cut(e extent, from, to int64) extent {

@@ -161,7 +161,7 @@ func dumpTasks(why string) {
 	if n, err := unix.Klogctl(3, log); err == nil {
 		_, _ = fmt.Fprintf(&b, "-- kernel log\n%s", log[:n])
 	}
-	b.WriteString(serverLogs())
+	b.WriteString(serverLogs("*"))
 	_, _ = fmt.Fprintf(&b, "==== end of watchdog\n")
 	_, _ = os.Stderr.Write(b.Bytes())
 }
