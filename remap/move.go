@@ -293,20 +293,28 @@ func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
 }
 
 // Transferred takes the end of a Transfer: its whole length, or a negative errno.
-// A short result counts as EIO.
+// A short result says nothing of the medium: the driver goes on after one, and
+// reports what it could not finish.
 func (a *Arbiter) Transferred(id uint64, res int32) {
 	v := &a.move
 	if v.step != moveCopy || id != v.transfer {
 		return
 	}
-	v.transferred(a, int(res) == int(v.to-v.from)*a.geo.BlockSize)
+	v.transferred(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
 	v.advance(a)
 }
 
-func (v *mover) transferred(a *Arbiter, ok bool) {
+// transferred takes the end of a transfer of the current run: well done, or failed, for
+// its medium or for another reason.
+func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 	u := &v.units[v.i]
 	run := uint8(1<<v.to-1) &^ uint8(1<<v.from-1)
 	switch {
+	case !ok && !medium:
+		// The path is at fault, or resources are short: nothing is pending, no
+		// spare unit is bad, and the blocks stay where they are.
+		u.mask &^= run
+		v.res.Failed += uint64(popcount(run))
 	case v.reading && !ok && v.to-v.from > 1:
 		v.single, v.to = true, v.from
 	case v.reading && !ok:
