@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"slices"
+	"syscall"
 
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -61,6 +63,9 @@ func (q *queue) Issue(io *remap.IO) {
 	if d.kind != ioFlush {
 		s.checkPlace(d)
 	}
+	if (d.kind == ioRead) != (r.Op == remap.OpRead) {
+		s.failf("%v: a %s", r, ioNames[d.kind])
+	}
 	if q.inflight++; q.inflight > q.eng.Ops() {
 		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight, q.eng.Ops())
 	}
@@ -82,13 +87,16 @@ func (q *queue) Issue(io *remap.IO) {
 // ended.
 func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	s := q.sv.s
+	s.media.note(d, res)
 	if res >= 0 {
 		delete(q.busySince, id)
 		if (d.kind == ioRead || d.kind == ioWrite) && int64(res) < min(d.n, int64(s.plan.BlockSize())) {
 			r.failed, r.path = true, true // not even a block
+			r.errnos = append(r.errnos, -int32(syscall.EIO))
 		}
 		return
 	}
+	r.errnos = append(r.errnos, res)
 	switch remap.Classify(res) {
 	case remap.ClassMedium:
 		r.failed = true
@@ -152,7 +160,7 @@ func (q *queue) Finish(tag uint16, res int32) {
 	}
 	if res < 0 {
 		s.stats.Errors++
-		if why := q.excuse(r); why != "" {
+		if why := q.excuse(r, res); why != "" {
 			s.failf("%v: %s, %s", r, errnoName(res), why)
 		}
 	}
@@ -176,7 +184,10 @@ func (q *queue) Finish(tag uint16, res int32) {
 
 // excuse says why an error must not be the answer to a request; it is empty if
 // there is nothing to say against it.
-func (q *queue) excuse(r *userReq) string {
+func (q *queue) excuse(r *userReq, res int32) string {
+	if !slices.Contains(r.errnos, res) && (res != -int32(syscall.EIO) || !q.odd(r)) {
+		return "but no operation failed like that"
+	}
 	switch {
 	case r.path:
 		return ""

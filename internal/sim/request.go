@@ -21,8 +21,9 @@ type userReq struct {
 	allowed [][]uint64 // per sector: what a read may return
 	raced   []bool     // per sector: a write was under way during the read
 
-	failed bool // an operation of it failed
-	path   bool // and not for its medium
+	failed bool    // an operation of it failed
+	path   bool    // and not for its medium
+	errnos []int32 // all that its operations answered
 }
 
 func (r *userReq) first() uint64   { return r.Block * r.perBlock }

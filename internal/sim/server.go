@@ -210,6 +210,7 @@ func (sv *server) outcome(r metadata.Result) {
 type journal struct{ sv *server }
 
 func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
+	j.sv.blame(entries)
 	t, err := j.sv.com.Commit(entries)
 	if s := j.sv.s; s.tracing() {
 		s.tracef("    commit %d %v: %+v", t, err, entries)
@@ -278,9 +279,7 @@ func (k keeper) Transfer(t *remap.Transfer) {
 		s.failf("a transfer of kind %d", t.Op)
 	}
 	s.begin(classTransfer, io, func(res int32) {
-		if res >= 0 && int64(res) < io.n {
-			res = -int32(syscall.EIO)
-		}
+		s.media.note(io, res)
 		sv.arb.Transferred(id, res)
 		sv.pump()
 	})
@@ -317,8 +316,13 @@ func (sv *server) receive(q int, m *remap.Message) {
 		s.tracef("    from q%d: %s", q, messageString(m))
 	}
 	switch m.Kind {
-	case remap.MsgPending:
-		s.stats.Pending++
+	case remap.MsgReserve, remap.MsgPending:
+		if m.Errno != 0 && remap.Classify(m.Errno) != remap.ClassMedium {
+			s.failf("q%d: %s for an error that is not the medium's: %s", q, messageString(m), errnoName(m.Errno))
+		}
+		if m.Kind == remap.MsgPending {
+			s.stats.Pending++
+		}
 	case remap.MsgCommit:
 		s.stats.Heals++
 	}

@@ -65,6 +65,7 @@ type sim struct {
 	nextID uint64
 
 	srv     *server
+	media   media
 	ios     []*diskIO // under way
 	pool    []event
 	stalled uint32 // classes of events that are put off
@@ -120,6 +121,7 @@ func (s *sim) run() {
 		s.failf("plan: %v", err)
 	}
 	s.create()
+	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.forgiveTail()
 	s.reqs = make([][]*userReq, s.cfg.queues)

@@ -1,0 +1,54 @@
+package sim
+
+import (
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// media remembers in which pages of the disks a medium has failed, whoever saw
+// it. Only such pages may be called pending or retired.
+type media struct {
+	reads, writes map[place]bool
+}
+
+// note takes the end of an operation.
+func (m *media) note(io *diskIO, res int32) {
+	if res >= 0 || remap.Classify(res) != remap.ClassMedium {
+		return
+	}
+	seen := m.writes
+	if io.kind == ioRead {
+		seen = m.reads
+	}
+	for off := io.off - io.off%pageSize; off < io.off+io.n; off += pageSize {
+		seen[place{io.d.index, off}] = true
+	}
+}
+
+// blame makes sure that what a commit calls pending or retired has failed.
+func (sv *server) blame(entries []metadata.Entry) {
+	s := sv.s
+	per := uint64(metadata.UnitSize / s.plan.BlockSize())
+	for _, e := range entries {
+		for i := range uint64(e.Count) {
+			switch e.State {
+			case metadata.StateRetired:
+				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
+				if p := (place{dev, off}); !s.media.writes[p] && !s.media.reads[p] {
+					s.failf("spare unit %d is retired, and its medium never failed", e.Spare+uint32(i))
+				}
+			case metadata.StatePending:
+				dev, off := s.plan.HomeOf((e.Unit + i) * per)
+				bad := s.media.reads[place{dev, off - off%pageSize}]
+				info := sv.restored.Map.Unit(e.Unit + i)
+				for _, p := range info.Places[:info.N] {
+					dev, off := s.plan.SpareOf(p.Spare)
+					bad = bad || s.media.reads[place{dev, off}]
+				}
+				if !bad {
+					s.failf("unit %d is pending, and its medium never failed", e.Unit+i)
+				}
+			}
+		}
+	}
+}
