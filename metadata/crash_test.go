@@ -437,6 +437,9 @@ func seeds(n uint64) uint64 {
 	if more, err := strconv.ParseUint(os.Getenv("METADATA_SEEDS"), 10, 32); err == nil {
 		return more
 	}
+	if raceDetector {
+		return 1
+	}
 	return n
 }
 
@@ -535,7 +538,7 @@ func TestFaultsAndCuts(t *testing.T) {
 			})
 		}
 	}
-	if sum.unknown == 0 || sum.dropped == 0 || sum.stale == 0 {
+	if !raceDetector && (sum.unknown == 0 || sum.dropped == 0 || sum.stale == 0) {
 		t.Errorf("the faults never bit: %+v", sum)
 	}
 	t.Logf("%+v", sum)

@@ -27,14 +27,16 @@ func TestReadsWhatWasWritten(t *testing.T) {
 			queues, depth, maxIO int
 			block                uint32
 			affinity             ublk.Affinity
+			size                 int64
+			largest              int // of what the test asks for, bytes
 		}{
-			{1, 128, 512 << 10, 512, ublk.AffinityQueue},
-			{4, 32, 1 << 20, 4096, ublk.AffinityNone},
-			{2, 1, 4096, 512, ublk.AffinitySingle},
-			{1, 4096, 4096, 512, ublk.AffinityQueue},
+			{1, 128, 512 << 10, 512, ublk.AffinityQueue, 16 << 20, 1 << 20},
+			{4, 32, 1 << 20, 4096, ublk.AffinityNone, 16 << 20, 1 << 20},
+			{2, 1, 4096, 512, ublk.AffinitySingle, 2 << 20, 32 << 10},
+			{1, 4096, 4096, 512, ublk.AffinityQueue, 2 << 20, 64 << 10},
 		} {
 			t.Run(fmt.Sprintf("queues %d depth %d maxIO %d", c.queues, c.depth, c.maxIO), func(t *testing.T) {
-				r := ram(t, 32<<20)
+				r := ram(t, c.size)
 				p := r.Params()
 				p.LogicalBlockSize = c.block
 				s := serve(t, r, ublk.Config{
@@ -44,8 +46,8 @@ func TestReadsWhatWasWritten(t *testing.T) {
 					t.Fatalf("zero copy: %v", got)
 				}
 				f := openDirect(t, s.Info().BlockPath())
-				e := newExerciser(t, f, r.Size(), 8, int(c.block), 1<<20)
-				e.start(150)
+				e := newExerciser(t, f, r.Size(), 8, int(c.block), c.largest)
+				e.start(60)
 				if err := e.wait(); err != nil {
 					t.Fatal(err)
 				}
@@ -559,7 +561,7 @@ func TestDeletionNamesWhoHoldsTheDevice(t *testing.T) {
 func TestManyDevicesComeAndGo(t *testing.T) {
 	eachMode(t, func(t *testing.T, zero ublk.Choice) {
 		buf := aligned(t, 4096)
-		for range 15 {
+		for range 8 {
 			r := ram(t, 1<<20)
 			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: zero, Params: r.Params()}, ublk.RunOptions{})
 			f := openDirect(t, s.Info().BlockPath())

@@ -162,7 +162,7 @@ func TestRecoveryUnderLoad(t *testing.T) {
 		f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 		e := newExerciser(t, f, size, 8, 512, 256<<10)
 		e.start(0)
-		for round := range 4 {
+		for round := range 3 {
 			for target := e.ops.Load() + 100; e.ops.Load() < target; {
 				time.Sleep(time.Millisecond)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"ublkremap/internal/blockdev"
@@ -16,12 +17,12 @@ const blankEnds = 4 << 20
 // file system. Where something was on a device, its ends are zeroed as well, so
 // that no old mark stays behind. What cannot be written is left: it cannot be
 // read as what it was either, or the heal of its first write takes care of it.
-func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) error {
+func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {
 		return err
 	}
-	defer blockdev.Free(buf)
+	defer func() { err = errors.Join(err, blockdev.Free(buf)) }()
 	if wasUsed {
 		for _, d := range devs {
 			end := d.Size() / int64(d.Geometry().LogicalBlock) * int64(d.Geometry().LogicalBlock)

@@ -75,6 +75,10 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		return err
 	}
 	defer backing.Close()
+	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
+			path, exit.ErrRefused, r.Device, r.Name)
+	}
 	devs := []*blockdev.Device{backing}
 	if o.spareDevice != "" {
 		spare, err := blockdev.Open(ctx, o.spareDevice, blockdev.Options{})
@@ -215,7 +219,9 @@ func (a *app) printCreated(c created) error {
 		verb = "would be prepared"
 	}
 	for _, r := range c.Replaced {
-		fmt.Fprintf(a.out, "replaces   %s\n", r)
+		if _, err := fmt.Fprintf(a.out, "replaces %s\n", r); err != nil {
+			return err
+		}
 	}
 	rows := [][]string{
 		{c.Backing, verb + " as " + c.Name + " (" + c.UUID + ")"},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -33,7 +34,7 @@ func detach() (string, error) {
 		return "", err
 	}
 	defer r.Close()
-	cmd := exec.Command("/proc/self/exe", append(os.Args[1:len(os.Args):len(os.Args)], "--detached")...)
+	cmd := exec.Command("/proc/self/exe", withFlag(os.Args[1:], "--detached")...)
 	// Nothing of the caller's is kept: a pipe held open here would keep the
 	// caller waiting for its end.
 	cmd.ExtraFiles = []*os.File{w}
@@ -55,6 +56,15 @@ func detach() (string, error) {
 		return "", errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error}, ignoreExit(cmd.Wait()))
 	}
 	return rep.Device, cmd.Process.Release()
+}
+
+// withFlag adds a flag to a command line, before what is no flag in any case.
+func withFlag(args []string, flag string) []string {
+	at := slices.Index(args, "--")
+	if at < 0 {
+		at = len(args)
+	}
+	return slices.Insert(slices.Clone(args), at, flag)
 }
 
 func wait(cmd *exec.Cmd) string {

@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	case err == nil:
 	case errors.Is(err, errSilent):
 	default:
-		fmt.Fprintln(a.err, "ublk-remap: "+exit.Line(err))
+		a.tell("ublk-remap: %s\n", exit.Line(err))
 	}
 	return exit.Code(err)
 }

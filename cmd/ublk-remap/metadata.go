@@ -41,7 +41,9 @@ be served meanwhile.`,
 					return jsonErr
 				}
 			} else {
-				fmt.Fprint(a.out, report.String())
+				if _, outErr := fmt.Fprint(a.out, report.String()); outErr != nil {
+					return outErr
+				}
 			}
 			if err == nil && !report.OK() {
 				err = metadata.ErrDamaged

@@ -21,11 +21,16 @@ func (a *app) printJSON(v any) error {
 	return e.Encode(v)
 }
 
+// tell writes to standard error. There is nobody to tell if that fails.
+func (a *app) tell(format string, args ...any) { _, _ = fmt.Fprintf(a.err, format, args...) }
+
 // table prints rows with aligned columns.
 func (a *app) table(rows [][]string) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+		if _, err := fmt.Fprintln(w, strings.Join(r, "\t")); err != nil {
+			return err
+		}
 	}
 	return w.Flush()
 }
@@ -43,7 +48,7 @@ func (a *app) confirm(what string) error {
 	if !ok || !logging.Terminal(in) {
 		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what, exit.ErrRefused)
 	}
-	fmt.Fprintf(a.err, "%s\nType yes to go on: ", what)
+	a.tell("%s\nType yes to go on: ", what)
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return fmt.Errorf("%s: %w: not confirmed, nothing was changed", what, exit.ErrRefused)

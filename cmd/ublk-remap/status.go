@@ -41,8 +41,8 @@ again and again, each time as a document of its own.`,
 					return nil
 				case <-time.After(watch):
 				}
-				if !a.json {
-					fmt.Fprintln(a.out)
+				if err := a.gap(); err != nil {
+					return err
 				}
 			}
 		},
@@ -82,13 +82,24 @@ func status(ctx context.Context, a *app, args []string) error {
 	}
 	for i, st := range all {
 		if i > 0 {
-			fmt.Fprintln(a.out)
+			if err := a.gap(); err != nil {
+				return err
+			}
 		}
 		if err := a.printStatus(st); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// gap separates what is printed for people.
+func (a *app) gap() error {
+	if a.json {
+		return nil
+	}
+	_, err := fmt.Fprintln(a.out)
+	return err
 }
 
 func (a *app) printStatus(s *control.Status) error {

@@ -59,7 +59,7 @@ is removed in any case; requests that wait for a server fail.`,
 				return a.printJSON(s)
 			}
 			if !s.Orderly {
-				fmt.Fprintf(a.err, "ublk-remap: %s: its server was dead; the device was removed without it\n", r.Device)
+				a.tell("ublk-remap: %s: its server was dead; the device was removed without it\n", r.Device)
 			}
 			return nil
 		},
@@ -108,13 +108,13 @@ func gone(ctx context.Context, r *control.Record) error {
 }
 
 // stopDead removes the device of a server that is dead.
-func stopDead(ctx context.Context, r *control.Record) error {
+func stopDead(ctx context.Context, r *control.Record) (err error) {
 	// No start may take it over meanwhile.
 	owner, err := control.Own(r.Name)
 	if err != nil {
 		return err
 	}
-	defer owner.Release()
+	defer func() { err = errors.Join(err, owner.Release()) }()
 	ctl, err := ublk.OpenControl()
 	if err != nil {
 		return err

@@ -207,8 +207,8 @@ func (d *Device) readAt(p []byte, off int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer Free(buf)
 	n, err := d.pread(buf, first)
+	defer func() { _ = Free(buf) }() // it was mapped by Aligned
 	n -= int(off - first)
 	if n <= 0 {
 		return 0, err

@@ -123,7 +123,6 @@ func (s *sim) run() {
 	s.create()
 	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
-	s.forgiveTail()
 	s.reqs = make([][]*userReq, s.cfg.queues)
 	for q := range s.reqs {
 		s.reqs[q] = make([]*userReq, s.cfg.depth)
@@ -314,18 +313,4 @@ func (s *sim) home(sector uint64) place {
 func sortedSpots(spots []uint64) []uint64 {
 	slices.Sort(spots)
 	return slices.Compact(spots)
-}
-
-// forgiveTail accepts what create did to the last page of a backing all of
-// which is exported.
-func (s *sim) forgiveTail() {
-	n := uint64(len(s.model.sectors))
-	buf := make([]byte, sectorSize)
-	for i := n - min(n, 160*2); i < n; i++ {
-		p := s.home(i)
-		s.disks[p.disk].load(p.off, buf)
-		if got, err := identify(buf, i, p); err == nil && got == valueZero {
-			*s.model.at(i) = sector{cur: []value{{id: valueZero}}, media: []value{{id: valueZero}}}
-		}
-	}
 }
