@@ -333,10 +333,6 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 	if !mi.whole || len(mi.missing) > len(mi.repairs) {
 		m.state = MirrorWeak
 	}
-	if !mi.whole && m.new >= 0 && *mi.headers[m.new] == img.checkpoint.header {
-		// Its own copy has a bad page: nothing may be freed on its account.
-		m.cover = Position{}
-	}
 	var last Position
 	for s := range mi.slots {
 		r := &mi.slots[s]

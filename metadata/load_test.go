@@ -468,6 +468,9 @@ func TestProbe(t *testing.T) {
 		}
 	}
 	w.check("")
+	if _, err := Probe(newMemDisk(0)); !errors.Is(err, ErrNotFound) {
+		t.Error("nothing:", err)
+	}
 	if _, err := Probe(newMemDisk(PageSize)); !errors.Is(err, ErrNotFound) {
 		t.Error("a page:", err)
 	}

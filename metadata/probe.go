@@ -55,11 +55,12 @@ func readSuperblocks(dev Device) []sbCopy {
 // left over from before, and do not count.
 func elect(copies []sbCopy) (*Superblock, error) {
 	var best, first *Superblock
-	var bestErr, firstErr error
+	firstErr := fmt.Errorf("%w: the device is too small for any", ErrNotFound)
+	var bestErr error
 	for _, c := range copies {
 		if c.sb == nil {
 			// No superblock is the weakest reason; unreadable or damaged says more.
-			if firstErr == nil || errors.Is(firstErr, ErrNotFound) {
+			if errors.Is(firstErr, ErrNotFound) {
 				firstErr = c.err
 			}
 			continue

@@ -1,0 +1,6 @@
+//go:build race
+
+package metadata
+
+// raceDetector: everything here is one goroutine, so a few runs will do.
+const raceDetector = true
