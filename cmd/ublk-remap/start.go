@@ -72,7 +72,7 @@ queues and features, and what was under way goes on.`,
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
-	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request may find one by one; then its failing rest counts as bad")
+	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one by one, before the search gets coarser")
 	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
 	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor, "how long I/O that fails for want of memory is tried again")
 	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst, "units that may be remapped at once before the breaker trips")

@@ -43,6 +43,9 @@ type keeper struct {
 	own      map[metadata.Ticket]chan<- metadata.Outcome // not the Arbiter's
 	moves    map[uint64]chan<- remap.MoveResult
 	lastMove uint64
+	told     remap.Counts // what was last logged
+	toldAt   time.Time
+	telling  bool // a timer will kick
 }
 
 var (
@@ -82,6 +85,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	for i, d := range devices {
 		fds[i] = d.FD()
 	}
+	k.told = shared.Map().Counts()
 	k.workers = startWorkers(fds, k.kick)
 	go k.run()
 	return k, nil
@@ -174,6 +178,28 @@ func (k *keeper) step() {
 			}
 		}
 	}
+	k.tell()
+}
+
+// tellEvery is how often changes of the table are logged at most.
+const tellEvery = 2 * time.Second
+
+// tell logs that the table has changed, in sums: a dying disk must not fill the
+// log. The timer only runs when something is left to be told.
+func (k *keeper) tell() {
+	counts := k.shared.Map().Counts()
+	if counts == k.told || k.telling {
+		return
+	}
+	if since := time.Since(k.toldAt); since < tellEvery {
+		k.telling = true
+		time.AfterFunc(tellEvery-since, func() {
+			_ = k.call(context.Background(), func() { k.telling = false }) // step follows; an ended keeper has told all
+		})
+		return
+	}
+	k.told, k.toldAt = counts, time.Now()
+	k.alerts.Info().Uint64("remaps", counts.Mapped).Uint64("pending", counts.Pending).Uint64("lost", counts.Lost).Msg("the remap table has changed")
 }
 
 // pump hands the Committer's writes to the workers and its outcomes to whom

@@ -1,0 +1,162 @@
+package badblocks
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"ublkremap/metadata"
+)
+
+func listFile(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "list")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRead(t *testing.T) {
+	for text, want := range map[string][]Range{
+		"":                     nil,
+		"\n# none\n\n":         nil,
+		"5":                    {{5120, 6144}},
+		"5\n6\n7\n":            {{5120, 8192}},
+		"9\n5\n6\n9\n5\n":      {{5120, 7168}, {9216, 10240}},
+		" 3 \n# x\n\t4\r\n0\n": {{0, 1024}, {3072, 5120}},
+	} {
+		got, err := Read(listFile(t, text), 1024)
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"x", "-1", "1.5", "1 2", "99999999999999999999", "0x10", strings.Repeat("1", 100000)} {
+		if got, err := Read(listFile(t, text), 1024); !errors.Is(err, ErrList) {
+			t.Errorf("%.20q: %v, %v", text, got, err)
+		}
+	}
+	for _, size := range []int{0, -1, 100, 513, 1 << 20} {
+		if _, err := Read(listFile(t, "1"), size); !errors.Is(err, ErrList) {
+			t.Errorf("blocks of %d: %v", size, err)
+		}
+	}
+	if _, err := Read("/no/such/list", 1024); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func plan(t testing.TB, block int) *metadata.Layout {
+	t.Helper()
+	l, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: block, SpareBytes: 1 << 20, Name: "t"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// TestPlace compares with what follows from the layout, byte by byte.
+func TestPlace(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 2))
+	for _, block := range []int{512, 4096} {
+		l := plan(t, block)
+		per := metadata.UnitSize / block
+		// Where each exported block and each spare unit lies on the backing.
+		home := map[int64]uint64{}
+		for b := range l.Blocks() {
+			_, off := l.HomeOf(b)
+			home[off] = b
+		}
+		spare := map[int64]uint32{}
+		for u := range uint32(l.SpareUnits()) {
+			_, off := l.SpareOf(u)
+			spare[off] = u
+		}
+		for range 50 {
+			var list []Range
+			at := int64(0)
+			for {
+				at += int64(rng.IntN(4<<20)/512) * 512
+				n := int64(1+rng.IntN(40)) * 512
+				if at+n > 64<<20 {
+					break
+				}
+				list = append(list, Range{at, at + n})
+				at += n + 512
+			}
+			wantPending, wantRetired, wantMeta := map[uint64]bool{}, map[uint32]bool{}, uint64(0)
+			for _, r := range list {
+				for off := r.Start; off < r.End; off += 512 {
+					if b, ok := home[off/int64(block)*int64(block)]; ok {
+						wantPending[b] = true
+					} else if u, ok := spare[off/metadata.UnitSize*metadata.UnitSize]; ok {
+						wantRetired[u] = true
+					} else {
+						wantMeta += 512
+					}
+				}
+			}
+			got, err := Place(list, l, 77)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pending, retired := map[uint64]bool{}, map[uint32]bool{}
+			for _, e := range got.Entries {
+				if err := l.ValidateEntry(e); err != nil {
+					t.Fatalf("%+v: %v", e, err)
+				}
+				if e.Cause != metadata.CauseImport || e.Time != 77 {
+					t.Errorf("%+v", e)
+				}
+				for i := range e.Count {
+					if e.State == metadata.StateRetired {
+						if retired[e.Spare+i] {
+							t.Errorf("spare unit %d twice", e.Spare+i)
+						}
+						retired[e.Spare+i] = true
+						continue
+					}
+					for bit := range per {
+						if e.Mask>>bit&1 != 0 {
+							pending[(e.Unit+uint64(i))*uint64(per)+uint64(bit)] = true
+						}
+					}
+				}
+			}
+			if !reflect.DeepEqual(pending, wantPending) || !reflect.DeepEqual(retired, wantRetired) {
+				t.Fatalf("blocks of %d: %d pending, want %d; %d retired, want %d", block, len(pending), len(wantPending), len(retired), len(wantRetired))
+			}
+			if got.Blocks != uint64(len(pending)) || got.Spares != uint64(len(retired)) || got.Metadata != wantMeta {
+				t.Errorf("%d, %d, %d; want %d, %d, %d", got.Blocks, got.Spares, got.Metadata, len(pending), len(retired), wantMeta)
+			}
+		}
+	}
+}
+
+func TestPlacePastTheEnd(t *testing.T) {
+	if _, err := Place([]Range{{64 << 20, 64<<20 + 512}}, plan(t, 512), 0); !errors.Is(err, ErrList) {
+		t.Error(err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add("1\n2\n#\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := Read(listFile(t, text), 4096)
+		if err != nil {
+			return
+		}
+		for i, r := range list {
+			if r.Start >= r.End || i > 0 && r.Start <= list[i-1].End {
+				t.Fatalf("%v", list)
+			}
+		}
+	})
+}
