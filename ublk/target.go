@@ -25,7 +25,7 @@ type Handler interface {
 	// kernel to submit and wait. A positive duration asks to be called again after this time even if nothing happens;
 	// zero or less asks for no timer. The timer is not kept: each call decides anew.
 	EndBatch() time.Duration
-	// Close is called when the queue has ended: no request is left, every operation has been completed and nothing more
-	// will be called.
+	// Close is called last, when the queue has ended. After a stop no request is left; after Device.Leave the requests
+	// that are not answered are the next server's. Every operation has been completed, unless Run ends with an error.
 	Close()
 }
