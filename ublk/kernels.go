@@ -78,7 +78,7 @@ var badKernels = []BadKernel{
 	},
 	{
 		First:   KernelVersion{6, 0, 0},
-		Last:    KernelVersion{6, 14, 5},
+		Last:    KernelVersion{6, 14, 999}, // everything before 6.15
 		Problem: "CVE-2025-37906: cancelling a command can race with its delivery, unless the distribution has fixed it",
 		Advice:  "look whether your distribution's kernel has the fix",
 	},
