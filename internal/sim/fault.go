@@ -153,6 +153,16 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 	return 0
 }
 
+// from returns an operation that does what is left of this one, from byte at on.
+func (io *diskIO) from(at int64) *diskIO {
+	rest := *io
+	rest.off, rest.n, rest.done = io.off+at, io.n-at, 0
+	if rest.data != nil {
+		rest.data = io.data[at:]
+	}
+	return &rest
+}
+
 // fault returns the first fault that the operation meets.
 func (io *diskIO) fault() *fault {
 	if io.kind == ioDiscard {

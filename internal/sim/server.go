@@ -157,14 +157,16 @@ func (sv *server) write(op metadata.Op) {
 	done = func(res int32) {
 		var err error
 		switch {
-		case res < 0 && remap.Classify(res) == remap.ClassResource:
-			io.done = 0
-			s.begin(classJournal, io, done) // a keeper tries again what goes away by itself
+		case res < 0 && remap.Classify(res) == remap.ClassResource, res == 0:
+			// A keeper tries again what goes away by itself.
+			s.begin(classJournal, io.from(0), done)
 			return
 		case res < 0:
 			err = syscall.Errno(-res)
 		case int64(res) < io.n:
-			err = syscall.EIO // a keeper may go on with a short write, or report it
+			io = io.from(int64(res))
+			s.begin(classJournal, io, done)
+			return
 		}
 		sv.com.Done(op.ID, err)
 		sv.pump()

@@ -97,7 +97,10 @@ func Run(seed uint64, opts Options) (stats Stats, err error) {
 
 func (s *sim) failf(format string, args ...any) {
 	v := violation(fmt.Sprintf(format, args...))
-	s.tracef("FAILED: %s", v)
+	if s.tracing() {
+		s.traceMetadata()
+		s.tracef("FAILED: %s", v)
+	}
 	panic(v)
 }
 
@@ -105,6 +108,24 @@ func (s *sim) failf(format string, args ...any) {
 func (s *sim) tracef(format string, args ...any) {
 	if s.opts.Trace != nil {
 		s.opts.Trace(fmt.Sprintf("%7d %11.6f  ", s.step, float64(s.now-int64(time.Hour))/1e9) + fmt.Sprintf(format, args...))
+	}
+}
+
+// traceMetadata prints what lies in the logs, which explains most failures.
+func (s *sim) traceMetadata() {
+	r, err := metadata.Dump(s.devices())
+	if err != nil {
+		s.tracef("dump: %v", err)
+		return
+	}
+	for _, m := range r.Mirrors {
+		s.tracef("mirror at disk %d @%d, stale %v, %d slots cannot be read", m.Device, m.Start, m.Stale, m.Unreadable)
+		for _, c := range m.Checkpoints {
+			s.tracef("  checkpoint %+v", c)
+		}
+		for _, rec := range m.Records {
+			s.tracef("  slot %d: %v after %v, %s, used %v: %+v", rec.Slot, rec.Position, rec.Previous, rec.Kind, rec.Used, rec.Entries)
+		}
 	}
 }
 
