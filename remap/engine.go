@@ -416,7 +416,7 @@ func (e *Engine) dirtied(o *op) {
 
 // failed takes an error that will not go away by waiting.
 func (e *Engine) failed(q *request, o *op, res int32, class Class) {
-	e.count(o, class)
+	e.count(o, res, class)
 	switch o.kind {
 	case opHeal:
 		e.spareFailed(q, class)
@@ -442,9 +442,10 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 	e.probeFailed(q, o, res)
 }
 
-// count counts a failed operation.
-func (e *Engine) count(o *op, class Class) {
+// count counts a failed operation. A device that has no discard says nothing of its path.
+func (e *Engine) count(o *op, res int32, class Class) {
 	switch {
+	case o.io.Op == OpDiscard && res == -int32(syscall.EOPNOTSUPP):
 	case class != ClassMedium:
 		e.own.TransportErrors++
 	case o.io.Op == OpFlush:

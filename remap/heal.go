@@ -1,6 +1,9 @@
 package remap
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
 // This file is the slow path of the Engine: what happens between a failed
 // operation and the answer. One request isolates and heals one span at a time,
@@ -36,7 +39,7 @@ func (e *Engine) isolate(q *request) bool {
 		e.writeSpare(q)
 		return true
 	}
-	for q.errno == 0 {
+	for {
 		from, to, ok := q.suspect.run()
 		if !ok {
 			break
@@ -55,11 +58,11 @@ func (e *Engine) isolate(q *request) bool {
 			// block would fail again when it is read.
 			e.reserve(q, run)
 			return true
-		case write && e.overtime(q) && run.Kind == 0:
+		case write && e.spent(q) > giveUp*e.policy.IsolateFor && run.Kind == 0:
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			q.bad.add(run.Start-q.Block, run.Start-q.Block+run.Count)
 			continue
-		case !write && e.overtime(q):
+		case !write && e.spent(q) > giveUp*e.policy.IsolateFor:
 			e.fail(q, q.cause)
 			return false
 		}
@@ -94,9 +97,8 @@ func (e *Engine) locate(block, end uint64) Run {
 	return run
 }
 
-func (e *Engine) overtime(q *request) bool {
-	return e.drv.Now()-q.since > int64(e.policy.IsolateFor)
-}
+// spent returns how long ago the request's first operation failed.
+func (e *Engine) spent(q *request) time.Duration { return time.Duration(e.drv.Now() - q.since) }
 
 // probeLength returns how many blocks of run to try at once; more than a unit
 // ends at a unit's end. Once many blocks were found bad it is no less than a
@@ -113,14 +115,21 @@ func (e *Engine) probeLength(q *request, run Run) uint64 {
 	return n
 }
 
-// coarse reports whether so many blocks were found bad one by one that units
-// are tried as a whole from now on: what fails together counts as bad together.
-func (e *Engine) coarse(q *request) bool { return q.found >= e.policy.MaxBad }
+// giveUp is how many times Policy.IsolateFor a request may spend before what is
+// left of its failed operations is not tried any more.
+const giveUp = 8
+
+// coarse reports whether so many blocks were found bad one by one, or so much
+// time went by, that units are tried as a whole from now on, once: what fails
+// together counts as bad together.
+func (e *Engine) coarse(q *request) bool {
+	return q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
+}
 
 // probeFailed takes the medium error of a try in place.
 func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	per := e.geo.BlocksPerUnit()
-	whole := e.coarse(q) && q.Op != OpRead && o.block/per == (o.block+o.count-1)/per
+	whole := e.coarse(q) && o.block/per == (o.block+o.count-1)/per
 	if o.count > 1 && !whole {
 		q.probe = o.count / 2
 		q.attempts = 0
@@ -154,11 +163,11 @@ func (e *Engine) placeOf(run Run) place {
 	return place{mapped: true, unit: uint32(run.Spare / e.geo.BlocksPerUnit())}
 }
 
-// report makes a block that cannot be read pending, and fails the read.
+// report makes blocks of one unit that cannot be read pending, and fails the read.
 func (e *Engine) report(q *request, o *op, res int32) {
 	per := e.geo.BlocksPerUnit()
 	q.cause = res
-	mask := uint8(1) << (o.block % per)
+	mask := uint8(1<<o.count-1) << (o.block % per)
 	q.heal.step = healReporting
 	e.out = Message{
 		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: res, Unit: o.block / per, Count: 1,

@@ -183,7 +183,9 @@ func (v *mover) nextBatch(a *Arbiter) {
 }
 
 func (v *mover) end(a *Arbiter, err error) {
-	v.res.Err = err
+	if err != nil {
+		v.res.Err = err
+	}
 	v.step = moveIdle
 	a.drv.Moved(v.res)
 }

@@ -47,8 +47,9 @@ type Policy struct {
 	// it units are tried as a whole, once, and what fails together counts as
 	// bad together.
 	MaxBad int
-	// IsolateFor is the time that a request may spend on isolating; past it
-	// the rest of what failed counts as bad.
+	// IsolateFor is the time that a request may spend on single blocks; past it
+	// units are tried as a whole, as past MaxBad. Past eight times that the rest of
+	// what failed is not tried any more: a write remaps it, a read fails.
 	IsolateFor time.Duration
 	// ResourceFor is how long an operation that fails for want of resources is
 	// tried again before the error is answered.
