@@ -515,3 +515,68 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	})
 }
+
+// TestRecordOnOneMirror: a cut left the newest record on one mirror only. By
+// the time Open is durable the other one has it too, and is enough alone.
+func TestRecordOnOneMirror(t *testing.T) {
+	for only := range 2 {
+		w := single(t, smallParams(512, 0))
+		tx := w.tx(3)
+		w.must(w.c.Commit(tx))
+		for _, op := range w.c.Ops() {
+			if m := &w.c.ms[only]; op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom {
+				w.disks[0].store(memWrite{op.Offset, op.Data}, nil)
+			}
+		}
+		w.base = append(w.base, tx...) // it is found, so it counts from now on
+		w.start()
+		for !w.opened {
+			w.take()
+			if len(w.order) > 0 {
+				w.finish()
+			}
+			w.results()
+		}
+		for i := range 2 {
+			if s := w.c.Status().Mirrors[i].State; s != MirrorGood {
+				t.Errorf("mirror %d is %s", i, s)
+			}
+			disks := []*memDisk{w.disks[0].clone()}
+			wipe(disks[0], &w.c.ms[1-i])
+			w.find(disks, fmt.Sprint("only mirror ", i))
+		}
+		w.settle()
+		w.check("")
+	}
+}
+
+// TestLastSuperblockOfSpareDevice: news that the spare device can do without
+// are not written over the only good superblock that it has.
+func TestLastSuperblockOfSpareDevice(t *testing.T) {
+	w := newWorld(t, seeded(t, 51), pairParams(512))
+	bad := func(op Op) bool { return op.Device == 1 && op.Offset == SuperblockStride }
+	w.fail = bad
+	w.settle()
+	if !w.opened {
+		t.Fatal("one good copy is enough to open")
+	}
+	touched := false
+	m := &w.c.ms[1]
+	w.fail = func(op Op) bool {
+		touched = touched || op.Device == 1 && op.Offset == 0
+		return bad(op) || op.Device == 0 && op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom
+	}
+	w.commit()
+	w.settle()
+	if s := w.c.Status().Mirrors[1].State; s != MirrorStale {
+		t.Fatalf("the mirror is %s", s)
+	}
+	if touched {
+		t.Error("the only good superblock of the spare device was put at risk")
+	}
+	w.find(w.disks, "one mirror stale, one superblock bad")
+	w.fail = nil
+	w.power()
+	w.settle()
+	w.check(SeverityInfo)
+}

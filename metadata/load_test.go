@@ -502,3 +502,31 @@ func TestSuperblockCopies(t *testing.T) {
 		t.Error("an old superblock:", err)
 	}
 }
+
+// TestCheckpointDigest: pages that are each right, but not those that the
+// header was written over, are no checkpoint.
+func TestCheckpointDigest(t *testing.T) {
+	d := readGolden(t, golden[0].name)[0]
+	img, err := Load([]Device{d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := 0
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		for slot, h := range m.headers {
+			if h == nil || *h != img.checkpoint.header {
+				continue
+			}
+			at := m.pageOffset(slot, 0) / PageSize
+			b := *d.pages[at]
+			b[pageHeader]++
+			seal(b[:])
+			d.pages[at] = &b
+			changed++
+		}
+	}
+	if _, err := Load([]Device{d}); !errors.Is(err, ErrDamaged) || changed != 2 {
+		t.Errorf("%d pages changed: %v", changed, err)
+	}
+}
