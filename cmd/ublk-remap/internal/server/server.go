@@ -113,11 +113,15 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 	if err := control.MakeDir(); err != nil {
 		return nil, err
 	}
-	if s.owner, err = control.Own(s.name); err != nil {
+	s.owner, err = control.Own(s.name)
+	if errors.Is(err, control.ErrOwned) {
 		if r, readErr := control.ReadRecord(s.name); readErr == nil {
-			return nil, fmt.Errorf("%s: %w as %s by process %d (%w)", s.cfg.Backing, ErrServed, r.Device, r.PID, err)
+			return nil, fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
 		}
-		return nil, fmt.Errorf("%s: %w (%w)", s.cfg.Backing, ErrServed, err)
+		return nil, fmt.Errorf("%s: %w", s.cfg.Backing, ErrServed)
+	}
+	if err != nil {
+		return nil, err
 	}
 	r, err := control.ReadRecord(s.name)
 	switch {
@@ -461,9 +465,13 @@ func (s *server) finish() error {
 	if err := s.ctl.Delete(limited, s.record.ID); err != nil && !errors.Is(err, ublk.ErrNotFound) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, s.record.Remove())
 	s.log.Info().Msg("stopped")
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		// Whoever asked for the stop finds it there.
+		s.record.Error = err.Error()
+		return errors.Join(err, s.record.Write())
+	}
+	return s.record.Remove()
 }
 
 func (s *server) closeSocket() {
