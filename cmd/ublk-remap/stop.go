@@ -82,8 +82,12 @@ func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err
 		if err := gone(ctx, r); err != nil {
 			return false, err
 		}
-		if now, err := control.ReadRecord(r.Name); err != nil || now.PID != r.PID {
+		now, err := control.ReadRecord(r.Name)
+		switch {
+		case err != nil || now.PID != r.PID:
 			return true, nil
+		case now.Error != "":
+			return true, errors.Join(fmt.Errorf("it is stopped, but: %s", now.Error), now.Remove())
 		}
 		// It went without cleaning up.
 	}

@@ -33,6 +33,8 @@ type Record struct {
 	ZeroCopy    bool      `json:"zero_copy"`
 	Recovery    bool      `json:"recovery"`
 	Version     string    `json:"version"` // of the program
+	// Error is what went wrong in an orderly stop; the device is gone then.
+	Error string `json:"error,omitempty"`
 }
 
 // maxRecord bounds what is read of a record.

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -22,6 +23,7 @@ var advice = []struct {
 	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create"},
 	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor"},
 	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor"},
+	{server.ErrServed, "see: ublk-remap status"},
 	{ublk.ErrExists, "choose another --id, or none"},
 	{blockdev.ErrBusy, "unmount it or stop what uses it"},
 	{blockdev.ErrReadOnly, "check the device's write protection"},
