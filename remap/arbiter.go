@@ -13,6 +13,9 @@ type ArbiterConfig struct {
 	// Buffer is what relocations copy through: 4096-aligned, a multiple of two
 	// units long. It belongs to the Arbiter.
 	Buffer []byte
+	// MaxPending is how many pending blocks the table may have, so that the
+	// entries of all spare units fit beside them; 0: no limit.
+	MaxPending uint64
 }
 
 // claimState says what a request's claim waits for.
@@ -392,10 +395,34 @@ func (a *Arbiter) commit(i int) {
 		c.count--
 		a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
 	}
+	if a.fouled(c) {
+		a.refuse(c, MsgRetry)
+		a.move.advance(a)
+		return
+	}
 	c.state, c.time = claimCommitting, a.drv.WallClock()
 	if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
 		a.refuse(c, MsgFailed)
 	}
+}
+
+// fouled reports whether another request has found a spare unit of the claim bad
+// and left it. What is there now may be older than what that request wrote
+// elsewhere and answered: data of a third request that shared the unit. The
+// claim must not bring it back.
+func (a *Arbiter) fouled(c *claim) bool {
+	for i := range c.count {
+		spare := c.spare + i
+		if a.alloc.Service(spare) != InService {
+			return true
+		}
+		for k := range a.claims {
+			if o := &a.claims[k]; o.state == claimCommitting && slices.Contains(o.msg.Tried[:o.msg.Tries], spare) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.Entry) bool {
@@ -415,7 +442,7 @@ func (a *Arbiter) pending(i int, m *Message) {
 	c.msg, c.count = *m, 0
 	info := a.m.Unit(m.Unit)
 	switch {
-	case a.shared.Tripped():
+	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
 		a.answer(c, MsgFailed)
 	case info.Busy, !believes(m, &info), info.Lost&m.First != 0, info.Pending&m.First == m.First, a.claimed(m.Unit):
 		// It is known already, or the block is on its way to another place.
