@@ -328,6 +328,18 @@ func (l layout) exportedOf(bad []extent) []extent {
 	return merge(out)
 }
 
+// homeOf turns a place on the device into places on the disk.
+func (l layout) homeOf(e extent) []extent {
+	var out []extent
+	if in := cut(e, 0, l.head); in.length > 0 {
+		out = append(out, extent{l.headAt.start + in.start, in.length})
+	}
+	if in := cut(e, l.head, l.exported); in.length > 0 {
+		out = append(out, in)
+	}
+	return out
+}
+
 // clip is what of the extents lies in [from, to).
 func clip(in []extent, from, to int64) []extent {
 	var out []extent
