@@ -26,6 +26,10 @@ const maxAnswer = 1 << 30
 // askTimeout bounds requests that the server answers from memory.
 const askTimeout = 15 * time.Second
 
+// noServer is what a socket says that nobody listens to, or whose server died
+// over the request.
+var noServer = []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF}
+
 // NewClient returns a client for the device of that name. Nothing is opened
 // yet.
 func NewClient(name string) *Client {
@@ -91,8 +95,10 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return fmt.Errorf("%w for %s", ErrNotRunning, c.name)
+		for _, gone := range noServer {
+			if errors.Is(err, gone) {
+				return fmt.Errorf("%w for %s", ErrNotRunning, c.name)
+			}
 		}
 		return fmt.Errorf("ask the server of %s: %w", c.name, err)
 	}
@@ -104,6 +110,9 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 		return errorOf(resp.StatusCode, a.Error)
 	}
 	if err := d.Decode(out); err != nil {
+		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("%w for %s: it died over the answer", ErrNotRunning, c.name)
+		}
 		return fmt.Errorf("answer of the server of %s: %w", c.name, err)
 	}
 	return nil

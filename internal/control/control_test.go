@@ -207,6 +207,32 @@ func TestNoServer(t *testing.T) {
 	}
 }
 
+func TestServerDiesOverTheRequest(t *testing.T) {
+	useTempDir(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath("disk"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	answers := []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"device\":"}
+	go func() {
+		for i := 0; ; i++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// Closed unread, or in the middle of the answer.
+			_, _ = c.Write([]byte(answers[i%len(answers)]))
+			c.Close()
+		}
+	}()
+	for range 10 {
+		if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err, ErrNotRunning) {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestRecord(t *testing.T) {
 	useTempDir(t)
 	if _, err := ReadRecord("a"); !errors.Is(err, ErrNotRunning) {
