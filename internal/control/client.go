@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
-	"os"
+	"net/url"
 	"syscall"
 	"time"
 )
@@ -25,10 +26,6 @@ const maxAnswer = 1 << 30
 
 // askTimeout bounds requests that the server answers from memory.
 const askTimeout = 15 * time.Second
-
-// noServer is what a socket says that nobody listens to, or whose server died
-// over the request.
-var noServer = []error{os.ErrNotExist, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF}
 
 // NewClient returns a client for the device of that name. Nothing is opened
 // yet.
@@ -78,6 +75,15 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stop", nil, &struct{}{})
 }
 
+// cause strips what net/http says about a URL that means nothing here.
+func cause(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
 func (c *Client) call(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -95,12 +101,12 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		for _, gone := range noServer {
-			if errors.Is(err, gone) {
-				return fmt.Errorf("%w for %s", ErrNotRunning, c.name)
-			}
+		if ctx.Err() != nil || errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("ask the server of %s: %w", c.name, err)
 		}
-		return fmt.Errorf("ask the server of %s: %w", c.name, err)
+		// Nobody listens, or whoever did died over the request. What the socket
+		// says is not wrapped: it is about the socket, not about a device.
+		return fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
 	}
 	defer resp.Body.Close()
 	d := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
@@ -110,8 +116,8 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 		return errorOf(resp.StatusCode, a.Error)
 	}
 	if err := d.Decode(out); err != nil {
-		if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w for %s: it died over the answer", ErrNotRunning, c.name)
+		if ctx.Err() == nil && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
 		}
 		return fmt.Errorf("answer of the server of %s: %w", c.name, err)
 	}
