@@ -43,7 +43,7 @@ type disk struct {
 // badRoom is how many bytes of bad blocks a disk of kindScsi can have: the module
 // knows one bad range, which lies behind the disk's own size and is mapped into
 // it piece by piece.
-const badRoom = 1 << 20
+const badRoom = 2 << 20
 
 // newDisk makes a good disk of that many MiB. It is gone when the test ends.
 func newDisk(t testing.TB, k kind, sizeMiB int, blockSize int64) *disk {
