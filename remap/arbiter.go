@@ -23,7 +23,7 @@ type claimState uint8
 
 const (
 	claimNone       claimState = iota
-	claimWaiting               // for a unit that is being relocated
+	claimWaiting               // for a unit that is being relocated, or for another claim to the same blocks
 	claimHeld                  // spare units are granted, the engine writes to them
 	claimCommitting            // the change is with the journal
 	claimReporting             // a pending mark is with the journal
@@ -45,6 +45,17 @@ func (c *claim) spareOf(unit uint64) (uint32, bool) {
 		return 0, false
 	}
 	return c.spare + uint32(unit-c.msg.Unit), true
+}
+
+// maskOf returns which blocks of one of its units the claim is about.
+func (c *claim) maskOf(unit uint64) uint8 {
+	switch unit - c.msg.Unit {
+	case 0:
+		return c.msg.First
+	case uint64(c.msg.Count) - 1:
+		return c.msg.Last
+	}
+	return 0xff
 }
 
 // commitKind says whom a commit's outcome is for.
@@ -77,6 +88,7 @@ type Arbiter struct {
 	bucket  bucket
 
 	claims  []claim  // by queue × depth + tag
+	ended   bool     // something ended that claims may wait for
 	commits []commit // under way, in ticket order
 	scratch []metadata.Entry
 	// unknown is what commits of unknown outcome were about, and known what is
@@ -117,7 +129,7 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 func (a *Arbiter) Receive(m *Message) {
 	if m.Kind == MsgGraceDone {
 		a.grace.done(a, m.Generation)
-		a.move.advance(a)
+		a.advance()
 		return
 	}
 	i := int(m.Queue)*a.cfg.Depth + int(m.Tag)
@@ -138,7 +150,26 @@ func (a *Arbiter) Receive(m *Message) {
 	case MsgPending:
 		a.pending(i, m)
 	}
-	a.move.advance(a)
+	a.advance()
+}
+
+// advance goes on with what waits for something that may have ended.
+func (a *Arbiter) advance() {
+	for {
+		if a.ended {
+			a.ended = false
+			for i := range a.claims {
+				if c := &a.claims[i]; c.state == claimWaiting {
+					c.state = claimNone
+					a.reserve(c)
+				}
+			}
+		}
+		a.move.advance(a)
+		if !a.ended {
+			return
+		}
+	}
 }
 
 func (a *Arbiter) answer(c *claim, kind MessageKind) {
@@ -157,6 +188,9 @@ func (a *Arbiter) refuse(c *claim, kind MessageKind) {
 // reserve grants spare units to a claim, or lets it wait, or refuses.
 func (a *Arbiter) reserve(c *claim) {
 	m := &c.msg
+	if c.state == claimHeld {
+		a.ended = true // it may have to wait now, and then holds nothing
+	}
 	if a.shared.Tripped() {
 		a.refuse(c, MsgRefused)
 		return
@@ -170,6 +204,10 @@ func (a *Arbiter) reserve(c *claim) {
 	}
 	if !believes(m, &first) {
 		a.refuse(c, MsgRetry)
+		return
+	}
+	if a.contested(c) {
+		c.state = claimWaiting
 		return
 	}
 	if spare, ok := a.join(c, &first); ok {
@@ -198,6 +236,23 @@ func (a *Arbiter) reserve(c *claim) {
 	}
 	a.grant(c, spare, n)
 	a.spareAlert()
+}
+
+// contested reports whether another claim writes to a spare unit for one of the
+// blocks of the claim's first unit. Heals of a block take their turns: if two
+// wrote to the same place, and one failed and was answered, the other would
+// publish the data of the one that failed, over writes that came after it.
+func (a *Arbiter) contested(c *claim) bool {
+	for i := range a.claims {
+		o := &a.claims[i]
+		if o == c {
+			continue
+		}
+		if _, ok := o.spareOf(c.msg.Unit); ok && o.maskOf(c.msg.Unit)&c.msg.First != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // believes reports whether the blocks of a message's first unit live where the
@@ -282,6 +337,7 @@ func (a *Arbiter) letGo(c *claim) {
 	held := c.state == claimHeld || c.state == claimCommitting
 	c.state = claimNone
 	if held {
+		a.ended = true
 		for i := range c.count {
 			a.freeUnused(c.msg.Unit+uint64(i), c.spare+i)
 		}
@@ -395,34 +451,10 @@ func (a *Arbiter) commit(i int) {
 		c.count--
 		a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
 	}
-	if a.fouled(c) {
-		a.refuse(c, MsgRetry)
-		a.move.advance(a)
-		return
-	}
 	c.state, c.time = claimCommitting, a.drv.WallClock()
 	if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
 		a.refuse(c, MsgFailed)
 	}
-}
-
-// fouled reports whether another request has found a spare unit of the claim bad
-// and left it. What is there now may be older than what that request wrote
-// elsewhere and answered: data of a third request that shared the unit. The
-// claim must not bring it back.
-func (a *Arbiter) fouled(c *claim) bool {
-	for i := range c.count {
-		spare := c.spare + i
-		if a.alloc.Service(spare) != InService {
-			return true
-		}
-		for k := range a.claims {
-			if o := &a.claims[k]; o.state == claimCommitting && slices.Contains(o.msg.Tried[:o.msg.Tries], spare) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.Entry) bool {
@@ -482,6 +514,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	if !durable {
 		a.outcomeUnknown(entries)
 		c.state = claimNone // what it was granted stays out of use
+		a.ended = true
 		a.letGo(c)
 		a.answer(c, MsgFailed)
 		return

@@ -108,13 +108,13 @@ func (a *Arbiter) Move(m Move) error {
 		return ErrBusy
 	}
 	a.move.queue = append(a.move.queue, m)
-	a.move.advance(a)
+	a.advance()
 	return nil
 }
 
 // Advance goes on with what waited for commits. A driver calls it after it has handed
 // over a batch of outcomes by Committed.
-func (a *Arbiter) Advance() { a.move.advance(a) }
+func (a *Arbiter) Advance() { a.advance() }
 
 // advance takes the steps that need no answer from outside.
 func (v *mover) advance(a *Arbiter) {
@@ -303,7 +303,7 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		return
 	}
 	v.transferred(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
-	v.advance(a)
+	a.advance()
 }
 
 // transferred takes the end of a transfer of the current run: well done, or failed, for
@@ -468,10 +468,5 @@ func (v *mover) release(a *Arbiter) {
 		a.drv.Send(uint16(q), &a.out)
 	}
 	v.step = moveNext
-	for i := range a.claims {
-		if c := &a.claims[i]; c.state == claimWaiting {
-			c.state = claimNone
-			a.reserve(c)
-		}
-	}
+	a.ended = true
 }
