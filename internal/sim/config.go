@@ -90,6 +90,14 @@ func newConfig(rng *rand.Rand) config {
 	if rng.IntN(3) == 0 {
 		c.meta = metaFaults(1 + rng.IntN(4))
 	}
+	if rng.IntN(4) == 0 {
+		// A brawl: everybody in one place, and nothing there is reliable.
+		c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1, 1, 1+rng.IntN(2), 1
+		c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
+		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
+		c.vanish, c.budget = false, false
+		c.policy.Burst, c.policy.PerSecond = 0, 0
+	}
 	if c.meta == metaReads {
 		// What else can make a mirror stale would leave the one that does not read.
 		c.vanish, c.rates.path = false, 0

@@ -18,6 +18,7 @@ type queue struct {
 	// resources.
 	busySince map[uint64]int64
 	inflight  int
+	goesOn    map[uint64]bool // by ID: the operation ended in part and will be begun again
 }
 
 func (q *queue) Now() int64 { return q.sv.s.now }
@@ -63,6 +64,11 @@ func (q *queue) Issue(io *remap.IO) {
 	if d.kind != ioFlush {
 		s.checkPlace(d)
 	}
+	if q.goesOn[io.ID] {
+		delete(q.goesOn, io.ID)
+	} else if d.kind == ioWrite || d.kind == ioZero {
+		q.checkPending(r, d, r.Block+uint64(io.Buffer)/uint64(s.plan.BlockSize()))
+	}
 	if (d.kind == ioRead) != (r.Op == remap.OpRead) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
 	}
@@ -76,6 +82,9 @@ func (q *queue) Issue(io *remap.IO) {
 		}
 		q.inflight--
 		q.note(r, d, id, res)
+		if res < 0 && remap.Classify(res) == remap.ClassResource || res > 0 && int64(res) < d.n {
+			q.goesOn[id] = true
+		}
 		q.eng.Complete(id, res)
 	}
 	if s.opts.Bug.issue(q, d, done) {
@@ -111,6 +120,27 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 		} else if s.now-since > int64(s.cfg.policy.ResourceFor) {
 			r.failed, r.path = true, true
 			delete(q.busySince, id)
+		}
+	}
+}
+
+// checkPending makes sure that a write never goes to where its blocks could not
+// be read, or have no copy: the drive's cache would take it.
+func (q *queue) checkPending(r *userReq, d *diskIO, block uint64) {
+	s := q.sv.s
+	bs := uint64(s.plan.BlockSize())
+	per := metadata.UnitSize / bs
+	for i := range uint64(d.n) / bs {
+		b := block + i
+		info := q.sv.restored.Map.Unit(b / per)
+		bit := uint8(1) << (b % per)
+		p := s.home(b * bs / sectorSize)
+		if spare, ok := info.SpareOf(int(b % per)); ok {
+			p.disk, p.off = s.plan.SpareOf(spare)
+			p.off += int64(b % per * bs)
+		}
+		if (info.Pending|info.Lost)&bit != 0 && p.disk == d.d.index && p.off == d.off+int64(i*bs) {
+			s.failf("%v: written where block %d is pending or lost: %v", r, b, d)
 		}
 	}
 }

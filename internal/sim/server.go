@@ -103,7 +103,7 @@ func (s *sim) boot() {
 	s.srv = sv
 	per := int(restored.Geometry.BlocksPerUnit())
 	for i := range s.cfg.queues {
-		q := &queue{sv: sv, index: i, busySince: map[uint64]int64{}}
+		q := &queue{sv: sv, index: i, busySince: map[uint64]int64{}, goesOn: map[uint64]bool{}}
 		q.eng = remap.NewEngine(remap.EngineConfig{
 			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per, ZeroBlocks: s.cfg.zero * per, Policy: s.cfg.policy,
 		}, sv.shared, q)
