@@ -94,12 +94,16 @@ func (w *world) table(entries ...[]Entry) *Table {
 	t := NewTable(w.plan)
 	for _, es := range entries {
 		for _, e := range es {
-			if err := t.Apply(e); err != nil {
-				w.t.Fatal(err)
-			}
+			w.apply(t, e)
 		}
 	}
 	return t
+}
+
+func (w *world) apply(t *Table, e Entry) {
+	if err := t.Apply(e); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func listed(t *Table) []Entry {
@@ -289,7 +293,7 @@ func (w *world) allowed(f func([]Entry) bool) bool {
 	// What is not reported yet may be there, in order, whole transactions.
 	for _, tx := range w.pend {
 		for _, e := range tx.entries {
-			t.Apply(e)
+			w.apply(t, e)
 		}
 		if f(listed(t)) {
 			return true
@@ -299,7 +303,7 @@ func (w *world) allowed(f func([]Entry) bool) bool {
 		t := w.table(w.base)
 		for _, tx := range rec {
 			for _, e := range tx.entries {
-				t.Apply(e)
+				w.apply(t, e)
 			}
 			if f(listed(t)) {
 				return true

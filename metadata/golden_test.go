@@ -203,8 +203,12 @@ func TestGolden(t *testing.T) {
 				for i, d := range disks {
 					var b bytes.Buffer
 					z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
-					z.Write(d.flatten())
-					z.Close()
+					if _, err := z.Write(d.flatten()); err != nil {
+						t.Fatal(err)
+					}
+					if err := z.Close(); err != nil {
+						t.Fatal(err)
+					}
 					create(t, goldenFile(g.name, i), b.Bytes())
 				}
 				create(t, dump, dumped(t, disks))
@@ -215,7 +219,6 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := dumped(t, disks); !bytes.Equal(got, want) {
-				os.WriteFile(filepath.Join(t.TempDir(), "got.json"), got, 0o644)
 				t.Errorf("the dump differs from %s:\n%s", dump, got)
 			}
 			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {

@@ -130,7 +130,9 @@ func TestTableModel(t *testing.T) {
 		model.compare(t, again, 60)
 		// Replaying twice changes nothing.
 		for _, e := range all {
-			table.Apply(e)
+			if err := table.Apply(e); err != nil {
+				t.Fatal(err)
+			}
 		}
 		model.compare(t, table, 60)
 

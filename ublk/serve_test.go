@@ -543,7 +543,9 @@ func TestDeletionNamesWhoHoldsTheDevice(t *testing.T) {
 	t.Log(err)
 	f.Close()
 	s.removed = true
-	<-s.done
+	if err := <-s.done; err != nil {
+		t.Error(err)
+	}
 	// The number is free once the last holder has gone.
 	deadline := time.Now().Add(limit)
 	for {

@@ -79,8 +79,8 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	if k.com, err = metadata.NewCommitter(img, k, metadata.Options{Session: session}); err != nil {
 		return nil, err
 	}
-	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy, Buffer: buffer},
-		shared, alloc, journal{k}, k)
+	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy, Buffer: buffer,
+		MaxPending: maxPending(img.Layout())}, shared, alloc, journal{k}, k)
 	fds := make([]int, len(devices))
 	for i, d := range devices {
 		fds[i] = d.FD()
@@ -89,6 +89,13 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	k.workers = startWorkers(fds, k.kick)
 	go k.run()
 	return k, nil
+}
+
+// maxPending is how many pending blocks fit into a checkpoint beside an entry
+// for every spare unit, with some room for lost blocks and retired units in use.
+func maxPending(l *metadata.Layout) uint64 {
+	const room = 1024
+	return l.TableCapacity() - l.SpareUnits() - room
 }
 
 // enlist makes a queue known, before it gets its first request.
