@@ -67,8 +67,10 @@ func testKillAndRecover(t *testing.T, zeroCopy bool, fs string) {
 	// after so and so many of them, which does not hang on the clock.
 	p := startFio(t, dir+"/fio", "rw=randwrite", "size=32M", "bsrange=4k-256k", "iodepth=32",
 		"verify=crc32c", "verify_backlog=64", "loops=4", fmt.Sprintf("randseed=%d", rng.Uint32()))
+	served := s.status(t).IO.Writes // the file system's own, before fio
 	for kills := range 4 {
-		before := s.served(t, p, 40+rng.Int64N(120))
+		before := s.served(t, p, served+40+rng.Int64N(120))
+		served = 0
 		s.kill(t)
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
 		s.start(t)

@@ -273,6 +273,7 @@ type layout struct {
 	head     int64  // what is displaced
 	headAt   extent // where it is
 	spare    extent
+	mirrors  []extent
 	logs     []extent // of the mirrors
 	atom     int64    // of a log record
 }
@@ -295,6 +296,7 @@ func layoutOf(t testing.TB, d *disk) layout {
 		case metadata.RegionSpare:
 			lay.spare = at
 		case metadata.RegionMirror:
+			lay.mirrors = append(lay.mirrors, at)
 			// Two slots, then the log: metadata/FORMAT.md.
 			lay.logs = append(lay.logs, extent{at.start + 2*sb.SlotBytes, sb.LogBytes})
 		}
