@@ -22,6 +22,16 @@ func paths() []bool {
 	return []bool{false, true}
 }
 
+// somePaths are all paths if everything is to be tested, else one of them, in
+// turn.
+func somePaths(turn int) []bool {
+	all := paths()
+	if vmtest.Full() {
+		return all
+	}
+	return all[turn%len(all):][:1]
+}
+
 func pathName(zeroCopy bool) string {
 	if zeroCopy {
 		return "zerocopy"
