@@ -9,6 +9,20 @@ import (
 // it. Only such pages may be called pending or retired.
 type media struct {
 	reads, writes map[place]bool
+	// verified holds the sectors that a relocation has read since it last wrote them.
+	verified map[place]bool
+}
+
+// moved takes the end of an operation of a relocation.
+func (m *media) moved(io *diskIO, res int32) {
+	for off := io.off; off < io.off+io.n; off += sectorSize {
+		p := place{io.d.index, off}
+		if io.kind == ioRead && int64(res) == io.n {
+			m.verified[p] = true
+		} else {
+			delete(m.verified, p)
+		}
+	}
 }
 
 // note takes the end of an operation.
@@ -25,7 +39,8 @@ func (m *media) note(io *diskIO, res int32) {
 	}
 }
 
-// blame makes sure that what a commit calls pending or retired has failed.
+// blame makes sure that what a commit calls pending or retired has failed, and
+// that what it moves home was read there.
 func (sv *server) blame(entries []metadata.Entry) {
 	s := sv.s
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
@@ -36,6 +51,13 @@ func (sv *server) blame(entries []metadata.Entry) {
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
 				if p := (place{dev, off}); !s.media.writes[p] && !s.media.reads[p] {
 					s.failf("spare unit %d is retired, and its medium never failed", e.Spare+uint32(i))
+				}
+			case metadata.StateHome:
+				for b := range per {
+					dev, off := s.plan.HomeOf(min((e.Unit+i)*per+b, s.plan.Blocks()-1))
+					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev, off}] {
+						s.failf("block %d goes home, and was not read there", (e.Unit+i)*per+b)
+					}
 				}
 			case metadata.StatePending:
 				dev, off := s.plan.HomeOf((e.Unit + i) * per)

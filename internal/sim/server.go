@@ -282,6 +282,7 @@ func (k keeper) Transfer(t *remap.Transfer) {
 	}
 	s.begin(classTransfer, io, func(res int32) {
 		s.media.note(io, res)
+		s.media.moved(io, res)
 		sv.arb.Transferred(id, res)
 		sv.pump()
 	})

@@ -142,7 +142,7 @@ func (s *sim) run() {
 		s.failf("plan: %v", err)
 	}
 	s.create()
-	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}}
+	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, verified: map[place]bool{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.reqs = make([][]*userReq, s.cfg.queues)
 	for q := range s.reqs {

@@ -88,6 +88,9 @@ func TestPlantedBugs(t *testing.T) {
 			for seed := uint64(1); seed <= 3000; seed++ {
 				if _, err := Run(seed, Options{Bug: b}); err != nil {
 					t.Logf("found: %v", err)
+					if _, err := Run(seed, Options{}); err != nil {
+						t.Errorf("but it fails without the bug too: %v", err)
+					}
 					return
 				}
 			}
