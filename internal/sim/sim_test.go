@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -86,7 +87,8 @@ func TestPlantedBugs(t *testing.T) {
 		t.Run(b.String(), func(t *testing.T) {
 			t.Parallel()
 			for seed := uint64(1); seed <= 3000; seed++ {
-				if _, err := Run(seed, Options{Bug: b}); err != nil {
+				// A request that hangs is no proof: the bug's wrapper may be why.
+				if _, err := Run(seed, Options{Bug: b}); err != nil && !strings.Contains(err.Error(), "hang") {
 					t.Logf("found: %v", err)
 					if _, err := Run(seed, Options{}); err != nil {
 						t.Errorf("but it fails without the bug too: %v", err)
