@@ -27,7 +27,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 	s.start(t, "--queues", "2", dataPath(zeroCopy))
 	const seed = 3
 	f := openUntilClosed(t, s.dev)
-	defer f.close()
+	defer func() { f.close() }()
 	f.fill(t, 0, f.size, seed)
 	// Some remaps from before, in the data and in the displaced head.
 	d.setBad(t, []extent{{lay.head + 1<<20, 8192}, {lay.headAt.start + 4096, 512}})
@@ -92,7 +92,6 @@ func testVanished(t *testing.T, zeroCopy bool) {
 		t.Errorf("when the disk is back: spare %+v, remaps %d, lost %d, breaker %+v", st.Spare, st.Remaps, st.Lost, st.Breaker)
 	}
 	f = openUntilClosed(t, s.dev)
-	defer f.close()
 	if bad := f.survey(t, 0, f.size, 512, seed, syscall.EIO); len(bad) > 0 {
 		t.Logf("do not read since the disk was away: %v", bad)
 		// Marked pending while it was away: written, they must be fine again.
@@ -115,7 +114,7 @@ func TestSpareFull(t *testing.T) {
 	lay := layoutOf(t, d)
 	s.start(t, "--queues", "2")
 	f := openUntilClosed(t, s.dev)
-	defer f.close()
+	defer func() { f.close() }()
 	f.fill(t, 0, f.size, 1)
 	// 24 units with a bad block each.
 	var bad []extent
