@@ -47,8 +47,9 @@ func (c cell) String() string {
 	return fmt.Sprintf("%s/%d/%dq/%s/%s", c.kind, c.blockSize, c.queues, path, c.fs)
 }
 
-// zeroCopyMin is the kernel that brought zero copy, FACTS of the driver.
-var zeroCopyMin = vmtest.V(6, 15)
+// zeroCopyMin is the first kernel with the zero copy that the program uses:
+// UBLK_F_AUTO_BUF_REG.
+var zeroCopyMin = vmtest.V(6, 16)
 
 // cross is every combination that the kernel has.
 func cross() []cell {
