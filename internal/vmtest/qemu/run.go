@@ -130,6 +130,9 @@ func (m *Machine) Run(ctx context.Context) (proto.Frame, error) {
 	cmd.ExtraFiles = theirs
 	err = cmd.Start()
 	closeAll(theirs)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return proto.Frame{}, fmt.Errorf("%w: it did not end in time, nor begin", proto.ErrNoResult)
+	}
 	if err != nil {
 		return proto.Frame{}, fmt.Errorf("start %s: %w", Binary, err)
 	}

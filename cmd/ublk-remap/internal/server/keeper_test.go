@@ -66,9 +66,11 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 		t.Fatal(err)
 	}
 	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{})}
-	if s.shared, s.alloc, err = Build(img); err != nil {
+	restored, err := remap.Restore(img.Layout(), img.Replay)
+	if err != nil {
 		t.Fatal(err)
 	}
+	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
 	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d}, 2, 16, remap.Policy{}, 42)
 	if err != nil {
 		t.Fatal(err)

@@ -249,9 +249,11 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 			return fmt.Errorf("%s: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), blockdev.ErrAlignment, b, layout.BlockSize())
 		}
 	}
-	if s.shared, s.alloc, err = Build(s.image); err != nil {
+	restored, err := remap.Restore(layout, s.image.Replay)
+	if err != nil {
 		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
+	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
 	if waiting != nil {
 		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
 	}
@@ -271,47 +273,6 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices, s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
 		binary.LittleEndian.Uint64(session[:]))
 	return err
-}
-
-// Build makes the map and the allocator of a loaded image. The error is
-// metadata.ErrDamaged if the table contradicts itself.
-func Build(img *metadata.Image) (*remap.Shared, *remap.Allocator, error) {
-	geo := Geometry(img.Layout())
-	regions := make([]remap.SpareRegion, len(geo.Spares))
-	for i, e := range geo.Spares {
-		regions[i] = remap.SpareRegion{First: e.First, Count: e.Count}
-	}
-	alloc, err := remap.NewAllocator(regions)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
-	}
-	b := remap.NewBuilder(geo.Units(), int(geo.BlocksPerUnit()))
-	if err := img.Replay(func(e metadata.Entry) error {
-		if e.State.OfSpare() {
-			return alloc.Apply(e)
-		}
-		b.Apply(e)
-		return nil
-	}); err != nil {
-		return nil, nil, err
-	}
-	m := b.Map()
-	if err := alloc.TakeMap(m); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
-	}
-	return remap.NewShared(geo, m), alloc, nil
-}
-
-// Geometry is a layout as package remap sees it.
-func Geometry(l *metadata.Layout) remap.Geometry {
-	g := remap.Geometry{BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(), Devices: len(l.Devices())}
-	g.HeadDevice, g.HeadOffset = l.HomeOf(0)
-	for _, r := range l.SpareRegions() {
-		g.Spares = append(g.Spares, remap.SpareExtent{
-			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,
-		})
-	}
-	return g
 }
 
 // attach makes the ublk device, or takes over the one that waits. The record
