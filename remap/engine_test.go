@@ -389,30 +389,3 @@ func TestHealAllocatesNothingInTheEngine(t *testing.T) {
 		t.Errorf("%v allocations per heal", n)
 	}
 }
-
-func BenchmarkEngine(b *testing.B) {
-	for _, c := range []struct {
-		name   string
-		remaps int
-		count  uint32
-		hit    bool
-	}{{"4k/remaps=0", 0, 1, false}, {"4k/remaps=1M", 1 << 20, 1, false}, {"4k/remaps=1M/hit", 1 << 20, 1, true}, {"1MiB/remaps=0", 0, 256, false}} {
-		b.Run(c.name, func(b *testing.B) {
-			e, d := engineForBench(c.remaps)
-			b.ReportAllocs()
-			x := uint64(88172645463325252)
-			for b.Loop() {
-				x ^= x << 13
-				x ^= x >> 7
-				x ^= x << 17
-				block := x % (1 << 27)
-				if c.hit {
-					block &^= 127
-				} else if c.count == 1 {
-					block |= 1
-				}
-				d.request(e, OpWrite, block, c.count)
-			}
-		})
-	}
-}
