@@ -146,8 +146,10 @@ func startRecovery(ctx context.Context, ctl *Control, id int) error {
 		switch {
 		case errors.Is(err, ErrBusy):
 			busy = err
-		case err != nil && busy != nil && ctx.Err() != nil:
-			// That it was busy all the time says more than that the time is over.
+		case busy != nil && errors.Is(err, context.DeadlineExceeded):
+			// The deadline cut a command short, perhaps a moment before the context knows of it. That
+			// the device was busy all the time says more.
+			return fmt.Errorf("%w; %w", busy, context.DeadlineExceeded)
 		default:
 			return err
 		}

@@ -428,7 +428,8 @@ func TestRecoveryThatCannotBe(t *testing.T) {
 		t.Errorf("a device without recovery: %v", err)
 	}
 	live := serve(t, r, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Require, Params: r.Params()}, ublk.RunOptions{})
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	// Long enough for at least one answer on a slow machine.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if _, err := ublk.Recover(ctx, ctl, live.Info().ID); !errors.Is(err, ublk.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a device with a living server: %v", err)
