@@ -10,8 +10,8 @@ import (
 type ArbiterConfig struct {
 	Queues, Depth int
 	Policy        Policy // zero: the defaults
-	// Buffer is what relocations copy through: 4096-aligned, a multiple of two
-	// units long. It belongs to the Arbiter.
+	// Buffer is what relocations copy through: 4096-aligned, two units long. It
+	// belongs to the Arbiter.
 	Buffer []byte
 	// MaxPending is how many pending blocks the table may have, so that the
 	// entries of all spare units fit beside them; 0: no limit.
@@ -367,7 +367,7 @@ func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 			return
 		}
 	}
-	if a.alloc.IsUsed(spare) && !a.grace.inLimbo(spare) {
+	if a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) {
 		a.grace.vacate(a, spare)
 	}
 }
@@ -577,7 +577,7 @@ func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
 // looked at in the Map, unless blocks live there or a claim will free it.
 func (a *Arbiter) vacateUnused(unit uint64, spare uint32) {
 	info := a.m.Unit(unit)
-	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.grace.inLimbo(spare) && !a.given(unit, spare) {
+	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) && !a.given(unit, spare) {
 		a.grace.vacate(a, spare)
 	}
 }

@@ -54,7 +54,7 @@ var (
 )
 
 // relocationBuffer is what relocations copy through, in bytes.
-const relocationBuffer = 256 << 10
+const relocationBuffer = 2 * metadata.UnitSize
 
 // newKeeper binds an Arbiter and a Committer for a device of at most that many
 // queues of that depth, and starts the goroutine.
