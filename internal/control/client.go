@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"syscall"
 	"time"
 )
 
@@ -109,16 +108,21 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 		return fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
 	}
 	defer resp.Body.Close()
-	d := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
+	// Reading and understanding an answer fail for different reasons: whatever
+	// ends the reading is about the connection, and so about a server that died.
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
+	}
 	if resp.StatusCode != http.StatusOK {
 		var a answer
-		_ = d.Decode(&a) // without a text the status says it
+		_ = json.Unmarshal(text, &a) // without a text the status says it
 		return errorOf(resp.StatusCode, a.Error)
 	}
-	if err := d.Decode(out); err != nil {
-		if ctx.Err() == nil && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
-			return fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
-		}
+	if err == nil {
+		err = json.Unmarshal(text, out)
+	}
+	if err != nil {
 		return fmt.Errorf("answer of the server of %s: %w", c.name, err)
 	}
 	return nil
