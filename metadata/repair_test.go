@@ -60,7 +60,7 @@ func stride(world string) int {
 	case world == "alone-4096":
 		return 1
 	}
-	return 13
+	return 29
 }
 
 func clones(disks []*memDisk) []*memDisk {
