@@ -20,10 +20,12 @@ var advice = []struct {
 	do  string
 }{
 	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check"},
+	{metadata.ErrBackup, "use another backup"},
+	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check"},
 	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump"},
 	{metadata.ErrForeign, "name the devices that belong together"},
 	{metadata.ErrUnsupported, "use a newer ublk-remap"},
-	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create"},
+	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair"},
 	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor"},
 	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor"},
 	{server.ErrServed, "see: ublk-remap status"},
@@ -44,6 +46,10 @@ func Line(err error) string {
 	var detached *Error
 	if errors.As(err, &detached) {
 		return text // it has been through here
+	}
+	var advised interface{ Advised() bool }
+	if errors.As(err, &advised) && advised.Advised() {
+		return text // it says what to do
 	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {

@@ -9,6 +9,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
@@ -55,6 +56,7 @@ var codes = []struct {
 
 	// Damaged comes before refused: what is damaged is often refused too.
 	{metadata.ErrDamaged, Damaged},
+	{metadata.ErrBackup, Damaged},
 
 	{ErrRefused, Refused},
 	{control.ErrRefused, Refused},
@@ -65,6 +67,8 @@ var codes = []struct {
 	{blockdev.ErrReadOnly, Refused},
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
+	{metadata.ErrBackupStale, Refused},
+	{set.ErrUnfit, Refused},
 	{metadata.ErrReadOnly, Refused},
 	{metadata.ErrUnfinished, Refused},
 	{metadata.ErrStuck, Refused},
