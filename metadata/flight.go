@@ -230,8 +230,10 @@ func (c *Committer) recordEnded() {
 			m.ckFate = fateNone
 			r.marking = true
 			c.sb.wanted = true
+			c.troubled(m)
 		} else {
 			c.failRebuild(m)
+			c.troubled(m)
 		}
 	}
 	// A crash now finds the record on the good mirror only, with nothing that

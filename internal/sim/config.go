@@ -62,7 +62,7 @@ func newConfig(rng *rand.Rand) config {
 	c.wind = pick(rng, []int{3, 3, 10, 30})
 	c.plan = metadata.PlanParams{
 		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
-		BackingSize: 5 << 20,
+		BackingSize: 10 << 20,
 		SpareBytes:  metadata.UnitSize * int64(pick(rng, []int{3, 8, 40, 200})),
 	}
 	for i := range c.plan.UUID {
