@@ -205,9 +205,11 @@ type cmirror struct {
 	cover Position // what its newest checkpoint covers
 	new   int      // the slot of its newest checkpoint, or -1
 
-	recFate fate
-	recSlot int
-	recTry  int
+	recFate   fate
+	recSlot   int // being written, or written last
+	recTry    int
+	recCopies int  // slots that have the record
+	second    bool // a second copy was tried, or is
 
 	ckFate fate
 	ckSlot int
@@ -250,6 +252,16 @@ func (c *Committer) standing() (n int) {
 	return n
 }
 
+// copies is how many slots of the mirror a record is to take. While a load
+// would believe only one mirror about what the newest record is, one bad sector
+// under that record would undo it without a trace.
+func (c *Committer) copies(m *cmirror) int {
+	if m.stands() && c.standing() == 1 {
+		return 2
+	}
+	return 1
+}
+
 func (m *cmirror) full() bool { return m.used == len(m.slots) }
 
 // free returns a log slot that may be overwritten.
@@ -262,6 +274,23 @@ func (m *cmirror) free() (slot int, ok bool) {
 	}
 	slot = m.next
 	m.next = (m.next + 1) % len(m.slots)
+	return slot, true
+}
+
+// freeFar returns a free slot for the second copy of a record: the first one
+// from half the log away on, so that what spoils one slot and its neighbours
+// leaves the other. from is the slot of the first copy, or the one that was
+// tried last for the second.
+func (m *cmirror) freeFar(from int, again bool) (slot int, ok bool) {
+	if m.full() {
+		return 0, false
+	}
+	if slot = from + 1; !again {
+		slot = from + len(m.slots)/2
+	}
+	for slot %= len(m.slots); m.slots[slot] != (Position{}); {
+		slot = (slot + 1) % len(m.slots)
+	}
 	return slot, true
 }
 
@@ -360,7 +389,7 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
 		}
 	}
-	if !mi.whole || len(mi.missing) > len(mi.repairs) {
+	if !mi.whole || len(mi.missing)+len(mi.single) > len(mi.repairs) {
 		m.state = MirrorWeak
 	}
 	var last Position
