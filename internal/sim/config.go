@@ -98,10 +98,6 @@ func newConfig(rng *rand.Rand) config {
 		c.vanish, c.budget = false, false
 		c.policy.Burst, c.policy.PerSecond = 0, 0
 	}
-	if c.meta == metaReads {
-		// What else can make a mirror stale would leave the one that does not read.
-		c.vanish, c.rates.path = false, 0
-	}
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
 		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
