@@ -305,11 +305,16 @@ func (c *Committer) recordUnknown() {
 	r.active, r.marking = false, false
 	c.changed = true
 	for i := range c.ms {
-		// The mirror of a spare device may have taken it. What voids it needs no copy of it,
-		// and nothing would ever free the slot: no checkpoint covers a record that never
-		// counted.
-		if m := &c.ms[i]; m.recFate == fateDone {
-			m.letGo(m.recSlot)
+		// A mirror may have taken it: that of a spare device, or one of the backing while
+		// the superblocks could not be written. What voids it needs no copy of it,
+		// and nothing would ever free the slots: no checkpoint covers a record that never
+		// counted. But it is let go only when another takes its place: a superblock
+		// that was written after all may say that there was one as new as this.
+		m := &c.ms[i]
+		for s, p := range m.slots {
+			if c.durable.Less(p) && p != r.Position {
+				m.letGo(s)
+			}
 		}
 	}
 	if r.kind == recordEpoch {
