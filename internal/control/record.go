@@ -125,7 +125,7 @@ func decodeRecord(b []byte) (*Record, error) {
 		what = fmt.Sprintf("there is no device %d", r.ID)
 	case r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID):
 		what = fmt.Sprintf("device %q is not that of number %d", r.Device, r.ID)
-	case r.PID < 0 || r.PreviousPID < 0:
+	case r.PID < 0 || r.PreviousPID < -1: // -1 is how the kernel says nobody
 		what = "a process has a negative number"
 	case r.BlockSize < 0 || r.BlockSize > 1<<16 || r.Blocks > 1<<63-1 || r.BlockSize > 0 && r.Blocks > (1<<63-1)/uint64(r.BlockSize):
 		what = fmt.Sprintf("it has %d blocks of %d bytes", r.Blocks, r.BlockSize)
