@@ -27,8 +27,9 @@ type report struct {
 }
 
 // detach starts this program again as a server of its own session and returns
-// the device's path once it is live.
-func detach() (string, error) {
+// the device's path once it is live. If ctx ends before, so does the server, in
+// order.
+func detach(ctx context.Context) (string, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -44,7 +45,9 @@ func detach() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("start the server: %w", err)
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(syscall.SIGTERM) }) // it has ended if that fails
 	text, err := io.ReadAll(io.LimitReader(r, 1<<16))
+	stop()
 	if err != nil {
 		return "", fmt.Errorf("the server's report: %w", err)
 	}

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,16 @@ func Users(path string) []string {
 		}
 	}
 	return users
+}
+
+// Claimed reports whether somebody has a block device for himself: a mount, also
+// one in another mount namespace, swap, or a driver on top of it.
+func Claimed(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 func with(part, what string) string {
