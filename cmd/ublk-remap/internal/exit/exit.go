@@ -5,10 +5,12 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"syscall"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
@@ -63,6 +65,7 @@ var codes = []struct {
 	{server.ErrRecovery, Refused},
 	{blockdev.ErrBusy, Refused},
 	{blockdev.ErrReadOnly, Refused},
+	{set.ErrAmbiguous, Refused},
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
 	{metadata.ErrReadOnly, Refused},
@@ -74,6 +77,7 @@ var codes = []struct {
 	{ublk.ErrNoDriver, Unsupported},
 	{ublk.ErrNotSupported, Unsupported},
 	{blockdev.ErrNoDirectIO, Unsupported},
+	{blockdev.ErrAlignment, Unsupported},
 	{metadata.ErrUnsupported, Unsupported},
 
 	{ErrNotFound, NotFound},
@@ -82,6 +86,9 @@ var codes = []struct {
 	{blockdev.ErrNotDevice, Usage},
 	{ublk.ErrNotFound, NotFound},
 	{fs.ErrNotExist, NotFound},
+	{syscall.ENOTDIR, NotFound},
+	{syscall.ELOOP, NotFound},
+	{syscall.ENAMETOOLONG, NotFound},
 }
 
 // Error is an error of a process whose exit code is known: that of a detached
