@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,8 @@ type stdio struct {
 // app is what all verbs share.
 type app struct {
 	stdio
-	parsed    bool // the command line made sense
+	ctx       context.Context // ends by SIGINT and SIGTERM
+	parsed    bool            // the command line made sense
 	json      bool
 	logLevel  string
 	logFormat string

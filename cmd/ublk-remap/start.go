@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -99,6 +101,9 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	// A terminal that hangs up, and a reader of what is printed that goes away,
+	// are no reason to leave a disk without its server.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	cfg.Version = programVersion()
 	if o.detached {
 		return serveDetached(ctx, a, what, cfg)
@@ -245,12 +250,19 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
+// printStarted tells that a device is live. If nobody can be told so on
+// standard output the error says it: the device stays.
 func (a *app) printStarted(path string, sb *metadata.Superblock) error {
+	var err error
 	if a.json {
-		return a.printJSON(started{Device: path, Name: sb.Name, UUID: sb.UUID.String()})
+		err = a.printJSON(started{Device: path, Name: sb.Name, UUID: sb.UUID.String()})
+	} else {
+		_, err = fmt.Fprintln(a.out, path)
 	}
-	_, err := fmt.Fprintln(a.out, path)
-	return err
+	if err != nil {
+		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: ublk-remap stop %s", path, sb.Name, err, sb.Name)
+	}
+	return nil
 }
 
 func notify(log zerolog.Logger, state string) {

@@ -3,6 +3,7 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"unicode"
@@ -34,7 +35,8 @@ var advice = []struct {
 	{blockdev.ErrReadOnly, "check the device's write protection"},
 	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device"},
 	{control.ErrNotRunning, "start it with: ublk-remap start"},
-	{fs.ErrPermission, "run it as root"},
+	{control.ErrBusy, "try again"},
+	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file"},
 }
 
 // Line is an error as the command prints it: one line, with what to do about
@@ -58,6 +60,12 @@ func Line(err error) string {
 			}
 			return text + "; " + a.do
 		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		if os.Geteuid() != 0 {
+			return text + "; run it as root"
+		}
+		return text + "; not even root may: look for an immutable flag (lsattr), a container or a security module"
 	}
 	return text
 }

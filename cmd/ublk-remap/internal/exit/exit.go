@@ -5,6 +5,7 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"syscall"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
@@ -65,6 +66,7 @@ var codes = []struct {
 	{server.ErrRecovery, Refused},
 	{blockdev.ErrBusy, Refused},
 	{blockdev.ErrReadOnly, Refused},
+	{set.ErrAmbiguous, Refused},
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
 	{metadata.ErrBackupStale, Refused},
@@ -78,6 +80,7 @@ var codes = []struct {
 	{ublk.ErrNoDriver, Unsupported},
 	{ublk.ErrNotSupported, Unsupported},
 	{blockdev.ErrNoDirectIO, Unsupported},
+	{blockdev.ErrAlignment, Unsupported},
 	{metadata.ErrUnsupported, Unsupported},
 
 	{ErrNotFound, NotFound},
@@ -86,6 +89,9 @@ var codes = []struct {
 	{blockdev.ErrNotDevice, Usage},
 	{ublk.ErrNotFound, NotFound},
 	{fs.ErrNotExist, NotFound},
+	{syscall.ENOTDIR, NotFound},
+	{syscall.ELOOP, NotFound},
+	{syscall.ENAMETOOLONG, NotFound},
 }
 
 // Error is an error of a process whose exit code is known: that of a detached

@@ -261,7 +261,7 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	layout := s.image.Layout()
 	for _, d := range s.set.Devices {
 		if b := d.Geometry().LogicalBlock; b > layout.BlockSize() {
-			return fmt.Errorf("%s: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), blockdev.ErrAlignment, b, layout.BlockSize())
+			return fmt.Errorf("%s: %w: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), control.ErrRefused, blockdev.ErrAlignment, b, layout.BlockSize())
 		}
 	}
 	restored, err := remap.Restore(layout, s.image.Replay)

@@ -9,16 +9,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
 )
+
+// ErrAmbiguous is returned when several disks claim to be the one that is looked
+// for: a disk and its copy, or one disk by two ways.
+var ErrAmbiguous = errors.New("several disks claim it")
 
 // Set is an open set.
 type Set struct {
@@ -246,7 +252,7 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 // findSpare looks for a spare device among the machine's block devices. Clones
 // that are out of date do not count if the device itself is there.
 func (s *Set) findSpare(ctx context.Context, index int, epochs bool) (string, error) {
-	paths, err := search(ctx, func(sb *metadata.Superblock) bool {
+	paths, silent, err := search(ctx, func(sb *metadata.Superblock) bool {
 		return sb.UUID == s.Superblock.UUID && int(sb.DeviceIndex) == index
 	})
 	if err != nil {
@@ -268,19 +274,23 @@ func (s *Set) findSpare(ctx context.Context, index int, epochs bool) (string, er
 	case len(fit) == 1:
 		return fit[0], nil
 	case len(fit) > 1:
-		return "", &DeviceError{Path: s.Devices[0].Path(), Err: ErrUnfit,
-			What: fmt.Sprintf("%s all claim to be %s: only one of them is not a clone", strings.Join(fit, ", "), wanted),
+		return "", &DeviceError{Path: s.Devices[0].Path(), Err: ErrAmbiguous,
+			What: fmt.Sprintf("%s all claim to be %s: all but one are clones, or other ways to the same device", strings.Join(fit, ", "), wanted),
 			Do:   "name it with --spare-device"}
 	case last != nil:
 		return "", last
 	}
-	return "", &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrNotFound, What: wanted + " is on no block device here",
+	where := " is on no block device here"
+	if len(silent) > 0 {
+		where += fmt.Sprintf(" that answers; %s did not within %s", strings.Join(silent, ", "), findLimit)
+	}
+	return "", &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrNotFound, What: wanted + where,
 		Do: "attach it, or name it with --spare-device"}
 }
 
 // Find looks for the backing disk of the set with that name or UUID among the
-// machine's block devices. The error is metadata.ErrNotFound, also if several
-// disks claim the name.
+// machine's block devices. The error is metadata.ErrNotFound, or ErrAmbiguous if
+// several disks claim the name.
 func Find(ctx context.Context, name string) (string, error) {
 	id, idErr := uuid.Parse(name)
 	return find(ctx, func(sb *metadata.Superblock) bool {
@@ -288,44 +298,91 @@ func Find(ctx context.Context, name string) (string, error) {
 	})
 }
 
+// findLimit is how long the devices that are looked at may take to answer. One
+// that hangs must not keep those that do not from being found.
+const findLimit = 10 * time.Second
+
 func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, error) {
-	found, err := search(ctx, match)
-	if err != nil {
+	found, silent, err := search(ctx, match)
+	switch {
+	case err != nil:
 		return "", err
-	}
-	switch len(found) {
-	case 0:
+	case len(found) > 1:
+		return "", fmt.Errorf("%w: %s; name the device, and see that the others are not attached", ErrAmbiguous, strings.Join(found, ", "))
+	case len(found) == 0 && len(silent) > 0:
+		return "", fmt.Errorf("%w on any block device that answers; %s did not within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
+	case len(found) == 0:
 		return "", fmt.Errorf("%w on any block device", metadata.ErrNotFound)
-	case 1:
-		return found[0], nil
 	}
-	return "", fmt.Errorf("%w: %s all claim it; name the device", metadata.ErrNotFound, strings.Join(found, ", "))
+	return found[0], nil
 }
 
-// search looks through the machine's block devices, in order of their paths.
-func search(ctx context.Context, match func(*metadata.Superblock) bool) ([]string, error) {
-	entries, err := os.ReadDir("/sys/class/block")
+// search looks through the machine's block devices, and also returns those that
+// did not answer in time, both in order of their paths.
+func search(ctx context.Context, match func(*metadata.Superblock) bool) (found, silent []string, err error) {
+	paths, err := candidates("/sys/class/block")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
+		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
 	}
-	var found []string
+	type answer struct {
+		path string
+		hit  bool
+	}
+	answers := make(chan answer, len(paths)) // nobody waits to give one
+	waiting := map[string]bool{}
+	for _, path := range paths {
+		waiting[path] = true
+		go func() {
+			sb, err := Identify(ctx, path)
+			answers <- answer{path, err == nil && match(sb)}
+		}()
+	}
+	limit := time.After(findLimit)
+	for late := false; len(waiting) > 0 && !late; {
+		select {
+		case a := <-answers:
+			delete(waiting, a.path)
+			if a.hit {
+				found = append(found, a.path)
+			}
+		case <-limit:
+			late = true
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+	slices.Sort(found)
+	return found, slices.Sorted(maps.Keys(waiting)), nil
+}
+
+// candidates lists the block devices that can be a disk of a set.
+func candidates(class string) ([]string, error) {
+	entries, err := os.ReadDir(class)
+	if err != nil {
+		return nil, err
+	}
+	read := func(name, attr string) string {
+		b, _ := os.ReadFile(filepath.Join(class, name, attr)) // nothing says nothing
+		return strings.TrimSpace(string(b))
+	}
+	var paths []string
 	for _, e := range entries {
 		name := e.Name()
 		// Served devices hide their superblocks; RAM disks have none.
 		if strings.HasPrefix(name, "ublkb") || strings.HasPrefix(name, "ram") || strings.HasPrefix(name, "zram") {
 			continue
 		}
-		// What lies below another device shows the same superblock as that.
-		if holders, _ := os.ReadDir(filepath.Join("/sys/class/block", name, "holders")); len(holders) > 0 {
+		// Nothing is in it, or it waits for somebody to let it go on.
+		if read(name, "size") == "0" || read(name, "dm/suspended") == "1" {
 			continue
 		}
-		path := devicePath(name)
-		if sb, err := Identify(ctx, path); err == nil && match(sb) {
-			found = append(found, path)
+		// What lies below another device shows the same superblock as that.
+		if holders, _ := os.ReadDir(filepath.Join(class, name, "holders")); len(holders) > 0 {
+			continue
 		}
+		paths = append(paths, devicePath(name))
 	}
-	sort.Strings(found)
-	return found, nil
+	return paths, nil
 }
 
 // devicePath is where the device of that name in sysfs is: for device-mapper
