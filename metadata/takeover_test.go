@@ -182,7 +182,7 @@ type scene struct {
 	depth             int // how deep cuts during the recovery from a cut go
 	sample            int // of the cuts at depth 2, one in so many
 	fates             []int
-	quick             bool // one fate and one goal for each cut, at random
+	quick             bool   // one fate and one goal for each cut, at random
 	goals             []bool // from each cut on: to the plain disk, to the set
 }
 
@@ -398,7 +398,7 @@ func (s *scene) cutEvery(disks []*cutDisk, plain bool, depth int, what string) [
 			if depth > 1 && s.sample > 1 && s.r.IntN(s.sample) > 0 {
 				return
 			}
-			fates, goals := s.choices()
+			fates, goals := s.choices(depth)
 			for _, fate := range fates {
 				after := make([]*cutDisk, len(live))
 				for i, l := range live {
@@ -475,15 +475,15 @@ func full() bool { return os.Getenv("UBLK_REMAP_FULL") != "" }
 func (s *scene) thorough() {
 	s.depth, s.fates, s.goals = 1, []int{fateLost, fateKept, fateFirstHalf, fateLastHalf, fateRandom}, []bool{false, true}
 	if full() {
-		s.depth, s.sample = 2, 8
+		s.depth, s.sample = 2, 24
 		return
 	}
 	s.quick = true
 }
 
 // choices are the fates and goals to try at a cut: all, or one of each.
-func (s *scene) choices() (fates []int, goals []bool) {
-	if !s.quick {
+func (s *scene) choices(depth int) (fates []int, goals []bool) {
+	if !s.quick && depth == 1 {
 		return s.fates, s.goals
 	}
 	f, g := s.r.IntN(len(s.fates)), s.r.IntN(len(s.goals))
