@@ -48,9 +48,9 @@ func (t Transition) String() string {
 // MarshalText makes JSON carry the name.
 func (t Transition) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// unfinished is the error that says what to do about a set in transition, nil
+// Unfinished is the error that says what to do about a set in transition, nil
 // for any other.
-func (sb *Superblock) unfinished() error {
+func (sb *Superblock) Unfinished() error {
 	switch sb.Transition {
 	case TransitionNone:
 		return nil
