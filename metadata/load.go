@@ -132,15 +132,19 @@ type mirrorImage struct {
 	// no page of it was found bad here.
 	whole   bool
 	missing []int    // indices into Image.chain that this mirror lacks
-	repairs []repair // the records of missing, if they are few
+	single  []int    // indices into Image.chain that it has once, and no other mirror in use has
+	repairs []repair // the records of missing and single, if they are few
 }
 
 // repair is a record that a mirror lacks and another has. It is seen on one
 // mirror only after a cut between the writes to the two, or where a sector
-// went bad; once it is written again, either mirror can be lost.
+// went bad; once it is written again, either mirror can be lost. Where only one
+// mirror is in use it is a record that has but one slot.
 type repair struct {
 	Position
-	data []byte // an atom, aligned
+	data   []byte // an atom, aligned
+	second bool   // the mirror has it
+	slot   int    // where
 }
 
 // maxRepairs is how many records a start writes again. More than that, and a
@@ -222,6 +226,9 @@ func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte
 // walk finds the newest record, follows the chain of predecessors back to the
 // newest whole checkpoint, and so fixes what the image says.
 func (img *Image) walk() error {
+	if err := img.epochs(); err != nil {
+		return err
+	}
 	var trusted, newest link // newest record: of mirrors that are not stale, of all
 	var must Position        // what the newest record cannot be older than
 	candidates := img.candidates()
@@ -280,15 +287,42 @@ func (img *Image) walk() error {
 			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and no whole checkpoint covers it; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, at.Position, img.chain[len(img.chain)-1].Position)
 		}
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
-		if rec.Epoch > img.sb.Epoch && img.mirrors[places[0].mirror].device != 0 {
-			return fmt.Errorf("%w: the backing is of epoch %d, but record %s was written later: it is a clone or was absent", ErrStale, img.sb.Epoch, rec.Position)
-		}
 		if rec.sbGeneration > img.sb.Generation {
 			return fmt.Errorf("%w: record %s was written under superblock generation %d, the newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration, img.sb.Generation)
 		}
 		img.chain = append(img.chain, rec)
 		at = rec.prev
 	}
+}
+
+// epochs makes sure that nothing was written under a later epoch than the backing's
+// superblock has: a start writes that first. It looks at everything, not only at the
+// chain: a checkpoint may cover all that a later start has written, and an old
+// copy of the backing beside it would show old data under a new table.
+func (img *Image) epochs() error {
+	var elsewhere uint64
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		var newest uint64
+		for _, h := range m.headers {
+			if h != nil {
+				newest = max(newest, h.epoch)
+			}
+		}
+		for j := range m.slots {
+			if m.slots[j].state == slotRecord {
+				newest = max(newest, m.slots[j].Epoch)
+			}
+		}
+		if m.device == 0 && newest > img.sb.Epoch {
+			return fmt.Errorf("%w: the newest superblock that can be read is of epoch %d, the mirror at %d of the backing of epoch %d", ErrDamaged, img.sb.Epoch, m.start, newest)
+		}
+		elsewhere = max(elsewhere, newest)
+	}
+	if elsewhere > img.sb.Epoch {
+		return fmt.Errorf("%w: the backing is of epoch %d, a spare device was written to in epoch %d: the backing is a clone or was absent", ErrStale, img.sb.Epoch, elsewhere)
+	}
+	return nil
 }
 
 func max2(a, b Position) Position {
@@ -422,28 +456,39 @@ func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 
 // settle notes what each mirror lacks of the image.
 func (img *Image) settle() error {
+	inUse := 0
+	for i := range img.mirrors {
+		if !img.mirrors[i].stale {
+			inUse++
+		}
+	}
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		have := make(map[link]bool, len(img.chain))
+		type copies struct{ n, slot int }
+		have := make(map[link]copies, len(img.chain))
 		for j := range m.slots {
 			if m.slots[j].state == slotRecord {
-				have[m.slots[j].link] = true
+				have[m.slots[j].link] = copies{have[m.slots[j].link].n + 1, j}
 			}
 		}
 		for j := range img.chain {
-			if !have[img.chain[j].link] {
+			switch n := have[img.chain[j].link].n; {
+			case n == 0:
 				m.missing = append(m.missing, j)
+			case n == 1 && inUse == 1:
+				m.single = append(m.single, j)
 			}
 		}
-		if m.stale || len(m.missing) > maxRepairs {
+		if m.stale || len(m.missing)+len(m.single) > maxRepairs {
 			continue
 		}
-		for _, j := range m.missing {
+		for _, j := range slices.Concat(m.missing, m.single) {
 			b := AlignedBytes(int(m.atom))
 			if err := img.readRecord(&img.chain[j], b); err != nil {
 				return err
 			}
-			m.repairs = append(m.repairs, repair{img.chain[j].Position, b})
+			at := have[img.chain[j].link]
+			m.repairs = append(m.repairs, repair{img.chain[j].Position, b, at.n > 0, at.slot})
 		}
 	}
 	return nil

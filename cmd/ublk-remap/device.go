@@ -11,13 +11,18 @@ import (
 	"strings"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/metadata"
 )
 
 // lookup finds the record of a device by what people call it: /dev/ublkbN,
 // ublkbN, N, the name, the UUID or the backing.
 func (a *app) lookup(dev string) (*control.Record, error) {
 	records, err := control.Records()
+	if errors.Is(err, control.ErrRefused) {
+		return nil, err
+	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
 	}
@@ -54,6 +59,24 @@ func present(r *control.Record) bool {
 	return err == nil
 }
 
+// notServed refuses a disk whose set has a device: it, or what it is a copy or
+// another view of, is being served, or I/O waits for a server.
+func notServed(d *blockdev.Device) error {
+	sb, err := metadata.Probe(d)
+	if sb == nil || err != nil {
+		return nil
+	}
+	r, err := control.ReadRecord(sb.Name)
+	if err != nil && control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: a server of a set called %q lives, and does not say which disk it has; stop it first", d.Path(), exit.ErrRefused, sb.Name)
+	}
+	if err != nil || r.UUID != sb.UUID.String() || !control.Owned(sb.Name) && !present(r) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: ublk-remap stop %s",
+		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, r.Name)
+}
+
 // statusOf asks a device's server, or says what is known without one.
 func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
 	if control.Owned(r.Name) {
@@ -80,6 +103,9 @@ func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
 // running lists the records whose device the kernel has, or that a server owns.
 func (a *app) running() ([]*control.Record, error) {
 	all, err := control.Records()
+	if errors.Is(err, control.ErrRefused) {
+		return nil, err
+	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
 	}

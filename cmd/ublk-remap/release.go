@@ -75,6 +75,11 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
 			path, exit.ErrRefused, r.Device, r.Name)
 	}
+	for _, d := range devs.Devices {
+		if err := notServed(d); err != nil {
+			return err
+		}
+	}
 	all := devs.Metadata()
 	sb, order, err := metadata.Interrupted(all[0], all[1:])
 	if err != nil {

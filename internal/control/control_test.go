@@ -22,12 +22,21 @@ type fake struct {
 	removed []Range
 	fail    error
 	stopped int
+	left    int
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
-func (f *fake) Remaps(context.Context) ([]Remap, error) { return f.remaps, f.fail }
-func (f *fake) Resume(context.Context) error            { return f.fail }
-func (f *fake) Stop(context.Context) error              { f.stopped++; return f.fail }
+func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
+	for _, r := range f.remaps {
+		if err := each(r); err != nil {
+			return err
+		}
+	}
+	return f.fail
+}
+func (f *fake) Resume(context.Context) error { return f.fail }
+func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
+func (f *fake) Leave(context.Context) error  { f.left++; return f.fail }
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
@@ -93,6 +102,9 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Resume(ctx); err != nil {
 		t.Error(err)
 	}
+	if err := c.Leave(ctx); err != nil || f.left != 1 {
+		t.Errorf("leave: %v, called %d times", err, f.left)
+	}
 	if err := c.Stop(ctx); err != nil || f.stopped != 1 {
 		t.Error(err, f.stopped)
 	}
@@ -112,6 +124,7 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 		for name, err := range map[string]error{
 			"resume": c.Resume(ctx),
 			"stop":   c.Stop(ctx),
+			"leave":  c.Leave(ctx),
 			"status": func() error { _, err := c.Status(ctx); return err }(),
 			"remaps": func() error { _, err := c.Remaps(ctx); return err }(),
 		} {
@@ -244,7 +257,7 @@ func TestRecord(t *testing.T) {
 	}
 	a := &Record{Name: "a", UUID: "u-a", ID: 0, Device: "/dev/ublkb0", Backing: "/dev/sda", Spares: []string{"/dev/sdb"}, PID: 12,
 		Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Queues: 2, Depth: 64, MaxIO: 1 << 19, BlockSize: 512, Blocks: 99, ZeroCopy: true, Version: "v"}
-	b := &Record{Name: "b", UUID: "u-b", ID: 4}
+	b := &Record{Name: "b", UUID: "u-b", ID: 4, Device: "/dev/ublkb4"}
 	for _, r := range []*Record{b, a} {
 		if err := r.Write(); err != nil {
 			t.Fatal(err)

@@ -62,7 +62,7 @@ func newConfig(rng *rand.Rand) config {
 	c.wind = pick(rng, []int{3, 3, 10, 30})
 	c.plan = metadata.PlanParams{
 		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
-		BackingSize: 5 << 20,
+		BackingSize: 10 << 20,
 		SpareBytes:  metadata.UnitSize * int64(pick(rng, []int{3, 8, 40, 200})),
 	}
 	for i := range c.plan.UUID {
@@ -97,10 +97,6 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
 		c.vanish, c.budget = false, false
 		c.policy.Burst, c.policy.PerSecond = 0, 0
-	}
-	if c.meta == metaReads {
-		// What else can make a mirror stale would leave the one that does not read.
-		c.vanish, c.rates.path = false, 0
 	}
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),

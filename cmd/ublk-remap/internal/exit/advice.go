@@ -3,7 +3,11 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"os"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/blockdev"
@@ -17,10 +21,12 @@ var advice = []struct {
 	do  string
 }{
 	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check"},
+	{metadata.ErrBackup, "use another backup"},
+	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check"},
 	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump"},
 	{metadata.ErrForeign, "name the devices that belong together"},
 	{metadata.ErrUnsupported, "use a newer ublk-remap"},
-	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create"},
+	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair"},
 	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor"},
 	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor"},
 	{server.ErrServed, "see: ublk-remap status"},
@@ -29,16 +35,23 @@ var advice = []struct {
 	{blockdev.ErrReadOnly, "check the device's write protection"},
 	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device"},
 	{control.ErrNotRunning, "start it with: ublk-remap start"},
-	{fs.ErrPermission, "run it as root"},
+	{control.ErrBusy, "try again"},
+	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file"},
 }
 
 // Line is an error as the command prints it: one line, with what to do about
-// it where that is known.
+// it where that is known. Whatever the error quotes, a path or a name that
+// somebody else chose, it is printable, and not longer than maxLine.
 func Line(err error) string {
 	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = shorten(Printable(text))
 	var detached *Error
 	if errors.As(err, &detached) {
 		return text // it has been through here
+	}
+	var advised interface{ Advised() bool }
+	if errors.As(err, &advised) && advised.Advised() {
+		return text // it says what to do
 	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {
@@ -48,5 +61,44 @@ func Line(err error) string {
 			return text + "; " + a.do
 		}
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		if os.Geteuid() != 0 {
+			return text + "; run it as root"
+		}
+		return text + "; not even root may: look for an immutable flag (lsattr), a container or a security module"
+	}
 	return text
+}
+
+// maxLine is how much of an error's text is shown, in bytes. What is left out
+// is its middle: what and where are at the start, what to do at the end.
+const maxLine = 4096
+
+func shorten(s string) string {
+	if len(s) <= maxLine {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxLine/2], "") + " … " + strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
+}
+
+// Printable returns s with everything escaped, as Go would, that is not
+// printable: control characters, escape sequences, marks that change the
+// direction of writing, and bytes that are no UTF-8.
+func Printable(s string) string {
+	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+	if strings.IndexFunc(s, odd) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if odd(r) {
+			quoted := strconv.Quote(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }
