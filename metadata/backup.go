@@ -177,7 +177,7 @@ func decodeLayout(b []byte) (*Superblock, *Layout, error) {
 	case sb.DeviceIndex != 0:
 		return nil, nil, fmt.Errorf("%w: its superblock is that of device %d", ErrBackup, sb.DeviceIndex)
 	}
-	if err := sb.unfinished(); err != nil {
+	if err := sb.Unfinished(); err != nil {
 		return nil, nil, err
 	}
 	l, err := newLayout(sb)

@@ -60,7 +60,7 @@ func planRestore(devs []Device, b *Backup) (*Restore, error) {
 		return r, err
 	}
 	r.Superblock = r.img.sb
-	if err := r.img.sb.unfinished(); err != nil {
+	if err := r.img.sb.Unfinished(); err != nil {
 		return r, err
 	}
 	if r.img.readOnly {
