@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -54,7 +53,7 @@ func restore(ctx context.Context, a *app, path, file string, o repairOptions) er
 }
 
 func (a *app) readBackup(file string) (*metadata.Backup, error) {
-	var in io.Reader = a.in
+	in := a.in
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
