@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/iotest"
@@ -91,6 +94,37 @@ func TestBackup(t *testing.T) {
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errMedium }
+
+// TestGoldenBackup: the backups of the golden images are these files, byte for
+// byte, and always were.
+func TestGoldenBackup(t *testing.T) {
+	for _, g := range golden {
+		path := filepath.Join("testdata", g.name+".backup")
+		file := encoded(t, backupOf(t, readGolden(t, g.name)))
+		if _, err := os.Stat(path); *writeGolden && errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(path, file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stored, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(stored, file) {
+			t.Errorf("%s: a backup of the same set is another file now", g.name)
+		}
+		b, err := DecodeBackup(bytes.NewReader(stored))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set, err := BackupOf(bytes.NewReader(stored)); err != nil || set != b.Superblock.UUID {
+			t.Error(set, err)
+		}
+		if plan, err := PlanRestore(devices(readGolden(t, g.name)), b); err != nil || len(plan.Steps) != 0 {
+			t.Errorf("%s: %v %q", g.name, err, plan.Steps)
+		}
+	}
+}
 
 // slowSource gives few entries at a time, so that a backup of a live set takes
 // several snapshots.
