@@ -90,6 +90,9 @@ type diskIO struct {
 	seq  uint64 // ioFlush: what was in the cache when it was issued
 	whom string // for the trace
 	slot int    // its place in sim.ios
+
+	req   *userReq // whose it is; nil: a relocation's or the journal's
+	block uint64   // req's first block that it is about
 }
 
 func (io *diskIO) String() string {
@@ -113,6 +116,9 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 	r := d.rates
 	if io.kind == ioFlush {
 		if rng.IntN(1000) < r.flush {
+			if d.lossy {
+				d.drop(rng, surviveSome, io.seq)
+			}
 			return -int32(syscall.EIO)
 		}
 		d.sync(io.seq)
@@ -193,11 +199,18 @@ func (io *diskIO) apply(lo, hi int64) {
 // some gives some of the sectors that remain their effect, in no order: what is
 // left of a write that failed, or that a power cut found under way.
 func (io *diskIO) some(rng *rand.Rand) {
-	if io.kind == ioRead || io.kind == ioFlush || rng.IntN(3) == 0 {
+	if rng.IntN(3) != 0 {
+		io.survive(rng, surviveSome)
+	}
+}
+
+// survive gives the sectors that remain their effect: none, any, or all of them.
+func (io *diskIO) survive(rng *rand.Rand, how survival) {
+	if io.kind == ioRead || io.kind == ioFlush || how == surviveNone {
 		return
 	}
 	for at := io.done; at < io.n; at += sectorSize {
-		if rng.IntN(2) == 0 && io.d.badAt(io.off+at, true) == nil {
+		if (how == surviveAll || rng.IntN(2) == 0) && io.d.badAt(io.off+at, true) == nil {
 			io.apply(at, at+sectorSize)
 		}
 	}

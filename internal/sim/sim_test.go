@@ -77,7 +77,7 @@ func TestSim(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("seeds %d to %d in %v: %+v", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), total)
+	t.Logf("seeds %d to %d in %v: %s", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), &total)
 }
 
 // TestPlantedBugs shows that the checks can fail: each bug that the drivers
