@@ -116,6 +116,9 @@ func Check(devs []Device) (Report, error) {
 		return fail(err)
 	}
 	r.Superblock = img.sb
+	if err := img.sb.unfinished(); err != nil {
+		r.add(SeverityWarning, "set", "", "%v", err)
+	}
 	for i, d := range img.devs {
 		if d.Size() != img.sb.Devices[i].Size {
 			r.add(SeverityInfo, fmt.Sprintf("device %d", i), "", "it has %d bytes, the set uses %d", d.Size(), img.sb.Devices[i].Size)

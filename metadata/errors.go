@@ -21,6 +21,12 @@ var (
 	// ErrUnsupported is returned for a format version or an incompat feature
 	// bit that this version does not know.
 	ErrUnsupported = errors.New("format not supported")
+	// ErrUnfinished is returned by Load for a set that is being taken over in
+	// place or given back: only what began that may go on with it.
+	ErrUnfinished = errors.New("set is in transition")
+	// ErrStuck is returned by Release for blocks that cannot go home, or have
+	// no copy to go there: the error is a *StuckError.
+	ErrStuck = errors.New("blocks cannot go home")
 	// ErrReadOnly is returned by NewCommitter for an image with unknown
 	// ro_compat bits: it may be read, never written.
 	ErrReadOnly = errors.New("metadata is read-only")

@@ -13,10 +13,13 @@ const readChunk = 1 << 20
 // Load reads the metadata of a set and decides what it says; it writes
 // nothing. devs are the set's devices in any order, each with its own
 // superblock. Errors: ErrNotFound (no set, or a device of it is missing),
-// ErrDamaged, ErrForeign, ErrStale, ErrUnsupported.
+// ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrUnfinished.
 func Load(devs []Device) (*Image, error) {
 	img, err := assemble(devs, false)
 	if err != nil {
+		return nil, err
+	}
+	if err := img.sb.unfinished(); err != nil {
 		return nil, err
 	}
 	if err := img.scan(); err != nil {

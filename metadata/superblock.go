@@ -30,11 +30,11 @@ const (
 )
 
 // The feature bits that this version knows. Format version 4 begins without
-// any.
+// any; a set has one only while it is in transition.
 const (
 	knownCompat   uint32 = 0
 	knownROCompat uint32 = 0
-	knownIncompat uint32 = 0
+	knownIncompat        = incompatTransition
 )
 
 // Role says what a device of a set is for.
@@ -136,6 +136,13 @@ type Superblock struct {
 	SlotBytes     int64  `json:"slot_bytes"`     // a checkpoint slot, multiple of AtomSize
 	LogBytes      int64  `json:"log_bytes"`      // a log, multiple of AtomSize
 
+	// Transition, if any, goes with two more: where the page is whose write
+	// makes or ends the set, 0 or SuperblockStride; and, while releasing, how
+	// many blocks of the head do not live in the displaced head.
+	Transition Transition `json:"transition,omitempty"`
+	Mark       int64      `json:"mark,omitempty"`
+	Strays     uint64     `json:"strays,omitempty"`
+
 	Devices []DeviceInfo `json:"devices"`
 	Regions []Region     `json:"regions"`
 }
@@ -177,6 +184,9 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 	le.PutUint32(b[152:], uint32(len(sb.Devices)))
 	le.PutUint32(b[156:], uint32(len(sb.Regions)))
 	copy(b[160:160+MaxNameBytes], sb.Name)
+	le.PutUint32(b[224:], uint32(sb.Transition))
+	le.PutUint32(b[228:], uint32(sb.Mark))
+	le.PutUint64(b[232:], sb.Strays)
 	for i := range sb.Devices {
 		d, p := &sb.Devices[i], b[deviceTableAt+i*deviceEntry:]
 		copy(p[:16], d.UUID[:])
@@ -227,6 +237,12 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 		return nil, fmt.Errorf("%w: superblock with %d devices, %d regions, of device %d", ErrDamaged, devices, regions, index)
 	}
 	sb.DeviceIndex = uint8(index)
+	if sb.Incompat&incompatTransition != 0 {
+		sb.Transition, sb.Mark, sb.Strays = Transition(le.Uint32(b[224:])), int64(le.Uint32(b[228:])), le.Uint64(b[232:])
+		if sb.Mark != 0 && sb.Mark != SuperblockStride {
+			return nil, fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged, sb.Mark)
+		}
+	}
 	for i := range int(devices) {
 		p := b[deviceTableAt+i*deviceEntry:]
 		d := DeviceInfo{Size: int64(le.Uint64(p[16:])), Role: Role(le.Uint32(p[24:]))}
@@ -251,6 +267,9 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 	}
 	if sb.Incompat&^knownIncompat != 0 {
 		return sb, fmt.Errorf("%w: incompat features %#x", ErrUnsupported, sb.Incompat&^knownIncompat)
+	}
+	if sb.Incompat&incompatTransition != 0 && (sb.Transition < TransitionCopied || sb.Transition > TransitionReleasing) {
+		return sb, fmt.Errorf("%w: %s", ErrUnsupported, sb.Transition)
 	}
 	return sb, nil
 }

@@ -66,6 +66,8 @@ var codes = []struct {
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
 	{metadata.ErrReadOnly, Refused},
+	{metadata.ErrUnfinished, Refused},
+	{metadata.ErrStuck, Refused},
 	{ublk.ErrExists, Refused},
 
 	{ErrUnsupported, Unsupported},

@@ -1,0 +1,234 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// margin is how many epochs, generations and sequence numbers a repair leaves
+// out: some may have been used by what cannot be read now and will be readable
+// again one day.
+const margin = 1 << 10
+
+// Repair is what PlanRepair found, and what Run will do about it.
+type Repair struct {
+	Before Report   `json:"before"` // what Check found
+	Steps  []string `json:"steps"`  // what Run will do; empty: nothing is wrong
+
+	devs   []Device
+	rescue *rescue
+}
+
+// PlanRepair reads everything of a set and decides how to make all of its
+// copies whole again. It writes nothing. devs are all of its devices, the
+// backing first; one of them may have lost its superblocks. searched is what
+// SearchSuperblock found on the backing, or nil.
+//
+// Only what is certain is repaired: the set must load, if need be with the
+// superblock of another of its devices, where the mirrors prove that it is the
+// newest. Errors: those of Load, with ErrDamaged where information is missing;
+// ErrReadOnly.
+func PlanRepair(devs []Device, searched *Superblock) (*Repair, error) {
+	r := &Repair{devs: devs, Steps: []string{}}
+	report, err := Check(devs)
+	r.Before = report
+	after := devs
+	if err != nil {
+		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) {
+			return r, err
+		}
+		if r.rescue, err = planRescue(devs, searched, err); err != nil {
+			return r, err
+		}
+		after = slices.Clone(devs)
+		after[r.rescue.given] = r.rescue.apply()
+		if report, err = Check(after); err != nil {
+			return r, err
+		}
+		r.step("write the superblock of device %d (%s) anew, from %s", r.rescue.given+1, r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
+	}
+	img, err := Load(after)
+	if err != nil {
+		return r, err
+	}
+	if img.readOnly {
+		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+	}
+	if !img.needsRepair(&report) && r.rescue == nil {
+		return r, nil
+	}
+	r.step("raise the epoch past %d, in every copy of the superblock", img.maxEpoch)
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		where := fmt.Sprintf("mirror at %d of device %d", m.start, m.device)
+		switch n := len(m.missing); {
+		case m.stale:
+			r.step("%s: bring it back with a whole checkpoint", where)
+		case n > 0 && len(m.repairs) == n:
+			r.step("%s: write %d missing records again", where, n)
+		}
+		if n := m.garbage(); n > 0 {
+			r.step("%s: clear %d log slots that are torn or cannot be read", where, n)
+		}
+	}
+	r.step("write the remap table, as of record %s, into both checkpoint slots of every mirror", img.tip.Position)
+	r.step("read everything back and check it")
+	return r, nil
+}
+
+func (r *Repair) step(format string, args ...any) {
+	r.Steps = append(r.Steps, fmt.Sprintf(format, args...))
+}
+
+// needsRepair reports whether there is anything that a repair would change for
+// the better: what Check warns of, torn records, and damage in checkpoints that
+// are not the newest.
+func (img *Image) needsRepair(r *Report) bool {
+	if r.Worst() != SeverityInfo && r.Worst() != "" {
+		return true
+	}
+	b := AlignedBytes(PageSize)
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		if m.garbage() > 0 {
+			return true
+		}
+		for slot, h := range m.headers {
+			if h != nil && img.badPages(m, slot, h) > 0 {
+				return true
+			}
+			if h == nil {
+				// Never written, or torn: the next checkpoint goes there. But a
+				// sector that cannot be read is worth a try.
+				if _, err := img.devs[m.device].ReadAt(b, m.headerOffset(slot)); err != nil {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// garbage counts the log slots that hold no record but should be readable.
+func (m *mirrorImage) garbage() (n int) {
+	for i := range m.slots {
+		if s := m.slots[i].state; s == slotDamaged || s == slotUnreadable {
+			n++
+		}
+	}
+	return n
+}
+
+// RunOptions are what a repair or a restore cannot know by itself.
+type RunOptions struct {
+	Now     uint32 // seconds since 1970
+	Session uint64 // random
+}
+
+// Run does what the plan says. Nothing may have written to the devices since.
+// It goes the way of a start: superblocks, missing records, the epoch record,
+// then whole checkpoints, each durable before what rests on it, so a cut at any
+// write leaves a set that loads as before, or that PlanRepair finishes. What
+// the mirrors cannot be written to stays wrong, and is in the report, which is
+// that of a Check at the end.
+func (r *Repair) Run(o RunOptions) (Report, error) {
+	if len(r.Steps) == 0 {
+		return r.Before, nil
+	}
+	if r.rescue != nil {
+		if err := r.rescue.write(); err != nil {
+			return r.Before, err
+		}
+	}
+	img, err := Load(r.devs)
+	if err != nil {
+		return r.Before, err
+	}
+	if err := img.rebuild(o); err != nil {
+		return r.Before, err
+	}
+	return Check(r.devs)
+}
+
+// rebuild writes everything anew, by a Committer, and clears what is left of
+// torn and unreadable log slots.
+func (img *Image) rebuild(o RunOptions) error {
+	before, err := img.Table()
+	if err != nil {
+		return err
+	}
+	img.leap()
+	c, err := NewCommitter(img, before, Options{Session: o.Session})
+	if err != nil {
+		return err
+	}
+	do := func(what string, ask func() (Ticket, error)) error {
+		t, err := ask()
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		for _, res := range RunOps(c, img.devs, nil) {
+			if res.Ticket == t && res.Outcome != OutcomeDurable {
+				err = c.Status().Err
+				if err == nil {
+					err = errors.New("no mirror of the backing takes it")
+				}
+				return fmt.Errorf("%s: %w", what, err)
+			}
+		}
+		return nil
+	}
+	if err := do("raising the epoch", func() (Ticket, error) { return c.Open(o.Now) }); err != nil {
+		return err
+	}
+	// Twice, so that both slots of every mirror get one, and a record between,
+	// without which there would be no need for the second.
+	for range 2 {
+		if err := do("writing a record", func() (Ticket, error) { return c.Commit(nil) }); err != nil {
+			return err
+		}
+		if err := do("writing a checkpoint", c.Checkpoint); err != nil {
+			return err
+		}
+	}
+	// All that is needed is in the checkpoints and the records behind them.
+	after, err := Load(img.devs)
+	if err != nil {
+		return err
+	}
+	t, err := after.Table()
+	if err != nil {
+		return err
+	}
+	if t.Counts() != before.Counts() {
+		return fmt.Errorf("%w: the table reads back as another one: %+v, not %+v", ErrDamaged, t.Counts(), before.Counts())
+	}
+	return after.clearGarbage()
+}
+
+// leap makes what comes next larger than anything that could have been used
+// without leaving a trace that can be read now.
+func (img *Image) leap() {
+	for _, n := range []*uint64{&img.maxEpoch, &img.maxGeneration, &img.maxSequence, &img.maxCheckpoint} {
+		if *n < maxEpoch/2 {
+			*n += margin
+		}
+	}
+}
+
+// clearGarbage zeroes the log slots that hold nothing that can be read. A write
+// is also what makes a drive replace a bad sector. What fails is left: Check
+// tells.
+func (img *Image) clearGarbage() error {
+	zero := AlignedBytes(int(img.sb.AtomSize))
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		for s := range m.slots {
+			if st := m.slots[s].state; st == slotDamaged || st == slotUnreadable {
+				_, _ = img.devs[m.device].WriteAt(zero, m.logOffset(s))
+			}
+		}
+	}
+	return syncAll(img.devs)
+}

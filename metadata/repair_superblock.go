@@ -1,0 +1,273 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// overlay is a device with some pages replaced in memory: what the device
+// would be once they are written. It cannot be written itself.
+type overlay struct {
+	Device
+	pages map[int64][]byte // by offset, a multiple of PageSize
+}
+
+// ReadAt reads around the pages that are replaced, so that a bad sector below
+// one of them does not show.
+func (o *overlay) ReadAt(b []byte, off int64) (int, error) {
+	var replaced []int64
+	for at := range o.pages {
+		if off <= at && at+PageSize <= off+int64(len(b)) {
+			replaced = append(replaced, at)
+		}
+	}
+	slices.Sort(replaced)
+	from := off
+	for _, at := range append(replaced, off+int64(len(b))) {
+		if at > from {
+			if _, err := o.Device.ReadAt(b[from-off:at-off], from); err != nil {
+				return 0, err
+			}
+		}
+		if at < off+int64(len(b)) {
+			copy(b[at-off:], o.pages[at])
+		}
+		from = at + PageSize
+	}
+	return len(b), nil
+}
+
+// WriteAt fails.
+func (o *overlay) WriteAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+
+// rescue is a device that gets superblocks from elsewhere, because its own are
+// all lost.
+type rescue struct {
+	dev   Device
+	given int // index among the devices as given
+	index uint8
+	sb    *Superblock
+	from  string // where the superblock was found
+}
+
+// apply returns what the device would be with the superblocks.
+func (r *rescue) apply() Device {
+	o := &overlay{Device: r.dev, pages: map[int64][]byte{}}
+	for _, off := range r.sb.copies(r.index) {
+		b := AlignedBytes(PageSize)
+		r.sb.encode(b, r.index)
+		o.pages[off] = b
+	}
+	return o
+}
+
+// write writes the superblocks, one at a time, byte 0 last. A cut leaves none of
+// them, as before, or some, which are enough. They are copies of one that
+// counts, so its generation is not used for anything else. At least one must
+// take.
+func (r *rescue) write() error {
+	return writeCopies(r.dev, r.sb, r.index, r.sb.copies(r.index))
+}
+
+// writeCopies writes a superblock to some of its places, in that order, each
+// durable before the next, and reads them back. The error is that of the last
+// failure if not one copy could be written.
+func writeCopies(dev Device, sb *Superblock, index uint8, places []int64) error {
+	b, back := AlignedBytes(PageSize), AlignedBytes(PageSize)
+	sb.encode(b, index)
+	written := 0
+	var last error
+	for _, off := range places {
+		err := writePage(dev, b, back, off)
+		if err == nil {
+			written++
+		} else {
+			last = fmt.Errorf("writing the superblock of device %d at %d: %w", index, off, err)
+		}
+	}
+	if written == 0 {
+		return last
+	}
+	return nil
+}
+
+var errReadBack = errors.New("what was written reads back as something else")
+
+// writePage writes b, makes it durable and reads it into back to compare.
+func writePage(dev Device, b, back []byte, off int64) error {
+	if _, err := dev.WriteAt(b, off); err != nil {
+		return err
+	}
+	if err := dev.Sync(); err != nil {
+		return err
+	}
+	if _, err := dev.ReadAt(back[:len(b)], off); err != nil {
+		return err
+	}
+	if !slices.Equal(back[:len(b)], b) {
+		return errReadBack
+	}
+	return nil
+}
+
+// SearchSuperblock reads a whole device for a superblock of the backing, from
+// its end to its start: for a disk whose first superblocks are lost and that
+// has another size than when it was made, so that the place of the last one is
+// not known. A superblock counts only if it lies where it says that it lies, so
+// that the image of a disk within the data is none. progress is called with the
+// bytes that are left. The error is ErrNotFound if there is none, or what
+// progress returned.
+func SearchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {
+	buf := AlignedBytes(readChunk)
+	unread := 0
+	for end := roundDown(dev.Size(), int64(PageSize)); end > 0; {
+		if err := progress(end); err != nil {
+			return nil, err
+		}
+		at := max(0, roundDown(end-1, int64(readChunk)))
+		var found *Superblock
+		readAtoms(dev, buf[:end-at], at, PageSize, func(i int, b []byte, err error) {
+			if err != nil {
+				unread++
+				return
+			}
+			if le.Uint64(b) != magicSuperblock {
+				return
+			}
+			sb, err := decodeSuperblock(b)
+			if err == nil && sb.DeviceIndex == 0 && slices.Contains(sb.copies(0), at+int64(i)*PageSize) {
+				found = sb
+			}
+		})
+		if found != nil {
+			return found, nil
+		}
+		end = at
+	}
+	if unread > 0 {
+		return nil, fmt.Errorf("%w: the whole device was searched, but %d pages of it cannot be read", ErrNotFound, unread)
+	}
+	return nil, fmt.Errorf("%w: the whole device was searched", ErrNotFound)
+}
+
+// planRescue finds superblocks for a device that has none, so that the set
+// loads, and proves from the mirrors that they are the right ones. searched, if
+// not nil, is what SearchSuperblock found on devs[0]. Errors: cause, the reason
+// why the set does not load, if nothing here can help; ErrDamaged, if something
+// could but cannot be proved.
+func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, error) {
+	elected := make([]*Superblock, len(devs))
+	var backing, newest *Superblock // newest: of the spare devices
+	lost, newestAt := -1, -1
+	for i, d := range devs {
+		sb, err := elect(readSuperblocks(d))
+		if errors.Is(err, ErrUnsupported) {
+			return nil, err
+		}
+		switch {
+		case err != nil && lost >= 0:
+			return nil, fmt.Errorf("%w: neither device %d nor device %d has a superblock left; restore a backup of the metadata (%w)", ErrDamaged, lost+1, i+1, cause)
+		case err != nil:
+			lost = i
+			continue
+		}
+		elected[i] = sb
+		switch {
+		case sb.DeviceIndex == 0 && backing == nil:
+			backing = sb
+		case sb.DeviceIndex != 0 && (newest == nil || newest.Generation < sb.Generation):
+			newest, newestAt = sb, i
+		}
+	}
+	r := rescue{given: lost}
+	switch {
+	case lost < 0 && backing != nil && newest != nil && newest.UUID == backing.UUID && newest.Generation > backing.Generation:
+		// The newest copies on the backing are lost, older ones are left.
+		r.given = slices.Index(elected, backing)
+		r.sb, r.from = newest, fmt.Sprintf("device %d", newestAt+1)
+	case lost < 0:
+		return nil, cause
+	case backing == nil && searched != nil:
+		if newest != nil && (newest.UUID != searched.UUID || newest.Generation > searched.Generation) {
+			return nil, fmt.Errorf("%w: the superblock that was found on the backing is of set %s, generation %d, that on the spare device of set %s, generation %d",
+				ErrDamaged, searched.UUID, searched.Generation, newest.UUID, newest.Generation)
+		}
+		r.sb, r.from = searched, "the end that the disk had"
+	case backing == nil && newest != nil:
+		r.sb, r.from = newest, fmt.Sprintf("device %d", newestAt+1)
+	case backing == nil:
+		return nil, cause
+	default:
+		// It must be the one device of the set that is not there.
+		r.sb, r.from = backing, "the backing"
+		missing := 0
+		for i := range backing.Devices[1:] {
+			if !slices.ContainsFunc(elected, func(sb *Superblock) bool { return sb != nil && int(sb.DeviceIndex) == i+1 }) {
+				r.index = uint8(i + 1)
+				missing++
+			}
+		}
+		if missing != 1 {
+			return nil, cause
+		}
+	}
+	r.dev = devs[r.given]
+	if have, want := r.dev.Size(), r.sb.Devices[r.index].Size; have < want {
+		return nil, fmt.Errorf("%w: device %s has no superblock left, and %d bytes where the set had %d there: not the one (%w)",
+			ErrForeign, r.sb.Devices[r.index].UUID, have, want, cause)
+	}
+	after := slices.Clone(devs)
+	after[r.given] = r.apply()
+	img, err := Load(after)
+	if err != nil {
+		return nil, fmt.Errorf("with the superblock from %s: %w", r.from, err)
+	}
+	if searched != nil && r.sb == searched {
+		return &r, nil // one of its own copies, as good as any
+	}
+	if why := img.unproved(r.index); why != "" {
+		return nil, fmt.Errorf("%w: the superblocks of device %s are lost; those from %s may be older or belong to another disk, for %s; restore a backup of the metadata",
+			ErrDamaged, r.sb.Devices[r.index].UUID, r.from, why)
+	}
+	return &r, nil
+}
+
+// unproved says why the mirrors do not prove that the superblock of another
+// device is the newest one, and fits the device with that index; empty if they
+// do.
+//
+// What a newer superblock could say is that a mirror is stale or lies elsewhere.
+// It was written because a mirror refused a record that another one took. So if
+// every log of the backing can be read whole, every record that counts is
+// seen; and if every mirror holds the newest of them, none has refused it. A
+// mirror on the device itself that holds the epoch record of the last start
+// shows that the device was there.
+func (img *Image) unproved(index uint8) string {
+	own := 0
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		where := fmt.Sprintf("the mirror at %d of device %d ", m.start, m.device)
+		switch {
+		case m.stale && (index == 0 || m.device == index):
+			return where + "is stale"
+		case index == 0 && m.device == 0 && slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotDamaged || s.state == slotUnreadable }):
+			return where + "cannot be read whole"
+		}
+		holds := slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotRecord && s.link == img.tip }) ||
+			img.tip == creation && slices.ContainsFunc(m.headers[:], func(h *header) bool { return h != nil && *h == img.checkpoint.header })
+		if !holds && (index == 0 || m.device == index) {
+			return where + "lacks the newest record"
+		}
+		if m.device == index {
+			own++
+		}
+	}
+	switch {
+	case own == 0:
+		return "there is no mirror on it"
+	case img.tip.Epoch != img.sb.Epoch:
+		return fmt.Sprintf("its newest record is of epoch %d, and there was a start with epoch %d", img.tip.Epoch, img.sb.Epoch)
+	}
+	return ""
+}
