@@ -222,6 +222,9 @@ func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte
 // walk finds the newest record, follows the chain of predecessors back to the
 // newest whole checkpoint, and so fixes what the image says.
 func (img *Image) walk() error {
+	if err := img.epochs(); err != nil {
+		return err
+	}
 	var trusted, newest link // newest record: of mirrors that are not stale, of all
 	var must Position        // what the newest record cannot be older than
 	candidates := img.candidates()
@@ -280,15 +283,42 @@ func (img *Image) walk() error {
 			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and no whole checkpoint covers it; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, at.Position, img.chain[len(img.chain)-1].Position)
 		}
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
-		if rec.Epoch > img.sb.Epoch && img.mirrors[places[0].mirror].device != 0 {
-			return fmt.Errorf("%w: the backing is of epoch %d, but record %s was written later: it is a clone or was absent", ErrStale, img.sb.Epoch, rec.Position)
-		}
 		if rec.sbGeneration > img.sb.Generation {
 			return fmt.Errorf("%w: record %s was written under superblock generation %d, the newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration, img.sb.Generation)
 		}
 		img.chain = append(img.chain, rec)
 		at = rec.prev
 	}
+}
+
+// epochs makes sure that nothing was written under a later epoch than the backing's
+// superblock has: a start writes that first. It looks at everything, not only at the
+// chain: a checkpoint may cover all that a later start has written, and an old
+// copy of the backing beside it would show old data under a new table.
+func (img *Image) epochs() error {
+	var elsewhere uint64
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		var newest uint64
+		for _, h := range m.headers {
+			if h != nil {
+				newest = max(newest, h.epoch)
+			}
+		}
+		for j := range m.slots {
+			if m.slots[j].state == slotRecord {
+				newest = max(newest, m.slots[j].Epoch)
+			}
+		}
+		if m.device == 0 && newest > img.sb.Epoch {
+			return fmt.Errorf("%w: the newest superblock that can be read is of epoch %d, the mirror at %d of the backing of epoch %d", ErrDamaged, img.sb.Epoch, m.start, newest)
+		}
+		elsewhere = max(elsewhere, newest)
+	}
+	if elsewhere > img.sb.Epoch {
+		return fmt.Errorf("%w: the backing is of epoch %d, a spare device was written to in epoch %d: the backing is a clone or was absent", ErrStale, img.sb.Epoch, elsewhere)
+	}
+	return nil
 }
 
 func max2(a, b Position) Position {
