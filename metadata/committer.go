@@ -250,6 +250,14 @@ func (m *cmirror) hold(slot int, p Position) {
 	m.slots[slot] = p
 }
 
+// letGo frees a slot.
+func (m *cmirror) letGo(slot int) {
+	if m.slots[slot] != (Position{}) {
+		m.slots[slot] = Position{}
+		m.used--
+	}
+}
+
 // release frees all slots up to a position.
 func (m *cmirror) release(p Position) {
 	for i, q := range m.slots {

@@ -279,12 +279,23 @@ func (c *Committer) recordUnknown() {
 	r := &c.rec
 	r.active, r.marking = false, false
 	c.changed = true
+	for i := range c.ms {
+		// The mirror of a spare device may have taken it. What voids it needs no copy of it,
+		// and nothing would ever free the slot: no checkpoint covers a record that never
+		// counted.
+		if m := &c.ms[i]; m.recFate == fateDone {
+			m.letGo(m.recSlot)
+		}
+	}
 	if r.kind == recordEpoch {
 		c.phase = phaseClosed
 		c.result(c.openTicket, OutcomeUnknown)
 		return
 	}
 	c.suspended = true
+	if plantedSequenceReused {
+		c.seq--
+	}
 	var last Ticket
 	for _, tx := range r.txs {
 		last = tx.ticket

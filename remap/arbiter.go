@@ -206,7 +206,7 @@ func (a *Arbiter) reserve(c *claim) {
 		a.refuse(c, MsgRetry)
 		return
 	}
-	if a.contested(c) {
+	if a.contested(c) && !plantedNoTurns {
 		c.state = claimWaiting
 		return
 	}
