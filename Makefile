@@ -25,6 +25,8 @@ PKG      ?=
 SEEDS    ?= 10000
 # Time for each fuzz target.
 FUZZTIME ?= 30s
+# Power cuts for each combination of make powercut.
+CUTS     ?= 100
 # Options of scripts/demo; DEMO=-h lists them.
 DEMO     ?=
 # Options for go test, such as TESTFLAGS=-v.
@@ -37,7 +39,7 @@ VMEXEC  = $(CURDIR)/bin/vmexec
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full sim lint fmt bench demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full powercut sim lint fmt bench demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -74,6 +76,9 @@ $(VM_TARGETS): test-vm@%:
 
 test-vm-full: export UBLK_REMAP_FULL := 1
 test-vm-full: test-vm ## the whole cross of features in guests (takes long)
+
+powercut: ## many power cuts on real kernels: KERNEL=7.3 CUTS=500
+	UBLK_REMAP_CUTS=$(CUTS) $(MAKE) test-vm PKG=./test/powercut RUN='$(or $(RUN),TestPowerCut)' TESTFLAGS='-timeout 24h $(TESTFLAGS)'
 
 sim: ## the simulator: SEEDS=100000 for the long mode
 	UBLK_REMAP_SIM_SEEDS=$(SEEDS) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./internal/sim/...

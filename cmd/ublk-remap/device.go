@@ -18,6 +18,9 @@ import (
 // ublkbN, N, the name, the UUID or the backing.
 func (a *app) lookup(dev string) (*control.Record, error) {
 	records, err := control.Records()
+	if errors.Is(err, control.ErrRefused) {
+		return nil, err
+	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
 	}
@@ -80,6 +83,9 @@ func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
 // running lists the records whose device the kernel has, or that a server owns.
 func (a *app) running() ([]*control.Record, error) {
 	all, err := control.Records()
+	if errors.Is(err, control.ErrRefused) {
+		return nil, err
+	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
 	}

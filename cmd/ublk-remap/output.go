@@ -24,11 +24,20 @@ func (a *app) printJSON(v any) error {
 // tell writes to standard error. There is nobody to tell if that fails.
 func (a *app) tell(format string, args ...any) { _, _ = fmt.Fprintf(a.err, format, args...) }
 
-// table prints rows with aligned columns.
+// clean is a text from outside, such as a name or a path, as it can be shown:
+// on one line, and without anything that a terminal would take for a command.
+func clean(s string) string { return exit.Printable(s) }
+
+// table prints rows with aligned columns. What cells contain is made fit to be
+// shown.
 func (a *app) table(rows [][]string) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		if _, err := fmt.Fprintln(w, strings.Join(r, "\t")); err != nil {
+		shown := make([]string, len(r))
+		for i, cell := range r {
+			shown[i] = clean(cell)
+		}
+		if _, err := fmt.Fprintln(w, strings.Join(shown, "\t")); err != nil {
 			return err
 		}
 	}
@@ -48,7 +57,7 @@ func (a *app) confirm(what string) error {
 	if !ok || !logging.Terminal(in) {
 		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what, exit.ErrRefused)
 	}
-	a.tell("%s\nType yes to go on: ", what)
+	a.tell("%s\nType yes to go on: ", clean(what))
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return fmt.Errorf("%s: %w: not confirmed, nothing was changed", what, exit.ErrRefused)

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -28,35 +31,58 @@ func remapListCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := control.NewClient(r.Name).Remaps(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.printRemaps(list)
+			return a.printRemaps(func(f func(control.Remap) error) error {
+				return control.NewClient(r.Name).EachRemap(cmd.Context(), f)
+			})
 		},
 	}
 	a.jsonFlag(cmd)
 	return cmd
 }
 
-func (a *app) printRemaps(list []control.Remap) error {
-	if a.json {
-		return a.printJSON(list)
+// printRemaps prints the rows that each gives, as they come: there may be
+// millions. If that fails midway a JSON document stays open, so that nobody
+// takes it for all.
+func (a *app) printRemaps(each func(func(control.Remap) error) error) error {
+	out := bufio.NewWriterSize(a.out, 64<<10)
+	n := 0
+	row := func(cells ...any) error {
+		_, err := fmt.Fprintf(out, "%-12v  %-10v  %-12v  %-7v  %-8v  %v\n", cells...)
+		return err
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	rows := [][]string{{"BLOCK", "COUNT", "SPARE", "STATE", "CAUSE", "TIME"}}
-	for _, r := range list {
+	err := each(func(r control.Remap) error {
+		n++
+		if a.json {
+			b, err := json.MarshalIndent(r, "  ", "  ")
+			if err != nil {
+				return err
+			}
+			sep := ",\n  "
+			if n == 1 {
+				sep = "[\n  "
+			}
+			_, err = fmt.Fprintf(out, "%s%s", sep, b)
+			return err
+		}
+		if n == 1 {
+			if err := row("BLOCK", "COUNT", "SPARE", "STATE", "CAUSE", "TIME"); err != nil {
+				return err
+			}
+		}
 		spare := "-"
 		if r.Spare != nil {
 			spare = strconv.FormatUint(*r.Spare, 10)
 		}
-		rows = append(rows, []string{
-			strconv.FormatUint(r.Block, 10), strconv.FormatUint(r.Count, 10), spare, r.State, r.Cause, r.Time,
-		})
+		return row(r.Block, r.Count, spare, clean(r.State), clean(r.Cause), clean(r.Time))
+	})
+	if err == nil && a.json {
+		text := "\n]\n"
+		if n == 0 {
+			text = "[]\n"
+		}
+		_, err = out.WriteString(text)
 	}
-	return a.table(rows)
+	return errors.Join(err, out.Flush())
 }
 
 func remapMoveCommand(a *app, add bool) *cobra.Command {

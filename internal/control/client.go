@@ -11,7 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client talks to the server of one device.
@@ -20,22 +24,63 @@ type Client struct {
 	http http.Client
 }
 
-// maxAnswer bounds what is read of an answer: a table of a few million runs.
-const maxAnswer = 1 << 30
-
-// askTimeout bounds requests that the server answers from memory.
-const askTimeout = 15 * time.Second
+const (
+	maxAnswer = 1 << 20 // bytes of an answer that is not a table
+	maxTable  = 4 << 30 // bytes of a table: more than the largest has
+	// askTimeout bounds requests that the server answers from memory.
+	askTimeout = 15 * time.Second
+	// busyWait is how long to wait between attempts when the server's queue of
+	// connections is full.
+	busyWait = 20 * time.Millisecond
+)
 
 // NewClient returns a client for the device of that name. Nothing is opened
 // yet.
 func NewClient(name string) *Client {
-	return &Client{name: name, http: http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", SocketPath(name))
+	c := &Client{name: name}
+	c.http = http.Client{
+		Transport: &http.Transport{
+			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: maxHeader,
 		},
-		DisableKeepAlives: true,
-	}}}
+		// Nothing is anywhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c
+}
+
+// dial connects to the server. Only root's or this user's own is talked to.
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	path := SocketPath(c.name)
+	if err := trust(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if errors.Is(err, unix.EAGAIN) {
+			// Its queue is full: it lives, and is asked by many.
+			select {
+			case <-ctx.Done():
+				return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+			case <-time.After(busyWait):
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		uid, err := peerUID(conn.(*net.UnixConn))
+		if err == nil && uid != 0 && uid != os.Geteuid() {
+			err = fmt.Errorf("%s: %w: user %d listens there", path, ErrRefused, uid)
+		}
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
+	}
 }
 
 // Status asks how the device is doing.
@@ -44,10 +89,51 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/status", nil, &s)
 }
 
-// Remaps asks for the table.
+// EachRemap calls f for each row of the table, as they come, until f returns an
+// error. Rows that f was given before an error occurred stand.
+func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
+	ctx, cancel := context.WithTimeout(ctx, sendLimit)
+	defer cancel()
+	resp, err := c.ask(ctx, http.MethodGet, "/v1/remaps", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body := &cutReader{r: resp.Body, left: maxTable}
+	d := json.NewDecoder(body)
+	var told error // by f
+	err = func() error {
+		if err := expect(d, json.Delim('[')); err != nil {
+			return err
+		}
+		for d.More() {
+			var m Remap
+			if err := d.Decode(&m); err != nil {
+				return err
+			}
+			if told = f(m); told != nil {
+				return nil
+			}
+		}
+		if err := expect(d, json.Delim(']')); err != nil {
+			return err
+		}
+		return end(d)
+	}()
+	if told != nil || err == nil {
+		return told
+	}
+	return c.broken(ctx, err, body.err)
+}
+
+// Remaps asks for the table, all of it at once.
 func (c *Client) Remaps(ctx context.Context) ([]Remap, error) {
 	list := []Remap{}
-	return list, c.call(ctx, time.Minute, http.MethodGet, "/v1/remaps", nil, &list)
+	err := c.EachRemap(ctx, func(m Remap) error {
+		list = append(list, m)
+		return nil
+	})
+	return list, err
 }
 
 // AddRemaps moves blocks to the spare region.
@@ -86,44 +172,93 @@ func cause(err error) error {
 func (c *Client) call(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	resp, err := c.ask(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body := &cutReader{r: resp.Body, left: maxAnswer}
+	text, err := io.ReadAll(body)
+	if err == nil {
+		err = json.Unmarshal(text, out)
+	}
+	if err != nil {
+		return c.broken(ctx, err, body.err)
+	}
+	return nil
+}
+
+// ask sends a request and returns the answer, if it is one of success.
+func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://ublk-remap"+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() != nil || errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("ask the server of %s: %w", c.name, err)
+		if ctx.Err() != nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrRefused) {
+			return nil, fmt.Errorf("ask the server of %s: %w", c.name, cause(err))
 		}
 		// Nobody listens, or whoever did died over the request. What the socket
 		// says is not wrapped: it is about the socket, not about a device.
-		return fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
+		return nil, fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	// Reading and understanding an answer fail for different reasons: whatever
-	// ends the reading is about the connection, and so about a server that died.
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	text, err := io.ReadAll(&cutReader{r: resp.Body, left: maxAnswer})
 	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
+		return nil, fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		var a answer
-		_ = json.Unmarshal(text, &a) // without a text the status says it
-		return errorOf(resp.StatusCode, a.Error)
+	var a answer
+	_ = json.Unmarshal(text, &a) // without a text the status says it
+	return nil, errorOf(resp.StatusCode, a.Error)
+}
+
+// broken says what an answer that came to no good end means. Reading and
+// understanding it fail for different reasons: whatever ends the reading is
+// about the connection, and so about a server that died.
+func (c *Client) broken(ctx context.Context, err, reading error) error {
+	switch {
+	case errors.Is(err, errLong):
+	case reading != nil && ctx.Err() == nil:
+		return fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, reading)
+	case ctx.Err() != nil:
+		return fmt.Errorf("the server of %s: %w", c.name, ctx.Err())
 	}
-	if err == nil {
-		err = json.Unmarshal(text, out)
+	return fmt.Errorf("the server of %s: %w: %w", c.name, ErrAnswer, noEOF(err))
+}
+
+var errLong = errors.New("it has no end")
+
+// cutReader reads at most so many bytes, and remembers what ended the reading
+// if that was not the end.
+type cutReader struct {
+	r    io.Reader
+	left int64
+	err  error
+}
+
+func (c *cutReader) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errLong
 	}
-	if err != nil {
-		return fmt.Errorf("answer of the server of %s: %w", c.name, err)
+	if int64(len(p)) > c.left {
+		p = p[:c.left]
 	}
-	return nil
+	n, err := c.r.Read(p)
+	c.left -= int64(n)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
+	return n, err
 }

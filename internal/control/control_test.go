@@ -25,9 +25,16 @@ type fake struct {
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
-func (f *fake) Remaps(context.Context) ([]Remap, error) { return f.remaps, f.fail }
-func (f *fake) Resume(context.Context) error            { return f.fail }
-func (f *fake) Stop(context.Context) error              { f.stopped++; return f.fail }
+func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
+	for _, r := range f.remaps {
+		if err := each(r); err != nil {
+			return err
+		}
+	}
+	return f.fail
+}
+func (f *fake) Resume(context.Context) error { return f.fail }
+func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
@@ -244,7 +251,7 @@ func TestRecord(t *testing.T) {
 	}
 	a := &Record{Name: "a", UUID: "u-a", ID: 0, Device: "/dev/ublkb0", Backing: "/dev/sda", Spares: []string{"/dev/sdb"}, PID: 12,
 		Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Queues: 2, Depth: 64, MaxIO: 1 << 19, BlockSize: 512, Blocks: 99, ZeroCopy: true, Version: "v"}
-	b := &Record{Name: "b", UUID: "u-b", ID: 4}
+	b := &Record{Name: "b", UUID: "u-b", ID: 4, Device: "/dev/ublkb4"}
 	for _, r := range []*Record{b, a} {
 		if err := r.Write(); err != nil {
 			t.Fatal(err)

@@ -24,23 +24,75 @@ func Dir() string {
 }
 
 // MakeDir makes sure that the runtime directory exists and that nobody else
-// can get in.
+// can get in. The error is ErrRefused if it is not ours: what lies in it would
+// then be somebody else's word.
 func MakeDir() error {
 	dir := Dir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		if st, lstatErr := os.Lstat(dir); lstatErr == nil && !st.IsDir() {
+			return trust(dir) // a file or a dangling link in its place
+		}
+		return err
+	}
+	if err := trust(dir); err != nil {
 		return err
 	}
 	st, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
-	if !st.IsDir() {
-		return fmt.Errorf("%s: %w: not a directory", dir, ErrRefused)
-	}
 	if st.Mode().Perm() != 0o700 {
 		return os.Chmod(dir, 0o700)
 	}
 	return nil
+}
+
+// trust makes sure that nobody but root and this process's user could have put
+// anything into the runtime directory. A directory that others may read is
+// tolerated, one that they may write is not, nor is a link in its place: both
+// let them choose what this program believes to be running. It is not an error
+// if there is no directory.
+func trust(dir string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(dir, &st)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil
+	case err != nil:
+		return &os.PathError{Op: "lstat", Path: dir, Err: err}
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%s: %w: it is not a directory; remove what is there", dir, ErrRefused)
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s: %w: it belongs to user %d; remove it, or give it to root", dir, ErrRefused, st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("%s: %w: others may write there (mode %04o); look for what they left, then: chmod 700 %s", dir, ErrRefused, st.Mode&0o7777, dir)
+	}
+	return nil
+}
+
+// open opens a file of the runtime directory. A link is not followed, nothing
+// waits for the other end of a pipe, and what is not a regular file is refused.
+func open(path string, flags int) (*os.File, error) {
+	if err := trust(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("%s: %w: it is a symbolic link; remove it", path, ErrRefused)
+	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO): // a directory, a socket
+		return nil, fmt.Errorf("%s: %w: it is not a regular file; remove it", path, ErrRefused)
+	case err != nil:
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w: it is not a regular file; remove it", path, ErrRefused)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // SocketPath is where the server of a device listens.
@@ -63,7 +115,7 @@ type Owner struct{ f *os.File }
 // Own takes the name of a device for this process: ErrOwned if another server
 // has it.
 func Own(name string) (*Owner, error) {
-	f, err := os.OpenFile(file(name, ".lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := open(file(name, ".lock"), os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +134,7 @@ func (o *Owner) Release() error { return o.f.Close() }
 
 // Owned reports whether a server that has the name lives.
 func Owned(name string) bool {
-	f, err := os.Open(file(name, ".lock"))
+	f, err := open(file(name, ".lock"), os.O_RDONLY)
 	if err != nil {
 		return false
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 var (
@@ -12,6 +13,9 @@ var (
 	ErrNotRunning = errors.New("no server runs")
 	// ErrOwned is returned by Own when another server has the name.
 	ErrOwned = errors.New("another server runs under this name")
+	// ErrAnswer is returned by the client for an answer that cannot be
+	// understood or has no end.
+	ErrAnswer = errors.New("bad answer")
 	// ErrRecord is returned for a runtime record that cannot be understood.
 	ErrRecord = errors.New("bad runtime record")
 
@@ -24,6 +28,9 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrNotFound: what the request names does not exist.
 	ErrNotFound = errors.New("not found")
+	// ErrBusy: the server has as many requests of that sort under way as it
+	// takes. Nothing was done.
+	ErrBusy = errors.New("the server is busy")
 	// ErrFailed: the request was tried and failed.
 	ErrFailed = errors.New("failed")
 )
@@ -41,6 +48,7 @@ var statuses = []struct {
 	{ErrInvalid, http.StatusBadRequest},
 	{ErrRefused, http.StatusConflict},
 	{ErrNotFound, http.StatusNotFound},
+	{ErrBusy, http.StatusServiceUnavailable},
 	{ErrFailed, http.StatusInternalServerError},
 }
 
@@ -62,7 +70,14 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.kind }
 
+// maxError is how much of a server's explanation is kept, in bytes.
+const maxError = 2048
+
 func errorOf(status int, text string) error {
+	// Whoever answers does not decide how much of the terminal it fills.
+	if len(text) > maxError {
+		text = strings.ToValidUTF8(text[:maxError], "") + "…"
+	}
 	if text == "" {
 		text = fmt.Sprintf("the server answered %d", status)
 	}

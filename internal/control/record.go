@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 )
@@ -72,49 +72,87 @@ func (r *Record) Remove() error {
 }
 
 // ReadRecord reads the record of a device: ErrNotRunning if there is none,
-// ErrRecord if it is not one.
+// ErrRecord if it is not one, ErrRefused if the directory is not to be trusted.
 func ReadRecord(name string) (*Record, error) { return readRecord(RecordPath(name)) }
 
 func readRecord(path string) (*Record, error) {
-	st, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := open(path, os.O_RDONLY)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: no record %s", ErrNotRunning, path)
-	}
-	if err != nil {
+	case errors.Is(err, ErrRefused) && trust(filepath.Dir(path)) == nil:
+		return nil, fmt.Errorf("%w: %v", ErrRecord, err) // only this one is of no use
+	case err != nil:
 		return nil, err
 	}
-	if st.Size() > maxRecord {
-		return nil, fmt.Errorf("%s: %w: %d bytes", path, ErrRecord, st.Size())
-	}
-	b, err := os.ReadFile(path)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	r, err := decodeRecord(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if RecordPath(r.Name) != path {
+		return nil, fmt.Errorf("%s: %w: it is of %q", path, ErrRecord, r.Name)
+	}
+	return r, nil
+}
+
+// maxID is the largest number of a ublk device: the kernel keeps minors in 20
+// bits.
+const maxID = 1<<20 - 1
+
+// decodeRecord reads a record and makes sure that what it says can be acted
+// upon: its numbers are in range, and its device is the one of its number. The
+// error is ErrRecord.
+func decodeRecord(b []byte) (*Record, error) {
+	if len(b) > maxRecord {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrRecord, maxRecord)
 	}
 	var r Record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrRecord, err)
+		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	if r.Name == "" || r.UUID == "" || r.ID < 0 || RecordPath(r.Name) != path {
-		return nil, fmt.Errorf("%s: %w: it lacks a name, UUID or id", path, ErrRecord)
+	var what string
+	switch {
+	case r.Name == "":
+		what = "it lacks a name"
+	case r.UUID == "":
+		what = "it lacks a UUID"
+	case r.ID < 0 || r.ID > maxID:
+		what = fmt.Sprintf("there is no device %d", r.ID)
+	case r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID):
+		what = fmt.Sprintf("device %q is not that of number %d", r.Device, r.ID)
+	case r.PID < 0 || r.PreviousPID < -1: // -1 is how the kernel says nobody
+		what = "a process has a negative number"
+	case r.BlockSize < 0 || r.BlockSize > 1<<16 || r.Blocks > 1<<63-1 || r.BlockSize > 0 && r.Blocks > (1<<63-1)/uint64(r.BlockSize):
+		what = fmt.Sprintf("it has %d blocks of %d bytes", r.Blocks, r.BlockSize)
+	default:
+		return &r, nil
 	}
-	return &r, nil
+	return nil, fmt.Errorf("%w: %s", ErrRecord, what)
 }
 
 // Records reads all records, by name. Those that cannot be understood are
-// left out and told in the error, beside what could be read.
+// left out and told in the error, beside what could be read. The error is
+// ErrRefused, and nothing is read, if the directory is not to be trusted.
 func Records() ([]*Record, error) {
-	names, err := filepath.Glob(filepath.Join(Dir(), "*.json"))
-	if err != nil {
+	if err := trust(Dir()); err != nil {
 		return nil, err
 	}
-	sort.Strings(names)
+	entries, err := os.ReadDir(Dir()) // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	var all []*Record
 	var bad []error
-	for _, path := range names {
-		if strings.HasPrefix(filepath.Base(path), ".") {
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), ".json") {
 			continue
 		}
-		r, err := readRecord(path)
+		r, err := readRecord(filepath.Join(Dir(), e.Name()))
 		switch {
 		case errors.Is(err, ErrNotRunning): // gone since the directory was read
 		case err != nil:

@@ -5,20 +5,24 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Handler carries out what clients ask for. Its methods are called from
-// several goroutines. Errors that wrap ErrInvalid, ErrRefused or ErrNotFound
+// several goroutines, with a context that ends when the client leaves. Errors that wrap ErrInvalid, ErrRefused or ErrNotFound
 // reach the client as such.
 type Handler interface {
 	Status(ctx context.Context) (*Status, error)
-	Remaps(ctx context.Context) ([]Remap, error)
+	// Remaps calls f for each row of the table, in order, until f returns an
+	// error, which it returns. However long the table, it keeps none of it.
+	Remaps(ctx context.Context, f func(Remap) error) error
 	// AddRemaps moves blocks to the spare region; it returns when they live there.
 	AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// RemoveRemaps moves blocks home; it returns when they live there.
@@ -29,28 +33,45 @@ type Handler interface {
 	Stop(ctx context.Context) error
 }
 
-// Limits of a request.
+// Limits of what clients may do to a server. A server that serves a disk has
+// better things to do than to wait for them, and memory that it must not lose
+// to them: its pages are locked.
 const (
-	maxBody     = 1 << 20
-	maxRanges   = 4096
-	readTimeout = 10 * time.Second
+	maxBody   = 512 << 10 // bytes of a request's body
+	maxRanges = 4096      // of one request
+	maxConns  = 64        // connections at once; others wait in the kernel's queue
+	maxLists  = 2         // tables being sent
+	maxMoves  = 4         // moves under way or waiting
+	maxHeader = 8 << 10   // bytes of a request's header
+
+	readTimeout = 10 * time.Second // for a request to be read
+	// sendTimeout is for each piece of an answer, of sendPiece bytes, to be
+	// taken by the client; sendLimit for all of it.
+	sendTimeout = 10 * time.Second
+	sendPiece   = 32 << 10
+	sendLimit   = 5 * time.Minute
 	// MoveTimeout bounds how long a move may take: the copy itself, and I/O
 	// in flight that it waits for.
 	MoveTimeout = 10 * time.Minute
 )
 
+// patience is how long a connection may take to send its request when others
+// wait for its place.
+var patience = time.Second
+
 // Server listens on a device's socket.
 type Server struct {
 	l    *listener
-	http http.Server
+	http *http.Server
 	done chan error
 }
 
 // Serve listens on the socket of name and answers by h until Close. A socket
 // that a dead server left behind is replaced; the caller must Own the name.
+// Anything else in its place is left alone: ErrRefused.
 func Serve(name string, h Handler) (*Server, error) {
 	path := SocketPath(name)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := clearSocket(path); err != nil {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -61,15 +82,8 @@ func Serve(name string, h Handler) (*Server, error) {
 		l.Close()
 		return nil, err
 	}
-	s := &Server{l: &listener{UnixListener: l, uid: os.Geteuid()}, done: make(chan error, 1)}
-	s.http = http.Server{
-		Handler:           routes(h),
-		ReadHeaderTimeout: readTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      MoveTimeout + readTimeout,
-		IdleTimeout:       readTimeout,
-		MaxHeaderBytes:    16 << 10,
-	}
+	s := &Server{l: newListener(l), done: make(chan error, 1)}
+	s.http = newHTTP(h)
 	go func() {
 		err := s.http.Serve(s.l)
 		if errors.Is(err, http.ErrServerClosed) {
@@ -80,6 +94,38 @@ func Serve(name string, h Handler) (*Server, error) {
 	return s, nil
 }
 
+// clearSocket removes the socket that a dead server left at path.
+func clearSocket(path string) error {
+	if err := trust(filepath.Dir(path)); err != nil {
+		return err
+	}
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("%s: %w: it is not a socket; remove what is there", path, ErrRefused)
+	}
+	return os.Remove(path)
+}
+
+func newHTTP(h Handler) *http.Server {
+	s := &http.Server{
+		Handler:           routes(h),
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      MoveTimeout + readTimeout,
+		IdleTimeout:       readTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+	}
+	// One request for each connection: a client that thinks keeps no place.
+	s.SetKeepAlivesEnabled(false)
+	return s
+}
+
 // Close takes no more requests, waits for those under way as long as ctx
 // allows, and removes the socket.
 func (s *Server) Close(ctx context.Context) error {
@@ -88,26 +134,6 @@ func (s *Server) Close(ctx context.Context) error {
 		s.http.Close()
 	}
 	return errors.Join(err, <-s.done)
-}
-
-// listener lets only root and the server's own user in.
-type listener struct {
-	*net.UnixListener
-	uid int
-}
-
-// Accept returns the next connection of a peer that may connect.
-func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.AcceptUnix()
-		if err != nil {
-			return nil, err
-		}
-		if uid, err := peerUID(c); err == nil && (uid == 0 || uid == l.uid) {
-			return c, nil
-		}
-		c.Close()
-	}
 }
 
 func peerUID(c *net.UnixConn) (int, error) {
@@ -129,22 +155,37 @@ func peerUID(c *net.UnixConn) (int, error) {
 
 func routes(h Handler) http.Handler {
 	mux := http.NewServeMux()
-	get(mux, "/v1/status", h.Status)
-	get(mux, "/v1/remaps", h.Remaps)
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		begun(r)
+		v, err := h.Status(r.Context())
+		reply(w, v, err)
+	})
+	lists, moves := make(limit, maxLists), make(limit, maxMoves)
+	mux.HandleFunc("GET /v1/remaps", func(w http.ResponseWriter, r *http.Request) {
+		begun(r)
+		if !lists.enter() {
+			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
+			return
+		}
+		defer lists.leave()
+		sendList(w, r, h)
+	})
 	move := func(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			var req MoveRequest
-			if err := body(w, r, &req); err != nil {
+			ranges, err := readRanges(http.MaxBytesReader(w, r.Body, maxBody))
+			if err != nil {
 				reply(w, nil, err)
 				return
 			}
-			if len(req.Ranges) == 0 || len(req.Ranges) > maxRanges {
-				reply(w, nil, fmt.Errorf("%w: %d ranges, 1 to %d are taken", ErrInvalid, len(req.Ranges), maxRanges))
+			begun(r)
+			if !moves.enter() {
+				reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
 				return
 			}
+			defer moves.leave()
 			ctx, cancel := context.WithTimeout(r.Context(), MoveTimeout)
 			defer cancel()
-			done, err := f(ctx, req.Ranges)
+			done, err := f(ctx, ranges)
 			reply(w, done, err)
 		}
 	}
@@ -155,30 +196,32 @@ func routes(h Handler) http.Handler {
 	return mux
 }
 
-func get[T any](mux *http.ServeMux, path string, f func(context.Context) (T, error)) {
-	mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		v, err := f(r.Context())
-		reply(w, v, err)
-	})
-}
-
 func act(mux *http.ServeMux, path string, f func(context.Context) error) {
 	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		begun(r)
 		reply(w, struct{}{}, f(r.Context()))
 	})
 }
 
-func body(w http.ResponseWriter, r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+// limit counts what is under way, up to its capacity.
+type limit chan struct{}
+
+// enter reports whether there is room for one more. It does not wait.
+func (l limit) enter() bool {
+	select {
+	case l <- struct{}{}:
+		return true
+	default:
+		return false
 	}
-	return nil
 }
 
+func (l limit) leave() { <-l }
+
+// reply sends an answer that is small.
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout)) // not on a pipe of a test
 	if err != nil {
 		w.WriteHeader(statusOf(err))
 		v = answer{Error: err.Error()}

@@ -19,7 +19,8 @@ type Extent struct{ Start, Count int64 }
 type DM struct {
 	Name string
 	// Path is /dev/mapper/NAME.
-	Path string
+	Path    string
+	removed bool
 }
 
 var dmCount atomic.Int64
@@ -37,20 +38,29 @@ func NewDM(t testing.TB, table string) *DM {
 	dmsetup(t, table, "create", name)
 	d := &DM{Name: name, Path: filepath.Join("/dev/mapper", name)}
 	t.Cleanup(func() {
-		// A suspended device would keep its openers for ever.
-		_ = exec.Command("dmsetup", "resume", name).Run()
-		err := retry(10*time.Second, func() error {
-			out, err := exec.Command("dmsetup", "remove", "--retry", name).CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			return nil
-		})
-		if err != nil {
-			t.Errorf("dmsetup remove %s: %v", name, err)
+		if err := d.remove(); err != nil {
+			t.Error(err)
 		}
 	})
 	return d
+}
+
+// remove takes the device down, if it is there still.
+func (d *DM) remove() error {
+	if d.removed {
+		return nil
+	}
+	// A suspended device would keep its openers for ever.
+	_ = exec.Command("dmsetup", "resume", d.Name).Run()
+	err := retry(10*time.Second, func() error {
+		out, err := exec.Command("dmsetup", "remove", "--retry", d.Name).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("dmsetup remove %s: %w: %s", d.Name, err, out)
+		}
+		return nil
+	})
+	d.removed = err == nil
+	return err
 }
 
 func dmsetup(t testing.TB, stdin string, args ...string) string {
@@ -79,18 +89,6 @@ func (d *DM) Swap(t testing.TB, table string) {
 func (d *DM) Message(t testing.TB, sector int64, words ...string) string {
 	t.Helper()
 	return dmsetup(t, "", append([]string{"message", d.Name, fmt.Sprint(sector)}, words...)...)
-}
-
-// Suspend makes I/O wait until Resume.
-func (d *DM) Suspend(t testing.TB) {
-	t.Helper()
-	dmsetup(t, "", "suspend", "--noflush", "--nolockfs", d.Name)
-}
-
-// Resume undoes Suspend.
-func (d *DM) Resume(t testing.TB) {
-	t.Helper()
-	dmsetup(t, "", "resume", d.Name)
 }
 
 // ErrorTable is a table that passes everything to dev except the bad extents,

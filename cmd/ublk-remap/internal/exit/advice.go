@@ -3,7 +3,10 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/blockdev"
@@ -33,9 +36,11 @@ var advice = []struct {
 }
 
 // Line is an error as the command prints it: one line, with what to do about
-// it where that is known.
+// it where that is known. Whatever the error quotes, a path or a name that
+// somebody else chose, it is printable, and not longer than maxLine.
 func Line(err error) string {
 	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = shorten(Printable(text))
 	var detached *Error
 	if errors.As(err, &detached) {
 		return text // it has been through here
@@ -49,4 +54,37 @@ func Line(err error) string {
 		}
 	}
 	return text
+}
+
+// maxLine is how much of an error's text is shown, in bytes. What is left out
+// is its middle: what and where are at the start, what to do at the end.
+const maxLine = 4096
+
+func shorten(s string) string {
+	if len(s) <= maxLine {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxLine/2], "") + " … " + strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
+}
+
+// Printable returns s with everything escaped, as Go would, that is not
+// printable: control characters, escape sequences, marks that change the
+// direction of writing, and bytes that are no UTF-8.
+func Printable(s string) string {
+	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
+	if strings.IndexFunc(s, odd) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		if odd(r) {
+			quoted := strconv.Quote(s[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
 }

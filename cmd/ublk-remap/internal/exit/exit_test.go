@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
@@ -63,4 +66,44 @@ func TestLine(t *testing.T) {
 	if got := Line(&Error{Code: 3, Text: "said"}); got != "said" {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestLineIsPrintable: whatever an error quotes, the terminal is not told to do
+// anything, and the line has an end.
+func TestLineIsPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain %s ü „x“":         "plain %s ü „x“",
+		"a\x1b[2Jb":              `a\x1b[2Jb`,
+		"tab\tbell\a":            `tab\tbell\a`,
+		"bad \xff\xfe":           `bad \xff\xfe`,
+		"c1 \u009b31m":           `c1 \u009b31m`,
+		"rtl \u202egnp.exe":      `rtl \u202egnp.exe`,
+		"line\u2028sep":          `line\u2028sep`,
+		"nul\x00":                `nul\x00`,
+		"a\nb\r\nc":              "a; b; c",
+		"zero\u200bwidth\ufeff.": `zero\u200bwidth\ufeff.`,
+	} {
+		if got := Line(errors.New(in)); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	long := Line(errors.New("/dev/" + strings.Repeat("ä", 100_000) + ": why; do this"))
+	if len(long) > maxLine+10 || !strings.HasPrefix(long, "/dev/") || !strings.HasSuffix(long, "; do this") || !utf8.ValidString(long) {
+		t.Errorf("%d bytes", len(long))
+	}
+}
+
+func FuzzLine(f *testing.F) {
+	f.Add("a\x1b]0;x\a\xff\u202e\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		line := Line(errors.New(s))
+		if len(line) > maxLine+10 || !utf8.ValidString(line) {
+			t.Fatalf("%q", line)
+		}
+		for _, r := range line {
+			if !unicode.IsPrint(r) {
+				t.Fatalf("%q: %q", line, r)
+			}
+		}
+	})
 }

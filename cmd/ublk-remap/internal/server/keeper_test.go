@@ -140,7 +140,7 @@ func TestMovesGoThereAndBack(t *testing.T) {
 		t.Fatalf("%+v, %v; want %d blocks", reply, err, total)
 	}
 	same("in the spare region")
-	list, err := s.Remaps(ctx)
+	list, err := tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestMovesGoThereAndBack(t *testing.T) {
 		t.Fatalf("home: %+v, %v", reply, err)
 	}
 	same("home again")
-	if list, err = s.Remaps(ctx); err != nil || len(list) != 0 {
+	if list, err = tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks); err != nil || len(list) != 0 {
 		t.Errorf("left: %+v, %v", list, err)
 	}
 	if err := s.keeper.finish(ctx); err != nil {
@@ -181,7 +181,7 @@ func TestRemapsOutliveTheServer(t *testing.T) {
 	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 4000, Count: 100}}); err != nil {
 		t.Fatal(err)
 	}
-	before, err := s.Remaps(ctx)
+	before, err := tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestRemapsOutliveTheServer(t *testing.T) {
 		}
 		s.keeper.stop()
 		s = newKeeperOf(t, d)
-		after, err := s.Remaps(ctx)
+		after, err := tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
 		if err != nil || len(after) != len(before) || *after[0].Spare != *before[0].Spare || after[0].Count != before[0].Count {
 			t.Errorf("orderly %v: %+v, before %+v (%v)", orderly, after, before, err)
 		}

@@ -87,19 +87,26 @@ next:
 }
 
 // Remaps lists the table as runs of blocks that are alike.
-func (s *server) Remaps(ctx context.Context) ([]control.Remap, error) {
-	return Table(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
+func (s *server) Remaps(ctx context.Context, f func(control.Remap) error) error {
+	return Table(ctx, s.shared.Map(), s.shared.Geometry().Blocks, f)
 }
 
-// Table lists a map as runs of blocks that are alike: of one state, cause and
-// time, and side by side in the spare region too.
-func Table(ctx context.Context, m *remap.Map, blocks uint64) ([]control.Remap, error) {
+// Table gives a map to f as runs of blocks that are alike: of one state, cause
+// and time, and side by side in the spare region too. It keeps one run at a
+// time, for a table can have millions. It ends early with f's error or ctx's.
+func Table(ctx context.Context, m *remap.Map, blocks uint64, f func(control.Remap) error) error {
 	per := uint64(m.BlocksPerUnit())
-	list := []control.Remap{}
+	var last control.Remap // Count 0: none
 	var lastTime uint32
+	flush := func() error {
+		if last.Count == 0 {
+			return nil
+		}
+		return f(last)
+	}
 	for at := uint64(0); at < blocks; {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		run, ok := m.Next(at, blocks)
 		if !ok {
@@ -118,16 +125,19 @@ func Table(ctx context.Context, m *remap.Map, blocks uint64) ([]control.Remap, e
 				spare := run.Spare + (b - run.Start)
 				r.Spare = &spare
 			}
-			if i := len(list) - 1; i >= 0 && lastTime == info.Time && continues(&list[i], &r) {
-				list[i].Count += n
+			if last.Count > 0 && lastTime == info.Time && continues(&last, &r) {
+				last.Count += n
 			} else {
-				list = append(list, r)
+				if err := flush(); err != nil {
+					return err
+				}
+				last = r
 			}
 			lastTime = info.Time
 			b += n
 		}
 	}
-	return list, nil
+	return flush()
 }
 
 // stateName names a run's kind; empty if nothing is kept on disk about it.
@@ -163,6 +173,10 @@ func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (cont
 	return s.moveAll(ctx, ranges, false)
 }
 
+// movePiece is how many blocks are moved before it is seen whether anybody
+// still waits for the rest.
+const movePiece = 8192
+
 func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bool) (control.MoveReply, error) {
 	blocks := s.shared.Geometry().Blocks
 	for _, r := range ranges {
@@ -172,10 +186,20 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bo
 	}
 	var reply control.MoveReply
 	for _, r := range ranges {
-		res, err := s.keeper.move(ctx, remap.Move{Block: r.Block, Count: r.Count, ToSpare: toSpare, Cause: metadata.CauseOperator})
-		reply.Blocks += res.Moved
-		if err == nil && res.Failed > 0 {
-			err = fmt.Errorf("%d blocks could not be copied and stay where they are", res.Failed)
+		var failed uint64
+		var err error
+		// Piece by piece: what is asked for may take hours, and who asked may
+		// leave. Then no more than the piece under way is moved.
+		for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
+			n := min(end-at, movePiece)
+			var res remap.MoveResult
+			res, err = s.keeper.move(ctx, remap.Move{Block: at, Count: n, ToSpare: toSpare, Cause: metadata.CauseOperator})
+			reply.Blocks += res.Moved
+			failed += res.Failed
+			at += n
+		}
+		if err == nil && failed > 0 {
+			err = fmt.Errorf("%d blocks could not be copied and stay where they are", failed)
 		}
 		if err != nil {
 			return reply, fmt.Errorf("%w: blocks %d+%d: %w (%d blocks were moved)", control.ErrFailed, r.Block, r.Count, err, reply.Blocks)

@@ -37,7 +37,7 @@ func TestTable(t *testing.T) {
 		{Block: 24000, Count: 16, State: "lost", Cause: "unknown", Time: "1970-01-01T00:01:04Z"},
 		{Block: 24016, Count: 1, State: "pending", Cause: "read", Time: "1970-01-01T00:01:04Z"},
 	}
-	got, err := Table(context.Background(), m, 4096*8)
+	got, err := tableOf(context.Background(), m, 4096*8)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +58,32 @@ func TestTable(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Table(ctx, m, 4096*8); !errors.Is(err, context.Canceled) {
+	if _, err := tableOf(ctx, m, 4096*8); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// tableOf collects a map's rows.
+func tableOf(ctx context.Context, m *remap.Map, blocks uint64) (rows []control.Remap, err error) {
+	err = Table(ctx, m, blocks, func(r control.Remap) error { rows = append(rows, r); return nil })
+	return rows, err
+}
+
+// TestTableEndsWithItsReader: whoever cannot take more ends the walk.
+func TestTableEndsWithItsReader(t *testing.T) {
+	m := remap.NewMap(4096, 8)
+	for u := range uint64(100) {
+		m.Apply(metadata.Entry{Unit: 2 * u, Spare: uint32(u), Count: 1, Mask: 0xff, State: metadata.StateMapped, Cause: metadata.CauseWrite})
+	}
+	full, n := errors.New("full"), 0
+	err := Table(context.Background(), m, 4096*8, func(control.Remap) error {
+		if n++; n == 7 {
+			return full
+		}
+		return nil
+	})
+	if !errors.Is(err, full) || n != 7 {
+		t.Errorf("%d rows, %v", n, err)
 	}
 }
 

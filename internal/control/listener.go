@@ -1,0 +1,133 @@
+package control
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// listener lets only root and the server's own user in, and only so many at
+// once. Whoever comes when all places are taken waits; a connection that has
+// not sent its request within patience has to go then, the oldest first. So
+// neither a flood nor clients that say nothing lock others out.
+type listener struct {
+	*net.UnixListener
+	uid    int
+	freed  chan struct{} // somebody left
+	closed chan struct{}
+	once   sync.Once
+
+	mu    sync.Mutex
+	conns []*conn // by age
+}
+
+// conn is a connection that has a place.
+type conn struct {
+	*net.UnixConn
+	l       *listener
+	since   time.Time
+	working atomic.Bool // its request was read: it stays
+	once    sync.Once
+}
+
+type connKey struct{}
+
+func newListener(l *net.UnixListener) *listener {
+	return &listener{UnixListener: l, uid: os.Geteuid(), freed: make(chan struct{}, 1), closed: make(chan struct{})}
+}
+
+// Accept returns the next connection of a peer that may connect, once there is
+// a place for it.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(c); err != nil || uid != 0 && uid != l.uid {
+			c.Close()
+			continue
+		}
+		if !l.room() {
+			c.Close()
+			return nil, net.ErrClosed
+		}
+		mine := &conn{UnixConn: c, l: l, since: time.Now()}
+		l.mu.Lock()
+		l.conns = append(l.conns, mine)
+		l.mu.Unlock()
+		return mine, nil
+	}
+}
+
+// room waits until there is a place. It returns false when the listener is
+// closed.
+func (l *listener) room() bool {
+	for {
+		l.mu.Lock()
+		n := len(l.conns)
+		var silent *conn
+		for _, c := range l.conns {
+			if !c.working.Load() {
+				silent = c
+				break
+			}
+		}
+		l.mu.Unlock()
+		if n < maxConns {
+			return true
+		}
+		var due <-chan time.Time
+		if silent != nil {
+			left := patience - time.Since(silent.since)
+			if left <= 0 {
+				silent.Close()
+				continue
+			}
+			due = time.After(left)
+		}
+		select {
+		case <-l.freed:
+		case <-due:
+		case <-l.closed:
+			return false
+		}
+	}
+}
+
+// Close closes the socket. Connections stay.
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.UnixListener.Close()
+}
+
+// Close closes the connection and gives its place away.
+func (c *conn) Close() error {
+	err := c.UnixConn.Close()
+	c.once.Do(func() {
+		l := c.l
+		l.mu.Lock()
+		for i, other := range l.conns {
+			if other == c {
+				l.conns = append(l.conns[:i], l.conns[i+1:]...)
+				break
+			}
+		}
+		l.mu.Unlock()
+		select {
+		case l.freed <- struct{}{}:
+		default: // told already
+		}
+	})
+	return err
+}
+
+// begun marks the request's connection as one that has said what it wants.
+func begun(r *http.Request) {
+	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+		c.working.Store(true)
+	}
+}
