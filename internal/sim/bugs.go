@@ -270,7 +270,7 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 	switch {
 	case b == BugEarlyJournal, b == BugEarlyCheckpoint && s.inSlots(io):
 		io.data = slices.Clone(io.data)
-		s.begin(classJournal, io, func(int32) {})
+		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return true
 	case b == BugWritesOneMirror && inMirror == 1,
@@ -361,7 +361,7 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 // booted is told that a server was started.
 func (b Bug) booted(s *sim) {
 	for _, io := range s.ghosts {
-		s.later(classTransfer, func() { io.apply(io.done, io.n) })
+		s.muchLater(classTransfer, 50, func() { io.apply(io.done, io.n) })
 	}
 	s.ghosts = nil
 }

@@ -118,7 +118,8 @@ func newConfig(rng *rand.Rand) config {
 		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
 	}
 	if c.budget = rng.IntN(8) == 0; c.budget {
-		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(12)), uint64(1+rng.IntN(20))
+		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
+		c.faults, c.wind = c.faults+8, max(c.wind, 40)
 	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
 	return c

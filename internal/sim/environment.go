@@ -106,7 +106,7 @@ func (s *sim) spoilMetadata() {
 		for _, m := range mirrors {
 			for range s.rng.IntN(12) {
 				off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
-				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3)})
+				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3), lands: s.chance(1, 3)})
 			}
 		}
 	case metaReads:
@@ -184,7 +184,7 @@ func (s *sim) refuseMetadata(on bool) {
 	s.metaBad = on
 	var f *fault
 	if on {
-		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1}
+		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, lands: s.chance(1, 2)}
 	}
 	for _, m := range s.mirrors() {
 		s.disks[0].spoil(m.Start, m.Length, f)

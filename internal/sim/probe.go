@@ -177,7 +177,11 @@ func (s *sim) damage(p *patient) {
 	}
 	mustLoad, mustRefuse := false, false
 	what := ""
-	switch s.rng.IntN(7) {
+	kind := s.rng.IntN(7)
+	if len(p.stale) > 0 && s.chance(1, 2) {
+		kind = 4
+	}
+	switch kind {
 	case 0, 1: // one mirror, anywhere
 		i := s.rng.IntN(len(p.mirrors))
 		what = fmt.Sprintf("mirror %d", i)
@@ -296,7 +300,8 @@ func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 	}
 	for _, copies := range p.records {
 		for _, c := range copies {
-			if c.mirror == i && slices.Contains(at, c.off) {
+			// An atom is read as a whole.
+			if c.mirror == i && slices.ContainsFunc(at, func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
 				gone[c] = true
 			}
 		}
@@ -385,11 +390,6 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	if mustLoad || !at.Less(p.tip()) {
 		s.failf("damaged: %s. The load is silently wrong: %s", what, diff)
 	}
-	everywhere := true // the newest record was on every mirror that seemed good
-	for i, m := range p.mirrors {
-		has := slices.ContainsFunc(p.records[p.tip()], func(c copyAt) bool { return c.mirror == i })
-		everywhere = everywhere && (m.Stale || has)
-	}
 	for _, pos := range p.order {
 		for _, c := range p.records[pos] {
 			if at.Less(pos) && !gone[c] && !p.mirrors[c.mirror].Stale {
@@ -402,9 +402,18 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 			s.failf("damaged: %s. The load stops at %v, and a mirror is stale from %v on: %s", what, at, from, diff)
 		}
 	}
-	if !everywhere {
-		// A mirror that seemed good lacked the newest record: then nobody can have been told
-		// that it was durable.
+	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
+	// durable: if all that is gone is of that kind, nothing that anybody was told is.
+	// Where what a mirror takes cannot be relied on, it may have had the record.
+	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies
+	for _, pos := range p.order {
+		everywhere := at.Less(pos)
+		for i, m := range p.mirrors {
+			everywhere = everywhere && (m.Stale || slices.ContainsFunc(p.records[pos], func(c copyAt) bool { return c.mirror == i }))
+		}
+		acknowledged = acknowledged || everywhere
+	}
+	if !acknowledged {
 		s.tracef("damaged: %s. The load stops at %v, before %v", what, at, p.tip())
 		own := s.disks
 		s.disks = disks

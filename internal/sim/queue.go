@@ -107,7 +107,6 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	}
 	r.errnos = append(r.errnos, res)
 	s.stats.Faults++
-	r.flushFailed = r.flushFailed || d.kind == ioFlush && remap.Classify(res) != remap.ClassResource
 	switch remap.Classify(res) {
 	case remap.ClassMedium:
 		r.failed = true

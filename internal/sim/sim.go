@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ublkremap/metadata"
+	"ublkremap/remap"
 )
 
 // Options of a run.
@@ -230,6 +231,17 @@ const (
 
 func (s *sim) later(class uint8, run func()) { s.pool = append(s.pool, event{class, run}) }
 
+// muchLater is later, after about n turns of others.
+func (s *sim) muchLater(class uint8, n int, run func()) {
+	s.later(class, func() {
+		if s.chance(n-1, n) && len(s.pool) > 0 {
+			s.muchLater(class, n, run)
+		} else {
+			run()
+		}
+	})
+}
+
 // happen lets one of the events that may happen next happen, and reports
 // false if there is none.
 func (s *sim) happen() bool {
@@ -304,6 +316,9 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 		}
 	}
 	res := io.step(s.rng)
+	if io.kind == ioFlush && res < 0 && io.req != nil && remap.Classify(res) != remap.ClassResource {
+		io.req.flushFailed = true
+	}
 	if io.kind == ioFlush && res < 0 && io.d.lossy && io.d.gone == 0 {
 		s.tracef("      disk %d drops its cache", io.d.index)
 		s.stats.Dropped++
