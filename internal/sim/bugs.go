@@ -54,8 +54,39 @@ const (
 	bugs
 )
 
-// bugInfo describes a bug: a short name, for flags; what it does; and where it is planted.
-type bugInfo struct{ name, what, where string }
+// bugInfo describes a bug: a short name, for flags; what it does; where it is planted; and, if
+// ordinary seeds meet what it needs rarely, what runs are to be like, or the scenario to play.
+type bugInfo struct {
+	name, what, where string
+	focus             Focus
+}
+
+// Focus makes all runs be about something that is otherwise one thing of many.
+type Focus uint8
+
+const (
+	FocusNone    Focus = iota
+	FocusBudget        // the breaker's budget is small
+	FocusMirror        // a mirror fails at some time, and copies of the metadata are damaged
+	FocusMirrors       // all mirrors fail for a while
+	FocusTurns         // the scenario "turns"
+)
+
+func (f Focus) String() string {
+	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns"}[f]
+}
+
+func (f Focus) apply(c *config) {
+	switch f {
+	case FocusBudget:
+		c.budget, c.policy.Burst, c.policy.PerSecond = true, 1, 1
+		c.faults, c.wind, c.spots = c.faults+8, 80, 1
+	case FocusMirror:
+		c.meta, c.probes = metaMirror, true
+	case FocusMirrors:
+		c.meta = metaAll
+	}
+}
 
 const (
 	inDriver  = "driver"            // of the engines, the arbiter or the committer
@@ -64,45 +95,48 @@ const (
 )
 
 var bugTable = [bugs]bugInfo{
-	BugNone:             {"none", "none", ""},
-	BugEarlyAck:         {"early-ack", "a heal is acknowledged before its commit", inDriver},
-	BugEarlyClear:       {"early-clear", "a write to a lost or pending block is acknowledged before the commit that clears it", inDriver},
-	BugEarlyPublish:     {"early-publish", "a heal is committed and published before its data is written", inDriver},
-	BugCachedHeal:       {"cached-heal", "the data of a heal is written without FUA", inDriver},
-	BugEarlyJournal:     {"early-journal", "a commit counts as durable before its record is written", inDriver},
-	BugUnknownDurable:   {"unknown-durable", "a commit of unknown outcome counts as durable", inDriver},
-	BugUnknownForgotten: {"unknown-forgotten", "a commit of unknown outcome is forgotten: not stated again when the breaker closes", inDriver},
-	BugCoversUnseen:     {"covers-unseen", "a checkpoint covers records that the table it is made of does not show yet", inDriver},
-	BugEarlyCheckpoint:  {"early-checkpoint", "a checkpoint frees log space before it is durable", inDriver},
-	BugNoSpareFlush:     {"no-spare-flush", "a flush leaves out the spare device", inDriver},
-	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: devices not written to since the start are not flushed", inDriver},
-	BugFlushIgnored:     {"flush-ignored", "a flush that failed is answered as good", inDriver},
-	BugFlushRetried:     {"flush-retried", "a flush that failed is tried again, and the second answer counts", inDriver},
-	BugDropsFUA:         {"drops-fua", "a FUA write is written without FUA", inDriver},
-	BugNoGrace:          {"no-grace", "a spare unit is used again, and a busy unit copied, without a grace period", inDriver},
-	BugNoTurns:          {"no-turns", "two heals of one block write to the same slot at once", inProduct},
-	BugHealsHome:        {"heals-home", "what fails in a spare unit is written home, and the map stays", inDriver},
-	BugWideMask:         {"wide-mask", "a commit maps the whole unit where one block was healed", inDriver},
-	BugRetiredForgotten: {"retired-forgotten", "a spare unit that failed is not retired in the commit, and used again after a restart", inDriver},
-	BugNoPending:        {"no-pending", "a block that cannot be read does not become pending", inDriver},
-	BugInventsZeroes:    {"invents-zeroes", "a read of a lost block answers zeroes", inDriver},
-	BugShortIsWhole:     {"short-is-whole", "a short result is taken for the whole", inDriver},
-	BugHalfWrite:        {"half-write", "a write that failed is not isolated: its first half is written, and the whole acknowledged", inDriver},
-	BugDiscardHome:      {"discard-home", "a discard leaves out the spare units", inDriver},
-	BugNoBreaker:        {"no-breaker", "the breaker closes by itself as soon as it opens", inDriver},
-	BugNoProbe:          {"no-probe", "a commit counts although no mirror on the backing took it: a vanished disk uses up spares", inDriver},
-	BugFirstBad:         {"first-bad", "a load replays one log up to the first bad record", inDisks},
-	BugReadsOneMirror:   {"reads-one-mirror", "a load reads one mirror and takes it for both", inDisks},
-	BugWritesOneMirror:  {"writes-one-mirror", "one mirror's write counts for both", inDriver},
-	BugStaleMirror:      {"stale-mirror", "a load ignores that a mirror is marked as stale", inDisks},
-	BugStaleNotMarked:   {"stale-not-marked", "a mirror that missed a record is not marked as stale", inDriver},
-	BugStaleSpare:       {"stale-spare", "a load ignores the epoch of the spare device", inDisks},
-	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver},
-	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct},
-	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver},
+	BugNone:             {"none", "none", "", FocusNone},
+	BugEarlyAck:         {"early-ack", "a heal is acknowledged before its commit", inDriver, FocusNone},
+	BugEarlyClear:       {"early-clear", "a write to a lost or pending block is acknowledged before the commit that clears it", inDriver, FocusNone},
+	BugEarlyPublish:     {"early-publish", "a heal is committed and published before its data is written", inDriver, FocusNone},
+	BugCachedHeal:       {"cached-heal", "the data of a heal is written without FUA", inDriver, FocusNone},
+	BugEarlyJournal:     {"early-journal", "a commit counts as durable before its record is written", inDriver, FocusNone},
+	BugUnknownDurable:   {"unknown-durable", "a commit of unknown outcome counts as durable", inDriver, FocusNone},
+	BugUnknownForgotten: {"unknown-forgotten", "a commit of unknown outcome is forgotten: not stated again when the breaker closes", inDriver, FocusNone},
+	BugCoversUnseen:     {"covers-unseen", "a checkpoint covers records that the table it is made of does not show yet", inDriver, FocusNone},
+	BugEarlyCheckpoint:  {"early-checkpoint", "a checkpoint frees log space before it is durable", inDriver, FocusNone},
+	BugNoSpareFlush:     {"no-spare-flush", "a flush leaves out the spare device", inDriver, FocusNone},
+	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: devices not written to since the start are not flushed", inDriver, FocusNone},
+	BugFlushIgnored:     {"flush-ignored", "a flush that failed is answered as good", inDriver, FocusNone},
+	BugFlushRetried:     {"flush-retried", "a flush that failed is tried again, and the second answer counts", inDriver, FocusNone},
+	BugDropsFUA:         {"drops-fua", "a FUA write is written without FUA", inDriver, FocusNone},
+	BugNoGrace:          {"no-grace", "a spare unit is used again, and a busy unit copied, without a grace period", inDriver, FocusNone},
+	BugNoTurns:          {"no-turns", "two heals of one block write to the same slot at once", inProduct, FocusTurns},
+	BugHealsHome:        {"heals-home", "what fails in a spare unit is written home, and the map stays", inDriver, FocusNone},
+	BugWideMask:         {"wide-mask", "a commit maps the whole unit where one block was healed", inDriver, FocusNone},
+	BugRetiredForgotten: {"retired-forgotten", "a spare unit that failed is not retired in the commit, and used again after a restart", inDriver, FocusNone},
+	BugNoPending:        {"no-pending", "a block that cannot be read does not become pending", inDriver, FocusNone},
+	BugInventsZeroes:    {"invents-zeroes", "a read of a lost block answers zeroes", inDriver, FocusNone},
+	BugShortIsWhole:     {"short-is-whole", "a short result is taken for the whole", inDriver, FocusNone},
+	BugHalfWrite:        {"half-write", "a write that failed is not isolated: its first half is written, and the whole acknowledged", inDriver, FocusNone},
+	BugDiscardHome:      {"discard-home", "a discard leaves out the spare units", inDriver, FocusNone},
+	BugNoBreaker:        {"no-breaker", "the breaker closes by itself as soon as it opens", inDriver, FocusBudget},
+	BugNoProbe:          {"no-probe", "a commit counts although no mirror on the backing took it: a vanished disk uses up spares", inDriver, FocusNone},
+	BugFirstBad:         {"first-bad", "a load replays one log up to the first bad record", inDisks, FocusNone},
+	BugReadsOneMirror:   {"reads-one-mirror", "a load reads one mirror and takes it for both", inDisks, FocusNone},
+	BugWritesOneMirror:  {"writes-one-mirror", "one mirror's write counts for both", inDriver, FocusNone},
+	BugStaleMirror:      {"stale-mirror", "a load ignores that a mirror is marked as stale", inDisks, FocusMirror},
+	BugStaleNotMarked:   {"stale-not-marked", "a mirror that missed a record is not marked as stale", inDriver, FocusMirror},
+	BugStaleSpare:       {"stale-spare", "a load ignores the epoch of the spare device", inDisks, FocusNone},
+	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
+	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
+	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 }
 
 func (b Bug) String() string { return bugTable[b].name }
+
+// Focus is what runs that look for the bug should be about.
+func (b Bug) Focus() Focus { return bugTable[b].focus }
 
 // Inside reports that the bug needs a build with the tag planted.
 func (b Bug) Inside() bool { return bugTable[b].where == inProduct }

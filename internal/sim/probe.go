@@ -126,14 +126,15 @@ func (s *sim) examine() (*patient, bool) {
 		}
 		p.whole = append(p.whole, whole)
 	}
+	newest := &metadata.Superblock{}
 	for _, c := range dump.Superblocks {
-		if c.Superblock == nil || c.Device != 0 {
-			continue
+		if c.Superblock != nil && c.Device == 0 && c.Superblock.Generation > newest.Generation {
+			newest = c.Superblock
 		}
-		for _, r := range c.Superblock.Regions {
-			if r.Stale {
-				p.stale = append(p.stale, r.StaleFrom)
-			}
+	}
+	for _, r := range newest.Regions {
+		if r.Stale {
+			p.stale = append(p.stale, r.StaleFrom)
 		}
 	}
 	return p, true
@@ -179,7 +180,7 @@ func (s *sim) damage(p *patient) {
 	what := ""
 	kind := s.rng.IntN(7)
 	if len(p.stale) > 0 && s.chance(1, 2) {
-		kind = 4
+		kind = 7
 	}
 	switch kind {
 	case 0, 1: // one mirror, anywhere
@@ -236,6 +237,14 @@ func (s *sim) damage(p *patient) {
 		what = "all superblocks but one of each device"
 		mustLoad = true
 		s.loseSuperblocks(p, disks)
+	case 7: // what is left is stale
+		what = "every mirror but a stale one"
+		mustRefuse = true
+		for i, m := range p.mirrors {
+			if !m.Stale {
+				s.ravageAll(p, disks, i, gone, false)
+			}
+		}
 	case 6: // anything
 		what = "all mirrors"
 		for i := range p.mirrors {
@@ -260,20 +269,18 @@ func (s *sim) others(p *patient, i int) bool {
 func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 	m := p.mirrors[i]
 	length := s.plan.Superblock().Regions[0].Length
-	d := disks[m.Device]
 	var at []int64
 	switch s.rng.IntN(4) {
-	case 0: // all of it
-		for off := int64(0); off < length; off += pageSize {
-			at = append(at, m.Start+off)
-		}
+	case 0:
+		s.ravageAll(p, disks, i, gone, s.chance(1, 3))
+		return
 	case 1: // the log
 		for off := 2 * p.slot; off < length; off += pageSize {
 			at = append(at, m.Start+off)
 		}
 	case 2: // what counts
-		for _, copies := range p.records {
-			for _, c := range copies {
+		for _, pos := range p.order {
+			for _, c := range p.records[pos] {
 				if c.mirror == i && s.chance(1, 4) {
 					at = append(at, c.off)
 				}
@@ -282,13 +289,28 @@ func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 		for slot := range int64(2) {
 			at = append(at, m.Start+slot*p.slot+p.atom*s.rng.Int64N(2))
 		}
-		slices.Sort(at)
 	case 3:
 		for range 1 + s.rng.IntN(100) {
 			at = append(at, m.Start+pageSize*s.rng.Int64N(length/pageSize))
 		}
 	}
-	swap := s.chance(1, 3) // pages that belong elsewhere, as lost and misdirected writes leave them
+	s.ravageAt(p, disks, i, at, gone, s.chance(1, 3))
+}
+
+// ravageAll damages all of a mirror.
+func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, swap bool) {
+	m := p.mirrors[i]
+	var at []int64
+	for off := int64(0); off < s.plan.Superblock().Regions[0].Length; off += pageSize {
+		at = append(at, m.Start+off)
+	}
+	s.ravageAt(p, disks, i, at, gone, swap)
+}
+
+// ravageAt damages pages of a mirror; or, with swap, puts others of them into their
+// place, as lost and misdirected writes do.
+func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool, swap bool) {
+	d := disks[p.mirrors[i].Device]
 	for _, off := range at {
 		if swap {
 			var b [pageSize]byte

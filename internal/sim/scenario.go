@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -108,14 +109,28 @@ var Scenarios = []Scenario{
 		s.drain()
 	}},
 	{"turns", nil, func(s *sim) {
-		b := s.block()
-		s.bad(b, 1, failsWrites)
+		// Everybody writes to one block; its home gets better, and the path to the spare
+		// units is bad now and then.
+		b := s.plan.HeadBlocks() + 1
 		s.start()
-		s.badSparesOnce(3)
-		s.write(0, b, 1, false)
-		s.write(1, b, 1, false)
-		s.write(1, b, 1, true)
-		s.drain()
+		for range 2 {
+			s.bad(b, 1, failing{write: true, errno: int32(syscall.ENODATA), left: 4})
+			s.write(0, b, 1, false)
+			s.write(1, b, 1, false)
+			if len(s.disks) > 1 {
+				s.disks[1].rates.path = 300
+			}
+			for range 40 {
+				s.happen()
+				if q := s.rng.IntN(2); s.chance(1, 6) && s.idle(q) {
+					s.write(q, b, 1, s.chance(1, 4))
+				}
+			}
+			s.disks[len(s.disks)-1].rates.path = 0
+			s.drain()
+			s.read(0, b, 1)
+			s.drain()
+		}
 	}},
 	{"mirror", nil, func(s *sim) {
 		// A mirror misses a record, is marked, brought back and trusted again.
@@ -298,15 +313,10 @@ func (s *sim) bad(block, count uint64, f failing) {
 }
 
 // badSpares lets the next spare units fail that will be used, or those in use.
-func (s *sim) badSpares(n uint32) { s.spoilSpares(n, -1) }
-
-// badSparesOnce lets each fail a few times only.
-func (s *sim) badSparesOnce(n uint32) { s.spoilSpares(n, 2) }
-
-func (s *sim) spoilSpares(n uint32, left int) {
+func (s *sim) badSpares(n uint32) {
 	for unit := range n {
 		dev, off := s.plan.SpareOf(unit)
-		s.disks[dev].spoil(off, metadata.UnitSize, &fault{write: true, errno: int32(syscall.EIO), left: left})
+		s.disks[dev].spoil(off, metadata.UnitSize, &fault{write: true, errno: int32(syscall.EIO), left: -1})
 	}
 }
 
@@ -321,6 +331,9 @@ func (s *sim) ask(q int, op remap.Op, block, count uint64, fua bool) {
 	}
 	s.failf("no tag of queue %d is free", q)
 }
+
+// idle reports whether a tag of a queue is free.
+func (s *sim) idle(q int) bool { return slices.Contains(s.reqs[q], nil) }
 
 func (s *sim) write(q int, block, count uint64, fua bool) { s.ask(q, remap.OpWrite, block, count, fua) }
 func (s *sim) zeroes(q int, block, count uint64)          { s.ask(q, remap.OpWriteZeroes, block, count, false) }
@@ -349,7 +362,16 @@ func (s *sim) stop() {
 	s.down()
 }
 
-// tell tells a scenario once.
+// Play tells a scenario once, without any interruption.
+func Play(sc *Scenario, layout string, seed uint64, opts Options) (Stats, error) {
+	s := newScenario(seed, sc, layout, opts)
+	err := s.guard(func() {
+		sc.play(s)
+		s.recovered()
+	})
+	return s.stats, err
+}
+
 func (sc *Scenario) play(s *sim) {
 	var initial []metadata.Entry
 	if sc.initial != nil {

@@ -17,6 +17,8 @@ type Options struct {
 	Trace func(line string)
 	// Bug plants a bug: the run is expected to fail, sooner or later.
 	Bug Bug
+	// Focus makes the run be about something.
+	Focus Focus
 	// Set makes the run smaller than its seed says, to repeat a failure that was
 	// shrunk: see ParseSetting.
 	Set Setting
@@ -160,6 +162,7 @@ func (s *sim) chance(n, of int) bool { return s.rng.IntN(of) < n }
 // run is the life of one set of disks.
 func (s *sim) run() {
 	s.cfg = newConfig(s.rng)
+	s.opts.Focus.apply(&s.cfg)
 	s.opts.Set.apply(&s.cfg)
 	s.tracef("seed %d: %s", s.seed, &s.cfg)
 	s.restream(1)

@@ -175,11 +175,11 @@ func (s *sim) repair() {
 	for _, d := range s.disks {
 		d.gone = 0
 	}
-	if s.metaBad {
-		s.refuseMetadata(false)
-		s.metaLeft = 0
-	}
 	for tries := 0; s.srv.shared.Tripped(); tries++ {
+		if s.metaBad { // it may begin meanwhile
+			s.refuseMetadata(false)
+			s.metaLeft = 0
+		}
 		if tries == 100 {
 			s.failf("the breaker does not close")
 		}
