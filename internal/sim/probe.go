@@ -35,6 +35,7 @@ type copyAt struct {
 
 // patient is a set of disks before it is damaged.
 type patient struct {
+	disks   []*disk
 	dump    *metadata.DumpResult
 	truth   *remap.Restored
 	atom    int64
@@ -54,9 +55,9 @@ func devicesOf(disks []*disk) []metadata.Device {
 	return out
 }
 
-func (s *sim) forkDisks() []*disk {
-	out := make([]*disk, len(s.disks))
-	for i, d := range s.disks {
+func forkDisks(disks []*disk) []*disk {
+	out := make([]*disk, len(disks))
+	for i, d := range disks {
 		out[i] = d.fork()
 	}
 	return out
@@ -75,7 +76,7 @@ func (s *sim) probe() {
 		s.impostors()
 	}
 	if s.past == nil || s.chance(1, 3) {
-		s.past, s.pastOf = s.forkDisks(), s.starts
+		s.past, s.pastOf = forkDisks(s.disks), s.starts
 	}
 }
 
@@ -91,7 +92,13 @@ func (s *sim) restore(devs []metadata.Device) (*remap.Restored, *metadata.Image,
 
 // examine notes what is where before anything is damaged.
 func (s *sim) examine() (*patient, bool) {
-	devs := devicesOf(s.disks)
+	disks := forkDisks(s.disks)
+	if s.cfg.meta == metaFlaky {
+		// What comes and goes would be there when it is judged and not when it is examined.
+		m := s.mirrors()[s.liar]
+		disks[0].spoil(m.Start, m.Length, nil)
+	}
+	devs := devicesOf(disks)
 	truth, _, err := s.restore(devs)
 	if err != nil {
 		return nil, false
@@ -101,7 +108,7 @@ func (s *sim) examine() (*patient, bool) {
 		return nil, false
 	}
 	sb := s.plan.Superblock()
-	p := &patient{dump: dump, truth: truth, atom: int64(sb.AtomSize), slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
+	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(sb.AtomSize), slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
 	for i, m := range dump.Mirrors {
 		for _, r := range m.Records {
 			if !r.Used && r.Position != dump.Position {
@@ -170,7 +177,7 @@ func (s *sim) spoilPage(d *disk, off int64) {
 // damage does one kind of damage to copies of the disks and judges what a load makes of
 // it.
 func (s *sim) damage(p *patient) {
-	disks := s.forkDisks()
+	disks := forkDisks(p.disks)
 	gone := map[copyAt]bool{}
 	lose := func(c copyAt) {
 		gone[c] = true
@@ -459,7 +466,7 @@ func (s *sim) impostors() {
 	}
 	refuse("the spare device is missing", metadata.ErrNotFound, now[0])
 	refuse("the backing is missing", metadata.ErrNotFound, now[1])
-	dead := s.forkDisks()
+	dead := forkDisks(s.disks)
 	dead[1].gone = int32(pick(s.rng, vanishErrnos))
 	refuse("the spare device is dead", nil, devicesOf(dead)...) // with the device's own error
 	refuse("a clone of the spare device beside it", metadata.ErrForeign, now[0], now[1], offline{d: s.disks[1].fork()})
