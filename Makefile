@@ -15,7 +15,8 @@ VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS := -checklinkname=0 -X main.version=$(VERSION)
 
 ## What can be set
-# One kernel series, or several: KERNEL=6.12 is one, the default both.
+# One kernel series, or several: KERNEL=6.12 is one, the default both. uml is
+# user-mode Linux, which has to be built (make uml) and is not part of the default.
 KERNEL   ?= 6.12 7.3
 # A pattern of test names, as for go test -run.
 RUN      ?=
@@ -39,7 +40,7 @@ VMEXEC  = $(CURDIR)/bin/vmexec
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full powercut sim lint fmt bench demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml powercut sim lint fmt bench demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -69,10 +70,16 @@ VM_TARGETS = $(addprefix test-vm@,$(KERNEL))
 test-vm: build vmexec ## tests in guests: KERNEL=6.12 RUN=TestX PKG=./ublk/...
 	@$(MAKE) -j$(words $(KERNEL)) --no-builtin-rules $(VM_TARGETS)
 
+# Built on the first use; a look at the cache after that.
+test-vm@uml: uml
+
 $(VM_TARGETS): test-vm@%:
 	@pkgs='$(PKG)'; \
 	if [ -z "$$pkgs" ]; then pkgs=$$(scripts/vm-packages); fi; \
 	go test -count=1 -p 1 -timeout 60m -exec "$(VM_EXEC) -kernel $*" $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $$pkgs 2>&1 | sed -u 's/^/[$*] /'
+
+uml: vmexec ## build user-mode Linux into the cache, once (some minutes): make test-vm KERNEL=uml
+	$(VMEXEC) -kernel uml -fetch
 
 test-vm-full: export UBLK_REMAP_FULL := 1
 test-vm-full: test-vm ## the whole cross of features in guests (takes long)

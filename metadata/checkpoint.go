@@ -9,7 +9,7 @@ const (
 	// backoffRecords is how many records pass, at least, between a checkpoint
 	// that failed and the next that begins by itself; it doubles each time.
 	backoffRecords = 64
-	maxBackoff     = 10 // doublings
+	maxBackoff     = 5 // doublings
 )
 
 // checkpoint is the one checkpoint that is under way. All mirrors that take
@@ -24,6 +24,7 @@ type checkpoint struct {
 	first      uint32 // page that data begins with
 	data       []byte // what is being written
 	header     bool   // it is the header
+	refused    bool   // the table cannot be written anywhere
 	wait       int    // mirrors whose write has not ended
 	asked      []Ticket
 	tickets    []Ticket
@@ -93,7 +94,7 @@ func (c *Committer) startCheckpoint(all bool) {
 	// Only what the caller knows to be durable is sure to show in the Source.
 	ck.covers = c.collected
 	ck.generation++
-	ck.first, ck.header, ck.wait = 0, false, 0
+	ck.first, ck.header, ck.refused, ck.wait = 0, false, false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
 	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
 	for i := range c.ms {
@@ -108,12 +109,18 @@ func (c *Committer) startCheckpoint(all bool) {
 			m.ckSlot = 1 - m.new
 		}
 		if m.state == MirrorStale {
-			// What it holds is of no use to it: all slots are free, and if one
-			// checkpoint slot is bad, the other one may do.
-			m.ckSlot ^= int(m.fails & 1)
 			m.state = MirrorRebuilding
-			clear(m.slots)
-			m.used = 0
+			if c.otherGood(m) {
+				// Nobody needs what it holds: if one checkpoint slot is bad,
+				// the other one may do. The records stay, as long as there is
+				// room: a bad sector may turn up in the good mirror's log
+				// before the checkpoint is there.
+				m.ckSlot ^= int(m.fails & 1)
+				if m.used > len(m.slots)/2 {
+					clear(m.slots)
+					m.used = 0
+				}
+			}
 		}
 	}
 	c.changed = true
@@ -133,6 +140,7 @@ func (c *Committer) stepCheckpoint() {
 	}
 	if err != nil {
 		c.err = err
+		ck.refused = true
 		for i := range c.ms {
 			if c.ms[i].ckFate == fatePending {
 				c.ms[i].ckFate = fateFailed
@@ -219,6 +227,7 @@ func (c *Committer) endCheckpoint() {
 				m.fails = 0
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
+				// What is left in its log is newer than the checkpoint.
 				if m.seen = m.used > 0; m.seen {
 					c.sb.wanted = true
 				} else {
@@ -234,9 +243,16 @@ func (c *Committer) endCheckpoint() {
 				m.state = MirrorStale
 			}
 		}
-		m.ckFate = fateNone
 	}
 	ck.active = false
+	for i := range c.ms {
+		m := &c.ms[i]
+		// The place is at fault if the checkpoint went well elsewhere.
+		if m.ckFate == fateFailed && outcome == OutcomeDurable && !ck.refused {
+			c.troubled(m)
+		}
+		m.ckFate = fateNone
+	}
 	if outcome == OutcomeDurable {
 		ck.written++
 		// A copy of the superblock that could not be written gets another try.
@@ -251,9 +267,7 @@ func (c *Committer) endCheckpoint() {
 // failRebuild gives up bringing a mirror back, for the time being. The
 // superblock says still that it is stale.
 func (c *Committer) failRebuild(m *cmirror) {
-	if m.ckFate == fatePending {
-		m.ckFate = fateFailed
-	}
+	m.ckFate = fateNone
 	m.state = MirrorStale
 	m.backOff(c.records)
 	c.changed = true

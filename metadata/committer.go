@@ -125,6 +125,7 @@ type Committer struct {
 	session uint64
 	now     uint32
 	ms      []cmirror
+	sites   []site // places that gave trouble since the start
 
 	phase     phase
 	suspended bool
@@ -193,6 +194,7 @@ type cmirror struct {
 	was   MirrorState // before it became stale with the record under way
 	// seen: brought back, and its log has a record that says how new it is.
 	seen      bool
+	clearing  bool // the superblocks under way say that it is not stale any more
 	staleFrom Position
 
 	// slots is what the atoms of the log hold: the position of a record that
@@ -203,9 +205,11 @@ type cmirror struct {
 	cover Position // what its newest checkpoint covers
 	new   int      // the slot of its newest checkpoint, or -1
 
-	recFate fate
-	recSlot int
-	recTry  int
+	recFate   fate
+	recSlot   int // being written, or written last
+	recTry    int
+	recCopies int  // slots that have the record
+	second    bool // a second copy was tried, or is
 
 	ckFate fate
 	ckSlot int
@@ -217,6 +221,13 @@ type cmirror struct {
 	forced    int // checkpoints tried in vain since its log is full
 	// What c.records was when it was last brought back.
 	back uint64
+
+	// moving: the next superblocks are to say that it lies there, stale.
+	moving   bool
+	named    bool // those under way do
+	toDevice uint8
+	toStart  int64
+	left     bool // it was not stale before that update
 }
 
 // takes reports whether records are written to the mirror.
@@ -224,7 +235,31 @@ func (m *cmirror) takes() bool { return m.state != MirrorStale }
 
 // sound reports whether a record on the mirror counts as durable.
 func (m *cmirror) sound() bool {
-	return m.device == 0 && (m.state == MirrorGood || m.state == MirrorWeak)
+	return m.device == 0 && m.stands()
+}
+
+// stands reports whether a load would believe the mirror about what the newest
+// record is.
+func (m *cmirror) stands() bool { return m.state == MirrorGood || m.state == MirrorWeak }
+
+// standing is how many mirrors do.
+func (c *Committer) standing() (n int) {
+	for i := range c.ms {
+		if c.ms[i].stands() {
+			n++
+		}
+	}
+	return n
+}
+
+// copies is how many slots of the mirror a record is to take. While a load
+// would believe only one mirror about what the newest record is, one bad sector
+// under that record would undo it without a trace.
+func (c *Committer) copies(m *cmirror) int {
+	if m.stands() && c.standing() == 1 {
+		return 2
+	}
+	return 1
 }
 
 func (m *cmirror) full() bool { return m.used == len(m.slots) }
@@ -239,6 +274,23 @@ func (m *cmirror) free() (slot int, ok bool) {
 	}
 	slot = m.next
 	m.next = (m.next + 1) % len(m.slots)
+	return slot, true
+}
+
+// freeFar returns a free slot for the second copy of a record: the first one
+// from half the log away on, so that what spoils one slot and its neighbours
+// leaves the other. from is the slot of the first copy, or the one that was
+// tried last for the second.
+func (m *cmirror) freeFar(from int, again bool) (slot int, ok bool) {
+	if m.full() {
+		return 0, false
+	}
+	if slot = from + 1; !again {
+		slot = from + len(m.slots)/2
+	}
+	for slot %= len(m.slots); m.slots[slot] != (Position{}); {
+		slot = (slot + 1) % len(m.slots)
+	}
 	return slot, true
 }
 
@@ -312,6 +364,9 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	c.sb.init(img)
 	for i := range img.mirrors {
 		c.ms = append(c.ms, newMirror(&img.mirrors[i], img))
+		if m := &c.ms[i]; m.state == MirrorStale {
+			c.site(m.device, m.start).trouble++ // why else?
+		}
 		for _, r := range img.mirrors[i].repairs {
 			c.rec.repairs = append(c.rec.repairs, mirrorRepair{i, r})
 		}
@@ -322,11 +377,15 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 func newMirror(mi *mirrorImage, img *Image) cmirror {
 	m := cmirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1, slots: make([]Position, len(mi.slots))}
 	if mi.stale {
-		// All of it may be overwritten: a checkpoint brings it back.
 		m.state, m.staleFrom = MirrorStale, mi.staleFrom
 		for s, h := range mi.headers {
 			if h != nil && *h == img.checkpoint.header {
-				m.new = s // but that last, the image rests on it
+				m.new = s // to be overwritten last, the image rests on it
+			}
+		}
+		for s := range mi.slots {
+			if r := &mi.slots[s]; r.state == slotRecord && img.checkpoint.covers.Less(r.Position) {
+				m.hold(s, r.Position) // another mirror may lack it
 			}
 		}
 		return m
@@ -338,7 +397,7 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
 		}
 	}
-	if !mi.whole || len(mi.missing) > len(mi.repairs) {
+	if !mi.whole || len(mi.missing)+len(mi.single) > len(mi.repairs) {
 		m.state = MirrorWeak
 	}
 	var last Position

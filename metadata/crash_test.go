@@ -460,6 +460,9 @@ func TestCuts(t *testing.T) {
 						w.find(w.cut(), "cut")
 						w.findAlone()
 					}
+					if i%19 == 0 {
+						w.findLatent()
+					}
 					if w.r.IntN(400) == 0 {
 						w.power()
 					}
@@ -508,6 +511,9 @@ func TestFaultsAndCuts(t *testing.T) {
 					if i%7 == 0 {
 						w.find(w.cut(), "cut")
 						w.findAlone()
+					}
+					if i%19 == 0 {
+						w.findLatent()
 					}
 					if w.r.IntN(400) == 0 {
 						w.power()

@@ -104,7 +104,7 @@ func (c *Committer) launch() {
 	r.active, r.marking, r.wait = true, false, 0
 	for i := range c.ms {
 		m := &c.ms[i]
-		m.recFate, m.recTry = fateNone, 0
+		m.recFate, m.recTry, m.recCopies, m.second = fateNone, 0, 0, false
 		if m.takes() {
 			c.tryRecord(i)
 		}
@@ -115,7 +115,7 @@ func (c *Committer) launch() {
 }
 
 // makeRoom reports whether a record can begin: every mirror that takes records
-// has a free slot, or is given up. If there is none, it begins a checkpoint.
+// has the free slots, or is given up. If there are none, it begins a checkpoint.
 func (c *Committer) makeRoom() bool {
 	room := false
 	for i := range c.ms {
@@ -123,7 +123,7 @@ func (c *Committer) makeRoom() bool {
 		if !m.takes() {
 			continue
 		}
-		if !m.full() {
+		if len(m.slots)-m.used >= c.copies(m) {
 			room = room || m.sound()
 			continue
 		}
@@ -164,9 +164,17 @@ func (c *Committer) makeRoom() bool {
 // tryRecord writes the record to the next free slot of a mirror.
 func (c *Committer) tryRecord(i int) {
 	m, r := &c.ms[i], &c.rec
-	slot, ok := m.free()
+	var slot int
+	var ok bool
+	if m.second {
+		slot, ok = m.freeFar(m.recSlot, m.recTry > 0)
+	} else {
+		slot, ok = m.free()
+	}
 	if !ok || m.recTry == recordTries {
-		m.recFate = fateFailed
+		if m.recFate = fateFailed; m.recCopies > 0 {
+			m.recFate = fateDone
+		}
 		return
 	}
 	m.recTry++
@@ -180,6 +188,7 @@ func (c *Committer) recordDone(i int, err error) {
 	r.wait--
 	if err == nil {
 		m.recFate = fateDone
+		m.recCopies++
 		m.hold(m.recSlot, r.Position)
 	} else {
 		// The slot may have a bad sector, or the record after all: it stays
@@ -206,14 +215,28 @@ func (c *Committer) recordEnded() {
 		r.active, r.repairing = false, false
 		return
 	}
-	taken := false
+	taken, only, believed := false, 0, 0
 	for i := range c.ms {
 		m := &c.ms[i]
 		taken = taken || m.recFate == fateDone && m.sound()
+		if m.recFate == fateDone && m.stands() {
+			only = i
+			believed++
+		}
 	}
 	if !taken {
 		c.recordUnknown()
 		return
+	}
+	// One sector that reads no more must not undo it: where one mirror alone
+	// would be believed it takes a second slot. If no other slot takes it the
+	// first one has to do: then four sectors are bad already.
+	if m := &c.ms[only]; believed == 1 && !m.second {
+		m.second, m.recTry = true, 0
+		c.tryRecord(only)
+		if r.wait > 0 {
+			return
+		}
 	}
 	for i := range c.ms {
 		m := &c.ms[i]
@@ -230,8 +253,10 @@ func (c *Committer) recordEnded() {
 			m.ckFate = fateNone
 			r.marking = true
 			c.sb.wanted = true
+			c.troubled(m)
 		} else {
 			c.failRebuild(m)
+			c.troubled(m)
 		}
 	}
 	// A crash now finds the record on the good mirror only, with nothing that
@@ -280,11 +305,16 @@ func (c *Committer) recordUnknown() {
 	r.active, r.marking = false, false
 	c.changed = true
 	for i := range c.ms {
-		// The mirror of a spare device may have taken it. What voids it needs no copy of it,
-		// and nothing would ever free the slot: no checkpoint covers a record that never
-		// counted.
-		if m := &c.ms[i]; m.recFate == fateDone {
-			m.letGo(m.recSlot)
+		// A mirror may have taken it: that of a spare device, or one of the backing while
+		// the superblocks could not be written. What voids it needs no copy of it,
+		// and nothing would ever free the slots: no checkpoint covers a record that never
+		// counted. But it is let go only when another takes its place: a superblock
+		// that was written after all may say that there was one as new as this.
+		m := &c.ms[i]
+		for s, p := range m.slots {
+			if c.durable.Less(p) && p != r.Position {
+				m.letGo(s)
+			}
 		}
 	}
 	if r.kind == recordEpoch {
@@ -346,7 +376,10 @@ func (c *Committer) advanceOpening() {
 			continue
 		}
 		m := &c.ms[rep.mirror]
-		m.recTry = 0
+		m.recTry, m.recCopies, m.second = 0, 0, rep.second
+		if rep.second {
+			m.recSlot = rep.slot
+		}
 		r.link = link{Position: rep.Position}
 		r.data, r.active, r.repairing, r.wait = rep.data, true, true, 0
 		c.tryRecord(rep.mirror)

@@ -31,7 +31,7 @@ var golden = []struct {
 	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}},
 }
 
-func makeGolden(t *testing.T, name string, p PlanParams) []*memDisk {
+func planGolden(t *testing.T, name string, p PlanParams) *Layout {
 	p.Name, p.Created = name, 1_700_000_000
 	p.UUID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(name))
 	p.DeviceUUIDs = [2]uuid.UUID{uuid.NewSHA1(p.UUID, []byte("backing")), uuid.NewSHA1(p.UUID, []byte("spare"))}
@@ -39,11 +39,30 @@ func makeGolden(t *testing.T, name string, p PlanParams) []*memDisk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return plan
+}
+
+// plannedThen is the layout that an image was created with: Plan may lay a new
+// set out in another way by now.
+func plannedThen(t *testing.T, disks []*memDisk) *Layout {
+	sb, err := Probe(disks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb.Generation, sb.Epoch, sb.PrevEpoch, sb.Session, sb.Started = 1, 1, 0, 0, 0
+	plan, err := newLayout(sb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 	var disks []*memDisk
 	for _, d := range plan.Devices() {
 		disks = append(disks, newMemDisk(d.Size))
 	}
-	time := p.Created
+	time := plan.sb.Created
 	if err := Create(devices(disks), plan, []Entry{{Unit: 3, Spare: 0, Count: 2, Mask: 1, State: StateMapped, Cause: CauseImport, Time: time}}); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +218,7 @@ func TestGolden(t *testing.T) {
 		t.Run(g.name, func(t *testing.T) {
 			dump := filepath.Join("testdata", g.name+".json")
 			if _, err := os.Stat(goldenFile(g.name, 0)); *writeGolden && errors.Is(err, fs.ErrNotExist) {
-				disks := makeGolden(t, g.name, g.p)
+				disks := makeGolden(t, planGolden(t, g.name, g.p))
 				for i, d := range disks {
 					var b bytes.Buffer
 					z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
@@ -225,7 +244,7 @@ func TestGolden(t *testing.T) {
 				t.Errorf("check: %v\n%s", err, r.String())
 			}
 			// What is written today is the same, byte for byte.
-			for i, d := range makeGolden(t, g.name, g.p) {
+			for i, d := range makeGolden(t, plannedThen(t, disks)) {
 				if !bytes.Equal(d.flatten(), disks[i].flatten()) {
 					t.Errorf("device %d: the same history gives another image today", i)
 				}

@@ -159,9 +159,10 @@ func defaultSpare(backing int64) int64 {
 	return roundUp(min(max(backing/100, MinSpareBytes), DefaultSpareMax), int64(UnitSize))
 }
 
-// planAlone: everything on the backing.
+// planAlone: everything on the backing. Head and tail have room for one more
+// mirror each, where a mirror is rebuilt whose place has gone bad.
 //
-//	| superblocks | mirror A | data ... | displaced head | spare | mirror B | superblock |
+//	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
 func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 	spare := p.SpareBytes
 	if spare == 0 {
@@ -169,13 +170,13 @@ func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 	}
 	slot, log := mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 	mirror := 2*slot + log
-	head := roundUp(RegionStart+mirror, headAlign)
+	head := roundUp(RegionStart+2*mirror, headAlign)
 	// The tail superblock shares no physical block with the mirror.
 	mirrorB := roundDown(tailSuperblock(p.BackingSize), atom) - mirror
-	tail := roundDown(mirrorB-spare-head, int64(headAlign))
+	tail := roundDown(mirrorB-mirror-spare-head, int64(headAlign))
 	if tail < 2*head {
 		// Smaller than this, the head would not even have itself to hide.
-		need := 2*head + head + spare + mirror + 2*SuperblockStride + headAlign
+		need := 2*head + head + spare + 2*mirror + 2*SuperblockStride + headAlign
 		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: roundUp(need, headAlign)}
 	}
 	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, tail, slot, log
@@ -189,16 +190,16 @@ func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 }
 
 // planPair: the backing keeps its full size, the displaced head and the spare
-// units lie on the spare device.
+// units lie on the spare device. Either has room for one more mirror.
 //
-//	backing: | superblocks | mirror A | mirror B | data ... |
-//	spare:   | superblocks | mirror C | displaced head | spare ... |
+//	backing: | superblocks | mirror A | mirror B | room | data ... |
+//	spare:   | superblocks | mirror C | room | displaced head | spare ... |
 func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
 		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 		mirror = 2*slot + log
-		head = roundUp(RegionStart+2*mirror, headAlign)
-		return slot, log, mirror, head, roundUp(RegionStart+mirror, headAlign) + head
+		head = roundUp(RegionStart+3*mirror, headAlign)
+		return slot, log, mirror, head, roundUp(RegionStart+2*mirror, headAlign) + head
 	}
 	spare := p.SpareBytes
 	if spare == 0 {

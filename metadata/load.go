@@ -132,15 +132,19 @@ type mirrorImage struct {
 	// no page of it was found bad here.
 	whole   bool
 	missing []int    // indices into Image.chain that this mirror lacks
-	repairs []repair // the records of missing, if they are few
+	single  []int    // indices into Image.chain that it has once, and no other mirror in use has
+	repairs []repair // the records of missing and single, if they are few
 }
 
 // repair is a record that a mirror lacks and another has. It is seen on one
 // mirror only after a cut between the writes to the two, or where a sector
-// went bad; once it is written again, either mirror can be lost.
+// went bad; once it is written again, either mirror can be lost. Where only one
+// mirror is in use it is a record that has but one slot.
 type repair struct {
 	Position
-	data []byte // an atom, aligned
+	data   []byte // an atom, aligned
+	second bool   // the mirror has it
+	slot   int    // where
 }
 
 // maxRepairs is how many records a start writes again. More than that, and a
@@ -452,28 +456,39 @@ func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 
 // settle notes what each mirror lacks of the image.
 func (img *Image) settle() error {
+	inUse := 0
+	for i := range img.mirrors {
+		if !img.mirrors[i].stale {
+			inUse++
+		}
+	}
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		have := make(map[link]bool, len(img.chain))
+		type copies struct{ n, slot int }
+		have := make(map[link]copies, len(img.chain))
 		for j := range m.slots {
 			if m.slots[j].state == slotRecord {
-				have[m.slots[j].link] = true
+				have[m.slots[j].link] = copies{have[m.slots[j].link].n + 1, j}
 			}
 		}
 		for j := range img.chain {
-			if !have[img.chain[j].link] {
+			switch n := have[img.chain[j].link].n; {
+			case n == 0:
 				m.missing = append(m.missing, j)
+			case n == 1 && inUse == 1:
+				m.single = append(m.single, j)
 			}
 		}
-		if m.stale || len(m.missing) > maxRepairs {
+		if m.stale || len(m.missing)+len(m.single) > maxRepairs {
 			continue
 		}
-		for _, j := range m.missing {
+		for _, j := range slices.Concat(m.missing, m.single) {
 			b := AlignedBytes(int(m.atom))
 			if err := img.readRecord(&img.chain[j], b); err != nil {
 				return err
 			}
-			m.repairs = append(m.repairs, repair{img.chain[j].Position, b})
+			at := have[img.chain[j].link]
+			m.repairs = append(m.repairs, repair{img.chain[j].Position, b, at.n > 0, at.slot})
 		}
 	}
 	return nil

@@ -109,7 +109,15 @@ func (c *Committer) startSuperblocks() {
 	for i := range c.ms {
 		m := &c.ms[i]
 		r := &s.next.Regions[m.region]
+		if m.moving {
+			c.beginMove(m)
+		}
+		if m.named = m.moving; m.named {
+			r.Device, r.Start = m.toDevice, m.toStart
+			r.Generation++
+		}
 		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding || m.state == mirrorRebuilt && !m.seen
+		m.clearing = m.state == mirrorRebuilt && m.seen
 		r.StaleFrom = Position{}
 		if r.Stale {
 			r.StaleFrom = m.staleFrom
@@ -173,7 +181,10 @@ func (c *Committer) superblocksEnded() {
 	}
 	for i := range c.ms {
 		m := &c.ms[i]
-		if m.state != mirrorRebuilt || !m.seen {
+		if m.named {
+			c.endMove(m, ok)
+		}
+		if !m.clearing || m.state != mirrorRebuilt {
 			continue
 		}
 		if m.state, m.back = MirrorGood, c.records; !ok {

@@ -65,6 +65,9 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 	if err := q.loop(); err != nil {
 		return err
 	}
+	if q.dev.leaving.Load() && q.alive > 0 {
+		return q.leave()
+	}
 	return q.disarmWake()
 }
 
@@ -81,11 +84,24 @@ func (q *Queue) loop() error {
 			limit = wait
 		}
 		if q.done() {
-			if q.ring.Pending() == 0 {
+			if q.dev.leaving.Load() && q.alive > 0 {
+				if !q.saturated() {
+					return nil
+				}
+				// The answer to one request is what the thread can leave behind.
+				if q.serveHeld() {
+					continue
+				}
+				limit = saturatedPoll
+				if wait > 0 {
+					limit = min(limit, wait)
+				}
+			} else if q.ring.Pending() == 0 {
 				return nil
+			} else {
+				// The last answers still have to reach the kernel.
+				limit = 0
 			}
-			// The last answers still have to reach the kernel.
-			limit = 0
 		}
 		if err := q.ring.SubmitAndWait(limit); err != nil {
 			return err
@@ -152,6 +168,7 @@ func (q *Queue) Done(tag uint16, res int32) {
 		panic("ublk: Done for a tag that has no request")
 	}
 	t.owned = false
+	q.owned--
 	switch {
 	case res < 0:
 	case !t.op.hasData():
@@ -217,6 +234,7 @@ func (q *Queue) fetched(tag uint16, res int32) {
 	t.op = Op(d.OpFlags & uapi.OpMask)
 	t.length = int64(d.NrSectors) * SectorSize
 	t.owned = true
+	q.owned++
 	if d.OpFlags&uapi.IONeedRegBuf != 0 {
 		q.bufferCommand(uapi.IORegisterIOBuf, tag, kindRegister)
 		return
@@ -237,8 +255,14 @@ func (q *Queue) bufferRegistered(tag uint16, res int32) {
 // deliver hands a request to the handler, unless the next server is to have it.
 func (q *Queue) deliver(tag uint16) {
 	if q.dev.leaving.Load() {
+		q.tags[tag].held = true
 		return
 	}
+	q.handOver(tag)
+}
+
+// handOver gives a request to the handler.
+func (q *Queue) handOver(tag uint16) {
 	d := q.descriptor(tag)
 	q.handler.Request(Request{
 		Tag: tag, Op: q.tags[tag].op, Flags: RequestFlags(d.OpFlags &^ uapi.OpMask),

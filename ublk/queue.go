@@ -39,6 +39,8 @@ type Queue struct {
 
 	alive    int // tags that the kernel has not ended
 	inflight int // operations under way: the handler's, and registrations of buffers
+	owned    int // tags that the kernel has handed out and waits for
+	leaveBy  time.Time
 
 	wakeFile    *os.File
 	wakePending atomic.Bool
@@ -55,6 +57,7 @@ type tagState struct {
 	op         Op
 	owned      bool // by the handler
 	registered bool // its buffer was registered by command
+	held       bool // owned, but not handed to the handler: it is the next server's
 	dead       bool // the kernel will not use it again
 }
 

@@ -380,6 +380,59 @@ func TestLeaveAndRecover(t *testing.T) {
 	})
 }
 
+// A server that leaves with all of its tags in use, and more requests waiting. Before Linux 6.16 the kernel would not
+// notice for 30 seconds that it is gone, if nobody sees to that.
+func TestLeaveSaturated(t *testing.T) {
+	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+		ctl := control(t)
+		r := ram(t, 8<<20)
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2, ZeroCopy: zero, Recovery: ublk.Require, Params: r.Params()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cleanUp(t, dev.Info().ID)
+		s := run(t, ctl, dev, r, ublk.RunOptions{})
+		f := openDirect(t, dev.Info().BlockPath())
+		e := newExerciser(t, f, r.Size(), 12, 512, 64<<10)
+		e.start(0)
+		for round := range 4 {
+			for target := e.ops.Load() + 30; e.ops.Load() < target; {
+				time.Sleep(time.Millisecond)
+			}
+			for !saturated(dev.Info().ID, 4) {
+				time.Sleep(100 * time.Microsecond)
+			}
+			began := time.Now()
+			if err := s.Leave(within(t)); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			if err := <-s.done; err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			left := time.Since(began)
+			next, err := ublk.Recover(within(t), ctl, dev.Info().ID)
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+			s = run(t, ctl, next, r, ublk.RunOptions{})
+			took := time.Since(began)
+			t.Logf("round %d: left after %v, live after %v", round, left, took)
+			// The kernel's timeout is 30 s.
+			if took > 25*time.Second {
+				t.Errorf("round %d: the kernel did not notice that the server was gone: live after %v", round, took)
+			}
+		}
+		if err := e.halt(); err != nil {
+			t.Error(err)
+		}
+		if err := e.verify(); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		s.remove(t)
+	})
+}
+
 func TestQuiesce(t *testing.T) {
 	ctl := control(t)
 	needFeature(t, ctl, ublk.FeatureQuiesce)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -88,6 +90,11 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		defer spare.Close()
 		devs = append(devs, spare)
 	}
+	for _, d := range devs {
+		if err := notServed(d); err != nil {
+			return err
+		}
+	}
 	plan, err := planSet(devs, o)
 	if err != nil {
 		return err
@@ -146,6 +153,11 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 // planSet lays the set out. The exported blocks are as large as the largest of
 // any of its devices.
 func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error) {
+	// The format would take more; what people have to type and terminals to show
+	// is a matter of this program.
+	if strings.ContainsFunc(o.name, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
+		return nil, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name, exit.ErrUsage)
+	}
 	p := metadata.PlanParams{BackingSize: devs[0].Size(), Name: o.name, Created: uint32(time.Now().Unix()), UUID: uuid.New()}
 	if p.Name == "" {
 		p.Name = "remap-" + p.UUID.String()[:8]
@@ -219,7 +231,7 @@ func (a *app) printCreated(c created) error {
 		verb = "would be prepared"
 	}
 	for _, r := range c.Replaced {
-		if _, err := fmt.Fprintf(a.out, "replaces %s\n", r); err != nil {
+		if _, err := fmt.Fprintf(a.out, "replaces %s\n", clean(r)); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
@@ -22,19 +23,28 @@ const reportFD = 3
 // report is what a detached server tells its parent, once: how the start ended.
 type report struct {
 	Device string `json:"device,omitempty"`
-	Error  string `json:"error,omitempty"`
-	Code   int    `json:"code,omitempty"`
+	PID    int    `json:"pid,omitempty"`
+	// Paused is how long requests waited at most, if the device was taken over
+	// from a living server.
+	Paused time.Duration `json:"paused,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Code   int           `json:"code,omitempty"`
 }
 
 // detach starts this program again as a server of its own session and returns
-// the device's path once it is live.
-func detach() (string, error) {
+// once the device is live. If ctx ends before, the server goes on alone.
+func detach(ctx context.Context, args []string) (report, error) {
+	return launch(ctx, "/proc/self/exe", args)
+}
+
+// launch is detach for the program at a path, which may be another version.
+func launch(ctx context.Context, program string, args []string) (rep report, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return rep, err
 	}
 	defer r.Close()
-	cmd := exec.Command("/proc/self/exe", withFlag(os.Args[1:], "--detached")...)
+	cmd := exec.Command(program, args...)
 	// Nothing of the caller's is kept: a pipe held open here would keep the
 	// caller waiting for its end.
 	cmd.ExtraFiles = []*os.File{w}
@@ -42,20 +52,24 @@ func detach() (string, error) {
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return "", fmt.Errorf("start the server: %w", err)
+		return rep, fmt.Errorf("start the server: %w", err)
 	}
+	// A pipe's end can be given a deadline: now.
+	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })()
 	text, err := io.ReadAll(io.LimitReader(r, 1<<16))
-	if err != nil {
-		return "", fmt.Errorf("the server's report: %w", err)
+	if ctx.Err() != nil {
+		return rep, fmt.Errorf("%w; the new server, process %d, goes on by itself", context.Cause(ctx), cmd.Process.Pid)
 	}
-	var rep report
+	if err != nil {
+		return rep, fmt.Errorf("the server's report: %w", err)
+	}
 	if len(bytes.TrimSpace(text)) == 0 || json.Unmarshal(text, &rep) != nil {
-		return "", fmt.Errorf("the server died before the device was live (%v)", wait(cmd))
+		return rep, fmt.Errorf("the server died before the device was live (%v)", wait(cmd))
 	}
 	if rep.Error != "" {
-		return "", errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error}, ignoreExit(cmd.Wait()))
+		return rep, errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error}, ignoreExit(cmd.Wait()))
 	}
-	return rep.Device, cmd.Process.Release()
+	return rep, cmd.Process.Release()
 }
 
 // withFlag adds a flag to a command line, before what is no flag in any case.
@@ -90,8 +104,6 @@ func newReport() *reporter {
 	syscall.CloseOnExec(reportFD)
 	return &reporter{f: os.NewFile(reportFD, "report")}
 }
-
-func (r *reporter) ready(device string) { r.send(report{Device: device}) }
 
 func (r *reporter) failed(err error) {
 	if err != nil {

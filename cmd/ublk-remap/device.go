@@ -11,7 +11,9 @@ import (
 	"strings"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/metadata"
 )
 
 // lookup finds the record of a device by what people call it: /dev/ublkbN,
@@ -55,6 +57,24 @@ func same(a, b string) bool {
 func present(r *control.Record) bool {
 	_, err := os.Stat(filepath.Join("/sys/class/ublk-char", fmt.Sprintf("ublkc%d", r.ID)))
 	return err == nil
+}
+
+// notServed refuses a disk whose set has a device: it, or what it is a copy or
+// another view of, is being served, or I/O waits for a server.
+func notServed(d *blockdev.Device) error {
+	sb, err := metadata.Probe(d)
+	if sb == nil || err != nil {
+		return nil
+	}
+	r, err := control.ReadRecord(sb.Name)
+	if err != nil && control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: a server of a set called %q lives, and does not say which disk it has; stop it first", d.Path(), exit.ErrRefused, sb.Name)
+	}
+	if err != nil || r.UUID != sb.UUID.String() || !control.Owned(sb.Name) && !present(r) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: ublk-remap stop %s",
+		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, r.Name)
 }
 
 // statusOf asks a device's server, or says what is known without one.

@@ -21,6 +21,7 @@ import (
 )
 
 func main() {
+	unlimit()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	cancel()
@@ -29,7 +30,7 @@ func main() {
 
 // run is the whole command, for tests too; it returns the exit code.
 func run(ctx context.Context, args []string, std stdio) int {
-	a := &app{stdio: std}
+	a := &app{stdio: std, ctx: ctx}
 	root := newRoot(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

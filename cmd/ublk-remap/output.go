@@ -58,8 +58,22 @@ func (a *app) confirm(what string) error {
 		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what, exit.ErrRefused)
 	}
 	a.tell("%s\nType yes to go on: ", clean(what))
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "yes" {
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(in).ReadString('\n')
+		answers <- answer{line, err}
+	}()
+	var got answer
+	select {
+	case got = <-answers:
+	case <-a.ctx.Done(): // interrupted at the question: that is no
+		a.tell("\n")
+	}
+	if got.err != nil || strings.TrimSpace(got.line) != "yes" {
 		return fmt.Errorf("%s: %w: not confirmed, nothing was changed", what, exit.ErrRefused)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,8 @@ type stdio struct {
 // app is what all verbs share.
 type app struct {
 	stdio
-	parsed    bool // the command line made sense
+	ctx       context.Context // ends by SIGINT and SIGTERM
+	parsed    bool            // the command line made sense
 	json      bool
 	logLevel  string
 	logFormat string
@@ -58,7 +60,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, info, warn, error or disabled")
 	flags.StringVar(&a.logFormat, "log-format", "", "console or json; default: console on a terminal, else json")
 	root.AddCommand(
-		createCommand(a), startCommand(a), stopCommand(a), listCommand(a), statusCommand(a),
+		createCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a), listCommand(a), statusCommand(a),
 		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
 	)
 	return root

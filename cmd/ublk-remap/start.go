@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -34,6 +36,8 @@ type startOptions struct {
 	zeroCopy   string
 	foreground bool
 	detached   bool
+	takeOver   int
+	kill       bool
 	retries    int
 	maxBad     int
 	isolate    time.Duration
@@ -71,6 +75,8 @@ queues and features, and what was under way goes on.`,
 	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
+	f.IntVar(&o.takeOver, "take-over", 0, "")
+	f.BoolVar(&o.kill, "kill", false, "")
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
 	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one by one, before the search gets coarser")
 	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
@@ -78,17 +84,26 @@ queues and features, and what was under way goes on.`,
 	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst, "units that may be remapped at once before the breaker trips")
 	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond, "units a second that the budget grows by")
 	a.jsonFlag(cmd)
-	if err := f.MarkHidden("detached"); err != nil {
-		panic(err)
+	for _, own := range ownFlags {
+		if err := f.MarkHidden(own); err != nil {
+			panic(err)
+		}
 	}
 	return cmd
 }
+
+// ownFlags are what the program gives to the servers that it starts: the device
+// is to be served by a process of its own, and the server to take it over from.
+var ownFlags = []string{"detached", "take-over", "kill"}
 
 func start(ctx context.Context, a *app, what string, o startOptions) error {
 	cfg, err := o.config()
 	if err != nil {
 		return err
 	}
+	// A terminal that hangs up, and a reader of what is printed that goes away,
+	// are no reason to leave a disk without its server.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	cfg.Version = programVersion()
 	if o.detached {
 		return serveDetached(ctx, a, what, cfg)
@@ -101,11 +116,11 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		return err
 	}
 	if !o.foreground {
-		path, err := detach()
+		live, err := detach(ctx, withFlag(os.Args[1:], "--detached"))
 		if err != nil {
 			return err
 		}
-		return a.printStarted(path, sb)
+		return a.printStarted(live.Device, sb)
 	}
 	cfg.Log = a.log
 	cfg.Ready = func(path string) {
@@ -121,7 +136,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth,
+		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Predecessor: o.takeOver, Kill: o.kill,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
@@ -216,7 +231,15 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			return err
 		}
 		cfg.Log = cfg.Log.With().Str("name", sb.Name).Int("pid", os.Getpid()).Logger()
-		cfg.Ready = parent.ready
+		var left time.Time
+		cfg.Leaving = func() { left = time.Now() }
+		cfg.Ready = func(device string) {
+			live := report{Device: device, PID: os.Getpid()}
+			if !left.IsZero() {
+				live.Paused = time.Since(left)
+			}
+			parent.send(live)
+		}
 		err = server.Run(ctx, cfg)
 		if err != nil {
 			cfg.Log.Error().Err(err).Msg("the server ends")
@@ -227,12 +250,19 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
+// printStarted tells that a device is live. If nobody can be told so on
+// standard output the error says it: the device stays.
 func (a *app) printStarted(path string, sb *metadata.Superblock) error {
+	var err error
 	if a.json {
-		return a.printJSON(started{Device: path, Name: sb.Name, UUID: sb.UUID.String()})
+		err = a.printJSON(started{Device: path, Name: sb.Name, UUID: sb.UUID.String()})
+	} else {
+		_, err = fmt.Fprintln(a.out, path)
 	}
-	_, err := fmt.Fprintln(a.out, path)
-	return err
+	if err != nil {
+		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: ublk-remap stop %s", path, sb.Name, err, sb.Name)
+	}
+	return nil
 }
 
 func notify(log zerolog.Logger, state string) {

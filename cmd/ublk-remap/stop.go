@@ -75,6 +75,10 @@ func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err
 		if users := blockdev.Users(r.Device); len(users) > 0 && !force {
 			return false, fmt.Errorf("%w: it is %s; unmount or detach it first, or add --force", exit.ErrRefused, strings.Join(users, ", "))
 		}
+		if !force && blockdev.Claimed(r.Device) {
+			return false, fmt.Errorf("%w: it is in use where it cannot be seen from here, such as mounted in a container; end that first, or add --force",
+				exit.ErrRefused)
+		}
 		err := control.NewClient(r.Name).Stop(ctx)
 		if err != nil && !errors.Is(err, control.ErrNotRunning) {
 			return false, err

@@ -1,5 +1,5 @@
 // Command vmexec runs a program in a guest that boots one of Debian's cloud
-// kernels, as if it ran here: same arguments, working directory and test data;
+// kernels or user-mode Linux, as if it ran here: same arguments, working directory and test data;
 // standard output, standard error and exit code come back.
 //
 //	go test -exec "bin/vmexec -kernel 7.3 -tools all" ./ublk/...

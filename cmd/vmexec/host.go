@@ -13,8 +13,10 @@ import (
 
 	"ublkremap/internal/vmtest/initrd"
 	"ublkremap/internal/vmtest/kernel"
+	"ublkremap/internal/vmtest/machine"
 	"ublkremap/internal/vmtest/proto"
 	"ublkremap/internal/vmtest/qemu"
+	"ublkremap/internal/vmtest/uml"
 )
 
 // guestBoot is what a guest may take besides its program's own time.
@@ -49,7 +51,7 @@ func newHost(ctx context.Context, o *options, stdout, stderr io.Writer) (*host, 
 	if h.cache, err = kernel.CacheDir(); err != nil {
 		return nil, err
 	}
-	if h.kernel, err = kernel.Get(h.cache, o.kernel, o.update, h.logf); err != nil {
+	if h.kernel, err = h.getKernel(); err != nil {
 		return nil, err
 	}
 	base, err := initrd.Base(filepath.Join(h.cache, "initrd"), h.kernel, o.modules)
@@ -64,10 +66,30 @@ func newHost(ctx context.Context, o *options, stdout, stderr io.Writer) (*host, 
 		}
 		h.archives = append(h.archives, tools)
 	}
-	if h.accel = o.accel; h.accel == "auto" {
+	if h.accel = o.accel; h.accel == "auto" && !h.kernel.UserMode {
 		h.accel, err = qemu.Accelerator(ctx, h.cache, h.trial, h.logf)
 	}
 	return h, err
+}
+
+func (h *host) getKernel() (*kernel.Kernel, error) {
+	switch {
+	case h.o.kernel != uml.Name:
+		return kernel.Get(h.cache, h.o.kernel, h.o.update, h.logf)
+	case h.o.fetch:
+		return uml.Build(h.cache, h.o.update, h.logf)
+	default:
+		// Nobody who runs a test waits for a compiler unasked.
+		return uml.Get(h.cache, h.logf)
+	}
+}
+
+// maker makes the machines for the kernel.
+func (h *host) maker(accel string) machine.Maker {
+	if h.kernel.UserMode {
+		return &uml.Machine{Kernel: h.kernel}
+	}
+	return &qemu.Machine{Kernel: h.kernel, Accel: accel}
 }
 
 // trial boots a guest under KVM that does nothing.
@@ -97,7 +119,7 @@ func (h *host) runProgram(ctx context.Context) (int, error) {
 		guestCtx, cancel := context.WithTimeout(ctx, time.Duration(job.TimeoutSeconds)*time.Second+h.boot)
 		frame, err := g.run(guestCtx)
 		cancel()
-		h.debugf("guest with %s under %s ended after %v", h.kernel.Release, accel, time.Since(start).Round(time.Millisecond))
+		h.debugf("guest with %s (%s) ended after %v", h.kernel.Release, accel, time.Since(start).Round(time.Millisecond))
 		if err == nil {
 			return g.finish(frame)
 		}
@@ -142,8 +164,8 @@ func (g *guestRun) run(ctx context.Context) (proto.Frame, error) {
 	if g.console, err = newConsole(g.h.cache); err != nil {
 		return proto.Frame{}, err
 	}
-	m := &qemu.Machine{
-		Kernel: g.h.kernel, Initrd: filepath.Join(dir, "initrd"), Accel: g.accel,
+	m := &machine.Guest{
+		Initrd: filepath.Join(dir, "initrd"), Dir: dir,
 		MemoryMiB: g.h.o.memoryMiB, CPUs: g.h.o.cpus, Append: g.h.o.append,
 		Console: g.console, Stdout: g.stdout, Stderr: g.stderr, OnFile: g.keepFile,
 	}
@@ -155,9 +177,9 @@ func (g *guestRun) run(ctx context.Context) (proto.Frame, error) {
 		if err := sparse(path, d.bytes); err != nil {
 			return proto.Frame{}, err
 		}
-		m.Disks = append(m.Disks, qemu.Disk{Path: path, BlockSize: d.blockSize})
+		m.Disks = append(m.Disks, machine.Disk{Path: path, BlockSize: d.blockSize})
 	}
-	return m.Run(ctx)
+	return machine.Run(ctx, g.h.maker(g.accel), m)
 }
 
 func sparse(path string, size int64) error {

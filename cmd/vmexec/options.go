@@ -74,7 +74,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 			return nil
 		})
 	}
-	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"), "kernel `series` of Debian, or a directory with vmlinuz and lib/modules; $"+envKernel)
+	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"), "kernel `series` of Debian, uml, or a directory with vmlinuz and lib/modules; $"+envKernel)
 	list("tools", envString(envTools, ""), "comma-separated `tools` of the host: names, paths, or the sets base, fs, all; $"+envTools, &o.tools)
 	list("modules", "", "further kernel `modules` to have on board", &o.modules)
 	list("load", defaultLoad, "`modules` to load before the program starts", &o.load)
@@ -85,7 +85,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 		o.env = append(o.env, s)
 		return nil
 	})
-	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE]`, such as 1G or 256M:4096; repeatable, /dev/vda first", func(s string) error {
+	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE]`, such as 1G or 256M:4096; repeatable, /dev/vda first (uml: /dev/ubda)", func(s string) error {
 		d, err := parseDisk(s)
 		o.disks = append(o.disks, d)
 		return err
@@ -103,11 +103,11 @@ func parse(args []string, usage io.Writer) (*options, error) {
 		return nil, err
 	}
 	fs.IntVar(&o.memoryMiB, "mem", mem, "memory in `MiB`; $"+envMemory)
-	fs.IntVar(&o.cpus, "smp", cpus, "`number` of CPUs; $"+envCPUs)
+	fs.IntVar(&o.cpus, "smp", cpus, "`number` of CPUs (uml has one); $"+envCPUs)
 	fs.DurationVar(&o.timeout, "timeout", timeout, "how long the program may run (tests: -test.timeout and 30 s); $"+envTimeout)
 	fs.StringVar(&o.accel, "accel", envString(envAccel, "auto"), "auto, kvm or tcg; $"+envAccel)
 	fs.StringVar(&o.append, "append", envString(envAppend, ""), "addition to the kernel's command line; $"+envAppend)
-	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel and prepare the archives")
+	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the archives")
 	fs.BoolVar(&o.update, "update", false, "look for a newer kernel of the series than the one in the cache")
 	fs.BoolVar(&o.keep, "keep", false, "keep the console log even if all went well, and say where it is")
 	fs.BoolVar(&o.noRetry, "no-retry", false, "do not start a second guest if the first gives no result")

@@ -93,7 +93,7 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 	}
 	// dma_alignment is a mask; kernels before 6.x that lack it ask for 511.
 	g.MemoryAlign = g.LogicalBlock
-	if v, ok := sysfsLookup(q, "dma_alignment"); ok {
+	if v, ok := sysfsLookup(q, "dma_alignment"); ok && v >= 0 && v < 1<<16 {
 		g.MemoryAlign = int(v) + 1
 	} else if mem, _, ok := directAlign(fd); ok {
 		g.MemoryAlign = mem
@@ -166,16 +166,17 @@ func sysfsLookup(dir, name string) (int64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	s := strings.TrimSpace(string(b))
-	v, err := strconv.ParseInt(s, 0, 64)
-	if err != nil {
-		// Limits without a bound are printed as an unsigned maximum.
-		if errors.Is(err, strconv.ErrRange) {
-			return 1<<63 - 1, true
-		}
-		return 0, false
+	return parseLimit(string(b))
+}
+
+// parseLimit reads a number as sysfs prints limits. Those without a bound are
+// printed as an unsigned maximum.
+func parseLimit(text string) (int64, bool) {
+	v, err := strconv.ParseInt(strings.TrimSpace(text), 0, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return 1<<63 - 1, v > 0
 	}
-	return v, true
+	return v, err == nil
 }
 
 func sysfsInt(dir, name string) int64 {

@@ -33,6 +33,7 @@ type Device struct {
 	geo   Geometry
 	rdev  uint64
 	block bool
+	below []int // descriptors that keep others away from what a loop device is over
 }
 
 // retryEvery is how often a busy device is tried again.
@@ -44,6 +45,9 @@ const retryEvery = 20 * time.Millisecond
 // o.Wait, ErrReadOnly, ErrNoDirectIO, ErrNotDevice or ErrAlignment as they
 // say, and the error of the system call else, all wrapped with the path.
 func Open(ctx context.Context, path string, o Options) (*Device, error) {
+	if path == "" {
+		return nil, fmt.Errorf("\"\": %w, but nothing", ErrNotDevice)
+	}
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
@@ -71,15 +75,27 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 }
 
 func open(path string, o Options) (*Device, error) {
-	// The kind decides the flags: O_EXCL without O_CREAT means something for
-	// block devices only.
+	// What there is decides how it is opened: O_EXCL without O_CREAT means
+	// something for block devices only, and the mere open of a pipe may wait for
+	// ever. So it is got hold of first, without being opened, and then opened by
+	// that handle: what lies at the path may have become something else.
+	handle, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer func() { _ = unix.Close(handle) }()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := unix.Fstat(handle, &st); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	kind := st.Mode & unix.S_IFMT
-	if kind != unix.S_IFBLK && kind != unix.S_IFREG {
-		return nil, fmt.Errorf("%s: %w", path, ErrNotDevice)
+	switch {
+	case kind != unix.S_IFBLK && kind != unix.S_IFREG:
+		return nil, fmt.Errorf("%s: %w, but %s", path, ErrNotDevice, kindName(kind))
+	case kind == unix.S_IFREG && st.Mode&0o222 == 0 && !o.ReadOnly:
+		// Root could write it all the same. Whoever took everybody's right to
+		// do so meant it.
+		return nil, fmt.Errorf("%s: %w: its mode is %04o", path, ErrReadOnly, st.Mode&0o7777)
 	}
 	flags := unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
 	if o.ReadOnly {
@@ -88,11 +104,13 @@ func open(path string, o Options) (*Device, error) {
 	if kind == unix.S_IFBLK && !o.Shared {
 		flags |= unix.O_EXCL
 	}
-	fd, err := unix.Open(path, flags, 0)
+	same := fmt.Sprintf("/proc/self/fd/%d", handle)
+	fd, err := unix.Open(same, flags, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%s: %w by somebody else", path, ErrBusy)
-	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK:
+	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK && readable(same):
+		// A block device that is read-only answers EACCES to whoever may read it.
 		return nil, fmt.Errorf("%s: %w (%w)", path, ErrReadOnly, err)
 	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("%s: %w", path, ErrNoDirectIO)
@@ -101,10 +119,33 @@ func open(path string, o Options) (*Device, error) {
 	}
 	d := &Device{f: os.NewFile(uintptr(fd), path), fd: fd, path: path, block: kind == unix.S_IFBLK}
 	if err := d.setup(&st, o); err != nil {
-		d.f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), d.Close())
 	}
 	return d, nil
+}
+
+// kindName names what can be at a path.
+func kindName(kind uint32) string {
+	switch kind {
+	case unix.S_IFDIR:
+		return "a directory"
+	case unix.S_IFCHR:
+		return "a character device"
+	case unix.S_IFIFO:
+		return "a pipe"
+	case unix.S_IFSOCK:
+		return "a socket"
+	}
+	return "something else"
+}
+
+// readable reports whether a block device can be opened to read it.
+func readable(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return err == nil
 }
 
 func (d *Device) setup(before *unix.Stat_t, o Options) error {
@@ -112,24 +153,26 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 	if err := unix.Fstat(d.fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != before.Mode&unix.S_IFMT {
+	if st.Mode&unix.S_IFMT != before.Mode&unix.S_IFMT || st.Rdev != before.Rdev {
 		return ErrNotDevice
 	}
 	d.rdev = st.Rdev
-	if !d.block && !o.Shared {
+	if !o.Shared {
 		how := unix.LOCK_EX
 		if o.ReadOnly {
 			how = unix.LOCK_SH
 		}
-		if err := unix.Flock(d.fd, how|unix.LOCK_NB); err != nil {
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return fmt.Errorf("%w by somebody else", ErrBusy)
+		var err error
+		if d.block {
+			d.below, err = claimBelow(d.rdev, how, 0)
+		} else if err = lockFile(d.fd, how); err == nil {
+			// flock does not know of loop devices and swap over the file.
+			if users := Users(d.path); len(users) > 0 {
+				err = fmt.Errorf("%w: %s", ErrBusy, users[0])
 			}
-			return fmt.Errorf("lock: %w", err)
 		}
-		// flock does not know of loop devices, mounts and swap over the file.
-		if users := Users(d.path); len(users) > 0 {
-			return fmt.Errorf("%w: %s", ErrBusy, users[0])
+		if err != nil {
+			return err
 		}
 	}
 	geo, err := geometryOf(d.f, &st)
@@ -143,8 +186,26 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 	return nil
 }
 
+func lockFile(fd, how int) error {
+	err := unix.Flock(fd, how|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return fmt.Errorf("%w by somebody else", ErrBusy)
+	case err != nil:
+		return fmt.Errorf("lock: %w", err)
+	}
+	return nil
+}
+
 // Close lets the device go.
-func (d *Device) Close() error { return d.f.Close() }
+func (d *Device) Close() error {
+	err := d.f.Close()
+	for _, fd := range d.below {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	d.below = nil
+	return err
+}
 
 // Path returns the absolute path the device was opened by.
 func (d *Device) Path() string { return d.path }

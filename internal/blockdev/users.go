@@ -1,7 +1,7 @@
 package blockdev
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +47,16 @@ func Users(path string) []string {
 	return users
 }
 
+// Claimed reports whether somebody has a block device for himself: a mount, also
+// one in another mount namespace, swap, or a driver on top of it.
+func Claimed(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return errors.Is(err, unix.EBUSY)
+}
+
 func with(part, what string) string {
 	if part == "" {
 		return what
@@ -81,45 +91,60 @@ func parseDev(s string) (uint64, bool) {
 	}
 	a, err1 := strconv.ParseUint(major, 10, 32)
 	b, err2 := strconv.ParseUint(minor, 10, 32)
-	return unix.Mkdev(uint32(a), uint32(b)), err1 == nil && err2 == nil
+	if err1 != nil || err2 != nil {
+		return 0, false
+	}
+	return unix.Mkdev(uint32(a), uint32(b)), true
 }
 
-// mountUsers reads /proc/self/mountinfo (proc(5)): the third field is the
-// device, the fifth the mount point with octal escapes. File systems with
-// devices of their own, such as btrfs, are found by their source.
+// mountUsers finds the mounts of devices, in this process's mount namespace.
 func mountUsers(devs map[uint64]string) []string {
-	f, err := os.Open("/proc/self/mountinfo")
+	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
 	var users []string
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		fields := strings.Fields(sc.Text())
-		if len(fields) < 10 {
-			continue
-		}
-		dev, ok := parseDev(fields[2])
-		part, hit := devs[dev]
-		if !ok || !hit {
-			hit = false
-			for i, field := range fields {
-				if field != "-" || i+2 >= len(fields) {
-					continue
-				}
-				var st unix.Stat_t
-				if src := unescape(fields[i+2]); strings.HasPrefix(src, "/") && unix.Stat(src, &st) == nil &&
-					st.Mode&unix.S_IFMT == unix.S_IFBLK {
-					part, hit = devs[st.Rdev]
-				}
-				break
+	for _, m := range parseMounts(string(text)) {
+		part, hit := devs[m.dev]
+		// File systems with devices of their own, such as btrfs, are found by
+		// their source. Other paths than a device's are not touched: one on a
+		// dead network would not come back.
+		if !hit && strings.HasPrefix(m.source, "/dev/") {
+			var st unix.Stat_t
+			if unix.Stat(m.source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+				part, hit = devs[st.Rdev]
 			}
 		}
 		if hit {
-			users = append(users, with(part, "mounted on "+unescape(fields[4])))
+			users = append(users, with(part, "mounted on "+m.point))
 		}
 	}
 	return users
+}
+
+// mount is one line of mountinfo.
+type mount struct {
+	dev           uint64
+	point, source string
+}
+
+// parseMounts reads /proc/PID/mountinfo (proc_pid_mountinfo(5)): the third field
+// is the device, the fifth the mount point; the source is the second field
+// behind a lone dash. Lines have no longest length, and those that make no sense
+// are left out.
+func parseMounts(text string) []mount {
+	var all []mount
+	for line := range strings.Lines(text) {
+		head, tail, ok := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(fields) < 5 || len(rest) < 2 {
+			continue
+		}
+		if dev, ok := parseDev(fields[2]); ok {
+			all = append(all, mount{dev, unescape(fields[4]), unescape(rest[1])})
+		}
+	}
+	return all
 }
 
 // unescape undoes the \ooo escapes of mountinfo and swaps.
@@ -147,33 +172,32 @@ func swapUsers(match func(*unix.Stat_t) bool) []string {
 		return nil
 	}
 	var users []string
-	for i, line := range strings.Split(string(b), "\n") {
-		fields := strings.Fields(line)
-		if i == 0 || len(fields) == 0 {
-			continue
-		}
+	for _, name := range parseSwaps(string(b)) {
 		var st unix.Stat_t
-		if name := unescape(fields[0]); unix.Stat(name, &st) == nil && match(&st) {
+		if unix.Stat(name, &st) == nil && match(&st) {
 			users = append(users, "swap space "+name)
 		}
 	}
 	return users
 }
 
+// parseSwaps reads /proc/swaps (proc_swaps(5)): a heading, then a path at the
+// start of each line.
+func parseSwaps(text string) []string {
+	var names []string
+	for i, line := range strings.Split(text, "\n") {
+		if fields := strings.Fields(line); i > 0 && len(fields) > 0 {
+			names = append(names, unescape(fields[0]))
+		}
+	}
+	return names
+}
+
 // loopUsers finds loop devices over a regular file.
 func loopUsers(file *unix.Stat_t) []string {
-	dirs, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	var users []string
-	for _, name := range dirs {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Stat(strings.TrimSpace(string(b)), &st) == nil && st.Dev == file.Dev && st.Ino == file.Ino {
-			loop := filepath.Base(filepath.Dir(filepath.Dir(name)))
-			users = append(users, "the file of /dev/"+loop)
-		}
+	for _, loop := range loopsOver(file) {
+		users = append(users, "the file of "+loop)
 	}
 	return users
 }

@@ -160,6 +160,13 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stop", nil, &struct{}{})
 }
 
+// Leave asks the server to give its device up to another one: it answers or hands
+// back what is under way, and ends. A server that is too old for that gives an
+// error that wraps ErrNotFound.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave", nil, &struct{}{})
+}
+
 // cause strips what net/http says about a URL that means nothing here.
 func cause(err error) error {
 	var u *url.Error

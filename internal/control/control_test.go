@@ -22,6 +22,7 @@ type fake struct {
 	removed []Range
 	fail    error
 	stopped int
+	left    int
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
@@ -35,6 +36,7 @@ func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
 }
 func (f *fake) Resume(context.Context) error { return f.fail }
 func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
+func (f *fake) Leave(context.Context) error  { f.left++; return f.fail }
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
@@ -100,6 +102,9 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Resume(ctx); err != nil {
 		t.Error(err)
 	}
+	if err := c.Leave(ctx); err != nil || f.left != 1 {
+		t.Errorf("leave: %v, called %d times", err, f.left)
+	}
 	if err := c.Stop(ctx); err != nil || f.stopped != 1 {
 		t.Error(err, f.stopped)
 	}
@@ -119,6 +124,7 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 		for name, err := range map[string]error{
 			"resume": c.Resume(ctx),
 			"stop":   c.Stop(ctx),
+			"leave":  c.Leave(ctx),
 			"status": func() error { _, err := c.Status(ctx); return err }(),
 			"remaps": func() error { _, err := c.Remaps(ctx); return err }(),
 		} {

@@ -142,3 +142,25 @@ func Owned(name string) bool {
 	// A shared lock, so that two that ask do not see each other as a server.
 	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
+
+// OwnedBy reports whether the server that has the name is the process pid: it is
+// Owned, and that process has the lock open.
+func OwnedBy(name string, pid int) bool {
+	if pid <= 0 || !Owned(name) {
+		return false
+	}
+	lock, err := os.Stat(file(name, ".lock"))
+	if err != nil {
+		return false
+	}
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		if st, err := os.Stat(fd); err == nil && os.SameFile(st, lock) {
+			return true
+		}
+	}
+	return false
+}

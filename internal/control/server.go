@@ -31,6 +31,9 @@ type Handler interface {
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when it is certain to happen.
 	Stop(ctx context.Context) error
+	// Leave begins to give the device up to another server and returns when it
+	// is certain to happen: ErrRefused if it is being stopped or given up already.
+	Leave(ctx context.Context) error
 }
 
 // Limits of what clients may do to a server. A server that serves a disk has
@@ -193,6 +196,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/remove", move(h.RemoveRemaps))
 	act(mux, "/v1/resume", h.Resume)
 	act(mux, "/v1/stop", h.Stop)
+	act(mux, "/v1/leave", h.Leave)
 	return mux
 }
 

@@ -73,7 +73,7 @@ func newConfig(rng *rand.Rand) config {
 	c.wind = pick(rng, []int{3, 3, 10, 30})
 	c.plan = metadata.PlanParams{
 		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
-		BackingSize: 5 << 20,
+		BackingSize: 10 << 20,
 		SpareBytes:  metadata.UnitSize * int64(pick(rng, []int{3, 8, 40, 200})),
 	}
 	for i := range c.plan.UUID {
@@ -109,7 +109,7 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
 		c.vanish = false
 	}
-	if c.meta == metaReads || c.meta == metaFlaky || c.meta == metaLies {
+	if c.meta == metaFlaky || c.meta == metaLies {
 		// What else can make a mirror stale would leave the one that cannot be relied on.
 		c.vanish, c.rates.path = false, 0
 	}

@@ -271,7 +271,7 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, buf: 2, trims: true, spots: 1, reach: 8,
 		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second},
-		plan:   metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 5 << 20, SpareBytes: 40 * metadata.UnitSize},
+		plan:   metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20, SpareBytes: 40 * metadata.UnitSize},
 	}
 	for i := range s.cfg.plan.UUID {
 		s.cfg.plan.UUID[i], s.cfg.plan.DeviceUUIDs[0][i], s.cfg.plan.DeviceUUIDs[1][i] = 1, 2, 3

@@ -3,7 +3,7 @@
 // for tests.
 //
 // [Init] mounts what a small Linux system has, loads the job's modules, runs
-// the job's program with its output copied to two virtio-serial ports, sends
+// the job's program with its output copied to two ports, sends
 // back files and the exit code over a third ([proto]), and powers off. It
 // never returns, and it never ends without powering off: process 1 that exits
 // is a kernel panic, which the host takes for 'no result'.

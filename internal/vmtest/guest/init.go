@@ -55,6 +55,7 @@ func Init() {
 	if err := proto.WriteFrame(ports[proto.PortResult], frame); err != nil {
 		fmt.Println("vmexec: result:", err)
 	}
+	drain(ports)
 	powerOff()
 }
 
@@ -67,41 +68,6 @@ func powerOff() {
 	for {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 		time.Sleep(time.Second)
-	}
-}
-
-// openPorts opens the harness's virtio-serial ports, which appear some
-// moments after the kernel has started init.
-func openPorts() (map[string]*os.File, error) {
-	want := []string{proto.PortOut, proto.PortErr, proto.PortResult}
-	ports := map[string]*os.File{}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range names {
-			raw, err := os.ReadFile(n)
-			name := strings.TrimSpace(string(raw))
-			if err != nil || name == "" || ports[name] != nil {
-				continue
-			}
-			if f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_WRONLY, 0); err == nil {
-				ports[name] = f
-			}
-		}
-		found := 0
-		for _, w := range want {
-			if ports[w] != nil {
-				found++
-			}
-		}
-		if found == len(want) {
-			return ports, nil
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("%d of %d virtio-serial ports after 20 s", found, len(want))
-		}
 	}
 }
 

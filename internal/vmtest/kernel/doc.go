@@ -1,9 +1,9 @@
 // Package kernel fetches Debian's cloud kernels for the VM harness and knows
 // what is in them.
 //
-// A series such as "6.12" is looked up in the Debian suites that carry it
-// ([Sources]); the newest package of the series is downloaded and unpacked
-// into the project's own cache:
+// A series such as "6.12" is looked up in the Debian suites that carry it; the
+// newest package of the series is downloaded and unpacked into the project's own
+// cache:
 //
 //	CACHE/kernels/7.3 -> 7.3.4+deb13-cloud-amd64
 //	CACHE/kernels/7.3.4+deb13-cloud-amd64/vmlinuz

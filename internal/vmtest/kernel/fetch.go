@@ -101,12 +101,12 @@ func newApt(dir, list string) (*apt, error) {
 // run runs one of apt's programs and returns its output, warnings included:
 // a suite that cannot be reached is only that to apt.
 func (a *apt) run(name string, args ...string) (stdout, stderr []byte, err error) {
-	return run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...), args...)...)
+	return Run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...), args...)...)
 }
 
-// run runs a program in dir and returns its output; an error carries what it
+// Run runs a program in dir and returns its output; an error carries what it
 // printed on standard error.
-func run(dir, name string, args ...string) (stdout, stderr []byte, err error) {
+func Run(dir, name string, args ...string) (stdout, stderr []byte, err error) {
 	path, err := lookTool(name)
 	if err != nil {
 		return nil, nil, err
@@ -128,36 +128,11 @@ func fetch(cache, series, link string, logf func(string, ...any)) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("the harness knows amd64 kernels only, this machine is %s", runtime.GOARCH)
 	}
-	for _, tool := range []struct{ name, pkg string }{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"depmod", "kmod"}} {
-		if _, err := lookTool(tool.name); err != nil {
-			return fmt.Errorf("%s is needed (package %s; scripts/deps installs it)", tool.name, tool.pkg)
-		}
-	}
-	a, err := newApt(filepath.Join(cache, "apt", series), sourcesList(series))
-	if err != nil {
+	if err := NeedTools([2]string{"apt-get", "apt"}, [2]string{"dpkg-deb", "dpkg"}, [2]string{"depmod", "kmod"}); err != nil {
 		return err
 	}
 	logf("looking for the newest %s cloud kernel of Debian", series)
-	_, warnings, err := a.run("apt-get", "update")
-	if err != nil {
-		return err
-	}
-	names, _, err := a.run("apt-cache", "pkgnames", "linux-")
-	if err != nil {
-		return err
-	}
-	packages := choose(strings.Fields(string(names)), series)
-	if len(packages) == 0 {
-		if len(warnings) > 0 {
-			return fmt.Errorf("%w (apt-get update: %s)", ErrNoKernel, warnings)
-		}
-		return ErrNoKernel
-	}
-	logf("downloading %s", strings.Join(packages, ", "))
-	if _, _, err := a.run("apt-get", append([]string{"download"}, packages...)...); err != nil {
-		return err
-	}
-	debs, err := filepath.Glob(filepath.Join(a.dir, "archives/*.deb"))
+	debs, err := Download(cache, series, series, "linux-", func(names []string) []string { return choose(names, series) }, logf)
 	if err != nil {
 		return err
 	}
@@ -165,11 +140,59 @@ func fetch(cache, series, link string, logf func(string, ...any)) error {
 	if err != nil {
 		return err
 	}
-	for _, deb := range debs {
-		_ = os.Remove(deb) // unpacked; kept it would only be stale later
-	}
+	RemoveAll(debs)
 	logf("kernel %s is in %s", release, filepath.Dir(link))
-	return replaceLink(release, link)
+	return ReplaceLink(release, link)
+}
+
+// Download downloads packages of the Debian suites that carry a series and
+// returns the paths of their files, which are the caller's to remove
+// ([RemoveAll]). choose picks them among all names that begin with prefix; none
+// is ErrNoKernel. apt's lists and archives are in cache/apt/dir. The caller holds a
+// lock for dir.
+func Download(cache, dir, series, prefix string, choose func(names []string) []string, logf func(string, ...any)) ([]string, error) {
+	a, err := newApt(filepath.Join(cache, "apt", dir), sourcesList(series))
+	if err != nil {
+		return nil, err
+	}
+	_, warnings, err := a.run("apt-get", "update")
+	if err != nil {
+		return nil, err
+	}
+	names, _, err := a.run("apt-cache", "pkgnames", prefix)
+	if err != nil {
+		return nil, err
+	}
+	packages := choose(strings.Fields(string(names)))
+	if len(packages) == 0 {
+		if len(warnings) > 0 {
+			return nil, fmt.Errorf("%w (apt-get update: %s)", ErrNoKernel, warnings)
+		}
+		return nil, ErrNoKernel
+	}
+	logf("downloading %s", strings.Join(packages, ", "))
+	if _, _, err := a.run("apt-get", append([]string{"download"}, packages...)...); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(filepath.Join(a.dir, "archives/*.deb"))
+}
+
+// RemoveAll removes packages that have been unpacked: kept they would only be
+// stale later.
+func RemoveAll(debs []string) {
+	for _, deb := range debs {
+		_ = os.Remove(deb)
+	}
+}
+
+// NeedTools says which of these programs, each with its package, the host lacks.
+func NeedTools(tools ...[2]string) error {
+	for _, tool := range tools {
+		if _, err := lookTool(tool[0]); err != nil {
+			return fmt.Errorf("%s is needed (package %s; scripts/deps installs it)", tool[0], tool[1])
+		}
+	}
+	return nil
 }
 
 // choose picks, among package names, those that make up the newest cloud
@@ -210,7 +233,7 @@ func unpack(kernels string, debs []string) (string, error) {
 	defer func() { _ = os.RemoveAll(tmp) }()
 	raw, out := filepath.Join(tmp, "raw"), filepath.Join(tmp, "out")
 	for _, deb := range debs {
-		if _, _, err := run(tmp, "dpkg-deb", "-x", deb, raw); err != nil {
+		if _, _, err := Run(tmp, "dpkg-deb", "-x", deb, raw); err != nil {
 			return "", err
 		}
 	}
@@ -218,7 +241,7 @@ func unpack(kernels string, debs []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, _, err := run(tmp, "depmod", "-b", out, release); err != nil {
+	if _, _, err := Run(tmp, "depmod", "-b", out, release); err != nil {
 		return "", err
 	}
 	final := filepath.Join(kernels, release)
@@ -263,8 +286,8 @@ func arrange(raw, out string) (string, error) {
 	return release, os.Rename(modules, filepath.Join(out, "lib/modules", release))
 }
 
-// replaceLink makes link point to target in one step.
-func replaceLink(target, link string) error {
+// ReplaceLink makes link point to target in one step.
+func ReplaceLink(target, link string) error {
 	tmp := link + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -12,8 +12,10 @@ import (
 type Kernel struct {
 	// Release is what uname -r prints in it, such as 6.12.117+deb12-cloud-amd64.
 	Release string
-	// Image is the path of the bzImage.
+	// Image is the path of the bzImage or, in user mode, of the program.
 	Image string
+	// UserMode says that the kernel is a program of the host, user-mode Linux.
+	UserMode bool
 	// ModuleDir is the path of lib/modules/RELEASE, with modules.dep.
 	ModuleDir string
 }
@@ -22,14 +24,17 @@ type Kernel struct {
 // and the modules that belong to it.
 var ErrNotAKernel = errors.New("not an unpacked kernel")
 
-// Open reads the kernel unpacked in dir: dir/vmlinuz and exactly one
-// dir/lib/modules/RELEASE with a modules.dep.
+// Open reads the kernel unpacked in dir: dir/vmlinuz (dir/linux is user-mode
+// Linux) and exactly one dir/lib/modules/RELEASE with a modules.dep.
 func Open(dir string) (*Kernel, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return nil, err
 	}
-	image := filepath.Join(real, "vmlinuz")
+	image, userMode := filepath.Join(real, "linux"), true
+	if _, err := os.Stat(image); err != nil {
+		image, userMode = filepath.Join(real, "vmlinuz"), false
+	}
 	if _, err := os.Stat(image); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", dir, ErrNotAKernel, err)
 	}
@@ -41,7 +46,7 @@ func Open(dir string) (*Kernel, error) {
 		return nil, fmt.Errorf("%s: %w: %d directories with a modules.dep", dir, ErrNotAKernel, len(deps))
 	}
 	modules := filepath.Dir(deps[0])
-	return &Kernel{Release: filepath.Base(modules), Image: image, ModuleDir: modules}, nil
+	return &Kernel{Release: filepath.Base(modules), Image: image, ModuleDir: modules, UserMode: userMode}, nil
 }
 
 // Get returns the kernel that name stands for: a directory if it contains a

@@ -1,9 +1,10 @@
 // Package proto is what the host side of the VM harness (cmd/vmexec,
-// internal/vmtest/qemu) and its guest side (internal/vmtest/guest, process 1
+// internal/vmtest/machine) and its guest side (internal/vmtest/guest, process 1
 // of the guest) say to each other.
 //
 // Towards the guest there is one message, the [Job], a JSON file in the
-// initramfs at [JobPath]. From the guest come three virtio-serial ports:
+// initramfs at [JobPath]. From the guest come three ports, of virtio-serial or
+// plain serial lines ([PortsParam]):
 //
 //	vmexec.out   the program's standard output, bytes as they come
 //	vmexec.err   its standard error

@@ -12,13 +12,18 @@ import (
 // JobPath is where the guest finds its [Job].
 const JobPath = "/vmexec/job.json"
 
-// Names of the virtio-serial ports, as udev would show them in
+// Names of the ports; those of virtio-serial are shown as such in
 // /sys/class/virtio-ports/*/name.
 const (
 	PortOut    = "vmexec.out"
 	PortErr    = "vmexec.err"
 	PortResult = "vmexec.res"
 )
+
+// PortsParam begins the parameter of the kernel's command line that names the
+// serial lines that are the ports, in the order above and with commas between,
+// on machines that have no virtio-serial.
+const PortsParam = "vmexec.ports="
 
 // Exit codes of vmexec beyond those of the program that it ran. They are high
 // and odd so that no test framework uses them.

@@ -8,12 +8,14 @@ import (
 	"testing"
 
 	"ublkremap/internal/vmtest/kernel"
+	"ublkremap/internal/vmtest/machine"
 )
 
 func TestArgs(t *testing.T) {
-	m := &Machine{Kernel: &kernel.Kernel{Image: "/k/vmlinuz"}, Initrd: "/i", Accel: TCG, MemoryMiB: 512, CPUs: 3, Append: "debug",
-		Console: "/a,b/console", Disks: []Disk{{"/d,0", 512}, {"/d1", 4096}}}
-	args := strings.Join(m.args(), " ")
+	m := &Machine{Kernel: &kernel.Kernel{Image: "/k/vmlinuz"}, Accel: TCG}
+	g := &machine.Guest{Initrd: "/i", MemoryMiB: 512, CPUs: 3, Append: "debug",
+		Console: "/a,b/console", Disks: []machine.Disk{{Path: "/d,0", BlockSize: 512}, {Path: "/d1", BlockSize: 4096}}}
+	args := strings.Join(m.args(g), " ")
 	for _, want := range []string{"-accel tcg,thread=single", "-cpu max,-cx16", "-smp 3", "-m 512", "-kernel /k/vmlinuz", "oops=panic panic=-1",
 		"rdinit=/init debug", "path=/a,,b/console", "file=/d,,0", "drive=d1,logical_block_size=4096,physical_block_size=4096",
 		"nr=1,chardev=p0,name=vmexec.out", "nr=3,chardev=p2,name=vmexec.res", "id=p2,fd=5"} {
@@ -22,7 +24,7 @@ func TestArgs(t *testing.T) {
 		}
 	}
 	m.Accel = KVM
-	if args := m.args(); !slices.Contains(args, "kvm") || slices.Contains(args, "max,-cx16") {
+	if args := m.args(g); !slices.Contains(args, "kvm") || slices.Contains(args, "max,-cx16") {
 		t.Errorf("under KVM: %q", args)
 	}
 }
@@ -30,7 +32,7 @@ func TestArgs(t *testing.T) {
 func TestNoQEMU(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	m := &Machine{Kernel: &kernel.Kernel{}}
-	if _, err := m.Run(t.Context()); !errors.Is(err, ErrNoQEMU) {
+	if _, err := m.Command(&machine.Guest{}); !errors.Is(err, ErrNoQEMU) {
 		t.Errorf("%v, want ErrNoQEMU", err)
 	}
 }

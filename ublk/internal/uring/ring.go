@@ -207,6 +207,13 @@ func (r *Ring) Submit() error {
 	return waitError(errno)
 }
 
+// SubmitOnly is Submit that does not let the kernel complete anything: on a queue's ring that happens only when it is
+// asked for completions.
+func (r *Ring) SubmitOnly() error {
+	_, errno := enter(r.enterFD, r.flush(), 0, r.enterFlags, nil, 0)
+	return waitError(errno)
+}
+
 // SubmitAndWait hands over everything queued and waits until there is a completion, the limit is over or a signal
 // came; none of these is an error. Zero does not wait; NoLimit waits for ever.
 func (r *Ring) SubmitAndWait(limit time.Duration) error {

@@ -3,6 +3,7 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"unicode"
@@ -20,10 +21,12 @@ var advice = []struct {
 	do  string
 }{
 	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check"},
+	{metadata.ErrBackup, "use another backup"},
+	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check"},
 	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump"},
 	{metadata.ErrForeign, "name the devices that belong together"},
 	{metadata.ErrUnsupported, "use a newer ublk-remap"},
-	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create"},
+	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair"},
 	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor"},
 	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor"},
 	{server.ErrServed, "see: ublk-remap status"},
@@ -32,7 +35,8 @@ var advice = []struct {
 	{blockdev.ErrReadOnly, "check the device's write protection"},
 	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device"},
 	{control.ErrNotRunning, "start it with: ublk-remap start"},
-	{fs.ErrPermission, "run it as root"},
+	{control.ErrBusy, "try again"},
+	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file"},
 }
 
 // Line is an error as the command prints it: one line, with what to do about
@@ -45,6 +49,10 @@ func Line(err error) string {
 	if errors.As(err, &detached) {
 		return text // it has been through here
 	}
+	var advised interface{ Advised() bool }
+	if errors.As(err, &advised) && advised.Advised() {
+		return text // it says what to do
+	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {
 			if strings.Contains(text, a.do) {
@@ -52,6 +60,12 @@ func Line(err error) string {
 			}
 			return text + "; " + a.do
 		}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		if os.Geteuid() != 0 {
+			return text + "; run it as root"
+		}
+		return text + "; not even root may: look for an immutable flag (lsattr), a container or a security module"
 	}
 	return text
 }

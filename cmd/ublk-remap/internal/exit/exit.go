@@ -5,10 +5,12 @@ package exit
 import (
 	"errors"
 	"io/fs"
+	"syscall"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
@@ -55,6 +57,7 @@ var codes = []struct {
 
 	// Damaged comes before refused: what is damaged is often refused too.
 	{metadata.ErrDamaged, Damaged},
+	{metadata.ErrBackup, Damaged},
 
 	{ErrRefused, Refused},
 	{control.ErrRefused, Refused},
@@ -63,8 +66,11 @@ var codes = []struct {
 	{server.ErrRecovery, Refused},
 	{blockdev.ErrBusy, Refused},
 	{blockdev.ErrReadOnly, Refused},
+	{set.ErrAmbiguous, Refused},
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
+	{metadata.ErrBackupStale, Refused},
+	{set.ErrUnfit, Refused},
 	{metadata.ErrReadOnly, Refused},
 	{metadata.ErrUnfinished, Refused},
 	{metadata.ErrStuck, Refused},
@@ -74,6 +80,7 @@ var codes = []struct {
 	{ublk.ErrNoDriver, Unsupported},
 	{ublk.ErrNotSupported, Unsupported},
 	{blockdev.ErrNoDirectIO, Unsupported},
+	{blockdev.ErrAlignment, Unsupported},
 	{metadata.ErrUnsupported, Unsupported},
 
 	{ErrNotFound, NotFound},
@@ -82,6 +89,9 @@ var codes = []struct {
 	{blockdev.ErrNotDevice, Usage},
 	{ublk.ErrNotFound, NotFound},
 	{fs.ErrNotExist, NotFound},
+	{syscall.ENOTDIR, NotFound},
+	{syscall.ELOOP, NotFound},
+	{syscall.ENAMETOOLONG, NotFound},
 }
 
 // Error is an error of a process whose exit code is known: that of a detached

@@ -21,8 +21,17 @@ type Config struct {
 	ZeroCopy ublk.Choice
 	Policy   remap.Policy
 
+	// Predecessor is the process of a living server of the same disk, which is
+	// asked to leave its device to this one; 0: there is none. Kill ends it by
+	// SIGKILL instead: an older version that cannot leave.
+	Predecessor int
+	Kill        bool
+
 	Version string // of the program, for the record
 	Log     zerolog.Logger
+	// Leaving is called right before the predecessor is asked to leave: from
+	// then on requests may wait.
+	Leaving func()
 	// Ready is called once, with the device's path, when it is live.
 	Ready func(path string)
 }
@@ -37,6 +46,11 @@ var (
 	ErrRecovery = errors.New("cannot take over the device of the dead server")
 	// ErrServed is returned when a server for the same disk is running.
 	ErrServed = errors.New("it is being served already")
+	// ErrLeave is returned when a living server does not leave its device.
+	ErrLeave = errors.New("the server does not leave its device")
+	// ErrTaken is returned when the device was taken from its server by
+	// somebody else: what waits there waits for the next start.
+	ErrTaken = errors.New("the device was taken from its server")
 	// ErrEpoch is returned when the start could not be made durable.
 	ErrEpoch = errors.New("the metadata does not take the start")
 )

@@ -354,19 +354,25 @@ func (k *keeper) finish(ctx context.Context) error {
 	if err == nil && o != metadata.OutcomeDurable {
 		err = errors.New("the last checkpoint could not be written; the log holds what it would have held")
 	}
-	for idle := false; !idle; {
-		if callErr := k.call(ctx, func() { idle = k.com.Idle() }); callErr != nil {
-			return errors.Join(err, callErr)
+	return errors.Join(err, k.drain(ctx))
+}
+
+// drain waits until the Committer has no write under way.
+func (k *keeper) drain(ctx context.Context) error {
+	for {
+		idle := false
+		if err := k.call(ctx, func() { idle = k.com.Idle() }); err != nil {
+			return err
 		}
-		if !idle {
-			select {
-			case <-ctx.Done():
-				return errors.Join(err, context.Cause(ctx))
-			case <-time.After(time.Millisecond):
-			}
+		if idle {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
 		}
 	}
-	return err
 }
 
 // move relocates blocks and waits for the end.

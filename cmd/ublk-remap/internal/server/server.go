@@ -49,14 +49,18 @@ type server struct {
 	alloc  *remap.Allocator
 	keeper *keeper
 
-	ctl    *ublk.Control
-	device *ublk.Device
-	record *control.Record
-	socket *control.Server
+	ctl     *ublk.Control
+	device  *ublk.Device
+	created bool // the device was made by this server
+	record  *control.Record
+	socket  *control.Server
 
-	live      atomic.Bool
-	stopOnce  sync.Once
-	stopAsked chan struct{}
+	live atomic.Bool
+
+	endMu  sync.Mutex
+	ending ending
+	// One of them is closed when ending is decided.
+	stopAsked, leaveAsked chan struct{}
 }
 
 // Run serves a device until it is stopped: by the control socket, by the end
@@ -64,17 +68,22 @@ type server struct {
 // an error before Ready was called, no device is left behind, unless there was
 // one of a dead server already.
 func Run(ctx context.Context, cfg Config) error {
-	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{})}
+	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}), leaveAsked: make(chan struct{})}
 	err := s.run(ctx)
 	return errors.Join(err, s.release())
 }
 
 func (s *server) run(ctx context.Context) error {
+	if s.cfg.Predecessor != 0 {
+		if err := s.succeed(ctx); err != nil {
+			return err
+		}
+	}
 	dead, err := s.identify(ctx)
 	if err != nil {
 		return err
 	}
-	if s.ctl, err = ublk.OpenControl(); err != nil {
+	if err := s.openControl(); err != nil {
 		return err
 	}
 	if err := s.need(ctx); err != nil {
@@ -113,7 +122,9 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 	if err := control.MakeDir(); err != nil {
 		return nil, err
 	}
-	s.owner, err = control.Own(s.name)
+	if s.owner == nil {
+		s.owner, err = control.Own(s.name)
+	}
 	if errors.Is(err, control.ErrOwned) {
 		if r, readErr := control.ReadRecord(s.name); readErr == nil {
 			return nil, fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
@@ -156,14 +167,18 @@ func (s *server) need(ctx context.Context) error {
 // deviceOf asks the kernel for the device that a record names; ErrNotFound if
 // it is gone, or if it is somebody else's who got the same number since.
 func (s *server) deviceOf(ctx context.Context, r *control.Record) (ublk.DeviceInfo, error) {
-	if s.ctl == nil {
-		ctl, err := ublk.OpenControl()
-		if err != nil {
-			return ublk.DeviceInfo{}, err
-		}
-		s.ctl = ctl
+	if err := s.openControl(); err != nil {
+		return ublk.DeviceInfo{}, err
 	}
 	return DeviceOf(ctx, s.ctl, r)
+}
+
+// openControl opens the driver's control device, once.
+func (s *server) openControl() (err error) {
+	if s.ctl == nil {
+		s.ctl, err = ublk.OpenControl()
+	}
+	return err
 }
 
 // DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
@@ -246,7 +261,7 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	layout := s.image.Layout()
 	for _, d := range s.set.Devices {
 		if b := d.Geometry().LogicalBlock; b > layout.BlockSize() {
-			return fmt.Errorf("%s: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), blockdev.ErrAlignment, b, layout.BlockSize())
+			return fmt.Errorf("%s: %w: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), control.ErrRefused, blockdev.ErrAlignment, b, layout.BlockSize())
 		}
 	}
 	restored, err := remap.Restore(layout, s.image.Replay)
@@ -289,9 +304,9 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		if err != nil {
 			return err
 		}
-		s.device = device
+		s.device, s.created = device, true
 		if err := s.writeRecordOf(device.Info(), 0); err != nil {
-			return s.abandon(true, err)
+			return s.abandon(err)
 		}
 		return nil
 	}
@@ -299,7 +314,12 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		return fmt.Errorf("%w: it has %d blocks of %d bytes, the disk has %d of %d", ErrRecovery,
 			s.record.Blocks, s.record.BlockSize, geo.Blocks, geo.BlockSize)
 	}
-	if err := s.writeRecordOf(*waiting, waiting.PID); err != nil {
+	// The kernel may name nobody (-1) by now; the record tells who it was.
+	previous := waiting.PID
+	if previous <= 0 {
+		previous = s.record.PID
+	}
+	if err := s.writeRecordOf(*waiting, previous); err != nil {
 		return err
 	}
 	s.log.Info().Str("device", waiting.BlockPath()).Msg("taking over the device of a server that died")
@@ -331,10 +351,9 @@ func (s *server) info() ublk.DeviceInfo { return s.device.Info() }
 
 // serve runs the device until it is stopped.
 func (s *server) serve(ctx context.Context) error {
-	created := s.record.PreviousPID == 0
 	var err error
 	if s.socket, err = control.Serve(s.name, s); err != nil {
-		return s.abandon(created, err)
+		return s.abandon(err)
 	}
 	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
 	ran := make(chan error, 1)
@@ -344,7 +363,7 @@ func (s *server) serve(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("the device was stopped while it started")
 		}
-		return s.abandon(created, err)
+		return s.abandon(err)
 	case <-s.device.Ready():
 	}
 	s.live.Store(true)
@@ -353,7 +372,7 @@ func (s *server) serve(ctx context.Context) error {
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())
 	}
-	stop, asked := ctx.Done(), s.stopAsked
+	stop, stopAsked, leaveAsked := ctx.Done(), s.stopAsked, s.leaveAsked
 	for {
 		select {
 		case err := <-ran:
@@ -362,13 +381,16 @@ func (s *server) serve(ctx context.Context) error {
 				// tells the next start where.
 				return fmt.Errorf("%s: %w; start it again to recover", s.info().BlockPath(), err)
 			}
-			return s.finish()
+			return s.ended()
 		case <-stop:
 			stop = nil
+			s.end(endStop)
+		case <-stopAsked:
+			stopAsked = nil
 			s.stopDevice()
-		case <-asked:
-			asked = nil
-			s.stopDevice()
+		case <-leaveAsked:
+			leaveAsked = nil
+			s.leaveDevice()
 		}
 	}
 }
@@ -393,8 +415,8 @@ func (s *server) stopDevice() {
 
 // abandon ends a start that failed: a device that was made for it is removed,
 // one that was to be recovered stays for the next try.
-func (s *server) abandon(created bool, err error) error {
-	if !created {
+func (s *server) abandon(err error) error {
+	if !s.created {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopWait)

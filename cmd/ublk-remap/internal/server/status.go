@@ -240,6 +240,8 @@ func (s *server) Resume(ctx context.Context) error {
 
 // Stop begins an orderly stop.
 func (s *server) Stop(context.Context) error {
-	s.stopOnce.Do(func() { close(s.stopAsked) })
+	if will, _ := s.end(endStop); !will {
+		return fmt.Errorf("%w: the device is being given to another server; try again when that has it", control.ErrRefused)
+	}
 	return nil
 }

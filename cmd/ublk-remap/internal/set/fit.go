@@ -1,0 +1,146 @@
+package set
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// ErrUnfit is wrapped by a DeviceError for a device that is of the set and is
+// refused all the same: a clone, one that was cut off, one that was put to
+// another use.
+var ErrUnfit = errors.New("not the device that the set needs")
+
+// DeviceError says why a device is refused, which one is wanted, and what to do.
+// It wraps ErrUnfit, metadata.ErrForeign, metadata.ErrStale or
+// metadata.ErrNotFound.
+type DeviceError struct {
+	Path string
+	Err  error  // what it is
+	What string // what was found, and what is wanted
+	Do   string
+}
+
+// Error is one line.
+func (e *DeviceError) Error() string {
+	return fmt.Sprintf("%s: %v: %s; %s", e.Path, e.Err, e.What, e.Do)
+}
+
+// Unwrap returns what it is.
+func (e *DeviceError) Unwrap() error { return e.Err }
+
+// Advised reports that the text says what to do already.
+func (e *DeviceError) Advised() bool { return true }
+
+// setName is a set, for messages.
+func setName(sb *metadata.Superblock) string { return fmt.Sprintf("%q (%s)", sb.Name, sb.UUID) }
+
+// wanted is a device of the set, for messages.
+func (s *Set) wanted(index int) string {
+	d := &s.Superblock.Devices[index]
+	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, humanize.IBytes(uint64(d.Size)), setName(s.Superblock))
+}
+
+// missing are the spare devices that are not there yet, for messages.
+func (s *Set) missing() string {
+	var all []string
+	for i := 1; i < len(s.Superblock.Devices); i++ {
+		if i >= len(s.Devices) || s.Devices[i] == nil {
+			all = append(all, s.wanted(i))
+		}
+	}
+	return strings.Join(all, ", or ")
+}
+
+// fits says which spare device of the set d is, or why it is none. sb and err
+// are what probe said of it. epochs: the set's superblock is the backing's own,
+// so that epochs tell who was absent.
+func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epochs bool) (index int, _ error) {
+	refuse := func(kind error, do, format string, args ...any) (int, error) {
+		return 0, &DeviceError{Path: d.Path(), Err: kind, What: fmt.Sprintf(format, args...), Do: do}
+	}
+	attach := "attach that one, or name it with --spare-device"
+	switch {
+	case err != nil:
+		now := "it is blank or damaged"
+		if found := Marks(d); found != "" {
+			now = "there is " + found + " on it"
+		}
+		return refuse(err, attach+"; if it is the right one and only its superblocks are lost, see: ublk-remap metadata repair",
+			"%s, and %s is wanted", now, s.missing())
+	case sb.UUID != s.Superblock.UUID:
+		role := "the backing"
+		if sb.DeviceIndex != 0 {
+			role = "spare device " + sb.Devices[sb.DeviceIndex].UUID.String()
+		}
+		return refuse(metadata.ErrForeign, attach, "it is %s of %s, and %s is wanted", role, setName(sb), s.missing())
+	case sb.DeviceIndex == 0:
+		return refuse(metadata.ErrForeign, "name each device once, and no clone", "it is a backing of %s, as %s is, and %s is wanted",
+			setName(sb), s.Devices[0].Path(), s.missing())
+	}
+	own := sb.Devices[sb.DeviceIndex]
+	for i := 1; i < len(s.Superblock.Devices); i++ {
+		if s.Superblock.Devices[i].UUID == own.UUID {
+			index = i
+		}
+	}
+	if index == 0 {
+		return refuse(metadata.ErrForeign, attach, "it is spare device %s of %s, which is not in use any more, and %s is wanted", own.UUID, setName(sb), s.missing())
+	}
+	if err := s.current(d.Path(), sb, epochs); err != nil {
+		return 0, err
+	}
+	if d.Size() < s.Superblock.Devices[index].Size {
+		return refuse(ErrUnfit, "attach the device itself, not a copy on a smaller one",
+			"it has %s bytes, and %s has %s", humanize.Comma(d.Size()), s.wanted(index), humanize.Comma(s.Superblock.Devices[index].Size))
+	}
+	return index, nil
+}
+
+// current refuses a device of the set that was absent from a start, or a
+// backing that was.
+func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
+	backing := s.Superblock
+	started := func(sb *metadata.Superblock) string {
+		if sb.Started == 0 {
+			return "never started"
+		}
+		return "last started " + time.Unix(int64(sb.Started), 0).UTC().Format(time.RFC3339)
+	}
+	switch {
+	case !epochs:
+	case sb.Epoch < backing.Epoch:
+		return &DeviceError{Path: path, Err: metadata.ErrStale,
+			What: fmt.Sprintf("it is of epoch %d (%s), and the backing %s of epoch %d (%s): it was absent since, or is a clone",
+				sb.Epoch, started(sb), s.Devices[0].Path(), backing.Epoch, started(backing)),
+			Do: fmt.Sprintf("attach the device %s that was in use last", sb.Devices[sb.DeviceIndex].UUID),
+		}
+	case sb.Epoch > backing.Epoch && sb.PrevEpoch > backing.Epoch:
+		// Spare devices get a new epoch first, so one may be ahead by a start
+		// that was cut, but not by one that was not.
+		return &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrStale,
+			What: fmt.Sprintf("it is of epoch %d (%s), and its spare device %s of epoch %d (%s): the backing was put back to an earlier time, or is a clone",
+				backing.Epoch, started(backing), path, sb.Epoch, started(sb)),
+			Do: fmt.Sprintf("attach the disk %s that was in use last", backing.Devices[0].UUID),
+		}
+	}
+	return nil
+}
+
+// Marks lists what else is known to be at the start of a device, empty if
+// nothing is. What is at its end may belong to the data of the set.
+func Marks(d *blockdev.Device) string {
+	var all []string
+	for _, m := range blockdev.Detect(d, d.Size()).Signatures {
+		if !m.AtEnd {
+			all = append(all, m.String())
+		}
+	}
+	return strings.Join(all, ", ")
+}

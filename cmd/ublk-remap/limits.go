@@ -1,0 +1,29 @@
+package main
+
+import "golang.org/x/sys/unix"
+
+// enoughFiles is how many descriptors a server may come to need: queues, spare
+// devices and the places of its socket.
+const enoughFiles = 1024
+
+// unlimit lifts limits that whoever starts the program happens to have and that
+// a server of a disk must not die of: time on the CPU, the size of files that
+// it writes (the backing can be one), memory. What is not allowed is left; a
+// start that then lacks something says what.
+func unlimit() {
+	for _, which := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_AS, unix.RLIMIT_DATA, unix.RLIMIT_MEMLOCK} {
+		raise(which, unix.RLIM_INFINITY)
+	}
+	raise(unix.RLIMIT_NOFILE, enoughFiles)
+}
+
+// raise makes a limit at least n, or else as large as this user may.
+func raise(which int, n uint64) {
+	var now unix.Rlimit
+	if unix.Getrlimit(which, &now) != nil || now.Cur >= n {
+		return
+	}
+	if unix.Setrlimit(which, &unix.Rlimit{Cur: n, Max: max(n, now.Max)}) != nil {
+		_ = unix.Setrlimit(which, &unix.Rlimit{Cur: min(n, now.Max), Max: now.Max}) // as it was, then
+	}
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
+)
+
+// upgraded is what upgrade --json prints.
+type upgraded struct {
+	Device   string        `json:"device"`
+	Name     string        `json:"name"`
+	UUID     string        `json:"uuid"`
+	Old      serverVersion `json:"old"`
+	New      serverVersion `json:"new"`
+	PausedMS float64       `json:"paused_ms"`
+}
+
+type serverVersion struct {
+	Version string `json:"version"`
+	PID     int    `json:"pid"`
+}
+
+func upgradeCommand(a *app) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "upgrade DEV|NAME",
+		Short: "Swap the server of a device for one of this version",
+		Long: `Swap the server of a device for one that runs this very program: run upgrade of the
+version that is to serve from now on. Who uses the device sees nothing but a pause.
+
+Everything that can fail is tried before the old server lets go; if the new one fails
+after that, the old one is started again. A server in the foreground is left to its
+supervisor and refused.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := a.lookup(args[0])
+			if err != nil {
+				return err
+			}
+			u, err := a.upgrade(cmd.Context(), r, force)
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.Device, err)
+			}
+			if a.json {
+				return a.printJSON(u)
+			}
+			_, err = fmt.Fprintf(a.out, "%s: %s (pid %d) -> %s (pid %d), I/O paused for %.0f ms\n",
+				u.Device, u.Old.Version, u.Old.PID, u.New.Version, u.New.PID, u.PausedMS)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "kill a server that is too old to leave its device to another")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// upgrade puts a server of this program into the place of a living one.
+func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgraded, error) {
+	if !control.Owned(r.Name) {
+		return nil, fmt.Errorf("%w: it is dead", control.ErrNotRunning)
+	}
+	// The old program is kept open: whatever has become of its path, it can be
+	// started again.
+	old, err := os.Open(fmt.Sprintf("/proc/%d/exe", r.PID))
+	if err != nil {
+		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
+	}
+	defer old.Close()
+	args, err := serverArgs(r)
+	if err != nil {
+		return nil, err
+	}
+	if !control.OwnedBy(r.Name, r.PID) {
+		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment", control.ErrNotRunning, r.PID)
+	}
+	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID))
+	if force {
+		next = append(next, "--kill")
+	}
+	live, err := detach(ctx, next)
+	if err != nil {
+		return nil, a.bringBack(ctx, r, old, args, err)
+	}
+	return &upgraded{
+		Device: r.Device, Name: r.Name, UUID: r.UUID,
+		Old: serverVersion{Version: r.Version, PID: r.PID}, New: serverVersion{Version: programVersion(), PID: live.PID},
+		PausedMS: float64(live.Paused.Microseconds()) / 1e3,
+	}, nil
+}
+
+// serverArgs is the command line for a successor of a record's server: with
+// the options that this one was started with, and the devices that it serves.
+func serverArgs(r *control.Record) ([]string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.PID))
+	if err != nil {
+		return nil, fmt.Errorf("the command line of process %d: %w", r.PID, err)
+	}
+	words := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+	return successorArgs(words[1:], r)
+}
+
+// successorArgs makes that of the old server's command line. Options that this
+// version does not have are refused.
+func successorArgs(words []string, r *control.Record) ([]string, error) {
+	a := &app{stdio: stdio{in: strings.NewReader(""), out: io.Discard, err: io.Discard}}
+	root := newRoot(a)
+	cmd, rest, err := root.Find(words)
+	if err == nil && cmd.Name() != "start" {
+		err = fmt.Errorf("it does not start anything")
+	}
+	if err == nil {
+		err = cmd.ParseFlags(rest)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the command line of process %d (%s): %w", exit.ErrUnsupported, r.PID, strings.Join(words, " "), err)
+	}
+	if on, _ := cmd.Flags().GetBool("detached"); !on {
+		return nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a supervisor, which would miss it; "+
+			"have that start the new version: kill the server with SIGKILL, and its next start takes the device over", exit.ErrRefused, r.PID)
+	}
+	args := []string{"start", r.Backing}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "spare-device", "json", "detached", "take-over", "kill":
+		default:
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	for _, spare := range r.Spares {
+		args = append(args, "--spare-device="+spare)
+	}
+	return append(args, "--detached"), nil
+}
+
+// bringBack sees to it that somebody serves after an upgrade has failed: the
+// old server, if it was not asked to leave yet; else its program again. It
+// returns why the upgrade failed, and what there is now.
+func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string, why error) error {
+	if ctx.Err() != nil {
+		return why // the new server is not dead, it is just not waited for
+	}
+	for deadline := time.Now().Add(stopLimit); control.Owned(r.Name); {
+		if control.OwnedBy(r.Name, r.PID) {
+			st, err := control.NewClient(r.Name).Status(ctx)
+			if err == nil && st.State != control.StateRecovering {
+				return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
+			}
+		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID && control.OwnedBy(r.Name, now.PID) {
+			return kept(why, "%s (pid %d) serves it now", now.Version, now.PID)
+		}
+		if time.Now().After(deadline) {
+			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: ublk-remap start %s", r.PID, r.Name)
+		}
+		select {
+		case <-ctx.Done():
+			return why
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	// The parent's descriptor is named, not the child's: that may have others.
+	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args)
+	if err != nil {
+		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: ublk-remap start %s", r.Version, err, r.Name))
+	}
+	return kept(why, "%s serves again (pid %d)", r.Version, live.PID)
+}
+
+// kept adds to the reason of a failed upgrade who serves now.
+func kept(why error, format string, args ...any) error {
+	return &exit.Error{Code: exit.Code(why), Text: exit.Line(why) + "; " + fmt.Sprintf(format, args...)}
+}

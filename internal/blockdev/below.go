@@ -1,0 +1,148 @@
+package blockdev
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxBelow is how many loop devices may be over each other.
+const maxBelow = 8
+
+// claimBelow keeps others away from what a loop device is over, as Open keeps
+// them away from the device: the same blocks can be reached through the file,
+// and through every other loop device over it, and the kernel sees no conflict
+// in that. It returns the descriptors that hold the claims, none for any other
+// device; the error is ErrBusy if somebody uses the blocks in another way. A
+// partition, or a loop device over a part of a file, leaves the other parts to
+// others.
+func claimBelow(rdev uint64, how, depth int) (held []int, err error) {
+	path, part, ok := loopFile(rdev)
+	if !ok || depth == maxBelow {
+		return nil, nil
+	}
+	defer func() {
+		if err != nil {
+			for _, fd := range held {
+				_ = unix.Close(fd)
+			}
+			held = nil
+		}
+	}()
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return nil, nil // deleted, or not to be seen from here
+	}
+	block := st.Mode&unix.S_IFMT == unix.S_IFBLK
+	if !block && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, nil
+	}
+	if part {
+		how = unix.LOCK_SH
+	}
+	for _, other := range loopsOver(&st) {
+		var so unix.Stat_t
+		if unix.Stat(other, &so) != nil || so.Rdev == wholeOf(rdev) {
+			continue
+		}
+		if _, otherPart, _ := loopFile(so.Rdev); part && otherPart {
+			continue
+		}
+		fd, err := unix.Open(other, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EBUSY) {
+			return held, fmt.Errorf("%w: its %s is also that of %s, which is in use", ErrBusy, path, other)
+		}
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+	}
+	flags := unix.O_RDONLY | unix.O_CLOEXEC
+	if block && !part {
+		flags |= unix.O_EXCL
+	}
+	fd, err := unix.Open(path, flags, 0)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return held, fmt.Errorf("%w: %s, which it is over, is in use", ErrBusy, path)
+	case err != nil:
+		return held, nil // whoever can open it has it for himself
+	}
+	held = append(held, fd)
+	if !block {
+		if err := lockFile(fd, how); err != nil {
+			return held, fmt.Errorf("%w: %s", err, path)
+		}
+		return held, nil
+	}
+	more, err := claimBelow(st.Rdev, how, depth+1)
+	return append(held, more...), err
+}
+
+// loopFile returns the path of what a loop device, or the disk of a partition,
+// is over, and whether it shows a part of that only; ok is false for any other
+// device, and for a loop device over nothing.
+func loopFile(rdev uint64) (path string, part, ok bool) {
+	dir, err := filepath.EvalSymlinks(sysDir(rdev))
+	if err != nil {
+		return "", false, false
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir, part = filepath.Dir(dir), true
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "loop/backing_file"))
+	if err != nil {
+		return "", false, false
+	}
+	loop := filepath.Join(dir, "loop")
+	part = part || sysfsInt(loop, "offset") != 0 || sysfsInt(loop, "sizelimit") != 0
+	return strings.TrimSuffix(string(b), "\n"), part, true
+}
+
+// wholeOf returns the device number of a partition's disk, and any other as it is.
+func wholeOf(rdev uint64) uint64 {
+	dir, err := filepath.EvalSymlinks(sysDir(rdev))
+	if err != nil {
+		return rdev
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err != nil {
+		return rdev
+	}
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "dev"))
+	if err != nil {
+		return rdev
+	}
+	if whole, ok := parseDev(strings.TrimSpace(string(b))); ok {
+		return whole
+	}
+	return rdev
+}
+
+// loopsOver returns the paths of the loop devices over a file or block device.
+func loopsOver(file *unix.Stat_t) []string {
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	var loops []string
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(strings.TrimSuffix(string(b), "\n"), &st) == nil && sameFile(&st, file) {
+			loops = append(loops, "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(name))))
+		}
+	}
+	return loops
+}
+
+// sameFile reports whether two paths led to one file, or to one block device by
+// whatever node.
+func sameFile(a, b *unix.Stat_t) bool {
+	if a.Mode&unix.S_IFMT == unix.S_IFBLK && b.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return a.Rdev == b.Rdev
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino
+}

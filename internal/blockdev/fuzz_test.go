@@ -1,0 +1,133 @@
+package blockdev
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// ends is a device of any size that holds zeroes but for its two ends, and
+// cannot be read in one place.
+type ends struct {
+	size       int64
+	head, tail []byte
+	bad        int64 // -1: none
+}
+
+var errBad = errors.New("medium error")
+
+func (e *ends) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > e.size {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(p)), e.size-off))
+	clear(p[:n])
+	e.lay(p[:n], off, 0, e.head)
+	e.lay(p[:n], off, e.size-int64(len(e.tail)), e.tail)
+	if e.bad >= off && e.bad < off+int64(n) {
+		return int(e.bad - off), errBad
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// lay copies what of data, which begins at byte at, lies in p, which begins at off.
+func (e *ends) lay(p []byte, off, at int64, data []byte) {
+	from, to := max(off, at), min(off+int64(len(p)), at+int64(len(data)))
+	if from < to {
+		copy(p[from-off:to-off], data[from-at:])
+	}
+}
+
+// FuzzDetect looks for signatures on devices of any content, size and health.
+func FuzzDetect(f *testing.F) {
+	f.Add(int64(64<<20), []byte{}, []byte{}, int64(-1))
+	f.Add(int64(0), []byte{}, []byte{}, int64(-1))
+	f.Add(int64(511), []byte("XFSB"), []byte{}, int64(0))
+	f.Add(int64(1<<62), append(make([]byte, 1080), 0x53, 0xef), []byte("EFI PART"), int64(1<<20))
+	f.Add(int64(8<<20), append(make([]byte, 510), 0x55, 0xaa), bytes.Repeat([]byte{0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0}, 2048), int64(4096))
+	for _, m := range table {
+		for _, at := range m.at {
+			if at < 8<<10 {
+				f.Add(int64(4<<20), append(make([]byte, at), m.magic...), m.magic, int64(-1))
+				break
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, size int64, head, tail []byte, bad int64) {
+		if size < 0 {
+			return
+		}
+		found := Detect(&ends{size, head, tail, bad}, size)
+		for _, s := range found.Signatures {
+			if s.Name == "" || s.Kind == "" || s.Length <= 0 || s.Offset < 0 || s.Offset+int64(s.Length) > size {
+				t.Fatalf("%+v on a device of %d bytes", s, size)
+			}
+			if found.Blank && (s.Offset+int64(s.Length) <= scanEnds || s.Offset >= size-scanEnds) {
+				t.Fatalf("blank, with %v", s)
+			}
+			if s.String() == "" || !utf8.ValidString(s.String()) {
+				t.Fatalf("%q", s.String())
+			}
+		}
+		if bad < 0 && len(found.Unread) > 0 {
+			t.Fatalf("unread: %v", found.Unread)
+		}
+	})
+}
+
+// FuzzProc reads what the kernel prints, or does not.
+func FuzzProc(f *testing.F) {
+	f.Add("36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n")
+	f.Add("36 35 0:40 / /x rw - btrfs /dev/sda1 rw\n36 35 8:1")
+	f.Add("Filename Type\n/dev/sda2 partition 1 2 3\n/a\\040b file\n")
+	f.Add("18446744073709551615\n")
+	f.Add("8:4294967295\n")
+	f.Add("-1")
+	f.Add(`a\777\18\1`)
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, m := range parseMounts(text) {
+			if m.point == "" || m.source == "" {
+				t.Fatalf("%+v", m)
+			}
+		}
+		for _, name := range parseSwaps(text) {
+			if name == "" {
+				t.Fatal("no name")
+			}
+		}
+		if v, ok := parseLimit(text); !ok && v > 0 {
+			t.Fatal(v)
+		}
+		if dev, ok := parseDev(text); ok && !strings.Contains(text, ":") {
+			t.Fatal(dev)
+		}
+		if s := unescape(text); len(s) > len(text) {
+			t.Fatalf("%q", s)
+		}
+	})
+}
+
+func TestUnescape(t *testing.T) {
+	for in, want := range map[string]string{
+		`/a\040b`: "/a b", `\`: `\`, `\04`: `\04`, `\040`: " ", `\777`: `\777`, `\x40`: `\x40`, `\134040`: `\040`, "": "",
+	} {
+		if got := unescape(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestLongMountLine: a line of any length does not hide those behind it.
+func TestLongMountLine(t *testing.T) {
+	got := parseMounts("1 2 0:50 / /a rw - overlay overlay lowerdir=" + strings.Repeat("/x:", 100_000) + "\n" +
+		"nonsense\n3 4 8:1 / /b rw shared:1 - ext4 /dev/sda1 rw\n")
+	if len(got) != 2 || got[1].point != "/b" || got[1].source != "/dev/sda1" {
+		t.Errorf("%d mounts: %+v", len(got), got[max(0, len(got)-1):])
+	}
+}

@@ -1,0 +1,219 @@
+package metadata
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"testing/iotest"
+)
+
+func encoded(t testing.TB, b *Backup) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := b.Encode(&buf); err != nil {
+		t.Fatal(err)
+	}
+	if int64(buf.Len()) != b.Bytes() {
+		t.Fatalf("%d bytes, said %d", buf.Len(), b.Bytes())
+	}
+	return buf.Bytes()
+}
+
+func backupOf(t testing.TB, disks []*memDisk) *Backup {
+	t.Helper()
+	img, err := Load(devices(disks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := img.Backup(42)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestBackup(t *testing.T) {
+	for _, tc := range worlds {
+		w := history(t, tc.p, 400, false)
+		want := listed(w.table(w.base))
+		b := backupOf(t, w.disks)
+		file := encoded(t, b)
+		got, err := DecodeBackup(iotest.OneByteReader(bytes.NewReader(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(got.entries, want) || got.tip != w.c.durable || got.Taken != 42 || got.Live || got.Table != b.Table ||
+			len(got.Superblock.Devices) != len(w.disks) || got.Superblock.UUID != w.plan.sb.UUID || got.Superblock.Name != "w" {
+			t.Errorf("%+v%s", got, diff(want, got.entries))
+		}
+		if !bytes.Equal(encoded(t, got), file) {
+			t.Error("it is another file the second time")
+		}
+		// Every page is covered by a sum, every byte of it; whatever is cut off
+		// or added is noticed.
+		for at := 0; at < len(file); at += 1 + w.r.IntN(97) {
+			bad := bytes.Clone(file)
+			bad[at] ^= 1 << w.r.IntN(8)
+			if _, err := DecodeBackup(bytes.NewReader(bad)); !errors.Is(err, ErrBackup) {
+				t.Fatalf("byte %d changed: %v", at, err)
+			}
+			if _, err := DecodeBackup(bytes.NewReader(file[:at])); !errors.Is(err, ErrBackup) {
+				t.Fatalf("cut at %d: %v", at, err)
+			}
+		}
+		if _, err := DecodeBackup(bytes.NewReader(append(bytes.Clone(file), 0))); !errors.Is(err, ErrBackup) {
+			t.Error(err)
+		}
+		if _, err := DecodeBackup(iotest.ErrReader(errMedium)); !errors.Is(err, errMedium) {
+			t.Error(err)
+		}
+		newer := bytes.Clone(file)
+		newer[40]++
+		seal(newer[:PageSize])
+		if _, err := DecodeBackup(bytes.NewReader(newer)); !errors.Is(err, ErrUnsupported) {
+			t.Error(err)
+		}
+		// Pages in another order, each whole.
+		if len(file) >= 4*PageSize {
+			mixed := slices.Concat(file[:2*PageSize], file[3*PageSize:4*PageSize], file[2*PageSize:3*PageSize], file[4*PageSize:])
+			if _, err := DecodeBackup(bytes.NewReader(mixed)); !errors.Is(err, ErrBackup) {
+				t.Error(err)
+			}
+		}
+		if err := b.Encode(failingWriter{}); !errors.Is(err, errMedium) {
+			t.Error(err)
+		}
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, errMedium }
+
+// slowSource gives few entries at a time, so that a backup of a live set takes
+// several snapshots.
+type slowSource struct{ *Table }
+
+func (s slowSource) Entries(cursor uint64, dst []Entry) (int, uint64, bool) {
+	return s.Table.Entries(cursor, dst[:10])
+}
+
+// TestCollect: a backup of a live set is that of one moment, whatever is
+// committed meanwhile.
+func TestCollect(t *testing.T) {
+	w := history(t, smallParams(512, 0), 401, false)
+	w.c.src = slowSource{w.live}
+	parts, moved := 0, 0
+	ask := func(cursor uint64) (Snapshot, error) {
+		// Now and then somebody heals in between, but not for ever.
+		if parts++; parts%5 == 0 && moved < 7 {
+			moved++
+			w.commit()
+			w.settle()
+		}
+		return w.c.Snapshot(cursor)
+	}
+	b, err := Collect(9, ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := listed(w.table(w.base)); !slices.Equal(b.entries, want) || b.tip != w.c.durable || !b.Live || b.Taken != 9 || moved < 3 {
+		t.Errorf("%+v, %d changes%s", b, moved, diff(want, b.entries))
+	}
+	w.c.src = slowSource{w.live}
+	if _, err := Collect(9, func(cursor uint64) (Snapshot, error) {
+		w.commit()
+		w.settle()
+		return w.c.Snapshot(cursor)
+	}); !errors.Is(err, ErrChanging) {
+		t.Error(err)
+	}
+	if _, err := Collect(9, func(uint64) (Snapshot, error) { return Snapshot{}, io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) {
+		t.Error(err)
+	}
+	for _, f := range []func(*Snapshot){
+		func(s *Snapshot) { s.Superblock = s.Superblock[:7] }, func(s *Snapshot) { s.Superblock[500] ^= 1 },
+		func(s *Snapshot) { s.Entries = s.Entries[1:] }, func(s *Snapshot) { s.Entries, s.Done = nil, false },
+		func(s *Snapshot) { s.Entries[21] = 99 }, func(s *Snapshot) { s.Entries[23] = 1 },
+	} {
+		if _, err := Collect(9, func(cursor uint64) (Snapshot, error) {
+			s, err := w.c.Snapshot(cursor)
+			f(&s)
+			return s, err
+		}); !errors.Is(err, ErrBackup) {
+			t.Error(err)
+		}
+	}
+	img, err := Load(devices(w.disks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCommitter(img, w.live, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Snapshot(0); !errors.Is(err, ErrNotOpen) {
+		t.Error(err)
+	}
+}
+
+// FuzzBackup decodes whatever comes; with fix, pages get their right sums
+// first, so that the decoder gets past them.
+func FuzzBackup(f *testing.F) {
+	for _, g := range golden {
+		b := encoded(f, backupOf(f, readGolden(f, g.name)))
+		f.Add(b, false)
+		f.Add(b, true)
+		f.Add(b[:2*PageSize], true)
+	}
+	f.Add([]byte{}, false)
+	image := readGolden(f, golden[0].name)
+	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
+		if fix {
+			data = bytes.Clone(data)
+			var sums []byte
+			for at := PageSize; at+PageSize <= len(data); at += PageSize {
+				seal(data[at : at+PageSize])
+				sums = append(sums, data[at+checksumOffset:at+checksumOffset+8]...)
+			}
+			if len(data) >= PageSize {
+				le.PutUint64(data[88:], digestOf(sums))
+				seal(data[:PageSize])
+			}
+		}
+		b, err := DecodeBackup(bytes.NewReader(data))
+		if err != nil {
+			if !errors.Is(err, ErrBackup) && !errors.Is(err, ErrUnfinished) {
+				sentinel(t, "decode", err)
+			}
+			return
+		}
+		again, err := DecodeBackup(bytes.NewReader(encoded(t, b)))
+		if err != nil || !slices.Equal(again.entries, b.entries) || again.tip != b.tip {
+			t.Fatalf("encoded again: %v", err)
+		}
+		// It fits no other set, whatever it says.
+		disks := clones(image)
+		if r, err := PlanRestore(devices(disks), b); err == nil && b.Superblock.UUID != disks0UUID(t, disks) {
+			t.Fatalf("a foreign one is taken: %+v", r)
+		}
+	})
+}
+
+func disks0UUID(t testing.TB, disks []*memDisk) [16]byte {
+	sb, err := Probe(disks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sb.UUID
+}
+
+func digestOf(sums []byte) uint64 {
+	d := newDigest()
+	for ; len(sums) > 0; sums = sums[8:] {
+		addSum(d, le.Uint64(sums))
+	}
+	return d.Sum64()
+}

@@ -1,0 +1,70 @@
+package metadata
+
+import (
+	"cmp"
+	"slices"
+)
+
+// span is a range of bytes on a device.
+type span struct{ from, to int64 }
+
+// gaps returns the room on a device that may hold metadata and that no region
+// and no superblock takes: in the head and the tail of the backing, behind the
+// superblocks of a spare device. A place that a mirror has left is a gap too.
+func (sb *Superblock) gaps(device uint8) []span {
+	var room []span
+	if device != 0 {
+		room = []span{{RegionStart, sb.Devices[device].Size}}
+	} else {
+		room = []span{{RegionStart, sb.HeadBytes}}
+		if sb.hasTail() {
+			room = append(room, span{sb.ExportedBytes, tailSuperblock(sb.Devices[0].Size)})
+		}
+	}
+	var taken []span
+	for i := range sb.Regions {
+		if r := &sb.Regions[i]; r.Device == device {
+			taken = append(taken, span{r.Start, r.Start + r.Length})
+		}
+	}
+	slices.SortFunc(taken, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var out []span
+	for _, g := range room {
+		for _, t := range taken {
+			if t.from >= g.to || t.to <= g.from {
+				continue
+			}
+			if g.from < t.from {
+				out = append(out, span{g.from, t.from})
+			}
+			g.from = t.to
+		}
+		if g.from < g.to {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// maxPlaces is how many places in one gap are considered.
+const maxPlaces = 8
+
+// mirrorPlaces returns the offsets on a device at which a mirror would fit
+// beside what is there: from the beginning of each gap on, one behind the
+// other, and one up against its end.
+func (sb *Superblock) mirrorPlaces(device uint8) []int64 {
+	length, atom := 2*sb.SlotBytes+sb.LogBytes, int64(sb.AtomSize)
+	var out []int64
+	for _, g := range sb.gaps(device) {
+		from, to := roundUp(g.from, atom), roundDown(g.to, atom)
+		n := 0
+		for ; from+length <= to && n < maxPlaces; from += length {
+			out = append(out, from)
+			n++
+		}
+		if last := to - length; n > 0 && out[len(out)-1] < last {
+			out = append(out, last)
+		}
+	}
+	return out
+}

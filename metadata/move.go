@@ -1,0 +1,135 @@
+package metadata
+
+// moveAfter is how much trouble a place may give before its mirror is rebuilt
+// elsewhere: the mirror became stale there, or its slots could not be written.
+const moveAfter = 2
+
+// site is a place that gave trouble.
+type site struct {
+	device  uint8
+	start   int64
+	trouble uint
+}
+
+func (c *Committer) site(device uint8, start int64) *site {
+	for i := range c.sites {
+		if s := &c.sites[i]; s.device == device && s.start == start {
+			return s
+		}
+	}
+	c.sites = append(c.sites, site{device: device, start: start})
+	return &c.sites[len(c.sites)-1]
+}
+
+func (c *Committer) trouble(device uint8, start int64) uint {
+	for _, s := range c.sites {
+		if s.device == device && s.start == start {
+			return s.trouble
+		}
+	}
+	return 0
+}
+
+// otherGood reports whether the set could do without m: another mirror of the
+// backing has all that a load needs.
+func (c *Committer) otherGood(m *cmirror) bool {
+	for i := range c.ms {
+		if o := &c.ms[i]; o != m && o.device == 0 && o.state == MirrorGood {
+			return true
+		}
+	}
+	return false
+}
+
+// troubled notes that a mirror could not be written where it lies. After
+// moveAfter times it is to be rebuilt at the place that gave the least trouble
+// so far, if that is less than here: so two bad places take turns, at the pace
+// of the back-off, and one that was never tried is tried at once.
+//
+// The superblocks name the new place first, with the mark that the mirror is
+// stale; only then is anything written there. Whatever a cut leaves: with the
+// older superblock the mirror is stale in its old place, with the newer one it
+// is stale in the new place, whatever that held before. A stale mirror is not
+// asked what the newest record is, and what else it holds is only taken where
+// position and checksum fit into the chain, so a mirror that lay there long
+// ago does no harm. The mark goes once the new place has a whole checkpoint
+// and a record newer than that. From then on nothing reads the old place.
+func (c *Committer) troubled(m *cmirror) {
+	s := c.site(m.device, m.start)
+	s.trouble++
+	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) {
+		return
+	}
+	least := s.trouble
+	try := func(device uint8) {
+		for _, start := range c.sb.now.mirrorPlaces(device) {
+			if t := c.trouble(device, start); t < least && !c.promised(device, start) {
+				least = t
+				m.moving, m.toDevice, m.toStart = true, device, start
+			}
+		}
+	}
+	try(m.device)
+	// Another device is better than nothing: where only one mirror is left.
+	// The backing's room is for its own mirrors.
+	if !m.moving && c.standing() < 2 {
+		for d := 1; d < len(c.sb.now.Devices); d++ {
+			if uint8(d) != m.device {
+				try(uint8(d))
+			}
+		}
+	}
+	if m.moving {
+		if least == 0 {
+			m.notBefore = 0
+		}
+		c.sb.wanted = true
+		c.changed = true
+	}
+}
+
+// promised reports whether another mirror is about to move to a place that
+// overlaps this one.
+func (c *Committer) promised(device uint8, start int64) bool {
+	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
+	for i := range c.ms {
+		if m := &c.ms[i]; m.moving && m.toDevice == device && m.toStart < start+length && start < m.toStart+length {
+			return true
+		}
+	}
+	return false
+}
+
+// beginMove makes a mirror stale that is about to move, before the superblock
+// that says so is written. No record is under way, but perhaps one that waits
+// for that superblock; what is durable by now is on another mirror too.
+func (c *Committer) beginMove(m *cmirror) {
+	if m.state != MirrorGood && m.state != MirrorWeak {
+		return // stale already
+	}
+	if !c.otherGood(m) {
+		m.moving = false
+		return
+	}
+	m.was, m.state, m.staleFrom, m.left = m.state, MirrorStale, c.durable.Position, true
+}
+
+// endMove: the superblocks name the new place, or they could not be written.
+func (c *Committer) endMove(m *cmirror, ok bool) {
+	m.moving, m.named = false, false
+	if !ok {
+		// On some copy it may have moved, and is stale: what it gets here is
+		// not counted on until another update says where it is.
+		if m.left {
+			m.state = m.was
+		}
+		m.left = false
+		return
+	}
+	m.left = false
+	m.device, m.start = m.toDevice, m.toStart
+	m.new, m.cover = -1, Position{}
+	clear(m.slots)
+	m.used, m.next = 0, 0
+	c.changed = true
+}

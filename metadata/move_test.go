@@ -1,0 +1,354 @@
+package metadata
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestPlanLeavesRoom: wherever mirrors lie there is room for one more.
+func TestPlanLeavesRoom(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := PlanParams{
+			BackingSize:       rapid.Int64Range(16<<20, 1<<42).Draw(t, "backing"),
+			BlockSize:         512 << rapid.IntRange(0, 3).Draw(t, "block"),
+			PhysicalBlockSize: 512 << rapid.IntRange(0, 7).Draw(t, "physical"),
+			Name:              "n",
+		}
+		if rapid.Bool().Draw(t, "asked") {
+			p.SpareBytes = UnitSize * rapid.Int64Range(1, 1<<20).Draw(t, "spare")
+		}
+		if rapid.Bool().Draw(t, "pair") {
+			p.SpareDeviceSize = rapid.Int64Range(64<<20, 1<<36).Draw(t, "spare device")
+		}
+		l, err := Plan(p)
+		if err != nil {
+			t.Skip(err)
+		}
+		var head, tail bool
+		for _, start := range l.sb.mirrorPlaces(0) {
+			head = head || start < l.sb.HeadBytes
+			tail = tail || start >= l.sb.ExportedBytes
+		}
+		if !head || tail != (p.SpareDeviceSize == 0) {
+			t.Fatalf("room in the head: %v, in the tail: %v: %v", head, tail, l.sb.gaps(0))
+		}
+		if p.SpareDeviceSize != 0 && len(l.sb.mirrorPlaces(1)) == 0 {
+			t.Fatalf("no room on the spare device: %v", l.sb.gaps(1))
+		}
+		// Each place, taken, makes a layout that is valid.
+		for i := range l.sb.Regions {
+			if r := l.sb.Regions[i]; r.Kind == RegionMirror {
+				for _, start := range l.sb.mirrorPlaces(r.Device) {
+					moved := l.Superblock()
+					moved.Regions[i].Start = start
+					if _, err := newLayout(&moved); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	})
+}
+
+// at makes a fault that hits writes to mirrors that lie at one of the places
+// on a device.
+func (w *world) at(device uint8, starts ...int64) func(Op) bool {
+	length := 2*w.plan.sb.SlotBytes + w.plan.sb.LogBytes
+	return func(op Op) bool {
+		return op.Device == device && slices.ContainsFunc(starts, func(s int64) bool {
+			return op.Offset < s+length && s < op.Offset+int64(len(op.Data))
+		})
+	}
+}
+
+func (w *world) elsewhere(i int, was mirrorAt) {
+	w.t.Helper()
+	m := &w.c.ms[i]
+	if m.state != MirrorGood || m.start == was.start || m.device != was.device {
+		w.t.Fatalf("mirror %d of device %d at %d: it is %s at %d of device %d", i, was.device, was.start, m.state, m.start, m.device)
+	}
+	sb, err := Probe(w.disks[0])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if r := sb.Regions[m.region]; r.Stale || r.Start != m.start || r.Generation < 2 {
+		w.t.Fatalf("%+v", r)
+	}
+	w.alone(i, "moved")
+}
+
+// alone looks at what is found if all mirrors but one are lost.
+func (w *world) alone(i int, what string) {
+	w.t.Helper()
+	if w.c.ms[i].device != 0 {
+		return // one mirror of the backing is always needed
+	}
+	var disks []*memDisk
+	for _, d := range w.disks {
+		disks = append(disks, d.clone())
+	}
+	for j := range w.c.ms {
+		if m := &w.c.ms[j]; j != i {
+			wipe(disks[m.device], m)
+		}
+	}
+	w.find(disks, fmt.Sprintf("only mirror %d: %s", i, what))
+}
+
+// TestMirrorMoves: a mirror whose place takes no writes any more is rebuilt in
+// another place, at once, and then is as good as any; so is one that has a bad
+// spot under a checkpoint slot, and one whose place is bad at the start.
+func TestMirrorMoves(t *testing.T) {
+	for _, tc := range worlds {
+		for i := range len(single(t, tc.p).c.ms) {
+			t.Run(fmt.Sprintf("%s/%d", tc.name, i), func(t *testing.T) {
+				w := ran(t, tc.p, 61, 30)
+				was := w.c.ms[i].mirrorAt
+				w.fail = w.at(was.device, was.start)
+				w.commit()
+				w.settle()
+				w.elsewhere(i, was)
+				for range 70 {
+					w.commit()
+					w.settle()
+				}
+				w.power()
+				w.settle()
+				w.elsewhere(i, was)
+				w.check(SeverityInfo)
+
+				// The new place goes bad as well: back to the old one, which is
+				// good again by now.
+				now := w.c.ms[i].mirrorAt
+				w.fail = w.at(now.device, now.start)
+				for range 2 * backoffRecords {
+					w.commit()
+					w.settle()
+				}
+				w.elsewhere(i, now)
+				w.check(SeverityInfo)
+				if w.stats.unknown+w.stats.dropped > 0 {
+					t.Errorf("%+v", w.stats)
+				}
+			})
+		}
+	}
+	t.Run("one slot", func(t *testing.T) {
+		for slot := range 2 {
+			w := ran(t, smallParams(512, 0), 62, 5)
+			was := w.c.ms[1].mirrorAt
+			bad := was.pageOffset(slot, 0)
+			w.fail = func(op Op) bool { return op.Offset <= bad && bad < op.Offset+int64(len(op.Data)) }
+			for range 5 * backoffRecords {
+				w.commit()
+				w.settle()
+			}
+			w.elsewhere(1, was)
+			w.check(SeverityInfo)
+		}
+	})
+	t.Run("stale at the start", func(t *testing.T) {
+		w := ran(t, smallParams(512, 0), 63, 5)
+		rewrite(w.disks[0], func(sb *Superblock) { sb.Regions[1].Stale, sb.Regions[1].StaleFrom = true, w.c.durable.Position })
+		was := w.c.ms[1].mirrorAt
+		w.start()
+		w.fail = w.at(0, was.start)
+		w.settle()
+		w.elsewhere(1, was)
+		w.check(SeverityInfo)
+	})
+}
+
+// TestMoveEveryCut cuts the power between any two steps of a move, with every
+// write that is under way lost, done or torn; what is left loads, starts, and
+// ends with all mirrors good.
+func TestMoveEveryCut(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		p    PlanParams
+	}{{"alone", smallParams(512, 0)}, {"pair", pairParams(512)}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := ran(t, tc.p, 64, 3)
+			was := w.c.ms[0].mirrorAt
+			w.fail = w.at(was.device, was.start)
+			cuts, starts := 0, 0
+			try := func() {
+				n := 1
+				for range w.order {
+					n *= 4
+				}
+				for combo := range n {
+					disks := make([]*memDisk, len(w.disks))
+					for i := range disks {
+						disks[i] = w.disks[i].clone()
+					}
+					for i, id := range w.order {
+						op := w.flight[id]
+						half := len(op.Data) / sector / 2
+						fate := combo >> (2 * i) & 3
+						disks[op.Device].store(memWrite{op.Offset, op.Data}, func(s int) bool { return fate == 1 || fate == 2 && s < half || fate == 3 && s >= half })
+					}
+					found := w.find(disks, fmt.Sprintf("cut %d, combination %#x", cuts, combo))
+					if cuts++; cuts%11 != 0 {
+						continue
+					}
+					starts++
+					v := &world{t: t, r: w.r, plan: w.plan, disks: disks, base: found, time: w.time}
+					v.start()
+					v.fail = w.fail
+					v.settle()
+					for range backoffRecords + 2 {
+						v.commit()
+						v.settle()
+					}
+					v.elsewhere(0, was)
+					v.check(SeverityInfo)
+				}
+			}
+			for i := range 6 {
+				w.commit()
+				for idle := false; !idle; {
+					w.take()
+					try()
+					if idle = len(w.order) == 0; !idle {
+						w.finish()
+						try()
+					}
+					w.results()
+				}
+				if i == 0 && w.c.ms[0].start == was.start {
+					t.Error("not moved at once")
+				}
+			}
+			w.settle()
+			w.elsewhere(0, was)
+			if cuts < 100 || starts < 10 {
+				t.Errorf("%d cuts, %d starts", cuts, starts)
+			}
+			t.Logf("%d cuts, %d starts from one", cuts, starts)
+		})
+	}
+}
+
+// TestNoGoodPlace: where every place is bad they take turns, ever more slowly;
+// one that gets well is found.
+func TestNoGoodPlace(t *testing.T) {
+	w := ran(t, smallParams(512, 0), 65, 3)
+	places := append(w.c.sb.now.mirrorPlaces(0), w.c.ms[0].start)
+	writes, seen := 0, map[int64]bool{}
+	bad := w.at(0, places...)
+	w.fail = func(op Op) bool {
+		if bad(op) {
+			writes++
+			seen[w.c.ms[0].start] = true
+			return true
+		}
+		return false
+	}
+	const commits = 3000
+	for range commits {
+		w.commit()
+		w.settle()
+	}
+	if st := w.c.Status().Mirrors; st[0].State != MirrorStale || st[1].State != MirrorGood {
+		t.Fatalf("%+v", st)
+	}
+	if len(seen) != len(places) || writes > 200 {
+		t.Errorf("%d writes failed, in %d places of %d", writes, len(seen), len(places))
+	}
+	t.Logf("%d commits, %d writes failed in %d places", commits, writes, len(seen))
+	w.check(SeverityWarning)
+	w.fail = nil
+	for range backoffRecords << 6 {
+		if w.commit(); w.c.ms[0].state == MirrorGood {
+			break
+		}
+		w.settle()
+	}
+	w.settle()
+	if w.c.ms[0].state != MirrorGood {
+		t.Errorf("%+v", w.c.Status())
+	}
+	w.check(SeverityInfo)
+}
+
+// TestMovesAndCuts has places go bad and well again at random, under load,
+// with power cuts.
+func TestMovesAndCuts(t *testing.T) {
+	moves := 0
+	for _, tc := range worlds {
+		for seed := range seeds(1) {
+			t.Run(fmt.Sprintf("%s/%d", tc.name, seed), func(t *testing.T) {
+				w := newWorld(t, seeded(t, 100+seed), tc.p)
+				type spot struct {
+					device uint8
+					start  int64
+				}
+				var all []spot
+				for d := range w.disks {
+					for _, s := range w.c.sb.now.mirrorPlaces(uint8(d)) {
+						all = append(all, spot{uint8(d), s})
+					}
+				}
+				for i := range w.c.ms {
+					all = append(all, spot{w.c.ms[i].device, w.c.ms[i].start})
+				}
+				bad := map[spot]bool{}
+				w.fail = func(op Op) bool {
+					for s := range bad {
+						if w.at(s.device, s.start)(op) {
+							return true
+						}
+					}
+					return false
+				}
+				for i := range 2000 {
+					if w.r.IntN(150) == 0 {
+						clear(bad)
+						for range w.r.IntN(3) {
+							bad[all[w.r.IntN(len(all))]] = true
+						}
+					}
+					w.step()
+					if i%7 == 0 {
+						w.find(w.cut(), "cut")
+						w.findAlone()
+					}
+					if i%19 == 0 {
+						w.findLatent()
+					}
+					if w.r.IntN(400) == 0 {
+						w.power()
+					}
+				}
+				w.fail = nil
+				w.settle()
+				for range 400 {
+					w.commit()
+					w.settle()
+				}
+				w.find(w.disks, "end")
+				w.check(SeverityInfo)
+				for i := range w.c.ms {
+					if m := &w.c.ms[i]; m.state != MirrorGood {
+						t.Errorf("%+v", m)
+					}
+				}
+				sb, err := Probe(w.disks[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range sb.Regions {
+					moves += int(r.Generation) - 1
+				}
+			})
+		}
+	}
+	if moves == 0 {
+		t.Error("no mirror moved")
+	}
+	t.Logf("%d moves", moves)
+}

@@ -1,0 +1,716 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Restore is what PlanRestore or PlanSalvage found, and what Run will do.
+type Restore struct {
+	Superblock *Superblock `json:"superblock"` // what the set is laid out by
+	// Backup is the position of the backup, zero if there is none; Disk that of
+	// the newest record that was seen on the disk.
+	Backup Position `json:"backup"`
+	Disk   Position `json:"disk"`
+	// Base is what the table begins with, Records how many newer ones of the
+	// disk's logs are applied on top of it.
+	Base    string      `json:"base"`
+	Records int         `json:"records"`
+	Table   TableCounts `json:"table"` // what will be written
+	// Risks are the reasons why that table may not be the newest one. Without
+	// any it is certain to be.
+	Risks []string `json:"risks"`
+	Steps []string `json:"steps"` // what Run will do; empty: nothing is wrong
+	// Bare are the devices, as given, that have no superblock of their own.
+	Bare []int `json:"-"`
+
+	img   *Image // the devices in the set's order, and what was found on them
+	given []Device
+	good  map[sbStep]bool // superblock copies that can be read
+	table *Table
+	base  *candidate // if it is a checkpoint of the disk
+}
+
+// PlanRestore decides what the newest table of a set is that its disks and a
+// backup can tell. It writes nothing. devs are all devices of the set, the
+// backing first; their superblocks may be lost.
+//
+// A backup is as good as a checkpoint: if the records that followed it are all
+// in the logs, nothing is lost, however much else is damaged. Otherwise Risks
+// say what may be, and only a person can decide. Errors: ErrForeign (another
+// set, other sizes, another layout), ErrStale (a spare device), ErrNotFound (a
+// device is missing), ErrBackupStale (the disk has metadata that is in order,
+// and newer), ErrDamaged (no table can be made), ErrUnfinished, ErrUnsupported,
+// ErrReadOnly.
+func PlanRestore(devs []Device, b *Backup) (*Restore, error) { return planRestore(devs, b) }
+
+// PlanSalvage is PlanRestore without a backup: what is left on the disks alone.
+// It is ErrDamaged if there is no whole checkpoint.
+func PlanSalvage(devs []Device) (*Restore, error) { return planRestore(devs, nil) }
+
+func planRestore(devs []Device, b *Backup) (*Restore, error) {
+	r := &Restore{given: devs, Risks: []string{}, Steps: []string{}}
+	if b != nil {
+		r.Backup = b.Position
+	}
+	if err := r.identify(devs, b); err != nil {
+		return r, err
+	}
+	r.Superblock = r.img.sb
+	if err := r.img.sb.unfinished(); err != nil {
+		return r, err
+	}
+	if r.img.readOnly {
+		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, r.img.sb.ROCompat&^knownROCompat)
+	}
+	if err := r.img.scan(); err != nil {
+		return r, err
+	}
+	img, err := Load(devs)
+	var table *Table
+	if err == nil {
+		table, err = img.Table()
+	}
+	switch {
+	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported):
+		return r, err
+	case err != nil:
+		if err := r.gather(b); err != nil {
+			return r, err
+		}
+	default:
+		r.Disk, r.Base, r.Table = img.tip.Position, "the disk", table.Counts()
+		if b == nil || img.tip == b.tip {
+			return r, nil
+		}
+		if !r.Disk.Less(b.Position) {
+			return r, fmt.Errorf("%w: it was made at %s, and the metadata of the disk is in order up to %s", ErrBackupStale, b.Position, r.Disk)
+		}
+		r.risk("the metadata of the disk is in order, but of an earlier time, %s, than the backup, %s: where the whole disk was put back to that time, the table of the backup does not fit the data on it", r.Disk, b.Position)
+		if err := r.apply(b.entries, "the backup"); err != nil {
+			return r, err
+		}
+	}
+	if err := r.table.Validate(); err != nil {
+		return r, err
+	}
+	r.Table = r.table.Counts()
+	if n := r.img.layout.TableCapacity(); r.Table.Entries > n {
+		return r, fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d", ErrDamaged, r.Table.Entries, n)
+	}
+	r.step("mark every mirror as out of use, in every copy of the superblock, with a new epoch")
+	r.step("write the table of %s and of %d newer records to every mirror", r.Base, r.Records)
+	r.step("put the mirrors into use in every copy of the superblock")
+	r.step("start it once: write every copy of everything anew, and check it")
+	return r, nil
+}
+
+func (r *Restore) step(format string, args ...any) {
+	r.Steps = append(r.Steps, fmt.Sprintf(format, args...))
+}
+func (r *Restore) risk(format string, args ...any) {
+	r.Risks = append(r.Risks, fmt.Sprintf(format, args...))
+}
+
+// identify finds out which device is which, and which superblock to go by: the
+// newest of all that can be had.
+func (r *Restore) identify(devs []Device, b *Backup) error {
+	img := &Image{}
+	elected := make([]*Superblock, len(devs))
+	r.good = map[sbStep]bool{}
+	var backing *Superblock
+	if b != nil {
+		img.sb = b.Superblock
+		img.maxEpoch, img.maxGeneration = b.Superblock.Epoch, b.Superblock.Generation
+	}
+	for i, d := range devs {
+		copies := readSuperblocks(d)
+		sb, err := elect(copies)
+		if errors.Is(err, ErrUnsupported) {
+			return err
+		}
+		if err != nil {
+			if i == 0 && b == nil {
+				return fmt.Errorf("the backing: %w", err)
+			}
+			r.Bare = append(r.Bare, i)
+			continue
+		}
+		elected[i] = sb
+		if img.sb != nil && sb.UUID != img.sb.UUID {
+			what := "the backing is"
+			if b != nil {
+				what = "the backup is"
+			}
+			return fmt.Errorf("%w: device %d is of set %s (%s), %s of set %s (%s)", ErrForeign, i+1, sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
+		}
+		if sb.DeviceIndex == 0 && backing == nil {
+			backing = sb
+		}
+		if img.sb == nil || sb.Generation > img.sb.Generation {
+			img.sb = sb
+		}
+		for _, c := range copies {
+			if c.sb != nil && c.sb.UUID == sb.UUID {
+				r.good[sbStep{sb.DeviceIndex, c.offset}] = true
+				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
+				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
+			}
+		}
+	}
+	var err error
+	if img.layout, err = newLayout(img.sb); err != nil {
+		return err
+	}
+	if b != nil {
+		if err := sameLayout(b.layout, img.layout); err != nil {
+			return err
+		}
+	}
+	img.devs = make([]Device, len(img.sb.Devices))
+	take := func(i, at int) error {
+		id := img.sb.Devices[at]
+		switch {
+		case img.devs[at] != nil:
+			return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other", ErrForeign, id.UUID)
+		case devs[i].Size() < id.Size:
+			return fmt.Errorf("%w: device %d has %d bytes, %s %s of the set has %d", ErrForeign, i+1, devs[i].Size(), id.Role, id.UUID, id.Size)
+		}
+		img.devs[at] = devs[i]
+		return nil
+	}
+	epoch := img.sb.Epoch
+	if backing != nil {
+		epoch = backing.Epoch
+	} else if b != nil {
+		epoch = b.Superblock.Epoch
+	}
+	for i, sb := range elected {
+		if sb == nil {
+			continue
+		}
+		own := sb.Devices[sb.DeviceIndex].UUID
+		at := slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == own })
+		if at < 0 {
+			return fmt.Errorf("%w: device %s is not part of set %s (%s)", ErrForeign, own, img.sb.UUID, img.sb.Name)
+		}
+		if sb.DeviceIndex != 0 && (sb.Epoch < epoch || backing != nil && sb.Epoch > epoch && sb.PrevEpoch > epoch) {
+			return fmt.Errorf("%w: spare device %s is of epoch %d, the set of %d", ErrStale, own, sb.Epoch, epoch)
+		}
+		if err := take(i, at); err != nil {
+			return err
+		}
+	}
+	for _, i := range r.Bare {
+		at := slices.Index(img.devs, nil)
+		if at < 0 || i == 0 && at != 0 {
+			return fmt.Errorf("%w: device %d has no superblock, and all devices of the set are there without it", ErrForeign, i+1)
+		}
+		if err := take(i, at); err != nil {
+			return err
+		}
+	}
+	for i, d := range img.devs {
+		if d == nil {
+			return fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
+		}
+	}
+	if img.maxEpoch >= maxEpoch/2 || img.maxGeneration >= maxEpoch/2 {
+		return fmt.Errorf("%w: epoch %d, generation %d", ErrDamaged, img.maxEpoch, img.maxGeneration)
+	}
+	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
+	r.img = img
+	return nil
+}
+
+// sameLayout: an entry of a must mean the same in b, which may have more spare
+// regions.
+func sameLayout(a, b *Layout) error {
+	same := a.sb.BlockSize == b.sb.BlockSize && a.sb.HeadBytes == b.sb.HeadBytes && a.sb.ExportedBytes == b.sb.ExportedBytes &&
+		a.headDev == b.headDev && a.headStart == b.headStart && len(a.spares) <= len(b.spares)
+	for i := 0; same && i < len(a.spares); i++ {
+		x, y := &a.spares[i], &b.spares[i]
+		same = x.Device == y.Device && x.Start == y.Start && x.Length == y.Length && x.First == y.First
+	}
+	if !same {
+		return fmt.Errorf("%w: the set was laid out in another way when the backup was made", ErrForeign)
+	}
+	return nil
+}
+
+// While a restore is under way, mirrors that were in use are stale from a place
+// that no record ever has: marker, which the restored checkpoint covers, or, if
+// there are risks, the one before it.
+func marker(epoch uint64) Position { return Position{epoch, creation.Sequence} }
+func risky(epoch uint64) Position  { return Position{epoch, creation.Sequence - 1} }
+
+// inUse reports whether the mirror was in use, before a restore began that was
+// cut.
+func (img *Image) inUse(m *mirrorImage) bool {
+	return !m.stale || m.staleFrom == marker(img.sb.Epoch) || m.staleFrom == risky(img.sb.Epoch)
+}
+
+// gather makes the table out of the newest base, a checkpoint or the backup, and
+// the records that followed.
+func (r *Restore) gather(b *Backup) error {
+	img := r.img
+	candidates := img.candidates()
+	for _, c := range candidates {
+		// What a restore wrote that was cut before its record was there.
+		if c.covers.Position == marker(img.sb.Epoch) && c.covers != creation && img.whole(c) {
+			r.base, r.Disk = c, c.covers.Position
+			err := r.fromCheckpoint(c)
+			r.Base = "a restore that was cut"
+			return err
+		}
+	}
+	var tip, newest link
+	var must Position
+	var cut, certain bool // a restore was cut, that had risks or had none
+	seen := make([]bool, len(img.devs))
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		use := img.inUse(m)
+		cut = cut || m.stale && m.staleFrom == risky(img.sb.Epoch)
+		certain = certain || m.stale && m.staleFrom == marker(img.sb.Epoch)
+		if !use && must.Less(m.staleFrom) {
+			must = m.staleFrom
+		}
+		for _, h := range m.headers {
+			if h == nil {
+				continue
+			}
+			seen[m.device] = true
+			if h.covers.Sequence != creation.Sequence && must.Less(h.covers.Position) {
+				must = h.covers.Position
+			}
+		}
+		for j := range m.slots {
+			s := &m.slots[j]
+			if s.state != slotRecord {
+				continue
+			}
+			seen[m.device] = true
+			if newest.Less(s.Position) {
+				newest = s.link
+			}
+			if use && (tip.Less(s.Position) || tip.Position == s.Position && tip.Hash < s.Hash) {
+				tip = s.link
+			}
+		}
+	}
+	if cut {
+		r.risk("a restore that could not be certain of everything was cut before")
+	}
+	for _, i := range r.Bare {
+		if certain {
+			break // it was found out then, and its superblocks come last
+		}
+		at := slices.Index(img.devs, r.given[i])
+		mirrors := slices.ContainsFunc(img.mirrors, func(m mirrorImage) bool { return int(m.device) == at })
+		if !mirrors || !seen[at] {
+			r.risk("device %d has no superblock and no mirror that can be read: nothing on it says that it is %s %s", i+1, img.sb.Devices[at].Role, img.sb.Devices[at].UUID)
+		} else if at != 0 && !r.current(uint8(at), newest) {
+			r.risk("device %d has no superblock, and its mirror lacks the newest record: it may be out of date", i+1)
+		}
+	}
+	if tip == (link{}) {
+		tip = newest
+		if tip == (link{}) && must == (Position{}) && img.sb.Epoch == creation.Epoch {
+			tip = creation // never started
+		} else {
+			r.risk("no record can be read on a mirror in use")
+		}
+	}
+	if b != nil && must.Less(b.Position) {
+		must = b.Position
+	}
+	if r.Disk = tip.Position; tip.Less(must) {
+		r.risk("there were records up to %s or later, the newest one that can be read is %s: changes after that are missing", must, r.Disk)
+	}
+	if !certain && slices.ContainsFunc(r.Bare, func(i int) bool { return r.given[i] == img.devs[0] }) {
+		img.tip, img.checkpoint = tip, &candidate{}
+		if why := img.unproved(0); why != "" {
+			r.risk("the superblocks of the backing are lost, and those at hand may not be the newest, for %s", why)
+		}
+	}
+	// The chain, as far back as it goes, the newest first.
+	var chain []record
+	newer := false
+	for at := tip; ; {
+		if b != nil && at == b.tip {
+			return r.on(b.entries, fmt.Sprintf("the backup of %s", b.Position), nil, chain)
+		}
+		for _, c := range candidates {
+			if c.covers == at && img.whole(c) {
+				return r.on(nil, "", c, chain)
+			}
+		}
+		places := img.records[at]
+		if len(places) == 0 {
+			return r.gap(b, candidates, chain, at)
+		}
+		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
+		if rec.sbGeneration > img.sb.Generation && !newer {
+			newer = true
+			r.risk("record %s was written under superblock generation %d, the newest that can be read is %d: mirrors or spare regions may have been added or moved", rec.Position, rec.sbGeneration, img.sb.Generation)
+		}
+		chain = append(chain, rec)
+		at = rec.prev
+	}
+}
+
+// current reports whether a mirror on a device holds the newest record, of the
+// last start.
+func (r *Restore) current(device uint8, newest link) bool {
+	if newest.Epoch != r.img.sb.Epoch && newest != (link{}) {
+		return false
+	}
+	for i := range r.img.mirrors {
+		m := &r.img.mirrors[i]
+		if m.device == device && slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotRecord && s.link == newest }) {
+			return true
+		}
+	}
+	return false
+}
+
+// gap takes the newest base there is, and what can be told of the time after it.
+func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missing link) error {
+	var best *candidate
+	for _, c := range candidates {
+		if r.img.whole(c) && (best == nil || best.covers.Less(c.covers.Position)) {
+			best = c
+		}
+	}
+	var from Position
+	switch {
+	case best != nil && (b == nil || b.Position.Less(best.covers.Position)):
+		from = best.covers.Position
+	case b != nil:
+		best, from = nil, b.Position
+	default:
+		return fmt.Errorf("%w: no whole checkpoint is left on any mirror; restore a backup of the metadata", ErrDamaged)
+	}
+	for len(chain) > 0 && !from.Less(chain[len(chain)-1].Position) {
+		chain = chain[:len(chain)-1]
+	}
+	switch {
+	case len(chain) == 0:
+		r.risk("of the time after %s no record is left that follows it", from)
+	default:
+		r.risk("records after %s and up to %s are missing: blocks that were remapped, moved home or lost in them are taken for what they were before, and may read old data", from, missing.Position)
+	}
+	if best != nil {
+		return r.on(nil, "", best, chain)
+	}
+	return r.on(b.entries, fmt.Sprintf("the backup of %s", b.Position), nil, chain)
+}
+
+// on applies the records of chain, the newest first, on a base.
+func (r *Restore) on(entries []Entry, what string, c *candidate, chain []record) error {
+	if r.base = c; c != nil {
+		if err := r.fromCheckpoint(c); err != nil {
+			return err
+		}
+	} else if err := r.apply(entries, what); err != nil {
+		return err
+	}
+	r.Records = len(chain)
+	slices.Reverse(chain)
+	return r.replay(chain)
+}
+
+func (r *Restore) apply(entries []Entry, what string) error {
+	r.Base, r.table = what, NewTable(r.img.layout)
+	for _, e := range entries {
+		if err := r.table.Apply(e); err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	return nil
+}
+
+func (r *Restore) fromCheckpoint(c *candidate) error {
+	r.Base, r.table = fmt.Sprintf("the checkpoint of %s", c.covers.Position), NewTable(r.img.layout)
+	return r.img.pages(&c.header, func(b []byte, n int) error {
+		for i := range n {
+			e, flags := getEntry(pageEntry(b, i))
+			if flags != 0 {
+				return fmt.Errorf("%w: checkpoint: entry with flags %#x", ErrDamaged, flags)
+			}
+			if err := r.table.Apply(e); err != nil {
+				return fmt.Errorf("%w: checkpoint: %w", ErrDamaged, err)
+			}
+		}
+		return nil
+	})
+}
+
+// replay applies records. Where some between them are missing, a spare unit may
+// have changed its owner: the newer record is right, and of the older owner's
+// blocks nothing is known any more. They are lost, so that nobody reads
+// another's data.
+func (r *Restore) replay(chain []record) error {
+	var apply []Entry
+	buf := AlignedBytes(PageSize)
+	for i := range chain {
+		rec := &chain[i]
+		if err := r.img.readRecord(rec, buf); err != nil {
+			return err
+		}
+		for j := range int(rec.count) {
+			e, flags := getEntry(recordEntry(buf, j))
+			if flags != 0 {
+				return fmt.Errorf("%w: record %s: entry with flags %#x", ErrDamaged, rec.Position, flags)
+			}
+			apply = append(apply, e)
+		}
+	}
+	var lost uint64
+	if len(r.Risks) > 0 {
+		owner := map[uint32]uint64{}
+		r.table.Extents(func(x Extent) bool {
+			for i := range x.Count {
+				for m := x.Mapped; m != 0; m &= m - 1 {
+					owner[x.Spare[bits.TrailingZeros8(m)]+uint32(i)] = x.Unit + i
+				}
+			}
+			return true
+		})
+		for _, e := range apply {
+			if err := r.table.Apply(e); err != nil {
+				return fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
+			for i := uint32(0); e.State == StateMapped && i < e.Count; i++ {
+				unit, spare := e.Unit+uint64(i), e.Spare+i
+				if old, ok := owner[spare]; ok && old != unit {
+					mask := uint8(0)
+					for j := range 8 {
+						if st, at, _ := r.table.Block(old, j); st == StateMapped && at == spare {
+							mask |= 1 << j
+						}
+					}
+					if mask != 0 {
+						lost += uint64(bits.OnesCount8(mask))
+						if err := r.table.Apply(Entry{Unit: old, Count: 1, Mask: mask, State: StateLost, Cause: CauseUnknown, Time: e.Time}); err != nil {
+							return fmt.Errorf("%w: %w", ErrDamaged, err)
+						}
+					}
+				}
+				owner[spare] = unit
+			}
+		}
+	} else {
+		for _, e := range apply {
+			if err := r.table.Apply(e); err != nil {
+				return fmt.Errorf("%w: %w", ErrDamaged, err)
+			}
+		}
+	}
+	if lost > 0 {
+		r.risk("%d blocks are marked as lost, because their spare units hold other blocks since", lost)
+	}
+	return nil
+}
+
+// Run does what the plan says. Nothing may have written to the devices since.
+//
+//  1. The superblocks get a new epoch and say that no mirror is in use. From
+//     here on the set does not load, so nobody takes a half-written one for
+//     whole; the logs still hold what they held.
+//  2. One mirror after the other gets the table as a checkpoint, and then a
+//     record that follows it.
+//  3. The superblocks say that the mirrors are in use: the first copy on the
+//     backing makes it so.
+//  4. What a repair does: a start that writes everything anew.
+//
+// A cut in 1 to 3 leaves what was there before or what only a restore takes up:
+// it finds the checkpoint of 2, or the logs as they were. The report is that of
+// Check at the end. Errors: those of the devices, if no mirror of the backing
+// takes the table.
+func (r *Restore) Run(o RunOptions) (Report, error) {
+	if len(r.Steps) == 0 {
+		return Check(r.given)
+	}
+	img := r.img
+	img.leap()
+	sb := img.sb.clone()
+	sb.Generation, sb.Epoch = img.maxGeneration+1, img.maxEpoch+1
+	sb.PrevEpoch = img.sb.Epoch
+	for _, d := range img.devs {
+		// The epoch before, as a spare device must see it: no later than what
+		// the backing has as long as it was not written.
+		if c, err := elect(readSuperblocks(d)); err == nil {
+			sb.PrevEpoch = min(sb.PrevEpoch, c.Epoch)
+		}
+	}
+	sb.Session, sb.Started = o.Session, o.Now
+	at := link{marker(sb.Epoch), o.Session}
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		reg := &sb.Regions[m.region]
+		switch {
+		case !img.inUse(m):
+		case len(r.Risks) > 0:
+			reg.StaleFrom = risky(sb.Epoch)
+		default:
+			reg.StaleFrom = at.Position
+		}
+		reg.Stale = true
+	}
+	if err := r.superblocks(sb); err != nil {
+		return Report{}, err
+	}
+	rec := record{
+		link: link{Position: Position{sb.Epoch, creation.Sequence + 1}}, prev: at, kind: recordEpoch,
+		sbGeneration: sb.Generation, session: o.Session,
+	}
+	id := checkpointID{epoch: sb.Epoch, generation: img.maxCheckpoint + 1}
+	sound, last := false, error(nil)
+	for _, i := range r.order() {
+		m := &img.mirrors[i]
+		reg := &sb.Regions[m.region]
+		if err := r.writeMirror(m, id, at, rec); err != nil {
+			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of device %d: %w", m.start, m.device, err)
+			continue
+		}
+		reg.Stale, reg.StaleFrom = false, Position{}
+		sound = sound || m.device == 0
+	}
+	if !sound {
+		return Report{}, last
+	}
+	sb.Generation++
+	if err := r.superblocks(sb); err != nil {
+		return Report{}, err
+	}
+	now, err := Load(img.devs)
+	if err != nil {
+		return Report{}, fmt.Errorf("after the restore: %w", err)
+	}
+	if err := now.rebuild(o); err != nil {
+		return Report{}, err
+	}
+	return Check(img.devs)
+}
+
+// superblocks writes all copies: the backing's last; on a device those first
+// that cannot be read now, and byte 0 last. Every device must take one.
+func (r *Restore) superblocks(sb *Superblock) error {
+	for d := len(sb.Devices) - 1; d >= 0; d-- {
+		places := sb.copies(uint8(d))
+		slices.SortStableFunc(places, func(a, b int64) int {
+			x, y := r.good[sbStep{uint8(d), a}], r.good[sbStep{uint8(d), b}]
+			switch {
+			case x == y:
+				return 0
+			case y:
+				return -1
+			}
+			return 1
+		})
+		if err := writeCopies(r.img.devs[d], sb, uint8(d), places); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// order is the order in which mirrors are written: if a checkpoint of the disk
+// is the base, one first that has it, for the other slot of that one is free.
+func (r *Restore) order() []int {
+	var first, rest []int
+	for i := range r.img.mirrors {
+		m := &r.img.mirrors[i]
+		if r.base != nil && slices.ContainsFunc(m.headers[:], func(h *header) bool { return h != nil && *h == r.base.header }) {
+			first = append(first, i)
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	return append(first, rest...)
+}
+
+// writeMirror writes the table to a mirror as a checkpoint that covers at, and
+// then the record that follows it.
+func (r *Restore) writeMirror(m *mirrorImage, id checkpointID, at link, rec record) error {
+	dev, set := r.img.devs[m.device], &r.img.sb.UUID
+	slot := 0
+	if h := m.headers[0]; h != nil && (r.base != nil && *h == r.base.header || m.headers[1] == nil || m.headers[1].less(h)) {
+		slot = 1
+	}
+	if h := m.headers[slot]; h != nil && r.base != nil && *h == r.base.header {
+		slot = 1 - slot
+	}
+	buf := AlignedBytes(readChunk)
+	back := AlignedBytes(readChunk)
+	var w pageWriter
+	w.begin(set, &r.img.layout.lim, r.table, id, m.pages())
+	for !w.finished() {
+		first := w.pages
+		n, err := w.fill(buf)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			if err := writePage(dev, buf[:n], back, m.pageOffset(slot, first)); err != nil {
+				return err
+			}
+		}
+	}
+	h := w.header(at, rec.session)
+	h.encode(buf, set)
+	if err := writePage(dev, buf[:PageSize], back, m.headerOffset(slot)); err != nil {
+		return err
+	}
+	atom := int(m.atom)
+	clear(buf[:atom])
+	rec.encode(buf, set)
+	var last error
+	for _, s := range r.freeSlots(m) {
+		if last = writePage(dev, buf[:atom], back, m.logOffset(s)); last == nil {
+			return nil
+		}
+	}
+	return last
+}
+
+// freeSlots returns a few log slots of a mirror, those first that hold nothing,
+// then those of the oldest records.
+func (r *Restore) freeSlots(m *mirrorImage) []int {
+	order := make([]int, len(m.slots))
+	for i := range order {
+		order[i] = i
+	}
+	rank := func(i int) Position {
+		switch s := &m.slots[i]; s.state {
+		case slotNone:
+			return Position{}
+		case slotRecord:
+			return s.Position
+		}
+		return Position{0, 1}
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		x, y := rank(a), rank(b)
+		switch {
+		case x.Less(y):
+			return -1
+		case y.Less(x):
+			return 1
+		}
+		return 0
+	})
+	return order[:min(len(order), 2*recordTries)]
+}
+
+func newDigest() *xxhash.Digest {
+	d := new(xxhash.Digest)
+	d.Reset()
+	return d
+}

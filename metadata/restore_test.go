@@ -1,0 +1,385 @@
+package metadata
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// loss is what happened to a set after a backup of it was made.
+type loss struct {
+	name string
+	// do damages the disks; w is the set as it was last.
+	do func(w *world, disks []*memDisk)
+	// certain: nothing may be missing, and no force is needed.
+	certain bool
+	started bool // there was a start since the backup
+	newer   bool // there was a checkpoint since the backup
+}
+
+func noCheckpoints(w *world, disks []*memDisk) {
+	for i := range w.c.ms {
+		noCheckpoint(disks[w.c.ms[i].device], &w.c.ms[i])
+	}
+}
+
+func noCheckpoint(d *memDisk, m *cmirror) {
+	for slot := range 2 {
+		delete(d.pages, m.headerOffset(slot)/PageSize)
+		delete(d.pages, m.pageOffset(slot, 0)/PageSize)
+	}
+}
+
+var losses = []loss{
+	{"every checkpoint", noCheckpoints, true, true, false},
+	{"every superblock of the backing", func(w *world, disks []*memDisk) {
+		lose(disks[0], &w.plan.sb, 0)
+	}, true, false, false},
+	{"superblocks and checkpoints of the backing", func(w *world, disks []*memDisk) {
+		lose(disks[0], &w.plan.sb, 0)
+		noCheckpoints(w, disks)
+	}, true, false, false},
+	{"every superblock of the backing, after a start", func(w *world, disks []*memDisk) {
+		for i, d := range disks {
+			lose(d, &w.plan.sb, uint8(i))
+		}
+	}, false, true, false},
+	{"some record on every mirror", func(w *world, disks []*memDisk) {
+		noCheckpoints(w, disks) // else a checkpoint is there that is newer than the backup
+		at := w.c.durable
+		at = w.prevOf(w.prevOf(at))
+		for i := range w.c.ms {
+			m := &w.c.ms[i]
+			for s := range m.slots {
+				if m.slots[s] == at.Position {
+					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+				}
+			}
+		}
+	}, false, true, false},
+	{"a record after the newest checkpoint, which is on one mirror", func(w *world, disks []*memDisk) {
+		at := w.prevOf(w.c.durable)
+		for i := range w.c.ms {
+			m := &w.c.ms[i]
+			for s := range m.slots {
+				if m.slots[s] == at.Position {
+					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+				}
+			}
+			if i != 1 {
+				noCheckpoint(disks[m.device], m)
+			}
+		}
+	}, false, true, true},
+	{"everything", func(w *world, disks []*memDisk) {
+		for i, d := range disks {
+			lose(d, &w.plan.sb, uint8(i))
+		}
+		for i := range w.c.ms {
+			m := &w.c.ms[i]
+			for off := m.start; off < m.start+2*m.slot+int64(len(m.slots))*m.atom; off += PageSize {
+				delete(disks[m.device].pages, off/PageSize)
+			}
+		}
+	}, false, true, false},
+}
+
+// prevOf finds the record before one.
+func (w *world) prevOf(at link) link {
+	img, err := Load(devices(w.disks))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range img.records[at] {
+		return img.mirrors[p.mirror].slots[p.slot].prev
+	}
+	w.t.Fatal("no such record", at)
+	return link{}
+}
+
+// lostSet makes a set, a backup of it, some more changes, and the damage.
+func lostSet(t testing.TB, p PlanParams, l *loss, seed uint64) (w *world, b *Backup, disks []*memDisk) {
+	w = history(t, p, seed, false)
+	if _, err := w.c.Checkpoint(); err != nil { // room in the log
+		t.Fatal(err)
+	}
+	w.settle()
+	w.commit()
+	w.settle()
+	file := encoded(t, backupOf(t, w.disks))
+	b, err := DecodeBackup(bytes.NewReader(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.started {
+		w.power()
+		w.settle()
+	}
+	for i := range 4 {
+		if l.newer && i == 1 {
+			if _, err := w.c.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.commit()
+		w.settle()
+	}
+	disks = clones(w.disks)
+	l.do(w, disks)
+	if _, err := tableOf(devices(disks)); err == nil {
+		t.Fatal("nothing is lost")
+	}
+	return w, b, disks
+}
+
+// restored runs a plan to its end and checks what is promised.
+func restored(t *testing.T, what string, disks []*memDisk, b *Backup, want []Entry, certain bool) {
+	t.Helper()
+	plan, err := PlanRestore(healing(disks, noCut), b)
+	if errors.Is(err, ErrBackupStale) || err == nil && len(plan.Steps) == 0 {
+		// The restore was all but finished.
+		if got, err := tableOf(devices(disks)); err != nil || !slices.Equal(got, want) {
+			t.Fatalf("%s: it is in order, but %v%s", what, err, diff(want, got))
+		}
+		return
+	}
+	if err != nil {
+		t.Fatalf("%s: plan: %v", what, err)
+	}
+	if certain && len(plan.Risks) > 0 {
+		t.Fatalf("%s: %q", what, plan.Risks)
+	}
+	report, err := plan.Run(RunOptions{Now: 7, Session: 8})
+	if err != nil || report.Worst() == SeverityError || report.Worst() == SeverityWarning {
+		t.Fatalf("%s: restore: %v\n%s", what, err, report.String())
+	}
+	got, err := tableOf(devices(disks))
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("%s: after the restore: %v%s", what, err, diff(want, got))
+	}
+	if report.Table != plan.Table {
+		t.Errorf("%s: planned %+v, have %+v", what, plan.Table, report.Table)
+	}
+	if plan, err = PlanRestore(devices(disks), b); !errors.Is(err, ErrBackupStale) {
+		t.Fatalf("%s: a second restore: %v, %q", what, err, plan.Steps)
+	}
+	if plan, err := PlanRepair(devices(disks), nil); err != nil || len(plan.Steps) != 0 {
+		t.Fatalf("%s: a repair after it: %v, %q", what, err, plan.Steps)
+	}
+}
+
+// TestRestoreCut cuts a restore at every write. What is left must not load, or
+// load as the restored table, and another restore must finish it.
+func TestRestoreCut(t *testing.T) {
+	cuts := 0
+	for _, tc := range worlds {
+		for li := range losses {
+			l := &losses[li]
+			t.Run(tc.name+"/"+l.name, func(t *testing.T) {
+				w, b, before := lostSet(t, tc.p, l, 500)
+				plan, err := PlanRestore(devices(before), b)
+				if err != nil || l.certain != (len(plan.Risks) == 0) || len(plan.Steps) == 0 {
+					t.Fatalf("%v %q %q", err, plan.Risks, plan.Steps)
+				}
+				want := listed(plan.table)
+				if now := listed(w.table(w.base)); l.certain && !slices.Equal(want, now) {
+					t.Fatalf("something is missing: %s", diff(now, want))
+				}
+				for n := int(w.r.Uint64N(uint64(stride(tc.name)))); ; n += stride(tc.name) {
+					disks := clones(before)
+					plan, err := PlanRestore(healing(disks, n), b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, err = plan.Run(RunOptions{Now: 5, Session: w.r.Uint64()})
+					after := make([]*memDisk, len(disks))
+					for i, d := range disks {
+						after[i] = d.cut(w.r)
+					}
+					cuts++
+					what := fmt.Sprint("cut at write ", n)
+					if got, err := tableOf(devices(after)); err == nil && !slices.Equal(got, want) {
+						t.Fatalf("%s: it loads as something else: %s", what, diff(want, got))
+					}
+					restored(t, what, after, b, want, l.certain)
+					if err == nil {
+						break
+					}
+				}
+			})
+		}
+	}
+	t.Logf("%d cuts", cuts)
+}
+
+// TestRestoreGap: with a hole in the log, newer records win, what they
+// contradict is lost, and everything is said.
+func TestRestoreGap(t *testing.T) {
+	plan, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20, Name: "gap"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newMemDisk(16 << 20)
+	if err := Create([]Device{d}, plan, []Entry{{Unit: 1, Spare: 1, Count: 2, Mask: 0x0f, State: StateMapped}}); err != nil {
+		t.Fatal(err)
+	}
+	img, err := Load([]Device{d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := img.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCommitter(img, live, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(1); err != nil {
+		t.Fatal(err)
+	}
+	RunOps(c, []Device{d}, nil)
+	b := backupOf(t, []*memDisk{d})
+	var at []link
+	for _, e := range []Entry{
+		{Unit: 1, Count: 1, Mask: 0x0f, State: StateHome},                // lost with the record
+		{Unit: 9, Spare: 1, Count: 1, Mask: 0xff, State: StateMapped},    // its spare unit has a new owner
+		{Unit: 7, Spare: 77, Count: 1, Mask: 0xff, State: StateMapped},   // known
+		{Unit: 2, Spare: 2, Count: 1, Mask: 0xf0, State: StateMapped},    // the same owner
+		{Unit: 50, Spare: 50, Count: 1, Mask: 0x01, State: StatePending}, // not valid: pending has no spare
+	} {
+		if e.State == StatePending {
+			e.Spare = 0
+		}
+		if _, err := c.Commit([]Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+		RunOps(c, []Device{d}, nil)
+		at = append(at, c.durable)
+	}
+	img, err = Load([]Device{d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range img.records[at[0]] {
+		delete(d.pages, img.mirrors[p.mirror].logOffset(p.slot)/PageSize)
+	}
+	for what, f := range map[string]func() (*Restore, error){
+		"backup":     func() (*Restore, error) { return PlanRestore([]Device{d}, b) },
+		"no backup":  func() (*Restore, error) { return PlanSalvage([]Device{d}) },
+		"old backup": func() (*Restore, error) { old := *b; old.tip.Hash++; return PlanRestore([]Device{d}, &old) },
+	} {
+		r, err := f()
+		if err != nil || r.Records != 4 {
+			t.Fatalf("%s: %v %+v", what, err, r)
+		}
+		want := []Entry{
+			{Unit: 1, Count: 1, Mask: 0x0f, State: StateLost, Cause: CauseUnknown},
+			{Unit: 2, Spare: 2, Count: 1, Mask: 0xff, State: StateMapped},
+			{Unit: 7, Spare: 77, Count: 1, Mask: 0xff, State: StateMapped},
+			{Unit: 9, Spare: 1, Count: 1, Mask: 0xff, State: StateMapped},
+			{Unit: 50, Count: 1, Mask: 0x01, State: StatePending},
+		}
+		if got := listed(r.table); !slices.Equal(got, want) {
+			t.Errorf("%s: %s", what, diff(want, got))
+		}
+		risks := strings.Join(r.Risks, "\n")
+		for _, text := range []string{"up to " + at[0].String() + " are missing", "4 blocks are marked as lost"} {
+			if !strings.Contains(risks, text) {
+				t.Errorf("%s: %q does not say %q", what, risks, text)
+			}
+		}
+		disks := []*memDisk{d.clone()}
+		if r, err = PlanRestore(devices(disks), b); err != nil {
+			t.Fatal(err)
+		}
+		if rep, err := r.Run(RunOptions{Now: 3, Session: 3}); err != nil || rep.Worst() != "" {
+			t.Errorf("%s: %v %s", what, err, rep.String())
+		}
+	}
+}
+
+// TestRestoreRefuses: what does not fit is refused, and nothing is written.
+func TestRestoreRefuses(t *testing.T) {
+	w := history(t, pairParams(512), 600, false)
+	old := clones(w.disks)
+	b := backupOf(t, w.disks)
+	w.power()
+	w.settle()
+	w.commit()
+	w.settle()
+	now := backupOf(t, w.disks)
+	other := history(t, pairParams(512), 601, false)
+	odd := pairParams(512)
+	odd.SpareBytes = 2 << 20
+	odd.UUID = w.plan.sb.UUID
+	odd.DeviceUUIDs = [2]uuid.UUID{w.plan.sb.Devices[0].UUID, w.plan.sb.Devices[1].UUID}
+	differ := history(t, odd, 602, false)
+	small := newMemDisk(8 << 20)
+	bare := w.disks[0].clone()
+	lose(bare, &w.plan.sb, 0)
+	unfinished := w.disks[0].clone()
+	rewrite(unfinished, func(sb *Superblock) {
+		sb.Incompat, sb.Transition = incompatTransition, TransitionReleasing
+		sb.Generation++
+	})
+	readOnly := w.disks[0].clone()
+	rewrite(readOnly, func(sb *Superblock) { sb.ROCompat = 2; sb.Generation++ })
+	for _, c := range []struct {
+		what  string
+		b     *Backup
+		want  error
+		text  string
+		disks []*memDisk
+	}{
+		{"an old one", b, ErrBackupStale, now.Position.String(), w.disks},
+		{"another set's", backupOf(t, other.disks), ErrForeign, "set", w.disks},
+		{"another layout", backupOf(t, differ.disks), ErrForeign, "laid out", w.disks},
+		{"no spare device", now, ErrNotFound, w.plan.sb.Devices[1].UUID.String(), w.disks[:1]},
+		{"no backing", now, ErrNotFound, "backing", w.disks[1:]},
+		{"a stale spare device", now, ErrStale, "epoch", []*memDisk{w.disks[0], old[1]}},
+		{"a stale spare device, no backing", now, ErrStale, "epoch", []*memDisk{bare, old[1]}},
+		{"another's spare device", now, ErrForeign, "set", []*memDisk{w.disks[0], other.disks[1]}},
+		{"twice", now, ErrForeign, "twice", []*memDisk{w.disks[0], w.disks[1], w.disks[1].clone()}},
+		{"one more", now, ErrForeign, "without it", []*memDisk{w.disks[0], w.disks[1], newMemDisk(8 << 20)}},
+		{"a small disk", now, ErrForeign, "bytes", []*memDisk{small, w.disks[1]}},
+		{"a set being released", now, ErrUnfinished, "", []*memDisk{unfinished, w.disks[1]}},
+		{"a set with unknown features", now, ErrReadOnly, "", []*memDisk{readOnly, w.disks[1]}},
+	} {
+		disks := clones(c.disks)
+		for _, d := range disks {
+			d.readOnly = true
+		}
+		plan, err := PlanRestore(devices(disks), c.b)
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || len(plan.Steps) > 0 {
+			t.Errorf("%s: %v, %q", c.what, err, plan.Steps)
+		}
+	}
+	// In order, and as new.
+	plan, err := PlanRestore(devices(w.disks), now)
+	if err != nil || len(plan.Steps) != 0 {
+		t.Error(err, plan.Steps)
+	}
+	// In order, but older than the backup.
+	plan, err = PlanRestore(devices(clones(old)), now)
+	if err != nil || len(plan.Risks) != 1 || !strings.Contains(plan.Risks[0], "earlier time") {
+		t.Error(err, plan.Risks)
+	}
+	if plan, err := PlanSalvage(devices(w.disks)); err != nil || len(plan.Steps) != 0 {
+		t.Error(err, plan.Steps)
+	}
+	if _, err := PlanSalvage([]Device{bare, w.disks[1]}); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	// A bare spare device whose mirror is of an earlier start.
+	bareSpare := old[1].clone()
+	lose(bareSpare, &w.plan.sb, 1)
+	if plan, err = PlanRestore(devices([]*memDisk{w.disks[0], bareSpare}), now); err != nil || !strings.Contains(strings.Join(plan.Risks, ";"), "out of date") {
+		t.Error(err, plan.Risks)
+	}
+}
