@@ -16,14 +16,20 @@ var (
 )
 
 // TestExhaustive interrupts every scenario at every single write, and the recovery from
-// that once more. By default recoveries are interrupted at some writes only; UBLK_REMAP_FULL
-// interrupts them at all, for several orders of events.
+// that once more. In make sim recoveries are interrupted at some writes only, and in a plain
+// go test the scenarios too; UBLK_REMAP_FULL interrupts everything at every write, for
+// several orders of events.
 func TestExhaustive(t *testing.T) {
 	full := os.Getenv("UBLK_REMAP_FULL") != ""
 	how := Exhausting{Again: 12, Sparse: 1}
 	orders := uint64(1)
-	if full {
+	switch {
+	case full:
 		how.Again, orders = 1, 5
+	case raceEnabled:
+		how = Exhausting{Again: 60, Sparse: 9}
+	case os.Getenv("UBLK_REMAP_SIM_SEEDS") == "":
+		how = Exhausting{Again: 30, Sparse: 3}
 	}
 	if *flagScenario != "" {
 		how.Only = *flagPath
@@ -49,7 +55,7 @@ func TestExhaustive(t *testing.T) {
 					if i > 0 && !full {
 						continue
 					}
-					how.Sparse, how.Again = 7, how.Again*8
+					how.Sparse, how.Again = 7*how.Sparse, how.Again*8
 				}
 				t.Run(name+"/"+layout, func(t *testing.T) {
 					t.Parallel()

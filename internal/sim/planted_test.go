@@ -68,6 +68,7 @@ func cpuTime() time.Duration {
 // TestPlantedBugs shows that the checks can fail: each planted bug is found within a number
 // of seeds. Those inside of the code under test need the build tag planted.
 func TestPlantedBugs(t *testing.T) {
+	skipWithRace(t)
 	var mu sync.Mutex
 	var rows []string
 	for b := BugNone + 1; b < bugs; b++ {

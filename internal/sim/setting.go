@@ -9,7 +9,7 @@ import (
 )
 
 // Setting makes a run smaller than its seed says: numbers by name. The names are
-// those of knobs; besides, keep lists what users, operators and the weather do, and
+// those of knobs and switches; besides, order chooses another order of events, and keep lists what users, operators and the weather do, and
 // all else they leave undone.
 type Setting struct {
 	values map[string]int
@@ -72,7 +72,7 @@ func ParseSetting(text string) (Setting, error) {
 		if err != nil {
 			return s, fmt.Errorf("setting %q: %w", part, err)
 		}
-		if _, ok := switches[name]; (!ok || n != 0) && knobs[name] == nil {
+		if _, ok := switches[name]; (!ok || n != 0) && knobs[name] == nil && name != "order" {
 			return s, fmt.Errorf("setting %q: no such knob", part)
 		}
 		s.values[name] = n
@@ -115,6 +115,9 @@ func (s Setting) keeps(action int) bool {
 
 func (s Setting) apply(c *config) {
 	for name, n := range s.values {
+		if name == "order" {
+			continue
+		}
 		if off := switches[name]; off != nil {
 			off(c)
 			continue

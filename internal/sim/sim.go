@@ -104,7 +104,9 @@ func (s *sim) guard(f func()) (err error) {
 }
 
 // restream begins another stream of random numbers.
-func (s *sim) restream(number int) { s.stream.Seed(s.seed, 0x7562_6c6b+uint64(number)<<32) }
+func (s *sim) restream(number int) {
+	s.stream.Seed(s.seed^uint64(s.opts.Set.values["order"])<<40, 0x7562_6c6b+uint64(number)<<32)
+}
 
 // act lets a user, an operator or the weather do something: the number names it. It reports
 // false if the run's setting leaves it out.

@@ -29,7 +29,7 @@ func seedsByDefault() uint64 {
 		return n
 	}
 	if raceEnabled {
-		return 200
+		return 100
 	}
 	return 2000
 }
@@ -39,6 +39,13 @@ func TestMain(m *testing.M) {
 	// Runs are short and each makes a few MiB of garbage.
 	debug.SetGCPercent(800)
 	os.Exit(m.Run())
+}
+
+// skipWithRace skips what only takes longer with the race detector: runs have one goroutine.
+func skipWithRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine, and slow: not with -race")
+	}
 }
 
 func TestSim(t *testing.T) {
@@ -80,6 +87,11 @@ func TestSim(t *testing.T) {
 				if err != nil {
 					failed.Add(1)
 					t.Errorf("%v\nrepeat: go test ./internal/sim -run 'TestSim$' -v -seed=%d", err, seed)
+					if failed.Load() == 1 {
+						small := Shrink(seed, Options{}, 2000)
+						t.Logf("a smaller run that fails, %d doings of %d: %v\nrepeat: go test ./internal/sim -run 'TestSim$' -v -seed=%d -set='%s'",
+							small.Actions, small.Before, small.Err, seed, small.Set)
+					}
 				}
 			}
 		})
