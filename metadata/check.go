@@ -116,7 +116,7 @@ func Check(devs []Device) (Report, error) {
 		return fail(err)
 	}
 	r.Superblock = img.sb
-	if err := img.sb.unfinished(); err != nil {
+	if err := img.sb.Unfinished(); err != nil {
 		r.add(SeverityWarning, "set", "", "%v", err)
 	}
 	for i, d := range img.devs {

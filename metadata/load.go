@@ -19,7 +19,7 @@ func Load(devs []Device) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := img.sb.unfinished(); err != nil {
+	if err := img.sb.Unfinished(); err != nil {
 		return nil, err
 	}
 	if err := img.scan(); err != nil {

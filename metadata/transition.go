@@ -1,6 +1,10 @@
 package metadata
 
-import "fmt"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
 
 // Transition says that a set is on its way from or to a plain disk. Such a set
 // is not served: Load refuses it with ErrUnfinished. The values are frozen with
@@ -44,9 +48,9 @@ func (t Transition) String() string {
 // MarshalText makes JSON carry the name.
 func (t Transition) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// unfinished is the error that says what to do about a set in transition, nil
+// Unfinished is the error that says what to do about a set in transition, nil
 // for any other.
-func (sb *Superblock) unfinished() error {
+func (sb *Superblock) Unfinished() error {
 	switch sb.Transition {
 	case TransitionNone:
 		return nil
@@ -54,4 +58,220 @@ func (sb *Superblock) unfinished() error {
 		return fmt.Errorf("%w: %q is being given back; finish it with: ublk-remap release", ErrUnfinished, sb.Name)
 	}
 	return fmt.Errorf("%w: %q is being taken over in place; finish it with: ublk-remap create --in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
+}
+
+// Interrupted says what a set in transition is at: its superblock, and the
+// devices in its order; nil if the backing is no set, or one as any other.
+// spares are those that the caller knows of. While a takeover with a spare
+// device has not gone far, or a release is nearly done, only that device says so.
+// The error is ErrNotFound if a spare device is missing, and what the backing's
+// superblock is refused for.
+func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error) {
+	sb, err := Probe(backing)
+	own := make([]*Superblock, len(spares))
+	for i, d := range spares {
+		own[i], _ = Probe(d) // what carries none is not a part of it
+	}
+	switch {
+	case err == nil && sb.DeviceIndex == 0:
+	case errors.Is(err, ErrDamaged), errors.Is(err, ErrUnsupported):
+		return nil, nil, err
+	default:
+		sb = nil
+		for _, s := range own {
+			if s != nil && s.DeviceIndex != 0 && s.Devices[0].Size == backing.Size() &&
+				(s.Transition == TransitionCopied || s.Transition == TransitionReleasing) {
+				sb = s.clone()
+				sb.DeviceIndex = 0
+				break
+			}
+		}
+	}
+	if sb == nil || sb.Transition == TransitionNone {
+		return nil, nil, nil
+	}
+	devs := make([]Device, len(sb.Devices))
+	devs[0] = backing
+	for i, s := range own {
+		if s != nil && s.UUID == sb.UUID && int(s.DeviceIndex) < len(devs) && devs[s.DeviceIndex] == nil {
+			devs[s.DeviceIndex] = spares[i]
+		}
+	}
+	for i, d := range devs {
+		if d == nil {
+			return nil, nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, sb.Devices[i].Role, sb.Devices[i].UUID, sb.UUID, sb.Name)
+		}
+		if d.Size() < sb.Devices[i].Size {
+			return nil, nil, fmt.Errorf("%w: device %d has %d bytes, it had %d", ErrDamaged, i, d.Size(), sb.Devices[i].Size)
+		}
+	}
+	return sb, devs, nil
+}
+
+// imageOf loads a set in transition: devs in the order of sb, whether or not
+// the backing still says so.
+func imageOf(devs []Device, sb *Superblock) (*Image, error) {
+	l, err := newLayout(sb)
+	if err != nil {
+		return nil, err
+	}
+	img := &Image{devs: devs, sb: sb, layout: l, maxEpoch: sb.Epoch, maxGeneration: sb.Generation}
+	if err := img.scan(); err != nil {
+		return nil, err
+	}
+	return img, img.walk()
+}
+
+// viewOf is a view of a set in transition. A release whose displaced head is
+// complete needs no table, and no mirror.
+func viewOf(devs []Device, sb *Superblock) (*View, error) {
+	if sb.Transition == TransitionReleasing && sb.Strays == 0 {
+		l, err := newLayout(sb)
+		if err != nil {
+			return nil, err
+		}
+		return newView(devs, l, NewTable(l)), nil
+	}
+	img, err := imageOf(devs, sb)
+	if err != nil {
+		return nil, err
+	}
+	return NewView(img)
+}
+
+const tearSize = 512 // a write tears at multiples of it
+
+// errUnclear: the page at the mark cannot be read, and the rest of the head
+// does not say whether it may be written.
+var errUnclear = errors.New("the page that decides can no longer be read, and the head is not what was copied")
+
+// mendMark puts the page at the mark right, whose write may have been cut: from
+// the superblock next to the exported page, or the other way round. Afterwards
+// it holds the exported bytes, but for what its owner has changed since.
+// Sectors that hold the superblock's are torn; others that are not what is
+// exported were changed since. errUnclear: it cannot be told.
+func (v *View) mendMark(next *Superblock) error {
+	mark, bs := next.Mark, int64(v.layout.BlockSize())
+	old, sbPage := AlignedBytes(PageSize), AlignedBytes(PageSize)
+	gone := map[int64]bool{} // blocks without a copy
+	v.read(old, mark, func(block uint64, _ error) { gone[int64(block)*bs-mark] = true })
+	next.encode(sbPage, 0)
+
+	now := AlignedBytes(PageSize)
+	unread := map[int64]bool{}
+	for off := int64(0); off < PageSize; off += bs {
+		if _, err := v.devs[0].ReadAt(v.one, mark+off); err != nil {
+			unread[off] = !gone[off]
+		} else {
+			copy(now[off:], v.one)
+		}
+	}
+	zero := AlignedBytes(tearSize)
+	changed := false
+	each := func(f func(off int64, is, was, new []byte)) {
+		for off := int64(0); off < PageSize; off += tearSize {
+			if b := off / bs * bs; !unread[b] && !gone[b] {
+				f(off, now[off:off+tearSize], old[off:off+tearSize], sbPage[off:off+tearSize])
+			}
+		}
+	}
+	each(func(_ int64, is, was, new []byte) {
+		changed = changed || !bytes.Equal(is, was) && !bytes.Equal(is, new)
+	})
+	mend := map[int64]bool{}
+	each(func(off int64, is, was, new []byte) {
+		// A sector of zeroes in a page that was changed since may be its
+		// owner's; nothing else is by chance what a superblock has there.
+		if !bytes.Equal(is, was) && bytes.Equal(is, new) && !(changed && bytes.Equal(is, zero)) {
+			copy(is, was)
+			mend[off/bs*bs] = true
+		}
+	})
+	for off, lost := range unread {
+		if !lost {
+			continue
+		}
+		if changed || !v.sameHead(mark) {
+			return fmt.Errorf("page at %d: %w", mark, errUnclear)
+		}
+		copy(now[off:off+bs], old[off:off+bs])
+		mend[off] = true
+	}
+	if len(mend) == 0 {
+		return nil
+	}
+	for off := range mend {
+		copy(v.one, now[off:])
+		if _, err := v.devs[0].WriteAt(v.one, mark+off); err != nil {
+			return fmt.Errorf("putting the page at %d right: %w", mark, err)
+		}
+	}
+	return v.devs[0].Sync()
+}
+
+// sameHead reports whether the disk's own head, but for the page at the mark,
+// holds what is exported, as far as both can be read.
+func (v *View) sameHead(mark int64) bool {
+	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10), AlignedBytes(PageSize)[:v.layout.BlockSize()]
+	bs := int64(len(one))
+	for off := int64(0); off < v.layout.sb.HeadBytes; off += int64(len(buf)) {
+		skip := map[int64]bool{}
+		v.read(buf, off, func(block uint64, _ error) { skip[int64(block)*bs] = true })
+		readAround(v.devs[0], disk, off, one, func(i int64, _ error) { skip[off+i] = true })
+		for i := int64(0); i < int64(len(buf)); i += bs {
+			if at := off + i; skip[at] || at >= mark && at < mark+PageSize {
+				continue
+			}
+			if !bytes.Equal(disk[i:i+bs], buf[i:i+bs]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// erase wipes what a set has outside of the head, so that nothing finds it any
+// more: superblocks first, then the mirrors that they name. Only what carries
+// the set's UUID is touched: the disk may have been in use since.
+func erase(devs []Device, sb *Superblock) error {
+	b, zero := AlignedBytes(PageSize), AlignedBytes(PageSize)
+	for _, c := range sb.outside() {
+		if _, err := devs[c.device].ReadAt(b, c.offset); err != nil {
+			continue // it cannot be found either
+		}
+		if s, _ := decodeSuperblock(b); s == nil || s.UUID != sb.UUID {
+			continue
+		}
+		if err := putPage(devs[c.device], zero, b, c.offset); err != nil {
+			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
+		}
+	}
+	l, err := newLayout(sb)
+	if err != nil {
+		return err
+	}
+	ours := func(b []byte) bool {
+		switch le.Uint64(b) {
+		case magicHeader, magicRecord, magicPage:
+			return [16]byte(b[24:40]) == sb.UUID
+		}
+		return false
+	}
+	for _, m := range l.mirrorsAt() {
+		if sb.inHead(&sb.Regions[m.region]) {
+			continue
+		}
+		// Nothing looks at a mirror but by a superblock; what cannot be
+		// cleared does no harm.
+		d := devs[m.device]
+		for off := m.start; off < m.start+2*m.slot+int64(m.atoms)*m.atom; off += PageSize {
+			if _, err := d.ReadAt(b, off); err == nil && ours(b) {
+				_, _ = d.WriteAt(zero, off)
+			}
+		}
+		if err := d.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

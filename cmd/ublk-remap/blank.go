@@ -25,9 +25,7 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err er
 	defer func() { err = errors.Join(err, blockdev.Free(buf)) }()
 	if wasUsed {
 		for _, d := range devs {
-			end := d.Size() / int64(d.Geometry().LogicalBlock) * int64(d.Geometry().LogicalBlock)
-			zero(d, buf, 0, min(blankEnds, end))
-			zero(d, buf, max(0, end-blankEnds), end)
+			zeroEnds(d, buf)
 		}
 	}
 	head, at := plan.HomeOf(0)
@@ -38,6 +36,14 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err er
 		}
 	}
 	return nil
+}
+
+// zeroEnds zeroes either end of a device on which there was something that may
+// go, from a buffer of zeroes.
+func zeroEnds(d *blockdev.Device, buf []byte) {
+	end := d.Size() / int64(d.Geometry().LogicalBlock) * int64(d.Geometry().LogicalBlock)
+	zero(d, buf, 0, min(blankEnds, end))
+	zero(d, buf, max(0, end-blankEnds), end)
 }
 
 // zero writes zeroes to [from, to), around what cannot be written.

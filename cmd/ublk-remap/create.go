@@ -23,6 +23,7 @@ type createOptions struct {
 	spare, spareDevice, name string
 	badblocks                string
 	badblocksSize            int
+	inPlace                  bool
 	force, dryRun, yes       bool
 }
 
@@ -40,6 +41,11 @@ type created struct {
 	HeadBytes   int64    `json:"head_bytes"`
 	BadBlocks   uint64   `json:"bad_blocks"` // blocks of the exported device that are known to be bad
 	Replaced    []string `json:"replaced"`   // what was there before
+	InPlace     bool     `json:"in_place"`
+	Kept        []string `json:"kept"`         // with --in-place: what is on the disk, and stays
+	Lost        uint64   `json:"lost_blocks"`  // of the head, that could not be read
+	Moved       uint64   `json:"moved_blocks"` // of the head, that went to the spare region at once
+	Resumed     bool     `json:"resumed"`      // what was interrupted has been finished
 	DryRun      bool     `json:"dry_run"`
 }
 
@@ -54,7 +60,11 @@ unless the spare region is on a device of its own.
 
 A disk that carries a file system, a partition table, a RAID or volume manager's label,
 or ublk-remap's own format is refused, unless --force says that all of that may go.
-Taking over a disk with its data (--in-place) is not possible yet.`,
+
+With --in-place the disk keeps its data: the exported device shows the same bytes at the
+same offsets. Without a spare device the end of the disk must be free: a file system that
+reaches into it is refused, with the size to shrink it to. If that is interrupted, run it
+again to finish it, or undo it with release.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return create(cmd.Context(), a, args[0], o) },
 	}
@@ -64,6 +74,7 @@ Taking over a disk with its data (--in-place) is not possible yet.`,
 	f.StringVar(&o.name, "name", "", "name of the device (default: made from its UUID)")
 	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8) writes it")
 	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of --badblocks are in")
+	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
@@ -95,6 +106,9 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 			return err
 		}
 	}
+	if o.inPlace {
+		return takeOver(a, devs, o)
+	}
 	plan, err := planSet(devs, o)
 	if err != nil {
 		return err
@@ -112,16 +126,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 			a.log.Warn().Uint64("bytes", bad.Metadata).Msg("some of the bad blocks lie where the metadata goes; its mirrors have to cope")
 		}
 	}
-	sb := plan.Superblock()
-	out := created{
-		Name: sb.Name, UUID: sb.UUID.String(), Backing: backing.Path(), BlockSize: plan.BlockSize(), SizeBlocks: plan.Blocks(),
-		SizeBytes: int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
-		SpareBytes: int64(plan.SpareUnits()) * metadata.UnitSize, HeadBytes: sb.HeadBytes,
-		BadBlocks: bad.Blocks, Replaced: []string{}, DryRun: o.dryRun,
-	}
-	if len(devs) > 1 {
-		out.SpareDevice = devs[1].Path()
-	}
+	out := describe(devs, plan, o)
+	out.BadBlocks = bad.Blocks
 	for _, d := range devs {
 		found, err := inspect(d)
 		if err != nil && !o.force {
@@ -148,6 +154,21 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return a.printCreated(out)
+}
+
+// describe is what is printed about a plan.
+func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) created {
+	sb := plan.Superblock()
+	out := created{
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: plan.BlockSize(), SizeBlocks: plan.Blocks(),
+		SizeBytes: int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
+		SpareBytes: int64(plan.SpareUnits()) * metadata.UnitSize, HeadBytes: sb.HeadBytes,
+		Replaced: []string{}, Kept: []string{}, DryRun: o.dryRun,
+	}
+	if len(devs) > 1 {
+		out.SpareDevice = devs[1].Path()
+	}
+	return out
 }
 
 // planSet lays the set out. The exported blocks are as large as the largest of
@@ -227,8 +248,16 @@ func (a *app) printCreated(c created) error {
 		return a.printJSON(c)
 	}
 	verb := "prepared"
+	if c.InPlace {
+		verb = "taken over"
+	}
 	if c.DryRun {
-		verb = "would be prepared"
+		verb = "would be " + verb
+	}
+	for _, k := range c.Kept {
+		if _, err := fmt.Fprintf(a.out, "keeps %s\n", clean(k)); err != nil {
+			return err
+		}
 	}
 	for _, r := range c.Replaced {
 		if _, err := fmt.Fprintf(a.out, "replaces %s\n", clean(r)); err != nil {
@@ -245,6 +274,15 @@ func (a *app) printCreated(c created) error {
 	}
 	if c.BadBlocks > 0 {
 		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
+	}
+	if c.InPlace && c.SpareDevice == "" {
+		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
+	}
+	if c.Lost > 0 {
+		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " + sizeText(c.HeadBytes) + "; they answer errors until they are written"})
+	}
+	if c.Moved > 0 {
+		rows = append(rows, []string{"remapped", numText(c.Moved) + " blocks whose place was bad"})
 	}
 	if !c.DryRun {
 		rows = append(rows, []string{"next", "ublk-remap start " + c.Backing})

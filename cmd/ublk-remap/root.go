@@ -60,7 +60,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, info, warn, error or disabled")
 	flags.StringVar(&a.logFormat, "log-format", "", "console or json; default: console on a terminal, else json")
 	root.AddCommand(
-		createCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a), listCommand(a), statusCommand(a),
+		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a), listCommand(a), statusCommand(a),
 		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
 	)
 	return root

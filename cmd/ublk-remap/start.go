@@ -112,6 +112,9 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := sb.Unfinished(); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
 	if err := loadDriver(ctx, a.log); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,4 +23,19 @@ func ioctlUint16(fd int, req uint) (uint16, error) {
 		return 0, e
 	}
 	return v, nil
+}
+
+// Rescan makes the kernel read the partition table of a disk again (BLKRRPART).
+// It is not an error if the device has no partitions by its nature. The error
+// is that of the system call: EBUSY if a partition is in use.
+func (d *Device) Rescan() error {
+	if !d.block {
+		return nil
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(d.fd), unix.BLKRRPART, 0)
+	switch errno {
+	case 0, unix.EINVAL, unix.ENOTTY, unix.EOPNOTSUPP:
+		return nil
+	}
+	return fmt.Errorf("%s: read the partition table again: %w", d.path, errno)
 }

@@ -82,6 +82,7 @@ const chunk = 64 << 10
 type prober struct {
 	r      io.ReaderAt
 	size   int64
+	block  int64            // bytes of a block of the device, where that matters
 	chunks map[int64][]byte // by number; nil for one that cannot be read whole
 	unread map[int64]bool
 	failed []int64

@@ -242,9 +242,7 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 		}
 	}
 	if bare != nil {
-		for _, d := range bare.devices {
-			s.Devices = append(s.Devices, d) // one too many, as it turns out
-		}
+		s.Devices = append(s.Devices, bare.devices...) // more than there is room for, as it turns out
 	}
 	return nil
 }

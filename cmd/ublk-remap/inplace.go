@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// takeOver is create --in-place: the disk keeps its data.
+func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
+	backing := devs[0]
+	if o.badblocks != "" {
+		return fmt.Errorf("--badblocks with --in-place: %w: what still reads is to go on reading; after start, name bad blocks to: ublk-remap remap add", exit.ErrUsage)
+	}
+	opts := a.moveOptions("copying the head")
+	sb, set, err := metadata.Interrupted(backing, asMetadata(devs[1:]))
+	if err != nil {
+		return spareAdvice(backing.Path(), err)
+	}
+	if sb != nil {
+		switch sb.Transition {
+		case metadata.TransitionCopied:
+			// Nothing of it counts yet: it is done anew, as it is asked for now.
+			if o.dryRun {
+				return fmt.Errorf("%s: %w: an earlier takeover was interrupted, nothing can be said before it is undone: run it without --dry-run, or undo it with: ublk-remap release", backing.Path(), exit.ErrRefused)
+			}
+			if err := metadata.UndoTakeOver(set, sb); err != nil {
+				return fmt.Errorf("%s: undoing an earlier takeover that was interrupted: %w", backing.Path(), err)
+			}
+			a.log.Info().Msg("undid an earlier takeover that was interrupted")
+		case metadata.TransitionTaken:
+			return a.resumeTakeOver(devs, set, sb, opts, o)
+		default:
+			return fmt.Errorf("%s: %w: %q is being given back; finish that first with: ublk-remap release", backing.Path(), metadata.ErrUnfinished, sb.Name)
+		}
+	}
+	plan, err := planSet(devs, o)
+	if err != nil {
+		return err
+	}
+	if logical := backing.Geometry().LogicalBlock; plan.BlockSize() != logical {
+		return fmt.Errorf("%s: %w: its blocks have %d bytes, those of the spare device %d; what is on it relies on the former", backing.Path(), exit.ErrRefused, logical, plan.BlockSize())
+	}
+	kept, mark, err := judge(backing, plan, o)
+	if err != nil {
+		return err
+	}
+	opts.Mark = mark
+	out := describe(devs, plan, o)
+	out.InPlace, out.Kept = true, kept
+	if len(devs) > 1 {
+		if out.Replaced, err = inspect(devs[1]); err != nil && !o.force {
+			return err
+		}
+	}
+	if o.dryRun {
+		return a.printCreated(out)
+	}
+	if blank := len(kept)+len(out.Replaced) == 0 && !o.force; !o.yes && !blank {
+		if err := a.confirm(out.question()); err != nil {
+			return err
+		}
+	}
+	if len(out.Replaced) > 0 {
+		zeroEnds(devs[1], metadata.AlignedBytes(1<<20))
+	}
+	taken, err := metadata.TakeOver(asMetadata(devs), plan, opts)
+	if err != nil {
+		return fmt.Errorf("%s: %w; run it again, or undo it with: ublk-remap release", backing.Path(), err)
+	}
+	out.Lost, out.Moved = taken.Lost, taken.Mapped
+	a.rescan(backing)
+	return a.printCreated(out)
+}
+
+func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
+	if o.spare != "" || o.name != "" && o.name != sb.Name {
+		return fmt.Errorf("%s: %w: the takeover of %q was interrupted when most was done; finish it without --spare and --name", devs[0].Path(), exit.ErrUsage, sb.Name)
+	}
+	if !o.dryRun {
+		if err := metadata.ResumeTakeOver(set, sb, opts); err != nil {
+			return fmt.Errorf("%s: %w", devs[0].Path(), err)
+		}
+		a.rescan(devs[0])
+	}
+	var spares int64
+	for _, r := range sb.Regions {
+		if r.Kind == metadata.RegionSpare {
+			spares += r.Length
+		}
+	}
+	out := created{
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: int(sb.BlockSize), SizeBlocks: uint64(sb.ExportedBytes) / uint64(sb.BlockSize),
+		SizeBytes: sb.ExportedBytes, SpareUnits: uint64(spares) / metadata.UnitSize, SpareBytes: spares, HeadBytes: sb.HeadBytes,
+		Replaced: []string{}, Kept: []string{}, InPlace: true, Resumed: true, DryRun: o.dryRun,
+	}
+	if len(devs) > 1 {
+		out.SpareDevice = devs[1].Path()
+	}
+	return a.printCreated(out)
+}
+
+// question is what is asked before a disk is taken over.
+func (c *created) question() string {
+	what := "what is on it, which is not recognized,"
+	if len(c.Kept) > 0 {
+		what = strings.Join(c.Kept, ", and ")
+	}
+	q := fmt.Sprintf("This takes %s over: %s stays as it is", c.Backing, what)
+	if c.SpareDevice == "" {
+		q += fmt.Sprintf("; all bytes from %d on are used and lost", c.SizeBytes)
+	} else {
+		q += fmt.Sprintf("; its first %s move to %s", sizeText(c.HeadBytes), c.SpareDevice)
+	}
+	if len(c.Replaced) > 0 {
+		q += "; this destroys " + strings.Join(c.Replaced, ", and ")
+	}
+	return q + "."
+}
+
+// judge decides whether a disk can be taken over: whether all that is on it
+// lies in what will be exported. It says what that is, and where the page lies
+// by which it is recognized. The error is exit.ErrRefused.
+func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []string, mark int64, err error) {
+	refuse := func(format string, args ...any) ([]string, int64, error) {
+		return nil, 0, fmt.Errorf("%s: %w: %s", d.Path(), exit.ErrRefused, fmt.Sprintf(format, args...))
+	}
+	switch sb, err := metadata.Probe(d); {
+	case err == nil:
+		return refuse("it is ublk-remap's %s of %q already", sb.Devices[sb.DeviceIndex].Role, sb.Name)
+	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
+		return refuse("ublk-remap's format is on it (%v)", err)
+	}
+	sb := plan.Superblock()
+	alone := len(sb.Devices) == 1
+	f := blockdev.Detect(d, d.Size())
+	mark = int64(-1)
+	for _, s := range f.Signatures {
+		kept = append(kept, s.String())
+		switch {
+		case s.Offset < metadata.PageSize:
+			mark = 0
+		case mark < 0 && s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+metadata.PageSize:
+			mark = metadata.SuperblockStride
+		}
+		switch {
+		case s.Kind == blockdev.KindRemap:
+			return refuse("there is %s, which another driver serves", s)
+		case s.AtEnd && s.Kind != blockdev.KindPartitions:
+			return refuse("there is %s at the end of the disk, where it would stay visible or be cut off; take the disk out of that first", s)
+		case !alone:
+			continue // the exported device has the disk's full size
+		case s.Kind == blockdev.KindPartitions && s.Name != "dos":
+			return refuse("there is %s, which has a copy at the end of the disk; add --spare-device", s)
+		}
+		e, known := blockdev.ExtentOf(d, d.Size(), d.Geometry().LogicalBlock, s)
+		switch {
+		case !known && !o.force:
+			return refuse("there is %s, and how far it reaches is not known; add --spare-device, or --force if nothing lies behind byte %d", s, sb.ExportedBytes)
+		case known && e.End > sb.ExportedBytes:
+			do := "it cannot be made smaller, add --spare-device"
+			if e.Shrink != nil {
+				do = "make it smaller first, with: " + e.Shrink(d.Path(), sb.ExportedBytes) + "; or add --spare-device"
+			}
+			return refuse("there is %s, which ends at byte %d, %s too far: the bytes from %d on are needed; %s", s, e.End, sizeText(e.End-sb.ExportedBytes), sb.ExportedBytes, do)
+		}
+	}
+	if len(kept) == 0 && !f.Blank && !o.force {
+		return refuse("what is on it is not recognized; add --force if nothing but the bytes below %d matters", sb.ExportedBytes)
+	}
+	if len(f.Unread) > 0 && !o.force {
+		return refuse("byte %d cannot be read, so that what is on it may not have been recognized; add --force if nothing but the bytes below %d matters", f.Unread[0], sb.ExportedBytes)
+	}
+	if kept == nil {
+		kept = []string{}
+	}
+	return kept, max(mark, 0), nil
+}
+
+// asMetadata is the devices as package metadata wants them.
+func asMetadata(devs []*blockdev.Device) []metadata.Device {
+	out := make([]metadata.Device, len(devs))
+	for i, d := range devs {
+		out[i] = d
+	}
+	return out
+}
+
+// spareAdvice adds what to do about a spare device that is missing.
+func spareAdvice(path string, err error) error {
+	if errors.Is(err, metadata.ErrNotFound) {
+		return fmt.Errorf("%s: %w; name it with --spare-device", path, err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// moveOptions are those of a long copy, whose progress a terminal shows.
+func (a *app) moveOptions(what string) metadata.MoveOptions {
+	o := metadata.MoveOptions{Now: uint32(time.Now().Unix()), Session: rand.Uint64()}
+	if f, ok := a.err.(*os.File); ok && logging.Terminal(f) {
+		var last time.Time
+		o.Progress = func(done, total int64) {
+			if now := time.Now(); done == total || now.Sub(last) > 200*time.Millisecond {
+				last = now
+				a.tell("\r%s: %d%%", what, 100*done/max(total, 1))
+				if done == total {
+					a.tell("\n")
+				}
+			}
+		}
+	}
+	return o
+}
+
+// rescan makes the kernel look at the partitions of a disk again: nobody is to
+// use them underneath a set, or to miss them on a plain disk.
+func (a *app) rescan(d *blockdev.Device) {
+	if err := d.Rescan(); err != nil {
+		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition table; see blockdev --rereadpt")
+	}
+}

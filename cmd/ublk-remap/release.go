@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+)
+
+type releaseOptions struct {
+	spares             []string
+	force, dryRun, yes bool
+}
+
+// released is what release prints.
+type released struct {
+	Name      string `json:"name"`
+	UUID      string `json:"uuid"`
+	Backing   string `json:"backing"`
+	SizeBytes int64  `json:"size_bytes"` // of what was exported
+	// Blocks of the spare region that go home, blocks of the head that go to
+	// the front, blocks that cannot be read at home before and after.
+	MovedBlocks uint64 `json:"moved_blocks"`
+	HeadBlocks  uint64 `json:"head_blocks"`
+	Pending     uint64 `json:"pending"`
+	// Blocks that do not hold what was exported.
+	NoCopy  []metadata.BlockRange `json:"no_copy"`
+	BadHome []metadata.BlockRange `json:"bad_home"`
+	Resumed bool                  `json:"resumed"` // went on with what was interrupted
+	DryRun  bool                  `json:"dry_run"`
+}
+
+func releaseCommand(a *app) *cobra.Command {
+	var o releaseOptions
+	cmd := &cobra.Command{
+		Use:   "release BACKING",
+		Short: "Give a disk back: move all data home and remove the metadata",
+		Long: `Move all data to where it belongs and remove the metadata. Afterwards the disk is a plain
+one that holds what the device showed, at the same offsets. The device must be stopped.
+
+Blocks whose home is still bad, or that have no copy that can be read, cannot go home. If
+there are any the disk is not released, and they are listed; with --force it is released
+all the same, and those blocks then read as errors, as zeroes or as what was there once.
+
+A release that was interrupted is finished by running it again. It also undoes a
+create --in-place that was interrupted.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return release(cmd.Context(), a, args[0], o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	f.BoolVar(&o.force, "force", false, "give up blocks that cannot go home")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func release(ctx context.Context, a *app, path string, o releaseOptions) error {
+	devs, err := openToRelease(ctx, path, o)
+	if err != nil {
+		return err
+	}
+	defer devs.Close()
+	backing := devs.Devices[0]
+	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
+			path, exit.ErrRefused, r.Device, r.Name)
+	}
+	for _, d := range devs.Devices {
+		if err := notServed(d); err != nil {
+			return err
+		}
+	}
+	all := devs.Metadata()
+	sb, order, err := metadata.Interrupted(all[0], all[1:])
+	if err != nil {
+		return spareAdvice(path, err)
+	}
+	if sb != nil {
+		return a.finishRelease(path, backing, order, sb, o)
+	}
+	img, err := metadata.Load(all)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	was := img.Layout().Superblock()
+	out := newReleased(&was, backing)
+	opts := a.moveOptions("reading what is to be moved")
+	survey, err := metadata.SurveyRelease(img, opts)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head, survey.Pending, o.dryRun
+	out.NoCopy = ranges(survey.NoCopy)
+	if len(survey.NoCopy) > 0 && !o.force {
+		return stuck(path, &metadata.StuckError{NoCopy: survey.NoCopy})
+	}
+	if o.dryRun {
+		return a.printReleased(out)
+	}
+	if !o.yes {
+		if err := a.confirm(out.question(o.force)); err != nil {
+			return err
+		}
+	}
+	view, err := metadata.NewView(img)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	opts = a.moveOptions("moving the head")
+	opts.Force, opts.Mark = o.force, markOf(view)
+	done, err := metadata.Release(img, opts)
+	if err != nil {
+		return stuck(path, err)
+	}
+	out.done(&done)
+	a.rescan(backing)
+	return a.printReleased(out)
+}
+
+// finishRelease goes on with whatever was interrupted.
+func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metadata.Device, sb *metadata.Superblock, o releaseOptions) error {
+	out := newReleased(sb, backing)
+	out.Resumed, out.DryRun = true, o.dryRun
+	if o.dryRun {
+		return a.printReleased(out)
+	}
+	opts := a.moveOptions("moving the head")
+	opts.Force = o.force
+	var done metadata.Released
+	var err error
+	switch sb.Transition {
+	case metadata.TransitionCopied:
+		err = metadata.UndoTakeOver(devs, sb)
+	case metadata.TransitionTaken:
+		done, err = metadata.ReleaseTaken(devs, sb, opts)
+	default:
+		done, err = metadata.ResumeRelease(devs, sb, opts)
+	}
+	if err != nil {
+		return stuck(path, err)
+	}
+	out.done(&done)
+	a.rescan(backing)
+	return a.printReleased(out)
+}
+
+// openToRelease opens a set; also one whose backing no longer, or not yet, says
+// that it is one, if the spare device that says so is named.
+func openToRelease(ctx context.Context, path string, o releaseOptions) (*set.Set, error) {
+	opts := blockdev.Options{ReadOnly: o.dryRun}
+	s, err := set.Open(ctx, path, o.spares, opts)
+	switch {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, blockdev.ErrBusy):
+		if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
+			return nil, fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path, exit.ErrRefused, sb.Name, err)
+		}
+		return nil, err
+	case !errors.Is(err, metadata.ErrNotFound) || len(o.spares) == 0:
+		return nil, err
+	}
+	s = &set.Set{}
+	for _, p := range append([]string{path}, o.spares...) {
+		d, openErr := blockdev.Open(ctx, p, opts)
+		if openErr != nil {
+			return nil, errors.Join(openErr, s.Close())
+		}
+		s.Devices = append(s.Devices, d)
+	}
+	all := s.Metadata()
+	if sb, _, why := metadata.Interrupted(all[0], all[1:]); sb == nil && why == nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// markOf is where the page lies by which what a set exports is recognized.
+func markOf(v *metadata.View) int64 {
+	mark := int64(-1)
+	for _, s := range blockdev.Detect(v, v.Size()).Signatures {
+		switch {
+		case s.Offset < metadata.PageSize:
+			return 0
+		case s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+metadata.PageSize:
+			mark = metadata.SuperblockStride
+		}
+	}
+	return max(mark, 0)
+}
+
+// stuck adds what can be done about blocks that cannot go home.
+func stuck(path string, err error) error {
+	if errors.Is(err, metadata.ErrStuck) {
+		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: ublk-remap start, or give them up with --force --yes", path, err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+func newReleased(sb *metadata.Superblock, backing *blockdev.Device) released {
+	return released{
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: backing.Path(), SizeBytes: sb.ExportedBytes,
+		HeadBlocks: uint64(sb.HeadBytes) / uint64(sb.BlockSize), NoCopy: ranges(nil), BadHome: ranges(nil),
+	}
+}
+
+func (r *released) done(d *metadata.Released) {
+	r.MovedBlocks = max(d.Moved, r.MovedBlocks)
+	if r.Resumed {
+		r.MovedBlocks = d.Moved
+	}
+	r.NoCopy, r.BadHome = ranges(d.Left.NoCopy), ranges(d.Left.BadHome)
+}
+
+// ranges is a list that prints as one even if there is nothing in it.
+func ranges(l []metadata.BlockRange) []metadata.BlockRange {
+	if l == nil {
+		return []metadata.BlockRange{}
+	}
+	return l
+}
+
+func (r *released) question(force bool) string {
+	q := fmt.Sprintf("This moves %s blocks home, and makes a plain disk of %s; what %q remembers is erased", numText(r.MovedBlocks), r.Backing, r.Name)
+	if len(r.NoCopy) > 0 {
+		q += fmt.Sprintf("; %s have no copy, and will read as zeroes, as errors, or as what was there once", blocksText(r.NoCopy))
+	}
+	if force {
+		q += "; blocks whose home is still bad are given up"
+	}
+	return q + "."
+}
+
+func blocksText(l []metadata.BlockRange) string {
+	var n uint64
+	var some []string
+	for i, r := range l {
+		n += r.Count
+		switch {
+		case i == 8:
+			some = append(some, "…")
+		case i < 8 && r.Count > 1:
+			some = append(some, fmt.Sprintf("%d+%d", r.Block, r.Count))
+		case i < 8:
+			some = append(some, fmt.Sprint(r.Block))
+		}
+	}
+	return fmt.Sprintf("%s blocks (%s)", numText(n), strings.Join(some, ", "))
+}
+
+func (a *app) printReleased(r released) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	verb := "is a plain disk now"
+	switch {
+	case r.DryRun && r.Resumed:
+		verb = "is half way; it would be finished"
+	case r.DryRun:
+		verb = "would become a plain disk"
+	case r.Resumed:
+		verb = "is a plain disk now; what was interrupted is finished"
+	}
+	rows := [][]string{
+		{r.Backing, verb},
+		{"holds", fmt.Sprintf("what %s showed: %s", r.Name, sizeText(r.SizeBytes))},
+		{"moved home", fmt.Sprintf("%s blocks, and the first %s", numText(r.MovedBlocks), numText(r.HeadBlocks))},
+	}
+	if r.Pending > 0 {
+		rows = append(rows, []string{"unreadable", numText(r.Pending) + " blocks could not be read before either"})
+	}
+	if len(r.NoCopy) > 0 {
+		rows = append(rows, []string{"without a copy", blocksText(r.NoCopy) + "; they read as zeroes, as errors, or as what was there once"})
+	}
+	if len(r.BadHome) > 0 {
+		rows = append(rows, []string{"bad", blocksText(r.BadHome) + "; their data could not go home"})
+	}
+	return a.table(rows)
+}

@@ -1,0 +1,554 @@
+package metadata
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// BlockRange is a run of exported blocks.
+type BlockRange struct {
+	Block uint64 `json:"block"`
+	Count uint64 `json:"count"`
+}
+
+// blockList gathers blocks, in ascending order, as ranges.
+type blockList []BlockRange
+
+func (l *blockList) add(block uint64) {
+	if n := len(*l); n > 0 {
+		if last := &(*l)[n-1]; last.Block+last.Count == block {
+			last.Count++
+			return
+		}
+	}
+	*l = append(*l, BlockRange{block, 1})
+}
+
+func countBlocks(l []BlockRange) (n uint64) {
+	for _, r := range l {
+		n += r.Count
+	}
+	return n
+}
+
+// StuckError says which blocks a release cannot bring home. It is ErrStuck.
+type StuckError struct {
+	// NoCopy are blocks that cannot be read where they live, or live nowhere.
+	NoCopy []BlockRange
+	// BadHome are blocks whose place on the plain disk takes no data.
+	BadHome []BlockRange
+}
+
+// Error counts both, and lists the first few.
+func (e *StuckError) Error() string {
+	var parts []string
+	for _, p := range []struct {
+		what string
+		list []BlockRange
+	}{{"no copy that can be read", e.NoCopy}, {"a home that is still bad", e.BadHome}} {
+		if n := countBlocks(p.list); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d with %s (%s)", n, p.what, rangesText(p.list)))
+		}
+	}
+	return fmt.Sprintf("%v: %s", ErrStuck, strings.Join(parts, ", "))
+}
+
+// Unwrap makes it ErrStuck.
+func (e *StuckError) Unwrap() error { return ErrStuck }
+
+func (e *StuckError) any() bool { return len(e.NoCopy)+len(e.BadHome) > 0 }
+
+func rangesText(l []BlockRange) string {
+	var b strings.Builder
+	for i, r := range l {
+		if i == 8 {
+			b.WriteString(", …")
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%d", r.Block)
+		if r.Count > 1 {
+			fmt.Fprintf(&b, "+%d", r.Count)
+		}
+	}
+	return b.String()
+}
+
+// Survey is what a release would do.
+type Survey struct {
+	Moves   uint64       // blocks outside of the head to be moved home
+	Head    uint64       // blocks of the head to be moved to the front
+	Pending uint64       // blocks that cannot be read at home, before and after
+	NoCopy  []BlockRange // blocks that have no copy that can be read
+}
+
+// SurveyRelease reads all that a release would move, and writes nothing.
+// Errors: those of Image.Table.
+func SurveyRelease(img *Image, o MoveOptions) (*Survey, error) {
+	v, err := NewView(img)
+	if err != nil {
+		return nil, err
+	}
+	return v.survey(&o), nil
+}
+
+func (v *View) survey(o *MoveOptions) *Survey {
+	s := &Survey{Head: v.layout.headBlocks}
+	buf := o.chunk()
+	var gone blockList
+	head := v.layout.sb.HeadBytes
+	for off := int64(0); off < head; off += int64(len(buf)) {
+		v.read(buf[:min(int64(len(buf)), head-off)], off, func(block uint64, _ error) { gone.add(block) })
+		if o.Progress != nil {
+			o.Progress(min(head, off+int64(len(buf))), head)
+		}
+	}
+	v.remapped(v.layout.headBlocks, v.layout.blocks, func(block uint64, state State, spare uint32) {
+		if state == StateMapped {
+			d, at := v.slot(block, spare)
+			if _, err := v.devs[d].ReadAt(v.one, at); err == nil {
+				s.Moves++
+				return
+			}
+		}
+		gone.add(block)
+	})
+	s.NoCopy = gone
+	v.table.Extents(func(x Extent) bool {
+		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
+		return true
+	})
+	return s
+}
+
+// Released is what Release did.
+type Released struct {
+	Moved uint64 // blocks that went home, outside of the head
+	// Left, with Force only, are the blocks that do not hold what was
+	// exported: without a copy (in the head they read as zeroes now,
+	// elsewhere as whatever the disk has there), or in bad places.
+	Left StuckError
+}
+
+// Release gives a disk back: afterwards it is a plain disk that holds at each
+// offset what was exported there. img is of a set that nobody uses. Its devices
+// must take I/O in the set's blocks.
+//
+//  1. Blocks of the spare region are written to their homes, read back, and
+//     only then committed as being there. A set that is cut here is one as any
+//     other.
+//  2. The places of the head are tried, by writing what they hold: all that
+//     may be refused has been by then (ErrStuck, a *StuckError, unless o.Force).
+//  3. The superblocks, those outside of the head first, say that the head is
+//     being moved. From here on the set is not served; ResumeRelease goes on.
+//  4. The head moves to the front, but for the page at o.Mark, and is read back.
+//  5. That page. From here on it is a plain disk.
+//  6. What is left outside of the head is erased, the superblocks first.
+func Release(img *Image, o MoveOptions) (Released, error) {
+	var out Released
+	if img.readOnly {
+		return out, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+	}
+	v, err := NewView(img)
+	if err != nil {
+		return out, err
+	}
+	out.Left.NoCopy = v.survey(&MoveOptions{Chunk: o.Chunk}).NoCopy
+	if len(out.Left.NoCopy) > 0 && !o.Force {
+		return out, &StuckError{NoCopy: out.Left.NoCopy}
+	}
+	var bad blockList
+	moved, err := v.goHome(&bad)
+	if err != nil {
+		return out, err
+	}
+	// Nobody reads those homes until the table says so: what was written to
+	// them is no harm if it comes to nothing.
+	if len(bad) > 0 && !o.Force {
+		return out, &StuckError{BadHome: bad}
+	}
+	head, err := v.tryHead(&o)
+	if err != nil {
+		return out, err
+	}
+	if len(head) > 0 && !o.Force {
+		return out, &StuckError{BadHome: head}
+	}
+	now := img.sb.clone()
+	now.Generation = img.maxGeneration
+	// Where a part of the head stays remapped, the mirrors outside of it must
+	// know all about it.
+	if len(moved) > 0 || v.strays() > 0 {
+		if now, err = v.commitHome(img, moved, o); err != nil {
+			return out, err
+		}
+		for _, e := range moved {
+			if e.Unit >= v.layout.headBlocks/uint64(UnitSize/v.layout.BlockSize()) {
+				out.Moved += uint64(e.Count) * uint64(bits.OnesCount8(e.Mask))
+			}
+		}
+	}
+	out.Left.BadHome = append(head, bad...)
+	return out, v.release(now, o, &out)
+}
+
+// ReleaseTaken gives a disk back whose takeover was interrupted once its copy of
+// the head counted; sb is what Interrupted said, TransitionTaken.
+func ReleaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
+	var out Released
+	v, err := viewOf(devs, sb)
+	if err != nil {
+		return out, err
+	}
+	out.Left.NoCopy = v.survey(&MoveOptions{Chunk: o.Chunk}).NoCopy
+	if len(out.Left.NoCopy) > 0 && !o.Force {
+		return out, &StuckError{NoCopy: out.Left.NoCopy}
+	}
+	o.Mark = sb.Mark
+	return out, v.release(sb, o, &out)
+}
+
+// ResumeRelease goes on with a release; sb is what Interrupted said,
+// TransitionReleasing. The error is ErrStuck also if it cannot be told whether
+// the head was moved already; with o.Force it is moved again.
+func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
+	var out Released
+	v, err := viewOf(devs, sb)
+	if err != nil {
+		return out, err
+	}
+	o.Mark = sb.Mark
+	page := AlignedBytes(PageSize)
+	for _, off := range []int64{0, SuperblockStride} {
+		// The superblocks in the head are written over with the rest of it,
+		// that at the mark last: as long as there is one, it is not through.
+		if _, err := devs[0].ReadAt(page, off); err == nil {
+			if s, _ := decodeSuperblock(page); s != nil && s.UUID == sb.UUID {
+				return out, v.release(sb, o, &out)
+			}
+		}
+	}
+	// The last page was being written, so all else was there. It may have been
+	// in use since: only what is torn is put right.
+	if err := v.mendMark(sb); err != nil {
+		if !errors.Is(err, errUnclear) {
+			return out, err
+		}
+		if !o.Force {
+			return out, fmt.Errorf("%w: %w", ErrStuck, err)
+		}
+		return out, v.release(sb, o, &out)
+	}
+	return out, erase(devs, sb)
+}
+
+// goHome writes mapped blocks to their homes and reads them back. It returns
+// entries for those that are there now, and in bad those outside of the head
+// that are not: the head has another home to go to. Blocks without a copy that
+// can be read are in neither.
+func (v *View) goHome(bad *blockList) ([]Entry, error) {
+	const batch = 1024
+	type move struct {
+		block uint64
+		sum   uint64
+	}
+	var done []Entry
+	var moves []move
+	per := uint64(UnitSize / v.layout.BlockSize())
+	flush := func() error {
+		if len(moves) == 0 {
+			return nil
+		}
+		// Homes are on the backing or, of the head, on the device of the
+		// displaced head.
+		for _, d := range []uint8{0, v.layout.headDev} {
+			if err := v.devs[d].Sync(); err != nil {
+				return err
+			}
+		}
+		for _, m := range moves {
+			d, at := v.layout.HomeOf(m.block)
+			if _, err := v.devs[d].ReadAt(v.one, at); err != nil || xxhash.Sum64(v.one) != m.sum {
+				if m.block >= v.layout.headBlocks {
+					bad.add(m.block)
+				}
+				continue
+			}
+			done = addHome(done, m.block/per, uint8(1)<<(m.block%per))
+		}
+		moves = moves[:0]
+		return nil
+	}
+	var err error
+	v.remapped(0, v.layout.blocks, func(block uint64, state State, spare uint32) {
+		if err != nil || state != StateMapped {
+			return
+		}
+		d, at := v.slot(block, spare)
+		if _, e := v.devs[d].ReadAt(v.one, at); e != nil {
+			return
+		}
+		d, at = v.layout.HomeOf(block)
+		sum := xxhash.Sum64(v.one)
+		if _, e := v.devs[d].WriteAt(v.one, at); e != nil {
+			sum = ^sum // it is seen below that it is not there
+		}
+		if moves = append(moves, move{block, sum}); len(moves) == batch {
+			err = flush()
+		}
+	})
+	if err == nil {
+		err = flush()
+	}
+	return done, err
+}
+
+// addHome adds a block to a list of entries.
+func addHome(list []Entry, unit uint64, bit uint8) []Entry {
+	if n := len(list); n > 0 && list[n-1].Unit == unit {
+		list[n-1].Mask |= bit
+		return list
+	}
+	return append(list, Entry{Unit: unit, Count: 1, Mask: bit, State: StateHome, Cause: CauseOperator})
+}
+
+// tryHead writes to every place of the head what it holds, and returns the
+// blocks that do not take it. Metadata that cannot be read is zeroed: nobody
+// can miss it.
+func (v *View) tryHead(o *MoveOptions) (blockList, error) {
+	buf, back := o.chunk(), o.chunk()
+	d, bs := v.devs[0], int64(v.layout.BlockSize())
+	head := v.layout.sb.HeadBytes
+	var bad blockList
+	for off := int64(0); off < head; off += int64(len(buf)) {
+		b := buf[:min(int64(len(buf)), head-off)]
+		_, err := d.ReadAt(b, off)
+		if err == nil {
+			_, err = d.WriteAt(b, off)
+		}
+		if err == nil {
+			if err := d.Sync(); err != nil {
+				return nil, err
+			}
+			sum := xxhash.Sum64(b)
+			if _, err = d.ReadAt(b, off); err == nil && xxhash.Sum64(b) == sum {
+				continue
+			}
+		}
+		readAround(d, b, off, v.one, func(int64, error) {})
+		writeAround(d, b, off, v.one)
+		if err := d.Sync(); err != nil {
+			return nil, err
+		}
+		failed := map[int64]bool{}
+		readAround(d, back[:len(b)], off, v.one, func(i int64, _ error) { failed[i] = true })
+		for i := int64(0); i < int64(len(b)); i += bs {
+			if failed[i] || !bytes.Equal(back[i:i+bs], b[i:i+bs]) {
+				bad.add(uint64((off + i) / bs))
+			}
+		}
+	}
+	return bad, nil
+}
+
+// commitHome makes it durable that blocks are at home, in every mirror, and
+// returns the superblock as it is then.
+func (v *View) commitHome(img *Image, entries []Entry, o MoveOptions) (*Superblock, error) {
+	c, err := NewCommitter(img, v.table, Options{Session: o.Session})
+	if err != nil {
+		return nil, err
+	}
+	run := func(t Ticket, err error) error {
+		if err != nil {
+			return err
+		}
+		ended := OutcomeDropped
+		for _, r := range RunOps(c, v.devs, nil) {
+			if r.Ticket == t {
+				ended = r.Outcome
+			}
+		}
+		if ended != OutcomeDurable {
+			return fmt.Errorf("the metadata takes no change; nothing is lost, the set is as it was: %w", c.Status().Err)
+		}
+		return nil
+	}
+	if err := run(c.Open(o.Now)); err != nil {
+		return nil, err
+	}
+	for len(entries) > 0 {
+		n := min(len(entries), MaxEntries)
+		// A checkpoint may say so before the record does: the data is at home
+		// already, durably, and still where it was as well.
+		for i := range entries[:n] {
+			entries[i].Time = o.Now
+			if err := v.table.Apply(entries[i]); err != nil {
+				return nil, err
+			}
+		}
+		if err := run(c.Commit(entries[:n])); err != nil {
+			return nil, err
+		}
+		entries = entries[n:]
+	}
+	// The mirrors in the head are about to go: the others must have it all.
+	if err := run(c.Checkpoint()); err != nil {
+		return nil, err
+	}
+	sb := c.sb.now.clone()
+	sb.Generation = max(sb.Generation, c.sb.gen)
+	return sb, nil
+}
+
+// release moves the head to the front; sb is the newest superblock.
+func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
+	now := sb.clone()
+	if sb.Transition != TransitionReleasing {
+		if now.Strays = v.strays(); now.Strays > 0 {
+			// They are found by the mirrors outside of the head alone.
+			probe := now.clone()
+			probe.Transition, probe.Incompat = TransitionReleasing, probe.Incompat|incompatTransition
+			probe.leaveHead()
+			again, err := viewOf(v.devs, probe)
+			if err != nil {
+				return fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the head says where to; repair the metadata first: %w", now.Strays, err)
+			}
+			if !sameTable(again.table, v.table) {
+				return fmt.Errorf("%w: the mirrors do not agree", ErrDamaged)
+			}
+		}
+	}
+	now.Generation++
+	now.Incompat |= incompatTransition
+	now.Transition, now.Mark = TransitionReleasing, o.Mark
+	now.leaveHead()
+	if now.Generation == math.MaxUint64 {
+		return fmt.Errorf("%w: generation %d", ErrDamaged, now.Generation)
+	}
+	// Those outside first: once the head changes they are what is left. A
+	// spare device may be ahead; the backing's decide.
+	if err := putCopies(v.devs, now, now.outside()); err != nil {
+		return err
+	}
+	other := SuperblockStride - now.Mark
+	for _, off := range []int64{other, now.Mark} {
+		// One of the two may lie in a bad place.
+		if err := putCopies(v.devs, now, []sbStep{{0, off}}); err != nil && off == now.Mark && !o.Force {
+			return err
+		}
+	}
+	var left, gone blockList
+	last := [2]int64{now.Mark, now.Mark + PageSize}
+	buf := o.chunk()
+	for off := int64(0); off < now.HeadBytes; {
+		end := min(off+int64(len(buf)), now.HeadBytes)
+		if off < last[0] {
+			end = min(end, last[0])
+		} else if off < last[1] {
+			off = last[1]
+			continue
+		}
+		if err := v.toFront(buf[:end-off], off, &left, &gone); err != nil {
+			return err
+		}
+		off = end
+		if o.Progress != nil {
+			o.Progress(off, now.HeadBytes)
+		}
+	}
+	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
+		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force", stuck)
+	}
+	// All but the page that makes it a plain disk is durable.
+	if err := v.toFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {
+		return err
+	}
+	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
+		return stuck
+	}
+	out.Left.BadHome = mergeRanges(out.Left.BadHome, left)
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
+	return erase(v.devs, now)
+}
+
+// strays counts the blocks of the head that do not live in the displaced head.
+func (v *View) strays() (n uint64) {
+	v.remapped(0, v.layout.headBlocks, func(uint64, State, uint32) { n++ })
+	return n
+}
+
+// leaveHead marks the mirrors in the head: what they hold is no longer theirs.
+func (sb *Superblock) leaveHead() {
+	for i := range sb.Regions {
+		if r := &sb.Regions[i]; r.Kind == RegionMirror && sb.inHead(r) {
+			r.Stale, r.StaleFrom = true, Position{}
+		}
+	}
+}
+
+// toFront writes a part of the head to the front of the disk, durably, and
+// reads it back. left are the blocks that did not get there, gone those that
+// have no copy: they become zeroes.
+func (v *View) toFront(buf []byte, off int64, left, gone *blockList) error {
+	d, bs := v.devs[0], int64(v.layout.BlockSize())
+	v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
+	writeAround(d, buf, off, v.one) // what fails is seen below
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	back := AlignedBytes(len(buf))
+	failed := map[int64]bool{}
+	readAround(d, back, off, v.one, func(i int64, _ error) { failed[i] = true })
+	for i := int64(0); i < int64(len(buf)); i += bs {
+		if failed[i] || !bytes.Equal(back[i:i+bs], buf[i:i+bs]) {
+			left.add(uint64((off + i) / bs))
+		}
+	}
+	return nil
+}
+
+// sameTable reports whether two tables state the same.
+func sameTable(a, b *Table) bool {
+	x, y := make([]Entry, 256), make([]Entry, 256)
+	for i, j := uint64(0), uint64(0); ; {
+		n, nextA, doneA := a.Entries(i, x)
+		m, nextB, doneB := b.Entries(j, y)
+		if n != m || doneA != doneB {
+			return false
+		}
+		for k := range x[:n] {
+			if x[k] != y[k] {
+				return false
+			}
+		}
+		if doneA {
+			return true
+		}
+		i, j = nextA, nextB
+	}
+}
+
+// mergeRanges joins two lists.
+func mergeRanges(a, b []BlockRange) []BlockRange {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(x, y BlockRange) int { return cmp.Compare(x.Block, y.Block) })
+	var out []BlockRange
+	for _, r := range all {
+		if n := len(out); n > 0 && r.Block <= out[n-1].Block+out[n-1].Count {
+			out[n-1].Count = max(out[n-1].Count, r.Block+r.Count-out[n-1].Block)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}

@@ -1,0 +1,520 @@
+package metadata
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
+)
+
+// MoveOptions are those of TakeOver, ResumeTakeOver and Release.
+type MoveOptions struct {
+	// Now is the time, in seconds since 1970, that entries carry.
+	Now uint32
+	// Mark is where the page lies by which the old disk, or the one to be, is
+	// recognized: 0, or SuperblockStride for what leaves the start of the disk
+	// free and is found at 64 KiB. Its write decides which of the two the disk
+	// is, so that it never looks like a file system that is only partly there.
+	Mark int64
+	// Chunk is how much is copied at once, in bytes, a multiple of 4096.
+	// Default: 1 MiB.
+	Chunk int
+	// Session is a random number, as in Options.
+	Session uint64
+	// Force makes Release go on where data has no copy or cannot go home.
+	Force bool
+	// Progress, if set, is called now and then with how much of a long copy is
+	// done, in bytes.
+	Progress func(done, total int64)
+}
+
+func (o *MoveOptions) chunk() []byte {
+	if o.Chunk <= 0 {
+		o.Chunk = 1 << 20
+	}
+	return AlignedBytes(roundUp(o.Chunk, PageSize))
+}
+
+// Taken is what TakeOver met.
+type Taken struct {
+	Lost   uint64 // blocks of the head that could not be read: they have no copy now, as before
+	Mapped uint64 // blocks of the head whose place in the displaced head is bad: they are in the spare region
+}
+
+const (
+	// spareTries is how many spare units in a row may be bad while the head is copied.
+	spareTries = 16
+)
+
+// TakeOver makes a new set of a disk that keeps its data: what is exported shows
+// the bytes that the disk has now, at the same offsets. devs are as in
+// plan.Devices; they must take I/O in plan's blocks. The backing must not carry
+// a superblock in its head, and what lies outside of its exported bytes must be
+// free; both are for the caller to know. Spare devices are written over.
+//
+// Nothing in the head is changed before the copy of it is durable, was read
+// back, and a superblock outside of the head says so. The page at o.Mark comes
+// next: with it the copy counts. Only then is the rest of the head written over.
+// A cut before that page leaves the old disk, a later one a set that
+// ResumeTakeOver finishes; either can be given back by Release.
+//
+// Errors: ErrInvalidEntry if more blocks are bad than a table holds, ErrGeometry,
+// ErrStuck if the bad blocks of the displaced head find no spare unit, and those of the devices.
+func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
+	var taken Taken
+	sb := &plan.sb
+	if len(devs) != len(sb.Devices) {
+		return taken, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))
+	}
+	for i, d := range devs {
+		if d.Size() != sb.Devices[i].Size {
+			return taken, fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
+		}
+	}
+	for _, c := range readSuperblocks(devs[0]) {
+		if c.offset < sb.HeadBytes && c.sb != nil {
+			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign, c.sb.UUID, c.offset)
+		}
+	}
+	// What a tail or a spare device held is gone before anything is written
+	// that it could be taken for.
+	if err := clearOutside(devs, plan); err != nil {
+		return taken, err
+	}
+	h := headCopy{devs: devs, plan: plan, o: &o, buf: o.chunk(), one: AlignedBytes(PageSize)[:plan.BlockSize()]}
+	if err := h.run(); err != nil {
+		return taken, fmt.Errorf("%w; nothing was changed that counts", err)
+	}
+	t := NewTable(plan)
+	for _, e := range h.entries {
+		if err := t.Apply(e); err != nil {
+			return taken, err
+		}
+	}
+	if err := t.Validate(); err != nil {
+		return taken, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
+	}
+	if n := t.Counts().Entries; n > plan.TableCapacity() {
+		return taken, fmt.Errorf("%w: the disk is so bad that %d entries are needed, a checkpoint holds %d; take more spare space", ErrInvalidEntry, n, plan.TableCapacity())
+	}
+	taken.Lost, taken.Mapped = h.lost, h.mapped
+
+	now := sb.clone()
+	now.Incompat |= incompatTransition
+	now.Transition, now.Mark = TransitionCopied, o.Mark
+	for i := range now.Regions {
+		if r := &now.Regions[i]; r.Kind == RegionMirror {
+			r.Stale = now.inHead(r)
+		}
+	}
+	for _, m := range plan.mirrorsAt() {
+		if !now.inHead(&now.Regions[m.region]) {
+			if err := writeFirst(devs[m.device], plan, &m, t); err != nil {
+				return taken, fmt.Errorf("writing the mirror at %d of device %d: %w; nothing was changed that counts", m.start, m.device, err)
+			}
+		}
+	}
+	if err := syncAll(devs); err != nil {
+		return taken, err
+	}
+	// From here on an interrupted takeover is recognized.
+	if err := putCopies(devs, now, now.outside()); err != nil {
+		return taken, err
+	}
+	// The step from the old disk to the new set: one page. If it tears, the
+	// superblocks outside say how to put it together again.
+	now.Generation++
+	now.Transition = TransitionTaken
+	if err := putCopies(devs, now, []sbStep{{0, o.Mark}}); err != nil {
+		return taken, err
+	}
+	return taken, finishTakeOver(devs, now, o)
+}
+
+// inHead reports whether a region lies in the head.
+func (sb *Superblock) inHead(r *Region) bool { return r.Device == 0 && r.Start < sb.HeadBytes }
+
+// outside lists the copies that are not in the head, in the order of writing.
+func (sb *Superblock) outside() []sbStep {
+	var out []sbStep
+	for d := len(sb.Devices) - 1; d >= 0; d-- {
+		for _, off := range sb.copies(uint8(d)) {
+			if d > 0 || off >= sb.HeadBytes {
+				out = append(out, sbStep{uint8(d), off})
+			}
+		}
+	}
+	return out
+}
+
+// putCopies writes superblocks one after the other, each durable and read
+// back before the next.
+func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
+	b, back := AlignedBytes(PageSize), AlignedBytes(PageSize)
+	for _, c := range to {
+		sb.encode(b, c.device)
+		if err := putPage(devs[c.device], b, back, c.offset); err != nil {
+			return fmt.Errorf("the superblock at %d of device %d: %w", c.offset, c.device, err)
+		}
+	}
+	return nil
+}
+
+// putPage writes a page, durably, and reads it back into the second buffer.
+func putPage(d Device, b, back []byte, off int64) error {
+	if _, err := d.WriteAt(b, off); err != nil {
+		return err
+	}
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	if _, err := d.ReadAt(back, off); err != nil {
+		return err
+	}
+	if !bytes.Equal(b, back) {
+		return fmt.Errorf("%w: what was written does not read back", ErrDamaged)
+	}
+	return nil
+}
+
+// clearOutside wipes the superblocks of whatever set the devices carried, but
+// nothing in the head, which is data.
+func clearOutside(devs []Device, plan *Layout) error {
+	zero := AlignedBytes(PageSize)
+	for i, d := range devs {
+		for _, c := range readSuperblocks(d) {
+			if i == 0 && c.offset < plan.sb.ExportedBytes || errors.Is(c.err, ErrNotFound) {
+				continue
+			}
+			if _, err := d.WriteAt(zero, c.offset); err != nil {
+				return fmt.Errorf("clearing the superblock of device %d at %d: %w", i, c.offset, err)
+			}
+		}
+	}
+	return syncAll(devs)
+}
+
+// headCopy copies the head to the displaced head.
+type headCopy struct {
+	devs []Device
+	plan *Layout
+	o    *MoveOptions
+	buf  []byte
+	one  []byte
+
+	sums    []uint64 // of each block, as it was read
+	have    []bool   // blocks that could be read
+	entries []Entry
+	lost    uint64
+	mapped  uint64
+	spare   uint32 // the next spare unit to use
+}
+
+func (h *headCopy) run() error {
+	bs := int64(h.plan.BlockSize())
+	blocks := int64(h.plan.headBlocks)
+	h.sums, h.have = make([]uint64, blocks), make([]bool, blocks)
+	head := h.plan.sb.HeadBytes
+	to, start := h.devs[h.plan.headDev], h.plan.headStart
+	for off := int64(0); off < head; off += int64(len(h.buf)) {
+		buf := h.buf[:min(int64(len(h.buf)), head-off)]
+		h.read(buf, off)
+		writeAround(to, buf, start+off, h.one) // what fails is seen when it is read back
+		h.progress(off+int64(len(buf)), 2*head)
+	}
+	if err := to.Sync(); err != nil {
+		return err
+	}
+	// The original is about to be written over, so the copy must read back.
+	var strays []int64
+	for off := int64(0); off < head; off += int64(len(h.buf)) {
+		buf := h.buf[:min(int64(len(h.buf)), head-off)]
+		failed := map[int64]bool{}
+		readAround(to, buf, start+off, h.one, func(i int64, _ error) { failed[i] = true })
+		for i := int64(0); i < int64(len(buf)); i += bs {
+			// A block that has no copy needs a place all the same; it is
+			// found when it is first written.
+			if block := (off + i) / bs; h.have[block] && (failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[block]) {
+				strays = append(strays, block)
+			}
+		}
+		h.progress(head+off+int64(len(buf)), 2*head)
+	}
+	return h.place(strays)
+}
+
+func (h *headCopy) progress(done, total int64) {
+	if h.o.Progress != nil {
+		h.o.Progress(done, total)
+	}
+}
+
+// read reads a part of the head; what cannot be read is zero in buf.
+func (h *headCopy) read(buf []byte, off int64) {
+	bs := int64(len(h.one))
+	failed := map[int64]bool{}
+	readAround(h.devs[0], buf, off, h.one, func(i int64, _ error) { failed[i] = true })
+	for i := int64(0); i < int64(len(buf)); i += bs {
+		if block := (off + i) / bs; !failed[i] {
+			h.have[block], h.sums[block] = true, xxhash.Sum64(buf[i:i+bs])
+		}
+	}
+}
+
+// place finds room in the spare region for the blocks that the displaced head
+// cannot hold, and makes the entries.
+func (h *headCopy) place(strays []int64) error {
+	per := int64(UnitSize / len(h.one))
+	stray := map[int64]bool{}
+	for _, b := range strays {
+		stray[b] = true
+	}
+	for unit := int64(0); unit < int64(h.plan.headBlocks)/per; unit++ {
+		var lost, move uint8
+		for i := range per {
+			switch b := unit*per + i; {
+			case !h.have[b]:
+				// Without a copy, as it was: reads fail, the first write clears it.
+				lost |= 1 << i
+				h.lost++
+			case stray[b]:
+				move |= 1 << i
+				h.mapped++
+			}
+		}
+		if lost != 0 {
+			h.add(Entry{Unit: uint64(unit), Count: 1, Mask: lost, State: StateLost, Cause: CauseRead})
+		}
+		if move == 0 {
+			continue
+		}
+		for try := 0; ; try++ {
+			if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
+				return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare unit was found for it", ErrStuck, unit)
+			}
+			spare := h.spare
+			h.spare++
+			err := h.toSpare(unit*per, move, spare)
+			if err == nil {
+				h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped, Cause: CauseWrite})
+				break
+			}
+			h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
+		}
+	}
+	return nil
+}
+
+func (h *headCopy) add(e Entry) {
+	e.Time = h.o.Now
+	if n := len(h.entries); n > 0 {
+		l := &h.entries[n-1]
+		if l.State == StateLost && e.State == StateLost && l.Mask == e.Mask && l.Unit+uint64(l.Count) == e.Unit {
+			l.Count++
+			return
+		}
+	}
+	h.entries = append(h.entries, e)
+}
+
+// toSpare writes blocks of a unit to a spare unit, durably, and reads them back.
+func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
+	bs := int64(len(h.one))
+	dev, at := h.plan.SpareOf(spare)
+	d := h.devs[dev]
+	for i := range int64(UnitSize) / bs {
+		if mask>>i&1 == 0 {
+			continue
+		}
+		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil || xxhash.Sum64(h.one) != h.sums[first+i] {
+			return fmt.Errorf("%w: block %d of the head reads otherwise than before", ErrDamaged, first+i)
+		}
+		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
+			return err
+		}
+	}
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	for i := range int64(UnitSize) / bs {
+		if mask>>i&1 == 0 {
+			continue
+		}
+		if _, err := d.ReadAt(h.one, at+i*bs); err != nil {
+			return err
+		}
+		if xxhash.Sum64(h.one) != h.sums[first+i] {
+			return fmt.Errorf("%w: spare unit %d does not read back", ErrDamaged, spare)
+		}
+	}
+	return nil
+}
+
+// finishTakeOver writes what the set has in its head, from what it has outside
+// of it. sb is the newest superblock, TransitionTaken. All of it can be done
+// again, from any point.
+func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
+	l, err := newLayout(sb)
+	if err != nil {
+		return err
+	}
+	now := sb.clone()
+	// If the page at the mark were lost now, what is outside would take the
+	// head for untouched: before it is touched, every copy says better.
+	now.Generation++
+	if err := putCopies(devs, now, append(now.outside(), sbStep{0, now.Mark})); err != nil {
+		return err
+	}
+	// A set can do without its second copy in the head, if that is a bad place.
+	_ = putCopies(devs, now, []sbStep{{0, SuperblockStride - now.Mark}})
+	// Whatever mark of the old disk is left in the head would be found there.
+	// What cannot be written cannot be read as what it was either, or holds
+	// what a reader of a bad sector gets.
+	keep := [][2]int64{{0, PageSize}, {SuperblockStride, SuperblockStride + PageSize}}
+	zero := o.chunk()
+	for off := int64(0); off < now.HeadBytes; off += int64(len(zero)) {
+		wipeAround(devs[0], zero, off, min(off+int64(len(zero)), now.HeadBytes), keep)
+	}
+	var from *mirrorAt
+	var header []byte
+	mirrors := l.mirrorsAt()
+	for i := range mirrors {
+		m := &mirrors[i]
+		if now.inHead(&now.Regions[m.region]) {
+			continue
+		}
+		if h := firstHeader(devs, now.UUID, m); h != nil {
+			from, header = m, h
+			break
+		}
+	}
+	if from == nil {
+		return fmt.Errorf("%w: no mirror outside of the head can be read", ErrDamaged)
+	}
+	for i := range mirrors {
+		m := &mirrors[i]
+		r := &now.Regions[m.region]
+		if !now.inHead(r) {
+			continue
+		}
+		// A mirror that lies in a bad place stays stale: the next start brings
+		// it back, or says that the set is degraded.
+		switch err := copyFirst(devs, now.UUID, from, m, header); {
+		case err == nil:
+			r.Stale = false
+		case errors.Is(err, ErrDamaged):
+			return err
+		}
+	}
+	if err := devs[0].Sync(); err != nil {
+		return err
+	}
+	now.Generation++
+	now.Incompat &^= incompatTransition
+	now.Transition, now.Mark = TransitionNone, 0
+	if err := putCopies(devs, now, now.outside()); err != nil {
+		return err
+	}
+	err = putCopies(devs, now, []sbStep{{0, SuperblockStride}})
+	if last := putCopies(devs, now, []sbStep{{0, 0}}); last != nil {
+		return errors.Join(err, last)
+	}
+	return nil
+}
+
+// firstHeader returns the page of a mirror's first checkpoint's header, nil if
+// it cannot be had.
+func firstHeader(devs []Device, set uuid.UUID, m *mirrorAt) []byte {
+	b := AlignedBytes(PageSize)
+	if _, err := devs[m.device].ReadAt(b, m.headerOffset(0)); err != nil {
+		return nil
+	}
+	if h, ok := decodeHeader(b, &set); !ok || h.covers != creation || h.pages > m.pages() {
+		return nil
+	}
+	return b
+}
+
+// copyFirst writes the first checkpoint of one mirror to another. ErrDamaged:
+// the source cannot be read.
+func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) error {
+	h, _ := decodeHeader(header, &set)
+	b := AlignedBytes(PageSize)
+	for page := range h.pages {
+		if _, err := devs[from.device].ReadAt(b, from.pageOffset(0, page)); err != nil {
+			return fmt.Errorf("%w: page %d of the mirror at %d of device %d: %w", ErrDamaged, page, from.start, from.device, err)
+		}
+		if _, _, ok := decodePage(b, &set, h.checkpointID, page); !ok {
+			return fmt.Errorf("%w: page %d of the mirror at %d of device %d", ErrDamaged, page, from.start, from.device)
+		}
+		if _, err := devs[to.device].WriteAt(b, to.pageOffset(0, page)); err != nil {
+			return err
+		}
+	}
+	if err := devs[to.device].Sync(); err != nil {
+		return err
+	}
+	copy(b, header)
+	_, err := devs[to.device].WriteAt(b, to.headerOffset(0))
+	return err
+}
+
+// wipeAround zeroes [from, to) but for the ranges of keep; around what cannot
+// be written.
+func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
+	for from < to {
+		end := to
+		skip := false
+		for _, k := range keep {
+			switch {
+			case k[0] <= from && from < k[1]:
+				from, skip = k[1], true
+			case from < k[0]:
+				end = min(end, k[0])
+			}
+		}
+		if skip {
+			continue
+		}
+		if _, err := d.WriteAt(zero[:end-from], from); err != nil {
+			for off := from; off < end; off += PageSize {
+				_, _ = d.WriteAt(zero[:PageSize], off)
+			}
+		}
+		from = end
+	}
+}
+
+// ResumeTakeOver finishes a takeover that was interrupted once its copy of the
+// head counted: sb is what Interrupted said, TransitionTaken, and devs are in
+// its order.
+func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
+	if sb.Transition != TransitionTaken {
+		return fmt.Errorf("%w: nothing to finish: %s", ErrUnfinished, sb.Transition)
+	}
+	return finishTakeOver(devs, sb, o)
+}
+
+// UndoTakeOver forgets a takeover that was interrupted before its copy of the
+// head counted: sb is what Interrupted said, TransitionCopied, and devs are in
+// its order. Afterwards the disk is as it was, or as its owner has changed it
+// since. Errors: ErrDamaged, and those of the devices.
+func UndoTakeOver(devs []Device, sb *Superblock) error {
+	if sb.Transition != TransitionCopied {
+		return fmt.Errorf("%w: not to be undone: %s", ErrUnfinished, sb.Transition)
+	}
+	v, err := viewOf(devs, sb)
+	if err != nil {
+		return err
+	}
+	// What may have been torn is the write of the next generation.
+	next := sb.clone()
+	next.Generation++
+	next.Transition = TransitionTaken
+	if err := v.mendMark(next); err != nil && !errors.Is(err, errUnclear) {
+		return err
+	}
+	return erase(devs, sb)
+}
