@@ -308,9 +308,12 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return true
 	case b == BugWritesOneMirror && inMirror == 1,
-		b == BugNoEpoch && !sv.opened && !s.inRegion(io), b == BugStaleNotMarked && sv.opened && !s.inRegion(io):
+		b == BugNoEpoch && !sv.opened && !s.inRegion(io):
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return true
+	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
+		io.data = slices.Clone(io.data)
+		clearStale(io.data)
 	case b == BugNoProbe && inMirror >= 0:
 		s.begin(classJournal, io, func(res int32) {
 			if io.d.gone != 0 {
@@ -341,9 +344,9 @@ func (b Bug) results(sv *server, results []metadata.Result) []metadata.Result {
 	return nil
 }
 
-// durable says what an outcome means.
-func (b Bug) durable(o metadata.Outcome) bool {
-	return o == metadata.OutcomeDurable || b == BugUnknownDurable && o == metadata.OutcomeUnknown
+// durable says what the outcome of a ticket means.
+func (b Bug) durable(sv *server, r metadata.Result) bool {
+	return r.Outcome == metadata.OutcomeDurable || b == BugUnknownDurable && r.Outcome == metadata.OutcomeUnknown && r.Ticket != sv.openTicket
 }
 
 // commits passes the entries of a commit on.

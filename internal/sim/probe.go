@@ -189,6 +189,10 @@ func (s *sim) damage(p *patient) {
 	if len(p.stale) > 0 && s.chance(1, 2) {
 		kind = 7
 	}
+	behind := slices.Index(p.whole, false)
+	if behind >= 0 && !p.mirrors[behind].Stale && s.chance(1, 2) {
+		kind = 8
+	}
 	switch kind {
 	case 0, 1: // one mirror, anywhere
 		i := s.rng.IntN(len(p.mirrors))
@@ -249,6 +253,13 @@ func (s *sim) damage(p *patient) {
 		mustRefuse = true
 		for i, m := range p.mirrors {
 			if !m.Stale {
+				s.ravageAll(p, disks, i, gone, false)
+			}
+		}
+	case 8: // what is left lacks something, and is not marked
+		what = fmt.Sprintf("every mirror but %d", behind)
+		for i := range p.mirrors {
+			if i != behind {
 				s.ravageAll(p, disks, i, gone, false)
 			}
 		}

@@ -164,6 +164,33 @@ var Scenarios = []Scenario{
 		s.write(1, b+s.per(), 1, false)
 		s.drain()
 	}},
+	{"mirror-moves", nil, func(s *sim) {
+		// A mirror's place is bad for good: it is rebuilt in another one.
+		b := s.block()
+		s.bad(b, 8*s.per(), failsWrites)
+		s.start()
+		m := s.mirrors()[1]
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA), left: -1})
+		moved := func() bool {
+			return !slices.ContainsFunc(s.srv.com.Status().Mirrors, func(x metadata.MirrorStatus) bool {
+				return x.Device == 0 && x.Start == m.Start || x.State != metadata.MirrorGood
+			})
+		}
+		for i := uint64(0); i < 6 && !moved(); i++ {
+			s.write(int(i%2), b+i*s.per(), 1, false)
+			s.drain()
+			s.checkpoint()
+			s.drain()
+		}
+		if !moved() {
+			s.failf("the mirror has not moved: %+v", s.srv.com.Status().Mirrors)
+		}
+		s.write(0, b+7*s.per(), 1, false)
+		s.drain()
+		s.stop()
+		s.start()
+		s.drain()
+	}},
 	{"checkpoint", nil, func(s *sim) {
 		b := s.block()
 		s.bad(b, 4*s.per(), failsWrites)

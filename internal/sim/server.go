@@ -207,7 +207,7 @@ func (sv *server) write(op metadata.Op) {
 
 func (sv *server) outcome(r metadata.Result) {
 	s := sv.s
-	durable := s.opts.Bug.durable(r.Outcome)
+	durable := s.opts.Bug.durable(sv, r)
 	if s.tracing() {
 		s.tracef("    ticket %d: durable %v", r.Ticket, durable)
 	}
