@@ -302,7 +302,11 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 		return io.d.index == 0 && io.off >= m.Start && io.off < m.Start+m.Length
 	})
 	switch {
-	case b == BugEarlyJournal, b == BugEarlyCheckpoint && s.inSlots(io):
+	case io.kind != ioWrite:
+		return false
+	case b == BugEarlyCheckpoint && s.inSlots(io):
+		io.fua = false // what is read back shows nothing
+	case b == BugEarlyJournal && !s.inSlots(io):
 		io.data = slices.Clone(io.data)
 		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
 		s.later(classJournal, func() { done(int32(io.n)) })

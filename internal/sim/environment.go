@@ -142,7 +142,7 @@ func (s *sim) flicker() {
 // lie reports whether a write to the metadata will be reported as good and never
 // land where it should.
 func (s *sim) lie(io *diskIO) bool {
-	if s.cfg.meta != metaLies || io.d.index != 0 {
+	if s.cfg.meta != metaLies || io.d.index != 0 || io.kind != ioWrite {
 		return false
 	}
 	m := s.mirrors()[s.liar]

@@ -47,6 +47,9 @@ func (s *sim) fork(stream uint64) *sim {
 	for i, io := range s.ios {
 		own := *io
 		own.d = c.disks[io.d.index]
+		if io.kind == ioRead {
+			own.data = make([]byte, len(io.data)) // the original's is somebody's
+		}
 		c.ios[i] = &own
 	}
 	c.media = media{reads: maps.Clone(s.media.reads), writes: maps.Clone(s.media.writes), verified: maps.Clone(s.media.verified)}

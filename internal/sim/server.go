@@ -167,11 +167,16 @@ func (sv *server) pump() {
 	}
 }
 
-// write carries out one write of the committer.
+// write carries out one write of the committer, or a read.
 func (sv *server) write(op metadata.Op) {
 	s := sv.s
-	s.metaWrite()
+	if !op.Read {
+		s.metaWrite()
+	}
 	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset, n: int64(len(op.Data)), data: op.Data, whom: "journal"}
+	if op.Read {
+		io.kind = ioRead
+	}
 	var done func(res int32)
 	done = func(res int32) {
 		var err error

@@ -296,6 +296,11 @@ func Find(ctx context.Context, name string) (string, error) {
 	})
 }
 
+// FindBy is Find for a disk that is known by something else in its superblock.
+func FindBy(ctx context.Context, match func(*metadata.Superblock) bool) (string, error) {
+	return find(ctx, match)
+}
+
 // findLimit is how long the devices that are looked at may take to answer. One
 // that hangs must not keep those that do not from being found.
 const findLimit = 10 * time.Second
