@@ -121,7 +121,8 @@ func (x *shrinker) actions() {
 		smaller := false
 		size := (len(list) + parts - 1) / parts
 		for at := 0; at < len(list); at += size {
-			rest := slices.Concat(list[:at], list[min(at+size, len(list)):])
+			rest := append([]int{}, list[:at]...) // nil would be everything
+			rest = append(rest, list[min(at+size, len(list)):]...)
 			if x.without(rest) {
 				list, smaller = rest, true
 				break
