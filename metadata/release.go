@@ -249,7 +249,7 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 		}
 		return out, v.release(sb, o, &out)
 	}
-	return out, erase(devs, sb)
+	return out, erase(devs, sb, false)
 }
 
 // goHome writes mapped blocks to their homes and reads them back. It returns
@@ -478,7 +478,7 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	}
 	out.Left.BadHome = mergeRanges(out.Left.BadHome, left)
 	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
-	return erase(v.devs, now)
+	return erase(v.devs, now, true)
 }
 
 // strays counts the blocks of the head that do not live in the displaced head.

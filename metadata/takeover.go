@@ -162,6 +162,16 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	return nil
 }
 
+// holds reports whether a superblock of the backing is at off, in this very
+// generation; b is room for it.
+func holds(d Device, b []byte, sb *Superblock, off int64) bool {
+	if _, err := d.ReadAt(b, off); err != nil {
+		return false
+	}
+	s, _ := decodeSuperblock(b)
+	return s != nil && s.UUID == sb.UUID && s.Generation == sb.Generation
+}
+
 // putPage writes a page, durably, and reads it back into the second buffer.
 func putPage(d Device, b, back []byte, off int64) error {
 	if _, err := d.WriteAt(b, off); err != nil {
@@ -362,10 +372,17 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 	}
 	now := sb.clone()
 	// If the page at the mark were lost now, what is outside would take the
-	// head for untouched: before it is touched, every copy says better.
-	now.Generation++
-	if err := putCopies(devs, now, append(now.outside(), sbStep{0, now.Mark})); err != nil {
+	// head for untouched: before it is touched, every copy says better. The
+	// page itself stays as it is, for on a spare device's word alone nothing
+	// in the head is changed.
+	if err := putCopies(devs, now, now.outside()); err != nil {
 		return err
+	}
+	page := AlignedBytes(PageSize)
+	if !holds(devs[0], page, now, now.Mark) {
+		if err := putCopies(devs, now, []sbStep{{0, now.Mark}}); err != nil {
+			return err
+		}
 	}
 	// A set can do without its second copy in the head, if that is a bad place.
 	_ = putCopies(devs, now, []sbStep{{0, SuperblockStride - now.Mark}})
@@ -516,5 +533,5 @@ func UndoTakeOver(devs []Device, sb *Superblock) error {
 	if err := v.mendMark(next); err != nil && !errors.Is(err, errUnclear) {
 		return err
 	}
-	return erase(devs, sb)
+	return erase(devs, sb, false)
 }
