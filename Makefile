@@ -24,6 +24,9 @@ RUN      ?=
 PKG      ?=
 # Seeded runs of the simulator.
 SEEDS    ?= 10000
+# Rounds of each test of the campaign, and the seed of the first (empty: by the clock).
+ROUNDS   ?= 100
+SEED     ?=
 # Time for each fuzz target.
 FUZZTIME ?= 30s
 # Power cuts for each combination of make powercut.
@@ -34,13 +37,15 @@ DEMO     ?=
 TESTFLAGS ?=
 # Further flags of vmexec, such as VMFLAGS='-mem 4096 -keep'.
 VMFLAGS  ?=
+# How long the tests of a package may take in a guest.
+VM_TIMEOUT ?= 60m
 
 VMEXEC  = $(CURDIR)/bin/vmexec
 # go test splits -exec at spaces, so the checkout's path goes in quotes.
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml powercut sim lint fmt bench demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim lint fmt bench demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -76,10 +81,17 @@ test-vm@uml: uml
 $(VM_TARGETS): test-vm@%:
 	@pkgs='$(PKG)'; \
 	if [ -z "$$pkgs" ]; then pkgs=$$(scripts/vm-packages); fi; \
-	go test -count=1 -p 1 -timeout 60m -exec "$(VM_EXEC) -kernel $*" $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $$pkgs 2>&1 | sed -u 's/^/[$*] /'
+	go test -count=1 -p 1 -timeout $(VM_TIMEOUT) -exec "$(VM_EXEC) -kernel $*" $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $$pkgs 2>&1 | sed -u 's/^/[$*] /'
 
 uml: vmexec ## build user-mode Linux into the cache, once (some minutes): make test-vm KERNEL=uml
 	$(VMEXEC) -kernel uml -fetch
+
+# Long, so under user-mode Linux unless KERNEL is given on the command line.
+campaign: export UBLK_REMAP_ROUNDS := $(ROUNDS)
+campaign: export UBLK_REMAP_SEED := $(SEED)
+campaign: ## servers killed at random, ROUNDS=300 times: KERNEL=uml SEED=17 RUN=TestKillUnderLoad
+	@$(MAKE) test-vm KERNEL='$(if $(filter command line,$(origin KERNEL)),$(KERNEL),uml)' PKG=./test/campaign \
+		RUN='$(or $(RUN),Kill)' TESTFLAGS='-v $(TESTFLAGS)' VM_TIMEOUT=48h
 
 test-vm-full: export UBLK_REMAP_FULL := 1
 test-vm-full: test-vm ## the whole cross of features in guests (takes long)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/google/uuid"
 )
 
 // Wire constants of the backup file, version 1; frozen. FORMAT.md draws it.
@@ -317,4 +319,14 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 		return nil, fmt.Errorf("%w: %w", ErrBackup, err)
 	}
 	return b, nil
+}
+
+// BackupOf reads the first page of a file and says of which set it is a backup,
+// or was meant to be one. The error is ErrBackup if it is none.
+func BackupOf(r io.Reader) (uuid.UUID, error) {
+	page := make([]byte, PageSize)
+	if _, err := io.ReadFull(r, page); err != nil || le.Uint64(page) != magicBackup {
+		return uuid.Nil, fmt.Errorf("%w: it does not begin like one", ErrBackup)
+	}
+	return uuid.UUID(page[24:40]), nil
 }

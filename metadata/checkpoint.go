@@ -3,6 +3,8 @@ package metadata
 const (
 	// defaultChunk is how much of a checkpoint one Op writes.
 	defaultChunk = 512 << 10
+	// maxReadBack is how much of a checkpoint one Op reads back.
+	maxReadBack = 128 << 10
 	// checkpointTries is how often one write of a checkpoint is tried: pages
 	// have no other place to go.
 	checkpointTries = 3
@@ -24,6 +26,8 @@ type checkpoint struct {
 	first      uint32 // page that data begins with
 	data       []byte // what is being written
 	header     bool   // it is the header
+	made       header // the last thing that is written
+	verifying  bool   // it is being read back
 	refused    bool   // the table cannot be written anywhere
 	wait       int    // mirrors whose write has not ended
 	asked      []Ticket
@@ -94,7 +98,7 @@ func (c *Committer) startCheckpoint(all bool) {
 	// Only what the caller knows to be durable is sure to show in the Source.
 	ck.covers = c.collected
 	ck.generation++
-	ck.first, ck.header, ck.refused, ck.wait = 0, false, false, 0
+	ck.first, ck.header, ck.refused, ck.verifying, ck.wait = 0, false, false, false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
 	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
 	for i := range c.ms {
@@ -133,6 +137,10 @@ func (c *Committer) stepCheckpoint() {
 	if !ck.active || ck.wait > 0 {
 		return
 	}
+	if ck.header {
+		c.verify()
+		return
+	}
 	ck.first = ck.w.pages
 	n, err := 0, error(nil)
 	if !ck.w.finished() {
@@ -152,8 +160,8 @@ func (c *Committer) stepCheckpoint() {
 		// say so. A cut before leaves the older checkpoint, and the log that
 		// goes with it.
 		ck.header = true
-		h := ck.w.header(ck.covers, c.session)
-		h.encode(ck.buf, &c.layout.sb.UUID)
+		ck.made = ck.w.header(ck.covers, c.session)
+		ck.made.encode(ck.buf, &c.layout.sb.UUID)
 		n = PageSize
 	} else if full := roundUp(n, int(c.layout.sb.AtomSize)); full > n {
 		clear(ck.buf[n:full])
@@ -187,6 +195,8 @@ func (c *Committer) checkpointDone(i int, err error) {
 	ck.wait--
 	switch {
 	case m.ckFate != fatePending: // given up meanwhile
+	case ck.verifying:
+		c.verified(i, err)
 	case err != nil:
 		c.err = err
 		if m.ckTry < checkpointTries {
@@ -194,8 +204,6 @@ func (c *Committer) checkpointDone(i int, err error) {
 		} else {
 			m.ckFate = fateFailed
 		}
-	case ck.header:
-		m.ckFate = fateDone
 	}
 	if ck.wait > 0 {
 		return
@@ -207,6 +215,78 @@ func (c *Committer) checkpointDone(i int, err error) {
 		}
 	}
 	c.endCheckpoint()
+}
+
+// verify reads the checkpoint back from all mirrors that have it, each at its
+// own pace, the header and then the pages. Until it was read the log before it
+// stays, and the other slot is the newest: a sector that takes writes and does
+// not read is found here, not when the other mirror is gone.
+func (c *Committer) verify() {
+	ck := &c.ck
+	ck.verifying = true
+	for i := range c.ms {
+		if m := &c.ms[i]; m.ckFate == fatePending {
+			m.ckPage, m.ckTry = headerPage, 0
+			c.readBack(i)
+		}
+	}
+	if ck.wait == 0 {
+		c.endCheckpoint()
+	}
+}
+
+// headerPage stands for the header among the pages that are read back.
+const headerPage = 1<<32 - 1
+
+// readBack reads the next part of a mirror's checkpoint.
+func (c *Committer) readBack(i int) {
+	m, ck := &c.ms[i], &c.ck
+	off, n := m.headerOffset(m.ckSlot), PageSize
+	if m.ckPage != headerPage {
+		off = m.pageOffset(m.ckSlot, m.ckPage)
+		n = int(min(ck.made.pages-m.ckPage, uint32(len(m.ckBuf)/PageSize))) * PageSize
+	}
+	m.ckTry++
+	ck.wait++
+	// What an Op of a mirror that was given up left there must not pass.
+	clear(m.ckBuf[:n])
+	c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: off, Data: m.ckBuf[:n], Read: true})
+}
+
+// verified looks at what was read, and goes on.
+func (c *Committer) verified(i int, err error) {
+	m, ck := &c.ms[i], &c.ck
+	set := &c.layout.sb.UUID
+	next := uint32(0)
+	switch {
+	case err != nil:
+	case m.ckPage == headerPage:
+		if h, ok := decodeHeader(m.ckBuf, set); !ok || h != ck.made {
+			err = errReadBack
+		}
+	default:
+		n := min(ck.made.pages-m.ckPage, uint32(len(m.ckBuf)/PageSize))
+		next = m.ckPage + n
+		for j := range n {
+			if _, _, ok := decodePage(m.ckBuf[j*PageSize:][:PageSize], set, ck.made.checkpointID, m.ckPage+j); !ok {
+				err = errReadBack
+			}
+		}
+	}
+	switch {
+	case err != nil:
+		c.err = err
+		if m.ckTry < checkpointTries {
+			c.readBack(i)
+		} else {
+			m.ckFate = fateFailed
+		}
+	case next == ck.made.pages:
+		m.ckFate = fateDone
+	default:
+		m.ckPage, m.ckTry = next, 0
+		c.readBack(i)
+	}
 }
 
 func (c *Committer) endCheckpoint() {

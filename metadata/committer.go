@@ -49,18 +49,21 @@ type Source interface {
 // OpID names an Op until its Done.
 type OpID uint64
 
-// Op is a write that the Committer wants done, at once and in any order with
-// the others that are under way.
+// Op is a write that the Committer wants done, or a read, at once and in any
+// order with the others that are under way.
 type Op struct {
 	ID     OpID
 	Device uint8 // index into Layout.Devices
 	Offset int64 // bytes, a multiple of 4096
 	// Data is aligned to 4096 bytes in memory, and a multiple of 4096 bytes
-	// long. It belongs to the Committer, which leaves it alone until Done;
-	// nobody may change it, and several Ops may share it.
+	// long. It belongs to the Committer, which leaves it alone until Done. Of a
+	// write nobody may change it, and several Ops may share it.
 	Data []byte
-	// FUA: the write must be durable before Done (RWF_DSYNC). All are.
+	// FUA: the write must be durable before Done (RWF_DSYNC). All writes are.
 	FUA bool
+	// Read: Data is to be read from the device, and all of it, or the Op has
+	// failed.
+	Read bool
 }
 
 // Options tune a Committer.
@@ -214,6 +217,8 @@ type cmirror struct {
 	ckFate fate
 	ckSlot int
 	ckTry  int
+	ckBuf  []byte // to read it back into
+	ckPage uint32 // the page that is read back, or the first of several
 	// Failed checkpoints in a row; no other is tried, unless asked for, before
 	// that many records.
 	fails     uint
@@ -361,9 +366,11 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	}
 	chunk = min(roundUp(chunk, atom), int(min(img.sb.SlotBytes, maxLogBytes)))
 	c.ck.buf = AlignedBytes(chunk)
+	readBack := min(chunk, maxReadBack)
 	c.sb.init(img)
 	for i := range img.mirrors {
 		c.ms = append(c.ms, newMirror(&img.mirrors[i], img))
+		c.ms[i].ckBuf = AlignedBytes(readBack)
 		if m := &c.ms[i]; m.state == MirrorStale {
 			c.site(m.device, m.start).trouble++ // why else?
 		}
@@ -507,7 +514,7 @@ func (c *Committer) Checkpoint() (Ticket, error) {
 	return t, nil
 }
 
-// Ops returns the writes to do that no earlier call returned. When it returns
+// Ops returns the writes and reads to do that no earlier call returned. When it returns
 // none while no Op is under way and Results has nothing either, there is
 // nothing to do until the next Commit. The slice is valid until the next call
 // of Ops.
@@ -533,6 +540,10 @@ func (c *Committer) advance() {
 
 // issue queues a write. mirror is of no meaning for opSuperblock.
 func (c *Committer) issue(kind opKind, mirror int, device uint8, offset int64, data []byte) {
+	c.queueOp(kind, mirror, Op{Device: device, Offset: offset, Data: data, FUA: true})
+}
+
+func (c *Committer) queueOp(kind opKind, mirror int, op Op) {
 	at := 2 * maxMirrors
 	if kind != opSuperblock {
 		at = 2*mirror + int(kind)
@@ -540,10 +551,11 @@ func (c *Committer) issue(kind opKind, mirror int, device uint8, offset int64, d
 	s := &c.opSlots[at]
 	s.busy = true
 	s.id = s.id&^0xff + 0x100 | OpID(at)
-	c.ops = append(c.ops, Op{ID: s.id, Device: device, Offset: offset, Data: data, FUA: true})
+	op.ID = s.id
+	c.ops = append(c.ops, op)
 }
 
-// Done says how an Op ended: nil once the data is durable. It must be called
+// Done says how an Op ended: nil once the data is durable, or read. It must be called
 // once for each Op; an unknown id is ignored.
 func (c *Committer) Done(id OpID, err error) {
 	at := int(id & 0xff)
@@ -614,8 +626,10 @@ func RunOps(c *Committer, devs []Device, dst []Result) []Result {
 		ops, moved := c.Ops(), false
 		for _, op := range ops {
 			moved = true
-			_, err := devs[op.Device].WriteAt(op.Data, op.Offset)
-			if err == nil {
+			var err error
+			if op.Read {
+				_, err = devs[op.Device].ReadAt(op.Data, op.Offset)
+			} else if _, err = devs[op.Device].WriteAt(op.Data, op.Offset); err == nil {
 				err = devs[op.Device].Sync()
 			}
 			c.Done(op.ID, err)

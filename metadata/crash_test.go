@@ -197,6 +197,11 @@ func (w *world) finish() {
 	w.order = append(w.order[:i], w.order[i+1:]...)
 	op := w.flight[id]
 	delete(w.flight, id)
+	if op.Read {
+		_, err := w.disks[op.Device].ReadAt(op.Data, op.Offset)
+		w.c.Done(id, err)
+		return
+	}
 	wr := memWrite{op.Offset, append([]byte(nil), op.Data...)}
 	if w.fail != nil && w.fail(op) {
 		if w.superblock(op) {
@@ -375,6 +380,9 @@ func (w *world) cut() []*memDisk {
 	}
 	for _, id := range w.order {
 		op := w.flight[id]
+		if op.Read {
+			continue
+		}
 		out[op.Device].tear(memWrite{op.Offset, op.Data}, w.r)
 	}
 	return out
@@ -447,6 +455,14 @@ func seeds(n uint64) uint64 {
 	return n
 }
 
+// steps is n, or fewer under the race detector.
+func steps(n int) int {
+	if raceDetector {
+		return n / 3
+	}
+	return n
+}
+
 // TestCuts cuts the power at random moments of a healthy set, looks at what
 // each would leave, and now and then goes on from there.
 func TestCuts(t *testing.T) {
@@ -454,7 +470,7 @@ func TestCuts(t *testing.T) {
 		for seed := range seeds(3) {
 			t.Run(fmt.Sprintf("%s/%d", tc.name, seed), func(t *testing.T) {
 				w := newWorld(t, seeded(t, seed), tc.p)
-				for i := range 2000 {
+				for i := range steps(2000) {
 					w.step()
 					if i%7 == 0 {
 						w.find(w.cut(), "cut")
@@ -470,7 +486,7 @@ func TestCuts(t *testing.T) {
 				w.settle()
 				w.find(w.disks, "end")
 				w.check(SeverityInfo)
-				if w.stats.unknown+w.stats.dropped > 0 || w.stats.durable < 30 {
+				if w.stats.unknown+w.stats.dropped > 0 || w.stats.durable < steps(30) {
 					t.Fatalf("%+v", w.stats)
 				}
 				for _, m := range w.c.Status().Mirrors {
@@ -502,7 +518,7 @@ func TestFaultsAndCuts(t *testing.T) {
 					}
 					return dead[-1] || w.r.IntN(100) < rate
 				}
-				for i := range 2000 {
+				for i := range steps(2000) {
 					if w.r.IntN(100) == 0 {
 						k := w.r.IntN(len(w.c.ms)+1) - 1
 						dead[k] = !dead[k] && w.r.IntN(2) == 0

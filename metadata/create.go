@@ -3,83 +3,189 @@ package metadata
 import (
 	"errors"
 	"fmt"
+
+	"github.com/google/uuid"
 )
 
 // creation is what the first checkpoint of a set covers: no record has this
 // position.
 var creation = link{Position: Position{Epoch: 1, Sequence: 1}}
 
-// Create writes a new set: devs as in plan.Devices. initial are the entries
-// that the table begins with. Byte 0 of the backing is written last; a cut at
-// any moment leaves either no set, or the whole new one. Whatever metadata the
-// devices carried before is lost, and nothing of the data is copied. Errors:
-// ErrInvalidEntry (also for entries that contradict each other, or are more
-// than a checkpoint holds), ErrGeometry (a device does not have the planned
-// size), and those of the devices.
+// BadPlace is a place for the metadata that a new set had to go around.
+type BadPlace struct {
+	Device int    // index into the devices as given
+	Offset int64  // in bytes
+	What   string // what was to be there
+	Err    error
+	Moved  int64 // where it is instead; 0: nowhere
+}
+
+// String is the place for people.
+func (p BadPlace) String() string {
+	if p.Moved != 0 {
+		return fmt.Sprintf("%s cannot be written at %d: %v; it is at %d instead", p.What, p.Offset, p.Err, p.Moved)
+	}
+	return fmt.Sprintf("%s cannot be written at %d: %v", p.What, p.Offset, p.Err)
+}
+
+// minCopies is how many copies of its superblock the backing of a new set must
+// have: one bad sector later on must not be the end of it.
+const minCopies = 2
+
+// Create is CreateAround for those who need not know what was gone around.
 func Create(devs []Device, plan *Layout, initial []Entry) error {
-	sb := &plan.sb
+	_, err := CreateAround(devs, plan, initial)
+	return err
+}
+
+// CreateAround writes a new set: devs as in plan.Devices. initial are the
+// entries that the table begins with. Byte 0 of the backing is written last; a
+// cut at any moment leaves either no set, or the whole new one. Whatever
+// metadata the devices carried before is lost, and nothing of the data is
+// copied.
+//
+// A bad place is gone around: a mirror that cannot be written where it was
+// planned goes to another place of its device, or is stale from the beginning;
+// copies of the superblock may be missing. There must be two copies of the
+// superblock and one mirror on the backing, and one copy on every other device.
+// The bad places are returned, also with an error.
+//
+// Errors: ErrInvalidEntry (also for entries that contradict each other, or are
+// more than a checkpoint holds), ErrGeometry (a device does not have the
+// planned size), ErrBadPlaces, and those of the devices.
+func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
+	sb := plan.sb.clone()
 	if len(devs) != len(sb.Devices) {
-		return fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))
+		return nil, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))
 	}
 	for i, d := range devs {
 		if d.Size() != sb.Devices[i].Size {
-			return fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
+			return nil, fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
 		}
 	}
 	t := NewTable(plan)
 	for _, e := range initial {
 		if err := t.Apply(e); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := t.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidEntry, err)
+		return nil, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
 	}
 	if n := t.Counts().Entries; n > plan.TableCapacity() {
-		return fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n, plan.TableCapacity())
+		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n, plan.TableCapacity())
 	}
-
+	c := creator{devs: devs, sb: sb, page: AlignedBytes(PageSize), back: AlignedBytes(PageSize)}
 	// Whatever set was here is gone before anything of it is overwritten: a
 	// cut must not leave its superblock above the new set's pages.
-	zero := AlignedBytes(PageSize)
-	for i, d := range devs {
-		places := []int64{0, SuperblockStride}
-		for _, c := range readSuperblocks(d) {
-			// The end of a device may be data in the new layout: it is left
-			// alone unless a superblock is there.
-			if c.offset > SuperblockStride && !errors.Is(c.err, ErrNotFound) {
-				places = append(places, c.offset)
-			}
-		}
-		for _, off := range places {
-			if _, err := d.WriteAt(zero, off); err != nil {
-				return fmt.Errorf("clearing the superblock of device %d at %d: %w", i, off, err)
-			}
-		}
+	if err := c.clear(); err != nil {
+		return c.bad, err
 	}
-	if err := syncAll(devs); err != nil {
-		return err
-	}
-	for _, m := range plan.mirrorsAt() {
-		if err := writeFirst(devs[m.device], plan, &m, t); err != nil {
-			return fmt.Errorf("writing the mirror at %d of device %d: %w", m.start, m.device, err)
-		}
+	if err := c.mirrors(plan, t); err != nil {
+		return c.bad, err
 	}
 	// The superblocks name what must be durable by then.
 	if err := syncAll(devs); err != nil {
-		return err
+		return c.bad, err
 	}
-	b := AlignedBytes(PageSize)
-	for i := len(devs) - 1; i >= 0; i-- { // the backing last: it makes the set
-		sb.encode(b, uint8(i))
-		for _, off := range sb.copies(uint8(i)) {
-			if _, err := devs[i].WriteAt(b, off); err != nil {
-				return fmt.Errorf("writing the superblock of device %d at %d: %w", i, off, err)
+	return c.bad, c.superblocks()
+}
+
+// creator is a set being created.
+type creator struct {
+	devs       []Device
+	sb         *Superblock
+	bad        []BadPlace
+	page, back []byte
+}
+
+func (c *creator) clear() error {
+	for i, d := range c.devs {
+		places := []int64{0, SuperblockStride}
+		for _, old := range readSuperblocks(d) {
+			// The end of a device may be data in the new layout: it is left
+			// alone unless a superblock is there.
+			if old.offset > SuperblockStride && !errors.Is(old.err, ErrNotFound) {
+				places = append(places, old.offset)
 			}
+		}
+		for _, off := range places {
+			clear(c.page)
+			if _, err := d.WriteAt(c.page, off); err == nil {
+				continue
+			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil && le.Uint64(c.back) == magicSuperblock {
+				// It could be taken for one of the new set's, or of a set.
+				return fmt.Errorf("%w: the superblock of an older set at %d of device %d cannot be cleared: %w", ErrBadPlaces, off, i, err)
+			}
+			// Whether the place is bad shows when the new one is written there.
+		}
+	}
+	return syncAll(c.devs)
+}
+
+// mirrors writes the mirrors where they were planned, or else where there is
+// room for them.
+func (c *creator) mirrors(plan *Layout, t *Table) error {
+	whole := 0
+	var last error
+	for _, m := range plan.mirrorsAt() {
+		d, r := c.devs[m.device], &c.sb.Regions[m.region]
+		err := writeFirst(d, plan, &m, t)
+		if err != nil {
+			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata", Err: err}
+			// Until the superblocks name it nobody looks there.
+			for _, start := range c.sb.placesFor(r, m.device) {
+				m.start = start
+				if err = writeFirst(d, plan, &m, t); err == nil {
+					p.Moved, r.Start = start, start
+					r.Generation++
+					break
+				}
+			}
+			c.bad = append(c.bad, p)
+		}
+		switch {
+		case err != nil:
+			r.Stale, last = true, err // from which record on, the first start says
+		case m.device == 0:
+			whole++
+		}
+	}
+	if whole == 0 {
+		return fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w", ErrBadPlaces, last)
+	}
+	return nil
+}
+
+func (c *creator) superblocks() error {
+	for i := len(c.devs) - 1; i >= 0; i-- { // the backing last: it makes the set
+		d, need := c.devs[i], 1
+		if i == 0 {
+			need = minCopies
+		}
+		places := c.sb.copies(uint8(i))
+		var last error
+		var good []int64
+		for n, off := range places {
+			if len(good)+len(places)-n < need {
+				break // it cannot be had any more
+			}
+			c.sb.encode(c.page, uint8(i))
 			// One at a time: a cut must not tear all copies.
-			if err := devs[i].Sync(); err != nil {
-				return fmt.Errorf("syncing device %d: %w", i, err)
+			if err := writePage(d, c.page, c.back, off); err != nil {
+				last = err
+				c.bad = append(c.bad, BadPlace{Device: i, Offset: off, What: "a superblock", Err: err})
+				continue
 			}
+			good = append(good, off)
+		}
+		if len(good) < need {
+			clear(c.page)
+			for _, off := range good {
+				_, _ = d.WriteAt(c.page, off) // no half a set, if it can be helped
+			}
+			err := fmt.Errorf("%w: device %d must have %d superblocks, and %d of its places for them are good: %w", ErrBadPlaces, i, need, len(good), last)
+			return errors.Join(err, d.Sync())
 		}
 	}
 	return nil
@@ -120,6 +226,36 @@ func writeFirst(d Device, plan *Layout, m *mirrorAt, t *Table) error {
 		return err
 	}
 	clear(buf[:PageSize])
-	_, err := d.WriteAt(buf[:PageSize], m.headerOffset(1))
-	return err
+	if _, err := d.WriteAt(buf[:PageSize], m.headerOffset(1)); err != nil {
+		return err
+	}
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	return readFirst(d, set, m, &h, buf)
+}
+
+// readFirst makes sure that what writeFirst wrote can be read.
+func readFirst(d Device, set *uuid.UUID, m *mirrorAt, want *header, buf []byte) error {
+	for slot := range 2 {
+		if _, err := d.ReadAt(buf[:PageSize], m.headerOffset(slot)); err != nil {
+			return err
+		}
+		if h, ok := decodeHeader(buf, set); ok != (slot == 0) || ok && h != *want {
+			return errReadBack
+		}
+	}
+	for page := uint32(0); page < want.pages; {
+		n := min(uint32(len(buf)/PageSize), want.pages-page)
+		if _, err := d.ReadAt(buf[:n*PageSize], m.pageOffset(0, page)); err != nil {
+			return err
+		}
+		for i := range n {
+			if _, _, ok := decodePage(buf[i*PageSize:], set, want.checkpointID, page+i); !ok {
+				return errReadBack
+			}
+		}
+		page += n
+	}
+	return nil
 }

@@ -114,6 +114,25 @@ func (d *memDisk) store(w memWrite, keep func(sector int) bool) {
 	}
 }
 
+// inPlace does an Op without a copy, and without memory but for pages that were
+// never written: only for a disk that shares no pages with another.
+func (d *memDisk) inPlace(op *Op) error {
+	if op.Read {
+		_, err := d.ReadAt(op.Data, op.Offset)
+		return err
+	}
+	for i := 0; i < len(op.Data); i += PageSize {
+		at := (op.Offset + int64(i)) / PageSize
+		p := d.pages[at]
+		if p == nil {
+			p = new([PageSize]byte)
+			d.pages[at] = p
+		}
+		copy(p[:], op.Data[i:])
+	}
+	return nil
+}
+
 // tear stores some of the sectors of a write: none, all, a head, a tail, or
 // any.
 func (d *memDisk) tear(w memWrite, r *rand.Rand) {

@@ -33,6 +33,9 @@ var (
 	// ErrTooSmall is returned by Plan when a device cannot hold the layout.
 	// The error is a *TooSmallError.
 	ErrTooSmall = errors.New("device too small")
+	// ErrBadPlaces is returned by Create when too many of the places that the
+	// metadata must have on a device cannot be written.
+	ErrBadPlaces = errors.New("too many bad places for the metadata")
 	// ErrGeometry is returned by Plan for block sizes that the format cannot
 	// serve, and for sizes or names out of range.
 	ErrGeometry = errors.New("geometry not supported")

@@ -259,6 +259,16 @@ func (c *Committer) recordEnded() {
 			c.troubled(m)
 		}
 	}
+	// A mirror that was stale when the set was created misses records from the
+	// first one on. Which one that is says the superblock from now on: or the
+	// other mirror, with its log lost, would look like that of a set without any.
+	for i := range c.ms {
+		if m := &c.ms[i]; m.state == MirrorStale && m.staleFrom == (Position{}) {
+			m.staleFrom = r.Position
+			r.marking = true
+			c.sb.wanted = true
+		}
+	}
 	// A crash now finds the record on the good mirror only, with nothing that
 	// says so. If that mirror were lost then, the other one would look whole:
 	// hence the mark in the superblocks first.

@@ -46,6 +46,17 @@ func (sb *Superblock) gaps(device uint8) []span {
 	return out
 }
 
+// placesFor returns the places on a device that a mirror may move to. One that
+// lies outside of the head stays outside: release needs it there, when it puts
+// the data back to where the head is.
+func (sb *Superblock) placesFor(r *Region, device uint8) []int64 {
+	places := sb.mirrorPlaces(device)
+	if device == 0 && !sb.inHead(r) {
+		places = slices.DeleteFunc(places, func(start int64) bool { return start < sb.HeadBytes })
+	}
+	return places
+}
+
 // maxPlaces is how many places in one gap are considered.
 const maxPlaces = 8
 

@@ -60,14 +60,14 @@ func TestOneMirrorLeft(t *testing.T) {
 						lost++
 					}
 				}
-				for i := range 80 {
+				for i := range steps(80) {
 					w.commit()
 					w.settle()
 					if st := w.c.Status().Mirrors[victim].State; st != MirrorStale {
 						t.Fatalf("mirror %d is %s", victim, st)
 					}
 					look(w.disks, fmt.Sprintf("commit %d", i))
-					if i%30 == 20 {
+					if i%25 == 20 {
 						// A start with a bad sector there, and nothing else: the
 						// records that it leaves with one copy get another.
 						for s, p := range good.slots {

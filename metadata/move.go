@@ -62,7 +62,7 @@ func (c *Committer) troubled(m *cmirror) {
 	}
 	least := s.trouble
 	try := func(device uint8) {
-		for _, start := range c.sb.now.mirrorPlaces(device) {
+		for _, start := range c.sb.now.placesFor(&c.sb.now.Regions[m.region], device) {
 			if t := c.trouble(device, start); t < least && !c.promised(device, start) {
 				least = t
 				m.moving, m.toDevice, m.toStart = true, device, start

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/google/uuid"
 )
 
 // sbCopy is one place where a superblock may be.
@@ -51,8 +53,9 @@ func readSuperblocks(dev Device) []sbCopy {
 	return out
 }
 
-// elect picks the newest copy. Copies of another set than the first one's are
-// left over from before, and do not count.
+// elect picks the newest copy of the set that most copies are of, or, of equally
+// many, the first. Copies of another set are left over from before, in a place
+// that could neither be read nor written for a while, and do not count.
 func elect(copies []sbCopy) (*Superblock, error) {
 	var best, first *Superblock
 	firstErr := fmt.Errorf("%w: the device is too small for any", ErrNotFound)
@@ -65,8 +68,8 @@ func elect(copies []sbCopy) (*Superblock, error) {
 			}
 			continue
 		}
-		if first == nil {
-			first = c.sb
+		if first == nil || count(copies, c.sb.UUID) > count(copies, first.UUID) {
+			first, best = c.sb, nil
 		}
 		if c.sb.UUID == first.UUID && (best == nil || c.sb.Generation > best.Generation) {
 			best, bestErr = c.sb, c.err
@@ -76,6 +79,16 @@ func elect(copies []sbCopy) (*Superblock, error) {
 		return nil, firstErr
 	}
 	return best, bestErr
+}
+
+// count is how many copies are of a set.
+func count(copies []sbCopy, set uuid.UUID) (n int) {
+	for _, c := range copies {
+		if c.sb != nil && c.sb.UUID == set {
+			n++
+		}
+	}
+	return n
 }
 
 // Probe says what a device is, from its superblocks alone: UUID and name of

@@ -25,9 +25,8 @@ type Restore struct {
 	// any it is certain to be.
 	Risks []string `json:"risks"`
 	Steps []string `json:"steps"` // what Run will do; empty: nothing is wrong
-	// Bare are the devices, as given, that have no superblock of their own.
-	Bare []int `json:"-"`
 
+	bare  []int  // devices, as given, that have no superblock of their own
 	img   *Image // the devices in the set's order, and what was found on them
 	given []Device
 	good  map[sbStep]bool // superblock copies that can be read
@@ -137,7 +136,7 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 			if i == 0 && b == nil {
 				return fmt.Errorf("the backing: %w", err)
 			}
-			r.Bare = append(r.Bare, i)
+			r.bare = append(r.bare, i)
 			continue
 		}
 		elected[i] = sb
@@ -205,7 +204,7 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 			return err
 		}
 	}
-	for _, i := range r.Bare {
+	for _, i := range r.bare {
 		at := slices.Index(img.devs, nil)
 		if at < 0 || i == 0 && at != 0 {
 			return fmt.Errorf("%w: device %d has no superblock, and all devices of the set are there without it", ErrForeign, i+1)
@@ -306,7 +305,7 @@ func (r *Restore) gather(b *Backup) error {
 	if cut {
 		r.risk("a restore that could not be certain of everything was cut before")
 	}
-	for _, i := range r.Bare {
+	for _, i := range r.bare {
 		if certain {
 			break // it was found out then, and its superblocks come last
 		}
@@ -332,7 +331,7 @@ func (r *Restore) gather(b *Backup) error {
 	if r.Disk = tip.Position; tip.Less(must) {
 		r.risk("there were records up to %s or later, the newest one that can be read is %s: changes after that are missing", must, r.Disk)
 	}
-	if !certain && slices.ContainsFunc(r.Bare, func(i int) bool { return r.given[i] == img.devs[0] }) {
+	if !certain && slices.ContainsFunc(r.bare, func(i int) bool { return r.given[i] == img.devs[0] }) {
 		img.tip, img.checkpoint = tip, &candidate{}
 		if why := img.unproved(0); why != "" {
 			r.risk("the superblocks of the backing are lost, and those at hand may not be the newest, for %s", why)
@@ -399,9 +398,22 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 	for len(chain) > 0 && !from.Less(chain[len(chain)-1].Position) {
 		chain = chain[:len(chain)-1]
 	}
+	// What follows the base, as far as it is clear what does.
+	var at link
+	if best != nil {
+		at = best.covers
+	} else {
+		at = b.tip
+	}
+	forward := r.follow(at, missing.Position)
+	if n := len(forward); n > 0 {
+		from = forward[n-1].Position
+		slices.Reverse(forward)
+		chain = append(chain, forward...)
+	}
 	switch {
-	case len(chain) == 0:
-		r.risk("of the time after %s no record is left that follows it", from)
+	case len(chain) == len(forward):
+		r.risk("of the time after %s no record is left that is certain to count", from)
 	default:
 		r.risk("records after %s and up to %s are missing: blocks that were remapped, moved home or lost in them are taken for what they were before, and may read old data", from, missing.Position)
 	}
@@ -409,6 +421,24 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 		return r.on(nil, "", best, chain)
 	}
 	return r.on(b.entries, fmt.Sprintf("the backup of %s", b.Position), nil, chain)
+}
+
+// follow returns the records that follow one, each the only one that follows the
+// one before it, up to a position.
+func (r *Restore) follow(at link, before Position) (out []record) {
+	next := map[link][]record{}
+	for l, places := range r.img.records {
+		rec := r.img.mirrors[places[0].mirror].slots[places[0].slot].record
+		if l.Less(before) {
+			next[rec.prev] = append(next[rec.prev], rec)
+		}
+	}
+	for len(next[at]) == 1 {
+		rec := next[at][0]
+		out = append(out, rec)
+		at = rec.link
+	}
+	return out
 }
 
 // on applies the records of chain, the newest first, on a base.

@@ -42,6 +42,8 @@ type Config struct {
 	Recovery Choice // user recovery with reissue: the device outlives its server, Linux 6.1
 	// NoPartScan keeps the kernel from looking for partitions when the device starts, Linux 7.0.
 	NoPartScan bool
+	// Tag says whose device it is to servers to come; see DeviceInfo.
+	Tag uint64
 
 	Params Params
 }

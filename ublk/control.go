@@ -81,12 +81,12 @@ func (c *Control) Features(ctx context.Context) (Features, error) {
 	return features, nil
 }
 
-// Add makes a device: id (or AnyID), queues, depth, largest request in bytes and features are those of want, and what
+// Add makes a device: id (or AnyID), queues, depth, largest request in bytes, features and tag are those of want, and what
 // the kernel made of them is returned. The kernel may give fewer queues, and leaves out features it does not know.
 func (c *Control) Add(ctx context.Context, want DeviceInfo) (DeviceInfo, error) {
 	k := uapi.CtrlDevInfo{
 		NrHWQueues: uint16(want.Queues), QueueDepth: uint16(want.Depth), MaxIOBufBytes: uint32(want.MaxIO),
-		DevID: uint32(want.ID), PID: -1, Flags: uint64(want.Features),
+		DevID: uint32(want.ID), PID: -1, Flags: uint64(want.Features), ServerFlags: want.Tag,
 	}
 	_, err := c.command(ctx, command{name: "ADD_DEV", op: uapi.CmdAddDev, id: want.ID, buf: bytesOf(&k)})
 	return decodeInfo(&k), err

@@ -43,7 +43,7 @@ func Create(ctx context.Context, ctl *Control, cfg Config) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := ctl.Add(ctx, DeviceInfo{ID: cfg.ID, Queues: cfg.Queues, Depth: cfg.Depth, MaxIO: cfg.MaxIO, Features: flags})
+	info, err := ctl.Add(ctx, DeviceInfo{ID: cfg.ID, Queues: cfg.Queues, Depth: cfg.Depth, MaxIO: cfg.MaxIO, Features: flags, Tag: cfg.Tag})
 	if err != nil {
 		return nil, err
 	}

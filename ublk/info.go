@@ -43,6 +43,9 @@ type DeviceInfo struct {
 	Features Features
 	OwnerUID uint32
 	OwnerGID uint32
+	// Tag is the server's own: what Config.Tag was when the device was made. The kernel keeps it for as long as the
+	// device exists and makes nothing of it (ublksrv_flags in the header).
+	Tag uint64
 }
 
 // BlockPath is the block device, /dev/ublkbN. It exists while the device is started.
@@ -64,6 +67,6 @@ func (i DeviceInfo) Recoverable() bool {
 func decodeInfo(k *uapi.CtrlDevInfo) DeviceInfo {
 	return DeviceInfo{
 		ID: int(int32(k.DevID)), Queues: int(k.NrHWQueues), Depth: int(k.QueueDepth), MaxIO: int(k.MaxIOBufBytes),
-		State: State(k.State), PID: int(k.PID), Features: Features(k.Flags), OwnerUID: k.OwnerUID, OwnerGID: k.OwnerGID,
+		State: State(k.State), PID: int(k.PID), Features: Features(k.Flags), OwnerUID: k.OwnerUID, OwnerGID: k.OwnerGID, Tag: k.ServerFlags,
 	}
 }

@@ -40,6 +40,7 @@ type created struct {
 	SpareBytes  int64    `json:"spare_bytes"`
 	HeadBytes   int64    `json:"head_bytes"`
 	BadBlocks   uint64   `json:"bad_blocks"` // blocks of the exported device that are known to be bad
+	BadPlaces   []string `json:"bad_places"` // where metadata could not be written
 	Replaced    []string `json:"replaced"`   // what was there before
 	InPlace     bool     `json:"in_place"`
 	Kept        []string `json:"kept"`         // with --in-place: what is on the disk, and stays
@@ -150,7 +151,15 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	for i, d := range devs {
 		mdevs[i] = d
 	}
-	if err := metadata.Create(mdevs, plan, bad.Entries); err != nil {
+	around, err := metadata.CreateAround(mdevs, plan, bad.Entries)
+	for _, p := range around {
+		text := devs[p.Device].Path() + ": " + p.String()
+		out.BadPlaces = append(out.BadPlaces, text)
+		if err == nil {
+			a.log.Warn().Msg(text)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return a.printCreated(out)
@@ -163,7 +172,7 @@ func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) c
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: plan.BlockSize(), SizeBlocks: plan.Blocks(),
 		SizeBytes: int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
 		SpareBytes: int64(plan.SpareUnits()) * metadata.UnitSize, HeadBytes: sb.HeadBytes,
-		Replaced: []string{}, Kept: []string{}, DryRun: o.dryRun,
+		BadPlaces: []string{}, Replaced: []string{}, Kept: []string{}, DryRun: o.dryRun,
 	}
 	if len(devs) > 1 {
 		out.SpareDevice = devs[1].Path()
@@ -274,6 +283,9 @@ func (a *app) printCreated(c created) error {
 	}
 	if c.BadBlocks > 0 {
 		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
+	}
+	if n := len(c.BadPlaces); n > 0 {
+		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: ublk-remap metadata check " + c.Backing})
 	}
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})

@@ -10,14 +10,29 @@ import (
 )
 
 func doctorCommand(a *app) *cobra.Command {
+	var fix bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this kernel and machine can do, and what to do about the rest",
-		Long: `Look at the kernel, its ublk driver, limits and left-over devices. Nothing is changed.
-The exit code is 5 if devices cannot be served here.`,
+		Long: `Look at the kernel, its ublk driver, limits and left-over devices. Nothing is changed,
+except by --fix: that removes what nobody can miss, which is devices that were added and
+never started, records of devices that are gone, and sockets without a server. A device
+that was live is left to start or stop. The exit code is 5 if devices cannot be served here.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var fixed []string
+			if fix {
+				var err error
+				fixed, err = doctor.Fix(cmd.Context())
+				for _, line := range fixed {
+					a.tell("ublk-remap: %s\n", line)
+				}
+				if err != nil {
+					return err
+				}
+			}
 			r := doctor.Examine(cmd.Context())
+			r.Fixed = fixed
 			if a.json {
 				if err := a.printJSON(r); err != nil {
 					return err
@@ -31,6 +46,7 @@ The exit code is 5 if devices cannot be served here.`,
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&fix, "fix", false, "remove what nobody can miss")
 	a.jsonFlag(cmd)
 	return cmd
 }

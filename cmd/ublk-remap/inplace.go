@@ -100,7 +100,7 @@ func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb 
 	out := created{
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: int(sb.BlockSize), SizeBlocks: uint64(sb.ExportedBytes) / uint64(sb.BlockSize),
 		SizeBytes: sb.ExportedBytes, SpareUnits: uint64(spares) / metadata.UnitSize, SpareBytes: spares, HeadBytes: sb.HeadBytes,
-		Replaced: []string{}, Kept: []string{}, InPlace: true, Resumed: true, DryRun: o.dryRun,
+		BadPlaces: []string{}, Replaced: []string{}, Kept: []string{}, InPlace: true, Resumed: true, DryRun: o.dryRun,
 	}
 	if len(devs) > 1 {
 		out.SpareDevice = devs[1].Path()

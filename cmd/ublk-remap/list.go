@@ -28,6 +28,15 @@ func listCommand(a *app) *cobra.Command {
 				})
 				rows = append(rows, []string{st.Device, st.Name, string(st.State), sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
 			}
+			orphans, err := findOrphans(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, o := range orphans {
+				it := itemOf(o)
+				items = append(items, it)
+				rows = append(rows, []string{it.Device, orDash(it.Name), string(it.State), sizeText(o.Size), orDash(it.Backing)})
+			}
 			if a.json {
 				return a.printJSON(items)
 			}
@@ -39,4 +48,11 @@ func listCommand(a *app) *cobra.Command {
 	}
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,97 +18,101 @@ import (
 )
 
 func metadataCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "metadata", Short: "The metadata of a disk that is not being served", RunE: group}
-	cmd.AddCommand(metadataCheckCommand(a), metadataDumpCommand(a))
+	cmd := &cobra.Command{Use: "metadata", Short: "The metadata of a disk", RunE: group}
+	cmd.AddCommand(metadataCheckCommand(a), metadataDumpCommand(a), metadataRepairCommand(a), metadataBackupCommand(a), metadataRestoreCommand(a))
 	return cmd
 }
 
-func metadataCheckCommand(a *app) *cobra.Command {
-	var spares []string
-	cmd := &cobra.Command{
-		Use:   "check BACKING",
-		Short: "Read all metadata and say what is wrong with it",
-		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is written.
-The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk must not
-be served meanwhile.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := offline(cmd.Context(), args[0], spares, false)
-			if err != nil {
-				return err
-			}
-			defer devs.Close()
-			report, err := metadata.Check(devs.Metadata())
-			if a.json {
-				if jsonErr := a.printJSON(report); jsonErr != nil {
-					return jsonErr
-				}
-			} else {
-				if _, outErr := fmt.Fprint(a.out, report.String()); outErr != nil {
-					return outErr
-				}
-			}
-			if err == nil && !report.OK() {
-				err = metadata.ErrDamaged
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
-	a.jsonFlag(cmd)
-	return cmd
-}
-
-func metadataDumpCommand(a *app) *cobra.Command {
-	var spares []string
-	cmd := &cobra.Command{
-		Use:   "dump BACKING",
-		Short: "Print all metadata, as far as it can be read",
-		Long: `Print superblocks, mirrors, log records and the remap table as one JSON document. Nothing
-is written. Of a disk that is being served it is a snapshot that may be torn.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := offline(cmd.Context(), args[0], spares, true)
-			if err != nil {
-				return err
-			}
-			defer devs.Close()
-			dump, err := metadata.Dump(devs.Metadata())
-			if dump != nil {
-				if jsonErr := a.printJSON(dump); jsonErr != nil {
-					return jsonErr
-				}
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
-	cmd.Flags().BoolVar(&a.json, "json", true, "print JSON; there is no other form")
-	return cmd
+// spareFlag gives a verb its --spare-device.
+func spareFlag(cmd *cobra.Command, spares *[]string) {
+	cmd.Flags().StringArrayVar(spares, "spare-device", nil, "path of a spare device; those not named are looked for")
 }
 
 // offline opens a set for reading. With shared it may be live; else it must not
 // be, for records that are being written look damaged.
 func offline(ctx context.Context, path string, spares []string, shared bool) (*set.Set, error) {
 	s, err := set.Open(ctx, path, spares, blockdev.Options{ReadOnly: true, Shared: shared})
-	if errors.Is(err, metadata.ErrDamaged) || errors.Is(err, metadata.ErrUnsupported) {
-		// No superblock to go by: let the backing alone show what it has.
+	if errors.Is(err, metadata.ErrDamaged) || errors.Is(err, metadata.ErrUnsupported) || shared && len(spares) == 0 && errors.Is(err, metadata.ErrNotFound) {
+		// No superblock to go by, or a spare device is missing: let the backing
+		// alone show what it has.
 		d, openErr := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: shared})
 		if openErr != nil {
 			return nil, openErr
 		}
 		return &set.Set{Devices: []*blockdev.Device{d}}, nil
 	}
-	if errors.Is(err, blockdev.ErrBusy) {
-		if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
-			return nil, fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path, exit.ErrRefused, sb.Name, err)
+	return s, served(ctx, path, err)
+}
+
+// served turns the error of opening a disk that is being served into one that
+// says so.
+func served(ctx context.Context, path string, err error) error {
+	if !errors.Is(err, blockdev.ErrBusy) {
+		return err
+	}
+	if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path, exit.ErrRefused, sb.Name, err)
+	}
+	return err
+}
+
+// forRepair opens a set whose superblocks may be damaged, to be written to if
+// it is not a dry run.
+func forRepair(ctx context.Context, path string, spares []string, hint *metadata.Superblock, dryRun bool) (*set.Set, error) {
+	s, err := set.Gather(ctx, path, spares, hint, blockdev.Options{ReadOnly: dryRun})
+	if err != nil {
+		return nil, served(ctx, path, err)
+	}
+	for _, d := range s.Devices {
+		if err := busyElsewhere(d); err != nil {
+			return nil, errors.Join(err, s.Close())
 		}
 	}
-	return s, err
+	return s, nil
+}
+
+// busyElsewhere refuses a disk whose set is being served over another path, or
+// by a server that has not opened it yet.
+func busyElsewhere(d *blockdev.Device) error {
+	sb, err := metadata.Probe(d)
+	if err != nil || !control.Owned(sb.Name) {
+		return nil
+	}
+	if r, err := control.ReadRecord(sb.Name); err == nil && r.UUID != sb.UUID.String() {
+		return nil // another set of that name
+	}
+	return fmt.Errorf("%s: %w: its set %q is being served; stop it first", d.Path(), exit.ErrRefused, sb.Name)
+}
+
+// otherUse refuses a device that lost the superblocks at its start and carries
+// something else: it was put to another use.
+func otherUse(d *blockdev.Device, do string) error {
+	if metadata.Front(d) {
+		return nil
+	}
+	if found := set.Marks(d); found != "" {
+		return fmt.Errorf("%s: %w: its superblocks are gone, and there is %s on it; if it was put to another use leave it alone, else %s",
+			d.Path(), exit.ErrRefused, found, do)
+	}
+	return nil
+}
+
+// runOptions are those of now.
+func runOptions() (metadata.RunOptions, error) {
+	var session [8]byte
+	if _, err := rand.Read(session[:]); err != nil {
+		return metadata.RunOptions{}, err
+	}
+	return metadata.RunOptions{Now: uint32(time.Now().Unix()), Session: binary.LittleEndian.Uint64(session[:])}, nil
+}
+
+// leftOver is the error of a repair or a restore after which something is still
+// wrong.
+func leftOver(path string, r *metadata.Report) error {
+	for _, p := range r.Problems {
+		if p.Severity != metadata.SeverityInfo {
+			return fmt.Errorf("%s: done, but not everything could be made whole: %s: %s; the disk may be failing, see: ublk-remap metadata check", path, p.Where, p.What)
+		}
+	}
+	return nil
 }

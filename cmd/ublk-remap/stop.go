@@ -44,10 +44,14 @@ flushed and let go, and /dev/ublkbN is removed.
 
 A device that is mounted, swapped to or part of another device is not stopped, unless
 --force says so: whoever uses it gets I/O errors then. If its server is dead the device
-is removed in any case; requests that wait for a server fail.`,
+is removed in any case; requests that wait for a server fail. That also works, by its
+number, for a device that nothing in /run tells of any more.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
+			if errors.Is(err, exit.ErrNotFound) {
+				return a.stopOrphan(cmd.Context(), args[0], err)
+			}
 			if err != nil {
 				return err
 			}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -134,6 +135,13 @@ func (c *Client) Remaps(ctx context.Context) ([]Remap, error) {
 		return nil
 	})
 	return list, err
+}
+
+// Snapshot asks for a part of the durable table. A server that is too old for
+// that gives an error that wraps ErrNotFound.
+func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error) {
+	var s Snapshot
+	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/snapshot/"+strconv.FormatUint(cursor, 10), nil, &s)
 }
 
 // AddRemaps moves blocks to the spare region.

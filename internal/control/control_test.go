@@ -34,6 +34,9 @@ func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
 	}
 	return f.fail
 }
+func (f *fake) Snapshot(_ context.Context, cursor uint64) (*Snapshot, error) {
+	return &Snapshot{Superblock: []byte{1, 2}, Epoch: 3, Sequence: 1<<64 - 1, Checksum: 5, Entries: []byte{0, 255}, Next: cursor + 1, Done: true}, f.fail
+}
 func (f *fake) Resume(context.Context) error { return f.fail }
 func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
 func (f *fake) Leave(context.Context) error  { f.left++; return f.fail }
@@ -98,6 +101,9 @@ func TestClientAndServer(t *testing.T) {
 	}
 	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 || !reflect.DeepEqual(f.removed, want) {
 		t.Errorf("remove: %v, %v, %v", r, err, f.removed)
+	}
+	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 || snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {
+		t.Errorf("%+v, %v", snap, err)
 	}
 	if err := c.Resume(ctx); err != nil {
 		t.Error(err)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ type Handler interface {
 	// Remaps calls f for each row of the table, in order, until f returns an
 	// error, which it returns. However long the table, it keeps none of it.
 	Remaps(ctx context.Context, f func(Remap) error) error
+	// Snapshot returns a part of the durable table: from cursor on, 0 at first.
+	Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
 	// AddRemaps moves blocks to the spare region; it returns when they live there.
 	AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// RemoveRemaps moves blocks home; it returns when they live there.
@@ -172,6 +175,21 @@ func routes(h Handler) http.Handler {
 		}
 		defer lists.leave()
 		sendList(w, r, h)
+	})
+	mux.HandleFunc("GET /v1/snapshot/{cursor}", func(w http.ResponseWriter, r *http.Request) {
+		begun(r)
+		cursor, err := strconv.ParseUint(r.PathValue("cursor"), 10, 64)
+		if err != nil {
+			reply(w, nil, fmt.Errorf("%w: cursor %q", ErrInvalid, r.PathValue("cursor")))
+			return
+		}
+		if !lists.enter() {
+			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
+			return
+		}
+		defer lists.leave()
+		v, err := h.Snapshot(r.Context(), cursor)
+		reply(w, v, err)
 	})
 	move := func(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

@@ -157,3 +157,15 @@ type MoveRequest struct {
 type MoveReply struct {
 	Blocks uint64 `json:"blocks"`
 }
+
+// Snapshot is a part of the durable table at one moment, for a backup. Package
+// metadata knows what is in it.
+type Snapshot struct {
+	Superblock []byte `json:"superblock"`
+	Epoch      uint64 `json:"epoch"`
+	Sequence   uint64 `json:"sequence"`
+	Checksum   uint64 `json:"checksum"`
+	Entries    []byte `json:"entries"`
+	Next       uint64 `json:"next"` // the cursor to go on from
+	Done       bool   `json:"done"`
+}

@@ -148,11 +148,16 @@ func (sv *server) pump() {
 	}
 }
 
-// write carries out one write of the committer.
+// write carries out one write of the committer, or a read.
 func (sv *server) write(op metadata.Op) {
 	s := sv.s
-	s.metaWrite()
+	if !op.Read {
+		s.metaWrite()
+	}
 	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset, n: int64(len(op.Data)), data: op.Data, whom: "journal"}
+	if op.Read {
+		io.kind = ioRead
+	}
 	var done func(res int32)
 	done = func(res int32) {
 		var err error
@@ -171,7 +176,7 @@ func (sv *server) write(op metadata.Op) {
 		sv.com.Done(op.ID, err)
 		sv.pump()
 	}
-	if s.opts.Bug == BugEarlyJournal {
+	if s.opts.Bug == BugEarlyJournal && !op.Read {
 		s.begin(classJournal, io, func(int32) {})
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return

@@ -1,6 +1,6 @@
 // Package doctor examines a machine: can it serve devices, what can its kernel
-// do, is anything left over, and what is to be done about each. It changes
-// nothing.
+// do, is anything left over, and what is to be done about each. Only [Fix]
+// changes anything.
 package doctor
 
 import (
@@ -16,6 +16,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
+	"ublkremap/cmd/ublk-remap/internal/orphan"
+	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
@@ -50,6 +52,8 @@ type Report struct {
 	Kernel   string    `json:"kernel"`
 	Checks   []Check   `json:"checks"`
 	Features []Feature `json:"features"` // empty if the kernel could not be asked
+	// Fixed is what Fix did before, a line each.
+	Fixed []string `json:"fixed,omitempty"`
 }
 
 // OK reports whether devices can be served here.
@@ -225,11 +229,19 @@ func (r *Report) ask(ctx context.Context) {
 	} else {
 		r.add("features", OK, "", "devices outlive their servers; data is copied (zero copy needs Linux 6.16)")
 	}
-	r.orphans(ctx, ctl)
+	r.devices(ctx, ctl)
 }
 
-// orphans looks for devices whose server is dead.
-func (r *Report) orphans(ctx context.Context, ctl *ublk.Control) {
+// devices looks at the devices: those whose server is dead, those that nothing
+// tells of, and what is left of some in the runtime directory.
+func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
+	orphans, err := orphan.Find(ctx, ctl)
+	if err != nil {
+		r.add("devices", Warning, "", "cannot look for devices without a record: %v", err)
+	}
+	for _, o := range orphans {
+		r.orphan(o)
+	}
 	devices, err := ctl.List(ctx)
 	if err != nil {
 		r.add("devices", Warning, "", "cannot list them: %v", err)
@@ -248,17 +260,41 @@ func (r *Report) orphans(ctx context.Context, ctl *ublk.Control) {
 			}
 		}
 		switch {
+		case name == "" && server.Tagged(d.Tag):
 		case name != "" && control.Owned(name), name == "" && d.State == ublk.StateLive && alive(d.PID):
 			fine++
 		case name != "":
 			r.add("device", Warning, fmt.Sprintf("take it over: ublk-remap start %s; or give it up: ublk-remap stop %s", name, name),
 				"%s (%s) has no server; it is %s", d.BlockPath(), name, d.State)
 		default:
-			r.add("device", Warning, "if nothing else starts it again: ublk del -n "+fmt.Sprint(d.ID),
+			r.add("device", Warning, "it is another program's; if nothing of that starts it again: ublk del -n "+fmt.Sprint(d.ID),
 				"%s has no server and is not known here; it is %s", d.BlockPath(), d.State)
 		}
 	}
 	r.add("devices", OK, "", "%d with a server", fine)
+	for _, l := range leftFiles(ctx, ctl, records) {
+		r.add("left over", Warning, fixAdvice, "%s: %s", l.path, l.why)
+	}
+}
+
+// fixAdvice is for what can go without anybody missing it.
+const fixAdvice = "remove it: ublk-remap doctor --fix"
+
+func (r *Report) orphan(o *orphan.Orphan) {
+	dev := o.BlockPath()
+	switch {
+	case o.ServerPID != 0:
+		r.add("device", Warning, fmt.Sprintf("to stop it in order: kill %d; then start it again", o.ServerPID),
+			"%s is served by process %d, but its files in %s are gone", dev, o.ServerPID, control.Dir())
+	case !o.Waits():
+		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not removed", dev)
+	case o.Backing != "":
+		r.add("device", Warning, fmt.Sprintf("take it over: ublk-remap start %s; or give it up: ublk-remap stop %d", o.Backing, o.ID),
+			"%s (%s) has no server and no record; it is %s", dev, o.Name, o.State)
+	default:
+		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start BACKING; or give it up: ublk-remap stop %d", o.ID),
+			"%s has no server and no record, and its disk is not to be found; it is %s", dev, o.State)
+	}
 }
 
 func alive(pid int) bool { return pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }

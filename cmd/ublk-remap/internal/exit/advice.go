@@ -23,6 +23,7 @@ var advice = []struct {
 	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check"},
 	{metadata.ErrBackup, "use another backup"},
 	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check"},
+	{metadata.ErrBadPlaces, "use another disk: this one cannot keep records of what is bad"},
 	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump"},
 	{metadata.ErrForeign, "name the devices that belong together"},
 	{metadata.ErrUnsupported, "use a newer ublk-remap"},

@@ -215,7 +215,7 @@ func (k *keeper) tell() {
 func (k *keeper) pump() {
 	for {
 		for _, op := range k.com.Ops() {
-			k.workers.submit(job{op: op.ID, durable: op.FUA, device: op.Device, offset: op.Offset, data: op.Data})
+			k.workers.submit(job{op: op.ID, read: op.Read, durable: op.FUA, device: op.Device, offset: op.Offset, data: op.Data})
 		}
 		results := k.com.Results()
 		if len(results) == 0 {

@@ -53,6 +53,7 @@ type server struct {
 	device  *ublk.Device
 	created bool // the device was made by this server
 	record  *control.Record
+	stale   []int // numbers of devices of this set that nobody waits for
 	socket  *control.Server
 
 	live atomic.Bool
@@ -93,7 +94,11 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.open(ctx, dead != nil); err != nil {
+	died := dead != nil || waiting != nil || len(s.stale) > 0
+	if err := s.open(ctx, died); err != nil {
+		return err
+	}
+	if err := s.sweep(ctx); err != nil {
 		return err
 	}
 	harden(s.log)
@@ -193,6 +198,10 @@ func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.D
 		return info, err
 	}
 	served := info.PID <= 0 || info.PID == r.PID || info.PID == r.PreviousPID
+	if info.Tag != 0 {
+		// Two disks of one size can both have had this number.
+		served = served && info.Tag == tagOf(r.UUID)
+	}
 	if !served || p.Size != int64(r.Blocks)*int64(r.BlockSize) || int(p.LogicalBlockSize) != r.BlockSize {
 		return info, fmt.Errorf("%w: %s belongs to somebody else now", ublk.ErrNotFound, r.Device)
 	}
@@ -200,24 +209,20 @@ func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.D
 }
 
 // waiting returns the device of a dead server that waits to be taken over, or
-// nil.
+// nil: the one that its record names or, if the record is lost, the one that
+// carries the set's tag.
 func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.DeviceInfo, error) {
-	if dead == nil {
-		return nil, nil
-	}
-	info, err := s.deviceOf(ctx, dead)
-	switch {
-	case errors.Is(err, ublk.ErrNotFound):
-		return nil, dead.Remove()
-	case err != nil:
+	info, err := s.recorded(ctx, dead)
+	if err != nil {
 		return nil, err
-	case info.State == ublk.StateDead:
-		// It never was live, or it was being stopped: nobody waits for it.
-		s.log.Info().Int("id", info.ID).Msg("removing what an earlier start left behind")
-		if err := s.ctl.Delete(ctx, info.ID); err != nil {
-			return nil, err
-		}
-		return nil, dead.Remove()
+	}
+	if info == nil {
+		info, dead, err = s.unrecorded(ctx)
+	} else {
+		_, _, err = s.unrecorded(ctx, info.ID)
+	}
+	if info == nil || err != nil {
+		return nil, err
 	}
 	switch {
 	case s.cfg.ID != ublk.AnyID && s.cfg.ID != info.ID:
@@ -231,6 +236,25 @@ func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.Devic
 		s.cfg.Spares = dead.Spares
 	}
 	s.record = dead
+	return info, nil
+}
+
+// recorded returns the device that a dead server's record names, or nil.
+func (s *server) recorded(ctx context.Context, dead *control.Record) (*ublk.DeviceInfo, error) {
+	if dead == nil {
+		return nil, nil
+	}
+	info, err := s.deviceOf(ctx, dead)
+	switch {
+	case errors.Is(err, ublk.ErrNotFound):
+		return nil, dead.Remove()
+	case err != nil:
+		return nil, err
+	case info.State == ublk.StateDead:
+		// It never was live, or it was being stopped: nobody waits for it.
+		s.stale = append(s.stale, info.ID)
+		return nil, nil
+	}
 	return &info, nil
 }
 
@@ -299,7 +323,7 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		device, err := ublk.Create(ctx, s.ctl, ublk.Config{
 			ID: s.cfg.ID, Queues: s.cfg.Queues, Depth: s.cfg.Depth, MaxIO: s.cfg.MaxIO,
-			ZeroCopy: s.cfg.ZeroCopy, Recovery: ublk.Require, Params: params(s.set.Devices, geo, s.cfg.MaxIO),
+			ZeroCopy: s.cfg.ZeroCopy, Recovery: ublk.Require, Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
 		})
 		if err != nil {
 			return err

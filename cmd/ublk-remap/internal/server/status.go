@@ -208,6 +208,20 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bo
 	return reply, nil
 }
 
+// Snapshot reads a part of the durable table, for a backup.
+func (s *server) Snapshot(ctx context.Context, cursor uint64) (*control.Snapshot, error) {
+	var snap metadata.Snapshot
+	var err error
+	if callErr := s.keeper.call(ctx, func() { snap, err = s.keeper.com.Snapshot(cursor) }); callErr != nil {
+		return nil, callErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", control.ErrFailed, err)
+	}
+	c := control.Snapshot(snap)
+	return &c, nil
+}
+
 // Resume closes the breaker.
 func (s *server) Resume(ctx context.Context) error {
 	var err error

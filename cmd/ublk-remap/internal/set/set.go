@@ -242,9 +242,7 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 		}
 	}
 	if bare != nil {
-		for _, d := range bare.devices {
-			s.Devices = append(s.Devices, d) // one too many, as it turns out
-		}
+		s.Devices = append(s.Devices, bare.devices...) // more than there is room for, as it turns out
 	}
 	return nil
 }
@@ -296,6 +294,11 @@ func Find(ctx context.Context, name string) (string, error) {
 	return find(ctx, func(sb *metadata.Superblock) bool {
 		return sb.DeviceIndex == 0 && (sb.Name == name || idErr == nil && sb.UUID == id)
 	})
+}
+
+// FindBy is Find for a disk that is known by something else in its superblock.
+func FindBy(ctx context.Context, match func(*metadata.Superblock) bool) (string, error) {
+	return find(ctx, match)
 }
 
 // findLimit is how long the devices that are looked at may take to answer. One

@@ -1,0 +1,147 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ublkremap/cmd/ublk-remap/internal/orphan"
+	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/internal/control"
+	"ublkremap/ublk"
+)
+
+// left is a file of the runtime directory that belongs to nobody.
+type left struct {
+	name string // of the device
+	path string
+	why  string
+	// device is the number of a device that goes with the file, -1 if none.
+	device int
+}
+
+// leftFiles lists records and sockets whose server is dead and whose device is
+// gone or was never live.
+func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record) []left {
+	var found []left
+	for _, rec := range records {
+		if control.Owned(rec.Name) {
+			continue
+		}
+		if l, ok := leftRecord(ctx, ctl, rec); ok {
+			found = append(found, l)
+		}
+	}
+	sockets, err := filepath.Glob(filepath.Join(control.Dir(), "*.sock"))
+	if err != nil {
+		return found
+	}
+	for _, path := range sockets {
+		name := strings.TrimSuffix(filepath.Base(path), ".sock")
+		if control.Owned(name) {
+			continue
+		}
+		if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) {
+			found = append(found, left{name: name, path: path, why: "a socket without a server", device: -1})
+		}
+	}
+	return found
+}
+
+// leftRecord judges the record of a server that is dead. One whose device waits,
+// or cannot be asked about, is no left-over.
+func leftRecord(ctx context.Context, ctl *ublk.Control, rec *control.Record) (left, bool) {
+	l := left{name: rec.Name, path: control.RecordPath(rec.Name), device: -1}
+	info, err := server.DeviceOf(ctx, ctl, rec)
+	switch {
+	case errors.Is(err, ublk.ErrNotFound):
+		l.why = fmt.Sprintf("the record of %s, which is gone", rec.Device)
+		return l, true
+	case err == nil && info.State == ublk.StateDead:
+		l.why, l.device = fmt.Sprintf("the record of %s, which is not started", rec.Device), info.ID
+		return l, true
+	}
+	return l, false
+}
+
+// Fix removes what belongs to nobody: devices that were added and never started,
+// records of devices that are gone, sockets without a server. A device that was
+// live is left alone, for somebody's I/O may wait for it. It returns what was
+// done, a line each.
+func Fix(ctx context.Context) ([]string, error) {
+	ctl, err := ublk.OpenControl()
+	if errors.Is(err, ublk.ErrNoDriver) {
+		return nil, nil // and without a driver no devices
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	var done []string
+	var errs []error
+	orphans, err := orphan.Find(ctx, ctl)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range orphans {
+		if o.Waits() || o.ServerPID != 0 {
+			continue
+		}
+		if err := orphan.Remove(ctx, ctl, o.ID); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", o.BlockPath(), err))
+			continue
+		}
+		done = append(done, fmt.Sprintf("removed device %d, which was not started", o.ID))
+	}
+	records, err := control.Records()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, l := range leftFiles(ctx, ctl, records) {
+		if err := l.remove(ctx, ctl); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", l.path, err))
+			continue
+		}
+		done = append(done, fmt.Sprintf("removed %s: %s", l.path, l.why))
+	}
+	return done, errors.Join(errs...)
+}
+
+// remove takes the files of a device away, unless a server has come meanwhile.
+func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
+	owner, err := control.Own(l.name)
+	if errors.Is(err, control.ErrOwned) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, owner.Release()) }()
+	// What is true now counts: nobody can start it any more.
+	rec, err := control.ReadRecord(l.name)
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+	case err != nil:
+		return err
+	default:
+		now, ok := leftRecord(ctx, ctl, rec)
+		if !ok {
+			return nil
+		}
+		if now.device >= 0 {
+			if err := orphan.Remove(ctx, ctl, now.device); err != nil {
+				return err
+			}
+		}
+	}
+	for _, path := range []string{control.RecordPath(l.name), control.SocketPath(l.name)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

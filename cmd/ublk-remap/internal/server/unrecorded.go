@@ -1,0 +1,116 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/ublk"
+)
+
+// Every ublk device that this program makes carries a tag, which the kernel
+// keeps: this mark and, below it, the first 48 bits of the set's UUID. So a device
+// is known even if its server died before it could write a record, or if
+// somebody has emptied the runtime directory.
+const (
+	tagMark  = 0x5552 << 48 // "UR"
+	tagShift = 16           // of the UUID's first eight bytes
+)
+
+// Tag is the tag of the devices of the set with that UUID.
+func Tag(id uuid.UUID) uint64 { return tagMark | binary.BigEndian.Uint64(id[:8])>>tagShift }
+
+// Tagged reports whether a tag is this program's, of any set.
+func Tagged(tag uint64) bool { return tag>>48 == tagMark>>48 }
+
+// tagOf is Tag for a UUID in writing; 0, which no device of ours has, if it is none.
+func tagOf(text string) uint64 {
+	id, err := uuid.Parse(text)
+	if err != nil {
+		return 0
+	}
+	return Tag(id)
+}
+
+// unrecorded looks for devices of this set that no record names, other than
+// known. Those that were never started, or stopped, are stale. One that waits for a
+// server is returned, with the record that it should have.
+//
+// It is taken over only if no other disk can be meant. That it has no server is
+// certain later, when the disk has been opened exclusively.
+func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo, *control.Record, error) {
+	all, err := s.ctl.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var found []ublk.DeviceInfo
+	for _, d := range all {
+		switch {
+		case d.Tag != tagOf(s.uuid) || slices.Contains(known, d.ID) || slices.Contains(s.stale, d.ID):
+		case d.State == ublk.StateDead:
+			s.stale = append(s.stale, d.ID)
+		default:
+			found = append(found, d)
+		}
+	}
+	switch {
+	case len(found) == 0:
+		return nil, nil, nil
+	case len(found)+len(known) > 1:
+		return nil, nil, fmt.Errorf("%w: %s is of the same disk; only one of them has its data: see which, and stop the others by their number",
+			ErrRecovery, found[0].BlockPath())
+	}
+	info := found[0]
+	other, err := set.Find(ctx, s.uuid)
+	switch {
+	case errors.Is(err, set.ErrAmbiguous):
+		return nil, nil, fmt.Errorf("%w: %s waits for its disk: %w", ErrRecovery, info.BlockPath(), err)
+	case err == nil && !sameDisk(other, s.cfg.Backing):
+		return nil, nil, fmt.Errorf("%w: %s waits for its disk, which may be %s", ErrRecovery, info.BlockPath(), other)
+	case err != nil && !errors.Is(err, metadata.ErrNotFound): // a file is not found
+		return nil, nil, err
+	}
+	p, err := s.ctl.GetParams(ctx, info.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.log.Warn().Str("device", info.BlockPath()).Msg("the record of this device is lost; it is known by its tag")
+	return &info, &control.Record{
+		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.cfg.Backing, PID: max(info.PID, 0),
+		Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
+		BlockSize: int(p.LogicalBlockSize), Blocks: uint64(p.Size) / uint64(p.LogicalBlockSize),
+		ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(),
+	}, nil
+}
+
+// sweep deletes devices of this set that nobody waits for. The disk is open
+// exclusively by now, so none of them is being made by another server.
+func (s *server) sweep(ctx context.Context) error {
+	for _, id := range s.stale {
+		s.log.Info().Int("id", id).Msg("removing what an earlier start left behind")
+		if err := s.ctl.Delete(ctx, id); err != nil && !errors.Is(err, ublk.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameDisk reports whether two paths lead to one block device or one file.
+func sameDisk(a, b string) bool {
+	var x, y unix.Stat_t
+	if unix.Stat(a, &x) != nil || unix.Stat(b, &y) != nil || x.Mode&unix.S_IFMT != y.Mode&unix.S_IFMT {
+		return false
+	}
+	if x.Mode&unix.S_IFMT == unix.S_IFBLK {
+		return x.Rdev == y.Rdev
+	}
+	return x.Dev == y.Dev && x.Ino == y.Ino
+}

@@ -1,0 +1,41 @@
+package server
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+// The tag is what later versions look for: it must not change.
+func TestTag(t *testing.T) {
+	id := uuid.MustParse("01234567-89ab-4def-8123-456789abcdef")
+	if got := Tag(id); got != 0x55520123456789ab || got != tagOf(id.String()) || !Tagged(got) {
+		t.Errorf("%#x, %#x", got, tagOf(id.String()))
+	}
+	for _, foreign := range []uint64{0, 1, 2, 1 << 63, 0x5552, 1<<48 - 1} {
+		if Tagged(foreign) {
+			t.Errorf("%#x counts as ours", foreign)
+		}
+	}
+	if tagOf("no UUID") != 0 {
+		t.Error("a tag without a UUID")
+	}
+}
+
+func TestSameDisk(t *testing.T) {
+	dir := t.TempDir()
+	a, b, link := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link")
+	for _, f := range []string{a, b} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(a, link); err != nil {
+		t.Fatal(err)
+	}
+	if !sameDisk(a, link) || sameDisk(a, b) || sameDisk(a, filepath.Join(dir, "none")) || sameDisk(a, dir) {
+		t.Error("files are confused")
+	}
+}

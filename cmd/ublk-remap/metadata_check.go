@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/metadata"
+)
+
+func metadataCheckCommand(a *app) *cobra.Command {
+	var spares []string
+	cmd := &cobra.Command{
+		Use:   "check BACKING",
+		Short: "Read all metadata and say what is wrong with it",
+		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is written.
+The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk must not
+be served meanwhile.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			devs, err := offline(cmd.Context(), args[0], spares, false)
+			if err != nil {
+				return err
+			}
+			defer devs.Close()
+			report, err := metadata.Check(devs.Metadata())
+			if a.json {
+				if jsonErr := a.printJSON(report); jsonErr != nil {
+					return jsonErr
+				}
+			} else {
+				if _, outErr := fmt.Fprint(a.out, report.String()); outErr != nil {
+					return outErr
+				}
+			}
+			if err == nil && !report.OK() {
+				err = metadata.ErrDamaged
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	a.jsonFlag(cmd)
+	return cmd
+}

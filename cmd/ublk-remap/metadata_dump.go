@@ -1,0 +1,40 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/metadata"
+)
+
+func metadataDumpCommand(a *app) *cobra.Command {
+	var spares []string
+	cmd := &cobra.Command{
+		Use:   "dump BACKING",
+		Short: "Print all metadata, as far as it can be read",
+		Long: `Print superblocks, mirrors, log records and the remap table as one JSON document. Nothing
+is written. Of a disk that is being served it is a snapshot that may be torn.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			devs, err := offline(cmd.Context(), args[0], spares, true)
+			if err != nil {
+				return err
+			}
+			defer devs.Close()
+			dump, err := metadata.Dump(devs.Metadata())
+			if dump != nil {
+				if jsonErr := a.printJSON(dump); jsonErr != nil {
+					return jsonErr
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	cmd.Flags().BoolVar(&a.json, "json", true, "print JSON; there is no other form")
+	return cmd
+}

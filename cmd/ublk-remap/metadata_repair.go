@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/metadata"
+)
+
+type repairOptions struct {
+	spares             []string
+	search, acceptLoss bool
+	dryRun, yes        bool
+	force              bool // of restore
+}
+
+// mended is what repair and restore print.
+type mended struct {
+	Before *metadata.Report `json:"before"` // what was found; null after restore
+	Steps  []string         `json:"steps"`  // what was, or would be, done
+	Risks  []string         `json:"risks"`  // why the table may not be the newest one
+	After  *metadata.Report `json:"after"`  // what there is now; null if nothing was done
+	DryRun bool             `json:"dry_run"`
+}
+
+func metadataRepairCommand(a *app) *cobra.Command {
+	var o repairOptions
+	cmd := &cobra.Command{
+		Use:   "repair BACKING",
+		Short: "Make every copy of the metadata whole again",
+		Long: `Find everything that is wrong with the metadata, say what is to be done about it, and do it:
+superblocks, mirrors and checkpoints are written anew from what is intact. Nothing is
+guessed: where information is missing the exit code is 6, and a backup must be restored.
+A power cut during the repair does no harm; run it again. The disk must not be served
+meanwhile.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return repair(cmd.Context(), a, args[0], o) },
+	}
+	f := cmd.Flags()
+	spareFlag(cmd, &o.spares)
+	f.BoolVar(&o.search, "search", false, "search the whole disk for a superblock, if none is where it should be")
+	f.BoolVar(&o.acceptLoss, "accept-loss", false, "go on with what is left, although changes are missing; says which")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func repair(ctx context.Context, a *app, path string, o repairOptions) error {
+	s, err := forRepair(ctx, path, o.spares, nil, o.dryRun)
+	if err != nil {
+		return err
+	}
+	defer func() { s.Close() }()
+	plan, err := metadata.PlanRepair(s.Metadata(), nil)
+	if err != nil && s.Superblock == nil && o.search {
+		found, searchErr := searchSuperblock(ctx, a, s)
+		if searchErr != nil {
+			return fmt.Errorf("%s: %w", path, searchErr)
+		}
+		// It names the spare devices too.
+		if err := s.Close(); err != nil {
+			return err
+		}
+		next, openErr := forRepair(ctx, path, o.spares, found, o.dryRun)
+		if openErr != nil {
+			return openErr
+		}
+		s = next
+		plan, err = metadata.PlanRepair(s.Metadata(), found)
+	}
+	if o.acceptLoss && errors.Is(err, metadata.ErrDamaged) {
+		return salvage(ctx, a, path, s, o)
+	}
+	out := mended{Before: &plan.Before, Steps: plan.Steps, Risks: []string{}, DryRun: o.dryRun}
+	if err != nil {
+		if outErr := a.printMended(&out); outErr != nil {
+			return outErr
+		}
+		switch {
+		case s.Superblock == nil && errors.Is(err, metadata.ErrNotFound):
+			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock may lie elsewhere: add --search; else restore a backup with: ublk-remap metadata restore", err)
+		case errors.Is(err, metadata.ErrDamaged):
+			err = fmt.Errorf("%w; nothing was changed; what to do: ublk-remap metadata restore, or if there is no backup, see --accept-loss", err)
+		}
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, d := range s.Devices {
+		if err := otherUse(d, "erase that mark (wipefs) and repeat"); err != nil {
+			return err
+		}
+	}
+	if len(plan.Steps) == 0 || o.dryRun {
+		return a.printMended(&out)
+	}
+	if err := a.agree(&out, o.yes, "This repairs the metadata of "+path+"."); err != nil {
+		return err
+	}
+	opts, err := runOptions()
+	if err != nil {
+		return err
+	}
+	after, err := plan.Run(opts)
+	return a.finish(path, &out, after, err)
+}
+
+// searchSuperblock reads the whole backing, which takes its time.
+func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superblock, error) {
+	d := s.Devices[0]
+	step := max(d.Size()/20, 1<<30)
+	next := d.Size() - step
+	return metadata.SearchSuperblock(d, func(left int64) error {
+		if left < next {
+			next -= step
+			a.log.Info().Str("disk", d.Path()).Str("left", sizeText(left)).Msg("searching for a superblock")
+		}
+		return ctx.Err()
+	})
+}
+
+// salvage is a repair that leaves out what is missing.
+func salvage(ctx context.Context, a *app, path string, s *set.Set, o repairOptions) error {
+	plan, err := metadata.PlanSalvage(s.Metadata())
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	o.force = true
+	return runRestore(ctx, a, path, s, plan, o)
+}
+
+// agree says what will be done and asks.
+func (a *app) agree(m *mended, yes bool, what string) error {
+	if yes {
+		return nil
+	}
+	if !a.json {
+		if err := a.printMended(m); err != nil {
+			return err
+		}
+	}
+	for _, r := range m.Risks {
+		what += " Risk: " + r + "."
+	}
+	return a.confirm(what)
+}
+
+// finish prints what became of it.
+func (a *app) finish(path string, m *mended, after metadata.Report, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w; it can be repeated", path, err)
+	}
+	m.After = &after
+	if err := a.printMended(m); err != nil {
+		return err
+	}
+	return leftOver(path, &after)
+}
+
+func (a *app) printMended(m *mended) error {
+	if a.json {
+		return a.printJSON(m)
+	}
+	var b strings.Builder
+	if m.Before != nil && m.After == nil {
+		b.WriteString(m.Before.String())
+	}
+	will := "did: "
+	if m.After == nil {
+		will = "will: "
+	}
+	if m.DryRun {
+		will = "would: "
+	}
+	for _, s := range m.Steps {
+		b.WriteString(will + s + "\n")
+	}
+	for _, r := range m.Risks {
+		b.WriteString("risk: " + r + "\n")
+	}
+	if m.After != nil {
+		b.WriteString(m.After.String())
+	}
+	_, err := fmt.Fprint(a.out, b.String())
+	return err
+}
+
+// runRestore does what a plan of restore says.
+func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *metadata.Restore, o repairOptions) error {
+	out := mended{Steps: plan.Steps, Risks: plan.Risks, DryRun: o.dryRun}
+	for _, d := range s.Devices {
+		if err := otherUse(d, "add --force"); err != nil && (!o.force || o.acceptLoss) {
+			return err
+		}
+	}
+	if o.dryRun || len(plan.Steps) == 0 {
+		return a.printMended(&out)
+	}
+	if len(plan.Risks) > 0 && !o.force {
+		return fmt.Errorf("%s: %w: %s; if that is to be accepted add --force and --yes", path, exit.ErrRefused, strings.Join(plan.Risks, "; "))
+	}
+	if err := a.agree(&out, o.yes, "This writes the metadata of "+path+" anew."); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	opts, err := runOptions()
+	if err != nil {
+		return err
+	}
+	after, err := plan.Run(opts)
+	return a.finish(path, &out, after, err)
+}

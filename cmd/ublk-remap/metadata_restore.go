@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/metadata"
+)
+
+func metadataRestoreCommand(a *app) *cobra.Command {
+	var o repairOptions
+	cmd := &cobra.Command{
+		Use:   "restore BACKING FILE",
+		Short: "Write the metadata of a disk from a backup",
+		Long: `Write the metadata of a disk anew from a backup, and from what the disk itself still has: a
+backup is enough to lose nothing if all changes since are in the disk's logs.
+
+Refused (exit code 3): a backup of another set, one that is older than metadata in order,
+and one of which it is not certain that nothing newer is missing, unless --force says
+that this is accepted. A power cut during the restore does no harm; run it again. FILE
+may be - for standard input.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return restore(cmd.Context(), a, args[0], args[1], o) },
+	}
+	f := cmd.Flags()
+	spareFlag(cmd, &o.spares)
+	f.BoolVar(&o.force, "force", false, "accept the risks that it tells of")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func restore(ctx context.Context, a *app, path, file string, o repairOptions) error {
+	b, err := a.readBackup(file)
+	if err != nil {
+		return err
+	}
+	s, err := forRepair(ctx, path, o.spares, b.Superblock, o.dryRun)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	plan, err := metadata.PlanRestore(s.Metadata(), b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return runRestore(ctx, a, path, s, plan, o)
+}
+
+func (a *app) readBackup(file string) (*metadata.Backup, error) {
+	in := a.in
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := metadata.DecodeBackup(bufio.NewReaderSize(in, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return b, nil
+}

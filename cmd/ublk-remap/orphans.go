@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/orphan"
+	"ublkremap/internal/control"
+	"ublkremap/ublk"
+)
+
+// findOrphans lists devices of this program that no record names. Where the
+// driver cannot be asked there are none to tell of.
+func findOrphans(ctx context.Context) ([]*orphan.Orphan, error) {
+	ctl, err := ublk.OpenControl()
+	if errors.Is(err, ublk.ErrNoDriver) || errors.Is(err, os.ErrPermission) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	return orphan.Find(ctx, ctl)
+}
+
+// itemOf is an orphan as list shows it.
+func itemOf(o *orphan.Orphan) control.Item {
+	it := control.Item{Device: o.BlockPath(), ID: o.ID, Name: o.Name, UUID: o.UUID, State: control.StateFailed, Backing: o.Backing, ServerPID: o.ServerPID}
+	if o.ServerPID != 0 {
+		it.State = control.StateLive
+	}
+	return it
+}
+
+// stopOrphan removes a device that no record names. Its disk is not touched.
+// notFound is the error if there is none.
+func (a *app) stopOrphan(ctx context.Context, what string, notFound error) error {
+	orphans, err := findOrphans(ctx)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(orphans, func(o *orphan.Orphan) bool {
+		return slices.Contains([]string{o.BlockPath(), "ublkb" + strconv.Itoa(o.ID), strconv.Itoa(o.ID)}, what) ||
+			o.Name != "" && (o.Name == what || o.UUID == what || o.Backing == what || same(o.Backing, what))
+	})
+	if at < 0 {
+		return notFound
+	}
+	o := orphans[at]
+	if o.ServerPID != 0 {
+		return fmt.Errorf("%s: %w: its server lives, but its files in %s are gone; to stop it in order: kill %d",
+			o.BlockPath(), exit.ErrRefused, control.Dir(), o.ServerPID)
+	}
+	ctl, err := ublk.OpenControl()
+	if err != nil {
+		return err
+	}
+	defer ctl.Close()
+	if err := orphan.Remove(ctx, ctl, o.ID); err != nil {
+		return fmt.Errorf("%s: %w", o.BlockPath(), err)
+	}
+	if a.json {
+		return a.printJSON(stopped{Device: o.BlockPath(), Name: o.Name})
+	}
+	a.tell("ublk-remap: %s: its server was dead and no record told of it; the device was removed\n", o.BlockPath())
+	return nil
+}

@@ -1,0 +1,145 @@
+package campaign
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
+)
+
+// death is a way for a server to die, or nearly.
+type death string
+
+const (
+	bySIGKILL  death = "SIGKILL"
+	bySIGSEGV  death = "SIGSEGV"
+	bySIGBUS   death = "SIGBUS"
+	bySIGABRT  death = "SIGABRT"
+	byOOM      death = "OOM"
+	byStopKill death = "SIGSTOP+SIGKILL"
+	byStop     death = "SIGSTOP+SIGCONT" // it lives on
+)
+
+var deaths = []death{bySIGKILL, bySIGSEGV, bySIGBUS, bySIGABRT, byOOM, byStopKill, byStop}
+
+var signals = map[death]syscall.Signal{bySIGKILL: syscall.SIGKILL, bySIGSEGV: syscall.SIGSEGV, bySIGBUS: syscall.SIGBUS, bySIGABRT: syscall.SIGABRT}
+
+// memcg is the memory control group that servers live in, so that one can run
+// out of memory alone.
+type memcg string
+
+func newMemcg(t *testing.T) memcg {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory"), 0); err != nil {
+		t.Fatalf("no memory control group: %v", err)
+	}
+	dir := filepath.Join(root, fmt.Sprintf("campaign-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	return memcg(dir)
+}
+
+func (m memcg) set(t *testing.T, file, value string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(string(m), file), []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kills is how often a process of the group was killed for want of memory.
+func (m memcg) kills(t *testing.T) int {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(string(m), "memory.events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		var n int
+		if _, err := fmt.Sscanf(line, "oom_kill %d", &n); err == nil {
+			return n
+		}
+	}
+	t.Fatalf("memory.events has no oom_kill:\n%s", raw)
+	return 0
+}
+
+// start runs `start` within the group.
+func (m memcg) start(t *testing.T, args ...string) rig.Result {
+	t.Helper()
+	script := `echo $$ >"$1/cgroup.procs" && shift && exec "$@"`
+	return rig.Exec(t, "sh", append([]string{"-c", script, "sh", string(m), vmtest.Binary(t), "start"}, args...)...)
+}
+
+// befall does it to a process and returns whether that is dead now. It returns at
+// once when the process cannot run any more; it may still be a while until the
+// kernel has let everything go.
+func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bool) {
+	t.Helper()
+	signal := func(s syscall.Signal) {
+		if err := syscall.Kill(pid, s); err != nil {
+			t.Fatalf("%v to the server, process %d: %v", s, pid, err)
+		}
+	}
+	pause := time.Duration(rng.IntN(1500)) * time.Millisecond
+	if long() && rng.IntN(8) == 0 {
+		pause = time.Minute
+	}
+	switch how {
+	case byOOM:
+		before := m.kills(t)
+		// The server has protected itself, as it should have.
+		adj := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+		if raw, err := os.ReadFile(adj); err != nil || strings.TrimSpace(string(raw)) != "-1000" {
+			t.Errorf("oom_score_adj is %q (%v), want -1000", raw, err)
+		}
+		if err := os.WriteFile(adj, []byte("0"), 0); err != nil {
+			t.Fatal(err)
+		}
+		// What it has is locked, so a lower limit cannot be met but by its death.
+		m.set(t, "memory.max", "1M")
+		poll(t, "no OOM kill", func() error {
+			if m.kills(t) == before {
+				return fmt.Errorf("oom_kill is %d still", before)
+			}
+			return nil
+		})
+		m.set(t, "memory.max", "max")
+	case byStop, byStopKill:
+		signal(syscall.SIGSTOP)
+		time.Sleep(pause)
+		if how == byStop {
+			signal(syscall.SIGCONT)
+			return false
+		}
+		signal(syscall.SIGKILL)
+	default:
+		signal(signals[how])
+	}
+	poll(t, "the server does not die", func() error {
+		if alive(pid) {
+			return fmt.Errorf("process %d lives", pid)
+		}
+		return nil
+	})
+	return true
+}
+
+// alive says whether a process runs: not if it is dead and only not waited for.
+func alive(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}

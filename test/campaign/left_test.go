@@ -1,0 +1,174 @@
+package campaign
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
+)
+
+// wipe empties the runtime directory, as somebody in a hurry does.
+func wipe(t *testing.T) {
+	t.Helper()
+	if err := os.RemoveAll("/run/ublk-remap"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// doctorSays wants a finding with these words in it.
+func doctorSays(t *testing.T, words ...string) {
+	t.Helper()
+	out := rig.Remap(t, "doctor").Want(t, 0)
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			t.Errorf("doctor says nothing of %q:\n%s", w, out)
+		}
+	}
+}
+
+// served makes a set on a small disk and starts it.
+func served(t *testing.T) (*rig.Set, int) {
+	t.Helper()
+	rig.Guard(t, 5*time.Minute)
+	loop := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
+	s := rig.Create(t, loop, "", "--spare", "1MiB")
+	s.Start(t)
+	return s, s.Status(t).ServerPID
+}
+
+// kill kills a server and waits until it is dead.
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the server does not die", func() error {
+		if alive(pid) {
+			return fmt.Errorf("process %d lives", pid)
+		}
+		return nil
+	})
+}
+
+func number(dev string) string { return strings.TrimPrefix(dev, "/dev/ublkb") }
+
+// A dead server's device of which nothing in /run tells is found by list and
+// doctor, under its disk's name.
+func TestRecordLost(t *testing.T) {
+	vmtest.NeedUblk(t)
+	t.Run("start", func(t *testing.T) {
+		s, pid := served(t)
+		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=8M", "verify_backlog=32", "loops=4")
+		kill(t, pid)
+		wipe(t)
+		items := list(t)
+		if len(items) != 1 || items[0].Device != s.Dev || items[0].Name != s.Name || items[0].State != "failed" {
+			t.Errorf("list shows %+v", items)
+		}
+		doctorSays(t, s.Dev, "has no server and no record", "ublk-remap start "+s.Path, "ublk-remap stop "+number(s.Dev))
+		// What waits for its I/O is not removed.
+		rig.Remap(t, "doctor", "--fix").Want(t, 0)
+		dev := s.Dev
+		s.Start(t)
+		if s.Dev != dev {
+			t.Errorf("taken over as %s, was %s", s.Dev, dev)
+		}
+		job.wait(t)
+		wantLive(t, dev)
+		s.Stop(t)
+		s.Check(t)
+		wantNothing(t)
+	})
+	for _, by := range []string{"number", "path", "name", "disk"} {
+		t.Run("stop by "+by, func(t *testing.T) {
+			s, pid := served(t)
+			kill(t, pid)
+			wipe(t)
+			what := map[string]string{"number": number(s.Dev), "path": s.Dev, "name": s.Name, "disk": s.Path}[by]
+			rig.Remap(t, "stop", what).Want(t, 0)
+			s.Dev = ""
+			s.Check(t)
+			wantNothing(t)
+		})
+	}
+	// A second disk with the same UUID: which of them has the data nobody knows.
+	t.Run("copied disk", func(t *testing.T) {
+		s, pid := served(t)
+		kill(t, pid)
+		wipe(t)
+		other := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
+		rig.Run(t, "dd", "if="+s.Path, "of="+other, "bs=1M", "conv=fsync", "status=none")
+		for _, path := range []string{s.Path, other} {
+			rig.Remap(t, "start", path).Want(t, 3)
+		}
+		rig.Remap(t, "stop", number(s.Dev)).Want(t, 0)
+		s.Dev = ""
+		wantNothing(t)
+	})
+}
+
+// A living server whose files are gone is not harmed, and can be stopped in order.
+func TestFilesLostServerLives(t *testing.T) {
+	vmtest.NeedUblk(t)
+	s, pid := served(t)
+	wipe(t)
+	if items := list(t); len(items) != 1 || items[0].State != "live" || items[0].ServerPID != pid {
+		t.Errorf("list shows %+v", items)
+	}
+	doctorSays(t, "served by process "+strconv.Itoa(pid), "kill "+strconv.Itoa(pid))
+	r := rig.Remap(t, "stop", s.Dev)
+	if r.Code != 3 || !strings.Contains(r.Stderr, "kill "+strconv.Itoa(pid)) {
+		t.Errorf("stop\n%s", r)
+	}
+	rig.Remap(t, "doctor", "--fix").Want(t, 0)
+	if !alive(pid) {
+		t.Fatal("the server has died")
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the server does not stop at SIGTERM", func() error {
+		if alive(pid) {
+			return fmt.Errorf("process %d lives", pid)
+		}
+		return nil
+	})
+	s.Dev = ""
+	s.Check(t)
+	wantNothing(t)
+}
+
+// Files without a device and a socket without a server are found and removed; a
+// lock of nobody is in nobody's way.
+func TestFilesLeft(t *testing.T) {
+	vmtest.NeedUblk(t)
+	s, pid := served(t)
+	kill(t, pid)
+	record, err := os.ReadFile("/run/ublk-remap/" + s.Name + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rig.Remap(t, "stop", s.Dev).Want(t, 0)
+	s.Dev = ""
+	for file, text := range map[string]string{s.Name + ".json": string(record), s.Name + ".sock": "", "other.sock": "", "other.lock": ""} {
+		if err := os.WriteFile("/run/ublk-remap/"+file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	doctorSays(t, s.Name+".json", "other.sock", "doctor --fix")
+	if items := list(t); len(items) != 0 {
+		t.Errorf("list shows %+v", items)
+	}
+	rig.Remap(t, "doctor", "--fix").Want(t, 0)
+	wantNothing(t)
+	s.Start(t)
+	s.Stop(t)
+	s.Check(t)
+	wantNothing(t)
+}

@@ -1,0 +1,198 @@
+package campaign
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
+)
+
+// perDisk is how many rounds a disk, and the file system on it, goes through.
+const perDisk = 12
+
+// fioBytes is what fio writes and reads back in a round, once over.
+const fioBytes = 16 << 20
+
+// figures are what a campaign reports.
+type figures struct {
+	rounds          int
+	deaths, above   tally
+	idle            int // deaths that came after fio had ended
+	wiped           int // recoveries without a record
+	recovered       spread
+	wrote, verified int64
+	heals           int64
+}
+
+func (f *figures) log(t *testing.T) {
+	t.Logf("%d rounds (%s; %s), %d deaths after the load, %d recoveries without a record", f.rounds, f.deaths, f.above, f.idle, f.wiped)
+	t.Logf("from death to live: %s", f.recovered)
+	t.Logf("%d MiB written, %d MiB verified, %d heals; nothing lost, nothing hung", f.wrote>>20, f.verified>>20, f.heals)
+}
+
+// TestKillUnderLoad lets servers die while fio writes to ext4, to xfs, and to the
+// device itself, above a disk that goes bad under it. fio must not notice.
+func TestKillUnderLoad(t *testing.T) {
+	vmtest.NeedUblk(t)
+	vmtest.NeedTools(t, "fio", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair", "dmsetup")
+	group := newMemcg(t)
+	all := seeds(t, rounds(t, 6))
+	f := &figures{deaths: tally{}, above: tally{}}
+	each := perDisk
+	if !long() {
+		each = 2
+	}
+	turn := int(all[0] % 3)
+	for n := turn; len(all) > 0; n++ {
+		now := all[:min(each, len(all))]
+		all = all[len(now):]
+		fs := []string{"ext4", "xfs", "raw"}[n%3]
+		t.Run(fmt.Sprintf("%d/%s", n-turn, fs), func(t *testing.T) { killOneDisk(t, group, fs, now, f) })
+		if t.Failed() {
+			return
+		}
+	}
+	f.log(t)
+}
+
+// victim is a set whose server is going to die.
+type victim struct {
+	*rig.Set
+	disk   *disk
+	layout rig.Layout
+	group  memcg
+	flags  []string
+	pid    int
+	block  int64
+}
+
+func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures) {
+	rig.Guard(t, time.Duration(len(all))*5*time.Minute)
+	rng := source(all[0])
+	d := newDisk(t, rng, diskMiB)
+	v := &victim{Set: rig.Create(t, d.path, "", "--spare", "8MiB"), disk: d, layout: rig.LayoutOf(t, d.path), group: group}
+	v.flags = []string{"--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth", fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
+	if rng.IntN(2) == 0 {
+		v.flags = append(v.flags, "--zero-copy", "off")
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the server:\n%s", rig.ServerLogs(v.Name))
+			_ = rig.Remap(t, "stop", "--force", v.Name)
+		}
+	})
+	v.start(t)
+	v.block = v.Status(t).BlockSize
+	t.Logf("%s on %s, blocks of %d bytes, %q", fs, d.kind(), v.block, v.flags)
+	dir := ""
+	if fs != "raw" {
+		mkfs(t, fs, v.Dev)
+		dir = mount(t, fs, v.Dev)
+	}
+	span := 2 * time.Second // how long fio takes, learned from what it took
+	for _, seed := range all {
+		span = v.round(t, fs, dir, seed, span, f)
+		if t.Failed() {
+			return
+		}
+	}
+	if dir != "" {
+		rig.Run(t, "umount", dir)
+		fsck(t, fs, v.Dev)
+	}
+	v.Stop(t)
+	v.Check(t)
+	wantNothing(t)
+}
+
+// start starts the server within the memory group, and learns who it is.
+func (v *victim) start(t *testing.T) {
+	t.Helper()
+	r := v.group.start(t, append([]string{v.Path}, v.flags...)...)
+	if r.Code != 0 {
+		t.Fatalf("start\n%s%s", r, rig.ServerLogs(v.Name))
+	}
+	was := v.Dev
+	v.Dev = r.Want(t, 0)
+	if was != "" && v.Dev != was {
+		t.Fatalf("recovered as %s, was %s", v.Dev, was)
+	}
+	v.pid = v.Status(t).ServerPID
+}
+
+// round loads the device, lets the server die at a random moment, starts it
+// again, and wants everything to be well. It returns how long fio took.
+func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Duration, f *figures) time.Duration {
+	t.Helper()
+	rng := source(seed)
+	how := deaths[rng.IntN(len(deaths))]
+	file, places := v.Dev, []rig.Extent{{Start: rng.Int64N(16) * fioBytes, Length: fioBytes}}
+	args := []string{
+		"rw=randwrite", fmt.Sprintf("bsrange=%d-128k", max(v.block, 4096)), "iodepth=16", "verify_backlog=64", "loops=2",
+		fmt.Sprintf("size=%d", fioBytes), fmt.Sprintf("randseed=%d", rng.Uint32()),
+	}
+	if dir != "" {
+		file = filepath.Join(dir, fmt.Sprintf("fio-%d", rng.Uint32()))
+		places = reserve(t, file, fioBytes)
+		defer func() { _ = os.Remove(file) }()
+	} else {
+		args = append(args, fmt.Sprintf("offset=%d", places[0].Start))
+	}
+	// The disk goes bad where fio is going to write: nobody can live with the loss
+	// of what was written before.
+	v.disk.spoil(t, pick(rng, v.layout, v.block, places, 1+rng.IntN(8)))
+	before := v.Status(t)
+
+	began := time.Now()
+	job := startFio(t, file, args...)
+	time.Sleep(time.Duration(rng.Int64N(int64(span))))
+	busy := job.running()
+	dead := v.group.befall(t, rng, how, v.pid)
+	var down time.Duration
+	if dead {
+		down = v.recover(t, rng, f)
+	}
+	wrote, verified := job.wait(t)
+	took := time.Since(began)
+	after := v.Status(t)
+	wantLive(t, v.Dev)
+	wantNoneBlocked(t)
+	heals := after.Heals.Writes
+	if !dead {
+		heals -= before.Heals.Writes
+	}
+	f.rounds++
+	f.deaths[string(how)]++
+	f.above[fs]++
+	f.wrote, f.verified, f.heals = f.wrote+wrote, f.verified+verified, f.heals+heals
+	if !busy {
+		f.idle++
+	}
+	t.Logf("round %d, seed %s=%d: %s, fio ran: %v, live after %v, %d remaps", f.rounds, rig.SeedEnv, seed, how, busy, down.Round(time.Millisecond), after.Remaps)
+	return min(max(took, 200*time.Millisecond), 20*time.Second)
+}
+
+// recover starts the next server, sometimes after a while, sometimes with nothing
+// in the runtime directory to tell of the last one. It returns how long the start took.
+func (v *victim) recover(t *testing.T, rng *rand.Rand, f *figures) time.Duration {
+	t.Helper()
+	if rng.IntN(2) == 0 {
+		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+	}
+	if rng.IntN(4) == 0 {
+		if err := os.RemoveAll("/run/ublk-remap"); err != nil {
+			t.Fatal(err)
+		}
+		f.wiped++
+	}
+	began := time.Now()
+	v.start(t)
+	took := time.Since(began)
+	f.recovered = append(f.recovered, took)
+	return took
+}
