@@ -346,11 +346,12 @@ func (v *View) tryHead(o *MoveOptions) (blockList, error) {
 			}
 		}
 		readAround(d, b, off, v.one, func(int64, error) {})
-		writeAround(d, b, off, v.one)
+		// That it reads back is not enough: it holds that already.
+		failed := map[int64]bool{}
+		writeAround(d, b, off, v.one, func(i int64) { failed[i] = true })
 		if err := d.Sync(); err != nil {
 			return nil, err
 		}
-		failed := map[int64]bool{}
 		readAround(d, back[:len(b)], off, v.one, func(i int64, _ error) { failed[i] = true })
 		for i := int64(0); i < int64(len(b)); i += bs {
 			if failed[i] || !bytes.Equal(back[i:i+bs], b[i:i+bs]) {
@@ -502,7 +503,7 @@ func (sb *Superblock) leaveHead() {
 func (v *View) toFront(buf []byte, off int64, left, gone *blockList) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
 	v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
-	writeAround(d, buf, off, v.one) // what fails is seen below
+	writeAround(d, buf, off, v.one, func(int64) {}) // what fails is seen below
 	if err := d.Sync(); err != nil {
 		return err
 	}

@@ -244,7 +244,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 		} else if s, _ := decodeSuperblock(b); s == nil || s.UUID != sb.UUID {
 			continue
 		}
-		if err := putPage(devs[c.device], zero, b, c.offset); err != nil {
+		if err := writePage(devs[c.device], zero, b, c.offset); err != nil {
 			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
 		}
 	}
