@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/iotest"
@@ -92,6 +95,37 @@ type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errMedium }
 
+// TestGoldenBackup: the backups of the golden images are these files, byte for
+// byte, and always were.
+func TestGoldenBackup(t *testing.T) {
+	for _, g := range golden {
+		path := filepath.Join("testdata", g.name+".backup")
+		file := encoded(t, backupOf(t, readGolden(t, g.name)))
+		if _, err := os.Stat(path); *writeGolden && errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(path, file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stored, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(stored, file) {
+			t.Errorf("%s: a backup of the same set is another file now", g.name)
+		}
+		b, err := DecodeBackup(bytes.NewReader(stored))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set, err := BackupOf(bytes.NewReader(stored)); err != nil || set != b.Superblock.UUID {
+			t.Error(set, err)
+		}
+		if plan, err := PlanRestore(devices(readGolden(t, g.name)), b); err != nil || len(plan.Steps) != 0 {
+			t.Errorf("%s: %v %q", g.name, err, plan.Steps)
+		}
+	}
+}
+
 // slowSource gives few entries at a time, so that a backup of a live set takes
 // several snapshots.
 type slowSource struct{ *Table }
@@ -159,20 +193,34 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// FuzzBackup decodes whatever comes; with fix, pages get their right sums
-// first, so that the decoder gets past them.
+// FuzzBackup damages backups at will and decodes them; with fix, pages get their
+// right sums again, so that the decoder gets past them. raw is a whole file
+// instead, if it is not empty. changes is a list of 4 bytes each: where in the file
+// (2), what (1), and how many times (1). A page that is cut off is one more way.
 func FuzzBackup(f *testing.F) {
+	var files [][]byte
 	for _, g := range golden {
-		b := encoded(f, backupOf(f, readGolden(f, g.name)))
-		f.Add(b, false)
-		f.Add(b, true)
-		f.Add(b[:2*PageSize], true)
+		files = append(files, encoded(f, backupOf(f, readGolden(f, g.name))))
 	}
-	f.Add([]byte{}, false)
+	f.Add(uint8(0), false, uint16(0), []byte{}, []byte{})
+	f.Add(uint8(1), true, uint16(0), []byte{}, []byte{})
+	f.Add(uint8(0), true, uint16(1), []byte{12, 0, 0xff, 4}, []byte{})
+	f.Add(uint8(1), true, uint16(0), []byte{64, 32, 1, 8}, []byte{})
+	f.Add(uint8(0), true, uint16(0), []byte{120, 16, 1, 8, 48, 16, 7, 1}, []byte{})
+	f.Add(uint8(0), true, uint16(0), []byte{}, []byte("BLKRMPB4"))
 	image := readGolden(f, golden[0].name)
-	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
+	f.Fuzz(func(t *testing.T, which uint8, fix bool, short uint16, changes, raw []byte) {
+		data := bytes.Clone(files[int(which)%len(files)])
+		data = data[:len(data)-int(short)%len(data)]
+		if len(raw) > 0 {
+			data = bytes.Clone(raw)
+		}
+		for ; len(changes) >= 4; changes = changes[4:] {
+			for i := range int(changes[3]) {
+				data[(int(le.Uint16(changes))+i)%len(data)] ^= changes[2]
+			}
+		}
 		if fix {
-			data = bytes.Clone(data)
 			var sums []byte
 			for at := PageSize; at+PageSize <= len(data); at += PageSize {
 				seal(data[at : at+PageSize])
@@ -194,10 +242,24 @@ func FuzzBackup(f *testing.F) {
 		if err != nil || !slices.Equal(again.entries, b.entries) || again.tip != b.tip {
 			t.Fatalf("encoded again: %v", err)
 		}
-		// It fits no other set, whatever it says.
+		// It fits no other set, whatever it says, and a set that is in order and
+		// newer needs none.
 		disks := clones(image)
-		if r, err := PlanRestore(devices(disks), b); err == nil && b.Superblock.UUID != disks0UUID(t, disks) {
+		r, err := PlanRestore(devices(disks), b)
+		if err == nil && b.Superblock.UUID != disks0UUID(t, disks) {
 			t.Fatalf("a foreign one is taken: %+v", r)
+		}
+		if err == nil && len(r.Steps) > 0 && len(r.Risks) == 0 {
+			t.Fatalf("a set that is in order is to be overwritten: %+v", r)
+		}
+		// Where nothing else is left it is written, or refused.
+		for i, d := range disks {
+			lose(d, b.Superblock, min(uint8(i), uint8(len(b.Superblock.Devices)-1)))
+		}
+		if r, err = PlanRestore(devices(disks), b); err == nil && len(r.Steps) > 0 {
+			if _, err := r.Run(RunOptions{Now: 1, Session: 1}); err != nil {
+				sentinel(t, "restore", err)
+			}
 		}
 	})
 }

@@ -89,7 +89,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		return err
 	}
 	defer backing.Close()
-	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
+	if r := waitingOver(backing.Path()); r != nil {
 		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
 			path, exit.ErrRefused, r.Device, r.Name)
 	}

@@ -23,7 +23,7 @@ func (a *app) lookup(dev string) (*control.Record, error) {
 	if errors.Is(err, control.ErrRefused) {
 		return nil, err
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
 	}
 	number := strings.TrimPrefix(strings.TrimPrefix(dev, "/dev/"), "ublkb")
@@ -57,6 +57,18 @@ func same(a, b string) bool {
 func present(r *control.Record) bool {
 	_, err := os.Stat(filepath.Join("/sys/class/ublk-char", fmt.Sprintf("ublkc%d", r.ID)))
 	return err == nil
+}
+
+// waitingOver returns the record of a device over a backing that is not served,
+// for the backing could be opened, but still there; nil if there is none.
+func waitingOver(backing string) *control.Record {
+	records, _ := control.Records() // those that can be read
+	for _, r := range records {
+		if (r.Backing == backing || same(r.Backing, backing)) && present(r) {
+			return r
+		}
+	}
+	return nil
 }
 
 // notServed refuses a disk whose set has a device: it, or what it is a copy or
@@ -106,13 +118,11 @@ func (a *app) running() ([]*control.Record, error) {
 	if errors.Is(err, control.ErrRefused) {
 		return nil, err
 	}
+	if errors.Is(err, fs.ErrPermission) && len(all) == 0 {
+		return nil, fmt.Errorf("cannot look into %s: %w", control.Dir(), fs.ErrPermission)
+	}
 	if err != nil {
 		a.log.Warn().Err(err).Msg("some runtime records are of no use")
-	}
-	if len(all) == 0 && os.Geteuid() != 0 {
-		if _, err := os.ReadDir(control.Dir()); errors.Is(err, fs.ErrPermission) {
-			return nil, fmt.Errorf("cannot look into %s: %w", control.Dir(), fs.ErrPermission)
-		}
 	}
 	var list []*control.Record
 	for _, r := range all {

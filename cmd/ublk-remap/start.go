@@ -92,6 +92,9 @@ queues and features, and what was under way goes on.`,
 	return cmd
 }
 
+// logWait is how long a server that ends waits for its last lines to be written.
+const logWait = 2 * time.Second
+
 // ownFlags are what the program gives to the servers that it starts: the device
 // is to be served by a process of its own, and the server to take it over from.
 var ownFlags = []string{"detached", "take-over", "kill"}
@@ -125,7 +128,15 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		}
 		return a.printStarted(live.Device, sb)
 	}
-	cfg.Log = a.log
+	// Whoever reads this may be waiting for the device.
+	lines, err := logging.Foreground(a.err, a.logFormat)
+	if err != nil {
+		return err
+	}
+	defer lines.Close(logWait)
+	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
+		return err
+	}
 	cfg.Ready = func(path string) {
 		if err := a.printStarted(path, sb); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
@@ -230,7 +241,9 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			return err
 		}
 		defer file.Close()
-		if cfg.Log, err = logging.Detached(file, a.logLevel); err != nil {
+		lines := logging.Detached(file)
+		defer lines.Close(logWait)
+		if cfg.Log, err = logging.New(lines, a.logLevel, "json"); err != nil {
 			return err
 		}
 		cfg.Log = cfg.Log.With().Str("name", sb.Name).Int("pid", os.Getpid()).Logger()

@@ -74,7 +74,7 @@ func TestFlood(t *testing.T) {
 	var at, most atomic.Int32
 	f := &watched{at: &at, most: &most}
 	s := serve(t, "disk", f)
-	const clients, each = 300, 4
+	const clients, each = 250, 4
 	var wg sync.WaitGroup
 	var failed atomic.Int32
 	for range clients {

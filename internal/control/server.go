@@ -45,7 +45,8 @@ type Handler interface {
 const (
 	maxBody   = 512 << 10 // bytes of a request's body
 	maxRanges = 4096      // of one request
-	maxConns  = 64        // connections at once; others wait in the kernel's queue
+	maxConns  = 16        // connections at once: their goroutines share the CPUs with those of the queues
+	maxQueue  = 64        // connections that wait; those who come then are to try again
 	maxLists  = 2         // tables being sent
 	maxMoves  = 4         // moves under way or waiting
 	maxHeader = 8 << 10   // bytes of a request's header
@@ -84,7 +85,7 @@ func Serve(name string, h Handler) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := errors.Join(os.Chmod(path, 0o600), shortQueue(l)); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -98,6 +99,19 @@ func Serve(name string, h Handler) (*Server, error) {
 		s.done <- err
 	}()
 	return s, nil
+}
+
+// shortQueue makes the kernel's queue of connections short. Go asks for as long a
+// one as there can be: thousands of clients that have left already would have to
+// be gone through before the next one that waits.
+func shortQueue(l *net.UnixListener) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var listenErr error
+	err = raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), maxQueue) })
+	return errors.Join(err, listenErr)
 }
 
 // clearSocket removes the socket that a dead server left at path.

@@ -37,6 +37,7 @@ var advice = []struct {
 	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device"},
 	{control.ErrNotRunning, "start it with: ublk-remap start"},
 	{control.ErrBusy, "try again"},
+	{blockdev.ErrAlignment, "give it blocks of 512 to 4096 bytes, and not larger ones than the set was made with"},
 	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file"},
 }
 

@@ -28,18 +28,38 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	if err != nil || level == "" {
 		return zerolog.Nop(), fmt.Errorf("%w: level %q; there are trace, debug, info, warn, error and disabled", ErrFormat, level)
 	}
+	// What Async writes to has its format already.
+	if _, ok := w.(*Async); !ok {
+		if w, err = formatted(w, format); err != nil {
+			return zerolog.Nop(), err
+		}
+	}
+	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
+}
+
+// formatted returns a writer that takes lines of JSON.
+func formatted(w io.Writer, format string) (io.Writer, error) {
 	switch format {
 	case "":
 		if f, ok := w.(*os.File); ok && Terminal(f) {
-			w = console(w)
+			return console(w), nil
 		}
+		return w, nil
 	case "console":
-		w = console(w)
+		return console(w), nil
 	case "json":
-	default:
-		return zerolog.Nop(), fmt.Errorf("%w: format %q; there are %q", ErrFormat, format, Formats)
+		return w, nil
 	}
-	return zerolog.New(w).Level(l).With().Timestamp().Logger(), nil
+	return nil, fmt.Errorf("%w: format %q; there are %q", ErrFormat, format, Formats)
+}
+
+// Foreground makes what a server in the foreground logs to. The caller closes it.
+func Foreground(w io.Writer, format string) (*Async, error) {
+	w, err := formatted(w, format)
+	if err != nil {
+		return nil, err
+	}
+	return NewAsync(w), nil
 }
 
 func console(w io.Writer) io.Writer {
@@ -110,14 +130,15 @@ func (l *File) Close() error { return l.f.Close() }
 // kernelLog passes lines of level warn and above to /dev/kmsg.
 type kernelLog struct{ f *os.File }
 
-// Detached makes the logger of a detached server: all to the file, warnings
-// and errors to the kernel's log too, where the journal and dmesg show them.
-func Detached(file io.Writer, level string) (zerolog.Logger, error) {
+// Detached makes what a detached server logs to: all to the file, warnings
+// and errors to the kernel's log too, where the journal and dmesg show them. The
+// caller closes it.
+func Detached(file io.Writer) *Async {
 	w := file
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
 		w = zerolog.MultiLevelWriter(file, &kernelLog{f})
 	}
-	return New(w, level, "json")
+	return NewAsync(w)
 }
 
 // Write is for lines without a level.

@@ -105,6 +105,7 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.load(waiting); err != nil {
 		return err
 	}
+	prepareMemory(s.log)
 	epoch, cancel := context.WithTimeout(ctx, epochWait)
 	defer cancel()
 	if err := s.keeper.open(epoch); err != nil {
@@ -391,6 +392,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-s.device.Ready():
 	}
 	s.live.Store(true)
+	go s.settle()
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Int("queues", s.info().Queues).Msg("live")
 	if s.cfg.Ready != nil {

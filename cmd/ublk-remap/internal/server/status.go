@@ -173,9 +173,9 @@ func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (cont
 	return s.moveAll(ctx, ranges, false)
 }
 
-// movePiece is how many blocks are moved before it is seen whether anybody
-// still waits for the rest.
-const movePiece = 8192
+// movePiece is how many units are moved before it is seen whether anybody still
+// waits for the rest.
+const movePiece = 128
 
 func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bool) (control.MoveReply, error) {
 	blocks := s.shared.Geometry().Blocks
@@ -191,7 +191,7 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bo
 		// Piece by piece: what is asked for may take hours, and who asked may
 		// leave. Then no more than the piece under way is moved.
 		for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
-			n := min(end-at, movePiece)
+			n := min(end-at, movePiece*s.shared.Geometry().BlocksPerUnit())
 			var res remap.MoveResult
 			res, err = s.keeper.move(ctx, remap.Move{Block: at, Count: n, ToSpare: toSpare, Cause: metadata.CauseOperator})
 			reply.Blocks += res.Moved

@@ -1,0 +1,252 @@
+package server
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// Memory that the I/O path may need is there before the first request: the
+// I/O may be what memory is waiting for. The queue threads allocate nothing; what is
+// left is the program's text, the heap that heals and the control socket use, threads, and
+// the buffers that requests are copied through. docs/ARCHITECTURE.md, "Memory".
+
+const (
+	// heapReserve is heap beyond half as much again as what lives, in bytes. The
+	// garbage of some thousand heals fits.
+	heapReserve = 32 << 20
+	// heapFilled is how much of the limit is made present, in percent. The
+	// runtime collects garbage before it gets there, and gives pages back to the
+	// system from 95 % of the limit on.
+	heapFilled = 95
+	// heapWatched is how many collections are looked at before the limit grows.
+	heapWatched = 8
+	// spareThreads are threads of the runtime beside one per CPU, for goroutines
+	// that are in a system call.
+	spareThreads = 4
+	// bufferShare of the memory, one part in that many, is what the buffers may
+	// take in advance.
+	bufferShare = 8
+)
+
+// lockText makes the program's own pages present and keeps them: to read one
+// from a disk may mean to read it from the device that is served.
+func lockText() error {
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var errs []error
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// proc_pid_maps(5): address perms offset dev inode path
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || !strings.HasPrefix(fields[1], "r") {
+			continue
+		}
+		low, high, _ := strings.Cut(fields[0], "-")
+		from, err1 := strconv.ParseUint(low, 16, 64)
+		to, err2 := strconv.ParseUint(high, 16, 64)
+		if err := errors.Join(err1, err2); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		// Unlike mlockall with MCL_ONFAULT this reads the pages.
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(from), uintptr(to-from), 0); errno != 0 {
+			errs = append(errs, fmt.Errorf("mlock of %s: %w", fields[5], errno))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// heapLimit is what the Go heap was last allowed.
+var heapLimit atomic.Int64
+
+// reserveHeap makes heap for what is alive, half as much again and heapReserve
+// present, and has the runtime stay within that: it collects garbage when it is
+// used up, and not by the clock or by a ratio, after which it would give pages back
+// that heals need again. Should more be alive one day, the limit grows.
+func reserveHeap() {
+	runtime.GC()
+	limit := int64(heapSample("/gc/heap/live:bytes"))*3/2 + heapReserve + int64(overhead())
+	if old := heapLimit.Load(); limit <= old+old/4 {
+		return
+	}
+	heapLimit.Store(limit)
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(limit)
+	// One by one, so that what is there already is used; they are garbage at
+	// the end, and their pages stay.
+	const chunk = 64 << 10
+	var ballast [][]byte
+	for used() < limit*heapFilled/100 && len(ballast) < int(limit/chunk) {
+		b := make([]byte, chunk)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		ballast = append(ballast, b)
+	}
+	// A first collection makes what collecting takes, and finds the heap as large as it
+	// is to stay.
+	runtime.GC()
+	runtime.KeepAlive(ballast)
+}
+
+var churned [16][]byte
+
+// churnHeap goes through the heap once more with small garbage, until it has been
+// collected, so that what the runtime keeps about small objects is there too.
+func churnHeap() {
+	n := 0
+	for left := 2 * heapLimit.Load(); left > 0; {
+		// Faster than it is collected the heap would outgrow its limit.
+		if n++; n%4 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		for size := 16; size <= 8<<10; size *= 2 {
+			churned[left%int64(len(churned))] = make([]byte, size)
+			left -= int64(size)
+		}
+	}
+	clear(churned[:])
+}
+
+// watchHeap lets the limit grow with what is alive. What one collection found is
+// no measure, for what is made while it runs counts as alive: the least of
+// several is.
+func watchHeap(seen int, least int64) {
+	type sentinel struct{ _ [16]byte }
+	s := new(sentinel)
+	runtime.SetFinalizer(s, func(*sentinel) {
+		// Collected: so a collection has ended.
+		least = min(least, int64(heapSample("/gc/heap/live:bytes")))
+		if seen++; seen < heapWatched {
+			watchHeap(seen, least)
+			return
+		}
+		if least*3/2+heapReserve/2 > heapLimit.Load() {
+			limit := least*2 + heapReserve
+			heapLimit.Store(limit)
+			debug.SetMemoryLimit(limit)
+		}
+		watchHeap(0, math.MaxInt64)
+	})
+}
+
+// used is the memory that the runtime has in use, as its limit counts it. What it
+// has and does not use may never have been touched.
+func used() int64 {
+	return int64(heapSample("/memory/classes/total:bytes") - heapSample("/memory/classes/heap/released:bytes") -
+		heapSample("/memory/classes/heap/free:bytes"))
+}
+
+// overhead is the memory of the runtime that is no heap.
+func overhead() uint64 {
+	return heapSample("/memory/classes/total:bytes") - heapSample("/memory/classes/heap/released:bytes") -
+		heapSample("/memory/classes/heap/free:bytes") - heapSample("/memory/classes/heap/objects:bytes") -
+		heapSample("/memory/classes/heap/unused:bytes")
+}
+
+func heapSample(name string) uint64 {
+	s := []metrics.Sample{{Name: name}}
+	metrics.Read(s)
+	if s[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return s[0].Value.Uint64()
+}
+
+// startThreads makes threads that the runtime keeps: to make one takes memory.
+func startThreads(n int) {
+	var here, gone sync.WaitGroup
+	leave := make(chan struct{})
+	here.Add(n)
+	for range n {
+		gone.Go(func() {
+			// A locked goroutine that waits keeps its thread.
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			here.Done()
+			<-leave
+		})
+	}
+	here.Wait()
+	close(leave)
+	gone.Wait()
+}
+
+// settle does what is not needed for the first requests.
+func (s *server) settle() {
+	s.fillBuffers()
+	churnHeap()
+}
+
+// fillBuffers makes the memory present that requests are copied through, or as
+// much of each tag's as a part of the machine's memory allows.
+func (s *server) fillBuffers() {
+	most := memoryHere() / bufferShare
+	present, all, err := s.device.Prefault(most)
+	log := s.log.Debug()
+	switch {
+	case err != nil:
+		log = s.log.Warn().Err(err)
+	case present < all:
+		log = s.log.Warn().Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
+	}
+	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
+}
+
+// memoryHere is the machine's memory, or that of this process's control group if
+// that is less, in bytes.
+func memoryHere() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	n := int64(info.Totalram) * int64(info.Unit)
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return n
+	}
+	for line := range strings.Lines(string(text)) {
+		// cgroups(7): the line of version 2 has hierarchy 0 and no controllers.
+		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		for ; ok && group != "/" && group != "."; group = filepath.Dir(group) {
+			most, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", group, "memory.max"))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if m, err := strconv.ParseInt(strings.TrimSpace(string(most)), 10, 64); err == nil {
+				n = min(n, m)
+			}
+		}
+	}
+	return n
+}
+
+// prepareMemory does what can be done before the device is live.
+func prepareMemory(log zerolog.Logger) {
+	if err := lockText(); err != nil {
+		log.Warn().Err(err).Msg("cannot keep the program in memory")
+	}
+	startThreads(runtime.GOMAXPROCS(0) + spareThreads)
+	reserveHeap()
+	watchHeapOnce.Do(func() { watchHeap(0, math.MaxInt64) })
+}
+
+var watchHeapOnce sync.Once

@@ -1,0 +1,407 @@
+package e2e
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
+)
+
+// processMemory is what the kernel tells of a process's memory.
+type processMemory struct {
+	minor, major           int64 // page faults
+	locked, swapped, resid int64 // KiB
+}
+
+func memoryOf(t testing.TB, pid int) processMemory {
+	t.Helper()
+	var m processMemory
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// proc_pid_stat(5): after the name in parentheses come state (3), …, minflt (10), cminflt, majflt (12).
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	m.minor, _ = strconv.ParseInt(fields[10-3], 10, 64)
+	m.major, _ = strconv.ParseInt(fields[12-3], 10, 64)
+	m.locked = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmLck")
+	m.swapped = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmSwap")
+	m.resid = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
+	return m
+}
+
+// kibOf reads a line "name: N kB".
+func kibOf(t testing.TB, path, name string) int64 {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), name+":"); ok {
+			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%s does not tell %s", path, name)
+	return 0
+}
+
+// settled waits until a server makes no more memory present by itself.
+func settled(t testing.TB, pid int) processMemory {
+	t.Helper()
+	last, since := memoryOf(t, pid), 0
+	for n := 0; n < 600; n++ {
+		time.Sleep(200 * time.Millisecond)
+		now := memoryOf(t, pid)
+		if now.minor > last.minor+5 {
+			since = 0
+		} else if since++; since == 5 {
+			return now
+		}
+		last = now
+	}
+	t.Fatalf("the server's memory does not settle: %+v", last)
+	return last
+}
+
+// TestMemoryIsThere: what a server needs to serve and to heal is in memory before
+// it is needed.
+func TestMemoryIsThere(t *testing.T) {
+	vmtest.NeedUblk(t)
+	for _, zc := range somePaths(1) {
+		t.Run(pathName(zc), func(t *testing.T) { testMemoryIsThere(t, zc) })
+	}
+}
+
+func testMemoryIsThere(t *testing.T, zeroCopy bool) {
+	guard(t, 3*time.Minute)
+	rng := random(t)
+	d := newDisk(t, kindLoop, diskMiB, 512)
+	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
+	s.start(t, "--queues", "2", "--depth", "32", dataPath(zeroCopy))
+	lay := layoutOf(t, d)
+	pid := s.status(t).ServerPID
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	if err != nil || strings.TrimSpace(string(score)) != "-1000" {
+		t.Errorf("oom_score_adj is %q, %v", score, err)
+	}
+	write := func(size string) {
+		fio(t, s.dev, "rw=randwrite", "size="+size, "bsrange=4k-256k", "iodepth=16", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
+	}
+	write("4M") // what both queues need once: kernel side, first answers, the status
+	began := settled(t, pid)
+	write("8M")
+	plain := memoryOf(t, pid)
+	var bad []extent
+	for range 60 {
+		bad = append(bad, extent{lay.homeOf(extent{rng.Int64N(8<<20/512) * 512, 512})[0].start, 512})
+	}
+	d.setBad(t, bad)
+	write("8M")
+	healed := memoryOf(t, pid)
+	st := s.status(t)
+	t.Logf("resident %d KiB, locked %d KiB; faults with plain writes %d, with heals %d (%d remaps); major faults %d",
+		healed.resid, healed.locked, plain.minor-began.minor, healed.minor-plain.minor, st.Remaps, healed.major-began.major)
+	if st.Remaps == 0 {
+		t.Error("no block was remapped")
+	}
+	if healed.major != began.major || healed.swapped != 0 {
+		t.Errorf("pages had to be read: %d major faults, %d KiB swapped", healed.major-began.major, healed.swapped)
+	}
+	// The buffers of 64 tags alone are thousands of pages. What is left are those that
+	// Go's heap touches for the first time.
+	if n := plain.minor - began.minor; n > 400 {
+		t.Errorf("%d pages had to be made for plain writes", n)
+	}
+	if n := healed.minor - plain.minor; n > 600 {
+		t.Errorf("%d pages had to be made for heals", n)
+	}
+	if healed.locked < healed.resid-1<<10 {
+		t.Errorf("only %d KiB are locked", healed.locked)
+	}
+}
+
+// hogEnv makes this program one that uses memory: MiB to lock, MiB to use,
+// rounds, seed.
+const hogEnv = "E2E_HOG"
+
+func init() {
+	spec := os.Getenv(hogEnv)
+	if spec == "" {
+		return
+	}
+	var lock, use, rounds int
+	var seed uint64
+	_, err := fmt.Sscan(spec, &lock, &use, &rounds, &seed)
+	if err == nil {
+		err = hog(lock, use, rounds, seed)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// hog locks memory, then fills other memory, and in each round reads every page
+// of that and writes it anew, in random order. Without rounds it waits until it is killed.
+func hog(lock, use, rounds int, seed uint64) error {
+	locked, err := unix.Mmap(-1, 0, max(lock, 1)<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err == nil {
+		err = unix.Mlock(locked)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %d MiB: %w", lock, err)
+	}
+	fmt.Println("locked")
+	if rounds == 0 {
+		select {}
+	}
+	mem, err := unix.Mmap(-1, 0, use<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	const words = 4096 / 8
+	value := func(page, round int) uint64 { return (uint64(page)<<20 | uint64(round)) * 0x9e3779b97f4a7c15 }
+	rng := rand.New(rand.NewPCG(seed, 0))
+	pages := rng.Perm(len(mem) / 4096)
+	for round := range rounds {
+		for _, p := range pages {
+			page := unsafe.Slice((*uint64)(unsafe.Pointer(&mem[p*4096])), words)
+			was, is := value(p, round-1), value(p, round)
+			for i := range page {
+				if round > 0 && page[i] != was+uint64(i) {
+					return fmt.Errorf("round %d: page %d has %#x at word %d, want %#x", round, p, page[i], i, was+uint64(i))
+				}
+				page[i] = is + uint64(i)
+			}
+		}
+		fmt.Printf("round %d\n", round)
+	}
+	runtime.KeepAlive(locked)
+	return nil
+}
+
+// startHog starts the memory user.
+func startHog(t testing.TB, lock, use int64, rounds int, seed uint64) *process {
+	t.Helper()
+	if err := os.Setenv(hogEnv, fmt.Sprint(lock, use, rounds, seed)); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.Unsetenv(hogEnv) }()
+	return launch(t, "/proc/self/exe")
+}
+
+// tightDisk is a disk that takes no memory when it is written to: all of null_blk's
+// pages are there.
+func tightDisk(t testing.TB, sizeMiB int) *disk {
+	t.Helper()
+	d := newDisk(t, kindNull, sizeMiB, 4096)
+	f := openUntilClosed(t, d.path)
+	buf := aligned(1 << 20)
+	for off := int64(0); off < d.size; off += int64(len(buf)) {
+		if err := f.write(buf, off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.close()
+	return d
+}
+
+// someBad are single blocks at random places of an extent of the exported device.
+func someBad(rng *rand.Rand, lay layout, in extent, n int) []extent {
+	var bad []extent
+	for range n {
+		e := extent{in.start + rng.Int64N(in.length/4096)*4096, 4096}
+		bad = append(bad, lay.homeOf(e)...)
+	}
+	return bad
+}
+
+const availableMiB = 130 // what the tests below leave of the memory
+
+// TestSwapOnItself swaps to the device in earnest while its disk has bad sectors.
+func TestSwapOnItself(t *testing.T) {
+	vmtest.NeedUblk(t)
+	vmtest.NeedRoot(t)
+	turn := 0
+	for _, zc := range somePaths(turn) {
+		t.Run(pathName(zc), func(t *testing.T) { testSwapOnItself(t, zc) })
+	}
+}
+
+func testSwapOnItself(t *testing.T, zeroCopy bool) {
+	guard(t, 4*time.Minute)
+	rng := random(t)
+	use, rounds := int64(availableMiB+50), 2
+	if vmtest.Full() {
+		rounds = 10
+	}
+	d := tightDisk(t, 112)
+	s := create(t, d, "--spare", "4MiB")
+	s.start(t, "--queues", "2", "--depth", "64", "--max-io", "128KiB", dataPath(zeroCopy))
+	lay := layoutOf(t, d)
+	before := settled(t, s.status(t).ServerPID)
+
+	// A swap header: include/linux/swap.h, union swap_header.
+	f := openUntilClosed(t, s.dev)
+	size := f.size
+	header := aligned(4096)
+	clear(header)
+	binary.LittleEndian.PutUint32(header[1024:], 1)
+	binary.LittleEndian.PutUint32(header[1028:], uint32(size/4096-1))
+	copy(header[4096-10:], "SWAPSPACE2")
+	if err := f.write(header, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.close()
+	// The disk goes bad before anything is there: a page that cannot be read back
+	// costs its owner's life, on any disk.
+	d.setBad(t, someBad(rng, lay, extent{1 << 20, size - 1<<20}, 250))
+	path, err := unix.BytePtrFromString(s.dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
+		t.Fatalf("swapon: %v", errno)
+	}
+	swapped := true
+	swapoff := func() {
+		if swapped {
+			swapped = false
+			if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
+				t.Errorf("swapoff: %v", errno)
+			}
+		}
+	}
+	defer swapoff()
+	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
+	p := startHog(t, lock, use, rounds, rng.Uint64())
+	r := p.wait(t, 3*time.Minute)
+	if r.code != 0 {
+		t.Fatalf("the memory's user\n%s", r)
+	}
+	swapoff()
+	st := s.status(t)
+	after := memoryOf(t, st.ServerPID)
+	t.Logf("locked %d MiB, used %d MiB in %d rounds; %d MiB swapped out, %d MiB in; %d remaps; the server: %d minor faults, %d major, %d KiB resident",
+		lock, use, rounds, st.IO.WriteBytes>>20, st.IO.ReadBytes>>20, st.Remaps, after.minor-before.minor, after.major-before.major, after.resid)
+	if st.IO.WriteBytes < 10<<20 || st.Remaps == 0 {
+		t.Errorf("%d bytes were swapped out, %d remaps: no test of anything", st.IO.WriteBytes, st.Remaps)
+	}
+	if int64(st.ServerPID) != s.pid.Load() || after.swapped != 0 || after.major != before.major {
+		t.Errorf("the server's own memory: %+v, before: %+v", after, before)
+	}
+}
+
+// TestAllMemoryDirty fills memory with dirty pages of a file system on a bad
+// disk, and then writes them out.
+func TestAllMemoryDirty(t *testing.T) {
+	vmtest.NeedUblk(t)
+	vmtest.NeedRoot(t)
+	turn := 1
+	for _, zc := range somePaths(turn) {
+		t.Run(pathName(zc), func(t *testing.T) { testAllMemoryDirty(t, zc) })
+	}
+}
+
+func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
+	guard(t, 4*time.Minute)
+	rng := random(t)
+	for name, value := range map[string]string{"dirty_background_ratio": "90", "dirty_ratio": "95", "dirty_expire_centisecs": "360000"} {
+		setting(t, "/proc/sys/vm/"+name, value)
+	}
+	d := tightDisk(t, 160)
+	s := create(t, d, "--spare", "4MiB")
+	s.start(t, "--queues", "2", "--depth", "64", "--max-io", "128KiB", dataPath(zeroCopy))
+	lay := layoutOf(t, d)
+	run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", s.dev)
+	dir := mount(t, "ext4", s)
+	const size = 120 << 20
+	var bad []extent
+	for _, e := range fileExtents(t, dir+"/file", size) {
+		bad = append(bad, someBad(rng, lay, e, int(e.length>>20)+1)...)
+	}
+	before := settled(t, s.status(t).ServerPID)
+	d.setBad(t, bad)
+	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
+	hog := startHog(t, lock, 0, 0, 0)
+	for n := 0; kibOf(t, "/proc/meminfo", "MemAvailable")>>10 > availableMiB+40; n++ {
+		if hog.ended() || n > 600 {
+			t.Fatalf("memory does not get scarce\n%s", hog.result())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	f, err := os.OpenFile(dir+"/file", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1<<20)
+	dirty := int64(0)
+	for off := int64(0); off < size; off += int64(len(buf)) {
+		pattern(buf, off, 7)
+		if _, err := f.WriteAt(buf, off); err != nil {
+			t.Fatalf("write at %d: %v", off, err)
+		}
+		dirty = max(dirty, kibOf(t, "/proc/meminfo", "Dirty")+kibOf(t, "/proc/meminfo", "Writeback"))
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	st := s.status(t)
+	after := memoryOf(t, st.ServerPID)
+	t.Logf("left %d MiB, up to %d MiB dirty, wrote %d MiB; %d remaps; the server: %d minor faults, %d major, %d KiB resident",
+		availableMiB, dirty>>10, st.IO.WriteBytes>>20, st.Remaps, after.minor-before.minor, after.major-before.major, after.resid)
+	if int64(st.ServerPID) != s.pid.Load() || after.major != before.major || st.Remaps == 0 || dirty < 20<<10 {
+		t.Errorf("%+v, before %+v; %d remaps", after, before, st.Remaps)
+	}
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		t.Fatal(err)
+	}
+	for off := int64(0); off < size; off += int64(len(buf)) {
+		if _, err := f.ReadAt(buf, off); err != nil {
+			t.Fatalf("read at %d: %v", off, err)
+		}
+		checkPattern(t, buf, off, 7)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	_ = hog.cmd.Process.Kill()
+	hog.wait(t, limit)
+	umount(t, dir)
+	fsck(t, "ext4", s.dev)
+}
+
+// setting changes a sysctl until the test ends.
+func setting(t testing.TB, path, value string) {
+	t.Helper()
+	was, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, []byte(value), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(path, was, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,148 @@
+package hostile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
+)
+
+// memory is what a process has of a kind in /proc/PID/status, in KiB.
+func memory(t *testing.T, pid int, kind string) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(t, err)
+	for line := range strings.Lines(string(text)) {
+		var n int
+		if rest, ok := strings.CutPrefix(line, kind+":"); ok {
+			if _, err := fmt.Sscanf(rest, "%d kB", &n); err != nil {
+				t.Fatal(line, err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no %s in\n%s", kind, text)
+	return 0
+}
+
+// TestFloodUnderIO: while clients flood the socket, say nothing, say nonsense,
+// ask for everything and read nothing, the device does its I/O without an error
+// and with the right data, the server stays small, and answers again afterwards.
+func TestFloodUnderIO(t *testing.T) {
+	need(t)
+	s := rig.Create(t, vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{}), "", "--spare", "2MiB")
+	s.Start(t)
+	pid := s.Status(t).ServerPID
+	rig.Remap(t, "remap", "add", s.Name, "0+800").Want(t, 0)
+	before := memory(t, pid, "VmRSS")
+	sock := filepath.Join(runDir, s.Name+".sock")
+
+	var over atomic.Bool
+	var said, cut atomic.Int64
+	var clients sync.WaitGroup
+	talk := func(text string, read, stay bool) {
+		c, err := net.Dial("unix", sock)
+		if err != nil {
+			if !errors.Is(err, unix.EAGAIN) {
+				t.Error(err)
+			}
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(rig.Limit))
+		_, _ = io.WriteString(c, text)
+		if read {
+			_ = c.(*net.UnixConn).CloseWrite()
+			if n, _ := io.Copy(io.Discard, c); n > 0 {
+				said.Add(1)
+			} else {
+				cut.Add(1)
+			}
+		}
+		for stay && !over.Load() {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	const get = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+	post := func(body string) string {
+		return fmt.Sprintf("POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	}
+	for i, c := range []struct {
+		text       string
+		read, stay bool
+	}{
+		{fmt.Sprintf(get, "/v1/status"), true, false},
+		{fmt.Sprintf(get, "/v1/remaps"), true, false},
+		{fmt.Sprintf(get, "/v1/remaps"), false, true},
+		{"", false, true},
+		{"GET /v1/st", false, true},
+		{"\x00\xff\x16\x03\r\n\r\n", true, false},
+		{post(`{"ranges":` + strings.Repeat("[", 100_000)), true, false},
+		{post(`{"ranges":[` + strings.TrimSuffix(strings.Repeat(`{"block":5,"count":18446744073709551615},`, 5000), ",") + `]}`), true, false},
+		{post(`{"ranges":[{"block":0,"count":900}]}`), true, false},
+		{post(`{"ranges":[{"block":1000,"count":30000}]}`), false, false}, // and leaves at once
+	} {
+		for j := range 3 {
+			clients.Go(func() {
+				for ; !over.Load(); time.Sleep(20 * time.Millisecond) {
+					talk(c.text, c.read, c.stay && (i+j)%2 == 0)
+				}
+			})
+		}
+	}
+	// The I/O that nobody may notice it in.
+	d := rig.Open(t, s.Dev)
+	buf := rig.Aligned(rig.Step)
+	const passes, bytes = 1, 6 << 20
+	for pass := range uint64(passes) {
+		for off := int64(0); off < bytes; off += rig.Step {
+			b := buf[:min(rig.Step, d.Size-off)]
+			rig.Pattern(b, off, pass+1)
+			must(t, d.Write(b, off))
+		}
+		must(t, d.Flush())
+		for off := int64(0); off < bytes; off += rig.Step {
+			b := buf[:min(rig.Step, d.Size-off)]
+			must(t, d.Read(b, off))
+			must(t, rig.CheckPattern(b, off, pass+1))
+		}
+	}
+	over.Store(true)
+	clients.Wait()
+	after := memory(t, pid, "VmRSS")
+	t.Logf("%d answers, %d connections ended without one, %d bytes written and verified; memory %d KiB before, %d after, %d at most",
+		said.Load(), cut.Load(), passes*bytes, before, after, memory(t, pid, "VmHWM"))
+	if said.Load() == 0 {
+		t.Error("nobody was answered")
+	}
+	if peak := memory(t, pid, "VmHWM"); peak > before+64<<10 {
+		t.Errorf("memory: %d KiB at most, %d before", peak, before)
+	}
+	d.Close()
+	if !alive(pid) {
+		t.Fatal("the server has died")
+	}
+	st := s.Status(t)
+	t.Logf("%s, %d remaps", st.State, st.Remaps)
+	if st.State != "live" || st.Errors.Read+st.Errors.Write+st.Errors.Flush+st.Errors.Transport != 0 {
+		t.Errorf("%+v", st)
+	}
+	// Whoever left did not have all of it moved.
+	if st.Remaps > 500 {
+		t.Errorf("%d units were moved for clients that are gone", st.Remaps)
+	}
+	s.Stop(t)
+	s.Check(t)
+}
