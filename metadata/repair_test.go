@@ -255,20 +255,24 @@ func TestRepair(t *testing.T) {
 func TestRepairCut(t *testing.T) {
 	cuts := 0
 	for _, tc := range worlds {
-		for kind := range damages[1:] {
-			t.Run(tc.name+"/"+damages[1+kind].name, func(t *testing.T) {
-				w := history(t, tc.p, 200, kind%2 == 1)
+		for i := range uint64(len(damages)-1) * seeds(1) {
+			kind, seed := 1+int(i)%(len(damages)-1), 200+i/uint64(len(damages)-1)
+			t.Run(fmt.Sprintf("%s/%s/%d", tc.name, damages[kind].name, seed), func(t *testing.T) {
+				w := history(t, tc.p, seed, (kind+int(seed))%2 == 0)
 				want := listed(w.table(w.base))
 				before := clones(w.disks)
-				damage(w, 1+kind, before)
+				damage(w, kind, before)
 				if _, err := tableOf(devices(before)); err != nil {
 					t.Skip("too much damage beside a stale mirror")
 				}
 				for n := int(w.r.Uint64N(uint64(stride(tc.name)))); ; n += stride(tc.name) {
 					disks := clones(before)
 					plan, err := PlanRepair(healing(disks, n), nil)
-					if err != nil || len(plan.Steps) == 0 {
-						t.Fatalf("plan: %v %q", err, plan.Steps)
+					if err != nil {
+						t.Fatal("plan:", err)
+					}
+					if len(plan.Steps) == 0 {
+						return // the header of an older checkpoint: as good as one that was cut
 					}
 					_, err = plan.Run(RunOptions{Now: 5, Session: w.r.Uint64()})
 					for range 2 {

@@ -178,10 +178,10 @@ func restored(t *testing.T, what string, disks []*memDisk, b *Backup, want []Ent
 func TestRestoreCut(t *testing.T) {
 	cuts := 0
 	for _, tc := range worlds {
-		for li := range losses {
-			l := &losses[li]
-			t.Run(tc.name+"/"+l.name, func(t *testing.T) {
-				w, b, before := lostSet(t, tc.p, l, 500)
+		for i := range uint64(len(losses)) * seeds(1) {
+			l, seed := &losses[i%uint64(len(losses))], 500+i/uint64(len(losses))
+			t.Run(fmt.Sprintf("%s/%s/%d", tc.name, l.name, seed), func(t *testing.T) {
+				w, b, before := lostSet(t, tc.p, l, seed)
 				plan, err := PlanRestore(devices(before), b)
 				if err != nil || l.certain != (len(plan.Risks) == 0) || len(plan.Steps) == 0 {
 					t.Fatalf("%v %q %q", err, plan.Risks, plan.Steps)
@@ -385,5 +385,80 @@ func TestRestoreRefuses(t *testing.T) {
 	lose(bareSpare, &w.plan.sb, 1)
 	if plan, err = PlanRestore(devices([]*memDisk{w.disks[0], bareSpare}), now); err != nil || !strings.Contains(strings.Join(plan.Risks, ";"), "out of date") {
 		t.Error(err, plan.Risks)
+	}
+}
+
+// TestRestoreOlderDisk: a whole set was put back to an earlier time, and the
+// newer table is wanted all the same.
+func TestRestoreOlderDisk(t *testing.T) {
+	for _, tc := range worlds {
+		w := history(t, tc.p, 700, false)
+		old := clones(w.disks)
+		w.power()
+		w.settle()
+		w.commit()
+		w.settle()
+		want := listed(w.table(w.base))
+		restored(t, tc.name, old, backupOf(t, w.disks), want, false)
+	}
+}
+
+// TestMirrorsThatFail: a mirror that takes no writes stays out of use after a
+// repair and a restore, and this is said; without any mirror nothing is done,
+// and once one takes writes again the restore can be finished.
+func TestMirrorsThatFail(t *testing.T) {
+	for _, tc := range worlds {
+		t.Run(tc.name, func(t *testing.T) {
+			l := &losses[0]
+			w, b, disks := lostSet(t, tc.p, l, 800)
+			want := listed(w.table(w.base))
+			// The places of all mirrors on the backing, and all room for others.
+			dead := map[int]bool{}
+			fail := func(off int64, _ int) bool {
+				for i := range w.c.ms {
+					m := &w.c.ms[i]
+					if m.device == 0 && dead[i] && off >= m.start && off < m.start+2*m.slot+int64(len(m.slots))*m.atom {
+						return true
+					}
+				}
+				return len(dead) > 0 && off > RegionStart && !slices.Contains(w.plan.sb.copies(0), off) &&
+					!slices.ContainsFunc(w.c.ms, func(m cmirror) bool {
+						return m.device == 0 && off >= m.start && off < m.start+2*m.slot+int64(len(m.slots))*m.atom
+					})
+			}
+			disks[0].failWrite = fail
+			dead[0], dead[1] = true, true
+			plan, err := PlanRestore(devices(disks), b)
+			if err != nil || len(plan.Risks) > 0 {
+				t.Fatal(err, plan.Risks)
+			}
+			if _, err := plan.Run(RunOptions{Now: 1, Session: 1}); !errors.Is(err, errMedium) {
+				t.Fatalf("no mirror of the backing takes it: %v", err)
+			}
+			if _, err := Load(devices(disks)); !errors.Is(err, ErrDamaged) {
+				t.Fatalf("a restore that failed loads: %v", err)
+			}
+			delete(dead, 1)
+			if plan, err = PlanRestore(devices(disks), b); err != nil || len(plan.Risks) > 0 {
+				t.Fatal(err, plan.Risks)
+			}
+			report, err := plan.Run(RunOptions{Now: 2, Session: 2})
+			if err != nil || report.Worst() != SeverityWarning {
+				t.Fatalf("%v\n%s", err, report.String())
+			}
+			if got, err := tableOf(devices(disks)); err != nil || !slices.Equal(got, want) {
+				t.Fatalf("%v%s", err, diff(want, got))
+			}
+			// A repair cannot do more as long as it does not take writes.
+			repair, err := PlanRepair(devices(disks), nil)
+			if err != nil || len(repair.Steps) == 0 {
+				t.Fatal(err, repair.Steps)
+			}
+			if report, err = repair.Run(RunOptions{Now: 3, Session: 3}); err != nil || report.Worst() != SeverityWarning {
+				t.Fatalf("%v\n%s", err, report.String())
+			}
+			disks[0].failWrite = nil
+			repaired(t, "the disk got well", disks, want)
+		})
 	}
 }
