@@ -24,6 +24,8 @@ RUN      ?=
 PKG      ?=
 # Seeded runs of the simulator.
 SEEDS    ?= 10000
+# Not empty: the simulator cuts the power at every write, also of recoveries.
+FULL     ?=
 # Rounds of each test of the campaign, and the seed of the first (empty: by the clock).
 ROUNDS   ?= 100
 SEED     ?=
@@ -45,7 +47,7 @@ VMEXEC  = $(CURDIR)/bin/vmexec
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim lint fmt bench demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -99,8 +101,13 @@ test-vm-full: test-vm ## the whole cross of features in guests (takes long)
 powercut: ## many power cuts on real kernels: KERNEL=7.3 CUTS=500
 	UBLK_REMAP_CUTS=$(CUTS) $(MAKE) test-vm PKG=./test/powercut RUN='$(or $(RUN),TestPowerCut)' TESTFLAGS='-timeout 24h $(TESTFLAGS)'
 
-sim: ## the simulator: SEEDS=100000 for the long mode
-	UBLK_REMAP_SIM_SEEDS=$(SEEDS) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./internal/sim/...
+# Bugs inside of the code under test are planted in a build of their own.
+sim: ## the simulator: SEEDS=100000 FULL=1 for the long mode
+	UBLK_REMAP_SIM_SEEDS=$(SEEDS) $(if $(FULL),UBLK_REMAP_FULL=1) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)',-skip TestPlantedBugs) $(TESTFLAGS) ./internal/sim/...
+	$(if $(RUN),,go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs $(TESTFLAGS) ./internal/sim)
+
+planted-table: ## write the table of planted bugs in docs/RELIABILITY.md anew
+	go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs ./internal/sim -table ../../docs/RELIABILITY.md
 
 lint: ## golangci-lint with the import map, and go.mod's tidiness
 	$(GOLANGCI) run ./...

@@ -23,6 +23,10 @@ import (
 func main() {
 	unlimit()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	// The first signal asks for an orderly end, the second one does not ask:
+	// something may wait for a disk that does not answer. Servers take all for
+	// the first.
+	context.AfterFunc(ctx, cancel)
 	code := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	cancel()
 	os.Exit(code)

@@ -107,6 +107,10 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	// A terminal that hangs up, and a reader of what is printed that goes away,
 	// are no reason to leave a disk without its server.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	if o.detached || o.foreground {
+		// Nor is the impatience of whoever asked it to stop.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM)
+	}
 	cfg.Version = programVersion()
 	if o.detached {
 		return serveDetached(ctx, a, what, cfg)

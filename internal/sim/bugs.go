@@ -1,52 +1,209 @@
 package sim
 
 import (
+	"slices"
+	"syscall"
+
+	"ublkremap/metadata"
 	"ublkremap/remap"
 )
 
-// Bug is a bug that the simulator's drivers plant, to show that its checks can
-// fail. There is no trace of them in the code under test.
+// Bug is a bug that is planted to show that the checks can fail. Nearly all are planted in
+// the simulator's drivers, or in what they let the code under test see. The few that
+// can only be inside of it are there when it is built with the tag planted, and
+// only then (Bug.Inside).
 type Bug uint8
 
 const (
-	BugNone         Bug = iota
-	BugEarlyAck         // a heal is answered before its commit
-	BugEarlyPublish     // a heal is committed before its data is written
-	BugNoSpareFlush     // a flush leaves out the spare devices
-	BugNoGrace          // grace periods end at once
-	BugEarlyJournal     // the journal calls records durable before they are written
-	BugCachedHeal       // heals are written without FUA
-	BugShortIsWhole     // a short result counts as the whole
-	BugFlushIgnored     // a flush that failed counts as good
+	BugNone Bug = iota
+	BugEarlyAck
+	BugEarlyClear
+	BugEarlyPublish
+	BugCachedHeal
+	BugEarlyJournal
+	BugUnknownDurable
+	BugUnknownForgotten
+	BugCoversUnseen
+	BugEarlyCheckpoint
+	BugNoSpareFlush
+	BugForgetsDirty
+	BugFlushIgnored
+	BugFlushRetried
+	BugDropsFUA
+	BugNoGrace
+	BugNoTurns
+	BugHealsHome
+	BugWideMask
+	BugRetiredForgotten
+	BugNoPending
+	BugInventsZeroes
+	BugShortIsWhole
+	BugHalfWrite
+	BugDiscardHome
+	BugNoBreaker
+	BugNoProbe
+	BugFirstBad
+	BugReadsOneMirror
+	BugWritesOneMirror
+	BugStaleMirror
+	BugStaleNotMarked
+	BugStaleSpare
+	BugNoEpoch
+	BugSequenceReused
+	BugEarlyTakeover
 	bugs
 )
 
-var bugNames = [...]string{
-	"none", "ack before commit", "publish before data", "no flush of the spare device", "no grace period", "record called durable before it is",
-	"heal without FUA", "short result taken for the whole", "failed flush ignored",
+// bugInfo describes a bug: a short name, for flags; what it does; where it is planted; and, if
+// ordinary seeds meet what it needs rarely, what runs are to be like, or the scenario to play.
+type bugInfo struct {
+	name, what, where string
+	focus             Focus
 }
 
-func (b Bug) String() string { return bugNames[b] }
+// Focus makes all runs be about something that is otherwise one thing of many.
+type Focus uint8
+
+const (
+	FocusNone    Focus = iota
+	FocusBudget        // the breaker's budget is small
+	FocusMirror        // a mirror fails at some time, and copies of the metadata are damaged
+	FocusMirrors       // all mirrors fail for a while
+	FocusTurns         // the scenario "turns"
+)
+
+func (f Focus) String() string {
+	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns"}[f]
+}
+
+func (f Focus) apply(c *config) {
+	switch f {
+	case FocusBudget:
+		c.budget, c.policy.Burst, c.policy.PerSecond = true, 1, 1
+		c.faults, c.wind, c.spots = c.faults+8, 80, 1
+	case FocusMirror:
+		c.meta, c.probes = metaMirror, true
+	case FocusMirrors:
+		c.meta = metaAll
+	}
+}
+
+const (
+	inDriver  = "driver"            // of the engines, the arbiter or the committer
+	inDisks   = "view of the disks" // what the load is shown
+	inProduct = "tag planted"
+)
+
+var bugTable = [bugs]bugInfo{
+	BugNone:             {"none", "none", "", FocusNone},
+	BugEarlyAck:         {"early-ack", "a heal is acknowledged before its commit", inDriver, FocusNone},
+	BugEarlyClear:       {"early-clear", "a write to a lost or pending block is acknowledged before the commit that clears it", inDriver, FocusNone},
+	BugEarlyPublish:     {"early-publish", "a heal is committed and published before its data is written", inDriver, FocusNone},
+	BugCachedHeal:       {"cached-heal", "the data of a heal is written without FUA", inDriver, FocusNone},
+	BugEarlyJournal:     {"early-journal", "a commit counts as durable before its record is written", inDriver, FocusNone},
+	BugUnknownDurable:   {"unknown-durable", "a commit of unknown outcome counts as durable", inDriver, FocusNone},
+	BugUnknownForgotten: {"unknown-forgotten", "a commit of unknown outcome is forgotten: not stated again when the breaker closes", inDriver, FocusNone},
+	BugCoversUnseen:     {"covers-unseen", "a checkpoint covers records that the table it is made of does not show yet", inDriver, FocusNone},
+	BugEarlyCheckpoint:  {"early-checkpoint", "a checkpoint frees log space before it is durable", inDriver, FocusNone},
+	BugNoSpareFlush:     {"no-spare-flush", "a flush leaves out the spare device", inDriver, FocusNone},
+	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: devices not written to since the start are not flushed", inDriver, FocusNone},
+	BugFlushIgnored:     {"flush-ignored", "a flush that failed is answered as good", inDriver, FocusNone},
+	BugFlushRetried:     {"flush-retried", "a flush that failed is tried again, and the second answer counts", inDriver, FocusNone},
+	BugDropsFUA:         {"drops-fua", "a FUA write is written without FUA", inDriver, FocusNone},
+	BugNoGrace:          {"no-grace", "a spare unit is used again, and a busy unit copied, without a grace period", inDriver, FocusNone},
+	BugNoTurns:          {"no-turns", "two heals of one block write to the same slot at once", inProduct, FocusTurns},
+	BugHealsHome:        {"heals-home", "what fails in a spare unit is written home, and the map stays", inDriver, FocusNone},
+	BugWideMask:         {"wide-mask", "a commit maps the whole unit where one block was healed", inDriver, FocusNone},
+	BugRetiredForgotten: {"retired-forgotten", "a spare unit that failed is not retired in the commit, and used again after a restart", inDriver, FocusNone},
+	BugNoPending:        {"no-pending", "a block that cannot be read does not become pending", inDriver, FocusNone},
+	BugInventsZeroes:    {"invents-zeroes", "a read of a lost block answers zeroes", inDriver, FocusNone},
+	BugShortIsWhole:     {"short-is-whole", "a short result is taken for the whole", inDriver, FocusNone},
+	BugHalfWrite:        {"half-write", "a write that failed is not isolated: its first half is written, and the whole acknowledged", inDriver, FocusNone},
+	BugDiscardHome:      {"discard-home", "a discard leaves out the spare units", inDriver, FocusNone},
+	BugNoBreaker:        {"no-breaker", "the breaker closes by itself as soon as it opens", inDriver, FocusBudget},
+	BugNoProbe:          {"no-probe", "a commit counts although no mirror on the backing took it: a vanished disk uses up spares", inDriver, FocusNone},
+	BugFirstBad:         {"first-bad", "a load replays one log up to the first bad record", inDisks, FocusNone},
+	BugReadsOneMirror:   {"reads-one-mirror", "a load reads one mirror and takes it for both", inDisks, FocusNone},
+	BugWritesOneMirror:  {"writes-one-mirror", "one mirror's write counts for both", inDriver, FocusNone},
+	BugStaleMirror:      {"stale-mirror", "a load ignores that a mirror is marked as stale", inDisks, FocusMirror},
+	BugStaleNotMarked:   {"stale-not-marked", "a mirror that missed a record is not marked as stale", inDriver, FocusMirror},
+	BugStaleSpare:       {"stale-spare", "a load ignores the epoch of the spare device", inDisks, FocusNone},
+	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
+	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
+	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
+}
+
+func (b Bug) String() string { return bugTable[b].name }
+
+// Focus is what runs that look for the bug should be about.
+func (b Bug) Focus() Focus { return bugTable[b].focus }
+
+// Inside reports that the bug needs a build with the tag planted.
+func (b Bug) Inside() bool { return bugTable[b].where == inProduct }
+
+// tagKey names a tag of a queue.
+type tagKey struct {
+	queue int
+	tag   uint16
+}
+
+// early is what BugEarlyAck and BugEarlyClear know of a request that was told too early:
+// what it says next waits for the true answer, so that the arbiter is not confused.
+type early struct {
+	answers int
+	held    []remap.Message
+}
 
 // toArbiter passes a message of an engine on, unless a bug keeps it.
 func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
-	if b == BugEarlyAck && m.Kind == remap.MsgCommit {
-		ack := *m
-		ack.Kind = remap.MsgCommitted
-		sv.sendEngine(q, ack)
+	key := tagKey{q, m.Tag}
+	switch b {
+	case BugEarlyAck, BugEarlyClear:
+		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone {
+			e.held = append(e.held, *m)
+			return false
+		}
+		if m.Kind == remap.MsgCommit && (b == BugEarlyAck || m.Errno == 0) {
+			if sv.early[key] == nil {
+				sv.early[key] = &early{}
+			}
+			sv.early[key].answers++
+			ack := *m
+			ack.Kind = remap.MsgCommitted
+			sv.sendEngine(q, ack)
+		}
+	case BugNoPending:
+		if m.Kind == remap.MsgPending {
+			ack := *m
+			ack.Kind = remap.MsgCommitted
+			sv.sendEngine(q, ack)
+			return false
+		}
 	}
 	return true
 }
 
 // toEngine passes a message of the arbiter on, unless a bug keeps it.
 func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
-	switch {
-	case b == BugEarlyAck && (m.Kind == remap.MsgCommitted && m.Count > 0 || m.Kind == remap.MsgFailed && m.Count > 0):
-		return false // it has been told already
-	case b == BugNoGrace && m.Kind == remap.MsgGrace:
-		done := remap.Message{Kind: remap.MsgGraceDone, Queue: uint16(q), Generation: m.Generation}
-		sv.receive(q, &done)
+	switch b {
+	case BugEarlyAck, BugEarlyClear:
+		e := sv.early[tagKey{q, m.Tag}]
+		if e == nil || e.answers == 0 || m.Kind != remap.MsgCommitted && m.Kind != remap.MsgFailed {
+			return true
+		}
+		e.answers--
+		held := e.held
+		e.held = nil
+		for _, h := range held {
+			sv.receive(q, &h)
+		}
 		return false
+	case BugNoGrace:
+		if m.Kind == remap.MsgGrace {
+			done := remap.Message{Kind: remap.MsgGraceDone, Queue: uint16(q), Generation: m.Generation}
+			sv.receive(q, &done)
+			return false
+		}
 	}
 	return true
 }
@@ -55,37 +212,199 @@ func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
 func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	s := q.sv.s
 	class := classIO + uint8(q.index)
-	switch b {
-	case BugEarlyPublish:
-		if (d.kind == ioWrite || d.kind == ioZero) && s.inSpare(d) && d.fua {
-			s.begin(class, d, func(int32) {})
-			s.later(class, func() { done(int32(d.n)) })
-			return false
-		}
-	case BugNoSpareFlush:
-		if d.kind == ioFlush && d.d.index != 0 {
+	writes := d.kind == ioWrite || d.kind == ioZero
+	switch {
+	case b == BugEarlyPublish && writes && s.inSpare(d) && d.fua:
+		s.begin(class, d, func(int32) {})
+		s.later(class, func() { done(int32(d.n)) })
+		return false
+	case b == BugNoSpareFlush && d.kind == ioFlush && d.d.index != 0,
+		b == BugDiscardHome && d.kind == ioDiscard && s.inSpare(d):
+		s.later(class, func() { done(0) })
+		return false
+	case b == BugForgetsDirty:
+		if d.kind == ioFlush && !q.sv.written[d.d.index] {
 			s.later(class, func() { done(0) })
 			return false
 		}
-	case BugCachedHeal:
-		if s.inSpare(d) {
-			d.fua = false
+		if writes {
+			q.sv.written[d.d.index] = true
 		}
-	case BugShortIsWhole:
+	case b == BugCachedHeal && s.inSpare(d), b == BugDropsFUA && !s.inSpare(d):
+		d.fua = false
+	case b == BugShortIsWhole && (d.kind == ioRead || d.kind == ioWrite):
 		s.begin(class, d, func(res int32) {
-			if res > 0 && (d.kind == ioRead || d.kind == ioWrite) {
+			if res > 0 {
 				res = int32(d.n)
 			}
 			done(res)
 		})
 		return false
-	case BugFlushIgnored:
-		if d.kind == ioFlush {
-			s.begin(class, d, func(int32) { done(0) })
-			return false
-		}
+	case b == BugFlushIgnored && d.kind == ioFlush:
+		s.begin(class, d, func(int32) { done(0) })
+		return false
+	case b == BugFlushRetried && d.kind == ioFlush:
+		s.begin(class, d, func(res int32) {
+			if res == 0 {
+				done(0)
+			} else {
+				s.begin(class, d.from(0), done)
+			}
+		})
+		return false
+	case b == BugHealsHome && writes && s.inSpare(d) && !d.fua:
+		s.begin(class, d, func(res int32) {
+			if res >= 0 || remap.Classify(res) != remap.ClassMedium {
+				done(res)
+				return
+			}
+			home := d.from(0)
+			dev, off := s.plan.HomeOf(d.block)
+			home.d, home.off = s.disks[dev], off
+			s.begin(class, home, done)
+		})
+		return false
+	case b == BugHalfWrite && d.kind == ioWrite && d.n >= 2*int64(s.plan.BlockSize()):
+		s.begin(class, d, func(res int32) {
+			if res >= 0 || remap.Classify(res) != remap.ClassMedium {
+				done(res)
+				return
+			}
+			half := d.from(0)
+			half.n = d.n / 2 / int64(s.plan.BlockSize()) * int64(s.plan.BlockSize())
+			half.data = half.data[:half.n]
+			s.begin(class, half, func(res int32) {
+				if res > 0 {
+					res = int32(d.n)
+				}
+				done(res)
+			})
+		})
+		return false
 	}
 	return true
+}
+
+// finish passes the answer to a request on.
+func (b Bug) finish(q *queue, r *userReq, res int32) int32 {
+	if b == BugInventsZeroes && r.Op == remap.OpRead && res == -int32(syscall.EIO) && q.has(r, remap.KindLost) {
+		clear(r.buf)
+		return 0
+	}
+	return res
+}
+
+// journal carries out a write of the committer in a bug's way; false: there is none.
+func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
+	s := sv.s
+	mirrors := s.mirrors()
+	inMirror := slices.IndexFunc(mirrors, func(m metadata.Region) bool {
+		return io.d.index == 0 && io.off >= m.Start && io.off < m.Start+m.Length
+	})
+	switch {
+	case io.kind != ioWrite:
+		return false
+	case b == BugEarlyCheckpoint && s.inSlots(io):
+		io.fua = false // what is read back shows nothing
+	case b == BugEarlyJournal && !s.inSlots(io):
+		io.data = slices.Clone(io.data)
+		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
+		s.later(classJournal, func() { done(int32(io.n)) })
+		return true
+	case b == BugWritesOneMirror && inMirror == 1,
+		b == BugNoEpoch && !sv.opened && !s.inRegion(io):
+		s.later(classJournal, func() { done(int32(io.n)) })
+		return true
+	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
+		io.data = slices.Clone(io.data)
+		clearStale(io.data)
+	case b == BugNoProbe && inMirror >= 0:
+		s.begin(classJournal, io, func(res int32) {
+			if io.d.gone != 0 {
+				res = int32(io.n)
+			}
+			done(res)
+		})
+		return true
+	}
+	return false
+}
+
+// results passes on how tickets of the committer ended.
+func (b Bug) results(sv *server, results []metadata.Result) []metadata.Result {
+	if b != BugCoversUnseen || len(results) == 0 || !sv.opened {
+		return results
+	}
+	sv.unseen = append(sv.unseen, slices.Clone(results))
+	sv.s.later(classJournal, func() {
+		first := sv.unseen[0]
+		sv.unseen = sv.unseen[1:]
+		for _, r := range first {
+			sv.outcome(r)
+		}
+		sv.arb.Advance()
+		sv.pump()
+	})
+	return nil
+}
+
+// durable says what the outcome of a ticket means.
+func (b Bug) durable(sv *server, r metadata.Result) bool {
+	return r.Outcome == metadata.OutcomeDurable || b == BugUnknownDurable && r.Outcome == metadata.OutcomeUnknown && r.Ticket != sv.openTicket
+}
+
+// commits passes the entries of a commit on.
+func (b Bug) commits(sv *server, entries []metadata.Entry) []metadata.Entry {
+	switch b {
+	case BugRetiredForgotten:
+		return slices.DeleteFunc(slices.Clone(entries), func(e metadata.Entry) bool { return e.State == metadata.StateRetired })
+	case BugWideMask:
+		entries = slices.Clone(entries)
+		per := uint64(metadata.UnitSize / sv.s.plan.BlockSize())
+		for i := range entries {
+			if e := &entries[i]; e.State == metadata.StateMapped && (e.Unit+uint64(e.Count))*per <= sv.s.plan.Blocks() {
+				e.Mask = uint8(1<<per - 1)
+			}
+		}
+	}
+	return entries
+}
+
+// restates passes on what is stated again after a commit of unknown outcome.
+func (b Bug) restates(entries []metadata.Entry) []metadata.Entry {
+	if b == BugUnknownForgotten {
+		return nil
+	}
+	return entries
+}
+
+// tripped is told that the breaker opened.
+func (b Bug) tripped(sv *server) {
+	if b == BugNoBreaker {
+		sv.s.later(classJournal, func() {
+			sv.s.resume()
+			sv.pump()
+		})
+	}
+}
+
+// haunts keeps a dead server's write, to let it land later; false: it ends now, or never.
+func (b Bug) haunts(s *sim, io *diskIO) bool {
+	if b != BugEarlyTakeover || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" || !s.chance(1, 2) {
+		return false
+	}
+	late := *io
+	late.data = slices.Clone(io.data)
+	s.ghosts = append(s.ghosts, &late)
+	return true
+}
+
+// booted is told that a server was started.
+func (b Bug) booted(s *sim) {
+	for _, io := range s.ghosts {
+		s.muchLater(classTransfer, 50, func() { io.apply(io.done, io.n) })
+	}
+	s.ghosts = nil
 }
 
 func (s *sim) inSpare(d *diskIO) bool {
@@ -95,4 +414,20 @@ func (s *sim) inSpare(d *diskIO) bool {
 		}
 	}
 	return false
+}
+
+// inRegion reports whether an operation is about any region: all else of the committer's
+// is superblocks.
+func (s *sim) inRegion(d *diskIO) bool {
+	return slices.ContainsFunc(s.plan.Superblock().Regions, func(r metadata.Region) bool {
+		return r.Device == d.d.index && d.off >= r.Start && d.off < r.Start+r.Length
+	})
+}
+
+// inSlots reports whether an operation is about a checkpoint slot of a mirror.
+func (s *sim) inSlots(d *diskIO) bool {
+	sb := s.plan.Superblock()
+	return slices.ContainsFunc(sb.Regions, func(r metadata.Region) bool {
+		return r.Kind == metadata.RegionMirror && r.Device == d.d.index && d.off >= r.Start && d.off < r.Start+2*sb.SlotBytes
+	})
 }

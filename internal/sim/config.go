@@ -30,9 +30,14 @@ type config struct {
 	vanish bool // whole disks vanish and return
 	storms bool // operations fail for want of resources, all of them for a while
 	trims  bool
+	lossy  bool // a flush that fails drops what the disk had cached
 	meta   metaFaults
 	moves  bool // remap add and remove
 	buf    int  // relocation buffer, in units
+
+	rearrange bool // queues and depth change between a stop or a power cut and the next start
+	maxQueues int
+	probes    bool // before starts, copies of the disks are damaged and exchanged
 }
 
 // metaFaults says what is wrong with the metadata areas. Two mirrors never
@@ -45,9 +50,15 @@ const (
 	metaReads             // one mirror has sectors that take writes and do not read
 	metaMirror            // one mirror takes no write at all from some time on
 	metaAll               // all mirrors refuse writes for a while
+	metaFlaky             // read errors in one mirror, which come and go
+	metaLies              // one mirror reports writes as good that never land, or land elsewhere in it
+	metaKinds
 )
 
-var metaNames = [...]string{"none", "some writes fail", "latent errors in one mirror", "one mirror fails", "all mirrors fail for a while"}
+var metaNames = [metaKinds]string{
+	"none", "some writes fail", "latent errors in one mirror", "one mirror fails", "all mirrors fail for a while", "read errors in one mirror come and go",
+	"one mirror loses and misdirects writes",
+}
 
 func newConfig(rng *rand.Rand) config {
 	c := config{
@@ -86,31 +97,37 @@ func newConfig(rng *rand.Rand) config {
 	}
 	if rng.IntN(4) == 0 {
 		c.rates.flush = rng.IntN(300)
+		c.lossy = rng.IntN(2) == 0
 	}
 	if rng.IntN(3) == 0 {
-		c.meta = metaFaults(1 + rng.IntN(4))
+		c.meta = metaFaults(1 + rng.IntN(int(metaKinds)-1))
 	}
 	if rng.IntN(4) == 0 {
 		// A brawl: everybody in one place, and nothing there is reliable.
 		c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1, 1, 1+rng.IntN(2), 1
 		c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
 		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
-		c.vanish, c.budget = false, false
-		c.policy.Burst, c.policy.PerSecond = 0, 0
+		c.vanish = false
+	}
+	if c.meta == metaFlaky || c.meta == metaLies {
+		// What else can make a mirror stale would leave the one that cannot be relied on.
+		c.vanish, c.rates.path = false, 0
 	}
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
 		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
 	}
 	if c.budget = rng.IntN(8) == 0; c.budget {
-		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(12)), uint64(1+rng.IntN(20))
+		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
+		c.faults, c.wind = c.faults+8, max(c.wind, 40)
 	}
+	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
 	return c
 }
 
 func (c *config) String() string {
 	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, metadata: %s, policy %+v",
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, metaNames[c.meta], c.policy)
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, metaNames[c.meta], c.policy)
 }

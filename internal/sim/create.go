@@ -9,6 +9,10 @@ import (
 // create makes the disks and a set on them, after up to two tries that the
 // power ended.
 func (s *sim) create() {
+	var err error
+	if s.plan, err = metadata.Plan(s.cfg.plan); err != nil {
+		s.failf("plan: %v", err)
+	}
 	for i, d := range s.plan.Devices() {
 		s.disks = append(s.disks, newDisk(uint8(i), d.Size))
 	}
@@ -27,7 +31,7 @@ func (s *sim) create() {
 			s.failf("create: %v", err)
 		}
 		for _, d := range s.disks {
-			d.cut(s.rng)
+			d.cut(s.rng, surviveSome)
 		}
 		s.stats.CutCreates++
 		s.tracef("POWER CUT during create")

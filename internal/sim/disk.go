@@ -27,12 +27,18 @@ type disk struct {
 	gone  int32 // not 0: the disk has vanished, and every operation answers this errno
 	rates rates
 	trims bool // a discard leaves zeroes; else it does nothing
+	lossy bool // a flush that fails drops what it could not write
+
+	token *int // of the pages that are this disk's own; others are copied before they change
 }
 
 type page struct {
+	owner *int
 	data  [pageSize]byte
 	cache [pageSectors]*cached
 	bad   [pageSectors]*fault
+	// spoiled: it has, or had, faults.
+	spoiled bool
 }
 
 // cached is a sector whose newest content is not durable.
@@ -47,18 +53,64 @@ type version struct {
 }
 
 func newDisk(index uint8, size int64) *disk {
-	return &disk{index: index, size: size, pages: make([]*page, (size+pageSize-1)/pageSize)}
+	return &disk{index: index, size: size, pages: make([]*page, (size+pageSize-1)/pageSize), token: new(int)}
 }
 
-// page returns the page of an offset, and makes it if need be.
+// fork returns a disk of its own that holds the same, with the same faults. Pages are shared
+// until either disk changes them.
+func (d *disk) fork() *disk {
+	c := *d
+	c.pages, c.dirty = slices.Clone(d.pages), slices.Clone(d.dirty)
+	d.token, c.token = new(int), new(int)
+	var faults map[*fault]*fault
+	for i, p := range c.pages {
+		if p == nil || !p.spoiled {
+			continue
+		}
+		// A fault counts the operations that it lets fail.
+		p = p.clone(c.token)
+		for s, f := range p.bad {
+			if f == nil {
+				continue
+			}
+			if faults == nil {
+				faults = map[*fault]*fault{}
+			}
+			if faults[f] == nil {
+				own := *f
+				faults[f] = &own
+			}
+			p.bad[s] = faults[f]
+		}
+		c.pages[i] = p
+	}
+	return &c
+}
+
+func (p *page) clone(owner *int) *page {
+	c := *p
+	c.owner = owner
+	for s, x := range p.cache {
+		if x != nil {
+			c.cache[s] = &cached{media: x.media, versions: slices.Clone(x.versions)}
+		}
+	}
+	return &c
+}
+
+// page returns the page of an offset to be changed, and makes it if need be.
 func (d *disk) page(off int64) *page {
 	i := off / pageSize
 	p := d.pages[i]
-	if p == nil {
-		p = new(page)
+	switch {
+	case p == nil:
+		p = &page{owner: d.token}
 		for s := range int64(pageSectors) {
 			putJunk(p.data[s*sectorSize:], d.index, i*pageSectors+s)
 		}
+		d.pages[i] = p
+	case p.owner != d.token:
+		p = p.clone(d.token)
 		d.pages[i] = p
 	}
 	return p
@@ -119,7 +171,7 @@ var zeroSector [sectorSize]byte
 func (d *disk) sync(seq uint64) {
 	kept := d.dirty[:0]
 	for _, sector := range d.dirty {
-		p := d.pages[sector/pageSectors]
+		p := d.page(sector * sectorSize)
 		c := p.cache[sector%pageSectors]
 		if c == nil {
 			continue
@@ -140,25 +192,52 @@ func (d *disk) sync(seq uint64) {
 	d.dirty = kept
 }
 
+// survival says what a power cut leaves of what was not durable.
+type survival uint8
+
+const (
+	surviveSome survival = iota // any of the sectors, in any of their versions
+	surviveNone
+	surviveAll
+)
+
 // cut takes the power away and gives it back: each unsynced sector keeps its
 // durable content or any that was cached since.
-func (d *disk) cut(rng *rand.Rand) {
+func (d *disk) cut(rng *rand.Rand, how survival) {
+	d.drop(rng, how, 0)
+	d.gone = 0
+}
+
+// drop ends the cache: of each unsynced sector some version is durable from now on, and
+// the others are gone. Versions after seq, if that is not 0, stay in the cache.
+func (d *disk) drop(rng *rand.Rand, how survival, seq uint64) {
+	kept := d.dirty[:0]
 	for _, sector := range d.dirty {
-		p := d.pages[sector/pageSectors]
+		p := d.page(sector * sectorSize)
 		s := sector % pageSectors
 		c := p.cache[s]
 		if c == nil {
 			continue
 		}
+		if seq != 0 && c.versions[len(c.versions)-1].seq > seq {
+			kept = append(kept, sector)
+			continue
+		}
 		p.cache[s] = nil
+		i := len(c.versions)
+		switch how {
+		case surviveNone:
+			i = 0
+		case surviveSome:
+			i = rng.IntN(len(c.versions) + 1)
+		}
 		content := c.media
-		if i := rng.IntN(len(c.versions) + 1); i > 0 {
+		if i > 0 {
 			content = c.versions[i-1].data
 		}
 		copy(p.data[s*sectorSize:][:sectorSize], content)
 	}
-	d.dirty = d.dirty[:0]
-	d.gone = 0
+	d.dirty = kept
 }
 
 // badAt returns the active fault of a sector, for reads or for writes.
@@ -177,6 +256,8 @@ func (d *disk) badAt(off int64, write bool) *fault {
 // spoil gives the sectors of a range a fault.
 func (d *disk) spoil(off, n int64, f *fault) {
 	for at := off; at < off+n && at < d.size; at += sectorSize {
-		d.page(at).bad[at%pageSize/sectorSize] = f
+		p := d.page(at)
+		p.bad[at%pageSize/sectorSize] = f
+		p.spoiled = true
 	}
 }

@@ -25,7 +25,9 @@
 // # The disks
 //
 // A disk has a volatile cache: what was written without FUA is durable only
-// when a flush that began later has ended. A power cut leaves, of each sector
+// when a flush that began later has ended. A flush that fails may drop what is cached: then
+// each sector may hold anything that a power cut could leave, and the failed flush is all
+// that tells of it. A power cut leaves, of each sector
 // of 512 bytes, what was durable or any version cached since, and of each
 // write under way, also with FUA, any of its sectors. Faults are of the kinds that null_blk,
 // dm-error, scsi_debug and real disks show: errors on read, on write, on both;
@@ -51,6 +53,18 @@
 // allocator agrees with the map, no claim, operation or limbo is left over, and
 // what a load finds on the disks is the live table.
 //
+// Metadata must survive more than that. Before a start, copies of the disks are damaged and
+// exchanged: a load must say the same as before, or refuse, as probe.go has it word for
+// word. While a run goes on, one mirror may have sectors that fail to be read
+// for a while, or lose and misdirect writes that it reports as good.
+//
+// # Scenarios
+//
+// Random runs seldom cut the power at the one write that matters. Scenarios are short
+// stories (a heal, a mirror that fails and comes back, a relocation, a start) that Exhaust
+// interrupts at every write, in several ways, and whose recoveries it interrupts again. A
+// story is told once: each interruption is a fork of disks, model and users.
+//
 // # To repeat a failure
 //
 // A failure names its seed:
@@ -58,8 +72,9 @@
 //	go test ./internal/sim -run 'TestSim$' -v -seed=N
 //
 // prints each step. -start and -seeds choose a range of seeds; make sim SEEDS=N is the
-// long way.
+// long way. Shrink makes a failing run smaller; -set is what it has found.
 //
-// Bug plants bugs in the drivers around the machines, to show that the checks
-// can fail. There is no switch for that in the code under test.
+// Bug plants bugs, to show that the checks can fail: in the drivers around the machines, or
+// in what a load sees of the disks. The few that can only be inside of the machines need
+// the build tag planted; without it there is no trace of them.
 package sim

@@ -106,7 +106,7 @@ func (s *sim) spoilMetadata() {
 		for _, m := range mirrors {
 			for range s.rng.IntN(12) {
 				off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
-				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3)})
+				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3), lands: s.chance(1, 3)})
 			}
 		}
 	case metaReads:
@@ -118,9 +118,46 @@ func (s *sim) spoilMetadata() {
 			off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
 			s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
 		}
+	case metaFlaky:
+		s.flicker()
 	case metaMirror, metaAll:
 		s.metaLeft = 10 + s.rng.IntN(60)
 	}
+}
+
+// flicker lets sectors of one mirror fail to be read a few times, or for good until
+// they do not fail any more.
+func (s *sim) flicker() {
+	m := s.mirrors()[s.liar]
+	if s.chance(1, 3) {
+		s.disks[0].spoil(m.Start, m.Length, nil)
+		return
+	}
+	for range 1 + s.rng.IntN(20) {
+		off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
+		s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 2, 5, -1})})
+	}
+}
+
+// lie reports whether a write to the metadata will be reported as good and never
+// land where it should.
+func (s *sim) lie(io *diskIO) bool {
+	if s.cfg.meta != metaLies || io.d.index != 0 || io.kind != ioWrite {
+		return false
+	}
+	m := s.mirrors()[s.liar]
+	if io.off < m.Start || io.off >= m.Start+m.Length || !s.chance(1, 8) {
+		return false
+	}
+	s.stats.Lies++
+	return true
+}
+
+// misdirect lets a write land elsewhere in its mirror.
+func (s *sim) misdirect(io *diskIO) {
+	m := s.mirrors()[s.liar]
+	s.tracef("      misdirected: %v", io)
+	io.off = m.Start + pageSize*s.rng.Int64N((m.Length-io.n)/pageSize+1)
 }
 
 // metaWrite is told of every write of the committer, before it is begun.
@@ -147,7 +184,7 @@ func (s *sim) refuseMetadata(on bool) {
 	s.metaBad = on
 	var f *fault
 	if on {
-		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1}
+		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, lands: s.chance(1, 2)}
 	}
 	for _, m := range s.mirrors() {
 		s.disks[0].spoil(m.Start, m.Length, f)
@@ -184,6 +221,10 @@ func (s *sim) weather() {
 		if s.cfg.storms {
 			s.storm(true)
 			s.stormEnds = s.now + s.rng.Int64N(int64(100*time.Millisecond))
+		}
+	case 7:
+		if s.cfg.meta == metaFlaky {
+			s.flicker()
 		}
 	}
 }

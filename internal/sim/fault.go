@@ -12,6 +12,7 @@ type fault struct {
 	errno       int32 // with what, positive
 	left        int   // how many more operations fail; negative: all
 	heals       bool  // a sector that is written is good again
+	lands       bool  // a write that fails may have been carried out all the same
 }
 
 func (f *fault) String() string {
@@ -40,7 +41,7 @@ func pick[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))] 
 
 // newFault draws one of the ways in which media fail.
 func newFault(rng *rand.Rand) *fault {
-	f := &fault{errno: int32(pick(rng, mediumErrnos)), left: -1}
+	f := &fault{errno: int32(pick(rng, mediumErrnos)), left: -1, lands: rng.IntN(4) == 0}
 	switch rng.IntN(6) {
 	case 0: // null_blk's bad blocks, dm-error
 		f.read, f.write = true, true
@@ -90,6 +91,9 @@ type diskIO struct {
 	seq  uint64 // ioFlush: what was in the cache when it was issued
 	whom string // for the trace
 	slot int    // its place in sim.ios
+
+	req   *userReq // whose it is; nil: a relocation's or the journal's
+	block uint64   // req's first block that it is about
 }
 
 func (io *diskIO) String() string {
@@ -113,6 +117,9 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 	r := d.rates
 	if io.kind == ioFlush {
 		if rng.IntN(1000) < r.flush {
+			if d.lossy {
+				d.drop(rng, surviveSome, io.seq)
+			}
 			return -int32(syscall.EIO)
 		}
 		d.sync(io.seq)
@@ -192,12 +199,18 @@ func (io *diskIO) apply(lo, hi int64) {
 
 // some gives some of the sectors that remain their effect, in no order: what is
 // left of a write that failed, or that a power cut found under way.
-func (io *diskIO) some(rng *rand.Rand) {
-	if io.kind == ioRead || io.kind == ioFlush || rng.IntN(3) == 0 {
+func (io *diskIO) some(rng *rand.Rand) { io.survive(rng, survival(rng.IntN(3))) }
+
+// survive gives the sectors that remain their effect: none, any, or all of them.
+func (io *diskIO) survive(rng *rand.Rand, how survival) {
+	if io.kind == ioRead || io.kind == ioFlush || how == surviveNone {
 		return
 	}
 	for at := io.done; at < io.n; at += sectorSize {
-		if rng.IntN(2) == 0 && io.d.badAt(io.off+at, true) == nil {
+		if how == surviveSome && rng.IntN(2) == 0 {
+			continue
+		}
+		if f := io.d.badAt(io.off+at, true); f == nil || f.lands {
 			io.apply(at, at+sectorSize)
 		}
 	}

@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"fmt"
+
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -30,6 +32,7 @@ func (s *sim) inspect(r *remap.Restored) {
 		if d.badAt(p.off, false) != nil {
 			continue
 		}
+		s.stats.Inspected++
 		d.load(p.off, buf)
 		got, err := identify(buf, i, s.home(i))
 		if err != nil {
@@ -125,17 +128,24 @@ func (s *sim) sameOnDisk() {
 	if err != nil {
 		s.failf("restore at a quiet moment: %v", err)
 	}
-	live := s.srv.restored
-	for u := range live.Map.Units() {
-		if x, y := live.Map.Unit(u), r.Map.Unit(u); x != y {
-			s.failf("unit %d is %+v, on disk %+v", u, x, y)
+	if diff := differ(s.srv.restored, r); diff != "" {
+		s.failf("the live table, then what is on disk: %s", diff)
+	}
+}
+
+// differ says in what two tables differ, first the one and then the other; it is empty if
+// they are alike.
+func differ(a, b *remap.Restored) string {
+	for u := range a.Map.Units() {
+		if x, y := a.Map.Unit(u), b.Map.Unit(u); x != y {
+			return fmt.Sprintf("unit %d is %+v, %+v", u, x, y)
 		}
 	}
-	x, y := live.Allocator, r.Allocator
+	x, y := a.Allocator, b.Allocator
 	if x.Used() != y.Used() || x.Retired() != y.Retired() || x.FreeCount() != y.FreeCount() {
-		s.failf("spare units used %d, on disk %d; retired %d, on disk %d; free %d, on disk %d",
-			x.Used(), y.Used(), x.Retired(), y.Retired(), x.FreeCount(), y.FreeCount())
+		return fmt.Sprintf("spare units used %d, %d; retired %d, %d; free %d, %d", x.Used(), y.Used(), x.Retired(), y.Retired(), x.FreeCount(), y.FreeCount())
 	}
+	return ""
 }
 
 func (s *sim) eachEntry(m *remap.Map, f func(metadata.Entry)) {

@@ -43,6 +43,7 @@ func (m *media) note(io *diskIO, res int32) {
 // that what it moves home was read there.
 func (sv *server) blame(entries []metadata.Entry) {
 	s := sv.s
+	sv.account(entries)
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
 	for _, e := range entries {
 		for i := range uint64(e.Count) {
@@ -73,4 +74,41 @@ func (sv *server) blame(entries []metadata.Entry) {
 			}
 		}
 	}
+}
+
+// account makes sure that heals do not use up spare units faster than the breaker's
+// budget lets them. It is about one server: the budget is full at its start, and
+// again when an operator has closed the breaker.
+func (sv *server) account(entries []metadata.Entry) {
+	s := sv.s
+	for _, e := range entries {
+		if e.State != metadata.StateMapped || e.Cause == metadata.CauseOperator {
+			continue
+		}
+		for i := range e.Count {
+			info := sv.restored.Map.Unit(e.Unit + uint64(i))
+			if holdsSpare(&info, e.Spare+i) {
+				continue
+			}
+			sv.consumed[e.Spare+i] = true
+		}
+	}
+	p := s.cfg.policy
+	if !s.cfg.budget {
+		return
+	}
+	// Two of perSecond for the seconds begun at either end.
+	may := p.Burst*(1+sv.resumed) + p.PerSecond*(uint64(s.now-sv.born)/1e9+2)
+	if n := uint64(len(sv.consumed)); n > may {
+		s.failf("heals have used %d spare units since the start, the budget is %d", n, may)
+	}
+}
+
+func holdsSpare(info *remap.UnitInfo, spare uint32) bool {
+	for _, p := range info.Places[:info.N] {
+		if p.Spare == spare {
+			return true
+		}
+	}
+	return false
 }

@@ -216,6 +216,53 @@ func (m *model) cut() {
 	}
 }
 
+// dropped notes that a disk has dropped what it had cached when a flush failed: each
+// sector may hold anything again that it could after a power cut, and whatever it is,
+// that may be durable. A drive that does this says so by the failed flush and in no
+// other way; a write that is under way may be among what was lost.
+func (m *model) dropped() {
+	now := m.tick()
+	sectors := slices.Clone(m.unsure)
+	for _, w := range m.writes {
+		for i := w.first(); i < w.first()+w.sectors(); i++ {
+			sectors = append(sectors, i)
+		}
+	}
+	slices.Sort(sectors)
+	for _, i := range slices.Compact(sectors) {
+		s := m.at(i)
+		for k := range s.media {
+			s.media[k].end, s.media[k].over = now, 0
+		}
+		s.cur = slices.Clone(s.media)
+		for _, r := range m.reads {
+			if i >= r.first() && i < r.first()+r.sectors() {
+				k := i - r.first()
+				for _, v := range s.cur {
+					r.allowed[k] = append(slices.Clip(r.allowed[k]), v.id)
+				}
+				r.raced[k] = true
+			}
+		}
+	}
+}
+
+// clone returns a copy that shares nothing but requests, which renamed translates.
+func (m *model) clone(renamed func(*userReq) *userReq) *model {
+	c := &model{sectors: make([]*sector, len(m.sectors)), touched: slices.Clone(m.touched), unsure: slices.Clone(m.unsure), clock: m.clock}
+	for _, i := range m.touched {
+		s := m.sectors[i]
+		c.sectors[i] = &sector{cur: slices.Clone(s.cur), media: slices.Clone(s.media)}
+	}
+	for _, r := range m.reads {
+		c.reads = append(c.reads, renamed(r))
+	}
+	for _, r := range m.writes {
+		c.writes = append(c.writes, renamed(r))
+	}
+	return c
+}
+
 // may reports whether a sector may hold a value while nothing is under way.
 func (m *model) may(i, id uint64) bool {
 	if m.sectors[i] == nil {

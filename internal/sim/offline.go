@@ -14,6 +14,8 @@ import (
 type offline struct {
 	d    *disk
 	left *int // writes and syncs until the power is cut; nil: never
+	// before, if not nil, is called before each write and sync.
+	before func()
 }
 
 var errCut = errors.New("the power was cut")
@@ -23,6 +25,9 @@ var _ metadata.Device = offline{}
 func (o offline) Size() int64 { return o.d.size }
 
 func (o offline) cut() bool {
+	if o.before != nil {
+		o.before()
+	}
 	if o.left == nil {
 		return false
 	}

@@ -37,7 +37,7 @@ func (q *queue) Issue(io *remap.IO) {
 	if r == nil {
 		s.failf("q%d: an operation for tag %d, which is free", q.index, io.Tag)
 	}
-	d := &diskIO{d: s.disks[io.Device], fua: io.FUA, off: io.Offset, n: io.Length, whom: "q"}
+	d := &diskIO{d: s.disks[io.Device], fua: io.FUA, off: io.Offset, n: io.Length, whom: "q", req: r, block: r.Block + uint64(io.Buffer)/uint64(s.plan.BlockSize())}
 	if s.tracing() {
 		d.whom = fmt.Sprintf("q%d/%d", q.index, io.Tag)
 	}
@@ -67,7 +67,7 @@ func (q *queue) Issue(io *remap.IO) {
 	if q.goesOn[io.ID] {
 		delete(q.goesOn, io.ID)
 	} else if d.kind == ioWrite || d.kind == ioZero {
-		q.checkPending(r, d, r.Block+uint64(io.Buffer)/uint64(s.plan.BlockSize()))
+		q.checkPending(r, d, d.block)
 	}
 	if (d.kind == ioRead) != (r.Op == remap.OpRead) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
@@ -106,6 +106,7 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 		return
 	}
 	r.errnos = append(r.errnos, res)
+	s.stats.Faults++
 	switch remap.Classify(res) {
 	case remap.ClassMedium:
 		r.failed = true
@@ -177,6 +178,7 @@ func (q *queue) Finish(tag uint16, res int32) {
 	if r == nil {
 		s.failf("q%d: tag %d, which is free, was answered", q.index, tag)
 	}
+	res = s.opts.Bug.finish(q, r, res)
 	if s.tracing() {
 		s.tracef("%v: %s", r, errnoName(res))
 	}
@@ -194,9 +196,11 @@ func (q *queue) Finish(tag uint16, res int32) {
 			s.failf("%v: %s, %s", r, errnoName(res), why)
 		}
 	}
+	q.audit(r, res)
 	switch r.Op {
 	case remap.OpRead:
 		if res == 0 {
+			s.stats.Read += r.sectors()
 			if err := s.model.read(r, s.home); err != nil {
 				s.failf("%v: %v", r, err)
 			}
@@ -209,6 +213,29 @@ func (q *queue) Finish(tag uint16, res int32) {
 		}
 	default:
 		s.model.wrote(r, res == 0)
+	}
+}
+
+// audit makes sure of what an answer promises beside data.
+func (q *queue) audit(r *userReq, res int32) {
+	s, sv := q.sv.s, q.sv
+	switch {
+	case r.Op == remap.OpFlush && res == 0 && r.flushFailed:
+		// Promise 2.
+		s.failf("%v: answered as good, and a flush of it had failed", r)
+	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everOdd:
+		// Promise 8: home and spare units alike.
+		for i := range uint64(r.Count) {
+			if !r.reached[r.Block+i] {
+				s.failf("%v: answered as good, and block %d was left out", r, r.Block+i)
+			}
+		}
+	case r.Op == remap.OpRead && res < 0 && r.failed && !r.path && sv.lastTripped < r.begun && sv.lastHeal < r.begun &&
+		!s.cfg.moves && s.now-r.time < int64(s.cfg.policy.IsolateFor) && !slices.Contains(r.raced, true):
+		// Promise 3: a block that cannot be read becomes pending.
+		if !q.has(r, remap.KindPending|remap.KindLost) && sv.arb.Status().Claims == 0 {
+			s.failf("%v: %s, and no block of it is pending", r, errnoName(res))
+		}
 	}
 }
 

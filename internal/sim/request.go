@@ -18,12 +18,16 @@ type userReq struct {
 
 	start   int64      // model clock
 	begun   int64      // step of the simulation
+	time    int64      // of the simulation, ns
 	allowed [][]uint64 // per sector: what a read may return
 	raced   []bool     // per sector: a write was under way during the read
 
 	failed bool    // an operation of it failed
 	path   bool    // and not for its medium
 	errnos []int32 // all that its operations answered
+
+	flushFailed bool            // a flush of a disk failed
+	reached     map[uint64]bool // OpDiscard: blocks that were discarded on a disk
 }
 
 func (r *userReq) first() uint64   { return r.Block * r.perBlock }

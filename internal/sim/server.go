@@ -33,16 +33,31 @@ type server struct {
 	hadLost    bool // blocks were lost at the start
 	hadPending bool
 
+	// What the breaker has let through: spare units that heals have used, and how often an
+	// operator closed it.
+	consumed map[uint32]bool
+	resumed  uint64
+	born     int64
+	lastHeal int64 // step of the last message of a heal
+
+	// Of bugs only.
+	written [remap.MaxDevices]bool
+	early   map[tagKey]*early
+	unseen  [][]metadata.Result
+
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
 }
 
 // start starts a server, after as many tries as the power or SIGKILL end.
 func (s *sim) start() {
+	if s.cfg.probes && !s.calm {
+		s.probe()
+	}
 	for tries := 0; ; tries++ {
 		s.boot()
 		for !s.srv.opened {
-			if tries < 3 && s.chance(1, 60) {
+			if tries < 3 && !s.calm && s.chance(1, 60) {
 				if s.chance(1, 2) {
 					s.cutPower()
 				} else {
@@ -65,6 +80,8 @@ func (s *sim) start() {
 			break
 		}
 	}
+	s.starts++
+	s.stats.Starts++
 	if q, tag, ok := s.freeTag(); ok && s.chance(1, 3) {
 		// Before anything else is written: what the last server wrote is to be flushed.
 		r := &userReq{queue: q}
@@ -76,6 +93,7 @@ func (s *sim) start() {
 	// The kernel gives the new server what the old one had not answered.
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
+			r.begun, r.time, r.flushFailed = s.step, s.now, false
 			s.later(classIO+uint8(r.queue), func() { s.srv.queues[r.queue].submit(r) })
 		}
 	}
@@ -83,7 +101,7 @@ func (s *sim) start() {
 
 // boot loads the metadata and builds the machines.
 func (s *sim) boot() {
-	img, err := metadata.Load(s.devices())
+	img, err := metadata.Load(s.opts.Bug.loads(s, s.devices()))
 	if err != nil {
 		s.failf("load: %v", err)
 	}
@@ -96,7 +114,7 @@ func (s *sim) boot() {
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1,
+		lastTripped: -1, lastFull: -1, lastHeal: -1, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 	}
 	n := restored.Map.Counts()
 	sv.hadLost, sv.hadPending = n.Lost > 0, n.Pending > 0
@@ -116,6 +134,7 @@ func (s *sim) boot() {
 	if err != nil {
 		s.failf("committer: %v", err)
 	}
+	s.opts.Bug.booted(s)
 	sv.open()
 }
 
@@ -137,7 +156,7 @@ func (sv *server) pump() {
 		for _, op := range ops {
 			sv.write(op)
 		}
-		results := sv.com.Results()
+		results := sv.s.opts.Bug.results(sv, sv.com.Results())
 		if len(ops) == 0 && len(results) == 0 {
 			return
 		}
@@ -176,17 +195,24 @@ func (sv *server) write(op metadata.Op) {
 		sv.com.Done(op.ID, err)
 		sv.pump()
 	}
-	if s.opts.Bug == BugEarlyJournal && !op.Read {
-		s.begin(classJournal, io, func(int32) {})
-		s.later(classJournal, func() { done(int32(io.n)) })
+	if s.opts.Bug.journal(sv, io, done) {
 		return
+	}
+	if s.lie(io) {
+		if s.chance(1, 2) {
+			s.tracef("      lost: %v", io)
+			io.done = io.n
+			s.later(classJournal, func() { done(int32(io.n)) })
+			return
+		}
+		s.misdirect(io)
 	}
 	s.begin(classJournal, io, done)
 }
 
 func (sv *server) outcome(r metadata.Result) {
 	s := sv.s
-	durable := r.Outcome == metadata.OutcomeDurable
+	durable := s.opts.Bug.durable(sv, r)
 	if s.tracing() {
 		s.tracef("    ticket %d: durable %v", r.Ticket, durable)
 	}
@@ -205,7 +231,7 @@ func (sv *server) outcome(r metadata.Result) {
 			if !s.cfg.vanish && s.cfg.rates.path == 0 && s.cfg.meta == metaNone {
 				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 			}
-		} else if s.disks[0].gone != 0 && sv.commits[r.Ticket] > s.goneStep {
+		} else if s.disks[0].gone != 0 && s.goneStep > 0 && sv.commits[r.Ticket] > s.goneStep {
 			s.failf("a commit became durable while the backing was gone: spares are used up")
 		}
 		delete(sv.commits, r.Ticket)
@@ -218,7 +244,7 @@ type journal struct{ sv *server }
 
 func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
 	j.sv.blame(entries)
-	t, err := j.sv.com.Commit(entries)
+	t, err := j.sv.com.Commit(j.sv.s.opts.Bug.commits(j.sv, entries))
 	if s := j.sv.s; s.tracing() {
 		s.tracef("    commit %d %v: %+v", t, err, entries)
 	}
@@ -235,6 +261,7 @@ func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
 func (j journal) Resume(restate []metadata.Entry) (remap.Ticket, error) {
 	var t metadata.Ticket
 	var err error
+	restate = j.sv.s.opts.Bug.restates(restate)
 	if j.sv.com.Status().Suspended {
 		t, err = j.sv.com.Resume(restate)
 	} else {
@@ -309,6 +336,7 @@ func (k keeper) Alert(a remap.Alert) {
 		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
 			s.failf("the breaker's budget was used up: %+v", st)
 		}
+		s.opts.Bug.tripped(k.sv)
 	case remap.AlertResumed:
 		s.stats.Resumes++
 		k.sv.unknown = false
@@ -333,6 +361,9 @@ func (sv *server) receive(q int, m *remap.Message) {
 		}
 	case remap.MsgCommit:
 		s.stats.Heals++
+	}
+	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone {
+		sv.lastHeal = s.step
 	}
 	if !s.opts.Bug.toArbiter(sv, q, m) {
 		return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ublkremap/metadata"
+	"ublkremap/remap"
 )
 
 // Options of a run.
@@ -16,28 +17,11 @@ type Options struct {
 	Trace func(line string)
 	// Bug plants a bug: the run is expected to fail, sooner or later.
 	Bug Bug
-}
-
-// Stats count what a run, or many, went through, so that a test can tell
-// that the cases it is about do occur.
-type Stats struct {
-	Requests, Errors, Heals, Pending, Trips, Resumes, Unknown, Moves, Full uint64
-	Cuts, Kills, Stops, Vanishes, Steps, CutCreates, Checkpoints, Stale    uint64
-}
-
-// Add adds the counts of another run.
-func (s *Stats) Add(o *Stats) {
-	to, from := s.fields(), o.fields()
-	for i := range to {
-		*to[i] += *from[i]
-	}
-}
-
-func (s *Stats) fields() []*uint64 {
-	return []*uint64{
-		&s.Requests, &s.Errors, &s.Heals, &s.Pending, &s.Trips, &s.Resumes, &s.Unknown, &s.Moves, &s.Full,
-		&s.Cuts, &s.Kills, &s.Stops, &s.Vanishes, &s.Steps, &s.CutCreates, &s.Checkpoints, &s.Stale,
-	}
+	// Focus makes the run be about something.
+	Focus Focus
+	// Set makes the run smaller than its seed says, to repeat a failure that was
+	// shrunk: see ParseSetting.
+	Set Setting
 }
 
 // violation is a broken promise; it unwinds the run.
@@ -46,11 +30,14 @@ type violation string
 // sim is one run: disks that outlive servers, the model of what they must
 // hold, and at most one server at a time.
 type sim struct {
-	seed  uint64
-	cfg   config
-	rng   *rand.Rand
-	opts  Options
-	stats Stats
+	seed uint64
+	cfg  config
+	// rng decides what happens next; each doing of users, operators and the weather
+	// draws from a stream of its own, so that leaving one out changes the others little.
+	rng    *rand.Rand
+	stream *rand.PCG
+	opts   Options
+	stats  Stats
 
 	now   int64 // monotonic ns
 	step  int64 // events so far
@@ -70,6 +57,16 @@ type sim struct {
 	pool    []event
 	stalled uint32 // classes of events that are put off
 
+	past    []*disk   // the disks before an earlier start
+	pastOf  int       // number of starts before
+	starts  int       // that ended well
+	actions []int     // what users, operators and the weather did, by number
+	atWrite func()    // called before each write takes effect
+	writes  int       // of which there were so many
+	ghosts  []*diskIO // BugEarlyTakeover
+	calm    bool      // a scenario: nothing happens but what it says
+
+	liar      int  // metaLies: the mirror that lies
 	metaLeft  int  // writes to the metadata until its fault begins or ends
 	metaBad   bool // metaAll: it has begun
 	stormEnds int64
@@ -77,22 +74,53 @@ type sim struct {
 	draining  bool
 }
 
+func newSim(seed uint64, opts Options) *sim {
+	s := &sim{seed: seed, opts: opts, stream: rand.NewPCG(seed, 0x7562_6c6b), now: int64(time.Hour), nextID: firstWrite}
+	s.rng = rand.New(s.stream)
+	return s
+}
+
 // Run carries out the run of a seed and returns what it went through; the
 // error says which promise was broken.
-func Run(seed uint64, opts Options) (stats Stats, err error) {
-	s := &sim{seed: seed, opts: opts, rng: rand.New(rand.NewPCG(seed, 0x7562_6c6b)), now: int64(time.Hour), nextID: firstWrite}
+func Run(seed uint64, opts Options) (Stats, error) {
+	s := newSim(seed, opts)
+	err := s.guard(s.run)
+	return s.stats, err
+}
+
+// guard calls f and returns the promise that it found broken.
+func (s *sim) guard(f func()) (err error) {
 	defer func() {
-		stats = s.stats
 		switch v := recover().(type) {
 		case nil:
 		case violation:
-			err = fmt.Errorf("seed %d, step %d: %s", seed, s.step, string(v))
+			err = fmt.Errorf("seed %d, step %d: %s", s.seed, s.step, string(v))
 		default:
-			err = fmt.Errorf("seed %d, step %d: panic: %v\n%s", seed, s.step, v, debug.Stack())
+			err = fmt.Errorf("seed %d, step %d: panic: %v\n%s", s.seed, s.step, v, debug.Stack())
 		}
 	}()
-	s.run()
-	return s.stats, nil
+	f()
+	return nil
+}
+
+// restream begins another stream of random numbers.
+func (s *sim) restream(number int) {
+	s.stream.Seed(s.seed^uint64(s.opts.Set.values["order"])<<40, 0x7562_6c6b+uint64(number)<<32)
+}
+
+// act lets a user, an operator or the weather do something: the number names it. It reports
+// false if the run's setting leaves it out.
+func (s *sim) act(number int, f func()) bool {
+	if !s.opts.Set.keeps(number) {
+		return false
+	}
+	s.actions = append(s.actions, number)
+	stream, rng := s.stream, s.rng
+	s.stream = rand.NewPCG(s.seed^0x6163_7400, uint64(number))
+	s.rng = rand.New(s.stream)
+	f()
+	s.stream, s.rng = stream, rng
+	return true
 }
 
 func (s *sim) failf(format string, args ...any) {
@@ -136,33 +164,59 @@ func (s *sim) chance(n, of int) bool { return s.rng.IntN(of) < n }
 // run is the life of one set of disks.
 func (s *sim) run() {
 	s.cfg = newConfig(s.rng)
+	s.opts.Focus.apply(&s.cfg)
+	s.opts.Set.apply(&s.cfg)
 	s.tracef("seed %d: %s", s.seed, &s.cfg)
-	var err error
-	if s.plan, err = metadata.Plan(s.cfg.plan); err != nil {
-		s.failf("plan: %v", err)
-	}
+	s.restream(1)
 	s.create()
-	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, verified: map[place]bool{}}
-	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
-	s.reqs = make([][]*userReq, s.cfg.queues)
-	for q := range s.reqs {
-		s.reqs[q] = make([]*userReq, s.cfg.depth)
-	}
+	s.equip()
+	s.restream(2)
 	s.pickSpots()
-	for _, d := range s.disks {
-		d.rates, d.trims = s.cfg.rates, s.cfg.trims
-	}
-	for range s.cfg.faults {
-		s.spoil()
+	for i := range s.cfg.faults {
+		s.act(i, s.spoil)
 	}
 	s.spoilMetadata()
 	for round := range s.cfg.rounds {
 		s.tracef("round %d", round)
+		s.restream(3 + round)
+		if round > 0 {
+			s.rearrange()
+		}
 		s.start()
 		s.verify()
-		s.work(s.cfg.steps)
+		s.work(round, s.cfg.steps)
 		s.end(round == s.cfg.rounds-1)
 	}
+}
+
+// equip makes what goes with the disks: the model and the users.
+func (s *sim) equip() {
+	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, verified: map[place]bool{}}
+	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
+	s.users()
+	for _, d := range s.disks {
+		d.rates, d.trims, d.lossy = s.cfg.rates, s.cfg.trims, s.cfg.lossy
+	}
+	s.liar = s.rng.IntN(len(s.mirrors()))
+}
+
+// users makes the queues' tags, all of them free.
+func (s *sim) users() {
+	s.reqs = make([][]*userReq, s.cfg.queues)
+	for q := range s.reqs {
+		s.reqs[q] = make([]*userReq, s.cfg.depth)
+	}
+}
+
+// rearrange changes what may change between a stop, or a power cut, and the
+// next start: how many queues there are, and how deep.
+func (s *sim) rearrange() {
+	if s.active > 0 || !s.cfg.rearrange || s.chance(1, 2) {
+		return
+	}
+	s.cfg.queues, s.cfg.depth = 1+s.rng.IntN(s.cfg.maxQueues), 1+s.rng.IntN(5)
+	s.tracef("%d queues of %d", s.cfg.queues, s.cfg.depth)
+	s.users()
 }
 
 // event is something that may happen next.
@@ -181,6 +235,17 @@ const (
 )
 
 func (s *sim) later(class uint8, run func()) { s.pool = append(s.pool, event{class, run}) }
+
+// muchLater is later, after about n turns of others.
+func (s *sim) muchLater(class uint8, n int, run func()) {
+	s.later(class, func() {
+		if s.chance(n-1, n) && len(s.pool) > 0 {
+			s.muchLater(class, n, run)
+		} else {
+			run()
+		}
+	})
+}
 
 // happen lets one of the events that may happen next happen, and reports
 // false if there is none.
@@ -249,13 +314,32 @@ func (s *sim) begin(class uint8, io *diskIO, done func(res int32)) {
 
 // carry takes an operation on, by one step, and then lets its result travel.
 func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
+	if io.kind != ioRead && io.kind != ioFlush {
+		s.writes++
+		if s.atWrite != nil {
+			s.atWrite()
+		}
+	}
 	res := io.step(s.rng)
+	if io.kind == ioFlush && res < 0 && io.req != nil && remap.Classify(res) != remap.ClassResource {
+		io.req.flushFailed = true
+	}
+	if io.kind == ioFlush && res < 0 && io.d.lossy && io.d.gone == 0 {
+		s.tracef("      disk %d drops its cache", io.d.index)
+		s.stats.Dropped++
+		s.model.dropped()
+	}
 	if res == again {
 		s.later(class, func() { s.carry(class, io, done) })
 		return
 	}
 	if res < 0 && s.tracing() {
 		s.tracef("      %v: %s", io, errnoName(res))
+	}
+	if io.kind == ioDiscard && res == 0 && io.req != nil {
+		for i := range uint64(io.n) / uint64(s.plan.BlockSize()) {
+			io.req.reached[io.block+i] = true
+		}
 	}
 	finish := func() {
 		last := len(s.ios) - 1
@@ -273,14 +357,20 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 }
 
 // cutPower ends everything. What was under way takes effect in part.
-func (s *sim) cutPower() {
+func (s *sim) cutPower() { s.cut(surviveSome) }
+
+func (s *sim) cut(how survival) {
 	s.stats.Cuts++
 	s.tracef("POWER CUT")
 	for _, io := range s.ios {
-		io.some(s.rng)
+		if how == surviveSome {
+			io.some(s.rng)
+		} else {
+			io.survive(s.rng, how)
+		}
 	}
 	for _, d := range s.disks {
-		d.cut(s.rng)
+		d.cut(s.rng, how)
 	}
 	s.model.cut()
 	for _, tags := range s.reqs {
@@ -297,6 +387,9 @@ func (s *sim) kill() {
 	s.tracef("SIGKILL")
 	for _, io := range s.ios {
 		if io.done == 0 && s.chance(1, 3) {
+			continue
+		}
+		if s.opts.Bug.haunts(s, io) {
 			continue
 		}
 		for io.done < io.n && io.step(s.rng) == again {

@@ -7,7 +7,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +17,8 @@ var (
 	flagSeed  = flag.Uint64("seed", 0, "run this seed only; with -v print each step")
 	flagStart = flag.Uint64("start", 1, "first seed")
 	flagSeeds = flag.Uint64("seeds", seedsByDefault(), "number of seeds")
+	flagSet   = flag.String("set", "", "with -seed: make the run smaller, as a failure that was shrunk says")
+	flagBug   = flag.String("bug", "", "with -seed: plant this bug")
 	flagMany  = flag.Int("failures", 3, "how many failures to gather before giving up")
 )
 
@@ -28,7 +29,7 @@ func seedsByDefault() uint64 {
 		return n
 	}
 	if raceEnabled {
-		return 200
+		return 100
 	}
 	return 2000
 }
@@ -40,9 +41,23 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// skipWithRace skips what only takes longer with the race detector: runs have one goroutine.
+func skipWithRace(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine, and slow: not with -race")
+	}
+}
+
 func TestSim(t *testing.T) {
 	if *flagSeed != 0 {
-		opts := Options{}
+		opts := Options{Bug: bugNamed(t, *flagBug)}
+		var err error
+		if opts.Set, err = ParseSetting(*flagSet); err != nil {
+			t.Fatal(err)
+		}
+		if plant(opts.Bug, true) {
+			defer plant(opts.Bug, false)
+		}
 		if testing.Verbose() {
 			opts.Trace = func(line string) { t.Log(line) }
 		}
@@ -72,33 +87,17 @@ func TestSim(t *testing.T) {
 				if err != nil {
 					failed.Add(1)
 					t.Errorf("%v\nrepeat: go test ./internal/sim -run 'TestSim$' -v -seed=%d", err, seed)
+					if failed.Load() == 1 {
+						small := Shrink(seed, Options{}, 2000)
+						t.Logf("a smaller run that fails, %d doings of %d: %v\nrepeat: go test ./internal/sim -run 'TestSim$' -v -seed=%d -set='%s'",
+							small.Actions, small.Before, small.Err, seed, small.Set)
+					}
 				}
 			}
 		})
 	}
 	wg.Wait()
-	t.Logf("seeds %d to %d in %v: %+v", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), total)
-}
-
-// TestPlantedBugs shows that the checks can fail: each bug that the drivers
-// plant is found within a number of seeds.
-func TestPlantedBugs(t *testing.T) {
-	for b := BugNone + 1; b < bugs; b++ {
-		t.Run(b.String(), func(t *testing.T) {
-			t.Parallel()
-			for seed := uint64(1); seed <= 3000; seed++ {
-				// A request that hangs is no proof: the bug's wrapper may be why.
-				if _, err := Run(seed, Options{Bug: b}); err != nil && !strings.Contains(err.Error(), "hang") {
-					t.Logf("found: %v", err)
-					if _, err := Run(seed, Options{}); err != nil {
-						t.Errorf("but it fails without the bug too: %v", err)
-					}
-					return
-				}
-			}
-			t.Error("not found")
-		})
-	}
+	t.Logf("seeds %d to %d in %v: %s", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), &total)
 }
 
 // TestRepeats makes sure that a seed says all: the same run goes the same way.

@@ -1,27 +1,33 @@
 package sim
 
 import (
+	"math/rand/v2"
+
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
 
 // work lets requests, operators and the weather loose for a number of events.
-func (s *sim) work(steps int) {
-	for range steps {
-		switch n := s.rng.IntN(1000); {
+// Which of them does something in which step depends on the round only.
+func (s *sim) work(round, steps int) {
+	kinds := rand.New(rand.NewPCG(s.seed^0x6b69_6e64, uint64(round)))
+	for step := range steps {
+		number := (round+1)*100_000 + step
+		switch n := kinds.IntN(1000); {
 		case n < 250:
-			s.request()
+			s.act(number, s.request)
 		case n < 250+s.cfg.ops:
-			s.operator()
+			s.act(number, s.operator)
 		case n < 250+s.cfg.ops+s.cfg.wind:
-			s.weather()
+			s.act(number, s.weather)
 		default:
-			if !s.happen() {
-				if s.active > 0 {
-					s.failf("%d requests hang: nothing is under way", s.active)
-				}
-				s.request()
+			if s.happen() {
+				continue
 			}
+			if s.active > 0 {
+				s.failf("%d requests hang: nothing is under way", s.active)
+			}
+			s.act(number, s.request)
 		}
 	}
 }
@@ -103,7 +109,7 @@ func (s *sim) request() {
 func (s *sim) submit(r *userReq, tag int) {
 	r.Tag = uint16(tag)
 	r.perBlock = uint64(s.plan.BlockSize() / sectorSize)
-	r.begun = s.step
+	r.begun, r.time = s.step, s.now
 	switch r.Op {
 	case remap.OpWrite:
 		r.id = s.nextID
@@ -117,6 +123,8 @@ func (s *sim) submit(r *userReq, tag int) {
 		for i := range r.sectors() {
 			putHole(r.buf[i*sectorSize:])
 		}
+	case remap.OpDiscard:
+		r.reached = map[uint64]bool{}
 	}
 	s.reqs[r.queue][tag] = r
 	s.active++
@@ -149,6 +157,7 @@ func (s *sim) operator() {
 	case 4, 5:
 		if sv.shared.Tripped() {
 			s.resume()
+			sv.resumed++
 		}
 	case 6:
 		if t, err := sv.com.Checkpoint(); err == nil {
@@ -166,15 +175,16 @@ func (s *sim) repair() {
 	for _, d := range s.disks {
 		d.gone = 0
 	}
-	if s.metaBad {
-		s.refuseMetadata(false)
-		s.metaLeft = 0
-	}
 	for tries := 0; s.srv.shared.Tripped(); tries++ {
+		if s.metaBad { // it may begin meanwhile
+			s.refuseMetadata(false)
+			s.metaLeft = 0
+		}
 		if tries == 100 {
 			s.failf("the breaker does not close")
 		}
 		s.resume()
+		s.srv.resumed++
 		s.srv.pump()
 		s.drain()
 	}
@@ -187,7 +197,7 @@ func (s *sim) resume() {
 
 // verify reads, through the device, all that was ever written and a bit more.
 func (s *sim) verify() {
-	if s.chance(1, 3) {
+	if !s.calm && s.chance(1, 3) {
 		return // what the last server left under way goes on into the next round
 	}
 	s.tracef("verify")

@@ -23,6 +23,10 @@ type Range struct{ Start, End int64 }
 // maxBlock keeps products with any block size in range.
 const maxBlock = 1 << 46
 
+// What a list may have at most: as many units as the largest spare region. Who
+// has more bad blocks has another problem, or another file.
+const maxLines, maxUnits = 4 << 20, 4 << 20
+
 // Read reads the list in the file at path, of blocks of size bytes, and returns
 // it sorted and merged. Empty lines and lines that begin with # do not count.
 // Errors: ErrList, and those of the file.
@@ -47,6 +51,9 @@ func Read(path string, size int) ([]Range, error) {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n < 0 || n > maxBlock {
 			return nil, fmt.Errorf("%s:%d: %w: %.40q", path, line, ErrList, text)
+		}
+		if len(list) == maxLines {
+			return nil, fmt.Errorf("%s:%d: %w: more than %d blocks", path, line, ErrList, maxLines)
 		}
 		list = append(list, Range{n * int64(size), (n + 1) * int64(size)})
 	}
@@ -99,6 +106,12 @@ func Place(list []Range, l *metadata.Layout, now uint32) (Entries, error) {
 				masks[b/per] |= bit
 				out.Blocks++
 			}
+		}
+	}
+	units := int64(0)
+	for _, r := range list {
+		if units += (r.End-1)/metadata.UnitSize - r.Start/metadata.UnitSize + 1; units > maxUnits {
+			return out, fmt.Errorf("%w: more than %d units of %d bytes are bad", ErrList, maxUnits, metadata.UnitSize)
 		}
 	}
 	for _, r := range list {

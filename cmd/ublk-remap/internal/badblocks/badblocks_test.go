@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"ublkremap/metadata"
 )
 
@@ -159,4 +161,16 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestListWithoutAnEnd: a list of more than the largest spare region holds costs
+// no memory.
+func TestListWithoutAnEnd(t *testing.T) {
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512, PhysicalBlockSize: 4096, Name: "a", UUID: uuid.New()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Place([]Range{{Start: 1 << 30, End: 1<<30 + (maxUnits+1)*metadata.UnitSize}}, plan, 1); !errors.Is(err, ErrList) {
+		t.Error(err)
+	}
 }

@@ -1,0 +1,57 @@
+package sim
+
+import (
+	"maps"
+	"math/rand/v2"
+)
+
+// fork returns a run that goes on from the same moment by itself: with disks, a model
+// and users of its own, and without a server. What is under way on the disks is under way
+// there too, for a cut or a kill to end. The original must wait until the fork is done
+// with that.
+func (s *sim) fork(stream uint64) *sim {
+	c := *s
+	c.stream = rand.NewPCG(s.seed, stream)
+	c.rng = rand.New(c.stream)
+	c.stats = Stats{}
+	c.srv, c.pool, c.atWrite, c.past, c.ghosts = nil, nil, nil, nil, nil
+	c.disks = make([]*disk, len(s.disks))
+	for i, d := range s.disks {
+		c.disks[i] = d.fork()
+	}
+	renamed := map[*userReq]*userReq{}
+	rename := func(r *userReq) *userReq {
+		if renamed[r] == nil {
+			own := *r
+			own.buf = append([]byte(nil), r.buf...)
+			own.errnos = append([]int32(nil), r.errnos...)
+			own.raced = append([]bool(nil), r.raced...)
+			own.allowed = append([][]uint64(nil), r.allowed...)
+			renamed[r] = &own
+		}
+		return renamed[r]
+	}
+	c.reqs = make([][]*userReq, len(s.reqs))
+	for q, tags := range s.reqs {
+		c.reqs[q] = make([]*userReq, len(tags))
+		for i, r := range tags {
+			if r != nil {
+				c.reqs[q][i] = rename(r)
+			}
+		}
+	}
+	if s.model != nil {
+		c.model = s.model.clone(rename)
+	}
+	c.ios = make([]*diskIO, len(s.ios))
+	for i, io := range s.ios {
+		own := *io
+		own.d = c.disks[io.d.index]
+		if io.kind == ioRead {
+			own.data = make([]byte, len(io.data)) // the original's is somebody's
+		}
+		c.ios[i] = &own
+	}
+	c.media = media{reads: maps.Clone(s.media.reads), writes: maps.Clone(s.media.writes), verified: maps.Clone(s.media.verified)}
+	return &c
+}

@@ -1,0 +1,21 @@
+//go:build planted
+
+package sim
+
+import (
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// plant plants, or removes, the bugs that can only be inside of the code under test.
+func plant(b Bug, on bool) bool {
+	switch b {
+	case BugNoTurns:
+		remap.PlantNoTurns(on)
+	case BugSequenceReused:
+		metadata.PlantSequenceReused(on)
+	default:
+		return false
+	}
+	return true
+}

@@ -1,0 +1,500 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// This file damages copies of the disks between two servers, and exchanges them, and
+// judges what a load says of them. What must hold:
+//
+//   - Whatever happens to one mirror, the load says the same as before, as long as another
+//     one is whole and not marked as stale.
+//   - Each record and each page of the checkpoint may be lost on any mirror, as long as one
+//     that is not stale has it.
+//   - A record that is lost on all mirrors, and has a successor, is never passed over: the load
+//     refuses.
+//   - A load that says something older has lost every copy of every newer record, and no
+//     mark of a stale mirror gives that away: that is the one thing that cannot be
+//     noticed.
+//   - One copy of the newest superblock on each device is enough.
+//   - A device of another set, one that was absent while the set was used, and a clone
+//     beside the original are refused.
+
+// copyAt is a place of a record.
+type copyAt struct {
+	mirror int
+	device uint8
+	off    int64
+}
+
+// patient is a set of disks before it is damaged.
+type patient struct {
+	disks   []*disk
+	dump    *metadata.DumpResult
+	truth   *remap.Restored
+	atom    int64
+	slot    int64
+	records map[metadata.Position][]copyAt // on the chain, and the newest
+	order   []metadata.Position            // of records, oldest first
+	mirrors []metadata.MirrorDump
+	whole   []bool // by mirror: has all, and is not stale
+	stale   []metadata.Position
+}
+
+func devicesOf(disks []*disk) []metadata.Device {
+	out := make([]metadata.Device, len(disks))
+	for i, d := range disks {
+		out[i] = offline{d: d}
+	}
+	return out
+}
+
+func forkDisks(disks []*disk) []*disk {
+	out := make([]*disk, len(disks))
+	for i, d := range disks {
+		out[i] = d.fork()
+	}
+	return out
+}
+
+// probe does all of it, some of the time.
+func (s *sim) probe() {
+	p, ok := s.examine()
+	if !ok {
+		return // the start will say so
+	}
+	for range 1 + s.rng.IntN(4) {
+		s.damage(p)
+	}
+	if len(s.disks) > 1 {
+		s.impostors()
+	}
+	if s.past == nil || s.chance(1, 3) {
+		s.past, s.pastOf = forkDisks(s.disks), s.starts
+	}
+}
+
+// restore loads a set and rebuilds its table.
+func (s *sim) restore(devs []metadata.Device) (*remap.Restored, *metadata.Image, error) {
+	img, err := metadata.Load(s.opts.Bug.loads(s, devs))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := remap.Restore(img.Layout(), img.Replay)
+	return r, img, err
+}
+
+// examine notes what is where before anything is damaged.
+func (s *sim) examine() (*patient, bool) {
+	disks := forkDisks(s.disks)
+	if s.cfg.meta == metaFlaky {
+		// What comes and goes would be there when it is judged and not when it is examined.
+		m := s.mirrors()[s.liar]
+		disks[0].spoil(m.Start, m.Length, nil)
+	}
+	devs := devicesOf(disks)
+	truth, _, err := s.restore(devs)
+	if err != nil {
+		return nil, false
+	}
+	dump, err := metadata.Dump(devs)
+	if err != nil || dump.Error != "" {
+		return nil, false
+	}
+	sb := s.plan.Superblock()
+	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(sb.AtomSize), slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
+	for i, m := range dump.Mirrors {
+		for _, r := range m.Records {
+			if !r.Used && r.Position != dump.Position {
+				continue
+			}
+			if p.records[r.Position] == nil {
+				p.order = append(p.order, r.Position)
+			}
+			p.records[r.Position] = append(p.records[r.Position], copyAt{i, m.Device, m.Start + 2*p.slot + int64(r.Slot)*p.atom})
+		}
+	}
+	slices.SortFunc(p.order, func(a, b metadata.Position) int {
+		if a.Less(b) {
+			return -1
+		}
+		return 1
+	})
+	for i, m := range dump.Mirrors {
+		whole := !m.Stale && slices.ContainsFunc(m.Checkpoints, func(c metadata.CheckpointDump) bool { return c.Used && c.BadPages == 0 })
+		for _, copies := range p.records {
+			whole = whole && slices.ContainsFunc(copies, func(c copyAt) bool { return c.mirror == i })
+		}
+		p.whole = append(p.whole, whole)
+	}
+	newest := &metadata.Superblock{}
+	for _, c := range dump.Superblocks {
+		if c.Superblock != nil && c.Device == 0 && c.Superblock.Generation > newest.Generation {
+			newest = c.Superblock
+		}
+	}
+	for _, r := range newest.Regions {
+		if r.Stale {
+			p.stale = append(p.stale, r.StaleFrom)
+		}
+	}
+	return p, true
+}
+
+// tip returns the newest record.
+func (p *patient) tip() metadata.Position { return p.dump.Position }
+
+// spoilPage destroys a page of the metadata: it cannot be read, or its content is
+// not what was written.
+func (s *sim) spoilPage(d *disk, off int64) {
+	var b [pageSize]byte
+	d.load(off, b[:])
+	switch s.rng.IntN(4) {
+	case 0:
+		d.spoil(off+sectorSize*s.rng.Int64N(pageSectors), sectorSize, &fault{read: true, errno: int32(syscall.ENODATA), left: -1})
+		return
+	case 1:
+		for range 1 + s.rng.IntN(3) { // in the header, which always counts
+			b[s.rng.IntN(100)] ^= 1 << s.rng.IntN(8)
+		}
+		b[s.rng.IntN(8)] ^= 0x80
+	case 2:
+		clear(b[:])
+	case 3: // a torn write of something else
+		at := sectorSize * s.rng.IntN(pageSectors-1)
+		clear(b[at:])
+		b[0] ^= 0xff
+	}
+	d.store(off, b[:], pageSize, true)
+}
+
+// damage does one kind of damage to copies of the disks and judges what a load makes of
+// it.
+func (s *sim) damage(p *patient) {
+	disks := forkDisks(p.disks)
+	gone := map[copyAt]bool{}
+	lose := func(c copyAt) {
+		gone[c] = true
+		s.spoilPage(disks[c.device], c.off)
+	}
+	mustLoad, mustRefuse := false, false
+	what := ""
+	kind := s.rng.IntN(7)
+	if len(p.stale) > 0 && s.chance(1, 2) {
+		kind = 7
+	}
+	behind := slices.Index(p.whole, false)
+	if behind >= 0 && !p.mirrors[behind].Stale && s.chance(1, 2) {
+		kind = 8
+	}
+	switch kind {
+	case 0, 1: // one mirror, anywhere
+		i := s.rng.IntN(len(p.mirrors))
+		what = fmt.Sprintf("mirror %d", i)
+		mustLoad = s.others(p, i)
+		s.ravage(p, disks, i, gone)
+	case 2: // different things on different mirrors
+		what = "each record on all mirrors but one"
+		mustLoad = true
+		for _, pos := range p.order {
+			keep := slices.DeleteFunc(slices.Clone(p.records[pos]), func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
+			if len(keep) == 0 {
+				mustLoad = false
+				continue
+			}
+			kept := pick(s.rng, keep)
+			for _, c := range p.records[pos] {
+				if c != kept && s.chance(3, 4) {
+					lose(c)
+				}
+			}
+		}
+		s.losePages(p, disks)
+	case 3: // the same thing on all mirrors
+		if len(p.order) < 2 {
+			return
+		}
+		what = "one record, with a successor, on all mirrors"
+		pos := p.order[s.rng.IntN(len(p.order)-1)]
+		mustRefuse = true
+		for _, c := range p.records[pos] {
+			lose(c)
+		}
+	case 4: // the newest records of a mirror, or of all
+		what = "the newest records"
+		if len(p.order) == 0 {
+			return
+		}
+		from := s.rng.IntN(len(p.order))
+		only := -1
+		if s.chance(1, 2) {
+			only = s.rng.IntN(len(p.mirrors))
+			mustLoad = s.others(p, only)
+		}
+		for _, pos := range p.order[from:] {
+			for _, c := range p.records[pos] {
+				if only < 0 || c.mirror == only {
+					lose(c)
+				}
+			}
+		}
+	case 5:
+		what = "all superblocks but one of each device"
+		mustLoad = true
+		s.loseSuperblocks(p, disks)
+	case 7: // what is left is stale
+		what = "every mirror but a stale one"
+		mustRefuse = true
+		for i, m := range p.mirrors {
+			if !m.Stale {
+				s.ravageAll(p, disks, i, gone, false)
+			}
+		}
+	case 8: // what is left lacks something, and is not marked
+		what = fmt.Sprintf("every mirror but %d", behind)
+		for i := range p.mirrors {
+			if i != behind {
+				s.ravageAll(p, disks, i, gone, false)
+			}
+		}
+	case 6: // anything
+		what = "all mirrors"
+		for i := range p.mirrors {
+			s.ravage(p, disks, i, gone)
+		}
+	}
+	s.stats.Damaged++
+	s.judge(p, disks, gone, what, mustLoad, mustRefuse)
+}
+
+// others reports whether a mirror but i is whole.
+func (s *sim) others(p *patient, i int) bool {
+	for j, w := range p.whole {
+		if w && j != i {
+			return true
+		}
+	}
+	return false
+}
+
+// ravage damages a mirror in a few places, or everywhere.
+func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
+	m := p.mirrors[i]
+	length := s.plan.Superblock().Regions[0].Length
+	var at []int64
+	switch s.rng.IntN(4) {
+	case 0:
+		s.ravageAll(p, disks, i, gone, s.chance(1, 3))
+		return
+	case 1: // the log
+		for off := 2 * p.slot; off < length; off += pageSize {
+			at = append(at, m.Start+off)
+		}
+	case 2: // what counts
+		for _, pos := range p.order {
+			for _, c := range p.records[pos] {
+				if c.mirror == i && s.chance(1, 4) {
+					at = append(at, c.off)
+				}
+			}
+		}
+		for slot := range int64(2) {
+			at = append(at, m.Start+slot*p.slot+p.atom*s.rng.Int64N(2))
+		}
+	case 3:
+		for range 1 + s.rng.IntN(100) {
+			at = append(at, m.Start+pageSize*s.rng.Int64N(length/pageSize))
+		}
+	}
+	s.ravageAt(p, disks, i, at, gone, s.chance(1, 3))
+}
+
+// ravageAll damages all of a mirror.
+func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, swap bool) {
+	m := p.mirrors[i]
+	var at []int64
+	for off := int64(0); off < s.plan.Superblock().Regions[0].Length; off += pageSize {
+		at = append(at, m.Start+off)
+	}
+	s.ravageAt(p, disks, i, at, gone, swap)
+}
+
+// ravageAt damages pages of a mirror; or, with swap, puts others of them into their
+// place, as lost and misdirected writes do.
+func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool, swap bool) {
+	d := disks[p.mirrors[i].Device]
+	for _, off := range at {
+		if swap {
+			var b [pageSize]byte
+			d.load(pick(s.rng, at), b[:])
+			d.store(off, b[:], pageSize, true)
+		} else {
+			s.spoilPage(d, off)
+		}
+	}
+	for _, copies := range p.records {
+		for _, c := range copies {
+			// An atom is read as a whole.
+			if c.mirror == i && slices.ContainsFunc(at, func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
+				gone[c] = true
+			}
+		}
+	}
+}
+
+// losePages destroys pages of the checkpoint, each on one mirror at most.
+func (s *sim) losePages(p *patient, disks []*disk) {
+	type have struct {
+		m    metadata.MirrorDump
+		slot int
+	}
+	var with []have
+	pages := uint32(0)
+	for _, m := range p.mirrors {
+		for _, c := range m.Checkpoints {
+			if c.Used && c.BadPages == 0 {
+				with = append(with, have{m, c.Slot})
+				pages = c.Pages
+			}
+		}
+	}
+	if len(with) < 2 {
+		return
+	}
+	for page := range pages {
+		h := pick(s.rng, with)
+		s.spoilPage(disks[h.m.Device], h.m.Start+int64(h.slot)*p.slot+p.atom+int64(page)*pageSize)
+	}
+}
+
+// loseSuperblocks leaves one copy of the newest superblock on each device.
+func (s *sim) loseSuperblocks(p *patient, disks []*disk) {
+	for i, d := range disks {
+		var best uint64
+		var newest, all []int64
+		for _, c := range p.dump.Superblocks {
+			if c.Device != i || c.Superblock == nil {
+				continue
+			}
+			all = append(all, c.Offset)
+			if g := c.Superblock.Generation; g > best {
+				best, newest = g, nil
+			}
+			if c.Superblock.Generation == best {
+				newest = append(newest, c.Offset)
+			}
+		}
+		if len(newest) == 0 {
+			continue
+		}
+		keep := pick(s.rng, newest)
+		for _, off := range all {
+			if off != keep {
+				s.spoilPage(d, off)
+			}
+		}
+	}
+}
+
+// judge loads damaged disks and makes sure that the load says the same as before, or
+// refuses, or has an excuse.
+func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string, mustLoad, mustRefuse bool) {
+	r, img, err := s.restore(devicesOf(disks))
+	switch {
+	case err != nil:
+		s.stats.Refused++
+		if mustLoad {
+			s.failf("damaged: %s. The load refuses, and all of it is there: %v", what, err)
+		}
+		for _, known := range []error{metadata.ErrDamaged, metadata.ErrNotFound, metadata.ErrStale, metadata.ErrForeign, metadata.ErrUnsupported} {
+			if errors.Is(err, known) {
+				return
+			}
+		}
+		s.failf("damaged: %s. The load says: %v", what, err)
+	case mustRefuse:
+		s.failf("damaged: %s. The load goes on", what)
+	}
+	diff := differ(p.truth, r)
+	if diff == "" {
+		s.stats.Survived++
+		return
+	}
+	at := img.Position()
+	if mustLoad || !at.Less(p.tip()) {
+		s.failf("damaged: %s. The load is silently wrong: %s", what, diff)
+	}
+	for _, pos := range p.order {
+		for _, c := range p.records[pos] {
+			if at.Less(pos) && !gone[c] && !p.mirrors[c.mirror].Stale {
+				s.failf("damaged: %s. The load stops at %v, and record %v is there: %s", what, at, pos, diff)
+			}
+		}
+	}
+	for _, from := range p.stale {
+		if at.Less(from) {
+			s.failf("damaged: %s. The load stops at %v, and a mirror is stale from %v on: %s", what, at, from, diff)
+		}
+	}
+	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
+	// durable: if all that is gone is of that kind, nothing that anybody was told is.
+	// Where what a mirror takes cannot be relied on, it may have had the record.
+	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies
+	for _, pos := range p.order {
+		everywhere := at.Less(pos)
+		for i, m := range p.mirrors {
+			everywhere = everywhere && (m.Stale || slices.ContainsFunc(p.records[pos], func(c copyAt) bool { return c.mirror == i }))
+		}
+		acknowledged = acknowledged || everywhere
+	}
+	if !acknowledged {
+		s.tracef("damaged: %s. The load stops at %v, before %v", what, at, p.tip())
+		own := s.disks
+		s.disks = disks
+		s.inspect(r)
+		s.disks = own
+	}
+	s.stats.Older++
+}
+
+// impostors exchanges the spare device, or the backing, and makes sure that a load
+// refuses.
+func (s *sim) impostors() {
+	now := devicesOf(s.disks)
+	refuse := func(what string, want error, devs ...metadata.Device) {
+		s.stats.Impostors++
+		s.rng.Shuffle(len(devs), func(i, j int) { devs[i], devs[j] = devs[j], devs[i] })
+		_, _, err := s.restore(devs)
+		if err == nil || want != nil && !errors.Is(err, want) {
+			s.failf("%s: the load should say %v, and says: %v", what, want, err)
+		}
+	}
+	refuse("the spare device is missing", metadata.ErrNotFound, now[0])
+	refuse("the backing is missing", metadata.ErrNotFound, now[1])
+	dead := forkDisks(s.disks)
+	dead[1].gone = int32(pick(s.rng, vanishErrnos))
+	refuse("the spare device is dead", nil, devicesOf(dead)...) // with the device's own error
+	refuse("a clone of the spare device beside it", metadata.ErrForeign, now[0], now[1], offline{d: s.disks[1].fork()})
+	if s.past != nil && s.starts > s.pastOf {
+		past := devicesOf(s.past)
+		refuse("a spare device that was absent since an earlier start", metadata.ErrStale, now[0], past[1])
+		refuse("a backing that was absent since an earlier start", metadata.ErrStale, past[0], now[1])
+	}
+	other := s.cfg.plan
+	other.UUID[0] ^= 0xff
+	plan, err := metadata.Plan(other)
+	if err != nil {
+		s.failf("plan: %v", err)
+	}
+	foreign := []*disk{newDisk(0, s.disks[0].size), newDisk(1, s.disks[1].size)}
+	if err := metadata.Create(devicesOf(foreign), plan, nil); err != nil {
+		s.failf("create: %v", err)
+	}
+	refuse("a spare device of another set", metadata.ErrForeign, now[0], offline{d: foreign[1]})
+}

@@ -1,0 +1,420 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// Scenario is a short story about one thing, told again and again with the power cut at
+// each of its writes.
+type Scenario struct {
+	Name string
+	// initial is what the table begins with.
+	initial func(s *sim) []metadata.Entry
+	tell    func(s *sim)
+}
+
+// Scenarios are all there are.
+var Scenarios = []Scenario{
+	{"start", nil, func(s *sim) {
+		s.start()
+		s.drain()
+		s.stop()
+		s.start()
+		s.drain()
+	}},
+	{"heal", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b+1, 2, failsWrites)
+		s.start()
+		s.write(0, b, 4, false)
+		s.drain()
+		s.flush(0)
+		s.drain()
+		s.write(0, b+1, 2, true)
+		s.write(1, b+8, 4, true)
+		s.drain()
+	}},
+	{"heal-wide", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 3*s.per(), failsWrites)
+		s.start()
+		s.write(0, b, 3*s.per(), false)
+		s.zeroes(1, b+s.per(), s.per())
+		s.drain()
+		s.flush(1)
+		s.drain()
+	}},
+	{"heal-spare-fails", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 1, failsWrites)
+		s.start()
+		s.badSpares(2)
+		s.write(0, b, 1, false)
+		s.drain()
+		s.write(0, b, 1, true)
+		s.drain()
+	}},
+	{"heal-in-spare-fails", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, s.per(), failsWrites)
+		s.start()
+		s.write(0, b, s.per(), false)
+		s.drain()
+		s.badSpares(1)
+		s.write(0, b, 1, false)
+		s.write(1, b+s.per(), 1, false)
+		s.drain()
+	}},
+	{"pending", nil, func(s *sim) {
+		b := s.block()
+		s.start()
+		s.write(0, b, 2, true)
+		s.drain()
+		s.bad(b, 1, failsReads)
+		s.read(0, b, 2)
+		s.drain()
+		s.write(1, b, 2, false)
+		s.drain()
+		s.flush(0)
+		s.drain()
+	}},
+	{"lost", func(s *sim) []metadata.Entry {
+		b := s.block()
+		s.lost[b] = true
+		return []metadata.Entry{{Unit: b / s.per(), Count: 1, Mask: 1, State: metadata.StateLost, Cause: metadata.CauseImport, Time: 1}}
+	}, func(s *sim) {
+		b := s.block()
+		s.start()
+		s.read(1, b, 1)
+		s.write(0, b, 1, false)
+		s.drain()
+		s.write(0, b, 2, true)
+		s.drain()
+	}},
+	{"one-unit", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, s.per(), failsWrites)
+		s.start()
+		s.write(0, b, s.per()/2+1, false)
+		s.write(1, b+s.per()/2, max(1, s.per()/2), false)
+		s.write(0, b, 1, true)
+		s.drain()
+		s.write(1, b, s.per(), false)
+		s.drain()
+	}},
+	{"turns", nil, func(s *sim) {
+		// Everybody writes to one block; its home gets better, and the path to the spare
+		// units is bad now and then.
+		b := s.plan.HeadBlocks() + 1
+		s.start()
+		for range 2 {
+			s.bad(b, 1, failing{write: true, errno: int32(syscall.ENODATA), left: 4})
+			s.write(0, b, 1, false)
+			s.write(1, b, 1, false)
+			if len(s.disks) > 1 {
+				s.disks[1].rates.path = 300
+			}
+			for range 40 {
+				s.happen()
+				if q := s.rng.IntN(2); s.chance(1, 6) && s.idle(q) {
+					s.write(q, b, 1, s.chance(1, 4))
+				}
+			}
+			s.disks[len(s.disks)-1].rates.path = 0
+			s.drain()
+			s.read(0, b, 1)
+			s.drain()
+		}
+	}},
+	{"mirror", nil, func(s *sim) {
+		// A mirror misses a record, is marked, brought back and trusted again.
+		b := s.block()
+		s.bad(b, 4*s.per(), failsWrites)
+		s.start()
+		m := s.mirrors()[1]
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA), left: -1, lands: s.chance(1, 2)})
+		s.write(0, b, 1, false)
+		s.drain()
+		s.write(0, b+s.per(), 1, false)
+		s.drain()
+		s.disks[0].spoil(m.Start, m.Length, nil)
+		s.checkpoint()
+		s.drain()
+		s.write(1, b+2*s.per(), 1, false)
+		s.drain()
+	}},
+	{"mirror-start", nil, func(s *sim) {
+		// The same over a restart.
+		b := s.block()
+		s.bad(b, 4*s.per(), failsWrites)
+		s.start()
+		m := s.mirrors()[0]
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO), left: -1})
+		s.write(0, b, 1, false)
+		s.drain()
+		s.disks[0].spoil(m.Start, m.Length, nil)
+		s.stop()
+		s.start()
+		s.write(1, b+s.per(), 1, false)
+		s.drain()
+	}},
+	{"mirror-moves", nil, func(s *sim) {
+		// A mirror's place is bad for good: it is rebuilt in another one.
+		b := s.block()
+		s.bad(b, 8*s.per(), failsWrites)
+		s.start()
+		m := s.mirrors()[1]
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA), left: -1})
+		moved := func() bool {
+			return !slices.ContainsFunc(s.srv.com.Status().Mirrors, func(x metadata.MirrorStatus) bool {
+				return x.Device == 0 && x.Start == m.Start || x.State != metadata.MirrorGood
+			})
+		}
+		for i := uint64(0); i < 6 && !moved(); i++ {
+			s.write(int(i%2), b+i*s.per(), 1, false)
+			s.drain()
+			s.checkpoint()
+			s.drain()
+		}
+		if !moved() {
+			s.failf("the mirror has not moved: %+v", s.srv.com.Status().Mirrors)
+		}
+		s.write(0, b+7*s.per(), 1, false)
+		s.drain()
+		s.stop()
+		s.start()
+		s.drain()
+	}},
+	{"checkpoint", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 4*s.per(), failsWrites)
+		s.start()
+		s.write(0, b, 1, false)
+		s.drain()
+		s.checkpoint()
+		s.write(0, b+s.per(), 1, false)
+		s.write(1, b+2*s.per(), 1, false)
+		s.drain()
+		s.checkpoint()
+		s.drain()
+	}},
+	{"move", nil, func(s *sim) {
+		b := s.block()
+		s.start()
+		s.write(0, b, s.per()+2, false)
+		s.drain()
+		s.relocate(b, s.per()+1, true)
+		s.write(1, b+1, 1, false)
+		s.drain()
+		s.relocate(b, s.per()+1, false)
+		s.write(0, b+1, 2, false)
+		s.drain()
+		s.relocate(b, 1, true) // into what was vacated
+		s.drain()
+	}},
+	{"unknown", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 2*s.per(), failsWrites)
+		s.start()
+		for _, m := range s.mirrors() {
+			s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO), left: -1, lands: true})
+		}
+		s.cfg.meta = metaAll
+		s.write(0, b, 1, false)
+		s.drain()
+		for _, m := range s.mirrors() {
+			s.disks[0].spoil(m.Start, m.Length, nil)
+		}
+		s.repair()
+		s.write(1, b, 1, false)
+		s.write(0, b+s.per(), 1, false)
+		s.drain()
+	}},
+	{"discard", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 1, failsWrites)
+		s.start()
+		s.write(0, b, s.per(), true)
+		s.drain()
+		s.discard(0, b, 2*s.per())
+		s.drain()
+		s.zeroes(1, b, s.per())
+		s.drain()
+		s.flush(0)
+		s.drain()
+	}},
+	{"takeover", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b, 2*s.per(), failsWrites)
+		s.start()
+		s.write(0, b, 1, false)
+		s.write(1, b+s.per(), 2, false)
+		s.write(0, b+2*s.per(), 1, false)
+		for range 12 {
+			s.happen()
+		}
+		s.kill()
+		s.start()
+		s.drain()
+		s.flush(0)
+		s.drain()
+	}},
+	{"log-wraps", nil, func(s *sim) {
+		// More records than the log holds: checkpoints begin by themselves.
+		b := s.block()
+		s.bad(b, 4*s.per(), failsWrites)
+		s.start()
+		s.write(0, b, s.per(), false)
+		s.drain()
+		for i := range uint64(90) {
+			s.relocate(b+8*s.per()+i%4, 1, i%8 < 4)
+			s.drain()
+		}
+	}},
+}
+
+// failing is a kind of fault.
+type failing fault
+
+var (
+	failsWrites = failing{write: true, errno: int32(syscall.ENODATA), left: -1}
+	failsReads  = failing{read: true, errno: int32(syscall.ENODATA), left: -1}
+)
+
+// Layouts are what scenarios are told on.
+var Layouts = []string{"alone-512", "alone-4096", "pair-512"}
+
+// newScenario makes the disks for a scenario; everything is calm.
+func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
+	s := newSim(seed, opts)
+	s.calm = true
+	s.lost = map[uint64]bool{}
+	s.cfg = config{
+		queues: 2, depth: 3, maxUnits: 4, zero: 4, buf: 2, trims: true, spots: 1, reach: 8,
+		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second},
+		plan:   metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20, SpareBytes: 40 * metadata.UnitSize},
+	}
+	for i := range s.cfg.plan.UUID {
+		s.cfg.plan.UUID[i], s.cfg.plan.DeviceUUIDs[0][i], s.cfg.plan.DeviceUUIDs[1][i] = 1, 2, 3
+	}
+	switch layout {
+	case "alone-512":
+	case "alone-4096":
+		s.cfg.plan.BlockSize, s.cfg.plan.PhysicalBlockSize = 4096, 8192
+	case "pair-512":
+		s.cfg.plan.SpareDeviceSize = 6 << 20
+	default:
+		s.failf("no layout is called %q", layout)
+	}
+	var err error
+	if s.plan, err = metadata.Plan(s.cfg.plan); err != nil {
+		s.failf("plan: %v", err)
+	}
+	for i, d := range s.plan.Devices() {
+		s.disks = append(s.disks, newDisk(uint8(i), d.Size))
+	}
+	s.equip()
+	s.spots = []uint64{s.plan.HeadBlocks()}
+	return s
+}
+
+// per is how many blocks a unit has.
+func (s *sim) per() uint64 { return uint64(metadata.UnitSize / s.plan.BlockSize()) }
+
+// block is where scenarios play: the last unit of the displaced head and what follows it.
+func (s *sim) block() uint64 { return s.plan.HeadBlocks() - s.per() }
+
+// bad gives blocks a fault, at home.
+func (s *sim) bad(block, count uint64, f failing) {
+	own := fault(f)
+	for i := range count {
+		dev, off := s.plan.HomeOf(block + i)
+		s.disks[dev].spoil(off, int64(s.plan.BlockSize()), &own)
+	}
+}
+
+// badSpares lets the next spare units fail that will be used, or those in use.
+func (s *sim) badSpares(n uint32) {
+	for unit := range n {
+		dev, off := s.plan.SpareOf(unit)
+		s.disks[dev].spoil(off, metadata.UnitSize, &fault{write: true, errno: int32(syscall.EIO), left: -1})
+	}
+}
+
+func (s *sim) ask(q int, op remap.Op, block, count uint64, fua bool) {
+	for tag, r := range s.reqs[q] {
+		if r == nil {
+			r := &userReq{queue: q}
+			r.Op, r.Block, r.Count, r.FUA = op, block, uint32(count), fua
+			s.submit(r, tag)
+			return
+		}
+	}
+	s.failf("no tag of queue %d is free", q)
+}
+
+// idle reports whether a tag of a queue is free.
+func (s *sim) idle(q int) bool { return slices.Contains(s.reqs[q], nil) }
+
+func (s *sim) write(q int, block, count uint64, fua bool) { s.ask(q, remap.OpWrite, block, count, fua) }
+func (s *sim) zeroes(q int, block, count uint64)          { s.ask(q, remap.OpWriteZeroes, block, count, false) }
+func (s *sim) discard(q int, block, count uint64)         { s.ask(q, remap.OpDiscard, block, count, false) }
+func (s *sim) read(q int, block, count uint64)            { s.ask(q, remap.OpRead, block, count, false) }
+func (s *sim) flush(q int)                                { s.ask(q, remap.OpFlush, 0, 0, false) }
+
+func (s *sim) checkpoint() {
+	if t, err := s.srv.com.Checkpoint(); err == nil {
+		s.srv.asked[t] = true
+	}
+	s.srv.pump()
+}
+
+func (s *sim) relocate(block, count uint64, toSpare bool) {
+	s.srv.moves++
+	if err := s.srv.arb.Move(remap.Move{ID: uint64(s.step), Block: block, Count: count, ToSpare: toSpare, Cause: metadata.CauseOperator}); err != nil {
+		s.failf("move: %v", err)
+	}
+	s.srv.pump()
+}
+
+func (s *sim) stop() {
+	s.stats.Stops++
+	s.tracef("STOP")
+	s.down()
+}
+
+// Play tells a scenario once, without any interruption.
+func Play(sc *Scenario, layout string, seed uint64, opts Options) (Stats, error) {
+	s := newScenario(seed, sc, layout, opts)
+	err := s.guard(func() {
+		sc.play(s)
+		s.recovered()
+	})
+	return s.stats, err
+}
+
+func (sc *Scenario) play(s *sim) {
+	var initial []metadata.Entry
+	if sc.initial != nil {
+		initial = sc.initial(s)
+	}
+	if err := metadata.Create(devicesOf(s.disks), s.plan, initial); err != nil {
+		s.failf("create: %v", err)
+	}
+	sc.tell(s)
+}
+
+func scenarioNamed(name string) (*Scenario, error) {
+	for i := range Scenarios {
+		if Scenarios[i].Name == name {
+			return &Scenarios[i], nil
+		}
+	}
+	return nil, fmt.Errorf("no scenario is called %q", name)
+}

@@ -1,0 +1,60 @@
+package sim
+
+import (
+	"fmt"
+	"reflect"
+)
+
+// Stats count what a run, or many, went through, so that a test can tell
+// that the cases it is about do occur.
+type Stats struct {
+	Requests, Errors, Heals, Pending, Trips, Resumes, Unknown, Moves, Full uint64
+	// How servers and disks came and went.
+	Starts, Cuts, Kills, Stops, Vanishes, CutCreates uint64
+	Steps, Checkpoints, Stale                        uint64
+	// Operations on disks that failed, for any reason; caches that a failed flush dropped;
+	// writes to metadata that were reported as good and went nowhere, or elsewhere.
+	Faults, Dropped, Lies uint64
+	// Sectors whose content was compared with the model: read through the device,
+	// and found on the disks after a load.
+	Read, Inspected uint64
+	// Damage that was done to copies of the metadata, and what the load said:
+	// the same table, a refusal, or something older where every newer record was gone.
+	Damaged, Survived, Refused, Older uint64
+	// Wrong, stale or missing devices that a load had to refuse.
+	Impostors uint64
+}
+
+// Add adds the counts of another run.
+func (s *Stats) Add(o *Stats) {
+	to, from := reflect.ValueOf(s).Elem(), reflect.ValueOf(o).Elem()
+	for i := range to.NumField() {
+		to.Field(i).SetUint(to.Field(i).Uint() + from.Field(i).Uint())
+	}
+}
+
+// String is one line for people.
+func (s *Stats) String() string {
+	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in create), %s SIGKILLs, %s stops, %s disks vanished; "+
+		"%s failed operations, %s dropped caches, %s lies; %s heals, %s commits of unknown outcome, %s blocks moved, %s checkpoints; "+
+		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the same, %s refused, %s older for want of any newer record), %s impostors refused; %s events",
+		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates), count(s.Kills), count(s.Stops), count(s.Vanishes),
+		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Heals), count(s.Unknown), count(s.Moves), count(s.Checkpoints),
+		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused), count(s.Older), count(s.Impostors), count(s.Steps))
+}
+
+// count writes a number with commas.
+func count(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
+}
+
+// size writes a number of sectors in bytes.
+func size(sectors uint64) string {
+	if n := sectors * sectorSize; n < 1<<30 {
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(sectors*sectorSize)/(1<<30))
+}
