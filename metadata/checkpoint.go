@@ -46,7 +46,7 @@ func (c *Committer) startDueCheckpoint() {
 	for i := range c.ms {
 		m := &c.ms[i]
 		behind := m.cover.Less(c.collected.Position)
-		news = news || behind || m.state != MirrorGood
+		news = news || behind || m.state != MirrorGood || m.dirty != 0
 		if c.records < m.notBefore {
 			continue
 		}
@@ -54,7 +54,7 @@ func (c *Committer) startDueCheckpoint() {
 		case MirrorStale, MirrorWeak:
 			due = true
 		default:
-			due = due || behind && 2*m.used >= len(m.slots)
+			due = due || behind && 2*m.used >= len(m.slots) || m.dirty != 0
 		}
 	}
 	if asked && !news && c.collected == c.durable && !c.rec.active && c.queue.empty() {
@@ -125,6 +125,7 @@ func (c *Committer) startCheckpoint(all bool) {
 					m.used = 0
 				}
 			}
+			c.unreserve(i)
 		}
 	}
 	c.changed = true
@@ -297,6 +298,10 @@ func (c *Committer) endCheckpoint() {
 		switch m.ckFate {
 		case fateDone:
 			m.cover, m.new = ck.covers.Position, m.ckSlot
+			if bit := uint8(1) << m.ckSlot; m.dirty&bit != 0 {
+				m.dirty &^= bit
+				c.scrub.done++
+			}
 			m.release(m.cover)
 			m.notBefore, m.forced = 0, 0
 			switch m.state {
@@ -308,7 +313,7 @@ func (c *Committer) endCheckpoint() {
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
 				// What is left in its log is newer than the checkpoint.
-				if m.seen = m.used > 0; m.seen {
+				if m.seen = m.holds(); m.seen {
 					c.sb.wanted = true
 				} else {
 					c.beacon = true
@@ -335,6 +340,7 @@ func (c *Committer) endCheckpoint() {
 	}
 	if outcome == OutcomeDurable {
 		ck.written++
+		c.lookAtSuperblocks()
 		// A copy of the superblock that could not be written gets another try.
 		for i := range c.sb.places {
 			c.sb.wanted = c.sb.wanted || !c.sb.places[i].good

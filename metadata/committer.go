@@ -81,7 +81,7 @@ type MirrorState string
 
 const (
 	MirrorGood       MirrorState = "good"       // has all that is needed to load
-	MirrorWeak       MirrorState = "weak"       // takes records, but lacks something old until the next checkpoint
+	MirrorWeak       MirrorState = "weak"       // takes records, but something old is missing or was found bad, until it is written again
 	MirrorStale      MirrorState = "stale"      // misses records; marked so in the superblock
 	MirrorRebuilding MirrorState = "rebuilding" // stale, and a checkpoint is being written to bring it back
 )
@@ -105,7 +105,10 @@ type Status struct {
 	LogSize     int64          `json:"log_size"`
 	Checkpoint  bool           `json:"checkpoint"` // one is being written
 	Checkpoints uint64         `json:"checkpoints"`
-	Suspended   bool           `json:"suspended"` // Resume is needed
+	// Scrubbed counts the places that were bad at the start and were written
+	// again since: log slots, slots of checkpoints, superblocks.
+	Scrubbed  uint64 `json:"scrubbed"`
+	Suspended bool   `json:"suspended"` // Resume is needed
 	// Err is the last thing that went wrong: why commits are suspended or
 	// checkpoints fail. ErrLogFull, ErrTableFull, ErrInvalidEntry (of a
 	// Source), or what a device reported.
@@ -159,7 +162,9 @@ type Committer struct {
 	// What the caller was handed stays as it is while new ones gather.
 	ops, handedOps []Op
 
-	opSlots [2*maxMirrors + 1]opSlot
+	scrub scrub
+
+	opSlots [2*maxMirrors + 2]opSlot
 	changed bool // something moved that may let something else begin
 
 	results, handed []Result
@@ -217,6 +222,10 @@ type cmirror struct {
 	ckFate fate
 	ckSlot int
 	ckTry  int
+	// dirty: bit i says that something was found bad in slot i at the start,
+	// and was not written again yet.
+	dirty  uint8
+	scrubs int    // log slots that wait to be scrubbed
 	ckBuf  []byte // to read it back into
 	ckPage uint32 // the page that is read back, or the first of several
 	// Failed checkpoints in a row; no other is tried, unless asked for, before
@@ -307,6 +316,16 @@ func (m *cmirror) hold(slot int, p Position) {
 	m.slots[slot] = p
 }
 
+// holds reports whether a record in the log is needed.
+func (m *cmirror) holds() bool {
+	for _, p := range m.slots {
+		if p != (Position{}) && p != reserved {
+			return true
+		}
+	}
+	return false
+}
+
 // letGo frees a slot.
 func (m *cmirror) letGo(slot int) {
 	if m.slots[slot] != (Position{}) {
@@ -331,6 +350,7 @@ const (
 	opRecord opKind = iota
 	opCheckpoint
 	opSuperblock
+	opScrub
 )
 
 type opSlot struct {
@@ -349,7 +369,7 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 		layout: img.layout, src: src, session: opts.Session,
 		maxEpoch: img.maxEpoch, seq: img.maxSequence,
 		durable: img.tip, reported: img.tip, collected: img.tip,
-		ops: make([]Op, 0, 2*maxMirrors+1), handedOps: make([]Op, 0, 2*maxMirrors+1),
+		ops: make([]Op, 0, 2*maxMirrors+2), handedOps: make([]Op, 0, 2*maxMirrors+2),
 		results: make([]Result, 0, 256), handed: make([]Result, 0, 256),
 	}
 	if c.seq < creation.Sequence {
@@ -366,6 +386,7 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	}
 	chunk = min(roundUp(chunk, atom), int(min(img.sb.SlotBytes, maxLogBytes)))
 	c.ck.buf = AlignedBytes(chunk)
+	c.scrub.buf = AlignedBytes(atom)
 	readBack := min(chunk, maxReadBack)
 	c.sb.init(img)
 	for i := range img.mirrors {
@@ -373,6 +394,8 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 		c.ms[i].ckBuf = AlignedBytes(readBack)
 		if m := &c.ms[i]; m.state == MirrorStale {
 			c.site(m.device, m.start).trouble++ // why else?
+		} else {
+			c.wantScrub(i, &img.mirrors[i])
 		}
 		for _, r := range img.mirrors[i].repairs {
 			c.rec.repairs = append(c.rec.repairs, mirrorRepair{i, r})
@@ -397,6 +420,7 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 		}
 		return m
 	}
+	m.dirty = mi.badSlots
 	var newest checkpointID
 	for s, h := range mi.headers {
 		if h != nil && (h.epoch > newest.epoch || h.epoch == newest.epoch && h.generation > newest.generation) &&
@@ -534,6 +558,7 @@ func (c *Committer) advance() {
 		c.startDueCheckpoint()
 	}
 	c.stepCheckpoint()
+	c.stepScrub()
 	c.startSuperblocks()
 	c.launch()
 }
@@ -544,9 +569,12 @@ func (c *Committer) issue(kind opKind, mirror int, device uint8, offset int64, d
 }
 
 func (c *Committer) queueOp(kind opKind, mirror int, op Op) {
-	at := 2 * maxMirrors
-	if kind != opSuperblock {
-		at = 2*mirror + int(kind)
+	at := 2*mirror + int(kind)
+	switch kind {
+	case opSuperblock:
+		at = 2 * maxMirrors
+	case opScrub:
+		at = 2*maxMirrors + 1
 	}
 	s := &c.opSlots[at]
 	s.busy = true
@@ -566,6 +594,8 @@ func (c *Committer) Done(id OpID, err error) {
 	switch {
 	case at == 2*maxMirrors:
 		c.superblockDone(err)
+	case at == 2*maxMirrors+1:
+		c.scrubDone(err)
 	case at%2 == int(opRecord):
 		c.recordDone(at/2, err)
 	default:
@@ -591,7 +621,7 @@ func (c *Committer) Idle() bool {
 			return false
 		}
 	}
-	return !c.rec.active && !c.ck.active && !c.sb.active && !c.sb.wanted && c.queue.empty() && len(c.ck.asked) == 0 &&
+	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active && !c.sb.active && !c.sb.wanted && c.queue.empty() && len(c.ck.asked) == 0 &&
 		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
 }
 
@@ -599,7 +629,7 @@ func (c *Committer) Idle() bool {
 func (c *Committer) Status() Status {
 	s := Status{
 		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active, Checkpoints: c.ck.written,
-		Suspended: c.suspended, Err: c.err, LogSize: c.layout.sb.LogBytes,
+		Suspended: c.suspended, Scrubbed: c.scrub.done, Err: c.err, LogSize: c.layout.sb.LogBytes,
 	}
 	for i := range c.ms {
 		m := &c.ms[i]
@@ -607,8 +637,11 @@ func (c *Committer) Status() Status {
 			Device: m.device, Start: m.start, State: m.state, LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom,
 			Location: fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.device].Role, m.start),
 		}
-		if ms.State == mirrorRebuilt {
+		switch {
+		case ms.State == mirrorRebuilt:
 			ms.State = MirrorRebuilding
+		case ms.State == MirrorGood && (m.dirty != 0 || m.scrubs > 0):
+			ms.State = MirrorWeak
 		}
 		if ms.State != MirrorStale {
 			s.LogUsed = max(s.LogUsed, ms.LogUsed)

@@ -322,7 +322,7 @@ func (c *Committer) recordUnknown() {
 		// that was written after all may say that there was one as new as this.
 		m := &c.ms[i]
 		for s, p := range m.slots {
-			if c.durable.Less(p) && p != r.Position {
+			if c.durable.Less(p) && p != r.Position && p != reserved {
 				m.letGo(s)
 			}
 		}

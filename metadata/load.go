@@ -130,10 +130,13 @@ type mirrorImage struct {
 	headers   [2]*header
 	// whole: has the header of the checkpoint that the image begins with, and
 	// no page of it was found bad here.
-	whole   bool
-	missing []int    // indices into Image.chain that this mirror lacks
-	single  []int    // indices into Image.chain that it has once, and no other mirror in use has
-	repairs []repair // the records of missing and single, if they are few
+	whole bool
+	// badSlots: bit i says that the header of slot i cannot be read, or is a
+	// damaged one, or that a page of the newest checkpoint in it is bad.
+	badSlots uint8
+	missing  []int    // indices into Image.chain that this mirror lacks
+	single   []int    // indices into Image.chain that it has once, and no other mirror in use has
+	repairs  []repair // the records of missing and single, if they are few
 }
 
 // repair is a record that a mirror lacks and another has. It is seen on one
@@ -170,7 +173,11 @@ func (img *Image) scan() error {
 		for slot := range m.headers {
 			b := buf[:PageSize]
 			if _, err := dev.ReadAt(b, at.headerOffset(slot)); err != nil {
+				m.badSlots |= 1 << slot
 				continue
+			}
+			if le.Uint64(b) == magicHeader && !sealed(b, magicHeader) {
+				m.badSlots |= 1 << slot
 			}
 			if h, ok := decodeHeader(b, set); ok && h.pages <= at.pages() {
 				m.headers[slot] = &h
@@ -464,6 +471,11 @@ func (img *Image) settle() error {
 	}
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
+		for slot, h := range m.headers {
+			if h != nil && *h == img.checkpoint.header && !m.whole {
+				m.badSlots |= 1 << slot
+			}
+		}
 		type copies struct{ n, slot int }
 		have := make(map[link]copies, len(img.chain))
 		for j := range m.slots {

@@ -130,6 +130,6 @@ func (c *Committer) endMove(m *cmirror, ok bool) {
 	m.device, m.start = m.toDevice, m.toStart
 	m.new, m.cover = -1, Position{}
 	clear(m.slots)
-	m.used, m.next = 0, 0
+	m.used, m.next, m.dirty = 0, 0, 0
 	c.changed = true
 }

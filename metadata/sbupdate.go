@@ -92,6 +92,11 @@ func (c *Committer) startSuperblocks() {
 	if !s.wanted || s.active || c.rec.active && !c.rec.marking {
 		return
 	}
+	for i := range c.ms {
+		if c.ms[i].moving && c.scrub.active {
+			return // a late write into the place that is left could hit its next mirror
+		}
+	}
 	s.wanted, s.active = false, true
 	clear(s.written[:])
 	for i := range s.places {
@@ -149,6 +154,9 @@ func (c *Committer) superblockDone(err error) {
 	switch {
 	case err == nil:
 		s.written[p.device]++
+		if !p.good {
+			c.scrub.done++
+		}
 		p.good, p.done = true, true
 	case s.try < superblockTries:
 		c.err = err
