@@ -445,7 +445,7 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
 	// durable: if all that is gone is of that kind, nothing that anybody was told is.
 	// Where what a mirror takes cannot be relied on, it may have had the record.
-	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies
+	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies || s.cfg.meta == metaFlips
 	for _, pos := range p.order {
 		everywhere := at.Less(pos)
 		for i, m := range p.mirrors {
