@@ -107,11 +107,10 @@ func reserveHeap() {
 	runtime.KeepAlive(ballast)
 }
 
-var churned [16][]byte
-
 // churnHeap goes through the heap once more with small garbage, until it has been
 // collected, so that what the runtime keeps about small objects is there too.
 func churnHeap() {
+	kept := make([][]byte, 16)
 	n := 0
 	for left := 2 * heapLimit.Load(); left > 0; {
 		// Faster than it is collected the heap would outgrow its limit.
@@ -119,11 +118,11 @@ func churnHeap() {
 			time.Sleep(time.Millisecond)
 		}
 		for size := 16; size <= 8<<10; size *= 2 {
-			churned[left%int64(len(churned))] = make([]byte, size)
+			kept[left%int64(len(kept))] = make([]byte, size)
 			left -= int64(size)
 		}
 	}
-	clear(churned[:])
+	runtime.KeepAlive(kept)
 }
 
 // watchHeap lets the limit grow with what is alive. What one collection found is
@@ -203,6 +202,7 @@ func (s *server) fillBuffers() {
 	present, all, err := s.device.Prefault(most)
 	log := s.log.Debug()
 	switch {
+	case !s.live.Load(): // it ends already
 	case err != nil:
 		log = s.log.Warn().Err(err)
 	case present < all:
