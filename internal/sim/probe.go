@@ -159,11 +159,15 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	case 0:
 		d.spoil(off+sectorSize*s.rng.Int64N(pageSectors), sectorSize, &fault{read: true, errno: int32(syscall.ENODATA), left: -1})
 		return
-	case 1:
-		for range 1 + s.rng.IntN(3) { // in the header, which always counts
+	case 1: // some bits flip, in the header, which always counts
+		was := b
+		for range 1 + s.rng.IntN(3) {
 			b[s.rng.IntN(100)] ^= 1 << s.rng.IntN(8)
 		}
 		b[s.rng.IntN(8)] ^= 0x80
+		if b == was {
+			b[0] ^= 1
+		}
 	case 2:
 		clear(b[:])
 	case 3: // a torn write of something else
