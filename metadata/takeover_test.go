@@ -301,7 +301,7 @@ func (s *scene) drive(disks []*cutDisk, plain bool, o MoveOptions) error {
 		_, err = Release(img, o)
 		return err
 	case sb.Transition == TransitionCopied:
-		if err := UndoTakeOver(devs, sb); err != nil {
+		if err := UndoTakeOver(devs, sb, o.Force); err != nil {
 			return err
 		}
 	case sb.Transition == TransitionTaken && !plain:
