@@ -128,7 +128,7 @@ func TestChangedSinceCut(t *testing.T) {
 			return w.off == tc.mark && transitionIn(w) == TransitionTaken
 		})
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
-		s.look(cut, "changed since")
+		s.look(cut, 1, "changed since")
 		s.end(cut, true, "changed since")
 		s.end(cut, false, "changed since")
 
