@@ -110,6 +110,7 @@ func (s *scene) interrupt(plain bool, stop func(d *cutDisk, w memWrite) bool) []
 func (s *scene) edit(disks []*cutDisk, pages ...int64) {
 	for _, page := range pages {
 		b := s.bytes()
+		clear(b[2048:2560]) // a superblock has zeroes there too
 		s.want[page], s.dirty[page] = b, true
 		disks[0].poke(b[:], page*PageSize)
 	}
