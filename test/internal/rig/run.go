@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/vmtest"
 )
@@ -124,21 +127,42 @@ func Random(t testing.TB) *rand.Rand {
 }
 
 // DumpTasks prints what a person needs who wonders why something hangs: the
-// blocked tasks, in the kernel's log, and the servers' logs.
+// kernel stacks of all processes, the end of the kernel's log with its blocked tasks, and
+// the servers' logs. To standard error at once, since the test may never end.
 func DumpTasks(why string) {
-	_, _ = fmt.Fprintf(os.Stderr, "\n==== watchdog: %s\n", why)
+	var b bytes.Buffer
+	_, _ = fmt.Fprintf(&b, "\n==== watchdog: %s\n", why)
+	stacks, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*/stack")
+	for _, path := range stacks {
+		dir := filepath.Dir(path)
+		stack, err := os.ReadFile(path)
+		// Kernel threads that wait for work are many and say nothing.
+		if err != nil || len(stack) == 0 || bytes.Contains(stack, []byte("worker_thread")) || bytes.Contains(stack, []byte("kthread+")) {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		stat, _ := os.ReadFile(filepath.Join(dir, "stat"))
+		state := "?"
+		if _, rest, ok := strings.Cut(string(stat), ") "); ok {
+			state = rest[:1]
+		}
+		_, _ = fmt.Fprintf(&b, "-- %s %s (%s)\n%s", strings.TrimPrefix(dir, "/proc/"), bytes.TrimSpace(comm), state, stack)
+	}
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
-	_, _ = fmt.Fprintf(os.Stderr, "%s%s==== end of watchdog\n", KernelLog(200), ServerLogs("*"))
+	_, _ = fmt.Fprintf(&b, "-- kernel log\n%s%s==== end of watchdog\n", KernelLog(100), ServerLogs("*"))
+	_, _ = os.Stderr.Write(b.Bytes())
 }
 
 // KernelLog is the last lines of the kernel's log.
 func KernelLog(lines int) string {
-	text, err := exec.Command("dmesg").Output()
+	log := make([]byte, 1<<20)
+	// 3 is SYSLOG_ACTION_READ_ALL, see syslog(2).
+	n, err := unix.Klogctl(3, log)
 	if err != nil {
-		return "dmesg: " + err.Error() + "\n"
+		return "kernel log: " + err.Error() + "\n"
 	}
-	all := strings.SplitAfter(string(text), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "")
+	all := strings.SplitAfter(string(log[:n]), "\n")
+	return strings.Join(all[max(0, len(all)-lines-1):], "")
 }
 
 // ServerLogs is the end of what detached servers have logged whose name

@@ -1,0 +1,22 @@
+// Package breaker makes disks fail in every way that a kernel can make them
+// fail, and looks at what the program makes of it: which errno the user of the device
+// sees, how many spare units are used, how many requests fail, whether the breaker
+// trips and why, and whether everything is as it was once the fault is over. It has no
+// code of its own, only tests; with -v they end with the table of docs/FAULTS.md.
+//
+// # Two kinds of faults
+//
+// TestErrno gives a few sectors each errno of DESIGN section 3.5, for writes and
+// for reads: from the block layer's error injection (Linux 7.2 and later) and as the
+// sense data of a SCSI disk. Only what says that the medium is bad may use spares.
+//
+// TestFault does things to a whole disk: it vanishes, is deleted, goes offline,
+// becomes read-only, flaps, loses its spare region or its metadata, fails everywhere.
+//
+// # The ledger
+//
+// All data is written by a [ledger], which remembers for every sector what was acknowledged
+// and what was refused: after a refused write a sector may hold the old data or the
+// new, nothing else. It is compared while the fault lasts, when it is over, and after
+// a new start; every test ends with `metadata check`.
+package breaker
