@@ -119,8 +119,9 @@ func churnHeap() {
 		if n++; n%4 == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		for size := 16; size <= 8<<10; size *= 2 {
-			kept[left%int64(len(kept))] = make([]byte, size)
+		// What is left passes zero within a round, so it is no index.
+		for i, size := 0, 16; size <= 8<<10; i, size = i+1, size*2 {
+			kept[(n+i)%len(kept)] = make([]byte, size)
 			left -= int64(size)
 		}
 	}
