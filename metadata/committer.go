@@ -109,6 +109,10 @@ type Status struct {
 	// again since: log slots, slots of checkpoints, superblocks.
 	Scrubbed  uint64 `json:"scrubbed"`
 	Suspended bool   `json:"suspended"` // Resume is needed
+	// Superblocks is how many good copies the backing has; less than two is
+	// too few. BadSuperblocks counts the copies of all devices that are not.
+	Superblocks    int `json:"superblocks"`
+	BadSuperblocks int `json:"bad_superblocks"`
 	// Err is the last thing that went wrong: why commits are suspended or
 	// checkpoints fail. ErrLogFull, ErrTableFull, ErrInvalidEntry (of a
 	// Source), or what a device reported.
@@ -631,24 +635,39 @@ func (c *Committer) Status() Status {
 		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active, Checkpoints: c.ck.written,
 		Suspended: c.suspended, Scrubbed: c.scrub.done, Err: c.err, LogSize: c.layout.sb.LogBytes,
 	}
-	for i := range c.ms {
-		m := &c.ms[i]
-		ms := MirrorStatus{
-			Device: m.device, Start: m.start, State: m.state, LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom,
-			Location: fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.device].Role, m.start),
+	for _, m := range c.AppendMirrors(nil) {
+		m.Location = fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.Device].Role, m.Start)
+		if m.State != MirrorStale {
+			s.LogUsed = max(s.LogUsed, m.LogUsed)
 		}
-		switch {
-		case ms.State == mirrorRebuilt:
-			ms.State = MirrorRebuilding
-		case ms.State == MirrorGood && (m.dirty != 0 || m.scrubs > 0):
-			ms.State = MirrorWeak
+		s.Mirrors = append(s.Mirrors, m)
+	}
+	for i := range c.sb.places {
+		switch p := &c.sb.places[i]; {
+		case !p.good:
+			s.BadSuperblocks++
+		case p.device == 0:
+			s.Superblocks++
 		}
-		if ms.State != MirrorStale {
-			s.LogUsed = max(s.LogUsed, ms.LogUsed)
-		}
-		s.Mirrors = append(s.Mirrors, ms)
 	}
 	return s
+}
+
+// AppendMirrors appends the state of every mirror to dst, with an empty
+// Location. It allocates nothing if dst has room.
+func (c *Committer) AppendMirrors(dst []MirrorStatus) []MirrorStatus {
+	for i := range c.ms {
+		m := &c.ms[i]
+		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state, LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
+		switch {
+		case s.State == mirrorRebuilt:
+			s.State = MirrorRebuilding
+		case s.State == MirrorGood && (m.dirty != 0 || m.scrubs > 0):
+			s.State = MirrorWeak
+		}
+		dst = append(dst, s)
+	}
+	return dst
 }
 
 // RunOps drives c over devs, indexed as in Layout.Devices, until there is

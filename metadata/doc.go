@@ -7,7 +7,7 @@
 // two mirrors on the disk (and one on a spare device), each a ring log of small
 // records and two checkpoint slots, and superblocks that say where they are:
 //
-//	| superblocks | mirror A | data ... | displaced head | spare | mirror B | superblock |
+//	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
 //
 //	mirror:  | header | pages ... | header | pages ... | record | record | record ... |
 //	         '------ slot 0 ------'------ slot 1 ------'----------- log -------------'
@@ -27,8 +27,11 @@
 // hands out the entries by [Image.Replay]. What is missing on that way is
 // [ErrDamaged]; what is off it is void.
 //
+// A mirror whose place has gone bad is rebuilt in the room that [Plan] leaves
+// for that; move.go says in which steps.
+//
 // From an Image comes a [Committer], which makes transactions durable. It is
-// sans-I/O: its user asks it for writes ([Committer.Ops]), does them, says how
+// sans-I/O: its user asks it for writes and reads ([Committer.Ops]), does them, says how
 // they ended ([Committer.Done]), and learns what became of the transactions
 // ([Committer.Results]). It asks its [Source] for the live table, page by page,
 // when it is time for a checkpoint. [Check] and [Dump] look at a set offline.

@@ -249,7 +249,7 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 		}
 		return out, v.release(sb, o, &out)
 	}
-	return out, erase(devs, sb)
+	return out, erase(devs, sb, false)
 }
 
 // goHome writes mapped blocks to their homes and reads them back. It returns
@@ -346,11 +346,12 @@ func (v *View) tryHead(o *MoveOptions) (blockList, error) {
 			}
 		}
 		readAround(d, b, off, v.one, func(int64, error) {})
-		writeAround(d, b, off, v.one)
+		// That it reads back is not enough: it holds that already.
+		failed := map[int64]bool{}
+		writeAround(d, b, off, v.one, func(i int64) { failed[i] = true })
 		if err := d.Sync(); err != nil {
 			return nil, err
 		}
-		failed := map[int64]bool{}
 		readAround(d, back[:len(b)], off, v.one, func(i int64, _ error) { failed[i] = true })
 		for i := int64(0); i < int64(len(b)); i += bs {
 			if failed[i] || !bytes.Equal(back[i:i+bs], b[i:i+bs]) {
@@ -478,7 +479,7 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	}
 	out.Left.BadHome = mergeRanges(out.Left.BadHome, left)
 	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
-	return erase(v.devs, now)
+	return erase(v.devs, now, true)
 }
 
 // strays counts the blocks of the head that do not live in the displaced head.
@@ -502,7 +503,7 @@ func (sb *Superblock) leaveHead() {
 func (v *View) toFront(buf []byte, off int64, left, gone *blockList) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
 	v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
-	writeAround(d, buf, off, v.one) // what fails is seen below
+	writeAround(d, buf, off, v.one, func(int64) {}) // what fails is seen below
 	if err := d.Sync(); err != nil {
 		return err
 	}

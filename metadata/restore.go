@@ -325,11 +325,13 @@ func (r *Restore) gather(b *Backup) error {
 			r.risk("no record can be read on a mirror in use")
 		}
 	}
-	if b != nil && must.Less(b.Position) {
-		must = b.Position
-	}
-	if r.Disk = tip.Position; tip.Less(must) {
+	r.Disk = tip.Position
+	if tip.Less(must) {
 		r.risk("there were records up to %s or later, the newest one that can be read is %s: changes after that are missing", must, r.Disk)
+	}
+	if best, from := r.best(b, candidates); (best != nil || b != nil) && tip.Less(from) {
+		// It knows all that the logs do, and more.
+		return r.gap(b, candidates, nil, link{})
 	}
 	if !certain && slices.ContainsFunc(r.bare, func(i int) bool { return r.given[i] == img.devs[0] }) {
 		img.tip, img.checkpoint = tip, &candidate{}
@@ -378,21 +380,24 @@ func (r *Restore) current(device uint8, newest link) bool {
 	return false
 }
 
-// gap takes the newest base there is, and what can be told of the time after it.
-func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missing link) error {
-	var best *candidate
+// best is the newest base: a whole checkpoint, or, where that is nil, the backup;
+// and its position.
+func (r *Restore) best(b *Backup, candidates []*candidate) (best *candidate, from Position) {
 	for _, c := range candidates {
-		if r.img.whole(c) && (best == nil || best.covers.Less(c.covers.Position)) {
-			best = c
+		if r.img.whole(c) && (best == nil || from.Less(c.covers.Position)) {
+			best, from = c, c.covers.Position
 		}
 	}
-	var from Position
-	switch {
-	case best != nil && (b == nil || b.Position.Less(best.covers.Position)):
-		from = best.covers.Position
-	case b != nil:
-		best, from = nil, b.Position
-	default:
+	if b != nil && (best == nil || !b.Position.Less(from)) {
+		return nil, b.Position
+	}
+	return best, from
+}
+
+// gap takes the newest base there is, and what can be told of the time after it.
+func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missing link) error {
+	best, from := r.best(b, candidates)
+	if best == nil && b == nil {
 		return fmt.Errorf("%w: no whole checkpoint is left on any mirror; restore a backup of the metadata", ErrDamaged)
 	}
 	for len(chain) > 0 && !from.Less(chain[len(chain)-1].Position) {

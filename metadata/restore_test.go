@@ -76,6 +76,29 @@ var losses = []loss{
 			}
 		}
 	}, false, true, true},
+	{"every log", func(w *world, disks []*memDisk) {
+		for i := range w.c.ms {
+			m := &w.c.ms[i]
+			for s := range m.slots {
+				delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+			}
+		}
+	}, false, false, false},
+	{"every log, after a checkpoint", func(w *world, disks []*memDisk) {
+		// But for the oldest records: they lead to a checkpoint before.
+		img, err := Load(devices(w.disks))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for i := range img.mirrors {
+			m := &img.mirrors[i]
+			for s := range m.slots {
+				if r := &m.slots[s]; r.state == slotRecord && !r.Less(img.checkpoint.covers.Position) {
+					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+				}
+			}
+		}
+	}, false, false, true},
 	{"everything", func(w *world, disks []*memDisk) {
 		for i, d := range disks {
 			lose(d, &w.plan.sb, uint8(i))
@@ -187,6 +210,12 @@ func TestRestoreCut(t *testing.T) {
 					t.Fatalf("%v %q %q", err, plan.Risks, plan.Steps)
 				}
 				want := listed(plan.table)
+				if plan.Disk.Less(b.Position) && !l.newer && !slices.Equal(want, b.entries) {
+					t.Fatalf("the backup is the newest there is: %s", diff(b.entries, want))
+				}
+				if best, _ := plan.best(b, plan.img.candidates()); l.newer && (best == nil || plan.base == nil || plan.base.header != best.header) {
+					t.Fatalf("there is a newer checkpoint than the backup, and it begins with %s", plan.Base)
+				}
 				if now := listed(w.table(w.base)); l.certain && !slices.Equal(want, now) {
 					t.Fatalf("something is missing: %s", diff(now, want))
 				}
@@ -389,17 +418,38 @@ func TestRestoreRefuses(t *testing.T) {
 }
 
 // TestRestoreOlderDisk: a whole set was put back to an earlier time, and the
-// newer table is wanted all the same.
+// newer table is wanted all the same, also after a cut at every write.
 func TestRestoreOlderDisk(t *testing.T) {
 	for _, tc := range worlds {
 		w := history(t, tc.p, 700, false)
 		old := clones(w.disks)
+		before := listed(w.table(w.base))
 		w.power()
 		w.settle()
 		w.commit()
 		w.settle()
 		want := listed(w.table(w.base))
-		restored(t, tc.name, old, backupOf(t, w.disks), want, false)
+		b := backupOf(t, w.disks)
+		for n := int(w.r.Uint64N(uint64(stride(tc.name)))); ; n += stride(tc.name) {
+			disks := clones(old)
+			plan, err := PlanRestore(healing(disks, n), b)
+			if err != nil || len(plan.Risks) == 0 {
+				t.Fatal(err, plan.Risks)
+			}
+			_, err = plan.Run(RunOptions{Now: 5, Session: w.r.Uint64()})
+			after := make([]*memDisk, len(disks))
+			for i, d := range disks {
+				after[i] = d.cut(w.r)
+			}
+			what := fmt.Sprintf("%s: cut at write %d", tc.name, n)
+			if got, err := tableOf(devices(after)); err == nil && !slices.Equal(got, want) && !slices.Equal(got, before) {
+				t.Fatalf("%s: it loads as something else: %s", what, diff(want, got))
+			}
+			restored(t, what, after, b, want, false)
+			if err == nil {
+				break
+			}
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package metadata
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -110,10 +109,12 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		}
 	}
 	for _, m := range plan.mirrorsAt() {
-		if !now.inHead(&now.Regions[m.region]) {
-			if err := writeFirst(devs[m.device], plan, &m, t); err != nil {
-				return taken, fmt.Errorf("writing the mirror at %d of device %d: %w; nothing was changed that counts", m.start, m.device, err)
-			}
+		r := &now.Regions[m.region]
+		if now.inHead(r) {
+			continue
+		}
+		if err := placeFirst(devs[m.device], plan, now, r, &m, t); err != nil {
+			return taken, fmt.Errorf("writing the mirror at %d of device %d: %w; nothing was changed that counts", r.Start, m.device, err)
 		}
 	}
 	if err := syncAll(devs); err != nil {
@@ -131,6 +132,24 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		return taken, err
 	}
 	return taken, finishTakeOver(devs, now, o)
+}
+
+// placeFirst writes the first checkpoint of a mirror outside of the head where it
+// was planned, or else where there is room for it; the superblock then says so.
+func placeFirst(d Device, plan *Layout, sb *Superblock, r *Region, m *mirrorAt, t *Table) error {
+	err := writeFirst(d, plan, m, t)
+	if err == nil {
+		return nil
+	}
+	for _, start := range sb.placesFor(r, m.device) {
+		m.start = start
+		if writeFirst(d, plan, m, t) == nil {
+			r.Start = start
+			r.Generation++
+			return nil
+		}
+	}
+	return err
 }
 
 // inHead reports whether a region lies in the head.
@@ -155,28 +174,21 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	b, back := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for _, c := range to {
 		sb.encode(b, c.device)
-		if err := putPage(devs[c.device], b, back, c.offset); err != nil {
+		if err := writePage(devs[c.device], b, back, c.offset); err != nil {
 			return fmt.Errorf("the superblock at %d of device %d: %w", c.offset, c.device, err)
 		}
 	}
 	return nil
 }
 
-// putPage writes a page, durably, and reads it back into the second buffer.
-func putPage(d Device, b, back []byte, off int64) error {
-	if _, err := d.WriteAt(b, off); err != nil {
-		return err
+// holds reports whether a superblock of the backing is at off, in this very
+// generation; b is room for it.
+func holds(d Device, b []byte, sb *Superblock, off int64) bool {
+	if _, err := d.ReadAt(b, off); err != nil {
+		return false
 	}
-	if err := d.Sync(); err != nil {
-		return err
-	}
-	if _, err := d.ReadAt(back, off); err != nil {
-		return err
-	}
-	if !bytes.Equal(b, back) {
-		return fmt.Errorf("%w: what was written does not read back", ErrDamaged)
-	}
-	return nil
+	s, _ := decodeSuperblock(b)
+	return s != nil && s.UUID == sb.UUID && s.Generation == sb.Generation
 }
 
 // clearOutside wipes the superblocks of whatever set the devices carried, but
@@ -221,7 +233,7 @@ func (h *headCopy) run() error {
 	for off := int64(0); off < head; off += int64(len(h.buf)) {
 		buf := h.buf[:min(int64(len(h.buf)), head-off)]
 		h.read(buf, off)
-		writeAround(to, buf, start+off, h.one) // what fails is seen when it is read back
+		writeAround(to, buf, start+off, h.one, func(int64) {}) // what fails is seen when it is read back
 		h.progress(off+int64(len(buf)), 2*head)
 	}
 	if err := to.Sync(); err != nil {
@@ -362,10 +374,17 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 	}
 	now := sb.clone()
 	// If the page at the mark were lost now, what is outside would take the
-	// head for untouched: before it is touched, every copy says better.
-	now.Generation++
-	if err := putCopies(devs, now, append(now.outside(), sbStep{0, now.Mark})); err != nil {
+	// head for untouched: before it is touched, every copy says better. The
+	// page itself stays as it is, for on a spare device's word alone nothing
+	// in the head is changed.
+	if err := putCopies(devs, now, now.outside()); err != nil {
 		return err
+	}
+	page := AlignedBytes(PageSize)
+	if !holds(devs[0], page, now, now.Mark) {
+		if err := putCopies(devs, now, []sbStep{{0, now.Mark}}); err != nil {
+			return err
+		}
 	}
 	// A set can do without its second copy in the head, if that is a bad place.
 	_ = putCopies(devs, now, []sbStep{{0, SuperblockStride - now.Mark}})
@@ -516,5 +535,5 @@ func UndoTakeOver(devs []Device, sb *Superblock) error {
 	if err := v.mendMark(next); err != nil && !errors.Is(err, errUnclear) {
 		return err
 	}
-	return erase(devs, sb)
+	return erase(devs, sb, false)
 }

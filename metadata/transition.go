@@ -232,17 +232,19 @@ func (v *View) sameHead(mark int64) bool {
 
 // erase wipes what a set has outside of the head, so that nothing finds it any
 // more: superblocks first, then the mirrors that they name. Only what carries
-// the set's UUID is touched: the disk may have been in use since.
-func erase(devs []Device, sb *Superblock) error {
+// the set's UUID is touched, for the disk may have been in use since; unless it
+// is sure that it was not, then also superblocks that cannot be read now.
+func erase(devs []Device, sb *Superblock, sure bool) error {
 	b, zero := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for _, c := range sb.outside() {
 		if _, err := devs[c.device].ReadAt(b, c.offset); err != nil {
-			continue // it cannot be found either
-		}
-		if s, _ := decodeSuperblock(b); s == nil || s.UUID != sb.UUID {
+			if !sure && c.device == 0 {
+				continue // it cannot be found either
+			}
+		} else if s, _ := decodeSuperblock(b); s == nil || s.UUID != sb.UUID {
 			continue
 		}
-		if err := putPage(devs[c.device], zero, b, c.offset); err != nil {
+		if err := writePage(devs[c.device], zero, b, c.offset); err != nil {
 			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
 		}
 	}

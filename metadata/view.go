@@ -176,8 +176,8 @@ func readAround(d Device, buf []byte, off int64, one []byte, bad func(i int64, e
 }
 
 // writeAround writes buf at off, and if that fails its units, and of those
-// that fail the blocks. What does not take it is for the reader to find out.
-func writeAround(d Device, buf []byte, off int64, one []byte) {
+// that fail the blocks. bad is told where in buf those are that do not take it.
+func writeAround(d Device, buf []byte, off int64, one []byte, bad func(i int64)) {
 	if _, err := d.WriteAt(buf, off); err == nil {
 		return
 	}
@@ -189,7 +189,9 @@ func writeAround(d Device, buf []byte, off int64, one []byte) {
 		}
 		for i := int64(0); i < int64(len(unit)); i += bs {
 			copy(one, unit[i:])
-			_, _ = d.WriteAt(one, off+u+i)
+			if _, err := d.WriteAt(one, off+u+i); err != nil {
+				bad(u + i)
+			}
 		}
 	}
 }

@@ -317,6 +317,18 @@ func (a *Arbiter) fresh(c *claim, first *UnitInfo) uint32 {
 	return n
 }
 
+// healing returns which blocks of a unit claims write to spare units.
+func (a *Arbiter) healing(unit uint64) (mask uint8) {
+	for i := range a.claims {
+		if c := &a.claims[i]; c.state != claimNone {
+			if _, ok := c.spareOf(unit); ok {
+				mask |= c.maskOf(unit)
+			}
+		}
+	}
+	return mask
+}
+
 // claimed reports whether any claim gives the unit a spare unit.
 func (a *Arbiter) claimed(unit uint64) bool {
 	for i := range a.claims {
@@ -473,10 +485,13 @@ func (a *Arbiter) pending(i int, m *Message) {
 	c := &a.claims[i]
 	c.msg, c.count = *m, 0
 	info := a.m.Unit(m.Unit)
+	// Blocks that are being healed are on their way to another place; others of the unit
+	// are not.
+	c.msg.First &^= a.healing(m.Unit)
 	switch {
 	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
 		a.answer(c, MsgFailed)
-	case info.Busy, !believes(m, &info), info.Lost&m.First != 0, info.Pending&m.First == m.First, a.claimed(m.Unit):
+	case info.Busy, !believes(m, &info), info.Lost&m.First != 0, info.Pending&m.First == m.First, c.msg.First == 0:
 		// It is known already, or the block is on its way to another place.
 		a.answer(c, MsgCommitted)
 	default:

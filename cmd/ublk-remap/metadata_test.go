@@ -130,7 +130,7 @@ func mapped(t *testing.T, args ...string) uint64 {
 
 func TestMetadataRepair(t *testing.T) {
 	useRuntimeDir(t)
-	disk := diskFile(t, 64<<20)
+	disk := diskFile(t, 24<<20)
 	mustRun(t, 0, "create", disk, "--name", "a")
 	used(t, []string{disk}, 1, 2, 3)
 	if r := mustRun(t, 0, "metadata", "repair", disk); !strings.Contains(r.out, "no problems") || strings.Contains(r.out, "will") {
@@ -165,7 +165,7 @@ func TestMetadataRepair(t *testing.T) {
 
 func TestMetadataRepairMissing(t *testing.T) {
 	useRuntimeDir(t)
-	disk := diskFile(t, 64<<20)
+	disk := diskFile(t, 24<<20)
 	mustRun(t, 0, "create", disk, "--name", "a")
 	places := used(t, []string{disk}, 1, 2, 3, 4)
 	for _, at := range places[1] {
@@ -193,11 +193,11 @@ func TestMetadataRepairMissing(t *testing.T) {
 // TestMetadataRepairMovedDisk: the image of a disk on a larger one.
 func TestMetadataRepairMovedDisk(t *testing.T) {
 	useRuntimeDir(t)
-	disk := diskFile(t, 64<<20)
+	disk := diskFile(t, 24<<20)
 	mustRun(t, 0, "create", disk, "--name", "a")
 	used(t, []string{disk}, 1, 2)
 	patch(t, disk, 0, make([]byte, 128<<10))
-	if err := os.Truncate(disk, 70<<20); err != nil {
+	if err := os.Truncate(disk, 30<<20); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(t, exit.NotFound, "metadata", "check", disk)
@@ -214,7 +214,7 @@ func TestMetadataRepairMovedDisk(t *testing.T) {
 // TestMetadataOtherUse: a disk that got a file system since is left alone.
 func TestMetadataOtherUse(t *testing.T) {
 	useRuntimeDir(t)
-	disk, file := diskFile(t, 64<<20), filepath.Join(t.TempDir(), "b")
+	disk, file := diskFile(t, 24<<20), filepath.Join(t.TempDir(), "b")
 	mustRun(t, 0, "create", disk, "--name", "a")
 	mustRun(t, 0, "metadata", "backup", disk, file)
 	patch(t, disk, 0, make([]byte, 128<<10))
@@ -234,7 +234,7 @@ func TestMetadataOtherUse(t *testing.T) {
 
 func TestMetadataBackup(t *testing.T) {
 	useRuntimeDir(t)
-	disk, spare, other := diskFile(t, 64<<20), diskFile(t, 32<<20), diskFile(t, 64<<20)
+	disk, spare, other := diskFile(t, 24<<20), diskFile(t, 16<<20), diskFile(t, 24<<20)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a.backup")
 	mustRun(t, 0, "create", disk, "--spare-device", spare, "--name", "a")
@@ -298,7 +298,7 @@ func TestMetadataBackup(t *testing.T) {
 
 func TestMetadataRestore(t *testing.T) {
 	useRuntimeDir(t)
-	disk, other := diskFile(t, 64<<20), diskFile(t, 64<<20)
+	disk, other := diskFile(t, 24<<20), diskFile(t, 24<<20)
 	file := filepath.Join(t.TempDir(), "backup")
 	mustRun(t, 0, "create", disk, "--name", "a")
 	mustRun(t, 0, "create", other, "--name", "a")
@@ -351,7 +351,7 @@ func TestMetadataRestore(t *testing.T) {
 		patch(t, disk, r.Start, make([]byte, r.Length))
 	}
 	patch(t, disk, 0, make([]byte, 128<<10))
-	patch(t, disk, 64<<20-64<<10, make([]byte, 64<<10))
+	patch(t, disk, 24<<20-64<<10, make([]byte, 64<<10))
 	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file, "--yes"); !strings.Contains(r.err, "nothing on it says") || !strings.Contains(r.err, "--force") {
 		t.Error(r.err)
 	}
@@ -393,7 +393,7 @@ func superblockOf(t *testing.T, path string) *metadata.Superblock {
 // TestMetadataBusy: nothing is read or written beside another user.
 func TestMetadataBusy(t *testing.T) {
 	useRuntimeDir(t)
-	disk, file := diskFile(t, 64<<20), filepath.Join(t.TempDir(), "backup")
+	disk, file := diskFile(t, 24<<20), filepath.Join(t.TempDir(), "backup")
 	mustRun(t, 0, "create", disk, "--name", "a")
 	mustRun(t, 0, "metadata", "backup", disk, file)
 	d, err := blockdev.Open(context.Background(), disk, blockdev.Options{})
@@ -412,8 +412,8 @@ func TestMetadataBusy(t *testing.T) {
 // one, says why, and writes nothing.
 func TestMetadataSpareDevices(t *testing.T) {
 	useRuntimeDir(t)
-	disk, spare := diskFile(t, 64<<20), diskFile(t, 32<<20)
-	disk2, spare2 := diskFile(t, 64<<20), diskFile(t, 32<<20)
+	disk, spare := diskFile(t, 24<<20), diskFile(t, 16<<20)
+	disk2, spare2 := diskFile(t, 24<<20), diskFile(t, 16<<20)
 	file := filepath.Join(t.TempDir(), "backup")
 	mustRun(t, 0, "create", disk, "--spare-device", spare, "--name", "a")
 	mustRun(t, 0, "create", disk2, "--spare-device", spare2, "--name", "b")
@@ -422,11 +422,11 @@ func TestMetadataSpareDevices(t *testing.T) {
 	used(t, []string{disk, spare}, 2)
 	mustRun(t, 0, "metadata", "backup", disk, file, "--spare-device", spare)
 	used(t, []string{disk, spare}, 3)
-	clone, formatted, blank := copyFile(t, spare), copyFile(t, spare), diskFile(t, 32<<20)
+	clone, formatted, blank := copyFile(t, spare), copyFile(t, spare), diskFile(t, 16<<20)
 	patch(t, formatted, 0, make([]byte, 128<<10))
 	patch(t, formatted, 0, []byte("XFSB"))
 	small := copyFile(t, spare)
-	if err := os.Truncate(small, 24<<20); err != nil {
+	if err := os.Truncate(small, 12<<20); err != nil {
 		t.Fatal(err)
 	}
 	id := superblockOf(t, spare).Devices[1].UUID.String()
@@ -441,7 +441,7 @@ func TestMetadataSpareDevices(t *testing.T) {
 		texts  []string
 		verbs  []string // empty: all
 	}{
-		{"missing", disk, nil, exit.NotFound, []string{id, "32 MiB", "--spare-device"}, nil},
+		{"missing", disk, nil, exit.NotFound, []string{id, "16 MiB", "--spare-device"}, nil},
 		{"another set's", disk, []string{spare2}, exit.Refused, []string{id, "belongs to another set", `"b"`, spare2}, nil},
 		{"another set's backing", disk, []string{disk2}, exit.Refused, []string{id, "the backing of", `"b"`}, nil},
 		{"swapped", disk2, []string{spare}, exit.Refused, []string{id, `"a"`, `"b"`}, []string{"check", "repair"}},
@@ -454,7 +454,7 @@ func TestMetadataSpareDevices(t *testing.T) {
 		{"formatted", disk, []string{formatted}, exit.Refused, []string{"xfs"}, []string{"repair"}},
 		{"blank", disk, []string{blank}, exit.NotFound, []string{id, "blank"}, []string{"check"}},
 		{"blank", disk, []string{blank}, exit.Damaged, []string{id, "lacks the newest record"}, []string{"repair"}},
-		{"too small", disk, []string{small}, exit.Refused, []string{id, "32 MiB", "25,165,824"}, nil},
+		{"too small", disk, []string{small}, exit.Refused, []string{id, "16 MiB", "12,582,912"}, nil},
 		{"one too many", disk, []string{spare, blank}, exit.Refused, []string{"2 spare devices were given"}, nil},
 	} {
 		for _, verb := range []string{"check", "repair", "restore"} {

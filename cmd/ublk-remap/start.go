@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -245,6 +246,9 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			return err
 		}
 		defer file.Close()
+		if err := crashTo(control.LogPath(sb.Name)); err != nil {
+			return err
+		}
 		lines := logging.Detached(file)
 		defer lines.Close(logWait)
 		if cfg.Log, err = logging.New(lines, a.logLevel, "json"); err != nil {
@@ -268,6 +272,17 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	}()
 	parent.failed(err)
 	return err
+}
+
+// crashTo makes the runtime's last words, should this process crash, go to the
+// end of a file: a detached server has no standard error that anybody reads.
+func crashTo(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // the runtime has a descriptor of its own
+	return debug.SetCrashOutput(f, debug.CrashOptions{})
 }
 
 // printStarted tells that a device is live. If nobody can be told so on

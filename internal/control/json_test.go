@@ -59,7 +59,9 @@ const goldenStatus = `{
    }
   ],
   "log_used": 4096,
-  "log_size": 262144
+  "log_size": 262144,
+  "bad_superblocks": 0,
+  "scrubbed": 0
  },
  "scrub": {
   "state": "idle",
@@ -85,7 +87,7 @@ func TestStatusNames(t *testing.T) {
 	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive, Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
 		Errors: Errors{1, 2, 3, 4}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
-		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144}, Scrub: Scrub{State: "idle", Total: 1000},
+		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0}, Scrub: Scrub{State: "idle", Total: 1000},
 		Breaker: Breaker{State: "closed"}, Features: Features{true, true, false, true}, ServerPID: 42}
 	check(t, s, goldenStatus)
 	finished := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

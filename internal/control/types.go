@@ -87,6 +87,10 @@ type Metadata struct {
 	Mirrors  []Mirror `json:"mirrors"`
 	LogUsed  int64    `json:"log_used"` // bytes
 	LogSize  int64    `json:"log_size"` // bytes
+	// Copies of the superblock that cannot be written.
+	BadSuperblocks int `json:"bad_superblocks"`
+	// Places that were found bad and have been written again, since the start.
+	Scrubbed uint64 `json:"scrubbed"`
 }
 
 // Mirror is one copy of the metadata.

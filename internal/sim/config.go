@@ -52,12 +52,13 @@ const (
 	metaAll               // all mirrors refuse writes for a while
 	metaFlaky             // read errors in one mirror, which come and go
 	metaLies              // one mirror reports writes as good that never land, or land elsewhere in it
+	metaFlips             // bits flip in one mirror, and nothing says so
 	metaKinds
 )
 
 var metaNames = [metaKinds]string{
 	"none", "some writes fail", "latent errors in one mirror", "one mirror fails", "all mirrors fail for a while", "read errors in one mirror come and go",
-	"one mirror loses and misdirects writes",
+	"one mirror loses and misdirects writes", "bits flip in one mirror",
 }
 
 func newConfig(rng *rand.Rand) config {
@@ -109,7 +110,7 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
 		c.vanish = false
 	}
-	if c.meta == metaFlaky || c.meta == metaLies {
+	if c.meta == metaFlaky || c.meta == metaLies || c.meta == metaFlips {
 		// What else can make a mirror stale would leave the one that cannot be relied on.
 		c.vanish, c.rates.path = false, 0
 	}

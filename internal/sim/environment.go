@@ -120,6 +120,8 @@ func (s *sim) spoilMetadata() {
 		}
 	case metaFlaky:
 		s.flicker()
+	case metaFlips:
+		s.flip()
 	case metaMirror, metaAll:
 		s.metaLeft = 10 + s.rng.IntN(60)
 	}
@@ -136,6 +138,27 @@ func (s *sim) flicker() {
 	for range 1 + s.rng.IntN(20) {
 		off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
 		s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 2, 5, -1})})
+	}
+}
+
+// flip flips bits in one mirror, rather where something lies.
+func (s *sim) flip() {
+	m := s.mirrors()[s.liar]
+	sb := s.plan.Superblock()
+	for range 1 + s.rng.IntN(12) {
+		off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
+		switch s.rng.IntN(3) {
+		case 0: // a header, or the first pages
+			off = m.Start + sb.SlotBytes*s.rng.Int64N(2) + int64(sb.AtomSize)*s.rng.Int64N(2)
+		case 1: // the first records
+			off = m.Start + 2*sb.SlotBytes + int64(sb.AtomSize)*s.rng.Int64N(24)
+		}
+		off += sectorSize * s.rng.Int64N(pageSectors)
+		var b [sectorSize]byte
+		s.disks[0].load(off, b[:])
+		b[s.rng.IntN(64)] ^= 1 << s.rng.IntN(8)
+		s.disks[0].store(off, b[:], sectorSize, true)
+		s.stats.Flips++
 	}
 }
 
@@ -222,9 +245,12 @@ func (s *sim) weather() {
 			s.storm(true)
 			s.stormEnds = s.now + s.rng.Int64N(int64(100*time.Millisecond))
 		}
-	case 7:
-		if s.cfg.meta == metaFlaky {
+	case 7, 8:
+		switch s.cfg.meta {
+		case metaFlaky:
 			s.flicker()
+		case metaFlips:
+			s.flip()
 		}
 	}
 }

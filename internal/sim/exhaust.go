@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cespare/xxhash/v2"
+
 	"ublkremap/metadata"
 )
 
@@ -60,10 +62,9 @@ func (e *Exhausted) String() string {
 
 // exhaust is one story.
 type exhaust struct {
-	how   Exhausting
-	out   Exhausted
-	forks uint64
-	path  []string
+	how  Exhausting
+	out  Exhausted
+	path []string
 	// settle brings a fork to where all can be judged, after an interruption.
 	settle func(f *sim)
 }
@@ -164,12 +165,13 @@ func (x *exhaust) interrupt(s *sim) {
 		if x.how.Only != "" && (len(x.path) >= len(only) || only[len(x.path)] != step) {
 			continue
 		}
-		// How a recovery is interrupted again is drawn.
-		if again && x.how.Only == "" && (how == endOther || s.rng.IntN(x.how.Again) > 0) {
+		// What the fork draws depends on its path alone, so that it can be followed again; and
+		// whether a recovery is interrupted does not depend on what else is.
+		stream := xxhash.Sum64String(strings.Join(append(slices.Clone(x.path), step), ","))
+		if again && x.how.Only == "" && (how == endOther || stream>>8%uint64(x.how.Again) != 0) {
 			continue
 		}
-		x.forks++
-		f := s.fork(uint64(s.writes)<<32 | uint64(how)<<24 | uint64(len(x.path)) | x.forks<<40)
+		f := s.fork(stream)
 		if x.how.Only != "" && slices.Equal(append(slices.Clone(x.path), step), only) {
 			f.opts.Trace = x.how.Trace
 		}
@@ -179,7 +181,7 @@ func (x *exhaust) interrupt(s *sim) {
 		} else {
 			x.out.First++
 		}
-		f.end1(how)
+		f.interrupted(how)
 		f.writes = 0
 		if !again {
 			f.atWrite = func() { x.interrupt(f) }
@@ -190,8 +192,8 @@ func (x *exhaust) interrupt(s *sim) {
 	}
 }
 
-// end1 interrupts a run.
-func (s *sim) end1(how end) {
+// interrupted interrupts a run.
+func (s *sim) interrupted(how end) {
 	switch how {
 	case endNone:
 		s.cut(surviveNone)

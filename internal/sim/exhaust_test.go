@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,8 @@ import (
 var (
 	flagScenario = flag.String("scenario", "", "only this scenario, with -layout and -seed; with -path and -v print the steps after an interruption")
 	flagLayout   = flag.String("layout", "alone-512", "with -scenario")
+	flagAgain    = flag.Int("again", 1, "with UBLK_REMAP_FULL: one of how many interruptions of recoveries is made")
+	flagOrders   = flag.Uint64("orders", 5, "with UBLK_REMAP_FULL: orders of events of each scenario")
 	flagPath     = flag.String("path", "", "with -scenario: the interruptions, as a failure says them")
 )
 
@@ -21,11 +24,11 @@ var (
 // several orders of events.
 func TestExhaustive(t *testing.T) {
 	full := os.Getenv("UBLK_REMAP_FULL") != ""
-	how := Exhausting{Again: 12, Sparse: 1}
+	how := Exhausting{Again: 24, Sparse: 1}
 	orders := uint64(1)
 	switch {
 	case full:
-		how.Again, orders = 1, 5
+		how.Again, orders = *flagAgain, *flagOrders
 	case raceEnabled:
 		how = Exhausting{Again: 60, Sparse: 9}
 	case os.Getenv("UBLK_REMAP_SIM_SEEDS") == "":
@@ -99,5 +102,30 @@ func pathOf(err error) string {
 	if _, err := fmt.Sscanf(err.Error(), "interrupted at %s", &path); err != nil {
 		return ""
 	}
-	return path[:len(path)-1] // the colon
+	return strings.TrimSuffix(path, ":")
+}
+
+// TestExhaustRepeats makes sure that the path of a failure is all that it takes to see it
+// again.
+func TestExhaustRepeats(t *testing.T) {
+	skipWithRace(t)
+	sc, err := scenarioNamed("turns")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bug := range []Bug{BugDropsFUA, BugCachedHeal} {
+		_, first := Exhaust(sc, "pair-512", 3, bug, Exhausting{Again: 4, Sparse: 1})
+		if first == nil {
+			t.Errorf("%v: no interruption shows it", bug)
+			continue
+		}
+		var trace int
+		_, again := Exhaust(sc, "pair-512", 3, bug, Exhausting{Again: 1, Sparse: 1, Only: pathOf(first), Trace: func(string) { trace++ }})
+		if again == nil || again.Error() != first.Error() {
+			t.Errorf("%v: %v\nrepeated: %v", bug, first, again)
+		} else if pathOf(first) != "" && trace == 0 {
+			t.Errorf("%v: nothing was traced", bug)
+		}
+		t.Logf("%v: %v", bug, first)
+	}
 }

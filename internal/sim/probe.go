@@ -159,11 +159,15 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	case 0:
 		d.spoil(off+sectorSize*s.rng.Int64N(pageSectors), sectorSize, &fault{read: true, errno: int32(syscall.ENODATA), left: -1})
 		return
-	case 1:
-		for range 1 + s.rng.IntN(3) { // in the header, which always counts
+	case 1: // some bits flip, in the header, which always counts
+		was := b
+		for range 1 + s.rng.IntN(3) {
 			b[s.rng.IntN(100)] ^= 1 << s.rng.IntN(8)
 		}
 		b[s.rng.IntN(8)] ^= 0x80
+		if b == was {
+			b[0] ^= 1
+		}
 	case 2:
 		clear(b[:])
 	case 3: // a torn write of something else
@@ -445,7 +449,7 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
 	// durable: if all that is gone is of that kind, nothing that anybody was told is.
 	// Where what a mirror takes cannot be relied on, it may have had the record.
-	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies
+	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies || s.cfg.meta == metaFlips
 	for _, pos := range p.order {
 		everywhere := at.Less(pos)
 		for i, m := range p.mirrors {

@@ -84,6 +84,26 @@ var Scenarios = []Scenario{
 		s.flush(0)
 		s.drain()
 	}},
+	{"pending-beside", nil, func(s *sim) {
+		// A block cannot be read while its neighbour is being healed.
+		per, b := s.per(), s.plan.HeadBlocks()
+		for u := range uint64(4) {
+			s.bad(b+u*per, 1, failsWrites)
+			s.bad(b+(u+1)*per-1, 1, failsReads)
+		}
+		s.start()
+		for u := range uint64(4) {
+			s.write(0, b+u*per, 1, false)
+			for range 3 * u {
+				s.happen()
+			}
+			s.read(1, b+(u+1)*per-1, 1)
+			s.drain()
+			if info := s.srv.restored.Map.Unit(b/per + u); per > 1 && info.Pending != 1<<(per-1) {
+				s.failf("a block that cannot be read is not pending: %+v", info)
+			}
+		}
+	}},
 	{"lost", func(s *sim) []metadata.Entry {
 		b := s.block()
 		s.lost[b] = true

@@ -17,6 +17,7 @@ var (
 	flagSeed  = flag.Uint64("seed", 0, "run this seed only; with -v print each step")
 	flagStart = flag.Uint64("start", 1, "first seed")
 	flagSeeds = flag.Uint64("seeds", seedsByDefault(), "number of seeds")
+	flagFor   = flag.Duration("for", 0, "begin no more seeds after so long; 0: no limit")
 	flagSet   = flag.String("set", "", "with -seed: make the run smaller, as a failure that was shrunk says")
 	flagBug   = flag.String("bug", "", "with -seed: plant this bug")
 	flagMany  = flag.Int("failures", 3, "how many failures to gather before giving up")
@@ -77,7 +78,8 @@ func TestSim(t *testing.T) {
 		wg.Go(func() {
 			for failed.Load() < uint64(*flagMany) {
 				seed := next.Add(1) - 1
-				if seed >= end {
+				if seed >= end || *flagFor != 0 && time.Since(began) > *flagFor {
+					next.Add(^uint64(0))
 					return
 				}
 				stats, err := Run(seed, Options{})

@@ -14,7 +14,8 @@ type Stats struct {
 	Steps, Checkpoints, Stale                        uint64
 	// Operations on disks that failed, for any reason; caches that a failed flush dropped;
 	// writes to metadata that were reported as good and went nowhere, or elsewhere.
-	Faults, Dropped, Lies uint64
+	// Besides, bits that flipped in metadata while it was in use.
+	Faults, Dropped, Lies, Flips uint64
 	// Sectors whose content was compared with the model: read through the device,
 	// and found on the disks after a load.
 	Read, Inspected uint64
@@ -36,10 +37,10 @@ func (s *Stats) Add(o *Stats) {
 // String is one line for people.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in create), %s SIGKILLs, %s stops, %s disks vanished; "+
-		"%s failed operations, %s dropped caches, %s lies; %s heals, %s commits of unknown outcome, %s blocks moved, %s checkpoints; "+
+		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits of unknown outcome, %s blocks moved, %s checkpoints; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the same, %s refused, %s older for want of any newer record), %s impostors refused; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates), count(s.Kills), count(s.Stops), count(s.Vanishes),
-		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Heals), count(s.Unknown), count(s.Moves), count(s.Checkpoints),
+		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals), count(s.Unknown), count(s.Moves), count(s.Checkpoints),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused), count(s.Older), count(s.Impostors), count(s.Steps))
 }
 

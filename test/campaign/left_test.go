@@ -64,7 +64,7 @@ func TestRecordLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	t.Run("start", func(t *testing.T) {
 		s, pid := served(t)
-		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=8M", "verify_backlog=32", "loops=4")
+		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M", "verify_backlog=32", "loops=2")
 		kill(t, pid)
 		wipe(t)
 		items := list(t)

@@ -19,7 +19,7 @@ spare spare.total spare.used spare.free spare.devices spare.devices[].device spa
 remaps pending lost errors errors.read errors.write errors.flush errors.transport
 heals heals.writes heals.reads heals.failed
 io io.reads io.writes io.flushes io.discards io.read_bytes io.write_bytes
-metadata metadata.version metadata.sequence metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state metadata.log_used metadata.log_size
+metadata metadata.version metadata.sequence metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state metadata.log_used metadata.log_size metadata.bad_superblocks metadata.scrubbed
 scrub scrub.state scrub.position scrub.total scrub.rate scrub.last_finished
 breaker breaker.state breaker.reason
 features features.zero_copy features.auto_buf_reg features.batch_io features.recovery server_pid`

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -9,7 +10,8 @@ import (
 )
 
 // TestMirrorLost takes one copy of the metadata away altogether, while the
-// device is in use: the other one must do, and the first be brought back.
+// device is in use, and first all room for another one too: the other one must
+// do. When there is room the first is rebuilt there.
 func TestMirrorLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for i, name := range []string{"head", "tail"} {
@@ -56,7 +58,10 @@ func testMirrorLost(t *testing.T, which int) {
 	d.setBad(t, data)
 	heal(0, 20)
 
-	d.setBad(t, append(data, lay.mirrors[which]))
+	headEnd := lay.mirrors[0].end()
+	spareEnd := lay.spare.end()
+	room := []extent{{headEnd, lay.head - headEnd}, {spareEnd, lay.mirrors[1].start - spareEnd}}
+	d.setBad(t, append(append(data, lay.mirrors[which]), room...))
 	heal(20, 40)
 	if st := s.status(t); st.State != "degraded" || st.Remaps != 40 || st.Breaker.State != "closed" {
 		t.Errorf("state %s, remaps %d, breaker %+v, mirrors %+v; one mirror is lost", st.State, st.Remaps, st.Breaker, st.Metadata.Mirrors)
@@ -76,19 +81,27 @@ func testMirrorLost(t *testing.T, which int) {
 	}
 	heal(40, 50)
 
-	// The mirror's place is good again, and what it holds is old: nobody may
-	// believe it.
+	// There is room for it elsewhere: that is where it is rebuilt.
 	f.close()
 	s.stop(t)
-	d.setBad(t, data)
+	d.setBad(t, append(data, lay.mirrors[which]))
 	s.start(t)
 	f = openUntilClosed(t, s.dev)
 	look(50)
 	heal(50, 60)
+	st := s.status(t)
+	for deadline := time.Now().Add(time.Minute); st.State != "live" && time.Now().Before(deadline); st = s.status(t) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	old := fmt.Sprintf("backing@%d", lay.mirrors[which].start)
+	if m := st.Metadata.Mirrors[which]; st.State != "live" || m.State != "good" || m.Location == old {
+		t.Errorf("state %s, mirrors %+v; there is room for the one that was at %s", st.State, st.Metadata.Mirrors, old)
+	}
 	look(60)
 	f.close()
 
-	// By now it has been brought back, and does alone.
+	// By now it does alone; and its old place, which is good again and holds
+	// something old, is not believed.
 	s.stop(t)
 	s.check(t)
 	d.setBad(t, append(data, lay.mirrors[1-which]))

@@ -64,7 +64,7 @@ func TestOneServerForADisk(t *testing.T) {
 		if c.path != s.Dev && c.path != mapped {
 			refusal(t, "create on "+c.what, rig.Remap(t, "create", c.path, "--force", "--yes"), refused)
 		}
-		if c.path != s.Dev && c.path != cloned && c.path != mapped {
+		if c.path == file || c.path == first || c.path == over {
 			refusal(t, "check "+c.what, rig.Remap(t, "metadata", "check", c.path), refused)
 		}
 	}
@@ -90,13 +90,13 @@ func TestOneServerForADisk(t *testing.T) {
 }
 
 // TestStartRaces: of servers that start at the same instant exactly one gets
-// the disk, and the others say that they did not. Two rounds of two, and one of
-// four; 100 in the full run.
+// the disk, and the others say that they did not. A round of two, and one of
+// four, one of them by name; 100 in the full run.
 func TestStartRaces(t *testing.T) {
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	s := rig.Create(t, disk, "", "--spare", "1MiB")
-	rounds := 3
+	rounds := 2
 	if vmtest.Full() {
 		rounds = 100
 	}
@@ -110,7 +110,7 @@ func TestStartRaces(t *testing.T) {
 		for i := range racers {
 			wg.Go(func() {
 				what := disk
-				if i%2 == 1 && round%2 == 1 {
+				if i == 1 && round%2 == 1 {
 					what = s.Name
 				}
 				results[i] = rig.Remap(t, "start", what)

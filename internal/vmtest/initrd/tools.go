@@ -21,7 +21,7 @@ var ErrNoTool = errors.New("the host has no such tool")
 // GuestTools is what a shell script in a guest may count on ("base" in a list
 // of tools).
 var GuestTools = strings.Fields(`
-	sh bash awk basename blkdiscard blockdev cat chmod cmp cp cut date dd df diff dirname dmsetup
+	sh bash awk basename blkdiscard blockdev cat chmod cmp cp cut date dd df diff dirname dmesg dmsetup
 	du e2fsck echo env expr fallocate find findmnt flock getconf grep head hexdump hostname id kill
 	losetup ls lsblk md5sum mkdir mke2fs mkfifo mkfs.ext4 mknod mktemp mount mountpoint mv nproc od
 	printf ps pwd readlink realpath rm rmdir sed seq setsid sha256sum sleep sort split stat sync tail

@@ -46,6 +46,8 @@ type keeper struct {
 	told     remap.Counts // what was last logged
 	toldAt   time.Time
 	telling  bool // a timer will kick
+	// Scratch, and what was last logged.
+	mirrors, mirrorsTold []metadata.MirrorStatus
 }
 
 var (
@@ -86,6 +88,12 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		fds[i] = d.FD()
 	}
 	k.told = shared.Map().Counts()
+	k.mirrors = k.com.AppendMirrors(nil)
+	k.mirrorsTold = make([]metadata.MirrorStatus, len(k.mirrors))
+	for i := range k.mirrors {
+		k.mirrorsTold[i] = k.mirrors[i]
+		k.mirrorsTold[i].State = metadata.MirrorGood // what is not is told
+	}
 	k.workers = startWorkers(fds, k.kick)
 	go k.run()
 	return k, nil
@@ -169,9 +177,12 @@ func (k *keeper) step() {
 		case d.isTransf:
 			k.arbiter.Transferred(d.transfer, d.result())
 		case d.errno != 0:
-			k.log.Warn().Str("device", k.devices[d.device].Path()).Int64("offset", d.offset).Int("length", len(d.data)).Err(d.errno).
-				Msg("metadata cannot be written here")
-			k.com.Done(d.op, fmt.Errorf("%s: write at %d: %w", k.devices[d.device].Path(), d.offset, d.errno))
+			// What comes of it is told by tellMirrors: a mirror has a hundred places to fail at.
+			what := "write"
+			if d.read {
+				what = "read"
+			}
+			k.com.Done(d.op, fmt.Errorf("%s: %s of %d bytes at %d: %w", k.devices[d.device].Path(), what, len(d.data), d.offset, d.errno))
 		default:
 			k.com.Done(d.op, nil)
 		}
@@ -186,6 +197,32 @@ func (k *keeper) step() {
 		}
 	}
 	k.tell()
+	k.tellMirrors()
+}
+
+// tellMirrors logs that a mirror of the metadata is no longer good, or again, one
+// line for each change: while one is rebuilt nothing is new.
+func (k *keeper) tellMirrors() {
+	k.mirrors = k.com.AppendMirrors(k.mirrors[:0])
+	for i := range k.mirrors {
+		now, before := &k.mirrors[i], &k.mirrorsTold[i]
+		if now.State == metadata.MirrorRebuilding || now.State == before.State && now.Start == before.Start && now.Device == before.Device {
+			continue
+		}
+		event := k.alerts.Info()
+		if now.State != metadata.MirrorGood {
+			event = k.alerts.Warn().AnErr("reason", k.com.Status().Err)
+		}
+		event.Str("device", k.devices[now.Device].Path()).Int64("offset", now.Start).Str("state", string(now.State)).Msg("a mirror of the metadata is " + mirrorNews[now.State])
+		*before = *now
+	}
+}
+
+// mirrorNews is what the states of a mirror mean.
+var mirrorNews = map[metadata.MirrorState]string{
+	metadata.MirrorGood:  "whole",
+	metadata.MirrorWeak:  "incomplete, and is being completed",
+	metadata.MirrorStale: "behind, because it could not be written; it will be rebuilt, here or elsewhere",
 }
 
 // tellEvery is how often changes of the table are logged at most.

@@ -35,6 +35,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		},
 		Metadata: control.Metadata{
 			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{}, LogUsed: com.LogUsed, LogSize: com.LogSize,
+			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Scrubbed,
 		},
 		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},
 		Breaker: control.Breaker{State: "closed"},
@@ -47,7 +48,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	for _, d := range spareDevices(geo) {
 		st.Spare.Devices = append(st.Spare.Devices, control.SpareDevice{Device: s.set.Devices[d.device].Path(), Total: d.units})
 	}
-	degraded := arbiter.Free == 0
+	degraded := arbiter.Free == 0 || com.Superblocks < 2
 	for _, mirror := range com.Mirrors {
 		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location, State: string(mirror.State)})
 		degraded = degraded || mirror.State != metadata.MirrorGood
