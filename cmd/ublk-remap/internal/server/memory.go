@@ -113,16 +113,15 @@ func reserveHeap() {
 // collected, so that what the runtime keeps about small objects is there too.
 func churnHeap() {
 	kept := make([][]byte, 16)
-	n, made := 0, 0
+	n := 0
 	for left := 2 * heapLimit.Load(); left > 0; {
 		// Faster than it is collected the heap would outgrow its limit.
 		if n++; n%4 == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		for size := 16; size <= 8<<10; size *= 2 {
-			// Not by what is left, which is below zero at the end.
-			kept[made%len(kept)] = make([]byte, size)
-			made++
+		// What is left passes zero within a round, so it is no index.
+		for i, size := 0, 16; size <= 8<<10; i, size = i+1, size*2 {
+			kept[(n+i)%len(kept)] = make([]byte, size)
 			left -= int64(size)
 		}
 	}
