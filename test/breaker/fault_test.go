@@ -576,12 +576,7 @@ func testFault(t *testing.T, c faultCase) {
 	if p.replaced {
 		// The disk that the server has open is gone for good.
 		l.dev.Close()
-		if r := rig.Remap(t, "stop", s.Dev); r.Code > 1 {
-			t.Errorf("stop without the disk\n%s", r)
-		}
-		if _, err := os.Stat(s.Dev); !os.IsNotExist(err) {
-			t.Errorf("%s is still there after stop: %v", s.Dev, err)
-		}
+		s.StopWithoutDisk(t)
 		s.Path = p.path
 		s.Start(t)
 		l.reopen(t, s.Dev)

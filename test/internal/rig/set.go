@@ -3,10 +3,14 @@ package rig
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
+
+	"ublkremap/internal/vmtest"
 )
 
 // Set is a set of metadata on a disk, and the device that serves it.
@@ -16,6 +20,8 @@ type Set struct {
 	Name   string
 	Dev    string // /dev/ublkbN; empty: not started
 	args   []string
+	// pid of the server while it is supposed to live, else 0.
+	pid atomic.Int64
 }
 
 var sets atomic.Int64
@@ -58,7 +64,13 @@ func (s *Set) Start(t testing.TB, args ...string) {
 	if st, err := os.Stat(s.Dev); err != nil || st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		t.Fatalf("start printed %q, which is no block device (%v)", s.Dev, err)
 	}
+	pid := int64(s.Status(t).ServerPID)
+	s.pid.Store(pid)
+	quit := make(chan struct{})
+	go s.watch(t, pid, quit)
 	t.Cleanup(func() {
+		s.pid.CompareAndSwap(pid, 0)
+		close(quit)
 		if s.Dev != "" {
 			_ = Remap(t, "stop", "--force", s.Dev)
 			s.Dev = ""
@@ -69,9 +81,32 @@ func (s *Set) Start(t testing.TB, args ...string) {
 	})
 }
 
+// watch waits for the death of a server that is supposed to live. I/O to its
+// device would wait for ever, so the device is taken away.
+func (s *Set) watch(t testing.TB, pid int64, quit <-chan struct{}) {
+	for {
+		select {
+		case <-quit:
+			return
+		case <-time.After(500 * time.Millisecond):
+		}
+		if syscall.Kill(int(pid), 0) == nil {
+			continue
+		}
+		if !s.pid.CompareAndSwap(pid, 0) {
+			return // it was to die
+		}
+		t.Errorf("the server, process %d, has died; its log:\n%s%s", pid, ServerLogs(s.Name), KernelLog(20))
+		out, err := exec.Command(vmtest.Binary(t), "stop", "--force", s.Name).CombinedOutput()
+		t.Logf("stop after the server's death: %v\n%s", err, out)
+		return
+	}
+}
+
 // Stop stops the device, which must then be gone.
 func (s *Set) Stop(t testing.TB) {
 	t.Helper()
+	s.pid.Store(0)
 	dev := s.Dev
 	if r := Remap(t, "stop", dev); r.Code != 0 {
 		t.Errorf("stop\n%s", r)
@@ -83,6 +118,20 @@ func (s *Set) Stop(t testing.TB) {
 	}
 }
 
+// StopWithoutDisk stops a device whose disk is gone for good: stop tells, with
+// exit code 1, that it could not be flushed, and the device is gone all the same.
+func (s *Set) StopWithoutDisk(t testing.TB) {
+	t.Helper()
+	s.pid.Store(0)
+	if r := Remap(t, "stop", s.Dev); r.Code > 1 {
+		t.Errorf("stop without the disk\n%s", r)
+	}
+	if _, err := os.Stat(s.Dev); !os.IsNotExist(err) {
+		t.Errorf("%s is still there after stop: %v", s.Dev, err)
+	}
+	s.Dev = ""
+}
+
 // Kill sends SIGKILL to the server. The device stays.
 func (s *Set) Kill(t testing.TB) {
 	t.Helper()
@@ -90,6 +139,7 @@ func (s *Set) Kill(t testing.TB) {
 	if pid <= 1 || pid == os.Getpid() {
 		t.Fatalf("server_pid is %d", pid)
 	}
+	s.pid.Store(0)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatalf("kill %d: %v", pid, err)
 	}
