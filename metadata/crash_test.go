@@ -543,6 +543,8 @@ func TestFaultsAndCuts(t *testing.T) {
 				// The disks get well: everything must come back.
 				w.fail = nil
 				w.settle()
+				w.power() // or the back-off may take longer than the test
+				w.settle()
 				for range 400 {
 					w.commit()
 					w.settle()

@@ -219,7 +219,8 @@ func ReleaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error
 }
 
 // ResumeRelease goes on with a release; sb is what Interrupted said,
-// TransitionReleasing. The error is ErrStuck also if it cannot be told whether
+// TransitionReleasing. The error is ErrForeign if the disk is not the one that the
+// spare device tells of, and ErrStuck also if it cannot be told whether
 // the head was moved already; with o.Force it is moved again.
 func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
 	var out Released
@@ -237,6 +238,9 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 				return out, v.release(sb, o, &out)
 			}
 		}
+	}
+	if err := v.belongs(); err != nil && !o.Force {
+		return out, err
 	}
 	// The last page was being written, so all else was there. It may have been
 	// in use since: only what is torn is put right.

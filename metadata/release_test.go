@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 )
@@ -109,6 +110,7 @@ func (s *scene) interrupt(plain bool, stop func(d *cutDisk, w memWrite) bool) []
 func (s *scene) edit(disks []*cutDisk, pages ...int64) {
 	for _, page := range pages {
 		b := s.bytes()
+		clear(b[2048:2560]) // a superblock has zeroes there too
 		s.want[page], s.dirty[page] = b, true
 		disks[0].poke(b[:], page*PageSize)
 	}
@@ -127,7 +129,7 @@ func TestChangedSinceCut(t *testing.T) {
 			return w.off == tc.mark && transitionIn(w) == TransitionTaken
 		})
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
-		s.look(cut, "changed since")
+		s.look(cut, 1, "changed since")
 		s.end(cut, true, "changed since")
 		s.end(cut, false, "changed since")
 
@@ -136,19 +138,25 @@ func TestChangedSinceCut(t *testing.T) {
 		s.opts.Mark = tc.mark
 		s.takenOver()
 		s.live(false)
-		written := false
-		cut = s.interrupt(true, func(_ *cutDisk, w memWrite) bool {
-			now := written
-			sb, _ := decodeSuperblock(append(slices.Clone(w.data), make([]byte, PageSize)...))
-			written = written || w.off == tc.mark && len(w.data) == PageSize && sb == nil
-			return now
-		})
+		cut = s.interrupt(true, afterMark(tc.mark))
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
 		if sb, _, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil || sb.Transition != TransitionReleasing {
 			t.Fatalf("%+v, %v", sb, err)
 		}
 		s.end(cut, true, "changed since")
 	})
+}
+
+// afterMark stops a release at the first write behind that of the page which
+// makes the disk a plain one.
+func afterMark(mark int64) func(*cutDisk, memWrite) bool {
+	written := false
+	return func(_ *cutDisk, w memWrite) bool {
+		now := written
+		sb, _ := decodeSuperblock(append(slices.Clone(w.data), make([]byte, PageSize)...))
+		written = written || w.off == mark && len(w.data) == PageSize && sb == nil
+		return now
+	}
 }
 
 // transitionIn is that of the superblock that is about to be written, if it is
@@ -175,10 +183,28 @@ func TestInterruptedOthers(t *testing.T) {
 	if sb, _, err := Interrupted(newCutDisk(p.BackingSize+1<<20, 512), asDevices(cut[1:])); err != nil || sb != nil {
 		t.Errorf("with a disk of another size: %+v, %v", sb, err)
 	}
-	// With another disk of that size nothing of it is changed.
+	// With another disk of that size nothing is changed on either, unless it is
+	// meant; and nothing of the disk even then.
 	other := newScene(t, p, 7)
 	mixed := []*cutDisk{other.disks[0], cut[1].clone()}
+	if err := other.drive(mixed, true, other.opts); !errors.Is(err, ErrForeign) {
+		t.Errorf("undone with another disk: %v", err)
+	}
+	if !maps.Equal(mixed[1].pages, cut[1].pages) {
+		t.Error("a refusal changed the spare device")
+	}
+	other.opts.Force = true
 	other.end(mixed, true, "another disk")
+	last := s.disks
+	s.disks = cloneDisks(s.disks)
+	s.takenOver()
+	almost := s.interrupt(true, afterMark(0))
+	s.disks = last
+	mixed = []*cutDisk{newScene(t, p, 8).disks[0], almost[1].clone()}
+	if err := s.drive(mixed, true, s.opts); !errors.Is(err, ErrForeign) {
+		t.Errorf("released with another disk: %v", err)
+	}
+	s.end(almost, true, "the right disk")
 	// Once it counts, the backing says so, and wants its spare device.
 	s.takenOver()
 	half := s.interrupt(true, func(d *cutDisk, _ memWrite) bool {

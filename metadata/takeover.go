@@ -519,13 +519,17 @@ func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 // UndoTakeOver forgets a takeover that was interrupted before its copy of the
 // head counted: sb is what Interrupted said, TransitionCopied, and devs are in
 // its order. Afterwards the disk is as it was, or as its owner has changed it
-// since. Errors: ErrDamaged, and those of the devices.
-func UndoTakeOver(devs []Device, sb *Superblock) error {
+// since. Errors: ErrForeign, unless force is set, if the disk is not the one that
+// the spare device tells of; ErrDamaged, and those of the devices.
+func UndoTakeOver(devs []Device, sb *Superblock, force bool) error {
 	if sb.Transition != TransitionCopied {
 		return fmt.Errorf("%w: not to be undone: %s", ErrUnfinished, sb.Transition)
 	}
 	v, err := viewOf(devs, sb)
 	if err != nil {
+		return err
+	}
+	if err := v.belongs(); err != nil && !force {
 		return err
 	}
 	// What may have been torn is the write of the next generation.

@@ -151,6 +151,7 @@ const (
 	fateLastHalf
 	fateRandom
 	fateUnreadable // a sector that was being written cannot be read afterwards
+	fateNewest     // the newest write is kept, those before it are lost
 	fates
 )
 
@@ -158,11 +159,15 @@ func (d *cutDisk) settle(fate int, r *rand.Rand) {
 	for i, w := range d.pending {
 		n := len(w.data) / sector
 		f := fate
-		if len(d.pending)-1-i > 0 && fate != fateLost && fate != fateKept {
+		if len(d.pending)-1-i > 0 && fate != fateLost && fate != fateKept && fate != fateNewest {
 			f = r.IntN(fates) // the older ones anyhow, the newest as asked
 		}
 		switch f {
 		case fateLost:
+		case fateNewest:
+			if i == len(d.pending)-1 {
+				d.store(w, nil)
+			}
 		case fateKept:
 			d.store(w, nil)
 		case fateFirstHalf:
@@ -301,7 +306,7 @@ func (s *scene) drive(disks []*cutDisk, plain bool, o MoveOptions) error {
 		_, err = Release(img, o)
 		return err
 	case sb.Transition == TransitionCopied:
-		if err := UndoTakeOver(devs, sb); err != nil {
+		if err := UndoTakeOver(devs, sb, o.Force); err != nil {
 			return err
 		}
 	case sb.Transition == TransitionTaken && !plain:
@@ -377,7 +382,7 @@ func (s *scene) isSet(disks []*cutDisk, what string) {
 
 // look says what a disk is as a user meets it, and fails if that is neither the
 // old disk, nor the set, nor something to be finished.
-func (s *scene) look(disks []*cutDisk, what string) {
+func (s *scene) look(disks []*cutDisk, depth int, what string) {
 	s.t.Helper()
 	sb, _, err := Interrupted(disks[0], asDevices(disks[1:]))
 	if err != nil {
@@ -394,6 +399,15 @@ func (s *scene) look(disks []*cutDisk, what string) {
 		if _, err := Load(asDevices(disks)); !errors.Is(err, ErrUnfinished) {
 			s.t.Fatalf("%s: load of %s: %v", what, sb.Transition, err)
 		}
+	}
+	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 {
+		// The page that decides is lost as well: what is in the tail must know
+		// how far it went.
+		lost := cloneDisks(disks)
+		for k := range int64(PageSize / sector) {
+			lost[0].torn[sb.Mark/sector+k] = true
+		}
+		s.end(lost, false, what+", and its page lost")
 	}
 	if sb.Transition != TransitionCopied {
 		return
@@ -440,7 +454,7 @@ func (s *scene) cutEvery(disks []*cutDisk, plain bool, depth int, what string) [
 				}
 				s.cuts++
 				where := fmt.Sprintf("%s, write %d (%d bytes at %d of device %d), fate %d", what, n, len(w.data), w.off, slices.Index(live, d), fate)
-				s.look(after, where)
+				s.look(after, depth, where)
 				for _, goal := range goals {
 					if depth < s.depth {
 						s.cutEvery(after, goal, depth+1, where+", then")
@@ -521,7 +535,7 @@ func full() bool { return os.Getenv("UBLK_REMAP_FULL") != "" }
 
 // thorough sets how much of what can happen is tried.
 func (s *scene) thorough() {
-	s.depth, s.fates, s.goals = 1, []int{fateLost, fateKept, fateFirstHalf, fateLastHalf, fateRandom, fateUnreadable}, []bool{false, true}
+	s.depth, s.fates, s.goals = 1, []int{fateLost, fateKept, fateFirstHalf, fateLastHalf, fateRandom, fateUnreadable, fateNewest}, []bool{false, true}
 	if full() {
 		s.depth, s.sample = 2, 24
 		return

@@ -230,6 +230,36 @@ func (v *View) sameHead(mark int64) bool {
 	return true
 }
 
+// belongs checks that a disk, which says nothing itself, is the one that a spare
+// device tells of: at least half of the units that its head should hold by now
+// are there. Its owner may have changed the others since. The error is
+// ErrForeign.
+func (v *View) belongs() error {
+	if len(v.devs) == 1 {
+		return nil
+	}
+	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10), AlignedBytes(PageSize)[:v.layout.BlockSize()]
+	zero := AlignedBytes(UnitSize)
+	same, all := 0, 0
+	for off := int64(0); off < v.layout.sb.HeadBytes; off += int64(len(buf)) {
+		v.read(buf, off, func(uint64, error) {})
+		readAround(v.devs[0], disk, off, one, func(int64, error) {})
+		for i := 0; i < len(buf); i += UnitSize {
+			// Zeroes are everywhere.
+			if want := buf[i : i+UnitSize]; !bytes.Equal(want, zero) {
+				all++
+				if bytes.Equal(want, disk[i:i+UnitSize]) {
+					same++
+				}
+			}
+		}
+	}
+	if 2*same < all {
+		return fmt.Errorf("%w: of %d units that the first bytes of the disk should hold %d are there; name the disk that it began with, or add --force if its contents were replaced since", ErrForeign, all, same)
+	}
+	return nil
+}
+
 // erase wipes what a set has outside of the head, so that nothing finds it any
 // more: superblocks first, then the mirrors that they name. Only what carries
 // the set's UUID is touched, for the disk may have been in use since; unless it

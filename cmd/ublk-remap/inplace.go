@@ -32,7 +32,7 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 			if o.dryRun {
 				return fmt.Errorf("%s: %w: an earlier takeover was interrupted, nothing can be said before it is undone: run it without --dry-run, or undo it with: ublk-remap release", backing.Path(), exit.ErrRefused)
 			}
-			if err := metadata.UndoTakeOver(set, sb); err != nil {
+			if err := metadata.UndoTakeOver(set, sb, o.force); err != nil {
 				return fmt.Errorf("%s: undoing an earlier takeover that was interrupted: %w", backing.Path(), err)
 			}
 			a.log.Info().Msg("undid an earlier takeover that was interrupted")

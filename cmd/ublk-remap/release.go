@@ -140,7 +140,7 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	var err error
 	switch sb.Transition {
 	case metadata.TransitionCopied:
-		err = metadata.UndoTakeOver(devs, sb)
+		err = metadata.UndoTakeOver(devs, sb, o.force)
 	case metadata.TransitionTaken:
 		done, err = metadata.ReleaseTaken(devs, sb, opts)
 	default:

@@ -87,7 +87,7 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 	t.Helper()
 	signal := func(s syscall.Signal) {
 		if err := syscall.Kill(pid, s); err != nil {
-			t.Fatalf("%v to the server, process %d: %v", s, pid, err)
+			t.Fatalf("%v to the server, process %d: %v; logs:\n%s", s, pid, err, crashes())
 		}
 	}
 	pause := time.Duration(rng.IntN(1500)) * time.Millisecond
@@ -135,6 +135,29 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 		return nil
 	})
 	return true
+}
+
+// crashes is how each crash in the servers' logs begins: the cause and the first
+// lines of who was running.
+func crashes() string {
+	var b strings.Builder
+	files, _ := filepath.Glob("/run/ublk-remap/*.log")
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		left := 0
+		for line := range strings.Lines(string(text)) {
+			for _, mark := range []string{"SIG", "panic:", "fatal error:", "unexpected fault"} {
+				if strings.HasPrefix(line, mark) {
+					left = 40
+				}
+			}
+			if left > 0 || strings.HasPrefix(line, "{") {
+				b.WriteString(line)
+				left--
+			}
+		}
+	}
+	return b.String()
 }
 
 // alive says whether a process runs: not if it is dead and only not waited for.

@@ -104,7 +104,6 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	write := func(size string) {
 		fio(t, s.dev, "rw=randwrite", "size="+size, "bsrange=4k-256k", "iodepth=16", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
 	}
-	write("4M") // what both queues need once: kernel side, first answers, the status
 	began := settled(t, pid)
 	write("8M")
 	plain := memoryOf(t, pid)
@@ -116,21 +115,21 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	write("8M")
 	healed := memoryOf(t, pid)
 	st := s.status(t)
-	t.Logf("resident %d KiB, locked %d KiB; faults with plain writes %d, with heals %d (%d remaps); major faults %d",
-		healed.resid, healed.locked, plain.minor-began.minor, healed.minor-plain.minor, st.Remaps, healed.major-began.major)
+	t.Logf("resident %d KiB, then %d, then %d with heals; faults with plain writes %d, with heals %d (%d remaps); major faults %d",
+		began.resid, plain.resid, healed.resid, plain.minor-began.minor, healed.minor-plain.minor, st.Remaps, healed.major-began.major)
 	if st.Remaps == 0 {
 		t.Error("no block was remapped")
 	}
 	if healed.major != began.major || healed.swapped != 0 {
 		t.Errorf("pages had to be read: %d major faults, %d KiB swapped", healed.major-began.major, healed.swapped)
 	}
-	// The buffers of 64 tags alone are thousands of pages. What is left are those that
-	// Go's heap touches for the first time.
-	if n := plain.minor - began.minor; n > 400 {
-		t.Errorf("%d pages had to be made for plain writes", n)
+	// A fault can bring two MiB. Buffers and heap that come when they are first used
+	// are tens of MiB; what is left are a few pages of the runtime's.
+	if n := healed.resid - began.resid; n > 3<<10 {
+		t.Errorf("%d KiB more are in use after the writes", n)
 	}
-	if n := healed.minor - plain.minor; n > 600 {
-		t.Errorf("%d pages had to be made for heals", n)
+	if n := healed.minor - began.minor; n > 700 {
+		t.Errorf("%d pages had to be made", n)
 	}
 	if healed.locked < healed.resid-1<<10 {
 		t.Errorf("only %d KiB are locked", healed.locked)

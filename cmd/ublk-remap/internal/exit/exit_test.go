@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
@@ -37,6 +38,10 @@ func TestCode(t *testing.T) {
 		{fmt.Errorf("/dev/sda: %w", blockdev.ErrBusy), 3},
 		{metadata.ErrStale, 3},
 		{metadata.ErrForeign, 3},
+		{metadata.ErrBackupStale, 3},
+		{metadata.ErrBackup, 6},
+		{&set.DeviceError{Err: set.ErrUnfit}, 3},
+		{&set.DeviceError{Err: metadata.ErrNotFound}, 4},
 		{control.ErrOwned, 3},
 		{notThere, 4},
 		{metadata.ErrNotFound, 4},
@@ -61,6 +66,10 @@ func TestCode(t *testing.T) {
 func TestLine(t *testing.T) {
 	err := errors.Join(fmt.Errorf("/dev/sda: %w: mounted on /srv", blockdev.ErrBusy), errors.New("and\nmore"))
 	if got, want := Line(err), "/dev/sda: device is in use: mounted on /srv; and; more; unmount it or stop what uses it"; got != want {
+		t.Errorf("got %q", got)
+	}
+	if got, want := Line(&set.DeviceError{Path: "/dev/sdb", Err: metadata.ErrStale, What: "it was absent", Do: "attach the other one"}),
+		"/dev/sdb: device is out of date: it was absent; attach the other one"; got != want {
 		t.Errorf("got %q", got)
 	}
 	if got := Line(&Error{Code: 3, Text: "said"}); got != "said" {

@@ -41,7 +41,7 @@ const (
 	spareThreads = 4
 	// bufferShare of the memory, one part in that many, is what the buffers may
 	// take in advance.
-	bufferShare = 8
+	bufferShare = 16
 )
 
 // lockText makes the program's own pages present and keeps them: to read one
@@ -83,23 +83,25 @@ var heapLimit atomic.Int64
 // that heals need again. Should more be alive one day, the limit grows.
 func reserveHeap() {
 	runtime.GC()
-	limit := int64(heapSample("/gc/heap/live:bytes"))*3/2 + heapReserve + int64(overhead())
+	limit := live()*3/2 + heapReserve + overhead()
 	if old := heapLimit.Load(); limit <= old+old/4 {
 		return
 	}
 	heapLimit.Store(limit)
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(limit)
-	// One by one, so that what is there already is used; they are garbage at
+	// Piece by piece, so that what is there already is used; they are garbage at
 	// the end, and their pages stay.
-	const chunk = 64 << 10
-	var ballast [][]byte
-	for used() < limit*heapFilled/100 && len(ballast) < int(limit/chunk) {
-		b := make([]byte, chunk)
-		for i := 0; i < len(b); i += 4096 {
-			b[i] = 1
+	const piece, pieces = 64 << 10, 16
+	ballast := make([][]byte, 0, limit/piece+pieces)
+	for used() < limit*heapFilled/100 && len(ballast) < int(limit/piece) {
+		for range pieces { // to ask costs as much as some of them
+			b := make([]byte, piece)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			ballast = append(ballast, b)
 		}
-		ballast = append(ballast, b)
 	}
 	// A first collection makes what collecting takes, and finds the heap as large as it
 	// is to stay.
@@ -107,23 +109,23 @@ func reserveHeap() {
 	runtime.KeepAlive(ballast)
 }
 
-var churned [16][]byte
-
 // churnHeap goes through the heap once more with small garbage, until it has been
 // collected, so that what the runtime keeps about small objects is there too.
 func churnHeap() {
+	kept := make([][]byte, 16)
 	n := 0
 	for left := 2 * heapLimit.Load(); left > 0; {
 		// Faster than it is collected the heap would outgrow its limit.
 		if n++; n%4 == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		for size := 16; size <= 8<<10; size *= 2 {
-			churned[left%int64(len(churned))] = make([]byte, size)
+		// What is left passes zero within a round, so it is no index.
+		for i, size := 0, 16; size <= 8<<10; i, size = i+1, size*2 {
+			kept[(n+i)%len(kept)] = make([]byte, size)
 			left -= int64(size)
 		}
 	}
-	clear(churned[:])
+	runtime.KeepAlive(kept)
 }
 
 // watchHeap lets the limit grow with what is alive. What one collection found is
@@ -134,7 +136,7 @@ func watchHeap(seen int, least int64) {
 	s := new(sentinel)
 	runtime.SetFinalizer(s, func(*sentinel) {
 		// Collected: so a collection has ended.
-		least = min(least, int64(heapSample("/gc/heap/live:bytes")))
+		least = min(least, live())
 		if seen++; seen < heapWatched {
 			watchHeap(seen, least)
 			return
@@ -151,24 +153,36 @@ func watchHeap(seen int, least int64) {
 // used is the memory that the runtime has in use, as its limit counts it. What it
 // has and does not use may never have been touched.
 func used() int64 {
-	return int64(heapSample("/memory/classes/total:bytes") - heapSample("/memory/classes/heap/released:bytes") -
-		heapSample("/memory/classes/heap/free:bytes"))
+	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/memory/classes/heap/free:bytes")
 }
 
 // overhead is the memory of the runtime that is no heap.
-func overhead() uint64 {
-	return heapSample("/memory/classes/total:bytes") - heapSample("/memory/classes/heap/released:bytes") -
-		heapSample("/memory/classes/heap/free:bytes") - heapSample("/memory/classes/heap/objects:bytes") -
-		heapSample("/memory/classes/heap/unused:bytes")
+func overhead() int64 {
+	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/memory/classes/heap/free:bytes",
+		"/memory/classes/heap/objects:bytes", "/memory/classes/heap/unused:bytes")
 }
 
-func heapSample(name string) uint64 {
-	s := []metrics.Sample{{Name: name}}
-	metrics.Read(s)
-	if s[0].Value.Kind() != metrics.KindUint64 {
-		return 0
+// live is the heap that the last collection found in use.
+func live() int64 { return heapSamples("/gc/heap/live:bytes") }
+
+// heapSamples returns the first of these metrics of the runtime less the others.
+func heapSamples(names ...string) int64 {
+	samples := make([]metrics.Sample, len(names))
+	for i, name := range names {
+		samples[i].Name = name
 	}
-	return s[0].Value.Uint64()
+	metrics.Read(samples)
+	var n int64
+	for i, s := range samples {
+		switch {
+		case s.Value.Kind() != metrics.KindUint64: // a runtime without it
+		case i == 0:
+			n = int64(s.Value.Uint64())
+		default:
+			n -= int64(s.Value.Uint64())
+		}
+	}
+	return n
 }
 
 // startThreads makes threads that the runtime keeps: to make one takes memory.
@@ -203,10 +217,11 @@ func (s *server) fillBuffers() {
 	present, all, err := s.device.Prefault(most)
 	log := s.log.Debug()
 	switch {
+	case !s.live.Load(): // it ends already
 	case err != nil:
 		log = s.log.Warn().Err(err)
 	case present < all:
-		log = s.log.Warn().Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
+		log = s.log.Info().Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
 	}
 	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
 }

@@ -83,3 +83,13 @@ func TestHeapIsPresent(t *testing.T) {
 		t.Errorf("%d and %d faults", first-began, last-first)
 	}
 }
+
+// The last round passes the limit by any amount: no amount ends the server.
+func TestChurnEndsAtAnyLimit(t *testing.T) {
+	old := heapLimit.Load()
+	defer heapLimit.Store(old)
+	for limit := int64(0); limit < 16<<10; limit += 7 {
+		heapLimit.Store(limit)
+		churnHeap()
+	}
+}
