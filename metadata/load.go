@@ -89,7 +89,7 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 			return nil, fmt.Errorf("%w: device %s was given twice, or one is a clone of the other", ErrForeign, own)
 		case devs[i].Size() < img.sb.Devices[at].Size:
 			return nil, fmt.Errorf("%w: device %s has %d bytes, it had %d", ErrDamaged, own, devs[i].Size(), img.sb.Devices[at].Size)
-		case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && sb.PrevEpoch > img.sb.Epoch:
+		case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && (sb.PrevEpoch > img.sb.Epoch || servedAhead(devs[i], sb, img.sb.Epoch)):
 			// Spare devices get a new epoch first, the backing last: so a
 			// spare device may be ahead by starts that were cut, never behind.
 			return nil, fmt.Errorf("%w: device %s is of epoch %d, the backing of %d: one of them is a clone or was absent", ErrStale, own, sb.Epoch, img.sb.Epoch)
