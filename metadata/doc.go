@@ -40,7 +40,8 @@
 //
 // It never decides which spare unit serves what: entries mean nothing to it
 // beyond their encoding. It never reads a clock, starts a goroutine or opens a
-// file. It never writes outside of superblocks and mirrors. It never calls a
+// file. It never writes outside of superblocks and mirrors,
+// but for [TakeOver] and [Release], which move data from and to a plain disk. It never calls a
 // transaction durable that the loss of one mirror could silently undo, and
 // never writes over a record that a load might need.
 package metadata
