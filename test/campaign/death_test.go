@@ -1,6 +1,7 @@
 package campaign
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/vmtest"
 	"ublkremap/test/internal/rig"
@@ -49,10 +52,18 @@ func newMemcg(t *testing.T) memcg {
 	return memcg(dir)
 }
 
+// set writes to a file of the group. Not by package os, which opens what can be
+// polled with O_NONBLOCK: a limit that is set so waits for the next allocation since
+// Linux 6.16, and a server that is at work makes none.
 func (m memcg) set(t *testing.T, file, value string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(string(m), file), []byte(value), 0); err != nil {
-		t.Fatal(err)
+	fd, err := unix.Open(filepath.Join(string(m), file), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	_, err = unix.Write(fd, []byte(value))
+	if err := errors.Join(err, unix.Close(fd)); err != nil && !errors.Is(err, unix.EINTR) {
+		t.Fatalf("%s: %v", file, err)
 	}
 }
 
@@ -106,8 +117,7 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 			t.Fatal(err)
 		}
 		// What it has is locked, so a lower limit cannot be met but by its death. The
-		// kernel gives up on that when the writer gets a signal, and Go's runtime is
-		// generous with those.
+		// kernel gives up on that when the writer gets a signal.
 		poll(t, "no OOM kill", func() error {
 			m.set(t, "memory.max", "1M")
 			if m.kills(t) == before {

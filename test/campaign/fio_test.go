@@ -16,6 +16,7 @@ import (
 type fio struct {
 	out, errs bytes.Buffer
 	done      chan error
+	took      time.Duration // once done can be read
 }
 
 // startFio starts fio on a file or a device, with direct I/O, to stop at the
@@ -35,7 +36,12 @@ func startFio(t *testing.T, file string, args ...string) *fio {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { f.done <- cmd.Wait() }()
+	began := time.Now()
+	go func() {
+		err := cmd.Wait()
+		f.took = time.Since(began)
+		f.done <- err
+	}()
 	return f
 }
 

@@ -204,6 +204,9 @@ func startThreads(n int) {
 	gone.Wait()
 }
 
+// settling are the servers of this process that settle.
+var settling sync.WaitGroup
+
 // settle does what is not needed for the first requests.
 func (s *server) settle() {
 	s.fillBuffers()

@@ -392,7 +392,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-s.device.Ready():
 	}
 	s.live.Store(true)
-	go s.settle()
+	settling.Go(s.settle)
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Int("queues", s.info().Queues).Msg("live")
 	if s.cfg.Ready != nil {
