@@ -42,12 +42,10 @@ func served(t *testing.T) (*rig.Set, int) {
 	return s, s.Status(t).ServerPID
 }
 
-// kill kills a server and waits until it is dead.
-func kill(t *testing.T, pid int) {
+// kill kills the server of a set and waits until it is dead.
+func kill(t *testing.T, s *rig.Set, pid int) {
 	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	s.Kill(t)
 	poll(t, "the server does not die", func() error {
 		if alive(pid) {
 			return fmt.Errorf("process %d lives", pid)
@@ -65,7 +63,7 @@ func TestRecordLost(t *testing.T) {
 	t.Run("start", func(t *testing.T) {
 		s, pid := served(t)
 		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M", "verify_backlog=32", "loops=2")
-		kill(t, pid)
+		kill(t, s, pid)
 		wipe(t)
 		items := list(t)
 		if len(items) != 1 || items[0].Device != s.Dev || items[0].Name != s.Name || items[0].State != "failed" {
@@ -88,7 +86,7 @@ func TestRecordLost(t *testing.T) {
 	for _, by := range []string{"number", "path", "name", "disk"} {
 		t.Run("stop by "+by, func(t *testing.T) {
 			s, pid := served(t)
-			kill(t, pid)
+			kill(t, s, pid)
 			wipe(t)
 			what := map[string]string{"number": number(s.Dev), "path": s.Dev, "name": s.Name, "disk": s.Path}[by]
 			rig.Remap(t, "stop", what).Want(t, 0)
@@ -100,7 +98,7 @@ func TestRecordLost(t *testing.T) {
 	// A second disk with the same UUID: which of them has the data nobody knows.
 	t.Run("copied disk", func(t *testing.T) {
 		s, pid := served(t)
-		kill(t, pid)
+		kill(t, s, pid)
 		wipe(t)
 		other := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
 		rig.Run(t, "dd", "if="+s.Path, "of="+other, "bs=1M", "conv=fsync", "status=none")
@@ -130,6 +128,7 @@ func TestFilesLostServerLives(t *testing.T) {
 	if !alive(pid) {
 		t.Fatal("the server has died")
 	}
+	s.LetDie()
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +148,7 @@ func TestFilesLostServerLives(t *testing.T) {
 func TestFilesLeft(t *testing.T) {
 	vmtest.NeedUblk(t)
 	s, pid := served(t)
-	kill(t, pid)
+	kill(t, s, pid)
 	record, err := os.ReadFile("/run/ublk-remap/" + s.Name + ".json")
 	if err != nil {
 		t.Fatal(err)

@@ -132,6 +132,9 @@ func (s *Set) StopWithoutDisk(t testing.TB) {
 	s.Dev = ""
 }
 
+// LetDie says that the server is going to end by other means than Kill and Stop.
+func (s *Set) LetDie() { s.pid.Store(0) }
+
 // Kill sends SIGKILL to the server. The device stays.
 func (s *Set) Kill(t testing.TB) {
 	t.Helper()
