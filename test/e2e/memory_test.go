@@ -123,9 +123,9 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	if healed.major != began.major || healed.swapped != 0 {
 		t.Errorf("pages had to be read: %d major faults, %d KiB swapped", healed.major-began.major, healed.swapped)
 	}
-	// A fault can bring two MiB. Buffers and heap that come when they are first used
-	// are tens of MiB; what is left are a few pages of the runtime's.
-	if n := healed.resid - began.resid; n > 3<<10 {
+	// A fault can bring two MiB (transparent huge pages), and the runtime may use one of its own areas, or two, for the
+	// first time. Buffers and heap that come when they are first used are tens of MiB.
+	if n := healed.resid - began.resid; n > 8<<10 {
 		t.Errorf("%d KiB more are in use after the writes", n)
 	}
 	if n := healed.minor - began.minor; n > 700 {

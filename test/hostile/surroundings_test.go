@@ -214,6 +214,7 @@ func TestMountedElsewhere(t *testing.T) {
 	refusal(t, "stop, mounted in another namespace", rig.Remap(t, "stop", s.Dev), refused, "in use")
 	must(t, in.Close())
 	_ = cmd.Wait()
+	s.LetDie() // in order, and at the first try that is let through
 	until(t, "the end of the namespace", func() bool { return rig.Remap(t, "stop", s.Dev).Code == 0 })
 	s.Dev = ""
 	s.Check(t)
