@@ -133,54 +133,15 @@ func FuzzCheckpointPage(f *testing.F) {
 	})
 }
 
-// FuzzImage damages golden images at will, with right checksums if asked, and
-// does with them all that can be done. data is a list of changes of 8 bytes:
-// which page that is not empty (2), where in it (2), what (1), how many times
-// (1), how (1), unused (1).
+// FuzzImage damages golden images at will (mangle), with right checksums if asked,
+// and does with them all that can be done.
 func FuzzImage(f *testing.F) {
 	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name)}
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(1), []byte{0, 0, 56, 0, 7, 1, 1, 0})
 	f.Add(uint8(0), []byte{3, 0, 112, 0, 255, 24, 1, 0, 4, 0, 40, 0, 9, 1, 1, 0})
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		var disks []*memDisk
-		type place struct {
-			d  *memDisk
-			at int64
-		}
-		var places []place
-		for _, d := range images[int(which)%len(images)] {
-			c := d.clone()
-			disks = append(disks, c)
-			var ats []int64
-			for at := range c.pages {
-				ats = append(ats, at)
-			}
-			slices.Sort(ats)
-			for _, at := range ats {
-				places = append(places, place{c, at})
-			}
-		}
-		for ; len(data) >= 8; data = data[8:] {
-			p := places[int(binary.LittleEndian.Uint16(data))%len(places)]
-			b := *p.d.pages[p.at]
-			off := int(binary.LittleEndian.Uint16(data[2:])) % PageSize
-			for i := range int(data[5]) {
-				b[(off+i)%PageSize] ^= data[4]
-			}
-			switch data[6] % 4 {
-			case 1:
-				seal(b[:])
-			case 2: // a copy of another page
-				b = *places[off%len(places)].d.pages[places[off%len(places)].at]
-			case 3:
-				if p.d.failRead == nil {
-					p.d.failRead = map[int64]bool{}
-				}
-				p.d.failRead[p.at*8+int64(off%8)] = true
-			}
-			p.d.pages[p.at] = &b
-		}
+		disks := mangle(images[int(which)%len(images)], data)
 		for _, d := range disks {
 			d.readOnly = true
 			if sb, err := Probe(d); !errors.Is(err, errMedium) {

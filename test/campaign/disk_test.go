@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -94,7 +93,7 @@ func mount(t *testing.T, fs, dev string) string {
 }
 
 // reserve makes a file whose blocks are allocated and not written, and says
-// where on the device they are (Documentation/filesystems/fiemap.rst).
+// where on the device they are.
 func reserve(t *testing.T, path string, size int64) []rig.Extent {
 	t.Helper()
 	f, err := os.Create(path)
@@ -105,26 +104,7 @@ func reserve(t *testing.T, path string, size int64) []rig.Extent {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	const fiemap = 0xc020660b
-	var m struct {
-		start, length                  uint64
-		flags, mapped, count, reserved uint32
-		extents                        [256]struct {
-			logical, physical, length uint64
-			_                         [2]uint64
-			flags                     uint32
-			_                         [3]uint32
-		}
-	}
-	m.length, m.count = uint64(size), uint32(len(m.extents))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
-		t.Fatalf("FIEMAP: %v", errno)
-	}
-	var out []rig.Extent
-	for _, e := range m.extents[:m.mapped] {
-		out = append(out, rig.Extent{Start: int64(e.physical), Length: int64(e.length)})
-	}
-	return out
+	return rig.Extents(t, f, size)
 }
 
 // pick chooses n places of 1 to 12 units of 4 KiB or single sectors in extents of

@@ -7,11 +7,11 @@ import (
 	"slices"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
 )
 
 // paths are the ways for the data that the kernel has: copy, then zero copy.
@@ -124,8 +124,7 @@ func (s *set) served(t testing.TB, p *process, writes int64) status {
 }
 
 // fileExtents makes a file of that size whose blocks are allocated and not yet
-// written, and says where on the device they are. See
-// Documentation/filesystems/fiemap.rst.
+// written, and says where on the device they are.
 func fileExtents(t testing.TB, path string, size int64) []extent {
 	t.Helper()
 	f, err := os.Create(path)
@@ -136,24 +135,9 @@ func fileExtents(t testing.TB, path string, size int64) []extent {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	const fiemap = 0xc020660b
-	var m struct {
-		start, length                  uint64
-		flags, mapped, count, reserved uint32
-		extents                        [64]struct {
-			logical, physical, length uint64
-			_                         [2]uint64
-			flags                     uint32
-			_                         [3]uint32
-		}
-	}
-	m.length, m.count = uint64(size), uint32(len(m.extents))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
-		t.Fatalf("FIEMAP: %v", errno)
-	}
 	var out []extent
-	for _, e := range m.extents[:m.mapped] {
-		out = append(out, extent{int64(e.physical), int64(e.length)})
+	for _, e := range rig.Extents(t, f, size) {
+		out = append(out, extent{e.Start, e.Length})
 	}
 	if n := blocks(out, 1); n != size {
 		t.Fatalf("FIEMAP tells of %d bytes of %d: %v", n, size, out)

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -291,8 +290,7 @@ func split(e rig.Extent, at int64) []rig.Extent {
 }
 
 // freeSpace finds places that the file system does not use: those of a large
-// file that is allocated, never written, and removed (FIEMAP,
-// Documentation/filesystems/fiemap.rst).
+// file that is allocated, never written, and removed.
 func freeSpace(t testing.TB, path string) []rig.Extent {
 	t.Helper()
 	f, err := os.Create(path)
@@ -314,26 +312,10 @@ func freeSpace(t testing.TB, path string) []rig.Extent {
 	if err = errors.Join(err, f.Sync()); err != nil {
 		t.Fatal(err)
 	}
-	const fiemap = 0xc020660b
-	var m struct {
-		start, length                  uint64
-		flags, mapped, count, reserved uint32
-		extents                        [256]struct {
-			logical, physical, length uint64
-			_                         [2]uint64
-			flags                     uint32
-			_                         [3]uint32
-		}
-	}
-	m.length, m.count = uint64(size), uint32(len(m.extents))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
-		t.Fatalf("FIEMAP: %v", errno)
-	}
-	var out []rig.Extent
+	out := rig.Extents(t, f, size)
 	n := int64(0)
-	for _, e := range m.extents[:m.mapped] {
-		out = append(out, rig.Extent{Start: int64(e.physical), Length: int64(e.length)})
-		n += int64(e.length)
+	for _, e := range out {
+		n += e.Length
 	}
 	if n < size/2 {
 		t.Fatalf("FIEMAP tells of %d bytes of %d", n, size)
