@@ -305,25 +305,48 @@ func TestUpgradeKilled(t *testing.T) {
 			if again.code == exitDone || again.code == exitRefused && b.status(t).State == "live" {
 				break
 			}
-			if n > 100 || again.code != exitRefused {
+			if n > 300 || again.code != exitRefused {
 				t.Fatalf("round %d: %s killed after %v: no start\n%s\nupgrade: %s", i, victim, wait, again, r)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		after := b.status(t)
+		after := b.settled(t)
 		b.pid.Store(int64(after.ServerPID))
 		t.Logf("round %d: %s killed after %v: upgrade %d, start %d, pid %d -> %d", i, victim, wait, r.code, again.code, before.ServerPID, after.ServerPID)
 	}
 	b.finish(t)
 }
 
+// settled waits for the server that stays. The successor of one that serves goes
+// on when the client that sent for it is killed, and takes over in its own time.
+func (s *set) settled(t testing.TB) status {
+	t.Helper()
+	for range 300 {
+		st := s.status(t)
+		if st.State == "live" && successorOf(st.ServerPID) == 0 && running("\x00upgrade\x00") == 0 {
+			// It may have handed over between the first look and the second.
+			if again := s.status(t); again.State == "live" && again.ServerPID == st.ServerPID {
+				return again
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	dumpTasks("no server stays")
+	t.Fatalf("no server stays: %+v", s.status(t))
+	return status{}
+}
+
 // successorOf finds the server that is to take over from a process; 0: there
 // is none.
-func successorOf(pid int) int {
+func successorOf(pid int) int { return running(fmt.Sprintf("--take-over=%d\x00", pid)) }
+
+// running finds a process by a part of its command line, whose words end with a
+// zero byte each; 0: there is none.
+func running(part string) int {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
 		text, _ := os.ReadFile(f)
-		if bytes.Contains(text, []byte(fmt.Sprintf("--take-over=%d", pid))) {
+		if bytes.Contains(text, []byte(part)) {
 			n, _ := strconv.Atoi(strings.Split(f, "/")[2])
 			return n
 		}
