@@ -121,7 +121,7 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	f := &fake{}
 	serve(t, "disk", f)
 	c, ctx := NewClient("disk"), context.Background()
-	for _, s := range []error{ErrInvalid, ErrRefused, ErrNotFound, ErrFailed, errors.New("something else")} {
+	for _, s := range []error{ErrNotRunning, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed, errors.New("something else")} {
 		f.fail = fmt.Errorf("block 7: %w: because", s)
 		want := s
 		if s.Error() == "something else" {

@@ -9,7 +9,8 @@ import (
 
 var (
 	// ErrNotRunning is returned by the client when no server listens on the
-	// device's socket, and by ReadRecord when there is no record.
+	// device's socket, by a Handler that answers while its server ends, and by
+	// ReadRecord when there is no record.
 	ErrNotRunning = errors.New("no server runs")
 	// ErrOwned is returned by Own when another server has the name.
 	ErrOwned = errors.New("another server runs under this name")
@@ -45,6 +46,7 @@ var statuses = []struct {
 	err    error
 	status int
 }{
+	{ErrNotRunning, http.StatusGone},
 	{ErrInvalid, http.StatusBadRequest},
 	{ErrRefused, http.StatusConflict},
 	{ErrNotFound, http.StatusNotFound},

@@ -12,12 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
 
-// errEnded is returned to those who ask a keeper that has ended.
-var errEnded = errors.New("the server is stopping")
+// errEnded is returned to those who ask a keeper that has ended. To them it is as
+// if they had come a moment later, when nobody listens.
+var errEnded = fmt.Errorf("%w any more: it is stopping", control.ErrNotRunning)
 
 // keeper is the goroutine that owns the Arbiter and the Committer. Whoever
 // wants something of them puts a message into a mailbox and kicks, or calls.

@@ -231,6 +231,9 @@ func TestKeeperThatEnded(t *testing.T) {
 	if err := s.keeper.call(context.Background(), func() {}); !errors.Is(err, errEnded) {
 		t.Error(err)
 	}
+	if !errors.Is(errEnded, control.ErrNotRunning) {
+		t.Errorf("%v: who asks while a server ends is to look again, not to give up", errEnded)
+	}
 	if _, err := s.AddRemaps(context.Background(), []control.Range{{Block: 1, Count: 1}}); !errors.Is(err, errEnded) {
 		t.Error(err)
 	}
