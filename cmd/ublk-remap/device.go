@@ -32,7 +32,7 @@ func (a *app) lookup(dev string) (*control.Record, error) {
 	for _, match := range []func(r *control.Record) bool{
 		func(r *control.Record) bool { return r.Name == dev || r.UUID == dev },
 		func(r *control.Record) bool { return idErr == nil && r.ID == int(id) },
-		func(r *control.Record) bool { return r.Backing == dev || same(r.Backing, dev) },
+		func(r *control.Record) bool { return r.Backing == dev || blockdev.SameDisk(r.Backing, dev) },
 	} {
 		for _, r := range records {
 			if match(r) {
@@ -46,13 +46,6 @@ func (a *app) lookup(dev string) (*control.Record, error) {
 	return nil, fmt.Errorf("%s: %w: no device of this name, number or path runs here; see: ublk-remap list", dev, exit.ErrNotFound)
 }
 
-// same reports whether two paths lead to one file.
-func same(a, b string) bool {
-	x, err1 := os.Stat(a)
-	y, err2 := os.Stat(b)
-	return err1 == nil && err2 == nil && os.SameFile(x, y)
-}
-
 // present reports whether the kernel still has the device of a record.
 func present(r *control.Record) bool {
 	_, err := os.Stat(filepath.Join("/sys/class/ublk-char", fmt.Sprintf("ublkc%d", r.ID)))
@@ -64,7 +57,7 @@ func present(r *control.Record) bool {
 func waitingOver(backing string) *control.Record {
 	records, _ := control.Records() // those that can be read
 	for _, r := range records {
-		if (r.Backing == backing || same(r.Backing, backing)) && present(r) {
+		if (r.Backing == backing || blockdev.SameDisk(r.Backing, backing)) && present(r) {
 			return r
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
 )
@@ -131,7 +132,7 @@ func (a *app) servedBy(_ context.Context, path string) *control.Record {
 // is something else.
 func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	for _, m := range members {
-		if same(m, file) {
+		if blockdev.SameDisk(m, file) {
 			return fmt.Errorf("%s: %w: it is a device of the set; choose a file on another disk", file, exit.ErrRefused)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/orphan"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
@@ -46,7 +47,7 @@ func (a *app) stopOrphan(ctx context.Context, what string, notFound error) error
 	}
 	at := slices.IndexFunc(orphans, func(o *orphan.Orphan) bool {
 		return slices.Contains([]string{o.BlockPath(), "ublkb" + strconv.Itoa(o.ID), strconv.Itoa(o.ID)}, what) ||
-			o.Name != "" && (o.Name == what || o.UUID == what || o.Backing == what || same(o.Backing, what))
+			o.Name != "" && (o.Name == what || o.UUID == what || o.Backing == what || blockdev.SameDisk(o.Backing, what))
 	})
 	if at < 0 {
 		return notFound

@@ -37,6 +37,7 @@ type startOptions struct {
 	zeroCopy   string
 	foreground bool
 	detached   bool
+	newer      bool // only look for newer copies
 	takeOver   int
 	kill       bool
 	retries    int
@@ -76,6 +77,7 @@ queues and features, and what was under way goes on.`,
 	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
+	f.BoolVar(&o.newer, "look-for-newer", false, "")
 	f.IntVar(&o.takeOver, "take-over", 0, "")
 	f.BoolVar(&o.kill, "kill", false, "")
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
@@ -96,9 +98,10 @@ queues and features, and what was under way goes on.`,
 // logWait is how long a server that ends waits for its last lines to be written.
 const logWait = 2 * time.Second
 
-// ownFlags are what the program gives to the servers that it starts: the device
-// is to be served by a process of its own, and the server to take it over from.
-var ownFlags = []string{"detached", "take-over", "kill"}
+// ownFlags are what the program gives to the processes that it starts: the device
+// is to be served by a process of its own, it is only to be compared with others,
+// and the server to take it over from.
+var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill"}
 
 func start(ctx context.Context, a *app, what string, o startOptions) error {
 	cfg, err := o.config()
@@ -113,8 +116,11 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM)
 	}
 	cfg.Version = programVersion()
-	if o.detached {
+	switch {
+	case o.detached:
 		return serveDetached(ctx, a, what, cfg)
+	case o.newer:
+		return lookForNewer(ctx, what)
 	}
 	sb, err := resolve(ctx, what, &cfg)
 	if err != nil {
@@ -125,6 +131,12 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	}
 	if err := loadDriver(ctx, a.log); err != nil {
 		return err
+	}
+	if r, err := control.ReadRecord(sb.Name); err != nil || !control.Owned(r.Name) && !present(r) {
+		// Of a device that is there its server knows better.
+		if err := a.refuseOlder(ctx, cfg.Backing); err != nil {
+			return err
+		}
 	}
 	if !o.foreground {
 		live, err := detach(ctx, withFlag(os.Args[1:], "--detached"))

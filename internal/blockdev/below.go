@@ -138,6 +138,13 @@ func loopsOver(file *unix.Stat_t) []string {
 	return loops
 }
 
+// SameDisk reports whether two paths lead to one block device, by whatever nodes,
+// or to one file.
+func SameDisk(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Mode&unix.S_IFMT == y.Mode&unix.S_IFMT && sameFile(&x, &y)
+}
+
 // sameFile reports whether two paths led to one file, or to one block device by
 // whatever node.
 func sameFile(a, b *unix.Stat_t) bool {

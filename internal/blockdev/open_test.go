@@ -193,3 +193,19 @@ func TestReadOnlyDevice(t *testing.T) {
 		t.Error("geometry does not say read-only")
 	}
 }
+
+func TestSameDisk(t *testing.T) {
+	dir := t.TempDir()
+	a, b, link := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link")
+	for _, f := range []string{a, b} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(a, link); err != nil {
+		t.Fatal(err)
+	}
+	if !SameDisk(a, link) || SameDisk(a, b) || SameDisk(a, filepath.Join(dir, "none")) || SameDisk(a, dir) {
+		t.Error("files are confused")
+	}
+}

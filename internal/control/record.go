@@ -32,7 +32,10 @@ type Record struct {
 	Blocks      uint64    `json:"blocks"`
 	ZeroCopy    bool      `json:"zero_copy"`
 	Recovery    bool      `json:"recovery"`
-	Version     string    `json:"version"` // of the program
+	// Epoch is that of the set while this server has it; the disk is of no older
+	// one. 0: written by a version that did not tell.
+	Epoch   uint64 `json:"epoch,omitempty"`
+	Version string `json:"version"` // of the program
 	// Error is what went wrong in an orderly stop; the device is gone then.
 	Error string `json:"error,omitempty"`
 }

@@ -6,10 +6,6 @@ package orphan
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/server"
@@ -99,7 +95,7 @@ func look(ctx context.Context, ctl *ublk.Control) ([]*Orphan, error) {
 }
 
 func (o *Orphan) identify(ctx context.Context, ctl *ublk.Control) error {
-	if serves(o.PID, o.CharPath()) {
+	if server.Serves(o.PID, o.CharPath()) {
 		o.ServerPID = o.PID
 	}
 	p, err := ctl.GetParams(ctx, o.ID)
@@ -121,28 +117,6 @@ func (o *Orphan) identify(ctx context.Context, ctl *ublk.Control) error {
 	}
 	o.Name, o.UUID, o.Backing = sb.Name, sb.UUID.String(), path
 	return nil
-}
-
-// serves reports whether the process has the server's end of a device open, or is
-// this program: a descriptor that was handed to a ring does not show.
-func serves(pid int, char string) bool {
-	if pid <= 0 {
-		return false
-	}
-	proc := fmt.Sprintf("/proc/%d", pid)
-	fds, _ := filepath.Glob(proc + "/fd/*")
-	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && to == char {
-			return true
-		}
-	}
-	comm, err := os.ReadFile(proc + "/comm")
-	if err != nil || strings.TrimSpace(string(comm)) != "ublk-remap" {
-		return false
-	}
-	// One that is dead and not waited for is no server.
-	exe, err := os.Readlink(proc + "/exe")
-	return err == nil && exe != ""
 }
 
 // Remove stops and deletes a device that has no server. Requests that wait for

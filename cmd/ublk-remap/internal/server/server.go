@@ -45,6 +45,7 @@ type server struct {
 	set    *set.Set
 	owner  *control.Owner
 	image  *metadata.Image
+	epoch  uint64 // durable, and this server's own
 	shared *remap.Shared
 	alloc  *remap.Allocator
 	keeper *keeper
@@ -94,8 +95,14 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.older(ctx, waiting); err != nil {
+		return err
+	}
 	died := dead != nil || waiting != nil || len(s.stale) > 0
 	if err := s.open(ctx, died); err != nil {
+		return err
+	}
+	if err := s.sameDevices(ctx, waiting); err != nil {
 		return err
 	}
 	if err := s.sweep(ctx); err != nil {
@@ -109,6 +116,9 @@ func (s *server) run(ctx context.Context) error {
 	epoch, cancel := context.WithTimeout(ctx, epochWait)
 	defer cancel()
 	if err := s.keeper.open(epoch); err != nil {
+		return err
+	}
+	if s.epoch, err = s.keeper.epochNow(epoch); err != nil {
 		return err
 	}
 	if err := s.attach(ctx, waiting); err != nil {
@@ -363,7 +373,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	s.record = &control.Record{
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
 		PID: os.Getpid(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
-		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(), Version: s.cfg.Version,
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())

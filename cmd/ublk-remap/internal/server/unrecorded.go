@@ -8,9 +8,9 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
@@ -73,9 +73,12 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	switch {
 	case errors.Is(err, set.ErrAmbiguous):
 		return nil, nil, fmt.Errorf("%w: %s waits for its disk: %w", ErrRecovery, info.BlockPath(), err)
-	case err == nil && !sameDisk(other, s.cfg.Backing):
+	case err == nil && !blockdev.SameDisk(other, s.cfg.Backing):
 		return nil, nil, fmt.Errorf("%w: %s waits for its disk, which may be %s", ErrRecovery, info.BlockPath(), other)
 	case err != nil && !errors.Is(err, metadata.ErrNotFound): // a file is not found
+		return nil, nil, err
+	}
+	if err := s.abandoned(ctx, info); err != nil {
 		return nil, nil, err
 	}
 	p, err := s.ctl.GetParams(ctx, info.ID)
@@ -101,16 +104,4 @@ func (s *server) sweep(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// sameDisk reports whether two paths lead to one block device or one file.
-func sameDisk(a, b string) bool {
-	var x, y unix.Stat_t
-	if unix.Stat(a, &x) != nil || unix.Stat(b, &y) != nil || x.Mode&unix.S_IFMT != y.Mode&unix.S_IFMT {
-		return false
-	}
-	if x.Mode&unix.S_IFMT == unix.S_IFBLK {
-		return x.Rdev == y.Rdev
-	}
-	return x.Dev == y.Dev && x.Ino == y.Ino
 }

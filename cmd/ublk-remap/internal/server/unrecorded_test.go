@@ -1,8 +1,6 @@
 package server
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/uuid"
@@ -21,21 +19,5 @@ func TestTag(t *testing.T) {
 	}
 	if tagOf("no UUID") != 0 {
 		t.Error("a tag without a UUID")
-	}
-}
-
-func TestSameDisk(t *testing.T) {
-	dir := t.TempDir()
-	a, b, link := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link")
-	for _, f := range []string{a, b} {
-		if err := os.WriteFile(f, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink(a, link); err != nil {
-		t.Fatal(err)
-	}
-	if !sameDisk(a, link) || sameDisk(a, b) || sameDisk(a, filepath.Join(dir, "none")) || sameDisk(a, dir) {
-		t.Error("files are confused")
 	}
 }

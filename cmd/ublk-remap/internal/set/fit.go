@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -107,12 +106,6 @@ func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epoch
 // backing that was.
 func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 	backing := s.Superblock
-	started := func(sb *metadata.Superblock) string {
-		if sb.Started == 0 {
-			return "never started"
-		}
-		return "last started " + time.Unix(int64(sb.Started), 0).UTC().Format(time.RFC3339)
-	}
 	switch {
 	case !epochs:
 	case sb.Epoch < backing.Epoch:

@@ -250,30 +250,26 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 // findSpare looks for a spare device among the machine's block devices. Clones
 // that are out of date do not count if the device itself is there.
 func (s *Set) findSpare(ctx context.Context, index int, epochs bool) (string, error) {
-	paths, silent, err := search(ctx, func(sb *metadata.Superblock) bool {
+	copies, silent, err := search(ctx, findLimit, func(sb *metadata.Superblock) bool {
 		return sb.UUID == s.Superblock.UUID && int(sb.DeviceIndex) == index
 	})
 	if err != nil {
 		return "", err
 	}
-	var fit []string
+	var fit []found
 	var last error
-	for _, path := range paths {
-		sb, err := Identify(ctx, path)
-		if err != nil {
-			continue // gone since
-		}
-		if last = s.current(path, sb, epochs); last == nil {
-			fit = append(fit, path)
+	for _, c := range copies {
+		if last = s.current(c.path, c.sb, epochs); last == nil {
+			fit = append(fit, c)
 		}
 	}
 	wanted := s.wanted(index)
 	switch {
 	case len(fit) == 1:
-		return fit[0], nil
+		return fit[0].path, nil
 	case len(fit) > 1:
 		return "", &DeviceError{Path: s.Devices[0].Path(), Err: ErrAmbiguous,
-			What: fmt.Sprintf("%s all claim to be %s: all but one are clones, or other ways to the same device", strings.Join(fit, ", "), wanted),
+			What: fmt.Sprintf("%s all claim to be %s: all but one are clones, or other ways to the same device", strings.Join(describe(fit), ", "), wanted),
 			Do:   "name it with --spare-device"}
 	case last != nil:
 		return "", last
@@ -306,56 +302,55 @@ func FindBy(ctx context.Context, match func(*metadata.Superblock) bool) (string,
 const findLimit = 10 * time.Second
 
 func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, error) {
-	found, silent, err := search(ctx, match)
+	found, silent, err := search(ctx, findLimit, match)
 	switch {
 	case err != nil:
 		return "", err
 	case len(found) > 1:
-		return "", fmt.Errorf("%w: %s; name the device, and see that the others are not attached", ErrAmbiguous, strings.Join(found, ", "))
+		return "", fmt.Errorf("%w: %s; name the device that was in use last, and see that the others are not attached", ErrAmbiguous, strings.Join(describe(found), ", "))
 	case len(found) == 0 && len(silent) > 0:
 		return "", fmt.Errorf("%w on any block device that answers; %s did not within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
 	case len(found) == 0:
 		return "", fmt.Errorf("%w on any block device", metadata.ErrNotFound)
 	}
-	return found[0], nil
+	return found[0].path, nil
 }
 
 // search looks through the machine's block devices, and also returns those that
-// did not answer in time, both in order of their paths.
-func search(ctx context.Context, match func(*metadata.Superblock) bool) (found, silent []string, err error) {
+// did not answer within limit, both in order of their paths.
+func search(ctx context.Context, limit time.Duration, match func(*metadata.Superblock) bool) (hits []found, silent []string, err error) {
 	paths, err := candidates("/sys/class/block")
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
 	}
-	type answer struct {
-		path string
-		hit  bool
-	}
-	answers := make(chan answer, len(paths)) // nobody waits to give one
+	answers := make(chan found, len(paths)) // nobody waits to give one
 	waiting := map[string]bool{}
 	for _, path := range paths {
 		waiting[path] = true
 		go func() {
 			sb, err := Identify(ctx, path)
-			answers <- answer{path, err == nil && match(sb)}
+			if err != nil || !match(sb) {
+				sb = nil
+			}
+			answers <- found{path, sb}
 		}()
 	}
-	limit := time.After(findLimit)
+	over := time.After(limit)
 	for late := false; len(waiting) > 0 && !late; {
 		select {
 		case a := <-answers:
 			delete(waiting, a.path)
-			if a.hit {
-				found = append(found, a.path)
+			if a.sb != nil {
+				hits = append(hits, a)
 			}
-		case <-limit:
+		case <-over:
 			late = true
 		case <-ctx.Done():
 			return nil, nil, context.Cause(ctx)
 		}
 	}
-	slices.Sort(found)
-	return found, slices.Sorted(maps.Keys(waiting)), nil
+	slices.SortFunc(hits, func(a, b found) int { return strings.Compare(a.path, b.path) })
+	return hits, slices.Sorted(maps.Keys(waiting)), nil
 }
 
 // candidates lists the block devices that can be a disk of a set.

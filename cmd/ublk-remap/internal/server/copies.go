@@ -1,0 +1,111 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/ublk"
+)
+
+// A set can be there more than once: a disk and its copy, its snapshot, its
+// mirror that was split off. Who is given the wrong one to serve would show old
+// data for new, and to a mounted file system if a device waits for its server.
+// What can be told from the record of a server that died is refused here, before
+// anything is written; what other disks tell, by the verb start (set.CheckNewest).
+
+// older refuses a disk that is an older copy of the one that a device waits for.
+//
+// A server writes its record when its epoch is durable, so that the disk which it
+// had cannot be of an older one.
+func (s *server) older(ctx context.Context, waiting *ublk.DeviceInfo) error {
+	if waiting == nil {
+		return nil
+	}
+	sb, err := set.Identify(ctx, s.cfg.Backing)
+	if err != nil {
+		return err
+	}
+	if sb.Epoch >= s.record.Epoch {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %s waits for the disk that was served last, %s at epoch %d, and this one is of epoch %d, an older copy; start that one, or give the I/O up with: ublk-remap stop %s",
+		s.cfg.Backing, ErrRecovery, waiting.BlockPath(), s.record.Backing, s.record.Epoch, sb.Epoch, s.record.Name)
+}
+
+// sameDevices refuses to let a device that waits go on with other disks than
+// those that its dead server had, if these are still there: copies that were made
+// since then are not told apart by their epochs. A disk that came back by another
+// path is welcome. The set is open, and nothing was written to it.
+func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) error {
+	if waiting == nil {
+		return nil
+	}
+	for i, had := range append([]string{s.record.Backing}, s.record.Spares...) {
+		if i == len(s.set.Devices) || blockdev.SameDisk(had, s.set.Devices[i].Path()) {
+			continue
+		}
+		sb, err := set.Identify(ctx, had)
+		if err != nil || sb.UUID != s.set.Superblock.UUID || int(sb.DeviceIndex) != i {
+			continue // it is not there any more
+		}
+		role := sb.Devices[i].Role
+		return fmt.Errorf("%s: %w: %s waits for its %s %s, which is there too: this is a copy of it, or another way to it; start it with that, or detach that if it is the copy",
+			s.set.Devices[i].Path(), ErrRecovery, waiting.BlockPath(), role, had)
+	}
+	return nil
+}
+
+// epochNow is the epoch that the keeper has made durable.
+func (k *keeper) epochNow(ctx context.Context) (epoch uint64, err error) {
+	err = k.call(ctx, func() { epoch = k.com.Status().Epoch })
+	return epoch, err
+}
+
+// abandoned waits until the process that the kernel names as the server of a
+// device without a record is gone, for it may be about to end. A living one is
+// refused: its disk is another than the one that could be had here, or its
+// files were removed beneath it.
+func (s *server) abandoned(ctx context.Context, info ublk.DeviceInfo) error {
+	deadline := time.Now().Add(exclusiveWait)
+	for Serves(info.PID, info.CharPath()) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: %w as %s by process %d, whose files in %s are gone; to stop it in order: kill %d",
+				s.cfg.Backing, ErrServed, info.BlockPath(), info.PID, control.Dir(), info.PID)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// Serves reports whether the process has the server's end of a device open, or is
+// this program: a descriptor that was handed to a ring does not show.
+func Serves(pid int, char string) bool {
+	if pid <= 0 {
+		return false
+	}
+	proc := fmt.Sprintf("/proc/%d", pid)
+	fds, _ := filepath.Glob(proc + "/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == char {
+			return true
+		}
+	}
+	comm, err := os.ReadFile(proc + "/comm")
+	if err != nil || strings.TrimSpace(string(comm)) != "ublk-remap" {
+		return false
+	}
+	// One that is dead and not waited for is no server.
+	exe, err := os.Readlink(proc + "/exe")
+	return err == nil && exe != ""
+}

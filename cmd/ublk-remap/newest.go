@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/set"
+)
+
+// newestWait is how long a start waits for the answer whether its disk is an
+// older copy. The other process has a limit of its own, which is shorter.
+const newestWait = 20 * time.Second
+
+// refuseOlder refuses a disk that is an older copy of another one here.
+//
+// The other devices are read by another process: a read from one that hangs
+// cannot be given up, and would keep this process, and a server even after its
+// death, from ending. What nobody answers in time is not known, and no reason
+// not to start a disk that has nothing to do with it.
+func (a *app) refuseOlder(ctx context.Context, path string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", "start", "--look-for-newer", "--", path)
+	cmd.ExtraFiles = []*os.File{w}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // whenever that is; what it has to say comes by the pipe
+	if err := r.SetReadDeadline(time.Now().Add(newestWait)); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })()
+	text, err := io.ReadAll(io.LimitReader(r, 1<<16))
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var rep report
+	if err != nil || json.Unmarshal(text, &rep) != nil {
+		a.log.Warn().Str("backing", path).Msg("whether another disk is a newer copy of this one could not be found out")
+		return nil
+	}
+	if rep.Error != "" {
+		return &exit.Error{Code: rep.Code, Text: rep.Error}
+	}
+	return nil
+}
+
+// lookForNewer is the other process.
+func lookForNewer(ctx context.Context, path string) error {
+	parent := newReport()
+	sb, err := set.Identify(ctx, path)
+	if err == nil {
+		err = set.CheckNewest(ctx, path, sb)
+	}
+	if err == nil {
+		parent.send(report{})
+	}
+	parent.failed(err)
+	return err
+}
