@@ -109,10 +109,16 @@ func (q *Queue) loop() error {
 	}
 }
 
-// done reports whether nothing is left to wait for: the kernel has ended every tag, or the device is being left to
-// another server, and no operation is under way.
+// done reports whether nothing is left to wait for: the device is being left to another server, or the kernel has begun
+// to end tags and has an answer to every request, and no operation is under way.
+//
+// Not every tag need come to its end. STOP_DEV cancels the commands when the disk is gone, and so each of them.
+// QUIESCE_DEV cancels those that wait at the time (ublk_cancel_dev in drivers/block/ublk_drv.c): a tag that is answered after that
+// is fetched again, and nothing ever becomes of that command. What it has in common with STOP_DEV is that no request
+// comes after the first end; one that was on its way, and is not seen here any more, is the next server's, as after
+// a crash.
 func (q *Queue) done() bool {
-	return q.inflight == 0 && (q.alive == 0 || q.dev.leaving.Load())
+	return q.inflight == 0 && (q.dev.leaving.Load() || q.ending && q.owned == 0)
 }
 
 // reap hands over all completions that are there. Since the kernel adds to them only when it is entered, this ends.
@@ -219,9 +225,9 @@ func (q *Queue) fetched(tag uint16, res int32) {
 	switch res {
 	case uapi.IOResOK:
 	case uapi.IOResAbort:
-		t.dead = true
 		q.alive--
-		if q.alive == 0 {
+		if !q.ending {
+			q.ending = true
 			// Background work of the handler is told that it should end.
 			q.handler.Wake()
 		}

@@ -37,9 +37,10 @@ type Queue struct {
 	tags     []tagState
 	files    [MaxFiles]fileState
 
-	alive    int // tags that the kernel has not ended
-	inflight int // operations under way: the handler's, and registrations of buffers
-	owned    int // tags that the kernel has handed out and waits for
+	alive    int  // tags that the kernel has not ended
+	ending   bool // the kernel has ended a tag: it hands out no more requests
+	inflight int  // operations under way: the handler's, and registrations of buffers
+	owned    int  // tags that the kernel has handed out and waits for
 	leaveBy  time.Time
 
 	wakeFile    *os.File
@@ -58,7 +59,6 @@ type tagState struct {
 	owned      bool // by the handler
 	registered bool // its buffer was registered by command
 	held       bool // owned, but not handed to the handler: it is the next server's
-	dead       bool // the kernel will not use it again
 }
 
 type fileState struct{ block bool }
@@ -93,7 +93,7 @@ func (q *Queue) Inflight() int { return q.inflight }
 
 // Stopping reports whether the device is being stopped or left: background work should come to its end, for the queue
 // waits for it.
-func (q *Queue) Stopping() bool { return q.dev.stopping.Load() || q.dev.leaving.Load() || q.alive == 0 }
+func (q *Queue) Stopping() bool { return q.dev.stopping.Load() || q.dev.leaving.Load() || q.ending }
 
 // Now is the time in nanoseconds of a monotonic clock that starts with the queue.
 func (q *Queue) Now() int64 { return int64(time.Since(q.epoch)) }
