@@ -625,7 +625,7 @@ func (c *Committer) Idle() bool {
 			return false
 		}
 	}
-	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active && !c.sb.active && !c.sb.wanted && c.queue.empty() && len(c.ck.asked) == 0 &&
+	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active && !c.sb.active && !c.sb.wanted && !c.sb.mend && c.queue.empty() && len(c.ck.asked) == 0 &&
 		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
 }
 

@@ -384,6 +384,11 @@ func TestEpochs(t *testing.T) {
 			var epoch uint64
 			for ops := c.Ops(); len(ops) > 0; ops = c.Ops() {
 				for _, op := range ops {
+					if op.Read {
+						_, err := w.disks[op.Device].ReadAt(op.Data, op.Offset)
+						c.Done(op.ID, err)
+						continue
+					}
 					if left--; left < 0 {
 						c.Done(op.ID, errMedium)
 						continue
@@ -557,7 +562,7 @@ func TestRecordOnOneMirror(t *testing.T) {
 // are not written over the only good superblock that it has.
 func TestLastSuperblockOfSpareDevice(t *testing.T) {
 	w := newWorld(t, seeded(t, 51), pairParams(512))
-	bad := func(op Op) bool { return op.Device == 1 && op.Offset == SuperblockStride }
+	bad := func(op Op) bool { return op.Device == 1 && op.Offset != 0 && w.superblock(op) }
 	w.fail = bad
 	w.settle()
 	if !w.opened {
@@ -566,7 +571,7 @@ func TestLastSuperblockOfSpareDevice(t *testing.T) {
 	touched := false
 	m := &w.c.ms[1]
 	w.fail = func(op Op) bool {
-		touched = touched || op.Device == 1 && op.Offset == 0
+		touched = touched || op.Device == 1 && op.Offset == 0 && !op.Read
 		return bad(op) || op.Device == 0 && op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom
 	}
 	w.commit()

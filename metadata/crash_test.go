@@ -42,12 +42,16 @@ type modelTx struct {
 }
 
 func newWorld(t testing.TB, r *rand.Rand, p PlanParams) *world {
-	w := &world{t: t, r: r}
 	p.Name = "w"
-	var err error
-	if w.plan, err = Plan(p); err != nil {
+	plan, err := Plan(p)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return newWorldOf(t, r, plan)
+}
+
+func newWorldOf(t testing.TB, r *rand.Rand, plan *Layout) *world {
+	w := &world{t: t, r: r, plan: plan}
 	for _, d := range w.plan.Devices() {
 		w.disks = append(w.disks, newMemDisk(d.Size))
 	}

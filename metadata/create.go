@@ -3,6 +3,7 @@ package metadata
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 )
@@ -101,11 +102,16 @@ type creator struct {
 
 func (c *creator) clear() error {
 	for i, d := range c.devs {
-		places := []int64{0, SuperblockStride}
+		var places []int64
+		for _, off := range c.sb.copies(uint8(i)) {
+			if off <= RegionStart {
+				places = append(places, off)
+			}
+		}
 		for _, old := range readSuperblocks(d) {
 			// The end of a device may be data in the new layout: it is left
 			// alone unless a superblock is there.
-			if old.offset > SuperblockStride && !errors.Is(old.err, ErrNotFound) {
+			if !slices.Contains(places, old.offset) && !errors.Is(old.err, ErrNotFound) {
 				places = append(places, old.offset)
 			}
 		}

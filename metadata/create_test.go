@@ -92,9 +92,10 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			}
 		}, 1, 1},
 		{"every place", plan, func(d []*memDisk) { all(d[0], places(plan, 0)...) }, -1, 0},
-		{"pair: byte 0 of the backing", pair, func(d []*memDisk) { all(d[0], 0) }, -1, 0},
+		{"pair: byte 0 of the backing", pair, func(d []*memDisk) { all(d[0], 0) }, 1, 0},
+		{"pair: byte 0 and 64 KiB of the backing", pair, func(d []*memDisk) { all(d[0], 0, SuperblockStride) }, -1, 0},
 		{"pair: byte 0 of the spare device", pair, func(d []*memDisk) { all(d[1], 0) }, 1, 0},
-		{"pair: no superblock of the spare device", pair, func(d []*memDisk) { all(d[1], 0, SuperblockStride) }, -1, 0},
+		{"pair: no superblock of the spare device", pair, func(d []*memDisk) { all(d[1], pair.sb.copies(1)...) }, -1, 0},
 		{"pair: the spare device's mirror", pair, func(d []*memDisk) { all(d[1], pair.mirrorsAt()[2].headerOffset(0)) }, 1, 0},
 		{"pair: every place on the spare device", pair, func(d []*memDisk) { all(d[1], places(pair, 1)...) }, 1, 1},
 		{"pair: every place on the backing", pair, func(d []*memDisk) { all(d[0], places(pair, 0)...) }, -1, 0},

@@ -14,9 +14,9 @@ type span struct{ from, to int64 }
 func (sb *Superblock) gaps(device uint8) []span {
 	var room []span
 	if device != 0 {
-		room = []span{{RegionStart, sb.Devices[device].Size}}
+		room = []span{{sb.firstRegion(device), sb.Devices[device].Size}}
 	} else {
-		room = []span{{RegionStart, sb.HeadBytes}}
+		room = []span{{sb.firstRegion(0), sb.HeadBytes}}
 		if sb.hasTail() {
 			room = append(room, span{sb.ExportedBytes, tailSuperblock(sb.Devices[0].Size)})
 		}

@@ -26,9 +26,11 @@ var writeGolden = flag.Bool("write-golden", false, "write golden images that do 
 var golden = []struct {
 	name string
 	p    PlanParams
+	two  bool // of before compatThird: the first start adds superblocks
 }{
-	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}},
-	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}},
+	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false},
+	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}, true},
+	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}, false},
 }
 
 func planGolden(t *testing.T, name string, p PlanParams) *Layout {
@@ -243,6 +245,10 @@ func TestGolden(t *testing.T) {
 			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {
 				t.Errorf("check: %v\n%s", err, r.String())
 			}
+			if g.two {
+				getsThird(t, disks)
+				return
+			}
 			// What is written today is the same, byte for byte.
 			for i, d := range makeGolden(t, plannedThen(t, disks)) {
 				if !bytes.Equal(d.flatten(), disks[i].flatten()) {
@@ -250,6 +256,44 @@ func TestGolden(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// getsThird starts a set that was made with two superblocks on each device.
+// Afterwards there are three, and the table is as it was.
+func getsThird(t *testing.T, disks []*memDisk) {
+	img, err := Load(devices(disks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := img.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCommitter(img, was, Options{Session: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(1); err != nil {
+		t.Fatal(err)
+	}
+	if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
+		t.Fatal(rs)
+	}
+	if s := c.Status(); s.Superblocks != 3 || s.BadSuperblocks != 0 {
+		t.Errorf("after a start: %+v", s)
+	}
+	if img, err = Load(devices(disks)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(img.current); n != 3*len(disks) {
+		t.Errorf("after a start a load finds %d superblocks on %d devices", n, len(disks))
+	}
+	if now, err := img.Table(); err != nil || !sameTable(now, was) {
+		t.Errorf("after a start the table is another: %v", err)
+	}
+	if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {
+		t.Errorf("check after a start: %v\n%s", err, r.String())
 	}
 }
 

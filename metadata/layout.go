@@ -190,16 +190,20 @@ func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 }
 
 // planPair: the backing keeps its full size, the displaced head and the spare
-// units lie on the spare device. Either has room for one more mirror.
+// units lie on the spare device. Either has room for one more mirror, and a third
+// superblock: with two, one that takes writes and does not read leaves but the
+// other, and a power cut tears that while it is written.
 //
 //	backing: | superblocks | mirror A | mirror B | room | data ... |
 //	spare:   | superblocks | mirror C | room | displaced head | spare ... |
 func planPair(sb *Superblock, p PlanParams, atom int64) error {
+	sb.Compat |= compatThird
+	first := sb.firstRegion(1)
 	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
 		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 		mirror = 2*slot + log
-		head = roundUp(RegionStart+3*mirror, headAlign)
-		return slot, log, mirror, head, roundUp(RegionStart+2*mirror, headAlign) + head
+		head = roundUp(first+3*mirror, headAlign)
+		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + head
 	}
 	spare := p.SpareBytes
 	if spare == 0 {
@@ -224,16 +228,16 @@ func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	}
 	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, exported, slot, log
 	sb.Regions = []Region{
-		{Kind: RegionMirror, Start: RegionStart, Length: mirror, Generation: 1},
-		{Kind: RegionMirror, Start: RegionStart + mirror, Length: mirror, Generation: 1},
-		{Kind: RegionMirror, Device: 1, Start: RegionStart, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Start: first, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Start: first + mirror, Length: mirror, Generation: 1},
+		{Kind: RegionMirror, Device: 1, Start: first, Length: mirror, Generation: 1},
 		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - head, Length: head, Generation: 1},
 		{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1},
 	}
 	return nil
 }
 
-// tailSuperblock is where the third copy lies on a device of that size.
+// tailSuperblock is where the copy at the end lies on a device of that size.
 func tailSuperblock(size int64) int64 { return roundDown(size, int64(PageSize)) - SuperblockStride }
 
 // newLayout checks everything that the rest of the package relies on: a
@@ -286,7 +290,7 @@ func (l *Layout) check() error {
 		if r.Device == 0 && sb.hasTail() {
 			end = tailSuperblock(end)
 		}
-		if r.Start < RegionStart || r.Length <= 0 || r.Start%PageSize != 0 || r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
+		if r.Start < sb.firstRegion(r.Device) || r.Length <= 0 || r.Start%PageSize != 0 || r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
 			return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length, r.Start, r.Device)
 		}
 		if r.Device == 0 && r.Start < sb.ExportedBytes && r.Start+r.Length > sb.HeadBytes {
@@ -338,8 +342,8 @@ func (l *Layout) check() error {
 	return nil
 }
 
-// hasTail reports whether the backing carries a third superblock at its end:
-// where data does not reach to the end of it.
+// hasTail reports whether the backing carries a superblock at its end: where data
+// does not reach to the end of it.
 func (sb *Superblock) hasTail() bool {
 	return sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), max(int64(sb.AtomSize), PageSize))
 }
@@ -347,11 +351,43 @@ func (sb *Superblock) hasTail() bool {
 // copies are the offsets of the superblock on the device with that index, in
 // the order in which they are written: byte 0 last.
 func (sb *Superblock) copies(device uint8) []int64 {
-	if device == 0 && sb.hasTail() {
+	switch {
+	case device == 0 && sb.hasTail():
 		return []int64{SuperblockStride, tailSuperblock(sb.Devices[0].Size), 0}
+	case sb.Compat&compatThird != 0:
+		return []int64{SuperblockStride, thirdSuperblock(int64(sb.AtomSize)), 0}
 	}
 	return []int64{SuperblockStride, 0}
 }
+
+// inFront are the copies in the head of the backing, in the order in which they
+// are written: byte 0 last.
+func (sb *Superblock) inFront() []int64 {
+	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return off >= sb.HeadBytes })
+}
+
+// thirdSuperblock is where the third copy lies on a device that has none at its
+// end: between the first two, or, where an atom reaches from one to the other,
+// behind them. It shares no physical block with either.
+func thirdSuperblock(atom int64) int64 {
+	if atom <= SuperblockStride/2 {
+		return SuperblockStride / 2
+	}
+	return RegionStart
+}
+
+// firstRegion is the first byte behind the superblocks at the start of a device.
+func (sb *Superblock) firstRegion(device uint8) int64 {
+	third := sb.Compat&compatThird != 0 && (device != 0 || !sb.hasTail())
+	if third && thirdSuperblock(int64(sb.AtomSize)) == RegionStart {
+		return RegionStart + SuperblockStride
+	}
+	return RegionStart
+}
+
+// SuperblockPlaces are the offsets of the superblocks on a device of the set, in bytes,
+// in the order in which they are written.
+func (l *Layout) SuperblockPlaces(device uint8) []int64 { return l.sb.copies(device) }
 
 // Superblock returns a copy of the superblock that the layout comes from.
 func (l *Layout) Superblock() Superblock { return *l.sb.clone() }

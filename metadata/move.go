@@ -54,10 +54,13 @@ func (c *Committer) otherGood(m *cmirror) bool {
 // position and checksum fit into the chain, so a mirror that lay there long
 // ago does no harm. The mark goes once the new place has a whole checkpoint
 // and a record newer than that. From then on nothing reads the old place.
+//
+// While the backing has but one superblock that reads no mirror moves: that would be
+// news that are not written over it, see sbUpdate.
 func (c *Committer) troubled(m *cmirror) {
 	s := c.site(m.device, m.start)
 	s.trouble++
-	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) {
+	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) || c.sb.goodCopies(0) < 2 {
 		return
 	}
 	least := s.trouble

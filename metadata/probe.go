@@ -15,8 +15,10 @@ type sbCopy struct {
 	err    error
 }
 
-// readSuperblocks reads all copies on a device: the two at its start, the one
-// at its end, and the one where its end was when it joined the set.
+// readSuperblocks reads all copies on a device: the two at its start, the third
+// one near it, the one at its end, and the one where its end was when it joined the
+// set. Where there need not be a third one, only what is a superblock counts: on
+// most disks that place is somebody's data.
 func readSuperblocks(dev Device) []sbCopy {
 	b := AlignedBytes(PageSize)
 	var out []sbCopy
@@ -43,6 +45,15 @@ func readSuperblocks(dev Device) []sbCopy {
 	}
 	read(0)
 	read(SuperblockStride)
+	for _, off := range []int64{thirdSuperblock(PageSize), thirdSuperblock(SuperblockStride)} {
+		named := slices.ContainsFunc(out, func(c sbCopy) bool {
+			return c.sb != nil && slices.Contains(c.sb.copies(c.sb.DeviceIndex), off)
+		})
+		read(off)
+		if last := len(out) - 1; last >= 0 && out[last].offset == off && out[last].sb == nil && !named {
+			out = out[:last]
+		}
+	}
 	read(tailSuperblock(dev.Size()))
 	for _, c := range out {
 		if c.sb != nil && c.sb.DeviceIndex == 0 && c.sb.Devices[0].Size != dev.Size() {

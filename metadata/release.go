@@ -230,7 +230,7 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 	}
 	o.Mark = sb.Mark
 	page := AlignedBytes(PageSize)
-	for _, off := range []int64{0, SuperblockStride} {
+	for _, off := range sb.inFront() {
 		// The superblocks in the head are written over with the rest of it,
 		// that at the mark last: as long as there is one, it is not through.
 		if _, err := devs[0].ReadAt(page, off); err == nil {
@@ -445,9 +445,9 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	if err := putCopies(v.devs, now, now.outside()); err != nil {
 		return err
 	}
-	other := SuperblockStride - now.Mark
-	for _, off := range []int64{other, now.Mark} {
-		// One of the two may lie in a bad place.
+	front := slices.DeleteFunc(now.inFront(), func(off int64) bool { return off == now.Mark })
+	for _, off := range append(front, now.Mark) {
+		// The others may lie in bad places.
 		if err := putCopies(v.devs, now, []sbStep{{0, off}}); err != nil && off == now.Mark && !o.Force {
 			return err
 		}

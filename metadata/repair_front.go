@@ -1,11 +1,11 @@
 package metadata
 
-// Front reports whether one of the two superblocks at the start of a device is
-// whole. Where neither is, and the one at the end is, something else may have
+// Front reports whether one of the superblocks at the start of a device is
+// whole. Where none is, and the one at the end is, something else may have
 // been written to the device since: a new file system leaves the end alone.
 func Front(dev Device) bool {
 	for _, c := range readSuperblocks(dev) {
-		if c.sb != nil && c.offset <= SuperblockStride {
+		if c.sb != nil && c.offset <= RegionStart {
 			return true
 		}
 	}

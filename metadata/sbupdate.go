@@ -1,6 +1,9 @@
 package metadata
 
-import "slices"
+import (
+	"bytes"
+	"slices"
+)
 
 // superblockTries is how often a copy is written before it counts as failed.
 const superblockTries = 3
@@ -15,16 +18,44 @@ type sbStep struct {
 type sbPlace struct {
 	sbStep
 	good bool // it can be read, as far as is known, and is the newest
-	done bool // the update under way is through with it
+	done bool // the step under way is through with it
 }
 
-// sbUpdate writes the superblock to all of its places, one at a time, so that
-// a cut can tear at most one copy. Spare devices come first: they may be ahead
-// of the backing, never behind. On a device, copies that failed come first: as
-// long as another one can be written, the only good copy is not at risk.
+// sbStage is how far an update has come.
+type sbStage uint8
+
+const (
+	// sbLook reads the copies that are believed to be good.
+	sbLook sbStage = iota
+	// sbMend writes copies that are bad, the same superblock once more.
+	sbMend
+	// sbWrite writes the new superblock.
+	sbWrite
+)
+
+// sbUpdate writes the superblock to all of its places, one at a time, each
+// durable and read back before the next.
+//
+// The crash that this survives is a cut at any moment, which tears the copy that
+// is being written, while other places take writes and do not read, or take none.
+// A copy that reads is written over only while another one of its device is known
+// to read: one that this update has looked at, or has written and read back.
+// So first all copies are looked at; those that are bad are written before those
+// that are not, byte 0 last. Spare devices come before the backing: they may be
+// ahead of it, never behind.
+//
+// What if a device has but one copy left that reads, and no other place gets well?
+// Then it stays as it is, unless a start cannot do without a new epoch, or, on the
+// backing, a record not without the mark of a mirror that missed it. A start changes
+// nothing but numbers, which lie in the first 512 bytes: a cut leaves the old
+// superblock or the new one, also of the only copy, and however often such a set is
+// started. The mark lies in another sector, and so a cut in that write is the
+// one that can tear the last copy: there, and only there, a mirror has failed besides,
+// and what was acknowledged would have one copy that nothing says is the only one.
 type sbUpdate struct {
 	wanted  bool
 	opening bool // raise the epoch
+	mend    bool // copies are bad: they are to be written again, as they were
 	active  bool
 	// doubtful: an update failed, but a copy of it may be on a disk all the
 	// same, and say of a mirror what is not so. The next one puts it right.
@@ -32,17 +63,33 @@ type sbUpdate struct {
 	now      *Superblock // the newest that was written with success
 	next     *Superblock // what is being written
 	gen      uint64      // the last generation tried
-	buf      []byte
-	places   []sbPlace // the backing's last, and byte 0 after the others
-	at       int       // what is being written
-	try      int
-	written  [MaxDevices]int
+	buf      []byte      // what is written
+	back     []byte      // what is read
+	places   []sbPlace   // the backing's last, and byte 0 after the others
+	stage    sbStage
+	raises   bool // there is a new superblock to be written
+	needed   bool // and it cannot be put off
+	touched  bool // and a write of it was begun
+	at       int  // what is being looked at or written
+	reading  bool
+	// sole: it is the last copy of a spare device. Of what it holds only the numbers are
+	// changed, for it may be older than the backing's by more than those. kept:
+	// buf is that.
+	sole, kept bool
+	try        int
+	written    [MaxDevices]int
 }
 
 func (s *sbUpdate) init(img *Image) {
-	s.now, s.next = img.sb.clone(), img.sb.clone()
+	s.now = img.sb.clone()
+	// A set of an older version gets its third superblocks with the first start.
+	// No data and no region lies there; where a region does there is no room.
+	if thirdSuperblock(int64(s.now.AtomSize)) < RegionStart && len(s.now.Devices) > 1 {
+		s.now.Compat |= compatThird
+	}
+	s.next = s.now.clone()
 	s.gen = img.maxGeneration
-	s.buf = AlignedBytes(PageSize)
+	s.buf, s.back = AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for d := len(s.now.Devices) - 1; d >= 0; d-- {
 		for _, off := range s.now.copies(uint8(d)) {
 			step := sbStep{uint8(d), off}
@@ -51,8 +98,26 @@ func (s *sbUpdate) init(img *Image) {
 	}
 }
 
-// pick chooses the next copy to write, or none.
+// goodCopies is how many copies of a device are known to read.
+func (s *sbUpdate) goodCopies(device int) (n int) {
+	for i := range s.places {
+		if p := &s.places[i]; int(p.device) == device && p.good {
+			n++
+		}
+	}
+	return n
+}
+
+// pick chooses the next copy to look at or to write, or none.
 func (s *sbUpdate) pick() (at int, ok bool) {
+	if s.stage != sbWrite {
+		for i := range s.places {
+			if p := &s.places[i]; !p.done && p.good == (s.stage == sbLook) {
+				return i, true
+			}
+		}
+		return 0, false
+	}
 	for d := len(s.now.Devices) - 1; d >= 0; d-- {
 		if d == 0 && s.opening {
 			for spare := 1; spare < len(s.now.Devices); spare++ {
@@ -61,23 +126,17 @@ func (s *sbUpdate) pick() (at int, ok bool) {
 				}
 			}
 		}
-		good, best := 0, -1
+		best := -1
 		for i := range s.places {
 			p := &s.places[i]
-			if int(p.device) != d {
-				continue
-			}
-			if p.good {
-				good++
-			}
-			if !p.done && (best < 0 || s.places[best].good && !p.good) {
+			if int(p.device) == d && !p.done && (best < 0 || s.places[best].good && !p.good) {
 				best = i
 			}
 		}
 		if best < 0 {
 			continue
 		}
-		if d > 0 && !s.opening && good == 1 && s.places[best].good && s.written[d] == 0 {
+		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.needed) {
 			continue // the news can do without it, the device cannot
 		}
 		return best, true
@@ -89,7 +148,12 @@ func (s *sbUpdate) pick() (at int, ok bool) {
 // way but one that waits for it.
 func (c *Committer) startSuperblocks() {
 	s := &c.sb
-	if !s.wanted || s.active || c.rec.active && !c.rec.marking {
+	if !s.wanted && !s.mend || s.active || c.rec.active && !c.rec.marking {
+		return
+	}
+	if !s.wanted {
+		s.mend, s.active, s.raises = false, true, false
+		c.enterSuperblocks(sbLook)
 		return
 	}
 	for i := range c.ms {
@@ -97,11 +161,9 @@ func (c *Committer) startSuperblocks() {
 			return // a late write into the place that is left could hit its next mirror
 		}
 	}
-	s.wanted, s.active = false, true
+	s.wanted, s.mend, s.active, s.raises, s.touched = false, false, true, true, false
+	s.needed = s.opening || c.rec.marking
 	clear(s.written[:])
-	for i := range s.places {
-		s.places[i].done = false
-	}
 	regions := append(s.next.Regions[:0], s.now.Regions...)
 	*s.next = *s.now // they share the device table, which never changes here
 	s.next.Regions = regions
@@ -128,52 +190,118 @@ func (c *Committer) startSuperblocks() {
 			r.StaleFrom = m.staleFrom
 		}
 	}
+	c.enterSuperblocks(sbLook)
+}
+
+// enterSuperblocks begins with a stage.
+func (c *Committer) enterSuperblocks(stage sbStage) {
+	c.sb.stage = stage
+	for i := range c.sb.places {
+		c.sb.places[i].done = false
+	}
 	c.stepSuperblocks()
 }
 
 func (c *Committer) stepSuperblocks() {
 	s := &c.sb
 	var ok bool
-	if s.at, ok = s.pick(); !ok {
-		c.superblocksEnded()
+	if s.at, ok = s.pick(); ok {
+		p := &s.places[s.at]
+		s.kept = false
+		s.sole = s.stage == sbWrite && p.device > 0 && p.good && s.goodCopies(int(p.device)) == 1
+		s.try, s.reading = 1, s.stage == sbLook || s.sole
+		c.trySuperblock()
 		return
 	}
-	s.try = 1
-	c.writeSuperblock()
+	switch {
+	case s.stage == sbWrite:
+		c.superblocksEnded(s.written[0] > 0)
+	case s.stage == sbLook && (!s.raises || !s.needed && s.goodCopies(0) < 2):
+		// News that can wait are no reason to write over the last copy.
+		c.enterSuperblocks(sbMend)
+	case !s.raises:
+		s.active = false
+		c.changed = true
+	case s.stage == sbMend && s.goodCopies(0) < 2:
+		c.superblocksEnded(false)
+	default:
+		c.enterSuperblocks(sbWrite)
+	}
 }
 
-func (c *Committer) writeSuperblock() {
-	p := &c.sb.places[c.sb.at]
-	c.sb.next.encode(c.sb.buf, p.device)
-	c.issue(opSuperblock, 0, p.device, p.offset, c.sb.buf)
+func (c *Committer) trySuperblock() {
+	s := &c.sb
+	p := &s.places[s.at]
+	if s.reading {
+		c.queueOp(opSuperblock, 0, Op{Device: p.device, Offset: p.offset, Data: s.back, Read: true})
+		return
+	}
+	switch {
+	case s.stage == sbMend:
+		s.now.encode(s.buf, p.device)
+	case !s.kept:
+		s.next.encode(s.buf, p.device)
+	}
+	s.touched = s.touched || s.stage == sbWrite
+	c.issue(opSuperblock, 0, p.device, p.offset, s.buf)
+}
+
+// newest reports whether b, read from a place, is the newest superblock. The last
+// copy of a spare device may be an older one, which was left as it was.
+func (s *sbUpdate) newest(b []byte, p *sbPlace) bool {
+	return sealed(b, magicSuperblock) && bytes.Equal(b[24:40], s.now.UUID[:]) && bytes.Equal(b[40:56], s.now.Devices[p.device].UUID[:]) &&
+		(p.device != 0 || le.Uint64(b[56:]) == s.now.Generation)
 }
 
 func (c *Committer) superblockDone(err error) {
 	s := &c.sb
 	p := &s.places[s.at]
+	looks := s.stage == sbLook || s.sole && !s.kept
 	switch {
-	case err == nil:
-		s.written[p.device]++
-		if !p.good {
-			c.scrub.done++
-		}
-		p.good, p.done = true, true
-	case s.try < superblockTries:
-		c.err = err
-		s.try++
-		c.writeSuperblock()
+	case err != nil:
+	case !s.reading:
+		s.reading = true
+		c.trySuperblock()
 		return
-	default:
-		c.err = err
-		p.good, p.done = false, true
+	case looks && !s.newest(s.back, p):
+		err, s.try = errReadBack, superblockTries
+	case !looks && !bytes.Equal(s.back, s.buf):
+		err = errReadBack
+	case looks && s.sole:
+		copy(s.buf, s.back)
+		s.next.encodeStart(s.buf)
+		s.kept, s.reading = true, false
+		c.trySuperblock()
+		return
 	}
+	if err != nil {
+		c.err = err
+		if s.try < superblockTries {
+			s.try++
+			s.reading = looks
+			c.trySuperblock()
+			return
+		}
+		// A last copy that turns out not to read has nothing to lose any more.
+		p.good, p.done = false, !(s.sole && looks)
+		c.stepSuperblocks()
+		return
+	}
+	if s.stage == sbWrite {
+		s.written[p.device]++
+	}
+	if !p.good {
+		c.scrub.done++
+	}
+	p.good, p.done = true, true
 	c.stepSuperblocks()
 }
 
-func (c *Committer) superblocksEnded() {
+// superblocksEnded: the new superblock counts, or not one copy of it on the backing
+// could be written, or none was to be.
+func (c *Committer) superblocksEnded(ok bool) {
 	s := &c.sb
-	ok := s.written[0] > 0
-	s.active, s.doubtful = false, !ok
+	s.active, s.doubtful = false, !ok && (s.doubtful || s.touched)
 	c.changed = true
 	if ok {
 		s.now, s.next = s.next, s.now

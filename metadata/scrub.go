@@ -1,7 +1,5 @@
 package metadata
 
-import "bytes"
-
 // scrub writes again what the load found bad, right after the start: a latent
 // error must not wait until the other mirror fails too. Log slots that hold
 // nothing of use are zeroed, and read back, one at a time; slots of checkpoints
@@ -44,18 +42,14 @@ func (c *Committer) superblockRead(at int, err error) {
 		return // it is being written, or will be
 	}
 	if err == nil {
-		b := c.scrub.buf[:PageSize]
-		c.sb.now.encode(c.sb.buf, p.device)
-		// The last copy of a spare device is left as it was when it can do
-		// without the news, see pick.
-		if bytes.Equal(c.sb.buf[:PageSize], b) || p.device != 0 && sealed(b, magicSuperblock) && bytes.Equal(b[24:56], c.sb.buf[24:56]) {
+		if c.sb.newest(c.scrub.buf[:PageSize], p) {
 			return
 		}
 		err = errReadBack
 	}
 	c.err = err
 	p.good = false
-	c.sb.wanted = true
+	c.sb.mend = true
 }
 
 // reserved is what a log slot holds that is not to be used: it waits to be

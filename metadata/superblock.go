@@ -11,7 +11,7 @@ import (
 // Places and limits of the superblock; frozen with format version 4.
 const (
 	// SuperblockStride is the distance of the first two copies: byte 0 and
-	// byte 64 KiB. The third copy, if any, lies this far before the end.
+	// byte 64 KiB. A copy at the end, if any, lies this far before it.
 	SuperblockStride = 64 << 10
 	// RegionStart is the first byte behind the superblocks of a device.
 	RegionStart = 2 * SuperblockStride
@@ -29,10 +29,15 @@ const (
 	regionEntry   = 64
 )
 
-// The feature bits that this version knows. Format version 4 begins without
-// any; a set has one only while it is in transition.
+// compatThird is the feature bit of a set that has a third superblock near the
+// start of every device that has none at its end. A version that does not know it
+// leaves that copy behind, as an older one.
+const compatThird uint32 = 1
+
+// The feature bits that this version knows. An incompat bit a set has only while
+// it is in transition.
 const (
-	knownCompat   uint32 = 0
+	knownCompat          = compatThird
 	knownROCompat uint32 = 0
 	knownIncompat        = incompatTransition
 )
@@ -208,6 +213,18 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 		le.PutUint64(p[48:], r.StaleFrom.Sequence)
 	}
 	seal(b)
+}
+
+// encodeStart puts what a start changes into a superblock that is in b: all of it lies in
+// the first 512 bytes.
+func (sb *Superblock) encodeStart(b []byte) {
+	le.PutUint64(b[56:], sb.Generation)
+	le.PutUint64(b[64:], sb.Epoch)
+	le.PutUint64(b[72:], sb.PrevEpoch)
+	le.PutUint64(b[80:], sb.Session)
+	le.PutUint32(b[92:], sb.Started)
+	le.PutUint32(b[96:], sb.Compat)
+	seal(b[:PageSize])
 }
 
 // decodeSuperblock reads the first 4096 bytes of b. ErrNotFound: no superblock

@@ -386,12 +386,17 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 			return err
 		}
 	}
-	// A set can do without its second copy in the head, if that is a bad place.
-	_ = putCopies(devs, now, []sbStep{{0, SuperblockStride - now.Mark}})
+	// A set can do without its other copies in the head, if those are bad places.
+	var keep [][2]int64
+	for _, off := range now.inFront() {
+		keep = append(keep, [2]int64{off, off + PageSize})
+		if off != now.Mark {
+			_ = putCopies(devs, now, []sbStep{{0, off}})
+		}
+	}
 	// Whatever mark of the old disk is left in the head would be found there.
 	// What cannot be written cannot be read as what it was either, or holds
 	// what a reader of a bad sector gets.
-	keep := [][2]int64{{0, PageSize}, {SuperblockStride, SuperblockStride + PageSize}}
 	zero := o.chunk()
 	for off := int64(0); off < now.HeadBytes; off += int64(len(zero)) {
 		wipeAround(devs[0], zero, off, min(off+int64(len(zero)), now.HeadBytes), keep)
@@ -436,9 +441,14 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 	if err := putCopies(devs, now, now.outside()); err != nil {
 		return err
 	}
-	err = putCopies(devs, now, []sbStep{{0, SuperblockStride}})
-	if last := putCopies(devs, now, []sbStep{{0, 0}}); last != nil {
-		return errors.Join(err, last)
+	// Byte 0 last, and one bad place is no harm.
+	var errs []error
+	for _, off := range now.inFront() {
+		err = putCopies(devs, now, []sbStep{{0, off}})
+		errs = append(errs, err)
+	}
+	if err != nil {
+		return errors.Join(errs...)
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ const (
 	BugNoEpoch
 	BugSequenceReused
 	BugEarlyTakeover
+	BugNoReadBack
 	bugs
 )
 
@@ -70,10 +71,11 @@ const (
 	FocusMirror        // a mirror fails at some time, and copies of the metadata are damaged
 	FocusMirrors       // all mirrors fail for a while
 	FocusTurns         // the scenario "turns"
+	FocusLatent        // one superblock of the backing reads, and part of a mirror
 )
 
 func (f Focus) String() string {
-	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns"}[f]
+	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns", "one superblock reads"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -85,6 +87,11 @@ func (f Focus) apply(c *config) {
 		c.meta, c.probes = metaMirror, true
 	case FocusMirrors:
 		c.meta = metaAll
+	case FocusLatent:
+		// What makes a mirror miss a record would be a third thing to go wrong: its mark
+		// is the one thing that is written over the last superblock.
+		c.meta, c.oneSuperblock = metaReads, true
+		c.vanish, c.storms, c.rates = false, false, rates{}
 	}
 }
 
@@ -131,6 +138,7 @@ var bugTable = [bugs]bugInfo{
 	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
 	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
+	BugNoReadBack:       {"no-read-back", "a superblock counts once its write is answered, whether or not it reads", inDriver, FocusLatent},
 }
 
 func (b Bug) String() string { return bugTable[b].name }
@@ -301,6 +309,16 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 	inMirror := slices.IndexFunc(mirrors, func(m metadata.Region) bool {
 		return io.d.index == 0 && io.off >= m.Start && io.off < m.Start+m.Length
 	})
+	if (b == BugNoEpoch || b == BugStaleNotMarked || b == BugNoReadBack) && s.ofSuperblock(io) {
+		// What the committer wrote is what it reads.
+		p := place{io.d.index, io.off}
+		if io.kind == ioWrite {
+			sv.told[p] = slices.Clone(io.data)
+		} else if told := sv.told[p]; told != nil {
+			s.later(classJournal, func() { done(int32(copy(io.data, told))) })
+			return true
+		}
+	}
 	switch {
 	case io.kind != ioWrite:
 		return false
@@ -312,7 +330,7 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return true
 	case b == BugWritesOneMirror && inMirror == 1,
-		b == BugNoEpoch && !sv.opened && !s.inRegion(io):
+		b == BugNoEpoch && !sv.opened && s.ofSuperblock(io):
 		s.later(classJournal, func() { done(int32(io.n)) })
 		return true
 	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
@@ -416,12 +434,9 @@ func (s *sim) inSpare(d *diskIO) bool {
 	return false
 }
 
-// inRegion reports whether an operation is about any region: all else of the committer's
-// is superblocks.
-func (s *sim) inRegion(d *diskIO) bool {
-	return slices.ContainsFunc(s.plan.Superblock().Regions, func(r metadata.Region) bool {
-		return r.Device == d.d.index && d.off >= r.Start && d.off < r.Start+r.Length
-	})
+// ofSuperblock reports whether an operation of the committer is about a superblock.
+func (s *sim) ofSuperblock(d *diskIO) bool {
+	return slices.Contains(s.plan.SuperblockPlaces(d.d.index), d.off)
 }
 
 // inSlots reports whether an operation is about a checkpoint slot of a mirror.

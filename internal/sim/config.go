@@ -37,7 +37,9 @@ type config struct {
 
 	rearrange bool // queues and depth change between a stop or a power cut and the next start
 	maxQueues int
-	probes    bool // before starts, copies of the disks are damaged and exchanged
+	// All superblocks of the backing but one take writes and do not read.
+	oneSuperblock bool
+	probes        bool // before starts, copies of the disks are damaged and exchanged
 }
 
 // metaFaults says what is wrong with the metadata areas. Two mirrors never

@@ -101,7 +101,7 @@ func (s *sim) spoilMetadata() {
 	switch s.cfg.meta {
 	case metaWrites:
 		if s.chance(1, 2) {
-			s.disks[0].spoil(pick(s.rng, []int64{0, metadata.SuperblockStride}), sectorSize, &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 3, -1})})
+			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize, &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 3, -1})})
 		}
 		for _, m := range mirrors {
 			for range s.rng.IntN(12) {
@@ -111,8 +111,15 @@ func (s *sim) spoilMetadata() {
 		}
 	case metaReads:
 		m := pick(s.rng, mirrors)
-		if s.chance(1, 2) { // one copy of the superblock
-			s.disks[0].spoil(pick(s.rng, []int64{0, metadata.SuperblockStride}), sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
+		if s.cfg.oneSuperblock {
+			left := pick(s.rng, s.plan.SuperblockPlaces(0))
+			for _, off := range s.plan.SuperblockPlaces(0) {
+				if off != left {
+					s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
+				}
+			}
+		} else if s.chance(1, 2) { // one copy of the superblock
+			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
 		}
 		for range 1 + s.rng.IntN(20) {
 			off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)

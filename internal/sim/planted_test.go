@@ -152,3 +152,17 @@ Made by ` + "`make planted-table`" + `.
 		t.Fatal(err)
 	}
 }
+
+// TestOneSuperblockReads: runs in which all superblocks of the backing but one take writes and do
+// not read, as the bug no-read-back needs them, and without that bug.
+func TestOneSuperblockReads(t *testing.T) {
+	n := uint64(100)
+	if os.Getenv("UBLK_REMAP_FULL") != "" {
+		n = plantedSeeds
+	}
+	for seed := *flagStart; seed < *flagStart+n; seed++ {
+		if err := runFor(BugNoReadBack, seed, BugNone); err != nil {
+			t.Error(err)
+		}
+	}
+}

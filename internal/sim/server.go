@@ -44,6 +44,7 @@ type server struct {
 	written [remap.MaxDevices]bool
 	early   map[tagKey]*early
 	unseen  [][]metadata.Result
+	told    map[place][]byte // superblocks, as the committer wrote them
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
@@ -114,7 +115,7 @@ func (s *sim) boot() {
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
+		lastTripped: -1, lastFull: -1, lastHeal: -1, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
 	}
 	n := restored.Map.Counts()
 	sv.hadLost, sv.hadPending = n.Lost > 0, n.Pending > 0
