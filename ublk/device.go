@@ -106,7 +106,7 @@ func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := startRecovery(ctx, ctl, id); err != nil {
+	if err := startRecovery(ctx, ctl, info); err != nil {
 		return nil, err
 	}
 	// What is quiesced now can have been live before.
@@ -132,17 +132,22 @@ func servable(info DeviceInfo) error {
 	return nil
 }
 
-func startRecovery(ctx context.Context, ctl *Control, id int) error {
+func startRecovery(ctx context.Context, ctl *Control, info DeviceInfo) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
 		defer cancel()
 	}
+	if !noticesClose {
+		if err := fetchMissing(ctx, info); err != nil {
+			return err
+		}
+	}
 	tick := time.NewTicker(recoverPoll)
 	defer tick.Stop()
 	var busy error
 	for {
-		err := ctl.StartRecovery(ctx, id)
+		err := ctl.StartRecovery(ctx, info.ID)
 		switch {
 		case errors.Is(err, ErrBusy):
 			busy = err
