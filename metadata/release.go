@@ -442,7 +442,7 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	}
 	// Those outside first: once the head changes they are what is left. A
 	// spare device may be ahead; the backing's decide.
-	if err := putCopies(v.devs, now, now.outside()); err != nil {
+	if _, err := putOutside(v.devs, now); err != nil {
 		return err
 	}
 	front := slices.DeleteFunc(now.inFront(), func(off int64) bool { return off == now.Mark })

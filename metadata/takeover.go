@@ -40,6 +40,7 @@ func (o *MoveOptions) chunk() []byte {
 type Taken struct {
 	Lost   uint64 // blocks of the head that could not be read: they have no copy now, as before
 	Mapped uint64 // blocks of the head whose place in the displaced head is bad: they are in the spare region
+	Bad    []BadPlace
 }
 
 const (
@@ -59,8 +60,15 @@ const (
 // A cut before that page leaves the old disk, a later one a set that
 // ResumeTakeOver finishes; either can be given back by Release.
 //
+// A bad place for the metadata is gone around as in CreateAround, also in the
+// head, and told in Taken. What must be there, so that a cut can be recovered from,
+// is a mirror outside of the head and, on each device, two copies of the superblock
+// there, or the only one; if it is not, nothing is changed.
+//
 // Errors: ErrInvalidEntry if more blocks are bad than a table holds, ErrGeometry,
-// ErrStuck if the bad blocks of the displaced head find no spare unit, and those of the devices.
+// ErrStuck if the bad blocks of the displaced head find no spare unit, those of the
+// devices, and ErrBadPlaces if no mirror can be written on the backing: Release
+// gives that back.
 func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	var taken Taken
 	sb := &plan.sb
@@ -113,7 +121,12 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		if now.inHead(r) {
 			continue
 		}
-		if err := placeFirst(devs[m.device], plan, now, r, &m, t); err != nil {
+		start := r.Start
+		why, err := placeFirst(now, r, m, func(m *mirrorAt) error { return writeFirst(devs[m.device], plan, m, t) })
+		if why != nil {
+			taken.Bad = append(taken.Bad, badMirror(m.device, start, r, why, err))
+		}
+		if err != nil {
 			return taken, fmt.Errorf("writing the mirror at %d of device %d: %w; nothing was changed that counts", r.Start, m.device, err)
 		}
 	}
@@ -121,7 +134,9 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		return taken, err
 	}
 	// From here on an interrupted takeover is recognized.
-	if err := putCopies(devs, now, now.outside()); err != nil {
+	bad, err := putOutside(devs, now)
+	taken.Bad = append(taken.Bad, bad...)
+	if err != nil {
 		return taken, err
 	}
 	// The step from the old disk to the new set: one page. If it tears, the
@@ -131,25 +146,39 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	if err := putCopies(devs, now, []sbStep{{0, o.Mark}}); err != nil {
 		return taken, err
 	}
-	return taken, finishTakeOver(devs, now, o)
+	bad, err = finishTakeOver(devs, now, o)
+	taken.Bad = append(taken.Bad, bad...)
+	return taken, err
 }
 
-// placeFirst writes the first checkpoint of a mirror outside of the head where it
-// was planned, or else where there is room for it; the superblock then says so.
-func placeFirst(d Device, plan *Layout, sb *Superblock, r *Region, m *mirrorAt, t *Table) error {
-	err := writeFirst(d, plan, m, t)
-	if err == nil {
-		return nil
+// placeFirst writes the first checkpoint of a mirror, by write, where it was
+// planned, or else where there is room for it; r says then where that is. why is
+// what was wrong with the planned place, nil if nothing was; err is nil if there
+// is another one.
+func placeFirst(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why, err error) {
+	if why = write(&m); why == nil || errors.Is(why, ErrDamaged) {
+		return why, why
 	}
+	err = why
 	for _, start := range sb.placesFor(r, m.device) {
 		m.start = start
-		if writeFirst(d, plan, m, t) == nil {
+		if err = write(&m); err == nil {
 			r.Start = start
 			r.Generation++
-			return nil
+			return why, nil
 		}
 	}
-	return err
+	return why, err
+}
+
+// badMirror tells of a mirror that could not be written where it was planned. r is
+// where it is instead, if err is nil.
+func badMirror(device uint8, planned int64, r *Region, why, err error) BadPlace {
+	p := BadPlace{Device: int(device), Offset: planned, What: "a mirror of the metadata", Err: why}
+	if err == nil {
+		p.Moved = r.Start
+	}
+	return p
 }
 
 // inHead reports whether a region lies in the head.
@@ -181,6 +210,29 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	return nil
 }
 
+// putOutside writes the superblocks outside of the head, which say how far a move
+// has come. A bad place among them is gone around, as long as two on each device
+// are good, or the only one: a cut may leave the one that is being written
+// unreadable. What a bad one holds is of an older generation, or nothing.
+func putOutside(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
+	good, want, last := map[uint8]int{}, map[uint8]int{}, map[uint8]error{}
+	for _, c := range sb.outside() {
+		want[c.device] = min(want[c.device]+1, minCopies)
+		if err := putCopies(devs, sb, []sbStep{c}); err != nil {
+			last[c.device] = err
+			bad = append(bad, BadPlace{Device: int(c.device), Offset: c.offset, What: "a superblock", Err: err})
+			continue
+		}
+		good[c.device]++
+	}
+	for device, err := range last {
+		if good[device] < want[device] {
+			return bad, err
+		}
+	}
+	return bad, nil
+}
+
 // holds reports whether a superblock of the backing is at off, in this very
 // generation; b is room for it.
 func holds(d Device, b []byte, sb *Superblock, off int64) bool {
@@ -194,13 +246,16 @@ func holds(d Device, b []byte, sb *Superblock, off int64) bool {
 // clearOutside wipes the superblocks of whatever set the devices carried, but
 // nothing in the head, which is data.
 func clearOutside(devs []Device, plan *Layout) error {
-	zero := AlignedBytes(PageSize)
+	zero, page := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for i, d := range devs {
 		for _, c := range readSuperblocks(d) {
 			if i == 0 && c.offset < plan.sb.ExportedBytes || errors.Is(c.err, ErrNotFound) {
 				continue
 			}
 			if _, err := d.WriteAt(zero, c.offset); err != nil {
+				if _, readErr := d.ReadAt(page, c.offset); readErr != nil || le.Uint64(page) != magicSuperblock {
+					continue // a bad place, in which nothing is found
+				}
 				return fmt.Errorf("clearing the superblock of device %d at %d: %w", i, c.offset, err)
 			}
 		}
@@ -366,24 +421,24 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 
 // finishTakeOver writes what the set has in its head, from what it has outside
 // of it. sb is the newest superblock, TransitionTaken. All of it can be done
-// again, from any point.
-func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
+// again, from any point. The places that it went around are returned.
+func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlace, _ error) {
 	l, err := newLayout(sb)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	now := sb.clone()
 	// If the page at the mark were lost now, what is outside would take the
 	// head for untouched: before it is touched, every copy says better. The
 	// page itself stays as it is, for on a spare device's word alone nothing
 	// in the head is changed.
-	if err := putCopies(devs, now, now.outside()); err != nil {
-		return err
+	if _, err := putOutside(devs, now); err != nil {
+		return nil, err
 	}
 	page := AlignedBytes(PageSize)
 	if !holds(devs[0], page, now, now.Mark) {
 		if err := putCopies(devs, now, []sbStep{{0, now.Mark}}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	// A set can do without its other copies in the head, if those are bad places.
@@ -415,42 +470,58 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 		}
 	}
 	if from == nil {
-		return fmt.Errorf("%w: no mirror outside of the head can be read", ErrDamaged)
+		return nil, fmt.Errorf("%w: no mirror outside of the head can be read", ErrDamaged)
 	}
+	whole := 0
+	var last error
 	for i := range mirrors {
 		m := &mirrors[i]
 		r := &now.Regions[m.region]
-		if !now.inHead(r) {
-			continue
+		if now.inHead(r) {
+			// Where it is in the end only the superblocks of the last step say:
+			// until then it is stale for whoever reads those that are there, and
+			// a second run tries all places anew.
+			start := r.Start
+			why, err := placeFirst(now, r, *m, func(m *mirrorAt) error { return copyFirst(devs, now.UUID, from, m, header) })
+			if errors.Is(why, ErrDamaged) || errors.Is(err, ErrDamaged) {
+				return bad, errors.Join(why, err)
+			}
+			if why != nil {
+				bad, last = append(bad, badMirror(m.device, start, r, why, err)), why
+			}
+			// Without any good place it stays stale: the set is degraded.
+			r.Stale = err != nil
 		}
-		// A mirror that lies in a bad place stays stale: the next start brings
-		// it back, or says that the set is degraded.
-		switch err := copyFirst(devs, now.UUID, from, m, header); {
-		case err == nil:
-			r.Stale = false
-		case errors.Is(err, ErrDamaged):
-			return err
+		if m.device == 0 && !r.Stale {
+			whole++
 		}
 	}
+	if whole == 0 {
+		return bad, fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w", ErrBadPlaces, last)
+	}
 	if err := devs[0].Sync(); err != nil {
-		return err
+		return bad, err
 	}
 	now.Generation++
 	now.Incompat &^= incompatTransition
 	now.Transition, now.Mark = TransitionNone, 0
-	if err := putCopies(devs, now, now.outside()); err != nil {
-		return err
+	wrong, err := putOutside(devs, now)
+	if err != nil {
+		return bad, err
 	}
-	// Byte 0 last, and one bad place is no harm.
+	bad = append(bad, wrong...)
+	// Byte 0 last, and a bad place before it is no harm.
 	var errs []error
 	for _, off := range now.inFront() {
-		err = putCopies(devs, now, []sbStep{{0, off}})
-		errs = append(errs, err)
+		if err = putCopies(devs, now, []sbStep{{0, off}}); err != nil {
+			bad = append(bad, BadPlace{Offset: off, What: "a superblock", Err: err})
+			errs = append(errs, err)
+		}
 	}
 	if err != nil {
-		return errors.Join(errs...)
+		return bad, errors.Join(errs...)
 	}
-	return nil
+	return bad, nil
 }
 
 // firstHeader returns the page of a mirror's first checkpoint's header, nil if
@@ -466,8 +537,8 @@ func firstHeader(devs []Device, set uuid.UUID, m *mirrorAt) []byte {
 	return b
 }
 
-// copyFirst writes the first checkpoint of one mirror to another. ErrDamaged:
-// the source cannot be read.
+// copyFirst writes the first checkpoint of one mirror to another, and reads it
+// back. ErrDamaged: the source cannot be read.
 func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) error {
 	h, _ := decodeHeader(header, &set)
 	b := AlignedBytes(PageSize)
@@ -486,8 +557,17 @@ func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) 
 		return err
 	}
 	copy(b, header)
-	_, err := devs[to.device].WriteAt(b, to.headerOffset(0))
-	return err
+	if _, err := devs[to.device].WriteAt(b, to.headerOffset(0)); err != nil {
+		return err
+	}
+	clear(b)
+	if _, err := devs[to.device].WriteAt(b, to.headerOffset(1)); err != nil {
+		return err
+	}
+	if err := devs[to.device].Sync(); err != nil {
+		return err
+	}
+	return readFirst(devs[to.device], &set, to, &h, b)
 }
 
 // wipeAround zeroes [from, to) but for the ranges of keep; around what cannot
@@ -523,7 +603,8 @@ func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 	if sb.Transition != TransitionTaken {
 		return fmt.Errorf("%w: nothing to finish: %s", ErrUnfinished, sb.Transition)
 	}
-	return finishTakeOver(devs, sb, o)
+	_, err := finishTakeOver(devs, sb, o)
+	return err
 }
 
 // UndoTakeOver forgets a takeover that was interrupted before its copy of the

@@ -400,9 +400,9 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 			s.t.Fatalf("%s: load of %s: %v", what, sb.Transition, err)
 		}
 	}
-	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 {
-		// The page that decides is lost as well: what is in the tail must know
-		// how far it went.
+	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 && hasSuperblock(disks[0], tailSuperblock(disks[0].size)) {
+		// The page that decides is lost as well: what is in the tail, unless it is
+		// that which the cut has torn, must know how far it went.
 		lost := cloneDisks(disks)
 		for k := range int64(PageSize / sector) {
 			lost[0].torn[sb.Mark/sector+k] = true
@@ -425,6 +425,11 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 			}
 		}
 	}
+}
+
+// hasSuperblock reports whether a whole superblock is at off.
+func hasSuperblock(d Device, off int64) bool {
+	return slices.ContainsFunc(readSuperblocks(d), func(c sbCopy) bool { return c.offset == off && c.sb != nil })
 }
 
 // cutEvery drives disks to a goal, and cuts the power before and during every

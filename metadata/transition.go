@@ -275,6 +275,9 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 			continue
 		}
 		if err := writePage(devs[c.device], zero, b, c.offset); err != nil {
+			if _, readErr := devs[c.device].ReadAt(b, c.offset); readErr != nil {
+				continue // the place is bad: nothing finds anything there
+			}
 			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
 		}
 	}

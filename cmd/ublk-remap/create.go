@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -152,17 +153,26 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		mdevs[i] = d
 	}
 	around, err := metadata.CreateAround(mdevs, plan, bad.Entries)
-	for _, p := range around {
-		text := devs[p.Device].Path() + ": " + p.String()
-		out.BadPlaces = append(out.BadPlaces, text)
-		if err == nil {
-			a.log.Warn().Msg(text)
-		}
-	}
+	a.tellBadPlaces(devs, around, &out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return a.printCreated(out)
+}
+
+// tellBadPlaces notes the places that the metadata went around, each once, and
+// warns of them unless an error is going to tell.
+func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, out *created, warn bool) {
+	for _, p := range bad {
+		text := devs[p.Device].Path() + ": " + p.String()
+		if slices.Contains(out.BadPlaces, text) {
+			continue
+		}
+		out.BadPlaces = append(out.BadPlaces, text)
+		if warn {
+			a.log.Warn().Msg(text)
+		}
+	}
 }
 
 // describe is what is printed about a plan.

@@ -73,6 +73,7 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 		zeroEnds(devs[1], metadata.AlignedBytes(1<<20))
 	}
 	taken, err := metadata.TakeOver(asMetadata(devs), plan, opts)
+	a.tellBadPlaces(devs, taken.Bad, &out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w; run it again, or undo it with: ublk-remap release", backing.Path(), err)
 	}
