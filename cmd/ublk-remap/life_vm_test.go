@@ -195,10 +195,12 @@ func TestDeadServerIsReplaced(t *testing.T) {
 		time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
 		before := statusJSON(t, dev)
 		kill(t, dev)
-		for r := want(t, 0, "status", dev, "--json"); strings.Contains(r.out, `"live"`); r = want(t, 0, "status", dev, "--json") {
+		// While it dies it neither answers nor lets its name go.
+		st := statusJSON(t, "life")
+		for deadline := time.Now().Add(3 * time.Minute); st.State != control.StateFailed && time.Now().Before(deadline); st = statusJSON(t, "life") {
 			time.Sleep(10 * time.Millisecond)
 		}
-		if st := statusJSON(t, "life"); st.State != control.StateFailed || st.ServerPID != 0 {
+		if st.State != control.StateFailed || st.ServerPID != 0 {
 			t.Errorf("without a server: %+v", st)
 		}
 		if r := want(t, 0, "doctor"); !strings.Contains(r.out, "life") {
@@ -256,12 +258,14 @@ func TestStopOfADeadServer(t *testing.T) {
 	dev := startDevice(t, disk)
 	// Without a device fio would make a file of its name.
 	writers := exec.Command("fio", "--name=w", "--filename="+dev, "--allow_file_create=0", "--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=32", "--size=32M",
-		"--time_based", "--runtime=300")
+		"--time_based", "--runtime=3600")
 	if err := writers.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for statusJSON(t, dev).IO.Writes < 100 {
-		time.Sleep(10 * time.Millisecond)
+	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t, dev).IO.Writes < 100; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("fio does not write")
+		}
 	}
 	kill(t, dev)
 	want(t, 0, "stop", "life")

@@ -257,7 +257,7 @@ func testErrnos(t *testing.T, v victim, cases []errnoCase) {
 	rig.Guard(t, 6*time.Minute)
 	s := rig.Create(t, v.disk(), "", "--spare", "1MiB")
 	lay := rig.LayoutOf(t, v.disk())
-	s.Start(t, "--queues", "1", "--resource-time", "60s")
+	s.Start(t, "--queues", "1", "--resource-time", "10m")
 	l := newLedger(t, s.Dev, dataSize)
 	for i, c := range cases {
 		if !c.always && !vmtest.Full() {

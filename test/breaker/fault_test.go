@@ -630,11 +630,19 @@ func storm(t testing.TB, l *ledger, requests int, pause time.Duration) {
 		}()
 	}
 	go func() { wg.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(rig.Limit):
-		rig.DumpTasks("I/O to a faulty disk has not ended")
-		t.Fatal("I/O to a faulty disk has not ended")
+	// All of it may take its time; none that ends for a while is a hang.
+	for last := -1; ; {
+		select {
+		case <-done:
+			return
+		case <-time.After(rig.Limit):
+		}
+		now := l.requests()
+		if now == last {
+			rig.DumpTasks("I/O to a faulty disk has not ended")
+			t.Fatal("I/O to a faulty disk has not ended")
+		}
+		last = now
 	}
 }
 

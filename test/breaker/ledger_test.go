@@ -137,6 +137,13 @@ func (l *ledger) verify(t testing.TB) (unreadable int64) {
 	return unreadable
 }
 
+// requests is how many requests have ended.
+func (l *ledger) requests() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done
+}
+
 // failures is how many requests were refused, and as what.
 func (l *ledger) failures() (int, string) {
 	l.mu.Lock()

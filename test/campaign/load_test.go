@@ -83,7 +83,7 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	rng := source(all[0])
 	d := newDisk(t, rng, diskMiB)
 	v := &victim{Set: rig.Create(t, d.path, "", "--spare", "8MiB"), disk: d, layout: rig.LayoutOf(t, d.path), group: group}
-	v.flags = []string{"--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth", fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
+	v.flags = []string{rig.Unhurried, "--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth", fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
 	if rng.IntN(2) == 0 {
 		v.flags = append(v.flags, "--zero-copy", "off")
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
 )
 
 // Exit codes of the program, DESIGN.md section 5.
@@ -104,7 +105,12 @@ func (s *set) start(t testing.TB, args ...string) {
 	if args != nil {
 		s.args = args
 	}
-	s.startAs(t, remap(t, append([]string{"start", s.disk.path}, s.args...)...))
+	s.startAs(t, remap(t, s.startLine()...))
+}
+
+// startLine is what start is run with. Flags of the test itself come last, and win.
+func (s *set) startLine() []string {
+	return append([]string{"start", s.disk.path, rig.Unhurried}, s.args...)
 }
 
 func (s *set) startAs(t testing.TB, r result) {

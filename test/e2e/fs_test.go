@@ -46,7 +46,7 @@ func mount(t testing.TB, fs string, s *set) string {
 		}
 		if s.pid.Load() == 0 {
 			// Without a server it would hang.
-			_ = remap(t, append([]string{"start", s.disk.path}, s.args...)...)
+			_ = remap(t, s.startLine()...)
 		}
 		umount(t, dir)
 	})

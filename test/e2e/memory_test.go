@@ -341,8 +341,8 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	d.setBad(t, bad)
 	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
 	hog := startHog(t, lock, 0, 0, 0)
-	for n := 0; kibOf(t, "/proc/meminfo", "MemAvailable")>>10 > availableMiB+40; n++ {
-		if hog.ended() || n > 600 {
+	for deadline := time.Now().Add(limit); kibOf(t, "/proc/meminfo", "MemAvailable")>>10 > availableMiB+40; {
+		if hog.ended() || time.Now().After(deadline) {
 			t.Fatalf("memory does not get scarce\n%s", hog.result())
 		}
 		time.Sleep(50 * time.Millisecond)

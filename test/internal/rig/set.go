@@ -26,6 +26,12 @@ type Set struct {
 
 var sets atomic.Int64
 
+// Unhurried is a flag of start. Past --isolate-time, two seconds by default, a
+// server does not look for the bad blocks of a request one by one any more, and past
+// eight times that it gives a read up: on a machine that stops for a moment good
+// blocks count as bad, or fail.
+const Unhurried = "--isolate-time=10m"
+
 // Create writes metadata on a disk, with the spare region on the device spare if
 // it is not empty.
 func Create(t testing.TB, path, spare string, args ...string) *Set {
@@ -55,7 +61,7 @@ func (s *Set) Start(t testing.TB, args ...string) {
 	if args != nil {
 		s.args = args
 	}
-	all := append([]string{"start", s.Path}, s.spareFlags()...)
+	all := append([]string{"start", s.Path, Unhurried}, s.spareFlags()...)
 	r := Remap(t, append(all, s.args...)...)
 	if r.Code != 0 {
 		t.Fatalf("start: want exit code 0\n%s%s", r, ServerLogs(s.Name))
