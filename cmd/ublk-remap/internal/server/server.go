@@ -139,7 +139,7 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 		return nil, err
 	}
 	if s.owner == nil {
-		s.owner, err = control.Own(s.name)
+		s.owner, err = s.own(ctx)
 	}
 	if errors.Is(err, control.ErrOwned) {
 		if r, readErr := control.ReadRecord(s.name); readErr == nil {

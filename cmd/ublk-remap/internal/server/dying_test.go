@@ -1,0 +1,97 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"ublkremap/internal/control"
+)
+
+// TestDying: a process that lives does not die; one that was killed does from the
+// moment on that it was, also while nobody has waited for it, and when it is gone.
+func TestDying(t *testing.T) {
+	if dying(os.Getpid()) {
+		t.Error("this process dies")
+	}
+	for range 20 {
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := cmd.Process.Pid
+		if dying(pid) {
+			t.Error("a process dies that was just started")
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		// Between the signal and the flag it may look alive for an instant.
+		for deadline := time.Now().Add(time.Minute); !dying(pid); {
+			if time.Now().After(deadline) {
+				t.Fatal("it was killed and does not die")
+			}
+		}
+		_ = cmd.Wait()
+		if !dying(pid) {
+			t.Error("it is gone and does not die")
+		}
+	}
+}
+
+// TestOwnWaitsForTheDying: the name of a server that lives is refused at once, and
+// that of one that dies is waited for.
+func TestOwnWaitsForTheDying(t *testing.T) {
+	t.Setenv(control.DirEnv, filepath.Join(t.TempDir(), "run"))
+	if err := control.MakeDir(); err != nil {
+		t.Fatal(err)
+	}
+	// It stands for the process of the server, whose lock this test has.
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	r := &control.Record{Name: "disk", UUID: "u", Device: "/dev/ublkb0", PID: cmd.Process.Pid}
+	if err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	other, err := control.Own("disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{name: "disk"}
+	if _, err := s.own(context.Background()); !errors.Is(err, control.ErrOwned) {
+		t.Fatalf("the name of a server that lives: %v", err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for !dying(cmd.Process.Pid) {
+		time.Sleep(time.Millisecond)
+	}
+	got := make(chan error, 1)
+	go func() {
+		owner, err := s.own(context.Background())
+		if err == nil {
+			err = owner.Release()
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("two have the name, or it was not waited for: %v", err)
+	case <-time.After(5 * ownPoll):
+	}
+	if err := other.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("the name of a server that has died: %v", err)
+	}
+}
