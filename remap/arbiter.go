@@ -1,6 +1,7 @@
 package remap
 
 import (
+	"fmt"
 	"slices"
 
 	"ublkremap/metadata"
@@ -16,6 +17,8 @@ type ArbiterConfig struct {
 	// MaxPending is how many pending blocks the table may have, so that the
 	// entries of all spare units fit beside them; 0: no limit.
 	MaxPending uint64
+	// Names is what the devices are called in reasons; nil: nothing.
+	Names []string
 }
 
 // claimState says what a request's claim waits for.
@@ -27,6 +30,7 @@ const (
 	claimHeld                  // spare units are granted, the engine writes to them
 	claimCommitting            // the change is with the journal
 	claimReporting             // a pending mark is with the journal
+	claimRetest                // no spare unit is free: for its pending blocks to be read again
 )
 
 // claim is what the Arbiter knows of one request that heals: at most one span
@@ -37,6 +41,7 @@ type claim struct {
 	spare uint32  // first spare unit granted, for claimHeld and later
 	count uint32
 	time  uint32 // of the commit, seconds since 1970
+	since int64  // of claimRetest: monotonic ns
 }
 
 // spareOf returns the spare unit that the claim gives a unit.
@@ -127,8 +132,13 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 
 // Receive takes a message from an engine.
 func (a *Arbiter) Receive(m *Message) {
-	if m.Kind == MsgGraceDone {
+	switch m.Kind {
+	case MsgGraceDone:
 		a.grace.done(a, m.Generation)
+		a.advance()
+		return
+	case MsgDoubt:
+		a.look(m.Device)
 		a.advance()
 		return
 	}
@@ -142,7 +152,8 @@ func (a *Arbiter) Receive(m *Message) {
 		c.msg.Tried, c.msg.Tries = m.Tried, m.Tries
 		a.letGo(c)
 		if m.Kind == MsgGiveUp {
-			a.trip("every spare unit that was tried failed")
+			device, _ := a.geo.SpareOffset(m.Spare)
+			a.tripFor(device, "every spare unit that was tried failed")
 		}
 	case MsgCommit:
 		c.msg = *m
@@ -225,6 +236,10 @@ func (a *Arbiter) reserve(c *claim) {
 	}
 	if !ok {
 		a.spareAlert()
+		if first.Pending&m.First == m.First {
+			c.state, c.since = claimRetest, a.drv.Now()
+			return
+		}
 		a.refuse(c, MsgRefused)
 		return
 	}
@@ -629,7 +644,7 @@ func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 			}
 		}
 	}
-	a.trip("no metadata mirror on the backing disk takes a commit")
+	a.tripFor(0, "no metadata mirror on the backing disk takes a commit")
 }
 
 // remember notes what is durable about blocks before the Map calls them lost:
@@ -690,7 +705,7 @@ func (a *Arbiter) trip(reason string) {
 	a.reason = reason
 	a.shared.tripped.Store(true)
 	for i := range a.claims {
-		if c := &a.claims[i]; c.state == claimWaiting {
+		if c := &a.claims[i]; c.state == claimWaiting || c.state == claimRetest {
 			a.refuse(c, MsgRefused)
 		}
 	}
@@ -705,6 +720,10 @@ func (a *Arbiter) Resume() error {
 		return ErrNotTripped
 	case a.resuming || len(a.commits) > 0:
 		return ErrBusy
+	}
+	if why := a.missing(); why != "" {
+		a.reason = why
+		return fmt.Errorf("%w: %s", ErrGone, why)
 	}
 	ticket, err := a.journal.Resume(a.unknown)
 	if err != nil {
@@ -743,6 +762,7 @@ func (a *Arbiter) resumed(durable bool) {
 	}
 	a.bucket.tokens, a.bucket.last = a.bucket.burst, a.drv.Now()
 	a.reason = ""
+	a.shared.doubted.Store(0)
 	a.shared.tripped.Store(false)
 	a.drv.Alert(AlertResumed)
 }

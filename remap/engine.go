@@ -448,6 +448,10 @@ func (e *Engine) count(o *op, res int32, class Class) {
 	case o.io.Op == OpDiscard && res == -int32(syscall.EOPNOTSUPP):
 	case class != ClassMedium:
 		e.own.TransportErrors++
+		if e.shared.doubt(o.io.Device) {
+			e.out = Message{Kind: MsgDoubt, Queue: e.cfg.Queue, Device: o.io.Device}
+			e.drv.Send(&e.out)
+		}
 	case o.io.Op == OpFlush:
 		e.own.FlushErrors++
 	case o.io.Op == OpRead:

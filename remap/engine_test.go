@@ -29,6 +29,7 @@ type rig struct {
 	unknown bool // commits end with an unknown outcome
 	clock   int64
 	alerts  []Alert
+	gone    map[uint8]string
 }
 
 func (r *rig) Issue(io *IO)                 { r.ios = append(r.ios, *io) }
@@ -36,6 +37,7 @@ func (r *rig) Finish(tag uint16, res int32) { r.results[tag] = res }
 func (r *rig) Now() int64                   { return r.clock }
 func (r *rig) WallClock() uint32            { return 1 }
 func (r *rig) Moved(m MoveResult)           { r.ended = append(r.ended, m) }
+func (r *rig) Missing(d uint8) string       { return r.gone[d] }
 func (r *rig) Alert(a Alert)                { r.alerts = append(r.alerts, a) }
 func (r *rig) Transfer(t *Transfer)         { r.moves = append(r.moves, *t) }
 func (r *rig) Commit(e []metadata.Entry) (Ticket, error) {

@@ -75,6 +75,9 @@ const (
 	MsgPending
 	// MsgGraceDone answers MsgGrace.
 	MsgGraceDone
+	// MsgDoubt says that a device failed in a way that one that is gone does. One is
+	// under way for each device. No answer.
+	MsgDoubt
 
 	// From the Arbiter to an Engine.
 
@@ -112,6 +115,7 @@ type Message struct {
 	Count      uint32 // units
 	Spare      uint32 // first spare unit granted; MsgPending: the spare unit that failed if Mapped
 	Mapped     bool   // MsgPending: the blocks live in Spare, not at home
+	Device     uint8  // MsgDoubt: the device; 0 is the backing disk
 	Generation uint64 // of MsgGrace and MsgGraceDone
 	Tried      [MaxTries]uint32
 }

@@ -49,6 +49,10 @@ type ArbiterDriver interface {
 	Moved(r MoveResult)
 	// Alert tells of something that an operator should know.
 	Alert(a Alert)
+	// Missing says why a device is not there any more, or has become smaller than what
+	// is served of it, such as "/dev/sdb is gone: …"; empty if nothing is known
+	// against it. It does no I/O.
+	Missing(device uint8) string
 }
 
 // Alert is something that an operator should know.
@@ -75,6 +79,8 @@ var (
 	ErrRange = errors.New("no such block")
 	// ErrSpareFull is told as a Move's end when no spare unit is free.
 	ErrSpareFull = errors.New("no spare unit is free")
+	// ErrGone is returned by Resume while a device is not there.
+	ErrGone = errors.New("nothing can be resumed")
 	// ErrNotTripped is returned by Resume when the breaker is closed.
 	ErrNotTripped = errors.New("the breaker is not open")
 )

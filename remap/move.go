@@ -13,14 +13,17 @@ type Move struct {
 	Block   uint64
 	Count   uint64 // blocks
 	ToSpare bool
-	Cause   metadata.Cause
+	// Retest: nothing is moved. Pending blocks that read well again, several times, are
+	// no longer pending.
+	Retest bool
+	Cause  metadata.Cause
 }
 
 // MoveResult is how a Move ended.
 type MoveResult struct {
 	ID      uint64
-	Moved   uint64 // blocks
-	Skipped uint64 // blocks that were there already, or that are lost
+	Moved   uint64 // blocks; of a retest those that are no longer pending
+	Skipped uint64 // blocks that were there already, or that are lost, or of a retest not pending
 	Failed  uint64 // blocks that could not be read, or not be written where they should go; they stay where they are
 	Err     error  // why it ended early: ErrTripped, ErrSpareFull; else nil
 }
@@ -53,6 +56,7 @@ type moving struct {
 	bad   uint8  // blocks that could not be read: they become pending
 	spare uint32 // where they go, or come from
 	taken bool   // spare was found for this move
+	home  bool   // of a retest: the blocks are at home
 }
 
 // failedSpare is a spare unit that could not be written.
@@ -87,6 +91,13 @@ type mover struct {
 
 	entries []metadata.Entry
 	time    uint32
+
+	reads int // of a retest: how often the run was read well
+	// A claim's retest comes between two batches of a Move.
+	claim    int // for which it is; -1: none
+	aside    Move
+	asideRes MoveResult
+	back     moveStep
 }
 
 func (v *mover) init(cfg ArbiterConfig) {
@@ -95,6 +106,7 @@ func (v *mover) init(cfg ArbiterConfig) {
 	v.entries = make([]metadata.Entry, 0, (2+moveTries)*moveBatch)
 	v.data = cfg.Buffer[:metadata.UnitSize]
 	v.copy = cfg.Buffer[metadata.UnitSize : 2*metadata.UnitSize]
+	v.claim = -1
 }
 
 // Move asks for blocks to be moved. Its end is told by ArbiterDriver.Moved.
@@ -121,6 +133,9 @@ func (v *mover) advance(a *Arbiter) {
 	for {
 		switch v.step {
 		case moveIdle:
+			if v.nextRetest(a) {
+				continue
+			}
 			if len(v.queue) == 0 {
 				if len(a.grace.limbo) > 0 && a.grace.waiting == 0 {
 					a.grace.begin(a)
@@ -133,6 +148,9 @@ func (v *mover) advance(a *Arbiter) {
 			v.at = v.now.Block
 			v.step = moveNext
 		case moveNext:
+			if v.nextRetest(a) {
+				continue
+			}
 			v.nextBatch(a)
 		case moveClaims:
 			if a.grace.waiting > 0 {
@@ -178,6 +196,11 @@ func (v *mover) nextBatch(a *Arbiter) {
 		v.units[i] = moving{mask: uint8(1<<(hi-unit*per)-1) &^ uint8(1<<(lo-unit*per)-1)}
 	}
 	v.at = min(end, (v.first+uint64(v.n))*per)
+	v.busy(a)
+}
+
+// busy begins a batch.
+func (v *mover) busy(a *Arbiter) {
 	a.m.SetBusy(v.first, uint64(v.n), true)
 	v.step = moveClaims
 }
@@ -200,7 +223,9 @@ func (v *mover) beginUnit(a *Arbiter) {
 		}
 		info := a.m.Unit(v.first + uint64(v.i))
 		asked := u.mask
-		if v.now.ToSpare {
+		if v.now.Retest {
+			u.pickPending(&info)
+		} else if v.now.ToSpare {
 			u.mask &^= info.Mapped() | info.Lost
 		} else {
 			// The blocks of one place at a time; more than one is rare.
@@ -269,7 +294,7 @@ func (v *mover) nextRun(a *Arbiter) bool {
 		v.to++
 	}
 	v.reading, v.verifying = true, false
-	v.start(a, OpRead, v.now.ToSpare, v.data)
+	v.start(a, OpRead, v.now.ToSpare || u.home, v.data)
 	return true
 }
 
@@ -302,7 +327,11 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 	if v.step != moveCopy || id != v.transfer {
 		return
 	}
-	v.transferred(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
+	end := v.transferred
+	if v.now.Retest {
+		end = v.retested
+	}
+	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
 	a.advance()
 }
 
@@ -386,7 +415,7 @@ func (v *mover) buildEntries(a *Arbiter) {
 		unit := v.first + uint64(i)
 		if u.mask != 0 {
 			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.mask, State: metadata.StateHome, Cause: v.now.Cause, Time: v.time}
-			if v.now.ToSpare {
+			if v.now.ToSpare || v.now.Retest && !u.home {
 				e.State, e.Spare = metadata.StateMapped, u.spare
 			}
 			v.add(e)
@@ -469,4 +498,7 @@ func (v *mover) release(a *Arbiter) {
 	}
 	v.step = moveNext
 	a.ended = true
+	if v.claim >= 0 {
+		v.endRetest(a)
+	}
 }

@@ -11,6 +11,9 @@ type Shared struct {
 	geo     Geometry
 	m       *Map
 	tripped atomic.Bool
+	// doubted has a bit for each device that an engine doubts and the arbiter has not
+	// looked at, or has found gone.
+	doubted atomic.Uint32
 	// written counts writes that were acknowledged from a spare device
 	// without FUA; flushed is the count that the last good flush covered. The
 	// backing disk is flushed always and is not counted: the count would be
@@ -39,6 +42,13 @@ func (s *Shared) Map() *Map { return s.m }
 
 // Tripped reports whether the breaker is open: nothing is remapped.
 func (s *Shared) Tripped() bool { return s.tripped.Load() }
+
+// doubt reports whether this is the first doubt of a device since it was last
+// looked at: then the arbiter is to be told.
+func (s *Shared) doubt(device uint8) bool {
+	bit := uint32(1) << device
+	return s.doubted.Load()&bit == 0 && s.doubted.Or(bit)&bit == 0
+}
 
 // dirty reports whether a device may hold acknowledged writes that no flush
 // covered, and the count to be covered.

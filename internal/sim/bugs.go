@@ -52,6 +52,7 @@ const (
 	BugSequenceReused
 	BugEarlyTakeover
 	BugNoReadBack
+	BugRetestUnread
 	bugs
 )
 
@@ -137,6 +138,7 @@ var bugTable = [bugs]bugInfo{
 	BugStaleSpare:       {"stale-spare", "a load ignores the epoch of the spare device", inDisks, FocusNone},
 	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
 	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
+	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 	BugNoReadBack:       {"no-read-back", "a superblock counts once its write is answered, whether or not it reads", inDriver, FocusLatent},
 }
@@ -167,7 +169,7 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 	key := tagKey{q, m.Tag}
 	switch b {
 	case BugEarlyAck, BugEarlyClear:
-		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone {
+		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone && m.Kind != remap.MsgDoubt {
 			e.held = append(e.held, *m)
 			return false
 		}
@@ -415,6 +417,23 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 	late.data = slices.Clone(io.data)
 	s.ghosts = append(s.ghosts, &late)
 	return true
+}
+
+// transferred is what the arbiter is told of the end of a relocation's operation.
+func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
+	if b != BugRetestUnread || io.kind != ioRead || res >= 0 {
+		return res
+	}
+	// A block that is pending at home: what is read before it is remapped or retested.
+	size := int64(sv.s.plan.BlockSize())
+	per := metadata.UnitSize / size
+	block := io.off / size
+	dev, off := sv.s.plan.HomeOf(uint64(min(block, int64(sv.s.plan.Blocks())-1)))
+	info := sv.restored.Map.Unit(uint64(block / per))
+	if dev != io.d.index || off != io.off || (info.Pending&^info.Mapped())>>(block%per)&1 == 0 {
+		return res
+	}
+	return int32(io.n)
 }
 
 // booted is told that a server was started.

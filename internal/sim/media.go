@@ -60,6 +60,16 @@ func (sv *server) blame(entries []metadata.Entry) {
 						s.failf("block %d goes home, and was not read there", (e.Unit+i)*per+b)
 					}
 				}
+			case metadata.StateMapped:
+				if e.Cause != metadata.CauseRetest {
+					break
+				}
+				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
+				for b := range per {
+					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev, off + int64(b)*int64(s.plan.BlockSize())}] {
+						s.failf("block %d is called well, and was not read", (e.Unit+i)*per+b)
+					}
+				}
 			case metadata.StatePending:
 				dev, off := s.plan.HomeOf((e.Unit + i) * per)
 				bad := s.media.reads[place{dev, off - off%pageSize}]

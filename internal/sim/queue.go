@@ -299,8 +299,11 @@ func messageString(m *remap.Message) string {
 		remap.MsgReserve: "reserve", remap.MsgRelease: "release", remap.MsgGiveUp: "give up", remap.MsgCommit: "commit",
 		remap.MsgPending: "pending", remap.MsgGraceDone: "grace done", remap.MsgReserved: "reserved", remap.MsgRefused: "refused",
 		remap.MsgRetry: "retry", remap.MsgCommitted: "committed", remap.MsgFailed: "failed", remap.MsgGrace: "grace", remap.MsgWake: "wake",
+		remap.MsgDoubt: "doubt",
 	}
 	switch m.Kind {
+	case remap.MsgDoubt:
+		return fmt.Sprintf("%s disk %d", names[m.Kind], m.Device)
 	case remap.MsgGrace, remap.MsgGraceDone, remap.MsgWake:
 		return fmt.Sprintf("%s %d", names[m.Kind], m.Generation)
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 
@@ -316,7 +317,7 @@ func (k keeper) Transfer(t *remap.Transfer) {
 	s.begin(classTransfer, io, func(res int32) {
 		s.media.note(io, res)
 		s.media.moved(io, res)
-		sv.arb.Transferred(id, res)
+		sv.arb.Transferred(id, s.opts.Bug.transferred(sv, io, res))
 		sv.pump()
 	})
 }
@@ -325,6 +326,15 @@ func (k keeper) Moved(r remap.MoveResult) {
 	k.sv.moves--
 	k.sv.s.stats.Moves += r.Moved
 	k.sv.s.tracef("  move %d ended: %+v", r.ID, r)
+}
+
+// Missing tells of a disk that vanished, unless it is one that only fails since.
+func (k keeper) Missing(device uint8) string {
+	d := k.sv.s.disks[device]
+	if d.gone == 0 || syscall.Errno(d.gone) == syscall.EIO {
+		return ""
+	}
+	return fmt.Sprintf("disk %d is gone", device)
 }
 
 func (k keeper) Alert(a remap.Alert) {
@@ -363,7 +373,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 	case remap.MsgCommit:
 		s.stats.Heals++
 	}
-	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone {
+	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone && m.Kind != remap.MsgDoubt {
 		sv.lastHeal = s.step
 	}
 	if !s.opts.Bug.toArbiter(sv, q, m) {

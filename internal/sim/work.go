@@ -147,6 +147,9 @@ func (s *sim) operator() {
 		if s.chance(1, 40) {
 			m.Count *= 30
 		}
+		if s.chance(1, 6) {
+			m.ToSpare, m.Retest, m.Cause = false, true, metadata.CauseRetest
+		}
 		m.Count = min(m.Count, s.plan.Blocks()-m.Block)
 		s.tracef("move %+v", m)
 		sv.moves++

@@ -265,7 +265,7 @@ func testErrnos(t *testing.T, v victim, cases []errnoCase) {
 		}
 		t.Run(c.name, func(t *testing.T) { testErrno(t, s, l, v, lay.Head+int64(i)<<18, c) })
 	}
-	recoverAll(t, s, l, false)
+	recoverAll(t, s, l)
 }
 
 // errnoClass is remap.Classify's, but for what io_uring itself tries again for
@@ -429,9 +429,8 @@ func waitInFlight(t testing.TB, s *rig.Set, done <-chan error) (err error, answe
 }
 
 // recoverAll is called when the fault is over: it resumes if need be, and everything
-// must read, be written and be there after a new start. It says what was needed. With the spare region full, pending
-// blocks may refuse to be written: there is nowhere for them to go.
-func recoverAll(t testing.TB, s *rig.Set, l *ledger, full bool) string {
+// must read, be written and be there after a new start. It says what was needed.
+func recoverAll(t testing.TB, s *rig.Set, l *ledger) string {
 	t.Helper()
 	how := "nothing"
 	if s.Status(t).Breaker.State != "closed" {
@@ -449,26 +448,12 @@ func recoverAll(t testing.TB, s *rig.Set, l *ledger, full bool) string {
 	if unreadable > 0 {
 		how += fmt.Sprintf("; %d sectors to be written anew", unreadable)
 	}
-	refused := int64(0)
 	for off := int64(0); off < l.size(); off += 1 << 20 {
-		err := l.write(off, 1<<20)
-		if err != nil && full {
-			for at := off; at < off+1<<20; at += unit {
-				if l.write(at, unit) != nil {
-					refused++
-				}
-			}
-		} else if err != nil {
+		if err := l.write(off, 1<<20); err != nil {
 			t.Errorf("write when the fault is over: %v", err)
 		}
 	}
-	if refused > st.Pending {
-		t.Errorf("%d units refuse to be written, %d blocks are pending", refused, st.Pending)
-	}
-	if refused > 0 {
-		how += fmt.Sprintf("; but %d units with pending blocks refuse writes until there is a spare unit for them", refused)
-	}
-	if n := l.verify(t); n > 0 && !full {
+	if n := l.verify(t); n > 0 {
 		t.Errorf("%d sectors do not read although all were written when the fault was over", n)
 	}
 	if err := l.dev.Flush(); err != nil {
@@ -479,7 +464,7 @@ func recoverAll(t testing.TB, s *rig.Set, l *ledger, full bool) string {
 	s.Check(t)
 	s.Start(t)
 	l.reopen(t, s.Dev)
-	if n := l.verify(t); n > 0 && !full {
+	if n := l.verify(t); n > 0 {
 		t.Errorf("%d sectors do not read after a new start", n)
 	}
 	l.dev.Close()

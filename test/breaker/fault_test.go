@@ -43,8 +43,6 @@ type patient struct {
 	// during, unless nil, goes on with the fault while the load runs; it ends with
 	// the load.
 	during func(t testing.TB, dev string, quit <-chan struct{})
-	// full: the spare region is used up, so that pending blocks cannot be written any more.
-	full bool
 	// holes, unless nil, is what reads as zeroes once the fault has begun.
 	holes func(lay rig.Layout) rig.Extent
 	// pause is what a requester waits between two requests.
@@ -143,7 +141,19 @@ func faultCases() []faultCase {
 			prepare: func(t testing.TB) *patient {
 				d := newScsi(t)
 				// A disk that is gone has no size any more: writes get ENOSPC, reads 0 bytes.
-				p := &patient{path: d.Path, replaced: true, want: mustStayClosed}
+				p := &patient{path: d.Path, replaced: true}
+				p.want = func(t testing.TB, o outcome) {
+					t.Helper()
+					mustTrip(t, o)
+					if !strings.HasPrefix(o.after.Breaker.Reason, d.Path+" is gone") {
+						t.Errorf("reason: %s", o.after.Breaker.Reason)
+					}
+				}
+				p.during = func(t testing.TB, dev string, _ <-chan struct{}) {
+					if r := rig.Remap(t, "resume", dev); r.Code != 1 || !strings.Contains(r.Stderr, d.Path+" is gone") {
+						t.Errorf("resume while the disk is gone\n%s", r)
+					}
+				}
 				host := strings.Split(d.HCTL, ":")[0]
 				p.begin = func(t testing.TB, _ rig.Layout) {
 					poke(t, "/sys/block/"+filepath.Base(d.Path)+"/device/delete", "1")
@@ -271,7 +281,7 @@ func faultCases() []faultCase {
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
-					path: dm.Path, create: []string{"--spare", "2MiB"}, load: 1000, full: true,
+					path: dm.Path, create: []string{"--spare", "2MiB"}, load: 1000,
 					begin: func(t testing.TB, lay rig.Layout) { badRegions(t, dm, loop, data(lay)) },
 					end:   func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
 					want: func(t testing.TB, o outcome) {
@@ -581,11 +591,11 @@ func testFault(t *testing.T, c faultCase) {
 		s.Start(t)
 		l.reopen(t, s.Dev)
 		after = "a new start"
-		if how := recoverAll(t, s, l, p.full); how != "nothing" {
+		if how := recoverAll(t, s, l); how != "nothing" {
 			after += "; " + how
 		}
 	} else {
-		after = recoverAll(t, s, l, p.full)
+		after = recoverAll(t, s, l)
 	}
 	breaker := "closed"
 	if o.after.Breaker.State != "closed" {

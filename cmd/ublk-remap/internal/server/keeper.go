@@ -31,6 +31,7 @@ type keeper struct {
 	com     *metadata.Committer
 	workers *workers
 	devices []*blockdev.Device
+	sizes   []int64 // of the devices when they joined the set: what must be there
 
 	boxes  []*mailbox              // from the queues
 	queues []atomic.Pointer[queue] // nil until the queue has begun
@@ -79,16 +80,19 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	if err != nil {
 		return nil, err
 	}
+	fds, names := make([]int, len(devices)), make([]string, len(devices))
+	for i, d := range devices {
+		fds[i], names[i] = d.FD(), d.Path()
+	}
+	for _, d := range img.Layout().Devices() {
+		k.sizes = append(k.sizes, d.Size)
+	}
 	// From here on the two know each other through k.
 	if k.com, err = metadata.NewCommitter(img, k, metadata.Options{Session: session}); err != nil {
 		return nil, err
 	}
 	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy, Buffer: buffer,
-		MaxPending: maxPending(img.Layout())}, shared, alloc, journal{k}, k)
-	fds := make([]int, len(devices))
-	for i, d := range devices {
-		fds[i] = d.FD()
-	}
+		MaxPending: maxPending(img.Layout()), Names: names}, shared, alloc, journal{k}, k)
 	k.told = shared.Map().Counts()
 	k.mirrors = k.com.AppendMirrors(nil)
 	k.mirrorsTold = make([]metadata.MirrorStatus, len(k.mirrors))
@@ -334,6 +338,9 @@ func (k *keeper) Moved(r remap.MoveResult) {
 		to <- r
 	}
 }
+
+// Missing says why a device is not there any more.
+func (k *keeper) Missing(device uint8) string { return k.devices[device].Gone(k.sizes[device]) }
 
 // Alert logs what an operator should know.
 func (k *keeper) Alert(a remap.Alert) {

@@ -18,7 +18,10 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	counts, c := m.Counts(), s.shared.Counters()
 	var arbiter remap.ArbiterStatus
 	var com metadata.Status
-	if err := s.keeper.call(ctx, func() { arbiter, com = s.keeper.arbiter.Status(), s.keeper.com.Status() }); err != nil {
+	if err := s.keeper.call(ctx, func() {
+		s.keeper.arbiter.Look() // a disk that is gone and not in use has not failed yet
+		arbiter, com = s.keeper.arbiter.Status(), s.keeper.com.Status()
+	}); err != nil {
 		return nil, err
 	}
 	info := s.info()

@@ -1,0 +1,103 @@
+package remap
+
+import "ublkremap/metadata"
+
+// A pending block may only be written to a spare unit: what a drive takes for a bad
+// sector it may keep in its cache. If no spare unit is free there is one way left: what
+// cannot be read now may be readable again, because the errors were those of the
+// path. So the block is read again, several times, and if all goes well it counts as
+// home, or as mapped, as before it was pending. Nothing is written but the record that
+// says so, and what a read finds at the place of a pending block is what it is answered
+// with anyway: whatever a crash leaves, the block reads as it did. The mover does it,
+// one batch of busy units at a time, so no write is under way to them.
+
+// retestReads is how often a pending block must be read well.
+const retestReads = 3
+
+// nextRetest makes the units of a claim busy that waits for a retest; it reports false
+// if there is none.
+func (v *mover) nextRetest(a *Arbiter) bool {
+	for i := range a.claims {
+		c := &a.claims[i]
+		if c.state != claimRetest {
+			continue
+		}
+		v.aside, v.asideRes, v.back = v.now, v.res, v.step
+		v.now, v.res = Move{Retest: true, Cause: metadata.CauseRetest}, MoveResult{}
+		v.claim = i
+		v.first, v.n = c.msg.Unit, int(min(moveBatch, c.msg.Count))
+		for u := range v.n {
+			v.units[u] = moving{mask: c.maskOf(v.first + uint64(u))}
+		}
+		v.busy(a)
+		return true
+	}
+	return false
+}
+
+// endRetest goes back to the Move that a claim's retest came between, and answers the
+// claims that something has changed for.
+func (v *mover) endRetest(a *Arbiter) {
+	tested := v.claim
+	v.now, v.res, v.step, v.claim = v.aside, v.asideRes, v.back, -1
+	failed := false
+	for i := range a.claims {
+		c := &a.claims[i]
+		if c.state != claimRetest {
+			continue
+		}
+		info := a.m.Unit(c.msg.Unit)
+		if !believes(&c.msg, &info) || info.Pending&c.msg.First != c.msg.First {
+			a.refuse(c, MsgRetry)
+		} else if i == tested {
+			a.refuse(c, MsgRefused)
+			failed = true
+		}
+	}
+	if !failed {
+		return
+	}
+	// The disk is not well yet, and each try may take it seconds. Who has waited
+	// for long is answered as without a retest.
+	late := a.drv.Now() - int64(a.cfg.Policy.IsolateFor)
+	for i := range a.claims {
+		if c := &a.claims[i]; c.state == claimRetest && c.since < late {
+			a.refuse(c, MsgRefused)
+		}
+	}
+}
+
+// pickPending reduces a unit's blocks to those that are pending at one place, home
+// first.
+func (u *moving) pickPending(info *UnitInfo) {
+	asked := u.mask & info.Pending &^ info.Lost
+	u.home, u.mask = true, asked&^info.Mapped()
+	for _, p := range info.Places[:info.N] {
+		if u.mask == 0 && p.Mask&asked != 0 {
+			u.home, u.mask, u.spare = false, p.Mask&asked, p.Spare
+		}
+	}
+}
+
+// retested takes the end of a read of the current run.
+func (v *mover) retested(a *Arbiter, ok, medium bool) {
+	u := &v.units[v.i]
+	run := uint8(1<<v.to-1) &^ uint8(1<<v.from-1)
+	switch {
+	case ok && v.reads+1 < retestReads:
+		v.reads++
+		v.start(a, OpRead, u.home, v.data)
+		return
+	case !ok && medium && v.to-v.from > 1:
+		v.single, v.to = true, v.from
+	case !ok:
+		u.mask &^= run
+		v.res.Failed += uint64(popcount(run))
+	}
+	v.reads = 0
+	if u.mask != 0 && v.nextRun(a) {
+		return
+	}
+	v.i++
+	v.beginUnit(a)
+}
