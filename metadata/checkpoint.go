@@ -47,15 +47,7 @@ func (c *Committer) startDueCheckpoint() {
 		m := &c.ms[i]
 		behind := m.cover.Less(c.collected.Position)
 		news = news || behind || m.state != MirrorGood || m.dirty != 0
-		if c.records < m.notBefore {
-			continue
-		}
-		switch m.state {
-		case MirrorStale, MirrorWeak:
-			due = true
-		default:
-			due = due || behind && 2*m.used >= len(m.slots) || m.dirty != 0
-		}
+		due = due || c.records >= m.notBefore && c.wantsCheckpoint(m)
 	}
 	if asked && !news && c.collected == c.durable && !c.rec.active && c.queue.empty() {
 		c.endTickets(c.ck.asked, OutcomeDurable) // it is there already

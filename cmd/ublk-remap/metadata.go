@@ -64,7 +64,11 @@ func forRepair(ctx context.Context, path string, spares []string, hint *metadata
 		return nil, served(ctx, path, err)
 	}
 	for _, d := range s.Devices {
-		if err := busyElsewhere(d); err != nil {
+		sb, err := metadata.Probe(d)
+		if err != nil {
+			sb = hint // that is the set that it is to become
+		}
+		if err := busyElsewhere(ctx, d, sb); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -72,14 +76,31 @@ func forRepair(ctx context.Context, path string, spares []string, hint *metadata
 }
 
 // busyElsewhere refuses a disk whose set is being served over another path, or
-// by a server that has not opened it yet.
-func busyElsewhere(d *blockdev.Device) error {
-	sb, err := metadata.Probe(d)
-	if err != nil || !control.Owned(sb.Name) {
+// by a server that has not opened it yet. If a device waits for a server its disk may be
+// mended, for that may be what start needs; but no copy of it, which would
+// be the newer one then.
+func busyElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Superblock) error {
+	if sb == nil {
 		return nil
 	}
-	if r, err := control.ReadRecord(sb.Name); err == nil && r.UUID != sb.UUID.String() {
+	r, err := control.ReadRecord(sb.Name)
+	if err == nil && r.UUID != sb.UUID.String() {
 		return nil // another set of that name
+	}
+	if !control.Owned(sb.Name) {
+		if err != nil || !present(r) {
+			return nil
+		}
+		for _, p := range append([]string{r.Backing}, r.Spares...) {
+			if p == d.Path() || blockdev.SameDisk(p, d.Path()) {
+				return nil
+			}
+		}
+		if now, err := set.Identify(ctx, r.Backing); err != nil || now.UUID != sb.UUID {
+			return nil // it is not there any more
+		}
+		return fmt.Errorf("%s: %w: its set %q is that of %s over %s, which waits for a server, and this is another disk; first: ublk-remap stop %s",
+			d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, sb.Name)
 	}
 	return fmt.Errorf("%s: %w: its set %q is being served; stop it first", d.Path(), exit.ErrRefused, sb.Name)
 }

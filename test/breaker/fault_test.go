@@ -522,7 +522,7 @@ func testFault(t *testing.T, c faultCase) {
 		p.create = []string{"--spare", "2MiB"}
 	}
 	s := rig.Create(t, p.path, "", p.create...)
-	lay := rig.LayoutOf(t, p.path)
+	lay, path := rig.LayoutOf(t, p.path), p.path
 	s.Start(t, append([]string{"--queues", "2"}, p.start...)...)
 	l := newLedger(t, s.Dev, dataSize)
 	o := outcome{before: s.Status(t)}
@@ -599,7 +599,7 @@ func testFault(t *testing.T, c faultCase) {
 	}
 	breaker := "closed"
 	if o.after.Breaker.State != "closed" {
-		breaker = "open: " + o.after.Breaker.Reason
+		breaker = "open: " + strings.ReplaceAll(o.after.Breaker.Reason, path, "DISK")
 		if o.trippedAt > 0 {
 			breaker += fmt.Sprintf(" (failed write %d)", o.trippedAt)
 		}

@@ -33,6 +33,8 @@ func TestOneServerForADisk(t *testing.T) {
 	s := rig.Create(t, file, "", "--spare", "1MiB")
 	data, err := os.ReadFile(file)
 	must(t, err)
+	backup := filepath.Join(t.TempDir(), "backup")
+	rig.Remap(t, "metadata", "backup", file, backup).Want(t, 0)
 	s.Start(t)
 	dev := rig.Open(t, s.Dev)
 	dev.Fill(t, 0, dev.Size, 7)
@@ -64,6 +66,9 @@ func TestOneServerForADisk(t *testing.T) {
 		if c.path != s.Dev && c.path != mapped {
 			refusal(t, "create on "+c.what, rig.Remap(t, "create", c.path, "--force", "--yes"), refused)
 		}
+		if c.path != s.Dev {
+			mendRefused(t, c.what, c.path, backup)
+		}
 		if c.path == file || c.path == first || c.path == over {
 			refusal(t, "check "+c.what, rig.Remap(t, "metadata", "check", c.path), refused)
 		}
@@ -84,9 +89,21 @@ func TestOneServerForADisk(t *testing.T) {
 	dev.Close()
 	// Dead or alive: as long as I/O waits for a server nobody makes the disk anew.
 	s.Kill(t)
+	mendRefused(t, "a copy while a device waits", cloned, backup)
 	refusal(t, "create while a device waits", rig.Remap(t, "create", cloned, "--force", "--yes"), refused, "ublk-remap stop")
 	rig.Remap(t, "stop", s.Name).Want(t, 0)
 	s.Dev = ""
+}
+
+// mendRefused: nobody writes the metadata of a disk anew that is being served, damaged or
+// not; nor is it said that somebody would.
+func mendRefused(t *testing.T, what, path, backup string) {
+	t.Helper()
+	for _, more := range [][]string{{"--yes"}, {"--dry-run"}} {
+		refusal(t, "repair "+what, rig.Remap(t, append([]string{"metadata", "repair", path}, more...)...), refused)
+		refusal(t, "restore "+what, rig.Remap(t, append([]string{"metadata", "restore", path, backup, "--force"}, more...)...), refused)
+	}
+	refusal(t, "repair with a loss "+what, rig.Remap(t, "metadata", "repair", path, "--search", "--accept-loss", "--yes"), refused)
 }
 
 // TestStartRaces: of servers that start at the same instant exactly one gets
@@ -195,10 +212,14 @@ func TestPartitionAndDisk(t *testing.T) {
 	s := rig.Create(t, part, "", "--spare", "1MiB")
 	s.Start(t)
 	refusal(t, "create on the disk of a partition", rig.Remap(t, "create", disk, "--force", "--yes"), refused, "in use")
+	backup := filepath.Join(t.TempDir(), "backup")
+	rig.Remap(t, "metadata", "backup", part, backup).Want(t, 0)
+	mendRefused(t, "the disk of a partition", disk, backup)
 	s.Stop(t)
 	s.Check(t)
 	w := rig.Create(t, disk, "", "--spare", "1MiB")
 	w.Start(t)
+	mendRefused(t, "a partition of a disk", part, backup)
 	refusal(t, "create on a partition of a disk", rig.Remap(t, "create", part, "--force", "--yes"), refused, "in use")
 	w.Stop(t)
 }

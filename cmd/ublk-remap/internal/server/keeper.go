@@ -49,6 +49,10 @@ type keeper struct {
 	told     remap.Counts // what was last logged
 	toldAt   time.Time
 	telling  bool // a timer will kick
+	// again is when mirrors that could not be written are tried again, however few
+	// changes come; 0: all are well, and no timer runs.
+	again, againFirst time.Duration
+	waiting           bool // the timer runs
 	// Scratch, and what was last logged.
 	mirrors, mirrorsTold []metadata.MirrorStatus
 }
@@ -71,7 +75,8 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		alerts: log, shared: shared, devices: devices,
 		boxes: make([]*mailbox, queues), queues: make([]atomic.Pointer[queue], queues),
 		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
-		wake: make([]bool, queues), own: map[metadata.Ticket]chan<- metadata.Outcome{}, moves: map[uint64]chan<- remap.MoveResult{},
+		againFirst: againFirst,
+		wake:       make([]bool, queues), own: map[metadata.Ticket]chan<- metadata.Outcome{}, moves: map[uint64]chan<- remap.MoveResult{},
 	}
 	for i := range k.boxes {
 		k.boxes[i] = newMailbox(depth)
@@ -204,6 +209,36 @@ func (k *keeper) step() {
 	}
 	k.tell()
 	k.tellMirrors()
+	k.tryAgain()
+}
+
+// Mirrors that could not be written are tried again after a minute, then after twice
+// that, and so on up to about an hour, unless enough changes come sooner.
+const (
+	againFirst = time.Minute
+	againLast  = 64 * againFirst
+)
+
+// tryAgain starts the timer for mirrors that wait to be tried again. While all are well
+// none runs.
+func (k *keeper) tryAgain() {
+	switch {
+	case k.waiting:
+		return
+	case k.com.BackedOff():
+	case k.again != 0 && k.com.Idle() && !k.com.Status().Suspended:
+		k.again = 0
+		return
+	default:
+		return // all is well, or it may end either way
+	}
+	k.waiting, k.again = true, min(max(2*k.again, k.againFirst), againLast)
+	time.AfterFunc(k.again, func() {
+		_ = k.call(context.Background(), func() { // step follows; an ended keeper writes nothing any more
+			k.waiting = false
+			k.com.TryAgain()
+		})
+	})
 }
 
 // tellMirrors logs that a mirror of the metadata is no longer good, or again, one

@@ -258,3 +258,20 @@ func TestMailbox(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestNoTimerWhileAllIsWell: the timer for mirrors that wait to be tried again does not
+// run, and ends nothing, while there are none.
+func TestNoTimerWhileAllIsWell(t *testing.T) {
+	s := newKeeperOf(t, newSet(t))
+	ctx := context.Background()
+	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 1000, Count: 3}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.keeper.call(ctx, func() {
+		if s.keeper.waiting || s.keeper.again != 0 || s.keeper.com.BackedOff() {
+			t.Errorf("waiting %v, again in %v", s.keeper.waiting, s.keeper.again)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
