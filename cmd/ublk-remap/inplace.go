@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
 )
@@ -83,20 +84,29 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 }
 
 func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
-	if o.spare != "" || o.name != "" && o.name != sb.Name {
-		return fmt.Errorf("%s: %w: the takeover of %q was interrupted when most was done; finish it without --spare and --name", devs[0].Path(), exit.ErrUsage, sb.Name)
+	var spares int64
+	for _, r := range sb.Regions {
+		if r.Kind == metadata.RegionSpare {
+			spares += r.Length
+		}
+	}
+	// The same command finishes what it began; another one means something else.
+	same := o.name == "" || o.name == sb.Name
+	if o.spare != "" {
+		n, err := size.Parse(o.spare)
+		if err != nil {
+			return fmt.Errorf("--spare %w", err)
+		}
+		same = same && n.Of(devs[0].Size(), metadata.UnitSize) == spares
+	}
+	if !same {
+		return fmt.Errorf("%s: %w: the takeover of %q with %d bytes of spare space was interrupted when most was done; finish it without --spare and --name", devs[0].Path(), exit.ErrUsage, sb.Name, spares)
 	}
 	if !o.dryRun {
 		if err := metadata.ResumeTakeOver(set, sb, opts); err != nil {
 			return fmt.Errorf("%s: %w", devs[0].Path(), err)
 		}
 		a.rescan(devs[0])
-	}
-	var spares int64
-	for _, r := range sb.Regions {
-		if r.Kind == metadata.RegionSpare {
-			spares += r.Length
-		}
 	}
 	out := created{
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: int(sb.BlockSize), SizeBlocks: uint64(sb.ExportedBytes) / uint64(sb.BlockSize),
