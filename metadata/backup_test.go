@@ -100,7 +100,8 @@ func (failingWriter) Write([]byte) (int, error) { return 0, errMedium }
 func TestGoldenBackup(t *testing.T) {
 	for _, g := range golden {
 		path := filepath.Join("testdata", g.name+".backup")
-		file := encoded(t, backupOf(t, readGolden(t, g.name)))
+		disks := readGolden(t, g.name)
+		file := encoded(t, backupOf(t, disks))
 		if _, err := os.Stat(path); *writeGolden && errors.Is(err, fs.ErrNotExist) {
 			if err := os.WriteFile(path, file, 0o600); err != nil {
 				t.Fatal(err)
@@ -120,7 +121,7 @@ func TestGoldenBackup(t *testing.T) {
 		if set, err := BackupOf(bytes.NewReader(stored)); err != nil || set != b.Superblock.UUID {
 			t.Error(set, err)
 		}
-		if plan, err := PlanRestore(devices(readGolden(t, g.name)), b); err != nil || len(plan.Steps) != 0 {
+		if plan, err := PlanRestore(devices(disks), b); err != nil || len(plan.Steps) != 0 {
 			t.Errorf("%s: %v %q", g.name, err, plan.Steps)
 		}
 	}

@@ -18,44 +18,11 @@ func TestEveryCut(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newWorld(t, seeded(t, 31), tc.p)
 			cuts := 0
+			// With three mirrors and a checkpoint it is a sample.
 			try := func() {
-				n := 1
-				for range w.order {
-					n *= 4
-				}
-				step := 1
-				if n > 64 {
-					step = 1 + w.r.IntN(n/32) // three mirrors and a checkpoint: a sample
-				}
-				for combo := 0; combo < n; combo += step {
-					disks := make([]*memDisk, len(w.disks))
-					for i := range disks {
-						disks[i] = w.disks[i].clone()
-					}
-					for i, id := range w.order {
-						op := w.flight[id]
-						if op.Read {
-							continue
-						}
-						half := len(op.Data) / sector / 2
-						fate := combo >> (2 * i) & 3
-						disks[op.Device].store(memWrite{op.Offset, op.Data}, func(s int) bool { return fate == 1 || fate == 2 && s < half || fate == 3 && s >= half })
-					}
-					w.find(disks, fmt.Sprintf("cut %d, combination %#x", cuts, combo))
-					cuts++
-				}
+				w.eachCut(64, &cuts, func(disks []*memDisk, what string) { w.find(disks, what) })
 			}
-			drain := func() {
-				for idle := false; !idle; {
-					w.take()
-					try()
-					if idle = len(w.order) == 0; !idle {
-						w.finish()
-						try()
-					}
-					w.results()
-				}
-			}
+			drain := func() { w.drain(try) }
 			for range 2 {
 				drain()
 				for i := range 12 {

@@ -47,9 +47,12 @@ func newWorld(t testing.TB, r *rand.Rand, p PlanParams) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newWorldOf(t, r, plan)
+	w := newWorldOf(t, r, plan)
+	w.start()
+	return w
 }
 
+// newWorldOf creates a set, and does not start it.
 func newWorldOf(t testing.TB, r *rand.Rand, plan *Layout) *world {
 	w := &world{t: t, r: r, plan: plan}
 	for _, d := range w.plan.Devices() {
@@ -59,7 +62,6 @@ func newWorldOf(t testing.TB, r *rand.Rand, plan *Layout) *world {
 	if err := Create(devices(w.disks), w.plan, w.base); err != nil {
 		t.Fatal(err)
 	}
-	w.start()
 	return w
 }
 
@@ -392,6 +394,49 @@ func (w *world) cut() []*memDisk {
 	return out
 }
 
+// eachCut calls f with every state in which a cut may leave the disks now: of the
+// writes under way each is lost, done, or half of it is, the first or the last. most
+// limits how many of the combinations are tried, if it is not 0; n counts them.
+func (w *world) eachCut(most int, n *int, f func(disks []*memDisk, what string)) {
+	combos, step := 1, 1
+	for range w.order {
+		combos *= 4
+	}
+	if most > 0 && combos > most {
+		step = 1 + w.r.IntN(combos*2/most)
+	}
+	for combo := 0; combo < combos; combo += step {
+		*n++
+		if !sampled(*n, 5) {
+			continue
+		}
+		disks := clones(w.disks)
+		for i, id := range w.order {
+			op := w.flight[id]
+			if op.Read {
+				continue
+			}
+			half := len(op.Data) / sector / 2
+			fate := combo >> (2 * i) & 3
+			disks[op.Device].store(memWrite{op.Offset, op.Data}, func(s int) bool { return fate == 1 || fate == 2 && s < half || fate == 3 && s >= half })
+		}
+		f(disks, fmt.Sprintf("cut %d, combination %#x", *n, combo))
+	}
+}
+
+// drain lets everything end, and calls try before and after each step of it.
+func (w *world) drain(try func()) {
+	for idle := false; !idle; {
+		w.take()
+		try()
+		if idle = len(w.order) == 0; !idle {
+			w.finish()
+			try()
+		}
+		w.results()
+	}
+}
+
 // settle lets everything end.
 func (w *world) settle() {
 	for i := 0; ; i++ {
@@ -458,6 +503,11 @@ func seeds(n uint64) uint64 {
 	}
 	return n
 }
+
+// sampled reports whether a test that goes through many cases takes the nth of them:
+// any, but with the race detector, which finds nothing here and is slow, only one
+// in k, unless the full run is asked for.
+func sampled(n, k int) bool { return !raceDetector || full() || n%k == 0 }
 
 // steps is n, or fewer under the race detector.
 func steps(n int) int {

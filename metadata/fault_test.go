@@ -148,7 +148,7 @@ func TestFaultsEverywhere(t *testing.T) {
 						continue
 					}
 					w := &world{t: t, r: base.r, plan: base.plan, disks: clones(base.disks), base: base.base, time: base.time}
-					superblock := p.n == PageSize && p.off == roundDown(p.off, SuperblockStride) || p.off == tailSuperblock(w.disks[p.device].size)
+					superblock := slices.Contains(base.c.sb.now.copies(p.device), p.off)
 					was := false
 					look := func() {
 						st := w.c.Status()

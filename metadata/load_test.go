@@ -161,13 +161,10 @@ func TestLatentErrors(t *testing.T) {
 			for dev, d := range w.disks {
 				for page := range d.pages {
 					for s := range int64(PageSize / sector) {
-						bad := make([]*memDisk, len(w.disks))
-						for i := range bad {
-							bad[i] = w.disks[i].clone()
-						}
-						if raceDetector && w.r.IntN(8) > 0 || len(d.pages) > 200 && w.r.IntN(4) > 0 {
+						if raceDetector && !full() && w.r.IntN(24) > 0 || len(d.pages) > 200 && w.r.IntN(4) > 0 {
 							continue // large atoms, most of it padding: a sample
 						}
+						bad := clones(w.disks)
 						at := page*PageSize + s*sector
 						what := fmt.Sprintf("sector at %d of device %d", at, dev)
 						if n++; n%2 == 0 {

@@ -176,31 +176,10 @@ func TestMoveEveryCut(t *testing.T) {
 			w.fail = w.at(was.device, was.start)
 			cuts, starts := 0, 0
 			try := func() {
-				n := 1
-				for range w.order {
-					n *= 4
-				}
-				for combo := range n {
-					if raceDetector && combo%5 != cuts%5 {
-						cuts++
-						continue
-					}
-					disks := make([]*memDisk, len(w.disks))
-					for i := range disks {
-						disks[i] = w.disks[i].clone()
-					}
-					for i, id := range w.order {
-						op := w.flight[id]
-						if op.Read {
-							continue
-						}
-						half := len(op.Data) / sector / 2
-						fate := combo >> (2 * i) & 3
-						disks[op.Device].store(memWrite{op.Offset, op.Data}, func(s int) bool { return fate == 1 || fate == 2 && s < half || fate == 3 && s >= half })
-					}
-					found := w.find(disks, fmt.Sprintf("cut %d, combination %#x", cuts, combo))
-					if cuts++; cuts%11 != 0 {
-						continue
+				w.eachCut(0, &cuts, func(disks []*memDisk, what string) {
+					found := w.find(disks, what)
+					if cuts%11 != 0 {
+						return
 					}
 					starts++
 					v := &world{t: t, r: w.r, plan: w.plan, disks: disks, base: found, time: w.time}
@@ -213,19 +192,11 @@ func TestMoveEveryCut(t *testing.T) {
 					}
 					v.elsewhere(0, was)
 					v.check(SeverityInfo)
-				}
+				})
 			}
 			for i := range 6 {
 				w.commit()
-				for idle := false; !idle; {
-					w.take()
-					try()
-					if idle = len(w.order) == 0; !idle {
-						w.finish()
-						try()
-					}
-					w.results()
-				}
+				w.drain(try)
 				if i == 0 && w.c.ms[0].start == was.start {
 					t.Error("not moved at once")
 				}

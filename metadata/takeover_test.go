@@ -448,7 +448,10 @@ func (s *scene) cutEvery(disks []*cutDisk, plain bool, depth int, what string) [
 				return
 			}
 			fates, goals := s.choices(depth)
-			for _, fate := range fates {
+			for i, fate := range fates {
+				if !sampled(n+i, 3) {
+					continue
+				}
 				after := make([]*cutDisk, len(live))
 				for i, l := range live {
 					after[i] = l.clone()
