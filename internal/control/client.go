@@ -144,17 +144,23 @@ func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
 	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/snapshot/"+strconv.FormatUint(cursor, 10), nil, &s)
 }
 
-// AddRemaps moves blocks to the spare region.
+// AddRemaps moves blocks to the spare region. ErrInvalid also if there are more
+// ranges than a server takes.
 func (c *Client) AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {
-	var r MoveReply
-	err := c.call(ctx, MoveTimeout, http.MethodPost, "/v1/remaps/add", MoveRequest{ranges}, &r)
-	return r, err
+	return c.move(ctx, "/v1/remaps/add", ranges)
 }
 
-// RemoveRemaps moves blocks home.
+// RemoveRemaps moves blocks home, under the same limit.
 func (c *Client) RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {
-	var r MoveReply
-	err := c.call(ctx, MoveTimeout, http.MethodPost, "/v1/remaps/remove", MoveRequest{ranges}, &r)
+	return c.move(ctx, "/v1/remaps/remove", ranges)
+}
+
+func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveReply, err error) {
+	if len(ranges) > maxRanges {
+		// The server reads no more than it would need for those.
+		return r, fmt.Errorf("%w: more than %d ranges", ErrInvalid, maxRanges)
+	}
+	err = c.call(ctx, MoveTimeout, http.MethodPost, path, MoveRequest{ranges}, &r)
 	return r, err
 }
 

@@ -146,6 +146,13 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	if _, err := c.AddRemaps(ctx, make([]Range, maxRanges+1)); !errors.Is(err, ErrInvalid) {
 		t.Errorf("too many ranges: %v", err)
 	}
+	// A server may meet a client that does not know its limit.
+	for range 50 {
+		var r MoveReply
+		if err := c.call(ctx, askTimeout, http.MethodPost, "/v1/remaps/add", MoveRequest{make([]Range, maxRanges+1)}, &r); !errors.Is(err, ErrInvalid) {
+			t.Errorf("too many ranges, sent: %v", err)
+		}
+	}
 }
 
 func TestServerBoundsWhatItTakes(t *testing.T) {

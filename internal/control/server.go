@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -207,8 +208,11 @@ func routes(h Handler) http.Handler {
 	})
 	move := func(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			ranges, err := readRanges(http.MaxBytesReader(w, r.Body, maxBody))
+			body := http.MaxBytesReader(w, r.Body, maxBody)
+			ranges, err := readRanges(body)
 			if err != nil {
+				// A client that still sends would not see an answer: its connection breaks.
+				_, _ = io.Copy(io.Discard, body)
 				reply(w, nil, err)
 				return
 			}
