@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -302,6 +304,39 @@ func TestRecord(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
+}
+
+// Who looks whether a server lives keeps none from starting.
+func TestOwnWhileOthersLook(t *testing.T) {
+	useTempDir(t)
+	o, err := Own("disk") // so that there is something to look at
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Release(); err != nil {
+		t.Fatal(err)
+	}
+	var quit atomic.Bool
+	var lookers sync.WaitGroup
+	for range 4 {
+		lookers.Go(func() {
+			for !quit.Load() {
+				Owned("disk")
+			}
+		})
+	}
+	for range 5000 {
+		o, err := Own("disk")
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if err := o.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	quit.Store(true)
+	lookers.Wait()
 }
 
 func TestOwn(t *testing.T) {

@@ -119,9 +119,11 @@ func Own(name string) (*Owner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A lock of the open file: unlike flock's, it can be asked for without being taken
+	// for a moment, which would look like a server to one that starts.
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 			return nil, fmt.Errorf("%s: %w", name, ErrOwned)
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
@@ -139,8 +141,8 @@ func Owned(name string) bool {
 		return false
 	}
 	defer f.Close()
-	// A shared lock, so that two that ask do not see each other as a server.
-	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	lock := unix.Flock_t{Type: unix.F_RDLCK}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock) == nil && lock.Type != unix.F_UNLCK
 }
 
 // OwnedBy reports whether the server that has the name is the process pid: it is

@@ -6,7 +6,7 @@
 //
 //	NAME.sock  the server's socket ([Serve], [Client])
 //	NAME.json  the record ([Record]): which ublk device, which backing, which server
-//	NAME.lock  held with flock by the server as long as it lives ([Own])
+//	NAME.lock  locked (F_OFD_SETLK) by the server as long as it lives ([Own])
 //	NAME.log   what a detached server logs
 //
 // The record outlives its server on purpose. After a crash it is what tells
