@@ -434,33 +434,75 @@ func TestLeaveSaturated(t *testing.T) {
 	})
 }
 
+// A device that somebody else quiesces is the next server's, whatever its requests are doing: its server answers
+// what it has and ends.
 func TestQuiesce(t *testing.T) {
+	needFeature(t, control(t), ublk.FeatureQuiesce)
+	const depth = 4
+	for _, c := range []struct {
+		name    string
+		workers int // who do I/O
+		inHand  int // requests that the server has at the time, at least
+		delay   time.Duration
+	}{
+		{"idle", 0, 0, 0},
+		{"under way", depth, 0, 0},
+		{"some in hand", depth - 1, 1, 300 * time.Millisecond},
+		{"all in hand", 3 * depth, depth, 300 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, zero ublk.Choice) { testQuiesce(t, zero, depth, c.workers, c.inHand, c.delay) })
+		})
+	}
+}
+
+func testQuiesce(t *testing.T, zero ublk.Choice, depth, workers, inHand int, delay time.Duration) {
 	ctl := control(t)
-	needFeature(t, ctl, ublk.FeatureQuiesce)
 	r := ram(t, 8<<20)
-	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Require, Params: r.Params()})
+	r.Delay = delay
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Depth: depth, ZeroCopy: zero, Recovery: ublk.Require, Params: r.Params()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cleanUp(t, dev.Info().ID)
 	s := run(t, ctl, dev, r, ublk.RunOptions{})
 	f := openDirect(t, dev.Info().BlockPath())
-	e := newExerciser(t, f, r.Size(), 4, 512, 64<<10)
-	e.start(0)
-	for e.ops.Load() < 50 {
-		time.Sleep(time.Millisecond)
+	e := newExerciser(t, f, r.Size(), max(1, workers), 512, 64<<10)
+	if workers > 0 {
+		e.start(0)
+		for delay == 0 && e.ops.Load() < 50 {
+			time.Sleep(time.Millisecond)
+		}
+		for !saturated(dev.Info().ID, inHand) {
+			time.Sleep(time.Millisecond)
+		}
 	}
-	if err := ctl.Quiesce(within(t), dev.Info().ID, 10*time.Second); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-s.done; err != nil {
-		t.Fatal(err)
+	for told := false; !told; {
+		// Asked once, it can miss a server that has all tags in its hands.
+		if err := ctl.Quiesce(within(t), dev.Info().ID, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-s.done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			told = true
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 	next, err := ublk.Recover(within(t), ctl, dev.Info().ID)
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Delay = 0
 	s = run(t, ctl, next, r, ublk.RunOptions{})
+	if workers == 0 {
+		e.start(0)
+	}
+	for before := e.ops.Load(); e.ops.Load() < before+50; {
+		time.Sleep(time.Millisecond)
+	}
 	if err := e.halt(); err != nil {
 		t.Error(err)
 	}
