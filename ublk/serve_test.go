@@ -546,10 +546,15 @@ func TestDeletionNamesWhoHoldsTheDevice(t *testing.T) {
 	if err := <-s.done; err != nil {
 		t.Error(err)
 	}
-	// The number is free once the last holder has gone.
+	awaitGone(t, s.ctl, s.Info().ID)
+}
+
+// awaitGone waits until the number of a device is free: once the last holder has gone.
+func awaitGone(t *testing.T, ctl *ublk.Control, id int) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
 	for {
-		_, err := s.ctl.Info(within(t), s.Info().ID)
+		_, err := ctl.Info(within(t), id)
 		if errors.Is(err, ublk.ErrNotFound) {
 			return
 		}
@@ -558,6 +563,63 @@ func TestDeletionNamesWhoHoldsTheDevice(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+func TestDeleteAsync(t *testing.T) {
+	r := ram(t, 1<<20)
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params()}, ublk.RunOptions{})
+	f := openDirect(t, s.Info().BlockPath())
+	if err := s.Stop(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ctl.DeleteAsync(within(t), s.Info().ID); err != nil {
+		t.Fatal(err)
+	}
+	s.removed = true
+	if err := <-s.done; err != nil {
+		t.Error(err)
+	}
+	f.Close()
+	awaitGone(t, s.ctl, s.Info().ID)
+	if err := s.ctl.DeleteAsync(within(t), s.Info().ID); !errors.Is(err, ublk.ErrNotFound) {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+// TestTryStop: a device that somebody has open is stopped by Stop, not by TryStop.
+func TestTryStop(t *testing.T) {
+	r := ram(t, 1<<20)
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params()}, ublk.RunOptions{})
+	f := openDirect(t, s.Info().BlockPath())
+	err := s.ctl.TryStop(within(t), s.Info().ID)
+	if features, _ := s.ctl.Features(within(t)); !features.Has(ublk.FeatureSafeStop) {
+		if !errors.Is(err, ublk.ErrNotSupported) {
+			t.Errorf("without the command: %v", err)
+		}
+		f.Close()
+		return
+	}
+	if !errors.Is(err, ublk.ErrBusy) {
+		t.Errorf("while it is open: %v", err)
+	}
+	if _, err := f.WriteAt(aligned(t, 4096), 0); err != nil {
+		t.Errorf("after a stop that was refused: %v", err)
+	}
+	f.Close()
+	// Whoever looks for partitions or marks may have it open for a moment.
+	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		if err = s.ctl.TryStop(within(t), s.Info().ID); !errors.Is(err, ublk.ErrBusy) || time.Now().After(deadline) {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-s.done; err != nil {
+		t.Error(err)
+	}
+	s.done <- nil
+	s.remove(t)
 }
 
 func TestManyDevicesComeAndGo(t *testing.T) {
