@@ -196,8 +196,8 @@ func (c *Control) EndRecovery(ctx context.Context, id, pid int) error {
 }
 
 // Quiesce takes a live device from its server without an error to anybody, so that another can recover it. The server's
-// tags end as they do at a stop, those that it is answering at the time excepted. within bounds how long the kernel waits
-// for the server to have a tag free; ErrBusy says it had none. Linux 6.16.
+// tags end as they do at a stop, those that it is answering at the time excepted. within, a millisecond or more, bounds how
+// long the kernel waits for the server to have a tag free; ErrBusy says it had none. Linux 6.16.
 //
 // The kernel does not keep that wait: it counts the wrong requests (ublk_count_busy_req in drivers/block/ublk_drv.c, up to
 // 7.3 at least). A queue whose tags are all in the server's hands is not told then, gets no more requests and does not
@@ -206,7 +206,9 @@ func (c *Control) Quiesce(ctx context.Context, id int, within time.Duration) err
 	if err := c.require(ctx, FeatureQuiesce); err != nil {
 		return err
 	}
-	_, err := c.command(ctx, command{name: "QUIESCE_DEV", op: uapi.CmdQuiesceDev, id: id, data: uint64(within.Milliseconds())})
+	// The kernel takes milliseconds, and 0 for no limit.
+	ms := uint64(max(within, time.Millisecond).Milliseconds())
+	_, err := c.command(ctx, command{name: "QUIESCE_DEV", op: uapi.CmdQuiesceDev, id: id, data: ms})
 	return err
 }
 
