@@ -213,7 +213,7 @@ func (a *Arbiter) reserve(c *claim) {
 		c.state = claimWaiting
 		return
 	}
-	if !believes(m, &first) {
+	if !believes(m, &first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First {
 		a.refuse(c, MsgRetry)
 		return
 	}

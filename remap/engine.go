@@ -86,6 +86,7 @@ type request struct {
 		step     healStep
 		from, to uint64 // exported blocks
 		believed place  // where they were when they were found bad
+		untried  bool   // they were not found bad, but pending or lost
 		spare    uint32 // first spare unit granted
 		limit    uint64 // units to ask for at most; 0: no limit
 		again    bool   // the write to the spare unit is in its second try
@@ -433,7 +434,8 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		return
 	}
 	if q.cause == 0 {
-		q.cause = res
+		// The clock of the isolation: what was waited for before that is nobody's error.
+		q.cause, q.since = res, e.drv.Now()
 	}
 	if o.kind == opFirst {
 		e.suspect(q, o.block, o.count)

@@ -58,7 +58,7 @@ func (e *Engine) isolate(q *request) bool {
 			// block would fail again when it is read.
 			e.reserve(q, run)
 			return true
-		case write && e.spent(q) > giveUp*e.policy.IsolateFor && run.Kind == 0:
+		case write && q.cause != 0 && e.spent(q) > giveUp*e.policy.IsolateFor && run.Kind == 0:
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			q.bad.add(run.Start-q.Block, run.Start-q.Block+run.Count)
 			continue
@@ -183,6 +183,7 @@ func (e *Engine) reserve(q *request, run Run) {
 	h := &q.heal
 	end := run.Start + run.Count
 	h.believed = e.placeOf(run)
+	h.untried = run.Kind&(KindLost|KindPending) != 0
 	h.tries = 0
 	if h.believed.mapped {
 		// What fails in a spare unit is healed unit by unit: a message names
@@ -212,7 +213,7 @@ func (e *Engine) sendAbout(q *request, kind MessageKind, spare uint32) {
 	unit, last := h.from/per, (h.to-1)/per
 	m := &e.out
 	*m = Message{
-		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.believed.mapped, Spare: spare,
+		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.believed.mapped, Untried: h.untried, Spare: spare,
 		Unit: unit, Count: uint32(last - unit + 1), Tried: h.tried, Tries: h.tries,
 	}
 	full := uint8(1<<per - 1)

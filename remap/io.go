@@ -115,6 +115,7 @@ type Message struct {
 	Count      uint32 // units
 	Spare      uint32 // first spare unit granted; MsgPending: the spare unit that failed if Mapped
 	Mapped     bool   // MsgPending: the blocks live in Spare, not at home
+	Untried    bool   // MsgReserve: the blocks were pending or lost, and not tried in place
 	Device     uint8  // MsgDoubt: the device; 0 is the backing disk
 	Generation uint64 // of MsgGrace and MsgGraceDone
 	Tried      [MaxTries]uint32

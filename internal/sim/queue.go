@@ -276,7 +276,7 @@ func (q *queue) lost(r *userReq) bool {
 
 // odd reports whether a block of a write is pending or lost, or may have been.
 func (q *queue) odd(r *userReq) bool {
-	return q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || q.has(r, remap.KindLost|remap.KindPending)
+	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || q.has(r, remap.KindLost|remap.KindPending)
 }
 
 func (q *queue) has(r *userReq, kind remap.Kind) bool {

@@ -25,6 +25,7 @@ type userReq struct {
 	failed bool    // an operation of it failed
 	path   bool    // and not for its medium
 	errnos []int32 // all that its operations answered
+	denied bool    // a spare unit, while blocks of it were pending or lost
 
 	flushFailed bool            // a flush of a disk failed
 	reached     map[uint64]bool // OpDiscard: blocks that were discarded on a disk

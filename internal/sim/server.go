@@ -95,7 +95,7 @@ func (s *sim) start() {
 	// The kernel gives the new server what the old one had not answered.
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
-			r.begun, r.time, r.flushFailed = s.step, s.now, false
+			r.begun, r.time, r.flushFailed, r.denied = s.step, s.now, false, false
 			s.later(classIO+uint8(r.queue), func() { s.srv.queues[r.queue].submit(r) })
 		}
 	}
@@ -286,6 +286,9 @@ func (k keeper) Send(q uint16, m *remap.Message) {
 	sv, s := k.sv, k.sv.s
 	if s.tracing() {
 		s.tracef("    to q%d: %s", q, messageString(m))
+	}
+	if r := s.reqs[q][m.Tag]; m.Kind == remap.MsgRefused && r != nil && sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
+		r.denied = true
 	}
 	if !s.opts.Bug.toEngine(sv, int(q), m) {
 		return
