@@ -45,12 +45,7 @@ func TestRecoveryCutShort(t *testing.T) {
 		cut(info.Queues - fetched)
 		s = startServer(t, "recover", file, s.id)
 	}
-	if err := e.halt(); err != nil {
-		t.Error(err)
-	}
-	if err := e.verify(); err != nil {
-		t.Error(err)
-	}
+	e.finish(t)
 	f.Close()
 	stopAndDelete(t, ctl, s.id)
 	if err := s.cmd.Wait(); err != nil {

@@ -235,6 +235,14 @@ func (e *exerciser) wait() error { e.wg.Wait(); return e.err }
 
 func (e *exerciser) halt() error { e.stop.Store(true); return e.wait() }
 
+// finish halts it, and compares all that it has written.
+func (e *exerciser) finish(t testing.TB) {
+	t.Helper()
+	if err := errors.Join(e.halt(), e.verify()); err != nil {
+		t.Error(err)
+	}
+}
+
 func (e *exerciser) step(w *worker) error {
 	n := (1 + w.rnd.IntN(e.maxIO/e.block)) * e.block
 	if w.rnd.IntN(2) == 0 {

@@ -28,12 +28,7 @@ func TestPrefault(t *testing.T) {
 				t.Fatalf("%d of %d bytes, %v", present, all, err)
 			}
 		}
-		if err := e.halt(); err != nil {
-			t.Error(err)
-		}
-		if err := e.verify(); err != nil {
-			t.Error(err)
-		}
+		e.finish(t)
 		f.Close()
 		s.remove(t)
 		if present, _, err := s.Prefault(1 << 40); present != 0 || err != nil {

@@ -174,12 +174,7 @@ func TestRecoveryUnderLoad(t *testing.T) {
 		for target := e.ops.Load() + 100; e.ops.Load() < target; {
 			time.Sleep(time.Millisecond)
 		}
-		if err := e.halt(); err != nil {
-			t.Error(err)
-		}
-		if err := e.verify(); err != nil {
-			t.Error(err)
-		}
+		e.finish(t)
 		f.Close()
 		stopAndDelete(t, ctl, s.id)
 		if err := s.cmd.Wait(); err != nil {
@@ -369,12 +364,7 @@ func TestLeaveAndRecover(t *testing.T) {
 			}
 			s = run(t, ctl, next, r, ublk.RunOptions{})
 		}
-		if err := e.halt(); err != nil {
-			t.Error(err)
-		}
-		if err := e.verify(); err != nil {
-			t.Error(err)
-		}
+		e.finish(t)
 		f.Close()
 		s.remove(t)
 	})
@@ -423,12 +413,7 @@ func TestLeaveSaturated(t *testing.T) {
 				t.Errorf("round %d: the kernel did not notice that the server was gone: live after %v", round, took)
 			}
 		}
-		if err := e.halt(); err != nil {
-			t.Error(err)
-		}
-		if err := e.verify(); err != nil {
-			t.Error(err)
-		}
+		e.finish(t)
 		f.Close()
 		s.remove(t)
 	})
@@ -503,12 +488,7 @@ func testQuiesce(t *testing.T, zero ublk.Choice, depth, workers, inHand int, del
 	for before := e.ops.Load(); e.ops.Load() < before+50; {
 		time.Sleep(time.Millisecond)
 	}
-	if err := e.halt(); err != nil {
-		t.Error(err)
-	}
-	if err := e.verify(); err != nil {
-		t.Error(err)
-	}
+	e.finish(t)
 	f.Close()
 	s.remove(t)
 }
