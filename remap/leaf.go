@@ -3,21 +3,35 @@ package remap
 import (
 	"math/bits"
 	"sync/atomic"
+	"unsafe"
 
 	"ublkremap/metadata"
 )
 
 // The Map is a tree of fixed depth:
 //
-//	root ─► directory ─► slot {summary, leaf} ─► leaf {summary, groups, records}
+//	root ─► directory ─► slot {summary, leaf} ─► leaf ─► cells
 //	 one pointer per 4 GiB    1024 slots of 16 bytes     4 MiB of the device
 //
 // A group is 16 units (64 KiB). Bit g of a summary says that group g of the
 // leaf holds a unit that is not plain home. The slot carries a copy of the
 // leaf's summary, so that a reader whose blocks are all at home is done after
-// three loads and never touches the leaf. The leaf keeps one 32-bit word per
-// group that is not empty, and one record per unit that is not plain home,
-// both packed: popcounts lead from the unit to the record.
+// three loads and never touches the leaf.
+//
+// A leaf has one record per unit that is not plain home, packed: popcounts lead
+// from the unit to the record. What a request needs of a record is its cell; time
+// and cause lie behind all cells. A leaf has one of two forms:
+//
+//   - Flat, with few records: one piece of memory without pointers, which begins
+//     with the summary, has a word per group that is not empty, and then the
+//     records. In a table of scattered units a leaf is a cache line or two, so
+//     that a lookup waits for memory twice: for the slot and for the leaf.
+//   - Parted, with more: 16 parts of 64 units (256 KiB), each with a bitmap of its
+//     units and a pointer to its records. A change copies one part and the list of
+//     parts, about 1 KiB, not all of up to 1,024 records.
+//
+// Memory without pointers is also memory that the garbage collector does not
+// look into.
 const (
 	groupShift = 4 // log2 of the units per group
 	groupUnits = 1 << groupShift
@@ -26,6 +40,15 @@ const (
 	leafShift  = groupShift + 6
 	leafUnits  = 1 << leafShift
 	leafMask   = leafUnits - 1
+
+	partShift = 6 // log2 of the units per part: the bits of a bitmap
+	partUnits = 1 << partShift
+	leafParts = leafUnits / partUnits
+	allParts  = 1<<leafParts - 1
+
+	// flatRecords is how many records a flat leaf has at most. With as many it
+	// is no larger than what a change of a parted one copies.
+	flatRecords = 64
 
 	dirShift  = 10 // log2 of the slots per directory
 	dirLeaves = 1 << dirShift
@@ -47,12 +70,40 @@ type slot struct {
 // dir is made when the first leaf in its range is, and stays.
 type dir [dirLeaves]slot
 
-// leaf is immutable once published. It has exactly 64 bytes: one cache line.
+// leaf is what both forms begin with. It is immutable once published, and so is
+// all that it leads to. Only the functions of this file and of leaf_pack.go know
+// what lies behind it:
+//
+//	parted: [leafParts]part, see parted
+//	flat:   groups [bits in summary]uint32, padded to 8 bytes: the group's units
+//	            in the low half, the index of its first record in the high half
+//	        the records, see records
 type leaf struct {
 	summary uint64
-	groups  []uint32 // per bit of summary: the group's units in the low half, the index of its first record in the high half
-	records []record
-	wide    *[]wideUnit // of the units whose cell is flagged wide
+	cells   uint32 // flat: bytes from here to the records; parted: 0
+	n       uint32 // flat: records; parted: 0
+}
+
+// parted is a leaf in parts.
+type parted struct {
+	leaf
+	parts [leafParts]part
+}
+
+// part is 64 units of a parted leaf.
+type part struct {
+	units uint64         // those that have a record
+	at    unsafe.Pointer // the records, see records; nil if there are none
+}
+
+// records are those of a flat leaf or of a part, in the order of their units:
+//
+//	[n]cell, [n]uint32 times, [n]uint8 causes, padded to 8 bytes, wide units
+//
+// Wide units are there for the cells that are flagged wide, and for no others.
+type records struct {
+	at unsafe.Pointer // the first cell
+	n  int
 }
 
 // record is what is kept of a unit.
@@ -62,10 +113,34 @@ type record struct {
 	cause metadata.Cause
 }
 
+// Sizes in bytes. The types that they are of, and that all of it is aligned, is
+// checked below.
+const (
+	leafHead   = 16
+	cellSize   = 8
+	timeSize   = 4
+	recordSize = cellSize + timeSize + 1
+	wideSize   = 4 * MaxPlaces
+)
+
+var (
+	_ [leafHead]byte                 = [unsafe.Sizeof(leaf{})]byte{}
+	_ [leafHead + 16*leafParts]byte  = [unsafe.Sizeof(parted{})]byte{}
+	_ [cellSize]byte                 = [unsafe.Sizeof(cell(0))]byte{}
+	_ [wideSize]byte                 = [unsafe.Sizeof(wideUnit{})]byte{}
+	_ [unsafe.Sizeof(uint64(0))]byte = [unsafe.Alignof(leaf{})]byte{}
+)
+
+// recordBytes is what n records take without wide units.
+func recordBytes(n int) int { return (n*recordSize + 7) &^ 7 }
+
+// groupBytes is what the words of n groups take.
+func groupBytes(n int) int { return (n*4 + 7) &^ 7 }
+
 // cell is the part of a record that a request needs, in one word so that a run
 // of like units is found by comparing words:
 //
-//	bits  0–31  spare unit; 0 if nothing is mapped; for a wide unit its index in leaf.wide
+//	bits  0–31  spare unit; 0 if nothing is mapped; for a wide unit its index among the wide ones
 //	bits 32–39  mask of the mapped blocks
 //	bits 40–47  mask of the lost blocks
 //	bits 48–55  mask of the pending blocks
@@ -141,11 +216,34 @@ func summaryMask(lo, hi uint32) uint64 {
 	return ^uint64(0) << (lo >> groupShift & 63) & (^uint64(0) >> (63 - hi>>groupShift&63))
 }
 
-// group returns the word of group g and its place in groups. The group must be
-// in the summary.
-func (l *leaf) group(g uint32) (word uint32, at int) {
-	at = bits.OnesCount64(l.summary & (1<<(g&63) - 1))
-	return l.groups[at], at
+// parted returns the leaf as what it is if cells is 0.
+func (l *leaf) parted() *parted { return (*parted)(unsafe.Pointer(l)) }
+
+// word returns the word of group g of a flat leaf, which must be in the summary.
+func (l *leaf) word(g uint32) uint32 {
+	at := bits.OnesCount64(l.summary & (1<<(g&63) - 1))
+	return *(*uint32)(unsafe.Add(unsafe.Pointer(l), leafHead+4*at))
+}
+
+// cell returns the cell of a unit, counted within the leaf: 0 if it is plain home.
+func (l *leaf) cell(pos uint32) cell {
+	if l.cells == 0 {
+		p := &l.parted().parts[pos>>partShift&(leafParts-1)]
+		k := pos & (partUnits - 1)
+		if p.units>>k&1 == 0 {
+			return 0
+		}
+		return *(*cell)(unsafe.Add(p.at, cellSize*bits.OnesCount64(p.units&(1<<k-1))))
+	}
+	g, k := pos>>groupShift, pos&(groupUnits-1)
+	if l.summary>>(g&63)&1 == 0 {
+		return 0
+	}
+	word := l.word(g)
+	if word>>k&1 == 0 {
+		return 0
+	}
+	return *(*cell)(unsafe.Add(unsafe.Pointer(l), uintptr(l.cells)+cellSize*uintptr(rank(word, k))))
 }
 
 // rank returns the index of the record of the k-th unit of a group.
@@ -153,35 +251,86 @@ func rank(word uint32, k uint32) int {
 	return int(word>>16) + bits.OnesCount32(word&(1<<(k&15)-1))
 }
 
-// find returns the record of a unit, counted within the leaf.
-func (l *leaf) find(pos uint32) (*record, bool) {
-	g, k := pos>>groupShift, pos&(groupUnits-1)
-	if l.summary>>(g&63)&1 == 0 {
-		return nil, false
-	}
-	word, _ := l.group(g)
-	if word>>k&1 == 0 {
-		return nil, false
-	}
-	return &l.records[rank(word, k)], true
+// group is a group of a leaf: which of its units have a record, and where.
+type group struct {
+	units uint32 // bits 0–15
+	first int    // index of the first unit's record
+	records
 }
 
+// group returns group g; it has no units if the group is not in the summary.
+func (l *leaf) group(g uint32) group {
+	if l.cells == 0 {
+		p := &l.parted().parts[g>>(partShift-groupShift)&(leafParts-1)]
+		k := g << groupShift & (partUnits - 1)
+		return group{
+			units: uint32(p.units >> k & 0xffff), first: bits.OnesCount64(p.units & (1<<k - 1)),
+			records: records{p.at, bits.OnesCount64(p.units)},
+		}
+	}
+	if l.summary>>(g&63)&1 == 0 {
+		return group{}
+	}
+	word := l.word(g)
+	return group{units: word & 0xffff, first: int(word >> 16), records: l.flat()}
+}
+
+// flat returns the records of a flat leaf.
+func (l *leaf) flat() records { return records{unsafe.Add(unsafe.Pointer(l), l.cells), int(l.n)} }
+
+// index returns the index of the record of the k-th unit of the group, which has
+// one.
+func (g *group) index(k uint32) int {
+	return g.first + bits.OnesCount32(g.units&(1<<(k&15)-1))
+}
+
+// cells are the cells of all records.
+func (r records) cells() []cell { return unsafe.Slice((*cell)(r.at), r.n) }
+
+// times are those of all records, in seconds since 1970.
+func (r records) times() []uint32 {
+	return unsafe.Slice((*uint32)(unsafe.Add(r.at, r.n*cellSize)), r.n)
+}
+
+// causes are those of all records.
+func (r records) causes() []metadata.Cause {
+	return unsafe.Slice((*metadata.Cause)(unsafe.Add(r.at, r.n*(cellSize+timeSize))), r.n)
+}
+
+// wide returns the wide unit of a cell that is flagged so.
+func (r records) wide(c cell) *wideUnit {
+	return (*wideUnit)(unsafe.Add(r.at, recordBytes(r.n)+int(c.spare())*wideSize))
+}
+
+// wides returns how many wide units there are.
+func (r records) wides() (n int) {
+	for _, c := range r.cells() {
+		if c&cellWide != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// bytes is how much memory the records take.
+func (r records) bytes() int { return recordBytes(r.n) + r.wides()*wideSize }
+
 // spareOf returns the spare unit of block i, which must be mapped.
-func (l *leaf) spareOf(c cell, i uint) uint32 {
+func (r records) spareOf(c cell, i uint) uint32 {
 	if c&cellWide != 0 {
-		return (*l.wide)[c.spare()][i]
+		return r.wide(c)[i&7]
 	}
 	return c.spare()
 }
 
-// info describes a record of the leaf.
-func (l *leaf) info(r *record, all uint8, u *UnitInfo) {
-	c := r.cell
+// info describes record i.
+func (r records) info(i int, u *UnitInfo) {
+	c := r.cells()[i]
 	u.Busy = c&cellBusy != 0
 	u.Lost, u.Pending = c.lost(), c.pending()
-	u.Cause, u.Time = r.cause, r.time
+	u.Cause, u.Time = r.causes()[i], r.times()[i]
 	for left := c.mapped(); left != 0; {
-		p := l.place(c, left)
+		p := r.place(c, left)
 		u.Places[u.N] = p
 		u.N++
 		left &^= p.Mask
@@ -190,11 +339,11 @@ func (l *leaf) info(r *record, all uint8, u *UnitInfo) {
 
 // place returns the place of the first block in left, with all blocks in left
 // that share its spare unit. All of left must be mapped.
-func (l *leaf) place(c cell, left uint8) Place {
+func (r records) place(c cell, left uint8) Place {
 	if c&cellWide == 0 {
 		return Place{Spare: c.spare(), Mask: left}
 	}
-	spares := &(*l.wide)[c.spare()]
+	spares := r.wide(c)
 	p := Place{Spare: spares[bits.TrailingZeros8(left)]}
 	for rest := left; rest != 0; rest &= rest - 1 {
 		i := bits.TrailingZeros8(rest)

@@ -98,6 +98,10 @@ type Map struct {
 	all   uint8 // mask of all blocks of a unit
 	root  []atomic.Pointer[dir]
 
+	// What readers look at for each request, above, does not change. What the writer
+	// changes lies on other cache lines: or each of its changes would take that
+	// line from the caches of all processors.
+	_                     [cacheLine]byte
 	mapped, pending, lost atomic.Uint64
 
 	writer editor // the writer's scratch; readers never look at it
@@ -144,8 +148,9 @@ func (m *Map) Unit(unit uint64) UnitInfo {
 	if l == nil {
 		return info
 	}
-	if r, ok := l.find(uint32(unit & leafMask)); ok {
-		l.info(r, m.all, &info)
+	g := l.group(uint32(unit & leafMask >> groupShift))
+	if k := uint32(unit & (groupUnits - 1)); g.units>>k&1 != 0 {
+		g.info(g.index(k), &info)
 	}
 	return info
 }
@@ -171,3 +176,7 @@ func (m *Map) leaf(index uint64) *leaf {
 	}
 	return s.leaf.Load()
 }
+
+// cacheLine is what processors fetch and keep together, in bytes: a pair of lines
+// where the one beside is fetched as well.
+const cacheLine = 128

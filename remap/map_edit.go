@@ -51,9 +51,12 @@ func (b *Builder) Map() *Map {
 type editor struct {
 	index   uint64 // of the leaf, or noLeaf
 	changed bool
-	groups  [leafGroups]uint16 // the units that have a record
-	records [leafUnits]record  // of those units, by their place in the leaf
-	wide    []wideUnit         // what wide cells point to, and what no cell points to any more
+	leaf    *leaf             // as it was
+	loaded  uint16            // the parts whose records are in records
+	dirty   uint16            // the parts that were changed
+	units   [leafParts]uint64 // the units that have a record
+	records [leafUnits]record // of those units, by their place in the leaf
+	wide    []wideUnit        // what wide cells point to, and what no cell points to any more
 
 	mapped, pending, lost int64 // changes of the map's counters
 }
@@ -85,32 +88,50 @@ func (ed *editor) open(m *Map, index uint64) {
 	}
 	ed.close(m)
 	ed.index = index
-	ed.groups = [leafGroups]uint16{}
+	ed.leaf = m.leaf(index)
+	ed.units = [leafParts]uint64{}
+	ed.loaded, ed.dirty = allParts, 0
 	ed.wide = ed.wide[:0]
-	l := m.leaf(index)
-	if l == nil {
+	switch l := ed.leaf; {
+	case l == nil:
+	case l.cells == 0:
+		ed.loaded = 0
+		for i := range l.parted().parts {
+			ed.units[i] = l.parted().parts[i].units
+		}
+	default:
+		for sum := l.summary; sum != 0; sum &= sum - 1 {
+			at := uint32(bits.TrailingZeros64(sum))
+			g := l.group(at)
+			pos := at << groupShift
+			ed.units[pos>>partShift] |= uint64(g.units) << (pos & (partUnits - 1))
+			ed.take(g.records, g.first, pos, uint64(g.units))
+		}
+	}
+}
+
+// load takes a part of a parted leaf apart, if it is not yet.
+func (ed *editor) load(i uint32) {
+	if ed.loaded>>i&1 != 0 {
 		return
 	}
-	if l.wide != nil {
-		ed.wide = append(ed.wide, *l.wide...)
-	}
-	from := l.records
-	at := 0
-	for sum := l.summary; sum != 0; sum &= sum - 1 {
-		g := bits.TrailingZeros64(sum)
-		units := uint16(l.groups[at])
-		at++
-		ed.groups[g] = units
-		to := ed.records[g<<groupShift:][:groupUnits]
-		if units == 1<<groupUnits-1 {
-			copy(to, from)
-			from = from[groupUnits:]
-			continue
+	ed.loaded |= 1 << i
+	p := &ed.leaf.parted().parts[i]
+	ed.take(records{p.at, bits.OnesCount64(p.units)}, 0, i<<partShift, p.units)
+}
+
+// take copies the records from first on to the units from pos on of which the
+// bits are set.
+func (ed *editor) take(from records, first int, pos uint32, units uint64) {
+	cells, times, causes := from.cells(), from.times(), from.causes()
+	for i := first; units != 0; units &= units - 1 {
+		c := cells[i]
+		if c&cellWide != 0 {
+			ed.wide = append(ed.wide, *from.wide(c))
+			c = c&^0xffffffff | cell(len(ed.wide)-1)
 		}
-		for ; units != 0; units &= units - 1 {
-			to[bits.TrailingZeros16(units)] = from[0]
-			from = from[1:]
-		}
+		ed.records[pos+uint32(bits.TrailingZeros64(units))&(partUnits-1)] = record{c, times[i], causes[i]}
+		i++
 	}
 }
 
@@ -121,11 +142,14 @@ func (ed *editor) close(m *Map) {
 	}
 	index := ed.index
 	ed.index = noLeaf
+	if ed.changed {
+		publish(m, index, ed.pack())
+	}
+	ed.leaf = nil
 	if !ed.changed {
 		return
 	}
 	ed.changed = false
-	publish(m, index, ed.pack())
 	// A negative change wraps round to what subtracts.
 	m.mapped.Add(uint64(ed.mapped))
 	m.pending.Add(uint64(ed.pending))
@@ -153,59 +177,6 @@ func publish(m *Map, index uint64, l *leaf) {
 	s.summary.Store(s.summary.Load() | summary)
 	s.leaf.Store(l)
 	s.summary.Store(summary)
-}
-
-// pack makes an immutable leaf of what is open, or nil if that is empty.
-func (ed *editor) pack() *leaf {
-	var summary uint64
-	n := 0
-	for g, units := range ed.groups {
-		if units != 0 {
-			summary |= 1 << g
-			n += bits.OnesCount16(units)
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	l := &leaf{
-		summary: summary,
-		groups:  make([]uint32, 0, bits.OnesCount64(summary)),
-		records: make([]record, 0, n),
-	}
-	for sum := summary; sum != 0; sum &= sum - 1 {
-		g := bits.TrailingZeros64(sum)
-		units := ed.groups[g]
-		l.groups = append(l.groups, uint32(len(l.records))<<16|uint32(units))
-		from := ed.records[g<<groupShift:][:groupUnits]
-		if units == 1<<groupUnits-1 {
-			l.records = append(l.records, from...)
-			continue
-		}
-		for ; units != 0; units &= units - 1 {
-			l.records = append(l.records, from[bits.TrailingZeros16(units)])
-		}
-	}
-	if len(ed.wide) > 0 {
-		l.packWide(ed.wide)
-	}
-	return l
-}
-
-// packWide gives the leaf those of the wide units that its cells point to.
-func (l *leaf) packWide(all []wideUnit) {
-	var kept []wideUnit
-	for i := range l.records {
-		c := &l.records[i].cell
-		if *c&cellWide == 0 {
-			continue
-		}
-		kept = append(kept, all[c.spare()])
-		*c = *c&^0xffffffff | cell(len(kept)-1)
-	}
-	if kept != nil {
-		l.wide = &kept
-	}
 }
 
 // set applies an entry to one unit of the open leaf.
@@ -286,9 +257,11 @@ func (ed *editor) setBusy(pos uint32, busy bool) {
 
 // get returns the record of a unit of the open leaf.
 func (ed *editor) get(pos uint32) record {
-	if ed.groups[pos>>groupShift]>>(pos&(groupUnits-1))&1 == 0 {
+	i := pos >> partShift
+	if ed.units[i]>>(pos&(partUnits-1))&1 == 0 {
 		return record{}
 	}
+	ed.load(i)
 	return ed.records[pos]
 }
 
@@ -296,14 +269,16 @@ func (ed *editor) get(pos uint32) record {
 // nothing.
 func (ed *editor) put(pos uint32, r record) {
 	old := ed.get(pos)
-	g, bit := &ed.groups[pos>>groupShift], uint16(1)<<(pos&(groupUnits-1))
+	i, bit := pos>>partShift, uint64(1)<<(pos&(partUnits-1))
+	ed.load(i) // what the leaf says of its other units
 	if r.cell == 0 {
-		*g &^= bit
+		ed.units[i] &^= bit
 	} else {
-		*g |= bit
+		ed.units[i] |= bit
 		ed.records[pos] = r
 	}
 	ed.changed = true
+	ed.dirty |= 1 << i
 	ed.pending += int64(bits.OnesCount8(r.cell.pending())) - int64(bits.OnesCount8(old.cell.pending()))
 	ed.lost += int64(bits.OnesCount8(r.cell.lost())) - int64(bits.OnesCount8(old.cell.lost()))
 	if r.cell.mapped() != 0 {

@@ -50,11 +50,11 @@ func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, 
 			continue
 		}
 		for sum := l.summary & summaryMask(uint32(unit-base), leafMask); sum != 0; sum &= sum - 1 {
-			g := uint32(bits.TrailingZeros64(sum))
-			word, _ := l.group(g)
-			for units := word & 0xffff; units != 0; units &= units - 1 {
+			at := uint32(bits.TrailingZeros64(sum))
+			g := l.group(at)
+			for units := g.units; units != 0; units &= units - 1 {
 				k := uint32(bits.TrailingZeros32(units))
-				u := base + uint64(g<<groupShift|k)
+				u := base + uint64(at<<groupShift|k)
 				if u < unit {
 					continue
 				}
@@ -66,7 +66,7 @@ func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, 
 				}
 				left--
 				var ok bool
-				if phase, ok = out.unit(l, &l.records[rank(word, k)], unit, phase); !ok {
+				if phase, ok = out.unit(g.records, g.index(k), unit, phase); !ok {
 					return out.n, unit<<cursorPhase | uint64(phase), false
 				}
 				unit, phase = unit+1, 0
@@ -88,11 +88,11 @@ type entryWriter struct {
 	n   int
 }
 
-// unit states a unit from a phase on. If dst is full it returns false and the
+// unit states the unit of record i from a phase on. If dst is full it returns false and the
 // phase to go on from.
-func (w *entryWriter) unit(l *leaf, r *record, unit uint64, phase uint) (uint, bool) {
-	c := r.cell
-	e := metadata.Entry{Unit: unit, Count: 1, Cause: r.cause, Time: r.time}
+func (w *entryWriter) unit(r records, i int, unit uint64, phase uint) (uint, bool) {
+	c := r.cells()[i]
+	e := metadata.Entry{Unit: unit, Count: 1, Cause: r.causes()[i], Time: r.times()[i]}
 	if phase < pendingPhase {
 		left := (c.mapped() | c.lost()) & (0xff << phase)
 		for left != 0 {
@@ -100,7 +100,7 @@ func (w *entryWriter) unit(l *leaf, r *record, unit uint64, phase uint) (uint, b
 			if c.lost()>>i&1 != 0 {
 				e.State, e.Spare, e.Mask = metadata.StateLost, 0, c.lost()&left
 			} else {
-				p := l.place(c, c.mapped()&left)
+				p := r.place(c, c.mapped()&left)
 				e.State, e.Spare, e.Mask = metadata.StateMapped, p.Spare, p.Mask
 			}
 			if !w.put(e) {

@@ -21,6 +21,27 @@ func (m *Map) Next(block, end uint64) (r Run, ok bool) {
 		if s == nil || s.summary.Load()&summaryMask(uint32(first&leafMask), uint32(last&leafMask)) == 0 {
 			return Run{}, false
 		}
+		if first == last {
+			return m.one(s.leaf.Load(), block, end)
+		}
+	}
+	return m.next(block, end)
+}
+
+// one is Next for a range within one unit, which lies in that leaf. Most others than those
+// that Next has answered end here: the unit is mapped as a whole, or at home after all.
+func (m *Map) one(l *leaf, block, end uint64) (Run, bool) {
+	if l == nil {
+		return Run{}, false
+	}
+	c := l.cell(uint32(block >> (m.shift & 7) & leafMask))
+	in := uint(block & (1<<(m.shift&7) - 1))
+	want := ^(^uint8(0) << ((end - block) & 15)) << (in & 7)
+	switch {
+	case c>>cellLost == 0 && c.mapped()&want == want:
+		return Run{Start: block, Count: end - block, Kind: KindMapped, Spare: uint64(c.spare())<<(m.shift&7) + uint64(in)}, true
+	case c.blocks(m.all)&want == 0:
+		return Run{}, false
 	}
 	return m.next(block, end)
 }
@@ -64,20 +85,20 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 		hi = uint32(last - base)
 	}
 	for sum := l.summary & summaryMask(lo, hi); sum != 0; sum &= sum - 1 {
-		g := uint32(bits.TrailingZeros64(sum))
-		word, at := l.group(g)
-		units := word & 0xffff
-		if g == lo>>groupShift {
+		at := uint32(bits.TrailingZeros64(sum))
+		g := l.group(at)
+		units := g.units
+		if at == lo>>groupShift {
 			units &= 0xffff << (lo & (groupUnits - 1))
 		}
-		if g == hi>>groupShift {
+		if at == hi>>groupShift {
 			units &= 0xffff >> (groupUnits - 1 - hi&(groupUnits-1))
 		}
 		for ; units != 0; units &= units - 1 {
 			k := uint32(bits.TrailingZeros32(units))
-			pos := g<<groupShift | k
-			unit, index := base+uint64(pos), rank(word, k)
-			live := l.records[index].cell.blocks(m.all)
+			pos := at<<groupShift | k
+			unit, index := base+uint64(pos), g.index(k)
+			live := g.cells()[index].blocks(m.all)
 			if unit == first {
 				live &= 0xff << (block & (1<<shift - 1))
 			}
@@ -85,8 +106,8 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 				live &= 0xff >> (7 - (end-1)&(1<<shift-1))
 			}
 			if live != 0 {
-				c := cursor{pos: pos, word: word, group: at, index: index}
-				return l.run(m, c, unit<<shift, end, uint(bits.TrailingZeros8(live))), true
+				c := cursor{group: g, pos: pos, at: index}
+				return c.run(l, m, unit<<shift, end, uint(bits.TrailingZeros8(live))), true
 			}
 		}
 	}
@@ -95,51 +116,50 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 
 // cursor is a unit of a leaf that has a record.
 type cursor struct {
+	group        // that it is in
 	pos   uint32 // the unit, within the leaf
-	word  uint32 // its group's word
-	group int    // and where that is in groups
-	index int    // its record
+	at    int    // its record
 }
 
 // forward moves to the unit right behind, and returns false if that has no
 // record or lies in another leaf.
 func (c *cursor) forward(l *leaf) bool {
 	c.pos++
-	c.index++
+	c.at++
 	k := c.pos & (groupUnits - 1)
 	if k == 0 {
 		g := c.pos >> groupShift
-		if g == leafGroups || l.summary>>(g&63)&1 == 0 {
+		if g == leafGroups {
 			return false
 		}
-		c.group++
-		c.word = l.groups[c.group]
+		c.group = l.group(g)
+		c.at = c.first
 	}
-	return c.word>>k&1 != 0
+	return c.units>>k&1 != 0
 }
 
-// row returns the records of the units in a row from the cursor on, as far as
+// row returns the cells of the units in a row from the cursor on, as far as
 // its group goes, and moves to the last of them.
-func (c *cursor) row(l *leaf) []record {
-	n := bits.TrailingZeros32(^(c.word & 0xffff >> (c.pos & (groupUnits - 1))))
-	row := l.records[c.index : c.index+n]
+func (c *cursor) row() []cell {
+	n := bits.TrailingZeros32(^(c.units >> (c.pos & (groupUnits - 1))))
+	row := c.cells()[c.at : c.at+n]
 	c.pos += uint32(n - 1)
-	c.index += n - 1
+	c.at += n - 1
 	return row
 }
 
-// run returns the run that begins with block i of the unit at c, whose first
+// run returns the run that begins with block i of the cursor's unit, whose first
 // block is start. The block must not be plain home.
-func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
+func (c *cursor) run(l *leaf, m *Map, start, end uint64, i uint) Run {
 	perUnit := uint(1) << (m.shift & 7)
-	ce := l.records[c.index].cell
+	ce := c.cells()[c.at]
 	r := Run{Start: start + uint64(i), Kind: ce.kind(i)}
 	var spare uint32
 	if r.Kind&KindMapped != 0 {
-		spare = l.spareOf(ce, i)
+		spare = c.spareOf(ce, i)
 		r.Spare = uint64(spare)<<(m.shift&7) + uint64(i)
 	}
-	n := l.same(ce, r.Kind, spare, i, perUnit)
+	n := c.same(ce, r.Kind, spare, i, perUnit)
 	r.Count = uint64(n - i)
 	if n == perUnit {
 		// A unit that goes on with the run as a whole has exactly this
@@ -151,9 +171,9 @@ func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
 		want := uniform(r.Kind, m.all, spare) + step
 	rows:
 		for r.Start+r.Count < end && c.forward(l) {
-			for _, next := range c.row(l) {
-				if next.cell != want {
-					r.Count += uint64(l.same(next.cell, r.Kind, want.spare(), 0, perUnit))
+			for _, next := range c.row() {
+				if next != want {
+					r.Count += uint64(c.same(next, r.Kind, want.spare(), 0, perUnit))
 					break rows
 				}
 				r.Count += uint64(perUnit)
@@ -167,7 +187,7 @@ func (l *leaf) run(m *Map, c cursor, start, end uint64, i uint) Run {
 
 // same returns the first block of the unit, at or after i, that is not of kind
 // k or not in that spare unit.
-func (l *leaf) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
+func (r records) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
 	n := min(perUnit, i+uint(bits.TrailingZeros8(^(c.alike(k)>>(i&7)))))
 	if k&KindMapped == 0 {
 		return n
@@ -178,7 +198,7 @@ func (l *leaf) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
 		}
 		return n
 	}
-	for spares := &(*l.wide)[c.spare()]; i < n && spares[i&7] == spare; {
+	for spares := r.wide(c); i < n && spares[i&7] == spare; {
 		i++
 	}
 	return i

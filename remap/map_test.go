@@ -260,8 +260,16 @@ func TestMapMemory(t *testing.T) {
 		b.Apply(entryOf(metadata.StateMapped, 5_000_000+i, 1, 0xff, uint32(i*7)))
 	}
 	m := b.Map()
-	if per := float64(m.Bytes()) / dense; per > 24 {
-		t.Errorf("%.1f bytes per unit where all are remapped, want at most 24", per)
+	// The promise is 24; this is what the layout gives.
+	if per := float64(m.Bytes()) / dense; per > 15 {
+		t.Errorf("%.1f bytes per unit where all are remapped, want at most 15", per)
+	}
+	b = NewBuilder(units, 8)
+	for i := uint64(0); i < dense; i++ { // four in a leaf, in as many groups
+		b.Apply(entryOf(metadata.StateMapped, i*leafUnits/4+i%groupUnits, 1, 0xff, uint32(i*7)))
+	}
+	if per := float64(b.Map().Bytes()) / dense; per > 28 {
+		t.Errorf("%.1f bytes per unit where there is one per MiB, want at most 28", per)
 	}
 	// With something in each 4 GiB all directories exist.
 	b = NewBuilder(units, 8)
@@ -270,9 +278,6 @@ func TestMapMemory(t *testing.T) {
 	}
 	if got := b.Map().Bytes(); got > 80<<20 {
 		t.Errorf("directories of 16 TiB take %d bytes", got)
-	}
-	if got := unsafe.Sizeof(leaf{}); got != 64 {
-		t.Errorf("a leaf has %d bytes, want one cache line", got)
 	}
 }
 

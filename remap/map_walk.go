@@ -14,15 +14,15 @@ func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 		if l == nil {
 			continue
 		}
-		next := 0
 		for sum := l.summary; sum != 0; sum &= sum - 1 {
-			g := uint64(bits.TrailingZeros64(sum))
-			word, _ := l.group(uint32(g))
-			for units := word & 0xffff; units != 0; units &= units - 1 {
+			at := uint64(bits.TrailingZeros64(sum))
+			g := l.group(uint32(at))
+			next := g.first
+			for units := g.units; units != 0; units &= units - 1 {
 				info = UnitInfo{}
-				l.info(&l.records[next], m.all, &info)
+				g.info(next, &info)
 				next++
-				unit := index<<leafShift | g<<groupShift | uint64(bits.TrailingZeros32(units))
+				unit := index<<leafShift | at<<groupShift | uint64(bits.TrailingZeros32(units))
 				if err := f(unit, &info); err != nil {
 					return err
 				}
@@ -62,10 +62,13 @@ func (m *Map) Bytes() uint64 {
 		if l == nil {
 			continue
 		}
-		total += uint64(unsafe.Sizeof(*l)) + uint64(cap(l.groups))*uint64(unsafe.Sizeof(l.groups[0])) +
-			uint64(cap(l.records))*uint64(unsafe.Sizeof(l.records[0]))
-		if l.wide != nil {
-			total += uint64(unsafe.Sizeof(*l.wide)) + uint64(cap(*l.wide))*uint64(unsafe.Sizeof(wideUnit{}))
+		if l.cells != 0 {
+			total += uint64(l.cells) + uint64(l.flat().bytes())
+			continue
+		}
+		total += uint64(unsafe.Sizeof(parted{}))
+		for _, p := range l.parted().parts {
+			total += uint64(records{p.at, bits.OnesCount64(p.units)}.bytes())
 		}
 	}
 	return total

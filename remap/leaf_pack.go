@@ -1,0 +1,124 @@
+package remap
+
+import (
+	"math/bits"
+	"unsafe"
+
+	"ublkremap/metadata"
+)
+
+// pack makes an immutable leaf of what is open, or nil if that is empty.
+func (ed *editor) pack() *leaf {
+	n := 0
+	var summary uint64
+	for i, units := range ed.units {
+		n += bits.OnesCount64(units)
+		summary |= groupsOf(units) << (i * partUnits / groupUnits)
+	}
+	switch {
+	case n == 0:
+		return nil
+	case n <= flatRecords:
+		return ed.packFlat(summary, n)
+	}
+	return ed.packParted(summary)
+}
+
+// groupsOf returns which of the four groups of a part have units.
+func groupsOf(units uint64) (groups uint64) {
+	for g := 0; units != 0; g++ {
+		if units&(1<<groupUnits-1) != 0 {
+			groups |= 1 << g
+		}
+		units >>= groupUnits
+	}
+	return groups
+}
+
+// allocate returns memory without pointers, zeroed and aligned to 8 bytes. What
+// leads to it are unsafe pointers and typed ones alike; either keeps it alive.
+func allocate(bytes int) unsafe.Pointer {
+	return unsafe.Pointer(unsafe.SliceData(make([]uint64, bytes/8)))
+}
+
+func (ed *editor) packFlat(summary uint64, n int) *leaf {
+	wides := 0
+	for i := range uint32(leafParts) {
+		ed.load(i)
+		wides += ed.wides(i)
+	}
+	cells := leafHead + groupBytes(bits.OnesCount64(summary))
+	l := (*leaf)(allocate(cells + recordBytes(n) + wides*wideSize))
+	l.summary, l.cells, l.n = summary, uint32(cells), uint32(n)
+	words := unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(l), leafHead)), bits.OnesCount64(summary))
+	at := 0
+	for sum := summary; sum != 0; sum &= sum - 1 {
+		pos := bits.TrailingZeros64(sum) * groupUnits
+		units := ed.units[pos>>partShift] >> (pos & (partUnits - 1)) & (1<<groupUnits - 1)
+		words[0] = uint32(at)<<16 | uint32(units)
+		words = words[1:]
+		at += bits.OnesCount64(units)
+	}
+	w := packer{records: l.flat()}
+	for i := range uint32(leafParts) {
+		ed.give(&w, i)
+	}
+	return l
+}
+
+// packParted takes over the parts that were not changed.
+func (ed *editor) packParted(summary uint64) *leaf {
+	l := &parted{leaf: leaf{summary: summary}}
+	for i := range uint32(leafParts) {
+		if ed.dirty>>i&1 == 0 && ed.leaf != nil && ed.leaf.cells == 0 {
+			l.parts[i] = ed.leaf.parted().parts[i]
+			continue
+		}
+		n := bits.OnesCount64(ed.units[i])
+		if n == 0 {
+			continue
+		}
+		at := allocate(recordBytes(n) + ed.wides(i)*wideSize)
+		l.parts[i] = part{units: ed.units[i], at: at}
+		ed.give(&packer{records: records{at, n}}, i)
+	}
+	return &l.leaf
+}
+
+// wides returns how many of a part's units are wide. The part must be loaded.
+func (ed *editor) wides(i uint32) (n int) {
+	if len(ed.wide) == 0 {
+		return 0
+	}
+	for units := ed.units[i]; units != 0; units &= units - 1 {
+		if ed.records[i<<partShift|uint32(bits.TrailingZeros64(units))].cell&cellWide != 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// packer writes records that are not published yet, one after the other.
+type packer struct {
+	records
+	next, wides int
+}
+
+// give packs the records of a part, which must be loaded.
+func (ed *editor) give(w *packer, i uint32) {
+	cells, times, causes := w.cells(), w.times(), w.causes()
+	for units := ed.units[i]; units != 0; units &= units - 1 {
+		r := &ed.records[i<<partShift|uint32(bits.TrailingZeros64(units))]
+		c := r.cell
+		if c&cellWide != 0 {
+			from := &ed.wide[c.spare()]
+			c = c&^0xffffffff | cell(w.wides)
+			*w.wide(c) = *from
+			w.wides++
+		}
+		cells[w.next], times[w.next], causes[w.next] = c, r.time, r.cause
+		w.next++
+	}
+}
+
+var _ [1]byte = [unsafe.Sizeof(metadata.Cause(0))]byte{}
