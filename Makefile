@@ -47,7 +47,7 @@ VMEXEC  = $(CURDIR)/bin/vmexec
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench-map demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -117,7 +117,7 @@ lint: ## golangci-lint with the import map, and go.mod's tidiness
 fmt: ## format the Go files
 	$(GOLANGCI) fmt ./...
 
-bench: ## benchmarks with -benchmem: RUN=BenchmarkMap PKG=./bench/...
+bench-map: ## Go benchmarks on this machine, for benchstat: RUN=BenchmarkMap PKG=./bench/...
 	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench/...)
 
 demo: ## the main job, shown on this machine or in a guest: DEMO='-k 7.3 -c 200'
