@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -101,6 +102,11 @@ func (q *Queue) loop() error {
 			} else {
 				// The last answers still have to reach the kernel.
 				limit = 0
+			}
+		}
+		if !q.pacer.skip() && q.pacer.due(time.Since(q.epoch)) {
+			if err := q.yield(); err != nil {
+				return err
 			}
 		}
 		if err := q.ring.SubmitAndWait(limit); err != nil {

@@ -28,6 +28,7 @@ type Queue struct {
 	handler Handler
 	ring    *uring.Ring
 	cqes    [64]uring.CQE
+	pacer   pacer
 	discard uring.SQE // where entries go when the ring is broken
 	failure error     // why the ring is broken, or the kernel refused a command
 

@@ -257,11 +257,12 @@ func memoryHere() int64 {
 	return n
 }
 
-// prepareMemory does what can be done before the device is live.
-func prepareMemory(log zerolog.Logger) {
+// prepareMemory does what can be done before the device with this many queues is live.
+func prepareMemory(log zerolog.Logger, queues int) {
 	if err := lockText(); err != nil {
 		log.Warn().Err(err).Msg("cannot keep the program in memory")
 	}
+	reserveProcessors(queues)
 	startThreads(runtime.GOMAXPROCS(0) + spareThreads)
 	reserveHeap()
 	watchHeapOnce.Do(func() { watchHeap(0, math.MaxInt64) })

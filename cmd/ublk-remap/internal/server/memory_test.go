@@ -62,7 +62,7 @@ func TestHeapIsPresent(t *testing.T) {
 			bytes -= size
 		}
 	}
-	prepareMemory(zerolog.Nop())
+	prepareMemory(zerolog.Nop(), 1)
 	churnHeap()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

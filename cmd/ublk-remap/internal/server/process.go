@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"os"
+	"runtime"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -27,6 +28,19 @@ func harden(log zerolog.Logger) {
 	}
 	if err := os.Chdir("/"); err != nil {
 		log.Warn().Err(err).Msg("cannot leave the working directory")
+	}
+}
+
+// spareProcessors are there for goroutines besides the queues': the keeper, and
+// one that is idle. Only if one is idle does the runtime leave a queue's thread
+// its own while it waits in the kernel.
+const spareProcessors = 2
+
+// reserveProcessors lets enough goroutines run at a time, whatever the number of
+// CPUs. One that nobody uses costs nothing.
+func reserveProcessors(queues int) {
+	if n := queues + spareProcessors; runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
 	}
 }
 

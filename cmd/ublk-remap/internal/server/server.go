@@ -112,7 +112,7 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.load(waiting); err != nil {
 		return err
 	}
-	prepareMemory(s.log)
+	prepareMemory(s.log, s.cfg.Queues)
 	epoch, cancel := context.WithTimeout(ctx, epochWait)
 	defer cancel()
 	if err := s.keeper.open(epoch); err != nil {

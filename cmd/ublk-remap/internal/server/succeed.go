@@ -52,7 +52,7 @@ func (s *server) succeed(ctx context.Context) error {
 	// have to wait for it: a page that must be read may be read from the very
 	// device.
 	harden(s.log)
-	prepareMemory(s.log)
+	prepareMemory(s.log, r.Queues)
 	if s.cfg.Leaving != nil {
 		s.cfg.Leaving()
 	}

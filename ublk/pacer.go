@@ -1,0 +1,65 @@
+package ublk
+
+import (
+	"runtime"
+	"time"
+)
+
+// A pacer keeps the Go scheduler from taking the processor (the P that runs Go code) away from a queue's thread at
+// every wait.
+//
+// The thread waits in a system call like any other, so that nothing that stops the world ever waits for a device. While it is there,
+// the runtime's monitor (retake in runtime/proc.go) leaves it its P for up to 10 ms if another P is idle, and the return costs next to nothing. But the monitor also
+// measures for how long a P has been running one goroutine, by a tick that only the scheduler advances; and a goroutine that is locked to its
+// thread never comes to the scheduler by itself. So 10 ms after it began to be busy it counted as overdue for good, and
+// its P was taken 20 µs into every wait: each return then had to find another P and to wake the monitor by a futex, which halved what a queue could do.
+//
+// One visit to the scheduler before the 10 ms are over puts that right. It costs two switches of threads. An idle thread makes none, and so loses its P
+// and lets the monitor sleep.
+type pacer struct {
+	left   int           // waits until the next look at the clock
+	stride int           // waits between two looks, 1 to maxStride
+	looked time.Duration // when that was, since the queue's epoch
+	yield  time.Duration // when the goroutine last went to the scheduler
+}
+
+const (
+	// yieldEvery leaves a margin below forcePreemptNS of runtime/proc.go, 10 ms.
+	yieldEvery = 6 * time.Millisecond
+	// lookEvery is how exact that has to be. The clock is not free everywhere, so it is not read at every wait.
+	lookEvery = time.Millisecond
+	maxStride = 64
+)
+
+// skip reports whether the clock need not be looked at before this wait. To be called once per wait.
+func (p *pacer) skip() bool {
+	p.left--
+	return p.left >= 0
+}
+
+// due reports whether the goroutine should yield before it waits again. To be called if skip says false.
+func (p *pacer) due(now time.Duration) bool {
+	switch since := now - p.looked; {
+	case since > lookEvery:
+		p.stride = max(p.stride/2, 1)
+	case since < lookEvery/2:
+		p.stride = min(max(p.stride, 1)*2, maxStride)
+	}
+	p.looked, p.left = now, max(p.stride, 1)-1
+	if now-p.yield < yieldEvery {
+		return false
+	}
+	p.yield = now
+	return true
+}
+
+// yield takes the goroutine once through the scheduler. What is queued goes to the kernel first, so that the disk works meanwhile.
+func (q *Queue) yield() error {
+	if q.ring.Pending() > 0 {
+		if err := q.ring.SubmitOnly(); err != nil {
+			return err
+		}
+	}
+	runtime.Gosched()
+	return nil
+}
