@@ -2,6 +2,7 @@ package ublk
 
 import (
 	"fmt"
+	"math"
 	"unsafe"
 
 	"ublkremap/ublk/internal/uring"
@@ -10,23 +11,38 @@ import (
 // A Buffer names memory for one operation of a Queue: the data of a request, or a Memory. It is only as good as what it
 // names: that of a request until Queue.Done.
 type Buffer struct {
-	addr  uint64 // an address, or an offset in a registered buffer
-	index uint16
-	fixed bool // registered buffer index
+	addr  uint64 // an address, or with zero copy an offset in the registered buffer
+	index uint16 // of the registered buffer
+	fixed uint32 // how many bytes from addr on are in it; 0 if none is
 }
 
 // At is the same buffer from n bytes later on.
 func (b Buffer) At(n uint32) Buffer {
 	b.addr += uint64(n)
+	b.fixed -= min(n, b.fixed)
 	return b
+}
+
+// pinnedMost is how much of each tag's buffer is registered with the ring where the data is copied, in bytes. The kernel
+// then does not have to look up and hold its pages for every operation, which costs a small one a good part of its time. They
+// stay in memory for as long as the queue lives, so it is not all of them.
+const pinnedMost = 16 << 10
+
+// pinBuffers registers the start of each tag's buffer as buffer number tag. Where that is not allowed, for want of memory
+// that may be locked, requests do without.
+func (q *Queue) pinBuffers() {
+	size := min(pinnedMost, q.maxIO)
+	if q.ring.RegisterBuffers(q.bufs, q.maxIO, size) == nil {
+		q.pinned = uint32(size)
+	}
 }
 
 // RequestBuffer names the data of the request tag. It works with and without zero copy.
 func (q *Queue) RequestBuffer(tag uint16) Buffer {
 	if q.zeroCopy {
-		return Buffer{index: tag, fixed: true}
+		return Buffer{index: tag, fixed: math.MaxUint32}
 	}
-	return Buffer{addr: q.bufAddr(tag)}
+	return Buffer{addr: q.bufAddr(tag), index: tag, fixed: q.pinned}
 }
 
 // RequestBytes is the data of the request tag, or nil with zero copy. For a write it holds what is to be written; for a

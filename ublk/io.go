@@ -19,7 +19,7 @@ const WriteFUA = WriteFlags(uring.DataSync)
 // Read queues a read of n bytes at off.
 func (q *Queue) Read(file int, b Buffer, n uint32, off int64, userData uint64) {
 	s := q.operation(userData)
-	if b.fixed {
+	if n <= b.fixed {
 		uring.ReadFixed(s, file+charIndex+1, b.index, b.addr, n, uint64(off))
 	} else {
 		uring.Read(s, file+charIndex+1, b.addr, n, uint64(off))
@@ -30,7 +30,7 @@ func (q *Queue) Read(file int, b Buffer, n uint32, off int64, userData uint64) {
 // EFAULT.
 func (q *Queue) Write(file int, b Buffer, n uint32, off int64, flags WriteFlags, userData uint64) {
 	s := q.operation(userData)
-	if b.fixed {
+	if n <= b.fixed {
 		uring.WriteFixed(s, file+charIndex+1, b.index, b.addr, n, uint64(off), uint32(flags))
 	} else {
 		uring.Write(s, file+charIndex+1, b.addr, n, uint64(off), uint32(flags))

@@ -109,7 +109,7 @@ func (q *Queue) loop() error {
 				return err
 			}
 		}
-		if err := q.ring.SubmitAndWait(limit); err != nil {
+		if err := q.wait(limit); err != nil {
 			return err
 		}
 	}

@@ -29,11 +29,13 @@ type Queue struct {
 	ring    *uring.Ring
 	cqes    [64]uring.CQE
 	pacer   pacer
+	poller  poller
 	discard uring.SQE // where entries go when the ring is broken
 	failure error     // why the ring is broken, or the kernel refused a command
 
 	descMap  []byte // the kernel's descriptors
 	bufs     []byte // one buffer of maxIO per tag; empty with zero copy
+	pinned   uint32 // bytes at the start of each that are registered with the ring
 	memories []*Memory
 	tags     []tagState
 	files    [MaxFiles]fileState
@@ -142,7 +144,11 @@ func (q *Queue) setup() error {
 	var err error
 	// Room for a commit and an operation per tag, and for what handlers do besides. More of either only means one more
 	// entry into the kernel.
-	if q.ring, err = uring.New(uring.QueueRing, min(uring.MaxEntries, 2*q.depth+64)); err != nil {
+	kind := uring.QueueRing
+	if q.poller.most > 0 {
+		kind = uring.PolledQueueRing
+	}
+	if q.ring, err = uring.New(kind, min(uring.MaxEntries, 2*q.depth+64)); err != nil {
 		return err
 	}
 	if err := q.ring.RegisterRing(); err != nil {
@@ -159,8 +165,11 @@ func (q *Queue) setup() error {
 		if err := q.ring.RegisterSparseBuffers(q.depth); err != nil {
 			return err
 		}
-	} else if q.bufs, err = uring.Mmap(q.depth * q.maxIO); err != nil {
-		return err
+	} else {
+		if q.bufs, err = uring.Mmap(q.depth * q.maxIO); err != nil {
+			return err
+		}
+		q.pinBuffers()
 	}
 	if q.wakeWord, err = uring.Mmap(pageSize); err != nil {
 		return err

@@ -35,6 +35,7 @@ type startOptions struct {
 	depth      int
 	maxIO      string
 	zeroCopy   string
+	poll       time.Duration
 	foreground bool
 	detached   bool
 	newer      bool // only look for newer copies
@@ -75,6 +76,7 @@ queues and features, and what was under way goes on.`,
 	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
 	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
 	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
+	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, before a queue sleeps; takes CPU time")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
 	f.BoolVar(&o.newer, "look-for-newer", false, "")
@@ -94,6 +96,10 @@ queues and features, and what was under way goes on.`,
 	}
 	return cmd
 }
+
+// maxPoll bounds --poll: a sleep costs microseconds, so to look for longer than
+// this only warms the room.
+const maxPoll = 10 * time.Millisecond
 
 // logWait is how long a server that ends waits for its last lines to be written.
 const logWait = 2 * time.Second
@@ -167,7 +173,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Predecessor: o.takeOver, Kill: o.kill,
+		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, Predecessor: o.takeOver, Kill: o.kill,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
@@ -189,6 +195,8 @@ func (o *startOptions) config() (server.Config, error) {
 		return cfg, bad("queues", o.queues, "1 to 64")
 	case o.depth < 1 || o.depth > 1024:
 		return cfg, bad("depth", o.depth, "1 to 1024")
+	case o.poll < 0 || o.poll > maxPoll:
+		return cfg, bad("poll", o.poll, "0 to "+maxPoll.String())
 	case o.retries < 1:
 		return cfg, bad("retries", o.retries, "1 or more")
 	case o.maxBad < 1:

@@ -47,6 +47,19 @@ func (r *Ring) RegisterSparseBuffers(n int) error {
 	return r.register("buffers", giouring.RegisterBuffers2, unsafe.Pointer(&reg), uint32(unsafe.Sizeof(reg)))
 }
 
+// RegisterBuffers registers the first size bytes of every stride bytes of memory as fixed buffers 0, 1, 2, … The pages
+// become present and stay so until the ring is closed; the memory must stay mapped as long.
+func (r *Ring) RegisterBuffers(memory []byte, stride, size int) error {
+	vecs := make([]unix.Iovec, len(memory)/stride)
+	for i := range vecs {
+		vecs[i].Base = &memory[i*stride]
+		vecs[i].SetLen(size)
+	}
+	err := r.register("buffers", giouring.RegisterBuffers, unsafe.Pointer(unsafe.SliceData(vecs)), uint32(len(vecs)))
+	runtime.KeepAlive(vecs)
+	return err
+}
+
 // RegisterRing makes enter use a registered descriptor, which saves the kernel a look-up. It is valid on this thread
 // only; Close gives it back.
 func (r *Ring) RegisterRing() error {

@@ -30,6 +30,8 @@ type Kind uint8
 const (
 	// QueueRing is a ring of a queue thread: plain entries, one issuer, completions run when that thread waits.
 	QueueRing Kind = iota
+	// PolledQueueRing is a QueueRing whose Ready tells without entering the kernel.
+	PolledQueueRing
 	// CommandRing is a ring for control commands: entries of 128 bytes. At most 32 of them, for giouring unmaps only half
 	// of a larger ring.
 	CommandRing
@@ -92,9 +94,14 @@ func New(kind Kind, entries int) (*Ring, error) {
 	}
 	size := uint32(1) << bits.Len32(uint32(entries-1))
 	flags := giouring.SetupSubmitAll
-	if kind == CommandRing {
+	switch kind {
+	case CommandRing:
 		flags |= giouring.SetupSQE128
-	} else {
+	case PolledQueueRing:
+		// The flag is written for each completion, so only a ring that looks at it has it.
+		flags |= giouring.SetupTaskrunFlag
+		fallthrough
+	case QueueRing:
 		flags |= giouring.SetupCoopTaskrun | giouring.SetupSingleIssuer | giouring.SetupDeferTaskrun
 	}
 	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
@@ -250,6 +257,12 @@ func waitError(errno syscall.Errno) error {
 func enter(fd int, submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int, syscall.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(fd), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
 	return int(n), errno
+}
+
+// Ready reports whether there are completions, or the kernel will have some when it is entered. On rings other than a
+// PolledQueueRing it knows only of the former.
+func (r *Ring) Ready() bool {
+	return r.ring.CQReady() > 0 || atomic.LoadUint32(r.sq.flags)&(giouring.SQTaskrun|giouring.SQCQOverflow) != 0
 }
 
 // Reap copies completions that are there into out and frees their slots. It never enters the kernel; what the kernel

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -19,6 +20,7 @@ type Config struct {
 	Depth    int // 0: ublk.DefaultDepth
 	MaxIO    int // bytes; 0: ublk.DefaultMaxIO
 	ZeroCopy ublk.Choice
+	Poll     time.Duration // see ublk.RunOptions
 	Policy   remap.Policy
 
 	// Predecessor is the process of a living server of the same disk, which is

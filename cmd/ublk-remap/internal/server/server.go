@@ -392,7 +392,9 @@ func (s *server) serve(ctx context.Context) error {
 	}
 	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
 	ran := make(chan error, 1)
-	go func() { ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush()}) }()
+	go func() {
+		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush(), Poll: s.cfg.Poll})
+	}()
 	select {
 	case err := <-ran:
 		if err == nil {
