@@ -47,7 +47,7 @@ VMEXEC  = $(CURDIR)/bin/vmexec
 VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench-map demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench bench-map demo fuzz clean help FORCE
 
 build: bin/ublk-remap ## build the static binary bin/ublk-remap
 
@@ -116,6 +116,17 @@ lint: ## golangci-lint with the import map, and go.mod's tidiness
 
 fmt: ## format the Go files
 	$(GOLANGCI) fmt ./...
+
+# User-mode Linux unless KERNEL is given on the command line, five rounds unless ROUNDS is.
+bench: KERNEL := $(if $(filter command line,$(origin KERNEL)),$(KERNEL),uml)
+bench: ROUNDS := $(if $(filter command line,$(origin ROUNDS)),$(ROUNDS),5)
+bench: build vmexec bin/bench ## devices side by side, by fio: KERNEL=7.3 PEER=path/of/ublk ROUNDS=3 ONLY=randread PEERS='ublksrv|remap'
+	bin/bench -kernel '$(KERNEL)' -rounds $(ROUNDS) -commit '$(VERSION)' $(if $(PEER),-peer '$(PEER)') $(if $(ONLY),-only '$(ONLY)') \
+		$(if $(PEERS),-peers '$(PEERS)') $(if $(VARIANTS),-variant '$(VARIANTS)') $(if $(RUNTIME),-runtime '$(RUNTIME)') \
+		$(if $(QUEUES),-queues '$(QUEUES)') $(if $(SEED),-seed $(SEED)) $(if $(OUT),-out '$(OUT)') $(BENCHFLAGS)
+
+bin/bench: FORCE
+	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/bench
 
 bench-map: ## Go benchmarks on this machine, for benchstat: RUN=BenchmarkMap PKG=./bench/...
 	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench/...)

@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ublkremap/bench/fio"
+	"ublkremap/bench/jobs"
+	"ublkremap/bench/peer"
+	"ublkremap/bench/result"
+)
+
+// settle is how long devices are left alone before it counts whether their servers sleep.
+const settle = 2 * time.Second
+
+// bench is one run.
+type bench struct {
+	o   *options
+	out io.Writer
+	rnd *rand.Rand
+	dir string // of the job files
+	res *result.Results
+}
+
+// measureHere measures on this machine's kernel, and writes the figures.
+func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("measuring needs root")
+	}
+	m, err := machine(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bench-jobs-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := jobs.Extract(dir); err != nil {
+		return err
+	}
+	b := &bench{o: o, out: stdout, rnd: rand.New(rand.NewPCG(o.seed, 0)), dir: dir, res: &result.Results{
+		Date: time.Now().UTC(), Machine: m, Command: o.command, Commit: o.commit, Seed: o.seed,
+		Rounds: o.rounds, Runtime: o.runtime, Bytes: o.mib << 20,
+	}}
+	_, _ = fmt.Fprintf(stdout, "Linux %s, %s, seed %d\n", m.Kernel, m.CPU, o.seed)
+	err = b.all(ctx)
+	// What was measured until something failed is worth keeping.
+	path := o.json
+	if path == "" {
+		path = filepath.Join(o.out, resultsFile)
+	}
+	if len(b.res.Samples)+len(b.res.Idle)+len(b.res.Heals) == 0 {
+		return errors.Join(err, fmt.Errorf("%w: nothing was selected or could be measured", errUsage))
+	}
+	return errors.Join(err, save(path, b.res))
+}
+
+func save(path string, r *result.Results) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Write(f), f.Close())
+}
+
+func (b *bench) all(ctx context.Context) error {
+	all, err := jobs.All()
+	if err != nil {
+		return err
+	}
+	for i, q := range b.o.queues {
+		var io, miss, hit []jobs.Job
+		for _, j := range all {
+			if !j.Parallel && i > 0 {
+				continue
+			}
+			if !j.Miss && b.wants("io", j.Name, q) {
+				io = append(io, j)
+			}
+			if j.Random() && j.Parallel && j.Depth == 32 && b.wants("remaps", j.Name, q) {
+				if j.Miss {
+					miss = append(miss, j)
+				} else {
+					hit = append(hit, j)
+				}
+			}
+		}
+		idle := b.wants("idle", "device", q)
+		if err := b.suite(ctx, "io", b.o.makePeers(), q, io, idle, func(jobs.Job, peer.Peer) bool { return true }); err != nil {
+			return err
+		}
+		if err := b.suite(ctx, "remaps", b.o.makeTables(), q, append(miss, hit...), false, meets); err != nil {
+			return err
+		}
+	}
+	if b.wants("heal", "write", 1) {
+		return b.allHeals(ctx)
+	}
+	return nil
+}
+
+// wants says whether the flag -only asks for something.
+func (b *bench) wants(suite, job string, queues int) bool {
+	return b.o.only.MatchString(fmt.Sprintf("%s/%s/q%d", suite, job, queues))
+}
+
+// meets says which devices with tables a job is for: the ones whose remaps it
+// misses, or the one that it hits, and in both cases those that have none.
+func meets(j jobs.Job, p peer.Peer) bool {
+	return p.Table.Remaps == 0 || j.Miss == (p.Table.First == 1)
+}
+
+// suite makes the devices, measures each job on each of them by turns, and takes
+// them away.
+func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, queues int, list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
+	if len(list) == 0 && !idle {
+		return nil
+	}
+	devices, err := b.devices(ctx, peers, queues)
+	defer func() {
+		for _, d := range devices {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	for round := 1; round <= b.o.rounds; round++ {
+		for _, j := range list {
+			for turn, i := range b.rnd.Perm(len(devices)) {
+				d := devices[i]
+				if !on(j, d.Peer) {
+					continue
+				}
+				s, err := b.sample(ctx, d, j, queues)
+				if err != nil {
+					return err
+				}
+				s.Suite, s.Round, s.Turn = suite, round, turn+1
+				b.res.Samples = append(b.res.Samples, s)
+				_, _ = fmt.Fprintf(b.out, "%d/%d %s/%s/q%d %-10s %8.2f kIOPS  %7.1f MiB/s  p50 %7.1f µs  p99 %7.1f µs\n", round, b.o.rounds, suite, j.Name, queues,
+					d.Peer.Name, s.IOPS/1e3, s.Bandwidth/(1<<20), s.Latency.P50/1e3, s.Latency.P99/1e3)
+			}
+		}
+	}
+	if idle {
+		return b.idle(ctx, devices, queues)
+	}
+	return nil
+}
+
+// devices makes and fills the devices. What the machine cannot have is noted.
+func (b *bench) devices(ctx context.Context, peers []peer.Peer, queues int) ([]*peer.Device, error) {
+	var out []*peer.Device
+	disk := peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth}
+	for _, p := range peers {
+		begin := time.Now()
+		d, err := peer.Make(ctx, p, disk, b.o.mib<<20)
+		if errors.Is(err, peer.ErrUnavailable) {
+			note := fmt.Sprintf("%s with %d queues: %v", p.Name, queues, err)
+			b.res.Missing = append(b.res.Missing, note)
+			_, _ = fmt.Fprintln(b.out, "left out:", note)
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, d)
+		if _, known := b.res.Peer(p.Name); !known {
+			b.res.Peers = append(b.res.Peers, p)
+		}
+		if err := d.Fill(ctx, b.o.mib<<20); err != nil {
+			return out, err
+		}
+		_, _ = fmt.Fprintf(b.out, "%s is %s, %d hardware queues, made in %.1f s\n", p.Name, d.Path, d.HardwareQueues(), time.Since(begin).Seconds())
+	}
+	return out, nil
+}
+
+// sample runs one job on one device.
+func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues int) (result.Sample, error) {
+	s := result.Sample{Job: j.Name, Queues: queues, HardwareQueues: d.HardwareQueues(), Peer: d.Peer.Name}
+	before, err1 := d.Usage()
+	begun, err2 := d.Completed()
+	if err := errors.Join(err1, err2); err != nil {
+		return s, err
+	}
+	var err error
+	s.Report, err = fio.Run(ctx, fio.Params{File: filepath.Join(b.dir, j.Name+".fio"), Device: d.Path, Runtime: b.o.runtime, Jobs: queues, Size: b.o.mib << 20})
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", d.Peer.Name, err)
+	}
+	after, err1 := d.Usage()
+	done, err2 := d.Completed()
+	if d.Served() {
+		used := after.Sub(before)
+		s.Server = &used
+	}
+	s.Completed = done - begun
+	return s, errors.Join(err1, err2)
+}
+
+// idle counts what servers do while nobody uses their devices.
+func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) error {
+	before := make([]peer.Usage, len(devices))
+	if err := sleep(ctx, settle); err != nil {
+		return err
+	}
+	for i, d := range devices {
+		var err error
+		if before[i], err = d.Usage(); err != nil {
+			return err
+		}
+	}
+	begin := time.Now()
+	if err := sleep(ctx, b.o.idle); err != nil {
+		return err
+	}
+	seconds := time.Since(begin).Seconds()
+	for i, d := range devices {
+		if !d.Served() {
+			continue
+		}
+		after, err := d.Usage()
+		if err != nil {
+			return err
+		}
+		r := result.Idle{Peer: d.Peer.Name, Queues: queues, Seconds: seconds, Server: after.Sub(before[i])}
+		b.res.Idle = append(b.res.Idle, r)
+		_, _ = fmt.Fprintf(b.out, "idle %-10s %d voluntary and %d involuntary context switches in %.0f s\n", r.Peer, r.Server.Voluntary, r.Server.Involuntary, seconds)
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"ublkremap/bench/result"
+)
+
+// The files of a directory of results.
+const (
+	resultsFile = "results.json"
+	tableFile   = "README.md"
+)
+
+// report makes the table and the plots of the figures in a directory, and prints the table.
+func report(dir string, stdout io.Writer) error {
+	f, err := os.Open(filepath.Join(dir, resultsFile))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := result.Read(f)
+	if err != nil {
+		return err
+	}
+	var table bytes.Buffer
+	if err := r.Markdown(&table, nil); err != nil {
+		return err
+	}
+	_, err = stdout.Write(table.Bytes())
+	return errors.Join(err, os.WriteFile(filepath.Join(dir, tableFile), table.Bytes(), 0o644))
+}
