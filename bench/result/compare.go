@@ -27,7 +27,7 @@ const (
 func (r *Results) Comparisons() []Comparison {
 	var out []Comparison
 	for _, c := range r.Cases() {
-		peers := r.peersOf([]Case{c})
+		peers := r.PeersOf([]Case{c})
 		for _, p := range peers {
 			if p.Kind != peer.Remap {
 				continue

@@ -66,8 +66,8 @@ func (c Case) String() string {
 	return fmt.Sprintf("%s, %d queues", c.Job, c.Queues)
 }
 
-// peersOf returns the peers that have samples of any of the cases, in their order.
-func (r *Results) peersOf(cases []Case) []peer.Peer {
+// PeersOf returns the peers that have samples of any of the cases, in their order.
+func (r *Results) PeersOf(cases []Case) []peer.Peer {
 	var out []peer.Peer
 	for _, p := range r.Peers {
 		if slices.ContainsFunc(cases, func(c Case) bool { return len(r.Values(c, p.Name, IOPS)) > 0 }) {
@@ -97,7 +97,7 @@ func (r *Results) medians(b *strings.Builder, title string, f Figure) {
 	}
 	_, _ = fmt.Fprintf(b, "\n## %s: median (lowest–highest)\n", title)
 	for _, cases := range r.suites() {
-		peers := r.peersOf(cases)
+		peers := r.PeersOf(cases)
 		b.WriteString("\n| job |")
 		for _, p := range peers {
 			_, _ = fmt.Fprintf(b, " %s |", p.Name)
@@ -163,7 +163,7 @@ func (r *Results) servers(b *strings.Builder) {
 	b.WriteString("\n## Servers: CPU time and context switches for each request, medians\n\n" +
 		"| job | | user, µs | system, µs | voluntary | involuntary |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, c := range r.Cases() {
-		for _, p := range r.peersOf([]Case{c}) {
+		for _, p := range r.PeersOf([]Case{c}) {
 			var user, system, vol, inv []float64
 			for _, s := range r.Samples {
 				if (Case{s.Suite, s.Job, s.Queues}) != c || s.Peer != p.Name || s.Server == nil || s.Completed == 0 {

@@ -28,7 +28,7 @@ func (o *options) vmexecArgs(self, results string) []string {
 	inner := []string{"-kernel", kernelHost, "-json", guestJSON, "-only", o.only.String(), "-peers", o.peers.String(),
 		"-rounds", fmt.Sprint(o.rounds), "-runtime", o.runtime.String(), "-size", fmt.Sprint(o.mib), "-queues", join(o.queues), "-depth", fmt.Sprint(o.depth),
 		"-block", fmt.Sprint(o.block), "-seed", fmt.Sprint(o.seed), "-remaps", join(o.remaps), "-idle", o.idle.String(), "-heals", fmt.Sprint(o.heals),
-		"-commit", o.commit, "-command", o.command}
+		"-commit", o.commit, "-command", o.command, "-host", localCPU()}
 	file := func(host, guest string) string {
 		args = append(args, "-file", host+":"+guest)
 		return guest

@@ -17,12 +17,12 @@ const maxHeals = 400
 
 // allHeals measures how long a write takes that meets a bad block, until the block
 // lives in the spare region and that is durable on the disk.
-func (b *bench) allHeals(ctx context.Context) error {
+func (b *bench) allHeals(ctx context.Context, queues int) error {
 	for _, p := range b.o.makePeers() {
 		if p.Kind != peer.Remap {
 			continue
 		}
-		h, err := b.heals(ctx, p)
+		h, err := b.heals(ctx, p, queues)
 		if errors.Is(err, peer.ErrUnavailable) {
 			b.res.Missing = append(b.res.Missing, fmt.Sprintf("heals of %s: %v", p.Name, err))
 			continue
@@ -40,13 +40,13 @@ func (b *bench) allHeals(ctx context.Context) error {
 	return nil
 }
 
-func (b *bench) heals(ctx context.Context, p peer.Peer) (h result.Heals, err error) {
+func (b *bench) heals(ctx context.Context, p peer.Peer, queues int) (h result.Heals, err error) {
 	h.Peer = p.Name
 	// On a machine that stops for a moment good neighbours of a bad block would count as
 	// bad too.
 	p.Flags = append([]string{"--isolate-time=10m"}, p.Flags...)
 	size := b.o.mib << 20
-	v, err := peer.Make(ctx, p, peer.Disk{BlockSize: b.o.block, Queues: 1, Depth: b.o.depth}, size)
+	v, err := peer.Make(ctx, p, peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth}, size)
 	if err != nil {
 		return h, err
 	}

@@ -34,19 +34,28 @@ func machine(ctx context.Context) (result.Machine, error) {
 		return m, fmt.Errorf("fio --version: %w", err)
 	}
 	m.Fio = strings.TrimSpace(string(out))
-	text, err := os.ReadFile("/proc/cpuinfo")
-	m.CPU = cpuModel(string(text))
-	return m, err
+	m.CPU = localCPU()
+	return m, nil
 }
+
+// localCPU is this machine's processor.
+func localCPU() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return unknownCPU
+	}
+	return cpuModel(string(text))
+}
+
+const unknownCPU = "unknown CPU"
 
 // cpuModel is the first processor's name in /proc/cpuinfo.
 func cpuModel(text string) string {
 	for sc := bufio.NewScanner(strings.NewReader(text)); sc.Scan(); {
 		key, value, _ := strings.Cut(sc.Text(), ":")
-		switch strings.TrimSpace(key) {
-		case "model name", "host": // user-mode Linux tells of its host
+		if strings.TrimSpace(key) == "model name" {
 			return strings.TrimSpace(value)
 		}
 	}
-	return "unknown CPU"
+	return unknownCPU
 }

@@ -45,6 +45,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch {
 	case o.report != "":
 		return report(o.report, stdout)
+	case o.list:
+		return list(o, stdout)
 	case o.kernel != kernelHost:
 		if err := inGuest(ctx, o, stdout, stderr); err != nil {
 			return err

@@ -37,6 +37,9 @@ func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
+	if o.host != "" {
+		m.CPU = o.host + " (in the guest: " + m.CPU + ")"
+	}
 	dir, err := os.MkdirTemp("", "bench-jobs-")
 	if err != nil {
 		return err
@@ -73,45 +76,90 @@ func save(path string, r *result.Results) error {
 	return errors.Join(r.Write(f), f.Close())
 }
 
-func (b *bench) all(ctx context.Context) error {
+// plan is what is measured with one number of queues.
+type plan struct {
+	queues     int
+	io, remaps []jobs.Job
+	idle, heal bool
+}
+
+// plans selects by the flag -only.
+func (o *options) plans() ([]plan, error) {
 	all, err := jobs.All()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for i, q := range b.o.queues {
-		var io, miss, hit []jobs.Job
+	var out []plan
+	for i, q := range o.queues {
+		p := plan{queues: q, idle: o.wants("idle", "device", q), heal: i == 0 && o.wants("heal", "write", q)}
 		for _, j := range all {
 			if !j.Parallel && i > 0 {
 				continue
 			}
-			if !j.Miss && b.wants("io", j.Name, q) {
-				io = append(io, j)
+			if !j.Miss && o.wants("io", j.Name, q) {
+				p.io = append(p.io, j)
 			}
-			if j.Random() && j.Parallel && j.Depth == 32 && b.wants("remaps", j.Name, q) {
-				if j.Miss {
-					miss = append(miss, j)
-				} else {
-					hit = append(hit, j)
-				}
+			if j.Random() && j.Parallel && j.Depth == 32 && o.wants("remaps", j.Name, q) {
+				p.remaps = append(p.remaps, j)
 			}
 		}
-		idle := b.wants("idle", "device", q)
-		if err := b.suite(ctx, "io", b.o.makePeers(), q, io, idle, func(jobs.Job, peer.Peer) bool { return true }); err != nil {
-			return err
-		}
-		if err := b.suite(ctx, "remaps", b.o.makeTables(), q, append(miss, hit...), false, meets); err != nil {
-			return err
-		}
+		out = append(out, p)
 	}
-	if b.wants("heal", "write", 1) {
-		return b.allHeals(ctx)
+	return out, nil
+}
+
+// wants says whether the flag -only asks for something.
+func (o *options) wants(suite, job string, queues int) bool {
+	return o.only.MatchString(name(suite, job, queues))
+}
+
+// name is what the flag -only is compared with.
+func name(suite, job string, queues int) string {
+	return fmt.Sprintf("%s/%s/q%d", suite, job, queues)
+}
+
+// list prints what would be measured.
+func list(o *options, w io.Writer) error {
+	plans, err := o.plans()
+	if err != nil {
+		return err
+	}
+	for _, p := range plans {
+		for _, j := range p.io {
+			_, _ = fmt.Fprintln(w, name("io", j.Name, p.queues))
+		}
+		if p.idle {
+			_, _ = fmt.Fprintln(w, name("idle", "device", p.queues))
+		}
+		for _, j := range p.remaps {
+			_, _ = fmt.Fprintln(w, name("remaps", j.Name, p.queues))
+		}
+		if p.heal {
+			_, _ = fmt.Fprintln(w, name("heal", "write", p.queues))
+		}
 	}
 	return nil
 }
 
-// wants says whether the flag -only asks for something.
-func (b *bench) wants(suite, job string, queues int) bool {
-	return b.o.only.MatchString(fmt.Sprintf("%s/%s/q%d", suite, job, queues))
+func (b *bench) all(ctx context.Context) error {
+	plans, err := b.o.plans()
+	if err != nil {
+		return err
+	}
+	for _, p := range plans {
+		if err := b.suite(ctx, "io", b.o.makePeers(), p.queues, p.io, p.idle, func(jobs.Job, peer.Peer) bool { return true }); err != nil {
+			return err
+		}
+		if err := b.suite(ctx, "remaps", b.o.makeTables(), p.queues, p.remaps, false, meets); err != nil {
+			return err
+		}
+		if p.heal {
+			if err := b.allHeals(ctx, p.queues); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // meets says which devices with tables a job is for: the ones whose remaps it

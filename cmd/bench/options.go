@@ -44,7 +44,9 @@ type options struct {
 	variants []variant
 
 	out, report, json string
+	list              bool
 	commit, command   string
+	host              string
 	cpu, memory, smp  int
 	vmflags           string
 }
@@ -90,12 +92,14 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	})
 	fs.StringVar(&o.out, "out", "", "`directory` for results (default bench/results/DATE-KERNEL; of runs that leave something out bin/results/DATE-KERNEL)")
 	fs.StringVar(&o.report, "report", "", "measure nothing, make the table and the plots in this `directory` anew")
+	fs.BoolVar(&o.list, "list", false, "measure nothing, print what -only selects")
 	fs.IntVar(&o.cpu, "cpu", runtime.NumCPU()-1, "CPU that user-mode Linux is pinned to; -1: none")
 	fs.IntVar(&o.memory, "mem", 4096, "memory of a guest in `MiB`")
 	fs.IntVar(&o.smp, "smp", 2, "CPUs of a guest (uml has one)")
 	fs.StringVar(&o.vmflags, "vmflags", "", "further `flags` of vmexec")
 	fs.StringVar(&o.commit, "commit", "unknown", "what the results are of")
 	fs.StringVar(&o.command, "command", "", "the `command` that the results name (default: this one)")
+	fs.StringVar(&o.host, "host", "", "`processor` of the machine that the guest runs on")
 	fs.StringVar(&o.json, "json", "", "only write the figures, to this `file`")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"ublkremap/bench/plot"
 	"ublkremap/bench/result"
 )
 
@@ -27,8 +28,15 @@ func report(dir string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	plots, err := plot.Save(r, dir)
+	if err != nil {
+		return err
+	}
+	for i := range plots {
+		plots[i] += ".svg"
+	}
 	var table bytes.Buffer
-	if err := r.Markdown(&table, nil); err != nil {
+	if err := r.Markdown(&table, plots); err != nil {
 		return err
 	}
 	_, err = stdout.Write(table.Bytes())
