@@ -23,11 +23,13 @@ type checkpoint struct {
 	covers     link
 	w          pageWriter
 	buf        []byte
-	first      uint32 // page that data begins with
+	filled     int    // bytes of buf that are pages
+	first      uint32 // page that they begin with
 	data       []byte // what is being written
 	header     bool   // it is the header
 	made       header // the last thing that is written
 	verifying  bool   // it is being read back
+	pausing    bool   // a read is under way that only gives everything else its turn
 	refused    bool   // the table cannot be written anywhere
 	wait       int    // mirrors whose write has not ended
 	asked      []Ticket
@@ -90,7 +92,7 @@ func (c *Committer) startCheckpoint(all bool) {
 	// Only what the caller knows to be durable is sure to show in the Source.
 	ck.covers = c.collected
 	ck.generation++
-	ck.first, ck.header, ck.refused, ck.verifying, ck.wait = 0, false, false, false, 0
+	ck.filled, ck.header, ck.refused, ck.verifying, ck.pausing, ck.wait = 0, false, false, false, false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
 	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
 	for i := range c.ms {
@@ -100,6 +102,7 @@ func (c *Committer) startCheckpoint(all bool) {
 			continue
 		}
 		m.ckFate, m.ckTry = fatePending, 0
+		m.ckSteps, m.ckPaced = 0, 0
 		m.ckSlot = 0
 		if m.new >= 0 {
 			m.ckSlot = 1 - m.new
@@ -134,11 +137,15 @@ func (c *Committer) stepCheckpoint() {
 		c.verify()
 		return
 	}
-	ck.first = ck.w.pages
 	n, err := 0, error(nil)
 	if !ck.w.finished() {
-		n, err = ck.w.fill(ck.buf)
+		if ck.filled == 0 {
+			ck.first = ck.w.pages
+		}
+		n, err = ck.w.fill(ck.buf[ck.filled:])
 	}
+	n += ck.filled
+	ck.filled = 0
 	if err != nil {
 		c.err = err
 		ck.refused = true
@@ -147,6 +154,11 @@ func (c *Committer) stepCheckpoint() {
 				c.ms[i].ckFate = fateFailed
 			}
 		}
+	}
+	if atom := int(c.layout.sb.AtomSize); err == nil && !ck.w.finished() && (n == 0 || n%atom != 0) {
+		ck.filled = n
+		c.pause()
+		return
 	}
 	if n == 0 {
 		// All pages are durable on the mirrors that are left: the header may
@@ -172,6 +184,22 @@ func (c *Committer) stepCheckpoint() {
 	}
 }
 
+// pause ends a step that has no page to write yet: the table has more to be looked at than
+// may be in one go. A read of what is about to be overwritten is the step. What it
+// finds, or that it fails, does not matter.
+func (c *Committer) pause() {
+	ck := &c.ck
+	for i := range c.ms {
+		if m := &c.ms[i]; m.ckFate == fatePending {
+			ck.pausing = true
+			ck.wait++
+			c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: m.headerOffset(m.ckSlot), Data: m.ckBuf[:PageSize], Read: true})
+			return
+		}
+	}
+	c.endCheckpoint() // no mirror is left that it could be for
+}
+
 func (c *Committer) tryCheckpoint(i int) {
 	m, ck := &c.ms[i], &c.ck
 	m.ckTry++
@@ -186,7 +214,14 @@ func (c *Committer) tryCheckpoint(i int) {
 func (c *Committer) checkpointDone(i int, err error) {
 	m, ck := &c.ms[i], &c.ck
 	ck.wait--
+	m.ckSteps++
+	paused := ck.pausing
+	ck.pausing = false
 	switch {
+	case paused:
+		for j := range c.ms {
+			c.ms[j].ckSteps++ // of all that take part
+		}
 	case m.ckFate != fatePending: // given up meanwhile
 	case ck.verifying:
 		c.verified(i, err)

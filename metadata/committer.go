@@ -223,9 +223,11 @@ type cmirror struct {
 	recCopies int  // slots that have the record
 	second    bool // a second copy was tried, or is
 
-	ckFate fate
-	ckSlot int
-	ckTry  int
+	ckFate  fate
+	ckSlot  int
+	ckTry   int
+	ckSteps int // writes and reads of this checkpoint that have ended
+	ckPaced int // how many they were when the last record began
 	// dirty: bit i says that something was found bad in slot i at the start,
 	// and was not written again yet.
 	dirty  uint8

@@ -72,7 +72,7 @@ func (c *Committer) launch() {
 	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() && (!c.beacon || c.suspended)) {
 		return
 	}
-	if !c.makeRoom() {
+	if c.paced() || !c.makeRoom() {
 		return
 	}
 	r := &c.rec
@@ -105,6 +105,7 @@ func (c *Committer) launch() {
 	for i := range c.ms {
 		m := &c.ms[i]
 		m.recFate, m.recTry, m.recCopies, m.second = fateNone, 0, 0, false
+		m.ckPaced = m.ckSteps
 		if m.takes() {
 			c.tryRecord(i)
 		}
@@ -112,6 +113,26 @@ func (c *Committer) launch() {
 	if r.wait == 0 {
 		c.recordEnded()
 	}
+}
+
+// paced reports whether a record has to wait for the next step of the checkpoint.
+// From the moment on when a mirror's log has less than three eighths left, one
+// record goes out for each write or read of the checkpoint on that mirror, with all that
+// has gathered meanwhile. So a storm of commits waits for single steps, which are
+// milliseconds, and not for the whole checkpoint because the log ran full: as mirrors
+// are laid out, a log of 4 KiB atoms has as many slots in three eighths as a checkpoint has
+// steps, also one of 16 M entries (TestLogOutlastsCheckpoint).
+func (c *Committer) paced() bool {
+	if !c.ck.active {
+		return false
+	}
+	for i := range c.ms {
+		m := &c.ms[i]
+		if m.takes() && m.ckFate == fatePending && m.ckSteps == m.ckPaced && len(m.slots)-m.used < len(m.slots)/8*3 {
+			return true
+		}
+	}
+	return false
 }
 
 // makeRoom reports whether a record can begin: every mirror that takes records

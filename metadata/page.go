@@ -118,12 +118,18 @@ func (w *pageWriter) begin(set *uuid.UUID, lim *limits, src Source, id checkpoin
 func (w *pageWriter) finished() bool { return w.drained && len(w.scratch) == 0 }
 
 // fill encodes the next pages into b and returns how many bytes of it they
-// take. Errors: ErrTableFull; ErrInvalidEntry, for nothing invalid may ever
-// reach a disk.
+// take. Errors: ErrTableFull; ErrInvalidEntry, for nothing invalid may ever reach a
+// disk.
+//
+// A source that comes back with little has looked at much: units in a row are one
+// entry. Then fill returns with the pages that are full, perhaps none, and is to be called
+// again if it has not finished. Or a table of few entries and many units would hold
+// commits up for as long as it takes to walk all of it.
 func (w *pageWriter) fill(b []byte) (n int, err error) {
-	for len(b)-n >= PageSize {
-		for !w.drained && len(w.scratch) < entriesPerPage {
+	for short := false; len(b)-n >= PageSize; {
+		for !short && !w.drained && len(w.scratch) < entriesPerPage {
 			have := len(w.scratch)
+			room := cap(w.scratch) - have
 			k, next, done := w.src.Entries(w.cursor, w.scratch[have:cap(w.scratch)])
 			if k == 0 && !done {
 				return 0, fmt.Errorf("%w: the source returned none at cursor %d", ErrInvalidEntry, w.cursor)
@@ -134,9 +140,10 @@ func (w *pageWriter) fill(b []byte) (n int, err error) {
 					return 0, err
 				}
 			}
+			short = k < room/2
 		}
 		count := min(len(w.scratch), entriesPerPage)
-		if count == 0 {
+		if count == 0 || count < entriesPerPage && !w.drained {
 			break
 		}
 		if w.pages == w.max {
