@@ -1,6 +1,7 @@
 package remap
 
 import (
+	"math/bits"
 	"sort"
 
 	"ublkremap/metadata"
@@ -29,6 +30,12 @@ type Geometry struct {
 // BlocksPerUnit returns how many blocks make a unit.
 func (g *Geometry) BlocksPerUnit() uint64 { return uint64(metadata.UnitSize / g.BlockSize) }
 
+// unitShift is log2 of BlocksPerUnit. BlockSize is a power of two; a division would be
+// most of what it costs to place a request.
+func (g *Geometry) unitShift() uint { return (12 - uint(bits.TrailingZeros(uint(g.BlockSize)))) & 7 }
+
+var _ [1 << 12]byte = [metadata.UnitSize]byte{}
+
 // Units returns how many units the exported device has; the last may be cut
 // short by its end.
 func (g *Geometry) Units() uint64 {
@@ -48,15 +55,15 @@ func (g *Geometry) home(block uint64) (device uint8, offset int64, limit uint64)
 // spare returns where a spare block (spare unit × blocks per unit + slot) lives
 // and how many spare blocks follow it there at most.
 func (g *Geometry) spare(block uint64) (device uint8, offset int64, limit uint64) {
-	per := g.BlocksPerUnit()
-	unit := uint32(block / per)
+	shift := g.unitShift()
+	unit := uint32(block >> shift)
 	e := &g.Spares[0]
 	if len(g.Spares) > 1 {
 		i := sort.Search(len(g.Spares), func(i int) bool { return g.Spares[i].First > unit })
 		e = &g.Spares[i-1]
 	}
-	in := block - uint64(e.First)*per
-	return e.Device, e.Offset + int64(in)*int64(g.BlockSize), uint64(e.Count)*per - in
+	in := block - uint64(e.First)<<shift
+	return e.Device, e.Offset + int64(in)*int64(g.BlockSize), uint64(e.Count)<<shift - in
 }
 
 // SpareOffset returns the device and the byte offset of a spare unit.

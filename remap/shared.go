@@ -1,6 +1,9 @@
 package remap
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"unsafe"
+)
 
 // MaxDevices is how many devices a set may have: the backing disk and its
 // spare devices.
@@ -8,8 +11,11 @@ const MaxDevices = 16
 
 // Shared is what all queues of a device share. It is safe for concurrent use.
 type Shared struct {
-	geo     Geometry
-	m       *Map
+	// Every queue reads these for each request, and nobody changes them.
+	geo Geometry
+	m   *Map
+	_   [cacheLine]byte
+
 	tripped atomic.Bool
 	// doubted has a bit for each device that an engine doubts and the arbiter has not
 	// looked at, or has found gone.
@@ -79,26 +85,28 @@ type Counters struct {
 // own and publishes it at the end of each batch, so that counting costs the hot
 // path no locked instruction.
 type counters struct {
-	v [13]atomic.Uint64
-	_ [24]byte // keeps two queues' counters off one cache line
+	v [counterFields]atomic.Uint64
+	_ [cacheLine - counterFields*8%cacheLine]byte // keeps two queues' counters off one cache line
 }
 
-func (c *Counters) fields() [13]*uint64 {
-	return [...]*uint64{
-		&c.Reads, &c.Writes, &c.Flushes, &c.Discards, &c.ReadBytes, &c.WriteBytes,
-		&c.ReadErrors, &c.WriteErrors, &c.FlushErrors, &c.TransportErrors,
-		&c.HealedWrites, &c.HealedReads, &c.FailedHeals,
-	}
+// counterFields is how many fields Counters has.
+const counterFields = 13
+
+var _ [counterFields * 8]byte = [unsafe.Sizeof(Counters{})]byte{}
+
+// values are the fields, in their order.
+func (c *Counters) values() *[counterFields]uint64 {
+	return (*[counterFields]uint64)(unsafe.Pointer(c)) // nothing but uint64s, as many
 }
 
 // Counters returns the sums as last published by each queue.
 func (s *Shared) Counters() Counters {
 	var sum Counters
-	to := sum.fields()
+	to := sum.values()
 	if qs := s.queues.Load(); qs != nil {
 		for _, q := range *qs {
 			for i := range q.v {
-				*to[i] += q.v[i].Load()
+				to[i] += q.v[i].Load()
 			}
 		}
 	}
