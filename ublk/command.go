@@ -104,7 +104,7 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	}
 	copy(cmd.buf, mem)
 	_ = ring.Close()
-	_ = unix.Munmap(mem)
+	_ = uring.Munmap(mem)
 	switch {
 	case res == -int32(unix.ETIME) && ctx.Err() == context.Canceled:
 		return 0, fmt.Errorf("ublk: %s: %w", cmd.name, ctx.Err())
@@ -133,7 +133,7 @@ func (c *Control) sweep() {
 		for _, e := range cqes[:h.ring.Reap(cqes[:])] {
 			if e.UserData == commandUserData {
 				_ = h.ring.Close()
-				_ = unix.Munmap(h.mem)
+				_ = uring.Munmap(h.mem)
 				return true
 			}
 		}

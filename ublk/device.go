@@ -120,8 +120,8 @@ func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 
 // servable refuses devices made for another kind of server than this package's.
 func servable(info DeviceInfo) error {
-	const foreign = FeatureNeedGetData | FeatureUserCopy | FeatureZoned | FeatureBatchIO | FeatureSharedMemoryCopy |
-		FeatureIntegrity | FeatureDescriptorSize
+	const foreign = FeatureNeedGetData | FeatureUserCopy | FeatureZoned | FeatureSharedMemoryCopy | FeatureIntegrity |
+		FeatureDescriptorSize
 	odd := info.Features & foreign
 	if info.Features.Has(FeatureZeroCopy) && !info.Features.Has(FeatureAutoBufReg) {
 		odd |= FeatureZeroCopy

@@ -27,6 +27,9 @@
 // stays in the pages of the request, which are then a registered buffer of the ring that only I/O can reach ("zero
 // copy", Linux 6.16 and later). A Handler that names the data by [Queue.RequestBuffer] works with both.
 //
+// A tag comes and goes by a command of its own, or with batch I/O ([Config].BatchIO, Linux 7.0 and later) all that have come,
+// and all answers of a round of the loop, by one command.
+//
 // # What it never does
 //
 // It never answers a request short: a read or write is answered with its whole length or with one negative errno,

@@ -1,6 +1,7 @@
 package ublk_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ func TestRecoveryCutShort(t *testing.T) {
 	ctl := control(t)
 	const size = 8 << 20
 	file := backingFile(t, size)
-	s := startServer(t, "create", file, int(ublk.Never), 2, 16, 0)
+	s := startServer(t, "create", file, int(ublk.Never), int(ublk.Never), 2, 16, 0)
 	f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 	e := newExerciser(t, f, size, 8, 512, 64<<10)
 	e.start(0)
@@ -51,4 +52,52 @@ func TestRecoveryCutShort(t *testing.T) {
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("the last server: %v", err)
 	}
+}
+
+// A server fails while it takes a device over, some of its queues ready or none: the next one gets the device, with every
+// request.
+func TestRecoveryThatFails(t *testing.T) {
+	eachMode(t, func(t *testing.T, m mode) {
+		ctl := control(t)
+		r := ram(t, 8<<20)
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 8, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cleanUp(t, dev.Info().ID)
+		s := run(t, ctl, dev, r, ublk.RunOptions{})
+		f := openDirect(t, dev.Info().BlockPath())
+		e := newExerciser(t, f, r.Size(), 8, 512, 64<<10)
+		e.start(0)
+		for target := e.ops.Load() + 50; e.ops.Load() < target; {
+			time.Sleep(time.Millisecond)
+		}
+		if err := s.Leave(within(t)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-s.done; err != nil {
+			t.Fatal(err)
+		}
+		want := errors.New("no such backing")
+		for queue := dev.Info().Queues - 1; queue >= 0; queue-- {
+			half, err := ublk.Recover(within(t), ctl, dev.Info().ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := half.Run(within(t), failingTarget{queue: queue, err: want}, ublk.RunOptions{}); !errors.Is(err, want) {
+				t.Fatalf("run: %v", err)
+			}
+		}
+		next, err := ublk.Recover(within(t), ctl, dev.Info().ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = run(t, ctl, next, r, ublk.RunOptions{})
+		for target := e.ops.Load() + 50; e.ops.Load() < target; {
+			time.Sleep(time.Millisecond)
+		}
+		e.finish(t)
+		f.Close()
+		s.remove(t)
+	})
 }

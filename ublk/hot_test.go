@@ -67,11 +67,11 @@ func (h *fanHandler) Close()                  {}
 
 // A request split into pieces of 512 bytes, a thousand of them, in a ring of 128 entries.
 func TestMoreOperationsThanTheRingHolds(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
 		p := r.Params()
 		p.Discard = nil
-		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10, ZeroCopy: zero, Params: p}, ublk.RunOptions{})
+		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, ublk.RunOptions{})
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		e := newExerciser(t, f, r.Size(), 4, 512, 512<<10)
@@ -104,9 +104,9 @@ func ioLoop(tb testing.TB, fd int, buf []byte, n int) {
 // The queue's loop allocates nothing: the whole process, with client and server in it, makes next to no allocations
 // over thousands of requests.
 func TestServingDoesNotAllocate(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: zero, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		fd, buf := int(f.Fd()), aligned(t, 4096)
@@ -164,11 +164,9 @@ func BenchmarkServe(b *testing.B) {
 	} {
 		for _, m := range modes {
 			b.Run(target.name+"/"+m.name, func(b *testing.B) {
-				if m.zero == ublk.Require {
-					needFeature(b, control(b), ublk.FeatureAutoBufReg)
-				}
+				m.need(b)
 				s := serve(b, target.make(b), ublk.Config{
-					ID: ublk.AnyID, ZeroCopy: m.zero, Params: ublk.Params{Size: 1 << 20},
+					ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20},
 				}, ublk.RunOptions{})
 				f := openDirect(b, s.Info().BlockPath())
 				defer f.Close()

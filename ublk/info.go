@@ -59,6 +59,9 @@ func charPath(id int) string { return fmt.Sprintf("/dev/ublkc%d", id) }
 // ZeroCopy reports whether request data stays in the kernel's pages.
 func (i DeviceInfo) ZeroCopy() bool { return i.Features.Has(FeatureZeroCopy | FeatureAutoBufReg) }
 
+// BatchIO reports whether requests come and are answered many at once.
+func (i DeviceInfo) BatchIO() bool { return i.Features.Has(FeatureBatchIO) }
+
 // Recoverable reports whether the device outlives its server, with requests reissued.
 func (i DeviceInfo) Recoverable() bool {
 	return i.Features.Has(FeatureRecovery | FeatureRecoveryReissue)

@@ -84,6 +84,20 @@ var badKernels = []BadKernel{
 	},
 }
 
+// badBatchIO is what speaks against batch I/O: the source of 7.3.4 was read, and the first was seen there. A later version of
+// ublk_batch_tw_cb in drivers/block/ublk_drv.c looks whether it is cancelled.
+var badBatchIO = BadKernel{
+	First:   KernelVersion{7, 0, 0},
+	Last:    KernelVersion{7, 3, 999},
+	Problem: "when a server with batch I/O is killed, the kernel may copy requests to where its memory was, in a thread that has none",
+	Advice:  "leave batch I/O off",
+}
+
+// KnownBadBatchIO returns what is known against batch I/O (Config.BatchIO) on v, if anything is.
+func KnownBadBatchIO(v KernelVersion) (trouble BadKernel, known bool) {
+	return badBatchIO, v.AtLeast(badBatchIO.First) && badBatchIO.Last.AtLeast(v)
+}
+
 // KnownBadKernels lists the kernels that doctor should warn of.
 func KnownBadKernels() []BadKernel { return slices.Clone(badKernels) }
 

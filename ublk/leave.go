@@ -59,7 +59,10 @@ func (q *Queue) leave() error {
 		s.UserData = kindCancel
 		q.wakeArmed = false
 	}
-	for tries := 0; q.failure == nil && q.ring.Pending() > 0 && tries < 1000; tries++ {
+	for tries := 0; q.failure == nil && (q.ring.Pending() > 0 || q.exchange.kept()) && tries < 1000; tries++ {
+		if q.ring.Pending() == 0 {
+			q.exchange.leave()
+		}
 		// What the kernel does not take now is as if it had never been answered.
 		if err := q.ring.SubmitOnly(); err != nil {
 			return err

@@ -44,6 +44,7 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 		}
 	}
 	defer func() { announce(err) }()
+	defer func() { err = errors.Join(err, q.exchange.end()) }()
 	if err := q.setup(); err != nil {
 		return err
 	}
@@ -52,9 +53,7 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 	}
 	defer q.handler.Close()
 	q.armWake()
-	for tag := range q.depth {
-		q.fetch(uint16(tag))
-	}
+	q.exchange.begin()
 	if err := q.ring.SubmitAndWait(0); err != nil {
 		return err
 	}
@@ -77,6 +76,7 @@ func (q *Queue) loop() error {
 	for {
 		q.reap()
 		wait := q.handler.EndBatch()
+		q.exchange.flush()
 		if q.failure != nil {
 			return q.failure
 		}
@@ -97,7 +97,7 @@ func (q *Queue) loop() error {
 				if wait > 0 {
 					limit = min(limit, wait)
 				}
-			} else if q.ring.Pending() == 0 {
+			} else if q.ring.Pending() == 0 && !q.exchange.kept() {
 				return nil
 			} else {
 				// The last answers still have to reach the kernel.
@@ -148,8 +148,8 @@ func (q *Queue) dispatch(c *uring.CQE) {
 	}
 	tag := uint16(c.UserData & tagMask)
 	switch c.UserData & kindMask {
-	case kindCommand:
-		q.fetched(tag, c.Res)
+	case kindCommand, kindPrepare, kindFetch, kindCommit:
+		q.exchange.completed(c)
 	case kindWake:
 		q.woken(c.Res)
 	case kindRegister:
@@ -161,12 +161,6 @@ func (q *Queue) dispatch(c *uring.CQE) {
 			q.fail(fmt.Errorf("UNREGISTER_IO_BUF of tag %d: %w", tag, syscall.Errno(-c.Res)))
 		}
 	}
-}
-
-// fetch gives a tag to the kernel for the first time.
-func (q *Queue) fetch(tag uint16) {
-	q.alive++
-	q.command(uapi.IOFetchReq, tag, 0)
 }
 
 // Done answers a request. res is 0 or the length for success, or a negative errno, which fails the whole request. For a
@@ -194,21 +188,7 @@ func (q *Queue) Done(tag uint16, res int32) {
 		t.registered = false
 		q.bufferCommand(uapi.IOUnregisterIOBuf, tag, kindUnregister)
 	}
-	q.command(uapi.IOCommitAndFetchReq, tag, res)
-}
-
-// command queues a fetch, or a commit and fetch, of a tag.
-func (q *Queue) command(op uint32, tag uint16, res int32) {
-	s := q.entry()
-	p := (*uapi.IOCmd)(uring.Command(s, charIndex, true, op))
-	p.QID, p.Tag, p.Result = uint16(q.id), tag, res
-	if q.zeroCopy {
-		// If the kernel cannot register the buffer it says so with the request, instead of failing it.
-		s.Addr = uapi.AutoBufReg{Index: tag, Flags: uapi.AutoBufRegFallback}.SQEAddr()
-	} else {
-		p.Addr = q.bufAddr(tag)
-	}
-	s.UserData = kindCommand | uint64(tag)
+	q.exchange.answer(tag, res)
 }
 
 // bufferCommand registers or unregisters the buffer of a tag by command.
@@ -225,23 +205,18 @@ func (q *Queue) descriptor(tag uint16) *uapi.IODesc {
 	return (*uapi.IODesc)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(q.descMap)), uintptr(tag)*unsafe.Sizeof(uapi.IODesc{})))
 }
 
-// fetched takes the answer to a fetch: a request, or the end of the tag.
-func (q *Queue) fetched(tag uint16, res int32) {
-	t := &q.tags[tag]
-	switch res {
-	case uapi.IOResOK:
-	case uapi.IOResAbort:
-		q.alive--
-		if !q.ending {
-			q.ending = true
-			// Background work of the handler is told that it should end.
-			q.handler.Wake()
-		}
-		return
-	default:
-		q.fail(fmt.Errorf("the kernel refused a command for tag %d: %w", tag, syscall.Errno(-res)))
-		return
+// requestsEnd notes that the kernel has ended a tag, or all of them.
+func (q *Queue) requestsEnd() {
+	if !q.ending {
+		q.ending = true
+		// Background work of the handler is told that it should end.
+		q.handler.Wake()
 	}
+}
+
+// arrived takes the request that has come with a tag.
+func (q *Queue) arrived(tag uint16) {
+	t := &q.tags[tag]
 	d := q.descriptor(tag)
 	t.op = Op(d.OpFlags & uapi.OpMask)
 	t.length = int64(d.NrSectors) * SectorSize

@@ -8,18 +8,18 @@ import (
 
 // Making memory present must not disturb what is in it.
 func TestPrefault(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10, ZeroCopy: zero, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
 		f := openDirect(t, s.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 4, 512, 64<<10)
 		e.start(0)
 		want := int64(s.Info().Queues) * 16 * 64 << 10
-		if zero == ublk.Require {
+		if m.zero == ublk.Require {
 			want = 0
 		}
 		part, all, err := s.Prefault(want / 4)
-		if err != nil || all < want || part < want/4 || zero == ublk.Never && part > want/4+all-want {
+		if err != nil || all < want || part < want/4 || m.zero == ublk.Never && part > want/4+all-want {
 			t.Errorf("a quarter: %d of %d bytes, %v; there are %d for requests", part, all, err, want)
 		}
 		for range 50 {

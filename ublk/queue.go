@@ -25,13 +25,14 @@ type Queue struct {
 	charFD   int
 	thread   threadOptions
 
-	handler Handler
-	ring    *uring.Ring
-	cqes    [64]uring.CQE
-	pacer   pacer
-	poller  poller
-	discard uring.SQE // where entries go when the ring is broken
-	failure error     // why the ring is broken, or the kernel refused a command
+	handler  Handler
+	exchange exchange
+	ring     *uring.Ring
+	cqes     [64]uring.CQE
+	pacer    pacer
+	poller   poller
+	discard  uring.SQE // where entries go when the ring is broken
+	failure  error     // why the ring is broken, or the kernel refused a command
 
 	descMap  []byte // the kernel's descriptors
 	bufs     []byte // one buffer of maxIO per tag; empty with zero copy
@@ -73,10 +74,12 @@ const MaxFiles = 16
 const charIndex = 0
 
 func newQueue(d *Device, id, charFD int) *Queue {
-	return &Queue{
+	q := &Queue{
 		dev: d, id: id, depth: d.info.Depth, maxIO: d.info.MaxIO, zeroCopy: d.info.ZeroCopy(), charFD: charFD,
 		tags: make([]tagState, d.info.Depth), epoch: time.Now(),
 	}
+	q.exchange = newExchange(q)
+	return q
 }
 
 // ID is the queue's number, from 0.
@@ -181,7 +184,7 @@ func (q *Queue) setup() error {
 	if err != nil {
 		return fmt.Errorf("mmap of the descriptors: %w", err)
 	}
-	return nil
+	return q.exchange.setup()
 }
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
@@ -193,17 +196,13 @@ func (q *Queue) release() error {
 	if q.wakeFile != nil {
 		errs = append(errs, q.wakeFile.Close())
 	}
-	unmap := func(b []byte) {
-		if b != nil {
-			errs = append(errs, unix.Munmap(b))
-		}
+	if q.descMap != nil {
+		errs = append(errs, unix.Munmap(q.descMap))
 	}
-	unmap(q.descMap)
 	if q.inflight == 0 && !q.wakeArmed {
-		unmap(q.bufs)
-		unmap(q.wakeWord)
+		errs = append(errs, uring.Munmap(q.bufs, q.wakeWord), q.exchange.release())
 		for _, m := range q.memories {
-			unmap(m.bytes)
+			errs = append(errs, uring.Munmap(m.bytes))
 		}
 	}
 	return errors.Join(errs...)

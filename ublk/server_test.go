@@ -18,7 +18,7 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// serverEnv makes the test binary a server: "create FILE ZEROCOPY QUEUES DEPTH HOLD" (HOLD 1: writes are never answered) or "recover FILE ID".
+// serverEnv makes the test binary a server: "create FILE ZEROCOPY BATCH QUEUES DEPTH HOLD" (HOLD 1: writes are never answered) or "recover FILE ID".
 const serverEnv = "UBLK_TEST_SERVER"
 
 func serverMain() int {
@@ -46,8 +46,8 @@ func serverRun(args []string) error {
 	number := func(i int) int { n, _ := strconv.Atoi(args[i]); return n }
 	var dev *ublk.Device
 	if args[0] == "create" {
-		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(2)), Queues: number(3), Depth: number(4), Recovery: ublk.Require, Params: target.Params()}
-		if number(5) != 0 {
+		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(2)), BatchIO: ublk.Choice(number(3)), Queues: number(4), Depth: number(5), Recovery: ublk.Require, Params: target.Params()}
+		if number(6) != 0 {
 			target.Hold = func(r ublk.Request) bool { return r.Op == ublk.OpWrite }
 		}
 		dev, err = ublk.Create(ctx, ctl, cfg)
@@ -154,11 +154,12 @@ func stopAndDelete(t *testing.T, ctl *ublk.Control, id int) {
 // nothing but a pause.
 func TestRecoveryUnderLoad(t *testing.T) {
 	control(t)
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
+		m.killable(t)
 		ctl := control(t)
 		const size = 16 << 20
 		file := backingFile(t, size)
-		s := startServer(t, "create", file, int(zero), 2, 16, 0)
+		s := startServer(t, "create", file, int(m.zero), int(m.batch), 2, 16, 0)
 		f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 		e := newExerciser(t, f, size, 8, 512, 256<<10)
 		e.start(0)
@@ -187,7 +188,8 @@ func TestRecoveryUnderLoad(t *testing.T) {
 // kernels before 6.15 notice its death only by the request timeout.
 func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 	control(t)
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
+		m.killable(t)
 		for _, c := range []struct {
 			name  string
 			depth int
@@ -204,7 +206,7 @@ func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 				if c.name == "saturated" {
 					hold = 1
 				}
-				s := startServer(t, "create", file, int(zero), 1, c.depth, hold)
+				s := startServer(t, "create", file, int(m.zero), int(m.batch), 1, c.depth, hold)
 				var e *exerciser
 				var f *os.File
 				if c.name != "idle" {
@@ -270,11 +272,12 @@ func (s *server) freeze(t *testing.T) {
 // A server that dies with every tag in its hands is missed late by old kernels; the next one must get all of them.
 func TestRecoveryOfASaturatedQueue(t *testing.T) {
 	control(t)
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
+		m.killable(t)
 		ctl := control(t)
 		const size, depth = 8 << 20, 4
 		file := backingFile(t, size)
-		s := startServer(t, "create", file, int(zero), 1, depth, 1)
+		s := startServer(t, "create", file, int(m.zero), int(m.batch), 1, depth, 1)
 		f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 		e := newExerciser(t, f, size, 12, 512, 16<<10)
 		e.start(50)
@@ -298,10 +301,10 @@ func TestRecoveryOfASaturatedQueue(t *testing.T) {
 
 // A handler that never answers keeps the device from being stopped, but not the server from ending.
 func TestStopOfAStuckServer(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
 		r.Hold = func(q ublk.Request) bool { return q.Op == ublk.OpWrite }
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: zero, Recovery: ublk.Never, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Never, Params: r.Params()}, ublk.RunOptions{})
 		f := openDirect(t, s.Info().BlockPath())
 		buf := aligned(t, 4096)
 		wrote := make(chan error, 1)
@@ -333,10 +336,10 @@ func TestStopOfAStuckServer(t *testing.T) {
 }
 
 func TestLeaveAndRecover(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		ctl := control(t)
 		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: zero, Recovery: ublk.Require, Params: r.Params()})
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,10 +376,10 @@ func TestLeaveAndRecover(t *testing.T) {
 // A server that leaves with all of its tags in use, and more requests waiting. Before Linux 6.16 the kernel would not
 // notice for 30 seconds that it is gone, if nobody sees to that.
 func TestLeaveSaturated(t *testing.T) {
-	eachMode(t, func(t *testing.T, zero ublk.Choice) {
+	eachMode(t, func(t *testing.T, m mode) {
 		ctl := control(t)
 		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2, ZeroCopy: zero, Recovery: ublk.Require, Params: r.Params()})
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -436,16 +439,37 @@ func TestQuiesce(t *testing.T) {
 		{"all in hand", 3 * depth, depth, 300 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			eachMode(t, func(t *testing.T, zero ublk.Choice) { testQuiesce(t, zero, depth, c.workers, c.inHand, c.delay) })
+			eachMode(t, func(t *testing.T, m mode) {
+				if m.batch == ublk.Require {
+					t.Skip("a device with batch I/O cannot be quiesced")
+				}
+				testQuiesce(t, m, depth, c.workers, c.inHand, c.delay)
+			})
 		})
 	}
 }
 
-func testQuiesce(t *testing.T, zero ublk.Choice, depth, workers, inHand int, delay time.Duration) {
+// Linux 7.3 fails the requests of a device with batch I/O that is quiesced, so nobody may.
+func TestBatchIsNotQuiesced(t *testing.T) {
+	ctl := control(t)
+	needFeature(t, ctl, ublk.FeatureBatchIO)
+	r := ram(t, 1<<20)
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, BatchIO: ublk.Require, Recovery: ublk.Require, Params: r.Params()}, ublk.RunOptions{})
+	if err := ctl.Quiesce(within(t), s.Info().ID, time.Second); !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Errorf("quiesce: %v", err)
+	}
+	f := openDirect(t, s.Info().BlockPath())
+	defer f.Close()
+	if _, err := f.WriteAt(aligned(t, 4096), 0); err != nil {
+		t.Errorf("after it was refused: %v", err)
+	}
+}
+
+func testQuiesce(t *testing.T, m mode, depth, workers, inHand int, delay time.Duration) {
 	ctl := control(t)
 	r := ram(t, 8<<20)
 	r.Delay = delay
-	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Depth: depth, ZeroCopy: zero, Recovery: ublk.Require, Params: r.Params()})
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Depth: depth, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 	if err != nil {
 		t.Fatal(err)
 	}

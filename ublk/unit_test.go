@@ -263,7 +263,7 @@ func TestDeviceInfo(t *testing.T) {
 	if servable(i) != nil {
 		t.Error(servable(i))
 	}
-	for _, bad := range []Features{FeatureUserCopy, FeatureBatchIO, FeatureZeroCopy} {
+	for _, bad := range []Features{FeatureUserCopy, FeatureIntegrity, FeatureZeroCopy} {
 		if servable(DeviceInfo{Features: bad}) == nil {
 			t.Errorf("a device with %v was accepted", bad)
 		}

@@ -18,6 +18,10 @@ const (
 	kindUnregister = ownUserData | 4<<kindShift // its end
 	kindCancel     = ownUserData | 5<<kindShift // cancelling of the eventfd's read
 
+	kindPrepare = ownUserData | 6<<kindShift // all tags of a queue, for the first time
+	kindFetch   = ownUserData | 7<<kindShift // requests of a queue
+	kindCommit  = ownUserData | 8<<kindShift // answers of a queue
+
 	kindMask = ownUserData | 0x7f<<kindShift
 	tagMask  = 1<<16 - 1
 )

@@ -79,12 +79,3 @@ func (r *Ring) unregisterRing() error {
 	r.registered, r.enterFD, r.enterFlags = -1, r.ring.RingFd(), 0
 	return r.register("ring", giouring.UnregisterRingFDs, unsafe.Pointer(&update), 1)
 }
-
-// Mmap gets memory outside of the Go heap, zeroed and page-aligned: what the kernel may write to at any time.
-func Mmap(size int) ([]byte, error) {
-	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
-	if err != nil {
-		return nil, fmt.Errorf("uring: mmap of %d bytes: %w", size, err)
-	}
-	return b, nil
-}
