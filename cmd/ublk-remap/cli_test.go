@@ -81,7 +81,7 @@ func TestUsage(t *testing.T) {
 		{}, {"frob"}, {"create"}, {"create", "a", "b"}, {"start"}, {"stop"}, {"remap"}, {"remap", "frob"}, {"remap", "add", "x"},
 		{"metadata"}, {"metadata", "frob", "x"}, {"status", "a", "b"}, {"list", "x"}, {"--log-level", "loud", "list"},
 		{"--log-format", "xml", "list"}, {"list", "--frob"}, {"start", "--queues", "x", "y"}, {"status", "--watch", "0"},
-		{"start", "--zero-copy", "maybe", "x"}, {"start", "--depth", "0", "x"}, {"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
+		{"start", "--zero-copy", "maybe", "x"}, {"start", "--batch-io", "maybe", "x"}, {"start", "--batch-io", "on", "--depth", "1", "x"}, {"start", "--depth", "0", "x"}, {"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
 		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget", "0", "x"}, {"start", "--isolate-time", "0", "x"},
 	} {
 		if r := ublkRemap(t, args...); r.code != exit.Usage {

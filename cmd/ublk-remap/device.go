@@ -96,7 +96,7 @@ func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
 		Spare:    control.Spare{Devices: []control.SpareDevice{}},
 		Metadata: control.Metadata{Mirrors: []control.Mirror{}},
 		Scrub:    control.Scrub{State: "idle", Total: r.Blocks}, Breaker: control.Breaker{State: "closed"},
-		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, Recovery: r.Recovery},
+		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, BatchIO: r.BatchIO, Recovery: r.Recovery},
 	}
 	if control.Owned(r.Name) {
 		// It has the name but does not listen yet, or no longer.

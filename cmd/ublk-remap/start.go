@@ -35,6 +35,7 @@ type startOptions struct {
 	depth      int
 	maxIO      string
 	zeroCopy   string
+	batchIO    string
 	poll       time.Duration
 	foreground bool
 	detached   bool
@@ -76,6 +77,7 @@ queues and features, and what was under way goes on.`,
 	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
 	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
 	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
+	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, on or off; on needs Linux 7.0")
 	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, before a queue sleeps; takes CPU time")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
@@ -211,18 +213,23 @@ func (o *startOptions) config() (server.Config, error) {
 		return cfg, bad("remap-rate", o.rate, "1 or more")
 	}
 	cfg.MaxIO = int(n)
-	switch o.zeroCopy {
-	case "auto":
-		cfg.ZeroCopy = ublk.Auto
-	case "on":
-		cfg.ZeroCopy = ublk.Require
-	case "off":
-		cfg.ZeroCopy = ublk.Never
-	default:
-		return cfg, bad("zero-copy", o.zeroCopy, "auto, on or off")
+	for _, f := range []struct {
+		flag, value string
+		choice      *ublk.Choice
+	}{{"zero-copy", o.zeroCopy, &cfg.ZeroCopy}, {"batch-io", o.batchIO, &cfg.BatchIO}} {
+		var known bool
+		if *f.choice, known = choices[f.value]; !known {
+			return cfg, bad(f.flag, f.value, "auto, on or off")
+		}
+	}
+	if cfg.BatchIO == ublk.Require && o.depth < 2 {
+		return cfg, bad("depth", o.depth, "2 or more with --batch-io=on")
 	}
 	return cfg, nil
 }
+
+// choices are the values of flags about what the kernel may lack.
+var choices = map[string]ublk.Choice{"auto": ublk.Auto, "on": ublk.Require, "off": ublk.Never}
 
 // resolve turns what the user named, a path or a name, into the backing.
 func resolve(ctx context.Context, what string, cfg *server.Config) (*metadata.Superblock, error) {

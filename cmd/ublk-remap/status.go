@@ -137,10 +137,14 @@ func (a *app) printStatus(s *control.Status) error {
 }
 
 func dataPath(f control.Features) string {
+	path := "copying"
 	if f.ZeroCopy {
-		return "zero copy"
+		path = "zero copy"
 	}
-	return "copying"
+	if f.BatchIO {
+		path += ", batch I/O"
+	}
+	return path
 }
 
 // seconds is a flag that takes seconds, with or without a unit.

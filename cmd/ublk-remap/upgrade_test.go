@@ -20,7 +20,7 @@ func TestSuccessorArgs(t *testing.T) {
 	}{
 		{line: "start n --detached"},
 		{line: "start ./disk --json --detached --spare-device x", want: nil},
-		{line: "--log-level debug start --queues 3 sdb --zero-copy=off --detached", want: []string{"--log-level=debug", "--queues=3", "--zero-copy=off"}},
+		{line: "--log-level debug start --queues 3 sdb --zero-copy=off --batch-io on --detached", want: []string{"--batch-io=on", "--log-level=debug", "--queues=3", "--zero-copy=off"}},
 		{line: "start --detached --isolate-time 1500ms --remap-rate 9 --take-over=6 --kill -- -odd", want: []string{"--isolate-time=1.5s", "--remap-rate=9"}},
 		{line: "start sdb", err: exit.ErrRefused},
 		{line: "start sdb --foreground", err: exit.ErrRefused},

@@ -31,6 +31,7 @@ type Record struct {
 	BlockSize   int       `json:"block_size"`
 	Blocks      uint64    `json:"blocks"`
 	ZeroCopy    bool      `json:"zero_copy"`
+	BatchIO     bool      `json:"batch_io"`
 	Recovery    bool      `json:"recovery"`
 	// Epoch is that of the set while this server has it; the disk is of no older
 	// one. 0: written by a version that did not tell.

@@ -229,7 +229,22 @@ func (r *Report) ask(ctx context.Context) {
 	} else {
 		r.add("features", OK, "", "devices outlive their servers; data is copied (zero copy needs Linux 6.16)")
 	}
+	r.batchIO(have)
 	r.devices(ctx, ctl)
+}
+
+// batchIO says what becomes of start --batch-io=on.
+func (r *Report) batchIO(have ublk.Features) {
+	v, err := ublk.RunningKernel()
+	bad, known := ublk.KnownBadBatchIO(v)
+	switch {
+	case !have.Has(ublk.FeatureBatchIO):
+		r.add("batch I/O", OK, "", "not there (needs Linux 7.0), and not needed")
+	case err == nil && known:
+		r.add("batch I/O", OK, "", "off unless a start asks for it: on Linux %s to %d.%d, %s", bad.First, bad.Last.Major, bad.Last.Minor, bad.Problem)
+	default:
+		r.add("batch I/O", OK, "", "there; off unless a start asks for it")
+	}
 }
 
 // devices looks at the devices: those whose server is dead, those that nothing

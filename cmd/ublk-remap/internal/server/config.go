@@ -20,6 +20,7 @@ type Config struct {
 	Depth    int // 0: ublk.DefaultDepth
 	MaxIO    int // bytes; 0: ublk.DefaultMaxIO
 	ZeroCopy ublk.Choice
+	BatchIO  ublk.Choice
 	Poll     time.Duration // see ublk.RunOptions
 	Policy   remap.Policy
 

@@ -177,6 +177,9 @@ func (s *server) need(ctx context.Context) error {
 	if s.cfg.ZeroCopy == ublk.Require {
 		want |= ublk.FeatureAutoBufReg
 	}
+	if s.cfg.BatchIO == ublk.Require {
+		want |= ublk.FeatureBatchIO
+	}
 	return have.Require(want)
 }
 
@@ -242,6 +245,10 @@ func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.Devic
 		return nil, fmt.Errorf("%w: %s was made without zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
 	case s.cfg.ZeroCopy == ublk.Never && info.ZeroCopy():
 		return nil, fmt.Errorf("%w: %s was made with zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
+	case s.cfg.BatchIO == ublk.Require && !info.BatchIO():
+		return nil, fmt.Errorf("%w: %s was made without batch I/O; start it without --batch-io, or stop it first", ErrRecovery, info.BlockPath())
+	case s.cfg.BatchIO == ublk.Never && info.BatchIO():
+		return nil, fmt.Errorf("%w: %s was made with batch I/O; start it without --batch-io, or stop it first", ErrRecovery, info.BlockPath())
 	}
 	if len(s.cfg.Spares) == 0 {
 		s.cfg.Spares = dead.Spares
@@ -334,7 +341,7 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		device, err := ublk.Create(ctx, s.ctl, ublk.Config{
 			ID: s.cfg.ID, Queues: s.cfg.Queues, Depth: s.cfg.Depth, MaxIO: s.cfg.MaxIO,
-			ZeroCopy: s.cfg.ZeroCopy, Recovery: ublk.Require, Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
+			ZeroCopy: s.cfg.ZeroCopy, BatchIO: s.cfg.BatchIO, Recovery: ublk.Require, Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
 		})
 		if err != nil {
 			return err
@@ -373,12 +380,23 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	s.record = &control.Record{
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
 		PID: os.Getpid(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
-		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())
 	}
 	return s.record.Write()
+}
+
+// warnOfBatchIO says what is known against a device with batch I/O.
+func (s *server) warnOfBatchIO() {
+	v, err := ublk.RunningKernel()
+	if err != nil || !s.info().BatchIO() {
+		return
+	}
+	if bad, known := ublk.KnownBadBatchIO(v); known {
+		s.log.Warn().Stringer("kernel", v).Str("do", bad.Advice).Msg(bad.Problem)
+	}
 }
 
 // info is what the kernel knows of the device.
@@ -406,7 +424,8 @@ func (s *server) serve(ctx context.Context) error {
 	s.live.Store(true)
 	settling.Go(s.settle)
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
-		Bool("zero_copy", s.info().ZeroCopy()).Int("queues", s.info().Queues).Msg("live")
+		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues", s.info().Queues).Msg("live")
+	s.warnOfBatchIO()
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())
 	}

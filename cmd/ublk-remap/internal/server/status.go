@@ -44,7 +44,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		Breaker: control.Breaker{State: "closed"},
 		Features: control.Features{
 			ZeroCopy: info.ZeroCopy(), AutoBufReg: info.Features.Has(ublk.FeatureAutoBufReg),
-			BatchIO: info.Features.Has(ublk.FeatureBatchIO), Recovery: info.Recoverable(),
+			BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
 		},
 		ServerPID: os.Getpid(),
 	}

@@ -90,7 +90,7 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.cfg.Backing, PID: max(info.PID, 0),
 		Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: int(p.LogicalBlockSize), Blocks: uint64(p.Size) / uint64(p.LogicalBlockSize),
-		ZeroCopy: info.ZeroCopy(), Recovery: info.Recoverable(),
+		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
 	}, nil
 }
 
