@@ -23,12 +23,12 @@ func TestParseStat(t *testing.T) {
 }
 
 func TestParseStatus(t *testing.T) {
-	v, i, err := parseStatus("Name:\tx\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n")
-	if err != nil || v != 12 || i != 3 {
-		t.Errorf("%v %v %v", v, i, err)
+	got, err := parseStatus("Name:\tx y\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n")
+	if want := (Thread{Name: "x y", Voluntary: 12, Involuntary: 3}); err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
 	}
 	for _, text := range []string{"", "voluntary_ctxt_switches:\t12\n", "voluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t3\n"} {
-		if _, _, err := parseStatus(text); err == nil {
+		if _, err := parseStatus(text); err == nil {
 			t.Errorf("%q was taken", text)
 		}
 	}

@@ -57,9 +57,26 @@ func holders(disk string) ([]int, error) {
 // Served says whether a server of its own makes the device work.
 func (v *Device) Served() bool { return len(v.pids) > 0 }
 
+// Thread is one thread of a server.
+type Thread struct {
+	ID   int    `json:"tid"`
+	Name string `json:"name"`
+	// Voluntary and Involuntary count its context switches.
+	Voluntary   int64 `json:"voluntary_switches"`
+	Involuntary int64 `json:"involuntary_switches"`
+}
+
 // Usage sums up all threads of the device's server; zero for devices of the kernel.
 func (v *Device) Usage() (Usage, error) {
+	threads, err := v.Threads()
+	if err != nil {
+		return Usage{}, err
+	}
 	var sum Usage
+	for _, t := range threads {
+		sum.Voluntary += t.Voluntary
+		sum.Involuntary += t.Involuntary
+	}
 	for _, pid := range v.pids {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
@@ -71,24 +88,37 @@ func (v *Device) Usage() (Usage, error) {
 		}
 		sum.User += user
 		sum.System += system
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	}
+	return sum, nil
+}
+
+// Threads are those of the device's server.
+func (v *Device) Threads() ([]Thread, error) {
+	var out []Thread
+	for _, pid := range v.pids {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 		if err != nil {
-			return sum, err
+			return nil, err
 		}
-		for _, path := range tasks {
-			status, err := os.ReadFile(path)
+		if len(tasks) == 0 {
+			return nil, fmt.Errorf("server, process %d: %w", pid, os.ErrNotExist)
+		}
+		for _, dir := range tasks {
+			text, err := os.ReadFile(filepath.Join(dir, "status"))
 			if err != nil {
 				continue // the thread has ended
 			}
-			v, i, err := parseStatus(string(status))
+			t, err := parseStatus(string(text))
 			if err != nil {
-				return sum, err
+				return nil, err
 			}
-			sum.Voluntary += v
-			sum.Involuntary += i
+			if t.ID, err = strconv.Atoi(filepath.Base(dir)); err != nil {
+				return nil, err
+			}
+			out = append(out, t)
 		}
 	}
-	return sum, nil
+	return out, nil
 }
 
 // parseStat returns the CPU time of a line of /proc/PID/stat, in seconds. USER_HZ
@@ -107,27 +137,30 @@ func parseStat(line string) (user, system float64, err error) {
 	return user / 100, system / 100, err
 }
 
-// parseStatus returns the context switches that /proc/PID/task/TID/status counts.
-func parseStatus(text string) (voluntary, involuntary int64, err error) {
+// parseStatus reads the name and the context switches in /proc/PID/task/TID/status.
+func parseStatus(text string) (t Thread, err error) {
 	found := 0
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(line, ":")
-		var to *int64
+		value = strings.TrimSpace(value)
 		switch key {
+		case "Name":
+			t.Name = value
+			continue
 		case "voluntary_ctxt_switches":
-			to = &voluntary
+			t.Voluntary, err = strconv.ParseInt(value, 10, 64)
 		case "nonvoluntary_ctxt_switches":
-			to = &involuntary
+			t.Involuntary, err = strconv.ParseInt(value, 10, 64)
 		default:
 			continue
 		}
-		if *to, err = strconv.ParseInt(strings.TrimSpace(value), 10, 64); err != nil {
-			return 0, 0, err
+		if err != nil {
+			return t, err
 		}
 		found++
 	}
 	if found != 2 {
-		return 0, 0, fmt.Errorf("/proc/PID/status counts no context switches")
+		return t, fmt.Errorf("/proc/PID/status counts no context switches")
 	}
-	return voluntary, involuntary, nil
+	return t, nil
 }

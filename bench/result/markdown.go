@@ -3,6 +3,7 @@ package result
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +43,9 @@ func (r *Results) head(b *strings.Builder) {
 	_, _ = fmt.Fprintf(b, "Commit %s, %s, %s, %d CPU, %d MiB of memory, %s, %s. ", r.Commit, where, m.CPU, m.CPUs, m.Memory>>20, m.Fio, m.Go)
 	_, _ = fmt.Fprintf(b, "%d rounds of %v for each job on each device, in an order drawn anew each round (seed %d), on %d MiB of a null_blk disk in memory each.\n",
 		r.Rounds, r.Runtime, r.Seed, r.Bytes>>20)
+	if fewer := r.fewerQueues(); fewer != "" {
+		_, _ = fmt.Fprintf(b, "\n%s\n", fewer)
+	}
 	if len(r.Missing) > 0 {
 		b.WriteString("\nNot measured:\n\n")
 		for _, s := range r.Missing {
@@ -57,6 +61,21 @@ func (r *Results) head(b *strings.Builder) {
 	if len(notes) > 0 {
 		_, _ = fmt.Fprintf(b, "\nVariants:\n\n%s\n", strings.Join(notes, "\n"))
 	}
+}
+
+// fewerQueues tells where the kernel made fewer queues than were asked for.
+func (r *Results) fewerQueues() string {
+	made := map[int]int{}
+	for _, s := range r.Samples {
+		made[s.Queues] = max(made[s.Queues], s.HardwareQueues)
+	}
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(made)) {
+		if made[n] > 0 && made[n] < n {
+			out = append(out, fmt.Sprintf("For %d queues the kernel made %d, as there are no more CPUs; %d processes use them.", n, made[n], n))
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 func (c Case) String() string {
@@ -185,10 +204,16 @@ func (r *Results) idle(b *strings.Builder) {
 	if len(r.Idle) == 0 {
 		return
 	}
-	b.WriteString("\n## A live device that nobody uses: context switches of its server in a second (target 0)\n\n| | queues | seconds | voluntary | involuntary |\n| --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## A live device that nobody uses: context switches of its server in a second (target 0)\n\n" +
+		"`iou-wrk` are the kernel's own threads for io_uring requests that wait; they look every five seconds whether they are needed.\n\n" +
+		"| | queues | seconds | voluntary | involuntary | in all, by thread |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, i := range r.Idle {
-		_, _ = fmt.Fprintf(b, "| %s | %d | %.0f | %.2f | %.2f |\n", i.Peer, i.Queues, i.Seconds,
-			float64(i.Server.Voluntary)/i.Seconds, float64(i.Server.Involuntary)/i.Seconds)
+		var threads []string
+		for _, t := range i.Threads {
+			threads = append(threads, fmt.Sprintf("%s %d", t.Name, t.Voluntary+t.Involuntary))
+		}
+		_, _ = fmt.Fprintf(b, "| %s | %d | %.0f | %.2f | %.2f | %s |\n", i.Peer, i.Queues, i.Seconds,
+			float64(i.Server.Voluntary)/i.Seconds, float64(i.Server.Involuntary)/i.Seconds, strings.Join(threads, ", "))
 	}
 }
 

@@ -74,6 +74,8 @@ type Idle struct {
 	Queues  int        `json:"queues"`
 	Seconds float64    `json:"seconds"`
 	Server  peer.Usage `json:"server"`
+	// Threads are those that were switched at all.
+	Threads []peer.Thread `json:"threads,omitempty"`
 }
 
 // Heals are writes of 4 KiB that met a bad block, one after the other.

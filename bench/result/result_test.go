@@ -24,12 +24,12 @@ func sample() *Results {
 			{Name: "every-100th", Kind: peer.Remap, Table: &peer.Table{Remaps: 327, Every: 100}},
 		},
 		Missing: []string{"linear with 1 queues: none"},
-		Idle:    []Idle{{Peer: "remap", Queues: 1, Seconds: 10, Server: peer.Usage{Voluntary: 5}}},
+		Idle:    []Idle{{Peer: "remap", Queues: 1, Seconds: 10, Server: peer.Usage{Voluntary: 5}, Threads: []peer.Thread{{Name: "iou-wrk-1", Voluntary: 2}, {Name: "x", Voluntary: 3}}}},
 		Heals:   []Heals{{Peer: "remap", Healed: []int64{3000, 1000, 2000}, Plain: []int64{10, 30, 20}}},
 	}
 	add := func(suite, job string, queues int, name string, iops ...float64) {
 		for i, v := range iops {
-			s := Sample{Suite: suite, Job: job, Queues: queues, Peer: name, Round: i + 1, Report: fio.Report{Requests: 1, IOPS: v, Latency: fio.Latency{P50: 1e9 / v}}}
+			s := Sample{Suite: suite, Job: job, Queues: queues, HardwareQueues: min(queues, 2), Peer: name, Round: i + 1, Report: fio.Report{Requests: 1, IOPS: v, Latency: fio.Latency{P50: 1e9 / v}}}
 			if strings.HasPrefix(name, "remap") {
 				s.Server, s.Completed = &peer.Usage{User: 1, System: 2, Voluntary: 30, Involuntary: 4}, 1000
 			}
@@ -110,7 +110,7 @@ func TestMarkdown(t *testing.T) {
 		"| job | loop | ublksrv | ublksrv-z | remap | old |",
 		"| randread-4k-d32, 4 queues | 1.05 (1.00–1.10) | 1.50 (1.00–2.00) | 1.50 (1.00–2.00) | 1.50 (1.50–1.50) | 1.12 (0.75–1.50) |",
 		"| randread-4k-d32, 4 queues | remap | 1000.0 | 2000.0 | 0.030 | 0.004 |",
-		"| remap | 1 | 10 | 0.50 | 0.00 |", "| remap | a bad block | 3 | 2.00 | 2.80 | 2.98 | 3.00 |", "![x](x.svg)",
+		"| remap | 1 | 10 | 0.50 | 0.00 | iou-wrk-1 2, x 3 |", "For 4 queues the kernel made 2", "| remap | a bad block | 3 | 2.00 | 2.80 | 2.98 | 3.00 |", "![x](x.svg)",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

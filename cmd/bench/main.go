@@ -3,7 +3,7 @@
 // memory of its own, by turns, in one guest (or on this machine, if its kernel
 // has ublk). make bench runs it.
 //
-//	bin/bench -kernel uml -peer ~/ublksrv/ublk
+//	bin/bench -kernel uml -peer /opt/ublksrv/ublk
 //	bin/bench -kernel 7.3 -only 'randread-4k-d(1|32)/q1' -rounds 3 -peers 'ublksrv|remap'
 //	bin/bench -variant 'old=/tmp/old/ublk-remap:' -variant 'fewer=--max-io=64KiB'
 //	bin/bench -report DIR

@@ -260,13 +260,15 @@ func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues i
 
 // idle counts what servers do while nobody uses their devices.
 func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) error {
-	before := make([]peer.Usage, len(devices))
+	before, threads := make([]peer.Usage, len(devices)), make([][]peer.Thread, len(devices))
 	if err := sleep(ctx, settle); err != nil {
 		return err
 	}
 	for i, d := range devices {
-		var err error
-		if before[i], err = d.Usage(); err != nil {
+		var err1, err2 error
+		before[i], err1 = d.Usage()
+		threads[i], err2 = d.Threads()
+		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
 	}
@@ -279,15 +281,34 @@ func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) er
 		if !d.Served() {
 			continue
 		}
-		after, err := d.Usage()
-		if err != nil {
+		after, err1 := d.Usage()
+		now, err2 := d.Threads()
+		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		r := result.Idle{Peer: d.Peer.Name, Queues: queues, Seconds: seconds, Server: after.Sub(before[i])}
+		r := result.Idle{Peer: d.Peer.Name, Queues: queues, Seconds: seconds, Server: after.Sub(before[i]), Threads: switched(threads[i], now)}
 		b.res.Idle = append(b.res.Idle, r)
-		_, _ = fmt.Fprintf(b.out, "idle %-10s %d voluntary and %d involuntary context switches in %.0f s\n", r.Peer, r.Server.Voluntary, r.Server.Involuntary, seconds)
+		_, _ = fmt.Fprintf(b.out, "idle %-10s %d voluntary and %d involuntary context switches in %.0f s: %+v\n", r.Peer, r.Server.Voluntary, r.Server.Involuntary, seconds, r.Threads)
 	}
 	return nil
+}
+
+// switched returns the threads that were switched between two readings, with how
+// often that was.
+func switched(before, after []peer.Thread) []peer.Thread {
+	var out []peer.Thread
+	for _, t := range after {
+		for _, o := range before {
+			if o.ID == t.ID {
+				t.Voluntary -= o.Voluntary
+				t.Involuntary -= o.Involuntary
+			}
+		}
+		if t.Voluntary != 0 || t.Involuntary != 0 {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

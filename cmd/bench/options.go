@@ -72,7 +72,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.IntVar(&o.depth, "depth", 128, "requests in flight of each queue")
 	fs.IntVar(&o.block, "block", 512, "block size of the disks in `bytes`")
 	fs.Uint64Var(&o.seed, "seed", 0, "`seed` of the order in which devices take turns (default: by the clock)")
-	fs.StringVar(&remaps, "remaps", "0,1000000", "`numbers` of remaps that no request meets")
+	fs.StringVar(&remaps, "remaps", "0,1000,100000,1000000", "`numbers` of remaps that no request meets")
 	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long idle devices are watched")
 	fs.IntVar(&o.heals, "heals", 300, "`number` of bad blocks that are healed, at most 400")
 	fs.StringVar(&o.ublksrv, "peer", "", "`path` of ublksrv's program ublk (default: the one in PATH, if any)")

@@ -29,7 +29,7 @@ func mustParse(t *testing.T, args ...string) *options {
 func TestParse(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	o := mustParse(t)
-	if o.kernel != "uml" || o.rounds != 5 || !slices.Equal(o.queues, []int{1}) || !slices.Equal(o.remaps, []int64{0, 1000000}) || o.ublksrv != "" || o.seed == 0 {
+	if o.kernel != "uml" || o.rounds != 5 || !slices.Equal(o.queues, []int{1}) || !slices.Equal(o.remaps, []int64{0, 1000, 100_000, 1_000_000}) || o.ublksrv != "" || o.seed == 0 {
 		t.Errorf("%+v", o)
 	}
 	if !strings.HasPrefix(o.out, "bench/results/") || !strings.HasSuffix(o.out, "-uml") {
