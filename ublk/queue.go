@@ -172,6 +172,10 @@ func (q *Queue) setup() error {
 		if q.bufs, err = uring.Mmap(q.depth * q.maxIO); err != nil {
 			return err
 		}
+		if q.thread.hugePages {
+			// Only advice: a kernel without huge pages has others.
+			_ = unix.Madvise(q.bufs, unix.MADV_HUGEPAGE)
+		}
 		q.pinBuffers()
 	}
 	if q.wakeWord, err = uring.Mmap(pageSize); err != nil {

@@ -30,6 +30,9 @@ type RunOptions struct {
 	// IOFlusher marks the queue threads with PR_SET_IO_FLUSHER, so that memory that they need is never waited for by
 	// way of a device that they serve. Needs CAP_SYS_RESOURCE.
 	IOFlusher bool
+	// HugePages asks for transparent huge pages for the buffers that requests are copied through. All of them are present from the start on
+	// then, Queues × Depth × MaxIO bytes, and the kernel has less to look up for large requests. With zero copy there are no such buffers.
+	HugePages bool
 	// Poll is the longest that a queue's thread looks for completions before it sleeps, which spares the wake-up where another one comes soon. It
 	// takes a CPU for up to as long, each time; an idle device costs nothing all the same. 0: it sleeps at once.
 	Poll time.Duration
@@ -74,7 +77,7 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 			return errors.Join(err, closeQueues(queues[:i+1]))
 		}
 		q.poller.most = max(opts.Poll, 0)
-		q.thread = threadOptions{cpus: set, ioFlusher: opts.IOFlusher}
+		q.thread = threadOptions{cpus: set, ioFlusher: opts.IOFlusher, hugePages: opts.HugePages}
 	}
 	d.mu.Lock()
 	d.queues = queues

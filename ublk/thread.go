@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// threadOptions are what a queue sets of its thread. The thread is never given back to the runtime.
+// threadOptions are what a queue sets of its thread and its memory. The thread is never given back to the runtime.
 type threadOptions struct {
 	cpus      unix.CPUSet // empty: any
 	ioFlusher bool
+	hugePages bool
 }
 
 func (o *threadOptions) apply() error {

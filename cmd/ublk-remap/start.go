@@ -37,6 +37,7 @@ type startOptions struct {
 	zeroCopy   string
 	batchIO    string
 	poll       time.Duration
+	hugePages  bool
 	foreground bool
 	detached   bool
 	newer      bool // only look for newer copies
@@ -79,6 +80,7 @@ queues and features, and what was under way goes on.`,
 	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
 	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, on or off; on needs Linux 7.0")
 	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, before a queue sleeps; takes CPU time")
+	f.BoolVar(&o.hugePages, "huge-pages", false, "huge pages for the buffers; without zero copy they take queues × depth × max-io of memory from the start")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
 	f.BoolVar(&o.newer, "look-for-newer", false, "")
@@ -175,7 +177,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, Predecessor: o.takeOver, Kill: o.kill,
+		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},

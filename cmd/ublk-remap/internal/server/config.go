@@ -21,8 +21,10 @@ type Config struct {
 	MaxIO    int // bytes; 0: ublk.DefaultMaxIO
 	ZeroCopy ublk.Choice
 	BatchIO  ublk.Choice
-	Poll     time.Duration // see ublk.RunOptions
-	Policy   remap.Policy
+	// See ublk.RunOptions.
+	Poll      time.Duration
+	HugePages bool
+	Policy    remap.Policy
 
 	// Predecessor is the process of a living server of the same disk, which is
 	// asked to leave its device to this one; 0: there is none. Kill ends it by

@@ -411,7 +411,7 @@ func (s *server) serve(ctx context.Context) error {
 	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
 	ran := make(chan error, 1)
 	go func() {
-		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush(), Poll: s.cfg.Poll})
+		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages})
 	}()
 	select {
 	case err := <-ran:
