@@ -67,6 +67,7 @@ var (
 type Ring struct {
 	ring *giouring.Ring
 	sq   submission
+	cq   completion
 	wide bool // 128-byte entries
 
 	enterFD    int    // the descriptor that enter takes
@@ -76,7 +77,6 @@ type Ring struct {
 	arg  *enterArg
 	page []byte // arg lives here
 
-	peek    []*giouring.CompletionQueueEvent
 	entries uint32
 }
 
@@ -116,37 +116,54 @@ func New(kind Kind, entries int) (*Ring, error) {
 	r := &Ring{
 		ring: g, wide: kind == CommandRing, enterFD: g.RingFd(), registered: -1,
 		page: page, arg: (*enterArg)(unsafe.Pointer(unsafe.SliceData(page))),
-		peek: make([]*giouring.CompletionQueueEvent, 64), entries: size,
+		entries: size,
 	}
 	r.arg.sigmaskSize = 8
 	r.arg.ts = uint64(uintptr(unsafe.Pointer(&r.arg.time)))
-	if r.sq, err = openSubmission(g); err != nil {
+	if r.sq, r.cq, err = openQueues(g); err != nil {
 		_ = r.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
-// openSubmission finds the fields by name, so that a giouring with another layout is an error and not a crash.
-func openSubmission(g *giouring.Ring) (s submission, err error) {
+// completion is the completion queue. giouring hands out pointers to its entries, and a pointer that is stored costs the
+// garbage collector's write barrier each time.
+type completion struct {
+	head, tail *uint32 // shared with the kernel
+	entries    []CQE   // a power of two of them
+}
+
+// openQueues finds the fields by name, so that a giouring with another layout is an error and not a crash.
+func openQueues(g *giouring.Ring) (sq submission, cq completion, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("uring: this giouring keeps its submission queue differently: %v", p)
+			err = fmt.Errorf("uring: this giouring keeps its queues differently: %v", p)
 		}
 	}()
-	sq := reflect.ValueOf(g).Elem().FieldByName("sqRing").Elem()
-	shared := func(name string) *uint32 { return (*uint32)(sq.FieldByName(name).UnsafePointer()) }
+	ring := reflect.ValueOf(g).Elem()
+	s, c := ring.FieldByName("sqRing").Elem(), ring.FieldByName("cqRing").Elem()
+	shared := func(q reflect.Value, name string) *uint32 { return (*uint32)(q.FieldByName(name).UnsafePointer()) }
 	own := func(name string) *uint32 {
-		f := sq.FieldByName(name)
+		f := s.FieldByName(name)
 		if f.Kind() != reflect.Uint32 {
 			panic(name)
 		}
 		return (*uint32)(f.Addr().UnsafePointer())
 	}
-	return submission{
-		head: shared("head"), tail: shared("tail"), flags: shared("flags"),
+	sq = submission{
+		head: shared(s, "head"), tail: shared(s, "tail"), flags: shared(s, "flags"),
 		sqeHead: own("sqeHead"), sqeTail: own("sqeTail"),
-	}, nil
+	}
+	n := *shared(c, "ringEntries")
+	if n == 0 || n&(n-1) != 0 {
+		panic("ringEntries")
+	}
+	cq = completion{
+		head: shared(c, "head"), tail: shared(c, "tail"),
+		entries: unsafe.Slice((*CQE)(c.FieldByName("cqes").UnsafePointer()), n),
+	}
+	return sq, cq, nil
 }
 
 // FD is the ring's file descriptor.
@@ -262,21 +279,20 @@ func enter(fd int, submit, wait, flags uint32, arg unsafe.Pointer, size uintptr)
 // Ready reports whether there are completions, or the kernel will have some when it is entered. On rings other than a
 // PolledQueueRing it knows only of the former.
 func (r *Ring) Ready() bool {
-	return r.ring.CQReady() > 0 || atomic.LoadUint32(r.sq.flags)&(giouring.SQTaskrun|giouring.SQCQOverflow) != 0
+	return atomic.LoadUint32(r.cq.tail) != *r.cq.head || atomic.LoadUint32(r.sq.flags)&(giouring.SQTaskrun|giouring.SQCQOverflow) != 0
 }
 
-// Reap copies completions that are there into out and frees their slots. It never enters the kernel; what the kernel
+// Reap copies completions that are there into out, frees their slots and returns how many. It never enters the kernel; what the kernel
 // still holds back comes after the next wait.
 func (r *Ring) Reap(out []CQE) int {
-	// PeekBatchCQE fills its whole argument whatever there is, and may enter the kernel if there is nothing.
-	n := min(int(r.ring.CQReady()), len(out), len(r.peek))
+	head := *r.cq.head
+	n := min(int(atomic.LoadUint32(r.cq.tail)-head), len(out))
 	if n == 0 {
 		return 0
 	}
-	r.ring.PeekBatchCQE(r.peek[:n])
-	for i, c := range r.peek[:n] {
-		out[i] = CQE{UserData: c.UserData, Res: c.Res, Flags: c.Flags}
-	}
-	r.ring.CQAdvance(uint32(n))
+	at := int(head) & (len(r.cq.entries) - 1)
+	copied := copy(out[:n], r.cq.entries[at:])
+	copy(out[copied:n], r.cq.entries)
+	atomic.StoreUint32(r.cq.head, head+uint32(n))
 	return n
 }
