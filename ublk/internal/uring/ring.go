@@ -78,6 +78,7 @@ type Ring struct {
 	page []byte // arg lives here
 
 	entries uint32
+	enters  uint64
 }
 
 // submission points into giouring's own submission queue, which has no method to flush without entering the kernel.
@@ -227,14 +228,14 @@ const NoLimit time.Duration = -1
 
 // Submit hands over everything queued without waiting. It also returns nil if the kernel took only a part for now.
 func (r *Ring) Submit() error {
-	_, errno := enter(r.enterFD, r.flush(), 0, r.enterFlags|giouring.EnterGetEvents, nil, 0)
+	_, errno := r.enter(r.flush(), 0, r.enterFlags|giouring.EnterGetEvents, nil, 0)
 	return waitError(errno)
 }
 
 // SubmitOnly is Submit that does not let the kernel complete anything: on a queue's ring that happens only when it is
 // asked for completions.
 func (r *Ring) SubmitOnly() error {
-	_, errno := enter(r.enterFD, r.flush(), 0, r.enterFlags, nil, 0)
+	_, errno := r.enter(r.flush(), 0, r.enterFlags, nil, 0)
 	return waitError(errno)
 }
 
@@ -255,7 +256,7 @@ func (r *Ring) SubmitAndWait(limit time.Duration) error {
 		flags |= giouring.EnterExtArg
 		arg, size = unsafe.Pointer(r.arg), enterArgSize
 	}
-	_, errno := enter(r.enterFD, r.flush(), wait, flags, arg, size)
+	_, errno := r.enter(r.flush(), wait, flags, arg, size)
 	return waitError(errno)
 }
 
@@ -269,10 +270,14 @@ func waitError(errno syscall.Errno) error {
 	return fmt.Errorf("uring: io_uring_enter: %w", errno)
 }
 
+// Enters is how often the ring has entered the kernel.
+func (r *Ring) Enters() uint64 { return r.enters }
+
 // enter is the one place that enters the kernel. It goes by way of the scheduler, so that a thread that waits does not
 // hold up the garbage collector.
-func enter(fd int, submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int, syscall.Errno) {
-	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(fd), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
+func (r *Ring) enter(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int, syscall.Errno) {
+	r.enters++
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
 	return int(n), errno
 }
 
