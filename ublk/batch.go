@@ -113,6 +113,8 @@ func (x *batchCommands) add(tag uint16, res int32) {
 func (x *batchCommands) flush() {
 	if x.kept() && !x.underWay {
 		x.send(uapi.IOCommitIOCmds, kindCommit)
+		// The kernel carries it out at once (ublk_handle_batch_commit_cmd).
+		x.q.ring.Prompt()
 	}
 }
 

@@ -11,5 +11,6 @@ func (q *Queue) Rearmings() int {
 	}
 	return 0
 }
+
 // Enters is how often the queue's ring has entered the kernel. For the queue's thread.
 func Enters(q *Queue) uint64 { return q.ring.Enters() }

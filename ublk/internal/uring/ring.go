@@ -78,6 +78,7 @@ type Ring struct {
 	page []byte // arg lives here
 
 	entries uint32
+	prompt  uint32 // entries queued that complete when they are submitted
 	enters  uint64
 }
 
@@ -239,15 +240,26 @@ func (r *Ring) SubmitOnly() error {
 	return waitError(errno)
 }
 
+// Prompt says that the entry queued last completes when it is submitted and that this is no reason to return from the
+// next wait, which waits for another completion besides: else each wait would be one that does not wait. Should
+// that other one be late, the wait ends after promptLimit, so that a failure of the entry is seen.
+func (r *Ring) Prompt() { r.prompt++ }
+
+const promptLimit = time.Second
+
 // SubmitAndWait hands over everything queued and waits until there is a completion, the limit is over or a signal
 // came; none of these is an error. Zero does not wait; NoLimit waits for ever.
 func (r *Ring) SubmitAndWait(limit time.Duration) error {
 	var (
-		wait  uint32 = 1
-		flags        = r.enterFlags | giouring.EnterGetEvents
+		wait  = 1 + r.prompt
+		flags = r.enterFlags | giouring.EnterGetEvents
 		arg   unsafe.Pointer
 		size  uintptr
 	)
+	if r.prompt > 0 && (limit < 0 || limit > promptLimit) {
+		limit = promptLimit
+	}
+	r.prompt = 0
 	switch {
 	case limit == 0:
 		wait = 0
