@@ -59,6 +59,7 @@ func BenchmarkEngine(b *testing.B) {
 			e, d := newEngine(c.remaps)
 			rng := rand.New(rand.NewPCG(1, 2))
 			b.ReportAllocs()
+			defer perCPU(b)()
 			for b.Loop() {
 				block := rng.Uint64N(1 << 27)
 				switch {
@@ -84,6 +85,7 @@ func BenchmarkEngine(b *testing.B) {
 func BenchmarkEngineHeal(b *testing.B) {
 	e, d := newEngine(0)
 	b.ReportAllocs()
+	defer perCPU(b)()
 	for b.Loop() {
 		r := remap.Request{Tag: 3, Op: remap.OpWrite, Block: 5000, Count: 1}
 		e.Submit(&r)

@@ -42,6 +42,7 @@ var (
 // next measures Next over ranges of so many blocks.
 func next(b *testing.B, m *remap.Map, at []uint64, blocks uint64) {
 	b.ReportAllocs()
+	defer perCPU(b)()
 	for i := 0; b.Loop(); i++ {
 		block := at[i&(looks-1)]
 		sinkRun, sinkOK = m.Next(block, block+blocks)

@@ -18,11 +18,18 @@ func (m *Map) Next(block, end uint64) (r Run, ok bool) {
 	if first>>leafShift == last>>leafShift {
 		// By far the most requests end here: one leaf, nothing in it.
 		s := m.slot(first >> leafShift)
-		if s == nil || s.summary.Load()&summaryMask(uint32(first&leafMask), uint32(last&leafMask)) == 0 {
+		if s == nil {
 			return Run{}, false
 		}
+		summary := s.summary.Load()
 		if first == last {
+			if summary>>(first>>groupShift&63)&1 == 0 {
+				return Run{}, false
+			}
 			return m.one(s.leaf.Load(), block, end)
+		}
+		if summary&summaryMask(uint32(first&leafMask), uint32(last&leafMask)) == 0 {
+			return Run{}, false
 		}
 	}
 	return m.next(block, end)
