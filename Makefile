@@ -128,8 +128,8 @@ bench: build vmexec bin/bench ## devices side by side, by fio: KERNEL=7.3 PEER=p
 bin/bench: FORCE
 	CGO_ENABLED=0 go build -trimpath -o $@ ./cmd/bench
 
-bench-map: ## Go benchmarks on this machine, for benchstat: RUN=BenchmarkMap PKG=./bench/...
-	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench/...)
+bench-map: ## Go benchmarks on this machine, for benchstat: RUN=Next COUNT=6 PKG=./bench
+	go test -run '^$$' -bench '$(or $(RUN),.)' -benchmem -count '$(or $(COUNT),6)' -timeout 0 $(TESTFLAGS) $(or $(PKG),./bench ./metadata)
 
 demo: ## the main job, shown on this machine or in a guest: DEMO='-k 7.3 -c 200'
 	scripts/demo $(DEMO)

@@ -24,7 +24,7 @@ func perCPU(b *testing.B) (report func()) {
 	runtime.LockOSThread()
 	began := cpuTime()
 	return func() {
-		b.ReportMetric(float64((cpuTime() - began).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		b.ReportMetric(float64((cpuTime()-began).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		runtime.UnlockOSThread()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -127,29 +128,43 @@ func BenchmarkNextRun(b *testing.B) {
 }
 
 // BenchmarkNextWhileInserting looks near places up while one writer changes units
-// all over the table as fast as it can. It reports how many changes it made.
+// all over the table: as fast as it can, and at 5,000 changes a second, which is many times what
+// the breaker allows in the long run. It reports how many changes it made.
 func BenchmarkNextWhileInserting(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
 		eachAsk(b, t, func(b *testing.B, a ask) {
 			at := a.places(t, true)
-			var wg sync.WaitGroup
-			var stop atomic.Bool
-			changes := 0
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				for rnd := rand.New(rand.NewPCG(9, 9)); !stop.Load(); changes += 2 {
-					flip(t, rnd)
-				}
-			}()
-			next(b, t.m, at, a.blocks)
-			elapsed := b.Elapsed()
-			stop.Store(true)
-			wg.Wait()
-			b.ReportMetric(float64(changes)/elapsed.Seconds()/1e3, "kchanges/s")
-			verify(b, t.m, at, a.blocks, a.hit) // the writer left the table as it was
+			for _, pace := range []struct {
+				name  string
+				sleep time.Duration // after 10 changes
+			}{{"flat-out", 0}, {"5k", 2 * time.Millisecond}} {
+				b.Run(pace.name, func(b *testing.B) { whileInserting(b, t, at, a, pace.sleep) })
+			}
 		})
 	})
+}
+
+func whileInserting(b *testing.B, t *table, at []uint64, a ask, sleep time.Duration) {
+	var wg sync.WaitGroup
+	var stop atomic.Bool
+	changes := 0
+	wg.Go(func() {
+		for rnd := rand.New(rand.NewPCG(9, 9)); !stop.Load(); {
+			for range 5 {
+				flip(t, rnd)
+				changes += 2
+			}
+			if sleep > 0 {
+				time.Sleep(sleep)
+			}
+		}
+	})
+	next(b, t.m, at, a.blocks)
+	elapsed := b.Elapsed()
+	stop.Store(true)
+	wg.Wait()
+	b.ReportMetric(float64(changes)/elapsed.Seconds()/1e3, "kchanges/s")
+	verify(b, t.m, at, a.blocks, a.hit) // the writer left the table as it was
 }
 
 // flip changes a unit and changes it back: a remapped one moves to another spare
