@@ -121,6 +121,7 @@ fmt: ## format the Go files
 bench: KERNEL := $(if $(filter command line,$(origin KERNEL)),$(KERNEL),uml)
 bench: ROUNDS := $(if $(filter command line,$(origin ROUNDS)),$(ROUNDS),5)
 bench: build vmexec bin/bench ## devices side by side, by fio: KERNEL=7.3 PEER=path/of/ublk ROUNDS=3 ONLY=randread PEERS='ublksrv|remap'
+	$(if $(filter uml,$(KERNEL)),$(VMEXEC) -kernel uml -fetch)
 	bin/bench -kernel '$(KERNEL)' -rounds $(ROUNDS) -commit '$(VERSION)' $(if $(PEER),-peer '$(PEER)') $(if $(ONLY),-only '$(ONLY)') \
 		$(if $(PEERS),-peers '$(PEERS)') $(if $(VARIANTS),-variant '$(VARIANTS)') $(if $(RUNTIME),-runtime '$(RUNTIME)') \
 		$(if $(QUEUES),-queues '$(QUEUES)') $(if $(SEED),-seed $(SEED)) $(if $(OUT),-out '$(OUT)') $(BENCHFLAGS)
