@@ -9,9 +9,14 @@ import (
 )
 
 // cpuTime is the processor time of this thread.
-func cpuTime() time.Duration {
+func cpuTime() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
+
+// processTime is the processor time of all threads.
+func processTime() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
+
+func clock(id int32) time.Duration {
 	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+	if unix.ClockGettime(id, &ts) != nil {
 		return 0
 	}
 	return time.Duration(ts.Nano())

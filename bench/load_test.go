@@ -116,6 +116,7 @@ func saved(tb testing.TB, layout string, remaps int) (d *blockdev.Device, count 
 // loaded is what a process that loaded a set says of it.
 type loaded struct {
 	Load, Restore time.Duration // of metadata.Load, and of remap.Restore
+	CPU           time.Duration // of all threads, for both
 	Mapped        uint64
 	Bytes         uint64 // of the Map, counted from its structure
 	Live          uint64 // bytes of the heap that live, after a collection
@@ -125,6 +126,7 @@ type loaded struct {
 // load does what start does between opening its devices and making the machines.
 func load(tb testing.TB, d metadata.Device) (l loaded, r *remap.Restored) {
 	tb.Helper()
+	cpu := processTime()
 	began := time.Now()
 	img, err := metadata.Load([]metadata.Device{d})
 	must(tb, err)
@@ -133,6 +135,7 @@ func load(tb testing.TB, d metadata.Device) (l loaded, r *remap.Restored) {
 	r, err = remap.Restore(img.Layout(), img.Replay)
 	must(tb, err)
 	l.Restore = time.Since(began)
+	l.CPU = processTime() - cpu
 	l.Mapped = r.Map.Counts().Mapped
 	return l, r
 }
@@ -206,7 +209,7 @@ func BenchmarkStart(b *testing.B) {
 					if l.Mapped != count {
 						b.Fatalf("%d remaps, want %d", l.Mapped, count)
 					}
-					sum.Load, sum.Restore = sum.Load+l.Load, sum.Restore+l.Restore
+					sum.Load, sum.Restore, sum.CPU = sum.Load+l.Load, sum.Restore+l.Restore, sum.CPU+l.CPU
 					sum.Bytes, sum.Live, sum.RSS, sum.Peak = l.Bytes, l.Live, l.RSS, max(sum.Peak, l.Peak)
 					n++
 				}
@@ -214,6 +217,7 @@ func BenchmarkStart(b *testing.B) {
 				b.ReportMetric(sum.Load.Seconds()*1e3/float64(n), "load-ms")
 				b.ReportMetric(sum.Restore.Seconds()*1e3/float64(n), "restore-ms")
 				b.ReportMetric((sum.Load+sum.Restore).Seconds()*1e3/float64(n), "start-ms")
+				b.ReportMetric(sum.CPU.Seconds()*1e3/float64(n), "start-cpu-ms")
 				b.ReportMetric(float64(sum.Bytes)/1e6, "map-MB")
 				b.ReportMetric(float64(sum.Live)/1e6, "heap-MB")
 				b.ReportMetric(float64(sum.RSS)/1e6, "rss-MB")

@@ -11,15 +11,19 @@ import (
 func (ed *editor) pack() *leaf {
 	n := 0
 	var summary uint64
+	var present uint16 // parts
 	for i, units := range ed.units {
-		n += bits.OnesCount64(units)
-		summary |= groupsOf(units) << (i * partUnits / groupUnits)
+		if units != 0 {
+			n += bits.OnesCount64(units)
+			summary |= groupsOf(units) << (i * partUnits / groupUnits)
+			present |= 1 << i
+		}
 	}
 	switch {
 	case n == 0:
 		return nil
 	case n <= flatRecords:
-		return ed.packFlat(summary, n)
+		return ed.packFlat(summary, present, n)
 	}
 	return ed.packParted(summary)
 }
@@ -41,9 +45,10 @@ func allocate(bytes int) unsafe.Pointer {
 	return unsafe.Pointer(unsafe.SliceData(make([]uint64, bytes/8)))
 }
 
-func (ed *editor) packFlat(summary uint64, n int) *leaf {
+func (ed *editor) packFlat(summary uint64, present uint16, n int) *leaf {
 	wides := 0
-	for i := range uint32(leafParts) {
+	for p := present; p != 0; p &= p - 1 {
+		i := uint32(bits.TrailingZeros16(p))
 		ed.load(i)
 		wides += ed.wides(i)
 	}
@@ -60,8 +65,8 @@ func (ed *editor) packFlat(summary uint64, n int) *leaf {
 		at += bits.OnesCount64(units)
 	}
 	w := packer{records: l.flat()}
-	for i := range uint32(leafParts) {
-		ed.give(&w, i)
+	for p := present; p != 0; p &= p - 1 {
+		ed.give(&w, uint32(bits.TrailingZeros16(p)))
 	}
 	return l
 }

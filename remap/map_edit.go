@@ -2,6 +2,7 @@ package remap
 
 import (
 	"math/bits"
+	"sync/atomic"
 
 	"ublkremap/metadata"
 )
@@ -151,9 +152,14 @@ func (ed *editor) close(m *Map) {
 	}
 	ed.changed = false
 	// A negative change wraps round to what subtracts.
-	m.mapped.Add(uint64(ed.mapped))
-	m.pending.Add(uint64(ed.pending))
-	m.lost.Add(uint64(ed.lost))
+	for _, c := range []struct {
+		sum *atomic.Uint64
+		by  int64
+	}{{&m.mapped, ed.mapped}, {&m.pending, ed.pending}, {&m.lost, ed.lost}} {
+		if c.by != 0 { // an atomic addition is as long as some twenty instructions
+			c.sum.Add(uint64(c.by))
+		}
+	}
 	ed.mapped, ed.pending, ed.lost = 0, 0, 0
 }
 
@@ -174,9 +180,14 @@ func publish(m *Map, index uint64, l *leaf) {
 	if l != nil {
 		summary = l.summary
 	}
-	s.summary.Store(s.summary.Load() | summary)
+	old := s.summary.Load()
+	if old|summary != old {
+		s.summary.Store(old | summary)
+	}
 	s.leaf.Store(l)
-	s.summary.Store(summary)
+	if old|summary != summary {
+		s.summary.Store(summary)
+	}
 }
 
 // set applies an entry to one unit of the open leaf.
