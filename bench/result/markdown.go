@@ -17,9 +17,9 @@ func (r *Results) Markdown(w io.Writer, plots []string) error {
 	r.head(&b)
 	r.ratios(&b)
 	r.medians(&b, "Thousand IOPS", func(s Sample) float64 { return s.IOPS / 1e3 })
-	r.medians(&b, "Latency: median, µs", func(s Sample) float64 { return s.Latency.P50 / 1e3 })
-	r.medians(&b, "Latency: 99th percentile, µs", func(s Sample) float64 { return s.Latency.P99 / 1e3 })
-	r.medians(&b, "Latency: 99.9th percentile, µs", func(s Sample) float64 { return s.Latency.P999 / 1e3 })
+	r.medians(&b, "Latency: median, µs", func(s Sample) float64 { return P50(s) / 1e3 })
+	r.medians(&b, "Latency: 99th percentile, µs", func(s Sample) float64 { return P99(s) / 1e3 })
+	r.medians(&b, "Latency: 99.9th percentile, µs", func(s Sample) float64 { return P999(s) / 1e3 })
 	r.servers(&b)
 	r.idle(&b)
 	r.heals(&b)
@@ -41,7 +41,10 @@ func (r *Results) head(b *strings.Builder) {
 		where = "in a guest (" + m.Guest + ")"
 	}
 	_, _ = fmt.Fprintf(b, "Commit %s, %s, %s, %d CPU, %d MiB of memory, %s, %s. ", r.Commit, where, m.CPU, m.CPUs, m.Memory>>20, m.Fio, m.Go)
-	_, _ = fmt.Fprintf(b, "%d rounds of %v for each job on each device, in an order drawn anew each round (seed %d), on %d MiB of a null_blk disk in memory each.\n",
+	if m.Guest == "uml" {
+		b.WriteString("User-mode Linux counts nearly all CPU time as system time. ")
+	}
+	_, _ = fmt.Fprintf(b, "Latencies of fsync-4k-d1 are those of fsync. %d rounds of %v for each job on each device, in an order drawn anew each round (seed %d), on %d MiB of a null_blk disk in memory each.\n",
 		r.Rounds, r.Runtime, r.Seed, r.Bytes>>20)
 	if fewer := r.fewerQueues(); fewer != "" {
 		_, _ = fmt.Fprintf(b, "\n%s\n", fewer)

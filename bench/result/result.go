@@ -140,14 +140,23 @@ func (r *Results) Cases() []Case {
 // Figure is a number of a sample.
 type Figure func(Sample) float64
 
-// The figures that tables and plots show.
+// The figures that tables and plots show. Latencies are in nanoseconds.
 var (
 	IOPS      Figure = func(s Sample) float64 { return s.IOPS }
 	Bandwidth Figure = func(s Sample) float64 { return s.Bandwidth }
-	P50       Figure = func(s Sample) float64 { return s.Latency.P50 }
-	P99       Figure = func(s Sample) float64 { return s.Latency.P99 }
-	P999      Figure = func(s Sample) float64 { return s.Latency.P999 }
+	P50       Figure = func(s Sample) float64 { return s.slowest().P50 }
+	P99       Figure = func(s Sample) float64 { return s.slowest().P99 }
+	P999      Figure = func(s Sample) float64 { return s.slowest().P999 }
 )
+
+// slowest is the latency of fsync where the job does it: that is what its users
+// wait for.
+func (s Sample) slowest() fio.Latency {
+	if s.Sync != nil {
+		return *s.Sync
+	}
+	return s.Latency
+}
 
 // Values returns a figure of a peer in all rounds.
 func (r *Results) Values(c Case, peer string, f Figure) []float64 {

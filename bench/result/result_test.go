@@ -60,6 +60,18 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// Who writes and syncs waits for the sync.
+func TestSyncLatency(t *testing.T) {
+	s := Sample{Report: fio.Report{Latency: fio.Latency{P50: 1, P99: 2, P999: 3}}}
+	if P50(s) != 1 || P99(s) != 2 || P999(s) != 3 {
+		t.Errorf("without: %v %v %v", P50(s), P99(s), P999(s))
+	}
+	s.Sync = &fio.Latency{P50: 10, P99: 20, P999: 30}
+	if P50(s) != 10 || P99(s) != 20 || P999(s) != 30 {
+		t.Errorf("with: %v %v %v", P50(s), P99(s), P999(s))
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	for _, text := range []string{"", "{", `{"format":0}`, `{"format":2}`, `[]`} {
 		if r, err := Read(strings.NewReader(text)); !errors.Is(err, ErrFormat) {
