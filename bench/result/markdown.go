@@ -158,6 +158,9 @@ func short(v float64) string {
 	}
 }
 
+// wantRounds is how many rounds it takes to say that a target was met or missed.
+const wantRounds = 5
+
 func (r *Results) ratios(b *strings.Builder) {
 	rows := r.Comparisons()
 	if len(rows) == 0 {
@@ -170,6 +173,9 @@ func (r *Results) ratios(b *strings.Builder) {
 			target, verdict = fmt.Sprintf("≥ %.2f", c.Target), "met"
 			if c.Ratio.Median < c.Target {
 				verdict = "**missed**"
+			}
+			if c.Ratio.N < wantRounds {
+				verdict += fmt.Sprintf(" (%d rounds; %d are wanted)", c.Ratio.N, wantRounds)
 			}
 		}
 		_, _ = fmt.Fprintf(b, "| %s | %s | %s | %.2f (%.2f–%.2f) | %s | %s |\n",
