@@ -241,6 +241,7 @@ type status struct {
 	Features struct {
 		ZeroCopy   bool `json:"zero_copy"`
 		AutoBufReg bool `json:"auto_buf_reg"`
+		BatchIO    bool `json:"batch_io"`
 		Recovery   bool `json:"recovery"`
 	} `json:"features"`
 	ServerPID int `json:"server_pid"`

@@ -43,19 +43,19 @@ func pathName(zeroCopy bool) string {
 // a bad disk, and starts another: fio must not notice, and nothing may be lost.
 func TestKillAndRecover(t *testing.T) {
 	vmtest.NeedUblk(t)
-	for i, zc := range paths() {
-		fs := []string{"ext4", "xfs"}[i]
-		t.Run(pathName(zc)+"/"+fs, func(t *testing.T) { testKillAndRecover(t, zc, fs) })
+	for i, w := range ways(true) {
+		fs := []string{"ext4", "xfs"}[i%2]
+		t.Run(w.String()+"/"+fs, func(t *testing.T) { testKillAndRecover(t, w, fs) })
 	}
 }
 
-func testKillAndRecover(t *testing.T, zeroCopy bool, fs string) {
+func testKillAndRecover(t *testing.T, w way, fs string) {
 	guard(t, 5*time.Minute)
 	rng := random(t)
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, "--queues", "2", dataPath(zeroCopy))
+	s.start(t, "--queues", "2", dataPath(w.zeroCopy), w.batchFlag())
 	mkfs(t, fs, s.dev)
 	dir := mount(t, fs, s)
 	tree := plantTree(t, dir, rng)
@@ -155,18 +155,18 @@ func fileExtents(t testing.TB, path string, size int64) []extent {
 // hands, and more waiting.
 func TestKillSaturated(t *testing.T) {
 	vmtest.NeedUblk(t)
-	for _, zc := range paths() {
-		t.Run(pathName(zc)+"/start", func(t *testing.T) { testKillSaturated(t, zc, true) })
-		t.Run(pathName(zc)+"/stop", func(t *testing.T) { testKillSaturated(t, zc, false) })
+	for _, w := range ways(true) {
+		t.Run(w.String()+"/start", func(t *testing.T) { testKillSaturated(t, w, true) })
+		t.Run(w.String()+"/stop", func(t *testing.T) { testKillSaturated(t, w, false) })
 	}
 }
 
-func testKillSaturated(t *testing.T, zeroCopy, recoverIt bool) {
+func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 	guard(t, 5*time.Minute)
 	rng := random(t)
 	d := newDisk(t, kindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
-	s.start(t, "--queues", "1", "--depth", "8", dataPath(zeroCopy))
+	s.start(t, "--queues", "1", "--depth", "8", dataPath(w.zeroCopy), w.batchFlag())
 	// A suspended disk: what has begun does not end before it is resumed.
 	d.dm.Suspend(t)
 	p := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))

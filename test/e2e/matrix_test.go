@@ -35,21 +35,13 @@ type cell struct {
 	kind      kind
 	blockSize int64
 	queues    int
-	zeroCopy  bool
-	fs        string
+	way
+	fs string
 }
 
 func (c cell) String() string {
-	path := "copy"
-	if c.zeroCopy {
-		path = "zerocopy"
-	}
-	return fmt.Sprintf("%s/%d/%dq/%s/%s", c.kind, c.blockSize, c.queues, path, c.fs)
+	return fmt.Sprintf("%s/%d/%dq/%s/%s", c.kind, c.blockSize, c.queues, c.way, c.fs)
 }
-
-// zeroCopyMin is the first kernel with the zero copy that the program uses:
-// UBLK_F_AUTO_BUF_REG.
-var zeroCopyMin = vmtest.V(6, 16)
 
 // cross is every combination that the kernel has.
 func cross() []cell {
@@ -57,12 +49,9 @@ func cross() []cell {
 	for _, k := range []kind{kindLoop, kindNull, kindScsi} {
 		for _, bs := range []int64{512, 4096} {
 			for _, q := range []int{1, 4} {
-				for _, zc := range []bool{false, true} {
-					if zc && vmtest.KernelVersion().Less(zeroCopyMin) {
-						continue
-					}
+				for _, w := range allWays() {
 					for _, fs := range []string{"ext4", "xfs"} {
-						all = append(all, cell{k, bs, q, zc, fs})
+						all = append(all, cell{k, bs, q, w, fs})
 					}
 				}
 			}
@@ -71,12 +60,16 @@ func cross() []cell {
 	return all
 }
 
-// pairs are all pairs of values that a cell has.
+// pairs are all pairs of values that a cell has, but for the block size with batch
+// I/O: these have nothing to do with each other, and the choice is smaller by two.
 func (c cell) pairs() []string {
-	v := []string{string(c.kind), fmt.Sprint(c.blockSize), fmt.Sprint(c.queues), fmt.Sprint(c.zeroCopy), c.fs}
+	v := []string{string(c.kind), fmt.Sprint(c.blockSize), fmt.Sprint(c.queues), fmt.Sprint(c.zeroCopy), fmt.Sprint(c.batch), c.fs}
 	var out []string
 	for i := range v {
 		for j := range i {
+			if j == 1 && i == 4 {
+				continue
+			}
 			out = append(out, fmt.Sprintf("%d=%s,%d=%s", j, v[j], i, v[i]))
 		}
 	}
@@ -162,9 +155,9 @@ func testCell(t *testing.T, c cell) {
 	d := newDisk(t, c.kind, diskMiB, c.blockSize)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, "--queues", fmt.Sprint(c.queues), dataPath(c.zeroCopy))
-	if st := s.status(t); st.Features.ZeroCopy != c.zeroCopy || st.BlockSize != c.blockSize || st.SizeBlocks != lay.exported/c.blockSize {
-		t.Errorf("status: %+v, want blocks of %d, %d of them, zero copy %v", st, c.blockSize, lay.exported/c.blockSize, c.zeroCopy)
+	s.start(t, "--queues", fmt.Sprint(c.queues), dataPath(c.zeroCopy), c.batchFlag())
+	if st := s.status(t); st.Features.ZeroCopy != c.zeroCopy || st.Features.BatchIO != c.batch || st.BlockSize != c.blockSize || st.SizeBlocks != lay.exported/c.blockSize {
+		t.Errorf("status: %+v, want blocks of %d, %d of them, %v", st, c.blockSize, lay.exported/c.blockSize, c.way)
 	}
 
 	// What is there before the disk goes bad must be read, or not, but never

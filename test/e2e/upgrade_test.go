@@ -65,13 +65,13 @@ type busySet struct {
 }
 
 // newBusySet starts all of it.
-func newBusySet(t testing.TB, zeroCopy bool, args ...string) *busySet {
+func newBusySet(t testing.TB, w way, args ...string) *busySet {
 	t.Helper()
 	rng := random(t)
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, append([]string{"--queues", "2", dataPath(zeroCopy)}, args...)...)
+	s.start(t, append([]string{"--queues", "2", dataPath(w.zeroCopy), w.batchFlag()}, args...)...)
 	mkfs(t, "ext4", s.dev)
 	dir := mount(t, "ext4", s)
 	b := &busySet{set: s, rng: rng, dir: dir, tree: plantTree(t, dir, rng)}
@@ -107,17 +107,17 @@ func (b *busySet) finish(t testing.TB) {
 // file system above a bad disk.
 func TestUpgrade(t *testing.T) {
 	vmtest.NeedUblk(t)
-	for _, zc := range paths() {
-		t.Run(pathName(zc), func(t *testing.T) { testUpgrade(t, zc) })
+	for _, w := range ways(false) {
+		t.Run(w.String(), func(t *testing.T) { testUpgrade(t, w) })
 	}
 }
 
-func testUpgrade(t *testing.T, zeroCopy bool) {
+func testUpgrade(t *testing.T, w way) {
 	guard(t, 5*time.Minute)
 	other, otherName := otherVersion(t)
 	programs := []string{vmtest.Binary(t), other}
 	versions := []string{versionOf(t, programs[0]), otherName}
-	b := newBusySet(t, zeroCopy, "--retries=3", "--isolate-time=660s")
+	b := newBusySet(t, w, "--retries=3", "--isolate-time=660s")
 	swaps := 2
 	if vmtest.Full() {
 		swaps = 20
@@ -286,8 +286,8 @@ func (s *set) upgradeWithoutSuccessor(t testing.TB, old int) result {
 func TestUpgradeKilled(t *testing.T) {
 	vmtest.NeedUblk(t)
 	guard(t, 5*time.Minute)
-	zc := paths()
-	b := newBusySet(t, zc[len(zc)-1])
+	w := ways(true)
+	b := newBusySet(t, w[len(w)-1])
 	victims := []string{"old", "new", "client"}
 	rounds := 3
 	if vmtest.Full() {

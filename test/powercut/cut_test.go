@@ -209,7 +209,7 @@ func (f *film) look(t testing.TB, images []string, acked int64) *findings {
 		disks = append(disks, newDisk(t, file, f.disks[i].size, f.blockSize, f.disks[i].bad, ""))
 	}
 	f.place(disks)
-	f.set.Start(t, "--queues", "2")
+	f.set.Start(t, f.flags()...)
 	root := t.TempDir()
 	found := &findings{}
 	if err := unix.Mount(f.set.Dev, root, f.fs, 0, ""); err != nil {

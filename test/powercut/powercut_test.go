@@ -33,6 +33,7 @@ type scene struct {
 	fs          string
 	blockSize   int64
 	spareDevice bool
+	batch       bool // batch I/O, where the kernel has it
 }
 
 func (s scene) String() string {
@@ -40,7 +41,18 @@ func (s scene) String() string {
 	if s.spareDevice {
 		where = "spare-device"
 	}
+	if s.batch {
+		where += "-batch"
+	}
 	return fmt.Sprintf("%s/%d/%s", s.fs, s.blockSize, where)
+}
+
+// flags are those of start.
+func (s scene) flags() []string {
+	if s.batch && !vmtest.KernelVersion().Less(vmtest.V(7, 0)) {
+		return []string{"--queues", "2", "--batch-io=on"}
+	}
+	return []string{"--queues", "2", "--batch-io=off"}
 }
 
 // CutsEnv names the environment variable with the number of cuts of each
@@ -70,9 +82,9 @@ func (s scene) cuts(t testing.TB) (cuts, ops int) {
 func TestPowerCut(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "dmsetup", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair")
-	scenes := []scene{{"ext4", 512, false}, {"xfs", 4096, true}}
+	scenes := []scene{{"ext4", 512, false, false}, {"xfs", 4096, true, true}}
 	if vmtest.Full() || os.Getenv(CutsEnv) != "" {
-		scenes = append(scenes, scene{"xfs", 512, false}, scene{"ext4", 4096, true}, scene{"ext4", 4096, false}, scene{"xfs", 512, true})
+		scenes = append(scenes, scene{"xfs", 512, false, true}, scene{"ext4", 4096, true, false}, scene{"ext4", 4096, false, true}, scene{"xfs", 512, true, false})
 	}
 	for _, sc := range scenes {
 		t.Run(sc.String(), func(t *testing.T) { testPowerCut(t, sc) })
@@ -156,7 +168,7 @@ func record(t *testing.T, sc scene, ops int) *film {
 		f.disks = append(f.disks, d)
 	}
 	f.place(f.disks)
-	f.set.Start(t, "--queues", "2")
+	f.set.Start(t, f.flags()...)
 	root := vmtest.Mount(t, sc.fs, f.set.Dev)
 	f.write(t, root, ops)
 	vmtest.Unmount(t, root)
@@ -229,7 +241,7 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 			}
 			d.setBad(t, bad[dev])
 		}
-		f.set.Start(t, "--queues", "2")
+		f.set.Start(t, f.flags()...)
 		dev := rig.Open(t, f.set.Dev)
 		zero := rig.Aligned(64 << 10)
 		for _, e := range early {
