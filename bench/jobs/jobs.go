@@ -128,6 +128,10 @@ func parse(name string, text []byte) (Job, error) {
 			var align int64
 			align, err = parseBytes(value)
 			j.Miss = align == 2*j.BlockSize
+		case "ioengine":
+			if value != "psync" {
+				return bad("%s: the engine of all others is in common.inc", line)
+			}
 		case "fsync":
 			j.Sync = value == "1"
 		default:

@@ -65,7 +65,7 @@ func TestParseRefuses(t *testing.T) {
 	for _, text := range []string{
 		"", strings.Replace(good, "include common.inc\n", "", 1), strings.Replace(good, "[j]", "[k]", 1), strings.Replace(good, "rw=read\n", "", 1),
 		strings.Replace(good, "=read", "=trim", 1), strings.Replace(good, "bs=4k", "bs=x", 1), strings.Replace(good, "iodepth=1", "iodepth=0", 1),
-		good + "direct=0\n", good + "word\n", "rw=read\n" + good,
+		good + "direct=0\n", good + "ioengine=libaio\n", good + "word\n", "rw=read\n" + good,
 	} {
 		if j, err := parse("j", []byte(text)); !errors.Is(err, ErrFile) {
 			t.Errorf("%q: %+v, %v", text, j, err)

@@ -20,6 +20,9 @@ type Disk struct {
 	Queues int
 	// Depth is the number of requests in flight of each queue.
 	Depth int
+	// CacheMiB is the size of its volatile cache; 0: none. Without one the kernel drops
+	// flushes before they reach any driver.
+	CacheMiB int
 }
 
 // NullBlk is a disk of null_blk's that keeps what is written in memory; see
@@ -50,6 +53,7 @@ func NewNullBlk(ctx context.Context, d Disk) (*NullBlk, error) {
 		n.set("blocksize", fmt.Sprint(d.BlockSize)),
 		n.set("submit_queues", fmt.Sprint(d.Queues)),
 		n.set("hw_queue_depth", fmt.Sprint(d.Depth)),
+		n.set("cache_size", fmt.Sprint(d.CacheMiB)),
 		n.set("power", "1"),
 	)
 	if err == nil {

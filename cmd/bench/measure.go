@@ -80,6 +80,7 @@ func save(path string, r *result.Results) error {
 type plan struct {
 	queues     int
 	io, remaps []jobs.Job
+	sync       []jobs.Job
 	idle, heal bool
 }
 
@@ -96,8 +97,11 @@ func (o *options) plans() ([]plan, error) {
 			if !j.Parallel && i > 0 {
 				continue
 			}
-			if !j.Miss && o.wants("io", j.Name, q) {
+			if !j.Miss && !j.Sync && o.wants("io", j.Name, q) {
 				p.io = append(p.io, j)
+			}
+			if j.Sync && o.wants("sync", j.Name, q) {
+				p.sync = append(p.sync, j)
 			}
 			if j.Random() && j.Parallel && j.Depth == 32 && o.wants("remaps", j.Name, q) {
 				p.remaps = append(p.remaps, j)
@@ -131,6 +135,9 @@ func list(o *options, w io.Writer) error {
 		if p.idle {
 			_, _ = fmt.Fprintln(w, name("idle", "device", p.queues))
 		}
+		for _, j := range p.sync {
+			_, _ = fmt.Fprintln(w, name("sync", j.Name, p.queues))
+		}
 		for _, j := range p.remaps {
 			_, _ = fmt.Fprintln(w, name("remaps", j.Name, p.queues))
 		}
@@ -147,10 +154,17 @@ func (b *bench) all(ctx context.Context) error {
 		return err
 	}
 	for _, p := range plans {
-		if err := b.suite(ctx, "io", b.o.makePeers(), p.queues, p.io, p.idle, func(jobs.Job, peer.Peer) bool { return true }); err != nil {
-			return err
+		disk := peer.Disk{BlockSize: b.o.block, Queues: p.queues, Depth: b.o.depth}
+		cached := disk
+		cached.CacheMiB = cacheMiB
+		err := b.suite(ctx, "io", b.o.makePeers(), disk, p.io, p.idle, anyDevice)
+		if err == nil {
+			err = b.suite(ctx, "sync", b.o.makePeers(), cached, p.sync, false, anyDevice)
 		}
-		if err := b.suite(ctx, "remaps", b.o.makeTables(), p.queues, p.remaps, false, meets); err != nil {
+		if err == nil {
+			err = b.suite(ctx, "remaps", b.o.makeTables(), disk, p.remaps, false, meets)
+		}
+		if err != nil {
 			return err
 		}
 		if p.heal {
@@ -162,6 +176,13 @@ func (b *bench) all(ctx context.Context) error {
 	return nil
 }
 
+// cacheMiB is the volatile cache of disks that are flushed. What is written between two
+// flushes fits.
+const cacheMiB = 16
+
+// anyDevice takes every job on every device.
+func anyDevice(jobs.Job, peer.Peer) bool { return true }
+
 // meets says which devices with tables a job is for: the ones whose remaps it
 // misses, or the one that it hits, and in both cases those that have none.
 func meets(j jobs.Job, p peer.Peer) bool {
@@ -170,11 +191,12 @@ func meets(j jobs.Job, p peer.Peer) bool {
 
 // suite makes the devices, measures each job on each of them by turns, and takes
 // them away.
-func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, queues int, list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
+func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk peer.Disk, list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
+	queues := disk.Queues
 	if len(list) == 0 && !idle {
 		return nil
 	}
-	devices, err := b.devices(ctx, peers, queues)
+	devices, err := b.devices(ctx, peers, disk)
 	defer func() {
 		for _, d := range devices {
 			err = errors.Join(err, d.Close())
@@ -208,14 +230,13 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, queu
 }
 
 // devices makes and fills the devices. What the machine cannot have is noted.
-func (b *bench) devices(ctx context.Context, peers []peer.Peer, queues int) ([]*peer.Device, error) {
+func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) ([]*peer.Device, error) {
 	var out []*peer.Device
-	disk := peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth}
 	for _, p := range peers {
 		begin := time.Now()
 		d, err := peer.Make(ctx, p, disk, b.o.mib<<20)
 		if errors.Is(err, peer.ErrUnavailable) {
-			note := fmt.Sprintf("%s with %d queues: %v", p.Name, queues, err)
+			note := fmt.Sprintf("%s with %d queues: %v", p.Name, disk.Queues, err)
 			b.res.Missing = append(b.res.Missing, note)
 			_, _ = fmt.Fprintln(b.out, "left out:", note)
 			continue

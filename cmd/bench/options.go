@@ -63,7 +63,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.SetOutput(stderr)
 	var only, peers, queues, remaps string
 	fs.StringVar(&o.kernel, "kernel", "uml", "uml, a `series` of Debian's kernels (6.12, 7.3), or host: this machine's own")
-	fs.StringVar(&only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as randread-4k-d32/q1, remaps/, idle/, heal/; -list shows all")
+	fs.StringVar(&only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as randread-4k-d32/q1, sync/, remaps/, idle/, heal/; -list shows all")
 	fs.StringVar(&peers, "peers", "", "`pattern` of the devices' names, such as 'ublksrv|remap'")
 	fs.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; odd numbers have a true median")
 	fs.DurationVar(&o.runtime, "runtime", 2*time.Second, "`time` that each job is measured for in each round")

@@ -129,12 +129,12 @@ func TestList(t *testing.T) {
 	if err := list(mustParse(t, "-queues", "1,4"), &b); err != nil {
 		t.Fatal(err)
 	}
-	for _, once := range []string{"io/read-128k-d8/q1", "io/fsync-4k-d1/q1", "io/randread-4k-d32/q4", "remaps/miss-randwrite-4k-d32/q4", "remaps/randread-4k-d32/q1", "idle/device/q4", "heal/write/q1"} {
+	for _, once := range []string{"io/read-128k-d8/q1", "sync/fsync-4k-d1/q1", "io/randread-4k-d32/q4", "remaps/miss-randwrite-4k-d32/q4", "remaps/randread-4k-d32/q1", "idle/device/q4", "heal/write/q1"} {
 		if n := strings.Count(b.String(), once+"\n"); n != 1 {
 			t.Errorf("%s is listed %d times", once, n)
 		}
 	}
-	for _, never := range []string{"io/read-128k-d8/q4", "heal/write/q4", "io/miss", "remaps/randread-4k-d1/"} {
+	for _, never := range []string{"io/read-128k-d8/q4", "heal/write/q4", "io/miss", "io/fsync", "remaps/randread-4k-d1/"} {
 		if strings.Contains(b.String(), never) {
 			t.Errorf("%s is listed", never)
 		}
