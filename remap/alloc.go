@@ -149,7 +149,13 @@ func (a *Allocator) Take(start, count uint32) error {
 func (a *Allocator) TakeMap(m *Map) error {
 	return m.walk(func(unit uint64, info *UnitInfo) error {
 		for _, p := range info.Places[:info.N] {
-			if err := a.Take(p.Spare, 1); err != nil {
+			if u := uint64(p.Spare); u < uint64(len(a.closed))*64 && !a.closed.has(u) {
+				// Free and in service, as all but a few are: what Take comes to.
+				a.used.fill(u, u+1)
+				a.closed.fill(u, u+1)
+				a.nUsed++
+				a.free--
+			} else if err := a.Take(p.Spare, 1); err != nil {
 				return fmt.Errorf("unit %d: %w", unit, err)
 			}
 		}

@@ -9,11 +9,7 @@ import (
 // returns an error. f must not keep info.
 func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 	var info UnitInfo
-	for index := range m.leaves() {
-		l := m.leaf(index)
-		if l == nil {
-			continue
-		}
+	return m.eachLeaf(func(index uint64, l *leaf) error {
 		for sum := l.summary; sum != 0; sum &= sum - 1 {
 			at := uint64(bits.TrailingZeros64(sum))
 			g := l.group(uint32(at))
@@ -28,24 +24,28 @@ func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-// leaves yields the indices of the leaves of all directories that exist.
-func (m *Map) leaves() func(yield func(index uint64) bool) {
-	return func(yield func(uint64) bool) {
-		for i := range m.root {
-			if m.root[i].Load() == nil {
-				continue
-			}
-			for j := uint64(0); j < dirLeaves; j++ {
-				if !yield(uint64(i)<<dirShift | j) {
-					return
+// eachLeaf calls f for each leaf that there is, in ascending order, until f returns an
+// error. Most slots of a table of scattered units are empty, so looking at them is most of
+// the work.
+func (m *Map) eachLeaf(f func(index uint64, l *leaf) error) error {
+	for i := range m.root {
+		d := m.root[i].Load()
+		if d == nil {
+			continue
+		}
+		for j := range d {
+			if l := d[j].leaf.Load(); l != nil {
+				if err := f(uint64(i)<<dirShift|uint64(j), l); err != nil {
+					return err
 				}
 			}
 		}
 	}
+	return nil
 }
 
 // Bytes returns how much memory the map takes, counted from its structure. It
@@ -57,19 +57,16 @@ func (m *Map) Bytes() uint64 {
 			total += uint64(unsafe.Sizeof(dir{}))
 		}
 	}
-	for index := range m.leaves() {
-		l := m.leaf(index)
-		if l == nil {
-			continue
-		}
+	_ = m.eachLeaf(func(_ uint64, l *leaf) error { // which never fails
 		if l.cells != 0 {
 			total += uint64(l.cells) + uint64(l.flat().bytes())
-			continue
+			return nil
 		}
 		total += uint64(unsafe.Sizeof(parted{}))
 		for _, p := range l.parted().parts {
 			total += uint64(records{p.at, bits.OnesCount64(p.units)}.bytes())
 		}
-	}
+		return nil
+	})
 	return total
 }
