@@ -43,6 +43,7 @@ type startOptions struct {
 	newer      bool // only look for newer copies
 	takeOver   int
 	kill       bool
+	claim      string
 	retries    int
 	maxBad     int
 	isolate    time.Duration
@@ -86,6 +87,7 @@ queues and features, and what was under way goes on.`,
 	f.BoolVar(&o.newer, "look-for-newer", false, "")
 	f.IntVar(&o.takeOver, "take-over", 0, "")
 	f.BoolVar(&o.kill, "kill", false, "")
+	f.StringVar(&o.claim, "claim", "", "")
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
 	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one by one, before the search gets coarser")
 	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
@@ -111,7 +113,7 @@ const logWait = 2 * time.Second
 // ownFlags are what the program gives to the processes that it starts: the device
 // is to be served by a process of its own, it is only to be compared with others,
 // and the server to take it over from.
-var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill"}
+var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill", "claim"}
 
 func start(ctx context.Context, a *app, what string, o startOptions) error {
 	cfg, err := o.config()
@@ -177,7 +179,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill,
+		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},

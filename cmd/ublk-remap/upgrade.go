@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -84,13 +85,14 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	if !control.OwnedBy(r.Name, r.PID) {
 		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment", control.ErrNotRunning, r.PID)
 	}
-	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID))
+	claim := rand.Text()
+	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID), "--claim="+claim)
 	if force {
 		next = append(next, "--kill")
 	}
 	live, err := detach(ctx, next)
 	if err != nil {
-		return nil, a.bringBack(ctx, r, old, args, err)
+		return nil, a.bringBack(ctx, r, old, args, claim, err)
 	}
 	return &upgraded{
 		Device: r.Device, Name: r.Name, UUID: r.UUID,
@@ -132,7 +134,7 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 	args := []string{"start", r.Backing}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "spare-device", "json", "detached", "take-over", "kill":
+		case "spare-device", "json", "detached", "take-over", "kill", "claim":
 		default:
 			args = append(args, "--"+f.Name+"="+f.Value.String())
 		}
@@ -146,14 +148,16 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 // bringBack sees to it that somebody serves after an upgrade has failed: the
 // old server, if it was not asked to leave yet; else its program again. It
 // returns why the upgrade failed, and what there is now.
-func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string, why error) error {
+func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string, claim string, why error) error {
 	if ctx.Err() != nil {
 		return why // the new server is not dead, it is just not waited for
 	}
 	for deadline := time.Now().Add(stopLimit); control.Owned(r.Name); {
 		if control.OwnedBy(r.Name, r.PID) {
-			st, err := control.NewClient(r.Name).Status(ctx)
-			if err == nil && st.State != control.StateRecovering {
+			c := control.NewClient(r.Name)
+			st, err := c.Status(ctx)
+			// The new server is dead, but what it asked for may be on its way.
+			if err == nil && st.State != control.StateRecovering && c.Stay(ctx, claim) == nil {
 				return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
 			}
 		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID && control.OwnedBy(r.Name, now.PID) {

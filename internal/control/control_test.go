@@ -25,6 +25,7 @@ type fake struct {
 	fail    error
 	stopped int
 	left    int
+	claims  []string
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
@@ -41,7 +42,17 @@ func (f *fake) Snapshot(_ context.Context, cursor uint64) (*Snapshot, error) {
 }
 func (f *fake) Resume(context.Context) error { return f.fail }
 func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
-func (f *fake) Leave(context.Context) error  { f.left++; return f.fail }
+
+func (f *fake) Leave(_ context.Context, claim string) error {
+	f.left++
+	f.claims = append(f.claims, "leave "+claim)
+	return f.fail
+}
+
+func (f *fake) Stay(_ context.Context, claim string) error {
+	f.claims = append(f.claims, "stay "+claim)
+	return f.fail
+}
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
@@ -110,8 +121,11 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Resume(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := c.Leave(ctx); err != nil || f.left != 1 {
-		t.Errorf("leave: %v, called %d times", err, f.left)
+	if err := c.Stay(ctx, "OTHER"); err != nil {
+		t.Error(err)
+	}
+	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.claims, []string{"stay OTHER", "leave CLAIM7"}) {
+		t.Errorf("leave: %v, called %d times: %q", err, f.left, f.claims)
 	}
 	if err := c.Stop(ctx); err != nil || f.stopped != 1 {
 		t.Error(err, f.stopped)
@@ -132,7 +146,8 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 		for name, err := range map[string]error{
 			"resume": c.Resume(ctx),
 			"stop":   c.Stop(ctx),
-			"leave":  c.Leave(ctx),
+			"leave":  c.Leave(ctx, "X"),
+			"stay":   c.Stay(ctx, "X"),
 			"status": func() error { _, err := c.Status(ctx); return err }(),
 			"remaps": func() error { _, err := c.Remaps(ctx); return err }(),
 		} {

@@ -36,8 +36,12 @@ type Handler interface {
 	// Stop begins an orderly stop and returns when it is certain to happen.
 	Stop(ctx context.Context) error
 	// Leave begins to give the device up to another server and returns when it
-	// is certain to happen: ErrRefused if it is being stopped or given up already.
-	Leave(ctx context.Context) error
+	// is certain to happen: ErrRefused if it is being stopped or given up already,
+	// or if the claim, in whose name it is asked, has been told to Stay.
+	Leave(ctx context.Context, claim string) error
+	// Stay refuses to Leave in the name of this claim from now on: ErrRefused if
+	// the device is being stopped or given up already.
+	Stay(ctx context.Context, claim string) error
 }
 
 // Limits of what clients may do to a server. A server that serves a disk has
@@ -232,7 +236,14 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/remove", move(h.RemoveRemaps))
 	act(mux, "/v1/resume", h.Resume)
 	act(mux, "/v1/stop", h.Stop)
-	act(mux, "/v1/leave", h.Leave)
+	claimed := func(f func(context.Context, string) error) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			begun(r)
+			reply(w, struct{}{}, f(r.Context(), r.PathValue("claim")))
+		}
+	}
+	mux.HandleFunc("POST /v1/leave/{claim}", claimed(h.Leave))
+	mux.HandleFunc("POST /v1/stay/{claim}", claimed(h.Stay))
 	return mux
 }
 

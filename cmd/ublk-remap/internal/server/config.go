@@ -31,6 +31,9 @@ type Config struct {
 	// SIGKILL instead: an older version that cannot leave.
 	Predecessor int
 	Kill        bool
+	// Claim is in whose name it is asked, so that whoever started this server can
+	// have that refused when this one is dead.
+	Claim string
 
 	Version string // of the program, for the record
 	Log     zerolog.Logger

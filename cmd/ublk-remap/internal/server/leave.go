@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ublkremap/internal/control"
@@ -42,6 +43,10 @@ const (
 func (s *server) end(how ending) (will, first bool) {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
+	return s.endLocked(how)
+}
+
+func (s *server) endLocked(how ending) (will, first bool) {
 	if s.ending == endNot {
 		first = true
 		s.ending = how
@@ -61,15 +66,39 @@ func (s *server) endsBy() ending {
 }
 
 // Leave begins to give the device to another server.
-func (s *server) Leave(context.Context) error {
+func (s *server) Leave(_ context.Context, claim string) error {
 	if !s.live.Load() {
 		return fmt.Errorf("%w: the device is not live", control.ErrRefused)
 	}
-	if _, first := s.end(endLeave); !first {
-		return fmt.Errorf("%w: the device is being stopped, or given to another server already", control.ErrRefused)
+	s.endMu.Lock()
+	defer s.endMu.Unlock()
+	if slices.Contains(s.stays, claim) {
+		return fmt.Errorf("%w: the upgrade that asks has been given up", control.ErrRefused)
+	}
+	if _, first := s.endLocked(endLeave); !first {
+		return errEnding
 	}
 	return nil
 }
+
+// errEnding refuses what comes too late.
+var errEnding = fmt.Errorf("%w: the device is being stopped, or given to another server already", control.ErrRefused)
+
+// Stay forbids to leave in the name of a claim. The server that claims may be dead
+// and its request to leave still be on its way: it would leave the device to
+// nobody, after whoever started it was told that this server serves on.
+func (s *server) Stay(_ context.Context, claim string) error {
+	s.endMu.Lock()
+	defer s.endMu.Unlock()
+	if s.ending != endNot {
+		return errEnding
+	}
+	// No request is on its way for as long as it takes to give up so many upgrades.
+	s.stays = append(s.stays[max(0, len(s.stays)+1-maxStays):], claim)
+	return nil
+}
+
+const maxStays = 64
 
 // leaveDevice ends the queues and leaves the device in the kernel; Run returns
 // once that is so. As long as I/O on the disk does not end there is no other way

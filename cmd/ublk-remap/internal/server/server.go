@@ -61,6 +61,7 @@ type server struct {
 
 	endMu  sync.Mutex
 	ending ending
+	stays  []string // claims in whose name it does not leave
 	// One of them is closed when ending is decided.
 	stopAsked, leaveAsked chan struct{}
 }
