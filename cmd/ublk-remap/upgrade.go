@@ -156,9 +156,12 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		if control.OwnedBy(r.Name, r.PID) {
 			c := control.NewClient(r.Name)
 			st, err := c.Status(ctx)
-			// The new server is dead, but what it asked for may be on its way.
-			if err == nil && st.State != control.StateRecovering && c.Stay(ctx, claim) == nil {
-				return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
+			if err == nil && st.State != control.StateRecovering {
+				// The new server is dead, but what it asked for may be on its way. An
+				// old server that knows no claims has refused it as well.
+				if err = c.Stay(ctx, claim); err == nil || errors.Is(err, control.ErrNotFound) {
+					return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
+				}
 			}
 		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID && control.OwnedBy(r.Name, now.PID) {
 			return kept(why, "%s (pid %d) serves it now", now.Version, now.PID)
