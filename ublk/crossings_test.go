@@ -48,7 +48,7 @@ func TestEntriesIntoTheKernel(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				target := &crossings{Target: c.target}
-				s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+				s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 				f := openDirect(t, s.Info().BlockPath())
 				defer f.Close()
 				fd, buf := int(f.Fd()), aligned(t, 4096)

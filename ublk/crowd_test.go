@@ -79,7 +79,7 @@ func TestRequestWhileTheRingIsFull(t *testing.T) {
 		}
 		defer file.Close()
 		target := &crowdTarget{file: file, crowded: make(chan struct{}), goOn: make(chan struct{})}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, Depth: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, ublk.RunOptions{})
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, Depth: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		buf, other := aligned(t, 4096), aligned(t, 4096)
 		results := make(chan error, 2)

@@ -15,7 +15,7 @@ func TestRecoveryCutShort(t *testing.T) {
 	ctl := control(t)
 	const size = 8 << 20
 	file := backingFile(t, size)
-	s := startServer(t, "create", file, int(ublk.Never), int(ublk.Never), 2, 16, 0)
+	s := startServer(t, "create", file, 0*time.Second, int(ublk.Never), int(ublk.Never), 2, 16, 0)
 	f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 	e := newExerciser(t, f, size, 8, 512, 64<<10)
 	e.start(0)
@@ -44,7 +44,7 @@ func TestRecoveryCutShort(t *testing.T) {
 		s.kill(t)
 		cut(fetched)
 		cut(info.Queues - fetched)
-		s = startServer(t, "recover", file, s.id)
+		s = startServer(t, "recover", file, 0*time.Second, s.id)
 	}
 	e.finish(t)
 	f.Close()
@@ -65,7 +65,7 @@ func TestRecoveryThatFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, ublk.RunOptions{})
+		s := run(t, ctl, dev, r, m.options())
 		f := openDirect(t, dev.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 8, 512, 64<<10)
 		e.start(0)
@@ -92,7 +92,7 @@ func TestRecoveryThatFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s = run(t, ctl, next, r, ublk.RunOptions{})
+		s = run(t, ctl, next, r, m.options())
 		for target := e.ops.Load() + 50; e.ops.Load() < target; {
 			time.Sleep(time.Millisecond)
 		}

@@ -61,18 +61,26 @@ func needFeature(t testing.TB, ctl *ublk.Control, want ublk.Features) {
 	}
 }
 
-// mode is a way to move data, and a way to move tags.
+// mode is a way to move data, a way to move tags, and a way to wait.
 type mode struct {
 	name        string
 	zero, batch ublk.Choice
+	poll        time.Duration
 }
 
+const pollFor = 100 * time.Microsecond
+
 var modes = []mode{
-	{"copy", ublk.Never, ublk.Never},
-	{"zero copy", ublk.Require, ublk.Never},
-	{"copy, batch", ublk.Never, ublk.Require},
-	{"zero copy, batch", ublk.Require, ublk.Require},
+	{"copy", ublk.Never, ublk.Never, 0},
+	{"zero copy", ublk.Require, ublk.Never, 0},
+	{"copy, batch", ublk.Never, ublk.Require, 0},
+	{"zero copy, batch", ublk.Require, ublk.Require, 0},
+	{"copy, poll", ublk.Never, ublk.Never, pollFor},
+	{"zero copy, batch, poll", ublk.Require, ublk.Require, pollFor},
 }
+
+// options are for tests that want no others.
+func (m mode) options() ublk.RunOptions { return ublk.RunOptions{Poll: m.poll} }
 
 // need skips where the kernel is too old for the mode.
 func (m mode) need(t testing.TB) {

@@ -71,7 +71,7 @@ func TestMoreOperationsThanTheRingHolds(t *testing.T) {
 		r := ram(t, 8<<20)
 		p := r.Params()
 		p.Discard = nil
-		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, ublk.RunOptions{})
+		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		e := newExerciser(t, f, r.Size(), 4, 512, 512<<10)
@@ -106,7 +106,7 @@ func ioLoop(tb testing.TB, fd int, buf []byte, n int) {
 func TestServingDoesNotAllocate(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		fd, buf := int(f.Fd()), aligned(t, 4096)
@@ -167,7 +167,7 @@ func BenchmarkServe(b *testing.B) {
 				m.need(b)
 				s := serve(b, target.make(b), ublk.Config{
 					ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20},
-				}, ublk.RunOptions{})
+				}, m.options())
 				f := openDirect(b, s.Info().BlockPath())
 				defer f.Close()
 				fd, buf := int(f.Fd()), aligned(b, 4096)

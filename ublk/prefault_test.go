@@ -10,7 +10,7 @@ import (
 func TestPrefault(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 4, 512, 64<<10)
 		e.start(0)

@@ -45,7 +45,7 @@ func TestReadsWhatWasWritten(t *testing.T) {
 				p.LogicalBlockSize = c.block
 				s := serve(t, r, ublk.Config{
 					ID: ublk.AnyID, Queues: c.queues, Depth: c.depth, MaxIO: c.maxIO, ZeroCopy: m.zero, BatchIO: m.batch, Params: p,
-				}, ublk.RunOptions{Affinity: c.affinity, IOFlusher: true})
+				}, ublk.RunOptions{Affinity: c.affinity, IOFlusher: true, Poll: m.poll})
 				if got := s.Info().ZeroCopy(); got != (m.zero == ublk.Require) {
 					t.Fatalf("zero copy: %v", got)
 				}
@@ -86,7 +86,7 @@ func TestOverALoopDevice(t *testing.T) {
 		}
 		defer target.Close()
 		p := ublk.Params{Size: 32 << 20, VolatileCache: true, FUA: true, Discard: &ublk.DiscardParams{Granularity: 4096, MaxDiscard: 1 << 20, MaxWriteZeroes: 1 << 20}}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, ublk.RunOptions{})
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		e := newExerciser(t, dev, 32<<20, 4, 512, 256<<10)
 		e.start(100)
@@ -143,7 +143,7 @@ func discardAndZero(t *testing.T, dev *os.File, r *ublktest.RAM) {
 func TestDiscardAndWriteZeroes(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		discardAndZero(t, dev, r)
 		dev.Close()
@@ -153,7 +153,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 func TestFlushAndFUA(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
@@ -188,7 +188,7 @@ func TestErrnoReachesTheCaller(t *testing.T) {
 			}
 			return 0
 		}
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
@@ -237,7 +237,7 @@ func (h shortHandler) Request(r ublk.Request) { h.q.Done(r.Tag, int32(r.Length()
 func TestShortAnswersBecomeErrors(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		target := &shortTarget{}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, ublk.RunOptions{})
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
@@ -257,7 +257,7 @@ func TestStopUnderLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		for range 3 {
 			r := ram(t, 16<<20)
-			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 			f := openDirect(t, s.Info().BlockPath())
 			e := newExerciser(t, f, r.Size(), 16, 512, 256<<10)
 			e.start(0)
@@ -633,7 +633,7 @@ func TestManyDevicesComeAndGo(t *testing.T) {
 		buf := aligned(t, 4096)
 		for range 4 {
 			r := ram(t, 1<<20)
-			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, ublk.RunOptions{})
+			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 			f := openDirect(t, s.Info().BlockPath())
 			if _, err := f.WriteAt(buf, 4096); err != nil {
 				t.Fatal(err)

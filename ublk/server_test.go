@@ -18,7 +18,7 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// serverEnv makes the test binary a server: "create FILE ZEROCOPY BATCH QUEUES DEPTH HOLD" (HOLD 1: writes are never answered) or "recover FILE ID".
+// serverEnv makes the test binary a server: "create FILE POLL ZEROCOPY BATCH QUEUES DEPTH HOLD" (HOLD 1: writes are never answered) or "recover FILE POLL ID".
 const serverEnv = "UBLK_TEST_SERVER"
 
 func serverMain() int {
@@ -43,16 +43,20 @@ func serverRun(args []string) error {
 	if err != nil {
 		return err
 	}
+	poll, err := time.ParseDuration(args[2])
+	if err != nil {
+		return err
+	}
 	number := func(i int) int { n, _ := strconv.Atoi(args[i]); return n }
 	var dev *ublk.Device
 	if args[0] == "create" {
-		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(2)), BatchIO: ublk.Choice(number(3)), Queues: number(4), Depth: number(5), Recovery: ublk.Require, Params: target.Params()}
-		if number(6) != 0 {
+		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(3)), BatchIO: ublk.Choice(number(4)), Queues: number(5), Depth: number(6), Recovery: ublk.Require, Params: target.Params()}
+		if number(7) != 0 {
 			target.Hold = func(r ublk.Request) bool { return r.Op == ublk.OpWrite }
 		}
 		dev, err = ublk.Create(ctx, ctl, cfg)
 	} else {
-		dev, err = ublk.Recover(ctx, ctl, number(2))
+		dev, err = ublk.Recover(ctx, ctl, number(3))
 	}
 	if err != nil {
 		return err
@@ -61,7 +65,7 @@ func serverRun(args []string) error {
 		<-dev.Ready()
 		fmt.Println("live", dev.Info().ID)
 	}()
-	return dev.Run(ctx, target, ublk.RunOptions{IOFlusher: true})
+	return dev.Run(ctx, target, ublk.RunOptions{IOFlusher: true, Poll: poll})
 }
 
 // server is another process that serves.
@@ -159,7 +163,7 @@ func TestRecoveryUnderLoad(t *testing.T) {
 		ctl := control(t)
 		const size = 16 << 20
 		file := backingFile(t, size)
-		s := startServer(t, "create", file, int(m.zero), int(m.batch), 2, 16, 0)
+		s := startServer(t, "create", file, m.poll, int(m.zero), int(m.batch), 2, 16, 0)
 		f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 		e := newExerciser(t, f, size, 8, 512, 256<<10)
 		e.start(0)
@@ -169,7 +173,7 @@ func TestRecoveryUnderLoad(t *testing.T) {
 			}
 			s.kill(t)
 			start := time.Now()
-			s = startServer(t, "recover", file, s.id)
+			s = startServer(t, "recover", file, m.poll, s.id)
 			t.Logf("round %d: live %v after the kill", round, time.Since(start).Round(time.Millisecond))
 		}
 		for target := e.ops.Load() + 100; e.ops.Load() < target; {
@@ -206,7 +210,7 @@ func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 				if c.name == "saturated" {
 					hold = 1
 				}
-				s := startServer(t, "create", file, int(m.zero), int(m.batch), 1, c.depth, hold)
+				s := startServer(t, "create", file, m.poll, int(m.zero), int(m.batch), 1, c.depth, hold)
 				var e *exerciser
 				var f *os.File
 				if c.name != "idle" {
@@ -277,7 +281,7 @@ func TestRecoveryOfASaturatedQueue(t *testing.T) {
 		ctl := control(t)
 		const size, depth = 8 << 20, 4
 		file := backingFile(t, size)
-		s := startServer(t, "create", file, int(m.zero), int(m.batch), 1, depth, 1)
+		s := startServer(t, "create", file, m.poll, int(m.zero), int(m.batch), 1, depth, 1)
 		f := openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 		e := newExerciser(t, f, size, 12, 512, 16<<10)
 		e.start(50)
@@ -286,7 +290,7 @@ func TestRecoveryOfASaturatedQueue(t *testing.T) {
 		}
 		s.kill(t)
 		start := time.Now()
-		s = startServer(t, "recover", file, s.id)
+		s = startServer(t, "recover", file, m.poll, s.id)
 		t.Logf("live %v after the kill", time.Since(start).Round(time.Millisecond))
 		if err := e.wait(); err != nil {
 			t.Error(err)
@@ -304,7 +308,7 @@ func TestStopOfAStuckServer(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
 		r.Hold = func(q ublk.Request) bool { return q.Op == ublk.OpWrite }
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Never, Params: r.Params()}, ublk.RunOptions{})
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Never, Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		buf := aligned(t, 4096)
 		wrote := make(chan error, 1)
@@ -344,7 +348,7 @@ func TestLeaveAndRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, ublk.RunOptions{})
+		s := run(t, ctl, dev, r, m.options())
 		f := openDirect(t, dev.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 6, 512, 64<<10)
 		e.start(0)
@@ -365,7 +369,7 @@ func TestLeaveAndRecover(t *testing.T) {
 			if next.Info().Features != dev.Info().Features || next.Params().Size != dev.Params().Size || next.Info().Depth != dev.Info().Depth {
 				t.Errorf("round %d: recovered as %+v", round, next.Info())
 			}
-			s = run(t, ctl, next, r, ublk.RunOptions{})
+			s = run(t, ctl, next, r, m.options())
 		}
 		e.finish(t)
 		f.Close()
@@ -384,7 +388,7 @@ func TestLeaveSaturated(t *testing.T) {
 			t.Fatal(err)
 		}
 		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, ublk.RunOptions{})
+		s := run(t, ctl, dev, r, m.options())
 		f := openDirect(t, dev.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 12, 512, 64<<10)
 		e.start(0)
@@ -408,7 +412,7 @@ func TestLeaveSaturated(t *testing.T) {
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
-			s = run(t, ctl, next, r, ublk.RunOptions{})
+			s = run(t, ctl, next, r, m.options())
 			took := time.Since(began)
 			t.Logf("round %d: left after %v, live after %v", round, left, took)
 			// The kernel's timeout is 30 s.
@@ -474,7 +478,7 @@ func testQuiesce(t *testing.T, m mode, depth, workers, inHand int, delay time.Du
 		t.Fatal(err)
 	}
 	cleanUp(t, dev.Info().ID)
-	s := run(t, ctl, dev, r, ublk.RunOptions{})
+	s := run(t, ctl, dev, r, m.options())
 	f := openDirect(t, dev.Info().BlockPath())
 	e := newExerciser(t, f, r.Size(), max(1, workers), 512, 64<<10)
 	if workers > 0 {
@@ -505,7 +509,7 @@ func testQuiesce(t *testing.T, m mode, depth, workers, inHand int, delay time.Du
 		t.Fatal(err)
 	}
 	r.Delay = 0
-	s = run(t, ctl, next, r, ublk.RunOptions{})
+	s = run(t, ctl, next, r, m.options())
 	if workers == 0 {
 		e.start(0)
 	}

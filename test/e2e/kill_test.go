@@ -55,7 +55,7 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, "--queues", "2", dataPath(w.zeroCopy), w.batchFlag())
+	w.start(t, s, "--queues", "2")
 	mkfs(t, fs, s.dev)
 	dir := mount(t, fs, s)
 	tree := plantTree(t, dir, rng)
@@ -166,7 +166,7 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 	rng := random(t)
 	d := newDisk(t, kindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
-	s.start(t, "--queues", "1", "--depth", "8", dataPath(w.zeroCopy), w.batchFlag())
+	w.start(t, s, "--queues", "1", "--depth", "8")
 	// A suspended disk: what has begun does not end before it is resumed.
 	d.dm.Suspend(t)
 	p := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))

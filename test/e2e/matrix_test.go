@@ -60,17 +60,20 @@ func cross() []cell {
 	return all
 }
 
-// pairs are all pairs of values that a cell has, but for the block size with batch
-// I/O: these have nothing to do with each other, and the choice is smaller by two.
+// pairs are all pairs of values that a cell has, but for those that have nothing to
+// do with each other, which makes the choice smaller.
 func (c cell) pairs() []string {
-	v := []string{string(c.kind), fmt.Sprint(c.blockSize), fmt.Sprint(c.queues), fmt.Sprint(c.zeroCopy), fmt.Sprint(c.batch), c.fs}
+	v := []struct{ name, value string }{
+		{"kind", string(c.kind)}, {"block", fmt.Sprint(c.blockSize)}, {"queues", fmt.Sprint(c.queues)},
+		{"zerocopy", fmt.Sprint(c.zeroCopy)}, {"batch", fmt.Sprint(c.batch)}, {"tuned", fmt.Sprint(c.tuned)}, {"fs", c.fs},
+	}
+	unrelated := map[string]bool{"block batch": true, "block tuned": true, "tuned fs": true}
 	var out []string
-	for i := range v {
-		for j := range i {
-			if j == 1 && i == 4 {
-				continue
+	for i, a := range v {
+		for _, b := range v[i+1:] {
+			if !unrelated[a.name+" "+b.name] {
+				out = append(out, a.name+"="+a.value+","+b.name+"="+b.value)
 			}
-			out = append(out, fmt.Sprintf("%d=%s,%d=%s", j, v[j], i, v[i]))
 		}
 	}
 	return out
@@ -155,7 +158,7 @@ func testCell(t *testing.T, c cell) {
 	d := newDisk(t, c.kind, diskMiB, c.blockSize)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, "--queues", fmt.Sprint(c.queues), dataPath(c.zeroCopy), c.batchFlag())
+	c.way.start(t, s, "--queues", fmt.Sprint(c.queues))
 	if st := s.status(t); st.Features.ZeroCopy != c.zeroCopy || st.Features.BatchIO != c.batch || st.BlockSize != c.blockSize || st.SizeBlocks != lay.exported/c.blockSize {
 		t.Errorf("status: %+v, want blocks of %d, %d of them, %v", st, c.blockSize, lay.exported/c.blockSize, c.way)
 	}

@@ -71,7 +71,7 @@ func newBusySet(t testing.TB, w way, args ...string) *busySet {
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
-	s.start(t, append([]string{"--queues", "2", dataPath(w.zeroCopy), w.batchFlag()}, args...)...)
+	w.start(t, s, append([]string{"--queues", "2"}, args...)...)
 	mkfs(t, "ext4", s.dev)
 	dir := mount(t, "ext4", s)
 	b := &busySet{set: s, rng: rng, dir: dir, tree: plantTree(t, dir, rng)}

@@ -1,6 +1,10 @@
 package e2e
 
-import "ublkremap/internal/vmtest"
+import (
+	"testing"
+
+	"ublkremap/internal/vmtest"
+)
 
 // zeroCopyMin is the first kernel with the zero copy that the program uses:
 // UBLK_F_AUTO_BUF_REG. batchMin is the first with UBLK_F_BATCH_IO.
@@ -9,48 +13,65 @@ var (
 	batchMin    = vmtest.V(7, 0)
 )
 
-// way is how a device exchanges data and requests with the kernel.
-type way struct{ zeroCopy, batch bool }
+// way is how a device exchanges data and requests with the kernel. A tuned one has
+// what is off by default and does not depend on the kernel: its queues poll, and
+// their buffers are huge pages.
+type way struct{ zeroCopy, batch, tuned bool }
 
 func (w way) String() string {
+	s := pathName(w.zeroCopy)
 	if w.batch {
-		return pathName(w.zeroCopy) + "-batch"
+		s += "-batch"
 	}
-	return pathName(w.zeroCopy)
+	if w.tuned {
+		s += "-tuned"
+	}
+	return s
 }
 
-// batchFlag is the flag of start that forces one command for many requests, or
-// one for each.
-func (w way) batchFlag() string {
+// flags are those of start that force this way.
+func (w way) flags() []string {
+	all := []string{dataPath(w.zeroCopy), "--batch-io=off"}
 	if w.batch {
-		return "--batch-io=on"
+		all[1] = "--batch-io=on"
 	}
-	return "--batch-io=off"
+	if w.tuned {
+		all = append(all, "--poll=100us", "--huge-pages")
+	}
+	return all
+}
+
+// start starts a server with further flags.
+func (w way) start(t testing.TB, s *set, args ...string) {
+	t.Helper()
+	s.start(t, append(w.flags(), args...)...)
 }
 
 // allWays are those that the kernel has.
 func allWays() []way {
 	var all []way
 	for _, zc := range paths() {
-		all = append(all, way{zc, false})
-		if !vmtest.KernelVersion().Less(batchMin) {
-			all = append(all, way{zc, true})
+		for _, batch := range []bool{false, true} {
+			if batch && vmtest.KernelVersion().Less(batchMin) {
+				continue
+			}
+			all = append(all, way{zc, batch, false}, way{zc, batch, true})
 		}
 	}
 	return all
 }
 
 // ways are all of them if everything is to be tested, else one for each path of
-// the data, so that batch I/O is among them where the kernel has it. If servers
-// are to be killed it is left out under user-mode Linux, which panics then:
+// the data, so that batch I/O and the tuned ones are among them where the kernel has more than one path. If servers
+// are to be killed batch I/O is left out under user-mode Linux, which panics then:
 // ublk.KnownBadBatchIO.
 func ways(killed bool) []way {
+	noBatch := vmtest.KernelVersion().Less(batchMin) || killed && vmtest.UserMode()
 	var chosen []way
 	for _, w := range allWays() {
-		batch := !vmtest.KernelVersion().Less(batchMin) && !(killed && vmtest.UserMode())
 		switch {
-		case w.batch && !batch:
-		case !vmtest.Full() && batch && w.batch != w.zeroCopy:
+		case w.batch && noBatch:
+		case !vmtest.Full() && w != (way{w.zeroCopy, w.zeroCopy && !noBatch, w.zeroCopy}):
 		default:
 			chosen = append(chosen, w)
 		}
