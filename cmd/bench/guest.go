@@ -24,7 +24,7 @@ const (
 // needs, and bring its figures back to the file results.
 func (o *options) vmexecArgs(self, results string) []string {
 	args := []string{"-kernel", o.kernel, "-tools", "all", "-mem", fmt.Sprint(o.memory), "-smp", fmt.Sprint(o.smp), "-timeout", "24h",
-		"-no-retry", "-collect", guestJSON + ":" + results}
+		"-parallel", "-collect", guestJSON + ":" + results}
 	inner := []string{"-kernel", kernelHost, "-json", guestJSON, "-only", o.only.String(), "-peers", o.peers.String(),
 		"-rounds", fmt.Sprint(o.rounds), "-runtime", o.runtime.String(), "-size", fmt.Sprint(o.mib), "-queues", join(o.queues), "-depth", fmt.Sprint(o.depth),
 		"-block", fmt.Sprint(o.block), "-seed", fmt.Sprint(o.seed), "-remaps", join(o.remaps), "-idle", o.idle.String(), "-heals", fmt.Sprint(o.heals),

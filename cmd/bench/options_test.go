@@ -158,7 +158,7 @@ func TestGuestArgs(t *testing.T) {
 	if at < 0 {
 		t.Fatalf("%q", vm)
 	}
-	for _, want := range []string{"-kernel 6.12", "-collect /root/results.json:/r/results.json", "-file /h/ublk-remap:/usr/local/bin/ublk-remap",
+	for _, want := range []string{"-kernel 6.12", "-parallel -collect /root/results.json:/r/results.json", "-file /h/ublk-remap:/usr/local/bin/ublk-remap",
 		"-file " + dir + "/ublk:/usr/local/bin/ublk", "-file " + dir + "/ublk.loop:/usr/local/bin/ublk.loop", "-file /o/x:/opt/old/ublk-remap", "-v -keep"} {
 		if !strings.Contains(strings.Join(vm[:at], " "), want) {
 			t.Errorf("no %q in %q", want, vm[:at])

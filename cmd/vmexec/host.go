@@ -89,7 +89,7 @@ func (h *host) maker(accel string) machine.Maker {
 	if h.kernel.UserMode {
 		return &uml.Machine{Kernel: h.kernel}
 	}
-	return &qemu.Machine{Kernel: h.kernel, Accel: accel}
+	return &qemu.Machine{Kernel: h.kernel, Accel: accel, Parallel: h.o.parallel}
 }
 
 // trial boots a guest under KVM that does nothing.

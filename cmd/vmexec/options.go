@@ -42,7 +42,7 @@ type options struct {
 	memoryMiB, cpus            int
 	timeout                    time.Duration
 	fetch, update, keep        bool
-	verbose, noRetry           bool
+	verbose, noRetry, parallel bool
 	args                       []string
 }
 
@@ -106,6 +106,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	fs.IntVar(&o.cpus, "smp", cpus, "`number` of CPUs (uml has one); $"+envCPUs)
 	fs.DurationVar(&o.timeout, "timeout", timeout, "how long the program may run (tests: -test.timeout and 30 s); $"+envTimeout)
 	fs.StringVar(&o.accel, "accel", envString(envAccel, "auto"), "auto, kvm or tcg; $"+envAccel)
+	fs.BoolVar(&o.parallel, "parallel", false, "emulate each CPU by a thread of its own: faster with several, and now and then a guest gives no result")
 	fs.StringVar(&o.append, "append", envString(envAppend, ""), "addition to the kernel's command line; $"+envAppend)
 	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the archives")
 	fs.BoolVar(&o.update, "update", false, "look for a newer kernel of the series than the one in the cache")

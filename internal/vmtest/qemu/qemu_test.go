@@ -23,6 +23,10 @@ func TestArgs(t *testing.T) {
 			t.Errorf("no %q in %s", want, args)
 		}
 	}
+	m.Parallel = true
+	if args := m.args(g); !slices.Contains(args, "tcg,thread=multi") {
+		t.Errorf("in parallel: %q", args)
+	}
 	m.Accel = KVM
 	if args := m.args(g); !slices.Contains(args, "kvm") || slices.Contains(args, "max,-cx16") {
 		t.Errorf("under KVM: %q", args)
