@@ -60,8 +60,12 @@ func TestEntriesIntoTheKernel(t *testing.T) {
 					}
 				}
 				got := target.enters.Load() - before
+				most := c.most
+				if m.poll > 0 {
+					most *= 2 // one to hand over, one for what has come meanwhile
+				}
 				t.Logf("%d entries for %d requests", got, n)
-				if got < n || got > c.most*n*4/3 {
+				if got < n || got > most*n*4/3 {
 					t.Errorf("%d entries for %d requests", got, n)
 				}
 			})

@@ -104,8 +104,8 @@ func (q *Queue) loop() error {
 				limit = 0
 			}
 		}
-		if !q.pacer.skip() && q.pacer.due(time.Since(q.epoch)) {
-			if err := q.yield(); err != nil {
+		if !q.pacer.skip() {
+			if err := q.keepPace(time.Since(q.epoch)); err != nil {
 				return err
 			}
 		}
@@ -222,6 +222,10 @@ func (q *Queue) arrived(tag uint16) {
 	t.length = int64(d.NrSectors) * SectorSize
 	t.owned = true
 	q.owned++
+	q.work.requests++
+	if t.op.hasData() {
+		q.work.bytes += uint64(t.length)
+	}
 	if d.OpFlags&uapi.IONeedRegBuf != 0 {
 		q.bufferCommand(uapi.IORegisterIOBuf, tag, kindRegister)
 		return

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// A pacer keeps the Go scheduler from taking the processor (the P that runs Go code) away from a queue's thread at
-// every wait.
+// A pacer keeps the Go scheduler from taking the processor (the P that runs Go code) away from a queue's thread at every wait.
 //
 // The thread waits in a system call like any other, so that nothing that stops the world ever waits for a device. While it is there,
-// the runtime's monitor (retake in runtime/proc.go) leaves it its P for up to 10 ms if another P is idle, and the return costs next to nothing. But the monitor also
-// measures for how long a P has been running one goroutine, by a tick that only the scheduler advances; and a goroutine that is locked to its
-// thread never comes to the scheduler by itself. So 10 ms after it began to be busy it counted as overdue for good, and
-// its P was taken 20 µs into every wait: each return then had to find another P and to wake the monitor by a futex, which halved what a queue could do.
+// the runtime's monitor (retake in runtime/proc.go) leaves it its P for up to 10 ms if another P is idle, and the return costs next
+// to nothing. But the monitor also measures for how long a P has been running one goroutine, by a tick that only the scheduler
+// advances; and a goroutine that is locked to its thread never comes to the scheduler by itself. So 10 ms after it began to be busy
+// it counted as overdue for good, and its P was taken 20 µs into every wait: each return then had to find another P and to wake the
+// monitor by a futex, which halved what a queue could do.
 //
-// One visit to the scheduler before the 10 ms are over puts that right. It costs two switches of threads. An idle thread makes none, and so loses its P
-// and lets the monitor sleep.
+// One visit to the scheduler before the 10 ms are over puts that right. It costs two switches of threads. An idle thread makes none,
+// and so loses its P and lets the monitor sleep.
 type pacer struct {
 	left   int           // waits until the next look at the clock
 	stride int           // waits between two looks, 1 to maxStride
@@ -24,8 +24,9 @@ type pacer struct {
 }
 
 const (
-	// yieldEvery leaves a margin below forcePreemptNS of runtime/proc.go, 10 ms.
-	yieldEvery = 6 * time.Millisecond
+	// yieldWithin leaves a margin below forcePreemptNS of runtime/proc.go, 10 ms, and no more: several queues on slow processors
+	// feel what a visit costs.
+	yieldWithin = 9500 * time.Microsecond
 	// lookEvery is how exact that has to be. The clock is not free everywhere, so it is not read at every wait.
 	lookEvery = time.Millisecond
 	maxStride = 64
@@ -37,20 +38,35 @@ func (p *pacer) skip() bool {
 	return p.left >= 0
 }
 
-// due reports whether the goroutine should yield before it waits again. To be called if skip says false.
-func (p *pacer) due(now time.Duration) bool {
-	switch since := now - p.looked; {
+// due reports whether the goroutine should yield before it waits again. To be called if skip says false; most is for how many waits
+// at most that should not be asked again.
+func (p *pacer) due(now time.Duration, most int) bool {
+	since := now - p.looked
+	switch {
 	case since > lookEvery:
 		p.stride = max(p.stride/2, 1)
 	case since < lookEvery/2:
-		p.stride = min(max(p.stride, 1)*2, maxStride)
+		p.stride = max(p.stride, 1) * 2
 	}
+	p.stride = min(p.stride, most)
 	p.looked, p.left = now, max(p.stride, 1)-1
-	if now-p.yield < yieldEvery {
+	// The next look may be as late after this one as this one was after the last.
+	if now+since < p.yield+yieldWithin {
 		return false
 	}
 	p.yield = now
 	return true
+}
+
+// keepPace does what is due by the clock before a wait.
+func (q *Queue) keepPace(now time.Duration) error {
+	if q.patience.look(now, q.work) {
+		q.sched.set(q.patience.patient)
+	}
+	if q.pacer.due(now, q.patience.mostWaits()) {
+		return q.yield()
+	}
+	return nil
 }
 
 // yield takes the goroutine once through the scheduler. What is queued goes to the kernel first, so that the disk works meanwhile.

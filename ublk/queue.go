@@ -30,6 +30,8 @@ type Queue struct {
 	ring     *uring.Ring
 	cqes     [64]uring.CQE
 	pacer    pacer
+	patience patience
+	sched    scheduling
 	poller   poller
 	discard  uring.SQE // where entries go when the ring is broken
 	failure  error     // why the ring is broken, or the kernel refused a command
@@ -45,6 +47,7 @@ type Queue struct {
 	ending   bool // the kernel has ended a tag: it hands out no more requests
 	inflight int  // operations under way: the handler's, and registrations of buffers
 	owned    int  // tags that the kernel has handed out and waits for
+	work     work // requests that have come, and their data
 	leaveBy  time.Time
 
 	wakeFile    *os.File
@@ -144,6 +147,7 @@ func (q *Queue) setup() error {
 	if err := q.thread.apply(); err != nil {
 		return err
 	}
+	q.sched.find()
 	var err error
 	// Room for a commit and an operation per tag, and for what handlers do besides. More of either only means one more
 	// entry into the kernel.
