@@ -1,8 +1,8 @@
 package ublk
 
 import (
-	"runtime"
 	"time"
+	_ "unsafe" // for go:linkname
 )
 
 // A pacer keeps the Go scheduler from taking the processor (the P that runs Go code) away from a queue's thread at every wait.
@@ -14,8 +14,8 @@ import (
 // it counted as overdue for good, and its P was taken 20 µs into every wait: each return then had to find another P and to wake the
 // monitor by a futex, which halved what a queue could do.
 //
-// One visit to the scheduler before the 10 ms are over puts that right. It costs two switches of threads. An idle thread makes none,
-// and so loses its P and lets the monitor sleep.
+// One visit to the scheduler before the 10 ms are over puts that right. It costs two switches of threads (see goyield). An idle
+// thread makes none, and so loses its P and lets the monitor sleep.
 type pacer struct {
 	left   int           // waits until the next look at the clock
 	stride int           // waits between two looks, 1 to maxStride
@@ -76,6 +76,13 @@ func (q *Queue) yield() error {
 			return err
 		}
 	}
-	runtime.Gosched()
+	goyield()
 	return nil
 }
+
+// goyield is what runtime.Gosched is, but puts the goroutine into its P's own queue. From the global one, where Gosched puts it,
+// the runtime lets idle threads search for it, and wakes three or four of them; like this it wakes the one that has to hand a locked
+// goroutine its P. The runtime keeps the name for those who link to it: https://go.dev/issue/67401.
+//
+//go:linkname goyield runtime.goyield
+func goyield()
