@@ -97,6 +97,9 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	if rng.IntN(3) == 0 && batchIsSurvived() {
 		v.flags = append(v.flags, "--batch-io", "on")
 	}
+	if rng.IntN(3) == 0 {
+		v.flags = append(v.flags, "--poll", "100us", "--huge-pages")
+	}
 	dir := ""
 	t.Cleanup(func() {
 		if t.Failed() {

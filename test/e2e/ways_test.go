@@ -62,9 +62,9 @@ func allWays() []way {
 }
 
 // ways are all of them if everything is to be tested, else one for each path of
-// the data, so that batch I/O and the tuned ones are among them where the kernel has more than one path. If servers
-// are to be killed batch I/O is left out under user-mode Linux, which panics then:
-// ublk.KnownBadBatchIO.
+// the data, so that batch I/O and the tuned ones are among them where the kernel has
+// more than one path. If servers are to be killed batch I/O is left out under
+// user-mode Linux, which panics then: ublk.KnownBadBatchIO.
 func ways(killed bool) []way {
 	noBatch := vmtest.KernelVersion().Less(batchMin) || killed && vmtest.UserMode()
 	var chosen []way
