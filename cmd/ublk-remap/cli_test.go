@@ -84,8 +84,23 @@ func TestUsage(t *testing.T) {
 		{"start", "--zero-copy", "maybe", "x"}, {"start", "--batch-io", "maybe", "x"}, {"start", "--batch-io", "on", "--depth", "1", "x"}, {"start", "--depth", "0", "x"}, {"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
 		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget", "0", "x"}, {"start", "--isolate-time", "0", "x"},
 	} {
-		if r := ublkRemap(t, args...); r.code != exit.Usage {
+		r := ublkRemap(t, args...)
+		if r.code != exit.Usage {
 			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
+		}
+		if r.err != "" && (!strings.Contains(r.err, "--help") || strings.Count(r.err, "--help") > 1) {
+			t.Errorf("%q: where is the help? %q", args, r.err)
+		}
+	}
+	for want, args := range map[string][]string{
+		"create: BACKING is missing; see: ublk-remap create --help":                                {"create"},
+		"metadata restore: FILE|- is missing; see: ublk-remap metadata restore --help":             {"metadata", "restore", "x"},
+		"remap add: DEV|NAME and BLOCK[+COUNT]… are missing; see: ublk-remap remap add --help":     {"remap", "add"},
+		`list: "x" is too much: it takes no argument; see: ublk-remap list --help`:                 {"list", "x"},
+		`metadata backup: "c" is too much: it takes BACKING|DEV FILE|-; see: ublk-remap metadata `: {"metadata", "backup", "a", "b", "c"},
+	} {
+		if r := ublkRemap(t, args...); !strings.Contains(r.err, want) {
+			t.Errorf("%q: %q", args, r.err)
 		}
 	}
 }

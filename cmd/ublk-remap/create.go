@@ -67,7 +67,7 @@ With --in-place the disk keeps its data: the exported device shows the same byte
 same offsets. Without a spare device the end of the disk must be free: a file system that
 reaches into it is refused, with the size to shrink it to. If that is interrupted, run it
 again to finish it, or undo it with release.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return create(cmd.Context(), a, args[0], o) },
 	}
 	f := cmd.Flags()

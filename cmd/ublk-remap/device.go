@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -78,8 +79,8 @@ func notServed(d *blockdev.Device) error {
 	if err != nil || r.UUID != sb.UUID.String() || !control.Owned(sb.Name) && !present(r) {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: ublk-remap stop %s",
-		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, r.Name)
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: %s",
+		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", r.Name))
 }
 
 // statusOf asks a device's server, or says what is known without one.
@@ -99,9 +100,13 @@ func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
 		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, BatchIO: r.BatchIO, Recovery: r.Recovery},
 	}
 	if control.Owned(r.Name) {
-		// It has the name but does not listen yet, or no longer.
 		st.State, st.ServerPID = control.StateRecovering, r.PID
+		st.Reason = "a server has the name and does not listen: it starts, or it ends"
+		st.Action = "wait a minute; if it stays so, see the end of " + control.LogPath(r.Name)
+		return st, nil
 	}
+	st.Reason = "its server is dead; I/O waits for the next one"
+	st.Action = "to go on: " + shell.Command("start", r.Name)
 	return st, nil
 }
 

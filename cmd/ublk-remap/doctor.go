@@ -18,7 +18,7 @@ func doctorCommand(a *app) *cobra.Command {
 except by --fix: that removes what nobody can miss, which is devices that were added and
 never started, records of devices that are gone, and sockets without a server. A device
 that was live is left to start or stop. The exit code is 5 if devices cannot be served here.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var fixed []string
 			if fix {

@@ -12,7 +12,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,10 +36,10 @@ func run(ctx context.Context, args []string, std stdio) int {
 	a := &app{stdio: std, ctx: ctx}
 	root := newRoot(a)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !a.parsed {
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && (!a.parsed || errors.Is(err, exit.ErrUsage)) && !errors.Is(err, errSilent) {
 		// What fails before a verb runs is the command line's fault.
-		err = fmt.Errorf("%w; see: ublk-remap --help (%w)", err, exit.ErrUsage)
+		err = &usageError{err, cmd.CommandPath() + " --help"}
 	}
 	switch {
 	case err == nil:

@@ -35,13 +35,13 @@ type backedUp struct {
 func metadataBackupCommand(a *app) *cobra.Command {
 	var spares []string
 	cmd := &cobra.Command{
-		Use:   "backup BACKING FILE",
+		Use:   "backup BACKING|DEV FILE|-",
 		Short: "Save the metadata to a file, also of a disk that is being served",
 		Long: `Save all metadata of a disk as of one moment to one file: the superblock with the UUIDs
 of all devices, and the remap table. The disk may be served meanwhile. FILE appears whole
 or not at all, and must be on another disk; an older backup of the same disk is replaced.
 With - the backup goes to standard output.`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] == "-" && a.json {
 				return fmt.Errorf("--json: %w: standard output gets the backup", exit.ErrUsage)

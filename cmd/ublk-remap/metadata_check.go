@@ -16,7 +16,7 @@ func metadataCheckCommand(a *app) *cobra.Command {
 		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is written.
 The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk must not
 be served meanwhile.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			devs, err := offline(cmd.Context(), args[0], spares, false)
 			if err != nil {

@@ -15,7 +15,7 @@ func metadataDumpCommand(a *app) *cobra.Command {
 		Short: "Print all metadata, as far as it can be read",
 		Long: `Print superblocks, mirrors, log records and the remap table as one JSON document. Nothing
 is written. Of a disk that is being served it is a snapshot that may be torn.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			devs, err := offline(cmd.Context(), args[0], spares, true)
 			if err != nil {

@@ -39,7 +39,7 @@ superblocks, mirrors and checkpoints are written anew from what is intact. Nothi
 guessed: where information is missing the exit code is 6, and a backup must be restored.
 A power cut during the repair does no harm; run it again. The disk must not be served
 meanwhile.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return repair(cmd.Context(), a, args[0], o) },
 	}
 	f := cmd.Flags()

@@ -14,7 +14,7 @@ import (
 func metadataRestoreCommand(a *app) *cobra.Command {
 	var o repairOptions
 	cmd := &cobra.Command{
-		Use:   "restore BACKING FILE",
+		Use:   "restore BACKING FILE|-",
 		Short: "Write the metadata of a disk from a backup",
 		Long: `Write the metadata of a disk anew from a backup, and from what the disk itself still has: a
 backup is enough to lose nothing if all changes since are in the disk's logs.
@@ -23,7 +23,7 @@ Refused (exit code 3): a backup of another set, one that is older than metadata 
 and one of which it is not certain that nothing newer is missing, unless --force says
 that this is accepted. A power cut during the restore does no harm; run it again. FILE
 may be - for standard input.`,
-		Args: cobra.ExactArgs(2),
+		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error { return restore(cmd.Context(), a, args[0], args[1], o) },
 	}
 	f := cmd.Flags()

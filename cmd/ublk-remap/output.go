@@ -2,11 +2,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
 
@@ -16,9 +21,38 @@ import (
 
 // printJSON prints a value as JSON, one document.
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	e := json.NewEncoder(jsonWriter{a.out})
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// jsonWriter passes JSON on with every character escaped that a terminal could take for a
+// command, or that changes the direction of writing: names on a disk are somebody's
+// choice, and people read JSON on terminals too. Each Write has whole characters.
+type jsonWriter struct{ io.Writer }
+
+// Write escapes what is not printable. Such characters can only be in strings.
+func (w jsonWriter) Write(p []byte) (int, error) {
+	_, err := w.Writer.Write(escapeJSON(p))
+	return len(p), err
+}
+
+func escapeJSON(p []byte) []byte {
+	odd := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
+	if bytes.IndexFunc(p, odd) < 0 {
+		return p
+	}
+	out := make([]byte, 0, len(p)+64)
+	for _, r := range string(p) {
+		if !odd(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, u := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, u)
+		}
+	}
+	return out
 }
 
 // tell writes to standard error. There is nobody to tell if that fails.
@@ -42,6 +76,35 @@ func (a *app) table(rows [][]string) error {
 		}
 	}
 	return w.Flush()
+}
+
+// textWidth is how much of a sentence stands in one line of a table with labels, so that
+// all of it fits into 80 columns.
+const textWidth = 68
+
+// appendWrapped adds a sentence to rows of labels and values, in as many rows as it takes;
+// none if it is empty. A word is never broken.
+func appendWrapped(rows [][]string, label, text string) [][]string {
+	line := ""
+	add := func() {
+		rows = append(rows, []string{label, line})
+		label = ""
+	}
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > textWidth:
+			add()
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	if line != "" {
+		add()
+	}
+	return rows
 }
 
 // sizeText prints a size for people.

@@ -52,7 +52,7 @@ all the same, and those blocks then read as errors, as zeroes or as what was the
 
 A release that was interrupted is finished by running it again. It also undoes a
 create --in-place that was interrupted.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return release(cmd.Context(), a, args[0], o) },
 	}
 	f := cmd.Flags()

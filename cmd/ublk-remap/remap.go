@@ -25,7 +25,7 @@ func remapListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list DEV|NAME",
 		Short: "List what is remapped, pending or lost",
-		Args:  cobra.ExactArgs(1),
+		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
 			if err != nil {
@@ -90,7 +90,7 @@ func remapMoveCommand(a *app, add bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add DEV|NAME BLOCK[+COUNT]…",
 		Short: "Move blocks that still read to the spare region",
-		Args:  cobra.MinimumNArgs(2),
+		Args:  arguments(2, anyNumber),
 	}
 	if !add {
 		cmd.Use, cmd.Short = "remove DEV|NAME BLOCK[+COUNT]…", "Move blocks home again"

@@ -15,7 +15,7 @@ func resumeCommand(a *app) *cobra.Command {
 		Long: `Close the breaker after it tripped. Do so when what made it trip is gone: a cable, a
 power supply, a controller. Blocks whose last change may or may not have reached the disk
 are settled first.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
 			if err != nil {

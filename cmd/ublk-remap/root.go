@@ -58,7 +58,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	root.SetErr(a.err)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, info, warn, error or disabled")
-	flags.StringVar(&a.logFormat, "log-format", "", "console or json; default: console on a terminal, else json")
+	flags.StringVar(&a.logFormat, "log-format", "console", "console or json")
 	root.AddCommand(
 		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a), listCommand(a), statusCommand(a),
 		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
@@ -69,7 +69,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 // group is the RunE of a verb that has only verbs below it.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return fmt.Errorf("%w: %s has no verb %q; see: %s --help", exit.ErrUsage, cmd.CommandPath(), args[0], cmd.CommandPath())
+		return fmt.Errorf("%w: %s has no verb %q", exit.ErrUsage, cmd.CommandPath(), args[0])
 	}
 	if err := cmd.Help(); err != nil {
 		return err

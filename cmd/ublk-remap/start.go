@@ -69,7 +69,7 @@ runs on by itself, or with --foreground until SIGTERM or SIGINT.
 
 If an earlier server of the disk died, its device is taken over: it keeps its number,
 queues and features, and what was under way goes on.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return start(cmd.Context(), a, args[0], o) },
 	}
 	f := cmd.Flags()

@@ -16,7 +16,8 @@ func statusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
-		Long: `Tell how a device is doing, or all of them.
+		Long: `Tell how a device is doing, or all of them: first its state, why that is so, and what to do
+next; then the figures.
 
 States: live; recovering (a server is taking it over, I/O waits); degraded (it works, but
 a metadata mirror or every free spare is gone); tripped (the breaker is open: errors are
@@ -24,7 +25,7 @@ passed on, nothing is remapped; see resume); failed (its server is dead; see sta
 
 With --json one device is an object, all are an array. With --watch the status is printed
 again and again, each time as a document of its own.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("watch") && watch < 100*time.Millisecond {
 				return fmt.Errorf("--watch %s: %w: want at least 100ms", watch, exit.ErrUsage)
@@ -103,37 +104,39 @@ func (a *app) gap() error {
 }
 
 func (a *app) printStatus(s *control.Status) error {
-	state := string(s.State)
-	switch s.State {
-	case control.StateTripped:
-		state += ": " + s.Breaker.Reason + "; when the cause is gone: ublk-remap resume " + s.Name
-	case control.StateFailed:
-		state += ": its server is dead, I/O waits; to go on: ublk-remap start " + s.Name
-	}
-	rows := [][]string{
-		{"device", s.Device + " (" + s.Name + ", " + s.UUID + ")"},
-		{"state", state},
+	rows := [][]string{{"device", s.Device + " (" + s.Name + ")"}, {"state", string(s.State)}}
+	rows = appendWrapped(rows, "reason", s.Reason)
+	rows = appendWrapped(rows, "action", s.Action)
+	rows = append(rows, [][]string{
+		{"uuid", s.UUID},
 		{"backing", s.Backing},
 		{"size", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
-	}
+	}...)
 	if s.ServerPID != 0 {
-		rows = append(rows, [][]string{
-			{"spare", fmt.Sprintf("%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total), numText(s.Spare.Used))},
-			{"remaps", fmt.Sprintf("%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending), numText(s.Lost))},
-			{"heals", fmt.Sprintf("%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads), numText(s.Heals.Failed))},
-			{"errors", fmt.Sprintf("%s read, %s write, %s flush, %s transport",
-				numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush), numText(s.Errors.Transport))},
-			{"io", fmt.Sprintf("%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads), sizeText(int64(s.IO.ReadBytes)),
-				numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes), numText(s.IO.Discards))},
-			{"metadata", fmt.Sprintf("v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
-				sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))},
-		}...)
-		for _, m := range s.Metadata.Mirrors {
-			rows = append(rows, []string{"mirror", m.Location + " " + m.State})
-		}
-		rows = append(rows, []string{"breaker", s.Breaker.State}, []string{"server", fmt.Sprintf("process %d, %s", s.ServerPID, dataPath(s.Features))})
+		rows = appendFigures(rows, s)
 	}
 	return a.table(rows)
+}
+
+// appendFigures adds what the server of a device has counted.
+func appendFigures(rows [][]string, s *control.Status) [][]string {
+	add := func(label, format string, args ...any) {
+		rows = appendWrapped(rows, label, fmt.Sprintf(format, args...))
+	}
+	add("spare", "%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total), numText(s.Spare.Used))
+	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending), numText(s.Lost))
+	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads), numText(s.Heals.Failed))
+	add("errors", "%s read, %s write, %s flush, %s transport",
+		numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush), numText(s.Errors.Transport))
+	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads), sizeText(int64(s.IO.ReadBytes)),
+		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes), numText(s.IO.Discards))
+	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence, sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))
+	for _, m := range s.Metadata.Mirrors {
+		rows = append(rows, []string{"mirror", m.Location + " " + m.State})
+	}
+	add("breaker", "%s", s.Breaker.State)
+	add("server", "process %d, %s", s.ServerPID, dataPath(s.Features))
+	return rows
 }
 
 func dataPath(f control.Features) string {

@@ -46,7 +46,7 @@ A device that is mounted, swapped to or part of another device is not stopped, u
 --force says so: whoever uses it gets I/O errors then. If its server is dead the device
 is removed in any case; requests that wait for a server fail. That also works, by its
 number, for a device that nothing in /run tells of any more.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
 			if errors.Is(err, exit.ErrNotFound) {

@@ -43,7 +43,7 @@ version that is to serve from now on. Who uses the device sees nothing but a pau
 Everything that can fail is tried before the old server lets go; if the new one fails
 after that, the old one is started again. A server in the foreground is left to its
 supervisor and refused.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
 			if err != nil {

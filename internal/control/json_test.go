@@ -13,6 +13,8 @@ const goldenStatus = `{
  "name": "disk",
  "uuid": "u",
  "state": "live",
+ "reason": "",
+ "action": "",
  "backing": "/dev/sda",
  "block_size": 512,
  "size_blocks": 1000,

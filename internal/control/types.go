@@ -23,6 +23,8 @@ type Status struct {
 	Name       string   `json:"name"`
 	UUID       string   `json:"uuid"`
 	State      State    `json:"state"`
+	Reason     string   `json:"reason"` // why it is not live; empty if it is
+	Action     string   `json:"action"` // what to do next; empty: nothing
 	Backing    string   `json:"backing"`
 	BlockSize  int      `json:"block_size"`  // bytes
 	SizeBlocks uint64   `json:"size_blocks"` // of the exported device

@@ -21,8 +21,7 @@ var Formats = []string{"console", "json"}
 // ErrFormat is returned for a level or format that there is not.
 var ErrFormat = errors.New("no such log level or format")
 
-// New makes a logger that writes to w. An empty format is console for a
-// terminal and json for all else.
+// New makes a logger that writes to w.
 func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	l, err := zerolog.ParseLevel(level)
 	if err != nil || level == "" {
@@ -40,11 +39,6 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 // formatted returns a writer that takes lines of JSON.
 func formatted(w io.Writer, format string) (io.Writer, error) {
 	switch format {
-	case "":
-		if f, ok := w.(*os.File); ok && Terminal(f) {
-			return console(w), nil
-		}
-		return w, nil
 	case "console":
 		return console(w), nil
 	case "json":

@@ -51,21 +51,13 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	for _, d := range spareDevices(geo) {
 		st.Spare.Devices = append(st.Spare.Devices, control.SpareDevice{Device: s.set.Devices[d.device].Path(), Total: d.units})
 	}
-	degraded := arbiter.Free == 0 || com.Superblocks < 2
 	for _, mirror := range com.Mirrors {
 		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location, State: string(mirror.State)})
-		degraded = degraded || mirror.State != metadata.MirrorGood
 	}
-	st.State = control.StateLive
-	switch {
-	case !s.live.Load():
-		st.State = control.StateRecovering
-	case arbiter.Tripped:
-		st.State = control.StateTripped
+	if arbiter.Tripped {
 		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
-	case degraded:
-		st.State = control.StateDegraded
 	}
+	judge(st, s.live.Load(), com.Superblocks)
 	return st, nil
 }
 

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+)
+
+// usageError is a command line that makes no sense, with where its help is.
+type usageError struct {
+	err  error
+	help string
+}
+
+// Error says what is wrong and names the help.
+func (e *usageError) Error() string { return e.err.Error() + "; see: " + e.help }
+
+// Unwrap makes it an exit.ErrUsage, besides what it was.
+func (e *usageError) Unwrap() []error { return []error{e.err, exit.ErrUsage} }
+
+// anyNumber is for verbs that take as many arguments as there are.
+const anyNumber = -1
+
+// arguments is how many arguments a verb takes. The error names those of Use.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		names := strings.Fields(cmd.Use)[1:]
+		verb := strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+		switch {
+		case len(args) < least:
+			missing := names[len(args):least]
+			is := "is"
+			if len(missing) > 1 {
+				is = "are"
+			}
+			return fmt.Errorf("%s: %s %s missing", verb, strings.Join(missing, " and "), is)
+		case most != anyNumber && len(args) > most && most == 0:
+			return fmt.Errorf("%s: %q is too much: it takes no argument", verb, args[0])
+		case most != anyNumber && len(args) > most:
+			return fmt.Errorf("%s: %q is too much: it takes %s", verb, args[most], strings.Join(names, " "))
+		}
+		return nil
+	}
+}
