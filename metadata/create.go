@@ -64,17 +64,9 @@ func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 			return nil, fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
 		}
 	}
-	t := NewTable(plan)
-	for _, e := range initial {
-		if err := t.Apply(e); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.Validate(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
-	}
-	if n := t.Counts().Entries; n > plan.TableCapacity() {
-		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n, plan.TableCapacity())
+	t, err := firstTable(plan, initial)
+	if err != nil {
+		return nil, err
 	}
 	c := creator{devs: devs, sb: sb, page: AlignedBytes(PageSize), back: AlignedBytes(PageSize)}
 	// Whatever set was here is gone before anything of it is overwritten: a
@@ -90,6 +82,31 @@ func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 		return c.bad, err
 	}
 	return c.bad, c.superblocks()
+}
+
+// CheckInitial reports whether a set that is laid out as plan can begin with
+// those entries: what CreateAround would refuse, asked before anything is
+// written. The error is ErrInvalidEntry.
+func CheckInitial(plan *Layout, initial []Entry) error {
+	_, err := firstTable(plan, initial)
+	return err
+}
+
+// firstTable is the table that a new set begins with.
+func firstTable(plan *Layout, initial []Entry) (*Table, error) {
+	t := NewTable(plan)
+	for _, e := range initial {
+		if err := t.Apply(e); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
+	}
+	if n := t.Counts().Entries; n > plan.TableCapacity() {
+		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n, plan.TableCapacity())
+	}
+	return t, nil
 }
 
 // creator is a set being created.

@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -300,6 +302,75 @@ func TestCreateWithBadBlocks(t *testing.T) {
 	if r.Table.Pending != c.BadBlocks {
 		t.Errorf("%+v", r.Table)
 	}
+}
+
+// TestCreateRefusesBeforeItChanges: whatever a list is refused for, the disk is
+// as it was, also with --force.
+func TestCreateRefusesBeforeItChanges(t *testing.T) {
+	useRuntimeDir(t)
+	disk, spare := diskFile(t, 64<<20), diskFile(t, 32<<20)
+	for i, path := range []string{disk, spare} {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := bytes.Repeat([]byte{byte(i + 1), 0x5a}, 1<<20)
+		for at := int64(0); at < 32<<20; at += 2 << 20 {
+			if _, err := f.WriteAt(text, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Close()
+	}
+	list := func(step, count int) string {
+		var b strings.Builder
+		for i := range count {
+			fmt.Fprintln(&b, 4096+i*step)
+		}
+		path := filepath.Join(t.TempDir(), "bad")
+		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	sum := func() (sums [2][32]byte) {
+		for i, path := range []string{disk, spare} {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sums[i] = sha256.Sum256(b)
+		}
+		return sums
+	}
+	before := sum()
+	for _, args := range [][]string{
+		{"--badblocks", list(17, 5000), "--badblocks-size", "512"},                                            // more entries than a checkpoint holds
+		{"--badblocks", list(8, 200), "--badblocks-size", "512"},                                              // more units than spare units
+		{"--badblocks", list(8, 200), "--badblocks-size", "512", "--spare-device", spare, "--spare", "64KiB"}, // also where those are elsewhere
+		{"--badblocks", list(1, 20), "--badblocks-size", "65536"},                                             // past the end
+		{"--badblocks", filepath.Join(t.TempDir(), "no-such-list")},
+		{"--spare", "63MiB"},
+		{"--spare-device", spare, "--spare", "1GiB"},
+		{"--name", "a b"},
+	} {
+		r := ublkRemap(t, append([]string{"create", disk, "--force", "--yes"}, args...)...)
+		if r.code != exit.Usage && r.code != exit.NotFound {
+			t.Errorf("%v: exit code %d: %s", args, r.code, r.err)
+		}
+		if sum() != before {
+			t.Fatalf("%v: refused, and the disks were changed", args)
+		}
+	}
+	// What is advised helps.
+	r := mustRun(t, exit.Usage, "create", disk, "--force", "--yes", "--badblocks", list(8, 200), "--badblocks-size", "512")
+	_, rest, ok := strings.Cut(r.err, "--spare ")
+	advised, _, _ := strings.Cut(rest, ",")
+	if !ok {
+		t.Fatal(r.err)
+	}
+	mustRun(t, 0, "create", disk, "--force", "--yes", "--badblocks", list(8, 200), "--badblocks-size", "512", "--spare", advised)
+	mustRun(t, 0, "metadata", "check", disk)
 }
 
 func TestDamagedMetadata(t *testing.T) {

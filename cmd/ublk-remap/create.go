@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
@@ -115,18 +114,9 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return err
 	}
-	var bad badblocks.Entries
-	if o.badblocks != "" {
-		list, err := badblocks.Read(o.badblocks, o.badblocksSize)
-		if err != nil {
-			return err
-		}
-		if bad, err = badblocks.Place(list, plan, uint32(time.Now().Unix())); err != nil {
-			return fmt.Errorf("%s: %w", o.badblocks, err)
-		}
-		if bad.Metadata > 0 {
-			a.log.Warn().Uint64("bytes", bad.Metadata).Msg("some of the bad blocks lie where the metadata goes; its mirrors have to cope")
-		}
+	bad, err := a.knownBad(plan, o)
+	if err != nil {
+		return err
 	}
 	out := describe(devs, plan, o)
 	out.BadBlocks = bad.Blocks

@@ -84,6 +84,7 @@ func Read(path string, size int) ([]Range, error) {
 type Entries struct {
 	Entries  []metadata.Entry
 	Blocks   uint64 // exported blocks that are pending
+	Units    uint64 // units that these lie in: spare units that their first writes take
 	Spares   uint64 // spare units that are retired
 	Metadata uint64 // bad bytes that lie in the metadata, where nothing can be done about them here
 }
@@ -167,6 +168,7 @@ func (e *Entries) pending(masks map[uint64]uint8, now uint32) {
 		units = append(units, u)
 	}
 	slices.Sort(units)
+	e.Units = uint64(len(units))
 	first := len(e.Entries)
 	for _, u := range units {
 		if n := len(e.Entries); n > first {
