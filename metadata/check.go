@@ -138,7 +138,7 @@ func Check(devs []Device) (Report, error) {
 	if t != nil {
 		r.Table = t.Counts()
 		if capacity := img.layout.TableCapacity(); r.Table.Entries > capacity/10*9 {
-			r.add(SeverityWarning, "table", "retest pending blocks, or add a spare device", "%d entries, a checkpoint holds %d", r.Table.Entries, capacity)
+			r.add(SeverityWarning, "table", "copy the data to another disk, or move blocks home with: ublk-remap remap remove", "%d entries, a checkpoint holds %d", r.Table.Entries, capacity)
 		}
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -90,8 +91,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	}
 	defer backing.Close()
 	if r := waitingOver(backing.Path()); r != nil {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
-			path, exit.ErrRefused, r.Device, r.Name)
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: %s",
+			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
 	}
 	devs := []*blockdev.Device{backing}
 	if o.spareDevice != "" {
@@ -285,7 +286,7 @@ func (a *app) printCreated(c created) error {
 		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
 	}
 	if n := len(c.BadPlaces); n > 0 {
-		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: ublk-remap metadata check " + c.Backing})
+		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: " + shell.Command("metadata", "check", c.Backing)})
 	}
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
@@ -297,7 +298,7 @@ func (a *app) printCreated(c created) error {
 		rows = append(rows, []string{"remapped", numText(c.Moved) + " blocks whose place was bad"})
 	}
 	if !c.DryRun {
-		rows = append(rows, []string{"next", "ublk-remap start " + c.Backing})
+		rows = append(rows, []string{"next", shell.Command("start", c.Backing)})
 	}
 	return a.table(rows)
 }

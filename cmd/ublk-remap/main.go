@@ -14,6 +14,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
@@ -45,7 +46,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	case err == nil:
 	case errors.Is(err, errSilent):
 	default:
-		a.tell("ublk-remap: %s\n", exit.Line(err))
+		a.tell("ublk-remap: %s\n", exit.LineOf(strings.TrimPrefix(cmd.CommandPath(), root.Name()+" "), err))
 	}
 	return exit.Code(err)
 }

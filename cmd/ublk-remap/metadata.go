@@ -12,6 +12,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -99,8 +100,8 @@ func busyElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Superbl
 		if now, err := set.Identify(ctx, r.Backing); err != nil || now.UUID != sb.UUID {
 			return nil // it is not there any more
 		}
-		return fmt.Errorf("%s: %w: its set %q is that of %s over %s, which waits for a server, and this is another disk; first: ublk-remap stop %s",
-			d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, sb.Name)
+		return fmt.Errorf("%s: %w: its set %q is that of %s over %s, which waits for a server, and this is another disk; first: %s",
+			d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", sb.Name))
 	}
 	return fmt.Errorf("%s: %w: its set %q is being served; stop it first", d.Path(), exit.ErrRefused, sb.Name)
 }
@@ -132,7 +133,7 @@ func runOptions() (metadata.RunOptions, error) {
 func leftOver(path string, r *metadata.Report) error {
 	for _, p := range r.Problems {
 		if p.Severity != metadata.SeverityInfo {
-			return fmt.Errorf("%s: done, but not everything could be made whole: %s: %s; the disk may be failing, see: ublk-remap metadata check", path, p.Where, p.What)
+			return fmt.Errorf("%s: done, but not everything could be made whole: %s: %s; the disk may be failing, see: %s", path, p.Where, p.What, shell.Command("metadata", "check", path))
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ be served meanwhile.`,
 					return jsonErr
 				}
 			} else {
-				if _, outErr := fmt.Fprint(a.out, report.String()); outErr != nil {
+				if _, outErr := fmt.Fprint(a.out, cleanLines(report.String())); outErr != nil {
 					return outErr
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/metadata"
 )
 
@@ -85,9 +86,9 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		}
 		switch {
 		case s.Superblock == nil && errors.Is(err, metadata.ErrNotFound):
-			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock may lie elsewhere: add --search; else restore a backup with: ublk-remap metadata restore", err)
+			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock may lie elsewhere: add --search; else restore a backup with: %s", err, shell.Command("metadata", "restore", path)+" FILE")
 		case errors.Is(err, metadata.ErrDamaged):
-			err = fmt.Errorf("%w; nothing was changed; what to do: ublk-remap metadata restore, or if there is no backup, see --accept-loss", err)
+			err = fmt.Errorf("%w; nothing was changed; what to do: %s, or if there is no backup, see --accept-loss", err, shell.Command("metadata", "restore", path)+" FILE")
 		}
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -186,7 +187,7 @@ func (a *app) printMended(m *mended) error {
 	if m.After != nil {
 		b.WriteString(m.After.String())
 	}
-	_, err := fmt.Fprint(a.out, b.String())
+	_, err := fmt.Fprint(a.out, cleanLines(b.String()))
 	return err
 }
 

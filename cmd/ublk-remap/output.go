@@ -62,6 +62,15 @@ func (a *app) tell(format string, args ...any) { _, _ = fmt.Fprintf(a.err, forma
 // on one line, and without anything that a terminal would take for a command.
 func clean(s string) string { return exit.Printable(s) }
 
+// cleanLines is clean for a text of several lines.
+func cleanLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = clean(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
 // table prints rows with aligned columns. What cells contain is made fit to be
 // shown.
 func (a *app) table(rows [][]string) error {

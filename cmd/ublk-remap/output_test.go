@@ -2,13 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
 
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/metadata"
 )
 
 // TestJSONIsPrintable: names are somebody's choice; what is printed says the same and tells
@@ -51,6 +55,36 @@ func TestStatusFits(t *testing.T) {
 	for _, line := range strings.Split(text, "\n") {
 		if utf8.RuneCountInString(line) > 80 {
 			t.Errorf("%d columns: %s", utf8.RuneCountInString(line), line)
+		}
+	}
+}
+
+// TestForeignNamesAreShownHarmlessly: the command makes no such names, but a disk may come
+// from anywhere.
+func TestForeignNamesAreShownHarmlessly(t *testing.T) {
+	useRuntimeDir(t)
+	const name = "a\u202egnp\u009b31m"
+	disk := diskFile(t, 24<<20)
+	d, err := blockdev.Open(context.Background(), disk, blockdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: d.Size(), BlockSize: 4096, Name: name})
+	if err == nil {
+		err = metadata.Create([]metadata.Device{d}, plan, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	patch(t, disk, 0, make([]byte, 4096)) // so that repair has something to say
+	for _, args := range [][]string{
+		{"metadata", "check", disk}, {"metadata", "check", "--json", disk}, {"metadata", "dump", disk}, {"metadata", "repair", "--dry-run", disk},
+		{"metadata", "repair", "--dry-run", "--json", disk}, {"metadata", "backup", disk, filepath.Join(t.TempDir(), "b")}, {"release", "--dry-run", disk},
+	} {
+		r := mustRun(t, 0, args...)
+		if !strings.Contains(r.out+r.err, `\u202e`) || strings.ContainsFunc(strings.ReplaceAll(r.out+r.err, "\n", ""), func(r rune) bool { return !unicode.IsPrint(r) }) {
+			t.Errorf("%q: %q", args[:2], r.out+r.err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -72,8 +73,8 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	defer devs.Close()
 	backing := devs.Devices[0]
 	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: ublk-remap stop %s",
-			path, exit.ErrRefused, r.Device, r.Name)
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: %s",
+			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
 	}
 	for _, d := range devs.Devices {
 		if err := notServed(d); err != nil {
@@ -202,7 +203,7 @@ func markOf(v *metadata.View) int64 {
 // stuck adds what can be done about blocks that cannot go home.
 func stuck(path string, err error) error {
 	if errors.Is(err, metadata.ErrStuck) {
-		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: ublk-remap start, or give them up with --force --yes", path, err)
+		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: %s, or give them up with --force --yes", path, err, shell.Command("start", path))
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }

@@ -21,6 +21,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -326,7 +327,7 @@ func (a *app) printStarted(path string, sb *metadata.Superblock) error {
 		_, err = fmt.Fprintln(a.out, path)
 	}
 	if err != nil {
-		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: ublk-remap stop %s", path, sb.Name, err, sb.Name)
+		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: %s", path, sb.Name, err, shell.Command("stop", sb.Name))
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
 )
 
@@ -167,7 +168,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 			return kept(why, "%s (pid %d) serves it now", now.Version, now.PID)
 		}
 		if time.Now().After(deadline) {
-			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: ublk-remap start %s", r.PID, r.Name)
+			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: %s", r.PID, shell.Command("start", r.Name))
 		}
 		select {
 		case <-ctx.Done():
@@ -178,7 +179,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 	// The parent's descriptor is named, not the child's: that may have others.
 	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args)
 	if err != nil {
-		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: ublk-remap start %s", r.Version, err, r.Name))
+		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s", r.Version, err, shell.Command("start", r.Name)))
 	}
 	return kept(why, "%s serves again (pid %d)", r.Version, live.PID)
 }

@@ -18,6 +18,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/orphan"
 	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
@@ -279,7 +280,7 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 		case name != "" && control.Owned(name), name == "" && d.State == ublk.StateLive && alive(d.PID):
 			fine++
 		case name != "":
-			r.add("device", Warning, fmt.Sprintf("take it over: ublk-remap start %s; or give it up: ublk-remap stop %s", name, name),
+			r.add("device", Warning, "take it over: "+shell.Command("start", name)+"; or give it up: "+shell.Command("stop", name),
 				"%s (%s) has no server; it is %s", d.BlockPath(), name, d.State)
 		default:
 			r.add("device", Warning, "it is another program's; if nothing of that starts it again: ublk del -n "+fmt.Sprint(d.ID),
@@ -304,7 +305,7 @@ func (r *Report) orphan(o *orphan.Orphan) {
 	case !o.Waits():
 		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not removed", dev)
 	case o.Backing != "":
-		r.add("device", Warning, fmt.Sprintf("take it over: ublk-remap start %s; or give it up: ublk-remap stop %d", o.Backing, o.ID),
+		r.add("device", Warning, fmt.Sprintf("take it over: %s; or give it up: ublk-remap stop %d", shell.Command("start", o.Backing), o.ID),
 			"%s (%s) has no server and no record; it is %s", dev, o.Name, o.State)
 	default:
 		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start BACKING; or give it up: ublk-remap stop %d", o.ID),

@@ -16,36 +16,42 @@ import (
 	"ublkremap/ublk"
 )
 
+// elsewhere is for the verb that the usual advice names: it cannot send anybody to itself.
 var advice = []struct {
-	err error
-	do  string
+	err       error
+	do        string
+	elsewhere string
 }{
-	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check"},
-	{metadata.ErrBackup, "use another backup"},
-	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check"},
-	{metadata.ErrBadPlaces, "use another disk: this one cannot keep records of what is bad"},
-	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump"},
-	{metadata.ErrForeign, "name the devices that belong together"},
-	{metadata.ErrUnsupported, "use a newer ublk-remap"},
-	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair"},
-	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor"},
-	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor"},
-	{server.ErrServed, "see: ublk-remap status"},
-	{ublk.ErrExists, "choose another --id, or none"},
-	{blockdev.ErrBusy, "unmount it or stop what uses it"},
-	{blockdev.ErrReadOnly, "check the device's write protection"},
-	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device"},
-	{control.ErrNotRunning, "start it with: ublk-remap start"},
-	{control.ErrBusy, "try again"},
-	{blockdev.ErrAlignment, "give it blocks of 512 to 4096 bytes, and not larger ones than the set was made with"},
-	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file"},
+	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check", "leave the disk as it is; what can be mended is said by: ublk-remap metadata repair --dry-run"},
+	{metadata.ErrBackup, "use another backup", ""},
+	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check", "nothing needs to be restored"},
+	{metadata.ErrBadPlaces, "use another disk: this one cannot keep records of what is bad", ""},
+	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump", "attach the device that was in use last"},
+	{metadata.ErrForeign, "name the devices that belong together", ""},
+	{metadata.ErrUnsupported, "use a newer ublk-remap", ""},
+	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair", "if it was prepared once, restore a backup with: ublk-remap metadata restore"},
+	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor", "load it with: modprobe ublk_drv"},
+	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor", "use a newer kernel or do without"},
+	{server.ErrServed, "see: ublk-remap status", ""},
+	{ublk.ErrExists, "choose another --id, or none", ""},
+	{blockdev.ErrBusy, "unmount it or stop what uses it", ""},
+	{blockdev.ErrReadOnly, "check the device's write protection", ""},
+	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device", ""},
+	{control.ErrNotRunning, "start it with: ublk-remap start", "try again"},
+	{control.ErrBusy, "try again", ""},
+	{blockdev.ErrAlignment, "give it blocks of 512 to 4096 bytes, and not larger ones than the set was made with", ""},
+	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file", ""},
 }
 
 // Line is an error as the command prints it: one line, with what to do about
 // it where that is known. Whatever the error quotes, a path or a name that
 // somebody else chose, it is printable, and not longer than maxLine.
-func Line(err error) string {
+func Line(err error) string { return LineOf("", err) }
+
+// LineOf is Line for a verb, such as "metadata check", which is not told to run itself.
+func LineOf(verb string, err error) string {
 	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text = strings.ReplaceAll(text, "\t", " ") // of another program's output
 	text = shorten(Printable(text))
 	var detached *Error
 	if errors.As(err, &detached) {
@@ -57,10 +63,14 @@ func Line(err error) string {
 	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {
-			if strings.Contains(text, a.do) {
+			do := a.do
+			if verb != "" && strings.Contains(do, "ublk-remap "+verb) {
+				do = a.elsewhere
+			}
+			if do == "" || strings.Contains(text, do) {
 				return text
 			}
-			return text + "; " + a.do
+			return text + "; " + do
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) {

@@ -77,13 +77,32 @@ func TestLine(t *testing.T) {
 	}
 }
 
+// TestLineOf: no verb is told to run itself.
+func TestLineOf(t *testing.T) {
+	for _, a := range advice {
+		for _, verb := range []string{"create", "start", "status", "list", "doctor", "release", "metadata check", "metadata dump", "metadata repair", "metadata restore"} {
+			line := LineOf(verb, fmt.Errorf("/dev/sda: %w", a.err))
+			if strings.Contains(line, "ublk-remap "+verb) {
+				t.Errorf("%s: %q", verb, line)
+			}
+		}
+	}
+	damaged := fmt.Errorf("/dev/sda: %w", metadata.ErrDamaged)
+	if got := LineOf("start", damaged); !strings.Contains(got, "look with: ublk-remap metadata check") {
+		t.Error(got)
+	}
+	if got := LineOf("metadata check", damaged); !strings.Contains(got, "ublk-remap metadata repair") {
+		t.Error(got)
+	}
+}
+
 // TestLineIsPrintable: whatever an error quotes, the terminal is not told to do
 // anything, and the line has an end.
 func TestLineIsPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain %s ü „x“":         "plain %s ü „x“",
 		"a\x1b[2Jb":              `a\x1b[2Jb`,
-		"tab\tbell\a":            `tab\tbell\a`,
+		"tab\tbell\a":            `tab bell\a`,
 		"bad \xff\xfe":           `bad \xff\xfe`,
 		"c1 \u009b31m":           `c1 \u009b31m`,
 		"rtl \u202egnp.exe":      `rtl \u202egnp.exe`,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
@@ -35,8 +36,8 @@ func (s *server) older(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if sb.Epoch >= s.record.Epoch {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s waits for the disk that was served last, %s at epoch %d, and this one is of epoch %d, an older copy; start that one, or give the I/O up with: ublk-remap stop %s",
-		s.cfg.Backing, ErrRecovery, waiting.BlockPath(), s.record.Backing, s.record.Epoch, sb.Epoch, s.record.Name)
+	return fmt.Errorf("%s: %w: %s waits for the disk that was served last, %s at epoch %d, and this one is of epoch %d, an older copy; start that one, or give the I/O up with: %s",
+		s.cfg.Backing, ErrRecovery, waiting.BlockPath(), s.record.Backing, s.record.Epoch, sb.Epoch, shell.Command("stop", s.record.Name))
 }
 
 // sameDevices refuses to let a device that waits go on with other disks than
