@@ -103,7 +103,7 @@ type Arbiter struct {
 	known    []metadata.Entry
 	resuming bool
 	reason   string
-	low      bool // AlertSpareLow or AlertSpareFull was given
+	shortage shortage // of spare units, as last told
 
 	grace       grace
 	move        mover
@@ -410,18 +410,32 @@ func must(err error) {
 	}
 }
 
-// spareAlert tells once that the spare region runs low or is full.
+// shortage says how few spare units are free.
+type shortage uint8
+
+const (
+	shortNone shortage = iota
+	shortLow           // less than a tenth of them
+	shortFull          // none
+)
+
+// spareAlert tells that the spare region runs low or is full: once each, until there is
+// enough again. Every heal that finds it full comes here.
 func (a *Arbiter) spareAlert() {
-	free, total := a.alloc.FreeCount(), a.alloc.Total()
-	switch {
-	case free > total/10:
-		a.low = false
+	now := shortNone
+	switch free, total := a.alloc.FreeCount(), a.alloc.Total(); {
 	case free == 0:
-		a.drv.Alert(AlertSpareFull)
-		a.low = true
-	case !a.low:
-		a.drv.Alert(AlertSpareLow)
-		a.low = true
+		now = shortFull
+	case free <= total/10:
+		now = shortLow
+	}
+	told := a.shortage
+	switch {
+	case now == shortNone:
+		a.shortage = now
+	case now > told:
+		a.shortage = now
+		a.drv.Alert(AlertSpareLow + Alert(now-shortLow))
 	}
 }
 

@@ -391,3 +391,23 @@ func TestHealAllocatesNothingInTheEngine(t *testing.T) {
 		t.Errorf("%v allocations per heal", n)
 	}
 }
+
+// TestSpareAlertsOnce: a full spare region is told once, however many heals find it so.
+func TestSpareAlertsOnce(t *testing.T) {
+	r := newRig(t, 4096, 20)
+	count := func(a Alert) (n int) {
+		for _, got := range r.alerts {
+			if got == a {
+				n++
+			}
+		}
+		return n
+	}
+	for b := uint64(1000); b < 1040; b++ {
+		r.breakHome(b, syscall.EIO)
+		r.do(OpWrite, b, 1)
+	}
+	if low, full := count(AlertSpareLow), count(AlertSpareFull); low != 1 || full != 1 {
+		t.Errorf("20 spare units, 40 bad blocks: told %d times that they run low, %d times that none is free; want once each", low, full)
+	}
+}

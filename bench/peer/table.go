@@ -45,7 +45,7 @@ func (t Table) Bytes(n int64) int64 {
 // blocks of a unit.
 func (t Table) entries(perUnit int) []metadata.Entry {
 	spares := t.spareUnits()
-	now := uint32(time.Now().Unix())
+	now := metadata.Seconds(time.Now())
 	out := make([]metadata.Entry, 0, t.Remaps)
 	for i := range t.Remaps {
 		out = append(out, metadata.Entry{
@@ -67,7 +67,7 @@ func (t Table) write(ctx context.Context, path, name string) error {
 	g := d.Geometry()
 	plan, err := metadata.Plan(metadata.PlanParams{
 		BackingSize: d.Size(), BlockSize: g.LogicalBlock, PhysicalBlockSize: g.PhysicalBlock,
-		SpareBytes: t.spareUnits() * metadata.UnitSize, Name: name, Created: uint32(time.Now().Unix()),
+		SpareBytes: t.spareUnits() * metadata.UnitSize, Name: name, Created: metadata.Seconds(time.Now()),
 	})
 	if err != nil {
 		return err

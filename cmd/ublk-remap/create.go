@@ -189,7 +189,7 @@ func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error)
 	if strings.ContainsFunc(o.name, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
 		return nil, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name, exit.ErrUsage)
 	}
-	p := metadata.PlanParams{BackingSize: devs[0].Size(), Name: o.name, Created: uint32(time.Now().Unix()), UUID: uuid.New()}
+	p := metadata.PlanParams{BackingSize: devs[0].Size(), Name: o.name, Created: metadata.Seconds(time.Now()), UUID: uuid.New()}
 	if p.Name == "" {
 		p.Name = "remap-" + p.UUID.String()[:8]
 	}

@@ -215,7 +215,7 @@ func spareAdvice(path string, err error) error {
 
 // moveOptions are those of a long copy, whose progress a terminal shows.
 func (a *app) moveOptions(what string) metadata.MoveOptions {
-	o := metadata.MoveOptions{Now: uint32(time.Now().Unix()), Session: rand.Uint64()}
+	o := metadata.MoveOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
 	if f, ok := a.err.(*os.File); ok && logging.Terminal(f) {
 		var last time.Time
 		o.Progress = func(done, total int64) {

@@ -125,7 +125,7 @@ func runOptions() (metadata.RunOptions, error) {
 	if _, err := rand.Read(session[:]); err != nil {
 		return metadata.RunOptions{}, err
 	}
-	return metadata.RunOptions{Now: uint32(time.Now().Unix()), Session: binary.LittleEndian.Uint64(session[:])}, nil
+	return metadata.RunOptions{Now: metadata.Seconds(time.Now()), Session: binary.LittleEndian.Uint64(session[:])}, nil
 }
 
 // leftOver is the error of a repair or a restore after which something is still

@@ -87,7 +87,7 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 // takeBackup asks the server of a disk, or reads the disk itself. It also
 // returns the paths on which the backup would be of no use.
 func takeBackup(ctx context.Context, a *app, path string, spares []string) (*metadata.Backup, []string, error) {
-	now := uint32(time.Now().Unix())
+	now := metadata.Seconds(time.Now())
 	if r := a.servedBy(ctx, path); r != nil {
 		client := control.NewClient(r.Name)
 		b, err := metadata.Collect(now, func(cursor uint64) (metadata.Snapshot, error) {

@@ -71,7 +71,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	queues, depth int, policy remap.Policy, session uint64,
 ) (*keeper, error) {
 	k := &keeper{
-		log:    log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second}),
+		log:    log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute}),
 		alerts: log, shared: shared, devices: devices,
 		boxes: make([]*mailbox, queues), queues: make([]atomic.Pointer[queue], queues),
 		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
@@ -364,7 +364,7 @@ func (k *keeper) Transfer(t *remap.Transfer) { k.workers.submit(jobOf(t)) }
 func (k *keeper) Now() int64 { return monotonic() }
 
 // WallClock is the time that entries carry.
-func (k *keeper) WallClock() uint32 { return uint32(time.Now().Unix()) }
+func (k *keeper) WallClock() uint32 { return metadata.Seconds(time.Now()) }
 
 // Moved tells whoever asked for a relocation how it ended.
 func (k *keeper) Moved(r remap.MoveResult) {
