@@ -45,6 +45,7 @@ func launch(ctx context.Context, program string, args []string) (rep report, err
 	}
 	defer r.Close()
 	cmd := exec.Command(program, args...)
+	cmd.Args[0] = programName
 	// Nothing of the caller's is kept: a pipe held open here would keep the
 	// caller waiting for its end.
 	cmd.ExtraFiles = []*os.File{w}

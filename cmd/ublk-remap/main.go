@@ -21,6 +21,7 @@ import (
 )
 
 func main() {
+	ownMounts(os.Args[1:])
 	unlimit()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	// The first signal asks for an orderly end, the second one does not ask:

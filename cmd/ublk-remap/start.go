@@ -167,6 +167,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
 		return err
 	}
+	cfg.Opened = func() { leaveMounts(cfg.Log) }
 	cfg.Ready = func(path string) {
 		if err := a.printStarted(path, sb); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
@@ -287,6 +288,7 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			return err
 		}
 		cfg.Log = cfg.Log.With().Str("name", sb.Name).Int("pid", os.Getpid()).Logger()
+		cfg.Opened = func() { leaveMounts(cfg.Log) }
 		var left time.Time
 		cfg.Leaving = func() { left = time.Now() }
 		cfg.Ready = func(device string) {

@@ -37,6 +37,10 @@ type Config struct {
 
 	Version string // of the program, for the record
 	Log     zerolog.Logger
+	// Opened is called when all is open that is served, before the device can be live:
+	// other files than those of the kernel and of the runtime directory are not
+	// looked for any more.
+	Opened func()
 	// Leaving is called right before the predecessor is asked to leave: from
 	// then on requests may wait.
 	Leaving func()

@@ -122,6 +122,9 @@ func (s *server) run(ctx context.Context) error {
 	if s.epoch, err = s.keeper.epochNow(epoch); err != nil {
 		return err
 	}
+	if s.cfg.Opened != nil {
+		s.cfg.Opened()
+	}
 	if err := s.attach(ctx, waiting); err != nil {
 		return err
 	}
