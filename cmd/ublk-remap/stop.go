@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -77,7 +76,7 @@ number, for a device that nothing in /run tells of any more.`,
 func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err error) {
 	if control.Owned(r.Name) {
 		if users := blockdev.Users(r.Device); len(users) > 0 && !force {
-			return false, fmt.Errorf("%w: it is %s; unmount or detach it first, or add --force", exit.ErrRefused, strings.Join(users, ", "))
+			return false, fmt.Errorf("%w: it is %s; unmount or detach it first, or add --force", exit.ErrRefused, blockdev.Says(users))
 		}
 		if !force && blockdev.Claimed(r.Device) {
 			return false, fmt.Errorf("%w: it is in use where it cannot be seen from here, such as mounted in a container; end that first, or add --force",

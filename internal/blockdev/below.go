@@ -10,9 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxBelow is how many loop devices may be over each other.
-const maxBelow = 8
-
 // claimBelow keeps others away from what a loop device is over, as Open keeps
 // them away from the device: the same blocks can be reached through the file,
 // and through every other loop device over it, and the kernel sees no conflict
@@ -119,23 +116,6 @@ func wholeOf(rdev uint64) uint64 {
 		return whole
 	}
 	return rdev
-}
-
-// loopsOver returns the paths of the loop devices over a file or block device.
-func loopsOver(file *unix.Stat_t) []string {
-	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	var loops []string
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		var st unix.Stat_t
-		if unix.Stat(strings.TrimSuffix(string(b), "\n"), &st) == nil && sameFile(&st, file) {
-			loops = append(loops, "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(name))))
-		}
-	}
-	return loops
 }
 
 // SameDisk reports whether two paths lead to one block device, by whatever nodes,

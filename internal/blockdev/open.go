@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,10 @@ type Options struct {
 	// Wait is how long to wait for a previous holder to let go, while it is
 	// not a mount or another driver that holds the device. 0 does not wait.
 	Wait time.Duration
+	// Writers opens it although another process has it open for writing. Who puts a new use on
+	// a disk must not: a virtual machine on it, or a copy under way, claims nothing. A server that comes
+	// back to its own disk may.
+	Writers bool
 }
 
 // Device is an open backing or spare device. Its methods may be called from
@@ -51,27 +56,61 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
-	deadline := time.Now().Add(o.Wait)
+	deadline, passing := time.Now().Add(o.Wait), time.Now().Add(max(o.Wait, PassingWait))
 	for {
 		d, err := open(path, o)
 		if err == nil || !errors.Is(err, ErrBusy) {
 			return d, err
 		}
 		// A mount or a driver does not go away by waiting; a server that was
-		// killed does, once its last I/O has ended.
-		users := Users(path)
-		if len(users) > 0 {
-			return nil, fmt.Errorf("%s: %w: %s", path, ErrBusy, users[0])
+		// killed does, once its last I/O has ended, and a process that has it open.
+		until, pause := deadline, retryEvery
+		var written *writtenError
+		if errors.As(err, &written) {
+			until, pause = passing, passingPoll
+		} else if users := find(path, search{}); len(users) > 0 {
+			return nil, fmt.Errorf("%s: %w: %s", path, ErrBusy, Says(users))
 		}
-		if time.Now().After(deadline) {
-			return nil, err
+		if time.Now().After(until) {
+			return nil, blame(path, err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s: %w", path, context.Cause(ctx))
-		case <-time.After(retryEvery):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// blame says who has it open, where that may be who has it for himself.
+func blame(path string, err error) error {
+	var written *writtenError
+	if users := UsersOf(path); len(users) > 0 && !errors.As(err, &written) {
+		return fmt.Errorf("%w; it is %s", err, Says(users))
+	}
+	return err
+}
+
+// writtenError is ErrBusy of a device that others have open to write to it.
+type writtenError struct{ users []User }
+
+func (e *writtenError) Error() string { return fmt.Sprintf("%v: %s", ErrBusy, Says(e.users)) }
+func (e *writtenError) Unwrap() error { return ErrBusy }
+
+// unshared looks for those whom exclusive use of a device does not keep away: loop devices over it or beside it,
+// exports, and, unless they are let be, processes that can write to it. The caller has the device for himself.
+func unshared(path string, o Options) error {
+	if users := find(path, search{}); len(users) > 0 {
+		return fmt.Errorf("%w: %s", ErrBusy, Says(users))
+	}
+	if o.ReadOnly || o.Writers {
+		return nil
+	}
+	users := slices.DeleteFunc(UsersOf(path), func(u User) bool { return !u.Writes })
+	if len(users) > 0 {
+		return &writtenError{users}
+	}
+	return nil
 }
 
 func open(path string, o Options) (*Device, error) {
@@ -165,11 +204,11 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 		var err error
 		if d.block {
 			d.below, err = claimBelow(d.rdev, how, 0)
-		} else if err = lockFile(d.fd, how); err == nil {
-			// flock does not know of loop devices and swap over the file.
-			if users := Users(d.path); len(users) > 0 {
-				err = fmt.Errorf("%w: %s", ErrBusy, users[0])
-			}
+		} else {
+			err = lockFile(d.fd, how)
+		}
+		if err == nil && (!d.block || !o.ReadOnly) {
+			err = unshared(d.path, o)
 		}
 		if err != nil {
 			return err

@@ -1,54 +1,191 @@
 package blockdev
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Users says who uses the device or file at path, as far as the kernel tells:
-// mounts, swap, drivers stacked on it, loop devices over a file, and for a
-// disk the same of its partitions. Each is one phrase such as "mounted on
-// /srv". It finds nothing for a device that another process holds open.
-func Users(path string) []string {
+// A UserKind is a way in which a device can be in use.
+type UserKind string
+
+// The ways, from those that the kernel lists to those that must be looked for.
+const (
+	UserMount   UserKind = "mount"   // a mounted file system, in whatever mount namespace
+	UserSwap    UserKind = "swap"    // swap space
+	UserHolder  UserKind = "holder"  // a driver on top, such as dm or MD
+	UserLoop    UserKind = "loop"    // a loop device over it
+	UserExport  UserKind = "export"  // a network target of the kernel's (nvmet, LIO)
+	UserProcess UserKind = "process" // a process that has it open
+	UserKernel  UserKind = "kernel"  // somebody who has it for himself and is not to be seen
+	UserUnknown UserKind = "unknown" // it could not be found out in time
+)
+
+// A User is one use of a device. A device on top of another one is a user of it,
+// and what uses the one on top is told too: a loop device and what is mounted from it
+// are two Users.
+type User struct {
+	Kind UserKind
+	// Device is what is used: the device that was asked about, a partition of it, or a
+	// device on top of it.
+	Device string
+	// Path is the mount point, the swap space, the device on top, or what the process has open.
+	Path string
+	// PID and Command are those of the process; of a mount, 0 unless it is of another mount
+	// namespace: then some process in that.
+	PID     int
+	Command string
+	// Writes says that the process can write to it.
+	Writes bool
+
+	part  bool // Device is a partition of what was asked about
+	above bool // Device is another device, on top or beside
+	file  bool // Device is a file
+}
+
+// String says it in a phrase that goes on after "it is", such as "mounted on /srv".
+func (u User) String() string {
+	var what string
+	switch u.Kind {
+	case UserMount:
+		what = "mounted on " + u.Path
+		if u.PID != 0 {
+			what += fmt.Sprintf(" in the mount namespace of process %d (%s)", u.PID, u.Command)
+		}
+	case UserSwap:
+		what = "swap space " + u.Path
+	case UserHolder:
+		what = "held by " + u.Path
+	case UserLoop:
+		what = "the disk of " + u.Path
+		if u.file {
+			what = "the file of " + u.Path
+		}
+	case UserExport:
+		what = "exported as " + u.Path
+	case UserProcess:
+		what = fmt.Sprintf("open in process %d (%s)", u.PID, u.Command)
+	case UserKernel:
+		return "in exclusive use by somebody who cannot be seen from here, such as a driver or a file system of several disks"
+	default:
+		return "perhaps in use: who uses it could not be found out in time"
+	}
+	switch {
+	case u.part:
+		return fmt.Sprintf("of its partitions, %s is %s", u.Device, what)
+	case u.above:
+		return fmt.Sprintf("below %s, which is %s", u.Device, what)
+	}
+	return what
+}
+
+// Passing reports whether the use may be over in a moment: a process has the device open, which
+// udev's probing of a new device also is. Other uses stay until somebody ends them.
+func (u User) Passing() bool { return u.Kind == UserProcess }
+
+// Says joins users to one phrase for a message. What is not said is counted.
+func Says(users []User) string {
+	const most = 4
+	var all []string
+	for _, u := range users {
+		if s := u.String(); !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	if len(all) > most {
+		return strings.Join(all[:most], ", ") + fmt.Sprintf(", and %d more", len(all)-most)
+	}
+	return strings.Join(all, ", ")
+}
+
+const (
+	// findLimit bounds one search for users: a file of a loop device that lies on a dead
+	// network, or a file system that is just being unmounted, can hold it up for ever.
+	findLimit = 10 * time.Second
+	// PassingWait is how long [Unused] waits for a process that has a device open.
+	PassingWait = 3 * time.Second
+	passingPoll = 100 * time.Millisecond
+)
+
+// Users finds everybody but this process who uses the device or file at path: drivers and
+// loop devices on top, also on partitions, and in turn who uses those; mounts in every
+// mount namespace that /proc shows; swap space; exports of the kernel's own targets;
+// processes that have it open; and, by trying to open it for exclusive use, those who are
+// not to be seen. Those come first that stay.
+//
+// A device below a driver, such as the disk under a dm device, has its loop devices looked at
+// as well: they reach the same blocks.
+//
+// It opens the device to try, which can wait if that does no I/O any more. If the search takes
+// too long the answer is one user of kind unknown.
+func Users(path string) []User { return find(path, search{processes: true, try: true}) }
+
+// UsersOf is [Users] for whoever has the device for himself, or must not open it: exclusive use by
+// somebody who is not to be seen is not noticed.
+func UsersOf(path string) []User { return find(path, search{processes: true}) }
+
+// Unused waits until nobody but this process uses a device, as long as who does may go away in a moment and not
+// longer than PassingWait, and returns who is left. look is Users, UsersOf or a part of what these find.
+func Unused(ctx context.Context, path string, look func(string) []User) []User {
+	for deadline := time.Now().Add(PassingWait); ; {
+		users := look(path)
+		stays := slices.ContainsFunc(users, func(u User) bool { return !u.Passing() })
+		if len(users) == 0 || stays || time.Now().After(deadline) {
+			return users
+		}
+		select {
+		case <-ctx.Done():
+			return users
+		case <-time.After(passingPoll):
+		}
+	}
+}
+
+// search says what is looked for besides what lies on top of a device.
+type search struct {
+	processes bool
+	try       bool // open it for exclusive use
+}
+
+// find looks for users in a goroutine of its own, so that it comes back.
+func find(path string, s search) []User {
+	found := make(chan []User, 1)
+	go func() { found <- look(path, s) }()
+	select {
+	case users := <-found:
+		return users
+	case <-time.After(findLimit):
+		return []User{{Kind: UserUnknown, Device: path}}
+	}
+}
+
+func look(path string, s search) []User {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return nil
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFREG {
-		return append(loopUsers(&st), swapUsers(func(s *unix.Stat_t) bool {
-			return s.Mode&unix.S_IFMT == unix.S_IFREG && s.Dev == st.Dev && s.Ino == st.Ino
-		})...)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+	t := newTree(path, &st)
+	if t == nil {
 		return nil
 	}
-	devs := map[uint64]string{st.Rdev: ""}
-	for dev, name := range partitions(st.Rdev) {
-		devs[dev] = name
+	users := slices.Concat(t.mounts(), t.swaps(), t.stacked, t.exports())
+	if s.try && t.block && len(users) == 0 && Claimed(path) {
+		users = append(users, User{Kind: UserKernel, Device: path})
 	}
-	var users []string
-	users = append(users, mountUsers(devs)...)
-	users = append(users, swapUsers(func(s *unix.Stat_t) bool {
-		_, ok := devs[s.Rdev]
-		return ok && s.Mode&unix.S_IFMT == unix.S_IFBLK
-	})...)
-	for dev, part := range devs {
-		holders, _ := os.ReadDir(filepath.Join(sysDir(dev), "holders"))
-		for _, h := range holders {
-			users = append(users, with(part, "held by /dev/"+h.Name()))
-		}
+	if s.processes {
+		users = append(users, t.processes()...)
 	}
 	return users
 }
 
 // Claimed reports whether somebody has a block device for himself: a mount, also
-// one in another mount namespace, swap, or a driver on top of it.
+// one in another mount namespace, swap, a driver on top of it, or a server.
 func Claimed(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -57,125 +194,20 @@ func Claimed(path string) bool {
 	return errors.Is(err, unix.EBUSY)
 }
 
-func with(part, what string) string {
-	if part == "" {
-		return what
-	}
-	return fmt.Sprintf("partition /dev/%s is %s", part, what)
-}
-
-// partitions returns the partitions of a disk by device number.
-func partitions(rdev uint64) map[uint64]string {
-	found := map[uint64]string{}
-	entries, _ := os.ReadDir(sysDir(rdev))
-	for _, e := range entries {
-		dir := filepath.Join(sysDir(rdev), e.Name())
-		if _, err := os.Stat(filepath.Join(dir, "partition")); err != nil {
-			continue
-		}
-		b, err := os.ReadFile(filepath.Join(dir, "dev"))
-		if err != nil {
-			continue
-		}
-		if dev, ok := parseDev(strings.TrimSpace(string(b))); ok {
-			found[dev] = e.Name()
-		}
-	}
-	return found
-}
-
-func parseDev(s string) (uint64, bool) {
-	major, minor, ok := strings.Cut(s, ":")
-	if !ok {
-		return 0, false
-	}
-	a, err1 := strconv.ParseUint(major, 10, 32)
-	b, err2 := strconv.ParseUint(minor, 10, 32)
-	if err1 != nil || err2 != nil {
-		return 0, false
-	}
-	return unix.Mkdev(uint32(a), uint32(b)), true
-}
-
-// mountUsers finds the mounts of devices, in this process's mount namespace.
-func mountUsers(devs map[uint64]string) []string {
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var users []string
-	for _, m := range parseMounts(string(text)) {
-		part, hit := devs[m.dev]
-		// File systems with devices of their own, such as btrfs, are found by
-		// their source. Other paths than a device's are not touched: one on a
-		// dead network would not come back.
-		if !hit && strings.HasPrefix(m.source, "/dev/") {
-			var st unix.Stat_t
-			if unix.Stat(m.source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-				part, hit = devs[st.Rdev]
-			}
-		}
-		if hit {
-			users = append(users, with(part, "mounted on "+m.point))
-		}
-	}
-	return users
-}
-
-// mount is one line of mountinfo.
-type mount struct {
-	dev           uint64
-	point, source string
-}
-
-// parseMounts reads /proc/PID/mountinfo (proc_pid_mountinfo(5)): the third field
-// is the device, the fifth the mount point; the source is the second field
-// behind a lone dash. Lines have no longest length, and those that make no sense
-// are left out.
-func parseMounts(text string) []mount {
-	var all []mount
-	for line := range strings.Lines(text) {
-		head, tail, ok := strings.Cut(line, " - ")
-		fields, rest := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(fields) < 5 || len(rest) < 2 {
-			continue
-		}
-		if dev, ok := parseDev(fields[2]); ok {
-			all = append(all, mount{dev, unescape(fields[4]), unescape(rest[1])})
-		}
-	}
-	return all
-}
-
-// unescape undoes the \ooo escapes of mountinfo and swaps.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func swapUsers(match func(*unix.Stat_t) bool) []string {
+// swaps finds swap space on the devices, or in the file.
+func (t *tree) swaps() []User {
 	b, err := os.ReadFile("/proc/swaps")
 	if err != nil {
 		return nil
 	}
-	var users []string
+	var users []User
 	for _, name := range parseSwaps(string(b)) {
 		var st unix.Stat_t
-		if unix.Stat(name, &st) == nil && match(&st) {
-			users = append(users, "swap space "+name)
+		if unix.Stat(name, &st) != nil {
+			continue
+		}
+		if n := t.match(&st); n != nil {
+			users = append(users, n.user(UserSwap, name))
 		}
 	}
 	return users
@@ -191,13 +223,4 @@ func parseSwaps(text string) []string {
 		}
 	}
 	return names
-}
-
-// loopUsers finds loop devices over a regular file.
-func loopUsers(file *unix.Stat_t) []string {
-	var users []string
-	for _, loop := range loopsOver(file) {
-		users = append(users, "the file of "+loop)
-	}
-	return users
 }

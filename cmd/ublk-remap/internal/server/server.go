@@ -288,7 +288,7 @@ func (s *server) open(ctx context.Context, died bool) error {
 		wait = exclusiveWait
 	}
 	var err error
-	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait})
+	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait, Writers: true})
 	if err != nil {
 		return err
 	}

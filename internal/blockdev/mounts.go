@@ -1,0 +1,155 @@
+package blockdev
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mounts finds the mounts of the devices in every mount namespace that a process of /proc is
+// in. Where a device is mounted in this process's own namespace too, only that is told: every
+// namespace that was made since has a copy.
+func (t *tree) mounts() []User {
+	if !t.block && len(t.nodes) == 0 {
+		return nil
+	}
+	users := t.mountsIn("/proc/self")
+	seen := map[string]bool{}
+	if ns, err := os.Readlink("/proc/self/ns/mnt"); err == nil {
+		seen[ns] = true
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		ns, err := os.Readlink(filepath.Join(dir, "ns/mnt"))
+		if err != nil || seen[ns] {
+			continue
+		}
+		seen[ns] = true
+		for _, u := range t.mountsIn(dir) {
+			known := slices.ContainsFunc(users, func(o User) bool { return o.Kind == UserMount && o.Device == u.Device })
+			if known {
+				continue
+			}
+			u.PID, _ = strconv.Atoi(filepath.Base(dir))
+			u.Command = command(dir)
+			users = append(users, u)
+		}
+	}
+	return append(users, t.btrfs()...)
+}
+
+// mountsIn finds the mounts of one namespace. They may go while it is looked.
+func (t *tree) mountsIn(proc string) []User {
+	text, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
+	if err != nil {
+		return nil
+	}
+	var users []User
+	for _, m := range parseMounts(string(text)) {
+		n := t.nodes[m.dev]
+		// File systems with devices of their own, such as btrfs, are found by
+		// their source. Other paths than a device's are not touched: one on a
+		// dead network would not come back.
+		if n == nil && unix.Major(m.dev) == 0 && strings.HasPrefix(m.source, "/dev/") {
+			var st unix.Stat_t
+			if unix.Stat(m.source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+				n = t.nodes[st.Rdev]
+			}
+		}
+		if n != nil {
+			users = append(users, n.user(UserMount, m.point))
+		}
+	}
+	return users
+}
+
+// btrfs finds the devices that are members of a mounted btrfs of several: only one of them is the source
+// of the mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for each).
+func (t *tree) btrfs() []User {
+	links, _ := filepath.Glob("/sys/fs/btrfs/*-*/devices/*")
+	var users []User
+	for _, link := range links {
+		dev, ok := devOf(link)
+		if !ok || t.nodes[dev] == nil {
+			continue
+		}
+		users = append(users, t.nodes[dev].user(UserHolder, "btrfs "+filepath.Base(filepath.Dir(filepath.Dir(link)))))
+	}
+	return users
+}
+
+// exports finds the devices that the kernel serves to a network: nvmet and LIO's file backstores
+// open them without claiming them. What is not mounted at the usual place is not looked at.
+func (t *tree) exports() []User {
+	const config = "/sys/kernel/config/"
+	var users []User
+	for _, pattern := range []string{
+		config + "nvmet/subsystems/*/namespaces/*/device_path",
+		config + "target/core/*/*/udev_path",
+	} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if enabled, err := os.ReadFile(filepath.Join(filepath.Dir(file), "enable")); err == nil && strings.TrimSpace(string(enabled)) == "0" {
+				continue
+			}
+			b, err := os.ReadFile(file)
+			path := strings.TrimSpace(string(b))
+			var st unix.Stat_t
+			if err != nil || !strings.HasPrefix(path, "/") || unix.Stat(path, &st) != nil {
+				continue
+			}
+			if n := t.match(&st); n != nil {
+				users = append(users, n.user(UserExport, strings.TrimPrefix(filepath.Dir(file), config)))
+			}
+		}
+	}
+	return users
+}
+
+// mount is one line of mountinfo.
+type mount struct {
+	dev           uint64
+	point, source string
+}
+
+// parseMounts reads /proc/PID/mountinfo (proc_pid_mountinfo(5)): the third field
+// is the device, the fifth the mount point; the source is the second field
+// behind a lone dash. Lines have no longest length, and those that make no sense
+// are left out.
+func parseMounts(text string) []mount {
+	var all []mount
+	for line := range strings.Lines(text) {
+		head, tail, ok := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(fields) < 5 || len(rest) < 2 {
+			continue
+		}
+		if dev, ok := parseDev(fields[2]); ok {
+			all = append(all, mount{dev, unescape(fields[4]), unescape(rest[1])})
+		}
+	}
+	return all
+}
+
+// unescape undoes the \ooo escapes of mountinfo and swaps.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

@@ -1,0 +1,218 @@
+package blockdev
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// tree is the device, or file, that users are looked for, and every device by which its
+// blocks can be reached.
+type tree struct {
+	block   bool
+	file    unix.Stat_t // of a regular file
+	root    *node
+	nodes   map[uint64]*node // by device number
+	loops   []loopInfo       // all of this machine
+	stacked []User           // the devices on top
+}
+
+// node is one device.
+type node struct {
+	path  string
+	part  bool // a partition of the device that was asked about
+	above bool // another device, on top of it or beside it
+	file  bool // no device
+}
+
+func (n *node) user(kind UserKind, path string) User {
+	return User{Kind: kind, Device: n.path, Path: path, part: n.part, above: n.above, file: n.file}
+}
+
+// newTree collects the devices; nil if what is there is neither a block device nor a file.
+func newTree(path string, st *unix.Stat_t) *tree {
+	t := &tree{nodes: map[uint64]*node{}, loops: allLoops(), root: &node{path: path}}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		t.file, t.root.file = *st, true
+		t.climbLoops(t.root, func(l *loopInfo) bool { return l.over(st) })
+	case unix.S_IFBLK:
+		t.block = true
+		t.climb(st.Rdev, t.root)
+		t.beside(st.Rdev)
+	default:
+		return nil
+	}
+	return t
+}
+
+// match returns the device or file that st is of, nil if none of these.
+func (t *tree) match(st *unix.Stat_t) *node {
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFBLK:
+		return t.nodes[st.Rdev]
+	case !t.block && st.Mode&unix.S_IFMT == unix.S_IFREG && sameFile(st, &t.file):
+		return t.root
+	}
+	return nil
+}
+
+// climb adds a device, its partitions and all that is on top of them.
+func (t *tree) climb(rdev uint64, n *node) {
+	if t.nodes[rdev] != nil {
+		return
+	}
+	t.nodes[rdev] = n
+	t.climbHolders(rdev, n)
+	t.climbLoops(n, func(l *loopInfo) bool { return l.rdevice == rdev })
+	for dev, name := range partitions(rdev) {
+		part := &node{path: "/dev/" + name, part: !n.above, above: n.above}
+		if t.nodes[dev] != nil {
+			continue
+		}
+		t.nodes[dev] = part
+		t.climbHolders(dev, part)
+		t.climbLoops(part, func(l *loopInfo) bool { return l.rdevice == dev })
+	}
+}
+
+// climbHolders adds the drivers on top of a device (Documentation/ABI: holders is a directory of links).
+func (t *tree) climbHolders(rdev uint64, n *node) {
+	holders, _ := os.ReadDir(filepath.Join(sysDir(rdev), "holders"))
+	for _, h := range holders {
+		path := "/dev/" + strings.ReplaceAll(h.Name(), "!", "/")
+		t.stacked = append(t.stacked, n.user(UserHolder, path))
+		if dev, ok := devOf(filepath.Join("/sys/class/block", h.Name())); ok {
+			t.climb(dev, &node{path: path, above: true})
+		}
+	}
+}
+
+func (t *tree) climbLoops(n *node, over func(*loopInfo) bool) {
+	for i := range t.loops {
+		if l := &t.loops[i]; over(l) {
+			t.stacked = append(t.stacked, n.user(UserLoop, l.path))
+			t.climb(l.rdev, &node{path: l.path, above: true})
+		}
+	}
+}
+
+// maxBelow is how many devices may be below each other.
+const maxBelow = 8
+
+// beside adds the loop devices by which the same blocks can be reached from below, since what
+// is below a device is not theirs alone: others over the file of a loop device, and those over the disk of a
+// partition or of a driver. That they are there is no use of the blocks yet; what is done with them is.
+func (t *tree) beside(rdev uint64) { t.descend(rdev, wholeExtent, 0) }
+
+func (t *tree) descend(rdev uint64, e extent, depth int) {
+	if depth == maxBelow {
+		return
+	}
+	if whole := wholeOf(rdev); whole != rdev {
+		e = e.within(partExtent(rdev))
+		t.neighbours(e, func(l *loopInfo) bool { return l.rdevice == whole })
+		t.descend(whole, e, depth+1)
+		return
+	}
+	for i := range t.loops {
+		l := &t.loops[i]
+		if l.rdev != rdev {
+			continue
+		}
+		e = e.within(l.extent)
+		t.neighbours(e, func(o *loopInfo) bool { return o.rdev != rdev && o.sameBacking(l) })
+		if l.rdevice != 0 {
+			t.descend(l.rdevice, e, depth+1)
+		}
+		return
+	}
+	// Where in the devices below it the blocks of another driver lie is not known.
+	slaves, _ := os.ReadDir(filepath.Join(sysDir(rdev), "slaves"))
+	for _, s := range slaves {
+		dev, ok := devOf(filepath.Join("/sys/class/block", s.Name()))
+		if !ok {
+			continue
+		}
+		t.neighbours(wholeExtent, func(l *loopInfo) bool { return l.rdevice == dev })
+		t.descend(dev, wholeExtent, depth+1)
+	}
+}
+
+// neighbours adds loop devices that show blocks of an extent.
+func (t *tree) neighbours(e extent, is func(*loopInfo) bool) {
+	for i := range t.loops {
+		l := &t.loops[i]
+		if t.nodes[l.rdev] == nil && is(l) && l.extent.meets(e) {
+			t.climb(l.rdev, &node{path: l.path, above: true})
+		}
+	}
+}
+
+// extent is a run of bytes; end 0 is the end of the device, whatever that is.
+type extent struct{ start, end uint64 }
+
+var wholeExtent = extent{}
+
+// within is where bytes e of a device lie, if the device is the part o of another one.
+func (e extent) within(o extent) extent {
+	in := extent{o.start + e.start, o.end}
+	if e.end != 0 && (o.end == 0 || o.start+e.end < o.end) {
+		in.end = o.start + e.end
+	}
+	return in
+}
+
+func (e extent) meets(o extent) bool {
+	return (e.end == 0 || o.start < e.end) && (o.end == 0 || e.start < o.end)
+}
+
+// partExtent is where a partition lies; sysfs counts in sectors of 512 bytes.
+func partExtent(rdev uint64) extent {
+	start, size := sysfsInt(sysDir(rdev), "start"), sysfsInt(sysDir(rdev), "size")
+	if start < 0 || size <= 0 {
+		return wholeExtent
+	}
+	return extent{uint64(start) * 512, uint64(start+size) * 512}
+}
+
+// devOf reads the device number of a device in sysfs.
+func devOf(dir string) (uint64, bool) {
+	b, err := os.ReadFile(filepath.Join(dir, "dev"))
+	if err != nil {
+		return 0, false
+	}
+	return parseDev(strings.TrimSpace(string(b)))
+}
+
+// partitions returns the partitions of a disk by device number.
+func partitions(rdev uint64) map[uint64]string {
+	found := map[uint64]string{}
+	entries, _ := os.ReadDir(sysDir(rdev))
+	for _, e := range entries {
+		dir := filepath.Join(sysDir(rdev), e.Name())
+		if _, err := os.Stat(filepath.Join(dir, "partition")); err != nil {
+			continue
+		}
+		if dev, ok := devOf(dir); ok {
+			found[dev] = e.Name()
+		}
+	}
+	return found
+}
+
+func parseDev(s string) (uint64, bool) {
+	major, minor, ok := strings.Cut(s, ":")
+	if !ok {
+		return 0, false
+	}
+	a, err1 := strconv.ParseUint(major, 10, 32)
+	b, err2 := strconv.ParseUint(minor, 10, 32)
+	if err1 != nil || err2 != nil {
+		return 0, false
+	}
+	return unix.Mkdev(uint32(a), uint32(b)), true
+}
