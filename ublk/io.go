@@ -69,6 +69,10 @@ var haveBlockDiscard = func() bool {
 	return err == nil && v.AtLeast(KernelVersion{6, 12, 0})
 }()
 
+// DiscardsByZeroing reports whether this kernel lacks what Queue.Discard of a block device is made of: one that has no
+// command to write zeroes cannot discard then.
+func DiscardsByZeroing() bool { return !haveBlockDiscard }
+
 // operation begins an operation of the handler.
 func (q *Queue) operation(userData uint64) *uring.SQE {
 	if userData&ownUserData != 0 {

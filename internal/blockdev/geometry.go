@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,7 @@ type Geometry struct {
 	DiscardMax         int64 // largest single discard
 	DiscardAlignment   int64
 	WriteZeroesMax     int64 // 0: the device has no write-zeroes of its own
+	ZeroRange          bool  // fallocate(2) can zero a range, if need be by writing zeroes
 	VirtBoundary       uint64
 	MaxSegments        int
 	MaxSegmentSize     int64
@@ -85,6 +87,7 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 		g.DiscardGranularity = 0
 	}
 	g.WriteZeroesMax = sysfsInt(q, "write_zeroes_max_bytes")
+	g.ZeroRange = true // blkdev_issue_zeroout writes zeroes where the device has no command for it
 	g.VirtBoundary = uint64(sysfsInt(q, "virt_boundary_mask"))
 	g.MaxSegments = int(sysfsInt(q, "max_segments"))
 	g.MaxSegmentSize = sysfsInt(q, "max_segment_size")
@@ -114,8 +117,26 @@ func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	// Holes are punched in the file system's own blocks.
 	g.DiscardGranularity = max(int64(st.Blksize), int64(g.LogicalBlock))
 	g.DiscardMax = 1 << 30
-	g.WriteZeroesMax = 1 << 30
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && slices.Contains(zeroRangeTypes, int64(fs.Type)) {
+		g.ZeroRange, g.WriteZeroesMax = true, 1<<30
+	}
 	return g, g.check()
+}
+
+// zeroRangeTypes are the file systems that are known to have FALLOC_FL_ZERO_RANGE. To try it would
+// change the file. On others, tmpfs and NFS among them, zeroes are written.
+var zeroRangeTypes = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}
+
+// Punches reports whether holes can be punched in the device, if it is a file: that is tried behind its end, where
+// there is nothing. A file system that lacks it says so only then.
+func (d *Device) Punches() bool {
+	const page = 1 << 16
+	if d.block {
+		return true
+	}
+	err := unix.Fallocate(d.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, (d.geo.Size+page-1)/page*page, page)
+	return !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS)
 }
 
 func (g *Geometry) check() error {

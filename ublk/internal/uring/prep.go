@@ -72,9 +72,13 @@ func Fallocate(s *SQE, file int, mode uint32, off, n uint64) {
 const blockDiscard = 0x12 << 8
 
 // BlockDiscard discards a range of a block device. Linux 6.12.
+//
+// It is handed to a thread of the kernel's that may wait. Tried without waiting it fails with EOPNOTSUPP on every
+// driver that takes bios itself and does not promise never to wait (dm-thin, zram, some MD levels), and nobody tries again:
+// submit_bio_noacct in block/blk-core.c, blk_cmd_complete in block/ioctl.c.
 func BlockDiscard(s *SQE, file int, off, n uint64) {
 	s.OpCode = giouring.OpUringCmd
-	s.Flags = giouring.SqeFixedFile
+	s.Flags = giouring.SqeFixedFile | giouring.SqeAsync
 	s.Fd = int32(file)
 	s.Off = blockDiscard
 	s.Addr = off

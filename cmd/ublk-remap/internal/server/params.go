@@ -24,10 +24,18 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 		p.DMAAlignment = max(p.DMAAlignment, powerOfTwo(int64(g.MemoryAlign)))
 		p.VirtBoundaryMask |= g.VirtBoundary
 		p.Rotational = p.Rotational || g.Rotational
-		if p.Discard.MaxDiscard > 0 {
-			p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, g.DiscardMax)
+		p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, g.DiscardMax)
+		switch {
+		case !d.Punches():
+			p.Discard.MaxDiscard = 0
+		case d.IsBlock() && ublk.DiscardsByZeroing():
+			p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, g.WriteZeroesMax)
 		}
 		p.Discard.Granularity = max(p.Discard.Granularity, uint32(min(g.DiscardGranularity, 1<<31)))
+		if !g.ZeroRange {
+			// The kernel writes zeroes then, as it does where a disk has no command for it.
+			p.Discard.MaxWriteZeroes = 0
+		}
 	}
 	// Home blocks keep their offsets, so the backing's own figures hold.
 	backing := devices[0].Geometry()
@@ -42,6 +50,9 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 		p.Discard.MaxDiscard, p.Discard.Granularity, p.Discard.Alignment = 0, uint32(geo.BlockSize), 0
 	}
 	p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, maxDiscard)
+	if p.Discard.MaxDiscard == 0 && p.Discard.MaxWriteZeroes == 0 {
+		p.Discard = nil
+	}
 	return p
 }
 

@@ -1,0 +1,188 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
+)
+
+// stack is a kind of disk that can give space back. make returns its path, and what it takes at the moment, in bytes.
+type stack struct {
+	name string
+	make func(t testing.TB, size int64) (path string, used func() int64)
+}
+
+var stacks = []stack{
+	{"loop", func(t testing.TB, size int64) (string, func() int64) { return sparse(t, size) }},
+	{"linear", func(t testing.TB, size int64) (string, func() int64) {
+		loop, used := sparse(t, size)
+		return vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n", size/512, loop)).Path, used
+	}},
+	// Drivers that take bios themselves and may wait.
+	{"thin", func(t testing.TB, size int64) (string, func() int64) {
+		vmtest.Modprobe(t, "dm_thin_pool")
+		data, used := sparse(t, size)
+		meta, _ := sparse(t, 4<<20)
+		pool := vmtest.NewDM(t, fmt.Sprintf("0 %d thin-pool %s %s 128 0\n", size/512, meta, data))
+		pool.Message(t, 0, "create_thin", "0")
+		return vmtest.NewDM(t, fmt.Sprintf("0 %d thin %s 0\n", size/512, pool.Path)).Path, used
+	}},
+	{"mirror", func(t testing.TB, size int64) (string, func() int64) {
+		one, used := sparse(t, size)
+		two, _ := sparse(t, size)
+		return vmtest.NewMirroredArray(t, size, one, two), used
+	}},
+	{"zram", func(t testing.TB, size int64) (string, func() int64) {
+		if vmtest.UserMode() {
+			t.Skip("this kernel is built without zram")
+		}
+		vmtest.Modprobe(t, "zram")
+		const dir = "/sys/block/zram0/"
+		setting(t, dir+"reset", "1")
+		if err := os.WriteFile(dir+"disksize", fmt.Append(nil, size), 0o200); err != nil {
+			t.Fatal(err)
+		}
+		return "/dev/zram0", func() int64 {
+			var original int64
+			text, err := os.ReadFile(dir + "mm_stat")
+			if err == nil {
+				_, err = fmt.Sscan(string(text), &original)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return original
+		}
+	}},
+	{"file", func(t testing.TB, size int64) (string, func() int64) {
+		path := filepath.Join(t.TempDir(), "disk.img")
+		return path, hollow(t, path, size)
+	}},
+}
+
+// sparse is a loop device over a file with holes.
+func sparse(t testing.TB, size int64) (string, func() int64) {
+	path := filepath.Join(t.TempDir(), "disk.img")
+	used := hollow(t, path, size)
+	return vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: path, Buffered: true}), used
+}
+
+// hollow makes a file that is a hole.
+func hollow(t testing.TB, path string, size int64) func() int64 {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return func() int64 {
+		var st unix.Stat_t
+		unix.Sync()
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Blocks * 512
+	}
+}
+
+// TestDiscardGivesSpaceBack: what is discarded, by blkdiscard and by a file system, is free on every kind of disk
+// that says that it can discard; zeroes are written; and the kernel has nothing to complain of.
+func TestDiscardGivesSpaceBack(t *testing.T) {
+	vmtest.NeedUblk(t)
+	vmtest.NeedRoot(t)
+	for _, k := range stacks {
+		t.Run(k.name, func(t *testing.T) { testGivesSpaceBack(t, k) })
+	}
+}
+
+func testGivesSpaceBack(t *testing.T, k stack) {
+	guard(t, 3*time.Minute)
+	const size, filled = 96 << 20, 40 << 20
+	path, used := k.make(t, size)
+	s := create(t, &disk{kind: kindLoop, path: path, size: size, blockSize: 512}, "--spare", "2MiB")
+	s.start(t)
+	before := complaints(t, s.dev)
+	f := openUntilClosed(t, s.dev)
+	f.fill(t, 0, filled, 1)
+	f.close()
+	full := used()
+	run(t, "blkdiscard", "-f", s.dev)
+	freed(t, "blkdiscard", used, full-filled/2)
+	f = openUntilClosed(t, s.dev)
+	f.fill(t, 0, filled, 2)
+	f.close()
+	run(t, "blkdiscard", "-f", "-z", "-o", "4096", "-l", fmt.Sprint(8<<20), s.dev)
+	f = openUntilClosed(t, s.dev)
+	buf := aligned(8 << 20)
+	if err := f.read(buf, 4096); err != nil || strings.Trim(string(buf), "\x00") != "" {
+		t.Errorf("what was zeroed is not zero: %v", err)
+	}
+	f.close()
+
+	mkfs(t, "ext4", s.dev)
+	dir := mount(t, "ext4", s)
+	if err := os.WriteFile(dir+"/f", noZeroes(filled), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	full = used()
+	if err := os.Remove(dir + "/f"); err != nil {
+		t.Fatal(err)
+	}
+	unix.Sync()
+	trim(t, dir)
+	freed(t, "fstrim", used, full-filled/2)
+	umount(t, dir)
+	fsck(t, "ext4", s.dev)
+	if after := complaints(t, s.dev); after != before {
+		t.Errorf("the kernel complains: %s", after)
+	}
+	if st := s.status(t); st.Errors.Transport != 0 || st.IO.Discards == 0 {
+		t.Errorf("%+v, %+v", st.Errors, st.IO)
+	}
+}
+
+// noZeroes is data that no layer finds to be zeroes.
+func noZeroes(n int) []byte {
+	b := make([]byte, n)
+	pattern(b, 0, 3)
+	return b
+}
+
+// freed waits until no more than so much is used: a driver may take its time to give it back.
+func freed(t testing.TB, what string, used func() int64, most int64) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		n := used()
+		if n <= most {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%s: %d bytes are used, want %d at most", what, n, most)
+			return
+		}
+	}
+}
+
+// complaints are the lines of the kernel's log about failed requests to a device.
+func complaints(t testing.TB, dev string) string {
+	t.Helper()
+	buf := make([]byte, 1<<20)
+	n, err := unix.Klogctl(3, buf) // SYSLOG_ACTION_READ_ALL
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(buf[:n])) {
+		if strings.Contains(line, "error, dev "+filepath.Base(dev)+",") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
