@@ -45,24 +45,31 @@ func (r *Report) Worst() (worst Severity) {
 // OK reports that there are no errors; warnings do not count.
 func (r *Report) OK() bool { return r.Worst() != SeverityError }
 
-// String is the report for people: a line on what was found, then one per
-// problem.
+// String is the report for people: whether the set is in order, one line for each problem and one for what
+// to do about it, and then what was found.
 func (r *Report) String() string {
 	var b strings.Builder
-	if r.Superblock != nil {
-		fmt.Fprintf(&b, "set %s (%s), epoch %d, newest record %s: %d units mapped, %d blocks lost, %d pending, %d spare units used, %d retired, %d quarantined\n",
-			r.Superblock.UUID, r.Superblock.Name, r.Superblock.Epoch, r.Position, r.Table.Mapped, r.Table.Lost, r.Table.Pending,
-			r.Table.SparesUsed, r.Table.Retired, r.Table.Quarantined)
+	switch worst := r.Worst(); {
+	case worst == SeverityError:
+		b.WriteString("damaged\n")
+	case worst == SeverityWarning:
+		b.WriteString("it works, with warnings\n")
+	case len(r.Problems) > 0:
+		b.WriteString("in order\n")
+	default:
+		b.WriteString("in order, no problems\n")
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(&b, "%s: %s: %s", p.Severity, p.Where, p.What)
+		fmt.Fprintf(&b, "%s: %s: %s\n", p.Severity, p.Where, p.What)
 		if p.Do != "" {
-			fmt.Fprintf(&b, "; %s", p.Do)
+			fmt.Fprintf(&b, "  → %s\n", p.Do)
 		}
-		b.WriteByte('\n')
 	}
-	if len(r.Problems) == 0 {
-		b.WriteString("no problems\n")
+	if r.Superblock != nil {
+		t := &r.Table
+		fmt.Fprintf(&b, "set %s, %s\nepoch %d, newest record %s\n", r.Superblock.Name, r.Superblock.UUID, r.Superblock.Epoch, r.Position)
+		fmt.Fprintf(&b, "%d units mapped, %d blocks lost, %d pending\n", t.Mapped, t.Lost, t.Pending)
+		fmt.Fprintf(&b, "%d spare units used, %d retired, %d quarantined\n", t.SparesUsed, t.Retired, t.Quarantined)
 	}
 	return b.String()
 }

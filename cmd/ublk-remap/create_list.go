@@ -20,7 +20,7 @@ func (a *app) knownBad(plan *metadata.Layout, o createOptions) (badblocks.Entrie
 	if err != nil {
 		return badblocks.Entries{}, err
 	}
-	bad, err := badblocks.Place(list, plan, uint32(time.Now().Unix()))
+	bad, err := badblocks.Place(list, plan, metadata.Seconds(time.Now()))
 	if err != nil {
 		return bad, fmt.Errorf("%s: %w", o.badblocks, err)
 	}
