@@ -83,8 +83,23 @@ const nextStart = "the next start writes it again"
 // Check reads everything of a set, also what Load has no need of, and reports
 // what is wrong with it. The error is that of Load where the set does not
 // load, or ErrDamaged where its table contradicts itself; the report is of use
-// all the same.
+// all the same. ErrPath if a device could not be asked.
 func Check(devs []Device) (Report, error) {
+	devs = steadied(devs)
+	var loads error
+	r, unasked := settled(devs, func() (r Report, _ error) {
+		r, loads = check(devs)
+		return r, nil
+	})
+	if unasked != nil {
+		r = Report{Problems: []Problem{}}
+		r.add(SeverityError, "devices", "nothing can be said about the set before they can be read", "%v", unasked)
+		return r, unasked
+	}
+	return r, loads
+}
+
+func check(devs []Device) (Report, error) {
 	r := Report{Problems: []Problem{}}
 	fail := func(err error) (Report, error) {
 		do := ""

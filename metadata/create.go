@@ -55,6 +55,12 @@ func Create(devs []Device, plan *Layout, initial []Entry) error {
 // more than a checkpoint holds), ErrGeometry (a device does not have the
 // planned size), ErrBadPlaces, and those of the devices.
 func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
+	devs = steadied(devs)
+	bad, err := createAround(devs, plan, initial)
+	return bad, believed(devs, err)
+}
+
+func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
 	sb := plan.sb.clone()
 	if len(devs) != len(sb.Devices) {
 		return nil, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))

@@ -1,17 +1,17 @@
 package metadata
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 	"unsafe"
 )
 
 const sector = 512
 
-var errMedium = errors.New("medium error")
+var errMedium error = syscall.EIO
 
 // memDisk is a disk in memory that stores only what was written. A write that
 // was not synced may be lost, or torn at sectors, by cut.

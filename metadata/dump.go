@@ -53,8 +53,14 @@ type RecordDump struct {
 
 // Dump reads everything of a set, as far as it can be read: also what Load
 // refuses, and with spare devices missing. An error is returned only where
-// nothing was found at all: that of Probe for the first device.
+// nothing was found at all: that of Probe for the first device; and ErrPath if a device
+// could not be asked.
 func Dump(devs []Device) (*DumpResult, error) {
+	devs = steadied(devs)
+	return settled(devs, func() (*DumpResult, error) { return dump(devs) })
+}
+
+func dump(devs []Device) (*DumpResult, error) {
 	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}, Table: []Entry{}}
 	var first error
 	seen := false

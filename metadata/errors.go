@@ -27,6 +27,11 @@ var (
 	// ErrStuck is returned by Release for blocks that cannot go home, or have
 	// no copy to go there: the error is a *StuckError.
 	ErrStuck = errors.New("blocks cannot go home")
+	// ErrPath is returned by whatever reads a disk when the disk could not be asked: its
+	// path fails, it is not there, it lacks resources, or it reads otherwise than a moment
+	// ago. Nothing was concluded about what is on it, and nothing was written after the
+	// failure.
+	ErrPath = errors.New("the disk cannot be relied on right now")
 	// ErrReadOnly is returned by NewCommitter for an image with unknown
 	// ro_compat bits: it may be read, never written.
 	ErrReadOnly = errors.New("metadata is read-only")

@@ -28,7 +28,13 @@ func (img *Image) Layout() *Layout { return img.layout }
 
 // Devices returns the devices that were given to Load, indexed as in
 // Layout.Devices.
-func (img *Image) Devices() []Device { return img.devs }
+func (img *Image) Devices() []Device {
+	out := make([]Device, len(img.devs))
+	for i, d := range img.devs {
+		out[i] = bare(d)
+	}
+	return out
+}
 
 // ReadOnly reports that the set has ro_compat features that this version does
 // not know.
@@ -40,9 +46,13 @@ func (img *Image) Position() Position { return img.tip.Position }
 // Replay calls f with the entries of the checkpoint, then with those of the
 // records after it, in order. Every entry is valid for the layout; an entry
 // may repeat what an earlier one said, or be overruled by a later one. It
-// stops at the first error of f and returns it. Errors: ErrDamaged, where what
-// Load could read can no longer be read, or an entry is impossible.
+// stops at the first error of f and returns it. Errors: ErrDamaged, where an entry is
+// impossible; ErrPath, where what Load could read can no longer be read.
 func (img *Image) Replay(f func(Entry) error) error {
+	return believed(img.devs, img.replay(f))
+}
+
+func (img *Image) replay(f func(Entry) error) error {
 	one := func(b []byte, what string) error {
 		e, flags := getEntry(b)
 		if flags != 0 {
@@ -53,16 +63,20 @@ func (img *Image) Replay(f func(Entry) error) error {
 		}
 		return f(e)
 	}
+	var broken error // of an entry, or of f
 	err := img.pages(&img.checkpoint.header, func(b []byte, n int) error {
 		for i := range n {
-			if err := one(pageEntry(b, i), "checkpoint"); err != nil {
-				return err
+			if broken = one(pageEntry(b, i), "checkpoint"); broken != nil {
+				return broken
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	switch {
+	case broken != nil:
+		return broken
+	case err != nil: // all pages were there
+		return fmt.Errorf("%w: checkpoint %d.%d can no longer be read, a moment ago it could; try again", ErrPath, img.checkpoint.epoch, img.checkpoint.generation)
 	}
 	buf := AlignedBytes(PageSize)
 	for i := range img.chain {
@@ -91,11 +105,11 @@ func (img *Image) readRecord(rec *record, b []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: record %s can no longer be read", ErrDamaged, rec.Position)
+	return fmt.Errorf("%w: record %s can no longer be read, a moment ago it could; try again", ErrPath, rec.Position)
 }
 
 // Table replays into a table and validates it: ErrDamaged if two units own one
-// spare unit.
+// spare unit. Errors are those of Replay.
 func (img *Image) Table() (*Table, error) {
 	t := NewTable(img.layout)
 	if err := img.Replay(t.Apply); err != nil {

@@ -13,8 +13,14 @@ const readChunk = 1 << 20
 // Load reads the metadata of a set and decides what it says; it writes
 // nothing. devs are the set's devices in any order, each with its own
 // superblock. Errors: ErrNotFound (no set, or a device of it is missing),
-// ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrUnfinished.
+// ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrUnfinished, and ErrPath,
+// if a device could not be asked.
 func Load(devs []Device) (*Image, error) {
+	devs = steadied(devs)
+	return settled(devs, func() (*Image, error) { return load(devs) })
+}
+
+func load(devs []Device) (*Image, error) {
 	img, err := assemble(devs, false)
 	if err != nil {
 		return nil, err

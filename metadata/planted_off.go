@@ -2,6 +2,9 @@
 
 package metadata
 
-// plantedSequenceReused is false: only a build with the tag planted can plant a bug here,
-// to show that internal/sim finds it.
-const plantedSequenceReused = false
+// These are false: only a build with the tag planted can plant a bug here, to show that
+// internal/sim finds it.
+const (
+	plantedSequenceReused = false
+	plantedPathIsMedium   = false
+)

@@ -9,3 +9,10 @@ var plantedSequenceReused bool
 // record of unknown outcome is used again. There is no such function without the
 // build tag planted.
 func PlantSequenceReused(on bool) { plantedSequenceReused = on }
+
+// plantedPathIsMedium takes every error of a read for one of the medium.
+var plantedPathIsMedium bool
+
+// PlantPathIsMedium plants or removes a bug: what a load could not read is taken for a bad
+// place, whatever the reason.
+func PlantPathIsMedium(on bool) { plantedPathIsMedium = on }

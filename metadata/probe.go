@@ -105,5 +105,15 @@ func count(copies []sbCopy, set uuid.UUID) (n int) {
 // Probe says what a device is, from its superblocks alone: UUID and name of
 // its set, and its role: Devices[DeviceIndex].Role. Errors: ErrNotFound,
 // ErrDamaged, ErrUnsupported (the superblock is returned all the same if it
-// could be read), and the device's if no copy could be read.
-func Probe(dev Device) (*Superblock, error) { return elect(readSuperblocks(dev)) }
+// could be read), the device's if no copy could be read, and ErrPath.
+func Probe(dev Device) (sb *Superblock, err error) {
+	devs := steadied([]Device{dev})
+	_, unasked := settled(devs, func() (struct{}, error) {
+		sb, err = elect(readSuperblocks(devs[0]))
+		return struct{}{}, nil
+	})
+	if unasked != nil {
+		return nil, unasked
+	}
+	return sb, err
+}

@@ -99,7 +99,8 @@ func SurveyRelease(img *Image, o MoveOptions) (*Survey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.survey(&o), nil
+	s := v.survey(&o)
+	return s, believed(img.devs, nil)
 }
 
 func (v *View) survey(o *MoveOptions) *Survey {
@@ -154,7 +155,14 @@ type Released struct {
 //  4. The head moves to the front, but for the page at o.Mark, and is read back.
 //  5. That page. From here on it is a plain disk.
 //  6. What is left outside of the head is erased, the superblocks first.
+//
+// If a device cannot be asked any more it stops where it is (ErrPath), like a cut.
 func Release(img *Image, o MoveOptions) (Released, error) {
+	out, err := release(img, o)
+	return out, believed(img.devs, err)
+}
+
+func release(img *Image, o MoveOptions) (Released, error) {
 	var out Released
 	if img.readOnly {
 		return out, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
@@ -168,10 +176,14 @@ func Release(img *Image, o MoveOptions) (Released, error) {
 		return out, &StuckError{NoCopy: out.Left.NoCopy}
 	}
 	var bad blockList
-	moved, err := v.goHome(&bad)
+	moved, gone, err := v.goHome(&bad)
 	if err != nil {
 		return out, err
 	}
+	if countBlocks(gone) > 0 && !o.Force {
+		return out, &StuckError{NoCopy: gone} // it could be read a moment ago
+	}
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
 	// Nobody reads those homes until the table says so: what was written to
 	// them is no harm if it comes to nothing.
 	if len(bad) > 0 && !o.Force {
@@ -205,6 +217,12 @@ func Release(img *Image, o MoveOptions) (Released, error) {
 // ReleaseTaken gives a disk back whose takeover was interrupted once its copy of
 // the head counted; sb is what Interrupted said, TransitionTaken.
 func ReleaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
+	devs = steadied(devs)
+	out, err := releaseTaken(devs, sb, o)
+	return out, believed(devs, err)
+}
+
+func releaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
 	var out Released
 	v, err := viewOf(devs, sb)
 	if err != nil {
@@ -223,6 +241,12 @@ func ReleaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error
 // spare device tells of, and ErrStuck also if it cannot be told whether
 // the head was moved already; with o.Force it is moved again.
 func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
+	devs = steadied(devs)
+	out, err := resumeRelease(devs, sb, o)
+	return out, believed(devs, err)
+}
+
+func resumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
 	var out Released
 	v, err := viewOf(devs, sb)
 	if err != nil {
@@ -245,6 +269,9 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 	// The last page was being written, so all else was there. It may have been
 	// in use since: only what is torn is put right.
 	if err := v.mendMark(sb); err != nil {
+		if errors.Is(err, errThere) {
+			return out, v.release(sb, o, &out)
+		}
 		if !errors.Is(err, errUnclear) {
 			return out, err
 		}
@@ -257,10 +284,10 @@ func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 }
 
 // goHome writes mapped blocks to their homes and reads them back. It returns
-// entries for those that are there now, and in bad those outside of the head
-// that are not: the head has another home to go to. Blocks without a copy that
-// can be read are in neither.
-func (v *View) goHome(bad *blockList) ([]Entry, error) {
+// entries for those that are there now, in gone those outside of the head whose copy
+// cannot be read, and in bad those outside of the head that are not at home: the head has
+// another home to go to.
+func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 	const batch = 1024
 	type move struct {
 		block uint64
@@ -300,6 +327,9 @@ func (v *View) goHome(bad *blockList) ([]Entry, error) {
 		}
 		d, at := v.slot(block, spare)
 		if _, e := v.devs[d].ReadAt(v.one, at); e != nil {
+			if block >= v.layout.headBlocks {
+				gone.add(block)
+			}
 			return
 		}
 		d, at = v.layout.HomeOf(block)
@@ -314,7 +344,7 @@ func (v *View) goHome(bad *blockList) ([]Entry, error) {
 	if err == nil {
 		err = flush()
 	}
-	return done, err
+	return done, gone, err
 }
 
 // addHome adds a block to a list of entries.
@@ -473,6 +503,10 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	}
 	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
 		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force", stuck)
+	}
+	// A copy that could not be read is given up for good with the next page.
+	if len(gone) > 0 && unsettled(v.devs) {
+		return errUnsettled
 	}
 	// All but the page that makes it a plain disk is durable.
 	if err := v.toFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {

@@ -30,12 +30,18 @@ type Repair struct {
 // newest. Errors: those of Load, with ErrDamaged where information is missing;
 // ErrReadOnly.
 func PlanRepair(devs []Device, searched *Superblock) (*Repair, error) {
+	devs = steadied(devs)
+	r, err := planRepair(devs, searched)
+	return r, believed(devs, err)
+}
+
+func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 	r := &Repair{devs: devs, Steps: []string{}}
 	report, err := Check(devs)
 	r.Before = report
 	after := devs
 	if err != nil {
-		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) {
+		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath) {
 			return r, err
 		}
 		if r.rescue, err = planRescue(devs, searched, err); err != nil {
@@ -131,8 +137,14 @@ type RunOptions struct {
 // then whole checkpoints, each durable before what rests on it, so a cut at any
 // write leaves a set that loads as before, or that PlanRepair finishes. What
 // the mirrors cannot be written to stays wrong, and is in the report, which is
-// that of a Check at the end.
+// that of a Check at the end. If a device cannot be asked any more it stops where it is
+// (ErrPath), like a cut.
 func (r *Repair) Run(o RunOptions) (Report, error) {
+	report, err := r.run(o)
+	return report, believed(r.devs, err)
+}
+
+func (r *Repair) run(o RunOptions) (Report, error) {
 	if len(r.Steps) == 0 {
 		return r.Before, nil
 	}

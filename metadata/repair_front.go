@@ -4,7 +4,7 @@ package metadata
 // whole. Where none is, and the one at the end is, something else may have
 // been written to the device since: a new file system leaves the end alone.
 func Front(dev Device) bool {
-	for _, c := range readSuperblocks(dev) {
+	for _, c := range readSuperblocks(steadied([]Device{dev})[0]) {
 		if c.sb != nil && c.offset <= RegionStart {
 			return true
 		}

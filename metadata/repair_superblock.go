@@ -119,6 +119,12 @@ func writePage(dev Device, b, back []byte, off int64) error {
 // bytes that are left. The error is ErrNotFound if there is none, or what
 // progress returned.
 func SearchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {
+	devs := steadied([]Device{dev})
+	sb, err := searchSuperblock(devs[0], progress)
+	return sb, believed(devs, err)
+}
+
+func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {
 	buf := AlignedBytes(readChunk)
 	unread := 0
 	for end := roundDown(dev.Size(), int64(PageSize)); end > 0; {

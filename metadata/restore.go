@@ -44,7 +44,7 @@ type Restore struct {
 // set, other sizes, another layout), ErrStale (a spare device), ErrNotFound (a
 // device is missing), ErrBackupStale (the disk has metadata that is in order,
 // and newer), ErrDamaged (no table can be made), ErrUnfinished, ErrUnsupported,
-// ErrReadOnly.
+// ErrReadOnly; with ErrPath there is no plan.
 func PlanRestore(devs []Device, b *Backup) (*Restore, error) { return planRestore(devs, b) }
 
 // PlanSalvage is PlanRestore without a backup: what is left on the disks alone.
@@ -52,6 +52,11 @@ func PlanRestore(devs []Device, b *Backup) (*Restore, error) { return planRestor
 func PlanSalvage(devs []Device) (*Restore, error) { return planRestore(devs, nil) }
 
 func planRestore(devs []Device, b *Backup) (*Restore, error) {
+	devs = steadied(devs)
+	return settled(devs, func() (*Restore, error) { return restoreOf(devs, b) })
+}
+
+func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 	r := &Restore{given: devs, Risks: []string{}, Steps: []string{}}
 	if b != nil {
 		r.Backup = b.Position
@@ -75,7 +80,7 @@ func planRestore(devs []Device, b *Backup) (*Restore, error) {
 		table, err = img.Table()
 	}
 	switch {
-	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported):
+	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath):
 		return r, err
 	case err != nil:
 		if err := r.gather(b); err != nil {
@@ -567,11 +572,16 @@ func (r *Restore) replay(chain []record) error {
 // A cut in 1 to 3 leaves what was there before or what only a restore takes up:
 // it finds the checkpoint of 2, or the logs as they were. The report is that of
 // Check at the end. Errors: those of the devices, if no mirror of the backing
-// takes the table.
+// takes the table; ErrPath, which is a cut.
 func (r *Restore) Run(o RunOptions) (Report, error) {
 	if len(r.Steps) == 0 {
 		return Check(r.given)
 	}
+	report, err := r.run(o)
+	return report, believed(r.img.devs, err)
+}
+
+func (r *Restore) run(o RunOptions) (Report, error) {
 	img := r.img
 	img.leap()
 	sb := img.sb.clone()

@@ -68,8 +68,14 @@ const (
 // Errors: ErrInvalidEntry if more blocks are bad than a table holds, ErrGeometry,
 // ErrStuck if the bad blocks of the displaced head find no spare unit, those of the
 // devices, and ErrBadPlaces if no mirror can be written on the backing: Release
-// gives that back.
+// gives that back. ErrPath is a cut.
 func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
+	devs = steadied(devs)
+	taken, err := takeOver(devs, plan, o)
+	return taken, believed(devs, err)
+}
+
+func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	var taken Taken
 	sb := &plan.sb
 	if len(devs) != len(sb.Devices) {
@@ -90,8 +96,14 @@ func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	if err := clearOutside(devs, plan); err != nil {
 		return taken, err
 	}
-	h := headCopy{devs: devs, plan: plan, o: &o, buf: o.chunk(), one: AlignedBytes(PageSize)[:plan.BlockSize()]}
-	if err := h.run(); err != nil {
+	// What does not read is given up when the head is written over. So it is asked again
+	// when all is read, and all of it is done anew if anything reads then.
+	buf, one := o.chunk(), AlignedBytes(PageSize)[:plan.BlockSize()]
+	h, err := settled(devs, func() (*headCopy, error) {
+		h := &headCopy{devs: devs, plan: plan, o: &o, buf: buf, one: one}
+		return h, h.run()
+	})
+	if err != nil {
 		return taken, fmt.Errorf("%w; nothing was changed that counts", err)
 	}
 	t := NewTable(plan)
@@ -364,6 +376,9 @@ func (h *headCopy) place(strays []int64) error {
 			spare := h.spare
 			h.spare++
 			err := h.toSpare(unit*per, move, spare)
+			if errors.Is(err, ErrPath) {
+				return err // the spare unit has done nothing
+			}
 			if err == nil {
 				h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped, Cause: CauseWrite})
 				break
@@ -396,7 +411,7 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 			continue
 		}
 		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil || xxhash.Sum64(h.one) != h.sums[first+i] {
-			return fmt.Errorf("%w: block %d of the head reads otherwise than before", ErrDamaged, first+i)
+			return fmt.Errorf("block %d of the head: %w", first+i, errUnsettled)
 		}
 		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
 			return err
@@ -600,11 +615,12 @@ func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
 // head counted: sb is what Interrupted said, TransitionTaken, and devs are in
 // its order.
 func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
+	devs = steadied(devs)
 	if sb.Transition != TransitionTaken {
 		return fmt.Errorf("%w: nothing to finish: %s", ErrUnfinished, sb.Transition)
 	}
 	_, err := finishTakeOver(devs, sb, o)
-	return err
+	return believed(devs, err)
 }
 
 // UndoTakeOver forgets a takeover that was interrupted before its copy of the
@@ -613,6 +629,11 @@ func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
 // since. Errors: ErrForeign, unless force is set, if the disk is not the one that
 // the spare device tells of; ErrDamaged, and those of the devices.
 func UndoTakeOver(devs []Device, sb *Superblock, force bool) error {
+	devs = steadied(devs)
+	return believed(devs, undoTakeOver(devs, sb, force))
+}
+
+func undoTakeOver(devs []Device, sb *Superblock, force bool) error {
 	if sb.Transition != TransitionCopied {
 		return fmt.Errorf("%w: not to be undone: %s", ErrUnfinished, sb.Transition)
 	}

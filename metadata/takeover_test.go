@@ -286,20 +286,28 @@ func (s *scene) expect(block uint64) []byte {
 // drive does what the command does, whatever it finds, until the disk is
 // plain or a set.
 func (s *scene) drive(disks []*cutDisk, plain bool, o MoveOptions) error {
-	sb, devs, err := Interrupted(disks[0], asDevices(disks[1:]))
+	return s.driveDevices(asDevices(disks), plain, o)
+}
+
+func (s *scene) driveDevices(disks []Device, plain bool, o MoveOptions) error {
+	sb, devs, err := Interrupted(disks[0], disks[1:])
 	if err != nil {
 		return err
 	}
 	switch {
 	case sb == nil:
-		if sb, _ := Probe(disks[0]); sb == nil {
+		sb, err := Probe(disks[0])
+		if errors.Is(err, ErrPath) {
+			return err
+		}
+		if sb == nil {
 			if plain {
 				return nil
 			}
-			_, err = TakeOver(asDevices(disks), s.plan(), o)
+			_, err = TakeOver(disks, s.plan(), o)
 			return err
 		}
-		img, err := Load(asDevices(disks))
+		img, err := Load(disks)
 		if err != nil || !plain {
 			return err
 		}
@@ -322,7 +330,7 @@ func (s *scene) drive(disks []*cutDisk, plain bool, o MoveOptions) error {
 	if plain {
 		return nil
 	}
-	_, err = TakeOver(asDevices(disks), s.plan(), o)
+	_, err = TakeOver(disks, s.plan(), o)
 	return err
 }
 

@@ -64,15 +64,20 @@ func (sb *Superblock) Unfinished() error {
 // devices in its order; nil if the backing is no set, or one as any other.
 // spares are those that the caller knows of. While a takeover with a spare
 // device has not gone far, or a release is nearly done, only that device says so.
-// The error is ErrNotFound if a spare device is missing, and what the backing's
-// superblock is refused for.
+// The error is ErrNotFound if a spare device is missing, what the backing's
+// superblock is refused for, and ErrPath if a device could not be asked.
 func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error) {
 	sb, err := Probe(backing)
 	own := make([]*Superblock, len(spares))
 	for i, d := range spares {
-		own[i], _ = Probe(d) // what carries none is not a part of it
+		var spareErr error
+		if own[i], spareErr = Probe(d); errors.Is(spareErr, ErrPath) {
+			return nil, nil, spareErr
+		} // what carries none is not a part of it
 	}
 	switch {
+	case errors.Is(err, ErrPath):
+		return nil, nil, err
 	case err == nil && sb.DeviceIndex == 0:
 	case errors.Is(err, ErrDamaged), errors.Is(err, ErrUnsupported):
 		return nil, nil, err
@@ -145,11 +150,16 @@ const tearSize = 512 // a write tears at multiples of it
 // does not say whether it may be written.
 var errUnclear = errors.New("the page that decides can no longer be read, and the head is not what was copied")
 
+// errThere: the page at the mark is the superblock, whole.
+var errThere = errors.New("the superblock is there")
+
 // mendMark puts the page at the mark right, whose write may have been cut: from
 // the superblock next to the exported page, or the other way round. Afterwards
 // it holds the exported bytes, but for what its owner has changed since.
 // Sectors that hold the superblock's are torn; others that are not what is
-// exported were changed since. errUnclear: it cannot be told.
+// exported were changed since. errUnclear: it cannot be told. errThere: all of the
+// superblock of a release is there, so that nothing was torn, and the release is not
+// through.
 func (v *View) mendMark(next *Superblock) error {
 	mark, bs := next.Mark, int64(v.layout.BlockSize())
 	old, sbPage := AlignedBytes(PageSize), AlignedBytes(PageSize)
@@ -178,6 +188,9 @@ func (v *View) mendMark(next *Superblock) error {
 	each(func(_ int64, is, was, new []byte) {
 		changed = changed || !bytes.Equal(is, was) && !bytes.Equal(is, new)
 	})
+	if next.Transition == TransitionReleasing && len(unread) == 0 && bytes.Equal(now, sbPage) {
+		return errThere // it could not be read when it was looked for
+	}
 	mend := map[int64]bool{}
 	each(func(off int64, is, was, new []byte) {
 		// A sector of zeroes in a page that was changed since may be its
@@ -281,6 +294,11 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
 		}
 	}
+	if err := failure(devs); err != nil {
+		return err
+	}
+	// Nothing finds it any more. If a device goes away now that is no harm.
+	defer forgive(devs)
 	l, err := newLayout(sb)
 	if err != nil {
 		return err
@@ -304,7 +322,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 				_, _ = d.WriteAt(zero, off)
 			}
 		}
-		if err := d.Sync(); err != nil {
+		if err := d.Sync(); err != nil && failure(devs) == nil {
 			return err
 		}
 	}

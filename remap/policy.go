@@ -1,41 +1,27 @@
 package remap
 
 import (
-	"syscall"
 	"time"
+
+	"ublkremap/metadata"
 )
 
-// Class says what an errno from direct I/O means for remapping. The kernel's
-// table of block status codes and their errnos is in block/blk-core.c.
-type Class uint8
+// Class says what an errno from direct I/O means for remapping. There is one table for
+// all readers of a disk, that of package metadata.
+type Class = metadata.Class
 
 const (
 	// ClassMedium is a candidate for remapping. Only a durable commit on the
 	// backing disk shows that the disk is alive but for these blocks.
-	ClassMedium Class = iota
+	ClassMedium = metadata.ClassMedium
 	// ClassResource goes away by itself: tried again after a while.
-	ClassResource
-	// ClassPath says nothing about the medium: the path, the request or the
-	// whole disk is at fault. It never uses up a spare.
-	ClassPath
+	ClassResource = metadata.ClassResource
+	// ClassPath never uses up a spare.
+	ClassPath = metadata.ClassPath
 )
 
-// Classify sorts an errno, positive or negative. What is not listed counts as
-// a fault of the path: refusing to remap loses nothing.
-func Classify(errno int32) Class {
-	if errno < 0 {
-		errno = -errno
-	}
-	switch syscall.Errno(errno) {
-	case syscall.ENODATA, // BLK_STS_MEDIUM
-		syscall.EREMOTEIO, // BLK_STS_TARGET
-		syscall.EIO:       // BLK_STS_IOERR: anything
-		return ClassMedium
-	case syscall.ENOMEM, syscall.EBUSY, syscall.EAGAIN, syscall.EINTR:
-		return ClassResource
-	}
-	return ClassPath
-}
+// Classify sorts an errno, positive or negative.
+func Classify(errno int32) Class { return metadata.Classify(errno) }
 
 // Policy says how hard to try before a block counts as bad. The zero value
 // means the defaults.
@@ -66,7 +52,7 @@ const (
 	DefaultRetries     = 2
 	DefaultMaxBad      = 16
 	DefaultIsolateFor  = 2 * time.Second
-	DefaultResourceFor = 30 * time.Second
+	DefaultResourceFor = metadata.RetryResourceFor
 	DefaultBurst       = 65536
 	DefaultPerSecond   = 64
 )

@@ -69,6 +69,9 @@ func waitingOver(backing string) *control.Record {
 // another view of, is being served, or I/O waits for a server.
 func notServed(d *blockdev.Device) error {
 	sb, err := metadata.Probe(d)
+	if errors.Is(err, metadata.ErrPath) {
+		return err // whose it is cannot be told
+	}
 	if sb == nil || err != nil {
 		return nil
 	}

@@ -145,6 +145,8 @@ func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []s
 		return nil, 0, fmt.Errorf("%s: %w: %s", d.Path(), exit.ErrRefused, fmt.Sprintf(format, args...))
 	}
 	switch sb, err := metadata.Probe(d); {
+	case errors.Is(err, metadata.ErrPath):
+		return nil, 0, err // whatever is on it
 	case err == nil:
 		return refuse("it is ublk-remap's %s of %q already", sb.Devices[sb.DeviceIndex].Role, sb.Name)
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):

@@ -66,6 +66,9 @@ func forRepair(ctx context.Context, path string, spares []string, hint *metadata
 	}
 	for _, d := range s.Devices {
 		sb, err := metadata.Probe(d)
+		if errors.Is(err, metadata.ErrPath) {
+			return nil, errors.Join(err, s.Close())
+		}
 		if err != nil {
 			sb = hint // that is the set that it is to become
 		}

@@ -53,6 +53,7 @@ const (
 	BugEarlyTakeover
 	BugNoReadBack
 	BugRetestUnread
+	BugPathIsMedium
 	bugs
 )
 
@@ -140,6 +141,7 @@ var bugTable = [bugs]bugInfo{
 	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
 	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
+	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
 	BugNoReadBack:       {"no-read-back", "a superblock counts once its write is answered, whether or not it reads", inDriver, FocusLatent},
 }
 

@@ -14,6 +14,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantNoTurns(on)
 	case BugSequenceReused:
 		metadata.PlantSequenceReused(on)
+	case BugPathIsMedium:
+		metadata.PlantPathIsMedium(on)
 	default:
 		return false
 	}

@@ -103,14 +103,7 @@ func (s *sim) start() {
 
 // boot loads the metadata and builds the machines.
 func (s *sim) boot() {
-	img, err := metadata.Load(s.opts.Bug.loads(s, s.devices()))
-	if err != nil {
-		s.failf("load: %v", err)
-	}
-	restored, err := remap.Restore(img.Layout(), img.Replay)
-	if err != nil {
-		s.failf("restore: %v", err)
-	}
+	img, restored := s.load()
 	s.inspect(restored)
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
@@ -132,6 +125,7 @@ func (s *sim) boot() {
 	sv.arb = remap.NewArbiter(remap.ArbiterConfig{
 		Queues: s.cfg.queues, Depth: s.cfg.depth, Policy: s.cfg.policy, Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
 	}, sv.shared, restored.Allocator, journal{sv}, keeper{sv})
+	var err error
 	sv.com, err = metadata.NewCommitter(img, sv.arb, metadata.Options{Session: s.rng.Uint64(), CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})})
 	if err != nil {
 		s.failf("committer: %v", err)

@@ -22,6 +22,7 @@ var advice = []struct {
 	do        string
 	elsewhere string
 }{
+	{metadata.ErrPath, "try again", ""},
 	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check", "leave the disk as it is; what can be mended is said by: ublk-remap metadata repair --dry-run"},
 	{metadata.ErrBackup, "use another backup", ""},
 	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check", "nothing needs to be restored"},

@@ -55,6 +55,9 @@ var codes = []struct {
 	{metadata.ErrTooSmall, Usage},
 	{remap.ErrRange, Usage},
 
+	// What could not be read is not known to be damaged, whatever else is said of it.
+	{metadata.ErrPath, Failed},
+
 	// Damaged comes before refused: what is damaged is often refused too.
 	{metadata.ErrDamaged, Damaged},
 	{metadata.ErrBackup, Damaged},

@@ -51,6 +51,7 @@ func TestCode(t *testing.T) {
 		{metadata.ErrUnsupported, 5},
 		{blockdev.ErrNoDirectIO, 5},
 		{metadata.ErrDamaged, 6},
+		{fmt.Errorf("%w: %w", metadata.ErrDamaged, metadata.ErrPath), 1}, // nothing is known to be
 		{fmt.Errorf("%w: %w", ErrRefused, metadata.ErrDamaged), 6},
 		{fmt.Errorf("server: %w", &Error{Code: 6, Text: "x"}), 6},
 	} {

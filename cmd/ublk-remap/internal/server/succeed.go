@@ -101,10 +101,11 @@ func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 	}
 	for try := 1; ; try++ {
 		err := s.readThrough(ctx, r)
-		if !errors.Is(err, metadata.ErrDamaged) || try == rehearsals {
+		if !errors.Is(err, metadata.ErrDamaged) && !errors.Is(err, metadata.ErrPath) || try == rehearsals {
 			return err
 		}
-		// What is read while it is being written can look damaged.
+		// What is read while it is being written can look damaged, or read otherwise than
+		// a moment ago.
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -49,6 +49,7 @@ func started(sb *metadata.Superblock) string {
 type found struct {
 	path string
 	sb   *metadata.Superblock
+	mute bool // it could not be asked
 }
 
 // describe tells devices that claim to be the same from each other, for

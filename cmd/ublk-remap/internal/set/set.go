@@ -112,7 +112,7 @@ func Gather(ctx context.Context, path string, spares []string, hint *metadata.Su
 	s := &Set{Devices: []*blockdev.Device{d}}
 	own, err := probe(d)
 	switch {
-	case errors.Is(err, metadata.ErrUnsupported):
+	case errors.Is(err, metadata.ErrUnsupported), errors.Is(err, metadata.ErrPath):
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), s.Close())
 	case err == nil && own.DeviceIndex != 0:
 		s.Superblock = own
@@ -200,7 +200,7 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 			return err
 		}
 		sb, err := probe(d)
-		if bare != nil && err != nil && !errors.Is(err, metadata.ErrUnsupported) {
+		if bare != nil && err != nil && !errors.Is(err, metadata.ErrUnsupported) && !errors.Is(err, metadata.ErrPath) {
 			bare.devices = append(bare.devices, d)
 			return nil
 		}
@@ -276,7 +276,7 @@ func (s *Set) findSpare(ctx context.Context, index int, epochs bool) (string, er
 	}
 	where := " is on no block device here"
 	if len(silent) > 0 {
-		where += fmt.Sprintf(" that answers; %s did not within %s", strings.Join(silent, ", "), findLimit)
+		where += fmt.Sprintf(" that answers; %s did not, or only with errors, within %s", strings.Join(silent, ", "), findLimit)
 	}
 	return "", &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrNotFound, What: wanted + where,
 		Do: "attach it, or name it with --spare-device"}
@@ -309,15 +309,32 @@ func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, e
 	case len(found) > 1:
 		return "", fmt.Errorf("%w: %s; name the device that was in use last, and see that the others are not attached", ErrAmbiguous, strings.Join(describe(found), ", "))
 	case len(found) == 0 && len(silent) > 0:
-		return "", fmt.Errorf("%w on any block device that answers; %s did not within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
+		return "", fmt.Errorf("%w on any block device that answers; %s did not, or only with errors, within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
 	case len(found) == 0:
 		return "", fmt.Errorf("%w on any block device", metadata.ErrNotFound)
 	}
 	return found[0].path, nil
 }
 
+// hasty is a device that is not waited for: one that has nothing to do with what is looked
+// for may be away for good.
+type hasty struct{ metadata.Device }
+
+// glance is Identify for a device that may be anything.
+func glance(ctx context.Context, path string) (*metadata.Superblock, error) {
+	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if d.Size() < metadata.RegionStart {
+		return nil, metadata.ErrNotFound
+	}
+	return metadata.Probe(hasty{d})
+}
+
 // search looks through the machine's block devices, and also returns those that
-// did not answer within limit, both in order of their paths.
+// did not answer within limit, or could not be asked, both in order of their paths.
 func search(ctx context.Context, limit time.Duration, match func(*metadata.Superblock) bool) (hits []found, silent []string, err error) {
 	paths, err := candidates("/sys/class/block")
 	if err != nil {
@@ -325,14 +342,19 @@ func search(ctx context.Context, limit time.Duration, match func(*metadata.Super
 	}
 	answers := make(chan found, len(paths)) // nobody waits to give one
 	waiting := map[string]bool{}
+	var mute []string
 	for _, path := range paths {
 		waiting[path] = true
 		go func() {
-			sb, err := Identify(ctx, path)
+			sb, err := glance(ctx, path)
+			if errors.Is(err, metadata.ErrPath) {
+				answers <- found{path: path, mute: true}
+				return
+			}
 			if err != nil || !match(sb) {
 				sb = nil
 			}
-			answers <- found{path, sb}
+			answers <- found{path: path, sb: sb}
 		}()
 	}
 	over := time.After(limit)
@@ -340,6 +362,9 @@ func search(ctx context.Context, limit time.Duration, match func(*metadata.Super
 		select {
 		case a := <-answers:
 			delete(waiting, a.path)
+			if a.mute {
+				mute = append(mute, a.path)
+			}
 			if a.sb != nil {
 				hits = append(hits, a)
 			}
@@ -350,7 +375,9 @@ func search(ctx context.Context, limit time.Duration, match func(*metadata.Super
 		}
 	}
 	slices.SortFunc(hits, func(a, b found) int { return strings.Compare(a.path, b.path) })
-	return hits, slices.Sorted(maps.Keys(waiting)), nil
+	silent = append(mute, slices.Sorted(maps.Keys(waiting))...)
+	slices.Sort(silent)
+	return hits, silent, nil
 }
 
 // candidates lists the block devices that can be a disk of a set.

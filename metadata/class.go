@@ -1,0 +1,63 @@
+package metadata
+
+import (
+	"errors"
+	"syscall"
+)
+
+// Class says what an errno of a disk means. It is the same for everybody who reads or
+// writes one: the I/O path, a load, a verb that works offline. The kernel's table
+// of block status codes and their errnos is in block/blk-core.c.
+type Class uint8
+
+const (
+	// ClassMedium: the place may be bad. What else the disk does has to show that it is
+	// alive but for that place: EIO is also what a disk answers that is not there.
+	ClassMedium Class = iota
+	// ClassResource goes away by itself: tried again after a while.
+	ClassResource
+	// ClassPath says nothing about the medium: the path, the request or the
+	// whole disk is at fault. Nothing may be concluded from it about what is on the disk.
+	ClassPath
+)
+
+// Classify sorts an errno, positive or negative. What is not listed counts as
+// a fault of the path: not to conclude anything loses nothing.
+func Classify(errno int32) Class {
+	if errno < 0 {
+		errno = -errno
+	}
+	switch syscall.Errno(errno) {
+	case syscall.ENODATA, // BLK_STS_MEDIUM
+		syscall.EREMOTEIO, // BLK_STS_TARGET
+		syscall.EIO:       // BLK_STS_IOERR: anything
+		return ClassMedium
+	case syscall.ENOMEM, syscall.EBUSY, syscall.EAGAIN, syscall.EINTR:
+		return ClassResource
+	}
+	return ClassPath
+}
+
+// classOf is Classify for an error of a Device. One that wraps no errno is of the path.
+func classOf(err error) Class {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return Classify(int32(errno))
+	}
+	return ClassPath
+}
+
+// comesBack reports whether trying again after a while makes sense: the errnos of a
+// transport that comes and goes. A request that the disk does not take is no better later.
+func comesBack(err error) bool {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return false
+	}
+	switch errno {
+	case syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ETIME, syscall.ENODEV, syscall.ENXIO, syscall.EBADE, syscall.EIO,
+		syscall.ENODATA, syscall.EREMOTEIO: // the latter three of a disk that reads nowhere
+		return true
+	}
+	return Classify(int32(errno)) == ClassResource
+}
