@@ -3,6 +3,7 @@ package ublk
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"syscall"
@@ -26,17 +27,14 @@ type command struct {
 }
 
 const (
-	commandUserData = 1
-	cancelUserData  = 2
-
 	// How long a cancelled command may take to end. One that does not is in a wait that cannot be interrupted.
 	cancelGrace = 2 * time.Second
 	// How often a wait looks at a context without a deadline of its own making.
 	contextPoll = 100 * time.Millisecond
 )
 
-// command sends one command on a ring of its own and waits for its answer, with a deadline. Commands are rare, and a
-// ring each means that one that the kernel holds up for ever holds up nothing else.
+// command sends one command on a ring that has no other, and waits for its answer, with a deadline. Commands are rare, and
+// a ring each means that one that the kernel holds up for ever holds up nothing else.
 func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	fail := func(errno syscall.Errno) (int32, error) {
 		return 0, &CommandError{Op: cmd.name, ID: cmd.id, Errno: errno}
@@ -50,8 +48,8 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	}
 	c.mu.Lock()
 	closed := c.closed
-	c.sweep()
 	c.mu.Unlock()
+	c.sweep()
 	if closed {
 		return 0, fmt.Errorf("ublk: %s: control device: %w", cmd.name, ErrClosed)
 	}
@@ -59,41 +57,14 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	// The kernel ties what is under way to the thread that submitted it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	ring, err := uring.New(uring.CommandRing, 4)
+	r, err := c.take()
 	if err != nil {
 		return 0, fmt.Errorf("ublk: %s: %w", cmd.name, err)
 	}
-	mem, err := uring.Mmap(pageSize)
-	if err != nil {
-		_ = ring.Close()
-		return 0, fmt.Errorf("ublk: %s: %w", cmd.name, err)
-	}
-	copy(mem, cmd.buf)
-
-	s := ring.SQE()
-	payload := (*uapi.CtrlCmd)(uring.Command(s, int(c.file.Fd()), false, cmd.op))
-	*payload = uapi.CtrlCmd{DevID: uint32(cmd.id), QueueID: uapi.QueueIDNone, Data: cmd.data, DevPathLen: uint16(cmd.path)}
-	if len(cmd.buf) > 0 {
-		payload.Len = uint16(len(cmd.buf))
-		payload.Addr = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(mem))))
-	}
-	s.UserData = commandUserData
-
-	res, answered, err := await(ctx, ring, deadline)
-	runtime.KeepAlive(c.file)
-	if err == nil && !answered {
-		s := ring.SQE()
-		uring.Cancel(s, commandUserData)
-		s.UserData = cancelUserData
-		res, answered, err = await(context.WithoutCancel(ctx), ring, time.Now().Add(cancelGrace))
-		if answered && res < 0 {
-			// It ended because of us, whatever it calls that.
-			res = -int32(unix.ETIME)
-		}
-	}
+	res, answered, err := r.send(ctx, c.file, cmd, deadline)
 	if err != nil || !answered {
-		// The kernel may still write to mem.
-		c.hold(ring, mem)
+		// The kernel may still write to its memory.
+		c.hold(r)
 		if err != nil {
 			return 0, fmt.Errorf("ublk: %s: %w", cmd.name, err)
 		}
@@ -102,9 +73,8 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 		}
 		return fail(unix.ETIME)
 	}
-	copy(cmd.buf, mem)
-	_ = ring.Close()
-	_ = uring.Munmap(mem)
+	copy(cmd.buf, r.mem)
+	c.giveBack(r)
 	switch {
 	case res == -int32(unix.ETIME) && ctx.Err() == context.Canceled:
 		return 0, fmt.Errorf("ublk: %s: %w", cmd.name, ctx.Err())
@@ -114,39 +84,67 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	return res, nil
 }
 
-// heldCommand is what belongs to a command that is still in the kernel.
-type heldCommand struct {
-	ring *uring.Ring
-	mem  []byte
+// send submits a command and waits for its answer; if none comes in time it is cancelled.
+func (r *commandRing) send(ctx context.Context, file *os.File, cmd command, deadline time.Time) (res int32, answered bool, err error) {
+	copy(r.mem, cmd.buf)
+	id := r.next()
+	s := r.ring.SQE()
+	payload := (*uapi.CtrlCmd)(uring.Command(s, int(file.Fd()), false, cmd.op))
+	*payload = uapi.CtrlCmd{DevID: uint32(cmd.id), QueueID: uapi.QueueIDNone, Data: cmd.data, DevPathLen: uint16(cmd.path)}
+	if len(cmd.buf) > 0 {
+		payload.Len = uint16(len(cmd.buf))
+		payload.Addr = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(r.mem))))
+	}
+	s.UserData = id
+
+	res, answered, err = await(ctx, r.ring, id, deadline)
+	runtime.KeepAlive(file)
+	if err != nil || answered {
+		return res, answered, err
+	}
+	s = r.ring.SQE()
+	uring.Cancel(s, id)
+	s.UserData = id + 1
+	res, answered, err = await(context.WithoutCancel(ctx), r.ring, id, time.Now().Add(cancelGrace))
+	if answered && res < 0 {
+		// It ended because of us, whatever it calls that.
+		res = -int32(unix.ETIME)
+	}
+	return res, answered, err
 }
 
-func (c *Control) hold(ring *uring.Ring, mem []byte) {
+func (c *Control) hold(r *commandRing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held = append(c.held, heldCommand{ring, mem})
+	c.held = append(c.held, r)
 }
 
-// sweep gives back what belonged to commands that have been answered since. The caller holds the lock.
+// sweep takes back the rings of commands that have been answered since.
 func (c *Control) sweep() {
-	c.held = slices.DeleteFunc(c.held, func(h heldCommand) bool {
+	var answered []*commandRing
+	c.mu.Lock()
+	c.held = slices.DeleteFunc(c.held, func(r *commandRing) bool {
 		var cqes [4]uring.CQE
-		for _, e := range cqes[:h.ring.Reap(cqes[:])] {
-			if e.UserData == commandUserData {
-				_ = h.ring.Close()
-				_ = uring.Munmap(h.mem)
+		for _, e := range cqes[:r.ring.Reap(cqes[:])] {
+			if e.UserData == r.last {
+				answered = append(answered, r)
 				return true
 			}
 		}
 		return false
 	})
+	c.mu.Unlock()
+	for _, r := range answered {
+		c.giveBack(r)
+	}
 }
 
-// await submits what is queued and waits for the answer to the command.
-func await(ctx context.Context, ring *uring.Ring, deadline time.Time) (res int32, answered bool, err error) {
+// await submits what is queued and waits for the answer to the command with this user data.
+func await(ctx context.Context, ring *uring.Ring, id uint64, deadline time.Time) (res int32, answered bool, err error) {
 	for {
 		var cqes [2]uring.CQE
 		for _, e := range cqes[:ring.Reap(cqes[:])] {
-			if e.UserData == commandUserData {
+			if e.UserData == id {
 				return e.Res, true, nil
 			}
 		}

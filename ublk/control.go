@@ -32,8 +32,9 @@ type Control struct {
 	closed   bool
 	features Features
 	known    bool
+	idle     []*commandRing
 	// held are commands that the kernel did not answer, not even when they were cancelled.
-	held []heldCommand
+	held []*commandRing
 }
 
 // OpenControl opens /dev/ublk-control. It returns ErrNoDriver if there is none.
@@ -52,8 +53,13 @@ func OpenControl() (*Control, error) {
 func (c *Control) Close() error {
 	c.mu.Lock()
 	c.closed = true
-	c.sweep()
+	idle := c.idle
+	c.idle = nil
 	c.mu.Unlock()
+	c.sweep()
+	for _, r := range idle {
+		r.close()
+	}
 	return c.file.Close()
 }
 

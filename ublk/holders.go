@@ -1,11 +1,15 @@
 package ublk
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Holder is somebody who keeps a device from going away.
@@ -83,3 +87,36 @@ func belongsTo(path string, id int) bool {
 	n, err := strconv.Atoi(number)
 	return err == nil && n == id
 }
+
+// Served reports whether anybody has the server's end of a device: a server that lives, wherever it runs, one that is
+// coming, or one that died whose last I/O has not ended. The kernel gives that end to one at a time, so it is asked by
+// trying, for a second: it lets go of it a little later than whoever had it, which may be one who asked. That works for
+// servers of other pid namespaces too, which show nowhere else. An error says that it could not be found out, for example
+// because the node is not in this mount namespace; ErrNotFound, that there is no such device.
+func Served(ctx context.Context, id int) (bool, error) {
+	for deadline := time.Now().Add(servedWait); ; {
+		fd, err := unix.Open(charPath(id), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		switch {
+		case err == nil:
+			return false, unix.Close(fd)
+		case err == unix.EBUSY && time.Now().After(deadline):
+			return true, nil
+		case err == unix.EBUSY:
+		default:
+			if _, statErr := os.Stat(filepath.Join(sysClassDir, fmt.Sprintf("%s%d", charPrefix, id))); os.IsNotExist(statErr) {
+				return false, fmt.Errorf("ublk: device %d: %w", id, ErrNotFound)
+			}
+			return false, &os.PathError{Op: "open", Path: charPath(id), Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(servedPoll):
+		}
+	}
+}
+
+const (
+	servedWait = time.Second
+	servedPoll = 10 * time.Millisecond
+)
