@@ -125,8 +125,10 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	// are no reason to leave a disk without its server.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	if o.detached || o.foreground {
-		// Nor is the impatience of whoever asked it to stop.
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM)
+		// Nor is the impatience of whoever asked it to stop: each signal asks once more.
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+		cfg.Signals = signals
 	}
 	cfg.Version = programVersion()
 	switch {
@@ -174,8 +176,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		}
 		notify(a.log, daemon.SdNotifyReady)
 	}
-	stopping := context.AfterFunc(ctx, func() { notify(a.log, daemon.SdNotifyStopping) })
-	defer stopping()
+	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
 	return server.Run(ctx, cfg)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
@@ -41,9 +42,10 @@ func stopCommand(a *app) *cobra.Command {
 		Long: `Stop a device: what is under way is finished, a last checkpoint is written, the disk is
 flushed and let go, and /dev/ublkbN is removed.
 
-A device that is mounted, swapped to or part of another device is not stopped, unless
---force says so: whoever uses it gets I/O errors then. If its server is dead the device
-is removed in any case; requests that wait for a server fail. That also works, by its
+A device that somebody uses is not stopped, unless --force says so: they get I/O errors
+then. That is whoever has it mounted, in whatever mount namespace or by way of a loop
+device, swaps to it, has built another device on it or has it open. If its server is dead
+the device is removed in any case; requests that wait for a server fail. That also works, by its
 number, for a device that nothing in /run tells of any more.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -75,15 +77,7 @@ number, for a device that nothing in /run tells of any more.`,
 // stop stops a device and reports whether its server did it.
 func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err error) {
 	if control.Owned(r.Name) {
-		if users := blockdev.Users(r.Device); len(users) > 0 && !force {
-			return false, fmt.Errorf("%w: it is %s; unmount or detach it first, or add --force", exit.ErrRefused, blockdev.Says(users))
-		}
-		if !force && blockdev.Claimed(r.Device) {
-			return false, fmt.Errorf("%w: it is in use where it cannot be seen from here, such as mounted in a container; end that first, or add --force",
-				exit.ErrRefused)
-		}
-		err := control.NewClient(r.Name).Stop(ctx)
-		if err != nil && !errors.Is(err, control.ErrNotRunning) {
+		if err := ask(ctx, r, force); err != nil {
 			return false, err
 		}
 		if err := gone(ctx, r); err != nil {
@@ -101,6 +95,29 @@ func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err
 	return false, stopDead(ctx, r)
 }
 
+// ask asks a living server to stop. Who uses the device is looked for here as well, where the caller's own mounts
+// are, and because an older server does not.
+func ask(ctx context.Context, r *control.Record, force bool) error {
+	if !force {
+		if users := blockdev.Unused(ctx, r.Device, blockdev.UsersOf); len(users) > 0 {
+			return fmt.Errorf("%w: it is in use: %s; end that first, or: %s", exit.ErrRefused, blockdev.Says(users), shell.Command("stop", "--force", r.Name))
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	err := control.NewClient(r.Name).Stop(ctx, force)
+	switch {
+	case errors.Is(err, control.ErrNotRunning), errors.Is(err, control.ErrUnderway) && ctx.Err() == nil:
+		return nil // how it ends is seen next
+	case errors.Is(err, control.ErrUnderway):
+		return err
+	case errors.Is(err, control.ErrSilent), err != nil && ctx.Err() != nil:
+		return fmt.Errorf("%w; nothing was stopped, and nothing will be; %s", err, silentAdvice(r))
+	}
+	return err
+}
+
 // gone waits until a device's server has ended.
 func gone(ctx context.Context, r *control.Record) error {
 	deadline := time.Now().Add(stopLimit)
@@ -111,7 +128,7 @@ func gone(ctx context.Context, r *control.Record) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("%w; the stop has begun and goes on by itself", context.Cause(ctx))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ const (
 	maxTable  = 4 << 30 // bytes of a table: more than the largest has
 	// askTimeout bounds requests that the server answers from memory.
 	askTimeout = 15 * time.Second
+	// stopTimeout bounds the request to stop: the server looks for users first.
+	stopTimeout = 20 * time.Second
 	// busyWait is how long to wait between attempts when the server's queue of
 	// connections is full.
 	busyWait = 20 * time.Millisecond
@@ -45,6 +48,8 @@ func NewClient(name string) *Client {
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: maxHeader,
+			// A body that waits to be asked for is not sent unasked.
+			ExpectContinueTimeout: sendLimit,
 		},
 		// Nothing is anywhere else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -85,9 +90,13 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Status asks how the device is doing.
-func (c *Client) Status(ctx context.Context) (*Status, error) {
+func (c *Client) Status(ctx context.Context) (*Status, error) { return c.StatusWithin(ctx, askTimeout) }
+
+// StatusWithin is Status for whoever has others to ask as well: the error wraps ErrSilent if no
+// answer comes in that time.
+func (c *Client) StatusWithin(ctx context.Context, limit time.Duration) (*Status, error) {
 	var s Status
-	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/status", nil, &s)
+	return &s, c.call(ctx, limit, http.MethodGet, "/v1/status", nil, &s)
 }
 
 // EachRemap calls f for each row of the table, as they come, until f returns an
@@ -164,15 +173,57 @@ func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveR
 	return r, err
 }
 
-// Resume closes the breaker.
-func (c *Client) Resume(ctx context.Context) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/resume", nil, &struct{}{})
+// Resume closes the breaker. If nobody waits for it any more when the server could begin it does not happen.
+func (c *Client) Resume(ctx context.Context) error { return c.confirm(ctx, askTimeout, "/v1/resume") }
+
+// Stop begins an orderly stop, which the server refuses while somebody uses the device, unless force is set. An error that
+// wraps ErrUnderway says that it may have begun and then goes on by itself; with any other one nothing has happened, and nothing
+// will: the server asks before it begins whether this client is still there.
+func (c *Client) Stop(ctx context.Context, force bool) error {
+	path := "/v1/stop"
+	if force {
+		path += "?force=true"
+	}
+	return c.confirm(ctx, stopTimeout, path)
 }
 
-// Stop begins an orderly stop.
-func (c *Client) Stop(ctx context.Context) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stop", nil, &struct{}{})
+// confirm asks for what happens only if this client still wants it when the server could begin. Other errors than
+// ErrUnderway mean that nothing was done.
+func (c *Client) confirm(ctx context.Context, limit time.Duration, path string) error {
+	body := &confirmation{rest: goAheadBody}
+	err := c.call(ctx, limit, http.MethodPost, path, body, &struct{}{})
+	if err != nil && !body.withdraw() && (errors.Is(err, ErrSilent) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		return fmt.Errorf("%w: %w", ErrUnderway, err)
+	}
+	return err
 }
+
+// confirmation is the body of a request that is sent when the server asks for it, unless it was withdrawn before.
+type confirmation struct {
+	rest  string
+	state atomic.Int32
+}
+
+const (
+	notSent int32 = iota
+	sent
+	withdrawn
+)
+
+func (c *confirmation) Read(p []byte) (int, error) {
+	if !c.state.CompareAndSwap(notSent, sent) && c.state.Load() == withdrawn {
+		return 0, context.Canceled
+	}
+	if c.rest == "" {
+		return 0, io.EOF
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// withdraw reports whether it was not sent; it will not be then.
+func (c *confirmation) withdraw() bool { return c.state.CompareAndSwap(notSent, withdrawn) }
 
 // Leave asks the server to give its device up to another one: it answers or hands
 // back what is under way, and ends. A server that is too old for that gives an
@@ -197,8 +248,16 @@ func cause(err error) error {
 }
 
 func (c *Client) call(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	err := c.exchange(limited, method, path, in, out)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return &silentError{c.name, limit, err}
+	}
+	return err
+}
+
+func (c *Client) exchange(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.ask(ctx, method, path, in)
 	if err != nil {
 		return err
@@ -218,7 +277,11 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, path str
 // ask sends a request and returns the answer, if it is one of success.
 func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
-	if in != nil {
+	confirmed, confirms := in.(*confirmation)
+	switch {
+	case confirms:
+		body = confirmed
+	case in != nil:
 		b, err := json.Marshal(in)
 		if err != nil {
 			return nil, err
@@ -228,6 +291,10 @@ func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Re
 	req, err := http.NewRequestWithContext(ctx, method, "http://ublk-remap"+path, body)
 	if err != nil {
 		return nil, err
+	}
+	if confirms {
+		req.ContentLength = int64(len(goAheadBody))
+		req.Header.Set("Expect", "100-continue")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -26,6 +26,8 @@ type fake struct {
 	stopped int
 	left    int
 	claims  []string
+	asked   func(force bool) // by a stop, before it begins
+	given   chan error       // stops that were given up
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
@@ -41,7 +43,19 @@ func (f *fake) Snapshot(_ context.Context, cursor uint64) (*Snapshot, error) {
 	return &Snapshot{Superblock: []byte{1, 2}, Epoch: 3, Sequence: 1<<64 - 1, Checksum: 5, Entries: []byte{0, 255}, Next: cursor + 1, Done: true}, f.fail
 }
 func (f *fake) Resume(context.Context) error { return f.fail }
-func (f *fake) Stop(context.Context) error   { f.stopped++; return f.fail }
+func (f *fake) Stop(_ context.Context, force bool, begin func() error) error {
+	if f.asked != nil {
+		f.asked(force)
+	}
+	if f.fail == nil {
+		if err := begin(); err != nil {
+			f.given <- err
+			return err
+		}
+	}
+	f.stopped++
+	return f.fail
+}
 
 func (f *fake) Leave(_ context.Context, claim string) error {
 	f.left++
@@ -127,7 +141,7 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.claims, []string{"stay OTHER", "leave CLAIM7"}) {
 		t.Errorf("leave: %v, called %d times: %q", err, f.left, f.claims)
 	}
-	if err := c.Stop(ctx); err != nil || f.stopped != 1 {
+	if err := c.Stop(ctx, false); err != nil || f.stopped != 1 {
 		t.Error(err, f.stopped)
 	}
 }
@@ -145,7 +159,7 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 		}
 		for name, err := range map[string]error{
 			"resume": c.Resume(ctx),
-			"stop":   c.Stop(ctx),
+			"stop":   c.Stop(ctx, false),
 			"leave":  c.Leave(ctx, "X"),
 			"stay":   c.Stay(ctx, "X"),
 			"status": func() error { _, err := c.Status(ctx); return err }(),

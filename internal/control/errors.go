@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 )
 
 var (
@@ -14,6 +15,11 @@ var (
 	ErrNotRunning = errors.New("no server runs")
 	// ErrOwned is returned by Own when another server has the name.
 	ErrOwned = errors.New("another server runs under this name")
+	// ErrSilent is returned by the client when the server has the connection but does not answer
+	// in time.
+	ErrSilent = errors.New("the server does not answer")
+	// ErrUnderway is returned by the client when it gave up waiting for what the server had begun.
+	ErrUnderway = errors.New("it has begun and goes on by itself")
 	// ErrAnswer is returned by the client for an answer that cannot be
 	// understood or has no end.
 	ErrAnswer = errors.New("bad answer")
@@ -71,6 +77,18 @@ type remoteError struct {
 
 func (e *remoteError) Error() string { return e.text }
 func (e *remoteError) Unwrap() error { return e.kind }
+
+// silentError is ErrSilent, with how long was waited.
+type silentError struct {
+	name  string
+	limit time.Duration
+	err   error
+}
+
+func (e *silentError) Error() string {
+	return fmt.Sprintf("the server of %s has not answered for %s", e.name, e.limit)
+}
+func (e *silentError) Unwrap() []error { return []error{ErrSilent, e.err} }
 
 // maxError is how much of a server's explanation is kept, in bytes.
 const maxError = 2048

@@ -33,8 +33,11 @@ type Handler interface {
 	RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
-	// Stop begins an orderly stop and returns when it is certain to happen.
-	Stop(ctx context.Context) error
+	// Stop begins an orderly stop and returns when it is certain to happen. Unless
+	// force is set it is refused, with ErrRefused, while somebody uses the device. When all that is
+	// left is to begin it calls begin, and does nothing if that gives an error: whoever asked has
+	// left, and was told that nothing happens.
+	Stop(ctx context.Context, force bool, begin func() error) error
 	// Leave begins to give the device up to another server and returns when it
 	// is certain to happen: ErrRefused if it is being stopped or given up already,
 	// or if the claim, in whose name it is asked, has been told to Stay.
@@ -235,7 +238,11 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/add", move(h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", move(h.RemoveRemaps))
 	act(mux, "/v1/resume", h.Resume)
-	act(mux, "/v1/stop", h.Stop)
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
+		begun(r)
+		err := h.Stop(r.Context(), r.URL.Query().Get("force") == "true", func() error { return goAhead(w, r) })
+		reply(w, struct{}{}, err)
+	})
 	claimed := func(f func(context.Context, string) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			begun(r)
@@ -247,10 +254,35 @@ func routes(h Handler) http.Handler {
 	return mux
 }
 
+// goAheadBody is what a client sends when the server has said that it is ready to do what cannot be taken back.
+const goAheadBody = "go"
+
+// goAhead asks a client that sent "Expect: 100-continue" whether it is still there and still wants it: net/http asks for the
+// body when that is read. A client that does not wait has said so by its request.
+func goAhead(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get("Expect") == "" {
+		return nil
+	}
+	// What came before may have taken longer than a request may.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(len(goAheadBody))+1))
+	if err == nil && string(body) != goAheadBody {
+		err = errors.New("it did not say so")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: whoever asked has left: %w", ErrFailed, err)
+	}
+	return nil
+}
+
 func act(mux *http.ServeMux, path string, f func(context.Context) error) {
 	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		begun(r)
-		reply(w, struct{}{}, f(r.Context()))
+		err := goAhead(w, r)
+		if err == nil {
+			err = f(r.Context())
+		}
+		reply(w, struct{}{}, err)
 	})
 }
 

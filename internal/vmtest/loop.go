@@ -114,6 +114,14 @@ func configure(path string, cfg *unix.LoopConfig) error {
 	return err
 }
 
+// DetachLoop detaches a loop device before the test ends.
+func DetachLoop(t testing.TB, path string) {
+	t.Helper()
+	if err := detach(path); err != nil {
+		t.Errorf("detach %s: %v", path, err)
+	}
+}
+
 // detach waits for whoever still has the device open (udev's probing, a
 // server that is ending): while it is open the driver only marks it.
 func detach(path string) error {

@@ -55,6 +55,10 @@ func NewMirroredArray(t testing.TB, size int64, members ...string) string {
 		}
 	}
 	t.Cleanup(func() {
+		if f, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+			t.Error(err)
+			return
+		}
 		ioctl("STOP_ARRAY", mdStopArray, nil)
 		_ = f.Close()
 	})
@@ -71,6 +75,8 @@ func NewMirroredArray(t testing.TB, size int64, members ...string) string {
 	}
 	var param [3]int32 // mdu_param_t, of no meaning here
 	ioctl("RUN_ARRAY", mdRunArray, unsafe.Pointer(&param))
+	// Whoever has it open to write to it is a user of it.
+	_ = f.Close()
 	if t.Failed() {
 		t.FailNow()
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"os"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -44,6 +45,11 @@ type Config struct {
 	// Leaving is called right before the predecessor is asked to leave: from
 	// then on requests may wait.
 	Leaving func()
+	// Signals ask a server that is live to end, as the verb stop does: it serves on while the device is in use.
+	// Without them the end of Run's context does, whoever uses it.
+	Signals <-chan os.Signal
+	// Stopping is called when an orderly stop has begun.
+	Stopping func()
 	// Ready is called once, with the device's path, when it is live.
 	Ready func(path string)
 }

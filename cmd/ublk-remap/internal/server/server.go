@@ -33,7 +33,12 @@ const (
 	finishWait      = 30 * time.Second
 	deleteWait      = 15 * time.Second
 	controlShutdown = 2 * time.Second
+	// forcedWait is deleteWait where somebody is known to hold it.
+	forcedWait = time.Second
 )
+
+// reservedRings are for a command that ends the device while others hang.
+const reservedRings = 3
 
 // server is one device being served.
 type server struct {
@@ -59,8 +64,13 @@ type server struct {
 
 	live atomic.Bool
 
+	told   sync.Once   // that it stops
+	stopMu sync.Mutex  // one asks at a time
+	claim  *os.File    // keeps others from the device while it is stopped
+	forced atomic.Bool // it is stopped although it may be in use
 	endMu  sync.Mutex
 	ending ending
+	trying bool     // whether it ends is up to the kernel
 	stays  []string // claims in whose name it does not leave
 	// One of them is closed when ending is decided.
 	stopAsked, leaveAsked chan struct{}
@@ -198,10 +208,14 @@ func (s *server) deviceOf(ctx context.Context, r *control.Record) (ublk.DeviceIn
 
 // openControl opens the driver's control device, once.
 func (s *server) openControl() (err error) {
-	if s.ctl == nil {
-		s.ctl, err = ublk.OpenControl()
+	if s.ctl != nil {
+		return nil
 	}
-	return err
+	if s.ctl, err = ublk.OpenControl(); err != nil {
+		return err
+	}
+	// What the end needs is there from the start.
+	return s.ctl.Reserve(reservedRings)
 }
 
 // DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
@@ -433,7 +447,8 @@ func (s *server) serve(ctx context.Context) error {
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())
 	}
-	stop, stopAsked, leaveAsked := ctx.Done(), s.stopAsked, s.leaveAsked
+	signals, stop := s.signals(ctx)
+	stopAsked, leaveAsked := s.stopAsked, s.leaveAsked
 	for {
 		select {
 		case err := <-ran:
@@ -443,6 +458,8 @@ func (s *server) serve(ctx context.Context) error {
 				return fmt.Errorf("%s: %w; start it again to recover", s.info().BlockPath(), err)
 			}
 			return s.ended()
+		case sig := <-signals:
+			go s.bySignal(sig)
 		case <-stop:
 			stop = nil
 			s.end(endStop)
@@ -460,6 +477,7 @@ func (s *server) serve(ctx context.Context) error {
 // is tried again, for there is no other way to end without losing it.
 func (s *server) stopDevice() {
 	s.log.Info().Msg("stopping")
+	s.tellStopping()
 	go func() {
 		for {
 			ctx, cancel := context.WithTimeout(context.Background(), stopWait)
@@ -488,6 +506,7 @@ func (s *server) abandon(err error) error {
 // finish does what is left after the last request: checkpoint, flush, close,
 // delete.
 func (s *server) finish() error {
+	s.tellStopping()
 	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
 	defer cancel()
 	if err := s.keeper.finish(ctx); err != nil {
@@ -503,12 +522,9 @@ func (s *server) finish() error {
 	s.keeper.stop()
 	s.closeSocket()
 	errs = append(errs, s.set.Close())
-	limited, cancel := context.WithTimeout(context.Background(), deleteWait)
-	defer cancel()
-	// Stopped it is; what can fail is that its number is free again.
-	if err := s.ctl.Delete(limited, s.record.ID); err != nil && !errors.Is(err, ublk.ErrNotFound) {
-		errs = append(errs, err)
-	}
+	closeClaim(s.claim)
+	s.claim = nil
+	errs = append(errs, s.delete())
 	s.log.Info().Msg("stopped")
 	if err := errors.Join(errs...); err != nil {
 		// Whoever asked for the stop finds it there.
@@ -516,6 +532,26 @@ func (s *server) finish() error {
 		return errors.Join(err, s.record.Write())
 	}
 	return s.record.Remove()
+}
+
+// delete removes the device. Stopped it is; what can fail is that its number is free again.
+func (s *server) delete() error {
+	wait := deleteWait
+	if s.forced.Load() {
+		wait = forcedWait
+	}
+	limited, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	err := s.ctl.Delete(limited, s.record.ID)
+	if holders, held := heldBy(err); held && s.forced.Load() {
+		// Whoever said force meant them.
+		s.log.Warn().Str("device", s.record.Device).Str("held_by", fmt.Sprint(holders)).Msg("its number is free when nobody has it open any more")
+		return nil
+	}
+	if errors.Is(err, ublk.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 func (s *server) closeSocket() {
@@ -542,6 +578,7 @@ func (s *server) release() error {
 	if s.ctl != nil {
 		errs = append(errs, s.ctl.Close())
 	}
+	closeClaim(s.claim)
 	if s.owner != nil {
 		errs = append(errs, s.owner.Release())
 	}

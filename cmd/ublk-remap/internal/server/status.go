@@ -247,11 +247,3 @@ func (s *server) Resume(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Stop begins an orderly stop.
-func (s *server) Stop(context.Context) error {
-	if will, _ := s.end(endStop); !will {
-		return fmt.Errorf("%w: the device is being given to another server; try again when that has it", control.ErrRefused)
-	}
-	return nil
-}

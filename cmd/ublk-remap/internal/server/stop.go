@@ -1,0 +1,175 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/cmd/ublk-remap/internal/shell"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/ublk"
+)
+
+// How a device is stopped without taking it from under its users.
+//
+// Whoever asks for a stop, the verb or a signal, it is found out first who uses the device, in every way that there
+// is. Between that and the stop somebody may come. Linux 7.0 stops a device only if nobody has it open, in one step
+// (TRY_STOP_DEV). Before, this server opens its own device for exclusive use meanwhile, which keeps file systems,
+// drivers and swap away; who only writes to it for a moment in between gets an error, as from any device that is
+// taken away.
+
+// Stop begins an orderly stop.
+func (s *server) Stop(ctx context.Context, force bool, begin func() error) error {
+	select {
+	case <-s.device.Ready():
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the device is not live yet", control.ErrFailed)
+	}
+	if force {
+		if err := begin(); err != nil {
+			return err
+		}
+		s.forced.Store(true)
+		return s.endStop()
+	}
+	s.stopMu.Lock()
+	defer s.stopMu.Unlock()
+	// An earlier one may have begun it.
+	if s.endsBy() == endStop {
+		return begin()
+	}
+	safe := s.stopsSafely(ctx)
+	claim, users := s.unused(ctx, safe)
+	if len(users) > 0 {
+		return s.inUse(users)
+	}
+	if err := begin(); err != nil {
+		closeClaim(claim)
+		return err
+	}
+	if safe {
+		return s.tryStop()
+	}
+	s.claim = claim // until the device is gone
+	return s.endStop()
+}
+
+func (s *server) endStop() error {
+	if will, _ := s.end(endStop); !will {
+		return fmt.Errorf("%w: the device is being given to another server; try again when that has it", control.ErrRefused)
+	}
+	return nil
+}
+
+func (s *server) inUse(users []blockdev.User) error {
+	return fmt.Errorf("%w: %s is in use: %s; end that first, or: %s", control.ErrRefused, s.info().BlockPath(), blockdev.Says(users),
+		shell.Command("stop", "--force", s.name))
+}
+
+// stopsSafely reports whether the kernel stops a device only if nobody has it open.
+func (s *server) stopsSafely(ctx context.Context) bool {
+	have, err := s.ctl.Features(ctx)
+	return err == nil && have.Has(ublk.FeatureSafeStop)
+}
+
+// unused says who uses the device. If that is nobody, and the kernel does not see to it, the claim keeps others from
+// coming; what was written by those who are gone is on the disk then.
+func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users []blockdev.User) {
+	path := s.info().BlockPath()
+	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
+		return nil, users
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return nil, []blockdev.User{{Kind: blockdev.UserKernel, Device: path}}
+	case err != nil:
+		// No node here: what was found is all that there is to go by.
+		s.log.Warn().Err(err).Msg("the device cannot be kept for the stop")
+		return nil, nil
+	}
+	claim = os.NewFile(uintptr(fd), path)
+	if users = blockdev.UsersOf(path); len(users) > 0 {
+		closeClaim(claim)
+		return nil, users
+	}
+	// As long as it is open here, the pages of those who closed it are not written by that: a power cut would not be to
+	// blame for what is lost of them.
+	if err := claim.Sync(); err != nil {
+		s.log.Warn().Err(err).Msg("what was written to the device is not all on the disk")
+	}
+	return claim, nil
+}
+
+func closeClaim(f *os.File) {
+	if f != nil {
+		_ = f.Close()
+	}
+}
+
+// tryStop stops the device unless somebody has it open.
+func (s *server) tryStop() error {
+	s.endMu.Lock()
+	if s.ending != endNot {
+		s.endMu.Unlock()
+		return s.endStop()
+	}
+	s.ending, s.trying = endStop, true
+	s.endMu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+	defer cancel()
+	err := s.ctl.TryStop(ctx, s.info().ID)
+	s.endMu.Lock()
+	defer s.endMu.Unlock()
+	s.trying = false
+	if errors.Is(err, ublk.ErrBusy) && !s.forced.Load() {
+		s.ending = endNot
+		users := blockdev.UsersOf(s.info().BlockPath())
+		if len(users) == 0 {
+			users = []blockdev.User{{Kind: blockdev.UserKernel}}
+		}
+		return s.inUse(users)
+	}
+	// It is stopped, or the kernel has begun to: what is left of that is done as always.
+	close(s.stopAsked)
+	return nil
+}
+
+// bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a hurry and a supervisor send
+// those without looking; a device that is in use is served on, and it is said why.
+func (s *server) bySignal(sig os.Signal) {
+	err := s.Stop(context.Background(), false, func() error { return nil })
+	if err != nil {
+		s.log.Warn().Stringer("signal", sig).Err(err).Msg("asked to end by a signal; serving on")
+	}
+}
+
+// signals returns what asks a live server to end: its signals, or else the end of ctx, which is not asked about.
+func (s *server) signals(ctx context.Context) (<-chan os.Signal, <-chan struct{}) {
+	if s.cfg.Signals != nil {
+		return s.cfg.Signals, nil
+	}
+	return nil, ctx.Done()
+}
+
+// tellStopping tells, once, that a stop has begun.
+func (s *server) tellStopping() {
+	if s.cfg.Stopping != nil {
+		s.told.Do(s.cfg.Stopping)
+	}
+}
+
+// heldBy says who keeps the number of a device that is stopped, if that is why it is not free yet.
+func heldBy(err error) (holders []ublk.Holder, held bool) {
+	var h *ublk.HeldOpenError
+	if errors.As(err, &h) {
+		self := os.Getpid()
+		return slices.DeleteFunc(slices.Clone(h.Holders), func(h ublk.Holder) bool { return h.PID == self }), true
+	}
+	return nil, false
+}
