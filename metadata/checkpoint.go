@@ -226,7 +226,7 @@ func (c *Committer) checkpointDone(i int, err error) {
 	case ck.verifying:
 		c.verified(i, err)
 	case err != nil:
-		c.err = err
+		c.err, m.ckErr = err, err
 		if m.ckTry < checkpointTries {
 			c.tryCheckpoint(i)
 		} else {
@@ -303,7 +303,7 @@ func (c *Committer) verified(i int, err error) {
 	}
 	switch {
 	case err != nil:
-		c.err = err
+		c.err, m.ckErr = err, err
 		if m.ckTry < checkpointTries {
 			c.readBack(i)
 		} else {
@@ -361,7 +361,7 @@ func (c *Committer) endCheckpoint() {
 		m := &c.ms[i]
 		// The place is at fault if the checkpoint went well elsewhere.
 		if m.ckFate == fateFailed && outcome == OutcomeDurable && !ck.refused {
-			c.troubled(m)
+			c.troubled(m, m.ckErr)
 		}
 		m.ckFate = fateNone
 	}

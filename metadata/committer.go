@@ -59,7 +59,8 @@ type Op struct {
 	// long. It belongs to the Committer, which leaves it alone until Done. Of a
 	// write nobody may change it, and several Ops may share it.
 	Data []byte
-	// FUA: the write must be durable before Done (RWF_DSYNC). All writes are.
+	// FUA: the write must be durable before Done. All writes are. Where that takes a flush,
+	// one that fails ends the Op with ErrFlush.
 	FUA bool
 	// Read: Data is to be read from the device, and all of it, or the Op has
 	// failed.
@@ -222,8 +223,10 @@ type cmirror struct {
 	recTry    int
 	recCopies int  // slots that have the record
 	second    bool // a second copy was tried, or is
+	recErr    error
 
 	ckFate  fate
+	ckErr   error
 	ckSlot  int
 	ckTry   int
 	ckSteps int // writes and reads of this checkpoint that have ended
@@ -684,7 +687,9 @@ func RunOps(c *Committer, devs []Device, dst []Result) []Result {
 			if op.Read {
 				_, err = devs[op.Device].ReadAt(op.Data, op.Offset)
 			} else if _, err = devs[op.Device].WriteAt(op.Data, op.Offset); err == nil {
-				err = devs[op.Device].Sync()
+				if err = devs[op.Device].Sync(); err != nil {
+					err = fmt.Errorf("%w: %w", ErrFlush, err)
+				}
 			}
 			c.Done(op.ID, err)
 		}

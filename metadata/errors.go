@@ -57,6 +57,10 @@ var (
 	// ErrTableFull is reported by Status when the table has more entries than
 	// a checkpoint can hold. Commits go on until the log is full.
 	ErrTableFull = errors.New("table larger than a checkpoint")
+	// ErrFlush is what a write ends with that was carried out, and whose flush, or another one
+	// meanwhile, failed: it may be gone from the device's cache, and with it any write of
+	// anybody else's. It says nothing of the place that was written.
+	ErrFlush = errors.New("the flush failed")
 	// ErrLogFull is reported by Status when a commit was dropped because no
 	// mirror has room in its log and no checkpoint could be written.
 	ErrLogFull = errors.New("log full")

@@ -213,8 +213,11 @@ func (c *Committer) recordDone(i int, err error) {
 		m.hold(m.recSlot, r.Position)
 	} else {
 		// The slot may have a bad sector, or the record after all: it stays
-		// free, and the record goes to the next one, the same bytes.
-		c.err = err
+		// free, and the record goes to the next one, the same bytes. That also
+		// holds where a flush failed: the record is all here, and is written once
+		// more, with a flush of its own. Nobody is spared by that: what others had
+		// in the cache is gone, and is told to the user by whoever flushed.
+		c.err, m.recErr = err, err
 		c.tryRecord(i)
 	}
 	if r.wait == 0 {
@@ -274,10 +277,10 @@ func (c *Committer) recordEnded() {
 			m.ckFate = fateNone
 			r.marking = true
 			c.sb.wanted = true
-			c.troubled(m)
+			c.troubled(m, m.recErr)
 		} else {
 			c.failRebuild(m)
-			c.troubled(m)
+			c.troubled(m, m.recErr)
 		}
 	}
 	// A mirror that was stale when the set was created misses records from the

@@ -1,5 +1,7 @@
 package metadata
 
+import "errors"
+
 // moveAfter is how much trouble a place may give before its mirror is rebuilt
 // elsewhere: the mirror became stale there, or its slots could not be written.
 const moveAfter = 2
@@ -57,7 +59,13 @@ func (c *Committer) otherGood(m *cmirror) bool {
 //
 // While the backing has but one superblock that reads no mirror moves: that would be
 // news that are not written over it, see sbUpdate.
-func (c *Committer) troubled(m *cmirror) {
+//
+// cause is what failed there last. A flush is no trouble of the place: the device's cache
+// is at fault, everywhere alike.
+func (c *Committer) troubled(m *cmirror, cause error) {
+	if errors.Is(cause, ErrFlush) {
+		return
+	}
 	s := c.site(m.device, m.start)
 	s.trouble++
 	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) || c.sb.goodCopies(0) < 2 {

@@ -139,5 +139,5 @@ func (c *Committer) scrubDone(err error) {
 	}
 	// It stays out of use, until the next start or until the mirror moves.
 	c.err = err
-	c.troubled(m)
+	c.troubled(m, err)
 }

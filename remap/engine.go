@@ -39,10 +39,14 @@ type op struct {
 	kind   opKind
 	parity uint8 // which grace period it belongs to
 	active bool
-	due    int64 // monotonic ns of the next retry; 0: with the driver
-	since  int64 // when it first failed for want of resources
-	delay  int64
-	next   int32 // free list
+	// durable: a flush is to follow the write, or does. settling: that is done, and others
+	// are waited for.
+	durable, settling bool
+	flush             Flushing
+	due               int64 // monotonic ns of the next retry; 0: with the driver
+	since             int64 // when it first failed for want of resources
+	delay             int64
+	next              int32 // free list
 }
 
 // place is what an operation believed about its blocks' place.
@@ -68,6 +72,7 @@ type request struct {
 	cursor, end uint64 // blocks not yet tried; opFlush: devices
 	inflight    int    // operations
 	errno       int32  // the answer so far
+	told        uint64 // opFlush: failed flushes that were told of when it began
 	active      bool
 	parked      bool // waits for busy units
 	isolating   bool // something failed and was or is being isolated
@@ -158,6 +163,7 @@ func (e *Engine) Submit(r *Request) {
 	switch {
 	case r.Op == OpFlush:
 		q.cursor, q.end = 0, uint64(e.geo.Devices)
+		q.told = e.shared.told.Load()
 	case r.Block+uint64(r.Count) > e.geo.Blocks || r.Block+uint64(r.Count) < r.Block ||
 		r.Op != OpDiscard && int(r.Count) > e.cfg.MaxBlocks:
 		q.cursor, q.end = 0, 0
@@ -236,6 +242,8 @@ func (e *Engine) dispatchFlush(q *request) {
 			o.kind, o.block, o.count = opFlush, upto, 0
 			o.io.Op, o.io.Device, o.io.Tag = OpFlush, device, q.Tag
 			o.io.FUA, o.io.Zero, o.io.Buffer, o.io.Offset, o.io.Length = false, false, 0, 0, 0
+			o.flush = e.shared.userFlush(device)
+			o.flush.Begin()
 			e.start(q, o)
 		}
 		q.cursor++
@@ -285,7 +293,11 @@ func (e *Engine) issue(q *request, o *op, kind opKind, run Run) uint64 {
 }
 
 func (e *Engine) start(q *request, o *op) {
-	o.active, o.parity, o.due, o.since = true, e.parity, 0, 0
+	o.active, o.parity, o.due, o.since, o.durable = true, e.parity, 0, 0, false
+	if o.io.FUA && (e.geo.NoFUA[o.io.Device] || o.io.Op == OpWriteZeroes) {
+		o.io.FUA, o.durable = false, true
+		o.flush = e.shared.Durable(o.io.Device)
+	}
 	e.inflight[o.parity]++
 	q.inflight++
 	e.drv.Issue(&o.io)
@@ -296,6 +308,10 @@ func (e *Engine) start(q *request, o *op) {
 func (e *Engine) Complete(id uint64, res int32) {
 	o := &e.ops[id]
 	q := &e.requests[o.io.Tag]
+	if o.io.Op == OpFlush {
+		e.flushEnded(q, o, res)
+		return
+	}
 	if res >= 0 {
 		if (o.io.Op == OpRead || o.io.Op == OpWrite) && int64(res) < o.io.Length {
 			if e.shorten(q, o, int64(res)) {
@@ -303,6 +319,9 @@ func (e *Engine) Complete(id uint64, res int32) {
 			}
 			res = -int32(syscall.EIO)
 			e.failed(q, o, res, ClassPath)
+		} else if o.durable {
+			e.flushAfter(o)
+			return
 		} else {
 			e.succeeded(q, o, o.count)
 		}
@@ -383,6 +402,13 @@ func (e *Engine) Tick(now int64) {
 		if o := &e.ops[i]; o.due != 0 && o.due <= now {
 			o.due = 0
 			e.delayed--
+			if o.settling {
+				e.settle(&e.requests[o.io.Tag], o)
+				continue
+			}
+			if o.io.Op == OpFlush {
+				o.flush.Begin()
+			}
 			e.drv.Issue(&o.io)
 		}
 	}
@@ -392,7 +418,7 @@ func (e *Engine) Tick(now int64) {
 func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 	switch o.kind {
 	case opFirst, opProbe:
-		if !o.io.FUA {
+		if !o.io.FUA && !o.durable {
 			e.dirtied(o)
 		}
 		if o.kind == opProbe {
@@ -419,14 +445,8 @@ func (e *Engine) dirtied(o *op) {
 // failed takes an error that will not go away by waiting.
 func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 	e.count(o, res, class)
-	switch o.kind {
-	case opHeal:
+	if o.kind == opHeal {
 		e.spareFailed(q, class)
-		return
-	case opFlush:
-		// A failed flush is answered as failed, once: the kernel and the drive may
-		// have dropped what they could not write, so that a second flush would succeed.
-		e.fail(q, res)
 		return
 	}
 	e.dirtied(o)
@@ -515,6 +535,9 @@ func (e *Engine) finish(q *request) {
 		}
 	case OpFlush:
 		c.Flushes++
+		if e.shared.tell(q.told, q.errno != 0) {
+			e.fail(q, -int32(syscall.EIO))
+		}
 	case OpDiscard:
 		c.Discards++
 	}

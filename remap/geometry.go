@@ -25,6 +25,9 @@ type Geometry struct {
 	HeadOffset int64         // bytes on HeadDevice
 	Spares     []SpareExtent // ordered by First
 	Devices    int           // backing disk and spare devices
+	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
+	// write and a flush of a FUA write, with one result for both.
+	NoFUA [MaxDevices]bool
 }
 
 // BlocksPerUnit returns how many blocks make a unit.

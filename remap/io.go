@@ -28,7 +28,7 @@ type Request struct {
 type IO struct {
 	ID     uint64 // to be handed back with Engine.Complete
 	Op     Op
-	FUA    bool  // the data must be durable on completion (RWF_DSYNC)
+	FUA    bool  // OpWrite only: the data must be durable on completion (RWF_DSYNC). Never set for a device without FUA
 	Zero   bool  // OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
 	Device uint8 // 0 is the backing disk, then the spare devices
 	Tag    uint16
@@ -49,7 +49,7 @@ type Driver interface {
 	// Send hands a message to the Arbiter; messages of one queue stay in order.
 	Send(m *Message)
 	// Now is the time in nanoseconds of a monotonic clock. It is asked for
-	// only when something failed.
+	// only when something failed, or when flushes meet.
 	Now() int64
 }
 

@@ -25,8 +25,10 @@ type Journal interface {
 // Transfer is one operation of a relocation. Data is 4096-aligned and belongs to
 // the Arbiter until Transferred was called.
 type Transfer struct {
-	ID     uint64
-	Op     Op // OpRead or OpWrite
+	ID uint64
+	Op Op // OpRead or OpWrite
+	// FUA: the data must be durable at the end. If that takes a flush, and it fails, the
+	// driver says so by TransferUnflushed.
 	FUA    bool
 	Device uint8
 	Offset int64 // bytes on Device
@@ -39,7 +41,8 @@ type Transfer struct {
 type ArbiterDriver interface {
 	// Send hands a message to the engine of a queue; messages to one queue stay in order.
 	Send(queue uint16, m *Message)
-	// Transfer starts an operation; its result comes back by Transferred.
+	// Transfer starts an operation; its result comes back by Transferred or
+	// TransferUnflushed.
 	Transfer(t *Transfer)
 	// Now is the time in nanoseconds of a monotonic clock.
 	Now() int64

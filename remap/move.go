@@ -2,6 +2,7 @@ package remap
 
 import (
 	"bytes"
+	"syscall"
 
 	"ublkremap/metadata"
 )
@@ -334,6 +335,10 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
 	a.advance()
 }
+
+// TransferUnflushed takes the end of a Transfer whose data was written and whose flush, or
+// another one meanwhile, failed. That says nothing of the medium.
+func (a *Arbiter) TransferUnflushed(id uint64) { a.Transferred(id, -int32(syscall.ENOLINK)) }
 
 // transferred takes the end of a transfer of the current run: well done, or failed, for
 // its medium or for another reason.

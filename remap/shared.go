@@ -27,6 +27,10 @@ type Shared struct {
 	written [MaxDevices]atomic.Uint64
 	flushed [MaxDevices]atomic.Uint64
 	queues  atomic.Pointer[[]*counters]
+	// failures counts the failed flushes of all devices, and told is how many of them
+	// the user's flushes have been told of.
+	failures, told atomic.Uint64
+	flushes        flushes
 }
 
 // NewShared returns the state that the engines and the arbiter of one device

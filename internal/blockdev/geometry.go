@@ -23,6 +23,9 @@ type Geometry struct {
 	MemoryAlign   int // alignment that direct I/O buffers need, at least 4
 	Rotational    bool
 	ReadOnly      bool
+	// FUA: the device, and each device that it is made of, writes through its cache if asked
+	// to. Else the kernel makes a write and a flush of that, with one result for both.
+	FUA bool
 
 	DiscardGranularity int64 // 0: cannot discard
 	DiscardMax         int64 // largest single discard
@@ -81,6 +84,7 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 		g.Rotational = v != 0
 	}
 	q := queueDir(rdev)
+	g.FUA = hasFUA(q, maxStack)
 	g.DiscardGranularity = sysfsInt(q, "discard_granularity")
 	g.DiscardMax = sysfsInt(q, "discard_max_bytes")
 	if g.DiscardMax == 0 {
@@ -173,10 +177,37 @@ func queueDir(rdev uint64) string {
 	if err != nil {
 		return ""
 	}
-	if _, err := os.Stat(filepath.Join(d, "partition")); err == nil {
-		d = filepath.Dir(d)
+	return queueOf(d)
+}
+
+// queueOf is queueDir for the sysfs directory of a disk or a partition.
+func queueOf(dir string) string {
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		dir = filepath.Dir(dir)
 	}
-	return filepath.Join(d, "queue")
+	return filepath.Join(dir, "queue")
+}
+
+// maxStack is how many devices may lie over each other (device mapper, MD) to be
+// looked through.
+const maxStack = 8
+
+// hasFUA reports whether all of a stack of devices have FUA. That of the one on top is
+// not enough: device mapper says so wherever a device below has a volatile cache, and
+// the kernel makes two operations of the write there. Nor does it count that a cache is
+// written through now (queue/write_cache): that can be changed at any time.
+func hasFUA(queue string, depth int) bool {
+	if sysfsInt(queue, "fua") != 1 || depth == 0 {
+		return false
+	}
+	below, _ := filepath.Glob(filepath.Join(filepath.Dir(queue), "slaves", "*"))
+	for _, link := range below {
+		d, err := filepath.EvalSymlinks(link)
+		if err != nil || !hasFUA(queueOf(d), depth-1) {
+			return false
+		}
+	}
+	return true
 }
 
 func sysfsLookup(dir, name string) (int64, bool) {

@@ -27,6 +27,9 @@ type Options struct {
 	// a disk must not: a virtual machine on it, or a copy under way, claims nothing. A server that comes
 	// back to its own disk may.
 	Writers bool
+	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
+	// then. Else that is an error.
+	NoteLoss bool
 }
 
 // Device is an open backing or spare device. Its methods may be called from
@@ -39,6 +42,7 @@ type Device struct {
 	rdev  uint64
 	block bool
 	below []int // descriptors that keep others away from what a loop device is over
+	lost  bool  // its cache, or a part of it, before it was opened
 }
 
 // retryEvery is how often a busy device is tried again.
@@ -222,8 +226,33 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 		return ErrReadOnly
 	}
 	d.geo = geo
-	return nil
+	if o.ReadOnly || o.Shared {
+		return nil
+	}
+	return d.settle(o.NoteLoss)
 }
+
+// settleTries is how many flushes of a device may fail before it is not opened.
+const settleTries = 3
+
+// settle makes durable what somebody who was killed has left in the device's cache, before anything
+// is read that a write might rely on: a superblock that is seen now and gone after a power cut, while what
+// was written on its word is there.
+func (d *Device) settle(noteLoss bool) error {
+	for try := 1; ; try++ {
+		err := d.Sync()
+		if err == nil {
+			return nil
+		}
+		if d.lost = true; !noteLoss || try == settleTries {
+			return fmt.Errorf("what was written to it before may be lost: %w", err)
+		}
+	}
+}
+
+// LostCache reports whether a flush failed when the device was opened: what was written before, and
+// not flushed, may be gone.
+func (d *Device) LostCache() bool { return d.lost }
 
 func lockFile(fd, how int) error {
 	err := unix.Flock(fd, how|unix.LOCK_NB)
@@ -336,15 +365,7 @@ func (d *Device) pread(p []byte, off int64) (int, error) {
 
 // WriteAt writes p at off, whole or with an error. p, its length and off must
 // be aligned: p to a page (see Aligned), the others to the logical block.
-func (d *Device) WriteAt(p []byte, off int64) (int, error) { return d.write(p, off, 0) }
-
-// WriteDurable is WriteAt that returns once the data is durable on the medium
-// (RWF_DSYNC: FUA where the device has it, else a flush).
-func (d *Device) WriteDurable(p []byte, off int64) (int, error) {
-	return d.write(p, off, unix.RWF_DSYNC)
-}
-
-func (d *Device) write(p []byte, off int64, flags int) (int, error) {
+func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	if !aligned(p, off, d.geo.LogicalBlock) {
 		return 0, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, ErrAlignment)
 	}
@@ -353,7 +374,7 @@ func (d *Device) write(p []byte, off int64, flags int) (int, error) {
 	}
 	done := 0
 	for done < len(p) {
-		n, err := unix.Pwritev2(d.fd, [][]byte{p[done:]}, off+int64(done), flags)
+		n, err := unix.Pwrite(d.fd, p[done:], off+int64(done))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -368,7 +389,8 @@ func (d *Device) write(p []byte, off int64, flags int) (int, error) {
 	return done, nil
 }
 
-// Sync makes everything written so far durable.
+// Sync makes everything written so far durable. One that fails must not be called again
+// in the hope of better: what the device could not write it may have dropped.
 func (d *Device) Sync() error {
 	for {
 		err := unix.Fdatasync(d.fd)

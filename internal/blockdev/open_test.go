@@ -103,7 +103,7 @@ func TestReadWrite(t *testing.T) {
 	if n, err := d.WriteAt(buf, 4096); n != 8192 || err != nil {
 		t.Fatal(n, err)
 	}
-	if n, err := d.WriteDurable(buf[:4096], 16384); n != 4096 || err != nil {
+	if n, err := d.WriteAt(buf[:4096], 16384); n != 4096 || err != nil {
 		t.Fatal(n, err)
 	}
 	if err := d.Sync(); err != nil {

@@ -37,6 +37,9 @@ type Record struct {
 	// one. 0: written by a version that did not tell.
 	Epoch   uint64 `json:"epoch,omitempty"`
 	Version string `json:"version"` // of the program
+	// FlushUntold: a flush of a disk has failed, and the server left the device to another one
+	// before it could tell a user. The next flush must fail.
+	FlushUntold bool `json:"flush_untold,omitempty"`
 	// Error is what went wrong in an orderly stop; the device is gone then.
 	Error string `json:"error,omitempty"`
 }

@@ -54,6 +54,9 @@ const (
 	BugNoReadBack
 	BugRetestUnread
 	BugPathIsMedium
+	BugFlushUntold
+	BugFlushAsMedium
+	BugUnsettledStart
 	bugs
 )
 
@@ -115,7 +118,7 @@ var bugTable = [bugs]bugInfo{
 	BugCoversUnseen:     {"covers-unseen", "a checkpoint covers records that the table it is made of does not show yet", inDriver, FocusNone},
 	BugEarlyCheckpoint:  {"early-checkpoint", "a checkpoint frees log space before it is durable", inDriver, FocusNone},
 	BugNoSpareFlush:     {"no-spare-flush", "a flush leaves out the spare device", inDriver, FocusNone},
-	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: devices not written to since the start are not flushed", inDriver, FocusNone},
+	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: its flushes leave out what a dead server wrote", inDriver, FocusNone},
 	BugFlushIgnored:     {"flush-ignored", "a flush that failed is answered as good", inDriver, FocusNone},
 	BugFlushRetried:     {"flush-retried", "a flush that failed is tried again, and the second answer counts", inDriver, FocusNone},
 	BugDropsFUA:         {"drops-fua", "a FUA write is written without FUA", inDriver, FocusNone},
@@ -142,6 +145,9 @@ var bugTable = [bugs]bugInfo{
 	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
+	BugFlushUntold:      {"flush-untold", "a record's or a move's failed flush is not told to the next flush of the user", inDriver, FocusNone},
+	BugFlushAsMedium:    {"flush-as-medium", "a disk without FUA is asked for it: a failed flush looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
+	BugUnsettledStart:   {"unsettled-start", "a start relies on what it reads, before what a dead server left in the disks' caches is flushed", inDriver, FocusNone},
 	BugNoReadBack:       {"no-read-back", "a superblock counts once its write is answered, whether or not it reads", inDriver, FocusLatent},
 }
 
@@ -234,14 +240,6 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 		b == BugDiscardHome && d.kind == ioDiscard && s.inSpare(d):
 		s.later(class, func() { done(0) })
 		return false
-	case b == BugForgetsDirty:
-		if d.kind == ioFlush && !q.sv.written[d.d.index] {
-			s.later(class, func() { done(0) })
-			return false
-		}
-		if writes {
-			q.sv.written[d.d.index] = true
-		}
 	case b == BugCachedHeal && s.inSpare(d), b == BugDropsFUA && !s.inSpare(d):
 		d.fua = false
 	case b == BugShortIsWhole && (d.kind == ioRead || d.kind == ioWrite):
@@ -327,7 +325,7 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 	case io.kind != ioWrite:
 		return false
 	case b == BugEarlyCheckpoint && s.inSlots(io):
-		io.fua = false // what is read back shows nothing
+		io.late = 1 << 40 // what is read back shows nothing, and no other flush helps
 	case b == BugEarlyJournal && !s.inSlots(io):
 		io.data = slices.Clone(io.data)
 		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
@@ -440,6 +438,11 @@ func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 
 // booted is told that a server was started.
 func (b Bug) booted(s *sim) {
+	if b == BugForgetsDirty {
+		for _, d := range s.disks {
+			d.forgets = d.seq
+		}
+	}
 	for _, io := range s.ghosts {
 		s.muchLater(classTransfer, 50, func() { io.apply(io.done, io.n) })
 	}

@@ -30,7 +30,8 @@ type config struct {
 	vanish bool // whole disks vanish and return
 	storms bool // operations fail for want of resources, all of them for a while
 	trims  bool
-	lossy  bool // a flush that fails drops what the disk had cached
+	lossy  bool    // a flush that fails drops what the disk had cached
+	noFUA  [2]bool // by disk: FUA is a write and a flush of the kernel's
 	meta   metaFaults
 	moves  bool // remap add and remove
 	buf    int  // relocation buffer, in units
@@ -124,13 +125,17 @@ func newConfig(rng *rand.Rand) config {
 		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
 		c.faults, c.wind = c.faults+8, max(c.wind, 40)
 	}
+	c.noFUA = [2]bool{rng.IntN(2) == 0, rng.IntN(2) == 0}
+	if (c.noFUA[0] || c.noFUA[1]) && c.rates.flush == 0 && rng.IntN(4) == 0 {
+		c.rates.flush, c.lossy = 1+rng.IntN(60), rng.IntN(4) > 0
+	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
 	return c
 }
 
 func (c *config) String() string {
 	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, metadata: %s, policy %+v",
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, metaNames[c.meta], c.policy)
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, metaNames[c.meta], c.policy)
 }

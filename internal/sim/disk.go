@@ -28,6 +28,11 @@ type disk struct {
 	rates rates
 	trims bool // a discard leaves zeroes; else it does nothing
 	lossy bool // a flush that fails drops what it could not write
+	noFUA bool // a FUA write is what the kernel makes of it: a write and a flush, with one answer
+
+	// Of bugs only: writes up to forgets are covered by no flush, and what is being stored is not
+	// covered by any if late is set.
+	forgets, late uint64
 
 	token *int // of the pages that are this disk's own; others are copied before they change
 }
@@ -156,7 +161,7 @@ func (d *disk) store(off int64, data []byte, n int64, durable bool) {
 				p.cache[s] = c
 				d.dirty = append(d.dirty, (off+at)/sectorSize)
 			}
-			c.versions = append(c.versions, version{d.seq, src})
+			c.versions = append(c.versions, version{d.seq + d.late, src})
 		}
 		copy(now, src)
 		if f := p.bad[s]; f != nil && f.heals {
@@ -174,6 +179,10 @@ func (d *disk) sync(seq uint64) {
 		p := d.page(sector * sectorSize)
 		c := p.cache[sector%pageSectors]
 		if c == nil {
+			continue
+		}
+		if c.versions[len(c.versions)-1].seq <= d.forgets {
+			kept = append(kept, sector)
 			continue
 		}
 		n := 0

@@ -87,10 +87,12 @@ type diskIO struct {
 	n    int64
 	data []byte // read into or written from
 
-	done int64  // bytes that have taken effect
-	seq  uint64 // ioFlush: what was in the cache when it was issued
-	whom string // for the trace
-	slot int    // its place in sim.ios
+	done      int64  // bytes that have taken effect
+	unflushed bool   // a flush failed: the operation is one, or the kernel made one of it
+	seq       uint64 // ioFlush: what was in the cache when it was issued
+	whom      string // for the trace
+	late      uint64 // BugEarlyCheckpoint: see disk.late
+	slot      int    // its place in sim.ios
 
 	req   *userReq // whose it is; nil: a relocation's or the journal's
 	block uint64   // req's first block that it is about
@@ -112,18 +114,12 @@ const again = int32(-1 << 30)
 func (io *diskIO) step(rng *rand.Rand) int32 {
 	d := io.d
 	if d.gone != 0 {
+		io.unflushed = io.kind == ioFlush
 		return -d.gone
 	}
 	r := d.rates
 	if io.kind == ioFlush {
-		if rng.IntN(1000) < r.flush {
-			if d.lossy {
-				d.drop(rng, surviveSome, io.seq)
-			}
-			return -int32(syscall.EIO)
-		}
-		d.sync(io.seq)
-		return 0
+		return io.flush(rng, io.seq, 0)
 	}
 	if io.done == 0 {
 		switch {
@@ -154,11 +150,39 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 	switch {
 	case end < io.n && !short:
 		return again
+	case io.fua && d.noFUA:
+		return io.flush(rng, d.seq, int32(end)*io.counts())
 	case io.kind == ioRead || io.kind == ioWrite:
 		return int32(end)
 	}
 	return 0
 }
+
+// flush ends an operation by a flush of what was written up to seq. It answers res, or that
+// the flush failed.
+func (io *diskIO) flush(rng *rand.Rand, seq uint64, res int32) int32 {
+	d := io.d
+	if rng.IntN(1000) < d.rates.flush {
+		io.unflushed = true
+		if d.lossy {
+			d.drop(rng, surviveSome, seq)
+		}
+		return -int32(syscall.EIO)
+	}
+	d.sync(seq)
+	return res
+}
+
+// counts is 1 for an operation whose result is a number of bytes, else 0.
+func (io *diskIO) counts() int32 {
+	if io.kind == ioRead || io.kind == ioWrite {
+		return 1
+	}
+	return 0
+}
+
+// durable: what the operation writes is on the media at once.
+func (io *diskIO) durable() bool { return io.fua && !io.d.noFUA }
 
 // from returns an operation that does what is left of this one, from byte at on.
 func (io *diskIO) from(at int64) *diskIO {
@@ -185,15 +209,17 @@ func (io *diskIO) fault() *fault {
 
 // apply gives the bytes from lo to hi of the operation their effect.
 func (io *diskIO) apply(lo, hi int64) {
+	io.d.late = io.late
+	defer func() { io.d.late = 0 }()
 	switch {
 	case lo >= hi:
 	case io.kind == ioRead:
 		io.d.load(io.off+lo, io.data[lo:hi])
 	case io.kind == ioWrite:
-		io.d.store(io.off+lo, io.data[lo:hi], hi-lo, io.fua)
+		io.d.store(io.off+lo, io.data[lo:hi], hi-lo, io.durable())
 	case io.kind == ioDiscard && !io.d.trims:
 	default:
-		io.d.store(io.off+lo, nil, hi-lo, io.fua)
+		io.d.store(io.off+lo, nil, hi-lo, io.durable())
 	}
 }
 

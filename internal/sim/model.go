@@ -14,6 +14,9 @@ type value struct {
 	// end is when the write of it was answered. A write that began later and
 	// succeeded has replaced it.
 	end int64
+	// kept is when it was found that it may be there again, because a cache was dropped: only a
+	// write that was durable by itself has replaced it before that.
+	kept int64
 	// over is when the first write that replaced it was answered, 0 for never: a
 	// flush that began later makes it impossible after a power cut.
 	over int64
@@ -123,12 +126,12 @@ func (m *model) wrote(r *userReq, ok bool) {
 	for i := r.first(); i < r.first()+r.sectors(); i++ {
 		s := m.at(i)
 		if ok {
-			s.cur = slices.DeleteFunc(s.cur, func(v value) bool { return v.end < r.start })
+			s.cur = slices.DeleteFunc(s.cur, func(v value) bool { return v.end < r.start && (r.FUA || v.kept < r.start) })
 			if r.FUA {
 				s.media = slices.DeleteFunc(s.media, func(v value) bool { return v.end < r.start })
 			}
 			for k := range s.media {
-				if v := &s.media[k]; v.over == 0 && v.end < r.start {
+				if v := &s.media[k]; v.over == 0 && max(v.end, v.kept) < r.start {
 					v.over = now
 				}
 			}
@@ -232,7 +235,7 @@ func (m *model) dropped() {
 	for _, i := range slices.Compact(sectors) {
 		s := m.at(i)
 		for k := range s.media {
-			s.media[k].end, s.media[k].over = now, 0
+			s.media[k].kept, s.media[k].over = now, 0
 		}
 		s.cur = slices.Clone(s.media)
 		for _, r := range m.reads {

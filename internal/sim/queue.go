@@ -64,6 +64,9 @@ func (q *queue) Issue(io *remap.IO) {
 	if d.kind != ioFlush {
 		s.checkPlace(d)
 	}
+	if io.FUA && (io.Op != remap.OpWrite || q.sv.restored.Geometry.NoFUA[io.Device]) {
+		s.failf("%v: FUA, and there is no such thing: %v", r, d)
+	}
 	if q.goesOn[io.ID] {
 		delete(q.goesOn, io.ID)
 	} else if d.kind == ioWrite || d.kind == ioZero {
@@ -210,6 +213,8 @@ func (q *queue) Finish(tag uint16, res int32) {
 	case remap.OpFlush:
 		if res == 0 {
 			s.model.flushed(r)
+		} else {
+			s.told = s.failures
 		}
 	default:
 		s.model.wrote(r, res == 0)
@@ -223,6 +228,11 @@ func (q *queue) audit(r *userReq, res int32) {
 	case r.Op == remap.OpFlush && res == 0 && r.flushFailed:
 		// Promise 2.
 		s.failf("%v: answered as good, and a flush of it had failed", r)
+	case r.Op == remap.OpFlush && res == 0 && r.seen > r.told.done:
+		// Promise 15.
+		s.failf("%v: answered as good, and a flush had failed before of which no flush of the user was told", r)
+	case r.FUA && res == 0 && r.flushFailed:
+		s.failf("%v: answered as good, and the flush that makes it durable had failed", r)
 	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everOdd:
 		// Promise 8: home and spare units alike.
 		for i := range uint64(r.Count) {
@@ -242,6 +252,9 @@ func (q *queue) audit(r *userReq, res int32) {
 // excuse says why an error must not be the answer to a request; it is empty if
 // there is nothing to say against it.
 func (q *queue) excuse(r *userReq, res int32) string {
+	if res == -int32(syscall.EIO) && q.unflushed(r) {
+		return ""
+	}
 	if !slices.Contains(r.errnos, res) && (res != -int32(syscall.EIO) || !q.odd(r)) {
 		return "but no operation failed like that"
 	}
@@ -266,6 +279,18 @@ func (q *queue) excuse(r *userReq, res int32) string {
 		}
 	}
 	return ""
+}
+
+// unflushed reports whether a flush failed that a request must be answered with: for a flush
+// any that was not told of, for a write its own, or any other one while its data may have been in a cache.
+func (q *queue) unflushed(r *userReq) bool {
+	switch r.Op {
+	case remap.OpFlush:
+		return q.sv.s.failures.seen > r.told.seen
+	case remap.OpWrite, remap.OpWriteZeroes:
+		return r.flushFailed || q.sv.s.failures.seen > r.failures.seen && (r.FUA || q.sv.lastHeal >= r.begun)
+	}
+	return false
 }
 
 // lost reports whether a block of a read has no copy, or may have had none

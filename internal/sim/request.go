@@ -28,6 +28,9 @@ type userReq struct {
 	denied bool    // a spare unit, while blocks of it were pending or lost
 
 	flushFailed bool            // a flush of a disk failed
+	failures    flushCount      // flushes that had failed when it began
+	told        flushCount      // OpFlush: failed flushes that were told of when it began
+	seen        int             // OpFlush: those that had failed when a first disk was flushed; -1: none was
 	reached     map[uint64]bool // OpDiscard: blocks that were discarded on a disk
 }
 

@@ -42,10 +42,9 @@ type server struct {
 	lastHeal int64 // step of the last message of a heal
 
 	// Of bugs only.
-	written [remap.MaxDevices]bool
-	early   map[tagKey]*early
-	unseen  [][]metadata.Result
-	told    map[place][]byte // superblocks, as the committer wrote them
+	early  map[tagKey]*early
+	unseen [][]metadata.Result
+	told   map[place][]byte // superblocks, as the committer wrote them
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
@@ -96,20 +95,31 @@ func (s *sim) start() {
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
 			r.begun, r.time, r.flushFailed, r.denied = s.step, s.now, false, false
-			s.later(classIO+uint8(r.queue), func() { s.srv.queues[r.queue].submit(r) })
+			s.later(classIO+uint8(r.queue), func() {
+				r.failures, r.told, r.seen = s.failures, s.told, -1
+				s.srv.queues[r.queue].submit(r)
+			})
 		}
 	}
 }
 
 // boot loads the metadata and builds the machines.
 func (s *sim) boot() {
+	s.told = s.failures // a new server cannot know
+	lost := s.settle()
 	img, restored := s.load()
 	s.inspect(restored)
+	for i, d := range s.disks {
+		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium
+	}
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
 		lastTripped: -1, lastFull: -1, lastHeal: -1, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
+	}
+	for range lost {
+		sv.shared.InheritFlush()
 	}
 	n := restored.Map.Counts()
 	sv.hadLost, sv.hadPending = n.Lost > 0, n.Pending > 0
@@ -132,6 +142,27 @@ func (s *sim) boot() {
 	}
 	s.opts.Bug.booted(s)
 	sv.open()
+}
+
+// settle flushes what a dead server has left in the disks' caches, before anything is read, as opening
+// a device does; it returns how many flushes failed.
+func (s *sim) settle() (lost int) {
+	if b := s.opts.Bug; b == BugUnsettledStart || b == BugForgetsDirty {
+		return 0
+	}
+	for _, d := range s.disks {
+		for {
+			io := &diskIO{d: d, kind: ioFlush, whom: "start"}
+			if io.flush(s.rng, d.seq, 0) == 0 {
+				break
+			}
+			s.dropped(io)
+			s.failures.done++
+			s.failures.seen++
+			lost++
+		}
+	}
+	return lost
 }
 
 func (sv *server) open() {
@@ -173,6 +204,12 @@ func (sv *server) write(op metadata.Op) {
 	if op.Read {
 		io.kind = ioRead
 	}
+	durable := false
+	end := func(err error) {
+		sv.com.Done(op.ID, err)
+		sv.pump()
+	}
+	flush := sv.shared.Durable(op.Device)
 	var done func(res int32)
 	done = func(res int32) {
 		var err error
@@ -187,12 +224,23 @@ func (sv *server) write(op metadata.Op) {
 			io = io.from(int64(res))
 			s.begin(classJournal, io, done)
 			return
+		case durable:
+			sv.flush(classJournal, io, &flush, func(kept bool) {
+				if !kept {
+					err = metadata.ErrFlush
+				}
+				end(err)
+			})
+			return
 		}
-		sv.com.Done(op.ID, err)
-		sv.pump()
+		end(err)
 	}
 	if s.opts.Bug.journal(sv, io, done) {
 		return
+	}
+	// As the server's workers do it: a write and a flush, on any disk.
+	if durable = io.fua && s.opts.Bug != BugFlushAsMedium; durable {
+		io.fua = false
 	}
 	if s.lie(io) {
 		if s.chance(1, 2) {
@@ -204,6 +252,28 @@ func (sv *server) write(op metadata.Op) {
 		s.misdirect(io)
 	}
 	s.begin(classJournal, io, done)
+}
+
+// flush follows a write of the keeper by a flush, and tells whether what was written is there.
+func (sv *server) flush(class uint8, written *diskIO, f *remap.Flushing, end func(kept bool)) {
+	s := sv.s
+	f.Begin()
+	s.begin(class, &diskIO{d: written.d, kind: ioFlush, whom: written.whom}, func(res int32) {
+		if s.opts.Bug == BugFlushUntold {
+			f.End(0)
+		} else {
+			f.End(res)
+		}
+		var settle func()
+		settle = func() {
+			if f.Settled() {
+				end(res >= 0 && f.Kept())
+			} else {
+				s.later(class, settle)
+			}
+		}
+		settle()
+	})
 }
 
 func (sv *server) outcome(r metadata.Result) {
@@ -224,7 +294,7 @@ func (sv *server) outcome(r metadata.Result) {
 		if !durable {
 			s.stats.Unknown++
 			sv.unknown, sv.everOdd = true, true
-			if !s.cfg.vanish && s.cfg.rates.path == 0 && s.cfg.meta == metaNone {
+			if !s.cfg.vanish && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
 				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 			}
 		} else if s.disks[0].gone != 0 && s.goneStep > 0 && sv.commits[r.Ticket] > s.goneStep {
@@ -311,9 +381,25 @@ func (k keeper) Transfer(t *remap.Transfer) {
 	default:
 		s.failf("a transfer of kind %d", t.Op)
 	}
+	flush := sv.shared.Durable(t.Device)
+	durable := io.fua && s.opts.Bug != BugFlushAsMedium
+	if durable {
+		io.fua = false
+	}
 	s.begin(classTransfer, io, func(res int32) {
 		s.media.note(io, res)
 		s.media.moved(io, res)
+		if durable && int64(res) == io.n {
+			sv.flush(classTransfer, io, &flush, func(kept bool) {
+				if kept {
+					sv.arb.Transferred(id, res)
+				} else {
+					sv.arb.TransferUnflushed(id)
+				}
+				sv.pump()
+			})
+			return
+		}
 		sv.arb.Transferred(id, s.opts.Bug.transferred(sv, io, res))
 		sv.pump()
 	})

@@ -41,6 +41,7 @@ var switches = map[string]func(c *config){
 	"trims":     func(c *config) { c.trims = false },
 	"moves":     func(c *config) { c.moves = false },
 	"lossy":     func(c *config) { c.lossy = false },
+	"nofua":     func(c *config) { c.noFUA = [2]bool{} },
 	"rearrange": func(c *config) { c.rearrange = false },
 	"probes":    func(c *config) { c.probes = false },
 	"meta":      func(c *config) { c.meta = metaNone },

@@ -50,6 +50,9 @@ type sim struct {
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int
 	nextID uint64
+	// failures counts the flushes that failed, and told is how many of them the user's flushes
+	// have been told of.
+	failures, told flushCount
 
 	srv     *server
 	media   media
@@ -195,7 +198,7 @@ func (s *sim) equip() {
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.users()
 	for _, d := range s.disks {
-		d.rates, d.trims, d.lossy = s.cfg.rates, s.cfg.trims, s.cfg.lossy
+		d.rates, d.trims, d.lossy, d.noFUA = s.cfg.rates, s.cfg.trims, s.cfg.lossy, s.cfg.noFUA[d.index]
 	}
 	s.liar = s.rng.IntN(len(s.mirrors()))
 }
@@ -321,13 +324,19 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 		}
 	}
 	res := io.step(s.rng)
-	if io.kind == ioFlush && res < 0 && io.req != nil && remap.Classify(res) != remap.ClassResource {
+	if io.unflushed && io.req != nil {
 		io.req.flushFailed = true
 	}
-	if io.kind == ioFlush && res < 0 && io.d.lossy && io.d.gone == 0 {
-		s.tracef("      disk %d drops its cache", io.d.index)
-		s.stats.Dropped++
-		s.model.dropped()
+	failed := io.unflushed
+	s.dropped(io)
+	// A flush of the user's that fails tells the user by itself, as soon as it is answered. Any
+	// other one has done its harm from now on.
+	users := io.kind == ioFlush && io.req != nil && io.req.Op == remap.OpFlush
+	if failed && !users {
+		s.failures.done++
+	}
+	if users && !failed && io.req.seen < 0 {
+		io.req.seen = s.failures.done
 	}
 	if res == again {
 		s.later(class, func() { s.carry(class, io, done) })
@@ -346,6 +355,12 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 		s.ios[io.slot] = s.ios[last]
 		s.ios[io.slot].slot = io.slot
 		s.ios = s.ios[:last]
+		if failed {
+			s.failures.seen++
+		}
+		if failed && users {
+			s.failures.done++
+		}
 		done(res)
 	}
 	if s.chance(1, 2) {
@@ -353,6 +368,22 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	} else {
 		io.done = io.n // nothing is left that a power cut could still do
 		s.later(class, finish)
+	}
+}
+
+// flushCount counts flushes that failed: that have, and of which the server was told.
+type flushCount struct{ done, seen int }
+
+// dropped notes that a flush has failed, and what became of the disk's cache.
+func (s *sim) dropped(io *diskIO) {
+	if !io.unflushed {
+		return
+	}
+	io.unflushed = false
+	if io.d.lossy && io.d.gone == 0 {
+		s.tracef("      disk %d drops its cache", io.d.index)
+		s.stats.Dropped++
+		s.model.dropped()
 	}
 }
 
@@ -394,6 +425,7 @@ func (s *sim) kill() {
 		}
 		for io.done < io.n && io.step(s.rng) == again {
 		}
+		s.dropped(io)
 	}
 	s.down()
 }

@@ -109,7 +109,7 @@ func (s *sim) request() {
 func (s *sim) submit(r *userReq, tag int) {
 	r.Tag = uint16(tag)
 	r.perBlock = uint64(s.plan.BlockSize() / sectorSize)
-	r.begun, r.time = s.step, s.now
+	r.begun, r.time, r.failures, r.told, r.seen = s.step, s.now, s.failures, s.told, -1
 	switch r.Op {
 	case remap.OpWrite:
 		r.id = s.nextID

@@ -69,6 +69,9 @@ var (
 	// ErrTaken is returned when the device was taken from its server by
 	// somebody else: what waits there waits for the next start.
 	ErrTaken = errors.New("the device was taken from its server")
+	// ErrFlushUntold is returned by an orderly stop when a flush had failed and no flush of the user
+	// came after it that could have been answered with that.
+	ErrFlushUntold = errors.New("a flush of it failed, and no later one of a user could be told: what was written since the last flush that went well may be lost; check what was written last, and the disk's health")
 	// ErrEpoch is returned when the start could not be made durable.
 	ErrEpoch = errors.New("the metadata does not take the start")
 )

@@ -41,6 +41,8 @@ type keeper struct {
 	ended  chan struct{}
 	once   sync.Once
 
+	flushErrors atomic.Uint64 // of flushes of the workers
+
 	// The rest belongs to the goroutine.
 	wake     []bool                                      // queues that were sent something
 	own      map[metadata.Ticket]chan<- metadata.Outcome // not the Arbiter's
@@ -85,7 +87,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	if err != nil {
 		return nil, err
 	}
-	fds, names := make([]int, len(devices)), make([]string, len(devices))
+	fds, names := make(descriptors, len(devices)), make([]string, len(devices))
 	for i, d := range devices {
 		fds[i], names[i] = d.FD(), d.Path()
 	}
@@ -105,7 +107,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		k.mirrorsTold[i] = k.mirrors[i]
 		k.mirrorsTold[i].State = metadata.MirrorGood // what is not is told
 	}
-	k.workers = startWorkers(fds, k.kick)
+	k.workers = startWorkers(fds, shared, k.kick)
 	go k.run()
 	return k, nil
 }
@@ -184,16 +186,17 @@ func (k *keeper) step() {
 	}
 	k.pump()
 	for _, d := range k.workers.take() {
+		if d.unflushed {
+			k.flushFailed(&d)
+		}
 		switch {
+		case d.isTransf && d.unflushed:
+			k.arbiter.TransferUnflushed(d.transfer)
 		case d.isTransf:
 			k.arbiter.Transferred(d.transfer, d.result())
 		case d.errno != 0:
 			// What comes of it is told by tellMirrors: a mirror has a hundred places to fail at.
-			what := "write"
-			if d.read {
-				what = "read"
-			}
-			k.com.Done(d.op, fmt.Errorf("%s: %s of %d bytes at %d: %w", k.devices[d.device].Path(), what, len(d.data), d.offset, d.errno))
+			k.com.Done(d.op, d.failure(k.devices[d.device].Path()))
 		default:
 			k.com.Done(d.op, nil)
 		}
@@ -210,6 +213,13 @@ func (k *keeper) step() {
 	k.tell()
 	k.tellMirrors()
 	k.tryAgain()
+}
+
+// flushFailed counts and logs that a flush of the keeper's failed.
+func (k *keeper) flushFailed(d *done) {
+	k.flushErrors.Add(1)
+	k.log.Error().Str("device", k.devices[d.device].Path()).Err(d.errno).
+		Msg("a flush failed: what was written since the last one that went well may be lost; the next flush of a user is answered with an error")
 }
 
 // Mirrors that could not be written are tried again after a minute, then after twice

@@ -152,6 +152,7 @@ func (s *server) left() error {
 	if err := s.keeper.drain(ctx); err != nil {
 		s.log.Warn().Err(err).Msg("metadata is still being written")
 	}
+	s.leaveUntold()
 	s.log.Info().Msg("left the device to another server")
 	return nil
 }

@@ -42,15 +42,6 @@ func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 	return h, nil
 }
 
-// User data of an operation on the ring: the Engine's id in the low bits. A
-// write-zeroes that must be durable is followed by a flush of its device.
-const (
-	idBits      = 32
-	idMask      = 1<<idBits - 1
-	deviceShift = idBits
-	thenFlush   = 1 << 62
-)
-
 // queue is the ublk.Handler of one hardware queue and the remap.Driver of its
 // Engine. All but what keeper uses (in, q.Wakeup) belongs to the queue's
 // thread.
@@ -94,14 +85,8 @@ func (h *queue) Request(r ublk.Request) {
 	h.engine.Submit(&h.req)
 }
 
-// Complete hands the result of an operation to the Engine.
-func (h *queue) Complete(userData uint64, res int32) {
-	if userData&thenFlush != 0 && res >= 0 {
-		h.q.Flush(int(userData>>deviceShift&0xff), userData&idMask)
-		return
-	}
-	h.engine.Complete(userData&idMask, res)
-}
+// Complete hands the result of an operation to the Engine. User data is the Engine's id.
+func (h *queue) Complete(userData uint64, res int32) { h.engine.Complete(userData, res) }
 
 // Wake hands the keeper's messages to the Engine.
 func (h *queue) Wake() {
@@ -149,13 +134,9 @@ func (h *queue) Issue(io *remap.IO) {
 		}
 		h.q.Write(file, buffer, uint32(io.Length), io.Offset, flags, io.ID)
 	case remap.OpWriteZeroes:
-		id := io.ID
-		if io.FUA {
-			id |= thenFlush | uint64(io.Device)<<deviceShift
-		}
 		// The blocks stay allocated: they are written again soon, and a thin
 		// pool below must not run full then.
-		h.q.WriteZeroes(file, io.Offset, io.Length, true, id)
+		h.q.WriteZeroes(file, io.Offset, io.Length, true, io.ID)
 	case remap.OpDiscard:
 		h.q.Discard(file, io.Offset, io.Length, io.ID)
 	case remap.OpFlush:

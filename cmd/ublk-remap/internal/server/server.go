@@ -302,7 +302,7 @@ func (s *server) open(ctx context.Context, died bool) error {
 		wait = exclusiveWait
 	}
 	var err error
-	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait, Writers: true})
+	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait, Writers: true, NoteLoss: true})
 	if err != nil {
 		return err
 	}
@@ -328,7 +328,11 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
+	for i, d := range s.set.Devices {
+		restored.Geometry.NoFUA[i] = !d.Geometry().FUA
+	}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
+	s.inheritUntold()
 	if waiting != nil {
 		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
 	}
@@ -398,7 +402,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	s.record = &control.Record{
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
 		PID: os.Getpid(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
-		BlockSize: geo.BlockSize, Blocks: geo.Blocks, ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(), ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())
@@ -440,6 +444,7 @@ func (s *server) serve(ctx context.Context) error {
 	case <-s.device.Ready():
 	}
 	s.live.Store(true)
+	s.toldInPerson()
 	settling.Go(s.settle)
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues", s.info().Queues).Msg("live")
@@ -509,14 +514,16 @@ func (s *server) finish() error {
 	s.tellStopping()
 	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
 	defer cancel()
+	var errs []error
 	if err := s.keeper.finish(ctx); err != nil {
 		// Everything acknowledged is in the log; the next start replays it.
 		s.log.Warn().Err(err).Msg("no last checkpoint")
 	}
-	var errs []error
 	for _, d := range s.set.Devices {
 		errs = append(errs, d.Sync())
 	}
+	// There is no next flush of a user's to tell it to; a last checkpoint's is among them.
+	errs = append(errs, s.untoldFlush())
 	// In this order: whoever still waits for an answer gets one, and nobody
 	// asks about devices that are closed.
 	s.keeper.stop()

@@ -2,8 +2,10 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +23,7 @@ type job struct {
 	transfer uint64        // of the Arbiter, if isTransfer
 	isTransf bool
 	read     bool
-	durable  bool // RWF_DSYNC
+	durable  bool // a flush follows the write
 	device   uint8
 	offset   int64
 	data     []byte
@@ -30,14 +32,37 @@ type job struct {
 // done is how a job ended.
 type done struct {
 	job
-	errno unix.Errno // 0: all of data was moved
+	errno unix.Errno // 0: all of data was moved, and is durable if it was to be
+	// unflushed: it was written, and its flush failed, or another one meanwhile.
+	unflushed bool
 }
+
+// disks are the system calls on the devices of a set, by index.
+type disks interface {
+	pread(device uint8, p []byte, off int64) (int, error)
+	pwrite(device uint8, p []byte, off int64) (int, error)
+	fdatasync(device uint8) error
+}
+
+// descriptors are open devices.
+type descriptors []int
+
+func (d descriptors) pread(device uint8, p []byte, off int64) (int, error) {
+	return unix.Pread(d[device], p, off)
+}
+
+func (d descriptors) pwrite(device uint8, p []byte, off int64) (int, error) {
+	return unix.Pwrite(d[device], p, off)
+}
+
+func (d descriptors) fdatasync(device uint8) error { return unix.Fdatasync(d[device]) }
 
 // workers are threads for blocking I/O, started before the device is live:
 // afterwards no thread may have to be made to get I/O done.
 type workers struct {
-	fds  []int // of the devices
-	wake func()
+	disks  disks
+	shared *remap.Shared
+	wake   func()
 
 	mu      sync.Mutex
 	more    sync.Cond
@@ -49,8 +74,8 @@ type workers struct {
 }
 
 // startWorkers starts the threads; wake is called when a result is there.
-func startWorkers(fds []int, wake func()) *workers {
-	w := &workers{fds: fds, wake: wake, jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
+func startWorkers(d disks, shared *remap.Shared, wake func()) *workers {
+	w := &workers{disks: d, shared: shared, wake: wake, jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
 	w.more.L = &w.mu
 	var running sync.WaitGroup
 	for range workerCount {
@@ -106,42 +131,102 @@ func (w *workers) run() {
 		w.jobs = append(w.jobs[:0], w.jobs[1:]...)
 		w.mu.Unlock()
 
-		errno := w.do(&j)
+		errno, unflushed := w.do(&j)
 
 		w.mu.Lock()
-		w.results = append(w.results, done{job: j, errno: errno})
+		w.results = append(w.results, done{job: j, errno: errno, unflushed: unflushed})
 		w.mu.Unlock()
 		w.wake()
 	}
 }
 
-// do moves all of a job's data, or says why not.
-func (w *workers) do(j *job) unix.Errno {
-	data, offset := j.data, j.offset
-	flags := 0
-	if j.durable {
-		flags = unix.RWF_DSYNC
+// settleEvery is how often is asked whether other flushes have ended.
+const settleEvery = 50 * time.Microsecond
+
+// do carries out a job. A write that is to be durable and its flush are two system calls, for
+// any device: with RWF_DSYNC the kernel would flush too, also where the device has FUA
+// (generic_write_sync after blkdev_direct_write, block/fops.c), and answer the write with
+// what the flush said. A crash between the two finds a write that nobody was told of.
+func (w *workers) do(j *job) (errno unix.Errno, unflushed bool) {
+	if !j.durable {
+		return w.move(j), false
 	}
+	flush := w.shared.Durable(j.device)
+	if errno := w.move(j); errno != 0 {
+		return errno, false
+	}
+	flush.Begin()
+	errno = w.sync(j.device)
+	flush.End(-int32(errno))
+	if errno != 0 {
+		return errno, true
+	}
+	for !flush.Settled() {
+		time.Sleep(settleEvery)
+	}
+	if !flush.Kept() {
+		return unix.EIO, true
+	}
+	return 0, false
+}
+
+// move moves all of a job's data, or says why not.
+func (w *workers) move(j *job) unix.Errno {
+	data, offset := j.data, j.offset
 	for len(data) > 0 {
 		var n int
 		var err error
 		if j.read {
-			n, err = unix.Pread(w.fds[j.device], data, offset)
+			n, err = w.disks.pread(j.device, data, offset)
 		} else {
-			n, err = unix.Pwritev2(w.fds[j.device], [][]byte{data}, offset, flags)
+			n, err = w.disks.pwrite(j.device, data, offset)
 		}
-		var errno unix.Errno
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.As(err, &errno):
-			return errno
-		case err != nil || n == 0:
+		case err != nil:
+			return errnoOf(err)
+		case n == 0:
 			return unix.EIO
 		}
 		data, offset = data[n:], offset+int64(n)
 	}
 	return 0
+}
+
+// sync flushes a device. It is not tried again: what the device could not write it may have
+// dropped, and then the next one has nothing to write. One that was interrupted had not
+// begun.
+func (w *workers) sync(device uint8) unix.Errno {
+	for {
+		err := w.disks.fdatasync(device)
+		switch {
+		case err == nil:
+			return 0
+		case !errors.Is(err, unix.EINTR):
+			return errnoOf(err)
+		}
+	}
+}
+
+func errnoOf(err error) unix.Errno {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return unix.EIO
+}
+
+// failure says why an operation of the Committer failed.
+func (d *done) failure(path string) error {
+	what := "write"
+	if d.read {
+		what = "read"
+	}
+	if d.unflushed {
+		return fmt.Errorf("%s: %w after a write of %d bytes at %d: %w", path, metadata.ErrFlush, len(d.data), d.offset, d.errno)
+	}
+	return fmt.Errorf("%s: %s of %d bytes at %d: %w", path, what, len(d.data), d.offset, d.errno)
 }
 
 // result is what the Arbiter wants to know of a transfer.
