@@ -240,12 +240,12 @@ const settleTries = 3
 // was written on its word is there.
 func (d *Device) settle(noteLoss bool) error {
 	for try := 1; ; try++ {
-		err := d.Sync()
+		err := d.sync()
 		if err == nil {
 			return nil
 		}
 		if d.lost = true; !noteLoss || try == settleTries {
-			return fmt.Errorf("what was written to it before may be lost: %w", err)
+			return fmt.Errorf("flush: %w; what was written to it before may be lost: check the disk, then try again", err)
 		}
 	}
 }
@@ -392,14 +392,20 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 // Sync makes everything written so far durable. One that fails must not be called again
 // in the hope of better: what the device could not write it may have dropped.
 func (d *Device) Sync() error {
+	if err := d.sync(); err != nil {
+		return fmt.Errorf("%s: flush: %w", d.path, err)
+	}
+	return nil
+}
+
+func (d *Device) sync() error { return syncWith(d.fd, unix.Fdatasync) }
+
+// syncWith flushes by a system call, which is called again only if it was interrupted: then it had not
+// begun.
+func syncWith(fd int, fdatasync func(fd int) error) error {
 	for {
-		err := unix.Fdatasync(d.fd)
-		if errors.Is(err, unix.EINTR) {
-			continue
+		if err := fdatasync(fd); !errors.Is(err, unix.EINTR) {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("%s: flush: %w", d.path, err)
-		}
-		return nil
 	}
 }

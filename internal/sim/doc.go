@@ -27,7 +27,11 @@
 // A disk has a volatile cache: what was written without FUA is durable only
 // when a flush that began later has ended. A flush that fails may drop what is cached: then
 // each sector may hold anything that a power cut could leave, and the failed flush is all
-// that tells of it. A power cut leaves, of each sector
+// that tells of it. Half of the disks have no FUA: asked for it they do what the kernel
+// makes of it, a write and a flush, and answer the write with what the flush said. After a
+// flush that failed no flush of the user may be answered as good that began before one was answered
+// as failed (promise 15); a FUA write that was answered as good must be there whatever was
+// dropped while it was under way. A power cut leaves, of each sector
 // of 512 bytes, what was durable or any version cached since, and of each
 // write under way, also with FUA, any of its sectors. Faults are of the kinds that null_blk,
 // dm-error, scsi_debug and real disks show: errors on read, on write, on both;

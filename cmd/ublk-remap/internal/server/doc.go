@@ -4,7 +4,7 @@
 //	kernel ─ ublk.Queue ─► queue ─► remap.Engine ──mailbox──► remap.Arbiter ─► metadata.Committer
 //	             ▲                       │       ◄──mailbox──      │                  │
 //	             └──── ring: I/O ◄───────┘        + Wakeup         └──► workers ◄─────┘
-//	                                                              pwritev2, pread, on threads of their own
+//	                                                              pwrite, fdatasync, pread, on threads of their own
 //
 // The queue threads allocate nothing and take no lock as long as nothing
 // fails: mailboxes are touched only by requests that meet a bad or a busy
