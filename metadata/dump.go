@@ -1,13 +1,86 @@
 package metadata
 
-// DumpResult is everything of a set, to be marshalled as JSON.
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+)
+
+// DumpResult is everything of a set. WriteJSON prints it.
 type DumpResult struct {
-	Superblocks []SuperblockCopy `json:"superblocks"`
-	Mirrors     []MirrorDump     `json:"mirrors"`
-	Position    Position         `json:"position"` // of the newest record; zero where the set does not load
-	Table       []Entry          `json:"table"`    // the fewest entries that state it
-	Counts      TableCounts      `json:"counts"`
-	Error       string           `json:"error,omitempty"` // why Mirrors or Table is missing
+	Superblocks []SuperblockCopy
+	Mirrors     []MirrorDump
+	Position    Position // of the newest record; zero where the set does not load
+	Counts      TableCounts
+	Error       string // why Mirrors or the table is missing
+	table       *Table // nil: none
+}
+
+// Each calls f with the fewest entries that state the table, in order, until f returns an error. They can be
+// millions, and are not in memory as such.
+func (d *DumpResult) Each(f func(Entry) error) error {
+	if d.table == nil {
+		return nil
+	}
+	var page [entriesPerPage]Entry
+	for cursor, done := uint64(0), false; !done; {
+		var n int
+		n, cursor, done = d.table.Entries(cursor, page[:])
+		for _, e := range page[:n] {
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of megabytes. Indent is that of each level.
+// No piece ends within a character. After an error of w the document stays open, so that nobody takes it for all.
+func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	const end = "\n}"
+	front, err := json.MarshalIndent(struct {
+		Superblocks []SuperblockCopy `json:"superblocks"`
+		Mirrors     []MirrorDump     `json:"mirrors"`
+		Position    Position         `json:"position"`
+	}{d.Superblocks, d.Mirrors, d.Position}, "", indent)
+	if err != nil {
+		return err
+	}
+	// bufio remembers the first error of w, and Flush returns it.
+	_, _ = out.Write(front[:len(front)-len(end)])
+	_, _ = out.WriteString(",\n" + indent + `"table": [`)
+	next, inner := "", "\n"+indent+indent
+	err = d.Each(func(e Entry) error {
+		b, err := json.MarshalIndent(e, indent+indent, indent)
+		if err != nil {
+			return err
+		}
+		_, _ = out.WriteString(next + inner)
+		next = ","
+		_, err = out.Write(b)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if next != "" {
+		_, _ = out.WriteString("\n" + indent)
+	}
+	back, err := json.MarshalIndent(struct {
+		Counts TableCounts `json:"counts"`
+		Error  string      `json:"error,omitempty"`
+	}{d.Counts, d.Error}, "", indent)
+	if err != nil {
+		return err
+	}
+	_, _ = out.WriteString("],")
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	_, err = w.Write(append(back[len("{"):], '\n'))
+	return err
 }
 
 // SuperblockCopy is one place where a superblock may be.
@@ -61,7 +134,7 @@ func Dump(devs []Device) (*DumpResult, error) {
 }
 
 func dump(devs []Device) (*DumpResult, error) {
-	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}, Table: []Entry{}}
+	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}}
 	var first error
 	seen := false
 	for i, dev := range devs {
@@ -146,12 +219,6 @@ func dump(devs []Device) (*DumpResult, error) {
 	if t == nil {
 		return d, nil
 	}
-	d.Counts = t.Counts()
-	var page [entriesPerPage]Entry
-	for cursor, done := uint64(0), false; !done; {
-		var n int
-		n, cursor, done = t.Entries(cursor, page[:])
-		d.Table = append(d.Table, page[:n]...)
-	}
+	d.Counts, d.table = t.Counts(), t
 	return d, nil
 }

@@ -3,7 +3,6 @@ package metadata
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -302,9 +301,9 @@ func dumped(t *testing.T, disks []*memDisk) []byte {
 	if err != nil || d.Error != "" {
 		t.Fatal(err, d.Error)
 	}
-	b, err := json.MarshalIndent(d, "", " ")
-	if err != nil {
+	var b bytes.Buffer
+	if err := d.WriteJSON(&b, " "); err != nil {
 		t.Fatal(err)
 	}
-	return append(b, '\n')
+	return b.Bytes()
 }

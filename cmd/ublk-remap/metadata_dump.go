@@ -24,7 +24,7 @@ is written. Of a disk that is being served it is a snapshot that may be torn.`,
 			defer devs.Close()
 			dump, err := metadata.Dump(devs.Metadata())
 			if dump != nil {
-				if jsonErr := a.printJSON(dump); jsonErr != nil {
+				if jsonErr := dump.WriteJSON(jsonWriter{a.out}, "  "); jsonErr != nil {
 					return jsonErr
 				}
 			}
