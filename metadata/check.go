@@ -117,7 +117,7 @@ func check(devs []Device) (Report, error) {
 		}
 		for _, off := range best.copies(best.DeviceIndex) {
 			for _, c := range copies {
-				where := fmt.Sprintf("superblock at %d of device %d (%s)", off, i, best.Devices[best.DeviceIndex].Role)
+				where := fmt.Sprintf("superblock at %d of %s (%s)", off, nameOf(d, i), best.Devices[best.DeviceIndex].Role)
 				switch {
 				case c.offset != off:
 				case c.err != nil && c.sb == nil:
@@ -130,7 +130,7 @@ func check(devs []Device) (Report, error) {
 			}
 		}
 		if best.ROCompat&^knownROCompat != 0 {
-			r.add(SeverityInfo, fmt.Sprintf("device %d", i), "use the version that made it to change anything", "ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
+			r.add(SeverityInfo, nameOf(d, i), "use the version that made it to change anything", "ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
 		}
 	}
 	img, err := assemble(devs, false)
@@ -143,7 +143,7 @@ func check(devs []Device) (Report, error) {
 	}
 	for i, d := range img.devs {
 		if d.Size() != img.sb.Devices[i].Size {
-			r.add(SeverityInfo, fmt.Sprintf("device %d", i), "", "it has %d bytes, the set uses %d", d.Size(), img.sb.Devices[i].Size)
+			r.add(SeverityInfo, nameOf(d, i), "", "it has %d bytes, the set uses %d", d.Size(), img.sb.Devices[i].Size)
 		}
 	}
 	if err := img.scan(); err != nil {
@@ -170,7 +170,7 @@ func check(devs []Device) (Report, error) {
 }
 
 func (img *Image) checkMirror(r *Report, m *mirrorImage) {
-	where := fmt.Sprintf("mirror at %d of device %d", m.start, m.device)
+	where := fmt.Sprintf("mirror at %d of %s", m.start, img.nameOf(m.device))
 	if m.stale {
 		r.add(SeverityWarning, where, "the next start tries to bring it back", "it is stale: records from %s on were not written to it", m.staleFrom)
 	}

@@ -48,7 +48,7 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 		sb, err := elect(copies)
 		if err != nil {
 			if first == nil || errors.Is(first, ErrNotFound) {
-				first = fmt.Errorf("device %d of %d given: %w", i+1, len(devs), err)
+				first = fmt.Errorf("%s: %w", nameOf(d, i), err)
 			}
 			continue
 		}

@@ -52,7 +52,7 @@ func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 		if report, err = Check(after); err != nil {
 			return r, err
 		}
-		r.step("write the superblock of device %d (%s) anew, from %s", r.rescue.given+1, r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
+		r.step("write the superblock of %s (%s) anew, from %s", nameOf(devs[r.rescue.given], r.rescue.given), r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
 	}
 	img, err := Load(after)
 	if err != nil {
@@ -67,7 +67,7 @@ func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 	r.step("raise the epoch past %d, in every copy of the superblock", img.maxEpoch)
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		where := fmt.Sprintf("mirror at %d of device %d", m.start, m.device)
+		where := fmt.Sprintf("mirror at %d of %s", m.start, img.nameOf(m.device))
 		switch n := len(m.missing); {
 		case m.stale:
 			r.step("%s: bring it back with a whole checkpoint", where)

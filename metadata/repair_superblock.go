@@ -83,7 +83,7 @@ func writeCopies(dev Device, sb *Superblock, index uint8, places []int64) error 
 		if err == nil {
 			written++
 		} else {
-			last = fmt.Errorf("writing the superblock of device %d at %d: %w", index, off, err)
+			last = fmt.Errorf("writing the superblock of %s at %d: %w", nameOf(dev, int(index)), off, err)
 		}
 	}
 	if written == 0 {
@@ -173,7 +173,7 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 		}
 		switch {
 		case err != nil && lost >= 0:
-			return nil, fmt.Errorf("%w: neither device %d nor device %d has a superblock left; restore a backup of the metadata (%w)", ErrDamaged, lost+1, i+1, cause)
+			return nil, fmt.Errorf("%w: neither %s nor %s has a superblock left; restore a backup of the metadata (%w)", ErrDamaged, nameOf(devs[lost], lost), nameOf(d, i), cause)
 		case err != nil:
 			lost = i
 			continue
@@ -191,7 +191,7 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 	case lost < 0 && backing != nil && newest != nil && newest.UUID == backing.UUID && newest.Generation > backing.Generation:
 		// The newest copies on the backing are lost, older ones are left.
 		r.given = slices.Index(elected, backing)
-		r.sb, r.from = newest, fmt.Sprintf("device %d", newestAt+1)
+		r.sb, r.from = newest, nameOf(devs[newestAt], newestAt)
 	case lost < 0:
 		return nil, cause
 	case backing == nil && searched != nil:
@@ -201,7 +201,7 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 		}
 		r.sb, r.from = searched, "the end that the disk had"
 	case backing == nil && newest != nil:
-		r.sb, r.from = newest, fmt.Sprintf("device %d", newestAt+1)
+		r.sb, r.from = newest, nameOf(devs[newestAt], newestAt)
 	case backing == nil:
 		return nil, cause
 	default:
@@ -253,7 +253,7 @@ func (img *Image) unproved(index uint8) string {
 	own := 0
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		where := fmt.Sprintf("the mirror at %d of device %d ", m.start, m.device)
+		where := fmt.Sprintf("the mirror at %d of %s ", m.start, img.nameOf(m.device))
 		switch {
 		case m.stale && (index == 0 || m.device == index):
 			return where + "is stale"

@@ -150,7 +150,7 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 			if b != nil {
 				what = "the backup is"
 			}
-			return fmt.Errorf("%w: device %d is of set %s (%s), %s of set %s (%s)", ErrForeign, i+1, sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
+			return fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign, nameOf(d, i), sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
 		}
 		if sb.DeviceIndex == 0 && backing == nil {
 			backing = sb
@@ -182,7 +182,7 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 		case img.devs[at] != nil:
 			return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other", ErrForeign, id.UUID)
 		case devs[i].Size() < id.Size:
-			return fmt.Errorf("%w: device %d has %d bytes, %s %s of the set has %d", ErrForeign, i+1, devs[i].Size(), id.Role, id.UUID, id.Size)
+			return fmt.Errorf("%w: %s has %d bytes, %s %s of the set has %d", ErrForeign, nameOf(devs[i], i), devs[i].Size(), id.Role, id.UUID, id.Size)
 		}
 		img.devs[at] = devs[i]
 		return nil
@@ -212,7 +212,7 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 	for _, i := range r.bare {
 		at := slices.Index(img.devs, nil)
 		if at < 0 || i == 0 && at != 0 {
-			return fmt.Errorf("%w: device %d has no superblock, and all devices of the set are there without it", ErrForeign, i+1)
+			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there without it", ErrForeign, nameOf(devs[i], i))
 		}
 		if err := take(i, at); err != nil {
 			return err
@@ -317,9 +317,9 @@ func (r *Restore) gather(b *Backup) error {
 		at := slices.Index(img.devs, r.given[i])
 		mirrors := slices.ContainsFunc(img.mirrors, func(m mirrorImage) bool { return int(m.device) == at })
 		if !mirrors || !seen[at] {
-			r.risk("device %d has no superblock and no mirror that can be read: nothing on it says that it is %s %s", i+1, img.sb.Devices[at].Role, img.sb.Devices[at].UUID)
+			r.risk("%s has no superblock and no mirror that can be read: nothing on it says that it is %s %s", nameOf(r.given[i], i), img.sb.Devices[at].Role, img.sb.Devices[at].UUID)
 		} else if at != 0 && !r.current(uint8(at), newest) {
-			r.risk("device %d has no superblock, and its mirror lacks the newest record: it may be out of date", i+1)
+			r.risk("%s has no superblock, and its mirror lacks the newest record: it may be out of date", nameOf(r.given[i], i))
 		}
 	}
 	if tip == (link{}) {
@@ -621,7 +621,7 @@ func (r *Restore) run(o RunOptions) (Report, error) {
 		m := &img.mirrors[i]
 		reg := &sb.Regions[m.region]
 		if err := r.writeMirror(m, id, at, rec); err != nil {
-			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of device %d: %w", m.start, m.device, err)
+			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of %s: %w", m.start, r.img.nameOf(m.device), err)
 			continue
 		}
 		reg.Stale, reg.StaleFrom = false, Position{}

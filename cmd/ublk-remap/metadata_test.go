@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,7 +140,8 @@ func TestMetadataRepair(t *testing.T) {
 	patch(t, disk, 0, make([]byte, 4096))
 	patch(t, disk, metadataRegions(t, disk)[0].Start, bytes.Repeat([]byte{7}, 1<<20))
 	before := contents(t, disk)
-	if r := mustRun(t, 0, "metadata", "repair", disk, "--dry-run"); !strings.Contains(r.out, "would: ") || !strings.Contains(r.out, "warning: superblock") {
+	if r := mustRun(t, 0, "metadata", "repair", disk, "--dry-run"); !strings.Contains(r.out, "would: ") ||
+		!strings.Contains(r.out, "warning: superblock at 0 of "+disk+" (backing)") || !strings.Contains(r.out, "mirror at "+fmt.Sprint(metadataRegions(t, disk)[0].Start)+" of "+disk) || strings.Contains(r.out, "device 0") {
 		t.Error(r.out)
 	}
 	if r := mustRun(t, exit.Refused, "metadata", "repair", disk); !strings.Contains(r.err, "--yes") {
