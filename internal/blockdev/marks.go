@@ -67,6 +67,7 @@ var filesystems = []mark{
 	{kind: KindFilesystem, name: "erofs", at: []int64{1024}, magic: []byte{0xe2, 0xe1, 0xf5, 0xe0}},
 	{kind: KindFilesystem, name: "ufs", at: []int64{8*kib + 1372, 64*kib + 1372}, magic: []byte{0x19, 0x01, 0x54, 0x19}},
 	{kind: KindFilesystem, name: "bcachefs", at: []int64{4*kib + 24, 2*mib + 24},
+		atEnd: func(size int64) []int64 { return []int64{size - mib + 24} },
 		magic: []byte{0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d, 0xf7, 0xef}},
 	// ZFS: four labels of 256 KiB, two at either end; the uberblocks fill the
 	// second half of each, in slots of at least 1 KiB, in the writer's order.
@@ -97,6 +98,14 @@ var volumes = []mark{
 		atEnd: func(size int64) []int64 { return []int64{size - 1024, size - 2*4096} }},
 	{kind: KindRAID, name: "ddf_raid_member", magic: []byte{0xde, 0x11, 0xde, 0x11},
 		atEnd: func(size int64) []int64 { return []int64{size - 512, size - 257*512} }},
+	{kind: KindRAID, name: "promise_fasttrack_raid_member", magic: []byte("Promise Technology, Inc."), atEnd: promiseEnd},
+	{kind: KindRAID, name: "lsi_mega_raid_member", magic: []byte("$XIDE$"), atEnd: lastSector(1, 0)},
+	{kind: KindRAID, name: "nvidia_raid_member", magic: []byte("NVIDIA"), atEnd: lastSector(2, 0)},
+	{kind: KindRAID, name: "hpt45x_raid_member", magic: []byte{0xf3, 0x16, 0x78, 0x5a}, atEnd: lastSector(11, 0)},
+	{kind: KindRAID, name: "hpt45x_raid_member", magic: []byte{0xfd, 0x16, 0x78, 0x5a}, atEnd: lastSector(11, 0)},
+	{kind: KindRAID, name: "adaptec_raid_member", magic: []byte{0x37, 0xfc, 0x4d, 0x1e}, around: 512, atEnd: lastSector(1, 0),
+		more: func(w, _ []byte) bool { return string(w[256:260]) == "DPTM" }},
+	{kind: KindRAID, name: "silicon_medley_raid_member", magic: []byte{0, 0, 0, 0x2f}, before: 0x60, around: 512, atEnd: lastSector(1, 0x60), more: siliconSum},
 	{kind: KindRAID, name: "drbd", magic: []byte{0x83, 0x74, 0x02, 0x6b},
 		atEnd: func(size int64) []int64 { return []int64{size - 4*kib + 60} }},
 	{kind: KindRAID, name: "drbd", magic: []byte{0x83, 0x74, 0x02, 0x6c},
@@ -116,6 +125,31 @@ var mdMagic = []byte{0xfc, 0x4e, 0x2b, 0xa9}
 func mdVersion1(w, _ []byte) bool { return binary.LittleEndian.Uint32(w[4:]) == 1 }
 
 func md090(size int64) []int64 { return []int64{size&^(64*kib-1) - 64*kib} }
+
+// lastSector is a place in one of the last sectors of 512 bytes, the last one being 1.
+func lastSector(n, in int64) func(int64) []int64 {
+	return func(size int64) []int64 { return []int64{(size/512-n)*512 + in} }
+}
+
+// promiseEnd are the places of Promise's mark, by the size of the disk that their
+// controllers assumed. No other mark lies as far from the end as the last of them.
+func promiseEnd(size int64) []int64 {
+	var at []int64
+	for _, n := range []int64{63, 255, 256, 16, 399, 591, 675, 735, 911, 974, 991, 951, 3087} {
+		at = append(at, (size/512-n)*512)
+	}
+	return at
+}
+
+// siliconSum tells Silicon Image's mark from chance: the first 159 words of 16 bits
+// and the one behind them add up to nothing.
+func siliconSum(w, _ []byte) bool {
+	sum := uint16(0)
+	for i := range 160 {
+		sum += binary.LittleEndian.Uint16(w[2*i:])
+	}
+	return sum == 0
+}
 
 // pageEnds are where swap's mark is: the last ten bytes of the first page, for
 // the page sizes there are.

@@ -43,13 +43,13 @@ type Findings struct {
 	Signatures []Signature
 	// Unread lists the places where a mark could be but which cannot be read.
 	Unread []int64
-	// Blank says that what could be read of the device's first and last MiB
+	// Blank says that what could be read of the device's first and last 2 MiB
 	// holds nothing but zeroes.
 	Blank bool
 }
 
 // scanEnds is how much of either end is looked at for Blank.
-const scanEnds = 1 << 20
+const scanEnds = 2 << 20
 
 // Detect looks for known marks on a device of size bytes. Unreadable places do
 // not stop it; they are listed. The marks and their places are those that the
@@ -73,6 +73,25 @@ func Detect(r io.ReaderAt, size int64) Findings {
 	f.Unread = p.failed
 	f.Blank = p.blank(0, min(size, scanEnds)) && p.blank(max(0, size-scanEnds), size)
 	return f
+}
+
+// DetectEnd looks only for the marks whose place depends on where the device ends.
+func DetectEnd(r io.ReaderAt, size int64) []Signature {
+	p := prober{r: r, size: size, chunks: map[int64][]byte{}, unread: map[int64]bool{}}
+	var found []Signature
+	for i := range table {
+		e := &table[i]
+		if e.atEnd == nil {
+			continue
+		}
+		for _, at := range e.atEnd(size) {
+			if s, ok := e.match(&p, at); ok && s.AtEnd {
+				found = append(found, s)
+				break
+			}
+		}
+	}
+	return found
 }
 
 // chunk is how much is read at once, where all of it can be read.
