@@ -17,7 +17,7 @@ func (sb *Superblock) gaps(device uint8) []span {
 		room = []span{{sb.firstRegion(device), sb.Devices[device].Size}}
 	} else {
 		room = []span{{sb.firstRegion(0), sb.HeadBytes}}
-		if sb.hasTail() {
+		if sb.hasTail() && sb.TailStart == 0 {
 			room = append(room, span{sb.ExportedBytes, tailSuperblock(sb.Devices[0].Size)})
 		}
 	}

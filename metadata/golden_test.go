@@ -28,8 +28,9 @@ var golden = []struct {
 	two  bool // of before compatThird: the first start adds superblocks
 }{
 	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false},
-	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}, true},
-	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}, false},
+	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, true},
+	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, false},
+	{"v4-pair-512-tail", PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512, SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false},
 }
 
 func planGolden(t *testing.T, name string, p PlanParams) *Layout {

@@ -12,6 +12,13 @@ import (
 const (
 	headAlign = 1 << 20
 
+	// tailBytes is how much of the exported end is displaced at least, where there
+	// is a displaced tail. The mark that lies farthest from a disk's end is that of
+	// Promise's RAIDs, 3087 sectors of 512 bytes, which is 1.51 MiB.
+	tailBytes = 2 << 20
+	// tailRoom is what it takes on the spare device, however the end is aligned.
+	tailRoom = tailBytes + headAlign
+
 	entriesPerPage = (PageSize - 64) / entrySize // 168
 
 	minLogBytes = 256 << 10
@@ -46,6 +53,10 @@ type PlanParams struct {
 	// TableSpareBytes reserves checkpoints and logs for that much spare space,
 	// for spare devices that are to be added later. Default: SpareBytes.
 	TableSpareBytes int64
+	// KeepTail leaves the last exported bytes at the end of the backing also where
+	// there is a spare device, as older versions did: what marks a disk at its end
+	// then shows on the backing.
+	KeepTail bool
 	// Name of the set: 1 to 64 bytes of UTF-8 without blanks, control
 	// characters and slashes.
 	Name string
@@ -83,6 +94,10 @@ type Layout struct {
 
 	headDev   uint8
 	headStart int64
+
+	tailBlock uint64 // the first block of the displaced tail; without one, blocks
+	tailDev   uint8
+	tailStart int64
 
 	spareUnits uint64
 	spares     []Region // RegionSpare, by First
@@ -189,21 +204,29 @@ func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 	return nil
 }
 
-// planPair: the backing keeps its full size, the displaced head and the spare
-// units lie on the spare device. Either has room for one more mirror, and a third
-// superblock: with two, one that takes writes and does not read leaves but the
-// other, and a power cut tears that while it is written.
+// planPair: the backing keeps its full size, the displaced head and tail and the
+// spare units lie on the spare device. Either has room for one more mirror, and a
+// third superblock: with two, one that takes writes and does not read leaves but the
+// other, and a power cut tears that while it is written. The tail is displaced so
+// that nothing that marks a disk at its end is found on the backing.
 //
-//	backing: | superblocks | mirror A | mirror B | room | data ... |
-//	spare:   | superblocks | mirror C | room | displaced head | spare ... |
+//	backing: | superblocks | mirror A | mirror B | room | data ... | zero | superblock | zero |
+//	spare:   | superblocks | mirror C | room | displaced head | displaced tail | spare ... |
 func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	sb.Compat |= compatThird
 	first := sb.firstRegion(1)
+	exported := roundDown(p.BackingSize, int64(sb.BlockSize))
+	room := int64(0)
+	if !p.KeepTail {
+		sb.Incompat |= incompatTail
+		sb.TailStart = roundDown(max(exported-tailBytes, 0), int64(headAlign))
+		room = tailRoom
+	}
 	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
 		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 		mirror = 2*slot + log
 		head = roundUp(first+3*mirror, headAlign)
-		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + head
+		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + head + room
 	}
 	spare := p.SpareBytes
 	if spare == 0 {
@@ -222,18 +245,22 @@ func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	if p.SpareDeviceSize < spareAt+spare {
 		return &TooSmallError{Role: RoleSpare, Size: p.SpareDeviceSize, Need: spareAt + spare}
 	}
-	exported := roundDown(p.BackingSize, int64(sb.BlockSize))
-	if exported < 2*head {
-		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: 2 * head}
+	if need := 2*head + room; exported < need {
+		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: need}
 	}
 	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, exported, slot, log
 	sb.Regions = []Region{
 		{Kind: RegionMirror, Start: first, Length: mirror, Generation: 1},
 		{Kind: RegionMirror, Start: first + mirror, Length: mirror, Generation: 1},
 		{Kind: RegionMirror, Device: 1, Start: first, Length: mirror, Generation: 1},
-		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - head, Length: head, Generation: 1},
-		{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1},
+		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - room - head, Length: head, Generation: 1},
 	}
+	if room > 0 {
+		sb.Regions = append(sb.Regions, Region{
+			Kind: RegionDisplacedTail, Device: 1, Start: spareAt - room, Length: roundUp(exported-sb.TailStart, PageSize), Generation: 1,
+		})
+	}
+	sb.Regions = append(sb.Regions, Region{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1})
 	return nil
 }
 
@@ -283,7 +310,12 @@ func (l *Layout) check() error {
 		sb.ExportedBytes <= sb.HeadBytes || sb.ExportedBytes > backing {
 		return fmt.Errorf("head of %d bytes, %d bytes exported, of %d", sb.HeadBytes, sb.ExportedBytes, backing)
 	}
-	heads := 0
+	displaced := sb.Incompat&incompatTail != 0
+	if displaced != (sb.TailStart != 0) || displaced && (sb.TailStart%headAlign != 0 || sb.TailStart < sb.HeadBytes ||
+		sb.TailStart >= sb.ExportedBytes || sb.TailStart > roundDown(tailSuperblock(backing), atom)) {
+		return fmt.Errorf("a tail from %d on, of %d bytes exported", sb.TailStart, sb.ExportedBytes)
+	}
+	heads, tails := 0, 0
 	for i := range sb.Regions {
 		r := &sb.Regions[i]
 		end := sb.Devices[r.Device].Size
@@ -317,6 +349,12 @@ func (l *Layout) check() error {
 			}
 			heads++
 			l.headDev, l.headStart = r.Device, r.Start
+		case RegionDisplacedTail:
+			if r.Length != roundUp(sb.ExportedBytes-sb.TailStart, PageSize) {
+				return fmt.Errorf("displaced tail of %d bytes for the bytes from %d on", r.Length, sb.TailStart)
+			}
+			tails++
+			l.tailDev, l.tailStart = r.Device, r.Start
 		default:
 			return fmt.Errorf("region %d is a %s", i, r.Kind)
 		}
@@ -328,12 +366,18 @@ func (l *Layout) check() error {
 		}
 	}
 	onBacking := slices.ContainsFunc(l.mirrors, func(i int) bool { return sb.Regions[i].Device == 0 })
+	if displaced != (tails == 1) || tails > 1 {
+		return fmt.Errorf("%d displaced tails", tails)
+	}
 	if heads != 1 || !onBacking || len(l.spares) == 0 || len(l.mirrors) > maxMirrors {
 		return fmt.Errorf("%d displaced heads, %d mirrors, %d spare regions", heads, len(l.mirrors), len(l.spares))
 	}
 	l.blockShift = uint8(bits.TrailingZeros32(sb.BlockSize))
 	l.headBlocks = uint64(sb.HeadBytes) >> l.blockShift
 	l.blocks = uint64(sb.ExportedBytes) >> l.blockShift
+	if l.tailBlock = l.blocks; displaced {
+		l.tailBlock = uint64(sb.TailStart) >> l.blockShift
+	}
 	per := uint64(UnitSize / bs)
 	l.lim = limits{units: (l.blocks + per - 1) / per, spareUnits: l.spareUnits, mask: uint8(1<<per - 1), lastMask: uint8(1<<per - 1)}
 	if rest := l.blocks % per; rest != 0 {
@@ -343,9 +387,9 @@ func (l *Layout) check() error {
 }
 
 // hasTail reports whether the backing carries a superblock at its end: where data
-// does not reach to the end of it.
+// does not reach to the end of it, or was displaced from there.
 func (sb *Superblock) hasTail() bool {
-	return sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), max(int64(sb.AtomSize), PageSize))
+	return sb.TailStart != 0 || sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), max(int64(sb.AtomSize), PageSize))
 }
 
 // copies are the offsets of the superblock on the device with that index, in
@@ -360,10 +404,25 @@ func (sb *Superblock) copies(device uint8) []int64 {
 	return []int64{SuperblockStride, 0}
 }
 
-// inFront are the copies in the head of the backing, in the order in which they
-// are written: byte 0 last.
+// inFront are the copies on the backing that lie where displaced data is from, in the
+// head and the tail, in the order in which they are written: byte 0 last.
 func (sb *Superblock) inFront() []int64 {
-	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return off >= sb.HeadBytes })
+	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return !sb.isFront(off) })
+}
+
+// isFront reports whether a byte of the backing lies where displaced data is from.
+func (sb *Superblock) isFront(off int64) bool {
+	return off < sb.HeadBytes || sb.TailStart != 0 && off >= sb.TailStart
+}
+
+// fronts are the exported bytes that live elsewhere than at their own offset: the
+// head, and the tail if that is displaced.
+func (sb *Superblock) fronts() []span {
+	all := []span{{0, sb.HeadBytes}}
+	if sb.TailStart != 0 {
+		all = append(all, span{sb.TailStart, sb.ExportedBytes})
+	}
+	return all
 }
 
 // thirdSuperblock is where the third copy lies on a device that has none at its
@@ -405,6 +464,30 @@ func (l *Layout) Units() uint64 { return l.lim.units }
 // and not at their own offset. It is a whole number of units.
 func (l *Layout) HeadBlocks() uint64 { return l.headBlocks }
 
+// TailBlocks is how many blocks, the last ones, live in the displaced tail and not
+// at their own offset. But for the end of the device it is a whole number of units.
+func (l *Layout) TailBlocks() uint64 { return l.blocks - l.tailBlock }
+
+// Displaced is a range of exported bytes that does not live at its own offset of the
+// backing, and where it lives instead.
+type Displaced struct {
+	Start, Length int64 // exported bytes
+	Device        uint8
+	Offset        int64 // of Device
+}
+
+// Displaced returns the head, and the tail if that is displaced.
+func (l *Layout) Displaced() []Displaced {
+	all := []Displaced{{0, l.sb.HeadBytes, l.headDev, l.headStart}}
+	if l.sb.TailStart != 0 {
+		all = append(all, Displaced{l.sb.TailStart, l.sb.ExportedBytes - l.sb.TailStart, l.tailDev, l.tailStart})
+	}
+	return all
+}
+
+// displaced reports whether a block lives in the displaced head or tail.
+func (l *Layout) displaced(block uint64) bool { return block < l.headBlocks || block >= l.tailBlock }
+
 // SpareUnits is how many spare units there are, over all spare regions.
 func (l *Layout) SpareUnits() uint64 { return l.spareUnits }
 
@@ -427,12 +510,15 @@ func (l *Layout) TableCapacity() uint64 {
 func (l *Layout) ValidateEntry(e Entry) error { return l.lim.validate(&e) }
 
 // HomeOf returns where block lives when it is not remapped: a device index and
-// a byte offset. Blocks on either side of HeadBlocks are not next to each
-// other. block must be less than Blocks.
+// a byte offset. Blocks on either side of HeadBlocks, or of where the tail begins,
+// are not next to each other. block must be less than Blocks.
 func (l *Layout) HomeOf(block uint64) (device uint8, offset int64) {
 	offset = int64(block << l.blockShift)
 	if block < l.headBlocks {
 		return l.headDev, l.headStart + offset
+	}
+	if block >= l.tailBlock {
+		return l.tailDev, l.tailStart + offset - l.sb.TailStart
 	}
 	return 0, offset
 }

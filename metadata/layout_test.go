@@ -97,6 +97,7 @@ func TestPlanProperties(t *testing.T) {
 		}
 		if rapid.Bool().Draw(t, "pair") {
 			p.SpareDeviceSize = rapid.Int64Range(1, 1<<32).Draw(t, "spare device")
+			p.KeepTail = rapid.Bool().Draw(t, "keep tail")
 		}
 		l, err := Plan(p)
 		for range 2 { // first the one device, then the other
@@ -121,6 +122,9 @@ func TestPlanProperties(t *testing.T) {
 		if p.SpareDeviceSize != 0 && sb.ExportedBytes != p.BackingSize/int64(p.BlockSize)*int64(p.BlockSize) {
 			t.Fatalf("%d bytes exported of %d", sb.ExportedBytes, p.BackingSize)
 		}
+		if tail := int64(l.TailBlocks()) * int64(p.BlockSize); (p.SpareDeviceSize != 0 && !p.KeepTail) != (tail >= 2<<20) || tail > 3<<20 {
+			t.Fatalf("a tail of %d bytes", tail)
+		}
 		if p.SpareBytes != 0 && int64(l.SpareUnits())*UnitSize != p.SpareBytes {
 			t.Fatalf("%d spare units", l.SpareUnits())
 		}
@@ -132,16 +136,29 @@ func TestPlanProperties(t *testing.T) {
 		}
 		for range 20 {
 			block := rapid.Uint64Range(0, l.Blocks()-1).Draw(t, "b")
+			switch rapid.IntRange(0, 4).Draw(t, "seam") {
+			case 0:
+				block = l.Blocks() - 1 - block%(1+l.TailBlocks())
+			case 1:
+				block = l.Blocks() - l.TailBlocks() - block%2
+			}
+			block = min(block, l.Blocks()-1)
 			dev, off := l.HomeOf(block)
 			if off < 0 || off+int64(p.BlockSize) > l.Devices()[dev].Size {
 				t.Fatalf("block %d at %d of device %d", block, off, dev)
 			}
-			if block >= l.HeadBlocks() && (dev != 0 || off != int64(block)*int64(p.BlockSize)) {
+			where := RegionKind(0)
+			switch {
+			case block < l.HeadBlocks():
+				where = RegionDisplacedHead
+			case block >= l.Blocks()-l.TailBlocks():
+				where = RegionDisplacedTail
+			case dev != 0 || off != int64(block)*int64(p.BlockSize):
 				t.Fatalf("block %d at %d of device %d", block, off, dev)
 			}
 			for _, r := range sb.Regions {
-				in := r.Device == dev && off >= r.Start && off < r.Start+r.Length
-				if in != (r.Kind == RegionDisplacedHead && block < l.HeadBlocks()) && (in || r.Kind == RegionDisplacedHead) {
+				in := r.Device == dev && off >= r.Start && off+int64(p.BlockSize) <= r.Start+r.Length
+				if in != (r.Kind == where) {
 					t.Fatalf("block %d at %d of device %d lies in %+v", block, off, dev, r)
 				}
 			}

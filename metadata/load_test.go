@@ -111,9 +111,18 @@ func TestCreateCut(t *testing.T) {
 	}
 }
 
-// TestCreateKeepsTheEnd: with a spare device the end of the backing is data.
+// TestCreateKeepsTheEnd: with a spare device the backing holds data to its end, or
+// to where the tail begins that is displaced.
 func TestCreateKeepsTheEnd(t *testing.T) {
-	plan, err := Plan(pairParamsNamed())
+	for _, keep := range []bool{false, true} {
+		p := pairParamsNamed()
+		p.KeepTail = keep
+		createKeepsTheEnd(t, p)
+	}
+}
+
+func createKeepsTheEnd(t *testing.T, p PlanParams) {
+	plan, err := Plan(p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +134,9 @@ func TestCreateKeepsTheEnd(t *testing.T) {
 	disks[0].store(memWrite{plan.sb.HeadBytes, data}, nil)
 	if err := Create(devices(disks), plan, nil); err != nil {
 		t.Fatal(err)
+	}
+	if !p.KeepTail {
+		data = data[:plan.sb.TailStart-plan.sb.HeadBytes]
 	}
 	back := AlignedBytes(len(data))
 	if _, err := disks[0].ReadAt(back, plan.sb.HeadBytes); err != nil || !slices.Equal(back, data) {

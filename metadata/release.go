@@ -88,6 +88,7 @@ func rangesText(l []BlockRange) string {
 type Survey struct {
 	Moves   uint64       // blocks outside of the head to be moved home
 	Head    uint64       // blocks of the head to be moved to the front
+	Tail    uint64       // blocks of the displaced tail to be moved to the end
 	Pending uint64       // blocks that cannot be read at home, before and after
 	NoCopy  []BlockRange // blocks that have no copy that can be read
 }
@@ -104,17 +105,37 @@ func SurveyRelease(img *Image, o MoveOptions) (*Survey, error) {
 }
 
 func (v *View) survey(o *MoveOptions) *Survey {
-	s := &Survey{Head: v.layout.headBlocks}
-	buf := o.chunk()
+	s := &Survey{Head: v.layout.headBlocks, Tail: v.layout.TailBlocks()}
 	var gone blockList
-	head := v.layout.sb.HeadBytes
-	for off := int64(0); off < head; off += int64(len(buf)) {
-		v.read(buf[:min(int64(len(buf)), head-off)], off, func(block uint64, _ error) { gone.add(block) })
-		if o.Progress != nil {
-			o.Progress(min(head, off+int64(len(buf))), head)
-		}
+	var done, total int64
+	for _, f := range v.layout.sb.fronts() {
+		total += f.to - f.from
 	}
-	v.remapped(v.layout.headBlocks, v.layout.blocks, func(block uint64, state State, spare uint32) {
+	for i, f := range v.layout.sb.fronts() {
+		if i == 1 {
+			v.surveyMoves(s, &gone)
+		}
+		inChunks(o.chunk(), f, func(buf []byte, off int64) {
+			v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
+			if done += int64(len(buf)); o.Progress != nil {
+				o.Progress(done, total)
+			}
+		})
+	}
+	if v.layout.TailBlocks() == 0 {
+		v.surveyMoves(s, &gone)
+	}
+	s.NoCopy = gone
+	v.table.Extents(func(x Extent) bool {
+		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
+		return true
+	})
+	return s
+}
+
+// surveyMoves counts the blocks between head and tail that would go home.
+func (v *View) surveyMoves(s *Survey, gone *blockList) {
+	v.remapped(v.layout.headBlocks, v.layout.tailBlock, func(block uint64, state State, spare uint32) {
 		if state == StateMapped {
 			d, at := v.slot(block, spare)
 			if _, err := v.devs[d].ReadAt(v.one, at); err == nil {
@@ -124,12 +145,14 @@ func (v *View) survey(o *MoveOptions) *Survey {
 		}
 		gone.add(block)
 	})
-	s.NoCopy = gone
-	v.table.Extents(func(x Extent) bool {
-		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
-		return true
-	})
-	return s
+}
+
+// inChunks calls f for one part of a span after the other, each as long as buf at
+// most, of which f gets as much.
+func inChunks(buf []byte, s span, f func(buf []byte, off int64)) {
+	for off := s.from; off < s.to; off += int64(len(buf)) {
+		f(buf[:min(int64(len(buf)), s.to-off)], off)
+	}
 }
 
 // Released is what Release did.
@@ -152,7 +175,9 @@ type Released struct {
 //     may be refused has been by then (ErrStuck, a *StuckError, unless o.Force).
 //  3. The superblocks, those outside of the head first, say that the head is
 //     being moved. From here on the set is not served; ResumeRelease goes on.
-//  4. The head moves to the front, but for the page at o.Mark, and is read back.
+//  4. The head moves to the front, but for the page at o.Mark, and a displaced tail
+//     to the end, and both are read back. So what marks a disk at its end shows
+//     there only once all else is home but that page.
 //  5. That page. From here on it is a plain disk.
 //  6. What is left outside of the head is erased, the superblocks first.
 //
@@ -205,7 +230,7 @@ func release(img *Image, o MoveOptions) (Released, error) {
 			return out, err
 		}
 		for _, e := range moved {
-			if e.Unit >= v.layout.headBlocks/uint64(UnitSize/v.layout.BlockSize()) {
+			if !v.layout.displaced(e.Unit * uint64(UnitSize/v.layout.BlockSize())) {
 				out.Moved += uint64(e.Count) * uint64(bits.OnesCount8(e.Mask))
 			}
 		}
@@ -284,9 +309,9 @@ func resumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, erro
 }
 
 // goHome writes mapped blocks to their homes and reads them back. It returns
-// entries for those that are there now, in gone those outside of the head whose copy
-// cannot be read, and in bad those outside of the head that are not at home: the head has
-// another home to go to.
+// entries for those that are there now, in gone those outside of head and tail whose
+// copy cannot be read, and in bad those outside of head and tail that are not at home:
+// these have another home to go to.
 func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 	const batch = 1024
 	type move struct {
@@ -300,9 +325,9 @@ func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 		if len(moves) == 0 {
 			return nil
 		}
-		// Homes are on the backing or, of the head, on the device of the
-		// displaced head.
-		for _, d := range []uint8{0, v.layout.headDev} {
+		// Homes are on the backing or, of head and tail, on the devices that they
+		// were displaced to.
+		for _, d := range slices.Compact([]uint8{0, v.layout.headDev, v.layout.tailDev}) {
 			if err := v.devs[d].Sync(); err != nil {
 				return err
 			}
@@ -310,7 +335,7 @@ func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 		for _, m := range moves {
 			d, at := v.layout.HomeOf(m.block)
 			if _, err := v.devs[d].ReadAt(v.one, at); err != nil || xxhash.Sum64(v.one) != m.sum {
-				if m.block >= v.layout.headBlocks {
+				if !v.layout.displaced(m.block) {
 					bad.add(m.block)
 				}
 				continue
@@ -327,7 +352,7 @@ func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 		}
 		d, at := v.slot(block, spare)
 		if _, e := v.devs[d].ReadAt(v.one, at); e != nil {
-			if block >= v.layout.headBlocks {
+			if !v.layout.displaced(block) {
 				gone.add(block)
 			}
 			return
@@ -356,27 +381,24 @@ func addHome(list []Entry, unit uint64, bit uint8) []Entry {
 	return append(list, Entry{Unit: unit, Count: 1, Mask: bit, State: StateHome, Cause: CauseOperator})
 }
 
-// tryHead writes to every place of the head what it holds, and returns the
-// blocks that do not take it. Metadata that cannot be read is zeroed: nobody
-// can miss it.
-func (v *View) tryHead(o *MoveOptions) (blockList, error) {
-	buf, back := o.chunk(), o.chunk()
+// tryHead writes to every place of the head, and of the tail if that is displaced,
+// what it holds, and returns the blocks that do not take it. Metadata that cannot be
+// read is zeroed: nobody can miss it.
+func (v *View) tryHead(o *MoveOptions) (bad blockList, err error) {
+	back := o.chunk()
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
-	head := v.layout.sb.HeadBytes
-	var bad blockList
-	for off := int64(0); off < head; off += int64(len(buf)) {
-		b := buf[:min(int64(len(buf)), head-off)]
+	try := func(b []byte, off int64) error {
 		_, err := d.ReadAt(b, off)
 		if err == nil {
 			_, err = d.WriteAt(b, off)
 		}
 		if err == nil {
 			if err := d.Sync(); err != nil {
-				return nil, err
+				return err
 			}
 			sum := xxhash.Sum64(b)
 			if _, err = d.ReadAt(b, off); err == nil && xxhash.Sum64(b) == sum {
-				continue
+				return nil
 			}
 		}
 		readAround(d, b, off, v.one, func(int64, error) {})
@@ -384,7 +406,7 @@ func (v *View) tryHead(o *MoveOptions) (blockList, error) {
 		failed := map[int64]bool{}
 		writeAround(d, b, off, v.one, func(i int64) { failed[i] = true })
 		if err := d.Sync(); err != nil {
-			return nil, err
+			return err
 		}
 		readAround(d, back[:len(b)], off, v.one, func(i int64, _ error) { failed[i] = true })
 		for i := int64(0); i < int64(len(b)); i += bs {
@@ -392,8 +414,16 @@ func (v *View) tryHead(o *MoveOptions) (blockList, error) {
 				bad.add(uint64((off + i) / bs))
 			}
 		}
+		return nil
 	}
-	return bad, nil
+	for _, f := range v.layout.sb.fronts() {
+		inChunks(o.chunk(), f, func(b []byte, off int64) {
+			if err == nil {
+				err = try(b, off)
+			}
+		})
+	}
+	return bad, err
 }
 
 // commitHome makes it durable that blocks are at home, in every mirror, and
@@ -483,23 +513,9 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 		}
 	}
 	var left, gone blockList
-	last := [2]int64{now.Mark, now.Mark + PageSize}
 	buf := o.chunk()
-	for off := int64(0); off < now.HeadBytes; {
-		end := min(off+int64(len(buf)), now.HeadBytes)
-		if off < last[0] {
-			end = min(end, last[0])
-		} else if off < last[1] {
-			off = last[1]
-			continue
-		}
-		if err := v.toFront(buf[:end-off], off, &left, &gone); err != nil {
-			return err
-		}
-		off = end
-		if o.Progress != nil {
-			o.Progress(off, now.HeadBytes)
-		}
+	if err := v.allButMark(buf, now, o, &left, &gone); err != nil {
+		return err
 	}
 	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
 		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force", stuck)
@@ -520,9 +536,34 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	return erase(v.devs, now, true)
 }
 
-// strays counts the blocks of the head that do not live in the displaced head.
+// allButMark moves the head to the front, but for the page at the mark, and then a
+// displaced tail to the end.
+func (v *View) allButMark(buf []byte, sb *Superblock, o MoveOptions, left, gone *blockList) (err error) {
+	head := span{sb.Mark + PageSize, sb.HeadBytes}
+	spans := append([]span{{0, sb.Mark}, head}, sb.fronts()[1:]...)
+	var done, total int64
+	for _, s := range spans {
+		total += s.to - s.from
+	}
+	for _, s := range spans {
+		inChunks(buf, s, func(b []byte, off int64) {
+			if err == nil {
+				err = v.toFront(b, off, left, gone)
+			}
+			if done += int64(len(b)); err == nil && o.Progress != nil {
+				o.Progress(done, total)
+			}
+		})
+	}
+	return err
+}
+
+// strays counts the blocks of head and tail that do not live where those were
+// displaced to.
 func (v *View) strays() (n uint64) {
-	v.remapped(0, v.layout.headBlocks, func(uint64, State, uint32) { n++ })
+	count := func(uint64, State, uint32) { n++ }
+	v.remapped(0, v.layout.headBlocks, count)
+	v.remapped(v.layout.tailBlock, v.layout.blocks, count)
 	return n
 }
 
@@ -535,8 +576,8 @@ func (sb *Superblock) leaveHead() {
 	}
 }
 
-// toFront writes a part of the head to the front of the disk, durably, and
-// reads it back. left are the blocks that did not get there, gone those that
+// toFront writes a part of the head to the front of the disk, or of the tail to its
+// end, durably, and reads it back. left are the blocks that did not get there, gone those that
 // have no copy: they become zeroes.
 func (v *View) toFront(buf []byte, off int64, left, gone *blockList) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())

@@ -235,7 +235,8 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 // regions.
 func sameLayout(a, b *Layout) error {
 	same := a.sb.BlockSize == b.sb.BlockSize && a.sb.HeadBytes == b.sb.HeadBytes && a.sb.ExportedBytes == b.sb.ExportedBytes &&
-		a.headDev == b.headDev && a.headStart == b.headStart && len(a.spares) <= len(b.spares)
+		a.headDev == b.headDev && a.headStart == b.headStart &&
+		a.tailBlock == b.tailBlock && a.tailDev == b.tailDev && a.tailStart == b.tailStart && len(a.spares) <= len(b.spares)
 	for i := 0; same && i < len(a.spares); i++ {
 		x, y := &a.spares[i], &b.spares[i]
 		same = x.Device == y.Device && x.Start == y.Start && x.Length == y.Length && x.First == y.First

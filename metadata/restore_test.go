@@ -349,7 +349,7 @@ func TestRestoreRefuses(t *testing.T) {
 	now := backupOf(t, w.disks)
 	other := history(t, pairParams(512), 601, false)
 	odd := pairParams(512)
-	odd.SpareBytes = 2 << 20
+	odd.SpareBytes = 896 << 10
 	odd.UUID = w.plan.sb.UUID
 	odd.DeviceUUIDs = [2]uuid.UUID{w.plan.sb.Devices[0].UUID, w.plan.sb.Devices[1].UUID}
 	differ := history(t, odd, 602, false)
@@ -358,7 +358,7 @@ func TestRestoreRefuses(t *testing.T) {
 	lose(bare, &w.plan.sb, 0)
 	unfinished := w.disks[0].clone()
 	rewrite(unfinished, func(sb *Superblock) {
-		sb.Incompat, sb.Transition = incompatTransition, TransitionReleasing
+		sb.Incompat, sb.Transition = sb.Incompat|incompatTransition, TransitionReleasing
 		sb.Generation++
 	})
 	readOnly := w.disks[0].clone()

@@ -34,12 +34,15 @@ const (
 // leaves that copy behind, as an older one.
 const compatThird uint32 = 1
 
-// The feature bits that this version knows. An incompat bit a set has only while
-// it is in transition.
+// incompatTail is the feature bit of a set whose last exported bytes live in a
+// displaced tail. A version that does not know it would read them where they are not.
+const incompatTail uint32 = 2
+
+// The feature bits that this version knows.
 const (
 	knownCompat          = compatThird
 	knownROCompat uint32 = 0
-	knownIncompat        = incompatTransition
+	knownIncompat        = incompatTransition | incompatTail
 )
 
 // Role says what a device of a set is for.
@@ -71,6 +74,7 @@ const (
 	RegionMirror        RegionKind = 1 // two checkpoint slots and a log
 	RegionSpare         RegionKind = 2 // spare units
 	RegionDisplacedHead RegionKind = 3 // the data whose home the head took
+	RegionDisplacedTail RegionKind = 4 // the last bytes of the data, which are kept away from the disk's end
 )
 
 // String returns the kind's name in JSON.
@@ -82,6 +86,8 @@ func (k RegionKind) String() string {
 		return "spare"
 	case RegionDisplacedHead:
 		return "displaced-head"
+	case RegionDisplacedTail:
+		return "displaced-tail"
 	}
 	return fmt.Sprintf("kind(%d)", uint16(k))
 }
@@ -140,6 +146,9 @@ type Superblock struct {
 	ExportedBytes int64  `json:"exported_bytes"` // multiple of BlockSize
 	SlotBytes     int64  `json:"slot_bytes"`     // a checkpoint slot, multiple of AtomSize
 	LogBytes      int64  `json:"log_bytes"`      // a log, multiple of AtomSize
+	// TailStart is the first exported byte that lives in the displaced tail, a
+	// multiple of 1 MiB; 0: there is none.
+	TailStart int64 `json:"tail_start,omitempty"`
 
 	// Transition, if any, goes with two more: where the page is whose write
 	// makes or ends the set, 0 or SuperblockStride; and, while releasing, how
@@ -192,6 +201,7 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 	le.PutUint32(b[224:], uint32(sb.Transition))
 	le.PutUint32(b[228:], uint32(sb.Mark))
 	le.PutUint64(b[232:], sb.Strays)
+	le.PutUint64(b[240:], uint64(sb.TailStart))
 	for i := range sb.Devices {
 		d, p := &sb.Devices[i], b[deviceTableAt+i*deviceEntry:]
 		copy(p[:16], d.UUID[:])
@@ -259,6 +269,9 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 		if sb.Mark != 0 && sb.Mark != SuperblockStride {
 			return nil, fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged, sb.Mark)
 		}
+	}
+	if sb.Incompat&incompatTail != 0 {
+		sb.TailStart = int64(le.Uint64(b[240:]))
 	}
 	for i := range int(devices) {
 		p := b[deviceTableAt+i*deviceEntry:]

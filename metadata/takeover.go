@@ -3,6 +3,7 @@ package metadata
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
@@ -87,7 +88,7 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		}
 	}
 	for _, c := range readSuperblocks(devs[0]) {
-		if c.offset < sb.HeadBytes && c.sb != nil {
+		if sb.isFront(c.offset) && c.sb != nil {
 			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign, c.sb.UUID, c.offset)
 		}
 	}
@@ -196,12 +197,13 @@ func badMirror(device uint8, planned int64, r *Region, why, err error) BadPlace 
 // inHead reports whether a region lies in the head.
 func (sb *Superblock) inHead(r *Region) bool { return r.Device == 0 && r.Start < sb.HeadBytes }
 
-// outside lists the copies that are not in the head, in the order of writing.
+// outside lists the copies that lie where no displaced data is from, in the order of
+// writing.
 func (sb *Superblock) outside() []sbStep {
 	var out []sbStep
 	for d := len(sb.Devices) - 1; d >= 0; d-- {
 		for _, off := range sb.copies(uint8(d)) {
-			if d > 0 || off >= sb.HeadBytes {
+			if d > 0 || !sb.isFront(off) {
 				out = append(out, sbStep{uint8(d), off})
 			}
 		}
@@ -275,7 +277,8 @@ func clearOutside(devs []Device, plan *Layout) error {
 	return syncAll(devs)
 }
 
-// headCopy copies the head to the displaced head.
+// headCopy copies the head to the displaced head, and the tail, if that is to be
+// displaced, to the displaced tail. What is said of the head goes for both.
 type headCopy struct {
 	devs []Device
 	plan *Layout
@@ -283,50 +286,65 @@ type headCopy struct {
 	buf  []byte
 	one  []byte
 
-	sums    []uint64 // of each block, as it was read
-	have    []bool   // blocks that could be read
+	sums    []uint64 // of each block, by nth, as it was read
+	have    []bool   // blocks that could be read, by nth
 	entries []Entry
 	lost    uint64
 	mapped  uint64
 	spare   uint32 // the next spare unit to use
+	done    int64  // bytes, for Progress
 }
 
 func (h *headCopy) run() error {
 	bs := int64(h.plan.BlockSize())
-	blocks := int64(h.plan.headBlocks)
+	blocks := h.plan.headBlocks + h.plan.TailBlocks()
 	h.sums, h.have = make([]uint64, blocks), make([]bool, blocks)
-	head := h.plan.sb.HeadBytes
-	to, start := h.devs[h.plan.headDev], h.plan.headStart
-	for off := int64(0); off < head; off += int64(len(h.buf)) {
-		buf := h.buf[:min(int64(len(h.buf)), head-off)]
-		h.read(buf, off)
-		writeAround(to, buf, start+off, h.one, func(int64) {}) // what fails is seen when it is read back
-		h.progress(off+int64(len(buf)), 2*head)
+	for _, f := range h.plan.sb.fronts() {
+		inChunks(h.buf, f, func(buf []byte, off int64) {
+			h.read(buf, off)
+			dev, at := h.plan.HomeOf(uint64(off / bs))
+			writeAround(h.devs[dev], buf, at, h.one, func(int64) {}) // what fails is seen when it is read back
+			h.progress(len(buf))
+		})
 	}
-	if err := to.Sync(); err != nil {
-		return err
+	for _, dev := range slices.Compact([]uint8{h.plan.headDev, h.plan.tailDev}) {
+		if err := h.devs[dev].Sync(); err != nil {
+			return err
+		}
 	}
 	// The original is about to be written over, so the copy must read back.
 	var strays []int64
-	for off := int64(0); off < head; off += int64(len(h.buf)) {
-		buf := h.buf[:min(int64(len(h.buf)), head-off)]
-		failed := map[int64]bool{}
-		readAround(to, buf, start+off, h.one, func(i int64, _ error) { failed[i] = true })
-		for i := int64(0); i < int64(len(buf)); i += bs {
-			// A block that has no copy needs a place all the same; it is
-			// found when it is first written.
-			if block := (off + i) / bs; h.have[block] && (failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[block]) {
-				strays = append(strays, block)
+	for _, f := range h.plan.sb.fronts() {
+		inChunks(h.buf, f, func(buf []byte, off int64) {
+			failed := map[int64]bool{}
+			dev, at := h.plan.HomeOf(uint64(off / bs))
+			readAround(h.devs[dev], buf, at, h.one, func(i int64, _ error) { failed[i] = true })
+			for i := int64(0); i < int64(len(buf)); i += bs {
+				// A block that has no copy needs a place all the same; it is
+				// found when it is first written.
+				block := (off + i) / bs
+				if n := h.nth(block); h.have[n] && (failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
+					strays = append(strays, block)
+				}
 			}
-		}
-		h.progress(head+off+int64(len(buf)), 2*head)
+			h.progress(len(buf))
+		})
 	}
 	return h.place(strays)
 }
 
-func (h *headCopy) progress(done, total int64) {
-	if h.o.Progress != nil {
-		h.o.Progress(done, total)
+// nth is the number of a block among those that are displaced.
+func (h *headCopy) nth(block int64) int64 {
+	if block < int64(h.plan.headBlocks) {
+		return block
+	}
+	return block - int64(h.plan.tailBlock) + int64(h.plan.headBlocks)
+}
+
+// progress notes that so many bytes more were copied, or read back.
+func (h *headCopy) progress(n int) {
+	if h.done += int64(n); h.o.Progress != nil {
+		h.o.Progress(h.done, 2*int64(len(h.sums)*h.plan.BlockSize()))
 	}
 }
 
@@ -336,8 +354,8 @@ func (h *headCopy) read(buf []byte, off int64) {
 	failed := map[int64]bool{}
 	readAround(h.devs[0], buf, off, h.one, func(i int64, _ error) { failed[i] = true })
 	for i := int64(0); i < int64(len(buf)); i += bs {
-		if block := (off + i) / bs; !failed[i] {
-			h.have[block], h.sums[block] = true, xxhash.Sum64(buf[i:i+bs])
+		if n := h.nth((off + i) / bs); !failed[i] {
+			h.have[n], h.sums[n] = true, xxhash.Sum64(buf[i:i+bs])
 		}
 	}
 }
@@ -345,48 +363,56 @@ func (h *headCopy) read(buf []byte, off int64) {
 // place finds room in the spare region for the blocks that the displaced head
 // cannot hold, and makes the entries.
 func (h *headCopy) place(strays []int64) error {
-	per := int64(UnitSize / len(h.one))
 	stray := map[int64]bool{}
 	for _, b := range strays {
 		stray[b] = true
 	}
-	for unit := int64(0); unit < int64(h.plan.headBlocks)/per; unit++ {
-		var lost, move uint8
-		for i := range per {
-			switch b := unit*per + i; {
-			case !h.have[b]:
-				// Without a copy, as it was: reads fail, the first write clears it.
-				lost |= 1 << i
-				h.lost++
-			case stray[b]:
-				move |= 1 << i
-				h.mapped++
+	for _, f := range h.plan.sb.fronts() {
+		for unit := f.from / UnitSize; unit*UnitSize < f.to; unit++ {
+			if err := h.placeUnit(unit, stray); err != nil {
+				return err
 			}
-		}
-		if lost != 0 {
-			h.add(Entry{Unit: uint64(unit), Count: 1, Mask: lost, State: StateLost, Cause: CauseRead})
-		}
-		if move == 0 {
-			continue
-		}
-		for try := 0; ; try++ {
-			if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
-				return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare unit was found for it", ErrStuck, unit)
-			}
-			spare := h.spare
-			h.spare++
-			err := h.toSpare(unit*per, move, spare)
-			if errors.Is(err, ErrPath) {
-				return err // the spare unit has done nothing
-			}
-			if err == nil {
-				h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped, Cause: CauseWrite})
-				break
-			}
-			h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
 		}
 	}
 	return nil
+}
+
+func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
+	per := int64(UnitSize / len(h.one))
+	var lost, move uint8
+	for i := range min(per, int64(h.plan.blocks)-unit*per) {
+		switch b := unit*per + i; {
+		case !h.have[h.nth(b)]:
+			// Without a copy, as it was: reads fail, the first write clears it.
+			lost |= 1 << i
+			h.lost++
+		case stray[b]:
+			move |= 1 << i
+			h.mapped++
+		}
+	}
+	if lost != 0 {
+		h.add(Entry{Unit: uint64(unit), Count: 1, Mask: lost, State: StateLost, Cause: CauseRead})
+	}
+	if move == 0 {
+		return nil
+	}
+	for try := 0; ; try++ {
+		if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
+			return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare unit was found for it", ErrStuck, unit)
+		}
+		spare := h.spare
+		h.spare++
+		err := h.toSpare(unit*per, move, spare)
+		if errors.Is(err, ErrPath) {
+			return err // the spare unit has done nothing
+		}
+		if err == nil {
+			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped, Cause: CauseWrite})
+			return nil
+		}
+		h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
+	}
 }
 
 func (h *headCopy) add(e Entry) {
@@ -410,7 +436,7 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if mask>>i&1 == 0 {
 			continue
 		}
-		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil || xxhash.Sum64(h.one) != h.sums[first+i] {
+		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil || xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
 			return fmt.Errorf("block %d of the head: %w", first+i, errUnsettled)
 		}
 		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
@@ -427,7 +453,7 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if _, err := d.ReadAt(h.one, at+i*bs); err != nil {
 			return err
 		}
-		if xxhash.Sum64(h.one) != h.sums[first+i] {
+		if xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
 			return fmt.Errorf("%w: spare unit %d does not read back", ErrDamaged, spare)
 		}
 	}
@@ -468,8 +494,8 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 	// What cannot be written cannot be read as what it was either, or holds
 	// what a reader of a bad sector gets.
 	zero := o.chunk()
-	for off := int64(0); off < now.HeadBytes; off += int64(len(zero)) {
-		wipeAround(devs[0], zero, off, min(off+int64(len(zero)), now.HeadBytes), keep)
+	for _, f := range now.fronts() {
+		inChunks(zero, f, func(b []byte, off int64) { wipeAround(devs[0], zero, off, off+int64(len(b)), keep) })
 	}
 	var from *mirrorAt
 	var header []byte
@@ -604,7 +630,7 @@ func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
 		}
 		if _, err := d.WriteAt(zero[:end-from], from); err != nil {
 			for off := from; off < end; off += PageSize {
-				_, _ = d.WriteAt(zero[:PageSize], off)
+				_, _ = d.WriteAt(zero[:min(PageSize, end-off)], off)
 			}
 		}
 		from = end

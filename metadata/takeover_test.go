@@ -236,7 +236,8 @@ func newScene(t testing.TB, p PlanParams, seed uint64) *scene {
 	}
 	// The head, the first bytes behind it, and here and there.
 	for page := int64(0); page < s.size/PageSize; page++ {
-		if page < plan.sb.HeadBytes/PageSize+4 || s.r.IntN(40) == 0 {
+		tail := plan.sb.TailStart != 0 && page >= plan.sb.TailStart/PageSize-4
+		if page < plan.sb.HeadBytes/PageSize+4 || tail || s.r.IntN(40) == 0 {
 			b := s.bytes()
 			if page == 0 || s.r.IntN(8) == 0 {
 				clear(b[1024:2048]) // zeroes are what a superblock has as well
@@ -542,8 +543,9 @@ var sceneParams = []sceneCase{
 	{"alone-512", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10}, 0},
 	{"alone-4096", PlanParams{BackingSize: 8 << 20, BlockSize: 4096, SpareBytes: 128 << 10}, 0},
 	{"alone-512-mark-64k", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10}, SuperblockStride},
-	{"pair-512", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20}, 0},
+	{"pair-512", PlanParams{BackingSize: 8<<20 + 5*512, BlockSize: 512, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20}, 0},
 	{"pair-4096", PlanParams{BackingSize: 8 << 20, BlockSize: 4096, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20}, 0},
+	{"pair-512-kept-tail", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20, KeepTail: true}, 0},
 }
 
 // full reports whether the long form of a test is asked for.

@@ -77,11 +77,12 @@ var errLost = fmt.Errorf("it has no copy anywhere")
 // are multiples of the block size. bad is told of every block that cannot be
 // had; in buf it is zero.
 func (v *View) read(buf []byte, off int64, bad func(block uint64, err error)) {
-	head := v.layout.sb.HeadBytes
-	if end := off + int64(len(buf)); off < head && head < end {
-		v.read(buf[:head-off], off, bad)
-		v.read(buf[head-off:], head, bad)
-		return
+	for _, seam := range []int64{v.layout.sb.HeadBytes, v.layout.sb.TailStart} {
+		if end := off + int64(len(buf)); off < seam && seam < end {
+			v.read(buf[:seam-off], off, bad)
+			v.read(buf[seam-off:], seam, bad)
+			return
+		}
 	}
 	bs := int64(v.layout.BlockSize())
 	first := uint64(off / bs)

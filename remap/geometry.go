@@ -22,7 +22,10 @@ type Geometry struct {
 	Blocks     uint64 // size of the exported device
 	HeadBlocks uint64 // exported blocks below this live in the displaced head
 	HeadDevice uint8
-	HeadOffset int64         // bytes on HeadDevice
+	HeadOffset int64  // bytes on HeadDevice
+	TailBlocks uint64 // so many of the last blocks live in the displaced tail
+	TailDevice uint8
+	TailOffset int64         // bytes on TailDevice
 	Spares     []SpareExtent // ordered by First
 	Devices    int           // backing disk and spare devices
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
@@ -52,7 +55,11 @@ func (g *Geometry) home(block uint64) (device uint8, offset int64, limit uint64)
 	if block < g.HeadBlocks {
 		return g.HeadDevice, g.HeadOffset + int64(block)*int64(g.BlockSize), g.HeadBlocks - block
 	}
-	return 0, int64(block) * int64(g.BlockSize), g.Blocks - block
+	if tail := g.Blocks - g.TailBlocks; block < tail {
+		return 0, int64(block) * int64(g.BlockSize), tail - block
+	}
+	in := block - (g.Blocks - g.TailBlocks)
+	return g.TailDevice, g.TailOffset + int64(in)*int64(g.BlockSize), g.TailBlocks - in
 }
 
 // spare returns where a spare block (spare unit × blocks per unit + slot) lives

@@ -22,6 +22,9 @@ func GeometryOf(l *metadata.Layout) Geometry {
 	if g.HeadBlocks > 0 {
 		g.HeadDevice, g.HeadOffset = l.HomeOf(0)
 	}
+	if g.TailBlocks = l.TailBlocks(); g.TailBlocks > 0 {
+		g.TailDevice, g.TailOffset = l.HomeOf(g.Blocks - g.TailBlocks)
+	}
 	for _, r := range l.SpareRegions() {
 		g.Spares = append(g.Spares, SpareExtent{
 			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,

@@ -13,8 +13,9 @@ import (
 const blankEnds = 4 << 20
 
 // blank prepares devices for a new set. The displaced head shows up at the
-// start of the exported device: what lay there before must not look like a
-// file system. Where something was on a device, its ends are zeroed as well, so
+// start of the exported device, and a displaced tail at its end: what lay there before
+// must not look like a file system. Nor must what lies at the end of the backing, which
+// is not written any more. Where something was on a device, its ends are zeroed as well, so
 // that no old mark stays behind. What cannot be written is left: it cannot be
 // read as what it was either, or the heal of its first write takes care of it.
 func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err error) {
@@ -28,8 +29,12 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err er
 			zeroEnds(d, buf)
 		}
 	}
-	head, at := plan.HomeOf(0)
-	zero(devs[head], buf, at, at+int64(plan.HeadBlocks())*int64(plan.BlockSize()))
+	for i, part := range plan.Displaced() {
+		zero(devs[part.Device], buf, part.Offset, part.Offset+part.Length)
+		if i > 0 {
+			zero(devs[0], buf, part.Start, part.Start+part.Length)
+		}
+	}
 	for _, d := range devs {
 		if err := d.Sync(); err != nil {
 			return fmt.Errorf("before anything was written that counts: %w", err)

@@ -168,7 +168,7 @@ func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []s
 		case s.Kind == blockdev.KindRemap:
 			return refuse("there is %s, which another driver serves", s)
 		case s.AtEnd && s.Kind != blockdev.KindPartitions:
-			return refuse("there is %s at the end of the disk, where it would stay visible or be cut off; take the disk out of that first", s)
+			return refuse("there is %s at the end of the disk, where it would be cut off, or be found while the disk is half taken over; take the disk out of that first", s)
 		case !alone:
 			continue // the exported device has the disk's full size
 		case s.Kind == blockdev.KindPartitions && s.Name != "dos":

@@ -5,8 +5,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/metadata"
 )
+
+// tellEndMarks adds to the report what of the data is found on the backing itself.
+func tellEndMarks(devs *set.Set, report *metadata.Report) {
+	if report.Superblock == nil {
+		return
+	}
+	if found := set.EndMarks(devs.Devices[0], report.Superblock); found != "" {
+		report.Problems = append(report.Problems, metadata.Problem{
+			Severity: metadata.SeverityWarning, Where: devs.Devices[0].Path(), What: found, Do: set.EndMarksDo,
+		})
+	}
+}
 
 func metadataCheckCommand(a *app) *cobra.Command {
 	var spares []string
@@ -24,6 +37,7 @@ be served meanwhile.`,
 			}
 			defer devs.Close()
 			report, err := metadata.Check(devs.Metadata())
+			tellEndMarks(devs, &report)
 			if a.json {
 				if jsonErr := a.printJSON(report); jsonErr != nil {
 					return jsonErr

@@ -23,6 +23,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -154,6 +155,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		}
 	}
 	if !o.foreground {
+		a.warnOfEndMarks(ctx, cfg.Backing, sb)
 		live, err := detach(ctx, withFlag(os.Args[1:], "--detached"))
 		if err != nil {
 			return err
@@ -178,6 +180,19 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	}
 	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
 	return server.Run(ctx, cfg)
+}
+
+// warnOfEndMarks says what of the data is found on the backing itself, which the
+// log of a server has as well.
+func (a *app) warnOfEndMarks(ctx context.Context, backing string, sb *metadata.Superblock) {
+	d, err := blockdev.Open(ctx, backing, blockdev.Options{ReadOnly: true, Shared: true})
+	if err != nil {
+		return // the server says why
+	}
+	defer d.Close()
+	if found := set.EndMarks(d, sb); found != "" {
+		a.log.Warn().Str("device", backing).Str("do", set.EndMarksDo).Msg(found)
+	}
 }
 
 func (o *startOptions) config() (server.Config, error) {

@@ -88,7 +88,8 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.PhysicalBlockSize = pick(rng, []int{512, 4096, 8192})
 	}
 	if rng.IntN(3) == 0 {
-		c.plan.SpareDeviceSize = 6<<20 + 512*rng.Int64N(16)
+		c.plan.SpareDeviceSize = 9<<20 + 512*rng.Int64N(16)
+		c.plan.KeepTail = c.plan.UUID[0]%8 == 3 // as sets of older versions
 	}
 	if rng.IntN(4) == 0 {
 		c.rates = rates{path: rng.IntN(8)}
@@ -134,8 +135,8 @@ func newConfig(rng *rand.Rand) config {
 }
 
 func (c *config) String() string {
-	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
+	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, keep tail %v, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
 		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, metadata: %s, policy %+v",
-		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
+		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, metaNames[c.meta], c.policy)
 }

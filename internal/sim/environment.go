@@ -7,14 +7,17 @@ import (
 )
 
 // pickSpots chooses where requests meet: always the seam between the displaced
-// head and the rest, often the end.
+// head and the rest, often the end, or where a displaced tail begins.
 func (s *sim) pickSpots() {
 	s.spots = []uint64{s.plan.HeadBlocks()}
 	for len(s.spots) < s.cfg.spots {
 		spot := s.rng.Uint64N(s.plan.Blocks())
 		switch s.rng.IntN(4) {
 		case 0, 1:
-			spot = s.plan.Blocks() - 1
+			odd := spot%2 == 1
+			if spot = s.plan.Blocks() - 1; odd {
+				spot = min(spot, s.plan.Blocks()-s.plan.TailBlocks())
+			}
 		case 2: // where one leaf of the Map ends and the next begins
 			spot = min(spot, 1024*metadata.UnitSize/uint64(s.plan.BlockSize()))
 		}

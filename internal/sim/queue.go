@@ -150,15 +150,19 @@ func (q *queue) checkPending(r *userReq, d *diskIO, block uint64) {
 }
 
 // checkPlace makes sure that user data goes nowhere but to the data area, the
-// displaced head and the spare regions.
+// displaced head and tail and the spare regions.
 func (s *sim) checkPlace(d *diskIO) {
 	sb := s.plan.Superblock()
 	inside := func(dev uint8, lo, hi int64) bool { return d.d.index == dev && d.off >= lo && d.off+d.n <= hi }
-	if inside(0, sb.HeadBytes, sb.ExportedBytes) {
+	end := sb.ExportedBytes
+	if sb.TailStart != 0 {
+		end = sb.TailStart
+	}
+	if inside(0, sb.HeadBytes, end) {
 		return
 	}
 	for _, r := range sb.Regions {
-		if (r.Kind == metadata.RegionDisplacedHead || r.Kind == metadata.RegionSpare) && inside(r.Device, r.Start, r.Start+r.Length) {
+		if r.Kind != metadata.RegionMirror && inside(r.Device, r.Start, r.Start+r.Length) {
 			return
 		}
 	}

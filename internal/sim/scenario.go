@@ -328,7 +328,7 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	case "alone-4096":
 		s.cfg.plan.BlockSize, s.cfg.plan.PhysicalBlockSize = 4096, 8192
 	case "pair-512":
-		s.cfg.plan.SpareDeviceSize = 6 << 20
+		s.cfg.plan.SpareDeviceSize = 9 << 20
 	default:
 		s.failf("no layout is called %q", layout)
 	}

@@ -115,8 +115,9 @@ func pick(rng *rand.Rand, lay rig.Layout, blockSize int64, in []rig.Extent, n in
 		e := in[rng.IntN(len(in))]
 		length := min(blockSize*(1+rng.Int64N(12)), e.Length)
 		start := e.Start + rng.Int64N((e.Length-length)/blockSize+1)*blockSize
-		// What straddles the end of the displaced head is in two places.
-		if start < lay.Head && start+length > lay.Head {
+		// What straddles the end of the displaced head, or where the tail begins, is
+		// in two places.
+		if start < lay.Head && start+length > lay.Head || start < lay.Tail && start+length > lay.Tail {
 			continue
 		}
 		if device, at := lay.Home(rig.Extent{Start: start, Length: length}); device == 0 {

@@ -219,8 +219,10 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 		bad = make([][]rig.Extent, len(disks))
 		goBad := func(exported rig.Extent) {
 			for _, e := range split(exported, lay.Head) {
-				dev, at := lay.Home(e)
-				bad[dev] = append(bad[dev], at)
+				for _, e := range split(e, lay.Tail) {
+					dev, at := lay.Home(e)
+					bad[dev] = append(bad[dev], at)
+				}
 			}
 		}
 		// Anywhere: written once before mkfs, they are remapped from then on.
@@ -293,7 +295,7 @@ func (f *film) scatter(in rig.Extent, every int64) []rig.Extent {
 	}
 }
 
-// split cuts an extent in two where the displaced head ends.
+// split cuts an extent in two where the displaced head ends, or the tail begins.
 func split(e rig.Extent, at int64) []rig.Extent {
 	if e.Start >= at || e.End() <= at {
 		return []rig.Extent{e}

@@ -10,6 +10,7 @@ import (
 type Layout struct {
 	Exported int64
 	Head     int64 // bytes below it are displaced; 0: none
+	Tail     int64 // bytes from it on are displaced; 0: none
 	Regions  []Region
 	Atom     int64
 	// LogAt is where a log begins in its mirror, LogBytes how long it is.
@@ -33,7 +34,7 @@ func LayoutOf(t testing.TB, path string) Layout {
 		t.Fatal(err)
 	}
 	lay := Layout{
-		Exported: sb.ExportedBytes, Head: sb.HeadBytes, Atom: int64(sb.AtomSize),
+		Exported: sb.ExportedBytes, Head: sb.HeadBytes, Tail: sb.TailStart, Atom: int64(sb.AtomSize),
 		LogAt: 2 * sb.SlotBytes, LogBytes: sb.LogBytes, // metadata/FORMAT.md
 	}
 	for _, r := range sb.Regions {
@@ -54,14 +55,19 @@ func (l Layout) Of(kind metadata.RegionKind, device int) []Extent {
 }
 
 // Home turns a place on the exported device, which must not straddle the
-// head's end, into the device that holds it and the place there.
+// head's end nor the tail's beginning, into the device that holds it and the place
+// there.
 func (l Layout) Home(e Extent) (device int, at Extent) {
-	if e.Start >= l.Head {
+	kind, from := metadata.RegionDisplacedHead, int64(0)
+	switch {
+	case l.Tail != 0 && e.Start >= l.Tail:
+		kind, from = metadata.RegionDisplacedTail, l.Tail
+	case e.Start >= l.Head:
 		return 0, e
 	}
 	for _, r := range l.Regions {
-		if r.Kind == metadata.RegionDisplacedHead {
-			return r.Device, Extent{r.Start + e.Start, e.Length}
+		if r.Kind == kind {
+			return r.Device, Extent{r.Start + e.Start - from, e.Length}
 		}
 	}
 	return 0, e

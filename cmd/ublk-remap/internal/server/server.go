@@ -410,6 +410,13 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	return s.record.Write()
 }
 
+// warnOfEndMarks says what of the data other tools find on the backing.
+func (s *server) warnOfEndMarks() {
+	if found := set.EndMarks(s.set.Devices[0], s.set.Superblock); found != "" {
+		s.log.Warn().Str("device", s.set.Devices[0].Path()).Str("do", set.EndMarksDo).Msg(found)
+	}
+}
+
 // warnOfBatchIO says what is known against a device with batch I/O.
 func (s *server) warnOfBatchIO() {
 	v, err := ublk.RunningKernel()
@@ -449,6 +456,7 @@ func (s *server) serve(ctx context.Context) error {
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues", s.info().Queues).Msg("live")
 	s.warnOfBatchIO()
+	s.warnOfEndMarks()
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())
 	}
