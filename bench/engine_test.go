@@ -93,7 +93,8 @@ func BenchmarkEngineHeal(b *testing.B) {
 			e.Complete(d.next().ID, -int32(syscall.EIO))
 		}
 		e.Answer(&remap.Message{Kind: remap.MsgReserved, Tag: 3, Spare: 9, Count: 1})
-		e.Complete(d.next().ID, 4096)
+		e.Complete(d.next().ID, 4096) // written
+		e.Complete(d.next().ID, 4096) // and read back
 		e.Answer(&remap.Message{Kind: remap.MsgCommitted, Tag: 3})
 		if e.Inflight() != 0 {
 			b.Fatal("not finished")

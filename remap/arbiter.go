@@ -26,7 +26,7 @@ type claimState uint8
 
 const (
 	claimNone       claimState = iota
-	claimWaiting               // for a unit that is being relocated, or for another claim to the same blocks
+	claimWaiting               // for a unit that is being relocated, or for another claim to the same blocks; also a report
 	claimHeld                  // spare units are granted, the engine writes to them
 	claimCommitting            // the change is with the journal
 	claimReporting             // a pending mark is with the journal
@@ -53,15 +53,7 @@ func (c *claim) spareOf(unit uint64) (uint32, bool) {
 }
 
 // maskOf returns which blocks of one of its units the claim is about.
-func (c *claim) maskOf(unit uint64) uint8 {
-	switch unit - c.msg.Unit {
-	case 0:
-		return c.msg.First
-	case uint64(c.msg.Count) - 1:
-		return c.msg.Last
-	}
-	return 0xff
-}
+func (c *claim) maskOf(unit uint64) uint8 { return c.msg.maskOf(unit) }
 
 // commitKind says whom a commit's outcome is for.
 type commitKind uint8
@@ -172,7 +164,12 @@ func (a *Arbiter) advance() {
 			for i := range a.claims {
 				if c := &a.claims[i]; c.state == claimWaiting {
 					c.state = claimNone
-					a.reserve(c)
+					if c.msg.Kind == MsgPending {
+						m := c.msg
+						a.pending(i, &m)
+					} else {
+						a.reserve(c)
+					}
 				}
 			}
 		}
@@ -444,9 +441,7 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	m := &c.msg
 	out := a.scratch[:0]
 	if c.state == claimReporting {
-		return append(out, metadata.Entry{
-			Unit: m.Unit, Count: 1, Mask: m.First, State: metadata.StatePending, Cause: metadata.CauseRead, Time: c.time,
-		})
+		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending, Cause: metadata.CauseRead, Time: c.time})
 	}
 	for _, spare := range m.Tried[:m.Tries] {
 		if a.alloc.Service(spare) == InService {
@@ -462,14 +457,24 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	case m.Errno == 0:
 		cause = metadata.CauseRead // it was pending or lost
 	}
+	return a.spanEntries(out, c, metadata.Entry{Spare: c.spare, State: metadata.StateMapped, Cause: cause, Time: c.time})
+}
+
+// spanEntries adds what e says for the span of units of a claim: one entry for each mask, with
+// spare units in a row if e has one.
+func (a *Arbiter) spanEntries(out []metadata.Entry, c *claim, e metadata.Entry) []metadata.Entry {
+	m := &c.msg
 	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
 	add := func(from, count uint32, mask uint8) {
-		if count > 0 {
-			out = append(out, metadata.Entry{
-				Unit: m.Unit + uint64(from), Spare: c.spare + from, Count: count, Mask: mask,
-				State: metadata.StateMapped, Cause: cause, Time: c.time,
-			})
+		if count == 0 {
+			return
 		}
+		e := e
+		e.Unit, e.Count, e.Mask = m.Unit+uint64(from), count, mask
+		if e.State == metadata.StateMapped {
+			e.Spare += from
+		}
+		out = append(out, e)
 	}
 	head, tail := uint32(0), uint32(0)
 	if m.First != full {
@@ -509,20 +514,24 @@ func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.E
 	return true
 }
 
-// pending has a block marked that could not be read.
+// pending has blocks marked that could not be read, or were to be read with some that could
+// not. What the table knows already is left out; the answer says how far it got.
 func (a *Arbiter) pending(i int, m *Message) {
 	c := &a.claims[i]
-	c.msg, c.count = *m, 0
-	info := a.m.Unit(m.Unit)
-	// Blocks that are being healed are on their way to another place; others of the unit
-	// are not.
-	c.msg.First &^= a.healing(m.Unit)
+	c.msg = *m
+	now := a.unnoted(c)
 	switch {
 	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
 		a.answer(c, MsgFailed)
-	case info.Busy, !believes(m, &info), info.Lost&m.First != 0, info.Pending&m.First == m.First, c.msg.First == 0:
-		// It is known already, or the block is on its way to another place.
-		a.answer(c, MsgCommitted)
+	case now == healed:
+		// They may be on their way to another place, or the heal fails. Then they are known to
+		// be bad by this report alone: it waits for the end.
+		c.msg, c.state = *m, claimWaiting
+	case now == relocating:
+		// What moves may be at another place soon. The engine looks again then.
+		a.answer(c, MsgRetry)
+	case c.msg.First == 0:
+		a.answer(c, MsgCommitted) // all of it is known, or lives at another place
 	default:
 		c.state, c.time = claimReporting, a.drv.WallClock()
 		if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
@@ -530,6 +539,72 @@ func (a *Arbiter) pending(i int, m *Message) {
 			a.answer(c, MsgFailed)
 		}
 	}
+}
+
+// unnoted reduces a report to the first units in a row about which the table has something
+// to learn, as far as one span can say it. What is not settled about the first of them has the report
+// put off.
+func (a *Arbiter) unnoted(c *claim) standing {
+	m := c.msg
+	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
+	var n uint32
+	for i := range m.Count {
+		mask, now := a.news(&m, m.Unit+uint64(i))
+		switch {
+		case n == 0 && mask == 0:
+			continue
+		case n == 0 && now != settled:
+			c.msg.Unit, c.count = m.Unit+uint64(i), 0
+			return now
+		case n == 0:
+			c.msg.Unit, c.msg.First = m.Unit+uint64(i), mask
+		case mask == 0, now != settled, n > 1 && c.msg.Last != full:
+			c.msg.Count, c.count = n, n
+			return settled
+		}
+		c.msg.Last = mask
+		n++
+	}
+	if n == 0 { // the answer is about all of it
+		c.msg.First, n = 0, m.Count
+	}
+	c.msg.Count, c.count = n, n
+	return settled
+}
+
+// standing says what is going on with the blocks of a unit.
+type standing uint8
+
+const (
+	settled    standing = iota
+	relocating          // they are being relocated
+	healed              // somebody writes to a spare unit for them
+)
+
+// news returns which blocks of one unit of a report the table does not know as pending yet,
+// where they are said to live.
+func (a *Arbiter) news(m *Message, unit uint64) (mask uint8, now standing) {
+	info := a.m.Unit(unit)
+	mask = m.maskOf(unit) & uint8(1<<a.geo.BlocksPerUnit()-1) &^ (info.Pending | info.Lost)
+	if !m.Mapped {
+		mask &^= info.Mapped()
+	} else {
+		var here uint8
+		for _, p := range info.Places[:info.N] {
+			if p.Spare == m.Spare {
+				here = p.Mask
+			}
+		}
+		mask &= here
+	}
+	switch {
+	case mask == 0:
+	case info.Busy:
+		return mask, relocating
+	case mask&a.healing(unit) != 0:
+		return mask, healed
+	}
+	return mask, settled
 }
 
 // Committed takes the outcome of a commit, in the order of the tickets. Not durable

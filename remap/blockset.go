@@ -29,6 +29,15 @@ func (s blockset) clear() {
 	}
 }
 
+// alike returns up to where the blocks from one on are all in the set, or all not in it.
+func (s blockset) alike(from, to uint64) (upto uint64, in bool) {
+	in = s[from/64]>>(from%64)&1 != 0
+	for upto = from + 1; upto < to && (s[upto/64]>>(upto%64)&1 != 0) == in; {
+		upto++
+	}
+	return upto, in
+}
+
 // run returns the first run of blocks in the set.
 func (s blockset) run() (from, to uint64, ok bool) {
 	for i := range s {

@@ -8,10 +8,12 @@ import (
 // EngineConfig is what an Engine needs to know of its queue.
 type EngineConfig struct {
 	Queue      uint16
-	Depth      int    // tags
-	MaxBlocks  int    // the largest read, write or write-zeroes
-	ZeroBlocks int    // the size of the driver's zero buffer; at least one unit
-	Policy     Policy // zero: the defaults
+	Depth      int // tags
+	MaxBlocks  int // the largest read, write or write-zeroes
+	ZeroBlocks int // the size of the driver's zero buffer; at least one unit
+	// DiscardBlocks is the size of the driver's buffer for what is read for nobody; 0: one unit.
+	DiscardBlocks int
+	Policy        Policy // zero: the defaults
 }
 
 // spareOps is how many operations a queue has beside the one that each tag
@@ -26,6 +28,7 @@ const (
 	opFirst opKind = iota // the first try
 	opProbe               // a try in place while a failure is isolated
 	opHeal                // data on its way to a reserved spare unit
+	opProof               // reading it back from there
 	opFlush               // a flush of one device
 )
 
@@ -63,7 +66,16 @@ const (
 	healReserving           // MsgReserve is with the Arbiter
 	healWriting             // the data is on its way to the spare units
 	healCommitting          // MsgCommit is with the Arbiter
-	healReporting           // MsgPending is with the Arbiter; then the read fails
+	healReporting           // MsgPending is with the Arbiter; when all is noted the read fails
+)
+
+// healTodo says what a heal does next, once the operation that led to it has ended.
+type healTodo uint8
+
+const (
+	todoNothing  healTodo = iota
+	todoWrite             // write to the spare units once more
+	todoReadBack          // read what was written there
 )
 
 // request is the state of one tag.
@@ -78,14 +90,19 @@ type request struct {
 	isolating   bool // something failed and was or is being isolated
 
 	// What follows is in use only while isolating.
-	suspect  blockset // failed as part of an operation, not yet tried by themselves; or pending or lost
-	bad      blockset // failed at home by themselves
-	probe    uint64   // blocks to try at once
-	attempts int      // of the single block that is being tried
-	found    int      // blocks found bad one by one
-	since    int64    // monotonic ns of the first failure
-	cause    int32    // the first failure
-	healed   bool
+	suspect blockset // failed as part of an operation, not yet tried by themselves; or pending or lost
+	bad     blockset // failed at home by themselves, or could not be tried there; of a read: and not noted yet
+	// Of a read: what failed in a spare unit. The rest of what failed did so at home.
+	elsewhere blockset
+	probe     uint64 // blocks to try at once
+	attempts  int    // of what is being tried
+	found     int    // how much was found bad by itself
+	since     int64  // monotonic ns of the first failure
+	began     int64  // monotonic ns: of the probe, or of the write to a spare unit, that is under way
+	cause     int32  // the first failure
+	doomed    int32  // a read: its answer, once all of it was tried and what is bad is noted
+	slow      bool   // what fails takes long
+	healed    bool
 
 	heal struct {
 		step     healStep
@@ -94,8 +111,10 @@ type request struct {
 		untried  bool   // they were not found bad, but pending or lost
 		spare    uint32 // first spare unit granted
 		limit    uint64 // units to ask for at most; 0: no limit
-		again    bool   // the write to the spare unit is in its second try
-		rewrite  bool   // the second try is due
+		again    bool   // the write to the spare unit, or reading it back, is in its second try
+		todo     healTodo
+		read     uint64 // read back up to here
+		unit     uint64 // of a report: the units before it are noted
 		tried    [MaxTries]uint32
 		tries    uint8
 	}
@@ -127,11 +146,15 @@ type Engine struct {
 
 // NewEngine returns the engine of one queue.
 func NewEngine(cfg EngineConfig, s *Shared, d Driver) *Engine {
+	if cfg.DiscardBlocks == 0 {
+		cfg.DiscardBlocks = int(s.geo.BlocksPerUnit())
+	}
 	e := &Engine{cfg: cfg, geo: &s.geo, shared: s, m: s.m, drv: d, policy: cfg.Policy.withDefaults(), public: s.enlist()}
 	e.requests = make([]request, cfg.Depth)
 	for i := range e.requests {
 		e.requests[i].suspect = newBlockset(cfg.MaxBlocks)
 		e.requests[i].bad = newBlockset(cfg.MaxBlocks)
+		e.requests[i].elsewhere = newBlockset(cfg.MaxBlocks)
 	}
 	e.ops = make([]op, cfg.Depth+spareOps(cfg.Depth))
 	e.free = -1
@@ -187,13 +210,12 @@ func (e *Engine) advance(q *request) {
 	if q.inflight > 0 || q.heal.step != healNone {
 		return
 	}
-	if q.errno == 0 {
-		if q.parked {
-			return
-		}
-		if q.isolating && e.isolate(q) {
-			return
-		}
+	if q.errno == 0 && q.parked {
+		return
+	}
+	// Before a read is answered, what it saw fail is noted, also if it fails for another reason.
+	if q.isolating && (q.errno == 0 || q.Op == OpRead) && e.isolate(q) {
+		return
 	}
 	e.finish(q)
 }
@@ -211,8 +233,19 @@ func (e *Engine) dispatch(q *request) {
 			e.park(q)
 			return
 		case run.Kind&KindLost != 0 && q.Op == OpRead:
-			e.fail(q, -int32(syscall.EIO))
-			return
+			// The rest is read all the same: whoever is told that a request failed writes all of
+			// it again, and what does not read of it must be known by then.
+			e.doom(q, -int32(syscall.EIO))
+			q.cursor += run.Count
+			continue
+		case run.Kind&KindPending != 0 && q.Op == OpRead:
+			count, held := e.heldBack(run)
+			if held {
+				e.failFast(q)
+				q.cursor += count
+				continue
+			}
+			run.Count = count
 		case run.Kind&KindLost != 0 && q.Op == OpDiscard:
 			q.cursor += run.Count
 			continue
@@ -282,8 +315,11 @@ func (e *Engine) issue(q *request, o *op, kind opKind, run Run) uint64 {
 	o.kind, o.block, o.count = kind, run.Start, count
 	io := &o.io
 	io.Op, io.FUA, io.Zero = q.Op, q.FUA, false
-	if kind == opHeal {
+	switch kind {
+	case opHeal:
 		io.Op, io.FUA, io.Zero = OpWrite, true, q.Op == OpWriteZeroes
+	case opProof:
+		io.Op, io.FUA, io.Discard = OpRead, false, true
 	}
 	io.Device, io.Tag, io.Offset = device, q.Tag, offset
 	io.Length = int64(count) * int64(e.geo.BlockSize)
@@ -346,7 +382,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 	if blocks == 0 {
 		return false
 	}
-	if o.kind != opHeal {
+	if o.kind != opHeal && o.kind != opProof {
 		e.succeeded(q, o, blocks)
 	}
 	n := int64(blocks) * int64(e.geo.BlockSize)
@@ -355,7 +391,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 	o.count -= blocks
 	o.io.Offset += n
 	o.io.Length -= n
-	if !o.io.Zero {
+	if !o.io.Zero && !o.io.Discard {
 		o.io.Buffer += uint32(n)
 	}
 	e.drv.Issue(&o.io)
@@ -427,7 +463,9 @@ func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 			q.probe = min(2*q.probe, uint64(e.cfg.MaxBlocks))
 		}
 	case opHeal:
-		e.commit(q)
+		e.written(q)
+	case opProof:
+		e.proved(q, o)
 	case opFlush:
 		e.shared.flushedTo(o.io.Device, o.block)
 	}
@@ -445,24 +483,44 @@ func (e *Engine) dirtied(o *op) {
 // failed takes an error that will not go away by waiting.
 func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 	e.count(o, res, class)
-	if o.kind == opHeal {
-		e.spareFailed(q, class)
+	switch o.kind {
+	case opHeal:
+		e.spareFailed(q, o, class, todoWrite)
+		return
+	case opProof:
+		o.io.Discard = false
+		e.spareFailed(q, o, class, todoReadBack)
 		return
 	}
 	e.dirtied(o)
-	if class != ClassMedium || q.Op == OpDiscard || e.shared.Tripped() {
+	switch {
+	case class != ClassMedium, q.Op == OpDiscard:
 		e.fail(q, res)
-		return
-	}
-	if q.cause == 0 {
-		// The clock of the isolation: what was waited for before that is nobody's error.
-		q.cause, q.since = res, e.drv.Now()
-	}
-	if o.kind == opFirst {
+	case q.Op == OpRead && o.kind == opFirst && e.enough(q, o, res):
+	case e.shared.Tripped():
+		if q.Op == OpRead && !q.isolating {
+			e.own.NotNoted++
+		}
+		e.fail(q, res)
+	case o.kind == opFirst:
+		e.blame(q, o, res)
 		e.suspect(q, o.block, o.count)
-		return
+		if o.place.mapped {
+			q.elsewhere.add(o.block-q.Block, o.block-q.Block+o.count)
+		}
+	default:
+		e.probeFailed(q, o, res)
 	}
-	e.probeFailed(q, o, res)
+}
+
+// blame notes a request's first failure: from then on its clock runs. What was waited for
+// before that is nobody's error, and how long the failure took is not known, for no clock
+// is read for what goes well. But the device may be known for slow ones.
+func (e *Engine) blame(q *request, o *op, res int32) {
+	if q.cause == 0 {
+		q.cause, q.since = res, e.drv.Now()
+		q.slow = e.shared.slow(o.io.Device, q.since)
+	}
 }
 
 // count counts a failed operation. A device that has no discard says nothing of its path.

@@ -28,6 +28,8 @@ type rig struct {
 	entries []metadata.Entry
 	unknown bool // commits end with an unknown outcome
 	clock   int64
+	slow    int64              // how long an operation takes to fail
+	worn    map[[2]int64]int32 // as bad, but of reads only: writes are taken
 	alerts  []Alert
 	gone    map[uint8]string
 }
@@ -60,10 +62,15 @@ func (d arbiterDriver) Send(_ uint16, m *Message) { d.toE = append(d.toE, *m) }
 const rigBlocks = 1 << 16
 
 func newRig(t testing.TB, blockSize int, spares uint32) *rig {
-	r := &rig{t: t, bad: map[[2]int64]int32{}, results: map[uint16]int32{}}
+	return newRigOf(t, blockSize, 0, spares)
+}
+
+// newRigOf has a disk with that physical block.
+func newRigOf(t testing.TB, blockSize, physical int, spares uint32) *rig {
+	r := &rig{t: t, bad: map[[2]int64]int32{}, worn: map[[2]int64]int32{}, results: map[uint16]int32{}, clock: 1}
 	blocks := uint64(rigBlocks)
 	home := int64(blocks) * int64(blockSize)
-	geo := Geometry{BlockSize: blockSize, Blocks: blocks, Devices: 1,
+	geo := Geometry{BlockSize: blockSize, PhysicalBlock: physical, Blocks: blocks, Devices: 1,
 		HeadBlocks: 256, HeadOffset: home,
 		Spares: []SpareExtent{{First: 0, Count: spares, Offset: home + 256*int64(blockSize)}}}
 	m := NewMap(geo.Units(), int(geo.BlocksPerUnit()))
@@ -73,17 +80,21 @@ func newRig(t testing.TB, blockSize int, spares uint32) *rig {
 		t.Fatal(err)
 	}
 	r.alloc = alloc
-	r.e = NewEngine(EngineConfig{Depth: 64, MaxBlocks: (1 << 20) / blockSize, ZeroBlocks: (64 << 10) / blockSize}, r.s, engineDriver{r})
+	r.e = NewEngine(EngineConfig{Depth: 64, MaxBlocks: (1 << 20) / blockSize, ZeroBlocks: (64 << 10) / blockSize, DiscardBlocks: (64 << 10) / blockSize}, r.s, engineDriver{r})
 	r.a = NewArbiter(ArbiterConfig{Queues: 1, Depth: 64, Buffer: make([]byte, 8192)}, r.s, alloc, r, arbiterDriver{r})
 	return r
 }
 
 // result is what the rig's disk answers to one operation.
 func (r *rig) result(device uint8, offset, length int64, op Op) int32 {
-	if len(r.bad) > 0 {
+	for i, faults := range []map[[2]int64]int32{r.bad, r.worn} {
+		if len(faults) == 0 || i == 1 && op != OpRead {
+			continue
+		}
 		bs := int64(r.s.geo.BlockSize)
 		for at := offset; at < offset+length; at += bs {
-			if errno := r.bad[[2]int64{int64(device), at}]; errno != 0 {
+			if errno := faults[[2]int64{int64(device), at}]; errno != 0 {
+				r.clock += r.slow
 				return -errno
 			}
 		}
@@ -100,35 +111,40 @@ func (r *rig) run() {
 		if n > 100000 {
 			r.t.Fatal("the engine does not come to rest")
 		}
-		switch {
-		case len(r.ios) > 0:
-			io := r.ios[0]
-			r.ios = append(r.ios[:0], r.ios[1:]...)
-			if r.log != nil {
-				r.log = append(r.log, io)
-			}
-			r.e.Complete(io.ID, r.result(io.Device, io.Offset, io.Length, io.Op))
-		case len(r.toA) > 0:
-			m := r.toA[0]
-			r.toA = append(r.toA[:0], r.toA[1:]...)
-			r.a.Receive(&m)
-		case len(r.toE) > 0:
-			m := r.toE[0]
-			r.toE = append(r.toE[:0], r.toE[1:]...)
-			r.e.Answer(&m)
-		case len(r.moves) > 0:
-			t := r.moves[0]
-			r.moves = append(r.moves[:0], r.moves[1:]...)
-			r.a.Transferred(t.ID, r.result(t.Device, t.Offset, int64(len(t.Data)), t.Op))
-		default:
-			t := r.tickets[0]
-			r.tickets = append(r.tickets[:0], r.tickets[1:]...)
-			r.a.Committed(t, !r.unknown)
-			r.a.Advance()
-		}
+		r.step()
 	}
 	if r.e.Inflight() != 0 {
 		r.t.Fatalf("%d requests never ended", r.e.Inflight())
+	}
+}
+
+// step lets the next thing happen.
+func (r *rig) step() {
+	switch {
+	case len(r.ios) > 0:
+		io := r.ios[0]
+		r.ios = append(r.ios[:0], r.ios[1:]...)
+		if r.log != nil {
+			r.log = append(r.log, io)
+		}
+		r.e.Complete(io.ID, r.result(io.Device, io.Offset, io.Length, io.Op))
+	case len(r.toA) > 0:
+		m := r.toA[0]
+		r.toA = append(r.toA[:0], r.toA[1:]...)
+		r.a.Receive(&m)
+	case len(r.toE) > 0:
+		m := r.toE[0]
+		r.toE = append(r.toE[:0], r.toE[1:]...)
+		r.e.Answer(&m)
+	case len(r.moves) > 0:
+		t := r.moves[0]
+		r.moves = append(r.moves[:0], r.moves[1:]...)
+		r.a.Transferred(t.ID, r.result(t.Device, t.Offset, int64(len(t.Data)), t.Op))
+	default:
+		t := r.tickets[0]
+		r.tickets = append(r.tickets[:0], r.tickets[1:]...)
+		r.a.Committed(t, !r.unknown)
+		r.a.Advance()
 	}
 }
 
@@ -141,6 +157,22 @@ func (r *rig) do(op Op, block uint64, count uint32) int32 {
 func (r *rig) breakHome(block uint64, errno syscall.Errno) {
 	d, off := r.s.geo.HomeOffset(block)
 	r.bad[[2]int64{int64(d), off}] = int32(errno)
+}
+
+// wear lets blocks at home take writes and not read.
+func (r *rig) wear(block, count uint64) {
+	for b := block; b < block+count; b++ {
+		d, off := r.s.geo.HomeOffset(b)
+		r.worn[[2]int64{int64(d), off}] = int32(syscall.ENODATA)
+	}
+}
+
+// wearSpare lets a spare unit take writes and not read.
+func (r *rig) wearSpare(unit uint32) {
+	d, off := r.s.geo.SpareOffset(unit)
+	for i := int64(0); i < metadata.UnitSize; i += int64(r.s.geo.BlockSize) {
+		r.worn[[2]int64{int64(d), off + i}] = int32(syscall.EIO)
+	}
 }
 
 func (r *rig) breakSpare(unit uint32, errno syscall.Errno) {
@@ -381,6 +413,10 @@ func TestHealAllocatesNothingInTheEngine(t *testing.T) {
 			e.Complete(d.io.ID, -int32(syscall.EIO))
 		}
 		e.Answer(&Message{Kind: MsgReserved, Tag: 3, Spare: 9, Count: 1})
+		e.Complete(d.io.ID, 4096)
+		if !d.io.Discard {
+			t.Fatal("not read back")
+		}
 		e.Complete(d.io.ID, 4096)
 		e.Answer(&Message{Kind: MsgCommitted, Tag: 3})
 		if e.Inflight() != 0 {

@@ -18,16 +18,19 @@ type SpareExtent struct {
 // Geometry says where the blocks of the exported device and the spare units
 // live. It does not change while the device is live.
 type Geometry struct {
-	BlockSize  int    // bytes: 512, 1024, 2048 or 4096
-	Blocks     uint64 // size of the exported device
-	HeadBlocks uint64 // exported blocks below this live in the displaced head
-	HeadDevice uint8
-	HeadOffset int64  // bytes on HeadDevice
-	TailBlocks uint64 // so many of the last blocks live in the displaced tail
-	TailDevice uint8
-	TailOffset int64         // bytes on TailDevice
-	Spares     []SpareExtent // ordered by First
-	Devices    int           // backing disk and spare devices
+	BlockSize int // bytes: 512, 1024, 2048 or 4096
+	// PhysicalBlock is what the disk writes and loses as one, in bytes: a power of two. 0, or
+	// less than BlockSize, is BlockSize.
+	PhysicalBlock int
+	Blocks        uint64 // size of the exported device
+	HeadBlocks    uint64 // exported blocks below this live in the displaced head
+	HeadDevice    uint8
+	HeadOffset    int64  // bytes on HeadDevice
+	TailBlocks    uint64 // so many of the last blocks live in the displaced tail
+	TailDevice    uint8
+	TailOffset    int64         // bytes on TailDevice
+	Spares        []SpareExtent // ordered by First
+	Devices       int           // backing disk and spare devices
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
 	// write and a flush of a FUA write, with one result for both.
 	NoFUA [MaxDevices]bool
@@ -48,6 +51,10 @@ func (g *Geometry) Units() uint64 {
 	n := g.BlocksPerUnit()
 	return (g.Blocks + n - 1) / n
 }
+
+// physicalBlocks returns how many blocks a physical block has: what does not read,
+// does not read together.
+func (g *Geometry) physicalBlocks() uint64 { return uint64(max(1, g.PhysicalBlock/g.BlockSize)) }
 
 // home returns where an exported block lives as long as it is not remapped,
 // and how many blocks follow it there at most.

@@ -57,8 +57,8 @@ func TestOperationsPerRequest(t *testing.T) {
 	}
 }
 
-// TestOperationsPerHeal: a write that fails is tried in place as often as the policy says,
-// written to a spare unit once, and committed once.
+// TestOperationsPerHeal: a write that fails is tried in place as often as the policy says, then
+// written to a spare unit, read back there and committed, once each.
 func TestOperationsPerHeal(t *testing.T) {
 	r := newRig(t, 4096, 4096)
 	_, off := r.s.geo.HomeOffset(5000)
@@ -67,7 +67,7 @@ func TestOperationsPerHeal(t *testing.T) {
 	if res := r.do(OpWrite, 5000, 1); res != 0 {
 		t.Fatal(res)
 	}
-	if want := 1 + DefaultRetries + 1; len(r.log) != want || r.next != 1 || len(r.entries) != 1 {
+	if want := 1 + DefaultRetries + 2; len(r.log) != want || r.next != 1 || len(r.entries) != 1 {
 		t.Errorf("%d operations, %d commits of %d entries, want %d, 1, 1", len(r.log), r.next, len(r.entries), want)
 	}
 }

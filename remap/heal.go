@@ -12,9 +12,8 @@ import (
 // suspect marks blocks whose first try failed, or that must not be tried in
 // place because they are pending or lost.
 func (e *Engine) suspect(q *request, block, count uint64) {
-	if !q.isolating {
-		q.isolating = true
-		q.since = e.drv.Now()
+	e.begin(q)
+	if q.probe == 0 {
 		q.probe = count
 	}
 	q.suspect.add(block-q.Block, block-q.Block+count)
@@ -23,20 +22,34 @@ func (e *Engine) suspect(q *request, block, count uint64) {
 	}
 }
 
+// begin begins the slow path.
+func (e *Engine) begin(q *request) {
+	if !q.isolating {
+		q.isolating = true
+		q.since = e.drv.Now()
+	}
+}
+
 func (e *Engine) resetIsolation(q *request) {
-	q.isolating, q.healed = false, false
+	q.isolating, q.healed, q.slow, q.doomed = false, false, false, 0
 	q.suspect.clear()
 	q.bad.clear()
+	q.elsewhere.clear()
 	q.probe, q.attempts, q.found, q.since, q.cause = 0, 0, 0, 0, 0
-	q.heal.step, q.heal.limit, q.heal.rewrite = healNone, 0, false
+	q.heal.step, q.heal.limit, q.heal.todo = healNone, 0, todoNothing
 }
 
 // isolate takes the next step of a request none of whose operations is in
 // flight; it reports false when there is nothing left to do.
 func (e *Engine) isolate(q *request) bool {
-	if q.heal.rewrite {
-		q.heal.rewrite = false
-		e.writeSpare(q)
+	switch todo := q.heal.todo; todo {
+	case todoWrite, todoReadBack:
+		q.heal.todo = todoNothing
+		if todo == todoWrite {
+			e.writeSpare(q)
+		} else {
+			e.readSpare(q)
+		}
 		return true
 	}
 	for {
@@ -45,37 +58,43 @@ func (e *Engine) isolate(q *request) bool {
 			break
 		}
 		run := e.locate(q.Block+from, q.Block+to)
-		write := q.Op != OpRead
 		switch {
 		case run.Kind&KindBusy != 0:
 			e.park(q)
 			return true
-		case run.Kind&KindLost != 0 && !write:
-			e.fail(q, -int32(syscall.EIO))
-			return false
-		case run.Kind&(KindLost|KindPending) != 0 && write:
+		case q.Op == OpRead:
+			if e.tryRead(q, run) {
+				return true
+			}
+			continue
+		case run.Kind&(KindLost|KindPending) != 0:
 			// A write in place would be answered by the drive's cache and the
 			// block would fail again when it is read.
 			e.reserve(q, run)
 			return true
-		case write && q.cause != 0 && e.spent(q) > giveUp*e.policy.IsolateFor && run.Kind == 0:
+		case run.Kind == 0 && e.exhausted(q):
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			q.bad.add(run.Start-q.Block, run.Start-q.Block+run.Count)
 			continue
-		case !write && e.spent(q) > giveUp*e.policy.IsolateFor:
-			e.fail(q, q.cause)
-			return false
 		}
-		run.Count = e.probeLength(q, run)
-		e.issue(q, e.acquire(q), opProbe, run)
+		e.tryInPlace(q, run)
 		return true
 	}
 	from, to, ok := q.bad.run()
 	if !ok {
+		if q.doomed != 0 {
+			e.fail(q, q.doomed)
+		}
 		return false
 	}
 	run := e.locate(q.Block+from, q.Block+to)
-	if run.Kind == 0 {
+	switch {
+	case run.Kind == 0 && q.Op == OpRead:
+		return e.note(q, run) || e.isolate(q)
+	case run.Kind == KindPending && q.Op == OpRead:
+		q.bad.remove(run.Start-q.Block, run.Start-q.Block+run.Count) // noted meanwhile
+		return e.isolate(q)
+	case run.Kind == 0:
 		e.reserve(q, run)
 		return true
 	}
@@ -100,54 +119,98 @@ func (e *Engine) locate(block, end uint64) Run {
 // spent returns how long ago the request's first operation failed.
 func (e *Engine) spent(q *request) time.Duration { return time.Duration(e.drv.Now() - q.since) }
 
-// probeLength returns how many blocks of run to try at once; more than a unit
-// ends at a unit's end. Once many blocks were found bad it is no less than a
-// unit.
+// tryInPlace tries the first blocks of run where they live.
+func (e *Engine) tryInPlace(q *request, run Run) {
+	run.Count = e.probeLength(q, run)
+	q.began = e.drv.Now()
+	e.issue(q, e.acquire(q), opProbe, run)
+}
+
+// grain is how many blocks are tried together when there is no time to look closer: a unit,
+// for a spare unit is what one bad block of it costs, or a physical block.
+func (e *Engine) grain() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physicalBlocks()) }
+
+// probeLength returns how many blocks of run to try at once: no less than there are in the
+// physical block, for it fails as one; and what is longer ends where a physical block, or a
+// unit, ends. Once many blocks were found bad it is no less than a unit. If failures are slow, or
+// the blocks are known not to read, it is just a unit: each of them fails once then, where halving
+// would have the bad one fail each time.
 func (e *Engine) probeLength(q *request, run Run) uint64 {
-	per := e.geo.BlocksPerUnit()
-	n := min(run.Count, max(1, q.probe))
-	if e.coarse(q) {
-		n = min(run.Count, max(n, per-run.Start%per))
+	fine, grain := e.geo.physicalBlocks(), e.grain()
+	n := min(run.Count, max(q.probe, fine-run.Start%fine))
+	switch {
+	case q.slow, q.Op == OpRead && run.Kind&KindPending != 0:
+		n = min(run.Count, grain-run.Start%grain)
+	case e.coarse(q):
+		n = min(run.Count, max(n, grain-run.Start%grain))
 	}
-	if end := (run.Start + n) / per * per; n > per && end > run.Start {
-		n = end - run.Start
+	for _, size := range [...]uint64{grain, fine} {
+		if end := (run.Start + n) / size * size; n > size && end > run.Start {
+			n = end - run.Start
+		}
 	}
 	return n
 }
 
-// giveUp is how many times Policy.IsolateFor a request may spend before what is
-// left of its failed operations is not tried any more.
+// giveUp is how many times Policy.IsolateFor a request may spend on what failed, if more
+// than one thing in it is bad.
 const giveUp = 8
 
+// exhausted reports whether a request has no more time for what it has not tried: it has
+// spent it all and found more than one thing bad, or it fails for another reason. Time alone
+// does not end it: one slow sector takes all of it, and its neighbours are good.
+func (e *Engine) exhausted(q *request) bool {
+	return q.errno != 0 || q.found > 1 && e.spent(q) > giveUp*e.policy.IsolateFor
+}
+
 // coarse reports whether so many blocks were found bad one by one, or so much
-// time went by, that units are tried as a whole from now on, once: what fails
-// together counts as bad together.
+// time went by, or goes by with each failure, that units are tried as a whole from now
+// on, once: what fails together counts as bad together.
 func (e *Engine) coarse(q *request) bool {
-	return q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
+	return q.slow || q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
+}
+
+// slowPart is what part of Policy.IsolateFor a single failure may take before it counts as
+// slow.
+const slowPart = 8
+
+// tookLong reports whether the failure of what a request began last was slow. What waited for
+// resources was not slow at failing.
+func (e *Engine) tookLong(q *request, o *op) bool {
+	now := e.drv.Now()
+	if o.since != 0 || now-q.began <= int64(e.policy.IsolateFor)/slowPart {
+		return false
+	}
+	q.slow = true
+	e.shared.slowly[o.io.Device].Store(now)
+	return true
 }
 
 // probeFailed takes the medium error of a try in place.
 func (e *Engine) probeFailed(q *request, o *op, res int32) {
-	per := e.geo.BlocksPerUnit()
-	whole := e.coarse(q) && o.block/per == (o.block+o.count-1)/per
-	if o.count > 1 && !whole {
+	e.tookLong(q, o)
+	run := e.locate(o.block, o.block+o.count)
+	known := q.Op == OpRead && run.Kind&KindPending != 0
+	once := (known || e.coarse(q)) && within(o.block, o.count, e.grain())
+	if !once && !within(o.block, o.count, e.geo.physicalBlocks()) {
 		q.probe = o.count / 2
 		q.attempts = 0
 		return
 	}
-	if q.attempts++; q.attempts < e.policy.Retries && !whole {
-		q.probe = 1
+	if q.attempts++; q.attempts < e.policy.Retries && !once {
+		q.probe = o.count
 		return
 	}
 	q.attempts = 0
 	q.found++
-	run := e.locate(o.block, o.block+o.count)
 	if at := e.placeOf(run); at != o.place || run.Count < o.count || run.Kind&(KindBusy|KindLost) != 0 {
 		return // moved while it was tried: it stays suspect and is tried where it is now
 	}
 	switch {
 	case q.Op == OpRead:
-		e.report(q, o, res)
+		e.failedToRead(o)
+		e.doom(q, res)
+		e.unreadable(q, run)
 	case o.place.mapped:
 		e.reserve(q, run)
 	default:
@@ -161,19 +224,6 @@ func (e *Engine) placeOf(run Run) place {
 		return place{}
 	}
 	return place{mapped: true, unit: uint32(run.Spare / e.geo.BlocksPerUnit())}
-}
-
-// report makes blocks of one unit that cannot be read pending, and fails the read.
-func (e *Engine) report(q *request, o *op, res int32) {
-	per := e.geo.BlocksPerUnit()
-	q.cause = res
-	mask := uint8(1<<o.count-1) << (o.block % per)
-	q.heal.step = healReporting
-	e.out = Message{
-		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: res, Unit: o.block / per, Count: 1,
-		First: mask, Last: mask, Mapped: o.place.mapped, Spare: o.place.unit,
-	}
-	e.drv.Send(&e.out)
 }
 
 // reserve asks for spare units for the blocks of run, which are bad, pending
@@ -232,6 +282,10 @@ func (e *Engine) healAnswer(q *request, m *Message) {
 	h := &q.heal
 	step := h.step
 	h.step = healNone
+	if step == healReporting {
+		e.noted(q, m)
+		return
+	}
 	switch m.Kind {
 	case MsgReserved:
 		h.spare = m.Spare
@@ -243,10 +297,6 @@ func (e *Engine) healAnswer(q *request, m *Message) {
 		q.bad.remove(h.from-q.Block, h.to-q.Block)
 		q.suspect.add(h.from-q.Block, h.to-q.Block)
 	case MsgCommitted:
-		if step == healReporting {
-			e.fail(q, q.cause)
-			break
-		}
 		q.suspect.remove(h.from-q.Block, h.to-q.Block)
 		q.bad.remove(h.from-q.Block, h.to-q.Block)
 		q.healed = true
@@ -263,51 +313,4 @@ func (e *Engine) originalError(q *request) int32 {
 		return q.cause
 	}
 	return -int32(syscall.EIO)
-}
-
-// writeSpare writes the data of the span to its reserved spare units. It must be
-// durable before the commit names it: a record that survives a power cut must
-// find its data.
-func (e *Engine) writeSpare(q *request) {
-	h := &q.heal
-	per := e.geo.BlocksPerUnit()
-	h.step = healWriting
-	count := e.issue(q, e.acquire(q), opHeal, Run{
-		Start: h.from, Count: h.to - h.from, Kind: KindMapped, Spare: uint64(h.spare)*per + h.from%per,
-	})
-	h.to = h.from + count
-}
-
-// commit tells the Arbiter that the data is durable in the spare units.
-func (e *Engine) commit(q *request) {
-	q.heal.step = healCommitting
-	e.sendAbout(q, MsgCommit, q.heal.spare)
-}
-
-// spareFailed takes the error of a write to reserved spare units.
-func (e *Engine) spareFailed(q *request, class Class) {
-	h := &q.heal
-	h.step = healNone
-	per := e.geo.BlocksPerUnit()
-	switch {
-	case class != ClassMedium:
-		e.sendAbout(q, MsgRelease, h.spare)
-		e.fail(q, e.originalError(q))
-	case (h.to-1)/per != h.from/per:
-		// One of many units is bad: ask again, unit by unit.
-		e.sendAbout(q, MsgRelease, h.spare)
-		h.limit = 1
-	case !h.again:
-		h.again, h.rewrite = true, true
-	default:
-		h.tried[h.tries] = h.spare
-		h.tries++
-		if h.tries == MaxTries {
-			e.sendAbout(q, MsgGiveUp, h.spare)
-			e.fail(q, e.originalError(q))
-			return
-		}
-		h.again = false
-		e.sendReserve(q)
-	}
 }

@@ -26,15 +26,18 @@ type Request struct {
 // of the request Tag, from byte Buffer of the request's buffer on, or zeroes
 // if Zero is set.
 type IO struct {
-	ID     uint64 // to be handed back with Engine.Complete
-	Op     Op
-	FUA    bool  // OpWrite only: the data must be durable on completion (RWF_DSYNC). Never set for a device without FUA
-	Zero   bool  // OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
-	Device uint8 // 0 is the backing disk, then the spare devices
-	Tag    uint16
-	Buffer uint32 // byte offset into the request's buffer
-	Offset int64  // byte offset on the device
-	Length int64  // bytes; 0 for OpFlush
+	ID   uint64 // to be handed back with Engine.Complete
+	Op   Op
+	FUA  bool // OpWrite only: the data must be durable on completion (RWF_DSYNC). Never set for a device without FUA
+	Zero bool // OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
+	// Discard, OpRead only: what is read, at most Config.DiscardBlocks blocks, is for nobody, and
+	// the request's buffer holds data that is still to be written. The result counts.
+	Discard bool
+	Device  uint8 // 0 is the backing disk, then the spare devices
+	Tag     uint16
+	Buffer  uint32 // byte offset into the request's buffer
+	Offset  int64  // byte offset on the device
+	Length  int64  // bytes; 0 for OpFlush
 }
 
 // Driver carries out what an Engine asks for. None of its methods may call
@@ -48,8 +51,8 @@ type Driver interface {
 	Finish(tag uint16, result int32)
 	// Send hands a message to the Arbiter; messages of one queue stay in order.
 	Send(m *Message)
-	// Now is the time in nanoseconds of a monotonic clock. It is asked for
-	// only when something failed, or when flushes meet.
+	// Now is the time in nanoseconds of a monotonic clock, never 0. It is asked for
+	// only when something failed, or did so before, or when flushes meet.
 	Now() int64
 }
 
@@ -70,8 +73,9 @@ const (
 	// MsgCommit says that the data is durable in the reserved spare units.
 	// Answer: MsgCommitted or MsgFailed.
 	MsgCommit
-	// MsgPending reports blocks that could not be read. Answer: MsgCommitted
-	// or MsgFailed.
+	// MsgPending reports blocks that could not be read, or were to be read with such
+	// blocks and were not tried. Answer: MsgCommitted, which says by Unit and Count how far
+	// that goes; the engine reports the rest. Or MsgFailed, or MsgRetry for the units from Unit on.
 	MsgPending
 	// MsgGraceDone answers MsgGrace.
 	MsgGraceDone
@@ -85,7 +89,7 @@ const (
 	MsgReserved
 	// MsgRefused: no spare unit is to be had, or the breaker is open.
 	MsgRefused
-	// MsgRetry: the unit has moved meanwhile, look at the Map again.
+	// MsgRetry: the unit has moved meanwhile, or is moving: look at the Map again.
 	MsgRetry
 	// MsgCommitted: the change is durable and published.
 	MsgCommitted
@@ -119,4 +123,15 @@ type Message struct {
 	Device     uint8  // MsgDoubt: the device; 0 is the backing disk
 	Generation uint64 // of MsgGrace and MsgGraceDone
 	Tried      [MaxTries]uint32
+}
+
+// maskOf returns which blocks of one of its units the message is about.
+func (m *Message) maskOf(unit uint64) uint8 {
+	switch unit - m.Unit {
+	case 0:
+		return m.First
+	case uint64(m.Count) - 1:
+		return m.Last
+	}
+	return 0xff
 }

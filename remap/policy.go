@@ -34,9 +34,14 @@ type Policy struct {
 	// bad together.
 	MaxBad int
 	// IsolateFor is the time that a request may spend on single blocks; past it
-	// units are tried as a whole, as past MaxBad. Past eight times that the rest of
-	// what failed is not tried any more: a write remaps it, a read fails.
+	// units are tried as a whole, as past MaxBad, and from the first failure on that takes more
+	// than an eighth of it. Past eight times that the rest of what failed is tried only until
+	// something is found bad that is not the first: what is left then a write remaps, and a read
+	// notes it as pending.
 	IsolateFor time.Duration
+	// FailFast is for how long a pending block that failed a try answers reads with an error and is
+	// not tried again; below 0: it is tried by each read.
+	FailFast time.Duration
 	// ResourceFor is how long an operation that fails for want of resources is
 	// tried again before the error is answered.
 	ResourceFor time.Duration
@@ -52,6 +57,7 @@ const (
 	DefaultRetries     = 2
 	DefaultMaxBad      = 16
 	DefaultIsolateFor  = 2 * time.Second
+	DefaultFailFast    = 60 * time.Second
 	DefaultResourceFor = metadata.RetryResourceFor
 	DefaultBurst       = 65536
 	DefaultPerSecond   = 64
@@ -69,6 +75,7 @@ func (p Policy) withDefaults() Policy {
 	orDefault(&p.Retries, DefaultRetries)
 	orDefault(&p.MaxBad, DefaultMaxBad)
 	orDefault(&p.IsolateFor, DefaultIsolateFor)
+	orDefault(&p.FailFast, DefaultFailFast)
 	orDefault(&p.ResourceFor, DefaultResourceFor)
 	orDefault(&p.Burst, DefaultBurst)
 	orDefault(&p.PerSecond, DefaultPerSecond)

@@ -19,6 +19,11 @@ func GeometryOf(l *metadata.Layout) Geometry {
 	g := Geometry{
 		BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(), Devices: len(l.Devices()),
 	}
+	// Records are written so that none shares a physical block with another: so it was no
+	// larger when the set was made. A page says nothing: records are never smaller.
+	if atom := int(l.Superblock().AtomSize); atom > metadata.PageSize {
+		g.PhysicalBlock = atom
+	}
 	if g.HeadBlocks > 0 {
 		g.HeadDevice, g.HeadOffset = l.HomeOf(0)
 	}

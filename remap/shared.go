@@ -2,6 +2,7 @@ package remap
 
 import (
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -26,7 +27,10 @@ type Shared struct {
 	// one line of memory that every queue writes to.
 	written [MaxDevices]atomic.Uint64
 	flushed [MaxDevices]atomic.Uint64
-	queues  atomic.Pointer[[]*counters]
+	// slowly is when an operation of each device last took long to fail: monotonic ns, 0 for never.
+	slowly [MaxDevices]atomic.Int64
+	recent failures
+	queues atomic.Pointer[[]*counters]
 	// failures counts the failed flushes of all devices, and told is how many of them
 	// the user's flushes have been told of.
 	failures, told atomic.Uint64
@@ -60,6 +64,15 @@ func (s *Shared) doubt(device uint8) bool {
 	return s.doubted.Load()&bit == 0 && s.doubted.Or(bit)&bit == 0
 }
 
+// slowFor is how long a device is known for slow failures after the last one.
+const slowFor = int64(10 * time.Minute)
+
+// slow reports whether a device took long to fail, the last times.
+func (s *Shared) slow(device uint8, now int64) bool {
+	at := s.slowly[device].Load()
+	return at != 0 && now-at < slowFor
+}
+
 // dirty reports whether a device may hold acknowledged writes that no flush
 // covered, and the count to be covered.
 func (s *Shared) dirty(device uint8) (upto uint64, dirty bool) {
@@ -83,6 +96,8 @@ type Counters struct {
 	ReadBytes, WriteBytes                                 uint64 // of requests that succeeded
 	ReadErrors, WriteErrors, FlushErrors, TransportErrors uint64 // failed operations on the devices
 	HealedWrites, HealedReads, FailedHeals                uint64 // requests
+	FailedFast                                            uint64 // reads answered without a new try of blocks that failed a moment ago
+	NotNoted                                              uint64 // reads that failed, and what failed could not be noted as pending
 }
 
 // counters is one queue's share. The engine counts in a plain Counters of its
@@ -94,7 +109,7 @@ type counters struct {
 }
 
 // counterFields is how many fields Counters has.
-const counterFields = 13
+const counterFields = 15
 
 var _ [counterFields * 8]byte = [unsafe.Sizeof(Counters{})]byte{}
 

@@ -84,7 +84,7 @@ func TestUsage(t *testing.T) {
 		{"metadata"}, {"metadata", "frob", "x"}, {"status", "a", "b"}, {"list", "x"}, {"--log-level", "loud", "list"},
 		{"--log-format", "xml", "list"}, {"list", "--frob"}, {"start", "--queues", "x", "y"}, {"status", "--watch", "0"},
 		{"start", "--zero-copy", "maybe", "x"}, {"start", "--batch-io", "maybe", "x"}, {"start", "--batch-io", "on", "--depth", "1", "x"}, {"start", "--depth", "0", "x"}, {"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
-		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget", "0", "x"}, {"start", "--isolate-time", "0", "x"},
+		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget", "0", "x"}, {"start", "--isolate-time", "0", "x"}, {"start", "--fail-fast=-1s", "x"},
 	} {
 		r := ublkRemap(t, args...)
 		if r.code != exit.Usage {

@@ -49,6 +49,7 @@ type startOptions struct {
 	retries    int
 	maxBad     int
 	isolate    time.Duration
+	failFast   time.Duration
 	resource   time.Duration
 	budget     uint64
 	rate       uint64
@@ -93,6 +94,7 @@ queues and features, and what was under way goes on.`,
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
 	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one by one, before the search gets coarser")
 	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
+	f.DurationVar(&o.failFast, "fail-fast", remap.DefaultFailFast, "how long a pending block that failed to read is not read again, but answered with an error; 0: never")
 	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor, "how long I/O that fails for want of memory is tried again")
 	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst, "units that may be remapped at once before the breaker trips")
 	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond, "units a second that the budget grows by")
@@ -199,8 +201,11 @@ func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
 		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
 		Policy: remap.Policy{
-			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
+			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
+	}
+	if o.failFast == 0 {
+		cfg.Policy.FailFast = -1 // zero means the default there
 	}
 	bad := func(flag string, v any, want string) error {
 		return fmt.Errorf("--%s %v: %w: want %s", flag, v, exit.ErrUsage, want)
@@ -227,6 +232,8 @@ func (o *startOptions) config() (server.Config, error) {
 		return cfg, bad("max-bad", o.maxBad, "1 or more")
 	case o.isolate <= 0:
 		return cfg, bad("isolate-time", o.isolate, "a time such as 2s")
+	case o.failFast < 0:
+		return cfg, bad("fail-fast", o.failFast, "a time such as 60s, or 0")
 	case o.resource <= 0:
 		return cfg, bad("resource-time", o.resource, "a time such as 30s")
 	case o.budget == 0:

@@ -128,6 +128,9 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads), numText(s.Heals.Failed))
 	add("errors", "%s read, %s write, %s flush, %s transport",
 		numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush), numText(s.Errors.Transport))
+	if e := s.Errors; e.FailedFast+e.NotNoted > 0 {
+		add("failed reads", "%s of pending blocks, without a new try; %s that could not be noted", numText(e.FailedFast), numText(e.NotNoted))
+	}
 	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads), sizeText(int64(s.IO.ReadBytes)),
 		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes), numText(s.IO.Discards))
 	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence, sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))

@@ -36,7 +36,9 @@ const goldenStatus = `{
   "read": 1,
   "write": 2,
   "flush": 3,
-  "transport": 4
+  "transport": 4,
+  "failed_fast": 5,
+  "not_noted": 6
  },
  "heals": {
   "writes": 1,
@@ -88,7 +90,7 @@ const goldenStatus = `{
 func TestStatusNames(t *testing.T) {
 	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive, Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
-		Errors: Errors{1, 2, 3, 4}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
+		Errors: Errors{1, 2, 3, 4, 5, 6}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
 		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0}, Scrub: Scrub{State: "idle", Total: 1000},
 		Breaker: Breaker{State: "closed"}, Features: Features{true, true, false, true}, ServerPID: 42}
 	check(t, s, goldenStatus)

@@ -63,6 +63,10 @@ type Errors struct {
 	Write     uint64 `json:"write"`
 	Flush     uint64 `json:"flush"`
 	Transport uint64 `json:"transport"` // not the medium's fault
+	// Reads, not operations: answered without a new try of a pending block that failed one a moment
+	// ago; and that failed with what failed not noted as pending, for the table takes no more.
+	FailedFast uint64 `json:"failed_fast"`
+	NotNoted   uint64 `json:"not_noted"`
 }
 
 // Heals counts requests that met a bad block.

@@ -57,6 +57,8 @@ const (
 	BugFlushUntold
 	BugFlushAsMedium
 	BugUnsettledStart
+	BugNotesFirstOnly
+	BugHealUnread
 	bugs
 )
 
@@ -143,6 +145,8 @@ var bugTable = [bugs]bugInfo{
 	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
 	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
 	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
+	BugNotesFirstOnly:   {"notes-first-only", "a read that fails notes the first block that failed, and no other", inDriver, FocusNone},
+	BugHealUnread:       {"heal-unread", "the data of a heal is not read back from its spare unit", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
 	BugFlushUntold:      {"flush-untold", "a record's or a move's failed flush is not told to the next flush of the user", inDriver, FocusNone},
@@ -197,6 +201,18 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 			sv.sendEngine(q, ack)
 			return false
 		}
+	case BugNotesFirstOnly:
+		if r := sv.s.reqs[q][m.Tag]; m.Kind == remap.MsgPending && r != nil {
+			if r.noted {
+				ack := *m
+				ack.Kind = remap.MsgCommitted
+				sv.sendEngine(q, ack)
+				return false
+			}
+			r.noted = true
+			m.First &= -m.First
+			m.Count, m.Last = 1, m.First
+		}
 	}
 	return true
 }
@@ -232,6 +248,9 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	class := classIO + uint8(q.index)
 	writes := d.kind == ioWrite || d.kind == ioZero
 	switch {
+	case b == BugHealUnread && d.unseen:
+		s.later(class, func() { done(int32(d.n)) })
+		return false
 	case b == BugEarlyPublish && writes && s.inSpare(d) && d.fua:
 		s.begin(class, d, func(int32) {})
 		s.later(class, func() { done(int32(d.n)) })

@@ -16,6 +16,7 @@ type config struct {
 	depth    int
 	maxUnits int // the largest request, in units
 	zero     int // units in the driver's zero buffer
+	sink     int // and in its buffer for what is read for nobody
 	policy   remap.Policy
 	budget   bool // the breaker's budget is small enough to be used up
 
@@ -121,7 +122,9 @@ func newConfig(rng *rand.Rand) config {
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
 		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
+		FailFast:   pick(rng, []time.Duration{-1, 10 * time.Millisecond, time.Minute}),
 	}
+	c.sink = 1 + rng.IntN(c.maxUnits)
 	if c.budget = rng.IntN(8) == 0; c.budget {
 		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
 		c.faults, c.wind = c.faults+8, max(c.wind, 40)

@@ -35,7 +35,9 @@
 // of 512 bytes, what was durable or any version cached since, and of each
 // write under way, also with FUA, any of its sectors. Faults are of the kinds that null_blk,
 // dm-error, scsi_debug and real disks show: errors on read, on write, on both;
-// for ever, a number of times, until written; writes that succeed and do not read. A
+// for ever, a number of times, until written; writes that succeed and do not read, also of a
+// whole physical block of a disk that shows smaller ones, and of spare units; errors that take up
+// to two minutes. A
 // write that fails has taken effect in some of its sectors. Besides, operations fail on their path, for want
 // of resources, or end short; flushes fail; whole disks vanish and return; mirrors of
 // the metadata have latent errors or refuse writes.
@@ -49,7 +51,8 @@
 // found on the disks after each load, past all faults.
 //
 // Errors are judged too. A read fails only if one of its operations did, or a
-// block is lost. A write whose medium fails must not fail as long as the breaker is
+// block is lost, or is pending and failed a moment ago; and then every block of it was read, or is pending or lost. No heal is
+// committed whose data was not read back. A write whose medium fails must not fail as long as the breaker is
 // closed and a spare unit is free. No block is ever lost that was not from the
 // beginning. Blocks become pending, and spare units are retired, only
 // if their medium failed. No commit becomes durable, and so no spare unit is used

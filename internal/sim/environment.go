@@ -61,6 +61,11 @@ func (s *sim) spoil() {
 	} else {
 		// Fault by fault, not disk range by disk range: a range may pass the seam.
 		block := s.near()
+		if phys := uint64(s.cfg.plan.PhysicalBlockSize) / uint64(bs); phys > 1 && s.chance(1, 2) {
+			// A drive that shows small blocks and has larger ones, which fail as one.
+			block -= block % phys
+			n = int64(phys) * bs
+		}
 		for i := range uint64(n / bs) {
 			if block+i < s.plan.Blocks() {
 				dev, off := s.plan.HomeOf(block + i)

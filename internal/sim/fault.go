@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"syscall"
+	"time"
 )
 
 // fault is what is wrong with a range of sectors.
@@ -13,6 +14,8 @@ type fault struct {
 	left        int   // how many more operations fail; negative: all
 	heals       bool  // a sector that is written is good again
 	lands       bool  // a write that fails may have been carried out all the same
+	// slow is how long an operation takes to fail, in ns; what goes well is never slow.
+	slow int64
 }
 
 func (f *fault) String() string {
@@ -20,7 +23,7 @@ func (f *fault) String() string {
 	for _, p := range []struct {
 		on   bool
 		name string
-	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"}, {f.left > 0, fmt.Sprintf(", %d times", f.left)}} {
+	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"}, {f.left > 0, fmt.Sprintf(", %d times", f.left)}, {f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))}} {
 		if p.on {
 			s += p.name
 		}
@@ -42,6 +45,9 @@ func pick[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))] 
 // newFault draws one of the ways in which media fail.
 func newFault(rng *rand.Rand) *fault {
 	f := &fault{errno: int32(pick(rng, mediumErrnos)), left: -1, lands: rng.IntN(4) == 0}
+	if rng.IntN(6) == 0 { // a drive that tries long before it gives up
+		f.slow = int64(time.Duration(pick(rng, []int{3, 7, 30, 120})) * time.Second)
+	}
 	switch rng.IntN(6) {
 	case 0: // null_blk's bad blocks, dm-error
 		f.read, f.write = true, true
@@ -93,6 +99,8 @@ type diskIO struct {
 	whom      string // for the trace
 	late      uint64 // BugEarlyCheckpoint: see disk.late
 	slot      int    // its place in sim.ios
+	slow      int64  // how long it took to fail, in ns
+	unseen    bool   // the data is for nobody
 
 	req   *userReq // whose it is; nil: a relocation's or the journal's
 	block uint64   // req's first block that it is about
@@ -134,6 +142,7 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 		if f.left > 0 {
 			f.left--
 		}
+		io.slow = f.slow
 		io.some(rng)
 		return -f.errno
 	}

@@ -13,11 +13,11 @@ type media struct {
 	verified map[place]bool
 }
 
-// moved takes the end of an operation of a relocation.
+// moved takes the end of an operation that copies: of a relocation, or of a heal.
 func (m *media) moved(io *diskIO, res int32) {
 	for off := io.off; off < io.off+io.n; off += sectorSize {
 		p := place{io.d.index, off}
-		if io.kind == ioRead && int64(res) == io.n {
+		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
 		} else {
 			delete(m.verified, p)
@@ -72,11 +72,18 @@ func (sv *server) blame(entries []metadata.Entry) {
 				}
 			case metadata.StatePending:
 				dev, off := s.plan.HomeOf((e.Unit + i) * per)
-				bad := s.media.reads[place{dev, off - off%pageSize}]
+				// What is noted goes to the end of the physical block.
+				size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))
+				bad := sv.notes(e.Unit+i, e.Mask)
+				for at := off - off%size; at < off-off%size+size; at += pageSize {
+					bad = bad || s.media.reads[place{dev, at}]
+				}
 				info := sv.restored.Map.Unit(e.Unit + i)
 				for _, p := range info.Places[:info.N] {
 					dev, off := s.plan.SpareOf(p.Spare)
 					bad = bad || s.media.reads[place{dev, off}]
+					// What is noted of a spare unit has it given up.
+					s.media.reads[place{dev, off}] = true
 				}
 				if !bad {
 					s.failf("unit %d is pending, and its medium never failed", e.Unit+i)

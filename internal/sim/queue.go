@@ -43,7 +43,15 @@ func (q *queue) Issue(io *remap.IO) {
 	}
 	switch io.Op {
 	case remap.OpRead:
-		d.kind, d.data = ioRead, r.buf[io.Buffer:int64(io.Buffer)+io.Length]
+		d.kind = ioRead
+		if io.Discard {
+			d.unseen, d.data = true, make([]byte, io.Length)
+			if io.Length > int64(s.cfg.sink)*metadata.UnitSize {
+				s.failf("%d bytes are read back at once", io.Length)
+			}
+		} else {
+			d.data = r.buf[io.Buffer : int64(io.Buffer)+io.Length]
+		}
 	case remap.OpWrite:
 		d.kind = ioWrite
 		if io.Zero {
@@ -72,7 +80,7 @@ func (q *queue) Issue(io *remap.IO) {
 	} else if d.kind == ioWrite || d.kind == ioZero {
 		q.checkPending(r, d, d.block)
 	}
-	if (d.kind == ioRead) != (r.Op == remap.OpRead) {
+	if (d.kind == ioRead && !d.unseen) != (r.Op == remap.OpRead) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
 	}
 	if q.inflight++; q.inflight > q.eng.Ops() {
@@ -100,6 +108,7 @@ func (q *queue) Issue(io *remap.IO) {
 func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	s := q.sv.s
 	s.media.note(d, res)
+	q.saw(r, d, res)
 	if res >= 0 {
 		delete(q.busySince, id)
 		if (d.kind == ioRead || d.kind == ioWrite) && int64(res) < min(d.n, int64(s.plan.BlockSize())) {
@@ -244,12 +253,9 @@ func (q *queue) audit(r *userReq, res int32) {
 				s.failf("%v: answered as good, and block %d was left out", r, r.Block+i)
 			}
 		}
-	case r.Op == remap.OpRead && res < 0 && r.failed && !r.path && sv.lastTripped < r.begun && sv.lastHeal < r.begun &&
-		!s.cfg.moves && s.now-r.time < int64(s.cfg.policy.IsolateFor) && !slices.Contains(r.raced, true):
-		// Promise 3: a block that cannot be read becomes pending.
-		if !q.has(r, remap.KindPending|remap.KindLost) && sv.arb.Status().Claims == 0 {
-			s.failf("%v: %s, and no block of it is pending", r, errnoName(res))
-		}
+	case r.Op == remap.OpRead && res < 0 && sv.lastTripped < r.begun:
+		// Promises 3 and 12: what failed, and what was not tried, is pending.
+		q.auditNotes(r, res)
 	}
 }
 
@@ -259,15 +265,15 @@ func (q *queue) excuse(r *userReq, res int32) string {
 	if res == -int32(syscall.EIO) && q.unflushed(r) {
 		return ""
 	}
-	if !slices.Contains(r.errnos, res) && (res != -int32(syscall.EIO) || !q.odd(r)) {
+	if !slices.Contains(r.errnos, res) && (res != -int32(syscall.EIO) || !q.odd(r) && !q.heldBack(r)) {
 		return "but no operation failed like that"
 	}
 	switch {
 	case r.path:
 		return ""
 	case r.Op == remap.OpRead:
-		if !r.failed && !q.lost(r) {
-			return "but no operation failed and no block is lost"
+		if !r.failed && !q.lost(r) && !q.heldBack(r) {
+			return "but no operation failed and no block is lost, or failed a moment ago"
 		}
 	case r.Op == remap.OpFlush, r.Op == remap.OpDiscard:
 		if !r.failed {
@@ -305,7 +311,7 @@ func (q *queue) lost(r *userReq) bool {
 
 // odd reports whether a block of a write is pending or lost, or may have been.
 func (q *queue) odd(r *userReq) bool {
-	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || q.has(r, remap.KindLost|remap.KindPending)
+	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || len(q.sv.pending) > 0 || q.has(r, remap.KindLost|remap.KindPending)
 }
 
 func (q *queue) has(r *userReq, kind remap.Kind) bool {

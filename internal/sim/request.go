@@ -22,11 +22,14 @@ type userReq struct {
 	allowed [][]uint64 // per sector: what a read may return
 	raced   []bool     // per sector: a write was under way during the read
 
+	read, bad []bool // of a read, per block: it was read; else, whether an operation on it failed for its medium
+
 	failed bool    // an operation of it failed
 	path   bool    // and not for its medium
 	errnos []int32 // all that its operations answered
 	denied bool    // a spare unit, while blocks of it were pending or lost
 
+	noted       bool            // BugNotesFirstOnly: something of it
 	flushFailed bool            // a flush of a disk failed
 	failures    flushCount      // flushes that had failed when it began
 	told        flushCount      // OpFlush: failed flushes that were told of when it began

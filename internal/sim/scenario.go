@@ -104,6 +104,70 @@ var Scenarios = []Scenario{
 			}
 		}
 	}},
+	{"physical", nil, func(s *sim) {
+		// One physical block does not read, and takes writes; one block of it is read.
+		s.cfg.plan.PhysicalBlockSize = max(s.cfg.plan.PhysicalBlockSize, metadata.UnitSize)
+		n := uint64(s.cfg.plan.PhysicalBlockSize / s.plan.BlockSize())
+		b := s.plan.HeadBlocks() + n
+		s.bad(b, n, failsReads)
+		s.start()
+		s.write(0, b-1, n+2, true)
+		s.drain()
+		s.read(0, b, 1)
+		s.drain()
+		s.write(1, b, n, false)
+		s.drain()
+		s.reads(0, b, n)
+	}},
+	{"bad-beside-bad", nil, func(s *sim) {
+		// Two places of a request do not read, and take writes.
+		b := s.block()
+		s.bad(b, 1, failsReads)
+		s.bad(b+s.per()+1, 1, failsReads)
+		s.start()
+		s.read(0, b, 3*s.per())
+		s.drain()
+		s.write(1, b, 3*s.per(), false)
+		s.drain()
+		s.reads(0, b, 3*s.per())
+	}},
+	{"slow", nil, func(s *sim) {
+		// One sector takes long to fail. It costs its own unit, and nothing beside it.
+		slow := failsReads
+		if s.chance(1, 2) {
+			slow = failsWrites
+		}
+		slow.slow = int64(time.Duration(pick(s.rng, []int{1, 3, 7, 30, 120})) * time.Second)
+		b := s.block()
+		s.bad(b+s.rng.Uint64N(4*s.per()), 1, slow)
+		s.start()
+		if slow.read {
+			s.read(0, b, 4*s.per())
+			s.drain()
+			if n := s.srv.restored.Map.Counts().Pending; n > max(s.per(), uint64(s.cfg.plan.PhysicalBlockSize/s.plan.BlockSize())) {
+				s.failf("%d blocks are pending, one sector is bad", n)
+			}
+		}
+		s.write(1, b, 4*s.per(), false)
+		s.drain()
+		if n := s.srv.restored.Allocator.Used(); n > max(1, uint64(s.cfg.plan.PhysicalBlockSize/metadata.UnitSize)) {
+			s.failf("%d spare units are in use, one sector is bad", n)
+		}
+		s.reads(0, b, 4*s.per())
+	}},
+	{"heal-spare-unread", nil, func(s *sim) {
+		// The first spare units take writes and do not read.
+		b := s.block()
+		s.bad(b, 2*s.per(), failsWrites)
+		s.start()
+		for unit := range uint32(2) {
+			dev, off := s.plan.SpareOf(unit)
+			s.disks[dev].spoil(off+sectorSize, sectorSize, &fault{read: true, errno: int32(syscall.EIO), left: -1})
+		}
+		s.write(0, b, 2*s.per(), false)
+		s.drain()
+		s.reads(1, b, 2*s.per())
+	}},
 	{"lost", func(s *sim) []metadata.Entry {
 		b := s.block()
 		s.lost[b] = true
@@ -316,8 +380,8 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s.calm = true
 	s.lost = map[uint64]bool{}
 	s.cfg = config{
-		queues: 2, depth: 3, maxUnits: 4, zero: 4, buf: 2, trims: true, spots: 1, reach: 8,
-		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second},
+		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,
+		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second, FailFast: time.Minute},
 		plan:   metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20, SpareBytes: 40 * metadata.UnitSize},
 	}
 	for i := range s.cfg.plan.UUID {
@@ -377,6 +441,16 @@ func (s *sim) ask(q int, op remap.Op, block, count uint64, fua bool) {
 		}
 	}
 	s.failf("no tag of queue %d is free", q)
+}
+
+// reads makes sure that blocks read.
+func (s *sim) reads(q int, block, count uint64) {
+	failed := s.stats.Errors
+	s.read(q, block, count)
+	s.drain()
+	if s.stats.Errors != failed {
+		s.failf("blocks %d+%d were written and do not read", block, count)
+	}
 }
 
 // idle reports whether a tag of a queue is free.

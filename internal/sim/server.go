@@ -33,6 +33,9 @@ type server struct {
 
 	hadLost    bool // blocks were lost at the start
 	hadPending bool
+	// By exported block: what became pending since the start, and when a read last failed.
+	pending map[uint64]bool
+	failed  map[uint64]int64
 
 	// What the breaker has let through: spare units that heals have used, and how often an
 	// operator closed it.
@@ -40,6 +43,7 @@ type server struct {
 	resumed  uint64
 	born     int64
 	lastHeal int64 // step of the last message of a heal
+	lastMove int64 // step at which the last move ended
 
 	// Of bugs only.
 	early  map[tagKey]*early
@@ -95,6 +99,8 @@ func (s *sim) start() {
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
 			r.begun, r.time, r.flushFailed, r.denied = s.step, s.now, false, false
+			clear(r.read)
+			clear(r.bad)
 			s.later(classIO+uint8(r.queue), func() {
 				r.failures, r.told, r.seen = s.failures, s.told, -1
 				s.srv.queues[r.queue].submit(r)
@@ -112,11 +118,12 @@ func (s *sim) boot() {
 	for i, d := range s.disks {
 		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium
 	}
+	restored.Geometry.PhysicalBlock = max(restored.Geometry.PhysicalBlock, s.cfg.plan.PhysicalBlockSize)
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
+		lastTripped: -1, lastFull: -1, lastHeal: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
 	}
 	for range lost {
 		sv.shared.InheritFlush()
@@ -128,7 +135,7 @@ func (s *sim) boot() {
 	for i := range s.cfg.queues {
 		q := &queue{sv: sv, index: i, busySince: map[uint64]int64{}, goesOn: map[uint64]bool{}}
 		q.eng = remap.NewEngine(remap.EngineConfig{
-			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per, ZeroBlocks: s.cfg.zero * per, Policy: s.cfg.policy,
+			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per, ZeroBlocks: s.cfg.zero * per, DiscardBlocks: s.cfg.sink * per, Policy: s.cfg.policy,
 		}, sv.shared, q)
 		sv.queues = append(sv.queues, q)
 	}
@@ -407,6 +414,7 @@ func (k keeper) Transfer(t *remap.Transfer) {
 
 func (k keeper) Moved(r remap.MoveResult) {
 	k.sv.moves--
+	k.sv.lastMove = k.sv.s.step
 	k.sv.s.stats.Moves += r.Moved
 	k.sv.s.tracef("  move %d ended: %+v", r.ID, r)
 }
@@ -455,6 +463,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 		}
 	case remap.MsgCommit:
 		s.stats.Heals++
+		sv.proved(q, m)
 	}
 	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone && m.Kind != remap.MsgDoubt {
 		sv.lastHeal = s.step

@@ -342,6 +342,9 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 		s.later(class, func() { s.carry(class, io, done) })
 		return
 	}
+	// All else waits meanwhile, or ends at the same time.
+	s.now += io.slow
+	io.slow = 0
 	if res < 0 && s.tracing() {
 		s.tracef("      %v: %s", io, errnoName(res))
 	}

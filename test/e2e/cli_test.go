@@ -206,10 +206,11 @@ type status struct {
 	Pending int64 `json:"pending"`
 	Lost    int64 `json:"lost"`
 	Errors  struct {
-		Read      int64 `json:"read"`
-		Write     int64 `json:"write"`
-		Flush     int64 `json:"flush"`
-		Transport int64 `json:"transport"`
+		Read       int64 `json:"read"`
+		Write      int64 `json:"write"`
+		Flush      int64 `json:"flush"`
+		Transport  int64 `json:"transport"`
+		FailedFast int64 `json:"failed_fast"`
 	} `json:"errors"`
 	Heals struct {
 		Writes int64 `json:"writes"`

@@ -17,9 +17,9 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 		VolatileCache: true, FUA: true,
 		Discard: &ublk.DiscardParams{Granularity: uint32(geo.BlockSize), MaxDiscard: 1 << 62, MaxWriteZeroes: int64(maxIO)},
 	}
+	p.PhysicalBlockSize = uint32(max(geo.PhysicalBlock, physicalBlock(devices)))
 	for _, d := range devices {
 		g := d.Geometry()
-		p.PhysicalBlockSize = max(p.PhysicalBlockSize, powerOfTwo(int64(g.PhysicalBlock)))
 		p.IOMin = max(p.IOMin, powerOfTwo(int64(g.IOMin)))
 		p.DMAAlignment = max(p.DMAAlignment, powerOfTwo(int64(g.MemoryAlign)))
 		p.VirtBoundaryMask |= g.VirtBoundary
@@ -54,6 +54,16 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 		p.Discard = nil
 	}
 	return p
+}
+
+// physicalBlock is the largest physical block of the devices, in bytes, for a block of the
+// exported device may live on any of them.
+func physicalBlock(devices []*blockdev.Device) int {
+	size := 0
+	for _, d := range devices {
+		size = max(size, int(powerOfTwo(int64(d.Geometry().PhysicalBlock))))
+	}
+	return size
 }
 
 // maxDiscard bounds one discard: what it covers is looked up in the map at

@@ -18,6 +18,10 @@ type target struct {
 	devices []*blockdev.Device
 }
 
+// sinkSize is the memory of each queue that heals are read back into. A heal that is
+// longer is read back in pieces.
+const sinkSize = 64 << 10
+
 // NewQueue is called on the queue's own thread.
 func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 	geo := t.shared.Geometry()
@@ -34,9 +38,12 @@ func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 	if h.zeroes, err = q.NewMemory(max(q.MaxIO(), metadata.UnitSize)); err != nil {
 		return nil, err
 	}
+	if h.sink, err = q.NewMemory(sinkSize); err != nil {
+		return nil, err
+	}
 	h.engine = remap.NewEngine(remap.EngineConfig{
 		Queue: uint16(q.ID()), Depth: q.Depth(), MaxBlocks: q.MaxIO() / geo.BlockSize,
-		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, Policy: t.policy,
+		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, DiscardBlocks: sinkSize / geo.BlockSize, Policy: t.policy,
 	}, t.shared, h)
 	t.keeper.enlist(q.ID(), h)
 	return h, nil
@@ -51,8 +58,9 @@ type queue struct {
 	keeper  *keeper
 	in      *mailbox // from the keeper
 	zeroes  *ublk.Memory
-	shift   uint    // of a block over a sector of 512 bytes
-	lengths []int32 // of each tag's request, in bytes; 0 for all but reads and writes
+	sink    *ublk.Memory // for what is read for nobody; any number of operations read into it
+	shift   uint         // of a block over a sector of 512 bytes
+	lengths []int32      // of each tag's request, in bytes; 0 for all but reads and writes
 	req     remap.Request
 }
 
@@ -122,7 +130,11 @@ func (h *queue) Issue(io *remap.IO) {
 	file := int(io.Device)
 	switch io.Op {
 	case remap.OpRead:
-		h.q.Read(file, h.q.RequestBuffer(io.Tag).At(io.Buffer), uint32(io.Length), io.Offset, io.ID)
+		buffer := h.sink.Buffer(0)
+		if !io.Discard {
+			buffer = h.q.RequestBuffer(io.Tag).At(io.Buffer)
+		}
+		h.q.Read(file, buffer, uint32(io.Length), io.Offset, io.ID)
 	case remap.OpWrite:
 		buffer := h.zeroes.Buffer(0)
 		if !io.Zero {

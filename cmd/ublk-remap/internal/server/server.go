@@ -328,10 +328,12 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
+	geo := restored.Geometry
+	geo.PhysicalBlock = max(geo.PhysicalBlock, physicalBlock(s.set.Devices))
 	for i, d := range s.set.Devices {
-		restored.Geometry.NoFUA[i] = !d.Geometry().FUA
+		geo.NoFUA[i] = !d.Geometry().FUA
 	}
-	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
+	s.shared, s.alloc = remap.NewShared(geo, restored.Map), restored.Allocator
 	s.inheritUntold()
 	if waiting != nil {
 		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO

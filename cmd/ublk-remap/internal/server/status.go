@@ -30,8 +30,11 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		Backing: s.set.Devices[0].Path(), BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks,
 		Spare:  control.Spare{Total: arbiter.Total, Used: arbiter.Used, Free: arbiter.Free, Devices: []control.SpareDevice{}},
 		Remaps: counts.Mapped, Pending: counts.Pending, Lost: counts.Lost,
-		Errors: control.Errors{Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors + s.keeper.flushErrors.Load(), Transport: c.TransportErrors},
-		Heals:  control.Heals{Writes: c.HealedWrites, Reads: c.HealedReads, Failed: c.FailedHeals},
+		Errors: control.Errors{
+			Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors + s.keeper.flushErrors.Load(), Transport: c.TransportErrors,
+			FailedFast: c.FailedFast, NotNoted: c.NotNoted,
+		},
+		Heals: control.Heals{Writes: c.HealedWrites, Reads: c.HealedReads, Failed: c.FailedHeals},
 		IO: control.IO{
 			Reads: c.Reads, Writes: c.Writes, Flushes: c.Flushes, Discards: c.Discards,
 			ReadBytes: c.ReadBytes, WriteBytes: c.WriteBytes,

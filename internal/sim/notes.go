@@ -1,0 +1,116 @@
+package sim
+
+import (
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// This file judges what is remembered of reads that failed, and that heals were read back.
+
+// saw notes which blocks of a read an operation has read, or failed on for their medium.
+func (q *queue) saw(r *userReq, d *diskIO, res int32) {
+	s := q.sv.s
+	bs := int64(s.plan.BlockSize())
+	switch {
+	case d.unseen || d.kind != ioRead && s.inSpare(d):
+		s.media.moved(d, res)
+	case d.kind == ioRead && res > 0:
+		for i := range int64(res) / bs {
+			r.read[d.block-r.Block+uint64(i)] = true
+		}
+	case d.kind == ioRead && res < 0 && remap.Classify(res) == remap.ClassMedium:
+		for i := range d.n / bs {
+			r.bad[d.block-r.Block+uint64(i)] = true
+			q.sv.failed[d.block+uint64(i)] = s.now
+		}
+	}
+}
+
+// auditNotes makes sure that of a read that failed every block was read, or is known as
+// pending or lost: whoever is told that it failed writes all of it again, and a drive takes
+// that and does not read it. Where the path has failed that is so of what failed for its medium.
+// A block that somebody writes or moves at the same time is on its way to another place.
+func (q *queue) auditNotes(r *userReq, res int32) {
+	s, sv := q.sv.s, q.sv
+	if sv.moves > 0 || sv.lastMove >= r.begun {
+		return
+	}
+	per := metadata.UnitSize / uint64(s.plan.BlockSize())
+	for i := range uint64(r.Count) {
+		b := r.Block + i
+		if r.read[i] || r.path && !r.bad[i] || q.raced(r, i) {
+			continue
+		}
+		if info := sv.restored.Map.Unit(b / per); (info.Pending|info.Lost)>>(b%per)&1 == 0 {
+			s.failf("%v: %s, and block %d was not read and is not pending", r, errnoName(res), b)
+		}
+	}
+}
+
+// notes takes it that blocks become pending, and reports whether one of their unit has failed to
+// be read: here, or where it lived a moment ago, if a heal of somebody else came between.
+func (sv *server) notes(unit uint64, mask uint8) (failed bool) {
+	per := metadata.UnitSize / uint64(sv.s.plan.BlockSize())
+	for b := range per {
+		if mask>>b&1 != 0 {
+			sv.pending[unit*per+b] = true
+		}
+		_, f := sv.failed[unit*per+b]
+		failed = failed || f
+	}
+	return failed
+}
+
+// raced reports whether a block was written while it was read.
+func (q *queue) raced(r *userReq, i uint64) bool {
+	for k := range r.perBlock {
+		if r.raced[i*r.perBlock+k] {
+			return true
+		}
+	}
+	return false
+}
+
+// heldBack reports whether a read may fail without a try: a pending block of it has failed one
+// a moment ago.
+func (q *queue) heldBack(r *userReq) bool {
+	s := q.sv.s
+	hold := int64(s.cfg.policy.FailFast)
+	if hold < 0 {
+		return false
+	}
+	for b := r.Block; b < r.Block+uint64(r.Count); b++ {
+		at, failed := q.sv.failed[b]
+		if failed && at >= r.time-hold && (q.sv.hadPending || q.sv.pending[b]) {
+			return true
+		}
+	}
+	return false
+}
+
+// spare returns where a spare block lies.
+func (s *sim) spare(block uint64) place {
+	per := metadata.UnitSize / uint64(s.plan.BlockSize())
+	dev, off := s.plan.SpareOf(uint32(block / per))
+	return place{dev, off + int64(block%per)*int64(s.plan.BlockSize())}
+}
+
+// proved makes sure that the data of a heal was read back, where its commit says that it is.
+func (sv *server) proved(q int, m *remap.Message) {
+	s := sv.s
+	per := metadata.UnitSize / uint64(s.plan.BlockSize())
+	for u := range uint64(m.Count) {
+		mask := uint8(0xff)
+		switch u {
+		case 0:
+			mask = m.First
+		case uint64(m.Count) - 1:
+			mask = m.Last
+		}
+		for b := range per {
+			if mask>>b&1 != 0 && !s.media.verified[s.spare((uint64(m.Spare)+u)*per+b)] {
+				s.failf("q%d: %s, and block %d was not read back", q, messageString(m), (m.Unit+u)*per+b)
+			}
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package remap
+
+import "syscall"
+
+// This file notes what reads could not read. A read that fails has whoever sent it write all
+// of it again; a drive takes such writes and may not read them back, unless they go to a spare
+// unit. So before the answer all that failed becomes pending, and all that was to be tried and was
+// not, each to the end of its physical block: that reads, or does not, as one.
+
+// doom says that a read will fail, after all else of it was tried and what is bad was noted.
+func (e *Engine) doom(q *request, errno int32) {
+	e.begin(q)
+	if q.doomed == 0 {
+		q.doomed = errno
+	}
+}
+
+// enough reports whether the failure of a first try says all there is to say: the blocks are
+// pending already, and no smaller part of them would be tried.
+func (e *Engine) enough(q *request, o *op, res int32) bool {
+	run := e.locate(o.block, o.block+o.count)
+	if run.Kind&KindPending == 0 || run.Kind&(KindBusy|KindLost) != 0 || run.Count < o.count || e.placeOf(run) != o.place ||
+		!within(o.block, o.count, e.grain()) {
+		return false
+	}
+	e.blame(q, o, res)
+	e.failedToRead(o)
+	e.doom(q, res)
+	return true
+}
+
+// tryRead takes the next step for suspect blocks of a read; it reports whether there is an
+// answer to be waited for.
+func (e *Engine) tryRead(q *request, run Run) bool {
+	switch {
+	case run.Kind&KindLost != 0:
+		e.doom(q, -int32(syscall.EIO))
+	case !e.exhausted(q):
+		e.tryInPlace(q, run)
+		return true
+	default:
+		// There is no time to try it: it is as suspect as before, unless it has moved since it
+		// failed. Nothing is known against where it lives now.
+		e.doom(q, q.cause)
+		upto, mapped := q.elsewhere.alike(run.Start-q.Block, run.Start-q.Block+run.Count)
+		run.Count = upto - (run.Start - q.Block)
+		if mapped == (run.Kind&KindMapped != 0) {
+			return e.unreadable(q, run)
+		}
+	}
+	q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
+	return false
+}
+
+// unreadable sets blocks aside to be noted; blocks in a spare unit are noted at once, since only
+// here it is known in which one they failed. It reports whether there is an answer to be waited
+// for.
+func (e *Engine) unreadable(q *request, run Run) bool {
+	from, to := run.Start-q.Block, run.Start-q.Block+run.Count
+	switch {
+	case run.Kind&KindPending != 0:
+	case run.Kind&KindMapped != 0:
+		per := e.geo.BlocksPerUnit()
+		run.Count = min(run.Count, per-run.Start%per)
+		return e.note(q, run)
+	default:
+		q.bad.add(from, to)
+	}
+	q.suspect.remove(from, to)
+	return false
+}
+
+// note reports blocks that cannot be read, all of one kind; those in a spare unit are of one
+// unit. It reports false if all of it is known already.
+func (e *Engine) note(q *request, run Run) bool {
+	h := &q.heal
+	h.from, h.to = run.Start, run.Start+run.Count
+	h.believed = e.placeOf(run)
+	start, _ := e.rounded(q)
+	h.unit = start / e.geo.BlocksPerUnit()
+	return e.sendNote(q)
+}
+
+// rounded returns the blocks that a report is about, out to the physical block. In a spare unit
+// it ends with that: what follows there serves another unit.
+func (e *Engine) rounded(q *request) (start, end uint64) {
+	h := &q.heal
+	size := e.geo.physicalBlocks()
+	if h.believed.mapped {
+		size = min(size, e.geo.BlocksPerUnit())
+	}
+	return h.from / size * size, min((h.to+size-1)/size*size, e.geo.Blocks)
+}
+
+// sendNote reports the next of the blocks that are to be noted, as many as one message can say.
+// When all are noted it reports false.
+func (e *Engine) sendNote(q *request) bool {
+	h := &q.heal
+	per := e.geo.BlocksPerUnit()
+	full := uint8(1<<per - 1)
+	start, end := e.rounded(q)
+	var n uint32
+	var first, last uint8
+	for unit := h.unit; unit*per < end; unit++ {
+		mask := e.unnoted(q, unit, start, end)
+		if n == 0 {
+			h.unit, first = unit, mask
+		} else if mask == 0 || n > 1 && last != full {
+			break
+		}
+		if mask != 0 {
+			n, last = n+1, mask
+		}
+	}
+	if n == 0 {
+		q.suspect.remove(h.from-q.Block, h.to-q.Block)
+		q.bad.remove(h.from-q.Block, h.to-q.Block)
+		return false
+	}
+	h.step = healReporting
+	e.out = Message{
+		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Unit: h.unit, Count: n,
+		First: first, Last: last, Mapped: h.believed.mapped, Spare: h.believed.unit,
+	}
+	e.drv.Send(&e.out)
+	return true
+}
+
+// unnoted returns which blocks of a unit, from start to end, live where they were seen to
+// fail and are not known as pending.
+func (e *Engine) unnoted(q *request, unit, start, end uint64) uint8 {
+	h := &q.heal
+	per := e.geo.BlocksPerUnit()
+	lo, hi := max(start, unit*per), min(end, (unit+1)*per)
+	if lo >= hi {
+		return 0
+	}
+	info := e.m.Unit(unit)
+	here := ^info.Mapped()
+	if h.believed.mapped {
+		here = 0
+		for _, p := range info.Places[:info.N] {
+			if p.Spare == h.believed.unit {
+				here = p.Mask
+			}
+		}
+	}
+	return maskOf(lo-unit*per, hi-lo) & here &^ (info.Pending | info.Lost)
+}
+
+// noted takes the Arbiter's answer to a report.
+func (e *Engine) noted(q *request, m *Message) {
+	h := &q.heal
+	switch m.Kind {
+	case MsgCommitted:
+		h.unit = max(h.unit+1, m.Unit+uint64(m.Count))
+		if e.sendNote(q) {
+			return
+		}
+	case MsgRetry:
+		// Some are being moved: look at them again when that is over.
+		q.suspect.remove(h.from-q.Block, h.to-q.Block)
+		q.bad.remove(h.from-q.Block, h.to-q.Block)
+		if from := max(h.from, m.Unit*e.geo.BlocksPerUnit()); from < h.to {
+			q.suspect.add(from-q.Block, h.to-q.Block)
+		}
+	default:
+		// The table is full, or cannot be written.
+		e.own.NotNoted++
+		q.suspect.clear()
+		q.bad.clear()
+		e.fail(q, q.cause)
+	}
+	e.advance(q)
+}

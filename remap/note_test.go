@@ -1,0 +1,256 @@
+package remap
+
+import (
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+
+	"ublkremap/metadata"
+)
+
+// TestReadNotesThePhysicalBlock: what does not read, does not read to the end of its physical
+// block. All of it is pending after one read, of whatever part; the next write to any of it
+// goes to a spare unit and reads.
+func TestReadNotesThePhysicalBlock(t *testing.T) {
+	for _, c := range []struct{ block, physical int }{{512, 512}, {512, 4096}, {1024, 4096}, {512, 2048}, {4096, 4096}, {4096, 16384}, {512, 65536}} {
+		r := newRigOf(t, c.block, c.physical, 256)
+		n := uint64(c.physical / c.block)
+		at := 40 * uint64(65536/c.block)
+		r.wear(at, n)
+		r.want("read of one block", r.do(OpRead, at+n/2, 1), -int32(syscall.ENODATA))
+		r.want("pending", r.s.m.Counts().Pending, n)
+		r.want("commits", len(r.entries) <= 2, true)
+		r.want("write", r.do(OpWrite, at, uint32(n)), int32(0))
+		r.want("pending", r.s.m.Counts().Pending, uint64(0))
+		r.want("read", r.do(OpRead, at-1, uint32(n+2)), int32(0))
+	}
+}
+
+// TestReadNotesAllThatFailed: every block that does not read is pending after one read, wherever
+// it lies in the request, and what reads is not.
+func TestReadNotesAllThatFailed(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		bs := []int{512, 4096}[rng.IntN(2)]
+		r := newRig(t, bs, 2048)
+		first, count := 512+rng.Uint64N(1000), uint64(1+rng.IntN(250))
+		bad := map[uint64]bool{}
+		for range 1 + rng.IntN(12) { // fewer than MaxBad: each is found by itself
+			b := first + rng.Uint64N(count)
+			bad[b] = true
+			r.wear(b, 1)
+		}
+		r.want("read", r.do(OpRead, first, uint32(count)), -int32(syscall.ENODATA))
+		for b := first - 1; b <= first+count; b++ {
+			run, ok := r.s.m.Next(b, b+1)
+			if pending := ok && run.Kind == KindPending; pending != bad[b] {
+				t.Fatalf("block %d of %d+%d does not read: %v, pending: %v", b, first, count, bad[b], pending)
+			}
+		}
+		r.want("write", r.do(OpWrite, first, uint32(count)), int32(0))
+		r.want("read", r.do(OpRead, first, uint32(count)), int32(0))
+	}
+}
+
+// TestReadNotesPastLostAndPending: what lies behind a block that is lost, or known not to read, is
+// tried all the same, for whoever is told that the read failed writes all of it again.
+func TestReadNotesPastLostAndPending(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.s.m.Apply(metadata.Entry{Unit: 256, Count: 1, Mask: 1, State: metadata.StateLost})
+	r.wear(256*8+3, 1)
+	r.wear(256*8+13, 1)
+	r.want("read", r.do(OpRead, 256*8, 16), -int32(syscall.EIO))
+	r.want("pending", r.s.m.Counts().Pending, uint64(2))
+	r.wear(256*8+14, 1)
+	r.want("read", r.do(OpRead, 256*8+1, 15), -int32(syscall.EIO))
+	r.want("pending", r.s.m.Counts().Pending, uint64(3))
+}
+
+// TestReadNotesBeforeThePathFails: an error of the path ends a read at once, and what failed for its
+// medium before is noted all the same.
+func TestReadNotesBeforeThePathFails(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.wear(2000, 1)
+	r.e.Submit(&Request{Op: OpRead, Block: 1984, Count: 32})
+	for r.ios[0].Length != 512 {
+		r.step()
+	}
+	// The path fails while the bad block is looked for.
+	io := r.ios[0]
+	r.ios = r.ios[:0]
+	r.e.Complete(io.ID, -int32(syscall.ENOLINK))
+	r.run()
+	r.want("read", r.results[0], -int32(syscall.ENOLINK))
+	r.want("write", r.do(OpWrite, 1984, 32), int32(0))
+	r.want("read", r.do(OpRead, 1984, 32), int32(0))
+}
+
+// TestNotNoted: when the table takes no more, or the breaker is open, the read fails as ever and
+// is counted.
+func TestNotNoted(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.wear(2000, 1)
+	r.a.trip("test")
+	r.want("read", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
+	r.want("pending", r.s.m.Counts().Pending, uint64(0))
+	r.want("not noted", r.e.own.NotNoted, uint64(1))
+}
+
+// TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read notes
+// its own unit, however long it takes and wherever it lies; and it is waited for three times at
+// most. Two of them cost no more than what lies behind the second.
+func TestSlowErrors(t *testing.T) {
+	for _, took := range []time.Duration{time.Second, 3 * time.Second, 7 * time.Second, 30 * time.Second, 120 * time.Second} {
+		for _, c := range []struct{ block, physical, at int }{{512, 512, 0}, {512, 4096, 77}, {512, 512, 500}, {512, 4096, 1023}, {4096, 4096, 0}, {4096, 4096, 60}, {4096, 4096, 127}} {
+			for _, op := range []Op{OpRead, OpWrite} {
+				r := newRigOf(t, c.block, c.physical, 2048)
+				r.slow = int64(took)
+				n := uint32(512 << 10 / c.block)
+				b := 10 * uint64(n)
+				want := int32(0)
+				if op == OpRead {
+					want = -int32(syscall.ENODATA)
+					r.wear(b+uint64(c.at), 1)
+				} else {
+					r.breakHome(b+uint64(c.at), syscall.ENODATA)
+				}
+				r.want("result", r.do(op, b, n), want)
+				if waited := r.clock / int64(took); waited > 3 {
+					t.Errorf("%v, block %d of %d bytes: waited for it %d times", took, c.at, c.block, waited)
+				}
+				per := r.s.geo.BlocksPerUnit()
+				if p := r.s.m.Counts().Pending; op == OpRead && (p == 0 || p > per) {
+					t.Errorf("%v, block %d of %d bytes: %d blocks are pending", took, c.at, c.block, p)
+				}
+				r.want("write", r.do(OpWrite, b, n), int32(0))
+				r.want("spare units", r.alloc.Used(), uint64(1))
+				r.want("read", r.do(OpRead, b, n), int32(0))
+
+				// The next time the disk is known for it.
+				r.clock, r.slow = r.clock+1, int64(took)
+				before := r.clock
+				r.wear(b+uint64(3*n), 1)
+				r.do(OpRead, b+uint64(3*n), n)
+				r.want("waited for the next", (r.clock-before)/int64(took), int64(2))
+			}
+		}
+	}
+}
+
+// TestSlowErrorsUseUpTheTime: many slow sectors end the search; what was not tried is pending.
+func TestSlowErrorsUseUpTheTime(t *testing.T) {
+	r := newRig(t, 4096, 2048)
+	r.slow = int64(7 * time.Second)
+	for u := uint64(0); u < 128; u += 8 {
+		r.wear(1280+u, 1)
+	}
+	r.want("read", r.do(OpRead, 1280, 128), -int32(syscall.ENODATA))
+	if waited := r.clock / r.slow; waited > 5 {
+		t.Errorf("waited %d times", waited)
+	}
+	for u := uint64(0); u < 128; u += 8 {
+		if run, ok := r.s.m.Next(1280+u, 1280+u+1); !ok || run.Kind != KindPending {
+			t.Errorf("block %d is not pending", 1280+u)
+		}
+	}
+	r.want("write", r.do(OpWrite, 1280, 128), int32(0))
+	r.want("read", r.do(OpRead, 1280, 128), int32(0))
+}
+
+// TestFailFast: a pending block that failed a try is not tried by reads for a while. What was
+// noted with it is, and so is all else; a write is never held back.
+func TestFailFast(t *testing.T) {
+	r := newRigOf(t, 512, 512, 64)
+	r.wear(2000, 1)
+	r.want("read", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
+	r.log = []IO{}
+	r.want("a moment later", r.do(OpRead, 2000, 1), -int32(syscall.EIO))
+	r.want("operations", len(r.log), 0)
+	r.want("failed fast", r.e.own.FailedFast, uint64(1))
+	r.want("beside it", r.do(OpRead, 1996, 4), int32(0))
+	r.want("with it", r.do(OpRead, 1996, 8), -int32(syscall.EIO))
+	for _, io := range r.log {
+		if _, off := r.s.geo.HomeOffset(2000); io.Offset <= off && off < io.Offset+io.Length {
+			t.Errorf("it was tried: %+v", io)
+		}
+	}
+	r.log, r.clock = []IO{}, r.clock+int64(DefaultFailFast)
+	r.want("later", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
+	r.want("operations", len(r.log), 1) // it is known: one failure says enough
+	r.want("write", r.do(OpWrite, 2000, 1), int32(0))
+	r.want("read", r.do(OpRead, 2000, 1), int32(0))
+
+	// Noted with what failed, and not tried by itself.
+	r = newRigOf(t, 512, 4096, 64)
+	r.wear(2000, 1)
+	r.want("read", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
+	r.want("pending", r.s.m.Counts().Pending, uint64(8))
+	r.want("a neighbour", r.do(OpRead, 2001, 7), int32(0))
+
+	// What failed as a whole holds back no part of it that may read.
+	r = newRigOf(t, 512, 512, 64)
+	r.slow = int64(time.Second)
+	r.wear(2000, 1)
+	r.want("read", r.do(OpRead, 1992, 16), -int32(syscall.ENODATA))
+	r.want("pending", r.s.m.Counts().Pending, uint64(8))
+	r.want("all of it", r.do(OpRead, 2000, 8), -int32(syscall.EIO))
+	r.want("a part", r.do(OpRead, 2001, 7), int32(0))
+	r.want("the bad one", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
+	r.want("and again", r.do(OpRead, 2000, 1), -int32(syscall.EIO))
+}
+
+// TestFailFastOff: below zero every read tries.
+func TestFailFastOff(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.e.policy.FailFast = -1
+	r.wear(2000, 1)
+	for range 3 {
+		r.want("read", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
+	}
+	r.want("failed fast", r.e.own.FailedFast, uint64(0))
+}
+
+// TestFailuresExpire: what is remembered of a unit is not held for longer because something else
+// of it fails.
+func TestFailuresExpire(t *testing.T) {
+	const hold = int64(60 * time.Second)
+	f := new(failures)
+	now := int64(time.Hour)
+	f.add(7, 1, true, now, hold)
+	for i := range int64(200) {
+		at := now + i*int64(time.Second)
+		f.add(7, 2, true, at, hold)
+		if f.held(7, 1, at-hold) != (i < 60) {
+			t.Fatalf("after %d s: held back is %v", i, i >= 60)
+		}
+		if !f.held(7, 2, at-hold) || f.held(7, 4, at-hold) || f.held(7+failureSets, 2, at-hold) {
+			t.Fatalf("after %d s: the wrong blocks are held back", i)
+		}
+	}
+}
+
+// TestHealsReadTheirSpareBack: spare units that take writes and do not read are found while the data
+// is in hand, and retired.
+func TestHealsReadTheirSpareBack(t *testing.T) {
+	for _, c := range []struct {
+		count uint32
+		worn  []uint32
+	}{{1, []uint32{0}}, {1, []uint32{0, 32}}, {40, []uint32{3}}, {40, []uint32{0, 20, 39}}, {256, []uint32{255}}} {
+		for _, op := range []Op{OpWrite, OpWriteZeroes} {
+			r := newRig(t, 4096, 1024)
+			for b := range uint64(c.count) {
+				r.breakHome(5120+b, syscall.EIO)
+			}
+			for _, u := range c.worn {
+				r.wearSpare(u)
+			}
+			r.want("heal", r.do(op, 5120, c.count), int32(0))
+			r.want("read", r.do(OpRead, 5120, c.count), int32(0))
+			r.want("in use", r.alloc.Used(), uint64(c.count))
+			if c.count == 1 && r.alloc.Retired() == 0 {
+				t.Error("no spare unit is retired")
+			}
+		}
+	}
+}
