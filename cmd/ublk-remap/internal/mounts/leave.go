@@ -97,7 +97,9 @@ func keep(places []string) ([]kept, error) {
 	return list, nil
 }
 
-func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
 
 // into puts it into the new root, at its path.
 func (k *kept) into(root string) error {
@@ -129,10 +131,11 @@ func become(root string) error {
 		return errors.Join(unix.Unmount(".", unix.MNT_DETACH), unix.Chdir("/"))
 	}
 	// An initramfs has no root that can be moved, and after chroot(2) the root is no
-	// mount: what else is mounted goes first, then the new root covers the old one.
-	errs := []error{detachAll(func(m mount) bool { return m.path == "/" || within(m.path, root) })}
+	// mount: what else is mounted goes first, but for what the new root lies in, then it covers the old one.
+	errs := []error{detachAll(func(m mount) bool { return within(m.path, root) || within(root, m.path) })}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return errors.Join(append(errs, fmt.Errorf("move the new root: %w", err))...)
+		// It is the root of this process all the same.
+		errs = append(errs, fmt.Errorf("move the new root: %w", err))
 	}
 	errs = append(errs, unix.Chroot("."), unix.Chdir("/"))
 	return errors.Join(errs...)
