@@ -107,6 +107,24 @@ type Entry struct {
 	Cause Cause  `json:"cause"`
 }
 
+// stated counts the units that entries are about. Whoever replays them takes time for each of
+// these, so there is an end to it: entries that say the same units over and over are
+// none that a server has written.
+type stated struct{ left uint64 }
+
+func newStated(l *Layout) stated {
+	const times, least = 64, 1 << 30 // of a small device any number is soon counted
+	return stated{max(times*max(l.Units(), l.SpareUnits()), least)}
+}
+
+func (s *stated) add(e *Entry) error {
+	if uint64(e.Count) > s.left {
+		return fmt.Errorf("%w: entries that are about the same units too many times, the last one of %d from %d on", ErrDamaged, e.Count, e.Unit)
+	}
+	s.left -= uint64(e.Count)
+	return nil
+}
+
 // MarshalText makes JSON carry the state's name.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 

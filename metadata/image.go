@@ -53,6 +53,7 @@ func (img *Image) Replay(f func(Entry) error) error {
 }
 
 func (img *Image) replay(f func(Entry) error) error {
+	stated := newStated(img.layout)
 	one := func(b []byte, what string) error {
 		e, flags := getEntry(b)
 		if flags != 0 {
@@ -60,6 +61,9 @@ func (img *Image) replay(f func(Entry) error) error {
 		}
 		if err := img.layout.lim.validate(&e); err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+		}
+		if err := stated.add(&e); err != nil {
+			return err
 		}
 		return f(e)
 	}

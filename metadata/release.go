@@ -19,18 +19,48 @@ type BlockRange struct {
 	Count uint64 `json:"count"`
 }
 
-// blockList gathers blocks, in ascending order, as ranges.
-type blockList []BlockRange
+// mostRanges is how many ranges of blocks are listed. What a table states in a few bytes,
+// one block of each unit, can be more ranges than there is memory.
+const mostRanges = 1 << 16
 
-func (l *blockList) add(block uint64) {
-	if n := len(*l); n > 0 {
-		if last := &(*l)[n-1]; last.Block+last.Count == block {
-			last.Count++
+// blockList gathers blocks, in ascending order, as ranges.
+type blockList struct {
+	ranges []BlockRange
+	more   uint64 // blocks that are in none of them
+}
+
+func (l *blockList) add(block uint64) { l.addRun(block, 1) }
+
+func (l *blockList) addRun(block, count uint64) {
+	if n := len(l.ranges); n > 0 {
+		if last := &l.ranges[n-1]; last.Block+last.Count == block {
+			last.Count += count
 			return
 		}
 	}
-	*l = append(*l, BlockRange{block, 1})
+	if len(l.ranges) == mostRanges {
+		l.more += count
+		return
+	}
+	l.ranges = append(l.ranges, BlockRange{block, count})
 }
+
+// addUnits adds the blocks of mask in units of per blocks each.
+func (l *blockList) addUnits(unit, count uint64, mask uint8, per uint64) {
+	if mask == uint8(1<<per-1) {
+		l.addRun(unit*per, count*per)
+		return
+	}
+	for ; count > 0 && len(l.ranges) < mostRanges; unit, count = unit+1, count-1 {
+		for m := mask; m != 0; m &= m - 1 {
+			l.add(unit*per + uint64(bits.TrailingZeros8(m)))
+		}
+	}
+	l.more += count * uint64(bits.OnesCount8(mask))
+}
+
+// count is how many blocks there are.
+func (l *blockList) count() uint64 { return countBlocks(l.ranges) + l.more }
 
 func countBlocks(l []BlockRange) (n uint64) {
 	for _, r := range l {
@@ -45,6 +75,8 @@ type StuckError struct {
 	NoCopy []BlockRange
 	// BadHome are blocks whose place on the plain disk takes no data.
 	BadHome []BlockRange
+	// NoCopyMore and BadHomeMore are how many others there are, which were too many to list.
+	NoCopyMore, BadHomeMore uint64
 }
 
 // Error counts both, and lists the first few.
@@ -53,8 +85,9 @@ func (e *StuckError) Error() string {
 	for _, p := range []struct {
 		what string
 		list []BlockRange
-	}{{"no copy that can be read", e.NoCopy}, {"a home that is still bad", e.BadHome}} {
-		if n := countBlocks(p.list); n > 0 {
+		more uint64
+	}{{"no copy that can be read", e.NoCopy, e.NoCopyMore}, {"a home that is still bad", e.BadHome, e.BadHomeMore}} {
+		if n := countBlocks(p.list) + p.more; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d with %s (%s)", n, p.what, rangesText(p.list)))
 		}
 	}
@@ -65,6 +98,10 @@ func (e *StuckError) Error() string {
 func (e *StuckError) Unwrap() error { return ErrStuck }
 
 func (e *StuckError) any() bool { return len(e.NoCopy)+len(e.BadHome) > 0 }
+
+func stuckBy(gone, left *blockList) *StuckError {
+	return &StuckError{NoCopy: gone.ranges, BadHome: left.ranges, NoCopyMore: gone.more, BadHomeMore: left.more}
+}
 
 func rangesText(l []BlockRange) string {
 	var b strings.Builder
@@ -91,6 +128,7 @@ type Survey struct {
 	Tail    uint64       // blocks of the displaced tail to be moved to the end
 	Pending uint64       // blocks that cannot be read at home, before and after
 	NoCopy  []BlockRange // blocks that have no copy that can be read
+	More    uint64       // how many others have none, which were too many to list
 }
 
 // SurveyRelease reads all that a release would move, and writes nothing.
@@ -111,10 +149,7 @@ func (v *View) survey(o *MoveOptions) *Survey {
 	for _, f := range v.layout.sb.fronts() {
 		total += f.to - f.from
 	}
-	for i, f := range v.layout.sb.fronts() {
-		if i == 1 {
-			v.surveyMoves(s, &gone)
-		}
+	for _, f := range v.layout.sb.fronts() {
 		inChunks(o.chunk(), f, func(buf []byte, off int64) {
 			v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
 			if done += int64(len(buf)); o.Progress != nil {
@@ -122,29 +157,25 @@ func (v *View) survey(o *MoveOptions) *Survey {
 			}
 		})
 	}
-	if v.layout.TailBlocks() == 0 {
-		v.surveyMoves(s, &gone)
-	}
-	s.NoCopy = gone
+	var unread blockList
+	v.mapped(func(block uint64, spare uint32) {
+		if v.layout.displaced(block) {
+			return
+		}
+		d, at := v.slot(block, spare)
+		if _, err := v.devs[d].ReadAt(v.one, at); err == nil {
+			s.Moves++
+		} else {
+			unread.add(block)
+		}
+	})
+	lost := v.lost()
+	s.NoCopy, s.More = mergeRanges(gone.ranges, unread.ranges, lost.ranges), gone.more+unread.more+lost.more
 	v.table.Extents(func(x Extent) bool {
 		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
 		return true
 	})
 	return s
-}
-
-// surveyMoves counts the blocks between head and tail that would go home.
-func (v *View) surveyMoves(s *Survey, gone *blockList) {
-	v.remapped(v.layout.headBlocks, v.layout.tailBlock, func(block uint64, state State, spare uint32) {
-		if state == StateMapped {
-			d, at := v.slot(block, spare)
-			if _, err := v.devs[d].ReadAt(v.one, at); err == nil {
-				s.Moves++
-				return
-			}
-		}
-		gone.add(block)
-	})
 }
 
 // inChunks calls f for one part of a span after the other, each as long as buf at
@@ -196,30 +227,31 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	if err != nil {
 		return out, err
 	}
-	out.Left.NoCopy = v.survey(&MoveOptions{Chunk: o.Chunk}).NoCopy
-	if len(out.Left.NoCopy) > 0 && !o.Force {
-		return out, &StuckError{NoCopy: out.Left.NoCopy}
+	survey := v.survey(&MoveOptions{Chunk: o.Chunk})
+	out.Left.NoCopy, out.Left.NoCopyMore = survey.NoCopy, survey.More
+	if len(survey.NoCopy) > 0 && !o.Force {
+		return out, &StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More}
 	}
 	var bad blockList
 	moved, gone, err := v.goHome(&bad)
 	if err != nil {
 		return out, err
 	}
-	if countBlocks(gone) > 0 && !o.Force {
-		return out, &StuckError{NoCopy: gone} // it could be read a moment ago
+	if gone.count() > 0 && !o.Force {
+		return out, &StuckError{NoCopy: gone.ranges, NoCopyMore: gone.more} // it could be read a moment ago
 	}
-	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone.ranges)
 	// Nobody reads those homes until the table says so: what was written to
 	// them is no harm if it comes to nothing.
-	if len(bad) > 0 && !o.Force {
-		return out, &StuckError{BadHome: bad}
+	if bad.count() > 0 && !o.Force {
+		return out, &StuckError{BadHome: bad.ranges, BadHomeMore: bad.more}
 	}
 	head, err := v.tryHead(&o)
 	if err != nil {
 		return out, err
 	}
-	if len(head) > 0 && !o.Force {
-		return out, &StuckError{BadHome: head}
+	if head.count() > 0 && !o.Force {
+		return out, &StuckError{BadHome: head.ranges, BadHomeMore: head.more}
 	}
 	now := img.sb.clone()
 	now.Generation = img.maxGeneration
@@ -235,7 +267,7 @@ func release(img *Image, o MoveOptions) (Released, error) {
 			}
 		}
 	}
-	out.Left.BadHome = append(head, bad...)
+	out.Left.BadHome, out.Left.BadHomeMore = append(head.ranges, bad.ranges...), head.more+bad.more
 	return out, v.release(now, o, &out)
 }
 
@@ -253,9 +285,10 @@ func releaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error
 	if err != nil {
 		return out, err
 	}
-	out.Left.NoCopy = v.survey(&MoveOptions{Chunk: o.Chunk}).NoCopy
-	if len(out.Left.NoCopy) > 0 && !o.Force {
-		return out, &StuckError{NoCopy: out.Left.NoCopy}
+	survey := v.survey(&MoveOptions{Chunk: o.Chunk})
+	out.Left.NoCopy, out.Left.NoCopyMore = survey.NoCopy, survey.More
+	if len(survey.NoCopy) > 0 && !o.Force {
+		return out, &StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More}
 	}
 	o.Mark = sb.Mark
 	return out, v.release(sb, o, &out)
@@ -346,8 +379,8 @@ func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 		return nil
 	}
 	var err error
-	v.remapped(0, v.layout.blocks, func(block uint64, state State, spare uint32) {
-		if err != nil || state != StateMapped {
+	v.mapped(func(block uint64, spare uint32) {
+		if err != nil {
 			return
 		}
 		d, at := v.slot(block, spare)
@@ -517,22 +550,22 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	if err := v.allButMark(buf, now, o, &left, &gone); err != nil {
 		return err
 	}
-	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
+	if stuck := stuckBy(&gone, &left); stuck.any() && !o.Force {
 		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force", stuck)
 	}
 	// A copy that could not be read is given up for good with the next page.
-	if len(gone) > 0 && unsettled(v.devs) {
+	if gone.count() > 0 && unsettled(v.devs) {
 		return errUnsettled
 	}
 	// All but the page that makes it a plain disk is durable.
 	if err := v.toFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {
 		return err
 	}
-	if stuck := (&StuckError{NoCopy: gone, BadHome: left}); stuck.any() && !o.Force {
+	if stuck := stuckBy(&gone, &left); stuck.any() && !o.Force {
 		return stuck
 	}
-	out.Left.BadHome = mergeRanges(out.Left.BadHome, left)
-	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone)
+	out.Left.BadHome = mergeRanges(out.Left.BadHome, left.ranges)
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone.ranges)
 	return erase(v.devs, now, true)
 }
 
@@ -618,9 +651,9 @@ func sameTable(a, b *Table) bool {
 	}
 }
 
-// mergeRanges joins two lists.
-func mergeRanges(a, b []BlockRange) []BlockRange {
-	all := slices.Concat(a, b)
+// mergeRanges joins lists.
+func mergeRanges(lists ...[]BlockRange) []BlockRange {
+	all := slices.Concat(lists...)
 	slices.SortFunc(all, func(x, y BlockRange) int { return cmp.Compare(x.Block, y.Block) })
 	var out []BlockRange
 	for _, r := range all {

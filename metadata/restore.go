@@ -478,11 +478,15 @@ func (r *Restore) apply(entries []Entry, what string) error {
 
 func (r *Restore) fromCheckpoint(c *candidate) error {
 	r.Base, r.table = fmt.Sprintf("the checkpoint of %s", c.covers.Position), NewTable(r.img.layout)
+	stated := newStated(r.img.layout)
 	return r.img.pages(&c.header, func(b []byte, n int) error {
 		for i := range n {
 			e, flags := getEntry(pageEntry(b, i))
 			if flags != 0 {
 				return fmt.Errorf("%w: checkpoint: entry with flags %#x", ErrDamaged, flags)
+			}
+			if err := stated.add(&e); err != nil {
+				return err
 			}
 			if err := r.table.Apply(e); err != nil {
 				return fmt.Errorf("%w: checkpoint: %w", ErrDamaged, err)
@@ -499,6 +503,7 @@ func (r *Restore) fromCheckpoint(c *candidate) error {
 func (r *Restore) replay(chain []record) error {
 	var apply []Entry
 	buf := AlignedBytes(PageSize)
+	stated := newStated(r.img.layout)
 	for i := range chain {
 		rec := &chain[i]
 		if err := r.img.readRecord(rec, buf); err != nil {
@@ -509,11 +514,18 @@ func (r *Restore) replay(chain []record) error {
 			if flags != 0 {
 				return fmt.Errorf("%w: record %s: entry with flags %#x", ErrDamaged, rec.Position, flags)
 			}
+			if err := stated.add(&e); err != nil {
+				return err
+			}
 			apply = append(apply, e)
 		}
 	}
 	var lost uint64
 	if len(r.Risks) > 0 {
+		// A table that is read while it changes may state some spare units twice, but not more.
+		if n, most := r.table.claims(), 2*r.img.layout.SpareUnits(); n > most {
+			return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n, r.img.layout.SpareUnits())
+		}
 		owner := map[uint32]uint64{}
 		r.table.Extents(func(x Extent) bool {
 			for i := range x.Count {

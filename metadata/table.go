@@ -292,6 +292,14 @@ func (t *Table) owners() []owned {
 	return out
 }
 
+// claims is how many spare units the units own, counted once for each that does.
+func (t *Table) claims() (n uint64) {
+	for _, o := range t.owners() {
+		n += o.count
+	}
+	return n
+}
+
 // sameSpare returns the mapped blocks that live in the same spare unit as
 // block i.
 func sameSpare(x *Extent, i int) (mask uint8) {
@@ -342,9 +350,7 @@ func (t *Table) Counts() (c TableCounts) {
 		c.Entries += uint64(len(x.appendEntries(buf[:0])))
 		return true
 	})
-	for _, o := range t.owners() {
-		c.SparesUsed += o.count
-	}
+	c.SparesUsed = t.claims()
 	t.SpareExtents(func(x SpareExtent) bool {
 		c.Entries++
 		if x.State == StateRetired {

@@ -152,6 +152,40 @@ func (v *View) remapped(from, to uint64, f func(block uint64, state State, spare
 	}
 }
 
+// mapped calls f with the blocks that live in spare units, in order. There are no
+// more of them than the spare region holds.
+func (v *View) mapped(f func(block uint64, spare uint32)) {
+	per := uint64(UnitSize / v.layout.BlockSize())
+	v.table.Extents(func(x Extent) bool {
+		for i := uint64(0); x.Mapped != 0 && i < x.Count; i++ {
+			for m := x.Mapped; m != 0; m &= m - 1 {
+				k := bits.TrailingZeros8(m)
+				f((x.Unit+i)*per+uint64(k), x.Spare[k]+uint32(i))
+			}
+		}
+		return true
+	})
+}
+
+// lost lists the blocks outside of head and tail that have no copy.
+func (v *View) lost() (l blockList) {
+	per := uint64(UnitSize / v.layout.BlockSize())
+	head, tail := v.layout.headBlocks/per, (v.layout.tailBlock+per-1)/per
+	v.table.Extents(func(x Extent) bool {
+		if x.Unit < head && x.end() > head {
+			x = x.tail(head)
+		}
+		if x.Unit < tail && x.end() > tail {
+			x.Count = tail - x.Unit
+		}
+		if x.Unit >= head && x.Unit < tail && x.Lost != 0 {
+			l.addUnits(x.Unit, x.Count, x.Lost, per)
+		}
+		return true
+	})
+	return l
+}
+
 // readAround reads buf at off, and if that fails its units, and of those that
 // fail the blocks, which are as long as one. What cannot be read is zero, and
 // bad is told where in buf it is. Both buffers are aligned.

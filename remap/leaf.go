@@ -20,7 +20,8 @@ import (
 //
 // A leaf has one record per unit that is not plain home, packed: popcounts lead
 // from the unit to the record. What a request needs of a record is its cell; time
-// and cause lie behind all cells. A leaf has one of two forms:
+// and cause lie behind all cells. A leaf has one of three forms, these and the one of
+// leaf_runs.go:
 //
 //   - Flat, with few records: one piece of memory without pointers, which begins
 //     with the summary, has a word per group that is not empty, and then the
@@ -80,8 +81,8 @@ type dir [dirLeaves]slot
 //	        the records, see records
 type leaf struct {
 	summary uint64
-	cells   uint32 // flat: bytes from here to the records; parted: 0
-	n       uint32 // flat: records; parted: 0
+	cells   uint32 // flat: bytes from here to the records; else 0
+	n       uint32 // flat: records; runs: how many; parted: 0
 }
 
 // parted is a leaf in parts.
@@ -216,7 +217,7 @@ func summaryMask(lo, hi uint32) uint64 {
 	return ^uint64(0) << (lo >> groupShift & 63) & (^uint64(0) >> (63 - hi>>groupShift&63))
 }
 
-// parted returns the leaf as what it is if cells is 0.
+// parted returns the leaf as what it is if isParted.
 func (l *leaf) parted() *parted { return (*parted)(unsafe.Pointer(l)) }
 
 // word returns the word of group g of a flat leaf, which must be in the summary.
@@ -228,6 +229,9 @@ func (l *leaf) word(g uint32) uint32 {
 // cell returns the cell of a unit, counted within the leaf: 0 if it is plain home.
 func (l *leaf) cell(pos uint32) cell {
 	if l.cells == 0 {
+		if l.n != 0 {
+			return l.runCell(pos)
+		}
 		p := &l.parted().parts[pos>>partShift&(leafParts-1)]
 		k := pos & (partUnits - 1)
 		if p.units>>k&1 == 0 {
@@ -258,7 +262,8 @@ type group struct {
 	records
 }
 
-// group returns group g; it has no units if the group is not in the summary.
+// group returns group g; it has no units if the group is not in the summary. The leaf is not
+// one of runs.
 func (l *leaf) group(g uint32) group {
 	if l.cells == 0 {
 		p := &l.parted().parts[g>>(partShift-groupShift)&(leafParts-1)]

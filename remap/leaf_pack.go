@@ -25,6 +25,9 @@ func (ed *editor) pack() *leaf {
 	case n <= flatRecords:
 		return ed.packFlat(summary, present, n)
 	}
+	if l := ed.packRuns(); l != nil {
+		return l
+	}
 	return ed.packParted(summary)
 }
 
@@ -75,7 +78,7 @@ func (ed *editor) packFlat(summary uint64, present uint16, n int) *leaf {
 func (ed *editor) packParted(summary uint64) *leaf {
 	l := &parted{leaf: leaf{summary: summary}}
 	for i := range uint32(leafParts) {
-		if ed.dirty>>i&1 == 0 && ed.leaf != nil && ed.leaf.cells == 0 {
+		if ed.dirty>>i&1 == 0 && ed.leaf != nil && ed.leaf.isParted() {
 			l.parts[i] = ed.leaf.parted().parts[i]
 			continue
 		}

@@ -9,20 +9,20 @@ import (
 )
 
 // TestMapLeafForms fills and empties two leaves in small steps, so that they go from
-// flat to parted and back with records of all kinds in them, and compares all that can
+// flat to parted or runs and back with records of all kinds in them, and compares all that can
 // be read with the model.
 func TestMapLeafForms(t *testing.T) {
-	const units = 2*leafUnits + 5
-	forms := map[bool]int{}
+	const units = 3*leafUnits + 5
+	forms := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		perUnit := rapid.SampledFrom([]int{1, 8}).Draw(t, "blocks per unit")
 		m, model := NewMap(units, perUnit), newMapModel(units, perUnit)
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {
 			e := metadata.Entry{
 				// The ends of parts and of leaves are where it may go wrong.
-				Unit: uint64(rapid.SampledFrom([]int{0, partUnits - 5, 3*partUnits - 9, leafUnits - 40, leafUnits + partUnits - 3}).Draw(t, "base") +
-					rapid.IntRange(0, 12).Draw(t, "off")),
-				Count: uint32(rapid.SampledFrom([]int{1, 1, 1, 7, flatRecords - 12, flatRecords, flatRecords + 1, 3 * partUnits}).Draw(t, "count")),
+				Unit: uint64(rapid.SampledFrom([]int{0, 0, leafUnits - 3, partUnits - 5, 3*partUnits - 9, leafUnits - 40, leafUnits + partUnits - 3}).Draw(t, "base") +
+					rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3, 7, 12}).Draw(t, "off")),
+				Count: uint32(rapid.SampledFrom([]int{1, 1, 1, 7, flatRecords - 12, flatRecords, flatRecords + 1, 3 * partUnits, leafUnits, 2*leafUnits + 9}).Draw(t, "count")),
 				Mask:  rapid.SampledFrom([]uint8{0xff, 0xff, 0x01, 0x81, 0x7e}).Draw(t, "mask"),
 				Cause: metadata.CauseWrite, Time: rapid.Uint32Range(0, 2).Draw(t, "time"),
 				State: rapid.SampledFrom([]metadata.State{
@@ -36,7 +36,14 @@ func TestMapLeafForms(t *testing.T) {
 			m.Apply(e)
 			model.apply(e)
 			if l := m.leaf(0); l != nil {
-				forms[l.cells == 0]++
+				switch {
+				case l.isRuns():
+					forms["runs"]++
+				case l.isParted():
+					forms["parted"]++
+				default:
+					forms["flat"]++
+				}
 			}
 			model.checkAll(t, m)
 			// Every request of one unit, by the short way through Next.
@@ -52,8 +59,8 @@ func TestMapLeafForms(t *testing.T) {
 		}
 		model.checkAll(t, again)
 	})
-	if forms[true] == 0 || forms[false] == 0 {
-		t.Errorf("parted and flat leaves seen: %v", forms)
+	if len(forms) != 3 {
+		t.Errorf("leaves seen: %v", forms)
 	}
 }
 
@@ -61,9 +68,11 @@ func TestMapLeafForms(t *testing.T) {
 // records one part and the list of parts, in one with few the leaf.
 func TestMapChangeCopiesLittle(t *testing.T) {
 	m := NewMap(dirUnits, 8)
-	m.Apply(entryOf(metadata.StateMapped, 0, leafUnits, 0xff, 100))
+	for u := range uint64(leafUnits) {
+		m.Apply(entryOf(metadata.StateMapped, u, 1, 0xff, uint32(9000-2*u)))
+	}
 	before := m.leaf(0).parted().parts
-	m.Apply(entryOf(metadata.StateMapped, 5*partUnits+3, 1, 0xff, 9000))
+	m.Apply(entryOf(metadata.StateMapped, 5*partUnits+3, 1, 0xff, 9999))
 	for i, p := range m.leaf(0).parted().parts {
 		if changed := p.at != before[i].at; changed != (i == 5) {
 			t.Errorf("part %d: changed is %v", i, changed)

@@ -148,6 +148,10 @@ func (m *Map) Unit(unit uint64) UnitInfo {
 	if l == nil {
 		return info
 	}
+	if l.isRuns() {
+		l.runInfo(uint32(unit&leafMask), &info)
+		return info
+	}
 	g := l.group(uint32(unit & leafMask >> groupShift))
 	if k := uint32(unit & (groupUnits - 1)); g.units>>k&1 != 0 {
 		g.info(g.index(k), &info)

@@ -58,6 +58,7 @@ type editor struct {
 	units   [leafParts]uint64 // the units that have a record
 	records [leafUnits]record // of those units, by their place in the leaf
 	wide    []wideUnit        // what wide cells point to, and what no cell points to any more
+	list    runList           // scratch
 
 	mapped, pending, lost int64 // changes of the map's counters
 }
@@ -73,9 +74,19 @@ func (ed *editor) apply(m *Map, e metadata.Entry) {
 		return
 	}
 	end := e.Unit + min(uint64(e.Count), m.units-e.Unit)
+	var same whole
 	for u := e.Unit; u < end; {
-		ed.open(m, u>>leafShift)
 		stop := min(end, (u|leafMask)+1)
+		if stop-u == leafUnits {
+			if ed.index == u>>leafShift {
+				ed.close(m)
+			}
+			if ed.applyWhole(m, u>>leafShift, mask, e.Spare+uint32(u-e.Unit), &e, &same) {
+				u = stop
+				continue
+			}
+		}
+		ed.open(m, u>>leafShift)
 		for ; u < stop; u++ {
 			ed.set(uint32(u&leafMask), mask, e.Spare+uint32(u-e.Unit), &e)
 		}
@@ -95,7 +106,9 @@ func (ed *editor) open(m *Map, index uint64) {
 	ed.wide = ed.wide[:0]
 	switch l := ed.leaf; {
 	case l == nil:
-	case l.cells == 0:
+	case l.isRuns():
+		ed.takeRuns(l)
+	case l.isParted():
 		ed.loaded = 0
 		for i := range l.parted().parts {
 			ed.units[i] = l.parted().parts[i].units
@@ -151,16 +164,18 @@ func (ed *editor) close(m *Map) {
 		return
 	}
 	ed.changed = false
-	// A negative change wraps round to what subtracts.
-	for _, c := range []struct {
-		sum *atomic.Uint64
-		by  int64
-	}{{&m.mapped, ed.mapped}, {&m.pending, ed.pending}, {&m.lost, ed.lost}} {
-		if c.by != 0 { // an atomic addition is as long as some twenty instructions
-			c.sum.Add(uint64(c.by))
-		}
-	}
+	addTo(&m.mapped, ed.mapped)
+	addTo(&m.pending, ed.pending)
+	addTo(&m.lost, ed.lost)
 	ed.mapped, ed.pending, ed.lost = 0, 0, 0
+}
+
+// addTo changes a counter: a negative change wraps round to what subtracts. An atomic addition
+// is as long as some twenty instructions.
+func addTo(sum *atomic.Uint64, by int64) {
+	if by != 0 {
+		sum.Add(uint64(by))
+	}
 }
 
 // publish replaces a leaf. The order of the three stores is what lets readers
@@ -193,17 +208,7 @@ func publish(m *Map, index uint64, l *leaf) {
 // set applies an entry to one unit of the open leaf.
 func (ed *editor) set(pos uint32, mask uint8, spare uint32, e *metadata.Entry) {
 	r := ed.get(pos)
-	mapped, lost, pending := r.cell.mapped(), r.cell.lost(), r.cell.pending()
-	switch e.State {
-	case metadata.StateHome:
-		mapped, lost, pending = mapped&^mask, lost&^mask, pending&^mask
-	case metadata.StateMapped:
-		mapped, lost, pending = mapped|mask, lost&^mask, pending&^mask
-	case metadata.StateLost:
-		mapped, lost, pending = mapped&^mask, lost|mask, pending&^mask
-	case metadata.StatePending:
-		pending |= mask &^ lost
-	}
+	mapped, lost, pending := r.cell.masks(mask, e.State)
 	c := r.cell&cellBusy | cell(mapped)<<cellMapped | cell(lost)<<cellLost | cell(pending)<<cellPending
 	if e.State == metadata.StateMapped {
 		c |= ed.places(r.cell, mapped, mask, spare)

@@ -21,7 +21,8 @@ var entriesBudget = 1 << 15
 // Units in a row are one entry if they differ in nothing but the spare unit
 // and that grows with them. A unit needs several entries if its blocks live in
 // several places or differ in state; pending comes last, because mapped clears
-// it.
+// it. Units in a row that need several take no more than one of them does, as long as
+// these are few.
 //
 // The writer may go on between calls. What is returned then is fuzzy: each
 // entry was true of its blocks at some time since the first call, and each
@@ -49,6 +50,13 @@ func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, 
 			unit, phase = base+leafUnits, 0
 			continue
 		}
+		if l.isRuns() {
+			var ok bool
+			if unit, phase, ok = out.runs(l, base, unit, phase, &left); !ok {
+				return out.n, unit<<cursorPhase | uint64(phase), false
+			}
+			continue
+		}
 		for sum := l.summary & summaryMask(uint32(unit-base), leafMask); sum != 0; sum &= sum - 1 {
 			at := uint32(bits.TrailingZeros64(sum))
 			g := l.group(at)
@@ -66,7 +74,8 @@ func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, 
 				}
 				left--
 				var ok bool
-				if phase, ok = out.unit(g.records, g.index(k), unit, phase); !ok {
+				r := g.index(k)
+				if phase, ok = out.unit(g.records, g.cells()[r], metadata.Entry{Unit: unit, Count: 1, Cause: g.causes()[r], Time: g.times()[r]}, phase); !ok {
 					return out.n, unit<<cursorPhase | uint64(phase), false
 				}
 				unit, phase = unit+1, 0
@@ -86,13 +95,49 @@ const (
 type entryWriter struct {
 	dst []metadata.Entry
 	n   int
+	// after: what is put next comes behind the entries before this one, of the same unit.
+	after int
 }
 
-// unit states the unit of record i from a phase on. If dst is full it returns false and the
-// phase to go on from.
-func (w *entryWriter) unit(r records, i int, unit uint64, phase uint) (uint, bool) {
-	c := r.cells()[i]
-	e := metadata.Entry{Unit: unit, Count: 1, Cause: r.causes()[i], Time: r.times()[i]}
+// maxPerRun is how many entries a run of units takes: mapped, lost, pending.
+const maxPerRun = 3
+
+// runs states a leaf of runs from a unit and a phase on, and returns where to go on; false if
+// dst is full or enough was looked at.
+func (w *entryWriter) runs(l *leaf, base, unit uint64, phase uint, left *int) (uint64, uint, bool) {
+	for _, r := range l.runs() {
+		for unit < base+uint64(r.end()) {
+			if start := base + uint64(r.first); unit < start {
+				unit, phase = start, 0
+			}
+			if *left <= 0 && w.n > 0 {
+				return unit, phase, false
+			}
+			*left--
+			// All of a run at once, or nothing of it: a cursor names one unit, and what lies
+			// behind that may have become another run before the next call.
+			n := base + uint64(r.end()) - unit
+			if phase != 0 || len(w.dst)-w.n < maxPerRun {
+				if phase == 0 && w.n > 0 && len(w.dst) >= maxPerRun {
+					return unit, 0, false
+				}
+				n = 1
+			}
+			e := metadata.Entry{Unit: unit, Count: uint32(n), Cause: r.cause, Time: r.time}
+			var ok bool
+			if phase, ok = w.unit(records{}, r.at(uint32(unit-base)), e, phase); !ok {
+				return unit, phase, false
+			}
+			unit, phase = unit+n, 0
+		}
+	}
+	return base + leafUnits, 0, true
+}
+
+// unit states units with that cell, as many as e says, from a phase on. If dst is full it
+// returns false and the phase to go on from.
+func (w *entryWriter) unit(r records, c cell, e metadata.Entry, phase uint) (uint, bool) {
+	w.after = max(0, w.n-maxPerRun)
 	if phase < pendingPhase {
 		left := (c.mapped() | c.lost()) & (0xff << phase)
 		for left != 0 {
@@ -118,17 +163,19 @@ func (w *entryWriter) unit(r records, i int, unit uint64, phase uint) (uint, boo
 	return 0, true
 }
 
-// put adds an entry about one unit, to the entry before it if that can be.
+// put adds an entry, to one of the last before it if that can be: one of the units right
+// before, with what else is stated of these behind it.
 func (w *entryWriter) put(e metadata.Entry) bool {
-	if w.n > 0 {
-		p := &w.dst[w.n-1]
+	for i := w.after; i < w.n; i++ {
+		p := &w.dst[i]
 		spare := p.Spare
 		if e.State == metadata.StateMapped {
 			spare += p.Count
 		}
-		if p.State == e.State && p.Mask == e.Mask && p.Unit+uint64(p.Count) == e.Unit && spare == e.Spare &&
-			p.Cause == e.Cause && p.Time == e.Time && p.Count != ^uint32(0) {
-			p.Count++
+		if p.Unit+uint64(p.Count) == e.Unit && p.State == e.State && p.Mask == e.Mask && spare == e.Spare &&
+			p.Cause == e.Cause && p.Time == e.Time && e.Count <= ^uint32(0)-p.Count {
+			p.Count += e.Count
+			w.after = i + 1
 			return true
 		}
 	}
@@ -137,5 +184,6 @@ func (w *entryWriter) put(e metadata.Entry) bool {
 	}
 	w.dst[w.n] = e
 	w.n++
+	w.after = w.n
 	return true
 }

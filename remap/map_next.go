@@ -91,6 +91,9 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 	if last < base+leafMask {
 		hi = uint32(last - base)
 	}
+	if l.isRuns() {
+		return l.nextRun(m, base, block, end, lo, hi)
+	}
 	for sum := l.summary & summaryMask(lo, hi); sum != 0; sum &= sum - 1 {
 		at := uint32(bits.TrailingZeros64(sum))
 		g := l.group(at)

@@ -138,6 +138,9 @@ func TestMapEntriesCoalesce(t *testing.T) {
 	m.Apply(entryOf(metadata.StateMapped, dirUnits-2000, 5000, 0xff, 77))
 	m.Apply(entryOf(metadata.StateMapped, dirUnits+3000, 200_000, 0xff, 5077)) // goes on in spare space
 	m.Apply(entryOf(metadata.StatePending, dirUnits+300_000, 3000, 0x0f, 0))
+	defer func(n int) { entriesBudget = n }(entriesBudget)
+	entriesBudget = 16
+	leaves := 208_000 / leafUnits
 	page := make([]metadata.Entry, 64)
 	var got []metadata.Entry
 	calls := 0
@@ -146,8 +149,8 @@ func TestMapEntriesCoalesce(t *testing.T) {
 		n, cursor, done = m.Entries(cursor, page)
 		got = append(got, page[:n]...)
 	}
-	if least := 208_000 / entriesBudget; calls < least {
-		t.Errorf("%d calls for 208,000 units, want at least %d", calls, least)
+	if least := leaves / entriesBudget; calls < least {
+		t.Errorf("%d calls for %d leaves, want at least %d", calls, leaves, least)
 	}
 	if len(got) > calls+2 {
 		t.Errorf("%d entries in %d calls: %+v", len(got), calls, got)

@@ -6,10 +6,14 @@ import (
 )
 
 // walk calls f for each unit that has a record, in ascending order, until f
-// returns an error. f must not keep info.
+// returns an error; runs of units of which no block lives in a spare unit are left out. f
+// must not keep info.
 func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 	var info UnitInfo
 	return m.eachLeaf(func(index uint64, l *leaf) error {
+		if l.isRuns() {
+			return l.walkRuns(index<<leafShift, &info, f)
+		}
 		for sum := l.summary; sum != 0; sum &= sum - 1 {
 			at := uint64(bits.TrailingZeros64(sum))
 			g := l.group(uint32(at))
@@ -26,6 +30,22 @@ func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 		}
 		return nil
 	})
+}
+
+func (l *leaf) walkRuns(base uint64, info *UnitInfo, f func(unit uint64, info *UnitInfo) error) error {
+	for _, r := range l.runs() {
+		if r.cell.mapped() == 0 {
+			continue
+		}
+		for pos := uint32(r.first); pos < r.end(); pos++ {
+			*info = UnitInfo{}
+			r.info(pos, info)
+			if err := f(base+uint64(pos), info); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // eachLeaf calls f for each leaf that there is, in ascending order, until f returns an
@@ -49,7 +69,7 @@ func (m *Map) eachLeaf(f func(index uint64, l *leaf) error) error {
 }
 
 // Bytes returns how much memory the map takes, counted from its structure. It
-// visits every leaf.
+// visits every leaf; one that is in several places in a row is counted once.
 func (m *Map) Bytes() uint64 {
 	total := uint64(unsafe.Sizeof(*m)) + uint64(len(m.root))*uint64(unsafe.Sizeof(m.root[0]))
 	for i := range m.root {
@@ -57,7 +77,16 @@ func (m *Map) Bytes() uint64 {
 			total += uint64(unsafe.Sizeof(dir{}))
 		}
 	}
+	var last *leaf
 	_ = m.eachLeaf(func(_ uint64, l *leaf) error { // which never fails
+		if l == last {
+			return nil
+		}
+		last = l
+		if l.isRuns() {
+			total += leafHead + uint64(l.n)*runSize
+			return nil
+		}
 		if l.cells != 0 {
 			total += uint64(l.cells) + uint64(l.flat().bytes())
 			return nil

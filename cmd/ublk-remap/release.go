@@ -35,8 +35,10 @@ type released struct {
 	// Blocks that do not hold what was exported.
 	NoCopy  []metadata.BlockRange `json:"no_copy"`
 	BadHome []metadata.BlockRange `json:"bad_home"`
-	Resumed bool                  `json:"resumed"` // went on with what was interrupted
-	DryRun  bool                  `json:"dry_run"`
+	// How many more such blocks there are, which were too many to list.
+	Unlisted uint64 `json:"unlisted"`
+	Resumed  bool   `json:"resumed"` // went on with what was interrupted
+	DryRun   bool   `json:"dry_run"`
 }
 
 func releaseCommand(a *app) *cobra.Command {
@@ -101,9 +103,9 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head, survey.Pending, o.dryRun
-	out.NoCopy = ranges(survey.NoCopy)
+	out.NoCopy, out.Unlisted = ranges(survey.NoCopy), survey.More
 	if len(survey.NoCopy) > 0 && !o.force {
-		return stuck(path, &metadata.StuckError{NoCopy: survey.NoCopy})
+		return stuck(path, &metadata.StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More})
 	}
 	if o.dryRun {
 		return a.printReleased(out)
@@ -220,7 +222,7 @@ func (r *released) done(d *metadata.Released) {
 	if r.Resumed {
 		r.MovedBlocks = d.Moved
 	}
-	r.NoCopy, r.BadHome = ranges(d.Left.NoCopy), ranges(d.Left.BadHome)
+	r.NoCopy, r.BadHome, r.Unlisted = ranges(d.Left.NoCopy), ranges(d.Left.BadHome), d.Left.NoCopyMore+d.Left.BadHomeMore
 }
 
 // ranges is a list that prints as one even if there is nothing in it.
@@ -282,6 +284,9 @@ func (a *app) printReleased(r released) error {
 	}
 	if len(r.NoCopy) > 0 {
 		rows = append(rows, []string{"without a copy", blocksText(r.NoCopy) + "; they read as zeroes, as errors, or as what was there once"})
+	}
+	if r.Unlisted > 0 {
+		rows = append(rows, []string{"besides", numText(r.Unlisted) + " such blocks, in more places than can be listed"})
 	}
 	if len(r.BadHome) > 0 {
 		rows = append(rows, []string{"bad", blocksText(r.BadHome) + "; their data could not go home"})
