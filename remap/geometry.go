@@ -56,6 +56,21 @@ func (g *Geometry) Units() uint64 {
 // does not read together.
 func (g *Geometry) physicalBlocks() uint64 { return uint64(max(1, g.PhysicalBlock/g.BlockSize)) }
 
+// physical returns the blocks that lie in one physical block with a block, at home: where the
+// exported blocks come from several places, each has an alignment of its own.
+func (g *Geometry) physical(block uint64) (start, end uint64) {
+	_, offset, limit := g.home(block)
+	first := uint64(0)
+	switch {
+	case block >= g.Blocks-g.TailBlocks:
+		first = g.Blocks - g.TailBlocks
+	case block >= g.HeadBlocks:
+		first = g.HeadBlocks
+	}
+	in := uint64(offset/int64(g.BlockSize)) % g.physicalBlocks()
+	return block - min(in, block-first), block + min(g.physicalBlocks()-in, limit)
+}
+
 // home returns where an exported block lives as long as it is not remapped,
 // and how many blocks follow it there at most.
 func (g *Geometry) home(block uint64) (device uint8, offset int64, limit uint64) {

@@ -32,6 +32,16 @@ func (e *Engine) enough(q *request, o *op, res int32) bool {
 // tryRead takes the next step for suspect blocks of a read; it reports whether there is an
 // answer to be waited for.
 func (e *Engine) tryRead(q *request, run Run) bool {
+	if run.Kind == KindPending || run.Kind == KindPending|KindMapped {
+		// It may have been tried, and noted, by somebody else meanwhile.
+		count, held := e.heldBack(run)
+		run.Count = count
+		if held {
+			e.failFast(q)
+			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
+			return false
+		}
+	}
 	switch {
 	case run.Kind&KindLost != 0:
 		e.doom(q, -int32(syscall.EIO))
@@ -85,11 +95,13 @@ func (e *Engine) note(q *request, run Run) bool {
 // it ends with that: what follows there serves another unit.
 func (e *Engine) rounded(q *request) (start, end uint64) {
 	h := &q.heal
-	size := e.geo.physicalBlocks()
 	if h.believed.mapped {
-		size = min(size, e.geo.BlocksPerUnit())
+		size := min(e.geo.physicalBlocks(), e.geo.BlocksPerUnit())
+		return h.from / size * size, min((h.to+size-1)/size*size, e.geo.Blocks)
 	}
-	return h.from / size * size, min((h.to+size-1)/size*size, e.geo.Blocks)
+	start, _ = e.geo.physical(h.from)
+	_, end = e.geo.physical(h.to - 1)
+	return start, end
 }
 
 // sendNote reports the next of the blocks that are to be noted, as many as one message can say.

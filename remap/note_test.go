@@ -254,3 +254,31 @@ func TestHealsReadTheirSpareBack(t *testing.T) {
 		}
 	}
 }
+
+// TestPhysicalBlocksOfEachPlace: what lies in one physical block is told by where it lies, not by its
+// number, and ends where another place begins.
+func TestPhysicalBlocksOfEachPlace(t *testing.T) {
+	g := Geometry{
+		BlockSize: 512, PhysicalBlock: 4096, Blocks: 10005, HeadBlocks: 250, HeadOffset: 1<<20 + 1024,
+		TailBlocks: 13, TailOffset: 1<<21 + 512,
+	}
+	place := func(b uint64) int {
+		switch {
+		case b < g.HeadBlocks:
+			return 0
+		case b < g.Blocks-g.TailBlocks:
+			return 1
+		}
+		return 2
+	}
+	for block := uint64(0); block < g.Blocks; block += 7 {
+		device, offset := g.HomeOffset(block)
+		start, end := g.physical(block)
+		for b := block - min(block, 20); b < min(block+20, g.Blocks); b++ {
+			d, o := g.HomeOffset(b)
+			if same := d == device && o/4096 == offset/4096 && place(b) == place(block); same != (b >= start && b < end) {
+				t.Fatalf("block %d: %d to %d; block %d lies at %d, it at %d", block, start, end, b, o, offset)
+			}
+		}
+	}
+}
