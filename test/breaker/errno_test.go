@@ -1,8 +1,6 @@
 package breaker
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -68,33 +66,10 @@ func newServed(t testing.TB) *served {
 		}
 		return -int32(rule.errno)
 	}
-	ctl, err := ublk.OpenControl()
-	if err != nil {
-		t.Fatal(err)
-	}
 	params := ram.Params()
 	params.Discard = nil
-	dev, err := ublk.Create(context.Background(), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Params: params})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- dev.Run(ctx, ram, ublk.RunOptions{}) }()
-	t.Cleanup(func() {
-		v.rule.Store(nil)
-		cancel()
-		if err := errors.Join(<-ended, dev.Delete(context.Background()), ctl.Close(), ram.Close()); err != nil {
-			t.Errorf("the test's own device: %v", err)
-		}
-	})
-	select {
-	case <-dev.Ready():
-	case err := <-ended:
-		ended <- nil
-		t.Fatalf("the test's own device: %v", err)
-	}
-	v.path = dev.Info().BlockPath()
+	v.path = serve(t, ram, params)
+	t.Cleanup(func() { v.rule.Store(nil) }) // before that device is stopped
 	return v
 }
 

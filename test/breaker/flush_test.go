@@ -1,0 +1,251 @@
+package breaker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
+	"ublkremap/test/internal/rig"
+)
+
+// flushRun is a device over a disk without FUA whose flushes can be made to fail.
+type flushRun struct {
+	t    *testing.T
+	disk *volatile
+	set  *rig.Set
+	dev  *rig.Direct
+	at   int64 // where the next bytes are written
+}
+
+// TestFailedFlush lets single flushes of a disk without FUA fail, one after the other, whoever asks for
+// them: users, heals, moves, records, checkpoints, a start, a stop and an upgrade. Each loses what was
+// written before and not flushed, and must be told to the user's next flush, and taken for nothing else.
+func TestFailedFlush(t *testing.T) {
+	vmtest.NeedUblk(t)
+	rig.Guard(t, 4*time.Minute)
+	v := newVolatile(t)
+	for name, want := range map[string]string{"fua": "0", "write_cache": "write back"} {
+		got, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(v.path), "queue", name))
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			t.Fatalf("the test's own disk: %s is %q (%v), want %q", name, got, err, want)
+		}
+	}
+	r := &flushRun{t: t, disk: v, set: rig.Create(t, v.path, "", "--spare", "2MiB"), at: 4 << 20}
+	r.set.Start(t, "--queues", "2")
+	r.dev = rig.Open(t, r.set.Dev)
+
+	r.user()
+	r.move()
+	r.heal()
+	r.upgrade()
+	r.killed()
+	r.stopped()
+}
+
+// lost writes o, flushed, and then A over it, not flushed, and returns where.
+func (r *flushRun) lost() int64 {
+	r.t.Helper()
+	r.at += page
+	r.put(r.at, 'o')
+	if err := r.dev.Flush(); err != nil {
+		r.t.Fatalf("a flush of a disk that is well: %v", err)
+	}
+	r.put(r.at, 'A')
+	return r.at
+}
+
+func (r *flushRun) put(off int64, c byte) {
+	r.t.Helper()
+	if err := r.dev.Write(filled(c), off); err != nil {
+		r.t.Fatalf("write at %d: %v", off, err)
+	}
+}
+
+// holds returns what a page holds.
+func (r *flushRun) holds(off int64) string {
+	r.t.Helper()
+	b := rig.Aligned(page)
+	if err := r.dev.Read(b, off); err != nil {
+		r.t.Fatalf("read at %d: %v", off, err)
+	}
+	return string(b[:1])
+}
+
+func filled(c byte) []byte {
+	b := rig.Aligned(page)
+	for i := range b {
+		b[i] = c
+	}
+	return b
+}
+
+// told makes sure that the next flush fails, the one after it does not, and nothing else came of it.
+func (r *flushRun) told(what string) {
+	r.t.Helper()
+	if err := r.dev.Flush(); !errors.Is(err, syscall.EIO) {
+		r.t.Errorf("%s: a flush failed, and the next one of the user says %v", what, err)
+	}
+	if err := r.dev.Flush(); err != nil {
+		r.t.Errorf("%s: told twice: %v", what, err)
+	}
+	st := r.set.Status(r.t)
+	if st.Breaker.State != "closed" {
+		r.t.Errorf("%s: breaker %+v", what, st.Breaker)
+	}
+	for _, m := range st.Metadata.Mirrors {
+		if m.State != "good" {
+			r.t.Errorf("%s: mirror %+v", what, m)
+		}
+	}
+}
+
+// user: a flush, and a write with FUA.
+func (r *flushRun) user() {
+	r.t.Helper()
+	at := r.lost()
+	r.disk.failFlush(1)
+	if err := r.dev.Flush(); !errors.Is(err, syscall.EIO) {
+		r.t.Errorf("the flush that failed: %v", err)
+	}
+	if got := r.holds(at); got != "o" {
+		r.t.Fatalf("the test's own disk did not drop its cache: %s", got)
+	}
+	if err := r.dev.Flush(); err != nil {
+		r.t.Errorf("told twice: %v", err)
+	}
+	at = r.lost()
+	r.disk.failFlush(1)
+	if err := r.durable(at+page, 'B'); !errors.Is(err, syscall.EIO) {
+		r.t.Errorf("the FUA write whose flush failed: %v", err)
+	}
+	r.at += page
+	r.told("FUA write")
+	if st := r.set.Status(r.t); st.Remaps != 0 || st.Pending != 0 || st.Errors.Write != 0 || st.Errors.Flush != 2 {
+		r.t.Errorf("a failed flush was taken for something else: %d remaps, %d pending, errors %+v", st.Remaps, st.Pending, st.Errors)
+	}
+}
+
+// durable writes with RWF_DSYNC.
+func (r *flushRun) durable(off int64, c byte) error {
+	fd, err := unix.Open(r.set.Dev, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Pwritev2(fd, [][]byte{filled(c)}, off, unix.RWF_DSYNC)
+	return err
+}
+
+// each lets the first flush fail that something needs, then the second, and so on until it needs no more.
+func (r *flushRun) each(what string, f func(nth int)) {
+	r.t.Helper()
+	for nth := 1; ; nth++ {
+		r.lost()
+		before := r.disk.failures()
+		r.disk.failFlush(nth)
+		f(nth)
+		r.disk.failFlush(0)
+		if r.disk.failures() == before {
+			if nth == 1 {
+				r.t.Errorf("%s needs no flush", what)
+			}
+			return
+		}
+		r.told(fmt.Sprintf("%s, flush %d", what, nth))
+	}
+}
+
+// move: the data of a relocation, its record on each mirror.
+func (r *flushRun) move() {
+	r.t.Helper()
+	used := r.set.Status(r.t).Spare.Used
+	block := r.set.Status(r.t).BlockSize
+	r.each("remap add", func(nth int) {
+		at := 8<<20 + int64(nth)*page
+		r.put(at, 'm')
+		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprintf("%d+%d", at/block, page/block)) // it may fail or not
+		if got := r.holds(at); got != "m" && got != "\x00" {
+			r.t.Errorf("a block that was moved holds %q", got)
+		}
+	})
+	if st := r.set.Status(r.t); st.Spare.Used <= used {
+		r.t.Errorf("spare units %+v", st.Spare)
+	}
+}
+
+// heal: the data in the spare unit, its record on each mirror.
+func (r *flushRun) heal() {
+	r.t.Helper()
+	r.each("a heal", func(nth int) {
+		at := 16<<20 + int64(nth)*page
+		r.disk.bad.Store(&rig.Extent{Start: at, Length: page})
+		err := r.dev.Write(filled('h'), at)
+		r.disk.bad.Store(nil)
+		switch {
+		case err == nil:
+			if got := r.holds(at); got != "h" {
+				r.t.Errorf("a write that was healed, and acknowledged, reads %q", got)
+			}
+		case !errors.Is(err, syscall.EIO):
+			r.t.Errorf("heal: %v", err)
+		}
+	})
+}
+
+// upgrade: a failure that was not told is handed over.
+func (r *flushRun) upgrade() {
+	r.t.Helper()
+	r.lost()
+	r.disk.failFlush(1)
+	_ = rig.Remap(r.t, "remap", "add", r.set.Dev, "60000")
+	r.set.LetDie()
+	rig.Remap(r.t, "upgrade", r.set.Dev).Want(r.t, 0)
+	r.told("upgrade")
+}
+
+// killed: a server that comes after one that was killed flushes first, and tells if that fails.
+func (r *flushRun) killed() {
+	r.t.Helper()
+	r.lost()
+	r.set.Kill(r.t)
+	r.disk.failFlush(1)
+	r.set.Start(r.t)
+	r.told("a start")
+}
+
+// stopped: there is no next flush.
+func (r *flushRun) stopped() {
+	r.t.Helper()
+	for nth := 1; ; nth *= 2 {
+		r.put(24<<20, 's')                                                     // not flushed
+		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprint(70000+8*nth)) // so that there is a checkpoint to be written
+		r.dev.Close()
+		before := r.disk.failures()
+		r.disk.failFlush(nth)
+		r.set.LetDie()
+		res := rig.Remap(r.t, "stop", r.set.Dev)
+		r.disk.failFlush(0)
+		want := 0
+		if r.disk.failures() > before {
+			want = 1
+		}
+		if res.Code != want || want == 1 && !strings.Contains(res.Stderr, "flush") {
+			r.t.Errorf("stop, flush %d: want exit code %d and the reason\n%s", nth, want, res)
+		}
+		r.set.Check(r.t)
+		if want == 0 {
+			r.set.Dev = ""
+			break
+		}
+		r.set.Start(r.t)
+		r.dev = rig.Open(r.t, r.set.Dev)
+	}
+}
