@@ -101,7 +101,7 @@ func (c *Committer) startCheckpoint(all bool) {
 		if !part(m) {
 			continue
 		}
-		m.ckFate, m.ckTry = fatePending, 0
+		m.ckFate, m.ckTry, m.ckErr = fatePending, 0, nil
 		m.ckSteps, m.ckPaced = 0, 0
 		m.ckSlot = 0
 		if m.new >= 0 {

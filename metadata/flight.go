@@ -104,7 +104,7 @@ func (c *Committer) launch() {
 	r.active, r.marking, r.wait = true, false, 0
 	for i := range c.ms {
 		m := &c.ms[i]
-		m.recFate, m.recTry, m.recCopies, m.second = fateNone, 0, 0, false
+		m.recFate, m.recTry, m.recCopies, m.second, m.recErr = fateNone, 0, 0, false, nil
 		m.ckPaced = m.ckSteps
 		if m.takes() {
 			c.tryRecord(i)

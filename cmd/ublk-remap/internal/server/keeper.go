@@ -68,9 +68,9 @@ var (
 const relocationBuffer = 2 * metadata.UnitSize
 
 // newKeeper binds an Arbiter and a Committer for a device of at most that many
-// queues of that depth, and starts the goroutine.
+// queues of that depth, and starts the goroutine. calls are the system calls on the devices.
 func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, alloc *remap.Allocator, devices []*blockdev.Device,
-	queues, depth int, policy remap.Policy, session uint64,
+	calls disks, queues, depth int, policy remap.Policy, session uint64,
 ) (*keeper, error) {
 	k := &keeper{
 		log:    log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute}),
@@ -87,9 +87,9 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	if err != nil {
 		return nil, err
 	}
-	fds, names := make(descriptors, len(devices)), make([]string, len(devices))
+	names := make([]string, len(devices))
 	for i, d := range devices {
-		fds[i], names[i] = d.FD(), d.Path()
+		names[i] = d.Path()
 	}
 	for _, d := range img.Layout().Devices() {
 		k.sizes = append(k.sizes, d.Size)
@@ -107,7 +107,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		k.mirrorsTold[i] = k.mirrors[i]
 		k.mirrorsTold[i].State = metadata.MirrorGood // what is not is told
 	}
-	k.workers = startWorkers(fds, shared, k.kick)
+	k.workers = startWorkers(calls, shared, k.kick)
 	go k.run()
 	return k, nil
 }
@@ -446,6 +446,17 @@ func (k *keeper) finish(ctx context.Context) error {
 		err = errors.New("the last checkpoint could not be written; the log holds what it would have held")
 	}
 	return errors.Join(err, k.drain(ctx))
+}
+
+// sync flushes all devices, once.
+func (k *keeper) sync() error {
+	var errs []error
+	for i, d := range k.devices {
+		if errno := k.workers.sync(uint8(i)); errno != 0 {
+			errs = append(errs, fmt.Errorf("%s: flush: %w", d.Path(), errno))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // drain waits until the Committer has no write under way.

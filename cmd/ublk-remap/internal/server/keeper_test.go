@@ -46,6 +46,9 @@ func newSet(t *testing.T) *blockdev.Device {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if again, err := blockdev.Open(context.Background(), path, blockdev.Options{}); err == nil {
+			d = again // the test has closed it
+		}
 		defer d.Close()
 		if t.Failed() {
 			return
@@ -71,7 +74,7 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 		t.Fatal(err)
 	}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
-	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d}, 2, 16, remap.Policy{}, 42)
+	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d}, descriptorsOf([]*blockdev.Device{d}), 2, 16, remap.Policy{}, 42)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"os"
 	"syscall"
 	"time"
 
@@ -22,8 +23,33 @@ type target struct {
 // longer is read back in pieces.
 const sinkSize = 64 << 10
 
+// ring is what a queue needs of ublk.Queue.
+type ring interface {
+	ID() int
+	Depth() int
+	MaxIO() int
+	SetFile(index int, f *os.File) error
+	NewMemory(size int) (*ublk.Memory, error)
+	RequestBuffer(tag uint16) ublk.Buffer
+	Read(file int, b ublk.Buffer, n uint32, off int64, userData uint64)
+	Write(file int, b ublk.Buffer, n uint32, off int64, flags ublk.WriteFlags, userData uint64)
+	Flush(file int, userData uint64)
+	Discard(file int, off, n int64, userData uint64)
+	WriteZeroes(file int, off, n int64, keep bool, userData uint64)
+	Done(tag uint16, res int32)
+	Wakeup()
+}
+
 // NewQueue is called on the queue's own thread.
 func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
+	h, err := t.newQueue(q)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+func (t *target) newQueue(q ring) (*queue, error) {
 	geo := t.shared.Geometry()
 	h := &queue{q: q, keeper: t.keeper, in: newMailbox(q.Depth()), lengths: make([]int32, q.Depth())}
 	for 512<<h.shift < geo.BlockSize {
@@ -53,7 +79,7 @@ func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 // Engine. All but what keeper uses (in, q.Wakeup) belongs to the queue's
 // thread.
 type queue struct {
-	q       *ublk.Queue
+	q       ring
 	engine  *remap.Engine
 	keeper  *keeper
 	in      *mailbox // from the keeper

@@ -351,7 +351,7 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	if _, err := rand.Read(session[:]); err != nil {
 		return err
 	}
-	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices, s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
+	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices, descriptorsOf(s.set.Devices), s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
 		binary.LittleEndian.Uint64(session[:]))
 	return err
 }
@@ -522,33 +522,43 @@ func (s *server) abandon(err error) error {
 // delete.
 func (s *server) finish() error {
 	s.tellStopping()
-	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
-	defer cancel()
-	var errs []error
-	if err := s.keeper.finish(ctx); err != nil {
-		// Everything acknowledged is in the log; the next start replays it.
-		s.log.Warn().Err(err).Msg("no last checkpoint")
-	}
-	for _, d := range s.set.Devices {
-		errs = append(errs, d.Sync())
-	}
-	// There is no next flush of a user's to tell it to; a last checkpoint's is among them.
-	errs = append(errs, s.untoldFlush())
-	// In this order: whoever still waits for an answer gets one, and nobody
-	// asks about devices that are closed.
-	s.keeper.stop()
-	s.closeSocket()
-	errs = append(errs, s.set.Close())
-	closeClaim(s.claim)
-	s.claim = nil
-	errs = append(errs, s.delete())
+	err := errors.Join(s.writeBack(), s.letGo(), s.delete())
 	s.log.Info().Msg("stopped")
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		// Whoever asked for the stop finds it there.
 		s.record.Error = err.Error()
 		return errors.Join(err, s.record.Write())
 	}
 	return s.record.Remove()
+}
+
+// writeBack makes all durable that was written, after the last request.
+func (s *server) writeBack() error {
+	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
+	defer cancel()
+	if err := s.keeper.finish(ctx); err != nil {
+		// Everything acknowledged is in the log; the next start replays it.
+		s.log.Warn().Err(err).Msg("no last checkpoint")
+	}
+	// There is no next flush of a user's to tell of one that failed; a last checkpoint's is among them.
+	return errors.Join(s.keeper.sync(), s.untoldFlush())
+}
+
+// letGo ends the writers and gives the devices back, in this order: whoever still waits for an answer gets
+// one, nobody asks about devices that are closed, and no write is under way to a descriptor that is closed and
+// may be somebody else's file by then.
+func (s *server) letGo() error {
+	if s.keeper != nil {
+		s.keeper.stop()
+	}
+	s.closeSocket()
+	var err error
+	if s.set != nil {
+		err = s.set.Close()
+	}
+	closeClaim(s.claim)
+	s.claim = nil
+	return err
 }
 
 // delete removes the device. Stopped it is; what can fail is that its number is free again.
@@ -584,18 +594,10 @@ func (s *server) closeSocket() {
 
 // release gives back what is left, in any state.
 func (s *server) release() error {
-	var errs []error
-	if s.keeper != nil {
-		s.keeper.stop()
-	}
-	s.closeSocket()
-	if s.set != nil {
-		errs = append(errs, s.set.Close())
-	}
+	errs := []error{s.letGo()}
 	if s.ctl != nil {
 		errs = append(errs, s.ctl.Close())
 	}
-	closeClaim(s.claim)
 	if s.owner != nil {
 		errs = append(errs, s.owner.Release())
 	}

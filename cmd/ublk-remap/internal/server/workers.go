@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -46,6 +47,15 @@ type disks interface {
 
 // descriptors are open devices.
 type descriptors []int
+
+// descriptorsOf are the devices' descriptors, which stay theirs.
+func descriptorsOf(devices []*blockdev.Device) descriptors {
+	fds := make(descriptors, len(devices))
+	for i, d := range devices {
+		fds[i] = d.FD()
+	}
+	return fds
+}
 
 func (d descriptors) pread(device uint8, p []byte, off int64) (int, error) {
 	return unix.Pread(d[device], p, off)
