@@ -77,10 +77,13 @@ func TestFlushIsNotTriedAgain(t *testing.T) {
 	}
 	calls := 0
 	err := syncWith(3, func(int) error {
-		if calls++; calls < 3 {
+		switch calls++; calls {
+		case 1, 2:
 			return unix.EINTR
+		case 3:
+			return unix.EIO
 		}
-		return unix.EIO
+		return nil
 	})
 	if !errors.Is(err, unix.EIO) || calls != 3 {
 		t.Errorf("interrupted twice: %d calls, answered %v", calls, err)
