@@ -215,7 +215,8 @@ func TestQueueHealsDurably(t *testing.T) {
 					for _, o := range r.take() {
 						r.h.Complete(o.id, -int32(syscall.ENODATA))
 					}
-					for _, m = range r.h.keeper.boxes[0].take() {
+					if got := r.h.keeper.boxes[0].take(); len(got) > 0 {
+						m = got[len(got)-1]
 					}
 				}
 				r.h.in.put(&remap.Message{Kind: remap.MsgReserved, Tag: 1, Unit: m.Unit, Count: 1, Spare: 5})
@@ -244,6 +245,18 @@ func TestQueueHealsDurably(t *testing.T) {
 					}
 					r.h.Complete(ops[0].id, 0)
 				}
+				// It is read back, to where nobody looks at it.
+				proof := ringOp{kind: "read", file: 1, n: 4096, off: 1<<20 + 5*4096, buffer: r.h.sink.Buffer(0)}
+				if ops = r.take(); len(ops) != 1 {
+					t.Fatalf("submitted %v", ops)
+				}
+				if proof.id = ops[0].id; ops[0] != proof {
+					t.Fatalf("submitted %+v, want %+v", ops[0], proof)
+				}
+				if got := r.h.keeper.boxes[0].take(); len(got) > 0 {
+					t.Fatalf("told before it was read back: %+v", got)
+				}
+				r.h.Complete(proof.id, 4096)
 				if got := r.h.keeper.boxes[0].take(); len(got) != 1 || got[0].Kind != remap.MsgCommit {
 					t.Fatalf("the Arbiter is told %+v", got)
 				}
