@@ -168,7 +168,7 @@ func TestEpochNeedsTheSpareDevice(t *testing.T) {
 // TestCheckpointIsReadBackWhole: a checkpoint of which any page takes writes and does not read does not count on
 // that mirror, whose log stays.
 func TestCheckpointIsReadBackWhole(t *testing.T) {
-	pages := uint32(4) // of what is committed below, and of what a world begins with
+	pages := uint32(4)                             // of what is committed below, and of what a world begins with
 	for page := uint32(0); page <= pages; page++ { // 0: the header
 		w := single(t, PlanParams{BackingSize: 64 << 20, BlockSize: 512, SpareBytes: 4 << 20})
 		for n := range uint64(3 * MaxEntries) { // several pages of them
