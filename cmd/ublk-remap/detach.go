@@ -1,7 +1,8 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,10 +21,13 @@ import (
 // reportFD is where a detached server finds the pipe to its parent.
 const reportFD = 3
 
-// report is what a detached server tells its parent, once: how the start ended.
+// report is what a detached server tells its parent: what it waits for, any number of times, and at last,
+// once, how the start ended.
 type report struct {
-	Device string `json:"device,omitempty"`
-	PID    int    `json:"pid,omitempty"`
+	// Waiting is what the start waits for. The rest is empty then.
+	Waiting string `json:"waiting,omitempty"`
+	Device  string `json:"device,omitempty"`
+	PID     int    `json:"pid,omitempty"`
 	// Paused is how long requests waited at most, if the device was taken over
 	// from a living server.
 	Paused time.Duration `json:"paused,omitempty"`
@@ -31,14 +35,27 @@ type report struct {
 	Code   int           `json:"code,omitempty"`
 }
 
-// detach starts this program again as a server of its own session and returns
-// once the device is live. If ctx ends before, the server goes on alone.
-func detach(ctx context.Context, args []string) (report, error) {
-	return launch(ctx, "/proc/self/exe", args)
+// self is the path of this program, whatever has become of its file.
+const self = "/proc/self/exe"
+
+const (
+	// maxReport is the longest line of a report, in bytes.
+	maxReport = 1 << 16
+	// endWait is how long a server that is to end with its caller may take before it is killed.
+	endWait = 5 * time.Second
+)
+
+// launchOptions say how a server is started.
+type launchOptions struct {
+	// waiting is told what the start waits for.
+	waiting func(what string)
+	// withCaller ends the start when the caller's context ends; else it goes on alone.
+	withCaller bool
 }
 
-// launch is detach for the program at a path, which may be another version.
-func launch(ctx context.Context, program string, args []string) (rep report, err error) {
+// launch starts a program, this one or another version of it, as a server of its own session and returns
+// once the device is live.
+func launch(ctx context.Context, program string, args []string, o launchOptions) (rep report, err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return rep, err
@@ -55,22 +72,66 @@ func launch(ctx context.Context, program string, args []string) (rep report, err
 	if err != nil {
 		return rep, fmt.Errorf("start the server: %w", err)
 	}
-	// A pipe's end can be given a deadline: now.
-	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })()
-	text, err := io.ReadAll(io.LimitReader(r, 1<<16))
-	if ctx.Err() != nil {
+	defer context.AfterFunc(ctx, func() {
+		wait := time.Duration(0)
+		if o.withCaller {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			wait = endWait
+		}
+		// A pipe's end can be given a deadline.
+		_ = r.SetReadDeadline(time.Now().Add(wait))
+	})()
+	rep, err = readReport(r, o.waiting)
+	switch {
+	case ctx.Err() != nil && o.withCaller:
+		return rep, endedEarly(ctx, cmd, rep, err)
+	case ctx.Err() != nil:
 		return rep, fmt.Errorf("%w; the new server, process %d, goes on by itself", context.Cause(ctx), cmd.Process.Pid)
-	}
-	if err != nil {
-		return rep, fmt.Errorf("the server's report: %w", err)
-	}
-	if len(bytes.TrimSpace(text)) == 0 || json.Unmarshal(text, &rep) != nil {
+	case errors.Is(err, errNoReport):
 		return rep, fmt.Errorf("the server died before the device was live (%v)", wait(cmd))
-	}
-	if rep.Error != "" {
+	case err != nil:
+		return rep, fmt.Errorf("the server's report: %w", err)
+	case rep.Error != "":
 		return rep, errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error}, ignoreExit(cmd.Wait()))
 	}
 	return rep, cmd.Process.Release()
+}
+
+// errNoReport: a server ended without a word.
+var errNoReport = errors.New("there is none")
+
+// readReport reads what a server tells, and returns the last of it.
+func readReport(r io.Reader, waiting func(string)) (report, error) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxReport)
+	for lines.Scan() {
+		var rep report
+		if json.Unmarshal(lines.Bytes(), &rep) != nil {
+			return rep, errNoReport
+		}
+		if rep.Waiting == "" {
+			return rep, nil
+		}
+		if waiting != nil {
+			waiting(rep.Waiting)
+		}
+	}
+	return report{}, cmp.Or(lines.Err(), errNoReport)
+}
+
+// endedEarly says what became of a start whose caller did not want to wait any more.
+func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error {
+	cause := context.Cause(ctx)
+	switch {
+	case err == nil && rep.Error == "":
+		return fmt.Errorf("%w, when %s was live already; it is stopped if nobody uses it, see: ublk-remap list", cause, rep.Device)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// A read of a disk that hangs cannot be given up. Nothing is lost by the death of a server, here least of all.
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("%w; nothing was started; process %d was killed and is gone when its disk has answered it", cause, cmd.Process.Pid)
+	}
+	_ = cmd.Wait()
+	return fmt.Errorf("%w; nothing was started", cause)
 }
 
 // withFlag adds a flag to a command line, before what is no flag in any case.
@@ -120,6 +181,12 @@ func (r *reporter) send(rep report) {
 	_ = json.NewEncoder(r.f).Encode(rep)
 	_ = r.f.Close()
 	r.f = nil
+}
+
+func (r *reporter) waiting(what string) {
+	if r.f != nil {
+		_ = json.NewEncoder(r.f).Encode(report{Waiting: what})
+	}
 }
 
 // modprobe loads a module.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,33 +83,6 @@ func notServed(d *blockdev.Device) error {
 	}
 	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: %s",
 		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", r.Name))
-}
-
-// statusOf asks a device's server, or says what is known without one.
-func statusOf(ctx context.Context, r *control.Record) (*control.Status, error) {
-	if control.Owned(r.Name) {
-		st, err := control.NewClient(r.Name).Status(ctx)
-		if !errors.Is(err, control.ErrNotRunning) {
-			return st, err
-		}
-	}
-	st := &control.Status{
-		Device: r.Device, ID: r.ID, Name: r.Name, UUID: r.UUID, State: control.StateFailed, Backing: r.Backing,
-		BlockSize: r.BlockSize, SizeBlocks: r.Blocks,
-		Spare:    control.Spare{Devices: []control.SpareDevice{}},
-		Metadata: control.Metadata{Mirrors: []control.Mirror{}},
-		Scrub:    control.Scrub{State: "idle", Total: r.Blocks}, Breaker: control.Breaker{State: "closed"},
-		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, BatchIO: r.BatchIO, Recovery: r.Recovery},
-	}
-	if control.Owned(r.Name) {
-		st.State, st.ServerPID = control.StateRecovering, r.PID
-		st.Reason = "a server has the name and does not listen: it starts, or it ends"
-		st.Action = "wait a minute; if it stays so, see the end of " + control.LogPath(r.Name)
-		return st, nil
-	}
-	st.Reason = "its server is dead; I/O waits for the next one"
-	st.Action = "to go on: " + shell.Command("start", r.Name)
-	return st, nil
 }
 
 // running lists the records whose device the kernel has, or that a server owns.

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
+	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/ublk"
 )
 
 func listCommand(a *app) *cobra.Command {
@@ -18,18 +22,22 @@ func listCommand(a *app) *cobra.Command {
 			}
 			items := []control.Item{}
 			rows := [][]string{{"DEVICE", "NAME", "STATE", "SIZE", "BACKING"}}
-			for _, r := range records {
-				st, err := statusOf(cmd.Context(), r)
-				if err != nil {
-					return err
-				}
+			all, err := statusesOf(cmd.Context(), records, askAll)
+			if err != nil {
+				return err
+			}
+			for _, st := range all {
 				items = append(items, control.Item{
 					Device: st.Device, ID: st.ID, Name: st.Name, UUID: st.UUID, State: st.State, Backing: st.Backing, ServerPID: st.ServerPID,
 				})
 				rows = append(rows, []string{st.Device, st.Name, string(st.State), sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
 			}
 			orphans, err := findOrphans(cmd.Context())
-			if err != nil {
+			var forbidden *ublk.RingForbiddenError
+			if errors.As(err, &forbidden) {
+				// Devices that their servers tell of are seen all the same.
+				a.tell("ublk-remap: other devices than these could not be looked for: %s\n", exit.Line(forbidden))
+			} else if err != nil {
 				return err
 			}
 			for _, o := range orphans {

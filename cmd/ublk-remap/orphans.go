@@ -10,13 +10,14 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/orphan"
+	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
 
-// findOrphans lists devices of this program that no record names. Where the
-// driver cannot be asked there are none to tell of.
+// findOrphans lists devices of this program that no record names. Where there is no driver, or this user may not
+// ask it, there are none to tell of. The error is a ublk.RingForbiddenError if nobody may ask it.
 func findOrphans(ctx context.Context) ([]*orphan.Orphan, error) {
 	ctl, err := ublk.OpenControl()
 	if errors.Is(err, ublk.ErrNoDriver) || errors.Is(err, os.ErrPermission) {
@@ -32,15 +33,18 @@ func findOrphans(ctx context.Context) ([]*orphan.Orphan, error) {
 // itemOf is an orphan as list shows it.
 func itemOf(o *orphan.Orphan) control.Item {
 	it := control.Item{Device: o.BlockPath(), ID: o.ID, Name: o.Name, UUID: o.UUID, State: control.StateFailed, Backing: o.Backing, ServerPID: o.ServerPID}
-	if o.ServerPID != 0 {
+	switch {
+	case o.ServerPID != 0:
 		it.State = control.StateLive
+	case o.Unseen():
+		it.State = control.StateUnreachable
 	}
 	return it
 }
 
 // stopOrphan removes a device that no record names. Its disk is not touched.
 // notFound is the error if there is none.
-func (a *app) stopOrphan(ctx context.Context, what string, notFound error) error {
+func (a *app) stopOrphan(ctx context.Context, what string, force bool, notFound error) error {
 	orphans, err := findOrphans(ctx)
 	if err != nil {
 		return err
@@ -54,7 +58,7 @@ func (a *app) stopOrphan(ctx context.Context, what string, notFound error) error
 	}
 	o := orphans[at]
 	if o.ServerPID != 0 {
-		return fmt.Errorf("%s: %w: its server lives, but its files in %s are gone; to stop it in order: kill %d",
+		return fmt.Errorf("%s: %w: its server lives, but its files are not in %s (it is in a container, or they were removed); when nothing uses it, stop it in order: kill %d",
 			o.BlockPath(), exit.ErrRefused, control.Dir(), o.ServerPID)
 	}
 	ctl, err := ublk.OpenControl()
@@ -62,6 +66,11 @@ func (a *app) stopOrphan(ctx context.Context, what string, notFound error) error
 		return err
 	}
 	defer ctl.Close()
+	if !force {
+		if err := server.AwaitDead(ctx, ctl, o.ID, nil, a.waiter(o.BlockPath())); err != nil {
+			return err
+		}
+	}
 	if err := orphan.Remove(ctx, ctl, o.ID); err != nil {
 		return fmt.Errorf("%s: %w", o.BlockPath(), err)
 	}

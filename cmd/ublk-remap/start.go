@@ -32,7 +32,7 @@ import (
 
 type startOptions struct {
 	spares     []string
-	id         int
+	id         int64
 	queues     int
 	depth      int
 	maxIO      string
@@ -77,7 +77,7 @@ queues and features, and what was under way goes on.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
-	f.IntVar(&o.id, "id", ublk.AnyID, "number N of /dev/ublkbN (default: the next that is free)")
+	f.Int64Var(&o.id, "id", ublk.AnyID, "number N of /dev/ublkbN (default: the next that is free)")
 	f.IntVar(&o.queues, "queues", 0, "hardware queues (default: one for each CPU, at most 4)")
 	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
 	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
@@ -158,7 +158,9 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	}
 	if !o.foreground {
 		a.warnOfEndMarks(ctx, cfg.Backing, sb)
-		live, err := detach(ctx, withFlag(os.Args[1:], "--detached"))
+		live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"), launchOptions{withCaller: true, waiting: func(what string) {
+			a.tell("ublk-remap: %s: %s\n", cfg.Backing, exit.Printable(what))
+		}})
 		if err != nil {
 			return err
 		}
@@ -174,6 +176,7 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		return err
 	}
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
+	cfg.Progress = func(what string) { cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what) }
 	cfg.Ready = func(path string) {
 		if err := a.printStarted(path, sb); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
@@ -199,7 +202,7 @@ func (a *app) warnOfEndMarks(ctx context.Context, backing string, sb *metadata.S
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
+		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
@@ -218,8 +221,8 @@ func (o *startOptions) config() (server.Config, error) {
 	switch {
 	case !exact || n < 64<<10 || n > 1<<20 || n&(n-1) != 0:
 		return cfg, bad("max-io", o.maxIO, "a power of two from 64KiB to 1MiB")
-	case o.id < ublk.AnyID:
-		return cfg, bad("id", o.id, "0 or more")
+	case o.id < ublk.AnyID || o.id > control.MaxID:
+		return cfg, bad("id", o.id, fmt.Sprintf("0 to %d", control.MaxID))
 	case o.queues < 0 || o.queues > 64:
 		return cfg, bad("queues", o.queues, "1 to 64")
 	case o.depth < 1 || o.depth > 1024:
@@ -286,32 +289,20 @@ func resolve(ctx context.Context, what string, cfg *server.Config) (*metadata.Su
 }
 
 // serveDetached is the server's process. What becomes of the start goes to the
-// parent, all else to the log file.
+// parent, all else to the log file, once the name is this server's own: until then the
+// log is that of the server that has it.
 func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
 	parent := newReport()
+	var log detachedLog
+	defer log.close()
 	err := func() error {
-		sb, err := resolve(ctx, what, &cfg)
-		if err != nil {
+		if _, err := resolve(ctx, what, &cfg); err != nil {
 			return err
 		}
-		if err := control.MakeDir(); err != nil {
-			return err
-		}
-		file, err := logging.OpenFile(control.LogPath(sb.Name))
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		if err := crashTo(control.LogPath(sb.Name)); err != nil {
-			return err
-		}
-		lines := logging.Detached(file)
-		defer lines.Close(logWait)
-		if cfg.Log, err = logging.New(lines, a.logLevel, "json"); err != nil {
-			return err
-		}
-		cfg.Log = cfg.Log.With().Str("name", sb.Name).Int("pid", os.Getpid()).Logger()
-		cfg.Opened = func() { leaveMounts(cfg.Log) }
+		cfg.Log = zerolog.Nop()
+		cfg.Owned = func(name string) (zerolog.Logger, error) { return log.open(a, name) }
+		cfg.Opened = func() { leaveMounts(log.log) }
+		cfg.Progress = parent.waiting
 		var left time.Time
 		cfg.Leaving = func() { left = time.Now() }
 		cfg.Ready = func(device string) {
@@ -321,9 +312,9 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			}
 			parent.send(live)
 		}
-		err = server.Run(ctx, cfg)
+		err := server.Run(ctx, cfg)
 		if err != nil {
-			cfg.Log.Error().Err(err).Msg("the server ends")
+			log.log.Error().Err(err).Msg("the server ends")
 		}
 		return err
 	}()
@@ -331,10 +322,44 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
+// detachedLog is the log file of a detached server.
+type detachedLog struct {
+	log   zerolog.Logger // of no use before open
+	file  *logging.File
+	lines *logging.Async
+}
+
+func (d *detachedLog) open(a *app, name string) (zerolog.Logger, error) {
+	fresh := func() (*os.File, error) { return control.OpenLog(name) }
+	path := control.LogPath(name)
+	var err error
+	if d.file, err = logging.OpenFile(path, control.OldLog(path), fresh); err != nil {
+		return d.log, err
+	}
+	if err := crashTo(fresh); err != nil {
+		return d.log, err
+	}
+	d.lines = logging.Detached(d.file)
+	log, err := logging.New(d.lines, a.logLevel, "json")
+	if err == nil {
+		d.log = log.With().Str("name", name).Int("pid", os.Getpid()).Logger()
+	}
+	return d.log, err
+}
+
+func (d *detachedLog) close() {
+	if d.lines != nil {
+		d.lines.Close(logWait)
+	}
+	if d.file != nil {
+		_ = d.file.Close()
+	}
+}
+
 // crashTo makes the runtime's last words, should this process crash, go to the
 // end of a file: a detached server has no standard error that anybody reads.
-func crashTo(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+func crashTo(open func() (*os.File, error)) error {
+	f, err := open()
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ next; then the figures.
 
 States: live; recovering (a server is taking it over, I/O waits); degraded (it works, but
 a metadata mirror or every free spare is gone); tripped (the breaker is open: errors are
-passed on, nothing is remapped; see resume); failed (its server is dead; see start).
+passed on, nothing is remapped; see resume); failed (its server is dead; see start);
+unreachable (its server does not answer, or runs where it cannot be seen from here).
 
 With --json one device is an object, all are an array. With --watch the status is printed
 again and again, each time as a document of its own.`,
@@ -56,7 +57,9 @@ again and again, each time as a document of its own.`,
 func status(ctx context.Context, a *app, args []string) error {
 	var records []*control.Record
 	var err error
+	limit := askAll
 	if len(args) == 1 {
+		limit = askOne
 		var r *control.Record
 		if r, err = a.lookup(args[0]); err == nil {
 			records = append(records, r)
@@ -67,15 +70,10 @@ func status(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	all := []*control.Status{}
-	for _, r := range records {
-		st, err := statusOf(ctx, r)
-		if err != nil {
-			return err
-		}
-		all = append(all, st)
-	}
+	all, err := statusesOf(ctx, records, limit)
 	switch {
+	case err != nil:
+		return err
 	case a.json && len(args) == 1:
 		return a.printJSON(all[0])
 	case a.json:
@@ -107,12 +105,15 @@ func (a *app) printStatus(s *control.Status) error {
 	rows := [][]string{{"device", s.Device + " (" + s.Name + ")"}, {"state", string(s.State)}}
 	rows = appendWrapped(rows, "reason", s.Reason)
 	rows = appendWrapped(rows, "action", s.Action)
+	if s.WaitingSince != nil {
+		rows = append(rows, []string{"waiting", "since " + s.WaitingSince.Local().Format(time.DateTime)})
+	}
 	rows = append(rows, [][]string{
 		{"uuid", s.UUID},
 		{"backing", s.Backing},
 		{"size", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
 	}...)
-	if s.ServerPID != 0 {
+	if s.ServerPID != 0 && s.State != control.StateUnreachable {
 		rows = appendFigures(rows, s)
 	}
 	return a.table(rows)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/orphan"
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
@@ -51,13 +52,13 @@ number, for a device that nothing in /run tells of any more.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.lookup(args[0])
 			if errors.Is(err, exit.ErrNotFound) {
-				return a.stopOrphan(cmd.Context(), args[0], err)
+				return a.stopOrphan(cmd.Context(), args[0], force, err)
 			}
 			if err != nil {
 				return err
 			}
 			s := stopped{Device: r.Device, Name: r.Name}
-			if s.Orderly, err = stop(cmd.Context(), r, force); err != nil {
+			if s.Orderly, err = a.stop(cmd.Context(), r, force); err != nil {
 				return fmt.Errorf("%s: %w", r.Device, err)
 			}
 			if a.json {
@@ -75,12 +76,13 @@ number, for a device that nothing in /run tells of any more.`,
 }
 
 // stop stops a device and reports whether its server did it.
-func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err error) {
+func (a *app) stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err error) {
+	w := a.waiter(r.Device)
 	if control.Owned(r.Name) {
 		if err := ask(ctx, r, force); err != nil {
 			return false, err
 		}
-		if err := gone(ctx, r); err != nil {
+		if err := gone(ctx, r, w); err != nil {
 			return false, err
 		}
 		now, err := control.ReadRecord(r.Name)
@@ -88,11 +90,25 @@ func stop(ctx context.Context, r *control.Record, force bool) (orderly bool, err
 		case err != nil || now.PID != r.PID:
 			return true, nil
 		case now.Error != "":
-			return true, errors.Join(fmt.Errorf("it is stopped, but: %s", now.Error), now.Remove())
+			return true, errors.Join(fmt.Errorf("it is stopped, but: %s", now.Error), forget(now))
 		}
 		// It went without cleaning up.
 	}
-	return false, stopDead(ctx, r)
+	return false, stopDead(ctx, r, force, w)
+}
+
+// waiter tells on standard error what is waited for about a device.
+func (a *app) waiter(device string) *server.Waiter {
+	return &server.Waiter{Tell: func(what string) { a.tell("ublk-remap: %s: %s\n", device, exit.Printable(what)) }}
+}
+
+// forget removes what is left of a device that was stopped. Its log stays: it says what went wrong.
+func forget(r *control.Record) error {
+	owner, err := control.Own(r.Name)
+	if err != nil {
+		return r.Remove() // somebody starts it
+	}
+	return errors.Join(r.Remove(), owner.Forget(false))
 }
 
 // ask asks a living server to stop. Who uses the device is looked for here as well, where the caller's own mounts
@@ -118,12 +134,14 @@ func ask(ctx context.Context, r *control.Record, force bool) error {
 	return err
 }
 
-// gone waits until a device's server has ended.
-func gone(ctx context.Context, r *control.Record) error {
-	deadline := time.Now().Add(stopLimit)
-	for control.Owned(r.Name) {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("its server, process %d, does not end: a request may hang in %s; look into %s",
+// gone waits until a device's server has ended. One that is killed meanwhile ends with its last I/O.
+func gone(ctx context.Context, r *control.Record, w *server.Waiter) error {
+	for began := time.Now(); control.Owned(r.Name); {
+		switch {
+		case server.Died(r):
+			w.Say(func() string { return server.LastIO(r) })
+		case time.Since(began) > stopLimit:
+			return fmt.Errorf("its server, process %d, does not end: a request may hang in %s; look into %s; the stop goes on by itself",
 				r.PID, r.Backing, control.LogPath(r.Name))
 		}
 		select {
@@ -136,13 +154,19 @@ func gone(ctx context.Context, r *control.Record) error {
 }
 
 // stopDead removes the device of a server that is dead.
-func stopDead(ctx context.Context, r *control.Record) (err error) {
+func stopDead(ctx context.Context, r *control.Record, force bool, w *server.Waiter) (err error) {
 	// No start may take it over meanwhile.
 	owner, err := control.Own(r.Name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, owner.Release()) }()
+	defer func() {
+		if err == nil {
+			err = owner.Forget(false)
+		} else {
+			err = errors.Join(err, owner.Release())
+		}
+	}()
 	ctl, err := ublk.OpenControl()
 	if err != nil {
 		return err
@@ -151,13 +175,12 @@ func stopDead(ctx context.Context, r *control.Record) (err error) {
 	limited, cancel := context.WithTimeout(ctx, deadLimit)
 	defer cancel()
 	_, err = server.DeviceOf(limited, ctl, r)
-	if err == nil {
-		err = ctl.Stop(limited, r.ID)
+	if err == nil && !force {
+		// Nothing is asked of the kernel that could happen later, when nobody wants it any more.
+		err = server.AwaitDead(ctx, ctl, r.ID, r, w)
 	}
 	if err == nil {
-		limited, cancel := context.WithTimeout(ctx, deadLimit)
-		defer cancel()
-		err = ctl.Delete(limited, r.ID)
+		err = orphan.Remove(ctx, ctl, r.ID)
 	}
 	if err != nil && !errors.Is(err, ublk.ErrNotFound) {
 		return err

@@ -91,7 +91,7 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	if force {
 		next = append(next, "--kill")
 	}
-	live, err := detach(ctx, next)
+	live, err := launch(ctx, self, next, launchOptions{})
 	if err != nil {
 		return nil, a.bringBack(ctx, r, old, args, claim, err)
 	}
@@ -177,7 +177,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		}
 	}
 	// The parent's descriptor is named, not the child's: that may have others.
-	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args)
+	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args, launchOptions{})
 	if err != nil {
 		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s", r.Version, err, shell.Command("start", r.Name)))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
 	"ublkremap/internal/vmtest"
 )
 
@@ -31,6 +32,23 @@ func TestHelper(t *testing.T) {
 	case "mount": // DEVICE DIR, in a mount namespace of its own
 		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		must(t, unix.Mount(args[1], args[2], "ext4", 0, ""))
+	case "contain": // DIR PROGRAM DISK: serves it as a container would, with files of its own in DIR
+		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		must(t, unix.Mount("proc", "/proc", "proc", 0, ""))
+		cmd := exec.Command(args[2], "start", args[3])
+		cmd.Env = append(os.Environ(), control.DirEnv+"="+args[1], helperEnv+"=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	case "read": // DEVICE: eight sectors from the 100000th on
+		fd, err := unix.Open(args[1], unix.O_RDONLY|unix.O_DIRECT, 0)
+		must(t, err)
+		buf, err := blockdev.Aligned(4096)
+		must(t, err)
+		if n, err := unix.Pread(fd, buf, 100000*512); n != len(buf) || err != nil {
+			t.Fatal(n, err)
+		}
+		return
 	case "open": // DEVICE r|w
 		flag := map[string]int{"r": os.O_RDONLY, "w": os.O_RDWR}[args[2]]
 		f, err := os.OpenFile(args[1], flag, 0)

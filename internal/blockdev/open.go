@@ -73,7 +73,7 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 		if errors.As(err, &written) {
 			until, pause = passing, passingPoll
 		} else if users := find(path, search{}); len(users) > 0 {
-			return nil, fmt.Errorf("%s: %w: %s", path, ErrBusy, Says(users))
+			return nil, &usedError{path, users}
 		}
 		if time.Now().After(until) {
 			return nil, blame(path, err)
@@ -84,6 +84,21 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// usedError is ErrBusy of a device that is in use by who does not go away by waiting.
+type usedError struct {
+	path  string
+	users []User
+}
+
+func (e *usedError) Error() string { return fmt.Sprintf("%s: %v: %s", e.path, ErrBusy, Says(e.users)) }
+func (e *usedError) Unwrap() error { return ErrBusy }
+
+// Lasting reports whether an error of Open says that a device is in use by who does not go away by waiting, such as a mount.
+func Lasting(err error) bool {
+	var used *usedError
+	return errors.As(err, &used)
 }
 
 // blame says who has it open, where that may be who has it for himself.

@@ -109,34 +109,80 @@ func file(name, suffix string) string {
 	return filepath.Join(Dir(), strings.ReplaceAll(name, "/", "_")+suffix)
 }
 
+// OpenLog opens the log of a device to add to it, not by way of a link.
+func OpenLog(name string) (*os.File, error) {
+	return open(LogPath(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND)
+}
+
+// OldLog is what a log becomes when it is full.
+func OldLog(path string) string { return path + ".1" }
+
 // Owner holds a device's name. The kernel lets it go when the process ends.
-type Owner struct{ f *os.File }
+type Owner struct {
+	f    *os.File
+	name string
+}
 
 // Own takes the name of a device for this process: ErrOwned if another server
 // has it.
 func Own(name string) (*Owner, error) {
-	f, err := open(file(name, ".lock"), os.O_RDWR|os.O_CREATE)
-	if err != nil {
-		return nil, err
-	}
-	// A lock of the open file: unlike flock's, it can be asked for without being taken
-	// for a moment, which would look like a server to one that starts.
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
-			return nil, fmt.Errorf("%s: %w", name, ErrOwned)
+	for {
+		f, err := open(lockPath(name), os.O_RDWR|os.O_CREATE)
+		if err != nil {
+			return nil, err
 		}
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		// A lock of the open file: unlike flock's, it can be asked for without being taken
+		// for a moment, which would look like a server to one that starts.
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+				return nil, fmt.Errorf("%s: %w", name, ErrOwned)
+			}
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		// Whoever had it may have removed the file meanwhile: then others lock another one.
+		if there(f, lockPath(name)) {
+			return &Owner{f: f, name: name}, nil
+		}
+		f.Close()
 	}
-	return &Owner{f: f}, nil
 }
+
+// there reports whether an open file is the one at path.
+func there(f *os.File, path string) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	st, err := os.Lstat(path)
+	return err == nil && os.SameFile(mine, st)
+}
+
+func lockPath(name string) string { return file(name, ".lock") }
 
 // Release lets the name go.
 func (o *Owner) Release() error { return o.f.Close() }
 
+// Forget lets the name go and removes what is left of it in the runtime directory: its lock, and its logs if so
+// asked. Its record and socket must be gone.
+func (o *Owner) Forget(logs bool) error {
+	paths := []string{lockPath(o.name)}
+	if logs {
+		// The lock last: what is removed after it may be another's.
+		paths = []string{OldLog(LogPath(o.name)), LogPath(o.name), lockPath(o.name)}
+	}
+	var errs []error
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, o.Release())...)
+}
+
 // Owned reports whether a server that has the name lives.
 func Owned(name string) bool {
-	f, err := open(file(name, ".lock"), os.O_RDONLY)
+	f, err := open(lockPath(name), os.O_RDONLY)
 	if err != nil {
 		return false
 	}
@@ -151,7 +197,7 @@ func OwnedBy(name string, pid int) bool {
 	if pid <= 0 || !Owned(name) {
 		return false
 	}
-	lock, err := os.Stat(file(name, ".lock"))
+	lock, err := os.Stat(lockPath(name))
 	if err != nil {
 		return false
 	}

@@ -15,6 +15,7 @@ const goldenStatus = `{
  "state": "live",
  "reason": "",
  "action": "",
+ "waiting_since": null,
  "backing": "/dev/sda",
  "block_size": 512,
  "size_blocks": 1000,

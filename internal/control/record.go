@@ -21,6 +21,8 @@ type Record struct {
 	Backing string   `json:"backing"`
 	Spares  []string `json:"spares"`
 	PID     int      `json:"pid"`
+	// PIDNamespace is the number of the namespace that PID is of, 0 if that is not known.
+	PIDNamespace uint64 `json:"pid_namespace,omitempty"`
 	// PreviousPID is the server that this one took the device over from, 0 if
 	// none: until the recovery is complete the kernel still names that one.
 	PreviousPID int       `json:"previous_pid"`
@@ -107,9 +109,9 @@ func readRecord(path string) (*Record, error) {
 	return r, nil
 }
 
-// maxID is the largest number of a ublk device: the kernel keeps minors in 20
+// MaxID is the largest number of a ublk device: the kernel keeps minors in 20
 // bits.
-const maxID = 1<<20 - 1
+const MaxID = 1<<20 - 1
 
 // decodeRecord reads a record and makes sure that what it says can be acted
 // upon: its numbers are in range, and its device is the one of its number. The
@@ -128,7 +130,7 @@ func decodeRecord(b []byte) (*Record, error) {
 		what = "it lacks a name"
 	case r.UUID == "":
 		what = "it lacks a UUID"
-	case r.ID < 0 || r.ID > maxID:
+	case r.ID < 0 || r.ID > MaxID:
 		what = fmt.Sprintf("there is no device %d", r.ID)
 	case r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID):
 		what = fmt.Sprintf("device %q is not that of number %d", r.Device, r.ID)

@@ -14,32 +14,36 @@ const (
 	StateDegraded   State = "degraded"   // it works, but a metadata mirror or all free spares are gone
 	StateTripped    State = "tripped"    // the breaker is open: errors are passed on, nothing is remapped
 	StateFailed     State = "failed"     // it cannot be served
+	// StateUnreachable: it has a server, which does not answer or cannot be seen from here.
+	StateUnreachable State = "unreachable"
 )
 
 // Status is all that `status --json` tells of one device.
 type Status struct {
-	Device     string   `json:"device"` // /dev/ublkbN
-	ID         int      `json:"id"`     // N
-	Name       string   `json:"name"`
-	UUID       string   `json:"uuid"`
-	State      State    `json:"state"`
-	Reason     string   `json:"reason"` // why it is not live; empty if it is
-	Action     string   `json:"action"` // what to do next; empty: nothing
-	Backing    string   `json:"backing"`
-	BlockSize  int      `json:"block_size"`  // bytes
-	SizeBlocks uint64   `json:"size_blocks"` // of the exported device
-	Spare      Spare    `json:"spare"`
-	Remaps     uint64   `json:"remaps"`  // units with at least one block in the spare region
-	Pending    uint64   `json:"pending"` // blocks
-	Lost       uint64   `json:"lost"`    // blocks
-	Errors     Errors   `json:"errors"`
-	Heals      Heals    `json:"heals"`
-	IO         IO       `json:"io"`
-	Metadata   Metadata `json:"metadata"`
-	Scrub      Scrub    `json:"scrub"`
-	Breaker    Breaker  `json:"breaker"`
-	Features   Features `json:"features"`
-	ServerPID  int      `json:"server_pid"` // 0 if no server runs
+	Device string `json:"device"` // /dev/ublkbN
+	ID     int    `json:"id"`     // N
+	Name   string `json:"name"`
+	UUID   string `json:"uuid"`
+	State  State  `json:"state"`
+	Reason string `json:"reason"` // why it is not live; empty if it is
+	Action string `json:"action"` // what to do next; empty: nothing
+	// WaitingSince is since when no I/O of one of the disks has come back though some is under way; null if it does.
+	WaitingSince *time.Time `json:"waiting_since"`
+	Backing      string     `json:"backing"`
+	BlockSize    int        `json:"block_size"`  // bytes
+	SizeBlocks   uint64     `json:"size_blocks"` // of the exported device
+	Spare        Spare      `json:"spare"`
+	Remaps       uint64     `json:"remaps"`  // units with at least one block in the spare region
+	Pending      uint64     `json:"pending"` // blocks
+	Lost         uint64     `json:"lost"`    // blocks
+	Errors       Errors     `json:"errors"`
+	Heals        Heals      `json:"heals"`
+	IO           IO         `json:"io"`
+	Metadata     Metadata   `json:"metadata"`
+	Scrub        Scrub      `json:"scrub"`
+	Breaker      Breaker    `json:"breaker"`
+	Features     Features   `json:"features"`
+	ServerPID    int        `json:"server_pid"` // 0 if no server runs
 }
 
 // Spare tells of the spare units, in units of 4 KiB. Retired and quarantined

@@ -14,7 +14,7 @@ import (
 )
 
 // statusNames are the stable names of `status --json`, DESIGN.md section 5.
-const statusNames = `device id name uuid state reason action backing block_size size_blocks
+const statusNames = `device id name uuid state reason action waiting_since backing block_size size_blocks
 spare spare.total spare.used spare.free spare.devices spare.devices[].device spare.devices[].total
 remaps pending lost errors errors.read errors.write errors.flush errors.transport errors.failed_fast errors.not_noted
 heals heals.writes heals.reads heals.failed

@@ -289,6 +289,9 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 	}
 	r.add("devices", OK, "", "%d with a server", fine)
 	for _, l := range leftFiles(ctx, ctl, records) {
+		if l.harmless {
+			continue
+		}
 		r.add("left over", Warning, fixAdvice, "%s: %s", l.path, l.why)
 	}
 }
@@ -300,8 +303,11 @@ func (r *Report) orphan(o *orphan.Orphan) {
 	dev := o.BlockPath()
 	switch {
 	case o.ServerPID != 0:
-		r.add("device", Warning, fmt.Sprintf("to stop it in order: kill %d; then start it again", o.ServerPID),
-			"%s is served by process %d, but its files in %s are gone", dev, o.ServerPID, control.Dir())
+		r.add("device", Warning, fmt.Sprintf("to stop it in order, when nothing uses it: kill %d; then start it again", o.ServerPID),
+			"%s is served by process %d, but its files are not in %s (it is in a container, or they were removed)", dev, o.ServerPID, control.Dir())
+	case o.Unseen():
+		r.add("device", Warning, "stop it where it runs; if it was killed just now, wait until its last I/O has ended",
+			"%s is served by a server that cannot be seen from here, such as one in a container", dev)
 	case !o.Waits():
 		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not removed", dev)
 	case o.Backing != "":

@@ -20,6 +20,8 @@ type left struct {
 	name string // of the device
 	path string
 	why  string
+	// harmless is what costs a little memory only, and tells how something went.
+	harmless bool
 	// device is the number of a device that goes with the file, -1 if none.
 	device int
 }
@@ -36,17 +38,20 @@ func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record
 			found = append(found, l)
 		}
 	}
-	sockets, err := filepath.Glob(filepath.Join(control.Dir(), "*.sock"))
-	if err != nil {
-		return found
-	}
-	for _, path := range sockets {
-		name := strings.TrimSuffix(filepath.Base(path), ".sock")
-		if control.Owned(name) {
-			continue
-		}
-		if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) {
-			found = append(found, left{name: name, path: path, why: "a socket without a server", device: -1})
+	for _, kind := range []struct{ suffix, why string }{
+		{".sock", "a socket without a server"},
+		{".lock", "the lock of a name that nothing is called"},
+		{".log", "the log of a name that nothing is called"},
+	} {
+		paths, _ := filepath.Glob(filepath.Join(control.Dir(), "*"+kind.suffix))
+		for _, path := range paths {
+			name := strings.TrimSuffix(filepath.Base(path), kind.suffix)
+			if control.Owned(name) {
+				continue
+			}
+			if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) {
+				found = append(found, left{name: name, path: path, why: kind.why, device: -1, harmless: kind.suffix != ".sock"})
+			}
 		}
 	}
 	return found
@@ -61,11 +66,17 @@ func leftRecord(ctx context.Context, ctl *ublk.Control, rec *control.Record) (le
 	case errors.Is(err, ublk.ErrNotFound):
 		l.why = fmt.Sprintf("the record of %s, which is gone", rec.Device)
 		return l, true
-	case err == nil && info.State == ublk.StateDead:
+	case err == nil && info.State == ublk.StateDead && unserved(ctx, info.ID):
 		l.why, l.device = fmt.Sprintf("the record of %s, which is not started", rec.Device), info.ID
 		return l, true
 	}
 	return l, false
+}
+
+// unserved reports whether it is certain that nobody has the server's end of a device.
+func unserved(ctx context.Context, id int) bool {
+	served, err := ublk.Served(ctx, id)
+	return err == nil && !served
 }
 
 // Fix removes what belongs to nobody: devices that were added and never started,
@@ -88,7 +99,7 @@ func Fix(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	for _, o := range orphans {
-		if o.Waits() || o.ServerPID != 0 {
+		if !o.Idle(ctx) {
 			continue
 		}
 		if err := orphan.Remove(ctx, ctl, o.ID); err != nil {
@@ -120,7 +131,14 @@ func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, owner.Release()) }()
+	kept := true
+	defer func() {
+		if kept {
+			err = errors.Join(err, owner.Release())
+		} else {
+			err = errors.Join(err, owner.Forget(true))
+		}
+	}()
 	// What is true now counts: nobody can start it any more.
 	rec, err := control.ReadRecord(l.name)
 	switch {
@@ -143,5 +161,6 @@ func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 			return err
 		}
 	}
+	kept = false
 	return nil
 }

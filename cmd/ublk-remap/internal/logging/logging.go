@@ -71,23 +71,25 @@ func Terminal(f *os.File) bool {
 // two are kept.
 const maxFile = 1 << 20
 
-// File is a log file of bounded size: when it is full it replaces PATH.1 and a
+// File is a log file of bounded size: when it is full it becomes the old one and a
 // new one begins.
 type File struct {
-	path string
-	mu   sync.Mutex
-	f    *os.File
-	size int64
+	path, old string
+	fresh     func() (*os.File, error)
+	mu        sync.Mutex
+	f         *os.File
+	size      int64
 }
 
-// OpenFile opens a log file to add to it.
-func OpenFile(path string) (*File, error) {
-	l := &File{path: path}
+// OpenFile opens the log file at path to add to it, by way of fresh, which makes it if there is none. When it is full it is
+// renamed to old.
+func OpenFile(path, old string, fresh func() (*os.File, error)) (*File, error) {
+	l := &File{path: path, old: old, fresh: fresh}
 	return l, l.open()
 }
 
 func (l *File) open() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := l.fresh()
 	if err != nil {
 		return err
 	}
@@ -105,7 +107,7 @@ func (l *File) Write(p []byte) (int, error) {
 	defer l.mu.Unlock()
 	if l.size > 0 && l.size+int64(len(p)) > maxFile {
 		old := l.f
-		if err := os.Rename(l.path, l.path+".1"); err != nil {
+		if err := os.Rename(l.path, l.old); err != nil {
 			return 0, err
 		}
 		if err := l.open(); err != nil {

@@ -37,7 +37,8 @@ func TestNew(t *testing.T) {
 
 func TestFileIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	f, err := OpenFile(path)
+	fresh := func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) }
+	f, err := OpenFile(path, path+".1", fresh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestFileIsBounded(t *testing.T) {
 		}
 	}
 	// It goes on where it was.
-	again, err := OpenFile(path)
+	again, err := OpenFile(path, path+".1", fresh)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
@@ -32,9 +33,23 @@ type Orphan struct {
 	// Name, UUID and Backing are those of the disk; empty if no block device that
 	// answers is it (a regular file is not looked for).
 	Name, UUID, Backing string
-	// ServerPID is its server, 0 if that is dead. A server whose files are gone can be
-	// told to stop by SIGTERM only.
+	// ServerPID is its server, 0 if that is dead or cannot be seen from here. A server whose
+	// files are gone can be told to stop by SIGTERM only.
 	ServerPID int
+}
+
+// Unseen reports whether it has a server, as far as the kernel knows, that shows nowhere: it is
+// of another pid namespace, or was killed a moment ago.
+func (o *Orphan) Unseen() bool { return o.ServerPID == 0 && o.State == ublk.StateLive }
+
+// Idle reports whether nobody has to do with the device, and nobody can miss it: it was never started, nobody
+// has its server's end open, and nobody has its disk for himself, as a server that is about to start it has.
+func (o *Orphan) Idle(ctx context.Context) bool {
+	if o.Waits() || o.ServerPID != 0 {
+		return false
+	}
+	served, err := ublk.Served(ctx, o.ID)
+	return err == nil && !served && (o.Backing == "" || !blockdev.Claimed(o.Backing))
 }
 
 // Waits reports whether anybody may wait for the device: it was started, and I/O

@@ -38,6 +38,9 @@ type Config struct {
 
 	Version string // of the program, for the record
 	Log     zerolog.Logger
+	// Owned is called when the set's name is this server's own, or that of the server whose place it
+	// takes, and returns what is logged to from then on. nil: Log.
+	Owned func(name string) (zerolog.Logger, error)
 	// Opened is called when all is open that is served, before the device can be live:
 	// other files than those of the kernel and of the runtime directory are not
 	// looked for any more.
@@ -48,6 +51,8 @@ type Config struct {
 	// Signals ask a server that is live to end, as the verb stop does: it serves on while the device is in use.
 	// Without them the end of Run's context does, whoever uses it.
 	Signals <-chan os.Signal
+	// Progress is told, now and then, what a start waits for.
+	Progress func(what string)
 	// Stopping is called when an orderly stop has begun.
 	Stopping func()
 	// Ready is called once, with the device's path, when it is live.

@@ -6,12 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
-	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
 
@@ -67,26 +65,6 @@ func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) erro
 func (k *keeper) epochNow(ctx context.Context) (epoch uint64, err error) {
 	err = k.call(ctx, func() { epoch = k.com.Status().Epoch })
 	return epoch, err
-}
-
-// abandoned waits until the process that the kernel names as the server of a
-// device without a record is gone, for it may be about to end. A living one is
-// refused: its disk is another than the one that could be had here, or its
-// files were removed beneath it.
-func (s *server) abandoned(ctx context.Context, info ublk.DeviceInfo) error {
-	deadline := time.Now().Add(exclusiveWait)
-	for Serves(info.PID, info.CharPath()) {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: %w as %s by process %d, whose files in %s are gone; to stop it in order: kill %d",
-				s.cfg.Backing, ErrServed, info.BlockPath(), info.PID, control.Dir(), info.PID)
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	return nil
 }
 
 // Serves reports whether the process has the server's end of a device open, or is

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -61,8 +62,10 @@ type server struct {
 	record  *control.Record
 	stale   []int // numbers of devices of this set that nobody waits for
 	socket  *control.Server
+	hangs   *hangWatch
 
-	live atomic.Bool
+	live    atomic.Bool
+	inOrder bool // it ended without an error
 
 	told   sync.Once   // that it stops
 	stopMu sync.Mutex  // one asks at a time
@@ -83,6 +86,7 @@ type server struct {
 func Run(ctx context.Context, cfg Config) error {
 	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}), leaveAsked: make(chan struct{})}
 	err := s.run(ctx)
+	s.inOrder = err == nil
 	return errors.Join(err, s.release())
 }
 
@@ -110,7 +114,7 @@ func (s *server) run(ctx context.Context) error {
 		return err
 	}
 	died := dead != nil || waiting != nil || len(s.stale) > 0
-	if err := s.open(ctx, died); err != nil {
+	if err := s.open(ctx, dead, died); err != nil {
 		return err
 	}
 	if err := s.sameDevices(ctx, waiting); err != nil {
@@ -156,12 +160,12 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 		s.owner, err = s.own(ctx)
 	}
 	if errors.Is(err, control.ErrOwned) {
-		if r, readErr := control.ReadRecord(s.name); readErr == nil {
-			return nil, fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
-		}
-		return nil, fmt.Errorf("%s: %w", s.cfg.Backing, ErrServed)
+		return nil, s.owned()
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := s.openLog(); err != nil {
 		return nil, err
 	}
 	r, err := control.ReadRecord(s.name)
@@ -179,6 +183,29 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 		return nil, nil
 	}
 	return r, nil
+}
+
+// owned says who has the name that this server wants.
+func (s *server) owned() error {
+	r, err := control.ReadRecord(s.name)
+	switch {
+	case err != nil:
+		return &servedError{fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server that starts or ends just now; try again, or see: ublk-remap list",
+			s.cfg.Backing, ErrServed, s.name)}
+	case r.UUID != s.uuid:
+		return fmt.Errorf("%s: %w: its name %q is that of another disk, %s, which is served as %s by process %d; of two with one name only one can be served: stop that first: %s",
+			s.cfg.Backing, control.ErrRefused, s.name, r.Backing, r.Device, r.PID, shell.Command("stop", r.Name))
+	}
+	return fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
+}
+
+// openLog begins to log where others see it, once.
+func (s *server) openLog() (err error) {
+	if s.cfg.Owned != nil {
+		s.log, err = s.cfg.Owned(s.name)
+		s.cfg.Owned = nil
+	}
+	return err
 }
 
 // need fails early if the kernel lacks what was asked for.
@@ -295,14 +322,29 @@ func (s *server) recorded(ctx context.Context, dead *control.Record) (*ublk.Devi
 }
 
 // open gets the devices exclusively. After a crash that is only possible once
-// the dead server's last I/O has ended.
-func (s *server) open(ctx context.Context, died bool) error {
+// the dead server's last I/O has ended, however long the disk takes for that.
+func (s *server) open(ctx context.Context, dead *control.Record, died bool) error {
 	wait := exclusiveBrief
 	if died {
 		wait = exclusiveWait
 	}
+	w := s.waiter()
 	var err error
-	s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: wait, Writers: true, NoteLoss: true})
+	for began := time.Now(); ; {
+		s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: exclusiveBrief, Writers: true, NoteLoss: true})
+		if !errors.Is(err, blockdev.ErrBusy) || blockdev.Lasting(err) {
+			break
+		}
+		if !s.dies(ctx, dead) && time.Since(began) > wait {
+			break
+		}
+		w.Say(func() string {
+			if dead == nil {
+				return "waiting for who has the disk: " + err.Error()
+			}
+			return LastIO(dead)
+		})
+	}
 	if err != nil {
 		return err
 	}
@@ -311,6 +353,18 @@ func (s *server) open(ctx context.Context, died bool) error {
 	}
 	return nil
 }
+
+// dies reports whether the server of a record is dead and has I/O under way: the kernel has not let go of its end of the
+// device.
+func (s *server) dies(ctx context.Context, dead *control.Record) bool {
+	if dead == nil || !Died(dead) {
+		return false
+	}
+	served, err := ublk.Served(ctx, dead.ID)
+	return err == nil && served
+}
+
+func (s *server) waiter() *Waiter { return &Waiter{Tell: s.cfg.Progress} }
 
 // load reads the metadata and builds the machines over it.
 func (s *server) load(waiting *ublk.DeviceInfo) error {
@@ -403,7 +457,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	geo := s.shared.Geometry()
 	s.record = &control.Record{
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
-		PID: os.Getpid(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
+		PID: os.Getpid(), PIDNamespace: pidNamespace(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(), ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
 	}
 	for _, d := range s.set.Devices[1:] {
@@ -452,6 +506,7 @@ func (s *server) serve(ctx context.Context) error {
 		return s.abandon(err)
 	case <-s.device.Ready():
 	}
+	s.hangs = s.watchHangs()
 	s.live.Store(true)
 	s.toldInPerson()
 	settling.Go(s.settle)
@@ -581,6 +636,15 @@ func (s *server) delete() error {
 	return err
 }
 
+// watchHangs looks at the disks, and at the device itself, whose requests wait for a file too.
+func (s *server) watchHangs() *hangWatch {
+	var paths []string
+	for _, d := range s.set.Devices {
+		paths = append(paths, d.Path())
+	}
+	return watchHangs(append(paths, s.info().BlockPath())...)
+}
+
 func (s *server) closeSocket() {
 	if s.socket == nil {
 		return
@@ -598,8 +662,18 @@ func (s *server) release() error {
 	if s.ctl != nil {
 		errs = append(errs, s.ctl.Close())
 	}
+	s.hangs.close()
 	if s.owner != nil {
-		errs = append(errs, s.owner.Release())
+		errs = append(errs, s.letNameGo())
 	}
 	return errors.Join(errs...)
+}
+
+// letNameGo lets the name go. Of one that nothing is left of nothing is left in the runtime directory either; how a
+// start or a stop failed stays in its log.
+func (s *server) letNameGo() error {
+	if _, err := control.ReadRecord(s.name); !errors.Is(err, control.ErrNotRunning) {
+		return s.owner.Release()
+	}
+	return s.owner.Forget(s.inOrder)
 }

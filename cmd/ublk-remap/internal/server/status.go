@@ -60,7 +60,11 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	if arbiter.Tripped {
 		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
 	}
-	judge(st, s.live.Load(), com.Superblocks)
+	live := s.live.Load()
+	judge(st, live, com.Superblocks)
+	if live {
+		s.hangs.tell(st, time.Now())
+	}
 	return st, nil
 }
 

@@ -45,6 +45,9 @@ func (s *server) succeed(ctx context.Context) error {
 	if r.PID != s.cfg.Predecessor || r.UUID != s.uuid || !control.OwnedBy(s.name, r.PID) {
 		return fmt.Errorf("%s: %w: process %d does not serve it (any more)", s.cfg.Backing, control.ErrRefused, s.cfg.Predecessor)
 	}
+	if err := s.openLog(); err != nil {
+		return err
+	}
 	if err := s.rehearse(ctx, r); err != nil {
 		return err
 	}

@@ -78,8 +78,10 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	case err != nil && !errors.Is(err, metadata.ErrNotFound): // a file is not found
 		return nil, nil, err
 	}
-	if err := s.abandoned(ctx, info); err != nil {
-		return nil, nil, err
+	// Its server may be about to end. A living one has another disk than the one that could be had here, or its
+	// files were removed beneath it, or it is of another pid namespace.
+	if err := AwaitDead(ctx, s.ctl, info.ID, nil, s.waiter()); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
 	p, err := s.ctl.GetParams(ctx, info.ID)
 	if err != nil {

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/ublk"
+)
+
+// When is a server dead?
+//
+// Its process number says so in its own pid namespace only: a server in a container, or one whose files in /run were
+// removed, cannot be seen and serves all the same. What counts is whether anybody has the server's end of the device
+// (ublk.Served): a living server has it, and so has a dead one until its last I/O has ended, which can take minutes on a
+// disk that takes as long over a bad sector. The first must be left alone, the second is waited for, for nothing good
+// comes of doing anything to the device or the disk before.
+
+const (
+	// unseenWait is how long a device's server that is not to be seen is waited for: it may be dying.
+	unseenWait = 10 * time.Second
+	deadPoll   = 50 * time.Millisecond
+	// sayEvery is how often it is said what is waited for, sayFirst the first time.
+	sayEvery = 10 * time.Second
+	sayFirst = 2 * time.Second
+)
+
+// A Waiter says, now and then, what is waited for. The zero value says nothing.
+type Waiter struct {
+	Tell  func(what string)
+	since time.Time
+	last  time.Time
+}
+
+// Say is to be called as long as the wait goes on.
+func (w *Waiter) Say(what func() string) {
+	now := time.Now()
+	if w.since.IsZero() {
+		w.since, w.last = now, now.Add(sayFirst-sayEvery)
+	}
+	if w.Tell == nil || now.Sub(w.last) < sayEvery {
+		return
+	}
+	w.last = now
+	w.Tell(fmt.Sprintf("%s (for %s now)", what(), now.Sub(w.since).Round(time.Second)))
+}
+
+// Died reports whether the server of a record is known to be dead, or dying: its number is of this pid namespace, and
+// there is no such process, or it is about to end.
+func Died(r *control.Record) bool {
+	return r != nil && (r.PIDNamespace == 0 || r.PIDNamespace == pidNamespace()) && dying(r.PID)
+}
+
+// pidNamespace is the number of this process's, 0 if it cannot be told.
+func pidNamespace() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// AwaitDead returns when nobody serves a device any more, nor has I/O of it under way. r is the record of its last
+// server, nil if there is none. As long as a dead server's I/O has not ended it waits, until ctx ends; a server that lives
+// or may live is ErrServed.
+func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record, w *Waiter) error {
+	for began := time.Now(); ; {
+		served, err := ublk.Served(ctx, id)
+		switch {
+		case errors.Is(err, ublk.ErrNotFound):
+			return nil
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
+			// The node is not to be had here: then what the kernel says must do.
+			info, infoErr := ctl.Info(ctx, id)
+			if infoErr != nil || info.State != ublk.StateLive {
+				return noDevice(infoErr)
+			}
+		case err != nil:
+			return err
+		case !served:
+			return nil
+		}
+		info, err := ctl.Info(ctx, id)
+		if err != nil {
+			return noDevice(err)
+		}
+		switch {
+		case Died(r):
+			w.Say(func() string { return LastIO(r) })
+		case time.Since(began) < unseenWait:
+		case Serves(info.PID, info.CharPath()):
+			return &servedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it is in a container, or they were removed); when nothing uses it, stop it in order: kill %d",
+				info.BlockPath(), ErrServed, info.PID, control.Dir(), info.PID)}
+		default:
+			return &servedError{fmt.Sprintf("%s: %v by a server that cannot be seen from here, such as one in a container; stop it where it runs; if it was killed, its last I/O has not ended: try again then",
+				info.BlockPath(), ErrServed)}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(deadPoll):
+		}
+	}
+}
+
+// servedError is ErrServed with what to do about it.
+type servedError struct{ text string }
+
+func (e *servedError) Error() string { return e.text }
+func (e *servedError) Unwrap() error { return ErrServed }
+
+// Advised reports that the text says what to do.
+func (e *servedError) Advised() bool { return true }
+
+func noDevice(err error) error {
+	if errors.Is(err, ublk.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// LastIO says what a dead server is waited for.
+func LastIO(r *control.Record) string {
+	text := fmt.Sprintf("waiting for the last I/O of the dead server, process %d, to end", r.PID)
+	for _, path := range append([]string{r.Backing}, r.Spares...) {
+		if n := blockdev.InFlight(path); n > 0 {
+			text += fmt.Sprintf(": %d requests are under way on %s", n, path)
+		}
+	}
+	return text
+}
