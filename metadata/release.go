@@ -77,6 +77,8 @@ type StuckError struct {
 	BadHome []BlockRange
 	// NoCopyMore and BadHomeMore are how many others there are, which were too many to list.
 	NoCopyMore, BadHomeMore uint64
+	// Old is of how many of NoCopy home reads, and holds what it held before they left it.
+	Old uint64
 }
 
 // Error counts both, and lists the first few.
@@ -90,6 +92,9 @@ func (e *StuckError) Error() string {
 		if n := countBlocks(p.list) + p.more; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d with %s (%s)", n, p.what, rangesText(p.list)))
 		}
+	}
+	if e.Old > 0 {
+		parts = append(parts, fmt.Sprintf("of at least %d of those without a copy home still holds what it held before they left it, perhaps long ago (--accept-old takes that)", e.Old))
 	}
 	return fmt.Sprintf("%v: %s", ErrStuck, strings.Join(parts, ", "))
 }
@@ -129,6 +134,7 @@ type Survey struct {
 	Pending uint64       // blocks that cannot be read at home, before and after
 	NoCopy  []BlockRange // blocks that have no copy that can be read
 	More    uint64       // how many others have none, which were too many to list
+	Old     []BlockRange // those of them whose home can be read; with AcceptOld they are taken back, and not in NoCopy
 }
 
 // SurveyRelease reads all that a release would move, and writes nothing.
@@ -139,6 +145,7 @@ func SurveyRelease(img *Image, o MoveOptions) (*Survey, error) {
 		return nil, err
 	}
 	s := v.survey(&o)
+	v.findOld(s, o.AcceptOld)
 	return s, believed(img.devs, nil)
 }
 
@@ -189,6 +196,8 @@ func inChunks(buf []byte, s span, f func(buf []byte, off int64)) {
 // Released is what Release did.
 type Released struct {
 	Moved uint64 // blocks that went home, outside of the head
+	// Old, with AcceptOld only, are the blocks that hold what home held before they left it.
+	Old []BlockRange
 	// Left, with Force only, are the blocks that do not hold what was
 	// exported: without a copy (in the head they read as zeroes now,
 	// elsewhere as whatever the disk has there), or in bad places.
@@ -228,15 +237,25 @@ func release(img *Image, o MoveOptions) (Released, error) {
 		return out, err
 	}
 	survey := v.survey(&MoveOptions{Chunk: o.Chunk})
+	v.findOld(survey, o.AcceptOld)
 	out.Left.NoCopy, out.Left.NoCopyMore = survey.NoCopy, survey.More
 	if len(survey.NoCopy) > 0 && !o.Force {
-		return out, &StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More}
+		return out, Stuck(survey, o.AcceptOld)
+	}
+	if o.AcceptOld {
+		out.Old = survey.Old
+	}
+	back, err := v.takeBack(out.Old)
+	if err != nil {
+		return out, err
 	}
 	var bad blockList
 	moved, gone, err := v.goHome(&bad)
 	if err != nil {
 		return out, err
 	}
+	out.Moved = v.notDisplaced(moved)
+	moved = append(moved, back...)
 	if gone.count() > 0 && !o.Force {
 		return out, &StuckError{NoCopy: gone.ranges, NoCopyMore: gone.more} // it could be read a moment ago
 	}
@@ -260,11 +279,6 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	if len(moved) > 0 || v.strays() > 0 {
 		if now, err = v.commitHome(img, moved, o); err != nil {
 			return out, err
-		}
-		for _, e := range moved {
-			if !v.layout.displaced(e.Unit * uint64(UnitSize/v.layout.BlockSize())) {
-				out.Moved += uint64(e.Count) * uint64(bits.OnesCount8(e.Mask))
-			}
 		}
 	}
 	out.Left.BadHome, out.Left.BadHomeMore = append(head.ranges, bad.ranges...), head.more+bad.more

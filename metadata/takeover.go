@@ -25,6 +25,9 @@ type MoveOptions struct {
 	Session uint64
 	// Force makes Release go on where data has no copy or cannot go home.
 	Force bool
+	// AcceptOld makes Release take what home holds for blocks without a copy that can be read, if it
+	// can be read there, several times: what was written to them since they left it is lost.
+	AcceptOld bool
 	// Progress, if set, is called now and then with how much of a long copy is
 	// done, in bytes.
 	Progress func(done, total int64)

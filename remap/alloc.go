@@ -47,18 +47,23 @@ const (
 //
 // A unit is free, used or in limbo (its blocks have left, but I/O that looked
 // at an older Map may still be on its way to it), and besides in service,
-// quarantined or retired. Only a free unit in service is handed out.
+// quarantined or retired. Only a free unit in service is handed out. One that is
+// suspect is handed out only while no other is free: that is known in memory
+// only, and independent of all else.
 type Allocator struct {
 	regions     []SpareRegion // sorted by First, disjoint
 	closed      bitset        // may not be handed out, for whatever reason below, or in no region
-	used        bitset        // used or in limbo
-	limbo       bitset        // in limbo
+	barred      bitset        // closed, or suspect
+	suspect     bitset
+	used        bitset // used or in limbo
+	limbo       bitset // in limbo
 	retired     bitset
 	quarantined bitset
 	notes       map[uint32]note // of the retired and the quarantined
 	cursor      uint32
 
 	total, free, nUsed, nLimbo, nRetired, nQuarantined uint64
+	unsuspected                                        uint64 // free, and not suspect
 }
 
 // note says why and when a spare unit left service.
@@ -86,13 +91,15 @@ func NewAllocator(regions []SpareRegion) (*Allocator, error) {
 		end = r.end()
 		a.total += uint64(r.Count)
 	}
-	a.free = a.total
-	for _, b := range []*bitset{&a.closed, &a.used, &a.limbo, &a.retired, &a.quarantined} {
+	a.free, a.unsuspected = a.total, a.total
+	for _, b := range []*bitset{&a.closed, &a.barred, &a.suspect, &a.used, &a.limbo, &a.retired, &a.quarantined} {
 		*b = newBitset(end)
 	}
-	a.closed.fill(0, uint64(len(a.closed))*64)
-	for _, r := range a.regions {
-		a.closed.clear(uint64(r.First), r.end())
+	for _, b := range []bitset{a.closed, a.barred} {
+		b.fill(0, uint64(len(b))*64)
+		for _, r := range a.regions {
+			b.clear(uint64(r.First), r.end())
+		}
 	}
 	return a, nil
 }
@@ -153,8 +160,10 @@ func (a *Allocator) TakeMap(m *Map) error {
 				// Free and in service, as all but a few are: what Take comes to.
 				a.used.fill(u, u+1)
 				a.closed.fill(u, u+1)
+				a.barred.fill(u, u+1)
 				a.nUsed++
 				a.free--
+				a.unsuspected--
 			} else if err := a.Take(p.Spare, 1); err != nil {
 				return fmt.Errorf("unit %d: %w", unit, err)
 			}
@@ -246,8 +255,34 @@ func (a *Allocator) move(what string, start, count uint32, from func(unit uint64
 			a.closed.fill(u, u+1)
 			a.free--
 		}
+		a.bar(u)
 	}
 	return nil
+}
+
+// Suspect says that a unit failed, or that it did not after all. It exists.
+func (a *Allocator) Suspect(unit uint32, is bool) {
+	u := uint64(unit)
+	a.suspect.clear(u, u+1)
+	if is {
+		a.suspect.fill(u, u+1)
+	}
+	a.bar(u)
+}
+
+// Suspected reports whether a unit is suspect.
+func (a *Allocator) Suspected(unit uint32) bool { return a.suspect.has(uint64(unit)) }
+
+// bar makes barred say what closed and suspect do.
+func (a *Allocator) bar(u uint64) {
+	switch is, was := a.closed.has(u) || a.suspect.has(u), a.barred.has(u); {
+	case is && !was:
+		a.barred.fill(u, u+1)
+		a.unsuspected--
+	case !is && was:
+		a.barred.clear(u, u+1)
+		a.unsuspected++
+	}
 }
 
 // serve returns the change that brings units into a state of service.

@@ -31,17 +31,30 @@ const (
 	claimCommitting            // the change is with the journal
 	claimReporting             // a pending mark is with the journal
 	claimRetest                // no spare unit is free: for its pending blocks to be read again
+	claimSearching             // a spare unit failed: for another one that is well
+	claimAsking                // for an answer of the device of a block that did not read
 )
 
 // claim is what the Arbiter knows of one request that heals: at most one span
 // of units, and the spare units that it was granted.
 type claim struct {
-	state claimState
-	msg   Message // the request's last message
-	spare uint32  // first spare unit granted, for claimHeld and later
-	count uint32
-	time  uint32 // of the commit, seconds since 1970
-	since int64  // of claimRetest: monotonic ns
+	state  claimState
+	tested bool    // spare was found by a search, and is the claim's to use or to free
+	msg    Message // the request's last message
+	spare  uint32  // first spare unit granted, for claimHeld and later
+	count  uint32
+	time   uint32 // of the commit, seconds since 1970
+	since  int64  // of claimRetest: monotonic ns
+}
+
+// failed reports whether the request saw a spare unit fail: that a block is pending in
+// one was said before.
+func (c *claim) failed() bool {
+	known := uint8(0)
+	if c.msg.Mapped && c.msg.Untried {
+		known = 1
+	}
+	return c.msg.Tries > known
 }
 
 // spareOf returns the spare unit that the claim gives a unit.
@@ -62,6 +75,7 @@ const (
 	commitClaim commitKind = iota
 	commitMove
 	commitResume
+	commitRetire
 )
 
 type commit struct {
@@ -95,10 +109,13 @@ type Arbiter struct {
 	known    []metadata.Entry
 	resuming bool
 	reason   string
+	kind     TripKind // of reason
 	shortage shortage // of spare units, as last told
 
 	grace       grace
 	move        mover
+	search      search
+	suspects    suspects
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage
 	outTransfer Transfer // likewise
 }
@@ -119,6 +136,8 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 	p := cfg.Policy
 	a.bucket = bucket{tokens: p.Burst, burst: p.Burst, perSecond: p.PerSecond, last: d.Now()}
 	a.move.init(cfg)
+	a.search.init(n)
+	a.suspects.init()
 	return a
 }
 
@@ -141,17 +160,25 @@ func (a *Arbiter) Receive(m *Message) {
 		c.msg = *m
 		a.reserve(c)
 	case MsgRelease, MsgGiveUp:
-		c.msg.Tried, c.msg.Tries = m.Tried, m.Tries
+		c.msg.Tried, c.msg.Tries, c.msg.Mapped, c.msg.Untried = m.Tried, m.Tries, m.Mapped, m.Untried
+		a.suspectTried(c)
 		a.letGo(c)
 		if m.Kind == MsgGiveUp {
 			device, _ := a.geo.SpareOffset(m.Spare)
-			a.tripFor(device, "every spare unit that was tried failed")
+			a.search.add(a, job{kind: jobBreaker, device: device})
 		}
 	case MsgCommit:
 		c.msg = *m
 		a.commit(i)
 	case MsgPending:
-		a.pending(i, m)
+		// The commit shows that the backing disk is there. Of a spare device it shows
+		// nothing.
+		if device := a.deviceOf(m); device != 0 {
+			c.msg, c.count, c.state = *m, 0, claimAsking
+			a.search.add(a, job{kind: jobPending, claim: i, device: device})
+		} else {
+			a.pending(i, m)
+		}
 	}
 	a.advance()
 }
@@ -175,7 +202,39 @@ func (a *Arbiter) advance() {
 		}
 		a.move.advance(a)
 		if !a.ended {
-			return
+			break
+		}
+	}
+	a.retire()
+}
+
+// deviceOf returns where the blocks of a message's first unit live.
+func (a *Arbiter) deviceOf(m *Message) uint8 {
+	device, _ := a.geo.HomeOffset(m.Unit * a.geo.BlocksPerUnit())
+	if m.Mapped {
+		device, _ = a.geo.SpareOffset(m.Spare)
+	}
+	return device
+}
+
+// asked goes on with a claim that calls blocks pending, once their device was asked.
+// What a device that is away answers says nothing of its medium.
+func (a *Arbiter) asked(i int, there bool) {
+	c := &a.claims[i]
+	c.state = claimNone
+	if !there {
+		a.answer(c, MsgFailed)
+		return
+	}
+	m := c.msg
+	a.pending(i, &m)
+}
+
+// suspectTried notes the spare units that a claim's request saw fail.
+func (a *Arbiter) suspectTried(c *claim) {
+	if c.failed() {
+		for _, spare := range c.msg.Tried[:c.msg.Tries] {
+			a.suspect(spare)
 		}
 	}
 }
@@ -195,55 +254,85 @@ func (a *Arbiter) refuse(c *claim, kind MessageKind) {
 
 // reserve grants spare units to a claim, or lets it wait, or refuses.
 func (a *Arbiter) reserve(c *claim) {
-	m := &c.msg
+	spare, tested := c.spare, c.tested
+	c.tested = false
 	if c.state == claimHeld {
 		a.ended = true // it may have to wait now, and then holds nothing
 	}
-	if a.shared.Tripped() {
-		a.refuse(c, MsgRefused)
-		return
+	if first := a.m.Unit(c.msg.Unit); !a.waits(c, &first) {
+		if joined, ok := a.join(c, &first); ok {
+			a.grant(c, joined, 1)
+		} else if tested {
+			a.take(c, spare, 1)
+			return
+		} else {
+			a.allocate(c, &first)
+		}
 	}
-	first := a.m.Unit(m.Unit)
-	if first.Busy {
+	if tested {
+		a.free(spare, 1) // it was looked for in vain
+	}
+}
+
+// waits reports whether a claim cannot be granted anything now: it waits, or it was
+// answered.
+func (a *Arbiter) waits(c *claim, first *UnitInfo) bool {
+	m := &c.msg
+	switch {
+	case a.shared.Tripped():
+		a.refuse(c, MsgRefused)
+	case first.Busy:
 		// The claim lets go of what it held: a relocation waits for claims
 		// that hold spare units, not for those that wait for it.
 		c.state = claimWaiting
-		return
-	}
-	if !believes(m, &first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First {
+	case !believes(m, first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First:
 		a.refuse(c, MsgRetry)
-		return
-	}
-	if a.contested(c) && !plantedNoTurns {
+	case a.contested(c) && !plantedNoTurns:
 		c.state = claimWaiting
-		return
+	default:
+		return false
 	}
-	if spare, ok := a.join(c, &first); ok {
-		a.grant(c, spare, 1)
-		return
-	}
-	want := a.fresh(c, &first)
+	return true
+}
+
+// allocate takes free spare units for a claim.
+func (a *Arbiter) allocate(c *claim, first *UnitInfo) {
+	m := &c.msg
+	want := a.fresh(c, first)
 	var spare, n uint32
 	var ok bool
-	if m.Tries > 0 {
+	switch {
+	case c.failed():
+		// One that was tried failed. The next one is tried before it is granted.
+		a.suspectTried(c)
+		device, _ := a.geo.SpareOffset(m.Tried[m.Tries-1])
+		c.state = claimSearching
+		a.search.add(a, job{kind: jobClaim, claim: int(m.Queue)*a.cfg.Depth + int(m.Tag), device: device})
+		return
+	case m.Tries > 0:
 		spare, ok = a.alloc.AllocateFar(m.Tried[:m.Tries]...)
 		n = 1
-	} else {
+	default:
 		spare, n, ok = a.alloc.Allocate(want, NoHint)
 	}
-	if !ok {
-		a.spareAlert()
-		if first.Pending&m.First == m.First {
-			c.state, c.since = claimRetest, a.drv.Now()
-			return
-		}
-		a.refuse(c, MsgRefused)
+	if ok {
+		a.take(c, spare, n)
 		return
 	}
+	a.spareAlert()
+	if first.Pending&m.First == m.First {
+		c.state, c.since = claimRetest, a.drv.Now()
+		return
+	}
+	a.refuse(c, MsgRefused)
+}
+
+// take grants a claim spare units that were allocated, unless the budget is used up.
+func (a *Arbiter) take(c *claim, spare, n uint32) {
 	if !a.bucket.take(uint64(n), a.drv.Now()) {
 		a.free(spare, n)
 		a.refuse(c, MsgRefused)
-		a.trip("blocks are remapped faster than the budget allows")
+		a.trip(TripBudget, "blocks are remapped faster than the budget allows")
 		return
 	}
 	a.grant(c, spare, n)
@@ -443,8 +532,11 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	if c.state == claimReporting {
 		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending, Cause: metadata.CauseRead, Time: c.time})
 	}
+	device, _ := a.geo.SpareOffset(c.spare)
 	for _, spare := range m.Tried[:m.Tries] {
-		if a.alloc.Service(spare) == InService {
+		// That the disk is there says the spare unit that took the data: of a spare device
+		// see suspect.go.
+		if d, _ := a.geo.SpareOffset(spare); d == device && d == 0 && a.alloc.Service(spare) == InService {
 			out = append(out, metadata.Entry{
 				Spare: spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: c.time,
 			})
@@ -507,7 +599,7 @@ func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.E
 	ticket, err := a.journal.Commit(entries)
 	if err != nil {
 		// It may have failed at something of its own, and waits to be resumed.
-		a.trip("the metadata takes no commit: " + err.Error())
+		a.trip(TripMetadata, "the metadata takes no commit: "+err.Error())
 		return false
 	}
 	a.commits = append(a.commits, commit{ticket, kind, claim})
@@ -624,6 +716,8 @@ func (a *Arbiter) Committed(t Ticket, durable bool) {
 		a.move.committed(a, durable)
 	case commitResume:
 		a.resumed(durable)
+	case commitRetire:
+		a.retired(durable)
 	}
 }
 
@@ -640,6 +734,10 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	}
 	a.publish(entries)
 	if !reporting {
+		a.took(c.spare)
+		for _, spare := range c.msg.Tried[:c.msg.Tries] {
+			a.suspect(spare) // if it was not retired
+		}
 		// Whoever asks from now on joins by the Map.
 		a.letGo(c)
 	}
@@ -663,6 +761,9 @@ func (a *Arbiter) publish(entries []metadata.Entry) {
 			a.m.Apply(e)
 		default:
 			must(a.alloc.Apply(e))
+			for i := range e.Count {
+				a.unsuspect(e.Spare + i)
+			}
 		}
 	}
 }
@@ -701,10 +802,16 @@ func (a *Arbiter) vacateUnused(unit uint64, spare uint32) {
 	}
 }
 
-// given reports whether a claim still writes to the spare unit; it will free it.
+// given reports whether a claim will free a spare unit that served a unit: it writes there,
+// or it has tried it. Were it freed before, and given to another unit, the claim would take it
+// from that.
 func (a *Arbiter) given(unit uint64, spare uint32) bool {
 	for i := range a.claims {
-		if s, ok := a.claims[i].spareOf(unit); ok && s == spare {
+		c := &a.claims[i]
+		if s, ok := c.spareOf(unit); ok && s == spare {
+			return true
+		}
+		if c.state != claimNone && c.state != claimReporting && slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
 			return true
 		}
 	}
@@ -733,7 +840,7 @@ func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 			}
 		}
 	}
-	a.tripFor(0, "no metadata mirror on the backing disk takes a commit")
+	a.tripFor(TripMetadata, 0, "no metadata mirror on the backing disk takes a commit")
 }
 
 // remember notes what is durable about blocks before the Map calls them lost:
@@ -787,11 +894,11 @@ func (a *Arbiter) inDoubt(spare uint32) bool {
 }
 
 // trip opens the breaker: nothing is remapped until an operator resumes.
-func (a *Arbiter) trip(reason string) {
+func (a *Arbiter) trip(kind TripKind, reason string) {
 	if a.shared.Tripped() {
 		return
 	}
-	a.reason = reason
+	a.reason, a.kind = reason, kind
 	a.shared.tripped.Store(true)
 	for i := range a.claims {
 		if c := &a.claims[i]; c.state == claimWaiting || c.state == claimRetest {
@@ -811,7 +918,7 @@ func (a *Arbiter) Resume() error {
 		return ErrBusy
 	}
 	if why := a.missing(); why != "" {
-		a.reason = why
+		a.reason, a.kind = why, TripGone
 		return fmt.Errorf("%w: %s", ErrGone, why)
 	}
 	ticket, err := a.journal.Resume(a.unknown)
@@ -860,15 +967,17 @@ func (a *Arbiter) resumed(durable bool) {
 type ArbiterStatus struct {
 	Total, Used, Free, Retired uint64 // spare units
 	Tripped                    bool
+	Suspect                    uint64 // spare units that failed and are not retired, or not yet
 	Reason                     string // why the breaker is open
-	Claims                     int    // requests that heal
+	Kind                       TripKind
+	Claims                     int // requests that heal
 }
 
 // Status returns the arbiter's state.
 func (a *Arbiter) Status() ArbiterStatus {
 	s := ArbiterStatus{
 		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(), Retired: a.alloc.Retired(),
-		Tripped: a.shared.Tripped(), Reason: a.reason,
+		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind, Suspect: uint64(len(a.suspects.list)),
 	}
 	for i := range a.claims {
 		if a.claims[i].state != claimNone {

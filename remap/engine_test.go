@@ -32,6 +32,9 @@ type rig struct {
 	worn    map[[2]int64]int32 // as bad, but of reads only: writes are taken
 	alerts  []Alert
 	gone    map[uint8]string
+	// transfer, if set, is what the disks answer to transfers, with contents.
+	transfer func(t *Transfer) int32
+	away     map[int64]bool // devices that answer EIO to everything
 }
 
 func (r *rig) Issue(io *IO)                 { r.ios = append(r.ios, *io) }
@@ -87,6 +90,9 @@ func newRigOf(t testing.TB, blockSize, physical int, spares uint32) *rig {
 
 // result is what the rig's disk answers to one operation.
 func (r *rig) result(device uint8, offset, length int64, op Op) int32 {
+	if r.away[int64(device)] {
+		return -int32(syscall.EIO)
+	}
 	for i, faults := range []map[[2]int64]int32{r.bad, r.worn} {
 		if len(faults) == 0 || i == 1 && op != OpRead {
 			continue
@@ -139,7 +145,11 @@ func (r *rig) step() {
 	case len(r.moves) > 0:
 		t := r.moves[0]
 		r.moves = append(r.moves[:0], r.moves[1:]...)
-		r.a.Transferred(t.ID, r.result(t.Device, t.Offset, int64(len(t.Data)), t.Op))
+		if r.transfer != nil {
+			r.a.Transferred(t.ID, r.transfer(&t))
+		} else {
+			r.a.Transferred(t.ID, r.result(t.Device, t.Offset, int64(len(t.Data)), t.Op))
+		}
 	default:
 		t := r.tickets[0]
 		r.tickets = append(r.tickets[:0], r.tickets[1:]...)

@@ -34,6 +34,9 @@ type Geometry struct {
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
 	// write and a flush of a FUA write, with one result for both.
 	NoFUA [MaxDevices]bool
+	// Known are byte offsets, by device, of 4096 bytes that could be read once, such as
+	// the superblocks: what they answer says whether a device is there. It may be empty.
+	Known [][]int64
 }
 
 // BlocksPerUnit returns how many blocks make a unit.

@@ -22,10 +22,10 @@ func (a *Arbiter) look(device uint8) {
 		return
 	}
 	if a.shared.Tripped() {
-		a.reason = why // that is what the operator has to know
+		a.reason, a.kind = why, TripGone // that is what the operator has to know
 		return
 	}
-	a.trip(why)
+	a.trip(TripGone, why)
 }
 
 // missing says which of the devices is gone, and why; empty if none is.
@@ -40,15 +40,15 @@ func (a *Arbiter) missing() string {
 
 // tripFor opens the breaker for something that happened to a device: if one is gone
 // that is the reason.
-func (a *Arbiter) tripFor(device uint8, reason string) {
+func (a *Arbiter) tripFor(kind TripKind, device uint8, reason string) {
 	if a.shared.Tripped() {
 		return
 	}
 	switch why := a.missing(); {
 	case why != "":
-		reason = why
+		reason, kind = why, TripGone
 	case int(device) < len(a.cfg.Names):
 		reason = a.cfg.Names[device] + ": " + reason
 	}
-	a.trip(reason)
+	a.trip(kind, reason)
 }

@@ -93,7 +93,7 @@ func TestGoneIsTheReason(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.a.Look()
 	r.want("tripped", r.s.Tripped(), false)
-	r.a.trip("something")
+	r.a.trip(TripPath, "something")
 	r.gone = map[uint8]string{0: goneReason}
 	r.a.Look()
 	r.want("reason", r.a.Status().Reason, goneReason)

@@ -39,6 +39,7 @@ func (g *grace) done(a *Arbiter, generation uint64) {
 	}
 	g.limbo = append(g.limbo[:0], g.limbo[g.freeing:]...)
 	g.freeing = 0
+	a.suspects.due = true
 }
 
 // vacate puts a spare unit into limbo.

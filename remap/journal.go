@@ -72,6 +72,17 @@ func (a Alert) String() string {
 	return [...]string{"breaker tripped", "breaker closed", "spare region runs low", "spare region full"}[a]
 }
 
+// TripKind says what the breaker opened for.
+type TripKind uint8
+
+const (
+	TripPath     TripKind = iota // the path to a device, or the whole device, fails
+	TripGone                     // a device is not there any more
+	TripMedia                    // a device answers, and its spare units fail
+	TripBudget                   // blocks went bad faster than the budget allows
+	TripMetadata                 // the metadata takes no commit
+)
+
 // Errors of the Arbiter.
 var (
 	// ErrTripped is returned, and told as a Move's end, while the breaker is open.
@@ -82,6 +93,8 @@ var (
 	ErrRange = errors.New("no such block")
 	// ErrSpareFull is told as a Move's end when no spare unit is free.
 	ErrSpareFull = errors.New("no spare unit is free")
+	// ErrSpareBad is told as a Move's end when every spare unit that was tried failed.
+	ErrSpareBad = errors.New("no spare unit that was tried holds data")
 	// ErrGone is returned by Resume while a device is not there.
 	ErrGone = errors.New("nothing can be resumed")
 	// ErrNotTripped is returned by Resume when the breaker is closed.

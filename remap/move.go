@@ -2,6 +2,7 @@ package remap
 
 import (
 	"bytes"
+	"math/bits"
 	"syscall"
 
 	"ublkremap/metadata"
@@ -17,7 +18,11 @@ type Move struct {
 	// Retest: nothing is moved. Pending blocks that read well again, several times, are
 	// no longer pending.
 	Retest bool
-	Cause  metadata.Cause
+	// AcceptOld, of a move home: a block that has no copy which reads in the spare region goes
+	// home as it is there, if that reads well, several times. What was written to it since
+	// it left is lost.
+	AcceptOld bool
+	Cause     metadata.Cause
 }
 
 // MoveResult is how a Move ended.
@@ -26,7 +31,11 @@ type MoveResult struct {
 	Moved   uint64 // blocks; of a retest those that are no longer pending
 	Skipped uint64 // blocks that were there already, or that are lost, or of a retest not pending
 	Failed  uint64 // blocks that could not be read, or not be written where they should go; they stay where they are
-	Err     error  // why it ended early: ErrTripped, ErrSpareFull; else nil
+	// NoCopy are those of Skipped and Failed, of a move home, that have no copy which reads but
+	// perhaps an older one at home: see AcceptOld.
+	NoCopy uint64
+	Old    uint64 // those of Moved of which home holds what it held before they left it
+	Err    error  // why it ended early: ErrTripped, ErrSpareFull, ErrSpareBad; else nil
 }
 
 // moveStep says what the mover waits for.
@@ -38,33 +47,43 @@ const (
 	moveClaims                 // for heals of the busy units to end
 	moveGrace                  // for I/O that looked at the Map before the units were busy
 	moveCopy                   // for a transfer
+	moveSearch                 // for a spare unit that is well, after one failed
+	moveAsk                    // for an answer of a device on which blocks did not read
 	moveCommit                 // for the journal
 )
 
 const (
 	moveBatch    = 32 // units that are busy at once
 	moveMaxQueue = 64 // Moves that may wait
-	moveTries    = 3  // spare units that are tried for one unit
 )
 
 // What happens to a batch must fit one commit: a place and a pending mark for
-// each unit, and the spare units that failed.
-const _ = uint(metadata.MaxEntries - (2+moveTries)*moveBatch)
+// each unit.
+const _ = uint(metadata.MaxEntries - 2*moveBatch)
 
-// moving is one unit of the batch.
+// moving is one unit of the batch. Blocks that go home do so in several passes: those of
+// one spare unit at a time, then those that are at home and pending, then those of which
+// only home may have a copy.
 type moving struct {
-	mask  uint8  // blocks to move: what is left of them once the unit was copied
+	left  uint8  // blocks of later passes
+	mask  uint8  // blocks of this pass: what is left of them once they were copied
+	done  uint8  // blocks that are where they should be
+	old   uint8  // those of done of which home holds what it held before
 	bad   uint8  // blocks that could not be read: they become pending
 	spare uint32 // where they go, or come from
 	taken bool   // spare was found for this move
-	home  bool   // of a retest: the blocks are at home
+	pass  movePass
 }
 
-// failedSpare is a spare unit that could not be written.
-type failedSpare struct {
-	unit  uint64 // for which it was tried
-	spare uint32
-}
+// movePass says what is done with the blocks of a pass.
+type movePass uint8
+
+const (
+	passCopy movePass = iota // read them, write them to their new place, and read that
+	passHome                 // they are at home, and pending: read them there several times
+	passRead                 // of a retest: they are in a spare unit, and pending: the same there
+	passOld                  // read what home holds several times
+)
 
 // mover carries out Moves, one batch of units after the other. The units of a
 // batch are busy: requests that meet them wait, and heals of them too. A grace
@@ -85,10 +104,10 @@ type mover struct {
 	verifying  bool
 	from, to   uint // blocks of the unit that are being copied
 	single     bool // block by block: a read of several failed
-	tries      int
+	noSpare    bool // none that was tried holds data
 	data, copy []byte
 	transfer   uint64
-	failed     []failedSpare
+	doubted    uint32 // devices, a bit each, on which blocks did not read, and that are to be asked
 
 	entries []metadata.Entry
 	time    uint32
@@ -103,8 +122,7 @@ type mover struct {
 
 func (v *mover) init(cfg ArbiterConfig) {
 	v.queue = make([]Move, 0, moveMaxQueue)
-	v.failed = make([]failedSpare, 0, moveBatch*moveTries)
-	v.entries = make([]metadata.Entry, 0, (2+moveTries)*moveBatch)
+	v.entries = make([]metadata.Entry, 0, 2*moveBatch)
 	v.data = cfg.Buffer[:metadata.UnitSize]
 	v.copy = cfg.Buffer[metadata.UnitSize : 2*metadata.UnitSize]
 	v.claim = -1
@@ -169,7 +187,7 @@ func (v *mover) advance(a *Arbiter) {
 				return
 			}
 			v.i, v.step = 0, moveCopy
-			v.failed = v.failed[:0]
+			v.noSpare, v.doubted = false, 0
 			v.beginUnit(a)
 		default:
 			return // a transfer or a commit is under way
@@ -194,7 +212,7 @@ func (v *mover) nextBatch(a *Arbiter) {
 	for i := range v.n {
 		unit := v.first + uint64(i)
 		lo, hi := max(v.at, unit*per), min(end, (unit+1)*per)
-		v.units[i] = moving{mask: uint8(1<<(hi-unit*per)-1) &^ uint8(1<<(lo-unit*per)-1)}
+		v.units[i] = moving{left: uint8(1<<(hi-unit*per)-1) &^ uint8(1<<(lo-unit*per)-1)}
 	}
 	v.at = min(end, (v.first+uint64(v.n))*per)
 	v.busy(a)
@@ -214,67 +232,98 @@ func (v *mover) end(a *Arbiter, err error) {
 	a.drv.Moved(v.res)
 }
 
-// beginUnit decides which blocks of the current unit move and starts copying
-// the first of them; past the last unit it commits.
+// beginUnit goes on with the current unit's next pass, or with the next unit, and starts
+// copying the first of its blocks; past the last unit it commits.
 func (v *mover) beginUnit(a *Arbiter) {
 	for ; v.i < v.n; v.i++ {
-		u := &v.units[v.i]
-		if u.mask == 0 {
-			continue
-		}
-		info := a.m.Unit(v.first + uint64(v.i))
-		asked := u.mask
-		if v.now.Retest {
-			u.pickPending(&info)
-		} else if v.now.ToSpare {
-			u.mask &^= info.Mapped() | info.Lost
-		} else {
-			// The blocks of one place at a time; more than one is rare.
-			u.mask = 0
-			for _, p := range info.Places[:info.N] {
-				if p.Mask&asked != 0 {
-					u.mask, u.spare = p.Mask&asked, p.Spare
-					break
-				}
-			}
-			if rest := asked & info.Mapped() &^ u.mask; rest != 0 {
-				asked &^= rest
-				v.res.Failed += uint64(popcount(rest))
+		for v.nextPass(a) {
+			v.from, v.to, v.single, v.reads = 0, 0, false, 0
+			if v.nextRun(a) {
+				return
 			}
 		}
-		v.res.Skipped += uint64(popcount(asked &^ u.mask))
-		if u.mask == 0 {
-			continue
-		}
-		v.tries = 0
-		if v.now.ToSpare && !v.pickSpare(a, &info) {
-			v.res.Failed += uint64(popcount(u.mask))
-			v.res.Err = ErrSpareFull
-			u.mask = 0
-			continue
-		}
-		v.from, v.to, v.single = 0, 0, false
-		if v.nextRun(a) {
+	}
+	v.askDoubted(a)
+}
+
+// nextPass picks the blocks of the current unit's next pass; false if there is none.
+func (v *mover) nextPass(a *Arbiter) bool {
+	u := &v.units[v.i]
+	u.done |= u.mask
+	u.mask = 0
+	if u.left == 0 && (v.now.ToSpare || v.now.Retest || u.bad == 0) {
+		return false
+	}
+	info := a.m.Unit(v.first + uint64(v.i))
+	switch {
+	case v.now.Retest:
+		v.pickPending(u, &info)
+	case v.now.ToSpare:
+		v.pickHome(a, u, &info)
+	default:
+		v.pickSpared(u, &info)
+	}
+	return u.mask != 0
+}
+
+// pickHome picks the blocks that are at home, and a spare unit for them.
+func (v *mover) pickHome(a *Arbiter, u *moving, info *UnitInfo) {
+	u.mask = u.left &^ (info.Mapped() | info.Lost)
+	v.res.Skipped += uint64(popcount(u.left &^ u.mask))
+	u.left, u.pass = 0, passCopy
+	if u.mask == 0 || !v.noSpare && v.pickSpare(a, info) {
+		return
+	}
+	v.fail(u, u.mask)
+	if v.res.Err == nil && !v.noSpare {
+		v.res.Err = ErrSpareFull
+	}
+}
+
+// pickSpared picks the blocks of one spare unit, or when there are none left those that are
+// pending at home, or else those that have no copy which reads.
+func (v *mover) pickSpared(u *moving, info *UnitInfo) {
+	for _, p := range info.Places[:info.N] {
+		if p.Mask&u.left != 0 {
+			u.mask, u.spare, u.pass = p.Mask&u.left, p.Spare, passCopy
+			u.left &^= u.mask
 			return
 		}
 	}
-	v.commit(a)
+	if u.mask = u.left & info.Pending; u.mask != 0 {
+		u.left, u.pass = u.left&^u.mask, passHome
+		return
+	}
+	gone := u.bad&info.Mapped() | u.left&info.Lost
+	v.res.Skipped += uint64(popcount(u.left &^ gone))
+	u.left = 0
+	switch {
+	case u.pass == passOld: // that was it
+	case v.now.AcceptOld:
+		u.mask, u.pass = gone, passOld
+		v.res.Failed -= uint64(popcount(gone & u.bad)) // until it is known
+	default:
+		v.res.Skipped += uint64(popcount(gone & info.Lost))
+		v.res.NoCopy += uint64(popcount(gone))
+	}
+}
+
+// fail leaves blocks of a pass where they are.
+func (v *mover) fail(u *moving, blocks uint8) {
+	u.mask &^= blocks
+	v.res.Failed += uint64(popcount(blocks))
 }
 
 // pickSpare finds a spare unit for the current unit's blocks.
 func (v *mover) pickSpare(a *Arbiter, info *UnitInfo) bool {
 	u := &v.units[v.i]
-	if v.tries == 0 {
-		for _, p := range info.Places[:info.N] {
-			if a.alloc.Service(p.Spare) == InService {
-				u.spare, u.taken = p.Spare, true
-				return true
-			}
+	for _, p := range info.Places[:info.N] {
+		if a.alloc.Service(p.Spare) == InService && !a.alloc.Suspected(p.Spare) {
+			u.spare, u.taken = p.Spare, true
+			return true
 		}
-		u.spare, _, u.taken = a.alloc.Allocate(1, NoHint)
-	} else {
-		u.spare, u.taken = a.alloc.AllocateFar(u.spare)
 	}
+	u.spare, _, u.taken = a.alloc.Allocate(1, NoHint)
 	return u.taken
 }
 
@@ -295,22 +344,22 @@ func (v *mover) nextRun(a *Arbiter) bool {
 		v.to++
 	}
 	v.reading, v.verifying = true, false
-	v.start(a, OpRead, v.now.ToSpare || u.home, v.data)
+	v.start(a, OpRead, v.now.ToSpare || u.pass == passHome || u.pass == passOld, v.data)
 	return true
+}
+
+// place returns where the current run lives at home, or in its spare unit.
+func (v *mover) place(a *Arbiter, home bool) (device uint8, offset int64) {
+	if home {
+		return a.geo.HomeOffset((v.first+uint64(v.i))*a.geo.BlocksPerUnit() + uint64(v.from))
+	}
+	device, offset = a.geo.SpareOffset(v.units[v.i].spare)
+	return device, offset + int64(v.from)*int64(a.geo.BlockSize)
 }
 
 // start transfers the current run between the buffer and its home or its spare unit.
 func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
-	per := a.geo.BlocksPerUnit()
-	unit := v.first + uint64(v.i)
-	var device uint8
-	var offset int64
-	if home {
-		device, offset = a.geo.HomeOffset(unit*per + uint64(v.from))
-	} else {
-		device, offset = a.geo.SpareOffset(v.units[v.i].spare)
-		offset += int64(v.from) * int64(a.geo.BlockSize)
-	}
+	device, offset := v.place(a, home)
 	v.transfer++
 	t := &a.outTransfer
 	*t = Transfer{
@@ -325,11 +374,16 @@ func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
 // reports what it could not finish.
 func (a *Arbiter) Transferred(id uint64, res int32) {
 	v := &a.move
-	if v.step != moveCopy || id != v.transfer {
+	switch {
+	case id&ownTransfer != 0:
+		a.search.transferred(a, id, res)
+		a.advance()
+		return
+	case v.step != moveCopy || id != v.transfer:
 		return
 	}
 	end := v.transferred
-	if v.now.Retest {
+	if v.units[v.i].pass != passCopy {
 		end = v.retested
 	}
 	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
@@ -344,58 +398,129 @@ func (a *Arbiter) TransferUnflushed(id uint64) { a.Transferred(id, -int32(syscal
 // its medium or for another reason.
 func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 	u := &v.units[v.i]
-	run := uint8(1<<v.to-1) &^ uint8(1<<v.from-1)
+	run := v.run()
 	switch {
 	case !ok && !medium:
 		// The path is at fault, or resources are short: nothing is pending, no
 		// spare unit is bad, and the blocks stay where they are.
-		u.mask &^= run
-		v.res.Failed += uint64(popcount(run))
+		v.fail(u, run)
 	case v.reading && !ok && v.to-v.from > 1:
 		v.single, v.to = true, v.from
 	case v.reading && !ok:
-		u.mask &^= run
+		v.fail(u, run)
 		u.bad |= run
-		v.res.Failed++
+		v.doubt(a)
 	case v.reading:
 		v.reading = false
 		v.start(a, OpWrite, !v.now.ToSpare, v.data)
 		return
-	case v.verifying:
-		if !ok || !bytes.Equal(v.data[:int(v.to-v.from)*a.geo.BlockSize], v.copy[:int(v.to-v.from)*a.geo.BlockSize]) {
-			u.mask &^= run
-			v.res.Failed += uint64(popcount(run))
-		}
-	case !ok && v.now.ToSpare:
-		if !v.anotherSpare(a) {
-			v.res.Failed += uint64(popcount(u.mask))
-			u.mask = 0
-		}
-	case !ok:
-		u.mask &^= run // it stays in its spare unit
-		v.res.Failed += uint64(popcount(run))
-	case !v.now.ToSpare:
-		// A home that once failed must be read back before anything relies on it.
+	case ok && !v.verifying:
+		// What takes a write need not hold it: it is read back before what is there now is
+		// given up.
 		v.verifying = true
-		v.start(a, OpRead, true, v.copy)
+		clear(v.copy)
+		v.start(a, OpRead, !v.now.ToSpare, v.copy)
+		return
+	case ok && v.sameAgain(a):
+		if v.now.ToSpare {
+			device, _ := a.geo.SpareOffset(u.spare)
+			a.well(device)
+		}
+	case v.now.ToSpare:
+		v.anotherSpare(a)
+		return
+	default:
+		v.fail(u, run) // it stays in its spare unit
+	}
+	v.goOn(a)
+}
+
+// run is the mask of the current run's blocks.
+func (v *mover) run() uint8 { return uint8(1<<v.to-1) &^ uint8(1<<v.from-1) }
+
+// sameAgain reports whether the run was read as it was read, or written, before.
+func (v *mover) sameAgain(a *Arbiter) bool {
+	n := int(v.to-v.from) * a.geo.BlockSize
+	return bytes.Equal(v.data[:n], v.copy[:n])
+}
+
+// goOn copies the next run, or goes on with the next pass or unit.
+func (v *mover) goOn(a *Arbiter) {
+	if v.units[v.i].mask != 0 && v.nextRun(a) {
 		return
 	}
-	if u.mask != 0 && v.nextRun(a) {
-		return
-	}
-	v.i++
 	v.beginUnit(a)
 }
 
-// anotherSpare begins the current unit again with another spare unit, after a
-// write to the first one failed.
-func (v *mover) anotherSpare(a *Arbiter) bool {
+// anotherSpare looks for another spare unit for the current unit, after its first
+// one did not take what was written to it, or did not hold it.
+func (v *mover) anotherSpare(a *Arbiter) {
 	u := &v.units[v.i]
-	v.failed = append(v.failed, failedSpare{v.first + uint64(v.i), u.spare})
+	a.suspect(u.spare)
 	u.taken = false
-	v.to = 0
-	v.tries++
-	return v.tries < moveTries && v.pickSpare(a, nil)
+	a.freeUnused(v.first+uint64(v.i), u.spare)
+	device, _ := a.geo.SpareOffset(u.spare)
+	v.step = moveSearch
+	a.search.add(a, job{kind: jobMove, device: device})
+}
+
+// found begins the current unit again with a spare unit that is well, if there is one.
+func (v *mover) found(a *Arbiter, spare uint32, ok bool) {
+	u := &v.units[v.i]
+	v.step = moveCopy
+	if ok {
+		u.spare, u.taken = spare, true
+		v.to = 0
+	} else {
+		v.noSpare = true
+		v.res.Err = ErrSpareBad
+		v.fail(u, u.mask)
+	}
+	v.goOn(a)
+}
+
+// doubt has the device asked, before the commit, on which the current run did not read. Of the
+// backing disk the commit itself tells whether it is there.
+func (v *mover) doubt(a *Arbiter) {
+	if device, _ := v.place(a, v.now.ToSpare); device != 0 {
+		v.doubted |= 1 << device
+	}
+}
+
+// askDoubted asks the devices on which blocks did not read, one after the other; then it
+// commits.
+func (v *mover) askDoubted(a *Arbiter) {
+	if v.doubted == 0 {
+		v.commit(a)
+		return
+	}
+	v.step = moveAsk
+	a.search.add(a, job{kind: jobMoved, device: uint8(bits.TrailingZeros32(v.doubted))})
+}
+
+// asked takes a device's answer. If it is away nothing that did not read there is pending.
+func (v *mover) asked(a *Arbiter, device uint8, there bool) {
+	v.doubted &^= 1 << device
+	for i := range v.units[:v.n] {
+		if u := &v.units[i]; !there && u.bad != 0 {
+			info := a.m.Unit(v.first + uint64(i))
+			u.bad &^= a.livesOn(v.first+uint64(i), &info, device)
+		}
+	}
+	v.askDoubted(a)
+}
+
+// livesOn returns which blocks of a unit live on a device.
+func (a *Arbiter) livesOn(unit uint64, info *UnitInfo, device uint8) (mask uint8) {
+	if d, _ := a.geo.HomeOffset(unit * a.geo.BlocksPerUnit()); d == device {
+		mask = ^info.Mapped()
+	}
+	for _, p := range info.Places[:info.N] {
+		if d, _ := a.geo.SpareOffset(p.Spare); d == device {
+			mask |= p.Mask
+		}
+	}
+	return mask
 }
 
 // commit hands the batch's changes to the journal.
@@ -418,25 +543,15 @@ func (v *mover) buildEntries(a *Arbiter) {
 	v.entries = v.entries[:0]
 	for i, u := range v.units[:v.n] {
 		unit := v.first + uint64(i)
-		if u.mask != 0 {
-			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.mask, State: metadata.StateHome, Cause: v.now.Cause, Time: v.time}
-			if v.now.ToSpare || v.now.Retest && !u.home {
+		if u.done != 0 {
+			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.done, State: metadata.StateHome, Cause: v.now.Cause, Time: v.time}
+			if v.now.ToSpare || u.pass == passRead {
 				e.State, e.Spare = metadata.StateMapped, u.spare
 			}
 			v.add(e)
 		}
 		if u.bad != 0 {
 			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending, Cause: metadata.CauseRead, Time: v.time})
-		}
-	}
-	if v.blocks() == 0 {
-		return // every spare unit that was tried failed: that says more of the path than of them
-	}
-	for _, f := range v.failed {
-		if a.alloc.Service(f.spare) == InService {
-			v.entries = append(v.entries, metadata.Entry{
-				Spare: f.spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: v.time,
-			})
 		}
 	}
 }
@@ -455,7 +570,7 @@ func (v *mover) add(e metadata.Entry) {
 
 func (v *mover) blocks() (n uint64) {
 	for _, u := range v.units[:v.n] {
-		n += uint64(popcount(u.mask))
+		n += uint64(popcount(u.done))
 	}
 	return n
 }
@@ -467,15 +582,19 @@ func (v *mover) giveUp(a *Arbiter) {
 			a.freeUnused(v.first+uint64(i), u.spare)
 		}
 	}
-	for _, f := range v.failed {
-		a.freeUnused(f.unit, f.spare)
-	}
 }
 
 func (v *mover) committed(a *Arbiter, durable bool) {
 	if durable {
 		a.publish(v.entries)
 		v.res.Moved += v.blocks()
+		for i := range v.units[:v.n] {
+			u := &v.units[i]
+			v.res.Old += uint64(popcount(u.old))
+			if u.taken && u.done != 0 {
+				a.took(u.spare)
+			}
+		}
 	} else {
 		a.outcomeUnknown(v.entries)
 		v.res.Failed += v.blocks()

@@ -91,7 +91,7 @@ func TestReadNotesBeforeThePathFails(t *testing.T) {
 func TestNotNoted(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.wear(2000, 1)
-	r.a.trip("test")
+	r.a.trip(TripPath, "test")
 	r.want("read", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
 	r.want("pending", r.s.m.Counts().Pending, uint64(0))
 	r.want("not noted", r.e.own.NotNoted, uint64(1))

@@ -30,6 +30,9 @@ func GeometryOf(l *metadata.Layout) Geometry {
 	if g.TailBlocks = l.TailBlocks(); g.TailBlocks > 0 {
 		g.TailDevice, g.TailOffset = l.HomeOf(g.Blocks - g.TailBlocks)
 	}
+	for i := range l.Devices() {
+		g.Known = append(g.Known, l.SuperblockPlaces(uint8(i)))
+	}
 	for _, r := range l.SpareRegions() {
 		g.Spares = append(g.Spares, SpareExtent{
 			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,

@@ -27,7 +27,7 @@ func (v *mover) nextRetest(a *Arbiter) bool {
 		v.claim = i
 		v.first, v.n = c.msg.Unit, int(min(moveBatch, c.msg.Count))
 		for u := range v.n {
-			v.units[u] = moving{mask: c.maskOf(v.first + uint64(u))}
+			v.units[u] = moving{left: c.maskOf(v.first + uint64(u))}
 		}
 		v.busy(a)
 		return true
@@ -67,37 +67,44 @@ func (v *mover) endRetest(a *Arbiter) {
 	}
 }
 
-// pickPending reduces a unit's blocks to those that are pending at one place, home
-// first.
-func (u *moving) pickPending(info *UnitInfo) {
-	asked := u.mask & info.Pending &^ info.Lost
-	u.home, u.mask = true, asked&^info.Mapped()
+// pickPending picks a unit's blocks that are pending at one place, home first.
+func (v *mover) pickPending(u *moving, info *UnitInfo) {
+	asked := u.left & info.Pending &^ info.Lost
+	u.pass, u.mask = passHome, asked&^info.Mapped()
 	for _, p := range info.Places[:info.N] {
 		if u.mask == 0 && p.Mask&asked != 0 {
-			u.home, u.mask, u.spare = false, p.Mask&asked, p.Spare
+			u.pass, u.mask, u.spare = passRead, p.Mask&asked, p.Spare
 		}
 	}
+	v.res.Skipped += uint64(popcount(u.left &^ u.mask))
+	u.left = 0
 }
 
-// retested takes the end of a read of the current run.
+// retested takes the end of a read of the current run, which is to be read well several
+// times, and the same each time.
 func (v *mover) retested(a *Arbiter, ok, medium bool) {
 	u := &v.units[v.i]
-	run := uint8(1<<v.to-1) &^ uint8(1<<v.from-1)
+	run := v.run()
+	if ok && v.reads > 0 {
+		ok = v.sameAgain(a)
+	}
 	switch {
 	case ok && v.reads+1 < retestReads:
 		v.reads++
-		v.start(a, OpRead, u.home, v.data)
+		clear(v.copy)
+		v.start(a, OpRead, u.pass != passRead, v.copy)
 		return
+	case ok && u.pass == passOld:
+		u.old |= run
+		u.bad &^= run
 	case !ok && medium && v.to-v.from > 1:
 		v.single, v.to = true, v.from
 	case !ok:
-		u.mask &^= run
-		v.res.Failed += uint64(popcount(run))
+		v.fail(u, run)
+		if u.pass == passOld {
+			v.res.NoCopy += uint64(popcount(run))
+		}
 	}
 	v.reads = 0
-	if u.mask != 0 && v.nextRun(a) {
-		return
-	}
-	v.i++
-	v.beginUnit(a)
+	v.goOn(a)
 }

@@ -19,6 +19,7 @@ import (
 type releaseOptions struct {
 	spares             []string
 	force, dryRun, yes bool
+	acceptOld          bool
 }
 
 // released is what release prints.
@@ -33,7 +34,9 @@ type released struct {
 	HeadBlocks  uint64 `json:"head_blocks"`
 	Pending     uint64 `json:"pending"`
 	// Blocks that do not hold what was exported.
-	NoCopy  []metadata.BlockRange `json:"no_copy"`
+	NoCopy []metadata.BlockRange `json:"no_copy"`
+	// Blocks that hold what their home held before they left it.
+	Old     []metadata.BlockRange `json:"old"`
 	BadHome []metadata.BlockRange `json:"bad_home"`
 	// How many more such blocks there are, which were too many to list.
 	Unlisted uint64 `json:"unlisted"`
@@ -52,6 +55,8 @@ one that holds what the device showed, at the same offsets. The device must be s
 Blocks whose home is still bad, or that have no copy that can be read, cannot go home. If
 there are any the disk is not released, and they are listed; with --force it is released
 all the same, and those blocks then read as errors, as zeroes or as what was there once.
+Of blocks without a copy --accept-old takes what home held when they left it, if that reads
+several times: what was written to them since is lost, and nothing tells whether there was any.
 
 A release that was interrupted is finished by running it again. It also undoes a
 create --in-place that was interrupted.`,
@@ -60,6 +65,7 @@ create --in-place that was interrupted.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	f.BoolVar(&o.acceptOld, "accept-old", false, "take what home holds for blocks without a copy that reads: what was written to them since they left it is lost")
 	f.BoolVar(&o.force, "force", false, "give up blocks that cannot go home")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
@@ -98,14 +104,18 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	was := img.Layout().Superblock()
 	out := newReleased(&was, backing)
 	opts := a.moveOptions("reading what is to be moved")
+	opts.AcceptOld = o.acceptOld
 	survey, err := metadata.SurveyRelease(img, opts)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head, survey.Pending, o.dryRun
-	out.NoCopy, out.Unlisted = ranges(survey.NoCopy), survey.More
+	out.NoCopy, out.Unlisted, out.Old = ranges(survey.NoCopy), survey.More, ranges(nil)
+	if o.acceptOld {
+		out.Old = ranges(survey.Old)
+	}
 	if len(survey.NoCopy) > 0 && !o.force {
-		return stuck(path, &metadata.StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More})
+		return stuck(path, metadata.Stuck(survey, o.acceptOld))
 	}
 	if o.dryRun {
 		return a.printReleased(out)
@@ -120,7 +130,7 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	opts = a.moveOptions("moving the head")
-	opts.Force, opts.Mark = o.force, markOf(view)
+	opts.Force, opts.AcceptOld, opts.Mark = o.force, o.acceptOld, markOf(view)
 	done, err := metadata.Release(img, opts)
 	if err != nil {
 		return stuck(path, err)
@@ -213,7 +223,7 @@ func stuck(path string, err error) error {
 func newReleased(sb *metadata.Superblock, backing *blockdev.Device) released {
 	return released{
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: backing.Path(), SizeBytes: sb.ExportedBytes,
-		HeadBlocks: uint64(sb.HeadBytes) / uint64(sb.BlockSize), NoCopy: ranges(nil), BadHome: ranges(nil),
+		HeadBlocks: uint64(sb.HeadBytes) / uint64(sb.BlockSize), NoCopy: ranges(nil), BadHome: ranges(nil), Old: ranges(nil),
 	}
 }
 
@@ -223,6 +233,7 @@ func (r *released) done(d *metadata.Released) {
 		r.MovedBlocks = d.Moved
 	}
 	r.NoCopy, r.BadHome, r.Unlisted = ranges(d.Left.NoCopy), ranges(d.Left.BadHome), d.Left.NoCopyMore+d.Left.BadHomeMore
+	r.Old = ranges(d.Old)
 }
 
 // ranges is a list that prints as one even if there is nothing in it.
@@ -237,6 +248,9 @@ func (r *released) question(force bool) string {
 	q := fmt.Sprintf("This moves %s blocks home, and makes a plain disk of %s; what %q remembers is erased", numText(r.MovedBlocks), r.Backing, r.Name)
 	if len(r.NoCopy) > 0 {
 		q += fmt.Sprintf("; %s have no copy, and will read as zeroes, as errors, or as what was there once", blocksText(r.NoCopy))
+	}
+	if len(r.Old) > 0 {
+		q += fmt.Sprintf("; %s will hold what their home held before they left it", blocksText(r.Old))
 	}
 	if force {
 		q += "; blocks whose home is still bad are given up"
@@ -287,6 +301,9 @@ func (a *app) printReleased(r released) error {
 	}
 	if r.Unlisted > 0 {
 		rows = append(rows, []string{"besides", numText(r.Unlisted) + " such blocks, in more places than can be listed"})
+	}
+	if len(r.Old) > 0 {
+		rows = append(rows, []string{"old", blocksText(r.Old) + "; they hold what their home held before they left it"})
 	}
 	if len(r.BadHome) > 0 {
 		rows = append(rows, []string{"bad", blocksText(r.BadHome) + "; their data could not go home"})

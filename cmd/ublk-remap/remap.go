@@ -86,16 +86,23 @@ func (a *app) printRemaps(each func(func(control.Remap) error) error) error {
 }
 
 func remapMoveCommand(a *app, add bool) *cobra.Command {
-	var dryRun bool
+	var dryRun, acceptOld bool
 	cmd := &cobra.Command{
 		Use:   "add DEV|NAME BLOCK[+COUNT]…",
 		Short: "Move blocks that still read to the spare region",
-		Args:  arguments(2, anyNumber),
+		Long: `Move blocks that still read to the spare region. What is written there is read back, and compared, before
+what is at home is given up; a spare unit that does not hold it is not used again.`,
+		Args: arguments(2, anyNumber),
 	}
 	if !add {
 		cmd.Use, cmd.Short = "remove DEV|NAME BLOCK[+COUNT]…", "Move blocks home again"
 		cmd.Long = `Move blocks home again. What is written home is read back before the remap is given up;
-a block whose home fails stays in the spare region.`
+a block whose home fails stays in the spare region. A block that is pending and reads again is not pending any more.
+
+A block that has no copy which reads, because its spare unit fails or because it is lost, stays as it is, and the command ends
+with 3. Home may still hold what the block held before it left; whatever was written to it since is not there, also if
+that was acknowledged, and nothing tells whether there was any. --accept-old takes home's content, if it reads several times.`
+		cmd.Flags().BoolVar(&acceptOld, "accept-old", false, "take what home holds for blocks without a copy that reads: what was written to them since they left it is lost")
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r, err := a.lookup(args[0])
@@ -106,7 +113,7 @@ a block whose home fails stays in the spare region.`
 		if err != nil {
 			return err
 		}
-		return a.moveBlocks(cmd.Context(), r, ranges, add, dryRun)
+		return a.moveBlocks(cmd.Context(), r, moved{Device: r.Device, Ranges: ranges, DryRun: dryRun, acceptOld: acceptOld}, add)
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and change nothing")
 	a.jsonFlag(cmd)
@@ -118,34 +125,42 @@ type moved struct {
 	Device string          `json:"device"`
 	Ranges []control.Range `json:"ranges"`
 	Blocks uint64          `json:"blocks"` // that were moved
+	Old    uint64          `json:"old"`    // those of them of which home holds what it held before they left it
 	DryRun bool            `json:"dry_run"`
+
+	acceptOld bool
 }
 
-func (a *app) moveBlocks(ctx context.Context, r *control.Record, ranges []control.Range, add, dryRun bool) error {
-	out := moved{Device: r.Device, Ranges: ranges, DryRun: dryRun}
-	if !dryRun {
+func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add bool) error {
+	if !out.DryRun {
 		ask := control.NewClient(r.Name).RemoveRemaps
-		if add {
+		switch {
+		case add:
 			ask = control.NewClient(r.Name).AddRemaps
+		case out.acceptOld:
+			ask = control.NewClient(r.Name).TakeBackRemaps
 		}
-		reply, err := ask(ctx, ranges)
+		reply, err := ask(ctx, out.Ranges)
 		if err != nil {
 			return err
 		}
-		out.Blocks = reply.Blocks
+		out.Blocks, out.Old = reply.Blocks, reply.Old
 	}
 	if a.json {
 		return a.printJSON(out)
 	}
-	if dryRun {
+	if out.DryRun {
 		var n uint64
-		for _, g := range ranges {
+		for _, g := range out.Ranges {
 			n += g.Count
 		}
 		_, err := fmt.Fprintf(a.out, "would move what can be moved of %s blocks\n", numText(n))
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", numText(out.Blocks))
+	if err == nil && out.Old > 0 {
+		_, err = fmt.Fprintf(a.out, "of %s of them home holds what it held before they left it\n", numText(out.Old))
+	}
 	return err
 }
 

@@ -164,6 +164,13 @@ func (c *Client) RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, e
 	return c.move(ctx, "/v1/remaps/remove", ranges)
 }
 
+// TakeBackRemaps moves blocks home, and takes for those without a copy which reads what home
+// holds, under the same limit. A server that is too old for that gives an error that wraps
+// ErrNotFound.
+func (c *Client) TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {
+	return c.move(ctx, "/v1/remaps/takeback", ranges)
+}
+
 func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveReply, err error) {
 	if len(ranges) > maxRanges {
 		// The server reads no more than it would need for those.

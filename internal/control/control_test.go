@@ -71,6 +71,12 @@ func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
 }
+func (f *fake) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
+	reply, err := f.RemoveRemaps(ctx, r)
+	reply.Old = reply.Blocks
+	return reply, err
+}
+
 func (f *fake) RemoveRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.removed = r
 	return MoveReply{Blocks: 3}, f.fail
@@ -128,6 +134,9 @@ func TestClientAndServer(t *testing.T) {
 	}
 	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 || !reflect.DeepEqual(f.removed, want) {
 		t.Errorf("remove: %v, %v, %v", r, err, f.removed)
+	}
+	if r, err := c.TakeBackRemaps(ctx, want[:1]); err != nil || r.Old != 3 || !reflect.DeepEqual(f.removed, want[:1]) {
+		t.Errorf("take back: %v, %v, %v", r, err, f.removed)
 	}
 	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 || snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {
 		t.Errorf("%+v, %v", snap, err)

@@ -769,6 +769,10 @@ func (s *strict) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	return MoveReply{}, nil
 }
 
+func (s *strict) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
+	return s.RemoveRemaps(ctx, r)
+}
+
 func (s *strict) RemoveRemaps(ctx context.Context, r []Range) (MoveReply, error) {
 	return s.AddRemaps(ctx, r)
 }

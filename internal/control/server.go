@@ -31,6 +31,9 @@ type Handler interface {
 	AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// RemoveRemaps moves blocks home; it returns when they live there.
 	RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
+	// TakeBackRemaps is RemoveRemaps that takes for blocks without a copy which reads what home
+	// holds: it may be older than what was acknowledged.
+	TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when it is certain to happen. Unless
@@ -237,6 +240,7 @@ func routes(h Handler) http.Handler {
 	}
 	mux.HandleFunc("POST /v1/remaps/add", move(h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", move(h.RemoveRemaps))
+	mux.HandleFunc("POST /v1/remaps/takeback", move(h.TakeBackRemaps))
 	act(mux, "/v1/resume", h.Resume)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
 		begun(r)

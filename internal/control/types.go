@@ -170,6 +170,8 @@ type MoveRequest struct {
 // MoveReply says what was moved.
 type MoveReply struct {
 	Blocks uint64 `json:"blocks"`
+	// Old are those of Blocks of which home holds what it held before they left it.
+	Old uint64 `json:"old,omitempty"`
 }
 
 // Snapshot is a part of the durable table at one moment, for a backup. Package

@@ -59,6 +59,7 @@ const (
 	BugUnsettledStart
 	BugNotesFirstOnly
 	BugHealUnread
+	BugMoveUnread
 	bugs
 )
 
@@ -147,6 +148,7 @@ var bugTable = [bugs]bugInfo{
 	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
 	BugNotesFirstOnly:   {"notes-first-only", "a read that fails notes the first block that failed, and no other", inDriver, FocusNone},
 	BugHealUnread:       {"heal-unread", "the data of a heal is not read back from its spare unit", inDriver, FocusNone},
+	BugMoveUnread:       {"move-unread", "a block is moved to a spare unit that is not read back", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
 	BugFlushUntold:      {"flush-untold", "a record's or a move's failed flush is not told to the next flush of the user", inDriver, FocusNone},
@@ -440,6 +442,15 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 
 // transferred is what the arbiter is told of the end of a relocation's operation.
 func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
+	if b == BugMoveUnread {
+		// What was written is what is read.
+		p := place{io.d.index, io.off}
+		if io.kind == ioWrite {
+			sv.told[p] = slices.Clone(io.data)
+		} else if told := sv.told[p]; len(told) == len(io.data) && sv.s.inSpare(io) && res < 0 {
+			return int32(copy(io.data, told))
+		}
+	}
 	if b != BugRetestUnread || io.kind != ioRead || res >= 0 {
 		return res
 	}

@@ -42,6 +42,7 @@ type config struct {
 	// All superblocks of the backing but one take writes and do not read.
 	oneSuperblock bool
 	probes        bool // before starts, copies of the disks are damaged and exchanged
+	barren        bool // most of the spare region is bad
 }
 
 // metaFaults says what is wrong with the metadata areas. Two mirrors never
@@ -134,12 +135,16 @@ func newConfig(rng *rand.Rand) config {
 		c.rates.flush, c.lossy = 1+rng.IntN(60), rng.IntN(4) > 0
 	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
+	if c.barren = rng.IntN(12) == 0 && !c.budget; c.barren {
+		c.plan.SpareBytes = 200 * metadata.UnitSize
+		c.vanish, c.rates.path = false, 0
+	}
 	return c
 }
 
 func (c *config) String() string {
 	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, keep tail %v, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, metadata: %s, policy %+v",
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, barren %v, metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, metaNames[c.meta], c.policy)
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, metaNames[c.meta], c.policy)
 }

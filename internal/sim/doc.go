@@ -39,7 +39,7 @@
 // whole physical block of a disk that shows smaller ones, and of spare units; errors that take up
 // to two minutes. A
 // write that fails has taken effect in some of its sectors. Besides, operations fail on their path, for want
-// of resources, or end short; flushes fail; whole disks vanish and return; mirrors of
+// of resources, or end short; flushes fail; whole disks vanish and return; most of the spare region is bad; mirrors of
 // the metadata have latent errors or refuse writes.
 //
 // # The model
@@ -55,7 +55,8 @@
 // committed whose data was not read back. A write whose medium fails must not fail as long as the breaker is
 // closed and a spare unit is free. No block is ever lost that was not from the
 // beginning. Blocks become pending, and spare units are retired, only
-// if their medium failed. No commit becomes durable, and so no spare unit is used
+// if their medium failed: not for what a spare device answered while it was away. Where
+// one spare unit in eight is well, one is found. What an operator moves was read at its new place. No commit becomes durable, and so no spare unit is used
 // up, while the backing is gone. Nothing hangs. At quiet moments the
 // allocator agrees with the map, no claim, operation or limbo is left over, and
 // what a load finds on the disks is the live table.

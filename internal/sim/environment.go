@@ -82,6 +82,24 @@ func (s *sim) spoil() {
 	s.disks[p.disk].spoil(p.off, n, f)
 }
 
+// spoilSpares makes most of the spare region bad, in a pattern: one in 8 units is well, or half
+// of it, or every other.
+func (s *sim) spoilSpares() {
+	n := uint32(s.plan.SpareUnits())
+	f := &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1}
+	if s.chance(1, 2) { // what is written does not read
+		f.read, f.write = true, s.chance(1, 2)
+	}
+	pattern := s.rng.IntN(3)
+	s.tracef("FAULT in most of the spare region, pattern %d: %v", pattern, f)
+	for u := range n {
+		if []bool{u%8 != 7, u < n/2, u%2 == 0}[pattern] {
+			dev, off := s.plan.SpareOf(u)
+			s.disks[dev].spoil(off, metadata.UnitSize, f)
+		}
+	}
+}
+
 // spareEnd returns where the spare region ends that a place lies in.
 func (s *sim) spareEnd(p place) int64 {
 	for _, r := range s.plan.SpareRegions() {
@@ -246,7 +264,7 @@ func (s *sim) weather() {
 		}
 		if d := pick(s.rng, s.disks); d.gone != 0 {
 			s.tracef("disk %d returns", d.index)
-			d.gone = 0
+			s.back(d)
 		} else if s.chance(1, 3) {
 			d.gone = int32(pick(s.rng, vanishErrnos))
 			s.stats.Vanishes++

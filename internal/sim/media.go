@@ -6,9 +6,12 @@ import (
 )
 
 // media remembers in which pages of the disks a medium has failed, whoever saw
-// it. Only such pages may be called pending or retired.
+// it. Only such pages may be called pending or retired. What a spare device answers while it
+// is away says nothing of its medium; but who asks it right after may find it back, and
+// cannot know.
 type media struct {
 	reads, writes map[place]bool
+	away          map[place]int64 // the step at which it failed as its disk was away
 	// verified holds the sectors that a relocation has read since it last wrote them.
 	verified map[place]bool
 }
@@ -19,23 +22,49 @@ func (m *media) moved(io *diskIO, res int32) {
 		p := place{io.d.index, off}
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
-		} else {
+		} else if io.kind != ioRead || io.d.badAt(off, false) != nil {
 			delete(m.verified, p)
 		}
 	}
 }
 
 // note takes the end of an operation.
-func (m *media) note(io *diskIO, res int32) {
+func (s *sim) note(io *diskIO, res int32) {
 	if res >= 0 || remap.Classify(res) != remap.ClassMedium {
 		return
 	}
+	m := &s.media
 	seen := m.writes
 	if io.kind == ioRead {
 		seen = m.reads
 	}
 	for off := io.off - io.off%pageSize; off < io.off+io.n; off += pageSize {
-		seen[place{io.d.index, off}] = true
+		if p := (place{io.d.index, off}); io.d.index != 0 && io.d.gone != 0 {
+			m.away[p] = s.step
+		} else {
+			seen[p] = true
+		}
+	}
+}
+
+// failed reports whether a page did not read, also because its disk was away: if it is called
+// pending then, that does no harm but for the spare unit of its next write.
+func (m *media) failed(p place) bool {
+	_, away := m.away[p]
+	return away || m.reads[p]
+}
+
+// justBack is how many steps after a disk is back a page may be judged by what it answered
+// before: nobody could tell.
+const justBack = 100
+
+// back is called when a disk returns.
+func (s *sim) back(d *disk) {
+	d.gone = 0
+	for p, step := range s.media.away {
+		if p.disk == d.index && s.step-step < justBack {
+			s.media.reads[p], s.media.writes[p] = true, true
+		}
 	}
 }
 
@@ -61,13 +90,13 @@ func (sv *server) blame(entries []metadata.Entry) {
 					}
 				}
 			case metadata.StateMapped:
-				if e.Cause != metadata.CauseRetest {
-					break
+				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator {
+					break // a heal
 				}
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
 				for b := range per {
 					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev, off + int64(b)*int64(s.plan.BlockSize())}] {
-						s.failf("block %d is called well, and was not read", (e.Unit+i)*per+b)
+						s.failf("block %d lives in a spare unit by an operator's or a retest's word, and was not read there", (e.Unit+i)*per+b)
 					}
 				}
 			case metadata.StatePending:
@@ -76,14 +105,14 @@ func (sv *server) blame(entries []metadata.Entry) {
 				size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))
 				bad := sv.notes(e.Unit+i, e.Mask)
 				for at := off - off%size; at < off-off%size+size; at += pageSize {
-					bad = bad || s.media.reads[place{dev, at}]
+					bad = bad || s.media.failed(place{dev, at})
 				}
 				info := sv.restored.Map.Unit(e.Unit + i)
 				for _, p := range info.Places[:info.N] {
 					dev, off := s.plan.SpareOf(p.Spare)
-					bad = bad || s.media.reads[place{dev, off}]
-					// What is noted of a spare unit has it given up.
-					s.media.reads[place{dev, off}] = true
+					bad = bad || s.media.failed(place{dev, off})
+					// What is noted of a spare unit has it given up; on a spare device it is tried again before.
+					s.media.reads[place{dev, off}] = s.media.reads[place{dev, off}] || dev == 0
 				}
 				if !bad {
 					s.failf("unit %d is pending, and its medium never failed", e.Unit+i)

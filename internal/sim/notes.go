@@ -18,6 +18,7 @@ func (q *queue) saw(r *userReq, d *diskIO, res int32) {
 		for i := range int64(res) / bs {
 			r.read[d.block-r.Block+uint64(i)] = true
 		}
+	case d.kind == ioRead && d.d.index != 0 && d.d.gone != 0: // a spare device that is away
 	case d.kind == ioRead && res < 0 && remap.Classify(res) == remap.ClassMedium:
 		for i := range d.n / bs {
 			r.bad[d.block-r.Block+uint64(i)] = true

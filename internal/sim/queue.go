@@ -107,7 +107,7 @@ func (q *queue) Issue(io *remap.IO) {
 // ended.
 func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	s := q.sv.s
-	s.media.note(d, res)
+	s.note(d, res)
 	q.saw(r, d, res)
 	if res >= 0 {
 		delete(q.busySince, id)
@@ -122,6 +122,7 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	switch remap.Classify(res) {
 	case remap.ClassMedium:
 		r.failed = true
+		r.path = r.path || d.d.index != 0 && d.d.gone != 0 // a spare device that is away
 		delete(q.busySince, id)
 	case remap.ClassPath:
 		r.failed, r.path = true, true
@@ -281,7 +282,7 @@ func (q *queue) excuse(r *userReq, res int32) string {
 		}
 	default:
 		// Promise 4: a write fails only if its blocks cannot be remapped.
-		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun {
+		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun && q.sv.oddTransfer < r.begun {
 			return "but spare units are free and the breaker is closed"
 		}
 		if !r.failed && !q.odd(r) {

@@ -52,6 +52,9 @@ type server struct {
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
+	// oddTransfer is the step at which a transfer of the arbiter last failed for another reason than
+	// its medium: then no spare unit may have been found for a heal.
+	oddTransfer int64
 }
 
 // start starts a server, after as many tries as the power or SIGKILL end.
@@ -123,7 +126,7 @@ func (s *sim) boot() {
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
+		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
 	}
 	for range lost {
 		sv.shared.InheritFlush()
@@ -393,14 +396,32 @@ func (k keeper) Transfer(t *remap.Transfer) {
 	if durable {
 		io.fua = false
 	}
-	s.begin(classTransfer, io, func(res int32) {
-		s.media.note(io, res)
+	tries, moved := 0, int64(0)
+	var done func(res int32)
+	done = func(res int32) {
+		tries++
+		if res > 0 {
+			moved += int64(res)
+		}
+		if res == 0 || res > 0 && moved < io.n || res < 0 && tries < 100 && remap.Classify(res) == remap.ClassResource {
+			// A keeper tries again what goes away by itself, and goes on after a short result.
+			s.begin(classTransfer, io.from(moved), done)
+			return
+		}
+		if res > 0 {
+			res, io.done = int32(moved), moved
+		}
+		if res < 0 && remap.Classify(res) != remap.ClassMedium {
+			sv.oddTransfer = s.step
+		}
+		s.note(io, res)
 		s.media.moved(io, res)
 		if durable && int64(res) == io.n {
 			sv.flush(classTransfer, io, &flush, func(kept bool) {
 				if kept {
-					sv.arb.Transferred(id, res)
+					sv.arb.Transferred(id, s.opts.Bug.transferred(sv, io, res))
 				} else {
+					sv.oddTransfer = s.step
 					sv.arb.TransferUnflushed(id)
 				}
 				sv.pump()
@@ -409,7 +430,8 @@ func (k keeper) Transfer(t *remap.Transfer) {
 		}
 		sv.arb.Transferred(id, s.opts.Bug.transferred(sv, io, res))
 		sv.pump()
-	})
+	}
+	s.begin(classTransfer, io, done)
 }
 
 func (k keeper) Moved(r remap.MoveResult) {
@@ -437,6 +459,9 @@ func (k keeper) Alert(a remap.Alert) {
 		s.stats.Trips++
 		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
 			s.failf("the breaker's budget was used up: %+v", st)
+		}
+		if strings.Contains(st.Reason, "spare unit") && !strings.Contains(st.Reason, "time") && s.cfg.barren && st.Free > 180 {
+			s.failf("no spare unit is found where one in 8 is well: %+v", st)
 		}
 		s.opts.Bug.tripped(k.sv)
 	case remap.AlertResumed:

@@ -43,6 +43,7 @@ var switches = map[string]func(c *config){
 	"lossy":     func(c *config) { c.lossy = false },
 	"nofua":     func(c *config) { c.noFUA = [2]bool{} },
 	"rearrange": func(c *config) { c.rearrange = false },
+	"barren":    func(c *config) { c.barren = false },
 	"probes":    func(c *config) { c.probes = false },
 	"meta":      func(c *config) { c.meta = metaNone },
 	"pair":      func(c *config) { c.plan.SpareDeviceSize = 0 },

@@ -178,6 +178,9 @@ func (s *sim) run() {
 	for i := range s.cfg.faults {
 		s.act(i, s.spoil)
 	}
+	if s.cfg.barren {
+		s.spoilSpares()
+	}
 	s.spoilMetadata()
 	for round := range s.cfg.rounds {
 		s.tracef("round %d", round)
@@ -194,7 +197,7 @@ func (s *sim) run() {
 
 // equip makes what goes with the disks: the model and the users.
 func (s *sim) equip() {
-	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, verified: map[place]bool{}}
+	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, away: map[place]int64{}, verified: map[place]bool{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.users()
 	for _, d := range s.disks {

@@ -178,7 +178,7 @@ func (s *sim) repair() {
 	s.tracef("repair")
 	s.storm(false)
 	for _, d := range s.disks {
-		d.gone = 0
+		s.back(d)
 	}
 	for tries := 0; s.srv.shared.Tripped(); tries++ {
 		if s.metaBad { // it may begin meanwhile

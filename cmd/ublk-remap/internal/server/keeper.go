@@ -26,6 +26,7 @@ var errEnded = fmt.Errorf("%w any more: it is stopping", control.ErrNotRunning)
 type keeper struct {
 	log     zerolog.Logger // for what can come in floods
 	alerts  zerolog.Logger
+	name    string // of the device
 	shared  *remap.Shared
 	arbiter *remap.Arbiter
 	com     *metadata.Committer
@@ -74,7 +75,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 ) (*keeper, error) {
 	k := &keeper{
 		log:    log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute}),
-		alerts: log, shared: shared, devices: devices,
+		alerts: log, name: img.Layout().Superblock().Name, shared: shared, devices: devices,
 		boxes: make([]*mailbox, queues), queues: make([]atomic.Pointer[queue], queues),
 		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
 		againFirst: againFirst,
@@ -394,7 +395,8 @@ func (k *keeper) Alert(a remap.Alert) {
 		event = k.alerts.Error()
 	}
 	if a == remap.AlertTripped {
-		event = event.Str("reason", k.arbiter.Status().Reason).Str("do", "check the disk's cables and power, then: ublk-remap resume")
+		st := k.arbiter.Status()
+		event = event.Str("reason", st.Reason).Str("do", tripAction(st.Kind, k.name))
 	}
 	event.Msg(a.String())
 }

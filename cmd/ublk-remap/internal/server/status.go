@@ -62,6 +62,9 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	}
 	live := s.live.Load()
 	judge(st, live, com.Superblocks)
+	if st.State == control.StateTripped {
+		st.Action = tripAction(arbiter.Kind, s.name)
+	}
 	if live {
 		s.hangs.tell(st, time.Now())
 	}
@@ -165,51 +168,6 @@ func continues(l, r *control.Remap) bool {
 }
 
 func clock(seconds uint32) string { return time.Unix(int64(seconds), 0).UTC().Format(time.RFC3339) }
-
-// AddRemaps moves blocks to the spare region.
-func (s *server) AddRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
-	return s.moveAll(ctx, ranges, true)
-}
-
-// RemoveRemaps moves blocks home.
-func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
-	return s.moveAll(ctx, ranges, false)
-}
-
-// movePiece is how many units are moved before it is seen whether anybody still
-// waits for the rest.
-const movePiece = 128
-
-func (s *server) moveAll(ctx context.Context, ranges []control.Range, toSpare bool) (control.MoveReply, error) {
-	blocks := s.shared.Geometry().Blocks
-	for _, r := range ranges {
-		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
-			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d", control.ErrInvalid, r.Block, r.Count, blocks)
-		}
-	}
-	var reply control.MoveReply
-	for _, r := range ranges {
-		var failed uint64
-		var err error
-		// Piece by piece: what is asked for may take hours, and who asked may
-		// leave. Then no more than the piece under way is moved.
-		for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
-			n := min(end-at, movePiece*s.shared.Geometry().BlocksPerUnit())
-			var res remap.MoveResult
-			res, err = s.keeper.move(ctx, remap.Move{Block: at, Count: n, ToSpare: toSpare, Cause: metadata.CauseOperator})
-			reply.Blocks += res.Moved
-			failed += res.Failed
-			at += n
-		}
-		if err == nil && failed > 0 {
-			err = fmt.Errorf("%d blocks could not be copied and stay where they are", failed)
-		}
-		if err != nil {
-			return reply, fmt.Errorf("%w: blocks %d+%d: %w (%d blocks were moved)", control.ErrFailed, r.Block, r.Count, err, reply.Blocks)
-		}
-	}
-	return reply, nil
-}
 
 // Snapshot reads a part of the durable table, for a backup.
 func (s *server) Snapshot(ctx context.Context, cursor uint64) (*control.Snapshot, error) {

@@ -1,0 +1,74 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// AddRemaps moves blocks to the spare region.
+func (s *server) AddRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+	return s.moveAll(ctx, ranges, remap.Move{ToSpare: true})
+}
+
+// RemoveRemaps moves blocks home.
+func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+	return s.moveAll(ctx, ranges, remap.Move{})
+}
+
+// TakeBackRemaps moves blocks home; those without a copy which reads are what home holds.
+func (s *server) TakeBackRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+	return s.moveAll(ctx, ranges, remap.Move{AcceptOld: true})
+}
+
+// movePiece is how many units are moved before it is seen whether anybody still
+// waits for the rest.
+const movePiece = 128
+
+func (s *server) moveAll(ctx context.Context, ranges []control.Range, m remap.Move) (control.MoveReply, error) {
+	blocks := s.shared.Geometry().Blocks
+	for _, r := range ranges {
+		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
+			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d", control.ErrInvalid, r.Block, r.Count, blocks)
+		}
+	}
+	m.Cause = metadata.CauseOperator
+	var reply control.MoveReply
+	for _, r := range ranges {
+		if err := s.moveRange(ctx, r, m, &reply); err != nil {
+			return reply, fmt.Errorf("%w (%d blocks were moved)", err, reply.Blocks)
+		}
+	}
+	return reply, nil
+}
+
+// moveRange moves one range, piece by piece: what is asked for may take hours, and who asked
+// may leave. Then no more than the piece under way is moved.
+func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move, reply *control.MoveReply) error {
+	var failed, noCopy uint64
+	var err error
+	for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
+		m.Block, m.Count = at, min(end-at, movePiece*s.shared.Geometry().BlocksPerUnit())
+		var res remap.MoveResult
+		res, err = s.keeper.move(ctx, m)
+		reply.Blocks += res.Moved
+		reply.Old += res.Old
+		failed += res.Failed
+		noCopy += res.NoCopy
+		at += m.Count
+	}
+	switch {
+	case err == nil && noCopy > 0 && !m.AcceptOld:
+		return fmt.Errorf("%w: blocks %d+%d: %d of them have no copy that reads; what home holds of them may be older than what was last written: "+
+			"if it is good enough, remap remove --accept-old", control.ErrRefused, r.Block, r.Count, noCopy)
+	case err == nil && failed > 0:
+		err = fmt.Errorf("%d blocks could not be copied and stay where they are", failed)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: blocks %d+%d: %w", control.ErrFailed, r.Block, r.Count, err)
+	}
+	return nil
+}

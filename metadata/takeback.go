@@ -1,0 +1,98 @@
+package metadata
+
+import (
+	"math/bits"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// A block without a copy that reads, because its spare unit fails or because it is lost, may still
+// have an older one: what home held when the block left it. Nothing tells whether the block was written
+// since. So it is taken back only on somebody's word.
+
+// takeBackReads is how often home must be read well, and the same each time.
+const takeBackReads = 3
+
+// hintReads is how many blocks are looked at if nobody has said that their homes are wanted: it
+// is only to be said that there are some.
+const hintReads = 1024
+
+// findOld looks for blocks without a copy whose home can be read. If that is accepted they count as
+// having one.
+func (v *View) findOld(s *Survey, accepted bool) {
+	var old, still blockList
+	left := hintReads
+	for _, r := range s.NoCopy {
+		for b := r.Block; b < r.Block+r.Count && (accepted || left > 0); b++ {
+			left--
+			if v.livesElsewhere(b) && v.homeReads(b) {
+				old.add(b)
+			} else {
+				still.add(b)
+			}
+		}
+	}
+	s.Old = old.ranges
+	if accepted {
+		s.NoCopy, s.More = still.ranges, s.More+still.more+old.more
+	}
+}
+
+// livesElsewhere reports whether the table has a block in a spare unit, or lost.
+func (v *View) livesElsewhere(block uint64) bool {
+	per := uint64(UnitSize / v.layout.BlockSize())
+	state, _, _ := v.table.Block(block/per, int(block%per))
+	return state != StateHome
+}
+
+func (v *View) homeReads(block uint64) bool {
+	d, at := v.layout.HomeOf(block)
+	var first uint64
+	for i := range takeBackReads {
+		if _, err := v.devs[d].ReadAt(v.one, at); err != nil {
+			return false
+		}
+		if sum := xxhash.Sum64(v.one); i == 0 {
+			first = sum
+		} else if sum != first {
+			return false
+		}
+	}
+	return true
+}
+
+// takeBack has blocks be what home holds, in the table that is about to be made durable, and
+// returns the entries that say so.
+func (v *View) takeBack(blocks []BlockRange) (entries []Entry, err error) {
+	per := uint64(UnitSize / v.layout.BlockSize())
+	for _, r := range blocks {
+		for b := r.Block; b < r.Block+r.Count; b++ {
+			entries = addHome(entries, b/per, uint8(1)<<(b%per))
+		}
+	}
+	for _, e := range entries {
+		if err := v.table.Apply(e); err != nil {
+			return nil, err
+		}
+	}
+	return entries, nil
+}
+
+// notDisplaced counts the blocks of entries whose home is where they are exported.
+func (v *View) notDisplaced(entries []Entry) (n uint64) {
+	for _, e := range entries {
+		if !v.layout.displaced(e.Unit * uint64(UnitSize/v.layout.BlockSize())) {
+			n += uint64(e.Count) * uint64(bits.OnesCount8(e.Mask))
+		}
+	}
+	return n
+}
+
+// Stuck is why a release refuses what a survey found; accepted says that what home holds is taken.
+func Stuck(s *Survey, accepted bool) *StuckError {
+	e := &StuckError{NoCopy: s.NoCopy, NoCopyMore: s.More}
+	if !accepted {
+		e.Old = countBlocks(s.Old)
+	}
+	return e
+}

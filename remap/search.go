@@ -1,0 +1,321 @@
+package remap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+
+	"ublkremap/metadata"
+)
+
+// This file asks disks before it judges them. After a spare unit has failed, or a block
+// could not be read on a spare device, the question is whether the device is there at all: a
+// place that could be read before is read. If none of several reads, the device is away,
+// and nothing is said of any medium. If one does, and a spare unit is wanted, free ones are
+// tried, at places spread over the whole region: written, and read back. What a free
+// spare unit holds nobody reads, so whatever a crash leaves of that is no harm.
+
+// jobKind says what a search is for.
+type jobKind uint8
+
+const (
+	jobClaim   jobKind = iota // a spare unit for a claim
+	jobMove                   // a spare unit for the mover
+	jobPending                // whether the device is there that a claim calls a block of pending
+	jobMoved                  // the same, for the mover
+	jobBreaker                // why every spare unit that a heal tried failed
+	jobTest                   // whether a spare unit that failed fails again
+)
+
+// finding is what came of a job.
+type finding uint8
+
+const (
+	foundSpare finding = iota // a spare unit that is well
+	foundThere                // the device answers
+	foundAway                 // it does not
+	foundPath                 // an error that says nothing of the medium came between
+)
+
+type job struct {
+	kind   jobKind
+	claim  int
+	device uint8
+	spare  uint32 // of jobTest: taken
+}
+
+type searchStep uint8
+
+const (
+	searchIdle searchStep = iota
+	searchAsking
+	searchWriting
+	searchReading
+)
+
+const (
+	// searchMost is how many spare units one search tries. Past searchLeast it ends when
+	// the time is up that a request may take.
+	searchMost, searchLeast = 128, 8
+	// askMost is how many places of a device are read to see whether it is there, if there is
+	// time for it.
+	askMost  = 24
+	askHomes = 4 // of them where blocks are at home on the backing disk
+	// oddMost is how many spare units may fail for another reason than their medium.
+	oddMost = 4
+	// ownTransfer marks the transfers of a search.
+	ownTransfer = 1 << 63
+)
+
+// search does one job after the other.
+type search struct {
+	step     searchStep
+	jobs     []job
+	now      job
+	began    int64
+	asked    int    // places that were read
+	failed   bool   // one of them for its medium, or so it seems
+	last     bool   // it asks for the last time: what it tried failed
+	spare    uint32 // that is being tried
+	tried    int
+	odd      int    // of them those that failed for another reason than their medium
+	tries    uint64 // of all searches: where the next one begins
+	salt     uint64 // of what is written
+	transfer uint64
+	data     []byte
+}
+
+func (s *search) init(claims int) {
+	s.jobs = make([]job, 0, claims+8)
+	s.data = metadata.AlignedBytes(metadata.UnitSize)
+}
+
+// add queues a job.
+func (s *search) add(a *Arbiter, j job) {
+	s.jobs = append(s.jobs, j)
+	s.advance(a)
+}
+
+// advance begins the next job.
+func (s *search) advance(a *Arbiter) {
+	if s.step != searchIdle || len(s.jobs) == 0 {
+		return
+	}
+	s.now = s.jobs[0]
+	s.jobs = append(s.jobs[:0], s.jobs[1:]...)
+	s.began, s.tried, s.odd = a.drv.Now(), 0, 0
+	if s.now.kind == jobTest {
+		s.try(a, s.now.spare)
+		return
+	}
+	s.ask(a, false)
+}
+
+// ask finds out whether the device is there.
+func (s *search) ask(a *Arbiter, last bool) {
+	s.step, s.asked, s.last, s.failed = searchAsking, 0, last, false
+	s.askNext(a)
+}
+
+func (s *search) askNext(a *Arbiter) {
+	offset, ok := a.knownPlace(s.now.device, s.asked)
+	if s.asked++; !ok {
+		s.answer(a, false)
+		return
+	}
+	s.start(a, OpRead, s.now.device, offset)
+}
+
+// knownPlace returns the i-th place of a device that should read.
+func (a *Arbiter) knownPlace(device uint8, i int) (offset int64, ok bool) {
+	var known []int64
+	if int(device) < len(a.geo.Known) {
+		known = a.geo.Known[device]
+	}
+	if i < len(known) {
+		return known[i], true
+	}
+	if i -= len(known); device == 0 && i < askHomes {
+		block := a.geo.HeadBlocks + (a.geo.Blocks-a.geo.HeadBlocks)/askHomes*uint64(i)
+		return int64(block/a.geo.BlocksPerUnit()) * metadata.UnitSize, true
+	}
+	for _, e := range a.geo.Spares {
+		if e.Device != device {
+			continue
+		}
+		for try := range uint64(askMost) {
+			at, _ := bits.Mul64(try*0x9e3779b97f4a7c15, uint64(e.Count))
+			unit := e.First + uint32(at)
+			if a.alloc.Service(unit) != InService || a.alloc.Suspected(unit) {
+				continue
+			}
+			if i == 0 {
+				_, offset = a.geo.SpareOffset(unit)
+				return offset, true
+			}
+			i--
+		}
+	}
+	return 0, false
+}
+
+func (s *search) start(a *Arbiter, op Op, device uint8, offset int64) {
+	s.transfer++
+	t := &a.outTransfer
+	*t = Transfer{ID: s.transfer | ownTransfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset, Data: s.data}
+	a.drv.Transfer(t)
+}
+
+// transferred takes the end of a transfer.
+func (s *search) transferred(a *Arbiter, id uint64, res int32) {
+	if s.step == searchIdle || id != s.transfer|ownTransfer {
+		return
+	}
+	ok := res == metadata.UnitSize
+	medium := res < 0 && Classify(res) == ClassMedium
+	if s.step == searchAsking {
+		s.failed = s.failed || medium
+		switch {
+		case ok:
+			a.well(s.now.device)
+			s.answer(a, true)
+		case s.asked < askMost && !s.late(a):
+			s.askNext(a)
+		default:
+			s.answer(a, false)
+		}
+		return
+	}
+	device, offset := a.geo.SpareOffset(s.spare)
+	switch {
+	case !ok && !medium && s.now.kind == jobTest:
+		s.end(a, foundPath)
+	case !ok && !medium:
+		// The path is at fault, or resources are short: that says nothing of the unit.
+		a.free(s.spare, 1)
+		if s.odd++; s.odd == oddMost {
+			s.end(a, foundPath)
+			return
+		}
+		s.tryNext(a)
+	case ok && s.step == searchWriting:
+		s.step = searchReading
+		s.start(a, OpRead, device, offset)
+	case ok && s.holds():
+		a.well(device)
+		a.unsuspect(s.spare)
+		s.end(a, foundSpare)
+	case s.now.kind == jobTest:
+		s.ask(a, true)
+	default:
+		a.suspect(s.spare)
+		a.free(s.spare, 1)
+		s.tryNext(a)
+	}
+}
+
+// answer goes on once it is known whether the device is there.
+func (s *search) answer(a *Arbiter, there bool) {
+	switch {
+	case !there && !s.failed:
+		s.end(a, foundPath)
+	case !there:
+		a.away(s.now.device)
+		s.end(a, foundAway)
+	case !s.last && (s.now.kind == jobClaim || s.now.kind == jobMove):
+		s.tryNext(a)
+	default:
+		s.end(a, foundThere)
+	}
+}
+
+// late reports whether the time is up that a request may take.
+func (s *search) late(a *Arbiter) bool {
+	return a.drv.Now()-s.began > giveUp*int64(a.cfg.Policy.IsolateFor)
+}
+
+// tryNext tries the next free spare unit, or gives up.
+func (s *search) tryNext(a *Arbiter) {
+	var ok bool
+	if s.tried < searchMost && (s.tried < searchLeast || !s.late(a)) && !a.shared.Tripped() {
+		s.tries++
+		s.spare, ok = a.alloc.AllocateSpread(s.tries)
+	}
+	if !ok {
+		s.ask(a, true)
+		return
+	}
+	s.tried++
+	s.try(a, s.spare)
+}
+
+// try writes to a spare unit, which is taken, and reads it back.
+func (s *search) try(a *Arbiter, spare uint32) {
+	s.spare, s.step = spare, searchWriting
+	s.salt++
+	for i := 0; i < len(s.data); i += 8 {
+		binary.LittleEndian.PutUint64(s.data[i:], s.word(i))
+	}
+	device, offset := a.geo.SpareOffset(s.spare)
+	s.start(a, OpWrite, device, offset)
+}
+
+// word is what is written to byte i of a spare unit that is tried: unlike whatever lay
+// there before.
+func (s *search) word(i int) uint64 { return (s.salt<<12 | uint64(i)) * 0x9e3779b97f4a7c15 }
+
+// holds reports whether what was read back is what was written.
+func (s *search) holds() bool {
+	for i := 0; i < len(s.data); i += 8 {
+		if binary.LittleEndian.Uint64(s.data[i:]) != s.word(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// end tells what came of the job.
+func (s *search) end(a *Arbiter, f finding) {
+	s.step = searchIdle
+	j := s.now
+	if f == foundAway || f == foundPath {
+		a.look(j.device)
+	}
+	switch j.kind {
+	case jobMove:
+		a.move.found(a, s.spare, f == foundSpare)
+	case jobMoved:
+		a.move.asked(a, j.device, f == foundThere)
+	case jobPending:
+		a.asked(j.claim, f == foundThere)
+	case jobTest:
+		a.triedAgain(s.spare, f == foundSpare, f == foundThere)
+	case jobBreaker:
+		a.tripSpares(j.device, f, 0)
+	case jobClaim:
+		c := &a.claims[j.claim]
+		if f == foundSpare {
+			c.tested, c.spare = true, s.spare
+			a.reserve(c)
+			break
+		}
+		a.refuse(c, MsgRefused)
+		a.tripSpares(j.device, f, s.tried)
+	}
+	s.advance(a)
+}
+
+// tripSpares opens the breaker because no spare unit took data.
+func (a *Arbiter) tripSpares(device uint8, f finding, tried int) {
+	switch {
+	case f == foundPath: // as any other error of the path
+	case f == foundAway:
+		a.tripFor(TripPath, device, "every spare unit that was tried failed, and so does what could be read before")
+	case tried > 0 && a.search.late(a) && tried < searchMost:
+		a.tripFor(TripMedia, device, fmt.Sprintf("no spare unit was found in time that holds data, the last %d failed in a row; other places can be read", tried))
+	case tried > 0:
+		a.tripFor(TripMedia, device, fmt.Sprintf("every spare unit that was tried failed, the last %d of them in a row; other places can be read", tried))
+	default:
+		a.tripFor(TripMedia, device, "every spare unit that was tried failed; other places can be read")
+	}
+}
