@@ -169,7 +169,8 @@ func (w *workers) do(j *job) (errno unix.Errno, unflushed bool) {
 	errno = w.sync(j.device)
 	flush.End(-int32(errno))
 	if errno != 0 {
-		return errno, true
+		// For want of resources: it was not carried out, and neither is the job.
+		return errno, remap.Classify(int32(errno)) != remap.ClassResource
 	}
 	for !flush.Settled() {
 		time.Sleep(settleEvery)

@@ -103,6 +103,12 @@ func TestWorkersMakeDurable(t *testing.T) {
 		{name: "a read that fails", job: job{read: true}, fail: failing("read 0 @0+8192"), calls: []string{"read 0 @0+8192"}, errno: unix.EIO},
 		{name: "a flush that fails", job: job{durable: true}, fail: failing("flush 0"), calls: []string{"write 0 @0+8192", "flush 0"},
 			errno: unix.EIO, unflushed: true, failed: 1},
+		{name: "a flush without resources", job: job{durable: true}, fail: func(call string) error {
+			if call == "flush 0" {
+				return unix.ENOMEM
+			}
+			return nil
+		}, calls: []string{"write 0 @0+8192", "flush 0"}, errno: unix.ENOMEM},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := &fakeDisks{most: c.most, fail: c.fail}
