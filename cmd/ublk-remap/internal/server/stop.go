@@ -102,6 +102,8 @@ func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users [
 	// blame for what is lost of them.
 	if err := claim.Sync(); err != nil {
 		s.log.Warn().Err(err).Msg("what was written to the device is not all on the disk")
+		// If that was the answer to a flush that had failed, it was told to nobody but this server.
+		s.shared.InheritFlush()
 	}
 	return claim, nil
 }
