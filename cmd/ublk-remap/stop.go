@@ -137,7 +137,10 @@ func ask(ctx context.Context, r *control.Record, force bool) error {
 // gone waits until a device's server has ended. One that is killed meanwhile ends with its last I/O.
 func gone(ctx context.Context, r *control.Record, w *server.Waiter) error {
 	for began := time.Now(); control.Owned(r.Name); {
+		now, err := control.ReadRecord(r.Name)
 		switch {
+		case err == nil && now.PID != r.PID:
+			return fmt.Errorf("another server has taken it over meanwhile, process %d; if it is still to be stopped, ask again", now.PID)
 		case server.Died(r):
 			w.Say(func() string { return server.LastIO(r) })
 		case time.Since(began) > stopLimit:
@@ -181,6 +184,9 @@ func stopDead(ctx context.Context, r *control.Record, force bool, w *server.Wait
 	}
 	if err == nil {
 		err = orphan.Remove(ctx, ctl, r.ID)
+	}
+	if errors.Is(err, ublk.ErrTimeout) {
+		err = fmt.Errorf("%w; it may still come to that when the I/O under way has ended", err)
 	}
 	if err != nil && !errors.Is(err, ublk.ErrNotFound) {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -119,5 +120,23 @@ func awaitLog(t *testing.T, n int, parts ...string) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the log has %d lines that say %q, want %d:\n%s", found, parts, n, text)
 		}
+	}
+}
+
+// TestStartBesideLoops: a loop device over the disk keeps no server away, be it the first or one that takes a device over,
+// as long as nobody uses it.
+func TestStartBesideLoops(t *testing.T) {
+	disk := newDisk(t, 512)
+	loop := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: disk})
+	dev := startDevice(t, disk)
+	kill(t, dev)
+	if again := strings.TrimSpace(want(t, 0, "start", disk).out); again != dev {
+		t.Errorf("%s became %s", dev, again)
+	}
+	want(t, 0, "stop", "life")
+	// A driver on top of it does keep it away.
+	top := vmtest.NewDM(t, fmt.Sprintf("0 8 linear %s 0\n", loop))
+	if r := want(t, exit.Refused, "start", disk); !strings.Contains(r.err, "held by /dev/dm-") {
+		t.Errorf("with %s on top: %s", top.Path, r.err)
 	}
 }

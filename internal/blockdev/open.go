@@ -23,9 +23,9 @@ type Options struct {
 	// Wait is how long to wait for a previous holder to let go, while it is
 	// not a mount or another driver that holds the device. 0 does not wait.
 	Wait time.Duration
-	// Writers opens it although another process has it open for writing. Who puts a new use on
-	// a disk must not: a virtual machine on it, or a copy under way, claims nothing. A server that comes
-	// back to its own disk may.
+	// Writers opens it although another process has it open for writing, or a loop device that nobody
+	// uses is over it. Who puts a new use on a disk must not: a virtual machine on it, or a copy under way, claims
+	// nothing. A server that comes back to its own disk may.
 	Writers bool
 	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
 	// then. Else that is an error.
@@ -72,7 +72,9 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 		var written *writtenError
 		if errors.As(err, &written) {
 			until, pause = passing, passingPoll
-		} else if users := find(path, search{}); len(users) > 0 {
+		} else if Lasting(err) {
+			return nil, err
+		} else if users := withoutLoops(find(path, search{})); len(users) > 0 {
 			return nil, &usedError{path, users}
 		}
 		if time.Now().After(until) {
@@ -92,13 +94,26 @@ type usedError struct {
 	users []User
 }
 
-func (e *usedError) Error() string { return fmt.Sprintf("%s: %v: %s", e.path, ErrBusy, Says(e.users)) }
+func (e *usedError) Error() string {
+	text := fmt.Sprintf("%v: %s", ErrBusy, Says(e.users))
+	if e.path != "" {
+		text = e.path + ": " + text
+	}
+	return text
+}
+
 func (e *usedError) Unwrap() error { return ErrBusy }
 
 // Lasting reports whether an error of Open says that a device is in use by who does not go away by waiting, such as a mount.
 func Lasting(err error) bool {
 	var used *usedError
 	return errors.As(err, &used)
+}
+
+// withoutLoops leaves out loop devices over a block device. That these are there keeps nobody from exclusive use; who uses
+// them is another user.
+func withoutLoops(users []User) []User {
+	return slices.DeleteFunc(users, func(u User) bool { return u.Kind == UserLoop && !u.file })
 }
 
 // blame says who has it open, where that may be who has it for himself.
@@ -119,13 +134,17 @@ func (e *writtenError) Unwrap() error { return ErrBusy }
 // unshared looks for those whom exclusive use of a device does not keep away: loop devices over it or beside it,
 // exports, and, unless they are let be, processes that can write to it. The caller has the device for himself.
 func unshared(path string, o Options) error {
-	if users := find(path, search{}); len(users) > 0 {
-		return fmt.Errorf("%w: %s", ErrBusy, Says(users))
+	users := find(path, search{})
+	if o.Writers {
+		users = withoutLoops(users)
+	}
+	if len(users) > 0 {
+		return &usedError{users: users}
 	}
 	if o.ReadOnly || o.Writers {
 		return nil
 	}
-	users := slices.DeleteFunc(UsersOf(path), func(u User) bool { return !u.Writes })
+	users = slices.DeleteFunc(UsersOf(path), func(u User) bool { return !u.Writes })
 	if len(users) > 0 {
 		return &writtenError{users}
 	}

@@ -70,6 +70,8 @@ func pidNamespace() uint64 {
 // server, nil if there is none. As long as a dead server's I/O has not ended it waits, until ctx ends; a server that lives
 // or may live is ErrServed.
 func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record, w *Waiter) error {
+	hang := newStuck(id)
+	defer hang.close()
 	for began := time.Now(); ; {
 		served, err := ublk.Served(ctx, id)
 		switch {
@@ -94,6 +96,11 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 		case Died(r):
 			w.Say(func() string { return LastIO(r) })
 		case time.Since(began) < unseenWait:
+		case hang.holds(info):
+			// Whoever it is, it answers nothing, and neither can go on before the disk does.
+			w.Say(func() string {
+				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from here to end: of %d requests none comes back", hang.last.InFlight)
+			})
 		case Serves(info.PID, info.CharPath()):
 			return &servedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it is in a container, or they were removed); when nothing uses it, stop it in order: kill %d",
 				info.BlockPath(), ErrServed, info.PID, control.Dir(), info.PID)}
@@ -106,6 +113,36 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 			return context.Cause(ctx)
 		case <-time.After(deadPoll):
 		}
+	}
+}
+
+// stuck looks whether the requests of a device come back.
+type stuck struct {
+	file *blockdev.ActivityFile // nil: that cannot be told
+	last blockdev.Activity
+}
+
+func newStuck(id int) *stuck {
+	s := &stuck{}
+	if f, err := blockdev.OpenActivity(ublk.DeviceInfo{ID: id}.BlockPath()); err == nil {
+		s.file = f
+		s.last, _ = f.Read()
+	}
+	return s
+}
+
+// holds reports whether there were requests before and now, and none has come back since it was asked first.
+func (s *stuck) holds(info ublk.DeviceInfo) bool {
+	if s.file == nil || info.State != ublk.StateLive || s.last.InFlight == 0 {
+		return false
+	}
+	now, err := s.file.Read()
+	return err == nil && now.InFlight > 0 && now.Done == s.last.Done
+}
+
+func (s *stuck) close() {
+	if s.file != nil {
+		_ = s.file.Close()
 	}
 }
 

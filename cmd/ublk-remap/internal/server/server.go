@@ -73,7 +73,6 @@ type server struct {
 	forced atomic.Bool // it is stopped although it may be in use
 	endMu  sync.Mutex
 	ending ending
-	trying bool     // whether it ends is up to the kernel
 	stays  []string // claims in whose name it does not leave
 	// One of them is closed when ending is decided.
 	stopAsked, leaveAsked chan struct{}

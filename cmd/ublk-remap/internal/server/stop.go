@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,19 +46,35 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 		return begin()
 	}
 	safe := s.stopsSafely(ctx)
+	begin = sync.OnceValue(begin)
+	for deadline := time.Now().Add(blockdev.PassingWait); ; {
+		users, err := s.stopUnused(ctx, safe, begin)
+		if len(users) == 0 {
+			return err
+		}
+		// Whoever had it open when it came to it may be gone in a moment.
+		if time.Now().After(deadline) || !users[0].Passing() && users[0].Kind != blockdev.UserKernel {
+			return s.inUse(users)
+		}
+		time.Sleep(deadPoll)
+	}
+}
+
+// stopUnused begins a stop if nobody uses the device; else it says who does.
+func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User, error) {
 	claim, users := s.unused(ctx, safe)
 	if len(users) > 0 {
-		return s.inUse(users)
+		return users, nil
 	}
 	if err := begin(); err != nil {
 		closeClaim(claim)
-		return err
+		return nil, err
 	}
 	if safe {
 		return s.tryStop()
 	}
 	s.claim = claim // until the device is gone
-	return s.endStop()
+	return nil, s.endStop()
 }
 
 func (s *server) endStop() error {
@@ -114,32 +132,31 @@ func closeClaim(f *os.File) {
 	}
 }
 
-// tryStop stops the device unless somebody has it open.
-func (s *server) tryStop() error {
+// tryStop stops the device unless somebody has it open: then it says who.
+func (s *server) tryStop() ([]blockdev.User, error) {
 	s.endMu.Lock()
 	if s.ending != endNot {
 		s.endMu.Unlock()
-		return s.endStop()
+		return nil, s.endStop()
 	}
-	s.ending, s.trying = endStop, true
+	s.ending = endStop
 	s.endMu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
 	defer cancel()
 	err := s.ctl.TryStop(ctx, s.info().ID)
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
-	s.trying = false
 	if errors.Is(err, ublk.ErrBusy) && !s.forced.Load() {
 		s.ending = endNot
 		users := blockdev.UsersOf(s.info().BlockPath())
 		if len(users) == 0 {
 			users = []blockdev.User{{Kind: blockdev.UserKernel}}
 		}
-		return s.inUse(users)
+		return users, nil
 	}
 	// It is stopped, or the kernel has begun to: what is left of that is done as always.
 	close(s.stopAsked)
-	return nil
+	return nil, nil
 }
 
 // bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a hurry and a supervisor send
