@@ -10,6 +10,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
+	"ublkremap/ublk"
 )
 
 const (
@@ -63,8 +64,29 @@ func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *cont
 		st.State = control.StateFailed
 		st.Reason = "its server is dead; I/O waits for the next one"
 		st.Action = "to go on: " + shell.Command("start", r.Name)
+		unseen(ctx, r, st)
 	}
 	return st
+}
+
+// unseen corrects the status of a device that the kernel says has a server, though its record's is dead: another one has it,
+// or the last I/O of that one has not ended.
+func unseen(ctx context.Context, r *control.Record, st *control.Status) {
+	ctl, err := ublk.OpenControl()
+	if err != nil {
+		return
+	}
+	defer ctl.Close()
+	info, err := ctl.Info(ctx, r.ID)
+	switch {
+	case err != nil || info.State != ublk.StateLive:
+	case info.PID == r.PID:
+		st.Reason = "its server is dead, and the last I/O of that has not ended; then I/O waits for the next one"
+	default:
+		st.State = control.StateUnreachable
+		st.Reason = "it has a server that cannot be seen from here, such as one in a container"
+		st.Action = "look where that runs"
+	}
 }
 
 // unreachable is the status of a device whose server has given none.

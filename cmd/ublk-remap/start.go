@@ -176,7 +176,11 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 		return err
 	}
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
-	cfg.Progress = func(what string) { cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what) }
+	cfg.Progress = func(what string) {
+		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
+		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said again before that is over.
+		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*server.SayEvery).Microseconds()))
+	}
 	cfg.Ready = func(path string) {
 		if err := a.printStarted(path, sb); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")

@@ -58,7 +58,13 @@ number, for a device that nothing in /run tells of any more.`,
 				return err
 			}
 			s := stopped{Device: r.Device, Name: r.Name}
-			if s.Orderly, err = a.stop(cmd.Context(), r, force); err != nil {
+			s.Orderly, err = a.stop(cmd.Context(), r, force)
+			if errors.Is(err, errStale) {
+				// One with its number, or of its disk, is another server's.
+				if err = a.stopOrphan(cmd.Context(), args[0], force, errStale); !errors.Is(err, errStale) {
+					return err
+				}
+			} else if err != nil {
 				return fmt.Errorf("%s: %w", r.Device, err)
 			}
 			if a.json {
@@ -164,8 +170,8 @@ func stopDead(ctx context.Context, r *control.Record, force bool, w *server.Wait
 		return err
 	}
 	defer func() {
-		if err == nil {
-			err = owner.Forget(false)
+		if err == nil || errors.Is(err, errStale) {
+			err = errors.Join(err, owner.Forget(false))
 		} else {
 			err = errors.Join(err, owner.Release())
 		}
@@ -188,11 +194,18 @@ func stopDead(ctx context.Context, r *control.Record, force bool, w *server.Wait
 	if errors.Is(err, ublk.ErrTimeout) {
 		err = fmt.Errorf("%w; it may still come to that when the I/O under way has ended", err)
 	}
-	if err != nil && !errors.Is(err, ublk.ErrNotFound) {
+	stale := errors.Is(err, ublk.ErrNotFound)
+	if err != nil && !stale {
 		return err
 	}
 	if err := os.Remove(control.SocketPath(r.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return r.Remove()
+	if err := r.Remove(); err != nil || !stale {
+		return err
+	}
+	return errStale
 }
+
+// errStale is returned for a record of a device that is gone. The record is gone then, too.
+var errStale = errors.New("the device of this record is gone")

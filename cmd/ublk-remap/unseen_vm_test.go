@@ -203,6 +203,20 @@ func TestServerInAContainer(t *testing.T) {
 		}
 		f.Close()
 	}
+	// Nor if a record from before tells of another server, which is dead.
+	text, err := os.ReadFile(filepath.Join(inside, "life.json"))
+	must(t, err)
+	var old control.Record
+	must(t, json.Unmarshal(text, &old))
+	old.PID, old.PIDNamespace = 1<<22+1, 0 // past the largest number of a process
+	must(t, old.Write())
+	if it := listJSON(t)["life"]; it.State != control.StateUnreachable && it.State != control.StateLive {
+		t.Errorf("list, with an old record: %+v", it)
+	}
+	want(t, exit.Refused, "stop", "life")
+	if _, err := os.Stat(dev); err != nil {
+		t.Errorf("the device is gone: %v", err)
+	}
 	// With its first process the container ends, and kills the server.
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	end()

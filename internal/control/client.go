@@ -104,7 +104,13 @@ func (c *Client) StatusWithin(ctx context.Context, limit time.Duration) (*Status
 func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
+	// It may take long to send, but not to begin.
+	ctx, silent := context.WithCancelCause(ctx)
+	began := time.AfterFunc(askTimeout, func() { silent(ErrSilent) })
 	resp, err := c.ask(ctx, http.MethodGet, "/v1/remaps", nil)
+	if !began.Stop() && err != nil {
+		return &silentError{c.name, askTimeout, err}
+	}
 	if err != nil {
 		return err
 	}

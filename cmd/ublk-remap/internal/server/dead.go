@@ -26,8 +26,8 @@ const (
 	// unseenWait is how long a device's server that is not to be seen is waited for: it may be dying.
 	unseenWait = 10 * time.Second
 	deadPoll   = 50 * time.Millisecond
-	// sayEvery is how often it is said what is waited for, sayFirst the first time.
-	sayEvery = 10 * time.Second
+	// SayEvery is how often a Waiter says what is waited for, sayFirst the first time.
+	SayEvery = 10 * time.Second
 	sayFirst = 2 * time.Second
 )
 
@@ -42,9 +42,9 @@ type Waiter struct {
 func (w *Waiter) Say(what func() string) {
 	now := time.Now()
 	if w.since.IsZero() {
-		w.since, w.last = now, now.Add(sayFirst-sayEvery)
+		w.since, w.last = now, now.Add(sayFirst-SayEvery)
 	}
-	if w.Tell == nil || now.Sub(w.last) < sayEvery {
+	if w.Tell == nil || now.Sub(w.last) < SayEvery {
 		return
 	}
 	w.last = now
