@@ -69,6 +69,15 @@ const (
 	healReporting           // MsgPending is with the Arbiter; when all is noted the read fails
 )
 
+// pace is how long a device takes to fail.
+type pace uint8
+
+const (
+	paceUnknown pace = iota
+	paceQuick
+	paceSlow
+)
+
 // healTodo says what a heal does next, once the operation that led to it has ended.
 type healTodo uint8
 
@@ -101,7 +110,7 @@ type request struct {
 	began     int64  // monotonic ns: of the probe, or of the write to a spare unit, that is under way
 	cause     int32  // the first failure
 	doomed    int32  // a read: its answer, once all of it was tried and what is bad is noted
-	slow      bool   // what fails takes long
+	pace      pace   // how long what fails takes
 	healed    bool
 
 	heal struct {
@@ -519,7 +528,12 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 func (e *Engine) blame(q *request, o *op, res int32) {
 	if q.cause == 0 {
 		q.cause, q.since = res, e.drv.Now()
-		q.slow = e.shared.slow(o.io.Device, q.since)
+		switch {
+		case e.shared.slow(o.io.Device, q.since):
+			q.pace = paceSlow
+		case q.FUA:
+			q.pace = paceQuick // each good unit may cost a flush: halving costs fewer
+		}
 	}
 }
 

@@ -31,7 +31,7 @@ func (e *Engine) begin(q *request) {
 }
 
 func (e *Engine) resetIsolation(q *request) {
-	q.isolating, q.healed, q.slow, q.doomed = false, false, false, 0
+	q.isolating, q.healed, q.pace, q.doomed = false, false, paceUnknown, 0
 	q.suspect.clear()
 	q.bad.clear()
 	q.elsewhere.clear()
@@ -133,13 +133,13 @@ func (e *Engine) grain() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physic
 // probeLength returns how many blocks of run to try at once: no less than there are in the
 // physical block, for it fails as one; and what is longer ends where a physical block, or a
 // unit, ends. Once many blocks were found bad it is no less than a unit. If failures are slow, or
-// the blocks are known not to read, it is just a unit: each of them fails once then, where halving
-// would have the bad one fail each time.
+// not known to be quick, or the blocks are known not to read, it is just a unit: each fails once
+// then, where halving would have the bad one fail each time.
 func (e *Engine) probeLength(q *request, run Run) uint64 {
 	fine, grain := e.geo.physicalBlocks(), e.grain()
 	n := min(run.Count, max(q.probe, fine-run.Start%fine))
 	switch {
-	case q.slow, q.Op == OpRead && run.Kind&KindPending != 0:
+	case q.pace != paceQuick, q.Op == OpRead && run.Kind&KindPending != 0:
 		n = min(run.Count, grain-run.Start%grain)
 	case e.coarse(q):
 		n = min(run.Count, max(n, grain-run.Start%grain))
@@ -167,7 +167,7 @@ func (e *Engine) exhausted(q *request) bool {
 // time went by, or goes by with each failure, that units are tried as a whole from now
 // on, once: what fails together counts as bad together.
 func (e *Engine) coarse(q *request) bool {
-	return q.slow || q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
+	return q.pace == paceSlow || q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
 }
 
 // slowPart is what part of Policy.IsolateFor a single failure may take before it counts as
@@ -179,9 +179,12 @@ const slowPart = 8
 func (e *Engine) tookLong(q *request, o *op) bool {
 	now := e.drv.Now()
 	if o.since != 0 || now-q.began <= int64(e.policy.IsolateFor)/slowPart {
+		if q.pace == paceUnknown {
+			q.pace = paceQuick
+		}
 		return false
 	}
-	q.slow = true
+	q.pace = paceSlow
 	e.shared.slowly[o.io.Device].Store(now)
 	return true
 }

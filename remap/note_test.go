@@ -98,8 +98,7 @@ func TestNotNoted(t *testing.T) {
 }
 
 // TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read notes
-// its own unit, however long it takes and wherever it lies; and it is waited for three times at
-// most. Two of them cost no more than what lies behind the second.
+// its own unit, however long it takes and wherever it lies; and it is waited for twice. Two of them cost no more than what lies behind the second.
 func TestSlowErrors(t *testing.T) {
 	for _, took := range []time.Duration{time.Second, 3 * time.Second, 7 * time.Second, 30 * time.Second, 120 * time.Second} {
 		for _, c := range []struct{ block, physical, at int }{{512, 512, 0}, {512, 4096, 77}, {512, 512, 500}, {512, 4096, 1023}, {4096, 4096, 0}, {4096, 4096, 60}, {4096, 4096, 127}} {
@@ -116,7 +115,7 @@ func TestSlowErrors(t *testing.T) {
 					r.breakHome(b+uint64(c.at), syscall.ENODATA)
 				}
 				r.want("result", r.do(op, b, n), want)
-				if waited := r.clock / int64(took); waited > 3 {
+				if waited := r.clock / int64(took); waited > 2 {
 					t.Errorf("%v, block %d of %d bytes: waited for it %d times", took, c.at, c.block, waited)
 				}
 				per := r.s.geo.BlocksPerUnit()
@@ -280,5 +279,32 @@ func TestPhysicalBlocksOfEachPlace(t *testing.T) {
 				t.Fatalf("block %d: %d to %d; block %d lies at %d, it at %d", block, start, end, b, o, offset)
 			}
 		}
+	}
+}
+
+// TestQuickErrors: where failures are quick, single blocks are found; good units are tried once
+// each up to the first that fails, and in larger pieces from there on. A FUA write halves.
+func TestQuickErrors(t *testing.T) {
+	for _, c := range []struct {
+		op   Op
+		fua  bool
+		most int
+	}{{OpRead, false, 128/2 + 24}, {OpWrite, false, 128/2 + 30}, {OpWrite, true, 36}} {
+		r := newRig(t, 512, 64)
+		at := uint64(10240 + 515)
+		if c.op == OpRead {
+			r.wear(at, 1)
+		} else {
+			r.breakHome(at, syscall.EIO)
+		}
+		r.log = []IO{}
+		r.e.Submit(&Request{Op: c.op, FUA: c.fua, Block: 10240, Count: 1024})
+		r.run()
+		if len(r.log) > c.most {
+			t.Errorf("op %d, FUA %v: %d operations, at most %d are needed", c.op, c.fua, len(r.log), c.most)
+		}
+		run, ok := r.s.m.Next(10240, 10240+1024)
+		r.want("blocks that are not at home", [2]uint64{run.Start, run.Count}, [2]uint64{at, 1})
+		r.want("any", ok, true)
 	}
 }
