@@ -11,7 +11,8 @@ import (
 type ArbiterConfig struct {
 	Queues, Depth int
 	Policy        Policy // zero: the defaults
-	// Buffer is what relocations copy through: 4096-aligned, two units long. It
+	// Buffer is what relocations copy through: 4096-aligned, at least two units long. Half of it
+	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
 	// MaxPending is how many pending blocks the table may have, so that the

@@ -52,14 +52,15 @@ const (
 	moveCommit                 // for the journal
 )
 
-const (
-	moveBatch    = 32 // units that are busy at once
-	moveMaxQueue = 64 // Moves that may wait
-)
+// MoveBatch is how many units are busy at once, and how many are copied at once at most.
+const MoveBatch = 32
+
+// moveMaxQueue is how many Moves may wait.
+const moveMaxQueue = 64
 
 // What happens to a batch must fit one commit: a place and a pending mark for
 // each unit.
-const _ = uint(metadata.MaxEntries - 2*moveBatch)
+const _ = uint(metadata.MaxEntries - 2*MoveBatch)
 
 // moving is one unit of the batch. Blocks that go home do so in several passes: those of
 // one spare unit at a time, then those that are at home and pending, then those of which
@@ -97,7 +98,7 @@ type mover struct {
 	at    uint64 // next block of the Move
 
 	first      uint64 // first unit of the batch
-	units      [moveBatch]moving
+	units      [MoveBatch]moving
 	n          int // units in the batch
 	i          int // unit that is being copied
 	reading    bool
@@ -105,6 +106,7 @@ type mover struct {
 	from, to   uint // blocks of the unit that are being copied
 	single     bool // block by block: a read of several failed
 	noSpare    bool // none that was tried holds data
+	bulk       bool // the batch is copied as one run
 	data, copy []byte
 	transfer   uint64
 	doubted    uint32 // devices, a bit each, on which blocks did not read, and that are to be asked
@@ -122,9 +124,9 @@ type mover struct {
 
 func (v *mover) init(cfg ArbiterConfig) {
 	v.queue = make([]Move, 0, moveMaxQueue)
-	v.entries = make([]metadata.Entry, 0, 2*moveBatch)
-	v.data = cfg.Buffer[:metadata.UnitSize]
-	v.copy = cfg.Buffer[metadata.UnitSize : 2*metadata.UnitSize]
+	v.entries = make([]metadata.Entry, 0, 2*MoveBatch)
+	half := len(cfg.Buffer) / 2 &^ (metadata.UnitSize - 1)
+	v.data, v.copy = cfg.Buffer[:half], cfg.Buffer[half:2*half]
 	v.claim = -1
 }
 
@@ -188,7 +190,9 @@ func (v *mover) advance(a *Arbiter) {
 			}
 			v.i, v.step = 0, moveCopy
 			v.noSpare, v.doubted = false, 0
-			v.beginUnit(a)
+			if !v.beginBulk(a) {
+				v.beginUnit(a)
+			}
 		default:
 			return // a transfer or a commit is under way
 		}
@@ -208,7 +212,7 @@ func (v *mover) nextBatch(a *Arbiter) {
 		return
 	}
 	v.first = v.at / per
-	v.n = int(min(moveBatch, (end-1)/per-v.first+1))
+	v.n = int(min(MoveBatch, (end-1)/per-v.first+1))
 	for i := range v.n {
 		unit := v.first + uint64(i)
 		lo, hi := max(v.at, unit*per), min(end, (unit+1)*per)
@@ -380,6 +384,11 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		a.advance()
 		return
 	case v.step != moveCopy || id != v.transfer:
+		return
+	}
+	if v.bulk {
+		v.bulkTransferred(a, int(res) == v.n*metadata.UnitSize)
+		a.advance()
 		return
 	}
 	end := v.transferred

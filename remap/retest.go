@@ -25,7 +25,7 @@ func (v *mover) nextRetest(a *Arbiter) bool {
 		v.aside, v.asideRes, v.back = v.now, v.res, v.step
 		v.now, v.res = Move{Retest: true, Cause: metadata.CauseRetest}, MoveResult{}
 		v.claim = i
-		v.first, v.n = c.msg.Unit, int(min(moveBatch, c.msg.Count))
+		v.first, v.n = c.msg.Unit, int(min(MoveBatch, c.msg.Count))
 		for u := range v.n {
 			v.units[u] = moving{left: c.maskOf(v.first + uint64(u))}
 		}

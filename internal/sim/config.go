@@ -71,7 +71,7 @@ func newConfig(rng *rand.Rand) config {
 		queues: 1 + rng.IntN(4), depth: 1 + rng.IntN(5), maxUnits: pick(rng, []int{1, 2, 4, 8, 16}),
 		rounds: 2 + rng.IntN(4), steps: 50 + rng.IntN(pick(rng, []int{200, 700, 1500})), spots: 1 + rng.IntN(3), faults: rng.IntN(8),
 		trims: rng.IntN(2) == 0, moves: rng.IntN(2) == 0, vanish: rng.IntN(5) == 0, storms: rng.IntN(6) == 0,
-		buf: 2 * (1 + rng.IntN(2)),
+		buf: 2 * [...]int{1, 1, 2, 4, 32}[rng.IntN(5)],
 	}
 	c.zero = 1 + rng.IntN(c.maxUnits)
 	c.reach = pick(rng, []int{1, 1, 2, 4, c.maxUnits + 4})

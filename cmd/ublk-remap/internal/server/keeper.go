@@ -66,7 +66,7 @@ var (
 )
 
 // relocationBuffer is what relocations copy through, in bytes.
-const relocationBuffer = 2 * metadata.UnitSize
+const relocationBuffer = 2 * remap.MoveBatch * metadata.UnitSize
 
 // newKeeper binds an Arbiter and a Committer for a device of at most that many
 // queues of that depth, and starts the goroutine. calls are the system calls on the devices.
