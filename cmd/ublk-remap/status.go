@@ -22,7 +22,7 @@ next; then the figures.
 States: live; recovering (a server is taking it over, I/O waits); degraded (it works, but
 a metadata mirror or every free spare is gone); tripped (the breaker is open: errors are
 passed on, nothing is remapped; see resume); failed (its server is dead; see start);
-unreachable (its server does not answer, or runs where it cannot be seen from here).
+stopping; unreachable (its server does not answer, or runs where it cannot be seen from here).
 
 With --json one device is an object, all are an array. With --watch the status is printed
 again and again, each time as a document of its own.`,

@@ -14,6 +14,7 @@ const (
 	StateDegraded   State = "degraded"   // it works, but a metadata mirror or all free spares are gone
 	StateTripped    State = "tripped"    // the breaker is open: errors are passed on, nothing is remapped
 	StateFailed     State = "failed"     // it cannot be served
+	StateStopping   State = "stopping"   // it was asked to stop and ends
 	// StateUnreachable: it has a server, which does not answer or cannot be seen from here.
 	StateUnreachable State = "unreachable"
 )

@@ -67,13 +67,15 @@ type server struct {
 	live    atomic.Bool
 	inOrder bool // it ended without an error
 
-	told   sync.Once   // that it stops
-	stopMu sync.Mutex  // one asks at a time
-	claim  *os.File    // keeps others from the device while it is stopped
-	forced atomic.Bool // it is stopped although it may be in use
-	endMu  sync.Mutex
-	ending ending
-	stays  []string // claims in whose name it does not leave
+	told   sync.Once  // that it stops
+	stopMu sync.Mutex // one asks at a time
+	// A signal is being answered; more of them are the same question.
+	signalled atomic.Bool
+	claim     *os.File    // keeps others from the device while it is stopped
+	forced    atomic.Bool // it is stopped although it may be in use
+	endMu     sync.Mutex
+	ending    ending
+	stays     []string // claims in whose name it does not leave
 	// One of them is closed when ending is decided.
 	stopAsked, leaveAsked chan struct{}
 }

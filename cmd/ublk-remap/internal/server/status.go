@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"ublkremap/internal/control"
@@ -67,6 +68,10 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	}
 	if live {
 		s.hangs.tell(st, time.Now())
+	}
+	if s.endsBy() == endStop {
+		st.State, st.Action = control.StateStopping, "wait for it"
+		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is under way has come back", "; ")
 	}
 	return st, nil
 }

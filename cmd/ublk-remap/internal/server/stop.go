@@ -162,7 +162,11 @@ func (s *server) tryStop() ([]blockdev.User, error) {
 // bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a hurry and a supervisor send
 // those without looking; a device that is in use is served on, and it is said why.
 func (s *server) bySignal(sig os.Signal) {
+	if !s.signalled.CompareAndSwap(false, true) {
+		return // it is being asked already
+	}
 	err := s.Stop(context.Background(), false, func() error { return nil })
+	s.signalled.Store(false)
 	if err != nil {
 		s.log.Warn().Stringer("signal", sig).Err(err).Msg("asked to end by a signal; serving on")
 	}
