@@ -47,7 +47,8 @@ func Create(devs []Device, plan *Layout, initial []Entry) error {
 //
 // A bad place is gone around: a mirror that cannot be written where it was
 // planned goes to another place of its device, or is stale from the beginning;
-// copies of the superblock may be missing. There must be two copies of the
+// copies of the superblock may be missing. Places that the plan knows to be bad
+// (PlanParams.Bad) are not tried. There must be two copies of the
 // superblock and one mirror on the backing, and one copy on every other device.
 // The bad places are returned, also with an error.
 //
@@ -74,7 +75,7 @@ func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 	if err != nil {
 		return nil, err
 	}
-	c := creator{devs: devs, sb: sb, page: AlignedBytes(PageSize), back: AlignedBytes(PageSize)}
+	c := creator{devs: devs, sb: sb, known: plan.bad, page: AlignedBytes(PageSize), back: AlignedBytes(PageSize)}
 	// Whatever set was here is gone before anything of it is overwritten: a
 	// cut must not leave its superblock above the new set's pages.
 	if err := c.clear(); err != nil {
@@ -119,6 +120,7 @@ func firstTable(plan *Layout, initial []Entry) (*Table, error) {
 type creator struct {
 	devs       []Device
 	sb         *Superblock
+	known      []BadRange
 	bad        []BadPlace
 	page, back []byte
 }
@@ -159,13 +161,19 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 	var last error
 	for _, m := range plan.mirrorsAt() {
 		d, r := c.devs[m.device], &c.sb.Regions[m.region]
-		err := writeFirst(d, plan, &m, t)
+		write := func() error {
+			if hitBy(c.known, m.device, m.start, r.Length) != nil {
+				return errKnownBad
+			}
+			return writeFirst(d, plan, &m, t)
+		}
+		err := write()
 		if err != nil {
 			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata", Err: err}
 			// Until the superblocks name it nobody looks there.
 			for _, start := range c.sb.placesFor(r, m.device) {
 				m.start = start
-				if err = writeFirst(d, plan, &m, t); err == nil {
+				if err = write(); err == nil {
 					p.Moved, r.Start = start, start
 					r.Generation++
 					break
@@ -200,8 +208,12 @@ func (c *creator) superblocks() error {
 				break // it cannot be had any more
 			}
 			c.sb.encode(c.page, uint8(i))
-			// One at a time: a cut must not tear all copies.
-			if err := writePage(d, c.page, c.back, off); err != nil {
+			err := errKnownBad
+			if hitBy(c.known, uint8(i), off, PageSize) == nil {
+				// One at a time: a cut must not tear all copies.
+				err = writePage(d, c.page, c.back, off)
+			}
+			if err != nil {
 				last = err
 				c.bad = append(c.bad, BadPlace{Device: i, Offset: off, What: "a superblock", Err: err})
 				continue

@@ -53,6 +53,9 @@ type PlanParams struct {
 	// TableSpareBytes reserves checkpoints and logs for that much spare space,
 	// for spare devices that are to be added later. Default: SpareBytes.
 	TableSpareBytes int64
+	// Bad are places of which is known that they do not hold data. The metadata is
+	// put around them, as far as that is possible.
+	Bad []BadRange
 	// KeepTail leaves the last exported bytes at the end of the backing also where
 	// there is a spare device, as older versions did: what marks a disk at its end
 	// then shows on the backing.
@@ -104,6 +107,8 @@ type Layout struct {
 	mirrors    []int    // indices of RegionMirror in sb.Regions
 
 	lim limits
+
+	bad []BadRange // of PlanParams; not a part of the format
 }
 
 // capacityFor is how many entries a checkpoint must hold for that many spare
@@ -157,16 +162,7 @@ func Plan(p PlanParams) (*Layout, error) {
 			*id = uuid.New()
 		}
 	}
-	var err error
-	if p.SpareDeviceSize == 0 {
-		err = planAlone(&sb, p, atom)
-	} else {
-		err = planPair(&sb, p, atom)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return newLayout(&sb)
+	return planAround(&sb, p, atom)
 }
 
 // defaultSpare is one per cent of the backing, within the limits.
@@ -178,17 +174,19 @@ func defaultSpare(backing int64) int64 {
 // mirror each, where a mirror is rebuilt whose place has gone bad.
 //
 //	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
-func planAlone(sb *Superblock, p PlanParams, atom int64) error {
+//
+// more is how much larger the head and the room in the tail are than they must be.
+func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {
 	spare := p.SpareBytes
 	if spare == 0 {
 		spare = defaultSpare(p.BackingSize)
 	}
 	slot, log := mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 	mirror := 2*slot + log
-	head := roundUp(RegionStart+2*mirror, headAlign)
+	head := roundUp(RegionStart+2*mirror, headAlign) + more
 	// The tail superblock shares no physical block with the mirror.
 	mirrorB := roundDown(tailSuperblock(p.BackingSize), atom) - mirror
-	tail := roundDown(mirrorB-mirror-spare-head, int64(headAlign))
+	tail := roundDown(mirrorB-mirror-more-spare-head, int64(headAlign))
 	if tail < 2*head {
 		// Smaller than this, the head would not even have itself to hide.
 		need := 2*head + head + spare + 2*mirror + 2*SuperblockStride + headAlign
@@ -212,7 +210,10 @@ func planAlone(sb *Superblock, p PlanParams, atom int64) error {
 //
 //	backing: | superblocks | mirror A | mirror B | room | data ... | zero | superblock | zero |
 //	spare:   | superblocks | mirror C | room | displaced head | displaced tail | spare ... |
-func planPair(sb *Superblock, p PlanParams, atom int64) error {
+//
+// more is how much larger the head and the room for mirrors on the spare device are than
+// they must be.
+func planPair(sb *Superblock, p PlanParams, atom, more int64) error {
 	sb.Compat |= compatThird
 	first := sb.firstRegion(1)
 	exported := roundDown(p.BackingSize, int64(sb.BlockSize))
@@ -225,8 +226,8 @@ func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
 		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
 		mirror = 2*slot + log
-		head = roundUp(first+3*mirror, headAlign)
-		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + head + room
+		head = roundUp(first+3*mirror, headAlign) + more
+		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + more + head + room
 	}
 	spare := p.SpareBytes
 	if spare == 0 {
@@ -263,6 +264,9 @@ func planPair(sb *Superblock, p PlanParams, atom int64) error {
 	sb.Regions = append(sb.Regions, Region{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1})
 	return nil
 }
+
+// fourthStride is how far behind the copy at the end the fourth one lies, if there is one.
+const fourthStride = SuperblockStride / 2
 
 // tailSuperblock is where the copy at the end lies on a device of that size.
 func tailSuperblock(size int64) int64 { return roundDown(size, int64(PageSize)) - SuperblockStride }
@@ -397,7 +401,11 @@ func (sb *Superblock) hasTail() bool {
 func (sb *Superblock) copies(device uint8) []int64 {
 	switch {
 	case device == 0 && sb.hasTail():
-		return []int64{SuperblockStride, tailSuperblock(sb.Devices[0].Size), 0}
+		tail := tailSuperblock(sb.Devices[0].Size)
+		if sb.Compat&compatFourth != 0 {
+			return []int64{SuperblockStride, tail, tail + fourthStride, 0}
+		}
+		return []int64{SuperblockStride, tail, 0}
 	case sb.Compat&compatThird != 0:
 		return []int64{SuperblockStride, thirdSuperblock(int64(sb.AtomSize)), 0}
 	}

@@ -17,7 +17,7 @@ type sbCopy struct {
 
 // readSuperblocks reads all copies on a device: the two at its start, the third
 // one near it, the one at its end, and the one where its end was when it joined the
-// set. Where there need not be a third one, only what is a superblock counts: on
+// set. Where there need not be a third or fourth one, only what is a superblock counts: on
 // most disks that place is somebody's data.
 func readSuperblocks(dev Device) []sbCopy {
 	b := AlignedBytes(PageSize)
@@ -43,9 +43,7 @@ func readSuperblocks(dev Device) []sbCopy {
 		}
 		out = append(out, c)
 	}
-	read(0)
-	read(SuperblockStride)
-	for _, off := range []int64{thirdSuperblock(PageSize), thirdSuperblock(SuperblockStride)} {
+	optional := func(off int64) {
 		named := slices.ContainsFunc(out, func(c sbCopy) bool {
 			return c.sb != nil && slices.Contains(c.sb.copies(c.sb.DeviceIndex), off)
 		})
@@ -54,10 +52,16 @@ func readSuperblocks(dev Device) []sbCopy {
 			out = out[:last]
 		}
 	}
+	read(0)
+	read(SuperblockStride)
+	optional(thirdSuperblock(PageSize))
+	optional(thirdSuperblock(SuperblockStride))
 	read(tailSuperblock(dev.Size()))
+	optional(tailSuperblock(dev.Size()) + fourthStride)
 	for _, c := range out {
 		if c.sb != nil && c.sb.DeviceIndex == 0 && c.sb.Devices[0].Size != dev.Size() {
 			read(tailSuperblock(c.sb.Devices[0].Size))
+			optional(tailSuperblock(c.sb.Devices[0].Size) + fourthStride)
 			break
 		}
 	}

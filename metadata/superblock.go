@@ -34,13 +34,18 @@ const (
 // leaves that copy behind, as an older one.
 const compatThird uint32 = 1
 
+// compatFourth is the feature bit of a set whose backing has one more superblock at its
+// end: some of the other places are bad. A version that does not know it leaves that copy
+// behind, as an older one.
+const compatFourth uint32 = 2
+
 // incompatTail is the feature bit of a set whose last exported bytes live in a
 // displaced tail. A version that does not know it would read them where they are not.
 const incompatTail uint32 = 2
 
 // The feature bits that this version knows.
 const (
-	knownCompat          = compatThird
+	knownCompat          = compatThird | compatFourth
 	knownROCompat uint32 = 0
 	knownIncompat        = incompatTransition | incompatTail
 )

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
 )
@@ -18,7 +20,10 @@ const blankEnds = 4 << 20
 // is not written any more. Where something was on a device, its ends are zeroed as well, so
 // that no old mark stays behind. What cannot be written is left: it cannot be
 // read as what it was either, or the heal of its first write takes care of it.
-func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err error) {
+//
+// Places of the displaced head and tail that are known to be bad are not tried: they are
+// pending.
+func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool, bad []metadata.BadRange) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {
 		return err
@@ -30,7 +35,9 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err er
 		}
 	}
 	for i, part := range plan.Displaced() {
-		zero(devs[part.Device], buf, part.Offset, part.Offset+part.Length)
+		for _, r := range badblocks.Subtract([]badblocks.Range{{Start: part.Offset, End: part.Offset + part.Length}}, badOn(bad, part.Device, int64(plan.BlockSize()))) {
+			zero(devs[part.Device], buf, r.Start, r.End)
+		}
 		if i > 0 {
 			zero(devs[0], buf, part.Start, part.Start+part.Length)
 		}
@@ -41,6 +48,18 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool) (err er
 		}
 	}
 	return nil
+}
+
+// badOn are the bad ranges of a device, in whole blocks: the set knows all of each as
+// pending.
+func badOn(bad []metadata.BadRange, device uint8, block int64) []badblocks.Range {
+	var on []badblocks.Range
+	for _, b := range bad {
+		if b.Device == device {
+			on = append(on, badblocks.Range{Start: b.Start / block * block, End: (b.End + block - 1) / block * block})
+		}
+	}
+	return badblocks.Merge(on)
 }
 
 // zeroEnds zeroes either end of a device on which there was something that may
@@ -57,10 +76,22 @@ func zero(d *blockdev.Device, buf []byte, from, to int64) {
 	for from < to {
 		n := min(int64(len(buf)), to-from)
 		if _, err := d.WriteAt(buf[:n], from); err != nil {
-			for off := from; off < from+n; off += block {
-				_, _ = d.WriteAt(buf[:block], off)
+			for off := from; off < from+n; off += metadata.UnitSize {
+				zeroUnit(d, buf[:min(metadata.UnitSize, from+n-off)], off, block)
 			}
 		}
 		from += n
+	}
+}
+
+// zeroUnit writes zeroes to a unit, and if that fails to its blocks: one that a disk is slow
+// to refuse is not tried once more.
+func zeroUnit(d *blockdev.Device, zeroes []byte, off, block int64) {
+	begun := time.Now()
+	if _, err := d.WriteAt(zeroes, off); err == nil || time.Since(begun) > time.Second {
+		return
+	}
+	for at := int64(0); at < int64(len(zeroes)); at += block {
+		_, _ = d.WriteAt(zeroes[at:at+block], off+at)
 	}
 }

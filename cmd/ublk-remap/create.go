@@ -41,6 +41,8 @@ type created struct {
 	SpareBytes  int64    `json:"spare_bytes"`
 	HeadBytes   int64    `json:"head_bytes"`
 	BadBlocks   uint64   `json:"bad_blocks"` // blocks of the exported device that are known to be bad
+	FoundBad    uint64   `json:"found_bad"`  // units of 4 KiB, of those that were tried, that do not hold data
+	BadSpares   uint64   `json:"bad_spares"` // spare units that are known to be bad
 	BadPlaces   []string `json:"bad_places"` // where metadata could not be written
 	Replaced    []string `json:"replaced"`   // what was there before
 	InPlace     bool     `json:"in_place"`
@@ -60,6 +62,9 @@ func createCommand(a *app) *cobra.Command {
 its spare region aside. What the exported device shows is that much smaller than the disk,
 unless the spare region is on a device of its own.
 
+Every place that the set relies on is tried before anything is changed: what reads is written
+back as it is. What is bad is gone around, or the disk is refused.
+
 A disk that carries a file system, a partition table, a RAID or volume manager's label,
 or ublk-remap's own format is refused, unless --force says that all of that may go.
 
@@ -74,7 +79,7 @@ again to finish it, or undo it with release.`,
 	f.StringVar(&o.spare, "spare", "", "size of the spare region: 1%, 512MiB, …; taken exactly (default 1%, at most 16GiB)")
 	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on this device; the disk keeps its size")
 	f.StringVar(&o.name, "name", "", "name of the device (default: made from its UUID)")
-	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8) writes it")
+	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8), MD or null_blk write it; - is standard input")
 	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of --badblocks are in")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
@@ -111,32 +116,35 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if o.inPlace {
 		return takeOver(a, devs, o)
 	}
-	plan, err := planSet(devs, o)
+	p, err := a.prepare(devs, o)
 	if err != nil {
 		return err
 	}
-	bad, err := a.knownBad(plan, o)
-	if err != nil {
-		return err
-	}
-	out := describe(devs, plan, o)
-	out.BadBlocks = bad.Blocks
+	var replaced []string
 	for _, d := range devs {
 		found, err := inspect(d)
 		if err != nil && !o.force {
 			return err
 		}
-		out.Replaced = append(out.Replaced, found...)
+		replaced = append(replaced, found...)
 	}
-	if o.dryRun {
-		return a.printCreated(out)
-	}
-	if len(out.Replaced) > 0 && !o.yes {
-		if err := a.confirm("This destroys " + strings.Join(out.Replaced, ", and ") + "."); err != nil {
+	if len(replaced) > 0 && !o.yes && !o.dryRun {
+		if err := a.confirm("This destroys " + strings.Join(replaced, ", and ") + "."); err != nil {
 			return err
 		}
 	}
-	if err := blank(devs, plan, len(out.Replaced) > 0); err != nil {
+	// Up to here, and by what comes next, nothing is changed on the disk.
+	if err := p.survey(ctx, o.dryRun); err != nil {
+		return fmt.Errorf("%s: %w; nothing was changed", path, err)
+	}
+	plan, bad := p.plan, p.bad
+	out := describe(devs, plan, o)
+	out.BadBlocks, out.Replaced = bad.Blocks, append(out.Replaced, replaced...)
+	out.FoundBad, out.BadSpares = p.found, bad.Spares
+	if o.dryRun {
+		return a.printCreated(out)
+	}
+	if err := blank(devs, plan, len(out.Replaced) > 0, p.badRanges()); err != nil {
 		return err
 	}
 	mdevs := make([]metadata.Device, len(devs))
@@ -184,12 +192,28 @@ func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) c
 // planSet lays the set out. The exported blocks are as large as the largest of
 // any of its devices.
 func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error) {
+	p, err := planParams(devs, o)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := metadata.Plan(p)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", devs[0].Path(), err)
+	}
+	return plan, nil
+}
+
+// planParams is what a set is to be laid out by. The UUIDs are drawn here, so that two
+// plans by the same parameters are the same.
+func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams, err error) {
 	// The format would take more; what people have to type and terminals to show
 	// is a matter of this program.
 	if strings.ContainsFunc(o.name, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
-		return nil, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name, exit.ErrUsage)
+		return p, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name, exit.ErrUsage)
 	}
-	p := metadata.PlanParams{BackingSize: devs[0].Size(), Name: o.name, Created: metadata.Seconds(time.Now()), UUID: uuid.New()}
+	p = metadata.PlanParams{
+		BackingSize: devs[0].Size(), Name: o.name, Created: metadata.Seconds(time.Now()), UUID: uuid.New(), DeviceUUIDs: [2]uuid.UUID{uuid.New(), uuid.New()},
+	}
 	if p.Name == "" {
 		p.Name = "remap-" + p.UUID.String()[:8]
 	}
@@ -204,20 +228,16 @@ func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error)
 	if o.spare != "" {
 		s, err := size.Parse(o.spare)
 		if err != nil {
-			return nil, fmt.Errorf("--spare %w", err)
+			return p, fmt.Errorf("--spare %w", err)
 		}
 		if n, exact := s.Exact(); exact && n%metadata.UnitSize != 0 {
-			return nil, fmt.Errorf("--spare %s: %w: not a multiple of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+			return p, fmt.Errorf("--spare %s: %w: not a multiple of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
 		}
 		if p.SpareBytes = s.Of(devs[0].Size(), metadata.UnitSize); p.SpareBytes == 0 {
-			return nil, fmt.Errorf("--spare %s: %w: that is less than one unit of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+			return p, fmt.Errorf("--spare %s: %w: that is less than one unit of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
 		}
 	}
-	plan, err := metadata.Plan(p)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", devs[0].Path(), err)
-	}
-	return plan, nil
+	return p, nil
 }
 
 // inspect says what is on a device that would be destroyed. The error is
@@ -284,6 +304,12 @@ func (a *app) printCreated(c created) error {
 	}
 	if c.BadBlocks > 0 {
 		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
+	}
+	if c.BadSpares > 0 {
+		rows = append(rows, []string{"bad spares", numText(c.BadSpares) + " units of the spare region are known to be bad"})
+	}
+	if c.FoundBad > 0 {
+		rows = append(rows, []string{"found bad", numText(c.FoundBad) + " units of 4 KiB among the places that were tried"})
 	}
 	if n := len(c.BadPlaces); n > 0 {
 		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: " + shell.Command("metadata", "check", c.Backing)})

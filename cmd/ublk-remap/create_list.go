@@ -2,38 +2,45 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/metadata"
 )
 
-// knownBad reads the list of --badblocks and works out what it means for the set
-// that is planned. All that a list can be refused for it is refused for here,
-// before anything on the disk is changed.
-func (a *app) knownBad(plan *metadata.Layout, o createOptions) (badblocks.Entries, error) {
+// knownBad reads the list of --badblocks.
+func (a *app) knownBad(disk int64, o createOptions) (*badblocks.List, error) {
 	if o.badblocks == "" {
-		return badblocks.Entries{}, nil
+		return nil, nil
 	}
-	list, err := badblocks.Read(o.badblocks, o.badblocksSize)
+	list, err := badblocks.Read(o.badblocks, a.in, badblocks.Format{Block: o.badblocksSize, Disk: disk})
 	if err != nil {
-		return badblocks.Entries{}, err
+		return nil, err
 	}
-	bad, err := badblocks.Place(list, plan, metadata.Seconds(time.Now()))
-	if err != nil {
-		return bad, fmt.Errorf("%s: %w", o.badblocks, err)
+	return list, nil
+}
+
+// doubtList warns of a list that may have been read with the wrong block size.
+func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
+	switch {
+	case list == nil:
+	case list.Pairs && o.badblocksSize != 512:
+		a.log.Warn().Int("badblocks-size", o.badblocksSize).Msg("the list has lines of two numbers: those of MD and null_blk count sectors of 512 bytes")
+	case list.End > 0 && list.End <= disk/4:
+		a.log.Warn().Int("badblocks-size", o.badblocksSize).
+			Msgf("the list ends at %s of %s: if its blocks are larger than %d bytes, say so with --badblocks-size", sizeText(list.End), sizeText(disk), o.badblocksSize)
 	}
+}
+
+// fits refuses a set that could not begin with what is known to be bad.
+func fits(bad badblocks.Entries, plan *metadata.Layout) error {
 	if err := fitsSpares(bad, plan); err != nil {
-		return bad, fmt.Errorf("%s: %w", o.badblocks, err)
+		return err
 	}
 	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
-		return bad, fmt.Errorf("%s: %w: the metadata cannot hold the list: %w", o.badblocks, exit.ErrUsage, err)
+		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare space: %w", exit.ErrUsage, err)
 	}
-	if bad.Metadata > 0 {
-		a.log.Warn().Uint64("bytes", bad.Metadata).Msg("some of the bad blocks lie where the metadata goes; its mirrors have to cope")
-	}
-	return bad, nil
+	return nil
 }
 
 // fitsSpares refuses a set that knows more bad units than it has good spare units

@@ -4,12 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -21,7 +19,8 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 	if o.badblocks != "" {
 		return fmt.Errorf("--badblocks with --in-place: %w: what still reads is to go on reading; after start, name bad blocks to: ublk-remap remap add", exit.ErrUsage)
 	}
-	opts := a.moveOptions("copying the head")
+	opts, end := a.moveOptions("copying the head")
+	defer end()
 	sb, set, err := metadata.Interrupted(backing, asMetadata(devs[1:]))
 	if err != nil {
 		return spareAdvice(backing.Path(), err)
@@ -62,18 +61,25 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 			return err
 		}
 	}
-	if o.dryRun {
-		return a.printCreated(out)
-	}
-	if blank := len(kept)+len(out.Replaced) == 0 && !o.force; !o.yes && !blank {
-		if err := a.confirm(out.question()); err != nil {
+	if !o.dryRun {
+		if err := a.confirmTakeOver(&out, o); err != nil {
 			return err
 		}
+	}
+	// Where the disk has data nothing is written; the spare region must be free of it.
+	p := &preparation{a: a, devs: devs, plan: plan}
+	p.attach(o.dryRun, nil)
+	if err := p.sampleSpares(a.ctx, o.dryRun); err != nil {
+		return fmt.Errorf("%s: %w; nothing was changed", backing.Path(), err)
+	}
+	if o.dryRun {
+		return a.printCreated(out)
 	}
 	if len(out.Replaced) > 0 {
 		zeroEnds(devs[1], metadata.AlignedBytes(1<<20))
 	}
 	taken, err := metadata.TakeOver(asMetadata(devs), plan, opts)
+	end()
 	a.tellBadPlaces(devs, taken.Bad, &out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w; run it again, or undo it with: ublk-remap release", backing.Path(), err)
@@ -81,6 +87,14 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 	out.Lost, out.Moved = taken.Lost, taken.Mapped
 	a.rescan(backing)
 	return a.printCreated(out)
+}
+
+// confirmTakeOver asks, unless there is nothing to be lost.
+func (a *app) confirmTakeOver(out *created, o createOptions) error {
+	if blank := len(out.Kept)+len(out.Replaced) == 0 && !o.force; o.yes || blank {
+		return nil
+	}
+	return a.confirm(out.question())
 }
 
 func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
@@ -215,22 +229,26 @@ func spareAdvice(path string, err error) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// moveOptions are those of a long copy, whose progress a terminal shows.
-func (a *app) moveOptions(what string) metadata.MoveOptions {
-	o := metadata.MoveOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
-	if f, ok := a.err.(*os.File); ok && logging.Terminal(f) {
-		var last time.Time
-		o.Progress = func(done, total int64) {
-			if now := time.Now(); done == total || now.Sub(last) > 200*time.Millisecond {
-				last = now
-				a.tell("\r%s: %d%%", what, 100*done/max(total, 1))
-				if done == total {
-					a.tell("\n")
-				}
-			}
+// moveOptions are those of a long copy, which tells how far it is. end is to be called
+// when it is over.
+func (a *app) moveOptions(what string) (o metadata.MoveOptions, end func()) {
+	o = metadata.MoveOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
+	var bar *progress
+	end = func() {
+		if bar != nil {
+			bar.end()
+			bar = nil
 		}
 	}
-	return o
+	o.Progress = func(done, total int64) {
+		if bar == nil {
+			bar = a.progress(what)
+		}
+		if bar.set(done, total); done >= total {
+			end()
+		}
+	}
+	return o, end
 }
 
 // rescan makes the kernel look at the partitions of a disk again: nobody is to

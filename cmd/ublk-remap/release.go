@@ -103,9 +103,10 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	}
 	was := img.Layout().Superblock()
 	out := newReleased(&was, backing)
-	opts := a.moveOptions("reading what is to be moved")
+	opts, end := a.moveOptions("reading what is to be moved")
 	opts.AcceptOld = o.acceptOld
 	survey, err := metadata.SurveyRelease(img, opts)
+	end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -129,9 +130,10 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	opts = a.moveOptions("moving the head")
+	opts, end = a.moveOptions("moving the head")
 	opts.Force, opts.AcceptOld, opts.Mark = o.force, o.acceptOld, markOf(view)
 	done, err := metadata.Release(img, opts)
+	end()
 	if err != nil {
 		return stuck(path, err)
 	}
@@ -147,7 +149,8 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	if o.dryRun {
 		return a.printReleased(out)
 	}
-	opts := a.moveOptions("moving the head")
+	opts, end := a.moveOptions("moving the head")
+	defer end()
 	opts.Force = o.force
 	var done metadata.Released
 	var err error

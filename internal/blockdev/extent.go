@@ -40,8 +40,8 @@ func ExtentOf(r io.ReaderAt, size int64, block int, s Signature) (Extent, bool) 
 	if f == nil || s.AtEnd {
 		return Extent{}, false
 	}
-	p := prober{r: r, size: size, block: int64(block), chunks: map[int64][]byte{}, unread: map[int64]bool{}}
-	e, ok := f(&p, s.Offset, size)
+	p := newProber(r, size, block)
+	e, ok := f(p, s.Offset, size)
 	// A size that cannot be is no size; the bound keeps sums from overflowing.
 	return e, ok && e.End > 0 && e.End < 1<<62
 }

@@ -56,18 +56,18 @@ const scanEnds = 2 << 20
 // formats' own documents and headers give; each entry of the table is checked
 // alone, so one device can have several.
 func Detect(r io.ReaderAt, size int64) Findings {
-	p := prober{r: r, size: size, chunks: map[int64][]byte{}, unread: map[int64]bool{}}
+	p := newProber(r, size, 0)
 	var f Findings
 	for i := range table {
 		e := &table[i]
 		for _, at := range e.places(size) {
-			if s, ok := e.match(&p, at); ok {
+			if s, ok := e.match(p, at); ok {
 				f.Signatures = append(f.Signatures, s)
 				break
 			}
 		}
 	}
-	if s, ok := mbr(&p, f.Signatures); ok {
+	if s, ok := mbr(p, f.Signatures); ok {
 		f.Signatures = append(f.Signatures, s)
 	}
 	f.Unread = p.failed
@@ -77,7 +77,7 @@ func Detect(r io.ReaderAt, size int64) Findings {
 
 // DetectEnd looks only for the marks whose place depends on where the device ends.
 func DetectEnd(r io.ReaderAt, size int64) []Signature {
-	p := prober{r: r, size: size, chunks: map[int64][]byte{}, unread: map[int64]bool{}}
+	p := newProber(r, size, 0)
 	var found []Signature
 	for i := range table {
 		e := &table[i]
@@ -85,77 +85,13 @@ func DetectEnd(r io.ReaderAt, size int64) []Signature {
 			continue
 		}
 		for _, at := range e.atEnd(size) {
-			if s, ok := e.match(&p, at); ok && s.AtEnd {
+			if s, ok := e.match(p, at); ok && s.AtEnd {
 				found = append(found, s)
 				break
 			}
 		}
 	}
 	return found
-}
-
-// chunk is how much is read at once, where all of it can be read.
-const chunk = 64 << 10
-
-// prober reads small pieces and remembers what could not be read.
-type prober struct {
-	r      io.ReaderAt
-	size   int64
-	block  int64            // bytes of a block of the device, where that matters
-	chunks map[int64][]byte // by number; nil for one that cannot be read whole
-	unread map[int64]bool
-	failed []int64
-}
-
-// at returns n bytes at off, nil if they are not there or cannot be read. The
-// caller must not change them.
-func (p *prober) at(off int64, n int) []byte {
-	if off < 0 || off+int64(n) > p.size {
-		return nil
-	}
-	if i := off / chunk; (off+int64(n)-1)/chunk == i {
-		if c := p.chunk(i); c != nil {
-			return c[off-i*chunk:][:n]
-		}
-	}
-	b := make([]byte, n)
-	if got, err := p.r.ReadAt(b, off); got < n {
-		if err != nil && !p.unread[off] {
-			p.unread[off] = true
-			p.failed = append(p.failed, off)
-		}
-		return nil
-	}
-	return b
-}
-
-func (p *prober) chunk(i int64) []byte {
-	c, known := p.chunks[i]
-	if !known {
-		c = make([]byte, min(chunk, p.size-i*chunk))
-		if n, _ := p.r.ReadAt(c, i*chunk); n < len(c) {
-			c = nil
-		}
-		p.chunks[i] = c
-	}
-	return c
-}
-
-// blank reports whether the readable 4 KiB pieces of [from, to) are zero.
-func (p *prober) blank(from, to int64) bool {
-	const piece = 4096
-	b := make([]byte, piece)
-	whole := make([]byte, to-from)
-	if n, _ := p.r.ReadAt(whole, from); n == len(whole) {
-		return zero(whole)
-	}
-	for off := from; off < to; off += piece {
-		n, _ := p.r.ReadAt(b[:min(piece, to-off)], off)
-		if !zero(b[:n]) {
-			return false
-		}
-	}
-	return true
 }
 
 func zero(b []byte) bool {

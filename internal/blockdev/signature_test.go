@@ -179,3 +179,28 @@ func TestDetectKnowsWhatToolsWrite(t *testing.T) {
 		})
 	}
 }
+
+// counted counts the reads that fail, which may take seconds each.
+type counted struct {
+	image
+	failed int
+}
+
+func (c *counted) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.image.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		c.failed++
+	}
+	return n, err
+}
+
+// TestDetectReadsNothingTwice: a bad sector is met once as a part of a chunk, once as one of
+// a piece, and once by itself, however many marks may lie there.
+func TestDetectReadsNothingTwice(t *testing.T) {
+	for _, bad := range []int64{20, 1080, 5000, 32769, 150 << 10, 200<<10 + 7, imageSize - 300<<10, imageSize - 600} {
+		c := &counted{image: image{b: make([]byte, imageSize), bad: []int64{bad}}}
+		if f := Detect(c, imageSize); !f.Blank || c.failed > 3 {
+			t.Errorf("bad at %d: %d reads failed, blank %v", bad, c.failed, f.Blank)
+		}
+	}
+}

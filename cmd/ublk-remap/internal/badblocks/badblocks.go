@@ -1,11 +1,12 @@
-// Package badblocks reads lists of bad blocks as badblocks(8) writes them, one
-// number a line, and works out what a new set has to know about them.
+// Package badblocks reads lists of bad blocks, as badblocks(8), MD and null_blk write them,
+// and works out what a new set has to know about them.
 package badblocks
 
 import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 // ErrList is returned for a file that is not a list of block numbers.
 var ErrList = errors.New("not a list of block numbers")
 
-// Range is a run of bytes of the backing.
+// Range is a run of bytes of a device.
 type Range struct{ Start, End int64 }
 
 // maxBlock keeps products with any block size in range.
@@ -27,57 +28,109 @@ const maxBlock = 1 << 46
 // has more bad blocks has another problem, or another file.
 const maxLines, maxUnits = 4 << 20, 4 << 20
 
-// Read reads the list in the file at path, of blocks of size bytes, and returns
-// it sorted and merged. Empty lines and lines that begin with # do not count.
-// Errors: ErrList, and those of the file.
-func Read(path string, size int) ([]Range, error) {
-	if size < 512 || size > 1<<16 || size&(size-1) != 0 {
-		return nil, fmt.Errorf("%w: blocks of %d bytes", ErrList, size)
+// Format says how a list is to be read.
+type Format struct {
+	Block int   // bytes of the blocks that its numbers count
+	Disk  int64 // bytes of the disk that it is of
+}
+
+// List is what was read.
+type List struct {
+	Ranges []Range // sorted and merged
+	End    int64   // the byte behind the last bad block
+	Pairs  bool    // it has lines of two numbers, as MD and null_blk write them: in sectors of 512 bytes
+}
+
+// Read reads the list in the file at path, or in stdin if path is "-". A line is a block
+// number, START COUNT, START+COUNT, or START-END with END included; numbers are decimal, or
+// hexadecimal with 0x. Empty lines do not count, nor does what follows a #. Errors: ErrList,
+// which names the line, and those of the file.
+func Read(path string, stdin io.Reader, format Format) (*List, error) {
+	if size := format.Block; size < 512 || size > 1<<16 || size&(size-1) != 0 {
+		return nil, fmt.Errorf("%w: blocks of %d bytes; a power of two from 512 to 65536 is wanted", ErrList, size)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	name, in := "standard input", stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		name, in = path, f
 	}
-	defer f.Close()
-	var list []Range
+	l := &List{}
+	sc := bufio.NewScanner(in)
 	line := 0
-	sc := bufio.NewScanner(f)
 	for sc.Scan() {
 		line++
-		text := strings.TrimSpace(sc.Text())
-		if text == "" || text[0] == '#' {
+		text := sc.Text()
+		if line == 1 {
+			text = strings.TrimPrefix(text, "\ufeff")
+		}
+		text, _, _ = strings.Cut(text, "#")
+		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n < 0 || n > maxBlock {
-			return nil, fmt.Errorf("%s:%d: %w: %.40q", path, line, ErrList, text)
+		if len(l.Ranges) == maxLines {
+			return nil, fmt.Errorf("%s:%d: %w: more than %d lines", name, line, ErrList, maxLines)
 		}
-		if len(list) == maxLines {
-			return nil, fmt.Errorf("%s:%d: %w: more than %d blocks", path, line, ErrList, maxLines)
+		if err := l.add(text, format); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
 		}
-		list = append(list, Range{n * int64(size), (n + 1) * int64(size)})
 	}
 	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("%s:%d: %w: %w", path, line+1, ErrList, err)
+		return nil, fmt.Errorf("%s:%d: %w: %w", name, line+1, ErrList, err)
 	}
-	slices.SortFunc(list, func(a, b Range) int {
-		switch {
-		case a.Start < b.Start:
-			return -1
-		case a.Start > b.Start:
-			return 1
-		}
-		return 0
-	})
-	merged := list[:0]
-	for _, r := range list {
-		if n := len(merged); n > 0 && r.Start <= merged[n-1].End {
-			merged[n-1].End = max(merged[n-1].End, r.End)
-			continue
-		}
-		merged = append(merged, r)
+	l.Ranges = Merge(l.Ranges)
+	if n := len(l.Ranges); n > 0 {
+		l.End = l.Ranges[n-1].End
 	}
-	return merged, nil
+	return l, nil
+}
+
+// add takes a line.
+func (l *List) add(text string, format Format) error {
+	first, count, pair, ok := parse(text)
+	if !ok {
+		return fmt.Errorf("%w: %.40q; want a number, or START COUNT, START+COUNT or START-END", ErrList, text)
+	}
+	l.Pairs = l.Pairs || pair
+	size := int64(format.Block)
+	if end := first + count; end > (format.Disk+size-1)/size {
+		return fmt.Errorf("%w: block %d, of %d bytes, lies past the end of the disk, which has %d of them: see --badblocks-size", ErrList, end-1, size, format.Disk/size)
+	}
+	l.Ranges = append(l.Ranges, Range{first * size, min((first+count)*size, format.Disk)})
+	return nil
+}
+
+// parse reads a line. A leading + is null_blk's, which adds bad blocks that way.
+func parse(text string) (first, count int64, pair, ok bool) {
+	text = strings.TrimPrefix(text, "+")
+	at := strings.IndexAny(text, " \t+-")
+	if at < 0 {
+		first, ok = number(text)
+		return first, 1, false, ok
+	}
+	rest := strings.TrimSpace(text[at:])
+	sign := byte(' ')
+	if rest[0] == '+' || rest[0] == '-' {
+		sign, rest = rest[0], strings.TrimSpace(rest[1:])
+	}
+	first, ok = number(text[:at])
+	second, also := number(rest)
+	if sign == '-' {
+		second -= first - 1
+	}
+	return first, second, sign != '+', ok && also && second > 0
+}
+
+func number(text string) (int64, bool) {
+	base := 10
+	if len(text) > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X') {
+		text, base = text[2:], 16
+	}
+	n, err := strconv.ParseUint(text, base, 64)
+	return int64(n), err == nil && n <= maxBlock
 }
 
 // Entries is what a list means for a set.
@@ -86,68 +139,102 @@ type Entries struct {
 	Blocks   uint64 // exported blocks that are pending
 	Units    uint64 // units that these lie in: spare units that their first writes take
 	Spares   uint64 // spare units that are retired
-	Metadata uint64 // bad bytes that lie in the metadata, where nothing can be done about them here
+	Metadata uint64 // bad bytes where neither data nor spare units are
 }
 
-// Place works out what the list, of the backing, means for a set about to be
+// Place is PlaceOn for the backing and blocks that a list names.
+func Place(list []Range, l *metadata.Layout, now uint32) (Entries, error) {
+	return PlaceOn(0, list, l, now, metadata.CauseImport)
+}
+
+// PlaceOn works out what bad blocks of a device mean for a set about to be
 // made. Exported blocks become pending: reading one fails, as it would
 // anyway, and the first write goes to the spare region without touching the
 // bad block. Spare units are retired. The error is ErrList for blocks past the
-// end of the backing.
-func Place(list []Range, l *metadata.Layout, now uint32) (Entries, error) {
-	var out Entries
-	sb := l.Superblock()
-	bs := int64(l.BlockSize())
-	per := uint64(metadata.UnitSize) / uint64(bs)
-	masks := map[uint64]uint8{}
-	// exported marks bytes [from, to) of the exported device.
-	exported := func(from, to int64) {
-		for b := uint64(from / bs); b < min(l.Blocks(), uint64((to+bs-1)/bs)); b++ {
-			if bit := uint8(1) << (b % per); masks[b/per]&bit == 0 {
-				masks[b/per] |= bit
-				out.Blocks++
-			}
-		}
-	}
+// end of the device, and for more than any spare region can take.
+func PlaceOn(device uint8, list []Range, l *metadata.Layout, now uint32, cause metadata.Cause) (Entries, error) {
+	p := placer{sb: l.Superblock(), l: l, now: now, cause: cause, device: device, masks: map[uint64]uint8{}}
 	units := int64(0)
 	for _, r := range list {
 		if units += (r.End-1)/metadata.UnitSize - r.Start/metadata.UnitSize + 1; units > maxUnits {
-			return out, fmt.Errorf("%w: more than %d units of %d bytes are bad", ErrList, maxUnits, metadata.UnitSize)
+			return p.out, fmt.Errorf("%w: more than %d units of %d bytes are bad", ErrList, maxUnits, metadata.UnitSize)
+		}
+		if size := p.sb.Devices[device].Size; r.End > size {
+			return p.out, fmt.Errorf("%w: byte %d lies past the end of the disk, %d bytes", ErrList, r.Start, size)
 		}
 	}
 	for _, r := range list {
-		if r.End > sb.Devices[0].Size {
-			return out, fmt.Errorf("%w: byte %d lies past the end of the disk, %d bytes", ErrList, r.Start, sb.Devices[0].Size)
+		p.place(r)
+	}
+	p.out.pending(p.masks, now, cause)
+	return p.out, nil
+}
+
+// placer gathers what PlaceOn returns.
+type placer struct {
+	sb     metadata.Superblock
+	l      *metadata.Layout
+	now    uint32
+	cause  metadata.Cause
+	device uint8
+	masks  map[uint64]uint8 // by unit
+	out    Entries
+}
+
+func (p *placer) place(r Range) {
+	covered := int64(0)
+	if p.device == 0 {
+		home := p.sb.ExportedBytes
+		if p.sb.TailStart != 0 {
+			home = p.sb.TailStart
 		}
-		covered := int64(0)
-		if from, to := max(r.Start, sb.HeadBytes), min(r.End, sb.ExportedBytes); from < to {
-			exported(from, to)
+		if from, to := max(r.Start, p.sb.HeadBytes), min(r.End, home); from < to {
+			p.exported(from, to)
 			covered += to - from
 		}
-		for _, region := range sb.Regions {
-			from, to := max(r.Start, region.Start), min(r.End, region.Start+region.Length)
-			if region.Device != 0 || from >= to {
-				continue
-			}
-			switch region.Kind {
-			case metadata.RegionDisplacedHead:
-				exported(from-region.Start, to-region.Start)
-				covered += to - from
-			case metadata.RegionSpare:
-				first := uint64(from-region.Start) / metadata.UnitSize
-				last := uint64(to-region.Start-1) / metadata.UnitSize
-				out.retire(region.First+uint32(first), uint32(last-first+1), now)
-				covered += to - from
-			}
-		}
-		out.Metadata += uint64(r.End - r.Start - covered)
 	}
-	out.pending(masks, now)
-	return out, nil
+	for _, region := range p.sb.Regions {
+		from, to := max(r.Start, region.Start), min(r.End, region.Start+region.Length)
+		if region.Device != p.device || from >= to {
+			continue
+		}
+		switch region.Kind {
+		case metadata.RegionDisplacedHead:
+			p.exported(from-region.Start, to-region.Start)
+			covered += to - from
+		case metadata.RegionDisplacedTail:
+			p.exported(p.sb.TailStart+from-region.Start, p.sb.TailStart+to-region.Start)
+			covered += to - from
+		case metadata.RegionSpare:
+			first := uint64(from-region.Start) / metadata.UnitSize
+			last := uint64(to-region.Start-1) / metadata.UnitSize
+			p.out.retire(region.First+uint32(first), uint32(last-first+1), p.now, p.cause)
+			covered += to - from
+		}
+	}
+	p.out.Metadata += uint64(r.End - r.Start - covered)
+}
+
+// exported marks bytes [from, to) of the exported device.
+func (p *placer) exported(from, to int64) {
+	bs := int64(p.l.BlockSize())
+	per := uint64(metadata.UnitSize) / uint64(bs)
+	for b := uint64(from / bs); b < min(p.l.Blocks(), uint64((to+bs-1)/bs)); b++ {
+		if bit := uint8(1) << (b % per); p.masks[b/per]&bit == 0 {
+			p.masks[b/per] |= bit
+			p.out.Blocks++
+		}
+	}
+}
+
+// Add makes one of what two lists mean.
+func (e *Entries) Add(o Entries) {
+	e.Entries = append(e.Entries, o.Entries...)
+	e.Blocks, e.Units, e.Spares, e.Metadata = e.Blocks+o.Blocks, e.Units+o.Units, e.Spares+o.Spares, e.Metadata+o.Metadata
 }
 
 // retire adds spare units, in ascending order; two ranges may meet in one unit.
-func (e *Entries) retire(first, count, now uint32) {
+func (e *Entries) retire(first, count, now uint32, cause metadata.Cause) {
 	if n := len(e.Entries); n > 0 {
 		if last := &e.Entries[n-1]; last.Spare+last.Count > first {
 			first, count = first+1, count-1
@@ -155,14 +242,14 @@ func (e *Entries) retire(first, count, now uint32) {
 	}
 	if count > 0 {
 		e.Entries = append(e.Entries, metadata.Entry{
-			Spare: first, Count: count, State: metadata.StateRetired, Cause: metadata.CauseImport, Time: now,
+			Spare: first, Count: count, State: metadata.StateRetired, Cause: cause, Time: now,
 		})
 		e.Spares += uint64(count)
 	}
 }
 
 // pending adds the units of masks, alike neighbours as one entry.
-func (e *Entries) pending(masks map[uint64]uint8, now uint32) {
+func (e *Entries) pending(masks map[uint64]uint8, now uint32, cause metadata.Cause) {
 	units := make([]uint64, 0, len(masks))
 	for u := range masks {
 		units = append(units, u)
@@ -178,7 +265,7 @@ func (e *Entries) pending(masks map[uint64]uint8, now uint32) {
 			}
 		}
 		e.Entries = append(e.Entries, metadata.Entry{
-			Unit: u, Count: 1, Mask: masks[u], State: metadata.StatePending, Cause: metadata.CauseImport, Time: now,
+			Unit: u, Count: 1, Mask: masks[u], State: metadata.StatePending, Cause: cause, Time: now,
 		})
 	}
 }

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/cmd/ublk-remap/internal/survey"
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+const (
+	// spareSample is how many units of each spare region are tried.
+	spareSample = 256
+	// surveyRounds is how often a plan is made anew because places that it relies on
+	// turned out to be bad.
+	surveyRounds = 6
+)
+
+// preparation is a set about to be made: how it is laid out, and what of the disks is known
+// to be bad.
+type preparation struct {
+	a      *app
+	devs   []*blockdev.Device
+	params metadata.PlanParams
+	list   []badblocks.Range // of --badblocks
+	source string            // where that is from
+	plan   *metadata.Layout
+	bad    badblocks.Entries
+	disks  []*survey.Disk
+	found  uint64 // units that were found to be bad
+}
+
+// prepare lays a set out around the list of bad blocks, and refuses what it can without
+// touching a disk.
+func (a *app) prepare(devs []*blockdev.Device, o createOptions) (*preparation, error) {
+	p := &preparation{a: a, devs: devs, source: o.badblocks}
+	var err error
+	if p.params, err = planParams(devs, o); err != nil {
+		return nil, err
+	}
+	list, err := a.knownBad(devs[0].Size(), o)
+	if err != nil {
+		return nil, err
+	}
+	if list != nil {
+		p.list = list.Ranges
+	}
+	if err := p.settle(); err != nil {
+		return nil, err
+	}
+	a.doubtList(list, devs[0].Size(), o)
+	return p, nil
+}
+
+// settle makes a plan by what is known to be bad, and works out what that means for it.
+func (p *preparation) settle() (err error) {
+	p.params.Bad = p.badRanges()
+	if p.plan, err = metadata.Plan(p.params); err != nil {
+		return fmt.Errorf("%s: %w", p.devs[0].Path(), err)
+	}
+	now := metadata.Seconds(time.Now())
+	if p.bad, err = badblocks.Place(p.list, p.plan, now); err != nil {
+		return fmt.Errorf("%s: %w", p.source, err)
+	}
+	for i, d := range p.disks {
+		more, err := badblocks.PlaceOn(uint8(i), d.Bad(), p.plan, now, metadata.CauseWrite)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.devs[i].Path(), err)
+		}
+		p.bad.Add(more)
+	}
+	if err := fits(p.bad, p.plan); err != nil {
+		if p.source != "" {
+			err = fmt.Errorf("%s: %w", p.source, err)
+		}
+		return err
+	}
+	return nil
+}
+
+// badRanges is all that is known to be bad.
+func (p *preparation) badRanges() []metadata.BadRange {
+	var all []metadata.BadRange
+	add := func(device int, list []badblocks.Range) {
+		for _, r := range list {
+			all = append(all, metadata.BadRange{Device: uint8(device), Start: r.Start, End: r.End})
+		}
+	}
+	add(0, p.list)
+	for i, d := range p.disks {
+		add(i, d.Bad())
+	}
+	return all
+}
+
+// survey tries every place that the set is going to rely on: the superblocks, the mirrors,
+// what is displaced, and a sample of the spare units. What is bad is gone around, as far as
+// there is a way, by another plan, whose places are tried in turn.
+func (p *preparation) survey(ctx context.Context, readOnly bool) error {
+	bar := p.a.progress("trying the places that the set relies on")
+	defer bar.end()
+	p.attach(readOnly, bar.add)
+	// The spare region first: without it the rest is of no use.
+	if err := p.sampleSpares(ctx, readOnly); err != nil {
+		return err
+	}
+	for range surveyRounds {
+		places := p.places()
+		bar.expect(places)
+		for i, list := range places {
+			for _, r := range list {
+				if err := p.disks[i].Test(ctx, r); err != nil {
+					return err
+				}
+			}
+		}
+		before := p.plan.Superblock()
+		if err := p.settle(); err != nil {
+			return err
+		}
+		after := p.plan.Superblock()
+		if slices.Equal(before.Regions, after.Regions) && before.ExportedBytes == after.ExportedBytes {
+			break
+		}
+		// Another plan has another spare region.
+		if err := p.sampleSpares(ctx, readOnly); err != nil {
+			return err
+		}
+	}
+	for _, d := range p.disks {
+		for _, r := range d.Bad() {
+			p.found += uint64(r.End-r.Start+metadata.UnitSize-1) / metadata.UnitSize
+		}
+	}
+	return p.enough()
+}
+
+// attach makes the disks ready to be surveyed.
+func (p *preparation) attach(readOnly bool, progress func(int64, int)) {
+	for i, d := range p.devs {
+		var known []badblocks.Range
+		if i == 0 {
+			known = p.list
+		}
+		p.disks = append(p.disks, survey.New(d, known, survey.Options{ReadOnly: readOnly, Progress: progress}))
+	}
+}
+
+// enough refuses a disk on which the metadata cannot be put, before anything of the old
+// contents is gone.
+func (p *preparation) enough() error {
+	bad := p.badRanges()
+	hit := func(device int, off, length int64) bool {
+		return slices.ContainsFunc(bad, func(b metadata.BadRange) bool {
+			return int(b.Device) == device && b.Start < off+length && off < b.End
+		})
+	}
+	for i, d := range p.devs {
+		good, need := 0, 1
+		places := p.plan.SuperblockPlaces(uint8(i))
+		if i == 0 {
+			need = 2
+		}
+		for _, off := range places {
+			if !hit(i, off, metadata.PageSize) {
+				good++
+			}
+		}
+		if good < need {
+			return fmt.Errorf("%w: the superblock must be in %d places of %s, and of those it can be in (%v) %d are good; use another disk",
+				metadata.ErrBadPlaces, need, d.Path(), places, good)
+		}
+	}
+	sb := p.plan.Superblock()
+	for _, r := range sb.Regions {
+		if r.Kind == metadata.RegionMirror && r.Device == 0 && !hit(0, r.Start, r.Length) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %s has no room of %d bytes without a bad place in its first MiBs, nor where its spare region is, for a copy of the records; use another disk",
+		metadata.ErrBadPlaces, p.devs[0].Path(), 2*sb.SlotBytes+sb.LogBytes)
+}
+
+// places are those that the plan relies on, by device, in order.
+func (p *preparation) places() [][]badblocks.Range {
+	sb := p.plan.Superblock()
+	all := make([][]badblocks.Range, len(p.devs))
+	for i := range p.devs {
+		for _, off := range p.plan.SuperblockPlaces(uint8(i)) {
+			all[i] = append(all[i], badblocks.Range{Start: off, End: off + metadata.PageSize})
+		}
+	}
+	for _, r := range sb.Regions {
+		if r.Kind != metadata.RegionSpare {
+			all[r.Device] = append(all[r.Device], badblocks.Range{Start: r.Start, End: r.Start + r.Length})
+		}
+	}
+	for i := range all {
+		all[i] = badblocks.Merge(all[i])
+	}
+	return all
+}
+
+// errSpares is a spare region that could not hold what is to go there.
+var errSpares = errors.New("the spare region cannot be used")
+
+// sampleSpares refuses a set whose spare region takes no writes, or most of whose spare
+// units are bad.
+func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
+	for _, r := range p.plan.SpareRegions() {
+		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start, End: r.Start + r.Length}, spareSample)
+		if err != nil {
+			return err
+		}
+		does := "takes a write and reads back"
+		if readOnly {
+			does = "reads"
+		}
+		where := fmt.Sprintf("from byte %d to %d of %s", r.Start, r.Start+r.Length, p.devs[r.Device].Path())
+		const do = "use another disk, or another --spare-device"
+		switch {
+		case s.Tried == 0 && s.Known > 0:
+			return fmt.Errorf("%w: all units %s are known to be bad; %s", errSpares, where, do)
+		case s.Tried > 0 && s.Bad == s.Tried:
+			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares, s.Tried, where, does, do)
+		case 2*s.Bad > s.Tried:
+			return fmt.Errorf("%w: of %d units that were tried, %s, only %d %s; %s", errSpares, s.Tried, where, s.Tried-s.Bad, does, do)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package badblocks
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Merge returns ranges in order, those that overlap or meet as one.
+func Merge(list []Range) []Range {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.Start, b.Start) })
+	merged := list[:0]
+	for _, r := range list {
+		if n := len(merged); n > 0 && r.Start <= merged[n-1].End {
+			merged[n-1].End = max(merged[n-1].End, r.End)
+			continue
+		}
+		merged = append(merged, r)
+	}
+	return merged
+}
+
+// Subtract returns what of the ranges is not in those of minus, which are as Merge gives
+// them.
+func Subtract(list, minus []Range) []Range {
+	var out []Range
+	for _, r := range list {
+		i, _ := slices.BinarySearchFunc(minus, r.Start, func(m Range, at int64) int { return cmp.Compare(m.End, at) })
+		for ; i < len(minus) && minus[i].Start < r.End; i++ {
+			if r.Start < minus[i].Start {
+				out = append(out, Range{r.Start, minus[i].Start})
+			}
+			r.Start = max(r.Start, minus[i].End)
+		}
+		if r.Start < r.End {
+			out = append(out, r)
+		}
+	}
+	return out
+}

@@ -1,0 +1,265 @@
+package survey
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/metadata"
+)
+
+const unit = metadata.UnitSize
+
+// fake is a disk of which sectors of 512 bytes fail, each after a while.
+type fake struct {
+	b                 []byte
+	badRead, badWrite map[int64]bool // sectors
+	healed            bool           // a write makes a sector read again
+	takes             time.Duration  // what a failure takes
+	errno             syscall.Errno
+	now               time.Time
+	reads, writes     int
+	failed            int
+	pathUntil         int // the first so many operations fail with ENOLINK
+}
+
+func newFake(size int) *fake {
+	f := &fake{b: make([]byte, size), badRead: map[int64]bool{}, badWrite: map[int64]bool{}, errno: syscall.EIO, now: time.Unix(0, 0)}
+	for i := range f.b {
+		f.b[i] = byte(i>>9) ^ byte(i)
+	}
+	return f
+}
+
+func (f *fake) spoil(off, n int64) {
+	for s := off / 512; s < (off+n)/512; s++ {
+		f.badRead[s], f.badWrite[s] = true, true
+	}
+}
+
+func (f *fake) fails(bad map[int64]bool, p []byte, off int64) error {
+	if f.pathUntil > 0 {
+		f.pathUntil--
+		return syscall.ENOLINK
+	}
+	for s := off / 512; s < (off+int64(len(p)))/512; s++ {
+		if bad[s] {
+			f.now = f.now.Add(f.takes)
+			f.failed++
+			return f.errno
+		}
+	}
+	return nil
+}
+
+func (f *fake) ReadAt(p []byte, off int64) (int, error) {
+	f.reads++
+	if err := f.fails(f.badRead, p, off); err != nil {
+		return 0, err
+	}
+	return copy(p, f.b[off:]), nil
+}
+
+func (f *fake) WriteAt(p []byte, off int64) (int, error) {
+	f.writes++
+	if err := f.fails(f.badWrite, p, off); err != nil {
+		return 0, err
+	}
+	for s := off / 512; f.healed && s < (off+int64(len(p)))/512; s++ {
+		delete(f.badRead, s)
+	}
+	return copy(f.b[off:], p), nil
+}
+
+func (f *fake) Sync() error { return nil }
+func (f *fake) Size() int64 { return int64(len(f.b)) }
+
+func (f *fake) survey(known []badblocks.Range, readOnly bool) *Disk {
+	return New(f, known, Options{
+		ReadOnly: readOnly, Now: func() time.Time { return f.now }, Pause: func(d time.Duration) { f.now = f.now.Add(d) },
+	})
+}
+
+func all(f *fake) badblocks.Range { return badblocks.Range{End: f.Size()} }
+
+// TestFindsWhatIsBad: whatever is bad in a range is found, nothing else, and what can be
+// read is as it was.
+func TestFindsWhatIsBad(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for round := range 60 {
+		f := newFake(9<<20 + 3*512)
+		before := bytes.Clone(f.b)
+		want := map[int64]bool{}
+		for range rng.IntN(20) {
+			s := rng.Int64N(f.Size() / 512)
+			switch rng.IntN(3) {
+			case 0:
+				f.badRead[s] = true
+			case 1:
+				f.badWrite[s] = true
+			default:
+				f.badRead[s], f.badWrite[s] = true, true
+			}
+			want[s*512/unit] = true
+		}
+		readOnly := round%3 == 0
+		if readOnly {
+			clear(want)
+			for s := range f.badRead {
+				want[s*512/unit] = true
+			}
+		}
+		d := f.survey(nil, readOnly)
+		if err := d.Test(context.Background(), all(f)); err != nil {
+			t.Fatal(err)
+		}
+		got := map[int64]bool{}
+		for _, r := range d.Bad() {
+			for off := r.Start; off < r.End; off += unit {
+				got[off/unit] = true
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("found %v, want %v", got, want)
+		}
+		for u := range want {
+			if !got[u] {
+				t.Fatalf("unit %d was not found", u)
+			}
+		}
+		for off := int64(0); off < f.Size(); off += unit {
+			end := min(off+unit, f.Size())
+			if !want[off/unit] && !bytes.Equal(f.b[off:end], before[off:end]) {
+				t.Fatalf("unit %d was changed", off/unit)
+			}
+		}
+		if readOnly && f.writes > 0 {
+			t.Fatal("it wrote")
+		}
+		// What was tried is not tried again.
+		n := f.reads
+		if err := d.Test(context.Background(), badblocks.Range{Start: 1 << 20, End: 2 << 20}); err != nil || f.reads != n {
+			t.Fatal(err, f.reads, n)
+		}
+	}
+}
+
+// TestBadPlacesCostFewTries: a slow drive is asked twice for a bad unit, once for the part
+// that it lies in and once for itself; and known places never.
+func TestBadPlacesCostFewTries(t *testing.T) {
+	f := newFake(8 << 20)
+	f.takes = 7 * time.Second
+	f.spoil(1<<20+512, 512)
+	f.spoil(5<<20, 512)
+	f.spoil(6<<20, unit)
+	d := f.survey([]badblocks.Range{{Start: 6<<20 + 512, End: 6<<20 + 1024}}, false)
+	if err := d.Test(context.Background(), all(f)); err != nil {
+		t.Fatal(err)
+	}
+	want := []badblocks.Range{{Start: 1 << 20, End: 1<<20 + unit}, {Start: 5 << 20, End: 5<<20 + unit}}
+	if !slices.Equal(d.Bad(), want) || f.failed != 4 || d.Failed() != 28*time.Second {
+		t.Errorf("%v, %d tries failed, %s", d.Bad(), f.failed, d.Failed())
+	}
+}
+
+// TestTimeIsBounded: on a disk of which a lot is bad and slow, what has not been tried
+// counts as bad, and then it is given up.
+func TestTimeIsBounded(t *testing.T) {
+	f := newFake(16 << 20)
+	f.takes = 7 * time.Second
+	f.spoil(4<<20, 8<<20)
+	d := f.survey(nil, false)
+	if err := d.Test(context.Background(), all(f)); err != nil {
+		t.Fatal(err)
+	}
+	if want := []badblocks.Range{{Start: 4 << 20, End: 12 << 20}}; !slices.Equal(d.Bad(), want) || d.Failed() > 90*time.Second {
+		t.Errorf("%v, %s", d.Bad(), d.Failed())
+	}
+	f = newFake(400 << 20)
+	f.takes = 7 * time.Second
+	f.spoil(0, 400<<20)
+	d = f.survey(nil, false)
+	if err := d.Test(context.Background(), all(f)); !errors.Is(err, ErrSlow) || d.Failed() > giveUpAfter+f.takes {
+		t.Errorf("%v, %s", err, d.Failed())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := newFake(8<<20).survey(nil, false).Test(ctx, badblocks.Range{End: 8 << 20}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// TestWritesHeal: what does not read and takes a write is good again, if the drive says so
+// quickly.
+func TestWritesHeal(t *testing.T) {
+	for _, takes := range []time.Duration{0, 7 * time.Second} {
+		f := newFake(4 << 20)
+		f.healed, f.takes = true, takes
+		f.badRead[77] = true
+		d := f.survey(nil, false)
+		if err := d.Test(context.Background(), all(f)); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(d.Bad()) == 0; got != (takes == 0) {
+			t.Errorf("after %s: %v", takes, d.Bad())
+		}
+	}
+}
+
+// TestPathIsNoMedium: what fails for another reason is tried again, and then nothing is
+// known.
+func TestPathIsNoMedium(t *testing.T) {
+	f := newFake(4 << 20)
+	f.pathUntil = pathTries - 1
+	d := f.survey(nil, false)
+	if err := d.Test(context.Background(), all(f)); err != nil || len(d.Bad()) > 0 {
+		t.Error(err, d.Bad())
+	}
+	f.pathUntil = 1 << 20
+	for _, f := range []func() error{
+		func() error { return f.survey(nil, false).Test(context.Background(), all(f)) },
+		func() error { _, err := f.survey(nil, false).Sample(context.Background(), all(f), 8); return err },
+	} {
+		if err := f(); !errors.Is(err, metadata.ErrPath) {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSample(t *testing.T) {
+	f := newFake(16 << 20)
+	r := badblocks.Range{Start: 4 << 20, End: 12 << 20}
+	f.spoil(4<<20, unit)
+	f.spoil(12<<20-unit, unit)
+	before := bytes.Clone(f.b)
+	d := f.survey(nil, false)
+	s, err := d.Sample(context.Background(), r, 64)
+	if err != nil || s != (Sampled{Tried: 64, Bad: 2}) || !bytes.Equal(f.b, before) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if want := []badblocks.Range{{Start: 4 << 20, End: 4<<20 + unit}, {Start: 12<<20 - unit, End: 12 << 20}}; !slices.Equal(d.Bad(), want) {
+		t.Errorf("%v", d.Bad())
+	}
+	// All of a small one, but what is known.
+	s, err = f.survey([]badblocks.Range{{Start: 4 << 20, End: 4<<20 + 1}}, false).Sample(context.Background(), badblocks.Range{Start: 4 << 20, End: 4<<20 + 8*unit}, 64)
+	if err != nil || s != (Sampled{Tried: 7, Known: 1}) {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// None takes a write, or none reads back: it ends early, or costs reads only.
+	for s := int64(4 << 20 / 512); s < 12<<20/512; s++ {
+		f.badWrite[s] = true
+	}
+	f.takes = 7 * time.Second
+	d = f.survey(nil, false)
+	if s, err = d.Sample(context.Background(), r, 256); err != nil || s.Tried != s.Bad || s.Tried > hopeless || d.Failed() > 90*time.Second {
+		t.Errorf("%+v, %v, %s", s, err, d.Failed())
+	}
+}
