@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
@@ -230,6 +231,9 @@ type cutDevice struct {
 }
 
 var errCut = errors.New("power cut")
+
+// Pause does not wait: nothing comes back after a power cut.
+func (d cutDevice) Pause(time.Duration) {}
 
 func (d cutDevice) WriteAt(p []byte, off int64) (int, error) {
 	if *d.left--; *d.left < 0 {
