@@ -45,10 +45,13 @@ var stacks = []stack{
 		}
 		vmtest.Modprobe(t, "zram")
 		const dir = "/sys/block/zram0/"
-		setting(t, dir+"reset", "1")
-		if err := os.WriteFile(dir+"disksize", fmt.Append(nil, size), 0o200); err != nil {
-			t.Fatal(err)
+		write := func(attr string, value int64) {
+			if err := os.WriteFile(dir+attr, fmt.Append(nil, value), 0o200); err != nil {
+				t.Error(err)
+			}
 		}
+		write("disksize", size)
+		t.Cleanup(func() { write("reset", 1) })
 		return "/dev/zram0", func() int64 {
 			var original int64
 			text, err := os.ReadFile(dir + "mm_stat")
