@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -94,8 +95,7 @@ func readRecord(path string) (*Record, error) {
 	case err != nil:
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	b, err := readInTime(f, readPatience)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -107,6 +107,47 @@ func readRecord(path string) (*Record, error) {
 		return nil, fmt.Errorf("%s: %w: it is of %q", path, ErrRecord, r.Name)
 	}
 	return r, nil
+}
+
+// readPatience is how long a record may take to be read. It lies in memory, unless that was swapped out: perhaps to
+// the device that the record is about, and that waits for a server.
+const readPatience = 3 * time.Second
+
+// stuck are the files that are being read and did not come in time.
+var stuck sync.Map // path to struct{}
+
+// readInTime reads a file and closes it. What does not come in time is left to come whenever it does: the error is ErrRecord
+// then, and again without a wait for as long as it does not come. The device is known by its tag all the same.
+func readInTime(f *os.File, patience time.Duration) ([]byte, error) {
+	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be swapped out to a device without a server", ErrRecord)
+	if _, waits := stuck.Load(f.Name()); waits {
+		f.Close()
+		return nil, late
+	}
+	type content struct {
+		b   []byte
+		err error
+	}
+	came := make(chan content, 1)
+	go func() {
+		b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+		f.Close()
+		came <- content{b, err}
+		stuck.Delete(f.Name()) // in this order: see below
+	}()
+	select {
+	case c := <-came:
+		return c.b, c.err
+	case <-time.After(patience):
+		stuck.Store(f.Name(), struct{}{})
+		select {
+		case c := <-came: // it was here first, and is not stuck
+			stuck.Delete(f.Name())
+			return c.b, c.err
+		default:
+		}
+		return nil, late
+	}
 }
 
 // MaxID is the largest number of a ublk device: the kernel keeps minors in 20
