@@ -75,6 +75,9 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 func (q *Queue) loop() error {
 	for {
 		q.reap()
+		if len(q.room.idle) > 0 && !q.ring.Ready() {
+			q.giveBack()
+		}
 		wait := q.handler.EndBatch()
 		q.exchange.flush()
 		if q.failure != nil {
@@ -111,6 +114,9 @@ func (q *Queue) loop() error {
 		}
 		if err := q.wait(limit); err != nil {
 			return err
+		}
+		if len(q.room.answered) > 0 && q.ring.Pending() == 0 {
+			q.roomSubmitted()
 		}
 	}
 }
@@ -188,6 +194,9 @@ func (q *Queue) Done(tag uint16, res int32) {
 		t.registered = false
 		q.bufferCommand(uapi.IOUnregisterIOBuf, tag, kindUnregister)
 	}
+	if t.shrink || t.listing != notListed {
+		q.shrinkDone(tag)
+	}
 	q.exchange.answer(tag, res)
 }
 
@@ -225,6 +234,9 @@ func (q *Queue) arrived(tag uint16) {
 	q.work.requests++
 	if t.op.hasData() {
 		q.work.bytes += uint64(t.length)
+		if t.length >= q.room.floor {
+			q.largeCame(t.length)
+		}
 	}
 	if d.OpFlags&uapi.IONeedRegBuf != 0 {
 		q.bufferCommand(uapi.IORegisterIOBuf, tag, kindRegister)
@@ -279,6 +291,9 @@ func (q *Queue) woken(res int32) {
 	}
 	// In this order: a Wakeup after the store makes the new read complete.
 	q.wakePending.Store(false)
+	if q.room.shrink.Swap(false) {
+		q.shrinkAll()
+	}
 	q.armWake()
 	q.handler.Wake()
 }

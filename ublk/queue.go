@@ -39,6 +39,7 @@ type Queue struct {
 	descMap  []byte // the kernel's descriptors
 	bufs     []byte // one buffer of maxIO per tag; empty with zero copy
 	pinned   uint32 // bytes at the start of each that are registered with the ring
+	room     room
 	memories []*Memory
 	tags     []tagState
 	files    [MaxFiles]fileState
@@ -64,6 +65,8 @@ type tagState struct {
 	length     int64 // of the request, in bytes
 	op         Op
 	owned      bool // by the handler
+	shrink     bool // its buffer is to give memory back when it is answered
+	listing    listing
 	registered bool // its buffer was registered by command
 	held       bool // owned, but not handed to the handler: it is the next server's
 }
@@ -179,6 +182,9 @@ func (q *Queue) setup() error {
 		if q.thread.hugePages {
 			// Only advice: a kernel without huge pages has others.
 			_ = unix.Madvise(q.bufs, unix.MADV_HUGEPAGE)
+		} else {
+			// Where they are the default, the first byte of each tag would bring the buffers of several.
+			_ = unix.Madvise(q.bufs, unix.MADV_NOHUGEPAGE)
 		}
 		q.pinBuffers()
 	}

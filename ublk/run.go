@@ -36,6 +36,12 @@ type RunOptions struct {
 	// Poll is the longest that a queue's thread looks for completions before it sleeps, which spares the wake-up where another one comes soon. It
 	// takes a CPU for up to as long, each time; an idle device costs nothing all the same. 0: it sleeps at once.
 	Poll time.Duration
+	// Stay is how many bytes at the start of each tag's copy buffer are always memory. A request can be larger only as far as
+	// Device.Grant allows. 0, and always with zero copy or batch I/O: as large as the device's MaxIO.
+	Stay int
+	// Outgrown is called on a queue's thread when a request is as large as it can be at the moment, at most once for each queue until
+	// the next Grant. It must not block.
+	Outgrown func()
 	// StopTimeout bounds the stop when Run's context ends; 0 is DefaultTimeout.
 	StopTimeout time.Duration
 }
@@ -77,6 +83,7 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 			return errors.Join(err, closeQueues(queues[:i+1]))
 		}
 		q.poller.most = max(opts.Poll, 0)
+		q.setRoom(opts.Stay, opts.Outgrown)
 		q.thread = threadOptions{cpus: set, ioFlusher: opts.IOFlusher, hugePages: opts.HugePages}
 	}
 	d.mu.Lock()
@@ -119,6 +126,11 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 	start := d.ctl.Start
 	if d.recover {
 		start = d.ctl.EndRecovery
+		// Requests come again that were as large as the last server has let them be.
+		if err := d.adoptLimit(); err != nil {
+			abandon()
+			return err
+		}
 	}
 	if err := start(ctx, d.info.ID, os.Getpid()); err != nil {
 		abandon()

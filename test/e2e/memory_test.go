@@ -2,10 +2,10 @@ package e2e
 
 import (
 	"bufio"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -41,7 +41,7 @@ func memoryOf(t testing.TB, pid int) processMemory {
 	return m
 }
 
-// kibOf reads a line "name: N kB".
+// kibOf reads a line "name: N kB", or without a name a file that is a number.
 func kibOf(t testing.TB, path, name string) int64 {
 	t.Helper()
 	f, err := os.Open(path)
@@ -50,6 +50,13 @@ func kibOf(t testing.TB, path, name string) int64 {
 	}
 	defer func() { _ = f.Close() }()
 	for s := bufio.NewScanner(f); s.Scan(); {
+		if name == "" {
+			n, err := strconv.ParseInt(s.Text(), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
 		if rest, ok := strings.CutPrefix(s.Text(), name+":"); ok {
 			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			if err != nil {
@@ -133,6 +140,52 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	}
 	if healed.locked < healed.resid-1<<10 {
 		t.Errorf("only %d KiB are locked", healed.locked)
+	}
+}
+
+// TestIdleIsSmall: a device with defaults that nobody uses takes little, what it takes for large requests follows the load, and
+// one that the machine cannot hold is refused.
+func TestIdleIsSmall(t *testing.T) {
+	vmtest.NeedUblk(t)
+	guard(t, 3*time.Minute)
+	d := newDisk(t, kindLoop, diskMiB, 512)
+	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
+	for _, zc := range paths() {
+		s.start(t, dataPath(zc))
+		m := settled(t, s.status(t).ServerPID)
+		t.Logf("%s: %d KiB", pathName(zc), m.resid)
+		if m.resid > 32<<10 {
+			t.Errorf("%s: an idle server takes %d KiB", pathName(zc), m.resid)
+		}
+		if zc {
+			s.stop(t)
+			continue
+		}
+		limit := "/sys/block/" + filepath.Base(s.dev) + "/queue/max_sectors_kb"
+		small := kibOf(t, limit, "")
+		if small >= 512 {
+			t.Errorf("requests of %d KiB are let in", small)
+		}
+		f := openUntilClosed(t, s.dev)
+		buf := aligned(4 << 20)
+		for deadline := time.Now().Add(20 * time.Second); kibOf(t, limit, "") < 512; {
+			if err := f.read(buf, 0); err != nil {
+				t.Fatal(err)
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("under load no larger requests are let in")
+			}
+		}
+		f.close()
+		s.stop(t)
+	}
+	total := kibOf(t, "/proc/meminfo", "MemTotal")
+	if total > 60<<20 {
+		t.Skip("this machine could hold the largest device")
+	}
+	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB", dataPath(false))
+	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "64 GiB") {
+		t.Errorf("a device of 64 GiB of buffers\n%s", r)
 	}
 }
 
@@ -241,11 +294,13 @@ func TestSwapOnItself(t *testing.T) {
 	vmtest.NeedRoot(t)
 	turn := 0
 	for _, zc := range somePaths(turn) {
-		t.Run(pathName(zc), func(t *testing.T) { testSwapOnItself(t, zc) })
+		t.Run(pathName(zc), func(t *testing.T) { testSwapOnItself(t, zc, "--depth", "64", "--max-io", "128KiB") })
 	}
+	// As much memory as the largest requests could take is not there when it is needed.
+	t.Run("large requests", func(t *testing.T) { testSwapOnItself(t, false, "--depth", "256", "--max-io", "1MiB") })
 }
 
-func testSwapOnItself(t *testing.T, zeroCopy bool) {
+func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	guard(t, 4*time.Minute)
 	rng := random(t)
 	use, rounds := int64(availableMiB+50), 2
@@ -254,41 +309,17 @@ func testSwapOnItself(t *testing.T, zeroCopy bool) {
 	}
 	d := tightDisk(t, 112)
 	s := create(t, d, "--spare", "4MiB")
-	s.start(t, "--queues", "2", "--depth", "64", "--max-io", "128KiB", dataPath(zeroCopy))
+	s.start(t, append(args, "--queues", "2", dataPath(zeroCopy))...)
 	lay := layoutOf(t, d)
 	before := settled(t, s.status(t).ServerPID)
 
-	// A swap header: include/linux/swap.h, union swap_header.
 	f := openUntilClosed(t, s.dev)
 	size := f.size
-	header := aligned(4096)
-	clear(header)
-	binary.LittleEndian.PutUint32(header[1024:], 1)
-	binary.LittleEndian.PutUint32(header[1028:], uint32(size/4096-1))
-	copy(header[4096-10:], "SWAPSPACE2")
-	if err := f.write(header, 0); err != nil {
-		t.Fatal(err)
-	}
 	f.close()
 	// The disk goes bad before anything is there: a page that cannot be read back
 	// costs its owner's life, on any disk.
 	d.setBad(t, someBad(rng, lay, extent{1 << 20, size - 1<<20}, 250))
-	path, err := unix.BytePtrFromString(s.dev)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
-		t.Fatalf("swapon: %v", errno)
-	}
-	swapped := true
-	swapoff := func() {
-		if swapped {
-			swapped = false
-			if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
-				t.Errorf("swapoff: %v", errno)
-			}
-		}
-	}
+	swapoff := swapOn(t, s.dev)
 	defer swapoff()
 	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
 	p := startHog(t, lock, use, rounds, rng.Uint64())

@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -28,8 +26,8 @@ import (
 
 const (
 	// heapReserve is heap beyond half as much again as what lives, in bytes. The
-	// garbage of some thousand heals fits.
-	heapReserve = 32 << 20
+	// garbage of some hundred heals fits.
+	heapReserve = 8 << 20
 	// heapFilled is how much of the limit is made present, in percent. The
 	// runtime collects garbage before it gets there, and gives pages back to the
 	// system from 95 % of the limit on.
@@ -39,9 +37,6 @@ const (
 	// spareThreads are threads of the runtime beside one per CPU, for goroutines
 	// that are in a system call.
 	spareThreads = 4
-	// bufferShare of the memory, one part in that many, is what the buffers may
-	// take in advance.
-	bufferShare = 16
 )
 
 // lockText makes the program's own pages present and keeps them: to read one
@@ -204,58 +199,8 @@ func startThreads(n int) {
 	gone.Wait()
 }
 
-// settling are the servers of this process that settle.
+// settling are the servers of this process that do what is not needed for the first requests.
 var settling sync.WaitGroup
-
-// settle does what is not needed for the first requests.
-func (s *server) settle() {
-	s.fillBuffers()
-	churnHeap()
-}
-
-// fillBuffers makes the memory present that requests are copied through, or as
-// much of each tag's as a part of the machine's memory allows.
-func (s *server) fillBuffers() {
-	most := memoryHere() / bufferShare
-	present, all, err := s.device.Prefault(most)
-	log := s.log.Debug()
-	switch {
-	case !s.live.Load(): // it ends already
-	case err != nil:
-		log = s.log.Warn().Err(err)
-	case present < all:
-		log = s.log.Info().Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
-	}
-	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
-}
-
-// memoryHere is the machine's memory, or that of this process's control group if
-// that is less, in bytes.
-func memoryHere() int64 {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 0
-	}
-	n := int64(info.Totalram) * int64(info.Unit)
-	text, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return n
-	}
-	for line := range strings.Lines(string(text)) {
-		// cgroups(7): the line of version 2 has hierarchy 0 and no controllers.
-		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		for ; ok && group != "/" && group != "."; group = filepath.Dir(group) {
-			most, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", group, "memory.max"))
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if m, err := strconv.ParseInt(strings.TrimSpace(string(most)), 10, 64); err == nil {
-				n = min(n, m)
-			}
-		}
-	}
-	return n
-}
 
 // prepareMemory does what can be done before the device with this many queues is live.
 func prepareMemory(log zerolog.Logger, queues int) {

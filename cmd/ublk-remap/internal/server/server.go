@@ -76,6 +76,10 @@ type server struct {
 	endMu     sync.Mutex
 	ending    ending
 	stays     []string // claims in whose name it does not leave
+
+	demand   demand        // for memory
+	outgrown chan struct{} // a request was larger than what stays of its buffer
+
 	// One of them is closed when ending is decided.
 	stopAsked, leaveAsked chan struct{}
 }
@@ -85,7 +89,7 @@ type server struct {
 // an error before Ready was called, no device is left behind, unless there was
 // one of a dead server already.
 func Run(ctx context.Context, cfg Config) error {
-	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}), leaveAsked: make(chan struct{})}
+	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}), leaveAsked: make(chan struct{}), outgrown: make(chan struct{}, 1)}
 	err := s.run(ctx)
 	s.inOrder = err == nil
 	return errors.Join(err, s.release())
@@ -104,7 +108,8 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.openControl(); err != nil {
 		return err
 	}
-	if err := s.need(ctx); err != nil {
+	have, err := s.need(ctx)
+	if err != nil {
 		return err
 	}
 	waiting, err := s.waiting(ctx, dead)
@@ -124,8 +129,13 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
-	harden(s.log)
-	if err := s.load(waiting); err != nil {
+	chosen := s.cfg.Queues != 0
+	s.choose(waiting)
+	if err := s.budget(waiting, have, chosen); err != nil {
+		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
+	}
+	harden(s.log, s.cfg.HugePages)
+	if err := s.load(); err != nil {
 		return err
 	}
 	prepareMemory(s.log, s.cfg.Queues)
@@ -210,10 +220,10 @@ func (s *server) openLog() (err error) {
 }
 
 // need fails early if the kernel lacks what was asked for.
-func (s *server) need(ctx context.Context) error {
+func (s *server) need(ctx context.Context) (ublk.Features, error) {
 	have, err := s.ctl.Features(ctx)
 	if err != nil {
-		return err
+		return have, err
 	}
 	want := ublk.FeatureRecovery | ublk.FeatureRecoveryReissue
 	if s.cfg.ZeroCopy == ublk.Require {
@@ -222,7 +232,7 @@ func (s *server) need(ctx context.Context) error {
 	if s.cfg.BatchIO == ublk.Require {
 		want |= ublk.FeatureBatchIO
 	}
-	return have.Require(want)
+	return have, have.Require(want)
 }
 
 // deviceOf asks the kernel for the device that a record names; ErrNotFound if
@@ -367,8 +377,24 @@ func (s *server) dies(ctx context.Context, dead *control.Record) bool {
 
 func (s *server) waiter() *Waiter { return &Waiter{Tell: s.cfg.Progress} }
 
+// choose sets what nobody has chosen of the device, or what one that waits was made with.
+func (s *server) choose(waiting *ublk.DeviceInfo) {
+	if waiting != nil {
+		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
+	}
+	if s.cfg.Queues == 0 {
+		s.cfg.Queues = min(runtime.NumCPU(), maxDefaultQueues)
+	}
+	if s.cfg.Depth == 0 {
+		s.cfg.Depth = ublk.DefaultDepth
+	}
+	if s.cfg.MaxIO == 0 {
+		s.cfg.MaxIO = ublk.DefaultMaxIO
+	}
+}
+
 // load reads the metadata and builds the machines over it.
-func (s *server) load(waiting *ublk.DeviceInfo) error {
+func (s *server) load() error {
 	var err error
 	if s.image, err = metadata.Load(s.set.Metadata()); err != nil {
 		return fmt.Errorf("%s: %w", s.cfg.Backing, err)
@@ -390,18 +416,6 @@ func (s *server) load(waiting *ublk.DeviceInfo) error {
 	}
 	s.shared, s.alloc = remap.NewShared(geo, restored.Map), restored.Allocator
 	s.inheritUntold()
-	if waiting != nil {
-		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
-	}
-	if s.cfg.Queues == 0 {
-		s.cfg.Queues = min(runtime.NumCPU(), maxDefaultQueues)
-	}
-	if s.cfg.Depth == 0 {
-		s.cfg.Depth = ublk.DefaultDepth
-	}
-	if s.cfg.MaxIO == 0 {
-		s.cfg.MaxIO = ublk.DefaultMaxIO
-	}
 	var session [8]byte
 	if _, err := rand.Read(session[:]); err != nil {
 		return err
@@ -495,9 +509,12 @@ func (s *server) serve(ctx context.Context) error {
 		return s.abandon(err)
 	}
 	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
+	s.demand.queues = s.info().Queues // the kernel can have given fewer
 	ran := make(chan error, 1)
 	go func() {
-		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages})
+		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{
+			IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages, Stay: s.demand.stay(), Outgrown: s.outgrew,
+		})
 	}()
 	select {
 	case err := <-ran:
@@ -510,7 +527,15 @@ func (s *server) serve(ctx context.Context) error {
 	s.hangs = s.watchHangs()
 	s.live.Store(true)
 	s.toldInPerson()
-	settling.Go(s.settle)
+	end := make(chan struct{})
+	defer close(end)
+	settling.Go(churnHeap)
+	settling.Add(1)
+	go func() {
+		s.fillBuffers()
+		settling.Done()
+		s.tendRoom(end)
+	}()
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues", s.info().Queues).Msg("live")
 	s.warnOfBatchIO()

@@ -54,7 +54,7 @@ func (s *server) succeed(ctx context.Context) error {
 	// The pages that the take-over needs are there, and stay, before requests
 	// have to wait for it: a page that must be read may be read from the very
 	// device.
-	harden(s.log)
+	harden(s.log, s.cfg.HugePages)
 	prepareMemory(s.log, r.Queues)
 	if s.cfg.Leaving != nil {
 		s.cfg.Leaving()
@@ -89,7 +89,7 @@ func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 	if err := s.openControl(); err != nil {
 		return err
 	}
-	if err := s.need(ctx); err != nil {
+	if _, err := s.need(ctx); err != nil {
 		return err
 	}
 	info, err := s.deviceOf(ctx, r)

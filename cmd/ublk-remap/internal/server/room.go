@@ -1,0 +1,130 @@
+package server
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/ublk"
+)
+
+const (
+	// roomIdle is how long no large request may have come before their memory is given back. It is looked twice.
+	roomIdle = 20 * time.Second
+	// roomAgain is when a server that was granted too little asks again.
+	roomAgain = 5 * time.Second
+	// lockTries, lockWait: how long one server waits for another one's decision.
+	lockTries = 100
+	lockWait  = 10 * time.Millisecond
+)
+
+// outgrew is called by queues: a request is as large as it can be at the moment.
+func (s *server) outgrew() {
+	select {
+	case s.outgrown <- struct{}{}:
+	default: // it is known already
+	}
+}
+
+// fillBuffers makes the memory present that requests are copied through: what always stays of it. Larger requests are kept
+// away then, but for what came with a device that was taken over.
+func (s *server) fillBuffers() {
+	most := int64(math.MaxInt64)
+	if stay := s.demand.stay(); stay > 0 {
+		most = s.demand.tags() * int64(stay)
+	}
+	present, all, err := s.device.Prefault(most)
+	if err == nil && most != math.MaxInt64 {
+		if err = s.device.Grant(s.device.Granted()); err != nil {
+			// They cannot be kept away, so there must be memory for them.
+			present, _, _ = s.device.Prefault(math.MaxInt64)
+		}
+	}
+	log := s.log.Debug()
+	if err != nil && s.live.Load() { // else it ends already
+		log = s.log.Warn().Err(err).Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
+	}
+	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
+}
+
+// tendRoom lets the memory of the copy buffers follow the load, until the device ends. A server that nobody wants large
+// requests of sleeps.
+func (s *server) tendRoom(end <-chan struct{}) {
+	stay := s.demand.stay()
+	if stay == 0 || stay == s.demand.maxIO {
+		return
+	}
+	var tick <-chan time.Time
+	seen, ok := uint64(0), true
+	if s.device.Granted() > stay {
+		tick = time.After(roomIdle)
+	}
+	for ok {
+		select {
+		case <-end:
+			return
+		case <-s.outgrown:
+			ok = s.growRoom()
+		case <-tick:
+			now := s.device.LargeRequests()
+			if now == seen {
+				tick = nil
+				ok = s.setRoom(stay)
+				continue
+			}
+			seen = now
+			if s.device.Granted() < s.demand.maxIO {
+				ok = s.growRoom()
+			}
+		}
+		wait := roomIdle
+		if s.device.Granted() < s.demand.maxIO {
+			wait = roomAgain
+		}
+		tick = time.After(wait)
+	}
+}
+
+// growRoom grants as much more of the buffers as there is memory for.
+func (s *server) growRoom() bool {
+	defer oneAtATime()()
+	m, err := memoryNow()
+	if err != nil {
+		s.log.Warn().Err(err).Msg("memory for large requests")
+		return false
+	}
+	now := int64(s.device.Granted())
+	want := min(now+allowance(m)/s.demand.tags(), int64(s.demand.maxIO))
+	// Every step has the queues run dry, so small ones are not worth it. What asked for it is not heard again until the next step.
+	if want < int64(s.demand.maxIO) && want < now+now/4 {
+		return true
+	}
+	return s.setRoom(int(want))
+}
+
+// setRoom says how large requests can be, and reports whether to go on with that.
+func (s *server) setRoom(bytes int) bool {
+	err := s.device.Grant(bytes)
+	switch {
+	case err == nil:
+		s.log.Debug().Int("bytes", s.device.Granted()).Int("most", s.demand.maxIO).Msg("how large a request can be")
+		return true
+	case errors.Is(err, ublk.ErrLimit):
+		s.log.Info().Err(err).Msg("how large a request can be is left to somebody else")
+		return false
+	case s.live.Load():
+		s.log.Warn().Err(err).Msg("memory for large requests")
+	}
+	return true
+}
+
+func waitForLock(fd int) {
+	for range lockTries {
+		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			return
+		}
+		time.Sleep(lockWait)
+	}
+}
