@@ -3,6 +3,7 @@ package remap
 import (
 	"fmt"
 	"slices"
+	"syscall"
 
 	"ublkremap/metadata"
 )
@@ -173,8 +174,8 @@ func (a *Arbiter) Receive(m *Message) {
 		a.commit(i)
 	case MsgPending:
 		// The commit shows that the backing disk is there. Of a spare device it shows
-		// nothing.
-		if device := a.deviceOf(m); device != 0 {
+		// nothing, unless that said itself that its medium is bad.
+		if device := a.deviceOf(m); device != 0 && m.Errno != -int32(syscall.ENODATA) {
 			c.msg, c.count, c.state = *m, 0, claimAsking
 			a.search.add(a, job{kind: jobPending, claim: i, device: device})
 		} else {

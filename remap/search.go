@@ -59,7 +59,10 @@ const (
 	searchMost, searchLeast = 128, 8
 	// askMost is how many places of a device are read to see whether it is there, if there is
 	// time for it.
-	askMost  = 24
+	askMost = 24
+	// askLeast is how many are read though the time is up: one bad sector takes a drive longer than a
+	// request may take, and says nothing of the rest.
+	askLeast = 4
 	askHomes = 4 // of them where blocks are at home on the backing disk
 	// oddMost is how many spare units may fail for another reason than their medium.
 	oddMost = 4
@@ -179,7 +182,7 @@ func (s *search) transferred(a *Arbiter, id uint64, res int32) {
 		case ok:
 			a.well(s.now.device)
 			s.answer(a, true)
-		case s.asked < askMost && !s.late(a):
+		case s.asked < askLeast || s.asked < askMost && !s.late(a):
 			s.askNext(a)
 		default:
 			s.answer(a, false)

@@ -268,6 +268,7 @@ func (s *sim) weather() {
 		} else if s.chance(1, 3) {
 			d.gone = int32(pick(s.rng, vanishErrnos))
 			s.stats.Vanishes++
+			s.awayStep = s.step
 			s.tracef("disk %d vanishes: %s", d.index, errnoName(-d.gone))
 			if d.index == 0 {
 				s.goneStep = s.step

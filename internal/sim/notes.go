@@ -1,6 +1,9 @@
 package sim
 
 import (
+	"slices"
+	"syscall"
+
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -35,6 +38,9 @@ func (q *queue) auditNotes(r *userReq, res int32) {
 	s, sv := q.sv.s, q.sv
 	if sv.moves > 0 || sv.lastMove >= r.begun {
 		return
+	}
+	if s.awayStep >= r.begun && !slices.Contains(r.errnos, -int32(syscall.ENODATA)) {
+		return // a spare device that does not answer any more may have been away before
 	}
 	per := metadata.UnitSize / uint64(s.plan.BlockSize())
 	for i := range uint64(r.Count) {

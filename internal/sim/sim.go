@@ -74,6 +74,7 @@ type sim struct {
 	metaBad   bool // metaAll: it has begun
 	stormEnds int64
 	goneStep  int64 // when the backing vanished
+	awayStep  int64 // when a disk last vanished
 	draining  bool
 }
 
