@@ -212,10 +212,20 @@ func (a *Allocator) Unretire(start, count uint32) error {
 }
 
 // Apply makes the allocator say what an entry about spare units says, whatever it
-// said before: replay is idempotent. Entries about exported units are ignored.
+// said before: replay is idempotent. Of entries about exported units it takes that those
+// which put blocks into spare units end the quarantine of these.
 func (a *Allocator) Apply(e metadata.Entry) error {
 	var s Service
 	switch e.State {
+	case metadata.StateMapped:
+		for u := uint64(e.Spare); a.nQuarantined > 0 && u < uint64(e.Spare)+uint64(e.Count); u++ {
+			if a.quarantined.has(u) {
+				if err := a.Unretire(uint32(u), 1); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	case metadata.StateRetired:
 		s = Retired
 	case metadata.StateQuarantined:

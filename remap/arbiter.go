@@ -752,6 +752,7 @@ func (a *Arbiter) publish(entries []metadata.Entry) {
 	for _, e := range entries {
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome, metadata.StateLost:
+			must(a.alloc.Apply(e)) // it may end a quarantine
 			if !a.anyPlaces(e) {
 				a.m.Apply(e)
 				continue

@@ -57,11 +57,10 @@ func Restore(l *metadata.Layout, replay func(func(metadata.Entry) error) error) 
 	}
 	b := NewBuilder(l.Units(), int(r.Geometry.BlocksPerUnit()))
 	err = replay(func(e metadata.Entry) error {
-		if e.State.OfSpare() {
-			return r.Allocator.Apply(e)
+		if !e.State.OfSpare() {
+			b.Apply(e)
 		}
-		b.Apply(e)
-		return nil
+		return r.Allocator.Apply(e)
 	})
 	r.Map = b.Map()
 	if err != nil {
