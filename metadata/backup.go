@@ -47,6 +47,7 @@ func newBackup(sb *Superblock, tip link, taken uint32, live bool, t *Table, l *L
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
+	t.fit(l)
 	b := &Backup{Superblock: sb, Position: tip.Position, Taken: taken, Live: live, Table: t.Counts(), tip: tip, layout: l}
 	if b.Table.Entries > l.TableCapacity() {
 		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, b.Table.Entries, l.TableCapacity())

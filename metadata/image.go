@@ -119,5 +119,6 @@ func (img *Image) Table() (*Table, error) {
 	if err := img.Replay(t.Apply); err != nil {
 		return nil, err
 	}
+	t.fit(img.layout)
 	return t, t.Validate()
 }

@@ -102,6 +102,7 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 	if err := r.table.Validate(); err != nil {
 		return r, err
 	}
+	r.table.fit(r.img.layout)
 	r.Table = r.table.Counts()
 	if n := r.img.layout.TableCapacity(); r.Table.Entries > n {
 		return r, fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d", ErrDamaged, r.Table.Entries, n)

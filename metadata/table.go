@@ -174,6 +174,7 @@ type Table struct {
 	lim    limits
 	units  segments
 	spares segments // Lost: retired; Pending: quarantined
+	dense  Density  // how Entries states it
 }
 
 // NewTable returns an empty table for a layout.
@@ -346,13 +347,11 @@ func (t *Table) Counts() (c TableCounts) {
 		}
 		c.Lost += x.Count * uint64(bits.OnesCount8(x.Lost))
 		c.Pending += x.Count * uint64(bits.OnesCount8(x.Pending))
-		var buf [maxPerExtent]Entry
-		c.Entries += uint64(len(x.appendEntries(buf[:0])))
 		return true
 	})
+	c.Entries = CountEntries(t)
 	c.SparesUsed = t.claims()
 	t.SpareExtents(func(x SpareExtent) bool {
-		c.Entries++
 		if x.State == StateRetired {
 			c.Retired += uint64(x.Count)
 		} else {
@@ -392,6 +391,21 @@ const sparesCursor = 1 << 63 // a cursor into the spare units
 
 // Entries makes a Table a Source. dst must have room for ten entries.
 func (t *Table) Entries(cursor uint64, dst []Entry) (n int, next uint64, done bool) {
+	n, next, done = t.plain(cursor, dst)
+	return Condense(dst[:n], t.dense), next, done
+}
+
+// fit has Entries state the table so that a checkpoint holds it.
+func (t *Table) fit(l *Layout) {
+	t.dense = DensityFor(l, func(d Density) Source {
+		again := *t
+		again.dense = d
+		return &again
+	})
+}
+
+// plain is Entries at density 0.
+func (t *Table) plain(cursor uint64, dst []Entry) (n int, next uint64, done bool) {
 	out := dst[:0]
 	for cursor&sparesCursor == 0 {
 		x, ok := t.units.next(cursor)

@@ -25,7 +25,7 @@ func (v *View) findOld(s *Survey, accepted bool) {
 	for _, r := range s.NoCopy {
 		for b := r.Block; b < r.Block+r.Count && (accepted || left > 0); b++ {
 			left--
-			if v.livesElsewhere(b) && v.homeReads(b) {
+			if v.livesElsewhere(b, accepted) && v.homeReads(b) {
 				old.add(b)
 			} else {
 				still.add(b)
@@ -38,11 +38,12 @@ func (v *View) findOld(s *Survey, accepted bool) {
 	}
 }
 
-// livesElsewhere reports whether the table has a block in a spare unit, or lost.
-func (v *View) livesElsewhere(block uint64) bool {
+// livesElsewhere reports whether the table has a block in a spare unit, or lost, if such are asked
+// for.
+func (v *View) livesElsewhere(block uint64, orLost bool) bool {
 	per := uint64(UnitSize / v.layout.BlockSize())
 	state, _, _ := v.table.Block(block/per, int(block%per))
-	return state != StateHome
+	return state == StateMapped || state == StateLost && orLost
 }
 
 func (v *View) homeReads(block uint64) bool {

@@ -16,7 +16,7 @@ type ArbiterConfig struct {
 	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
-	// MaxPending is how many pending blocks the table may have, so that the
+	// MaxPending is how many pending blocks the table may have, beside the bound that the layout sets, so that the
 	// entries of all spare units fit beside them; 0: no limit.
 	MaxPending uint64
 	// Names is what the devices are called in reasons; nil: nothing.
@@ -47,6 +47,7 @@ type claim struct {
 	count  uint32
 	time   uint32 // of the commit, seconds since 1970
 	since  int64  // of claimRetest: monotonic ns
+	room   uint64 // entries that are reserved for it
 }
 
 // failed reports whether the request saw a spare unit fail: that a block is pending in
@@ -118,6 +119,7 @@ type Arbiter struct {
 	move        mover
 	search      search
 	suspects    suspects
+	room        room
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage
 	outTransfer Transfer // likewise
 }
@@ -140,6 +142,9 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 	a.move.init(cfg)
 	a.search.init(n)
 	a.suspects.init()
+	if a.room.capacity = s.geo.TableCapacity; a.room.capacity > 0 {
+		a.room.upper = metadata.CountEntries(a.table())
+	}
 	return a
 }
 
@@ -261,7 +266,7 @@ func (a *Arbiter) reserve(c *claim) {
 	if c.state == claimHeld {
 		a.ended = true // it may have to wait now, and then holds nothing
 	}
-	if first := a.m.Unit(c.msg.Unit); !a.waits(c, &first) {
+	if first := a.m.Unit(c.msg.Unit); !a.waits(c, &first) && a.roomFor(c) {
 		if joined, ok := a.join(c, &first); ok {
 			a.grant(c, joined, 1)
 		} else if tested {
@@ -287,10 +292,12 @@ func (a *Arbiter) waits(c *claim, first *UnitInfo) bool {
 		// The claim lets go of what it held: a relocation waits for claims
 		// that hold spare units, not for those that wait for it.
 		c.state = claimWaiting
+		a.giveRoom(c)
 	case !believes(m, first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First:
 		a.refuse(c, MsgRetry)
 	case a.contested(c) && !plantedNoTurns:
 		c.state = claimWaiting
+		a.giveRoom(c)
 	default:
 		return false
 	}
@@ -451,6 +458,7 @@ func (a *Arbiter) grant(c *claim, spare, n uint32) {
 func (a *Arbiter) letGo(c *claim) {
 	held := c.state == claimHeld || c.state == claimCommitting
 	c.state = claimNone
+	a.giveRoom(c)
 	if held {
 		a.ended = true
 		for i := range c.count {
@@ -626,10 +634,13 @@ func (a *Arbiter) pending(i int, m *Message) {
 		a.answer(c, MsgRetry)
 	case c.msg.First == 0:
 		a.answer(c, MsgCommitted) // all of it is known, or lives at another place
+	case !a.roomToReport(c):
+		a.answer(c, MsgFailed)
 	default:
 		c.state, c.time = claimReporting, a.drv.WallClock()
 		if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
 			c.state = claimNone
+			a.giveRoom(c)
 			a.answer(c, MsgFailed)
 		}
 	}
@@ -744,11 +755,13 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		a.letGo(c)
 	}
 	c.state = claimNone
+	a.giveRoom(c)
 	a.answer(c, MsgCommitted)
 }
 
 // publish makes durable entries visible.
 func (a *Arbiter) publish(entries []metadata.Entry) {
+	a.spend(entries)
 	for _, e := range entries {
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome, metadata.StateLost:
@@ -973,6 +986,7 @@ type ArbiterStatus struct {
 	Suspect                    uint64 // spare units that failed and are not retired, or not yet
 	Reason                     string // why the breaker is open
 	Kind                       TripKind
+	Table                      TableStatus
 	Claims                     int // requests that heal
 }
 
@@ -981,6 +995,7 @@ func (a *Arbiter) Status() ArbiterStatus {
 	s := ArbiterStatus{
 		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(), Retired: a.alloc.Retired(),
 		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind, Suspect: uint64(len(a.suspects.list)),
+		Table: TableStatus{Entries: a.room.upper, Capacity: a.room.capacity, Full: a.room.full},
 	}
 	for i := range a.claims {
 		if a.claims[i].state != claimNone {
@@ -988,42 +1003,4 @@ func (a *Arbiter) Status() ArbiterStatus {
 		}
 	}
 	return s
-}
-
-// The bits of a cursor that say that the map part of the table has been told,
-// and the part about the spare units.
-const (
-	spareEntries = 1 << 63
-	knownEntries = 1 << 62
-)
-
-// Entries tells the durable table, page by page, for a checkpoint: it fills dst and
-// returns how many entries it wrote and where to go on. The table may change
-// between two calls; every such change is in the log.
-func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
-	if cursor&(spareEntries|knownEntries) == 0 {
-		if n, next, done = a.m.Entries(cursor, dst); !done {
-			return n, next, false
-		}
-		cursor = spareEntries
-		if n == len(dst) {
-			return n, cursor, false
-		}
-	}
-	if cursor&spareEntries != 0 {
-		k, next, done := a.alloc.Entries(cursor&^spareEntries, dst[n:])
-		n += k
-		if !done {
-			return n, next | spareEntries, false
-		}
-		cursor = knownEntries
-	}
-	// Last, over what the Map said of the blocks that a commit of unknown outcome
-	// was about. If there is no such commit any more, a record about them is durable.
-	if at := cursor &^ knownEntries; at < uint64(len(a.known)) {
-		k := copy(dst[n:], a.known[at:])
-		n, cursor = n+k, cursor+uint64(k)
-		return n, cursor, cursor&^knownEntries == uint64(len(a.known))
-	}
-	return n, cursor, true
 }

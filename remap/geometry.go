@@ -34,6 +34,10 @@ type Geometry struct {
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
 	// write and a flush of a FUA write, with one result for both.
 	NoFUA [MaxDevices]bool
+	// TableCapacity is how many entries a checkpoint of the table holds; 0: no limit. Density is how
+	// the table is to be stated so that it does: 0 but for sets that are too full already.
+	TableCapacity uint64
+	Density       metadata.Density
 	// Known are byte offsets, by device, of 4096 bytes that could be read once, such as
 	// the superblocks: what they answer says whether a device is there. It may be empty.
 	Known [][]int64

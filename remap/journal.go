@@ -93,6 +93,8 @@ var (
 	ErrRange = errors.New("no such block")
 	// ErrSpareFull is told as a Move's end when no spare unit is free.
 	ErrSpareFull = errors.New("no spare unit is free")
+	// ErrTableFull is told as a Move's end when the table has no room for what it may add.
+	ErrTableFull = errors.New("the remap table is full")
 	// ErrSpareBad is told as a Move's end when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
 	// ErrGone is returned by Resume while a device is not there.

@@ -109,6 +109,7 @@ type mover struct {
 	bulk       bool // the batch is copied as one run
 	data, copy []byte
 	transfer   uint64
+	room       uint64 // entries that are reserved for the batch
 	doubted    uint32 // devices, a bit each, on which blocks did not read, and that are to be asked
 
 	entries []metadata.Entry
@@ -210,6 +211,9 @@ func (v *mover) nextBatch(a *Arbiter) {
 	case v.at >= end:
 		v.end(a, nil)
 		return
+	case !v.reserveRoom(a):
+		v.end(a, ErrTableFull)
+		return
 	}
 	v.first = v.at / per
 	v.n = int(min(MoveBatch, (end-1)/per-v.first+1))
@@ -220,6 +224,20 @@ func (v *mover) nextBatch(a *Arbiter) {
 	}
 	v.at = min(end, (v.first+uint64(v.n))*per)
 	v.busy(a)
+}
+
+// reserveRoom takes room for what a batch may add to the table. What goes home may cut
+// runs in two, and then frees the room of others.
+func (v *mover) reserveRoom(a *Arbiter) bool {
+	keep := a.forHeals()
+	if !v.now.ToSpare {
+		keep = 0
+	}
+	if a.reserveRoom(perBatch, keep) {
+		v.room = perBatch
+		return true
+	}
+	return false
 }
 
 // busy begins a batch.
@@ -550,6 +568,7 @@ func (v *mover) commit(a *Arbiter) {
 // buildEntries says what the batch changes, units in a row as one entry.
 func (v *mover) buildEntries(a *Arbiter) {
 	v.entries = v.entries[:0]
+	marked := uint64(0)
 	for i, u := range v.units[:v.n] {
 		unit := v.first + uint64(i)
 		if u.done != 0 {
@@ -559,7 +578,7 @@ func (v *mover) buildEntries(a *Arbiter) {
 			}
 			v.add(e)
 		}
-		if u.bad != 0 {
+		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 || a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
 			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending, Cause: metadata.CauseRead, Time: v.time})
 		}
 	}
@@ -625,6 +644,8 @@ func holds(info *UnitInfo, spare uint32) bool {
 // release lets the requests and the heals that wait for the batch go on.
 func (v *mover) release(a *Arbiter) {
 	a.m.SetBusy(v.first, uint64(v.n), false)
+	a.room.reserved -= v.room
+	v.room = 0
 	for q := range a.cfg.Queues {
 		a.out = Message{Kind: MsgWake, Queue: uint16(q)}
 		a.drv.Send(uint16(q), &a.out)

@@ -30,6 +30,7 @@ func GeometryOf(l *metadata.Layout) Geometry {
 	if g.TailBlocks = l.TailBlocks(); g.TailBlocks > 0 {
 		g.TailDevice, g.TailOffset = l.HomeOf(g.Blocks - g.TailBlocks)
 	}
+	g.TableCapacity = l.TableCapacity()
 	for i := range l.Devices() {
 		g.Known = append(g.Known, l.SuperblockPlaces(uint8(i)))
 	}
@@ -69,5 +70,8 @@ func Restore(l *metadata.Layout, replay func(func(metadata.Entry) error) error) 
 	if err := r.Allocator.TakeMap(r.Map); err != nil {
 		return nil, fmt.Errorf("%w: %w", metadata.ErrDamaged, err)
 	}
+	r.Geometry.Density = metadata.DensityFor(l, func(d metadata.Density) metadata.Source {
+		return table{m: r.Map, alloc: r.Allocator, density: d}
+	})
 	return r, nil
 }

@@ -110,7 +110,7 @@ func (a *Arbiter) retire() {
 			})
 		}
 	}
-	if len(s.entries) > 0 {
+	if len(s.entries) > 0 && a.fits(perEntry*uint64(len(s.entries)), 0) {
 		s.pending = a.journalCommit(commitRetire, 0, s.entries)
 	}
 }

@@ -41,6 +41,7 @@ type Status struct {
 	Heals        Heals      `json:"heals"`
 	IO           IO         `json:"io"`
 	Metadata     Metadata   `json:"metadata"`
+	Table        *Table     `json:"table,omitempty"` // nil: the server is too old to tell
 	Scrub        Scrub      `json:"scrub"`
 	Breaker      Breaker    `json:"breaker"`
 	Features     Features   `json:"features"`
@@ -89,6 +90,12 @@ type IO struct {
 	Discards   uint64 `json:"discards"`
 	ReadBytes  uint64 `json:"read_bytes"`
 	WriteBytes uint64 `json:"write_bytes"`
+}
+
+// Table is how full the remap table is.
+type Table struct {
+	Entries uint64 `json:"entries"` // that it has, at most
+	Max     uint64 `json:"max"`     // that the metadata can hold
 }
 
 // Metadata tells of the durable remap table.

@@ -100,7 +100,7 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		return nil, err
 	}
 	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy, Buffer: buffer,
-		MaxPending: maxPending(img.Layout()), Names: names}, shared, alloc, journal{k}, k)
+		Names: names}, shared, alloc, journal{k}, k)
 	k.told = shared.Map().Counts()
 	k.mirrors = k.com.AppendMirrors(nil)
 	k.mirrorsTold = make([]metadata.MirrorStatus, len(k.mirrors))
@@ -111,13 +111,6 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	k.workers = startWorkers(calls, shared, k.kick)
 	go k.run()
 	return k, nil
-}
-
-// maxPending is how many pending blocks fit into a checkpoint beside an entry
-// for every spare unit, with some room for lost blocks and retired units in use.
-func maxPending(l *metadata.Layout) uint64 {
-	const room = 1024
-	return l.TableCapacity() - l.SpareUnits() - room
 }
 
 // enlist makes a queue known, before it gets its first request.

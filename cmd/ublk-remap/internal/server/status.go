@@ -44,6 +44,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{}, LogUsed: com.LogUsed, LogSize: com.LogSize,
 			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Scrubbed,
 		},
+		Table:   &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity},
 		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},
 		Breaker: control.Breaker{State: "closed"},
 		Features: control.Features{

@@ -37,6 +37,10 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 		reasons = append(reasons, "no spare unit is free: a write to one more bad block fails")
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
+	if t := st.Table; t != nil && t.Max > 0 && t.Entries > t.Max-t.Max/8 {
+		reasons = append(reasons, fmt.Sprintf("the remap table is nearly full, %d of %d entries: a write to a bad block that it has no room for fails, and a read that fails is not noted", t.Entries, t.Max))
+		actions = append(actions, "copy the data to another disk while this one reads")
+	}
 	if superblocks < 2 {
 		reasons = append(reasons, "only one superblock can be written: one more bad place, and the set may not load")
 		actions = append(actions, "copy the data to another disk while this one reads")

@@ -1,0 +1,186 @@
+package remap
+
+import "ublkremap/metadata"
+
+// This file tells the durable table to whoever writes checkpoints, and keeps it small enough for one.
+
+// table is a map and an allocator as a source of entries.
+type table struct {
+	m       *Map
+	alloc   *Allocator
+	known   []metadata.Entry // over what the map says
+	density metadata.Density
+}
+
+// A cursor into the entries has one of these bits once the map has been told: the part about
+// spare units, and the part about blocks whose last commit has an unknown outcome.
+const (
+	spareEntries = 1 << 63
+	knownEntries = 1 << 62
+)
+
+// Entries tells the durable table, page by page, for a checkpoint: it fills dst and
+// returns how many entries it wrote and where to go on. The table may change
+// between two calls; every such change is in the log.
+func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
+	return a.table().Entries(cursor, dst)
+}
+
+func (a *Arbiter) table() table { return table{a.m, a.alloc, a.known, a.geo.Density} }
+
+// Entries is Arbiter.Entries.
+func (t table) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
+	n, next, done = t.plain(cursor, dst)
+	return metadata.Condense(dst[:n], t.density), next, done
+}
+
+func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
+	if cursor&(spareEntries|knownEntries) == 0 {
+		if n, next, done = t.m.Entries(cursor, dst); !done {
+			return n, next, false
+		}
+		cursor = spareEntries
+		if n == len(dst) {
+			return n, cursor, false
+		}
+	}
+	if cursor&spareEntries != 0 {
+		k, next, done := t.alloc.Entries(cursor&^spareEntries, dst[n:])
+		n += k
+		if !done {
+			return n, next | spareEntries, false
+		}
+		cursor = knownEntries
+	}
+	// Last, over what the Map said of the blocks that a commit of unknown outcome
+	// was about. If there is no such commit any more, a record about them is durable.
+	if at := cursor &^ knownEntries; at < uint64(len(t.known)) {
+		k := copy(dst[n:], t.known[at:])
+		n, cursor = n+k, cursor+uint64(k)
+		return n, cursor, cursor&^knownEntries == uint64(len(t.known))
+	}
+	return n, cursor, true
+}
+
+// The bound of the table. What a change costs in entries is at most what spend says: it may cut a run in
+// two, and be one itself. So the number of entries is counted once, an upper bound is kept, and
+// the table is counted again when that comes near. What is under way is reserved before it begins, so that
+// what a heal has written can always be noted. Pending marks and moves leave room for as
+// many heals as there are spare units, within a quarter of the table.
+
+// room is how full the table is.
+type room struct {
+	capacity uint64 // entries that a checkpoint holds; 0: no limit
+	upper    uint64 // entries that there are, at most
+	since    uint64 // how much of that was added since they were counted
+	reserved uint64 // entries for what is under way
+	wanted   bool   // a claim waits for what is reserved
+	full     bool   // something was refused since there was room last
+}
+
+// Slack of the bound: what several calls of a Source cut, and what changes while a checkpoint is
+// written.
+func (r *room) slack() uint64 { return r.capacity/64 + 64 }
+
+const (
+	perEntry     = 3 // what one entry about one unit or a run of fresh ones adds
+	perBatch     = 2 * perEntry * moveBatch
+	recountLeast = 256
+)
+
+// fits reports whether that many entries more have room beside keep others. It counts the table if that may
+// help.
+func (a *Arbiter) fits(n, keep uint64) bool {
+	r := &a.room
+	if r.capacity == 0 {
+		return true
+	}
+	for {
+		if r.upper+r.reserved+n+keep+r.slack() <= r.capacity {
+			r.full = false
+			return true
+		}
+		if r.since < max(recountLeast, r.capacity/64) {
+			r.full = true
+			return false
+		}
+		r.upper, r.since = metadata.CountEntries(a.table()), 0
+	}
+}
+
+// reserveRoom takes room for something that is about to begin; false if there is none.
+func (a *Arbiter) reserveRoom(n, keep uint64) bool {
+	if !a.fits(n, keep) {
+		return false
+	}
+	a.room.reserved += n
+	return true
+}
+
+// roomFor takes room for what a claim's commit may say. If only what is under way is in the
+// way of it the claim waits; else it is refused.
+func (a *Arbiter) roomFor(c *claim) bool {
+	n := uint64(perEntry) + 2*uint64(c.msg.Tries)
+	if c.msg.Count > 1 {
+		n += 2 * perEntry
+	}
+	a.giveRoom(c)
+	switch {
+	case a.reserveRoom(n, 0):
+		c.room = n
+		return true
+	case a.room.reserved > 0 && a.room.upper+n+a.room.slack() <= a.room.capacity:
+		a.room.full, a.room.wanted = false, true
+		c.state = claimWaiting
+	default:
+		a.refuse(c, MsgRefused)
+	}
+	return false
+}
+
+// roomToReport takes room for what a claim calls pending.
+func (a *Arbiter) roomToReport(c *claim) bool {
+	a.giveRoom(c)
+	counts := a.m.Counts()
+	n := 3*perEntry + min(uint64(c.msg.Count), counts.Mapped+counts.Lost)
+	if !a.reserveRoom(n, a.forHeals()) {
+		return false
+	}
+	c.room = n
+	return true
+}
+
+// giveRoom gives back what is reserved for a claim.
+func (a *Arbiter) giveRoom(c *claim) {
+	if c.room > 0 && a.room.wanted {
+		a.room.wanted, a.ended = false, true
+	}
+	a.room.reserved -= c.room
+	c.room = 0
+}
+
+// forHeals is the room that is kept for heals.
+func (a *Arbiter) forHeals() uint64 {
+	return min(perEntry*a.alloc.FreeCount(), a.room.capacity/4)
+}
+
+// spend notes what entries that were made durable have added.
+func (a *Arbiter) spend(entries []metadata.Entry) {
+	for _, e := range entries {
+		n := uint64(perEntry)
+		if e.State == metadata.StatePending && e.Count > 1 {
+			// Units that are in a spare unit as well need an entry each.
+			c := a.m.Counts()
+			n += min(uint64(e.Count), c.Mapped+c.Lost)
+		}
+		a.room.upper += n
+		a.room.since += n
+	}
+}
+
+// TableStatus is how full the table is.
+type TableStatus struct {
+	Entries  uint64 // that it has, at most
+	Capacity uint64 // that a checkpoint holds; 0: no limit
+	Full     bool   // something was refused for want of room, and would be again
+}
