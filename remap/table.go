@@ -84,7 +84,7 @@ func (r *room) slack() uint64 { return r.capacity/64 + 64 }
 
 const (
 	perEntry     = 3 // what one entry about one unit or a run of fresh ones adds
-	perBatch     = 2 * perEntry * moveBatch
+	perBatch     = 2 * perEntry * MoveBatch
 	recountLeast = 256
 )
 
