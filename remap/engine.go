@@ -150,7 +150,11 @@ type Engine struct {
 	own      Counters
 	told     [counterFields]uint64 // of own, as last published
 	public   *counters
-	out      Message // what is being sent: the driver gets a pointer, which must not make garbage
+	// now is the time, as the slow path last read it; fresh: for what is being handled. A clock may
+	// cost as much as a try.
+	now   int64
+	fresh bool
+	out   Message // what is being sent: the driver gets a pointer, which must not make garbage
 }
 
 // NewEngine returns the engine of one queue.
@@ -379,6 +383,10 @@ func (e *Engine) Complete(id uint64, res int32) {
 			class = ClassPath
 		}
 		e.failed(q, o, res, class)
+		e.release(q, o)
+		e.advance(q)
+		e.fresh = false // the clock goes on
+		return
 	}
 	e.release(q, o)
 	e.advance(q)

@@ -52,6 +52,10 @@ func (e *Engine) isolate(q *request) bool {
 		}
 		return true
 	}
+	if !e.fresh {
+		e.now = e.drv.Now()
+	}
+	e.fresh = false
 	for {
 		from, to, ok := q.suspect.run()
 		if !ok {
@@ -117,12 +121,12 @@ func (e *Engine) locate(block, end uint64) Run {
 }
 
 // spent returns how long ago the request's first operation failed.
-func (e *Engine) spent(q *request) time.Duration { return time.Duration(e.drv.Now() - q.since) }
+func (e *Engine) spent(q *request) time.Duration { return time.Duration(e.now - q.since) }
 
 // tryInPlace tries the first blocks of run where they live.
 func (e *Engine) tryInPlace(q *request, run Run) {
 	run.Count = e.probeLength(q, run)
-	q.began = e.drv.Now()
+	q.began = e.now
 	e.issue(q, e.acquire(q), opProbe, run)
 }
 
@@ -177,20 +181,20 @@ const slowPart = 8
 // tookLong reports whether the failure of what a request began last was slow. What waited for
 // resources was not slow at failing.
 func (e *Engine) tookLong(q *request, o *op) bool {
-	now := e.drv.Now()
-	if o.since != 0 || now-q.began <= int64(e.policy.IsolateFor)/slowPart {
+	if o.since != 0 || e.now-q.began <= int64(e.policy.IsolateFor)/slowPart {
 		if q.pace == paceUnknown {
 			q.pace = paceQuick
 		}
 		return false
 	}
 	q.pace = paceSlow
-	e.shared.slowly[o.io.Device].Store(now)
+	e.shared.slowly[o.io.Device].Store(e.now)
 	return true
 }
 
 // probeFailed takes the medium error of a try in place.
 func (e *Engine) probeFailed(q *request, o *op, res int32) {
+	e.now, e.fresh = e.drv.Now(), true
 	e.tookLong(q, o)
 	run := e.locate(o.block, o.block+o.count)
 	known := q.Op == OpRead && run.Kind&KindPending != 0

@@ -62,6 +62,7 @@ func (e *Engine) spareFailed(q *request, o *op, class Class, again healTodo) {
 	h := &q.heal
 	h.step = healNone
 	per := e.geo.BlocksPerUnit()
+	e.now, e.fresh = e.drv.Now(), true
 	slow := class == ClassMedium && e.tookLong(q, o)
 	switch {
 	case class != ClassMedium:
