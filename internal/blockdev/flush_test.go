@@ -39,7 +39,7 @@ func TestFUAOfAStack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Device mapper says that it has FUA wherever something below has a cache.
+	// Device mapper says that it has FUA if anything below has.
 	disk("dm-0", "1", "nvme/nvme1")
 	disk("dm-1", "1", "nvme/nvme1", "sata/sata1")
 	disk("dm-2", "1", "dm-0")

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/internal/blockdev"
 	"ublkremap/internal/vmtest"
 	"ublkremap/test/internal/rig"
 )
@@ -247,5 +248,35 @@ func (r *flushRun) stopped() {
 		}
 		r.set.Start(r.t)
 		r.dev = rig.Open(r.t, r.set.Dev)
+	}
+}
+
+// TestFUAOfDeviceMapper: what is over a disk without FUA has none, whatever it says of itself: the kernel makes two
+// operations of a FUA write at the disk.
+func TestFUAOfDeviceMapper(t *testing.T) {
+	vmtest.NeedUblk(t)
+	without, with := newVolatile(t), newServed(t)
+	half := diskMiB << 20 / 1024
+	table := func(first, second string) string {
+		return fmt.Sprintf("0 %d linear %s 0\n%d %d linear %s 0\n", half, first, half, half, second)
+	}
+	mixed := vmtest.NewDM(t, table(without.path, with.path))
+	all := vmtest.NewDM(t, table(with.path, with.path))
+	for path, want := range map[string]bool{without.path: false, with.path: true, mixed.Path: false, all.Path: true} {
+		d, err := blockdev.Open(t.Context(), path, blockdev.Options{ReadOnly: true, Shared: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		says, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/queue/fua", unix.Major(d.Rdev()), unix.Minor(d.Rdev())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s says FUA %s", path, says)
+		if got := d.Geometry().FUA; got != want {
+			t.Errorf("%s has FUA: %v, want %v", path, got, want)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
