@@ -151,7 +151,7 @@ func Plan(p PlanParams) (*Layout, error) {
 	}
 	sb := Superblock{
 		UUID: p.UUID, Name: p.Name, Generation: 1, Epoch: 1, Created: p.Created,
-		BlockSize: uint32(bs), AtomSize: uint32(atom),
+		BlockSize: uint32(bs), AtomSize: uint32(atom), Compat: compatSeen,
 		Devices: []DeviceInfo{{UUID: p.DeviceUUIDs[0], Size: p.BackingSize, Role: RoleBacking}},
 	}
 	if p.SpareDeviceSize != 0 {

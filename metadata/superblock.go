@@ -39,13 +39,26 @@ const compatThird uint32 = 1
 // behind, as an older one.
 const compatFourth uint32 = 2
 
+// compatSeen is the feature bit of a set whose superblocks end their first 512 bytes as a
+// partition table does that has no partitions: that is what other tools know, so that none
+// takes the disk of a set that is not served for an empty one. A version that does not know
+// it leaves the two bytes away.
+const compatSeen uint32 = 4
+
+// seenAt is where the two bytes lie, and seenDevices how many rows the device table has at
+// most before it gets in their way: the four entries of 16 bytes before them are zero.
+const (
+	seenAt      = 510
+	seenDevices = 4
+)
+
 // incompatTail is the feature bit of a set whose last exported bytes live in a
 // displaced tail. A version that does not know it would read them where they are not.
 const incompatTail uint32 = 2
 
 // The feature bits that this version knows.
 const (
-	knownCompat          = compatThird | compatFourth
+	knownCompat          = compatThird | compatFourth | compatSeen
 	knownROCompat uint32 = 0
 	knownIncompat        = incompatTransition | incompatTail
 )
@@ -212,6 +225,9 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 		copy(p[:16], d.UUID[:])
 		le.PutUint64(p[16:], uint64(d.Size))
 		le.PutUint32(p[24:], uint32(d.Role))
+	}
+	if sb.Compat&compatSeen != 0 && len(sb.Devices) <= seenDevices {
+		b[seenAt], b[seenAt+1] = 0x55, 0xaa
 	}
 	for i := range sb.Regions {
 		r, p := &sb.Regions[i], b[regionTableAt+i*regionEntry:]
