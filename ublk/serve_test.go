@@ -267,7 +267,8 @@ func TestStopUnderLoad(t *testing.T) {
 			if err := s.Stop(within(t)); err != nil {
 				t.Fatal(err)
 			}
-			err := e.halt()
+			// Each worker ends with its first operation that the disk is gone for.
+			err := e.wait()
 			// A disk that is gone has no size: reads end there, writes find no room.
 			gone := errors.Is(err, io.EOF) || errors.Is(err, unix.ENOSPC)
 			if !gone && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrClosed) {

@@ -2,10 +2,18 @@ package e2e
 
 import (
 	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/vmtest"
 )
 
 // swapOn makes a device swap space, and returns what ends that, once.
@@ -38,4 +46,92 @@ func swapOn(t testing.TB, dev string) (off func()) {
 			}
 		}
 	}
+}
+
+// memoryGroup makes a control group whose memory is counted by itself.
+func memoryGroup(t testing.TB) string {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory"), 0); err != nil {
+		t.Skipf("no memory controller of cgroup version 2: %v", err)
+	}
+	group := root + "/" + strings.ReplaceAll(t.Name(), "/", "-")
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(group) })
+	return group
+}
+
+// pageOut has a file in tmpfs swapped out whose memory belongs to a control group, until nothing of it is in memory. The rest of the
+// system, this program among it, must stay.
+func pageOut(t testing.TB, group, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		t.Fatalf("%s is empty: %v", path, err)
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(b) }()
+	there := make([]byte, (len(b)+4095)/4096)
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+		if err := unix.Madvise(b, unix.MADV_PAGEOUT); err != nil {
+			t.Fatalf("MADV_PAGEOUT of %s: %v", path, err)
+		}
+		// What was written out stays in the swap cache until memory is asked for. What cannot be had is an error that means nothing.
+		_ = os.WriteFile(group+"/memory.reclaim", []byte("8K"), 0)
+		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(unsafe.Pointer(unsafe.SliceData(there)))); errno != 0 {
+			t.Fatalf("mincore of %s: %v", path, errno)
+		}
+		left := 0
+		for _, p := range there {
+			left += int(p & 1)
+		}
+		if left == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d pages of %s stay in memory", left, len(there), path)
+		}
+	}
+}
+
+// TestFilesSwappedToTheDevice: the server's files in /run were swapped out to its own device when it is killed. Whoever takes the
+// device over must not need them.
+func TestFilesSwappedToTheDevice(t *testing.T) {
+	vmtest.NeedUblk(t)
+	vmtest.NeedRoot(t)
+	guard(t, 4*time.Minute)
+	d := tightDisk(t, 64)
+	s := create(t, d, "--spare", "4MiB")
+	group := memoryGroup(t)
+	dir, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = dir.Close() }()
+	cmd := exec.Command(vmtest.Binary(t), "start", d.path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	out, err := cmd.Output()
+	s.startAs(t, result{command: cmd.String(), stdout: string(out), stderr: fmt.Sprint(err), code: cmd.ProcessState.ExitCode()})
+	swapoff := swapOn(t, s.dev)
+	defer swapoff()
+	before := s.status(t)
+	for _, suffix := range []string{".json", ".log"} {
+		pageOut(t, group, "/run/ublk-remap/"+s.name+suffix)
+	}
+	s.kill(t)
+	s.startAs(t, launch(t, vmtest.Binary(t), s.startLine()...).wait(t, limit))
+	if after := s.status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID || after.State != "live" {
+		t.Errorf("after the take-over: %+v", after)
+	}
+	swapoff()
 }
