@@ -227,7 +227,7 @@ func (c *Committer) checkpointDone(i int, err error) {
 		c.verified(i, err)
 	case err != nil:
 		c.err, m.ckErr = err, err
-		if m.ckTry < checkpointTries {
+		if m.ckTry < checkpointTries && tryElsewhere(err) {
 			c.tryCheckpoint(i)
 		} else {
 			m.ckFate = fateFailed
@@ -304,7 +304,7 @@ func (c *Committer) verified(i int, err error) {
 	switch {
 	case err != nil:
 		c.err, m.ckErr = err, err
-		if m.ckTry < checkpointTries {
+		if m.ckTry < checkpointTries && tryElsewhere(err) {
 			c.readBack(i)
 		} else {
 			m.ckFate = fateFailed

@@ -30,6 +30,7 @@ type world struct {
 	order   []OpID
 	time    uint32
 	fail    func(Op) bool
+	away    func(Op) error // the path to the disk, if not nil: why an Op does not get there
 	opened  bool
 	opening Ticket
 	stats   struct{ durable, unknown, dropped, cuts, checkpoints, stale int }
@@ -203,6 +204,16 @@ func (w *world) finish() {
 	w.order = append(w.order[:i], w.order[i+1:]...)
 	op := w.flight[id]
 	delete(w.flight, id)
+	if w.away != nil {
+		if err := w.away(op); err != nil {
+			// A write may have landed all the same, in part.
+			if !op.Read && w.r.IntN(3) == 0 && !w.superblock(op) {
+				w.disks[op.Device].tear(memWrite{op.Offset, append([]byte(nil), op.Data...)}, w.r)
+			}
+			w.c.Done(id, err)
+			return
+		}
+	}
 	if op.Read {
 		_, err := w.disks[op.Device].ReadAt(op.Data, op.Offset)
 		w.c.Done(id, err)

@@ -217,7 +217,11 @@ func (c *Committer) recordDone(i int, err error) {
 		// holds where a flush failed: the record is all here, and is written once
 		// more, with a flush of its own. Nobody is spared by that: what others had
 		// in the cache is gone, and is told to the user by whoever flushed.
+		// Where the path fails another slot is no better.
 		c.err, m.recErr = err, err
+		if !tryElsewhere(err) {
+			m.recTry = recordTries
+		}
 		c.tryRecord(i)
 	}
 	if r.wait == 0 {

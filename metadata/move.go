@@ -1,7 +1,5 @@
 package metadata
 
-import "errors"
-
 // moveAfter is how much trouble a place may give before its mirror is rebuilt
 // elsewhere: the mirror became stale there, or its slots could not be written.
 const moveAfter = 2
@@ -60,10 +58,10 @@ func (c *Committer) otherGood(m *cmirror) bool {
 // While the backing has but one superblock that reads no mirror moves: that would be
 // news that are not written over it, see sbUpdate.
 //
-// cause is what failed there last. A flush is no trouble of the place: the device's cache
-// is at fault, everywhere alike.
+// cause is what failed there last. Neither a flush nor a path is trouble of the place: they
+// fail everywhere alike.
 func (c *Committer) troubled(m *cmirror, cause error) {
-	if errors.Is(cause, ErrFlush) {
+	if !blames(cause) {
 		return
 	}
 	s := c.site(m.device, m.start)

@@ -407,3 +407,113 @@ func entriesOf(d *DumpResult) (all []Entry) {
 	_ = d.Each(func(e Entry) error { all = append(all, e); return nil }) // which never fails
 	return all
 }
+
+// TestPathBlamesNoPlace: while a set is served and the path to its disk fails, for a while and at
+// any moment, nothing that is durable is lost, no place is called bad, no mirror moves, and
+// no copy of a superblock is written over that could only not be looked at. When the path is
+// back all is well, with nothing left to repair.
+func TestPathBlamesNoPlace(t *testing.T) {
+	lost := 0
+	for _, tc := range worlds {
+		for seed := range seeds(3) {
+			w := newWorld(t, seeded(t, 7000+seed), tc.p)
+			for !w.opened {
+				w.step()
+			}
+			begun := w.c.Status()
+			var errno error
+			left := 0
+			w.away = func(op Op) error {
+				if left == 0 && w.r.IntN(60) == 0 {
+					left = 1 + w.r.IntN(30)
+					errno = []error{syscall.ENOLINK, syscall.ENODEV, syscall.ETIMEDOUT, syscall.ENOMEM, syscall.EAGAIN, fmt.Errorf("wrapped: %w", syscall.ENXIO)}[w.r.IntN(6)]
+				}
+				if left == 0 {
+					return nil
+				}
+				left--
+				return errno
+			}
+			for i := range steps(900) {
+				w.step()
+				if i%11 == 0 {
+					w.find(w.cut(), "cut")
+				}
+				if i%17 == 0 {
+					w.findLatent()
+				}
+			}
+			lost += w.stats.unknown
+			w.away = nil
+			w.settle()
+			for range 3 * backoffRecords {
+				w.commit()
+				w.settle()
+			}
+			for i := 0; i < 40*backoffRecords && !w.healthy(); i++ {
+				w.commit()
+				w.settle()
+			}
+			if _, err := w.c.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+			w.settle()
+			st := w.c.Status()
+			if !w.healthy() || st.BadSuperblocks > 0 {
+				t.Fatalf("%s, seed %d: it does not get well: %+v", tc.name, seed, st)
+			}
+			for i, m := range st.Mirrors {
+				if m.Start != begun.Mirrors[i].Start || m.Device != begun.Mirrors[i].Device {
+					t.Errorf("%s, seed %d: mirror %d moved to %s from %s", tc.name, seed, i, m.Location, begun.Mirrors[i].Location)
+				}
+			}
+			if len(w.c.sites) > 0 {
+				t.Errorf("%s, seed %d: places are blamed: %+v", tc.name, seed, w.c.sites)
+			}
+			w.find(w.disks, "end")
+			w.check(SeverityInfo)
+		}
+	}
+	if lost == 0 {
+		t.Error("no record ever failed")
+	}
+}
+
+// TestRetry: how long, and how often, each class is tried again.
+func TestRetry(t *testing.T) {
+	p := Patience{Resources: 30 * time.Second, Path: 3 * time.Second}
+	for errno, want := range map[syscall.Errno]time.Duration{
+		syscall.EIO: 0, syscall.ENODATA: 0, syscall.EREMOTEIO: 0,
+		syscall.ENOMEM: p.Resources, syscall.EAGAIN: p.Resources, syscall.EBUSY: p.Resources,
+		syscall.ENOLINK: p.Path, syscall.ENODEV: p.Path, syscall.EROFS: p.Path,
+	} {
+		var r Retry
+		now, tries := int64(time.Hour), 0
+		begun := now
+		var last time.Duration
+		for {
+			pause, again := r.Again(-int32(errno), now, p)
+			if !again {
+				break
+			}
+			if left := want - time.Duration(now-begun); pause <= 0 || pause < last && pause < left {
+				t.Fatalf("%v: a pause of %v after one of %v", errno, pause, last)
+			}
+			last = pause
+			now += int64(pause)
+			tries++
+		}
+		if got := time.Duration(now - begun); got != want {
+			t.Errorf("%v: tried for %v, want %v", errno, got, want)
+		}
+		if tries > 200 {
+			t.Errorf("%v: %d tries", errno, tries)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		var r Retry
+		r.Again(int32(syscall.ENOMEM), 1, p)
+	}); n > 0 {
+		t.Errorf("%v allocations where memory is short", n)
+	}
+}

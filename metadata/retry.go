@@ -1,20 +1,22 @@
 package metadata
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
-// Retry says how long an operation is tried again that failed for something else than the
-// medium. It keeps no clock of its own, so that the server, offline verbs and the simulator
-// can go by the same rule. The zero value is an operation that has not failed yet.
-type Retry struct {
-	tries int
-	first int64 // monotonic ns of the first failure
+// Patience is how long an operation is tried again that failed for something else than the
+// medium.
+type Patience struct {
+	Resources time.Duration // memory and the like
+	Path      time.Duration
 }
 
-// Limits of Retry. Resources are waited for as long as the data path does by default
-// (remap.DefaultResourceFor). While a device is served, those who wait for a record of
-// a heal wait with it, so a path gets less time than offline, where nobody does.
+// Limits of a Patience. Resources are waited for as long as the data path does by default.
+// While a device is served, those who wait for a record of a heal wait with it, so a path
+// gets less time than offline, where nobody does.
 const (
-	RetryResourceFor    = 30 * time.Second
+	RetryResourcesFor   = 30 * time.Second
 	RetryPathFor        = 3 * time.Second  // of a server
 	retryPathForOffline = 15 * time.Second // of a load, and of all that works offline
 
@@ -22,23 +24,26 @@ const (
 	retryLast  = 250 * time.Millisecond
 )
 
-// Again takes a failure, at a monotonic time in ns, and reports whether to try again, and
-// after which pause. Trying again is safe for what the Committer writes: the same bytes
-// at the same place, of which nothing was said yet. A medium that fails is not tried
-// again: the Committer has other places.
-func (r *Retry) Again(err error, now int64) (pause time.Duration, again bool) {
-	return r.again(err, now, RetryPathFor)
+// Retry counts the tries of one operation. It keeps no clock, so that the server and the
+// simulator can go by the same rule. The zero value is an operation that has not failed yet.
+type Retry struct {
+	tries int
+	first int64 // monotonic ns of the first failure
 }
 
-func (r *Retry) again(err error, now int64, path time.Duration) (time.Duration, bool) {
-	limit := path
-	switch classOf(err) {
+// Again takes a failure, an errno of either sign at a monotonic time in ns, and reports whether to
+// try again, and after which pause. It allocates nothing. For what the Committer writes
+// that is safe: the same bytes at the same place, of which nothing was said yet, so a cut
+// between two tries leaves what one within the first could. A medium that
+// fails is not tried again: the Committer has other places.
+func (r *Retry) Again(errno int32, now int64, p Patience) (pause time.Duration, again bool) {
+	switch Classify(errno) {
 	case ClassMedium:
 		return 0, false
 	case ClassResource:
-		limit = RetryResourceFor
+		return r.wait(now, p.Resources)
 	}
-	return r.wait(now, limit)
+	return r.wait(now, p.Path)
 }
 
 func (r *Retry) wait(now int64, limit time.Duration) (time.Duration, bool) {
@@ -53,3 +58,14 @@ func (r *Retry) wait(now int64, limit time.Duration) (time.Duration, bool) {
 	r.tries++
 	return pause, true
 }
+
+// blames reports whether an error that an Op ended with says something of the place that it was
+// about. What is not of the medium does not: a place that could not be reached is none that
+// is bad, and neither a reason to leave it nor to write over what it holds.
+func blames(err error) bool {
+	return errors.Is(err, errReadBack) || !errors.Is(err, ErrFlush) && classOf(err) == ClassMedium
+}
+
+// tryElsewhere reports whether another try, here or at another place, makes sense after an error
+// of an Op. Whoever does the Ops has waited already for a path that fails.
+func tryElsewhere(err error) bool { return blames(err) || errors.Is(err, ErrFlush) }

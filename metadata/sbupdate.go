@@ -274,6 +274,26 @@ func (c *Committer) superblockDone(err error) {
 		c.trySuperblock()
 		return
 	}
+	if err != nil && !tryElsewhere(err) {
+		// It was not reached. A copy that could not be looked at is not one that does not
+		// read: nothing is written over on that word. What a write has left there is not
+		// known.
+		c.err = err
+		p.good = p.good && looks
+		for i := range s.places {
+			// What was to be written, and was not, is older than what counts now.
+			if q := &s.places[i]; s.stage == sbWrite && s.written[0] > 0 && !q.done {
+				q.good = false
+			}
+		}
+		if s.raises {
+			c.superblocksEnded(s.written[0] > 0)
+		} else {
+			s.active = false
+			c.changed = true
+		}
+		return
+	}
 	if err != nil {
 		c.err = err
 		if s.try < superblockTries {

@@ -47,6 +47,9 @@ func (c *Committer) superblockRead(at int, err error) {
 		}
 		err = errReadBack
 	}
+	if !blames(err) {
+		return // it was not reached: after the next checkpoint it is looked at again
+	}
 	c.err = err
 	p.good = false
 	c.sb.mend = true

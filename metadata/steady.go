@@ -330,7 +330,7 @@ func (s *steady) waitFor(retry *Retry, try int, what string, n int, off int64, e
 		limit := retryPathForOffline
 		switch {
 		case classOf(err) == ClassResource:
-			limit = RetryResourceFor
+			limit = RetryResourcesFor
 		case !comesBack(err):
 			limit = time.Second
 		}

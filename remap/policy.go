@@ -58,7 +58,7 @@ const (
 	DefaultMaxBad      = 16
 	DefaultIsolateFor  = 2 * time.Second
 	DefaultFailFast    = 60 * time.Second
-	DefaultResourceFor = metadata.RetryResourceFor
+	DefaultResourceFor = metadata.RetryResourcesFor
 	DefaultBurst       = 65536
 	DefaultPerSecond   = 64
 )

@@ -54,6 +54,7 @@ const (
 	BugNoReadBack
 	BugRetestUnread
 	BugPathIsMedium
+	BugImpatient
 	BugFlushUntold
 	BugFlushAsMedium
 	BugUnsettledStart
@@ -150,6 +151,7 @@ var bugTable = [bugs]bugInfo{
 	BugHealUnread:       {"heal-unread", "the data of a heal is not read back from its spare unit", inDriver, FocusNone},
 	BugMoveUnread:       {"move-unread", "a block is moved to a spare unit that is not read back", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
+	BugImpatient:        {"impatient", "metadata I/O that fails for want of resources is not tried again: a moment without memory opens the breaker", inDriver, FocusNone},
 	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
 	BugFlushUntold:      {"flush-untold", "a record's or a move's failed flush is not told to the next flush of the user", inDriver, FocusNone},
 	BugFlushAsMedium:    {"flush-as-medium", "a disk without FUA is asked for it: a failed flush looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},

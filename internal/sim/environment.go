@@ -277,7 +277,7 @@ func (s *sim) weather() {
 	case 6:
 		if s.cfg.storms {
 			s.storm(true)
-			s.stormEnds = s.now + s.rng.Int64N(int64(100*time.Millisecond))
+			s.stormEnds = s.now + s.rng.Int64N(int64(stormFor))
 		}
 	case 7, 8:
 		switch s.cfg.meta {
@@ -288,6 +288,9 @@ func (s *sim) weather() {
 		}
 	}
 }
+
+// stormFor is how long a storm lasts at most.
+const stormFor = 100 * time.Millisecond
 
 // storm begins or ends that most operations fail for want of resources.
 func (s *sim) storm(on bool) {

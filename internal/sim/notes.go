@@ -22,6 +22,9 @@ func (q *queue) saw(r *userReq, d *diskIO, res int32) {
 			r.read[d.block-r.Block+uint64(i)] = true
 		}
 	case d.kind == ioRead && d.d.index != 0 && d.d.gone != 0: // a spare device that is away
+		for i := range d.n / bs {
+			q.sv.unreached[d.block+uint64(i)] = s.now
+		}
 	case d.kind == ioRead && res < 0 && remap.Classify(res) == remap.ClassMedium:
 		for i := range d.n / bs {
 			r.bad[d.block-r.Block+uint64(i)] = true
@@ -88,6 +91,9 @@ func (q *queue) heldBack(r *userReq) bool {
 	}
 	for b := r.Block; b < r.Block+uint64(r.Count); b++ {
 		at, failed := q.sv.failed[b]
+		if away, is := q.sv.unreached[b]; is {
+			at, failed = max(at, away), true
+		}
 		if failed && at >= r.time-hold && (q.sv.hadPending || q.sv.pending[b]) {
 			return true
 		}

@@ -3,8 +3,10 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -36,6 +38,8 @@ type server struct {
 	// By exported block: what became pending since the start, and when a read last failed.
 	pending map[uint64]bool
 	failed  map[uint64]int64
+	// unreached: when a read last failed because a spare device was away.
+	unreached map[uint64]int64
 
 	// What the breaker has let through: spare units that heals have used, and how often an
 	// operator closed it.
@@ -43,6 +47,7 @@ type server struct {
 	resumed  uint64
 	born     int64
 	lastHeal int64 // step of the last message of a heal
+	timers   []timer
 	lastMove int64 // step at which the last move ended
 
 	// Of bugs only.
@@ -126,7 +131,7 @@ func (s *sim) boot() {
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
+		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
 	}
 	for range lost {
 		sv.shared.InheritFlush()
@@ -220,15 +225,22 @@ func (sv *server) write(op metadata.Op) {
 		sv.pump()
 	}
 	flush := sv.shared.Durable(op.Device)
+	var retry metadata.Retry
 	var done func(res int32)
 	done = func(res int32) {
 		var err error
+		if res == 0 {
+			res = -int32(syscall.EIO) // as the server's workers take it
+		}
 		switch {
-		case res < 0 && remap.Classify(res) == remap.ClassResource, res == 0:
-			// A keeper tries again what goes away by itself.
-			s.begin(classJournal, io.from(0), done)
-			return
 		case res < 0:
+			if pause, again := retry.Again(res, s.now, sv.patience()); again && s.opts.Bug != BugImpatient {
+				sv.in(pause, func() {
+					flush = sv.shared.Durable(op.Device)
+					s.begin(classJournal, io.from(0), done)
+				})
+				return
+			}
 			err = syscall.Errno(-res)
 		case int64(res) < io.n:
 			io = io.from(int64(res))
@@ -262,6 +274,33 @@ func (sv *server) write(op metadata.Op) {
 		s.misdirect(io)
 	}
 	s.begin(classJournal, io, done)
+}
+
+// patience is the committer's. A path that fails gets as much, in the time of these runs.
+func (sv *server) patience() metadata.Patience {
+	return metadata.Patience{Resources: sv.s.cfg.policy.ResourceFor, Path: sv.s.cfg.policy.ResourceFor / 4}
+}
+
+// timer is something that waits for a time.
+type timer struct {
+	at  int64
+	run func()
+}
+
+// in runs f after a while, unless the server ends before.
+func (sv *server) in(pause time.Duration, f func()) {
+	sv.timers = append(sv.timers, timer{sv.s.now + int64(pause), f})
+}
+
+// ring runs what has waited long enough, one at a time.
+func (sv *server) ring() {
+	for i := 0; i < len(sv.timers); i++ {
+		if t := sv.timers[i]; t.at <= sv.s.now {
+			sv.timers = slices.Delete(sv.timers, i, i+1)
+			t.run()
+			i = -1
+		}
+	}
 }
 
 // flush follows a write of the keeper by a flush, and tells whether what was written is there.
@@ -304,7 +343,7 @@ func (sv *server) outcome(r metadata.Result) {
 		if !durable {
 			s.stats.Unknown++
 			sv.unknown, sv.everOdd = true, true
-			if !s.cfg.vanish && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
+			if !s.cfg.vanish && (!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor) && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
 				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 			}
 		} else if s.disks[0].gone != 0 && s.goneStep > 0 && sv.commits[r.Ticket] > s.goneStep {
@@ -508,6 +547,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 // after is called after each event: it gives the engines the time, and notes
 // what errors of writes are judged by.
 func (sv *server) after() {
+	sv.ring()
 	for _, q := range sv.queues {
 		if d := q.eng.Deadline(); d != 0 && d <= sv.s.now {
 			q.eng.Tick(sv.s.now)
@@ -531,6 +571,11 @@ func (sv *server) wait() bool {
 	for _, q := range sv.queues {
 		if d := q.eng.Deadline(); d != 0 && (first == 0 || d < first) {
 			first = d
+		}
+	}
+	for _, t := range sv.timers {
+		if first == 0 || t.at < first {
+			first = t.at
 		}
 	}
 	if first == 0 {

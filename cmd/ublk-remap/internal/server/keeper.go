@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,9 +109,14 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 		k.mirrorsTold[i] = k.mirrors[i]
 		k.mirrorsTold[i].State = metadata.MirrorGood // what is not is told
 	}
-	k.workers = startWorkers(calls, shared, k.kick)
+	k.workers = startWorkers(calls, shared, patienceOf(policy), k.kick)
 	go k.run()
 	return k, nil
+}
+
+// patienceOf is the Committer's share of a policy: resources are waited for as long as data does.
+func patienceOf(p remap.Policy) metadata.Patience {
+	return metadata.Patience{Resources: cmp.Or(p.ResourceFor, metadata.RetryResourcesFor), Path: metadata.RetryPathFor}
 }
 
 // enlist makes a queue known, before it gets its first request.

@@ -70,9 +70,10 @@ func (d descriptors) fdatasync(device uint8) error { return unix.Fdatasync(d[dev
 // workers are threads for blocking I/O, started before the device is live:
 // afterwards no thread may have to be made to get I/O done.
 type workers struct {
-	disks  disks
-	shared *remap.Shared
-	wake   func()
+	disks    disks
+	shared   *remap.Shared
+	patience metadata.Patience
+	wake     func()
 
 	mu      sync.Mutex
 	more    sync.Cond
@@ -84,8 +85,8 @@ type workers struct {
 }
 
 // startWorkers starts the threads; wake is called when a result is there.
-func startWorkers(d disks, shared *remap.Shared, wake func()) *workers {
-	w := &workers{disks: d, shared: shared, wake: wake, jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
+func startWorkers(d disks, shared *remap.Shared, patience metadata.Patience, wake func()) *workers {
+	w := &workers{disks: d, shared: shared, patience: patience, wake: wake, jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
 	w.more.L = &w.mu
 	var running sync.WaitGroup
 	for range workerCount {
@@ -159,10 +160,13 @@ const settleEvery = 50 * time.Microsecond
 // what the flush said. A crash between the two finds a write that nobody was told of.
 func (w *workers) do(j *job) (errno unix.Errno, unflushed bool) {
 	if !j.durable {
-		return w.move(j), false
+		return w.patiently(j, func() unix.Errno { return w.move(j) }), false
 	}
-	flush := w.shared.Durable(j.device)
-	if errno := w.move(j); errno != 0 {
+	var flush remap.Flushing
+	if errno := w.patiently(j, func() unix.Errno {
+		flush = w.shared.Durable(j.device) // what was flushed, or not, before this try is of no matter to it
+		return w.move(j)
+	}); errno != 0 {
 		return errno, false
 	}
 	flush.Begin()
@@ -179,6 +183,32 @@ func (w *workers) do(j *job) (errno unix.Errno, unflushed bool) {
 		return unix.EIO, true
 	}
 	return 0, false
+}
+
+// patiently tries a job of the Committer again that fails for something else than the medium, for
+// as long as its patience lasts: or a moment without memory, where the data path waits,
+// would open the breaker. What waits behind it would wait for the same. A transfer is the
+// Arbiter's to judge.
+func (w *workers) patiently(j *job, try func() unix.Errno) unix.Errno {
+	var retry metadata.Retry
+	for {
+		errno := try()
+		if errno == 0 || j.isTransf {
+			return errno
+		}
+		pause, again := retry.Again(int32(errno), monotonic(), w.patience)
+		if !again || w.ends() {
+			return errno
+		}
+		time.Sleep(pause)
+	}
+}
+
+// ends reports whether the threads are to end.
+func (w *workers) ends() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ending
 }
 
 // move moves all of a job's data, or says why not.

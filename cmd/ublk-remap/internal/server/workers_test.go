@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -175,7 +176,7 @@ func TestWorkersOtherFlushFails(t *testing.T) {
 	other := shared.Durable(0)
 	other.Begin()
 	d := &fakeDisks{hold: map[string]chan struct{}{}, begun: make(chan string, 1)}
-	w := startWorkers(d, shared, func() {})
+	w := startWorkers(d, shared, metadata.Patience{}, func() {})
 	w.submit(job{durable: true, data: make([]byte, 4096)})
 	for synced := false; !synced; {
 		d.mu.Lock()
@@ -202,7 +203,7 @@ func TestWorkersStopWaits(t *testing.T) {
 	for i := range 2 * workerCount {
 		d.hold[fmt.Sprintf("write 0 @%d+4096", i*4096)] = make(chan struct{})
 	}
-	w := startWorkers(d, newShared(), func() {})
+	w := startWorkers(d, newShared(), metadata.Patience{}, func() {})
 	for i := range 2 * workerCount {
 		w.submit(job{durable: true, offset: int64(i) * 4096, data: make([]byte, 4096)})
 	}
@@ -236,5 +237,54 @@ func TestWorkersFailure(t *testing.T) {
 		if got := errors.Is(err, metadata.ErrFlush); got != unflushed || !errors.Is(err, unix.EIO) {
 			t.Errorf("%v: taken for a flush: %v", err, got)
 		}
+	}
+}
+
+// TestWorkersArePatient: an operation of the Committer that fails for want of resources, or by the
+// path, is tried again as a whole until it goes through or its time is over; one that the medium
+// fails is not, and neither is a transfer. Threads that are to end wait for nothing.
+func TestWorkersArePatient(t *testing.T) {
+	const long = time.Hour
+	data := make([]byte, 4096)
+	times := func(n int, errno unix.Errno) func() func(string) error {
+		return func() func(string) error {
+			left := n
+			return func(string) error {
+				if left--; left >= 0 {
+					return errno
+				}
+				return nil
+			}
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		fail     func() func(string) error
+		job      job
+		patience metadata.Patience
+		errno    unix.Errno
+		calls    int // 0: some
+	}{
+		{"no memory for a while", times(6, unix.ENOMEM), job{data: data}, metadata.Patience{Resources: long}, 0, 7},
+		{"busy, durable", times(3, unix.EAGAIN), job{data: data, durable: true}, metadata.Patience{Resources: long}, 0, 5},
+		{"a read", times(3, unix.EBUSY), job{data: data, read: true}, metadata.Patience{Resources: long}, 0, 4},
+		{"the path for a while", times(5, unix.ENOLINK), job{data: data}, metadata.Patience{Path: long}, 0, 6},
+		{"no memory for too long", times(1<<30, unix.ENOMEM), job{data: data}, metadata.Patience{Resources: time.Millisecond, Path: long}, unix.ENOMEM, 0},
+		{"the path for too long", times(1<<30, unix.ETIMEDOUT), job{data: data}, metadata.Patience{Resources: long, Path: time.Millisecond}, unix.ETIMEDOUT, 0},
+		{"the medium", times(1, unix.EIO), job{data: data}, metadata.Patience{Resources: long, Path: long}, unix.EIO, 1},
+		{"a transfer", times(1, unix.ENOMEM), job{data: data, isTransf: true}, metadata.Patience{Resources: long, Path: long}, unix.ENOMEM, 1},
+	} {
+		d := &fakeDisks{fail: c.fail()}
+		w := &workers{disks: d, shared: newShared(), patience: c.patience}
+		errno, _ := w.do(&c.job)
+		if errno != c.errno || c.calls != 0 && len(d.calls) != c.calls {
+			t.Errorf("%s: %v after %d calls, want %v after %d", c.name, errno, len(d.calls), c.errno, c.calls)
+		}
+	}
+	w := startWorkers(&fakeDisks{fail: times(1<<30, unix.ENOMEM)()}, newShared(), metadata.Patience{Resources: long}, func() {})
+	w.submit(job{data: data})
+	w.stop()
+	if got := w.take(); len(got) != 1 || got[0].errno != unix.ENOMEM {
+		t.Errorf("after the end: %+v", got)
 	}
 }
