@@ -33,11 +33,7 @@ func listCommand(a *app) *cobra.Command {
 				rows = append(rows, []string{st.Device, st.Name, string(st.State), sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
 			}
 			orphans, err := findOrphans(cmd.Context())
-			var forbidden *ublk.RingForbiddenError
-			if errors.As(err, &forbidden) {
-				// Devices that their servers tell of are seen all the same.
-				a.tell("ublk-remap: other devices than these could not be looked for: %s\n", exit.Line(forbidden))
-			} else if err != nil {
+			if err := a.notLooked(err); err != nil {
 				return err
 			}
 			for _, o := range orphans {
@@ -56,6 +52,17 @@ func listCommand(a *app) *cobra.Command {
 	}
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// notLooked passes an error of findOrphans on, unless it is that nobody may ask the driver: devices that their servers tell of
+// are seen all the same.
+func (a *app) notLooked(err error) error {
+	var forbidden *ublk.RingForbiddenError
+	if errors.As(err, &forbidden) {
+		a.tell("ublk-remap: other devices than these could not be looked for: %s\n", exit.Line(forbidden))
+		return nil
+	}
+	return err
 }
 
 func orDash(s string) string {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/orphan"
 	"ublkremap/internal/control"
 )
 
@@ -55,22 +58,7 @@ again and again, each time as a document of its own.`,
 }
 
 func status(ctx context.Context, a *app, args []string) error {
-	var records []*control.Record
-	var err error
-	limit := askAll
-	if len(args) == 1 {
-		limit = askOne
-		var r *control.Record
-		if r, err = a.lookup(args[0]); err == nil {
-			records = append(records, r)
-		}
-	} else {
-		records, err = a.running()
-	}
-	if err != nil {
-		return err
-	}
-	all, err := statusesOf(ctx, records, limit)
+	all, err := a.statuses(ctx, args)
 	switch {
 	case err != nil:
 		return err
@@ -90,6 +78,39 @@ func status(ctx context.Context, a *app, args []string) error {
 		}
 	}
 	return nil
+}
+
+// statuses finds out about the device that is named, or about all: also about those that no record tells of.
+func (a *app) statuses(ctx context.Context, args []string) ([]*control.Status, error) {
+	if len(args) == 1 {
+		r, missing := a.lookup(args[0])
+		if missing == nil {
+			return statusesOf(ctx, []*control.Record{r}, askOne)
+		}
+		if errors.Is(missing, exit.ErrNotFound) {
+			orphans, err := findOrphans(ctx)
+			if at := slices.IndexFunc(orphans, func(o *orphan.Orphan) bool { return named(o, args[0]) }); err == nil && at >= 0 {
+				return []*control.Status{orphanStatus(orphans[at])}, nil
+			}
+		}
+		return nil, missing
+	}
+	records, err := a.running()
+	if err != nil {
+		return nil, err
+	}
+	all, err := statusesOf(ctx, records, askAll)
+	if err != nil {
+		return nil, err
+	}
+	orphans, err := findOrphans(ctx)
+	if err := a.notLooked(err); err != nil {
+		return nil, err
+	}
+	for _, o := range orphans {
+		all = append(all, orphanStatus(o))
+	}
+	return all, nil
 }
 
 // gap separates what is printed for people.

@@ -190,6 +190,9 @@ func TestServerInAContainer(t *testing.T) {
 	if it := listJSON(t)["life"]; it.State != control.StateUnreachable && it.State != control.StateLive {
 		t.Errorf("list: %+v", it)
 	}
+	if st := statusJSON(t, id); st.State != control.StateUnreachable || st.Reason == "" || st.Action == "" || st.SizeBlocks == 0 {
+		t.Errorf("status: %+v", st)
+	}
 	want(t, 0, "doctor", "--fix")
 	if r := want(t, exit.Refused, "stop", id); !strings.Contains(r.err, "server") {
 		t.Errorf("stop: %s", r.err)
