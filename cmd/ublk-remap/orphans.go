@@ -34,11 +34,8 @@ func findOrphans(ctx context.Context) ([]*orphan.Orphan, error) {
 // itemOf is an orphan as list shows it.
 func itemOf(o *orphan.Orphan) control.Item {
 	it := control.Item{Device: o.BlockPath(), ID: o.ID, Name: o.Name, UUID: o.UUID, State: control.StateFailed, Backing: o.Backing, ServerPID: o.ServerPID}
-	switch {
-	case o.ServerPID != 0:
-		it.State = control.StateLive
-	case o.Unseen():
-		it.State = control.StateUnreachable
+	if o.ServerPID != 0 || o.Unseen() {
+		it.State = control.StateUnreachable // it cannot be asked
 	}
 	return it
 }
@@ -54,7 +51,6 @@ func orphanStatus(o *orphan.Orphan) *control.Status {
 	st.State, st.ServerPID = it.State, it.ServerPID
 	switch {
 	case o.ServerPID != 0:
-		st.State = control.StateUnreachable
 		st.Reason = fmt.Sprintf("process %d serves it, but its files are not in %s (it is in a container, or they were removed): it cannot be asked", o.ServerPID, control.Dir())
 		st.Action = fmt.Sprintf("when nothing uses it, stop it in order: kill %d; then start it again", o.ServerPID)
 	case o.Unseen():
