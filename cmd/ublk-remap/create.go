@@ -48,7 +48,7 @@ type created struct {
 	InPlace     bool     `json:"in_place"`
 	Kept        []string `json:"kept"`         // with --in-place: what is on the disk, and stays
 	Lost        uint64   `json:"lost_blocks"`  // of the head, that could not be read
-	Moved       uint64   `json:"moved_blocks"` // of the head, that went to the spare region at once
+	Moved       uint64   `json:"moved_blocks"` // of the head and tail, that went to the spare region at once
 	Resumed     bool     `json:"resumed"`      // what was interrupted has been finished
 	DryRun      bool     `json:"dry_run"`
 }
@@ -137,21 +137,24 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err := p.survey(ctx, o.dryRun); err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
-	plan, bad := p.plan, p.bad
-	out := describe(devs, plan, o)
-	out.BadBlocks, out.Replaced = bad.Blocks, append(out.Replaced, replaced...)
-	out.FoundBad, out.BadSpares = p.found, bad.Spares
+	out := describe(devs, p.plan, o)
+	out.BadBlocks, out.Replaced = p.bad.Blocks, append(out.Replaced, replaced...)
+	out.FoundBad, out.BadSpares = p.found, p.bad.Spares
 	if o.dryRun {
 		return a.printCreated(out)
 	}
-	if err := blank(devs, plan, len(out.Replaced) > 0, p.badRanges()); err != nil {
+	if err := blank(devs, p.plan, len(out.Replaced) > 0, p.badRanges()); err != nil {
 		return err
 	}
+	if out.Moved, err = p.remapFound(ctx); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	out.BadBlocks, out.BadSpares = p.bad.Blocks, p.bad.Spares
 	mdevs := make([]metadata.Device, len(devs))
 	for i, d := range devs {
 		mdevs[i] = d
 	}
-	around, err := metadata.CreateAround(mdevs, plan, bad.Entries)
+	around, err := metadata.CreateAround(mdevs, p.plan, p.bad.Entries)
 	a.tellBadPlaces(devs, around, &out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -263,3 +263,20 @@ func TestSample(t *testing.T) {
 		t.Errorf("%+v, %v, %s", s, err, d.Failed())
 	}
 }
+
+func TestZero(t *testing.T) {
+	f := newFake(4 << 20)
+	f.spoil(2*unit, 512)
+	f.badRead[4*unit/512+3] = true
+	d := f.survey(nil, false)
+	good, err := d.Zero(context.Background(), []int64{unit, 2 * unit, 3 * unit, 4 * unit})
+	if err != nil || !slices.Equal(good, []int64{unit, 3 * unit}) {
+		t.Errorf("%v, %v", good, err)
+	}
+	if !bytes.Equal(f.b[3*unit:4*unit], make([]byte, unit)) || bytes.Equal(f.b[:unit], make([]byte, unit)) {
+		t.Error("not these units were zeroed")
+	}
+	if want := []badblocks.Range{{Start: 2 * unit, End: 3 * unit}, {Start: 4 * unit, End: 5 * unit}}; !slices.Equal(d.Bad(), want) {
+		t.Errorf("%v", d.Bad())
+	}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"math/bits"
+	"slices"
+
+	"ublkremap/metadata"
+)
+
+// remapFound gives the blocks of the displaced head and tail that were found to be bad spare
+// units that hold zeroes, as the good blocks beside them do: so the device reads everywhere,
+// and mkfs, which may read a page before it writes a part of it, works. It returns how many
+// blocks these are. Where there is no good spare unit they stay pending.
+//
+// The zeroes are durable, and were read back, before the metadata names their units. A cut
+// before leaves no set.
+func (p *preparation) remapFound(ctx context.Context) (blocks uint64, err error) {
+	found := func(e metadata.Entry) bool { return e.State == metadata.StatePending && e.Cause == metadata.CauseWrite }
+	need := 0
+	for _, e := range p.bad.Entries {
+		if found(e) {
+			need += int(e.Count)
+		}
+	}
+	var spares []uint32
+	for next := uint64(0); len(spares) < need && next < p.plan.SpareUnits(); {
+		var ask []uint32
+		for ; len(ask) < need-len(spares) && next < p.plan.SpareUnits(); next++ {
+			if !p.knownSpare(uint32(next)) {
+				ask = append(ask, uint32(next))
+			}
+		}
+		good, err := p.zeroSpares(ctx, ask)
+		if err != nil {
+			return 0, err
+		}
+		spares = append(spares, good...)
+	}
+	if need == 0 {
+		return 0, nil
+	}
+	// What turned out to be bad meanwhile is retired.
+	if err := p.settle(); err != nil {
+		return 0, err
+	}
+	var out []metadata.Entry
+	for _, e := range p.bad.Entries {
+		for found(e) && e.Count > 0 && len(spares) > 0 {
+			out = append(out, metadata.Entry{Unit: e.Unit, Spare: spares[0], Count: 1, Mask: e.Mask, State: metadata.StateMapped, Cause: e.Cause, Time: e.Time})
+			blocks += uint64(bits.OnesCount8(e.Mask))
+			spares, e.Unit, e.Count = spares[1:], e.Unit+1, e.Count-1
+		}
+		if e.Count > 0 {
+			out = append(out, e)
+		}
+	}
+	p.bad.Entries, p.bad.Blocks = out, p.bad.Blocks-blocks
+	return blocks, metadata.CheckInitial(p.plan, out)
+}
+
+// knownSpare reports whether a spare unit is known to be bad.
+func (p *preparation) knownSpare(unit uint32) bool {
+	return slices.ContainsFunc(p.bad.Entries, func(e metadata.Entry) bool {
+		return e.State == metadata.StateRetired && e.Spare <= unit && unit < e.Spare+e.Count
+	})
+}
+
+// zeroSpares returns which of the spare units hold zeroes now.
+func (p *preparation) zeroSpares(ctx context.Context, units []uint32) (good []uint32, err error) {
+	byPlace := map[uint8]map[int64]uint32{}
+	for _, u := range units {
+		dev, off := p.plan.SpareOf(u)
+		if byPlace[dev] == nil {
+			byPlace[dev] = map[int64]uint32{}
+		}
+		byPlace[dev][off] = u
+	}
+	for dev, places := range byPlace {
+		var offs []int64
+		for off := range places {
+			offs = append(offs, off)
+		}
+		slices.Sort(offs)
+		held, err := p.disks[dev].Zero(ctx, offs)
+		if err != nil {
+			return nil, err
+		}
+		for _, off := range held {
+			good = append(good, places[off])
+		}
+	}
+	slices.Sort(good)
+	return good, nil
+}
