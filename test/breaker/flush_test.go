@@ -280,3 +280,36 @@ func TestFUAOfDeviceMapper(t *testing.T) {
 		}
 	}
 }
+
+// TestStartThatIsNotDurable: a server does not begin on a disk that does not take the new epoch, or whose flushes fail:
+// the start says so, and leaves no device.
+func TestStartThatIsNotDurable(t *testing.T) {
+	vmtest.NeedUblk(t)
+	rig.Guard(t, 2*time.Minute)
+	v := newVolatile(t)
+	s := rig.Create(t, v.path, "", "--spare", "2MiB")
+	devices := func() int {
+		found, err := filepath.Glob("/dev/ublkb*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(found)
+	}
+	before := devices()
+	refused := func(how, says string) {
+		t.Helper()
+		res := rig.Remap(t, "start", v.path)
+		if res.Code == 0 || !strings.Contains(res.Stderr, says) || devices() != before {
+			t.Errorf("%s: %d devices, were %d\n%s", how, devices(), before, res)
+		}
+	}
+	v.bad.Store(&rig.Extent{Length: diskMiB << 20})
+	refused("no write goes well", "does not take the start")
+	v.bad.Store(nil)
+	v.failFlushes(true)
+	refused("no flush goes well", "flush")
+	v.failFlushes(false)
+	s.Start(t)
+	s.Stop(t)
+	s.Check(t)
+}

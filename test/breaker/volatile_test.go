@@ -24,6 +24,7 @@ type volatile struct {
 	mu      sync.Mutex
 	media   map[int64][]byte // by page: what was there when it was last flushed, of pages written since
 	countTo int              // which flush from now on is to fail; 0: none
+	never   bool             // no flush goes well
 	failed  int
 }
 
@@ -91,6 +92,9 @@ func (v *volatile) request(r ublk.Request) int32 {
 			}
 		}
 	case ublk.OpFlush:
+		if v.never {
+			return v.drop()
+		}
 		if v.countTo > 0 {
 			if v.countTo--; v.countTo == 0 {
 				return v.drop()
@@ -118,6 +122,13 @@ func (v *volatile) failFlush(nth int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.countTo = nth
+}
+
+// failFlushes makes all flushes fail, or none.
+func (v *volatile) failFlushes(on bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.never = on
 }
 
 // failures is how many flushes have failed.
