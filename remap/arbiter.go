@@ -40,6 +40,7 @@ const (
 // claim is what the Arbiter knows of one request that heals: at most one span
 // of units, and the spare units that it was granted.
 type claim struct {
+	id     int // its number
 	state  claimState
 	tested bool    // spare was found by a search, and is the claim's to use or to free
 	msg    Message // the request's last message
@@ -101,10 +102,11 @@ type Arbiter struct {
 	drv     ArbiterDriver
 	bucket  bucket
 
-	claims  []claim  // by queue × depth + tag
-	ended   bool     // something ended that claims may wait for
-	commits []commit // under way, in ticket order
-	scratch []metadata.Entry
+	claims     []claim // by queue × depth + tag
+	index      claimIndex
+	commits    []commit // under way, in ticket order; at the end of commitsAll
+	commitsAll []commit // the memory of commits
+	scratch    []metadata.Entry
 	// unknown is what commits of unknown outcome were about, and known what is
 	// durable about the same blocks. They answer errors until a later record about
 	// them is durable.
@@ -131,15 +133,20 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 	n := cfg.Queues * cfg.Depth
 	a := &Arbiter{
 		cfg: cfg, geo: &s.geo, shared: s, m: s.m, alloc: alloc, journal: j, drv: d,
-		claims:  make([]claim, n),
-		commits: make([]commit, 0, n+8),
-		scratch: make([]metadata.Entry, 0, 256),
-		unknown: make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
-		known:   make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
+		claims:     make([]claim, n),
+		index:      newClaimIndex(n),
+		commitsAll: make([]commit, 0, 2*n+16),
+		scratch:    make([]metadata.Entry, 0, 256),
+		unknown:    make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
+		known:      make([]metadata.Entry, 0, (n+1)*(MaxTries+3)),
+	}
+	for i := range a.claims {
+		a.claims[i].id = i
 	}
 	p := cfg.Policy
 	a.bucket = bucket{tokens: p.Burst, burst: p.Burst, perSecond: p.PerSecond, last: d.Now()}
 	a.move.init(cfg)
+	a.commits = a.commitsAll
 	a.search.init(n)
 	a.suspects.init()
 	if a.room.capacity = s.geo.TableCapacity; a.room.capacity > 0 {
@@ -165,9 +172,11 @@ func (a *Arbiter) Receive(m *Message) {
 	switch m.Kind {
 	case MsgReserve:
 		c.msg = *m
+		a.changed(c)
 		a.reserve(c)
 	case MsgRelease, MsgGiveUp:
 		c.msg.Tried, c.msg.Tries, c.msg.Mapped, c.msg.Untried = m.Tried, m.Tries, m.Mapped, m.Untried
+		a.changed(c)
 		a.suspectTried(c)
 		a.letGo(c)
 		if m.Kind == MsgGiveUp {
@@ -176,12 +185,14 @@ func (a *Arbiter) Receive(m *Message) {
 		}
 	case MsgCommit:
 		c.msg = *m
+		a.changed(c)
 		a.commit(i)
 	case MsgPending:
 		// The commit shows that the backing disk is there. Of a spare device it shows
 		// nothing, unless that said itself that its medium is bad.
 		if device := a.deviceOf(m); device != 0 && m.Errno != -int32(syscall.ENODATA) {
-			c.msg, c.count, c.state = *m, 0, claimAsking
+			c.msg, c.count = *m, 0
+			a.set(c, claimAsking)
 			a.search.add(a, job{kind: jobPending, claim: i, device: device})
 		} else {
 			a.pending(i, m)
@@ -193,22 +204,9 @@ func (a *Arbiter) Receive(m *Message) {
 // advance goes on with what waits for something that may have ended.
 func (a *Arbiter) advance() {
 	for {
-		if a.ended {
-			a.ended = false
-			for i := range a.claims {
-				if c := &a.claims[i]; c.state == claimWaiting {
-					c.state = claimNone
-					if c.msg.Kind == MsgPending {
-						m := c.msg
-						a.pending(i, &m)
-					} else {
-						a.reserve(c)
-					}
-				}
-			}
-		}
+		a.awake()
 		a.move.advance(a)
-		if !a.ended {
+		if len(a.index.woken) == 0 && !a.index.all {
 			break
 		}
 	}
@@ -228,7 +226,7 @@ func (a *Arbiter) deviceOf(m *Message) uint8 {
 // What a device that is away answers says nothing of its medium.
 func (a *Arbiter) asked(i int, there bool) {
 	c := &a.claims[i]
-	c.state = claimNone
+	a.set(c, claimNone)
 	if !there {
 		a.answer(c, MsgFailed)
 		return
@@ -263,9 +261,6 @@ func (a *Arbiter) refuse(c *claim, kind MessageKind) {
 func (a *Arbiter) reserve(c *claim) {
 	spare, tested := c.spare, c.tested
 	c.tested = false
-	if c.state == claimHeld {
-		a.ended = true // it may have to wait now, and then holds nothing
-	}
 	if first := a.m.Unit(c.msg.Unit); !a.waits(c, &first) && a.roomFor(c) {
 		if joined, ok := a.join(c, &first); ok {
 			a.grant(c, joined, 1)
@@ -291,12 +286,12 @@ func (a *Arbiter) waits(c *claim, first *UnitInfo) bool {
 	case first.Busy:
 		// The claim lets go of what it held: a relocation waits for claims
 		// that hold spare units, not for those that wait for it.
-		c.state = claimWaiting
+		a.set(c, claimWaiting)
 		a.giveRoom(c)
 	case !believes(m, first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First:
 		a.refuse(c, MsgRetry)
 	case a.contested(c) && !plantedNoTurns:
-		c.state = claimWaiting
+		a.set(c, claimWaiting)
 		a.giveRoom(c)
 	default:
 		return false
@@ -315,8 +310,8 @@ func (a *Arbiter) allocate(c *claim, first *UnitInfo) {
 		// One that was tried failed. The next one is tried before it is granted.
 		a.suspectTried(c)
 		device, _ := a.geo.SpareOffset(m.Tried[m.Tries-1])
-		c.state = claimSearching
-		a.search.add(a, job{kind: jobClaim, claim: int(m.Queue)*a.cfg.Depth + int(m.Tag), device: device})
+		a.set(c, claimSearching)
+		a.search.add(a, job{kind: jobClaim, claim: c.id, device: device})
 		return
 	case m.Tries > 0:
 		spare, ok = a.alloc.AllocateFar(m.Tried[:m.Tries]...)
@@ -330,7 +325,8 @@ func (a *Arbiter) allocate(c *claim, first *UnitInfo) {
 	}
 	a.spareAlert()
 	if first.Pending&m.First == m.First {
-		c.state, c.since = claimRetest, a.drv.Now()
+		c.since = a.drv.Now()
+		a.set(c, claimRetest)
 		return
 	}
 	a.refuse(c, MsgRefused)
@@ -352,17 +348,14 @@ func (a *Arbiter) take(c *claim, spare, n uint32) {
 // blocks of the claim's first unit. Heals of a block take their turns: if two
 // wrote to the same place, and one failed and was answered, the other would
 // publish the data of the one that failed, over writes that came after it.
-func (a *Arbiter) contested(c *claim) bool {
-	for i := range a.claims {
+func (a *Arbiter) contested(c *claim) (yes bool) {
+	a.index.held.each(c.msg.Unit, func(i int) bool {
 		o := &a.claims[i]
-		if o == c {
-			continue
-		}
-		if _, ok := o.spareOf(c.msg.Unit); ok && o.maskOf(c.msg.Unit)&c.msg.First != 0 {
-			return true
-		}
-	}
-	return false
+		_, holds := o.spareOf(c.msg.Unit)
+		yes = o != c && holds && o.maskOf(c.msg.Unit)&c.msg.First != 0
+		return !yes
+	})
+	return yes
 }
 
 // believes reports whether the blocks of a message's first unit live where the
@@ -398,14 +391,17 @@ func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 			return p.Spare, true
 		}
 	}
-	for i := range a.claims {
+	var found uint32
+	var ok bool
+	a.index.held.each(c.msg.Unit, func(i int) bool {
 		if o := &a.claims[i]; o != c {
-			if spare, ok := o.spareOf(c.msg.Unit); ok && usable(spare) {
-				return spare, true
+			if found, ok = o.spareOf(c.msg.Unit); ok {
+				ok = usable(found)
 			}
 		}
-	}
-	return 0, false
+		return !ok
+	})
+	return found, ok
 }
 
 // fresh returns how many units from the claim's first on have nothing to do with
@@ -429,38 +425,38 @@ func (a *Arbiter) fresh(c *claim, first *UnitInfo) uint32 {
 
 // healing returns which blocks of a unit claims write to spare units.
 func (a *Arbiter) healing(unit uint64) (mask uint8) {
-	for i := range a.claims {
+	a.index.held.each(unit, func(i int) bool {
 		if c := &a.claims[i]; c.state != claimNone {
 			if _, ok := c.spareOf(unit); ok {
 				mask |= c.maskOf(unit)
 			}
 		}
-	}
+		return true
+	})
 	return mask
 }
 
 // claimed reports whether any claim gives the unit a spare unit.
-func (a *Arbiter) claimed(unit uint64) bool {
-	for i := range a.claims {
-		if _, ok := a.claims[i].spareOf(unit); ok {
-			return true
-		}
-	}
-	return false
+func (a *Arbiter) claimed(unit uint64) (yes bool) {
+	a.index.held.each(unit, func(i int) bool {
+		_, yes = a.claims[i].spareOf(unit)
+		return !yes
+	})
+	return yes
 }
 
 func (a *Arbiter) grant(c *claim, spare, n uint32) {
-	c.state, c.spare, c.count = claimHeld, spare, n
+	c.spare, c.count = spare, n
+	a.set(c, claimHeld)
 	a.answer(c, MsgReserved)
 }
 
 // letGo ends a claim and frees the spare units that nothing else uses.
 func (a *Arbiter) letGo(c *claim) {
 	held := c.state == claimHeld || c.state == claimCommitting
-	c.state = claimNone
+	a.set(c, claimNone)
 	a.giveRoom(c)
 	if held {
-		a.ended = true
 		for i := range c.count {
 			a.freeUnused(c.msg.Unit+uint64(i), c.spare+i)
 		}
@@ -478,17 +474,8 @@ func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 	if info := a.m.Unit(unit); holds(&info, spare) || a.inDoubt(spare) {
 		return
 	}
-	for i := range a.claims {
-		c := &a.claims[i]
-		if c.state == claimNone || c.state == claimReporting {
-			continue
-		}
-		if s, ok := c.spareOf(unit); ok && s == spare {
-			return
-		}
-		if slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
-			return
-		}
+	if a.given(unit, spare) {
+		return
 	}
 	if a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) {
 		a.grace.vacate(a, spare)
@@ -599,7 +586,8 @@ func (a *Arbiter) commit(i int) {
 		c.count--
 		a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
 	}
-	c.state, c.time = claimCommitting, a.drv.WallClock()
+	c.time = a.drv.WallClock()
+	a.set(c, claimCommitting)
 	if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
 		a.refuse(c, MsgFailed)
 	}
@@ -612,8 +600,17 @@ func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.E
 		a.trip(TripMetadata, "the metadata takes no commit: "+err.Error())
 		return false
 	}
-	a.commits = append(a.commits, commit{ticket, kind, claim})
+	a.underWay(commit{ticket, kind, claim})
 	return true
+}
+
+// underWay notes a commit. The memory is twice what is ever needed, so that it is seldom moved to
+// the front.
+func (a *Arbiter) underWay(c commit) {
+	if len(a.commits) == cap(a.commits) {
+		a.commits = append(a.commitsAll[:0], a.commits...)
+	}
+	a.commits = append(a.commits, c)
 }
 
 // pending has blocks marked that could not be read, or were to be read with some that could
@@ -628,7 +625,8 @@ func (a *Arbiter) pending(i int, m *Message) {
 	case now == healed:
 		// They may be on their way to another place, or the heal fails. Then they are known to
 		// be bad by this report alone: it waits for the end.
-		c.msg, c.state = *m, claimWaiting
+		c.msg = *m
+		a.set(c, claimWaiting)
 	case now == relocating:
 		// What moves may be at another place soon. The engine looks again then.
 		a.answer(c, MsgRetry)
@@ -637,9 +635,10 @@ func (a *Arbiter) pending(i int, m *Message) {
 	case !a.roomToReport(c):
 		a.answer(c, MsgFailed)
 	default:
-		c.state, c.time = claimReporting, a.drv.WallClock()
+		c.time = a.drv.WallClock()
+		a.set(c, claimReporting)
 		if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
-			c.state = claimNone
+			a.set(c, claimNone)
 			a.giveRoom(c)
 			a.answer(c, MsgFailed)
 		}
@@ -721,7 +720,9 @@ func (a *Arbiter) Committed(t Ticket, durable bool) {
 		panic("remap: commits answered out of order")
 	}
 	done := a.commits[0]
-	a.commits = append(a.commits[:0], a.commits[1:]...)
+	if a.commits = a.commits[1:]; len(a.commits) == 0 {
+		a.commits = a.commitsAll[:0] // all of its memory again
+	}
 	switch done.kind {
 	case commitClaim:
 		a.claimCommitted(&a.claims[done.claim], durable)
@@ -739,8 +740,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	reporting := c.state == claimReporting
 	if !durable {
 		a.outcomeUnknown(entries)
-		c.state = claimNone // what it was granted stays out of use
-		a.ended = true
+		a.set(c, claimNone) // what it was granted stays out of use
 		a.letGo(c)
 		a.answer(c, MsgFailed)
 		return
@@ -754,7 +754,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		// Whoever asks from now on joins by the Map.
 		a.letGo(c)
 	}
-	c.state = claimNone
+	a.set(c, claimNone)
 	a.giveRoom(c)
 	a.answer(c, MsgCommitted)
 }
@@ -821,17 +821,16 @@ func (a *Arbiter) vacateUnused(unit uint64, spare uint32) {
 // given reports whether a claim will free a spare unit that served a unit: it writes there,
 // or it has tried it. Were it freed before, and given to another unit, the claim would take it
 // from that.
-func (a *Arbiter) given(unit uint64, spare uint32) bool {
-	for i := range a.claims {
-		c := &a.claims[i]
-		if s, ok := c.spareOf(unit); ok && s == spare {
-			return true
-		}
-		if c.state != claimNone && c.state != claimReporting && slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
-			return true
-		}
+func (a *Arbiter) given(unit uint64, spare uint32) (yes bool) {
+	if a.index.tried[spare] > 0 {
+		return true
 	}
-	return false
+	a.index.held.each(unit, func(i int) bool {
+		s, ok := a.claims[i].spareOf(unit)
+		yes = ok && s == spare
+		return !yes
+	})
+	return yes
 }
 
 // outcomeUnknown takes entries whose record may or may not be on the media. Until
@@ -942,7 +941,7 @@ func (a *Arbiter) Resume() error {
 		return err
 	}
 	a.resuming = true
-	a.commits = append(a.commits, commit{ticket: ticket, kind: commitResume})
+	a.underWay(commit{ticket: ticket, kind: commitResume})
 	return nil
 }
 
@@ -997,10 +996,6 @@ func (a *Arbiter) Status() ArbiterStatus {
 		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind, Suspect: uint64(len(a.suspects.list)),
 		Table: TableStatus{Entries: a.room.upper, Capacity: a.room.capacity, Full: a.room.full},
 	}
-	for i := range a.claims {
-		if a.claims[i].state != claimNone {
-			s.Claims++
-		}
-	}
+	s.Claims = a.index.live
 	return s
 }

@@ -651,7 +651,7 @@ func (v *mover) release(a *Arbiter) {
 		a.drv.Send(uint16(q), &a.out)
 	}
 	v.step = moveNext
-	a.ended = true
+	a.wake(v.first, uint64(v.n))
 	if v.claim >= 0 {
 		v.endRetest(a)
 	}

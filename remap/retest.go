@@ -19,6 +19,9 @@ const retestReads = 3
 func (v *mover) nextRetest(a *Arbiter) bool {
 	for i := range a.claims {
 		c := &a.claims[i]
+		if a.index.retests == 0 {
+			return false
+		}
 		if c.state != claimRetest {
 			continue
 		}

@@ -131,7 +131,7 @@ func (a *Arbiter) roomFor(c *claim) bool {
 		return true
 	case a.room.reserved > 0 && a.room.upper+n+a.room.slack() <= a.room.capacity:
 		a.room.full, a.room.wanted = false, true
-		c.state = claimWaiting
+		a.set(c, claimWaiting)
 	default:
 		a.refuse(c, MsgRefused)
 	}
@@ -153,7 +153,8 @@ func (a *Arbiter) roomToReport(c *claim) bool {
 // giveRoom gives back what is reserved for a claim.
 func (a *Arbiter) giveRoom(c *claim) {
 	if c.room > 0 && a.room.wanted {
-		a.room.wanted, a.ended = false, true
+		a.room.wanted = false
+		a.wakeAll()
 	}
 	a.room.reserved -= c.room
 	c.room = 0

@@ -499,7 +499,7 @@ func (k keeper) Alert(a remap.Alert) {
 		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
 			s.failf("the breaker's budget was used up: %+v", st)
 		}
-		if strings.Contains(st.Reason, "spare unit") && !strings.Contains(st.Reason, "time") && s.cfg.barren && st.Free > 180 {
+		if strings.Contains(st.Reason, "failed, the last") && !strings.Contains(st.Reason, "in time") && s.cfg.barren && st.Free > 180 {
 			s.failf("no spare unit is found where one in 8 is well: %+v", st)
 		}
 		s.opts.Bug.tripped(k.sv)
