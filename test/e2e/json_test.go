@@ -16,7 +16,7 @@ import (
 // statusNames are the stable names of `status --json`, DESIGN.md section 5.
 const statusNames = `device id name uuid state reason action waiting_since backing block_size size_blocks
 spare spare.total spare.used spare.free spare.devices spare.devices[].device spare.devices[].total
-remaps pending lost errors errors.read errors.write errors.flush errors.transport errors.failed_fast errors.not_noted
+remaps pending lost table table.entries table.max errors errors.read errors.write errors.flush errors.transport errors.failed_fast errors.not_noted
 heals heals.writes heals.reads heals.failed
 io io.reads io.writes io.flushes io.discards io.read_bytes io.write_bytes
 metadata metadata.version metadata.sequence metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state metadata.log_used metadata.log_size metadata.bad_superblocks metadata.scrubbed
