@@ -250,6 +250,8 @@ func inspect(d *blockdev.Device) ([]string, error) {
 	var atEnd bool
 	sb, err := metadata.Probe(d)
 	switch {
+	case errors.Is(err, metadata.ErrPath):
+		return nil, err // whatever is on it
 	case err == nil:
 		found = append(found, fmt.Sprintf("ublk-remap's %s of %q on %s", sb.Devices[sb.DeviceIndex].Role, sb.Name, d.Path()))
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
