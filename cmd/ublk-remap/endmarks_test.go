@@ -71,18 +71,9 @@ func TestCreateLeavesNoEnd(t *testing.T) {
 	}
 }
 
-// TestOldEndIsTold: a set of an older version, whose data reaches to the disk's end,
-// is warned of once there is a mark.
-func TestOldEndIsTold(t *testing.T) {
-	useRuntimeDir(t)
-	const size = 64 << 20
-	disk, spare := diskFile(t, size), diskFile(t, 16<<20)
-	plan, err := metadata.Plan(metadata.PlanParams{
-		BackingSize: size, SpareDeviceSize: 16 << 20, SpareBytes: 1 << 20, BlockSize: 4096, Name: "old", KeepTail: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+// oldSet makes a set as older versions did, whose data reaches to the end of the disk.
+func oldSet(t *testing.T, disk, spare string, block int) {
+	t.Helper()
 	var devs []metadata.Device
 	for _, path := range []string{disk, spare} {
 		d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
@@ -92,12 +83,24 @@ func TestOldEndIsTold(t *testing.T) {
 		defer d.Close()
 		devs = append(devs, d)
 	}
+	plan, err := metadata.Plan(metadata.PlanParams{
+		BackingSize: devs[0].Size(), SpareDeviceSize: devs[1].Size(), SpareBytes: 1 << 20, BlockSize: block, Name: "old", KeepTail: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := metadata.Create(devs, plan, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range devs {
-		d.(*blockdev.Device).Close()
-	}
+}
+
+// TestOldEndIsTold: a set of an older version, whose data reaches to the disk's end,
+// is warned of once there is a mark.
+func TestOldEndIsTold(t *testing.T) {
+	useRuntimeDir(t)
+	const size = 64 << 20
+	disk, spare := diskFile(t, size), diskFile(t, 16<<20)
+	oldSet(t, disk, spare, 4096)
 	check := func() string {
 		t.Helper()
 		return mustRun(t, 0, "metadata", "check", disk, "--spare-device", spare).out
