@@ -345,10 +345,8 @@ func TestCreateRefusesBeforeItChanges(t *testing.T) {
 	}
 	before := sum()
 	for _, args := range [][]string{
-		{"--badblocks", list(17, 5000), "--badblocks-size", "512"},                                            // more entries than a checkpoint holds
-		{"--badblocks", list(8, 200), "--badblocks-size", "512"},                                              // more units than spare units
-		{"--badblocks", list(8, 200), "--badblocks-size", "512", "--spare-device", spare, "--spare", "64KiB"}, // also where those are elsewhere
-		{"--badblocks", list(1, 20), "--badblocks-size", "65536"},                                             // past the end
+		{"--badblocks", list(17, 5000), "--badblocks-size", "512"}, // more entries than a checkpoint holds
+		{"--badblocks", list(1, 20), "--badblocks-size", "65536"},  // past the end
 		{"--badblocks", filepath.Join(t.TempDir(), "no-such-list")},
 		{"--spare", "63MiB"},
 		{"--spare-device", spare, "--spare", "1GiB"},
@@ -362,14 +360,27 @@ func TestCreateRefusesBeforeItChanges(t *testing.T) {
 			t.Fatalf("%v: refused, and the disks were changed", args)
 		}
 	}
-	// What is advised helps.
-	r := mustRun(t, exit.Usage, "create", disk, "--force", "--yes", "--badblocks", list(8, 200), "--badblocks-size", "512")
+}
+
+// TestCreateWithADeadZone: a disk with more bad units than spare units can be used, and it is
+// said what that means; what is advised helps.
+func TestCreateWithADeadZone(t *testing.T) {
+	useRuntimeDir(t)
+	disk, zone := diskFile(t, 64<<20), filepath.Join(t.TempDir(), "bad")
+	if err := os.WriteFile(zone, []byte("4096-6000\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"create", disk, "--force", "--yes", "--badblocks", zone, "--badblocks-size", "4096"}
+	r := mustRun(t, 0, args...)
 	_, rest, ok := strings.Cut(r.err, "--spare ")
 	advised, _, _ := strings.Cut(rest, ",")
-	if !ok {
+	if !ok || !strings.Contains(r.err, "will fail") {
 		t.Fatal(r.err)
 	}
-	mustRun(t, 0, "create", disk, "--force", "--yes", "--badblocks", list(8, 200), "--badblocks-size", "512", "--spare", advised)
+	mustRun(t, 0, "metadata", "check", disk)
+	if r := mustRun(t, 0, append(args, "--spare", advised)...); strings.Contains(r.err, "will fail") {
+		t.Error(r.err)
+	}
 	mustRun(t, 0, "metadata", "check", disk)
 }
 

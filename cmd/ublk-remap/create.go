@@ -137,6 +137,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err := p.survey(ctx, o.dryRun); err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
+	a.doubtSpares(p.bad, p.plan)
 	out := describe(devs, p.plan, o)
 	out.BadBlocks, out.Replaced = p.bad.Blocks, append(out.Replaced, replaced...)
 	out.FoundBad, out.BadSpares = p.found, p.bad.Spares

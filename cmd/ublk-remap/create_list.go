@@ -34,24 +34,23 @@ func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
 
 // fits refuses a set that could not begin with what is known to be bad.
 func fits(bad badblocks.Entries, plan *metadata.Layout) error {
-	if err := fitsSpares(bad, plan); err != nil {
-		return err
-	}
 	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
 		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare space: %w", exit.ErrUsage, err)
 	}
 	return nil
 }
 
-// fitsSpares refuses a set that knows more bad units than it has good spare units
-// for: writes to some of them would fail from the first day on.
-func fitsSpares(bad badblocks.Entries, plan *metadata.Layout) error {
+// doubtSpares warns of a set that knows more bad units than it has good spare units for. It is
+// of use all the same to whoever leaves the bad part alone: a dead zone can be far larger than any spare
+// region.
+func (a *app) doubtSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	good := plan.SpareUnits() - bad.Spares
 	if bad.Units <= good {
-		return nil
+		return
 	}
 	const step = 1 << 20
 	want := ((bad.Units+bad.Spares)*metadata.UnitSize*5/4 + step) / step
-	return fmt.Errorf("%w: %s units of %d bytes are known to be bad, and of %s spare units %s are good; ask for more with --spare %dMiB, or use another disk",
-		exit.ErrUsage, numText(bad.Units), metadata.UnitSize, numText(plan.SpareUnits()), numText(good), want)
+	a.log.Warn().Str("do", fmt.Sprintf("for all of them --spare %dMiB, or leave that part of the disk unused", want)).
+		Msgf("%s units of %d bytes are known to be bad, and of %s spare units %s are good: writes to the others will fail",
+			numText(bad.Units), metadata.UnitSize, numText(plan.SpareUnits()), numText(good))
 }
