@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ func (h Holder) String() string {
 }
 
 // Holders looks for those who hold a device: processes that have it, a partition of it or its server's end open, mounts
-// of this process's namespace, and block devices on top. It sees what it may see; the list can be empty though there
+// of any namespace that it may see, and block devices on top. It sees what it may see; the list can be empty though there
 // are some.
 func Holders(id int) []Holder {
 	return holders(id, "/proc", "/sys/block")
@@ -53,18 +54,37 @@ func holders(id int, proc, sysBlock string) []Holder {
 			break
 		}
 	}
-	mounts, _ := os.ReadFile(filepath.Join(proc, "self", "mountinfo"))
-	for line := range strings.Lines(string(mounts)) {
-		// proc_pid_mountinfo(5): … mount point is field 5; after the separator come type and source.
-		head, tail, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
-		fields, rest := strings.Fields(head), strings.Fields(tail)
-		if ok && len(fields) > 4 && len(rest) > 1 && belongsTo(rest[1], id) {
-			found = append(found, Holder{Path: "a mount on " + fields[4]})
-		}
-	}
+	found = append(found, mountHolders(id, append([]string{filepath.Join(proc, "self")}, processes...))...)
 	tops, _ := os.ReadDir(filepath.Join(sysBlock, fmt.Sprintf("ublkb%d", id), "holders"))
 	for _, t := range tops {
 		found = append(found, Holder{Path: "block device " + t.Name()})
+	}
+	return found
+}
+
+// mountHolders looks for mounts in the mount namespaces of these processes, by their directories in /proc. A server's own has none.
+func mountHolders(id int, processes []string) []Holder {
+	var found []Holder
+	seen := map[string]bool{}
+	for _, dir := range processes {
+		namespace, err := os.Readlink(filepath.Join(dir, "ns", "mnt"))
+		if err != nil && dir != processes[0] || seen[namespace] {
+			continue
+		}
+		seen[namespace] = true
+		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
+		for line := range strings.Lines(string(mounts)) {
+			// proc_pid_mountinfo(5): … mount point is field 5; after the separator come type and source.
+			head, tail, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
+			fields, rest := strings.Fields(head), strings.Fields(tail)
+			h := Holder{}
+			if ok && len(fields) > 4 && len(rest) > 1 && belongsTo(rest[1], id) {
+				h.Path = "a mount on " + fields[4]
+			}
+			if h.Path != "" && !slices.Contains(found, h) {
+				found = append(found, h)
+			}
+		}
 	}
 	return found
 }

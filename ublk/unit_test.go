@@ -229,13 +229,19 @@ func TestHolders(t *testing.T) {
 	must(os.Symlink("/dev/ublkb2", filepath.Join(root, "proc/13/fd/3")))
 	must(os.WriteFile(filepath.Join(root, "proc/self/mountinfo"), []byte(
 		"22 1 0:5 / /proc rw - proc proc rw\n91 22 259:0 / /mnt/data rw,noatime shared:1 - ext4 /dev/ublkb1p1 rw\nnonsense\n"), 0o644))
+	// In another mount namespace, which two processes share.
+	for _, pid := range []string{"12", "13"} {
+		must(os.MkdirAll(filepath.Join(root, "proc", pid, "ns"), 0o755))
+		must(os.Symlink("mnt:[7]", filepath.Join(root, "proc", pid, "ns/mnt")))
+		must(os.WriteFile(filepath.Join(root, "proc", pid, "mountinfo"), []byte("91 22 259:0 / /inside rw - ext4 /dev/ublkb1p1 rw\n"), 0o644))
+	}
 	got := holders(1, filepath.Join(root, "proc"), filepath.Join(root, "block"))
-	want := []Holder{{PID: 12, Command: "fio", Path: "/dev/ublkb1"}, {Path: "a mount on /mnt/data"}, {Path: "block device dm-0"}}
+	want := []Holder{{PID: 12, Command: "fio", Path: "/dev/ublkb1"}, {Path: "a mount on /mnt/data"}, {Path: "a mount on /inside"}, {Path: "block device dm-0"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("holders: %+v", got)
 	}
 	err := &HeldOpenError{ID: 1, Holders: got, Err: &CommandError{Op: "DEL_DEV", ID: 1, Errno: syscall.ETIME}}
-	const text = "ublk: DEL_DEV of device 1: timer expired; it is held by process 12 (fio) with /dev/ublkb1, a mount on /mnt/data, block device dm-0"
+	const text = "ublk: DEL_DEV of device 1: timer expired; it is held by process 12 (fio) with /dev/ublkb1, a mount on /mnt/data, a mount on /inside, block device dm-0"
 	if err.Error() != text {
 		t.Errorf("message: %s", err)
 	}

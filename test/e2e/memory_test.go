@@ -143,52 +143,6 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	}
 }
 
-// TestIdleIsSmall: a device with defaults that nobody uses takes little, what it takes for large requests follows the load, and
-// one that the machine cannot hold is refused.
-func TestIdleIsSmall(t *testing.T) {
-	vmtest.NeedUblk(t)
-	guard(t, 3*time.Minute)
-	d := newDisk(t, kindLoop, diskMiB, 512)
-	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
-	for _, zc := range paths() {
-		s.start(t, dataPath(zc))
-		m := settled(t, s.status(t).ServerPID)
-		t.Logf("%s: %d KiB", pathName(zc), m.resid)
-		if m.resid > 32<<10 {
-			t.Errorf("%s: an idle server takes %d KiB", pathName(zc), m.resid)
-		}
-		if zc {
-			s.stop(t)
-			continue
-		}
-		limit := "/sys/block/" + filepath.Base(s.dev) + "/queue/max_sectors_kb"
-		small := kibOf(t, limit, "")
-		if small >= 512 {
-			t.Errorf("requests of %d KiB are let in", small)
-		}
-		f := openUntilClosed(t, s.dev)
-		buf := aligned(4 << 20)
-		for deadline := time.Now().Add(20 * time.Second); kibOf(t, limit, "") < 512; {
-			if err := f.read(buf, 0); err != nil {
-				t.Fatal(err)
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("under load no larger requests are let in")
-			}
-		}
-		f.close()
-		s.stop(t)
-	}
-	total := kibOf(t, "/proc/meminfo", "MemTotal")
-	if total > 60<<20 {
-		t.Skip("this machine could hold the largest device")
-	}
-	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB", dataPath(false))
-	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "64 GiB") {
-		t.Errorf("a device of 64 GiB of buffers\n%s", r)
-	}
-}
-
 // hogEnv makes this program one that uses memory: MiB to lock, MiB to use,
 // rounds, seed.
 const hogEnv = "E2E_HOG"
@@ -434,4 +388,50 @@ func setting(t testing.TB, path, value string) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestIdleIsSmall: a device with defaults that nobody uses takes little, what it takes for large requests follows the load, and
+// one that the machine cannot hold is refused.
+func TestIdleIsSmall(t *testing.T) {
+	vmtest.NeedUblk(t)
+	guard(t, 3*time.Minute)
+	d := newDisk(t, kindLoop, diskMiB, 512)
+	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
+	for _, zc := range paths() {
+		s.start(t, dataPath(zc))
+		m := settled(t, s.status(t).ServerPID)
+		t.Logf("%s: %d KiB", pathName(zc), m.resid)
+		if m.resid > 32<<10 {
+			t.Errorf("%s: an idle server takes %d KiB", pathName(zc), m.resid)
+		}
+		if zc {
+			s.stop(t)
+			continue
+		}
+		limit := "/sys/block/" + filepath.Base(s.dev) + "/queue/max_sectors_kb"
+		small := kibOf(t, limit, "")
+		if small >= 512 {
+			t.Errorf("requests of %d KiB are let in", small)
+		}
+		f := openUntilClosed(t, s.dev)
+		buf := aligned(4 << 20)
+		for deadline := time.Now().Add(20 * time.Second); kibOf(t, limit, "") < 512; {
+			if err := f.read(buf, 0); err != nil {
+				t.Fatal(err)
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("under load no larger requests are let in")
+			}
+		}
+		f.close()
+		s.stop(t)
+	}
+	total := kibOf(t, "/proc/meminfo", "MemTotal")
+	if total > 60<<20 {
+		t.Skip("this machine could hold the largest device")
+	}
+	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB", dataPath(false))
+	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "64 GiB") {
+		t.Errorf("a device of 64 GiB of buffers\n%s", r)
+	}
 }
