@@ -361,6 +361,9 @@ func TestFlushOfOursThatFails(t *testing.T) {
 			t.Errorf("flush %d: %+v, moved %v", nth, r, s.mapped(unit))
 		}
 		if err := s.keeper.call(context.Background(), func() {
+			if st := s.keeper.arbiter.Status(); st.Suspect != 0 {
+				t.Errorf("flush %d: spare units are suspect: %+v", nth, st)
+			}
 			for _, m := range s.keeper.com.AppendMirrors(nil) {
 				if m.State != metadata.MirrorGood {
 					t.Errorf("flush %d: mirror %+v", nth, m)

@@ -71,14 +71,14 @@ func newShared() *remap.Shared {
 // TestWorkersMakeDurable: which system calls carry out a job, in which order, and what their errors mean.
 func TestWorkersMakeDurable(t *testing.T) {
 	// It fails once: whoever tries again is told that all is well.
-	failing := func(failing string) func(string) error {
+	failing := func(failing string, errno unix.Errno) func(string) error {
 		failed := false
 		return func(call string) error {
 			if failed || call != failing {
 				return nil
 			}
 			failed = true
-			return unix.EIO
+			return errno
 		}
 	}
 	data := make([]byte, 8192)
@@ -98,18 +98,13 @@ func TestWorkersMakeDurable(t *testing.T) {
 		{name: "short writes", job: job{durable: true}, most: 3072,
 			calls: []string{"write 0 @0+8192", "write 0 @3072+5120", "write 0 @6144+2048", "flush 0"}},
 		{name: "short reads", job: job{read: true}, most: 4096, calls: []string{"read 0 @0+8192", "read 0 @4096+4096"}},
-		{name: "a write that fails", job: job{durable: true}, fail: failing("write 0 @0+8192"), calls: []string{"write 0 @0+8192"}, errno: unix.EIO},
-		{name: "the rest of a write fails", job: job{durable: true}, most: 4096, fail: failing("write 0 @4096+4096"),
+		{name: "a write that fails", job: job{durable: true}, fail: failing("write 0 @0+8192", unix.EIO), calls: []string{"write 0 @0+8192"}, errno: unix.EIO},
+		{name: "the rest of a write fails", job: job{durable: true}, most: 4096, fail: failing("write 0 @4096+4096", unix.EIO),
 			calls: []string{"write 0 @0+8192", "write 0 @4096+4096"}, errno: unix.EIO},
-		{name: "a read that fails", job: job{read: true}, fail: failing("read 0 @0+8192"), calls: []string{"read 0 @0+8192"}, errno: unix.EIO},
-		{name: "a flush that fails", job: job{durable: true}, fail: failing("flush 0"), calls: []string{"write 0 @0+8192", "flush 0"},
+		{name: "a read that fails", job: job{read: true}, fail: failing("read 0 @0+8192", unix.EIO), calls: []string{"read 0 @0+8192"}, errno: unix.EIO},
+		{name: "a flush that fails", job: job{durable: true}, fail: failing("flush 0", unix.EIO), calls: []string{"write 0 @0+8192", "flush 0"},
 			errno: unix.EIO, unflushed: true, failed: 1},
-		{name: "a flush without resources", job: job{durable: true}, fail: func(call string) error {
-			if call == "flush 0" {
-				return unix.ENOMEM
-			}
-			return nil
-		}, calls: []string{"write 0 @0+8192", "flush 0"}, errno: unix.ENOMEM},
+		{name: "a flush without resources", job: job{durable: true}, fail: failing("flush 0", unix.ENOMEM), calls: []string{"write 0 @0+8192", "flush 0"}, errno: unix.ENOMEM},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := &fakeDisks{most: c.most, fail: c.fail}
