@@ -68,7 +68,7 @@ func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 	}
 	for i, d := range devs {
 		if d.Size() != sb.Devices[i].Size {
-			return nil, fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
+			return nil, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i), sb.Devices[i].Size, d.Size())
 		}
 	}
 	t, err := firstTable(plan, initial)
@@ -146,7 +146,7 @@ func (c *creator) clear() error {
 				continue
 			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil && le.Uint64(c.back) == magicSuperblock {
 				// It could be taken for one of the new set's, or of a set.
-				return fmt.Errorf("%w: the superblock of an older set at %d of device %d cannot be cleared: %w", ErrBadPlaces, off, i, err)
+				return fmt.Errorf("%w: the superblock of an older set at %d of %s cannot be cleared: %w", ErrBadPlaces, off, nameOf(d, i), err)
 			}
 			// Whether the place is bad shows when the new one is written there.
 		}
@@ -225,7 +225,7 @@ func (c *creator) superblocks() error {
 			for _, off := range good {
 				_, _ = d.WriteAt(c.page, off) // no half a set, if it can be helped
 			}
-			err := fmt.Errorf("%w: device %d must have %d superblocks, and %d of its places for them are good: %w", ErrBadPlaces, i, need, len(good), last)
+			err := fmt.Errorf("%w: %s must have %d superblocks, and %d of its places for them are good: %w", ErrBadPlaces, nameOf(d, i), need, len(good), last)
 			return errors.Join(err, d.Sync())
 		}
 	}
@@ -235,7 +235,7 @@ func (c *creator) superblocks() error {
 func syncAll(devs []Device) error {
 	for i, d := range devs {
 		if err := d.Sync(); err != nil {
-			return fmt.Errorf("syncing device %d: %w", i, err)
+			return fmt.Errorf("syncing %s: %w", nameOf(d, i), err)
 		}
 	}
 	return nil

@@ -87,7 +87,7 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	}
 	for i, d := range devs {
 		if d.Size() != sb.Devices[i].Size {
-			return taken, fmt.Errorf("%w: device %d planned for %d bytes has %d", ErrGeometry, i, sb.Devices[i].Size, d.Size())
+			return taken, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i), sb.Devices[i].Size, d.Size())
 		}
 	}
 	for _, c := range readSuperblocks(devs[0]) {
@@ -143,7 +143,7 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 			taken.Bad = append(taken.Bad, badMirror(m.device, start, r, why, err))
 		}
 		if err != nil {
-			return taken, fmt.Errorf("writing the mirror at %d of device %d: %w; nothing was changed that counts", r.Start, m.device, err)
+			return taken, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed that counts", r.Start, nameOf(devs[m.device], int(m.device)), err)
 		}
 	}
 	if err := syncAll(devs); err != nil {
@@ -221,7 +221,7 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	for _, c := range to {
 		sb.encode(b, c.device)
 		if err := writePage(devs[c.device], b, back, c.offset); err != nil {
-			return fmt.Errorf("the superblock at %d of device %d: %w", c.offset, c.device, err)
+			return fmt.Errorf("the superblock at %d of %s: %w", c.offset, nameOf(devs[c.device], int(c.device)), err)
 		}
 	}
 	return nil
@@ -273,7 +273,7 @@ func clearOutside(devs []Device, plan *Layout) error {
 				if _, readErr := d.ReadAt(page, c.offset); readErr != nil || le.Uint64(page) != magicSuperblock {
 					continue // a bad place, in which nothing is found
 				}
-				return fmt.Errorf("clearing the superblock of device %d at %d: %w", i, c.offset, err)
+				return fmt.Errorf("clearing the superblock of %s at %d: %w", nameOf(d, i), c.offset, err)
 			}
 		}
 	}
@@ -588,10 +588,10 @@ func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) 
 	b := AlignedBytes(PageSize)
 	for page := range h.pages {
 		if _, err := devs[from.device].ReadAt(b, from.pageOffset(0, page)); err != nil {
-			return fmt.Errorf("%w: page %d of the mirror at %d of device %d: %w", ErrDamaged, page, from.start, from.device, err)
+			return fmt.Errorf("%w: page %d of the mirror at %d of %s: %w", ErrDamaged, page, from.start, nameOf(devs[from.device], int(from.device)), err)
 		}
 		if _, _, ok := decodePage(b, &set, h.checkpointID, page); !ok {
-			return fmt.Errorf("%w: page %d of the mirror at %d of device %d", ErrDamaged, page, from.start, from.device)
+			return fmt.Errorf("%w: page %d of the mirror at %d of %s", ErrDamaged, page, from.start, nameOf(devs[from.device], int(from.device)))
 		}
 		if _, err := devs[to.device].WriteAt(b, to.pageOffset(0, page)); err != nil {
 			return err

@@ -107,7 +107,7 @@ func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error)
 			return nil, nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, sb.Devices[i].Role, sb.Devices[i].UUID, sb.UUID, sb.Name)
 		}
 		if d.Size() < sb.Devices[i].Size {
-			return nil, nil, fmt.Errorf("%w: device %d has %d bytes, it had %d", ErrDamaged, i, d.Size(), sb.Devices[i].Size)
+			return nil, nil, fmt.Errorf("%w: %s has %d bytes, it had %d", ErrDamaged, nameOf(d, i), d.Size(), sb.Devices[i].Size)
 		}
 	}
 	return sb, devs, nil
@@ -291,7 +291,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 			if _, readErr := devs[c.device].ReadAt(b, c.offset); readErr != nil {
 				continue // the place is bad: nothing finds anything there
 			}
-			return fmt.Errorf("clearing the superblock at %d of device %d: %w", c.offset, c.device, err)
+			return fmt.Errorf("clearing the superblock at %d of %s: %w", c.offset, nameOf(devs[c.device], int(c.device)), err)
 		}
 	}
 	if err := failure(devs); err != nil {
