@@ -61,6 +61,7 @@ const (
 	BugNotesFirstOnly
 	BugHealUnread
 	BugMoveUnread
+	BugAwayIsThere
 	bugs
 )
 
@@ -81,10 +82,11 @@ const (
 	FocusMirrors       // all mirrors fail for a while
 	FocusTurns         // the scenario "turns"
 	FocusLatent        // one superblock of the backing reads, and part of a mirror
+	FocusAway          // there is a spare device, and disks vanish and return
 )
 
 func (f Focus) String() string {
-	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns", "one superblock reads"}[f]
+	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns", "one superblock reads", "a spare device comes and goes"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -96,6 +98,9 @@ func (f Focus) apply(c *config) {
 		c.meta, c.probes = metaMirror, true
 	case FocusMirrors:
 		c.meta = metaAll
+	case FocusAway:
+		c.vanish, c.plan.SpareDeviceSize, c.meta = true, 12<<20, metaNone
+		c.barren, c.spots, c.reach, c.wind, c.faults = false, 1, 2, 150, c.faults+12
 	case FocusLatent:
 		// What makes a mirror miss a record would be a third thing to go wrong: its mark
 		// is the one thing that is written over the last superblock.
@@ -149,6 +154,7 @@ var bugTable = [bugs]bugInfo{
 	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
 	BugNotesFirstOnly:   {"notes-first-only", "a read that fails notes the first block that failed, and no other", inDriver, FocusNone},
 	BugHealUnread:       {"heal-unread", "the data of a heal is not read back from its spare unit", inDriver, FocusNone},
+	BugAwayIsThere:      {"away-is-there", "a spare device that is away is taken to be there: what it answers is its medium's fault", inDriver, FocusAway},
 	BugMoveUnread:       {"move-unread", "a block is moved to a spare unit that is not read back", inDriver, FocusNone},
 	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
 	BugImpatient:        {"impatient", "metadata I/O that fails for want of resources is not tried again: a moment without memory opens the breaker", inDriver, FocusNone},
@@ -444,6 +450,9 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 
 // transferred is what the arbiter is told of the end of a relocation's operation.
 func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
+	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.gone != 0 && sv.s.ofSuperblock(io) {
+		return int32(io.n)
+	}
 	if b == BugMoveUnread {
 		// What was written is what is read.
 		p := place{io.d.index, io.off}
