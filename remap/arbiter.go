@@ -477,7 +477,7 @@ func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 	if a.given(unit, spare) {
 		return
 	}
-	if a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) {
+	if a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) && !a.search.has(spare) {
 		a.grace.vacate(a, spare)
 	}
 }

@@ -99,3 +99,33 @@ func TestGoneIsTheReason(t *testing.T) {
 	r.want("reason", r.a.Status().Reason, goneReason)
 	r.want("alerts", len(r.alerts), 1)
 }
+
+// TestSpareUnderTest: a spare unit that is tried once more belongs to nobody, and is used all the same:
+// a request that has tried it before, and ends meanwhile, does not free it.
+func TestSpareUnderTest(t *testing.T) {
+	r := newRig(t, 4096, 64)
+	const spare = 5
+	for name, s := range map[string]search{
+		"under test":            {step: searchReading, now: job{kind: jobTest, spare: spare}, spare: spare},
+		"to be tested":          {step: searchAsking, jobs: []job{{kind: jobTest, spare: spare}}},
+		"tried for somebody":    {step: searchWriting, now: job{kind: jobMove}, spare: spare},
+		"tested, and not asked": {step: searchAsking, now: job{kind: jobTest, spare: spare}},
+	} {
+		if err := r.a.alloc.Take(spare, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.a.search = s
+		r.a.freeUnused(7, spare)
+		if r.a.alloc.InLimbo(spare) || !r.a.alloc.IsUsed(spare) {
+			t.Errorf("%s: it is freed", name)
+		}
+		r.a.free(spare, 1)
+	}
+	r.a.search = search{}
+	if err := r.a.alloc.Take(spare, 1); err != nil {
+		t.Fatal(err)
+	}
+	if r.a.freeUnused(7, spare); !r.a.alloc.InLimbo(spare) {
+		t.Error("one that nobody tries stays in use")
+	}
+}

@@ -93,6 +93,23 @@ func (s *search) init(claims int) {
 	s.data = metadata.AlignedBytes(metadata.UnitSize)
 }
 
+// has reports whether a spare unit is taken because it is being tried, or is to be: whoever has
+// tried it before has no part in that, and may not free it.
+func (s *search) has(spare uint32) bool {
+	for i := range s.jobs {
+		if s.jobs[i].kind == jobTest && s.jobs[i].spare == spare {
+			return true
+		}
+	}
+	switch {
+	case s.step == searchIdle:
+		return false
+	case s.now.kind == jobTest:
+		return s.now.spare == spare
+	}
+	return s.step != searchAsking && s.spare == spare
+}
+
 // add queues a job.
 func (s *search) add(a *Arbiter, j job) {
 	s.jobs = append(s.jobs, j)
