@@ -253,8 +253,8 @@ func (e *Engine) dispatch(q *request) {
 			continue
 		case run.Kind&KindPending != 0 && q.Op == OpRead:
 			count, held := e.heldBack(run)
-			if held {
-				e.failFast(q)
+			if held != 0 {
+				e.failFast(q, held)
 				q.cursor += count
 				continue
 			}

@@ -1,13 +1,10 @@
 package remap
 
-import (
-	"sync/atomic"
-	"syscall"
-)
+import "sync/atomic"
 
 // A drive may take minutes to say that a sector does not read, and each reader of a
 // pending block would wait for that again. So a block that failed a try is not tried
-// again for a while: reads of it fail at once. Writes and retests never ask here, and neither
+// again for a while: reads of it fail at once, as they failed then. Writes and retests never ask here, and neither
 // do reads of anything that is not pending.
 //
 // What failed is remembered as it was tried. Blocks that failed in one operation hold a later
@@ -30,11 +27,12 @@ const (
 type failure struct {
 	key atomic.Uint64 // unit<<16 | blocks that failed by themselves<<8 | blocks that failed together
 	at  atomic.Int64  // monotonic ns
+	res atomic.Int32  // what the drive answered last, a negative errno
 }
 
-// add remembers that the blocks of a unit failed, in one operation; single: none of them can read
+// add remembers that the blocks of a unit failed, in one operation, and with what; single: none of them can read
 // by itself.
-func (f *failures) add(unit uint64, mask uint8, single bool, now, hold int64) {
+func (f *failures) add(unit uint64, mask uint8, single bool, res int32, now, hold int64) {
 	set := &f[unit%failureSets]
 	own := withFailed(unit<<16, mask, single)
 	to := &set[0]
@@ -43,6 +41,7 @@ func (f *failures) add(unit uint64, mask uint8, single bool, now, hold int64) {
 		key, at := s.key.Load(), s.at.Load()
 		switch {
 		case key == own: // it failed before
+			s.res.Store(res)
 			s.at.Store(now)
 			return
 		case key != 0 && key>>16 == unit && now-at < hold/failureMerge && (single || uint8(key) == 0):
@@ -53,6 +52,7 @@ func (f *failures) add(unit uint64, mask uint8, single bool, now, hold int64) {
 		}
 	}
 	to.key.Store(0)
+	to.res.Store(res)
 	to.at.Store(now)
 	to.key.Store(own)
 }
@@ -64,29 +64,30 @@ func withFailed(key uint64, mask uint8, single bool) uint64 {
 	return key | uint64(mask)
 }
 
-// held reports whether a read of these blocks of a unit reads something that failed since
-// the time.
-func (f *failures) held(unit uint64, mask uint8, since int64) bool {
+// held returns what a read of these blocks of a unit is answered, a negative errno, if it reads something
+// that failed since the time: what the drive answered then. Else 0.
+func (f *failures) held(unit uint64, mask uint8, since int64) int32 {
 	set := &f[unit%failureSets]
 	for i := range set {
 		s := &set[i]
 		key := s.key.Load()
-		if key == 0 || key>>16 != unit || s.at.Load() <= since || s.key.Load() != key {
+		at, res := s.at.Load(), s.res.Load()
+		if key == 0 || key>>16 != unit || at <= since || s.key.Load() != key {
 			continue
 		}
 		single, together := uint8(key>>8), uint8(key)
 		if single&mask != 0 || together != 0 && together&^mask == 0 {
-			return true
+			return res
 		}
 	}
-	return false
+	return 0
 }
 
 // heldBack looks at a run of pending blocks: how many of the first are to be treated alike, and
-// whether they are held back.
-func (e *Engine) heldBack(run Run) (count uint64, held bool) {
+// the errno, negative, with which they are held back; 0 if they are not.
+func (e *Engine) heldBack(run Run) (count uint64, held int32) {
 	if e.policy.FailFast < 0 {
-		return run.Count, false
+		return run.Count, 0
 	}
 	per := e.geo.BlocksPerUnit()
 	since := e.drv.Now() - int64(e.policy.FailFast)
@@ -103,16 +104,16 @@ func (e *Engine) heldBack(run Run) (count uint64, held bool) {
 	return count, held
 }
 
-// failFast dooms a read without a try.
-func (e *Engine) failFast(q *request) {
+// failFast dooms a read without a try: res is what it is answered.
+func (e *Engine) failFast(q *request, res int32) {
 	if q.doomed == 0 {
 		e.own.FailedFast++
 	}
-	e.doom(q, -int32(syscall.EIO))
+	e.doom(q, res)
 }
 
 // failedToRead remembers what a read has tried in vain, by itself.
-func (e *Engine) failedToRead(o *op) {
+func (e *Engine) failedToRead(o *op, res int32) {
 	if e.policy.FailFast < 0 {
 		return
 	}
@@ -121,7 +122,7 @@ func (e *Engine) failedToRead(o *op) {
 	now := e.drv.Now()
 	for b, end := o.block, o.block+o.count; b < end; {
 		n := min(end-b, per-b%per)
-		e.shared.recent.add(b/per, maskOf(b%per, n), single, now, int64(e.policy.FailFast))
+		e.shared.recent.add(b/per, maskOf(b%per, n), single, res, now, int64(e.policy.FailFast))
 		b += n
 	}
 }

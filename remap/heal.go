@@ -215,7 +215,7 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	}
 	switch {
 	case q.Op == OpRead:
-		e.failedToRead(o)
+		e.failedToRead(o, res)
 		e.doom(q, res)
 		e.unreadable(q, run)
 	case o.place.mapped:

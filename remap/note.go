@@ -24,7 +24,7 @@ func (e *Engine) enough(q *request, o *op, res int32) bool {
 		return false
 	}
 	e.blame(q, o, res)
-	e.failedToRead(o)
+	e.failedToRead(o, res)
 	e.doom(q, res)
 	return true
 }
@@ -36,8 +36,8 @@ func (e *Engine) tryRead(q *request, run Run) bool {
 		// It may have been tried, and noted, by somebody else meanwhile.
 		count, held := e.heldBack(run)
 		run.Count = count
-		if held {
-			e.failFast(q)
+		if held != 0 {
+			e.failFast(q, held)
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			return false
 		}

@@ -63,7 +63,7 @@ func TestReadNotesPastLostAndPending(t *testing.T) {
 	r.want("read", r.do(OpRead, 256*8, 16), -int32(syscall.EIO))
 	r.want("pending", r.s.m.Counts().Pending, uint64(2))
 	r.wear(256*8+14, 1)
-	r.want("read", r.do(OpRead, 256*8+1, 15), -int32(syscall.EIO))
+	r.want("read", r.do(OpRead, 256*8+1, 15), -int32(syscall.ENODATA))
 	r.want("pending", r.s.m.Counts().Pending, uint64(3))
 }
 
@@ -164,11 +164,11 @@ func TestFailFast(t *testing.T) {
 	r.wear(2000, 1)
 	r.want("read", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
 	r.log = []IO{}
-	r.want("a moment later", r.do(OpRead, 2000, 1), -int32(syscall.EIO))
+	r.want("a moment later", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
 	r.want("operations", len(r.log), 0)
 	r.want("failed fast", r.e.own.FailedFast, uint64(1))
 	r.want("beside it", r.do(OpRead, 1996, 4), int32(0))
-	r.want("with it", r.do(OpRead, 1996, 8), -int32(syscall.EIO))
+	r.want("with it", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
 	for _, io := range r.log {
 		if _, off := r.s.geo.HomeOffset(2000); io.Offset <= off && off < io.Offset+io.Length {
 			t.Errorf("it was tried: %+v", io)
@@ -193,10 +193,10 @@ func TestFailFast(t *testing.T) {
 	r.wear(2000, 1)
 	r.want("read", r.do(OpRead, 1992, 16), -int32(syscall.ENODATA))
 	r.want("pending", r.s.m.Counts().Pending, uint64(8))
-	r.want("all of it", r.do(OpRead, 2000, 8), -int32(syscall.EIO))
+	r.want("all of it", r.do(OpRead, 2000, 8), -int32(syscall.ENODATA))
 	r.want("a part", r.do(OpRead, 2001, 7), int32(0))
 	r.want("the bad one", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
-	r.want("and again", r.do(OpRead, 2000, 1), -int32(syscall.EIO))
+	r.want("and again", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
 }
 
 // TestFailFastOff: below zero every read tries.
@@ -216,14 +216,15 @@ func TestFailuresExpire(t *testing.T) {
 	const hold = int64(60 * time.Second)
 	f := new(failures)
 	now := int64(time.Hour)
-	f.add(7, 1, true, now, hold)
+	const why = -int32(syscall.ENODATA)
+	f.add(7, 1, true, why, now, hold)
 	for i := range int64(200) {
 		at := now + i*int64(time.Second)
-		f.add(7, 2, true, at, hold)
-		if f.held(7, 1, at-hold) != (i < 60) {
+		f.add(7, 2, true, why, at, hold)
+		if (f.held(7, 1, at-hold) == why) != (i < 60) {
 			t.Fatalf("after %d s: held back is %v", i, i >= 60)
 		}
-		if !f.held(7, 2, at-hold) || f.held(7, 4, at-hold) || f.held(7+failureSets, 2, at-hold) {
+		if f.held(7, 2, at-hold) != why || f.held(7, 4, at-hold) != 0 || f.held(7+failureSets, 2, at-hold) != 0 {
 			t.Fatalf("after %d s: the wrong blocks are held back", i)
 		}
 	}
