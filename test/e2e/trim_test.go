@@ -135,6 +135,7 @@ func testGivesSpaceBack(t *testing.T, k stack) {
 	if err := os.WriteFile(dir+"/f", noZeroes(filled), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	unix.Sync()
 	full = used()
 	if err := os.Remove(dir + "/f"); err != nil {
 		t.Fatal(err)
