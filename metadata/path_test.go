@@ -517,3 +517,42 @@ func TestRetry(t *testing.T) {
 		t.Errorf("%v allocations where memory is short", n)
 	}
 }
+
+// TestCommitsWithoutSpareDevice: a spare device that is away keeps no change from becoming durable, and no
+// superblock of the backing from saying that its mirror misses it; when it is back, all is well.
+func TestCommitsWithoutSpareDevice(t *testing.T) {
+	w := single(t, pairParams(512))
+	w.settle()
+	for range 4 {
+		w.commit()
+		w.settle()
+	}
+	before := w.stats
+	w.away = func(op Op) error {
+		if op.Device == 1 {
+			return syscall.ENODEV
+		}
+		return nil
+	}
+	for range 10 {
+		w.commit()
+		w.settle()
+	}
+	if st := w.c.Status(); w.stats.unknown != before.unknown || w.stats.dropped != before.dropped || w.stats.durable != before.durable+10 || st.Suspended {
+		t.Fatalf("%+v, were %+v; %+v", w.stats, before, st)
+	}
+	w.find(w.disks, "without the spare device")
+	w.away = nil
+	for i := 0; i < 40*backoffRecords && !w.healthy(); i++ {
+		w.commit()
+		w.settle()
+	}
+	if _, err := w.c.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	w.settle()
+	if st := w.c.Status(); !w.healthy() || st.BadSuperblocks > 0 {
+		t.Errorf("it does not get well: %+v", st)
+	}
+	w.check(SeverityInfo)
+}

@@ -280,6 +280,12 @@ func (c *Committer) superblockDone(err error) {
 		// known.
 		c.err = err
 		p.good = p.good && looks
+		if p.device > 0 {
+			// The news can do without a spare device that is away, but for a start.
+			p.done = true
+			c.stepSuperblocks()
+			return
+		}
 		for i := range s.places {
 			// What was to be written, and was not, is older than what counts now.
 			if q := &s.places[i]; s.stage == sbWrite && s.written[0] > 0 && !q.done {
