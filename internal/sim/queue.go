@@ -266,7 +266,8 @@ func (q *queue) excuse(r *userReq, res int32) string {
 	if res == -int32(syscall.EIO) && q.unflushed(r) {
 		return ""
 	}
-	if !slices.Contains(r.errnos, res) && (res != -int32(syscall.EIO) || !q.odd(r) && !q.heldBack(r)) {
+	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium // it is answered as it failed then
+	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.odd(r)) {
 		return "but no operation failed like that"
 	}
 	switch {
