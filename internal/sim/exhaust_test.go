@@ -109,7 +109,7 @@ func pathOf(err error) string {
 // again.
 func TestExhaustRepeats(t *testing.T) {
 	skipWithRace(t)
-	sc, err := scenarioNamed("turns")
+	sc, err := scenarioNamed("heal")
 	if err != nil {
 		t.Fatal(err)
 	}
