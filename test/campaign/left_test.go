@@ -116,7 +116,7 @@ func TestFilesLostServerLives(t *testing.T) {
 	vmtest.NeedUblk(t)
 	s, pid := served(t)
 	wipe(t)
-	if items := list(t); len(items) != 1 || items[0].State != "live" || items[0].ServerPID != pid {
+	if items := list(t); len(items) != 1 || items[0].State != "unreachable" || items[0].ServerPID != pid {
 		t.Errorf("list shows %+v", items)
 	}
 	doctorSays(t, "served by process "+strconv.Itoa(pid), "kill "+strconv.Itoa(pid))
