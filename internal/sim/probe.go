@@ -173,7 +173,7 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	case 3: // a torn write of something else
 		at := sectorSize * s.rng.IntN(pageSectors-1)
 		clear(b[at:])
-		b[0] ^= 0xff
+		b[0] = 0xff // no magic begins so; what is torn twice must not be whole again
 	}
 	d.store(off, b[:], pageSize, true)
 }

@@ -343,7 +343,10 @@ func (sv *server) outcome(r metadata.Result) {
 		if !durable {
 			s.stats.Unknown++
 			sv.unknown, sv.everOdd = true, true
-			if !s.cfg.vanish && (!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor) && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
+			// While an operation takes seconds to fail no other one is tried again: time for resources can run
+			// out with few tries.
+			patient := s.slowest < int64(s.cfg.policy.ResourceFor) && (!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
+			if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
 				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 			}
 		} else if s.disks[0].gone != 0 && s.goneStep > 0 && sv.commits[r.Ticket] > s.goneStep {

@@ -73,6 +73,7 @@ type sim struct {
 	metaLeft  int  // writes to the metadata until its fault begins or ends
 	metaBad   bool // metaAll: it has begun
 	stormEnds int64
+	slowest   int64 // of operations so far that took long to fail, in ns: time stood still for all others
 	goneStep  int64 // when the backing vanished
 	awayStep  int64 // when a disk last vanished
 	draining  bool
@@ -348,6 +349,7 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	}
 	// All else waits meanwhile, or ends at the same time.
 	s.now += io.slow
+	s.slowest = max(s.slowest, io.slow)
 	io.slow = 0
 	if res < 0 && s.tracing() {
 		s.tracef("      %v: %s", io, errnoName(res))
