@@ -63,8 +63,12 @@ func memoryGroup(t testing.TB) string {
 	return group
 }
 
-// pageOut has a file in tmpfs swapped out whose memory belongs to a control group, until nothing of it is in memory. The rest of the
-// system, this program among it, must stay.
+// pageOutFor is how long a kernel is asked to swap a file out. Some keep it in the swap cache, and
+// then there is nothing to be seen.
+const pageOutFor = 30 * time.Second
+
+// pageOut has a file in tmpfs swapped out whose memory belongs to a control group, until nothing of it is in memory, or skips where the kernel
+// keeps it. The rest of the system, this program among it, must stay.
 func pageOut(t testing.TB, group, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -82,7 +86,7 @@ func pageOut(t testing.TB, group, path string) {
 	}
 	defer func() { _ = unix.Munmap(b) }()
 	there := make([]byte, (len(b)+4095)/4096)
-	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(pageOutFor); ; time.Sleep(20 * time.Millisecond) {
 		if err := unix.Madvise(b, unix.MADV_PAGEOUT); err != nil {
 			t.Fatalf("MADV_PAGEOUT of %s: %v", path, err)
 		}
@@ -99,7 +103,7 @@ func pageOut(t testing.TB, group, path string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d pages of %s stay in memory", left, len(there), path)
+			t.Skipf("%d of %d pages of %s stay in memory", left, len(there), path)
 		}
 	}
 }
