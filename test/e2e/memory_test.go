@@ -265,7 +265,7 @@ func TestSwapOnItself(t *testing.T) {
 func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	guard(t, 4*time.Minute)
 	rng := random(t)
-	use, rounds := int64(availableMiB+75), 2
+	use, rounds := int64(availableMiB+100), 2
 	if vmtest.Full() {
 		rounds = 10
 	}
