@@ -48,8 +48,8 @@ func CountEntries(src Source) (n uint64) {
 
 // Condense makes fewer entries of those that one call of a Source gave, which come in the order of
 // their units, and returns how many. At density 1 they say the same: a run of pending units some of
-// which are mapped or lost by now is one entry for the whole run, and after it one for each of
-// those, which says what holds. Beyond that the run also takes what lies between, if it is no more than
+// which are mapped or lost by now is one entry for the whole run, and after it those of
+// each such unit, which say what holds. Beyond that the run also takes what lies between, if it is no more than
 // some units, and blocks of units that are mapped in part.
 func Condense(list []Entry, d Density) int {
 	if d == 0 {
@@ -58,30 +58,64 @@ func Condense(list []Entry, d Density) int {
 	out, cover := 0, -1
 	var end uint64  // the unit that would go on with the run
 	var other uint8 // what else was said about blocks since the run went on
-	for i := range list {
-		e := list[i]
+	for i := 0; i < len(list); {
+		e, n := list[i], 1
 		if cover >= 0 {
-			switch c := &list[cover]; {
+			c := &list[cover]
+			switch {
 			case e.State.OfSpare() || e.State == StateHome || !d.reaches(end, e.Unit):
 				cover = -1
-			// What is pending in a spare unit must be said after what puts it there.
-			case e.State == StatePending && d.joins(c, &e) && (e.Unit >= end || e.Mask&other == 0):
-				c.Count = uint32(e.Unit + uint64(e.Count) - c.Unit)
-				end, other = max(end, e.Unit+uint64(e.Count)), 0
-				continue
-			case e.State == StatePending, d == 1 && e.Mask&c.Mask != c.Mask:
+			case e.State == StatePending:
+				// What is pending in a spare unit must be said after what puts it there.
+				if d.joins(c, &e) && (e.Unit >= end || e.Mask&other == 0) {
+					c.Count = uint32(e.Unit + uint64(e.Count) - c.Unit)
+					end, other = max(end, e.Unit+uint64(e.Count)), 0
+					i++
+					continue
+				}
 				cover = -1
-			default: // it is part of the run if that goes on behind it
-				end, other = max(end, e.Unit+uint64(e.Count)), other|e.Mask
+			default:
+				var placed, pending uint8
+				n, placed, pending = sameUnits(list[i:])
+				// Of a run that covers them these blocks stay pending.
+				left := c.Mask &^ placed
+				if d == 1 && left&^pending != 0 {
+					cover, n = -1, 1
+					break
+				}
+				// They are part of the run if that goes on behind them, or if it says what is pending.
+				end, other = max(end, e.Unit+uint64(e.Count)), other|placed|pending
+				if whole := end - c.Unit; pending != 0 && pending == left && whole <= math.MaxUint32 {
+					c.Count = uint32(whole)
+					out += copy(list[out:], list[i:i+n-1])
+					i += n
+					continue
+				}
 			}
 		}
 		if cover < 0 && e.State == StatePending {
 			cover, end, other = out, e.Unit+uint64(e.Count), 0
 		}
-		list[out] = e
-		out++
+		out += copy(list[out:], list[i:i+n])
+		i += n
 	}
 	return out
+}
+
+// sameUnits returns how many entries, from the first one on, are about the same units, up to the one that says what
+// is pending there; which blocks they say to be mapped or lost; and which pending.
+func sameUnits(list []Entry) (n int, placed, pending uint8) {
+	for _, e := range list {
+		if e.Unit != list[0].Unit || e.Count != list[0].Count || e.State.OfSpare() || e.State == StateHome {
+			break
+		}
+		n++
+		if e.State == StatePending {
+			return n, placed, e.Mask
+		}
+		placed |= e.Mask
+	}
+	return n, placed, 0
 }
 
 // reaches reports whether a run that ends before a unit may go on with another one.

@@ -57,7 +57,8 @@ func TestCondense(t *testing.T) {
 		}
 	}
 	for d := 1; d < len(saved); d++ {
-		if saved[d] == 0 || saved[d] < saved[d-1] {
+		// Runs are taken as they come, so a density may save a few entries less than the one before.
+		if saved[d] == 0 || saved[d] < saved[d-1]-saved[d-1]/50 {
 			t.Errorf("entries saved by density: %v", saved)
 		}
 	}
@@ -68,7 +69,7 @@ func randomTable(t *testing.T, r *rand.Rand, plan *Layout) *Table {
 	spare := uint32(0)
 	masks := []uint8{0xff, 0xff, 3, 1, 2}
 	for range 1 + r.IntN(60) {
-		e := Entry{Unit: 600 + r.Uint64N(60), Count: 1, Mask: masks[r.IntN(len(masks))], Time: 1, Cause: CauseRead}
+		e := Entry{Unit: 600 + r.Uint64N(60), Count: 1, Mask: masks[r.IntN(len(masks))], Time: 1 + r.Uint32N(8)/7, Cause: CauseRead}
 		switch r.IntN(6) {
 		case 0:
 			e.State, e.Count = StatePending, 1+r.Uint32N(30)

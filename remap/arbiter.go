@@ -149,8 +149,9 @@ func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d Arb
 	a.commits = a.commitsAll
 	a.search.init(n)
 	a.suspects.init()
+	a.room.density = s.geo.Density
 	if a.room.capacity = s.geo.TableCapacity; a.room.capacity > 0 {
-		a.room.upper = metadata.CountEntries(a.table())
+		a.countEntries()
 	}
 	return a
 }

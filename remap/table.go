@@ -26,7 +26,7 @@ func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint
 	return a.table().Entries(cursor, dst)
 }
 
-func (a *Arbiter) table() table { return table{a.m, a.alloc, a.known, a.geo.Density} }
+func (a *Arbiter) table() table { return table{a.m, a.alloc, a.known, a.room.density} }
 
 // Entries is Arbiter.Entries.
 func (t table) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
@@ -64,13 +64,16 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 
 // The bound of the table. What a change costs in entries is at most what spend says: it may cut a run in
 // two, and be one itself. So the number of entries is counted once, an upper bound is kept, and
-// the table is counted again when that comes near. What is under way is reserved before it begins, so that
+// the table is counted again when that comes near. If it is near, the table is stated
+// in fewer entries that say the same: one then costs a heal in a run of pending units, so that
+// there is room for as many as there are spare units. What is under way is reserved before it begins, so that
 // what a heal has written can always be noted. Pending marks and moves leave room for as
 // many heals as there are spare units, within a quarter of the table.
 
 // room is how full the table is.
 type room struct {
 	capacity uint64 // entries that a checkpoint holds; 0: no limit
+	density  metadata.Density
 	upper    uint64 // entries that there are, at most
 	since    uint64 // how much of that was added since they were counted
 	reserved uint64 // entries for what is under way
@@ -96,16 +99,29 @@ func (a *Arbiter) fits(n, keep uint64) bool {
 		return true
 	}
 	for {
-		if r.upper+r.reserved+n+keep+r.slack() <= r.capacity {
+		limit := r.capacity
+		if r.density == 0 {
+			// It is stated in fewer entries before anybody has to be told that it is nearly full.
+			limit -= limit / 4
+		}
+		if r.upper+r.reserved+n+keep+r.slack() <= limit {
 			r.full = false
 			return true
 		}
-		if r.since < max(recountLeast, r.capacity/64) {
+		switch {
+		case r.since >= max(recountLeast, r.capacity/64):
+		case r.density == 0:
+			r.density = 1
+		default:
 			r.full = true
 			return false
 		}
-		r.upper, r.since = metadata.CountEntries(a.table()), 0
+		a.countEntries()
 	}
+}
+
+func (a *Arbiter) countEntries() {
+	a.room.upper, a.room.since = metadata.CountEntries(a.table()), 0
 }
 
 // reserveRoom takes room for something that is about to begin; false if there is none.

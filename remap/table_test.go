@@ -147,25 +147,30 @@ func (f *filler) goesOn(what string) {
 
 // zone is a list that names one dead zone.
 func zone(l *metadata.Layout) []metadata.Entry {
-	return []metadata.Entry{{Unit: 10000, Count: uint32(2 * l.SpareUnits()), Mask: 1, State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1}}
+	return []metadata.Entry{{Unit: 10000, Count: uint32(2 * l.SpareUnits()), Mask: uint8(1<<(4096/l.BlockSize()) - 1), State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1}}
 }
 
-// TestDeadZone: writes into a zone that a list names as bad, every other unit of it, cost two
-// entries each. They are refused when the table has no room for more, and the set goes on.
+// TestDeadZone: writes into a zone that a list names as bad, every other unit of it, are healed until all spare
+// units are in use, whole blocks of the zone or parts of them; and the set goes on.
 func TestDeadZone(t *testing.T) {
-	for _, gib := range []int64{1, 4} {
-		f := newFiller(t, metadata.PlanParams{BackingSize: gib << 30, BlockSize: 4096}, zone)
-		n := 0
+	for _, p := range []metadata.PlanParams{
+		{BackingSize: 1 << 30, BlockSize: 4096},
+		{BackingSize: 4 << 30, BlockSize: 4096},
+		{BackingSize: 1 << 30, BlockSize: 512},
+		{BackingSize: 1 << 30, BlockSize: 2048},
+	} {
+		f := newFiller(t, p, zone)
+		perUnit, n := uint64(4096/p.BlockSize), 0
 		for _, i := range rand.New(rand.NewPCG(2, 2)).Perm(int(f.plan.SpareUnits())) {
-			if f.write(10000+2*uint64(i)) != 0 {
+			if f.write((10000+2*uint64(i))*perUnit) != 0 {
 				break
 			}
 			n++
 		}
 		st := f.arbiter.Status()
 		t.Logf("%d writes, table %+v, %d of %d spare units free", n, st.Table, st.Free, st.Total)
-		if st.Free > 0 && (!st.Table.Full || uint64(n) < f.plan.TableCapacity()*2/5) {
-			t.Errorf("%d writes, then: %+v", n, st)
+		if st.Free > 0 {
+			t.Errorf("blocks of %d bytes: %d writes, then: %+v", p.BlockSize, n, st)
 		}
 		f.goesOn("dead zone")
 	}
