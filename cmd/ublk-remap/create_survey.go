@@ -209,8 +209,8 @@ func (p *preparation) places() [][]badblocks.Range {
 // errSpares is a spare region that could not hold what is to go there.
 var errSpares = errors.New("the spare region cannot be used")
 
-// sampleSpares refuses a set whose spare region takes no writes, or most of whose spare
-// units are bad.
+// sampleSpares refuses a set whose spare region takes no writes, and warns of one most of whose
+// spare units are bad: it is better than none, and the disk may be all there is.
 func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 	for _, r := range p.plan.SpareRegions() {
 		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start, End: r.Start + r.Length}, spareSample)
@@ -229,7 +229,7 @@ func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 		case s.Tried > 0 && s.Bad == s.Tried:
 			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares, s.Tried, where, does, do)
 		case 2*s.Bad > s.Tried:
-			return fmt.Errorf("%w: of %d units that were tried, %s, only %d %s; %s", errSpares, s.Tried, where, s.Tried-s.Bad, does, do)
+			p.a.log.Warn().Msgf("the spare region is mostly bad: of %d units that were tried, %s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do)
 		}
 	}
 	return nil

@@ -14,25 +14,21 @@ type Sampled struct {
 	Tried, Bad, Known int // units; the last ones are known to be bad, and were not tried
 }
 
-// hopeless is after how many units a sample ends of which none is good.
-const hopeless = 8
-
-// Sample tries n units, or all there are, spread evenly over a range, the first and the last
-// among them, but none that is known to be bad. Bad ones are in Bad. Errors: those of Test.
+// Sample tries n units, or all there are, that are spread over a range, the first and the last
+// among them, but none that is known to be bad. They are at no regular distance, since bad units may
+// be. It ends early if failures take long and no unit was good so far. Bad ones are in Bad. Errors:
+// those of Test.
 func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, error) {
 	var s Sampled
 	known := outward(d.known, d.dev.Size())
 	units := (r.End - r.Start) / metadata.UnitSize
 	sums := map[int64]uint64{}
 	before := d.units
-	for i := range min(int64(n), units) {
+	for _, unit := range spread(units, int64(n)) {
 		if err := context.Cause(ctx); err != nil {
 			return s, err
 		}
-		off := r.Start + i*metadata.UnitSize
-		if units > int64(n) {
-			off = r.Start + i*(units-1)/int64(n-1)*metadata.UnitSize
-		}
+		off := r.Start + unit*metadata.UnitSize
 		one := badblocks.Range{Start: off, End: off + metadata.UnitSize}
 		if len(badblocks.Subtract([]badblocks.Range{one}, known)) == 0 {
 			s.Known++
@@ -46,7 +42,7 @@ func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, e
 		s.Tried++
 		if good {
 			sums[off] = xxhash.Sum64(u)
-		} else if len(sums) == 0 && (s.Tried >= hopeless || d.failed > presumeAfter) {
+		} else if len(sums) == 0 && d.failed > presumeAfter {
 			break
 		}
 		d.o.Progress(metadata.UnitSize, d.units)
@@ -54,4 +50,38 @@ func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, e
 	err := d.confirm(sums, r.End)
 	s.Bad = d.units - before
 	return s, err
+}
+
+// spread returns n of the numbers below units, or all: the first, the last, and one somewhere
+// in each part between, in an order in which the first few are far apart as well.
+func spread(units, n int64) []int64 {
+	if units <= n || n < 3 {
+		n = units
+	}
+	list := make([]int64, n)
+	// Steps of about 0.618 of the number of parts visit each once, if the two have no common factor.
+	step := max(n*618/1000, 1)
+	for gcd(step, n) > 1 {
+		step++
+	}
+	for i := range list {
+		at := int64(i) * step % n
+		from, to := at*units/n, (at+1)*units/n
+		switch at {
+		case 0:
+			list[i] = 0
+		case n - 1:
+			list[i] = units - 1
+		default:
+			list[i] = from + int64(xxhash.Sum64([]byte{byte(at), byte(at >> 8)})%uint64(to-from))
+		}
+	}
+	return list
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
