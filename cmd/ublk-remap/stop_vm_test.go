@@ -13,7 +13,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // deviceUses are the ways in which a device can be in use. Each brings it into use and returns what is said of it

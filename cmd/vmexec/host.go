@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"ublkremap/internal/vmtest/initrd"
-	"ublkremap/internal/vmtest/kernel"
-	"ublkremap/internal/vmtest/machine"
-	"ublkremap/internal/vmtest/proto"
-	"ublkremap/internal/vmtest/qemu"
-	"ublkremap/internal/vmtest/uml"
+	"ublkremap/internal/test/vmtest/initrd"
+	"ublkremap/internal/test/vmtest/kernel"
+	"ublkremap/internal/test/vmtest/machine"
+	"ublkremap/internal/test/vmtest/proto"
+	"ublkremap/internal/test/vmtest/qemu"
+	"ublkremap/internal/test/vmtest/uml"
 )
 
 // guestBoot is what a guest may take besides its program's own time.

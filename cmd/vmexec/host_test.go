@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest/kernel"
-	"ublkremap/internal/vmtest/proto"
-	"ublkremap/internal/vmtest/qemu"
+	"ublkremap/internal/test/vmtest/kernel"
+	"ublkremap/internal/test/vmtest/proto"
+	"ublkremap/internal/test/vmtest/qemu"
 )
 
 // fakeQEMU puts a shell script in QEMU's place. Its file descriptors 3, 4 and

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/internal/vmtest/initrd"
-	"ublkremap/internal/vmtest/proto"
+	"ublkremap/internal/test/vmtest"
+	"ublkremap/internal/test/vmtest/initrd"
+	"ublkremap/internal/test/vmtest/proto"
 )
 
 // programDir is where the program lies in the guest.

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 	"ublkremap/remap"
-	"ublkremap/test/internal/rig"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

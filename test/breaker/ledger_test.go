@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
 )
 
 const sector = 512

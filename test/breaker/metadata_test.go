@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
-	"ublkremap/test/internal/rig"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // row is a line of the table.

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // diskMiB is the size of a disk: xfs wants 300 MiB.

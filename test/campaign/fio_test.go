@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
 )
 
 // fio is a job that runs.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // wipe empties the runtime directory, as somebody in a hurry does.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // perDisk is how many rounds a disk, and the file system on it, goes through.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
 )
 
 // roundsEnv names the environment variable that asks for a long campaign of so

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // verb is what is cut short.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // The spare region is a part of the same failing disk: these tests make it bad, or nearly too small.

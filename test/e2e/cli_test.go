@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // Exit codes of the program, DESIGN.md section 5.

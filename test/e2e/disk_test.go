@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // kind is a way for a disk to fail.

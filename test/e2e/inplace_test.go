@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // TestInPlace takes a disk with a file system over, heals sectors of it, gives

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // statusNames are the stable names of `status --json`, DESIGN.md section 5.

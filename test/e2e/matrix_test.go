@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
 )
 

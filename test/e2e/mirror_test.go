@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // TestMirrorLost takes one copy of the metadata away altogether, while the

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // swapOn makes a device swap space, and returns what ends that, once.

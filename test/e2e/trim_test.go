@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // stack is a kind of disk that can give space back. make returns its path, and what it takes at the moment, in bytes.

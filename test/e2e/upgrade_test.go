@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // upgradeLine is what `upgrade` prints.

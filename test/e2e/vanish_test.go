@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 )
 
 // TestVanished takes the whole disk away under load: nothing may be remapped,

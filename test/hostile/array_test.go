@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // TestMemberOfAnArray: a disk that an array has is nobody else's, not even if the

@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/internal/vmtest"
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 )
 
 // copyFile copies a disk that is a file.

@@ -16,10 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/logwrites"
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/logwrites"
+	"ublkremap/internal/test/rig"
+	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
-	"ublkremap/test/internal/rig"
 )
 
 const (

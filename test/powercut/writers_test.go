@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/test/internal/rig"
+	"ublkremap/internal/test/rig"
 )
 
 // marker tells the logs what was acknowledged, by marks with ascending numbers.

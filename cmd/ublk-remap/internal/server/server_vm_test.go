@@ -17,7 +17,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
-	"ublkremap/internal/vmtest"
+	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
 )
