@@ -21,7 +21,8 @@ type keeper struct {
 	m    *remap.Map
 	jobs chan metadata.Op
 	done chan ended
-	step time.Duration // processor time of the longest call of Ops: what nothing else of the keeper's can cut short
+	// processor time of the longest call of Ops: what nothing else of the keeper's can cut short
+	step time.Duration
 }
 
 type ended struct {
@@ -33,7 +34,8 @@ type ended struct {
 const keeperWorkers = 5
 
 func newKeeper(b *testing.B, d *blockdev.Device, m *remap.Map) *keeper {
-	k := &keeper{b: b, c: committer(b, d, m), m: m, jobs: make(chan metadata.Op, 64), done: make(chan ended, 64)}
+	k := &keeper{b: b, c: committer(b, d, m), m: m, jobs: make(chan metadata.Op, 64),
+		done: make(chan ended, 64)}
 	for range keeperWorkers {
 		go func() {
 			for op := range k.jobs {
@@ -91,7 +93,8 @@ func BenchmarkCommitDuringCheckpoint(b *testing.B) {
 				var m *remap.Map
 				if layout == "runs" { // units and their spare units in a row: few entries
 					m = remap.NewMap(diskUnits, perUnit)
-					m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: units[0], Count: uint32(len(units)), Mask: 0xff})
+					m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: units[0],
+						Count: uint32(len(units)), Mask: 0xff})
 				} else {
 					m = scattered(units)
 				}

@@ -34,10 +34,12 @@ func newEngine(remaps int) (*remap.Engine, *engineDriver) {
 	}
 	b := remap.NewBuilder(geo.Units(), 1)
 	for i := range remaps {
-		b.Apply(metadata.Entry{Unit: uint64(i) * 128, Spare: uint32(i), Count: 1, Mask: 1, State: metadata.StateMapped})
+		b.Apply(metadata.Entry{Unit: uint64(i) * 128, Spare: uint32(i), Count: 1, Mask: 1,
+			State: metadata.StateMapped})
 	}
 	d := &engineDriver{ios: make([]remap.IO, 0, 512)}
-	return remap.NewEngine(remap.EngineConfig{Depth: 128, MaxBlocks: 256, ZeroBlocks: 16}, remap.NewShared(geo, b.Map()), d), d
+	return remap.NewEngine(remap.EngineConfig{Depth: 128, MaxBlocks: 256, ZeroBlocks: 16},
+		remap.NewShared(geo, b.Map()), d), d
 }
 
 // BenchmarkEngine is the engine's share of one request: submitted, carried out

@@ -53,7 +53,8 @@ func newSet(tb testing.TB) *blockdev.Device {
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "disk")
 	const size = 17 << 40
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: size, BlockSize: 512, Name: "bench", SpareBytes: setSpares * metadata.UnitSize})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: size, BlockSize: 512, Name: "bench",
+		SpareBytes: setSpares * metadata.UnitSize})
 	must(tb, err)
 	must(tb, os.WriteFile(path, nil, 0o600))
 	must(tb, os.Truncate(path, size))
@@ -150,7 +151,8 @@ func TestLoadChild(t *testing.T) {
 	if path == "" {
 		t.Skip("a part of BenchmarkStart")
 	}
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{Shared: true, ReadOnly: true})
+	d, err := blockdev.Open(context.Background(), path, blockdev.Options{Shared: true,
+		ReadOnly: true})
 	must(t, err)
 	l, r := load(t, d)
 	l.Bytes = r.Map.Bytes()
@@ -209,8 +211,10 @@ func BenchmarkStart(b *testing.B) {
 					if l.Mapped != count {
 						b.Fatalf("%d remaps, want %d", l.Mapped, count)
 					}
-					sum.Load, sum.Restore, sum.CPU = sum.Load+l.Load, sum.Restore+l.Restore, sum.CPU+l.CPU
-					sum.Bytes, sum.Live, sum.RSS, sum.Peak = l.Bytes, l.Live, l.RSS, max(sum.Peak, l.Peak)
+					sum.Load, sum.Restore, sum.CPU = sum.Load+l.Load, sum.Restore+l.Restore,
+						sum.CPU+l.CPU
+					sum.Bytes, sum.Live, sum.RSS, sum.Peak = l.Bytes, l.Live, l.RSS,
+						max(sum.Peak, l.Peak)
 					n++
 				}
 				b.ReportMetric(0, "ns/op") // starting a process is not what is measured

@@ -218,7 +218,10 @@ func BenchmarkLoad(b *testing.B) {
 				current = table{}
 				units := tableUnits(layout, size.remaps)
 				if layout == "shuffled" {
-					rand.New(rand.NewPCG(11, 11)).Shuffle(len(units), func(i, j int) { units[i], units[j] = units[j], units[i] })
+					rand.New(rand.NewPCG(11, 11)).Shuffle(len(units), func(i, j int) {
+						units[i],
+							units[j] = units[j], units[i]
+					})
 				}
 				before := heap()
 				var m *remap.Map
@@ -260,6 +263,7 @@ func BenchmarkEntries(b *testing.B) {
 				entries += n
 			}
 		}
-		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(max(1, entries)), "ns/entry")
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(max(1, entries)),
+			"ns/entry")
 	})
 }

@@ -39,7 +39,8 @@ type table struct {
 var current table
 
 func mapped(unit uint64, spare uint32) metadata.Entry {
-	return metadata.Entry{State: metadata.StateMapped, Unit: unit, Spare: spare, Count: 1, Mask: 0xff, Cause: metadata.CauseWrite, Time: 1}
+	return metadata.Entry{State: metadata.StateMapped, Unit: unit, Spare: spare, Count: 1,
+		Mask: 0xff, Cause: metadata.CauseWrite, Time: 1}
 }
 
 func home(unit uint64) metadata.Entry {

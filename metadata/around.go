@@ -53,7 +53,8 @@ func planAround(sb *Superblock, p PlanParams, atom int64) (*Layout, error) {
 		return nil, first
 	}
 	// One copy of the superblock in a bad place is made up for by another one.
-	if best.hasTail() && atom <= fourthStride && slices.ContainsFunc(best.copies(0), func(off int64) bool { return hitBy(bad, 0, off, PageSize) != nil }) {
+	if best.hasTail() && atom <= fourthStride && slices.ContainsFunc(best.copies(0),
+		func(off int64) bool { return hitBy(bad, 0, off, PageSize) != nil }) {
 		best.Compat |= compatFourth
 	}
 	l, err := newLayout(best)

@@ -13,7 +13,8 @@ func TestPlanAroundBad(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		p    PlanParams
-	}{{"alone-512", smallParams(512, 0)}, {"alone-4096", smallParams(4096, 8192)}, {"pair-512", pairParams(512)}} {
+	}{{"alone-512", smallParams(512, 0)}, {"alone-4096", smallParams(4096, 8192)},
+		{"pair-512", pairParams(512)}} {
 		t.Run(tc.name, func(t *testing.T) {
 			for round := range 30 {
 				aroundBad(t, tc.p, uint64(round))
@@ -40,7 +41,8 @@ func aroundBad(t *testing.T, p PlanParams, seed uint64) {
 	if seed%3 == 0 {
 		p.Bad = append(p.Bad, BadRange{0, 0, SuperblockStride + PageSize})
 	} else {
-		p.Bad = append(p.Bad, BadRange{0, int64(seed%2) * SuperblockStride, int64(seed%2)*SuperblockStride + 512})
+		p.Bad = append(p.Bad, BadRange{0, int64(seed%2) * SuperblockStride,
+			int64(seed%2)*SuperblockStride + 512})
 	}
 	ranges(0, RegionStart, 4<<20, 1+w.r.IntN(3))
 	ranges(0, p.BackingSize-3<<20, p.BackingSize-SuperblockStride-2*atom, w.r.IntN(3))

@@ -43,14 +43,17 @@ type Backup struct {
 
 // newBackup checks that the table makes sense. Errors: ErrDamaged,
 // ErrInvalidEntry.
-func newBackup(sb *Superblock, tip link, taken uint32, live bool, t *Table, l *Layout) (*Backup, error) {
+func newBackup(sb *Superblock, tip link, taken uint32, live bool, t *Table, l *Layout) (*Backup,
+	error) {
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
 	t.fit(l)
-	b := &Backup{Superblock: sb, Position: tip.Position, Taken: taken, Live: live, Table: t.Counts(), tip: tip, layout: l}
+	b := &Backup{Superblock: sb, Position: tip.Position, Taken: taken, Live: live,
+		Table: t.Counts(), tip: tip, layout: l}
 	if b.Table.Entries > l.TableCapacity() {
-		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, b.Table.Entries, l.TableCapacity())
+		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry,
+			b.Table.Entries, l.TableCapacity())
 	}
 	b.entries = make([]Entry, 0, b.Table.Entries)
 	var page [entriesPerPage]Entry
@@ -94,8 +97,9 @@ func (c *Committer) Snapshot(cursor uint64) (Snapshot, error) {
 		return Snapshot{}, ErrNotOpen
 	}
 	s := Snapshot{
-		Superblock: make([]byte, PageSize), Epoch: c.durable.Epoch, Sequence: c.durable.Sequence, Checksum: c.durable.Hash,
-		Entries: make([]byte, snapshotEntries*entrySize),
+		Superblock: make([]byte, PageSize), Epoch: c.durable.Epoch, Sequence: c.durable.Sequence,
+		Checksum: c.durable.Hash,
+		Entries:  make([]byte, snapshotEntries*entrySize),
 	}
 	c.sb.now.encode(s.Superblock, 0)
 	dst := make([]Entry, snapshotEntries)
@@ -138,7 +142,8 @@ next:
 				continue next
 			}
 			if len(s.Entries)%entrySize != 0 || len(s.Entries) == 0 && !s.Done {
-				return nil, fmt.Errorf("%w: %d bytes of entries at %d", ErrBackup, len(s.Entries), cursor)
+				return nil, fmt.Errorf("%w: %d bytes of entries at %d", ErrBackup, len(s.Entries),
+					cursor)
 			}
 			for b := s.Entries; len(b) > 0; b = b[entrySize:] {
 				if err := applyEntry(t, b); err != nil {
@@ -176,7 +181,8 @@ func decodeLayout(b []byte) (*Superblock, *Layout, error) {
 	case err != nil:
 		return nil, nil, fmt.Errorf("%w: its superblock: %w", ErrBackup, err)
 	case sb.DeviceIndex != 0:
-		return nil, nil, fmt.Errorf("%w: its superblock is that of device %d", ErrBackup, sb.DeviceIndex)
+		return nil, nil, fmt.Errorf("%w: its superblock is that of device %d", ErrBackup,
+			sb.DeviceIndex)
 	}
 	if err := sb.Unfinished(); err != nil {
 		return nil, nil, err
@@ -186,7 +192,8 @@ func decodeLayout(b []byte) (*Superblock, *Layout, error) {
 		return nil, nil, fmt.Errorf("%w: its %w", ErrBackup, err)
 	}
 	if sb.Epoch >= maxEpoch/2 || sb.Generation >= maxEpoch/2 {
-		return nil, nil, fmt.Errorf("%w: epoch %d, generation %d", ErrBackup, sb.Epoch, sb.Generation)
+		return nil, nil, fmt.Errorf("%w: epoch %d, generation %d", ErrBackup, sb.Epoch,
+			sb.Generation)
 	}
 	return sb, l, nil
 }
@@ -203,7 +210,8 @@ func (b *Backup) Encode(w io.Writer) error {
 			return err
 		}
 		for i := 0; i*entriesPerPage < len(b.entries); i++ {
-			encodePage(page, set, id, uint32(i), b.entries[i*entriesPerPage:min(len(b.entries), (i+1)*entriesPerPage)])
+			encodePage(page, set, id, uint32(i),
+				b.entries[i*entriesPerPage:min(len(b.entries), (i+1)*entriesPerPage)])
 			if err := f(); err != nil {
 				return err
 			}
@@ -267,7 +275,8 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 	case !sealed(page, magicBackup):
 		return nil, fmt.Errorf("%w: its first page is damaged", ErrBackup)
 	case le.Uint32(page[8:]) != Version || le.Uint32(page[40:]) != backupVersion:
-		return nil, fmt.Errorf("%w: backup of format %d, version %d", ErrUnsupported, le.Uint32(page[8:]), le.Uint32(page[40:]))
+		return nil, fmt.Errorf("%w: backup of format %d, version %d", ErrUnsupported,
+			le.Uint32(page[8:]), le.Uint32(page[40:]))
 	}
 	count, set := le.Uint32(page[12:]), [16]byte(page[24:40])
 	live, taken := le.Uint32(page[44:])&backupLive != 0, uint32(le.Uint64(page[48:]))
@@ -284,7 +293,8 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 		return nil, err
 	}
 	if sb.UUID != set {
-		return nil, fmt.Errorf("%w: it is of set %x, its superblock of set %s", ErrBackup, set, sb.UUID)
+		return nil, fmt.Errorf("%w: it is of set %x, its superblock of set %s", ErrBackup, set,
+			sb.UUID)
 	}
 	digest := newDigest()
 	addSum(digest, le.Uint64(page[checksumOffset:]))
@@ -307,7 +317,8 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 		}
 	}
 	if digest.Sum64() != want || seen != entries {
-		return nil, fmt.Errorf("%w: its pages are not those that its header was written over", ErrBackup)
+		return nil, fmt.Errorf("%w: its pages are not those that its header was written over",
+			ErrBackup)
 	}
 	if n, err := io.ReadFull(r, page[:1]); n != 0 || !errors.Is(err, io.EOF) {
 		if err != nil {

@@ -47,8 +47,10 @@ func TestBackup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(got.entries, want) || got.tip != w.c.durable || got.Taken != 42 || got.Live || got.Table != b.Table ||
-			len(got.Superblock.Devices) != len(w.disks) || got.Superblock.UUID != w.plan.sb.UUID || got.Superblock.Name != "w" {
+		if !slices.Equal(got.entries, want) || got.tip != w.c.durable || got.Taken != 42 ||
+			got.Live || got.Table != b.Table ||
+			len(got.Superblock.Devices) != len(w.disks) || got.Superblock.UUID != w.plan.sb.UUID ||
+			got.Superblock.Name != "w" {
 			t.Errorf("%+v%s", got, diff(want, got.entries))
 		}
 		if !bytes.Equal(encoded(t, got), file) {
@@ -66,7 +68,8 @@ func TestBackup(t *testing.T) {
 				t.Fatalf("cut at %d: %v", at, err)
 			}
 		}
-		if _, err := DecodeBackup(bytes.NewReader(append(bytes.Clone(file), 0))); !errors.Is(err, ErrBackup) {
+		if _, err := DecodeBackup(bytes.NewReader(append(bytes.Clone(file), 0))); !errors.Is(err,
+			ErrBackup) {
 			t.Error(err)
 		}
 		if _, err := DecodeBackup(iotest.ErrReader(errMedium)); !errors.Is(err, errMedium) {
@@ -80,7 +83,8 @@ func TestBackup(t *testing.T) {
 		}
 		// Pages in another order, each whole.
 		if len(file) >= 4*PageSize {
-			mixed := slices.Concat(file[:2*PageSize], file[3*PageSize:4*PageSize], file[2*PageSize:3*PageSize], file[4*PageSize:])
+			mixed := slices.Concat(file[:2*PageSize], file[3*PageSize:4*PageSize],
+				file[2*PageSize:3*PageSize], file[4*PageSize:])
 			if _, err := DecodeBackup(bytes.NewReader(mixed)); !errors.Is(err, ErrBackup) {
 				t.Error(err)
 			}
@@ -154,7 +158,8 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := listed(w.table(w.base)); !slices.Equal(b.entries, want) || b.tip != w.c.durable || !b.Live || b.Taken != 9 || moved < 3 {
+	if want := listed(w.table(w.base)); !slices.Equal(b.entries, want) || b.tip != w.c.durable ||
+		!b.Live || b.Taken != 9 || moved < 3 {
 		t.Errorf("%+v, %d changes%s", b, moved, diff(want, b.entries))
 	}
 	w.c.src = slowSource{w.live}
@@ -165,12 +170,19 @@ func TestCollect(t *testing.T) {
 	}); !errors.Is(err, ErrChanging) {
 		t.Error(err)
 	}
-	if _, err := Collect(9, func(uint64) (Snapshot, error) { return Snapshot{}, io.ErrClosedPipe }); !errors.Is(err, io.ErrClosedPipe) {
+	if _, err := Collect(9, func(uint64) (Snapshot, error) {
+		return Snapshot{},
+			io.ErrClosedPipe
+	}); !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 	for _, f := range []func(*Snapshot){
-		func(s *Snapshot) { s.Superblock = s.Superblock[:7] }, func(s *Snapshot) { s.Superblock[500] ^= 1 },
-		func(s *Snapshot) { s.Entries = s.Entries[1:] }, func(s *Snapshot) { s.Entries, s.Done = nil, false },
+		func(s *Snapshot) { s.Superblock = s.Superblock[:7] },
+		func(s *Snapshot) { s.Superblock[500] ^= 1 },
+		func(s *Snapshot) { s.Entries = s.Entries[1:] }, func(s *Snapshot) {
+			s.Entries,
+				s.Done = nil, false
+		},
 		func(s *Snapshot) { s.Entries[21] = 99 }, func(s *Snapshot) { s.Entries[23] = 1 },
 	} {
 		if _, err := Collect(9, func(cursor uint64) (Snapshot, error) {

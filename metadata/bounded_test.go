@@ -32,7 +32,8 @@ func (d fine) ReadAt(b []byte, off int64) (int, error) {
 // checksums right.
 func crafted(t *testing.T, size int64, src fewEntries) fine {
 	t.Helper()
-	plan, err := Plan(PlanParams{BackingSize: size, BlockSize: 512, SpareBytes: 64 << 20, Name: "crafted"})
+	plan, err := Plan(PlanParams{BackingSize: size, BlockSize: 512, SpareBytes: 64 << 20,
+		Name: "crafted"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,8 @@ func crafted(t *testing.T, size int64, src fewEntries) fine {
 	buf := AlignedBytes(1 << 20)
 	for _, m := range plan.mirrorsAt() {
 		var w pageWriter
-		w.begin(&plan.sb.UUID, &plan.lim, src, checkpointID{epoch: creation.Epoch, generation: 1}, m.pages())
+		w.begin(&plan.sb.UUID, &plan.lim, src, checkpointID{epoch: creation.Epoch, generation: 1},
+			m.pages())
 		for !w.finished() {
 			first := w.pages
 			n, err := w.fill(buf)
@@ -70,20 +72,23 @@ func crafted(t *testing.T, size int64, src fewEntries) fine {
 // repaired in what a page takes: whatever holds the table has no more parts than it has entries.
 func TestHugeEntries(t *testing.T) {
 	const size = 4 << 40
-	plan, err := Plan(PlanParams{BackingSize: size, BlockSize: 512, SpareBytes: 64 << 20, Name: "large"})
+	plan, err := Plan(PlanParams{BackingSize: size, BlockSize: 512, SpareBytes: 64 << 20,
+		Name: "large"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	units := plan.Units()
 	all := func(unit uint64, s State, mask uint8) Entry {
-		return Entry{Unit: unit, Count: uint32(min(units-unit, 1<<32-1)), Mask: mask, State: s, Cause: CauseImport, Time: 1}
+		return Entry{Unit: unit, Count: uint32(min(units-unit, 1<<32-1)), Mask: mask, State: s,
+			Cause: CauseImport, Time: 1}
 	}
 	for name, src := range map[string]fewEntries{
 		"lost":             {all(0, StateLost, 0xff)},
 		"one block each":   {all(0, StateLost, 0x55)},
 		"pending":          {all(0, StatePending, 0xff)},
 		"lost and pending": {all(0, StateLost, 0x0f), all(0, StatePending, 0xf0)},
-		"steps":            {all(0, StateLost, 1), all(1000, StateLost, 2), all(2000, StateLost, 4), all(3000, StatePending, 8)},
+		"steps": {all(0, StateLost, 1), all(1000, StateLost, 2), all(2000, StateLost, 4),
+			all(3000, StatePending, 8)},
 	} {
 		d := crafted(t, size, src)
 		img, err := Load([]Device{d})
@@ -116,7 +121,8 @@ func TestHugeEntries(t *testing.T) {
 		}
 		want := table.Counts().Lost
 		if got := countBlocks(s.NoCopy) + s.More; got != want || len(s.NoCopy) > 2*mostRanges {
-			t.Errorf("%s: a release would give up %d blocks in %d ranges, want %d blocks", name, got, len(s.NoCopy), want)
+			t.Errorf("%s: a release would give up %d blocks in %d ranges, want %d blocks", name,
+				got, len(s.NoCopy), want)
 		}
 		if s.Pending != table.Counts().Pending {
 			t.Errorf("%s: %d pending, want %d", name, s.Pending, table.Counts().Pending)
@@ -140,7 +146,8 @@ func TestEntriesOverAndOver(t *testing.T) {
 	const size = 8 << 40
 	var src fewEntries
 	for i := range 1000 {
-		src = append(src, Entry{Unit: uint64(i % 7), Count: 1 << 31 >> 1, Mask: 1 + uint8(i%8), State: StateLost, Cause: CauseImport})
+		src = append(src, Entry{Unit: uint64(i % 7), Count: 1 << 31 >> 1, Mask: 1 + uint8(i%8),
+			State: StateLost, Cause: CauseImport})
 	}
 	d := crafted(t, size, src)
 	img, err := Load([]Device{d})
@@ -148,7 +155,8 @@ func TestEntriesOverAndOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	if err := img.Replay(func(Entry) error { n++; return nil }); !errors.Is(err, ErrDamaged) || n > 200 {
+	if err := img.Replay(func(Entry) error { n++; return nil }); !errors.Is(err, ErrDamaged) ||
+		n > 200 {
 		t.Errorf("%d entries, then %v", n, err)
 	}
 	if _, err := PlanSalvage([]Device{d}); !errors.Is(err, ErrDamaged) {

@@ -45,8 +45,8 @@ func (r *Report) Worst() (worst Severity) {
 // OK reports that there are no errors; warnings do not count.
 func (r *Report) OK() bool { return r.Worst() != SeverityError }
 
-// String is the report for people: whether the set is in order, one line for each problem and one for what
-// to do about it, and then what was found.
+// String is the report for people: whether the set is in order, one line for each problem
+// and one for what to do about it, and then what was found.
 func (r *Report) String() string {
 	var b strings.Builder
 	switch worst := r.Worst(); {
@@ -67,9 +67,12 @@ func (r *Report) String() string {
 	}
 	if r.Superblock != nil {
 		t := &r.Table
-		fmt.Fprintf(&b, "set %s, %s\nepoch %d, newest record %s\n", r.Superblock.Name, r.Superblock.UUID, r.Superblock.Epoch, r.Position)
-		fmt.Fprintf(&b, "%d units mapped, %d blocks lost, %d pending\n", t.Mapped, t.Lost, t.Pending)
-		fmt.Fprintf(&b, "%d spare units used, %d retired, %d quarantined\n", t.SparesUsed, t.Retired, t.Quarantined)
+		fmt.Fprintf(&b, "set %s, %s\nepoch %d, newest record %s\n", r.Superblock.Name,
+			r.Superblock.UUID, r.Superblock.Epoch, r.Position)
+		fmt.Fprintf(&b, "%d units mapped, %d blocks lost, %d pending\n", t.Mapped, t.Lost,
+			t.Pending)
+		fmt.Fprintf(&b, "%d spare units used, %d retired, %d quarantined\n", t.SparesUsed,
+			t.Retired, t.Quarantined)
 	}
 	return b.String()
 }
@@ -93,7 +96,8 @@ func Check(devs []Device) (Report, error) {
 	})
 	if unasked != nil {
 		r = Report{Problems: []Problem{}}
-		r.add(SeverityError, "devices", "nothing can be said about the set before they can be read", "%v", unasked)
+		r.add(SeverityError, "devices", "nothing can be said about the set before they can be read",
+			"%v", unasked)
 		return r, unasked
 	}
 	return r, loads
@@ -104,7 +108,8 @@ func check(devs []Device) (Report, error) {
 	fail := func(err error) (Report, error) {
 		do := ""
 		if errors.Is(err, ErrDamaged) {
-			do = "nothing was changed; do not start this set before it is repaired or restored from a backup of its metadata"
+			do = "nothing was changed; do not start this set before it is repaired or restored " +
+				"from a backup of its metadata"
 		}
 		r.add(SeverityError, "set", do, "%v", err)
 		return r, err
@@ -117,7 +122,8 @@ func check(devs []Device) (Report, error) {
 		}
 		for _, off := range best.copies(best.DeviceIndex) {
 			for _, c := range copies {
-				where := fmt.Sprintf("superblock at %d of %s (%s)", off, nameOf(d, i), best.Devices[best.DeviceIndex].Role)
+				where := fmt.Sprintf("superblock at %d of %s (%s)", off, nameOf(d, i),
+					best.Devices[best.DeviceIndex].Role)
 				switch {
 				case c.offset != off:
 				case c.err != nil && c.sb == nil:
@@ -125,12 +131,14 @@ func check(devs []Device) (Report, error) {
 				case c.sb.UUID != best.UUID:
 					r.add(SeverityWarning, where, nextStart, "it belongs to set %s", c.sb.UUID)
 				case c.sb.Generation != best.Generation:
-					r.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d", c.sb.Generation, best.Generation)
+					r.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d",
+						c.sb.Generation, best.Generation)
 				}
 			}
 		}
 		if best.ROCompat&^knownROCompat != 0 {
-			r.add(SeverityInfo, nameOf(d, i), "use the version that made it to change anything", "ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
+			r.add(SeverityInfo, nameOf(d, i), "use the version that made it to change anything",
+				"ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
 		}
 	}
 	img, err := assemble(devs, false)
@@ -143,7 +151,8 @@ func check(devs []Device) (Report, error) {
 	}
 	for i, d := range img.devs {
 		if d.Size() != img.sb.Devices[i].Size {
-			r.add(SeverityInfo, nameOf(d, i), "", "it has %d bytes, the set uses %d", d.Size(), img.sb.Devices[i].Size)
+			r.add(SeverityInfo, nameOf(d, i), "", "it has %d bytes, the set uses %d", d.Size(),
+				img.sb.Devices[i].Size)
 		}
 	}
 	if err := img.scan(); err != nil {
@@ -160,7 +169,9 @@ func check(devs []Device) (Report, error) {
 	if t != nil {
 		r.Table = t.Counts()
 		if capacity := img.layout.TableCapacity(); r.Table.Entries > capacity/10*9 {
-			r.add(SeverityWarning, "table", "copy the data to another disk, or move blocks home with: ublk-remap remap remove", "%d entries, a checkpoint holds %d", r.Table.Entries, capacity)
+			r.add(SeverityWarning, "table", "copy the data to another disk, or move blocks home "+
+				"with: ublk-remap remap remove", "%d entries, a checkpoint holds %d",
+				r.Table.Entries, capacity)
 		}
 	}
 	if err != nil {
@@ -172,7 +183,8 @@ func check(devs []Device) (Report, error) {
 func (img *Image) checkMirror(r *Report, m *mirrorImage) {
 	where := fmt.Sprintf("mirror at %d of %s", m.start, img.nameOf(m.device))
 	if m.stale {
-		r.add(SeverityWarning, where, "the next start tries to bring it back", "it is stale: records from %s on were not written to it", m.staleFrom)
+		r.add(SeverityWarning, where, "the next start tries to bring it back",
+			"it is stale: records from %s on were not written to it", m.staleFrom)
 	}
 	onChain := make(map[link]bool, len(img.chain))
 	for i := range img.chain {
@@ -190,16 +202,20 @@ func (img *Image) checkMirror(r *Report, m *mirrorImage) {
 		}
 	}
 	if unreadable > 0 {
-		r.add(SeverityWarning, where, "they are skipped, and written over in time", "%d of %d log slots cannot be read", unreadable, len(m.slots))
+		r.add(SeverityWarning, where, "they are skipped, and written over in time",
+			"%d of %d log slots cannot be read", unreadable, len(m.slots))
 	}
 	if damaged > 0 {
 		r.add(SeverityInfo, where, "", "%d log slots hold a torn or damaged record", damaged)
 	}
 	if dead > 0 {
-		r.add(SeverityInfo, where, "", "%d records were superseded: commits of unknown outcome", dead)
+		r.add(SeverityInfo, where, "", "%d records were superseded: commits of unknown outcome",
+			dead)
 	}
 	if !m.stale && len(m.missing) > 0 {
-		r.add(SeverityWarning, where, nextStart, "%d of %d records since the checkpoint are missing, the first is %s", len(m.missing), len(img.chain), img.chain[m.missing[0]].Position)
+		r.add(SeverityWarning, where, nextStart, "%d of %d records since the checkpoint are "+
+			"missing, the first is %s", len(m.missing), len(img.chain),
+			img.chain[m.missing[0]].Position)
 	}
 	whole := false
 	for slot, h := range m.headers {
@@ -209,12 +225,16 @@ func (img *Image) checkMirror(r *Report, m *mirrorImage) {
 		if bad := img.badPages(m, slot, h); *h == img.checkpoint.header {
 			whole = bad == 0
 			if bad > 0 {
-				r.add(SeverityWarning, where, "the next start writes a new checkpoint", "%d of %d pages of the newest checkpoint are bad, another mirror has them", bad, h.pages)
+				r.add(SeverityWarning, where, "the next start writes a new checkpoint",
+					"%d of %d pages of the newest checkpoint are bad, another mirror has them", bad,
+					h.pages)
 			}
 		}
 	}
-	if !whole && !m.stale && (m.headers[0] == nil || *m.headers[0] != img.checkpoint.header) && (m.headers[1] == nil || *m.headers[1] != img.checkpoint.header) {
-		r.add(SeverityWarning, where, "the next start writes a new checkpoint", "the newest checkpoint is not on it")
+	if !whole && !m.stale && (m.headers[0] == nil || *m.headers[0] != img.checkpoint.header) &&
+		(m.headers[1] == nil || *m.headers[1] != img.checkpoint.header) {
+		r.add(SeverityWarning, where, "the next start writes a new checkpoint",
+			"the newest checkpoint is not on it")
 	}
 }
 
@@ -223,14 +243,15 @@ func (img *Image) badPages(m *mirrorImage, slot int, h *header) (bad int) {
 	buf := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize)))
 	for page := uint32(0); page < h.pages; {
 		n := min(readChunk/PageSize, h.pages-page)
-		readAtoms(img.devs[m.device], buf[:n*PageSize], m.pageOffset(slot, page), PageSize, func(i int, b []byte, err error) {
-			if err == nil {
-				if _, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, page+uint32(i)); ok {
-					return
+		readAtoms(img.devs[m.device], buf[:n*PageSize], m.pageOffset(slot, page), PageSize,
+			func(i int, b []byte, err error) {
+				if err == nil {
+					if _, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, page+uint32(i)); ok {
+						return
+					}
 				}
-			}
-			bad++
-		})
+				bad++
+			})
 		page += n
 	}
 	return bad

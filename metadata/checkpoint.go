@@ -79,7 +79,8 @@ func (c *Committer) startCheckpoint(all bool) {
 		return all || c.records >= m.notBefore
 	}
 	for i := range c.ms {
-		if m := &c.ms[i]; m.state == MirrorStale && part(m) && (c.rec.active || c.collected != c.durable) {
+		if m := &c.ms[i]; m.state == MirrorStale && part(m) &&
+			(c.rec.active || c.collected != c.durable) {
 			// A stale mirror must get every record from the covered one on:
 			// begin between two records.
 			ck.holding = true
@@ -92,7 +93,8 @@ func (c *Committer) startCheckpoint(all bool) {
 	// Only what the caller knows to be durable is sure to show in the Source.
 	ck.covers = c.collected
 	ck.generation++
-	ck.filled, ck.header, ck.refused, ck.verifying, ck.pausing, ck.wait = 0, false, false, false, false, 0
+	ck.filled, ck.header, ck.refused, ck.verifying, ck.pausing, ck.wait = 0, false, false, false,
+		false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
 	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
 	for i := range c.ms {
@@ -155,7 +157,8 @@ func (c *Committer) stepCheckpoint() {
 			}
 		}
 	}
-	if atom := int(c.layout.sb.AtomSize); err == nil && !ck.w.finished() && (n == 0 || n%atom != 0) {
+	if atom := int(c.layout.sb.AtomSize); err == nil && !ck.w.finished() &&
+		(n == 0 || n%atom != 0) {
 		ck.filled = n
 		c.pause()
 		return
@@ -193,7 +196,8 @@ func (c *Committer) pause() {
 		if m := &c.ms[i]; m.ckFate == fatePending {
 			ck.pausing = true
 			ck.wait++
-			c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: m.headerOffset(m.ckSlot), Data: m.ckBuf[:PageSize], Read: true})
+			c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: m.headerOffset(m.ckSlot),
+				Data: m.ckBuf[:PageSize], Read: true})
 			return
 		}
 	}
@@ -296,7 +300,8 @@ func (c *Committer) verified(i int, err error) {
 		n := min(ck.made.pages-m.ckPage, uint32(len(m.ckBuf)/PageSize))
 		next = m.ckPage + n
 		for j := range n {
-			if _, _, ok := decodePage(m.ckBuf[j*PageSize:][:PageSize], set, ck.made.checkpointID, m.ckPage+j); !ok {
+			if _, _, ok := decodePage(m.ckBuf[j*PageSize:][:PageSize], set, ck.made.checkpointID,
+				m.ckPage+j); !ok {
 				err = errReadBack
 			}
 		}

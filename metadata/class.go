@@ -55,7 +55,8 @@ func comesBack(err error) bool {
 		return false
 	}
 	switch errno {
-	case syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ETIME, syscall.ENODEV, syscall.ENXIO, syscall.EBADE, syscall.EIO,
+	case syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ETIME, syscall.ENODEV, syscall.ENXIO,
+		syscall.EBADE, syscall.EIO,
 		syscall.ENODATA, syscall.EREMOTEIO: // the latter three of a disk that reads nowhere
 		return true
 	}

@@ -69,7 +69,8 @@ func seal(b []byte) uint64 {
 // sealed reports whether b is a 4096-byte structure with that magic whose
 // checksum is right.
 func sealed(b []byte, magic uint64) bool {
-	return len(b) >= PageSize && le.Uint64(b) == magic && le.Uint64(b[checksumOffset:]) == checksum(b)
+	return len(b) >= PageSize && le.Uint64(b) == magic &&
+		le.Uint64(b[checksumOffset:]) == checksum(b)
 }
 
 func putEntry(b []byte, e *Entry) {
@@ -84,7 +85,8 @@ func putEntry(b []byte, e *Entry) {
 func getEntry(b []byte) (e Entry, flags byte) {
 	_ = b[entrySize-1]
 	return Entry{
-		Unit: le.Uint64(b), Spare: le.Uint32(b[8:]), Count: le.Uint32(b[12:]), Time: le.Uint32(b[16:]),
+		Unit: le.Uint64(b), Spare: le.Uint32(b[8:]), Count: le.Uint32(b[12:]),
+		Time: le.Uint32(b[16:]),
 		Mask: b[20], State: State(b[21]), Cause: Cause(b[22]),
 	}, b[23]
 }
@@ -107,14 +109,16 @@ func (l *limits) validate(e *Entry) error {
 	}
 	if e.State.OfSpare() || e.State == StateMapped {
 		if uint64(e.Spare)+uint64(e.Count) > l.spareUnits {
-			return fmt.Errorf("%w: spare units %d+%d of %d", ErrInvalidEntry, e.Spare, e.Count, l.spareUnits)
+			return fmt.Errorf("%w: spare units %d+%d of %d", ErrInvalidEntry, e.Spare, e.Count,
+				l.spareUnits)
 		}
 	} else if e.Spare != 0 {
 		return fmt.Errorf("%w: spare unit %d in state %s", ErrInvalidEntry, e.Spare, e.State)
 	}
 	if e.State.OfSpare() {
 		if e.Unit != 0 || e.Mask != 0 {
-			return fmt.Errorf("%w: unit %d, mask %#x in state %s", ErrInvalidEntry, e.Unit, e.Mask, e.State)
+			return fmt.Errorf("%w: unit %d, mask %#x in state %s", ErrInvalidEntry, e.Unit, e.Mask,
+				e.State)
 		}
 		return nil
 	}

@@ -81,10 +81,12 @@ type Options struct {
 type MirrorState string
 
 const (
-	MirrorGood       MirrorState = "good"       // has all that is needed to load
-	MirrorWeak       MirrorState = "weak"       // takes records, but something old is missing or was found bad, until it is written again
-	MirrorStale      MirrorState = "stale"      // misses records; marked so in the superblock
-	MirrorRebuilding MirrorState = "rebuilding" // stale, and a checkpoint is being written to bring it back
+	MirrorGood MirrorState = "good" // has all that is needed to load
+	// takes records, but something old is missing or was found bad, until it is written again
+	MirrorWeak  MirrorState = "weak"
+	MirrorStale MirrorState = "stale" // misses records; marked so in the superblock
+	// stale, and a checkpoint is being written to bring it back
+	MirrorRebuilding MirrorState = "rebuilding"
 )
 
 // MirrorStatus is the state of one mirror.
@@ -372,7 +374,8 @@ type opSlot struct {
 // table when a checkpoint is written. Errors: ErrReadOnly.
 func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	if img.readOnly {
-		return nil, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+		return nil, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
+			img.sb.ROCompat&^knownROCompat)
 	}
 	c := &Committer{
 		layout: img.layout, src: src, session: opts.Session,
@@ -414,7 +417,8 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 }
 
 func newMirror(mi *mirrorImage, img *Image) cmirror {
-	m := cmirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1, slots: make([]Position, len(mi.slots))}
+	m := cmirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1,
+		slots: make([]Position, len(mi.slots))}
 	if mi.stale {
 		m.state, m.staleFrom = MirrorStale, mi.staleFrom
 		for s, h := range mi.headers {
@@ -432,7 +436,8 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 	m.dirty = mi.badSlots
 	var newest checkpointID
 	for s, h := range mi.headers {
-		if h != nil && (h.epoch > newest.epoch || h.epoch == newest.epoch && h.generation > newest.generation) &&
+		if h != nil && (h.epoch > newest.epoch || h.epoch == newest.epoch &&
+			h.generation > newest.generation) &&
 			!img.checkpoint.less(h) {
 			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
 		}
@@ -489,7 +494,8 @@ func (c *Committer) Commit(tx []Entry) (Ticket, error) {
 	case c.suspended:
 		return 0, ErrSuspended
 	case len(tx) > MaxEntries:
-		return 0, fmt.Errorf("%w: %d entries, a record holds %d", ErrTxTooLarge, len(tx), MaxEntries)
+		return 0, fmt.Errorf("%w: %d entries, a record holds %d", ErrTxTooLarge, len(tx),
+			MaxEntries)
 	}
 	if err := c.validate(tx); err != nil {
 		return 0, err
@@ -630,15 +636,18 @@ func (c *Committer) Idle() bool {
 			return false
 		}
 	}
-	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active && !c.sb.active && !c.sb.wanted && !c.sb.mend && c.queue.empty() && len(c.ck.asked) == 0 &&
-		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed || c.phase == phaseOpen)
+	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active &&
+		!c.sb.active && !c.sb.wanted && !c.sb.mend && c.queue.empty() && len(c.ck.asked) == 0 &&
+		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed ||
+		c.phase == phaseOpen)
 }
 
 // Status returns a snapshot. It allocates.
 func (c *Committer) Status() Status {
 	s := Status{
-		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active, Checkpoints: c.ck.written,
-		Suspended: c.suspended, Scrubbed: c.scrub.done, Err: c.err, LogSize: c.layout.sb.LogBytes,
+		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active,
+		Checkpoints: c.ck.written,
+		Suspended:   c.suspended, Scrubbed: c.scrub.done, Err: c.err, LogSize: c.layout.sb.LogBytes,
 	}
 	for _, m := range c.AppendMirrors(nil) {
 		m.Location = fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.Device].Role, m.Start)
@@ -663,7 +672,8 @@ func (c *Committer) Status() Status {
 func (c *Committer) AppendMirrors(dst []MirrorStatus) []MirrorStatus {
 	for i := range c.ms {
 		m := &c.ms[i]
-		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state, LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
+		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state,
+			LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
 		switch {
 		case s.State == mirrorRebuilt:
 			s.State = MirrorRebuilding

@@ -131,7 +131,8 @@ func TestUnknown(t *testing.T) {
 		}
 		ops = slices.Clone(w.c.Ops())
 	}
-	if got := w.c.Results(); !slices.Equal(got, []Result{{a, OutcomeUnknown}, {b, OutcomeDropped}}) {
+	if got := w.c.Results(); !slices.Equal(got, []Result{{a, OutcomeUnknown},
+		{b, OutcomeDropped}}) {
 		t.Fatalf("%v", got)
 	}
 	if _, err := w.c.Commit(nil); !errors.Is(err, ErrSuspended) || !w.c.Status().Suspended {
@@ -156,7 +157,8 @@ func TestUnknown(t *testing.T) {
 	restate = append(restate, Entry{Spare: 7, Count: 1, State: StateQuarantined})
 	r := w.must(w.c.Resume(restate))
 	c := w.must(w.c.Commit([]Entry{{Unit: 9, Spare: 9, Count: 1, Mask: 1, State: StateMapped}}))
-	if got := RunOps(w.c, devices(w.disks), nil); !slices.Equal(got, []Result{{r, OutcomeDurable}, {c, OutcomeDurable}}) {
+	if got := RunOps(w.c, devices(w.disks), nil); !slices.Equal(got, []Result{{r, OutcomeDurable},
+		{c, OutcomeDurable}}) {
 		t.Fatalf("%v", got)
 	}
 	img, err = Load(devices(w.disks))
@@ -384,7 +386,8 @@ func TestEpochs(t *testing.T) {
 // TestCommitAllocatesNothing: a commit must work while memory is short.
 func TestCommitAllocatesNothing(t *testing.T) {
 	w := single(t, smallParams(512, 0))
-	tx := []Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped}, {Unit: 2, Spare: 2, Count: 1, Mask: 1, State: StateMapped}}
+	tx := []Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped},
+		{Unit: 2, Spare: 2, Count: 1, Mask: 1, State: StateMapped}}
 	if err := w.live.Apply(tx[0]); err != nil {
 		t.Fatal(err)
 	}
@@ -423,7 +426,8 @@ func BenchmarkCommit(b *testing.B) {
 	for _, per := range []int{1, 16} {
 		b.Run(fmt.Sprintf("%d-waiting", per), func(b *testing.B) {
 			w := single(b, PlanParams{BackingSize: 1 << 30, BlockSize: 512})
-			tx := []Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped}, {Spare: 5, Count: 1, State: StateRetired}}
+			tx := []Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped},
+				{Spare: 5, Count: 1, State: StateRetired}}
 			b.ReportAllocs()
 			for n := 0; n < b.N; n += per {
 				for range per {
@@ -448,14 +452,16 @@ func BenchmarkCommit(b *testing.B) {
 // BenchmarkLoad loads a set with a million remaps from memory, and replays it.
 func BenchmarkLoad(b *testing.B) {
 	const n = 1_000_000
-	plan, err := Plan(PlanParams{BackingSize: 1 << 40, BlockSize: 4096, Name: "bench", SpareBytes: n * UnitSize})
+	plan, err := Plan(PlanParams{BackingSize: 1 << 40, BlockSize: 4096, Name: "bench",
+		SpareBytes: n * UnitSize})
 	if err != nil {
 		b.Fatal(err)
 	}
 	disk := newMemDisk(1 << 40)
 	entries := make([]Entry, n)
 	for i := range entries {
-		entries[i] = Entry{Unit: uint64(i) * 97, Spare: uint32(i), Count: 1, Mask: 1, State: StateMapped}
+		entries[i] = Entry{Unit: uint64(i) * 97, Spare: uint32(i), Count: 1, Mask: 1,
+			State: StateMapped}
 	}
 	if err := Create([]Device{disk}, plan, entries); err != nil {
 		b.Fatal(err)
@@ -476,7 +482,8 @@ func BenchmarkLoad(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			count := 0
-			if err := img.Replay(func(Entry) error { count++; return nil }); err != nil || count != n {
+			if err := img.Replay(func(Entry) error { count++; return nil }); err != nil ||
+				count != n {
 				b.Fatal(err, count)
 			}
 		}
@@ -499,7 +506,8 @@ func TestRecordOnOneMirror(t *testing.T) {
 		tx := w.tx(3)
 		w.must(w.c.Commit(tx))
 		for _, op := range w.c.Ops() {
-			if m := &w.c.ms[only]; op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom {
+			if m := &w.c.ms[only]; op.Offset >= m.start && op.Offset < m.start+2*m.slot+
+				int64(len(m.slots))*m.atom {
 				w.disks[0].store(memWrite{op.Offset, op.Data}, nil)
 			}
 		}
@@ -539,7 +547,8 @@ func TestLastSuperblockOfSpareDevice(t *testing.T) {
 	m := &w.c.ms[1]
 	w.fail = func(op Op) bool {
 		touched = touched || op.Device == 1 && op.Offset == 0 && !op.Read
-		return bad(op) || op.Device == 0 && op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom
+		return bad(op) || op.Device == 0 && op.Offset >= m.start && op.Offset < m.start+2*m.slot+
+			int64(len(m.slots))*m.atom
 	}
 	w.commit()
 	w.settle()

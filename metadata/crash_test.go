@@ -90,7 +90,8 @@ func (w *world) tx(n int) []Entry {
 		case k < 8:
 			e.State = StatePending
 		default:
-			e = Entry{Time: e.Time, Cause: e.Cause, Spare: 2*units + uint32(w.r.IntN(20)), Count: 1 + uint32(w.r.IntN(3)), State: StateRetired + State(w.r.IntN(3))}
+			e = Entry{Time: e.Time, Cause: e.Cause, Spare: 2*units + uint32(w.r.IntN(20)),
+				Count: 1 + uint32(w.r.IntN(3)), State: StateRetired + State(w.r.IntN(3))}
 		}
 		out[i] = e
 	}
@@ -133,7 +134,8 @@ func (w *world) start() {
 	if w.live, err = img.Table(); err != nil {
 		w.t.Fatal("table:", err)
 	}
-	w.c, err = NewCommitter(img, w.live, Options{Session: w.r.Uint64(), CheckpointChunk: PageSize * (1 + w.r.IntN(4))})
+	w.c, err = NewCommitter(img, w.live, Options{Session: w.r.Uint64(),
+		CheckpointChunk: PageSize * (1 + w.r.IntN(4))})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -238,7 +240,10 @@ func (w *world) finish() {
 }
 
 func (w *world) superblock(op Op) bool {
-	return slices.ContainsFunc(w.c.sb.places, func(p sbPlace) bool { return p.device == op.Device && p.offset == op.Offset })
+	return slices.ContainsFunc(w.c.sb.places, func(p sbPlace) bool {
+		return p.device == op.Device &&
+			p.offset == op.Offset
+	})
 }
 
 // step does one random thing.
@@ -351,7 +356,8 @@ func (w *world) find(disks []*memDisk, what string) []Entry {
 	if w.allowed(func(a []Entry) bool { return slices.Equal(a, have) }) {
 		return have
 	}
-	w.t.Fatalf("%s: found position %s, and a table that is none of those it may be: %s\n%+v", what, img.Position(),
+	w.t.Fatalf("%s: found position %s, and a table that is none of those it may be: %s\n%+v", what,
+		img.Position(),
 		diff(listed(w.table(w.base)), have), w.c.Status())
 	return nil
 }
@@ -429,7 +435,11 @@ func (w *world) eachCut(most int, n *int, f func(disks []*memDisk, what string))
 			}
 			half := len(op.Data) / sector / 2
 			fate := combo >> (2 * i) & 3
-			disks[op.Device].store(memWrite{op.Offset, op.Data}, func(s int) bool { return fate == 1 || fate == 2 && s < half || fate == 3 && s >= half })
+			disks[op.Device].store(memWrite{op.Offset, op.Data},
+				func(s int) bool {
+					return fate == 1 || fate == 2 && s < half || fate == 3 &&
+						s >= half
+				})
 		}
 		f(disks, fmt.Sprintf("cut %d, combination %#x", *n, combo))
 	}
@@ -486,11 +496,13 @@ func (w *world) check(worst Severity) {
 }
 
 func smallParams(blockSize, physical int) PlanParams {
-	return PlanParams{BackingSize: 16 << 20, BlockSize: blockSize, PhysicalBlockSize: physical, SpareBytes: 1 << 20}
+	return PlanParams{BackingSize: 16 << 20, BlockSize: blockSize, PhysicalBlockSize: physical,
+		SpareBytes: 1 << 20}
 }
 
 func pairParams(blockSize int) PlanParams {
-	return PlanParams{BackingSize: 16 << 20, BlockSize: blockSize, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20}
+	return PlanParams{BackingSize: 16 << 20, BlockSize: blockSize, SpareBytes: 1 << 20,
+		SpareDeviceSize: 8 << 20}
 }
 
 var worlds = []struct {
@@ -577,7 +589,8 @@ func TestFaultsAndCuts(t *testing.T) {
 				w.fail = func(op Op) bool {
 					for i := range w.c.ms {
 						m := &w.c.ms[i]
-						if m.device == op.Device && op.Offset >= m.start && op.Offset < m.start+2*m.slot+w.plan.sb.LogBytes {
+						if m.device == op.Device && op.Offset >= m.start && op.Offset < m.start+
+							2*m.slot+w.plan.sb.LogBytes {
 							return dead[i] || w.r.IntN(100) < rate
 						}
 					}

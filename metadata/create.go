@@ -24,7 +24,8 @@ type BadPlace struct {
 // String is the place for people.
 func (p BadPlace) String() string {
 	if p.Moved != 0 {
-		return fmt.Sprintf("%s cannot be written at %d: %v; it is at %d instead", p.What, p.Offset, p.Err, p.Moved)
+		return fmt.Sprintf("%s cannot be written at %d: %v; it is at %d instead", p.What, p.Offset,
+			p.Err, p.Moved)
 	}
 	return fmt.Sprintf("%s cannot be written at %d: %v", p.What, p.Offset, p.Err)
 }
@@ -64,18 +65,21 @@ func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
 	sb := plan.sb.clone()
 	if len(devs) != len(sb.Devices) {
-		return nil, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))
+		return nil, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices),
+			len(devs))
 	}
 	for i, d := range devs {
 		if d.Size() != sb.Devices[i].Size {
-			return nil, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i), sb.Devices[i].Size, d.Size())
+			return nil, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i),
+				sb.Devices[i].Size, d.Size())
 		}
 	}
 	t, err := firstTable(plan, initial)
 	if err != nil {
 		return nil, err
 	}
-	c := creator{devs: devs, sb: sb, known: plan.bad, page: AlignedBytes(PageSize), back: AlignedBytes(PageSize)}
+	c := creator{devs: devs, sb: sb, known: plan.bad, page: AlignedBytes(PageSize),
+		back: AlignedBytes(PageSize)}
 	// Whatever set was here is gone before anything of it is overwritten: a
 	// cut must not leave its superblock above the new set's pages.
 	if err := c.clear(); err != nil {
@@ -111,7 +115,8 @@ func firstTable(plan *Layout, initial []Entry) (*Table, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
 	}
 	if n := t.Counts().Entries; n > plan.TableCapacity() {
-		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n, plan.TableCapacity())
+		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry, n,
+			plan.TableCapacity())
 	}
 	return t, nil
 }
@@ -144,9 +149,11 @@ func (c *creator) clear() error {
 			clear(c.page)
 			if _, err := d.WriteAt(c.page, off); err == nil {
 				continue
-			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil && le.Uint64(c.back) == magicSuperblock {
+			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil &&
+				le.Uint64(c.back) == magicSuperblock {
 				// It could be taken for one of the new set's, or of a set.
-				return fmt.Errorf("%w: the superblock of an older set at %d of %s cannot be cleared: %w", ErrBadPlaces, off, nameOf(d, i), err)
+				return fmt.Errorf("%w: the superblock of an older set at %d of %s cannot be "+
+					"cleared: %w", ErrBadPlaces, off, nameOf(d, i), err)
 			}
 			// Whether the place is bad shows when the new one is written there.
 		}
@@ -169,7 +176,8 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 		}
 		err := write()
 		if err != nil {
-			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata", Err: err}
+			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata",
+				Err: err}
 			// Until the superblocks name it nobody looks there.
 			for _, start := range c.sb.placesFor(r, m.device) {
 				m.start = start
@@ -189,7 +197,8 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 		}
 	}
 	if whole == 0 {
-		return fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w", ErrBadPlaces, last)
+		return fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w",
+			ErrBadPlaces, last)
 	}
 	return nil
 }
@@ -215,7 +224,8 @@ func (c *creator) superblocks() error {
 			}
 			if err != nil {
 				last = err
-				c.bad = append(c.bad, BadPlace{Device: i, Offset: off, What: "a superblock", Err: err})
+				c.bad = append(c.bad, BadPlace{Device: i, Offset: off, What: "a superblock",
+					Err: err})
 				continue
 			}
 			good = append(good, off)
@@ -225,7 +235,8 @@ func (c *creator) superblocks() error {
 			for _, off := range good {
 				_, _ = d.WriteAt(c.page, off) // no half a set, if it can be helped
 			}
-			err := fmt.Errorf("%w: %s must have %d superblocks, and %d of its places for them are good: %w", ErrBadPlaces, nameOf(d, i), need, len(good), last)
+			err := fmt.Errorf("%w: %s must have %d superblocks, and %d of its places for them "+
+				"are good: %w", ErrBadPlaces, nameOf(d, i), need, len(good), last)
 			return errors.Join(err, d.Sync())
 		}
 	}
@@ -248,7 +259,8 @@ func writeFirst(d Device, plan *Layout, m *mirrorAt, t *Table) error {
 	set := &plan.sb.UUID
 	buf := AlignedBytes(1 << 20)
 	var w pageWriter
-	w.begin(&plan.sb.UUID, &plan.lim, t, checkpointID{epoch: creation.Epoch, generation: 1}, m.pages())
+	w.begin(&plan.sb.UUID, &plan.lim, t, checkpointID{epoch: creation.Epoch, generation: 1},
+		m.pages())
 	for !w.finished() {
 		first := w.pages
 		n, err := w.fill(buf)

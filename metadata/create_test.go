@@ -71,12 +71,26 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 		{"all superblocks", plan, func(d []*memDisk) { all(d[0], copies...) }, -1, 0},
 		{"a header of A", plan, func(d []*memDisk) { all(d[0], at[0].headerOffset(0)) }, 1, 0},
 		{"a page of A", plan, func(d []*memDisk) { all(d[0], at[0].pageOffset(0, 0)) }, 1, 0},
-		{"a page of B takes no writes", plan, func(d []*memDisk) { d[0].bad(at[1].pageOffset(0, 0), true, false) }, 1, 0},
-		{"a page of B does not read", plan, func(d []*memDisk) { d[0].bad(at[1].pageOffset(0, 0), false, true) }, 1, 0},
-		{"the other header of B", plan, func(d []*memDisk) { all(d[0], at[1].headerOffset(1)) }, 1, 0},
-		{"a page in the other slot of B", plan, func(d []*memDisk) { all(d[0], at[1].pageOffset(1, 0)) }, 0, 0},
-		{"log atoms of either mirror", plan, func(d []*memDisk) { all(d[0], at[0].logOffset(0), at[0].logOffset(1), at[1].logOffset(0)) }, 0, 0},
-		{"both mirrors, where planned", plan, func(d []*memDisk) { all(d[0], at[0].headerOffset(0), at[1].headerOffset(0)) }, 2, 0},
+		{"a page of B takes no writes", plan, func(d []*memDisk) {
+			d[0].bad(at[1].pageOffset(0, 0),
+				true, false)
+		}, 1, 0},
+		{"a page of B does not read", plan, func(d []*memDisk) {
+			d[0].bad(at[1].pageOffset(0, 0),
+				false, true)
+		}, 1, 0},
+		{"the other header of B", plan, func(d []*memDisk) { all(d[0], at[1].headerOffset(1)) }, 1,
+			0},
+		{"a page in the other slot of B", plan,
+			func(d []*memDisk) { all(d[0], at[1].pageOffset(1, 0)) }, 0, 0},
+		{"log atoms of either mirror", plan, func(d []*memDisk) {
+			all(d[0], at[0].logOffset(0),
+				at[0].logOffset(1), at[1].logOffset(0))
+		}, 0, 0},
+		{"both mirrors, where planned", plan, func(d []*memDisk) {
+			all(d[0], at[0].headerOffset(0),
+				at[1].headerOffset(0))
+		}, 2, 0},
 		{"every place in the head", plan, func(d []*memDisk) {
 			for _, off := range places(plan, 0) {
 				if off < plan.sb.HeadBytes {
@@ -93,12 +107,17 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 		}, 1, 1},
 		{"every place", plan, func(d []*memDisk) { all(d[0], places(plan, 0)...) }, -1, 0},
 		{"pair: byte 0 of the backing", pair, func(d []*memDisk) { all(d[0], 0) }, 1, 0},
-		{"pair: byte 0 and 64 KiB of the backing", pair, func(d []*memDisk) { all(d[0], 0, SuperblockStride) }, -1, 0},
+		{"pair: byte 0 and 64 KiB of the backing", pair,
+			func(d []*memDisk) { all(d[0], 0, SuperblockStride) }, -1, 0},
 		{"pair: byte 0 of the spare device", pair, func(d []*memDisk) { all(d[1], 0) }, 1, 0},
-		{"pair: no superblock of the spare device", pair, func(d []*memDisk) { all(d[1], pair.sb.copies(1)...) }, -1, 0},
-		{"pair: the spare device's mirror", pair, func(d []*memDisk) { all(d[1], pair.mirrorsAt()[2].headerOffset(0)) }, 1, 0},
-		{"pair: every place on the spare device", pair, func(d []*memDisk) { all(d[1], places(pair, 1)...) }, 1, 1},
-		{"pair: every place on the backing", pair, func(d []*memDisk) { all(d[0], places(pair, 0)...) }, -1, 0},
+		{"pair: no superblock of the spare device", pair,
+			func(d []*memDisk) { all(d[1], pair.sb.copies(1)...) }, -1, 0},
+		{"pair: the spare device's mirror", pair,
+			func(d []*memDisk) { all(d[1], pair.mirrorsAt()[2].headerOffset(0)) }, 1, 0},
+		{"pair: every place on the spare device", pair,
+			func(d []*memDisk) { all(d[1], places(pair, 1)...) }, 1, 1},
+		{"pair: every place on the backing", pair,
+			func(d []*memDisk) { all(d[0], places(pair, 0)...) }, -1, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := &world{t: t, r: seeded(t, 81), plan: tc.plan}
@@ -109,7 +128,8 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			w.base = w.tx(20)
 			bad, err := CreateAround(devices(w.disks), tc.plan, w.base)
 			if tc.bad < 0 {
-				if !errors.Is(err, ErrBadPlaces) || !errors.Is(err, errMedium) || strings.Contains(err.Error(), "\n") {
+				if !errors.Is(err, ErrBadPlaces) || !errors.Is(err, errMedium) ||
+					strings.Contains(err.Error(), "\n") {
 					t.Fatalf("created: %v", err)
 				}
 				if _, err := Load(devices(w.disks)); err == nil {
@@ -206,7 +226,11 @@ func TestCreateOverBadSuperblock(t *testing.T) {
 		if err != nil || img.Layout().Superblock().Name != "new" {
 			t.Errorf("an old superblock came back at %d: %v", off, err)
 		}
-		if r, err := Check([]Device{d}); err != nil || r.Worst() != SeverityWarning || !slices.ContainsFunc(r.Problems, func(p Problem) bool { return strings.Contains(p.What, "belongs to set") }) {
+		if r, err := Check([]Device{d}); err != nil || r.Worst() != SeverityWarning ||
+			!slices.ContainsFunc(r.Problems, func(p Problem) bool {
+				return strings.Contains(p.What,
+					"belongs to set")
+			}) {
 			t.Errorf("check: %v\n%s", err, r.String())
 		}
 	}

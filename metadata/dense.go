@@ -2,11 +2,11 @@ package metadata
 
 import "math"
 
-// A set whose table had become larger than a checkpoint could not be opened any more: its log was full,
-// and nothing could free it. Nothing lets a table grow so large now. A set that is so already is
-// opened all the same: its table is stated in fewer entries, that say the same, or, if these are
-// still too many, call more blocks pending than are. That is safe: a pending block is read as any other,
-// and written to a spare unit.
+// A set whose table had become larger than a checkpoint could not be opened any more: its
+// log was full, and nothing could free it. Nothing lets a table grow so large now. A set
+// that is so already is opened all the same: its table is stated in fewer entries, that say
+// the same, or, if these are still too many, call more blocks pending than are. That is
+// safe: a pending block is read as any other, and written to a spare unit.
 
 // Density says how a table is stated; 0 is as it is, of which a change costs the least.
 type Density uint8
@@ -29,7 +29,8 @@ func DensityFor(l *Layout, at func(Density) Source) Density {
 	return densest
 }
 
-// CountEntries returns how many entries a checkpoint of a table has: it asks as one that is written.
+// CountEntries returns how many entries a checkpoint of a table has: it asks as one that is
+// written.
 func CountEntries(src Source) (n uint64) {
 	var page [2 * entriesPerPage]Entry
 	have := 0
@@ -46,11 +47,12 @@ func CountEntries(src Source) (n uint64) {
 	return n
 }
 
-// Condense makes fewer entries of those that one call of a Source gave, which come in the order of
-// their units, and returns how many. At density 1 they say the same: a run of pending units some of
-// which are mapped or lost by now is one entry for the whole run, and after it those of
-// each such unit, which say what holds. Beyond that the run also takes what lies between, if it is no more than
-// some units, and blocks of units that are mapped in part.
+// Condense makes fewer entries of those that one call of a Source gave, which come in the
+// order of their units, and returns how many. At density 1 they say the same: a run of
+// pending units some of which are mapped or lost by now is one entry for the whole run, and
+// after it those of each such unit, which say what holds. Beyond that the run also takes
+// what lies between, if it is no more than some units, and blocks of units that are mapped
+// in part.
 func Condense(list []Entry, d Density) int {
 	if d == 0 {
 		return len(list)
@@ -83,9 +85,11 @@ func Condense(list []Entry, d Density) int {
 					cover, n = -1, 1
 					break
 				}
-				// They are part of the run if that goes on behind them, or if it says what is pending.
+				// They are part of the run if that goes on behind them, or if it says what
+				// is pending.
 				end, other = max(end, e.Unit+uint64(e.Count)), other|placed|pending
-				if whole := end - c.Unit; pending != 0 && pending == left && whole <= math.MaxUint32 {
+				if whole := end - c.Unit; pending != 0 && pending == left &&
+					whole <= math.MaxUint32 {
 					c.Count = uint32(whole)
 					out += copy(list[out:], list[i:i+n-1])
 					i += n
@@ -102,11 +106,13 @@ func Condense(list []Entry, d Density) int {
 	return out
 }
 
-// sameUnits returns how many entries, from the first one on, are about the same units, up to the one that says what
-// is pending there; which blocks they say to be mapped or lost; and which pending.
+// sameUnits returns how many entries, from the first one on, are about the same units, up
+// to the one that says what is pending there; which blocks they say to be mapped or lost;
+// and which pending.
 func sameUnits(list []Entry) (n int, placed, pending uint8) {
 	for _, e := range list {
-		if e.Unit != list[0].Unit || e.Count != list[0].Count || e.State.OfSpare() || e.State == StateHome {
+		if e.Unit != list[0].Unit || e.Count != list[0].Count || e.State.OfSpare() ||
+			e.State == StateHome {
 			break
 		}
 		n++

@@ -5,10 +5,11 @@ import (
 	"testing"
 )
 
-// TestCondense: a table that is stated in fewer entries says the same; beyond density 1 it says besides that
-// blocks at home are pending which are not, and nothing else.
+// TestCondense: a table that is stated in fewer entries says the same; beyond density 1 it
+// says besides that blocks at home are pending which are not, and nothing else.
 func TestCondense(t *testing.T) {
-	plan, err := Plan(PlanParams{BackingSize: 64 << 20, BlockSize: 512, Name: "dense", SpareBytes: 1 << 20})
+	plan, err := Plan(PlanParams{BackingSize: 64 << 20, BlockSize: 512, Name: "dense",
+		SpareBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,15 +50,18 @@ func TestCondense(t *testing.T) {
 				for b := range 8 {
 					state, spare, pending := table.Block(u, b)
 					s, p, q := again.Block(u, b)
-					if s != state || p != spare || pending && !q || q && !pending && state != StateHome {
-						t.Fatalf("density %d: block %d of unit %d: %v %d %v, was %v %d %v", d, b, u, s, p, q, state, spare, pending)
+					if s != state || p != spare || pending && !q || q && !pending &&
+						state != StateHome {
+						t.Fatalf("density %d: block %d of unit %d: %v %d %v, was %v %d %v", d, b, u,
+							s, p, q, state, spare, pending)
 					}
 				}
 			}
 		}
 	}
 	for d := 1; d < len(saved); d++ {
-		// Runs are taken as they come, so a density may save a few entries less than the one before.
+		// Runs are taken as they come, so a density may save a few entries less than the
+		// one before.
 		if saved[d] == 0 || saved[d] < saved[d-1]-saved[d-1]/50 {
 			t.Errorf("entries saved by density: %v", saved)
 		}
@@ -69,7 +73,8 @@ func randomTable(t *testing.T, r *rand.Rand, plan *Layout) *Table {
 	spare := uint32(0)
 	masks := []uint8{0xff, 0xff, 3, 1, 2}
 	for range 1 + r.IntN(60) {
-		e := Entry{Unit: 600 + r.Uint64N(60), Count: 1, Mask: masks[r.IntN(len(masks))], Time: 1 + r.Uint32N(8)/7, Cause: CauseRead}
+		e := Entry{Unit: 600 + r.Uint64N(60), Count: 1, Mask: masks[r.IntN(len(masks))],
+			Time: 1 + r.Uint32N(8)/7, Cause: CauseRead}
 		switch r.IntN(6) {
 		case 0:
 			e.State, e.Count = StatePending, 1+r.Uint32N(30)
@@ -88,8 +93,8 @@ func randomTable(t *testing.T, r *rand.Rand, plan *Layout) *Table {
 	return table
 }
 
-// TestOverfullSets: sets whose table is larger than a checkpoint, as older versions let it grow, are
-// stated so that it fits.
+// TestOverfullSets: sets whose table is larger than a checkpoint, as older versions let it
+// grow, are stated so that it fits.
 func TestOverfullSets(t *testing.T) {
 	plan, err := Plan(PlanParams{BackingSize: 1 << 30, BlockSize: 512, Name: "overfull"})
 	if err != nil {
@@ -100,10 +105,12 @@ func TestOverfullSets(t *testing.T) {
 		"writes into a zone": func(apply func(Entry)) {
 			apply(Entry{Unit: 5000, Count: uint32(3 * n), Mask: 0xff, State: StatePending, Time: 1})
 			for i := range plan.SpareUnits() {
-				apply(Entry{Unit: 5000 + 2*i, Spare: uint32(i), Count: 1, Mask: 0xff, State: StateMapped, Time: 2})
+				apply(Entry{Unit: 5000 + 2*i, Spare: uint32(i), Count: 1, Mask: 0xff,
+					State: StateMapped, Time: 2})
 			}
 			for i := range n / 3 {
-				apply(Entry{Unit: 6000 + 3*n + 2*i, Count: 1, Mask: 1, State: StatePending, Time: 1})
+				apply(Entry{Unit: 6000 + 3*n + 2*i, Count: 1, Mask: 1, State: StatePending,
+					Time: 1})
 			}
 		},
 		"one of two blocks": func(apply func(Entry)) {
@@ -111,12 +118,14 @@ func TestOverfullSets(t *testing.T) {
 				apply(Entry{Unit: 5000 + 2*i, Count: 1, Mask: 3, State: StatePending, Time: 1})
 			}
 			for i := range min(n/3, plan.SpareUnits()) {
-				apply(Entry{Unit: 5000 + 2*i, Spare: uint32(i), Count: 1, Mask: 1, State: StateMapped, Time: 2})
+				apply(Entry{Unit: 5000 + 2*i, Spare: uint32(i), Count: 1, Mask: 1,
+					State: StateMapped, Time: 2})
 			}
 		},
 		"every other unit": func(apply func(Entry)) {
 			for i := range n + 1000 {
-				apply(Entry{Unit: 5000 + 2*i, Count: 1, Mask: 0xff, State: StatePending, Time: uint32(i)})
+				apply(Entry{Unit: 5000 + 2*i, Count: 1, Mask: 0xff, State: StatePending,
+					Time: uint32(i)})
 			}
 		},
 	} {
@@ -129,7 +138,8 @@ func TestOverfullSets(t *testing.T) {
 		before := CountEntries(table)
 		table.fit(plan)
 		if after := CountEntries(table); before <= n || after > n || table.dense == 0 {
-			t.Errorf("%s: %d entries, then %d of %d, density %d", name, before, after, n, table.dense)
+			t.Errorf("%s: %d entries, then %d of %d, density %d", name, before, after, n,
+				table.dense)
 		}
 	}
 }

@@ -36,14 +36,16 @@ func newMemDisk(size int64) *memDisk {
 }
 
 func (d *memDisk) clone() *memDisk {
-	return &memDisk{size: d.size, pages: maps.Clone(d.pages), pending: append([]memWrite(nil), d.pending...), failRead: maps.Clone(d.failRead)}
+	return &memDisk{size: d.size, pages: maps.Clone(d.pages), pending: append([]memWrite(nil),
+		d.pending...), failRead: maps.Clone(d.failRead)}
 }
 
 func (d *memDisk) Size() int64 { return d.size }
 
 // aligned panics on what a real device with direct I/O would refuse.
 func (d *memDisk) aligned(b []byte, off int64) {
-	if off%PageSize != 0 || len(b)%PageSize != 0 || len(b) == 0 || uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 || off < 0 || off+int64(len(b)) > d.size {
+	if off%PageSize != 0 || len(b)%PageSize != 0 || len(b) == 0 ||
+		uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 || off < 0 || off+int64(len(b)) > d.size {
 		panic(fmt.Sprintf("I/O of %d bytes at %d of %d, memory at %p", len(b), off, d.size, &b[0]))
 	}
 }

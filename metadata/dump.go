@@ -16,8 +16,8 @@ type DumpResult struct {
 	table       *Table // nil: none
 }
 
-// Each calls f with the fewest entries that state the table, in order, until f returns an error. They can be
-// millions, and are not in memory as such.
+// Each calls f with the fewest entries that state the table, in order, until f returns an
+// error. They can be millions, and are not in memory as such.
 func (d *DumpResult) Each(f func(Entry) error) error {
 	if d.table == nil {
 		return nil
@@ -35,8 +35,9 @@ func (d *DumpResult) Each(f func(Entry) error) error {
 	return nil
 }
 
-// WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of megabytes. Indent is that of each level.
-// No piece ends within a character. After an error of w the document stays open, so that nobody takes it for all.
+// WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of
+// megabytes. Indent is that of each level. No piece ends within a character. After an error
+// of w the document stays open, so that nobody takes it for all.
 func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	const end = "\n}"
@@ -178,12 +179,15 @@ func dump(devs []Device) (*DumpResult, error) {
 	buf := AlignedBytes(PageSize)
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		out := MirrorDump{Device: m.device, Start: m.start, Stale: m.stale, Checkpoints: []CheckpointDump{}, Records: []RecordDump{}}
+		out := MirrorDump{Device: m.device, Start: m.start, Stale: m.stale,
+			Checkpoints: []CheckpointDump{}, Records: []RecordDump{}}
 		for slot, h := range m.headers {
 			if h != nil {
 				out.Checkpoints = append(out.Checkpoints, CheckpointDump{
-					Slot: slot, Epoch: h.epoch, Generation: h.generation, Covers: h.covers.Position, Entries: h.entries,
-					Pages: h.pages, BadPages: img.badPages(m, slot, h), Used: loaded == nil && *h == img.checkpoint.header,
+					Slot: slot, Epoch: h.epoch, Generation: h.generation, Covers: h.covers.Position,
+					Entries: h.entries,
+					Pages:   h.pages, BadPages: img.badPages(m, slot, h), Used: loaded == nil &&
+						*h == img.checkpoint.header,
 				})
 			}
 		}
@@ -195,7 +199,8 @@ func dump(devs []Device) (*DumpResult, error) {
 			case slotDamaged:
 				out.Damaged++
 			case slotRecord:
-				r := RecordDump{Slot: j, Position: s.Position, Previous: s.prev.Position, Kind: s.kind.String(), Used: used[s.link], Entries: []Entry{}}
+				r := RecordDump{Slot: j, Position: s.Position, Previous: s.prev.Position,
+					Kind: s.kind.String(), Used: used[s.link], Entries: []Entry{}}
 				if _, err := img.devs[m.device].ReadAt(buf, m.logOffset(j)); err == nil {
 					if got, ok := decodeRecord(buf, &img.sb.UUID); ok && got.link == s.link {
 						for k := range int(s.count) {

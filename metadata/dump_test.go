@@ -17,7 +17,8 @@ func (p *pieces) Write(b []byte) (int, error) {
 	return p.Buffer.Write(b)
 }
 
-// TestDumpComesInPieces: a table of many entries is one valid document, and never in memory as a whole.
+// TestDumpComesInPieces: a table of many entries is one valid document, and never in memory
+// as a whole.
 func TestDumpComesInPieces(t *testing.T) {
 	const n = 5000
 	plan, err := Plan(PlanParams{BackingSize: 1 << 30, BlockSize: 4096, Name: "d"})
@@ -26,11 +27,13 @@ func TestDumpComesInPieces(t *testing.T) {
 	}
 	tab := NewTable(plan)
 	for i := range uint64(n) {
-		if err := tab.Apply(Entry{Unit: 2 * i, Count: 1, Mask: 1, State: StatePending, Cause: CauseRead, Time: 7}); err != nil {
+		if err := tab.Apply(Entry{Unit: 2 * i, Count: 1, Mask: 1, State: StatePending,
+			Cause: CauseRead, Time: 7}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}, Counts: tab.Counts(), table: tab}
+	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}, Counts: tab.Counts(),
+		table: tab}
 	var out pieces
 	if err := d.WriteJSON(&out, "  "); err != nil {
 		t.Fatal(err)
@@ -51,7 +54,8 @@ func TestDumpComesInPieces(t *testing.T) {
 	}
 	empty := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}, Error: "why"}
 	out.Reset()
-	if err := empty.WriteJSON(&out, " "); err != nil || json.Unmarshal(out.Bytes(), &back) != nil || back.Error != "why" {
+	if err := empty.WriteJSON(&out, " "); err != nil || json.Unmarshal(out.Bytes(), &back) != nil ||
+		back.Error != "why" {
 		t.Errorf("%v: %s", err, out.String())
 	}
 }

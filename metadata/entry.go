@@ -75,8 +75,9 @@ const (
 )
 
 var causeNames = [...]string{
-	CauseNone: "none", CauseWrite: "write", CauseRead: "read", CauseOperator: "operator", CauseImport: "import",
-	CauseScrub: "scrub", CauseRetest: "retest", CauseSpare: "spare", CauseUnknown: "unknown",
+	CauseNone: "none", CauseWrite: "write", CauseRead: "read", CauseOperator: "operator",
+	CauseImport: "import",
+	CauseScrub:  "scrub", CauseRetest: "retest", CauseSpare: "spare", CauseUnknown: "unknown",
 }
 
 // String returns the name that the command's JSON uses.
@@ -98,8 +99,9 @@ func (c Cause) Valid() bool { return int(c) < len(causeNames) }
 // For the states OfSpare it is a statement about the Count spare units from
 // Spare on.
 type Entry struct {
-	Unit  uint64 `json:"unit"`  // first unit, counted from the start of the exported device
-	Spare uint32 `json:"spare"` // first spare unit: an index over all spare regions; 0 where State has no use for it
+	Unit uint64 `json:"unit"` // first unit, counted from the start of the exported device
+	// first spare unit: an index over all spare regions; 0 where State has no use for it
+	Spare uint32 `json:"spare"`
 	Count uint32 `json:"count"` // units, at least 1
 	Time  uint32 `json:"time"`  // seconds since 1970
 	Mask  uint8  `json:"mask"`  // bit i: block i of the unit; a 4096-byte block is bit 0
@@ -119,7 +121,8 @@ func newStated(l *Layout) stated {
 
 func (s *stated) add(e *Entry) error {
 	if uint64(e.Count) > s.left {
-		return fmt.Errorf("%w: entries that are about the same units too many times, the last one of %d from %d on", ErrDamaged, e.Count, e.Unit)
+		return fmt.Errorf("%w: entries that are about the same units too many times, the last "+
+			"one of %d from %d on", ErrDamaged, e.Count, e.Unit)
 	}
 	s.left -= uint64(e.Count)
 	return nil

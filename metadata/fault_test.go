@@ -21,7 +21,8 @@ type place struct {
 func (w *world) metadataPlaces() (out []place) {
 	for d := range w.disks {
 		for _, off := range w.c.sb.now.copies(uint8(d)) {
-			out = append(out, place{fmt.Sprintf("superblock at %d of device %d", off, d), uint8(d), off, PageSize})
+			out = append(out, place{fmt.Sprintf("superblock at %d of device %d", off, d), uint8(d),
+				off, PageSize})
 		}
 	}
 	for i := range w.c.ms {
@@ -103,7 +104,8 @@ var spoilts = []spoilt{
 func (w *world) hit(p place, f spoilt) {
 	f.do(w.disks[p.device], p)
 	w.fail = func(op Op) bool {
-		if op.Device != p.device || op.Offset >= p.off+p.n || p.off >= op.Offset+int64(len(op.Data)) {
+		if op.Device != p.device || op.Offset >= p.off+p.n || p.off >= op.Offset+
+			int64(len(op.Data)) {
 			return false
 		}
 		if !f.writes {
@@ -117,7 +119,8 @@ func (w *world) hit(p place, f spoilt) {
 
 // healthy reports whether all mirrors are good.
 func (w *world) healthy() bool {
-	return !slices.ContainsFunc(w.c.Status().Mirrors, func(m MirrorStatus) bool { return m.State != MirrorGood })
+	return !slices.ContainsFunc(w.c.Status().Mirrors,
+		func(m MirrorStatus) bool { return m.State != MirrorGood })
 }
 
 // TestFaultsEverywhere spoils each structure of a set in each way, before a
@@ -147,7 +150,8 @@ func TestFaultsEverywhere(t *testing.T) {
 					if n++; n%stride != 0 {
 						continue
 					}
-					w := &world{t: t, r: base.r, plan: base.plan, disks: clones(base.disks), base: base.base, time: base.time}
+					w := &world{t: t, r: base.r, plan: base.plan, disks: clones(base.disks),
+						base: base.base, time: base.time}
 					superblock := slices.Contains(base.c.sb.now.copies(p.device), p.off)
 					was := false
 					look := func() {
@@ -193,7 +197,8 @@ func TestFaultsEverywhere(t *testing.T) {
 					}
 					if was {
 						degraded++
-					} else if !superblock && f.name == "unreadable and unwritable" && p.what[:4] != "free" && !live {
+					} else if !superblock && f.name == "unreadable and unwritable" &&
+						p.what[:4] != "free" && !live {
 						t.Errorf("%s: not a word", what)
 					}
 					w.find(w.disks, what+", in the end")
@@ -201,7 +206,8 @@ func TestFaultsEverywhere(t *testing.T) {
 					w.alone(1, what)
 					worst := SeverityInfo
 					if f.writes {
-						worst = SeverityWarning // a superblock has no other place; free slots are left
+						// a superblock has no other place; free slots are left
+						worst = SeverityWarning
 					}
 					w.check(worst)
 					w.fail = nil
@@ -296,9 +302,15 @@ func TestInformationGone(t *testing.T) {
 			return err
 		}
 		for name, do := range map[string]func(m *cmirror) (int64, int64){
-			"every log":    func(m *cmirror) (int64, int64) { return m.logOffset(0), m.atom * int64(len(m.slots)) },
-			"every slot":   func(m *cmirror) (int64, int64) { return m.start, 2 * m.slot },
-			"every mirror": func(m *cmirror) (int64, int64) { return m.start, 2*m.slot + m.atom*int64(len(m.slots)) },
+			"every log": func(m *cmirror) (int64, int64) {
+				return m.logOffset(0),
+					m.atom * int64(len(m.slots))
+			},
+			"every slot": func(m *cmirror) (int64, int64) { return m.start, 2 * m.slot },
+			"every mirror": func(m *cmirror) (int64, int64) {
+				return m.start,
+					2*m.slot + m.atom*int64(len(m.slots))
+			},
 		} {
 			if err := hit(do); !errors.Is(err, ErrDamaged) {
 				t.Errorf("%s: %s: %v", tc.name, name, err)

@@ -69,7 +69,8 @@ func (c *Committer) launch() {
 		return
 	}
 	epoch := c.phase == phaseEpoch
-	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() && (!c.beacon || c.suspended)) {
+	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() &&
+		(!c.beacon || c.suspended)) {
 		return
 	}
 	if c.paced() || !c.makeRoom() {
@@ -128,7 +129,8 @@ func (c *Committer) paced() bool {
 	}
 	for i := range c.ms {
 		m := &c.ms[i]
-		if m.takes() && m.ckFate == fatePending && m.ckSteps == m.ckPaced && len(m.slots)-m.used < len(m.slots)/8*3 {
+		if m.takes() && m.ckFate == fatePending && m.ckSteps == m.ckPaced &&
+			len(m.slots)-m.used < len(m.slots)/8*3 {
 			return true
 		}
 	}
@@ -394,7 +396,8 @@ func (c *Committer) advanceOpening() {
 			// The last run died with its log nearly full. No record may be
 			// written into the last free slots before there are others, or a
 			// few starts that die would use them up.
-			if m.takes() && m.used > len(m.slots)/4*3 && m.cover.Less(c.collected.Position) && m.forced == 0 {
+			if m.takes() && m.used > len(m.slots)/4*3 && m.cover.Less(c.collected.Position) &&
+				m.forced == 0 {
 				m.forced++
 				c.phase = phaseCheckpoint
 			}

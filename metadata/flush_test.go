@@ -34,7 +34,8 @@ func (w *world) carry(answer rule) (results []Result) {
 
 func (w *world) ofMirror(op Op, i int) bool {
 	m := &w.c.ms[i]
-	return op.Device == m.device && op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom
+	return op.Device == m.device && op.Offset >= m.start && op.Offset < m.start+2*m.slot+
+		int64(len(m.slots))*m.atom
 }
 
 func well(Op) error { return nil }
@@ -42,12 +43,14 @@ func well(Op) error { return nil }
 // errUnflushed is what a driver says of a write whose flush failed.
 var errUnflushed = fmt.Errorf("/dev/sdx: %w: %w", ErrFlush, errMedium)
 
-// TestRecordWhoseFlushFails: the record is written once more, and what failed is nothing to the place.
+// TestRecordWhoseFlushFails: the record is written once more, and what failed is nothing to
+// the place.
 func TestRecordWhoseFlushFails(t *testing.T) {
 	w := single(t, pairParams(512))
 	for n := 1; n < recordTries; n++ {
 		left := n
-		ticket := w.must(w.c.Commit([]Entry{{Unit: uint64(n), Spare: uint32(n), Count: 1, Mask: 1, State: StateMapped}}))
+		ticket := w.must(w.c.Commit([]Entry{{Unit: uint64(n), Spare: uint32(n), Count: 1, Mask: 1,
+			State: StateMapped}}))
 		got := w.carry(func(op Op) error {
 			if !op.Read && w.ofMirror(op, 0) && left > 0 {
 				left--
@@ -69,12 +72,14 @@ func TestRecordWhoseFlushFails(t *testing.T) {
 	}
 }
 
-// TestMirrorWhoseFlushesFail: it misses records, and says so; its place is not blamed, and it is not moved.
+// TestMirrorWhoseFlushesFail: it misses records, and says so; its place is not blamed, and
+// it is not moved.
 func TestMirrorWhoseFlushesFail(t *testing.T) {
 	w := single(t, pairParams(512))
 	start := w.c.ms[1].start
 	for n := range uint64(3 * moveAfter) {
-		ticket := w.must(w.c.Commit([]Entry{{Unit: n, Spare: uint32(n), Count: 1, Mask: 1, State: StateMapped}}))
+		ticket := w.must(w.c.Commit([]Entry{{Unit: n, Spare: uint32(n), Count: 1, Mask: 1,
+			State: StateMapped}}))
 		got := w.carry(func(op Op) error {
 			if !op.Read && w.ofMirror(op, 1) {
 				return errUnflushed
@@ -93,7 +98,8 @@ func TestMirrorWhoseFlushesFail(t *testing.T) {
 		w.carry(well)
 	}
 	if m := w.c.ms[1]; len(w.c.sites) > 0 || m.start != start || m.state != MirrorGood {
-		t.Errorf("places are blamed for flushes: %+v; the mirror is %s at %d, was at %d", w.c.sites, m.state, m.start, start)
+		t.Errorf("places are blamed for flushes: %+v; the mirror is %s at %d, was at %d", w.c.sites,
+			m.state, m.start, start)
 	}
 	w.check(SeverityInfo)
 }
@@ -101,7 +107,8 @@ func TestMirrorWhoseFlushesFail(t *testing.T) {
 // TestNoFlushGoesWell: then no outcome is known, as with any other failure.
 func TestNoFlushGoesWell(t *testing.T) {
 	w := single(t, smallParams(512, 0))
-	ticket := w.must(w.c.Commit([]Entry{{Unit: 7, Spare: 7, Count: 1, Mask: 1, State: StateMapped}}))
+	ticket := w.must(w.c.Commit([]Entry{{Unit: 7, Spare: 7, Count: 1, Mask: 1,
+		State: StateMapped}}))
 	got := w.carry(func(op Op) error {
 		if op.Read {
 			return nil
@@ -131,8 +138,9 @@ type unflushed struct{ *memDisk }
 
 func (unflushed) Sync() error { return errMedium }
 
-// TestEpochNeedsTheSpareDevice: if the spare device does not take the new epoch the backing's superblocks
-// stay as they are, or the spare device would look as if it had been absent.
+// TestEpochNeedsTheSpareDevice: if the spare device does not take the new epoch the
+// backing's superblocks stay as they are, or the spare device would look as if it had been
+// absent.
 func TestEpochNeedsTheSpareDevice(t *testing.T) {
 	plan, err := Plan(pairParamsNamed())
 	if err != nil {
@@ -155,7 +163,8 @@ func TestEpochNeedsTheSpareDevice(t *testing.T) {
 			t.Fatalf("%v: the start is %v", cause, got)
 		}
 		if after, err := Probe(w.disks[0]); err != nil || after.Epoch != before.Epoch {
-			t.Errorf("%v: the backing is of epoch %d, was of %d (%v)", cause, after.Epoch, before.Epoch, err)
+			t.Errorf("%v: the backing is of epoch %d, was of %d (%v)", cause, after.Epoch,
+				before.Epoch, err)
 		}
 		w.find(w.disks, "a start that the spare device refused")
 		w.open()
@@ -165,10 +174,11 @@ func TestEpochNeedsTheSpareDevice(t *testing.T) {
 	}
 }
 
-// TestCheckpointIsReadBackWhole: a checkpoint of which any page takes writes and does not read does not count on
-// that mirror, whose log stays.
+// TestCheckpointIsReadBackWhole: a checkpoint of which any page takes writes and does not
+// read does not count on that mirror, whose log stays.
 func TestCheckpointIsReadBackWhole(t *testing.T) {
-	pages := uint32(4)                             // of what is committed below, and of what a world begins with
+	// of what is committed below, and of what a world begins with
+	pages := uint32(4)
 	for page := uint32(0); page <= pages; page++ { // 0: the header
 		w := single(t, PlanParams{BackingSize: 64 << 20, BlockSize: 512, SpareBytes: 4 << 20})
 		for n := range uint64(3 * MaxEntries) { // several pages of them
@@ -185,7 +195,8 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 			if page > 0 {
 				bad = m.pageOffset(m.ckSlot, page-1)
 			}
-			if op.Read && op.Device == m.device && op.Offset <= bad && bad < op.Offset+int64(len(op.Data)) {
+			if op.Read && op.Device == m.device && op.Offset <= bad &&
+				bad < op.Offset+int64(len(op.Data)) {
 				return errMedium
 			}
 			return nil
@@ -193,11 +204,13 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 		if !slices.Equal(got, []Result{{ticket, OutcomeDurable}}) {
 			t.Fatalf("page %d: %v", page, got)
 		}
-		if m := &w.c.ms[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) || m.used < before {
+		if m := &w.c.ms[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) ||
+			m.used < before {
 			t.Errorf("page %d of %d does not read, and the mirror's log is let go: it covers %v of %v", page, w.c.ck.made.pages, m.cover, w.c.durable.Position)
 		}
 		if m := &w.c.ms[0]; m.cover != w.c.durable.Position || m.used != 0 {
-			t.Errorf("page %d: the other mirror covers %v of %v", page, m.cover, w.c.durable.Position)
+			t.Errorf("page %d: the other mirror covers %v of %v", page, m.cover,
+				w.c.durable.Position)
 		}
 		if w.c.ck.made.pages != pages {
 			t.Fatalf("the checkpoint has %d pages", w.c.ck.made.pages)

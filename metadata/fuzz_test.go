@@ -10,11 +10,13 @@ import (
 )
 
 var sentinels = []error{
-	ErrNotFound, ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrReadOnly, ErrTooSmall, ErrGeometry, ErrInvalidEntry,
+	ErrNotFound, ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrReadOnly, ErrTooSmall,
+	ErrGeometry, ErrInvalidEntry,
 }
 
 func sentinel(t *testing.T, what string, err error) {
-	if err != nil && !slices.ContainsFunc(sentinels, func(s error) bool { return errors.Is(err, s) }) {
+	if err != nil && !slices.ContainsFunc(sentinels,
+		func(s error) bool { return errors.Is(err, s) }) {
 		t.Fatalf("%s: not a sentinel: %v", what, err)
 	}
 }
@@ -61,15 +63,18 @@ func FuzzSuperblock(f *testing.F) {
 			return
 		}
 		for _, block := range []uint64{0, l.HeadBlocks() - 1, l.HeadBlocks(), l.Blocks() - 1} {
-			if dev, off := l.HomeOf(block); off < 0 || off+int64(l.BlockSize()) > l.Devices()[dev].Size {
+			if dev, off := l.HomeOf(block); off < 0 ||
+				off+int64(l.BlockSize()) > l.Devices()[dev].Size {
 				t.Fatalf("block %d at %d of device %d", block, off, dev)
 			}
 		}
-		if dev, off := l.SpareOf(uint32(l.SpareUnits() - 1)); off < 0 || off+UnitSize > l.Devices()[dev].Size {
+		if dev, off := l.SpareOf(uint32(l.SpareUnits() - 1)); off < 0 ||
+			off+UnitSize > l.Devices()[dev].Size {
 			t.Fatalf("last spare unit at %d of device %d", off, dev)
 		}
 		for _, m := range l.mirrorsAt() {
-			if off := m.logOffset(m.atoms - 1); off < 0 || off+m.atom > l.Devices()[m.device].Size || m.pageOffset(1, m.pages()-1) < 0 {
+			if off := m.logOffset(m.atoms - 1); off < 0 ||
+				off+m.atom > l.Devices()[m.device].Size || m.pageOffset(1, m.pages()-1) < 0 {
 				t.Fatalf("%+v", m)
 			}
 		}
@@ -109,7 +114,8 @@ func FuzzRecord(f *testing.F) {
 func FuzzCheckpointPage(f *testing.F) {
 	set := uuid.NewSHA1(uuid.NameSpaceOID, []byte("fuzz"))
 	b := make([]byte, PageSize)
-	encodePage(b, &set, checkpointID{2, 3}, 4, []Entry{{Unit: 1, Count: 1, Mask: 1, State: StateLost}})
+	encodePage(b, &set, checkpointID{2, 3}, 4,
+		[]Entry{{Unit: 1, Count: 1, Mask: 1, State: StateLost}})
 	f.Add(b, true)
 	h := header{checkpointID: checkpointID{2, 3}, covers: creation, pages: 1, entries: 1}
 	h.encode(b, &set)
@@ -127,7 +133,8 @@ func FuzzCheckpointPage(f *testing.F) {
 				}
 			}
 		}
-		if h, ok := decodeHeader(page(data, headerMagic), &set); ok && h.entries > uint64(h.pages)*entriesPerPage {
+		if h, ok := decodeHeader(page(data, headerMagic), &set); ok &&
+			h.entries > uint64(h.pages)*entriesPerPage {
 			t.Fatalf("%+v", h)
 		}
 	})

@@ -28,15 +28,19 @@ var golden = []struct {
 	two  bool // of before compatThird: the first start adds superblocks
 }{
 	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false},
-	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, true},
-	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, false},
-	{"v4-pair-512-tail", PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512, SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false},
+	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
+		SpareDeviceSize: 8 << 20, KeepTail: true}, true},
+	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
+		SpareDeviceSize: 8 << 20, KeepTail: true}, false},
+	{"v4-pair-512-tail", PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512,
+		SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false},
 }
 
 func planGolden(t *testing.T, name string, p PlanParams) *Layout {
 	p.Name, p.Created = name, 1_700_000_000
 	p.UUID = uuid.NewSHA1(uuid.NameSpaceOID, []byte(name))
-	p.DeviceUUIDs = [2]uuid.UUID{uuid.NewSHA1(p.UUID, []byte("backing")), uuid.NewSHA1(p.UUID, []byte("spare"))}
+	p.DeviceUUIDs = [2]uuid.UUID{uuid.NewSHA1(p.UUID, []byte("backing")),
+		uuid.NewSHA1(p.UUID, []byte("spare"))}
 	plan, err := Plan(p)
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +69,9 @@ func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 		disks = append(disks, newMemDisk(d.Size))
 	}
 	time := plan.sb.Created
-	if err := Create(devices(disks), plan, []Entry{{Unit: 3, Spare: 0, Count: 2, Mask: 1, State: StateMapped, Cause: CauseImport, Time: time}}); err != nil {
+	if err := Create(devices(disks), plan,
+		[]Entry{{Unit: 3, Spare: 0, Count: 2, Mask: 1, State: StateMapped, Cause: CauseImport,
+			Time: time}}); err != nil {
 		t.Fatal(err)
 	}
 	for session := range uint64(2) {
@@ -82,7 +88,8 @@ func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 			t.Fatal(err)
 		}
 		run := func() {
-			if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
+			if rs := RunOps(c, devices(disks), nil); len(rs) != 1 ||
+				rs[0].Outcome != OutcomeDurable {
 				t.Fatal(rs)
 			}
 		}
@@ -107,7 +114,8 @@ func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 		run()
 		base := 100 * uint64(session+1)
 		for i := range uint64(5) {
-			commit(Entry{Unit: base + 2*i, Spare: uint32(10*(session+1) + i), Count: 1, Mask: 1, State: StateMapped, Cause: CauseWrite})
+			commit(Entry{Unit: base + 2*i, Spare: uint32(10*(session+1) + i), Count: 1, Mask: 1,
+				State: StateMapped, Cause: CauseWrite})
 		}
 		commit(
 			Entry{Spare: 8, Count: 2, State: StateRetired, Cause: CauseSpare},
@@ -121,7 +129,8 @@ func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 		}
 		// A commit that no mirror takes, though one of them has it.
 		time++
-		if _, err := c.Commit([]Entry{{Unit: base + 30, Spare: 30, Count: 1, Mask: 1, State: StateMapped, Cause: CauseWrite, Time: time}}); err != nil {
+		if _, err := c.Commit([]Entry{{Unit: base + 30, Spare: 30, Count: 1, Mask: 1,
+			State: StateMapped, Cause: CauseWrite, Time: time}}); err != nil {
 			t.Fatal(err)
 		}
 		for ops := c.Ops(); len(ops) > 0; ops = c.Ops() {
@@ -219,7 +228,8 @@ func TestGolden(t *testing.T) {
 	for _, g := range golden {
 		t.Run(g.name, func(t *testing.T) {
 			dump := filepath.Join("testdata", g.name+".json")
-			if _, err := os.Stat(goldenFile(g.name, 0)); *writeGolden && errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat(goldenFile(g.name, 0)); *writeGolden &&
+				errors.Is(err, fs.ErrNotExist) {
 				disks := makeGolden(t, planGolden(t, g.name, g.p))
 				for i, d := range disks {
 					var b bytes.Buffer
@@ -242,7 +252,8 @@ func TestGolden(t *testing.T) {
 			if got := dumped(t, disks); !bytes.Equal(got, want) {
 				t.Errorf("the dump differs from %s:\n%s", dump, got)
 			}
-			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {
+			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning ||
+				!r.OK() {
 				t.Errorf("check: %v\n%s", err, r.String())
 			}
 			if g.two {

@@ -80,7 +80,8 @@ func (img *Image) replay(f func(Entry) error) error {
 	case broken != nil:
 		return broken
 	case err != nil: // all pages were there
-		return fmt.Errorf("%w: checkpoint %d.%d can no longer be read, a moment ago it could; try again", ErrPath, img.checkpoint.epoch, img.checkpoint.generation)
+		return fmt.Errorf("%w: checkpoint %d.%d can no longer be read, a moment ago it could; "+
+			"try again", ErrPath, img.checkpoint.epoch, img.checkpoint.generation)
 	}
 	buf := AlignedBytes(PageSize)
 	for i := range img.chain {
@@ -109,7 +110,8 @@ func (img *Image) readRecord(rec *record, b []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: record %s can no longer be read, a moment ago it could; try again", ErrPath, rec.Position)
+	return fmt.Errorf("%w: record %s can no longer be read, a moment ago it could; try again",
+		ErrPath, rec.Position)
 }
 
 // Table replays into a table and validates it: ErrDamaged if two units own one

@@ -106,7 +106,8 @@ func TestSecondCopyIsFarAway(t *testing.T) {
 	n := len(good.slots)
 	bad := map[int]bool{}
 	w.fail = func(op Op) bool {
-		return dead(op) || op.Device == 0 && op.Offset >= good.logOffset(0) && bad[int((op.Offset-good.logOffset(0))/good.atom)%n]
+		return dead(op) || op.Device == 0 && op.Offset >= good.logOffset(0) &&
+			bad[int((op.Offset-good.logOffset(0))/good.atom)%n]
 	}
 	copies := func() (at []int) {
 		img, err := Load(devices(w.disks))
@@ -174,7 +175,8 @@ func TestSuperblockMarkSurvives(t *testing.T) {
 		}
 		for dev := range w.disks {
 			for _, off := range w.plan.sb.copies(uint8(dev)) {
-				for _, how := range []string{"unreadable", "zeroed", "one bit flipped", "torn half", "old"} {
+				for _, how := range []string{"unreadable", "zeroed", "one bit flipped", "torn half",
+					"old"} {
 					disks := clones(w.disks)
 					d := disks[dev]
 					page := *d.pages[off/PageSize]
@@ -192,10 +194,12 @@ func TestSuperblockMarkSurvives(t *testing.T) {
 						page = *before[dev].pages[off/PageSize]
 					}
 					d.pages[off/PageSize] = &page
-					w.find(disks, fmt.Sprintf("%s: superblock at %d of device %d %s", tc.name, off, dev, how))
+					w.find(disks, fmt.Sprintf("%s: superblock at %d of device %d %s", tc.name, off,
+						dev, how))
 					img, err := Load(devices(disks))
 					if err != nil || !img.mirrors[0].stale {
-						t.Fatalf("%s: superblock at %d of device %d %s: the mark is lost: %v", tc.name, off, dev, how, err)
+						t.Fatalf("%s: superblock at %d of device %d %s: the mark is lost: %v",
+							tc.name, off, dev, how, err)
 					}
 				}
 			}

@@ -130,24 +130,31 @@ func mirrorSizes(spareUnits, atom int64) (slot, log int64) {
 func Plan(p PlanParams) (*Layout, error) {
 	bs := int64(p.BlockSize)
 	if bs < 512 || bs > PageSize || bs&(bs-1) != 0 {
-		return nil, fmt.Errorf("%w: blocks of %d bytes; 512, 1024, 2048 and 4096 are", ErrGeometry, bs)
+		return nil, fmt.Errorf("%w: blocks of %d bytes; 512, 1024, 2048 and 4096 are", ErrGeometry,
+			bs)
 	}
 	phys := int64(p.PhysicalBlockSize)
 	if phys < 0 || phys > SuperblockStride || phys&(phys-1) != 0 {
-		return nil, fmt.Errorf("%w: physical blocks of %d bytes; at most 64 KiB are", ErrGeometry, phys)
+		return nil, fmt.Errorf("%w: physical blocks of %d bytes; at most 64 KiB are", ErrGeometry,
+			phys)
 	}
 	atom := max(PageSize, phys)
-	if p.BackingSize < 0 || p.BackingSize > maxDeviceBytes || p.SpareDeviceSize < 0 || p.SpareDeviceSize > maxDeviceBytes {
-		return nil, fmt.Errorf("%w: device sizes %d and %d", ErrGeometry, p.BackingSize, p.SpareDeviceSize)
+	if p.BackingSize < 0 || p.BackingSize > maxDeviceBytes || p.SpareDeviceSize < 0 ||
+		p.SpareDeviceSize > maxDeviceBytes {
+		return nil, fmt.Errorf("%w: device sizes %d and %d", ErrGeometry, p.BackingSize,
+			p.SpareDeviceSize)
 	}
 	if !validName(p.Name) {
-		return nil, fmt.Errorf("%w: name %q: 1 to %d bytes, no blanks, no slashes, not starting with . or -", ErrGeometry, p.Name, MaxNameBytes)
+		return nil, fmt.Errorf("%w: name %q: 1 to %d bytes, no blanks, no slashes, not starting "+
+			"with . or -", ErrGeometry, p.Name, MaxNameBytes)
 	}
 	if p.SpareBytes < 0 || p.SpareBytes%UnitSize != 0 || p.TableSpareBytes < 0 {
-		return nil, fmt.Errorf("%w: spare space of %d bytes: not a multiple of %d", ErrGeometry, p.SpareBytes, UnitSize)
+		return nil, fmt.Errorf("%w: spare space of %d bytes: not a multiple of %d", ErrGeometry,
+			p.SpareBytes, UnitSize)
 	}
 	if max(p.SpareBytes, p.TableSpareBytes)/UnitSize > math.MaxUint32 {
-		return nil, fmt.Errorf("%w: spare space of %d bytes: more than 2^32 units", ErrGeometry, max(p.SpareBytes, p.TableSpareBytes))
+		return nil, fmt.Errorf("%w: spare space of %d bytes: more than 2^32 units", ErrGeometry,
+			max(p.SpareBytes, p.TableSpareBytes))
 	}
 	sb := Superblock{
 		UUID: p.UUID, Name: p.Name, Generation: 1, Epoch: 1, Created: p.Created,
@@ -155,9 +162,11 @@ func Plan(p PlanParams) (*Layout, error) {
 		Devices: []DeviceInfo{{UUID: p.DeviceUUIDs[0], Size: p.BackingSize, Role: RoleBacking}},
 	}
 	if p.SpareDeviceSize != 0 {
-		sb.Devices = append(sb.Devices, DeviceInfo{UUID: p.DeviceUUIDs[1], Size: p.SpareDeviceSize, Role: RoleSpare})
+		sb.Devices = append(sb.Devices, DeviceInfo{UUID: p.DeviceUUIDs[1], Size: p.SpareDeviceSize,
+			Role: RoleSpare})
 	}
-	for _, id := range []*uuid.UUID{&sb.UUID, &sb.Devices[0].UUID, &sb.Devices[len(sb.Devices)-1].UUID} {
+	for _, id := range []*uuid.UUID{&sb.UUID, &sb.Devices[0].UUID,
+		&sb.Devices[len(sb.Devices)-1].UUID} {
 		if *id == uuid.Nil {
 			*id = uuid.New()
 		}
@@ -190,7 +199,8 @@ func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {
 	if tail < 2*head {
 		// Smaller than this, the head would not even have itself to hide.
 		need := 2*head + head + spare + 2*mirror + 2*SuperblockStride + headAlign
-		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize, Need: roundUp(need, headAlign)}
+		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize,
+			Need: roundUp(need, headAlign)}
 	}
 	sb.HeadBytes, sb.ExportedBytes, sb.SlotBytes, sb.LogBytes = head, tail, slot, log
 	sb.Regions = []Region{
@@ -254,14 +264,17 @@ func planPair(sb *Superblock, p PlanParams, atom, more int64) error {
 		{Kind: RegionMirror, Start: first, Length: mirror, Generation: 1},
 		{Kind: RegionMirror, Start: first + mirror, Length: mirror, Generation: 1},
 		{Kind: RegionMirror, Device: 1, Start: first, Length: mirror, Generation: 1},
-		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - room - head, Length: head, Generation: 1},
+		{Kind: RegionDisplacedHead, Device: 1, Start: spareAt - room - head, Length: head,
+			Generation: 1},
 	}
 	if room > 0 {
 		sb.Regions = append(sb.Regions, Region{
-			Kind: RegionDisplacedTail, Device: 1, Start: spareAt - room, Length: roundUp(exported-sb.TailStart, PageSize), Generation: 1,
+			Kind: RegionDisplacedTail, Device: 1, Start: spareAt - room,
+			Length: roundUp(exported-sb.TailStart, PageSize), Generation: 1,
 		})
 	}
-	sb.Regions = append(sb.Regions, Region{Kind: RegionSpare, Device: 1, Start: spareAt, Length: spare, Generation: 1})
+	sb.Regions = append(sb.Regions, Region{Kind: RegionSpare, Device: 1, Start: spareAt,
+		Length: spare, Generation: 1})
 	return nil
 }
 
@@ -312,11 +325,14 @@ func (l *Layout) check() error {
 	backing := sb.Devices[0].Size
 	if sb.HeadBytes < RegionStart || sb.HeadBytes%headAlign != 0 || sb.ExportedBytes%bs != 0 ||
 		sb.ExportedBytes <= sb.HeadBytes || sb.ExportedBytes > backing {
-		return fmt.Errorf("head of %d bytes, %d bytes exported, of %d", sb.HeadBytes, sb.ExportedBytes, backing)
+		return fmt.Errorf("head of %d bytes, %d bytes exported, of %d", sb.HeadBytes,
+			sb.ExportedBytes, backing)
 	}
 	displaced := sb.Incompat&incompatTail != 0
-	if displaced != (sb.TailStart != 0) || displaced && (sb.TailStart%headAlign != 0 || sb.TailStart < sb.HeadBytes ||
-		sb.TailStart >= sb.ExportedBytes || sb.TailStart > roundDown(tailSuperblock(backing), atom)) {
+	if displaced != (sb.TailStart != 0) || displaced && (sb.TailStart%headAlign != 0 ||
+		sb.TailStart < sb.HeadBytes ||
+		sb.TailStart >= sb.ExportedBytes || sb.TailStart > roundDown(tailSuperblock(backing),
+		atom)) {
 		return fmt.Errorf("a tail from %d on, of %d bytes exported", sb.TailStart, sb.ExportedBytes)
 	}
 	heads, tails := 0, 0
@@ -326,8 +342,10 @@ func (l *Layout) check() error {
 		if r.Device == 0 && sb.hasTail() {
 			end = tailSuperblock(end)
 		}
-		if r.Start < sb.firstRegion(r.Device) || r.Length <= 0 || r.Start%PageSize != 0 || r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
-			return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length, r.Start, r.Device)
+		if r.Start < sb.firstRegion(r.Device) || r.Length <= 0 || r.Start%PageSize != 0 ||
+			r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
+			return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length,
+				r.Start, r.Device)
 		}
 		if r.Device == 0 && r.Start < sb.ExportedBytes && r.Start+r.Length > sb.HeadBytes {
 			return fmt.Errorf("region %d (%s) at %d lies in the data", i, r.Kind, r.Start)
@@ -335,12 +353,14 @@ func (l *Layout) check() error {
 		switch r.Kind {
 		case RegionMirror:
 			if r.Length != 2*sb.SlotBytes+sb.LogBytes || r.Start%atom != 0 {
-				return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device, r.Length)
+				return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device,
+					r.Length)
 			}
 			l.mirrors = append(l.mirrors, i)
 		case RegionSpare:
 			if uint64(r.First) != l.spareUnits {
-				return fmt.Errorf("spare region %d begins with unit %d, not %d", i, r.First, l.spareUnits)
+				return fmt.Errorf("spare region %d begins with unit %d, not %d", i, r.First,
+					l.spareUnits)
 			}
 			l.spares = append(l.spares, *r)
 			l.spareUnits += uint64(r.Length) / UnitSize
@@ -349,13 +369,15 @@ func (l *Layout) check() error {
 			}
 		case RegionDisplacedHead:
 			if r.Length != sb.HeadBytes {
-				return fmt.Errorf("displaced head of %d bytes for a head of %d", r.Length, sb.HeadBytes)
+				return fmt.Errorf("displaced head of %d bytes for a head of %d", r.Length,
+					sb.HeadBytes)
 			}
 			heads++
 			l.headDev, l.headStart = r.Device, r.Start
 		case RegionDisplacedTail:
 			if r.Length != roundUp(sb.ExportedBytes-sb.TailStart, PageSize) {
-				return fmt.Errorf("displaced tail of %d bytes for the bytes from %d on", r.Length, sb.TailStart)
+				return fmt.Errorf("displaced tail of %d bytes for the bytes from %d on", r.Length,
+					sb.TailStart)
 			}
 			tails++
 			l.tailDev, l.tailStart = r.Device, r.Start
@@ -369,12 +391,14 @@ func (l *Layout) check() error {
 			}
 		}
 	}
-	onBacking := slices.ContainsFunc(l.mirrors, func(i int) bool { return sb.Regions[i].Device == 0 })
+	onBacking := slices.ContainsFunc(l.mirrors,
+		func(i int) bool { return sb.Regions[i].Device == 0 })
 	if displaced != (tails == 1) || tails > 1 {
 		return fmt.Errorf("%d displaced tails", tails)
 	}
 	if heads != 1 || !onBacking || len(l.spares) == 0 || len(l.mirrors) > maxMirrors {
-		return fmt.Errorf("%d displaced heads, %d mirrors, %d spare regions", heads, len(l.mirrors), len(l.spares))
+		return fmt.Errorf("%d displaced heads, %d mirrors, %d spare regions", heads, len(l.mirrors),
+			len(l.spares))
 	}
 	l.blockShift = uint8(bits.TrailingZeros32(sb.BlockSize))
 	l.headBlocks = uint64(sb.HeadBytes) >> l.blockShift
@@ -383,7 +407,8 @@ func (l *Layout) check() error {
 		l.tailBlock = uint64(sb.TailStart) >> l.blockShift
 	}
 	per := uint64(UnitSize / bs)
-	l.lim = limits{units: (l.blocks + per - 1) / per, spareUnits: l.spareUnits, mask: uint8(1<<per - 1), lastMask: uint8(1<<per - 1)}
+	l.lim = limits{units: (l.blocks + per - 1) / per, spareUnits: l.spareUnits,
+		mask: uint8(1<<per - 1), lastMask: uint8(1<<per - 1)}
 	if rest := l.blocks % per; rest != 0 {
 		l.lim.lastMask = uint8(1<<rest - 1)
 	}
@@ -393,7 +418,8 @@ func (l *Layout) check() error {
 // hasTail reports whether the backing carries a superblock at its end: where data
 // does not reach to the end of it, or was displaced from there.
 func (sb *Superblock) hasTail() bool {
-	return sb.TailStart != 0 || sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size), max(int64(sb.AtomSize), PageSize))
+	return sb.TailStart != 0 || sb.ExportedBytes <= roundDown(tailSuperblock(sb.Devices[0].Size),
+		max(int64(sb.AtomSize), PageSize))
 }
 
 // copies are the offsets of the superblock on the device with that index, in
@@ -488,13 +514,17 @@ type Displaced struct {
 func (l *Layout) Displaced() []Displaced {
 	all := []Displaced{{0, l.sb.HeadBytes, l.headDev, l.headStart}}
 	if l.sb.TailStart != 0 {
-		all = append(all, Displaced{l.sb.TailStart, l.sb.ExportedBytes - l.sb.TailStart, l.tailDev, l.tailStart})
+		all = append(all, Displaced{l.sb.TailStart, l.sb.ExportedBytes - l.sb.TailStart, l.tailDev,
+			l.tailStart})
 	}
 	return all
 }
 
 // displaced reports whether a block lives in the displaced head or tail.
-func (l *Layout) displaced(block uint64) bool { return block < l.headBlocks || block >= l.tailBlock }
+func (l *Layout) displaced(block uint64) bool {
+	return block < l.headBlocks ||
+		block >= l.tailBlock
+}
 
 // SpareUnits is how many spare units there are, over all spare regions.
 func (l *Layout) SpareUnits() uint64 { return l.spareUnits }

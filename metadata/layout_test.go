@@ -11,7 +11,8 @@ import (
 func TestPlanSmallestSensible(t *testing.T) {
 	for _, bs := range []int{512, 1024, 2048, 4096} {
 		for _, phys := range []int{0, 512, 4096, 8192} {
-			l, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: bs, PhysicalBlockSize: phys, Name: "small"})
+			l, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: bs, PhysicalBlockSize: phys,
+				Name: "small"})
 			if err != nil {
 				t.Errorf("blocks of %d, physical %d: %v", bs, phys, err)
 				continue
@@ -35,7 +36,8 @@ func TestPlanSpareSize(t *testing.T) {
 		{100 << 20, 12288, 12288},
 		{3 << 20 * 10, 1 << 20, 1 << 20},
 	} {
-		l, err := Plan(PlanParams{BackingSize: tc.backing, BlockSize: 512, SpareBytes: tc.asked, Name: "n"})
+		l, err := Plan(PlanParams{BackingSize: tc.backing, BlockSize: 512, SpareBytes: tc.asked,
+			Name: "n"})
 		if err != nil {
 			t.Errorf("%+v: %v", tc, err)
 			continue
@@ -44,7 +46,8 @@ func TestPlanSpareSize(t *testing.T) {
 			t.Errorf("%+v: %d bytes of spare space", tc, got)
 		}
 		if need := l.SpareUnits() + l.SpareUnits()/4 + 4096; l.TableCapacity() < need {
-			t.Errorf("%+v: a checkpoint holds %d entries, %d are needed", tc, l.TableCapacity(), need)
+			t.Errorf("%+v: a checkpoint holds %d entries, %d are needed", tc, l.TableCapacity(),
+				need)
 		}
 	}
 }
@@ -69,7 +72,8 @@ func TestPlanRefuses(t *testing.T) {
 		{"too small", func(p *PlanParams) { p.BackingSize = 1 << 20 }, ErrTooSmall},
 		{"empty", func(p *PlanParams) { p.BackingSize = 0 }, ErrTooSmall},
 		{"spare too large", func(p *PlanParams) { p.SpareBytes = 64 << 20 }, ErrTooSmall},
-		{"spare device too small", func(p *PlanParams) { p.SpareDeviceSize = 1 << 20 }, ErrTooSmall},
+		{"spare device too small", func(p *PlanParams) { p.SpareDeviceSize = 1 << 20 },
+			ErrTooSmall},
 	} {
 		p := ok
 		tc.f(&p)
@@ -119,10 +123,12 @@ func TestPlanProperties(t *testing.T) {
 			t.Fatal(err)
 		}
 		sb := l.Superblock()
-		if p.SpareDeviceSize != 0 && sb.ExportedBytes != p.BackingSize/int64(p.BlockSize)*int64(p.BlockSize) {
+		if p.SpareDeviceSize != 0 && sb.ExportedBytes != p.BackingSize/int64(
+			p.BlockSize)*int64(p.BlockSize) {
 			t.Fatalf("%d bytes exported of %d", sb.ExportedBytes, p.BackingSize)
 		}
-		if tail := int64(l.TailBlocks()) * int64(p.BlockSize); (p.SpareDeviceSize != 0 && !p.KeepTail) != (tail >= 2<<20) || tail > 3<<20 {
+		if tail := int64(l.TailBlocks()) * int64(p.BlockSize); (p.SpareDeviceSize != 0 &&
+			!p.KeepTail) != (tail >= 2<<20) || tail > 3<<20 {
 			t.Fatalf("a tail of %d bytes", tail)
 		}
 		if p.SpareBytes != 0 && int64(l.SpareUnits())*UnitSize != p.SpareBytes {
@@ -157,7 +163,8 @@ func TestPlanProperties(t *testing.T) {
 				t.Fatalf("block %d at %d of device %d", block, off, dev)
 			}
 			for _, r := range sb.Regions {
-				in := r.Device == dev && off >= r.Start && off+int64(p.BlockSize) <= r.Start+r.Length
+				in := r.Device == dev && off >= r.Start && off+int64(p.BlockSize) <= r.Start+
+					r.Length
 				if in != (r.Kind == where) {
 					t.Fatalf("block %d at %d of device %d lies in %+v", block, off, dev, r)
 				}
@@ -165,7 +172,8 @@ func TestPlanProperties(t *testing.T) {
 			unit := uint32(rapid.Uint64Range(0, l.SpareUnits()-1).Draw(t, "u"))
 			dev, off = l.SpareOf(unit)
 			r := l.SpareRegions()[0]
-			if dev != r.Device || off != r.Start+int64(unit)*UnitSize || off+UnitSize > r.Start+r.Length {
+			if dev != r.Device || off != r.Start+int64(unit)*UnitSize || off+UnitSize > r.Start+
+				r.Length {
 				t.Fatalf("spare unit %d at %d of device %d", unit, off, dev)
 			}
 		}

@@ -69,7 +69,8 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 	for _, sb := range elected {
 		if sb.DeviceIndex == 0 {
 			if img.sb != nil {
-				return nil, fmt.Errorf("%w: two backing devices given, of set %s and of set %s", ErrForeign, img.sb.UUID, sb.UUID)
+				return nil, fmt.Errorf("%w: two backing devices given, of set %s and of set %s",
+					ErrForeign, img.sb.UUID, sb.UUID)
 			}
 			img.sb = sb
 		}
@@ -82,7 +83,8 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 		return nil, err
 	}
 	if img.maxEpoch >= maxEpoch || img.maxGeneration >= maxEpoch {
-		return nil, fmt.Errorf("%w: superblock: epoch %d, generation %d", ErrDamaged, img.maxEpoch, img.maxGeneration)
+		return nil, fmt.Errorf("%w: superblock: epoch %d, generation %d", ErrDamaged, img.maxEpoch,
+			img.maxGeneration)
 	}
 	img.devs = make([]Device, len(img.sb.Devices))
 	for i, sb := range elected {
@@ -90,21 +92,27 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 		at := slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == own })
 		switch {
 		case sb.UUID != img.sb.UUID || at < 0:
-			return nil, fmt.Errorf("%w: device %s of set %s (%s) is not part of set %s (%s)", ErrForeign, own, sb.UUID, sb.Name, img.sb.UUID, img.sb.Name)
+			return nil, fmt.Errorf("%w: device %s of set %s (%s) is not part of set %s (%s)",
+				ErrForeign, own, sb.UUID, sb.Name, img.sb.UUID, img.sb.Name)
 		case img.devs[at] != nil:
-			return nil, fmt.Errorf("%w: device %s was given twice, or one is a clone of the other", ErrForeign, own)
+			return nil, fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
+				ErrForeign, own)
 		case devs[i].Size() < img.sb.Devices[at].Size:
-			return nil, fmt.Errorf("%w: device %s has %d bytes, it had %d", ErrDamaged, own, devs[i].Size(), img.sb.Devices[at].Size)
-		case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && (sb.PrevEpoch > img.sb.Epoch || servedAhead(devs[i], sb, img.sb.Epoch)):
+			return nil, fmt.Errorf("%w: device %s has %d bytes, it had %d", ErrDamaged, own,
+				devs[i].Size(), img.sb.Devices[at].Size)
+		case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && (sb.PrevEpoch > img.sb.Epoch ||
+			servedAhead(devs[i], sb, img.sb.Epoch)):
 			// Spare devices get a new epoch first, the backing last: so a
 			// spare device may be ahead by starts that were cut, never behind.
-			return nil, fmt.Errorf("%w: device %s is of epoch %d, the backing of %d: one of them is a clone or was absent", ErrStale, own, sb.Epoch, img.sb.Epoch)
+			return nil, fmt.Errorf("%w: device %s is of epoch %d, the backing of %d: one of them "+
+				"is a clone or was absent", ErrStale, own, sb.Epoch, img.sb.Epoch)
 		}
 		img.devs[at] = devs[i]
 	}
 	for i, d := range img.devs {
 		if d == nil && !partial {
-			return nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
+			return nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
+				img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
 		}
 	}
 	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
@@ -171,7 +179,8 @@ func (img *Image) scan() error {
 	for _, at := range img.layout.mirrorsAt() {
 		mi := len(img.mirrors)
 		r := &img.sb.Regions[at.region]
-		m := mirrorImage{mirrorAt: at, stale: r.Stale, staleFrom: r.StaleFrom, slots: make([]logSlot, at.atoms)}
+		m := mirrorImage{mirrorAt: at, stale: r.Stale, staleFrom: r.StaleFrom,
+			slots: make([]logSlot, at.atoms)}
 		dev := img.devs[at.device]
 		if dev == nil {
 			continue
@@ -195,29 +204,31 @@ func (img *Image) scan() error {
 		per := len(buf) / int(at.atom)
 		for i := 0; i < at.atoms; i += per {
 			n := min(per, at.atoms-i)
-			readAtoms(dev, buf[:n*int(at.atom)], at.logOffset(i), int(at.atom), func(j int, b []byte, err error) {
-				s := &m.slots[i+j]
-				if err != nil {
-					s.state = slotUnreadable
-					return
-				}
-				rec, ok := decodeRecord(b, set)
-				if !ok {
-					if le.Uint64(b) == magicRecord && [16]byte(b[24:40]) == *set {
-						s.state = slotDamaged
+			readAtoms(dev, buf[:n*int(at.atom)], at.logOffset(i), int(at.atom),
+				func(j int, b []byte, err error) {
+					s := &m.slots[i+j]
+					if err != nil {
+						s.state = slotUnreadable
+						return
 					}
-					return
-				}
-				s.record, s.state = rec, slotRecord
-				img.records[rec.link] = append(img.records[rec.link], found{mi, i + j})
-				img.maxEpoch = max(img.maxEpoch, rec.Epoch)
-				img.maxSequence = max(img.maxSequence, rec.Sequence)
-			})
+					rec, ok := decodeRecord(b, set)
+					if !ok {
+						if le.Uint64(b) == magicRecord && [16]byte(b[24:40]) == *set {
+							s.state = slotDamaged
+						}
+						return
+					}
+					s.record, s.state = rec, slotRecord
+					img.records[rec.link] = append(img.records[rec.link], found{mi, i + j})
+					img.maxEpoch = max(img.maxEpoch, rec.Epoch)
+					img.maxSequence = max(img.maxSequence, rec.Sequence)
+				})
 		}
 		img.mirrors = append(img.mirrors, m)
 	}
 	if img.maxEpoch >= maxEpoch || img.maxSequence >= maxEpoch || img.maxCheckpoint >= maxEpoch {
-		return fmt.Errorf("%w: epoch %d, sequence %d, checkpoint %d", ErrDamaged, img.maxEpoch, img.maxSequence, img.maxCheckpoint)
+		return fmt.Errorf("%w: epoch %d, sequence %d, checkpoint %d", ErrDamaged, img.maxEpoch,
+			img.maxSequence, img.maxCheckpoint)
 	}
 	return nil
 }
@@ -268,7 +279,8 @@ func (img *Image) walk() error {
 			// A stale mirror misses records: what is newest there may be
 			// followed by others that only the good mirror has. Two records
 			// of one position can only be two tries of a start that failed.
-			if !m.stale && (trusted.Less(s.Position) || trusted.Position == s.Position && trusted.Hash < s.Hash) {
+			if !m.stale && (trusted.Less(s.Position) || trusted.Position == s.Position &&
+				trusted.Hash < s.Hash) {
 				trusted = s.link
 			}
 		}
@@ -276,12 +288,17 @@ func (img *Image) walk() error {
 	if trusted == (link{}) {
 		// Before the first record there is nothing but the first checkpoint.
 		if newest != (link{}) || must != (Position{}) {
-			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or later are missing; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, max2(newest.Position, must))
+			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or "+
+				"later are missing; restore a backup of the metadata, or bring back the device "+
+				"that could read it", ErrDamaged, max2(newest.Position, must))
 		}
 		trusted = creation
 	}
 	if trusted.Less(must) {
-		return fmt.Errorf("%w: there were records up to %s or later, but the newest one found is %s: a log cannot be read, and the other mirror missed them; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, must, trusted.Position)
+		return fmt.Errorf("%w: there were records up to %s or later, but the newest one found is "+
+			"%s: a log cannot be read, and the other mirror missed them; restore a backup of the "+
+			"metadata, or bring back the device that could read it", ErrDamaged, must,
+			trusted.Position)
 	}
 	img.tip = trusted
 	for at := trusted; ; {
@@ -297,11 +314,16 @@ func (img *Image) walk() error {
 			if at == creation || len(img.chain) == 0 {
 				return fmt.Errorf("%w: no whole checkpoint is left on any mirror", ErrDamaged)
 			}
-			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and no whole checkpoint covers it; restore a backup of the metadata, or bring back the device that could read it", ErrDamaged, at.Position, img.chain[len(img.chain)-1].Position)
+			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and "+
+				"no whole checkpoint covers it; restore a backup of the metadata, or bring back "+
+				"the device that could read it", ErrDamaged, at.Position,
+				img.chain[len(img.chain)-1].Position)
 		}
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
 		if rec.sbGeneration > img.sb.Generation {
-			return fmt.Errorf("%w: record %s was written under superblock generation %d, the newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration, img.sb.Generation)
+			return fmt.Errorf("%w: record %s was written under superblock generation %d, the "+
+				"newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration,
+				img.sb.Generation)
 		}
 		img.chain = append(img.chain, rec)
 		at = rec.prev
@@ -328,12 +350,15 @@ func (img *Image) epochs() error {
 			}
 		}
 		if m.device == 0 && newest > img.sb.Epoch {
-			return fmt.Errorf("%w: the newest superblock that can be read is of epoch %d, the mirror at %d of the backing of epoch %d", ErrDamaged, img.sb.Epoch, m.start, newest)
+			return fmt.Errorf("%w: the newest superblock that can be read is of epoch %d, the "+
+				"mirror at %d of the backing of epoch %d", ErrDamaged, img.sb.Epoch, m.start,
+				newest)
 		}
 		elsewhere = max(elsewhere, newest)
 	}
 	if elsewhere > img.sb.Epoch {
-		return fmt.Errorf("%w: the backing is of epoch %d, a spare device was written to in epoch %d: the backing is a clone or was absent", ErrStale, img.sb.Epoch, elsewhere)
+		return fmt.Errorf("%w: the backing is of epoch %d, a spare device was written to in "+
+			"epoch %d: the backing is a clone or was absent", ErrStale, img.sb.Epoch, elsewhere)
 	}
 	return nil
 }
@@ -357,7 +382,8 @@ func (img *Image) candidates() []*candidate {
 	var out []*candidate
 	for i := range img.mirrors {
 		for _, h := range img.mirrors[i].headers {
-			if h != nil && !slices.ContainsFunc(out, func(c *candidate) bool { return c.header == *h }) {
+			if h != nil && !slices.ContainsFunc(out,
+				func(c *candidate) bool { return c.header == *h }) {
 				out = append(out, &candidate{header: *h})
 			}
 		}
@@ -380,7 +406,10 @@ func (img *Image) whole(c *candidate) bool {
 	c.tried = true
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		m.whole = slices.ContainsFunc(m.headers[:], func(h *header) bool { return h != nil && *h == c.header })
+		m.whole = slices.ContainsFunc(m.headers[:], func(h *header) bool {
+			return h != nil &&
+				*h == c.header
+		})
 	}
 	var digest xxhash.Digest
 	digest.Reset()
@@ -410,7 +439,8 @@ func (img *Image) whole(c *candidate) bool {
 // mirror that can read it, and n, the number of its entries.
 func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 	set := &img.sb.UUID
-	buf, single := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize))), AlignedBytes(PageSize)
+	buf, single := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize))),
+		AlignedBytes(PageSize)
 	type source struct {
 		m    *mirrorImage
 		slot int
@@ -432,33 +462,36 @@ func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 		first := &from[0]
 		chunk := buf[:count*PageSize]
 		var err error
-		readAtoms(img.devs[first.m.device], chunk, first.m.pageOffset(first.slot, page), PageSize, func(i int, b []byte, bad error) {
-			if err != nil {
-				return
-			}
-			index := page + uint32(i)
-			if bad == nil {
-				if n, _, ok := decodePage(b, set, h.checkpointID, index); ok {
-					err = f(b, n)
+		readAtoms(img.devs[first.m.device], chunk, first.m.pageOffset(first.slot, page), PageSize,
+			func(i int, b []byte, bad error) {
+				if err != nil {
 					return
 				}
-			}
-			if first.own {
-				first.m.whole = false
-			}
-			for _, s := range from[1:] {
-				if _, bad := img.devs[s.m.device].ReadAt(single, s.m.pageOffset(s.slot, index)); bad == nil {
-					if n, _, ok := decodePage(single, set, h.checkpointID, index); ok {
-						err = f(single, n)
+				index := page + uint32(i)
+				if bad == nil {
+					if n, _, ok := decodePage(b, set, h.checkpointID, index); ok {
+						err = f(b, n)
 						return
 					}
 				}
-				if s.own {
-					s.m.whole = false
+				if first.own {
+					first.m.whole = false
 				}
-			}
-			err = fmt.Errorf("%w: page %d of checkpoint %d.%d is missing on every mirror", ErrDamaged, index, h.epoch, h.generation)
-		})
+				for _, s := range from[1:] {
+					if _, bad := img.devs[s.m.device].ReadAt(single,
+						s.m.pageOffset(s.slot, index)); bad == nil {
+						if n, _, ok := decodePage(single, set, h.checkpointID, index); ok {
+							err = f(single, n)
+							return
+						}
+					}
+					if s.own {
+						s.m.whole = false
+					}
+				}
+				err = fmt.Errorf("%w: page %d of checkpoint %d.%d is missing on every mirror",
+					ErrDamaged, index, h.epoch, h.generation)
+			})
 		if err != nil {
 			return err
 		}

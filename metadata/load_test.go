@@ -51,7 +51,8 @@ func TestCreateCut(t *testing.T) {
 			for _, d := range plan.Devices() {
 				disks = append(disks, newMemDisk(d.Size))
 			}
-			if err := Create(devices(disks), old, []Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped}}); err != nil {
+			if err := Create(devices(disks), old,
+				[]Entry{{Unit: 1, Spare: 1, Count: 1, Mask: 1, State: StateMapped}}); err != nil {
 				t.Fatal(err)
 			}
 			want := []Entry{{Unit: 5, Spare: 2, Count: 1, Mask: 1, State: StateMapped, Time: 9}}
@@ -173,7 +174,8 @@ func TestLatentErrors(t *testing.T) {
 			for dev, d := range w.disks {
 				for page := range d.pages {
 					for s := range int64(PageSize / sector) {
-						if raceDetector && !full() && w.r.IntN(24) > 0 || len(d.pages) > 200 && w.r.IntN(4) > 0 {
+						if raceDetector && !full() && w.r.IntN(24) > 0 || len(d.pages) > 200 &&
+							w.r.IntN(4) > 0 {
 							continue // large atoms, most of it padding: a sample
 						}
 						bad := clones(w.disks)
@@ -200,7 +202,8 @@ func TestLatentErrors(t *testing.T) {
 						}
 						// A start, a few commits: the mirrors are whole again,
 						// or what could not be written again is told.
-						v := &world{t: t, r: w.r, plan: w.plan, disks: bad, base: w.base, time: w.time}
+						v := &world{t: t, r: w.r, plan: w.plan, disks: bad, base: w.base,
+							time: w.time}
 						v.start()
 						v.settle()
 						v.commit()
@@ -302,7 +305,8 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		}
 		w.commit()
 		w.settle()
-		if st := w.c.Status().Mirrors; st[victim].State != MirrorStale || st[1-victim].State != MirrorGood {
+		if st := w.c.Status().Mirrors; st[victim].State != MirrorStale ||
+			st[1-victim].State != MirrorGood {
 			t.Fatalf("%+v", st)
 		}
 		w.find(w.disks, "one mirror is stale")
@@ -370,7 +374,8 @@ func TestSpareDevices(t *testing.T) {
 	if err := load(w.disks[1], w.disks[0]); err != nil {
 		t.Error("the other way round:", err)
 	}
-	if err := load(w.disks[0]); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), w.plan.Devices()[1].UUID.String()) {
+	if err := load(w.disks[0]); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(),
+		w.plan.Devices()[1].UUID.String()) {
 		t.Error("spare device missing:", err)
 	}
 	if err := load(w.disks[1]); !errors.Is(err, ErrNotFound) {
@@ -472,7 +477,8 @@ func TestProbe(t *testing.T) {
 	}
 	for i, role := range []Role{RoleBacking, RoleSpare} {
 		sb, err := Probe(w.disks[i])
-		if err != nil || sb.UUID != p.UUID || sb.Name != "probe" || sb.Devices[sb.DeviceIndex].Role != role {
+		if err != nil || sb.UUID != p.UUID || sb.Name != "probe" ||
+			sb.Devices[sb.DeviceIndex].Role != role {
 			t.Errorf("%+v, %v", sb, err)
 		}
 	}

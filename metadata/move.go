@@ -66,7 +66,8 @@ func (c *Committer) troubled(m *cmirror, cause error) {
 	}
 	s := c.site(m.device, m.start)
 	s.trouble++
-	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) || c.sb.goodCopies(0) < 2 {
+	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) ||
+		c.sb.goodCopies(0) < 2 {
 		return
 	}
 	least := s.trouble
@@ -102,7 +103,8 @@ func (c *Committer) troubled(m *cmirror, cause error) {
 func (c *Committer) promised(device uint8, start int64) bool {
 	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
 	for i := range c.ms {
-		if m := &c.ms[i]; m.moving && m.toDevice == device && m.toStart < start+length && start < m.toStart+length {
+		if m := &c.ms[i]; m.moving && m.toDevice == device && m.toStart < start+length &&
+			start < m.toStart+length {
 			return true
 		}
 	}

@@ -68,7 +68,8 @@ func (w *world) elsewhere(i int, was mirrorAt) {
 	w.t.Helper()
 	m := &w.c.ms[i]
 	if m.state != MirrorGood || m.start == was.start || m.device != was.device {
-		w.t.Fatalf("mirror %d of device %d at %d: it is %s at %d of device %d", i, was.device, was.start, m.state, m.start, m.device)
+		w.t.Fatalf("mirror %d of device %d at %d: it is %s at %d of device %d", i, was.device,
+			was.start, m.state, m.start, m.device)
 	}
 	sb, err := Probe(w.disks[0])
 	if err != nil {
@@ -141,7 +142,10 @@ func TestMirrorMoves(t *testing.T) {
 			w := ran(t, smallParams(512, 0), 62, 5)
 			was := w.c.ms[1].mirrorAt
 			bad := was.pageOffset(slot, 0)
-			w.fail = func(op Op) bool { return op.Offset <= bad && bad < op.Offset+int64(len(op.Data)) }
+			w.fail = func(op Op) bool {
+				return op.Offset <= bad &&
+					bad < op.Offset+int64(len(op.Data))
+			}
 			for range 5 * backoffRecords {
 				w.commit()
 				w.settle()
@@ -152,7 +156,10 @@ func TestMirrorMoves(t *testing.T) {
 	})
 	t.Run("stale at the start", func(t *testing.T) {
 		w := ran(t, smallParams(512, 0), 63, 5)
-		rewrite(w.disks[0], func(sb *Superblock) { sb.Regions[1].Stale, sb.Regions[1].StaleFrom = true, w.c.durable.Position })
+		rewrite(w.disks[0], func(sb *Superblock) {
+			sb.Regions[1].Stale,
+				sb.Regions[1].StaleFrom = true, w.c.durable.Position
+		})
 		was := w.c.ms[1].mirrorAt
 		w.start()
 		w.fail = w.at(0, was.start)

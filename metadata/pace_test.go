@@ -16,7 +16,8 @@ func TestLogOutlastsCheckpoint(t *testing.T) {
 		// The header is written, and read back, by itself.
 		steps := 1 + per(defaultChunk) + 1 + per(maxReadBack)
 		if left := log / PageSize / 8 * 3; left < steps {
-			t.Errorf("%d spare units: %d slots are left for a checkpoint of %d steps", units, left, steps)
+			t.Errorf("%d spare units: %d slots are left for a checkpoint of %d steps", units, left,
+				steps)
 		}
 	}
 }
@@ -98,7 +99,8 @@ func (s *storm) run() {
 	for s.c.ck.written == 0 {
 		if tx == 0 {
 			unit++
-			if tx, err = s.c.Commit([]Entry{{Unit: unit % s.src.n, Count: 1, Mask: 1, State: StatePending, Time: uint32(unit % s.src.n)}}); err != nil {
+			if tx, err = s.c.Commit([]Entry{{Unit: unit % s.src.n, Count: 1, Mask: 1,
+				State: StatePending, Time: uint32(unit % s.src.n)}}); err != nil {
 				s.t.Fatal(err)
 			}
 			began = s.steps
@@ -161,7 +163,8 @@ func TestCommitsGoOnDuringCheckpoint(t *testing.T) {
 		t.Run(fmt.Sprintf("%d records in a step", perStep), func(t *testing.T) {
 			s := newStorm(t, &shower{n: n}, PlanParams{SpareBytes: int64(n) * UnitSize}, perStep)
 			s.run()
-			t.Logf("%d entries: %d steps, %d commits meanwhile, none waited for more than %d steps", n, s.steps, s.records, s.most)
+			t.Logf("%d entries: %d steps, %d commits meanwhile, none waited for more than %d steps",
+				n, s.steps, s.records, s.most)
 			if s.most > 2 {
 				t.Errorf("a commit waited for %d of %d steps", s.most, s.steps)
 			}
@@ -190,10 +193,12 @@ func TestCommitsGoOnDuringCheckpoint(t *testing.T) {
 func TestCheckpointOfRuns(t *testing.T) {
 	for _, physical := range []int{0, 16384} {
 		src := &shower{n: 1 << 23, runs: 1 << 15}
-		s := newStorm(t, src, PlanParams{SpareBytes: 1 << 20 * UnitSize, PhysicalBlockSize: physical}, 3)
+		s := newStorm(t, src, PlanParams{SpareBytes: 1 << 20 * UnitSize,
+			PhysicalBlockSize: physical}, 3)
 		s.run()
 		if s.calls > 1 {
-			t.Errorf("physical blocks of %d: %d times between two steps the source was asked", physical, s.calls)
+			t.Errorf("physical blocks of %d: %d times between two steps the source was asked",
+				physical, s.calls)
 		}
 		img, err := Load([]Device{s.disk})
 		if err != nil {

@@ -77,8 +77,10 @@ func encodePage(b []byte, set *uuid.UUID, id checkpointID, index uint32, entries
 
 // decodePage reports whether b is page index of that checkpoint, how many
 // entries it has, and its checksum.
-func decodePage(b []byte, set *uuid.UUID, id checkpointID, index uint32) (count int, sum uint64, ok bool) {
-	if !sealed(b, magicPage) || le.Uint32(b[8:]) != Version || le.Uint32(b[12:]) != index || [16]byte(b[24:40]) != *set ||
+func decodePage(b []byte, set *uuid.UUID, id checkpointID, index uint32) (count int, sum uint64,
+	ok bool) {
+	if !sealed(b, magicPage) || le.Uint32(b[8:]) != Version || le.Uint32(b[12:]) != index ||
+		[16]byte(b[24:40]) != *set ||
 		le.Uint64(b[40:]) != id.epoch || le.Uint64(b[48:]) != id.generation {
 		return 0, 0, false
 	}
@@ -104,7 +106,8 @@ type pageWriter struct {
 	entries uint64
 }
 
-func (w *pageWriter) begin(set *uuid.UUID, lim *limits, src Source, id checkpointID, maxPages uint32) {
+func (w *pageWriter) begin(set *uuid.UUID, lim *limits, src Source, id checkpointID,
+	maxPages uint32) {
 	if w.scratch == nil {
 		w.scratch = make([]Entry, 0, 2*entriesPerPage)
 	}
@@ -132,7 +135,8 @@ func (w *pageWriter) fill(b []byte) (n int, err error) {
 			room := cap(w.scratch) - have
 			k, next, done := w.src.Entries(w.cursor, w.scratch[have:cap(w.scratch)])
 			if k == 0 && !done {
-				return 0, fmt.Errorf("%w: the source returned none at cursor %d", ErrInvalidEntry, w.cursor)
+				return 0, fmt.Errorf("%w: the source returned none at cursor %d", ErrInvalidEntry,
+					w.cursor)
 			}
 			w.scratch, w.cursor, w.drained = w.scratch[:have+k], next, done
 			for i := have; i < have+k; i++ {
@@ -147,7 +151,8 @@ func (w *pageWriter) fill(b []byte) (n int, err error) {
 			break
 		}
 		if w.pages == w.max {
-			return 0, fmt.Errorf("%w: it holds %d entries", ErrTableFull, uint64(w.max)*entriesPerPage)
+			return 0, fmt.Errorf("%w: it holds %d entries", ErrTableFull,
+				uint64(w.max)*entriesPerPage)
 		}
 		addSum(&w.digest, encodePage(b[n:], w.set, w.id, w.pages, w.scratch[:count]))
 		w.scratch = w.scratch[:copy(w.scratch, w.scratch[count:])]

@@ -76,7 +76,8 @@ func outagesAt(n int, r *rand.Rand) (out []*outage) {
 	for _, kind := range []struct {
 		name  string
 		errno syscall.Errno
-	}{{"link", syscall.ENOLINK}, {"gone", syscall.EIO}, {"removed", syscall.ENXIO}, {"memory", syscall.ENOMEM}, {"busy", syscall.EAGAIN}} {
+	}{{"link", syscall.ENOLINK}, {"gone", syscall.EIO}, {"removed", syscall.ENXIO},
+		{"memory", syscall.ENOMEM}, {"busy", syscall.EAGAIN}} {
 		for _, long := range []int{1, 7, 100, 1 << 40} {
 			o := &outage{name: fmt.Sprintf("%s from %d, for %d", kind.name, n, long)}
 			o.failing = func(at int, _ bool) syscall.Errno {
@@ -90,7 +91,10 @@ func outagesAt(n int, r *rand.Rand) (out []*outage) {
 			if long < 1<<40 {
 				gap := 1 + r.IntN(60)
 				twice := &outage{name: o.name + fmt.Sprintf(", and again after %d", gap)}
-				twice.failing = func(at int, read bool) syscall.Errno { return cmpOr(o.failing(at, read), o.failing(at-long-gap, read)) }
+				twice.failing = func(at int, read bool) syscall.Errno {
+					return cmpOr(o.failing(at,
+						read), o.failing(at-long-gap, read))
+				}
 				out = append(out, twice)
 			}
 		}
@@ -123,12 +127,13 @@ func cmpOr(a, b syscall.Errno) syscall.Errno {
 // weak is a medium of which one read in ten fails, and the next one does not.
 func weak(seed uint64) *outage {
 	r := rand.New(rand.NewPCG(seed, 2))
-	return &outage{name: fmt.Sprintf("one read in ten, seed %d", seed), failing: func(_ int, read bool) syscall.Errno {
-		if read && r.IntN(10) == 0 {
-			return syscall.EIO
-		}
-		return 0
-	}}
+	return &outage{name: fmt.Sprintf("one read in ten, seed %d", seed),
+		failing: func(_ int, read bool) syscall.Errno {
+			if read && r.IntN(10) == 0 {
+				return syscall.EIO
+			}
+			return 0
+		}}
 }
 
 // refusal fails unless err is what a device that cannot be asked is refused with.
@@ -224,7 +229,8 @@ func TestVerbsOverBadPath(t *testing.T) {
 		for i, from := range states {
 			for _, plain := range []bool{false, true} {
 				count := &outage{failing: func(int, bool) syscall.Errno { return 0 }}
-				if err := s.driveDevices(count.over(asDevices(cloneDisks(from)), true), plain, s.opts); err != nil {
+				if err := s.driveDevices(count.over(asDevices(cloneDisks(from)), true), plain,
+					s.opts); err != nil {
 					t.Fatal(err)
 				}
 				outages := []*outage{weak(r.Uint64()), weak(r.Uint64())}
@@ -342,7 +348,8 @@ func TestRepairOverBadPath(t *testing.T) {
 			if err := v.run(count.over(devices(clones(v.disks)), true)); err != nil {
 				t.Fatalf("%s: %s: %v", tc.name, v.name, err)
 			}
-			outages := []*outage{weak(r.Uint64()), weak(r.Uint64()), weak(r.Uint64()), weak(r.Uint64())}
+			outages := []*outage{weak(r.Uint64()), weak(r.Uint64()), weak(r.Uint64()),
+				weak(r.Uint64())}
 			for range 6 {
 				all := outagesAt(1+r.IntN(count.n+1), r)
 				for range 4 {
@@ -360,7 +367,8 @@ func TestRepairOverBadPath(t *testing.T) {
 						}
 					}
 					// The verb is repeated, over a path that is well again.
-					if err := v.run(devices(disks)); err != nil && !errors.Is(err, ErrBackupStale) { // all was done but the last look
+					// all was done but the last look
+					if err := v.run(devices(disks)); err != nil && !errors.Is(err, ErrBackupStale) {
 						t.Fatalf("%s: and later: %v", what, err)
 					}
 				}
@@ -426,7 +434,9 @@ func TestPathBlamesNoPlace(t *testing.T) {
 			w.away = func(op Op) error {
 				if left == 0 && w.r.IntN(60) == 0 {
 					left = 1 + w.r.IntN(30)
-					errno = []error{syscall.ENOLINK, syscall.ENODEV, syscall.ETIMEDOUT, syscall.ENOMEM, syscall.EAGAIN, fmt.Errorf("wrapped: %w", syscall.ENXIO)}[w.r.IntN(6)]
+					errno = []error{syscall.ENOLINK, syscall.ENODEV, syscall.ETIMEDOUT,
+						syscall.ENOMEM, syscall.EAGAIN, fmt.Errorf("wrapped: %w",
+							syscall.ENXIO)}[w.r.IntN(6)]
 				}
 				if left == 0 {
 					return nil
@@ -464,7 +474,8 @@ func TestPathBlamesNoPlace(t *testing.T) {
 			}
 			for i, m := range st.Mirrors {
 				if m.Start != begun.Mirrors[i].Start || m.Device != begun.Mirrors[i].Device {
-					t.Errorf("%s, seed %d: mirror %d moved to %s from %s", tc.name, seed, i, m.Location, begun.Mirrors[i].Location)
+					t.Errorf("%s, seed %d: mirror %d moved to %s from %s", tc.name, seed, i,
+						m.Location, begun.Mirrors[i].Location)
 				}
 			}
 			if len(w.c.sites) > 0 {
@@ -518,8 +529,9 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// TestCommitsWithoutSpareDevice: a spare device that is away keeps no change from becoming durable, and no
-// superblock of the backing from saying that its mirror misses it; when it is back, all is well.
+// TestCommitsWithoutSpareDevice: a spare device that is away keeps no change from becoming
+// durable, and no superblock of the backing from saying that its mirror misses it; when it
+// is back, all is well.
 func TestCommitsWithoutSpareDevice(t *testing.T) {
 	w := single(t, pairParams(512))
 	w.settle()
@@ -538,7 +550,8 @@ func TestCommitsWithoutSpareDevice(t *testing.T) {
 		w.commit()
 		w.settle()
 	}
-	if st := w.c.Status(); w.stats.unknown != before.unknown || w.stats.dropped != before.dropped || w.stats.durable != before.durable+10 || st.Suspended {
+	if st := w.c.Status(); w.stats.unknown != before.unknown || w.stats.dropped != before.dropped ||
+		w.stats.durable != before.durable+10 || st.Suspended {
 		t.Fatalf("%+v, were %+v; %+v", w.stats, before, st)
 	}
 	w.find(w.disks, "without the spare device")

@@ -38,7 +38,8 @@ func readSuperblocks(dev Device) []sbCopy {
 			c.sb, c.err = decodeSuperblock(b)
 			if c.sb != nil && !slices.Contains(c.sb.copies(c.sb.DeviceIndex), off) {
 				// Somebody's data, or a disk copied to a larger one.
-				c.sb, c.err = nil, fmt.Errorf("%w at %d: the superblock there is the copy of one that lay elsewhere", ErrNotFound, off)
+				c.sb, c.err = nil, fmt.Errorf("%w at %d: the superblock there is the copy of one "+
+					"that lay elsewhere", ErrNotFound, off)
 			}
 		}
 		out = append(out, c)
@@ -48,7 +49,8 @@ func readSuperblocks(dev Device) []sbCopy {
 			return c.sb != nil && slices.Contains(c.sb.copies(c.sb.DeviceIndex), off)
 		})
 		read(off)
-		if last := len(out) - 1; last >= 0 && out[last].offset == off && out[last].sb == nil && !named {
+		if last := len(out) - 1; last >= 0 && out[last].offset == off && out[last].sb == nil &&
+			!named {
 			out = out[:last]
 		}
 	}

@@ -63,14 +63,16 @@ func decodeRecord(b []byte, set *uuid.UUID) (r record, ok bool) {
 		return record{}, false
 	}
 	r = record{
-		link:         link{Position{le.Uint64(b[40:]), le.Uint64(b[48:])}, le.Uint64(b[checksumOffset:])},
+		link: link{Position{le.Uint64(b[40:]), le.Uint64(b[48:])},
+			le.Uint64(b[checksumOffset:])},
 		prev:         link{Position{le.Uint64(b[56:]), le.Uint64(b[64:])}, le.Uint64(b[72:])},
 		sbGeneration: le.Uint64(b[80:]),
 		session:      le.Uint64(b[88:]),
 		kind:         recordKind(le.Uint32(b[12:])),
 		count:        le.Uint32(b[96:]),
 	}
-	if r.count > MaxEntries || r.kind != recordEpoch && r.kind != recordEntries || !r.prev.Less(r.Position) || r.Epoch > maxEpoch {
+	if r.count > MaxEntries || r.kind != recordEpoch && r.kind != recordEntries ||
+		!r.prev.Less(r.Position) || r.Epoch > maxEpoch {
 		return record{}, false
 	}
 	return r, true

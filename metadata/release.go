@@ -88,13 +88,16 @@ func (e *StuckError) Error() string {
 		what string
 		list []BlockRange
 		more uint64
-	}{{"no copy that can be read", e.NoCopy, e.NoCopyMore}, {"a home that is still bad", e.BadHome, e.BadHomeMore}} {
+	}{{"no copy that can be read", e.NoCopy, e.NoCopyMore}, {"a home that is still bad", e.BadHome,
+		e.BadHomeMore}} {
 		if n := countBlocks(p.list) + p.more; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d with %s (%s)", n, p.what, rangesText(p.list)))
 		}
 	}
 	if e.Old > 0 {
-		parts = append(parts, fmt.Sprintf("of at least %d of those without a copy home still holds what it held before they left it, perhaps long ago (--accept-old takes that)", e.Old))
+		parts = append(parts, fmt.Sprintf("of at least %d of those without a copy home still "+
+			"holds what it held before they left it, perhaps long ago (--accept-old takes that)",
+			e.Old))
 	}
 	return fmt.Sprintf("%v: %s", ErrStuck, strings.Join(parts, ", "))
 }
@@ -105,7 +108,8 @@ func (e *StuckError) Unwrap() error { return ErrStuck }
 func (e *StuckError) any() bool { return len(e.NoCopy)+len(e.BadHome) > 0 }
 
 func stuckBy(gone, left *blockList) *StuckError {
-	return &StuckError{NoCopy: gone.ranges, BadHome: left.ranges, NoCopyMore: gone.more, BadHomeMore: left.more}
+	return &StuckError{NoCopy: gone.ranges, BadHome: left.ranges, NoCopyMore: gone.more,
+		BadHomeMore: left.more}
 }
 
 func rangesText(l []BlockRange) string {
@@ -134,7 +138,8 @@ type Survey struct {
 	Pending uint64       // blocks that cannot be read at home, before and after
 	NoCopy  []BlockRange // blocks that have no copy that can be read
 	More    uint64       // how many others have none, which were too many to list
-	Old     []BlockRange // those of them whose home can be read; with AcceptOld they are taken back, and not in NoCopy
+	// those of them whose home can be read; with AcceptOld they are taken back, and not in NoCopy
+	Old []BlockRange
 }
 
 // SurveyRelease reads all that a release would move, and writes nothing.
@@ -177,7 +182,8 @@ func (v *View) survey(o *MoveOptions) *Survey {
 		}
 	})
 	lost := v.lost()
-	s.NoCopy, s.More = mergeRanges(gone.ranges, unread.ranges, lost.ranges), gone.more+unread.more+lost.more
+	s.NoCopy, s.More = mergeRanges(gone.ranges, unread.ranges, lost.ranges), gone.more+unread.more+
+		lost.more
 	v.table.Extents(func(x Extent) bool {
 		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
 		return true
@@ -230,7 +236,8 @@ func Release(img *Image, o MoveOptions) (Released, error) {
 func release(img *Image, o MoveOptions) (Released, error) {
 	var out Released
 	if img.readOnly {
-		return out, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+		return out, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
+			img.sb.ROCompat&^knownROCompat)
 	}
 	v, err := NewView(img)
 	if err != nil {
@@ -257,7 +264,8 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	out.Moved = v.notDisplaced(moved)
 	moved = append(moved, back...)
 	if gone.count() > 0 && !o.Force {
-		return out, &StuckError{NoCopy: gone.ranges, NoCopyMore: gone.more} // it could be read a moment ago
+		// it could be read a moment ago
+		return out, &StuckError{NoCopy: gone.ranges, NoCopyMore: gone.more}
 	}
 	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone.ranges)
 	// Nobody reads those homes until the table says so: what was written to
@@ -425,7 +433,8 @@ func addHome(list []Entry, unit uint64, bit uint8) []Entry {
 		list[n-1].Mask |= bit
 		return list
 	}
-	return append(list, Entry{Unit: unit, Count: 1, Mask: bit, State: StateHome, Cause: CauseOperator})
+	return append(list, Entry{Unit: unit, Count: 1, Mask: bit, State: StateHome,
+		Cause: CauseOperator})
 }
 
 // tryHead writes to every place of the head, and of the tail if that is displaced,
@@ -491,7 +500,8 @@ func (v *View) commitHome(img *Image, entries []Entry, o MoveOptions) (*Superblo
 			}
 		}
 		if ended != OutcomeDurable {
-			return fmt.Errorf("the metadata takes no change; nothing is lost, the set is as it was: %w", c.Status().Err)
+			return fmt.Errorf("the metadata takes no change; nothing is lost, the set is as it "+
+				"was: %w", c.Status().Err)
 		}
 		return nil
 	}
@@ -529,11 +539,13 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 		if now.Strays = v.strays(); now.Strays > 0 {
 			// They are found by the mirrors outside of the head alone.
 			probe := now.clone()
-			probe.Transition, probe.Incompat = TransitionReleasing, probe.Incompat|incompatTransition
+			probe.Transition, probe.Incompat = TransitionReleasing,
+				probe.Incompat|incompatTransition
 			probe.leaveHead()
 			again, err := viewOf(v.devs, probe)
 			if err != nil {
-				return fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the head says where to; repair the metadata first: %w", now.Strays, err)
+				return fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the "+
+					"head says where to; repair the metadata first: %w", now.Strays, err)
 			}
 			if !sameTable(again.table, v.table) {
 				return fmt.Errorf("%w: the mirrors do not agree", ErrDamaged)
@@ -555,7 +567,8 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	front := slices.DeleteFunc(now.inFront(), func(off int64) bool { return off == now.Mark })
 	for _, off := range append(front, now.Mark) {
 		// The others may lie in bad places.
-		if err := putCopies(v.devs, now, []sbStep{{0, off}}); err != nil && off == now.Mark && !o.Force {
+		if err := putCopies(v.devs, now, []sbStep{{0, off}}); err != nil && off == now.Mark &&
+			!o.Force {
 			return err
 		}
 	}
@@ -565,7 +578,8 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 		return err
 	}
 	if stuck := stuckBy(&gone, &left); stuck.any() && !o.Force {
-		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force", stuck)
+		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force",
+			stuck)
 	}
 	// A copy that could not be read is given up for good with the next page.
 	if gone.count() > 0 && unsettled(v.devs) {
@@ -585,7 +599,8 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 
 // allButMark moves the head to the front, but for the page at the mark, and then a
 // displaced tail to the end.
-func (v *View) allButMark(buf []byte, sb *Superblock, o MoveOptions, left, gone *blockList) (err error) {
+func (v *View) allButMark(buf []byte, sb *Superblock, o MoveOptions, left,
+	gone *blockList) (err error) {
 	head := span{sb.Mark + PageSize, sb.HeadBytes}
 	spans := append([]span{{0, sb.Mark}, head}, sb.fronts()[1:]...)
 	var done, total int64

@@ -28,7 +28,8 @@ func TestReleaseStuck(t *testing.T) {
 				t.Fatal(err)
 			}
 			var e *StuckError
-			if _, err := Release(img, s.opts); !errors.As(err, &e) || !errors.Is(err, ErrStuck) || !slices.Equal(e.BadHome, want) || len(e.NoCopy) > 0 {
+			if _, err := Release(img, s.opts); !errors.As(err, &e) || !errors.Is(err, ErrStuck) ||
+				!slices.Equal(e.BadHome, want) || len(e.NoCopy) > 0 {
 				t.Fatalf("release: %v, want %v", err, want)
 			}
 			s.isSet(s.disks, "after a refusal")
@@ -39,7 +40,8 @@ func TestReleaseStuck(t *testing.T) {
 		// nothing is.
 		s.disks[0].badRead, s.disks[0].badWrite = map[int64]bool{}, map[int64]bool{}
 		per := uint64(UnitSize / s.block)
-		for _, off := range []int64{SuperblockStride, RegionStart + 8192, RegionStart + 8192 + s.block, img.Layout().sb.HeadBytes - PageSize} {
+		for _, off := range []int64{SuperblockStride, RegionStart + 8192, RegionStart + 8192 +
+			s.block, img.Layout().sb.HeadBytes - PageSize} {
 			s.badBlock(s.disks[0], off, false, true)
 		}
 		unit := uint64(SuperblockStride / UnitSize)
@@ -56,7 +58,8 @@ func TestReleaseStuck(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := []BlockRange{{unit * per, 1}, {first * per, 2}, {head - per, 1}}; !slices.Equal(out.Left.BadHome, want) || len(out.Left.NoCopy) > 0 {
+		if want := []BlockRange{{unit * per, 1}, {first * per, 2},
+			{head - per, 1}}; !slices.Equal(out.Left.BadHome, want) || len(out.Left.NoCopy) > 0 {
 			t.Errorf("left %+v, want %v", out.Left, want)
 		}
 		for _, r := range out.Left.BadHome {
@@ -140,7 +143,8 @@ func TestChangedSinceCut(t *testing.T) {
 		s.live(false)
 		cut = s.interrupt(true, afterMark(tc.mark))
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
-		if sb, _, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil || sb.Transition != TransitionReleasing {
+		if sb, _, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil ||
+			sb.Transition != TransitionReleasing {
 			t.Fatalf("%+v, %v", sb, err)
 		}
 		s.end(cut, true, "changed since")
@@ -173,14 +177,19 @@ func transitionIn(w memWrite) Transition {
 func TestInterruptedOthers(t *testing.T) {
 	p := sceneParams[3].p
 	s := newScene(t, p, 6)
-	cut := s.interrupt(false, func(_ *cutDisk, w memWrite) bool { return transitionIn(w) == TransitionTaken })
-	if sb, devs, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil || sb.Transition != TransitionCopied || len(devs) != 2 {
+	cut := s.interrupt(false, func(_ *cutDisk,
+		w memWrite) bool {
+		return transitionIn(w) == TransitionTaken
+	})
+	if sb, devs, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil ||
+		sb.Transition != TransitionCopied || len(devs) != 2 {
 		t.Fatalf("%+v, %v, %v", sb, devs, err)
 	}
 	if sb, _, err := Interrupted(cut[0], nil); err != nil || sb != nil {
 		t.Errorf("without the spare device: %+v, %v", sb, err)
 	}
-	if sb, _, err := Interrupted(newCutDisk(p.BackingSize+1<<20, 512), asDevices(cut[1:])); err != nil || sb != nil {
+	if sb, _, err := Interrupted(newCutDisk(p.BackingSize+1<<20, 512),
+		asDevices(cut[1:])); err != nil || sb != nil {
 		t.Errorf("with a disk of another size: %+v, %v", sb, err)
 	}
 	// With another disk of that size nothing is changed on either, unless it is
@@ -214,7 +223,8 @@ func TestInterruptedOthers(t *testing.T) {
 	if _, _, err := Interrupted(half[0], nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("half released, without the spare device: %v", err)
 	}
-	if sb, _, err := Interrupted(half[0], asDevices(half[1:])); err != nil || sb == nil || sb.Transition != TransitionReleasing {
+	if sb, _, err := Interrupted(half[0], asDevices(half[1:])); err != nil || sb == nil ||
+		sb.Transition != TransitionReleasing {
 		t.Errorf("half released: %+v, %v", sb, err)
 	}
 }

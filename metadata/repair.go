@@ -41,7 +41,8 @@ func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 	r.Before = report
 	after := devs
 	if err != nil {
-		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath) {
+		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) ||
+			errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath) {
 			return r, err
 		}
 		if r.rescue, err = planRescue(devs, searched, err); err != nil {
@@ -52,14 +53,16 @@ func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 		if report, err = Check(after); err != nil {
 			return r, err
 		}
-		r.step("write the superblock of %s (%s) anew, from %s", nameOf(devs[r.rescue.given], r.rescue.given), r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
+		r.step("write the superblock of %s (%s) anew, from %s", nameOf(devs[r.rescue.given],
+			r.rescue.given), r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
 	}
 	img, err := Load(after)
 	if err != nil {
 		return r, err
 	}
 	if img.readOnly {
-		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, img.sb.ROCompat&^knownROCompat)
+		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
+			img.sb.ROCompat&^knownROCompat)
 	}
 	if !img.needsRepair(&report) && r.rescue == nil {
 		return r, nil
@@ -78,7 +81,8 @@ func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
 			r.step("%s: clear %d log slots that are torn or cannot be read", where, n)
 		}
 	}
-	r.step("write the remap table, as of record %s, into both checkpoint slots of every mirror", img.tip.Position)
+	r.step("write the remap table, as of record %s, into both checkpoint slots of every mirror",
+		img.tip.Position)
 	r.step("read everything back and check it")
 	return r, nil
 }
@@ -197,7 +201,8 @@ func (img *Image) rebuild(o RunOptions) error {
 	// Twice, so that both slots of every mirror get one, and a record between,
 	// without which there would be no need for the second.
 	for range 2 {
-		if err := do("writing a record", func() (Ticket, error) { return c.Commit(nil) }); err != nil {
+		if err := do("writing a record",
+			func() (Ticket, error) { return c.Commit(nil) }); err != nil {
 			return err
 		}
 		if err := do("writing a checkpoint", c.Checkpoint); err != nil {
@@ -214,7 +219,8 @@ func (img *Image) rebuild(o RunOptions) error {
 		return err
 	}
 	if t.Counts() != before.Counts() {
-		return fmt.Errorf("%w: the table reads back as another one: %+v, not %+v", ErrDamaged, t.Counts(), before.Counts())
+		return fmt.Errorf("%w: the table reads back as another one: %+v, not %+v", ErrDamaged,
+			t.Counts(), before.Counts())
 	}
 	return after.clearGarbage()
 }
@@ -222,7 +228,8 @@ func (img *Image) rebuild(o RunOptions) error {
 // leap makes what comes next larger than anything that could have been used
 // without leaving a trace that can be read now.
 func (img *Image) leap() {
-	for _, n := range []*uint64{&img.maxEpoch, &img.maxGeneration, &img.maxSequence, &img.maxCheckpoint} {
+	for _, n := range []*uint64{&img.maxEpoch, &img.maxGeneration, &img.maxSequence,
+		&img.maxCheckpoint} {
 		if *n < maxEpoch/2 {
 			*n += margin
 		}

@@ -83,7 +83,8 @@ func writeCopies(dev Device, sb *Superblock, index uint8, places []int64) error 
 		if err == nil {
 			written++
 		} else {
-			last = fmt.Errorf("writing the superblock of %s at %d: %w", nameOf(dev, int(index)), off, err)
+			last = fmt.Errorf("writing the superblock of %s at %d: %w", nameOf(dev, int(index)),
+				off, err)
 		}
 	}
 	if written == 0 {
@@ -142,7 +143,8 @@ func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock,
 				return
 			}
 			sb, err := decodeSuperblock(b)
-			if err == nil && sb.DeviceIndex == 0 && slices.Contains(sb.copies(0), at+int64(i)*PageSize) {
+			if err == nil && sb.DeviceIndex == 0 && slices.Contains(sb.copies(0),
+				at+int64(i)*PageSize) {
 				found = sb
 			}
 		})
@@ -152,7 +154,9 @@ func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock,
 		end = at
 	}
 	if unread > 0 {
-		return nil, fmt.Errorf("%w: the whole device was searched, but %d pages of it cannot be read", ErrNotFound, unread)
+		return nil, fmt.Errorf(
+			"%w: the whole device was searched, but %d pages of it cannot be read", ErrNotFound,
+			unread)
 	}
 	return nil, fmt.Errorf("%w: the whole device was searched", ErrNotFound)
 }
@@ -173,7 +177,9 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 		}
 		switch {
 		case err != nil && lost >= 0:
-			return nil, fmt.Errorf("%w: neither %s nor %s has a superblock left; restore a backup of the metadata (%w)", ErrDamaged, nameOf(devs[lost], lost), nameOf(d, i), cause)
+			return nil, fmt.Errorf("%w: neither %s nor %s has a superblock left; restore a "+
+				"backup of the metadata (%w)", ErrDamaged, nameOf(devs[lost], lost), nameOf(d, i),
+				cause)
 		case err != nil:
 			lost = i
 			continue
@@ -188,15 +194,18 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 	}
 	r := rescue{given: lost}
 	switch {
-	case lost < 0 && backing != nil && newest != nil && newest.UUID == backing.UUID && newest.Generation > backing.Generation:
+	case lost < 0 && backing != nil && newest != nil && newest.UUID == backing.UUID &&
+		newest.Generation > backing.Generation:
 		// The newest copies on the backing are lost, older ones are left.
 		r.given = slices.Index(elected, backing)
 		r.sb, r.from = newest, nameOf(devs[newestAt], newestAt)
 	case lost < 0:
 		return nil, cause
 	case backing == nil && searched != nil:
-		if newest != nil && (newest.UUID != searched.UUID || newest.Generation > searched.Generation) {
-			return nil, fmt.Errorf("%w: the superblock that was found on the backing is of set %s, generation %d, that on the spare device of set %s, generation %d",
+		if newest != nil && (newest.UUID != searched.UUID ||
+			newest.Generation > searched.Generation) {
+			return nil, fmt.Errorf("%w: the superblock that was found on the backing is of set "+
+				"%s, generation %d, that on the spare device of set %s, generation %d",
 				ErrDamaged, searched.UUID, searched.Generation, newest.UUID, newest.Generation)
 		}
 		r.sb, r.from = searched, "the end that the disk had"
@@ -209,7 +218,10 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 		r.sb, r.from = backing, "the backing"
 		missing := 0
 		for i := range backing.Devices[1:] {
-			if !slices.ContainsFunc(elected, func(sb *Superblock) bool { return sb != nil && int(sb.DeviceIndex) == i+1 }) {
+			if !slices.ContainsFunc(elected, func(sb *Superblock) bool {
+				return sb != nil &&
+					int(sb.DeviceIndex) == i+1
+			}) {
 				r.index = uint8(i + 1)
 				missing++
 			}
@@ -220,7 +232,8 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 	}
 	r.dev = devs[r.given]
 	if have, want := r.dev.Size(), r.sb.Devices[r.index].Size; have < want {
-		return nil, fmt.Errorf("%w: device %s has no superblock left, and %d bytes where the set had %d there: not the one (%w)",
+		return nil, fmt.Errorf("%w: device %s has no superblock left, and %d bytes where the set "+
+			"had %d there: not the one (%w)",
 			ErrForeign, r.sb.Devices[r.index].UUID, have, want, cause)
 	}
 	after := slices.Clone(devs)
@@ -233,7 +246,8 @@ func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, erro
 		return &r, nil // one of its own copies, as good as any
 	}
 	if why := img.unproved(r.index); why != "" {
-		return nil, fmt.Errorf("%w: the superblocks of device %s are lost; those from %s may be older or belong to another disk, for %s; restore a backup of the metadata",
+		return nil, fmt.Errorf("%w: the superblocks of device %s are lost; those from %s may be "+
+			"older or belong to another disk, for %s; restore a backup of the metadata",
 			ErrDamaged, r.sb.Devices[r.index].UUID, r.from, why)
 	}
 	return &r, nil
@@ -257,11 +271,16 @@ func (img *Image) unproved(index uint8) string {
 		switch {
 		case m.stale && (index == 0 || m.device == index):
 			return where + "is stale"
-		case index == 0 && m.device == 0 && slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotDamaged || s.state == slotUnreadable }):
+		case index == 0 && m.device == 0 && slices.ContainsFunc(m.slots,
+			func(s logSlot) bool { return s.state == slotDamaged || s.state == slotUnreadable }):
 			return where + "cannot be read whole"
 		}
-		holds := slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotRecord && s.link == img.tip }) ||
-			img.tip == creation && slices.ContainsFunc(m.headers[:], func(h *header) bool { return h != nil && *h == img.checkpoint.header })
+		holds := slices.ContainsFunc(m.slots, func(s logSlot) bool {
+			return s.state == slotRecord &&
+				s.link == img.tip
+		}) ||
+			img.tip == creation && slices.ContainsFunc(m.headers[:],
+				func(h *header) bool { return h != nil && *h == img.checkpoint.header })
 		if !holds && (index == 0 || m.device == index) {
 			return where + "lacks the newest record"
 		}
@@ -273,7 +292,8 @@ func (img *Image) unproved(index uint8) string {
 	case own == 0:
 		return "there is no mirror on it"
 	case img.tip.Epoch != img.sb.Epoch:
-		return fmt.Sprintf("its newest record is of epoch %d, and there was a start with epoch %d", img.tip.Epoch, img.sb.Epoch)
+		return fmt.Sprintf("its newest record is of epoch %d, and there was a start with epoch %d",
+			img.tip.Epoch, img.sb.Epoch)
 	}
 	return ""
 }

@@ -219,7 +219,8 @@ func history(t testing.TB, p PlanParams, seed uint64, stale bool) *world {
 	if stale {
 		victim := w.weakest()
 		w.fail = func(op Op) bool {
-			return op.Device == victim.device && op.Offset >= victim.start && op.Offset < victim.start+2*victim.slot+int64(len(victim.slots))*victim.atom
+			return op.Device == victim.device && op.Offset >= victim.start &&
+				op.Offset < victim.start+2*victim.slot+int64(len(victim.slots))*victim.atom
 		}
 	}
 	for range 3 {
@@ -241,7 +242,8 @@ func TestRepair(t *testing.T) {
 					disks := clones(w.disks)
 					damage(w, kind, disks)
 					if got, err := tableOf(devices(disks)); err != nil || !slices.Equal(got, want) {
-						t.Fatalf("seed %d: the damage was too much: %v%s", seed, err, diff(want, got))
+						t.Fatalf("seed %d: the damage was too much: %v%s", seed, err,
+							diff(want, got))
 					}
 					repaired(t, fmt.Sprint("seed ", seed), disks, want)
 				}
@@ -285,7 +287,8 @@ func TestRepairCut(t *testing.T) {
 						}
 						cuts++
 						what := fmt.Sprint("cut at write ", n)
-						if got, err := tableOf(devices(after)); err != nil || !slices.Equal(got, want) {
+						if got, err := tableOf(devices(after)); err != nil ||
+							!slices.Equal(got, want) {
 							t.Fatalf("%s: %v%s", what, err, diff(want, got))
 						}
 						if n%3 == 0 || err == nil {
@@ -364,9 +367,11 @@ func TestRepairRefuses(t *testing.T) {
 	// A spare device of the start before, without its superblocks.
 	stale := old[1].clone()
 	lose(stale, &w.plan.sb, 1)
-	refused("a stale spare device", ErrDamaged, "lacks the newest record", w.disks[0].clone(), stale)
+	refused("a stale spare device", ErrDamaged, "lacks the newest record", w.disks[0].clone(),
+		stale)
 	blank := newMemDisk(w.disks[1].size)
-	refused("a blank spare device", ErrDamaged, "lacks the newest record", w.disks[0].clone(), blank)
+	refused("a blank spare device", ErrDamaged, "lacks the newest record", w.disks[0].clone(),
+		blank)
 	refused("a small one", ErrForeign, "bytes", w.disks[0].clone(), newMemDisk(4<<20))
 	refused("an old backing", ErrStale, "epoch", old[0].clone(), w.disks[1].clone())
 
@@ -440,7 +445,8 @@ func TestRepairMovedDisk(t *testing.T) {
 	if _, err := SearchSuperblock(d, func(int64) error { return stop }); err != stop {
 		t.Error(err)
 	}
-	if _, err := SearchSuperblock(newMemDisk(3<<20+PageSize), func(int64) error { return nil }); !errors.Is(err, ErrNotFound) {
+	if _, err := SearchSuperblock(newMemDisk(3<<20+PageSize),
+		func(int64) error { return nil }); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
 	plan, err := PlanRepair(devices([]*memDisk{d}), found)

@@ -69,7 +69,8 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 		return r, err
 	}
 	if r.img.readOnly {
-		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly, r.img.sb.ROCompat&^knownROCompat)
+		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
+			r.img.sb.ROCompat&^knownROCompat)
 	}
 	if err := r.img.scan(); err != nil {
 		return r, err
@@ -80,7 +81,8 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 		table, err = img.Table()
 	}
 	switch {
-	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath):
+	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) ||
+		errors.Is(err, ErrPath):
 		return r, err
 	case err != nil:
 		if err := r.gather(b); err != nil {
@@ -92,9 +94,12 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 			return r, nil
 		}
 		if !r.Disk.Less(b.Position) {
-			return r, fmt.Errorf("%w: it was made at %s, and the metadata of the disk is in order up to %s", ErrBackupStale, b.Position, r.Disk)
+			return r, fmt.Errorf("%w: it was made at %s, and the metadata of the disk is in "+
+				"order up to %s", ErrBackupStale, b.Position, r.Disk)
 		}
-		r.risk("the metadata of the disk is in order, but of an earlier time, %s, than the backup, %s: where the whole disk was put back to that time, the table of the backup does not fit the data on it", r.Disk, b.Position)
+		r.risk("the metadata of the disk is in order, but of an earlier time, %s, than the "+
+			"backup, %s: where the whole disk was put back to that time, the table of the backup "+
+			"does not fit the data on it", r.Disk, b.Position)
 		if err := r.apply(b.entries, "the backup"); err != nil {
 			return r, err
 		}
@@ -105,7 +110,8 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 	r.table.fit(r.img.layout)
 	r.Table = r.table.Counts()
 	if n := r.img.layout.TableCapacity(); r.Table.Entries > n {
-		return r, fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d", ErrDamaged, r.Table.Entries, n)
+		return r, fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d",
+			ErrDamaged, r.Table.Entries, n)
 	}
 	r.step("mark every mirror as out of use, in every copy of the superblock, with a new epoch")
 	r.step("write the table of %s and of %d newer records to every mirror", r.Base, r.Records)
@@ -151,7 +157,8 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 			if b != nil {
 				what = "the backup is"
 			}
-			return fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign, nameOf(d, i), sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
+			return fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign,
+				nameOf(d, i), sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
 		}
 		if sb.DeviceIndex == 0 && backing == nil {
 			backing = sb
@@ -181,9 +188,11 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 		id := img.sb.Devices[at]
 		switch {
 		case img.devs[at] != nil:
-			return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other", ErrForeign, id.UUID)
+			return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
+				ErrForeign, id.UUID)
 		case devs[i].Size() < id.Size:
-			return fmt.Errorf("%w: %s has %d bytes, %s %s of the set has %d", ErrForeign, nameOf(devs[i], i), devs[i].Size(), id.Role, id.UUID, id.Size)
+			return fmt.Errorf("%w: %s has %d bytes, %s %s of the set has %d", ErrForeign,
+				nameOf(devs[i], i), devs[i].Size(), id.Role, id.UUID, id.Size)
 		}
 		img.devs[at] = devs[i]
 		return nil
@@ -201,10 +210,13 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 		own := sb.Devices[sb.DeviceIndex].UUID
 		at := slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == own })
 		if at < 0 {
-			return fmt.Errorf("%w: device %s is not part of set %s (%s)", ErrForeign, own, img.sb.UUID, img.sb.Name)
+			return fmt.Errorf("%w: device %s is not part of set %s (%s)", ErrForeign, own,
+				img.sb.UUID, img.sb.Name)
 		}
-		if sb.DeviceIndex != 0 && (sb.Epoch < epoch || backing != nil && sb.Epoch > epoch && sb.PrevEpoch > epoch) {
-			return fmt.Errorf("%w: spare device %s is of epoch %d, the set of %d", ErrStale, own, sb.Epoch, epoch)
+		if sb.DeviceIndex != 0 && (sb.Epoch < epoch || backing != nil && sb.Epoch > epoch &&
+			sb.PrevEpoch > epoch) {
+			return fmt.Errorf("%w: spare device %s is of epoch %d, the set of %d", ErrStale, own,
+				sb.Epoch, epoch)
 		}
 		if err := take(i, at); err != nil {
 			return err
@@ -213,7 +225,8 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 	for _, i := range r.bare {
 		at := slices.Index(img.devs, nil)
 		if at < 0 || i == 0 && at != 0 {
-			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there without it", ErrForeign, nameOf(devs[i], i))
+			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there "+
+				"without it", ErrForeign, nameOf(devs[i], i))
 		}
 		if err := take(i, at); err != nil {
 			return err
@@ -221,11 +234,13 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 	}
 	for i, d := range img.devs {
 		if d == nil {
-			return fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
+			return fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
+				img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
 		}
 	}
 	if img.maxEpoch >= maxEpoch/2 || img.maxGeneration >= maxEpoch/2 {
-		return fmt.Errorf("%w: epoch %d, generation %d", ErrDamaged, img.maxEpoch, img.maxGeneration)
+		return fmt.Errorf("%w: epoch %d, generation %d", ErrDamaged, img.maxEpoch,
+			img.maxGeneration)
 	}
 	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
 	r.img = img
@@ -235,15 +250,19 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 // sameLayout: an entry of a must mean the same in b, which may have more spare
 // regions.
 func sameLayout(a, b *Layout) error {
-	same := a.sb.BlockSize == b.sb.BlockSize && a.sb.HeadBytes == b.sb.HeadBytes && a.sb.ExportedBytes == b.sb.ExportedBytes &&
+	same := a.sb.BlockSize == b.sb.BlockSize && a.sb.HeadBytes == b.sb.HeadBytes &&
+		a.sb.ExportedBytes == b.sb.ExportedBytes &&
 		a.headDev == b.headDev && a.headStart == b.headStart &&
-		a.tailBlock == b.tailBlock && a.tailDev == b.tailDev && a.tailStart == b.tailStart && len(a.spares) <= len(b.spares)
+		a.tailBlock == b.tailBlock && a.tailDev == b.tailDev && a.tailStart == b.tailStart &&
+		len(a.spares) <= len(b.spares)
 	for i := 0; same && i < len(a.spares); i++ {
 		x, y := &a.spares[i], &b.spares[i]
-		same = x.Device == y.Device && x.Start == y.Start && x.Length == y.Length && x.First == y.First
+		same = x.Device == y.Device && x.Start == y.Start && x.Length == y.Length &&
+			x.First == y.First
 	}
 	if !same {
-		return fmt.Errorf("%w: the set was laid out in another way when the backup was made", ErrForeign)
+		return fmt.Errorf("%w: the set was laid out in another way when the backup was made",
+			ErrForeign)
 	}
 	return nil
 }
@@ -317,11 +336,15 @@ func (r *Restore) gather(b *Backup) error {
 			break // it was found out then, and its superblocks come last
 		}
 		at := slices.Index(img.devs, r.given[i])
-		mirrors := slices.ContainsFunc(img.mirrors, func(m mirrorImage) bool { return int(m.device) == at })
+		mirrors := slices.ContainsFunc(img.mirrors,
+			func(m mirrorImage) bool { return int(m.device) == at })
 		if !mirrors || !seen[at] {
-			r.risk("%s has no superblock and no mirror that can be read: nothing on it says that it is %s %s", nameOf(r.given[i], i), img.sb.Devices[at].Role, img.sb.Devices[at].UUID)
+			r.risk("%s has no superblock and no mirror that can be read: nothing on it says that "+
+				"it is %s %s", nameOf(r.given[i], i), img.sb.Devices[at].Role,
+				img.sb.Devices[at].UUID)
 		} else if at != 0 && !r.current(uint8(at), newest) {
-			r.risk("%s has no superblock, and its mirror lacks the newest record: it may be out of date", nameOf(r.given[i], i))
+			r.risk("%s has no superblock, and its mirror lacks the newest record: it may be out "+
+				"of date", nameOf(r.given[i], i))
 		}
 	}
 	if tip == (link{}) {
@@ -334,16 +357,19 @@ func (r *Restore) gather(b *Backup) error {
 	}
 	r.Disk = tip.Position
 	if tip.Less(must) {
-		r.risk("there were records up to %s or later, the newest one that can be read is %s: changes after that are missing", must, r.Disk)
+		r.risk("there were records up to %s or later, the newest one that can be read is %s: "+
+			"changes after that are missing", must, r.Disk)
 	}
 	if best, from := r.best(b, candidates); (best != nil || b != nil) && tip.Less(from) {
 		// It knows all that the logs do, and more.
 		return r.gap(b, candidates, nil, link{})
 	}
-	if !certain && slices.ContainsFunc(r.bare, func(i int) bool { return r.given[i] == img.devs[0] }) {
+	if !certain && slices.ContainsFunc(r.bare,
+		func(i int) bool { return r.given[i] == img.devs[0] }) {
 		img.tip, img.checkpoint = tip, &candidate{}
 		if why := img.unproved(0); why != "" {
-			r.risk("the superblocks of the backing are lost, and those at hand may not be the newest, for %s", why)
+			r.risk("the superblocks of the backing are lost, and those at hand may not be the "+
+				"newest, for %s", why)
 		}
 	}
 	// The chain, as far back as it goes, the newest first.
@@ -365,7 +391,9 @@ func (r *Restore) gather(b *Backup) error {
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
 		if rec.sbGeneration > img.sb.Generation && !newer {
 			newer = true
-			r.risk("record %s was written under superblock generation %d, the newest that can be read is %d: mirrors or spare regions may have been added or moved", rec.Position, rec.sbGeneration, img.sb.Generation)
+			r.risk("record %s was written under superblock generation %d, the newest that can be "+
+				"read is %d: mirrors or spare regions may have been added or moved", rec.Position,
+				rec.sbGeneration, img.sb.Generation)
 		}
 		chain = append(chain, rec)
 		at = rec.prev
@@ -380,7 +408,8 @@ func (r *Restore) current(device uint8, newest link) bool {
 	}
 	for i := range r.img.mirrors {
 		m := &r.img.mirrors[i]
-		if m.device == device && slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotRecord && s.link == newest }) {
+		if m.device == device && slices.ContainsFunc(m.slots,
+			func(s logSlot) bool { return s.state == slotRecord && s.link == newest }) {
 			return true
 		}
 	}
@@ -405,7 +434,8 @@ func (r *Restore) best(b *Backup, candidates []*candidate) (best *candidate, fro
 func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missing link) error {
 	best, from := r.best(b, candidates)
 	if best == nil && b == nil {
-		return fmt.Errorf("%w: no whole checkpoint is left on any mirror; restore a backup of the metadata", ErrDamaged)
+		return fmt.Errorf("%w: no whole checkpoint is left on any mirror; restore a backup of "+
+			"the metadata", ErrDamaged)
 	}
 	for len(chain) > 0 && !from.Less(chain[len(chain)-1].Position) {
 		chain = chain[:len(chain)-1]
@@ -427,7 +457,9 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 	case len(chain) == len(forward):
 		r.risk("of the time after %s no record is left that is certain to count", from)
 	default:
-		r.risk("records after %s and up to %s are missing: blocks that were remapped, moved home or lost in them are taken for what they were before, and may read old data", from, missing.Position)
+		r.risk("records after %s and up to %s are missing: blocks that were remapped, moved home "+
+			"or lost in them are taken for what they were before, and may read old data", from,
+			missing.Position)
 	}
 	if best != nil {
 		return r.on(nil, "", best, chain)
@@ -513,7 +545,8 @@ func (r *Restore) replay(chain []record) error {
 		for j := range int(rec.count) {
 			e, flags := getEntry(recordEntry(buf, j))
 			if flags != 0 {
-				return fmt.Errorf("%w: record %s: entry with flags %#x", ErrDamaged, rec.Position, flags)
+				return fmt.Errorf("%w: record %s: entry with flags %#x", ErrDamaged, rec.Position,
+					flags)
 			}
 			if err := stated.add(&e); err != nil {
 				return err
@@ -525,7 +558,8 @@ func (r *Restore) replay(chain []record) error {
 	if len(r.Risks) > 0 {
 		// A table that is read while it changes may state some spare units twice, but not more.
 		if n, most := r.table.claims(), 2*r.img.layout.SpareUnits(); n > most {
-			return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n, r.img.layout.SpareUnits())
+			return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n,
+				r.img.layout.SpareUnits())
 		}
 		owner := map[uint32]uint64{}
 		r.table.Extents(func(x Extent) bool {
@@ -551,7 +585,8 @@ func (r *Restore) replay(chain []record) error {
 					}
 					if mask != 0 {
 						lost += uint64(bits.OnesCount8(mask))
-						if err := r.table.Apply(Entry{Unit: old, Count: 1, Mask: mask, State: StateLost, Cause: CauseUnknown, Time: e.Time}); err != nil {
+						if err := r.table.Apply(Entry{Unit: old, Count: 1, Mask: mask,
+							State: StateLost, Cause: CauseUnknown, Time: e.Time}); err != nil {
 							return fmt.Errorf("%w: %w", ErrDamaged, err)
 						}
 					}
@@ -567,7 +602,8 @@ func (r *Restore) replay(chain []record) error {
 		}
 	}
 	if lost > 0 {
-		r.risk("%d blocks are marked as lost, because their spare units hold other blocks since", lost)
+		r.risk("%d blocks are marked as lost, because their spare units hold other blocks since",
+			lost)
 	}
 	return nil
 }
@@ -626,7 +662,8 @@ func (r *Restore) run(o RunOptions) (Report, error) {
 		return Report{}, err
 	}
 	rec := record{
-		link: link{Position: Position{sb.Epoch, creation.Sequence + 1}}, prev: at, kind: recordEpoch,
+		link: link{Position: Position{sb.Epoch, creation.Sequence + 1}}, prev: at,
+		kind:         recordEpoch,
 		sbGeneration: sb.Generation, session: o.Session,
 	}
 	id := checkpointID{epoch: sb.Epoch, generation: img.maxCheckpoint + 1}
@@ -635,7 +672,8 @@ func (r *Restore) run(o RunOptions) (Report, error) {
 		m := &img.mirrors[i]
 		reg := &sb.Regions[m.region]
 		if err := r.writeMirror(m, id, at, rec); err != nil {
-			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of %s: %w", m.start, r.img.nameOf(m.device), err)
+			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of %s: %w",
+				m.start, r.img.nameOf(m.device), err)
 			continue
 		}
 		reg.Stale, reg.StaleFrom = false, Position{}
@@ -686,7 +724,8 @@ func (r *Restore) order() []int {
 	var first, rest []int
 	for i := range r.img.mirrors {
 		m := &r.img.mirrors[i]
-		if r.base != nil && slices.ContainsFunc(m.headers[:], func(h *header) bool { return h != nil && *h == r.base.header }) {
+		if r.base != nil && slices.ContainsFunc(m.headers[:],
+			func(h *header) bool { return h != nil && *h == r.base.header }) {
 			first = append(first, i)
 		} else {
 			rest = append(rest, i)
@@ -700,7 +739,8 @@ func (r *Restore) order() []int {
 func (r *Restore) writeMirror(m *mirrorImage, id checkpointID, at link, rec record) error {
 	dev, set := r.img.devs[m.device], &r.img.sb.UUID
 	slot := 0
-	if h := m.headers[0]; h != nil && (r.base != nil && *h == r.base.header || m.headers[1] == nil || m.headers[1].less(h)) {
+	if h := m.headers[0]; h != nil && (r.base != nil && *h == r.base.header ||
+		m.headers[1] == nil || m.headers[1].less(h)) {
 		slot = 1
 	}
 	if h := m.headers[slot]; h != nil && r.base != nil && *h == r.base.header {

@@ -62,20 +62,21 @@ var losses = []loss{
 			}
 		}
 	}, false, true, false},
-	{"a record after the newest checkpoint, which is on one mirror", func(w *world, disks []*memDisk) {
-		at := w.prevOf(w.c.durable)
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
-			for s := range m.slots {
-				if m.slots[s] == at.Position {
-					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+	{"a record after the newest checkpoint, which is on one mirror",
+		func(w *world, disks []*memDisk) {
+			at := w.prevOf(w.c.durable)
+			for i := range w.c.ms {
+				m := &w.c.ms[i]
+				for s := range m.slots {
+					if m.slots[s] == at.Position {
+						delete(disks[m.device].pages, m.logOffset(s)/PageSize)
+					}
+				}
+				if i != 1 {
+					noCheckpoint(disks[m.device], m)
 				}
 			}
-			if i != 1 {
-				noCheckpoint(disks[m.device], m)
-			}
-		}
-	}, false, true, true},
+		}, false, true, true},
 	{"every log", func(w *world, disks []*memDisk) {
 		for i := range w.c.ms {
 			m := &w.c.ms[i]
@@ -93,7 +94,8 @@ var losses = []loss{
 		for i := range img.mirrors {
 			m := &img.mirrors[i]
 			for s := range m.slots {
-				if r := &m.slots[s]; r.state == slotRecord && !r.Less(img.checkpoint.covers.Position) {
+				if r := &m.slots[s]; r.state == slotRecord &&
+					!r.Less(img.checkpoint.covers.Position) {
 					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
 				}
 			}
@@ -126,7 +128,8 @@ func (w *world) prevOf(at link) link {
 }
 
 // lostSet makes a set, a backup of it, some more changes, and the damage.
-func lostSet(t testing.TB, p PlanParams, l *loss, seed uint64) (w *world, b *Backup, disks []*memDisk) {
+func lostSet(t testing.TB, p PlanParams, l *loss, seed uint64) (w *world, b *Backup,
+	disks []*memDisk) {
 	w = history(t, p, seed, false)
 	if _, err := w.c.Checkpoint(); err != nil { // room in the log
 		t.Fatal(err)
@@ -213,8 +216,10 @@ func TestRestoreCut(t *testing.T) {
 				if plan.Disk.Less(b.Position) && !l.newer && !slices.Equal(want, b.entries) {
 					t.Fatalf("the backup is the newest there is: %s", diff(b.entries, want))
 				}
-				if best, _ := plan.best(b, plan.img.candidates()); l.newer && (best == nil || plan.base == nil || plan.base.header != best.header) {
-					t.Fatalf("there is a newer checkpoint than the backup, and it begins with %s", plan.Base)
+				if best, _ := plan.best(b, plan.img.candidates()); l.newer &&
+					(best == nil || plan.base == nil || plan.base.header != best.header) {
+					t.Fatalf("there is a newer checkpoint than the backup, and it begins with %s",
+						plan.Base)
 				}
 				if now := listed(w.table(w.base)); l.certain && !slices.Equal(want, now) {
 					t.Fatalf("something is missing: %s", diff(now, want))
@@ -249,12 +254,14 @@ func TestRestoreCut(t *testing.T) {
 // TestRestoreGap: with a hole in the log, newer records win, what they
 // contradict is lost, and everything is said.
 func TestRestoreGap(t *testing.T) {
-	plan, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20, Name: "gap"})
+	plan, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20,
+		Name: "gap"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := newMemDisk(16 << 20)
-	if err := Create([]Device{d}, plan, []Entry{{Unit: 1, Spare: 1, Count: 2, Mask: 0x0f, State: StateMapped}}); err != nil {
+	if err := Create([]Device{d}, plan,
+		[]Entry{{Unit: 1, Spare: 1, Count: 2, Mask: 0x0f, State: StateMapped}}); err != nil {
 		t.Fatal(err)
 	}
 	img, err := Load([]Device{d})
@@ -276,11 +283,13 @@ func TestRestoreGap(t *testing.T) {
 	b := backupOf(t, []*memDisk{d})
 	var at []link
 	for _, e := range []Entry{
-		{Unit: 1, Count: 1, Mask: 0x0f, State: StateHome},                // lost with the record
-		{Unit: 9, Spare: 1, Count: 1, Mask: 0xff, State: StateMapped},    // its spare unit has a new owner
-		{Unit: 7, Spare: 77, Count: 1, Mask: 0xff, State: StateMapped},   // known
-		{Unit: 2, Spare: 2, Count: 1, Mask: 0xf0, State: StateMapped},    // the same owner
-		{Unit: 50, Spare: 50, Count: 1, Mask: 0x01, State: StatePending}, // not valid: pending has no spare
+		{Unit: 1, Count: 1, Mask: 0x0f, State: StateHome}, // lost with the record
+		// its spare unit has a new owner
+		{Unit: 9, Spare: 1, Count: 1, Mask: 0xff, State: StateMapped},
+		{Unit: 7, Spare: 77, Count: 1, Mask: 0xff, State: StateMapped}, // known
+		{Unit: 2, Spare: 2, Count: 1, Mask: 0xf0, State: StateMapped},  // the same owner
+		// not valid: pending has no spare
+		{Unit: 50, Spare: 50, Count: 1, Mask: 0x01, State: StatePending},
 	} {
 		if e.State == StatePending {
 			e.Spare = 0
@@ -299,9 +308,14 @@ func TestRestoreGap(t *testing.T) {
 		delete(d.pages, img.mirrors[p.mirror].logOffset(p.slot)/PageSize)
 	}
 	for what, f := range map[string]func() (*Restore, error){
-		"backup":     func() (*Restore, error) { return PlanRestore([]Device{d}, b) },
-		"no backup":  func() (*Restore, error) { return PlanSalvage([]Device{d}) },
-		"old backup": func() (*Restore, error) { old := *b; old.tip.Hash++; return PlanRestore([]Device{d}, &old) },
+		"backup":    func() (*Restore, error) { return PlanRestore([]Device{d}, b) },
+		"no backup": func() (*Restore, error) { return PlanSalvage([]Device{d}) },
+		"old backup": func() (*Restore,
+			error) {
+			old := *b
+			old.tip.Hash++
+			return PlanRestore([]Device{d}, &old)
+		},
 	} {
 		r, err := f()
 		records := 4
@@ -322,7 +336,8 @@ func TestRestoreGap(t *testing.T) {
 			t.Errorf("%s: %s", what, diff(want, got))
 		}
 		risks := strings.Join(r.Risks, "\n")
-		for _, text := range []string{"up to " + at[0].String() + " are missing", "4 blocks are marked as lost"} {
+		for _, text := range []string{"up to " + at[0].String() + " are missing",
+			"4 blocks are marked as lost"} {
 			if !strings.Contains(risks, text) {
 				t.Errorf("%s: %q does not say %q", what, risks, text)
 			}
@@ -379,7 +394,8 @@ func TestRestoreRefuses(t *testing.T) {
 		{"a stale spare device, no backing", now, ErrStale, "epoch", []*memDisk{bare, old[1]}},
 		{"another's spare device", now, ErrForeign, "set", []*memDisk{w.disks[0], other.disks[1]}},
 		{"twice", now, ErrForeign, "twice", []*memDisk{w.disks[0], w.disks[1], w.disks[1].clone()}},
-		{"one more", now, ErrForeign, "without it", []*memDisk{w.disks[0], w.disks[1], newMemDisk(8 << 20)}},
+		{"one more", now, ErrForeign, "without it", []*memDisk{w.disks[0], w.disks[1],
+			newMemDisk(8 << 20)}},
 		{"a small disk", now, ErrForeign, "bytes", []*memDisk{small, w.disks[1]}},
 		{"a set being released", now, ErrUnfinished, "", []*memDisk{unfinished, w.disks[1]}},
 		{"a set with unknown features", now, ErrReadOnly, "", []*memDisk{readOnly, w.disks[1]}},
@@ -389,7 +405,8 @@ func TestRestoreRefuses(t *testing.T) {
 			d.readOnly = true
 		}
 		plan, err := PlanRestore(devices(disks), c.b)
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || len(plan.Steps) > 0 {
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) ||
+			len(plan.Steps) > 0 {
 			t.Errorf("%s: %v, %q", c.what, err, plan.Steps)
 		}
 	}
@@ -412,7 +429,8 @@ func TestRestoreRefuses(t *testing.T) {
 	// A bare spare device whose mirror is of an earlier start.
 	bareSpare := old[1].clone()
 	lose(bareSpare, &w.plan.sb, 1)
-	if plan, err = PlanRestore(devices([]*memDisk{w.disks[0], bareSpare}), now); err != nil || !strings.Contains(strings.Join(plan.Risks, ";"), "out of date") {
+	if plan, err = PlanRestore(devices([]*memDisk{w.disks[0], bareSpare}), now); err != nil ||
+		!strings.Contains(strings.Join(plan.Risks, ";"), "out of date") {
 		t.Error(err, plan.Risks)
 	}
 }
@@ -442,7 +460,8 @@ func TestRestoreOlderDisk(t *testing.T) {
 				after[i] = d.cut(w.r)
 			}
 			what := fmt.Sprintf("%s: cut at write %d", tc.name, n)
-			if got, err := tableOf(devices(after)); err == nil && !slices.Equal(got, want) && !slices.Equal(got, before) {
+			if got, err := tableOf(devices(after)); err == nil && !slices.Equal(got, want) &&
+				!slices.Equal(got, before) {
 				t.Fatalf("%s: it loads as something else: %s", what, diff(want, got))
 			}
 			restored(t, what, after, b, want, false)
@@ -467,13 +486,16 @@ func TestMirrorsThatFail(t *testing.T) {
 			fail := func(off int64, _ int) bool {
 				for i := range w.c.ms {
 					m := &w.c.ms[i]
-					if m.device == 0 && dead[i] && off >= m.start && off < m.start+2*m.slot+int64(len(m.slots))*m.atom {
+					if m.device == 0 && dead[i] && off >= m.start && off < m.start+2*m.slot+
+						int64(len(m.slots))*m.atom {
 						return true
 					}
 				}
-				return len(dead) > 0 && off > RegionStart && !slices.Contains(w.plan.sb.copies(0), off) &&
+				return len(dead) > 0 && off > RegionStart && !slices.Contains(w.plan.sb.copies(0),
+					off) &&
 					!slices.ContainsFunc(w.c.ms, func(m cmirror) bool {
-						return m.device == 0 && off >= m.start && off < m.start+2*m.slot+int64(len(m.slots))*m.atom
+						return m.device == 0 && off >= m.start && off < m.start+2*m.slot+
+							int64(len(m.slots))*m.atom
 					})
 			}
 			disks[0].failWrite = fail
@@ -504,7 +526,8 @@ func TestMirrorsThatFail(t *testing.T) {
 			if err != nil || len(repair.Steps) == 0 {
 				t.Fatal(err, repair.Steps)
 			}
-			if report, err = repair.Run(RunOptions{Now: 3, Session: 3}); err != nil || report.Worst() != SeverityWarning {
+			if report, err = repair.Run(RunOptions{Now: 3, Session: 3}); err != nil ||
+				report.Worst() != SeverityWarning {
 				t.Fatalf("%v\n%s", err, report.String())
 			}
 			disks[0].failWrite = nil

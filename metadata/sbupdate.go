@@ -93,7 +93,8 @@ func (s *sbUpdate) init(img *Image) {
 	for d := len(s.now.Devices) - 1; d >= 0; d-- {
 		for _, off := range s.now.copies(uint8(d)) {
 			step := sbStep{uint8(d), off}
-			s.places = append(s.places, sbPlace{sbStep: step, good: slices.Contains(img.current, step)})
+			s.places = append(s.places, sbPlace{sbStep: step, good: slices.Contains(img.current,
+				step)})
 		}
 	}
 }
@@ -183,7 +184,8 @@ func (c *Committer) startSuperblocks() {
 			r.Device, r.Start = m.toDevice, m.toStart
 			r.Generation++
 		}
-		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding || m.state == mirrorRebuilt && !m.seen
+		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding ||
+			m.state == mirrorRebuilt && !m.seen
 		m.clearing = m.state == mirrorRebuilt && m.seen
 		r.StaleFrom = Position{}
 		if r.Stale {
@@ -249,7 +251,8 @@ func (c *Committer) trySuperblock() {
 // newest reports whether b, read from a place, is the newest superblock. The last
 // copy of a spare device may be an older one, which was left as it was.
 func (s *sbUpdate) newest(b []byte, p *sbPlace) bool {
-	return sealed(b, magicSuperblock) && bytes.Equal(b[24:40], s.now.UUID[:]) && bytes.Equal(b[40:56], s.now.Devices[p.device].UUID[:]) &&
+	return sealed(b, magicSuperblock) && bytes.Equal(b[24:40], s.now.UUID[:]) &&
+		bytes.Equal(b[40:56], s.now.Devices[p.device].UUID[:]) &&
 		(p.device != 0 || le.Uint64(b[56:]) == s.now.Generation)
 }
 
@@ -363,7 +366,8 @@ func (c *Committer) superblocksEnded(ok bool) {
 	// Nothing says that the other mirror misses the record, so it cannot be
 	// called durable, and the mirror does not miss anything that is.
 	for i := range c.ms {
-		if m := &c.ms[i]; m.recFate == fateFailed && m.state == MirrorStale && m.staleFrom == c.rec.Position {
+		if m := &c.ms[i]; m.recFate == fateFailed && m.state == MirrorStale &&
+			m.staleFrom == c.rec.Position {
 			m.state = m.was
 		}
 	}

@@ -27,7 +27,8 @@ var sbWorlds = []struct {
 }{
 	{"alone", smallParams(512, 0), false},
 	{"pair", pairParams(512), false},
-	{"pair, atoms of 64K", PlanParams{BackingSize: 32 << 20, BlockSize: 4096, PhysicalBlockSize: 64 << 10, SpareBytes: 1 << 20, SpareDeviceSize: 32 << 20}, false},
+	{"pair, atoms of 64K", PlanParams{BackingSize: 32 << 20, BlockSize: 4096,
+		PhysicalBlockSize: 64 << 10, SpareBytes: 1 << 20, SpareDeviceSize: 32 << 20}, false},
 	{"pair with two superblocks", pairParams(4096), true},
 }
 
@@ -66,7 +67,8 @@ func (w *world) cutting(fail func(Op) bool, what string) *int {
 			for _, tear := range tears {
 				disks := clones(w.disks)
 				disks[op.Device].store(memWrite{op.Offset, op.Data}, tear.keep)
-				how := fmt.Sprintf("%s: cut while the superblock at %d of device %d is written, and %s is new", what, op.Offset, op.Device, tear.name)
+				how := fmt.Sprintf("%s: cut while the superblock at %d of device %d is written, "+
+					"and %s is new", what, op.Offset, op.Device, tear.name)
 				if _, err := assemble(devices(disks), false); err != nil {
 					w.t.Fatalf("%s: %v", how, err)
 				}
@@ -96,7 +98,8 @@ func TestSuperblockTornAndLatent(t *testing.T) {
 							continue
 						}
 						w := sbWorld(t, 91, tc.p, tc.two)
-						what := fmt.Sprintf("the one at %d of device %d does not read (since it runs: %v)", off, d, late)
+						what := fmt.Sprintf("the one at %d of device %d does not read (since it "+
+							"runs: %v)", off, d, late)
 						if !late {
 							w.latent(sbStep{uint8(d), off})
 						}
@@ -123,7 +126,8 @@ func TestSuperblockTornAndLatent(t *testing.T) {
 						again(w.at(0, was), 6, "mark and move: "+what)
 						again(nil, 6, "back: "+what)
 						if w.c.ms[1].start == was || !w.healthy() {
-							t.Fatalf("%s: mirrors have not moved, or not come back: %+v", what, w.c.Status())
+							t.Fatalf("%s: mirrors have not moved, or not come back: %+v", what,
+								w.c.Status())
 						}
 						w.power()
 						w.cutting(nil, "another start: "+what)
@@ -211,8 +215,10 @@ func TestOneSuperblockLeft(t *testing.T) {
 						w.must(w.c.Checkpoint())
 						w.settle()
 					}
-					if s := w.c.Status(); !w.healthy() || s.BadSuperblocks > 0 || w.stats.unknown+w.stats.dropped > 0 || cuts == 0 {
-						t.Errorf("%s: after all reads again: %+v, %d cuts, %+v", what, s, cuts, w.stats)
+					if s := w.c.Status(); !w.healthy() || s.BadSuperblocks > 0 ||
+						w.stats.unknown+w.stats.dropped > 0 || cuts == 0 {
+						t.Errorf("%s: after all reads again: %+v, %d cuts, %+v", what, s, cuts,
+							w.stats)
 					}
 				}
 			}
@@ -223,7 +229,8 @@ func TestOneSuperblockLeft(t *testing.T) {
 // TestThirdSuperblock: where it lies nothing else does, and no atom holds two.
 func TestThirdSuperblock(t *testing.T) {
 	for physical := 512; physical <= SuperblockStride; physical *= 2 {
-		p := PlanParams{BackingSize: 64 << 20, BlockSize: 512, PhysicalBlockSize: physical, SpareBytes: 1 << 20, SpareDeviceSize: 64 << 20, Name: "third"}
+		p := PlanParams{BackingSize: 64 << 20, BlockSize: 512, PhysicalBlockSize: physical,
+			SpareBytes: 1 << 20, SpareDeviceSize: 64 << 20, Name: "third"}
 		plan, err := Plan(p)
 		if err != nil {
 			t.Fatal(err)
@@ -232,22 +239,27 @@ func TestThirdSuperblock(t *testing.T) {
 		for d := range sb.Devices {
 			copies := sb.copies(uint8(d))
 			if len(copies) != 3 || copies[2] != 0 {
-				t.Fatalf("physical blocks of %d: device %d has superblocks at %v", physical, d, copies)
+				t.Fatalf("physical blocks of %d: device %d has superblocks at %v", physical, d,
+					copies)
 			}
 			atoms := map[int64]bool{}
 			for _, off := range copies {
 				atoms[off/int64(sb.AtomSize)] = true
 				for _, r := range sb.Regions {
-					if int(r.Device) == d && off+int64(sb.AtomSize) > r.Start && off < r.Start+r.Length {
-						t.Errorf("physical blocks of %d: the superblock at %d of device %d lies in a region at %d", physical, off, d, r.Start)
+					if int(r.Device) == d && off+int64(sb.AtomSize) > r.Start &&
+						off < r.Start+r.Length {
+						t.Errorf("physical blocks of %d: the superblock at %d of device %d lies "+
+							"in a region at %d", physical, off, d, r.Start)
 					}
 				}
 				if slices.Contains(sb.mirrorPlaces(uint8(d)), off) {
-					t.Errorf("physical blocks of %d: a mirror may move to %d of device %d", physical, off, d)
+					t.Errorf("physical blocks of %d: a mirror may move to %d of device %d",
+						physical, off, d)
 				}
 			}
 			if len(atoms) != 3 {
-				t.Errorf("physical blocks of %d: superblocks of device %d at %v share an atom", physical, d, copies)
+				t.Errorf("physical blocks of %d: superblocks of device %d at %v share an atom",
+					physical, d, copies)
 			}
 		}
 	}

@@ -66,7 +66,8 @@ const maxReserved = 8
 func (c *Committer) wantScrub(i int, mi *mirrorImage) {
 	m, n := &c.ms[i], 0
 	for s := range mi.slots {
-		if st := mi.slots[s].state; (st == slotUnreadable || st == slotDamaged) && n < len(m.slots)/maxReserved {
+		if st := mi.slots[s].state; (st == slotUnreadable || st == slotDamaged) &&
+			n < len(m.slots)/maxReserved {
 			m.hold(s, reserved)
 			c.scrub.todo = append(c.scrub.todo, scrubSlot{i, s})
 			n++
@@ -98,7 +99,8 @@ func (c *Committer) stepScrub() {
 		if t.mirror == superblockPlace {
 			s.active = true
 			p := &c.sb.places[t.slot]
-			c.queueOp(opScrub, 0, Op{Device: p.device, Offset: p.offset, Data: s.buf[:PageSize], Read: true})
+			c.queueOp(opScrub, 0, Op{Device: p.device, Offset: p.offset, Data: s.buf[:PageSize],
+				Read: true})
 			return
 		}
 		m := &c.ms[t.mirror]
@@ -127,7 +129,8 @@ func (c *Committer) scrubDone(err error) {
 	m := &c.ms[t.mirror]
 	if err == nil && !s.reading {
 		s.reading = true
-		c.queueOp(opScrub, 0, Op{Device: m.device, Offset: m.logOffset(t.slot), Data: s.buf, Read: true})
+		c.queueOp(opScrub, 0, Op{Device: m.device, Offset: m.logOffset(t.slot), Data: s.buf,
+			Read: true})
 		return
 	}
 	s.todo, s.active, c.changed = append(s.todo[:0], s.todo[1:]...), false, true

@@ -130,7 +130,8 @@ func settled[T any](devs []Device, f func() (T, error)) (T, error) {
 }
 
 // errUnsettled is a disk that fails in other places each time.
-var errUnsettled = fmt.Errorf("%w: it reads otherwise than a moment ago; check its cable, its power and its health, then try again", ErrPath)
+var errUnsettled = fmt.Errorf("%w: it reads otherwise than a moment ago; check its cable, its "+
+	"power and its health, then try again", ErrPath)
 
 // unsettled reports whether anything reads that did not before.
 func unsettled(devs []Device) bool {
@@ -247,7 +248,8 @@ func (s *steady) lives(off int64) error {
 	}
 	size := roundDown(s.Size(), int64(PageSize))
 	var last error
-	for _, at := range []int64{s.good, 0, SuperblockStride, 2 * SuperblockStride, size / 2 / PageSize * PageSize, tailSuperblock(size), size - PageSize} {
+	for _, at := range []int64{s.good, 0, SuperblockStride, 2 * SuperblockStride,
+		size / 2 / PageSize * PageSize, tailSuperblock(size), size - PageSize} {
 		if at < 0 || at+PageSize > size || at == roundDown(off, PageSize) {
 			continue
 		}
@@ -310,7 +312,9 @@ func (s *steady) Sync() error {
 		return s.failed
 	}
 	if err := s.Device.Sync(); err != nil {
-		s.failed = fmt.Errorf("%w: %s: flushing its cache: %w; what was written last may not be on it: check its cable, its power and its health, then do the same again", ErrPath, s.name(), err)
+		s.failed = fmt.Errorf("%w: %s: flushing its cache: %w; what was written last may not be "+
+			"on it: check its cable, its power and its health, then do the same again", ErrPath,
+			s.name(), err)
 		return s.failed
 	}
 	return nil
@@ -340,11 +344,13 @@ func (s *steady) waitFor(retry *Retry, try int, what string, n int, off int64, e
 			return
 		}
 	}
-	do := "the path, not the medium: check its cable, its power and what lies in between, then try again"
+	do := "the path, not the medium: check its cable, its power and what lies in between, then " +
+		"try again"
 	if classOf(err) == ClassResource {
 		do = "the machine lacks resources, usually memory; try again"
 	}
-	s.failed = fmt.Errorf("%w: %s: %s of %d bytes at %d: %w; %s", ErrPath, s.name(), what, n, off, err, do)
+	s.failed = fmt.Errorf("%w: %s: %s of %d bytes at %d: %w; %s", ErrPath, s.name(), what, n, off,
+		err, do)
 }
 
 // name is what the device is called, where that is known.

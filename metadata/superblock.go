@@ -92,7 +92,8 @@ const (
 	RegionMirror        RegionKind = 1 // two checkpoint slots and a log
 	RegionSpare         RegionKind = 2 // spare units
 	RegionDisplacedHead RegionKind = 3 // the data whose home the head took
-	RegionDisplacedTail RegionKind = 4 // the last bytes of the data, which are kept away from the disk's end
+	// the last bytes of the data, which are kept away from the disk's end
+	RegionDisplacedTail RegionKind = 4
 )
 
 // String returns the kind's name in JSON.
@@ -270,7 +271,8 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 		return nil, fmt.Errorf("%w: superblock of version %d", ErrUnsupported, v)
 	}
 	sb := &Superblock{
-		Generation: le.Uint64(b[56:]), Epoch: le.Uint64(b[64:]), PrevEpoch: le.Uint64(b[72:]), Session: le.Uint64(b[80:]),
+		Generation: le.Uint64(b[56:]), Epoch: le.Uint64(b[64:]), PrevEpoch: le.Uint64(b[72:]),
+		Session: le.Uint64(b[80:]),
 		Created: le.Uint32(b[88:]), Started: le.Uint32(b[92:]),
 		Compat: le.Uint32(b[96:]), ROCompat: le.Uint32(b[100:]), Incompat: le.Uint32(b[104:]),
 		BlockSize: le.Uint32(b[112:]), AtomSize: le.Uint32(b[116:]),
@@ -282,13 +284,16 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 	sb.Name = string(name)
 	index, devices, regions := le.Uint32(b[108:]), le.Uint32(b[152:]), le.Uint32(b[156:])
 	if devices == 0 || devices > MaxDevices || index >= devices || regions > MaxRegions {
-		return nil, fmt.Errorf("%w: superblock with %d devices, %d regions, of device %d", ErrDamaged, devices, regions, index)
+		return nil, fmt.Errorf("%w: superblock with %d devices, %d regions, of device %d",
+			ErrDamaged, devices, regions, index)
 	}
 	sb.DeviceIndex = uint8(index)
 	if sb.Incompat&incompatTransition != 0 {
-		sb.Transition, sb.Mark, sb.Strays = Transition(le.Uint32(b[224:])), int64(le.Uint32(b[228:])), le.Uint64(b[232:])
+		sb.Transition, sb.Mark, sb.Strays = Transition(le.Uint32(b[224:])),
+			int64(le.Uint32(b[228:])), le.Uint64(b[232:])
 		if sb.Mark != 0 && sb.Mark != SuperblockStride {
-			return nil, fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged, sb.Mark)
+			return nil, fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged,
+				sb.Mark)
 		}
 	}
 	if sb.Incompat&incompatTail != 0 {
@@ -308,18 +313,22 @@ func decodeSuperblock(b []byte) (*Superblock, error) {
 		sb.Regions = append(sb.Regions, Region{
 			Kind: RegionKind(le.Uint16(p)), Device: uint8(le.Uint16(p[2:])),
 			Stale: le.Uint32(p[4:])&regionStale != 0,
-			Start: int64(le.Uint64(p[8:])), Length: int64(le.Uint64(p[16:])), Generation: le.Uint64(p[24:]),
-			First:     le.Uint32(p[32:]),
-			StaleFrom: Position{le.Uint64(p[40:]), le.Uint64(p[48:])},
+			Start: int64(le.Uint64(p[8:])), Length: int64(le.Uint64(p[16:])),
+			Generation: le.Uint64(p[24:]),
+			First:      le.Uint32(p[32:]),
+			StaleFrom:  Position{le.Uint64(p[40:]), le.Uint64(p[48:])},
 		})
 	}
 	if !bytes.Equal(b[40:56], sb.Devices[index].UUID[:]) {
-		return nil, fmt.Errorf("%w: superblock of device %d carries another device's UUID", ErrDamaged, index)
+		return nil, fmt.Errorf("%w: superblock of device %d carries another device's UUID",
+			ErrDamaged, index)
 	}
 	if sb.Incompat&^knownIncompat != 0 {
-		return sb, fmt.Errorf("%w: incompat features %#x", ErrUnsupported, sb.Incompat&^knownIncompat)
+		return sb, fmt.Errorf("%w: incompat features %#x", ErrUnsupported,
+			sb.Incompat&^knownIncompat)
 	}
-	if sb.Incompat&incompatTransition != 0 && (sb.Transition < TransitionCopied || sb.Transition > TransitionReleasing) {
+	if sb.Incompat&incompatTransition != 0 && (sb.Transition < TransitionCopied ||
+		sb.Transition > TransitionReleasing) {
 		return sb, fmt.Errorf("%w: %s", ErrUnsupported, sb.Transition)
 	}
 	return sb, nil

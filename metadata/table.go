@@ -11,14 +11,15 @@ import (
 // each unit; a block is in at most one of Mapped and Lost, and never both Lost
 // and Pending.
 type Extent struct {
-	Unit    uint64
-	Count   uint64
-	Spare   [8]uint32 // where bit i of Mapped is set: the spare unit of the first unit's block i; else 0
-	Time    uint32    // of the newest entry about them
-	Cause   Cause     // of the newest entry about them
-	Mapped  uint8     // blocks that live in a spare unit
-	Lost    uint8     // blocks without any copy
-	Pending uint8     // blocks that cannot be read where they live
+	Unit  uint64
+	Count uint64
+	// where bit i of Mapped is set: the spare unit of the first unit's block i; else 0
+	Spare   [8]uint32
+	Time    uint32 // of the newest entry about them
+	Cause   Cause  // of the newest entry about them
+	Mapped  uint8  // blocks that live in a spare unit
+	Lost    uint8  // blocks without any copy
+	Pending uint8  // blocks that cannot be read where they live
 }
 
 func (x *Extent) end() uint64 { return x.Unit + x.Count }
@@ -35,7 +36,8 @@ func (x *Extent) tail(unit uint64) Extent {
 
 // follows reports whether y goes on where x ends, in the same state.
 func (x *Extent) follows(y *Extent) bool {
-	if x.end() != y.Unit || x.Mapped != y.Mapped || x.Lost != y.Lost || x.Pending != y.Pending || x.Time != y.Time || x.Cause != y.Cause {
+	if x.end() != y.Unit || x.Mapped != y.Mapped || x.Lost != y.Lost || x.Pending != y.Pending ||
+		x.Time != y.Time || x.Cause != y.Cause {
 		return false
 	}
 	for m := x.Mapped; m != 0; m &= m - 1 {
@@ -69,7 +71,8 @@ func (s *segments) find(unit uint64) (leaf, at int) {
 		}
 		return -1
 	}
-	leaf, _ = slices.BinarySearchFunc(s.leaves, unit, func(l []Extent, u uint64) int { return behind(l[len(l)-1], u) })
+	leaf, _ = slices.BinarySearchFunc(s.leaves, unit,
+		func(l []Extent, u uint64) int { return behind(l[len(l)-1], u) })
 	if leaf < len(s.leaves) {
 		at, _ = slices.BinarySearchFunc(s.leaves[leaf], unit, behind)
 	}
@@ -186,15 +189,16 @@ func (t *Table) Apply(e Entry) error {
 		return err
 	}
 	if e.State.OfSpare() {
-		t.spares.update(uint64(e.Spare), uint64(e.Spare)+uint64(e.Count), e.State != StateAvailable, func(x *Extent) {
-			x.Lost, x.Pending, x.Time, x.Cause = 0, 0, e.Time, e.Cause
-			switch e.State {
-			case StateRetired:
-				x.Lost = 1
-			case StateQuarantined:
-				x.Pending = 1
-			}
-		})
+		t.spares.update(uint64(e.Spare), uint64(e.Spare)+uint64(e.Count), e.State != StateAvailable,
+			func(x *Extent) {
+				x.Lost, x.Pending, x.Time, x.Cause = 0, 0, e.Time, e.Cause
+				switch e.State {
+				case StateRetired:
+					x.Lost = 1
+				case StateQuarantined:
+					x.Pending = 1
+				}
+			})
 		return nil
 	}
 	t.units.update(e.Unit, e.Unit+uint64(e.Count), e.State != StateHome, func(x *Extent) {
@@ -222,7 +226,8 @@ func (t *Table) Apply(e Entry) error {
 	if e.State == StateMapped {
 		// An entry that puts blocks there is a later entry about the unit: it
 		// ends a quarantine. Retired is for good.
-		t.spares.update(uint64(e.Spare), uint64(e.Spare)+uint64(e.Count), false, func(x *Extent) { x.Pending = 0 })
+		t.spares.update(uint64(e.Spare), uint64(e.Spare)+uint64(e.Count), false,
+			func(x *Extent) { x.Pending = 0 })
 	}
 	return nil
 }
@@ -238,7 +243,8 @@ func (t *Table) Extents(f func(Extent) bool) {
 // returns false.
 func (t *Table) SpareExtents(f func(SpareExtent) bool) {
 	for x, ok := t.spares.next(0); ok; x, ok = t.spares.next(x.end()) {
-		s := SpareExtent{Spare: uint32(x.Unit), Count: uint32(x.Count), State: StateRetired, Time: x.Time, Cause: x.Cause}
+		s := SpareExtent{Spare: uint32(x.Unit), Count: uint32(x.Count), State: StateRetired,
+			Time: x.Time, Cause: x.Cause}
 		if x.Pending != 0 {
 			s.State = StateQuarantined
 		}
@@ -318,7 +324,8 @@ func (t *Table) Validate() error {
 	var last owned
 	for i, o := range t.owners() {
 		if i > 0 && last.spare+last.count > o.spare {
-			return fmt.Errorf("%w: spare unit %d is owned by unit %d and by unit %d", ErrDamaged, o.spare,
+			return fmt.Errorf("%w: spare unit %d is owned by unit %d and by unit %d", ErrDamaged,
+				o.spare,
 				last.unit+o.spare-last.spare, o.unit)
 		}
 		if i == 0 || o.spare+o.count > last.spare+last.count {
@@ -427,7 +434,8 @@ func (t *Table) plain(cursor uint64, dst []Entry) (n int, next uint64, done bool
 		if len(out) == len(dst) {
 			return len(out), cursor, false
 		}
-		e := Entry{Spare: uint32(x.Unit), Count: uint32(x.Count), Time: x.Time, Cause: x.Cause, State: StateRetired}
+		e := Entry{Spare: uint32(x.Unit), Count: uint32(x.Count), Time: x.Time, Cause: x.Cause,
+			State: StateRetired}
 		if x.Pending != 0 {
 			e.State = StateQuarantined
 		}

@@ -81,7 +81,8 @@ func (p *plainTable) compare(t interface{ Fatalf(string, ...any) }, have *Table,
 }
 
 func drawEntry(t *rapid.T, l *limits, time uint32) Entry {
-	e := Entry{Time: time, Cause: Cause(rapid.IntRange(0, 8).Draw(t, "cause")), State: State(rapid.IntRange(1, 7).Draw(t, "state"))}
+	e := Entry{Time: time, Cause: Cause(rapid.IntRange(0, 8).Draw(t, "cause")),
+		State: State(rapid.IntRange(1, 7).Draw(t, "state"))}
 	e.Count = uint32(rapid.IntRange(1, 12).Draw(t, "count"))
 	if e.State.OfSpare() || e.State == StateMapped {
 		e.Spare = uint32(rapid.Uint64Range(0, l.spareUnits-uint64(e.Count)).Draw(t, "spare")) % 60
@@ -178,16 +179,19 @@ func TestTableLarge(t *testing.T) {
 		}
 	}
 	for i := range uint32(4000) {
-		apply(Entry{Unit: uint64(i) * 2, Spare: i, Count: 1, Mask: 1 << (i % 8), State: StateMapped})
+		apply(Entry{Unit: uint64(i) * 2, Spare: i, Count: 1, Mask: 1 << (i % 8),
+			State: StateMapped})
 	}
 	for range 3000 {
-		e := Entry{Unit: uint64(r.IntN(8000)), Count: 1 + uint32(r.IntN(300)), Mask: uint8(1 + r.IntN(255)), State: StateHome}
+		e := Entry{Unit: uint64(r.IntN(8000)), Count: 1 + uint32(r.IntN(300)),
+			Mask: uint8(1 + r.IntN(255)), State: StateHome}
 		if r.IntN(2) == 0 {
 			e.Count, e.State = 1+uint32(r.IntN(3)), StatePending
 		}
 		apply(e)
 		if r.IntN(2) == 0 {
-			apply(Entry{Unit: uint64(r.IntN(8000)), Spare: uint32(r.IntN(9000)), Count: 1, Mask: uint8(1 + r.IntN(255)), State: StateMapped})
+			apply(Entry{Unit: uint64(r.IntN(8000)), Spare: uint32(r.IntN(9000)), Count: 1,
+				Mask: uint8(1 + r.IntN(255)), State: StateMapped})
 		}
 	}
 	model.compare(t, table, 8400)
@@ -216,14 +220,17 @@ func TestInvalidEntries(t *testing.T) {
 		{Entry{Unit: 1, Count: 1, Mask: 1, State: 8}, false},
 		{Entry{Unit: 1, Count: 1, Mask: 1, State: StateHome, Cause: 9}, false},
 		{Entry{Unit: 1, Count: 1, Mask: 1, State: StateHome, Spare: 1}, false},
-		{Entry{Unit: 1, Count: 2, Mask: 1, State: StateMapped, Spare: uint32(l.SpareUnits()) - 2}, true},
-		{Entry{Unit: 1, Count: 3, Mask: 1, State: StateMapped, Spare: uint32(l.SpareUnits()) - 2}, false},
+		{Entry{Unit: 1, Count: 2, Mask: 1, State: StateMapped, Spare: uint32(l.SpareUnits()) - 2},
+			true},
+		{Entry{Unit: 1, Count: 3, Mask: 1, State: StateMapped, Spare: uint32(l.SpareUnits()) - 2},
+			false},
 		{Entry{Unit: 1, Count: 1<<32 - 1, Mask: 1, State: StateMapped, Spare: 1<<32 - 1}, false},
 		{Entry{Count: 1, State: StateRetired, Spare: 3}, true},
 		{Entry{Count: 1, State: StateRetired, Spare: 3, Mask: 1}, false},
 		{Entry{Count: 1, State: StateRetired, Spare: 3, Unit: 1}, false},
 	} {
-		if err := l.ValidateEntry(tc.e); tc.ok != (err == nil) || err != nil && !errors.Is(err, ErrInvalidEntry) {
+		if err := l.ValidateEntry(tc.e); tc.ok != (err == nil) || err != nil &&
+			!errors.Is(err, ErrInvalidEntry) {
 			t.Errorf("%+v: %v", tc.e, err)
 		}
 	}

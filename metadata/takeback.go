@@ -6,9 +6,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A block without a copy that reads, because its spare unit fails or because it is lost, may still
-// have an older one: what home held when the block left it. Nothing tells whether the block was written
-// since. So it is taken back only on somebody's word.
+// A block without a copy that reads, because its spare unit fails or because it is lost,
+// may still have an older one: what home held when the block left it. Nothing tells whether
+// the block was written since. So it is taken back only on somebody's word.
 
 // takeBackReads is how often home must be read well, and the same each time.
 const takeBackReads = 3

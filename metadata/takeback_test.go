@@ -52,7 +52,8 @@ func TestReleaseTakesBack(t *testing.T) {
 			t.Helper()
 			img, _ := load()
 			var e *StuckError
-			if _, err := Release(img, s.opts); !errors.As(err, &e) || !slices.Equal(e.NoCopy, want) || e.Old != old {
+			if _, err := Release(img, s.opts); !errors.As(err, &e) ||
+				!slices.Equal(e.NoCopy, want) || e.Old != old {
 				t.Fatalf("release: %v (%+v), want %v, %d", err, e, want, old)
 			}
 		}
@@ -81,7 +82,8 @@ func TestReleaseTakesBack(t *testing.T) {
 		s.isPlain(s.disks, "taken back")
 		b := AlignedBytes(int(s.block))
 		at := int64(gone[1].Block) * s.block
-		if _, err := s.disks[0].ReadAt(b, at); err != nil || !bytes.Equal(b, s.expect(gone[1].Block)) {
+		if _, err := s.disks[0].ReadAt(b, at); err != nil ||
+			!bytes.Equal(b, s.expect(gone[1].Block)) {
 			t.Errorf("block %d: %v", gone[1].Block, err)
 		}
 	})

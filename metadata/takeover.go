@@ -25,8 +25,9 @@ type MoveOptions struct {
 	Session uint64
 	// Force makes Release go on where data has no copy or cannot go home.
 	Force bool
-	// AcceptOld makes Release take what home holds for blocks without a copy that can be read, if it
-	// can be read there, several times: what was written to them since they left it is lost.
+	// AcceptOld makes Release take what home holds for blocks without a copy that can be
+	// read, if it can be read there, several times: what was written to them since they
+	// left it is lost.
 	AcceptOld bool
 	// Progress, if set, is called now and then with how much of a long copy is
 	// done, in bytes.
@@ -42,8 +43,9 @@ func (o *MoveOptions) chunk() []byte {
 
 // Taken is what TakeOver met.
 type Taken struct {
-	Lost   uint64 // blocks of the head that could not be read: they have no copy now, as before
-	Mapped uint64 // blocks of the head whose place in the displaced head is bad: they are in the spare region
+	Lost uint64 // blocks of the head that could not be read: they have no copy now, as before
+	// blocks of the head whose place in the displaced head is bad: they are in the spare region
+	Mapped uint64
 	Bad    []BadPlace
 }
 
@@ -83,16 +85,19 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	var taken Taken
 	sb := &plan.sb
 	if len(devs) != len(sb.Devices) {
-		return taken, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices), len(devs))
+		return taken, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry,
+			len(sb.Devices), len(devs))
 	}
 	for i, d := range devs {
 		if d.Size() != sb.Devices[i].Size {
-			return taken, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i), sb.Devices[i].Size, d.Size())
+			return taken, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry,
+				nameOf(d, i), sb.Devices[i].Size, d.Size())
 		}
 	}
 	for _, c := range readSuperblocks(devs[0]) {
 		if sb.isFront(c.offset) && c.sb != nil {
-			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign, c.sb.UUID, c.offset)
+			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign,
+				c.sb.UUID, c.offset)
 		}
 	}
 	// What a tail or a spare device held is gone before anything is written
@@ -120,7 +125,8 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		return taken, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
 	}
 	if n := t.Counts().Entries; n > plan.TableCapacity() {
-		return taken, fmt.Errorf("%w: the disk is so bad that %d entries are needed, a checkpoint holds %d; take more spare space", ErrInvalidEntry, n, plan.TableCapacity())
+		return taken, fmt.Errorf("%w: the disk is so bad that %d entries are needed, a "+
+			"checkpoint holds %d; take more spare space", ErrInvalidEntry, n, plan.TableCapacity())
 	}
 	taken.Lost, taken.Mapped = h.lost, h.mapped
 
@@ -138,12 +144,14 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 			continue
 		}
 		start := r.Start
-		why, err := placeFirst(now, r, m, func(m *mirrorAt) error { return writeFirst(devs[m.device], plan, m, t) })
+		why, err := placeFirst(now, r, m,
+			func(m *mirrorAt) error { return writeFirst(devs[m.device], plan, m, t) })
 		if why != nil {
 			taken.Bad = append(taken.Bad, badMirror(m.device, start, r, why, err))
 		}
 		if err != nil {
-			return taken, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed that counts", r.Start, nameOf(devs[m.device], int(m.device)), err)
+			return taken, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed "+
+				"that counts", r.Start, nameOf(devs[m.device], int(m.device)), err)
 		}
 	}
 	if err := syncAll(devs); err != nil {
@@ -171,7 +179,8 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 // planned, or else where there is room for it; r says then where that is. why is
 // what was wrong with the planned place, nil if nothing was; err is nil if there
 // is another one.
-func placeFirst(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why, err error) {
+func placeFirst(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why,
+	err error) {
 	if why = write(&m); why == nil || errors.Is(why, ErrDamaged) {
 		return why, why
 	}
@@ -221,7 +230,8 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	for _, c := range to {
 		sb.encode(b, c.device)
 		if err := writePage(devs[c.device], b, back, c.offset); err != nil {
-			return fmt.Errorf("the superblock at %d of %s: %w", c.offset, nameOf(devs[c.device], int(c.device)), err)
+			return fmt.Errorf("the superblock at %d of %s: %w", c.offset,
+				nameOf(devs[c.device], int(c.device)), err)
 		}
 	}
 	return nil
@@ -237,7 +247,8 @@ func putOutside(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 		want[c.device] = min(want[c.device]+1, minCopies)
 		if err := putCopies(devs, sb, []sbStep{c}); err != nil {
 			last[c.device] = err
-			bad = append(bad, BadPlace{Device: int(c.device), Offset: c.offset, What: "a superblock", Err: err})
+			bad = append(bad, BadPlace{Device: int(c.device), Offset: c.offset,
+				What: "a superblock", Err: err})
 			continue
 		}
 		good[c.device]++
@@ -270,10 +281,12 @@ func clearOutside(devs []Device, plan *Layout) error {
 				continue
 			}
 			if _, err := d.WriteAt(zero, c.offset); err != nil {
-				if _, readErr := d.ReadAt(page, c.offset); readErr != nil || le.Uint64(page) != magicSuperblock {
+				if _, readErr := d.ReadAt(page, c.offset); readErr != nil ||
+					le.Uint64(page) != magicSuperblock {
 					continue // a bad place, in which nothing is found
 				}
-				return fmt.Errorf("clearing the superblock of %s at %d: %w", nameOf(d, i), c.offset, err)
+				return fmt.Errorf("clearing the superblock of %s at %d: %w", nameOf(d, i), c.offset,
+					err)
 			}
 		}
 	}
@@ -306,7 +319,8 @@ func (h *headCopy) run() error {
 		inChunks(h.buf, f, func(buf []byte, off int64) {
 			h.read(buf, off)
 			dev, at := h.plan.HomeOf(uint64(off / bs))
-			writeAround(h.devs[dev], buf, at, h.one, func(int64) {}) // what fails is seen when it is read back
+			// what fails is seen when it is read back
+			writeAround(h.devs[dev], buf, at, h.one, func(int64) {})
 			h.progress(len(buf))
 		})
 	}
@@ -326,7 +340,8 @@ func (h *headCopy) run() error {
 				// A block that has no copy needs a place all the same; it is
 				// found when it is first written.
 				block := (off + i) / bs
-				if n := h.nth(block); h.have[n] && (failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
+				if n := h.nth(block); h.have[n] &&
+					(failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
 					strays = append(strays, block)
 				}
 			}
@@ -402,7 +417,8 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 	}
 	for try := 0; ; try++ {
 		if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
-			return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare unit was found for it", ErrStuck, unit)
+			return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare "+
+				"unit was found for it", ErrStuck, unit)
 		}
 		spare := h.spare
 		h.spare++
@@ -411,7 +427,8 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 			return err // the spare unit has done nothing
 		}
 		if err == nil {
-			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped, Cause: CauseWrite})
+			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped,
+				Cause: CauseWrite})
 			return nil
 		}
 		h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
@@ -422,7 +439,8 @@ func (h *headCopy) add(e Entry) {
 	e.Time = h.o.Now
 	if n := len(h.entries); n > 0 {
 		l := &h.entries[n-1]
-		if l.State == StateLost && e.State == StateLost && l.Mask == e.Mask && l.Unit+uint64(l.Count) == e.Unit {
+		if l.State == StateLost && e.State == StateLost && l.Mask == e.Mask &&
+			l.Unit+uint64(l.Count) == e.Unit {
 			l.Count++
 			return
 		}
@@ -439,7 +457,8 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if mask>>i&1 == 0 {
 			continue
 		}
-		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil || xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
+		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil ||
+			xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
 			return fmt.Errorf("block %d of the head: %w", first+i, errUnsettled)
 		}
 		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
@@ -498,7 +517,10 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 	// what a reader of a bad sector gets.
 	zero := o.chunk()
 	for _, f := range now.fronts() {
-		inChunks(zero, f, func(b []byte, off int64) { wipeAround(devs[0], zero, off, off+int64(len(b)), keep) })
+		inChunks(zero, f, func(b []byte, off int64) {
+			wipeAround(devs[0], zero, off,
+				off+int64(len(b)), keep)
+		})
 	}
 	var from *mirrorAt
 	var header []byte
@@ -526,7 +548,8 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 			// until then it is stale for whoever reads those that are there, and
 			// a second run tries all places anew.
 			start := r.Start
-			why, err := placeFirst(now, r, *m, func(m *mirrorAt) error { return copyFirst(devs, now.UUID, from, m, header) })
+			why, err := placeFirst(now, r, *m,
+				func(m *mirrorAt) error { return copyFirst(devs, now.UUID, from, m, header) })
 			if errors.Is(why, ErrDamaged) || errors.Is(err, ErrDamaged) {
 				return bad, errors.Join(why, err)
 			}
@@ -541,7 +564,8 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 		}
 	}
 	if whole == 0 {
-		return bad, fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w", ErrBadPlaces, last)
+		return bad, fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w",
+			ErrBadPlaces, last)
 	}
 	if err := devs[0].Sync(); err != nil {
 		return bad, err
@@ -588,10 +612,12 @@ func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) 
 	b := AlignedBytes(PageSize)
 	for page := range h.pages {
 		if _, err := devs[from.device].ReadAt(b, from.pageOffset(0, page)); err != nil {
-			return fmt.Errorf("%w: page %d of the mirror at %d of %s: %w", ErrDamaged, page, from.start, nameOf(devs[from.device], int(from.device)), err)
+			return fmt.Errorf("%w: page %d of the mirror at %d of %s: %w", ErrDamaged, page,
+				from.start, nameOf(devs[from.device], int(from.device)), err)
 		}
 		if _, _, ok := decodePage(b, &set, h.checkpointID, page); !ok {
-			return fmt.Errorf("%w: page %d of the mirror at %d of %s", ErrDamaged, page, from.start, nameOf(devs[from.device], int(from.device)))
+			return fmt.Errorf("%w: page %d of the mirror at %d of %s", ErrDamaged, page, from.start,
+				nameOf(devs[from.device], int(from.device)))
 		}
 		if _, err := devs[to.device].WriteAt(b, to.pageOffset(0, page)); err != nil {
 			return err

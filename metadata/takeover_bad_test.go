@@ -72,7 +72,8 @@ func TestTakeOverBadPlaces(t *testing.T) {
 				seen[p] = true
 			}
 			if len(seen) != want {
-				t.Errorf("%s: %d bad places were told, want %d: %v", c.name, len(seen), want, taken.Bad)
+				t.Errorf("%s: %d bad places were told, want %d: %v", c.name, len(seen), want,
+					taken.Bad)
 			}
 			img, err := Load(asDevices(disks))
 			if err != nil {
@@ -80,11 +81,13 @@ func TestTakeOverBadPlaces(t *testing.T) {
 			}
 			for _, r := range img.sb.Regions {
 				if r.Kind == RegionMirror && r.Stale {
-					t.Errorf("%s: the mirror at %d of device %d is stale", c.name, r.Start, r.Device)
+					t.Errorf("%s: the mirror at %d of device %d is stale", c.name, r.Start,
+						r.Device)
 				}
 			}
 			s.cutEvery(s.disks, false, 1, c.name)
-			t.Logf("%s: %d cuts; %d left the old disk, %d the set at once", c.name, s.cuts, s.plain, s.sets)
+			t.Logf("%s: %d cuts; %d left the old disk, %d the set at once", c.name, s.cuts, s.plain,
+				s.sets)
 		}
 	})
 }

@@ -26,12 +26,14 @@ type cutDisk struct {
 }
 
 func newCutDisk(size, block int64) *cutDisk {
-	return &cutDisk{size: size, block: block, pages: map[int64]*[PageSize]byte{}, badRead: map[int64]bool{}, badWrite: map[int64]bool{}, torn: map[int64]bool{}}
+	return &cutDisk{size: size, block: block, pages: map[int64]*[PageSize]byte{},
+		badRead: map[int64]bool{}, badWrite: map[int64]bool{}, torn: map[int64]bool{}}
 }
 
 func (d *cutDisk) clone() *cutDisk {
 	return &cutDisk{
-		size: d.size, block: d.block, pages: maps.Clone(d.pages), pending: append([]memWrite(nil), d.pending...),
+		size: d.size, block: d.block, pages: maps.Clone(d.pages), pending: append([]memWrite(nil),
+			d.pending...),
 		badRead: maps.Clone(d.badRead), badWrite: maps.Clone(d.badWrite), torn: maps.Clone(d.torn),
 	}
 }
@@ -39,7 +41,8 @@ func (d *cutDisk) clone() *cutDisk {
 func (d *cutDisk) Size() int64 { return d.size }
 
 func (d *cutDisk) check(b []byte, off int64) {
-	if off%d.block != 0 || int64(len(b))%d.block != 0 || len(b) == 0 || uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 || off < 0 || off+int64(len(b)) > d.size {
+	if off%d.block != 0 || int64(len(b))%d.block != 0 || len(b) == 0 ||
+		uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 || off < 0 || off+int64(len(b)) > d.size {
 		panic(fmt.Sprintf("I/O of %d bytes at %d of %d, memory at %p", len(b), off, d.size, &b[0]))
 	}
 }
@@ -378,7 +381,8 @@ func (s *scene) isSet(disks []*cutDisk, what string) {
 		for i := int64(0); i < PageSize; i += s.block {
 			switch b := uint64((page*PageSize + i) / s.block); {
 			case bad[b] != s.lost[b]:
-				s.t.Fatalf("%s: set, block %d: without a copy: %v, want %v", what, b, bad[b], s.lost[b])
+				s.t.Fatalf("%s: set, block %d: without a copy: %v, want %v", what, b, bad[b],
+					s.lost[b])
 			case !bad[b] && !bytes.Equal(buf[i:i+s.block], s.expect(b)):
 				s.t.Fatalf("%s: set, but block %d is wrong", what, b)
 			}
@@ -409,7 +413,8 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 			s.t.Fatalf("%s: load of %s: %v", what, sb.Transition, err)
 		}
 	}
-	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 && hasSuperblock(disks[0], tailSuperblock(disks[0].size)) {
+	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 &&
+		hasSuperblock(disks[0], tailSuperblock(disks[0].size)) {
 		// The page that decides is lost as well: what is in the tail, unless it is
 		// that which the cut has torn, must know how far it went.
 		lost := cloneDisks(disks)
@@ -438,7 +443,10 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 
 // hasSuperblock reports whether a whole superblock is at off.
 func hasSuperblock(d Device, off int64) bool {
-	return slices.ContainsFunc(readSuperblocks(d), func(c sbCopy) bool { return c.offset == off && c.sb != nil })
+	return slices.ContainsFunc(readSuperblocks(d), func(c sbCopy) bool {
+		return c.offset == off &&
+			c.sb != nil
+	})
 }
 
 // cutEvery drives disks to a goal, and cuts the power before and during every
@@ -470,7 +478,8 @@ func (s *scene) cutEvery(disks []*cutDisk, plain bool, depth int, what string) [
 					after[i].settle(fate, s.r)
 				}
 				s.cuts++
-				where := fmt.Sprintf("%s, write %d (%d bytes at %d of device %d), fate %d", what, n, len(w.data), w.off, slices.Index(live, d), fate)
+				where := fmt.Sprintf("%s, write %d (%d bytes at %d of device %d), fate %d", what, n,
+					len(w.data), w.off, slices.Index(live, d), fate)
 				s.look(after, depth, where)
 				for _, goal := range goals {
 					if depth < s.depth {
@@ -542,10 +551,14 @@ func eachScene(t *testing.T, f func(t *testing.T, tc sceneCase, seed uint64)) {
 var sceneParams = []sceneCase{
 	{"alone-512", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10}, 0},
 	{"alone-4096", PlanParams{BackingSize: 8 << 20, BlockSize: 4096, SpareBytes: 128 << 10}, 0},
-	{"alone-512-mark-64k", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10}, SuperblockStride},
-	{"pair-512", PlanParams{BackingSize: 8<<20 + 5*512, BlockSize: 512, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20}, 0},
-	{"pair-4096", PlanParams{BackingSize: 8 << 20, BlockSize: 4096, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20}, 0},
-	{"pair-512-kept-tail", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10, SpareDeviceSize: 8 << 20, KeepTail: true}, 0},
+	{"alone-512-mark-64k", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10},
+		SuperblockStride},
+	{"pair-512", PlanParams{BackingSize: 8<<20 + 5*512, BlockSize: 512, SpareBytes: 128 << 10,
+		SpareDeviceSize: 8 << 20}, 0},
+	{"pair-4096", PlanParams{BackingSize: 8 << 20, BlockSize: 4096, SpareBytes: 128 << 10,
+		SpareDeviceSize: 8 << 20}, 0},
+	{"pair-512-kept-tail", PlanParams{BackingSize: 8 << 20, BlockSize: 512, SpareBytes: 128 << 10,
+		SpareDeviceSize: 8 << 20, KeepTail: true}, 0},
 }
 
 // full reports whether the long form of a test is asked for.
@@ -553,7 +566,8 @@ func full() bool { return os.Getenv("UBLK_REMAP_FULL") != "" }
 
 // thorough sets how much of what can happen is tried.
 func (s *scene) thorough() {
-	s.depth, s.fates, s.goals = 1, []int{fateLost, fateKept, fateFirstHalf, fateLastHalf, fateRandom, fateUnreadable, fateNewest}, []bool{false, true}
+	s.depth, s.fates, s.goals = 1, []int{fateLost, fateKept, fateFirstHalf, fateLastHalf,
+		fateRandom, fateUnreadable, fateNewest}, []bool{false, true}
 	if full() {
 		s.depth, s.sample = 2, 24
 		return
@@ -636,7 +650,8 @@ func TestReleaseForced(t *testing.T) {
 		}
 		var stuck *StuckError
 		before := cloneDisks(s.disks)
-		if _, err := Release(img, s.opts); !errors.As(err, &stuck) || countBlocks(stuck.NoCopy) != uint64(len(s.lost)) {
+		if _, err := Release(img, s.opts); !errors.As(err, &stuck) ||
+			countBlocks(stuck.NoCopy) != uint64(len(s.lost)) {
 			t.Fatalf("release of a set with blocks that have no copy: %v", err)
 		}
 		for i := range before {
@@ -709,7 +724,8 @@ func (s *scene) live(losses bool) {
 		}
 		copy(p[int64(block%per)*s.block:], data[:s.block])
 		s.want[int64(unit)], s.dirty[int64(unit)] = p, true
-		commit(Entry{Unit: unit, Spare: spare, Mask: 1 << (block % per), State: StateMapped, Cause: CauseWrite})
+		commit(Entry{Unit: unit, Spare: spare, Mask: 1 << (block % per), State: StateMapped,
+			Cause: CauseWrite})
 		spare++
 	}
 	head := l.HeadBlocks()
@@ -717,7 +733,8 @@ func (s *scene) live(losses bool) {
 		dev, home := l.HomeOf(block)
 		s.badBlock(s.disks[dev], home, true, true)
 	}
-	blocks := []uint64{0, 3, 16 * per, 17 * per, head - 1, head, head + per + 1, uint64(s.size/s.block) - 1}
+	blocks := []uint64{0, 3, 16 * per, 17 * per, head - 1, head, head + per + 1,
+		uint64(s.size/s.block) - 1}
 	if per > 1 {
 		blocks = append(blocks, 16*per+1, head+per, head+per+2)
 	}

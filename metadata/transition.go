@@ -55,9 +55,11 @@ func (sb *Superblock) Unfinished() error {
 	case TransitionNone:
 		return nil
 	case TransitionReleasing:
-		return fmt.Errorf("%w: %q is being given back; finish it with: ublk-remap release", ErrUnfinished, sb.Name)
+		return fmt.Errorf("%w: %q is being given back; finish it with: ublk-remap release",
+			ErrUnfinished, sb.Name)
 	}
-	return fmt.Errorf("%w: %q is being taken over in place; finish it with: ublk-remap create --in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
+	return fmt.Errorf("%w: %q is being taken over in place; finish it with: ublk-remap create "+
+		"--in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
 }
 
 // Interrupted says what a set in transition is at: its superblock, and the
@@ -98,16 +100,19 @@ func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error)
 	devs := make([]Device, len(sb.Devices))
 	devs[0] = backing
 	for i, s := range own {
-		if s != nil && s.UUID == sb.UUID && int(s.DeviceIndex) < len(devs) && devs[s.DeviceIndex] == nil {
+		if s != nil && s.UUID == sb.UUID && int(s.DeviceIndex) < len(devs) &&
+			devs[s.DeviceIndex] == nil {
 			devs[s.DeviceIndex] = spares[i]
 		}
 	}
 	for i, d := range devs {
 		if d == nil {
-			return nil, nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound, sb.Devices[i].Role, sb.Devices[i].UUID, sb.UUID, sb.Name)
+			return nil, nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
+				sb.Devices[i].Role, sb.Devices[i].UUID, sb.UUID, sb.Name)
 		}
 		if d.Size() < sb.Devices[i].Size {
-			return nil, nil, fmt.Errorf("%w: %s has %d bytes, it had %d", ErrDamaged, nameOf(d, i), d.Size(), sb.Devices[i].Size)
+			return nil, nil, fmt.Errorf("%w: %s has %d bytes, it had %d", ErrDamaged, nameOf(d, i),
+				d.Size(), sb.Devices[i].Size)
 		}
 	}
 	return sb, devs, nil
@@ -148,7 +153,8 @@ const tearSize = 512 // a write tears at multiples of it
 
 // errUnclear: the page at the mark cannot be read, and the rest of the head
 // does not say whether it may be written.
-var errUnclear = errors.New("the page that decides can no longer be read, and the head is not what was copied")
+var errUnclear = errors.New("the page that decides can no longer be read, and the head is not " +
+	"what was copied")
 
 // errThere: the page at the mark is the superblock, whole.
 var errThere = errors.New("the superblock is there")
@@ -225,7 +231,8 @@ func (v *View) mendMark(next *Superblock) error {
 // sameHead reports whether the disk's own head, but for the page at the mark,
 // holds what is exported, as far as both can be read.
 func (v *View) sameHead(mark int64) bool {
-	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10), AlignedBytes(PageSize)[:v.layout.BlockSize()]
+	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10),
+		AlignedBytes(PageSize)[:v.layout.BlockSize()]
 	bs := int64(len(one))
 	for off := int64(0); off < v.layout.sb.HeadBytes; off += int64(len(buf)) {
 		skip := map[int64]bool{}
@@ -251,7 +258,8 @@ func (v *View) belongs() error {
 	if len(v.devs) == 1 {
 		return nil
 	}
-	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10), AlignedBytes(PageSize)[:v.layout.BlockSize()]
+	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10),
+		AlignedBytes(PageSize)[:v.layout.BlockSize()]
 	zero := AlignedBytes(UnitSize)
 	same, all := 0, 0
 	for off := int64(0); off < v.layout.sb.HeadBytes; off += int64(len(buf)) {
@@ -268,7 +276,9 @@ func (v *View) belongs() error {
 		}
 	}
 	if 2*same < all {
-		return fmt.Errorf("%w: of %d units that the first bytes of the disk should hold %d are there; name the disk that it began with, or add --force if its contents were replaced since", ErrForeign, all, same)
+		return fmt.Errorf("%w: of %d units that the first bytes of the disk should hold %d are "+
+			"there; name the disk that it began with, or add --force if its contents were "+
+			"replaced since", ErrForeign, all, same)
 	}
 	return nil
 }
@@ -291,7 +301,8 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 			if _, readErr := devs[c.device].ReadAt(b, c.offset); readErr != nil {
 				continue // the place is bad: nothing finds anything there
 			}
-			return fmt.Errorf("clearing the superblock at %d of %s: %w", c.offset, nameOf(devs[c.device], int(c.device)), err)
+			return fmt.Errorf("clearing the superblock at %d of %s: %w", c.offset,
+				nameOf(devs[c.device], int(c.device)), err)
 		}
 	}
 	if err := failure(devs); err != nil {

@@ -13,7 +13,8 @@ func TestUnknownManyTimes(t *testing.T) {
 	w.disks[0].failWrite = func(int64, int) bool { return true }
 	entry := []Entry{{Unit: 7, Spare: 7, Count: 1, Mask: 1, State: StateMapped}}
 	first := w.must(w.c.Commit(entry))
-	if got := RunOps(w.c, devices(w.disks), nil); !slices.Equal(got, []Result{{first, OutcomeUnknown}}) {
+	if got := RunOps(w.c, devices(w.disks), nil); !slices.Equal(got,
+		[]Result{{first, OutcomeUnknown}}) {
 		t.Fatalf("%v", got)
 	}
 	resume := func() []Result {
@@ -26,7 +27,8 @@ func TestUnknownManyTimes(t *testing.T) {
 				w.c.Done(op.ID, err)
 			}
 			got = append(got, w.c.Results()...)
-			if len(ops) == 0 && slices.ContainsFunc(got, func(r Result) bool { return r.Ticket == ticket }) {
+			if len(ops) == 0 && slices.ContainsFunc(got,
+				func(r Result) bool { return r.Ticket == ticket }) {
 				return got
 			}
 		}
@@ -34,7 +36,8 @@ func TestUnknownManyTimes(t *testing.T) {
 		return nil
 	}
 	for range 3 * len(w.c.ms[0].slots) {
-		if got := resume(); len(got) != 1 || got[0].Outcome != OutcomeUnknown && got[0].Outcome != OutcomeDropped {
+		if got := resume(); len(got) != 1 || got[0].Outcome != OutcomeUnknown &&
+			got[0].Outcome != OutcomeDropped {
 			t.Fatalf("%v", got)
 		}
 	}

@@ -46,7 +46,8 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		at := off + int64(done)
-		first := roundDown(at, int64(PageSize)) // so that a split at the head stays aligned in memory
+		// so that a split at the head stays aligned in memory
+		first := roundDown(at, int64(PageSize))
 		n := min(int64(len(v.chunk)), roundUp(off+int64(len(p)), bs)-first)
 		bad := errBadBlock{}
 		v.read(v.chunk[:n], first, func(block uint64, err error) {
@@ -89,8 +90,10 @@ func (v *View) read(buf []byte, off int64, bad func(block uint64, err error)) {
 	at := func(block uint64) []byte { return buf[int64(block-first)*bs:][:bs] }
 	dev, home := v.layout.HomeOf(first)
 	failed := map[uint64]error{}
-	readAround(v.devs[dev], buf, home, v.one, func(i int64, err error) { failed[first+uint64(i/bs)] = err })
-	v.remapped(first, first+uint64(int64(len(buf))/bs), func(block uint64, state State, spare uint32) {
+	readAround(v.devs[dev], buf, home, v.one,
+		func(i int64, err error) { failed[first+uint64(i/bs)] = err })
+	v.remapped(first, first+uint64(int64(len(buf))/bs), func(block uint64, state State,
+		spare uint32) {
 		delete(failed, block)
 		if state == StateLost {
 			failed[block] = errLost

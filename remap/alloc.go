@@ -92,7 +92,8 @@ func NewAllocator(regions []SpareRegion) (*Allocator, error) {
 		a.total += uint64(r.Count)
 	}
 	a.free, a.unsuspected = a.total, a.total
-	for _, b := range []*bitset{&a.closed, &a.barred, &a.suspect, &a.used, &a.limbo, &a.retired, &a.quarantined} {
+	for _, b := range []*bitset{&a.closed, &a.barred, &a.suspect, &a.used, &a.limbo, &a.retired,
+		&a.quarantined} {
 		*b = newBitset(end)
 	}
 	for _, b := range []bitset{a.closed, a.barred} {
@@ -144,10 +145,11 @@ func (a *Allocator) Service(unit uint32) Service {
 // Take marks free units as used: what a loaded table says of them. Units that are
 // retired or quarantined can be taken, because blocks may live there.
 func (a *Allocator) Take(start, count uint32) error {
-	return a.move("take", start, count, func(u uint64) bool { return !a.used.has(u) }, func(lo, hi uint64) {
-		a.used.fill(lo, hi)
-		a.nUsed += hi - lo
-	})
+	return a.move("take", start, count, func(u uint64) bool { return !a.used.has(u) },
+		func(lo, hi uint64) {
+			a.used.fill(lo, hi)
+			a.nUsed += hi - lo
+		})
 }
 
 // TakeMap takes every spare unit that blocks live in. An error means that two
@@ -175,7 +177,10 @@ func (a *Allocator) TakeMap(m *Map) error {
 // SetLimbo says that no block lives in these used units any more, but that they
 // must not be handed out yet.
 func (a *Allocator) SetLimbo(start, count uint32) error {
-	return a.move("set aside", start, count, func(u uint64) bool { return a.used.has(u) && !a.limbo.has(u) }, func(lo, hi uint64) {
+	return a.move("set aside", start, count, func(u uint64) bool {
+		return a.used.has(u) &&
+			!a.limbo.has(u)
+	}, func(lo, hi uint64) {
 		a.limbo.fill(lo, hi)
 		a.nUsed -= hi - lo
 		a.nLimbo += hi - lo
@@ -201,13 +206,15 @@ func (a *Allocator) Retire(start, count uint32, cause metadata.Cause, time uint3
 
 // Quarantine takes units out of service that were in service, used or not.
 func (a *Allocator) Quarantine(start, count uint32, cause metadata.Cause, time uint32) error {
-	return a.move("quarantine", start, count, func(u uint64) bool { return a.Service(uint32(u)) == InService },
+	return a.move("quarantine", start, count,
+		func(u uint64) bool { return a.Service(uint32(u)) == InService },
 		a.serve(Quarantined, note{cause: cause, time: time}))
 }
 
 // Unretire puts units back into service that were retired or quarantined.
 func (a *Allocator) Unretire(start, count uint32) error {
-	return a.move("put back", start, count, func(u uint64) bool { return a.Service(uint32(u)) != InService },
+	return a.move("put back", start, count,
+		func(u uint64) bool { return a.Service(uint32(u)) != InService },
 		a.serve(InService, note{}))
 }
 
@@ -235,12 +242,14 @@ func (a *Allocator) Apply(e metadata.Entry) error {
 	default:
 		return nil
 	}
-	return a.move(e.State.String(), e.Spare, e.Count, func(uint64) bool { return true }, a.serve(s, note{cause: e.Cause, time: e.Time}))
+	return a.move(e.State.String(), e.Spare, e.Count, func(uint64) bool { return true },
+		a.serve(s, note{cause: e.Cause, time: e.Time}))
 }
 
 // move changes the state of units, provided that all of them exist and start
 // from the right one.
-func (a *Allocator) move(what string, start, count uint32, from func(unit uint64) bool, change func(lo, hi uint64)) error {
+func (a *Allocator) move(what string, start, count uint32, from func(unit uint64) bool,
+	change func(lo, hi uint64)) error {
 	lo, hi := uint64(start), uint64(start)+uint64(count)
 	for at := lo; at < hi; {
 		r, ok := a.region(at)
@@ -350,7 +359,8 @@ func (a *Allocator) Entries(cursor uint64, dst []metadata.Entry) (n int, next ui
 			s = metadata.StateRetired
 		}
 		if n > 0 {
-			if p := &dst[n-1]; uint64(p.Spare)+uint64(p.Count) == u && p.State == s && p.Cause == why.cause && p.Time == why.time {
+			if p := &dst[n-1]; uint64(p.Spare)+uint64(p.Count) == u && p.State == s &&
+				p.Cause == why.cause && p.Time == why.time {
 				p.Count++
 				continue
 			}
@@ -358,7 +368,8 @@ func (a *Allocator) Entries(cursor uint64, dst []metadata.Entry) (n int, next ui
 		if n == len(dst) {
 			return n, u, false
 		}
-		dst[n] = metadata.Entry{State: s, Spare: uint32(u), Count: 1, Cause: why.cause, Time: why.time}
+		dst[n] = metadata.Entry{State: s, Spare: uint32(u), Count: 1, Cause: why.cause,
+			Time: why.time}
 		n++
 	}
 }

@@ -25,7 +25,8 @@ func (a *Allocator) Allocate(count, hint uint32) (start, n uint32, ok bool) {
 	lo, size := a.longest(shut, from, end, uint64(count), &runs)
 	if size < uint64(count) {
 		// A run that passes over from was cut there. It is found whole now.
-		if lo2, size2 := a.longest(shut, 0, min(end, from+uint64(count)), uint64(count), &runs); size2 > size {
+		if lo2, size2 := a.longest(shut, 0, min(end, from+uint64(count)), uint64(count),
+			&runs); size2 > size {
 			lo, size = lo2, size2
 		}
 	}

@@ -42,7 +42,8 @@ func TestAllocatorRegions(t *testing.T) {
 }
 
 func TestAllocate(t *testing.T) {
-	a := newAllocator(t, SpareRegion{First: 200, Count: 50}, SpareRegion{First: 0, Count: 100}, SpareRegion{First: 100, Count: 30})
+	a := newAllocator(t, SpareRegion{First: 200, Count: 50}, SpareRegion{First: 0, Count: 100},
+		SpareRegion{First: 100, Count: 30})
 	steps := []struct {
 		count, hint, start, n uint32
 	}{
@@ -60,7 +61,8 @@ func TestAllocate(t *testing.T) {
 	for _, s := range steps {
 		start, n, ok := a.Allocate(s.count, s.hint)
 		if start != s.start || n != s.n || ok != (s.n > 0) {
-			t.Fatalf("Allocate(%d, %d) = %d+%d %v, want %d+%d", s.count, s.hint, start, n, ok, s.start, s.n)
+			t.Fatalf("Allocate(%d, %d) = %d+%d %v, want %d+%d", s.count, s.hint, start, n, ok,
+				s.start, s.n)
 		}
 	}
 	if a.FreeCount() != 0 || a.Used() != 180 || a.Total() != 180 {
@@ -142,9 +144,10 @@ func TestAllocatorErrors(t *testing.T) {
 		err  error
 		want error
 	}{
-		"take twice":                  {a.Take(11, 2), ErrSpareState},
-		"free what is free":           {a.Free(12, 3), ErrSpareState},
-		"free twice":                  {errors.Join(a.Free(12, 1), a.Take(12, 1), a.Free(14, 1)), ErrSpareState},
+		"take twice":        {a.Take(11, 2), ErrSpareState},
+		"free what is free": {a.Free(12, 3), ErrSpareState},
+		"free twice": {errors.Join(a.Free(12, 1), a.Take(12, 1), a.Free(14, 1)),
+			ErrSpareState},
 		"limbo of what is free":       {a.SetLimbo(14, 1), ErrSpareState},
 		"retire twice":                {a.Retire(30, 2, 0, 0), ErrSpareState},
 		"quarantine what is retired":  {a.Quarantine(30, 1, 0, 0), ErrSpareState},
@@ -154,13 +157,15 @@ func TestAllocatorErrors(t *testing.T) {
 		"between regions":             {a.Take(19, 2), ErrSpareRange},
 		"past the end":                {a.Retire(39, 2, 0, 0), ErrSpareRange},
 		"far past the end":            {a.Free(NoHint, NoHint), ErrSpareRange},
-		"entry past the end":          {a.Apply(metadata.Entry{State: metadata.StateRetired, Spare: 40, Count: 1}), ErrSpareRange},
+		"entry past the end": {a.Apply(metadata.Entry{State: metadata.StateRetired,
+			Spare: 40, Count: 1}), ErrSpareRange},
 	} {
 		if !errors.Is(test.err, test.want) {
 			t.Errorf("%s: %v, want %v", name, test.err, test.want)
 		}
 	}
-	if a.free != before.free || a.nUsed != before.nUsed || a.nLimbo != 0 || a.nRetired != 1 || a.nQuarantined != 1 {
+	if a.free != before.free || a.nUsed != before.nUsed || a.nLimbo != 0 || a.nRetired != 1 ||
+		a.nQuarantined != 1 {
 		t.Errorf("an error left its traces: %+v", a)
 	}
 }
@@ -215,7 +220,8 @@ func TestAllocatorModel(t *testing.T) {
 		}
 		free := func(s *spareModel) bool { return !s.used && s.service == InService }
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			start, n := rapid.Uint32Range(0, 260).Draw(t, "start"), rapid.OneOf(rapid.Uint32Range(1, 3), rapid.Uint32Range(1, 80)).Draw(t, "count")
+			start, n := rapid.Uint32Range(0, 260).Draw(t, "start"),
+				rapid.OneOf(rapid.Uint32Range(1, 3), rapid.Uint32Range(1, 80)).Draw(t, "count")
 			why := note{time: rapid.Uint32Range(0, 2).Draw(t, "time"), cause: metadata.CauseWrite}
 			var err error
 			var from func(*spareModel) bool
@@ -223,42 +229,57 @@ func TestAllocatorModel(t *testing.T) {
 			switch op := rapid.IntRange(0, 8).Draw(t, "op"); op {
 			case 0:
 				err = a.Take(start, n)
-				from, to = func(s *spareModel) bool { return !s.used }, func(s *spareModel) { s.used = true }
+				from, to = func(s *spareModel) bool { return !s.used },
+					func(s *spareModel) { s.used = true }
 			case 1:
 				err = a.Free(start, n)
-				from, to = func(s *spareModel) bool { return s.used }, func(s *spareModel) { s.used, s.limbo = false, false }
+				from, to = func(s *spareModel) bool { return s.used }, func(s *spareModel) {
+					s.used,
+						s.limbo = false, false
+				}
 			case 2:
 				err = a.SetLimbo(start, n)
-				from, to = func(s *spareModel) bool { return s.used && !s.limbo }, func(s *spareModel) { s.limbo = true }
+				from, to = func(s *spareModel) bool { return s.used && !s.limbo },
+					func(s *spareModel) { s.limbo = true }
 			case 3:
 				err = a.Retire(start, n, why.cause, why.time)
-				from, to = func(s *spareModel) bool { return s.service != Retired }, func(s *spareModel) { s.service, s.why = Retired, why }
+				from, to = func(s *spareModel) bool { return s.service != Retired },
+					func(s *spareModel) { s.service, s.why = Retired, why }
 			case 4:
 				err = a.Quarantine(start, n, why.cause, why.time)
-				from, to = func(s *spareModel) bool { return s.service == InService }, func(s *spareModel) { s.service, s.why = Quarantined, why }
+				from, to = func(s *spareModel) bool { return s.service == InService },
+					func(s *spareModel) { s.service, s.why = Quarantined, why }
 			case 5:
 				err = a.Unretire(start, n)
-				from, to = func(s *spareModel) bool { return s.service != InService }, func(s *spareModel) { s.service = InService }
+				from, to = func(s *spareModel) bool { return s.service != InService },
+					func(s *spareModel) { s.service = InService }
 			case 6:
-				state := rapid.SampledFrom([]metadata.State{metadata.StateRetired, metadata.StateQuarantined, metadata.StateAvailable}).Draw(t, "state")
-				err = a.Apply(metadata.Entry{State: state, Spare: start, Count: n, Cause: why.cause, Time: why.time})
+				state := rapid.SampledFrom([]metadata.State{metadata.StateRetired,
+					metadata.StateQuarantined, metadata.StateAvailable}).Draw(t, "state")
+				err = a.Apply(metadata.Entry{State: state, Spare: start, Count: n, Cause: why.cause,
+					Time: why.time})
 				from = func(*spareModel) bool { return true }
 				to = func(s *spareModel) {
-					s.service = map[metadata.State]Service{metadata.StateRetired: Retired, metadata.StateQuarantined: Quarantined}[state]
+					s.service = map[metadata.State]Service{metadata.StateRetired: Retired,
+						metadata.StateQuarantined: Quarantined}[state]
 					s.why = why
 				}
 			case 7:
-				got, size, ok := a.Allocate(n, rapid.SampledFrom([]uint32{NoHint, start}).Draw(t, "hint"))
+				got, size, ok := a.Allocate(n, rapid.SampledFrom([]uint32{NoHint, start}).Draw(t,
+					"hint"))
 				longest := uint32(0)
 				for u := range model {
 					run := uint32(0)
-					for run < n && model[u+run] != nil && free(model[u+run]) && sameRegion(regions, u, u+run) {
+					for run < n && model[u+run] != nil && free(model[u+run]) && sameRegion(regions,
+						u, u+run) {
 						run++
 					}
 					longest = max(longest, run)
 				}
-				if size != longest || ok != (longest > 0) || !all(got, size, free) || size > 0 && !sameRegion(regions, got, got+size-1) {
-					t.Fatalf("Allocate(%d) = %d+%d %v, the longest run is %d", n, got, size, ok, longest)
+				if size != longest || ok != (longest > 0) || !all(got, size, free) || size > 0 &&
+					!sameRegion(regions, got, got+size-1) {
+					t.Fatalf("Allocate(%d) = %d+%d %v, the longest run is %d", n, got, size, ok,
+						longest)
 				}
 				start, n, from, to = got, size, free, func(s *spareModel) { s.used = true }
 			case 8:
@@ -268,7 +289,8 @@ func TestAllocatorModel(t *testing.T) {
 					possible = possible || free(s) && u != start && u != n
 				}
 				if ok != possible || ok && (got == start || got == n) {
-					t.Fatalf("AllocateFar(%d, %d) = %d %v, possible %v", start, n, got, ok, possible)
+					t.Fatalf("AllocateFar(%d, %d) = %d %v, possible %v", start, n, got, ok,
+						possible)
 				}
 				start, n, from, to = got, 1, free, func(s *spareModel) { s.used = true }
 				if !ok {
@@ -330,8 +352,10 @@ func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
 			quarantined++
 		}
 	}
-	if a.FreeCount() != free || a.Used() != used || a.Limbo() != limbo || a.Retired() != retired || a.Quarantined() != quarantined {
-		t.Fatalf("free %d %d, used %d %d, limbo %d %d, retired %d %d, quarantined %d %d", a.FreeCount(), free,
+	if a.FreeCount() != free || a.Used() != used || a.Limbo() != limbo || a.Retired() != retired ||
+		a.Quarantined() != quarantined {
+		t.Fatalf("free %d %d, used %d %d, limbo %d %d, retired %d %d, quarantined %d %d",
+			a.FreeCount(), free,
 			a.Used(), used, a.Limbo(), limbo, a.Retired(), retired, a.Quarantined(), quarantined)
 	}
 	if len(a.notes) != int(retired+quarantined) {
@@ -368,8 +392,10 @@ func TestAllocateFragmented(t *testing.T) {
 }
 
 func TestAllocatorDoesNotAllocate(t *testing.T) {
-	a := newAllocator(t, SpareRegion{First: 0, Count: 1 << 16}, SpareRegion{First: 1 << 16, Count: 1 << 16})
-	if n := testing.AllocsPerRun(100, func() { a.AllocateFar(3, 1<<16+5); a.Allocate(7, NoHint); a.Allocate(1, 500) }); n != 0 {
+	a := newAllocator(t, SpareRegion{First: 0, Count: 1 << 16}, SpareRegion{First: 1 << 16,
+		Count: 1 << 16})
+	if n := testing.AllocsPerRun(100,
+		func() { a.AllocateFar(3, 1<<16+5); a.Allocate(7, NoHint); a.Allocate(1, 500) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	if a.Used() != 101*9 {

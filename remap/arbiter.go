@@ -16,8 +16,8 @@ type ArbiterConfig struct {
 	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
-	// MaxPending is how many pending blocks the table may have, beside the bound that the layout sets, so that the
-	// entries of all spare units fit beside them; 0: no limit.
+	// MaxPending is how many pending blocks the table may have, beside the bound that the
+	// layout sets, so that the entries of all spare units fit beside them; 0: no limit.
 	MaxPending uint64
 	// Names is what the devices are called in reasons; nil: nothing.
 	Names []string
@@ -27,14 +27,15 @@ type ArbiterConfig struct {
 type claimState uint8
 
 const (
-	claimNone       claimState = iota
-	claimWaiting               // for a unit that is being relocated, or for another claim to the same blocks; also a report
-	claimHeld                  // spare units are granted, the engine writes to them
-	claimCommitting            // the change is with the journal
-	claimReporting             // a pending mark is with the journal
-	claimRetest                // no spare unit is free: for its pending blocks to be read again
-	claimSearching             // a spare unit failed: for another one that is well
-	claimAsking                // for an answer of the device of a block that did not read
+	claimNone claimState = iota
+	// for a unit that is being relocated, or for another claim to the same blocks; also a report
+	claimWaiting
+	claimHeld       // spare units are granted, the engine writes to them
+	claimCommitting // the change is with the journal
+	claimReporting  // a pending mark is with the journal
+	claimRetest     // no spare unit is free: for its pending blocks to be read again
+	claimSearching  // a spare unit failed: for another one that is well
+	claimAsking     // for an answer of the device of a block that did not read
 )
 
 // claim is what the Arbiter knows of one request that heals: at most one span
@@ -63,7 +64,8 @@ func (c *claim) failed() bool {
 
 // spareOf returns the spare unit that the claim gives a unit.
 func (c *claim) spareOf(unit uint64) (uint32, bool) {
-	if c.state != claimHeld && c.state != claimCommitting || unit < c.msg.Unit || unit-c.msg.Unit >= uint64(c.count) {
+	if c.state != claimHeld && c.state != claimCommitting || unit < c.msg.Unit ||
+		unit-c.msg.Unit >= uint64(c.count) {
 		return 0, false
 	}
 	return c.spare + uint32(unit-c.msg.Unit), true
@@ -128,7 +130,8 @@ type Arbiter struct {
 
 // NewArbiter returns the arbiter of one device. The allocator must know every
 // spare unit that the map uses.
-func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal, d ArbiterDriver) *Arbiter {
+func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal,
+	d ArbiterDriver) *Arbiter {
 	cfg.Policy = cfg.Policy.withDefaults()
 	n := cfg.Queues * cfg.Depth
 	a := &Arbiter{
@@ -176,7 +179,8 @@ func (a *Arbiter) Receive(m *Message) {
 		a.changed(c)
 		a.reserve(c)
 	case MsgRelease, MsgGiveUp:
-		c.msg.Tried, c.msg.Tries, c.msg.Mapped, c.msg.Untried = m.Tried, m.Tries, m.Mapped, m.Untried
+		c.msg.Tried, c.msg.Tries, c.msg.Mapped, c.msg.Untried = m.Tried, m.Tries, m.Mapped,
+			m.Untried
 		a.changed(c)
 		a.suspectTried(c)
 		a.letGo(c)
@@ -247,7 +251,8 @@ func (a *Arbiter) suspectTried(c *claim) {
 
 func (a *Arbiter) answer(c *claim, kind MessageKind) {
 	a.out = Message{
-		Kind: kind, Queue: c.msg.Queue, Tag: c.msg.Tag, Unit: c.msg.Unit, Count: c.count, Spare: c.spare,
+		Kind: kind, Queue: c.msg.Queue, Tag: c.msg.Tag, Unit: c.msg.Unit, Count: c.count,
+		Spare: c.spare,
 	}
 	a.drv.Send(c.msg.Queue, &a.out)
 }
@@ -377,7 +382,8 @@ func believes(m *Message, first *UnitInfo) bool {
 // two queues that meet in one unit share it.
 func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 	usable := func(spare uint32) bool {
-		if a.alloc.Service(spare) != InService || slices.Contains(c.msg.Tried[:c.msg.Tries], spare) {
+		if a.alloc.Service(spare) != InService || slices.Contains(c.msg.Tried[:c.msg.Tries],
+			spare) {
 			return false
 		}
 		for _, p := range first.Places[:first.N] {
@@ -528,15 +534,18 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	m := &c.msg
 	out := a.scratch[:0]
 	if c.state == claimReporting {
-		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending, Cause: metadata.CauseRead, Time: c.time})
+		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending,
+			Cause: metadata.CauseRead, Time: c.time})
 	}
 	device, _ := a.geo.SpareOffset(c.spare)
 	for _, spare := range m.Tried[:m.Tries] {
 		// That the disk is there says the spare unit that took the data: of a spare device
 		// see suspect.go.
-		if d, _ := a.geo.SpareOffset(spare); d == device && d == 0 && a.alloc.Service(spare) == InService {
+		if d, _ := a.geo.SpareOffset(spare); d == device && d == 0 &&
+			a.alloc.Service(spare) == InService {
 			out = append(out, metadata.Entry{
-				Spare: spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: c.time,
+				Spare: spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare,
+				Time: c.time,
 			})
 		}
 	}
@@ -547,7 +556,8 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	case m.Errno == 0:
 		cause = metadata.CauseRead // it was pending or lost
 	}
-	return a.spanEntries(out, c, metadata.Entry{Spare: c.spare, State: metadata.StateMapped, Cause: cause, Time: c.time})
+	return a.spanEntries(out, c, metadata.Entry{Spare: c.spare, State: metadata.StateMapped,
+		Cause: cause, Time: c.time})
 }
 
 // spanEntries adds what e says for the span of units of a claim: one entry for each mask, with
@@ -647,8 +657,8 @@ func (a *Arbiter) pending(i int, m *Message) {
 }
 
 // unnoted reduces a report to the first units in a row about which the table has something
-// to learn, as far as one span can say it. What is not settled about the first of them has the report
-// put off.
+// to learn, as far as one span can say it. What is not settled about the first of them has
+// the report put off.
 func (a *Arbiter) unnoted(c *claim) standing {
 	m := c.msg
 	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
@@ -814,7 +824,8 @@ func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
 // looked at in the Map, unless blocks live there or a claim will free it.
 func (a *Arbiter) vacateUnused(unit uint64, spare uint32) {
 	info := a.m.Unit(unit)
-	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) && !a.given(unit, spare) {
+	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) &&
+		!a.given(unit, spare) {
 		a.grace.vacate(a, spare)
 	}
 }
@@ -864,7 +875,8 @@ func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 // checkpoint, or a restart would lose data that is at its place.
 func (a *Arbiter) remember(unit uint64, mask uint8) {
 	for _, e := range a.unknown {
-		if (e.State == metadata.StateMapped || e.State == metadata.StateHome) && unit >= e.Unit && unit-e.Unit < uint64(e.Count) {
+		if (e.State == metadata.StateMapped || e.State == metadata.StateHome) && unit >= e.Unit &&
+			unit-e.Unit < uint64(e.Count) {
 			mask &^= e.Mask // it is in known already
 		}
 	}
@@ -872,7 +884,8 @@ func (a *Arbiter) remember(unit uint64, mask uint8) {
 	say := func(state metadata.State, spare uint32, of uint8) {
 		if of &= mask; of != 0 {
 			a.known = append(a.known, metadata.Entry{
-				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: info.Cause, Time: info.Time,
+				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: info.Cause,
+				Time: info.Time,
 			})
 		}
 	}
@@ -887,7 +900,8 @@ func (a *Arbiter) remember(unit uint64, mask uint8) {
 // setAside keeps a spare unit from being used for anything, without calling it
 // used, unless blocks live there.
 func (a *Arbiter) setAside(unit uint64, spare uint32) {
-	if info := a.m.Unit(unit); !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.InLimbo(spare) {
+	if info := a.m.Unit(unit); !holds(&info, spare) && a.alloc.IsUsed(spare) &&
+		!a.alloc.InLimbo(spare) {
 		must(a.alloc.SetLimbo(spare, 1))
 	}
 }
@@ -993,9 +1007,11 @@ type ArbiterStatus struct {
 // Status returns the arbiter's state.
 func (a *Arbiter) Status() ArbiterStatus {
 	s := ArbiterStatus{
-		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(), Retired: a.alloc.Retired(),
-		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind, Suspect: uint64(len(a.suspects.list)),
-		Table: TableStatus{Entries: a.room.upper, Capacity: a.room.capacity, Full: a.room.full},
+		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(),
+		Retired: a.alloc.Retired(),
+		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind,
+		Suspect: uint64(len(a.suspects.list)),
+		Table:   TableStatus{Entries: a.room.upper, Capacity: a.room.capacity, Full: a.room.full},
 	}
 	s.Claims = a.index.live
 	return s

@@ -9,24 +9,29 @@ import (
 // TestRunsStayRuns: entries that name all units of a large disk, or a dead zone of it, cost
 // memory and time for each 4 MiB at most, and as little in a checkpoint as they came in.
 func TestRunsStayRuns(t *testing.T) {
-	l, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512, SpareBytes: 64 << 20, Name: "large"})
+	l, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512,
+		SpareBytes: 64 << 20, Name: "large"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	units := l.Units()
 	entry := func(s metadata.State, unit, count uint64, mask uint8) metadata.Entry {
-		return metadata.Entry{Unit: unit, Count: uint32(count), Mask: mask, State: s, Cause: metadata.CauseImport, Time: 7}
+		return metadata.Entry{Unit: unit, Count: uint32(count), Mask: mask, State: s,
+			Cause: metadata.CauseImport, Time: 7}
 	}
 	mapped := entry(metadata.StateMapped, 5000, l.SpareUnits(), 0xff)
 	dead := uint64(200<<30) / metadata.UnitSize
 	for name, entries := range map[string][]metadata.Entry{
-		"a dead zone":      {entry(metadata.StateLost, 1<<20+77, dead, 0xff)},
-		"pending":          {entry(metadata.StatePending, 1<<20+77, dead, 0xff)},
-		"all lost":         {entry(metadata.StateLost, 0, units, 0xff)},
-		"one block each":   {entry(metadata.StateLost, 0, units, 0x10)},
-		"lost and pending": {entry(metadata.StateLost, 0, units, 0x0f), entry(metadata.StatePending, 0, units, 0xf0)},
-		"mapped":           {mapped},
-		"over each other":  {entry(metadata.StateLost, 0, units, 0xff), mapped, entry(metadata.StatePending, 0, units, 0xff), entry(metadata.StateHome, 9000, 7000, 0x3c)},
+		"a dead zone":    {entry(metadata.StateLost, 1<<20+77, dead, 0xff)},
+		"pending":        {entry(metadata.StatePending, 1<<20+77, dead, 0xff)},
+		"all lost":       {entry(metadata.StateLost, 0, units, 0xff)},
+		"one block each": {entry(metadata.StateLost, 0, units, 0x10)},
+		"lost and pending": {entry(metadata.StateLost, 0, units, 0x0f), entry(metadata.StatePending,
+			0, units, 0xf0)},
+		"mapped": {mapped},
+		"over each other": {entry(metadata.StateLost, 0, units, 0xff), mapped,
+			entry(metadata.StatePending, 0, units, 0xff), entry(metadata.StateHome, 9000, 7000,
+				0x3c)},
 	} {
 		var m *Map
 		allocs := testing.AllocsPerRun(1, func() {

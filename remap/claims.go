@@ -2,14 +2,14 @@ package remap
 
 import "math/bits"
 
-// This file finds claims by the units that they are about, so that what a heal costs does not grow with the
-// number of heals that are under way: at most queues × depth.
+// This file finds claims by the units that they are about, so that what a heal costs does
+// not grow with the number of heals that are under way: at most queues × depth.
 //
-// A claim that holds spare units is about a run of units, and so is one that waits. Each is in
-// the list of one or two buckets: aligned ranges of units, of the smallest power of two that is no shorter than
-// its run. Runs of claims that hold spare units meet in single units only, so a bucket has a
-// few of them at most. What a list says is looked at again: it may name claims that are about
-// other units, and never lacks one.
+// A claim that holds spare units is about a run of units, and so is one that waits. Each is
+// in the list of one or two buckets: aligned ranges of units, of the smallest power of two
+// that is no shorter than its run. Runs of claims that hold spare units meet in single
+// units only, so a bucket has a few of them at most. What a list says is looked at again:
+// it may name claims that are about other units, and never lacks one.
 
 // maxClass is log2 of the longest run, and more than any request has.
 const maxClass = 24
@@ -34,7 +34,8 @@ type run struct {
 }
 
 func newRunIndex(claims int) runIndex {
-	x := runIndex{heads: make([]int32, 1<<bits.Len(uint(2*claims))), next: make([]int32, 2*claims), prev: make([]int32, 2*claims), runs: make([]run, claims)}
+	x := runIndex{heads: make([]int32, 1<<bits.Len(uint(2*claims))), next: make([]int32, 2*claims),
+		prev: make([]int32, 2*claims), runs: make([]run, claims)}
 	for i := range x.heads {
 		x.heads[i] = noClaim
 	}
@@ -102,8 +103,8 @@ func (x *runIndex) unlink(node int32) {
 	}
 }
 
-// each calls f with the claims that are about a unit, until it returns false. f may take claims out that
-// it is called with, and no others.
+// each calls f with the claims that are about a unit, until it returns false. f may take
+// claims out that it is called with, and no others.
 func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 	if x.n == 0 {
 		return
@@ -118,11 +119,13 @@ func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 			second := node&1 != 0
 			node = x.next[node]
 			r := x.runs[i]
-			if r.count == 0 || r.class() != uint(class) || unit < r.unit || unit-r.unit >= uint64(r.count) {
+			if r.count == 0 || r.class() != uint(class) || unit < r.unit ||
+				unit-r.unit >= uint64(r.count) {
 				continue
 			}
 			// Both buckets of a run may have one hash: it is told once.
-			if first, last := r.buckets(); second && first != last && x.hash(uint(class), first) == x.hash(uint(class), last) {
+			if first, last := r.buckets(); second && first != last &&
+				x.hash(uint(class), first) == x.hash(uint(class), last) {
 				continue
 			}
 			if !f(i) {
@@ -153,7 +156,8 @@ type triedSpares struct {
 func newClaimIndex(claims int) claimIndex {
 	return claimIndex{
 		held: newRunIndex(claims), waiting: newRunIndex(claims), tried: make(map[uint32]int32, 64),
-		known: make([]triedSpares, claims), woken: make([]int32, 0, claims), states: make([]claimState, claims),
+		known: make([]triedSpares, claims), woken: make([]int32, 0, claims),
+		states: make([]claimState, claims),
 	}
 }
 
@@ -163,8 +167,9 @@ func (a *Arbiter) set(c *claim, s claimState) {
 	a.changed(c)
 }
 
-// changed makes the index say what a claim says. It is to be called after whatever changes a claim, before
-// any other claim is looked at. What waited for units that it does not hold any more is woken.
+// changed makes the index say what a claim says. It is to be called after whatever changes
+// a claim, before any other claim is looked at. What waited for units that it does not hold
+// any more is woken.
 func (a *Arbiter) changed(c *claim) {
 	x, i := &a.index, c.id
 	old, held := x.held.runs[i], run{}

@@ -42,12 +42,15 @@ func TestRunIndex(t *testing.T) {
 	}
 }
 
-// TestManyClaims: what the Arbiter looks at for a heal does not grow with the heals that are under way.
+// TestManyClaims: what the Arbiter looks at for a heal does not grow with the heals that
+// are under way.
 func TestManyClaims(t *testing.T) {
 	var most float64
-	for _, c := range []struct{ queues, depth, units int }{{1, 64, 1}, {1, 64, 32}, {16, 256, 1}, {4, 256, 32}} {
+	for _, c := range []struct{ queues, depth, units int }{{1, 64, 1}, {1, 64, 32}, {16, 256, 1},
+		{4, 256, 32}} {
 		g := &herd{t: t, rng: rand.New(rand.NewPCG(1, 5))}
-		plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 4096, Name: "group", SpareBytes: 1 << 30})
+		plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 4096,
+			Name: "group", SpareBytes: 1 << 30})
 		noError(t, err)
 		g.disk = &herdDisk{size: 1 << 40, pages: map[int64][]byte{}}
 		devices := []metadata.Device{g.disk}
@@ -59,18 +62,22 @@ func TestManyClaims(t *testing.T) {
 		g.homes = int64(r.Geometry.Blocks) * 4096
 		shared := NewShared(r.Geometry, r.Map)
 		k := herdKeeper{g}
-		g.arbiter = NewArbiter(ArbiterConfig{Queues: c.queues, Depth: c.depth, Buffer: make([]byte, 8192), Policy: Policy{Burst: 1 << 40}}, shared, r.Allocator, k, k)
+		g.arbiter = NewArbiter(ArbiterConfig{Queues: c.queues, Depth: c.depth,
+			Buffer: make([]byte, 8192), Policy: Policy{Burst: 1 << 40}}, shared, r.Allocator, k, k)
 		g.com, err = metadata.NewCommitter(img, g.arbiter, metadata.Options{Session: 1})
 		noError(t, err)
 		_, err = g.com.Open(1)
 		noError(t, err)
 		metadata.RunOps(g.com, devices, nil)
 		for q := range c.queues {
-			g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: c.depth, MaxBlocks: 128, ZeroBlocks: 16, Policy: Policy{MaxBad: 1}}, shared, herdQueue{g, q}))
+			g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: c.depth,
+				MaxBlocks: 128, ZeroBlocks: 16, Policy: Policy{MaxBad: 1}}, shared,
+				herdQueue{g, q}))
 		}
 		for q, e := range g.engines {
 			for tag := range c.depth {
-				e.Submit(&Request{Tag: uint16(tag), Op: OpWrite, Block: 100000 + uint64(q*c.depth+tag)*64, Count: uint32(c.units)})
+				e.Submit(&Request{Tag: uint16(tag), Op: OpWrite,
+					Block: 100000 + uint64(q*c.depth+tag)*64, Count: uint32(c.units)})
 			}
 		}
 		n := c.queues * c.depth
@@ -80,12 +87,15 @@ func TestManyClaims(t *testing.T) {
 			}
 			g.round(1)
 		}
-		per := float64(g.arbiter.index.held.looked+g.arbiter.index.waiting.looked) / float64(n*c.units)
-		t.Logf("%d queues × %d, %d units: %.3f claims looked at for each unit", c.queues, c.depth, c.units, per)
+		per := float64(g.arbiter.index.held.looked+
+			g.arbiter.index.waiting.looked) / float64(n*c.units)
+		t.Logf("%d queues × %d, %d units: %.3f claims looked at for each unit", c.queues, c.depth,
+			c.units, per)
 		if n <= 64 {
 			most = max(most, per)
 		} else if per > 2*most+1 {
-			t.Errorf("%d queues × %d, %d units: %.3f claims are looked at for each unit, %.3f with few", c.queues, c.depth, c.units, per, most)
+			t.Errorf("%d queues × %d, %d units: %.3f claims are looked at for each unit, %.3f "+
+				"with few", c.queues, c.depth, c.units, per, most)
 		}
 		if live, held := g.arbiter.index.live, g.arbiter.index.held.n; live != 0 || held != 0 {
 			t.Errorf("%d claims, %d held in the end", live, held)

@@ -99,19 +99,22 @@ type request struct {
 	isolating   bool // something failed and was or is being isolated
 
 	// What follows is in use only while isolating.
-	suspect blockset // failed as part of an operation, not yet tried by themselves; or pending or lost
-	bad     blockset // failed at home by themselves, or could not be tried there; of a read: and not noted yet
+	// failed as part of an operation, not yet tried by themselves; or pending or lost
+	suspect blockset
+	// failed at home by themselves, or could not be tried there; of a read: and not noted yet
+	bad blockset
 	// Of a read: what failed in a spare unit. The rest of what failed did so at home.
 	elsewhere blockset
 	probe     uint64 // blocks to try at once
 	attempts  int    // of what is being tried
 	found     int    // how much was found bad by itself
 	since     int64  // monotonic ns of the first failure
-	began     int64  // monotonic ns: of the probe, or of the write to a spare unit, that is under way
-	cause     int32  // the first failure
-	doomed    int32  // a read: its answer, once all of it was tried and what is bad is noted
-	pace      pace   // how long what fails takes
-	healed    bool
+	// monotonic ns: of the probe, or of the write to a spare unit, that is under way
+	began  int64
+	cause  int32 // the first failure
+	doomed int32 // a read: its answer, once all of it was tried and what is bad is noted
+	pace   pace  // how long what fails takes
+	healed bool
 
 	heal struct {
 		step     healStep
@@ -162,7 +165,8 @@ func NewEngine(cfg EngineConfig, s *Shared, d Driver) *Engine {
 	if cfg.DiscardBlocks == 0 {
 		cfg.DiscardBlocks = int(s.geo.BlocksPerUnit())
 	}
-	e := &Engine{cfg: cfg, geo: &s.geo, shared: s, m: s.m, drv: d, policy: cfg.Policy.withDefaults(), public: s.enlist()}
+	e := &Engine{cfg: cfg, geo: &s.geo, shared: s, m: s.m, drv: d,
+		policy: cfg.Policy.withDefaults(), public: s.enlist()}
 	e.requests = make([]request, cfg.Depth)
 	for i := range e.requests {
 		e.requests[i].suspect = newBlockset(cfg.MaxBlocks)

@@ -2,7 +2,8 @@ package remap
 
 import "testing"
 
-// BenchmarkEngine is what the Engine costs for a request that meets nothing bad, without its driver.
+// BenchmarkEngine is what the Engine costs for a request that meets nothing bad, without
+// its driver.
 func BenchmarkEngine(b *testing.B) {
 	for _, c := range []struct {
 		name string

@@ -70,7 +70,8 @@ func newRig(t testing.TB, blockSize int, spares uint32) *rig {
 
 // newRigOf has a disk with that physical block.
 func newRigOf(t testing.TB, blockSize, physical int, spares uint32) *rig {
-	r := &rig{t: t, bad: map[[2]int64]int32{}, worn: map[[2]int64]int32{}, results: map[uint16]int32{}, clock: 1}
+	r := &rig{t: t, bad: map[[2]int64]int32{}, worn: map[[2]int64]int32{},
+		results: map[uint16]int32{}, clock: 1}
 	blocks := uint64(rigBlocks)
 	home := int64(blocks) * int64(blockSize)
 	geo := Geometry{BlockSize: blockSize, PhysicalBlock: physical, Blocks: blocks, Devices: 1,
@@ -83,8 +84,11 @@ func newRigOf(t testing.TB, blockSize, physical int, spares uint32) *rig {
 		t.Fatal(err)
 	}
 	r.alloc = alloc
-	r.e = NewEngine(EngineConfig{Depth: 64, MaxBlocks: (1 << 20) / blockSize, ZeroBlocks: (64 << 10) / blockSize, DiscardBlocks: (64 << 10) / blockSize}, r.s, engineDriver{r})
-	r.a = NewArbiter(ArbiterConfig{Queues: 1, Depth: 64, Buffer: make([]byte, 8192)}, r.s, alloc, r, arbiterDriver{r})
+	r.e = NewEngine(EngineConfig{Depth: 64, MaxBlocks: (1 << 20) / blockSize,
+		ZeroBlocks: (64 << 10) / blockSize, DiscardBlocks: (64 << 10) / blockSize}, r.s,
+		engineDriver{r})
+	r.a = NewArbiter(ArbiterConfig{Queues: 1, Depth: 64, Buffer: make([]byte, 8192)}, r.s, alloc, r,
+		arbiterDriver{r})
 	return r
 }
 
@@ -202,7 +206,8 @@ func (r *rig) want(what string, got, want any) {
 func TestWriteHealsOnlyWhatFails(t *testing.T) {
 	for _, bs := range []int{512, 4096} {
 		r := newRig(t, bs, 64)
-		bad := map[uint64]syscall.Errno{1003: syscall.EIO, 1004: syscall.ENODATA, 1100: syscall.EREMOTEIO}
+		bad := map[uint64]syscall.Errno{1003: syscall.EIO, 1004: syscall.ENODATA,
+			1100: syscall.EREMOTEIO}
 		for block, errno := range bad {
 			r.breakHome(block, errno)
 		}
@@ -225,7 +230,8 @@ func TestNeighboursOfManyBadBlocksStayHome(t *testing.T) {
 	r.want("write", r.do(OpWrite, 4096, 2048), int32(0))
 	for b := uint64(4096); b < 4096+2048; b++ {
 		_, mapped := r.s.m.Next(b, b+1)
-		if bad := b >= 5003 && b < 5100; bad && !mapped || mapped && (b/8 < 5003/8 || b/8 > 5099/8) {
+		if bad := b >= 5003 && b < 5100; bad && !mapped || mapped &&
+			(b/8 < 5003/8 || b/8 > 5099/8) {
 			t.Errorf("block %d: bad %v, mapped %v", b, bad, mapped)
 		}
 	}
@@ -271,7 +277,8 @@ func TestFailedReadMakesPendingAndWriteGoesToSpare(t *testing.T) {
 
 func TestTransportErrorUsesNoSpare(t *testing.T) {
 	for _, errno := range []syscall.Errno{
-		syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO, syscall.EBADE, syscall.EOPNOTSUPP,
+		syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO, syscall.EBADE,
+		syscall.EOPNOTSUPP,
 		syscall.EINVAL, syscall.ENOSPC, syscall.EROFS, syscall.EPERM, syscall.EILSEQ,
 	} {
 		r := newRig(t, 512, 64)
@@ -332,7 +339,8 @@ func TestBadSparesAreRetiredWithTheHeal(t *testing.T) {
 
 func TestMoveToSpareAndHome(t *testing.T) {
 	r := newRig(t, 512, 2048)
-	if err := r.a.Move(Move{ID: 1, Block: 1003, Count: 1500, ToSpare: true, Cause: metadata.CauseOperator}); err != nil {
+	if err := r.a.Move(Move{ID: 1, Block: 1003, Count: 1500, ToSpare: true,
+		Cause: metadata.CauseOperator}); err != nil {
 		t.Fatal(err)
 	}
 	r.run()
@@ -345,7 +353,8 @@ func TestMoveToSpareAndHome(t *testing.T) {
 	if used == 0 {
 		t.Error("no spare unit in use")
 	}
-	if err := r.a.Move(Move{ID: 2, Block: 0, Count: rigBlocks, Cause: metadata.CauseOperator}); err != nil {
+	if err := r.a.Move(Move{ID: 2, Block: 0, Count: rigBlocks,
+		Cause: metadata.CauseOperator}); err != nil {
 		t.Fatal(err)
 	}
 	r.run()
@@ -382,14 +391,17 @@ func (d *instant) Send(*Message)        {}
 func (d *instant) Now() int64           { return 0 }
 
 func engineForBench(remaps int) (*Engine, *instant) {
-	geo := Geometry{BlockSize: 4096, Blocks: 1 << 28, Devices: 1, HeadBlocks: 256, HeadOffset: 1 << 40,
-		Spares: []SpareExtent{{Count: 1 << 24, Offset: 1 << 41}}}
+	geo := Geometry{BlockSize: 4096, Blocks: 1 << 28, Devices: 1, HeadBlocks: 256,
+		HeadOffset: 1 << 40,
+		Spares:     []SpareExtent{{Count: 1 << 24, Offset: 1 << 41}}}
 	b := NewBuilder(geo.Units(), 1)
 	for i := range remaps {
-		b.Apply(metadata.Entry{Unit: uint64(i) * 128, Spare: uint32(i), Count: 1, Mask: 1, State: metadata.StateMapped})
+		b.Apply(metadata.Entry{Unit: uint64(i) * 128, Spare: uint32(i), Count: 1, Mask: 1,
+			State: metadata.StateMapped})
 	}
 	d := &instant{}
-	return NewEngine(EngineConfig{Depth: 128, MaxBlocks: 256, ZeroBlocks: 16}, NewShared(geo, b.Map()), d), d
+	return NewEngine(EngineConfig{Depth: 128, MaxBlocks: 256, ZeroBlocks: 16},
+		NewShared(geo, b.Map()), d), d
 }
 
 func (d *instant) request(e *Engine, op Op, block uint64, count uint32) {
@@ -408,7 +420,8 @@ func TestEngineAllocatesNothing(t *testing.T) {
 		block uint64
 		count uint32
 	}{{"home", 1 << 20, 1}, {"spare", 128 * 7, 1}, {"across the head's end", 250, 16}} {
-		if n := testing.AllocsPerRun(100, func() { d.request(e, OpWrite, c.block, c.count) }); n != 0 {
+		if n := testing.AllocsPerRun(100,
+			func() { d.request(e, OpWrite, c.block, c.count) }); n != 0 {
 			t.Errorf("%s: %v allocations per request", c.name, n)
 		}
 	}
@@ -454,6 +467,7 @@ func TestSpareAlertsOnce(t *testing.T) {
 		r.do(OpWrite, b, 1)
 	}
 	if low, full := count(AlertSpareLow), count(AlertSpareFull); low != 1 || full != 1 {
-		t.Errorf("20 spare units, 40 bad blocks: told %d times that they run low, %d times that none is free; want once each", low, full)
+		t.Errorf("20 spare units, 40 bad blocks: told %d times that they run low, %d times that "+
+			"none is free; want once each", low, full)
 	}
 }

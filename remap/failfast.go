@@ -2,10 +2,10 @@ package remap
 
 import "sync/atomic"
 
-// A drive may take minutes to say that a sector does not read, and each reader of a
-// pending block would wait for that again. So a block that failed a try is not tried
-// again for a while: reads of it fail at once, as they failed then. Writes and retests never ask here, and neither
-// do reads of anything that is not pending.
+// A drive may take minutes to say that a sector does not read, and each reader of a pending
+// block would wait for that again. So a block that failed a try is not tried again for a
+// while: reads of it fail at once, as they failed then. Writes and retests never ask here,
+// and neither do reads of anything that is not pending.
 //
 // What failed is remembered as it was tried. Blocks that failed in one operation hold a later
 // read back only if it reads all of them: one of them may read by itself. What is smaller than
@@ -25,13 +25,14 @@ const (
 // failure is about one unit. key is 0 while somebody writes to it: who finds the same key
 // before and after the time has read the two as they belong together.
 type failure struct {
-	key atomic.Uint64 // unit<<16 | blocks that failed by themselves<<8 | blocks that failed together
-	at  atomic.Int64  // monotonic ns
-	res atomic.Int32  // what the drive answered last, a negative errno
+	// unit<<16 | blocks that failed by themselves<<8 | blocks that failed together
+	key atomic.Uint64
+	at  atomic.Int64 // monotonic ns
+	res atomic.Int32 // what the drive answered last, a negative errno
 }
 
-// add remembers that the blocks of a unit failed, in one operation, and with what; single: none of them can read
-// by itself.
+// add remembers that the blocks of a unit failed, in one operation, and with what; single:
+// none of them can read by itself.
 func (f *failures) add(unit uint64, mask uint8, single bool, res int32, now, hold int64) {
 	set := &f[unit%failureSets]
 	own := withFailed(unit<<16, mask, single)
@@ -44,7 +45,8 @@ func (f *failures) add(unit uint64, mask uint8, single bool, res int32, now, hol
 			s.res.Store(res)
 			s.at.Store(now)
 			return
-		case key != 0 && key>>16 == unit && now-at < hold/failureMerge && (single || uint8(key) == 0):
+		case key != 0 && key>>16 == unit && now-at < hold/failureMerge &&
+			(single || uint8(key) == 0):
 			s.key.CompareAndSwap(key, withFailed(key, mask, single))
 			return
 		case at < to.at.Load():
@@ -64,8 +66,8 @@ func withFailed(key uint64, mask uint8, single bool) uint64 {
 	return key | uint64(mask)
 }
 
-// held returns what a read of these blocks of a unit is answered, a negative errno, if it reads something
-// that failed since the time: what the drive answered then. Else 0.
+// held returns what a read of these blocks of a unit is answered, a negative errno, if it
+// reads something that failed since the time: what the drive answered then. Else 0.
 func (f *failures) held(unit uint64, mask uint8, since int64) int32 {
 	set := &f[unit%failureSets]
 	for i := range set {

@@ -16,7 +16,8 @@ import (
 type flushes struct {
 	failed [MaxDevices]atomic.Uint64 // how many have failed
 	users  turnstile                 // flushes that the user asked for
-	owners turnstile                 // flushes that make a write of ours durable, or a user's FUA write
+	// flushes that make a write of ours durable, or a user's FUA write
+	owners turnstile
 }
 
 // turnstile tells when everybody has left who was inside at a given time, as grace

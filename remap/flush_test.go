@@ -88,7 +88,8 @@ func TestFUAWriteIsTwoOperations(t *testing.T) {
 // remapped, and the next flush is told too.
 func TestFUAWriteWhoseFlushFails(t *testing.T) {
 	for _, op := range []Op{OpWrite, OpWriteZeroes} {
-		for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENODATA, syscall.EREMOTEIO, syscall.ENOSPC, syscall.ENOLINK} {
+		for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENODATA, syscall.EREMOTEIO,
+			syscall.ENOSPC, syscall.ENOLINK} {
 			r := newFlushRig(t, true)
 			r.submit(0, op, true, 1000, 8)
 			io := r.issued()

@@ -34,9 +34,9 @@ type Geometry struct {
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
 	// write and a flush of a FUA write, with one result for both.
 	NoFUA [MaxDevices]bool
-	// TableCapacity is how many entries a checkpoint of the table holds; 0: no limit. Density is the least
-	// at which it does now: 0 but for sets that are nearly full. The Arbiter states the table in fewer
-	// entries when there is need.
+	// TableCapacity is how many entries a checkpoint of the table holds; 0: no limit.
+	// Density is the least at which it does now: 0 but for sets that are nearly full. The
+	// Arbiter states the table in fewer entries when there is need.
 	TableCapacity uint64
 	Density       metadata.Density
 	// Known are byte offsets, by device, of 4096 bytes that could be read once, such as

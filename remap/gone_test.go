@@ -46,7 +46,8 @@ func TestGone(t *testing.T) {
 				}
 				r.want("alerts", len(r.alerts), 1)
 				r.want("reason", r.a.Status().Reason, goneReason)
-				if err := r.a.Resume(); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), goneReason) {
+				if err := r.a.Resume(); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(),
+					goneReason) {
 					t.Errorf("resume: %v", err)
 				}
 				r.gone = nil
@@ -83,7 +84,8 @@ func TestGoneIsTheReason(t *testing.T) {
 			r.want("write", r.do(OpWrite, 2000, 1), -int32(syscall.EIO))
 			r.want("tripped", r.s.Tripped(), true)
 			reason := r.a.Status().Reason
-			if gone && reason != goneReason || !gone && !strings.HasPrefix(reason, "/dev/sdx: "+what) {
+			if gone && reason != goneReason || !gone && !strings.HasPrefix(reason,
+				"/dev/sdx: "+what) {
 				t.Errorf("gone %v: %s", gone, reason)
 			}
 		}
@@ -100,13 +102,14 @@ func TestGoneIsTheReason(t *testing.T) {
 	r.want("alerts", len(r.alerts), 1)
 }
 
-// TestSpareUnderTest: a spare unit that is tried once more belongs to nobody, and is used all the same:
-// a request that has tried it before, and ends meanwhile, does not free it.
+// TestSpareUnderTest: a spare unit that is tried once more belongs to nobody, and is used
+// all the same: a request that has tried it before, and ends meanwhile, does not free it.
 func TestSpareUnderTest(t *testing.T) {
 	r := newRig(t, 4096, 64)
 	const spare = 5
 	for name, s := range map[string]search{
-		"under test":            {step: searchReading, now: job{kind: jobTest, spare: spare}, spare: spare},
+		"under test": {step: searchReading, now: job{kind: jobTest, spare: spare},
+			spare: spare},
 		"to be tested":          {step: searchAsking, jobs: []job{{kind: jobTest, spare: spare}}},
 		"tried for somebody":    {step: searchWriting, now: job{kind: jobMove}, spare: spare},
 		"tested, and not asked": {step: searchAsking, now: job{kind: jobTest, spare: spare}},

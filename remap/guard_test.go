@@ -37,8 +37,10 @@ func TestOperationsPerRequest(t *testing.T) {
 		{"two remaps", apart(4200, 4300, 50), 4096, mib, 5},
 		{"every other block remapped", apart(4096, 4096+mib, 2), 4096, mib, mib},
 		{"spare units in a row", []metadata.Entry{mapped(4000, 1024, 0)}, 4096, mib, 1},
-		{"spare units in a row, over the bounds of parts", []metadata.Entry{mapped(4096, 1024, 0)}, 4096 + 64 - 9, mib, 1},
-		{"spare units in a row, over the bounds of leaves", []metadata.Entry{mapped(4096, 2048, 0)}, 4096 + 1024 - 9, mib, 2},
+		{"spare units in a row, over the bounds of parts", []metadata.Entry{mapped(4096, 1024, 0)},
+			4096 + 64 - 9, mib, 1},
+		{"spare units in a row, over the bounds of leaves", []metadata.Entry{mapped(4096, 2048, 0)},
+			4096 + 1024 - 9, mib, 2},
 		{"the end of the head", nil, 250, mib, 2},
 	} {
 		for _, op := range []Op{OpRead, OpWrite} {
@@ -68,7 +70,8 @@ func TestOperationsPerHeal(t *testing.T) {
 		t.Fatal(res)
 	}
 	if want := 1 + DefaultRetries + 2; len(r.log) != want || r.next != 1 || len(r.entries) != 1 {
-		t.Errorf("%d operations, %d commits of %d entries, want %d, 1, 1", len(r.log), r.next, len(r.entries), want)
+		t.Errorf("%d operations, %d commits of %d entries, want %d, 1, 1", len(r.log), r.next,
+			len(r.entries), want)
 	}
 }
 
@@ -81,7 +84,8 @@ func TestHealAllocates(t *testing.T) {
 	}
 	unit := uint64(4296)
 	n := testing.AllocsPerRun(300, func() {
-		m := Message{Kind: MsgReserve, Tag: 3, Unit: unit, Count: 1, First: 1, Last: 1, Errno: -int32(syscall.EIO)}
+		m := Message{Kind: MsgReserve, Tag: 3, Unit: unit, Count: 1, First: 1, Last: 1,
+			Errno: -int32(syscall.EIO)}
 		r.a.Receive(&m)
 		m = r.toE[0]
 		if m.Kind != MsgReserved {
@@ -105,11 +109,13 @@ func TestHealAllocates(t *testing.T) {
 // and what each queue writes is on lines of its own.
 func TestNoFalseSharing(t *testing.T) {
 	var m Map
-	if end, from := unsafe.Offsetof(m.root)+unsafe.Sizeof(m.root), unsafe.Offsetof(m.mapped); from < end+cacheLine {
+	if end, from := unsafe.Offsetof(m.root)+unsafe.Sizeof(m.root),
+		unsafe.Offsetof(m.mapped); from < end+cacheLine {
 		t.Errorf("Map: readers' fields end at %d, the writer's begin at %d", end, from)
 	}
 	var s Shared
-	if end, from := unsafe.Offsetof(s.m)+unsafe.Sizeof(s.m), unsafe.Offsetof(s.tripped); from < end+cacheLine {
+	if end, from := unsafe.Offsetof(s.m)+unsafe.Sizeof(s.m), unsafe.Offsetof(s.tripped); from < end+
+		cacheLine {
 		t.Errorf("Shared: what does not change ends at %d, the rest begins at %d", end, from)
 	}
 	shared := newRig(t, 4096, 64).s

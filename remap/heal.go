@@ -210,7 +210,8 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	}
 	q.attempts = 0
 	q.found++
-	if at := e.placeOf(run); at != o.place || run.Count < o.count || run.Kind&(KindBusy|KindLost) != 0 {
+	if at := e.placeOf(run); at != o.place || run.Count < o.count ||
+		run.Kind&(KindBusy|KindLost) != 0 {
 		return // moved while it was tried: it stays suspect and is tried where it is now
 	}
 	switch {
@@ -270,7 +271,8 @@ func (e *Engine) sendAbout(q *request, kind MessageKind, spare uint32) {
 	unit, last := h.from/per, (h.to-1)/per
 	m := &e.out
 	*m = Message{
-		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.believed.mapped, Untried: h.untried, Spare: spare,
+		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.believed.mapped,
+		Untried: h.untried, Spare: spare,
 		Unit: unit, Count: uint32(last - unit + 1), Tried: h.tried, Tries: h.tries,
 	}
 	full := uint8(1<<per - 1)

@@ -100,7 +100,8 @@ const herdQueues, herdDepth = 8, 125
 
 func newHerd(t *testing.T, seed uint64) *herd {
 	g := &herd{t: t, rng: rand.New(rand.NewPCG(seed, 5))}
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096, Name: "group", SpareBytes: 16384 * metadata.UnitSize})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096,
+		Name: "group", SpareBytes: 16384 * metadata.UnitSize})
 	noError(t, err)
 	g.disk = &herdDisk{size: 1 << 30, pages: map[int64][]byte{}}
 	devices := []metadata.Device{g.disk}
@@ -112,14 +113,16 @@ func newHerd(t *testing.T, seed uint64) *herd {
 	g.homes = int64(r.Geometry.Blocks) * 4096
 	shared := NewShared(r.Geometry, r.Map)
 	k := herdKeeper{g}
-	g.arbiter = NewArbiter(ArbiterConfig{Queues: herdQueues, Depth: herdDepth, Buffer: make([]byte, 8192)}, shared, r.Allocator, k, k)
+	g.arbiter = NewArbiter(ArbiterConfig{Queues: herdQueues, Depth: herdDepth,
+		Buffer: make([]byte, 8192)}, shared, r.Allocator, k, k)
 	g.com, err = metadata.NewCommitter(img, g.arbiter, metadata.Options{Session: 1})
 	noError(t, err)
 	_, err = g.com.Open(1)
 	noError(t, err)
 	metadata.RunOps(g.com, devices, nil)
 	for q := range herdQueues {
-		g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: herdDepth, MaxBlocks: 256, ZeroBlocks: 16}, shared, herdQueue{g, q}))
+		g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: herdDepth,
+			MaxBlocks: 256, ZeroBlocks: 16}, shared, herdQueue{g, q}))
 	}
 	return g
 }
@@ -140,7 +143,8 @@ func (g *herd) round(in int) {
 		switch {
 		case g.rng.IntN(in) != 0:
 			g.ios = append(g.ios, io)
-		case io.Offset < g.homes && !io.FUA: // a heal's write to a spare unit is FUA, all others are not
+		// a heal's write to a spare unit is FUA, all others are not
+		case io.Offset < g.homes && !io.FUA:
 			g.engines[io.queue].Complete(io.ID, -int32(syscall.EIO))
 		default:
 			g.engines[io.queue].Complete(io.ID, int32(io.Length))
@@ -196,7 +200,8 @@ func TestGroupCommitOfHeals(t *testing.T) {
 				before := g.com.Status().Sequence
 				for q, e := range g.engines {
 					for tag := range herdDepth {
-						e.Submit(&Request{Tag: uint16(tag), Op: OpWrite, Block: 1000 + uint64(q*herdDepth+tag)*7, Count: 1})
+						e.Submit(&Request{Tag: uint16(tag), Op: OpWrite,
+							Block: 1000 + uint64(q*herdDepth+tag)*7, Count: 1})
 					}
 				}
 				for rounds := 0; g.finished < herdQueues*herdDepth; rounds++ {
@@ -214,7 +219,8 @@ func TestGroupCommitOfHeals(t *testing.T) {
 					t.Errorf("%d commits, want at most %d", commits, c.most)
 				}
 				if mirrors := len(g.com.Status().Mirrors); g.writes != mirrors*commits {
-					t.Errorf("%d FUA writes for %d commits on %d mirrors", g.writes, commits, mirrors)
+					t.Errorf("%d FUA writes for %d commits on %d mirrors", g.writes, commits,
+						mirrors)
 				}
 				img, err := metadata.Load([]metadata.Device{g.disk})
 				noError(t, err)

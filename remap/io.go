@@ -26,10 +26,13 @@ type Request struct {
 // of the request Tag, from byte Buffer of the request's buffer on, or zeroes
 // if Zero is set.
 type IO struct {
-	ID   uint64 // to be handed back with Engine.Complete
-	Op   Op
-	FUA  bool // OpWrite only: the data must be durable on completion (RWF_DSYNC). Never set for a device without FUA
-	Zero bool // OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
+	ID uint64 // to be handed back with Engine.Complete
+	Op Op
+	// OpWrite only: the data must be durable on completion (RWF_DSYNC). Never set for a
+	// device without FUA
+	FUA bool
+	// OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
+	Zero bool
 	// Discard, OpRead only: what is read, at most Config.DiscardBlocks blocks, is for nobody, and
 	// the request's buffer holds data that is still to be written. The result counts.
 	Discard bool

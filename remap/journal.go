@@ -69,7 +69,8 @@ const (
 )
 
 func (a Alert) String() string {
-	return [...]string{"breaker tripped", "breaker closed", "spare region runs low", "spare region full"}[a]
+	return [...]string{"breaker tripped", "breaker closed", "spare region runs low",
+		"spare region full"}[a]
 }
 
 // TripKind says what the breaker opened for.

@@ -178,14 +178,16 @@ func (c cell) blocks(all uint8) uint8 {
 // kind returns the kind of block i.
 func (c cell) kind(i uint) Kind {
 	at := c >> (i & 7)
-	return Kind(at>>cellMapped&1) | Kind(at>>cellLost&1)<<1 | Kind(at>>cellPending&1)<<2 | Kind(c>>cellBusyBit&1)<<3
+	return Kind(at>>cellMapped&1) | Kind(
+		at>>cellLost&1)<<1 | Kind(at>>cellPending&1)<<2 | Kind(c>>cellBusyBit&1)<<3
 }
 
 // alike returns the mask of the blocks that are of kind k. Bits of blocks that
 // the unit does not have may be set.
 func (c cell) alike(k Kind) uint8 {
 	// Each -(flag) is all ones if the flag is set.
-	unlike := (c.mapped() ^ -uint8(k&1)) | (c.lost() ^ -uint8(k>>1&1)) | (c.pending() ^ -uint8(k>>2&1))
+	unlike := (c.mapped() ^ -uint8(
+		k&1)) | (c.lost() ^ -uint8(k>>1&1)) | (c.pending() ^ -uint8(k>>2&1))
 	if (c&cellBusy != 0) != (k&KindBusy != 0) {
 		return 0
 	}

@@ -58,7 +58,8 @@ func (ed *editor) packFlat(summary uint64, present uint16, n int) *leaf {
 	cells := leafHead + groupBytes(bits.OnesCount64(summary))
 	l := (*leaf)(allocate(cells + recordBytes(n) + wides*wideSize))
 	l.summary, l.cells, l.n = summary, uint32(cells), uint32(n)
-	words := unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(l), leafHead)), bits.OnesCount64(summary))
+	words := unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(l), leafHead)),
+		bits.OnesCount64(summary))
 	at := 0
 	for sum := summary; sum != 0; sum &= sum - 1 {
 		pos := bits.TrailingZeros64(sum) * groupUnits

@@ -60,7 +60,8 @@ func (r *leafRun) at(pos uint32) cell { return r.cell + r.step()*cell(pos-uint32
 
 // continues reports whether a run of which r is the beginning goes on with next.
 func (r *leafRun) continues(next *leafRun) bool {
-	return r.end() == uint32(next.first) && r.time == next.time && r.cause == next.cause && r.at(r.end()) == next.cell
+	return r.end() == uint32(next.first) && r.time == next.time && r.cause == next.cause &&
+		r.at(r.end()) == next.cell
 }
 
 // runCell is leaf.cell for a leaf of runs.
@@ -174,12 +175,14 @@ type whole struct {
 // take, and reports whether it could: not if the leaf has another form, or
 // would need one. Leaves that were the same become the same: before is what was made of
 // the leaf before.
-func (ed *editor) applyWhole(m *Map, index uint64, mask uint8, spare uint32, e *metadata.Entry, before *whole) bool {
+func (ed *editor) applyWhole(m *Map, index uint64, mask uint8, spare uint32, e *metadata.Entry,
+	before *whole) bool {
 	old := m.leaf(index)
 	if old != nil && !old.isRuns() {
 		return false
 	}
-	if !before.ok || before.from != old || e.State == metadata.StateMapped || before.to != nil && before.to.anyMapped() {
+	if !before.ok || before.from != old || e.State == metadata.StateMapped || before.to != nil &&
+		before.to.anyMapped() {
 		if *before = ed.change(old, mask, spare, e); !before.ok {
 			return false
 		}
@@ -297,7 +300,8 @@ func (l *leaf) nextRun(m *Map, base, block, end uint64, lo, hi uint32) (Run, boo
 				live &= 0xff >> (7 - (end-1)&(1<<shift-1))
 			}
 			if live != 0 {
-				return m.along(runs[i:], pos, unit<<shift, end, uint(bits.TrailingZeros8(live))), true
+				return m.along(runs[i:], pos, unit<<shift, end, uint(bits.TrailingZeros8(live))),
+					true
 			}
 		}
 	}

@@ -20,13 +20,17 @@ func TestMapLeafForms(t *testing.T) {
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {
 			e := metadata.Entry{
 				// The ends of parts and of leaves are where it may go wrong.
-				Unit: uint64(rapid.SampledFrom([]int{0, 0, leafUnits - 3, partUnits - 5, 3*partUnits - 9, leafUnits - 40, leafUnits + partUnits - 3}).Draw(t, "base") +
+				Unit: uint64(rapid.SampledFrom([]int{0, 0, leafUnits - 3, partUnits - 5,
+					3*partUnits - 9, leafUnits - 40, leafUnits + partUnits - 3}).Draw(t, "base") +
 					rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3, 7, 12}).Draw(t, "off")),
-				Count: uint32(rapid.SampledFrom([]int{1, 1, 1, 7, flatRecords - 12, flatRecords, flatRecords + 1, 3 * partUnits, leafUnits, 2*leafUnits + 9}).Draw(t, "count")),
+				Count: uint32(rapid.SampledFrom([]int{1, 1, 1, 7, flatRecords - 12, flatRecords,
+					flatRecords + 1, 3 * partUnits, leafUnits, 2*leafUnits + 9}).Draw(t, "count")),
 				Mask:  rapid.SampledFrom([]uint8{0xff, 0xff, 0x01, 0x81, 0x7e}).Draw(t, "mask"),
 				Cause: metadata.CauseWrite, Time: rapid.Uint32Range(0, 2).Draw(t, "time"),
 				State: rapid.SampledFrom([]metadata.State{
-					metadata.StateMapped, metadata.StateMapped, metadata.StateMapped, metadata.StateHome, metadata.StateHome, metadata.StateLost, metadata.StatePending,
+					metadata.StateMapped, metadata.StateMapped, metadata.StateMapped,
+					metadata.StateHome, metadata.StateHome, metadata.StateLost,
+					metadata.StatePending,
 				}).Draw(t, "state"),
 			}
 			if e.State == metadata.StateMapped {

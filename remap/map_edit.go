@@ -144,7 +144,8 @@ func (ed *editor) take(from records, first int, pos uint32, units uint64) {
 			ed.wide = append(ed.wide, *from.wide(c))
 			c = c&^0xffffffff | cell(len(ed.wide)-1)
 		}
-		ed.records[pos+uint32(bits.TrailingZeros64(units))&(partUnits-1)] = record{c, times[i], causes[i]}
+		ed.records[pos+uint32(bits.TrailingZeros64(units))&(partUnits-1)] = record{c, times[i],
+			causes[i]}
 		i++
 	}
 }
@@ -209,7 +210,8 @@ func publish(m *Map, index uint64, l *leaf) {
 func (ed *editor) set(pos uint32, mask uint8, spare uint32, e *metadata.Entry) {
 	r := ed.get(pos)
 	mapped, lost, pending := r.cell.masks(mask, e.State)
-	c := r.cell&cellBusy | cell(mapped)<<cellMapped | cell(lost)<<cellLost | cell(pending)<<cellPending
+	c := r.cell&cellBusy | cell(
+		mapped)<<cellMapped | cell(lost)<<cellLost | cell(pending)<<cellPending
 	if e.State == metadata.StateMapped {
 		c |= ed.places(r.cell, mapped, mask, spare)
 	} else {
@@ -295,7 +297,8 @@ func (ed *editor) put(pos uint32, r record) {
 	}
 	ed.changed = true
 	ed.dirty |= 1 << i
-	ed.pending += int64(bits.OnesCount8(r.cell.pending())) - int64(bits.OnesCount8(old.cell.pending()))
+	ed.pending += int64(bits.OnesCount8(
+		r.cell.pending())) - int64(bits.OnesCount8(old.cell.pending()))
 	ed.lost += int64(bits.OnesCount8(r.cell.lost())) - int64(bits.OnesCount8(old.cell.lost()))
 	if r.cell.mapped() != 0 {
 		ed.mapped++

@@ -75,7 +75,8 @@ func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, 
 				left--
 				var ok bool
 				r := g.index(k)
-				if phase, ok = out.unit(g.records, g.cells()[r], metadata.Entry{Unit: unit, Count: 1, Cause: g.causes()[r], Time: g.times()[r]}, phase); !ok {
+				if phase, ok = out.unit(g.records, g.cells()[r], metadata.Entry{Unit: unit,
+					Count: 1, Cause: g.causes()[r], Time: g.times()[r]}, phase); !ok {
 					return out.n, unit<<cursorPhase | uint64(phase), false
 				}
 				unit, phase = unit+1, 0
@@ -172,7 +173,8 @@ func (w *entryWriter) put(e metadata.Entry) bool {
 		if e.State == metadata.StateMapped {
 			spare += p.Count
 		}
-		if p.Unit+uint64(p.Count) == e.Unit && p.State == e.State && p.Mask == e.Mask && spare == e.Spare &&
+		if p.Unit+uint64(p.Count) == e.Unit && p.State == e.State && p.Mask == e.Mask &&
+			spare == e.Spare &&
 			p.Cause == e.Cause && p.Time == e.Time && e.Count <= ^uint32(0)-p.Count {
 			p.Count += e.Count
 			w.after = i + 1

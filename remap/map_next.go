@@ -46,7 +46,8 @@ func (m *Map) one(l *leaf, block, end uint64) (Run, bool) {
 	want := ^(^uint8(0) << ((end - block) & 15)) << (in & 7)
 	switch {
 	case c>>cellLost == 0 && c.mapped()&want == want:
-		return Run{Start: block, Count: end - block, Kind: KindMapped, Spare: uint64(c.spare())<<(m.shift&7) + uint64(in)}, true
+		return Run{Start: block, Count: end - block, Kind: KindMapped,
+			Spare: uint64(c.spare())<<(m.shift&7) + uint64(in)}, true
 	case c.blocks(m.all)&want == 0:
 		return Run{}, false
 	}

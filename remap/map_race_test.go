@@ -21,7 +21,8 @@ type versions struct {
 const versionSpan = 1 << 7 // spare units per version
 
 func (x *versions) write(m *Map, v uint64) {
-	e := metadata.Entry{Unit: x.unit, Count: uint32(x.count), Mask: 0xff, Time: uint32(v), Cause: metadata.CauseWrite}
+	e := metadata.Entry{Unit: x.unit, Count: uint32(x.count), Mask: 0xff, Time: uint32(v),
+		Cause: metadata.CauseWrite}
 	x.started.Store(v)
 	switch v % 4 {
 	case 0:
@@ -38,7 +39,8 @@ func (x *versions) write(m *Map, v uint64) {
 // seen checks what a reader saw between two looks at the counters: some version
 // from those must explain it, and none that is older than low. It returns the
 // oldest that does.
-func (x *versions) seen(t *testing.T, what string, kind Kind, spare, low, before, after uint64) uint64 {
+func (x *versions) seen(t *testing.T, what string, kind Kind, spare, low, before,
+	after uint64) uint64 {
 	for v := max(low, before); v <= after; v++ {
 		switch v % 4 {
 		case 0:
@@ -55,7 +57,8 @@ func (x *versions) seen(t *testing.T, what string, kind Kind, spare, low, before
 			}
 		}
 	}
-	t.Errorf("%s of unit %d saw kind %d in spare unit %d, which is none of versions %d to %d", what, x.unit, kind, spare, max(low, before), after)
+	t.Errorf("%s of unit %d saw kind %d in spare unit %d, which is none of versions %d to %d", what,
+		x.unit, kind, spare, max(low, before), after)
 	return low
 }
 
@@ -135,7 +138,8 @@ func TestMapReadersSeeWholeVersions(t *testing.T) {
 		}
 		// A neighbour in the same leaf comes and goes, too.
 		m.SetBusy(200, 3, v%2 == 0)
-		m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: 300 + v%200, Count: 1, Mask: uint8(v), Spare: uint32(v)})
+		m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: 300 + v%200, Count: 1,
+			Mask: uint8(v), Spare: uint32(v)})
 	}
 	stop.Store(true)
 	wg.Wait()

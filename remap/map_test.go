@@ -11,11 +11,13 @@ import (
 
 // entryOf returns an entry whose cause and time do not matter.
 func entryOf(s metadata.State, unit uint64, count uint32, mask uint8, spare uint32) metadata.Entry {
-	return metadata.Entry{State: s, Unit: unit, Count: count, Mask: mask, Spare: spare, Cause: metadata.CauseWrite, Time: 7}
+	return metadata.Entry{State: s, Unit: unit, Count: count, Mask: mask, Spare: spare,
+		Cause: metadata.CauseWrite, Time: 7}
 }
 
 func TestMapNext(t *testing.T) {
-	const home, mapped, lost, pending = metadata.StateHome, metadata.StateMapped, metadata.StateLost, metadata.StatePending
+	const home, mapped, lost, pending = metadata.StateHome, metadata.StateMapped,
+		metadata.StateLost, metadata.StatePending
 	tests := []struct {
 		name       string
 		perUnit    int
@@ -25,61 +27,89 @@ func TestMapNext(t *testing.T) {
 		want       []Run
 	}{
 		{name: "empty", perUnit: 8, block: 0, end: 1 << 20},
-		{name: "empty range", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 0, 9, 0xff, 0)}, block: 5, end: 5},
-		{name: "one block of a unit", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 100,
+		{name: "empty range", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 0, 9, 0xff, 0)},
+			block: 5, end: 5},
+		{name: "one block of a unit", perUnit: 8,
+			entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 100,
 			want: []Run{{Start: 28, Count: 1, Kind: KindMapped, Spare: 76}}},
-		{name: "other blocks of a unit", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 29, end: 100},
-		{name: "the end comes before the block", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 28},
-		{name: "clipped at both ends", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 0, 100, 0xff, 50)}, block: 13, end: 27,
+		{name: "other blocks of a unit", perUnit: 8,
+			entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 29, end: 100},
+		{name: "the end comes before the block", perUnit: 8,
+			entries: []metadata.Entry{entryOf(mapped, 3, 1, 0x10, 9)}, block: 0, end: 28},
+		{name: "clipped at both ends", perUnit: 8,
+			entries: []metadata.Entry{entryOf(mapped, 0, 100, 0xff, 50)}, block: 13, end: 27,
 			want: []Run{{Start: 13, Count: 14, Kind: KindMapped, Spare: 413}}},
 		{name: "spares in a row over units and groups", perUnit: 8, entries: []metadata.Entry{
-			entryOf(mapped, 10, 5, 0xff, 100), entryOf(mapped, 15, 20, 0xff, 105)}, block: 0, end: 1000,
+			entryOf(mapped, 10, 5, 0xff, 100), entryOf(mapped, 15, 20, 0xff, 105)}, block: 0,
+			end:  1000,
 			want: []Run{{Start: 80, Count: 200, Kind: KindMapped, Spare: 800}}},
 		{name: "spares not in a row", perUnit: 1, entries: []metadata.Entry{
 			entryOf(mapped, 10, 2, 1, 100), entryOf(mapped, 12, 1, 1, 103)}, block: 0, end: 1000,
-			want: []Run{{Start: 10, Count: 2, Kind: KindMapped, Spare: 100}, {Start: 12, Count: 1, Kind: KindMapped, Spare: 103}}},
+			want: []Run{{Start: 10, Count: 2, Kind: KindMapped, Spare: 100},
+				{Start: 12, Count: 1, Kind: KindMapped, Spare: 103}}},
 		{name: "a tail, whole units, a head", perUnit: 4, entries: []metadata.Entry{
-			entryOf(mapped, 1, 1, 0b1100, 20), entryOf(mapped, 2, 2, 0b1111, 21), entryOf(mapped, 4, 1, 0b0001, 23)}, block: 0, end: 64,
+			entryOf(mapped, 1, 1, 0b1100, 20), entryOf(mapped, 2, 2, 0b1111, 21),
+			entryOf(mapped, 4, 1, 0b0001, 23)}, block: 0, end: 64,
 			want: []Run{{Start: 6, Count: 11, Kind: KindMapped, Spare: 82}}},
 		{name: "lost between mapped", perUnit: 8, entries: []metadata.Entry{
 			entryOf(mapped, 0, 1, 0xff, 5), entryOf(lost, 0, 1, 0x18, 0)}, block: 0, end: 8,
-			want: []Run{{Start: 0, Count: 3, Kind: KindMapped, Spare: 40}, {Start: 3, Count: 2, Kind: KindLost},
+			want: []Run{{Start: 0, Count: 3, Kind: KindMapped, Spare: 40},
+				{Start: 3, Count: 2, Kind: KindLost},
 				{Start: 5, Count: 3, Kind: KindMapped, Spare: 45}}},
 		{name: "pending where it is mapped", perUnit: 2, entries: []metadata.Entry{
 			entryOf(mapped, 0, 2, 3, 5), entryOf(pending, 0, 2, 2, 0)}, block: 0, end: 4,
-			want: []Run{{Start: 0, Count: 1, Kind: KindMapped, Spare: 10}, {Start: 1, Count: 1, Kind: KindMapped | KindPending, Spare: 11},
-				{Start: 2, Count: 1, Kind: KindMapped, Spare: 12}, {Start: 3, Count: 1, Kind: KindMapped | KindPending, Spare: 13}}},
-		{name: "pending at home", perUnit: 8, entries: []metadata.Entry{entryOf(pending, 7, 3, 0xff, 0)}, block: 0, end: 8000,
+			want: []Run{{Start: 0, Count: 1, Kind: KindMapped, Spare: 10},
+				{Start: 1, Count: 1, Kind: KindMapped | KindPending, Spare: 11},
+				{Start: 2, Count: 1, Kind: KindMapped, Spare: 12},
+				{Start: 3, Count: 1, Kind: KindMapped | KindPending, Spare: 13}}},
+		{name: "pending at home", perUnit: 8, entries: []metadata.Entry{entryOf(pending, 7, 3, 0xff,
+			0)}, block: 0, end: 8000,
 			want: []Run{{Start: 56, Count: 24, Kind: KindPending}}},
 		{name: "pending says nothing of a lost block", perUnit: 8, entries: []metadata.Entry{
 			entryOf(lost, 7, 1, 1, 0), entryOf(pending, 7, 1, 3, 0)}, block: 0, end: 8000,
-			want: []Run{{Start: 56, Count: 1, Kind: KindLost}, {Start: 57, Count: 1, Kind: KindPending}}},
+			want: []Run{{Start: 56, Count: 1, Kind: KindLost},
+				{Start: 57, Count: 1, Kind: KindPending}}},
 		{name: "mapped clears lost and pending", perUnit: 8, entries: []metadata.Entry{
-			entryOf(lost, 7, 1, 1, 0), entryOf(pending, 7, 1, 2, 0), entryOf(mapped, 7, 1, 3, 4)}, block: 0, end: 8000,
+			entryOf(lost, 7, 1, 1, 0), entryOf(pending, 7, 1, 2, 0), entryOf(mapped, 7, 1, 3, 4)},
+			block: 0, end: 8000,
 			want: []Run{{Start: 56, Count: 2, Kind: KindMapped, Spare: 32}}},
 		{name: "home clears all", perUnit: 8, entries: []metadata.Entry{
-			entryOf(lost, 7, 1, 1, 0), entryOf(pending, 7, 1, 2, 0), entryOf(mapped, 7, 1, 4, 4), entryOf(home, 7, 1, 7, 0)}, block: 0, end: 8000},
+			entryOf(lost, 7, 1, 1, 0), entryOf(pending, 7, 1, 2, 0), entryOf(mapped, 7, 1, 4, 4),
+			entryOf(home, 7, 1, 7, 0)}, block: 0, end: 8000},
 		{name: "two spare units", perUnit: 8, entries: []metadata.Entry{
 			entryOf(mapped, 7, 1, 0xff, 4), entryOf(mapped, 7, 1, 0x08, 99)}, block: 56, end: 64,
-			want: []Run{{Start: 56, Count: 3, Kind: KindMapped, Spare: 32}, {Start: 59, Count: 1, Kind: KindMapped, Spare: 795},
+			want: []Run{{Start: 56, Count: 3, Kind: KindMapped, Spare: 32},
+				{Start: 59, Count: 1, Kind: KindMapped, Spare: 795},
 				{Start: 60, Count: 4, Kind: KindMapped, Spare: 36}}},
 		{name: "into a unit with two spare units", perUnit: 2, entries: []metadata.Entry{
 			entryOf(mapped, 7, 2, 3, 4), entryOf(mapped, 8, 1, 2, 99)}, block: 0, end: 64,
-			want: []Run{{Start: 14, Count: 3, Kind: KindMapped, Spare: 8}, {Start: 17, Count: 1, Kind: KindMapped, Spare: 199}}},
+			want: []Run{{Start: 14, Count: 3, Kind: KindMapped, Spare: 8},
+				{Start: 17, Count: 1, Kind: KindMapped, Spare: 199}}},
 		{name: "busy at home", perUnit: 8, busy: [2]uint64{15, 3}, block: 123, end: 1000,
 			want: []Run{{Start: 123, Count: 21, Kind: KindBusy}}},
-		{name: "busy where it is mapped", perUnit: 4, entries: []metadata.Entry{entryOf(mapped, 3, 1, 0b0110, 2)}, busy: [2]uint64{3, 1}, block: 0, end: 100,
-			want: []Run{{Start: 12, Count: 1, Kind: KindBusy}, {Start: 13, Count: 2, Kind: KindBusy | KindMapped, Spare: 9},
+		{name: "busy where it is mapped", perUnit: 4,
+			entries: []metadata.Entry{entryOf(mapped, 3, 1, 0b0110, 2)}, busy: [2]uint64{3, 1},
+			block: 0, end: 100,
+			want: []Run{{Start: 12, Count: 1, Kind: KindBusy},
+				{Start: 13, Count: 2, Kind: KindBusy | KindMapped, Spare: 9},
 				{Start: 15, Count: 1, Kind: KindBusy}}},
-		{name: "from leaf to leaf", perUnit: 1, entries: []metadata.Entry{entryOf(lost, leafUnits-2, 4, 1, 0)}, block: 0, end: 10 * leafUnits,
-			want: []Run{{Start: leafUnits - 2, Count: 2, Kind: KindLost}, {Start: leafUnits, Count: 2, Kind: KindLost}}},
-		{name: "far away", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3*dirUnits+5, 1, 0xff, 6)}, block: 0, end: 4 * dirUnits * 8,
+		{name: "from leaf to leaf", perUnit: 1, entries: []metadata.Entry{entryOf(lost, leafUnits-2,
+			4, 1, 0)}, block: 0, end: 10 * leafUnits,
+			want: []Run{{Start: leafUnits - 2, Count: 2, Kind: KindLost},
+				{Start: leafUnits, Count: 2, Kind: KindLost}}},
+		{name: "far away", perUnit: 8, entries: []metadata.Entry{entryOf(mapped, 3*dirUnits+5, 1,
+			0xff, 6)}, block: 0, end: 4 * dirUnits * 8,
 			want: []Run{{Start: 8 * (3*dirUnits + 5), Count: 8, Kind: KindMapped, Spare: 48}}},
-		{name: "past the end", perUnit: 8, entries: []metadata.Entry{entryOf(lost, 4*dirUnits-1, 9, 0xff, 0)}, block: 0, end: 1 << 60,
+		{name: "past the end", perUnit: 8, entries: []metadata.Entry{entryOf(lost, 4*dirUnits-1, 9,
+			0xff, 0)}, block: 0, end: 1 << 60,
 			want: []Run{{Start: 8 * (4*dirUnits - 1), Count: 8, Kind: KindLost}}},
-		{name: "blocks that a unit does not have", perUnit: 2, entries: []metadata.Entry{entryOf(lost, 4, 1, 0xfe, 0), entryOf(lost, 9, 1, 0x80, 0)}, block: 0, end: 100,
+		{name: "blocks that a unit does not have", perUnit: 2,
+			entries: []metadata.Entry{entryOf(lost, 4, 1, 0xfe, 0), entryOf(lost, 9, 1, 0x80, 0)},
+			block:   0, end: 100,
 			want: []Run{{Start: 9, Count: 1, Kind: KindLost}}},
-		{name: "entries of spare units", perUnit: 2, entries: []metadata.Entry{entryOf(metadata.StateRetired, 0, 1, 0, 5), entryOf(metadata.StateAvailable, 0, 1, 3, 5)}, block: 0, end: 100},
+		{name: "entries of spare units", perUnit: 2,
+			entries: []metadata.Entry{entryOf(metadata.StateRetired, 0, 1, 0, 5),
+				entryOf(metadata.StateAvailable, 0, 1, 3, 5)}, block: 0, end: 100},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -136,7 +166,8 @@ func TestMapEmptiesItself(t *testing.T) {
 func TestMapEntriesCoalesce(t *testing.T) {
 	m := NewMap(4*dirUnits, 8)
 	m.Apply(entryOf(metadata.StateMapped, dirUnits-2000, 5000, 0xff, 77))
-	m.Apply(entryOf(metadata.StateMapped, dirUnits+3000, 200_000, 0xff, 5077)) // goes on in spare space
+	// goes on in spare space
+	m.Apply(entryOf(metadata.StateMapped, dirUnits+3000, 200_000, 0xff, 5077))
 	m.Apply(entryOf(metadata.StatePending, dirUnits+300_000, 3000, 0x0f, 0))
 	defer func(n int) { entriesBudget = n }(entriesBudget)
 	entriesBudget = 16

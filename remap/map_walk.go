@@ -32,7 +32,8 @@ func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 	})
 }
 
-func (l *leaf) walkRuns(base uint64, info *UnitInfo, f func(unit uint64, info *UnitInfo) error) error {
+func (l *leaf) walkRuns(base uint64, info *UnitInfo,
+	f func(unit uint64, info *UnitInfo) error) error {
 	for _, r := range l.runs() {
 		if r.cell.mapped() == 0 {
 			continue

@@ -30,7 +30,9 @@ type MoveResult struct {
 	ID      uint64
 	Moved   uint64 // blocks; of a retest those that are no longer pending
 	Skipped uint64 // blocks that were there already, or that are lost, or of a retest not pending
-	Failed  uint64 // blocks that could not be read, or not be written where they should go; they stay where they are
+	// blocks that could not be read, or not be written where they should go; they stay
+	// where they are
+	Failed uint64
 	// NoCopy are those of Skipped and Failed, of a move home, that have no copy which reads but
 	// perhaps an older one at home: see AcceptOld.
 	NoCopy uint64
@@ -572,14 +574,17 @@ func (v *mover) buildEntries(a *Arbiter) {
 	for i, u := range v.units[:v.n] {
 		unit := v.first + uint64(i)
 		if u.done != 0 {
-			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.done, State: metadata.StateHome, Cause: v.now.Cause, Time: v.time}
+			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.done, State: metadata.StateHome,
+				Cause: v.now.Cause, Time: v.time}
 			if v.now.ToSpare || u.pass == passRead {
 				e.State, e.Spare = metadata.StateMapped, u.spare
 			}
 			v.add(e)
 		}
-		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 || a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
-			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending, Cause: metadata.CauseRead, Time: v.time})
+		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 ||
+			a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
+			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending,
+				Cause: metadata.CauseRead, Time: v.time})
 		}
 	}
 }

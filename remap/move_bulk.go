@@ -74,7 +74,8 @@ func (v *mover) transferBulk(a *Arbiter, op Op, home bool, buf []byte) {
 	}
 	v.transfer++
 	t := &a.outTransfer
-	*t = Transfer{ID: v.transfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset, Data: buf[:v.n*metadata.UnitSize]}
+	*t = Transfer{ID: v.transfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset,
+		Data: buf[:v.n*metadata.UnitSize]}
 	a.drv.Transfer(t)
 }
 
@@ -112,8 +113,8 @@ func (v *mover) bulkMoved(a *Arbiter) {
 	v.commit(a)
 }
 
-// bulkFailed begins the batch again, unit by unit. The spare units that were meant for it were named by
-// nothing, so they are free at once, and none of them is held to be bad yet.
+// bulkFailed begins the batch again, unit by unit. The spare units that were meant for it
+// were named by nothing, so they are free at once, and none of them is held to be bad yet.
 func (v *mover) bulkFailed(a *Arbiter) {
 	if v.now.ToSpare {
 		a.free(v.units[0].spare, uint32(v.n))

@@ -11,7 +11,8 @@ import (
 // newBulkRig is a moverRig with room to copy whole batches.
 func newBulkRig(t *testing.T, blockSize int, spares uint32) (r *moverRig, transfers *int) {
 	r = newMoverRig(t, blockSize, spares)
-	r.a.move.data, r.a.move.copy = make([]byte, MoveBatch*metadata.UnitSize), make([]byte, MoveBatch*metadata.UnitSize)
+	r.a.move.data, r.a.move.copy = make([]byte, MoveBatch*metadata.UnitSize),
+		make([]byte, MoveBatch*metadata.UnitSize)
 	transfers = new(int)
 	r.transfer = func(x *Transfer) int32 {
 		*transfers++
@@ -35,7 +36,8 @@ func TestBulkMove(t *testing.T) {
 		r, transfers := newBulkRig(t, bs, 1000)
 		per := r.s.geo.BlocksPerUnit()
 		want := r.fill(4000, 100*per)
-		res := r.move(Move{Block: 4000, Count: 100 * per, ToSpare: true, Cause: metadata.CauseOperator})
+		res := r.move(Move{Block: 4000, Count: 100 * per, ToSpare: true,
+			Cause: metadata.CauseOperator})
 		r.want("moved", res, MoveResult{Moved: 100 * per})
 		r.want("transfers", *transfers, 3*4)
 		r.want("used", r.alloc.Used(), uint64(100))
@@ -55,10 +57,19 @@ func TestBulkMoveGoesUnitByUnit(t *testing.T) {
 	const n = 40
 	for _, bs := range []int{512, 4096} {
 		for name, spoil := range map[string]func(r *moverRig){
-			"a home that does not read":    func(r *moverRig) { r.bad[r.home(4000)] = int32(syscall.ENODATA) },
-			"spare units that do not hold": func(r *moverRig) { r.spares(r.twisted, func(u uint32) bool { return u%5 == 2 }) },
-			"spare units that do not read": func(r *moverRig) { r.spares(r.silent, func(u uint32) bool { return u == 7 }) },
-			"few spare units":              func(*moverRig) {},
+			"a home that does not read": func(r *moverRig) {
+				r.bad[r.home(
+					4000)] = int32(syscall.ENODATA)
+			},
+			"spare units that do not hold": func(r *moverRig) {
+				r.spares(r.twisted,
+					func(u uint32) bool { return u%5 == 2 })
+			},
+			"spare units that do not read": func(r *moverRig) {
+				r.spares(r.silent,
+					func(u uint32) bool { return u == 7 })
+			},
+			"few spare units": func(*moverRig) {},
 		} {
 			spares := uint32(400)
 			if name == "few spare units" {
@@ -74,7 +85,8 @@ func TestBulkMoveGoesUnitByUnit(t *testing.T) {
 				delete(want, 4000)
 				moved--
 			}
-			res := r.move(Move{Block: 4000, Count: n * per, ToSpare: true, Cause: metadata.CauseOperator})
+			res := r.move(Move{Block: 4000, Count: n * per, ToSpare: true,
+				Cause: metadata.CauseOperator})
 			r.want(name+": moved", res.Moved, moved)
 			r.want(name+": tripped", r.s.Tripped(), false)
 			r.wantSame(name, want)

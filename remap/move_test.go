@@ -21,7 +21,8 @@ type moverRig struct {
 }
 
 func newMoverRig(t *testing.T, blockSize int, spares uint32) *moverRig {
-	r := &moverRig{rig: newRig(t, blockSize, spares), data: map[[2]int64][]byte{}, silent: map[[2]int64]bool{}, twisted: map[[2]int64]bool{}}
+	r := &moverRig{rig: newRig(t, blockSize, spares), data: map[[2]int64][]byte{},
+		silent: map[[2]int64]bool{}, twisted: map[[2]int64]bool{}}
 	r.transfer = r.carryOut
 	return r
 }
@@ -122,13 +123,16 @@ func TestMoveReadsBack(t *testing.T) {
 				}
 				r.spares(set, bad)
 				want := r.fill(1001, 100)
-				res := r.move(Move{Block: 1001, Count: 100, ToSpare: true, Cause: metadata.CauseOperator})
-				if all := name == "all"; all && (res.Moved != 0 || res.Failed != 100 || res.Err == nil) || !all && res.Moved != 100 {
+				res := r.move(Move{Block: 1001, Count: 100, ToSpare: true,
+					Cause: metadata.CauseOperator})
+				if all := name == "all"; all && (res.Moved != 0 || res.Failed != 100 ||
+					res.Err == nil) || !all && res.Moved != 100 {
 					t.Errorf("%d, %s, twisted %v: %+v", bs, name, twisted, res)
 				}
 				for b, w := range want {
 					if got := r.now(b); !bytes.Equal(got, w) {
-						t.Fatalf("%d, %s, twisted %v: block %d does not read as before", bs, name, twisted, b)
+						t.Fatalf("%d, %s, twisted %v: block %d does not read as before", bs, name,
+							twisted, b)
 					}
 				}
 				r.want("pending", r.s.m.Counts().Pending, uint64(0))
@@ -137,7 +141,8 @@ func TestMoveReadsBack(t *testing.T) {
 				res = r.move(Move{Block: 0, Count: rigBlocks, Cause: metadata.CauseOperator})
 				for b, w := range want {
 					if got := r.now(b); !bytes.Equal(got, w) {
-						t.Fatalf("%d, %s: block %d does not read after it was moved home: %+v", bs, name, b, res)
+						t.Fatalf("%d, %s: block %d does not read after it was moved home: %+v", bs,
+							name, b, res)
 					}
 				}
 				r.want("used", r.alloc.Used(), uint64(0))
@@ -146,8 +151,9 @@ func TestMoveReadsBack(t *testing.T) {
 	}
 }
 
-// TestTakenBackFromHome: a block whose spare unit does not read any more, or that is lost, goes home
-// as home holds it only by a word; a block that is pending at home and reads again needs none.
+// TestTakenBackFromHome: a block whose spare unit does not read any more, or that is lost,
+// goes home as home holds it only by a word; a block that is pending at home and reads
+// again needs none.
 func TestTakenBackFromHome(t *testing.T) {
 	for _, bs := range []int{512, 4096} {
 		r := newMoverRig(t, bs, 64)
@@ -156,20 +162,26 @@ func TestTakenBackFromHome(t *testing.T) {
 		r.move(Move{Block: 4000, Count: per, ToSpare: true, Cause: metadata.CauseOperator})
 		r.spares(r.silent, func(uint32) bool { return true })
 		lost := 4000/per + 1
-		r.s.m.Apply(metadata.Entry{Unit: lost, Count: 1, Mask: uint8(1<<per - 1), State: metadata.StateLost})
-		r.s.m.Apply(metadata.Entry{Unit: lost + 1, Count: 1, Mask: uint8(1<<per - 1), State: metadata.StatePending})
+		r.s.m.Apply(metadata.Entry{Unit: lost, Count: 1, Mask: uint8(1<<per - 1),
+			State: metadata.StateLost})
+		r.s.m.Apply(metadata.Entry{Unit: lost + 1, Count: 1, Mask: uint8(1<<per - 1),
+			State: metadata.StatePending})
 
 		res := r.move(Move{Block: 4000, Count: 3 * per, Cause: metadata.CauseOperator})
-		r.want("moved without a word", res, MoveResult{Moved: per, Skipped: per, Failed: per, NoCopy: 2 * per})
+		r.want("moved without a word", res, MoveResult{Moved: per, Skipped: per, Failed: per,
+			NoCopy: 2 * per})
 		r.want("lost", r.s.m.Counts().Lost, per)
 		r.want("pending", r.s.m.Counts().Pending, per) // in the spare unit: what was tried failed
 
 		bad := r.home(4000 + per)
 		r.silent[bad] = true
-		res = r.move(Move{Block: 4000, Count: 3 * per, AcceptOld: true, Cause: metadata.CauseOperator})
-		r.want("moved by a word", res, MoveResult{Moved: 2*per - 1, Old: 2*per - 1, Skipped: per, Failed: 1, NoCopy: 1})
+		res = r.move(Move{Block: 4000, Count: 3 * per, AcceptOld: true,
+			Cause: metadata.CauseOperator})
+		r.want("moved by a word", res, MoveResult{Moved: 2*per - 1, Old: 2*per - 1, Skipped: per,
+			Failed: 1, NoCopy: 1})
 		delete(r.silent, bad)
-		res = r.move(Move{Block: 4000, Count: 3 * per, AcceptOld: true, Cause: metadata.CauseOperator})
+		res = r.move(Move{Block: 4000, Count: 3 * per, AcceptOld: true,
+			Cause: metadata.CauseOperator})
 		r.want("the last one", res.Moved, uint64(1))
 		for b, w := range old {
 			if !bytes.Equal(r.now(b), w) {

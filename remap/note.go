@@ -19,7 +19,8 @@ func (e *Engine) doom(q *request, errno int32) {
 // pending already, and no smaller part of them would be tried.
 func (e *Engine) enough(q *request, o *op, res int32) bool {
 	run := e.locate(o.block, o.block+o.count)
-	if run.Kind&KindPending == 0 || run.Kind&(KindBusy|KindLost) != 0 || run.Count < o.count || e.placeOf(run) != o.place ||
+	if run.Kind&KindPending == 0 || run.Kind&(KindBusy|KindLost) != 0 || run.Count < o.count ||
+		e.placeOf(run) != o.place ||
 		!within(o.block, o.count, e.grain()) {
 		return false
 	}

@@ -13,7 +13,8 @@ import (
 // block. All of it is pending after one read, of whatever part; the next write to any of it
 // goes to a spare unit and reads.
 func TestReadNotesThePhysicalBlock(t *testing.T) {
-	for _, c := range []struct{ block, physical int }{{512, 512}, {512, 4096}, {1024, 4096}, {512, 2048}, {4096, 4096}, {4096, 16384}, {512, 65536}} {
+	for _, c := range []struct{ block, physical int }{{512, 512}, {512, 4096}, {1024, 4096},
+		{512, 2048}, {4096, 4096}, {4096, 16384}, {512, 65536}} {
 		r := newRigOf(t, c.block, c.physical, 256)
 		n := uint64(c.physical / c.block)
 		at := 40 * uint64(65536/c.block)
@@ -45,7 +46,8 @@ func TestReadNotesAllThatFailed(t *testing.T) {
 		for b := first - 1; b <= first+count; b++ {
 			run, ok := r.s.m.Next(b, b+1)
 			if pending := ok && run.Kind == KindPending; pending != bad[b] {
-				t.Fatalf("block %d of %d+%d does not read: %v, pending: %v", b, first, count, bad[b], pending)
+				t.Fatalf("block %d of %d+%d does not read: %v, pending: %v", b, first, count,
+					bad[b], pending)
 			}
 		}
 		r.want("write", r.do(OpWrite, first, uint32(count)), int32(0))
@@ -67,8 +69,8 @@ func TestReadNotesPastLostAndPending(t *testing.T) {
 	r.want("pending", r.s.m.Counts().Pending, uint64(3))
 }
 
-// TestReadNotesBeforeThePathFails: an error of the path ends a read at once, and what failed for its
-// medium before is noted all the same.
+// TestReadNotesBeforeThePathFails: an error of the path ends a read at once, and what
+// failed for its medium before is noted all the same.
 func TestReadNotesBeforeThePathFails(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.wear(2000, 1)
@@ -97,11 +99,15 @@ func TestNotNoted(t *testing.T) {
 	r.want("not noted", r.e.own.NotNoted, uint64(1))
 }
 
-// TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read notes
-// its own unit, however long it takes and wherever it lies; and it is waited for twice. Two of them cost no more than what lies behind the second.
+// TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read
+// notes its own unit, however long it takes and wherever it lies; and it is waited for
+// twice. Two of them cost no more than what lies behind the second.
 func TestSlowErrors(t *testing.T) {
-	for _, took := range []time.Duration{time.Second, 3 * time.Second, 7 * time.Second, 30 * time.Second, 120 * time.Second} {
-		for _, c := range []struct{ block, physical, at int }{{512, 512, 0}, {512, 4096, 77}, {512, 512, 500}, {512, 4096, 1023}, {4096, 4096, 0}, {4096, 4096, 60}, {4096, 4096, 127}} {
+	for _, took := range []time.Duration{time.Second, 3 * time.Second, 7 * time.Second,
+		30 * time.Second, 120 * time.Second} {
+		for _, c := range []struct{ block, physical, at int }{{512, 512, 0}, {512, 4096, 77},
+			{512, 512, 500}, {512, 4096, 1023}, {4096, 4096, 0}, {4096, 4096, 60},
+			{4096, 4096, 127}} {
 			for _, op := range []Op{OpRead, OpWrite} {
 				r := newRigOf(t, c.block, c.physical, 2048)
 				r.slow = int64(took)
@@ -116,11 +122,13 @@ func TestSlowErrors(t *testing.T) {
 				}
 				r.want("result", r.do(op, b, n), want)
 				if waited := r.clock / int64(took); waited > 2 {
-					t.Errorf("%v, block %d of %d bytes: waited for it %d times", took, c.at, c.block, waited)
+					t.Errorf("%v, block %d of %d bytes: waited for it %d times", took, c.at,
+						c.block, waited)
 				}
 				per := r.s.geo.BlocksPerUnit()
 				if p := r.s.m.Counts().Pending; op == OpRead && (p == 0 || p > per) {
-					t.Errorf("%v, block %d of %d bytes: %d blocks are pending", took, c.at, c.block, p)
+					t.Errorf("%v, block %d of %d bytes: %d blocks are pending", took, c.at, c.block,
+						p)
 				}
 				r.want("write", r.do(OpWrite, b, n), int32(0))
 				r.want("spare units", r.alloc.Used(), uint64(1))
@@ -224,19 +232,21 @@ func TestFailuresExpire(t *testing.T) {
 		if (f.held(7, 1, at-hold) == why) != (i < 60) {
 			t.Fatalf("after %d s: held back is %v", i, i >= 60)
 		}
-		if f.held(7, 2, at-hold) != why || f.held(7, 4, at-hold) != 0 || f.held(7+failureSets, 2, at-hold) != 0 {
+		if f.held(7, 2, at-hold) != why || f.held(7, 4, at-hold) != 0 ||
+			f.held(7+failureSets, 2, at-hold) != 0 {
 			t.Fatalf("after %d s: the wrong blocks are held back", i)
 		}
 	}
 }
 
-// TestHealsReadTheirSpareBack: spare units that take writes and do not read are found while the data
-// is in hand, and retired.
+// TestHealsReadTheirSpareBack: spare units that take writes and do not read are found while
+// the data is in hand, and retired.
 func TestHealsReadTheirSpareBack(t *testing.T) {
 	for _, c := range []struct {
 		count uint32
 		worn  []uint32
-	}{{1, []uint32{0}}, {1, []uint32{0, 32}}, {40, []uint32{3}}, {40, []uint32{0, 20, 39}}, {256, []uint32{255}}} {
+	}{{1, []uint32{0}}, {1, []uint32{0, 32}}, {40, []uint32{3}}, {40, []uint32{0, 20, 39}},
+		{256, []uint32{255}}} {
 		for _, op := range []Op{OpWrite, OpWriteZeroes} {
 			r := newRig(t, 4096, 1024)
 			for b := range uint64(c.count) {
@@ -255,11 +265,12 @@ func TestHealsReadTheirSpareBack(t *testing.T) {
 	}
 }
 
-// TestPhysicalBlocksOfEachPlace: what lies in one physical block is told by where it lies, not by its
-// number, and ends where another place begins.
+// TestPhysicalBlocksOfEachPlace: what lies in one physical block is told by where it lies,
+// not by its number, and ends where another place begins.
 func TestPhysicalBlocksOfEachPlace(t *testing.T) {
 	g := Geometry{
-		BlockSize: 512, PhysicalBlock: 4096, Blocks: 10005, HeadBlocks: 250, HeadOffset: 1<<20 + 1024,
+		BlockSize: 512, PhysicalBlock: 4096, Blocks: 10005, HeadBlocks: 250, HeadOffset: 1<<20 +
+			1024,
 		TailBlocks: 13, TailOffset: 1<<21 + 512,
 	}
 	place := func(b uint64) int {
@@ -276,8 +287,10 @@ func TestPhysicalBlocksOfEachPlace(t *testing.T) {
 		start, end := g.physical(block)
 		for b := block - min(block, 20); b < min(block+20, g.Blocks); b++ {
 			d, o := g.HomeOffset(b)
-			if same := d == device && o/4096 == offset/4096 && place(b) == place(block); same != (b >= start && b < end) {
-				t.Fatalf("block %d: %d to %d; block %d lies at %d, it at %d", block, start, end, b, o, offset)
+			if same := d == device && o/4096 == offset/4096 &&
+				place(b) == place(block); same != (b >= start && b < end) {
+				t.Fatalf("block %d: %d to %d; block %d lies at %d, it at %d", block, start, end, b,
+					o, offset)
 			}
 		}
 	}
@@ -302,7 +315,8 @@ func TestQuickErrors(t *testing.T) {
 		r.e.Submit(&Request{Op: c.op, FUA: c.fua, Block: 10240, Count: 1024})
 		r.run()
 		if len(r.log) > c.most {
-			t.Errorf("op %d, FUA %v: %d operations, at most %d are needed", c.op, c.fua, len(r.log), c.most)
+			t.Errorf("op %d, FUA %v: %d operations, at most %d are needed", c.op, c.fua, len(r.log),
+				c.most)
 		}
 		run, ok := r.s.m.Next(10240, 10240+1024)
 		r.want("blocks that are not at home", [2]uint64{run.Start, run.Count}, [2]uint64{at, 1})

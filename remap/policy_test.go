@@ -12,10 +12,12 @@ import (
 func TestClassify(t *testing.T) {
 	classes := map[syscall.Errno]Class{
 		syscall.ENODATA: ClassMedium, syscall.EREMOTEIO: ClassMedium, syscall.EIO: ClassMedium,
-		syscall.ENOMEM: ClassResource, syscall.EBUSY: ClassResource, syscall.EAGAIN: ClassResource, syscall.EINTR: ClassResource,
+		syscall.ENOMEM: ClassResource, syscall.EBUSY: ClassResource, syscall.EAGAIN: ClassResource,
+		syscall.EINTR: ClassResource,
 	}
 	named := []syscall.Errno{
-		syscall.EILSEQ, syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO, syscall.ETIME, syscall.EBADE,
+		syscall.EILSEQ, syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO,
+		syscall.ETIME, syscall.EBADE,
 		syscall.EOPNOTSUPP, syscall.EINVAL, syscall.ENOSPC, syscall.EROFS, syscall.EPERM,
 	}
 	for _, e := range named {
@@ -29,7 +31,8 @@ func TestClassify(t *testing.T) {
 			want = ClassPath
 		}
 		if Classify(n) != want || Classify(-n) != want {
-			t.Errorf("%v: class %d, as a result %d, want %d", syscall.Errno(n), Classify(n), Classify(-n), want)
+			t.Errorf("%v: class %d, as a result %d, want %d", syscall.Errno(n), Classify(n),
+				Classify(-n), want)
 		}
 	}
 	if Classify(math.MinInt32) != ClassPath {

@@ -35,7 +35,8 @@ func (e *Engine) readSpare(q *request) {
 func (e *Engine) inSpare(q *request, block uint64) Run {
 	h := &q.heal
 	per := e.geo.BlocksPerUnit()
-	return Run{Start: block, Count: h.to - block, Kind: KindMapped, Spare: uint64(h.spare)*per + h.from%per + block - h.from}
+	return Run{Start: block, Count: h.to - block, Kind: KindMapped, Spare: uint64(h.spare)*per +
+		h.from%per + block - h.from}
 }
 
 // proved takes a piece that reads.

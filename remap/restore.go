@@ -17,7 +17,8 @@ type Restored struct {
 // GeometryOf translates a layout.
 func GeometryOf(l *metadata.Layout) Geometry {
 	g := Geometry{
-		BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(), Devices: len(l.Devices()),
+		BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(),
+		Devices: len(l.Devices()),
 	}
 	// Records are written so that none shares a physical block with another: so it was no
 	// larger when the set was made. A page says nothing: records are never smaller.
@@ -36,7 +37,8 @@ func GeometryOf(l *metadata.Layout) Geometry {
 	}
 	for _, r := range l.SpareRegions() {
 		g.Spares = append(g.Spares, SpareExtent{
-			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device, Offset: r.Start,
+			First: r.First, Count: uint32(r.Length / metadata.UnitSize), Device: r.Device,
+			Offset: r.Start,
 		})
 	}
 	return g

@@ -7,10 +7,12 @@ import (
 	"ublkremap/metadata"
 )
 
-// TestQuarantineEnds: FORMAT.md: "A mapped entry also ends the quarantine of the spare units that it
-// names." What the format's own table makes of any entries, the server makes of them too.
+// TestQuarantineEnds: FORMAT.md: "A mapped entry also ends the quarantine of the spare
+// units that it names." What the format's own table makes of any entries, the server makes
+// of them too.
 func TestQuarantineEnds(t *testing.T) {
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: 4096, Name: "quarantine"})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: 4096,
+		Name: "quarantine"})
 	noError(t, err)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -18,7 +20,8 @@ func TestQuarantineEnds(t *testing.T) {
 	for range 200 {
 		var entries []metadata.Entry
 		for i := range uint32(1 + rng.IntN(40)) {
-			e := metadata.Entry{Spare: rng.Uint32N(8), Count: 1 + rng.Uint32N(3), Cause: metadata.CauseWrite, Time: i + 1}
+			e := metadata.Entry{Spare: rng.Uint32N(8), Count: 1 + rng.Uint32N(3),
+				Cause: metadata.CauseWrite, Time: i + 1}
 			switch rng.IntN(4) {
 			case 0:
 				e.State = metadata.StateRetired
@@ -43,8 +46,10 @@ func TestQuarantineEnds(t *testing.T) {
 		})
 		noError(t, err)
 		want := tab.Counts()
-		if q, n := r.Allocator.Quarantined(), r.Allocator.Retired(); q != want.Quarantined || n != want.Retired {
-			t.Fatalf("quarantined %d, retired %d, the format's table says %d, %d: %+v", q, n, want.Quarantined, want.Retired, entries)
+		if q, n := r.Allocator.Quarantined(), r.Allocator.Retired(); q != want.Quarantined ||
+			n != want.Retired {
+			t.Fatalf("quarantined %d, retired %d, the format's table says %d, %d: %+v", q, n,
+				want.Quarantined, want.Retired, entries)
 		}
 		if used := r.Allocator.Used(); used != want.SparesUsed {
 			t.Fatalf("%d used, want %d", used, want.SparesUsed)

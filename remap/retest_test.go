@@ -55,7 +55,8 @@ func TestPendingWithoutSpares(t *testing.T) {
 			if e.State != metadata.StateHome || e.Cause != metadata.CauseRetest {
 				t.Errorf("block size %d: %+v was committed", bs, e)
 			}
-			if at := 2005 / per; at >= e.Unit && at < e.Unit+uint64(e.Count) && e.Mask>>(2005%per)&1 != 0 {
+			if at := 2005 / per; at >= e.Unit && at < e.Unit+uint64(e.Count) &&
+				e.Mask>>(2005%per)&1 != 0 {
 				t.Errorf("block size %d: the block that does not read is called well: %+v", bs, e)
 			}
 		}
@@ -116,7 +117,8 @@ func TestLostStaysLost(t *testing.T) {
 	r.full()
 	r.s.m.Apply(metadata.Entry{Unit: 250, Count: 1, Mask: 1, State: metadata.StateLost})
 	r.want("write", r.do(OpWrite, 2000, 1), -int32(syscall.EIO))
-	if err := r.a.Move(Move{ID: 1, Block: 1990, Count: 100, Retest: true, Cause: metadata.CauseRetest}); err != nil {
+	if err := r.a.Move(Move{ID: 1, Block: 1990, Count: 100, Retest: true,
+		Cause: metadata.CauseRetest}); err != nil {
 		t.Fatal(err)
 	}
 	r.run()
@@ -148,7 +150,8 @@ func TestRetestMove(t *testing.T) {
 				delete(r.bad, [2]int64{0, int64(b) * 512})
 			}
 		}
-		if err := r.a.Move(Move{ID: 7, Block: 1000, Count: 600, Retest: true, Cause: metadata.CauseRetest}); err != nil {
+		if err := r.a.Move(Move{ID: 7, Block: 1000, Count: 600, Retest: true,
+			Cause: metadata.CauseRetest}); err != nil {
 			t.Fatal(err)
 		}
 		for tag := range uint16(8) {

@@ -60,8 +60,8 @@ const (
 	// askMost is how many places of a device are read to see whether it is there, if there is
 	// time for it.
 	askMost = 24
-	// askLeast is how many are read though the time is up: one bad sector takes a drive longer than a
-	// request may take, and says nothing of the rest.
+	// askLeast is how many are read though the time is up: one bad sector takes a drive
+	// longer than a request may take, and says nothing of the rest.
 	askLeast = 4
 	askHomes = 4 // of them where blocks are at home on the backing disk
 	// oddMost is how many spare units may fail for another reason than their medium.
@@ -182,7 +182,8 @@ func (a *Arbiter) knownPlace(device uint8, i int) (offset int64, ok bool) {
 func (s *search) start(a *Arbiter, op Op, device uint8, offset int64) {
 	s.transfer++
 	t := &a.outTransfer
-	*t = Transfer{ID: s.transfer | ownTransfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset, Data: s.data}
+	*t = Transfer{ID: s.transfer | ownTransfer, Op: op, FUA: op == OpWrite, Device: device,
+		Offset: offset, Data: s.data}
 	a.drv.Transfer(t)
 }
 
@@ -330,12 +331,16 @@ func (a *Arbiter) tripSpares(device uint8, f finding, tried int) {
 	switch {
 	case f == foundPath: // as any other error of the path
 	case f == foundAway:
-		a.tripFor(TripPath, device, "every spare unit that was tried failed, and so does what could be read before")
+		a.tripFor(TripPath, device, "every spare unit that was tried failed, and so does what "+
+			"could be read before")
 	case tried > 0 && a.search.late(a) && tried < searchMost:
-		a.tripFor(TripMedia, device, fmt.Sprintf("no spare unit was found in time that holds data, the last %d failed in a row; other places can be read", tried))
+		a.tripFor(TripMedia, device, fmt.Sprintf("no spare unit was found in time that holds "+
+			"data, the last %d failed in a row; other places can be read", tried))
 	case tried > 0:
-		a.tripFor(TripMedia, device, fmt.Sprintf("every spare unit that was tried failed, the last %d of them in a row; other places can be read", tried))
+		a.tripFor(TripMedia, device, fmt.Sprintf("every spare unit that was tried failed, the "+
+			"last %d of them in a row; other places can be read", tried))
 	default:
-		a.tripFor(TripMedia, device, "every spare unit that was tried failed; other places can be read")
+		a.tripFor(TripMedia, device, "every spare unit that was tried failed; other places can "+
+			"be read")
 	}
 }

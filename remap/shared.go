@@ -92,12 +92,15 @@ func (s *Shared) flushedTo(device uint8, upto uint64) {
 
 // Counters are sums over all queues since the server started.
 type Counters struct {
-	Reads, Writes, Flushes, Discards                      uint64 // requests finished, write-zeroes among the writes
+	// requests finished, write-zeroes among the writes
+	Reads, Writes, Flushes, Discards                      uint64
 	ReadBytes, WriteBytes                                 uint64 // of requests that succeeded
 	ReadErrors, WriteErrors, FlushErrors, TransportErrors uint64 // failed operations on the devices
 	HealedWrites, HealedReads, FailedHeals                uint64 // requests
-	FailedFast                                            uint64 // reads answered without a new try of blocks that failed a moment ago
-	NotNoted                                              uint64 // reads that failed, and what failed could not be noted as pending
+	// reads answered without a new try of blocks that failed a moment ago
+	FailedFast uint64
+	// reads that failed, and what failed could not be noted as pending
+	NotNoted uint64
 }
 
 // counters is one queue's share. The engine counts in a plain Counters of its

@@ -106,7 +106,8 @@ func (a *Arbiter) retire() {
 			return
 		case x.again && len(s.entries) < retireBatch:
 			s.entries = append(s.entries, metadata.Entry{
-				Spare: x.spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare, Time: now,
+				Spare: x.spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare,
+				Time: now,
 			})
 		}
 	}
@@ -146,6 +147,7 @@ func (a *Arbiter) retired(durable bool) {
 func (a *Arbiter) unsuspect(spare uint32) {
 	if a.alloc.Suspected(spare) {
 		a.alloc.Suspect(spare, false)
-		a.suspects.list = slices.DeleteFunc(a.suspects.list, func(s suspect) bool { return s.spare == spare })
+		a.suspects.list = slices.DeleteFunc(a.suspects.list,
+			func(s suspect) bool { return s.spare == spare })
 	}
 }

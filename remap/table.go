@@ -2,7 +2,8 @@ package remap
 
 import "ublkremap/metadata"
 
-// This file tells the durable table to whoever writes checkpoints, and keeps it small enough for one.
+// This file tells the durable table to whoever writes checkpoints, and keeps it small
+// enough for one.
 
 // table is a map and an allocator as a source of entries.
 type table struct {
@@ -62,13 +63,14 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 	return n, cursor, true
 }
 
-// The bound of the table. What a change costs in entries is at most what spend says: it may cut a run in
-// two, and be one itself. So the number of entries is counted once, an upper bound is kept, and
-// the table is counted again when that comes near. If it is near, the table is stated
-// in fewer entries that say the same: one then costs a heal in a run of pending units, so that
-// there is room for as many as there are spare units. What is under way is reserved before it begins, so that
-// what a heal has written can always be noted. Pending marks and moves leave room for as
-// many heals as there are spare units, within a quarter of the table.
+// The bound of the table. What a change costs in entries is at most what spend says: it may
+// cut a run in two, and be one itself. So the number of entries is counted once, an upper
+// bound is kept, and the table is counted again when that comes near. If it is near, the
+// table is stated in fewer entries that say the same: one then costs a heal in a run of
+// pending units, so that there is room for as many as there are spare units. What is under
+// way is reserved before it begins, so that what a heal has written can always be noted.
+// Pending marks and moves leave room for as many heals as there are spare units, within a
+// quarter of the table.
 
 // room is how full the table is.
 type room struct {
@@ -91,8 +93,8 @@ const (
 	recountLeast = 256
 )
 
-// fits reports whether that many entries more have room beside keep others. It counts the table if that may
-// help.
+// fits reports whether that many entries more have room beside keep others. It counts the
+// table if that may help.
 func (a *Arbiter) fits(n, keep uint64) bool {
 	r := &a.room
 	if r.capacity == 0 {

@@ -8,8 +8,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// filler is a whole device in memory, none of whose blocks at home can be written, on which a table is
-// filled until nothing more is noted.
+// filler is a whole device in memory, none of whose blocks at home can be written, on which
+// a table is filled until nothing more is noted.
 type filler struct {
 	*herd
 	devs   []metadata.Device
@@ -58,7 +58,8 @@ func (f *filler) step() {
 	}
 }
 
-func newFiller(t *testing.T, p metadata.PlanParams, bad func(*metadata.Layout) []metadata.Entry) *filler {
+func newFiller(t *testing.T, p metadata.PlanParams,
+	bad func(*metadata.Layout) []metadata.Entry) *filler {
 	t.Helper()
 	f := &filler{herd: &herd{t: t, rng: rand.New(rand.NewPCG(1, 5))}}
 	p.Name = "filler"
@@ -78,7 +79,8 @@ func newFiller(t *testing.T, p metadata.PlanParams, bad func(*metadata.Layout) [
 	return f
 }
 
-// start loads what is on the disk and raises the epoch. Without a bound it is as older versions were.
+// start loads what is on the disk and raises the epoch. Without a bound it is as older
+// versions were.
 func (f *filler) start(bound bool) metadata.Outcome {
 	f.t.Helper()
 	img, err := metadata.Load(f.devs)
@@ -92,13 +94,15 @@ func (f *filler) start(bound bool) metadata.Outcome {
 	f.shared, f.alloc = NewShared(r.Geometry, r.Map), r.Allocator
 	k := fillerKeeper{herdKeeper{f.herd}, f}
 	f.ios, f.ops, f.toA, f.toE, f.engines = nil, nil, nil, nil, nil
-	f.arbiter = NewArbiter(ArbiterConfig{Queues: 1, Depth: 8, Buffer: make([]byte, 8192), Policy: Policy{Burst: 1 << 30}}, f.shared, r.Allocator, k, k)
+	f.arbiter = NewArbiter(ArbiterConfig{Queues: 1, Depth: 8, Buffer: make([]byte, 8192),
+		Policy: Policy{Burst: 1 << 30}}, f.shared, r.Allocator, k, k)
 	f.com, err = metadata.NewCommitter(img, f.arbiter, metadata.Options{Session: f.rng.Uint64()})
 	noError(f.t, err)
 	ticket, err := f.com.Open(1)
 	noError(f.t, err)
 	f.queue = &fillerQueue{herdQueue: herdQueue{f.herd, 0}}
-	f.engines = append(f.engines, NewEngine(EngineConfig{Depth: 8, MaxBlocks: 256, ZeroBlocks: 16, DiscardBlocks: 16}, f.shared, f.queue))
+	f.engines = append(f.engines, NewEngine(EngineConfig{Depth: 8, MaxBlocks: 256, ZeroBlocks: 16,
+		DiscardBlocks: 16}, f.shared, f.queue))
 	for _, res := range metadata.RunOps(f.com, f.devs, nil) {
 		if res.Ticket == ticket {
 			return res.Outcome
@@ -120,8 +124,9 @@ func (f *filler) write(block uint64) int32 {
 	return f.queue.res
 }
 
-// goesOn makes sure that what filled the table has not stopped the set: it takes nothing more, is not
-// tripped, can be stopped and started again, three times, and a checkpoint can be written.
+// goesOn makes sure that what filled the table has not stopped the set: it takes nothing
+// more, is not tripped, can be stopped and started again, three times, and a checkpoint can
+// be written.
 func (f *filler) goesOn(what string) {
 	f.t.Helper()
 	if f.trips > 0 {
@@ -147,11 +152,14 @@ func (f *filler) goesOn(what string) {
 
 // zone is a list that names one dead zone.
 func zone(l *metadata.Layout) []metadata.Entry {
-	return []metadata.Entry{{Unit: 10000, Count: uint32(2 * l.SpareUnits()), Mask: uint8(1<<(4096/l.BlockSize()) - 1), State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1}}
+	return []metadata.Entry{{Unit: 10000, Count: uint32(2 * l.SpareUnits()),
+		Mask: uint8(1<<(4096/l.BlockSize()) - 1), State: metadata.StatePending,
+		Cause: metadata.CauseImport, Time: 1}}
 }
 
-// TestDeadZone: writes into a zone that a list names as bad, every other unit of it, are healed until all spare
-// units are in use, whole blocks of the zone or parts of them; and the set goes on.
+// TestDeadZone: writes into a zone that a list names as bad, every other unit of it, are
+// healed until all spare units are in use, whole blocks of the zone or parts of them; and
+// the set goes on.
 func TestDeadZone(t *testing.T) {
 	for _, p := range []metadata.PlanParams{
 		{BackingSize: 1 << 30, BlockSize: 4096},
@@ -179,12 +187,14 @@ func TestDeadZone(t *testing.T) {
 // TestListFillsTable: a list that fills a checkpoint leaves no room for what writes to some of the
 // blocks would cost: they are refused from the beginning.
 func TestListFillsTable(t *testing.T) {
-	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 512}, func(l *metadata.Layout) (bad []metadata.Entry) {
-		for i := range l.TableCapacity() - 10 {
-			bad = append(bad, metadata.Entry{Unit: 2000 + 2*i, Count: 1, Mask: 3, State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1})
-		}
-		return bad
-	})
+	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 512},
+		func(l *metadata.Layout) (bad []metadata.Entry) {
+			for i := range l.TableCapacity() - 10 {
+				bad = append(bad, metadata.Entry{Unit: 2000 + 2*i, Count: 1, Mask: 3,
+					State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1})
+			}
+			return bad
+		})
 	for n := range uint64(50) {
 		if f.write((2000+2*n)*8) == 0 {
 			t.Fatalf("write %d went well", n)
@@ -196,12 +206,14 @@ func TestListFillsTable(t *testing.T) {
 	f.goesOn("list")
 }
 
-// TestMovesFillTable: blocks that are to be moved, and do not read, become pending as long as there is room.
+// TestMovesFillTable: blocks that are to be moved, and do not read, become pending as long
+// as there is room.
 func TestMovesFillTable(t *testing.T) {
 	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 4096}, nil)
 	full := false
 	for n := uint64(0); n < f.plan.Units()/2-2000 && !full; n++ {
-		noError(t, f.arbiter.Move(Move{ID: n, Block: 2000 + 2*n, Count: 1, ToSpare: true, Cause: metadata.CauseOperator}))
+		noError(t, f.arbiter.Move(Move{ID: n, Block: 2000 + 2*n, Count: 1, ToSpare: true,
+			Cause: metadata.CauseOperator}))
 		for range 200 {
 			if f.step(); uint64(len(f.ended)) > n {
 				break
@@ -220,8 +232,9 @@ func TestMovesFillTable(t *testing.T) {
 	f.goesOn("moves")
 }
 
-// TestOverfullSetOpens: a set whose table an older version let outgrow the checkpoint, until its log was
-// full, can be started, loses no remap by that, and is offered to the offline verbs as well.
+// TestOverfullSetOpens: a set whose table an older version let outgrow the checkpoint,
+// until its log was full, can be started, loses no remap by that, and is offered to the
+// offline verbs as well.
 func TestOverfullSetOpens(t *testing.T) {
 	f := newFiller(t, metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096}, zone)
 	if f.start(false) != metadata.OutcomeDurable {
@@ -237,10 +250,12 @@ func TestOverfullSetOpens(t *testing.T) {
 	}
 	// More scattered marks than there is room for, as long as the log takes them.
 	for u := uint64(40000); f.trips == 0 && u < 60000; u += 2 {
-		if _, err := f.com.Commit([]metadata.Entry{{Unit: u, Count: 1, Mask: 1, State: metadata.StatePending, Cause: metadata.CauseRead, Time: 1}}); err != nil {
+		if _, err := f.com.Commit([]metadata.Entry{{Unit: u, Count: 1, Mask: 1,
+			State: metadata.StatePending, Cause: metadata.CauseRead, Time: 1}}); err != nil {
 			break
 		}
-		f.shared.m.Apply(metadata.Entry{Unit: u, Count: 1, Mask: 1, State: metadata.StatePending, Cause: metadata.CauseRead, Time: 1})
+		f.shared.m.Apply(metadata.Entry{Unit: u, Count: 1, Mask: 1, State: metadata.StatePending,
+			Cause: metadata.CauseRead, Time: 1})
 		metadata.RunOps(f.com, f.devs, nil)
 	}
 	t.Logf("%d writes, committer: %v", len(written), f.com.Status().Err)

@@ -12,15 +12,17 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// batchCommands exchanges many tags with one command (UBLK_F_BATCH_IO, "Batch I/O Commands" in Documentation/block/ublk.rst):
+// batchCommands exchanges many tags with one command (UBLK_F_BATCH_IO, "Batch I/O Commands"
+// in Documentation/block/ublk.rst):
 //
 //	PREP    once, for all tags: where the data of each is to be, as in a fetch
 //	FETCH   once: it completes whenever requests have come, with their tags in a provided buffer
 //	COMMIT  once in a round of the loop: the answers to all requests that were done in it
 //
-// A server that dies loses nothing: the kernel marks a request as the server's when it puts the tag into the buffer
-// (ublk_batch_prep_dispatch in drivers/block/ublk_drv.c), whether the server looks or not, and keeps those that found no
-// room in a queue of its own. It gives both to the next server when the dead one's file is released (ublk_abort_queue).
+// A server that dies loses nothing: the kernel marks a request as the server's when it puts
+// the tag into the buffer (ublk_batch_prep_dispatch in drivers/block/ublk_drv.c), whether
+// the server looks or not, and keeps those that found no room in a queue of its own. It
+// gives both to the next server when the dead one's file is released (ublk_abort_queue).
 type batchCommands struct {
 	q     *Queue
 	tags  *uring.Provided // where FETCH puts them
@@ -35,8 +37,8 @@ type batchCommands struct {
 	rearmings int  // how often FETCH ended for want of room
 }
 
-// elements is the memory of one command: room for all tags, so that it never has to be sent before its time. Two of them
-// do, for a tag is in no more than one command at a time.
+// elements is the memory of one command: room for all tags, so that it never has to be sent
+// before its time. Two of them do, for a tag is in no more than one command at a time.
 type elements struct {
 	bytes []byte
 	n     int // elements
@@ -52,7 +54,8 @@ const (
 const (
 	tagBytes = 2 // of a tag in FETCH's buffer
 	tagGroup = 0 // FETCH's group of provided buffers, the only one of the ring
-	// tagRoom is the least size of a provided buffer. The larger it is the less often one is given back.
+	// tagRoom is the least size of a provided buffer. The larger it is the less often one
+	// is given back.
 	tagRoom = 2048
 )
 
@@ -60,7 +63,8 @@ func (x *batchCommands) setup() (err error) {
 	q := x.q
 	x.bytes, x.flags = batchWithAddr, uapi.BatchHasBufAddr
 	if q.zeroCopy {
-		// The fallback: if the kernel cannot register the buffer it says so with the request, instead of failing it.
+		// The fallback: if the kernel cannot register the buffer it says so with the
+		// request, instead of failing it.
 		x.bytes, x.flags = batchHeader, uapi.BatchAutoBufFallback
 	}
 	size := q.depth * x.bytes
@@ -70,8 +74,8 @@ func (x *batchCommands) setup() (err error) {
 	for i := range x.sets {
 		x.sets[i].bytes = x.memory[i*size : (i+1)*size]
 	}
-	// A buffer has room for all tags. One of the two is therefore always with the kernel: until the last tag in the first
-	// one is looked at, the second cannot be full.
+	// A buffer has room for all tags. One of the two is therefore always with the kernel:
+	// until the last tag in the first one is looked at, the second cannot be full.
 	x.tags, err = q.ring.NewProvided(tagGroup, max(tagRoom, q.depth*tagBytes))
 	return err
 }
@@ -108,8 +112,8 @@ func (x *batchCommands) add(tag uint16, res int32) {
 	set.n++
 }
 
-// flush queues a COMMIT of all answers, unless one is with the kernel: then the answers wait for its completion, which
-// ends the wait that follows.
+// flush queues a COMMIT of all answers, unless one is with the kernel: then the answers
+// wait for its completion, which ends the wait that follows.
 func (x *batchCommands) flush() {
 	if x.kept() && !x.underWay {
 		x.send(uapi.IOCommitIOCmds, kindCommit)
@@ -130,7 +134,8 @@ func (x *batchCommands) send(op uint32, kind uint64) {
 func (x *batchCommands) command(op uint32, kind uint64, set *elements) {
 	s := x.q.entry()
 	p := (*uapi.BatchIO)(uring.Command(s, charIndex, true, op))
-	p.QID, p.Flags, p.NrElem, p.ElemBytes = uint16(x.q.id), x.flags, uint16(set.n-set.sent), uint8(x.bytes)
+	p.QID, p.Flags, p.NrElem, p.ElemBytes = uint16(x.q.id), x.flags, uint16(set.n-set.sent),
+		uint8(x.bytes)
 	s.Addr = uint64(uintptr(unsafe.Pointer(&set.bytes[set.sent*x.bytes])))
 	s.UserData = kind
 }
@@ -156,15 +161,17 @@ func (x *batchCommands) free() {
 	set.n, set.sent, x.underWay = 0, 0, false
 }
 
-// committed takes the answer to COMMIT: how many bytes of elements the kernel has handled. It stops at one that it refuses,
-// and says why when it meets that one first: so what is left is handed over again.
+// committed takes the answer to COMMIT: how many bytes of elements the kernel has handled.
+// It stops at one that it refuses, and says why when it meets that one first: so what is
+// left is handed over again.
 func (x *batchCommands) committed(res int32) {
 	set := &x.sets[1-x.filling]
 	left := set.n - set.sent
 	switch n := int(res) / x.bytes; {
 	case res <= 0 || n > left:
 		tag := (*uapi.ElemHeader)(unsafe.Pointer(&set.bytes[set.sent*x.bytes])).Tag
-		x.q.fail(fmt.Errorf("the kernel refused the answer to tag %d, the first of %d (%d): %w", tag, left, res, syscall.Errno(max(0, -res))))
+		x.q.fail(fmt.Errorf("the kernel refused the answer to tag %d, the first of %d (%d): %w",
+			tag, left, res, syscall.Errno(max(0, -res))))
 	case n < left:
 		set.sent += n
 		x.command(uapi.IOCommitIOCmds, kindCommit, set)
@@ -187,7 +194,8 @@ func (x *batchCommands) fetched(c *uring.CQE) {
 	for ; len(data) >= tagBytes; data = data[tagBytes:] {
 		tag := *(*uint16)(unsafe.Pointer(unsafe.SliceData(data)))
 		if int(tag) >= x.q.depth || x.q.tags[tag].owned {
-			x.q.fail(fmt.Errorf("the kernel handed out tag %d of %d, which it cannot have", tag, x.q.depth))
+			x.q.fail(fmt.Errorf("the kernel handed out tag %d of %d, which it cannot have", tag,
+				x.q.depth))
 			return
 		}
 		x.q.arrived(tag)
@@ -202,8 +210,9 @@ func (x *batchCommands) fetchEnded(c *uring.CQE) {
 		x.q.alive = 0
 		x.q.requestsEnd()
 	case -int32(unix.ENOBUFS):
-		// There was no room for the completion: handlers may have more operations under way than the ring has room for.
-		// The kernel has taken the tags back, but it may have used up a part of the buffer for them.
+		// There was no room for the completion: handlers may have more operations under way
+		// than the ring has room for. The kernel has taken the tags back, but it may have
+		// used up a part of the buffer for them.
 		x.rearmings++
 		if err := x.tags.Reset(); err != nil {
 			x.q.fail(err)
@@ -215,8 +224,8 @@ func (x *batchCommands) fetchEnded(c *uring.CQE) {
 	}
 }
 
-// leave relies on COMMIT being carried out, and its elements being read, when it is submitted: the set that was with the
-// kernel is free, whatever became of it.
+// leave relies on COMMIT being carried out, and its elements being read, when it is
+// submitted: the set that was with the kernel is free, whatever became of it.
 func (x *batchCommands) leave() {
 	if x.kept() {
 		x.free()
@@ -224,9 +233,10 @@ func (x *batchCommands) leave() {
 	}
 }
 
-// end takes the provided buffers away: a request that comes while the ring is being closed makes FETCH end then, and stays with
-// the kernel. Otherwise Linux 7.0 to 7.3 hand it out to nobody in a worker thread of theirs, which has no memory of ours to
-// copy it to; see uring.Mmap.
+// end takes the provided buffers away: a request that comes while the ring is being closed
+// makes FETCH end then, and stays with the kernel. Otherwise Linux 7.0 to 7.3 hand it out
+// to nobody in a worker thread of theirs, which has no memory of ours to copy it to; see
+// uring.Mmap.
 func (x *batchCommands) end() error {
 	if x.tags == nil {
 		return nil

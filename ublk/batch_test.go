@@ -16,8 +16,8 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// newBatch is the exchange of a queue that never meets a driver. Its commands come to be in q.discard, one at a time, as those of
-// every queue that has failed.
+// newBatch is the exchange of a queue that never meets a driver. Its commands come to be in
+// q.discard, one at a time, as those of every queue that has failed.
 func newBatch(t *testing.T, depth int, zeroCopy bool) *batchCommands {
 	t.Helper()
 	if v, err := RunningKernel(); err != nil || !v.AtLeast(KernelVersion{6, 12, 0}) {
@@ -30,7 +30,8 @@ func newBatch(t *testing.T, depth int, zeroCopy bool) *batchCommands {
 		t.Fatal(err)
 	}
 	q := &Queue{
-		dev: newDevice(nil, DeviceInfo{}), depth: depth, maxIO: pageSize, zeroCopy: zeroCopy, tags: make([]tagState, depth),
+		dev: newDevice(nil, DeviceInfo{}), depth: depth, maxIO: pageSize, zeroCopy: zeroCopy,
+		tags: make([]tagState, depth),
 		ring: ring, failure: errBroken,
 	}
 	if !zeroCopy {
@@ -44,7 +45,8 @@ func newBatch(t *testing.T, depth int, zeroCopy bool) *batchCommands {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(x.end(), ring.Close(), x.release(), uring.Munmap(q.bufs)); err != nil {
+		if err := errors.Join(x.end(), ring.Close(), x.release(),
+			uring.Munmap(q.bufs)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -88,7 +90,8 @@ func (c *sent) check(x *batchCommands, n int) (answers []answer, err error) {
 	if x.q.zeroCopy {
 		wantFlags, wantBytes = uapi.BatchAutoBufFallback, 8
 	}
-	if c.head.Flags != wantFlags || int(c.head.ElemBytes) != wantBytes || int(c.head.QID) != x.q.id {
+	if c.head.Flags != wantFlags || int(c.head.ElemBytes) != wantBytes ||
+		int(c.head.QID) != x.q.id {
 		return nil, fmt.Errorf("command %+v", c.head)
 	}
 	for i := range n {
@@ -107,8 +110,8 @@ func (c *sent) check(x *batchCommands, n int) (answers []answer, err error) {
 	return answers, nil
 }
 
-// Whenever the kernel takes answers, and however many at a time, it gets each once, in their order, from memory that nobody
-// touches before it has said so.
+// Whenever the kernel takes answers, and however many at a time, it gets each once, in
+// their order, from memory that nobody touches before it has said so.
 func TestBatchedAnswers(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -119,8 +122,10 @@ func TestBatchedAnswers(t *testing.T) {
 				x := newBatch(t, depth, zeroCopy)
 				x.q.id = 5
 				x.begin()
-				// begin queues two commands, of which FETCH is the last; PREP is told by what it leaves.
-				if x.q.discard.UserData != kindFetch || !x.armed || x.q.alive != depth || !x.underWay {
+				// begin queues two commands, of which FETCH is the last; PREP is told by
+				// what it leaves.
+				if x.q.discard.UserData != kindFetch || !x.armed || x.q.alive != depth ||
+					!x.underWay {
 					t.Fatalf("begin: %+v", x)
 				}
 				x.completed(&uring.CQE{UserData: kindPrepare})
@@ -165,15 +170,19 @@ func TestBatchedAnswers(t *testing.T) {
 							here = append(here, int(a.tag))
 						}
 						want = want[n:]
-						x.completed(&uring.CQE{UserData: kindCommit, Res: int32(n) * int32(underWay.head.ElemBytes)})
+						x.completed(&uring.CQE{UserData: kindCommit,
+							Res: int32(n) * int32(underWay.head.ElemBytes)})
 						rest := int(underWay.head.NrElem) - n
 						underWay = x.takeSent(kindCommit)
-						if (underWay != nil) != (rest > 0) || rest > 0 && int(underWay.head.NrElem) != rest {
+						if (underWay != nil) != (rest > 0) || rest > 0 &&
+							int(underWay.head.NrElem) != rest {
 							t.Fatalf("%d elements are left; next command %+v", rest, underWay)
 						}
 					}
-					if kept := x.kept(); kept != (len(want) > 0 && (underWay == nil || len(want) > int(underWay.head.NrElem))) {
-						t.Fatalf("answers are kept: %v; %d given, under way %+v", kept, len(want), underWay)
+					if kept := x.kept(); kept != (len(want) > 0 &&
+						(underWay == nil || len(want) > int(underWay.head.NrElem))) {
+						t.Fatalf("answers are kept: %v; %d given, under way %+v", kept, len(want),
+							underWay)
 					}
 				}
 				if x.q.failure != errBroken {
@@ -217,7 +226,10 @@ func TestBatchRefusals(t *testing.T) {
 func TestBatchOfImpossibleTags(t *testing.T) {
 	x := newBatch(t, 4, false)
 	hand := func(tag uint16) error {
-		buffer := func(n int32) *uring.CQE { return &uring.CQE{UserData: kindFetch, Res: n, Flags: 1<<1 | 1 | 1<<4} }
+		buffer := func(n int32) *uring.CQE {
+			return &uring.CQE{UserData: kindFetch, Res: n,
+				Flags: 1<<1 | 1 | 1<<4}
+		}
 		if err := x.tags.Reset(); err != nil {
 			t.Fatal(err)
 		}
@@ -244,7 +256,8 @@ func TestBatchOfImpossibleTags(t *testing.T) {
 
 func TestKnownBadBatchIO(t *testing.T) {
 	for release, bad := range map[string]bool{
-		"6.12.107": false, "6.19.9": false, "7.0": true, "7.3.4+deb13-cloud-amd64": true, "7.4": false, "8.0": false,
+		"6.12.107": false, "6.19.9": false, "7.0": true, "7.3.4+deb13-cloud-amd64": true,
+		"7.4": false, "8.0": false,
 	} {
 		v, err := ParseKernelVersion(release)
 		if err != nil {

@@ -8,8 +8,8 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// A Buffer names memory for one operation of a Queue: the data of a request, or a Memory. It is only as good as what it
-// names: that of a request until Queue.Done.
+// A Buffer names memory for one operation of a Queue: the data of a request, or a Memory.
+// It is only as good as what it names: that of a request until Queue.Done.
 type Buffer struct {
 	addr  uint64 // an address, or with zero copy an offset in the registered buffer
 	index uint16 // of the registered buffer
@@ -23,13 +23,14 @@ func (b Buffer) At(n uint32) Buffer {
 	return b
 }
 
-// pinnedMost is how much of each tag's buffer is registered with the ring where the data is copied, in bytes. The kernel
-// then does not have to look up and hold its pages for every operation, which costs a small one a good part of its time. They
-// stay in memory for as long as the queue lives, so it is not all of them.
+// pinnedMost is how much of each tag's buffer is registered with the ring where the data is
+// copied, in bytes. The kernel then does not have to look up and hold its pages for every
+// operation, which costs a small one a good part of its time. They stay in memory for as
+// long as the queue lives, so it is not all of them.
 const pinnedMost = 16 << 10
 
-// pinBuffers registers the start of each tag's buffer as buffer number tag. Where that is not allowed, for want of memory
-// that may be locked, requests do without.
+// pinBuffers registers the start of each tag's buffer as buffer number tag. Where that is
+// not allowed, for want of memory that may be locked, requests do without.
 func (q *Queue) pinBuffers() {
 	size := min(pinnedMost, q.maxIO)
 	if q.ring.RegisterBuffers(q.bufs, q.maxIO, size) == nil {
@@ -45,8 +46,8 @@ func (q *Queue) RequestBuffer(tag uint16) Buffer {
 	return Buffer{addr: q.bufAddr(tag), index: tag, fixed: q.pinned}
 }
 
-// RequestBytes is the data of the request tag, or nil with zero copy. For a write it holds what is to be written; for a
-// read it is to be filled before Done.
+// RequestBytes is the data of the request tag, or nil with zero copy. For a write it holds
+// what is to be written; for a read it is to be filled before Done.
 func (q *Queue) RequestBytes(tag uint16) []byte {
 	if q.zeroCopy {
 		return nil
@@ -59,8 +60,9 @@ func (q *Queue) bufAddr(tag uint16) uint64 {
 	return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(q.bufs)))) + uint64(tag)*uint64(q.maxIO)
 }
 
-// Memory is memory of a handler's own that the kernel can read and write at any time: outside of the Go heap and
-// page-aligned. It belongs to its queue and is gone when the queue has ended.
+// Memory is memory of a handler's own that the kernel can read and write at any time:
+// outside of the Go heap and page-aligned. It belongs to its queue and is gone when the
+// queue has ended.
 type Memory struct{ bytes []byte }
 
 // Bytes is the memory itself.

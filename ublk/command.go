@@ -27,14 +27,16 @@ type command struct {
 }
 
 const (
-	// How long a cancelled command may take to end. One that does not is in a wait that cannot be interrupted.
+	// How long a cancelled command may take to end. One that does not is in a wait that
+	// cannot be interrupted.
 	cancelGrace = 2 * time.Second
 	// How often a wait looks at a context without a deadline of its own making.
 	contextPoll = 100 * time.Millisecond
 )
 
-// command sends one command on a ring that has no other, and waits for its answer, with a deadline. Commands are rare, and
-// a ring each means that one that the kernel holds up for ever holds up nothing else.
+// command sends one command on a ring that has no other, and waits for its answer, with a
+// deadline. Commands are rare, and a ring each means that one that the kernel holds up for
+// ever holds up nothing else.
 func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	fail := func(errno syscall.Errno) (int32, error) {
 		return 0, &CommandError{Op: cmd.name, ID: cmd.id, Errno: errno}
@@ -85,12 +87,14 @@ func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 }
 
 // send submits a command and waits for its answer; if none comes in time it is cancelled.
-func (r *commandRing) send(ctx context.Context, file *os.File, cmd command, deadline time.Time) (res int32, answered bool, err error) {
+func (r *commandRing) send(ctx context.Context, file *os.File, cmd command,
+	deadline time.Time) (res int32, answered bool, err error) {
 	copy(r.mem, cmd.buf)
 	id := r.next()
 	s := r.ring.SQE()
 	payload := (*uapi.CtrlCmd)(uring.Command(s, int(file.Fd()), false, cmd.op))
-	*payload = uapi.CtrlCmd{DevID: uint32(cmd.id), QueueID: uapi.QueueIDNone, Data: cmd.data, DevPathLen: uint16(cmd.path)}
+	*payload = uapi.CtrlCmd{DevID: uint32(cmd.id), QueueID: uapi.QueueIDNone, Data: cmd.data,
+		DevPathLen: uint16(cmd.path)}
 	if len(cmd.buf) > 0 {
 		payload.Len = uint16(len(cmd.buf))
 		payload.Addr = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(r.mem))))
@@ -140,7 +144,8 @@ func (c *Control) sweep() {
 }
 
 // await submits what is queued and waits for the answer to the command with this user data.
-func await(ctx context.Context, ring *uring.Ring, id uint64, deadline time.Time) (res int32, answered bool, err error) {
+func await(ctx context.Context, ring *uring.Ring, id uint64, deadline time.Time) (res int32,
+	answered bool, err error) {
 	for {
 		var cqes [2]uring.CQE
 		for _, e := range cqes[:ring.Reap(cqes[:])] {

@@ -36,11 +36,14 @@ type Config struct {
 	ID     int // AnyID, or the number N of /dev/ublkbN; note that zero asks for /dev/ublkb0
 	Queues int // hardware queues, 1 to MaxQueues; 0 is 1. The kernel may give fewer
 	Depth  int // requests in flight per queue, 1 to MaxDepth; 0 is DefaultDepth
-	MaxIO  int // largest read or write in bytes, a multiple of the page size up to MaxIOBytes; 0 is DefaultMaxIO
+	// largest read or write in bytes, a multiple of the page size up to MaxIOBytes; 0 is
+	// DefaultMaxIO
+	MaxIO int
 
 	ZeroCopy Choice // zero copy with automatic buffer registration, Linux 6.16
-	// BatchIO exchanges many requests with one command, Linux 7.0. It needs a depth of 2 or more. Auto is Never: up to Linux 7.3 it
-	// is no safer than KnownBadBatchIO says, and such a device cannot be quiesced.
+	// BatchIO exchanges many requests with one command, Linux 7.0. It needs a depth of 2 or
+	// more. Auto is Never: up to Linux 7.3 it is no safer than KnownBadBatchIO says, and
+	// such a device cannot be quiesced.
 	BatchIO  Choice
 	Recovery Choice // user recovery with reissue: the device outlives its server, Linux 6.1
 	// NoPartScan keeps the kernel from looking for partitions when the device starts, Linux 7.0.
@@ -54,7 +57,8 @@ type Config struct {
 // autoBatchIO is what Auto means for Config.BatchIO.
 const autoBatchIO = Never
 
-// minBatchDepth: the kernel's own queue of a batch is refused if it has room for less (kfifo_alloc in lib/kfifo.c).
+// minBatchDepth: the kernel's own queue of a batch is refused if it has room for less
+// (kfifo_alloc in lib/kfifo.c).
 const minBatchDepth = 2
 
 func (c *Config) setDefaults() {
@@ -78,9 +82,11 @@ func (c *Config) validate() error {
 	case c.Depth < 1 || c.Depth > MaxDepth:
 		return fmt.Errorf("ublk: queue depth %d: must be 1 to %d", c.Depth, MaxDepth)
 	case c.BatchIO == Require && c.Depth < minBatchDepth:
-		return fmt.Errorf("ublk: queue depth %d: batch I/O needs at least %d", c.Depth, minBatchDepth)
+		return fmt.Errorf("ublk: queue depth %d: batch I/O needs at least %d", c.Depth,
+			minBatchDepth)
 	case c.MaxIO < pageSize || c.MaxIO > MaxIOBytes || c.MaxIO%pageSize != 0:
-		return fmt.Errorf("ublk: largest request of %d bytes: must be a multiple of %d up to %d", c.MaxIO, pageSize, MaxIOBytes)
+		return fmt.Errorf("ublk: largest request of %d bytes: must be a multiple of %d up to %d",
+			c.MaxIO, pageSize, MaxIOBytes)
 	}
 	return c.Params.validate()
 }
@@ -129,8 +135,9 @@ func (c *Config) features(have Features) (Features, error) {
 	}
 	// Resizing costs nothing to have.
 	flags |= have & (FeatureUpdateSize)
-	// A device with batch I/O must not be quiesced: up to Linux 7.3 at least its requests fail then, until the next server
-	// is there (ublk_batch_cancel_queue in drivers/block/ublk_drv.c sets force_abort). Without the feature nobody can.
+	// A device with batch I/O must not be quiesced: up to Linux 7.3 at least its requests
+	// fail then, until the next server is there (ublk_batch_cancel_queue in
+	// drivers/block/ublk_drv.c sets force_abort). Without the feature nobody can.
 	if flags.Has(FeatureRecovery) && !flags.Has(FeatureBatchIO) {
 		flags |= have & FeatureQuiesce
 	}

@@ -33,8 +33,9 @@ func (h *crossingsHandler) EndBatch() time.Duration {
 	return h.Handler.EndBatch()
 }
 
-// One request at a time costs one entry into the kernel, which commits it and waits for the next, and one more if it takes an operation that the disk must first carry
-// out. A third is left for the signals of the runtime and the visits to its scheduler.
+// One request at a time costs one entry into the kernel, which commits it and waits for the
+// next, and one more if it takes an operation that the disk must first carry out. A third
+// is left for the signals of the runtime and the visits to its scheduler.
 func TestEntriesIntoTheKernel(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
@@ -48,7 +49,8 @@ func TestEntriesIntoTheKernel(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				target := &crossings{Target: c.target}
-				s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+				s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero,
+					BatchIO: m.batch, Params: r.Params()}, m.options())
 				f := openDirect(t, s.Info().BlockPath())
 				defer f.Close()
 				fd, buf := int(f.Fd()), aligned(t, 4096)

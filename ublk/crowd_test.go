@@ -10,8 +10,8 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// crowdTarget answers a write with more completions than the ring has room for, and takes its time until told that the next
-// request is on its way.
+// crowdTarget answers a write with more completions than the ring has room for, and takes
+// its time until told that the next request is on its way.
 type crowdTarget struct {
 	ublktest.Null
 	file    *os.File
@@ -69,7 +69,8 @@ func (h *crowdHandler) Complete(_ uint64, res int32) {
 
 func (h *crowdHandler) Close() { h.t.rearmed.Store(int64(h.q.Rearmings())) }
 
-// A request that comes while completions overflow is not lost: with batch I/O the kernel takes it back, and gives it again.
+// A request that comes while completions overflow is not lost: with batch I/O the kernel
+// takes it back, and gives it again.
 func TestRequestWhileTheRingIsFull(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		// Reads of it are carried out at once, and so all complete before anybody looks.
@@ -79,7 +80,8 @@ func TestRequestWhileTheRingIsFull(t *testing.T) {
 		}
 		defer file.Close()
 		target := &crowdTarget{file: file, crowded: make(chan struct{}), goOn: make(chan struct{})}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, Depth: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, m.options())
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, Depth: 2, ZeroCopy: m.zero,
+			BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		buf, other := aligned(t, 4096), aligned(t, 4096)
 		results := make(chan error, 2)

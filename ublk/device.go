@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A Device is a ublk device that this process made or took over, to be served by it with Run. It stays in the kernel
-// until Delete, whatever becomes of the process.
+// A Device is a ublk device that this process made or took over, to be served by it with
+// Run. It stays in the kernel until Delete, whatever becomes of the process.
 type Device struct {
 	ctl     *Control
 	info    DeviceInfo
@@ -29,9 +29,9 @@ type Device struct {
 	queues []*Queue // while they run
 }
 
-// Create makes a device with ADD_DEV, checks what the kernel made of it and sets its parameters. The device is not live
-// before Run. If the kernel lacks what cfg requires, the error is an *UnsupportedFeatureError and no device is left
-// behind.
+// Create makes a device with ADD_DEV, checks what the kernel made of it and sets its
+// parameters. The device is not live before Run. If the kernel lacks what cfg requires, the
+// error is an *UnsupportedFeatureError and no device is left behind.
 func Create(ctx context.Context, ctl *Control, cfg Config) (*Device, error) {
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
@@ -45,7 +45,8 @@ func Create(ctx context.Context, ctl *Control, cfg Config) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := ctl.Add(ctx, DeviceInfo{ID: cfg.ID, Queues: cfg.Queues, Depth: cfg.Depth, MaxIO: cfg.MaxIO, Features: flags, Tag: cfg.Tag})
+	info, err := ctl.Add(ctx, DeviceInfo{ID: cfg.ID, Queues: cfg.Queues, Depth: cfg.Depth,
+		MaxIO: cfg.MaxIO, Features: flags, Tag: cfg.Tag})
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +63,8 @@ func newDevice(ctl *Control, info DeviceInfo) *Device {
 	return &Device{ctl: ctl, info: info, ready: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// configure checks what ADD_DEV gave back, for the kernel drops what it does not know without a word.
+// configure checks what ADD_DEV gave back, for the kernel drops what it does not know
+// without a word.
 func (d *Device) configure(ctx context.Context, cfg Config, flags Features) error {
 	if err := d.info.Features.Require(flags); err != nil {
 		return err
@@ -72,8 +74,10 @@ func (d *Device) configure(ctx context.Context, cfg Config, flags Features) erro
 	if odd := d.info.Features &^ flags & changesData; odd != 0 {
 		return fmt.Errorf("ublk: the kernel turned on what was not asked for: %v", odd)
 	}
-	if d.info.Depth != cfg.Depth || d.info.Queues < 1 || d.info.Queues > cfg.Queues || d.info.MaxIO > cfg.MaxIO {
-		return fmt.Errorf("ublk: asked for %d queues of depth %d and requests of %d bytes, and got %d of %d and %d",
+	if d.info.Depth != cfg.Depth || d.info.Queues < 1 || d.info.Queues > cfg.Queues ||
+		d.info.MaxIO > cfg.MaxIO {
+		return fmt.Errorf("ublk: asked for %d queues of depth %d and requests of %d bytes, and "+
+			"got %d of %d and %d",
 			cfg.Queues, cfg.Depth, cfg.MaxIO, d.info.Queues, d.info.Depth, d.info.MaxIO)
 	}
 	if err := d.ctl.SetParams(ctx, d.info.ID, cfg.Params, d.info.MaxIO); err != nil {
@@ -87,12 +91,15 @@ func (d *Device) configure(ctx context.Context, cfg Config, flags Features) erro
 // recoverPoll is how often a recovery that is refused as busy is asked for again.
 const recoverPoll = time.Millisecond
 
-// Recover takes over a device whose server died, or left it. As long as the kernel says that the old server is not gone
-// (on Linux 6.12, for 30 seconds if every tag was in its hands) it is asked again, until the context's deadline or
-// DefaultTimeout; then the error is ErrBusy. The device keeps the features, queues, depth and parameters that it was
-// made with: see Info and Params. Requests that the old server had not answered come again once Run has it live.
+// Recover takes over a device whose server died, or left it. As long as the kernel says
+// that the old server is not gone (on Linux 6.12, for 30 seconds if every tag was in its
+// hands) it is asked again, until the context's deadline or DefaultTimeout; then the error
+// is ErrBusy. The device keeps the features, queues, depth and parameters that it was made
+// with: see Info and Params. Requests that the old server had not answered come again once
+// Run has it live.
 //
-// A caller whose new server must not meet the old one's last I/O makes sure of that before this call.
+// A caller whose new server must not meet the old one's last I/O makes sure of that before
+// this call.
 func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 	info, err := ctl.Info(ctx, id)
 	if err != nil {
@@ -129,7 +136,8 @@ func servable(info DeviceInfo) error {
 		odd |= FeatureZeroCopy
 	}
 	if odd != 0 {
-		return fmt.Errorf("ublk: device %d was made for another server, which used: %v", info.ID, odd)
+		return fmt.Errorf("ublk: device %d was made for another server, which used: %v", info.ID,
+			odd)
 	}
 	return nil
 }
@@ -154,8 +162,8 @@ func startRecovery(ctx context.Context, ctl *Control, info DeviceInfo) error {
 		case errors.Is(err, ErrBusy):
 			busy = err
 		case busy != nil && errors.Is(err, context.DeadlineExceeded):
-			// The deadline cut a command short, perhaps a moment before the context knows of it. That
-			// the device was busy all the time says more.
+			// The deadline cut a command short, perhaps a moment before the context knows
+			// of it. That the device was busy all the time says more.
 			return fmt.Errorf("%w; %w", busy, context.DeadlineExceeded)
 		default:
 			return err
@@ -186,9 +194,10 @@ func (d *Device) Wakeup() {
 	}
 }
 
-// Stop stops a served device in order: STOP_DEV first, which waits until every request is answered; then the queues
-// drain what their handlers have under way and end. It returns when Run has given everything back, or with an error
-// at the context's deadline (or DefaultTimeout); it can be called again then. A device that Run was not called for is
+// Stop stops a served device in order: STOP_DEV first, which waits until every request is
+// answered; then the queues drain what their handlers have under way and end. It returns
+// when Run has given everything back, or with an error at the context's deadline (or
+// DefaultTimeout); it can be called again then. A device that Run was not called for is
 // stopped as well.
 func (d *Device) Stop(ctx context.Context) error {
 	d.stopping.Store(true)
@@ -199,9 +208,10 @@ func (d *Device) Stop(ctx context.Context) error {
 	return d.wait(ctx)
 }
 
-// Leave ends Run and leaves the device to another server, with Recover: requests that are not answered stay with the
-// kernel and come to that server. Operations that handlers have under way are waited for, without time limit. A device
-// without user recovery fails its requests after Leave.
+// Leave ends Run and leaves the device to another server, with Recover: requests that are
+// not answered stay with the kernel and come to that server. Operations that handlers have
+// under way are waited for, without time limit. A device without user recovery fails its
+// requests after Leave.
 func (d *Device) Leave(ctx context.Context) error {
 	d.leaving.Store(true)
 	d.Wakeup()
@@ -222,7 +232,8 @@ func (d *Device) wait(ctx context.Context) error {
 	case <-d.ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("ublk: device %d: its queues have not ended: %w; %w", d.info.ID, ErrTimeout, ctx.Err())
+		return fmt.Errorf("ublk: device %d: its queues have not ended: %w; %w", d.info.ID,
+			ErrTimeout, ctx.Err())
 	}
 }
 

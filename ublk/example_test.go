@@ -32,7 +32,8 @@ func serveMemory(ctx context.Context, size int64) error {
 		return err
 	}
 	defer target.Close()
-	dev, err := ublk.Create(ctx, ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Params: target.Params()})
+	dev, err := ublk.Create(ctx, ctl, ublk.Config{ID: ublk.AnyID, Queues: 2,
+		Params: target.Params()})
 	if err != nil {
 		return err
 	}

@@ -8,9 +8,10 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// An exchange is how the tags of a queue come from the kernel and go back to it: with a command for each (tagCommands),
-// or for many at once (batchCommands). It keeps Queue.alive and reports what comes to Queue.arrived and
-// Queue.requestsEnd. All of it is on the queue's thread.
+// An exchange is how the tags of a queue come from the kernel and go back to it: with a
+// command for each (tagCommands), or for many at once (batchCommands). It keeps Queue.alive
+// and reports what comes to Queue.arrived and Queue.requestsEnd. All of it is on the
+// queue's thread.
 type exchange interface {
 	// setup gets what it needs, once the ring is ready.
 	setup() error
@@ -18,16 +19,18 @@ type exchange interface {
 	begin()
 	// answer gives a tag back with the result of its request. It may be kept until flush.
 	answer(tag uint16, res int32)
-	// flush queues what answer has kept. It is called before every entry into the kernel that waits.
+	// flush queues what answer has kept. It is called before every entry into the kernel
+	// that waits.
 	flush()
 	// kept reports whether answers wait for another flush.
 	kept() bool
 	// completed takes a completion of one of its commands.
 	completed(c *uring.CQE)
-	// leave is flush for the last time, when no completion is looked at any more and all that was queued is submitted.
+	// leave is flush for the last time, when no completion is looked at any more and all
+	// that was queued is submitted.
 	leave()
-	// end is the last call on the thread, however the queue has ended: nothing that requests bring may reach the memory of
-	// the process any more.
+	// end is the last call on the thread, however the queue has ended: nothing that
+	// requests bring may reach the memory of the process any more.
 	end() error
 	// release gives back what setup got, when the ring is closed.
 	release() error
@@ -53,7 +56,10 @@ func (x *tagCommands) begin() {
 	}
 }
 
-func (x *tagCommands) answer(tag uint16, res int32) { x.command(uapi.IOCommitAndFetchReq, tag, res) }
+func (x *tagCommands) answer(tag uint16, res int32) {
+	x.command(uapi.IOCommitAndFetchReq, tag,
+		res)
+}
 
 func (x *tagCommands) flush()         {}
 func (x *tagCommands) kept() bool     { return false }
@@ -68,7 +74,8 @@ func (x *tagCommands) command(op uint32, tag uint16, res int32) {
 	p := (*uapi.IOCmd)(uring.Command(s, charIndex, true, op))
 	p.QID, p.Tag, p.Result = uint16(q.id), tag, res
 	if q.zeroCopy {
-		// If the kernel cannot register the buffer it says so with the request, instead of failing it.
+		// If the kernel cannot register the buffer it says so with the request, instead of
+		// failing it.
 		s.Addr = uapi.AutoBufReg{Index: tag, Flags: uapi.AutoBufRegFallback}.SQEAddr()
 	} else {
 		p.Addr = q.bufAddr(tag)
@@ -86,6 +93,7 @@ func (x *tagCommands) completed(c *uring.CQE) {
 		q.alive--
 		q.requestsEnd()
 	default:
-		q.fail(fmt.Errorf("the kernel refused a command for tag %d: %w", tag, syscall.Errno(-c.Res)))
+		q.fail(fmt.Errorf("the kernel refused a command for tag %d: %w", tag,
+			syscall.Errno(-c.Res)))
 	}
 }

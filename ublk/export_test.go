@@ -1,10 +1,11 @@
 package ublk
 
-// FetchMissing lets tests leave a device as a server does that dies while it fetches: from so many queues as it is told
-// that the device has.
+// FetchMissing lets tests leave a device as a server does that dies while it fetches: from
+// so many queues as it is told that the device has.
 var FetchMissing = fetchMissing
 
-// Rearmings is how often a queue with batch I/O had to ask for requests again because the ring was full.
+// Rearmings is how often a queue with batch I/O had to ask for requests again because the
+// ring was full.
 func (q *Queue) Rearmings() int {
 	if x, ok := q.exchange.(*batchCommands); ok {
 		return x.rearmings

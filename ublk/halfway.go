@@ -14,16 +14,20 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// What is left of a recovery whose server died before all of its queues had fetched, and how it is made recoverable.
+// What is left of a recovery whose server died before all of its queues had fetched, and
+// how it is made recoverable.
 //
-// START_USER_RECOVERY forgets the threads of the dead server. Before Linux 6.16 it takes for granted that there is one for
-// each queue (ublk_ctrl_start_recovery and ublk_queue_reinit in drivers/block/ublk_drv.c of 6.12): if no queue has fetched
-// since the last recovery began it gives EINVAL, for ever, and if only some have it follows a null pointer, and the kernel
-// is lost. Neither can be told from outside, but a fetch tells: a queue that has a thread, however dead, refuses
-// everybody else's. So before a recovery begins, the queues that nobody has fetched from get a thread that does and ends.
+// START_USER_RECOVERY forgets the threads of the dead server. Before Linux 6.16 it takes
+// for granted that there is one for each queue (ublk_ctrl_start_recovery and
+// ublk_queue_reinit in drivers/block/ublk_drv.c of 6.12): if no queue has fetched since the
+// last recovery began it gives EINVAL, for ever, and if only some have it follows a null
+// pointer, and the kernel is lost. Neither can be told from outside, but a fetch tells: a
+// queue that has a thread, however dead, refuses everybody else's. So before a recovery
+// begins, the queues that nobody has fetched from get a thread that does and ends.
 
-// fetchMissing does that. It waits until the dead server has let go of the device, as long as the context allows: ErrBusy.
-// Requests are not lost by it, for none is handed out before END_USER_RECOVERY.
+// fetchMissing does that. It waits until the dead server has let go of the device, as long
+// as the context allows: ErrBusy. Requests are not lost by it, for none is handed out
+// before END_USER_RECOVERY.
 func fetchMissing(ctx context.Context, info DeviceInfo) error {
 	char, err := openReleased(ctx, info)
 	if err != nil {
@@ -36,10 +40,12 @@ func fetchMissing(ctx context.Context, info DeviceInfo) error {
 	go onOwnThread(func() {
 		tid = unix.Gettid()
 		result <- func() (err error) {
-			if ring, err = uring.New(uring.QueueRing, min(uring.MaxEntries, info.Depth)); err != nil {
+			if ring, err = uring.New(uring.QueueRing,
+				min(uring.MaxEntries, info.Depth)); err != nil {
 				return err
 			}
-			if err := errors.Join(ring.RegisterFiles(1), ring.SetFile(charIndex, int(char.Fd()))); err != nil {
+			if err := errors.Join(ring.RegisterFiles(1),
+				ring.SetFile(charIndex, int(char.Fd()))); err != nil {
 				return err
 			}
 			for queue := range info.Queues {
@@ -69,7 +75,8 @@ func openReleased(ctx context.Context, info DeviceInfo) (*os.File, error) {
 		case !errors.Is(err, unix.EBUSY):
 			return nil, fmt.Errorf("ublk: device %d: %w", info.ID, err)
 		case ctx.Err() != nil:
-			return nil, fmt.Errorf("ublk: device %d has a server: %w; %w", info.ID, ErrBusy, ctx.Err())
+			return nil, fmt.Errorf("ublk: device %d has a server: %w; %w", info.ID, ErrBusy,
+				ctx.Err())
 		}
 	}
 }

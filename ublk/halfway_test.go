@@ -9,8 +9,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// A server dies while it takes a device over: before it has fetched from any queue, from some or from all. The next one
-// must get the device, with every request.
+// A server dies while it takes a device over: before it has fetched from any queue, from
+// some or from all. The next one must get the device, with every request.
 func TestRecoveryCutShort(t *testing.T) {
 	ctl := control(t)
 	const size = 8 << 20
@@ -54,13 +54,14 @@ func TestRecoveryCutShort(t *testing.T) {
 	}
 }
 
-// A server fails while it takes a device over, some of its queues ready or none: the next one gets the device, with every
-// request.
+// A server fails while it takes a device over, some of its queues ready or none: the next
+// one gets the device, with every request.
 func TestRecoveryThatFails(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		ctl := control(t)
 		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 8, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 8,
+			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +85,8 @@ func TestRecoveryThatFails(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := half.Run(within(t), failingTarget{queue: queue, err: want}, ublk.RunOptions{}); !errors.Is(err, want) {
+			if err := half.Run(within(t), failingTarget{queue: queue, err: want},
+				ublk.RunOptions{}); !errors.Is(err, want) {
 				t.Fatalf("run: %v", err)
 			}
 		}

@@ -97,8 +97,9 @@ func (m mode) need(t testing.TB) {
 	}
 }
 
-// killable skips where the death of a server of this mode is the kernel's: when one with batch I/O dies with requests on their
-// way, Linux 7.0 to 7.3 copy to its memory in a thread that has none. That fails, except under user-mode Linux, which panics.
+// killable skips where the death of a server of this mode is the kernel's: when one with
+// batch I/O dies with requests on their way, Linux 7.0 to 7.3 copy to its memory in a
+// thread that has none. That fails, except under user-mode Linux, which panics.
 func (m mode) killable(t testing.TB) {
 	t.Helper()
 	if m.batch == ublk.Require && vmtest.UserMode() {
@@ -124,7 +125,8 @@ type served struct {
 	removed bool
 }
 
-// serve makes and runs a device, which is stopped and deleted when the test ends if it still is there.
+// serve makes and runs a device, which is stopped and deleted when the test ends if it
+// still is there.
 func serve(t testing.TB, target ublk.Target, cfg ublk.Config, opts ublk.RunOptions) *served {
 	t.Helper()
 	ctl := control(t)
@@ -138,7 +140,8 @@ func serve(t testing.TB, target ublk.Target, cfg ublk.Config, opts ublk.RunOptio
 }
 
 // run runs a device and waits until it is live.
-func run(t testing.TB, ctl *ublk.Control, dev *ublk.Device, target ublk.Target, opts ublk.RunOptions) *served {
+func run(t testing.TB, ctl *ublk.Control, dev *ublk.Device, target ublk.Target,
+	opts ublk.RunOptions) *served {
 	t.Helper()
 	s := &served{Device: dev, ctl: ctl, done: make(chan error, 1)}
 	go func() { s.done <- dev.Run(context.Background(), target, opts) }()
@@ -197,7 +200,8 @@ func openDirect(t testing.TB, path string) *os.File {
 // aligned is memory for direct I/O.
 func aligned(t testing.TB, n int) []byte {
 	t.Helper()
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +219,8 @@ func ram(t testing.TB, size int64) *ublktest.RAM {
 	return r
 }
 
-// exerciser writes and reads a device at random from several goroutines, each with a part of its own, and compares.
+// exerciser writes and reads a device at random from several goroutines, each with a part
+// of its own, and compares.
 type exerciser struct {
 	file    *os.File
 	part    int64
@@ -243,7 +248,8 @@ func newExerciser(t testing.TB, f *os.File, size int64, workers, block, maxIO in
 	e := &exerciser{file: f, part: size / int64(workers) / 4096 * 4096, maxIO: maxIO, block: block}
 	for i := range workers {
 		e.workers = append(e.workers, &worker{
-			base: int64(i) * e.part, model: make([]byte, e.part), buf: aligned(t, maxIO), rnd: rand.New(rand.NewPCG(seed, uint64(i))),
+			base: int64(i) * e.part, model: make([]byte, e.part), buf: aligned(t, maxIO),
+			rnd: rand.New(rand.NewPCG(seed, uint64(i))),
 		})
 	}
 	return e

@@ -28,9 +28,9 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) with %s", h.PID, h.Command, h.Path)
 }
 
-// Holders looks for those who hold a device: processes that have it, a partition of it or its server's end open, mounts
-// of any namespace that it may see, and block devices on top. It sees what it may see; the list can be empty though there
-// are some.
+// Holders looks for those who hold a device: processes that have it, a partition of it or
+// its server's end open, mounts of any namespace that it may see, and block devices on top.
+// It sees what it may see; the list can be empty though there are some.
 func Holders(id int) []Holder {
 	return holders(id, "/proc", "/sys/block")
 }
@@ -50,11 +50,13 @@ func holders(id int, proc, sysBlock string) []Holder {
 				continue
 			}
 			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-			found = append(found, Holder{PID: pid, Command: strings.TrimSpace(string(comm)), Path: path})
+			found = append(found, Holder{PID: pid, Command: strings.TrimSpace(string(comm)),
+				Path: path})
 			break
 		}
 	}
-	found = append(found, mountHolders(id, append([]string{filepath.Join(proc, "self")}, processes...))...)
+	found = append(found, mountHolders(id, append([]string{filepath.Join(proc, "self")},
+		processes...))...)
 	tops, _ := os.ReadDir(filepath.Join(sysBlock, fmt.Sprintf("ublkb%d", id), "holders"))
 	for _, t := range tops {
 		found = append(found, Holder{Path: "block device " + t.Name()})
@@ -62,7 +64,8 @@ func holders(id int, proc, sysBlock string) []Holder {
 	return found
 }
 
-// mountHolders looks for mounts in the mount namespaces of these processes, by their directories in /proc. A server's own has none.
+// mountHolders looks for mounts in the mount namespaces of these processes, by their
+// directories in /proc. A server's own has none.
 func mountHolders(id int, processes []string) []Holder {
 	var found []Holder
 	seen := map[string]bool{}
@@ -74,7 +77,8 @@ func mountHolders(id int, processes []string) []Holder {
 		seen[namespace] = true
 		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
 		for line := range strings.Lines(string(mounts)) {
-			// proc_pid_mountinfo(5): … mount point is field 5; after the separator come type and source.
+			// proc_pid_mountinfo(5): … mount point is field 5; after the separator come
+			// type and source.
 			head, tail, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
 			fields, rest := strings.Fields(head), strings.Fields(tail)
 			h := Holder{}
@@ -89,8 +93,8 @@ func mountHolders(id int, processes []string) []Holder {
 	return found
 }
 
-// belongsTo reports whether path is one of the nodes of a device: /dev/ublkbN, /dev/ublkbNpM or /dev/ublkcN, perhaps
-// deleted already.
+// belongsTo reports whether path is one of the nodes of a device: /dev/ublkbN,
+// /dev/ublkbNpM or /dev/ublkcN, perhaps deleted already.
 func belongsTo(path string, id int) bool {
 	path = strings.TrimSuffix(path, " (deleted)")
 	name, ok := strings.CutPrefix(path, "/dev/ublk")
@@ -108,11 +112,13 @@ func belongsTo(path string, id int) bool {
 	return err == nil && n == id
 }
 
-// Served reports whether anybody has the server's end of a device: a server that lives, wherever it runs, one that is
-// coming, or one that died whose last I/O has not ended. The kernel gives that end to one at a time, so it is asked by
-// trying, for a second: it lets go of it a little later than whoever had it, which may be one who asked. That works for
-// servers of other pid namespaces too, which show nowhere else. An error says that it could not be found out, for example
-// because the node is not in this mount namespace; ErrNotFound, that there is no such device.
+// Served reports whether anybody has the server's end of a device: a server that lives,
+// wherever it runs, one that is coming, or one that died whose last I/O has not ended. The
+// kernel gives that end to one at a time, so it is asked by trying, for a second: it lets
+// go of it a little later than whoever had it, which may be one who asked. That works for
+// servers of other pid namespaces too, which show nowhere else. An error says that it could
+// not be found out, for example because the node is not in this mount namespace;
+// ErrNotFound, that there is no such device.
 func Served(ctx context.Context, id int) (bool, error) {
 	for deadline := time.Now().Add(servedWait); ; {
 		fd, err := unix.Open(charPath(id), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -123,7 +129,8 @@ func Served(ctx context.Context, id int) (bool, error) {
 			return true, nil
 		case err == unix.EBUSY:
 		default:
-			if _, statErr := os.Stat(filepath.Join(sysClassDir, fmt.Sprintf("%s%d", charPrefix, id))); os.IsNotExist(statErr) {
+			if _, statErr := os.Stat(filepath.Join(sysClassDir, fmt.Sprintf("%s%d", charPrefix,
+				id))); os.IsNotExist(statErr) {
 				return false, fmt.Errorf("ublk: device %d: %w", id, ErrNotFound)
 			}
 			return false, &os.PathError{Op: "open", Path: charPath(id), Err: err}

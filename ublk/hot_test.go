@@ -14,7 +14,8 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// fanTarget carries out each request as one operation per sector: more at once than the ring has room for.
+// fanTarget carries out each request as one operation per sector: more at once than the
+// ring has room for.
 type fanTarget struct{ ram *ublktest.RAM }
 
 type fanHandler struct {
@@ -29,7 +30,8 @@ func (f fanTarget) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 		return nil, err
 	}
 	n := q.Depth()
-	return &fanHandler{q: q, left: make([]int, n), res: make([]int32, n), size: make([]int32, n)}, nil
+	return &fanHandler{q: q, left: make([]int, n), res: make([]int32, n), size: make([]int32, n)},
+		nil
 }
 
 func (h *fanHandler) Request(r ublk.Request) {
@@ -71,7 +73,8 @@ func TestMoreOperationsThanTheRingHolds(t *testing.T) {
 		r := ram(t, 8<<20)
 		p := r.Params()
 		p.Discard = nil
-		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, m.options())
+		s := serve(t, fanTarget{r}, ublk.Config{ID: ublk.AnyID, Depth: 4, MaxIO: 512 << 10,
+			ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		e := newExerciser(t, f, r.Size(), 4, 512, 512<<10)
@@ -101,12 +104,13 @@ func ioLoop(tb testing.TB, fd int, buf []byte, n int) {
 	}
 }
 
-// The queue's loop allocates nothing: the whole process, with client and server in it, makes next to no allocations
-// over thousands of requests.
+// The queue's loop allocates nothing: the whole process, with client and server in it,
+// makes next to no allocations over thousands of requests.
 func TestServingDoesNotAllocate(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		defer f.Close()
 		fd, buf := int(f.Fd()), aligned(t, 4096)
@@ -153,7 +157,8 @@ func TestCollectionsUnderLoad(t *testing.T) {
 	}
 }
 
-// BenchmarkServe is a read or write of 4 KiB at depth one through a device; allocations are those of client and server.
+// BenchmarkServe is a read or write of 4 KiB at depth one through a device; allocations are
+// those of client and server.
 func BenchmarkServe(b *testing.B) {
 	for _, target := range []struct {
 		name string
@@ -166,7 +171,8 @@ func BenchmarkServe(b *testing.B) {
 			b.Run(target.name+"/"+m.name, func(b *testing.B) {
 				m.need(b)
 				s := serve(b, target.make(b), ublk.Config{
-					ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20},
+					ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+					Params: ublk.Params{Size: 1 << 20},
 				}, m.options())
 				f := openDirect(b, s.Info().BlockPath())
 				defer f.Close()

@@ -43,8 +43,9 @@ type DeviceInfo struct {
 	Features Features
 	OwnerUID uint32
 	OwnerGID uint32
-	// Tag is the server's own: what Config.Tag was when the device was made. The kernel keeps it for as long as the
-	// device exists and makes nothing of it (ublksrv_flags in the header).
+	// Tag is the server's own: what Config.Tag was when the device was made. The kernel
+	// keeps it for as long as the device exists and makes nothing of it (ublksrv_flags in
+	// the header).
 	Tag uint64
 }
 
@@ -69,7 +70,9 @@ func (i DeviceInfo) Recoverable() bool {
 
 func decodeInfo(k *uapi.CtrlDevInfo) DeviceInfo {
 	return DeviceInfo{
-		ID: int(int32(k.DevID)), Queues: int(k.NrHWQueues), Depth: int(k.QueueDepth), MaxIO: int(k.MaxIOBufBytes),
-		State: State(k.State), PID: int(k.PID), Features: Features(k.Flags), OwnerUID: k.OwnerUID, OwnerGID: k.OwnerGID, Tag: k.ServerFlags,
+		ID: int(int32(k.DevID)), Queues: int(k.NrHWQueues), Depth: int(k.QueueDepth),
+		MaxIO: int(k.MaxIOBufBytes),
+		State: State(k.State), PID: int(k.PID), Features: Features(k.Flags), OwnerUID: k.OwnerUID,
+		OwnerGID: k.OwnerGID, Tag: k.ServerFlags,
 	}
 }

@@ -26,7 +26,8 @@ func (v KernelVersion) Compare(w KernelVersion) int {
 // AtLeast reports whether v is w or later.
 func (v KernelVersion) AtLeast(w KernelVersion) bool { return v.Compare(w) >= 0 }
 
-// ParseKernelVersion reads the release that uname gives, for example "6.12.107+deb13-cloud-amd64" or "7.3-rc2".
+// ParseKernelVersion reads the release that uname gives, for example
+// "6.12.107+deb13-cloud-amd64" or "7.3-rc2".
 func ParseKernelVersion(release string) (KernelVersion, error) {
 	var v KernelVersion
 	if n, _ := fmt.Sscanf(release, "%d.%d.%d", &v.Major, &v.Minor, &v.Patch); n < 2 {
@@ -35,7 +36,8 @@ func ParseKernelVersion(release string) (KernelVersion, error) {
 	return v, nil
 }
 
-// RunningKernel is the version of the kernel that runs. Distributions count the third number in their own way.
+// RunningKernel is the version of the kernel that runs. Distributions count the third
+// number in their own way.
 func RunningKernel() (KernelVersion, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -77,20 +79,23 @@ var badKernels = []BadKernel{
 		Advice:  "use another kernel",
 	},
 	{
-		First:   KernelVersion{6, 0, 0},
-		Last:    KernelVersion{6, 14, 999}, // everything before 6.15
-		Problem: "CVE-2025-37906: cancelling a command can race with its delivery, unless the distribution has fixed it",
-		Advice:  "look whether your distribution's kernel has the fix",
+		First: KernelVersion{6, 0, 0},
+		Last:  KernelVersion{6, 14, 999}, // everything before 6.15
+		Problem: "CVE-2025-37906: cancelling a command can race with its delivery, unless the " +
+			"distribution has fixed it",
+		Advice: "look whether your distribution's kernel has the fix",
 	},
 }
 
-// badBatchIO is what speaks against batch I/O: the source of 7.3.4 was read, and the first was seen there. A later version of
-// ublk_batch_tw_cb in drivers/block/ublk_drv.c looks whether it is cancelled.
+// badBatchIO is what speaks against batch I/O: the source of 7.3.4 was read, and the first
+// was seen there. A later version of ublk_batch_tw_cb in drivers/block/ublk_drv.c looks
+// whether it is cancelled.
 var badBatchIO = BadKernel{
-	First:   KernelVersion{7, 0, 0},
-	Last:    KernelVersion{7, 3, 999},
-	Problem: "when a server with batch I/O is killed, the kernel may copy requests to where its memory was, in a thread that has none",
-	Advice:  "leave batch I/O off",
+	First: KernelVersion{7, 0, 0},
+	Last:  KernelVersion{7, 3, 999},
+	Problem: "when a server with batch I/O is killed, the kernel may copy requests to where its " +
+		"memory was, in a thread that has none",
+	Advice: "leave batch I/O off",
 }
 
 // KnownBadBatchIO returns what is known against batch I/O (Config.BatchIO) on v, if anything is.

@@ -13,12 +13,12 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// start runs the queue on a thread that is made for it and ends with it, and returns when both have ended. It says on
-// fetched, once, that the kernel has all tags, or why not.
+// start runs the queue on a thread that is made for it and ends with it, and returns when
+// both have ended. It says on fetched, once, that the kernel has all tags, or why not.
 //
-// The ring is closed only after the thread is gone. Linux 6.12 would otherwise let a request that is on its way
-// to the queue reach a thread that no longer looks, and wait for it for ever (seen): it tells by the thread's exit that nobody
-// is there.
+// The ring is closed only after the thread is gone. Linux 6.12 would otherwise let a
+// request that is on its way to the queue reach a thread that no longer looks, and wait for
+// it for ever (seen): it tells by the thread's exit that nobody is there.
 func (q *Queue) start(target Target, fetched chan<- error) error {
 	result := make(chan error, 1)
 	var tid int
@@ -121,19 +121,22 @@ func (q *Queue) loop() error {
 	}
 }
 
-// done reports whether nothing is left to wait for: the device is being left to another server, or the kernel has begun
-// to end tags and has an answer to every request, and no operation is under way.
+// done reports whether nothing is left to wait for: the device is being left to another
+// server, or the kernel has begun to end tags and has an answer to every request, and no
+// operation is under way.
 //
-// Not every tag need come to its end. STOP_DEV cancels the commands when the disk is gone, and so each of them.
-// QUIESCE_DEV cancels those that wait at the time (ublk_cancel_dev in drivers/block/ublk_drv.c): a tag that is answered after that
-// is fetched again, and nothing ever becomes of that command. What it has in common with STOP_DEV is that no request
-// comes after the first end; one that was on its way, and is not seen here any more, is the next server's, as after
-// a crash.
+// Not every tag need come to its end. STOP_DEV cancels the commands when the disk is gone,
+// and so each of them. QUIESCE_DEV cancels those that wait at the time (ublk_cancel_dev in
+// drivers/block/ublk_drv.c): a tag that is answered after that is fetched again, and
+// nothing ever becomes of that command. What it has in common with STOP_DEV is that no
+// request comes after the first end; one that was on its way, and is not seen here any
+// more, is the next server's, as after a crash.
 func (q *Queue) done() bool {
 	return q.inflight == 0 && (q.dev.leaving.Load() || q.ending && q.owned == 0)
 }
 
-// reap hands over all completions that are there. Since the kernel adds to them only when it is entered, this ends.
+// reap hands over all completions that are there. Since the kernel adds to them only when
+// it is entered, this ends.
 func (q *Queue) reap() {
 	for {
 		n := q.ring.Reap(q.cqes[:])
@@ -169,11 +172,13 @@ func (q *Queue) dispatch(c *uring.CQE) {
 	}
 }
 
-// Done answers a request. res is 0 or the length for success, or a negative errno, which fails the whole request. For a
-// read or write, 0 is not success: it takes the whole length (Request.Length). A short answer would be taken for success
-// by the kernel and is refused: EIO is given instead, and counted.
+// Done answers a request. res is 0 or the length for success, or a negative errno, which
+// fails the whole request. For a read or write, 0 is not success: it takes the whole length
+// (Request.Length). A short answer would be taken for success by the kernel and is refused:
+// EIO is given instead, and counted.
 //
-// The tag and its buffer belong to the kernel from here on; operations on the buffer must have been completed.
+// The tag and its buffer belong to the kernel from here on; operations on the buffer must
+// have been completed.
 func (q *Queue) Done(tag uint16, res int32) {
 	t := &q.tags[tag]
 	if !t.owned {
@@ -211,7 +216,8 @@ func (q *Queue) bufferCommand(op uint32, tag uint16, kind uint64) {
 
 // descriptor is where the kernel describes the request of a tag.
 func (q *Queue) descriptor(tag uint16) *uapi.IODesc {
-	return (*uapi.IODesc)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(q.descMap)), uintptr(tag)*unsafe.Sizeof(uapi.IODesc{})))
+	return (*uapi.IODesc)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(q.descMap)),
+		uintptr(tag)*unsafe.Sizeof(uapi.IODesc{})))
 }
 
 // requestsEnd notes that the kernel has ended a tag, or all of them.
@@ -276,7 +282,8 @@ func (q *Queue) handOver(tag uint16) {
 // armWake begins a read of the eventfd.
 func (q *Queue) armWake() {
 	s := q.entry()
-	uring.ReadFD(s, int(q.wakeFile.Fd()), uint64(uintptr(unsafe.Pointer(unsafe.SliceData(q.wakeWord)))), 8)
+	uring.ReadFD(s, int(q.wakeFile.Fd()),
+		uint64(uintptr(unsafe.Pointer(unsafe.SliceData(q.wakeWord)))), 8)
 	s.UserData = kindWake
 	q.wakeArmed = true
 }

@@ -40,7 +40,8 @@ func openFiles() []string {
 	return files
 }
 
-// leftovers says which devices and descriptors the tests left. Rings are closed by the kernel in the background.
+// leftovers says which devices and descriptors the tests left. Rings are closed by the
+// kernel in the background.
 func leftovers(before []string) error {
 	if ctl, err := ublk.OpenControl(); err == nil {
 		infos, err := ctl.List(context.Background())
@@ -60,7 +61,8 @@ func leftovers(before []string) error {
 		// The runtime's own poller opens descriptors late.
 		extra := 0
 		for _, f := range after {
-			if f == "anon_inode:[eventpoll]" || f == "anon_inode:[eventfd]" || f == "anon_inode:[pidfd]" {
+			if f == "anon_inode:[eventpoll]" || f == "anon_inode:[eventfd]" ||
+				f == "anon_inode:[pidfd]" {
 				extra++
 			}
 		}

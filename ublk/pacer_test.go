@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A queue whose waits are of one length yields before the runtime's 10 ms are over, and not much more often than it
-// must.
+// A queue whose waits are of one length yields before the runtime's 10 ms are over, and not
+// much more often than it must.
 func TestPacerYieldsInTime(t *testing.T) {
 	const forcePreempt = 10 * time.Millisecond
 	rapid.Check(t, func(t *rapid.T) {
@@ -24,7 +24,8 @@ func TestPacerYieldsInTime(t *testing.T) {
 			if p.skip() || !p.due(now, maxStride) {
 				continue
 			}
-			if gap := now - last; n > 1 && (gap >= forcePreempt || gap+2*max(wait, lookEvery) < yieldWithin) {
+			if gap := now - last; n > 1 &&
+				(gap >= forcePreempt || gap+2*max(wait, lookEvery) < yieldWithin) {
 				t.Fatalf("%s between two yields", gap)
 			}
 			last = now

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A world says how many requests of 4 KiB a second are served by a thread that is eager or patient, and how many of them are
-// merged into one where it is patient.
+// A world says how many requests of 4 KiB a second are served by a thread that is eager or
+// patient, and how many of them are merged into one where it is patient.
 type world struct {
 	eager, patient float64
 	merged         float64
@@ -22,8 +22,8 @@ type life struct {
 	requests, bytes float64
 }
 
-// live goes on in a world and returns the share of the time for which it was patient. It looks as often as a queue does:
-// once a millisecond, or whenever a request comes.
+// live goes on in a world and returns the share of the time for which it was patient. It
+// looks as often as a queue does: once a millisecond, or whenever a request comes.
 func (l *life) live(w world, lasts time.Duration) float64 {
 	var patient time.Duration
 	for end := l.now + lasts; l.now < end; {
@@ -52,7 +52,8 @@ func TestPatience(t *testing.T) {
 		{"a submitter on the same CPU", world{50e3, 80e3, 1}, 0.97, 1},
 		{"whose requests are merged then", world{15e3, 19e3, 8}, 0.95, 1},
 		{"large requests", world{3000, 3300, 2}, 0.95, 1},
-		{"a real disk, one request at a time, beside somebody who computes", world{12e3, 300, 1}, 0, 0.02},
+		{"a real disk, one request at a time, beside somebody who computes", world{12e3, 300, 1}, 0,
+			0.02},
 		{"the same, slower", world{4400, 285, 1}, 0, 0.02},
 		{"no difference", world{40e3, 40e3, 1}, 0, 0.02},
 		{"none but merges", world{40e3, 40e3, 8}, 0, 0.02},
@@ -130,7 +131,8 @@ func TestScheduling(t *testing.T) {
 		var chosen scheduling
 		chosen.find()
 		chosen.set(false)
-		if got := policyOf(t, 0); got != unix.SCHED_BATCH|unix.SCHED_RESET_ON_FORK || !chosen.fixed {
+		if got := policyOf(t, 0); got != unix.SCHED_BATCH|unix.SCHED_RESET_ON_FORK ||
+			!chosen.fixed {
 			t.Errorf("a policy that was there is now %#x", got)
 		}
 	}()

@@ -6,9 +6,10 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// A poller decides for how long a queue's thread looks for completions before it sleeps. It follows the kernel's halt
-// polling for guests (Documentation/virt/kvm/halt-polling.rst): the time grows while sleeps turn out to be so short that a longer look would have
-// saved them, and shrinks when they are long, so that an idle device costs nothing.
+// A poller decides for how long a queue's thread looks for completions before it sleeps. It
+// follows the kernel's halt polling for guests (Documentation/virt/kvm/halt-polling.rst):
+// the time grows while sleeps turn out to be so short that a longer look would have saved
+// them, and shrinks when they are long, so that an idle device costs nothing.
 type poller struct {
 	most   time.Duration // the longest look; 0: never look
 	window time.Duration // the next one, 0 to most

@@ -7,10 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefault makes the memory of a running device present that requests are copied through: at most that many bytes, spread so that
-// each tag has its buffer's start; and what handlers got by NewMemory, to be read: what was never written shares one page. It reports
-// how much is present and how much there is. What is there already keeps its contents; it may be called while requests are served. With zero copy
-// there is little to do. Linux 5.14.
+// Prefault makes the memory of a running device present that requests are copied through:
+// at most that many bytes, spread so that each tag has its buffer's start; and what
+// handlers got by NewMemory, to be read: what was never written shares one page. It reports
+// how much is present and how much there is. What is there already keeps its contents; it
+// may be called while requests are served. With zero copy there is little to do. Linux
+// 5.14.
 func (d *Device) Prefault(most int64) (present, all int64, err error) {
 	tags := int64(d.info.Queues) * int64(d.info.Depth)
 	part := int64(0)
@@ -20,7 +22,8 @@ func (d *Device) Prefault(most int64) (present, all int64, err error) {
 	}
 	for i := range d.info.Queues {
 		for tag := 0; part > 0 && tag < d.info.Depth; tag++ {
-			n, err := d.populate(i, unix.MADV_POPULATE_WRITE, func(q *Queue) []byte { return q.bufs[tag*q.maxIO:][:part] })
+			n, err := d.populate(i, unix.MADV_POPULATE_WRITE,
+				func(q *Queue) []byte { return q.bufs[tag*q.maxIO:][:part] })
 			if present += n; err != nil || n == 0 {
 				return present, all, err
 			}
@@ -44,8 +47,8 @@ func (d *Device) Prefault(most int64) (present, all int64, err error) {
 	return present, all, nil
 }
 
-// populate makes a part of a queue's memory present and returns its length, or 0 if the queue has ended. The lock keeps
-// the memory mapped meanwhile.
+// populate makes a part of a queue's memory present and returns its length, or 0 if the
+// queue has ended. The lock keeps the memory mapped meanwhile.
 func (d *Device) populate(queue, how int, of func(q *Queue) []byte) (int64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -57,7 +60,8 @@ func (d *Device) populate(queue, how int, of func(q *Queue) []byte) (int64, erro
 		return 0, nil
 	}
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(how))
+		_, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+			uintptr(len(b)), uintptr(how))
 		switch errno {
 		case 0:
 			return int64(len(b)), nil

@@ -10,7 +10,8 @@ import (
 func TestPrefault(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, MaxIO: 64 << 10,
+			ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		e := newExerciser(t, f, r.Size(), 4, 512, 64<<10)
 		e.start(0)
@@ -19,8 +20,10 @@ func TestPrefault(t *testing.T) {
 			want = 0
 		}
 		part, all, err := s.Prefault(want / 4)
-		if err != nil || all < want || part < want/4 || m.zero == ublk.Never && part > want/4+all-want {
-			t.Errorf("a quarter: %d of %d bytes, %v; there are %d for requests", part, all, err, want)
+		if err != nil || all < want || part < want/4 || m.zero == ublk.Never &&
+			part > want/4+all-want {
+			t.Errorf("a quarter: %d of %d bytes, %v; there are %d for requests", part, all, err,
+				want)
 		}
 		for range 50 {
 			present, all, err := s.Prefault(1 << 40)

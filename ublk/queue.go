@@ -14,8 +14,8 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// A Queue is one hardware queue of a device. Its methods are for its Handler, on its thread; only Wakeup and Stopping
-// may be called from anywhere.
+// A Queue is one hardware queue of a device. Its methods are for its Handler, on its
+// thread; only Wakeup and Stopping may be called from anywhere.
 type Queue struct {
 	dev      *Device
 	id       int
@@ -81,8 +81,9 @@ const charIndex = 0
 
 func newQueue(d *Device, id, charFD int) *Queue {
 	q := &Queue{
-		dev: d, id: id, depth: d.info.Depth, maxIO: d.info.MaxIO, zeroCopy: d.info.ZeroCopy(), charFD: charFD,
-		tags: make([]tagState, d.info.Depth), epoch: time.Now(),
+		dev: d, id: id, depth: d.info.Depth, maxIO: d.info.MaxIO, zeroCopy: d.info.ZeroCopy(),
+		charFD: charFD,
+		tags:   make([]tagState, d.info.Depth), epoch: time.Now(),
 	}
 	q.exchange = newExchange(q)
 	return q
@@ -103,21 +104,22 @@ func (q *Queue) ZeroCopy() bool { return q.zeroCopy }
 // Inflight is how many operations of the handler are not completed.
 func (q *Queue) Inflight() int { return q.inflight }
 
-// Stopping reports whether the device is being stopped or left: background work should come to its end, for the queue
-// waits for it.
+// Stopping reports whether the device is being stopped or left: background work should come
+// to its end, for the queue waits for it.
 func (q *Queue) Stopping() bool { return q.dev.stopping.Load() || q.dev.leaving.Load() || q.ending }
 
 // Now is the time in nanoseconds of a monotonic clock that starts with the queue.
 func (q *Queue) Now() int64 { return int64(time.Since(q.epoch)) }
 
-// RefusedAnswers counts the answers to reads and writes that were short and were turned into EIO. It is zero unless the
-// handler has a bug.
+// RefusedAnswers counts the answers to reads and writes that were short and were turned
+// into EIO. It is zero unless the handler has a bug.
 func (q *Queue) RefusedAnswers() uint64 { return q.refused.Load() }
 
 var wakeOne = [8]byte{1}
 
-// Wakeup makes the queue's thread call Handler.Wake soon. It may be called from any goroutine, never blocks, and costs a
-// system call only if the thread has not been woken already. After the queue has ended it does nothing.
+// Wakeup makes the queue's thread call Handler.Wake soon. It may be called from any
+// goroutine, never blocks, and costs a system call only if the thread has not been woken
+// already. After the queue has ended it does nothing.
 func (q *Queue) Wakeup() {
 	if !q.wakePending.Swap(true) {
 		// An error says that the queue has ended.
@@ -125,8 +127,9 @@ func (q *Queue) Wakeup() {
 	}
 }
 
-// SetFile makes f the backing file of this index, 0 to MaxFiles-1, or with nil takes it away. The ring keeps its own
-// reference: f may be closed. Operations under way end with the old file. It is not for the hot path.
+// SetFile makes f the backing file of this index, 0 to MaxFiles-1, or with nil takes it
+// away. The ring keeps its own reference: f may be closed. Operations under way end with
+// the old file. It is not for the hot path.
 func (q *Queue) SetFile(index int, f *os.File) error {
 	if index < 0 || index >= MaxFiles {
 		return fmt.Errorf("ublk: backing file %d: must be below %d", index, MaxFiles)
@@ -152,8 +155,8 @@ func (q *Queue) setup() error {
 	}
 	q.sched.find()
 	var err error
-	// Room for a commit and an operation per tag, and for what handlers do besides. More of either only means one more
-	// entry into the kernel.
+	// Room for a commit and an operation per tag, and for what handlers do besides. More of
+	// either only means one more entry into the kernel.
 	kind := uring.QueueRing
 	if q.poller.most > 0 {
 		kind = uring.PolledQueueRing
@@ -183,7 +186,8 @@ func (q *Queue) setup() error {
 			// Only advice: a kernel without huge pages has others.
 			_ = unix.Madvise(q.bufs, unix.MADV_HUGEPAGE)
 		} else {
-			// Where they are the default, the first byte of each tag would bring the buffers of several.
+			// Where they are the default, the first byte of each tag would bring the
+			// buffers of several.
 			_ = unix.Madvise(q.bufs, unix.MADV_NOHUGEPAGE)
 		}
 		q.pinBuffers()
@@ -193,8 +197,10 @@ func (q *Queue) setup() error {
 	}
 	// The distance of the queues' descriptors is that of the largest depth, whatever the depth is.
 	size := roundUp(q.depth*int(unsafe.Sizeof(uapi.IODesc{})), pageSize)
-	off := int64(q.id) * int64(roundUp(uapi.MaxQueueDepth*int(unsafe.Sizeof(uapi.IODesc{})), pageSize))
-	q.descMap, err = unix.Mmap(q.charFD, uapi.CmdBufOffset+off, size, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	off := int64(q.id) * int64(roundUp(uapi.MaxQueueDepth*int(unsafe.Sizeof(uapi.IODesc{})),
+		pageSize))
+	q.descMap, err = unix.Mmap(q.charFD, uapi.CmdBufOffset+off, size, unix.PROT_READ,
+		unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return fmt.Errorf("mmap of the descriptors: %w", err)
 	}
@@ -203,8 +209,8 @@ func (q *Queue) setup() error {
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
-// release gives back what setup made. After a failure of the ring the memory that the kernel may still write to is not
-// given back.
+// release gives back what setup made. After a failure of the ring the memory that the
+// kernel may still write to is not given back.
 func (q *Queue) release() error {
 	var errs []error
 	if q.wakeFile != nil {

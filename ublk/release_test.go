@@ -11,8 +11,8 @@ import (
 // mapped reports whether memory is still the process's.
 func mapped(b []byte) bool { return unix.Madvise(b, unix.MADV_NORMAL) == nil }
 
-// TestReleaseWithOperationsUnderWay: memory that the kernel may still write to is not given back: what is mapped there next
-// would be written over.
+// TestReleaseWithOperationsUnderWay: memory that the kernel may still write to is not given
+// back: what is mapped there next would be written over.
 func TestReleaseWithOperationsUnderWay(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -41,7 +41,8 @@ func TestReleaseWithOperationsUnderWay(t *testing.T) {
 			if err := q.release(); err != nil {
 				t.Fatal(err)
 			}
-			for name, b := range map[string][]byte{"the requests' buffers": q.bufs, "the word of the eventfd": q.wakeWord, "the handler's memory": m.bytes} {
+			for name, b := range map[string][]byte{"the requests' buffers": q.bufs,
+				"the word of the eventfd": q.wakeWord, "the handler's memory": m.bytes} {
 				if mapped(b) != c.kept {
 					t.Errorf("%s: mapped %v, want %v", name, mapped(b), c.kept)
 				}

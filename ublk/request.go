@@ -6,7 +6,8 @@ import (
 	"ublkremap/ublk/internal/uapi"
 )
 
-// SectorSize is the unit of all sector numbers here and in the kernel's block layer, whatever the block size, in bytes.
+// SectorSize is the unit of all sector numbers here and in the kernel's block layer,
+// whatever the block size, in bytes.
 const SectorSize = 512
 
 // An Op is what a request asks for.

@@ -46,8 +46,9 @@ func (r *commandRing) next() uint64 {
 	return r.last
 }
 
-// Reserve makes rings in advance, so that so many commands at a time, up to three, work from now on whatever becomes
-// of the right to make rings: kernel.io_uring_disabled can be set while a device lives, which then could not be stopped.
+// Reserve makes rings in advance, so that so many commands at a time, up to three, work
+// from now on whatever becomes of the right to make rings: kernel.io_uring_disabled can be
+// set while a device lives, which then could not be stopped.
 func (c *Control) Reserve(n int) error {
 	for {
 		c.mu.Lock()
@@ -90,8 +91,8 @@ func (c *Control) giveBack(r *commandRing) {
 	}
 }
 
-// A RingForbiddenError says that this process may not use io_uring, without which the driver cannot be
-// asked for anything. It is ErrNotSupported.
+// A RingForbiddenError says that this process may not use io_uring, without which the
+// driver cannot be asked for anything. It is ErrNotSupported.
 type RingForbiddenError struct{ Err error }
 
 // ringSwitch is the sysctl, Documentation/admin-guide/sysctl/kernel.rst.
@@ -101,9 +102,11 @@ func (e *RingForbiddenError) Error() string {
 	b, err := os.ReadFile(ringSwitch)
 	value := strings.TrimSpace(string(b))
 	if err == nil && value != "0" {
-		return fmt.Sprintf("io_uring is forbidden here (kernel.io_uring_disabled is %s): %v; allow it with: sysctl kernel.io_uring_disabled=0", value, e.Err)
+		return fmt.Sprintf("io_uring is forbidden here (kernel.io_uring_disabled is %s): %v; "+
+			"allow it with: sysctl kernel.io_uring_disabled=0", value, e.Err)
 	}
-	return fmt.Sprintf("io_uring is forbidden here: %v; the kernel was built without it, or a container or a security module does not let this process have it", e.Err)
+	return fmt.Sprintf("io_uring is forbidden here: %v; the kernel was built without it, or a "+
+		"container or a security module does not let this process have it", e.Err)
 }
 
 func (e *RingForbiddenError) Unwrap() error { return e.Err }

@@ -28,8 +28,8 @@ func forbidRings(t *testing.T, value string) {
 	})
 }
 
-// TestRingsAreKept: what was reserved goes on to work when nobody may make rings any more, and what was not
-// says why it does not.
+// TestRingsAreKept: what was reserved goes on to work when nobody may make rings any more,
+// and what was not says why it does not.
 func TestRingsAreKept(t *testing.T) {
 	r := ram(t, 1<<20)
 	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params()}, ublk.RunOptions{})
@@ -45,7 +45,8 @@ func TestRingsAreKept(t *testing.T) {
 	other := control(t)
 	_, err := other.Info(within(t), s.Info().ID)
 	var forbidden *ublk.RingForbiddenError
-	if !errors.As(err, &forbidden) || !errors.Is(err, ublk.ErrNotSupported) || !strings.Contains(err.Error(), "sysctl kernel.io_uring_disabled=0") {
+	if !errors.As(err, &forbidden) || !errors.Is(err, ublk.ErrNotSupported) ||
+		!strings.Contains(err.Error(), "sysctl kernel.io_uring_disabled=0") {
 		t.Errorf("without a ring: %v", err)
 	}
 	s.remove(t)
@@ -54,7 +55,8 @@ func TestRingsAreKept(t *testing.T) {
 // TestServed: whether a device has a server is asked of the kernel.
 func TestServed(t *testing.T) {
 	r := ram(t, 1<<20)
-	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params(), Recovery: ublk.Require}, ublk.RunOptions{})
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params(), Recovery: ublk.Require},
+		ublk.RunOptions{})
 	id := s.Info().ID
 	if served, err := ublk.Served(within(t), id); err != nil || !served {
 		t.Errorf("with a server: %v, %v", served, err)
@@ -64,7 +66,8 @@ func TestServed(t *testing.T) {
 	}
 	// The rings of a server that left are closed by the kernel, later.
 	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-		if served, err := ublk.Served(within(t), id); err != nil || !served || time.Now().After(deadline) {
+		if served, err := ublk.Served(within(t), id); err != nil || !served ||
+			time.Now().After(deadline) {
 			break
 		}
 	}

@@ -13,21 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffers that requests are copied through have an address for the largest request there can be, for each tag. How much of that is
-// memory follows the load, and the kernel sends no request that is larger than that: queue/max_sectors_kb of the device says so.
+// Buffers that requests are copied through have an address for the largest request there
+// can be, for each tag. How much of that is memory follows the load, and the kernel sends
+// no request that is larger than that: queue/max_sectors_kb of the device says so.
 //
-// For a request must never bring its memory with it. The kernel copies it on the queue's thread, and if memory is short that waits until
-// there is some, which may be when the queue has written out what is swapped to this very device: for ever (seen). So memory is
-// made present first, and then larger requests are let in; and it is taken away only when they are out. The kernel lets the queue run dry when
-// the limit changes (queue_attr_store, since Linux 6.11), so that none is under way under the old one.
+// For a request must never bring its memory with it. The kernel copies it on the queue's
+// thread, and if memory is short that waits until there is some, which may be when the
+// queue has written out what is swapped to this very device: for ever (seen). So memory is
+// made present first, and then larger requests are let in; and it is taken away only when
+// they are out. The kernel lets the queue run dry when the limit changes (queue_attr_store,
+// since Linux 6.11), so that none is under way under the old one.
 //
-// To take memory from a buffer while the kernel copies a request into it would lose that request. It may do so from the moment
-// that the tag is given back to it. But it does so in task work of the fetch command (ublk_dispatch_req in
-// drivers/block/ublk_drv.c), which a ring with DEFER_TASKRUN runs nowhere but in io_uring_enter on the queue's own thread, and the completion is
-// there when that returns. So between two entries, with no completion left to be looked at, no tag that the queue does not own
-// has a request in its buffer. What was read for the tag's last request has been copied out as well once its answer, an entry of
-// the ring, was submitted. That is when memory is given back, whatever somebody has made of the limit meanwhile. With batch commands
-// none of that is so, and all stays.
+// To take memory from a buffer while the kernel copies a request into it would lose that
+// request. It may do so from the moment that the tag is given back to it. But it does so in
+// task work of the fetch command (ublk_dispatch_req in drivers/block/ublk_drv.c), which a
+// ring with DEFER_TASKRUN runs nowhere but in io_uring_enter on the queue's own thread, and
+// the completion is there when that returns. So between two entries, with no completion
+// left to be looked at, no tag that the queue does not own has a request in its buffer.
+// What was read for the tag's last request has been copied out as well once its answer, an
+// entry of the ring, was submitted. That is when memory is given back, whatever somebody
+// has made of the limit meanwhile. With batch commands none of that is so, and all stays.
 type room struct {
 	floor    int64         // bytes at the start of each buffer that always stay
 	granted  atomic.Int64  // bytes that stay for now, at least floor
@@ -36,7 +41,8 @@ type room struct {
 	outgrown func()
 	shrink   atomic.Bool // what lies behind granted is to be given back
 
-	// Tags that are to give memory back are in one of these. Those in idle were answered and that was submitted, unless they are listedAgain.
+	// Tags that are to give memory back are in one of these. Those in idle were answered
+	// and that was submitted, unless they are listedAgain.
 	answered, idle []uint16
 }
 
@@ -50,7 +56,8 @@ const (
 	listedAgain         // it is in room.idle, and was answered once more since
 )
 
-// setRoom says how much of the queue's buffers always stays: at least stay bytes of each, or all if that is 0.
+// setRoom says how much of the queue's buffers always stays: at least stay bytes of each,
+// or all if that is 0.
 func (q *Queue) setRoom(stay int, outgrown func()) {
 	r := &q.room
 	if stay <= 0 || stay >= q.maxIO || q.zeroCopy || q.dev.info.BatchIO() {
@@ -74,7 +81,8 @@ func (q *Queue) largeCame(length int64) {
 	}
 }
 
-// shrinkDone notes that the request of a tag is answered that is to give memory back, or that is listed.
+// shrinkDone notes that the request of a tag is answered that is to give memory back, or
+// that is listed.
 func (q *Queue) shrinkDone(tag uint16) {
 	t := &q.tags[tag]
 	t.shrink = false
@@ -110,7 +118,8 @@ func (q *Queue) shrinkAll() {
 	}
 }
 
-// giveBack gives memory back: see room. It must not be called with completions that were not looked at.
+// giveBack gives memory back: see room. It must not be called with completions that were
+// not looked at.
 func (q *Queue) giveBack() {
 	r := &q.room
 	stays := r.granted.Load()
@@ -126,8 +135,10 @@ func (q *Queue) giveBack() {
 			q.shrinkDone(tag)
 		case stays < int64(q.maxIO):
 			b := q.bufs[int(tag)*q.maxIO:][:q.maxIO][stays:]
-			// Locked memory needs a command of its own, Linux 5.18. What cannot be given back stays.
-			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MADV_DONTNEED_LOCKED)
+			// Locked memory needs a command of its own, Linux 5.18. What cannot be given
+			// back stays.
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+				uintptr(len(b)), unix.MADV_DONTNEED_LOCKED)
 		}
 	}
 	r.idle = r.idle[:0]
@@ -136,10 +147,11 @@ func (q *Queue) giveBack() {
 // ErrLimit is returned by Device.Grant when somebody else has set how large requests may be.
 var ErrLimit = errors.New("queue/max_sectors_kb was set by somebody else")
 
-// Grant says how many bytes at the start of each buffer of a live device are memory, and how large a request can be. It is never less
-// than RunOptions.Stay; with that, zero copy or batch I/O being as they are, there may be nothing to do. Until the next call
-// RunOptions.Outgrown can be called once more by each queue. It waits for requests that are under way, and others wait
-// for it meanwhile. One goroutine may call it at a time.
+// Grant says how many bytes at the start of each buffer of a live device are memory, and
+// how large a request can be. It is never less than RunOptions.Stay; with that, zero copy
+// or batch I/O being as they are, there may be nothing to do. Until the next call
+// RunOptions.Outgrown can be called once more by each queue. It waits for requests that are
+// under way, and others wait for it meanwhile. One goroutine may call it at a time.
 func (d *Device) Grant(bytes int) error {
 	floor := d.roomFloor()
 	if floor == 0 {
@@ -149,14 +161,16 @@ func (d *Device) Grant(bytes int) error {
 	if limit, err := d.readLimit(); err != nil {
 		return err
 	} else if was := d.limit; was != 0 && limit != was {
-		return fmt.Errorf("ublk: device %d: %w: %d bytes, it was %d", d.info.ID, ErrLimit, limit, was)
+		return fmt.Errorf("ublk: device %d: %w: %d bytes, it was %d", d.info.ID, ErrLimit, limit,
+			was)
 	}
 	if want > now {
 		if err := d.populateAll(now, want); err != nil {
 			return err
 		}
 	}
-	// Whatever a queue had before, and however a device came to be recovered: what is let in is there, and what is not let in is taken away.
+	// Whatever a queue had before, and however a device came to be recovered: what is let
+	// in is there, and what is not let in is taken away.
 	if err := d.writeLimit(want); err != nil {
 		return err
 	}
@@ -173,8 +187,8 @@ func (d *Device) Grant(bytes int) error {
 	return nil
 }
 
-// adoptLimit makes as much of the buffers present as requests can need that come before anything is granted: those of a device that
-// another server had.
+// adoptLimit makes as much of the buffers present as requests can need that come before
+// anything is granted: those of a device that another server had.
 func (d *Device) adoptLimit() error {
 	floor := d.roomFloor()
 	if floor == 0 {
@@ -200,7 +214,8 @@ func (d *Device) adoptLimit() error {
 func (d *Device) populateAll(from, to int) error {
 	for queue := range d.info.Queues {
 		for tag := range d.info.Depth {
-			n, err := d.populate(queue, unix.MADV_POPULATE_WRITE, func(q *Queue) []byte { return q.bufs[tag*q.maxIO:][from:to] })
+			n, err := d.populate(queue, unix.MADV_POPULATE_WRITE,
+				func(q *Queue) []byte { return q.bufs[tag*q.maxIO:][from:to] })
 			if err != nil {
 				return err
 			}
@@ -230,7 +245,8 @@ func (d *Device) readLimit() (int, error) {
 }
 
 func (d *Device) writeLimit(bytes int) error {
-	if err := os.WriteFile(d.limitPath(), strconv.AppendInt(nil, int64(bytes>>10), 10), 0); err != nil {
+	if err := os.WriteFile(d.limitPath(), strconv.AppendInt(nil, int64(bytes>>10), 10),
+		0); err != nil {
 		return fmt.Errorf("ublk: %w", err)
 	}
 	d.limit = bytes

@@ -25,8 +25,8 @@ func kernelLimit(t *testing.T, id int) int {
 	return kib << 10
 }
 
-// TestRoom: buffers that grow and are taken from under the load never lose a byte of it, and what is given back is memory
-// again.
+// TestRoom: buffers that grow and are taken from under the load never lose a byte of it,
+// and what is given back is memory again.
 func TestRoom(t *testing.T) {
 	for _, m := range modes {
 		if m.zero == ublk.Require {
@@ -39,7 +39,8 @@ func TestRoom(t *testing.T) {
 			var outgrown atomic.Int64
 			opts := m.options()
 			opts.Stay, opts.Outgrown = stay, func() { outgrown.Add(1) }
-			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Depth: depth, MaxIO: most, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, opts)
+			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Depth: depth, MaxIO: most,
+				ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, opts)
 			f := openDirect(t, s.Info().BlockPath())
 			e := newExerciser(t, f, r.Size(), 8, 512, most)
 			e.start(0)
@@ -48,15 +49,18 @@ func TestRoom(t *testing.T) {
 				deadline = deadline.Add(20 * time.Second)
 			}
 			for turn := 0; turn < 20 || time.Now().Before(deadline); turn++ {
-				// Nothing granted most of the time: then each large request brings its memory and leaves it.
+				// Nothing granted most of the time: then each large request brings its
+				// memory and leaves it.
 				want := []int{0, 64 << 10, 0, most}[turn%4]
 				if err := s.Grant(want); err != nil {
 					t.Fatal(err)
 				}
-				if got := s.Granted(); m.batch == ublk.Never && got != max(want, stay) || m.batch == ublk.Require && got != most {
+				if got := s.Granted(); m.batch == ublk.Never && got != max(want, stay) ||
+					m.batch == ublk.Require && got != most {
 					t.Fatalf("%d bytes of each buffer stay, asked for %d", got, want)
 				}
-				if limit := kernelLimit(t, s.Info().ID); m.batch == ublk.Never && limit != max(want, stay) {
+				if limit := kernelLimit(t, s.Info().ID); m.batch == ublk.Never &&
+					limit != max(want, stay) {
 					t.Fatalf("the kernel's requests have up to %d bytes, asked for %d", limit, want)
 				}
 				time.Sleep(20 * time.Millisecond)

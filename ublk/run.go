@@ -27,31 +27,36 @@ const (
 // RunOptions are the ways to run a device. The zero value is good for most.
 type RunOptions struct {
 	Affinity Affinity
-	// IOFlusher marks the queue threads with PR_SET_IO_FLUSHER, so that memory that they need is never waited for by
-	// way of a device that they serve. Needs CAP_SYS_RESOURCE.
+	// IOFlusher marks the queue threads with PR_SET_IO_FLUSHER, so that memory that they
+	// need is never waited for by way of a device that they serve. Needs CAP_SYS_RESOURCE.
 	IOFlusher bool
-	// HugePages asks for transparent huge pages for the buffers that requests are copied through. All of them are present from the start on
-	// then, Queues × Depth × MaxIO bytes, and the kernel has less to look up for large requests. With zero copy there are no such buffers.
+	// HugePages asks for transparent huge pages for the buffers that requests are copied
+	// through. All of them are present from the start on then, Queues × Depth × MaxIO
+	// bytes, and the kernel has less to look up for large requests. With zero copy there
+	// are no such buffers.
 	HugePages bool
-	// Poll is the longest that a queue's thread looks for completions before it sleeps, which spares the wake-up where another one comes soon. It
-	// takes a CPU for up to as long, each time; an idle device costs nothing all the same. 0: it sleeps at once.
+	// Poll is the longest that a queue's thread looks for completions before it sleeps,
+	// which spares the wake-up where another one comes soon. It takes a CPU for up to as
+	// long, each time; an idle device costs nothing all the same. 0: it sleeps at once.
 	Poll time.Duration
-	// Stay is how many bytes at the start of each tag's copy buffer are always memory. A request can be larger only as far as
-	// Device.Grant allows. 0, and always with zero copy or batch I/O: as large as the device's MaxIO.
+	// Stay is how many bytes at the start of each tag's copy buffer are always memory. A
+	// request can be larger only as far as Device.Grant allows. 0, and always with zero
+	// copy or batch I/O: as large as the device's MaxIO.
 	Stay int
-	// Outgrown is called on a queue's thread when a request is as large as it can be at the moment, at most once for each queue until
-	// the next Grant. It must not block.
+	// Outgrown is called on a queue's thread when a request is as large as it can be at the
+	// moment, at most once for each queue until the next Grant. It must not block.
 	Outgrown func()
 	// StopTimeout bounds the stop when Run's context ends; 0 is DefaultTimeout.
 	StopTimeout time.Duration
 }
 
-// Run serves the device until it is stopped: it starts a thread per queue, makes the device live once all of them wait
-// for requests, and returns when all have ended and everything is given back. That is nil after Stop, Leave, a stop
-// from outside or the end of ctx, which stops the device too. Run can be called once.
+// Run serves the device until it is stopped: it starts a thread per queue, makes the device
+// live once all of them wait for requests, and returns when all have ended and everything
+// is given back. That is nil after Stop, Leave, a stop from outside or the end of ctx,
+// which stops the device too. Run can be called once.
 //
-// An error before Ready says why the device did not start; it can be deleted, or recovered if it was to be recovered.
-// If a queue fails later, all are ended as by Leave.
+// An error before Ready says why the device did not start; it can be deleted, or recovered
+// if it was to be recovered. If a queue fails later, all are ended as by Leave.
 func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err error) {
 	if d.ran.Swap(true) {
 		return fmt.Errorf("ublk: device %d: run twice", d.info.ID)
@@ -157,7 +162,8 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 	d.stopping.Store(true)
 	d.Wakeup()
 	if err := d.ctl.Stop(stop, d.info.ID); err != nil {
-		// Something holds a request. To wait here for ever helps nobody; the requests stay with the kernel.
+		// Something holds a request. To wait here for ever helps nobody; the requests stay
+		// with the kernel.
 		abandon()
 		return err
 	}
@@ -165,7 +171,8 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 }
 
 // affinity gives the CPUs of a queue's thread, or an empty set for any.
-func (d *Device) affinity(ctx context.Context, queue int, how Affinity) (set unix.CPUSet, err error) {
+func (d *Device) affinity(ctx context.Context, queue int, how Affinity) (set unix.CPUSet,
+	err error) {
 	if how == AffinityNone {
 		return set, nil
 	}
@@ -183,8 +190,8 @@ func (d *Device) affinity(ctx context.Context, queue int, how Affinity) (set uni
 	return set, nil
 }
 
-// openChar opens the server's end. The node may still be on its way (udev), and after a recovery the kernel may not have
-// let go of it.
+// openChar opens the server's end. The node may still be on its way (udev), and after a
+// recovery the kernel may not have let go of it.
 func openChar(ctx context.Context, path string) (*os.File, error) {
 	deadline := time.Now().Add(5 * time.Second)
 	for {

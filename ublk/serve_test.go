@@ -36,37 +36,39 @@ func TestReadsWhatWasWritten(t *testing.T) {
 			{2, 1, 4096, 512, ublk.AffinitySingle, 2 << 20, 32 << 10},
 			{1, 4096, 4096, 512, ublk.AffinityQueue, 2 << 20, 64 << 10},
 		} {
-			t.Run(fmt.Sprintf("queues %d depth %d maxIO %d", c.queues, c.depth, c.maxIO), func(t *testing.T) {
-				if m.batch == ublk.Require {
-					c.depth = max(c.depth, 2)
-				}
-				r := ram(t, c.size)
-				p := r.Params()
-				p.LogicalBlockSize = c.block
-				s := serve(t, r, ublk.Config{
-					ID: ublk.AnyID, Queues: c.queues, Depth: c.depth, MaxIO: c.maxIO, ZeroCopy: m.zero, BatchIO: m.batch, Params: p,
-				}, ublk.RunOptions{Affinity: c.affinity, IOFlusher: true, Poll: m.poll})
-				if got := s.Info().ZeroCopy(); got != (m.zero == ublk.Require) {
-					t.Fatalf("zero copy: %v", got)
-				}
-				f := openDirect(t, s.Info().BlockPath())
-				e := newExerciser(t, f, r.Size(), 8, int(c.block), c.largest)
-				e.start(60)
-				if err := e.wait(); err != nil {
-					t.Fatal(err)
-				}
-				if err := e.verify(); err != nil {
-					t.Fatal(err)
-				}
-				f.Close()
-				s.remove(t)
-				if n := r.Closed.Load(); n != int64(s.Info().Queues) {
-					t.Errorf("%d handlers were closed, of %d", n, s.Info().Queues)
-				}
-				if _, err := os.Stat(s.Info().CharPath()); !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("the device is still there: %v", err)
-				}
-			})
+			t.Run(fmt.Sprintf("queues %d depth %d maxIO %d", c.queues, c.depth, c.maxIO),
+				func(t *testing.T) {
+					if m.batch == ublk.Require {
+						c.depth = max(c.depth, 2)
+					}
+					r := ram(t, c.size)
+					p := r.Params()
+					p.LogicalBlockSize = c.block
+					s := serve(t, r, ublk.Config{
+						ID: ublk.AnyID, Queues: c.queues, Depth: c.depth, MaxIO: c.maxIO,
+						ZeroCopy: m.zero, BatchIO: m.batch, Params: p,
+					}, ublk.RunOptions{Affinity: c.affinity, IOFlusher: true, Poll: m.poll})
+					if got := s.Info().ZeroCopy(); got != (m.zero == ublk.Require) {
+						t.Fatalf("zero copy: %v", got)
+					}
+					f := openDirect(t, s.Info().BlockPath())
+					e := newExerciser(t, f, r.Size(), 8, int(c.block), c.largest)
+					e.start(60)
+					if err := e.wait(); err != nil {
+						t.Fatal(err)
+					}
+					if err := e.verify(); err != nil {
+						t.Fatal(err)
+					}
+					f.Close()
+					s.remove(t)
+					if n := r.Closed.Load(); n != int64(s.Info().Queues) {
+						t.Errorf("%d handlers were closed, of %d", n, s.Info().Queues)
+					}
+					if _, err := os.Stat(s.Info().CharPath()); !errors.Is(err, fs.ErrNotExist) {
+						t.Errorf("the device is still there: %v", err)
+					}
+				})
 		}
 	})
 }
@@ -85,8 +87,11 @@ func TestOverALoopDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer target.Close()
-		p := ublk.Params{Size: 32 << 20, VolatileCache: true, FUA: true, Discard: &ublk.DiscardParams{Granularity: 4096, MaxDiscard: 1 << 20, MaxWriteZeroes: 1 << 20}}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: p}, m.options())
+		p := ublk.Params{Size: 32 << 20, VolatileCache: true, FUA: true,
+			Discard: &ublk.DiscardParams{Granularity: 4096, MaxDiscard: 1 << 20,
+				MaxWriteZeroes: 1 << 20}}
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: p}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		e := newExerciser(t, dev, 32<<20, 4, 512, 256<<10)
 		e.start(100)
@@ -134,7 +139,8 @@ func discardAndZero(t *testing.T, dev *os.File, r *ublktest.RAM) {
 		if c.zero && !bytes.Equal(inside, make([]byte, len(inside))) {
 			t.Errorf("%s: the range is not zero", c.name)
 		}
-		if !bytes.Equal(buf[:64<<10], full[:64<<10]) || !bytes.Equal(buf[192<<10:], full[192<<10:]) {
+		if !bytes.Equal(buf[:64<<10], full[:64<<10]) || !bytes.Equal(buf[192<<10:],
+			full[192<<10:]) {
 			t.Errorf("%s: touched what is outside of the range", c.name)
 		}
 	}
@@ -143,7 +149,8 @@ func discardAndZero(t *testing.T, dev *os.File, r *ublktest.RAM) {
 func TestDiscardAndWriteZeroes(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		discardAndZero(t, dev, r)
 		dev.Close()
@@ -153,7 +160,8 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 func TestFlushAndFUA(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 8<<20)
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
@@ -188,11 +196,13 @@ func TestErrnoReachesTheCaller(t *testing.T) {
 			}
 			return 0
 		}
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: r.Params()}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
-		for _, errno := range []syscall.Errno{unix.EIO, unix.ENODATA, unix.ENOSPC, unix.EILSEQ, unix.ETIMEDOUT, unix.ENOLINK} {
+		for _, errno := range []syscall.Errno{unix.EIO, unix.ENODATA, unix.ENOSPC, unix.EILSEQ,
+			unix.ETIMEDOUT, unix.ENOLINK} {
 			answer.Store(-int32(errno))
 			if _, err := dev.ReadAt(buf, sector*512); !errors.Is(err, errno) {
 				t.Errorf("read: %v, want %v", err, errno)
@@ -237,7 +247,8 @@ func (h shortHandler) Request(r ublk.Request) { h.q.Done(r.Tag, int32(r.Length()
 func TestShortAnswersBecomeErrors(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		target := &shortTarget{}
-		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Params: ublk.Params{Size: 1 << 20}}, m.options())
+		s := serve(t, target, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Params: ublk.Params{Size: 1 << 20}}, m.options())
 		dev := openDirect(t, s.Info().BlockPath())
 		defer dev.Close()
 		buf := aligned(t, 4096)
@@ -257,7 +268,8 @@ func TestStopUnderLoad(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		for range 3 {
 			r := ram(t, 16<<20)
-			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 16, ZeroCopy: m.zero,
+				BatchIO: m.batch, Params: r.Params()}, m.options())
 			f := openDirect(t, s.Info().BlockPath())
 			e := newExerciser(t, f, r.Size(), 16, 512, 256<<10)
 			e.start(0)
@@ -271,7 +283,8 @@ func TestStopUnderLoad(t *testing.T) {
 			err := e.wait()
 			// A disk that is gone has no size: reads end there, writes find no room.
 			gone := errors.Is(err, io.EOF) || errors.Is(err, unix.ENOSPC)
-			if !gone && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EIO) && !errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrClosed) {
+			if !gone && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EIO) &&
+				!errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrClosed) {
 				t.Errorf("I/O to a stopped device: %v", err)
 			}
 			if err != nil && strings.Contains(err.Error(), "wrong from byte") {
@@ -340,14 +353,16 @@ func (f failingTarget) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 
 func TestTargetThatFails(t *testing.T) {
 	ctl := control(t)
-	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Params: ublk.Params{Size: 1 << 20}})
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2,
+		Params: ublk.Params{Size: 1 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cleanUp(t, dev.Info().ID)
 	want := errors.New("no such backing")
 	// The last one: those before it are at work already, where there is more than one CPU.
-	if err := dev.Run(context.Background(), failingTarget{queue: dev.Info().Queues - 1, err: want}, ublk.RunOptions{}); !errors.Is(err, want) {
+	if err := dev.Run(context.Background(), failingTarget{queue: dev.Info().Queues - 1, err: want},
+		ublk.RunOptions{}); !errors.Is(err, want) {
 		t.Errorf("run: %v", err)
 	}
 	if err := dev.Delete(within(t)); err != nil {
@@ -391,13 +406,15 @@ func (h idleHandler) EndBatch() time.Duration { h.t.batches.Add(1); return 0 }
 
 func TestIdleDeviceSleeps(t *testing.T) {
 	target := &idleTarget{}
-	s := serve(t, target, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}}, ublk.RunOptions{})
+	s := serve(t, target, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}},
+		ublk.RunOptions{})
 	f := openDirect(t, s.Info().BlockPath())
 	defer f.Close()
 	time.Sleep(200 * time.Millisecond) // whatever looks at new disks has looked
 	before := target.batches.Load()
 	time.Sleep(time.Second)
-	// The runtime may interrupt the thread to stop it for a collection; a timer would show as hundreds.
+	// The runtime may interrupt the thread to stop it for a collection; a timer would show
+	// as hundreds.
 	if n := target.batches.Load() - before; n > 10 {
 		t.Errorf("%d wake-ups in a second", n)
 	}
@@ -426,9 +443,11 @@ func TestParametersReachTheKernel(t *testing.T) {
 	p := ublk.Params{
 		Size: 64 << 20, LogicalBlockSize: 4096, PhysicalBlockSize: 4096, IOMin: 8192, IOOpt: 65536,
 		VolatileCache: true, FUA: true, Rotational: true,
-		Discard: &ublk.DiscardParams{Granularity: 8192, MaxDiscard: 4 << 20, MaxWriteZeroes: 2 << 20, MaxSegments: 1},
+		Discard: &ublk.DiscardParams{Granularity: 8192, MaxDiscard: 4 << 20,
+			MaxWriteZeroes: 2 << 20, MaxSegments: 1},
 	}
-	s := serve(t, ublktest.Null{}, ublk.Config{ID: ublk.AnyID, MaxIO: 256 << 10, Params: p}, ublk.RunOptions{})
+	s := serve(t, ublktest.Null{}, ublk.Config{ID: ublk.AnyID, MaxIO: 256 << 10, Params: p},
+		ublk.RunOptions{})
 	got := s.Params()
 	if got.Discard == nil || *got.Discard != *p.Discard {
 		t.Errorf("discard: %+v, want %+v", got.Discard, p.Discard)
@@ -438,9 +457,11 @@ func TestParametersReachTheKernel(t *testing.T) {
 		t.Errorf("parameters %+v, want %+v", got, p)
 	}
 	for name, want := range map[string]string{
-		"logical_block_size": "4096", "physical_block_size": "4096", "minimum_io_size": "8192", "optimal_io_size": "65536",
-		"rotational": "1", "fua": "1", "write_cache": "write back", "max_sectors_kb": "256",
-		"discard_granularity": "8192", "discard_max_bytes": "4194304", "write_zeroes_max_bytes": "2097152",
+		"logical_block_size": "4096", "physical_block_size": "4096", "minimum_io_size": "8192",
+		"optimal_io_size": "65536",
+		"rotational":      "1", "fua": "1", "write_cache": "write back", "max_sectors_kb": "256",
+		"discard_granularity": "8192", "discard_max_bytes": "4194304",
+		"write_zeroes_max_bytes": "2097152",
 	} {
 		path := filepath.Join("/sys/block", filepath.Base(s.Info().BlockPath()), "queue", name)
 		if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != want {
@@ -452,7 +473,8 @@ func TestParametersReachTheKernel(t *testing.T) {
 		t.Fatalf("list: %+v, %v", infos, err)
 	}
 	info := infos[0]
-	if info.State != ublk.StateLive || info.PID != os.Getpid() || info.MaxIO != 256<<10 || info.Depth != ublk.DefaultDepth {
+	if info.State != ublk.StateLive || info.PID != os.Getpid() || info.MaxIO != 256<<10 ||
+		info.Depth != ublk.DefaultDepth {
 		t.Errorf("info: %+v", info)
 	}
 }
@@ -460,7 +482,8 @@ func TestParametersReachTheKernel(t *testing.T) {
 func TestUpdateSize(t *testing.T) {
 	ctl := control(t)
 	needFeature(t, ctl, ublk.FeatureUpdateSize)
-	s := serve(t, ublktest.Null{}, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}}, ublk.RunOptions{})
+	s := serve(t, ublktest.Null{}, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}},
+		ublk.RunOptions{})
 	if err := ctl.UpdateSize(within(t), s.Info().ID, 2<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +501,8 @@ func TestWhatTheKernelLacksIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("features: %v", have)
-	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Require, Params: ublk.Params{Size: 1 << 20}})
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Require,
+		Params: ublk.Params{Size: 1 << 20}})
 	if have.Has(ublk.FeatureAutoBufReg) {
 		if err != nil {
 			t.Fatal(err)
@@ -496,7 +520,8 @@ func TestWhatTheKernelLacksIsNamed(t *testing.T) {
 		t.Errorf("minimum version %v", unsupported.MinimumVersion)
 	}
 	// Auto does without.
-	dev, err = ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}})
+	dev, err = ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID,
+		Params: ublk.Params{Size: 1 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -518,14 +543,16 @@ func TestIDs(t *testing.T) {
 	if dev.Info().ID != 7 {
 		t.Errorf("id %d", dev.Info().ID)
 	}
-	if _, err := ublk.Create(within(t), ctl, ublk.Config{ID: 7, Params: p}); !errors.Is(err, ublk.ErrExists) {
+	if _, err := ublk.Create(within(t), ctl, ublk.Config{ID: 7, Params: p}); !errors.Is(err,
+		ublk.ErrExists) {
 		t.Errorf("a second device 7: %v", err)
 	}
 	if err := dev.Delete(within(t)); err != nil {
 		t.Error(err)
 	}
 	var ce *ublk.CommandError
-	if err := dev.Delete(within(t)); !errors.Is(err, ublk.ErrNotFound) || !errors.As(err, &ce) || ce.Op != "DEL_DEV" || ce.ID != 7 {
+	if err := dev.Delete(within(t)); !errors.Is(err, ublk.ErrNotFound) || !errors.As(err, &ce) ||
+		ce.Op != "DEL_DEV" || ce.ID != 7 {
 		t.Errorf("second deletion: %v", err)
 	}
 }
@@ -615,7 +642,8 @@ func TestTryStop(t *testing.T) {
 	f.Close()
 	// Whoever looks for partitions or marks may have it open for a moment.
 	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
-		if err = s.ctl.TryStop(within(t), s.Info().ID); !errors.Is(err, ublk.ErrBusy) || time.Now().After(deadline) {
+		if err = s.ctl.TryStop(within(t), s.Info().ID); !errors.Is(err, ublk.ErrBusy) ||
+			time.Now().After(deadline) {
 			break
 		}
 	}
@@ -634,7 +662,8 @@ func TestManyDevicesComeAndGo(t *testing.T) {
 		buf := aligned(t, 4096)
 		for range 4 {
 			r := ram(t, 1<<20)
-			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero, BatchIO: m.batch, Params: r.Params()}, m.options())
+			s := serve(t, r, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero,
+				BatchIO: m.batch, Params: r.Params()}, m.options())
 			f := openDirect(t, s.Info().BlockPath())
 			if _, err := f.WriteAt(buf, 4096); err != nil {
 				t.Fatal(err)

@@ -18,7 +18,8 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// serverEnv makes the test binary a server: "create FILE POLL ZEROCOPY BATCH QUEUES DEPTH HOLD" (HOLD 1: writes are never answered) or "recover FILE POLL ID".
+// serverEnv makes the test binary a server: "create FILE POLL ZEROCOPY BATCH QUEUES DEPTH
+// HOLD" (HOLD 1: writes are never answered) or "recover FILE POLL ID".
 const serverEnv = "UBLK_TEST_SERVER"
 
 func serverMain() int {
@@ -50,7 +51,9 @@ func serverRun(args []string) error {
 	number := func(i int) int { n, _ := strconv.Atoi(args[i]); return n }
 	var dev *ublk.Device
 	if args[0] == "create" {
-		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(3)), BatchIO: ublk.Choice(number(4)), Queues: number(5), Depth: number(6), Recovery: ublk.Require, Params: target.Params()}
+		cfg := ublk.Config{ID: ublk.AnyID, ZeroCopy: ublk.Choice(number(3)),
+			BatchIO: ublk.Choice(number(4)), Queues: number(5), Depth: number(6),
+			Recovery: ublk.Require, Params: target.Params()}
 		if number(7) != 0 {
 			target.Hold = func(r ublk.Request) bool { return r.Op == ublk.OpWrite }
 		}
@@ -109,8 +112,8 @@ func (s *server) kill(t *testing.T) {
 	}
 }
 
-// cleanUp removes a device when the test ends, if it still is there: a process with I/O to a device without a server
-// could not even exit.
+// cleanUp removes a device when the test ends, if it still is there: a process with I/O to
+// a device without a server could not even exit.
 func cleanUp(t *testing.T, id int) {
 	t.Cleanup(func() {
 		ctl, err := ublk.OpenControl()
@@ -154,8 +157,8 @@ func stopAndDelete(t *testing.T, ctl *ublk.Control, id int) {
 	}
 }
 
-// The server is killed again and again under I/O; each time another takes the device over, and the client notices
-// nothing but a pause.
+// The server is killed again and again under I/O; each time another takes the device over,
+// and the client notices nothing but a pause.
 func TestRecoveryUnderLoad(t *testing.T) {
 	control(t)
 	eachMode(t, func(t *testing.T, m mode) {
@@ -174,7 +177,8 @@ func TestRecoveryUnderLoad(t *testing.T) {
 			s.kill(t)
 			start := time.Now()
 			s = startServer(t, "recover", file, m.poll, s.id)
-			t.Logf("round %d: live %v after the kill", round, time.Since(start).Round(time.Millisecond))
+			t.Logf("round %d: live %v after the kill", round,
+				time.Since(start).Round(time.Millisecond))
 		}
 		for target := e.ops.Load() + 100; e.ops.Load() < target; {
 			time.Sleep(time.Millisecond)
@@ -188,8 +192,9 @@ func TestRecoveryUnderLoad(t *testing.T) {
 	})
 }
 
-// A device whose server was killed can be stopped and deleted by anybody. When every tag was in the server's hands,
-// kernels before 6.15 notice its death only by the request timeout.
+// A device whose server was killed can be stopped and deleted by anybody. When every tag
+// was in the server's hands, kernels before 6.15 notice its death only by the request
+// timeout.
 func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 	control(t)
 	eachMode(t, func(t *testing.T, m mode) {
@@ -210,11 +215,13 @@ func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 				if c.name == "saturated" {
 					hold = 1
 				}
-				s := startServer(t, "create", file, m.poll, int(m.zero), int(m.batch), 1, c.depth, hold)
+				s := startServer(t, "create", file, m.poll, int(m.zero), int(m.batch), 1, c.depth,
+					hold)
 				var e *exerciser
 				var f *os.File
 				if c.name != "idle" {
-					// Opened before the freeze: the kernel may still be looking for partitions, and opening waits for that.
+					// Opened before the freeze: the kernel may still be looking for
+					// partitions, and opening waits for that.
 					f = openDirect(t, fmt.Sprintf("/dev/ublkb%d", s.id))
 					if c.name == "frozen" {
 						s.freeze(t)
@@ -248,7 +255,8 @@ func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 				if err := ctl.Delete(within(t), s.id); err != nil {
 					t.Fatal(err)
 				}
-				t.Logf("stopped %v after the kill, gone after %v", stopped.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
+				t.Logf("stopped %v after the kill, gone after %v", stopped.Round(time.Millisecond),
+					time.Since(start).Round(time.Millisecond))
 			})
 		}
 	})
@@ -273,7 +281,8 @@ func (s *server) freeze(t *testing.T) {
 	}
 }
 
-// A server that dies with every tag in its hands is missed late by old kernels; the next one must get all of them.
+// A server that dies with every tag in its hands is missed late by old kernels; the next
+// one must get all of them.
 func TestRecoveryOfASaturatedQueue(t *testing.T) {
 	control(t)
 	eachMode(t, func(t *testing.T, m mode) {
@@ -308,7 +317,8 @@ func TestStopOfAStuckServer(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		r := ram(t, 1<<20)
 		r.Hold = func(q ublk.Request) bool { return q.Op == ublk.OpWrite }
-		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Never, Params: r.Params()}, m.options())
+		s := serve(t, r, ublk.Config{ID: ublk.AnyID, ZeroCopy: m.zero, BatchIO: m.batch,
+			Recovery: ublk.Never, Params: r.Params()}, m.options())
 		f := openDirect(t, s.Info().BlockPath())
 		buf := aligned(t, 4096)
 		wrote := make(chan error, 1)
@@ -343,7 +353,8 @@ func TestLeaveAndRecover(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		ctl := control(t)
 		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2,
+			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -366,7 +377,8 @@ func TestLeaveAndRecover(t *testing.T) {
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
 			}
-			if next.Info().Features != dev.Info().Features || next.Params().Size != dev.Params().Size || next.Info().Depth != dev.Info().Depth {
+			if next.Info().Features != dev.Info().Features ||
+				next.Params().Size != dev.Params().Size || next.Info().Depth != dev.Info().Depth {
 				t.Errorf("round %d: recovered as %+v", round, next.Info())
 			}
 			s = run(t, ctl, next, r, m.options())
@@ -377,13 +389,14 @@ func TestLeaveAndRecover(t *testing.T) {
 	})
 }
 
-// A server that leaves with all of its tags in use, and more requests waiting. Before Linux 6.16 the kernel would not
-// notice for 30 seconds that it is gone, if nobody sees to that.
+// A server that leaves with all of its tags in use, and more requests waiting. Before Linux
+// 6.16 the kernel would not notice for 30 seconds that it is gone, if nobody sees to that.
 func TestLeaveSaturated(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		ctl := control(t)
 		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2,
+			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -417,7 +430,8 @@ func TestLeaveSaturated(t *testing.T) {
 			t.Logf("round %d: left after %v, live after %v", round, left, took)
 			// The kernel's timeout is 30 s.
 			if took > 25*time.Second {
-				t.Errorf("round %d: the kernel did not notice that the server was gone: live after %v", round, took)
+				t.Errorf("round %d: the kernel did not notice that the server was gone: live "+
+					"after %v", round, took)
 			}
 		}
 		e.finish(t)
@@ -426,8 +440,8 @@ func TestLeaveSaturated(t *testing.T) {
 	})
 }
 
-// A device that somebody else quiesces is the next server's, whatever its requests are doing: its server answers
-// what it has and ends.
+// A device that somebody else quiesces is the next server's, whatever its requests are
+// doing: its server answers what it has and ends.
 func TestQuiesce(t *testing.T) {
 	needFeature(t, control(t), ublk.FeatureQuiesce)
 	const depth = 4
@@ -458,7 +472,8 @@ func TestBatchIsNotQuiesced(t *testing.T) {
 	ctl := control(t)
 	needFeature(t, ctl, ublk.FeatureBatchIO)
 	r := ram(t, 1<<20)
-	s := serve(t, r, ublk.Config{ID: ublk.AnyID, BatchIO: ublk.Require, Recovery: ublk.Require, Params: r.Params()}, ublk.RunOptions{})
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, BatchIO: ublk.Require, Recovery: ublk.Require,
+		Params: r.Params()}, ublk.RunOptions{})
 	if err := ctl.Quiesce(within(t), s.Info().ID, time.Second); !errors.Is(err, unix.EOPNOTSUPP) {
 		t.Errorf("quiesce: %v", err)
 	}
@@ -473,7 +488,8 @@ func testQuiesce(t *testing.T, m mode, depth, workers, inHand int, delay time.Du
 	ctl := control(t)
 	r := ram(t, 8<<20)
 	r.Delay = delay
-	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Depth: depth, ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Depth: depth,
+		ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -527,15 +543,19 @@ func TestRecoveryThatCannotBe(t *testing.T) {
 		t.Errorf("no device: %v", err)
 	}
 	r := ram(t, 1<<20)
-	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Never, Params: r.Params()}, ublk.RunOptions{})
-	if _, err := ublk.Recover(within(t), ctl, s.Info().ID); !errors.Is(err, ublk.ErrNotRecoverable) {
+	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Never, Params: r.Params()},
+		ublk.RunOptions{})
+	if _, err := ublk.Recover(within(t), ctl, s.Info().ID); !errors.Is(err,
+		ublk.ErrNotRecoverable) {
 		t.Errorf("a device without recovery: %v", err)
 	}
-	live := serve(t, r, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Require, Params: r.Params()}, ublk.RunOptions{})
+	live := serve(t, r, ublk.Config{ID: ublk.AnyID, Recovery: ublk.Require, Params: r.Params()},
+		ublk.RunOptions{})
 	// Long enough for at least one answer on a slow machine.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if _, err := ublk.Recover(ctx, ctl, live.Info().ID); !errors.Is(err, ublk.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := ublk.Recover(ctx, ctl, live.Info().ID); !errors.Is(err, ublk.ErrBusy) ||
+		!errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a device with a living server: %v", err)
 	}
 }

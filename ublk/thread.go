@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// threadOptions are what a queue sets of its thread and its memory. The thread is never given back to the runtime.
+// threadOptions are what a queue sets of its thread and its memory. The thread is never
+// given back to the runtime.
 type threadOptions struct {
 	cpus      unix.CPUSet // empty: any
 	ioFlusher bool
@@ -38,7 +39,8 @@ func onOwnThread(f func()) {
 		f()
 		return
 	}
-	// The process's first thread cannot end. While this goroutine keeps it, another one gets another thread.
+	// The process's first thread cannot end. While this goroutine keeps it, another one
+	// gets another thread.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -49,17 +51,19 @@ func onOwnThread(f func()) {
 	runtime.UnlockOSThread()
 }
 
-// awaitThreadExit waits until the kernel knows no such thread of this process, for a few seconds at most.
+// awaitThreadExit waits until the kernel knows no such thread of this process, for a few
+// seconds at most.
 func awaitThreadExit(tid int) {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Microsecond) {
+	for deadline := time.Now().Add(
+		5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Microsecond) {
 		if err := unix.Tgkill(unix.Getpid(), tid, 0); err == unix.ESRCH {
 			return
 		}
 	}
 }
 
-// newWakeFile makes the eventfd behind Queue.Wakeup. It blocks: io_uring would answer EAGAIN at once to a read of one
-// that does not.
+// newWakeFile makes the eventfd behind Queue.Wakeup. It blocks: io_uring would answer
+// EAGAIN at once to a read of one that does not.
 func newWakeFile() (*os.File, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {

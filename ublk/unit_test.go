@@ -17,9 +17,12 @@ func TestParamsRoundTrip(t *testing.T) {
 	for _, p := range []Params{
 		{Size: 1 << 30, LogicalBlockSize: 512, PhysicalBlockSize: 512, IOMin: 512, IOOpt: 512},
 		{
-			Size: 4096 * 12345, LogicalBlockSize: 4096, PhysicalBlockSize: 4096, IOMin: 8192, IOOpt: 1 << 20, ChunkSize: 1 << 20,
-			VirtBoundaryMask: 4095, VolatileCache: true, FUA: true, Rotational: true, ReadOnly: true,
-			Discard:      &DiscardParams{Granularity: 4096, Alignment: 512, MaxDiscard: 1 << 30, MaxWriteZeroes: 1 << 20, MaxSegments: 1},
+			Size: 4096 * 12345, LogicalBlockSize: 4096, PhysicalBlockSize: 4096, IOMin: 8192,
+			IOOpt: 1 << 20, ChunkSize: 1 << 20,
+			VirtBoundaryMask: 4095, VolatileCache: true, FUA: true, Rotational: true,
+			ReadOnly: true,
+			Discard: &DiscardParams{Granularity: 4096, Alignment: 512, MaxDiscard: 1 << 30,
+				MaxWriteZeroes: 1 << 20, MaxSegments: 1},
 			DMAAlignment: 512,
 			Segments:     &SegmentParams{BoundaryMask: 65535, MaxSize: 65536, MaxCount: 128},
 		},
@@ -38,12 +41,15 @@ func TestParamsRoundTrip(t *testing.T) {
 }
 
 func TestParamsDefaults(t *testing.T) {
-	p := Params{Size: 1 << 20, PhysicalBlockSize: 4096, Discard: &DiscardParams{MaxWriteZeroes: 1 << 50}}
+	p := Params{Size: 1 << 20, PhysicalBlockSize: 4096,
+		Discard: &DiscardParams{MaxWriteZeroes: 1 << 50}}
 	k := p.encode(65536)
-	if k.Basic.LogicalBSShift != 9 || k.Basic.PhysicalBSShift != 12 || k.Basic.IOMinShift != 12 || k.Basic.IOOptShift != 12 {
+	if k.Basic.LogicalBSShift != 9 || k.Basic.PhysicalBSShift != 12 || k.Basic.IOMinShift != 12 ||
+		k.Basic.IOOptShift != 12 {
 		t.Errorf("shifts: %+v", k.Basic)
 	}
-	if k.Discard.Granularity != 512 || k.Discard.MaxWriteZeroesSectors != 1<<32-1 || k.Discard.MaxDiscardSegments != 1 {
+	if k.Discard.Granularity != 512 || k.Discard.MaxWriteZeroesSectors != 1<<32-1 ||
+		k.Discard.MaxDiscardSegments != 1 {
 		t.Errorf("discard: %+v", k.Discard)
 	}
 }
@@ -62,11 +68,26 @@ func TestBadParams(t *testing.T) {
 		"odd DMA alignment":    func(p *Params) { p.DMAAlignment = 3 },
 		"empty discard":        func(p *Params) { p.Discard = &DiscardParams{} },
 		"negative discard":     func(p *Params) { p.Discard = &DiscardParams{MaxDiscard: -512} },
-		"discard segments":     func(p *Params) { p.Discard = &DiscardParams{MaxDiscard: 512, MaxSegments: 2} },
-		"odd granularity":      func(p *Params) { p.Discard = &DiscardParams{MaxDiscard: 512, Granularity: 100} },
-		"small segments":       func(p *Params) { p.Segments = &SegmentParams{BoundaryMask: 4095, MaxSize: 512, MaxCount: 1} },
-		"odd segment boundary": func(p *Params) { p.Segments = &SegmentParams{BoundaryMask: 5000, MaxSize: 4096, MaxCount: 1} },
-		"no segments":          func(p *Params) { p.Segments = &SegmentParams{BoundaryMask: 4095, MaxSize: 4096} },
+		"discard segments": func(p *Params) {
+			p.Discard = &DiscardParams{MaxDiscard: 512,
+				MaxSegments: 2}
+		},
+		"odd granularity": func(p *Params) {
+			p.Discard = &DiscardParams{MaxDiscard: 512,
+				Granularity: 100}
+		},
+		"small segments": func(p *Params) {
+			p.Segments = &SegmentParams{BoundaryMask: 4095,
+				MaxSize: 512, MaxCount: 1}
+		},
+		"odd segment boundary": func(p *Params) {
+			p.Segments = &SegmentParams{BoundaryMask: 5000,
+				MaxSize: 4096, MaxCount: 1}
+		},
+		"no segments": func(p *Params) {
+			p.Segments = &SegmentParams{BoundaryMask: 4095,
+				MaxSize: 4096}
+		},
 	} {
 		p := good
 		change(&p)
@@ -117,11 +138,15 @@ func TestFeaturesOfAConfig(t *testing.T) {
 	}{
 		{name: "auto, old", have: old, want: old},
 		{name: "auto, new", have: new, want: new},
-		{name: "never", cfg: Config{ZeroCopy: Never, Recovery: Never}, have: new, want: FeatureIoctlEncode | FeatureUpdateSize},
+		{name: "never", cfg: Config{ZeroCopy: Never, Recovery: Never}, have: new,
+			want: FeatureIoctlEncode | FeatureUpdateSize},
 		{name: "required", cfg: Config{ZeroCopy: Require, Recovery: Require}, have: new, want: new},
-		{name: "lacking", cfg: Config{ZeroCopy: Require}, have: old, lacks: "automatic buffer registration", lacksFrom: KernelVersion{6, 16, 0}},
-		{name: "zero copy without registration", cfg: Config{}, have: old | FeatureZeroCopy, want: old},
-		{name: "no recovery", cfg: Config{Recovery: Require}, have: FeatureIoctlEncode, lacks: "user recovery", lacksFrom: KernelVersion{6, 1, 0}},
+		{name: "lacking", cfg: Config{ZeroCopy: Require}, have: old,
+			lacks: "automatic buffer registration", lacksFrom: KernelVersion{6, 16, 0}},
+		{name: "zero copy without registration", cfg: Config{}, have: old | FeatureZeroCopy,
+			want: old},
+		{name: "no recovery", cfg: Config{Recovery: Require}, have: FeatureIoctlEncode,
+			lacks: "user recovery", lacksFrom: KernelVersion{6, 1, 0}},
 	} {
 		got, err := c.cfg.features(c.have)
 		var u *UnsupportedFeatureError
@@ -129,7 +154,8 @@ func TestFeaturesOfAConfig(t *testing.T) {
 			if err != nil || got != c.want {
 				t.Errorf("%s: %v, %v; want %v", c.name, got, err, c.want)
 			}
-		} else if !errors.As(err, &u) || u.Name != c.lacks || u.MinimumVersion != c.lacksFrom || !errors.Is(err, ErrNotSupported) {
+		} else if !errors.As(err, &u) || u.Name != c.lacks || u.MinimumVersion != c.lacksFrom ||
+			!errors.Is(err, ErrNotSupported) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
@@ -173,11 +199,13 @@ func TestKernelVersions(t *testing.T) {
 	if v, err := RunningKernel(); err != nil || v.Major < 4 {
 		t.Errorf("running: %v, %v", v, err)
 	}
-	if got := (KernelVersion{6, 16, 0}).String() + " " + (KernelVersion{7, 0, 14}).String(); got != "6.16 7.0.14" {
+	if got := (KernelVersion{6, 16, 0}).String() + " " +
+		(KernelVersion{7, 0, 14}).String(); got != "6.16 7.0.14" {
 		t.Error(got)
 	}
 	for v, n := range map[KernelVersion]int{
-		{6, 18, 3}: 0, {6, 18, 4}: 1, {6, 18, 5}: 1, {6, 18, 6}: 0, {6, 18, 40}: 1, {7, 0, 0}: 1, {7, 0, 14}: 1, {7, 0, 15}: 0, {7, 3, 4}: 0, {6, 12, 117}: 1,
+		{6, 18, 3}: 0, {6, 18, 4}: 1, {6, 18, 5}: 1, {6, 18, 6}: 0, {6, 18, 40}: 1, {7, 0, 0}: 1,
+		{7, 0, 14}: 1, {7, 0, 15}: 0, {7, 3, 4}: 0, {6, 12, 117}: 1,
 	} {
 		if got := KnownBadKernel(v); len(got) != n {
 			t.Errorf("%v: %+v", v, got)
@@ -187,7 +215,8 @@ func TestKernelVersions(t *testing.T) {
 
 func TestCommandErrors(t *testing.T) {
 	for errno, want := range map[syscall.Errno]error{
-		syscall.ENODEV: ErrNotFound, syscall.EEXIST: ErrExists, syscall.EBUSY: ErrBusy, syscall.ETIME: ErrTimeout,
+		syscall.ENODEV: ErrNotFound, syscall.EEXIST: ErrExists, syscall.EBUSY: ErrBusy,
+		syscall.ETIME:      ErrTimeout,
 		syscall.EOPNOTSUPP: ErrNotSupported, syscall.EPERM: os.ErrPermission,
 	} {
 		err := error(&CommandError{Op: "ADD_DEV", ID: 3, Errno: errno})
@@ -202,8 +231,10 @@ func TestCommandErrors(t *testing.T) {
 
 func TestNodesOfADevice(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/dev/ublkb3": true, "/dev/ublkb3p1": true, "/dev/ublkc3": true, "/dev/ublkb3 (deleted)": true, "/dev/ublkb3p12 (deleted)": true,
-		"/dev/ublkb33": false, "/dev/ublkb": false, "/dev/ublk": false, "/dev/ublk-control": false, "/dev/ublkx3": false, "/dev/sda3": false, "": false,
+		"/dev/ublkb3": true, "/dev/ublkb3p1": true, "/dev/ublkc3": true,
+		"/dev/ublkb3 (deleted)": true, "/dev/ublkb3p12 (deleted)": true,
+		"/dev/ublkb33": false, "/dev/ublkb": false, "/dev/ublk": false, "/dev/ublk-control": false,
+		"/dev/ublkx3": false, "/dev/sda3": false, "": false,
 	} {
 		if belongsTo(path, 3) != want {
 			t.Errorf("%q: %v", path, !want)
@@ -228,20 +259,25 @@ func TestHolders(t *testing.T) {
 	must(os.Symlink("/dev/ublkb1", filepath.Join(root, "proc/12/fd/4")))
 	must(os.Symlink("/dev/ublkb2", filepath.Join(root, "proc/13/fd/3")))
 	must(os.WriteFile(filepath.Join(root, "proc/self/mountinfo"), []byte(
-		"22 1 0:5 / /proc rw - proc proc rw\n91 22 259:0 / /mnt/data rw,noatime shared:1 - ext4 /dev/ublkb1p1 rw\nnonsense\n"), 0o644))
+		"22 1 0:5 / /proc rw - proc proc rw\n91 22 259:0 / /mnt/data rw,noatime shared:1 - ext4 "+
+			"/dev/ublkb1p1 rw\nnonsense\n"), 0o644))
 	// In another mount namespace, which two processes share.
 	for _, pid := range []string{"12", "13"} {
 		must(os.MkdirAll(filepath.Join(root, "proc", pid, "ns"), 0o755))
 		must(os.Symlink("mnt:[7]", filepath.Join(root, "proc", pid, "ns/mnt")))
-		must(os.WriteFile(filepath.Join(root, "proc", pid, "mountinfo"), []byte("91 22 259:0 / /inside rw - ext4 /dev/ublkb1p1 rw\n"), 0o644))
+		must(os.WriteFile(filepath.Join(root, "proc", pid, "mountinfo"),
+			[]byte("91 22 259:0 / /inside rw - ext4 /dev/ublkb1p1 rw\n"), 0o644))
 	}
 	got := holders(1, filepath.Join(root, "proc"), filepath.Join(root, "block"))
-	want := []Holder{{PID: 12, Command: "fio", Path: "/dev/ublkb1"}, {Path: "a mount on /mnt/data"}, {Path: "a mount on /inside"}, {Path: "block device dm-0"}}
+	want := []Holder{{PID: 12, Command: "fio", Path: "/dev/ublkb1"}, {Path: "a mount on /mnt/data"},
+		{Path: "a mount on /inside"}, {Path: "block device dm-0"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("holders: %+v", got)
 	}
-	err := &HeldOpenError{ID: 1, Holders: got, Err: &CommandError{Op: "DEL_DEV", ID: 1, Errno: syscall.ETIME}}
-	const text = "ublk: DEL_DEV of device 1: timer expired; it is held by process 12 (fio) with /dev/ublkb1, a mount on /mnt/data, a mount on /inside, block device dm-0"
+	err := &HeldOpenError{ID: 1, Holders: got, Err: &CommandError{Op: "DEL_DEV", ID: 1,
+		Errno: syscall.ETIME}}
+	const text = "ublk: DEL_DEV of device 1: timer expired; it is held by process 12 (fio) with " +
+		"/dev/ublkb1, a mount on /mnt/data, a mount on /inside, block device dm-0"
 	if err.Error() != text {
 		t.Errorf("message: %s", err)
 	}
@@ -260,10 +296,12 @@ func TestDeviceIDs(t *testing.T) {
 }
 
 func TestDeviceInfo(t *testing.T) {
-	k := uapi.CtrlDevInfo{NrHWQueues: 2, QueueDepth: 64, State: uapi.StateQuiesced, MaxIOBufBytes: 4096, DevID: 5, PID: 77,
+	k := uapi.CtrlDevInfo{NrHWQueues: 2, QueueDepth: 64, State: uapi.StateQuiesced,
+		MaxIOBufBytes: 4096, DevID: 5, PID: 77,
 		Flags: uapi.FSupportZeroCopy | uapi.FAutoBufReg | uapi.FUserRecovery}
 	i := decodeInfo(&k)
-	if i.ID != 5 || i.Queues != 2 || i.PID != 77 || !i.ZeroCopy() || i.Recoverable() || i.State.String() != "quiesced" || i.BlockPath() != "/dev/ublkb5" {
+	if i.ID != 5 || i.Queues != 2 || i.PID != 77 || !i.ZeroCopy() || i.Recoverable() ||
+		i.State.String() != "quiesced" || i.BlockPath() != "/dev/ublkb5" {
 		t.Errorf("%+v", i)
 	}
 	if servable(i) != nil {

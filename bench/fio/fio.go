@@ -67,16 +67,19 @@ func Run(ctx context.Context, p Params) (Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.Runtime+slack)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "fio", "--output-format=json", "--eta=never", filepath.Base(p.File))
+	cmd := exec.CommandContext(ctx, "fio", "--output-format=json", "--eta=never",
+		filepath.Base(p.File))
 	cmd.Dir = filepath.Dir(p.File)
-	cmd.Env = append(os.Environ(), "FILENAME="+p.Device, fmt.Sprintf("RUNTIME=%dms", p.Runtime.Milliseconds()),
+	cmd.Env = append(os.Environ(), "FILENAME="+p.Device, fmt.Sprintf("RUNTIME=%dms",
+		p.Runtime.Milliseconds()),
 		fmt.Sprintf("JOBS=%d", p.Jobs), fmt.Sprintf("SIZE=%d", p.Size))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// A request that never ends keeps even a killed fio.
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Run(); err != nil {
-		return Report{}, fmt.Errorf("fio %s on %s: %w: %s", filepath.Base(p.File), p.Device, err, strings.TrimSpace(stderr.String()))
+		return Report{}, fmt.Errorf("fio %s on %s: %w: %s", filepath.Base(p.File), p.Device, err,
+			strings.TrimSpace(stderr.String()))
 	}
 	r, err := Parse(stdout.Bytes())
 	if err != nil {
@@ -95,7 +98,8 @@ type latency struct {
 }
 
 func (l latency) latency() Latency {
-	return Latency{Mean: l.Mean, P50: l.Percentile.P50, P99: l.Percentile.P99, P999: l.Percentile.P999}
+	return Latency{Mean: l.Mean, P50: l.Percentile.P50, P99: l.Percentile.P99,
+		P999: l.Percentile.P999}
 }
 
 type side struct {
@@ -143,7 +147,8 @@ func Parse(out []byte) (Report, error) {
 	case s.Requests <= 0 || s.IOPS <= 0:
 		return Report{}, fmt.Errorf("%w: nothing was done", ErrReport)
 	}
-	r := Report{Requests: s.Requests, IOPS: s.IOPS, Bandwidth: s.Bandwidth, Latency: s.Latency.latency(), User: j.User, System: j.System}
+	r := Report{Requests: s.Requests, IOPS: s.IOPS, Bandwidth: s.Bandwidth,
+		Latency: s.Latency.latency(), User: j.User, System: j.System}
 	if j.Sync.Requests > 0 {
 		l := j.Sync.Latency.latency()
 		r.Sync = &l

@@ -81,7 +81,8 @@ func All() ([]Job, error) {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Job) int {
-		return cmp.Or(cmp.Compare(class(a), class(b)), cmp.Compare(a.Pattern, b.Pattern), cmp.Compare(a.BlockSize, b.BlockSize), cmp.Compare(a.Depth, b.Depth))
+		return cmp.Or(cmp.Compare(class(a), class(b)), cmp.Compare(a.Pattern, b.Pattern),
+			cmp.Compare(a.BlockSize, b.BlockSize), cmp.Compare(a.Depth, b.Depth))
 	})
 	return out, nil
 }

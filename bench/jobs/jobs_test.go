@@ -35,8 +35,10 @@ func TestAll(t *testing.T) {
 		}
 		seen[j.Name] = true
 	}
-	for _, want := range []string{"randread-4k-d1", "randread-4k-d32", "randread-4k-d128", "randwrite-4k-d1", "randwrite-4k-d32", "randwrite-4k-d128",
-		"read-128k-d8", "write-128k-d8", "read-1m-d8", "write-1m-d8", "fsync-4k-d1", "miss-randread-4k-d32", "miss-randwrite-4k-d32"} {
+	for _, want := range []string{"randread-4k-d1", "randread-4k-d32", "randread-4k-d128",
+		"randwrite-4k-d1", "randwrite-4k-d32", "randwrite-4k-d128",
+		"read-128k-d8", "write-128k-d8", "read-1m-d8", "write-1m-d8", "fsync-4k-d1",
+		"miss-randread-4k-d32", "miss-randwrite-4k-d32"} {
 		if !seen[want] {
 			t.Errorf("no job %s", want)
 		}
@@ -49,9 +51,11 @@ func TestCommon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"filename=${FILENAME}", "allow_file_create=0", "direct=1", "size=${SIZE}", "time_based=1", "runtime=${RUNTIME}",
+	for _, want := range []string{"filename=${FILENAME}", "allow_file_create=0", "direct=1",
+		"size=${SIZE}", "time_based=1", "runtime=${RUNTIME}",
 		"group_reporting=1", "lat_percentiles=1"} {
-		if !strings.Contains(string(text), "\n"+want+"\n") && !strings.HasPrefix(string(text), want+"\n") {
+		if !strings.Contains(string(text), "\n"+want+"\n") && !strings.HasPrefix(string(text),
+			want+"\n") {
 			t.Errorf("common.inc lacks %s", want)
 		}
 	}
@@ -63,8 +67,10 @@ func TestParseRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{
-		"", strings.Replace(good, "include common.inc\n", "", 1), strings.Replace(good, "[j]", "[k]", 1), strings.Replace(good, "rw=read\n", "", 1),
-		strings.Replace(good, "=read", "=trim", 1), strings.Replace(good, "bs=4k", "bs=x", 1), strings.Replace(good, "iodepth=1", "iodepth=0", 1),
+		"", strings.Replace(good, "include common.inc\n", "", 1), strings.Replace(good, "[j]",
+			"[k]", 1), strings.Replace(good, "rw=read\n", "", 1),
+		strings.Replace(good, "=read", "=trim", 1), strings.Replace(good, "bs=4k", "bs=x", 1),
+		strings.Replace(good, "iodepth=1", "iodepth=0", 1),
 		good + "direct=0\n", good + "ioengine=libaio\n", good + "word\n", "rw=read\n" + good,
 	} {
 		if j, err := parse("j", []byte(text)); !errors.Is(err, ErrFile) {

@@ -18,7 +18,8 @@ func (v *Device) Fill(ctx context.Context, n int64) error {
 	}
 	defer d.Close()
 	if d.Size() < n {
-		return fmt.Errorf("%s: %s has %d bytes, %d are to be used", v.Peer.Name, v.Path, d.Size(), n)
+		return fmt.Errorf("%s: %s has %d bytes, %d are to be used", v.Peer.Name, v.Path, d.Size(),
+			n)
 	}
 	buf := metadata.AlignedBytes(1 << 20)
 	for off := int64(0); off < n; off += int64(len(buf)) {

@@ -48,8 +48,9 @@ func NewNullBlk(ctx context.Context, d Disk) (*NullBlk, error) {
 	}
 	_ = n.set("poll_queues", "0") // since 5.14; they would be there in vain
 	err := errors.Join(
-		// As for real disks (BLK_DEF_MAX_SECTORS_CAP of include/linux/blkdev.h). Its own is 127 KiB, at which the kernel cuts a request of 128 KiB in two; and what must be cut, io_uring hands to
-		// a worker thread.
+		// As for real disks (BLK_DEF_MAX_SECTORS_CAP of include/linux/blkdev.h). Its own is
+		// 127 KiB, at which the kernel cuts a request of 128 KiB in two; and what must be
+		// cut, io_uring hands to a worker thread.
 		n.set("max_sectors", "2560"),
 		n.set("memory_backed", "1"),
 		n.set("size", fmt.Sprint(d.Bytes>>20)),
@@ -63,7 +64,8 @@ func NewNullBlk(ctx context.Context, d Disk) (*NullBlk, error) {
 		var index []byte
 		if index, err = os.ReadFile(filepath.Join(n.dir, "index")); err == nil {
 			// Before Linux 6.2 it is named by its index.
-			n.Path, err = waitBlock(ctx, "/dev/"+name, "/dev/nullb"+strings.TrimSpace(string(index)))
+			n.Path, err = waitBlock(ctx, "/dev/"+name,
+				"/dev/nullb"+strings.TrimSpace(string(index)))
 		}
 	}
 	if err != nil {

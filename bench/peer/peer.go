@@ -157,7 +157,8 @@ func (v *Device) ublksrv(ctx context.Context, d Disk) error {
 	if v.Peer.Program == "" {
 		return fmt.Errorf("%w: no program ublk was found or named", ErrUnavailable)
 	}
-	args := []string{"add", "-t", "loop", "-f", v.Disk.Path, "-q", fmt.Sprint(d.Queues), "-d", fmt.Sprint(d.Depth)}
+	args := []string{"add", "-t", "loop", "-f", v.Disk.Path, "-q", fmt.Sprint(d.Queues), "-d",
+		fmt.Sprint(d.Depth)}
 	if v.Peer.Zero {
 		args = append(args, "-z")
 	}
@@ -198,7 +199,8 @@ func (v *Device) remap(ctx context.Context, d Disk) error {
 	if v.Peer.Zero {
 		mode = "on"
 	}
-	args := append([]string{"start", v.Disk.Path, "--queues", fmt.Sprint(d.Queues), "--depth", fmt.Sprint(d.Depth), "--zero-copy=" + mode}, v.Peer.Flags...)
+	args := append([]string{"start", v.Disk.Path, "--queues", fmt.Sprint(d.Queues), "--depth",
+		fmt.Sprint(d.Depth), "--zero-copy=" + mode}, v.Peer.Flags...)
 	out, err := run(ctx, v.Peer.Program, args...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == kernelLacks {

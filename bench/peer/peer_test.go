@@ -11,7 +11,8 @@ import (
 )
 
 func TestParseStat(t *testing.T) {
-	user, system, err := parseStat("12 (ublk) x 1 2) S 1 12 12 0 -1 4194560 100 0 0 0 150 275 0 0 20 0 5 0 100 1000 10")
+	user, system, err := parseStat("12 (ublk) x 1 2) S 1 12 12 0 -1 4194560 100 0 0 0 150 275 0 " +
+		"0 20 0 5 0 100 1000 10")
 	if err != nil || user != 1.5 || system != 2.75 {
 		t.Errorf("%v %v %v", user, system, err)
 	}
@@ -23,11 +24,13 @@ func TestParseStat(t *testing.T) {
 }
 
 func TestParseStatus(t *testing.T) {
-	got, err := parseStatus("Name:\tx y\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n")
+	got, err := parseStatus(
+		"Name:\tx y\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n")
 	if want := (Thread{Name: "x y", Voluntary: 12, Involuntary: 3}); err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, text := range []string{"", "voluntary_ctxt_switches:\t12\n", "voluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t3\n"} {
+	for _, text := range []string{"", "voluntary_ctxt_switches:\t12\n",
+		"voluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t3\n"} {
 		if _, err := parseStatus(text); err == nil {
 			t.Errorf("%q was taken", text)
 		}
@@ -45,7 +48,8 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u := after.Sub(before); u.User < 0 || u.System < 0 || u.Voluntary < 0 || before.Voluntary+before.Involuntary == 0 {
+	if u := after.Sub(before); u.User < 0 || u.System < 0 || u.Voluntary < 0 ||
+		before.Voluntary+before.Involuntary == 0 {
 		t.Errorf("%+v, then %+v", before, after)
 	}
 	if u, err := (&Device{}).Usage(); err != nil || u != (Usage{}) {
@@ -64,7 +68,8 @@ func TestHoldersNone(t *testing.T) {
 
 // What is written as a table is what loads.
 func TestTableWrite(t *testing.T) {
-	for _, table := range []Table{{}, {Remaps: 1, Every: 100}, {Remaps: 1 << 10, First: 1, Every: 2}, {Remaps: 5000, First: 1, Every: 2}} {
+	for _, table := range []Table{{}, {Remaps: 1, Every: 100}, {Remaps: 1 << 10, First: 1,
+		Every: 2}, {Remaps: 5000, First: 1, Every: 2}} {
 		const exported = 8 << 20
 		path := filepath.Join(t.TempDir(), "disk")
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -88,7 +93,8 @@ func TestTableWrite(t *testing.T) {
 			t.Fatalf("%+v: %v", table, err)
 		}
 		sb := img.Layout().Superblock()
-		if sb.ExportedBytes < exported || sb.ExportedBytes < (table.First+table.Remaps*table.Every)*metadata.UnitSize {
+		if sb.ExportedBytes < exported ||
+			sb.ExportedBytes < (table.First+table.Remaps*table.Every)*metadata.UnitSize {
 			t.Errorf("%+v exports %d bytes", table, sb.ExportedBytes)
 		}
 		units, spares := map[uint64]bool{}, map[uint32]bool{}

@@ -22,7 +22,8 @@ type Usage struct {
 
 // Sub is what was used since an earlier reading.
 func (u Usage) Sub(o Usage) Usage {
-	return Usage{u.User - o.User, u.System - o.System, u.Voluntary - o.Voluntary, u.Involuntary - o.Involuntary}
+	return Usage{u.User - o.User, u.System - o.System, u.Voluntary - o.Voluntary,
+		u.Involuntary - o.Involuntary}
 }
 
 // holders returns the processes that were given a disk as an argument, and have

@@ -46,7 +46,8 @@ func runInput(ctx context.Context, stdin, name string, args ...string) (string, 
 	out, err1 := os.ReadFile(stdout.Name())
 	msg, err2 := os.ReadFile(stderr.Name())
 	if err != nil {
-		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(string(out)+string(msg)))
+		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err,
+			strings.TrimSpace(string(out)+string(msg)))
 	}
 	return string(out), errors.Join(err, err1, err2)
 }
@@ -60,12 +61,14 @@ func modprobe(ctx context.Context, name string, params ...string) error {
 func waitBlock(ctx context.Context, paths ...string) (string, error) {
 	for deadline := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
 		for _, p := range paths {
-			if st, err := os.Stat(p); err == nil && st.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
+			if st, err := os.Stat(p); err == nil &&
+				st.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
 				return p, nil
 			}
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return "", fmt.Errorf("no block device %s: %w", strings.Join(paths, ", "), os.ErrNotExist)
+			return "", fmt.Errorf("no block device %s: %w", strings.Join(paths, ", "),
+				os.ErrNotExist)
 		}
 	}
 }

@@ -49,7 +49,8 @@ func (t Table) entries(perUnit int) []metadata.Entry {
 	out := make([]metadata.Entry, 0, t.Remaps)
 	for i := range t.Remaps {
 		out = append(out, metadata.Entry{
-			State: metadata.StateMapped, Unit: uint64(t.First + i*t.Every), Spare: uint32(i * spareStride % spares),
+			State: metadata.StateMapped, Unit: uint64(t.First + i*t.Every),
+			Spare: uint32(i * spareStride % spares),
 			Count: 1, Mask: uint8(1<<perUnit - 1), Cause: metadata.CauseWrite, Time: now,
 		})
 	}
@@ -67,13 +68,16 @@ func (t Table) write(ctx context.Context, path, name string) error {
 	g := d.Geometry()
 	plan, err := metadata.Plan(metadata.PlanParams{
 		BackingSize: d.Size(), BlockSize: g.LogicalBlock, PhysicalBlockSize: g.PhysicalBlock,
-		SpareBytes: t.spareUnits() * metadata.UnitSize, Name: name, Created: metadata.Seconds(time.Now()),
+		SpareBytes: t.spareUnits() * metadata.UnitSize, Name: name,
+		Created: metadata.Seconds(time.Now()),
 	})
 	if err != nil {
 		return err
 	}
-	if have, want := int64(plan.Blocks())*int64(plan.BlockSize()), (t.First+t.Remaps*t.Every)*metadata.UnitSize; have < want {
-		return fmt.Errorf("%s: the device would have %d bytes, the table needs %d", path, have, want)
+	if have, want := int64(plan.Blocks())*int64(plan.BlockSize()),
+		(t.First+t.Remaps*t.Every)*metadata.UnitSize; have < want {
+		return fmt.Errorf("%s: the device would have %d bytes, the table needs %d", path, have,
+			want)
 	}
 	return metadata.Create([]metadata.Device{d}, plan, t.entries(metadata.UnitSize/g.LogicalBlock))
 }

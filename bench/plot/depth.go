@@ -62,7 +62,10 @@ func groups(r *result.Results) ([]group, error) {
 			if c.Suite != "io" || c.Job != j.Name {
 				continue
 			}
-			i := slices.IndexFunc(out, func(g group) bool { return g.pattern == j.Pattern && g.queues == c.Queues })
+			i := slices.IndexFunc(out, func(g group) bool {
+				return g.pattern == j.Pattern &&
+					g.queues == c.Queues
+			})
 			if i < 0 {
 				out = append(out, group{pattern: j.Pattern, queues: c.Queues})
 				i = len(out) - 1
@@ -74,7 +77,8 @@ func groups(r *result.Results) ([]group, error) {
 }
 
 // lines adds a line for each device, and returns the range of all values.
-func (p *picture) lines(q *plot.Plot, r *result.Results, g group, f result.Figure, named bool) (low, high float64, err error) {
+func (p *picture) lines(q *plot.Plot, r *result.Results, g group, f result.Figure, named bool) (low,
+	high float64, err error) {
 	low = math.Inf(1)
 	styles := looks(r)
 	peers := r.PeersOf(g.cases)
@@ -108,7 +112,8 @@ func depths(r *result.Results) ([]*picture, error) {
 		p := newPicture(g.file("iops"))
 		q := p.panel(g.title(), "requests in flight of each process", "thousand IOPS")
 		horizontal(q)
-		_, high, err := p.lines(q, r, g, func(s result.Sample) float64 { return s.IOPS / 1e3 }, true)
+		_, high, err := p.lines(q, r, g, func(s result.Sample) float64 { return s.IOPS / 1e3 },
+			true)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +143,8 @@ func latencies(r *result.Results) ([]*picture, error) {
 				q.Y.Label.Text = "latency, µs"
 			}
 			horizontal(q)
-			l, h, err := p.lines(q, r, g, func(s result.Sample) float64 { return max(f.figure(s)/1e3, 0.1) }, i == 0)
+			l, h, err := p.lines(
+				q, r, g, func(s result.Sample) float64 { return max(f.figure(s)/1e3, 0.1) }, i == 0)
 			if err != nil {
 				return nil, err
 			}

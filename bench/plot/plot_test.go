@@ -21,9 +21,12 @@ func results(t *testing.T) *result.Results {
 		t.Fatal(err)
 	}
 	r := &result.Results{Peers: []peer.Peer{
-		{Name: "raw", Kind: peer.Raw}, {Name: "ublksrv", Kind: peer.Ublksrv}, {Name: "remap", Kind: peer.Remap}, {Name: "remap-z", Kind: peer.Remap, Zero: true},
-		{Name: "poll", Kind: peer.Remap, Variant: true}, {Name: "poll-z", Kind: peer.Remap, Zero: true, Variant: true}, {Name: "never", Kind: peer.Loop},
-		{Name: "remaps-0", Kind: peer.Remap, Table: &peer.Table{First: 1, Every: 2}}, {Name: "remaps-1k", Kind: peer.Remap, Table: &peer.Table{Remaps: 1000, First: 1, Every: 2}},
+		{Name: "raw", Kind: peer.Raw}, {Name: "ublksrv", Kind: peer.Ublksrv},
+		{Name: "remap", Kind: peer.Remap}, {Name: "remap-z", Kind: peer.Remap, Zero: true},
+		{Name: "poll", Kind: peer.Remap, Variant: true}, {Name: "poll-z", Kind: peer.Remap,
+			Zero: true, Variant: true}, {Name: "never", Kind: peer.Loop},
+		{Name: "remaps-0", Kind: peer.Remap, Table: &peer.Table{First: 1, Every: 2}},
+		{Name: "remaps-1k", Kind: peer.Remap, Table: &peer.Table{Remaps: 1000, First: 1, Every: 2}},
 		{Name: "every-100th", Kind: peer.Remap, Table: &peer.Table{Remaps: 10, Every: 100}},
 	}}
 	for round := 1; round <= 3; round++ {
@@ -37,12 +40,14 @@ func results(t *testing.T) *result.Results {
 					continue
 				}
 				v := float64(1000*(i+1) + 10*round + j.Depth)
-				s.Report = fio.Report{IOPS: v, Bandwidth: v * 4096, Latency: fio.Latency{Mean: 1e9 / v, P50: 1e9 / v, P99: 3e9 / v, P999: 1e10 / v}}
+				s.Report = fio.Report{IOPS: v, Bandwidth: v * 4096,
+					Latency: fio.Latency{Mean: 1e9 / v, P50: 1e9 / v, P99: 3e9 / v, P999: 1e10 / v}}
 				r.Samples = append(r.Samples, s)
 			}
 		}
 	}
-	r.Heals = []result.Heals{{Peer: "remap", Healed: []int64{900_000, 1_100_000}, Plain: []int64{20_000, 30_000}}}
+	r.Heals = []result.Heals{{Peer: "remap", Healed: []int64{900_000, 1_100_000},
+		Plain: []int64{20_000, 30_000}}}
 	return r
 }
 
@@ -52,7 +57,8 @@ func TestSave(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"iops-randread-4k-q1", "iops-randwrite-4k-q1", "latency-randread-4k-q1", "latency-randwrite-4k-q1", "bandwidth-sequential", "remaps-q1", "heals"}
+	want := []string{"iops-randread-4k-q1", "iops-randwrite-4k-q1", "latency-randread-4k-q1",
+		"latency-randwrite-4k-q1", "bandwidth-sequential", "remaps-q1", "heals"}
 	if !slices.Equal(names, want) {
 		t.Errorf("drew %v, want %v", names, want)
 	}
@@ -74,7 +80,8 @@ func TestSave(t *testing.T) {
 			}
 		}
 		// White, black, and the colour of ublk-remap.
-		if !colors[[3]uint32{255, 255, 255}] || !colors[[3]uint32{}] || !colors[[3]uint32{0xd5, 0x5e, 0}] {
+		if !colors[[3]uint32{255, 255, 255}] || !colors[[3]uint32{}] ||
+			!colors[[3]uint32{0xd5, 0x5e, 0}] {
 			t.Errorf("%s.png, %v, lacks colours", name, img.Bounds())
 		}
 		svg, err := os.ReadFile(filepath.Join(dir, name+".svg"))
@@ -91,9 +98,11 @@ func TestSave(t *testing.T) {
 func TestSaveParts(t *testing.T) {
 	r := results(t)
 	r.Heals = nil
-	r.Samples = slices.DeleteFunc(r.Samples, func(s result.Sample) bool { return s.Job != "randread-4k-d32" || s.Peer != "remap" })
+	r.Samples = slices.DeleteFunc(r.Samples,
+		func(s result.Sample) bool { return s.Job != "randread-4k-d32" || s.Peer != "remap" })
 	names, err := Save(r, t.TempDir())
-	if want := []string{"iops-randread-4k-q1", "latency-randread-4k-q1"}; err != nil || !slices.Equal(names, want) {
+	if want := []string{"iops-randread-4k-q1", "latency-randread-4k-q1"}; err != nil ||
+		!slices.Equal(names, want) {
 		t.Errorf("drew %v, want %v (%v)", names, want, err)
 	}
 	if names, err = Save(&result.Results{}, t.TempDir()); err != nil || len(names) != 0 {
@@ -112,7 +121,8 @@ func TestRoundTicks(t *testing.T) {
 
 func TestLooks(t *testing.T) {
 	l := looks(results(t))
-	if l["poll"].color != l["poll-z"].color || l["poll"].dashed || !l["poll-z"].dashed || l["poll"].color == l["remap"].color {
+	if l["poll"].color != l["poll-z"].color || l["poll"].dashed || !l["poll-z"].dashed ||
+		l["poll"].color == l["remap"].color {
 		t.Errorf("%+v", l)
 	}
 }

@@ -31,7 +31,8 @@ func remaps(r *result.Results) ([]*picture, error) {
 	var out []*picture
 	for _, n := range queueNumbers(r) {
 		p := newPicture(fmt.Sprintf("remaps-q%d", n))
-		q := p.panel("Requests of 4 KiB that meet none of the remaps, "+queues(n), "remaps", "IOPS, as a share of those without remaps")
+		q := p.panel("Requests of 4 KiB that meet none of the remaps, "+queues(n), "remaps",
+			"IOPS, as a share of those without remaps")
 		horizontal(q)
 		low, high, drawn := 0.9, 1.05, 0
 		for _, j := range all {
@@ -43,7 +44,8 @@ func remaps(r *result.Results) ([]*picture, error) {
 				if zero {
 					name = j.Pattern + ", zero copy"
 				}
-				s := missing(r, result.Case{Suite: "remaps", Job: j.Name, Queues: n}, zero, numbers, apart(drawn, 4))
+				s := missing(r, result.Case{Suite: "remaps", Job: j.Name, Queues: n}, zero, numbers,
+					apart(drawn, 4))
 				for _, v := range s.y {
 					low, high = min(low, v.Min), max(high, v.Max)
 				}
@@ -61,7 +63,8 @@ func remaps(r *result.Results) ([]*picture, error) {
 		categories(q, names)
 		q.Y.Min, q.Y.Max, q.Y.Tick.Marker = low-0.02, high+0.02, roundTicks{}
 		target := plotter.NewFunction(func(float64) float64 { return result.Misses })
-		target.LineStyle = draw.LineStyle{Color: grey, Width: 0.8, Dashes: []vg.Length{vg.Points(1), vg.Points(2)}}
+		target.LineStyle = draw.LineStyle{Color: grey, Width: 0.8, Dashes: []vg.Length{vg.Points(1),
+			vg.Points(2)}}
 		q.Add(target)
 		p.named("target", target)
 		out = append(out, p)
@@ -116,7 +119,8 @@ func heals(r *result.Results) ([]*picture, error) {
 		return nil, nil
 	}
 	p := newPicture("heals")
-	q := p.panel("Writes of 4 KiB, one at a time", "latency, µs", "share of writes that took at most this long")
+	q := p.panel("Writes of 4 KiB, one at a time", "latency, µs",
+		"share of writes that took at most this long")
 	horizontal(q)
 	styles := looks(r)
 	low, high := math.Inf(1), 0.0

@@ -83,7 +83,8 @@ func (p *picture) draw(c draw.Canvas) {
 	width := inner.Max.X - inner.Min.X - p.legendWidth()
 	tiles := draw.Tiles{Rows: 1, Cols: len(p.panels), PadX: margin}
 	// The panels' axes are of the same height, however large their labels are.
-	parts := plot.Align([][]*plot.Plot{p.panels}, tiles, draw.Crop(inner, 0, -p.legendWidth(), 0, 0))
+	parts := plot.Align([][]*plot.Plot{p.panels}, tiles, draw.Crop(inner, 0, -p.legendWidth(), 0,
+		0))
 	for i, q := range p.panels {
 		q.Draw(parts[0][i])
 	}
@@ -118,7 +119,8 @@ func (p *picture) writeTo(path string) error {
 // NAME.png and NAME.svg, and returns the names.
 func Save(r *result.Results, dir string) ([]string, error) {
 	var all []*picture
-	for _, drawn := range []func(*result.Results) ([]*picture, error){depths, latencies, sequential, remaps, heals} {
+	for _, drawn := range []func(*result.Results) ([]*picture, error){depths, latencies, sequential,
+		remaps, heals} {
 		some, err := drawn(r)
 		if err != nil {
 			return nil, err

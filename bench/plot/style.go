@@ -39,7 +39,8 @@ type look struct {
 // looks gives each device its look. Copying and zero copy of a variant share a colour.
 func looks(r *result.Results) map[string]look {
 	out := map[string]look{}
-	own := map[peer.Kind]color.RGBA{peer.Raw: grey, peer.Loop: skyBlue, peer.Linear: green, peer.Ublksrv: orange, peer.Remap: vermillion}
+	own := map[peer.Kind]color.RGBA{peer.Raw: grey, peer.Loop: skyBlue, peer.Linear: green,
+		peer.Ublksrv: orange, peer.Remap: vermillion}
 	variants := map[string]color.RGBA{}
 	for _, p := range r.Peers {
 		c := own[p.Kind]

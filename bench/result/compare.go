@@ -22,8 +22,9 @@ const (
 	EveryHundredth = 0.90 // every hundredth block remapped
 )
 
-// Comparisons returns the ratios of every case, of ublk-remap's devices: against ublksrv in the same
-// mode, the kernel's loop driver, ublk-remap without the variant's flags, and itself without remaps.
+// Comparisons returns the ratios of every case, of ublk-remap's devices: against ublksrv in
+// the same mode, the kernel's loop driver, ublk-remap without the variant's flags, and
+// itself without remaps.
 func (r *Results) Comparisons() []Comparison {
 	var out []Comparison
 	for _, c := range r.Cases() {

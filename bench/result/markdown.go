@@ -35,16 +35,20 @@ func (r *Results) Markdown(w io.Writer, plots []string) error {
 
 func (r *Results) head(b *strings.Builder) {
 	m := r.Machine
-	_, _ = fmt.Fprintf(b, "# Measured on %s, Linux %s\n\n    %s\n\n", r.Date.UTC().Format("2006-01-02 15:04 UTC"), m.Kernel, r.Command)
+	_, _ = fmt.Fprintf(b, "# Measured on %s, Linux %s\n\n    %s\n\n",
+		r.Date.UTC().Format("2006-01-02 15:04 UTC"), m.Kernel, r.Command)
 	where := "natively"
 	if m.Guest != "" {
 		where = "in a guest (" + m.Guest + ")"
 	}
-	_, _ = fmt.Fprintf(b, "Commit %s, %s, %s, %d CPU, %d MiB of memory, %s, %s. ", r.Commit, where, m.CPU, m.CPUs, m.Memory>>20, m.Fio, m.Go)
+	_, _ = fmt.Fprintf(b, "Commit %s, %s, %s, %d CPU, %d MiB of memory, %s, %s. ", r.Commit, where,
+		m.CPU, m.CPUs, m.Memory>>20, m.Fio, m.Go)
 	if m.Guest == "uml" {
 		b.WriteString("User-mode Linux counts nearly all CPU time as system time. ")
 	}
-	_, _ = fmt.Fprintf(b, "Latencies of fsync-4k-d1 are those of fsync. %d rounds of %v for each job on each device, in an order drawn anew each round (seed %d), on %d MiB of a null_blk disk in memory each.\n",
+	_, _ = fmt.Fprintf(b, "Latencies of fsync-4k-d1 are those of fsync. %d rounds of %v for each "+
+		"job on each device, in an order drawn anew each round (seed %d), on %d MiB of a "+
+		"null_blk disk in memory each.\n",
 		r.Rounds, r.Runtime, r.Seed, r.Bytes>>20)
 	if fewer := r.fewerQueues(); fewer != "" {
 		_, _ = fmt.Fprintf(b, "\n%s\n", fewer)
@@ -58,7 +62,8 @@ func (r *Results) head(b *strings.Builder) {
 	var notes []string
 	for _, p := range r.Peers {
 		if p.Variant {
-			notes = append(notes, fmt.Sprintf("* %s: `%s start … %s`", p.Name, p.Program, strings.Join(p.Flags, " ")))
+			notes = append(notes, fmt.Sprintf("* %s: `%s start … %s`", p.Name, p.Program,
+				strings.Join(p.Flags, " ")))
 		}
 	}
 	if len(notes) > 0 {
@@ -75,7 +80,8 @@ func (r *Results) fewerQueues() string {
 	var out []string
 	for _, n := range slices.Sorted(maps.Keys(made)) {
 		if made[n] > 0 && made[n] < n {
-			out = append(out, fmt.Sprintf("For %d queues the kernel made %d, as there are no more CPUs; %d processes use them.", n, made[n], n))
+			out = append(out, fmt.Sprintf("For %d queues the kernel made %d, as there are no "+
+				"more CPUs; %d processes use them.", n, made[n], n))
 		}
 	}
 	return strings.Join(out, " ")
@@ -92,7 +98,10 @@ func (c Case) String() string {
 func (r *Results) PeersOf(cases []Case) []peer.Peer {
 	var out []peer.Peer
 	for _, p := range r.Peers {
-		if slices.ContainsFunc(cases, func(c Case) bool { return len(r.Values(c, p.Name, IOPS)) > 0 }) {
+		if slices.ContainsFunc(cases, func(c Case) bool {
+			return len(r.Values(c, p.Name,
+				IOPS)) > 0
+		}) {
 			out = append(out, p)
 		}
 	}
@@ -166,7 +175,8 @@ func (r *Results) ratios(b *strings.Builder) {
 	if len(rows) == 0 {
 		return
 	}
-	b.WriteString("\n## Ratios of IOPS: of medians (lowest–highest of any one round)\n\n| job | | against | ratio | target | |\n| --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## Ratios of IOPS: of medians (lowest–highest of any one round)\n\n| job | " +
+		"| against | ratio | target | |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, c := range rows {
 		target, verdict := "", ""
 		if c.Target > 0 {
@@ -189,21 +199,26 @@ func (r *Results) servers(b *strings.Builder) {
 		return
 	}
 	b.WriteString("\n## Servers: CPU time and context switches for each request, medians\n\n" +
-		"| job | | user, µs | system, µs | voluntary | involuntary |\n| --- | --- | --- | --- | --- | --- |\n")
+		"| job | | user, µs | system, µs | voluntary | involuntary |\n| --- | --- | --- | --- | " +
+		"--- | --- |\n")
 	for _, c := range r.Cases() {
 		for _, p := range r.PeersOf([]Case{c}) {
 			var user, system, vol, inv []float64
 			for _, s := range r.Samples {
-				if (Case{s.Suite, s.Job, s.Queues}) != c || s.Peer != p.Name || s.Server == nil || s.Completed == 0 {
+				if (Case{s.Suite, s.Job, s.Queues}) != c || s.Peer != p.Name || s.Server == nil ||
+					s.Completed == 0 {
 					continue
 				}
 				n := float64(s.Completed)
-				user, system = append(user, s.Server.User*1e6/n), append(system, s.Server.System*1e6/n)
-				vol, inv = append(vol, float64(s.Server.Voluntary)/n), append(inv, float64(s.Server.Involuntary)/n)
+				user, system = append(user, s.Server.User*1e6/n),
+					append(system, s.Server.System*1e6/n)
+				vol, inv = append(vol, float64(s.Server.Voluntary)/n),
+					append(inv, float64(s.Server.Involuntary)/n)
 			}
 			if len(user) > 0 {
 				_, _ = fmt.Fprintf(b, "| %s | %s | %.1f | %.1f | %.3f | %.3f |\n", c, p.Name,
-					Quantile(user, 0.5), Quantile(system, 0.5), Quantile(vol, 0.5), Quantile(inv, 0.5))
+					Quantile(user, 0.5), Quantile(system, 0.5), Quantile(vol, 0.5),
+					Quantile(inv, 0.5))
 			}
 		}
 	}
@@ -213,16 +228,21 @@ func (r *Results) idle(b *strings.Builder) {
 	if len(r.Idle) == 0 {
 		return
 	}
-	b.WriteString("\n## A live device that nobody uses: context switches of its server in a second (target 0)\n\n" +
-		"`iou-wrk` are the kernel's own threads for io_uring requests that wait; they look every five seconds whether they are needed.\n\n" +
-		"| | queues | seconds | voluntary | involuntary | in all, by thread |\n| --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## A live device that nobody uses: context switches of its server in a " +
+		"second (target 0)\n\n" +
+		"`iou-wrk` are the kernel's own threads for io_uring requests that wait; they look every " +
+		"five seconds whether they are needed.\n\n" +
+		"| | queues | seconds | voluntary | involuntary | in all, by thread |\n| --- | --- | --- " +
+		"| --- | --- | --- |\n")
 	for _, i := range r.Idle {
 		var threads []string
 		for _, t := range i.Threads {
 			threads = append(threads, fmt.Sprintf("%s %d", t.Name, t.Voluntary+t.Involuntary))
 		}
-		_, _ = fmt.Fprintf(b, "| %s | %d | %.0f | %.2f | %.2f | %s |\n", i.Peer, i.Queues, i.Seconds,
-			float64(i.Server.Voluntary)/i.Seconds, float64(i.Server.Involuntary)/i.Seconds, strings.Join(threads, ", "))
+		_, _ = fmt.Fprintf(b, "| %s | %d | %.0f | %.2f | %.2f | %s |\n", i.Peer, i.Queues,
+			i.Seconds,
+			float64(i.Server.Voluntary)/i.Seconds, float64(i.Server.Involuntary)/i.Seconds,
+			strings.Join(threads, ", "))
 	}
 }
 
@@ -230,15 +250,18 @@ func (r *Results) heals(b *strings.Builder) {
 	if len(r.Heals) == 0 {
 		return
 	}
-	b.WriteString("\n## Writes of 4 KiB that heal a bad block, µs\n\n| | | n | median | 90 % | 99 % | longest |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("\n## Writes of 4 KiB that heal a bad block, µs\n\n| | | n | median | 90 % | " +
+		"99 % | longest |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, h := range r.Heals {
 		for _, row := range []struct {
 			name string
 			ns   []int64
 		}{{"a good block", h.Plain}, {"a bad block", h.Healed}} {
 			us := Micros(row.ns)
-			_, _ = fmt.Fprintf(b, "| %s | %s | %d | %s | %s | %s | %s |\n", h.Peer, row.name, len(us),
-				short(Quantile(us, 0.5)), short(Quantile(us, 0.9)), short(Quantile(us, 0.99)), short(Quantile(us, 1)))
+			_, _ = fmt.Fprintf(b, "| %s | %s | %d | %s | %s | %s | %s |\n", h.Peer, row.name,
+				len(us),
+				short(Quantile(us, 0.5)), short(Quantile(us, 0.9)), short(Quantile(us, 0.99)),
+				short(Quantile(us, 1)))
 		}
 	}
 }

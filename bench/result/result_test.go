@@ -15,23 +15,34 @@ import (
 // sample makes results of two rounds of one job, by hand.
 func sample() *Results {
 	r := &Results{
-		Format: Format, Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Command: "bin/bench", Commit: "abc", Seed: 7, Rounds: 2, Runtime: time.Second, Bytes: 1 << 20,
-		Machine: Machine{Kernel: "7.3.4", Guest: "7.3", CPU: "a CPU", CPUs: 2, Memory: 1 << 30, Fio: "fio-3.33", Go: "go1.26"},
+		Format: Format, Date: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Command: "bin/bench",
+		Commit: "abc", Seed: 7, Rounds: 2, Runtime: time.Second, Bytes: 1 << 20,
+		Machine: Machine{Kernel: "7.3.4", Guest: "7.3", CPU: "a CPU", CPUs: 2, Memory: 1 << 30,
+			Fio: "fio-3.33", Go: "go1.26"},
 		Peers: []peer.Peer{
-			{Name: "loop", Kind: peer.Loop}, {Name: "ublksrv", Kind: peer.Ublksrv}, {Name: "ublksrv-z", Kind: peer.Ublksrv, Zero: true},
-			{Name: "remap", Kind: peer.Remap}, {Name: "old", Kind: peer.Remap, Variant: true, Program: "/old", Flags: []string{"--x"}},
-			{Name: "remaps-0", Kind: peer.Remap, Table: &peer.Table{First: 1, Every: 2}}, {Name: "remaps-1M", Kind: peer.Remap, Table: &peer.Table{Remaps: 1e6, First: 1, Every: 2}},
+			{Name: "loop", Kind: peer.Loop}, {Name: "ublksrv", Kind: peer.Ublksrv},
+			{Name: "ublksrv-z", Kind: peer.Ublksrv, Zero: true},
+			{Name: "remap", Kind: peer.Remap}, {Name: "old", Kind: peer.Remap, Variant: true,
+				Program: "/old", Flags: []string{"--x"}},
+			{Name: "remaps-0", Kind: peer.Remap, Table: &peer.Table{First: 1, Every: 2}},
+			{Name: "remaps-1M", Kind: peer.Remap, Table: &peer.Table{Remaps: 1e6, First: 1,
+				Every: 2}},
 			{Name: "every-100th", Kind: peer.Remap, Table: &peer.Table{Remaps: 327, Every: 100}},
 		},
 		Missing: []string{"linear with 1 queues: none"},
-		Idle:    []Idle{{Peer: "remap", Queues: 1, Seconds: 10, Server: peer.Usage{Voluntary: 5}, Threads: []peer.Thread{{Name: "iou-wrk-1", Voluntary: 2}, {Name: "x", Voluntary: 3}}}},
-		Heals:   []Heals{{Peer: "remap", Healed: []int64{3000, 1000, 2000}, Plain: []int64{10, 30, 20}}},
+		Idle: []Idle{{Peer: "remap", Queues: 1, Seconds: 10, Server: peer.Usage{Voluntary: 5},
+			Threads: []peer.Thread{{Name: "iou-wrk-1", Voluntary: 2}, {Name: "x", Voluntary: 3}}}},
+		Heals: []Heals{{Peer: "remap", Healed: []int64{3000, 1000, 2000},
+			Plain: []int64{10, 30, 20}}},
 	}
 	add := func(suite, job string, queues int, name string, iops ...float64) {
 		for i, v := range iops {
-			s := Sample{Suite: suite, Job: job, Queues: queues, HardwareQueues: min(queues, 2), Peer: name, Round: i + 1, Report: fio.Report{Requests: 1, IOPS: v, Latency: fio.Latency{P50: 1e9 / v}}}
+			s := Sample{Suite: suite, Job: job, Queues: queues, HardwareQueues: min(queues, 2),
+				Peer: name, Round: i + 1, Report: fio.Report{Requests: 1, IOPS: v,
+					Latency: fio.Latency{P50: 1e9 / v}}}
 			if strings.HasPrefix(name, "remap") {
-				s.Server, s.Completed = &peer.Usage{User: 1, System: 2, Voluntary: 30, Involuntary: 4}, 1000
+				s.Server, s.Completed = &peer.Usage{User: 1, System: 2, Voluntary: 30,
+					Involuntary: 4}, 1000
 			}
 			r.Samples = append(r.Samples, s)
 		}
@@ -116,13 +127,18 @@ func TestMarkdown(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Linux 7.3.4", "bin/bench", "* linear with 1 queues: none", "* old: `/old start … --x`",
-		"| randread-4k-d32, 4 queues | remap | ublksrv | 1.00 (0.75–1.50) | ≥ 1.00 | met (2 rounds; 5 are wanted) |",
-		"| randread-4k-d32, 4 queues | old | ublksrv | 0.75 (0.38–1.50) | ≥ 1.00 | **missed** (2 rounds; 5 are wanted) |",
-		"| miss-randread-4k-d32 | remaps-1M | remaps-0 | 0.98 (0.98–0.98) | ≥ 0.99 | **missed** (2 rounds; 5 are wanted) |",
+		"| randread-4k-d32, 4 queues | remap | ublksrv | 1.00 (0.75–1.50) | ≥ 1.00 | met (2 " +
+			"rounds; 5 are wanted) |",
+		"| randread-4k-d32, 4 queues | old | ublksrv | 0.75 (0.38–1.50) | ≥ 1.00 | **missed** (2 " +
+			"rounds; 5 are wanted) |",
+		"| miss-randread-4k-d32 | remaps-1M | remaps-0 | 0.98 (0.98–0.98) | ≥ 0.99 | **missed** " +
+			"(2 rounds; 5 are wanted) |",
 		"| job | loop | ublksrv | ublksrv-z | remap | old |",
-		"| randread-4k-d32, 4 queues | 1.05 (1.00–1.10) | 1.50 (1.00–2.00) | 1.50 (1.00–2.00) | 1.50 (1.50–1.50) | 1.12 (0.75–1.50) |",
+		"| randread-4k-d32, 4 queues | 1.05 (1.00–1.10) | 1.50 (1.00–2.00) | 1.50 (1.00–2.00) | " +
+			"1.50 (1.50–1.50) | 1.12 (0.75–1.50) |",
 		"| randread-4k-d32, 4 queues | remap | 1000.0 | 2000.0 | 0.030 | 0.004 |",
-		"| remap | 1 | 10 | 0.50 | 0.00 | iou-wrk-1 2, x 3 |", "For 4 queues the kernel made 2", "| remap | a bad block | 3 | 2.00 | 2.80 | 2.98 | 3.00 |", "![x](x.svg)",
+		"| remap | 1 | 10 | 0.50 | 0.00 | iou-wrk-1 2, x 3 |", "For 4 queues the kernel made 2",
+		"| remap | a bad block | 3 | 2.00 | 2.80 | 2.98 | 3.00 |", "![x](x.svg)",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

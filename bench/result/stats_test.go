@@ -35,7 +35,8 @@ func TestSpreadProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		values := rapid.SliceOfN(rapid.Float64Range(-1e9, 1e9), 1, 50).Draw(t, "values")
 		s := Of(values)
-		if s.N != len(values) || s.Min > s.Median || s.Median > s.Max || !slices.Contains(values, s.Min) || !slices.Contains(values, s.Max) {
+		if s.N != len(values) || s.Min > s.Median || s.Median > s.Max ||
+			!slices.Contains(values, s.Min) || !slices.Contains(values, s.Max) {
 			t.Fatalf("%v: %+v", values, s)
 		}
 		below, above := 0, 0

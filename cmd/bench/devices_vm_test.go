@@ -24,7 +24,8 @@ func needRig(t *testing.T) {
 func rig(t *testing.T, args ...string) *bench {
 	t.Helper()
 	// No ublksrv, also where there is one: it is not ours to test.
-	args = append([]string{"-kernel", kernelHost, "-size", "8", "-program", vmtest.Binary(t), "-peer", "/nonexistent/ublk"}, args...)
+	args = append([]string{"-kernel", kernelHost, "-size", "8", "-program", vmtest.Binary(t),
+		"-peer", "/nonexistent/ublk"}, args...)
 	return &bench{o: mustParse(t, args...), out: io.Discard, res: &result.Results{}}
 }
 
@@ -52,7 +53,8 @@ func TestDevices(t *testing.T) {
 	before := leftovers(t)
 	b := rig(t, "-peers", "^(raw|loop|linear|remap)$")
 	tables := rig(t, "-remaps", "100", "-peers", "^remaps-100$")
-	devices, err := b.devices(t.Context(), append(b.o.makePeers(), tables.o.makeTables()...), peer.Disk{BlockSize: 512, Queues: 1, Depth: 16, CacheMiB: cacheMiB})
+	devices, err := b.devices(t.Context(), append(b.o.makePeers(), tables.o.makeTables()...),
+		peer.Disk{BlockSize: 512, Queues: 1, Depth: 16, CacheMiB: cacheMiB})
 	defer func() {
 		for _, d := range devices {
 			if err := d.Close(); err != nil {
@@ -84,7 +86,9 @@ func TestDevices(t *testing.T) {
 		// 4 MiB in writes of 1 MiB, which may be split. The kernel counts a request a
 		// moment after it has told that it is done.
 		done, err := d.Completed()
-		for deadline := time.Now().Add(time.Minute); err == nil && done-begun < 4 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(
+			time.Minute); err == nil && done-begun < 4 &&
+			time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			done, err = d.Completed()
 		}
 		if err != nil || done-begun < 4 {
@@ -100,7 +104,8 @@ func TestHeals(t *testing.T) {
 	if err := b.allHeals(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
-	if len(b.res.Heals) != 1 || len(b.res.Heals[0].Healed) != 20 || len(b.res.Heals[0].Plain) != 20 {
+	if len(b.res.Heals) != 1 || len(b.res.Heals[0].Healed) != 20 ||
+		len(b.res.Heals[0].Plain) != 20 {
 		t.Errorf("%+v; missing: %v", b.res.Heals, b.res.Missing)
 	}
 }

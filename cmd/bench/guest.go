@@ -23,11 +23,15 @@ const (
 // vmexecArgs are the arguments of vmexec that run this program in a guest with everything it
 // needs, and bring its figures back to the file results.
 func (o *options) vmexecArgs(self, results string) []string {
-	args := []string{"-kernel", o.kernel, "-tools", "all", "-mem", fmt.Sprint(o.memory), "-smp", fmt.Sprint(o.smp), "-timeout", "24h",
+	args := []string{"-kernel", o.kernel, "-tools", "all", "-mem", fmt.Sprint(o.memory), "-smp",
+		fmt.Sprint(o.smp), "-timeout", "24h",
 		"-parallel", "-collect", guestJSON + ":" + results}
-	inner := []string{"-kernel", kernelHost, "-json", guestJSON, "-only", o.only.String(), "-peers", o.peers.String(),
-		"-rounds", fmt.Sprint(o.rounds), "-runtime", o.runtime.String(), "-size", fmt.Sprint(o.mib), "-queues", join(o.queues), "-depth", fmt.Sprint(o.depth),
-		"-block", fmt.Sprint(o.block), "-seed", fmt.Sprint(o.seed), "-remaps", join(o.remaps), "-idle", o.idle.String(), "-heals", fmt.Sprint(o.heals),
+	inner := []string{"-kernel", kernelHost, "-json", guestJSON, "-only", o.only.String(), "-peers",
+		o.peers.String(),
+		"-rounds", fmt.Sprint(o.rounds), "-runtime", o.runtime.String(), "-size", fmt.Sprint(o.mib),
+		"-queues", join(o.queues), "-depth", fmt.Sprint(o.depth),
+		"-block", fmt.Sprint(o.block), "-seed", fmt.Sprint(o.seed), "-remaps", join(o.remaps),
+		"-idle", o.idle.String(), "-heals", fmt.Sprint(o.heals),
 		"-commit", o.commit, "-command", o.command, "-host", localCPU()}
 	file := func(host, guest string) string {
 		args = append(args, "-file", host+":"+guest)
@@ -68,7 +72,8 @@ func inGuest(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range append([]string{o.program, o.ublksrv, beside("vmexec")}, programs(o.variants)...) {
+	for _, p := range append([]string{o.program, o.ublksrv, beside("vmexec")},
+		programs(o.variants)...) {
 		if p != "" && !isFile(p) {
 			return fmt.Errorf("%w: %s: no such program", errUsage, p)
 		}
@@ -84,7 +89,8 @@ func inGuest(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 			return fmt.Errorf("pin to CPU %d: %w", o.cpu, err)
 		}
 	}
-	cmd := exec.CommandContext(ctx, beside("vmexec"), o.vmexecArgs(self, filepath.Join(o.out, resultsFile))...)
+	cmd := exec.CommandContext(ctx, beside("vmexec"),
+		o.vmexecArgs(self, filepath.Join(o.out, resultsFile))...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 30 * time.Second

@@ -35,7 +35,8 @@ func (b *bench) allHeals(ctx context.Context, queues int) error {
 			b.res.Peers = append(b.res.Peers, p)
 		}
 		_, _ = fmt.Fprintf(b.out, "heal %-10s median %.0f µs, a plain write %.0f µs\n", p.Name,
-			result.Quantile(result.Micros(h.Healed), 0.5), result.Quantile(result.Micros(h.Plain), 0.5))
+			result.Quantile(result.Micros(h.Healed), 0.5), result.Quantile(result.Micros(h.Plain),
+				0.5))
 	}
 	return nil
 }
@@ -46,7 +47,8 @@ func (b *bench) heals(ctx context.Context, p peer.Peer, queues int) (h result.He
 	// bad too.
 	p.Flags = append([]string{"--isolate-time=10m"}, p.Flags...)
 	size := b.o.mib << 20
-	v, err := peer.Make(ctx, p, peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth}, size)
+	v, err := peer.Make(ctx, p, peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth},
+		size)
 	if err != nil {
 		return h, err
 	}
@@ -58,10 +60,12 @@ func (b *bench) heals(ctx context.Context, p peer.Peer, queues int) (h result.He
 	if err != nil {
 		return h, err
 	}
-	// Where a block's place on the device is its place on the disk; evenly over the device; a good unit before each bad one.
+	// Where a block's place on the device is its place on the disk; evenly over the device;
+	// a good unit before each bad one.
 	step := (size - head) / int64(b.o.heals) / metadata.UnitSize * metadata.UnitSize
 	for i := range int64(b.o.heals) {
-		if err := v.Disk.AddBad((head+i*step+metadata.UnitSize)/512, metadata.UnitSize/512); err != nil {
+		if err := v.Disk.AddBad((head+i*step+metadata.UnitSize)/512,
+			metadata.UnitSize/512); err != nil {
 			return h, err
 		}
 	}

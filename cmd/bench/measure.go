@@ -48,10 +48,11 @@ func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) 
 	if err := jobs.Extract(dir); err != nil {
 		return err
 	}
-	b := &bench{o: o, out: stdout, rnd: rand.New(rand.NewPCG(o.seed, 0)), dir: dir, res: &result.Results{
-		Date: time.Now().UTC(), Machine: m, Command: o.command, Commit: o.commit, Seed: o.seed,
-		Rounds: o.rounds, Runtime: o.runtime, Bytes: o.mib << 20,
-	}}
+	b := &bench{o: o, out: stdout, rnd: rand.New(rand.NewPCG(o.seed, 0)), dir: dir,
+		res: &result.Results{
+			Date: time.Now().UTC(), Machine: m, Command: o.command, Commit: o.commit, Seed: o.seed,
+			Rounds: o.rounds, Runtime: o.runtime, Bytes: o.mib << 20,
+		}}
 	_, _ = fmt.Fprintf(stdout, "Linux %s, %s, seed %d\n", m.Kernel, m.CPU, o.seed)
 	err = b.all(ctx)
 	// What was measured until something failed is worth keeping.
@@ -60,7 +61,8 @@ func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) 
 		path = filepath.Join(o.out, resultsFile)
 	}
 	if len(b.res.Samples)+len(b.res.Idle)+len(b.res.Heals) == 0 {
-		return errors.Join(err, fmt.Errorf("%w: nothing was selected or could be measured", errUsage))
+		return errors.Join(err, fmt.Errorf("%w: nothing was selected or could be measured",
+			errUsage))
 	}
 	return errors.Join(err, save(path, b.res))
 }
@@ -92,7 +94,8 @@ func (o *options) plans() ([]plan, error) {
 	}
 	var out []plan
 	for i, q := range o.queues {
-		p := plan{queues: q, idle: o.wants("idle", "device", q), heal: i == 0 && o.wants("heal", "write", q)}
+		p := plan{queues: q, idle: o.wants("idle", "device", q), heal: i == 0 &&
+			o.wants("heal", "write", q)}
 		for _, j := range all {
 			if !j.Parallel && i > 0 {
 				continue
@@ -191,7 +194,8 @@ func meets(j jobs.Job, p peer.Peer) bool {
 
 // suite makes the devices, measures each job on each of them by turns, and takes
 // them away.
-func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk peer.Disk, list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
+func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk peer.Disk,
+	list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
 	queues := disk.Queues
 	if len(list) == 0 && !idle {
 		return nil
@@ -218,8 +222,10 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk
 				}
 				s.Suite, s.Round, s.Turn = suite, round, turn+1
 				b.res.Samples = append(b.res.Samples, s)
-				_, _ = fmt.Fprintf(b.out, "%d/%d %s/%s/q%d %-10s %8.2f kIOPS  %7.1f MiB/s  p50 %7.1f µs  p99 %7.1f µs\n", round, b.o.rounds, suite, j.Name, queues,
-					d.Peer.Name, s.IOPS/1e3, s.Bandwidth/(1<<20), s.Latency.P50/1e3, s.Latency.P99/1e3)
+				_, _ = fmt.Fprintf(b.out, "%d/%d %s/%s/q%d %-10s %8.2f kIOPS  %7.1f MiB/s  p50 "+
+					"%7.1f µs  p99 %7.1f µs\n", round, b.o.rounds, suite, j.Name, queues,
+					d.Peer.Name, s.IOPS/1e3, s.Bandwidth/(1<<20), s.Latency.P50/1e3,
+					s.Latency.P99/1e3)
 			}
 		}
 	}
@@ -230,7 +236,8 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk
 }
 
 // devices makes and fills the devices. What the machine cannot have is noted.
-func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) ([]*peer.Device, error) {
+func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) ([]*peer.Device,
+	error) {
 	var out []*peer.Device
 	for _, p := range peers {
 		begin := time.Now()
@@ -251,21 +258,25 @@ func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) 
 		if err := d.Fill(ctx, b.o.mib<<20); err != nil {
 			return out, err
 		}
-		_, _ = fmt.Fprintf(b.out, "%s is %s, %d hardware queues, made in %.1f s\n", p.Name, d.Path, d.HardwareQueues(), time.Since(begin).Seconds())
+		_, _ = fmt.Fprintf(b.out, "%s is %s, %d hardware queues, made in %.1f s\n", p.Name, d.Path,
+			d.HardwareQueues(), time.Since(begin).Seconds())
 	}
 	return out, nil
 }
 
 // sample runs one job on one device.
-func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues int) (result.Sample, error) {
-	s := result.Sample{Job: j.Name, Queues: queues, HardwareQueues: d.HardwareQueues(), Peer: d.Peer.Name}
+func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues int) (result.Sample,
+	error) {
+	s := result.Sample{Job: j.Name, Queues: queues, HardwareQueues: d.HardwareQueues(),
+		Peer: d.Peer.Name}
 	before, err1 := d.Usage()
 	begun, err2 := d.Completed()
 	if err := errors.Join(err1, err2); err != nil {
 		return s, err
 	}
 	var err error
-	s.Report, err = fio.Run(ctx, fio.Params{File: filepath.Join(b.dir, j.Name+".fio"), Device: d.Path, Runtime: b.o.runtime, Jobs: queues, Size: b.o.mib << 20})
+	s.Report, err = fio.Run(ctx, fio.Params{File: filepath.Join(b.dir, j.Name+".fio"),
+		Device: d.Path, Runtime: b.o.runtime, Jobs: queues, Size: b.o.mib << 20})
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", d.Peer.Name, err)
 	}
@@ -307,9 +318,12 @@ func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) er
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		r := result.Idle{Peer: d.Peer.Name, Queues: queues, Seconds: seconds, Server: after.Sub(before[i]), Threads: switched(threads[i], now)}
+		r := result.Idle{Peer: d.Peer.Name, Queues: queues, Seconds: seconds,
+			Server: after.Sub(before[i]), Threads: switched(threads[i], now)}
 		b.res.Idle = append(b.res.Idle, r)
-		_, _ = fmt.Fprintf(b.out, "idle %-10s %d voluntary and %d involuntary context switches in %.0f s: %+v\n", r.Peer, r.Server.Voluntary, r.Server.Involuntary, seconds, r.Threads)
+		_, _ = fmt.Fprintf(b.out, "idle %-10s %d voluntary and %d involuntary context switches "+
+			"in %.0f s: %+v\n", r.Peer, r.Server.Voluntary, r.Server.Involuntary, seconds,
+			r.Threads)
 	}
 	return nil
 }

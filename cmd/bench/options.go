@@ -62,43 +62,55 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	var only, peers, queues, remaps string
-	fs.StringVar(&o.kernel, "kernel", "uml", "uml, a `series` of Debian's kernels (6.12, 7.3), or host: this machine's own")
-	fs.StringVar(&only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as randread-4k-d32/q1, sync/, remaps/, idle/, heal/; -list shows all")
+	fs.StringVar(&o.kernel, "kernel", "uml", "uml, a `series` of Debian's kernels (6.12, 7.3), "+
+		"or host: this machine's own")
+	fs.StringVar(&only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as "+
+		"randread-4k-d32/q1, sync/, remaps/, idle/, heal/; -list shows all")
 	fs.StringVar(&peers, "peers", "", "`pattern` of the devices' names, such as 'ublksrv|remap'")
 	fs.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; odd numbers have a true median")
-	fs.DurationVar(&o.runtime, "runtime", 2*time.Second, "`time` that each job is measured for in each round")
+	fs.DurationVar(&o.runtime, "runtime", 2*time.Second, "`time` that each job is measured for "+
+		"in each round")
 	fs.Int64Var(&o.mib, "size", 128, "`MiB` of each device that are used")
-	fs.StringVar(&queues, "queues", "", "`numbers` of hardware queues, such as 1,4 (default 1 for uml, else 1,4)")
+	fs.StringVar(&queues, "queues", "", "`numbers` of hardware queues, such as 1,4 (default 1 "+
+		"for uml, else 1,4)")
 	fs.IntVar(&o.depth, "depth", 128, "requests in flight of each queue")
 	fs.IntVar(&o.block, "block", 512, "block size of the disks in `bytes`")
-	fs.Uint64Var(&o.seed, "seed", 0, "`seed` of the order in which devices take turns (default: by the clock)")
-	fs.StringVar(&remaps, "remaps", "0,1000,100000,1000000", "`numbers` of remaps that no request meets")
+	fs.Uint64Var(&o.seed, "seed", 0, "`seed` of the order in which devices take turns (default: "+
+		"by the clock)")
+	fs.StringVar(&remaps, "remaps", "0,1000,100000,1000000",
+		"`numbers` of remaps that no request meets")
 	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long idle devices are watched")
 	fs.IntVar(&o.heals, "heals", 300, "`number` of bad blocks that are healed, at most 400")
-	fs.StringVar(&o.ublksrv, "peer", "", "`path` of ublksrv's program ublk (default: the one in PATH, if any)")
+	fs.StringVar(&o.ublksrv, "peer", "", "`path` of ublksrv's program ublk (default: the one in "+
+		"PATH, if any)")
 	fs.StringVar(&o.program, "program", beside("ublk-remap"), "`path` of ublk-remap")
-	fs.Func("variant", "`NAME=[PROGRAM:]FLAGS` of ublk-remap start, measured as well; copying and without, unless FLAGS has --zero-copy. Repeatable, or several with ; between", func(s string) error {
-		for one := range strings.SplitSeq(s, ";") {
-			if one = strings.TrimSpace(one); one == "" {
-				continue
+	fs.Func("variant", "`NAME=[PROGRAM:]FLAGS` of ublk-remap start, measured as well; copying "+
+		"and without, unless FLAGS has --zero-copy. Repeatable, or several with ; between",
+		func(s string) error {
+			for one := range strings.SplitSeq(s, ";") {
+				if one = strings.TrimSpace(one); one == "" {
+					continue
+				}
+				v, err := parseVariant(one)
+				if err != nil {
+					return err
+				}
+				o.variants = append(o.variants, v)
 			}
-			v, err := parseVariant(one)
-			if err != nil {
-				return err
-			}
-			o.variants = append(o.variants, v)
-		}
-		return nil
-	})
-	fs.StringVar(&o.out, "out", "", "`directory` for results (default bench/results/DATE-KERNEL; of runs that leave something out bin/results/DATE-KERNEL)")
-	fs.StringVar(&o.report, "report", "", "measure nothing, make the table and the plots in this `directory` anew")
+			return nil
+		})
+	fs.StringVar(&o.out, "out", "", "`directory` for results (default bench/results/DATE-KERNEL; "+
+		"of runs that leave something out bin/results/DATE-KERNEL)")
+	fs.StringVar(&o.report, "report", "", "measure nothing, make the table and the plots in this "+
+		"`directory` anew")
 	fs.BoolVar(&o.list, "list", false, "measure nothing, print what -only selects")
 	fs.IntVar(&o.cpu, "cpu", runtime.NumCPU()-1, "CPU that user-mode Linux is pinned to; -1: none")
 	fs.IntVar(&o.memory, "mem", 4096, "memory of a guest in `MiB`")
 	fs.IntVar(&o.smp, "smp", 2, "CPUs of a guest (uml has one)")
 	fs.StringVar(&o.vmflags, "vmflags", "", "further `flags` of vmexec")
 	fs.StringVar(&o.commit, "commit", "unknown", "what the results are of")
-	fs.StringVar(&o.command, "command", "", "the `command` that the results name (default: this one)")
+	fs.StringVar(&o.command, "command", "",
+		"the `command` that the results name (default: this one)")
 	fs.StringVar(&o.host, "host", "", "`processor` of the machine that the guest runs on")
 	fs.StringVar(&o.json, "json", "", "only write the figures, to this `file`")
 	if err := fs.Parse(args); err != nil {
@@ -155,7 +167,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		if only != "" || peers != "" || o.rounds < 5 {
 			top = "bin/results"
 		}
-		o.out = filepath.Join(top, time.Now().UTC().Format("20060102T1504")+"-"+filepath.Base(o.kernel))
+		o.out = filepath.Join(top, time.Now().UTC().Format("20060102T1504")+"-"+
+			filepath.Base(o.kernel))
 	}
 	return o, nil
 }
@@ -227,11 +240,13 @@ func (o *options) makePeers() []peer.Peer {
 		{Name: "remap-z", Kind: peer.Remap, Program: o.program, Zero: true},
 	}
 	for _, v := range o.variants {
-		p := peer.Peer{Name: v.name, Kind: peer.Remap, Program: v.program, Flags: v.flags, Variant: true}
+		p := peer.Peer{Name: v.name, Kind: peer.Remap, Program: v.program, Flags: v.flags,
+			Variant: true}
 		if p.Program == "" {
 			p.Program = o.program
 		}
-		mode := slices.IndexFunc(v.flags, func(f string) bool { return strings.HasPrefix(f, "--zero-copy") })
+		mode := slices.IndexFunc(v.flags,
+			func(f string) bool { return strings.HasPrefix(f, "--zero-copy") })
 		if mode >= 0 {
 			p.Flags = slices.Delete(slices.Clone(v.flags), mode, mode+1)
 			p.Zero = v.flags[mode] == "--zero-copy=on"
@@ -255,10 +270,12 @@ func (o *options) makeTables() []peer.Peer {
 		}
 		for _, n := range o.remaps {
 			// The units that lie between those that the jobs ask for.
-			out = append(out, peer.Peer{Name: "remaps-" + count(n) + suffix, Kind: peer.Remap, Program: o.program, Zero: zero,
+			out = append(out, peer.Peer{Name: "remaps-" + count(n) + suffix, Kind: peer.Remap,
+				Program: o.program, Zero: zero,
 				Table: &peer.Table{Remaps: n, First: 1, Every: 2}})
 		}
-		out = append(out, peer.Peer{Name: "every-100th" + suffix, Kind: peer.Remap, Program: o.program, Zero: zero,
+		out = append(out, peer.Peer{Name: "every-100th" + suffix, Kind: peer.Remap,
+			Program: o.program, Zero: zero,
 			Table: &peer.Table{Remaps: o.mib * 256 / 100, Every: 100}})
 	}
 	return o.selected(out)

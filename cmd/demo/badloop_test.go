@@ -40,7 +40,8 @@ func readTable(t *testing.T, table string, total, k int64) []int64 {
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)
 		var start, count int64
-		if _, err := fmt.Sscan(line, &start, &count); err != nil || start != at || count <= 0 || count%k != 0 {
+		if _, err := fmt.Sscan(line, &start, &count); err != nil || start != at || count <= 0 ||
+			count%k != 0 {
 			t.Fatalf("at sector %d: %q", at, line)
 		}
 		switch {
@@ -112,13 +113,15 @@ func TestBadloopSeedIsPortable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(readTable(t, table, 20480, 1)), "[2893 5134 7437 10347 11978]"; got != want {
+	if got, want := fmt.Sprint(readTable(t, table, 20480, 1)),
+		"[2893 5134 7437 10347 11978]"; got != want {
 		t.Errorf("seed 3 chose %s, not %s", got, want)
 	}
 }
 
 func TestBadloopList(t *testing.T) {
-	table, err := badloopTable(t, "# a comment\n5+3\n2-4\n\n9 # another\n 0\n3\n", "-f", "-", "-S", "1M")
+	table, err := badloopTable(t, "# a comment\n5+3\n2-4\n\n9 # another\n 0\n3\n", "-f", "-", "-S",
+		"1M")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,7 +89,8 @@ func TestOneWayToChooseBadSectors(t *testing.T) {
 	if o, err := parse([]string{"-p", "1"}); err != nil || o.count != "" {
 		t.Errorf("%+v, %v", o, err)
 	}
-	for _, args := range [][]string{{"-c", "1", "-p", "1"}, {"-f", "x", "-p", "1"}, {"stray"}, {"-c"}} {
+	for _, args := range [][]string{{"-c", "1", "-p", "1"}, {"-f", "x", "-p", "1"}, {"stray"},
+		{"-c"}} {
 		if _, err := parse(args); err == nil {
 			t.Errorf("%q were accepted", args)
 		}
@@ -184,7 +185,8 @@ func TestPourHashesWhatWasTaken(t *testing.T) {
 	disk := &smallDisk{room: room, then: &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}}
 	h := sha256.New()
 	n, err := pour(disk, h, contents(1, "x"), count)
-	if err != nil || n != room || calls != 3 || sha256.Sum256(disk.Bytes()) != [sha256.Size]byte(h.Sum(nil)) {
+	if err != nil || n != room || calls != 3 ||
+		sha256.Sum256(disk.Bytes()) != [sha256.Size]byte(h.Sum(nil)) {
 		t.Errorf("%d bytes in %d pieces, %v, hash %x", n, calls, err, h.Sum(nil))
 	}
 	disk = &smallDisk{room: 10, then: syscall.EIO}
@@ -205,7 +207,8 @@ func TestWriteReturnsWhatIsInTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if good, wrong := compare(filepath.Dir(path), []document{doc}); good != 1 || doc.size != 2<<20+5 {
+	if good, wrong := compare(filepath.Dir(path), []document{doc}); good != 1 || doc.size != 2<<20+
+		5 {
 		t.Errorf("%d bytes, %v", doc.size, wrong)
 	}
 	if _, err := write(path, 0, contents(1, "file"), func() {}); !errors.Is(err, os.ErrExist) {
@@ -259,10 +262,12 @@ func TestChecksAreCounted(t *testing.T) {
 
 func TestCommandReportsWhatWentWrong(t *testing.T) {
 	out, _, err := command(t.Context(), "sh", "-c", "echo yes; echo why >&2; exit 3")
-	if out != "yes\n" || err == nil || !strings.Contains(err.Error(), "why") || !strings.Contains(err.Error(), "3") {
+	if out != "yes\n" || err == nil || !strings.Contains(err.Error(), "why") ||
+		!strings.Contains(err.Error(), "3") {
 		t.Errorf("%q, %v", out, err)
 	}
-	if _, _, err := command(t.Context(), "sh", "-c", "sleep 8 & exit 0"); err == nil || !strings.Contains(err.Error(), "holds its output") {
+	if _, _, err := command(t.Context(), "sh", "-c", "sleep 8 & exit 0"); err == nil ||
+		!strings.Contains(err.Error(), "holds its output") {
 		t.Errorf("a command that left its output open: %v", err)
 	}
 }

@@ -20,7 +20,8 @@ func openRaw(path string) (*rawDevice, error) {
 	if err != nil {
 		return nil, err
 	}
-	buf, err := syscall.Mmap(-1, 0, 1<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	buf, err := syscall.Mmap(-1, 0, 1<<20, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_ANON|syscall.MAP_PRIVATE)
 	if err != nil {
 		_ = f.Close()
 		return nil, os.NewSyscallError("mmap", err)
@@ -119,12 +120,14 @@ func extentsOf(path string) ([]extent, error) {
 	m := &fiemap{flags: fiemapFlagSync, room: fiemapBatch, length: ^uint64(0)}
 	for {
 		m.length = ^uint64(0) - m.start
-		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fsIocFiemap, uintptr(unsafe.Pointer(m))); e != 0 {
+		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fsIocFiemap,
+			uintptr(unsafe.Pointer(m))); e != 0 {
 			return nil, fmt.Errorf("FIEMAP of %s: %w", path, e)
 		}
 		for _, x := range m.extents[:m.mapped] {
 			if x.flags&fiemapNotOnDevice != 0 {
-				return nil, fmt.Errorf("FIEMAP of %s: an extent without a place (flags %#x)", path, x.flags)
+				return nil, fmt.Errorf("FIEMAP of %s: an extent without a place (flags %#x)", path,
+					x.flags)
 			}
 			out = append(out, extent{int64(x.physical), int64(x.length)})
 			m.start = x.logical + x.length

@@ -88,11 +88,14 @@ func command(ctx context.Context, name string, args ...string) (stdout, stderr s
 	switch {
 	case err == nil:
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		err = fmt.Errorf("%s %s: not done after %v", filepath.Base(name), strings.Join(args, " "), patience)
+		err = fmt.Errorf("%s %s: not done after %v", filepath.Base(name), strings.Join(args, " "),
+			patience)
 	case errors.Is(err, exec.ErrWaitDelay):
-		err = fmt.Errorf("%s %s: it ended, but something it left behind holds its output open", filepath.Base(name), strings.Join(args, " "))
+		err = fmt.Errorf("%s %s: it ended, but something it left behind holds its output open",
+			filepath.Base(name), strings.Join(args, " "))
 	default:
-		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
+		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(args, " "), err,
+			strings.TrimSpace(errs.String()))
 	}
 	return out.String(), errs.String(), err
 }

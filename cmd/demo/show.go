@@ -79,7 +79,8 @@ func newShow(ctx context.Context, o options, out io.Writer) *show {
 func (d *show) play() error {
 	for _, part := range []func() error{
 		d.breakDisk, d.create, d.start, d.touchByHand, d.makeFileSystem,
-		d.copyTree, d.killServer, d.fillDisk, d.lookAtStatus, d.stop, d.startAgain, d.verify, d.stopAgain,
+		d.copyTree, d.killServer, d.fillDisk, d.lookAtStatus, d.stop, d.startAgain, d.verify,
+		d.stopAgain,
 	} {
 		if err := d.ctx.Err(); err != nil {
 			return errors.New("interrupted")
@@ -108,7 +109,8 @@ func (d *show) breakDisk() error {
 	}
 	d.later(func(context.Context) error { return os.RemoveAll(d.dir) })
 
-	args := []string{"create", "-s", strconv.FormatUint(d.o.seed, 10), "-b", strconv.Itoa(d.o.blockSize), "-S", d.o.size}
+	args := []string{"create", "-s", strconv.FormatUint(d.o.seed, 10), "-b",
+		strconv.Itoa(d.o.blockSize), "-S", d.o.size}
 	switch {
 	case d.o.list != "":
 		args = append(args, "-f", d.o.list)
@@ -136,7 +138,8 @@ func (d *show) breakDisk() error {
 	if d.diskBytes, err = sizeOf(d.disk); err != nil {
 		return err
 	}
-	d.say("The kernel's device mapper fails every read and write of %d of its sectors of %d bytes.", len(d.bad), d.o.blockSize)
+	d.say("The kernel's device mapper fails every read and write of %d of its sectors of %d bytes.",
+		len(d.bad), d.o.blockSize)
 	return d.probe("before")
 }
 
@@ -161,7 +164,8 @@ func (d *show) probe(when string) error {
 		}
 	}
 	d.check(reads == len(some) && writes == len(some),
-		"tried %d of its bad sectors directly, %s ublk-remap: %d reads and %d writes failed%s", len(some), when, reads, writes, reason(last))
+		"tried %d of its bad sectors directly, %s ublk-remap: %d reads and %d writes failed%s",
+		len(some), when, reads, writes, reason(last))
 	if when != "before" {
 		return nil
 	}
@@ -212,7 +216,8 @@ func (d *show) create() error {
 	if d.census, err = sb.sort(d.bad, d.sectorSize()); err != nil {
 		return err
 	}
-	d.say("Of the bad sectors, %d lie where your data will be, %d in the spare region, %d under ublk-remap's own records.",
+	d.say("Of the bad sectors, %d lie where your data will be, %d in the spare region, %d under "+
+		"ublk-remap's own records.",
 		len(d.census.exported), d.census.spare, d.census.management)
 	return nil
 }
@@ -280,7 +285,8 @@ func (d *show) touchByHand() error {
 	if err := d.query(&st, d.o.ublkRemap, "status", d.device, "--json"); err != nil {
 		return err
 	}
-	d.check(st.Pending > 0, "it is noted as pending (%d so far): unreadable until written", st.Pending)
+	d.check(st.Pending > 0, "it is noted as pending (%d so far): unreadable until written",
+		st.Pending)
 
 	for i, off := range slices.Compact([]int64{first, at[2*len(at)/3]}) {
 		value := byte(0xA5 + i)
@@ -291,7 +297,8 @@ func (d *show) touchByHand() error {
 		}
 		got, err := raw.read(off, n)
 		d.check(err == nil && bytes.Count(got, []byte{value}) == n,
-			"sector %d can be written, and reads back what was written%s", off/d.sectorSize(), reason(err))
+			"sector %d can be written, and reads back what was written%s", off/d.sectorSize(),
+			reason(err))
 		d.byHand = true
 	}
 	// File systems read the first page before they write part of it.
@@ -305,7 +312,8 @@ func (d *show) makeFileSystem() error {
 	d.step("A file system on it")
 	// Everything is written at once, not by and by in the background; 4 KiB
 	// blocks whatever the size; nothing set aside for root.
-	if _, err := d.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.device); err != nil {
+	if _, err := d.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E",
+		"lazy_itable_init=0,lazy_journal_init=0", d.device); err != nil {
 		return err
 	}
 	d.mount = filepath.Join(d.dir, "mnt")
@@ -316,7 +324,8 @@ func (d *show) makeFileSystem() error {
 }
 
 func (d *show) mountIt(options ...string) error {
-	if _, err := d.run("mount", slices.Concat([]string{"-t", "ext4"}, options, []string{d.device, d.mount})...); err != nil {
+	if _, err := d.run("mount", slices.Concat([]string{"-t", "ext4"}, options,
+		[]string{d.device, d.mount})...); err != nil {
 		return err
 	}
 	d.later(func(ctx context.Context) error {
@@ -332,7 +341,8 @@ func (d *show) mountIt(options ...string) error {
 // mounted tells whether something is mounted on dir.
 func mounted(dir string) bool {
 	var here, up syscall.Stat_t
-	return syscall.Stat(dir, &here) == nil && syscall.Stat(filepath.Dir(dir), &up) == nil && here.Dev != up.Dev
+	return syscall.Stat(dir, &here) == nil && syscall.Stat(filepath.Dir(dir), &up) == nil &&
+		here.Dev != up.Dev
 }
 
 func (d *show) copyTree() error {
@@ -385,7 +395,8 @@ func (d *show) killServer() error {
 	written := make(chan result, 1)
 	go func() {
 		// Each write waits until it is on the disk.
-		doc, err := write(filepath.Join(d.mount, "survivor"), os.O_SYNC, io.LimitReader(contents(d.o.seed, "survivor"), 6<<20),
+		doc, err := write(filepath.Join(d.mount, "survivor"), os.O_SYNC,
+			io.LimitReader(contents(d.o.seed, "survivor"), 6<<20),
 			sync.OnceFunc(func() { close(begun) }))
 		written <- result{doc, err}
 	}()
@@ -403,14 +414,17 @@ func (d *show) killServer() error {
 	if err != nil {
 		// Nobody would answer the writer any more, and nothing could be
 		// unmounted: give it its error.
-		if _, _, serr := command(context.WithoutCancel(d.ctx), d.o.ublkRemap, "stop", d.device); serr != nil {
+		if _, _, serr := command(context.WithoutCancel(d.ctx), d.o.ublkRemap, "stop",
+			d.device); serr != nil {
 			return errors.Join(err, serr)
 		}
 		return err
 	}
-	d.check(strings.TrimSpace(out) == d.device, "another server has taken over %s, still mounted", d.device)
+	d.check(strings.TrimSpace(out) == d.device, "another server has taken over %s, still mounted",
+		d.device)
 	r = <-written
-	d.check(r.err == nil, "the write has waited, gone on and ended well: %s%s", mib(r.doc.size), reason(r.err))
+	d.check(r.err == nil, "the write has waited, gone on and ended well: %s%s", mib(r.doc.size),
+		reason(r.err))
 	d.docs = append(d.docs, r.doc)
 	return nil
 }
@@ -425,7 +439,8 @@ func (d *show) fillDisk() error {
 		return err
 	}
 	doc, err := write(filepath.Join(d.mount, "filler"), 0, contents(d.o.seed, "filler"), func() {})
-	d.check(err == nil, "wrote %s until there was no space left, with no other error%s", mib(doc.size), reason(err))
+	d.check(err == nil, "wrote %s until there was no space left, with no other error%s",
+		mib(doc.size), reason(err))
 	d.docs = append(d.docs, doc)
 	if _, err := d.run("sync", "-f", d.mount); err != nil {
 		return err
@@ -490,16 +505,19 @@ func (d *show) lookAtStatus() error {
 		return err
 	}
 	st := &d.before
-	d.check(st.Heals.Failed == 0 && st.Lost == 0, "no write was refused, no block is lost (%d, %d)", st.Heals.Failed, st.Lost)
+	d.check(st.Heals.Failed == 0 && st.Lost == 0, "no write was refused, no block is lost (%d, %d)",
+		st.Heals.Failed, st.Lost)
 	d.healed += st.Heals.Writes
-	d.check(d.healed > 0 || !d.byHand, "%d writes met bad sectors and were healed (%d by the server that was killed)", d.healed, d.healed-st.Heals.Writes)
+	d.check(d.healed > 0 || !d.byHand, "%d writes met bad sectors and were healed (%d by the "+
+		"server that was killed)", d.healed, d.healed-st.Heals.Writes)
 	d.check(st.Breaker.State == "closed", "the breaker is closed%s", bracketed(st.Breaker.Reason))
 	name := filepath.Base(d.device)
 	count, err := os.ReadFile(filepath.Join("/sys/fs/ext4", name, "errors_count"))
 	if err != nil {
 		return err
 	}
-	d.check(strings.TrimSpace(string(count)) == "0", "the file system has seen %s errors", strings.TrimSpace(string(count)))
+	d.check(strings.TrimSpace(string(count)) == "0", "the file system has seen %s errors",
+		strings.TrimSpace(string(count)))
 	return nil
 }
 
@@ -545,7 +563,8 @@ func (d *show) startAgain() error {
 			forgotten++
 		}
 	}
-	d.check(forgotten == 0, "it remembers all of the %d remapped sectors (%d forgotten)", len(d.remapped), forgotten)
+	d.check(forgotten == 0, "it remembers all of the %d remapped sectors (%d forgotten)",
+		len(d.remapped), forgotten)
 	d.remapped = list
 	_, err = d.run("e2fsck", "-f", "-n", d.device)
 	d.check(err == nil, "the file system is clean")
@@ -563,7 +582,8 @@ func (d *show) verify() error {
 		}
 		d.say("%s", w)
 	}
-	d.check(len(wrong) == 0, "%d of %d files, %s, are what they were", good, len(d.docs), mib(bytesIn(d.docs)))
+	d.check(len(wrong) == 0, "%d of %d files, %s, are what they were", good, len(d.docs),
+		mib(bytesIn(d.docs)))
 	return nil
 }
 
@@ -617,10 +637,12 @@ In numbers
 		d.verified, len(d.docs), mib(bytesIn(d.docs)), d.passed, d.failed)
 	took := time.Since(d.began).Round(time.Second)
 	if d.failed > 0 {
-		_, _ = fmt.Fprintf(d.out, "\nSomething is wrong: %d checks failed, in %v. See [FAILED] above.\n", d.failed, took)
+		_, _ = fmt.Fprintf(d.out, "\nSomething is wrong: %d checks failed, in %v. See [FAILED] "+
+			"above.\n", d.failed, took)
 		return false
 	}
-	_, _ = fmt.Fprintf(d.out, "\n%d bad sectors were written over; no file was harmed, and no restart forgot anything. That took %v.\n", hit, took)
+	_, _ = fmt.Fprintf(d.out, "\n%d bad sectors were written over; no file was harmed, and no "+
+		"restart forgot anything. That took %v.\n", hit, took)
 	return true
 }
 

@@ -13,7 +13,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// TestBatchIOIsForced: the flag decides, the device keeps it from server to server, and a kernel without it is named.
+// TestBatchIOIsForced: the flag decides, the device keeps it from server to server, and a
+// kernel without it is named.
 func TestBatchIOIsForced(t *testing.T) {
 	disk := newDisk(t, 512)
 	ctl, err := ublk.OpenControl()
@@ -33,7 +34,8 @@ func TestBatchIOIsForced(t *testing.T) {
 		if !vmtest.KernelVersion().Less(vmtest.V(7, 0)) {
 			t.Error("a kernel that should have batch I/O lacks it")
 		}
-		for _, args := range [][]string{{"start", disk, "--batch-io=on"}, {"start", disk, "--batch-io=on", "--foreground"}} {
+		for _, args := range [][]string{{"start", disk, "--batch-io=on"},
+			{"start", disk, "--batch-io=on", "--foreground"}} {
 			if r := want(t, exit.Unsupported, args...); !strings.Contains(r.err, "7.0") {
 				t.Error(r.err)
 			}
@@ -64,7 +66,9 @@ func TestBatchIOIsForced(t *testing.T) {
 	}{{"--batch-io=on", "--batch-io=off", true}, {"--batch-io=off", "--batch-io=on", false}} {
 		kill(t, startDevice(t, disk, c.made, "--zero-copy=off"))
 		st := statusJSON(t, "life")
-		for deadline := time.Now().Add(3 * time.Minute); st.State != control.StateFailed && time.Now().Before(deadline); st = statusJSON(t, "life") {
+		for deadline := time.Now().Add(
+			3 * time.Minute); st.State != control.StateFailed &&
+			time.Now().Before(deadline); st = statusJSON(t, "life") {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if st.State != control.StateFailed || st.Features.BatchIO != c.batch {

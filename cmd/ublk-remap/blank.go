@@ -23,7 +23,8 @@ const blankEnds = 4 << 20
 //
 // Places of the displaced head and tail that are known to be bad are not tried: they are
 // pending.
-func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool, bad []metadata.BadRange) (err error) {
+func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool,
+	bad []metadata.BadRange) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {
 		return err
@@ -35,7 +36,8 @@ func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool, bad []m
 		}
 	}
 	for i, part := range plan.Displaced() {
-		for _, r := range badblocks.Subtract([]badblocks.Range{{Start: part.Offset, End: part.Offset + part.Length}}, badOn(bad, part.Device, int64(plan.BlockSize()))) {
+		for _, r := range badblocks.Subtract([]badblocks.Range{{Start: part.Offset,
+			End: part.Offset + part.Length}}, badOn(bad, part.Device, int64(plan.BlockSize()))) {
 			zero(devs[part.Device], buf, r.Start, r.End)
 		}
 		if i > 0 {
@@ -56,7 +58,8 @@ func badOn(bad []metadata.BadRange, device uint8, block int64) []badblocks.Range
 	var on []badblocks.Range
 	for _, b := range bad {
 		if b.Device == device {
-			on = append(on, badblocks.Range{Start: b.Start / block * block, End: (b.End + block - 1) / block * block})
+			on = append(on, badblocks.Range{Start: b.Start / block * block,
+				End: (b.End + block - 1) / block * block})
 		}
 	}
 	return badblocks.Merge(on)

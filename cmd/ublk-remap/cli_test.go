@@ -41,7 +41,8 @@ func mustRun(t *testing.T, code int, args ...string) result {
 	t.Helper()
 	r := ublkRemap(t, args...)
 	if r.code != code {
-		t.Fatalf("ublk-remap %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.out, r.err)
+		t.Fatalf("ublk-remap %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code,
+			code, r.out, r.err)
 	}
 	return r
 }
@@ -80,17 +81,24 @@ func diskFile(t *testing.T, size int64) string {
 func TestUsage(t *testing.T) {
 	useRuntimeDir(t)
 	for _, args := range [][]string{
-		{}, {"frob"}, {"create"}, {"create", "a", "b"}, {"start"}, {"stop"}, {"remap"}, {"remap", "frob"}, {"remap", "add", "x"},
-		{"metadata"}, {"metadata", "frob", "x"}, {"status", "a", "b"}, {"list", "x"}, {"--log-level", "loud", "list"},
-		{"--log-format", "xml", "list"}, {"list", "--frob"}, {"start", "--queues", "x", "y"}, {"status", "--watch", "0"},
-		{"start", "--zero-copy", "maybe", "x"}, {"start", "--batch-io", "maybe", "x"}, {"start", "--batch-io", "on", "--depth", "1", "x"}, {"start", "--depth", "0", "x"}, {"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
-		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget", "0", "x"}, {"start", "--isolate-time", "0", "x"}, {"start", "--fail-fast=-1s", "x"},
+		{}, {"frob"}, {"create"}, {"create", "a", "b"}, {"start"}, {"stop"}, {"remap"},
+		{"remap", "frob"}, {"remap", "add", "x"},
+		{"metadata"}, {"metadata", "frob", "x"}, {"status", "a", "b"}, {"list", "x"},
+		{"--log-level", "loud", "list"},
+		{"--log-format", "xml", "list"}, {"list", "--frob"}, {"start", "--queues", "x", "y"},
+		{"status", "--watch", "0"},
+		{"start", "--zero-copy", "maybe", "x"}, {"start", "--batch-io", "maybe", "x"},
+		{"start", "--batch-io", "on", "--depth", "1", "x"}, {"start", "--depth", "0", "x"},
+		{"start", "--poll", "1s", "x"}, {"start", "--max-io", "100KiB", "x"},
+		{"start", "--max-io", "1%", "x"}, {"start", "--id", "-7", "x"}, {"start", "--remap-budget",
+			"0", "x"}, {"start", "--isolate-time", "0", "x"}, {"start", "--fail-fast=-1s", "x"},
 	} {
 		r := ublkRemap(t, args...)
 		if r.code != exit.Usage {
 			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
 		}
-		if r.err != "" && (!strings.Contains(r.err, "--help") || strings.Count(r.err, "--help") > 1) {
+		if r.err != "" && (!strings.Contains(r.err, "--help") ||
+			strings.Count(r.err, "--help") > 1) {
 			t.Errorf("%q: where is the help? %q", args, r.err)
 		}
 	}
@@ -110,16 +118,21 @@ func TestUsage(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	useRuntimeDir(t)
 	for _, args := range [][]string{
-		{"stop", "nosuch"}, {"status", "nosuch"}, {"status", "77"}, {"remap", "list", "/dev/ublkb77"}, {"remap", "add", "nosuch", "1"}, {"resume", "nosuch"},
-		{"create", "/no/such/disk"}, {"start", "/no/such/disk"}, {"metadata", "check", "/no/such/disk"},
+		{"stop", "nosuch"}, {"status", "nosuch"}, {"status", "77"},
+		{"remap", "list", "/dev/ublkb77"}, {"remap", "add", "nosuch", "1"}, {"resume", "nosuch"},
+		{"create", "/no/such/disk"}, {"start", "/no/such/disk"},
+		{"metadata", "check", "/no/such/disk"},
 	} {
-		if r := ublkRemap(t, args...); r.code != exit.NotFound || !strings.HasPrefix(r.err, "ublk-remap: ") {
+		if r := ublkRemap(t, args...); r.code != exit.NotFound || !strings.HasPrefix(r.err,
+			"ublk-remap: ") {
 			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
 		}
 	}
 	disk := diskFile(t, 8<<20)
-	for _, args := range [][]string{{"metadata", "check", disk}, {"metadata", "dump", disk}, {"start", disk}} {
-		if r := ublkRemap(t, args...); r.code != exit.NotFound || !strings.Contains(r.err, disk) || !strings.Contains(r.err, "create") {
+	for _, args := range [][]string{{"metadata", "check", disk}, {"metadata", "dump", disk},
+		{"start", disk}} {
+		if r := ublkRemap(t, args...); r.code != exit.NotFound || !strings.Contains(r.err, disk) ||
+			!strings.Contains(r.err, "create") {
 			t.Errorf("%q: exit code %d, %q", args, r.code, r.err)
 		}
 	}
@@ -176,7 +189,8 @@ func TestCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	var plan created
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--dry-run", "--json", "--name", "a", "--spare", "2MiB").out), &plan); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--dry-run", "--json", "--name",
+		"a", "--spare", "2MiB").out), &plan); err != nil {
 		t.Fatal(err)
 	}
 	if !plan.DryRun || plan.Name != "a" || plan.SpareBytes != 2<<20 || plan.SpareUnits != 512 {
@@ -189,16 +203,19 @@ func TestCreate(t *testing.T) {
 
 	// A blank disk needs no question.
 	var c created
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--json", "--name", "a", "--spare", "2MiB").out), &c); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--json", "--name", "a",
+		"--spare", "2MiB").out), &c); err != nil {
 		t.Fatal(err)
 	}
-	if c.DryRun || c.SizeBlocks != plan.SizeBlocks || c.SpareUnits != 512 || c.SizeBytes != int64(c.SizeBlocks)*int64(c.BlockSize) || len(c.Replaced) != 0 {
+	if c.DryRun || c.SizeBlocks != plan.SizeBlocks || c.SpareUnits != 512 ||
+		c.SizeBytes != int64(c.SizeBlocks)*int64(c.BlockSize) || len(c.Replaced) != 0 {
 		t.Errorf("%+v", c)
 	}
 	check()
 
 	// What is there is not overwritten unasked.
-	if r := mustRun(t, exit.Refused, "create", disk); !strings.Contains(r.err, `"a"`) || !strings.Contains(r.err, "--force") {
+	if r := mustRun(t, exit.Refused, "create", disk); !strings.Contains(r.err, `"a"`) ||
+		!strings.Contains(r.err, "--force") {
 		t.Error(r.err)
 	}
 	if r := mustRun(t, exit.Refused, "create", disk, "--force"); !strings.Contains(r.err, "--yes") {
@@ -251,8 +268,10 @@ func TestCreateArguments(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"--spare", "x"}, {"--spare", "0"}, {"--spare", "1%1"}, {"--spare", "5000"}, {"--spare", "1GiB"}, {"--name", "a b"},
-		{"--name", strings.Repeat("x", 65)}, {"--name", "../x"}, {"--badblocks", list}, {"--badblocks-size", "77", "--badblocks", list},
+		{"--spare", "x"}, {"--spare", "0"}, {"--spare", "1%1"}, {"--spare", "5000"},
+		{"--spare", "1GiB"}, {"--name", "a b"},
+		{"--name", strings.Repeat("x", 65)}, {"--name", "../x"}, {"--badblocks", list},
+		{"--badblocks-size", "77", "--badblocks", list},
 	} {
 		if r := mustRun(t, exit.Usage, append([]string{"create", disk}, args...)...); r.out != "" {
 			t.Errorf("%v: %s", args, r.out)
@@ -267,7 +286,8 @@ func TestCreateWithSpareDevice(t *testing.T) {
 	useRuntimeDir(t)
 	disk, spare, other := diskFile(t, 64<<20), diskFile(t, 16<<20), diskFile(t, 16<<20)
 	var c created
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--spare-device", spare, "--json").out), &c); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--spare-device", spare,
+		"--json").out), &c); err != nil {
 		t.Fatal(err)
 	}
 	if c.SizeBytes != 64<<20 || c.SpareDevice != spare {
@@ -285,18 +305,21 @@ func TestCreateWithBadBlocks(t *testing.T) {
 	disk := diskFile(t, 64<<20)
 	list := filepath.Join(t.TempDir(), "bad")
 	// In blocks of 4 KiB: two in the data, one in the head (metadata).
-	if err := os.WriteFile(list, []byte("# found by badblocks\n1000\n1001\n40\n"), 0o600); err != nil {
+	if err := os.WriteFile(list, []byte("# found by badblocks\n1000\n1001\n40\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	var c created
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--badblocks", list, "--badblocks-size", "4096", "--json").out), &c); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--badblocks", list,
+		"--badblocks-size", "4096", "--json").out), &c); err != nil {
 		t.Fatal(err)
 	}
 	if c.BadBlocks != uint64(8192/c.BlockSize) {
 		t.Errorf("%+v", c)
 	}
 	var r struct{ Table metadata.TableCounts }
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "check", disk, "--json").out), &r); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "check", disk, "--json").out),
+		&r); err != nil {
 		t.Fatal(err)
 	}
 	if r.Table.Pending != c.BadBlocks {
@@ -345,8 +368,9 @@ func TestCreateRefusesBeforeItChanges(t *testing.T) {
 	}
 	before := sum()
 	for _, args := range [][]string{
-		{"--badblocks", list(17, 5000), "--badblocks-size", "512"}, // more entries than a checkpoint holds
-		{"--badblocks", list(1, 20), "--badblocks-size", "65536"},  // past the end
+		// more entries than a checkpoint holds
+		{"--badblocks", list(17, 5000), "--badblocks-size", "512"},
+		{"--badblocks", list(1, 20), "--badblocks-size", "65536"}, // past the end
 		{"--badblocks", filepath.Join(t.TempDir(), "no-such-list")},
 		{"--spare", "63MiB"},
 		{"--spare-device", spare, "--spare", "1GiB"},
@@ -370,7 +394,8 @@ func TestCreateWithADeadZone(t *testing.T) {
 	if err := os.WriteFile(zone, []byte("4096-6000\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"create", disk, "--force", "--yes", "--badblocks", zone, "--badblocks-size", "4096"}
+	args := []string{"create", disk, "--force", "--yes", "--badblocks", zone, "--badblocks-size",
+		"4096"}
 	r := mustRun(t, 0, args...)
 	_, rest, ok := strings.Cut(r.err, "--spare ")
 	advised, _, _ := strings.Cut(rest, ",")
@@ -378,7 +403,8 @@ func TestCreateWithADeadZone(t *testing.T) {
 		t.Fatal(r.err)
 	}
 	mustRun(t, 0, "metadata", "check", disk)
-	if r := mustRun(t, 0, append(args, "--spare", advised)...); strings.Contains(r.err, "will fail") {
+	if r := mustRun(t, 0, append(args, "--spare", advised)...); strings.Contains(r.err,
+		"will fail") {
 		t.Error(r.err)
 	}
 	mustRun(t, 0, "metadata", "check", disk)
@@ -400,7 +426,8 @@ func TestDamagedMetadata(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, args := range [][]string{{"metadata", "check", disk}, {"metadata", "check", disk, "--json"}} {
+	for _, args := range [][]string{{"metadata", "check", disk}, {"metadata", "check", disk,
+		"--json"}} {
 		if r := mustRun(t, exit.Damaged, args...); r.out == "" {
 			t.Errorf("%v prints no report", args)
 		}
@@ -409,7 +436,8 @@ func TestDamagedMetadata(t *testing.T) {
 
 func metadataRegions(t *testing.T, disk string) []metadata.Region {
 	t.Helper()
-	d, err := blockdev.Open(context.Background(), disk, blockdev.Options{ReadOnly: true, Shared: true})
+	d, err := blockdev.Open(context.Background(), disk, blockdev.Options{ReadOnly: true,
+		Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,15 +471,18 @@ func TestBusyDisk(t *testing.T) {
 func TestDeadServer(t *testing.T) {
 	useRuntimeDir(t)
 	// A record as a crash leaves it, of a device that a reboot took away.
-	r := control.Record{Name: "disk", UUID: "0-1", ID: 12345, Device: "/dev/ublkb12345", Backing: "/dev/nosuch", BlockSize: 512, Blocks: 100}
+	r := control.Record{Name: "disk", UUID: "0-1", ID: 12345, Device: "/dev/ublkb12345",
+		Backing: "/dev/nosuch", BlockSize: 512, Blocks: 100}
 	if err := r.Write(); err != nil {
 		t.Fatal(err)
 	}
 	var st control.Status
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "status", "disk", "--json").out), &st); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "status", "disk", "--json").out),
+		&st); err != nil {
 		t.Fatal(err)
 	}
-	if st.State != control.StateFailed || st.ServerPID != 0 || st.Spare.Devices == nil || st.Metadata.Mirrors == nil {
+	if st.State != control.StateFailed || st.ServerPID != 0 || st.Spare.Devices == nil ||
+		st.Metadata.Mirrors == nil {
 		t.Errorf("%+v", st)
 	}
 	for _, dev := range []string{"12345", "ublkb12345", "/dev/ublkb12345", "0-1", "/dev/nosuch"} {
@@ -461,7 +492,8 @@ func TestDeadServer(t *testing.T) {
 	if out := mustRun(t, 0, "list", "--json").out; strings.TrimSpace(out) != "[]" {
 		t.Error(out)
 	}
-	if res := mustRun(t, exit.Failed, "remap", "list", "disk"); !strings.Contains(res.err, "start") {
+	if res := mustRun(t, exit.Failed, "remap", "list", "disk"); !strings.Contains(res.err,
+		"start") {
 		t.Error(res.err)
 	}
 	mustRun(t, exit.Failed, "resume", "disk")
@@ -474,7 +506,8 @@ func TestParseRanges(t *testing.T) {
 	if err != nil || len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 		t.Errorf("%v, %v", got, err)
 	}
-	for _, bad := range []string{"", "x", "-1", "1+", "+1", "1+0", "100", "99+2", "0+101", "1+18446744073709551615", "18446744073709551616", "1 +2"} {
+	for _, bad := range []string{"", "x", "-1", "1+", "+1", "1+0", "100", "99+2", "0+101",
+		"1+18446744073709551615", "18446744073709551616", "1 +2"} {
 		if got, err := parseRanges([]string{bad}, 100); !errors.Is(err, exit.ErrUsage) {
 			t.Errorf("%q: %v, %v", bad, got, err)
 		}
@@ -483,10 +516,12 @@ func TestParseRanges(t *testing.T) {
 
 func TestWithFlag(t *testing.T) {
 	for _, c := range [][2]string{
-		{"start x", "start x --f"}, {"--log-level info start x", "--log-level info start x --f"}, {"start -- -x", "start --f -- -x"},
+		{"start x", "start x --f"}, {"--log-level info start x", "--log-level info start x --f"},
+		{"start -- -x", "start --f -- -x"},
 	} {
 		args := strings.Fields(c[0])
-		if got := strings.Join(withFlag(args, "--f"), " "); got != c[1] || strings.Join(args, " ") != c[0] {
+		if got := strings.Join(withFlag(args, "--f"), " "); got != c[1] ||
+			strings.Join(args, " ") != c[0] {
 			t.Errorf("%q became %q", c[0], got)
 		}
 	}

@@ -30,27 +30,30 @@ type createOptions struct {
 
 // created is what create prints.
 type created struct {
-	Name        string   `json:"name"`
-	UUID        string   `json:"uuid"`
-	Backing     string   `json:"backing"`
-	SpareDevice string   `json:"spare_device"`
-	BlockSize   int      `json:"block_size"`
-	SizeBlocks  uint64   `json:"size_blocks"`
-	SizeBytes   int64    `json:"size_bytes"`
-	SpareUnits  uint64   `json:"spare_units"`
-	SpareBytes  int64    `json:"spare_bytes"`
-	HeadBytes   int64    `json:"head_bytes"`
-	BadBlocks   uint64   `json:"bad_blocks"` // blocks of the exported device that are known to be bad
-	FoundBad    uint64   `json:"found_bad"`  // units of 4 KiB, of those that were tried, that do not hold data
-	BadSpares   uint64   `json:"bad_spares"` // spare units that are known to be bad
-	BadPlaces   []string `json:"bad_places"` // where metadata could not be written
-	Replaced    []string `json:"replaced"`   // what was there before
-	InPlace     bool     `json:"in_place"`
-	Kept        []string `json:"kept"`         // with --in-place: what is on the disk, and stays
-	Lost        uint64   `json:"lost_blocks"`  // of the head, that could not be read
-	Moved       uint64   `json:"moved_blocks"` // of the head and tail, that went to the spare region at once
-	Resumed     bool     `json:"resumed"`      // what was interrupted has been finished
-	DryRun      bool     `json:"dry_run"`
+	Name        string `json:"name"`
+	UUID        string `json:"uuid"`
+	Backing     string `json:"backing"`
+	SpareDevice string `json:"spare_device"`
+	BlockSize   int    `json:"block_size"`
+	SizeBlocks  uint64 `json:"size_blocks"`
+	SizeBytes   int64  `json:"size_bytes"`
+	SpareUnits  uint64 `json:"spare_units"`
+	SpareBytes  int64  `json:"spare_bytes"`
+	HeadBytes   int64  `json:"head_bytes"`
+	// blocks of the exported device that are known to be bad
+	BadBlocks uint64 `json:"bad_blocks"`
+	// units of 4 KiB, of those that were tried, that do not hold data
+	FoundBad  uint64   `json:"found_bad"`
+	BadSpares uint64   `json:"bad_spares"` // spare units that are known to be bad
+	BadPlaces []string `json:"bad_places"` // where metadata could not be written
+	Replaced  []string `json:"replaced"`   // what was there before
+	InPlace   bool     `json:"in_place"`
+	Kept      []string `json:"kept"`        // with --in-place: what is on the disk, and stays
+	Lost      uint64   `json:"lost_blocks"` // of the head, that could not be read
+	// of the head and tail, that went to the spare region at once
+	Moved   uint64 `json:"moved_blocks"`
+	Resumed bool   `json:"resumed"` // what was interrupted has been finished
+	DryRun  bool   `json:"dry_run"`
 }
 
 func createCommand(a *app) *cobra.Command {
@@ -73,14 +76,21 @@ same offsets. Without a spare device the end of the disk must be free: a file sy
 reaches into it is refused, with the size to shrink it to. If that is interrupted, run it
 again to finish it, or undo it with release.`,
 		Args: arguments(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return create(cmd.Context(), a, args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return create(cmd.Context(), a,
+				args[0], o)
+		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.spare, "spare", "", "size of the spare region: 1%, 512MiB, …; taken exactly (default 1%, at most 16GiB)")
-	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on this device; the disk keeps its size")
+	f.StringVar(&o.spare, "spare", "", "size of the spare region: 1%, 512MiB, …; taken exactly "+
+		"(default 1%, at most 16GiB)")
+	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on this device; the "+
+		"disk keeps its size")
 	f.StringVar(&o.name, "name", "", "name of the device (default: made from its UUID)")
-	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8), MD or null_blk write it; - is standard input")
-	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of --badblocks are in")
+	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8), "+
+		"MD or null_blk write it; - is standard input")
+	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of "+
+		"--badblocks are in")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
@@ -96,7 +106,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	}
 	defer backing.Close()
 	if r := waitingOver(backing.Path()); r != nil {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: %s",
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or "+
+			"give it up with: %s",
 			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
 	}
 	devs := []*blockdev.Device{backing}
@@ -165,7 +176,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 
 // tellBadPlaces notes the places that the metadata went around, each once, and
 // warns of them unless an error is going to tell.
-func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, out *created, warn bool) {
+func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, out *created,
+	warn bool) {
 	for _, p := range bad {
 		text := devs[p.Device].Path() + ": " + p.String()
 		if slices.Contains(out.BadPlaces, text) {
@@ -182,8 +194,9 @@ func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, ou
 func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) created {
 	sb := plan.Superblock()
 	out := created{
-		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: plan.BlockSize(), SizeBlocks: plan.Blocks(),
-		SizeBytes: int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: plan.BlockSize(),
+		SizeBlocks: plan.Blocks(),
+		SizeBytes:  int64(plan.Blocks()) * int64(plan.BlockSize()), SpareUnits: plan.SpareUnits(),
 		SpareBytes: int64(plan.SpareUnits()) * metadata.UnitSize, HeadBytes: sb.HeadBytes,
 		BadPlaces: []string{}, Replaced: []string{}, Kept: []string{}, DryRun: o.dryRun,
 	}
@@ -212,11 +225,16 @@ func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error)
 func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams, err error) {
 	// The format would take more; what people have to type and terminals to show
 	// is a matter of this program.
-	if strings.ContainsFunc(o.name, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
-		return p, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name, exit.ErrUsage)
+	if strings.ContainsFunc(o.name, func(r rune) bool {
+		return r == utf8.RuneError ||
+			!unicode.IsPrint(r)
+	}) {
+		return p, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name,
+			exit.ErrUsage)
 	}
 	p = metadata.PlanParams{
-		BackingSize: devs[0].Size(), Name: o.name, Created: metadata.Seconds(time.Now()), UUID: uuid.New(), DeviceUUIDs: [2]uuid.UUID{uuid.New(), uuid.New()},
+		BackingSize: devs[0].Size(), Name: o.name, Created: metadata.Seconds(time.Now()),
+		UUID: uuid.New(), DeviceUUIDs: [2]uuid.UUID{uuid.New(), uuid.New()},
 	}
 	if p.Name == "" {
 		p.Name = "remap-" + p.UUID.String()[:8]
@@ -235,10 +253,12 @@ func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams
 			return p, fmt.Errorf("--spare %w", err)
 		}
 		if n, exact := s.Exact(); exact && n%metadata.UnitSize != 0 {
-			return p, fmt.Errorf("--spare %s: %w: not a multiple of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+			return p, fmt.Errorf("--spare %s: %w: not a multiple of %d bytes", s, exit.ErrUsage,
+				metadata.UnitSize)
 		}
 		if p.SpareBytes = s.Of(devs[0].Size(), metadata.UnitSize); p.SpareBytes == 0 {
-			return p, fmt.Errorf("--spare %s: %w: that is less than one unit of %d bytes", s, exit.ErrUsage, metadata.UnitSize)
+			return p, fmt.Errorf("--spare %s: %w: that is less than one unit of %d bytes", s,
+				exit.ErrUsage, metadata.UnitSize)
 		}
 	}
 	return p, nil
@@ -254,7 +274,8 @@ func inspect(d *blockdev.Device) ([]string, error) {
 	case errors.Is(err, metadata.ErrPath):
 		return nil, err // whatever is on it
 	case err == nil:
-		found = append(found, fmt.Sprintf("ublk-remap's %s of %q on %s", sb.Devices[sb.DeviceIndex].Role, sb.Name, d.Path()))
+		found = append(found, fmt.Sprintf("ublk-remap's %s of %q on %s",
+			sb.Devices[sb.DeviceIndex].Role, sb.Name, d.Path()))
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
 		found = append(found, fmt.Sprintf("ublk-remap's format on %s (%v)", d.Path(), err))
 	}
@@ -269,11 +290,13 @@ func inspect(d *blockdev.Device) ([]string, error) {
 		if atEnd {
 			do += "; what is at the end of the disk would stay visible there if only the metadata were written"
 		}
-		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused, strings.Join(found, ", and "), do)
+		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused,
+			strings.Join(found, ", and "), do)
 	case len(f.Unread) > 0 && !f.Blank:
 		// A file system could have been there whose own mark is what went bad.
 		return []string{"what cannot be told on " + d.Path()},
-			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold data; add --force if it may go",
+			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold "+
+				"data; add --force if it may go",
 				d.Path(), exit.ErrRefused, f.Unread[0])
 	}
 	return nil, nil
@@ -302,7 +325,8 @@ func (a *app) printCreated(c created) error {
 	}
 	rows := [][]string{
 		{c.Backing, verb + " as " + c.Name + " (" + c.UUID + ")"},
-		{"exports", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(c.SizeBytes), numText(c.SizeBlocks), c.BlockSize)},
+		{"exports", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(c.SizeBytes),
+			numText(c.SizeBlocks), c.BlockSize)},
 		{"spare", fmt.Sprintf("%s, %s units", sizeText(c.SpareBytes), numText(c.SpareUnits))},
 	}
 	if c.SpareDevice != "" {
@@ -312,19 +336,23 @@ func (a *app) printCreated(c created) error {
 		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
 	}
 	if c.BadSpares > 0 {
-		rows = append(rows, []string{"bad spares", numText(c.BadSpares) + " units of the spare region are known to be bad"})
+		rows = append(rows, []string{"bad spares", numText(c.BadSpares) +
+			" units of the spare region are known to be bad"})
 	}
 	if c.FoundBad > 0 {
-		rows = append(rows, []string{"found bad", numText(c.FoundBad) + " units of 4 KiB among the places that were tried"})
+		rows = append(rows, []string{"found bad", numText(c.FoundBad) +
+			" units of 4 KiB among the places that were tried"})
 	}
 	if n := len(c.BadPlaces); n > 0 {
-		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: " + shell.Command("metadata", "check", c.Backing)})
+		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: " +
+			shell.Command("metadata", "check", c.Backing)})
 	}
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
 	}
 	if c.Lost > 0 {
-		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " + sizeText(c.HeadBytes) + "; they answer errors until they are written"})
+		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " +
+			sizeText(c.HeadBytes) + "; they answer errors until they are written"})
 	}
 	if c.Moved > 0 {
 		rows = append(rows, []string{"remapped", numText(c.Moved) + " blocks whose place was bad"})

@@ -13,7 +13,8 @@ func (a *app) knownBad(disk int64, o createOptions) (*badblocks.List, error) {
 	if o.badblocks == "" {
 		return nil, nil
 	}
-	list, err := badblocks.Read(o.badblocks, a.in, badblocks.Format{Block: o.badblocksSize, Disk: disk})
+	list, err := badblocks.Read(o.badblocks, a.in, badblocks.Format{Block: o.badblocksSize,
+		Disk: disk})
 	if err != nil {
 		return nil, err
 	}
@@ -25,24 +26,27 @@ func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
 	switch {
 	case list == nil:
 	case list.Pairs && o.badblocksSize != 512:
-		a.log.Warn().Int("badblocks-size", o.badblocksSize).Msg("the list has lines of two numbers: those of MD and null_blk count sectors of 512 bytes")
+		a.log.Warn().Int("badblocks-size", o.badblocksSize).Msg("the list has lines of two " +
+			"numbers: those of MD and null_blk count sectors of 512 bytes")
 	case list.End > 0 && list.End <= disk/4:
 		a.log.Warn().Int("badblocks-size", o.badblocksSize).
-			Msgf("the list ends at %s of %s: if its blocks are larger than %d bytes, say so with --badblocks-size", sizeText(list.End), sizeText(disk), o.badblocksSize)
+			Msgf("the list ends at %s of %s: if its blocks are larger than %d bytes, say so with "+
+				"--badblocks-size", sizeText(list.End), sizeText(disk), o.badblocksSize)
 	}
 }
 
 // fits refuses a set that could not begin with what is known to be bad.
 func fits(bad badblocks.Entries, plan *metadata.Layout) error {
 	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
-		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare space: %w", exit.ErrUsage, err)
+		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare "+
+			"space: %w", exit.ErrUsage, err)
 	}
 	return nil
 }
 
-// doubtSpares warns of a set that knows more bad units than it has good spare units for. It is
-// of use all the same to whoever leaves the bad part alone: a dead zone can be far larger than any spare
-// region.
+// doubtSpares warns of a set that knows more bad units than it has good spare units for. It
+// is of use all the same to whoever leaves the bad part alone: a dead zone can be far
+// larger than any spare region.
 func (a *app) doubtSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	good := plan.SpareUnits() - bad.Spares
 	if bad.Units <= good {
@@ -50,7 +54,9 @@ func (a *app) doubtSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	}
 	const step = 1 << 20
 	want := ((bad.Units+bad.Spares)*metadata.UnitSize*5/4 + step) / step
-	a.log.Warn().Str("do", fmt.Sprintf("for all of them --spare %dMiB, or leave that part of the disk unused", want)).
-		Msgf("%s units of %d bytes are known to be bad, and of %s spare units %s are good: writes to the others will fail",
+	a.log.Warn().Str("do", fmt.Sprintf("for all of them --spare %dMiB, or leave that part of the "+
+		"disk unused", want)).
+		Msgf("%s units of %d bytes are known to be bad, and of %s spare units %s are good: "+
+			"writes to the others will fail",
 			numText(bad.Units), metadata.UnitSize, numText(plan.SpareUnits()), numText(good))
 }

@@ -16,7 +16,10 @@ import (
 // The zeroes are durable, and were read back, before the metadata names their units. A cut
 // before leaves no set.
 func (p *preparation) remapFound(ctx context.Context) (blocks uint64, err error) {
-	found := func(e metadata.Entry) bool { return e.State == metadata.StatePending && e.Cause == metadata.CauseWrite }
+	found := func(e metadata.Entry) bool {
+		return e.State == metadata.StatePending &&
+			e.Cause == metadata.CauseWrite
+	}
 	need := 0
 	for _, e := range p.bad.Entries {
 		if found(e) {
@@ -47,7 +50,8 @@ func (p *preparation) remapFound(ctx context.Context) (blocks uint64, err error)
 	var out []metadata.Entry
 	for _, e := range p.bad.Entries {
 		for found(e) && e.Count > 0 && len(spares) > 0 {
-			out = append(out, metadata.Entry{Unit: e.Unit, Spare: spares[0], Count: 1, Mask: e.Mask, State: metadata.StateMapped, Cause: e.Cause, Time: e.Time})
+			out = append(out, metadata.Entry{Unit: e.Unit, Spare: spares[0], Count: 1, Mask: e.Mask,
+				State: metadata.StateMapped, Cause: e.Cause, Time: e.Time})
 			blocks += uint64(bits.OnesCount8(e.Mask))
 			spares, e.Unit, e.Count = spares[1:], e.Unit+1, e.Count-1
 		}

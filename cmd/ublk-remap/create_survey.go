@@ -124,7 +124,8 @@ func (p *preparation) survey(ctx context.Context, readOnly bool) error {
 			return err
 		}
 		after := p.plan.Superblock()
-		if slices.Equal(before.Regions, after.Regions) && before.ExportedBytes == after.ExportedBytes {
+		if slices.Equal(before.Regions, after.Regions) &&
+			before.ExportedBytes == after.ExportedBytes {
 			break
 		}
 		// Another plan has another spare region.
@@ -147,7 +148,8 @@ func (p *preparation) attach(readOnly bool, progress func(int64, int)) {
 		if i == 0 {
 			known = p.list
 		}
-		p.disks = append(p.disks, survey.New(d, known, survey.Options{ReadOnly: readOnly, Progress: progress}))
+		p.disks = append(p.disks, survey.New(d, known, survey.Options{ReadOnly: readOnly,
+			Progress: progress}))
 	}
 }
 
@@ -172,7 +174,8 @@ func (p *preparation) enough() error {
 			}
 		}
 		if good < need {
-			return fmt.Errorf("%w: the superblock must be in %d places of %s, and of those it can be in (%v) %d are good; use another disk",
+			return fmt.Errorf("%w: the superblock must be in %d places of %s, and of those it "+
+				"can be in (%v) %d are good; use another disk",
 				metadata.ErrBadPlaces, need, d.Path(), places, good)
 		}
 	}
@@ -182,7 +185,8 @@ func (p *preparation) enough() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %s has no room of %d bytes without a bad place in its first MiBs, nor where its spare region is, for a copy of the records; use another disk",
+	return fmt.Errorf("%w: %s has no room of %d bytes without a bad place in its first MiBs, nor "+
+		"where its spare region is, for a copy of the records; use another disk",
 		metadata.ErrBadPlaces, p.devs[0].Path(), 2*sb.SlotBytes+sb.LogBytes)
 }
 
@@ -197,7 +201,8 @@ func (p *preparation) places() [][]badblocks.Range {
 	}
 	for _, r := range sb.Regions {
 		if r.Kind != metadata.RegionSpare {
-			all[r.Device] = append(all[r.Device], badblocks.Range{Start: r.Start, End: r.Start + r.Length})
+			all[r.Device] = append(all[r.Device], badblocks.Range{Start: r.Start,
+				End: r.Start + r.Length})
 		}
 	}
 	for i := range all {
@@ -213,7 +218,8 @@ var errSpares = errors.New("the spare region cannot be used")
 // spare units are bad: it is better than none, and the disk may be all there is.
 func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 	for _, r := range p.plan.SpareRegions() {
-		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start, End: r.Start + r.Length}, spareSample)
+		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start,
+			End: r.Start + r.Length}, spareSample)
 		if err != nil {
 			return err
 		}
@@ -221,15 +227,18 @@ func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 		if readOnly {
 			does = "reads"
 		}
-		where := fmt.Sprintf("from byte %d to %d of %s", r.Start, r.Start+r.Length, p.devs[r.Device].Path())
+		where := fmt.Sprintf("from byte %d to %d of %s", r.Start, r.Start+r.Length,
+			p.devs[r.Device].Path())
 		const do = "use another disk, or another --spare-device"
 		switch {
 		case s.Tried == 0 && s.Known > 0:
 			return fmt.Errorf("%w: all units %s are known to be bad; %s", errSpares, where, do)
 		case s.Tried > 0 && s.Bad == s.Tried:
-			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares, s.Tried, where, does, do)
+			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares,
+				s.Tried, where, does, do)
 		case 2*s.Bad > s.Tried:
-			p.a.log.Warn().Msgf("the spare region is mostly bad: of %d units that were tried, %s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do)
+			p.a.log.Warn().Msgf("the spare region is mostly bad: of %d units that were tried, "+
+				"%s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do)
 		}
 	}
 	return nil

@@ -22,7 +22,8 @@ func TestCreateGoesAround(t *testing.T) {
 	parseJSON(t, want(t, 0, "create", loop, "--dry-run", "--json").out, &plan)
 	tail := plan.SizeBytes / 512 // where the displaced head begins
 	bad := []vmtest.Extent{
-		{Start: 0, Count: 136}, {Start: 400, Count: 1}, {Start: 1000, Count: 8}, // superblocks, mirror A and its room
+		// superblocks, mirror A and its room
+		{Start: 0, Count: 136}, {Start: 400, Count: 1}, {Start: 1000, Count: 8},
 		{Start: tail + 77, Count: 3}, {Start: tail + 1024, Count: 8}, // displaced head
 		{Start: (size - 96<<10) / 512, Count: 8}, // mirror B
 	}
@@ -32,7 +33,8 @@ func TestCreateGoesAround(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c created
-	parseJSON(t, want(t, 0, "create", dm.Path, "--name", "around", "--badblocks", list, "--badblocks-size", "512", "--json").out, &c)
+	parseJSON(t, want(t, 0, "create", dm.Path, "--name", "around", "--badblocks", list,
+		"--badblocks-size", "512", "--json").out, &c)
 	if c.FoundBad == 0 || c.BadBlocks != 1 || c.Moved == 0 || len(c.BadPlaces) == 0 {
 		t.Errorf("%+v", c)
 	}
@@ -86,9 +88,11 @@ func TestCreateWithoutSpares(t *testing.T) {
 			t.Fatal(err)
 		}
 		spare := (plan.SizeBytes + plan.HeadBytes) / 512
-		dm := vmtest.NewDM(t, vmtest.ErrorTable(t, loop, vmtest.Extent{Start: spare, Count: plan.SpareBytes/512 - 64}))
+		dm := vmtest.NewDM(t, vmtest.ErrorTable(t, loop, vmtest.Extent{Start: spare,
+			Count: plan.SpareBytes/512 - 64}))
 		r := want(t, 1, append([]string{"create", dm.Path}, args...)...)
-		if !strings.Contains(r.err, "spare region") || !strings.Contains(r.err, "nothing was changed") || strings.Contains(r.out, "prepared") {
+		if !strings.Contains(r.err, "spare region") ||
+			!strings.Contains(r.err, "nothing was changed") || strings.Contains(r.out, "prepared") {
 			t.Errorf("%s%s", r.out, r.err)
 		}
 		after, err := os.ReadFile(loop)

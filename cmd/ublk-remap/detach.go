@@ -21,8 +21,8 @@ import (
 // reportFD is where a detached server finds the pipe to its parent.
 const reportFD = 3
 
-// report is what a detached server tells its parent: what it waits for, any number of times, and at last,
-// once, how the start ended.
+// report is what a detached server tells its parent: what it waits for, any number of
+// times, and at last, once, how the start ended.
 type report struct {
 	// Waiting is what the start waits for. The rest is empty then.
 	Waiting string `json:"waiting,omitempty"`
@@ -53,9 +53,10 @@ type launchOptions struct {
 	withCaller bool
 }
 
-// launch starts a program, this one or another version of it, as a server of its own session and returns
-// once the device is live.
-func launch(ctx context.Context, program string, args []string, o launchOptions) (rep report, err error) {
+// launch starts a program, this one or another version of it, as a server of its own
+// session and returns once the device is live.
+func launch(ctx context.Context, program string, args []string, o launchOptions) (rep report,
+	err error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return rep, err
@@ -86,13 +87,15 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 	case ctx.Err() != nil && o.withCaller:
 		return rep, endedEarly(ctx, cmd, rep, err)
 	case ctx.Err() != nil:
-		return rep, fmt.Errorf("%w; the new server, process %d, goes on by itself", context.Cause(ctx), cmd.Process.Pid)
+		return rep, fmt.Errorf("%w; the new server, process %d, goes on by itself",
+			context.Cause(ctx), cmd.Process.Pid)
 	case errors.Is(err, errNoReport):
 		return rep, fmt.Errorf("the server died before the device was live (%v)", wait(cmd))
 	case err != nil:
 		return rep, fmt.Errorf("the server's report: %w", err)
 	case rep.Error != "":
-		return rep, errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error}, ignoreExit(cmd.Wait()))
+		return rep, errors.Join(&exit.Error{Code: rep.Code, Text: rep.Error},
+			ignoreExit(cmd.Wait()))
 	}
 	return rep, cmd.Process.Release()
 }
@@ -124,11 +127,14 @@ func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error
 	cause := context.Cause(ctx)
 	switch {
 	case err == nil && rep.Error == "":
-		return fmt.Errorf("%w, when %s was live already; it is stopped if nobody uses it, see: ublk-remap list", cause, rep.Device)
+		return fmt.Errorf("%w, when %s was live already; it is stopped if nobody uses it, see: "+
+			"ublk-remap list", cause, rep.Device)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		// A read of a disk that hangs cannot be given up. Nothing is lost by the death of a server, here least of all.
+		// A read of a disk that hangs cannot be given up. Nothing is lost by the death of a
+		// server, here least of all.
 		_ = cmd.Process.Kill()
-		return fmt.Errorf("%w; nothing was started; process %d was killed and is gone when its disk has answered it", cause, cmd.Process.Pid)
+		return fmt.Errorf("%w; nothing was started; process %d was killed and is gone when its "+
+			"disk has answered it", cause, cmd.Process.Pid)
 	}
 	_ = cmd.Wait()
 	return fmt.Errorf("%w; nothing was started", cause)

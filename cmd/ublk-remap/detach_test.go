@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestReadReport: what a server waits for is passed on as it comes, and the last line is how its start ended; a
-// server of an older version writes that only.
+// TestReadReport: what a server waits for is passed on as it comes, and the last line is
+// how its start ended; a server of an older version writes that only.
 func TestReadReport(t *testing.T) {
 	var waited []string
 	rep, err := readReport(strings.NewReader(`{"waiting":"a"}
@@ -15,13 +15,16 @@ func TestReadReport(t *testing.T) {
 {"device":"/dev/ublkb1","pid":7}
 {"waiting":"never read"}
 `), func(what string) { waited = append(waited, what) })
-	if err != nil || rep.Device != "/dev/ublkb1" || rep.PID != 7 || strings.Join(waited, "") != "ab" {
+	if err != nil || rep.Device != "/dev/ublkb1" || rep.PID != 7 ||
+		strings.Join(waited, "") != "ab" {
 		t.Errorf("%+v, %v, %q", rep, err, waited)
 	}
-	if rep, err := readReport(strings.NewReader(`{"error":"why","code":3}`), nil); err != nil || rep.Error != "why" || rep.Code != 3 {
+	if rep, err := readReport(strings.NewReader(`{"error":"why","code":3}`), nil); err != nil ||
+		rep.Error != "why" || rep.Code != 3 {
 		t.Errorf("%+v, %v", rep, err)
 	}
-	for _, text := range []string{"", `{"waiting":"a"}` + "\n", "panic: oh\n", `{"device":"/dev/ub`} {
+	for _, text := range []string{"", `{"waiting":"a"}` + "\n", "panic: oh\n",
+		`{"device":"/dev/ub`} {
 		if rep, err := readReport(strings.NewReader(text), nil); !errors.Is(err, errNoReport) {
 			t.Errorf("%q: %+v, %v", text, rep, err)
 		}

@@ -32,7 +32,10 @@ func (a *app) lookup(dev string) (*control.Record, error) {
 	for _, match := range []func(r *control.Record) bool{
 		func(r *control.Record) bool { return r.Name == dev || r.UUID == dev },
 		func(r *control.Record) bool { return idErr == nil && r.ID == int(id) },
-		func(r *control.Record) bool { return r.Backing == dev || blockdev.SameDisk(r.Backing, dev) },
+		func(r *control.Record) bool {
+			return r.Backing == dev || blockdev.SameDisk(r.Backing,
+				dev)
+		},
 	} {
 		for _, r := range records {
 			if match(r) {
@@ -43,7 +46,8 @@ func (a *app) lookup(dev string) (*control.Record, error) {
 	if errors.Is(err, fs.ErrPermission) || os.Geteuid() != 0 && len(records) == 0 {
 		return nil, fmt.Errorf("%s: cannot look into %s: %w", dev, control.Dir(), fs.ErrPermission)
 	}
-	return nil, fmt.Errorf("%s: %w: no device of this name, number or path runs here; see: ublk-remap list", dev, exit.ErrNotFound)
+	return nil, fmt.Errorf("%s: %w: no device of this name, number or path runs here; see: "+
+		"ublk-remap list", dev, exit.ErrNotFound)
 }
 
 // present reports whether the kernel still has the device of a record.
@@ -76,12 +80,14 @@ func notServed(d *blockdev.Device) error {
 	}
 	r, err := control.ReadRecord(sb.Name)
 	if err != nil && control.Owned(sb.Name) {
-		return fmt.Errorf("%s: %w: a server of a set called %q lives, and does not say which disk it has; stop it first", d.Path(), exit.ErrRefused, sb.Name)
+		return fmt.Errorf("%s: %w: a server of a set called %q lives, and does not say which "+
+			"disk it has; stop it first", d.Path(), exit.ErrRefused, sb.Name)
 	}
 	if err != nil || r.UUID != sb.UUID.String() || !control.Owned(sb.Name) && !present(r) {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by another way, data would be lost; first: %s",
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by "+
+		"another way, data would be lost; first: %s",
 		d.Path(), exit.ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", r.Name))
 }
 

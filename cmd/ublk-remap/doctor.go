@@ -64,7 +64,8 @@ func (a *app) printDoctor(r *doctor.Report) error {
 		if f.Present {
 			state = "yes"
 		}
-		rows = append(rows, []string{state, f.Name, fmt.Sprintf("%s (since Linux %s)", f.Purpose, f.Since)})
+		rows = append(rows, []string{state, f.Name, fmt.Sprintf("%s (since Linux %s)", f.Purpose,
+			f.Since)})
 	}
 	return a.table(rows)
 }

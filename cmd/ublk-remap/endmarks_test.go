@@ -24,7 +24,8 @@ func endMarks(size int64) map[int64][]byte {
 
 func endMarksOf(t *testing.T, path string) []blockdev.Signature {
 	t.Helper()
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{ReadOnly: true, Shared: true})
+	d, err := blockdev.Open(context.Background(), path, blockdev.Options{ReadOnly: true,
+		Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +64,12 @@ func TestCreateLeavesNoEnd(t *testing.T) {
 	if sb.TailStart == 0 || !bytes.Equal(tail, make([]byte, len(tail))) {
 		t.Errorf("the end of the disk, from %d on, is not empty", sb.TailStart)
 	}
-	if shown := exported(t, disk, spare); !bytes.Equal(shown[sb.TailStart:], make([]byte, size-sb.TailStart)) {
+	if shown := exported(t, disk, spare); !bytes.Equal(shown[sb.TailStart:],
+		make([]byte, size-sb.TailStart)) {
 		t.Error("the exported end is not empty")
 	}
-	if out := mustRun(t, 0, "metadata", "check", disk, "--spare-device", spare).out; !strings.Contains(out, "no problems") {
+	if out := mustRun(t, 0, "metadata", "check", disk, "--spare-device",
+		spare).out; !strings.Contains(out, "no problems") {
 		t.Error(out)
 	}
 }
@@ -84,7 +87,8 @@ func oldSet(t *testing.T, disk, spare string, block int) {
 		devs = append(devs, d)
 	}
 	plan, err := metadata.Plan(metadata.PlanParams{
-		BackingSize: devs[0].Size(), SpareDeviceSize: devs[1].Size(), SpareBytes: 1 << 20, BlockSize: block, Name: "old", KeepTail: true,
+		BackingSize: devs[0].Size(), SpareDeviceSize: devs[1].Size(), SpareBytes: 1 << 20,
+		BlockSize: block, Name: "old", KeepTail: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +114,8 @@ func TestOldEndIsTold(t *testing.T) {
 	}
 	for at, b := range endMarks(size) {
 		patch(t, disk, at, b)
-		if out := check(); !strings.Contains(out, "warning: "+disk) || !strings.Contains(out, "at the end of the disk itself") {
+		if out := check(); !strings.Contains(out, "warning: "+disk) ||
+			!strings.Contains(out, "at the end of the disk itself") {
 			t.Errorf("with %q at %d: %s", b, at, out)
 		}
 		patch(t, disk, at, make([]byte, len(b)))

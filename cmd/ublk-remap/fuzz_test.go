@@ -50,7 +50,8 @@ func FuzzDevice(f *testing.F) {
 	f.Setenv(control.DirEnv, dir)
 	for i, name := range []string{"one", "7", "ublkb1", "ümläut"} {
 		r := control.Record{
-			Name: name, UUID: fmt.Sprintf("00000000-0000-0000-0000-00000000000%d", i), ID: i, Device: fmt.Sprintf("/dev/ublkb%d", i),
+			Name: name, UUID: fmt.Sprintf("00000000-0000-0000-0000-00000000000%d", i), ID: i,
+			Device:  fmt.Sprintf("/dev/ublkb%d", i),
 			Backing: fmt.Sprintf("/nosuch/%d", i), BlockSize: 512, Blocks: 100,
 		}
 		if err := r.Write(); err != nil {
@@ -58,7 +59,8 @@ func FuzzDevice(f *testing.F) {
 		}
 	}
 	for _, s := range []string{
-		"one", "7", "1", "/dev/ublkb0", "ublkb0", "ublkb1", "/dev/ublkb+1", "01", "4294967296", "-1", "", "/dev/", "ublkb", "/nosuch/2", "../one", "one\x00", "\xff",
+		"one", "7", "1", "/dev/ublkb0", "ublkb0", "ublkb1", "/dev/ublkb+1", "01", "4294967296",
+		"-1", "", "/dev/", "ublkb", "/nosuch/2", "../one", "one\x00", "\xff",
 	} {
 		f.Add(s)
 	}
@@ -71,7 +73,8 @@ func FuzzDevice(f *testing.F) {
 			}
 			return
 		}
-		number := strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(dev, "/dev/"), "ublkb"), "0")
+		number := strings.TrimLeft(strings.TrimPrefix(strings.TrimPrefix(dev, "/dev/"), "ublkb"),
+			"0")
 		if number == "" {
 			number = "0"
 		}

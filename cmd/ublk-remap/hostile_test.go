@@ -147,7 +147,8 @@ func TestPathsThatAreNoDisks(t *testing.T) {
 		{"right to left", at("\u202egpj.sda"), exit.NotFound, `\u202egpj.sda`},
 	} {
 		before := sum(t, c.path)
-		refusedWith(t, "create "+c.what, withLimit(t, "create", c.path, "--force", "--yes"), c.code, c.says)
+		refusedWith(t, "create "+c.what, withLimit(t, "create", c.path, "--force", "--yes"), c.code,
+			c.says)
 		refusedWith(t, "start "+c.what, withLimit(t, "start", c.path), c.code)
 		refusedWith(t, "check "+c.what, withLimit(t, "metadata", "check", c.path), c.code)
 		if after := sum(t, c.path); after != before {
@@ -183,13 +184,15 @@ func TestOddNames(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	for _, name := range []string{
-		"a b", "new\nline", "\x1b[31mred", `q"u'o`, "%d%s", "\xff\xfe", "-n", "--yes", strings.Repeat("n", 255), "\u202e", "*?[x]", "a\\b", " ",
+		"a b", "new\nline", "\x1b[31mred", `q"u'o`, "%d%s", "\xff\xfe", "-n", "--yes",
+		strings.Repeat("n", 255), "\u202e", "*?[x]", "a\\b", " ",
 	} {
 		must(t, os.WriteFile(name, nil, 0o600))
 		must(t, os.Truncate(name, hostileSize))
 		r := withLimit(t, "create", "--json", "--spare", "1MiB", "--", name)
 		var c created
-		if err := json.Unmarshal([]byte(r.out), &c); r.code != 0 || err != nil || !utf8.ValidString(r.out) {
+		if err := json.Unmarshal([]byte(r.out), &c); r.code != 0 || err != nil ||
+			!utf8.ValidString(r.out) {
 			t.Errorf("%q: exit code %d, %v: %s%s", name, r.code, err, r.out, r.err)
 			continue
 		}
@@ -197,28 +200,34 @@ func TestOddNames(t *testing.T) {
 			t.Errorf("%q: %q", name, c.Backing)
 		}
 		before := sum(t, name)
-		refusedWith(t, fmt.Sprintf("create over %.20q", name), withLimit(t, "create", "--", name), exit.Refused, "--force")
+		refusedWith(t, fmt.Sprintf("create over %.20q", name), withLimit(t, "create", "--", name),
+			exit.Refused, "--force")
 		if sum(t, name) != before {
 			t.Errorf("%q was changed", name)
 		}
 		r = withLimit(t, "create", "--dry-run", "--force", "--", name)
-		if r.code != 0 || strings.ContainsFunc(strings.ReplaceAll(r.out, "\n", ""), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if r.code != 0 || strings.ContainsFunc(strings.ReplaceAll(r.out, "\n", ""),
+			func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: exit code %d: %q", name, r.code, r.out)
 		}
 		must(t, os.Remove(name))
 	}
 	disk := diskFile(t, hostileSize)
 	for _, name := range []string{
-		"", ".", "..", "-x", "a/b", "/", "a b", "a\tb", "a\nb", "\x1b[31m", "\xff", "a\x00b", "\u009b31m", "\u202e", "\u200b", "\ufeff", strings.Repeat("ü", 33),
+		"", ".", "..", "-x", "a/b", "/", "a b", "a\tb", "a\nb", "\x1b[31m", "\xff", "a\x00b",
+		"\u009b31m", "\u202e", "\u200b", "\ufeff", strings.Repeat("ü", 33),
 	} {
 		if name == "" {
 			continue // means: make one up
 		}
-		refusedWith(t, fmt.Sprintf("--name %.20q", name), withLimit(t, "create", disk, "--name="+name), exit.Usage)
+		refusedWith(t, fmt.Sprintf("--name %.20q", name), withLimit(t, "create", disk,
+			"--name="+name), exit.Usage)
 	}
-	for _, name := range []string{"a", "ümläut", "日本", strings.Repeat("x", 64), "0", "%s", `a"b'c`, "*", "a\\b", "$(id)"} {
+	for _, name := range []string{"a", "ümläut", "日本", strings.Repeat("x", 64), "0", "%s", `a"b'c`,
+		"*", "a\\b", "$(id)"} {
 		var c created
-		must(t, json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--force", "--yes", "--json", "--name", name).out), &c))
+		must(t, json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--force", "--yes", "--json",
+			"--name", name).out), &c))
 		if c.Name != name {
 			t.Errorf("%q became %q", name, c.Name)
 		}
@@ -235,12 +244,18 @@ func TestFilesThatAreNoDisks(t *testing.T) {
 		code int
 		says []string
 	}{
-		{"empty", func(p string) error { return os.Truncate(p, 0) }, exit.Usage, []string{"too small"}},
-		{"one byte", func(p string) error { return os.Truncate(p, 1) }, exit.Usage, []string{"too small"}},
-		{"one block", func(p string) error { return os.Truncate(p, 4096) }, exit.Usage, []string{"too small"}},
-		{"just too small", func(p string) error { return os.Truncate(p, 1<<20) }, exit.Usage, []string{"too small"}},
-		{"mode 0444", func(p string) error { return os.Chmod(p, 0o444) }, exit.Refused, []string{"read-only", "0444"}},
-		{"mode 0000", func(p string) error { return os.Chmod(p, 0) }, exit.Refused, []string{"read-only"}},
+		{"empty", func(p string) error { return os.Truncate(p, 0) }, exit.Usage,
+			[]string{"too small"}},
+		{"one byte", func(p string) error { return os.Truncate(p, 1) }, exit.Usage,
+			[]string{"too small"}},
+		{"one block", func(p string) error { return os.Truncate(p, 4096) }, exit.Usage,
+			[]string{"too small"}},
+		{"just too small", func(p string) error { return os.Truncate(p, 1<<20) }, exit.Usage,
+			[]string{"too small"}},
+		{"mode 0444", func(p string) error { return os.Chmod(p, 0o444) }, exit.Refused,
+			[]string{"read-only", "0444"}},
+		{"mode 0000", func(p string) error { return os.Chmod(p, 0) }, exit.Refused,
+			[]string{"read-only"}},
 	} {
 		disk := diskFile(t, hostileSize)
 		must(t, c.make(disk))
@@ -248,13 +263,15 @@ func TestFilesThatAreNoDisks(t *testing.T) {
 			continue
 		}
 		before := sum(t, disk)
-		refusedWith(t, "create "+c.what, withLimit(t, "create", disk, "--force", "--yes"), c.code, append(c.says, disk)...)
+		refusedWith(t, "create "+c.what, withLimit(t, "create", disk, "--force", "--yes"), c.code,
+			append(c.says, disk)...)
 		if sum(t, disk) != before {
 			t.Errorf("%s: it was changed", c.what)
 		}
 	}
 	// What is odd but can be done.
-	for _, size := range []int64{hostileSize + 1, hostileSize + 511, hostileSize + 4095, hostileSize + 12288} {
+	for _, size := range []int64{hostileSize + 1, hostileSize + 511, hostileSize + 4095,
+		hostileSize + 12288} {
 		disk := diskFile(t, size)
 		mustRun(t, 0, "create", disk)
 		mustRun(t, 0, "metadata", "check", disk)
@@ -359,11 +376,13 @@ func TestDisksInUse(t *testing.T) {
 			must(t, os.WriteFile(dev, page, 0))
 			name, err := unix.BytePtrFromString(dev)
 			must(t, err)
-			if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 {
+			if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(name)), 0,
+				0); errno != 0 {
 				t.Skipf("no swap here: %v", errno)
 			}
 			t.Cleanup(func() {
-				if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 {
+				if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(name)), 0,
+					0); errno != 0 {
 					t.Error("swapoff: ", errno)
 				}
 			})
@@ -422,10 +441,13 @@ func TestDisksInUse(t *testing.T) {
 				args = args[:2] // it may be forced
 			}
 			refusedWith(t, c.what, withLimit(t, args...), c.code, c.says...)
-			refusedWith(t, c.what+", dry", withLimit(t, append(args, "--dry-run")...), c.code, c.says...)
+			refusedWith(t, c.what+", dry", withLimit(t, append(args, "--dry-run")...), c.code,
+				c.says...)
 			spare := diskFile(t, hostileSize)
 			was := sum(t, spare)
-			refusedWith(t, c.what+", as a spare", withLimit(t, append([]string{args[0], spare, "--spare-device", path}, args[2:]...)...), c.code, c.says...)
+			refusedWith(t, c.what+", as a spare",
+				withLimit(t, append([]string{args[0], spare, "--spare-device", path},
+					args[2:]...)...), c.code, c.says...)
 			if sum(t, spare) != was || stays != "" && sum(t, stays) != before {
 				t.Error("something was changed")
 			}
@@ -442,7 +464,9 @@ func TestPartsOfALoop(t *testing.T) {
 	file := diskFile(t, 2*hostileSize)
 	var parts []string
 	for i := range 2 {
-		out, err := exec.Command("losetup", "--find", "--show", "--offset", fmt.Sprint(i*hostileSize), "--sizelimit", fmt.Sprint(hostileSize), file).CombinedOutput()
+		out, err := exec.Command("losetup", "--find", "--show", "--offset",
+			fmt.Sprint(i*hostileSize), "--sizelimit", fmt.Sprint(hostileSize),
+			file).CombinedOutput()
 		if err != nil {
 			t.Skipf("losetup: %v: %s", err, out)
 		}
@@ -452,7 +476,8 @@ func TestPartsOfALoop(t *testing.T) {
 	}
 	mustRun(t, 0, "create", parts[0], "--spare-device", parts[1])
 	mustRun(t, 0, "metadata", "check", parts[0])
-	refusedWith(t, "the file of two loops", withLimit(t, "create", file, "--force", "--yes"), exit.Refused, "the file of /dev/loop")
+	refusedWith(t, "the file of two loops", withLimit(t, "create", file, "--force", "--yes"),
+		exit.Refused, "the file of /dev/loop")
 }
 
 // TestCreateRaces: of many that prepare one disk at once, those that do not find
@@ -520,7 +545,8 @@ func TestCopyOfADisk(t *testing.T) {
 	must(t, os.WriteFile(file+".copy", data, 0o600))
 	a := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file})
 	b := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file + ".copy"})
-	refusedWith(t, "start NAME of a disk and its copy", withLimit(t, "start", name), exit.Refused, a, b)
+	refusedWith(t, "start NAME of a disk and its copy", withLimit(t, "start", name), exit.Refused,
+		a, b)
 	// One disk by two ways is no better.
 	c := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file})
 	refusedWith(t, "start NAME, three ways", withLimit(t, "start", name), exit.Refused, a, b, c)

@@ -17,7 +17,8 @@ import (
 func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 	backing := devs[0]
 	if o.badblocks != "" {
-		return fmt.Errorf("--badblocks with --in-place: %w: what still reads is to go on reading; after start, name bad blocks to: ublk-remap remap add", exit.ErrUsage)
+		return fmt.Errorf("--badblocks with --in-place: %w: what still reads is to go on "+
+			"reading; after start, name bad blocks to: ublk-remap remap add", exit.ErrUsage)
 	}
 	opts, end := a.moveOptions("copying the head")
 	defer end()
@@ -30,16 +31,20 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 		case metadata.TransitionCopied:
 			// Nothing of it counts yet: it is done anew, as it is asked for now.
 			if o.dryRun {
-				return fmt.Errorf("%s: %w: an earlier takeover was interrupted, nothing can be said before it is undone: run it without --dry-run, or undo it with: ublk-remap release", backing.Path(), exit.ErrRefused)
+				return fmt.Errorf("%s: %w: an earlier takeover was interrupted, nothing can be "+
+					"said before it is undone: run it without --dry-run, or undo it with: "+
+					"ublk-remap release", backing.Path(), exit.ErrRefused)
 			}
 			if err := metadata.UndoTakeOver(set, sb, o.force); err != nil {
-				return fmt.Errorf("%s: undoing an earlier takeover that was interrupted: %w", backing.Path(), err)
+				return fmt.Errorf("%s: undoing an earlier takeover that was interrupted: %w",
+					backing.Path(), err)
 			}
 			a.log.Info().Msg("undid an earlier takeover that was interrupted")
 		case metadata.TransitionTaken:
 			return a.resumeTakeOver(devs, set, sb, opts, o)
 		default:
-			return fmt.Errorf("%s: %w: %q is being given back; finish that first with: ublk-remap release", backing.Path(), metadata.ErrUnfinished, sb.Name)
+			return fmt.Errorf("%s: %w: %q is being given back; finish that first with: "+
+				"ublk-remap release", backing.Path(), metadata.ErrUnfinished, sb.Name)
 		}
 	}
 	plan, err := planSet(devs, o)
@@ -47,7 +52,9 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 		return err
 	}
 	if logical := backing.Geometry().LogicalBlock; plan.BlockSize() != logical {
-		return fmt.Errorf("%s: %w: its blocks have %d bytes, those of the spare device %d; what is on it relies on the former", backing.Path(), exit.ErrRefused, logical, plan.BlockSize())
+		return fmt.Errorf("%s: %w: its blocks have %d bytes, those of the spare device %d; what "+
+			"is on it relies on the former", backing.Path(), exit.ErrRefused, logical,
+			plan.BlockSize())
 	}
 	kept, mark, err := judge(backing, plan, o)
 	if err != nil {
@@ -82,7 +89,8 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 	end()
 	a.tellBadPlaces(devs, taken.Bad, &out, err == nil)
 	if err != nil {
-		return fmt.Errorf("%s: %w; run it again, or undo it with: ublk-remap release", backing.Path(), err)
+		return fmt.Errorf("%s: %w; run it again, or undo it with: ublk-remap release",
+			backing.Path(), err)
 	}
 	out.Lost, out.Moved = taken.Lost, taken.Mapped
 	a.rescan(backing)
@@ -97,7 +105,8 @@ func (a *app) confirmTakeOver(out *created, o createOptions) error {
 	return a.confirm(out.question())
 }
 
-func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
+func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device,
+	sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
 	var spares int64
 	for _, r := range sb.Regions {
 		if r.Kind == metadata.RegionSpare {
@@ -114,7 +123,9 @@ func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb 
 		same = same && n.Of(devs[0].Size(), metadata.UnitSize) == spares
 	}
 	if !same {
-		return fmt.Errorf("%s: %w: the takeover of %q with %d bytes of spare space was interrupted when most was done; finish it without --spare and --name", devs[0].Path(), exit.ErrUsage, sb.Name, spares)
+		return fmt.Errorf("%s: %w: the takeover of %q with %d bytes of spare space was "+
+			"interrupted when most was done; finish it without --spare and --name", devs[0].Path(),
+			exit.ErrUsage, sb.Name, spares)
 	}
 	if !o.dryRun {
 		if err := metadata.ResumeTakeOver(set, sb, opts); err != nil {
@@ -123,9 +134,12 @@ func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device, sb 
 		a.rescan(devs[0])
 	}
 	out := created{
-		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(), BlockSize: int(sb.BlockSize), SizeBlocks: uint64(sb.ExportedBytes) / uint64(sb.BlockSize),
-		SizeBytes: sb.ExportedBytes, SpareUnits: uint64(spares) / metadata.UnitSize, SpareBytes: spares, HeadBytes: sb.HeadBytes,
-		BadPlaces: []string{}, Replaced: []string{}, Kept: []string{}, InPlace: true, Resumed: true, DryRun: o.dryRun,
+		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(),
+		BlockSize: int(sb.BlockSize), SizeBlocks: uint64(sb.ExportedBytes) / uint64(sb.BlockSize),
+		SizeBytes: sb.ExportedBytes, SpareUnits: uint64(spares) / metadata.UnitSize,
+		SpareBytes: spares, HeadBytes: sb.HeadBytes,
+		BadPlaces: []string{}, Replaced: []string{}, Kept: []string{}, InPlace: true, Resumed: true,
+		DryRun: o.dryRun,
 	}
 	if len(devs) > 1 {
 		out.SpareDevice = devs[1].Path()
@@ -154,15 +168,18 @@ func (c *created) question() string {
 // judge decides whether a disk can be taken over: whether all that is on it
 // lies in what will be exported. It says what that is, and where the page lies
 // by which it is recognized. The error is exit.ErrRefused.
-func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []string, mark int64, err error) {
+func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []string, mark int64,
+	err error) {
 	refuse := func(format string, args ...any) ([]string, int64, error) {
-		return nil, 0, fmt.Errorf("%s: %w: %s", d.Path(), exit.ErrRefused, fmt.Sprintf(format, args...))
+		return nil, 0, fmt.Errorf("%s: %w: %s", d.Path(), exit.ErrRefused,
+			fmt.Sprintf(format, args...))
 	}
 	switch sb, err := metadata.Probe(d); {
 	case errors.Is(err, metadata.ErrPath):
 		return nil, 0, err // whatever is on it
 	case err == nil:
-		return refuse("it is ublk-remap's %s of %q already", sb.Devices[sb.DeviceIndex].Role, sb.Name)
+		return refuse("it is ublk-remap's %s of %q already", sb.Devices[sb.DeviceIndex].Role,
+			sb.Name)
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
 		return refuse("ublk-remap's format is on it (%v)", err)
 	}
@@ -175,14 +192,16 @@ func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []s
 		switch {
 		case s.Offset < metadata.PageSize:
 			mark = 0
-		case mark < 0 && s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+metadata.PageSize:
+		case mark < 0 && s.Offset >= metadata.SuperblockStride &&
+			s.Offset < metadata.SuperblockStride+metadata.PageSize:
 			mark = metadata.SuperblockStride
 		}
 		switch {
 		case s.Kind == blockdev.KindRemap:
 			return refuse("there is %s, which another driver serves", s)
 		case s.AtEnd && s.Kind != blockdev.KindPartitions:
-			return refuse("there is %s at the end of the disk, where it would be cut off, or be found while the disk is half taken over; take the disk out of that first", s)
+			return refuse("there is %s at the end of the disk, where it would be cut off, or be "+
+				"found while the disk is half taken over; take the disk out of that first", s)
 		case !alone:
 			continue // the exported device has the disk's full size
 		case s.Kind == blockdev.KindPartitions && s.Name != "dos":
@@ -191,20 +210,26 @@ func judge(d *blockdev.Device, plan *metadata.Layout, o createOptions) (kept []s
 		e, known := blockdev.ExtentOf(d, d.Size(), d.Geometry().LogicalBlock, s)
 		switch {
 		case !known && !o.force:
-			return refuse("there is %s, and how far it reaches is not known; add --spare-device, or --force if nothing lies behind byte %d", s, sb.ExportedBytes)
+			return refuse("there is %s, and how far it reaches is not known; add --spare-device, "+
+				"or --force if nothing lies behind byte %d", s, sb.ExportedBytes)
 		case known && e.End > sb.ExportedBytes:
 			do := "it cannot be made smaller, add --spare-device"
 			if e.Shrink != nil {
-				do = "make it smaller first, with: " + e.Shrink(d.Path(), sb.ExportedBytes) + "; or add --spare-device"
+				do = "make it smaller first, with: " + e.Shrink(d.Path(), sb.ExportedBytes) +
+					"; or add --spare-device"
 			}
-			return refuse("there is %s, which ends at byte %d, %s too far: the bytes from %d on are needed; %s", s, e.End, sizeText(e.End-sb.ExportedBytes), sb.ExportedBytes, do)
+			return refuse("there is %s, which ends at byte %d, %s too far: the bytes from %d on "+
+				"are needed; %s", s, e.End, sizeText(e.End-sb.ExportedBytes), sb.ExportedBytes, do)
 		}
 	}
 	if len(kept) == 0 && !f.Blank && !o.force {
-		return refuse("what is on it is not recognized; add --force if nothing but the bytes below %d matters", sb.ExportedBytes)
+		return refuse("what is on it is not recognized; add --force if nothing but the bytes "+
+			"below %d matters", sb.ExportedBytes)
 	}
 	if len(f.Unread) > 0 && !o.force {
-		return refuse("byte %d cannot be read, so that what is on it may not have been recognized; add --force if nothing but the bytes below %d matters", f.Unread[0], sb.ExportedBytes)
+		return refuse("byte %d cannot be read, so that what is on it may not have been "+
+			"recognized; add --force if nothing but the bytes below %d matters", f.Unread[0],
+			sb.ExportedBytes)
 	}
 	if kept == nil {
 		kept = []string{}
@@ -255,6 +280,7 @@ func (a *app) moveOptions(what string) (o metadata.MoveOptions, end func()) {
 // use them underneath a set, or to miss them on a plain disk.
 func (a *app) rescan(d *blockdev.Device) {
 	if err := d.Rescan(); err != nil {
-		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition table; see blockdev --rereadpt")
+		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition " +
+			"table; see blockdev --rereadpt")
 	}
 }

@@ -45,7 +45,8 @@ func ext4Disk(t *testing.T, size int64) string {
 		for j := range b {
 			b[j] = byte(r.Uint32())
 		}
-		if err := os.WriteFile(filepath.Join(tree, fmt.Sprintf("file%d", i)), b, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(tree, fmt.Sprintf("file%d", i)), b,
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,7 +112,8 @@ func TestInPlaceAndRelease(t *testing.T) {
 	}
 
 	before = content(t, disk, 96<<20)
-	if r := mustRun(t, exit.Refused, "create", disk, "--in-place"); !strings.Contains(r.err, "--yes") {
+	if r := mustRun(t, exit.Refused, "create", disk, "--in-place"); !strings.Contains(r.err,
+		"--yes") {
 		t.Error(r.err)
 	}
 	var c created
@@ -123,7 +125,8 @@ func TestInPlaceAndRelease(t *testing.T) {
 	if !bytes.Equal(before, content(t, disk, 96<<20)) {
 		t.Fatal("a dry run changed something")
 	}
-	parseJSON(t, mustRun(t, 0, "create", disk, "--in-place", "--yes", "--json", "--name", "a").out, &c)
+	parseJSON(t, mustRun(t, 0, "create", disk, "--in-place", "--yes", "--json", "--name", "a").out,
+		&c)
 	if fmt.Sprint(c.SizeBytes/1024) != m[2] || c.Lost != 0 || c.Name != "a" {
 		t.Errorf("%+v, want %s KiB", c, m[2])
 	}
@@ -135,7 +138,8 @@ func TestInPlaceAndRelease(t *testing.T) {
 	if f := detect(t, disk); len(f.Signatures) > 0 {
 		t.Errorf("the disk still shows %v", f.Signatures)
 	}
-	if r := mustRun(t, exit.Refused, "create", disk, "--in-place", "--yes"); !strings.Contains(r.err, `"a" already`) {
+	if r := mustRun(t, exit.Refused, "create", disk, "--in-place",
+		"--yes"); !strings.Contains(r.err, `"a" already`) {
 		t.Error(r.err)
 	}
 
@@ -143,7 +147,8 @@ func TestInPlaceAndRelease(t *testing.T) {
 	mustRun(t, exit.Refused, "release", disk)
 	var rel released
 	parseJSON(t, mustRun(t, 0, "release", disk, "--dry-run", "--json").out, &rel)
-	if !rel.DryRun || rel.Name != "a" || rel.SizeBytes != c.SizeBytes || rel.NoCopy == nil || rel.BadHome == nil {
+	if !rel.DryRun || rel.Name != "a" || rel.SizeBytes != c.SizeBytes || rel.NoCopy == nil ||
+		rel.BadHome == nil {
 		t.Errorf("%+v", rel)
 	}
 	if !bytes.Equal(whole, content(t, disk, 96<<20)) {
@@ -163,7 +168,8 @@ func TestInPlaceWithSpareDevice(t *testing.T) {
 	disk, spare := ext4Disk(t, 48<<20), diskFile(t, 16<<20)
 	before := content(t, disk, 48<<20)
 	var c created
-	parseJSON(t, mustRun(t, 0, "create", disk, "--in-place", "--spare-device", spare, "--yes", "--json").out, &c)
+	parseJSON(t, mustRun(t, 0, "create", disk, "--in-place", "--spare-device", spare, "--yes",
+		"--json").out, &c)
 	if c.SizeBytes != 48<<20 || c.SpareDevice != spare {
 		t.Errorf("%+v", c)
 	}
@@ -211,7 +217,8 @@ func TestInPlaceUnknownContents(t *testing.T) {
 	// What would be cut off, or stays visible, at the end of the disk.
 	write(16<<20-512, "EFI PART")
 	for _, extra := range [][]string{nil, {"--force"}} {
-		if r := mustRun(t, exit.Refused, append([]string{"create", disk, "--in-place", "--yes"}, extra...)...); !strings.Contains(r.err, "--spare-device") {
+		if r := mustRun(t, exit.Refused, append([]string{"create", disk, "--in-place", "--yes"},
+			extra...)...); !strings.Contains(r.err, "--spare-device") {
 			t.Error(r.err)
 		}
 	}
@@ -219,7 +226,8 @@ func TestInPlaceUnknownContents(t *testing.T) {
 	mustRun(t, 0, "create", disk, "--in-place", "--yes", "--spare-device", spare)
 	mustRun(t, 0, "release", disk, "--yes", "--spare-device", spare)
 	write((16<<20/512-16)&^7*512, "\xfc\x4e\x2b\xa9\x01\x00\x00\x00")
-	if r := mustRun(t, exit.Refused, "create", disk, "--in-place", "--yes", "--force", "--spare-device", spare); !strings.Contains(r.err, "linux_raid_member") {
+	if r := mustRun(t, exit.Refused, "create", disk, "--in-place", "--yes", "--force",
+		"--spare-device", spare); !strings.Contains(r.err, "linux_raid_member") {
 		t.Error(r.err)
 	}
 }
@@ -252,7 +260,8 @@ func TestInterrupted(t *testing.T) {
 	for i := range fill {
 		fill[i] = byte(r.Uint32())
 	}
-	cut := func(paths []string, after int, f func([]metadata.Device, *metadata.Layout) error) error {
+	cut := func(paths []string, after int, f func([]metadata.Device,
+		*metadata.Layout) error) error {
 		t.Helper()
 		var devs []*blockdev.Device
 		var cuts []metadata.Device
@@ -311,10 +320,12 @@ func TestInterrupted(t *testing.T) {
 		seen := map[int]int{}
 		for giving, step := range []func([]metadata.Device, *metadata.Layout) error{take, give} {
 			for n, done := 0, false; !done; n++ {
-				what := fmt.Sprintf("%d devices, giving back: %d, cut at write %d", len(paths), giving, n)
+				what := fmt.Sprintf("%d devices, giving back: %d, cut at write %d", len(paths),
+					giving, n)
 				mkdisk()
 				if giving == 1 {
-					mustRun(t, 0, append([]string{"create", disk, "--in-place", "--yes", "--force", "--spare", "64KiB"}, flags...)...)
+					mustRun(t, 0, append([]string{"create", disk, "--in-place", "--yes", "--force",
+						"--spare", "64KiB"}, flags...)...)
 				}
 				done = cut(paths, n, step) == nil
 				// Half way nothing is served, and it is said what to do.
@@ -341,7 +352,8 @@ func TestInterrupted(t *testing.T) {
 				}
 				if !done {
 					// The last of its writes only make more copies.
-					again := append([]string{"create", disk, "--in-place", "--yes", "--force"}, flags...)
+					again := append([]string{"create", disk, "--in-place", "--yes", "--force"},
+						flags...)
 					if n%4 == 1 {
 						again = append(again, "--spare", "64KiB") // as it was
 					}

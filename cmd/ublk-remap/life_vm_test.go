@@ -49,7 +49,8 @@ func want(t *testing.T, code int, args ...string) result {
 			text, _ := os.ReadFile(l)
 			t.Logf("%s:\n%s", l, text)
 		}
-		t.Fatalf("ublk-remap %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.out, r.err)
+		t.Fatalf("ublk-remap %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code,
+			code, r.out, r.err)
 	}
 	return r
 }
@@ -144,12 +145,15 @@ func TestLifeCycle(t *testing.T) {
 			sums := plant(t, dir, rng)
 
 			st := statusJSON(t, "life")
-			if st.State != control.StateLive || st.Device != dev || st.Backing != disk || st.BlockSize != int(blockSize) || st.Features.ZeroCopy ||
-				!st.Features.Recovery || st.ServerPID <= 0 || st.Spare.Total != 512 || len(st.Metadata.Mirrors) != 2 || st.IO.Writes == 0 {
+			if st.State != control.StateLive || st.Device != dev || st.Backing != disk ||
+				st.BlockSize != int(blockSize) || st.Features.ZeroCopy ||
+				!st.Features.Recovery || st.ServerPID <= 0 || st.Spare.Total != 512 ||
+				len(st.Metadata.Mirrors) != 2 || st.IO.Writes == 0 {
 				t.Errorf("%+v", st)
 			}
 			var items []control.Item
-			if err := json.Unmarshal([]byte(want(t, 0, "list", "--json").out), &items); err != nil || len(items) != 1 || items[0].Name != "life" {
+			if err := json.Unmarshal([]byte(want(t, 0, "list", "--json").out),
+				&items); err != nil || len(items) != 1 || items[0].Name != "life" {
 				t.Errorf("list: %+v, %v", items, err)
 			}
 			if r := want(t, exit.Refused, "stop", dev); !strings.Contains(r.err, dir) {
@@ -197,7 +201,9 @@ func TestDeadServerIsReplaced(t *testing.T) {
 		kill(t, dev)
 		// While it dies it neither answers nor lets its name go.
 		st := statusJSON(t, "life")
-		for deadline := time.Now().Add(3 * time.Minute); st.State != control.StateFailed && time.Now().Before(deadline); st = statusJSON(t, "life") {
+		for deadline := time.Now().Add(
+			3 * time.Minute); st.State != control.StateFailed &&
+			time.Now().Before(deadline); st = statusJSON(t, "life") {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if st.State != control.StateFailed || st.ServerPID != 0 {
@@ -214,7 +220,8 @@ func TestDeadServerIsReplaced(t *testing.T) {
 		if again := strings.TrimSpace(want(t, 0, "start", disk).out); again != dev {
 			t.Errorf("%s became %s", dev, again)
 		}
-		if after := statusJSON(t, dev); after.State != control.StateLive || after.ServerPID == before.ServerPID {
+		if after := statusJSON(t, dev); after.State != control.StateLive ||
+			after.ServerPID == before.ServerPID {
 			t.Errorf("after: %+v", after)
 		}
 	}
@@ -257,12 +264,15 @@ func TestStopOfADeadServer(t *testing.T) {
 	vmtest.NeedTools(t, "fio")
 	dev := startDevice(t, disk)
 	// Without a device fio would make a file of its name.
-	writers := exec.Command("fio", "--name=w", "--filename="+dev, "--allow_file_create=0", "--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=32", "--size=32M",
+	writers := exec.Command("fio", "--name=w", "--filename="+dev, "--allow_file_create=0",
+		"--rw=randwrite", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=32",
+		"--size=32M",
 		"--time_based", "--runtime=3600")
 	if err := writers.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t, dev).IO.Writes < 100; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t,
+		dev).IO.Writes < 100; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("fio does not write")
 		}
@@ -284,13 +294,15 @@ func TestStopOfADeadServer(t *testing.T) {
 
 func TestForeground(t *testing.T) {
 	disk := newDisk(t, 512)
-	notified, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(control.Dir(), "notify"), Net: "unixgram"})
+	notified, err := net.ListenUnixgram("unixgram",
+		&net.UnixAddr{Name: filepath.Join(control.Dir(), "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer notified.Close()
 	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		cmd := exec.Command(vmtest.Binary(t), "start", disk, "--foreground", "--json", "--log-format", "json")
+		cmd := exec.Command(vmtest.Binary(t), "start", disk, "--foreground", "--json",
+			"--log-format", "json")
 		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notified.LocalAddr().String())
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
@@ -351,7 +363,8 @@ func TestZeroCopyIsForced(t *testing.T) {
 		if !vmtest.KernelVersion().Less(vmtest.V(6, 16)) {
 			t.Error("a kernel that should have zero copy lacks it")
 		}
-		for _, args := range [][]string{{"start", disk, "--zero-copy=on"}, {"start", disk, "--zero-copy=on", "--foreground"}} {
+		for _, args := range [][]string{{"start", disk, "--zero-copy=on"},
+			{"start", disk, "--zero-copy=on", "--foreground"}} {
 			if r := want(t, exit.Unsupported, args...); !strings.Contains(r.err, "6.16") {
 				t.Error(r.err)
 			}
@@ -375,7 +388,8 @@ func TestSpareDeviceLife(t *testing.T) {
 	want(t, 0, "create", disk, "--name", "life", "--spare-device", spare)
 	// The spare device is found by itself.
 	dev := startDevice(t, disk)
-	if st := statusJSON(t, dev); st.SizeBlocks*uint64(st.BlockSize) != 96<<20 || len(st.Spare.Devices) != 1 || st.Spare.Devices[0].Device != spare ||
+	if st := statusJSON(t, dev); st.SizeBlocks*uint64(st.BlockSize) != 96<<20 ||
+		len(st.Spare.Devices) != 1 || st.Spare.Devices[0].Device != spare ||
 		len(st.Metadata.Mirrors) != 3 {
 		t.Errorf("%+v", st)
 	}
@@ -396,7 +410,8 @@ func TestSpareDeviceLife(t *testing.T) {
 	verify(t, dir, sums)
 	vmtest.Unmount(t, dir)
 	var list []control.Remap
-	if err := json.Unmarshal([]byte(want(t, 0, "remap", "list", "life", "--json").out), &list); err != nil {
+	if err := json.Unmarshal([]byte(want(t, 0, "remap", "list", "life", "--json").out),
+		&list); err != nil {
 		t.Fatal(err)
 	}
 	var blocks uint64

@@ -11,7 +11,8 @@ const enoughFiles = 1024
 // it writes (the backing can be one), memory. What is not allowed is left; a
 // start that then lacks something says what.
 func unlimit() {
-	for _, which := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_AS, unix.RLIMIT_DATA, unix.RLIMIT_MEMLOCK} {
+	for _, which := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_AS,
+		unix.RLIMIT_DATA, unix.RLIMIT_MEMLOCK} {
 		raise(which, unix.RLIM_INFINITY)
 	}
 	raise(unix.RLIMIT_NOFILE, enoughFiles)
@@ -24,6 +25,7 @@ func raise(which int, n uint64) {
 		return
 	}
 	if unix.Setrlimit(which, &unix.Rlimit{Cur: n, Max: max(n, now.Max)}) != nil {
-		_ = unix.Setrlimit(which, &unix.Rlimit{Cur: min(n, now.Max), Max: now.Max}) // as it was, then
+		// as it was, then
+		_ = unix.Setrlimit(which, &unix.Rlimit{Cur: min(n, now.Max), Max: now.Max})
 	}
 }

@@ -28,9 +28,11 @@ func listCommand(a *app) *cobra.Command {
 			}
 			for _, st := range all {
 				items = append(items, control.Item{
-					Device: st.Device, ID: st.ID, Name: st.Name, UUID: st.UUID, State: st.State, Backing: st.Backing, ServerPID: st.ServerPID,
+					Device: st.Device, ID: st.ID, Name: st.Name, UUID: st.UUID, State: st.State,
+					Backing: st.Backing, ServerPID: st.ServerPID,
 				})
-				rows = append(rows, []string{st.Device, st.Name, string(st.State), sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
+				rows = append(rows, []string{st.Device, st.Name, string(st.State),
+					sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)), st.Backing})
 			}
 			orphans, err := findOrphans(cmd.Context())
 			if err := a.notLooked(err); err != nil {
@@ -39,7 +41,8 @@ func listCommand(a *app) *cobra.Command {
 			for _, o := range orphans {
 				it := itemOf(o)
 				items = append(items, it)
-				rows = append(rows, []string{it.Device, orDash(it.Name), string(it.State), sizeText(o.Size), orDash(it.Backing)})
+				rows = append(rows, []string{it.Device, orDash(it.Name), string(it.State),
+					sizeText(o.Size), orDash(it.Backing)})
 			}
 			if a.json {
 				return a.printJSON(items)
@@ -54,12 +57,13 @@ func listCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// notLooked passes an error of findOrphans on, unless it is that nobody may ask the driver: devices that their servers tell of
-// are seen all the same.
+// notLooked passes an error of findOrphans on, unless it is that nobody may ask the driver:
+// devices that their servers tell of are seen all the same.
 func (a *app) notLooked(err error) error {
 	var forbidden *ublk.RingForbiddenError
 	if errors.As(err, &forbidden) {
-		a.tell("ublk-remap: other devices than these could not be looked for: %s\n", exit.Line(forbidden))
+		a.tell("ublk-remap: other devices than these could not be looked for: %s\n",
+			exit.Line(forbidden))
 		return nil
 	}
 	return err

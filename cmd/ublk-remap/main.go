@@ -47,7 +47,8 @@ func run(ctx context.Context, args []string, std stdio) int {
 	case err == nil:
 	case errors.Is(err, errSilent):
 	default:
-		a.tell("ublk-remap: %s\n", exit.LineOf(strings.TrimPrefix(cmd.CommandPath(), root.Name()+" "), err))
+		a.tell("ublk-remap: %s\n", exit.LineOf(strings.TrimPrefix(cmd.CommandPath(),
+			root.Name()+" "), err))
 	}
 	return exit.Code(err)
 }

@@ -73,20 +73,23 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 	}
 	sb := b.Superblock
 	out := backedUp{
-		File: file, Name: sb.Name, UUID: sb.UUID.String(), Devices: sb.Devices, Position: b.Position, Table: b.Table, Bytes: b.Bytes(),
+		File: file, Name: sb.Name, UUID: sb.UUID.String(), Devices: sb.Devices,
+		Position: b.Position, Table: b.Table, Bytes: b.Bytes(),
 		Live: b.Live, Taken: time.Unix(int64(b.Taken), 0).UTC().Format(time.RFC3339),
 	}
 	if a.json {
 		return a.printJSON(out)
 	}
-	_, err = fmt.Fprintf(a.out, "%s: %s (%s) as of record %s, %s remaps, %s\n", clean(out.File), clean(out.Name), out.UUID, out.Position,
+	_, err = fmt.Fprintf(a.out, "%s: %s (%s) as of record %s, %s remaps, %s\n", clean(out.File),
+		clean(out.Name), out.UUID, out.Position,
 		numText(out.Table.Mapped), sizeText(out.Bytes))
 	return err
 }
 
 // takeBackup asks the server of a disk, or reads the disk itself. It also
 // returns the paths on which the backup would be of no use.
-func takeBackup(ctx context.Context, a *app, path string, spares []string) (*metadata.Backup, []string, error) {
+func takeBackup(ctx context.Context, a *app, path string, spares []string) (*metadata.Backup,
+	[]string, error) {
 	now := metadata.Seconds(time.Now())
 	if r := a.servedBy(ctx, path); r != nil {
 		client := control.NewClient(r.Name)
@@ -95,7 +98,8 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 			return metadata.Snapshot(*s), err
 		})
 		if errors.Is(err, control.ErrNotFound) {
-			err = fmt.Errorf("%s: %w: its server is of an older version; stop it first, or upgrade it", path, exit.ErrUnsupported)
+			err = fmt.Errorf("%s: %w: its server is of an older version; stop it first, or "+
+				"upgrade it", path, exit.ErrUnsupported)
 		}
 		return b, append([]string{r.Device, r.Backing}, r.Spares...), err
 	}
@@ -133,7 +137,8 @@ func (a *app) servedBy(_ context.Context, path string) *control.Record {
 func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	for _, m := range members {
 		if blockdev.SameDisk(m, file) {
-			return fmt.Errorf("%s: %w: it is a device of the set; choose a file on another disk", file, exit.ErrRefused)
+			return fmt.Errorf("%s: %w: it is a device of the set; choose a file on another disk",
+				file, exit.ErrRefused)
 		}
 	}
 	var dir unix.Stat_t
@@ -148,7 +153,8 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 		}
 	}
 	if restsOn(dir.Dev, on, 0) {
-		return fmt.Errorf("%s: %w: it would be on the very disk that it is the backup of; choose a file on another disk", file, exit.ErrRefused)
+		return fmt.Errorf("%s: %w: it would be on the very disk that it is the backup of; choose "+
+			"a file on another disk", file, exit.ErrRefused)
 	}
 	st, err := os.Lstat(file)
 	switch {
@@ -157,7 +163,8 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	case err != nil:
 		return err
 	case !st.Mode().IsRegular():
-		return fmt.Errorf("%s: %w: it is not a regular file; choose another name", file, exit.ErrRefused)
+		return fmt.Errorf("%s: %w: it is not a regular file; choose another name", file,
+			exit.ErrRefused)
 	case st.Size() == 0:
 		return nil
 	}
@@ -169,10 +176,12 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	// A damaged backup may be replaced as well, if it can be told whose it was.
 	set, err := metadata.BackupOf(f)
 	if err != nil {
-		return fmt.Errorf("%s: %w: there is a file that is no backup; choose another name", file, exit.ErrRefused)
+		return fmt.Errorf("%s: %w: there is a file that is no backup; choose another name", file,
+			exit.ErrRefused)
 	}
 	if set != b.Superblock.UUID {
-		return fmt.Errorf("%s: %w: there is a backup of another set, %s; choose another name", file, exit.ErrRefused, set)
+		return fmt.Errorf("%s: %w: there is a backup of another set, %s; choose another name", file,
+			exit.ErrRefused, set)
 	}
 	return nil
 }
@@ -186,7 +195,8 @@ func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 	if depth > 16 {
 		return false
 	}
-	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev)))
+	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev),
+		unix.Minor(dev)))
 	if err != nil {
 		return false // no block device: tmpfs, a network
 	}
@@ -199,7 +209,8 @@ func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 		return unix.Mkdev(major, minor), err == nil
 	}
 	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-		if whole, ok := number(filepath.Join(filepath.Dir(dir), "dev")); ok && restsOn(whole, on, depth+1) {
+		if whole, ok := number(filepath.Join(filepath.Dir(dir), "dev")); ok &&
+			restsOn(whole, on, depth+1) {
 			return true
 		}
 	}
@@ -211,7 +222,8 @@ func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 	}
 	below, _ := os.ReadDir(filepath.Join(dir, "slaves"))
 	for _, e := range below {
-		if d, ok := number(filepath.Join(dir, "slaves", e.Name(), "dev")); ok && restsOn(d, on, depth+1) {
+		if d, ok := number(filepath.Join(dir, "slaves", e.Name(), "dev")); ok &&
+			restsOn(d, on, depth+1) {
 			return true
 		}
 	}

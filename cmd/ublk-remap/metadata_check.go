@@ -16,7 +16,8 @@ func tellEndMarks(devs *set.Set, report *metadata.Report) {
 	}
 	if found := set.EndMarks(devs.Devices[0], report.Superblock); found != "" {
 		report.Problems = append(report.Problems, metadata.Problem{
-			Severity: metadata.SeverityWarning, Where: devs.Devices[0].Path(), What: found, Do: set.EndMarksDo,
+			Severity: metadata.SeverityWarning, Where: devs.Devices[0].Path(), What: found,
+			Do: set.EndMarksDo,
 		})
 	}
 }
@@ -56,7 +57,8 @@ be served meanwhile.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	cmd.Flags().StringArrayVar(&spares, "spare-device", nil,
+		"path of a spare device; those not named are looked for")
 	a.jsonFlag(cmd)
 	return cmd
 }

@@ -34,7 +34,8 @@ is written. Of a disk that is being served it is a snapshot that may be torn.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	cmd.Flags().StringArrayVar(&spares, "spare-device", nil,
+		"path of a spare device; those not named are looked for")
 	cmd.Flags().BoolVar(&a.json, "json", true, "print JSON; there is no other form")
 	return cmd
 }

@@ -41,12 +41,17 @@ guessed: where information is missing the exit code is 6, and a backup must be r
 A power cut during the repair does no harm; run it again. The disk must not be served
 meanwhile.`,
 		Args: arguments(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return repair(cmd.Context(), a, args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return repair(cmd.Context(), a,
+				args[0], o)
+		},
 	}
 	f := cmd.Flags()
 	spareFlag(cmd, &o.spares)
-	f.BoolVar(&o.search, "search", false, "search the whole disk for a superblock, if none is where it should be")
-	f.BoolVar(&o.acceptLoss, "accept-loss", false, "go on with what is left, although changes are missing; says which")
+	f.BoolVar(&o.search, "search", false, "search the whole disk for a superblock, if none is "+
+		"where it should be")
+	f.BoolVar(&o.acceptLoss, "accept-loss", false, "go on with what is left, although changes "+
+		"are missing; says which")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
 	a.jsonFlag(cmd)
@@ -86,9 +91,12 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		}
 		switch {
 		case s.Superblock == nil && errors.Is(err, metadata.ErrNotFound):
-			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock may lie elsewhere: add --search; else restore a backup with: %s", err, shell.Command("metadata", "restore", path)+" FILE")
+			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock "+
+				"may lie elsewhere: add --search; else restore a backup with: %s", err,
+				shell.Command("metadata", "restore", path)+" FILE")
 		case errors.Is(err, metadata.ErrDamaged):
-			err = fmt.Errorf("%w; nothing was changed; what to do: %s, or if there is no backup, see --accept-loss", err, shell.Command("metadata", "restore", path)+" FILE")
+			err = fmt.Errorf("%w; nothing was changed; what to do: %s, or if there is no backup, "+
+				"see --accept-loss", err, shell.Command("metadata", "restore", path)+" FILE")
 		}
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -119,7 +127,8 @@ func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superb
 	return metadata.SearchSuperblock(d, func(left int64) error {
 		if left < next {
 			next -= step
-			a.log.Info().Str("disk", d.Path()).Str("left", sizeText(left)).Msg("searching for a superblock")
+			a.log.Info().Str("disk", d.Path()).Str("left",
+				sizeText(left)).Msg("searching for a superblock")
 		}
 		return ctx.Err()
 	})
@@ -192,7 +201,8 @@ func (a *app) printMended(m *mended) error {
 }
 
 // runRestore does what a plan of restore says.
-func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *metadata.Restore, o repairOptions) error {
+func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *metadata.Restore,
+	o repairOptions) error {
 	out := mended{Steps: plan.Steps, Risks: plan.Risks, DryRun: o.dryRun}
 	for _, d := range s.Devices {
 		if err := otherUse(d, "add --force"); err != nil && (!o.force || o.acceptLoss) {
@@ -203,7 +213,8 @@ func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *meta
 		return a.printMended(&out)
 	}
 	if len(plan.Risks) > 0 && !o.force {
-		return fmt.Errorf("%s: %w: %s; if that is to be accepted add --force and --yes", path, exit.ErrRefused, strings.Join(plan.Risks, "; "))
+		return fmt.Errorf("%s: %w: %s; if that is to be accepted add --force and --yes", path,
+			exit.ErrRefused, strings.Join(plan.Risks, "; "))
 	}
 	if err := a.agree(&out, o.yes, "This writes the metadata of "+path+" anew."); err != nil {
 		return err

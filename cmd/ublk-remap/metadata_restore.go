@@ -24,7 +24,10 @@ and one of which it is not certain that nothing newer is missing, unless --force
 that this is accepted. A power cut during the restore does no harm; run it again. FILE
 may be - for standard input.`,
 		Args: arguments(2, 2),
-		RunE: func(cmd *cobra.Command, args []string) error { return restore(cmd.Context(), a, args[0], args[1], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return restore(cmd.Context(), a,
+				args[0], args[1], o)
+		},
 	}
 	f := cmd.Flags()
 	spareFlag(cmd, &o.spares)

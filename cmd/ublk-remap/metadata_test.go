@@ -83,7 +83,8 @@ func used(t *testing.T, paths []string, units ...uint64) [][]int64 {
 	metadata.RunOps(c, devs, nil)
 	var places [][]int64
 	for _, u := range units {
-		e := metadata.Entry{Unit: u, Spare: uint32(u), Count: 1, Mask: 1, State: metadata.StateMapped, Cause: metadata.CauseWrite}
+		e := metadata.Entry{Unit: u, Spare: uint32(u), Count: 1, Mask: 1,
+			State: metadata.StateMapped, Cause: metadata.CauseWrite}
 		if _, err := c.Commit([]metadata.Entry{e}); err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +124,8 @@ type mendedText struct {
 func mapped(t *testing.T, args ...string) uint64 {
 	t.Helper()
 	var r struct{ Table metadata.TableCounts }
-	if err := json.Unmarshal([]byte(mustRun(t, 0, append([]string{"metadata", "check", "--json"}, args...)...).out), &r); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, append([]string{"metadata", "check", "--json"},
+		args...)...).out), &r); err != nil {
 		t.Fatal(err)
 	}
 	return r.Table.Mapped
@@ -134,27 +136,34 @@ func TestMetadataRepair(t *testing.T) {
 	disk := diskFile(t, 24<<20)
 	mustRun(t, 0, "create", disk, "--name", "a")
 	used(t, []string{disk}, 1, 2, 3)
-	if r := mustRun(t, 0, "metadata", "repair", disk); !strings.Contains(r.out, "no problems") || strings.Contains(r.out, "will") {
+	if r := mustRun(t, 0, "metadata", "repair", disk); !strings.Contains(r.out, "no problems") ||
+		strings.Contains(r.out, "will") {
 		t.Error(r.out)
 	}
 	patch(t, disk, 0, make([]byte, 4096))
 	patch(t, disk, metadataRegions(t, disk)[0].Start, bytes.Repeat([]byte{7}, 1<<20))
 	before := contents(t, disk)
-	if r := mustRun(t, 0, "metadata", "repair", disk, "--dry-run"); !strings.Contains(r.out, "would: ") ||
-		!strings.Contains(r.out, "warning: superblock at 0 of "+disk+" (backing)") || !strings.Contains(r.out, "mirror at "+fmt.Sprint(metadataRegions(t, disk)[0].Start)+" of "+disk) || strings.Contains(r.out, "device 0") {
+	if r := mustRun(t, 0, "metadata", "repair", disk, "--dry-run"); !strings.Contains(r.out,
+		"would: ") ||
+		!strings.Contains(r.out, "warning: superblock at 0 of "+disk+" (backing)") ||
+		!strings.Contains(r.out, "mirror at "+fmt.Sprint(metadataRegions(t, disk)[0].Start)+" of "+
+			disk) || strings.Contains(r.out, "device 0") {
 		t.Error(r.out)
 	}
-	if r := mustRun(t, exit.Refused, "metadata", "repair", disk); !strings.Contains(r.err, "--yes") {
+	if r := mustRun(t, exit.Refused, "metadata", "repair", disk); !strings.Contains(r.err,
+		"--yes") {
 		t.Error(r.err)
 	}
 	if !bytes.Equal(before, contents(t, disk)) {
 		t.Fatal("it was written to")
 	}
 	var m mendedText
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "repair", disk, "--yes", "--json").out), &m); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "repair", disk, "--yes",
+		"--json").out), &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Steps) < 3 || m.After == nil || len(m.After.Problems) != 0 || m.Before == nil || len(m.Before.Problems) == 0 || m.DryRun || m.Risks == nil {
+	if len(m.Steps) < 3 || m.After == nil || len(m.After.Problems) != 0 || m.Before == nil ||
+		len(m.Before.Problems) == 0 || m.DryRun || m.Risks == nil {
 		t.Errorf("%+v", m)
 	}
 	if r := mustRun(t, 0, "metadata", "check", disk); !strings.Contains(r.out, "no problems") {
@@ -174,17 +183,21 @@ func TestMetadataRepairMissing(t *testing.T) {
 		patch(t, disk, at, make([]byte, 4096))
 	}
 	before := contents(t, disk)
-	if r := mustRun(t, exit.Damaged, "metadata", "repair", disk, "--yes"); !strings.Contains(r.err, "missing") || !strings.Contains(r.err, "restore") {
+	if r := mustRun(t, exit.Damaged, "metadata", "repair", disk, "--yes"); !strings.Contains(r.err,
+		"missing") || !strings.Contains(r.err, "restore") {
 		t.Error(r.err)
 	}
-	if r := mustRun(t, exit.Refused, "metadata", "repair", disk, "--accept-loss"); !strings.Contains(r.err, "may read old data") || !strings.Contains(r.err, "--yes") {
+	if r := mustRun(t, exit.Refused, "metadata", "repair", disk,
+		"--accept-loss"); !strings.Contains(r.err, "may read old data") ||
+		!strings.Contains(r.err, "--yes") {
 		t.Error(r.err)
 	}
 	mustRun(t, 0, "metadata", "repair", disk, "--accept-loss", "--dry-run")
 	if !bytes.Equal(before, contents(t, disk)) {
 		t.Fatal("it was written to")
 	}
-	if r := mustRun(t, 0, "metadata", "repair", disk, "--accept-loss", "--yes"); !strings.Contains(r.out, "risk: records after") {
+	if r := mustRun(t, 0, "metadata", "repair", disk, "--accept-loss",
+		"--yes"); !strings.Contains(r.out, "risk: records after") {
 		t.Error(r.out)
 	}
 	if n := mapped(t, disk); n != 3 {
@@ -203,7 +216,8 @@ func TestMetadataRepairMovedDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustRun(t, exit.NotFound, "metadata", "check", disk)
-	if r := mustRun(t, exit.NotFound, "metadata", "repair", disk); !strings.Contains(r.err, "--search") {
+	if r := mustRun(t, exit.NotFound, "metadata", "repair", disk); !strings.Contains(r.err,
+		"--search") {
 		t.Error(r.err)
 	}
 	mustRun(t, exit.NotFound, "metadata", "repair", "--search", diskFile(t, 8<<20))
@@ -225,7 +239,8 @@ func TestMetadataOtherUse(t *testing.T) {
 	for _, args := range [][]string{
 		{"check", disk}, {"repair", disk, "--yes"}, {"backup", disk, file + "2"},
 	} {
-		if r := mustRun(t, exit.Refused, append([]string{"metadata"}, args...)...); !strings.Contains(r.err, "xfs") {
+		if r := mustRun(t, exit.Refused, append([]string{"metadata"},
+			args...)...); !strings.Contains(r.err, "xfs") {
 			t.Error(r.err)
 		}
 	}
@@ -251,20 +266,24 @@ func TestMetadataBackup(t *testing.T) {
 		Bytes      int64
 		Position   metadata.Position
 	}
-	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "backup", disk, file, "--spare-device", spare, "--json").out), &b); err != nil {
+	if err := json.Unmarshal([]byte(mustRun(t, 0, "metadata", "backup", disk, file,
+		"--spare-device", spare, "--json").out), &b); err != nil {
 		t.Fatal(err)
 	}
 	st, err := os.Stat(file)
 	if err != nil || st.Mode().Perm() != 0o600 || st.Size() != b.Bytes {
 		t.Error(st, err)
 	}
-	if b.Name != "a" || len(b.Devices) != 2 || b.Table.Mapped != 2 || b.Live || b.File != file || b.Position == (metadata.Position{}) {
+	if b.Name != "a" || len(b.Devices) != 2 || b.Table.Mapped != 2 || b.Live || b.File != file ||
+		b.Position == (metadata.Position{}) {
 		t.Errorf("%+v", b)
 	}
-	if r := mustRun(t, 0, "metadata", "backup", disk, "-", "--spare-device", spare); int64(len(r.out)) != b.Bytes {
+	if r := mustRun(t, 0, "metadata", "backup", disk, "-", "--spare-device",
+		spare); int64(len(r.out)) != b.Bytes {
 		t.Errorf("%d bytes", len(r.out))
 	}
-	mustRun(t, 0, "metadata", "backup", disk, file, "--spare-device", spare) // a newer one takes its place
+	// a newer one takes its place
+	mustRun(t, 0, "metadata", "backup", disk, file, "--spare-device", spare)
 	if !bytes.Equal(before, contents(t, disk, spare)) {
 		t.Fatal("a backup wrote to the disk")
 	}
@@ -288,7 +307,8 @@ func TestMetadataBackup(t *testing.T) {
 		{exit.NotFound, []string{disk, file}, "spare device " + b.Devices[1].UUID},
 		{exit.NotFound, []string{text, file}, "text"},
 	} {
-		if r := mustRun(t, c.code, append([]string{"metadata", "backup"}, c.args...)...); !strings.Contains(r.err, c.text) {
+		if r := mustRun(t, c.code, append([]string{"metadata", "backup"},
+			c.args...)...); !strings.Contains(r.err, c.text) {
 			t.Errorf("%v: %s", c.args, r.err)
 		}
 	}
@@ -306,7 +326,8 @@ func TestMetadataRestore(t *testing.T) {
 	mustRun(t, 0, "create", other, "--name", "a")
 	used(t, []string{disk}, 1, 2)
 	mustRun(t, 0, "metadata", "backup", disk, file)
-	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); strings.Contains(r.out, "did") {
+	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); strings.Contains(r.out,
+		"did") {
 		t.Error(r.out)
 	}
 	used(t, []string{disk}, 3)
@@ -323,7 +344,8 @@ func TestMetadataRestore(t *testing.T) {
 		{exit.NotFound, []string{disk, file + "x"}, "no such file"},
 		{exit.NotFound, []string{disk + "x", file}, "no such file"},
 	} {
-		if r := mustRun(t, c.code, append([]string{"metadata", "restore"}, c.args...)...); !strings.Contains(r.err, c.text) {
+		if r := mustRun(t, c.code, append([]string{"metadata", "restore"},
+			c.args...)...); !strings.Contains(r.err, c.text) {
 			t.Errorf("%v: %s", c.args, r.err)
 		}
 	}
@@ -341,7 +363,8 @@ func TestMetadataRestore(t *testing.T) {
 	mustRun(t, exit.Damaged, "metadata", "repair", disk, "--yes")
 	mustRun(t, 0, "metadata", "restore", disk, file, "--dry-run")
 	mustRun(t, exit.Refused, "metadata", "restore", disk, file)
-	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); !strings.Contains(r.out, "no problems") || strings.Contains(r.out, "risk") {
+	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); !strings.Contains(r.out,
+		"no problems") || strings.Contains(r.out, "risk") {
 		t.Error(r.out)
 	}
 	if n := mapped(t, disk); n != 3 {
@@ -354,10 +377,13 @@ func TestMetadataRestore(t *testing.T) {
 	}
 	patch(t, disk, 0, make([]byte, 128<<10))
 	patch(t, disk, 24<<20-64<<10, make([]byte, 64<<10))
-	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file, "--yes"); !strings.Contains(r.err, "nothing on it says") || !strings.Contains(r.err, "--force") {
+	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file,
+		"--yes"); !strings.Contains(r.err, "nothing on it says") ||
+		!strings.Contains(r.err, "--force") {
 		t.Error(r.err)
 	}
-	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file, "--force"); !strings.Contains(r.err, "--yes") {
+	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file,
+		"--force"); !strings.Contains(r.err, "--yes") {
 		t.Error(r.err)
 	}
 	f, err := os.Open(file)
@@ -366,11 +392,13 @@ func TestMetadataRestore(t *testing.T) {
 	}
 	defer f.Close()
 	var out, errs bytes.Buffer
-	if code := run(context.Background(), []string{"metadata", "restore", disk, "-", "--force", "--yes", "--json"}, stdio{in: f, out: &out, err: &errs}); code != 0 {
+	if code := run(context.Background(), []string{"metadata", "restore", disk, "-", "--force",
+		"--yes", "--json"}, stdio{in: f, out: &out, err: &errs}); code != 0 {
 		t.Fatal(code, errs.String())
 	}
 	var m mendedText
-	if err := json.Unmarshal(out.Bytes(), &m); err != nil || len(m.Risks) == 0 || m.After == nil || m.After.Table.Mapped != 2 {
+	if err := json.Unmarshal(out.Bytes(), &m); err != nil || len(m.Risks) == 0 || m.After == nil ||
+		m.After.Table.Mapped != 2 {
 		t.Errorf("%v, %+v", err, m)
 	}
 	if n := mapped(t, disk); n != 2 {
@@ -380,7 +408,8 @@ func TestMetadataRestore(t *testing.T) {
 
 func superblockOf(t *testing.T, path string) *metadata.Superblock {
 	t.Helper()
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{ReadOnly: true, Shared: true})
+	d, err := blockdev.Open(context.Background(), path, blockdev.Options{ReadOnly: true,
+		Shared: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,8 +432,10 @@ func TestMetadataBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for _, args := range [][]string{{"repair", disk, "--yes"}, {"repair", disk, "--dry-run"}, {"restore", disk, file, "--yes"}, {"backup", disk, file}} {
-		if r := mustRun(t, exit.Refused, append([]string{"metadata"}, args...)...); !strings.Contains(r.err, "in use") {
+	for _, args := range [][]string{{"repair", disk, "--yes"}, {"repair", disk, "--dry-run"},
+		{"restore", disk, file, "--yes"}, {"backup", disk, file}} {
+		if r := mustRun(t, exit.Refused, append([]string{"metadata"},
+			args...)...); !strings.Contains(r.err, "in use") {
 			t.Error(r.err)
 		}
 	}
@@ -444,20 +475,30 @@ func TestMetadataSpareDevices(t *testing.T) {
 		verbs  []string // empty: all
 	}{
 		{"missing", disk, nil, exit.NotFound, []string{id, "16 MiB", "--spare-device"}, nil},
-		{"another set's", disk, []string{spare2}, exit.Refused, []string{id, "belongs to another set", `"b"`, spare2}, nil},
-		{"another set's backing", disk, []string{disk2}, exit.Refused, []string{id, "the backing of", `"b"`}, nil},
-		{"swapped", disk2, []string{spare}, exit.Refused, []string{id, `"a"`, `"b"`}, []string{"check", "repair"}},
-		{"the wrong way round", spare, []string{disk}, exit.Refused, []string{"spare device of \"a\"", "which is " + disk}, nil},
-		{"stale", disk, []string{oldSpare}, exit.Refused, []string{id, "out of date", "epoch 2", "epoch 4", oldSpare, "last started 2023"}, nil},
-		{"a backing that was put back", oldDisk, []string{spare}, exit.Refused, []string{backing, "epoch 2", "epoch 4"}, []string{"check", "repair"}},
+		{"another set's", disk, []string{spare2}, exit.Refused,
+			[]string{id, "belongs to another set", `"b"`, spare2}, nil},
+		{"another set's backing", disk, []string{disk2}, exit.Refused,
+			[]string{id, "the backing of", `"b"`}, nil},
+		{"swapped", disk2, []string{spare}, exit.Refused, []string{id, `"a"`, `"b"`},
+			[]string{"check", "repair"}},
+		{"the wrong way round", spare, []string{disk}, exit.Refused,
+			[]string{"spare device of \"a\"", "which is " + disk}, nil},
+		{"stale", disk, []string{oldSpare}, exit.Refused, []string{id, "out of date", "epoch 2",
+			"epoch 4", oldSpare, "last started 2023"}, nil},
+		{"a backing that was put back", oldDisk, []string{spare}, exit.Refused,
+			[]string{backing, "epoch 2", "epoch 4"}, []string{"check", "repair"}},
 		{"given with its clone", disk, []string{spare, clone}, exit.Refused, []string{clone}, nil},
 		{"given twice", disk, []string{disk}, exit.Refused, []string{disk}, nil},
-		{"formatted", disk, []string{formatted}, exit.NotFound, []string{id, "xfs"}, []string{"check"}},
+		{"formatted", disk, []string{formatted}, exit.NotFound, []string{id, "xfs"},
+			[]string{"check"}},
 		{"formatted", disk, []string{formatted}, exit.Refused, []string{"xfs"}, []string{"repair"}},
 		{"blank", disk, []string{blank}, exit.NotFound, []string{id, "blank"}, []string{"check"}},
-		{"blank", disk, []string{blank}, exit.Damaged, []string{id, "lacks the newest record"}, []string{"repair"}},
-		{"too small", disk, []string{small}, exit.Refused, []string{id, "16 MiB", "12,582,912"}, nil},
-		{"one too many", disk, []string{spare, blank}, exit.Refused, []string{"2 spare devices were given"}, nil},
+		{"blank", disk, []string{blank}, exit.Damaged, []string{id, "lacks the newest record"},
+			[]string{"repair"}},
+		{"too small", disk, []string{small}, exit.Refused, []string{id, "16 MiB", "12,582,912"},
+			nil},
+		{"one too many", disk, []string{spare, blank}, exit.Refused,
+			[]string{"2 spare devices were given"}, nil},
 	} {
 		for _, verb := range []string{"check", "repair", "restore"} {
 			if len(c.verbs) > 0 && !slices.Contains(c.verbs, verb) {

@@ -17,8 +17,8 @@ const programName = "ublk-remap"
 // set once, before anything else happens.
 var notOwnMounts error
 
-// ownMounts gives a process that is to be a server a mount namespace of its own: it starts the program
-// again, if it can.
+// ownMounts gives a process that is to be a server a mount namespace of its own: it starts
+// the program again, if it can.
 func ownMounts(args []string) {
 	for _, a := range args {
 		if a == "--detached" || a == "--foreground" || strings.HasPrefix(a, "--foreground=") {
@@ -30,9 +30,11 @@ func ownMounts(args []string) {
 
 // leaveMounts takes everything out of the server's mount namespace that it does not need.
 func leaveMounts(log zerolog.Logger) {
-	const do = "a file system on the device must not be in this mount namespace when the server is killed together with all others in it"
+	const do = "a file system on the device must not be in this mount namespace when the server " +
+		"is killed together with all others in it"
 	if notOwnMounts != nil {
-		log.Warn().Err(notOwnMounts).Str("do", do).Msg("the server has no mount namespace of its own")
+		log.Warn().Err(notOwnMounts).Str("do",
+			do).Msg("the server has no mount namespace of its own")
 		return
 	}
 	var also []string
@@ -41,6 +43,7 @@ func leaveMounts(log zerolog.Logger) {
 		also = append(also, filepath.Dir(notify))
 	}
 	if err := mounts.Leave(control.Dir(), also...); err != nil {
-		log.Warn().Err(err).Str("do", do).Msg("not everything could be taken out of the server's mount namespace")
+		log.Warn().Err(err).Str("do", do).Msg("not everything could be taken out of the server's " +
+			"mount namespace")
 	}
 }

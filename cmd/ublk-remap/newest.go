@@ -46,7 +46,8 @@ func (a *app) refuseOlder(ctx context.Context, path string) error {
 	}
 	var rep report
 	if err != nil || json.Unmarshal(text, &rep) != nil {
-		a.log.Warn().Str("backing", path).Msg("whether another disk is a newer copy of this one could not be found out")
+		a.log.Warn().Str("backing", path).Msg("whether another disk is a newer copy of this one " +
+			"could not be found out")
 		return nil
 	}
 	if rep.Error != "" {

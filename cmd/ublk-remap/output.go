@@ -127,7 +127,8 @@ func numText(n uint64) string { return humanize.Comma(int64(n)) }
 func (a *app) confirm(what string) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !logging.Terminal(in) {
-		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what, exit.ErrRefused)
+		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what,
+			exit.ErrRefused)
 	}
 	a.tell("%s\nType yes to go on: ", clean(what))
 	type answer struct {

@@ -18,13 +18,15 @@ import (
 // TestJSONIsPrintable: names are somebody's choice; what is printed says the same and tells
 // a terminal nothing.
 func TestJSONIsPrintable(t *testing.T) {
-	for _, name := range []string{"plain", "rtl\u202egnp", "c1\u009b31m", "zero\u200bwidth\ufeff", "ü€😀", "tag\U000e0041", "del\x7f", "line\u2028"} {
+	for _, name := range []string{"plain", "rtl\u202egnp", "c1\u009b31m", "zero\u200bwidth\ufeff",
+		"ü€😀", "tag\U000e0041", "del\x7f", "line\u2028"} {
 		var out bytes.Buffer
 		a := &app{stdio: stdio{out: &out}}
 		if err := a.printJSON(map[string]string{"name": name}); err != nil {
 			t.Fatal(err)
 		}
-		if s := strings.ReplaceAll(out.String(), "\n", ""); strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if s := strings.ReplaceAll(out.String(), "\n", ""); strings.ContainsFunc(s,
+			func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: %q", name, s)
 		}
 		var back map[string]string
@@ -39,17 +41,22 @@ func TestStatusFits(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stdio: stdio{out: &out}}
 	err := a.printStatus(&control.Status{
-		Device: "/dev/ublkb12", Name: "archive", UUID: strings.Repeat("u", 36), State: control.StateDegraded, Backing: "/dev/disk/by-id/wwn-0x5000c500a1b2c3d4",
-		Reason: strings.Repeat("the mirror of the metadata is stale; ", 6), Action: strings.Repeat("copy the data to another disk ", 6),
+		Device: "/dev/ublkb12", Name: "archive", UUID: strings.Repeat("u", 36),
+		State: control.StateDegraded, Backing: "/dev/disk/by-id/wwn-0x5000c500a1b2c3d4",
+		Reason:     strings.Repeat("the mirror of the metadata is stale; ", 6),
+		Action:     strings.Repeat("copy the data to another disk ", 6),
 		SizeBlocks: 1 << 40, BlockSize: 512, ServerPID: 4194304,
-		Errors: control.Errors{Read: 1e9, Write: 1e9, Flush: 1e6, Transport: 1e6}, IO: control.IO{Reads: 1e12, Writes: 1e12, ReadBytes: 1e15, WriteBytes: 1e15}, Breaker: control.Breaker{State: "closed"},
+		Errors:  control.Errors{Read: 1e9, Write: 1e9, Flush: 1e6, Transport: 1e6},
+		IO:      control.IO{Reads: 1e12, Writes: 1e12, ReadBytes: 1e15, WriteBytes: 1e15},
+		Breaker: control.Breaker{State: "closed"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
 	at := func(s string) int { return strings.Index(text, "\n"+s) }
-	if !(0 < at("state") && at("state") < at("reason") && at("reason") < at("action") && at("action") < at("backing")) {
+	if !(0 < at("state") && at("state") < at("reason") && at("reason") < at("action") &&
+		at("action") < at("backing")) {
 		t.Error("not in this order: state, reason, action")
 	}
 	for _, line := range strings.Split(text, "\n") {
@@ -69,7 +76,8 @@ func TestForeignNamesAreShownHarmlessly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: d.Size(), BlockSize: 4096, Name: name})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: d.Size(), BlockSize: 4096,
+		Name: name})
 	if err == nil {
 		err = metadata.Create([]metadata.Device{d}, plan, nil)
 	}
@@ -79,11 +87,15 @@ func TestForeignNamesAreShownHarmlessly(t *testing.T) {
 	d.Close()
 	patch(t, disk, 0, make([]byte, 4096)) // so that repair has something to say
 	for _, args := range [][]string{
-		{"metadata", "check", disk}, {"metadata", "check", "--json", disk}, {"metadata", "dump", disk}, {"metadata", "repair", "--dry-run", disk},
-		{"metadata", "repair", "--dry-run", "--json", disk}, {"metadata", "backup", disk, filepath.Join(t.TempDir(), "b")}, {"release", "--dry-run", disk},
+		{"metadata", "check", disk}, {"metadata", "check", "--json", disk},
+		{"metadata", "dump", disk}, {"metadata", "repair", "--dry-run", disk},
+		{"metadata", "repair", "--dry-run", "--json", disk}, {"metadata", "backup", disk,
+			filepath.Join(t.TempDir(), "b")}, {"release", "--dry-run", disk},
 	} {
 		r := mustRun(t, 0, args...)
-		if !strings.Contains(r.out+r.err, `\u202e`) || strings.ContainsFunc(strings.ReplaceAll(r.out+r.err, "\n", ""), func(r rune) bool { return !unicode.IsPrint(r) }) {
+		if !strings.Contains(r.out+r.err, `\u202e`) ||
+			strings.ContainsFunc(strings.ReplaceAll(r.out+r.err, "\n", ""),
+				func(r rune) bool { return !unicode.IsPrint(r) }) {
 			t.Errorf("%q: %q", args[:2], r.out+r.err)
 		}
 	}

@@ -113,7 +113,8 @@ func progressText(what string, done, total int64, bad int, since time.Duration) 
 	if rate := int64(float64(done) / max(since.Seconds(), 1e-9)); rate > 0 {
 		text += fmt.Sprintf(", %s/s", sizeText(rate))
 		if left := total - done; left > 0 {
-			text += fmt.Sprintf(", %s left", time.Duration(float64(left)/float64(rate)*float64(time.Second)).Round(time.Second))
+			text += fmt.Sprintf(", %s left",
+				time.Duration(float64(left)/float64(rate)*float64(time.Second)).Round(time.Second))
 		}
 	}
 	text += fmt.Sprintf(", %s so far", since.Round(time.Second))

@@ -61,11 +61,16 @@ several times: what was written to them since is lost, and nothing tells whether
 A release that was interrupted is finished by running it again. It also undoes a
 create --in-place that was interrupted.`,
 		Args: arguments(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return release(cmd.Context(), a, args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return release(cmd.Context(), a,
+				args[0], o)
+		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
-	f.BoolVar(&o.acceptOld, "accept-old", false, "take what home holds for blocks without a copy that reads: what was written to them since they left it is lost")
+	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named "+
+		"are looked for")
+	f.BoolVar(&o.acceptOld, "accept-old", false, "take what home holds for blocks without a copy "+
+		"that reads: what was written to them since they left it is lost")
 	f.BoolVar(&o.force, "force", false, "give up blocks that cannot go home")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
@@ -81,7 +86,8 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	defer devs.Close()
 	backing := devs.Devices[0]
 	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or give it up with: %s",
+		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or "+
+			"give it up with: %s",
 			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
 	}
 	for _, d := range devs.Devices {
@@ -110,7 +116,8 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head, survey.Pending, o.dryRun
+	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head,
+		survey.Pending, o.dryRun
 	out.NoCopy, out.Unlisted, out.Old = ranges(survey.NoCopy), survey.More, ranges(nil)
 	if o.acceptOld {
 		out.Old = ranges(survey.Old)
@@ -143,7 +150,8 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 }
 
 // finishRelease goes on with whatever was interrupted.
-func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metadata.Device, sb *metadata.Superblock, o releaseOptions) error {
+func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metadata.Device,
+	sb *metadata.Superblock, o releaseOptions) error {
 	out := newReleased(sb, backing)
 	out.Resumed, out.DryRun = true, o.dryRun
 	if o.dryRun {
@@ -180,7 +188,8 @@ func openToRelease(ctx context.Context, path string, o releaseOptions) (*set.Set
 		return s, nil
 	case errors.Is(err, blockdev.ErrBusy):
 		if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
-			return nil, fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path, exit.ErrRefused, sb.Name, err)
+			return nil, fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path,
+				exit.ErrRefused, sb.Name, err)
 		}
 		return nil, err
 	case !errors.Is(err, metadata.ErrNotFound) || len(o.spares) == 0:
@@ -208,7 +217,8 @@ func markOf(v *metadata.View) int64 {
 		switch {
 		case s.Offset < metadata.PageSize:
 			return 0
-		case s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+metadata.PageSize:
+		case s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+
+			metadata.PageSize:
 			mark = metadata.SuperblockStride
 		}
 	}
@@ -218,7 +228,8 @@ func markOf(v *metadata.View) int64 {
 // stuck adds what can be done about blocks that cannot go home.
 func stuck(path string, err error) error {
 	if errors.Is(err, metadata.ErrStuck) {
-		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: %s, or give them up with --force --yes", path, err, shell.Command("start", path))
+		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: %s, or "+
+			"give them up with --force --yes", path, err, shell.Command("start", path))
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
@@ -226,7 +237,8 @@ func stuck(path string, err error) error {
 func newReleased(sb *metadata.Superblock, backing *blockdev.Device) released {
 	return released{
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: backing.Path(), SizeBytes: sb.ExportedBytes,
-		HeadBlocks: uint64(sb.HeadBytes) / uint64(sb.BlockSize), NoCopy: ranges(nil), BadHome: ranges(nil), Old: ranges(nil),
+		HeadBlocks: uint64(sb.HeadBytes) / uint64(sb.BlockSize), NoCopy: ranges(nil),
+		BadHome: ranges(nil), Old: ranges(nil),
 	}
 }
 
@@ -235,7 +247,8 @@ func (r *released) done(d *metadata.Released) {
 	if r.Resumed {
 		r.MovedBlocks = d.Moved
 	}
-	r.NoCopy, r.BadHome, r.Unlisted = ranges(d.Left.NoCopy), ranges(d.Left.BadHome), d.Left.NoCopyMore+d.Left.BadHomeMore
+	r.NoCopy, r.BadHome, r.Unlisted = ranges(d.Left.NoCopy), ranges(d.Left.BadHome),
+		d.Left.NoCopyMore+d.Left.BadHomeMore
 	r.Old = ranges(d.Old)
 }
 
@@ -248,12 +261,15 @@ func ranges(l []metadata.BlockRange) []metadata.BlockRange {
 }
 
 func (r *released) question(force bool) string {
-	q := fmt.Sprintf("This moves %s blocks home, and makes a plain disk of %s; what %q remembers is erased", numText(r.MovedBlocks), r.Backing, r.Name)
+	q := fmt.Sprintf("This moves %s blocks home, and makes a plain disk of %s; what %q remembers "+
+		"is erased", numText(r.MovedBlocks), r.Backing, r.Name)
 	if len(r.NoCopy) > 0 {
-		q += fmt.Sprintf("; %s have no copy, and will read as zeroes, as errors, or as what was there once", blocksText(r.NoCopy))
+		q += fmt.Sprintf("; %s have no copy, and will read as zeroes, as errors, or as what was "+
+			"there once", blocksText(r.NoCopy))
 	}
 	if len(r.Old) > 0 {
-		q += fmt.Sprintf("; %s will hold what their home held before they left it", blocksText(r.Old))
+		q += fmt.Sprintf("; %s will hold what their home held before they left it",
+			blocksText(r.Old))
 	}
 	if force {
 		q += "; blocks whose home is still bad are given up"
@@ -294,22 +310,28 @@ func (a *app) printReleased(r released) error {
 	rows := [][]string{
 		{r.Backing, verb},
 		{"holds", fmt.Sprintf("what %s showed: %s", r.Name, sizeText(r.SizeBytes))},
-		{"moved home", fmt.Sprintf("%s blocks, and the first %s", numText(r.MovedBlocks), numText(r.HeadBlocks))},
+		{"moved home", fmt.Sprintf("%s blocks, and the first %s", numText(r.MovedBlocks),
+			numText(r.HeadBlocks))},
 	}
 	if r.Pending > 0 {
-		rows = append(rows, []string{"unreadable", numText(r.Pending) + " blocks could not be read before either"})
+		rows = append(rows, []string{"unreadable", numText(r.Pending) +
+			" blocks could not be read before either"})
 	}
 	if len(r.NoCopy) > 0 {
-		rows = append(rows, []string{"without a copy", blocksText(r.NoCopy) + "; they read as zeroes, as errors, or as what was there once"})
+		rows = append(rows, []string{"without a copy", blocksText(r.NoCopy) +
+			"; they read as zeroes, as errors, or as what was there once"})
 	}
 	if r.Unlisted > 0 {
-		rows = append(rows, []string{"besides", numText(r.Unlisted) + " such blocks, in more places than can be listed"})
+		rows = append(rows, []string{"besides", numText(r.Unlisted) + " such blocks, in more " +
+			"places than can be listed"})
 	}
 	if len(r.Old) > 0 {
-		rows = append(rows, []string{"old", blocksText(r.Old) + "; they hold what their home held before they left it"})
+		rows = append(rows, []string{"old", blocksText(r.Old) + "; they hold what their home " +
+			"held before they left it"})
 	}
 	if len(r.BadHome) > 0 {
-		rows = append(rows, []string{"bad", blocksText(r.BadHome) + "; their data could not go home"})
+		rows = append(rows, []string{"bad", blocksText(r.BadHome) +
+			"; their data could not go home"})
 	}
 	return a.table(rows)
 }

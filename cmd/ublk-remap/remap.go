@@ -102,7 +102,9 @@ a block whose home fails stays in the spare region. A block that is pending and 
 A block that has no copy which reads, because its spare unit fails or because it is lost, stays as it is, and the command ends
 with 3. Home may still hold what the block held before it left; whatever was written to it since is not there, also if
 that was acknowledged, and nothing tells whether there was any. --accept-old takes home's content, if it reads several times.`
-		cmd.Flags().BoolVar(&acceptOld, "accept-old", false, "take what home holds for blocks without a copy that reads: what was written to them since they left it is lost")
+		cmd.Flags().BoolVar(&acceptOld, "accept-old", false,
+			"take what home holds for blocks without a copy that reads: what was written to them "+
+				"since they left it is lost")
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r, err := a.lookup(args[0])
@@ -113,7 +115,8 @@ that was acknowledged, and nothing tells whether there was any. --accept-old tak
 		if err != nil {
 			return err
 		}
-		return a.moveBlocks(cmd.Context(), r, moved{Device: r.Device, Ranges: ranges, DryRun: dryRun, acceptOld: acceptOld}, add)
+		return a.moveBlocks(cmd.Context(), r, moved{Device: r.Device, Ranges: ranges,
+			DryRun: dryRun, acceptOld: acceptOld}, add)
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and change nothing")
 	a.jsonFlag(cmd)
@@ -125,8 +128,9 @@ type moved struct {
 	Device string          `json:"device"`
 	Ranges []control.Range `json:"ranges"`
 	Blocks uint64          `json:"blocks"` // that were moved
-	Old    uint64          `json:"old"`    // those of them of which home holds what it held before they left it
-	DryRun bool            `json:"dry_run"`
+	// those of them of which home holds what it held before they left it
+	Old    uint64 `json:"old"`
+	DryRun bool   `json:"dry_run"`
 
 	acceptOld bool
 }
@@ -159,7 +163,8 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 	}
 	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", numText(out.Blocks))
 	if err == nil && out.Old > 0 {
-		_, err = fmt.Fprintf(a.out, "of %s of them home holds what it held before they left it\n", numText(out.Old))
+		_, err = fmt.Fprintf(a.out, "of %s of them home holds what it held before they left it\n",
+			numText(out.Old))
 	}
 	return err
 }
@@ -177,7 +182,8 @@ func parseRanges(args []string, blocks uint64) ([]control.Range, error) {
 		}
 		switch {
 		case err != nil || r.Count == 0:
-			return nil, fmt.Errorf("%q: %w: want BLOCK or BLOCK+COUNT, such as 4096 or 4096+8", arg, exit.ErrUsage)
+			return nil, fmt.Errorf("%q: %w: want BLOCK or BLOCK+COUNT, such as 4096 or 4096+8", arg,
+				exit.ErrUsage)
 		case r.Block >= blocks || r.Count > blocks-r.Block:
 			return nil, fmt.Errorf("%q: %w: the device has %d blocks", arg, exit.ErrUsage, blocks)
 		}

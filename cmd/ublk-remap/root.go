@@ -57,10 +57,12 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, info, warn, error or disabled")
+	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, "+
+		"info, warn, error or disabled")
 	flags.StringVar(&a.logFormat, "log-format", "console", "console or json")
 	root.AddCommand(
-		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a), listCommand(a), statusCommand(a),
+		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a),
+		listCommand(a), statusCommand(a),
 		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
 	)
 	return root

@@ -19,13 +19,15 @@ func TestStoppedDiskIsSeen(t *testing.T) {
 	for _, path := range []string{disk, spare, alone} {
 		if tool, err := exec.LookPath("blkid"); err == nil {
 			out, err := exec.Command(tool, "-p", "-o", "export", path).CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "PTTYPE=dos") || strings.Contains(string(out), "PARTUUID") {
+			if err != nil || !strings.Contains(string(out), "PTTYPE=dos") ||
+				strings.Contains(string(out), "PARTUUID") {
 				t.Errorf("%s: blkid says %q, %v", path, out, err)
 			}
 		}
 	}
 	if tool, err := exec.LookPath("mkfs.xfs"); err == nil {
-		if out, err := exec.Command(tool, "-q", alone).CombinedOutput(); err == nil || !strings.Contains(string(out), "partition table") {
+		if out, err := exec.Command(tool, "-q", alone).CombinedOutput(); err == nil ||
+			!strings.Contains(string(out), "partition table") {
 			t.Errorf("mkfs.xfs: %v, %s", err, out)
 		}
 	}

@@ -15,9 +15,11 @@ func silentAdvice(r *control.Record) string {
 	case 'T', 't':
 		return fmt.Sprintf("process %d is stopped; let it go on: kill -CONT %d", r.PID, r.PID)
 	case 'D':
-		return fmt.Sprintf("process %d waits for its disk; see what the kernel says of %s (dmesg)", r.PID, shell.Quote(r.Backing))
+		return fmt.Sprintf("process %d waits for its disk; see what the kernel says of %s (dmesg)",
+			r.PID, shell.Quote(r.Backing))
 	default:
-		return fmt.Sprintf("wait for it; if process %d stays so, kill it, which does no harm to data, and take the device over: kill -9 %d; %s", r.PID, r.PID,
+		return fmt.Sprintf("wait for it; if process %d stays so, kill it, which does no harm to "+
+			"data, and take the device over: kill -9 %d; %s", r.PID, r.PID,
 			shell.Command("start", r.Name))
 	}
 }

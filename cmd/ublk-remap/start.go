@@ -73,31 +73,47 @@ runs on by itself, or with --foreground until SIGTERM or SIGINT.
 If an earlier server of the disk died, its device is taken over: it keeps its number,
 queues and features, and what was under way goes on.`,
 		Args: arguments(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return start(cmd.Context(), a, args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return start(cmd.Context(), a,
+				args[0], o)
+		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named are looked for")
+	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named "+
+		"are looked for")
 	f.Int64Var(&o.id, "id", ublk.AnyID, "number N of /dev/ublkbN (default: the next that is free)")
 	f.IntVar(&o.queues, "queues", 0, "hardware queues (default: one for each CPU, at most 4)")
 	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
 	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
-	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or off; on needs Linux 6.16")
-	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, on or off; on needs Linux 7.0")
-	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, before a queue sleeps; takes CPU time")
-	f.BoolVar(&o.hugePages, "huge-pages", false, "huge pages for the buffers; without zero copy they take queues × depth × max-io of memory from the start")
+	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or "+
+		"off; on needs Linux 6.16")
+	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, "+
+		"on or off; on needs Linux 7.0")
+	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, "+
+		"before a queue sleeps; takes CPU time")
+	f.BoolVar(&o.hugePages, "huge-pages", false, "huge pages for the buffers; without zero copy "+
+		"they take queues × depth × max-io of memory from the start")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
 	f.BoolVar(&o.newer, "look-for-newer", false, "")
 	f.IntVar(&o.takeOver, "take-over", 0, "")
 	f.BoolVar(&o.kill, "kill", false, "")
 	f.StringVar(&o.claim, "claim", "", "")
-	f.IntVar(&o.retries, "retries", remap.DefaultRetries, "how often a bad block is tried again before it is remapped")
-	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one by one, before the search gets coarser")
-	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor, "time that one request may spend on finding its bad blocks")
-	f.DurationVar(&o.failFast, "fail-fast", remap.DefaultFailFast, "how long a pending block that failed to read is not read again, but answered with an error; 0: never")
-	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor, "how long I/O that fails for want of memory is tried again")
-	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst, "units that may be remapped at once before the breaker trips")
-	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond, "units a second that the budget grows by")
+	f.IntVar(&o.retries, "retries", remap.DefaultRetries,
+		"how often a bad block is tried again before it is remapped")
+	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one "+
+		"by one, before the search gets coarser")
+	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor,
+		"time that one request may spend on finding its bad blocks")
+	f.DurationVar(&o.failFast, "fail-fast", remap.DefaultFailFast,
+		"how long a pending block that failed to read is not read again, but answered with an "+
+			"error; 0: never")
+	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor,
+		"how long I/O that fails for want of memory is tried again")
+	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst,
+		"units that may be remapped at once before the breaker trips")
+	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond,
+		"units a second that the budget grows by")
 	a.jsonFlag(cmd)
 	for _, own := range ownFlags {
 		if err := f.MarkHidden(own); err != nil {
@@ -158,9 +174,10 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	}
 	if !o.foreground {
 		a.warnOfEndMarks(ctx, cfg.Backing, sb)
-		live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"), launchOptions{withCaller: true, waiting: func(what string) {
-			a.tell("ublk-remap: %s: %s\n", cfg.Backing, exit.Printable(what))
-		}})
+		live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"),
+			launchOptions{withCaller: true, waiting: func(what string) {
+				a.tell("ublk-remap: %s: %s\n", cfg.Backing, exit.Printable(what))
+			}})
 		if err != nil {
 			return err
 		}
@@ -178,7 +195,8 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
 	cfg.Progress = func(what string) {
 		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
-		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said again before that is over.
+		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said
+		// again before that is over.
 		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*server.SayEvery).Microseconds()))
 	}
 	cfg.Ready = func(path string) {
@@ -206,9 +224,11 @@ func (a *app) warnOfEndMarks(ctx context.Context, backing string, sb *metadata.S
 
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
-		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll, HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
+		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll,
+		HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
 		Policy: remap.Policy{
-			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast, ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
+			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast,
+			ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
 	}
 	if o.failFast == 0 {
@@ -410,7 +430,8 @@ func loadDriver(ctx context.Context, log zerolog.Logger) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: the module is loaded but %s does not appear", ublk.ErrNoDriver, ublk.ControlPath)
+			return fmt.Errorf("%w: the module is loaded but %s does not appear", ublk.ErrNoDriver,
+				ublk.ControlPath)
 		}
 	}
 }

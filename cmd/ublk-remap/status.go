@@ -52,7 +52,8 @@ again and again, each time as a document of its own.`,
 			}
 		},
 	}
-	cmd.Flags().Var((*seconds)(&watch), "watch", "print again every so many seconds, until interrupted")
+	cmd.Flags().Var((*seconds)(&watch), "watch", "print again every so many seconds, until "+
+		"interrupted")
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -80,7 +81,8 @@ func status(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// statuses finds out about the device that is named, or about all: also about those that no record tells of.
+// statuses finds out about the device that is named, or about all: also about those that no
+// record tells of.
 func (a *app) statuses(ctx context.Context, args []string) ([]*control.Status, error) {
 	if len(args) == 1 {
 		r, missing := a.lookup(args[0])
@@ -89,7 +91,8 @@ func (a *app) statuses(ctx context.Context, args []string) ([]*control.Status, e
 		}
 		if errors.Is(missing, exit.ErrNotFound) {
 			orphans, err := findOrphans(ctx)
-			if at := slices.IndexFunc(orphans, func(o *orphan.Orphan) bool { return named(o, args[0]) }); err == nil && at >= 0 {
+			if at := slices.IndexFunc(orphans,
+				func(o *orphan.Orphan) bool { return named(o, args[0]) }); err == nil && at >= 0 {
 				return []*control.Status{orphanStatus(orphans[at])}, nil
 			}
 		}
@@ -127,12 +130,14 @@ func (a *app) printStatus(s *control.Status) error {
 	rows = appendWrapped(rows, "reason", s.Reason)
 	rows = appendWrapped(rows, "action", s.Action)
 	if s.WaitingSince != nil {
-		rows = append(rows, []string{"waiting", "since " + s.WaitingSince.Local().Format(time.DateTime)})
+		rows = append(rows, []string{"waiting",
+			"since " + s.WaitingSince.Local().Format(time.DateTime)})
 	}
 	rows = append(rows, [][]string{
 		{"uuid", s.UUID},
 		{"backing", s.Backing},
-		{"size", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
+		{"size", fmt.Sprintf("%s, %s blocks of %d bytes",
+			sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
 	}...)
 	if s.ServerPID != 0 && s.State != control.StateUnreachable {
 		rows = appendFigures(rows, s)
@@ -145,17 +150,25 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 	add := func(label, format string, args ...any) {
 		rows = appendWrapped(rows, label, fmt.Sprintf(format, args...))
 	}
-	add("spare", "%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total), numText(s.Spare.Used))
-	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending), numText(s.Lost))
-	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads), numText(s.Heals.Failed))
+	add("spare", "%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total),
+		numText(s.Spare.Used))
+	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending),
+		numText(s.Lost))
+	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads),
+		numText(s.Heals.Failed))
 	add("errors", "%s read, %s write, %s flush, %s transport",
-		numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush), numText(s.Errors.Transport))
+		numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush),
+		numText(s.Errors.Transport))
 	if e := s.Errors; e.FailedFast+e.NotNoted > 0 {
-		add("failed reads", "%s of pending blocks, without a new try; %s that could not be noted", numText(e.FailedFast), numText(e.NotNoted))
+		add("failed reads", "%s of pending blocks, without a new try; %s that could not be noted",
+			numText(e.FailedFast), numText(e.NotNoted))
 	}
-	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads), sizeText(int64(s.IO.ReadBytes)),
-		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes), numText(s.IO.Discards))
-	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence, sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))
+	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads),
+		sizeText(int64(s.IO.ReadBytes)),
+		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes),
+		numText(s.IO.Discards))
+	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
+		sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))
 	for _, m := range s.Metadata.Mirrors {
 		rows = append(rows, []string{"mirror", m.Location + " " + m.State})
 	}

@@ -61,7 +61,8 @@ number, for a device that nothing in /run tells of any more.`,
 			s.Orderly, err = a.stop(cmd.Context(), r, force)
 			if errors.Is(err, errStale) {
 				// One with its number, or of its disk, is another server's.
-				if err = a.stopOrphan(cmd.Context(), args[0], force, errStale); !errors.Is(err, errStale) {
+				if err = a.stopOrphan(cmd.Context(), args[0], force, errStale); !errors.Is(err,
+					errStale) {
 					return err
 				}
 			} else if err != nil {
@@ -71,7 +72,8 @@ number, for a device that nothing in /run tells of any more.`,
 				return a.printJSON(s)
 			}
 			if !s.Orderly {
-				a.tell("ublk-remap: %s: its server was dead; the device was removed without it\n", r.Device)
+				a.tell("ublk-remap: %s: its server was dead; the device was removed without it\n",
+					r.Device)
 			}
 			return nil
 		},
@@ -105,7 +107,10 @@ func (a *app) stop(ctx context.Context, r *control.Record, force bool) (orderly 
 
 // waiter tells on standard error what is waited for about a device.
 func (a *app) waiter(device string) *server.Waiter {
-	return &server.Waiter{Tell: func(what string) { a.tell("ublk-remap: %s: %s\n", device, exit.Printable(what)) }}
+	return &server.Waiter{Tell: func(what string) {
+		a.tell("ublk-remap: %s: %s\n", device,
+			exit.Printable(what))
+	}}
 }
 
 // forget removes what is left of a device that was stopped. Its log stays: it says what went wrong.
@@ -117,12 +122,13 @@ func forget(r *control.Record) error {
 	return errors.Join(r.Remove(), owner.Forget(false))
 }
 
-// ask asks a living server to stop. Who uses the device is looked for here as well, where the caller's own mounts
-// are, and because an older server does not.
+// ask asks a living server to stop. Who uses the device is looked for here as well, where
+// the caller's own mounts are, and because an older server does not.
 func ask(ctx context.Context, r *control.Record, force bool) error {
 	if !force {
 		if users := blockdev.Unused(ctx, r.Device, blockdev.UsersOf); len(users) > 0 {
-			return fmt.Errorf("%w: it is in use: %s; end that first, or: %s", exit.ErrRefused, blockdev.Says(users), shell.Command("stop", "--force", r.Name))
+			return fmt.Errorf("%w: it is in use: %s; end that first, or: %s", exit.ErrRefused,
+				blockdev.Says(users), shell.Command("stop", "--force", r.Name))
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -130,7 +136,8 @@ func ask(ctx context.Context, r *control.Record, force bool) error {
 	}
 	err := control.NewClient(r.Name).Stop(ctx, force)
 	switch {
-	case errors.Is(err, control.ErrNotRunning), errors.Is(err, control.ErrUnderway) && ctx.Err() == nil:
+	case errors.Is(err, control.ErrNotRunning), errors.Is(err, control.ErrUnderway) &&
+		ctx.Err() == nil:
 		return nil // how it ends is seen next
 	case errors.Is(err, control.ErrUnderway):
 		return err
@@ -140,17 +147,20 @@ func ask(ctx context.Context, r *control.Record, force bool) error {
 	return err
 }
 
-// gone waits until a device's server has ended. One that is killed meanwhile ends with its last I/O.
+// gone waits until a device's server has ended. One that is killed meanwhile ends with its
+// last I/O.
 func gone(ctx context.Context, r *control.Record, w *server.Waiter) error {
 	for began := time.Now(); control.Owned(r.Name); {
 		now, err := control.ReadRecord(r.Name)
 		switch {
 		case err == nil && now.PID != r.PID:
-			return fmt.Errorf("another server has taken it over meanwhile, process %d; if it is still to be stopped, ask again", now.PID)
+			return fmt.Errorf("another server has taken it over meanwhile, process %d; if it is "+
+				"still to be stopped, ask again", now.PID)
 		case server.Died(r):
 			w.Say(func() string { return server.LastIO(r) })
 		case time.Since(began) > stopLimit:
-			return fmt.Errorf("its server, process %d, does not end: a request may hang in %s; look into %s; the stop goes on by itself",
+			return fmt.Errorf("its server, process %d, does not end: a request may hang in %s; "+
+				"look into %s; the stop goes on by itself",
 				r.PID, r.Backing, control.LogPath(r.Name))
 		}
 		select {

@@ -16,8 +16,8 @@ import (
 	"ublkremap/internal/test/vmtest"
 )
 
-// deviceUses are the ways in which a device can be in use. Each brings it into use and returns what is said of it
-// and what ends the use.
+// deviceUses are the ways in which a device can be in use. Each brings it into use and
+// returns what is said of it and what ends the use.
 var deviceUses = []struct {
 	what string
 	use  func(t *testing.T, dev string) (says string, end func())
@@ -59,7 +59,8 @@ func TestStopAsksFirst(t *testing.T) {
 					end()
 				}
 			}()
-			if r := want(t, exit.Refused, "stop", dev); !strings.Contains(r.err, says) || !strings.Contains(r.err, "stop --force life") {
+			if r := want(t, exit.Refused, "stop", dev); !strings.Contains(r.err, says) ||
+				!strings.Contains(r.err, "stop --force life") {
 				t.Errorf("it does not say who uses it (%s): %s", says, r.err)
 			}
 			pid := statusJSON(t, dev).ServerPID
@@ -82,7 +83,8 @@ func TestStopAsksFirst(t *testing.T) {
 	}
 	// Unused it ends in order, by a signal too.
 	must(t, syscall.Kill(statusJSON(t, dev).ServerPID, syscall.SIGTERM))
-	for deadline := time.Now().Add(3 * time.Minute); control.Owned("life"); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(
+		3 * time.Minute); control.Owned("life"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the server does not end")
 		}
@@ -110,7 +112,10 @@ func awaitLog(t *testing.T, n int, parts ...string) {
 		must(t, err)
 		found := 0
 		for line := range strings.Lines(string(text)) {
-			if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			if !slices.ContainsFunc(parts, func(p string) bool {
+				return !strings.Contains(line,
+					p)
+			}) {
 				found++
 			}
 		}
@@ -123,8 +128,8 @@ func awaitLog(t *testing.T, n int, parts ...string) {
 	}
 }
 
-// TestStartBesideLoops: a loop device over the disk keeps no server away, be it the first or one that takes a device over,
-// as long as nobody uses it.
+// TestStartBesideLoops: a loop device over the disk keeps no server away, be it the first
+// or one that takes a device over, as long as nobody uses it.
 func TestStartBesideLoops(t *testing.T) {
 	disk := newDisk(t, 512)
 	loop := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: disk})

@@ -34,7 +34,8 @@ func listJSON(t *testing.T) map[string]control.Item {
 	return byName
 }
 
-// interrupted starts the program, interrupts it when when says so, and returns what it said. It must have failed.
+// interrupted starts the program, interrupts it when when says so, and returns what it
+// said. It must have failed.
 func interrupted(t *testing.T, when func(said string) bool, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(vmtest.Binary(t), args...)
@@ -65,8 +66,8 @@ func interrupted(t *testing.T, when func(said string) bool, args ...string) stri
 	return said
 }
 
-// TestSilentServer: a server that does not answer hides nobody else, and what was asked of it and given up does not happen when
-// it wakes up.
+// TestSilentServer: a server that does not answer hides nobody else, and what was asked of
+// it and given up does not happen when it wakes up.
 func TestSilentServer(t *testing.T) {
 	disk := newDisk(t, 512)
 	other := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
@@ -76,19 +77,23 @@ func TestSilentServer(t *testing.T) {
 	pid := statusJSON(t, "life").ServerPID
 	must(t, syscall.Kill(pid, syscall.SIGSTOP))
 	items := listJSON(t)
-	if items["other"].State != control.StateLive || items["life"].State != control.StateUnreachable || items["life"].ServerPID != pid {
+	if items["other"].State != control.StateLive ||
+		items["life"].State != control.StateUnreachable || items["life"].ServerPID != pid {
 		t.Errorf("list: %+v", items)
 	}
-	if st := statusJSON(t, "life"); st.State != control.StateUnreachable || !strings.Contains(st.Action, fmt.Sprintf("kill -CONT %d", pid)) {
+	if st := statusJSON(t, "life"); st.State != control.StateUnreachable ||
+		!strings.Contains(st.Action, fmt.Sprintf("kill -CONT %d", pid)) {
 		t.Errorf("status: %+v", st)
 	}
 	began := time.Now()
-	said := interrupted(t, func(string) bool { return time.Since(began) > time.Second }, "stop", dev)
+	said := interrupted(t, func(string) bool { return time.Since(began) > time.Second }, "stop",
+		dev)
 	if !strings.Contains(said, "nothing was stopped, and nothing will be") {
 		t.Errorf("a stop that was given up: %s", said)
 	}
 	must(t, syscall.Kill(pid, syscall.SIGCONT))
-	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t, "life").State != control.StateLive; {
+	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t,
+		"life").State != control.StateLive; {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not go on")
 		}
@@ -102,14 +107,17 @@ func TestSilentServer(t *testing.T) {
 	want(t, 0, "stop", "other")
 }
 
-// slowPart is a disk that takes minutes over reads of the sectors from 100000 to 100007, until it is told to hurry.
+// slowPart is a disk that takes minutes over reads of the sectors from 100000 to 100007,
+// until it is told to hurry.
 func slowPart(t *testing.T) (path string, hurry func()) {
 	t.Helper()
 	vmtest.Modprobe(t, "dm-delay")
 	lower := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})
 	const from, n, ms = 100000, 8, 200_000
-	disk := vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n%d %d delay %s %d %d %s %d 0\n%d %d linear %s %d\n",
-		from, lower, from, n, lower, from, ms, lower, from, from+n, 96<<20/512-from-n, lower, from+n))
+	disk := vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n%d %d delay %s %d %d %s %d 0\n%d %d "+
+		"linear %s %d\n",
+		from, lower, from, n, lower, from, ms, lower, from, from+n, 96<<20/512-from-n, lower,
+		from+n))
 	// What a table delays ends at once when another one takes its place.
 	return disk.Path, func() { disk.Swap(t, vmtest.LinearTable(t, lower)) }
 }
@@ -134,8 +142,9 @@ func readSlow(t *testing.T, dev string) *exec.Cmd {
 	}
 }
 
-// TestSlowDisk: a status says since when nothing comes back. A start waits for the last I/O of a server that was killed,
-// however long that takes, says so, and can be given up meanwhile; so does a stop.
+// TestSlowDisk: a status says since when nothing comes back. A start waits for the last I/O
+// of a server that was killed, however long that takes, says so, and can be given up
+// meanwhile; so does a stop.
 func TestSlowDisk(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -147,15 +156,22 @@ func TestSlowDisk(t *testing.T) {
 	}
 	read := readSlow(t, dev)
 	st := statusJSON(t, "life")
-	for deadline := time.Now().Add(time.Minute); st.WaitingSince == nil && time.Now().Before(deadline); st = statusJSON(t, "life") {
+	for deadline := time.Now().Add(
+		time.Minute); st.WaitingSince == nil && time.Now().Before(deadline); st = statusJSON(t,
+		"life") {
 		time.Sleep(100 * time.Millisecond)
 	}
-	if st.WaitingSince == nil || st.WaitingSince.After(time.Now()) || !strings.Contains(st.Reason, "nothing has come back") {
+	if st.WaitingSince == nil || st.WaitingSince.After(time.Now()) || !strings.Contains(st.Reason,
+		"nothing has come back") {
 		t.Errorf("waiting since %v: %+v", st.WaitingSince, st)
 	}
 	kill(t, dev)
-	waits := func(said string) bool { return strings.Contains(said, "waiting for the last I/O of the dead server") }
-	if said := interrupted(t, waits, "start", disk); !strings.Contains(said, "nothing was started") {
+	waits := func(said string) bool {
+		return strings.Contains(said, "waiting for the last I/O of "+
+			"the dead server")
+	}
+	if said := interrupted(t, waits, "start", disk); !strings.Contains(said,
+		"nothing was started") {
 		t.Errorf("a start that was given up: %s", said)
 	}
 	interrupted(t, waits, "stop", dev)
@@ -176,11 +192,13 @@ func TestSlowDisk(t *testing.T) {
 	want(t, 0, "metadata", "check", disk)
 }
 
-// TestServerInAContainer: a server of another pid namespace, of which nothing shows here, is not taken for dead.
+// TestServerInAContainer: a server of another pid namespace, of which nothing shows here,
+// is not taken for dead.
 func TestServerInAContainer(t *testing.T) {
 	disk := newDisk(t, 512)
 	inside := t.TempDir()
-	pid, end := helper(t, unix.CLONE_NEWPID|unix.CLONE_NEWNS, "contain", inside, vmtest.Binary(t), disk)
+	pid, end := helper(t, unix.CLONE_NEWPID|unix.CLONE_NEWNS, "contain", inside, vmtest.Binary(t),
+		disk)
 	nodes, err := filepath.Glob("/dev/ublkb*")
 	if err != nil || len(nodes) != 1 {
 		t.Fatalf("the container made %v, %v", nodes, err)
@@ -190,7 +208,8 @@ func TestServerInAContainer(t *testing.T) {
 	if it := listJSON(t)["life"]; it.State != control.StateUnreachable {
 		t.Errorf("list: %+v", it)
 	}
-	if st := statusJSON(t, id); st.State != control.StateUnreachable || st.Reason == "" || st.Action == "" || st.SizeBlocks == 0 {
+	if st := statusJSON(t, id); st.State != control.StateUnreachable || st.Reason == "" ||
+		st.Action == "" || st.SizeBlocks == 0 {
 		t.Errorf("status: %+v", st)
 	}
 	want(t, 0, "doctor", "--fix")
@@ -223,7 +242,8 @@ func TestServerInAContainer(t *testing.T) {
 	// With its first process the container ends, and kills the server.
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
 	end()
-	for deadline := time.Now().Add(3 * time.Minute); listJSON(t)["life"].State != control.StateFailed; {
+	for deadline := time.Now().Add(
+		3 * time.Minute); listJSON(t)["life"].State != control.StateFailed; {
 		if time.Now().After(deadline) {
 			t.Fatalf("the server's death does not show: %+v", listJSON(t))
 		}
@@ -235,10 +255,14 @@ func TestServerInAContainer(t *testing.T) {
 	want(t, 0, "metadata", "check", disk)
 }
 
-// TestRingsForbiddenLater: the switch that takes io_uring from everybody is turned while a device lives.
+// TestRingsForbiddenLater: the switch that takes io_uring from everybody is turned while a
+// device lives.
 func TestRingsForbiddenLater(t *testing.T) {
 	disk := newDisk(t, 512)
-	set := func(value string) { must(t, os.WriteFile("/proc/sys/kernel/io_uring_disabled", []byte(value), 0)) }
+	set := func(value string) {
+		must(t, os.WriteFile("/proc/sys/kernel/io_uring_disabled",
+			[]byte(value), 0))
+	}
 	if !vmtest.InGuest() {
 		t.Skip("changes the machine; make test-vm runs this test in a guest")
 	}
@@ -257,7 +281,8 @@ func TestRingsForbiddenLater(t *testing.T) {
 	set("0")
 	dev = startDevice(t, disk)
 	kill(t, dev)
-	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t, "life").State != control.StateFailed && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(3 * time.Minute); statusJSON(t,
+		"life").State != control.StateFailed && time.Now().Before(deadline); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	set("2")
@@ -273,8 +298,9 @@ func TestRingsForbiddenLater(t *testing.T) {
 	want(t, 0, "stop", dev)
 }
 
-// TestNamesLeaveNothing: an orderly stop leaves nothing of a name in the runtime directory, a second set of one name is told as
-// that, and a refused start writes nothing into the log of the server that lives.
+// TestNamesLeaveNothing: an orderly stop leaves nothing of a name in the runtime directory,
+// a second set of one name is told as that, and a refused start writes nothing into the log
+// of the server that lives.
 func TestNamesLeaveNothing(t *testing.T) {
 	disk := newDisk(t, 512)
 	twin := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
@@ -282,7 +308,8 @@ func TestNamesLeaveNothing(t *testing.T) {
 	dev := startDevice(t, disk)
 	log, err := os.ReadFile(control.LogPath("life"))
 	must(t, err)
-	if r := want(t, exit.Refused, "start", twin); !strings.Contains(r.err, "that of another disk") || strings.Contains(r.err, "served already") {
+	if r := want(t, exit.Refused, "start", twin); !strings.Contains(r.err,
+		"that of another disk") || strings.Contains(r.err, "served already") {
 		t.Errorf("a second set of the name: %s", r.err)
 	}
 	want(t, exit.Refused, "start", disk)

@@ -62,7 +62,8 @@ supervisor and refused.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "kill a server that is too old to leave its device to another")
+	cmd.Flags().BoolVar(&force, "force", false, "kill a server that is too old to leave its "+
+		"device to another")
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -84,10 +85,12 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, err
 	}
 	if !control.OwnedBy(r.Name, r.PID) {
-		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment", control.ErrNotRunning, r.PID)
+		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment",
+			control.ErrNotRunning, r.PID)
 	}
 	claim := rand.Text()
-	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID), "--claim="+claim)
+	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID),
+		"--claim="+claim)
 	if force {
 		next = append(next, "--kill")
 	}
@@ -97,7 +100,8 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	}
 	return &upgraded{
 		Device: r.Device, Name: r.Name, UUID: r.UUID,
-		Old: serverVersion{Version: r.Version, PID: r.PID}, New: serverVersion{Version: programVersion(), PID: live.PID},
+		Old:      serverVersion{Version: r.Version, PID: r.PID},
+		New:      serverVersion{Version: programVersion(), PID: live.PID},
 		PausedMS: float64(live.Paused.Microseconds()) / 1e3,
 	}, nil
 }
@@ -126,11 +130,14 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 		err = cmd.ParseFlags(rest)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: the command line of process %d (%s): %w", exit.ErrUnsupported, r.PID, strings.Join(words, " "), err)
+		return nil, fmt.Errorf("%w: the command line of process %d (%s): %w", exit.ErrUnsupported,
+			r.PID, strings.Join(words, " "), err)
 	}
 	if on, _ := cmd.Flags().GetBool("detached"); !on {
-		return nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a supervisor, which would miss it; "+
-			"have that start the new version: kill the server with SIGKILL, and its next start takes the device over", exit.ErrRefused, r.PID)
+		return nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
+			"supervisor, which would miss it; "+
+			"have that start the new version: kill the server with SIGKILL, and its next start "+
+			"takes the device over", exit.ErrRefused, r.PID)
 	}
 	args := []string{"start", r.Backing}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -149,7 +156,8 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 // bringBack sees to it that somebody serves after an upgrade has failed: the
 // old server, if it was not asked to leave yet; else its program again. It
 // returns why the upgrade failed, and what there is now.
-func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string, claim string, why error) error {
+func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string,
+	claim string, why error) error {
 	if ctx.Err() != nil {
 		return why // the new server is not dead, it is just not waited for
 	}
@@ -164,11 +172,13 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 					return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
 				}
 			}
-		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID && control.OwnedBy(r.Name, now.PID) {
+		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID &&
+			control.OwnedBy(r.Name, now.PID) {
 			return kept(why, "%s (pid %d) serves it now", now.Version, now.PID)
 		}
 		if time.Now().After(deadline) {
-			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: %s", r.PID, shell.Command("start", r.Name))
+			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: %s",
+				r.PID, shell.Command("start", r.Name))
 		}
 		select {
 		case <-ctx.Done():
@@ -177,14 +187,17 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		}
 	}
 	// The parent's descriptor is named, not the child's: that may have others.
-	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args, launchOptions{})
+	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args,
+		launchOptions{})
 	if err != nil {
-		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s", r.Version, err, shell.Command("start", r.Name)))
+		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s",
+			r.Version, err, shell.Command("start", r.Name)))
 	}
 	return kept(why, "%s serves again (pid %d)", r.Version, live.PID)
 }
 
 // kept adds to the reason of a failed upgrade who serves now.
 func kept(why error, format string, args ...any) error {
-	return &exit.Error{Code: exit.Code(why), Text: exit.Line(why) + "; " + fmt.Sprintf(format, args...)}
+	return &exit.Error{Code: exit.Code(why), Text: exit.Line(why) + "; " + fmt.Sprintf(format,
+		args...)}
 }

@@ -11,7 +11,8 @@ import (
 )
 
 func TestSuccessorArgs(t *testing.T) {
-	r := &control.Record{Name: "n", PID: 7, Backing: "/dev/sdb", Spares: []string{"/dev/sdc", "/dev/sdd"}}
+	r := &control.Record{Name: "n", PID: 7, Backing: "/dev/sdb", Spares: []string{"/dev/sdc",
+		"/dev/sdd"}}
 	spares := []string{"--spare-device=/dev/sdc", "--spare-device=/dev/sdd", "--detached"}
 	for _, c := range []struct {
 		line string
@@ -20,8 +21,10 @@ func TestSuccessorArgs(t *testing.T) {
 	}{
 		{line: "start n --detached"},
 		{line: "start ./disk --json --detached --spare-device x", want: nil},
-		{line: "--log-level debug start --queues 3 sdb --zero-copy=off --batch-io on --detached", want: []string{"--batch-io=on", "--log-level=debug", "--queues=3", "--zero-copy=off"}},
-		{line: "start --detached --isolate-time 1500ms --remap-rate 9 --take-over=6 --kill -- -odd", want: []string{"--isolate-time=1.5s", "--remap-rate=9"}},
+		{line: "--log-level debug start --queues 3 sdb --zero-copy=off --batch-io on --detached",
+			want: []string{"--batch-io=on", "--log-level=debug", "--queues=3", "--zero-copy=off"}},
+		{line: "start --detached --isolate-time 1500ms --remap-rate 9 --take-over=6 --kill -- -odd",
+			want: []string{"--isolate-time=1.5s", "--remap-rate=9"}},
 		{line: "start sdb", err: exit.ErrRefused},
 		{line: "start sdb --foreground", err: exit.ErrRefused},
 		{line: "start sdb --detached --of-another-version=1", err: exit.ErrUnsupported},

@@ -40,7 +40,8 @@ func arguments(least, most int) cobra.PositionalArgs {
 		case most != anyNumber && len(args) > most && most == 0:
 			return fmt.Errorf("%s: %q is too much: it takes no argument", verb, args[0])
 		case most != anyNumber && len(args) > most:
-			return fmt.Errorf("%s: %q is too much: it takes %s", verb, args[most], strings.Join(names, " "))
+			return fmt.Errorf("%s: %q is too much: it takes %s", verb, args[most],
+				strings.Join(names, " "))
 		}
 		return nil
 	}

@@ -22,7 +22,8 @@ import (
 // helperEnv makes this test binary a helper process of its own tests: a verb and its arguments.
 const helperEnv = "UBLK_REMAP_TEST_HELPER"
 
-// TestHelper is no test: it is what helper starts. It says that it is ready, and ends when its standard input does.
+// TestHelper is no test: it is what helper starts. It says that it is ready, and ends when
+// its standard input does.
 func TestHelper(t *testing.T) {
 	args := strings.Fields(os.Getenv(helperEnv))
 	if len(args) == 0 {
@@ -32,7 +33,8 @@ func TestHelper(t *testing.T) {
 	case "mount": // DEVICE DIR, in a mount namespace of its own
 		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		must(t, unix.Mount(args[1], args[2], "ext4", 0, ""))
-	case "contain": // DIR PROGRAM DISK: serves it as a container would, with files of its own in DIR
+	// DIR PROGRAM DISK: serves it as a container would, with files of its own in DIR
+	case "contain":
 		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		must(t, unix.Mount("proc", "/proc", "proc", 0, ""))
 		cmd := exec.Command(args[2], "start", args[3])
@@ -135,7 +137,8 @@ func mountOver(t *testing.T, dev string) string {
 	return dir
 }
 
-// TestUsedDiskIsNotWritten: whoever uses a disk in whatever way, no verb that would write to it begins.
+// TestUsedDiskIsNotWritten: whoever uses a disk in whatever way, no verb that would write
+// to it begins.
 func TestUsedDiskIsNotWritten(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
@@ -144,22 +147,26 @@ func TestUsedDiskIsNotWritten(t *testing.T) {
 		t.Run(u.what, func(t *testing.T) {
 			disk := vmtest.NewLoop(t, hostileSize, vmtest.LoopOptions{})
 			backup := filepath.Join(t.TempDir(), "backup")
-			for _, args := range [][]string{{"create", disk, "--yes"}, {"metadata", "backup", disk, backup}} {
+			for _, args := range [][]string{{"create", disk, "--yes"}, {"metadata", "backup", disk,
+				backup}} {
 				if r := withLimit(t, args...); r.code != 0 {
 					t.Fatal(args, r.err)
 				}
 			}
 			says := u.use(t, disk)
 			before := sum(t, disk)
-			verbs := [][]string{{"create", disk, "--force", "--yes"}, {"create", disk, "--force", "--yes", "--in-place"}, {"metadata", "restore", disk, backup, "--yes"}}
+			verbs := [][]string{{"create", disk, "--force", "--yes"}, {"create", disk, "--force",
+				"--yes", "--in-place"}, {"metadata", "restore", disk, backup, "--yes"}}
 			if !strings.HasPrefix(says, "mounted on") { // of the set is nothing left then
-				verbs = append(verbs, []string{"release", disk, "--yes"}, []string{"metadata", "repair", disk, "--yes"})
+				verbs = append(verbs, []string{"release", disk, "--yes"},
+					[]string{"metadata", "repair", disk, "--yes"})
 			}
 			if strings.HasPrefix(says, "open in") { // each waits for it a while
 				verbs = [][]string{verbs[0], verbs[3]}
 			}
 			for _, args := range verbs {
-				refusedWith(t, strings.Join(args, " "), withLimit(t, args...), exit.Refused, "in use", says)
+				refusedWith(t, strings.Join(args, " "), withLimit(t, args...), exit.Refused,
+					"in use", says)
 			}
 			if sum(t, disk) != before {
 				t.Error("something was changed")
@@ -179,7 +186,8 @@ func TestReadersAreNoUsers(t *testing.T) {
 		t.Errorf("with a reader: %s", r.err)
 	}
 	users := blockdev.Users(disk)
-	if len(users) != 1 || users[0].Kind != blockdev.UserProcess || users[0].PID != pid || users[0].Writes {
+	if len(users) != 1 || users[0].Kind != blockdev.UserProcess || users[0].PID != pid ||
+		users[0].Writes {
 		t.Errorf("users: %+v", users)
 	}
 }
@@ -196,5 +204,6 @@ func TestUsersBelow(t *testing.T) {
 		t.Errorf("beside an idle loop device: %s", r.err)
 	}
 	dir := mountOver(t, loop)
-	refusedWith(t, "create", withLimit(t, "create", disk, "--force", "--yes"), exit.Refused, "in use", "mounted on "+dir)
+	refusedWith(t, "create", withLimit(t, "create", disk, "--force", "--yes"), exit.Refused,
+		"in use", "mounted on "+dir)
 }

@@ -39,11 +39,13 @@ func versionCommand(a *app) *cobra.Command {
 		Short: "Print the version",
 		Args:  arguments(0, 0),
 		RunE: func(*cobra.Command, []string) error {
-			v := versionInfo{Version: programVersion(), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH, Format: metadata.Version}
+			v := versionInfo{Version: programVersion(), Go: runtime.Version(), OS: runtime.GOOS,
+				Arch: runtime.GOARCH, Format: metadata.Version}
 			if a.json {
 				return a.printJSON(v)
 			}
-			_, err := fmt.Fprintf(a.out, "ublk-remap %s (%s, %s/%s, metadata format v%d)\n", v.Version, v.Go, v.OS, v.Arch, v.Format)
+			_, err := fmt.Fprintf(a.out, "ublk-remap %s (%s, %s/%s, metadata format v%d)\n",
+				v.Version, v.Go, v.OS, v.Arch, v.Format)
 			return err
 		},
 	}

@@ -22,7 +22,8 @@ func newConsole(cache string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if old, err := filepath.Glob(filepath.Join(dir, "*.log")); err == nil && len(old) > keptConsoles {
+	if old, err := filepath.Glob(filepath.Join(dir, "*.log")); err == nil &&
+		len(old) > keptConsoles {
 		slices.Sort(old)
 		for _, name := range old[:len(old)-keptConsoles] {
 			_ = os.Remove(name)

@@ -95,7 +95,8 @@ func (h *host) maker(accel string) machine.Maker {
 // trial boots a guest under KVM that does nothing.
 func (h *host) trial(ctx context.Context) error {
 	job := &proto.Job{Args: []string{"/init", "-trial"}, Env: []string{"PATH=/bin"}, Dir: "/"}
-	g := &guestRun{h: h, job: job, accel: qemu.KVM, stdout: io.Discard, stderr: io.Discard, archives: h.archives[:1]}
+	g := &guestRun{h: h, job: job, accel: qemu.KVM, stdout: io.Discard, stderr: io.Discard,
+		archives: h.archives[:1]}
 	frame, err := g.run(ctx)
 	g.removeConsole()
 	if err == nil && frame.Code != trialCode {
@@ -114,12 +115,15 @@ func (h *host) runProgram(ctx context.Context) (int, error) {
 	accel := h.accel
 	for attempt := 1; ; attempt++ {
 		watch := &failureWatch{w: h.stdout}
-		g := &guestRun{h: h, job: job, fill: fill, accel: accel, stdout: watch, stderr: h.stderr, archives: h.archives}
+		g := &guestRun{h: h, job: job, fill: fill, accel: accel, stdout: watch, stderr: h.stderr,
+			archives: h.archives}
 		start := time.Now()
-		guestCtx, cancel := context.WithTimeout(ctx, time.Duration(job.TimeoutSeconds)*time.Second+h.boot)
+		guestCtx, cancel := context.WithTimeout(ctx, time.Duration(job.TimeoutSeconds)*time.Second+
+			h.boot)
 		frame, err := g.run(guestCtx)
 		cancel()
-		h.debugf("guest with %s (%s) ended after %v", h.kernel.Release, accel, time.Since(start).Round(time.Millisecond))
+		h.debugf("guest with %s (%s) ended after %v", h.kernel.Release, accel,
+			time.Since(start).Round(time.Millisecond))
 		if err == nil {
 			return g.finish(frame)
 		}
@@ -293,7 +297,8 @@ type failureWatch struct {
 }
 
 // failureMarks begin the lines with which Go programs report failures.
-var failureMarks = [][]byte{[]byte("--- FAIL"), []byte("panic: "), []byte("fatal error: "), []byte("FAIL")}
+var failureMarks = [][]byte{[]byte("--- FAIL"), []byte("panic: "), []byte("fatal error: "),
+	[]byte("FAIL")}
 
 // watched is how much of a line is looked at.
 const watched = 64

@@ -44,7 +44,8 @@ func fakeKernel(t *testing.T) string {
 }
 
 // vmexec runs the command line up to the program under a fake QEMU.
-func vmexec(t *testing.T, ctx context.Context, boot time.Duration, flags ...string) (code int, stdout, stderr string) {
+func vmexec(t *testing.T, ctx context.Context, boot time.Duration, flags ...string) (code int,
+	stdout, stderr string) {
 	t.Helper()
 	cache := t.TempDir()
 	t.Setenv(kernel.CacheEnv, cache)
@@ -53,7 +54,8 @@ func vmexec(t *testing.T, ctx context.Context, boot time.Duration, flags ...stri
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	o, err := parse(append(append([]string{"-accel", "tcg", "-kernel", fakeKernel(t)}, flags...), program), &errs)
+	o, err := parse(append(append([]string{"-accel", "tcg", "-kernel", fakeKernel(t)}, flags...),
+		program), &errs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,19 +92,28 @@ func TestOutcomes(t *testing.T) {
 		quiet        bool   // nothing on stderr
 	}{
 		{name: "passes", script: "echo hello >&3; " + ok, stdout: "hello\n", quiet: true},
-		{name: "fails", script: `echo no >&4; echo '{"kind":"exit","code":7}' >&5`, code: 7, stderr: "no\n"},
-		{name: "kernel warning", script: `echo '{"kind":"exit","code":0,"tainted":512}' >&5`, stderr: "printed a warning"},
-		{name: "guest setup", script: `echo '{"kind":"exit","code":99,"error":"no module"}' >&5`, code: proto.ExitGuestSetup, stderr: "no module"},
-		{name: "no result twice", script: "echo $N >&3", code: proto.ExitNoResult, stdout: "1\n2\n", stderr: "starting one more guest"},
-		{name: "no result once", script: "echo $N >&3; [ $N = 1 ] || " + ok, stdout: "1\n2\n", stderr: "gave no result"},
-		{name: "no retry", script: "echo $N >&3", flags: []string{"-no-retry"}, code: proto.ExitNoResult, stdout: "1\n", stderr: "gave no result"},
-		{name: "failed before it died", script: "echo '--- FAIL: TestX' >&3; [ $N = 1 ] || " + ok, code: proto.ExitNoResult, stdout: "--- FAIL: TestX\n", stderr: "gave no result"},
-		{name: "QEMU refuses", script: "echo bad option >&2; exit 1", code: proto.ExitNoResult, stderr: "bad option"},
+		{name: "fails", script: `echo no >&4; echo '{"kind":"exit","code":7}' >&5`, code: 7,
+			stderr: "no\n"},
+		{name: "kernel warning", script: `echo '{"kind":"exit","code":0,"tainted":512}' >&5`,
+			stderr: "printed a warning"},
+		{name: "guest setup", script: `echo '{"kind":"exit","code":99,"error":"no module"}' >&5`,
+			code: proto.ExitGuestSetup, stderr: "no module"},
+		{name: "no result twice", script: "echo $N >&3", code: proto.ExitNoResult, stdout: "1\n2\n",
+			stderr: "starting one more guest"},
+		{name: "no result once", script: "echo $N >&3; [ $N = 1 ] || " + ok, stdout: "1\n2\n",
+			stderr: "gave no result"},
+		{name: "no retry", script: "echo $N >&3", flags: []string{"-no-retry"},
+			code: proto.ExitNoResult, stdout: "1\n", stderr: "gave no result"},
+		{name: "failed before it died", script: "echo '--- FAIL: TestX' >&3; [ $N = 1 ] || " + ok,
+			code: proto.ExitNoResult, stdout: "--- FAIL: TestX\n", stderr: "gave no result"},
+		{name: "QEMU refuses", script: "echo bad option >&2; exit 1", code: proto.ExitNoResult,
+			stderr: "bad option"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			fakeQEMU(t, tc.script)
 			code, stdout, stderr := vmexec(t, t.Context(), 0, tc.flags...)
-			if code != tc.code || stdout != tc.stdout || !strings.Contains(stderr, tc.stderr) || tc.quiet && stderr != "" {
+			if code != tc.code || stdout != tc.stdout || !strings.Contains(stderr, tc.stderr) ||
+				tc.quiet && stderr != "" {
 				t.Errorf("code %d, stdout %q, stderr %q", code, stdout, stderr)
 			}
 		})
@@ -134,7 +145,8 @@ func TestInterrupt(t *testing.T) {
 	fakeQEMU(t, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if code, _, stderr := vmexec(t, ctx, 0); code != proto.ExitSetup || !strings.Contains(stderr, "interrupted") {
+	if code, _, stderr := vmexec(t, ctx, 0); code != proto.ExitSetup || !strings.Contains(stderr,
+		"interrupted") {
 		t.Errorf("code %d, stderr %q", code, stderr)
 	}
 }

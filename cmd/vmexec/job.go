@@ -19,11 +19,13 @@ const programDir = "/vmexec"
 
 // testFiles are the flags of a test binary that name a file it writes, all of
 // which are brought back to the same path here.
-var testFiles = []string{"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"}
+var testFiles = []string{"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile",
+	"trace"}
 
 // passed are prefixes of environment variables that go along to the guest.
 // GOCOVERDIR and the like name directories of the host and stay.
-var passed = []string{"GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=", "GORACE=", "UBLK_", "RAPID_", "TZ="}
+var passed = []string{"GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=", "GORACE=",
+	"UBLK_", "RAPID_", "TZ="}
 
 const guestPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

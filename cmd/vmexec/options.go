@@ -57,7 +57,8 @@ func parse(args []string, usage io.Writer) (*options, error) {
 		_, _ = fmt.Fprint(usage, "usage: vmexec [flags] PROGRAM [ARG...]\n\n"+
 			"Runs a program, a test binary or a script in a guest with one of Debian's kernels.\n\n")
 		fs.PrintDefaults()
-		_, _ = fmt.Fprint(usage, "\nExit codes: the program's own; 96 it ran too long; 97 the guest gave no result;\n"+
+		_, _ = fmt.Fprint(usage, "\nExit codes: the program's own; 96 it ran too long; 97 the "+
+			"guest gave no result;\n"+
 			"98 no guest could be started; 99 the guest could not start the program.\n")
 	}
 	list := func(name, value, help string, to *[]string) {
@@ -74,18 +75,22 @@ func parse(args []string, usage io.Writer) (*options, error) {
 			return nil
 		})
 	}
-	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"), "kernel `series` of Debian, uml, or a directory with vmlinuz and lib/modules; $"+envKernel)
-	list("tools", envString(envTools, ""), "comma-separated `tools` of the host: names, paths, or the sets base, fs, all; $"+envTools, &o.tools)
+	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"),
+		"kernel `series` of Debian, uml, or a directory with vmlinuz and lib/modules; $"+envKernel)
+	list("tools", envString(envTools, ""), "comma-separated `tools` of the host: names, paths, "+
+		"or the sets base, fs, all; $"+envTools, &o.tools)
 	list("modules", "", "further kernel `modules` to have on board", &o.modules)
 	list("load", defaultLoad, "`modules` to load before the program starts", &o.load)
 	pairs("file", "`HOST[:GUEST]` file or directory to have in the guest; repeatable", &o.files)
 	pairs("collect", "`GUEST:HOST` file to bring back afterwards; repeatable", &o.collect)
-	fs.StringVar(&o.dir, "dir", "", "working `directory` in the guest (for tests: the package's, else /root)")
+	fs.StringVar(&o.dir, "dir", "", "working `directory` in the guest (for tests: the package's, "+
+		"else /root)")
 	fs.Func("env", "`NAME=VALUE`, or NAME to pass on; repeatable", func(s string) error {
 		o.env = append(o.env, s)
 		return nil
 	})
-	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE]`, such as 1G or 256M:4096; repeatable, /dev/vda first (uml: /dev/ubda)", func(s string) error {
+	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE]`, such as 1G or 256M:4096; repeatable, "+
+		"/dev/vda first (uml: /dev/ubda)", func(s string) error {
 		d, err := parseDisk(s)
 		o.disks = append(o.disks, d)
 		return err
@@ -104,14 +109,21 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	}
 	fs.IntVar(&o.memoryMiB, "mem", mem, "memory in `MiB`; $"+envMemory)
 	fs.IntVar(&o.cpus, "smp", cpus, "`number` of CPUs (uml has one); $"+envCPUs)
-	fs.DurationVar(&o.timeout, "timeout", timeout, "how long the program may run (tests: -test.timeout and 30 s); $"+envTimeout)
+	fs.DurationVar(&o.timeout, "timeout", timeout, "how long the program may run (tests: "+
+		"-test.timeout and 30 s); $"+envTimeout)
 	fs.StringVar(&o.accel, "accel", envString(envAccel, "auto"), "auto, kvm or tcg; $"+envAccel)
-	fs.BoolVar(&o.parallel, "parallel", false, "emulate each CPU by a thread of its own: faster with several, and now and then a guest gives no result")
-	fs.StringVar(&o.append, "append", envString(envAppend, ""), "addition to the kernel's command line; $"+envAppend)
-	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the archives")
-	fs.BoolVar(&o.update, "update", false, "look for a newer kernel of the series than the one in the cache")
-	fs.BoolVar(&o.keep, "keep", false, "keep the console log even if all went well, and say where it is")
-	fs.BoolVar(&o.noRetry, "no-retry", false, "do not start a second guest if the first gives no result")
+	fs.BoolVar(&o.parallel, "parallel", false, "emulate each CPU by a thread of its own: faster "+
+		"with several, and now and then a guest gives no result")
+	fs.StringVar(&o.append, "append", envString(envAppend, ""),
+		"addition to the kernel's command line; $"+envAppend)
+	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the "+
+		"archives")
+	fs.BoolVar(&o.update, "update", false, "look for a newer kernel of the series than the one "+
+		"in the cache")
+	fs.BoolVar(&o.keep, "keep", false, "keep the console log even if all went well, and say "+
+		"where it is")
+	fs.BoolVar(&o.noRetry, "no-retry", false,
+		"do not start a second guest if the first gives no result")
 	fs.BoolVar(&o.verbose, "v", false, "say what is being done")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -136,7 +148,8 @@ func (o *options) check() error {
 	}
 	for _, c := range o.collect {
 		if !strings.HasPrefix(c.from, "/") || c.to == "" {
-			return fmt.Errorf("-collect %s:%s: an absolute path in the guest, a colon, a path here", c.from, c.to)
+			return fmt.Errorf("-collect %s:%s: an absolute path in the guest, a colon, a path here",
+				c.from, c.to)
 		}
 	}
 	return nil

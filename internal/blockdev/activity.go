@@ -16,14 +16,16 @@ type Activity struct {
 	InFlight uint64 // requests that have not
 }
 
-// An ActivityFile reads the Activity of one device again and again, without allocating. Not for several goroutines at a time.
+// An ActivityFile reads the Activity of one device again and again, without allocating. Not
+// for several goroutines at a time.
 type ActivityFile struct {
 	f   *os.File
 	buf [512]byte
 }
 
-// OpenActivity opens the counters of the block device at path, or of the one that the file there lies on. The error
-// wraps os.ErrNotExist if the kernel has none, as of a file system over several disks.
+// OpenActivity opens the counters of the block device at path, or of the one that the file
+// there lies on. The error wraps os.ErrNotExist if the kernel has none, as of a file system
+// over several disks.
 func OpenActivity(path string) (*ActivityFile, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -52,8 +54,8 @@ func (a *ActivityFile) Read() (Activity, error) {
 // Close closes the file.
 func (a *ActivityFile) Close() error { return a.f.Close() }
 
-// parseActivity sums up reads, writes, discards and flushes, fields 1, 5, 12 and 16, which older kernels have fewer
-// of; field 9 is what is in flight.
+// parseActivity sums up reads, writes, discards and flushes, fields 1, 5, 12 and 16, which
+// older kernels have fewer of; field 9 is what is in flight.
 func parseActivity(text []byte) (a Activity) {
 	for i := 1; len(text) > 0; i++ {
 		var field []byte

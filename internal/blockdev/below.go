@@ -51,7 +51,8 @@ func claimBelow(rdev uint64, how, depth int) (held []int, err error) {
 		}
 		fd, err := unix.Open(other, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.EBUSY) {
-			return held, fmt.Errorf("%w: its %s is also that of %s, which is in use", ErrBusy, path, other)
+			return held, fmt.Errorf("%w: its %s is also that of %s, which is in use", ErrBusy, path,
+				other)
 		}
 		if err == nil {
 			_ = unix.Close(fd)
@@ -122,7 +123,8 @@ func wholeOf(rdev uint64) uint64 {
 // or to one file.
 func SameDisk(a, b string) bool {
 	var x, y unix.Stat_t
-	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Mode&unix.S_IFMT == y.Mode&unix.S_IFMT && sameFile(&x, &y)
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil &&
+		x.Mode&unix.S_IFMT == y.Mode&unix.S_IFMT && sameFile(&x, &y)
 }
 
 // sameFile reports whether two paths led to one file, or to one block device by

@@ -110,9 +110,10 @@ func swapExtent(p *prober, at, _ int64) (Extent, bool) {
 	if b == nil || binary.LittleEndian.Uint32(b) != 1 {
 		return Extent{}, false
 	}
-	return end(uint64(binary.LittleEndian.Uint32(b[4:]))+1, page, func(path string, end int64) string {
-		return fmt.Sprintf("mkswap %s %d", path, end/1024)
-	})
+	return end(uint64(binary.LittleEndian.Uint32(b[4:]))+1, page,
+		func(path string, end int64) string {
+			return fmt.Sprintf("mkswap %s %d", path, end/1024)
+		})
 }
 
 func fatExtent(p *prober, _, _ int64) (Extent, bool) {
@@ -141,9 +142,10 @@ func ntfsExtent(p *prober, _, _ int64) (Extent, bool) {
 		return Extent{}, false
 	}
 	// The copy of the boot sector lies behind the last sector that counts.
-	return end(binary.LittleEndian.Uint64(b[0x28:])+1, uint64(binary.LittleEndian.Uint16(b[11:])), func(path string, end int64) string {
-		return fmt.Sprintf("ntfsresize --size %d %s", end, path)
-	})
+	return end(binary.LittleEndian.Uint64(b[0x28:])+1, uint64(binary.LittleEndian.Uint16(b[11:])),
+		func(path string, end int64) string {
+			return fmt.Sprintf("ntfsresize --size %d %s", end, path)
+		})
 }
 
 func lvmExtent(p *prober, at, _ int64) (Extent, bool) {
@@ -173,7 +175,8 @@ func dosExtent(p *prober, _, _ int64) (Extent, bool) {
 		if e[4] == 0 {
 			continue
 		}
-		last = max(last, uint64(binary.LittleEndian.Uint32(e[8:]))+uint64(binary.LittleEndian.Uint32(e[12:])))
+		last = max(last, uint64(binary.LittleEndian.Uint32(e[8:]))+
+			uint64(binary.LittleEndian.Uint32(e[12:])))
 	}
 	return end(last, uint64(p.block), nil)
 }

@@ -14,16 +14,19 @@ func TestFUAOfAStack(t *testing.T) {
 	root := t.TempDir()
 	disk := func(name, fua string, below ...string) {
 		t.Helper()
-		if err := errors.Join(os.MkdirAll(filepath.Join(root, name, "queue"), 0o755), os.MkdirAll(filepath.Join(root, name, "slaves"), 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Join(root, name, "queue"), 0o755),
+			os.MkdirAll(filepath.Join(root, name, "slaves"), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		if fua != "" {
-			if err := os.WriteFile(filepath.Join(root, name, "queue/fua"), []byte(fua+"\n"), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(root, name, "queue/fua"), []byte(fua+"\n"),
+				0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for _, b := range below {
-			if err := os.Symlink(filepath.Join(root, b), filepath.Join(root, name, "slaves", filepath.Base(b))); err != nil {
+			if err := os.Symlink(filepath.Join(root, b), filepath.Join(root, name, "slaves",
+				filepath.Base(b))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -35,7 +38,8 @@ func TestFUAOfAStack(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(root, part), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(root, part, "partition"), []byte("1\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(root, part, "partition"), []byte("1\n"),
+			0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +67,8 @@ func TestFUAOfAStack(t *testing.T) {
 // TestFlushIsNotTriedAgain: what a device could not write it may have dropped, and the next flush
 // would succeed.
 func TestFlushIsNotTriedAgain(t *testing.T) {
-	for _, first := range []error{nil, unix.EIO, unix.ENOSPC, unix.ENODATA, unix.EAGAIN, unix.ENOMEM} {
+	for _, first := range []error{nil, unix.EIO, unix.ENOSPC, unix.ENODATA, unix.EAGAIN,
+		unix.ENOMEM} {
 		calls := 0
 		err := syncWith(3, func(int) error {
 			if calls++; calls == 1 {

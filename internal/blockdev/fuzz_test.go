@@ -50,7 +50,8 @@ func FuzzDetect(f *testing.F) {
 	f.Add(int64(0), []byte{}, []byte{}, int64(-1))
 	f.Add(int64(511), []byte("XFSB"), []byte{}, int64(0))
 	f.Add(int64(1<<62), append(make([]byte, 1080), 0x53, 0xef), []byte("EFI PART"), int64(1<<20))
-	f.Add(int64(8<<20), append(make([]byte, 510), 0x55, 0xaa), bytes.Repeat([]byte{0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0}, 2048), int64(4096))
+	f.Add(int64(8<<20), append(make([]byte, 510), 0x55, 0xaa),
+		bytes.Repeat([]byte{0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0}, 2048), int64(4096))
 	for _, m := range table {
 		for _, at := range m.at {
 			if at < 8<<10 {
@@ -65,7 +66,8 @@ func FuzzDetect(f *testing.F) {
 		}
 		found := Detect(&ends{size, head, tail, bad}, size)
 		for _, s := range found.Signatures {
-			if s.Name == "" || s.Kind == "" || s.Length <= 0 || s.Offset < 0 || s.Offset+int64(s.Length) > size {
+			if s.Name == "" || s.Kind == "" || s.Length <= 0 || s.Offset < 0 ||
+				s.Offset+int64(s.Length) > size {
 				t.Fatalf("%+v on a device of %d bytes", s, size)
 			}
 			if found.Blank && (s.Offset+int64(s.Length) <= scanEnds || s.Offset >= size-scanEnds) {
@@ -115,7 +117,8 @@ func FuzzProc(f *testing.F) {
 
 func TestUnescape(t *testing.T) {
 	for in, want := range map[string]string{
-		`/a\040b`: "/a b", `\`: `\`, `\04`: `\04`, `\040`: " ", `\777`: `\777`, `\x40`: `\x40`, `\134040`: `\040`, "": "",
+		`/a\040b`: "/a b", `\`: `\`, `\04`: `\04`, `\040`: " ", `\777`: `\777`, `\x40`: `\x40`,
+		`\134040`: `\040`, "": "",
 	} {
 		if got := unescape(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
@@ -125,7 +128,8 @@ func TestUnescape(t *testing.T) {
 
 // TestLongMountLine: a line of any length does not hide those behind it.
 func TestLongMountLine(t *testing.T) {
-	got := parseMounts("1 2 0:50 / /a rw - overlay overlay lowerdir=" + strings.Repeat("/x:", 100_000) + "\n" +
+	got := parseMounts("1 2 0:50 / /a rw - overlay overlay lowerdir=" + strings.Repeat("/x:",
+		100_000) + "\n" +
 		"nonsense\n3 4 8:1 / /b rw shared:1 - ext4 /dev/sda1 rw\n")
 	if len(got) != 2 || got[1].point != "/b" || got[1].source != "/dev/sda1" {
 		t.Errorf("%d mounts: %+v", len(got), got[max(0, len(got)-1):])

@@ -122,7 +122,8 @@ func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	g.DiscardGranularity = max(int64(st.Blksize), int64(g.LogicalBlock))
 	g.DiscardMax = 1 << 30
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && slices.Contains(zeroRangeTypes, int64(fs.Type)) {
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err == nil && slices.Contains(zeroRangeTypes,
+		int64(fs.Type)) {
 		g.ZeroRange, g.WriteZeroesMax = true, 1<<30
 	}
 	return g, g.check()
@@ -130,22 +131,26 @@ func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 
 // zeroRangeTypes are the file systems that are known to have FALLOC_FL_ZERO_RANGE. To try it would
 // change the file. On others, tmpfs and NFS among them, zeroes are written.
-var zeroRangeTypes = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}
+var zeroRangeTypes = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC,
+	unix.F2FS_SUPER_MAGIC}
 
-// Punches reports whether holes can be punched in the device, if it is a file: that is tried behind its end, where
-// there is nothing. A file system that lacks it says so only then.
+// Punches reports whether holes can be punched in the device, if it is a file: that is
+// tried behind its end, where there is nothing. A file system that lacks it says so only
+// then.
 func (d *Device) Punches() bool {
 	const page = 1 << 16
 	if d.block {
 		return true
 	}
-	err := unix.Fallocate(d.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, (d.geo.Size+page-1)/page*page, page)
+	err := unix.Fallocate(d.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		(d.geo.Size+page-1)/page*page, page)
 	return !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS)
 }
 
 func (g *Geometry) check() error {
 	if g.LogicalBlock < 512 || g.LogicalBlock > maxBlock || g.LogicalBlock&(g.LogicalBlock-1) != 0 {
-		return fmt.Errorf("%w: block size %d, supported are 512 to %d", ErrAlignment, g.LogicalBlock, maxBlock)
+		return fmt.Errorf("%w: block size %d, supported are 512 to %d", ErrAlignment,
+			g.LogicalBlock, maxBlock)
 	}
 	g.PhysicalBlock = max(g.PhysicalBlock, g.LogicalBlock)
 	g.IOMin = max(g.IOMin, g.PhysicalBlock)

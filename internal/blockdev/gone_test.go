@@ -36,7 +36,8 @@ func TestGoneFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		why := d.Gone(c.need)
-		if (why == "") != (c.want == "") || !strings.Contains(why, c.want) || why != "" && !strings.HasPrefix(why, path+" ") {
+		if (why == "") != (c.want == "") || !strings.Contains(why, c.want) || why != "" &&
+			!strings.HasPrefix(why, path+" ") {
 			t.Errorf("%d bytes of %d: %q, want %q", c.size, c.need, why, c.want)
 		}
 	}

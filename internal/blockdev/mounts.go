@@ -30,7 +30,10 @@ func (t *tree) mounts() []User {
 		}
 		seen[ns] = true
 		for _, u := range t.mountsIn(dir) {
-			known := slices.ContainsFunc(users, func(o User) bool { return o.Kind == UserMount && o.Device == u.Device })
+			known := slices.ContainsFunc(users, func(o User) bool {
+				return o.Kind == UserMount &&
+					o.Device == u.Device
+			})
 			if known {
 				continue
 			}
@@ -67,8 +70,9 @@ func (t *tree) mountsIn(proc string) []User {
 	return users
 }
 
-// btrfs finds the devices that are members of a mounted btrfs of several: only one of them is the source
-// of the mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for each).
+// btrfs finds the devices that are members of a mounted btrfs of several: only one of them
+// is the source of the mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for
+// each).
 func (t *tree) btrfs() []User {
 	links, _ := filepath.Glob("/sys/fs/btrfs/*-*/devices/*")
 	var users []User
@@ -77,7 +81,8 @@ func (t *tree) btrfs() []User {
 		if !ok || t.nodes[dev] == nil {
 			continue
 		}
-		users = append(users, t.nodes[dev].user(UserHolder, "btrfs "+filepath.Base(filepath.Dir(filepath.Dir(link)))))
+		users = append(users, t.nodes[dev].user(UserHolder,
+			"btrfs "+filepath.Base(filepath.Dir(filepath.Dir(link)))))
 	}
 	return users
 }
@@ -93,7 +98,8 @@ func (t *tree) exports() []User {
 	} {
 		files, _ := filepath.Glob(pattern)
 		for _, file := range files {
-			if enabled, err := os.ReadFile(filepath.Join(filepath.Dir(file), "enable")); err == nil && strings.TrimSpace(string(enabled)) == "0" {
+			if enabled, err := os.ReadFile(filepath.Join(filepath.Dir(file),
+				"enable")); err == nil && strings.TrimSpace(string(enabled)) == "0" {
 				continue
 			}
 			b, err := os.ReadFile(file)
@@ -103,7 +109,8 @@ func (t *tree) exports() []User {
 				continue
 			}
 			if n := t.match(&st); n != nil {
-				users = append(users, n.user(UserExport, strings.TrimPrefix(filepath.Dir(file), config)))
+				users = append(users, n.user(UserExport, strings.TrimPrefix(filepath.Dir(file),
+					config)))
 			}
 		}
 	}

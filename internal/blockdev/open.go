@@ -23,9 +23,10 @@ type Options struct {
 	// Wait is how long to wait for a previous holder to let go, while it is
 	// not a mount or another driver that holds the device. 0 does not wait.
 	Wait time.Duration
-	// Writers opens it although another process has it open for writing, or a loop device that nobody
-	// uses is over it. Who puts a new use on a disk must not: a virtual machine on it, or a copy under way, claims
-	// nothing. A server that comes back to its own disk may.
+	// Writers opens it although another process has it open for writing, or a loop device
+	// that nobody uses is over it. Who puts a new use on a disk must not: a virtual machine
+	// on it, or a copy under way, claims nothing. A server that comes back to its own disk
+	// may.
 	Writers bool
 	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
 	// then. Else that is an error.
@@ -104,14 +105,15 @@ func (e *usedError) Error() string {
 
 func (e *usedError) Unwrap() error { return ErrBusy }
 
-// Lasting reports whether an error of Open says that a device is in use by who does not go away by waiting, such as a mount.
+// Lasting reports whether an error of Open says that a device is in use by who does not go
+// away by waiting, such as a mount.
 func Lasting(err error) bool {
 	var used *usedError
 	return errors.As(err, &used)
 }
 
-// withoutLoops leaves out loop devices over a block device. That these are there keeps nobody from exclusive use; who uses
-// them is another user.
+// withoutLoops leaves out loop devices over a block device. That these are there keeps
+// nobody from exclusive use; who uses them is another user.
 func withoutLoops(users []User) []User {
 	return slices.DeleteFunc(users, func(u User) bool { return u.Kind == UserLoop && !u.file })
 }
@@ -131,8 +133,9 @@ type writtenError struct{ users []User }
 func (e *writtenError) Error() string { return fmt.Sprintf("%v: %s", ErrBusy, Says(e.users)) }
 func (e *writtenError) Unwrap() error { return ErrBusy }
 
-// unshared looks for those whom exclusive use of a device does not keep away: loop devices over it or beside it,
-// exports, and, unless they are let be, processes that can write to it. The caller has the device for himself.
+// unshared looks for those whom exclusive use of a device does not keep away: loop devices
+// over it or beside it, exports, and, unless they are let be, processes that can write to
+// it. The caller has the device for himself.
 func unshared(path string, o Options) error {
 	users := find(path, search{})
 	if o.Writers {
@@ -186,7 +189,8 @@ func open(path string, o Options) (*Device, error) {
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%s: %w by somebody else", path, ErrBusy)
-	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK && readable(same):
+	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK &&
+		readable(same):
 		// A block device that is read-only answers EACCES to whoever may read it.
 		return nil, fmt.Errorf("%s: %w (%w)", path, ErrReadOnly, err)
 	case errors.Is(err, unix.EINVAL):
@@ -269,9 +273,9 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 // settleTries is how many flushes of a device may fail before it is not opened.
 const settleTries = 3
 
-// settle makes durable what somebody who was killed has left in the device's cache, before anything
-// is read that a write might rely on: a superblock that is seen now and gone after a power cut, while what
-// was written on its word is there.
+// settle makes durable what somebody who was killed has left in the device's cache, before
+// anything is read that a write might rely on: a superblock that is seen now and gone after
+// a power cut, while what was written on its word is there.
 func (d *Device) settle(noteLoss bool) error {
 	for try := 1; ; try++ {
 		err := d.sync()
@@ -279,7 +283,8 @@ func (d *Device) settle(noteLoss bool) error {
 			return nil
 		}
 		if d.lost = true; !noteLoss || try == settleTries {
-			return fmt.Errorf("flush: %w; what was written to it before may be lost: check the disk, then try again", err)
+			return fmt.Errorf("flush: %w; what was written to it before may be lost: check the "+
+				"disk, then try again", err)
 		}
 	}
 }
@@ -390,7 +395,8 @@ func (d *Device) pread(p []byte, off int64) (int, error) {
 			return done, fmt.Errorf("%s: read %d bytes at %d: %w", d.path, len(p), off, err)
 		}
 		if n == 0 {
-			return done, fmt.Errorf("%s: read at %d: %w", d.path, off+int64(done), io.ErrUnexpectedEOF)
+			return done, fmt.Errorf("%s: read at %d: %w", d.path, off+int64(done),
+				io.ErrUnexpectedEOF)
 		}
 		done += n
 	}
@@ -434,8 +440,8 @@ func (d *Device) Sync() error {
 
 func (d *Device) sync() error { return syncWith(d.fd, unix.Fdatasync) }
 
-// syncWith flushes by a system call, which is called again only if it was interrupted: then it had not
-// begun.
+// syncWith flushes by a system call, which is called again only if it was interrupted: then
+// it had not begun.
 func syncWith(fd int, fdatasync func(fd int) error) error {
 	for {
 		if err := fdatasync(fd); !errors.Is(err, unix.EINTR) {

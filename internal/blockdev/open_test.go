@@ -34,7 +34,8 @@ func loopDevice(t *testing.T, path string, args ...string) string {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for a loop device")
 	}
-	out, err := exec.Command("losetup", append(append([]string{"--find", "--show"}, args...), path)...).CombinedOutput()
+	out, err := exec.Command("losetup", append(append([]string{"--find", "--show"}, args...),
+		path)...).CombinedOutput()
 	if err != nil {
 		t.Skipf("no loop device here: %v: %s", err, out)
 	}
@@ -66,7 +67,8 @@ func TestFileIsLocked(t *testing.T) {
 	if d.IsBlock() || d.Size() != 1<<20 || d.Rdev() != 0 {
 		t.Errorf("%+v", d)
 	}
-	if _, err := Open(context.Background(), path, Options{}); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), path) {
+	if _, err := Open(context.Background(), path, Options{}); !errors.Is(err, ErrBusy) ||
+		!strings.Contains(err.Error(), path) {
 		t.Errorf("second open: %v", err)
 	}
 	shared, err := Open(context.Background(), path, Options{ReadOnly: true, Shared: true})
@@ -134,7 +136,8 @@ func TestOpenRefusesOtherThings(t *testing.T) {
 	if _, err := Open(context.Background(), "/dev/null", Options{}); !errors.Is(err, ErrNotDevice) {
 		t.Errorf("/dev/null: %v", err)
 	}
-	if _, err := Open(context.Background(), "/no/such/thing", Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Open(context.Background(), "/no/such/thing", Options{}); !errors.Is(err,
+		os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
 	}
 }
@@ -146,7 +149,8 @@ func TestLoopDevice(t *testing.T) {
 			dev := loopDevice(t, path, "--direct-io=on", "--sector-size", fmt.Sprint(sector))
 			d := open1(t, dev, Options{})
 			g := d.Geometry()
-			if g.LogicalBlock != sector || g.PhysicalBlock < sector || g.IOMin < sector || g.Size != 32<<20 || g.MemoryAlign < 1 || g.ReadOnly {
+			if g.LogicalBlock != sector || g.PhysicalBlock < sector || g.IOMin < sector ||
+				g.Size != 32<<20 || g.MemoryAlign < 1 || g.ReadOnly {
 				t.Errorf("%+v", g)
 			}
 			if !d.IsBlock() || d.Rdev() == 0 {
@@ -156,7 +160,8 @@ func TestLoopDevice(t *testing.T) {
 				t.Errorf("second open: %v", err)
 			}
 			// The file below is taken as well, and it is said by whom.
-			if _, err := Open(context.Background(), path, Options{}); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), dev) {
+			if _, err := Open(context.Background(), path, Options{}); !errors.Is(err, ErrBusy) ||
+				!strings.Contains(err.Error(), dev) {
 				t.Errorf("open of the file: %v", err)
 			}
 		})
@@ -205,7 +210,8 @@ func TestSameDisk(t *testing.T) {
 	if err := os.Symlink(a, link); err != nil {
 		t.Fatal(err)
 	}
-	if !SameDisk(a, link) || SameDisk(a, b) || SameDisk(a, filepath.Join(dir, "none")) || SameDisk(a, dir) {
+	if !SameDisk(a, link) || SameDisk(a, b) || SameDisk(a, filepath.Join(dir, "none")) ||
+		SameDisk(a, dir) {
 		t.Error("files are confused")
 	}
 }

@@ -91,7 +91,8 @@ func (p *prober) cached(in map[int64][]byte, i, length int64) []byte {
 		begun := time.Now()
 		if n, _ := p.r.ReadAt(c, i*length); n < len(c) {
 			c = nil
-			p.slow[i*length/piece] = p.slow[i*length/piece] || length == piece && time.Since(begun) > slowRead
+			p.slow[i*length/piece] = p.slow[i*length/piece] || length == piece &&
+				time.Since(begun) > slowRead
 		}
 		in[i] = c
 	}
@@ -109,7 +110,8 @@ func (p *prober) blank(from, to int64) bool {
 		}
 		for off := max(from, i*chunk); off < min(to, (i+1)*chunk); {
 			n := min(piece-off%piece, to-off)
-			if c := p.cached(p.pieces, off/piece, piece); c != nil && !zero(c[off%piece:min(int64(len(c)), off%piece+n)]) {
+			if c := p.cached(p.pieces, off/piece, piece); c != nil &&
+				!zero(c[off%piece:min(int64(len(c)), off%piece+n)]) {
 				return false
 			}
 			off += n

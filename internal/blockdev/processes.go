@@ -55,10 +55,12 @@ func (t *tree) opened(proc string) []User {
 	return users
 }
 
-// known says what a descriptor is of, from what the kernel has in memory: a file on a dead network is not asked.
+// known says what a descriptor is of, from what the kernel has in memory: a file on a dead
+// network is not asked.
 func known(path string) (st unix.Stat_t, ok bool) {
 	var x unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE|unix.STATX_INO, &x)
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT,
+		unix.STATX_TYPE|unix.STATX_INO, &x)
 	if err != nil {
 		return st, false
 	}
@@ -68,7 +70,8 @@ func known(path string) (st unix.Stat_t, ok bool) {
 	return st, true
 }
 
-// writes reports whether a descriptor was opened to write (proc_pid_fdinfo(5)); true if that is not known.
+// writes reports whether a descriptor was opened to write (proc_pid_fdinfo(5)); true if
+// that is not known.
 func writes(proc, fd string) bool {
 	text, err := os.ReadFile(filepath.Join(proc, "fdinfo", fd))
 	if err != nil {

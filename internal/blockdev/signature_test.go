@@ -60,9 +60,11 @@ func TestDetectKnowsEachMark(t *testing.T) {
 		{"exfat", false, put(3, "EXFAT   ")},
 		{"ntfs", false, all(boot, put(3, "NTFS    "))},
 		{"iso9660", false, put(32769, "CD001")},
-		{"bcache", false, put(4096+24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81")},
+		{"bcache", false, put(4096+24,
+			"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81")},
 		{"zfs_member", false, put(128<<10+31<<10, "\x0c\xb1\xba\x00\x00\x00\x00\x00")},
-		{"zfs_member", true, put(end&^(256<<10-1)-256<<10+130<<10, "\x00\x00\x00\x00\x00\xba\xb1\x0c")},
+		{"zfs_member", true, put(end&^(256<<10-1)-256<<10+130<<10,
+			"\x00\x00\x00\x00\x00\xba\xb1\x0c")},
 		{"swap", false, put(4086, "SWAPSPACE2")},
 		{"swap", false, put(65526, "SWAPSPACE2")},
 		{"LVM2_member", false, all(put(512, "LABELONE"), put(536, "LVM2 001"))},
@@ -77,20 +79,25 @@ func TestDetectKnowsEachMark(t *testing.T) {
 		{"nvidia_raid_member", true, put(end-2*512, "NVIDIA")},
 		{"hpt45x_raid_member", true, put(end-11*512, le(0x5a7816f3))},
 		{"adaptec_raid_member", true, all(put(end-512, "\x37\xfc\x4d\x1e"), put(end-256, "DPTM"))},
-		{"silicon_medley_raid_member", true, all(put(end-512+0x60, le(0x2f000000)), put(end-512+0x13e, le(-0x2f00&0xffff)))},
-		{"bcachefs", true, put(end-1<<20+24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef")},
+		{"silicon_medley_raid_member", true, all(put(end-512+0x60, le(0x2f000000)),
+			put(end-512+0x13e, le(-0x2f00&0xffff)))},
+		{"bcachefs", true, put(end-1<<20+24,
+			"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef")},
 		{"crypto_LUKS", false, put(0, "LUKS\xba\xbe")},
 		{"gpt", false, put(512, "EFI PART")},
 		{"gpt", false, put(4096, "EFI PART")},
 		{"gpt backup", true, put(end-512, "EFI PART")},
-		{"dos", false, all(put(510, "\x55\xaa"), put(446, "\x80\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x08\x00\x00"))},
-		{"PMBR", false, all(put(510, "\x55\xaa"), put(446, "\x00\x00\x00\x00\xee\x00\x00\x00\x01\x00\x00\x00\x00\x08\x00\x00"))},
+		{"dos", false, all(put(510, "\x55\xaa"),
+			put(446, "\x80\x00\x00\x00\x83\x00\x00\x00\x00\x08\x00\x00\x00\x08\x00\x00"))},
+		{"PMBR", false, all(put(510, "\x55\xaa"),
+			put(446, "\x00\x00\x00\x00\xee\x00\x00\x00\x01\x00\x00\x00\x00\x08\x00\x00"))},
 		{"dm-remap", false, put(0, le(0x444d5234))},
 	} {
 		m := &image{b: make([]byte, imageSize)}
 		c.write(m.b)
 		f := Detect(m, imageSize)
-		if len(f.Signatures) != 1 || f.Signatures[0].Name != c.want || f.Signatures[0].AtEnd != c.atEnd {
+		if len(f.Signatures) != 1 || f.Signatures[0].Name != c.want ||
+			f.Signatures[0].AtEnd != c.atEnd {
 			t.Errorf("want %s (at end %v), got %v", c.want, c.atEnd, f.Signatures)
 		}
 		if f.Blank || len(f.Unread) > 0 {
@@ -117,7 +124,8 @@ func TestDetectFindsNothingByChance(t *testing.T) {
 		}
 	}
 	for _, size := range []int64{0, 512, 4096, 100 << 10} {
-		if f := Detect(bytes.NewReader(make([]byte, size)), size); len(f.Signatures) != 0 || !f.Blank {
+		if f := Detect(bytes.NewReader(make([]byte, size)), size); len(f.Signatures) != 0 ||
+			!f.Blank {
 			t.Errorf("size %d: %v, blank %v", size, f.Signatures, f.Blank)
 		}
 	}
@@ -164,7 +172,8 @@ func TestDetectKnowsWhatToolsWrite(t *testing.T) {
 			if err := os.Truncate(path, size); err != nil {
 				t.Fatal(err)
 			}
-			if out, err := exec.Command(tool, append(c.args[1:], path)...).CombinedOutput(); err != nil {
+			if out, err := exec.Command(tool,
+				append(c.args[1:], path)...).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			f, err := os.Open(path)
@@ -197,7 +206,8 @@ func (c *counted) ReadAt(p []byte, off int64) (int, error) {
 // TestDetectReadsNothingTwice: a bad sector is met once as a part of a chunk, once as one of
 // a piece, and once by itself, however many marks may lie there.
 func TestDetectReadsNothingTwice(t *testing.T) {
-	for _, bad := range []int64{20, 1080, 5000, 32769, 150 << 10, 200<<10 + 7, imageSize - 300<<10, imageSize - 600} {
+	for _, bad := range []int64{20, 1080, 5000, 32769, 150 << 10, 200<<10 + 7, imageSize - 300<<10,
+		imageSize - 600} {
 		c := &counted{image: image{b: make([]byte, imageSize), bad: []int64{bad}}}
 		if f := Detect(c, imageSize); !f.Blank || c.failed > 3 {
 			t.Errorf("bad at %d: %d reads failed, blank %v", bad, c.failed, f.Blank)

@@ -79,7 +79,8 @@ func (t *tree) climb(rdev uint64, n *node) {
 	}
 }
 
-// climbHolders adds the drivers on top of a device (Documentation/ABI: holders is a directory of links).
+// climbHolders adds the drivers on top of a device (Documentation/ABI: holders is a
+// directory of links).
 func (t *tree) climbHolders(rdev uint64, n *node) {
 	holders, _ := os.ReadDir(filepath.Join(sysDir(rdev), "holders"))
 	for _, h := range holders {
@@ -103,9 +104,10 @@ func (t *tree) climbLoops(n *node, over func(*loopInfo) bool) {
 // maxBelow is how many devices may be below each other.
 const maxBelow = 8
 
-// beside adds the loop devices by which the same blocks can be reached from below, since what
-// is below a device is not theirs alone: others over the file of a loop device, and those over the disk of a
-// partition or of a driver. That they are there is no use of the blocks yet; what is done with them is.
+// beside adds the loop devices by which the same blocks can be reached from below, since
+// what is below a device is not theirs alone: others over the file of a loop device, and
+// those over the disk of a partition or of a driver. That they are there is no use of the
+// blocks yet; what is done with them is.
 func (t *tree) beside(rdev uint64) { t.descend(rdev, wholeExtent, 0) }
 
 func (t *tree) descend(rdev uint64, e extent, depth int) {

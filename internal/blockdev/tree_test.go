@@ -43,12 +43,18 @@ func TestExtents(t *testing.T) {
 func TestUserSays(t *testing.T) {
 	for want, u := range map[string]User{
 		"mounted on /srv": {Kind: UserMount, Device: "/dev/sdb", Path: "/srv"},
-		"mounted on /srv in the mount namespace of process 7 (sh)": {Kind: UserMount, Path: "/srv", PID: 7, Command: "sh"},
-		"of its partitions, /dev/sdb1 is the disk of /dev/loop2":   {Kind: UserLoop, Device: "/dev/sdb1", Path: "/dev/loop2", part: true},
-		"below /dev/loop2, which is swap space /dev/loop2":         {Kind: UserSwap, Device: "/dev/loop2", Path: "/dev/loop2", above: true},
-		"the file of /dev/loop2":                                   {Kind: UserLoop, Path: "/dev/loop2", file: true},
-		"held by /dev/dm-1":                                        {Kind: UserHolder, Path: "/dev/dm-1"},
-		"open in process 9 (qemu)":                                 {Kind: UserProcess, PID: 9, Command: "qemu", Writes: true},
+		"mounted on /srv in the mount namespace of process 7 (sh)": {Kind: UserMount, Path: "/srv",
+			PID: 7, Command: "sh"},
+		"of its partitions, /dev/sdb1 is the disk of /dev/loop2": {Kind: UserLoop,
+			Device: "/dev/sdb1", Path: "/dev/loop2", part: true},
+		"below /dev/loop2, which is swap space /dev/loop2": {Kind: UserSwap,
+			Device: "/dev/loop2", Path: "/dev/loop2", above: true},
+		"the file of /dev/loop2": {Kind: UserLoop,
+			Path: "/dev/loop2", file: true},
+		"held by /dev/dm-1": {Kind: UserHolder,
+			Path: "/dev/dm-1"},
+		"open in process 9 (qemu)": {Kind: UserProcess, PID: 9,
+			Command: "qemu", Writes: true},
 	} {
 		if got := u.String(); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -72,7 +72,8 @@ func (u User) String() string {
 	case UserProcess:
 		what = fmt.Sprintf("open in process %d (%s)", u.PID, u.Command)
 	case UserKernel:
-		return "in exclusive use by somebody who cannot be seen from here, such as a driver or a file system of several disks"
+		return "in exclusive use by somebody who cannot be seen from here, such as a driver or a " +
+			"file system of several disks"
 	default:
 		return "perhaps in use: who uses it could not be found out in time"
 	}
@@ -130,8 +131,9 @@ func Users(path string) []User { return find(path, search{processes: true, try: 
 // somebody who is not to be seen is not noticed.
 func UsersOf(path string) []User { return find(path, search{processes: true}) }
 
-// Unused waits until nobody but this process uses a device, as long as who does may go away in a moment and not
-// longer than PassingWait, and returns who is left. look is Users, UsersOf or a part of what these find.
+// Unused waits until nobody but this process uses a device, as long as who does may go away
+// in a moment and not longer than PassingWait, and returns who is left. look is Users,
+// UsersOf or a part of what these find.
 func Unused(ctx context.Context, path string, look func(string) []User) []User {
 	for deadline := time.Now().Add(PassingWait); ; {
 		users := look(path)

@@ -15,7 +15,10 @@ import (
 func readRanges(r io.Reader) ([]Range, error) {
 	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
-	bad := func(err error) ([]Range, error) { return nil, fmt.Errorf("%w: %w", ErrInvalid, noEOF(err)) }
+	bad := func(err error) ([]Range, error) {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid,
+			noEOF(err))
+	}
 	if err := expect(d, json.Delim('{')); err != nil {
 		return bad(err)
 	}
@@ -105,7 +108,8 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 // cannot go on the connection is cut, so that the client does not take what it
 // has for all.
 func sendList(w http.ResponseWriter, r *http.Request, h Handler) {
-	out := bufio.NewWriterSize(&pacedWriter{w, http.NewResponseController(w), time.Now().Add(sendLimit)}, sendPiece)
+	out := bufio.NewWriterSize(&pacedWriter{w, http.NewResponseController(w),
+		time.Now().Add(sendLimit)}, sendPiece)
 	sep := byte('[')
 	err := h.Remaps(r.Context(), func(m Remap) error {
 		b, err := json.Marshal(m)

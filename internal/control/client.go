@@ -44,7 +44,10 @@ func NewClient(name string) *Client {
 	c := &Client{name: name}
 	c.http = http.Client{
 		Transport: &http.Transport{
-			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+				error) {
+				return c.dial(ctx)
+			},
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: maxHeader,
@@ -52,7 +55,10 @@ func NewClient(name string) *Client {
 			ExpectContinueTimeout: sendLimit,
 		},
 		// Nothing is anywhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: func(*http.Request,
+			[]*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}
 	return c
 }
@@ -90,7 +96,10 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Status asks how the device is doing.
-func (c *Client) Status(ctx context.Context) (*Status, error) { return c.StatusWithin(ctx, askTimeout) }
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return c.StatusWithin(ctx,
+		askTimeout)
+}
 
 // StatusWithin is Status for whoever has others to ask as well: the error wraps ErrSilent if no
 // answer comes in that time.
@@ -156,7 +165,8 @@ func (c *Client) Remaps(ctx context.Context) ([]Remap, error) {
 // that gives an error that wraps ErrNotFound.
 func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error) {
 	var s Snapshot
-	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/snapshot/"+strconv.FormatUint(cursor, 10), nil, &s)
+	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/snapshot/"+strconv.FormatUint(cursor,
+		10), nil, &s)
 }
 
 // AddRemaps moves blocks to the spare region. ErrInvalid also if there are more
@@ -186,12 +196,17 @@ func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveR
 	return r, err
 }
 
-// Resume closes the breaker. If nobody waits for it any more when the server could begin it does not happen.
-func (c *Client) Resume(ctx context.Context) error { return c.confirm(ctx, askTimeout, "/v1/resume") }
+// Resume closes the breaker. If nobody waits for it any more when the server could begin it
+// does not happen.
+func (c *Client) Resume(ctx context.Context) error {
+	return c.confirm(ctx, askTimeout,
+		"/v1/resume")
+}
 
-// Stop begins an orderly stop, which the server refuses while somebody uses the device, unless force is set. An error that
-// wraps ErrUnderway says that it may have begun and then goes on by itself; with any other one nothing has happened, and nothing
-// will: the server asks before it begins whether this client is still there.
+// Stop begins an orderly stop, which the server refuses while somebody uses the device,
+// unless force is set. An error that wraps ErrUnderway says that it may have begun and then
+// goes on by itself; with any other one nothing has happened, and nothing will: the server
+// asks before it begins whether this client is still there.
 func (c *Client) Stop(ctx context.Context, force bool) error {
 	path := "/v1/stop"
 	if force {
@@ -200,18 +215,20 @@ func (c *Client) Stop(ctx context.Context, force bool) error {
 	return c.confirm(ctx, stopTimeout, path)
 }
 
-// confirm asks for what happens only if this client still wants it when the server could begin. Other errors than
-// ErrUnderway mean that nothing was done.
+// confirm asks for what happens only if this client still wants it when the server could
+// begin. Other errors than ErrUnderway mean that nothing was done.
 func (c *Client) confirm(ctx context.Context, limit time.Duration, path string) error {
 	body := &confirmation{rest: goAheadBody}
 	err := c.call(ctx, limit, http.MethodPost, path, body, &struct{}{})
-	if err != nil && !body.withdraw() && (errors.Is(err, ErrSilent) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+	if err != nil && !body.withdraw() && (errors.Is(err, ErrSilent) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
 		return fmt.Errorf("%w: %w", ErrUnderway, err)
 	}
 	return err
 }
 
-// confirmation is the body of a request that is sent when the server asks for it, unless it was withdrawn before.
+// confirmation is the body of a request that is sent when the server asks for it, unless it
+// was withdrawn before.
 type confirmation struct {
 	rest  string
 	state atomic.Int32
@@ -242,13 +259,15 @@ func (c *confirmation) withdraw() bool { return c.state.CompareAndSwap(notSent, 
 // back what is under way, and ends. A server that is too old for that gives an
 // error that wraps ErrNotFound. claim, of letters and digits, says in whose name.
 func (c *Client) Leave(ctx context.Context, claim string) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave/"+url.PathEscape(claim), nil, &struct{}{})
+	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave/"+url.PathEscape(claim), nil,
+		&struct{}{})
 }
 
 // Stay makes the server refuse to leave in the name of a claim from now on, also
 // when that was asked before and is on its way. ErrRefused says that it ends already.
 func (c *Client) Stay(ctx context.Context, claim string) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stay/"+url.PathEscape(claim), nil, &struct{}{})
+	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stay/"+url.PathEscape(claim), nil,
+		&struct{}{})
 }
 
 // cause strips what net/http says about a URL that means nothing here.
@@ -260,7 +279,8 @@ func cause(err error) error {
 	return err
 }
 
-func (c *Client) call(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
+func (c *Client) call(ctx context.Context, limit time.Duration, method, path string, in,
+	out any) error {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := c.exchange(limited, method, path, in, out)

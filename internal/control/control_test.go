@@ -40,7 +40,8 @@ func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
 	return f.fail
 }
 func (f *fake) Snapshot(_ context.Context, cursor uint64) (*Snapshot, error) {
-	return &Snapshot{Superblock: []byte{1, 2}, Epoch: 3, Sequence: 1<<64 - 1, Checksum: 5, Entries: []byte{0, 255}, Next: cursor + 1, Done: true}, f.fail
+	return &Snapshot{Superblock: []byte{1, 2}, Epoch: 3, Sequence: 1<<64 - 1, Checksum: 5,
+		Entries: []byte{0, 255}, Next: cursor + 1, Done: true}, f.fail
 }
 func (f *fake) Resume(context.Context) error { return f.fail }
 func (f *fake) Stop(_ context.Context, force bool, begin func() error) error {
@@ -114,8 +115,10 @@ func TestClientAndServer(t *testing.T) {
 	useTempDir(t)
 	spare := uint64(16)
 	f := &fake{
-		status: Status{Device: "/dev/ublkb3", ID: 3, State: StateLive, Spare: Spare{Total: 9, Devices: []SpareDevice{{"/dev/sdb", 9}}}},
-		remaps: []Remap{{Block: 8, Count: 2, Spare: &spare, State: "mapped", Cause: "write", Time: "2026-01-02T03:04:05Z"}, {Block: 99, Count: 1, State: "lost"}},
+		status: Status{Device: "/dev/ublkb3", ID: 3, State: StateLive,
+			Spare: Spare{Total: 9, Devices: []SpareDevice{{"/dev/sdb", 9}}}},
+		remaps: []Remap{{Block: 8, Count: 2, Spare: &spare, State: "mapped", Cause: "write",
+			Time: "2026-01-02T03:04:05Z"}, {Block: 99, Count: 1, State: "lost"}},
 	}
 	serve(t, "disk", f)
 	c, ctx := NewClient("disk"), context.Background()
@@ -129,16 +132,20 @@ func TestClientAndServer(t *testing.T) {
 		t.Errorf("remaps: %+v, %v", list, err)
 	}
 	want := []Range{{Block: 5, Count: 3}, {Block: 1 << 40, Count: 1}}
-	if r, err := c.AddRemaps(ctx, want); err != nil || r.Blocks != 7 || !reflect.DeepEqual(f.added, want) {
+	if r, err := c.AddRemaps(ctx, want); err != nil || r.Blocks != 7 || !reflect.DeepEqual(f.added,
+		want) {
 		t.Errorf("add: %v, %v, %v", r, err, f.added)
 	}
-	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 || !reflect.DeepEqual(f.removed, want) {
+	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 ||
+		!reflect.DeepEqual(f.removed, want) {
 		t.Errorf("remove: %v, %v, %v", r, err, f.removed)
 	}
-	if r, err := c.TakeBackRemaps(ctx, want[:1]); err != nil || r.Old != 3 || !reflect.DeepEqual(f.removed, want[:1]) {
+	if r, err := c.TakeBackRemaps(ctx, want[:1]); err != nil || r.Old != 3 ||
+		!reflect.DeepEqual(f.removed, want[:1]) {
 		t.Errorf("take back: %v, %v, %v", r, err, f.removed)
 	}
-	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 || snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {
+	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 ||
+		snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {
 		t.Errorf("%+v, %v", snap, err)
 	}
 	if err := c.Resume(ctx); err != nil {
@@ -147,7 +154,8 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Stay(ctx, "OTHER"); err != nil {
 		t.Error(err)
 	}
-	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.claims, []string{"stay OTHER", "leave CLAIM7"}) {
+	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.claims,
+		[]string{"stay OTHER", "leave CLAIM7"}) {
 		t.Errorf("leave: %v, called %d times: %q", err, f.left, f.claims)
 	}
 	if err := c.Stop(ctx, false); err != nil || f.stopped != 1 {
@@ -160,7 +168,8 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	f := &fake{}
 	serve(t, "disk", f)
 	c, ctx := NewClient("disk"), context.Background()
-	for _, s := range []error{ErrNotRunning, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed, errors.New("something else")} {
+	for _, s := range []error{ErrNotRunning, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed,
+		errors.New("something else")} {
 		f.fail = fmt.Errorf("block 7: %w: because", s)
 		want := s
 		if s.Error() == "something else" {
@@ -189,7 +198,8 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	// A server may meet a client that does not know its limit.
 	for range 50 {
 		var r MoveReply
-		if err := c.call(ctx, askTimeout, http.MethodPost, "/v1/remaps/add", MoveRequest{make([]Range, maxRanges+1)}, &r); !errors.Is(err, ErrInvalid) {
+		if err := c.call(ctx, askTimeout, http.MethodPost, "/v1/remaps/add",
+			MoveRequest{make([]Range, maxRanges+1)}, &r); !errors.Is(err, ErrInvalid) {
 			t.Errorf("too many ranges, sent: %v", err)
 		}
 	}
@@ -204,9 +214,11 @@ func TestServerBoundsWhatItTakes(t *testing.T) {
 		`{"ranges":[{"block":1,"count":1}],"x":1}`: http.StatusBadRequest,
 		`{"ranges":`:                          http.StatusBadRequest,
 		`{"ranges":[{"block":-1,"count":1}]}`: http.StatusBadRequest,
-		`{"ranges":[` + strings.Repeat(" ", maxBody) + `{"block":1,"count":1}]}`: http.StatusBadRequest,
+		`{"ranges":[` + strings.Repeat(" ", maxBody) +
+			`{"block":1,"count":1}]}`: http.StatusBadRequest,
 	} {
-		resp, err := c.http.Post("http://x/v1/remaps/add", "application/json", strings.NewReader(body))
+		resp, err := c.http.Post("http://x/v1/remaps/add", "application/json",
+			strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +227,8 @@ func TestServerBoundsWhatItTakes(t *testing.T) {
 			t.Errorf("%.40q: %d, want %d", body, resp.StatusCode, want)
 		}
 	}
-	for path, want := range map[string]int{"/v1/stop": http.StatusMethodNotAllowed, "/v2": http.StatusNotFound} {
+	for path, want := range map[string]int{"/v1/stop": http.StatusMethodNotAllowed,
+		"/v2": http.StatusNotFound} {
 		resp, err := c.http.Get("http://x" + path)
 		if err != nil {
 			t.Fatal(err)
@@ -297,7 +310,8 @@ func TestServerDiesOverTheRequest(t *testing.T) {
 		}
 	}()
 	for range 100 {
-		if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err, ErrNotRunning) {
+		if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err,
+			ErrNotRunning) {
 			t.Fatal(err)
 		}
 	}
@@ -308,8 +322,10 @@ func TestRecord(t *testing.T) {
 	if _, err := ReadRecord("a"); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("missing: %v", err)
 	}
-	a := &Record{Name: "a", UUID: "u-a", ID: 0, Device: "/dev/ublkb0", Backing: "/dev/sda", Spares: []string{"/dev/sdb"}, PID: 12,
-		Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Queues: 2, Depth: 64, MaxIO: 1 << 19, BlockSize: 512, Blocks: 99, ZeroCopy: true, Version: "v"}
+	a := &Record{Name: "a", UUID: "u-a", ID: 0, Device: "/dev/ublkb0", Backing: "/dev/sda",
+		Spares: []string{"/dev/sdb"}, PID: 12,
+		Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Queues: 2, Depth: 64, MaxIO: 1 << 19,
+		BlockSize: 512, Blocks: 99, ZeroCopy: true, Version: "v"}
 	b := &Record{Name: "b", UUID: "u-b", ID: 4, Device: "/dev/ublkb4"}
 	for _, r := range []*Record{b, a} {
 		if err := r.Write(); err != nil {
@@ -320,7 +336,8 @@ func TestRecord(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, a) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for name, text := range map[string]string{"c": "{", "d": `{"name":"a","uuid":"x"}`, "e": strings.Repeat(" ", maxRecord+1)} {
+	for name, text := range map[string]string{"c": "{", "d": `{"name":"a","uuid":"x"}`,
+		"e": strings.Repeat(" ", maxRecord+1)} {
 		if err := os.WriteFile(RecordPath(name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

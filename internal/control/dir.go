@@ -63,9 +63,11 @@ func trust(dir string) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return fmt.Errorf("%s: %w: it is not a directory; remove what is there", dir, ErrRefused)
 	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("%s: %w: it belongs to user %d; remove it, or give it to root", dir, ErrRefused, st.Uid)
+		return fmt.Errorf("%s: %w: it belongs to user %d; remove it, or give it to root", dir,
+			ErrRefused, st.Uid)
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%s: %w: others may write there (mode %04o); look for what they left, then: chmod 700 %s", dir, ErrRefused, st.Mode&0o7777, dir)
+		return fmt.Errorf("%s: %w: others may write there (mode %04o); look for what they left, "+
+			"then: chmod 700 %s", dir, ErrRefused, st.Mode&0o7777, dir)
 	}
 	return nil
 }
@@ -133,7 +135,8 @@ func Own(name string) (*Owner, error) {
 		}
 		// A lock of the open file: unlike flock's, it can be asked for without being taken
 		// for a moment, which would look like a server to one that starts.
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK,
+			&unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 			f.Close()
 			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 				return nil, fmt.Errorf("%s: %w", name, ErrOwned)
@@ -163,8 +166,8 @@ func lockPath(name string) string { return file(name, ".lock") }
 // Release lets the name go.
 func (o *Owner) Release() error { return o.f.Close() }
 
-// Forget lets the name go and removes what is left of it in the runtime directory: its lock, and its logs if so
-// asked. Its record and socket must be gone.
+// Forget lets the name go and removes what is left of it in the runtime directory: its
+// lock, and its logs if so asked. Its record and socket must be gone.
 func (o *Owner) Forget(logs bool) error {
 	paths := []string{lockPath(o.name)}
 	if logs {

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// TestForgottenNameHasOneOwner: whoever removes the lock of a name lets nobody have it besides another.
+// TestForgottenNameHasOneOwner: whoever removes the lock of a name lets nobody have it
+// besides another.
 func TestForgottenNameHasOneOwner(t *testing.T) {
 	useTempDir(t)
 	var owners, taken atomic.Int32

@@ -131,7 +131,8 @@ func TestSilentClients(t *testing.T) {
 		"POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ran",
 	}
 	for i := range 4 * maxConns {
-		if _, err := io.WriteString(dial(t, "disk"), half[i%len(half)]); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		if _, err := io.WriteString(dial(t, "disk"), half[i%len(half)]); err != nil &&
+			!errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 			t.Fatal(err)
 		}
 	}
@@ -155,13 +156,15 @@ func TestMovesAreLimited(t *testing.T) {
 	var wg sync.WaitGroup
 	for range maxMoves {
 		wg.Go(func() {
-			if _, err := NewClient("disk").AddRemaps(ctx, []Range{{Block: 1, Count: 1}}); !errors.Is(err, context.Canceled) {
+			if _, err := NewClient("disk").AddRemaps(ctx,
+				[]Range{{Block: 1, Count: 1}}); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})
 	}
 	until(t, "the moves", func() bool { return b.moving.Load() == maxMoves })
-	if _, err := NewClient("disk").AddRemaps(context.Background(), []Range{{Block: 1, Count: 1}}); !errors.Is(err, ErrBusy) {
+	if _, err := NewClient("disk").AddRemaps(context.Background(),
+		[]Range{{Block: 1, Count: 1}}); !errors.Is(err, ErrBusy) {
 		t.Errorf("one move too many: %v", err)
 	}
 	if _, err := NewClient("disk").Status(context.Background()); err != nil {
@@ -171,7 +174,8 @@ func TestMovesAreLimited(t *testing.T) {
 	wg.Wait()
 	until(t, "the end of the moves", func() bool { return b.ended.Load() == maxMoves })
 	close(b.release)
-	if r, err := NewClient("disk").AddRemaps(context.Background(), []Range{{Block: 1, Count: 1}}); err != nil || r.Blocks != 1 {
+	if r, err := NewClient("disk").AddRemaps(context.Background(),
+		[]Range{{Block: 1, Count: 1}}); err != nil || r.Blocks != 1 {
 		t.Errorf("after the others: %v, %v", r, err)
 	}
 }
@@ -189,7 +193,8 @@ func (e *endless) Remaps(ctx context.Context, f func(Remap) error) error {
 		err := ctx.Err()
 		if err == nil {
 			spare := i
-			err = f(Remap{Block: 8 * i, Count: 8, Spare: &spare, State: "mapped", Cause: "write", Time: "2026-01-02T03:04:05Z"})
+			err = f(Remap{Block: 8 * i, Count: 8, Spare: &spare, State: "mapped", Cause: "write",
+				Time: "2026-01-02T03:04:05Z"})
 		}
 		if err != nil {
 			if e.failure != nil {
@@ -304,7 +309,8 @@ func ask(t *testing.T, name, request string) int {
 }
 
 func post(path, body string) string {
-	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body)
+	return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", path,
+		len(body), body)
 }
 
 func TestRequestsThatMakeNoSense(t *testing.T) {
@@ -313,7 +319,8 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 	serve(t, "disk", f)
 	const add = "/v1/remaps/add"
 	many := func(n int) string {
-		return `{"ranges":[` + strings.TrimSuffix(strings.Repeat(`{"block":1,"count":1},`, n), ",") + `]}`
+		return `{"ranges":[` + strings.TrimSuffix(strings.Repeat(`{"block":1,"count":1},`, n),
+			",") + `]}`
 	}
 	for _, c := range []struct {
 		what, request string
@@ -325,18 +332,27 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []int{400, 404, 405, 505}},
 		{"HTTP/9", "GET /v1/status HTTP/9.9\r\nHost: x\r\n\r\n", []int{505}},
 		{"no host", "GET /v1/status HTTP/1.1\r\n\r\n", []int{400}},
-		{"long header", "GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 64<<10) + "\r\n\r\n", []int{431, 0}},
-		{"many headers", "GET /v1/status HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 16<<10) + "\r\n", []int{431, 0}},
-		{"long path", "GET /" + strings.Repeat("x", 64<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n", []int{431, 0}},
-		{"two lengths", "POST " + add + " HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", []int{400}},
-		{"negative length", "POST " + add + " HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}", []int{400}},
-		{"bad chunk", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", []int{400}},
-		{"endless chunk", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{}\r\n", []int{400, 0}},
-		{"another transfer", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n{}", []int{400, 501}},
+		{"long header", "GET /v1/status HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 64<<10) +
+			"\r\n\r\n", []int{431, 0}},
+		{"many headers", "GET /v1/status HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n",
+			16<<10) + "\r\n", []int{431, 0}},
+		{"long path", "GET /" + strings.Repeat("x", 64<<10) + " HTTP/1.1\r\nHost: x\r\n\r\n",
+			[]int{431, 0}},
+		{"two lengths", "POST " + add + " HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+			"1\r\nContent-Length: 2\r\n\r\n{}", []int{400}},
+		{"negative length", "POST " + add + " HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}",
+			[]int{400}},
+		{"bad chunk", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " +
+			"chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", []int{400}},
+		{"endless chunk", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " +
+			"chunked\r\n\r\nffffffffffffffff\r\n{}\r\n", []int{400, 0}},
+		{"another transfer", "POST " + add + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " +
+			"gzip\r\n\r\n{}", []int{400, 501}},
 		{"wrong method", "DELETE /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", []int{405}},
 		{"no method", "FROB /v1/stop HTTP/1.1\r\nHost: x\r\n\r\n", []int{405}},
 		{"get of an action", "GET /v1/stop HTTP/1.1\r\nHost: x\r\n\r\n", []int{405}},
-		{"wrong path", "GET /v1/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", []int{301, 307, 404}},
+		{"wrong path", "GET /v1/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+			[]int{301, 307, 404}},
 		{"path with NUL", "GET /v1/status%00 HTTP/1.1\r\nHost: x\r\n\r\n", []int{404}},
 		{"absolute", "GET http://elsewhere/v1/frob HTTP/1.1\r\nHost: x\r\n\r\n", []int{404}},
 		{"connect", "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", []int{404, 405}},
@@ -356,22 +372,28 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 		{"negative", post(add, `{"ranges":[{"block":-1,"count":1}]}`), []int{400}},
 		{"fraction", post(add, `{"ranges":[{"block":1.5,"count":1}]}`), []int{400}},
 		{"exponent", post(add, `{"ranges":[{"block":1e3,"count":1}]}`), []int{400}},
-		{"too large a number", post(add, `{"ranges":[{"block":18446744073709551616,"count":1}]}`), []int{400}},
-		{"endless number", post(add, `{"ranges":[{"block":`+strings.Repeat("9", 100_000)+`,"count":1}]}`), []int{400}},
+		{"too large a number", post(add, `{"ranges":[{"block":18446744073709551616,"count":1}]}`),
+			[]int{400}},
+		{"endless number", post(add, `{"ranges":[{"block":`+strings.Repeat("9", 100_000)+
+			`,"count":1}]}`), []int{400}},
 		{"text", post(add, `{"ranges":[{"block":"1","count":1}]}`), []int{400}},
 		{"count 0", post(add, `{"ranges":[{"block":1,"count":0}]}`), []int{400}},
 		{"no count", post(add, `{"ranges":[{"block":1}]}`), []int{400}},
 		{"wraps", post(add, `{"ranges":[{"block":18446744073709551615,"count":1}]}`), []int{400}},
-		{"wraps far", post(add, `{"ranges":[{"block":2,"count":18446744073709551615}]}`), []int{400}},
+		{"wraps far", post(add, `{"ranges":[{"block":2,"count":18446744073709551615}]}`),
+			[]int{400}},
 		{"deep", post(add, `{"ranges":`+strings.Repeat("[", 200_000)), []int{400}},
-		{"deep and closed", post(add, `{"ranges":`+strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)+`}`), []int{400}},
+		{"deep and closed", post(add, `{"ranges":`+strings.Repeat("[", 100_000)+strings.Repeat("]",
+			100_000)+`}`), []int{400}},
 		{"deep objects", post(add, `{"ranges":[`+strings.Repeat(`{"block":`, 50_000)), []int{400}},
 		{"too many", post(add, many(maxRanges+1)), []int{400}},
 		{"far too many", post(add, many(20_000)), []int{400}},
-		{"too long", post(add, `{"ranges":[`+strings.Repeat(" ", maxBody)+`{"block":1,"count":1}]}`), []int{400, 0}},
+		{"too long", post(add, `{"ranges":[`+strings.Repeat(" ", maxBody)+
+			`{"block":1,"count":1}]}`), []int{400, 0}},
 		{"as many as go", post(add, many(maxRanges)), []int{200}},
 		{"one", post(add, many(1)), []int{200}},
-		{"up to the last number", post(add, `{"ranges":[{"block":18446744073709551614,"count":1}]}`), []int{200}},
+		{"up to the last number", post(add,
+			`{"ranges":[{"block":18446744073709551614,"count":1}]}`), []int{200}},
 		{"a body where none is wanted", post("/v1/resume", strings.Repeat("x", 1000)), []int{200}},
 		{"head", "HEAD /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", []int{404}},
 	} {
@@ -413,7 +435,8 @@ func TestPlacesOfFiles(t *testing.T) {
 			if err := os.WriteFile(target, []byte("target"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for _, path := range []string{SocketPath("disk"), file("disk", ".lock"), RecordPath("disk")} {
+			for _, path := range []string{SocketPath("disk"), file("disk", ".lock"),
+				RecordPath("disk")} {
 				if err := plant(path); err != nil {
 					t.Fatal(err)
 				}
@@ -437,13 +460,15 @@ func TestPlacesOfFiles(t *testing.T) {
 					t.Error("owned by nobody")
 				}
 			}
-			if _, err := ReadRecord("disk"); !errors.Is(err, ErrRecord) || errors.Is(err, ErrRefused) {
+			if _, err := ReadRecord("disk"); !errors.Is(err, ErrRecord) ||
+				errors.Is(err, ErrRefused) {
 				t.Errorf("record: %v", err)
 			}
 			if list, err := Records(); len(list) != 0 || !errors.Is(err, ErrRecord) {
 				t.Errorf("records: %v, %v", list, err)
 			}
-			if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err, ErrNotRunning) {
+			if _, err := NewClient("disk").Status(context.Background()); !errors.Is(err,
+				ErrNotRunning) {
 				t.Errorf("client: %v", err)
 			}
 			if _, err := os.Lstat(filepath.Join(Dir(), "nowhere")); err == nil {
@@ -465,7 +490,8 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 		_, serveErr := Serve("disk", &fake{})
 		_, clientErr := NewClient("disk").Status(context.Background())
 		for what, err := range map[string]error{
-			"make": MakeDir(), "record": recordErr, "records": recordsErr, "own": ownErr, "serve": serveErr, "client": clientErr,
+			"make": MakeDir(), "record": recordErr, "records": recordsErr, "own": ownErr,
+			"serve": serveErr, "client": clientErr,
 		} {
 			if !errors.Is(err, want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s: %v", what, err)
@@ -546,7 +572,8 @@ func TestModesUnderAnyUmask(t *testing.T) {
 			}
 			defer func() { _ = o.Release() }()
 			serve(t, "disk", &fake{})
-			if err := (&Record{Name: "disk", UUID: "u", Device: "/dev/ublkb0"}).Write(); err != nil {
+			if err := (&Record{Name: "disk", UUID: "u",
+				Device: "/dev/ublkb0"}).Write(); err != nil {
 				t.Fatal(err)
 			}
 			entries, err := os.ReadDir(Dir())
@@ -586,7 +613,8 @@ func answers(t testing.TB, name, text string) {
 }
 
 // clientErrors are all that a client may return, besides the context's.
-var clientErrors = []error{ErrNotRunning, ErrAnswer, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed, ErrBusy, context.DeadlineExceeded}
+var clientErrors = []error{ErrNotRunning, ErrAnswer, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed,
+	ErrBusy, context.DeadlineExceeded}
 
 func known(err error) bool {
 	for _, k := range clientErrors {
@@ -609,7 +637,8 @@ func TestHostileServer(t *testing.T) {
 		{"no JSON", ok + "\r\nhello", ErrAnswer},
 		{"another type", ok + "\r\n\"text\"", ErrAnswer},
 		{"breaks off", ok + "\r\n{\"id\":1", ErrAnswer},
-		{"breaks off and was announced", ok + "Content-Length: 100\r\n\r\n{\"id\":1", ErrNotRunning},
+		{"breaks off and was announced", ok + "Content-Length: 100\r\n\r\n{\"id\":1",
+			ErrNotRunning},
 		{"number out of range", ok + "\r\n{\"id\":99999999999999999999}", ErrAnswer},
 		{"too long", ok + "\r\n{\"name\":\"" + strings.Repeat("x", 2<<20), ErrAnswer},
 		{"deep", ok + "\r\n{\"name\":" + strings.Repeat("[", 500_000), ErrAnswer},
@@ -618,8 +647,10 @@ func TestHostileServer(t *testing.T) {
 		{"elsewhere", "HTTP/1.1 302 Found\r\nLocation: http://example.com/\r\n\r\n", ErrFailed},
 		{"later", strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 1000), ErrNotRunning},
 		{"an error without a text", "HTTP/1.1 409 Conflict\r\n\r\n", ErrRefused},
-		{"an error with too long a text", "HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"" + strings.Repeat("x", 100_000) + "\"}", ErrRefused},
-		{"an error without an end", "HTTP/1.1 500 No\r\n\r\n" + strings.Repeat("x", 2<<20), ErrNotRunning},
+		{"an error with too long a text", "HTTP/1.1 409 Conflict\r\n\r\n{\"error\":\"" +
+			strings.Repeat("x", 100_000) + "\"}", ErrRefused},
+		{"an error without an end", "HTTP/1.1 500 No\r\n\r\n" + strings.Repeat("x", 2<<20),
+			ErrNotRunning},
 		{"another status", "HTTP/1.1 299 Odd\r\n\r\n{}", ErrFailed},
 	} {
 		name := fmt.Sprintf("disk%d", i)
@@ -662,7 +693,8 @@ func TestServerOfSomebodyElse(t *testing.T) {
 	useTempDir(t)
 	runtime.LockOSThread() // and never unlocked: the thread ends with the test
 	// Who listens is who the kernel tells the client about.
-	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 12345, ^uintptr(0)); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 12345,
+		^uintptr(0)); errno != 0 {
 		t.Fatal(errno)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -674,11 +706,13 @@ func TestServerOfSomebodyElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 12345, ^uintptr(0)); errno != 0 {
+	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 12345,
+		^uintptr(0)); errno != 0 {
 		t.Fatal(errno)
 	}
 	listenErr := unix.Listen(fd, 8)
-	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0)); errno != 0 || listenErr != nil {
+	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0,
+		^uintptr(0)); errno != 0 || listenErr != nil {
 		t.Fatal(errno, listenErr)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), hang)
@@ -694,11 +728,16 @@ func TestDecodeRecord(t *testing.T) {
 		t.Error(err)
 	}
 	for _, text := range []string{
-		"", "null", "[]", "{}", "7", good + "x", strings.Replace(good, `"a"`, `""`, 1), strings.Replace(good, `"u"`, `""`, 1),
-		strings.Replace(good, `"id":3`, `"id":-1`, 1), strings.Replace(good, `"id":3`, `"id":1048576,"x":0`, 1),
-		strings.Replace(good, "ublkb3", "ublkb4", 1), strings.Replace(good, "/dev/ublkb3", "/dev/sda", 1),
-		strings.Replace(good, `"pid":1`, `"pid":-1`, 1), strings.Replace(good, `"blocks":7`, `"blocks":18446744073709551615`, 1),
-		strings.Replace(good, `:512`, `:-512`, 1), strings.Repeat("[", 60_000), `{"name":"` + strings.Repeat("x", maxRecord) + `"}`,
+		"", "null", "[]", "{}", "7", good + "x", strings.Replace(good, `"a"`, `""`, 1),
+		strings.Replace(good, `"u"`, `""`, 1),
+		strings.Replace(good, `"id":3`, `"id":-1`, 1), strings.Replace(good, `"id":3`,
+			`"id":1048576,"x":0`, 1),
+		strings.Replace(good, "ublkb3", "ublkb4", 1), strings.Replace(good, "/dev/ublkb3",
+			"/dev/sda", 1),
+		strings.Replace(good, `"pid":1`, `"pid":-1`, 1), strings.Replace(good, `"blocks":7`,
+			`"blocks":18446744073709551615`, 1),
+		strings.Replace(good, `:512`, `:-512`, 1), strings.Repeat("[", 60_000),
+		`{"name":"` + strings.Repeat("x", maxRecord) + `"}`,
 	} {
 		if _, err := decodeRecord([]byte(text)); !errors.Is(err, ErrRecord) {
 			t.Errorf("%.60q: %v", text, err)
@@ -719,7 +758,8 @@ func FuzzRecord(f *testing.F) {
 			}
 			return
 		}
-		if r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID) || filepath.Dir(RecordPath(r.Name)) != filepath.Clean(Dir()) {
+		if r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID) ||
+			filepath.Dir(RecordPath(r.Name)) != filepath.Clean(Dir()) {
 			t.Fatalf("%+v", r)
 		}
 		if n := int64(r.Blocks) * int64(r.BlockSize); n < 0 {
@@ -730,7 +770,8 @@ func FuzzRecord(f *testing.F) {
 
 // seeds are requests for FuzzServer, and bodies for FuzzRanges.
 var seeds = []string{
-	`{"ranges":[{"block":1,"count":1},{"block":18446744073709551615,"count":2}]}`, `{"ranges":[[[[`, `{"ranges":[]}`, `{"ranges":[{"block":1e99}]}`, "null", "",
+	`{"ranges":[{"block":1,"count":1},{"block":18446744073709551615,"count":2}]}`, `{"ranges":[[[[`,
+	`{"ranges":[]}`, `{"ranges":[{"block":1e99}]}`, "null", "",
 }
 
 func FuzzRanges(f *testing.F) {
@@ -801,9 +842,11 @@ func FuzzServer(f *testing.F) {
 		f.Add([]byte(post("/v1/remaps/add", s)))
 		f.Add([]byte(post("/v1/remaps/remove", s)))
 	}
-	f.Add([]byte("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/remaps HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f.Add([]byte("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/remaps HTTP/1.1\r\nHost: " +
+		"x\r\n\r\n"))
 	f.Add([]byte("POST /v1/stop HTTP/1.0\r\n\r\n"))
-	f.Add([]byte("POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n3;x=y\r\n{\"r\r\n0\r\nX: y\r\n\r\n"))
+	f.Add([]byte("POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " +
+		"chunked\r\nTrailer: X\r\n\r\n3;x=y\r\n{\"r\r\n0\r\nX: y\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := &pipeListener{make(chan net.Conn, 1), make(chan struct{})}
 		s := newHTTP(&strict{t: t})
@@ -828,14 +871,16 @@ func FuzzServer(f *testing.F) {
 
 // FuzzClient answers a client with any bytes.
 func FuzzClient(f *testing.F) {
-	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n{\"id\":7,\"scrub\":{\"last_finished\":\"2026-01-02T03:04:05Z\"}}"))
+	f.Add([]byte("HTTP/1.1 200 " +
+		"OK\r\n\r\n{\"id\":7,\"scrub\":{\"last_finished\":\"2026-01-02T03:04:05Z\"}}"))
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n[{\"block\":1,\"count\":2,\"spare\":null}]"))
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n[{}\r\n0\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 500 No\r\n\r\n{\"error\":\"\\u001b[2J\"}"))
 	f.Add([]byte("HTTP/1.1 301 There\r\nLocation: http://x/\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := NewClient("disk")
-		c.http.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
+		c.http.Transport.(*http.Transport).DialContext = func(context.Context, string,
+			string) (net.Conn, error) {
 			here, there := net.Pipe()
 			go func() {
 				_, _ = http.ReadRequest(bufio.NewReader(there))

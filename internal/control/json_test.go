@@ -89,11 +89,14 @@ const goldenStatus = `{
 }`
 
 func TestStatusNames(t *testing.T) {
-	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive, Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
+	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive,
+		Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
 		Errors: Errors{1, 2, 3, 4, 5, 6}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
-		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0}, Scrub: Scrub{State: "idle", Total: 1000},
-		Breaker: Breaker{State: "closed"}, Features: Features{true, true, false, true}, ServerPID: 42}
+		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0},
+		Scrub:    Scrub{State: "idle", Total: 1000},
+		Breaker:  Breaker{State: "closed"}, Features: Features{true, true, false, true},
+		ServerPID: 42}
 	check(t, s, goldenStatus)
 	finished := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	check(t, Scrub{LastFinished: &finished}, `{
@@ -108,7 +111,8 @@ func TestStatusNames(t *testing.T) {
 func TestRemapNames(t *testing.T) {
 	spare := uint64(16)
 	check(t, []Remap{
-		{Block: 8, Count: 2, Spare: &spare, State: "mapped", Cause: "write", Time: "2026-01-02T03:04:05Z"},
+		{Block: 8, Count: 2, Spare: &spare, State: "mapped", Cause: "write",
+			Time: "2026-01-02T03:04:05Z"},
 		{Block: 9, Count: 1, State: "lost", Cause: "unknown", Time: "t"},
 	}, `[
  {

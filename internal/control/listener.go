@@ -36,7 +36,8 @@ type conn struct {
 type connKey struct{}
 
 func newListener(l *net.UnixListener) *listener {
-	return &listener{UnixListener: l, uid: os.Geteuid(), freed: make(chan struct{}, 1), closed: make(chan struct{})}
+	return &listener{UnixListener: l, uid: os.Geteuid(), freed: make(chan struct{}, 1),
+		closed: make(chan struct{})}
 }
 
 // Accept returns the next connection of a peer that may connect, once there is

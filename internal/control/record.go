@@ -109,17 +109,19 @@ func readRecord(path string) (*Record, error) {
 	return r, nil
 }
 
-// readPatience is how long a record may take to be read. It lies in memory, unless that was swapped out: perhaps to
-// the device that the record is about, and that waits for a server.
+// readPatience is how long a record may take to be read. It lies in memory, unless that was
+// swapped out: perhaps to the device that the record is about, and that waits for a server.
 const readPatience = 3 * time.Second
 
 // stuck are the files that are being read and did not come in time.
 var stuck sync.Map // path to struct{}
 
-// readInTime reads a file and closes it. What does not come in time is left to come whenever it does: the error is ErrRecord
-// then, and again without a wait for as long as it does not come. The device is known by its tag all the same.
+// readInTime reads a file and closes it. What does not come in time is left to come
+// whenever it does: the error is ErrRecord then, and again without a wait for as long as it
+// does not come. The device is known by its tag all the same.
 func readInTime(f *os.File, patience time.Duration) ([]byte, error) {
-	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be swapped out to a device without a server", ErrRecord)
+	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be "+
+		"swapped out to a device without a server", ErrRecord)
 	if _, waits := stuck.Load(f.Name()); waits {
 		f.Close()
 		return nil, late
@@ -177,7 +179,8 @@ func decodeRecord(b []byte) (*Record, error) {
 		what = fmt.Sprintf("device %q is not that of number %d", r.Device, r.ID)
 	case r.PID < 0 || r.PreviousPID < -1: // -1 is how the kernel says nobody
 		what = "a process has a negative number"
-	case r.BlockSize < 0 || r.BlockSize > 1<<16 || r.Blocks > 1<<63-1 || r.BlockSize > 0 && r.Blocks > (1<<63-1)/uint64(r.BlockSize):
+	case r.BlockSize < 0 || r.BlockSize > 1<<16 || r.Blocks > 1<<63-1 || r.BlockSize > 0 &&
+		r.Blocks > (1<<63-1)/uint64(r.BlockSize):
 		what = fmt.Sprintf("it has %d blocks of %d bytes", r.Blocks, r.BlockSize)
 	default:
 		return &r, nil

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Handler carries out what clients ask for. Its methods are called from
-// several goroutines, with a context that ends when the client leaves. Errors that wrap ErrInvalid, ErrRefused or ErrNotFound
-// reach the client as such.
+// Handler carries out what clients ask for. Its methods are called from several goroutines,
+// with a context that ends when the client leaves. Errors that wrap ErrInvalid, ErrRefused
+// or ErrNotFound reach the client as such.
 type Handler interface {
 	Status(ctx context.Context) (*Status, error)
 	// Remaps calls f for each row of the table, in order, until f returns an
@@ -56,11 +56,12 @@ type Handler interface {
 const (
 	maxBody   = 512 << 10 // bytes of a request's body
 	maxRanges = 4096      // of one request
-	maxConns  = 16        // connections at once: their goroutines share the CPUs with those of the queues
-	maxQueue  = 64        // connections that wait; those who come then are to try again
-	maxLists  = 2         // tables being sent
-	maxMoves  = 4         // moves under way or waiting
-	maxHeader = 8 << 10   // bytes of a request's header
+	// connections at once: their goroutines share the CPUs with those of the queues
+	maxConns  = 16
+	maxQueue  = 64      // connections that wait; those who come then are to try again
+	maxLists  = 2       // tables being sent
+	maxMoves  = 4       // moves under way or waiting
+	maxHeader = 8 << 10 // bytes of a request's header
 
 	readTimeout = 10 * time.Second // for a request to be read
 	// sendTimeout is for each piece of an answer, of sendPiece bytes, to be
@@ -150,7 +151,10 @@ func newHTTP(h Handler) *http.Server {
 		WriteTimeout:      MoveTimeout + readTimeout,
 		IdleTimeout:       readTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ConnContext: func(ctx context.Context,
+			c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
 	}
 	// One request for each connection: a client that thinks keeps no place.
 	s.SetKeepAlivesEnabled(false)
@@ -195,7 +199,8 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/remaps", func(w http.ResponseWriter, r *http.Request) {
 		begun(r)
 		if !lists.enter() {
-			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
+			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy,
+				maxLists))
 			return
 		}
 		defer lists.leave()
@@ -209,7 +214,8 @@ func routes(h Handler) http.Handler {
 			return
 		}
 		if !lists.enter() {
-			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
+			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy,
+				maxLists))
 			return
 		}
 		defer lists.leave()
@@ -244,7 +250,8 @@ func routes(h Handler) http.Handler {
 	act(mux, "/v1/resume", h.Resume)
 	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
 		begun(r)
-		err := h.Stop(r.Context(), r.URL.Query().Get("force") == "true", func() error { return goAhead(w, r) })
+		err := h.Stop(r.Context(), r.URL.Query().Get("force") == "true",
+			func() error { return goAhead(w, r) })
 		reply(w, struct{}{}, err)
 	})
 	claimed := func(f func(context.Context, string) error) http.HandlerFunc {
@@ -258,11 +265,13 @@ func routes(h Handler) http.Handler {
 	return mux
 }
 
-// goAheadBody is what a client sends when the server has said that it is ready to do what cannot be taken back.
+// goAheadBody is what a client sends when the server has said that it is ready to do what
+// cannot be taken back.
 const goAheadBody = "go"
 
-// goAhead asks a client that sent "Expect: 100-continue" whether it is still there and still wants it: net/http asks for the
-// body when that is read. A client that does not wait has said so by its request.
+// goAhead asks a client that sent "Expect: 100-continue" whether it is still there and
+// still wants it: net/http asks for the body when that is read. A client that does not wait
+// has said so by its request.
 func goAhead(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("Expect") == "" {
 		return nil
@@ -308,7 +317,8 @@ func (l limit) leave() { <-l }
 // reply sends an answer that is small.
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout)) // not on a pipe of a test
+	// not on a pipe of a test
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout))
 	if err != nil {
 		w.WriteHeader(statusOf(err))
 		v = answer{Error: err.Error()}

@@ -59,7 +59,8 @@ func TestStopOfOtherClients(t *testing.T) {
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, "POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "POST /v1/stop HTTP/1.1\r\nHost: x\r\nContent-Length: "+
+		"0\r\nConnection: close\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	text, err := io.ReadAll(conn)
@@ -68,8 +69,8 @@ func TestStopOfOtherClients(t *testing.T) {
 	}
 }
 
-// TestServerThatSaysNothing: one that has the connection and says nothing is told from one that is not there, and what it
-// was asked to do does not happen when it wakes up.
+// TestServerThatSaysNothing: one that has the connection and says nothing is told from one
+// that is not there, and what it was asked to do does not happen when it wakes up.
 func TestServerThatSaysNothing(t *testing.T) {
 	useTempDir(t)
 	l, err := net.Listen("unix", SocketPath("disk"))
@@ -78,7 +79,8 @@ func TestServerThatSaysNothing(t *testing.T) {
 	}
 	defer l.Close()
 	c := NewClient("disk")
-	if _, err := c.StatusWithin(context.Background(), 50*time.Millisecond); !errors.Is(err, ErrSilent) {
+	if _, err := c.StatusWithin(context.Background(), 50*time.Millisecond); !errors.Is(err,
+		ErrSilent) {
 		t.Errorf("status: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRecordThatDoesNotCome: a record whose memory is swapped out to a device without a server must not hold up who wants to
-// start that.
+// TestRecordThatDoesNotCome: a record whose memory is swapped out to a device without a
+// server must not hold up who wants to start that.
 func TestRecordThatDoesNotCome(t *testing.T) {
 	t.Parallel()
 	// A pipe that nobody writes to does not come either.

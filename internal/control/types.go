@@ -11,10 +11,12 @@ type State string
 const (
 	StateLive       State = "live"       // all is well
 	StateRecovering State = "recovering" // its server died or starts; I/O waits
-	StateDegraded   State = "degraded"   // it works, but a metadata mirror or all free spares are gone
-	StateTripped    State = "tripped"    // the breaker is open: errors are passed on, nothing is remapped
-	StateFailed     State = "failed"     // it cannot be served
-	StateStopping   State = "stopping"   // it was asked to stop and ends
+	// it works, but a metadata mirror or all free spares are gone
+	StateDegraded State = "degraded"
+	// the breaker is open: errors are passed on, nothing is remapped
+	StateTripped  State = "tripped"
+	StateFailed   State = "failed"   // it cannot be served
+	StateStopping State = "stopping" // it was asked to stop and ends
 	// StateUnreachable: it has a server, which does not answer or cannot be seen from here.
 	StateUnreachable State = "unreachable"
 )
@@ -28,7 +30,8 @@ type Status struct {
 	State  State  `json:"state"`
 	Reason string `json:"reason"` // why it is not live; empty if it is
 	Action string `json:"action"` // what to do next; empty: nothing
-	// WaitingSince is since when no I/O of one of the disks has come back though some is under way; null if it does.
+	// WaitingSince is since when no I/O of one of the disks has come back though some is
+	// under way; null if it does.
 	WaitingSince *time.Time `json:"waiting_since"`
 	Backing      string     `json:"backing"`
 	BlockSize    int        `json:"block_size"`  // bytes
@@ -148,9 +151,10 @@ type Remap struct {
 	// spare unit × blocks per unit + place within the unit. It is null if the
 	// blocks are not in the spare region.
 	Spare *uint64 `json:"spare"`
-	State string  `json:"state"` // mapped, pending, lost; "pending" also of blocks in the spare region
-	Cause string  `json:"cause"`
-	Time  string  `json:"time"` // RFC 3339, UTC
+	// mapped, pending, lost; "pending" also of blocks in the spare region
+	State string `json:"state"`
+	Cause string `json:"cause"`
+	Time  string `json:"time"` // RFC 3339, UTC
 }
 
 // Item is one row of `list --json`.

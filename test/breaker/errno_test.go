@@ -34,8 +34,9 @@ type victim interface {
 	cure(t testing.TB)
 }
 
-// served is a disk that this test itself serves: a ublk device in memory, whose requests can be answered with any
-// errno that the block layer knows (blk_errors in block/blk-core.c; the driver takes others for EIO).
+// served is a disk that this test itself serves: a ublk device in memory, whose requests
+// can be answered with any errno that the block layer knows (blk_errors in
+// block/blk-core.c; the driver takes others for EIO).
 type served struct {
 	path string
 	rule atomic.Pointer[rule]
@@ -60,8 +61,10 @@ func newServed(t testing.TB) *served {
 	ram.Fail = func(r ublk.Request) int32 {
 		rule := v.rule.Load()
 		end := r.Offset() + r.Length()
-		if rule == nil || rule.write != (r.Op == ublk.OpWrite) || !rule.write && r.Op != ublk.OpRead ||
-			end <= rule.place.Start || r.Offset() >= rule.place.End() || rule.chance > 0 && rand.IntN(rule.chance) > 0 {
+		if rule == nil || rule.write != (r.Op == ublk.OpWrite) || !rule.write &&
+			r.Op != ublk.OpRead ||
+			end <= rule.place.Start || r.Offset() >= rule.place.End() || rule.chance > 0 &&
+			rand.IntN(rule.chance) > 0 {
 			return 0
 		}
 		return -int32(rule.errno)
@@ -112,13 +115,15 @@ func newSensed(t testing.TB) *sensed {
 // newScsi makes a SCSI disk; without delay, which is a jiffy for each command.
 func newScsi(t testing.TB, params ...string) *vmtest.ScsiDebug {
 	t.Helper()
-	return vmtest.NewScsiDebug(t, append([]string{fmt.Sprintf("dev_size_mb=%d", diskMiB), "delay=0"}, params...)...)
+	return vmtest.NewScsiDebug(t, append([]string{fmt.Sprintf("dev_size_mb=%d", diskMiB),
+		"delay=0"}, params...)...)
 }
 
 // scsiPath waits for the block device of a SCSI address.
 func scsiPath(t testing.TB, hctl string) string {
 	t.Helper()
-	for deadline := time.Now().Add(rig.Limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(
+		rig.Limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		found, _ := filepath.Glob("/sys/bus/scsi/devices/" + hctl + "/block/*")
 		if len(found) == 1 {
 			path := "/dev/" + filepath.Base(found[0])
@@ -177,7 +182,8 @@ type errnoCase struct {
 	name  string
 	made  string
 	errno syscall.Errno
-	// sense is, for a SCSI disk, what a command ends with: host byte, driver byte, status, sense key, ASC, ASCQ.
+	// sense is, for a SCSI disk, what a command ends with: host byte, driver byte, status,
+	// sense key, ASC, ASCQ.
 	sense string
 	// always: also without UBLK_REMAP_FULL.
 	always bool
@@ -190,12 +196,14 @@ func plainErrnos() []errnoCase {
 		syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO,
 		syscall.EILSEQ,
 		syscall.ENOMEM, syscall.EBUSY, syscall.EAGAIN,
-		syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ETIME, syscall.EBADE, syscall.EOPNOTSUPP, syscall.EINVAL,
+		syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ETIME, syscall.EBADE,
+		syscall.EOPNOTSUPP, syscall.EINVAL,
 		syscall.ENOSPC, syscall.EOVERFLOW, syscall.ETOOMANYREFS,
 	} {
 		c := errnoCase{name: errnoName(e), made: "a driver (ublk) that answers so", errno: e}
 		switch e {
-		case syscall.ENODATA, syscall.EIO, syscall.EILSEQ, syscall.ENOMEM, syscall.ENOLINK, syscall.ENOSPC:
+		case syscall.ENODATA, syscall.EIO, syscall.EILSEQ, syscall.ENOMEM, syscall.ENOLINK,
+			syscall.ENOSPC:
 			c.always = true
 		}
 		out = append(out, c)
@@ -207,16 +215,25 @@ func plainErrnos() []errnoCase {
 // scsi_check_sense and scsi_result_to_blk_status in drivers/scsi/scsi_error.c and scsi_lib.c.
 func senses() []errnoCase {
 	return []errnoCase{
-		{"medium", "scsi_debug, sense 3/11/00, unrecovered read error", syscall.ENODATA, "0 0 0x2 0x3 0x11 0x0", true},
-		{"write-error", "scsi_debug, sense 3/0c/02, write error", syscall.EIO, "0 0 0x2 0x3 0xc 0x2", false},
-		{"hardware", "scsi_debug, sense 4/44/00, internal target failure", syscall.EREMOTEIO, "0 0 0x2 0x4 0x44 0x0", true},
-		{"range", "scsi_debug, sense 5/21/00, LBA out of range", syscall.EREMOTEIO, "0 0 0x2 0x5 0x21 0x0", false},
-		{"protection", "scsi_debug, sense b/10/01, guard check failed", syscall.EILSEQ, "0 0 0x2 0xb 0x10 0x1", false},
-		{"space", "scsi_debug, sense 7/27/07, space allocation failed", syscall.ENOSPC, "0 0 0x2 0x7 0x27 0x7", false},
-		{"reservation", "scsi_debug, status reservation conflict", syscall.EBADE, "0 0 0x18 0 0 0", false},
-		{"transport", "scsi_debug, host byte DID_TRANSPORT_FAILFAST", syscall.ENOLINK, "0xf 0 0 0 0 0", true},
+		{"medium", "scsi_debug, sense 3/11/00, unrecovered read error", syscall.ENODATA,
+			"0 0 0x2 0x3 0x11 0x0", true},
+		{"write-error", "scsi_debug, sense 3/0c/02, write error", syscall.EIO,
+			"0 0 0x2 0x3 0xc 0x2", false},
+		{"hardware", "scsi_debug, sense 4/44/00, internal target failure", syscall.EREMOTEIO,
+			"0 0 0x2 0x4 0x44 0x0", true},
+		{"range", "scsi_debug, sense 5/21/00, LBA out of range", syscall.EREMOTEIO,
+			"0 0 0x2 0x5 0x21 0x0", false},
+		{"protection", "scsi_debug, sense b/10/01, guard check failed", syscall.EILSEQ,
+			"0 0 0x2 0xb 0x10 0x1", false},
+		{"space", "scsi_debug, sense 7/27/07, space allocation failed", syscall.ENOSPC,
+			"0 0 0x2 0x7 0x27 0x7", false},
+		{"reservation", "scsi_debug, status reservation conflict", syscall.EBADE, "0 0 0x18 0 0 0",
+			false},
+		{"transport", "scsi_debug, host byte DID_TRANSPORT_FAILFAST", syscall.ENOLINK,
+			"0xf 0 0 0 0 0", true},
 		{"no-connect", "scsi_debug, host byte DID_NO_CONNECT", syscall.EIO, "0x1 0 0 0 0 0", false},
-		{"duration", "scsi_debug, sense b/2e/02, command timeout", syscall.ETIME, "0 0 0x2 0xb 0x2e 0x2", false},
+		{"duration", "scsi_debug, sense b/2e/02, command timeout", syscall.ETIME,
+			"0 0 0x2 0xb 0x2e 0x2", false},
 	}
 }
 
@@ -300,13 +317,15 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 		}
 		answers = append(answers, "writes wait, then succeed")
 	} else {
-		for _, e := range []rig.Extent{{Start: bad.Start, Length: unit}, {Start: bad.Start + unit, Length: unit}, {Start: at + 32<<10, Length: 64 << 10}} {
+		for _, e := range []rig.Extent{{Start: bad.Start, Length: unit}, {Start: bad.Start + unit,
+			Length: unit}, {Start: at + 32<<10, Length: 64 << 10}} {
 			err := l.write(e.Start, e.Length)
 			switch {
 			case class == remap.ClassMedium && err != nil:
 				t.Errorf("write of %s: %v; it was to be healed", e, err)
 			case class == remap.ClassPath && err != c.errno:
-				t.Errorf("write of %s: %s, want the disk's own %s", e, errnoName(err), errnoName(c.errno))
+				t.Errorf("write of %s: %s, want the disk's own %s", e, errnoName(err),
+					errnoName(c.errno))
 			}
 		}
 		answers = append(answers, map[remap.Class]string{remap.ClassMedium: "writes succeed"}[class])
@@ -325,10 +344,12 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 		want = 2
 	}
 	gone := before.Spare.Free - written.Spare.Free - used
-	if used != want || gone != 0 || written.Remaps-before.Remaps != want || written.Breaker.State != "closed" ||
+	if used != want || gone != 0 || written.Remaps-before.Remaps != want ||
+		written.Breaker.State != "closed" ||
 		(written.Errors.Write > before.Errors.Write) != (class == remap.ClassMedium) ||
 		(written.Errors.Transport > before.Errors.Transport) != (class == remap.ClassPath) {
-		t.Errorf("after the writes: %+v\nbefore: %+v\nwant %d spare units used", written, before, want)
+		t.Errorf("after the writes: %+v\nbefore: %+v\nwant %d spare units used", written, before,
+			want)
 	}
 	v.cure(t)
 
@@ -356,7 +377,8 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 		}
 	}
 	st := s.Status(t)
-	if st.Spare.Used != written.Spare.Used || st.Breaker.State != "closed" || (st.Pending > written.Pending) != (class == remap.ClassMedium) {
+	if st.Spare.Used != written.Spare.Used || st.Breaker.State != "closed" ||
+		(st.Pending > written.Pending) != (class == remap.ClassMedium) {
 		t.Errorf("after the reads: %+v\nbefore: %+v", st, written)
 	}
 	v.cure(t)
@@ -370,8 +392,10 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 		}
 	}
 	row{
-		fault: "a few sectors", made: c.made, errno: errnoName(c.errno), answer: join(answers, "; "),
-		spares: fmt.Sprintf("%d for 2 bad units", used), breaker: written.Breaker.State, after: "nothing",
+		fault: "a few sectors", made: c.made, errno: errnoName(c.errno),
+		answer: join(answers, "; "),
+		spares: fmt.Sprintf("%d for 2 bad units", used), breaker: written.Breaker.State,
+		after: "nothing",
 	}.add()
 }
 
@@ -380,7 +404,8 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 func waitInFlight(t testing.TB, s *rig.Set, done <-chan error) (err error, answered bool) {
 	t.Helper()
 	file := "/sys/block/" + filepath.Base(s.Dev) + "/inflight"
-	for polls, deadline := 0, time.Now().Add(rig.Limit); polls < 5; time.Sleep(10 * time.Millisecond) {
+	for polls, deadline := 0, time.Now().Add(
+		rig.Limit); polls < 5; time.Sleep(10 * time.Millisecond) {
 		var reads, writes int
 		text, err := os.ReadFile(file)
 		if err == nil {
@@ -418,7 +443,8 @@ func recoverAll(t testing.TB, s *rig.Set, l *ledger) string {
 	unreadable := l.verify(t)
 	st := s.Status(t)
 	if unreadable > st.Pending+st.Lost {
-		t.Errorf("%d sectors do not read, %d are pending and %d lost", unreadable, st.Pending, st.Lost)
+		t.Errorf("%d sectors do not read, %d are pending and %d lost", unreadable, st.Pending,
+			st.Lost)
 	}
 	if unreadable > 0 {
 		how += fmt.Sprintf("; %d sectors to be written anew", unreadable)

@@ -77,7 +77,8 @@ func (o outcome) gone() int64 {
 func mustNotRemap(t testing.TB, o outcome) {
 	t.Helper()
 	if o.used() != 0 || o.gone() != 0 || o.after.Remaps != o.before.Remaps {
-		t.Errorf("a fault that is not the medium's used %d spare units and retired %d; remaps %d, before %d", o.used(), o.gone(), o.after.Remaps, o.before.Remaps)
+		t.Errorf("a fault that is not the medium's used %d spare units and retired %d; remaps "+
+			"%d, before %d", o.used(), o.gone(), o.after.Remaps, o.before.Remaps)
 	}
 	if o.failed == 0 {
 		t.Error("no request has failed: the fault did not come")
@@ -89,7 +90,8 @@ func mustTrip(t testing.TB, o outcome) {
 	t.Helper()
 	mustNotRemap(t, o)
 	if o.trippedAt != 1 || o.after.State != "tripped" || o.after.Breaker.Reason == "" {
-		t.Errorf("the breaker was open after %d failed writes, want 1; %s, %+v", o.trippedAt, o.after.State, o.after.Breaker)
+		t.Errorf("the breaker was open after %d failed writes, want 1; %s, %+v", o.trippedAt,
+			o.after.State, o.after.Breaker)
 	}
 }
 
@@ -120,7 +122,10 @@ func badRegions(t testing.TB, dm *vmtest.DM, loop string, bad ...rig.Extent) {
 }
 
 // data is where the ledger's data above the head lies on the disk.
-func data(lay rig.Layout) rig.Extent { return rig.Extent{Start: lay.Head, Length: dataSize - lay.Head} }
+func data(lay rig.Layout) rig.Extent {
+	return rig.Extent{Start: lay.Head,
+		Length: dataSize - lay.Head}
+}
 
 func faultCases() []faultCase {
 	return []faultCase{
@@ -129,15 +134,22 @@ func faultCases() []faultCase {
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
-					path:  dm.Path,
-					begin: func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.GoneTable(t, loop)) },
-					end:   func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
-					want:  mustTrip,
+					path: dm.Path,
+					begin: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.GoneTable(t, loop))
+					},
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
+					want: mustTrip,
 				}
 			},
 		},
 		{
-			name: "scsi-delete", fault: "the disk is deleted under load, and found again", made: "`echo 1 >/sys/block/sdX/device/delete`, rescan", always: true,
+			name: "scsi-delete", fault: "the disk is deleted under load, and found again",
+			made: "`echo 1 >/sys/block/sdX/device/delete`, rescan", always: true,
 			prepare: func(t testing.TB) *patient {
 				d := newScsi(t)
 				// A disk that is gone has no size any more: writes get ENOSPC, reads 0 bytes.
@@ -150,7 +162,8 @@ func faultCases() []faultCase {
 					}
 				}
 				p.during = func(t testing.TB, dev string, _ <-chan struct{}) {
-					if r := rig.Remap(t, "resume", dev); r.Code != 1 || !strings.Contains(r.Stderr, d.Path+" is gone") {
+					if r := rig.Remap(t, "resume", dev); r.Code != 1 || !strings.Contains(r.Stderr,
+						d.Path+" is gone") {
 						t.Errorf("resume while the disk is gone\n%s", r)
 					}
 				}
@@ -166,7 +179,8 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "scsi-offline", fault: "the disk goes offline", made: "`echo offline >/sys/block/sdX/device/state`",
+			name: "scsi-offline", fault: "the disk goes offline",
+			made: "`echo offline >/sys/block/sdX/device/state`",
 			prepare: func(t testing.TB) *patient {
 				d := newScsi(t)
 				state := "/sys/block/" + filepath.Base(d.Path) + "/device/state"
@@ -179,7 +193,8 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "write-protect", fault: "the disk turns read-only in hardware (sense 7/27/00)", made: "scsi_debug `wp=1` at run time", always: true,
+			name: "write-protect", fault: "the disk turns read-only in hardware (sense 7/27/00)",
+			made: "scsi_debug `wp=1` at run time", always: true,
 			prepare: func(t testing.TB) *patient {
 				d := newScsi(t)
 				const wp = "/sys/module/scsi_debug/parameters/wp"
@@ -192,7 +207,8 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "setro", fault: "the disk is set read-only by the kernel", made: "BLKROSET (`blockdev --setro`) at run time", always: true,
+			name: "setro", fault: "the disk is set read-only by the kernel",
+			made: "BLKROSET (`blockdev --setro`) at run time", always: true,
 			prepare: func(t testing.TB) *patient {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
 				return &patient{
@@ -211,28 +227,37 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "flaky-path", fault: "a path that flaps: up 1 s, down 1 s", made: "dm-flakey, and `resume` again and again",
+			name: "flaky-path", fault: "a path that flaps: up 1 s, down 1 s",
+			made: "dm-flakey, and `resume` again and again",
 			prepare: func(t testing.TB) *patient {
 				_, loop := loopDM(t)
 				dm := vmtest.NewDM(t, vmtest.LinearTable(t, loop))
 				return &patient{
-					path: dm.Path, load: 400, pause: 40 * time.Millisecond, errno: "EIO, half of the time", during: resumer,
+					path: dm.Path, load: 400, pause: 40 * time.Millisecond,
+					errno: "EIO, half of the time", during: resumer,
 					begin: func(t testing.TB, _ rig.Layout) {
 						vmtest.Modprobe(t, "dm_flakey")
 						dm.Swap(t, vmtest.FlakeyTable(t, loop, 1, 1))
 					},
-					end:  func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: wantFewRemaps,
 				}
 			},
 		},
 		{
-			name: "flapping", fault: "a path that flaps every few ms", made: "dm tables swapped under load, and `resume` again and again",
+			name: "flapping", fault: "a path that flaps every few ms",
+			made: "dm tables swapped under load, and `resume` again and again",
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
 					path: dm.Path, load: 400, errno: "EIO, half of the time",
-					begin: func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.GoneTable(t, loop)) },
+					begin: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.GoneTable(t, loop))
+					},
 					during: func(t testing.TB, dev string, quit <-chan struct{}) {
 						for i := 0; ; i++ {
 							if i%4 == 3 {
@@ -250,24 +275,38 @@ func faultCases() []faultCase {
 							}
 						}
 					},
-					end:  func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: wantFewRemaps,
 				}
 			},
 		},
 		{
-			name: "storm-budget", fault: "all data sectors fail; spares and metadata do not", made: "dm-error over the data, `--remap-budget 64 --remap-rate 1`", always: true,
+			name: "storm-budget", fault: "all data sectors fail; spares and metadata do not",
+			made: "dm-error over the data, `--remap-budget 64 --remap-rate 1`", always: true,
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
-					path: dm.Path, create: []string{"--spare", "8MiB"}, start: []string{"--remap-budget", "64", "--remap-rate", "1"}, load: 300,
-					begin: func(t testing.TB, lay rig.Layout) { badRegions(t, dm, loop, data(lay)) },
-					end:   func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					path: dm.Path, create: []string{"--spare", "8MiB"},
+					start: []string{"--remap-budget", "64", "--remap-rate", "1"}, load: 300,
+					begin: func(t testing.TB, lay rig.Layout) {
+						badRegions(t, dm, loop,
+							data(lay))
+					},
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
-						// The bucket gains a unit a second; the test takes less than the guard's minutes.
-						if o.used() < 1 || o.used() > 64+300 || o.after.Breaker.State != "open" || !strings.Contains(o.after.Breaker.Reason, "budget") {
-							t.Errorf("%d spare units used, breaker %+v; the budget is 64", o.used(), o.after.Breaker)
+						// The bucket gains a unit a second; the test takes less than the
+						// guard's minutes.
+						if o.used() < 1 || o.used() > 64+300 || o.after.Breaker.State != "open" ||
+							!strings.Contains(o.after.Breaker.Reason, "budget") {
+							t.Errorf("%d spare units used, breaker %+v; the budget is 64", o.used(),
+								o.after.Breaker)
 						}
 						if o.failed == 0 {
 							t.Error("no request has failed")
@@ -277,32 +316,46 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "storm", fault: "all data sectors fail; spares and metadata do not", made: "dm-error over the data, default budget, 2 MiB of spares",
+			name: "storm", fault: "all data sectors fail; spares and metadata do not",
+			made: "dm-error over the data, default budget, 2 MiB of spares",
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
 					path: dm.Path, create: []string{"--spare", "2MiB"}, load: 1000,
-					begin: func(t testing.TB, lay rig.Layout) { badRegions(t, dm, loop, data(lay)) },
-					end:   func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					begin: func(t testing.TB, lay rig.Layout) {
+						badRegions(t, dm, loop,
+							data(lay))
+					},
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
-						if o.after.Spare.Free != 0 || o.after.Breaker.State != "closed" || o.failed == 0 {
-							t.Errorf("spare %+v, breaker %+v, %d failed; the spares were to be used up, and no more", o.after.Spare, o.after.Breaker, o.failed)
+						if o.after.Spare.Free != 0 || o.after.Breaker.State != "closed" ||
+							o.failed == 0 {
+							t.Errorf("spare %+v, breaker %+v, %d failed; the spares were to be "+
+								"used up, and no more", o.after.Spare, o.after.Breaker, o.failed)
 						}
 					},
 				}
 			},
 		},
 		{
-			name: "no-spares", fault: "data sectors and the whole spare region fail", made: "dm-error over both",
+			name: "no-spares", fault: "data sectors and the whole spare region fail",
+			made: "dm-error over both",
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
 					path: dm.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop, append(lay.Of(metadata.RegionSpare, 0), data(lay))...)
+						badRegions(t, dm, loop, append(lay.Of(metadata.RegionSpare, 0),
+							data(lay))...)
 					},
-					end: func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						mustTrip(t, o)
@@ -314,49 +367,63 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "no-metadata", fault: "data sectors and both metadata mirrors fail", made: "dm-error over them", always: true,
+			name: "no-metadata", fault: "data sectors and both metadata mirrors fail",
+			made: "dm-error over them", always: true,
 			prepare: func(t testing.TB) *patient {
 				dm, loop := loopDM(t)
 				return &patient{
 					path: dm.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop, append(lay.Of(metadata.RegionMirror, 0), data(lay))...)
+						badRegions(t, dm, loop, append(lay.Of(metadata.RegionMirror, 0),
+							data(lay))...)
 					},
-					end: func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t,
+							vmtest.LinearTable(t, loop))
+					},
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
-						if o.failed == 0 || o.trippedAt != 1 || o.after.Breaker.State != "open" || !strings.Contains(o.after.Breaker.Reason, "metadata") {
-							t.Errorf("%d failed, open after %d, breaker %+v", o.failed, o.trippedAt, o.after.Breaker)
+						if o.failed == 0 || o.trippedAt != 1 || o.after.Breaker.State != "open" ||
+							!strings.Contains(o.after.Breaker.Reason, "metadata") {
+							t.Errorf("%d failed, open after %d, breaker %+v", o.failed, o.trippedAt,
+								o.after.Breaker)
 						}
 						if o.after.Remaps > o.before.Remaps+1 {
-							t.Errorf("%d remaps, although nothing could be committed", o.after.Remaps)
+							t.Errorf("%d remaps, although nothing could be committed",
+								o.after.Remaps)
 						}
 					},
 				}
 			},
 		},
 		{
-			name: "sporadic", fault: "one write in 20 fails with EIO, anywhere", made: "a driver (ublk) that answers so",
+			name: "sporadic", fault: "one write in 20 fails with EIO, anywhere",
+			made: "a driver (ublk) that answers so",
 			prepare: func(t testing.TB) *patient {
 				v := newServed(t)
 				return &patient{
 					path: v.path, load: 400, errno: "EIO, now and then",
 					begin: func(testing.TB, rig.Layout) {
-						v.rule.Store(&rule{write: true, place: rig.Extent{Length: diskMiB << 20}, errno: syscall.EIO, chance: 20})
+						v.rule.Store(&rule{write: true, place: rig.Extent{Length: diskMiB << 20},
+							errno: syscall.EIO, chance: 20})
 					},
 					end: func(t testing.TB, _ rig.Layout) { v.cure(t) },
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						// 1 in 20³ fails at first and at both of its retries.
-						if o.failed != 0 || o.used() > 4 || o.after.Breaker.State != "closed" || o.after.Errors.Write == o.before.Errors.Write {
-							t.Errorf("%s; %d spare units used; breaker %+v, errors %+v: retries in place were to do", o.failures, o.used(), o.after.Breaker, o.after.Errors)
+						if o.failed != 0 || o.used() > 4 || o.after.Breaker.State != "closed" ||
+							o.after.Errors.Write == o.before.Errors.Write {
+							t.Errorf("%s; %d spare units used; breaker %+v, errors %+v: retries "+
+								"in place were to do", o.failures, o.used(), o.after.Breaker,
+								o.after.Errors)
 						}
 					},
 				}
 			},
 		},
 		{
-			name: "thin-full", fault: "the file system under the disk is full", made: "a loop device on a sparse file on a full tmpfs",
+			name: "thin-full", fault: "the file system under the disk is full",
+			made: "a loop device on a sparse file on a full tmpfs",
 			prepare: func(t testing.TB) *patient {
 				dir := t.TempDir()
 				if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=40m"); err != nil {
@@ -388,7 +455,8 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "loop-detach", fault: "a loop device is detached while it is served", made: "LOOP_CLR_FD (`losetup -d`)",
+			name: "loop-detach", fault: "a loop device is detached while it is served",
+			made: "LOOP_CLR_FD (`losetup -d`)",
 			prepare: func(t testing.TB) *patient {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
 				holder := rig.Open(t, loop) // whoever looks after the test closes it last
@@ -415,7 +483,8 @@ func faultCases() []faultCase {
 			},
 		},
 		{
-			name: "timeouts", fault: "commands are not answered any more", made: "scsi_debug, write commands that time out",
+			name: "timeouts", fault: "commands are not answered any more",
+			made: "scsi_debug, write commands that time out",
 			prepare: func(t testing.TB) *patient {
 				d := newScsi(t)
 				dev := "/sys/block/" + filepath.Base(d.Path) + "/device/"
@@ -450,8 +519,8 @@ func resumer(t testing.TB, dev string, quit <-chan struct{}) {
 	}
 }
 
-// wantFewRemaps: a fault that lasts for a moment may look like a bad sector, if the spare and the commit
-// work again by then. It must not cost more than the budget.
+// wantFewRemaps: a fault that lasts for a moment may look like a bad sector, if the spare
+// and the commit work again by then. It must not cost more than the budget.
 func wantFewRemaps(t testing.TB, o outcome) {
 	t.Helper()
 	if o.failed == 0 && o.used() == 0 {
@@ -478,7 +547,8 @@ func punch(t testing.TB, file string, e rig.Extent) {
 	t.Helper()
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err == nil {
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, e.Start, e.Length)
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+			e.Start, e.Length)
 		_ = f.Close()
 	}
 	if err != nil {
@@ -578,8 +648,10 @@ func testFault(t *testing.T, c faultCase) {
 	if o.after.ServerPID == 0 {
 		t.Errorf("the server is dead")
 	}
-	t.Logf("%d requests, %d failed (%s) in %v; %d spare units used, %d retired; breaker %+v, open after %d failed writes; errors %+v, heals %+v",
-		o.requests, o.failed, o.failures, took.Round(time.Millisecond), o.used(), o.gone(), o.after.Breaker, o.trippedAt, o.after.Errors, o.after.Heals)
+	t.Logf("%d requests, %d failed (%s) in %v; %d spare units used, %d retired; breaker %+v, "+
+		"open after %d failed writes; errors %+v, heals %+v",
+		o.requests, o.failed, o.failures, took.Round(time.Millisecond), o.used(), o.gone(),
+		o.after.Breaker, o.trippedAt, o.after.Errors, o.after.Heals)
 
 	p.end(t, lay)
 	after := ""
@@ -656,7 +728,8 @@ func storm(t testing.TB, l *ledger, requests int, pause time.Duration) {
 	}
 }
 
-// TestReadOnlyDisk: nothing is made of a disk that cannot be written, and a set on it is not served.
+// TestReadOnlyDisk: nothing is made of a disk that cannot be written, and a set on it is
+// not served.
 func TestReadOnlyDisk(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
@@ -680,7 +753,9 @@ func TestReadOnlyDisk(t *testing.T) {
 	s.Start(t)
 	s.Stop(t)
 	row{
-		fault: "the disk is read-only from the start", made: "BLKROSET", errno: "EPERM", spares: "0", breaker: "closed",
-		answer: fmt.Sprintf("`create` and `start` refuse, exit code %d: %s", r.Code, strings.TrimSpace(r.Stderr)), after: "nothing",
+		fault: "the disk is read-only from the start", made: "BLKROSET", errno: "EPERM",
+		spares: "0", breaker: "closed",
+		answer: fmt.Sprintf("`create` and `start` refuse, exit code %d: %s", r.Code,
+			strings.TrimSpace(r.Stderr)), after: "nothing",
 	}.add()
 }

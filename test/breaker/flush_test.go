@@ -26,9 +26,10 @@ type flushRun struct {
 	at   int64 // where the next bytes are written
 }
 
-// TestFailedFlush lets single flushes of a disk without FUA fail, one after the other, whoever asks for
-// them: users, heals, moves, records, checkpoints, a start, a stop and an upgrade. Each loses what was
-// written before and not flushed, and must be told to the user's next flush, and taken for nothing else.
+// TestFailedFlush lets single flushes of a disk without FUA fail, one after the other,
+// whoever asks for them: users, heals, moves, records, checkpoints, a start, a stop and an
+// upgrade. Each loses what was written before and not flushed, and must be told to the
+// user's next flush, and taken for nothing else.
 func TestFailedFlush(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
@@ -88,7 +89,8 @@ func filled(c byte) []byte {
 	return b
 }
 
-// told makes sure that the next flush fails, the one after it does not, and nothing else came of it.
+// told makes sure that the next flush fails, the one after it does not, and nothing else
+// came of it.
 func (r *flushRun) told(what string) {
 	r.t.Helper()
 	if err := r.dev.Flush(); !errors.Is(err, syscall.EIO) {
@@ -129,8 +131,10 @@ func (r *flushRun) user() {
 	}
 	r.at += page
 	r.told("FUA write")
-	if st := r.set.Status(r.t); st.Remaps != 0 || st.Pending != 0 || st.Errors.Write != 0 || st.Errors.Flush != 2 {
-		r.t.Errorf("a failed flush was taken for something else: %d remaps, %d pending, errors %+v", st.Remaps, st.Pending, st.Errors)
+	if st := r.set.Status(r.t); st.Remaps != 0 || st.Pending != 0 || st.Errors.Write != 0 ||
+		st.Errors.Flush != 2 {
+		r.t.Errorf("a failed flush was taken for something else: %d remaps, %d pending, errors %+v",
+			st.Remaps, st.Pending, st.Errors)
 	}
 }
 
@@ -145,7 +149,8 @@ func (r *flushRun) durable(off int64, c byte) error {
 	return err
 }
 
-// each lets the first flush fail that something needs, then the second, and so on until it needs no more.
+// each lets the first flush fail that something needs, then the second, and so on until it
+// needs no more.
 func (r *flushRun) each(what string, f func(nth int)) {
 	r.t.Helper()
 	for nth := 1; ; nth++ {
@@ -172,7 +177,8 @@ func (r *flushRun) move() {
 	r.each("remap add", func(nth int) {
 		at := 8<<20 + int64(nth)*page
 		r.put(at, 'm')
-		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprintf("%d+%d", at/block, page/block)) // it may fail or not
+		// it may fail or not
+		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprintf("%d+%d", at/block, page/block))
 		if got := r.holds(at); got != "m" && got != "\x00" {
 			r.t.Errorf("a block that was moved holds %q", got)
 		}
@@ -226,8 +232,9 @@ func (r *flushRun) killed() {
 func (r *flushRun) stopped() {
 	r.t.Helper()
 	for nth := 1; ; nth *= 2 {
-		r.put(24<<20, 's')                                                     // not flushed
-		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprint(70000+8*nth)) // so that there is a checkpoint to be written
+		r.put(24<<20, 's') // not flushed
+		// so that there is a checkpoint to be written
+		_ = rig.Remap(r.t, "remap", "add", r.set.Dev, fmt.Sprint(70000+8*nth))
 		r.dev.Close()
 		before := r.disk.failures()
 		r.disk.failFlush(nth)
@@ -251,8 +258,8 @@ func (r *flushRun) stopped() {
 	}
 }
 
-// TestFUAOfDeviceMapper: what is over a disk without FUA has none, whatever it says of itself: the kernel makes two
-// operations of a FUA write at the disk.
+// TestFUAOfDeviceMapper: what is over a disk without FUA has none, whatever it says of
+// itself: the kernel makes two operations of a FUA write at the disk.
 func TestFUAOfDeviceMapper(t *testing.T) {
 	vmtest.NeedUblk(t)
 	without, with := newVolatile(t), newServed(t)
@@ -262,12 +269,14 @@ func TestFUAOfDeviceMapper(t *testing.T) {
 	}
 	mixed := vmtest.NewDM(t, table(without.path, with.path))
 	all := vmtest.NewDM(t, table(with.path, with.path))
-	for path, want := range map[string]bool{without.path: false, with.path: true, mixed.Path: false, all.Path: true} {
+	for path, want := range map[string]bool{without.path: false, with.path: true, mixed.Path: false,
+		all.Path: true} {
 		d, err := blockdev.Open(t.Context(), path, blockdev.Options{ReadOnly: true, Shared: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		says, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/queue/fua", unix.Major(d.Rdev()), unix.Minor(d.Rdev())))
+		says, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/queue/fua", unix.Major(d.Rdev()),
+			unix.Minor(d.Rdev())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -281,8 +290,8 @@ func TestFUAOfDeviceMapper(t *testing.T) {
 	}
 }
 
-// TestStartThatIsNotDurable: a server does not begin on a disk that does not take the new epoch, or whose flushes fail:
-// the start says so, and leaves no device.
+// TestStartThatIsNotDurable: a server does not begin on a disk that does not take the new
+// epoch, or whose flushes fail: the start says so, and leaves no device.
 func TestStartThatIsNotDurable(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)

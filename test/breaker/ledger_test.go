@@ -27,7 +27,8 @@ type ledger struct {
 // newLedger fills the first size bytes.
 func newLedger(t testing.TB, path string, size int64) *ledger {
 	t.Helper()
-	l := &ledger{dev: rig.Open(t, path), allowed: make([][]uint8, size/sector), failed: map[string]int{}, seed: 1}
+	l := &ledger{dev: rig.Open(t, path), allowed: make([][]uint8, size/sector),
+		failed: map[string]int{}, seed: 1}
 	l.dev.Fill(t, 0, size, 1)
 	for i := range l.allowed {
 		l.allowed[i] = []uint8{1}
@@ -107,7 +108,8 @@ func (l *ledger) compare(t testing.TB, buf []byte, off int64) {
 			}
 			return bytes.Equal(got, want)
 		}) {
-			t.Errorf("wrong data at byte %d: it begins with %x, and is none of versions %v", off+i, got[:16], may)
+			t.Errorf("wrong data at byte %d: it begins with %x, and is none of versions %v", off+i,
+				got[:16], may)
 			return
 		}
 	}

@@ -45,9 +45,9 @@ func (v *answering) say(f func(write bool, e rig.Extent) syscall.Errno) { v.answ
 
 func within(e, of rig.Extent) bool { return e.Start < of.End() && of.Start < e.End() }
 
-// TestMetadataWaits: the metadata lacks resources, or its path is away, for a number of writes,
-// while a heal is to be remembered: the write of the user waits, as it does for data, and succeeds. The
-// breaker stays closed, and no mirror is the worse for it.
+// TestMetadataWaits: the metadata lacks resources, or its path is away, for a number of
+// writes, while a heal is to be remembered: the write of the user waits, as it does for
+// data, and succeeds. The breaker stays closed, and no mirror is the worse for it.
 func TestMetadataWaits(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
@@ -82,11 +82,13 @@ func TestMetadataWaits(t *testing.T) {
 			t.Errorf("%s: write of a sector that takes no writes: %v", errnoName(errno), err)
 		}
 		if left.Load() > 0 {
-			t.Errorf("%s: %d of %d writes of the metadata had yet to fail", errnoName(errno), left.Load(), failing)
+			t.Errorf("%s: %d of %d writes of the metadata had yet to fail", errnoName(errno),
+				left.Load(), failing)
 		}
 		st := s.Status(t)
 		if st.Breaker.State != "closed" || st.Remaps != before.Remaps+1 {
-			t.Errorf("%s: breaker %s (%s), %d remaps, there were %d", errnoName(errno), st.Breaker.State, st.Breaker.Reason, st.Remaps, before.Remaps)
+			t.Errorf("%s: breaker %s (%s), %d remaps, there were %d", errnoName(errno),
+				st.Breaker.State, st.Breaker.Reason, st.Remaps, before.Remaps)
 		}
 		for _, m := range st.Metadata.Mirrors {
 			if m.State != "good" {
@@ -120,16 +122,17 @@ func newestRecords(t testing.TB, s *rig.Set, lay rig.Layout) (out []rig.Extent) 
 			}
 		}
 		if slot >= 0 && m.Device == 0 {
-			out = append(out, rig.Extent{Start: m.Start + lay.LogAt + slot*lay.Atom, Length: lay.Atom})
+			out = append(out, rig.Extent{Start: m.Start + lay.LogAt + slot*lay.Atom,
+				Length: lay.Atom})
 		}
 	}
 	return out
 }
 
-// TestStartOverBadPath: a server dies after it has acknowledged a heal, and the next start cannot
-// read the record that says so, on any mirror, for the path's sake. If the path comes back
-// while it tries the heal is there; if it does not, the start is refused with exit code 1, nothing is
-// lost, and the next one finds it.
+// TestStartOverBadPath: a server dies after it has acknowledged a heal, and the next start
+// cannot read the record that says so, on any mirror, for the path's sake. If the path
+// comes back while it tries the heal is there; if it does not, the start is refused with
+// exit code 1, nothing is lost, and the next one finds it.
 func TestStartOverBadPath(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 6*time.Minute)
@@ -172,7 +175,8 @@ func TestStartOverBadPath(t *testing.T) {
 			left.Store(1 << 40)
 			v.say(answer(away))
 			r := rig.Remap(t, "start", s.Path)
-			if r.Code != 1 || !strings.Contains(r.Stderr, "path") || strings.Contains(r.Stderr, "damaged") {
+			if r.Code != 1 || !strings.Contains(r.Stderr, "path") || strings.Contains(r.Stderr,
+				"damaged") {
 				t.Fatalf("start while records cannot be read: want exit code 1 and the path\n%s", r)
 			}
 			left.Store(0)

@@ -40,10 +40,12 @@ func (r row) add() {
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if testing.Verbose() && len(rows) > 0 {
-		fmt.Printf("\n| fault (Linux %s) | made by | errno | the user sees | spares | breaker | afterwards |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+		fmt.Printf("\n| fault (Linux %s) | made by | errno | the user sees | spares | breaker | "+
+			"afterwards |\n| --- | --- | --- | --- | --- | --- | --- |\n",
 			vmtest.KernelRelease())
 		for _, r := range rows {
-			fmt.Printf("| %s |\n", strings.Join([]string{r.fault, r.made, r.errno, r.answer, r.spares, r.breaker, r.after}, " | "))
+			fmt.Printf("| %s |\n", strings.Join([]string{r.fault, r.made, r.errno, r.answer,
+				r.spares, r.breaker, r.after}, " | "))
 		}
 	}
 	os.Exit(code)

@@ -13,18 +13,19 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// volatile is a disk with a volatile cache and without FUA, as most SATA, virtio and NBD disks are: a
-// ublk device that this test serves. A flush that is made to fail drops what was written since
-// the last one that went well.
+// volatile is a disk with a volatile cache and without FUA, as most SATA, virtio and NBD
+// disks are: a ublk device that this test serves. A flush that is made to fail drops what
+// was written since the last one that went well.
 type volatile struct {
 	path string
 	ram  *ublktest.RAM
 	bad  atomic.Pointer[rig.Extent] // writes to it fail
 
-	mu      sync.Mutex
-	media   map[int64][]byte // by page: what was there when it was last flushed, of pages written since
-	countTo int              // which flush from now on is to fail; 0: none
-	never   bool             // no flush goes well
+	mu sync.Mutex
+	// by page: what was there when it was last flushed, of pages written since
+	media   map[int64][]byte
+	countTo int  // which flush from now on is to fail; 0: none
+	never   bool // no flush goes well
 	failed  int
 }
 
@@ -51,7 +52,8 @@ func serve(t testing.TB, ram *ublktest.RAM, params ublk.Params) (path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := ublk.Create(context.Background(), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1, Params: params})
+	dev, err := ublk.Create(context.Background(), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1,
+		Params: params})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +62,8 @@ func serve(t testing.TB, ram *ublktest.RAM, params ublk.Params) (path string) {
 	go func() { ended <- dev.Run(ctx, ram, ublk.RunOptions{}) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := errors.Join(<-ended, dev.Delete(context.Background()), ctl.Close(), ram.Close()); err != nil {
+		if err := errors.Join(<-ended, dev.Delete(context.Background()), ctl.Close(),
+			ram.Close()); err != nil {
 			t.Errorf("the test's own device: %v", err)
 		}
 	})
@@ -79,7 +82,8 @@ func (v *volatile) request(r ublk.Request) int32 {
 	defer v.mu.Unlock()
 	switch r.Op {
 	case ublk.OpWrite:
-		if bad := v.bad.Load(); bad != nil && r.Offset() < bad.End() && r.Offset()+r.Length() > bad.Start {
+		if bad := v.bad.Load(); bad != nil && r.Offset() < bad.End() &&
+			r.Offset()+r.Length() > bad.Start {
 			return -int32(syscall.EIO)
 		}
 		for off := r.Offset() / page * page; off < r.Offset()+r.Length(); off += page {

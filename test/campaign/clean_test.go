@@ -51,7 +51,8 @@ func list(t *testing.T) []item {
 func wantLive(t *testing.T, dev string) {
 	t.Helper()
 	items := list(t)
-	if len(items) != 1 || items[0].Device != dev || items[0].State == "failed" || items[0].State == "recovering" || items[0].ServerPID == 0 {
+	if len(items) != 1 || items[0].Device != dev || items[0].State == "failed" ||
+		items[0].State == "recovering" || items[0].ServerPID == 0 {
 		t.Errorf("list shows %+v, want %s alone and alive", items, dev)
 	}
 	wantHealthy(t)
@@ -65,7 +66,8 @@ func wantHealthy(t *testing.T) {
 	}
 	rig.Parse(t, rig.Remap(t, "doctor", "--json"), &report)
 	for _, c := range report.Checks {
-		if (c.Name == "device" || c.Name == "devices" || c.Name == "left over" || c.Name == "runtime records") && c.State != "ok" {
+		if (c.Name == "device" || c.Name == "devices" || c.Name == "left over" ||
+			c.Name == "runtime records") && c.State != "ok" {
 			t.Errorf("doctor: %+v", c)
 		}
 	}
@@ -79,7 +81,8 @@ func wantNothing(t *testing.T) {
 		t.Errorf("list shows %+v after the last device was stopped", items)
 	}
 	wantHealthy(t)
-	for _, pattern := range []string{"/dev/ublkb*", "/dev/ublkc*", "/sys/class/ublk-char/*", "/run/ublk-remap/*.json", "/run/ublk-remap/*.sock", "/run/ublk-remap/.record-*"} {
+	for _, pattern := range []string{"/dev/ublkb*", "/dev/ublkc*", "/sys/class/ublk-char/*",
+		"/run/ublk-remap/*.json", "/run/ublk-remap/*.sock", "/run/ublk-remap/.record-*"} {
 		if left, _ := filepath.Glob(pattern); len(left) > 0 {
 			t.Errorf("left behind: %q", left)
 		}

@@ -32,7 +32,8 @@ const (
 
 var deaths = []death{bySIGKILL, bySIGSEGV, bySIGBUS, bySIGABRT, byOOM, byStopKill, byStop}
 
-var signals = map[death]syscall.Signal{bySIGKILL: syscall.SIGKILL, bySIGSEGV: syscall.SIGSEGV, bySIGBUS: syscall.SIGBUS, bySIGABRT: syscall.SIGABRT}
+var signals = map[death]syscall.Signal{bySIGKILL: syscall.SIGKILL, bySIGSEGV: syscall.SIGSEGV,
+	bySIGBUS: syscall.SIGBUS, bySIGABRT: syscall.SIGABRT}
 
 // memcg is the memory control group that servers live in, so that one can run
 // out of memory alone.
@@ -88,7 +89,8 @@ func (m memcg) kills(t *testing.T) int {
 func (m memcg) start(t *testing.T, args ...string) rig.Result {
 	t.Helper()
 	script := `echo $$ >"$1/cgroup.procs" && shift && exec "$@"`
-	return rig.Exec(t, "sh", append([]string{"-c", script, "sh", string(m), vmtest.Binary(t), "start"}, args...)...)
+	return rig.Exec(t, "sh", append([]string{"-c", script, "sh", string(m), vmtest.Binary(t),
+		"start"}, args...)...)
 }
 
 // befall does it to a process and returns whether that is dead now. It returns at

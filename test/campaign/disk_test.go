@@ -30,10 +30,12 @@ func newDisk(t *testing.T, rng *rand.Rand, mib int) *disk {
 	t.Helper()
 	blockSize := []int{512, 4096}[rng.IntN(2)]
 	if rng.IntN(2) == 0 {
-		n := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{SizeMiB: mib, BlockSize: blockSize, Attrs: map[string]string{"discard": "1"}})
+		n := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{SizeMiB: mib, BlockSize: blockSize,
+			Attrs: map[string]string{"discard": "1"}})
 		return &disk{path: n.Path, null: n}
 	}
-	d := &disk{below: vmtest.NewLoop(t, int64(mib)<<20, vmtest.LoopOptions{BlockSize: uint32(blockSize)})}
+	d := &disk{below: vmtest.NewLoop(t, int64(mib)<<20,
+		vmtest.LoopOptions{BlockSize: uint32(blockSize)})}
 	d.dm = vmtest.NewDM(t, vmtest.LinearTable(t, d.below))
 	d.path = d.dm.Path
 	return d
@@ -117,7 +119,8 @@ func pick(rng *rand.Rand, lay rig.Layout, blockSize int64, in []rig.Extent, n in
 		start := e.Start + rng.Int64N((e.Length-length)/blockSize+1)*blockSize
 		// What straddles the end of the displaced head, or where the tail begins, is
 		// in two places.
-		if start < lay.Head && start+length > lay.Head || start < lay.Tail && start+length > lay.Tail {
+		if start < lay.Head && start+length > lay.Head || start < lay.Tail &&
+			start+length > lay.Tail {
 			continue
 		}
 		if device, at := lay.Home(rig.Extent{Start: start, Length: length}); device == 0 {

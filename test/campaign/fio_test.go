@@ -25,7 +25,8 @@ func startFio(t *testing.T, file string, args ...string) *fio {
 	t.Helper()
 	all := []string{
 		"--name=campaign", "--filename=" + file, "--direct=1", "--ioengine=libaio", "--thread",
-		"--output-format=json", "--eta=never", "--verify_fatal=1", "--verify=crc32c", "--randrepeat=1", "--allow_file_create=0",
+		"--output-format=json", "--eta=never", "--verify_fatal=1", "--verify=crc32c",
+		"--randrepeat=1", "--allow_file_create=0",
 	}
 	for _, a := range args {
 		all = append(all, "--"+a)

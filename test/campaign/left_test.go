@@ -62,14 +62,17 @@ func TestRecordLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	t.Run("start", func(t *testing.T) {
 		s, pid := served(t)
-		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M", "verify_backlog=32", "loops=2")
+		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M",
+			"verify_backlog=32", "loops=2")
 		kill(t, s, pid)
 		wipe(t)
 		items := list(t)
-		if len(items) != 1 || items[0].Device != s.Dev || items[0].Name != s.Name || items[0].State != "failed" {
+		if len(items) != 1 || items[0].Device != s.Dev || items[0].Name != s.Name ||
+			items[0].State != "failed" {
 			t.Errorf("list shows %+v", items)
 		}
-		doctorSays(t, s.Dev, "has no server and no record", "ublk-remap start "+s.Path, "ublk-remap stop "+number(s.Dev))
+		doctorSays(t, s.Dev, "has no server and no record", "ublk-remap start "+s.Path,
+			"ublk-remap stop "+number(s.Dev))
 		// What waits for its I/O is not removed.
 		rig.Remap(t, "doctor", "--fix").Want(t, 0)
 		dev := s.Dev
@@ -88,7 +91,8 @@ func TestRecordLost(t *testing.T) {
 			s, pid := served(t)
 			kill(t, s, pid)
 			wipe(t)
-			what := map[string]string{"number": number(s.Dev), "path": s.Dev, "name": s.Name, "disk": s.Path}[by]
+			what := map[string]string{"number": number(s.Dev), "path": s.Dev, "name": s.Name,
+				"disk": s.Path}[by]
 			rig.Remap(t, "stop", what).Want(t, 0)
 			s.Dev = ""
 			s.Check(t)
@@ -116,7 +120,8 @@ func TestFilesLostServerLives(t *testing.T) {
 	vmtest.NeedUblk(t)
 	s, pid := served(t)
 	wipe(t)
-	if items := list(t); len(items) != 1 || items[0].State != "unreachable" || items[0].ServerPID != pid {
+	if items := list(t); len(items) != 1 || items[0].State != "unreachable" ||
+		items[0].ServerPID != pid {
 		t.Errorf("list shows %+v", items)
 	}
 	doctorSays(t, "served by process "+strconv.Itoa(pid), "kill "+strconv.Itoa(pid))
@@ -155,7 +160,8 @@ func TestFilesLeft(t *testing.T) {
 	}
 	rig.Remap(t, "stop", s.Dev).Want(t, 0)
 	s.Dev = ""
-	for file, text := range map[string]string{s.Name + ".json": string(record), s.Name + ".sock": "", "other.sock": "", "other.lock": ""} {
+	for file, text := range map[string]string{s.Name + ".json": string(record),
+		s.Name + ".sock": "", "other.sock": "", "other.lock": ""} {
 		if err := os.WriteFile("/run/ublk-remap/"+file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

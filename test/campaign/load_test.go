@@ -37,9 +37,11 @@ type figures struct {
 }
 
 func (f *figures) log(t *testing.T) {
-	t.Logf("%d rounds (%s; %s), %d deaths after the load, %d recoveries without a record", f.rounds, f.deaths, f.above, f.idle, f.wiped)
+	t.Logf("%d rounds (%s; %s), %d deaths after the load, %d recoveries without a record", f.rounds,
+		f.deaths, f.above, f.idle, f.wiped)
 	t.Logf("from death to live: %s", f.recovered)
-	t.Logf("%d MiB written, %d MiB verified, %d heals; nothing lost, nothing hung", f.wrote>>20, f.verified>>20, f.heals)
+	t.Logf("%d MiB written, %d MiB verified, %d heals; nothing lost, nothing hung", f.wrote>>20,
+		f.verified>>20, f.heals)
 }
 
 // TestKillUnderLoad lets servers die while fio writes to ext4, to xfs, and to the
@@ -59,7 +61,10 @@ func TestKillUnderLoad(t *testing.T) {
 		now := all[:min(each, len(all))]
 		all = all[len(now):]
 		fs := []string{"ext4", "xfs", "raw"}[n%3]
-		t.Run(fmt.Sprintf("%d/%s", n-turn, fs), func(t *testing.T) { killOneDisk(t, group, fs, now, f) })
+		t.Run(fmt.Sprintf("%d/%s", n-turn, fs), func(t *testing.T) {
+			killOneDisk(t, group, fs, now,
+				f)
+		})
 		if t.Failed() {
 			return
 		}
@@ -89,8 +94,10 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	rig.Guard(t, time.Duration(len(all))*5*time.Minute)
 	rng := source(all[0])
 	d := newDisk(t, rng, diskMiB)
-	v := &victim{Set: rig.Create(t, d.path, "", "--spare", "8MiB"), disk: d, layout: rig.LayoutOf(t, d.path), group: group}
-	v.flags = []string{rig.Unhurried, "--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth", fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
+	v := &victim{Set: rig.Create(t, d.path, "", "--spare", "8MiB"), disk: d,
+		layout: rig.LayoutOf(t, d.path), group: group}
+	v.flags = []string{rig.Unhurried, "--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth",
+		fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
 	if rng.IntN(2) == 0 {
 		v.flags = append(v.flags, "--zero-copy", "off")
 	}
@@ -152,13 +159,15 @@ func (v *victim) start(t *testing.T) {
 // round loads the device, lets the server die at a random moment, starts it
 // again, and wants everything to be well. span is how long fio is
 // thought to take undisturbed; what it is thought to take next is returned.
-func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Duration, f *figures) time.Duration {
+func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Duration,
+	f *figures) time.Duration {
 	t.Helper()
 	rng := source(seed)
 	how := deaths[rng.IntN(len(deaths))]
 	file, places := v.Dev, []rig.Extent{{Start: rng.Int64N(16) * fioBytes(), Length: fioBytes()}}
 	args := []string{
-		"rw=randwrite", fmt.Sprintf("bsrange=%d-128k", max(v.block, 4096)), "iodepth=16", "verify_backlog=64", "loops=2",
+		"rw=randwrite", fmt.Sprintf("bsrange=%d-128k", max(v.block, 4096)), "iodepth=16",
+		"verify_backlog=64", "loops=2",
 		fmt.Sprintf("size=%d", fioBytes()), fmt.Sprintf("randseed=%d", rng.Uint32()),
 	}
 	if dir != "" {
@@ -203,7 +212,8 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	if !busy {
 		f.idle++
 	}
-	t.Logf("round %d, seed %s=%d: %s, fio ran: %v, live after %v, %d remaps", f.rounds, rig.SeedEnv, seed, how, busy, down.Round(time.Millisecond), after.Remaps)
+	t.Logf("round %d, seed %s=%d: %s, fio ran: %v, live after %v, %d remaps", f.rounds, rig.SeedEnv,
+		seed, how, busy, down.Round(time.Millisecond), after.Remaps)
 	if busy {
 		return min(span*5/4, 20*time.Second) // what it took includes the pause
 	}

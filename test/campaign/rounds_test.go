@@ -65,7 +65,8 @@ func (s spread) String() string {
 	s = slices.Clone(s)
 	slices.Sort(s)
 	r := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-	return fmt.Sprintf("min %v, median %v, max %v (%d)", r(s[0]), r(s[len(s)/2]), r(s[len(s)-1]), len(s))
+	return fmt.Sprintf("min %v, median %v, max %v (%d)", r(s[0]), r(s[len(s)/2]), r(s[len(s)-1]),
+		len(s))
 }
 
 // tally counts things by name.

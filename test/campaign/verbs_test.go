@@ -56,7 +56,8 @@ func TestKillVerbs(t *testing.T) {
 	all := seeds(t, rounds(t, 5))
 	rig.Guard(t, time.Duration(len(all))*4*time.Minute)
 	loop := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
-	b := &trial{Set: rig.Create(t, loop, "", "--spare", "1MiB"), took: map[verb]time.Duration{}, cut: tally{}, finished: tally{}}
+	b := &trial{Set: rig.Create(t, loop, "", "--spare", "1MiB"), took: map[verb]time.Duration{},
+		cut: tally{}, finished: tally{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the server:\n%s", rig.ServerLogs(b.Name))
@@ -132,7 +133,8 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	}
 	dev := b.device(t)
 	if v == recovering || v == upgrading {
-		job = startFio(t, dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M", "verify_backlog=32", "loops=2", fmt.Sprintf("randseed=%d", rng.Uint32()))
+		job = startFio(t, dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M", "verify_backlog=32",
+			"loops=2", fmt.Sprintf("randseed=%d", rng.Uint32()))
 	}
 	if v == recovering {
 		b.die(t)
@@ -141,7 +143,8 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	for v == recovering && again > 0 {
 		again--
 		b.die(t)
-		b.cutShort(t, v, whoms[rng.IntN(len(whoms))], time.Duration(rng.Int64N(int64(b.took[v])*5/4)))
+		b.cutShort(t, v, whoms[rng.IntN(len(whoms))],
+			time.Duration(rng.Int64N(int64(b.took[v])*5/4)))
 	}
 	where := b.cut
 	if !cut {
@@ -162,7 +165,8 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	wantNothing(t)
 	b.Check(t)
 	t.Logf("round %d, seed %s=%d: %s, %s killed after %v of %v (cut: %v, wiped: %v)",
-		n+1, rig.SeedEnv, seed, v, who, delay.Round(100*time.Microsecond), b.took[v].Round(time.Millisecond), cut, wiped)
+		n+1, rig.SeedEnv, seed, v, who, delay.Round(100*time.Microsecond),
+		b.took[v].Round(time.Millisecond), cut, wiped)
 }
 
 // device is the path of the set's device, empty if there is none.
@@ -211,7 +215,8 @@ func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bo
 		t.Fatalf("%s hangs after %s was killed: %s", cmd, who, said)
 	}
 	if v == stopping && who == client {
-		return cut // it goes on living, or stops, whichever it was told; what comes next may come in between
+		// it goes on living, or stops, whichever it was told; what comes next may come in between
+		return cut
 	}
 	// A server that lives goes on with what it was told, by itself.
 	poll(t, "servers neither come to be live nor die", func() error {
@@ -223,7 +228,8 @@ func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bo
 		// One that is live may have a successor, which goes on without the client
 		// that sent for it and takes over in its own time.
 		items, left := list(t), servers("")
-		if len(left) == 0 || len(left) == 1 && len(items) == 1 && items[0].State == "live" && items[0].ServerPID == left[0] {
+		if len(left) == 0 || len(left) == 1 && len(items) == 1 && items[0].State == "live" &&
+			items[0].ServerPID == left[0] {
 			return nil
 		}
 		return fmt.Errorf("servers %v, list shows %+v", left, items)

@@ -83,7 +83,8 @@ func TestBackupLive(t *testing.T) {
 	disk.close()
 	remap(t, "start", d.path).want(t, exitDamaged)
 	remap(t, "metadata", "repair", d.path, "--yes").want(t, exitDamaged)
-	if out := remap(t, "metadata", "restore", d.path, file, "--yes").want(t, exitDone); strings.Contains(out, "risk") || !strings.Contains(out, "no problems") {
+	if out := remap(t, "metadata", "restore", d.path, file, "--yes").want(t,
+		exitDone); strings.Contains(out, "risk") || !strings.Contains(out, "no problems") {
 		t.Error(out)
 	}
 	s.start(t)

@@ -12,10 +12,11 @@ import (
 	"ublkremap/internal/test/vmtest"
 )
 
-// The spare region is a part of the same failing disk: these tests make it bad, or nearly too small.
+// The spare region is a part of the same failing disk: these tests make it bad, or nearly
+// too small.
 
-// TestSparesThatFail: of eight spare units seven take no write. Every write to a bad block finds one that does, and the
-// breaker stays closed.
+// TestSparesThatFail: of eight spare units seven take no write. Every write to a bad block
+// finds one that does, and the breaker stays closed.
 func TestSparesThatFail(t *testing.T) {
 	vmtest.NeedUblk(t)
 	guard(t, 2*time.Minute)
@@ -29,7 +30,8 @@ func TestSparesThatFail(t *testing.T) {
 	}
 	// The disk is taken as it is, with a warning.
 	d.setBad(t, bad)
-	remap(t, "create", d.path, "--name", s.name, "--yes", "--force", "--spare", "2MiB").want(t, exitDone)
+	remap(t, "create", d.path, "--name", s.name, "--yes", "--force", "--spare", "2MiB").want(t,
+		exitDone)
 	if now := layoutOf(t, d); now.spare != lay.spare {
 		t.Fatalf("the spare region moved from %v to %v", lay.spare, now.spare)
 	}
@@ -45,8 +47,10 @@ func TestSparesThatFail(t *testing.T) {
 	for _, at := range places {
 		f.fill(t, lay.head+at, lay.head+at+4096, seed)
 	}
-	if st := s.status(t); st.Breaker.State != "closed" || st.Spare.Used != int64(len(places)) || st.Lost != 0 || st.Pending != 0 {
-		t.Errorf("spare %+v, breaker %+v, %d lost, %d pending", st.Spare, st.Breaker, st.Lost, st.Pending)
+	if st := s.status(t); st.Breaker.State != "closed" || st.Spare.Used != int64(len(places)) ||
+		st.Lost != 0 || st.Pending != 0 {
+		t.Errorf("spare %+v, breaker %+v, %d lost, %d pending", st.Spare, st.Breaker, st.Lost,
+			st.Pending)
 	}
 	f.survey(t, 0, f.size, bs, seed, 0)
 	f.close()
@@ -55,8 +59,8 @@ func TestSparesThatFail(t *testing.T) {
 	f.survey(t, 0, f.size, bs, seed, 0)
 }
 
-// TestSparesThatDoNotRead: spare units that take a write and do not read it. Data that is moved there stays readable,
-// and goes home again; so does what a write put there.
+// TestSparesThatDoNotRead: spare units that take a write and do not read it. Data that is
+// moved there stays readable, and goes home again; so does what a write put there.
 func TestSparesThatDoNotRead(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for _, bs := range []int64{512, 4096} {
@@ -107,8 +111,9 @@ func testSparesThatDoNotRead(t *testing.T, bs int64) {
 	}
 }
 
-// TestDeadZone: a list names a zone of the disk as bad, as large as twice the spare region. Every other
-// unit of it is written, in random order, until there is no spare unit left; and the set starts again.
+// TestDeadZone: a list names a zone of the disk as bad, as large as twice the spare region.
+// Every other unit of it is written, in random order, until there is no spare unit left;
+// and the set starts again.
 func TestDeadZone(t *testing.T) {
 	vmtest.NeedUblk(t)
 	guard(t, 4*time.Minute)

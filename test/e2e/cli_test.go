@@ -81,7 +81,8 @@ var sets atomic.Int64
 func create(t testing.TB, d *disk, args ...string) *set {
 	t.Helper()
 	s := &set{disk: d, name: fmt.Sprintf("e2e-%d-%d", os.Getpid(), sets.Add(1))}
-	remap(t, append([]string{"create", d.path, "--name", s.name, "--yes"}, args...)...).want(t, exitDone)
+	remap(t, append([]string{"create", d.path, "--name", s.name, "--yes"}, args...)...).want(t,
+		exitDone)
 	quit := make(chan struct{})
 	go s.watchServer(t, quit)
 	t.Cleanup(func() {

@@ -103,7 +103,8 @@ func (d *direct) fill(t testing.TB, from, to int64, seed uint64) {
 // survey reads [from, to), every block of it, in pieces that get smaller
 // where they fail. What reads must be the pattern of the seed. It returns the
 // blocks that do not read and fails unless their errno is want.
-func (d *direct) survey(t testing.TB, from, to, blockSize int64, seed uint64, want syscall.Errno) []extent {
+func (d *direct) survey(t testing.TB, from, to, blockSize int64, seed uint64,
+	want syscall.Errno) []extent {
 	t.Helper()
 	var bad []extent
 	buf := aligned(step)
@@ -151,7 +152,8 @@ func checkPattern(t testing.TB, b []byte, off int64, seed uint64) {
 	t.Helper()
 	for i := 0; i < len(b); i += 8 {
 		if got, want := binary.LittleEndian.Uint64(b[i:]), word(off+int64(i), seed); got != want {
-			t.Errorf("wrong data at byte %d (of %d bytes at %d): %#x, want %#x", off+int64(i), len(b), off, got, want)
+			t.Errorf("wrong data at byte %d (of %d bytes at %d): %#x, want %#x", off+int64(i),
+				len(b), off, got, want)
 			return
 		}
 	}

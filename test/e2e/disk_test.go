@@ -17,7 +17,8 @@ type kind string
 const (
 	kindLoop kind = "loop" // dm-error over a loop device: EIO to reads and writes
 	kindNull kind = "null" // null_blk with bad sectors: EIO to reads and writes
-	kindScsi kind = "scsi" // scsi_debug with medium errors: ENODATA to reads, writes succeed and heal nothing
+	// scsi_debug with medium errors: ENODATA to reads, writes succeed and heal nothing
+	kindScsi kind = "scsi"
 )
 
 // run of bytes on a disk.
@@ -60,7 +61,8 @@ func newDisk(t testing.TB, k kind, sizeMiB int, blockSize int64) *disk {
 		d.path = d.null.Path
 		return d
 	case kindScsi:
-		scsi := vmtest.NewScsiDebug(t, fmt.Sprintf("dev_size_mb=%d", sizeMiB+badRoom>>20), fmt.Sprintf("sector_size=%d", blockSize), "delay=0")
+		scsi := vmtest.NewScsiDebug(t, fmt.Sprintf("dev_size_mb=%d", sizeMiB+badRoom>>20),
+			fmt.Sprintf("sector_size=%d", blockSize), "delay=0")
 		scsi.SetMediumErrors(t, d.size/blockSize, badRoom/blockSize)
 		d.below = scsi.Path
 	default:
@@ -78,7 +80,8 @@ func (d *disk) table(t testing.TB) string {
 	pos, room := int64(0), d.size
 	target := func(from, to int64, what string, args ...any) {
 		if to > from {
-			_, _ = fmt.Fprintf(&b, "%d %d "+what+"\n", append([]any{from / 512, (to - from) / 512}, args...)...)
+			_, _ = fmt.Fprintf(&b, "%d %d "+what+"\n", append([]any{from / 512, (to - from) / 512},
+				args...)...)
 		}
 	}
 	for _, e := range d.bad {
@@ -182,7 +185,8 @@ func testFaultDisk(t *testing.T, k kind, bs int64) {
 		bad    bool
 	}{
 		{5 * bs, bs, true}, {4 * bs, bs, false}, {6 * bs, bs, false}, {0, 16 * bs, true},
-		{1<<20 - bs, bs, true}, {1 << 20, bs, true}, {1<<20 + bs, bs, true}, {1<<20 - 2*bs, bs, false}, {1<<20 + 2*bs, bs, false},
+		{1<<20 - bs, bs, true}, {1 << 20, bs, true}, {1<<20 + bs, bs, true},
+		{1<<20 - 2*bs, bs, false}, {1<<20 + 2*bs, bs, false},
 		{2 << 20, 64 << 10, false},
 	} {
 		err := read(c.off, c.n)

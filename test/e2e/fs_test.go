@@ -57,7 +57,8 @@ func mount(t testing.TB, fs string, s *set) string {
 // device than its parent.
 func mounted(dir string) bool {
 	var here, above unix.Stat_t
-	return unix.Stat(dir, &here) == nil && unix.Stat(dir+"/..", &above) == nil && here.Dev != above.Dev
+	return unix.Stat(dir, &here) == nil && unix.Stat(dir+"/..", &above) == nil &&
+		here.Dev != above.Dev
 }
 
 func umount(t testing.TB, dir string) {
@@ -86,7 +87,8 @@ func trim(t testing.TB, dir string) {
 	defer func() { _ = f.Close() }()
 	const fitrim = 0xc0185879
 	r := struct{ start, length, least uint64 }{length: math.MaxUint64}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fitrim, uintptr(unsafe.Pointer(&r))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fitrim,
+		uintptr(unsafe.Pointer(&r))); errno != 0 {
 		t.Fatalf("FITRIM: %v", errno)
 	}
 	if r.length == 0 {

@@ -41,14 +41,17 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	d := newDisk(t, kindLoop, 64, bs)
 	flags := []string{d.path, "--in-place", "--json", "--spare", "2MiB"}
 	if withSpare {
-		flags = append(flags, "--spare-device", vmtest.NewLoop(t, 8<<20, vmtest.LoopOptions{BlockSize: bs}))
+		flags = append(flags, "--spare-device",
+			vmtest.NewLoop(t, 8<<20, vmtest.LoopOptions{BlockSize: bs}))
 	}
 	var plan inPlace
 	parse(t, remap(t, append([]string{"create", "--dry-run"}, flags...)...), &plan)
 	mkfs(t, fs, d.path)
 	if !withSpare {
 		// Over the whole disk it reaches into what is needed.
-		if r := remap(t, append([]string{"create", "--yes"}, flags...)...); r.code != exitRefused || !strings.Contains(r.stderr, fmt.Sprintf("resize2fs %s %dK", d.path, plan.SizeBytes/1024)) {
+		if r := remap(t, append([]string{"create", "--yes"}, flags...)...); r.code != exitRefused ||
+			!strings.Contains(r.stderr, fmt.Sprintf("resize2fs %s %dK", d.path,
+				plan.SizeBytes/1024)) {
 			t.Fatalf("taking over a disk that is full\n%s", r)
 		}
 		run(t, "mkfs.ext4", "-q", "-F", d.path, fmt.Sprintf("%dK", plan.SizeBytes/1024))
@@ -61,7 +64,8 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	}
 	dir := plain()
 	files := plantTree(t, dir, rng)
-	if r := remap(t, append([]string{"create", "--yes"}, flags...)...); r.code != exitRefused || !strings.Contains(r.stderr, dir) {
+	if r := remap(t, append([]string{"create", "--yes"}, flags...)...); r.code != exitRefused ||
+		!strings.Contains(r.stderr, dir) {
 		t.Errorf("taking over a disk that is mounted\n%s", r)
 	}
 	umount(t, dir)
@@ -75,10 +79,12 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	d.setBad(t, bad)
 	var took inPlace
 	parse(t, remap(t, append([]string{"create", "--yes"}, flags...)...), &took)
-	if took.SizeBytes != plan.SizeBytes || took.Moved != int64(len(bad)) || took.Lost != 0 || len(took.Kept) != 1 || !strings.Contains(took.Kept[0], fs) {
+	if took.SizeBytes != plan.SizeBytes || took.Moved != int64(len(bad)) || took.Lost != 0 ||
+		len(took.Kept) != 1 || !strings.Contains(took.Kept[0], fs) {
 		t.Errorf("took over %+v", took)
 	}
-	if out, err := exec.Command("mount", "-t", fs, d.path, t.TempDir()).CombinedOutput(); err == nil {
+	if out, err := exec.Command("mount", "-t", fs, d.path,
+		t.TempDir()).CombinedOutput(); err == nil {
 		t.Errorf("the file system can be mounted underneath: %s", out)
 	}
 	s := &set{disk: d, name: "in place"}
@@ -106,7 +112,8 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	files = plantTree(t, dir, rng)
 	more := make([]byte, 1<<20)
 	for i := 0; ; i++ { // fill it, so that many of them are met
-		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("fill%d", i)), more, 0o600); err != nil || i == 10 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("fill%d", i)), more,
+			0o600); err != nil || i == 10 {
 			break
 		}
 	}
@@ -116,7 +123,8 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	if st.Remaps < 10 {
 		t.Errorf("%d remaps: too few to show anything", st.Remaps)
 	}
-	if r := remap(t, "release", d.path, "--yes"); r.code != exitRefused || !strings.Contains(r.stderr, "stop it first") {
+	if r := remap(t, "release", d.path, "--yes"); r.code != exitRefused ||
+		!strings.Contains(r.stderr, "stop it first") {
 		t.Errorf("giving back a disk that is being served\n%s", r)
 	}
 	umount(t, dir)
@@ -128,7 +136,8 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	if withSpare {
 		release = append(release, "--spare-device", spare)
 	}
-	if r := remap(t, append(release, "--yes")...); r.code != exitRefused || !strings.Contains(r.stderr, "a home that is still bad") {
+	if r := remap(t, append(release, "--yes")...); r.code != exitRefused ||
+		!strings.Contains(r.stderr, "a home that is still bad") {
 		t.Errorf("giving back a disk whose sectors are bad\n%s", r)
 	}
 	s.start(t)
@@ -155,5 +164,6 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	dir = plain()
 	files.verify(t, dir)
 	umount(t, dir)
-	t.Logf("%s: %d units remapped, %d blocks moved home, %d files", fs, st.Remaps, gave.Moved, len(files))
+	t.Logf("%s: %d units remapped, %d blocks moved home, %d files", fs, st.Remaps, gave.Moved,
+		len(files))
 }

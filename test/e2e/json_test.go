@@ -73,22 +73,28 @@ func TestJSON(t *testing.T) {
 	var st status
 	parse(t, r, &st)
 	switch {
-	case st.Device != s.dev, st.Name != s.name, len(st.UUID) != 36, st.State != "live", fmt.Sprintf("/dev/ublkb%d", st.ID) != s.dev,
+	case st.Device != s.dev, st.Name != s.name, len(st.UUID) != 36, st.State != "live",
+		fmt.Sprintf("/dev/ublkb%d", st.ID) != s.dev,
 		!sameFile(st.Backing, d.path), st.BlockSize != 512, st.SizeBlocks != lay.exported/512,
-		st.Spare.Total != 256, st.Spare.Used != 1, st.Spare.Free != 255, st.Remaps != 1, st.Pending != 1, st.Lost != 0,
+		st.Spare.Total != 256, st.Spare.Used != 1, st.Spare.Free != 255, st.Remaps != 1,
+		st.Pending != 1, st.Lost != 0,
 		st.Errors.Write == 0, st.Errors.Read == 0, st.Heals.Writes != 1,
 		st.IO.Writes == 0, st.IO.WriteBytes < 4<<20, st.IO.Reads == 0, st.IO.Flushes == 0,
-		st.Metadata.Version != 4, st.Metadata.Sequence == 0, len(st.Metadata.Mirrors) != 2, st.Metadata.LogSize == 0,
+		st.Metadata.Version != 4, st.Metadata.Sequence == 0, len(st.Metadata.Mirrors) != 2,
+		st.Metadata.LogSize == 0,
 		st.Breaker.State != "closed", !st.Features.Recovery, st.ServerPID <= 1:
 		t.Errorf("status: %+v", st)
 	}
 	rows := s.remaps(t)
-	if len(rows) != 2 || rows[0].Block != at/512 || rows[0].Count != 2 || rows[0].Spare == nil || rows[0].State != "mapped" ||
-		rows[1].Block != (at+1<<20)/512 || rows[1].Count != 1 || rows[1].Spare != nil || rows[1].State != "pending" {
+	if len(rows) != 2 || rows[0].Block != at/512 || rows[0].Count != 2 || rows[0].Spare == nil ||
+		rows[0].State != "mapped" ||
+		rows[1].Block != (at+1<<20)/512 || rows[1].Count != 1 || rows[1].Spare != nil ||
+		rows[1].State != "pending" {
 		t.Errorf("remap list: %+v", rows)
 	}
 	for _, row := range rows {
-		if when, err := time.Parse(time.RFC3339, row.Time); err != nil || time.Since(when).Abs() > time.Hour || row.Cause == "" {
+		if when, err := time.Parse(time.RFC3339, row.Time); err != nil ||
+			time.Since(when).Abs() > time.Hour || row.Cause == "" {
 			t.Errorf("remap list: cause %q, time %q (%v)", row.Cause, row.Time, err)
 		}
 	}
@@ -97,7 +103,8 @@ func TestJSON(t *testing.T) {
 	for _, args := range [][]string{{"status", "--json"}, {"list", "--json"}} {
 		var all []map[string]any
 		parse(t, remap(t, args...), &all)
-		if len(all) != 1 || all[0]["device"] != s.dev || all[0]["name"] != s.name || all[0]["uuid"] != st.UUID || all[0]["state"] != "live" {
+		if len(all) != 1 || all[0]["device"] != s.dev || all[0]["name"] != s.name ||
+			all[0]["uuid"] != st.UUID || all[0]["state"] != "live" {
 			t.Errorf("%v: %v", args, all)
 		}
 	}
@@ -108,7 +115,8 @@ func TestJSON(t *testing.T) {
 			t.Errorf("status %s: %+v", name, other)
 		}
 	}
-	for _, args := range [][]string{{"status"}, {"status", s.dev}, {"list"}, {"remap", "list", s.dev}} {
+	for _, args := range [][]string{{"status"}, {"status", s.dev}, {"list"},
+		{"remap", "list", s.dev}} {
 		if out := remap(t, args...).want(t, exitDone); out == "" {
 			t.Errorf("%v prints nothing", args)
 		}
@@ -151,7 +159,8 @@ func TestExitCodes(t *testing.T) {
 		if r.code != code {
 			t.Errorf("want exit code %d\n%s", code, r)
 		}
-		if code != exitDone && (r.stdout != "" || strings.TrimSpace(r.stderr) == "" || len(lines(r.stderr)) != 1) {
+		if code != exitDone && (r.stdout != "" || strings.TrimSpace(r.stderr) == "" ||
+			len(lines(r.stderr)) != 1) {
 			t.Errorf("an error is one line on standard error and nothing else\n%s", r)
 		}
 	}
@@ -218,7 +227,8 @@ func TestExitCodes(t *testing.T) {
 	f.fill(t, 128<<10, 1<<20, 9)
 	f.fill(t, size-(2<<20), size-(64<<10), 9)
 	f.close()
-	if r := remap(t, "metadata", "check", broken.path); r.code != exitDamaged || r.stdout == "" || r.stderr == "" {
+	if r := remap(t, "metadata", "check", broken.path); r.code != exitDamaged || r.stdout == "" ||
+		r.stderr == "" {
 		t.Errorf("want exit code %d and a report\n%s", exitDamaged, r)
 	}
 	try(exitDamaged, "start", broken.path)
@@ -226,7 +236,8 @@ func TestExitCodes(t *testing.T) {
 		t.Errorf("a start that failed left %v", found)
 	}
 
-	for _, args := range [][]string{{"version"}, {"doctor"}, {"completion", "bash"}, {"--help"}, {"start", "--help"}} {
+	for _, args := range [][]string{{"version"}, {"doctor"}, {"completion", "bash"}, {"--help"},
+		{"start", "--help"}} {
 		if out := remap(t, args...).want(t, exitDone); out == "" {
 			t.Errorf("%v prints nothing", args)
 		}

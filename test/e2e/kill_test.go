@@ -63,7 +63,8 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 	// the loss of what it has written already.
 	places := fileExtents(t, dir+"/fio", 32<<20)
 	bad := badPlaces(rng, cell{kind: kindLoop, blockSize: 512}, lay)
-	bad = slices.DeleteFunc(bad, func(e extent) bool { return len(lay.exportedOf([]extent{e})) > 0 })
+	bad = slices.DeleteFunc(
+		bad, func(e extent) bool { return len(lay.exportedOf([]extent{e})) > 0 })
 	for range 50 {
 		in := places[rng.IntN(len(places))]
 		n := 512 * (1 + rng.Int64N(12))
@@ -75,7 +76,8 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 
 	// It writes and verifies for as long as it takes; the server dies after so and
 	// so many writes, which does not hang on the clock.
-	job := []string{"rw=randwrite", "size=32M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
+	job := []string{"rw=randwrite", "size=32M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c",
+		fmt.Sprintf("randseed=%d", rng.Uint32())}
 	p := startFio(t, dir+"/fio", append(job, "verify_backlog=64", "loops=1000")...)
 	served := s.status(t).IO.Writes // the file system's own, before fio
 	for kills := range 4 {
@@ -85,10 +87,12 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
 		s.start(t)
 		after := s.status(t)
-		if after.ServerPID == before.ServerPID || after.UUID != before.UUID || !after.Features.Recovery {
+		if after.ServerPID == before.ServerPID || after.UUID != before.UUID ||
+			!after.Features.Recovery {
 			t.Errorf("after recovery: %+v\nbefore: %+v", after, before)
 		}
-		t.Logf("kill %d after %d writes: %d remaps, then %d", kills, before.IO.Writes, before.Remaps, after.Remaps)
+		t.Logf("kill %d after %d writes: %d remaps, then %d", kills, before.IO.Writes,
+			before.Remaps, after.Remaps)
 	}
 	s.served(t, p, 1)
 	rep := fioStopped(t, p)
@@ -169,7 +173,8 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 	w.start(t, s, "--queues", "1", "--depth", "8")
 	// A suspended disk: what has begun does not end before it is resumed.
 	d.dm.Suspend(t)
-	p := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
+	p := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c",
+		fmt.Sprintf("randseed=%d", rng.Uint32()))
 	inflight := "/sys/block/" + s.dev[len("/dev/"):] + "/inflight"
 	for deadline := time.Now().Add(limit); ; {
 		var reads, writes int

@@ -64,8 +64,10 @@ func cross() []cell {
 // do with each other, which makes the choice smaller.
 func (c cell) pairs() []string {
 	v := []struct{ name, value string }{
-		{"kind", string(c.kind)}, {"block", fmt.Sprint(c.blockSize)}, {"queues", fmt.Sprint(c.queues)},
-		{"zerocopy", fmt.Sprint(c.zeroCopy)}, {"batch", fmt.Sprint(c.batch)}, {"tuned", fmt.Sprint(c.tuned)}, {"fs", c.fs},
+		{"kind", string(c.kind)}, {"block", fmt.Sprint(c.blockSize)},
+		{"queues", fmt.Sprint(c.queues)},
+		{"zerocopy", fmt.Sprint(c.zeroCopy)}, {"batch", fmt.Sprint(c.batch)},
+		{"tuned", fmt.Sprint(c.tuned)}, {"fs", c.fs},
 	}
 	unrelated := map[string]bool{"block batch": true, "block tuned": true, "tuned fs": true}
 	var out []string
@@ -159,8 +161,10 @@ func testCell(t *testing.T, c cell) {
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	lay := layoutOf(t, d)
 	c.way.start(t, s, "--queues", fmt.Sprint(c.queues))
-	if st := s.status(t); st.Features.ZeroCopy != c.zeroCopy || st.Features.BatchIO != c.batch || st.BlockSize != c.blockSize || st.SizeBlocks != lay.exported/c.blockSize {
-		t.Errorf("status: %+v, want blocks of %d, %d of them, %v", st, c.blockSize, lay.exported/c.blockSize, c.way)
+	if st := s.status(t); st.Features.ZeroCopy != c.zeroCopy || st.Features.BatchIO != c.batch ||
+		st.BlockSize != c.blockSize || st.SizeBlocks != lay.exported/c.blockSize {
+		t.Errorf("status: %+v, want blocks of %d, %d of them, %v", st, c.blockSize,
+			lay.exported/c.blockSize, c.way)
 	}
 
 	// What is there before the disk goes bad must be read, or not, but never
@@ -188,8 +192,10 @@ func testCell(t *testing.T, c cell) {
 	}
 	st := s.status(t)
 	// A read that meets very many bad blocks notes the rest by whole units.
-	if n := blocks(read, c.blockSize); st.Pending < n || st.Pending > units(read)*4096/c.blockSize || st.Errors.Read < n {
-		t.Errorf("pending %d, read errors %d, with %d bad blocks read, in %d units", st.Pending, st.Errors.Read, n, units(read))
+	if n := blocks(read, c.blockSize); st.Pending < n ||
+		st.Pending > units(read)*4096/c.blockSize || st.Errors.Read < n {
+		t.Errorf("pending %d, read errors %d, with %d bad blocks read, in %d units", st.Pending,
+			st.Errors.Read, n, units(read))
 	}
 	if st.Spare.Used != 0 || st.Remaps != 0 {
 		t.Errorf("reads alone used %d spare units, %d remaps", st.Spare.Used, st.Remaps)
@@ -200,14 +206,16 @@ func testCell(t *testing.T, c cell) {
 	s.restart(t)
 	whole = openUntilClosed(t, s.dev)
 	for _, e := range read {
-		if got := whole.survey(t, e.start, e.end(), c.blockSize, seed, d.readErrno()); !slices.Equal(got, []extent{e}) {
+		if got := whole.survey(t, e.start, e.end(), c.blockSize, seed,
+			d.readErrno()); !slices.Equal(got, []extent{e}) {
 			t.Errorf("unreadable after a new start: %v, want %v", got, e)
 		}
 	}
 	whole.close()
 
 	// Everything is written, most of it once, and read back meanwhile.
-	job := []string{"rw=randwrite", "size=100%", mixedSizes, "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
+	job := []string{"rw=randwrite", "size=100%", mixedSizes, "iodepth=32", "verify=crc32c",
+		fmt.Sprintf("randseed=%d", rng.Uint32())}
 	rep := fio(t, s.dev, append(job, "verify_backlog=64")...)
 	if rep.writeBytes != lay.exported {
 		t.Errorf("fio wrote %d bytes of %d", rep.writeBytes, lay.exported)
@@ -216,14 +224,16 @@ func testCell(t *testing.T, c cell) {
 	if st.Pending != 0 || st.Lost != 0 {
 		t.Errorf("pending %d, lost %d after everything was written", st.Pending, st.Lost)
 	}
-	if st.Remaps < units(want) || st.Spare.Used < st.Remaps || st.Spare.Free > st.Spare.Total-st.Spare.Used {
+	if st.Remaps < units(want) || st.Spare.Used < st.Remaps ||
+		st.Spare.Free > st.Spare.Total-st.Spare.Used {
 		t.Errorf("remaps %d, spare %+v, with %d bad units", st.Remaps, st.Spare, units(want))
 	}
 	if c.kind != kindScsi && (st.Errors.Write == 0 || st.Heals.Writes == 0) {
 		t.Errorf("errors %+v, heals %+v after writes to bad blocks", st.Errors, st.Heals)
 	}
 	if st.Heals.Failed != 0 {
-		t.Errorf("heals: %+v, although every write succeeded and nothing unreadable was read", st.Heals)
+		t.Errorf("heals: %+v, although every write succeeded and nothing unreadable was read",
+			st.Heals)
 	}
 	if st.State != "live" && st.State != "degraded" || st.Breaker.State != "closed" {
 		t.Errorf("state %s, breaker %+v", st.State, st.Breaker)
@@ -240,7 +250,8 @@ func testCell(t *testing.T, c cell) {
 		t.Errorf("fio verified %d bytes of %d", rep.readBytes, lay.exported)
 	}
 	// Reads and writes mixed, over what is remapped now.
-	fio(t, s.dev, "rw=randrw", "size=24M", mixedSizes, "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
+	fio(t, s.dev, "rw=randrw", "size=24M", mixedSizes, "iodepth=32", "verify=crc32c",
+		fmt.Sprintf("randseed=%d", rng.Uint32()))
 
 	useFileSystem(t, s, c.fs, rng)
 }
@@ -252,7 +263,8 @@ func useFileSystem(t *testing.T, s *set, fs string, rng *rand.Rand) {
 	dir := mount(t, fs, s)
 	tree := plantTree(t, dir, rng)
 	tree.verify(t, dir)
-	job := []string{"rw=randwrite", "size=16M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
+	job := []string{"rw=randwrite", "size=16M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c",
+		fmt.Sprintf("randseed=%d", rng.Uint32())}
 	fio(t, dir+"/fio", job...)
 	umount(t, dir)
 	fsck(t, fs, s.dev)
@@ -388,13 +400,15 @@ func badPlaces(rng *rand.Rand, c cell, l layout) []extent {
 	// All of one large request.
 	bad = append(bad, extent{data(128<<10, 64<<10), 128 << 10})
 	// The first and the last blocks, and on both sides of where the head ends.
-	bad = append(bad, extent{l.headAt.start, bs}, extent{l.headAt.end() - bs, bs}, extent{l.head, bs}, extent{l.exported - bs, bs})
+	bad = append(bad, extent{l.headAt.start, bs}, extent{l.headAt.end() - bs, bs},
+		extent{l.head, bs}, extent{l.exported - bs, bs})
 	for range 5 { // in the displaced head
 		n := bs * (1 + rng.Int64N(4))
 		bad = append(bad, extent{somewhere(l.headAt.start, l.headAt.end(), n, bs), n})
 	}
 	// In the logs, where records will go: never the same place in both.
-	bad = append(bad, extent{l.logs[0].start + 2*l.atom, bs}, extent{l.logs[0].start + 5*l.atom, l.atom})
+	bad = append(bad, extent{l.logs[0].start + 2*l.atom, bs}, extent{l.logs[0].start + 5*l.atom,
+		l.atom})
 	if c.kind == kindScsi {
 		// A spare unit that takes a write and does not give it back is beyond
 		// what anybody can notice in time.

@@ -31,7 +31,8 @@ func memoryOf(t testing.TB, pid int) processMemory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// proc_pid_stat(5): after the name in parentheses come state (3), …, minflt (10), cminflt, majflt (12).
+	// proc_pid_stat(5): after the name in parentheses come state (3), …, minflt (10),
+	// cminflt, majflt (12).
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	m.minor, _ = strconv.ParseInt(fields[10-3], 10, 64)
 	m.major, _ = strconv.ParseInt(fields[12-3], 10, 64)
@@ -110,36 +111,44 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	}
 	most := "256k"
 	if !zeroCopy {
-		// The memory of larger copies is made present before such requests are let in: that is no fault of an I/O, but counts.
+		// The memory of larger copies is made present before such requests are let in: that
+		// is no fault of an I/O, but counts.
 		most = "32k"
-		if err := os.WriteFile("/sys/block/"+filepath.Base(s.dev)+"/queue/nomerges", []byte("2"), 0); err != nil {
+		if err := os.WriteFile("/sys/block/"+filepath.Base(s.dev)+"/queue/nomerges", []byte("2"),
+			0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	write := func(size string) {
-		fio(t, s.dev, "rw=randwrite", "size="+size, "bsrange=4k-"+most, "iodepth=16", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
+		fio(t, s.dev, "rw=randwrite", "size="+size, "bsrange=4k-"+most, "iodepth=16",
+			"verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
 	}
 	began := settled(t, pid)
 	write("8M")
 	plain := memoryOf(t, pid)
 	var bad []extent
 	for range 60 {
-		bad = append(bad, extent{lay.homeOf(extent{rng.Int64N(8<<20/512) * 512, 512})[0].start, 512})
+		bad = append(bad, extent{lay.homeOf(extent{rng.Int64N(8<<20/512) * 512, 512})[0].start,
+			512})
 	}
 	d.setBad(t, bad)
 	write("8M")
 	healed := memoryOf(t, pid)
 	st := s.status(t)
-	t.Logf("resident %d KiB, then %d, then %d with heals; faults with plain writes %d, with heals %d (%d remaps); major faults %d",
-		began.resid, plain.resid, healed.resid, plain.minor-began.minor, healed.minor-plain.minor, st.Remaps, healed.major-began.major)
+	t.Logf("resident %d KiB, then %d, then %d with heals; faults with plain writes %d, with "+
+		"heals %d (%d remaps); major faults %d",
+		began.resid, plain.resid, healed.resid, plain.minor-began.minor, healed.minor-plain.minor,
+		st.Remaps, healed.major-began.major)
 	if st.Remaps == 0 {
 		t.Error("no block was remapped")
 	}
 	if healed.major != began.major || healed.swapped != 0 {
-		t.Errorf("pages had to be read: %d major faults, %d KiB swapped", healed.major-began.major, healed.swapped)
+		t.Errorf("pages had to be read: %d major faults, %d KiB swapped", healed.major-began.major,
+			healed.swapped)
 	}
-	// A fault can bring two MiB (transparent huge pages), and the runtime may use one of its own areas, or two, for the
-	// first time. Buffers and heap that come when they are first used are tens of MiB.
+	// A fault can bring two MiB (transparent huge pages), and the runtime may use one of
+	// its own areas, or two, for the first time. Buffers and heap that come when they are
+	// first used are tens of MiB.
 	if n := healed.resid - began.resid; n > 8<<10 {
 		t.Errorf("%d KiB more are in use after the writes", n)
 	}
@@ -176,7 +185,8 @@ func init() {
 // hog locks memory, then fills other memory, and in each round reads every page
 // of that and writes it anew, in random order. Without rounds it waits until it is killed.
 func hog(lock, use, rounds int, seed uint64) error {
-	locked, err := unix.Mmap(-1, 0, max(lock, 1)<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	locked, err := unix.Mmap(-1, 0, max(lock, 1)<<20, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err == nil {
 		err = unix.Mlock(locked)
 	}
@@ -187,12 +197,16 @@ func hog(lock, use, rounds int, seed uint64) error {
 	if rounds == 0 {
 		select {}
 	}
-	mem, err := unix.Mmap(-1, 0, use<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	mem, err := unix.Mmap(-1, 0, use<<20, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return err
 	}
 	const words = 4096 / 8
-	value := func(page, round int) uint64 { return (uint64(page)<<20 | uint64(round)) * 0x9e3779b97f4a7c15 }
+	value := func(page, round int) uint64 {
+		return (uint64(
+			page)<<20 | uint64(round)) * 0x9e3779b97f4a7c15
+	}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	pages := rng.Perm(len(mem) / 4096)
 	for round := range rounds {
@@ -201,7 +215,8 @@ func hog(lock, use, rounds int, seed uint64) error {
 			was, is := value(p, round-1), value(p, round)
 			for i := range page {
 				if round > 0 && page[i] != was+uint64(i) {
-					return fmt.Errorf("round %d: page %d has %#x at word %d, want %#x", round, p, page[i], i, was+uint64(i))
+					return fmt.Errorf("round %d: page %d has %#x at word %d, want %#x", round, p,
+						page[i], i, was+uint64(i))
 				}
 				page[i] = is + uint64(i)
 			}
@@ -256,10 +271,16 @@ func TestSwapOnItself(t *testing.T) {
 	vmtest.NeedRoot(t)
 	turn := 0
 	for _, zc := range somePaths(turn) {
-		t.Run(pathName(zc), func(t *testing.T) { testSwapOnItself(t, zc, "--depth", "64", "--max-io", "128KiB") })
+		t.Run(pathName(zc), func(t *testing.T) {
+			testSwapOnItself(t, zc, "--depth", "64",
+				"--max-io", "128KiB")
+		})
 	}
 	// As much memory as the largest requests could take is not there when it is needed.
-	t.Run("large requests", func(t *testing.T) { testSwapOnItself(t, false, "--depth", "256", "--max-io", "1MiB") })
+	t.Run("large requests", func(t *testing.T) {
+		testSwapOnItself(t, false, "--depth", "256",
+			"--max-io", "1MiB")
+	})
 }
 
 func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
@@ -292,10 +313,13 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	swapoff()
 	st := s.status(t)
 	after := memoryOf(t, st.ServerPID)
-	t.Logf("locked %d MiB, used %d MiB in %d rounds; %d MiB swapped out, %d MiB in; %d remaps; the server: %d minor faults, %d major, %d KiB resident",
-		lock, use, rounds, st.IO.WriteBytes>>20, st.IO.ReadBytes>>20, st.Remaps, after.minor-before.minor, after.major-before.major, after.resid)
+	t.Logf("locked %d MiB, used %d MiB in %d rounds; %d MiB swapped out, %d MiB in; %d remaps; "+
+		"the server: %d minor faults, %d major, %d KiB resident",
+		lock, use, rounds, st.IO.WriteBytes>>20, st.IO.ReadBytes>>20, st.Remaps,
+		after.minor-before.minor, after.major-before.major, after.resid)
 	if st.IO.WriteBytes < 10<<20 || st.Remaps == 0 {
-		t.Errorf("%d bytes were swapped out, %d remaps: no test of anything", st.IO.WriteBytes, st.Remaps)
+		t.Errorf("%d bytes were swapped out, %d remaps: no test of anything", st.IO.WriteBytes,
+			st.Remaps)
 	}
 	if int64(st.ServerPID) != s.pid.Load() || after.swapped != 0 || after.major != before.major {
 		t.Errorf("the server's own memory: %+v, before: %+v", after, before)
@@ -316,7 +340,8 @@ func TestAllMemoryDirty(t *testing.T) {
 func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	guard(t, 4*time.Minute)
 	rng := random(t)
-	for name, value := range map[string]string{"dirty_background_ratio": "90", "dirty_ratio": "95", "dirty_expire_centisecs": "360000"} {
+	for name, value := range map[string]string{"dirty_background_ratio": "90", "dirty_ratio": "95",
+		"dirty_expire_centisecs": "360000"} {
 		setting(t, "/proc/sys/vm/"+name, value)
 	}
 	d := tightDisk(t, 160)
@@ -334,7 +359,8 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	d.setBad(t, bad)
 	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
 	hog := startHog(t, lock, 0, 0, 0)
-	for deadline := time.Now().Add(limit); kibOf(t, "/proc/meminfo", "MemAvailable")>>10 > availableMiB+40; {
+	for deadline := time.Now().Add(limit); kibOf(t, "/proc/meminfo",
+		"MemAvailable")>>10 > availableMiB+40; {
 		if hog.ended() || time.Now().After(deadline) {
 			t.Fatalf("memory does not get scarce\n%s", hog.result())
 		}
@@ -351,16 +377,20 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 		if _, err := f.WriteAt(buf, off); err != nil {
 			t.Fatalf("write at %d: %v", off, err)
 		}
-		dirty = max(dirty, kibOf(t, "/proc/meminfo", "Dirty")+kibOf(t, "/proc/meminfo", "Writeback"))
+		dirty = max(dirty, kibOf(t, "/proc/meminfo", "Dirty")+kibOf(t, "/proc/meminfo",
+			"Writeback"))
 	}
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	st := s.status(t)
 	after := memoryOf(t, st.ServerPID)
-	t.Logf("left %d MiB, up to %d MiB dirty, wrote %d MiB; %d remaps; the server: %d minor faults, %d major, %d KiB resident",
-		availableMiB, dirty>>10, st.IO.WriteBytes>>20, st.Remaps, after.minor-before.minor, after.major-before.major, after.resid)
-	if int64(st.ServerPID) != s.pid.Load() || after.major != before.major || st.Remaps == 0 || dirty < 20<<10 {
+	t.Logf("left %d MiB, up to %d MiB dirty, wrote %d MiB; %d remaps; the server: %d minor "+
+		"faults, %d major, %d KiB resident",
+		availableMiB, dirty>>10, st.IO.WriteBytes>>20, st.Remaps, after.minor-before.minor,
+		after.major-before.major, after.resid)
+	if int64(st.ServerPID) != s.pid.Load() || after.major != before.major || st.Remaps == 0 ||
+		dirty < 20<<10 {
 		t.Errorf("%+v, before %+v; %d remaps", after, before, st.Remaps)
 	}
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
@@ -398,8 +428,8 @@ func setting(t testing.TB, path, value string) {
 	})
 }
 
-// TestIdleIsSmall: a device with defaults that nobody uses takes little, what it takes for large requests follows the load, and
-// one that the machine cannot hold is refused.
+// TestIdleIsSmall: a device with defaults that nobody uses takes little, what it takes for
+// large requests follows the load, and one that the machine cannot hold is refused.
 func TestIdleIsSmall(t *testing.T) {
 	vmtest.NeedUblk(t)
 	guard(t, 3*time.Minute)
@@ -438,8 +468,10 @@ func TestIdleIsSmall(t *testing.T) {
 	if total > 60<<20 {
 		t.Skip("this machine could hold the largest device")
 	}
-	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB", dataPath(false))
-	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "64 GiB") {
+	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB",
+		dataPath(false))
+	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr,
+		"64 GiB") {
 		t.Errorf("a device of 64 GiB of buffers\n%s", r)
 	}
 }

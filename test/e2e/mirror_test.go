@@ -63,8 +63,10 @@ func testMirrorLost(t *testing.T, which int) {
 	room := []extent{{headEnd, lay.head - headEnd}, {spareEnd, lay.mirrors[1].start - spareEnd}}
 	d.setBad(t, append(append(data, lay.mirrors[which]), room...))
 	heal(20, 40)
-	if st := s.status(t); st.State != "degraded" || st.Remaps != 40 || st.Breaker.State != "closed" {
-		t.Errorf("state %s, remaps %d, breaker %+v, mirrors %+v; one mirror is lost", st.State, st.Remaps, st.Breaker, st.Metadata.Mirrors)
+	if st := s.status(t); st.State != "degraded" || st.Remaps != 40 ||
+		st.Breaker.State != "closed" {
+		t.Errorf("state %s, remaps %d, breaker %+v, mirrors %+v; one mirror is lost", st.State,
+			st.Remaps, st.Breaker, st.Metadata.Mirrors)
 	}
 	look(40)
 	f.close()
@@ -77,7 +79,8 @@ func testMirrorLost(t *testing.T, which int) {
 	f = openUntilClosed(t, s.dev)
 	look(40)
 	if st := s.status(t); st.State != "degraded" || st.Remaps != 40 {
-		t.Errorf("after new starts: state %s, remaps %d, mirrors %+v", st.State, st.Remaps, st.Metadata.Mirrors)
+		t.Errorf("after new starts: state %s, remaps %d, mirrors %+v", st.State, st.Remaps,
+			st.Metadata.Mirrors)
 	}
 	heal(40, 50)
 
@@ -90,12 +93,15 @@ func testMirrorLost(t *testing.T, which int) {
 	look(50)
 	heal(50, 60)
 	st := s.status(t)
-	for deadline := time.Now().Add(time.Minute); st.State != "live" && time.Now().Before(deadline); st = s.status(t) {
+	for deadline := time.Now().Add(
+		time.Minute); st.State != "live" && time.Now().Before(deadline); st = s.status(t) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	old := fmt.Sprintf("backing@%d", lay.mirrors[which].start)
-	if m := st.Metadata.Mirrors[which]; st.State != "live" || m.State != "good" || m.Location == old {
-		t.Errorf("state %s, mirrors %+v; there is room for the one that was at %s", st.State, st.Metadata.Mirrors, old)
+	if m := st.Metadata.Mirrors[which]; st.State != "live" || m.State != "good" ||
+		m.Location == old {
+		t.Errorf("state %s, mirrors %+v; there is room for the one that was at %s", st.State,
+			st.Metadata.Mirrors, old)
 	}
 	look(60)
 	f.close()

@@ -20,7 +20,8 @@ func TestMovesUnderLoad(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for i, bs := range []int64{512, 4096} {
 		for _, zc := range somePaths(i) {
-			t.Run(fmt.Sprintf("%s/%d", pathName(zc), bs), func(t *testing.T) { testMovesUnderLoad(t, zc, bs) })
+			t.Run(fmt.Sprintf("%s/%d", pathName(zc), bs),
+				func(t *testing.T) { testMovesUnderLoad(t, zc, bs) })
 		}
 	}
 }
@@ -33,8 +34,10 @@ func testMovesUnderLoad(t *testing.T, zeroCopy bool, bs int64) {
 	lay := layoutOf(t, d)
 	s.start(t, "--queues", "2", dataPath(zeroCopy))
 	// A few bad blocks, so that heals and moves meet.
-	d.setBad(t, []extent{{lay.head + 3*bs, bs}, {lay.head + 1<<20, 16 * bs}, {lay.headAt.start + 8*bs, bs}})
-	job := []string{"rw=randwrite", "size=8M", "bssplit=4k/60:16k/20:64k/20", "iodepth=32", "verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
+	d.setBad(t, []extent{{lay.head + 3*bs, bs}, {lay.head + 1<<20, 16 * bs},
+		{lay.headAt.start + 8*bs, bs}})
+	job := []string{"rw=randwrite", "size=8M", "bssplit=4k/60:16k/20:64k/20", "iodepth=32",
+		"verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32())}
 	fio(t, s.dev, job...) // nothing that cannot be read is left where blocks are moved
 	p := startFio(t, s.dev, append(job, "verify_backlog=16", "time_based", "runtime=600")...)
 	// Places within what fio uses, head and data.
@@ -127,7 +130,8 @@ func TestDiscard(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for i, k := range []kind{kindLoop, kindNull} {
 		for _, zc := range somePaths(i) {
-			t.Run(fmt.Sprintf("%s/%s", k, pathName(zc)), func(t *testing.T) { testDiscard(t, k, zc) })
+			t.Run(fmt.Sprintf("%s/%s", k, pathName(zc)),
+				func(t *testing.T) { testDiscard(t, k, zc) })
 		}
 	}
 }
@@ -144,7 +148,8 @@ func testDiscard(t *testing.T, k kind, zeroCopy bool) {
 	f.fill(t, 0, f.size, 1)
 	base := lay.head + 2<<20
 	// Some of these are written, and so remapped; the others stay never written.
-	written := []extent{{base + 4096, 512}, {base + 1<<20 - 1024, 2048}, {base + 3<<20, 65536}, {lay.headAt.start + 8192, 1024}}
+	written := []extent{{base + 4096, 512}, {base + 1<<20 - 1024, 2048}, {base + 3<<20, 65536},
+		{lay.headAt.start + 8192, 1024}}
 	left := []extent{{base + 4<<20 + 512, 512}, {base + 5<<20, 8192}}
 	d.setBad(t, append(slices.Clone(written), left...))
 	for _, e := range lay.exportedOf(merge(written)) {
@@ -162,7 +167,8 @@ func testDiscard(t *testing.T, k kind, zeroCopy bool) {
 	discard("-f", "-o", fmt.Sprint(base), "-l", fmt.Sprint(4<<20))
 	discard("-f", "-o", "4096", "-l", "16384")
 	// Over bad blocks the disk itself may refuse. Nothing comes of that.
-	if r := launch(t, "blkdiscard", "-f", "-o", fmt.Sprint(base+4<<20), "-l", fmt.Sprint(2<<20), s.dev).wait(t, limit); r.code != 0 &&
+	if r := launch(t, "blkdiscard", "-f", "-o", fmt.Sprint(base+4<<20), "-l", fmt.Sprint(2<<20),
+		s.dev).wait(t, limit); r.code != 0 &&
 		!strings.Contains(r.stderr, "Input/output error") {
 		t.Errorf("discard over bad blocks\n%s", r)
 	}
@@ -318,7 +324,8 @@ func testUnaligned(t *testing.T, zeroCopy bool) {
 	f = openUntilClosed(t, s.dev)
 	for at := int64(0); at < size; at += bs {
 		err := f.read(pool[bs:2*bs], from+at)
-		if unreadable[at/bs] != (err != nil) || err == nil && !bytes.Equal(pool[bs:2*bs], model[at:at+bs]) {
+		if unreadable[at/bs] != (err != nil) || err == nil && !bytes.Equal(pool[bs:2*bs],
+			model[at:at+bs]) {
 			t.Errorf("block at %d after a new start: %v, or wrong data", from+at, err)
 		}
 	}

@@ -17,8 +17,8 @@ import (
 	"ublkremap/internal/test/vmtest"
 )
 
-// containerEnv makes this program a container: the words are the program, the backing, a directory to mount on, and
-// whether the server stays in the foreground.
+// containerEnv makes this program a container: the words are the program, the backing, a
+// directory to mount on, and whether the server stays in the foreground.
 const containerEnv = "E2E_CONTAINER"
 
 func init() {
@@ -33,11 +33,12 @@ func init() {
 	os.Exit(0)
 }
 
-// contain is a container whose root is a mount of its own: it serves the backing, mounts its file system, writes a file and
-// waits to be killed.
+// contain is a container whose root is a mount of its own: it serves the backing, mounts
+// its file system, writes a file and waits to be killed.
 func contain(program, backing, dir string, foreground bool) error {
 	const root = "/run/e2e-root"
-	if err := errors.Join(os.MkdirAll(root, 0o755), unix.Mount("/", root, "", unix.MS_BIND|unix.MS_REC, ""), unix.Chdir(root),
+	if err := errors.Join(os.MkdirAll(root, 0o755), unix.Mount("/", root, "",
+		unix.MS_BIND|unix.MS_REC, ""), unix.Chdir(root),
 		unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
 		return fmt.Errorf("a root of its own: %w", err)
 	}
@@ -71,13 +72,15 @@ func contain(program, backing, dir string, foreground bool) error {
 	select {}
 }
 
-// TestKilledWithItsMountNamespace: a container in which the server was started, and in which its device is
-// mounted, is killed, and the server with it. The server ends, and its device can be taken over.
+// TestKilledWithItsMountNamespace: a container in which the server was started, and in
+// which its device is mounted, is killed, and the server with it. The server ends, and its
+// device can be taken over.
 func TestKilledWithItsMountNamespace(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
 	for _, foreground := range []bool{false, true} {
-		t.Run(fmt.Sprintf("foreground=%v", foreground), func(t *testing.T) { testKilledWithNamespace(t, foreground) })
+		t.Run(fmt.Sprintf("foreground=%v", foreground),
+			func(t *testing.T) { testKilledWithNamespace(t, foreground) })
 	}
 }
 
@@ -89,7 +92,8 @@ func testKilledWithNamespace(t *testing.T, foreground bool) {
 	mkfs(t, "ext4", s.dev)
 	s.stop(t)
 	dir := t.TempDir()
-	if err := os.Setenv(containerEnv, fmt.Sprint(vmtest.Binary(t), " ", d.path, " ", dir, " ", foreground)); err != nil {
+	if err := os.Setenv(containerEnv, fmt.Sprint(vmtest.Binary(t), " ", d.path, " ", dir, " ",
+		foreground)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
@@ -135,11 +139,12 @@ func testKilledWithNamespace(t *testing.T, foreground bool) {
 // alive reports whether a process is there that is more than a zombie.
 func alive(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(text[strings.LastIndexByte(string(text), ')'):]), ") Z")
+	return err == nil && !strings.Contains(string(text[strings.LastIndexByte(string(text), ')'):]),
+		") Z")
 }
 
-// leanMounts checks that a server has a mount namespace of its own, with nothing in it that is not the kernel's or
-// holds the runtime directory.
+// leanMounts checks that a server has a mount namespace of its own, with nothing in it that
+// is not the kernel's or holds the runtime directory.
 func leanMounts(t testing.TB, pid int) {
 	t.Helper()
 	mine, err1 := os.Readlink("/proc/self/ns/mnt")
@@ -155,14 +160,16 @@ func leanMounts(t testing.TB, pid int) {
 		point := strings.Fields(line)[4]
 		_, tail, _ := strings.Cut(line, " - ")
 		kind := strings.Fields(tail)[0]
-		if !slices.Contains([]string{"/", "/run"}, point) && !slices.Contains([]string{"devtmpfs", "proc", "sysfs", "cgroup2"}, kind) {
+		if !slices.Contains([]string{"/", "/run"}, point) &&
+			!slices.Contains([]string{"devtmpfs", "proc", "sysfs", "cgroup2"}, kind) {
 			t.Errorf("the server has mounted: %s", line)
 		}
 	}
 }
 
-// TestServersOwnMounts: what the caller has mounted is not kept busy by the server, what it mounts later does not come to
-// it, and the server finds its own files all the same. It is called by its name.
+// TestServersOwnMounts: what the caller has mounted is not kept busy by the server, what it
+// mounts later does not come to it, and the server finds its own files all the same. It is
+// called by its name.
 func TestServersOwnMounts(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
@@ -170,7 +177,8 @@ func TestServersOwnMounts(t *testing.T) {
 	d := newDisk(t, kindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	before := t.TempDir()
-	if err := errors.Join(unix.Mount("none", "/", "", unix.MS_SHARED|unix.MS_REC, ""), unix.Mount("before", before, "tmpfs", 0, "")); err != nil {
+	if err := errors.Join(unix.Mount("none", "/", "", unix.MS_SHARED|unix.MS_REC, ""),
+		unix.Mount("before", before, "tmpfs", 0, "")); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Mount("none", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") }()
@@ -186,11 +194,13 @@ func TestServersOwnMounts(t *testing.T) {
 	}
 	comm, err1 := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	words, err2 := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err := errors.Join(err1, err2); err != nil || string(comm) != "ublk-remap\n" || !strings.HasPrefix(string(words), "ublk-remap\x00start\x00") {
+	if err := errors.Join(err1, err2); err != nil || string(comm) != "ublk-remap\n" ||
+		!strings.HasPrefix(string(words), "ublk-remap\x00start\x00") {
 		t.Errorf("the server is called %q, its command line is %q: %v", comm, words, err)
 	}
 	s.stop(t)
-	if left, err := filepath.Glob("/run/ublk-remap/" + s.name + ".json"); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob("/run/ublk-remap/" + s.name + ".json"); err != nil ||
+		len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -35,7 +35,8 @@ func TestPhysicalSector(t *testing.T) {
 		if err := f.read(aligned(512), one); err == nil {
 			t.Error("the bad block reads")
 		}
-		if after := s.status(t); after.Errors.Read != before.Errors.Read || after.Errors.FailedFast != before.Errors.FailedFast+1 {
+		if after := s.status(t); after.Errors.Read != before.Errors.Read ||
+			after.Errors.FailedFast != before.Errors.FailedFast+1 {
 			t.Errorf("the disk was asked again: errors %+v, then %+v", before.Errors, after.Errors)
 		}
 	}

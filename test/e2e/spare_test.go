@@ -45,14 +45,16 @@ func TestSpareDevices(t *testing.T) {
 	// The clone was absent from that start: only the other one counts now.
 	s.start(t, []string{}...) // found by itself
 	s.stop(t)
-	refused(exitRefused, []string{"start", d.path, "--spare-device", clone}, clone, "out of date", "epoch")
+	refused(exitRefused, []string{"start", d.path, "--spare-device", clone}, clone, "out of date",
+		"epoch")
 	vmtest.Run(t, "dd", "if=/dev/zero", "of="+spare, "bs=64k", "count=2", "conv=fsync")
 	refused(exitRefused, []string{"start", d.path}, clone, "out of date")
 	vmtest.Run(t, "dd", "if=/dev/zero", "of="+clone, "bs=64k", "count=2", "conv=fsync")
 	refused(exitNotFound, []string{"start", d.path}, "spare device", "is on no block device here")
 	refused(exitNotFound, []string{"start", d.path, "--spare-device", spare}, "metadata repair")
 	// Its superblocks are lost, and nothing else; the clone's mirror is old.
-	refused(exitDamaged, []string{"metadata", "repair", d.path, "--spare-device", clone, "--yes"}, "newest record")
+	refused(exitDamaged, []string{"metadata", "repair", d.path, "--spare-device", clone, "--yes"},
+		"newest record")
 	remap(t, "metadata", "repair", d.path, "--spare-device", spare, "--yes").want(t, exitDone)
 	s.start(t)
 }

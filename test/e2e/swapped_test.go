@@ -34,14 +34,16 @@ func swapOn(t testing.TB, dev string) (off func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(path)), 0,
+		0); errno != 0 {
 		t.Fatalf("swapon: %v", errno)
 	}
 	swapped := true
 	return func() {
 		if swapped {
 			swapped = false
-			if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(path)), 0, 0); errno != 0 {
+			if _, _, errno := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(path)), 0,
+				0); errno != 0 {
 				t.Errorf("swapoff: %v", errno)
 			}
 		}
@@ -67,8 +69,9 @@ func memoryGroup(t testing.TB) string {
 // then there is nothing to be seen.
 const pageOutFor = 30 * time.Second
 
-// pageOut has a file in tmpfs swapped out whose memory belongs to a control group, until nothing of it is in memory, or skips where the kernel
-// keeps it. The rest of the system, this program among it, must stay.
+// pageOut has a file in tmpfs swapped out whose memory belongs to a control group, until
+// nothing of it is in memory, or skips where the kernel keeps it. The rest of the system,
+// this program among it, must stay.
 func pageOut(t testing.TB, group, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -80,7 +83,8 @@ func pageOut(t testing.TB, group, path string) {
 	if err != nil || st.Size() == 0 {
 		t.Fatalf("%s is empty: %v", path, err)
 	}
-	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,9 +94,12 @@ func pageOut(t testing.TB, group, path string) {
 		if err := unix.Madvise(b, unix.MADV_PAGEOUT); err != nil {
 			t.Fatalf("MADV_PAGEOUT of %s: %v", path, err)
 		}
-		// What was written out stays in the swap cache until memory is asked for. What cannot be had is an error that means nothing.
+		// What was written out stays in the swap cache until memory is asked for. What
+		// cannot be had is an error that means nothing.
 		reclaim(group)
-		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(unsafe.Pointer(unsafe.SliceData(there)))); errno != 0 {
+		if _, _, errno := unix.Syscall(unix.SYS_MINCORE,
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+			uintptr(unsafe.Pointer(unsafe.SliceData(there)))); errno != 0 {
 			t.Fatalf("mincore of %s: %v", path, errno)
 		}
 		left := 0
@@ -108,8 +115,9 @@ func pageOut(t testing.TB, group, path string) {
 	}
 }
 
-// reclaim asks for a little memory of a control group. It is plain system calls: the kernel answers EAGAIN
-// if there is none, and package os would wait until the file can be written to, for ever.
+// reclaim asks for a little memory of a control group. It is plain system calls: the kernel
+// answers EAGAIN if there is none, and package os would wait until the file can be written
+// to, for ever.
 func reclaim(group string) {
 	fd, err := unix.Open(group+"/memory.reclaim", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -119,8 +127,8 @@ func reclaim(group string) {
 	_ = unix.Close(fd)
 }
 
-// TestFilesSwappedToTheDevice: the server's files in /run were swapped out to its own device when it is killed. Whoever takes the
-// device over must not need them.
+// TestFilesSwappedToTheDevice: the server's files in /run were swapped out to its own
+// device when it is killed. Whoever takes the device over must not need them.
 func TestFilesSwappedToTheDevice(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
@@ -136,7 +144,8 @@ func TestFilesSwappedToTheDevice(t *testing.T) {
 	cmd := exec.Command(vmtest.Binary(t), "start", d.path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	out, err := cmd.Output()
-	s.startAs(t, result{command: cmd.String(), stdout: string(out), stderr: fmt.Sprint(err), code: cmd.ProcessState.ExitCode()})
+	s.startAs(t, result{command: cmd.String(), stdout: string(out), stderr: fmt.Sprint(err),
+		code: cmd.ProcessState.ExitCode()})
 	swapoff := swapOn(t, s.dev)
 	defer swapoff()
 	before := s.status(t)
@@ -145,7 +154,8 @@ func TestFilesSwappedToTheDevice(t *testing.T) {
 	}
 	s.kill(t)
 	s.startAs(t, launch(t, vmtest.Binary(t), s.startLine()...).wait(t, limit))
-	if after := s.status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID || after.State != "live" {
+	if after := s.status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID ||
+		after.State != "live" {
 		t.Errorf("after the take-over: %+v", after)
 	}
 	swapoff()

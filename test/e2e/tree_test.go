@@ -67,7 +67,8 @@ func (tr tree) verify(t testing.TB, dir string) {
 		t.Fatal(err)
 	}
 	seen := 0
-	err := filepath.WalkDir(filepath.Join(dir, "tree"), func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(dir, "tree"), func(path string, e fs.DirEntry,
+		err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}

@@ -14,7 +14,8 @@ import (
 	"ublkremap/internal/test/vmtest"
 )
 
-// stack is a kind of disk that can give space back. make returns its path, and what it takes at the moment, in bytes.
+// stack is a kind of disk that can give space back. make returns its path, and what it
+// takes at the moment, in bytes.
 type stack struct {
 	name string
 	make func(t testing.TB, size int64) (path string, used func() int64)
@@ -96,8 +97,9 @@ func hollow(t testing.TB, path string, size int64) func() int64 {
 	}
 }
 
-// TestDiscardGivesSpaceBack: what is discarded, by blkdiscard and by a file system, is free on every kind of disk
-// that says that it can discard; zeroes are written; and the kernel has nothing to complain of.
+// TestDiscardGivesSpaceBack: what is discarded, by blkdiscard and by a file system, is free
+// on every kind of disk that says that it can discard; zeroes are written; and the kernel
+// has nothing to complain of.
 func TestDiscardGivesSpaceBack(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
@@ -153,7 +155,8 @@ func testGivesSpaceBack(t *testing.T, k stack) {
 	}
 }
 
-// noZeroes is data that no layer finds to be zeroes, or the same word over and over, which zram keeps nothing of.
+// noZeroes is data that no layer finds to be zeroes, or the same word over and over, which
+// zram keeps nothing of.
 func noZeroes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{3}).Read(b) // it never fails

@@ -18,7 +18,8 @@ import (
 )
 
 // upgradeLine is what `upgrade` prints.
-var upgradeLine = regexp.MustCompile(`^(/dev/ublkb\d+): (\S+) \(pid (\d+)\) -> (\S+) \(pid (\d+)\), I/O paused for (\d+) ms$`)
+var upgradeLine = regexp.MustCompile(
+	`^(/dev/ublkb\d+): (\S+) \(pid (\d+)\) -> (\S+) \(pid (\d+)\), I/O paused for (\d+) ms$`)
 
 // versionOf is what a program calls itself.
 func versionOf(t testing.TB, program string) string {
@@ -84,7 +85,8 @@ func newBusySet(t testing.TB, w way, args ...string) *busySet {
 	}
 	d.setBad(t, bad)
 	b.fio = startFio(t, dir+"/fio", "rw=randwrite", "size=8M", "bsrange=4k-128k", "iodepth=32",
-		"verify=crc32c", "verify_backlog=32", "loops=1000", fmt.Sprintf("randseed=%d", rng.Uint32()))
+		"verify=crc32c", "verify_backlog=32", "loops=1000", fmt.Sprintf("randseed=%d",
+			rng.Uint32()))
 	return b
 }
 
@@ -94,7 +96,8 @@ func (b *busySet) finish(t testing.TB) {
 	b.served(t, b.fio, 20)
 	rep := fioStopped(t, b.fio)
 	st := b.status(t)
-	t.Logf("fio wrote %d MiB and read %d MiB; %d remaps", rep.writeBytes>>20, rep.readBytes>>20, st.Remaps)
+	t.Logf("fio wrote %d MiB and read %d MiB; %d remaps", rep.writeBytes>>20, rep.readBytes>>20,
+		st.Remaps)
 	if st.Remaps == 0 {
 		t.Error("no block was remapped")
 	}
@@ -135,16 +138,19 @@ func testUpgrade(t *testing.T, w way) {
 		t.Log(out)
 		after := b.status(t)
 		b.pid.Store(int64(after.ServerPID))
-		want := []string{b.dev, versions[from], strconv.Itoa(before.ServerPID), versions[to], strconv.Itoa(after.ServerPID)}
+		want := []string{b.dev, versions[from], strconv.Itoa(before.ServerPID), versions[to],
+			strconv.Itoa(after.ServerPID)}
 		if !slices.Equal(m[1:6], want) || after.ServerPID == before.ServerPID {
 			t.Errorf("it says %v, want %v", m[1:6], want)
 		}
-		if after.State != "live" || after.UUID != before.UUID || after.Remaps < before.Remaps || after.Features != before.Features {
+		if after.State != "live" || after.UUID != before.UUID || after.Remaps < before.Remaps ||
+			after.Features != before.Features {
 			t.Errorf("after the upgrade: %+v\nbefore: %+v", after, before)
 		}
 		// The options that it was started with go along.
 		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", after.ServerPID))
-		if err != nil || !bytes.Contains(cmdline, []byte("--retries=3\x00")) || !bytes.Contains(cmdline, []byte("--isolate-time=11m0s\x00")) {
+		if err != nil || !bytes.Contains(cmdline, []byte("--retries=3\x00")) ||
+			!bytes.Contains(cmdline, []byte("--isolate-time=11m0s\x00")) {
 			t.Errorf("command line %q, %v", cmdline, err)
 		}
 	}
@@ -178,7 +184,8 @@ func TestUpgradeRefused(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	if r := remap(t, "upgrade", s.dev); r.code != exitRefused || !strings.Contains(r.stderr, "supervisor") {
+	if r := remap(t, "upgrade", s.dev); r.code != exitRefused || !strings.Contains(r.stderr,
+		"supervisor") {
 		t.Errorf("in the foreground: want exit code %d\n%s", exitRefused, r)
 	}
 	if st := s.status(t); st.State != "live" || st.ServerPID != p.cmd.Process.Pid {
@@ -187,7 +194,8 @@ func TestUpgradeRefused(t *testing.T) {
 	// What it says to do instead.
 	s.kill(t)
 	p.wait(t, limit)
-	if r := remap(t, "upgrade", s.dev); r.code != exitFailed || !strings.Contains(r.stderr, "ublk-remap start") {
+	if r := remap(t, "upgrade", s.dev); r.code != exitFailed || !strings.Contains(r.stderr,
+		"ublk-remap start") {
 		t.Errorf("with a dead server: want exit code %d and what to do\n%s", exitFailed, r)
 	}
 	s.start(t)
@@ -215,7 +223,8 @@ func TestUpgradeBroughtBack(t *testing.T) {
 		}
 	}
 	serveByAnother()
-	fio := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=16", "verify=crc32c", "verify_backlog=32", "loops=1000",
+	fio := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=16", "verify=crc32c",
+		"verify_backlog=32", "loops=1000",
 		fmt.Sprintf("randseed=%d", rng.Uint32()))
 	for try := 0; ; try++ {
 		old := int(s.served(t, fio, 20).ServerPID)
@@ -232,13 +241,15 @@ func TestUpgradeBroughtBack(t *testing.T) {
 			break
 		}
 		if now.ServerPID != old {
-			if want := fmt.Sprintf("%s serves again (pid %d)", otherName, now.ServerPID); !strings.Contains(r.stderr, want) {
+			if want := fmt.Sprintf("%s serves again (pid %d)", otherName,
+				now.ServerPID); !strings.Contains(r.stderr, want) {
 				t.Errorf("want %q\n%s", want, r)
 			}
 			break
 		}
 		// The request had not been sent yet.
-		if want := fmt.Sprintf("%s (pid %d) serves on", otherName, old); !strings.Contains(r.stderr, want) || try == 20 {
+		if want := fmt.Sprintf("%s (pid %d) serves on", otherName, old); !strings.Contains(r.stderr,
+			want) || try == 20 {
 			t.Errorf("try %d: want %q\n%s", try, want, r)
 			break
 		}
@@ -263,10 +274,11 @@ func (s *set) upgradeWithoutSuccessor(t testing.TB, old int) result {
 				return p.wait(t, limit) // too late: it has left already
 			}
 		}
-		if links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", next)); next > 0 && slices.ContainsFunc(links, func(l string) bool {
-			to, _ := os.Readlink(l)
-			return strings.HasPrefix(to, "socket:")
-		}) {
+		if links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", next)); next > 0 &&
+			slices.ContainsFunc(links, func(l string) bool {
+				to, _ := os.Readlink(l)
+				return strings.HasPrefix(to, "socket:")
+			}) {
 			break
 		}
 		time.Sleep(time.Millisecond)
@@ -321,13 +333,15 @@ func TestUpgradeKilled(t *testing.T) {
 				break
 			}
 			if again.code != exitRefused || time.Now().After(deadline) {
-				t.Fatalf("round %d: %s killed after %v: no start\n%s\nupgrade: %s", i, victim, wait, again, r)
+				t.Fatalf("round %d: %s killed after %v: no start\n%s\nupgrade: %s", i, victim, wait,
+					again, r)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
 		after := b.settled(t)
 		b.pid.Store(int64(after.ServerPID))
-		t.Logf("round %d: %s killed after %v: upgrade %d, start %d, pid %d -> %d", i, victim, wait, r.code, again.code, before.ServerPID, after.ServerPID)
+		t.Logf("round %d: %s killed after %v: upgrade %d, start %d, pid %d -> %d", i, victim, wait,
+			r.code, again.code, before.ServerPID, after.ServerPID)
 	}
 	b.finish(t)
 }
@@ -336,7 +350,8 @@ func TestUpgradeKilled(t *testing.T) {
 // on when the client that sent for it is killed, and takes over in its own time.
 func (s *set) settled(t testing.TB) status {
 	t.Helper()
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(
+		limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		st := s.status(t)
 		if st.State == "live" && successorOf(st.ServerPID) == 0 && running("\x00upgrade\x00") == 0 {
 			// It may have handed over between the first look and the second.

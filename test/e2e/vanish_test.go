@@ -73,11 +73,14 @@ func testVanished(t *testing.T, zeroCopy bool) {
 		delete(got, fmt.Sprintf("%s: %v", op, syscall.EIO))
 	}
 	if len(got) > 0 {
-		t.Errorf("on a vanished disk every request is to fail with its own error, EIO; but: %v", got)
+		t.Errorf("on a vanished disk every request is to fail with its own error, EIO; but: %v",
+			got)
 	}
 	st := s.status(t)
-	if st.Spare.Used != before.Spare.Used || st.Spare.Free != before.Spare.Free || st.Remaps != before.Remaps {
-		t.Errorf("the vanished disk used up spares: %+v, remaps %d; before: %+v, %d", st.Spare, st.Remaps, before.Spare, before.Remaps)
+	if st.Spare.Used != before.Spare.Used || st.Spare.Free != before.Spare.Free ||
+		st.Remaps != before.Remaps {
+		t.Errorf("the vanished disk used up spares: %+v, remaps %d; before: %+v, %d", st.Spare,
+			st.Remaps, before.Spare, before.Remaps)
 	}
 	if st.Breaker.State != "open" || st.Breaker.Reason == "" || st.State != "tripped" {
 		t.Errorf("state %s, breaker %+v; want tripped, and a reason", st.State, st.Breaker)
@@ -88,8 +91,10 @@ func testVanished(t *testing.T, zeroCopy bool) {
 	d.back(t)
 	s.start(t)
 	st = s.status(t)
-	if st.Remaps != before.Remaps || st.Spare.Used != before.Spare.Used || st.Breaker.State != "closed" || st.Lost != 0 {
-		t.Errorf("when the disk is back: spare %+v, remaps %d, lost %d, breaker %+v", st.Spare, st.Remaps, st.Lost, st.Breaker)
+	if st.Remaps != before.Remaps || st.Spare.Used != before.Spare.Used ||
+		st.Breaker.State != "closed" || st.Lost != 0 {
+		t.Errorf("when the disk is back: spare %+v, remaps %d, lost %d, breaker %+v", st.Spare,
+			st.Remaps, st.Lost, st.Breaker)
 	}
 	f = openUntilClosed(t, s.dev)
 	if bad := f.survey(t, 0, f.size, 512, seed, syscall.EIO); len(bad) > 0 {
@@ -141,7 +146,8 @@ func TestSpareFull(t *testing.T) {
 			t.Fatalf("write %d of %d: %v", i, units, err)
 		}
 	}
-	if st := s.status(t); st.Spare.Total != units || st.Spare.Used != units || st.Spare.Free != 0 || st.Remaps != units {
+	if st := s.status(t); st.Spare.Total != units || st.Spare.Used != units || st.Spare.Free != 0 ||
+		st.Remaps != units {
 		t.Errorf("spare %+v, remaps %d; all %d units are to be used", st.Spare, st.Remaps, units)
 	}
 	for i := units; i < len(bad); i++ {
@@ -178,7 +184,9 @@ func TestSpareFull(t *testing.T) {
 	s.restart(t)
 	f = openUntilClosed(t, s.dev)
 	check()
-	if st := s.status(t); st.Spare.Used != units || st.Remaps != units || st.Breaker.State != "closed" {
-		t.Errorf("spare %+v, remaps %d, breaker %+v: a full spare region is no reason to trip", st.Spare, st.Remaps, st.Breaker)
+	if st := s.status(t); st.Spare.Used != units || st.Remaps != units ||
+		st.Breaker.State != "closed" {
+		t.Errorf("spare %+v, remaps %d, breaker %+v: a full spare region is no reason to trip",
+			st.Spare, st.Remaps, st.Breaker)
 	}
 }

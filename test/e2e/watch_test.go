@@ -47,7 +47,8 @@ func launch(t testing.TB, name string, args ...string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p := &process{out: filepath.Join(dir, "out"), err: filepath.Join(dir, "err"), done: make(chan struct{})}
+	p := &process{out: filepath.Join(dir, "out"), err: filepath.Join(dir, "err"),
+		done: make(chan struct{})}
 	stdout, err1 := os.Create(p.out)
 	stderr, err2 := os.Create(p.err)
 	if err := errors.Join(err1, err2); err != nil {
@@ -119,7 +120,8 @@ type result struct {
 func (p *process) result() result {
 	out, _ := os.ReadFile(p.out)
 	err, _ := os.ReadFile(p.err)
-	r := result{command: strings.Join(p.cmd.Args, " "), stdout: string(out), stderr: string(err), code: -1}
+	r := result{command: strings.Join(p.cmd.Args, " "), stdout: string(out), stderr: string(err),
+		code: -1}
 	if p.ended() {
 		r.code = p.code
 	}
@@ -150,7 +152,8 @@ func dumpTasks(why string) {
 		if _, rest, ok := strings.Cut(string(stat), ") "); ok {
 			state = rest[:1]
 		}
-		_, _ = fmt.Fprintf(&b, "-- %s %s (%s)\n%s", strings.TrimPrefix(dir, "/proc/"), bytes.TrimSpace(comm), state, stack)
+		_, _ = fmt.Fprintf(&b, "-- %s %s (%s)\n%s", strings.TrimPrefix(dir, "/proc/"),
+			bytes.TrimSpace(comm), state, stack)
 	}
 	for _, key := range []string{"w", "t"} {
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte(key), 0)

@@ -78,16 +78,20 @@ func TestOlderCopy(t *testing.T) {
 
 	// As long as neither was started since nobody can tell them apart: a name is
 	// refused, a path is a person's word. From then on the other one is the older.
-	refusal(t, "start NAME of equal copies", rig.Remap(t, "start", s.Name), refused, disk+" (epoch", older+" (epoch", "last started")
+	refusal(t, "start NAME of equal copies", rig.Remap(t, "start", s.Name), refused, disk+" (epoch",
+		older+" (epoch", "last started")
 	s.Start(t)
 	fill(t, s.Dev, 2)
-	refusal(t, "start a copy beside the served disk", rig.Remap(t, "start", older), refused, "served", s.Dev)
+	refusal(t, "start a copy beside the served disk", rig.Remap(t, "start", older), refused,
+		"served", s.Dev)
 	s.Stop(t)
 	link := filepath.Join(t.TempDir(), "by-id")
 	must(t, os.Symlink(older, link))
 	for _, path := range []string{older, link} {
-		refusal(t, "start the older copy", rig.Remap(t, "start", path), refused, path, "older copy", "start "+disk)
-		refusal(t, "start the older copy, in the foreground", rig.Remap(t, "start", "--foreground", path), refused, path, "older copy", "start "+disk)
+		refusal(t, "start the older copy", rig.Remap(t, "start", path), refused, path, "older copy",
+			"start "+disk)
+		refusal(t, "start the older copy, in the foreground", rig.Remap(t, "start", "--foreground",
+			path), refused, path, "older copy", "start "+disk)
 	}
 	var uuid struct {
 		Superblock struct {
@@ -96,7 +100,8 @@ func TestOlderCopy(t *testing.T) {
 	}
 	rig.Parse(t, rig.Remap(t, "metadata", "check", "--json", disk), &uuid)
 	for what, name := range map[string]string{"NAME": s.Name, "UUID": uuid.Superblock.UUID} {
-		refusal(t, "start "+what, rig.Remap(t, "start", name), refused, disk+" (epoch", older+" (epoch")
+		refusal(t, "start "+what, rig.Remap(t, "start", name), refused, disk+" (epoch",
+			older+" (epoch")
 	}
 	nothingLeft(t)
 	// The newer one is started by its path, beside the older one.
@@ -132,8 +137,10 @@ func TestCopyForTheDead(t *testing.T) {
 	twin := attach(t, copyFile(t, file, "twin"))
 
 	for range 2 {
-		refusal(t, "an older copy for a dead server", rig.Remap(t, "start", older), refused, older, "older copy", dev, disk, "ublk-remap stop "+s.Name)
-		refusal(t, "a copy as new for a dead server", rig.Remap(t, "start", twin), refused, twin, dev, disk, "copy")
+		refusal(t, "an older copy for a dead server", rig.Remap(t, "start", older), refused, older,
+			"older copy", dev, disk, "ublk-remap stop "+s.Name)
+		refusal(t, "a copy as new for a dead server", rig.Remap(t, "start", twin), refused, twin,
+			dev, disk, "copy")
 	}
 	// By its name it is the disk that the dead server had.
 	s.Path = s.Name
@@ -146,7 +153,8 @@ func TestCopyForTheDead(t *testing.T) {
 	// The disk comes back by another path.
 	s.Kill(t)
 	detach(t, disk)
-	refusal(t, "an older copy, the disk being away", rig.Remap(t, "start", older), refused, older, "older copy", dev)
+	refusal(t, "an older copy, the disk being away", rig.Remap(t, "start", older), refused, older,
+		"older copy", dev)
 	detach(t, twin)
 	detach(t, older)
 	s.Path = attach(t, file)
@@ -175,15 +183,20 @@ func TestSnapshot(t *testing.T) {
 	refusal(t, "start NAME", rig.Remap(t, "start", s.Name), refused, origin, snapshot)
 	s.Start(t)
 	fill(t, s.Dev, 2)
-	refusal(t, "start a snapshot of a served disk", rig.Remap(t, "start", snapshot), refused, "served", s.Dev)
-	refusal(t, "create on a snapshot of a served disk", rig.Remap(t, "create", "--force", "--yes", snapshot), refused, s.Dev)
-	refusal(t, "release a snapshot of a served disk", rig.Remap(t, "release", "--yes", snapshot), refused, s.Dev)
+	refusal(t, "start a snapshot of a served disk", rig.Remap(t, "start", snapshot), refused,
+		"served", s.Dev)
+	refusal(t, "create on a snapshot of a served disk", rig.Remap(t, "create", "--force", "--yes",
+		snapshot), refused, s.Dev)
+	refusal(t, "release a snapshot of a served disk", rig.Remap(t, "release", "--yes", snapshot),
+		refused, s.Dev)
 	s.Kill(t)
-	refusal(t, "start a snapshot for a dead server", rig.Remap(t, "start", snapshot), refused, snapshot, s.Dev, origin)
+	refusal(t, "start a snapshot for a dead server", rig.Remap(t, "start", snapshot), refused,
+		snapshot, s.Dev, origin)
 	s.Start(t)
 	holds(t, s.Dev, 2)
 	s.Stop(t)
-	refusal(t, "start a snapshot", rig.Remap(t, "start", snapshot), refused, "older copy", "start "+origin)
+	refusal(t, "start a snapshot", rig.Remap(t, "start", snapshot), refused, "older copy",
+		"start "+origin)
 	s.Check(t)
 }
 
@@ -203,7 +216,8 @@ func TestRecordsAreGone(t *testing.T) {
 	for _, suffix := range []string{".sock", ".json", ".lock"} {
 		must(t, os.Remove(filepath.Join(runDir, s.Name+suffix)))
 	}
-	refusal(t, "start a copy", rig.Remap(t, "start", twin), refused, "served", fmt.Sprintf("kill %d", pid))
+	refusal(t, "start a copy", rig.Remap(t, "start", twin), refused, "served",
+		fmt.Sprintf("kill %d", pid))
 	refusal(t, "start the disk", rig.Remap(t, "start", file), refused)
 	if _, err := os.Stat(filepath.Join(runDir, s.Name+".json")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a record of a server that does not serve: %v", err)

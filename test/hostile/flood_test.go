@@ -92,9 +92,12 @@ func TestFloodUnderIO(t *testing.T) {
 		{"GET /v1/st", false, true, false},
 		{"\x00\xff\x16\x03\r\n\r\n", true, false, false},
 		{post(`{"ranges":` + strings.Repeat("[", 100_000)), true, false, false},
-		{post(`{"ranges":[` + strings.TrimSuffix(strings.Repeat(`{"block":5,"count":18446744073709551615},`, 5000), ",") + `]}`), true, false, false},
+		{post(`{"ranges":[` + strings.TrimSuffix(
+			strings.Repeat(`{"block":5,"count":18446744073709551615},`, 5000), ",") + `]}`), true,
+			false, false},
 		{post(`{"ranges":[{"block":0,"count":900}]}`), true, false, false},
-		{post(`{"ranges":[{"block":1000,"count":30000}]}`), false, false, true}, // and leaves at once
+		// and leaves at once
+		{post(`{"ranges":[{"block":1000,"count":30000}]}`), false, false, true},
 	} {
 		for j := range 2 {
 			clients.Go(func() {
@@ -113,7 +116,8 @@ func TestFloodUnderIO(t *testing.T) {
 	const bytes = 3 << 20
 	passes := 0
 	// Once over is enough, if somebody was answered meanwhile.
-	for deadline := time.Now().Add(rig.Limit); passes == 0 || said.Load() == 0 && time.Now().Before(deadline); passes++ {
+	for deadline := time.Now().Add(
+		rig.Limit); passes == 0 || said.Load() == 0 && time.Now().Before(deadline); passes++ {
 		pass := uint64(passes % 7)
 		for off := int64(0); off < bytes; off += rig.Step {
 			b := buf[:min(rig.Step, d.Size-off)]
@@ -130,7 +134,8 @@ func TestFloodUnderIO(t *testing.T) {
 	over.Store(true)
 	clients.Wait()
 	after := memory(t, pid, "VmRSS")
-	t.Logf("%d answers, %d connections ended without one, %d bytes written and verified; memory %d KiB before, %d after, %d at most",
+	t.Logf("%d answers, %d connections ended without one, %d bytes written and verified; memory "+
+		"%d KiB before, %d after, %d at most",
 		said.Load(), cut.Load(), passes*bytes, before, after, memory(t, pid, "VmHWM"))
 	if said.Load() == 0 {
 		t.Error("nobody was answered")
@@ -144,7 +149,8 @@ func TestFloodUnderIO(t *testing.T) {
 	}
 	st := s.Status(t)
 	t.Logf("%s, %d remaps", st.State, st.Remaps)
-	if st.State != "live" || st.Errors.Read+st.Errors.Write+st.Errors.Flush+st.Errors.Transport != 0 {
+	if st.State != "live" || st.Errors.Read+st.Errors.Write+st.Errors.Flush+
+		st.Errors.Transport != 0 {
 		t.Errorf("%+v", st)
 	}
 	// Whoever left did not have all of it moved: some 3,800 units. What was under way

@@ -34,7 +34,8 @@ func TestCreateInterrupted(t *testing.T) {
 	}
 	ends := map[string]int{}
 	for range rounds {
-		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGKILL} {
+		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP,
+			syscall.SIGKILL} {
 			all := []string{"blank", "over a set", "in place"}
 			if !vmtest.Full() {
 				at := r.IntN(len(all))

@@ -25,10 +25,12 @@ func TestOutputGoesNowhere(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	must(t, err)
 	defer full.Close()
-	for what, out := range map[string]*os.File{"no space left": full, "broken pipe": closedPipe(t)} {
+	for what, out := range map[string]*os.File{"no space left": full,
+		"broken pipe": closedPipe(t)} {
 		cmd, text := run(t, out, nil, "start", s.Path)
 		_ = cmd.Wait()
-		refusal(t, "start, standard output: "+what, rig.Result{Code: cmd.ProcessState.ExitCode(), Stderr: text.String()}, failed,
+		refusal(t, "start, standard output: "+what, rig.Result{Code: cmd.ProcessState.ExitCode(),
+			Stderr: text.String()}, failed,
 			what, "is live", "ublk-remap stop "+s.Name)
 		s.Dev = s.Name
 		if st := s.Status(t); st.State != "live" {
@@ -53,7 +55,8 @@ func TestOutputGoesNowhere(t *testing.T) {
 func TestForegroundSurvivesItsTerminal(t *testing.T) {
 	need(t)
 	s := rig.Create(t, vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{}), "", "--spare", "1MiB")
-	cmd, _ := run(t, closedPipe(t), closedPipe(t), "start", "--foreground", "--log-level", "trace", s.Path)
+	cmd, _ := run(t, closedPipe(t), closedPipe(t), "start", "--foreground", "--log-level", "trace",
+		s.Path)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
@@ -61,7 +64,8 @@ func TestForegroundSurvivesItsTerminal(t *testing.T) {
 	until(t, "the start", func() bool {
 		return strings.Contains(rig.Remap(t, "list").Stdout, " live ")
 	})
-	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2} {
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1,
+		syscall.SIGUSR2} {
 		must(t, cmd.Process.Signal(sig))
 	}
 	rig.Remap(t, "remap", "add", s.Name, "1000+8").Want(t, 0) // something to log
@@ -95,7 +99,8 @@ func TestLimits(t *testing.T) {
 		must(t, d.Flush())
 		d.Close()
 		for _, suffix := range []string{".sock", ".json", ".lock", ".log"} {
-			if st, err := os.Stat(filepath.Join(runDir, s.Name+suffix)); err != nil || st.Mode().Perm() != 0o600 {
+			if st, err := os.Stat(filepath.Join(runDir, s.Name+suffix)); err != nil ||
+				st.Mode().Perm() != 0o600 {
 				t.Errorf("%s: %v, %v", suffix, st.Mode(), err)
 			}
 		}
@@ -120,14 +125,17 @@ func TestNotRoot(t *testing.T) {
 	bin := filepath.Join(dir, "ublk-remap")
 	must(t, os.WriteFile(bin, text, 0o755))
 	for _, args := range [][]string{
-		{"create", disk}, {"start", disk}, {"stop", s.Dev}, {"list"}, {"remap", "list", s.Name}, {"metadata", "check", disk},
+		{"create", disk}, {"start", disk}, {"stop", s.Dev}, {"list"}, {"remap", "list", s.Name},
+		{"metadata", "check", disk},
 	} {
 		cmd := exec.Command(bin, args...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534,
+			Gid: 65534}}
 		var errs strings.Builder
 		cmd.Stderr = &errs
 		_ = cmd.Run()
-		refusal(t, "as nobody: "+strings.Join(args, " "), rig.Result{Code: cmd.ProcessState.ExitCode(), Stderr: errs.String()}, failed,
+		refusal(t, "as nobody: "+strings.Join(args, " "),
+			rig.Result{Code: cmd.ProcessState.ExitCode(), Stderr: errs.String()}, failed,
 			"permission denied", "root")
 	}
 	s.Stop(t)
@@ -156,9 +164,14 @@ func TestPlantedFiles(t *testing.T) {
 		what, path string
 		plant      func(string) error
 	}{
-		{"the socket is a link", at(".sock"), func(p string) error { return os.Symlink(victim, p) }},
-		{"the socket is a directory", at(".sock"), func(p string) error { return os.Mkdir(p, 0o700) }},
-		{"the socket is a file", at(".sock"), func(p string) error { return os.WriteFile(p, nil, 0o600) }},
+		{"the socket is a link", at(".sock"),
+			func(p string) error { return os.Symlink(victim, p) }},
+		{"the socket is a directory", at(".sock"),
+			func(p string) error { return os.Mkdir(p, 0o700) }},
+		{"the socket is a file", at(".sock"), func(p string) error {
+			return os.WriteFile(p, nil,
+				0o600)
+		}},
 		{"the lock is a link", at(".lock"), func(p string) error { return os.Symlink(victim, p) }},
 		{"the lock is a pipe", at(".lock"), func(p string) error { return unix.Mkfifo(p, 0o600) }},
 	} {
@@ -183,8 +196,10 @@ func TestPlantedFiles(t *testing.T) {
 
 	// A record with other things in it than a server writes is of no use; it is
 	// told, and what it asks for is not done.
-	must(t, os.WriteFile(at(".json"), fmt.Appendf(nil, `{"name":%q,"uuid":"x","id":0,"device":"/dev/loop0","backing":"/etc/passwd"}`, s.Name), 0o600))
-	refusal(t, "stop by a bad record", rig.Result{Code: rig.Remap(t, "stop", "--log-level", "disabled", s.Name).Code, Stderr: "ublk-remap: "}, notFound)
+	must(t, os.WriteFile(at(".json"),
+		fmt.Appendf(nil, `{"name":%q,"uuid":"x","id":0,"device":"/dev/loop0","backing":"/etc/passwd"}`, s.Name), 0o600))
+	refusal(t, "stop by a bad record", rig.Result{Code: rig.Remap(t, "stop", "--log-level",
+		"disabled", s.Name).Code, Stderr: "ublk-remap: "}, notFound)
 	s.Start(t)
 	s.Stop(t)
 	s.Check(t)
@@ -199,7 +214,8 @@ func TestMountedElsewhere(t *testing.T) {
 	vmtest.Mkfs(t, "ext4", s.Dev)
 	dir := t.TempDir()
 	// It mounts in a mount namespace of its own, says so, and stays for a line.
-	cmd := exec.Command("sh", "-c", `mount -t ext4 "$1" "$2" && echo ready && read line`, "sh", s.Dev, dir)
+	cmd := exec.Command("sh", "-c", `mount -t ext4 "$1" "$2" && echo ready && read line`, "sh",
+		s.Dev, dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
 	in, err := cmd.StdinPipe()
 	must(t, err)
@@ -215,7 +231,8 @@ func TestMountedElsewhere(t *testing.T) {
 	must(t, in.Close())
 	_ = cmd.Wait()
 	s.LetDie() // in order, and at the first try that is let through
-	until(t, "the end of the namespace", func() bool { return rig.Remap(t, "stop", s.Dev).Code == 0 })
+	until(t, "the end of the namespace",
+		func() bool { return rig.Remap(t, "stop", s.Dev).Code == 0 })
 	s.Dev = ""
 	s.Check(t)
 }

@@ -46,7 +46,8 @@ func TestOneServerForADisk(t *testing.T) {
 	must(t, os.Link(file, hard))
 	first := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file})
 	second := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: hard})
-	mapped := vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n", vmtest.Sectors(t, second), second)).Path
+	mapped := vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n", vmtest.Sectors(t, second),
+		second)).Path
 	over := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: first})
 	// The copy was made before the device had data: whoever takes it for the
 	// disk reads old data.
@@ -55,8 +56,10 @@ func TestOneServerForADisk(t *testing.T) {
 	cloned := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: clone})
 
 	for _, c := range []struct{ what, path string }{
-		{"the path", file}, {"a link", link}, {"a hard link", hard}, {"a loop", first}, {"a second loop", second},
-		{"a linear device", mapped}, {"a loop over a loop", over}, {"a copy", cloned}, {"the exported device", s.Dev},
+		{"the path", file}, {"a link", link}, {"a hard link", hard}, {"a loop", first},
+		{"a second loop", second},
+		{"a linear device", mapped}, {"a loop over a loop", over}, {"a copy", cloned},
+		{"the exported device", s.Dev},
 	} {
 		code := refused
 		if c.path == s.Dev {
@@ -64,7 +67,8 @@ func TestOneServerForADisk(t *testing.T) {
 		}
 		refusal(t, "start "+c.what, rig.Remap(t, "start", c.path), code)
 		if c.path != s.Dev && c.path != mapped {
-			refusal(t, "create on "+c.what, rig.Remap(t, "create", c.path, "--force", "--yes"), refused)
+			refusal(t, "create on "+c.what, rig.Remap(t, "create", c.path, "--force", "--yes"),
+				refused)
 		}
 		if c.path != s.Dev {
 			mendRefused(t, c.what, c.path, backup)
@@ -73,9 +77,11 @@ func TestOneServerForADisk(t *testing.T) {
 			refusal(t, "check "+c.what, rig.Remap(t, "metadata", "check", c.path), refused)
 		}
 	}
-	refusal(t, "create on a linear device", rig.Remap(t, "create", mapped, "--force", "--yes"), refused)
+	refusal(t, "create on a linear device", rig.Remap(t, "create", mapped, "--force", "--yes"),
+		refused)
 	refusal(t, "start the name", rig.Remap(t, "start", s.Name), refused)
-	refusal(t, "its own spare device", rig.Remap(t, "create", s.Dev, "--force", "--yes", "--spare-device", first), refused)
+	refusal(t, "its own spare device", rig.Remap(t, "create", s.Dev, "--force", "--yes",
+		"--spare-device", first), refused)
 
 	if st := s.Status(t); st.State != "live" {
 		t.Errorf("the server that was there is %s", st.State)
@@ -90,7 +96,8 @@ func TestOneServerForADisk(t *testing.T) {
 	// Dead or alive: as long as I/O waits for a server nobody makes the disk anew.
 	s.Kill(t)
 	mendRefused(t, "a copy while a device waits", cloned, backup)
-	refusal(t, "create while a device waits", rig.Remap(t, "create", cloned, "--force", "--yes"), refused, "ublk-remap stop")
+	refusal(t, "create while a device waits", rig.Remap(t, "create", cloned, "--force", "--yes"),
+		refused, "ublk-remap stop")
 	rig.Remap(t, "stop", s.Name).Want(t, 0)
 	s.Dev = ""
 }
@@ -100,10 +107,13 @@ func TestOneServerForADisk(t *testing.T) {
 func mendRefused(t *testing.T, what, path, backup string) {
 	t.Helper()
 	for _, more := range [][]string{{"--yes"}, {"--dry-run"}} {
-		refusal(t, "repair "+what, rig.Remap(t, append([]string{"metadata", "repair", path}, more...)...), refused)
-		refusal(t, "restore "+what, rig.Remap(t, append([]string{"metadata", "restore", path, backup, "--force"}, more...)...), refused)
+		refusal(t, "repair "+what, rig.Remap(t, append([]string{"metadata", "repair", path},
+			more...)...), refused)
+		refusal(t, "restore "+what, rig.Remap(t,
+			append([]string{"metadata", "restore", path, backup, "--force"}, more...)...), refused)
 	}
-	refusal(t, "repair with a loss "+what, rig.Remap(t, "metadata", "repair", path, "--search", "--accept-loss", "--yes"), refused)
+	refusal(t, "repair with a loss "+what, rig.Remap(t, "metadata", "repair", path, "--search",
+		"--accept-loss", "--yes"), refused)
 }
 
 // TestStartRaces: of servers that start at the same instant exactly one gets
@@ -171,7 +181,8 @@ func TestStacked(t *testing.T) {
 	must(t, rig.CheckPattern(buf, 0, 3))
 	d.Close()
 	refusal(t, "stop what is below", rig.Remap(t, "stop", lower.Dev), refused)
-	refusal(t, "create on what is below", rig.Remap(t, "create", lower.Dev, "--force", "--yes"), refused)
+	refusal(t, "create on what is below", rig.Remap(t, "create", lower.Dev, "--force", "--yes"),
+		refused)
 	refusal(t, "create on the lowest", rig.Remap(t, "create", disk, "--force", "--yes"), refused)
 	upper.Stop(t)
 	lower.Stop(t)
@@ -196,7 +207,8 @@ func addPartition(t *testing.T, disk string, start, length int64) {
 		op, flags, size, _ int32
 		data               unsafe.Pointer
 	}{op: unix.BLKPG_ADD_PARTITION, size: int32(unsafe.Sizeof(part)), data: unsafe.Pointer(&part)}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKPG, uintptr(unsafe.Pointer(&arg))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKPG,
+		uintptr(unsafe.Pointer(&arg))); errno != 0 {
 		t.Fatalf("add a partition to %s: %v", disk, errno)
 	}
 }
@@ -211,7 +223,8 @@ func TestPartitionAndDisk(t *testing.T) {
 	until(t, part, func() bool { _, err := os.Stat(part); return err == nil })
 	s := rig.Create(t, part, "", "--spare", "1MiB")
 	s.Start(t)
-	refusal(t, "create on the disk of a partition", rig.Remap(t, "create", disk, "--force", "--yes"), refused, "in use")
+	refusal(t, "create on the disk of a partition", rig.Remap(t, "create", disk, "--force",
+		"--yes"), refused, "in use")
 	backup := filepath.Join(t.TempDir(), "backup")
 	rig.Remap(t, "metadata", "backup", part, backup).Want(t, 0)
 	mendRefused(t, "the disk of a partition", disk, backup)
@@ -220,7 +233,8 @@ func TestPartitionAndDisk(t *testing.T) {
 	w := rig.Create(t, disk, "", "--spare", "1MiB")
 	w.Start(t)
 	mendRefused(t, "a partition of a disk", part, backup)
-	refusal(t, "create on a partition of a disk", rig.Remap(t, "create", part, "--force", "--yes"), refused, "in use")
+	refusal(t, "create on a partition of a disk", rig.Remap(t, "create", part, "--force", "--yes"),
+		refused, "in use")
 	w.Stop(t)
 }
 
@@ -235,19 +249,22 @@ func TestDiskIsAnother(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_BLOCK_SIZE, 4096))
-	refusal(t, "start with larger blocks", rig.Remap(t, "start", small), refused, "blocks of 4096", "512")
+	refusal(t, "start with larger blocks", rig.Remap(t, "start", small), refused, "blocks of 4096",
+		"512")
 	nothingLeft(t)
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_BLOCK_SIZE, 512))
 
 	must(t, os.Truncate(file, diskSize-(1<<20)))
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0))
-	refusal(t, "start a disk that has shrunk", rig.Remap(t, "start", small), damaged, fmt.Sprint(diskSize), fmt.Sprint(diskSize-(1<<20)))
+	refusal(t, "start a disk that has shrunk", rig.Remap(t, "start", small), damaged,
+		fmt.Sprint(diskSize), fmt.Sprint(diskSize-(1<<20)))
 	nothingLeft(t)
 	must(t, os.Truncate(file, 2*diskSize))
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0))
 	// What was cut off is gone with the last copy of the superblock and mirror B:
 	// the rest is enough. Somewhere a device hangs meanwhile.
-	hung := vmtest.NewDM(t, vmtest.LinearTable(t, vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})))
+	hung := vmtest.NewDM(t, vmtest.LinearTable(t, vmtest.NewLoop(t, diskSize,
+		vmtest.LoopOptions{})))
 	hung.Suspend(t)
 	r := rig.Remap(t, "start", s.Name)
 	hung.Resume(t)

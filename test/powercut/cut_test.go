@@ -44,7 +44,8 @@ func (p point) describe(f *film) string {
 	for i, n := range p.base {
 		where = append(where, fmt.Sprintf("log %d: %d of %d entries", i, n, len(f.logs[i].Entries)))
 	}
-	return fmt.Sprintf("%s, %s; acknowledged: %d of %d", p.kind, strings.Join(where, ", "), p.acked, f.last)
+	return fmt.Sprintf("%s, %s; acknowledged: %d of %d", p.kind, strings.Join(where, ", "), p.acked,
+		f.last)
 }
 
 // number is the number of a mark that a marker has set; 0 for another one.
@@ -151,7 +152,8 @@ func (f *film) play(t testing.TB) []*logwrites.Player {
 
 // expose makes what the disks hold after a cut and returns the images. A liar,
 // unless nil, is asked of each entry whether a disk drops it although it was flushed.
-func (f *film) expose(t testing.TB, players []*logwrites.Player, p point, liar func(disk, entry int) bool) []string {
+func (f *film) expose(t testing.TB, players []*logwrites.Player, p point,
+	liar func(disk, entry int) bool) []string {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(p.seed, 1))
 	dir := t.TempDir()
@@ -245,7 +247,8 @@ func (f *film) lies(t *testing.T) {
 	p := point{kind: cutAfter, base: []int{at}, acked: f.last}
 	found := f.look(t, f.expose(t, nil, p, liar), p.acked)
 	if len(found.errs) == 0 {
-		t.Errorf("the writes of %d acknowledged operations are gone, and no check has noticed", back)
+		t.Errorf("the writes of %d acknowledged operations are gone, and no check has noticed",
+			back)
 	}
 	for _, err := range found.errs {
 		t.Logf("as it must: %v", err)

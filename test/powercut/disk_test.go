@@ -39,7 +39,8 @@ type disk struct {
 
 // newDisk makes a disk of an image with these bad extents. With a log file what
 // reaches the image is logged there.
-func newDisk(t testing.TB, image string, size, blockSize int64, bad []rig.Extent, logFile string) *disk {
+func newDisk(t testing.TB, image string, size, blockSize int64, bad []rig.Extent,
+	logFile string) *disk {
 	t.Helper()
 	d := &disk{size: size, blockSize: blockSize, logFile: logFile}
 	d.below = vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: image, BlockSize: uint32(blockSize)})
@@ -52,8 +53,8 @@ func newDisk(t testing.TB, image string, size, blockSize int64, bad []rig.Extent
 		d.below = d.log.Path
 		d.stamps = rig.Open(t, d.below)
 	}
-	// Bad extents are linear pieces of another device, not targets of their own: else the device mapper
-	// would send a flush for each piece.
+	// Bad extents are linear pieces of another device, not targets of their own: else the
+	// device mapper would send a flush for each piece.
 	d.errors = vmtest.NewDM(t, fmt.Sprintf("0 %d error\n", size/512))
 	d.bad = merge(bad)
 	d.checkBad(t)
@@ -116,7 +117,8 @@ func (d *disk) stamp(seq int64) error {
 func (d *disk) isStamp(seq int64) func(e *logwrites.Entry, data []byte) bool {
 	return func(e *logwrites.Entry, data []byte) bool {
 		return e.Off == d.size && len(data) >= 16 &&
-			binary.LittleEndian.Uint64(data) == stampMagic && binary.LittleEndian.Uint64(data[8:]) == uint64(seq)
+			binary.LittleEndian.Uint64(data) == stampMagic &&
+			binary.LittleEndian.Uint64(data[8:]) == uint64(seq)
 	}
 }
 
@@ -136,7 +138,8 @@ func (d *disk) readLog(t testing.TB) *logwrites.Log {
 		t.Fatal(err)
 	}
 	if !l.Complete() {
-		t.Fatalf("the log of %d entries is cut off: its device is too small, or failed\n%s", len(l.Entries), rig.KernelLog(20))
+		t.Fatalf("the log of %d entries is cut off: its device is too small, or failed\n%s",
+			len(l.Entries), rig.KernelLog(20))
 	}
 	return l
 }
@@ -228,7 +231,8 @@ func TestFailedWritesAreLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := vmtest.NewDM(t, fmt.Sprintf("0 %d error\n", size/512))
-	dm := vmtest.NewDM(t, vmtest.LogWritesTable(t, bad.Path, vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: logFile})))
+	dm := vmtest.NewDM(t, vmtest.LogWritesTable(t, bad.Path,
+		vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: logFile})))
 	d := rig.Open(t, dm.Path)
 	b := rig.Aligned(4096)
 	rig.Pattern(b, 8192, 1)
@@ -246,9 +250,13 @@ func TestFailedWritesAreLogged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(l.Entries, func(e logwrites.Entry) bool { return e.Off == 8192 && e.Len == 4096 })
+	i := slices.IndexFunc(l.Entries, func(e logwrites.Entry) bool {
+		return e.Off == 8192 &&
+			e.Len == 4096
+	})
 	if i < 0 || !l.Complete() {
-		t.Fatalf("a failed write is not in the log any more: %v; the stack can be turned round", l.Entries)
+		t.Fatalf("a failed write is not in the log any more: %v; the stack can be turned round",
+			l.Entries)
 	}
 	data, err := l.Data(i)
 	if err == nil {

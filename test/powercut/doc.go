@@ -1,7 +1,7 @@
 // Package powercut cuts the power: it logs every write that reaches the disks
 // (dm-log-writes) while a file system with fsync-ing writers works on a device whose disk
-// has bad sectors, and then starts, mounts and checks what the disks would hold had the power failed
-// at this write or at that flush. It has no code of its own, only tests.
+// has bad sectors, and then starts, mounts and checks what the disks would hold had the
+// power failed at this write or at that flush. It has no code of its own, only tests.
 //
 // # The stack
 //
@@ -11,11 +11,11 @@
 //	dm-log-writes ── log                                       } and, in some tests, one for
 //	loop device on a sparse file                               } the spare device
 //
-// The bad extents are *above* the log: dm-log-writes logs a write that failed as
-// if it had succeeded (TestFailedWritesAreLogged), so below them the log tells exactly what reached the
-// medium. They are many and are first written while the log runs, so that heals, with their
-// commits, are everywhere in it. Some are bad before mkfs, so that the journal and other metadata
-// of the file system live in the spare region too.
+// The bad extents are *above* the log: dm-log-writes logs a write that failed as if it had
+// succeeded (TestFailedWritesAreLogged), so below them the log tells exactly what reached
+// the medium. They are many and are first written while the log runs, so that heals, with
+// their commits, are everywhere in it. Some are bad before mkfs, so that the journal and
+// other metadata of the file system live in the spare region too.
 //
 // # Where the power is cut
 //
@@ -33,10 +33,11 @@
 //
 // # What must hold
 //
-// `start` serves what is left; the file system mounts, replaying its journal; every file whose fsync
-// returned before the cut is there and whole; a write that was acknowledged as durable (O_DSYNC) is there; a file
-// replaced by rename is the old one or the new one. The file system's check finds nothing after that, `stop`
-// works, and `metadata check` exits 0.
+// `start` serves what is left; the file system mounts, replaying its journal; every file
+// whose fsync returned before the cut is there and whole; a write that was acknowledged as
+// durable (O_DSYNC) is there; a file replaced by rename is the old one or the new one. The
+// file system's check finds nothing after that, `stop` works, and `metadata check` exits 0.
 //
-// A cut called "lies" makes sure that the checks can fail: the disk is replayed as if it had ignored flushes.
+// A cut called "lies" makes sure that the checks can fail: the disk is replayed as if it
+// had ignored flushes.
 package powercut

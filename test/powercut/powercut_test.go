@@ -84,7 +84,8 @@ func TestPowerCut(t *testing.T) {
 	vmtest.NeedTools(t, "dmsetup", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair")
 	scenes := []scene{{"ext4", 512, false, false}, {"xfs", 4096, true, true}}
 	if vmtest.Full() || os.Getenv(CutsEnv) != "" {
-		scenes = append(scenes, scene{"xfs", 512, false, true}, scene{"ext4", 4096, true, false}, scene{"ext4", 4096, false, true}, scene{"xfs", 512, true, false})
+		scenes = append(scenes, scene{"xfs", 512, false, true}, scene{"ext4", 4096, true, false},
+			scene{"ext4", 4096, false, true}, scene{"xfs", 512, true, false})
 	}
 	for _, sc := range scenes {
 		t.Run(sc.String(), func(t *testing.T) { testPowerCut(t, sc) })
@@ -132,8 +133,10 @@ func testPowerCut(t *testing.T, sc scene) {
 			kinds[p.kind]++
 		})
 	}
-	t.Logf("%d cuts %v in %v: %d acknowledged files looked at, %d bytes compared, %d operations on their way seen",
-		len(points), kinds, time.Since(began).Round(time.Millisecond), total.files, total.bytes, total.pending)
+	t.Logf("%d cuts %v in %v: %d acknowledged files looked at, %d bytes compared, %d operations "+
+		"on their way seen",
+		len(points), kinds, time.Since(began).Round(time.Millisecond), total.files, total.bytes,
+		total.pending)
 	if total.files == 0 {
 		t.Error("nothing was acknowledged before any cut: the test shows nothing")
 	}
@@ -164,7 +167,8 @@ func record(t *testing.T, sc scene, ops int) *film {
 	prepared := time.Since(began)
 
 	for i, file := range files {
-		d := newDisk(t, file, sizes[i], sc.blockSize, bad[i], filepath.Join(f.dir, fmt.Sprintf("log%d", i)))
+		d := newDisk(t, file, sizes[i], sc.blockSize, bad[i],
+			filepath.Join(f.dir, fmt.Sprintf("log%d", i)))
 		f.disks = append(f.disks, d)
 	}
 	f.place(f.disks)
@@ -178,13 +182,16 @@ func record(t *testing.T, sc scene, ops int) *film {
 	for _, d := range f.disks {
 		f.logs = append(f.logs, d.readLog(t))
 	}
-	t.Logf("recorded in %v (%v before): %d marks, %d heals of writes, %d remaps, metadata at %d, log %d of %d bytes used",
+	t.Logf("recorded in %v (%v before): %d marks, %d heals of writes, %d remaps, metadata at %d, "+
+		"log %d of %d bytes used",
 		(time.Since(began) - prepared).Round(time.Millisecond), prepared.Round(time.Millisecond),
-		f.last, st.Heals.Writes, st.Remaps, st.Metadata.Sequence, st.Metadata.LogUsed, st.Metadata.LogSize)
+		f.last, st.Heals.Writes, st.Remaps, st.Metadata.Sequence, st.Metadata.LogUsed,
+		st.Metadata.LogSize)
 	for i, l := range f.logs {
 		t.Logf("log %d: %s", i, summary(l))
 	}
-	if st.Heals.Writes < 10 || st.Breaker.State != "closed" || st.Lost != 0 || st.Heals.Failed != 0 {
+	if st.Heals.Writes < 10 || st.Breaker.State != "closed" || st.Lost != 0 ||
+		st.Heals.Failed != 0 {
 		t.Errorf("status at the end: %+v", st)
 	}
 	return f
@@ -238,7 +245,8 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 			for i, m := range lay.Of(metadata.RegionMirror, dev) {
 				log := m.Start + lay.LogAt
 				for n := int64(3 + i + 5*dev); (n+1)*lay.Atom <= lay.LogBytes; n += 11 {
-					bad[dev] = append(bad[dev], rig.Extent{Start: log + n*lay.Atom, Length: f.blockSize})
+					bad[dev] = append(bad[dev], rig.Extent{Start: log + n*lay.Atom,
+						Length: f.blockSize})
 				}
 			}
 			d.setBad(t, bad[dev])
@@ -254,8 +262,10 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 		}
 		dev.Close()
 		if f.fs == "ext4" {
-			rig.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", f.set.Dev)
-		} else if r := rig.Exec(t, "mkfs.xfs", "-q", "-f", "--unsupported", f.set.Dev); r.Code != 0 {
+			rig.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E",
+				"lazy_itable_init=0,lazy_journal_init=0", f.set.Dev)
+		} else if r := rig.Exec(t, "mkfs.xfs", "-q", "-f", "--unsupported",
+			f.set.Dev); r.Code != 0 {
 			// Refusal and option came with xfsprogs 5.19.
 			rig.Run(t, "mkfs.xfs", "-q", "-f", f.set.Dev)
 		}
@@ -286,7 +296,8 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 func (f *film) scatter(in rig.Extent, every int64) []rig.Extent {
 	bs := f.blockSize
 	var out []rig.Extent
-	for at := in.Start + f.rng.Int64N(every)/bs*bs; ; at += (every/2 + f.rng.Int64N(every)) / bs * bs {
+	for at := in.Start + f.rng.Int64N(every)/bs*bs; ; at += (every/2 +
+		f.rng.Int64N(every)) / bs * bs {
 		n := bs * (1 + f.rng.Int64N(max(unit/bs, 2)))
 		if at+n > in.End() {
 			return out
@@ -380,7 +391,8 @@ func (f *film) write(t *testing.T, root string, ops int) {
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
-		t.Fatalf("a writer met an error: %v\n%s%s", err, rig.KernelLog(20), rig.ServerLogs(f.set.Name))
+		t.Fatalf("a writer met an error: %v\n%s%s", err, rig.KernelLog(20),
+			rig.ServerLogs(f.set.Name))
 	}
 	for _, w := range ws {
 		f.objects = append(f.objects, w.objects...)
@@ -423,5 +435,6 @@ func summary(l *logwrites.Log) string {
 		words = append(words, fmt.Sprintf("%s %d", k, n))
 	}
 	slices.Sort(words)
-	return fmt.Sprintf("%d entries, %d bytes: %s; %d flushes of something", len(l.Entries), bytes, strings.Join(words, ", "), spliced)
+	return fmt.Sprintf("%d entries, %d bytes: %s; %d flushes of something", len(l.Entries), bytes,
+		strings.Join(words, ", "), spliced)
 }

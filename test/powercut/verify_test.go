@@ -78,10 +78,13 @@ func (f *findings) whole(root string, o *object, acked int64) {
 		seen = true
 		w, id, v, n, err := parse(b)
 		switch {
-		case err != nil || w != o.writer || id != o.id || int64(len(b)) != n || !bytes.Equal(b, body(o, v, n)):
-			f.add("%s: %d bytes that are no version of it (writer %d, object %d, version %d, %d bytes; %v); version %d is acknowledged", name, len(b), w, id, v, n, err, least)
+		case err != nil || w != o.writer || id != o.id || int64(len(b)) != n ||
+			!bytes.Equal(b, body(o, v, n)):
+			f.add("%s: %d bytes that are no version of it (writer %d, object %d, version %d, %d "+
+				"bytes; %v); version %d is acknowledged", name, len(b), w, id, v, n, err, least)
 		case o.kind == replaced && (v < least || v > least+1 || v > len(o.ops)):
-			f.add("%s: version %d, although version %d is acknowledged, and one more was on its way at most", name, v, least)
+			f.add("%s: version %d, although version %d is acknowledged, and one more was on its "+
+				"way at most", name, v, least)
 		case o.kind == wandering && name != o.name(least) && least > 0 && len(o.ops) == least:
 			f.add("%s: it was renamed to %s, acknowledged, and not again", name, o.name(least))
 		}
@@ -119,7 +122,8 @@ func (f *findings) appended(root string, o *object, acked int64) {
 	for _, p := range o.ops[:least] {
 		want := body(o, p.version, p.length)
 		if !bytes.HasPrefix(rest, want) {
-			f.add("%s: record %d of %d that are acknowledged, %d bytes at %d of %d, is not whole", name, p.version, least, len(want), len(b)-len(rest), len(b))
+			f.add("%s: record %d of %d that are acknowledged, %d bytes at %d of %d, is not whole",
+				name, p.version, least, len(want), len(b)-len(rest), len(b))
 			return
 		}
 		rest = rest[len(want):]
@@ -156,7 +160,8 @@ func (f *findings) slotted(root string, o *object, acked int64) {
 				fillSlot(want, o, n, v)
 			}
 			if v < least || v > least+1 || v > len(o.slot[n]) || !bytes.Equal(s, want[i:i+sector]) {
-				f.add("%s: sector %d of slot %d is of version %d (whole: %v); version %d is acknowledged", name, i/sector, n, v, bytes.Equal(s, want[i:i+sector]), least)
+				f.add("%s: sector %d of slot %d is of version %d (whole: %v); version %d is "+
+					"acknowledged", name, i/sector, n, v, bytes.Equal(s, want[i:i+sector]), least)
 				return
 			}
 			if v > least {

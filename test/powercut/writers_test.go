@@ -35,7 +35,8 @@ func (m *marker) set(prefix string) (int64, error) {
 func (m *marker) setLocked(prefix string) (int64, error) {
 	m.seq++
 	for _, d := range m.disks {
-		if err := errors.Join(d.stamp(m.seq), d.log.Mark(fmt.Sprintf("%s%d", prefix, m.seq))); err != nil {
+		if err := errors.Join(d.stamp(m.seq),
+			d.log.Mark(fmt.Sprintf("%s%d", prefix, m.seq))); err != nil {
 			return 0, err
 		}
 	}
@@ -53,10 +54,11 @@ type op struct {
 type objectKind int
 
 const (
-	replaced  objectKind = iota // a file written whole to another name and renamed over the old one
-	appended                    // a file that grows by records
-	slotted                     // a file overwritten in place, block by block, with O_DIRECT and O_DSYNC
-	wandering                   // a file that is renamed to and fro
+	replaced objectKind = iota // a file written whole to another name and renamed over the old one
+	appended                   // a file that grows by records
+	// a file overwritten in place, block by block, with O_DIRECT and O_DSYNC
+	slotted
+	wandering // a file that is renamed to and fro
 	numKinds
 )
 
@@ -98,7 +100,8 @@ func (w *writer) run(ops int, acked *atomic.Int64) error {
 	for range ops {
 		var o *object
 		if len(w.objects) < 3*int(numKinds) {
-			o = &object{writer: w.n, id: len(w.objects), kind: objectKind(len(w.objects) % int(numKinds))}
+			o = &object{writer: w.n, id: len(w.objects),
+				kind: objectKind(len(w.objects) % int(numKinds))}
 			w.objects = append(w.objects, o)
 		} else {
 			o = w.objects[w.rng.IntN(len(w.objects))]
@@ -131,7 +134,8 @@ func (w *writer) step(o *object) error {
 			err = syncDir(filepath.Dir(filepath.Join(w.root, o.name(v))))
 		}
 	case o.kind == wandering && v > 1:
-		if err = os.Rename(filepath.Join(w.root, o.name(v-1)), filepath.Join(w.root, o.name(v))); err == nil {
+		if err = os.Rename(filepath.Join(w.root, o.name(v-1)),
+			filepath.Join(w.root, o.name(v))); err == nil {
 			err = syncDir(filepath.Dir(filepath.Join(w.root, o.name(v))))
 		}
 	default:
@@ -140,7 +144,8 @@ func (w *writer) step(o *object) error {
 		if err = w.write(tmp, os.O_TRUNC, body(o, v, 64+w.rng.Int64N(maxFile))); err != nil {
 			break
 		}
-		if err = os.Rename(filepath.Join(w.root, tmp), filepath.Join(w.root, o.name(v))); err == nil {
+		if err = os.Rename(filepath.Join(w.root, tmp),
+			filepath.Join(w.root, o.name(v))); err == nil {
 			err = syncDir(filepath.Dir(filepath.Join(w.root, o.name(v))))
 		}
 	}
@@ -181,7 +186,8 @@ func (w *writer) overwrite(o *object) error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, slots*slotSize), f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
+		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, slots*slotSize), f.Sync(), f.Close(),
+			syncDir(filepath.Dir(path)))
 		if err != nil {
 			return err
 		}
@@ -243,7 +249,8 @@ const sector = 512
 func fillSlot(b []byte, o *object, slot, version int) {
 	for i := 0; i < len(b); i += sector {
 		s := b[i : i+sector]
-		words(s, fmt.Sprintf("w%d o%d slot %d sector %d version %d", o.writer, o.id, slot, i, version))
+		words(s, fmt.Sprintf("w%d o%d slot %d sector %d version %d", o.writer, o.id, slot, i,
+			version))
 		binary.LittleEndian.PutUint64(s, uint64(version))
 	}
 }

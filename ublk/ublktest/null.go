@@ -6,8 +6,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// Null answers every request with success and stores nothing: reads give whatever the buffer holds. It measures what
-// the driver and the queue cost.
+// Null answers every request with success and stores nothing: reads give whatever the
+// buffer holds. It measures what the driver and the queue cost.
 type Null struct{}
 
 // NewQueue implements ublk.Target.

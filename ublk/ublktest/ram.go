@@ -12,15 +12,17 @@ import (
 	"ublkremap/ublk"
 )
 
-// RAM is a device in a file: a memory file, or any file that is given. Its counters may be read at any time.
+// RAM is a device in a file: a memory file, or any file that is given. Its counters may be
+// read at any time.
 type RAM struct {
 	file *os.File
 	size int64
 
-	// Fail, if set, is asked for each request; a negative errno fails it, zero lets it pass. It is called on the
-	// queues' threads. Set it before Run.
+	// Fail, if set, is asked for each request; a negative errno fails it, zero lets it
+	// pass. It is called on the queues' threads. Set it before Run.
 	Fail func(ublk.Request) int32
-	// Hold, if set, is asked for each request; those that it picks are never answered. Set it before Run.
+	// Hold, if set, is asked for each request; those that it picks are never answered. Set
+	// it before Run.
 	Hold func(ublk.Request) bool
 	// Delay is how long each request is held before it is carried out. Set it before Run.
 	Delay time.Duration
@@ -44,8 +46,8 @@ func NewRAM(size int64) (*RAM, error) {
 	return NewFile(f)
 }
 
-// NewFile makes a device of an open file, which belongs to it from now on. The file may be opened for direct I/O: the
-// queues' buffers are page-aligned.
+// NewFile makes a device of an open file, which belongs to it from now on. The file may be
+// opened for direct I/O: the queues' buffers are page-aligned.
 func NewFile(f *os.File) (*RAM, error) {
 	st, err := f.Stat()
 	if err != nil {
@@ -67,8 +69,10 @@ func (r *RAM) Close() error { return r.file.Close() }
 // Params are parameters that offer all that the target can do.
 func (r *RAM) Params() ublk.Params {
 	return ublk.Params{
-		Size: r.size, LogicalBlockSize: 512, PhysicalBlockSize: 4096, VolatileCache: true, FUA: true,
-		Discard: &ublk.DiscardParams{Granularity: 4096, MaxDiscard: 1 << 30, MaxWriteZeroes: 1 << 30},
+		Size: r.size, LogicalBlockSize: 512, PhysicalBlockSize: 4096, VolatileCache: true,
+		FUA: true,
+		Discard: &ublk.DiscardParams{Granularity: 4096, MaxDiscard: 1 << 30,
+			MaxWriteZeroes: 1 << 30},
 	}
 }
 
@@ -77,7 +81,8 @@ func (r *RAM) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 	if err := q.SetFile(0, r.file); err != nil {
 		return nil, err
 	}
-	return &ramHandler{ram: r, q: q, requests: make([]ublk.Request, q.Depth()), done: make([]uint32, q.Depth()), held: make([]held, 0, q.Depth())}, nil
+	return &ramHandler{ram: r, q: q, requests: make([]ublk.Request, q.Depth()),
+		done: make([]uint32, q.Depth()), held: make([]held, 0, q.Depth())}, nil
 }
 
 type held struct {

@@ -126,7 +126,8 @@ func Read(r io.ReaderAt, size int64) (*Log, error) {
 		e.at = pos
 		if !e.Flags.Has(Discard) {
 			if e.Len > size-pos {
-				return nil, fmt.Errorf("%w: %d bytes of entry %d are past the end", ErrDamaged, e.Len, n)
+				return nil, fmt.Errorf("%w: %d bytes of entry %d are past the end", ErrDamaged,
+					e.Len, n)
 			}
 			pos += e.Len
 		}
@@ -139,7 +140,8 @@ func Read(r io.ReaderAt, size int64) (*Log, error) {
 func decode(header []byte) (Entry, error) {
 	le := binary.LittleEndian
 	sector := uint64(len(header))
-	at, n, flags, length := le.Uint64(header[0:]), le.Uint64(header[8:]), Flags(le.Uint64(header[16:])), le.Uint64(header[24:])
+	at, n, flags, length := le.Uint64(header[0:]), le.Uint64(header[8:]),
+		Flags(le.Uint64(header[16:])), le.Uint64(header[24:])
 	const most = 1<<63 - 1
 	switch {
 	case flags&^known != 0:
@@ -147,7 +149,8 @@ func decode(header []byte) (Entry, error) {
 	case at > most/sector || n > most/sector || at*sector > most-n*sector:
 		return Entry{}, fmt.Errorf("%w: %d sectors at sector %d", ErrDamaged, n, at)
 	case flags.Has(Mark) && (flags != Mark || n != 0 || length > sector-headerSize):
-		return Entry{}, fmt.Errorf("%w: a mark of %d bytes, flags %s, %d sectors", ErrDamaged, length, flags, n)
+		return Entry{}, fmt.Errorf("%w: a mark of %d bytes, flags %s, %d sectors", ErrDamaged,
+			length, flags, n)
 	case !flags.Has(Mark) && length != 0:
 		// Written for DAX only, by kernels that could log it.
 		return Entry{}, fmt.Errorf("%w: inline data of %d bytes", ErrDamaged, length)

@@ -93,7 +93,8 @@ func TestRead(t *testing.T) {
 		}
 		for i, fill := range map[int]byte{0: 1, 1: 2, 2: 3, 6: 4, 7: 5} {
 			data, err := l.Data(i)
-			if err != nil || int64(len(data)) != l.Entries[i].Len || bytes.Count(data, []byte{fill}) != len(data) {
+			if err != nil || int64(len(data)) != l.Entries[i].Len ||
+				bytes.Count(data, []byte{fill}) != len(data) {
 				t.Errorf("entry %d: %d bytes, want all %d (%v)", i, len(data), fill, err)
 			}
 		}
@@ -119,21 +120,51 @@ func TestRefused(t *testing.T) {
 		make func() []byte
 		want error
 	}{
-		"empty":         {func() []byte { return nil }, ErrNoLog},
-		"magic":         {func() []byte { b := whole().bytes(); b[3]++; return b }, ErrNoLog},
-		"version":       {func() []byte { b := whole().bytes(); b[8]++; return b }, ErrNoLog},
-		"sector 0":      {func() []byte { b := whole().bytes(); clear(b[24:28]); return b }, ErrDamaged},
-		"sector 768":    {func() []byte { b := whole().bytes(); b[24], b[25] = 0, 3; return b }, ErrDamaged},
-		"count":         {func() []byte { b := whole().bytes(); b[22] = 1; return b }, ErrDamaged},
-		"one too many":  {func() []byte { b := whole().bytes(); b[16]++; return b }, ErrDamaged},
-		"cut in data":   {func() []byte { w := &writer{sector: 512}; w.write(0, 0, 4, 1); return w.bytes()[:2000] }, ErrDamaged},
-		"unknown flag":  {func() []byte { w := whole(); w.write(1<<5, 0, 1, 1); return w.bytes() }, ErrDamaged},
-		"empty write":   {func() []byte { w := whole(); w.write(FUA, 7, 0, 1); return w.bytes() }, ErrDamaged},
-		"offset":        {func() []byte { w := whole(); w.write(0, 1<<54, 1, 1); return w.bytes() }, ErrDamaged},
-		"length":        {func() []byte { w := whole(); w.entry(Discard, 0, 1<<62, "", nil); return w.bytes() }, ErrDamaged},
-		"mark and data": {func() []byte { w := whole(); w.entry(Mark, 0, 1, "x", make([]byte, 512)); return w.bytes() }, ErrDamaged},
-		"inline data":   {func() []byte { w := whole(); w.entry(0, 0, 1, "x", make([]byte, 512)); return w.bytes() }, ErrDamaged},
-		"long mark":     {func() []byte { w := whole(); w.mark(string(bytes.Repeat([]byte("x"), 481))); return w.bytes() }, ErrDamaged},
+		"empty":   {func() []byte { return nil }, ErrNoLog},
+		"magic":   {func() []byte { b := whole().bytes(); b[3]++; return b }, ErrNoLog},
+		"version": {func() []byte { b := whole().bytes(); b[8]++; return b }, ErrNoLog},
+		"sector 0": {func() []byte { b := whole().bytes(); clear(b[24:28]); return b },
+			ErrDamaged},
+		"sector 768": {func() []byte { b := whole().bytes(); b[24], b[25] = 0, 3; return b },
+			ErrDamaged},
+		"count":        {func() []byte { b := whole().bytes(); b[22] = 1; return b }, ErrDamaged},
+		"one too many": {func() []byte { b := whole().bytes(); b[16]++; return b }, ErrDamaged},
+		"cut in data": {func() []byte {
+			w := &writer{sector: 512}
+			w.write(0, 0, 4,
+				1)
+			return w.bytes()[:2000]
+		}, ErrDamaged},
+		"unknown flag": {func() []byte { w := whole(); w.write(1<<5, 0, 1, 1); return w.bytes() },
+			ErrDamaged},
+		"empty write": {func() []byte { w := whole(); w.write(FUA, 7, 0, 1); return w.bytes() },
+			ErrDamaged},
+		"offset": {func() []byte { w := whole(); w.write(0, 1<<54, 1, 1); return w.bytes() },
+			ErrDamaged},
+		"length": {func() []byte {
+			w := whole()
+			w.entry(Discard, 0, 1<<62, "",
+				nil)
+			return w.bytes()
+		}, ErrDamaged},
+		"mark and data": {func() []byte {
+			w := whole()
+			w.entry(Mark, 0, 1, "x",
+				make([]byte, 512))
+			return w.bytes()
+		}, ErrDamaged},
+		"inline data": {func() []byte {
+			w := whole()
+			w.entry(0, 0, 1, "x",
+				make([]byte, 512))
+			return w.bytes()
+		}, ErrDamaged},
+		"long mark": {func() []byte {
+			w := whole()
+			w.mark(string(bytes.Repeat([]byte("x"),
+				481)))
+			return w.bytes()
+		}, ErrDamaged},
 	}
 	for name, c := range tests {
 		b := c.make()
@@ -178,7 +209,8 @@ func TestPlayer(t *testing.T) {
 		}
 		for n, want := range s.want {
 			if got := img[n*512 : (n+1)*512]; bytes.Count(got, []byte{want}) != 512 {
-				t.Errorf("to %d: sector %d begins with %d, want %d throughout", s.to, n, got[0], want)
+				t.Errorf("to %d: sector %d begins with %d, want %d throughout", s.to, n, got[0],
+					want)
 			}
 		}
 	}
@@ -282,7 +314,8 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for i, e := range l.Entries {
-			if e.Off < 0 || e.Len < 0 || e.Off+e.Len < 0 || e.Off%l.SectorSize != 0 || e.Len%l.SectorSize != 0 || e.String() == "" {
+			if e.Off < 0 || e.Len < 0 || e.Off+e.Len < 0 || e.Off%l.SectorSize != 0 ||
+				e.Len%l.SectorSize != 0 || e.String() == "" {
 				t.Errorf("entry %d: %+v", i, e)
 			}
 			if data, err := l.Data(i); err != nil || data != nil && int64(len(data)) != e.Len {

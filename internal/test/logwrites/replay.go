@@ -96,7 +96,8 @@ func NewPlayer(l *Log, img Image) *Player { return &Player{log: l, img: img} }
 // if the player is past n.
 func (p *Player) To(n int) error {
 	if n < p.pos || n > len(p.log.Entries) {
-		panic(fmt.Sprintf("logwrites: replay to entry %d of %d from %d", n, len(p.log.Entries), p.pos))
+		panic(fmt.Sprintf("logwrites: replay to entry %d of %d from %d", n, len(p.log.Entries),
+			p.pos))
 	}
 	for ; p.pos < n; p.pos++ {
 		if err := p.log.Apply(p.img, p.pos); err != nil {

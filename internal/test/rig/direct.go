@@ -24,7 +24,8 @@ func Open(t testing.TB, path string) *Direct {
 	t.Helper()
 	// Anything else than a block device would be made into a regular file by
 	// those who open to create.
-	if st, err := os.Stat(path); err != nil || st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+	if st, err := os.Stat(path); err != nil ||
+		st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		t.Fatalf("%s is no block device (%v)", path, err)
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
@@ -104,7 +105,8 @@ func word(off int64, seed uint64) uint64 { return seed<<48 ^ uint64(off)*0x9e377
 func CheckPattern(b []byte, off int64, seed uint64) error {
 	for i := 0; i < len(b); i += 8 {
 		if got, want := binary.LittleEndian.Uint64(b[i:]), word(off+int64(i), seed); got != want {
-			return fmt.Errorf("wrong data at byte %d (of %d bytes at %d): %#x, want %#x", off+int64(i), len(b), off, got, want)
+			return fmt.Errorf("wrong data at byte %d (of %d bytes at %d): %#x, want %#x",
+				off+int64(i), len(b), off, got, want)
 		}
 	}
 	return nil

@@ -24,7 +24,8 @@ func Extents(t testing.TB, f *os.File, length int64) []Extent {
 		}
 	}
 	m.length, m.count = uint64(length), uint32(len(m.extents))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap,
+		uintptr(unsafe.Pointer(&m))); errno != 0 {
 		t.Fatalf("FIEMAP: %v", errno)
 	}
 	var out []Extent

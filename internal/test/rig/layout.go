@@ -34,7 +34,8 @@ func LayoutOf(t testing.TB, path string) Layout {
 		t.Fatal(err)
 	}
 	lay := Layout{
-		Exported: sb.ExportedBytes, Head: sb.HeadBytes, Tail: sb.TailStart, Atom: int64(sb.AtomSize),
+		Exported: sb.ExportedBytes, Head: sb.HeadBytes, Tail: sb.TailStart,
+		Atom:  int64(sb.AtomSize),
 		LogAt: 2 * sb.SlotBytes, LogBytes: sb.LogBytes, // metadata/FORMAT.md
 	}
 	for _, r := range sb.Regions {

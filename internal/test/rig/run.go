@@ -137,7 +137,8 @@ func DumpTasks(why string) {
 		dir := filepath.Dir(path)
 		stack, err := os.ReadFile(path)
 		// Kernel threads that wait for work are many and say nothing.
-		if err != nil || len(stack) == 0 || bytes.Contains(stack, []byte("worker_thread")) || bytes.Contains(stack, []byte("kthread+")) {
+		if err != nil || len(stack) == 0 || bytes.Contains(stack, []byte("worker_thread")) ||
+			bytes.Contains(stack, []byte("kthread+")) {
 			continue
 		}
 		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
@@ -146,10 +147,12 @@ func DumpTasks(why string) {
 		if _, rest, ok := strings.Cut(string(stat), ") "); ok {
 			state = rest[:1]
 		}
-		_, _ = fmt.Fprintf(&b, "-- %s %s (%s)\n%s", strings.TrimPrefix(dir, "/proc/"), bytes.TrimSpace(comm), state, stack)
+		_, _ = fmt.Fprintf(&b, "-- %s %s (%s)\n%s", strings.TrimPrefix(dir, "/proc/"),
+			bytes.TrimSpace(comm), state, stack)
 	}
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
-	_, _ = fmt.Fprintf(&b, "-- kernel log\n%s%s==== end of watchdog\n", KernelLog(100), ServerLogs("*"))
+	_, _ = fmt.Fprintf(&b, "-- kernel log\n%s%s==== end of watchdog\n", KernelLog(100),
+		ServerLogs("*"))
 	_, _ = os.Stderr.Write(b.Bytes())
 }
 

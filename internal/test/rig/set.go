@@ -67,7 +67,8 @@ func (s *Set) Start(t testing.TB, args ...string) {
 		t.Fatalf("start: want exit code 0\n%s%s", r, ServerLogs(s.Name))
 	}
 	s.Dev = r.Want(t, 0)
-	if st, err := os.Stat(s.Dev); err != nil || st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+	if st, err := os.Stat(s.Dev); err != nil ||
+		st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		t.Fatalf("start printed %q, which is no block device (%v)", s.Dev, err)
 	}
 	pid := int64(s.Status(t).ServerPID)
@@ -102,7 +103,8 @@ func (s *Set) watch(t testing.TB, pid int64, quit <-chan struct{}) {
 		if !s.pid.CompareAndSwap(pid, 0) {
 			return // it was to die
 		}
-		t.Errorf("the server, process %d, has died; its log:\n%s%s", pid, ServerLogs(s.Name), KernelLog(20))
+		t.Errorf("the server, process %d, has died; its log:\n%s%s", pid, ServerLogs(s.Name),
+			KernelLog(20))
 		out, err := exec.Command(vmtest.Binary(t), "stop", "--force", s.Name).CombinedOutput()
 		t.Logf("stop after the server's death: %v\n%s", err, out)
 		return

@@ -86,7 +86,8 @@ const (
 )
 
 func (f Focus) String() string {
-	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while", "scenario turns", "one superblock reads", "a spare device comes and goes"}[f]
+	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
+		"scenario turns", "one superblock reads", "a spare device comes and goes"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -116,53 +117,98 @@ const (
 )
 
 var bugTable = [bugs]bugInfo{
-	BugNone:             {"none", "none", "", FocusNone},
-	BugEarlyAck:         {"early-ack", "a heal is acknowledged before its commit", inDriver, FocusNone},
-	BugEarlyClear:       {"early-clear", "a write to a lost or pending block is acknowledged before the commit that clears it", inDriver, FocusNone},
-	BugEarlyPublish:     {"early-publish", "a heal is committed and published before its data is written", inDriver, FocusNone},
-	BugCachedHeal:       {"cached-heal", "the data of a heal is written without FUA", inDriver, FocusNone},
-	BugEarlyJournal:     {"early-journal", "a commit counts as durable before its record is written", inDriver, FocusNone},
-	BugUnknownDurable:   {"unknown-durable", "a commit of unknown outcome counts as durable", inDriver, FocusNone},
-	BugUnknownForgotten: {"unknown-forgotten", "a commit of unknown outcome is forgotten: not stated again when the breaker closes", inDriver, FocusNone},
-	BugCoversUnseen:     {"covers-unseen", "a checkpoint covers records that the table it is made of does not show yet", inDriver, FocusNone},
-	BugEarlyCheckpoint:  {"early-checkpoint", "a checkpoint frees log space before it is durable", inDriver, FocusNone},
-	BugNoSpareFlush:     {"no-spare-flush", "a flush leaves out the spare device", inDriver, FocusNone},
-	BugForgetsDirty:     {"forgets-dirty", "a takeover forgets what was dirty: its flushes leave out what a dead server wrote", inDriver, FocusNone},
-	BugFlushIgnored:     {"flush-ignored", "a flush that failed is answered as good", inDriver, FocusNone},
-	BugFlushRetried:     {"flush-retried", "a flush that failed is tried again, and the second answer counts", inDriver, FocusNone},
-	BugDropsFUA:         {"drops-fua", "a FUA write is written without FUA", inDriver, FocusNone},
-	BugNoGrace:          {"no-grace", "a spare unit is used again, and a busy unit copied, without a grace period", inDriver, FocusNone},
-	BugNoTurns:          {"no-turns", "two heals of one block write to the same slot at once", inProduct, FocusTurns},
-	BugHealsHome:        {"heals-home", "what fails in a spare unit is written home, and the map stays", inDriver, FocusNone},
-	BugWideMask:         {"wide-mask", "a commit maps the whole unit where one block was healed", inDriver, FocusNone},
-	BugRetiredForgotten: {"retired-forgotten", "a spare unit that failed is not retired in the commit, and used again after a restart", inDriver, FocusNone},
-	BugNoPending:        {"no-pending", "a block that cannot be read does not become pending", inDriver, FocusNone},
-	BugInventsZeroes:    {"invents-zeroes", "a read of a lost block answers zeroes", inDriver, FocusNone},
-	BugShortIsWhole:     {"short-is-whole", "a short result is taken for the whole", inDriver, FocusNone},
-	BugHalfWrite:        {"half-write", "a write that failed is not isolated: its first half is written, and the whole acknowledged", inDriver, FocusNone},
-	BugDiscardHome:      {"discard-home", "a discard leaves out the spare units", inDriver, FocusNone},
-	BugNoBreaker:        {"no-breaker", "the breaker closes by itself as soon as it opens", inDriver, FocusBudget},
-	BugNoProbe:          {"no-probe", "a commit counts although no mirror on the backing took it: a vanished disk uses up spares", inDriver, FocusNone},
-	BugFirstBad:         {"first-bad", "a load replays one log up to the first bad record", inDisks, FocusNone},
-	BugReadsOneMirror:   {"reads-one-mirror", "a load reads one mirror and takes it for both", inDisks, FocusNone},
-	BugWritesOneMirror:  {"writes-one-mirror", "one mirror's write counts for both", inDriver, FocusNone},
-	BugStaleMirror:      {"stale-mirror", "a load ignores that a mirror is marked as stale", inDisks, FocusMirror},
-	BugStaleNotMarked:   {"stale-not-marked", "a mirror that missed a record is not marked as stale", inDriver, FocusMirror},
-	BugStaleSpare:       {"stale-spare", "a load ignores the epoch of the spare device", inDisks, FocusNone},
-	BugNoEpoch:          {"no-epoch", "a start does not raise the epoch of the superblocks", inDriver, FocusNone},
-	BugSequenceReused:   {"sequence-reused", "the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
-	BugRetestUnread:     {"retest-unread", "a pending block that cannot be read is called well by a retest", inDriver, FocusNone},
-	BugNotesFirstOnly:   {"notes-first-only", "a read that fails notes the first block that failed, and no other", inDriver, FocusNone},
-	BugHealUnread:       {"heal-unread", "the data of a heal is not read back from its spare unit", inDriver, FocusNone},
-	BugAwayIsThere:      {"away-is-there", "a spare device that is away is taken to be there: what it answers is its medium's fault", inDriver, FocusAway},
-	BugMoveUnread:       {"move-unread", "a block is moved to a spare unit that is not read back", inDriver, FocusNone},
-	BugEarlyTakeover:    {"early-takeover", "a server takes over before the dead one's last write has landed", inDriver, FocusNone},
-	BugImpatient:        {"impatient", "metadata I/O that fails for want of resources is not tried again: a moment without memory opens the breaker", inDriver, FocusNone},
-	BugPathIsMedium:     {"path-is-medium", "a load takes what it could not read, whatever the reason, for a bad place", inProduct, FocusNone},
-	BugFlushUntold:      {"flush-untold", "a record's or a move's failed flush is not told to the next flush of the user", inDriver, FocusNone},
-	BugFlushAsMedium:    {"flush-as-medium", "a disk without FUA is asked for it: a failed flush looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
-	BugUnsettledStart:   {"unsettled-start", "a start relies on what it reads, before what a dead server left in the disks' caches is flushed", inDriver, FocusNone},
-	BugNoReadBack:       {"no-read-back", "a superblock counts once its write is answered, whether or not it reads", inDriver, FocusLatent},
+	BugNone: {"none", "none", "", FocusNone},
+	BugEarlyAck: {"early-ack", "a heal is acknowledged before its commit", inDriver,
+		FocusNone},
+	BugEarlyClear: {"early-clear", "a write to a lost or pending block is acknowledged " +
+		"before the commit that clears it", inDriver, FocusNone},
+	BugEarlyPublish: {"early-publish", "a heal is committed and published before its data is " +
+		"written", inDriver, FocusNone},
+	BugCachedHeal: {"cached-heal", "the data of a heal is written without FUA", inDriver,
+		FocusNone},
+	BugEarlyJournal: {"early-journal",
+		"a commit counts as durable before its record is written", inDriver, FocusNone},
+	BugUnknownDurable: {"unknown-durable", "a commit of unknown outcome counts as durable",
+		inDriver, FocusNone},
+	BugUnknownForgotten: {"unknown-forgotten", "a commit of unknown outcome is forgotten: not " +
+		"stated again when the breaker closes", inDriver, FocusNone},
+	BugCoversUnseen: {"covers-unseen", "a checkpoint covers records that the table it is " +
+		"made of does not show yet", inDriver, FocusNone},
+	BugEarlyCheckpoint: {"early-checkpoint", "a checkpoint frees log space before it is durable",
+		inDriver, FocusNone},
+	BugNoSpareFlush: {"no-spare-flush", "a flush leaves out the spare device", inDriver,
+		FocusNone},
+	BugForgetsDirty: {"forgets-dirty", "a takeover forgets what was dirty: its flushes leave " +
+		"out what a dead server wrote", inDriver, FocusNone},
+	BugFlushIgnored: {"flush-ignored", "a flush that failed is answered as good", inDriver,
+		FocusNone},
+	BugFlushRetried: {"flush-retried", "a flush that failed is tried again, and the second " +
+		"answer counts", inDriver, FocusNone},
+	BugDropsFUA: {"drops-fua", "a FUA write is written without FUA", inDriver, FocusNone},
+	BugNoGrace: {"no-grace", "a spare unit is used again, and a busy unit copied, " +
+		"without a grace period", inDriver, FocusNone},
+	BugNoTurns: {"no-turns", "two heals of one block write to the same slot at once",
+		inProduct, FocusTurns},
+	BugHealsHome: {"heals-home",
+		"what fails in a spare unit is written home, and the map stays", inDriver, FocusNone},
+	BugWideMask: {"wide-mask", "a commit maps the whole unit where one block was healed",
+		inDriver, FocusNone},
+	BugRetiredForgotten: {"retired-forgotten", "a spare unit that failed is not retired in the " +
+		"commit, and used again after a restart", inDriver, FocusNone},
+	BugNoPending: {"no-pending", "a block that cannot be read does not become pending",
+		inDriver, FocusNone},
+	BugInventsZeroes: {"invents-zeroes", "a read of a lost block answers zeroes", inDriver,
+		FocusNone},
+	BugShortIsWhole: {"short-is-whole", "a short result is taken for the whole", inDriver,
+		FocusNone},
+	BugHalfWrite: {"half-write", "a write that failed is not isolated: its first half is " +
+		"written, and the whole acknowledged", inDriver, FocusNone},
+	BugDiscardHome: {"discard-home", "a discard leaves out the spare units", inDriver,
+		FocusNone},
+	BugNoBreaker: {"no-breaker", "the breaker closes by itself as soon as it opens",
+		inDriver, FocusBudget},
+	BugNoProbe: {"no-probe", "a commit counts although no mirror on the backing took " +
+		"it: a vanished disk uses up spares", inDriver, FocusNone},
+	BugFirstBad: {"first-bad", "a load replays one log up to the first bad record", inDisks,
+		FocusNone},
+	BugReadsOneMirror: {"reads-one-mirror", "a load reads one mirror and takes it for both",
+		inDisks, FocusNone},
+	BugWritesOneMirror: {"writes-one-mirror", "one mirror's write counts for both", inDriver,
+		FocusNone},
+	BugStaleMirror: {"stale-mirror", "a load ignores that a mirror is marked as stale",
+		inDisks, FocusMirror},
+	BugStaleNotMarked: {"stale-not-marked",
+		"a mirror that missed a record is not marked as stale", inDriver, FocusMirror},
+	BugStaleSpare: {"stale-spare", "a load ignores the epoch of the spare device", inDisks,
+		FocusNone},
+	BugNoEpoch: {"no-epoch", "a start does not raise the epoch of the superblocks",
+		inDriver, FocusNone},
+	BugSequenceReused: {"sequence-reused",
+		"the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
+	BugRetestUnread: {"retest-unread", "a pending block that cannot be read is called well " +
+		"by a retest", inDriver, FocusNone},
+	BugNotesFirstOnly: {"notes-first-only", "a read that fails notes the first block that " +
+		"failed, and no other", inDriver, FocusNone},
+	BugHealUnread: {"heal-unread", "the data of a heal is not read back from its spare unit",
+		inDriver, FocusNone},
+	BugAwayIsThere: {"away-is-there", "a spare device that is away is taken to be there: " +
+		"what it answers is its medium's fault", inDriver, FocusAway},
+	BugMoveUnread: {"move-unread", "a block is moved to a spare unit that is not read back",
+		inDriver, FocusNone},
+	BugEarlyTakeover: {"early-takeover", "a server takes over before the dead one's last " +
+		"write has landed", inDriver, FocusNone},
+	BugImpatient: {"impatient", "metadata I/O that fails for want of resources is not " +
+		"tried again: a moment without memory opens the breaker", inDriver, FocusNone},
+	BugPathIsMedium: {"path-is-medium", "a load takes what it could not read, whatever the " +
+		"reason, for a bad place", inProduct, FocusNone},
+	BugFlushUntold: {"flush-untold", "a record's or a move's failed flush is not told to " +
+		"the next flush of the user", inDriver, FocusNone},
+	BugFlushAsMedium: {"flush-as-medium", "a disk without FUA is asked for it: a failed flush " +
+		"looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
+	BugUnsettledStart: {"unsettled-start", "a start relies on what it reads, before what a " +
+		"dead server left in the disks' caches is flushed", inDriver, FocusNone},
+	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
+		"whether or not it reads", inDriver, FocusLatent},
 }
 
 func (b Bug) String() string { return bugTable[b].name }
@@ -191,7 +237,8 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 	key := tagKey{q, m.Tag}
 	switch b {
 	case BugEarlyAck, BugEarlyClear:
-		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone && m.Kind != remap.MsgDoubt {
+		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone &&
+			m.Kind != remap.MsgDoubt {
 			e.held = append(e.held, *m)
 			return false
 		}
@@ -244,7 +291,8 @@ func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
 		return false
 	case BugNoGrace:
 		if m.Kind == remap.MsgGrace {
-			done := remap.Message{Kind: remap.MsgGraceDone, Queue: uint16(q), Generation: m.Generation}
+			done := remap.Message{Kind: remap.MsgGraceDone, Queue: uint16(q),
+				Generation: m.Generation}
 			sv.receive(q, &done)
 			return false
 		}
@@ -326,7 +374,8 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 
 // finish passes the answer to a request on.
 func (b Bug) finish(q *queue, r *userReq, res int32) int32 {
-	if b == BugInventsZeroes && r.Op == remap.OpRead && res == -int32(syscall.EIO) && q.has(r, remap.KindLost) {
+	if b == BugInventsZeroes && r.Op == remap.OpRead && res == -int32(syscall.EIO) &&
+		q.has(r, remap.KindLost) {
 		clear(r.buf)
 		return 0
 	}
@@ -399,19 +448,22 @@ func (b Bug) results(sv *server, results []metadata.Result) []metadata.Result {
 
 // durable says what the outcome of a ticket means.
 func (b Bug) durable(sv *server, r metadata.Result) bool {
-	return r.Outcome == metadata.OutcomeDurable || b == BugUnknownDurable && r.Outcome == metadata.OutcomeUnknown && r.Ticket != sv.openTicket
+	return r.Outcome == metadata.OutcomeDurable || b == BugUnknownDurable &&
+		r.Outcome == metadata.OutcomeUnknown && r.Ticket != sv.openTicket
 }
 
 // commits passes the entries of a commit on.
 func (b Bug) commits(sv *server, entries []metadata.Entry) []metadata.Entry {
 	switch b {
 	case BugRetiredForgotten:
-		return slices.DeleteFunc(slices.Clone(entries), func(e metadata.Entry) bool { return e.State == metadata.StateRetired })
+		return slices.DeleteFunc(slices.Clone(entries),
+			func(e metadata.Entry) bool { return e.State == metadata.StateRetired })
 	case BugWideMask:
 		entries = slices.Clone(entries)
 		per := uint64(metadata.UnitSize / sv.s.plan.BlockSize())
 		for i := range entries {
-			if e := &entries[i]; e.State == metadata.StateMapped && (e.Unit+uint64(e.Count))*per <= sv.s.plan.Blocks() {
+			if e := &entries[i]; e.State == metadata.StateMapped &&
+				(e.Unit+uint64(e.Count))*per <= sv.s.plan.Blocks() {
 				e.Mask = uint8(1<<per - 1)
 			}
 		}
@@ -439,7 +491,8 @@ func (b Bug) tripped(sv *server) {
 
 // haunts keeps a dead server's write, to let it land later; false: it ends now, or never.
 func (b Bug) haunts(s *sim, io *diskIO) bool {
-	if b != BugEarlyTakeover || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" || !s.chance(1, 2) {
+	if b != BugEarlyTakeover || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" ||
+		!s.chance(1, 2) {
 		return false
 	}
 	late := *io
@@ -450,7 +503,8 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 
 // transferred is what the arbiter is told of the end of a relocation's operation.
 func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
-	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.gone != 0 && sv.s.ofSuperblock(io) {
+	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.gone != 0 &&
+		sv.s.ofSuperblock(io) {
 		return int32(io.n)
 	}
 	if b == BugMoveUnread {
@@ -508,6 +562,7 @@ func (s *sim) ofSuperblock(d *diskIO) bool {
 func (s *sim) inSlots(d *diskIO) bool {
 	sb := s.plan.Superblock()
 	return slices.ContainsFunc(sb.Regions, func(r metadata.Region) bool {
-		return r.Kind == metadata.RegionMirror && r.Device == d.d.index && d.off >= r.Start && d.off < r.Start+2*sb.SlotBytes
+		return r.Kind == metadata.RegionMirror && r.Device == d.d.index && d.off >= r.Start &&
+			d.off < r.Start+2*sb.SlotBytes
 	})
 }

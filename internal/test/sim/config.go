@@ -56,22 +56,26 @@ const (
 	metaMirror            // one mirror takes no write at all from some time on
 	metaAll               // all mirrors refuse writes for a while
 	metaFlaky             // read errors in one mirror, which come and go
-	metaLies              // one mirror reports writes as good that never land, or land elsewhere in it
-	metaFlips             // bits flip in one mirror, and nothing says so
+	// one mirror reports writes as good that never land, or land elsewhere in it
+	metaLies
+	metaFlips // bits flip in one mirror, and nothing says so
 	metaKinds
 )
 
 var metaNames = [metaKinds]string{
-	"none", "some writes fail", "latent errors in one mirror", "one mirror fails", "all mirrors fail for a while", "read errors in one mirror come and go",
+	"none", "some writes fail", "latent errors in one mirror", "one mirror fails",
+	"all mirrors fail for a while", "read errors in one mirror come and go",
 	"one mirror loses and misdirects writes", "bits flip in one mirror",
 }
 
 func newConfig(rng *rand.Rand) config {
 	c := config{
 		queues: 1 + rng.IntN(4), depth: 1 + rng.IntN(5), maxUnits: pick(rng, []int{1, 2, 4, 8, 16}),
-		rounds: 2 + rng.IntN(4), steps: 50 + rng.IntN(pick(rng, []int{200, 700, 1500})), spots: 1 + rng.IntN(3), faults: rng.IntN(8),
-		trims: rng.IntN(2) == 0, moves: rng.IntN(2) == 0, vanish: rng.IntN(5) == 0, storms: rng.IntN(6) == 0,
-		buf: 2 * [...]int{1, 1, 2, 4, 32}[rng.IntN(5)],
+		rounds: 2 + rng.IntN(4), steps: 50 + rng.IntN(pick(rng, []int{200, 700, 1500})),
+		spots: 1 + rng.IntN(3), faults: rng.IntN(8),
+		trims: rng.IntN(2) == 0, moves: rng.IntN(2) == 0, vanish: rng.IntN(5) == 0,
+		storms: rng.IntN(6) == 0,
+		buf:    2 * [...]int{1, 1, 2, 4, 32}[rng.IntN(5)],
 	}
 	c.zero = 1 + rng.IntN(c.maxUnits)
 	c.reach = pick(rng, []int{1, 1, 2, 4, c.maxUnits + 4})
@@ -83,7 +87,8 @@ func newConfig(rng *rand.Rand) config {
 		SpareBytes:  metadata.UnitSize * int64(pick(rng, []int{3, 8, 40, 200})),
 	}
 	for i := range c.plan.UUID {
-		c.plan.UUID[i], c.plan.DeviceUUIDs[0][i], c.plan.DeviceUUIDs[1][i] = byte(rng.Uint32()|1), byte(rng.Uint32()|1), byte(rng.Uint32()|1)
+		c.plan.UUID[i], c.plan.DeviceUUIDs[0][i], c.plan.DeviceUUIDs[1][i] = byte(rng.Uint32()|1),
+			byte(rng.Uint32()|1), byte(rng.Uint32()|1)
 	}
 	c.plan.BackingSize += int64(c.plan.BlockSize) * rng.Int64N(16)
 	if rng.IntN(3) == 0 {
@@ -111,7 +116,8 @@ func newConfig(rng *rand.Rand) config {
 	}
 	if rng.IntN(4) == 0 {
 		// A brawl: everybody in one place, and nothing there is reliable.
-		c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1, 1, 1+rng.IntN(2), 1
+		c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1,
+			1, 1+rng.IntN(2), 1
 		c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
 		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
 		c.vanish = false
@@ -121,9 +127,10 @@ func newConfig(rng *rand.Rand) config {
 		c.vanish, c.rates.path = false, 0
 	}
 	c.policy = remap.Policy{
-		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8), ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
-		IsolateFor: pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
-		FailFast:   pick(rng, []time.Duration{-1, 10 * time.Millisecond, time.Minute}),
+		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8),
+		ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
+		IsolateFor:  pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
+		FailFast:    pick(rng, []time.Duration{-1, 10 * time.Millisecond, time.Minute}),
 	}
 	c.sink = 1 + rng.IntN(c.maxUnits)
 	if c.budget = rng.IntN(8) == 0; c.budget {
@@ -147,8 +154,14 @@ func newConfig(rng *rand.Rand) config {
 }
 
 func (c *config) String() string {
-	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, keep tail %v, spare units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, barren %v, metadata: %s, policy %+v",
-		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize, c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates, c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, metaNames[c.meta], c.policy)
+	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, keep tail %v, spare "+
+		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, "+
+		"vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, barren %v, "+
+		"metadata: %s, policy %+v",
+		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
+		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates,
+		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, metaNames[c.meta],
+		c.policy)
 }

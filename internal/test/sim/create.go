@@ -69,8 +69,10 @@ func (s *sim) initial() []metadata.Entry {
 			mask = all
 		}
 		e := metadata.Entry{
-			Unit: s.plan.HeadBlocks()*uint64(s.plan.BlockSize())/metadata.UnitSize - 4 + s.rng.Uint64N(8), Count: 1, Mask: mask,
-			State: pick(s.rng, []metadata.State{metadata.StateLost, metadata.StatePending}), Cause: metadata.CauseImport, Time: 1,
+			Unit: s.plan.HeadBlocks()*uint64(s.plan.BlockSize())/metadata.UnitSize - 4 +
+				s.rng.Uint64N(8), Count: 1, Mask: mask,
+			State: pick(s.rng, []metadata.State{metadata.StateLost, metadata.StatePending}),
+			Cause: metadata.CauseImport, Time: 1,
 		}
 		out = append(out, e)
 		for i := range uint64(8) {
@@ -81,7 +83,8 @@ func (s *sim) initial() []metadata.Entry {
 	}
 	if s.chance(1, 3) {
 		out = append(out, metadata.Entry{
-			Spare: uint32(s.rng.Uint64N(s.plan.SpareUnits())), Count: 1, State: metadata.StateRetired, Cause: metadata.CauseImport, Time: 1,
+			Spare: uint32(s.rng.Uint64N(s.plan.SpareUnits())), Count: 1,
+			State: metadata.StateRetired, Cause: metadata.CauseImport, Time: 1,
 		})
 	}
 	return out

@@ -21,8 +21,9 @@ type disk struct {
 	index uint8
 	size  int64
 	pages []*page
-	dirty []int64 // sectors with unsynced content, in the order in which they became so; may hold stale entries
-	seq   uint64  // counts writes to the cache
+	// sectors with unsynced content, in the order in which they became so; may hold stale entries
+	dirty []int64
+	seq   uint64 // counts writes to the cache
 
 	gone  int32 // not 0: the disk has vanished, and every operation answers this errno
 	rates rates
@@ -58,7 +59,8 @@ type version struct {
 }
 
 func newDisk(index uint8, size int64) *disk {
-	return &disk{index: index, size: size, pages: make([]*page, (size+pageSize-1)/pageSize), token: new(int)}
+	return &disk{index: index, size: size, pages: make([]*page, (size+pageSize-1)/pageSize),
+		token: new(int)}
 }
 
 // fork returns a disk of its own that holds the same, with the same faults. Pages are shared

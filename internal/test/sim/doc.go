@@ -24,23 +24,22 @@
 //
 // # The disks
 //
-// A disk has a volatile cache: what was written without FUA is durable only
-// when a flush that began later has ended. A flush that fails may drop what is cached: then
-// each sector may hold anything that a power cut could leave, and the failed flush is all
-// that tells of it. Half of the disks have no FUA: asked for it they do what the kernel
-// makes of it, a write and a flush, and answer the write with what the flush said. After a
-// flush that failed no flush of the user may be answered as good that began before one was answered
-// as failed (promise 15); a FUA write that was answered as good must be there whatever was
-// dropped while it was under way. A power cut leaves, of each sector
-// of 512 bytes, what was durable or any version cached since, and of each
-// write under way, also with FUA, any of its sectors. Faults are of the kinds that null_blk,
-// dm-error, scsi_debug and real disks show: errors on read, on write, on both;
-// for ever, a number of times, until written; writes that succeed and do not read, also of a
-// whole physical block of a disk that shows smaller ones, and of spare units; errors that take up
-// to two minutes. A
-// write that fails has taken effect in some of its sectors. Besides, operations fail on their path, for want
-// of resources, or end short; flushes fail; whole disks vanish and return; most of the spare region is bad; mirrors of
-// the metadata have latent errors or refuse writes.
+// A disk has a volatile cache: what was written without FUA is durable only when a flush
+// that began later has ended. A flush that fails may drop what is cached: then each sector
+// may hold anything that a power cut could leave, and the failed flush is all that tells of
+// it. Half of the disks have no FUA: asked for it they do what the kernel makes of it, a
+// write and a flush, and answer the write with what the flush said. After a flush that
+// failed no flush of the user may be answered as good that began before one was answered as
+// failed (promise 15); a FUA write that was answered as good must be there whatever was
+// dropped while it was under way. A power cut leaves, of each sector of 512 bytes, what was
+// durable or any version cached since, and of each write under way, also with FUA, any of
+// its sectors. Faults are of the kinds that null_blk, dm-error, scsi_debug and real disks
+// show: errors on read, on write, on both; for ever, a number of times, until written;
+// writes that succeed and do not read, also of a whole physical block of a disk that shows
+// smaller ones, and of spare units; errors that take up to two minutes. A write that fails
+// has taken effect in some of its sectors. Besides, operations fail on their path, for want
+// of resources, or end short; flushes fail; whole disks vanish and return; most of the
+// spare region is bad; mirrors of the metadata have latent errors or refuse writes.
 //
 // # The model
 //
@@ -50,16 +49,17 @@
 // return and what a power cut may leave (see model). An answer must fit it; and so must what is
 // found on the disks after each load, past all faults.
 //
-// Errors are judged too. A read fails only if one of its operations did, or a
-// block is lost, or is pending and failed a moment ago; and then every block of it was read, or is pending or lost. No heal is
-// committed whose data was not read back. A write whose medium fails must not fail as long as the breaker is
-// closed and a spare unit is free. No block is ever lost that was not from the
-// beginning. Blocks become pending, and spare units are retired, only
-// if their medium failed: not for what a spare device answered while it was away. Where
-// one spare unit in eight is well, one is found. What an operator moves was read at its new place. No commit becomes durable, and so no spare unit is used
-// up, while the backing is gone. Nothing hangs. At quiet moments the
-// allocator agrees with the map, no claim, operation or limbo is left over, and
-// what a load finds on the disks is the live table.
+// Errors are judged too. A read fails only if one of its operations did, or a block is
+// lost, or is pending and failed a moment ago; and then every block of it was read, or is
+// pending or lost. No heal is committed whose data was not read back. A write whose medium
+// fails must not fail as long as the breaker is closed and a spare unit is free. No block
+// is ever lost that was not from the beginning. Blocks become pending, and spare units are
+// retired, only if their medium failed: not for what a spare device answered while it was
+// away. Where one spare unit in eight is well, one is found. What an operator moves was
+// read at its new place. No commit becomes durable, and so no spare unit is used up, while
+// the backing is gone. Nothing hangs. At quiet moments the allocator agrees with the map,
+// no claim, operation or limbo is left over, and what a load finds on the disks is the live
+// table.
 //
 // Metadata must survive more than that. Before a start, copies of the disks are damaged and
 // exchanged: a load must say the same as before, or refuse, as probe.go has it word for

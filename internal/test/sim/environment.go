@@ -127,12 +127,16 @@ func (s *sim) spoilMetadata() {
 	switch s.cfg.meta {
 	case metaWrites:
 		if s.chance(1, 2) {
-			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize, &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 3, -1})})
+			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize,
+				&fault{write: true, errno: int32(pick(s.rng, mediumErrnos)),
+					left: pick(s.rng, []int{1, 3, -1})})
 		}
 		for _, m := range mirrors {
 			for range s.rng.IntN(12) {
 				off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
-				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)), &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: 1 + s.rng.IntN(3), lands: s.chance(1, 3)})
+				s.disks[0].spoil(off, sectorSize*(1+s.rng.Int64N(pageSectors)),
+					&fault{write: true, errno: int32(pick(s.rng, mediumErrnos)),
+						left: 1 + s.rng.IntN(3), lands: s.chance(1, 3)})
 			}
 		}
 	case metaReads:
@@ -141,15 +145,20 @@ func (s *sim) spoilMetadata() {
 			left := pick(s.rng, s.plan.SuperblockPlaces(0))
 			for _, off := range s.plan.SuperblockPlaces(0) {
 				if off != left {
-					s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
+					s.disks[0].spoil(off, sectorSize,
+						&fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
 				}
 			}
 		} else if s.chance(1, 2) { // one copy of the superblock
-			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
+			s.disks[0].spoil(pick(s.rng, s.plan.SuperblockPlaces(0)), sectorSize,
+				&fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1,
+					heals: s.chance(1, 2)})
 		}
 		for range 1 + s.rng.IntN(20) {
 			off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
-			s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, heals: s.chance(1, 2)})
+			s.disks[0].spoil(off, sectorSize,
+				&fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1,
+					heals: s.chance(1, 2)})
 		}
 	case metaFlaky:
 		s.flicker()
@@ -170,7 +179,9 @@ func (s *sim) flicker() {
 	}
 	for range 1 + s.rng.IntN(20) {
 		off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
-		s.disks[0].spoil(off, sectorSize, &fault{read: true, errno: int32(pick(s.rng, mediumErrnos)), left: pick(s.rng, []int{1, 2, 5, -1})})
+		s.disks[0].spoil(off, sectorSize,
+			&fault{read: true, errno: int32(pick(s.rng, mediumErrnos)),
+				left: pick(s.rng, []int{1, 2, 5, -1})})
 	}
 }
 
@@ -228,7 +239,8 @@ func (s *sim) metaWrite() {
 	case s.cfg.meta == metaMirror:
 		s.tracef("FAULT: a mirror takes no write any more")
 		m := pick(s.rng, s.mirrors())
-		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
+		s.disks[0].spoil(m.Start, m.Length,
+			&fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1})
 	case !s.metaBad:
 		s.tracef("FAULT: all mirrors refuse writes for a while")
 		s.refuseMetadata(true)
@@ -240,7 +252,8 @@ func (s *sim) refuseMetadata(on bool) {
 	s.metaBad = on
 	var f *fault
 	if on {
-		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1, lands: s.chance(1, 2)}
+		f = &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1,
+			lands: s.chance(1, 2)}
 	}
 	for _, m := range s.mirrors() {
 		s.disks[0].spoil(m.Start, m.Length, f)

@@ -52,12 +52,15 @@ type Exhausted struct {
 // Add adds what another scenario went through.
 func (e *Exhausted) Add(o *Exhausted) {
 	e.Stats.Add(&o.Stats)
-	e.Stories, e.Writes, e.First, e.Second = e.Stories+o.Stories, e.Writes+o.Writes, e.First+o.First, e.Second+o.Second
+	e.Stories, e.Writes, e.First, e.Second = e.Stories+o.Stories, e.Writes+o.Writes,
+		e.First+o.First, e.Second+o.Second
 }
 
 func (e *Exhausted) String() string {
-	return fmt.Sprintf("%s stories of %s writes, interrupted %s times; recoveries interrupted %s times; %s starts, %s of data compared in reads, %s after loads",
-		count(e.Stories), count(e.Writes), count(e.First), count(e.Second), count(e.Starts), size(e.Read), size(e.Inspected))
+	return fmt.Sprintf("%s stories of %s writes, interrupted %s times; recoveries interrupted %s "+
+		"times; %s starts, %s of data compared in reads, %s after loads",
+		count(e.Stories), count(e.Writes), count(e.First), count(e.Second), count(e.Starts),
+		size(e.Read), size(e.Inspected))
 }
 
 // exhaust is one story.
@@ -80,7 +83,8 @@ func Exhaust(sc *Scenario, layout string, seed uint64, bug Bug, how Exhausting) 
 // older set.
 func ExhaustCreate(layout string, older bool, seed uint64, how Exhausting) (Exhausted, error) {
 	s := newScenario(seed, nil, layout, Options{})
-	initial := []metadata.Entry{{Unit: 3, Count: 2, Mask: 1, State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1}}
+	initial := []metadata.Entry{{Unit: 3, Count: 2, Mask: 1, State: metadata.StatePending,
+		Cause: metadata.CauseImport, Time: 1}}
 	var old metadata.Superblock
 	x := &exhaust{how: how}
 	x.settle = func(f *sim) {

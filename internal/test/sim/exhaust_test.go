@@ -11,11 +11,15 @@ import (
 )
 
 var (
-	flagScenario = flag.String("scenario", "", "only this scenario, with -layout and -seed; with -path and -v print the steps after an interruption")
-	flagLayout   = flag.String("layout", "alone-512", "with -scenario")
-	flagAgain    = flag.Int("again", 1, "with UBLK_REMAP_FULL: one of how many interruptions of recoveries is made")
-	flagOrders   = flag.Uint64("orders", 5, "with UBLK_REMAP_FULL: orders of events of each scenario")
-	flagPath     = flag.String("path", "", "with -scenario: the interruptions, as a failure says them")
+	flagScenario = flag.String("scenario", "", "only this scenario, with -layout and -seed; with "+
+		"-path and -v print the steps after an interruption")
+	flagLayout = flag.String("layout", "alone-512", "with -scenario")
+	flagAgain  = flag.Int("again", 1, "with UBLK_REMAP_FULL: one of how many interruptions of "+
+		"recoveries is made")
+	flagOrders = flag.Uint64("orders", 5, "with UBLK_REMAP_FULL: orders of events of each "+
+		"scenario")
+	flagPath = flag.String("path", "",
+		"with -scenario: the interruptions, as a failure says them")
 )
 
 // TestExhaustive interrupts every scenario at every single write, and the recovery from
@@ -90,7 +94,8 @@ func exhaustOne(t *testing.T, name, layout string, seed uint64, how Exhausting) 
 		out, err = Exhaust(sc, layout, seed, BugNone, how)
 	}
 	if err != nil {
-		t.Fatalf("%v\nrepeat: go test ./internal/test/sim -run 'TestExhaustive$' -v -scenario=%s -layout=%s -seed=%d -path=%s", err, name, layout, seed, pathOf(err))
+		t.Fatalf("%v\nrepeat: go test ./internal/test/sim -run 'TestExhaustive$' -v -scenario=%s "+
+			"-layout=%s -seed=%d -path=%s", err, name, layout, seed, pathOf(err))
 	}
 	t.Logf("seed %d: %s", seed, &out)
 	return out
@@ -120,7 +125,8 @@ func TestExhaustRepeats(t *testing.T) {
 			continue
 		}
 		var trace int
-		_, again := Exhaust(sc, "pair-512", 3, bug, Exhausting{Again: 1, Sparse: 1, Only: pathOf(first), Trace: func(string) { trace++ }})
+		_, again := Exhaust(sc, "pair-512", 3, bug, Exhausting{Again: 1, Sparse: 1,
+			Only: pathOf(first), Trace: func(string) { trace++ }})
 		if again == nil || again.Error() != first.Error() {
 			t.Errorf("%v: %v\nrepeated: %v", bug, first, again)
 		} else if pathOf(first) != "" && trace == 0 {

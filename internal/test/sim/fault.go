@@ -23,7 +23,9 @@ func (f *fault) String() string {
 	for _, p := range []struct {
 		on   bool
 		name string
-	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"}, {f.left > 0, fmt.Sprintf(", %d times", f.left)}, {f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))}} {
+	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"},
+		{f.left > 0, fmt.Sprintf(", %d times", f.left)},
+		{f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))}} {
 		if p.on {
 			s += p.name
 		}
@@ -34,10 +36,13 @@ func (f *fault) String() string {
 // The errnos that a failing medium shows, of which a path that fails, and of
 // resources that are short: the table of DESIGN §3.5.
 var (
-	mediumErrnos   = []syscall.Errno{syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO, syscall.EIO}
-	pathErrnos     = []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV, syscall.ENXIO, syscall.ETIME, syscall.EBADE, syscall.EILSEQ, syscall.EOPNOTSUPP, syscall.EINVAL, syscall.ENOSPC, syscall.EROFS, syscall.EPERM}
+	mediumErrnos = []syscall.Errno{syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO, syscall.EIO}
+	pathErrnos   = []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV,
+		syscall.ENXIO, syscall.ETIME, syscall.EBADE, syscall.EILSEQ, syscall.EOPNOTSUPP,
+		syscall.EINVAL, syscall.ENOSPC, syscall.EROFS, syscall.EPERM}
 	resourceErrnos = []syscall.Errno{syscall.EAGAIN, syscall.ENOMEM, syscall.EBUSY}
-	vanishErrnos   = []syscall.Errno{syscall.EIO, syscall.EIO, syscall.ENODEV, syscall.ENXIO, syscall.ENOLINK}
+	vanishErrnos   = []syscall.Errno{syscall.EIO, syscall.EIO, syscall.ENODEV, syscall.ENXIO,
+		syscall.ENOLINK}
 )
 
 func pick[T any](rng *rand.Rand, list []T) T { return list[rng.IntN(len(list))] }
@@ -150,7 +155,8 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 	if io.n > sectorSize && io.kind != ioRead && rng.IntN(8) == 0 {
 		end = io.done + sectorSize*(1+rng.Int64N((io.n-io.done)/sectorSize))
 	}
-	short := io.done == 0 && io.n > sectorSize && (io.kind == ioRead || io.kind == ioWrite) && rng.IntN(1000) < r.short
+	short := io.done == 0 && io.n > sectorSize && (io.kind == ioRead || io.kind == ioWrite) &&
+		rng.IntN(1000) < r.short
 	if short {
 		end = sectorSize * rng.Int64N(io.n/sectorSize)
 	}

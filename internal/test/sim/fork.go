@@ -52,6 +52,7 @@ func (s *sim) fork(stream uint64) *sim {
 		}
 		c.ios[i] = &own
 	}
-	c.media = media{reads: maps.Clone(s.media.reads), writes: maps.Clone(s.media.writes), verified: maps.Clone(s.media.verified)}
+	c.media = media{reads: maps.Clone(s.media.reads), writes: maps.Clone(s.media.writes),
+		verified: maps.Clone(s.media.verified)}
 	return &c
 }

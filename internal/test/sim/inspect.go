@@ -36,14 +36,16 @@ func (s *sim) inspect(r *remap.Restored) {
 		d.load(p.off, buf)
 		got, err := identify(buf, i, s.home(i))
 		if err != nil {
-			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %v", i, block, p.disk, p.off, err)
+			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %v", i, block,
+				p.disk, p.off, err)
 		}
 		if !s.model.may(i, got) {
 			var may []uint64
 			for _, v := range s.model.at(i).cur {
 				may = append(may, v.id)
 			}
-			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %s, may hold %s", i, block, p.disk, p.off, valueName(got), names(may))
+			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %s, may hold %s",
+				i, block, p.disk, p.off, valueName(got), names(may))
 		}
 	}
 }
@@ -53,7 +55,8 @@ func (s *sim) quiet() {
 	sv := s.srv
 	for _, q := range sv.queues {
 		if n := q.eng.Inflight(); n != 0 || q.inflight != 0 {
-			s.failf("q%d: %d requests, %d operations in flight at a quiet moment", q.index, n, q.inflight)
+			s.failf("q%d: %d requests, %d operations in flight at a quiet moment", q.index, n,
+				q.inflight)
 		}
 		q.eng.Publish()
 	}
@@ -143,7 +146,8 @@ func differ(a, b *remap.Restored) string {
 	}
 	x, y := a.Allocator, b.Allocator
 	if x.Used() != y.Used() || x.Retired() != y.Retired() || x.FreeCount() != y.FreeCount() {
-		return fmt.Sprintf("spare units used %d, %d; retired %d, %d; free %d, %d", x.Used(), y.Used(), x.Retired(), y.Retired(), x.FreeCount(), y.FreeCount())
+		return fmt.Sprintf("spare units used %d, %d; retired %d, %d; free %d, %d", x.Used(),
+			y.Used(), x.Retired(), y.Retired(), x.FreeCount(), y.FreeCount())
 	}
 	return ""
 }

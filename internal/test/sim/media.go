@@ -80,7 +80,8 @@ func (sv *server) blame(entries []metadata.Entry) {
 			case metadata.StateRetired:
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
 				if p := (place{dev, off}); !s.media.writes[p] && !s.media.reads[p] {
-					s.failf("spare unit %d is retired, and its medium never failed", e.Spare+uint32(i))
+					s.failf("spare unit %d is retired, and its medium never failed",
+						e.Spare+uint32(i))
 				}
 			case metadata.StateHome:
 				for b := range per {
@@ -95,8 +96,10 @@ func (sv *server) blame(entries []metadata.Entry) {
 				}
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
 				for b := range per {
-					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev, off + int64(b)*int64(s.plan.BlockSize())}] {
-						s.failf("block %d lives in a spare unit by an operator's or a retest's word, and was not read there", (e.Unit+i)*per+b)
+					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev,
+						off + int64(b)*int64(s.plan.BlockSize())}] {
+						s.failf("block %d lives in a spare unit by an operator's or a retest's "+
+							"word, and was not read there", (e.Unit+i)*per+b)
 					}
 				}
 			case metadata.StatePending:
@@ -111,7 +114,8 @@ func (sv *server) blame(entries []metadata.Entry) {
 				for _, p := range info.Places[:info.N] {
 					dev, off := s.plan.SpareOf(p.Spare)
 					bad = bad || s.media.failed(place{dev, off})
-					// What is noted of a spare unit has it given up; on a spare device it is tried again before.
+					// What is noted of a spare unit has it given up; on a spare device it
+					// is tried again before.
 					s.media.reads[place{dev, off}] = s.media.reads[place{dev, off}] || dev == 0
 				}
 				if !bad {

@@ -126,7 +126,10 @@ func (m *model) wrote(r *userReq, ok bool) {
 	for i := r.first(); i < r.first()+r.sectors(); i++ {
 		s := m.at(i)
 		if ok {
-			s.cur = slices.DeleteFunc(s.cur, func(v value) bool { return v.end < r.start && (r.FUA || v.kept < r.start) })
+			s.cur = slices.DeleteFunc(s.cur, func(v value) bool {
+				return v.end < r.start &&
+					(r.FUA || v.kept < r.start)
+			})
 			if r.FUA {
 				s.media = slices.DeleteFunc(s.media, func(v value) bool { return v.end < r.start })
 			}
@@ -150,7 +153,10 @@ func (m *model) flushed(r *userReq) {
 	kept := m.unsure[:0]
 	for _, i := range m.unsure {
 		s := m.sectors[i]
-		s.media = slices.DeleteFunc(s.media, func(v value) bool { return v.over != 0 && v.over < r.start })
+		s.media = slices.DeleteFunc(s.media, func(v value) bool {
+			return v.over != 0 &&
+				v.over < r.start
+		})
 		if len(s.media) > 1 {
 			kept = append(kept, i)
 		}
@@ -252,7 +258,8 @@ func (m *model) dropped() {
 
 // clone returns a copy that shares nothing but requests, which renamed translates.
 func (m *model) clone(renamed func(*userReq) *userReq) *model {
-	c := &model{sectors: make([]*sector, len(m.sectors)), touched: slices.Clone(m.touched), unsure: slices.Clone(m.unsure), clock: m.clock}
+	c := &model{sectors: make([]*sector, len(m.sectors)), touched: slices.Clone(m.touched),
+		unsure: slices.Clone(m.unsure), clock: m.clock}
 	for _, i := range m.touched {
 		s := m.sectors[i]
 		c.sectors[i] = &sector{cur: slices.Clone(s.cur), media: slices.Clone(s.media)}

@@ -122,7 +122,8 @@ func (sv *server) proved(q int, m *remap.Message) {
 		}
 		for b := range per {
 			if mask>>b&1 != 0 && !s.media.verified[s.spare((uint64(m.Spare)+u)*per+b)] {
-				s.failf("q%d: %s, and block %d was not read back", q, messageString(m), (m.Unit+u)*per+b)
+				s.failf("q%d: %s, and block %d was not read back", q, messageString(m),
+					(m.Unit+u)*per+b)
 			}
 		}
 	}

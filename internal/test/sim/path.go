@@ -48,11 +48,13 @@ func (o *outage) fails() bool {
 // newOutage draws one for this start, or none. It has a stream of its own, so that a start with
 // one goes on as one without.
 func (s *sim) newOutage() *outage {
-	rng := rand.New(rand.NewPCG(s.seed^0x7061_7468, s.stats.Starts<<16|s.stats.Kills<<8|s.stats.Cuts))
+	rng := rand.New(rand.NewPCG(s.seed^0x7061_7468,
+		s.stats.Starts<<16|s.stats.Kills<<8|s.stats.Cuts))
 	if s.calm || rng.IntN(3) > 0 {
 		return nil
 	}
-	o := &outage{rng: rng, errno: pick(rng, []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENXIO, syscall.EIO, syscall.EIO, syscall.ENOMEM})}
+	o := &outage{rng: rng, errno: pick(rng, []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT,
+		syscall.ENXIO, syscall.EIO, syscall.EIO, syscall.ENOMEM})}
 	from := rng.IntN(40)
 	to := from + 1 + rng.IntN(60)
 	again := to + rng.IntN(40)

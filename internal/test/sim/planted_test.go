@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-var flagTable = flag.String("table", "", "file whose section on planted bugs TestPlantedBugs writes anew: ../../../docs/RELIABILITY.md")
+var flagTable = flag.String("table", "", "file whose section on planted bugs TestPlantedBugs "+
+	"writes anew: ../../../docs/RELIABILITY.md")
 
 // plantedSeeds is within how many seeds each bug must be found.
 const plantedSeeds = 3000
@@ -49,7 +50,8 @@ func runFor(about Bug, seed uint64, b Bug) error {
 func find(b Bug) (seed uint64, err error) {
 	for seed = 1; seed <= plantedSeeds; seed++ {
 		err = runFor(b, seed, b)
-		if err != nil && !strings.Contains(err.Error(), "hang") && !strings.Contains(err.Error(), "panic:") {
+		if err != nil && !strings.Contains(err.Error(), "hang") && !strings.Contains(err.Error(),
+			"panic:") {
 			return seed, err
 		}
 	}
@@ -100,7 +102,8 @@ func TestPlantedBugs(t *testing.T) {
 				runs = f.String()
 			}
 			mu.Lock()
-			rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s | %d | %.1f | %s |", b, bugTable[b].what, bugTable[b].where, runs, seed, took.Seconds(), said(err)))
+			rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s | %d | %.1f | %s |", b,
+				bugTable[b].what, bugTable[b].where, runs, seed, took.Seconds(), said(err)))
 			mu.Unlock()
 		})
 	}

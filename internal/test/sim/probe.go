@@ -108,7 +108,8 @@ func (s *sim) examine() (*patient, bool) {
 		return nil, false
 	}
 	sb := s.plan.Superblock()
-	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(sb.AtomSize), slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
+	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(sb.AtomSize),
+		slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
 	for i, m := range dump.Mirrors {
 		for _, r := range m.Records {
 			if !r.Used && r.Position != dump.Position {
@@ -117,7 +118,8 @@ func (s *sim) examine() (*patient, bool) {
 			if p.records[r.Position] == nil {
 				p.order = append(p.order, r.Position)
 			}
-			p.records[r.Position] = append(p.records[r.Position], copyAt{i, m.Device, m.Start + 2*p.slot + int64(r.Slot)*p.atom})
+			p.records[r.Position] = append(p.records[r.Position],
+				copyAt{i, m.Device, m.Start + 2*p.slot + int64(r.Slot)*p.atom})
 		}
 	}
 	slices.SortFunc(p.order, func(a, b metadata.Position) int {
@@ -127,9 +129,11 @@ func (s *sim) examine() (*patient, bool) {
 		return 1
 	})
 	for i, m := range dump.Mirrors {
-		whole := !m.Stale && slices.ContainsFunc(m.Checkpoints, func(c metadata.CheckpointDump) bool { return c.Used && c.BadPages == 0 })
+		whole := !m.Stale && slices.ContainsFunc(m.Checkpoints,
+			func(c metadata.CheckpointDump) bool { return c.Used && c.BadPages == 0 })
 		for _, copies := range p.records {
-			whole = whole && slices.ContainsFunc(copies, func(c copyAt) bool { return c.mirror == i })
+			whole = whole && slices.ContainsFunc(copies,
+				func(c copyAt) bool { return c.mirror == i })
 		}
 		p.whole = append(p.whole, whole)
 	}
@@ -157,7 +161,8 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	d.load(off, b[:])
 	switch s.rng.IntN(4) {
 	case 0:
-		d.spoil(off+sectorSize*s.rng.Int64N(pageSectors), sectorSize, &fault{read: true, errno: int32(syscall.ENODATA), left: -1})
+		d.spoil(off+sectorSize*s.rng.Int64N(pageSectors), sectorSize,
+			&fault{read: true, errno: int32(syscall.ENODATA), left: -1})
 		return
 	case 1: // some bits flip, in the header, which always counts
 		was := b
@@ -207,7 +212,8 @@ func (s *sim) damage(p *patient) {
 		what = "each record on all mirrors but one"
 		mustLoad = true
 		for _, pos := range p.order {
-			keep := slices.DeleteFunc(slices.Clone(p.records[pos]), func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
+			keep := slices.DeleteFunc(slices.Clone(p.records[pos]),
+				func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
 			if len(keep) == 0 {
 				mustLoad = false
 				continue
@@ -331,7 +337,8 @@ func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, 
 
 // ravageAt damages pages of a mirror; or, with swap, puts others of them into their
 // place, as lost and misdirected writes do.
-func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool, swap bool) {
+func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool,
+	swap bool) {
 	d := disks[p.mirrors[i].Device]
 	for _, off := range at {
 		if swap {
@@ -345,7 +352,8 @@ func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[co
 	for _, copies := range p.records {
 		for _, c := range copies {
 			// An atom is read as a whole.
-			if c.mirror == i && slices.ContainsFunc(at, func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
+			if c.mirror == i && slices.ContainsFunc(at,
+				func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
 				gone[c] = true
 			}
 		}
@@ -408,7 +416,8 @@ func (s *sim) loseSuperblocks(p *patient, disks []*disk) {
 
 // judge loads damaged disks and makes sure that the load says the same as before, or
 // refuses, or has an excuse.
-func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string, mustLoad, mustRefuse bool) {
+func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string, mustLoad,
+	mustRefuse bool) {
 	r, img, err := s.restore(devicesOf(disks))
 	switch {
 	case err != nil:
@@ -416,7 +425,8 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 		if mustLoad {
 			s.failf("damaged: %s. The load refuses, and all of it is there: %v", what, err)
 		}
-		for _, known := range []error{metadata.ErrDamaged, metadata.ErrNotFound, metadata.ErrStale, metadata.ErrForeign, metadata.ErrUnsupported} {
+		for _, known := range []error{metadata.ErrDamaged, metadata.ErrNotFound, metadata.ErrStale,
+			metadata.ErrForeign, metadata.ErrUnsupported} {
 			if errors.Is(err, known) {
 				return
 			}
@@ -437,23 +447,27 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	for _, pos := range p.order {
 		for _, c := range p.records[pos] {
 			if at.Less(pos) && !gone[c] && !p.mirrors[c.mirror].Stale {
-				s.failf("damaged: %s. The load stops at %v, and record %v is there: %s", what, at, pos, diff)
+				s.failf("damaged: %s. The load stops at %v, and record %v is there: %s", what, at,
+					pos, diff)
 			}
 		}
 	}
 	for _, from := range p.stale {
 		if at.Less(from) {
-			s.failf("damaged: %s. The load stops at %v, and a mirror is stale from %v on: %s", what, at, from, diff)
+			s.failf("damaged: %s. The load stops at %v, and a mirror is stale from %v on: %s", what,
+				at, from, diff)
 		}
 	}
 	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
 	// durable: if all that is gone is of that kind, nothing that anybody was told is.
 	// Where what a mirror takes cannot be relied on, it may have had the record.
-	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies || s.cfg.meta == metaFlips
+	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies ||
+		s.cfg.meta == metaFlips
 	for _, pos := range p.order {
 		everywhere := at.Less(pos)
 		for i, m := range p.mirrors {
-			everywhere = everywhere && (m.Stale || slices.ContainsFunc(p.records[pos], func(c copyAt) bool { return c.mirror == i }))
+			everywhere = everywhere && (m.Stale || slices.ContainsFunc(p.records[pos],
+				func(c copyAt) bool { return c.mirror == i }))
 		}
 		acknowledged = acknowledged || everywhere
 	}
@@ -484,11 +498,14 @@ func (s *sim) impostors() {
 	dead := forkDisks(s.disks)
 	dead[1].gone = int32(pick(s.rng, vanishErrnos))
 	refuse("the spare device is dead", nil, devicesOf(dead)...) // with the device's own error
-	refuse("a clone of the spare device beside it", metadata.ErrForeign, now[0], now[1], offline{d: s.disks[1].fork()})
+	refuse("a clone of the spare device beside it", metadata.ErrForeign, now[0], now[1],
+		offline{d: s.disks[1].fork()})
 	if s.past != nil && s.starts > s.pastOf {
 		past := devicesOf(s.past)
-		refuse("a spare device that was absent since an earlier start", metadata.ErrStale, now[0], past[1])
-		refuse("a backing that was absent since an earlier start", metadata.ErrStale, past[0], now[1])
+		refuse("a spare device that was absent since an earlier start", metadata.ErrStale, now[0],
+			past[1])
+		refuse("a backing that was absent since an earlier start", metadata.ErrStale, past[0],
+			now[1])
 	}
 	other := s.cfg.plan
 	other.UUID[0] ^= 0xff

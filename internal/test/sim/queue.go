@@ -37,7 +37,8 @@ func (q *queue) Issue(io *remap.IO) {
 	if r == nil {
 		s.failf("q%d: an operation for tag %d, which is free", q.index, io.Tag)
 	}
-	d := &diskIO{d: s.disks[io.Device], fua: io.FUA, off: io.Offset, n: io.Length, whom: "q", req: r, block: r.Block + uint64(io.Buffer)/uint64(s.plan.BlockSize())}
+	d := &diskIO{d: s.disks[io.Device], fua: io.FUA, off: io.Offset, n: io.Length, whom: "q",
+		req: r, block: r.Block + uint64(io.Buffer)/uint64(s.plan.BlockSize())}
 	if s.tracing() {
 		d.whom = fmt.Sprintf("q%d/%d", q.index, io.Tag)
 	}
@@ -84,7 +85,8 @@ func (q *queue) Issue(io *remap.IO) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
 	}
 	if q.inflight++; q.inflight > q.eng.Ops() {
-		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight, q.eng.Ops())
+		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight,
+			q.eng.Ops())
 	}
 	id, zero := io.ID, io.Zero
 	done := func(res int32) {
@@ -111,7 +113,8 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	q.saw(r, d, res)
 	if res >= 0 {
 		delete(q.busySince, id)
-		if (d.kind == ioRead || d.kind == ioWrite) && int64(res) < min(d.n, int64(s.plan.BlockSize())) {
+		if (d.kind == ioRead || d.kind == ioWrite) &&
+			int64(res) < min(d.n, int64(s.plan.BlockSize())) {
 			r.failed, r.path = true, true // not even a block
 			r.errnos = append(r.errnos, -int32(syscall.EIO))
 		}
@@ -163,7 +166,10 @@ func (q *queue) checkPending(r *userReq, d *diskIO, block uint64) {
 // displaced head and tail and the spare regions.
 func (s *sim) checkPlace(d *diskIO) {
 	sb := s.plan.Superblock()
-	inside := func(dev uint8, lo, hi int64) bool { return d.d.index == dev && d.off >= lo && d.off+d.n <= hi }
+	inside := func(dev uint8, lo, hi int64) bool {
+		return d.d.index == dev && d.off >= lo &&
+			d.off+d.n <= hi
+	}
 	end := sb.ExportedBytes
 	if sb.TailStart != 0 {
 		end = sb.TailStart
@@ -244,7 +250,8 @@ func (q *queue) audit(r *userReq, res int32) {
 		s.failf("%v: answered as good, and a flush of it had failed", r)
 	case r.Op == remap.OpFlush && res == 0 && r.seen > r.told.done:
 		// Promise 15.
-		s.failf("%v: answered as good, and a flush had failed before of which no flush of the user was told", r)
+		s.failf("%v: answered as good, and a flush had failed before of which no flush of the "+
+			"user was told", r)
 	case r.FUA && res == 0 && r.flushFailed:
 		s.failf("%v: answered as good, and the flush that makes it durable had failed", r)
 	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everOdd:
@@ -266,7 +273,8 @@ func (q *queue) excuse(r *userReq, res int32) string {
 	if res == -int32(syscall.EIO) && q.unflushed(r) {
 		return ""
 	}
-	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium // it is answered as it failed then
+	// it is answered as it failed then
+	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium
 	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.odd(r)) {
 		return "but no operation failed like that"
 	}
@@ -293,14 +301,16 @@ func (q *queue) excuse(r *userReq, res int32) string {
 	return ""
 }
 
-// unflushed reports whether a flush failed that a request must be answered with: for a flush
-// any that was not told of, for a write its own, or any other one while its data may have been in a cache.
+// unflushed reports whether a flush failed that a request must be answered with: for a
+// flush any that was not told of, for a write its own, or any other one while its data may
+// have been in a cache.
 func (q *queue) unflushed(r *userReq) bool {
 	switch r.Op {
 	case remap.OpFlush:
 		return q.sv.s.failures.seen > r.told.seen
 	case remap.OpWrite, remap.OpWriteZeroes:
-		return r.flushFailed || q.sv.s.failures.seen > r.failures.seen && (r.FUA || q.sv.lastHeal >= r.begun)
+		return r.flushFailed || q.sv.s.failures.seen > r.failures.seen &&
+			(r.FUA || q.sv.lastHeal >= r.begun)
 	}
 	return false
 }
@@ -313,7 +323,9 @@ func (q *queue) lost(r *userReq) bool {
 
 // odd reports whether a block of a write is pending or lost, or may have been.
 func (q *queue) odd(r *userReq) bool {
-	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd || q.sv.s.stats.Pending > 0 || len(q.sv.pending) > 0 || q.has(r, remap.KindLost|remap.KindPending)
+	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd ||
+		q.sv.s.stats.Pending > 0 || len(q.sv.pending) > 0 ||
+		q.has(r, remap.KindLost|remap.KindPending)
 }
 
 func (q *queue) has(r *userReq, kind remap.Kind) bool {
@@ -333,9 +345,12 @@ func (q *queue) has(r *userReq, kind remap.Kind) bool {
 
 func messageString(m *remap.Message) string {
 	names := map[remap.MessageKind]string{
-		remap.MsgReserve: "reserve", remap.MsgRelease: "release", remap.MsgGiveUp: "give up", remap.MsgCommit: "commit",
-		remap.MsgPending: "pending", remap.MsgGraceDone: "grace done", remap.MsgReserved: "reserved", remap.MsgRefused: "refused",
-		remap.MsgRetry: "retry", remap.MsgCommitted: "committed", remap.MsgFailed: "failed", remap.MsgGrace: "grace", remap.MsgWake: "wake",
+		remap.MsgReserve: "reserve", remap.MsgRelease: "release", remap.MsgGiveUp: "give up",
+		remap.MsgCommit:  "commit",
+		remap.MsgPending: "pending", remap.MsgGraceDone: "grace done",
+		remap.MsgReserved: "reserved", remap.MsgRefused: "refused",
+		remap.MsgRetry: "retry", remap.MsgCommitted: "committed", remap.MsgFailed: "failed",
+		remap.MsgGrace: "grace", remap.MsgWake: "wake",
 		remap.MsgDoubt: "doubt",
 	}
 	switch m.Kind {
@@ -344,5 +359,7 @@ func messageString(m *remap.Message) string {
 	case remap.MsgGrace, remap.MsgGraceDone, remap.MsgWake:
 		return fmt.Sprintf("%s %d", names[m.Kind], m.Generation)
 	}
-	return fmt.Sprintf("%s tag %d units %d+%d masks %02x %02x spare %d mapped %v tried %v", names[m.Kind], m.Tag, m.Unit, m.Count, m.First, m.Last, m.Spare, m.Mapped, m.Tried[:m.Tries])
+	return fmt.Sprintf("%s tag %d units %d+%d masks %02x %02x spare %d mapped %v tried %v",
+		names[m.Kind], m.Tag, m.Unit, m.Count, m.First, m.Last, m.Spare, m.Mapped,
+		m.Tried[:m.Tries])
 }

@@ -22,19 +22,21 @@ type userReq struct {
 	allowed [][]uint64 // per sector: what a read may return
 	raced   []bool     // per sector: a write was under way during the read
 
-	read, bad []bool // of a read, per block: it was read; else, whether an operation on it failed for its medium
+	// of a read, per block: it was read; else, whether an operation on it failed for its medium
+	read, bad []bool
 
 	failed bool    // an operation of it failed
 	path   bool    // and not for its medium
 	errnos []int32 // all that its operations answered
 	denied bool    // a spare unit, while blocks of it were pending or lost
 
-	noted       bool            // BugNotesFirstOnly: something of it
-	flushFailed bool            // a flush of a disk failed
-	failures    flushCount      // flushes that had failed when it began
-	told        flushCount      // OpFlush: failed flushes that were told of when it began
-	seen        int             // OpFlush: those that had failed when a first disk was flushed; -1: none was
-	reached     map[uint64]bool // OpDiscard: blocks that were discarded on a disk
+	noted       bool       // BugNotesFirstOnly: something of it
+	flushFailed bool       // a flush of a disk failed
+	failures    flushCount // flushes that had failed when it began
+	told        flushCount // OpFlush: failed flushes that were told of when it began
+	// OpFlush: those that had failed when a first disk was flushed; -1: none was
+	seen    int
+	reached map[uint64]bool // OpDiscard: blocks that were discarded on a disk
 }
 
 func (r *userReq) first() uint64   { return r.Block * r.perBlock }
@@ -49,7 +51,8 @@ func (r *userReq) value() uint64 {
 }
 
 var opNames = map[remap.Op]string{
-	remap.OpRead: "read", remap.OpWrite: "write", remap.OpWriteZeroes: "write-zeroes", remap.OpDiscard: "discard", remap.OpFlush: "flush",
+	remap.OpRead: "read", remap.OpWrite: "write", remap.OpWriteZeroes: "write-zeroes",
+	remap.OpDiscard: "discard", remap.OpFlush: "flush",
 }
 
 func (r *userReq) String() string {

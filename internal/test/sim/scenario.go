@@ -144,13 +144,15 @@ var Scenarios = []Scenario{
 		if slow.read {
 			s.read(0, b, 4*s.per())
 			s.drain()
-			if n := s.srv.restored.Map.Counts().Pending; n > max(s.per(), uint64(s.cfg.plan.PhysicalBlockSize/s.plan.BlockSize())) {
+			if n := s.srv.restored.Map.Counts().Pending; n > max(s.per(),
+				uint64(s.cfg.plan.PhysicalBlockSize/s.plan.BlockSize())) {
 				s.failf("%d blocks are pending, one sector is bad", n)
 			}
 		}
 		s.write(1, b, 4*s.per(), false)
 		s.drain()
-		if n := s.srv.restored.Allocator.Used(); n > max(1, uint64(s.cfg.plan.PhysicalBlockSize/metadata.UnitSize)) {
+		if n := s.srv.restored.Allocator.Used(); n > max(1,
+			uint64(s.cfg.plan.PhysicalBlockSize/metadata.UnitSize)) {
 			s.failf("%d spare units are in use, one sector is bad", n)
 		}
 		s.reads(0, b, 4*s.per())
@@ -162,7 +164,8 @@ var Scenarios = []Scenario{
 		s.start()
 		for unit := range uint32(2) {
 			dev, off := s.plan.SpareOf(unit)
-			s.disks[dev].spoil(off+sectorSize, sectorSize, &fault{read: true, errno: int32(syscall.EIO), left: -1})
+			s.disks[dev].spoil(off+sectorSize, sectorSize,
+				&fault{read: true, errno: int32(syscall.EIO), left: -1})
 		}
 		s.write(0, b, 2*s.per(), false)
 		s.drain()
@@ -171,7 +174,8 @@ var Scenarios = []Scenario{
 	{"lost", func(s *sim) []metadata.Entry {
 		b := s.block()
 		s.lost[b] = true
-		return []metadata.Entry{{Unit: b / s.per(), Count: 1, Mask: 1, State: metadata.StateLost, Cause: metadata.CauseImport, Time: 1}}
+		return []metadata.Entry{{Unit: b / s.per(), Count: 1, Mask: 1, State: metadata.StateLost,
+			Cause: metadata.CauseImport, Time: 1}}
 	}, func(s *sim) {
 		b := s.block()
 		s.start()
@@ -222,7 +226,8 @@ var Scenarios = []Scenario{
 		s.bad(b, 4*s.per(), failsWrites)
 		s.start()
 		m := s.mirrors()[1]
-		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA), left: -1, lands: s.chance(1, 2)})
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA),
+			left: -1, lands: s.chance(1, 2)})
 		s.write(0, b, 1, false)
 		s.drain()
 		s.write(0, b+s.per(), 1, false)
@@ -239,7 +244,8 @@ var Scenarios = []Scenario{
 		s.bad(b, 4*s.per(), failsWrites)
 		s.start()
 		m := s.mirrors()[0]
-		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO), left: -1})
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO),
+			left: -1})
 		s.write(0, b, 1, false)
 		s.drain()
 		s.disks[0].spoil(m.Start, m.Length, nil)
@@ -254,11 +260,13 @@ var Scenarios = []Scenario{
 		s.bad(b, 8*s.per(), failsWrites)
 		s.start()
 		m := s.mirrors()[1]
-		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA), left: -1})
+		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA),
+			left: -1})
 		moved := func() bool {
-			return !slices.ContainsFunc(s.srv.com.Status().Mirrors, func(x metadata.MirrorStatus) bool {
-				return x.Device == 0 && x.Start == m.Start || x.State != metadata.MirrorGood
-			})
+			return !slices.ContainsFunc(s.srv.com.Status().Mirrors,
+				func(x metadata.MirrorStatus) bool {
+					return x.Device == 0 && x.Start == m.Start || x.State != metadata.MirrorGood
+				})
 		}
 		for i := uint64(0); i < 6 && !moved(); i++ {
 			s.write(int(i%2), b+i*s.per(), 1, false)
@@ -307,7 +315,8 @@ var Scenarios = []Scenario{
 		s.bad(b, 2*s.per(), failsWrites)
 		s.start()
 		for _, m := range s.mirrors() {
-			s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO), left: -1, lands: true})
+			s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.EIO),
+				left: -1, lands: true})
 		}
 		s.cfg.meta = metaAll
 		s.write(0, b, 1, false)
@@ -381,8 +390,10 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s.lost = map[uint64]bool{}
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,
-		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second, FailFast: time.Minute},
-		plan:   metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20, SpareBytes: 40 * metadata.UnitSize},
+		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond,
+			IsolateFor: 2 * time.Second, FailFast: time.Minute},
+		plan: metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20,
+			SpareBytes: 40 * metadata.UnitSize},
 	}
 	for i := range s.cfg.plan.UUID {
 		s.cfg.plan.UUID[i], s.cfg.plan.DeviceUUIDs[0][i], s.cfg.plan.DeviceUUIDs[1][i] = 1, 2, 3
@@ -427,7 +438,8 @@ func (s *sim) bad(block, count uint64, f failing) {
 func (s *sim) badSpares(n uint32) {
 	for unit := range n {
 		dev, off := s.plan.SpareOf(unit)
-		s.disks[dev].spoil(off, metadata.UnitSize, &fault{write: true, errno: int32(syscall.EIO), left: -1})
+		s.disks[dev].spoil(off, metadata.UnitSize, &fault{write: true, errno: int32(syscall.EIO),
+			left: -1})
 	}
 }
 
@@ -456,11 +468,23 @@ func (s *sim) reads(q int, block, count uint64) {
 // idle reports whether a tag of a queue is free.
 func (s *sim) idle(q int) bool { return slices.Contains(s.reqs[q], nil) }
 
-func (s *sim) write(q int, block, count uint64, fua bool) { s.ask(q, remap.OpWrite, block, count, fua) }
-func (s *sim) zeroes(q int, block, count uint64)          { s.ask(q, remap.OpWriteZeroes, block, count, false) }
-func (s *sim) discard(q int, block, count uint64)         { s.ask(q, remap.OpDiscard, block, count, false) }
-func (s *sim) read(q int, block, count uint64)            { s.ask(q, remap.OpRead, block, count, false) }
-func (s *sim) flush(q int)                                { s.ask(q, remap.OpFlush, 0, 0, false) }
+func (s *sim) write(q int, block, count uint64, fua bool) {
+	s.ask(q, remap.OpWrite, block, count,
+		fua)
+}
+func (s *sim) zeroes(q int, block, count uint64) {
+	s.ask(q, remap.OpWriteZeroes, block,
+		count, false)
+}
+func (s *sim) discard(q int, block, count uint64) {
+	s.ask(q, remap.OpDiscard, block, count,
+		false)
+}
+func (s *sim) read(q int, block, count uint64) {
+	s.ask(q, remap.OpRead, block, count,
+		false)
+}
+func (s *sim) flush(q int) { s.ask(q, remap.OpFlush, 0, 0, false) }
 
 func (s *sim) checkpoint() {
 	if t, err := s.srv.com.Checkpoint(); err == nil {
@@ -471,7 +495,8 @@ func (s *sim) checkpoint() {
 
 func (s *sim) relocate(block, count uint64, toSpare bool) {
 	s.srv.moves++
-	if err := s.srv.arb.Move(remap.Move{ID: uint64(s.step), Block: block, Count: count, ToSpare: toSpare, Cause: metadata.CauseOperator}); err != nil {
+	if err := s.srv.arb.Move(remap.Move{ID: uint64(s.step), Block: block, Count: count,
+		ToSpare: toSpare, Cause: metadata.CauseOperator}); err != nil {
 		s.failf("move: %v", err)
 	}
 	s.srv.pump()

@@ -57,8 +57,8 @@ type server struct {
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
-	// oddTransfer is the step at which a transfer of the arbiter last failed for another reason than
-	// its medium: then no spare unit may have been found for a heal.
+	// oddTransfer is the step at which a transfer of the arbiter last failed for another
+	// reason than its medium: then no spare unit may have been found for a heal.
 	oddTransfer int64
 }
 
@@ -126,12 +126,16 @@ func (s *sim) boot() {
 	for i, d := range s.disks {
 		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium
 	}
-	restored.Geometry.PhysicalBlock = max(restored.Geometry.PhysicalBlock, s.cfg.plan.PhysicalBlockSize)
+	restored.Geometry.PhysicalBlock = max(restored.Geometry.PhysicalBlock,
+		s.cfg.plan.PhysicalBlockSize)
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		asked: map[metadata.Ticket]bool{}, commits: map[metadata.Ticket]int64{},
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1, pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{}, consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{}, told: map[place][]byte{},
+		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1,
+		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
+		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
+		told: map[place][]byte{},
 	}
 	for range lost {
 		sv.shared.InheritFlush()
@@ -143,15 +147,18 @@ func (s *sim) boot() {
 	for i := range s.cfg.queues {
 		q := &queue{sv: sv, index: i, busySince: map[uint64]int64{}, goesOn: map[uint64]bool{}}
 		q.eng = remap.NewEngine(remap.EngineConfig{
-			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per, ZeroBlocks: s.cfg.zero * per, DiscardBlocks: s.cfg.sink * per, Policy: s.cfg.policy,
+			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per,
+			ZeroBlocks: s.cfg.zero * per, DiscardBlocks: s.cfg.sink * per, Policy: s.cfg.policy,
 		}, sv.shared, q)
 		sv.queues = append(sv.queues, q)
 	}
 	sv.arb = remap.NewArbiter(remap.ArbiterConfig{
-		Queues: s.cfg.queues, Depth: s.cfg.depth, Policy: s.cfg.policy, Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
+		Queues: s.cfg.queues, Depth: s.cfg.depth, Policy: s.cfg.policy,
+		Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
 	}, sv.shared, restored.Allocator, journal{sv}, keeper{sv})
 	var err error
-	sv.com, err = metadata.NewCommitter(img, sv.arb, metadata.Options{Session: s.rng.Uint64(), CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})})
+	sv.com, err = metadata.NewCommitter(img, sv.arb, metadata.Options{Session: s.rng.Uint64(),
+		CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})})
 	if err != nil {
 		s.failf("committer: %v", err)
 	}
@@ -159,8 +166,8 @@ func (s *sim) boot() {
 	sv.open()
 }
 
-// settle flushes what a dead server has left in the disks' caches, before anything is read, as opening
-// a device does; it returns how many flushes failed.
+// settle flushes what a dead server has left in the disks' caches, before anything is read,
+// as opening a device does; it returns how many flushes failed.
 func (s *sim) settle() (lost int) {
 	if b := s.opts.Bug; b == BugUnsettledStart || b == BugForgetsDirty {
 		return 0
@@ -215,7 +222,8 @@ func (sv *server) write(op metadata.Op) {
 	if !op.Read {
 		s.metaWrite()
 	}
-	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset, n: int64(len(op.Data)), data: op.Data, whom: "journal"}
+	io := &diskIO{d: s.disks[op.Device], kind: ioWrite, fua: op.FUA, off: op.Offset,
+		n: int64(len(op.Data)), data: op.Data, whom: "journal"}
 	if op.Read {
 		io.kind = ioRead
 	}
@@ -234,7 +242,8 @@ func (sv *server) write(op metadata.Op) {
 		}
 		switch {
 		case res < 0:
-			if pause, again := retry.Again(res, s.now, sv.patience()); again && s.opts.Bug != BugImpatient {
+			if pause, again := retry.Again(res, s.now, sv.patience()); again &&
+				s.opts.Bug != BugImpatient {
 				sv.in(pause, func() {
 					flush = sv.shared.Durable(op.Device)
 					s.begin(classJournal, io.from(0), done)
@@ -278,7 +287,8 @@ func (sv *server) write(op metadata.Op) {
 
 // patience is the committer's. A path that fails gets as much, in the time of these runs.
 func (sv *server) patience() metadata.Patience {
-	return metadata.Patience{Resources: sv.s.cfg.policy.ResourceFor, Path: sv.s.cfg.policy.ResourceFor / 4}
+	return metadata.Patience{Resources: sv.s.cfg.policy.ResourceFor,
+		Path: sv.s.cfg.policy.ResourceFor / 4}
 }
 
 // timer is something that waits for a time.
@@ -343,10 +353,12 @@ func (sv *server) outcome(r metadata.Result) {
 		if !durable {
 			s.stats.Unknown++
 			sv.unknown, sv.everOdd = true, true
-			// While an operation takes seconds to fail no other one is tried again: time for resources can run
-			// out with few tries.
-			patient := s.slowest < int64(s.cfg.policy.ResourceFor) && (!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
-			if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 && s.cfg.meta == metaNone {
+			// While an operation takes seconds to fail no other one is tried again: time
+			// for resources can run out with few tries.
+			patient := s.slowest < int64(s.cfg.policy.ResourceFor) &&
+				(!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
+			if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 &&
+				s.cfg.meta == metaNone {
 				s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 			}
 		} else if s.disks[0].gone != 0 && s.goneStep > 0 && sv.commits[r.Ticket] > s.goneStep {
@@ -403,7 +415,8 @@ func (k keeper) Send(q uint16, m *remap.Message) {
 	if s.tracing() {
 		s.tracef("    to q%d: %s", q, messageString(m))
 	}
-	if r := s.reqs[q][m.Tag]; m.Kind == remap.MsgRefused && r != nil && sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
+	if r := s.reqs[q][m.Tag]; m.Kind == remap.MsgRefused && r != nil &&
+		sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
 		r.denied = true
 	}
 	if !s.opts.Bug.toEngine(sv, int(q), m) {
@@ -424,7 +437,8 @@ func (sv *server) sendEngine(q int, m remap.Message) {
 func (k keeper) Transfer(t *remap.Transfer) {
 	sv, s := k.sv, k.sv.s
 	id := t.ID
-	io := &diskIO{d: s.disks[t.Device], off: t.Offset, n: int64(len(t.Data)), data: t.Data, fua: t.FUA, whom: "move"}
+	io := &diskIO{d: s.disks[t.Device], off: t.Offset, n: int64(len(t.Data)), data: t.Data,
+		fua: t.FUA, whom: "move"}
 	switch t.Op {
 	case remap.OpRead:
 		io.kind = ioRead
@@ -445,7 +459,8 @@ func (k keeper) Transfer(t *remap.Transfer) {
 		if res > 0 {
 			moved += int64(res)
 		}
-		if res == 0 || res > 0 && moved < io.n || res < 0 && tries < 100 && remap.Classify(res) == remap.ClassResource {
+		if res == 0 || res > 0 && moved < io.n || res < 0 && tries < 100 &&
+			remap.Classify(res) == remap.ClassResource {
 			// A keeper tries again what goes away by itself, and goes on after a short result.
 			s.begin(classTransfer, io.from(moved), done)
 			return
@@ -502,7 +517,8 @@ func (k keeper) Alert(a remap.Alert) {
 		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
 			s.failf("the breaker's budget was used up: %+v", st)
 		}
-		if strings.Contains(st.Reason, "failed, the last") && !strings.Contains(st.Reason, "in time") && s.cfg.barren && st.Free > 180 {
+		if strings.Contains(st.Reason, "failed, the last") && !strings.Contains(st.Reason,
+			"in time") && s.cfg.barren && st.Free > 180 {
 			s.failf("no spare unit is found where one in 8 is well: %+v", st)
 		}
 		s.opts.Bug.tripped(k.sv)
@@ -523,7 +539,8 @@ func (sv *server) receive(q int, m *remap.Message) {
 	switch m.Kind {
 	case remap.MsgReserve, remap.MsgPending:
 		if m.Errno != 0 && remap.Classify(m.Errno) != remap.ClassMedium {
-			s.failf("q%d: %s for an error that is not the medium's: %s", q, messageString(m), errnoName(m.Errno))
+			s.failf("q%d: %s for an error that is not the medium's: %s", q, messageString(m),
+				errnoName(m.Errno))
 		}
 		if m.Kind == remap.MsgPending {
 			s.stats.Pending++

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// Setting makes a run smaller than its seed says: numbers by name. The names are
-// those of knobs and switches; besides, order chooses another order of events, and keep lists what users, operators and the weather do, and
-// all else they leave undone.
+// Setting makes a run smaller than its seed says: numbers by name. The names are those of
+// knobs and switches; besides, order chooses another order of events, and keep lists what
+// users, operators and the weather do, and all else they leave undone.
 type Setting struct {
 	values map[string]int
 	keep   []int // sorted; nil: everything

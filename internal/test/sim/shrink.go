@@ -98,7 +98,8 @@ func (x *shrinker) numbers() {
 		for {
 			now := *knobs[name](&x.last.cfg)
 			smaller := false
-			for _, n := range slices.Compact([]int{least, (least + now) / 2, (least + 3*now) / 4, now - 1}) {
+			for _, n := range slices.Compact([]int{least, (least + now) / 2, (least + 3*now) / 4,
+				now - 1}) {
 				if n >= least && n < now && x.try(x.best.Set.with(name, n)) {
 					smaller = true
 					break

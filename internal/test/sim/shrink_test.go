@@ -14,7 +14,8 @@ func TestShrink(t *testing.T) {
 				t.Fatal("the bug was not found")
 			}
 			got := Shrink(seed, Options{Bug: b}, 3000)
-			t.Logf("seed %d: %d doings left of %d after %d runs: %s\n%v", seed, got.Actions, got.Before, got.Runs, got.Set, got.Err)
+			t.Logf("seed %d: %d doings left of %d after %d runs: %s\n%v", seed, got.Actions,
+				got.Before, got.Runs, got.Set, got.Err)
 			if got.Err == nil || got.Actions > 20 || got.Actions*2 > got.Before {
 				t.Errorf("%d doings are left of %d: %v", got.Actions, got.Before, got.Err)
 			}
@@ -22,7 +23,8 @@ func TestShrink(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Run(seed, Options{Bug: b, Set: set}); err == nil || err.Error() != got.Err.Error() {
+			if _, err := Run(seed, Options{Bug: b, Set: set}); err == nil ||
+				err.Error() != got.Err.Error() {
 				t.Errorf("read again: %v", err)
 			}
 			if _, err := Run(seed, Options{Set: set}); err != nil {

@@ -73,14 +73,16 @@ type sim struct {
 	metaLeft  int  // writes to the metadata until its fault begins or ends
 	metaBad   bool // metaAll: it has begun
 	stormEnds int64
-	slowest   int64 // of operations so far that took long to fail, in ns: time stood still for all others
-	goneStep  int64 // when the backing vanished
-	awayStep  int64 // when a disk last vanished
-	draining  bool
+	// of operations so far that took long to fail, in ns: time stood still for all others
+	slowest  int64
+	goneStep int64 // when the backing vanished
+	awayStep int64 // when a disk last vanished
+	draining bool
 }
 
 func newSim(seed uint64, opts Options) *sim {
-	s := &sim{seed: seed, opts: opts, stream: rand.NewPCG(seed, 0x7562_6c6b), now: int64(time.Hour), nextID: firstWrite}
+	s := &sim{seed: seed, opts: opts, stream: rand.NewPCG(seed, 0x7562_6c6b), now: int64(time.Hour),
+		nextID: firstWrite}
 	s.rng = rand.New(s.stream)
 	return s
 }
@@ -140,7 +142,8 @@ func (s *sim) failf(format string, args ...any) {
 // tracef is for rare events; frequent ones ask s.tracing first.
 func (s *sim) tracef(format string, args ...any) {
 	if s.opts.Trace != nil {
-		s.opts.Trace(fmt.Sprintf("%7d %11.6f  ", s.step, float64(s.now-int64(time.Hour))/1e9) + fmt.Sprintf(format, args...))
+		s.opts.Trace(fmt.Sprintf("%7d %11.6f  ", s.step, float64(s.now-int64(time.Hour))/1e9) +
+			fmt.Sprintf(format, args...))
 	}
 }
 
@@ -152,12 +155,14 @@ func (s *sim) traceMetadata() {
 		return
 	}
 	for _, m := range r.Mirrors {
-		s.tracef("mirror at disk %d @%d, stale %v, %d slots cannot be read", m.Device, m.Start, m.Stale, m.Unreadable)
+		s.tracef("mirror at disk %d @%d, stale %v, %d slots cannot be read", m.Device, m.Start,
+			m.Stale, m.Unreadable)
 		for _, c := range m.Checkpoints {
 			s.tracef("  checkpoint %+v", c)
 		}
 		for _, rec := range m.Records {
-			s.tracef("  slot %d: %v after %v, %s, used %v: %+v", rec.Slot, rec.Position, rec.Previous, rec.Kind, rec.Used, rec.Entries)
+			s.tracef("  slot %d: %v after %v, %s, used %v: %+v", rec.Slot, rec.Position,
+				rec.Previous, rec.Kind, rec.Used, rec.Entries)
 		}
 	}
 }
@@ -199,11 +204,13 @@ func (s *sim) run() {
 
 // equip makes what goes with the disks: the model and the users.
 func (s *sim) equip() {
-	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, away: map[place]int64{}, verified: map[place]bool{}}
+	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, away: map[place]int64{},
+		verified: map[place]bool{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.users()
 	for _, d := range s.disks {
-		d.rates, d.trims, d.lossy, d.noFUA = s.cfg.rates, s.cfg.trims, s.cfg.lossy, s.cfg.noFUA[d.index]
+		d.rates, d.trims, d.lossy, d.noFUA = s.cfg.rates, s.cfg.trims, s.cfg.lossy,
+			s.cfg.noFUA[d.index]
 	}
 	s.liar = s.rng.IntN(len(s.mirrors()))
 }
@@ -308,7 +315,8 @@ func (s *sim) passTime() {
 // begin starts an operation on a disk. done is called with its result, unless
 // the server dies first.
 func (s *sim) begin(class uint8, io *diskIO, done func(res int32)) {
-	if io.off < 0 || io.n < 0 || io.off+io.n > io.d.size || io.off%sectorSize != 0 || io.n%sectorSize != 0 {
+	if io.off < 0 || io.n < 0 || io.off+io.n > io.d.size || io.off%sectorSize != 0 ||
+		io.n%sectorSize != 0 {
 		s.failf("an operation past the end, or not aligned: %v", io)
 	}
 	io.seq = io.d.seq

@@ -18,9 +18,10 @@ var (
 	flagStart = flag.Uint64("start", 1, "first seed")
 	flagSeeds = flag.Uint64("seeds", seedsByDefault(), "number of seeds")
 	flagFor   = flag.Duration("for", 0, "begin no more seeds after so long; 0: no limit")
-	flagSet   = flag.String("set", "", "with -seed: make the run smaller, as a failure that was shrunk says")
-	flagBug   = flag.String("bug", "", "with -seed: plant this bug")
-	flagMany  = flag.Int("failures", 3, "how many failures to gather before giving up")
+	flagSet   = flag.String("set", "", "with -seed: make the run smaller, as a failure that was "+
+		"shrunk says")
+	flagBug  = flag.String("bug", "", "with -seed: plant this bug")
+	flagMany = flag.Int("failures", 3, "how many failures to gather before giving up")
 )
 
 // seedsByDefault is UBLK_REMAP_SIM_SEEDS, which make sim sets, or what a plain
@@ -88,10 +89,12 @@ func TestSim(t *testing.T) {
 				mu.Unlock()
 				if err != nil {
 					failed.Add(1)
-					t.Errorf("%v\nrepeat: go test ./internal/test/sim -run 'TestSim$' -v -seed=%d", err, seed)
+					t.Errorf("%v\nrepeat: go test ./internal/test/sim -run 'TestSim$' -v -seed=%d",
+						err, seed)
 					if failed.Load() == 1 {
 						small := Shrink(seed, Options{}, 2000)
-						t.Logf("a smaller run that fails, %d doings of %d: %v\nrepeat: go test ./internal/test/sim -run 'TestSim$' -v -seed=%d -set='%s'",
+						t.Logf("a smaller run that fails, %d doings of %d: %v\nrepeat: go test "+
+							"./internal/test/sim -run 'TestSim$' -v -seed=%d -set='%s'",
 							small.Actions, small.Before, small.Err, seed, small.Set)
 					}
 				}
@@ -99,7 +102,8 @@ func TestSim(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("seeds %d to %d in %v: %s", *flagStart, min(end, next.Load())-1, time.Since(began).Round(time.Millisecond), &total)
+	t.Logf("seeds %d to %d in %v: %s", *flagStart, min(end, next.Load())-1,
+		time.Since(began).Round(time.Millisecond), &total)
 }
 
 // TestRepeats makes sure that a seed says all: the same run goes the same way.
@@ -107,7 +111,10 @@ func TestRepeats(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		var traces [2][]string
 		for i := range traces {
-			if _, err := Run(seed, Options{Trace: func(line string) { traces[i] = append(traces[i], line) }}); err != nil {
+			if _, err := Run(seed, Options{Trace: func(line string) {
+				traces[i] = append(traces[i],
+					line)
+			}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -38,12 +38,19 @@ func (s *Stats) Add(o *Stats) {
 
 // String is one line for people.
 func (s *Stats) String() string {
-	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in create), %s SIGKILLs, %s stops, %s disks vanished; "+
-		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits of unknown outcome, %s blocks moved, %s checkpoints; "+
-		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the same, %s refused, %s older for want of any newer record), %s impostors refused; %s starts over a path that came and went (%s refused); %s events",
-		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates), count(s.Kills), count(s.Stops), count(s.Vanishes),
-		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals), count(s.Unknown), count(s.Moves), count(s.Checkpoints),
-		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused), count(s.Older), count(s.Impostors), count(s.Outages), count(s.PathRefused), count(s.Steps))
+	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in "+
+		"create), %s SIGKILLs, %s stops, %s disks vanished; "+
+		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits "+
+		"of unknown outcome, %s blocks moved, %s checkpoints; "+
+		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
+		"same, %s refused, %s older for want of any newer record), %s impostors refused; %s "+
+		"starts over a path that came and went (%s refused); %s events",
+		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
+		count(s.Kills), count(s.Stops), count(s.Vanishes),
+		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
+		count(s.Unknown), count(s.Moves), count(s.Checkpoints),
+		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
+		count(s.Older), count(s.Impostors), count(s.Outages), count(s.PathRefused), count(s.Steps))
 }
 
 // count writes a number with commas.

@@ -19,9 +19,12 @@ func put(b []byte, magic, x, y uint64) {
 	binary.LittleEndian.PutUint64(b[16:], y)
 }
 
-func putData(b []byte, sector, id uint64)         { put(b, magicData, sector, id) }
-func putJunk(b []byte, index uint8, sector int64) { put(b, magicJunk, uint64(sector), uint64(index)) }
-func putHole(b []byte)                            { put(b, magicHole, 0, 0) }
+func putData(b []byte, sector, id uint64) { put(b, magicData, sector, id) }
+func putJunk(b []byte, index uint8, sector int64) {
+	put(b, magicJunk, uint64(sector),
+		uint64(index))
+}
+func putHole(b []byte) { put(b, magicHole, 0, 0) }
 
 // Values that are not writes of user data.
 const (
@@ -33,7 +36,8 @@ const (
 // identify returns the value that a sector holds; the error says that it
 // cannot be a value of exported sector number sector, whose home is given.
 func identify(b []byte, sector uint64, home place) (uint64, error) {
-	magic, x, y := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]), binary.LittleEndian.Uint64(b[16:])
+	magic, x, y := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:]),
+		binary.LittleEndian.Uint64(b[16:])
 	switch {
 	case magic == 0 && x == 0 && y == 0:
 		return valueZero, nil

@@ -71,7 +71,8 @@ func (s *sim) oneMirror(devs []metadata.Device, upToBad bool) []metadata.Device 
 		}
 		out[i] = view{Device: d, hidden: func(off int64) bool {
 			for _, r := range sb.Regions {
-				if r.Kind != metadata.RegionMirror || r.Device != index || off < r.Start || off >= r.Start+r.Length {
+				if r.Kind != metadata.RegionMirror || r.Device != index || off < r.Start ||
+					off >= r.Start+r.Length {
 					continue
 				}
 				if log := r.Start + 2*sb.SlotBytes; off < log && upToBad {

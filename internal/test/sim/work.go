@@ -143,7 +143,8 @@ func (s *sim) operator() {
 			return
 		}
 		per := uint64(metadata.UnitSize / s.plan.BlockSize())
-		m := remap.Move{ID: uint64(s.step), Block: s.near(), ToSpare: s.chance(3, 5), Cause: metadata.CauseOperator}
+		m := remap.Move{ID: uint64(s.step), Block: s.near(), ToSpare: s.chance(3, 5),
+			Cause: metadata.CauseOperator}
 		m.Count = 1 + s.rng.Uint64N(per*uint64(pick(s.rng, []int{1, 2, 8})))
 		if s.chance(1, 40) {
 			m.Count *= 30
@@ -187,8 +188,9 @@ func (s *sim) repair() {
 		}
 		switch tries {
 		case 50:
-			// One mirror takes no write, and the other one has missed a record because flushes failed: two
-			// things are wrong at once, and only one of them is seen to here.
+			// One mirror takes no write, and the other one has missed a record because
+			// flushes failed: two things are wrong at once, and only one of them is seen to
+			// here.
 			if s.cfg.meta == metaMirror && s.cfg.rates.flush > 0 {
 				s.refuseMetadata(false)
 			}

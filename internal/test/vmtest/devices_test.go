@@ -158,7 +158,8 @@ func TestFileSystems(t *testing.T) {
 			Unmount(t, dir)
 			Fsck(t, fstype, disk)
 			dir = Mount(t, fstype, disk)
-			if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil || string(got) != "contents" {
+			if got, err := os.ReadFile(filepath.Join(dir, "f")); err != nil ||
+				string(got) != "contents" {
 				t.Errorf("after mounting again: %q, %v", got, err)
 			}
 		})

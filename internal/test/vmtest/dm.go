@@ -110,7 +110,8 @@ func errorTable(dev string, sectors int64, bad []Extent) (string, error) {
 	for _, e := range bad {
 		end := e.Start + e.Count
 		if e.Start < 0 || e.Count <= 0 || end > sectors {
-			return "", fmt.Errorf("extent %d+%d is not on a disk of %d sectors", e.Start, e.Count, sectors)
+			return "", fmt.Errorf("extent %d+%d is not on a disk of %d sectors", e.Start, e.Count,
+				sectors)
 		}
 		if e.Start > pos {
 			_, _ = fmt.Fprintf(&b, "%d %d linear %s %d\n", pos, e.Start-pos, dev, pos)
@@ -141,7 +142,8 @@ func GoneTable(t testing.TB, dev string) string {
 // with the features (such as "error_writes" or "drop_writes"); up 0 is bad all the time.
 func FlakeyTable(t testing.TB, dev string, up, down int, features ...string) string {
 	t.Helper()
-	return fmt.Sprintf("0 %d flakey %s 0 %d %d %d %s\n", Sectors(t, dev), dev, up, down, len(features), strings.Join(features, " "))
+	return fmt.Sprintf("0 %d flakey %s 0 %d %d %d %s\n", Sectors(t, dev), dev, up, down,
+		len(features), strings.Join(features, " "))
 }
 
 // DelayTable is dm-delay's table over dev: reads and writes take that many

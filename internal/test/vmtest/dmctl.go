@@ -72,7 +72,8 @@ func (d *DM) ioctl(cmd uintptr, flags uint32, data []byte) error {
 	}
 	defer func() { _ = ctl.Close() }()
 	// _IOWR(0xfd, cmd, struct dm_ioctl)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), 3<<30|size<<16|0xfd<<8|cmd, uintptr(unsafe.Pointer(&buf[0])))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), 3<<30|size<<16|0xfd<<8|cmd,
+		uintptr(unsafe.Pointer(&buf[0])))
 	if errno != 0 {
 		return fmt.Errorf("device mapper: command %d on %s: %w", cmd, d.Name, errno)
 	}

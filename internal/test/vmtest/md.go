@@ -38,7 +38,8 @@ func NewMirroredArray(t testing.TB, size int64, members ...string) string {
 	Modprobe(t, "raid1")
 	const minor = 99
 	path := fmt.Sprintf("/dev/md%d", minor)
-	if err := os.WriteFile("/sys/module/md_mod/parameters/new_array", fmt.Appendf(nil, "md%d", minor), 0o200); err != nil {
+	if err := os.WriteFile("/sys/module/md_mod/parameters/new_array",
+		fmt.Appendf(nil, "md%d", minor), 0o200); err != nil {
 		t.Fatal(err)
 	}
 	var f *os.File
@@ -63,14 +64,16 @@ func NewMirroredArray(t testing.TB, size int64, members ...string) string {
 		_ = f.Close()
 	})
 	n := int32(len(members))
-	array := mdArray{Level: 1, Size: int32(size >> 10), Disks: n, RaidDisks: n, MDMinor: minor, NotPersistent: 1, State: mdClean, Active: n, Working: n}
+	array := mdArray{Level: 1, Size: int32(size >> 10), Disks: n, RaidDisks: n, MDMinor: minor,
+		NotPersistent: 1, State: mdClean, Active: n, Working: n}
 	ioctl("SET_ARRAY_INFO", mdSetArrayInfo, unsafe.Pointer(&array))
 	for i, m := range members {
 		var st unix.Stat_t
 		if err := unix.Stat(m, &st); err != nil {
 			t.Fatal(err)
 		}
-		disk := mdDisk{int32(i), int32(unix.Major(st.Rdev)), int32(unix.Minor(st.Rdev)), int32(i), mdDiskInSync}
+		disk := mdDisk{int32(i), int32(unix.Major(st.Rdev)), int32(unix.Minor(st.Rdev)), int32(i),
+			mdDiskInSync}
 		ioctl("ADD_NEW_DISK", mdAddNewDisk, unsafe.Pointer(&disk))
 	}
 	var param [3]int32 // mdu_param_t, of no meaning here

@@ -84,7 +84,8 @@ func (n *NullBlk) device(t testing.TB, name string) string {
 	}
 	var path string
 	err = retry(10*time.Second, func() error {
-		for _, p := range []string{"/dev/" + name, "/dev/nullb" + strings.TrimSpace(string(index))} {
+		for _, p := range []string{"/dev/" + name,
+			"/dev/nullb" + strings.TrimSpace(string(index))} {
 			if st, err := os.Stat(p); err == nil && st.Mode()&os.ModeDevice != 0 {
 				path = p
 				return nil

@@ -126,7 +126,8 @@ func (f Feature) judge(running Version) (verdict, string) {
 	case old:
 		return skip, fmt.Sprintf("%s needs Linux %s, this is %s", f.Name, f.Min, running)
 	default:
-		return fail, fmt.Sprintf("Linux %s should have %s (it came with %s) and does not", running, f.Name, f.Min)
+		return fail, fmt.Sprintf("Linux %s should have %s (it came with %s) and does not", running,
+			f.Name, f.Min)
 	}
 }
 
@@ -200,7 +201,8 @@ func Run(t testing.TB, name string, args ...string) string {
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout.String(), stderr.String())
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout.String(),
+			stderr.String())
 	}
 	return strings.TrimRight(stdout.String(), "\n")
 }
@@ -227,7 +229,8 @@ func Binary(t testing.TB) string {
 	if InGuest() {
 		p, err := exec.LookPath("ublk-remap")
 		if err != nil {
-			t.Fatal("the guest has no ublk-remap: pass vmexec -file bin/ublk-remap:/usr/local/bin/ublk-remap, as make test-vm does")
+			t.Fatal("the guest has no ublk-remap: pass vmexec -file " +
+				"bin/ublk-remap:/usr/local/bin/ublk-remap, as make test-vm does")
 		}
 		return p
 	}

@@ -67,11 +67,14 @@ func TestErrorTable(t *testing.T) {
 		want string
 	}{
 		{"none", nil, "0 1000 linear /dev/x 0\n"},
-		{"middle", []Extent{{100, 8}}, "0 100 linear /dev/x 0\n100 8 error\n108 892 linear /dev/x 108\n"},
-		{"both ends", []Extent{{0, 1}, {999, 1}}, "0 1 error\n1 998 linear /dev/x 1\n999 1 error\n"},
+		{"middle", []Extent{{100, 8}}, "0 100 linear /dev/x 0\n100 8 error\n108 892 linear " +
+			"/dev/x 108\n"},
+		{"both ends", []Extent{{0, 1}, {999, 1}},
+			"0 1 error\n1 998 linear /dev/x 1\n999 1 error\n"},
 		{"all", []Extent{{0, 1000}}, "0 1000 error\n"},
 		{"unordered and overlapping", []Extent{{200, 20}, {100, 8}, {210, 5}, {215, 10}},
-			"0 100 linear /dev/x 0\n100 8 error\n108 92 linear /dev/x 108\n200 20 error\n220 5 error\n225 775 linear /dev/x 225\n"},
+			"0 100 linear /dev/x 0\n100 8 error\n108 92 linear /dev/x 108\n200 20 error\n220 5 " +
+				"error\n225 775 linear /dev/x 225\n"},
 	} {
 		got, err := errorTable("/dev/x", 1000, tc.bad)
 		if err != nil || got != tc.want {

@@ -15,12 +15,15 @@ const (
 const ublkType = 'u'
 
 const (
-	ctrlR  = iocRead<<iocDirShift | uint32(unsafe.Sizeof(CtrlCmd{}))<<iocSizeShift | ublkType<<iocTypeShift
+	ctrlR = iocRead<<iocDirShift | uint32(
+		unsafe.Sizeof(CtrlCmd{}))<<iocSizeShift | ublkType<<iocTypeShift
 	ctrlWR = iocWrite<<iocDirShift | ctrlR
 
-	ioWR = (iocRead|iocWrite)<<iocDirShift | uint32(unsafe.Sizeof(IOCmd{}))<<iocSizeShift | ublkType<<iocTypeShift
+	ioWR = (iocRead|iocWrite)<<iocDirShift | uint32(
+		unsafe.Sizeof(IOCmd{}))<<iocSizeShift | ublkType<<iocTypeShift
 
-	batchWR = (iocRead|iocWrite)<<iocDirShift | uint32(unsafe.Sizeof(BatchIO{}))<<iocSizeShift | ublkType<<iocTypeShift
+	batchWR = (iocRead|iocWrite)<<iocDirShift | uint32(
+		unsafe.Sizeof(BatchIO{}))<<iocSizeShift | ublkType<<iocTypeShift
 )
 
 // Control commands, sent with IORING_OP_URING_CMD to /dev/ublk-control. Header: UBLK_U_CMD_*.
@@ -54,10 +57,12 @@ var (
 	_ [0]struct{} = [IOPrepIOCmds - 0xc0107525]struct{}{}
 )
 
-// FeaturesLen is the size in bytes of the word that CmdGetFeatures fills. Header: UBLK_FEATURES_LEN.
+// FeaturesLen is the size in bytes of the word that CmdGetFeatures fills. Header:
+// UBLK_FEATURES_LEN.
 const FeaturesLen = 8
 
-// QueueIDNone is the queue id of a control command that is not about a queue. Header: struct ublksrv_ctrl_cmd.
+// QueueIDNone is the queue id of a control command that is not about a queue. Header:
+// struct ublksrv_ctrl_cmd.
 const QueueIDNone = 0xffff
 
 // Commands of one request, sent with IORING_OP_URING_CMD to /dev/ublkcN. Header: UBLK_U_IO_*.

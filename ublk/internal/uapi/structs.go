@@ -37,7 +37,8 @@ type CtrlDevInfo struct {
 	Reserved2     uint64
 }
 
-// IODesc is struct ublksrv_io_desc, written by the kernel, one per tag, in the mapping of /dev/ublkcN.
+// IODesc is struct ublksrv_io_desc, written by the kernel, one per tag, in the mapping of
+// /dev/ublkcN.
 type IODesc struct {
 	_           structs.HostLayout
 	OpFlags     uint32
@@ -169,7 +170,8 @@ type ParamIntegrity struct {
 	Pad                  [5]uint8
 }
 
-// Params is struct ublk_params. Len is the size its sender knows; the kernel takes what it knows of it.
+// Params is struct ublk_params. Len is the size its sender knows; the kernel takes what it
+// knows of it.
 type Params struct {
 	_         structs.HostLayout
 	Len       uint32

@@ -1,5 +1,5 @@
-// Package uring is what package ublk needs of io_uring: giouring for rings, submission and completion queues, and around
-// it what giouring lacks or gets wrong.
+// Package uring is what package ublk needs of io_uring: giouring for rings, submission and
+// completion queues, and around it what giouring lacks or gets wrong.
 //
 //   - Entries come zeroed. giouring's prepare functions leave some fields as the last user of the slot left them, so
 //     none of them is used: this package has encoders of its own.
@@ -9,6 +9,6 @@
 //   - io_uring_register is called raw, with the types the kernel wants and its errors kept.
 //   - A ring of 128-byte entries is unmapped whole.
 //
-// A Ring belongs to one thread from New to Close: it is set up SINGLE_ISSUER, and its registered descriptor is valid on
-// that thread only. The caller locks its goroutine.
+// A Ring belongs to one thread from New to Close: it is set up SINGLE_ISSUER, and its
+// registered descriptor is valid on that thread only. The caller locks its goroutine.
 package uring

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The encoders below expect a zeroed entry, as Ring.SQE gives it. Files are indices of fixed files unless said otherwise.
+// The encoders below expect a zeroed entry, as Ring.SQE gives it. Files are indices of
+// fixed files unless said otherwise.
 
 // Read reads into memory at addr.
 func Read(s *SQE, file int, addr uint64, n uint32, off uint64) {
@@ -19,7 +20,8 @@ func Write(s *SQE, file int, addr uint64, n uint32, off uint64, flags uint32) {
 	rw(s, giouring.OpWrite, file, addr, n, off, flags)
 }
 
-// ReadFixed reads into the registered buffer; addr is an address in it or, for a buffer of the kernel, an offset.
+// ReadFixed reads into the registered buffer; addr is an address in it or, for a buffer of
+// the kernel, an offset.
 func ReadFixed(s *SQE, file int, buffer uint16, addr uint64, n uint32, off uint64) {
 	rw(s, giouring.OpReadFixed, file, addr, n, off, 0)
 	s.BufIG = buffer
@@ -73,9 +75,10 @@ const blockDiscard = 0x12 << 8
 
 // BlockDiscard discards a range of a block device. Linux 6.12.
 //
-// It is handed to a thread of the kernel's that may wait. Tried without waiting it fails with EOPNOTSUPP on every
-// driver that takes bios itself and does not promise never to wait (dm-thin, zram, some MD levels), and nobody tries again:
-// submit_bio_noacct in block/blk-core.c, blk_cmd_complete in block/ioctl.c.
+// It is handed to a thread of the kernel's that may wait. Tried without waiting it fails
+// with EOPNOTSUPP on every driver that takes bios itself and does not promise never to wait
+// (dm-thin, zram, some MD levels), and nobody tries again: submit_bio_noacct in
+// block/blk-core.c, blk_cmd_complete in block/ioctl.c.
 func BlockDiscard(s *SQE, file int, off, n uint64) {
 	s.OpCode = giouring.OpUringCmd
 	s.Flags = giouring.SqeFixedFile | giouring.SqeAsync
@@ -85,8 +88,9 @@ func BlockDiscard(s *SQE, file int, off, n uint64) {
 	s.Addr3 = n
 }
 
-// Command is IORING_OP_URING_CMD. op goes to the low half of the entry's off field. The payload, from byte 48 on, is
-// for the caller to fill: 16 bytes of a plain entry, 80 of a wide one.
+// Command is IORING_OP_URING_CMD. op goes to the low half of the entry's off field. The
+// payload, from byte 48 on, is for the caller to fill: 16 bytes of a plain entry, 80 of a
+// wide one.
 func Command(s *SQE, file int, fixed bool, op uint32) (payload unsafe.Pointer) {
 	s.OpCode = giouring.OpUringCmd
 	if fixed {

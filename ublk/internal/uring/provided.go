@@ -28,9 +28,10 @@ const (
 // More reports whether the operation goes on and will complete again (IORING_CQE_F_MORE).
 func (c *CQE) More() bool { return c.Flags&cqeMore != 0 }
 
-// Provided is memory for one operation at a time whose data comes when it likes: a ring of two provided buffers that the
-// kernel fills one after the other, each piece by piece (struct io_uring_buf_ring, IOU_PBUF_RING_INC). Completions say
-// how much came, Take where it is.
+// Provided is memory for one operation at a time whose data comes when it likes: a ring of
+// two provided buffers that the kernel fills one after the other, each piece by piece
+// (struct io_uring_buf_ring, IOU_PBUF_RING_INC). Completions say how much came, Take where
+// it is.
 type Provided struct {
 	ring    *Ring
 	group   uint16
@@ -51,7 +52,8 @@ type providedEntry struct {
 var _ [providedEntryBytes]byte = [unsafe.Sizeof(providedEntry{})]byte{}
 var _ [unsafe.Sizeof(giouring.BufReg{})]byte = [40]byte{}
 
-// NewProvided makes the buffers of size bytes each and registers them with the ring as this group. Linux 6.12.
+// NewProvided makes the buffers of size bytes each and registers them with the ring as this
+// group. Linux 6.12.
 func (r *Ring) NewProvided(group uint16, size int) (*Provided, error) {
 	if size < 1 || size > maxProvidedBufBytes {
 		return nil, fmt.Errorf("uring: provided buffers of %d bytes", size)
@@ -72,7 +74,8 @@ func (r *Ring) NewProvided(group uint16, size int) (*Provided, error) {
 
 func (p *Provided) register() error {
 	reg := giouring.BufReg{
-		RingAddr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p.entries)))), RingEntries: providedBuffers, Bgid: p.group,
+		RingAddr:    uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p.entries)))),
+		RingEntries: providedBuffers, Bgid: p.group,
 		Pad: pbufRingInc, // where the flags are
 	}
 	err := p.ring.register("provided buffers", giouring.RegisterPbufRing, unsafe.Pointer(&reg), 1)
@@ -88,8 +91,9 @@ func (p *Provided) register() error {
 	return nil
 }
 
-// Reset takes the buffers back and gives them anew. It is for when an operation has ended for want of something: what the
-// kernel had put into them without a completion is gone. No operation may have the buffers.
+// Reset takes the buffers back and gives them anew. It is for when an operation has ended
+// for want of something: what the kernel had put into them without a completion is gone. No
+// operation may have the buffers.
 func (p *Provided) Reset() error {
 	if err := p.Withdraw(); err != nil {
 		return err
@@ -97,10 +101,12 @@ func (p *Provided) Reset() error {
 	return p.register()
 }
 
-// Withdraw takes the buffers back from the kernel. An operation that still wants them ends with ENOBUFS.
+// Withdraw takes the buffers back from the kernel. An operation that still wants them ends
+// with ENOBUFS.
 func (p *Provided) Withdraw() error {
 	reg := giouring.BufReg{Bgid: p.group}
-	return p.ring.register("no provided buffers", giouring.UnregisterPbufRing, unsafe.Pointer(&reg), 1)
+	return p.ring.register("no provided buffers", giouring.UnregisterPbufRing, unsafe.Pointer(&reg),
+		1)
 }
 
 // give hands a whole buffer to the kernel.
@@ -111,17 +117,20 @@ func (p *Provided) give(buffer uint16) {
 	e.len, e.bid = uint32(p.size), buffer
 	p.at[buffer] = 0
 	p.tail++
-	// The tail has 16 bits, and shares its word with the first entry's number. Only this thread writes either.
+	// The tail has 16 bits, and shares its word with the first entry's number. Only this
+	// thread writes either.
 	word := (*uint32)(unsafe.Pointer(&p.entries[providedTailAt-2]))
 	first := (*providedEntry)(unsafe.Pointer(&p.entries[0])).bid
 	atomic.StoreUint32(word, uint32(first)|uint32(p.tail)<<16)
 }
 
-// Take returns the data of a completion, in the order of completions. It is the caller's until Release.
+// Take returns the data of a completion, in the order of completions. It is the caller's
+// until Release.
 func (p *Provided) Take(c *CQE) ([]byte, error) {
 	buffer, n := c.Flags>>cqeBufferShift, int(c.Res)
 	if c.Flags&cqeBuffer == 0 || buffer >= providedBuffers || n < 0 || n > p.size-p.at[buffer] {
-		return nil, fmt.Errorf("uring: completion of %d bytes, flags %#x, in provided buffers of %d bytes", n, c.Flags, p.size)
+		return nil, fmt.Errorf("uring: completion of %d bytes, flags %#x, in provided buffers of "+
+			"%d bytes", n, c.Flags, p.size)
 	}
 	from := int(buffer)*p.size + p.at[buffer]
 	p.at[buffer] += n
@@ -138,8 +147,8 @@ func (p *Provided) Release(c *CQE) {
 // Free gives the memory back. The ring must be closed, its operations ended.
 func (p *Provided) Free() error { return Munmap(p.entries, p.memory) }
 
-// MultishotCommand is Command that completes again and again, each time with data in a provided buffer of the group.
-// Linux 6.18.
+// MultishotCommand is Command that completes again and again, each time with data in a
+// provided buffer of the group. Linux 6.18.
 func MultishotCommand(s *SQE, file int, op uint32, group uint16) (payload unsafe.Pointer) {
 	payload = Command(s, file, true, op)
 	s.Flags |= giouring.SqeBufferSelect

@@ -31,7 +31,8 @@ func needProvided(t *testing.T) {
 		t.Fatal(err)
 	}
 	var major, minor int
-	if n, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); n != 2 {
+	if n, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major,
+		&minor); n != 2 {
 		t.Fatal(err)
 	}
 	if major < 6 || major == 6 && minor < 12 {
@@ -49,7 +50,8 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// What goes into a pipe comes out of the buffers, in pieces of any length, around the two buffers many times.
+// What goes into a pipe comes out of the buffers, in pieces of any length, around the two
+// buffers many times.
 func TestProvidedBuffers(t *testing.T) {
 	needProvided(t)
 	seed := uint64(time.Now().UnixNano())

@@ -28,12 +28,13 @@ type CQE struct {
 type Kind uint8
 
 const (
-	// QueueRing is a ring of a queue thread: plain entries, one issuer, completions run when that thread waits.
+	// QueueRing is a ring of a queue thread: plain entries, one issuer, completions run
+	// when that thread waits.
 	QueueRing Kind = iota
 	// PolledQueueRing is a QueueRing whose Ready tells without entering the kernel.
 	PolledQueueRing
-	// CommandRing is a ring for control commands: entries of 128 bytes. At most 32 of them, for giouring unmaps only half
-	// of a larger ring.
+	// CommandRing is a ring for control commands: entries of 128 bytes. At most 32 of them,
+	// for giouring unmaps only half of a larger ring.
 	CommandRing
 )
 
@@ -42,8 +43,9 @@ const MaxEntries = 32768
 
 const maxCommandEntries = 32
 
-// enterArg is what the wait points to, in memory that never moves: struct io_uring_getevents_arg and struct
-// __kernel_timespec of include/uapi/linux/io_uring.h and time_types.h.
+// enterArg is what the wait points to, in memory that never moves: struct
+// io_uring_getevents_arg and struct __kernel_timespec of include/uapi/linux/io_uring.h and
+// time_types.h.
 type enterArg struct {
 	sigmask     uint64
 	sigmaskSize uint32
@@ -63,7 +65,8 @@ var (
 	_ [16]byte           = [unsafe.Sizeof(giouring.CompletionQueueEvent{})]byte{}
 )
 
-// A Ring is an io_uring instance. It must be used on the thread that made it, except for CloseAfterThread.
+// A Ring is an io_uring instance. It must be used on the thread that made it, except for
+// CloseAfterThread.
 type Ring struct {
 	ring *giouring.Ring
 	sq   submission
@@ -82,14 +85,15 @@ type Ring struct {
 	enters  uint64
 }
 
-// submission points into giouring's own submission queue, which has no method to flush without entering the kernel.
+// submission points into giouring's own submission queue, which has no method to flush
+// without entering the kernel.
 type submission struct {
 	head, tail, flags *uint32 // shared with the kernel
 	sqeHead, sqeTail  *uint32 // giouring's: entries flushed, entries given out
 }
 
-// New makes a ring with room for at least entries submissions, and twice as many completions; more completions than
-// that are kept by the kernel until there is room.
+// New makes a ring with room for at least entries submissions, and twice as many
+// completions; more completions than that are kept by the kernel until there is room.
 func New(kind Kind, entries int) (*Ring, error) {
 	if entries < 1 || entries > MaxEntries || kind == CommandRing && entries > maxCommandEntries {
 		return nil, fmt.Errorf("uring: %d entries", entries)
@@ -106,7 +110,8 @@ func New(kind Kind, entries int) (*Ring, error) {
 	case QueueRing:
 		flags |= giouring.SetupCoopTaskrun | giouring.SetupSingleIssuer | giouring.SetupDeferTaskrun
 	}
-	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil, fmt.Errorf("uring: mmap: %w", err)
 	}
@@ -129,14 +134,15 @@ func New(kind Kind, entries int) (*Ring, error) {
 	return r, nil
 }
 
-// completion is the completion queue. giouring hands out pointers to its entries, and a pointer that is stored costs the
-// garbage collector's write barrier each time.
+// completion is the completion queue. giouring hands out pointers to its entries, and a
+// pointer that is stored costs the garbage collector's write barrier each time.
 type completion struct {
 	head, tail *uint32 // shared with the kernel
 	entries    []CQE   // a power of two of them
 }
 
-// openQueues finds the fields by name, so that a giouring with another layout is an error and not a crash.
+// openQueues finds the fields by name, so that a giouring with another layout is an error
+// and not a crash.
 func openQueues(g *giouring.Ring) (sq submission, cq completion, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -145,7 +151,10 @@ func openQueues(g *giouring.Ring) (sq submission, cq completion, err error) {
 	}()
 	ring := reflect.ValueOf(g).Elem()
 	s, c := ring.FieldByName("sqRing").Elem(), ring.FieldByName("cqRing").Elem()
-	shared := func(q reflect.Value, name string) *uint32 { return (*uint32)(q.FieldByName(name).UnsafePointer()) }
+	shared := func(q reflect.Value,
+		name string) *uint32 {
+		return (*uint32)(q.FieldByName(name).UnsafePointer())
+	}
 	own := func(name string) *uint32 {
 		f := s.FieldByName(name)
 		if f.Kind() != reflect.Uint32 {
@@ -174,8 +183,8 @@ func (r *Ring) FD() int { return r.ring.RingFd() }
 // Entries is the size of the submission queue.
 func (r *Ring) Entries() int { return int(r.entries) }
 
-// Close gives the ring back. Operations that are still under way are cancelled by the kernel, later: their memory must
-// stay mapped.
+// Close gives the ring back. Operations that are still under way are cancelled by the
+// kernel, later: their memory must stay mapped.
 func (r *Ring) Close() error {
 	var err error
 	if r.registered >= 0 {
@@ -185,8 +194,8 @@ func (r *Ring) Close() error {
 	return errors.Join(err, unix.Munmap(r.page))
 }
 
-// CloseAfterThread is Close for when the ring's thread has ended, and with it the registered descriptor. It may be called
-// on any thread.
+// CloseAfterThread is Close for when the ring's thread has ended, and with it the
+// registered descriptor. It may be called on any thread.
 func (r *Ring) CloseAfterThread() error {
 	r.registered = -1
 	return r.Close()
@@ -227,28 +236,31 @@ func (r *Ring) flush() uint32 {
 // NoLimit is a wait without a time limit.
 const NoLimit time.Duration = -1
 
-// Submit hands over everything queued without waiting. It also returns nil if the kernel took only a part for now.
+// Submit hands over everything queued without waiting. It also returns nil if the kernel
+// took only a part for now.
 func (r *Ring) Submit() error {
 	_, errno := r.enter(r.flush(), 0, r.enterFlags|giouring.EnterGetEvents, nil, 0)
 	return waitError(errno)
 }
 
-// SubmitOnly is Submit that does not let the kernel complete anything: on a queue's ring that happens only when it is
-// asked for completions.
+// SubmitOnly is Submit that does not let the kernel complete anything: on a queue's ring
+// that happens only when it is asked for completions.
 func (r *Ring) SubmitOnly() error {
 	_, errno := r.enter(r.flush(), 0, r.enterFlags, nil, 0)
 	return waitError(errno)
 }
 
-// Prompt says that the entry queued last completes when it is submitted and that this is no reason to return from the
-// next wait, which waits for another completion besides: else each wait would be one that does not wait. Should
-// that other one be late, the wait ends after promptLimit, so that a failure of the entry is seen.
+// Prompt says that the entry queued last completes when it is submitted and that this is no
+// reason to return from the next wait, which waits for another completion besides: else
+// each wait would be one that does not wait. Should that other one be late, the wait ends
+// after promptLimit, so that a failure of the entry is seen.
 func (r *Ring) Prompt() { r.prompt++ }
 
 const promptLimit = time.Second
 
-// SubmitAndWait hands over everything queued and waits until there is a completion, the limit is over or a signal
-// came; none of these is an error. Zero does not wait; NoLimit waits for ever.
+// SubmitAndWait hands over everything queued and waits until there is a completion, the
+// limit is over or a signal came; none of these is an error. Zero does not wait; NoLimit
+// waits for ever.
 func (r *Ring) SubmitAndWait(limit time.Duration) error {
 	var (
 		wait  = 1 + r.prompt
@@ -272,8 +284,9 @@ func (r *Ring) SubmitAndWait(limit time.Duration) error {
 	return waitError(errno)
 }
 
-// waitError leaves only what is wrong with the ring itself. A signal, the end of the limit, or a kernel that is short of
-// memory or of room for completions (EAGAIN, EBUSY) all mean: look at what there is, then come back.
+// waitError leaves only what is wrong with the ring itself. A signal, the end of the limit,
+// or a kernel that is short of memory or of room for completions (EAGAIN, EBUSY) all mean:
+// look at what there is, then come back.
 func waitError(errno syscall.Errno) error {
 	switch errno {
 	case 0, unix.EINTR, unix.ETIME, unix.EAGAIN, unix.EBUSY:
@@ -285,22 +298,25 @@ func waitError(errno syscall.Errno) error {
 // Enters is how often the ring has entered the kernel.
 func (r *Ring) Enters() uint64 { return r.enters }
 
-// enter is the one place that enters the kernel. It goes by way of the scheduler, so that a thread that waits does not
-// hold up the garbage collector.
-func (r *Ring) enter(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int, syscall.Errno) {
+// enter is the one place that enters the kernel. It goes by way of the scheduler, so that a
+// thread that waits does not hold up the garbage collector.
+func (r *Ring) enter(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int,
+	syscall.Errno) {
 	r.enters++
-	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit), uintptr(wait), uintptr(flags), uintptr(arg), size)
+	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), uintptr(submit),
+		uintptr(wait), uintptr(flags), uintptr(arg), size)
 	return int(n), errno
 }
 
-// Ready reports whether there are completions, or the kernel will have some when it is entered. On rings other than a
-// PolledQueueRing it knows only of the former.
+// Ready reports whether there are completions, or the kernel will have some when it is
+// entered. On rings other than a PolledQueueRing it knows only of the former.
 func (r *Ring) Ready() bool {
-	return atomic.LoadUint32(r.cq.tail) != *r.cq.head || atomic.LoadUint32(r.sq.flags)&(giouring.SQTaskrun|giouring.SQCQOverflow) != 0
+	return atomic.LoadUint32(r.cq.tail) != *r.cq.head ||
+		atomic.LoadUint32(r.sq.flags)&(giouring.SQTaskrun|giouring.SQCQOverflow) != 0
 }
 
-// Reap copies completions that are there into out, frees their slots and returns how many. It never enters the kernel; what the kernel
-// still holds back comes after the next wait.
+// Reap copies completions that are there into out, frees their slots and returns how many.
+// It never enters the kernel; what the kernel still holds back comes after the next wait.
 func (r *Ring) Reap(out []CQE) int {
 	head := *r.cq.head
 	n := min(int(atomic.LoadUint32(r.cq.tail)-head), len(out))

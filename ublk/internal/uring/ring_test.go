@@ -42,7 +42,8 @@ func wait(t testing.TB, r *Ring) CQE {
 	return CQE{}
 }
 
-// Entries must be zero whatever their slot held before: a read after a data sync is refused otherwise.
+// Entries must be zero whatever their slot held before: a read after a data sync is refused
+// otherwise.
 func TestEntriesAreZeroed(t *testing.T) {
 	for _, kind := range []Kind{QueueRing, CommandRing} {
 		r := newRing(t, kind, 4)
@@ -120,7 +121,10 @@ func TestReadWriteFiles(t *testing.T) {
 		if got := string(mem[4096:][:19]); got != "written by the ring" {
 			t.Fatalf("read back %q", got)
 		}
-		step("punch", 0, func(s *SQE) { Fallocate(s, 3, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 19) })
+		step("punch", 0, func(s *SQE) {
+			Fallocate(s, 3,
+				unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 19)
+		})
 		step("read of a hole", 19, func(s *SQE) { Read(s, 3, addr+4096, 19, 4096) })
 		if mem[4096] != 0 {
 			t.Fatal("the hole is not empty")
@@ -256,8 +260,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 }
 
-// A ring that polls sees a completion that comes from elsewhere without entering the kernel; what it sees is there at
-// the next look into it.
+// A ring that polls sees a completion that comes from elsewhere without entering the
+// kernel; what it sees is there at the next look into it.
 func TestReadyTellsOfDeferredWork(t *testing.T) {
 	r := newRing(t, PolledQueueRing, 8)
 	var pipe [2]int

@@ -38,7 +38,8 @@ type Format struct {
 type List struct {
 	Ranges []Range // sorted and merged
 	End    int64   // the byte behind the last bad block
-	Pairs  bool    // it has lines of two numbers, as MD and null_blk write them: in sectors of 512 bytes
+	// it has lines of two numbers, as MD and null_blk write them: in sectors of 512 bytes
+	Pairs bool
 }
 
 // Read reads the list in the file at path, or in stdin if path is "-". A line is a block
@@ -47,7 +48,8 @@ type List struct {
 // which names the line, and those of the file.
 func Read(path string, stdin io.Reader, format Format) (*List, error) {
 	if size := format.Block; size < 512 || size > 1<<16 || size&(size-1) != 0 {
-		return nil, fmt.Errorf("%w: blocks of %d bytes; a power of two from 512 to 65536 is wanted", ErrList, size)
+		return nil, fmt.Errorf("%w: blocks of %d bytes; a power of two from 512 to 65536 is wanted",
+			ErrList, size)
 	}
 	name, in := "standard input", stdin
 	if path != "-" {
@@ -92,12 +94,14 @@ func Read(path string, stdin io.Reader, format Format) (*List, error) {
 func (l *List) add(text string, format Format) error {
 	first, count, pair, ok := parse(text)
 	if !ok {
-		return fmt.Errorf("%w: %.40q; want a number, or START COUNT, START+COUNT or START-END", ErrList, text)
+		return fmt.Errorf("%w: %.40q; want a number, or START COUNT, START+COUNT or START-END",
+			ErrList, text)
 	}
 	l.Pairs = l.Pairs || pair
 	size := int64(format.Block)
 	if end := first + count; end > (format.Disk+size-1)/size {
-		return fmt.Errorf("%w: block %d, of %d bytes, lies past the end of the disk, which has %d of them: see --badblocks-size", ErrList, end-1, size, format.Disk/size)
+		return fmt.Errorf("%w: block %d, of %d bytes, lies past the end of the disk, which has "+
+			"%d of them: see --badblocks-size", ErrList, end-1, size, format.Disk/size)
 	}
 	l.Ranges = append(l.Ranges, Range{first * size, min((first+count)*size, format.Disk)})
 	return nil
@@ -152,15 +156,19 @@ func Place(list []Range, l *metadata.Layout, now uint32) (Entries, error) {
 // anyway, and the first write goes to the spare region without touching the
 // bad block. Spare units are retired. The error is ErrList for blocks past the
 // end of the device, and for more than any spare region can take.
-func PlaceOn(device uint8, list []Range, l *metadata.Layout, now uint32, cause metadata.Cause) (Entries, error) {
-	p := placer{sb: l.Superblock(), l: l, now: now, cause: cause, device: device, masks: map[uint64]uint8{}}
+func PlaceOn(device uint8, list []Range, l *metadata.Layout, now uint32,
+	cause metadata.Cause) (Entries, error) {
+	p := placer{sb: l.Superblock(), l: l, now: now, cause: cause, device: device,
+		masks: map[uint64]uint8{}}
 	units := int64(0)
 	for _, r := range list {
 		if units += (r.End-1)/metadata.UnitSize - r.Start/metadata.UnitSize + 1; units > maxUnits {
-			return p.out, fmt.Errorf("%w: more than %d units of %d bytes are bad", ErrList, maxUnits, metadata.UnitSize)
+			return p.out, fmt.Errorf("%w: more than %d units of %d bytes are bad", ErrList,
+				maxUnits, metadata.UnitSize)
 		}
 		if size := p.sb.Devices[device].Size; r.End > size {
-			return p.out, fmt.Errorf("%w: byte %d lies past the end of the disk, %d bytes", ErrList, r.Start, size)
+			return p.out, fmt.Errorf("%w: byte %d lies past the end of the disk, %d bytes", ErrList,
+				r.Start, size)
 		}
 	}
 	for _, r := range list {
@@ -230,7 +238,8 @@ func (p *placer) exported(from, to int64) {
 // Add makes one of what two lists mean.
 func (e *Entries) Add(o Entries) {
 	e.Entries = append(e.Entries, o.Entries...)
-	e.Blocks, e.Units, e.Spares, e.Metadata = e.Blocks+o.Blocks, e.Units+o.Units, e.Spares+o.Spares, e.Metadata+o.Metadata
+	e.Blocks, e.Units, e.Spares, e.Metadata = e.Blocks+o.Blocks, e.Units+o.Units, e.Spares+o.Spares,
+		e.Metadata+o.Metadata
 }
 
 // retire adds spare units, in ascending order; two ranges may meet in one unit.
@@ -265,7 +274,8 @@ func (e *Entries) pending(masks map[uint64]uint8, now uint32, cause metadata.Cau
 			}
 		}
 		e.Entries = append(e.Entries, metadata.Entry{
-			Unit: u, Count: 1, Mask: masks[u], State: metadata.StatePending, Cause: cause, Time: now,
+			Unit: u, Count: 1, Mask: masks[u], State: metadata.StatePending, Cause: cause,
+			Time: now,
 		})
 	}
 }

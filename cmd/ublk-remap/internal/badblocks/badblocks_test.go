@@ -47,17 +47,20 @@ func TestRead(t *testing.T) {
 	} {
 		for _, path := range []string{listFile(t, text), "-"} {
 			got, err := Read(path, strings.NewReader(text), Format{1024, 1 << 45})
-			if err != nil || !slices.Equal(got.Ranges, want) || len(want) > 0 && got.End != want[len(want)-1].End {
+			if err != nil || !slices.Equal(got.Ranges, want) || len(want) > 0 &&
+				got.End != want[len(want)-1].End {
 				t.Errorf("%q: %v, %v", text, got, err)
 			}
 		}
 	}
 	for _, text := range []string{
-		"x", "-1", "1.5", "1 2 3", "99999999999999999999", strings.Repeat("1", 100000), "1 0", "5-4", "1-", "1+", "+", "0x", "0x1g", "1 -2 3", "1_000", "\xff\xfe1\x00",
+		"x", "-1", "1.5", "1 2 3", "99999999999999999999", strings.Repeat("1", 100000), "1 0",
+		"5-4", "1-", "1+", "+", "0x", "0x1g", "1 -2 3", "1_000", "\xff\xfe1\x00",
 		"35184372088832", "34359738368", "34359738367 2", // past the end
 	} {
 		got, err := Read(listFile(t, "1\n\n"+text), nil, Format{1024, 1 << 45})
-		if !errors.Is(err, ErrList) || !strings.Contains(err.Error(), "list:3: ") || strings.Contains(err.Error(), "\n") {
+		if !errors.Is(err, ErrList) || !strings.Contains(err.Error(), "list:3: ") ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%.20q: %v, %v", text, got, err)
 		}
 	}
@@ -65,7 +68,8 @@ func TestRead(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 	// The last block of a disk may be cut short.
-	if l, err := Read(listFile(t, "9"), nil, Format{1024, 9*1024 + 512}); err != nil || l.End != 9*1024+512 {
+	if l, err := Read(listFile(t, "9"), nil, Format{1024, 9*1024 + 512}); err != nil ||
+		l.End != 9*1024+512 {
 		t.Errorf("%+v, %v", l, err)
 	}
 	for _, size := range []int{0, -1, 100, 513, 1 << 20} {
@@ -73,7 +77,8 @@ func TestRead(t *testing.T) {
 			t.Errorf("blocks of %d: %v", size, err)
 		}
 	}
-	if _, err := Read("/no/such/list", nil, Format{1024, 1 << 30}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Read("/no/such/list", nil, Format{1024, 1 << 30}); !errors.Is(err,
+		os.ErrNotExist) {
 		t.Error(err)
 	}
 }
@@ -91,7 +96,10 @@ func TestSubtract(t *testing.T) {
 		}
 		list, minus := draw(), draw()
 		in := func(list []Range, b int64) bool {
-			return slices.ContainsFunc(list, func(r Range) bool { return r.Start <= b && b < r.End })
+			return slices.ContainsFunc(list, func(r Range) bool {
+				return r.Start <= b &&
+					b < r.End
+			})
 		}
 		got := Subtract(Merge(list), Merge(minus))
 		for b := range int64(40) {
@@ -116,7 +124,8 @@ func TestMillionLines(t *testing.T) {
 
 func plan(t testing.TB, block int) *metadata.Layout {
 	t.Helper()
-	l, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: block, SpareBytes: 1 << 20, Name: "t"})
+	l, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: block,
+		SpareBytes: 1 << 20, Name: "t"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,18 +202,23 @@ func TestPlace(t *testing.T) {
 					}
 				}
 			}
-			if !reflect.DeepEqual(pending, wantPending) || !reflect.DeepEqual(retired, wantRetired) {
-				t.Fatalf("blocks of %d: %d pending, want %d; %d retired, want %d", block, len(pending), len(wantPending), len(retired), len(wantRetired))
+			if !reflect.DeepEqual(pending, wantPending) || !reflect.DeepEqual(retired,
+				wantRetired) {
+				t.Fatalf("blocks of %d: %d pending, want %d; %d retired, want %d", block,
+					len(pending), len(wantPending), len(retired), len(wantRetired))
 			}
-			if got.Blocks != uint64(len(pending)) || got.Spares != uint64(len(retired)) || got.Metadata != wantMeta {
-				t.Errorf("%d, %d, %d; want %d, %d, %d", got.Blocks, got.Spares, got.Metadata, len(pending), len(retired), wantMeta)
+			if got.Blocks != uint64(len(pending)) || got.Spares != uint64(len(retired)) ||
+				got.Metadata != wantMeta {
+				t.Errorf("%d, %d, %d; want %d, %d, %d", got.Blocks, got.Spares, got.Metadata,
+					len(pending), len(retired), wantMeta)
 			}
 		}
 	}
 }
 
 func TestPlacePastTheEnd(t *testing.T) {
-	if _, err := Place([]Range{{64 << 20, 64<<20 + 512}}, plan(t, 512), 0); !errors.Is(err, ErrList) {
+	if _, err := Place([]Range{{64 << 20, 64<<20 + 512}}, plan(t, 512), 0); !errors.Is(err,
+		ErrList) {
 		t.Error(err)
 	}
 }
@@ -228,11 +242,13 @@ func FuzzRead(f *testing.F) {
 // TestListWithoutAnEnd: a list of more than the largest spare region holds costs
 // no memory.
 func TestListWithoutAnEnd(t *testing.T) {
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512, PhysicalBlockSize: 4096, Name: "a", UUID: uuid.New()})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512,
+		PhysicalBlockSize: 4096, Name: "a", UUID: uuid.New()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Place([]Range{{Start: 1 << 30, End: 1<<30 + (maxUnits+1)*metadata.UnitSize}}, plan, 1); !errors.Is(err, ErrList) {
+	if _, err := Place([]Range{{Start: 1 << 30, End: 1<<30 + (maxUnits+1)*metadata.UnitSize}}, plan,
+		1); !errors.Is(err, ErrList) {
 		t.Error(err)
 	}
 }

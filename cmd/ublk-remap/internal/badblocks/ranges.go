@@ -25,7 +25,8 @@ func Merge(list []Range) []Range {
 func Subtract(list, minus []Range) []Range {
 	var out []Range
 	for _, r := range list {
-		i, _ := slices.BinarySearchFunc(minus, r.Start, func(m Range, at int64) int { return cmp.Compare(m.End, at) })
+		i, _ := slices.BinarySearchFunc(minus, r.Start,
+			func(m Range, at int64) int { return cmp.Compare(m.End, at) })
 		for ; i < len(minus) && minus[i].Start < r.End; i++ {
 			if r.Start < minus[i].Start {
 				out = append(out, Range{r.Start, minus[i].Start})

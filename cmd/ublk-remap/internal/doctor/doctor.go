@@ -68,7 +68,8 @@ func (r *Report) OK() bool {
 }
 
 func (r *Report) add(name string, state State, do, format string, args ...any) {
-	r.Checks = append(r.Checks, Check{Name: name, State: state, What: fmt.Sprintf(format, args...), Do: do})
+	r.Checks = append(r.Checks, Check{Name: name, State: state, What: fmt.Sprintf(format, args...),
+		Do: do})
 }
 
 // minimum is the first Linux whose driver can be asked for its features.
@@ -102,12 +103,14 @@ func (r *Report) kernel() {
 		return
 	}
 	if !v.AtLeast(minimum) {
-		r.add("kernel", Failure, "use Linux 6.12 or later, such as Debian 13's", "Linux %s: ublk-remap needs %s or later", r.Kernel, minimum)
+		r.add("kernel", Failure, "use Linux 6.12 or later, such as Debian 13's",
+			"Linux %s: ublk-remap needs %s or later", r.Kernel, minimum)
 		return
 	}
 	r.add("kernel", OK, "", "Linux %s", r.Kernel)
 	for _, bad := range ublk.KnownBadKernel(v) {
-		r.add("known problem", Warning, bad.Advice, "Linux %s to %s: %s", bad.First, bad.Last, bad.Problem)
+		r.add("known problem", Warning, bad.Advice, "Linux %s to %s: %s", bad.First, bad.Last,
+			bad.Problem)
 	}
 }
 
@@ -118,7 +121,8 @@ func (r *Report) process() {
 		r.add("rights", OK, "", "root")
 	}
 	if strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1") {
-		r.add("GODEBUG", Failure, "take asyncpreemptoff=1 out of GODEBUG", "with asyncpreemptoff=1 a queue thread could stop the whole server")
+		r.add("GODEBUG", Failure, "take asyncpreemptoff=1 out of GODEBUG",
+			"with asyncpreemptoff=1 a queue thread could stop the whole server")
 	}
 	var limit unix.Rlimit
 	switch err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); {
@@ -127,7 +131,8 @@ func (r *Report) process() {
 	case limit.Cur == unix.RLIM_INFINITY || os.Geteuid() == 0:
 		r.add("locked memory", OK, "", "not limited")
 	default:
-		r.add("locked memory", Warning, "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit", "at most %s", humanize.IBytes(limit.Cur))
+		r.add("locked memory", Warning, "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
+			"at most %s", humanize.IBytes(limit.Cur))
 	}
 }
 
@@ -137,11 +142,14 @@ func (r *Report) driver() bool {
 	if err == nil {
 		switch uid, mode := owner(st), st.Mode(); {
 		case mode&fs.ModeCharDevice == 0:
-			r.add("ublk driver", Failure, "remove it and load the module again: modprobe -r ublk_drv; modprobe ublk_drv", "%s is not a device", ublk.ControlPath)
+			r.add("ublk driver", Failure, "remove it and load the module again: modprobe -r "+
+				"ublk_drv; modprobe ublk_drv", "%s is not a device", ublk.ControlPath)
 			return false
 		case uid != 0 || mode.Perm()&0o022 != 0:
-			r.add("ublk driver", Warning, "chown root "+ublk.ControlPath+"; chmod 600 "+ublk.ControlPath,
-				"%s is user %d's, mode %o: others can make devices", ublk.ControlPath, uid, mode.Perm())
+			r.add("ublk driver", Warning, "chown root "+ublk.ControlPath+"; chmod 600 "+
+				ublk.ControlPath,
+				"%s is user %d's, mode %o: others can make devices", ublk.ControlPath, uid,
+				mode.Perm())
 		default:
 			r.add("ublk driver", OK, "", "loaded")
 		}
@@ -153,11 +161,14 @@ func (r *Report) driver() bool {
 	}
 	switch built, module := findModule(r.Kernel); {
 	case built:
-		r.add("ublk driver", Failure, "check that /dev is a devtmpfs", "it is built into the kernel, but %s is missing", ublk.ControlPath)
+		r.add("ublk driver", Failure, "check that /dev is a devtmpfs",
+			"it is built into the kernel, but %s is missing", ublk.ControlPath)
 	case module != "":
-		r.add("ublk driver", Warning, "start loads it; at boot: echo ublk_drv >/etc/modules-load.d/ublk.conf", "not loaded; the module is %s", module)
+		r.add("ublk driver", Warning, "start loads it; at boot: echo ublk_drv "+
+			">/etc/modules-load.d/ublk.conf", "not loaded; the module is %s", module)
 	default:
-		r.add("ublk driver", Failure, "use a kernel with CONFIG_BLK_DEV_UBLK, such as Debian 13's (6.12) or that of trixie-backports",
+		r.add("ublk driver", Failure, "use a kernel with CONFIG_BLK_DEV_UBLK, such as Debian "+
+			"13's (6.12) or that of trixie-backports",
 			"this kernel has no ublk_drv")
 	}
 	return false
@@ -211,24 +222,28 @@ func (r *Report) ring() {
 func (r *Report) ask(ctx context.Context) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
-		r.add("control device", Failure, "run it as root; in a container, pass "+ublk.ControlPath+" in", "%v", err)
+		r.add("control device", Failure, "run it as root; in a container, pass "+ublk.ControlPath+
+			" in", "%v", err)
 		return
 	}
 	defer ctl.Close()
 	have, err := ctl.Features(ctx)
 	if err != nil {
-		r.add("control device", Failure, "see dmesg; reload the module: modprobe -r ublk_drv; modprobe ublk_drv", "it does not answer: %v", err)
+		r.add("control device", Failure, "see dmesg; reload the module: modprobe -r ublk_drv; "+
+			"modprobe ublk_drv", "it does not answer: %v", err)
 		return
 	}
 	for _, f := range ublk.AllFeatures() {
-		r.Features = append(r.Features, Feature{Name: f.Name, Since: f.Since.String(), Purpose: f.Purpose, Present: have.Has(f.Bit)})
+		r.Features = append(r.Features, Feature{Name: f.Name, Since: f.Since.String(),
+			Purpose: f.Purpose, Present: have.Has(f.Bit)})
 	}
 	if err := have.Require(ublk.FeatureRecovery | ublk.FeatureRecoveryReissue); err != nil {
 		r.add("features", Failure, "use a newer kernel", "%v", err)
 	} else if have.Has(ublk.FeatureAutoBufReg) {
 		r.add("features", OK, "", "devices outlive their servers; zero copy")
 	} else {
-		r.add("features", OK, "", "devices outlive their servers; data is copied (zero copy needs Linux 6.16)")
+		r.add("features", OK, "", "devices outlive their servers; data is copied (zero copy "+
+			"needs Linux 6.16)")
 	}
 	r.batchIO(have)
 	r.devices(ctx, ctl)
@@ -242,7 +257,8 @@ func (r *Report) batchIO(have ublk.Features) {
 	case !have.Has(ublk.FeatureBatchIO):
 		r.add("batch I/O", OK, "", "not there (needs Linux 7.0), and not needed")
 	case err == nil && known:
-		r.add("batch I/O", OK, "", "off unless a start asks for it: on Linux %s to %d.%d, %s", bad.First, bad.Last.Major, bad.Last.Minor, bad.Problem)
+		r.add("batch I/O", OK, "", "off unless a start asks for it: on Linux %s to %d.%d, %s",
+			bad.First, bad.Last.Major, bad.Last.Minor, bad.Problem)
 	default:
 		r.add("batch I/O", OK, "", "there; off unless a start asks for it")
 	}
@@ -277,13 +293,16 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 		}
 		switch {
 		case name == "" && server.Tagged(d.Tag):
-		case name != "" && control.Owned(name), name == "" && d.State == ublk.StateLive && alive(d.PID):
+		case name != "" && control.Owned(name), name == "" && d.State == ublk.StateLive &&
+			alive(d.PID):
 			fine++
 		case name != "":
-			r.add("device", Warning, "take it over: "+shell.Command("start", name)+"; or give it up: "+shell.Command("stop", name),
+			r.add("device", Warning, "take it over: "+shell.Command("start", name)+
+				"; or give it up: "+shell.Command("stop", name),
 				"%s (%s) has no server; it is %s", d.BlockPath(), name, d.State)
 		default:
-			r.add("device", Warning, "it is another program's; if nothing of that starts it again: ublk del -n "+fmt.Sprint(d.ID),
+			r.add("device", Warning, "it is another program's; if nothing of that starts it "+
+				"again: ublk del -n "+fmt.Sprint(d.ID),
 				"%s has no server and is not known here; it is %s", d.BlockPath(), d.State)
 		}
 	}
@@ -303,19 +322,27 @@ func (r *Report) orphan(o *orphan.Orphan) {
 	dev := o.BlockPath()
 	switch {
 	case o.ServerPID != 0:
-		r.add("device", Warning, fmt.Sprintf("to stop it in order, when nothing uses it: kill %d; then start it again", o.ServerPID),
-			"%s is served by process %d, but its files are not in %s (it is in a container, or they were removed)", dev, o.ServerPID, control.Dir())
+		r.add("device", Warning, fmt.Sprintf("to stop it in order, when nothing uses it: kill "+
+			"%d; then start it again", o.ServerPID),
+			"%s is served by process %d, but its files are not in %s (it is in a container, or "+
+				"they were removed)", dev, o.ServerPID, control.Dir())
 	case o.Unseen():
-		r.add("device", Warning, "stop it where it runs; if it was killed just now, wait until its last I/O has ended",
-			"%s is served by a server that cannot be seen from here, such as one in a container", dev)
+		r.add("device", Warning, "stop it where it runs; if it was killed just now, wait until "+
+			"its last I/O has ended",
+			"%s is served by a server that cannot be seen from here, such as one in a container",
+			dev)
 	case !o.Waits():
-		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not removed", dev)
+		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not "+
+			"removed", dev)
 	case o.Backing != "":
-		r.add("device", Warning, fmt.Sprintf("take it over: %s; or give it up: ublk-remap stop %d", shell.Command("start", o.Backing), o.ID),
+		r.add("device", Warning, fmt.Sprintf("take it over: %s; or give it up: ublk-remap stop %d",
+			shell.Command("start", o.Backing), o.ID),
 			"%s (%s) has no server and no record; it is %s", dev, o.Name, o.State)
 	default:
-		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start BACKING; or give it up: ublk-remap stop %d", o.ID),
-			"%s has no server and no record, and its disk is not to be found; it is %s", dev, o.State)
+		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start "+
+			"BACKING; or give it up: ublk-remap stop %d", o.ID),
+			"%s has no server and no record, and its disk is not to be found; it is %s", dev,
+			o.State)
 	}
 }
 

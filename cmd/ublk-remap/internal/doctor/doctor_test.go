@@ -16,7 +16,8 @@ func TestExamine(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for _, c := range r.Checks {
-		if c.Name == "" || c.What == "" || !slices.Contains([]State{OK, Warning, Failure}, c.State) {
+		if c.Name == "" || c.What == "" || !slices.Contains([]State{OK, Warning, Failure},
+			c.State) {
 			t.Errorf("%+v", c)
 		}
 		if c.State == Failure && c.Do == "" {
@@ -34,7 +35,8 @@ func TestExamine(t *testing.T) {
 	if err == nil {
 		err = json.Unmarshal(b, &fields)
 	}
-	if err != nil || fields["kernel"] == nil || fields["checks"] == nil || fields["features"] == nil {
+	if err != nil || fields["kernel"] == nil || fields["checks"] == nil ||
+		fields["features"] == nil {
 		t.Errorf("%s, %v", b, err)
 	}
 }

@@ -50,7 +50,8 @@ func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record
 				continue
 			}
 			if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) {
-				found = append(found, left{name: name, path: path, why: kind.why, device: -1, harmless: kind.suffix != ".sock"})
+				found = append(found, left{name: name, path: path, why: kind.why, device: -1,
+					harmless: kind.suffix != ".sock"})
 			}
 		}
 	}

@@ -23,16 +23,25 @@ var advice = []struct {
 	elsewhere string
 }{
 	{metadata.ErrPath, "try again", ""},
-	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check", "leave the disk as it is; what can be mended is said by: ublk-remap metadata repair --dry-run"},
+	{metadata.ErrDamaged, "leave the disk as it is and look with: ublk-remap metadata check",
+		"leave the disk as it is; what can be mended is said by: ublk-remap metadata repair " +
+			"--dry-run"},
 	{metadata.ErrBackup, "use another backup", ""},
-	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check", "nothing needs to be restored"},
+	{metadata.ErrBackupStale, "nothing needs to be restored; see: ublk-remap metadata check",
+		"nothing needs to be restored"},
 	{metadata.ErrBadPlaces, "use another disk: this one cannot keep records of what is bad", ""},
-	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump", "attach the device that was in use last"},
+	{metadata.ErrStale, "attach the device that was in use last, or see: ublk-remap metadata dump",
+		"attach the device that was in use last"},
 	{metadata.ErrForeign, "name the devices that belong together", ""},
 	{metadata.ErrUnsupported, "use a newer ublk-remap", ""},
-	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it was prepared once, do not, and see: ublk-remap metadata repair", "if it was prepared once, restore a backup with: ublk-remap metadata restore"},
-	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel is too old or built without it, see: ublk-remap doctor", "load it with: modprobe ublk_drv"},
-	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor", "use a newer kernel or do without"},
+	{metadata.ErrNotFound, "name the right disk, or prepare it with: ublk-remap create; if it " +
+		"was prepared once, do not, and see: ublk-remap metadata repair",
+		"if it was prepared once, restore a backup with: ublk-remap metadata restore"},
+	{ublk.ErrNoDriver, "load it with: modprobe ublk_drv; if there is no such module the kernel " +
+		"is too old or built without it, see: ublk-remap doctor",
+		"load it with: modprobe ublk_drv"},
+	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor",
+		"use a newer kernel or do without"},
 	{server.ErrServed, "see: ublk-remap status", ""},
 	{ublk.ErrExists, "choose another --id, or none", ""},
 	{blockdev.ErrBusy, "unmount it or stop what uses it", ""},
@@ -40,7 +49,8 @@ var advice = []struct {
 	{blockdev.ErrNoDirectIO, "put the file on ext4 or xfs, or use a block device", ""},
 	{control.ErrNotRunning, "start it with: ublk-remap start", "try again"},
 	{control.ErrBusy, "try again", ""},
-	{blockdev.ErrAlignment, "give it blocks of 512 to 4096 bytes, and not larger ones than the set was made with", ""},
+	{blockdev.ErrAlignment, "give it blocks of 512 to 4096 bytes, and not larger ones than the " +
+		"set was made with", ""},
 	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file", ""},
 }
 
@@ -51,7 +61,10 @@ func Line(err error) string { return LineOf("", err) }
 
 // LineOf is Line for a verb, such as "metadata check", which is not told to run itself.
 func LineOf(verb string, err error) string {
-	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool {
+		return r == '\n' ||
+			r == '\r'
+	}), "; ")
 	text = strings.ReplaceAll(text, "\t", " ") // of another program's output
 	text = shorten(Printable(text))
 	var detached *Error
@@ -78,7 +91,8 @@ func LineOf(verb string, err error) string {
 		if os.Geteuid() != 0 {
 			return text + "; run it as root"
 		}
-		return text + "; not even root may: look for an immutable flag (lsattr), a container or a security module"
+		return text + "; not even root may: look for an immutable flag (lsattr), a container or " +
+			"a security module"
 	}
 	return text
 }
@@ -91,7 +105,8 @@ func shorten(s string) string {
 	if len(s) <= maxLine {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxLine/2], "") + " … " + strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
+	return strings.ToValidUTF8(s[:maxLine/2], "") + " … " +
+		strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
 }
 
 // Printable returns s with everything escaped, as Go would, that is not

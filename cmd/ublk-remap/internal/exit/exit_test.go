@@ -65,11 +65,14 @@ func TestCode(t *testing.T) {
 }
 
 func TestLine(t *testing.T) {
-	err := errors.Join(fmt.Errorf("/dev/sda: %w: mounted on /srv", blockdev.ErrBusy), errors.New("and\nmore"))
-	if got, want := Line(err), "/dev/sda: device is in use: mounted on /srv; and; more; unmount it or stop what uses it"; got != want {
+	err := errors.Join(fmt.Errorf("/dev/sda: %w: mounted on /srv", blockdev.ErrBusy),
+		errors.New("and\nmore"))
+	if got, want := Line(err), "/dev/sda: device is in use: mounted on /srv; and; more; unmount "+
+		"it or stop what uses it"; got != want {
 		t.Errorf("got %q", got)
 	}
-	if got, want := Line(&set.DeviceError{Path: "/dev/sdb", Err: metadata.ErrStale, What: "it was absent", Do: "attach the other one"}),
+	if got, want := Line(&set.DeviceError{Path: "/dev/sdb", Err: metadata.ErrStale,
+		What: "it was absent", Do: "attach the other one"}),
 		"/dev/sdb: device is out of date: it was absent; attach the other one"; got != want {
 		t.Errorf("got %q", got)
 	}
@@ -81,7 +84,8 @@ func TestLine(t *testing.T) {
 // TestLineOf: no verb is told to run itself.
 func TestLineOf(t *testing.T) {
 	for _, a := range advice {
-		for _, verb := range []string{"create", "start", "status", "list", "doctor", "release", "metadata check", "metadata dump", "metadata repair", "metadata restore"} {
+		for _, verb := range []string{"create", "start", "status", "list", "doctor", "release",
+			"metadata check", "metadata dump", "metadata repair", "metadata restore"} {
 			line := LineOf(verb, fmt.Errorf("/dev/sda: %w", a.err))
 			if strings.Contains(line, "ublk-remap "+verb) {
 				t.Errorf("%s: %q", verb, line)
@@ -89,10 +93,12 @@ func TestLineOf(t *testing.T) {
 		}
 	}
 	damaged := fmt.Errorf("/dev/sda: %w", metadata.ErrDamaged)
-	if got := LineOf("start", damaged); !strings.Contains(got, "look with: ublk-remap metadata check") {
+	if got := LineOf("start", damaged); !strings.Contains(got,
+		"look with: ublk-remap metadata check") {
 		t.Error(got)
 	}
-	if got := LineOf("metadata check", damaged); !strings.Contains(got, "ublk-remap metadata repair") {
+	if got := LineOf("metadata check", damaged); !strings.Contains(got,
+		"ublk-remap metadata repair") {
 		t.Error(got)
 	}
 }
@@ -117,7 +123,8 @@ func TestLineIsPrintable(t *testing.T) {
 		}
 	}
 	long := Line(errors.New("/dev/" + strings.Repeat("ä", 100_000) + ": why; do this"))
-	if len(long) > maxLine+10 || !strings.HasPrefix(long, "/dev/") || !strings.HasSuffix(long, "; do this") || !utf8.ValidString(long) {
+	if len(long) > maxLine+10 || !strings.HasPrefix(long, "/dev/") ||
+		!strings.HasSuffix(long, "; do this") || !utf8.ValidString(long) {
 		t.Errorf("%d bytes", len(long))
 	}
 }

@@ -105,7 +105,9 @@ func (a *Async) run() {
 		// There is nobody to tell if that fails.
 		_, _ = a.to.WriteLevel(out.level, out.text)
 		if dropped > 0 {
-			_, _ = a.to.WriteLevel(zerolog.WarnLevel, fmt.Appendf(nil, "{\"level\":\"warn\",\"lines\":%d,\"message\":\"the log could not keep up: lines were dropped\"}\n", dropped))
+			_, _ = a.to.WriteLevel(zerolog.WarnLevel,
+				fmt.Appendf(nil, "{\"level\":\"warn\",\"lines\":%d,\"message\":\"the log could "+
+					"not keep up: lines were dropped\"}\n", dropped))
 		}
 	}
 }

@@ -29,7 +29,8 @@ func TestAsyncNeverWaits(t *testing.T) {
 	s.gate.Lock()
 	const lines = 3 * asyncLines
 	for range lines {
-		log.Info().Str("text", strings.Repeat("x", asyncBytes)).Msg("m") // with the gate closed none of this may wait
+		// with the gate closed none of this may wait
+		log.Info().Str("text", strings.Repeat("x", asyncBytes)).Msg("m")
 	}
 	a.Close(10 * time.Millisecond) // nor this
 	s.gate.Unlock()
@@ -37,7 +38,8 @@ func TestAsyncNeverWaits(t *testing.T) {
 	got := strings.Split(strings.TrimSuffix(s.out.String(), "\n"), "\n")
 	// One line was with the writer, and it is said how many were dropped: when that
 	// was written, and again for those after it.
-	if len(got) < asyncLines || len(got) > asyncLines+4 || !strings.Contains(s.out.String(), `"message":"the log could not keep up`) {
+	if len(got) < asyncLines || len(got) > asyncLines+4 || !strings.Contains(s.out.String(),
+		`"message":"the log could not keep up`) {
 		t.Errorf("%d lines of %d: %s", len(got), lines, got[len(got)-1])
 	}
 }

@@ -25,7 +25,8 @@ var ErrFormat = errors.New("no such log level or format")
 func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 	l, err := zerolog.ParseLevel(level)
 	if err != nil || level == "" {
-		return zerolog.Nop(), fmt.Errorf("%w: level %q; there are trace, debug, info, warn, error and disabled", ErrFormat, level)
+		return zerolog.Nop(), fmt.Errorf("%w: level %q; there are trace, debug, info, warn, "+
+			"error and disabled", ErrFormat, level)
 	}
 	// What Async writes to has its format already.
 	if _, ok := w.(*Async); !ok {
@@ -58,7 +59,8 @@ func Foreground(w io.Writer, format string) (*Async, error) {
 
 func console(w io.Writer) io.Writer {
 	f, ok := w.(*os.File)
-	return zerolog.ConsoleWriter{Out: w, NoColor: !ok || !Terminal(f) || os.Getenv("NO_COLOR") != "", TimeFormat: "2006-01-02T15:04:05.000"}
+	return zerolog.ConsoleWriter{Out: w, NoColor: !ok || !Terminal(f) ||
+		os.Getenv("NO_COLOR") != "", TimeFormat: "2006-01-02T15:04:05.000"}
 }
 
 // Terminal reports whether f is one.
@@ -81,8 +83,8 @@ type File struct {
 	size      int64
 }
 
-// OpenFile opens the log file at path to add to it, by way of fresh, which makes it if there is none. When it is full it is
-// renamed to old.
+// OpenFile opens the log file at path to add to it, by way of fresh, which makes it if
+// there is none. When it is full it is renamed to old.
 func OpenFile(path, old string, fresh func() (*os.File, error)) (*File, error) {
 	l := &File{path: path, old: old, fresh: fresh}
 	return l, l.open()

@@ -17,7 +17,8 @@ func TestNew(t *testing.T) {
 	}
 	l.Info().Msg("no")
 	l.Warn().Str("k", "v").Msg("yes")
-	if got := b.String(); !strings.HasPrefix(got, `{"level":"warn","k":"v","time":`) || strings.Contains(got, "no") {
+	if got := b.String(); !strings.HasPrefix(got, `{"level":"warn","k":"v","time":`) ||
+		strings.Contains(got, "no") {
 		t.Error(got)
 	}
 	b.Reset()
@@ -37,7 +38,10 @@ func TestNew(t *testing.T) {
 
 func TestFileIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	fresh := func() (*os.File, error) { return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) }
+	fresh := func() (*os.File, error) {
+		return os.OpenFile(path,
+			os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	}
 	f, err := OpenFile(path, path+".1", fresh)
 	if err != nil {
 		t.Fatal(err)

@@ -15,14 +15,15 @@ import (
 // needed are the file systems of the kernel's that a server looks into later on.
 var needed = []string{"/dev", "/proc", "/sys"}
 
-// neededTypes are the types of what stays mounted beneath those: single nodes of /dev in a container, and the
-// limits of control groups.
+// neededTypes are the types of what stays mounted beneath those: single nodes of /dev in a
+// container, and the limits of control groups.
 var neededTypes = []string{"devtmpfs", "proc", "sysfs", "cgroup2"}
 
-// Leave detaches everything that is mounted in this process's namespace, which must be its own, but what a
-// server needs: /dev, /proc, /sys, and what holds the directory dir, absolute and existing, at their
-// paths. Directories in also stay, if they are there. The root and the working directory are an empty tmpfs
-// afterwards. An error names what went wrong; it is no reason not to serve.
+// Leave detaches everything that is mounted in this process's namespace, which must be its
+// own, but what a server needs: /dev, /proc, /sys, and what holds the directory dir,
+// absolute and existing, at their paths. Directories in also stay, if they are there. The
+// root and the working directory are an empty tmpfs afterwards. An error names what went
+// wrong; it is no reason not to serve.
 func Leave(dir string, also ...string) error {
 	// The time zone is read at its first use, which may come later.
 	_ = time.Now().Local().String()
@@ -49,12 +50,13 @@ func Leave(dir string, also ...string) error {
 	}
 	errs = append(errs, become(root), prune(kept))
 	// Nothing is ever to be made there.
-	errs = append(errs, unix.Mount("none", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, ""))
+	errs = append(errs, unix.Mount("none", "/", "",
+		unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, ""))
 	return errors.Join(errs...)
 }
 
-// holder is the directory that dir lies in, which stays as well: dir may be removed and made again by others. The
-// root of everything is none.
+// holder is the directory that dir lies in, which stays as well: dir may be removed and
+// made again by others. The root of everything is none.
 func holder(dir string) string {
 	if parent := filepath.Dir(dir); parent != "/" {
 		return parent
@@ -68,8 +70,8 @@ type kept struct {
 	tree int // a descriptor of a detached copy; -1: the mount itself is moved
 }
 
-// keep says what stays, and copies what is no mount of its own. Mounts are moved rather than copied, so that the paths of what
-// is open on them go on to be seen from outside.
+// keep says what stays, and copies what is no mount of its own. Mounts are moved rather
+// than copied, so that the paths of what is open on them go on to be seen from outside.
 func keep(places []string) ([]kept, error) {
 	all, err := read("/proc/self/mountinfo")
 	if err != nil {
@@ -83,12 +85,14 @@ func keep(places []string) ([]kept, error) {
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("keep %s: %w", p, err)
-		case !isMount(all, real) && slices.ContainsFunc(list, func(k kept) bool { return within(p, k.path) }):
+		case !isMount(all, real) && slices.ContainsFunc(list,
+			func(k kept) bool { return within(p, k.path) }):
 			continue // it is there with what it lies in
 		}
 		k := kept{path: p, tree: -1}
 		if i >= len(needed) || real != p || !isMount(all, p) {
-			if k.tree, err = unix.OpenTree(unix.AT_FDCWD, real, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
+			if k.tree, err = unix.OpenTree(unix.AT_FDCWD, real,
+				unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC); err != nil {
 				return nil, fmt.Errorf("keep %s: %w", p, err)
 			}
 		}
@@ -130,9 +134,13 @@ func become(root string) error {
 	if err := unix.PivotRoot(".", "."); err == nil {
 		return errors.Join(unix.Unmount(".", unix.MNT_DETACH), unix.Chdir("/"))
 	}
-	// An initramfs has no root that can be moved, and after chroot(2) the root is no
-	// mount: what else is mounted goes first, but for what the new root lies in, then it covers the old one.
-	errs := []error{detachAll(func(m mount) bool { return within(m.path, root) || within(root, m.path) })}
+	// An initramfs has no root that can be moved, and after chroot(2) the root is no mount:
+	// what else is mounted goes first, but for what the new root lies in, then it covers
+	// the old one.
+	errs := []error{detachAll(func(m mount) bool {
+		return within(m.path, root) ||
+			within(root, m.path)
+	})}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		// It is the root of this process all the same.
 		errs = append(errs, fmt.Errorf("move the new root: %w", err))
@@ -162,7 +170,8 @@ func detachAll(stays func(m mount) bool) error {
 			continue
 		}
 		// What lay beneath another one that went is gone with it.
-		if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+			!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("detach %s: %w", m.path, err))
 		}
 	}

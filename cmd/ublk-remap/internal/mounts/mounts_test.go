@@ -8,7 +8,8 @@ import (
 func TestParse(t *testing.T) {
 	t.Parallel()
 	got := parse("22 1 0:9 / /dev rw shared:2 - devtmpfs udev rw\n" +
-		"36 22 98:0 /mnt /mnt/a\\040b\\134c rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n" +
+		"36 22 98:0 /mnt /mnt/a\\040b\\134c rw,noatime master:1 - ext3 /dev/root " +
+		"rw,errors=continue\n" +
 		"nonsense\n40 1 0:3 - tmpfs\n")
 	want := []mount{{"/dev", "devtmpfs"}, {`/mnt/a b\c`, "ext3"}}
 	if !slices.Equal(got, want) {
@@ -29,7 +30,8 @@ func TestKeep(t *testing.T) {
 	for _, c := range []struct {
 		path, dir string
 		want      bool
-	}{{"/run", "/run", true}, {"/run/x", "/run", true}, {"/runx", "/run", false}, {"/", "/run", false}} {
+	}{{"/run", "/run", true}, {"/run/x", "/run", true}, {"/runx", "/run", false},
+		{"/", "/run", false}} {
 		if got := within(c.path, c.dir); got != c.want {
 			t.Errorf("%s within %s: %v", c.path, c.dir, got)
 		}

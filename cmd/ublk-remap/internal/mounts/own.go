@@ -42,11 +42,13 @@ func Own(name string) error {
 	if err != nil {
 		result += " make the mounts private: " + err.Error()
 	}
-	// All threads to come have this one's mark. They cannot all be given it later if one of them waits for a device.
+	// All threads to come have this one's mark. They cannot all be given it later if one of
+	// them waits for a device.
 	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 	env := append(os.Environ(), ownEnv+"="+result)
 	err = unix.Exec("/proc/self/exe", append([]string{name}, os.Args[1:]...), env)
-	fmt.Fprintf(os.Stderr, "%s: start itself again in a mount namespace of its own: %v\n", name, err)
+	fmt.Fprintf(os.Stderr, "%s: start itself again in a mount namespace of its own: %v\n", name,
+		err)
 	os.Exit(1)
 	return nil
 }

@@ -42,8 +42,9 @@ type Orphan struct {
 // of another pid namespace, or was killed a moment ago.
 func (o *Orphan) Unseen() bool { return o.ServerPID == 0 && o.State == ublk.StateLive }
 
-// Idle reports whether nobody has to do with the device, and nobody can miss it: it was never started, nobody
-// has its server's end open, and nobody has its disk for himself, as a server that is about to start it has.
+// Idle reports whether nobody has to do with the device, and nobody can miss it: it was
+// never started, nobody has its server's end open, and nobody has its disk for himself, as
+// a server that is about to start it has.
 func (o *Orphan) Idle(ctx context.Context) bool {
 	if o.Waits() || o.ServerPID != 0 {
 		return false

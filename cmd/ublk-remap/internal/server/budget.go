@@ -18,14 +18,17 @@ import (
 // ErrMemory is returned when the machine, or the control group, has too little memory for a device.
 var ErrMemory = errors.New("not enough memory")
 
-// All servers of a host share its memory. What one needs at once is asked for before its device is made; what it takes when large
-// requests come is granted while enough is left, and else given back after each of them. docs/ARCHITECTURE.md, "Memory".
+// All servers of a host share its memory. What one needs at once is asked for before its
+// device is made; what it takes when large requests come is granted while enough is left,
+// and else given back after each of them. docs/ARCHITECTURE.md, "Memory".
 const (
-	// processNeeds is what a server takes beside its buffers and its table, and some more for the kernel's part of the device.
+	// processNeeds is what a server takes beside its buffers and its table, and some more
+	// for the kernel's part of the device.
 	processNeeds = 20 << 20
 	// tagNeeds is what a tag takes in this process and in the kernel, beside its buffer.
 	tagNeeds = 4 << 10
-	// stayTotal is what of all copy buffers together always stays, if that is more than stayLeast of each.
+	// stayTotal is what of all copy buffers together always stays, if that is more than
+	// stayLeast of each.
 	stayTotal = 4 << 20
 	stayLeast = 16 << 10
 	pageSize  = 4 << 10
@@ -45,7 +48,8 @@ func memoryNow() (memory, error) {
 	if err != nil {
 		return memory{}, err
 	}
-	m := memory{total: meminfo(string(text), "MemTotal"), available: meminfo(string(text), "MemAvailable")}
+	m := memory{total: meminfo(string(text), "MemTotal"), available: meminfo(string(text),
+		"MemAvailable")}
 	group, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return m, nil // a kernel without groups
@@ -65,7 +69,8 @@ func meminfo(text, name string) int64 {
 	return 0
 }
 
-// within applies the limits of the control group, of version 2, that proc/self/cgroup names and of those that it is in.
+// within applies the limits of the control group, of version 2, that proc/self/cgroup names
+// and of those that it is in.
 func (m *memory) within(root, self string) {
 	number := func(dir, name string) (int64, bool) {
 		text, err := os.ReadFile(filepath.Join(root, dir, name))
@@ -138,8 +143,10 @@ func (d demand) check(m memory) error {
 	if m.limited {
 		where = "its control group has"
 	}
-	return fmt.Errorf("%w: %d queues × %d requests × %s take %s at once and up to %s under load; %s %s, of which %s are available; "+
-		"use a smaller --queues, --depth or --max-io", ErrMemory, d.queues, d.depth, mib(int64(d.maxIO)), mib(least), mib(most), where, mib(m.total), mib(m.available))
+	return fmt.Errorf("%w: %d queues × %d requests × %s take %s at once and up to %s under load; "+
+		"%s %s, of which %s are available; "+
+		"use a smaller --queues, --depth or --max-io", ErrMemory, d.queues, d.depth,
+		mib(int64(d.maxIO)), mib(least), mib(most), where, mib(m.total), mib(m.available))
 }
 
 // mib writes an amount of memory for a person.
@@ -153,14 +160,16 @@ func mib(n int64) string {
 	return fmt.Sprintf("%d KiB", n>>10)
 }
 
-// allowance is how much more memory a server may take now for requests that are larger than what stays. It is locked and comes back
-// only when the load has gone, so others need most of what there is.
+// allowance is how much more memory a server may take now for requests that are larger than
+// what stays. It is locked and comes back only when the load has gone, so others need most
+// of what there is.
 func allowance(m memory) int64 { return max(0, (m.available-m.total/2)/4) }
 
 // demandOf is what the device will want that is to be made, or the one that waits.
 func (s *server) demandOf(waiting *ublk.DeviceInfo, have ublk.Features) demand {
 	d := demand{queues: s.cfg.Queues, depth: s.cfg.Depth, maxIO: s.cfg.MaxIO}
-	zero, batch := s.cfg.ZeroCopy != ublk.Never && have.Has(ublk.FeatureAutoBufReg), s.cfg.BatchIO == ublk.Require
+	zero, batch := s.cfg.ZeroCopy != ublk.Never && have.Has(ublk.FeatureAutoBufReg),
+		s.cfg.BatchIO == ublk.Require
 	if waiting != nil {
 		zero, batch = waiting.ZeroCopy(), waiting.BatchIO()
 	}
@@ -168,8 +177,8 @@ func (s *server) demandOf(waiting *ublk.DeviceInfo, have ublk.Features) demand {
 	return d
 }
 
-// budget finds out what the device wants, and refuses one for which the memory is too short. A device that is there
-// already is served whatever it takes: somebody waits for it.
+// budget finds out what the device wants, and refuses one for which the memory is too
+// short. A device that is there already is served whatever it takes: somebody waits for it.
 func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen bool) error {
 	m, err := memoryNow()
 	if err != nil {
@@ -192,8 +201,9 @@ func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen boo
 	return err
 }
 
-// oneAtATime lets servers of this host decide one after another, for a moment at most: what one was granted
-// is not available to the next. The lock is on the runtime directory, which nothing has to be read of.
+// oneAtATime lets servers of this host decide one after another, for a moment at most: what
+// one was granted is not available to the next. The lock is on the runtime directory, which
+// nothing has to be read of.
 func oneAtATime() (release func()) {
 	fd, err := unix.Open(control.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -8,32 +8,44 @@ import (
 	"testing"
 )
 
-// TestBudget: what a machine cannot hold is refused with a line that says so, what it can hold is not, and an idle device with
-// defaults stays small.
+// TestBudget: what a machine cannot hold is refused with a line that says so, what it can
+// hold is not, and an idle device with defaults stays small.
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
-	free := func(total, available int64) memory { return memory{total: total, available: available} }
+	free := func(total, available int64) memory {
+		return memory{total: total,
+			available: available}
+	}
 	for _, c := range []struct {
 		name    string
 		d       demand
 		m       memory
 		refused bool
 	}{
-		{"defaults on a small machine", demand{queues: 2, depth: 128, maxIO: 512 << 10, copied: true}, free(gib/2, 400<<20), false},
-		{"defaults, full machine", demand{queues: 4, depth: 128, maxIO: 512 << 10, copied: true}, free(2*gib, 140<<20), true},
-		{"defaults without copies, full machine", demand{queues: 4, depth: 128, maxIO: 512 << 10}, free(2*gib, 160<<20), false},
-		{"the largest values", demand{queues: 64, depth: 1024, maxIO: 1 << 20, copied: true}, free(2*gib, 2*gib), true},
-		{"the largest values, large machine", demand{queues: 64, depth: 1024, maxIO: 1 << 20, copied: true}, free(256*gib, 250*gib), false},
-		{"large values that are all there at once", demand{queues: 8, depth: 128, maxIO: 1 << 20, copied: true, fixed: true}, free(4*gib, gib), true},
-		{"the same without copies", demand{queues: 8, depth: 128, maxIO: 1 << 20, fixed: true}, free(4*gib, gib), false},
-		{"more than could ever be there", demand{queues: 8, depth: 256, maxIO: 1 << 20, copied: true}, free(2*gib, 2*gib), true},
+		{"defaults on a small machine", demand{queues: 2, depth: 128, maxIO: 512 << 10,
+			copied: true}, free(gib/2, 400<<20), false},
+		{"defaults, full machine", demand{queues: 4, depth: 128, maxIO: 512 << 10, copied: true},
+			free(2*gib, 140<<20), true},
+		{"defaults without copies, full machine", demand{queues: 4, depth: 128, maxIO: 512 << 10},
+			free(2*gib, 160<<20), false},
+		{"the largest values", demand{queues: 64, depth: 1024, maxIO: 1 << 20, copied: true},
+			free(2*gib, 2*gib), true},
+		{"the largest values, large machine", demand{queues: 64, depth: 1024, maxIO: 1 << 20,
+			copied: true}, free(256*gib, 250*gib), false},
+		{"large values that are all there at once", demand{queues: 8, depth: 128, maxIO: 1 << 20,
+			copied: true, fixed: true}, free(4*gib, gib), true},
+		{"the same without copies", demand{queues: 8, depth: 128, maxIO: 1 << 20, fixed: true},
+			free(4*gib, gib), false},
+		{"more than could ever be there", demand{queues: 8, depth: 256, maxIO: 1 << 20,
+			copied: true}, free(2*gib, 2*gib), true},
 	} {
 		err := c.d.check(c.m)
 		if (err != nil) != c.refused || err != nil && !errors.Is(err, ErrMemory) {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		if err != nil && (strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "--max-io")) {
+		if err != nil && (strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(),
+			"--max-io")) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}

@@ -38,8 +38,8 @@ type Config struct {
 
 	Version string // of the program, for the record
 	Log     zerolog.Logger
-	// Owned is called when the set's name is this server's own, or that of the server whose place it
-	// takes, and returns what is logged to from then on. nil: Log.
+	// Owned is called when the set's name is this server's own, or that of the server whose
+	// place it takes, and returns what is logged to from then on. nil: Log.
 	Owned func(name string) (zerolog.Logger, error)
 	// Opened is called when all is open that is served, before the device can be live:
 	// other files than those of the kernel and of the runtime directory are not
@@ -48,8 +48,8 @@ type Config struct {
 	// Leaving is called right before the predecessor is asked to leave: from
 	// then on requests may wait.
 	Leaving func()
-	// Signals ask a server that is live to end, as the verb stop does: it serves on while the device is in use.
-	// Without them the end of Run's context does, whoever uses it.
+	// Signals ask a server that is live to end, as the verb stop does: it serves on while
+	// the device is in use. Without them the end of Run's context does, whoever uses it.
 	Signals <-chan os.Signal
 	// Progress is told, now and then, what a start waits for.
 	Progress func(what string)
@@ -74,9 +74,11 @@ var (
 	// ErrTaken is returned when the device was taken from its server by
 	// somebody else: what waits there waits for the next start.
 	ErrTaken = errors.New("the device was taken from its server")
-	// ErrFlushUntold is returned by an orderly stop when a flush had failed and no flush of the user
-	// came after it that could have been answered with that.
-	ErrFlushUntold = errors.New("a flush of it failed, and no later one of a user could be told: what was written since the last flush that went well may be lost; check what was written last, and the disk's health")
+	// ErrFlushUntold is returned by an orderly stop when a flush had failed and no flush of
+	// the user came after it that could have been answered with that.
+	ErrFlushUntold = errors.New("a flush of it failed, and no later one of a user could be told: " +
+		"what was written since the last flush that went well may be lost; check what was " +
+		"written last, and the disk's health")
 	// ErrEpoch is returned when the start could not be made durable.
 	ErrEpoch = errors.New("the metadata does not take the start")
 )

@@ -34,8 +34,10 @@ func (s *server) older(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if sb.Epoch >= s.record.Epoch {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s waits for the disk that was served last, %s at epoch %d, and this one is of epoch %d, an older copy; start that one, or give the I/O up with: %s",
-		s.cfg.Backing, ErrRecovery, waiting.BlockPath(), s.record.Backing, s.record.Epoch, sb.Epoch, shell.Command("stop", s.record.Name))
+	return fmt.Errorf("%s: %w: %s waits for the disk that was served last, %s at epoch %d, and "+
+		"this one is of epoch %d, an older copy; start that one, or give the I/O up with: %s",
+		s.cfg.Backing, ErrRecovery, waiting.BlockPath(), s.record.Backing, s.record.Epoch, sb.Epoch,
+		shell.Command("stop", s.record.Name))
 }
 
 // sameDevices refuses to let a device that waits go on with other disks than
@@ -55,7 +57,8 @@ func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) erro
 			continue // it is not there any more
 		}
 		role := sb.Devices[i].Role
-		return fmt.Errorf("%s: %w: %s waits for its %s %s, which is there too: this is a copy of it, or another way to it; start it with that, or detach that if it is the copy",
+		return fmt.Errorf("%s: %w: %s waits for its %s %s, which is there too: this is a copy of "+
+			"it, or another way to it; start it with that, or detach that if it is the copy",
 			s.set.Devices[i].Path(), ErrRecovery, waiting.BlockPath(), role, had)
 	}
 	return nil

@@ -16,14 +16,16 @@ import (
 
 // When is a server dead?
 //
-// Its process number says so in its own pid namespace only: a server in a container, or one whose files in /run were
-// removed, cannot be seen and serves all the same. What counts is whether anybody has the server's end of the device
-// (ublk.Served): a living server has it, and so has a dead one until its last I/O has ended, which can take minutes on a
-// disk that takes as long over a bad sector. The first must be left alone, the second is waited for, for nothing good
-// comes of doing anything to the device or the disk before.
+// Its process number says so in its own pid namespace only: a server in a container, or one
+// whose files in /run were removed, cannot be seen and serves all the same. What counts is
+// whether anybody has the server's end of the device (ublk.Served): a living server has it,
+// and so has a dead one until its last I/O has ended, which can take minutes on a disk that
+// takes as long over a bad sector. The first must be left alone, the second is waited for,
+// for nothing good comes of doing anything to the device or the disk before.
 
 const (
-	// unseenWait is how long a device's server that is not to be seen is waited for: it may be dying.
+	// unseenWait is how long a device's server that is not to be seen is waited for: it may
+	// be dying.
 	unseenWait = 10 * time.Second
 	deadPoll   = 50 * time.Millisecond
 	// SayEvery is how often a Waiter says what is waited for, sayFirst the first time.
@@ -51,8 +53,8 @@ func (w *Waiter) Say(what func() string) {
 	w.Tell(fmt.Sprintf("%s (for %s now)", what(), now.Sub(w.since).Round(time.Second)))
 }
 
-// Died reports whether the server of a record is known to be dead, or dying: its number is of this pid namespace, and
-// there is no such process, or it is about to end.
+// Died reports whether the server of a record is known to be dead, or dying: its number is
+// of this pid namespace, and there is no such process, or it is about to end.
 func Died(r *control.Record) bool {
 	return r != nil && (r.PIDNamespace == 0 || r.PIDNamespace == pidNamespace()) && dying(r.PID)
 }
@@ -66,9 +68,9 @@ func pidNamespace() uint64 {
 	return st.Ino
 }
 
-// AwaitDead returns when nobody serves a device any more, nor has I/O of it under way. r is the record of its last
-// server, nil if there is none. As long as a dead server's I/O has not ended it waits, until ctx ends; a server that lives
-// or may live is ErrServed.
+// AwaitDead returns when nobody serves a device any more, nor has I/O of it under way. r is
+// the record of its last server, nil if there is none. As long as a dead server's I/O has
+// not ended it waits, until ctx ends; a server that lives or may live is ErrServed.
 func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record, w *Waiter) error {
 	hang := newStuck(id)
 	defer hang.close()
@@ -99,13 +101,18 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 		case hang.holds(info):
 			// Whoever it is, it answers nothing, and neither can go on before the disk does.
 			w.Say(func() string {
-				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from here to end: of %d requests none comes back", hang.last.InFlight)
+				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from "+
+					"here to end: of %d requests none comes back", hang.last.InFlight)
 			})
 		case Serves(info.PID, info.CharPath()):
-			return &servedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it is in a container, or they were removed); when nothing uses it, stop it in order: kill %d",
+			return &servedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it "+
+				"is in a container, or they were removed); when nothing uses it, stop it in "+
+				"order: kill %d",
 				info.BlockPath(), ErrServed, info.PID, control.Dir(), info.PID)}
 		default:
-			return &servedError{fmt.Sprintf("%s: %v by a server that cannot be seen from here, such as one in a container; stop it where it runs; if it was killed, its last I/O has not ended: try again then",
+			return &servedError{fmt.Sprintf("%s: %v by a server that cannot be seen from here, "+
+				"such as one in a container; stop it where it runs; if it was killed, its last "+
+				"I/O has not ended: try again then",
 				info.BlockPath(), ErrServed)}
 		}
 		select {
@@ -131,7 +138,8 @@ func newStuck(id int) *stuck {
 	return s
 }
 
-// holds reports whether there were requests before and now, and none has come back since it was asked first.
+// holds reports whether there were requests before and now, and none has come back since it
+// was asked first.
 func (s *stuck) holds(info ublk.DeviceInfo) bool {
 	if s.file == nil || info.State != ublk.StateLive || s.last.InFlight == 0 {
 		return false

@@ -76,7 +76,8 @@ func dying(pid int) bool {
 			if name != "SigPnd" && name != "ShdPnd" {
 				continue
 			}
-			if pending, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err == nil && pending&sigkill != 0 {
+			if pending, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err == nil &&
+				pending&sigkill != 0 {
 				return true
 			}
 		}

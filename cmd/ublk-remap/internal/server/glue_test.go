@@ -19,8 +19,8 @@ import (
 	"ublkremap/remap"
 )
 
-// cachedDisk is a real file behind a volatile cache that can be lost, and whose calls can be made to
-// fail or wait.
+// cachedDisk is a real file behind a volatile cache that can be lost, and whose calls can
+// be made to fail or wait.
 type cachedDisk struct {
 	descriptors
 	mu      sync.Mutex
@@ -128,14 +128,16 @@ func newCached(t *testing.T) (*server, *cachedDisk, *blockdev.Device) {
 		t.Fatal(err)
 	}
 	devices := []*blockdev.Device{d}
-	c := &cachedDisk{descriptors: descriptorsOf(devices), before: map[int64][]byte{}, waits: make(chan struct{}, 64)}
+	c := &cachedDisk{descriptors: descriptorsOf(devices), before: map[int64][]byte{},
+		waits: make(chan struct{}, 64)}
 	sb := img.Layout().Superblock()
 	for _, r := range sb.Regions {
 		if r.Kind == metadata.RegionMirror {
 			c.mirrors = append(c.mirrors, [2]int64{r.Start, r.Start + r.Length})
 		}
 	}
-	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{}), set: &set.Set{Devices: devices}, record: &control.Record{}}
+	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{}),
+		set: &set.Set{Devices: devices}, record: &control.Record{}}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
 	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, devices, c, 2, 16, remap.Policy{}, 42)
 	if err != nil {
@@ -163,7 +165,8 @@ func (d *cachedDisk) set(f func()) {
 // add moves one unit to the spare region.
 func (s *server) add(unit uint64) (remap.MoveResult, error) {
 	per := s.shared.Geometry().BlocksPerUnit()
-	return s.keeper.move(context.Background(), remap.Move{Block: unit * per, Count: per, ToSpare: true, Cause: metadata.CauseOperator})
+	return s.keeper.move(context.Background(), remap.Move{Block: unit * per, Count: per,
+		ToSpare: true, Cause: metadata.CauseOperator})
 }
 
 func (s *server) mapped(unit uint64) bool {
@@ -173,11 +176,14 @@ func (s *server) mapped(unit uint64) bool {
 
 // inMirror reports whether a place is in one of the mirrors.
 func (d *cachedDisk) inMirror(off int64) bool {
-	return slices.ContainsFunc(d.mirrors, func(m [2]int64) bool { return off >= m[0] && off < m[1] })
+	return slices.ContainsFunc(d.mirrors, func(m [2]int64) bool {
+		return off >= m[0] &&
+			off < m[1]
+	})
 }
 
-// TestWhatIsToldIsDurable: the epoch, a move and its record, and a checkpoint are there after a power cut right
-// after they were told to be durable.
+// TestWhatIsToldIsDurable: the epoch, a move and its record, and a checkpoint are there
+// after a power cut right after they were told to be durable.
 func TestWhatIsToldIsDurable(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -241,7 +247,8 @@ func TestMovedDataIsDurable(t *testing.T) {
 	if _, err := d.WriteAt(want, home); err != nil {
 		t.Fatal(err)
 	}
-	// A power cut could leave the record and not the data, if that is in the cache when the record is written.
+	// A power cut could leave the record and not the data, if that is in the cache when the
+	// record is written.
 	disk.set(func() {
 		disk.fail = func(write bool, off int64) error {
 			if !write || !disk.inMirror(off) {
@@ -249,7 +256,8 @@ func TestMovedDataIsDurable(t *testing.T) {
 			}
 			for at := range disk.before {
 				if !disk.inMirror(at) {
-					t.Errorf("a record is written, and the data at %d that it names is not durable", at)
+					t.Errorf("a record is written, and the data at %d that it names is not durable",
+						at)
 				}
 			}
 			return nil
@@ -327,8 +335,8 @@ func TestFailedTransfer(t *testing.T) {
 	}
 }
 
-// TestFlushOfOursThatFails: whichever flush of a move and its record it is, it is told, and neither a mirror nor
-// a spare unit is blamed.
+// TestFlushOfOursThatFails: whichever flush of a move and its record it is, it is told, and
+// neither a mirror nor a spare unit is blamed.
 func TestFlushOfOursThatFails(t *testing.T) {
 	s, disk, _ := opened(t)
 	for unit := uint64(1000); ; unit++ {
@@ -355,7 +363,8 @@ func TestFlushOfOursThatFails(t *testing.T) {
 			t.Fatalf("flush %d: there is nothing to be told", nth)
 		}
 		if s.shared.Tripped() || s.alloc.Retired() != 0 {
-			t.Errorf("flush %d: the breaker is open: %v; %d spare units are retired", nth, s.shared.Tripped(), s.alloc.Retired())
+			t.Errorf("flush %d: the breaker is open: %v; %d spare units are retired", nth,
+				s.shared.Tripped(), s.alloc.Retired())
 		}
 		if r.Moved > 0 != s.mapped(unit) {
 			t.Errorf("flush %d: %+v, moved %v", nth, r, s.mapped(unit))
@@ -406,7 +415,8 @@ func TestStopTellsOfAFlush(t *testing.T) {
 			}
 			return
 		}
-		if err == nil || !strings.Contains(err.Error(), d.Path()) || !strings.Contains(err.Error(), "flush") {
+		if err == nil || !strings.Contains(err.Error(), d.Path()) || !strings.Contains(err.Error(),
+			"flush") {
 			t.Errorf("flush %d failed: %v", nth, err)
 		}
 	}
@@ -432,8 +442,8 @@ func TestSyncIsNotTriedAgain(t *testing.T) {
 	}
 }
 
-// TestDevicesOutliveTheWriters: a descriptor that is closed under a write may be somebody else's file when
-// the write gets to it.
+// TestDevicesOutliveTheWriters: a descriptor that is closed under a write may be somebody
+// else's file when the write gets to it.
 func TestDevicesOutliveTheWriters(t *testing.T) {
 	s, disk, d := opened(t)
 	if err := s.keeper.drain(context.Background()); err != nil {

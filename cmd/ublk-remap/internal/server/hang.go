@@ -11,13 +11,15 @@ import (
 
 // Since when no I/O comes back.
 //
-// The kernel counts for every block device what is under way and what has come back. That is looked at once a second;
-// the path of an I/O has no part in it. A disk that has something under way and from which nothing has come back between two
-// looks has been waited for since the first of these, at the latest.
+// The kernel counts for every block device what is under way and what has come back. That
+// is looked at once a second; the path of an I/O has no part in it. A disk that has
+// something under way and from which nothing has come back between two looks has been
+// waited for since the first of these, at the latest.
 
 const (
 	hangPoll = time.Second
-	// hangTold is how long nothing must have come back to be worth saying: a drive takes seconds over a bad sector.
+	// hangTold is how long nothing must have come back to be worth saying: a drive takes
+	// seconds over a bad sector.
 	hangTold = 3 * time.Second
 )
 
@@ -89,7 +91,8 @@ func (w *hangWatch) close() {
 	}
 }
 
-// waiting returns the first disk that is waited for long enough to be worth telling of, and since when; nil if there is none.
+// waiting returns the first disk that is waited for long enough to be worth telling of, and
+// since when; nil if there is none.
 func (w *hangWatch) waiting(now time.Time) (disk *hangDisk, since time.Time) {
 	if w == nil {
 		return nil, since
@@ -110,8 +113,10 @@ func (w *hangWatch) tell(st *control.Status, now time.Time) {
 	}
 	utc := since.UTC().Truncate(time.Second)
 	st.WaitingSince = &utc
-	reason := fmt.Sprintf("nothing has come back from %s for %s, though I/O is under way", disk.path, now.Sub(since).Round(time.Second))
-	action := "wait: a drive can take minutes over a bad sector; if it stays so, look at its cables and at what the kernel says (dmesg)"
+	reason := fmt.Sprintf("nothing has come back from %s for %s, though I/O is under way",
+		disk.path, now.Sub(since).Round(time.Second))
+	action := "wait: a drive can take minutes over a bad sector; if it stays so, look at its " +
+		"cables and at what the kernel says (dmesg)"
 	if st.Reason != "" {
 		reason, action = reason+"; "+st.Reason, action+"; "+st.Action
 	}

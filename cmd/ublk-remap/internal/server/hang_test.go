@@ -9,7 +9,8 @@ import (
 	"ublkremap/internal/control"
 )
 
-// TestHang: a disk is waited for from the last look on at which something had come back, until something does.
+// TestHang: a disk is waited for from the last look on at which something had come back,
+// until something does.
 func TestHang(t *testing.T) {
 	base := time.Unix(1000, 0)
 	at := func(s int) time.Time { return base.Add(time.Duration(s) * time.Second) }
@@ -42,9 +43,11 @@ func TestHang(t *testing.T) {
 			t.Errorf("after %d s: %v since %v, want since %v", s, disk, since, at(step.since))
 		}
 	}
-	st := &control.Status{State: control.StateDegraded, Reason: "no spare unit is free", Action: "copy it"}
+	st := &control.Status{State: control.StateDegraded, Reason: "no spare unit is free",
+		Action: "copy it"}
 	w.tell(st, at(9+60))
-	if st.WaitingSince == nil || !st.WaitingSince.Equal(at(9)) || !strings.Contains(st.Reason, "/dev/sdx for 1m0s") || !strings.HasSuffix(st.Reason, "; no spare unit is free") {
+	if st.WaitingSince == nil || !st.WaitingSince.Equal(at(9)) || !strings.Contains(st.Reason,
+		"/dev/sdx for 1m0s") || !strings.HasSuffix(st.Reason, "; no spare unit is free") {
 		t.Errorf("%+v", st)
 	}
 	young := &control.Status{}

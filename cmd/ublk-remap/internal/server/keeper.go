@@ -71,16 +71,19 @@ const relocationBuffer = 2 * remap.MoveBatch * metadata.UnitSize
 
 // newKeeper binds an Arbiter and a Committer for a device of at most that many
 // queues of that depth, and starts the goroutine. calls are the system calls on the devices.
-func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, alloc *remap.Allocator, devices []*blockdev.Device,
+func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared,
+	alloc *remap.Allocator, devices []*blockdev.Device,
 	calls disks, queues, depth int, policy remap.Policy, session uint64,
 ) (*keeper, error) {
 	k := &keeper{
 		log:    log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Minute}),
 		alerts: log, name: img.Layout().Superblock().Name, shared: shared, devices: devices,
 		boxes: make([]*mailbox, queues), queues: make([]atomic.Pointer[queue], queues),
-		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{}),
+		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}),
+		ended:      make(chan struct{}),
 		againFirst: againFirst,
-		wake:       make([]bool, queues), own: map[metadata.Ticket]chan<- metadata.Outcome{}, moves: map[uint64]chan<- remap.MoveResult{},
+		wake:       make([]bool, queues), own: map[metadata.Ticket]chan<- metadata.Outcome{},
+		moves: map[uint64]chan<- remap.MoveResult{},
 	}
 	for i := range k.boxes {
 		k.boxes[i] = newMailbox(depth)
@@ -100,8 +103,9 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 	if k.com, err = metadata.NewCommitter(img, k, metadata.Options{Session: session}); err != nil {
 		return nil, err
 	}
-	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy, Buffer: buffer,
-		Names: names}, shared, alloc, journal{k}, k)
+	k.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: queues, Depth: depth, Policy: policy,
+		Buffer: buffer,
+		Names:  names}, shared, alloc, journal{k}, k)
 	k.told = shared.Map().Counts()
 	k.mirrors = k.com.AppendMirrors(nil)
 	k.mirrorsTold = make([]metadata.MirrorStatus, len(k.mirrors))
@@ -116,7 +120,8 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared, al
 
 // patienceOf is the Committer's share of a policy: resources are waited for as long as data does.
 func patienceOf(p remap.Policy) metadata.Patience {
-	return metadata.Patience{Resources: cmp.Or(p.ResourceFor, metadata.RetryResourcesFor), Path: metadata.RetryPathFor}
+	return metadata.Patience{Resources: cmp.Or(p.ResourceFor, metadata.RetryResourcesFor),
+		Path: metadata.RetryPathFor}
 }
 
 // enlist makes a queue known, before it gets its first request.
@@ -219,7 +224,8 @@ func (k *keeper) step() {
 func (k *keeper) flushFailed(d *done) {
 	k.flushErrors.Add(1)
 	k.log.Error().Str("device", k.devices[d.device].Path()).Err(d.errno).
-		Msg("a flush failed: what was written since the last one that went well may be lost; the next flush of a user is answered with an error")
+		Msg("a flush failed: what was written since the last one that went well may be lost; the " +
+			"next flush of a user is answered with an error")
 }
 
 // Mirrors that could not be written are tried again after a minute, then after twice
@@ -244,7 +250,8 @@ func (k *keeper) tryAgain() {
 	}
 	k.waiting, k.again = true, min(max(2*k.again, k.againFirst), againLast)
 	time.AfterFunc(k.again, func() {
-		_ = k.call(context.Background(), func() { // step follows; an ended keeper writes nothing any more
+		// step follows; an ended keeper writes nothing any more
+		_ = k.call(context.Background(), func() {
 			k.waiting = false
 			k.com.TryAgain()
 		})
@@ -257,23 +264,26 @@ func (k *keeper) tellMirrors() {
 	k.mirrors = k.com.AppendMirrors(k.mirrors[:0])
 	for i := range k.mirrors {
 		now, before := &k.mirrors[i], &k.mirrorsTold[i]
-		if now.State == metadata.MirrorRebuilding || now.State == before.State && now.Start == before.Start && now.Device == before.Device {
+		if now.State == metadata.MirrorRebuilding || now.State == before.State &&
+			now.Start == before.Start && now.Device == before.Device {
 			continue
 		}
 		event := k.alerts.Info()
 		if now.State != metadata.MirrorGood {
 			event = k.alerts.Warn().AnErr("reason", k.com.Status().Err)
 		}
-		event.Str("device", k.devices[now.Device].Path()).Int64("offset", now.Start).Str("state", string(now.State)).Msg("a mirror of the metadata is " + mirrorNews[now.State])
+		event.Str("device", k.devices[now.Device].Path()).Int64("offset", now.Start).Str("state",
+			string(now.State)).Msg("a mirror of the metadata is " + mirrorNews[now.State])
 		*before = *now
 	}
 }
 
 // mirrorNews is what the states of a mirror mean.
 var mirrorNews = map[metadata.MirrorState]string{
-	metadata.MirrorGood:  "whole",
-	metadata.MirrorWeak:  "incomplete, and is being completed",
-	metadata.MirrorStale: "behind, because it could not be written; it will be rebuilt, here or elsewhere",
+	metadata.MirrorGood: "whole",
+	metadata.MirrorWeak: "incomplete, and is being completed",
+	metadata.MirrorStale: "behind, because it could not be written; it will be rebuilt, here or " +
+		"elsewhere",
 }
 
 // tellEvery is how often changes of the table are logged at most.
@@ -289,12 +299,14 @@ func (k *keeper) tell() {
 	if since := time.Since(k.toldAt); since < tellEvery {
 		k.telling = true
 		time.AfterFunc(tellEvery-since, func() {
-			_ = k.call(context.Background(), func() { k.telling = false }) // step follows; an ended keeper has told all
+			// step follows; an ended keeper has told all
+			_ = k.call(context.Background(), func() { k.telling = false })
 		})
 		return
 	}
 	k.told, k.toldAt = counts, time.Now()
-	k.alerts.Info().Uint64("remaps", counts.Mapped).Uint64("pending", counts.Pending).Uint64("lost", counts.Lost).Msg("the remap table has changed")
+	k.alerts.Info().Uint64("remaps", counts.Mapped).Uint64("pending", counts.Pending).Uint64("lost",
+		counts.Lost).Msg("the remap table has changed")
 }
 
 // pump hands the Committer's writes to the workers and its outcomes to whom
@@ -303,7 +315,8 @@ func (k *keeper) tell() {
 func (k *keeper) pump() {
 	for {
 		for _, op := range k.com.Ops() {
-			k.workers.submit(job{op: op.ID, read: op.Read, durable: op.FUA, device: op.Device, offset: op.Offset, data: op.Data})
+			k.workers.submit(job{op: op.ID, read: op.Read, durable: op.FUA, device: op.Device,
+				offset: op.Offset, data: op.Data})
 		}
 		results := k.com.Results()
 		if len(results) == 0 {
@@ -316,7 +329,8 @@ func (k *keeper) pump() {
 				continue
 			}
 			if r.Outcome != metadata.OutcomeDurable {
-				k.log.Error().Uint64("ticket", uint64(r.Ticket)).Msg("a change of the remap table is not known to be durable")
+				k.log.Error().Uint64("ticket", uint64(r.Ticket)).Msg("a change of the remap " +
+					"table is not known to be durable")
 			}
 			k.arbiter.Committed(remap.Ticket(r.Ticket), r.Outcome == metadata.OutcomeDurable)
 		}
@@ -359,7 +373,8 @@ func (k *keeper) Send(queue uint16, m *remap.Message) {
 		// The kernel gave fewer queues than were asked for: the others have
 		// nothing in flight.
 		if m.Kind == remap.MsgGrace {
-			k.receive(int(queue), &remap.Message{Kind: remap.MsgGraceDone, Queue: queue, Generation: m.Generation})
+			k.receive(int(queue), &remap.Message{Kind: remap.MsgGraceDone, Queue: queue,
+				Generation: m.Generation})
 		}
 		return
 	}
@@ -401,7 +416,8 @@ func (k *keeper) Alert(a remap.Alert) {
 }
 
 // ticket asks the Committer for something and waits for its outcome.
-func (k *keeper) ticket(ctx context.Context, ask func() (metadata.Ticket, error)) (metadata.Outcome, error) {
+func (k *keeper) ticket(ctx context.Context, ask func() (metadata.Ticket, error)) (metadata.Outcome,
+	error) {
 	outcome := make(chan metadata.Outcome, 1)
 	var err error
 	if callErr := k.call(ctx, func() {
@@ -444,7 +460,8 @@ func (k *keeper) open(ctx context.Context) error {
 func (k *keeper) finish(ctx context.Context) error {
 	o, err := k.ticket(ctx, k.com.Checkpoint)
 	if err == nil && o != metadata.OutcomeDurable {
-		err = errors.New("the last checkpoint could not be written; the log holds what it would have held")
+		err = errors.New("the last checkpoint could not be written; the log holds what it would " +
+			"have held")
 	}
 	return errors.Join(err, k.drain(ctx))
 }

@@ -38,7 +38,9 @@ func newSet(t *testing.T) *blockdev.Device {
 		t.Fatal(err)
 	}
 	// Blocks as small as the file system allows: most units then have several.
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: testSize, BlockSize: d.Geometry().LogicalBlock, PhysicalBlockSize: 4096, SpareBytes: 1 << 20, Name: "t"})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: testSize,
+		BlockSize: d.Geometry().LogicalBlock, PhysicalBlockSize: 4096, SpareBytes: 1 << 20,
+		Name: "t"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +76,8 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 		t.Fatal(err)
 	}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
-	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d}, descriptorsOf([]*blockdev.Device{d}), 2, 16, remap.Policy{}, 42)
+	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d},
+		descriptorsOf([]*blockdev.Device{d}), 2, 16, remap.Policy{}, 42)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +113,8 @@ func TestMovesGoThereAndBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ranges := []control.Range{{Block: 3, Count: 9}, {Block: geo.HeadBlocks - 5, Count: 10}, {Block: geo.Blocks - 7, Count: 1}}
+	ranges := []control.Range{{Block: 3, Count: 9}, {Block: geo.HeadBlocks - 5, Count: 10},
+		{Block: geo.Blocks - 7, Count: 1}}
 	var total uint64
 	for _, r := range ranges {
 		total += r.Count
@@ -169,7 +173,8 @@ func TestMovesGoThereAndBack(t *testing.T) {
 		t.Fatalf("home: %+v, %v", reply, err)
 	}
 	same("home again")
-	if list, err = tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks); err != nil || len(list) != 0 {
+	if list, err = tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks); err != nil ||
+		len(list) != 0 {
 		t.Errorf("left: %+v, %v", list, err)
 	}
 	if err := s.keeper.finish(ctx); err != nil {
@@ -198,7 +203,8 @@ func TestRemapsOutliveTheServer(t *testing.T) {
 		s.keeper.stop()
 		s = newKeeperOf(t, d)
 		after, err := tableOf(ctx, s.shared.Map(), s.shared.Geometry().Blocks)
-		if err != nil || len(after) != len(before) || *after[0].Spare != *before[0].Spare || after[0].Count != before[0].Count {
+		if err != nil || len(after) != len(before) || *after[0].Spare != *before[0].Spare ||
+			after[0].Count != before[0].Count {
 			t.Errorf("orderly %v: %+v, before %+v (%v)", orderly, after, before, err)
 		}
 	}
@@ -209,13 +215,15 @@ func TestMovesThatMakeNoSense(t *testing.T) {
 	s := newKeeperOf(t, d)
 	ctx := context.Background()
 	blocks := s.shared.Geometry().Blocks
-	for _, r := range []control.Range{{Block: blocks, Count: 1}, {Block: 0, Count: 0}, {Block: blocks - 1, Count: 2}, {Block: 1, Count: ^uint64(0)}} {
+	for _, r := range []control.Range{{Block: blocks, Count: 1}, {Block: 0, Count: 0},
+		{Block: blocks - 1, Count: 2}, {Block: 1, Count: ^uint64(0)}} {
 		if _, err := s.AddRemaps(ctx, []control.Range{r}); !errors.Is(err, control.ErrInvalid) {
 			t.Errorf("%+v: %v", r, err)
 		}
 	}
 	// More than the spare region holds.
-	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 0, Count: 257 * s.shared.Geometry().BlocksPerUnit()}}); !errors.Is(err, control.ErrFailed) {
+	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 0,
+		Count: 257 * s.shared.Geometry().BlocksPerUnit()}}); !errors.Is(err, control.ErrFailed) {
 		t.Errorf("too many: %v", err)
 	}
 	if err := s.Resume(ctx); !errors.Is(err, control.ErrFailed) {
@@ -237,7 +245,8 @@ func TestKeeperThatEnded(t *testing.T) {
 	if !errors.Is(errEnded, control.ErrNotRunning) {
 		t.Errorf("%v: who asks while a server ends is to look again, not to give up", errEnded)
 	}
-	if _, err := s.AddRemaps(context.Background(), []control.Range{{Block: 1, Count: 1}}); !errors.Is(err, errEnded) {
+	if _, err := s.AddRemaps(context.Background(),
+		[]control.Range{{Block: 1, Count: 1}}); !errors.Is(err, errEnded) {
 		t.Error(err)
 	}
 }
@@ -249,7 +258,8 @@ func TestMailbox(t *testing.T) {
 			b.put(&remap.Message{Unit: uint64(round*100 + i)})
 		}
 		got := b.take()
-		if len(got) != 100 || got[0].Unit != uint64(round*100) || got[99].Unit != uint64(round*100+99) {
+		if len(got) != 100 || got[0].Unit != uint64(round*100) ||
+			got[99].Unit != uint64(round*100+99) {
 			t.Fatalf("round %d: %d messages", round, len(got))
 		}
 	}

@@ -82,7 +82,8 @@ func (s *server) Leave(_ context.Context, claim string) error {
 }
 
 // errEnding refuses what comes too late.
-var errEnding = fmt.Errorf("%w: the device is being stopped, or given to another server already", control.ErrRefused)
+var errEnding = fmt.Errorf("%w: the device is being stopped, or given to another server already",
+	control.ErrRefused)
 
 // Stay forbids to leave in the name of a claim. The server that claims may be dead
 // and its request to leave still be on its way: it would leave the device to
@@ -141,7 +142,8 @@ func (s *server) ended() error {
 	case err != nil:
 		return fmt.Errorf("%s: %w: %w", s.info().BlockPath(), ErrTaken, err)
 	}
-	return fmt.Errorf("%s: %w: it is %s; start it again", s.info().BlockPath(), ErrTaken, info.State)
+	return fmt.Errorf("%s: %w: it is %s; start it again", s.info().BlockPath(), ErrTaken,
+		info.State)
 }
 
 // left ends a server whose device waits for the next one: release does all

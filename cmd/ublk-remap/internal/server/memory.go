@@ -51,7 +51,8 @@ func lockText() error {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		// proc_pid_maps(5): address perms offset dev inode path
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || !strings.HasPrefix(fields[1], "r") {
+		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || !strings.HasPrefix(fields[1],
+			"r") {
 			continue
 		}
 		low, high, _ := strings.Cut(fields[0], "-")
@@ -62,7 +63,8 @@ func lockText() error {
 			continue
 		}
 		// Unlike mlockall with MCL_ONFAULT this reads the pages.
-		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(from), uintptr(to-from), 0); errno != 0 {
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(from), uintptr(to-from),
+			0); errno != 0 {
 			errs = append(errs, fmt.Errorf("mlock of %s: %w", fields[5], errno))
 		}
 	}
@@ -148,12 +150,14 @@ func watchHeap(seen int, least int64) {
 // used is the memory that the runtime has in use, as its limit counts it. What it
 // has and does not use may never have been touched.
 func used() int64 {
-	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/memory/classes/heap/free:bytes")
+	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes",
+		"/memory/classes/heap/free:bytes")
 }
 
 // overhead is the memory of the runtime that is no heap.
 func overhead() int64 {
-	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/memory/classes/heap/free:bytes",
+	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes",
+		"/memory/classes/heap/free:bytes",
 		"/memory/classes/heap/objects:bytes", "/memory/classes/heap/unused:bytes")
 }
 

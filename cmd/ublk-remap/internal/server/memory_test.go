@@ -72,8 +72,10 @@ func TestHeapIsPresent(t *testing.T) {
 	waste(64 << 20)
 	last := faults(t)
 	runtime.ReadMemStats(&after)
-	t.Logf("limit %d MiB; %d collections; faults: %d in the first 48 MiB of garbage, %d in the next 64; released %d KiB",
-		heapLimit.Load()>>20, after.NumGC-before.NumGC, first-began, last-first, after.HeapReleased>>10)
+	t.Logf("limit %d MiB; %d collections; faults: %d in the first 48 MiB of garbage, %d in the "+
+		"next 64; released %d KiB",
+		heapLimit.Load()>>20, after.NumGC-before.NumGC, first-began, last-first,
+		after.HeapReleased>>10)
 	if after.NumGC-before.NumGC < 3 {
 		t.Errorf("only %d collections: too little garbage to tell", after.NumGC-before.NumGC)
 	}

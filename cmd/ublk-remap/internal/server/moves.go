@@ -15,12 +15,14 @@ func (s *server) AddRemaps(ctx context.Context, ranges []control.Range) (control
 }
 
 // RemoveRemaps moves blocks home.
-func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply,
+	error) {
 	return s.moveAll(ctx, ranges, remap.Move{})
 }
 
 // TakeBackRemaps moves blocks home; those without a copy which reads are what home holds.
-func (s *server) TakeBackRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply, error) {
+func (s *server) TakeBackRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply,
+	error) {
 	return s.moveAll(ctx, ranges, remap.Move{AcceptOld: true})
 }
 
@@ -28,11 +30,13 @@ func (s *server) TakeBackRemaps(ctx context.Context, ranges []control.Range) (co
 // waits for the rest.
 const movePiece = 128
 
-func (s *server) moveAll(ctx context.Context, ranges []control.Range, m remap.Move) (control.MoveReply, error) {
+func (s *server) moveAll(ctx context.Context, ranges []control.Range,
+	m remap.Move) (control.MoveReply, error) {
 	blocks := s.shared.Geometry().Blocks
 	for _, r := range ranges {
 		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
-			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d", control.ErrInvalid, r.Block, r.Count, blocks)
+			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d",
+				control.ErrInvalid, r.Block, r.Count, blocks)
 		}
 	}
 	m.Cause = metadata.CauseOperator
@@ -47,7 +51,8 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range, m remap.Mo
 
 // moveRange moves one range, piece by piece: what is asked for may take hours, and who asked
 // may leave. Then no more than the piece under way is moved.
-func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move, reply *control.MoveReply) error {
+func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move,
+	reply *control.MoveReply) error {
 	var failed, noCopy uint64
 	var err error
 	for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
@@ -62,8 +67,10 @@ func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move, r
 	}
 	switch {
 	case err == nil && noCopy > 0 && !m.AcceptOld:
-		return fmt.Errorf("%w: blocks %d+%d: %d of them have no copy that reads; what home holds of them may be older than what was last written: "+
-			"if it is good enough, remap remove --accept-old", control.ErrRefused, r.Block, r.Count, noCopy)
+		return fmt.Errorf("%w: blocks %d+%d: %d of them have no copy that reads; what home holds "+
+			"of them may be older than what was last written: "+
+			"if it is good enough, remap remove --accept-old", control.ErrRefused, r.Block, r.Count,
+			noCopy)
 	case err == nil && failed > 0:
 		err = fmt.Errorf("%d blocks could not be copied and stay where they are", failed)
 	}

@@ -15,7 +15,8 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 	p := ublk.Params{
 		Size: int64(geo.Blocks) * int64(geo.BlockSize), LogicalBlockSize: uint32(geo.BlockSize),
 		VolatileCache: true, FUA: true,
-		Discard: &ublk.DiscardParams{Granularity: uint32(geo.BlockSize), MaxDiscard: 1 << 62, MaxWriteZeroes: int64(maxIO)},
+		Discard: &ublk.DiscardParams{Granularity: uint32(geo.BlockSize), MaxDiscard: 1 << 62,
+			MaxWriteZeroes: int64(maxIO)},
 	}
 	p.PhysicalBlockSize = uint32(max(geo.PhysicalBlock, physicalBlock(devices)))
 	for _, d := range devices {
@@ -47,7 +48,8 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 	p.Discard.Alignment = uint32(backing.DiscardAlignment)
 	if p.Discard.MaxDiscard < int64(p.Discard.Granularity) {
 		// Somebody cannot: then there is none, but zeroes can be written.
-		p.Discard.MaxDiscard, p.Discard.Granularity, p.Discard.Alignment = 0, uint32(geo.BlockSize), 0
+		p.Discard.MaxDiscard, p.Discard.Granularity, p.Discard.Alignment = 0, uint32(geo.BlockSize),
+			0
 	}
 	p.Discard.MaxDiscard = min(p.Discard.MaxDiscard, maxDiscard)
 	if p.Discard.MaxDiscard == 0 && p.Discard.MaxWriteZeroes == 0 {

@@ -33,7 +33,8 @@ func TestParamsPhysicalBlock(t *testing.T) {
 		geo := &remap.Geometry{BlockSize: 512, Blocks: 2048, PhysicalBlock: made}
 		p := params(devices, geo, 512<<10)
 		if want := uint32(max(made, here)); p.PhysicalBlockSize != want || p.IOMin < want {
-			t.Errorf("made for %d, the disks have %d: exported %d, smallest request %d", made, here, p.PhysicalBlockSize, p.IOMin)
+			t.Errorf("made for %d, the disks have %d: exported %d, smallest request %d", made, here,
+				p.PhysicalBlockSize, p.IOMin)
 		}
 	}
 }

@@ -14,17 +14,19 @@ import (
 // with I/O when memory is short, for that I/O may be what frees memory. What
 // is refused, for want of a capability, is logged and done without.
 func harden(log zerolog.Logger, hugePages bool) {
-	// Where they are the default, a byte takes two MiB. The start of the buffers' memory is all that is to be there.
+	// Where they are the default, a byte takes two MiB. The start of the buffers' memory is
+	// all that is to be there.
 	if !hugePages {
 		if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 			log.Warn().Err(err).Msg("cannot do without huge pages")
 		}
 	}
-	// Every thread, and those made later inherit it. A thread that waits for a page of a file in /run cannot be asked, so it was
-	// done when there was only one, if it could be.
+	// Every thread, and those made later inherit it. A thread that waits for a page of a
+	// file in /run cannot be asked, so it was done when there was only one, if it could be.
 	if on, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0); err == nil && on == 1 {
 		log.Trace().Msg("the threads are I/O flushers")
-	} else if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0); errno != 0 && !errors.Is(errno, syscall.ENOTSUP) {
+	} else if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1,
+		0, 0, 0, 0); errno != 0 && !errors.Is(errno, syscall.ENOTSUP) {
 		log.Warn().Err(errno).Msg("cannot mark the threads as I/O flushers")
 	}
 	// Pages stay once they are there. Not all at once: queue buffers are large

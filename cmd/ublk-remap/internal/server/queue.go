@@ -51,7 +51,8 @@ func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 
 func (t *target) newQueue(q ring) (*queue, error) {
 	geo := t.shared.Geometry()
-	h := &queue{q: q, keeper: t.keeper, in: newMailbox(q.Depth()), lengths: make([]int32, q.Depth())}
+	h := &queue{q: q, keeper: t.keeper, in: newMailbox(q.Depth()),
+		lengths: make([]int32, q.Depth())}
 	for 512<<h.shift < geo.BlockSize {
 		h.shift++
 	}
@@ -69,7 +70,8 @@ func (t *target) newQueue(q ring) (*queue, error) {
 	}
 	h.engine = remap.NewEngine(remap.EngineConfig{
 		Queue: uint16(q.ID()), Depth: q.Depth(), MaxBlocks: q.MaxIO() / geo.BlockSize,
-		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, DiscardBlocks: sinkSize / geo.BlockSize, Policy: t.policy,
+		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, DiscardBlocks: sinkSize / geo.BlockSize,
+		Policy: t.policy,
 	}, t.shared, h)
 	t.keeper.enlist(q.ID(), h)
 	return h, nil
@@ -98,7 +100,8 @@ var (
 // Request begins a request of the kernel.
 func (h *queue) Request(r ublk.Request) {
 	h.lengths[r.Tag] = 0
-	h.req = remap.Request{Tag: r.Tag, FUA: r.FUA(), Block: r.StartSector >> h.shift, Count: r.Sectors >> h.shift}
+	h.req = remap.Request{Tag: r.Tag, FUA: r.FUA(), Block: r.StartSector >> h.shift,
+		Count: r.Sectors >> h.shift}
 	switch r.Op {
 	case ublk.OpRead:
 		h.req.Op = remap.OpRead

@@ -43,11 +43,14 @@ func (r *fakeRing) NewMemory(size int) (*ublk.Memory, error) { return r.memory.N
 func (r *fakeRing) RequestBuffer(tag uint16) ublk.Buffer     { return r.memory.RequestBuffer(tag) }
 
 func (r *fakeRing) Read(file int, b ublk.Buffer, n uint32, off int64, id uint64) {
-	r.ops = append(r.ops, ringOp{kind: "read", file: file, buffer: b, n: int64(n), off: off, id: id})
+	r.ops = append(r.ops, ringOp{kind: "read", file: file, buffer: b, n: int64(n), off: off,
+		id: id})
 }
 
-func (r *fakeRing) Write(file int, b ublk.Buffer, n uint32, off int64, flags ublk.WriteFlags, id uint64) {
-	r.ops = append(r.ops, ringOp{kind: "write", file: file, buffer: b, n: int64(n), off: off, flags: flags, id: id})
+func (r *fakeRing) Write(file int, b ublk.Buffer, n uint32, off int64, flags ublk.WriteFlags,
+	id uint64) {
+	r.ops = append(r.ops, ringOp{kind: "write", file: file, buffer: b, n: int64(n), off: off,
+		flags: flags, id: id})
 }
 
 func (r *fakeRing) Flush(file int, id uint64) {
@@ -72,7 +75,8 @@ func (r *fakeRing) take() []ringOp {
 // newFakeRing makes a queue over a disk with FUA, or without.
 func newFakeRing(t *testing.T, noFUA bool) *fakeRing {
 	t.Helper()
-	geo := remap.Geometry{BlockSize: 4096, Blocks: 1 << 16, Devices: 2, Spares: []remap.SpareExtent{{Count: 64, Device: 1, Offset: 1 << 20}}}
+	geo := remap.Geometry{BlockSize: 4096, Blocks: 1 << 16, Devices: 2,
+		Spares: []remap.SpareExtent{{Count: 64, Device: 1, Offset: 1 << 20}}}
 	geo.NoFUA = [remap.MaxDevices]bool{noFUA, noFUA}
 	shared := remap.NewShared(geo, remap.NewMap(geo.Units(), 1))
 	k := &keeper{kicked: make(chan struct{}, 1), boxes: []*mailbox{newMailbox(4)}, shared: shared}
@@ -87,10 +91,12 @@ func newFakeRing(t *testing.T, noFUA bool) *fakeRing {
 
 // request is a request of the kernel, in blocks of 4096 bytes.
 func request(tag uint16, op ublk.Op, flags ublk.RequestFlags, block, count uint32) ublk.Request {
-	return ublk.Request{Tag: tag, Op: op, Flags: flags, StartSector: uint64(block) * 8, Sectors: count * 8}
+	return ublk.Request{Tag: tag, Op: op, Flags: flags, StartSector: uint64(block) * 8,
+		Sectors: count * 8}
 }
 
-// TestQueueSubmits: what comes onto the ring for each kind of request, and what the kernel is answered.
+// TestQueueSubmits: what comes onto the ring for each kind of request, and what the kernel
+// is answered.
 func TestQueueSubmits(t *testing.T) {
 	const fua = ublk.FlagFUA
 	for _, c := range []struct {
@@ -101,14 +107,22 @@ func TestQueueSubmits(t *testing.T) {
 		ops    []string
 		answer int32
 	}{
-		{"read", false, request(1, ublk.OpRead, 0, 100, 4), []string{"read 0 @409600+16384 flags 0"}, 16384},
-		{"write", false, request(1, ublk.OpWrite, 0, 100, 4), []string{"write 0 @409600+16384 flags 0"}, 16384},
-		{"FUA write", false, request(1, ublk.OpWrite, fua, 100, 4), []string{fmt.Sprintf("write 0 @409600+16384 flags %d", ublk.WriteFUA)}, 16384},
-		{"FUA write without FUA", true, request(1, ublk.OpWrite, fua, 100, 4), []string{"write 0 @409600+16384 flags 0", "flush 0"}, 16384},
-		{"zeroes", false, request(1, ublk.OpWriteZeroes, 0, 100, 4), []string{"zeroes 0 @409600+16384 keep true"}, 0},
-		{"FUA zeroes", false, request(1, ublk.OpWriteZeroes, fua, 100, 4), []string{"zeroes 0 @409600+16384 keep true", "flush 0"}, 0},
-		{"FUA zeroes without FUA", true, request(1, ublk.OpWriteZeroes, fua, 100, 4), []string{"zeroes 0 @409600+16384 keep true", "flush 0"}, 0},
-		{"discard", false, request(1, ublk.OpDiscard, 0, 100, 4), []string{"discard 0 @409600+16384"}, 0},
+		{"read", false, request(1, ublk.OpRead, 0, 100, 4),
+			[]string{"read 0 @409600+16384 flags 0"}, 16384},
+		{"write", false, request(1, ublk.OpWrite, 0, 100, 4),
+			[]string{"write 0 @409600+16384 flags 0"}, 16384},
+		{"FUA write", false, request(1, ublk.OpWrite, fua, 100, 4),
+			[]string{fmt.Sprintf("write 0 @409600+16384 flags %d", ublk.WriteFUA)}, 16384},
+		{"FUA write without FUA", true, request(1, ublk.OpWrite, fua, 100, 4),
+			[]string{"write 0 @409600+16384 flags 0", "flush 0"}, 16384},
+		{"zeroes", false, request(1, ublk.OpWriteZeroes, 0, 100, 4),
+			[]string{"zeroes 0 @409600+16384 keep true"}, 0},
+		{"FUA zeroes", false, request(1, ublk.OpWriteZeroes, fua, 100, 4),
+			[]string{"zeroes 0 @409600+16384 keep true", "flush 0"}, 0},
+		{"FUA zeroes without FUA", true, request(1, ublk.OpWriteZeroes, fua, 100, 4),
+			[]string{"zeroes 0 @409600+16384 keep true", "flush 0"}, 0},
+		{"discard", false, request(1, ublk.OpDiscard, 0, 100, 4),
+			[]string{"discard 0 @409600+16384"}, 0},
 		{"something else", false, request(1, 77, 0, 100, 4), nil, -int32(syscall.EOPNOTSUPP)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -153,7 +167,8 @@ func (o ringOp) String() string {
 	return fmt.Sprintf("%s %d @%d+%d flags %d", o.kind, o.file, o.off, o.n, o.flags)
 }
 
-// TestQueueFlushesAll: a flush covers each device that may hold unflushed writes: all after a start.
+// TestQueueFlushesAll: a flush covers each device that may hold unflushed writes: all after
+// a start.
 func TestQueueFlushesAll(t *testing.T) {
 	r := newFakeRing(t, false)
 	r.h.Request(ublk.Request{Tag: 2, Op: ublk.OpFlush})
@@ -192,7 +207,8 @@ func TestQueueWritesShort(t *testing.T) {
 		t.Fatal("a short write is answered as whole")
 	}
 	rest := r.take()
-	want := ringOp{kind: "write", n: 3 * 4096, off: 101 * 4096, flags: ublk.WriteFUA, buffer: r.RequestBuffer(1).At(4096), id: first.id}
+	want := ringOp{kind: "write", n: 3 * 4096, off: 101 * 4096, flags: ublk.WriteFUA,
+		buffer: r.RequestBuffer(1).At(4096), id: first.id}
 	if len(rest) != 1 || rest[0] != want {
 		t.Fatalf("submitted %+v, want %+v", rest, want)
 	}
@@ -202,8 +218,8 @@ func TestQueueWritesShort(t *testing.T) {
 	}
 }
 
-// TestQueueHealsDurably: what a heal writes to a spare unit is durable before it is told to the Arbiter, zeroes too,
-// and they come from the buffer of zeroes.
+// TestQueueHealsDurably: what a heal writes to a spare unit is durable before it is told to
+// the Arbiter, zeroes too, and they come from the buffer of zeroes.
 func TestQueueHealsDurably(t *testing.T) {
 	for _, noFUA := range []bool{false, true} {
 		for _, op := range []ublk.Op{ublk.OpWrite, ublk.OpWriteZeroes} {
@@ -219,9 +235,11 @@ func TestQueueHealsDurably(t *testing.T) {
 						m = got[len(got)-1]
 					}
 				}
-				r.h.in.put(&remap.Message{Kind: remap.MsgReserved, Tag: 1, Unit: m.Unit, Count: 1, Spare: 5})
+				r.h.in.put(&remap.Message{Kind: remap.MsgReserved, Tag: 1, Unit: m.Unit, Count: 1,
+					Spare: 5})
 				r.h.Wake()
-				want := ringOp{kind: "write", file: 1, n: 4096, off: 1<<20 + 5*4096, flags: ublk.WriteFUA, buffer: r.RequestBuffer(1)}
+				want := ringOp{kind: "write", file: 1, n: 4096, off: 1<<20 + 5*4096,
+					flags: ublk.WriteFUA, buffer: r.RequestBuffer(1)}
 				if op == ublk.OpWriteZeroes {
 					want.buffer = r.h.zeroes.Buffer(0)
 				}
@@ -246,7 +264,8 @@ func TestQueueHealsDurably(t *testing.T) {
 					r.h.Complete(ops[0].id, 0)
 				}
 				// It is read back, to where nobody looks at it.
-				proof := ringOp{kind: "read", file: 1, n: 4096, off: 1<<20 + 5*4096, buffer: r.h.sink.Buffer(0)}
+				proof := ringOp{kind: "read", file: 1, n: 4096, off: 1<<20 + 5*4096,
+					buffer: r.h.sink.Buffer(0)}
 				if ops = r.take(); len(ops) != 1 {
 					t.Fatalf("submitted %v", ops)
 				}
@@ -257,7 +276,8 @@ func TestQueueHealsDurably(t *testing.T) {
 					t.Fatalf("told before it was read back: %+v", got)
 				}
 				r.h.Complete(proof.id, 4096)
-				if got := r.h.keeper.boxes[0].take(); len(got) != 1 || got[0].Kind != remap.MsgCommit {
+				if got := r.h.keeper.boxes[0].take(); len(got) != 1 ||
+					got[0].Kind != remap.MsgCommit {
 					t.Fatalf("the Arbiter is told %+v", got)
 				}
 				if len(r.done) > 0 {

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// roomIdle is how long no large request may have come before their memory is given back. It is looked twice.
+	// roomIdle is how long no large request may have come before their memory is given
+	// back. It is looked twice.
 	roomIdle = 20 * time.Second
 	// roomAgain is when a server that was granted too little asks again.
 	roomAgain = 5 * time.Second
@@ -28,8 +29,9 @@ func (s *server) outgrew() {
 	}
 }
 
-// fillBuffers makes the memory present that requests are copied through: what always stays of it. Larger requests are kept
-// away then, but for what came with a device that was taken over.
+// fillBuffers makes the memory present that requests are copied through: what always stays
+// of it. Larger requests are kept away then, but for what came with a device that was taken
+// over.
 func (s *server) fillBuffers() {
 	most := int64(math.MaxInt64)
 	if stay := s.demand.stay(); stay > 0 {
@@ -44,13 +46,14 @@ func (s *server) fillBuffers() {
 	}
 	log := s.log.Debug()
 	if err != nil && s.live.Load() { // else it ends already
-		log = s.log.Warn().Err(err).Str("do", "if it is swapped to, use a smaller --depth, --queues or --max-io")
+		log = s.log.Warn().Err(err).Str("do", "if it is swapped to, use a smaller --depth, "+
+			"--queues or --max-io")
 	}
 	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
 }
 
-// tendRoom lets the memory of the copy buffers follow the load, until the device ends. A server that nobody wants large
-// requests of sleeps.
+// tendRoom lets the memory of the copy buffers follow the load, until the device ends. A
+// server that nobody wants large requests of sleeps.
 func (s *server) tendRoom(end <-chan struct{}) {
 	stay := s.demand.stay()
 	if stay == 0 || stay == s.demand.maxIO {
@@ -97,7 +100,8 @@ func (s *server) growRoom() bool {
 	}
 	now := int64(s.device.Granted())
 	want := min(now+allowance(m)/s.demand.tags(), int64(s.demand.maxIO))
-	// Every step has the queues run dry, so small ones are not worth it. What asked for it is not heard again until the next step.
+	// Every step has the queues run dry, so small ones are not worth it. What asked for it
+	// is not heard again until the next step.
 	if want < int64(s.demand.maxIO) && want < now+now/4 {
 		return true
 	}
@@ -109,7 +113,8 @@ func (s *server) setRoom(bytes int) bool {
 	err := s.device.Grant(bytes)
 	switch {
 	case err == nil:
-		s.log.Debug().Int("bytes", s.device.Granted()).Int("most", s.demand.maxIO).Msg("how large a request can be")
+		s.log.Debug().Int("bytes", s.device.Granted()).Int("most",
+			s.demand.maxIO).Msg("how large a request can be")
 		return true
 	case errors.Is(err, ublk.ErrLimit):
 		s.log.Info().Err(err).Msg("how large a request can be is left to somebody else")

@@ -89,7 +89,8 @@ type server struct {
 // an error before Ready was called, no device is left behind, unless there was
 // one of a dead server already.
 func Run(ctx context.Context, cfg Config) error {
-	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}), leaveAsked: make(chan struct{}), outgrown: make(chan struct{}, 1)}
+	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}),
+		leaveAsked: make(chan struct{}), outgrown: make(chan struct{}, 1)}
 	err := s.run(ctx)
 	s.inOrder = err == nil
 	return errors.Join(err, s.release())
@@ -188,7 +189,8 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 		return nil, nil
 	case r.UUID != s.uuid:
 		if _, err := s.deviceOf(ctx, r); err == nil {
-			return nil, fmt.Errorf("%s: %w: another disk has the name %q and its device %s is still there; stop it first",
+			return nil, fmt.Errorf("%s: %w: another disk has the name %q and its device %s is "+
+				"still there; stop it first",
 				s.cfg.Backing, control.ErrRefused, s.name, r.Device)
 		}
 		return nil, nil
@@ -201,11 +203,14 @@ func (s *server) owned() error {
 	r, err := control.ReadRecord(s.name)
 	switch {
 	case err != nil:
-		return &servedError{fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server that starts or ends just now; try again, or see: ublk-remap list",
+		return &servedError{fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server "+
+			"that starts or ends just now; try again, or see: ublk-remap list",
 			s.cfg.Backing, ErrServed, s.name)}
 	case r.UUID != s.uuid:
-		return fmt.Errorf("%s: %w: its name %q is that of another disk, %s, which is served as %s by process %d; of two with one name only one can be served: stop that first: %s",
-			s.cfg.Backing, control.ErrRefused, s.name, r.Backing, r.Device, r.PID, shell.Command("stop", r.Name))
+		return fmt.Errorf("%s: %w: its name %q is that of another disk, %s, which is served as "+
+			"%s by process %d; of two with one name only one can be served: stop that first: %s",
+			s.cfg.Backing, control.ErrRefused, s.name, r.Backing, r.Device, r.PID,
+			shell.Command("stop", r.Name))
 	}
 	return fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
 }
@@ -272,7 +277,8 @@ func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.D
 		// Two disks of one size can both have had this number.
 		served = served && info.Tag == tagOf(r.UUID)
 	}
-	if !served || p.Size != int64(r.Blocks)*int64(r.BlockSize) || int(p.LogicalBlockSize) != r.BlockSize {
+	if !served || p.Size != int64(r.Blocks)*int64(r.BlockSize) ||
+		int(p.LogicalBlockSize) != r.BlockSize {
 		return info, fmt.Errorf("%w: %s belongs to somebody else now", ublk.ErrNotFound, r.Device)
 	}
 	return info, nil
@@ -296,15 +302,20 @@ func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.Devic
 	}
 	switch {
 	case s.cfg.ID != ublk.AnyID && s.cfg.ID != info.ID:
-		return nil, fmt.Errorf("%w: it is %s; start it without --id, or stop it first", ErrRecovery, info.BlockPath())
+		return nil, fmt.Errorf("%w: it is %s; start it without --id, or stop it first", ErrRecovery,
+			info.BlockPath())
 	case s.cfg.ZeroCopy == ublk.Require && !info.ZeroCopy():
-		return nil, fmt.Errorf("%w: %s was made without zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
+		return nil, fmt.Errorf("%w: %s was made without zero copy; start it without --zero-copy, "+
+			"or stop it first", ErrRecovery, info.BlockPath())
 	case s.cfg.ZeroCopy == ublk.Never && info.ZeroCopy():
-		return nil, fmt.Errorf("%w: %s was made with zero copy; start it without --zero-copy, or stop it first", ErrRecovery, info.BlockPath())
+		return nil, fmt.Errorf("%w: %s was made with zero copy; start it without --zero-copy, or "+
+			"stop it first", ErrRecovery, info.BlockPath())
 	case s.cfg.BatchIO == ublk.Require && !info.BatchIO():
-		return nil, fmt.Errorf("%w: %s was made without batch I/O; start it without --batch-io, or stop it first", ErrRecovery, info.BlockPath())
+		return nil, fmt.Errorf("%w: %s was made without batch I/O; start it without --batch-io, "+
+			"or stop it first", ErrRecovery, info.BlockPath())
 	case s.cfg.BatchIO == ublk.Never && info.BatchIO():
-		return nil, fmt.Errorf("%w: %s was made with batch I/O; start it without --batch-io, or stop it first", ErrRecovery, info.BlockPath())
+		return nil, fmt.Errorf("%w: %s was made with batch I/O; start it without --batch-io, or "+
+			"stop it first", ErrRecovery, info.BlockPath())
 	}
 	if len(s.cfg.Spares) == 0 {
 		s.cfg.Spares = dead.Spares
@@ -342,7 +353,8 @@ func (s *server) open(ctx context.Context, dead *control.Record, died bool) erro
 	w := s.waiter()
 	var err error
 	for began := time.Now(); ; {
-		s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{Wait: exclusiveBrief, Writers: true, NoteLoss: true})
+		s.set, err = set.Open(ctx, s.cfg.Backing, s.cfg.Spares,
+			blockdev.Options{Wait: exclusiveBrief, Writers: true, NoteLoss: true})
 		if !errors.Is(err, blockdev.ErrBusy) || blockdev.Lasting(err) {
 			break
 		}
@@ -360,13 +372,14 @@ func (s *server) open(ctx context.Context, dead *control.Record, died bool) erro
 		return err
 	}
 	if got := s.set.Superblock.UUID.String(); got != s.uuid {
-		return fmt.Errorf("%s: %w: another set was written to it meanwhile", s.cfg.Backing, control.ErrRefused)
+		return fmt.Errorf("%s: %w: another set was written to it meanwhile", s.cfg.Backing,
+			control.ErrRefused)
 	}
 	return nil
 }
 
-// dies reports whether the server of a record is dead and has I/O under way: the kernel has not let go of its end of the
-// device.
+// dies reports whether the server of a record is dead and has I/O under way: the kernel has
+// not let go of its end of the device.
 func (s *server) dies(ctx context.Context, dead *control.Record) bool {
 	if dead == nil || !Died(dead) {
 		return false
@@ -402,7 +415,8 @@ func (s *server) load() error {
 	layout := s.image.Layout()
 	for _, d := range s.set.Devices {
 		if b := d.Geometry().LogicalBlock; b > layout.BlockSize() {
-			return fmt.Errorf("%s: %w: %w: it has blocks of %d bytes now, the set was made with %d", d.Path(), control.ErrRefused, blockdev.ErrAlignment, b, layout.BlockSize())
+			return fmt.Errorf("%s: %w: %w: it has blocks of %d bytes now, the set was made with %d",
+				d.Path(), control.ErrRefused, blockdev.ErrAlignment, b, layout.BlockSize())
 		}
 	}
 	restored, err := remap.Restore(layout, s.image.Replay)
@@ -420,7 +434,8 @@ func (s *server) load() error {
 	if _, err := rand.Read(session[:]); err != nil {
 		return err
 	}
-	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices, descriptorsOf(s.set.Devices), s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
+	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices,
+		descriptorsOf(s.set.Devices), s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
 		binary.LittleEndian.Uint64(session[:]))
 	return err
 }
@@ -434,7 +449,8 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		device, err := ublk.Create(ctx, s.ctl, ublk.Config{
 			ID: s.cfg.ID, Queues: s.cfg.Queues, Depth: s.cfg.Depth, MaxIO: s.cfg.MaxIO,
-			ZeroCopy: s.cfg.ZeroCopy, BatchIO: s.cfg.BatchIO, Recovery: ublk.Require, Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
+			ZeroCopy: s.cfg.ZeroCopy, BatchIO: s.cfg.BatchIO, Recovery: ublk.Require,
+			Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
 		})
 		if err != nil {
 			return err
@@ -445,7 +461,8 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		}
 		return nil
 	}
-	if size != int64(s.record.Blocks)*int64(s.record.BlockSize) || geo.BlockSize != s.record.BlockSize {
+	if size != int64(s.record.Blocks)*int64(s.record.BlockSize) ||
+		geo.BlockSize != s.record.BlockSize {
 		return fmt.Errorf("%w: it has %d blocks of %d bytes, the disk has %d of %d", ErrRecovery,
 			s.record.Blocks, s.record.BlockSize, geo.Blocks, geo.BlockSize)
 	}
@@ -457,7 +474,8 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if err := s.writeRecordOf(*waiting, previous); err != nil {
 		return err
 	}
-	s.log.Info().Str("device", waiting.BlockPath()).Msg("taking over the device of a server that died")
+	s.log.Info().Str("device", waiting.BlockPath()).Msg(
+		"taking over the device of a server that died")
 	limited, cancel := context.WithTimeout(ctx, recoverWait)
 	defer cancel()
 	device, err := ublk.Recover(limited, s.ctl, waiting.ID)
@@ -471,9 +489,13 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	geo := s.shared.Geometry()
 	s.record = &control.Record{
-		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.set.Devices[0].Path(), Spares: []string{},
-		PID: os.Getpid(), PIDNamespace: pidNamespace(), PreviousPID: previous, Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
-		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(), ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(), Epoch: s.epoch, Version: s.cfg.Version,
+		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(),
+		Backing: s.set.Devices[0].Path(), Spares: []string{},
+		PID: os.Getpid(), PIDNamespace: pidNamespace(), PreviousPID: previous,
+		Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(),
+		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
+		Epoch: s.epoch, Version: s.cfg.Version,
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())
@@ -513,7 +535,8 @@ func (s *server) serve(ctx context.Context) error {
 	ran := make(chan error, 1)
 	go func() {
 		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{
-			IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages, Stay: s.demand.stay(), Outgrown: s.outgrew,
+			IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages,
+			Stay: s.demand.stay(), Outgrown: s.outgrew,
 		})
 	}()
 	select {
@@ -537,7 +560,8 @@ func (s *server) serve(ctx context.Context) error {
 		s.tendRoom(end)
 	}()
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
-		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues", s.info().Queues).Msg("live")
+		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues",
+		s.info().Queues).Msg("live")
 	s.warnOfBatchIO()
 	s.warnOfEndMarks()
 	if s.cfg.Ready != nil {
@@ -621,13 +645,14 @@ func (s *server) writeBack() error {
 		// Everything acknowledged is in the log; the next start replays it.
 		s.log.Warn().Err(err).Msg("no last checkpoint")
 	}
-	// There is no next flush of a user's to tell of one that failed; a last checkpoint's is among them.
+	// There is no next flush of a user's to tell of one that failed; a last checkpoint's is
+	// among them.
 	return errors.Join(s.keeper.sync(), s.untoldFlush())
 }
 
-// letGo ends the writers and gives the devices back, in this order: whoever still waits for an answer gets
-// one, nobody asks about devices that are closed, and no write is under way to a descriptor that is closed and
-// may be somebody else's file by then.
+// letGo ends the writers and gives the devices back, in this order: whoever still waits for
+// an answer gets one, nobody asks about devices that are closed, and no write is under way
+// to a descriptor that is closed and may be somebody else's file by then.
 func (s *server) letGo() error {
 	if s.keeper != nil {
 		s.keeper.stop()
@@ -653,7 +678,8 @@ func (s *server) delete() error {
 	err := s.ctl.Delete(limited, s.record.ID)
 	if holders, held := heldBy(err); held && s.forced.Load() {
 		// Whoever said force meant them.
-		s.log.Warn().Str("device", s.record.Device).Str("held_by", fmt.Sprint(holders)).Msg("its number is free when nobody has it open any more")
+		s.log.Warn().Str("device", s.record.Device).Str("held_by",
+			fmt.Sprint(holders)).Msg("its number is free when nobody has it open any more")
 		return nil
 	}
 	if errors.Is(err, ublk.ErrNotFound) {
@@ -695,8 +721,8 @@ func (s *server) release() error {
 	return errors.Join(errs...)
 }
 
-// letNameGo lets the name go. Of one that nothing is left of nothing is left in the runtime directory either; how a
-// start or a stop failed stays in its log.
+// letNameGo lets the name go. Of one that nothing is left of nothing is left in the runtime
+// directory either; how a start or a stop failed stays in its log.
 func (s *server) letNameGo() error {
 	if _, err := control.ReadRecord(s.name); !errors.Is(err, control.ErrNotRunning) {
 		return s.owner.Release()

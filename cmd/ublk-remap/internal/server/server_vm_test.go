@@ -39,7 +39,8 @@ func prepare(t *testing.T, blockSize uint32) string {
 	}
 	defer d.Close()
 	plan, err := metadata.Plan(metadata.PlanParams{
-		BackingSize: d.Size(), BlockSize: d.Geometry().LogicalBlock, PhysicalBlockSize: d.Geometry().PhysicalBlock, SpareBytes: 1 << 20, Name: "t",
+		BackingSize: d.Size(), BlockSize: d.Geometry().LogicalBlock,
+		PhysicalBlockSize: d.Geometry().PhysicalBlock, SpareBytes: 1 << 20, Name: "t",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,8 @@ func prepare(t *testing.T, blockSize uint32) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		s, err := set.Open(context.Background(), disk, nil, blockdev.Options{ReadOnly: true, Wait: 10 * time.Second})
+		s, err := set.Open(context.Background(), disk, nil, blockdev.Options{ReadOnly: true,
+			Wait: 10 * time.Second})
 		if err != nil {
 			t.Error(err)
 			return
@@ -148,13 +150,15 @@ func TestDeviceIsAsItsBacking(t *testing.T) {
 			disk := prepare(t, blockSize)
 			dev := serveHere(t, Config{Backing: disk, ID: ublk.AnyID, Queues: 2})
 			read := func(dev, name string) string {
-				b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "queue", name))
+				b, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "queue",
+					name))
 				if err != nil {
 					t.Fatal(err)
 				}
 				return strings.TrimSpace(string(b))
 			}
-			for _, name := range []string{"logical_block_size", "physical_block_size", "minimum_io_size", "rotational", "discard_granularity"} {
+			for _, name := range []string{"logical_block_size", "physical_block_size",
+				"minimum_io_size", "rotational", "discard_granularity"} {
 				if got, want := read(dev, name), read(disk, name); got != want {
 					t.Errorf("%s is %s, the backing's is %s", name, got, want)
 				}
@@ -187,7 +191,8 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		return len(list)
 	}
 	none := devices()
-	taken, err := ublk.Create(ctx, ctl, ublk.Config{ID: ublk.AnyID, Params: ublk.Params{Size: 1 << 20}})
+	taken, err := ublk.Create(ctx, ctl, ublk.Config{ID: ublk.AnyID,
+		Params: ublk.Params{Size: 1 << 20}})
 	if err != nil {
 		t.Fatal(err)
 	}

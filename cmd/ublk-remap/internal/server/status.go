@@ -29,10 +29,12 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	st := &control.Status{
 		Device: info.BlockPath(), ID: info.ID, Name: s.name, UUID: s.uuid,
 		Backing: s.set.Devices[0].Path(), BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks,
-		Spare:  control.Spare{Total: arbiter.Total, Used: arbiter.Used, Free: arbiter.Free, Devices: []control.SpareDevice{}},
+		Spare: control.Spare{Total: arbiter.Total, Used: arbiter.Used, Free: arbiter.Free,
+			Devices: []control.SpareDevice{}},
 		Remaps: counts.Mapped, Pending: counts.Pending, Lost: counts.Lost,
 		Errors: control.Errors{
-			Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors + s.keeper.flushErrors.Load(), Transport: c.TransportErrors,
+			Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors +
+				s.keeper.flushErrors.Load(), Transport: c.TransportErrors,
 			FailedFast: c.FailedFast, NotNoted: c.NotNoted,
 		},
 		Heals: control.Heals{Writes: c.HealedWrites, Reads: c.HealedReads, Failed: c.FailedHeals},
@@ -41,7 +43,8 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 			ReadBytes: c.ReadBytes, WriteBytes: c.WriteBytes,
 		},
 		Metadata: control.Metadata{
-			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{}, LogUsed: com.LogUsed, LogSize: com.LogSize,
+			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{},
+			LogUsed: com.LogUsed, LogSize: com.LogSize,
 			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Scrubbed,
 		},
 		Table:   &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity},
@@ -54,10 +57,12 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		ServerPID: os.Getpid(),
 	}
 	for _, d := range spareDevices(geo) {
-		st.Spare.Devices = append(st.Spare.Devices, control.SpareDevice{Device: s.set.Devices[d.device].Path(), Total: d.units})
+		st.Spare.Devices = append(st.Spare.Devices,
+			control.SpareDevice{Device: s.set.Devices[d.device].Path(), Total: d.units})
 	}
 	for _, mirror := range com.Mirrors {
-		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location, State: string(mirror.State)})
+		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location,
+			State: string(mirror.State)})
 	}
 	if arbiter.Tripped {
 		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
@@ -72,7 +77,8 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	}
 	if s.endsBy() == endStop {
 		st.State, st.Action = control.StateStopping, "wait for it"
-		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is under way has come back", "; ")
+		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is "+
+			"under way has come back", "; ")
 	}
 	return st, nil
 }
@@ -132,7 +138,8 @@ func Table(ctx context.Context, m *remap.Map, blocks uint64, f func(control.Rema
 		for b := run.Start; b < at; {
 			n := min(at, (b/per+1)*per) - b
 			info := m.Unit(b / per)
-			r := control.Remap{Block: b, Count: n, State: state, Cause: info.Cause.String(), Time: clock(info.Time)}
+			r := control.Remap{Block: b, Count: n, State: state, Cause: info.Cause.String(),
+				Time: clock(info.Time)}
 			if run.Kind&remap.KindMapped != 0 {
 				spare := run.Spare + (b - run.Start)
 				r.Spare = &spare
@@ -167,7 +174,8 @@ func stateName(k remap.Kind) string {
 
 // continues reports whether r goes on where l ends, alike.
 func continues(l, r *control.Remap) bool {
-	if l.Block+l.Count != r.Block || l.State != r.State || l.Cause != r.Cause || (l.Spare == nil) != (r.Spare == nil) {
+	if l.Block+l.Count != r.Block || l.State != r.State || l.Cause != r.Cause ||
+		(l.Spare == nil) != (r.Spare == nil) {
 		return false
 	}
 	return l.Spare == nil || *l.Spare+l.Count == *r.Spare
@@ -179,7 +187,8 @@ func clock(seconds uint32) string { return time.Unix(int64(seconds), 0).UTC().Fo
 func (s *server) Snapshot(ctx context.Context, cursor uint64) (*control.Snapshot, error) {
 	var snap metadata.Snapshot
 	var err error
-	if callErr := s.keeper.call(ctx, func() { snap, err = s.keeper.com.Snapshot(cursor) }); callErr != nil {
+	if callErr := s.keeper.call(ctx,
+		func() { snap, err = s.keeper.com.Snapshot(cursor) }); callErr != nil {
 		return nil, callErr
 	}
 	if err != nil {
@@ -214,7 +223,8 @@ func (s *server) Resume(ctx context.Context) error {
 		}
 	}
 	if s.shared.Tripped() {
-		return fmt.Errorf("%w: the breaker stays open: the metadata cannot be written", control.ErrFailed)
+		return fmt.Errorf("%w: the breaker stays open: the metadata cannot be written",
+			control.ErrFailed)
 	}
 	return nil
 }

@@ -19,11 +19,12 @@ import (
 
 // How a device is stopped without taking it from under its users.
 //
-// Whoever asks for a stop, the verb or a signal, it is found out first who uses the device, in every way that there
-// is. Between that and the stop somebody may come. Linux 7.0 stops a device only if nobody has it open, in one step
-// (TRY_STOP_DEV). Before, this server opens its own device for exclusive use meanwhile, which keeps file systems,
-// drivers and swap away; who only writes to it for a moment in between gets an error, as from any device that is
-// taken away.
+// Whoever asks for a stop, the verb or a signal, it is found out first who uses the device,
+// in every way that there is. Between that and the stop somebody may come. Linux 7.0 stops
+// a device only if nobody has it open, in one step (TRY_STOP_DEV). Before, this server
+// opens its own device for exclusive use meanwhile, which keeps file systems, drivers and
+// swap away; who only writes to it for a moment in between gets an error, as from any
+// device that is taken away.
 
 // Stop begins an orderly stop.
 func (s *server) Stop(ctx context.Context, force bool, begin func() error) error {
@@ -53,7 +54,8 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 			return err
 		}
 		// Whoever had it open when it came to it may be gone in a moment.
-		if time.Now().After(deadline) || !users[0].Passing() && users[0].Kind != blockdev.UserKernel {
+		if time.Now().After(deadline) || !users[0].Passing() &&
+			users[0].Kind != blockdev.UserKernel {
 			return s.inUse(users)
 		}
 		time.Sleep(deadPoll)
@@ -61,7 +63,8 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 }
 
 // stopUnused begins a stop if nobody uses the device; else it says who does.
-func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User, error) {
+func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User,
+	error) {
 	claim, users := s.unused(ctx, safe)
 	if len(users) > 0 {
 		return users, nil
@@ -85,7 +88,8 @@ func (s *server) endStop() error {
 }
 
 func (s *server) inUse(users []blockdev.User) error {
-	return fmt.Errorf("%w: %s is in use: %s; end that first, or: %s", control.ErrRefused, s.info().BlockPath(), blockdev.Says(users),
+	return fmt.Errorf("%w: %s is in use: %s; end that first, or: %s", control.ErrRefused,
+		s.info().BlockPath(), blockdev.Says(users),
 		shell.Command("stop", "--force", s.name))
 }
 
@@ -95,8 +99,9 @@ func (s *server) stopsSafely(ctx context.Context) bool {
 	return err == nil && have.Has(ublk.FeatureSafeStop)
 }
 
-// unused says who uses the device. If that is nobody, and the kernel does not see to it, the claim keeps others from
-// coming; what was written by those who are gone is on the disk then.
+// unused says who uses the device. If that is nobody, and the kernel does not see to it,
+// the claim keeps others from coming; what was written by those who are gone is on the disk
+// then.
 func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users []blockdev.User) {
 	path := s.info().BlockPath()
 	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
@@ -116,8 +121,8 @@ func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users [
 		closeClaim(claim)
 		return nil, users
 	}
-	// As long as it is open here, the pages of those who closed it are not written by that: a power cut would not be to
-	// blame for what is lost of them.
+	// As long as it is open here, the pages of those who closed it are not written by that:
+	// a power cut would not be to blame for what is lost of them.
 	if err := claim.Sync(); err != nil {
 		s.log.Warn().Err(err).Msg("what was written to the device is not all on the disk")
 		// If that was the answer to a flush that had failed, it was told to nobody but this server.
@@ -159,8 +164,9 @@ func (s *server) tryStop() ([]blockdev.User, error) {
 	return nil, nil
 }
 
-// bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a hurry and a supervisor send
-// those without looking; a device that is in use is served on, and it is said why.
+// bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a
+// hurry and a supervisor send those without looking; a device that is in use is served on,
+// and it is said why.
 func (s *server) bySignal(sig os.Signal) {
 	if !s.signalled.CompareAndSwap(false, true) {
 		return // it is being asked already
@@ -172,7 +178,8 @@ func (s *server) bySignal(sig os.Signal) {
 	}
 }
 
-// signals returns what asks a live server to end: its signals, or else the end of ctx, which is not asked about.
+// signals returns what asks a live server to end: its signals, or else the end of ctx,
+// which is not asked about.
 func (s *server) signals(ctx context.Context) (<-chan os.Signal, <-chan struct{}) {
 	if s.cfg.Signals != nil {
 		return s.cfg.Signals, nil
@@ -192,7 +199,8 @@ func heldBy(err error) (holders []ublk.Holder, held bool) {
 	var h *ublk.HeldOpenError
 	if errors.As(err, &h) {
 		self := os.Getpid()
-		return slices.DeleteFunc(slices.Clone(h.Holders), func(h ublk.Holder) bool { return h.PID == self }), true
+		return slices.DeleteFunc(slices.Clone(h.Holders),
+			func(h ublk.Holder) bool { return h.PID == self }), true
 	}
 	return nil, false
 }

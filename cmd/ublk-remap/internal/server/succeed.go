@@ -43,7 +43,8 @@ func (s *server) succeed(ctx context.Context) error {
 		return err
 	}
 	if r.PID != s.cfg.Predecessor || r.UUID != s.uuid || !control.OwnedBy(s.name, r.PID) {
-		return fmt.Errorf("%s: %w: process %d does not serve it (any more)", s.cfg.Backing, control.ErrRefused, s.cfg.Predecessor)
+		return fmt.Errorf("%s: %w: process %d does not serve it (any more)", s.cfg.Backing,
+			control.ErrRefused, s.cfg.Predecessor)
 	}
 	if err := s.openLog(); err != nil {
 		return err
@@ -75,7 +76,8 @@ func (s *server) succeed(ctx context.Context) error {
 		}
 		return nil
 	case errors.Is(err, control.ErrNotFound):
-		return fmt.Errorf("%w: process %d, version %s, is too old to know how; with --force it is killed, which does no harm to data", ErrLeave, r.PID, r.Version)
+		return fmt.Errorf("%w: process %d, version %s, is too old to know how; with --force it "+
+			"is killed, which does no harm to data", ErrLeave, r.PID, r.Version)
 	case err != nil:
 		return fmt.Errorf("%w: process %d: %w", ErrLeave, r.PID, err)
 	}
@@ -104,7 +106,8 @@ func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 	}
 	for try := 1; ; try++ {
 		err := s.readThrough(ctx, r)
-		if !errors.Is(err, metadata.ErrDamaged) && !errors.Is(err, metadata.ErrPath) || try == rehearsals {
+		if !errors.Is(err, metadata.ErrDamaged) && !errors.Is(err, metadata.ErrPath) ||
+			try == rehearsals {
 			return err
 		}
 		// What is read while it is being written can look damaged, or read otherwise than
@@ -119,7 +122,8 @@ func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 
 // readThrough reads the set as load does.
 func (s *server) readThrough(ctx context.Context, r *control.Record) error {
-	devs, err := set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{ReadOnly: true, Shared: true})
+	devs, err := set.Open(ctx, s.cfg.Backing, s.cfg.Spares, blockdev.Options{ReadOnly: true,
+		Shared: true})
 	if err != nil {
 		return err
 	}
@@ -154,7 +158,8 @@ func (s *server) inherit(ctx context.Context, r *control.Record) error {
 			return err
 		}
 		if now, err := control.ReadRecord(s.name); err == nil && now.PID != r.PID {
-			return fmt.Errorf("%s: %w as %s by process %d, which was faster", s.cfg.Backing, ErrServed, now.Device, now.PID)
+			return fmt.Errorf("%s: %w as %s by process %d, which was faster", s.cfg.Backing,
+				ErrServed, now.Device, now.PID)
 		}
 		select {
 		case <-ctx.Done():
@@ -179,8 +184,10 @@ func (s *server) killPredecessor(r *control.Record) error {
 	if !control.OwnedBy(s.name, r.PID) {
 		return fmt.Errorf("%w for %s", control.ErrNotRunning, s.name)
 	}
-	s.log.Warn().Int("predecessor", r.PID).Str("device", filepath.Base(r.Device)).Msg("killing the server")
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	s.log.Warn().Int("predecessor", r.PID).Str("device",
+		filepath.Base(r.Device)).Msg("killing the server")
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil &&
+		!errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill: %w", err)
 	}
 	return nil

@@ -11,11 +11,14 @@ func tripAction(kind remap.TripKind, name string) string {
 	resume := shell.Command("resume", name)
 	switch kind {
 	case remap.TripMedia:
-		return "copy the data to another disk while this one reads: its spare region fails as well; to go on with what is left of it: " + resume
+		return "copy the data to another disk while this one reads: its spare region fails as " +
+			"well; to go on with what is left of it: " + resume
 	case remap.TripBudget:
-		return "see what the disk says of itself (smartctl -a) and copy the data to another one if it is dying; to go on: " + resume
+		return "see what the disk says of itself (smartctl -a) and copy the data to another one " +
+			"if it is dying; to go on: " + resume
 	case remap.TripMetadata:
-		return "see the log of the kernel for the disk's errors, check its cables and power; when it takes writes again: " + resume
+		return "see the log of the kernel for the disk's errors, check its cables and power; " +
+			"when it takes writes again: " + resume
 	case remap.TripGone:
 		return "bring the disk back: cables, power, its controller; then: " + resume
 	}

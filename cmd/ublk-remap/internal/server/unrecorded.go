@@ -46,7 +46,8 @@ func tagOf(text string) uint64 {
 //
 // It is taken over only if no other disk can be meant. That it has no server is
 // certain later, when the disk has been opened exclusively.
-func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo, *control.Record, error) {
+func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo, *control.Record,
+	error) {
 	all, err := s.ctl.List(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -54,7 +55,8 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	var found []ublk.DeviceInfo
 	for _, d := range all {
 		switch {
-		case d.Tag != tagOf(s.uuid) || slices.Contains(known, d.ID) || slices.Contains(s.stale, d.ID):
+		case d.Tag != tagOf(s.uuid) || slices.Contains(known, d.ID) ||
+			slices.Contains(s.stale, d.ID):
 		case d.State == ublk.StateDead:
 			s.stale = append(s.stale, d.ID)
 		default:
@@ -65,21 +67,24 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	case len(found) == 0:
 		return nil, nil, nil
 	case len(found)+len(known) > 1:
-		return nil, nil, fmt.Errorf("%w: %s is of the same disk; only one of them has its data: see which, and stop the others by their number",
+		return nil, nil, fmt.Errorf("%w: %s is of the same disk; only one of them has its data: "+
+			"see which, and stop the others by their number",
 			ErrRecovery, found[0].BlockPath())
 	}
 	info := found[0]
 	other, err := set.Find(ctx, s.uuid)
 	switch {
 	case errors.Is(err, set.ErrAmbiguous):
-		return nil, nil, fmt.Errorf("%w: %s waits for its disk: %w", ErrRecovery, info.BlockPath(), err)
+		return nil, nil, fmt.Errorf("%w: %s waits for its disk: %w", ErrRecovery, info.BlockPath(),
+			err)
 	case err == nil && !blockdev.SameDisk(other, s.cfg.Backing):
-		return nil, nil, fmt.Errorf("%w: %s waits for its disk, which may be %s", ErrRecovery, info.BlockPath(), other)
+		return nil, nil, fmt.Errorf("%w: %s waits for its disk, which may be %s", ErrRecovery,
+			info.BlockPath(), other)
 	case err != nil && !errors.Is(err, metadata.ErrNotFound): // a file is not found
 		return nil, nil, err
 	}
-	// Its server may be about to end. A living one has another disk than the one that could be had here, or its
-	// files were removed beneath it, or it is of another pid namespace.
+	// Its server may be about to end. A living one has another disk than the one that could
+	// be had here, or its files were removed beneath it, or it is of another pid namespace.
 	if err := AwaitDead(ctx, s.ctl, info.ID, nil, s.waiter()); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
@@ -87,9 +92,11 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	if err != nil {
 		return nil, nil, err
 	}
-	s.log.Warn().Str("device", info.BlockPath()).Msg("the record of this device is lost; it is known by its tag")
+	s.log.Warn().Str("device", info.BlockPath()).Msg("the record of this device is lost; it is " +
+		"known by its tag")
 	return &info, &control.Record{
-		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.cfg.Backing, PID: max(info.PID, 0),
+		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(), Backing: s.cfg.Backing,
+		PID:    max(info.PID, 0),
 		Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: int(p.LogicalBlockSize), Blocks: uint64(p.Size) / uint64(p.LogicalBlockSize),
 		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),

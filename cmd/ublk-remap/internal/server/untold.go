@@ -26,14 +26,16 @@ func (s *server) untoldFlush() error {
 	return errors.Join(errs...)
 }
 
-// leaveUntold leaves word to the server that the device is left to: its first flush of a user fails.
+// leaveUntold leaves word to the server that the device is left to: its first flush of a
+// user fails.
 func (s *server) leaveUntold() {
 	if !s.shared.UntoldFlush() {
 		return
 	}
 	s.record.FlushUntold = true
 	if err := s.record.Write(); err != nil {
-		s.log.Error().Err(err).Msg("a flush has failed, and the next server cannot be told of it: what was written and not flushed may be lost")
+		s.log.Error().Err(err).Msg("a flush has failed, and the next server cannot be told of " +
+			"it: what was written and not flushed may be lost")
 	}
 }
 
@@ -44,7 +46,9 @@ func (s *server) inheritUntold() {
 	}
 	for _, d := range s.set.Devices {
 		if d.LostCache() {
-			s.log.Error().Str("device", d.Path()).Msg("a flush failed at the start: what an earlier server wrote, and nobody flushed, may be lost; the next flush of a user is answered with an error")
+			s.log.Error().Str("device", d.Path()).Msg("a flush failed at the start: what an " +
+				"earlier server wrote, and nobody flushed, may be lost; the next flush of a user " +
+				"is answered with an error")
 			s.shared.InheritFlush()
 		}
 	}

@@ -21,8 +21,8 @@ func successor(t *testing.T, r *control.Record) *server {
 	return s
 }
 
-// TestWordOfAFailedFlush: a server that leaves its device leaves word of a flush that failed and was not
-// told; the next one keeps it until it serves, and tells it.
+// TestWordOfAFailedFlush: a server that leaves its device leaves word of a flush that
+// failed and was not told; the next one keeps it until it serves, and tells it.
 func TestWordOfAFailedFlush(t *testing.T) {
 	t.Setenv(control.DirEnv, filepath.Join(t.TempDir(), "run"))
 	if err := control.MakeDir(); err != nil {
@@ -36,7 +36,8 @@ func TestWordOfAFailedFlush(t *testing.T) {
 		}
 		return r
 	}
-	first := successor(t, &control.Record{Name: "w", UUID: "00000000-0000-0000-0000-000000000001", Device: "/dev/ublkb7", ID: 7, PID: 1, Spares: []string{}})
+	first := successor(t, &control.Record{Name: "w", UUID: "00000000-0000-0000-0000-000000000001",
+		Device: "/dev/ublkb7", ID: 7, PID: 1, Spares: []string{}})
 	if err := first.record.Write(); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,8 @@ func TestWordOfAFailedFlush(t *testing.T) {
 	if read().FlushUntold || !second.shared.UntoldFlush() {
 		t.Error("once it serves it tells it itself, and the record says nothing of it any more")
 	}
-	e := remap.NewEngine(remap.EngineConfig{Depth: 1, MaxBlocks: 1, ZeroBlocks: 1}, second.shared, &nobody{})
+	e := remap.NewEngine(remap.EngineConfig{Depth: 1, MaxBlocks: 1, ZeroBlocks: 1}, second.shared,
+		&nobody{})
 	e.Submit(&remap.Request{Op: remap.OpFlush})
 	e.Complete(0, 0)
 	e.Complete(1, 0)
@@ -81,7 +83,8 @@ func (*nobody) Finish(uint16, int32) {}
 func (*nobody) Send(*remap.Message)  {}
 func (*nobody) Now() int64           { return 0 }
 
-// TestStopAfterALeave: a stop reports what it inherited, although its own disks have failed at nothing.
+// TestStopAfterALeave: a stop reports what it inherited, although its own disks have failed
+// at nothing.
 func TestStopAfterALeave(t *testing.T) {
 	s, _, _ := opened(t)
 	if err := s.untoldFlush(); err != nil {
@@ -100,7 +103,8 @@ func TestLeftLeavesWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, disk, _ := opened(t)
-	s.record = &control.Record{Name: "w", UUID: "00000000-0000-0000-0000-000000000001", Device: "/dev/ublkb7", ID: 7, PID: 1, Spares: []string{}}
+	s.record = &control.Record{Name: "w", UUID: "00000000-0000-0000-0000-000000000001",
+		Device: "/dev/ublkb7", ID: 7, PID: 1, Spares: []string{}}
 	disk.set(func() {
 		disk.synced = 0
 		disk.flush = func(n int) error {

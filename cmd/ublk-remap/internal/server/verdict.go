@@ -28,7 +28,8 @@ func judge(st *control.Status, live bool, superblocks int) {
 		st.State = control.StateLive
 		return
 	}
-	st.State, st.Reason, st.Action = control.StateDegraded, strings.Join(reasons, "; "), strings.Join(actions, "; ")
+	st.State, st.Reason, st.Action = control.StateDegraded, strings.Join(reasons, "; "),
+		strings.Join(actions, "; ")
 }
 
 // shortages are what a device that works lacks, the worst first, and what to do about it.
@@ -38,11 +39,13 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
 	if t := st.Table; t != nil && t.Max > 0 && t.Entries > t.Max-t.Max/8 {
-		reasons = append(reasons, fmt.Sprintf("the remap table is nearly full, %d of %d entries: a write to a bad block that it has no room for fails, and a read that fails is not noted", t.Entries, t.Max))
+		reasons = append(reasons, fmt.Sprintf("the remap table is nearly full, %d of %d entries: "+
+			"a write to a bad block that it has no room for fails, and a read that fails is not noted", t.Entries, t.Max))
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
 	if superblocks < 2 {
-		reasons = append(reasons, "only one superblock can be written: one more bad place, and the set may not load")
+		reasons = append(reasons, "only one superblock can be written: one more bad place, and "+
+			"the set may not load")
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
 	behind := 0
@@ -50,11 +53,14 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 		if m.State == string(metadata.MirrorGood) {
 			continue
 		}
-		reasons = append(reasons, fmt.Sprintf("the mirror of the metadata at %s is %s", m.Location, m.State))
+		reasons = append(reasons, fmt.Sprintf("the mirror of the metadata at %s is %s", m.Location,
+			m.State))
 		behind++
 	}
 	if behind > 0 {
-		actions = append(actions, "wait: it is written again by itself, here or elsewhere; if it stays so for hours the disk is failing where its records lie: copy the data to another one")
+		actions = append(actions, "wait: it is written again by itself, here or elsewhere; if it "+
+			"stays so for hours the disk is failing where its records lie: copy the data to "+
+			"another one")
 	}
 	if len(actions) > 1 && actions[0] == actions[1] {
 		actions = actions[1:]

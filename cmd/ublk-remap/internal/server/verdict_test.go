@@ -18,25 +18,38 @@ func TestJudge(t *testing.T) {
 		reason, action string
 	}{
 		{"well", func(*control.Status) {}, true, 3, control.StateLive, "", ""},
-		{"starting", func(*control.Status) {}, false, 3, control.StateRecovering, "I/O waits", "wait"},
-		{"tripped", func(s *control.Status) { s.Breaker = control.Breaker{State: "open", Reason: "the disk is gone"} }, true, 3,
+		{"starting", func(*control.Status) {}, false, 3, control.StateRecovering, "I/O waits",
+			"wait"},
+		{"tripped", func(s *control.Status) {
+			s.Breaker = control.Breaker{State: "open",
+				Reason: "the disk is gone"}
+		}, true, 3,
 			control.StateTripped, "the disk is gone", "ublk-remap resume 'an;odd'"},
-		{"full", func(s *control.Status) { s.Spare.Free = 0 }, true, 3, control.StateDegraded, "no spare unit is free", "copy the data"},
-		{"superblocks", func(*control.Status) {}, true, 1, control.StateDegraded, "only one superblock", "copy the data"},
-		{"mirror", func(s *control.Status) { s.Metadata.Mirrors[1].State = "stale" }, true, 3, control.StateDegraded, "backing@900 is stale", "by itself"},
-		{"full and superblocks", func(s *control.Status) { s.Spare.Free = 0 }, true, 1, control.StateDegraded, "only one superblock", "copy the data"},
+		{"full", func(s *control.Status) { s.Spare.Free = 0 }, true, 3, control.StateDegraded,
+			"no spare unit is free", "copy the data"},
+		{"superblocks", func(*control.Status) {}, true, 1, control.StateDegraded,
+			"only one superblock", "copy the data"},
+		{"mirror", func(s *control.Status) { s.Metadata.Mirrors[1].State = "stale" }, true, 3,
+			control.StateDegraded, "backing@900 is stale", "by itself"},
+		{"full and superblocks", func(s *control.Status) { s.Spare.Free = 0 }, true, 1,
+			control.StateDegraded, "only one superblock", "copy the data"},
 	} {
 		st := &control.Status{
-			Name: "an;odd", Spare: control.Spare{Total: 10, Free: 5}, Breaker: control.Breaker{State: "closed"},
-			Metadata: control.Metadata{Mirrors: []control.Mirror{{Location: "backing@100", State: "good"}, {Location: "backing@900", State: "good"}}},
+			Name: "an;odd", Spare: control.Spare{Total: 10, Free: 5},
+			Breaker: control.Breaker{State: "closed"},
+			Metadata: control.Metadata{Mirrors: []control.Mirror{{Location: "backing@100",
+				State: "good"}, {Location: "backing@900", State: "good"}}},
 		}
 		c.change(st)
 		judge(st, c.live, c.superblocks)
-		if st.State != c.state || !strings.Contains(st.Reason, c.reason) || !strings.Contains(st.Action, c.action) {
+		if st.State != c.state || !strings.Contains(st.Reason, c.reason) ||
+			!strings.Contains(st.Action, c.action) {
 			t.Errorf("%s: %s, %q, %q", c.name, st.State, st.Reason, st.Action)
 		}
-		if (st.State == control.StateLive) != (st.Reason == "") || (st.Reason == "") != (st.Action == "") {
-			t.Errorf("%s: %s, %q, %q: a reason and an action wherever something is wrong", c.name, st.State, st.Reason, st.Action)
+		if (st.State == control.StateLive) != (st.Reason == "") ||
+			(st.Reason == "") != (st.Action == "") {
+			t.Errorf("%s: %s, %q, %q: a reason and an action wherever something is wrong", c.name,
+				st.State, st.Reason, st.Action)
 		}
 		if strings.Count(st.Action, "copy the data to another disk") > 1 {
 			t.Errorf("%s: said twice: %q", c.name, st.Action)

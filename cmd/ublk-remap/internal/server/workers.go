@@ -86,7 +86,8 @@ type workers struct {
 
 // startWorkers starts the threads; wake is called when a result is there.
 func startWorkers(d disks, shared *remap.Shared, patience metadata.Patience, wake func()) *workers {
-	w := &workers{disks: d, shared: shared, patience: patience, wake: wake, jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
+	w := &workers{disks: d, shared: shared, patience: patience, wake: wake,
+		jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
 	w.more.L = &w.mu
 	var running sync.WaitGroup
 	for range workerCount {
@@ -164,7 +165,8 @@ func (w *workers) do(j *job) (errno unix.Errno, unflushed bool) {
 	}
 	var flush remap.Flushing
 	if errno := w.patiently(j, func() unix.Errno {
-		flush = w.shared.Durable(j.device) // what was flushed, or not, before this try is of no matter to it
+		// what was flushed, or not, before this try is of no matter to it
+		flush = w.shared.Durable(j.device)
 		return w.move(j)
 	}); errno != 0 {
 		return errno, false
@@ -265,7 +267,8 @@ func (d *done) failure(path string) error {
 		what = "read"
 	}
 	if d.unflushed {
-		return fmt.Errorf("%s: %w after a write of %d bytes at %d: %w", path, metadata.ErrFlush, len(d.data), d.offset, d.errno)
+		return fmt.Errorf("%s: %w after a write of %d bytes at %d: %w", path, metadata.ErrFlush,
+			len(d.data), d.offset, d.errno)
 	}
 	return fmt.Errorf("%s: %s of %d bytes at %d: %w", path, what, len(d.data), d.offset, d.errno)
 }

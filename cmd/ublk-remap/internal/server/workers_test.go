@@ -64,11 +64,13 @@ func (d *fakeDisks) fdatasync(device uint8) error { return d.call(fmt.Sprintf("f
 
 // newShared is what the queues of a small device share.
 func newShared() *remap.Shared {
-	geo := remap.Geometry{BlockSize: 4096, Blocks: 1 << 10, Devices: 2, Spares: []remap.SpareExtent{{Count: 16, Offset: 4096 << 10}}}
+	geo := remap.Geometry{BlockSize: 4096, Blocks: 1 << 10, Devices: 2,
+		Spares: []remap.SpareExtent{{Count: 16, Offset: 4096 << 10}}}
 	return remap.NewShared(geo, remap.NewMap(geo.Units(), 1))
 }
 
-// TestWorkersMakeDurable: which system calls carry out a job, in which order, and what their errors mean.
+// TestWorkersMakeDurable: which system calls carry out a job, in which order, and what
+// their errors mean.
 func TestWorkersMakeDurable(t *testing.T) {
 	// It fails once: whoever tries again is told that all is well.
 	failing := func(failing string, errno unix.Errno) func(string) error {
@@ -92,19 +94,29 @@ func TestWorkersMakeDurable(t *testing.T) {
 		unflushed bool
 		failed    uint64 // flushes
 	}{
-		{name: "a record", job: job{durable: true, offset: 4096}, calls: []string{"write 0 @4096+8192", "flush 0"}},
-		{name: "on a spare device", job: job{durable: true, device: 1}, calls: []string{"write 1 @0+8192", "flush 1"}},
+		{name: "a record", job: job{durable: true, offset: 4096},
+			calls: []string{"write 0 @4096+8192", "flush 0"}},
+		{name: "on a spare device", job: job{durable: true, device: 1},
+			calls: []string{"write 1 @0+8192", "flush 1"}},
 		{name: "a read", job: job{read: true}, calls: []string{"read 0 @0+8192"}},
 		{name: "short writes", job: job{durable: true}, most: 3072,
-			calls: []string{"write 0 @0+8192", "write 0 @3072+5120", "write 0 @6144+2048", "flush 0"}},
-		{name: "short reads", job: job{read: true}, most: 4096, calls: []string{"read 0 @0+8192", "read 0 @4096+4096"}},
-		{name: "a write that fails", job: job{durable: true}, fail: failing("write 0 @0+8192", unix.EIO), calls: []string{"write 0 @0+8192"}, errno: unix.EIO},
-		{name: "the rest of a write fails", job: job{durable: true}, most: 4096, fail: failing("write 0 @4096+4096", unix.EIO),
+			calls: []string{"write 0 @0+8192", "write 0 @3072+5120", "write 0 @6144+2048",
+				"flush 0"}},
+		{name: "short reads", job: job{read: true}, most: 4096, calls: []string{"read 0 @0+8192",
+			"read 0 @4096+4096"}},
+		{name: "a write that fails", job: job{durable: true}, fail: failing("write 0 @0+8192",
+			unix.EIO), calls: []string{"write 0 @0+8192"}, errno: unix.EIO},
+		{name: "the rest of a write fails", job: job{durable: true}, most: 4096,
+			fail:  failing("write 0 @4096+4096", unix.EIO),
 			calls: []string{"write 0 @0+8192", "write 0 @4096+4096"}, errno: unix.EIO},
-		{name: "a read that fails", job: job{read: true}, fail: failing("read 0 @0+8192", unix.EIO), calls: []string{"read 0 @0+8192"}, errno: unix.EIO},
-		{name: "a flush that fails", job: job{durable: true}, fail: failing("flush 0", unix.EIO), calls: []string{"write 0 @0+8192", "flush 0"},
+		{name: "a read that fails", job: job{read: true}, fail: failing("read 0 @0+8192", unix.EIO),
+			calls: []string{"read 0 @0+8192"}, errno: unix.EIO},
+		{name: "a flush that fails", job: job{durable: true}, fail: failing("flush 0", unix.EIO),
+			calls: []string{"write 0 @0+8192", "flush 0"},
 			errno: unix.EIO, unflushed: true, failed: 1},
-		{name: "a flush without resources", job: job{durable: true}, fail: failing("flush 0", unix.ENOMEM), calls: []string{"write 0 @0+8192", "flush 0"}, errno: unix.ENOMEM},
+		{name: "a flush without resources", job: job{durable: true},
+			fail: failing("flush 0", unix.ENOMEM), calls: []string{"write 0 @0+8192", "flush 0"},
+			errno: unix.ENOMEM},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := &fakeDisks{most: c.most, fail: c.fail}
@@ -113,7 +125,8 @@ func TestWorkersMakeDurable(t *testing.T) {
 			c.job.data = data
 			errno, unflushed := w.do(&c.job)
 			if errno != c.errno || unflushed != c.unflushed {
-				t.Errorf("answered %v, unflushed %v; want %v, %v", errno, unflushed, c.errno, c.unflushed)
+				t.Errorf("answered %v, unflushed %v; want %v, %v", errno, unflushed, c.errno,
+					c.unflushed)
 			}
 			if !slices.Equal(d.calls, c.calls) {
 				t.Errorf("system calls %q, want %q", d.calls, c.calls)
@@ -132,7 +145,8 @@ func TestWorkersMakeDurable(t *testing.T) {
 func TestWorkersNothingMoved(t *testing.T) {
 	for _, read := range []bool{false, true} {
 		w := &workers{disks: nothing{}, shared: newShared()}
-		if errno, _ := w.do(&job{read: read, durable: !read, data: make([]byte, 4096)}); errno != unix.EIO {
+		if errno, _ := w.do(&job{read: read, durable: !read,
+			data: make([]byte, 4096)}); errno != unix.EIO {
 			t.Errorf("read %v: answered %v", read, errno)
 		}
 	}
@@ -156,7 +170,8 @@ func TestWorkersInterrupted(t *testing.T) {
 	}}
 	shared := newShared()
 	w := &workers{disks: d, shared: shared}
-	if errno, _ := w.do(&job{durable: true, data: make([]byte, 4096)}); errno != 0 || shared.UntoldFlush() {
+	if errno, _ := w.do(&job{durable: true, data: make([]byte, 4096)}); errno != 0 ||
+		shared.UntoldFlush() {
 		t.Errorf("answered %v, a flush to be told of: %v", errno, shared.UntoldFlush())
 	}
 	if len(d.calls) != 6 {
@@ -164,8 +179,9 @@ func TestWorkersInterrupted(t *testing.T) {
 	}
 }
 
-// TestWorkersOtherFlushFails: a write that waits in the cache for its own flush may be dropped by another
-// one that fails, also if that is known only after its own flush has gone well.
+// TestWorkersOtherFlushFails: a write that waits in the cache for its own flush may be
+// dropped by another one that fails, also if that is known only after its own flush has
+// gone well.
 func TestWorkersOtherFlushFails(t *testing.T) {
 	shared := newShared()
 	other := shared.Durable(0)
@@ -227,7 +243,8 @@ func TestWorkersStopWaits(t *testing.T) {
 // TestWorkersFailure: the Committer can tell a flush from a place that is bad.
 func TestWorkersFailure(t *testing.T) {
 	for _, unflushed := range []bool{false, true} {
-		d := done{job: job{data: make([]byte, 4096), offset: 8192}, errno: unix.EIO, unflushed: unflushed}
+		d := done{job: job{data: make([]byte, 4096), offset: 8192}, errno: unix.EIO,
+			unflushed: unflushed}
 		err := d.failure("/dev/sdx")
 		if got := errors.Is(err, metadata.ErrFlush); got != unflushed || !errors.Is(err, unix.EIO) {
 			t.Errorf("%v: taken for a flush: %v", err, got)
@@ -260,23 +277,33 @@ func TestWorkersArePatient(t *testing.T) {
 		errno    unix.Errno
 		calls    int // 0: some
 	}{
-		{"no memory for a while", times(6, unix.ENOMEM), job{data: data}, metadata.Patience{Resources: long}, 0, 7},
-		{"busy, durable", times(3, unix.EAGAIN), job{data: data, durable: true}, metadata.Patience{Resources: long}, 0, 5},
-		{"a read", times(3, unix.EBUSY), job{data: data, read: true}, metadata.Patience{Resources: long}, 0, 4},
-		{"the path for a while", times(5, unix.ENOLINK), job{data: data}, metadata.Patience{Path: long}, 0, 6},
-		{"no memory for too long", times(1<<30, unix.ENOMEM), job{data: data}, metadata.Patience{Resources: time.Millisecond, Path: long}, unix.ENOMEM, 0},
-		{"the path for too long", times(1<<30, unix.ETIMEDOUT), job{data: data}, metadata.Patience{Resources: long, Path: time.Millisecond}, unix.ETIMEDOUT, 0},
-		{"the medium", times(1, unix.EIO), job{data: data}, metadata.Patience{Resources: long, Path: long}, unix.EIO, 1},
-		{"a transfer", times(1, unix.ENOMEM), job{data: data, isTransf: true}, metadata.Patience{Resources: long, Path: long}, unix.ENOMEM, 1},
+		{"no memory for a while", times(6, unix.ENOMEM), job{data: data},
+			metadata.Patience{Resources: long}, 0, 7},
+		{"busy, durable", times(3, unix.EAGAIN), job{data: data, durable: true},
+			metadata.Patience{Resources: long}, 0, 5},
+		{"a read", times(3, unix.EBUSY), job{data: data, read: true},
+			metadata.Patience{Resources: long}, 0, 4},
+		{"the path for a while", times(5, unix.ENOLINK), job{data: data},
+			metadata.Patience{Path: long}, 0, 6},
+		{"no memory for too long", times(1<<30, unix.ENOMEM), job{data: data},
+			metadata.Patience{Resources: time.Millisecond, Path: long}, unix.ENOMEM, 0},
+		{"the path for too long", times(1<<30, unix.ETIMEDOUT), job{data: data},
+			metadata.Patience{Resources: long, Path: time.Millisecond}, unix.ETIMEDOUT, 0},
+		{"the medium", times(1, unix.EIO), job{data: data}, metadata.Patience{Resources: long,
+			Path: long}, unix.EIO, 1},
+		{"a transfer", times(1, unix.ENOMEM), job{data: data, isTransf: true},
+			metadata.Patience{Resources: long, Path: long}, unix.ENOMEM, 1},
 	} {
 		d := &fakeDisks{fail: c.fail()}
 		w := &workers{disks: d, shared: newShared(), patience: c.patience}
 		errno, _ := w.do(&c.job)
 		if errno != c.errno || c.calls != 0 && len(d.calls) != c.calls {
-			t.Errorf("%s: %v after %d calls, want %v after %d", c.name, errno, len(d.calls), c.errno, c.calls)
+			t.Errorf("%s: %v after %d calls, want %v after %d", c.name, errno, len(d.calls),
+				c.errno, c.calls)
 		}
 	}
-	w := startWorkers(&fakeDisks{fail: times(1<<30, unix.ENOMEM)()}, newShared(), metadata.Patience{Resources: long}, func() {})
+	w := startWorkers(&fakeDisks{fail: times(1<<30, unix.ENOMEM)()}, newShared(),
+		metadata.Patience{Resources: long}, func() {})
 	w.submit(job{data: data})
 	w.stop()
 	if got := w.take(); len(got) != 1 || got[0].errno != unix.ENOMEM {

@@ -30,7 +30,8 @@ func CheckNewest(ctx context.Context, path string, sb *metadata.Superblock) erro
 			continue
 		}
 		return &DeviceError{Path: path, Err: metadata.ErrStale,
-			What: fmt.Sprintf("it is an older copy of %s: it is of epoch %d (%s), and %s of epoch %d (%s)",
+			What: fmt.Sprintf("it is an older copy of %s: it is of epoch %d (%s), and %s of "+
+				"epoch %d (%s)",
 				setName(sb), sb.Epoch, started(sb), c.path, c.sb.Epoch, started(c.sb)),
 			Do: fmt.Sprintf("start %s, or detach that if the older data is what is wanted", c.path)}
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // EndMarksDo is what to do about EndMarks.
-const EndMarksDo = "keep other tools from this disk (mdadm: ARRAY <ignore>, or a DEVICE line without it), " +
+const EndMarksDo = "keep other tools from this disk (mdadm: ARRAY <ignore>, or a DEVICE line " +
+	"without it), " +
 	"and when there is time move what the device shows to a set made anew, whose end is not left there"
 
 // EndMarks says what is to be found at the end of a backing that belongs to the
@@ -28,5 +29,6 @@ func EndMarks(d *blockdev.Device, sb *metadata.Superblock) string {
 	if len(all) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s of what the device shows is found at the end of the disk itself: an older version made this set, and left the end of the data there", strings.Join(all, ", "))
+	return fmt.Sprintf("%s of what the device shows is found at the end of the disk itself: an "+
+		"older version made this set, and left the end of the data there", strings.Join(all, ", "))
 }

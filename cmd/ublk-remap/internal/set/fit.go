@@ -43,7 +43,8 @@ func setName(sb *metadata.Superblock) string { return fmt.Sprintf("%q (%s)", sb.
 // wanted is a device of the set, for messages.
 func (s *Set) wanted(index int) string {
 	d := &s.Superblock.Devices[index]
-	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, humanize.IBytes(uint64(d.Size)), setName(s.Superblock))
+	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, humanize.IBytes(uint64(d.Size)),
+		setName(s.Superblock))
 }
 
 // missing are the spare devices that are not there yet, for messages.
@@ -60,9 +61,11 @@ func (s *Set) missing() string {
 // fits says which spare device of the set d is, or why it is none. sb and err
 // are what probe said of it. epochs: the set's superblock is the backing's own,
 // so that epochs tell who was absent.
-func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epochs bool) (index int, _ error) {
+func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epochs bool) (index int,
+	_ error) {
 	refuse := func(kind error, do, format string, args ...any) (int, error) {
-		return 0, &DeviceError{Path: d.Path(), Err: kind, What: fmt.Sprintf(format, args...), Do: do}
+		return 0, &DeviceError{Path: d.Path(), Err: kind, What: fmt.Sprintf(format, args...),
+			Do: do}
 	}
 	attach := "attach that one, or name it with --spare-device"
 	switch {
@@ -71,16 +74,19 @@ func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epoch
 		if found := Marks(d); found != "" {
 			now = "there is " + found + " on it"
 		}
-		return refuse(err, attach+"; if it is the right one and only its superblocks are lost, see: ublk-remap metadata repair",
+		return refuse(err, attach+"; if it is the right one and only its superblocks are lost, "+
+			"see: ublk-remap metadata repair",
 			"%s, and %s is wanted", now, s.missing())
 	case sb.UUID != s.Superblock.UUID:
 		role := "the backing"
 		if sb.DeviceIndex != 0 {
 			role = "spare device " + sb.Devices[sb.DeviceIndex].UUID.String()
 		}
-		return refuse(metadata.ErrForeign, attach, "it is %s of %s, and %s is wanted", role, setName(sb), s.missing())
+		return refuse(metadata.ErrForeign, attach, "it is %s of %s, and %s is wanted", role,
+			setName(sb), s.missing())
 	case sb.DeviceIndex == 0:
-		return refuse(metadata.ErrForeign, "name each device once, and no clone", "it is a backing of %s, as %s is, and %s is wanted",
+		return refuse(metadata.ErrForeign, "name each device once, and no clone",
+			"it is a backing of %s, as %s is, and %s is wanted",
 			setName(sb), s.Devices[0].Path(), s.missing())
 	}
 	own := sb.Devices[sb.DeviceIndex]
@@ -90,14 +96,16 @@ func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epoch
 		}
 	}
 	if index == 0 {
-		return refuse(metadata.ErrForeign, attach, "it is spare device %s of %s, which is not in use any more, and %s is wanted", own.UUID, setName(sb), s.missing())
+		return refuse(metadata.ErrForeign, attach, "it is spare device %s of %s, which is not in "+
+			"use any more, and %s is wanted", own.UUID, setName(sb), s.missing())
 	}
 	if err := s.current(d.Path(), sb, epochs); err != nil {
 		return 0, err
 	}
 	if d.Size() < s.Superblock.Devices[index].Size {
 		return refuse(ErrUnfit, "attach the device itself, not a copy on a smaller one",
-			"it has %s bytes, and %s has %s", humanize.Comma(d.Size()), s.wanted(index), humanize.Comma(s.Superblock.Devices[index].Size))
+			"it has %s bytes, and %s has %s", humanize.Comma(d.Size()), s.wanted(index),
+			humanize.Comma(s.Superblock.Devices[index].Size))
 	}
 	return index, nil
 }
@@ -110,15 +118,18 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 	case !epochs:
 	case sb.Epoch < backing.Epoch:
 		return &DeviceError{Path: path, Err: metadata.ErrStale,
-			What: fmt.Sprintf("it is of epoch %d (%s), and the backing %s of epoch %d (%s): it was absent since, or is a clone",
+			What: fmt.Sprintf("it is of epoch %d (%s), and the backing %s of epoch %d (%s): it "+
+				"was absent since, or is a clone",
 				sb.Epoch, started(sb), s.Devices[0].Path(), backing.Epoch, started(backing)),
-			Do: fmt.Sprintf("attach the device %s that was in use last", sb.Devices[sb.DeviceIndex].UUID),
+			Do: fmt.Sprintf("attach the device %s that was in use last",
+				sb.Devices[sb.DeviceIndex].UUID),
 		}
 	case sb.Epoch > backing.Epoch && sb.PrevEpoch > backing.Epoch:
 		// Spare devices get a new epoch first, so one may be ahead by a start
 		// that was cut, but not by one that was not.
 		return &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrStale,
-			What: fmt.Sprintf("it is of epoch %d (%s), and its spare device %s of epoch %d (%s): the backing was put back to an earlier time, or is a clone",
+			What: fmt.Sprintf("it is of epoch %d (%s), and its spare device %s of epoch %d (%s): "+
+				"the backing was put back to an earlier time, or is a clone",
 				backing.Epoch, started(backing), path, sb.Epoch, started(sb)),
 			Do: fmt.Sprintf("attach the disk %s that was in use last", backing.Devices[0].UUID),
 		}

@@ -104,7 +104,8 @@ func Open(ctx context.Context, path string, spares []string, o blockdev.Options)
 // backing from elsewhere, or nil. Superblock is the newest that is known, nil if
 // there is none at all. Devices that carry another superblock than they should
 // are refused as in Open.
-func Gather(ctx context.Context, path string, spares []string, hint *metadata.Superblock, o blockdev.Options) (*Set, error) {
+func Gather(ctx context.Context, path string, spares []string, hint *metadata.Superblock,
+	o blockdev.Options) (*Set, error) {
 	d, err := blockdev.Open(ctx, path, o)
 	if err != nil {
 		return nil, err
@@ -119,8 +120,9 @@ func Gather(ctx context.Context, path string, spares []string, hint *metadata.Su
 		return nil, errors.Join(s.checkBacking(ctx, spares), s.Close())
 	case err == nil && hint != nil && own.UUID != hint.UUID:
 		return nil, errors.Join(&DeviceError{Path: path, Err: metadata.ErrForeign,
-			What: fmt.Sprintf("it is the backing of %s, and the backing of %s is wanted", setName(own), setName(hint)),
-			Do:   "name the disk that the backup was made of",
+			What: fmt.Sprintf("it is the backing of %s, and the backing of %s is wanted",
+				setName(own), setName(hint)),
+			Do: "name the disk that the backup was made of",
 		}, s.Close())
 	case err == nil:
 		s.Superblock = own
@@ -131,7 +133,8 @@ func Gather(ctx context.Context, path string, spares []string, hint *metadata.Su
 	if s.Superblock == nil {
 		// The spare devices know what the set is.
 		for _, spare := range spares {
-			if sb, err := Identify(ctx, spare); err == nil && (s.Superblock == nil || sb.Generation > s.Superblock.Generation) {
+			if sb, err := Identify(ctx, spare); err == nil &&
+				(s.Superblock == nil || sb.Generation > s.Superblock.Generation) {
 				s.Superblock = sb
 			}
 		}
@@ -165,11 +168,13 @@ func (s *Set) checkBacking(ctx context.Context, spares []string) error {
 	if sb.DeviceIndex != 0 {
 		do := "name the backing disk"
 		for _, path := range spares {
-			if other, err := Identify(ctx, path); err == nil && other.UUID == sb.UUID && other.DeviceIndex == 0 {
+			if other, err := Identify(ctx, path); err == nil && other.UUID == sb.UUID &&
+				other.DeviceIndex == 0 {
 				do += ", which is " + path
 			}
 		}
-		return &DeviceError{Path: d.Path(), Err: metadata.ErrForeign, What: fmt.Sprintf("it is a spare device of %q", sb.Name), Do: do}
+		return &DeviceError{Path: d.Path(), Err: metadata.ErrForeign,
+			What: fmt.Sprintf("it is a spare device of %q", sb.Name), Do: do}
 	}
 	if sb.Transition != metadata.TransitionNone || metadata.Front(d) {
 		return nil
@@ -178,19 +183,22 @@ func (s *Set) checkBacking(ctx context.Context, spares []string) error {
 	// made on the disk since would look like this too.
 	if found := Marks(d); found != "" {
 		return &DeviceError{Path: d.Path(), Err: ErrUnfit,
-			What: fmt.Sprintf("only the superblock at its end is left of %q, and there is %s on it: it may have been put to another use since", sb.Name, found),
-			Do:   "erase what should not be there (wipefs), and then: ublk-remap metadata repair",
+			What: fmt.Sprintf("only the superblock at its end is left of %q, and there is %s on "+
+				"it: it may have been put to another use since", sb.Name, found),
+			Do: "erase what should not be there (wipefs), and then: ublk-remap metadata repair",
 		}
 	}
 	return nil
 }
 
-func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Options, bare *bareDevices) error {
+func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Options,
+	bare *bareDevices) error {
 	want := s.Superblock.Devices[1:]
 	if len(spares) > len(want) {
 		return &DeviceError{Path: spares[len(want)], Err: metadata.ErrForeign,
-			What: fmt.Sprintf("%d spare devices were given, %q has %d", len(spares), s.Superblock.Name, len(want)),
-			Do:   "leave out what does not belong to it",
+			What: fmt.Sprintf("%d spare devices were given, %q has %d", len(spares),
+				s.Superblock.Name, len(want)),
+			Do: "leave out what does not belong to it",
 		}
 	}
 	s.Devices = append(s.Devices, make([]*blockdev.Device, len(want))...)
@@ -200,18 +208,22 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 			return err
 		}
 		sb, err := probe(d)
-		if bare != nil && err != nil && !errors.Is(err, metadata.ErrUnsupported) && !errors.Is(err, metadata.ErrPath) {
+		if bare != nil && err != nil && !errors.Is(err, metadata.ErrUnsupported) &&
+			!errors.Is(err, metadata.ErrPath) {
 			bare.devices = append(bare.devices, d)
 			return nil
 		}
 		at := 0
-		if err == nil || errors.Is(err, metadata.ErrNotFound) || errors.Is(err, metadata.ErrDamaged) {
+		if err == nil || errors.Is(err, metadata.ErrNotFound) ||
+			errors.Is(err, metadata.ErrDamaged) {
 			at, err = s.fits(d, sb, err, bare == nil || bare.backing)
 		} else {
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 		if err == nil && s.Devices[at] != nil {
-			err = &DeviceError{Path: path, Err: ErrUnfit, What: fmt.Sprintf("it is the same as %s, or one is a clone of the other", s.Devices[at].Path()),
+			err = &DeviceError{Path: path, Err: ErrUnfit,
+				What: fmt.Sprintf("it is the same as %s, or one is a clone of the other",
+					s.Devices[at].Path()),
 				Do: "name each device once, and no clone"}
 		}
 		if err != nil {
@@ -242,7 +254,8 @@ func (s *Set) openSpares(ctx context.Context, spares []string, o blockdev.Option
 		}
 	}
 	if bare != nil {
-		s.Devices = append(s.Devices, bare.devices...) // more than there is room for, as it turns out
+		// more than there is room for, as it turns out
+		s.Devices = append(s.Devices, bare.devices...)
 	}
 	return nil
 }
@@ -269,17 +282,20 @@ func (s *Set) findSpare(ctx context.Context, index int, epochs bool) (string, er
 		return fit[0].path, nil
 	case len(fit) > 1:
 		return "", &DeviceError{Path: s.Devices[0].Path(), Err: ErrAmbiguous,
-			What: fmt.Sprintf("%s all claim to be %s: all but one are clones, or other ways to the same device", strings.Join(describe(fit), ", "), wanted),
-			Do:   "name it with --spare-device"}
+			What: fmt.Sprintf("%s all claim to be %s: all but one are clones, or other ways to "+
+				"the same device", strings.Join(describe(fit), ", "), wanted),
+			Do: "name it with --spare-device"}
 	case last != nil:
 		return "", last
 	}
 	where := " is on no block device here"
 	if len(silent) > 0 {
-		where += fmt.Sprintf(" that answers; %s did not, or only with errors, within %s", strings.Join(silent, ", "), findLimit)
+		where += fmt.Sprintf(" that answers; %s did not, or only with errors, within %s",
+			strings.Join(silent, ", "), findLimit)
 	}
-	return "", &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrNotFound, What: wanted + where,
-		Do: "attach it, or name it with --spare-device"}
+	return "", &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrNotFound,
+		What: wanted + where,
+		Do:   "attach it, or name it with --spare-device"}
 }
 
 // Find looks for the backing disk of the set with that name or UUID among the
@@ -307,9 +323,11 @@ func find(ctx context.Context, match func(*metadata.Superblock) bool) (string, e
 	case err != nil:
 		return "", err
 	case len(found) > 1:
-		return "", fmt.Errorf("%w: %s; name the device that was in use last, and see that the others are not attached", ErrAmbiguous, strings.Join(describe(found), ", "))
+		return "", fmt.Errorf("%w: %s; name the device that was in use last, and see that the "+
+			"others are not attached", ErrAmbiguous, strings.Join(describe(found), ", "))
 	case len(found) == 0 && len(silent) > 0:
-		return "", fmt.Errorf("%w on any block device that answers; %s did not, or only with errors, within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
+		return "", fmt.Errorf("%w on any block device that answers; %s did not, or only with "+
+			"errors, within %s", metadata.ErrNotFound, strings.Join(silent, ", "), findLimit)
 	case len(found) == 0:
 		return "", fmt.Errorf("%w on any block device", metadata.ErrNotFound)
 	}
@@ -335,7 +353,8 @@ func glance(ctx context.Context, path string) (*metadata.Superblock, error) {
 
 // search looks through the machine's block devices, and also returns those that
 // did not answer within limit, or could not be asked, both in order of their paths.
-func search(ctx context.Context, limit time.Duration, match func(*metadata.Superblock) bool) (hits []found, silent []string, err error) {
+func search(ctx context.Context, limit time.Duration,
+	match func(*metadata.Superblock) bool) (hits []found, silent []string, err error) {
 	paths, err := candidates("/sys/class/block")
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
@@ -394,7 +413,8 @@ func candidates(class string) ([]string, error) {
 	for _, e := range entries {
 		name := e.Name()
 		// Served devices hide their superblocks; RAM disks have none.
-		if strings.HasPrefix(name, "ublkb") || strings.HasPrefix(name, "ram") || strings.HasPrefix(name, "zram") {
+		if strings.HasPrefix(name, "ublkb") || strings.HasPrefix(name, "ram") ||
+			strings.HasPrefix(name, "zram") {
 			continue
 		}
 		// Nothing is in it, or it waits for somebody to let it go on.

@@ -39,7 +39,8 @@ func open(t *testing.T, path string) *blockdev.Device {
 func pair(t *testing.T, name string) (backing, spare string) {
 	t.Helper()
 	backing, spare = disk(t, 32<<20), disk(t, 16<<20)
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 32 << 20, SpareDeviceSize: 16 << 20, SpareBytes: 1 << 20, BlockSize: 4096, Name: name})
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 32 << 20, SpareDeviceSize: 16 << 20,
+		SpareBytes: 1 << 20, BlockSize: 4096, Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,13 +61,15 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Superblock.Name != "one" || len(s.Devices) != 2 || s.Devices[0].Path() != backing || s.Devices[1].Path() != spare || len(s.Metadata()) != 2 {
+	if s.Superblock.Name != "one" || len(s.Devices) != 2 || s.Devices[0].Path() != backing ||
+		s.Devices[1].Path() != spare || len(s.Metadata()) != 2 {
 		t.Errorf("%+v", s)
 	}
 	if _, err := metadata.Load(s.Metadata()); err != nil {
 		t.Error(err)
 	}
-	if _, err := Open(ctx, backing, []string{spare}, blockdev.Options{}); !errors.Is(err, blockdev.ErrBusy) {
+	if _, err := Open(ctx, backing, []string{spare}, blockdev.Options{}); !errors.Is(err,
+		blockdev.ErrBusy) {
 		t.Errorf("opened twice: %v", err)
 	}
 	// Looking is always possible.

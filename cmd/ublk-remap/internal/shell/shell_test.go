@@ -8,7 +8,8 @@ import (
 )
 
 var words = []string{
-	"old", "/dev/sdb", "", "two words", "it's", "a;reboot", "$(reboot)", "`id`", "*", "~", "a\\b", "ü", "rtl\u202egnp", "c1\u009b31m",
+	"old", "/dev/sdb", "", "two words", "it's", "a;reboot", "$(reboot)", "`id`", "*", "~", "a\\b",
+	"ü", "rtl\u202egnp", "c1\u009b31m",
 	"tab\there", "bad\xff", "nl\nx", "-x", "#no", "a&b", "!x", "{a,b}", "'", "\x1b'\\",
 }
 
@@ -19,7 +20,8 @@ func TestQuoteIsOneWord(t *testing.T) {
 		t.Skip(err)
 	}
 	for _, w := range words {
-		out, err := exec.Command(bash, "-c", `f() { printf '%s|%s' "$#" "$1"; }; f `+Quote(w)).Output()
+		out, err := exec.Command(bash, "-c", `f() { printf '%s|%s' "$#" "$1"; }; f `+
+			Quote(w)).Output()
 		if err != nil || string(out) != "1|"+w {
 			t.Errorf("%q: %s: %q, %v", w, Quote(w), out, err)
 		}

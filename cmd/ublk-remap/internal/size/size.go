@@ -24,7 +24,8 @@ var suffixes = []struct {
 	name  string
 	shift uint
 }{
-	{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}, {"K", 10}, {"M", 20}, {"G", 30}, {"T", 40}, {"B", 0},
+	{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}, {"K", 10}, {"M", 20}, {"G", 30}, {"T", 40},
+	{"B", 0},
 }
 
 // Parse reads a size: "1%", "0.5%", "512MiB", "1.5GiB", "4096". Suffixes are

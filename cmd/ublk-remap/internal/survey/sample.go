@@ -14,10 +14,10 @@ type Sampled struct {
 	Tried, Bad, Known int // units; the last ones are known to be bad, and were not tried
 }
 
-// Sample tries n units, or all there are, that are spread over a range, the first and the last
-// among them, but none that is known to be bad. They are at no regular distance, since bad units may
-// be. It ends early if failures take long and no unit was good so far. Bad ones are in Bad. Errors:
-// those of Test.
+// Sample tries n units, or all there are, that are spread over a range, the first and the
+// last among them, but none that is known to be bad. They are at no regular distance, since
+// bad units may be. It ends early if failures take long and no unit was good so far. Bad
+// ones are in Bad. Errors: those of Test.
 func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, error) {
 	var s Sampled
 	known := outward(d.known, d.dev.Size())
@@ -59,7 +59,8 @@ func spread(units, n int64) []int64 {
 		n = units
 	}
 	list := make([]int64, n)
-	// Steps of about 0.618 of the number of parts visit each once, if the two have no common factor.
+	// Steps of about 0.618 of the number of parts visit each once, if the two have no
+	// common factor.
 	step := max(n*618/1000, 1)
 	for gcd(step, n) > 1 {
 		step++

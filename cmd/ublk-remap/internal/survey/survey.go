@@ -118,7 +118,8 @@ func outward(list []badblocks.Range, size int64) []badblocks.Range {
 	const unit = metadata.UnitSize
 	var out []badblocks.Range
 	for _, r := range list {
-		out = append(out, badblocks.Range{Start: r.Start / unit * unit, End: min((r.End+unit-1)/unit*unit, size)})
+		out = append(out, badblocks.Range{Start: r.Start / unit * unit,
+			End: min((r.End+unit-1)/unit*unit, size)})
 	}
 	return badblocks.Merge(out)
 }
@@ -240,13 +241,15 @@ func (d *Disk) try(f func() error) (good bool, err error) {
 		var errno syscall.Errno
 		if errors.As(err, &errno) && metadata.Classify(int32(errno)) == metadata.ClassMedium {
 			if d.failed += d.o.Now().Sub(begun); d.failed > giveUpAfter {
-				return false, fmt.Errorf("%w: they took %s, and %d are known so far; name them with --badblocks, or use another disk",
+				return false, fmt.Errorf("%w: they took %s, and %d are known so far; name them "+
+					"with --badblocks, or use another disk",
 					ErrSlow, d.failed.Round(time.Second), d.units)
 			}
 			return false, nil
 		}
 		if n == pathTries {
-			return false, fmt.Errorf("%w: %w; check its cable, its power and its health, then do the same again", metadata.ErrPath, err)
+			return false, fmt.Errorf("%w: %w; check its cable, its power and its health, then do "+
+				"the same again", metadata.ErrPath, err)
 		}
 		d.o.Pause(pathPause)
 	}

@@ -30,7 +30,8 @@ type fake struct {
 }
 
 func newFake(size int) *fake {
-	f := &fake{b: make([]byte, size), badRead: map[int64]bool{}, badWrite: map[int64]bool{}, errno: syscall.EIO, now: time.Unix(0, 0)}
+	f := &fake{b: make([]byte, size), badRead: map[int64]bool{}, badWrite: map[int64]bool{},
+		errno: syscall.EIO, now: time.Unix(0, 0)}
 	for i := range f.b {
 		f.b[i] = byte(i>>9) ^ byte(i)
 	}
@@ -82,7 +83,8 @@ func (f *fake) Size() int64 { return int64(len(f.b)) }
 
 func (f *fake) survey(known []badblocks.Range, readOnly bool) *Disk {
 	return New(f, known, Options{
-		ReadOnly: readOnly, Now: func() time.Time { return f.now }, Pause: func(d time.Duration) { f.now = f.now.Add(d) },
+		ReadOnly: readOnly, Now: func() time.Time { return f.now },
+		Pause: func(d time.Duration) { f.now = f.now.Add(d) },
 	})
 }
 
@@ -146,7 +148,8 @@ func TestFindsWhatIsBad(t *testing.T) {
 		}
 		// What was tried is not tried again.
 		n := f.reads
-		if err := d.Test(context.Background(), badblocks.Range{Start: 1 << 20, End: 2 << 20}); err != nil || f.reads != n {
+		if err := d.Test(context.Background(), badblocks.Range{Start: 1 << 20,
+			End: 2 << 20}); err != nil || f.reads != n {
 			t.Fatal(err, f.reads, n)
 		}
 	}
@@ -164,7 +167,8 @@ func TestBadPlacesCostFewTries(t *testing.T) {
 	if err := d.Test(context.Background(), all(f)); err != nil {
 		t.Fatal(err)
 	}
-	want := []badblocks.Range{{Start: 1 << 20, End: 1<<20 + unit}, {Start: 5 << 20, End: 5<<20 + unit}}
+	want := []badblocks.Range{{Start: 1 << 20, End: 1<<20 + unit},
+		{Start: 5 << 20, End: 5<<20 + unit}}
 	if !slices.Equal(d.Bad(), want) || f.failed != 4 || d.Failed() != 28*time.Second {
 		t.Errorf("%v, %d tries failed, %s", d.Bad(), f.failed, d.Failed())
 	}
@@ -180,19 +184,22 @@ func TestTimeIsBounded(t *testing.T) {
 	if err := d.Test(context.Background(), all(f)); err != nil {
 		t.Fatal(err)
 	}
-	if want := []badblocks.Range{{Start: 4 << 20, End: 12 << 20}}; !slices.Equal(d.Bad(), want) || d.Failed() > 90*time.Second {
+	if want := []badblocks.Range{{Start: 4 << 20, End: 12 << 20}}; !slices.Equal(d.Bad(), want) ||
+		d.Failed() > 90*time.Second {
 		t.Errorf("%v, %s", d.Bad(), d.Failed())
 	}
 	f = newFake(400 << 20)
 	f.takes = 7 * time.Second
 	f.spoil(0, 400<<20)
 	d = f.survey(nil, false)
-	if err := d.Test(context.Background(), all(f)); !errors.Is(err, ErrSlow) || d.Failed() > giveUpAfter+f.takes {
+	if err := d.Test(context.Background(), all(f)); !errors.Is(err, ErrSlow) ||
+		d.Failed() > giveUpAfter+f.takes {
 		t.Errorf("%v, %s", err, d.Failed())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := newFake(8<<20).survey(nil, false).Test(ctx, badblocks.Range{End: 8 << 20}); !errors.Is(err, context.Canceled) {
+	if err := newFake(8<<20).survey(nil, false).Test(ctx,
+		badblocks.Range{End: 8 << 20}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -226,7 +233,11 @@ func TestPathIsNoMedium(t *testing.T) {
 	f.pathUntil = 1 << 20
 	for _, f := range []func() error{
 		func() error { return f.survey(nil, false).Test(context.Background(), all(f)) },
-		func() error { _, err := f.survey(nil, false).Sample(context.Background(), all(f), 8); return err },
+		func() error {
+			_, err := f.survey(nil, false).Sample(context.Background(), all(f),
+				8)
+			return err
+		},
 	} {
 		if err := f(); !errors.Is(err, metadata.ErrPath) {
 			t.Error(err)
@@ -245,11 +256,14 @@ func TestSample(t *testing.T) {
 	if err != nil || s != (Sampled{Tried: 64, Bad: 2}) || !bytes.Equal(f.b, before) {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if want := []badblocks.Range{{Start: 4 << 20, End: 4<<20 + unit}, {Start: 12<<20 - unit, End: 12 << 20}}; !slices.Equal(d.Bad(), want) {
+	if want := []badblocks.Range{{Start: 4 << 20, End: 4<<20 + unit},
+		{Start: 12<<20 - unit, End: 12 << 20}}; !slices.Equal(d.Bad(), want) {
 		t.Errorf("%v", d.Bad())
 	}
 	// All of a small one, but what is known.
-	s, err = f.survey([]badblocks.Range{{Start: 4 << 20, End: 4<<20 + 1}}, false).Sample(context.Background(), badblocks.Range{Start: 4 << 20, End: 4<<20 + 8*unit}, 64)
+	s, err = f.survey([]badblocks.Range{{Start: 4 << 20, End: 4<<20 + 1}},
+		false).Sample(context.Background(), badblocks.Range{Start: 4 << 20, End: 4<<20 + 8*unit},
+		64)
 	if err != nil || s != (Sampled{Tried: 7, Known: 1}) {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -259,13 +273,14 @@ func TestSample(t *testing.T) {
 	}
 	f.takes = 7 * time.Second
 	d = f.survey(nil, false)
-	if s, err = d.Sample(context.Background(), r, 256); err != nil || s.Tried != s.Bad || d.Failed() > 90*time.Second {
+	if s, err = d.Sample(context.Background(), r, 256); err != nil || s.Tried != s.Bad ||
+		d.Failed() > 90*time.Second {
 		t.Errorf("%+v, %v, %s", s, err, d.Failed())
 	}
 }
 
-// TestSampleFindsTheGoodOnes: of eight units seven are bad, at whatever regular distance, or all but the last of them: what is
-// good is found.
+// TestSampleFindsTheGoodOnes: of eight units seven are bad, at whatever regular distance,
+// or all but the last of them: what is good is found.
 func TestSampleFindsTheGoodOnes(t *testing.T) {
 	for _, every := range []int64{2, 3, 8, 16} {
 		f := newFake(16 << 20)
@@ -274,7 +289,8 @@ func TestSampleFindsTheGoodOnes(t *testing.T) {
 				f.spoil(4<<20+u*unit, unit)
 			}
 		}
-		s, err := f.survey(nil, false).Sample(context.Background(), badblocks.Range{Start: 4 << 20, End: 6 << 20}, 256)
+		s, err := f.survey(nil, false).Sample(context.Background(), badblocks.Range{Start: 4 << 20,
+			End: 6 << 20}, 256)
 		if err != nil || s.Tried != 256 || s.Tried-s.Bad < 256/int(every)/2 {
 			t.Errorf("one of %d: %+v, %v", every, s, err)
 		}
@@ -289,7 +305,8 @@ func TestSpread(t *testing.T) {
 			if want := min(units, n); n > 2 && int64(len(list)) != want {
 				t.Fatalf("%d of %d: %v", n, units, list)
 			}
-			if units > 0 && (sorted[0] != 0 || sorted[len(sorted)-1] != units-1 || len(slices.Compact(sorted)) != len(list)) {
+			if units > 0 && (sorted[0] != 0 || sorted[len(sorted)-1] != units-1 ||
+				len(slices.Compact(sorted)) != len(list)) {
 				t.Fatalf("%d of %d: %v", n, units, list)
 			}
 		}
@@ -305,10 +322,12 @@ func TestZero(t *testing.T) {
 	if err != nil || !slices.Equal(good, []int64{unit, 3 * unit}) {
 		t.Errorf("%v, %v", good, err)
 	}
-	if !bytes.Equal(f.b[3*unit:4*unit], make([]byte, unit)) || bytes.Equal(f.b[:unit], make([]byte, unit)) {
+	if !bytes.Equal(f.b[3*unit:4*unit], make([]byte, unit)) ||
+		bytes.Equal(f.b[:unit], make([]byte, unit)) {
 		t.Error("not these units were zeroed")
 	}
-	if want := []badblocks.Range{{Start: 2 * unit, End: 3 * unit}, {Start: 4 * unit, End: 5 * unit}}; !slices.Equal(d.Bad(), want) {
+	if want := []badblocks.Range{{Start: 2 * unit, End: 3 * unit},
+		{Start: 4 * unit, End: 5 * unit}}; !slices.Equal(d.Bad(), want) {
 		t.Errorf("%v", d.Bad())
 	}
 }

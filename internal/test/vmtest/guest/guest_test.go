@@ -56,8 +56,10 @@ func TestRunJob(t *testing.T) {
 		{"orphans", "(sleep 0.05; exit 9) & (sleep 0.1 &) ; sleep 0.2; exit 4", 4, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			job := &proto.Job{Args: []string{"/bin/sh", "-c", tc.script}, Env: []string{"GREETING=hello"}, Dir: "/"}
-			if code, out, errs := runHere(t, job); code != tc.code || out != tc.stdout || errs != tc.stderr {
+			job := &proto.Job{Args: []string{"/bin/sh", "-c", tc.script},
+				Env: []string{"GREETING=hello"}, Dir: "/"}
+			if code, out, errs := runHere(t, job); code != tc.code || out != tc.stdout ||
+				errs != tc.stderr {
 				t.Errorf("code %d, stdout %q, stderr %q", code, out, errs)
 			}
 		})
@@ -67,7 +69,8 @@ func TestRunJob(t *testing.T) {
 // All that a program writes arrives, though it ends long before the port has
 // taken it.
 func TestRunJobMuchOutput(t *testing.T) {
-	job := &proto.Job{Args: []string{"/bin/sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo end"}}
+	job := &proto.Job{Args: []string{"/bin/sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; " +
+		"echo end"}}
 	code, out, _ := runHere(t, job)
 	if code != 0 || len(out) != 3000004 || !strings.HasSuffix(out, "xend\n") {
 		t.Errorf("code %d, %d bytes", code, len(out))

@@ -46,12 +46,14 @@ func Init() {
 		frame.Code, frame.Error = proto.ExitGuestSetup, err.Error()
 	}
 	for _, path := range job.Collect {
-		if err := sendFile(ports[proto.PortResult], path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := sendFile(ports[proto.PortResult], path); err != nil &&
+			!errors.Is(err, os.ErrNotExist) {
 			fmt.Println("vmexec: collect:", err)
 		}
 	}
 	frame.Kernel = filepath.Base(must(moduleDir()))
-	frame.Tainted, _ = strconv.ParseUint(strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/tainted")))), 10, 64)
+	frame.Tainted, _ = strconv.ParseUint(
+		strings.TrimSpace(string(must(os.ReadFile("/proc/sys/kernel/tainted")))), 10, 64)
 	if err := proto.WriteFrame(ports[proto.PortResult], frame); err != nil {
 		fmt.Println("vmexec: result:", err)
 	}
@@ -191,7 +193,8 @@ func watch(job *proto.Job, p *os.Process, report io.Writer) (expired func() bool
 	limit := time.Duration(job.TimeoutSeconds) * time.Second
 	timer := time.AfterFunc(limit, func() {
 		fired.Store(true)
-		_, _ = fmt.Fprintf(report, "vmexec: the program has run for %v; ending it (blocked tasks are in the console log)\n", limit)
+		_, _ = fmt.Fprintf(report, "vmexec: the program has run for %v; ending it (blocked tasks "+
+			"are in the console log)\n", limit)
 		_ = os.WriteFile("/proc/sys/kernel/printk", []byte("8"), 0)
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
 		_ = p.Signal(syscall.SIGQUIT)
@@ -220,7 +223,8 @@ func sendFile(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := proto.WriteFrame(w, proto.Frame{Kind: proto.KindFile, Path: path, Size: int64(len(contents))}); err != nil {
+	if err := proto.WriteFrame(w, proto.Frame{Kind: proto.KindFile, Path: path,
+		Size: int64(len(contents))}); err != nil {
 		return err
 	}
 	_, err = w.Write(contents)

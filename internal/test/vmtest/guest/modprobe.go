@@ -105,7 +105,8 @@ func Modprobe(args []string) int {
 	case remove:
 		for _, n := range names {
 			name := strings.ReplaceAll(n, "-", "_")
-			if derr := unix.DeleteModule(name, unix.O_NONBLOCK); derr != nil && !errors.Is(derr, unix.ENOENT) {
+			if derr := unix.DeleteModule(name, unix.O_NONBLOCK); derr != nil &&
+				!errors.Is(derr, unix.ENOENT) {
 				err = fmt.Errorf("remove %s: %w", name, derr)
 			}
 		}

@@ -33,7 +33,8 @@ func openPorts() (map[string]*os.File, error) {
 // openLines opens serial lines and makes them pass on bytes as they are.
 func openLines(lines []string) (map[string]*os.File, error) {
 	if len(lines) != len(portNames) {
-		return nil, fmt.Errorf("%s%s: %d lines are wanted", proto.PortsParam, strings.Join(lines, ","), len(portNames))
+		return nil, fmt.Errorf("%s%s: %d lines are wanted", proto.PortsParam,
+			strings.Join(lines, ","), len(portNames))
 	}
 	ports := map[string]*os.File{}
 	for i, line := range lines {
@@ -69,7 +70,8 @@ func openVirtio() (map[string]*os.File, error) {
 			if err != nil || name == "" || ports[name] != nil {
 				continue
 			}
-			if f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_WRONLY, 0); err == nil {
+			if f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_WRONLY,
+				0); err == nil {
 				ports[name] = f
 			}
 		}

@@ -53,7 +53,8 @@ func (a *Archive) Layout() error {
 			return err
 		}
 	}
-	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/etc", "/var", "/root", "/mnt", "/usr/local/bin", "/usr/local/sbin"} {
+	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/etc", "/var", "/root", "/mnt",
+		"/usr/local/bin", "/usr/local/sbin"} {
 		if err := a.Dir(d, 0o755); err != nil {
 			return err
 		}
@@ -71,7 +72,8 @@ func (a *Archive) Dir(p string, perm fs.FileMode) error {
 		return err
 	}
 	a.seen[p] = true
-	return a.w.WriteHeader(&cpio.Header{Name: p[1:], Mode: cpio.TypeDir | cpio.FileMode(perm.Perm()), Links: 2})
+	return a.w.WriteHeader(&cpio.Header{Name: p[1:],
+		Mode: cpio.TypeDir | cpio.FileMode(perm.Perm()), Links: 2})
 }
 
 // Symlink writes a link at p that points to target.
@@ -85,7 +87,8 @@ func (a *Archive) symlink(target, p string) error {
 		return err
 	}
 	a.seen[p] = true
-	if err := a.w.WriteHeader(&cpio.Header{Name: p[1:], Mode: cpio.TypeSymlink | 0o777, Links: 1, Size: int64(len(target))}); err != nil {
+	if err := a.w.WriteHeader(&cpio.Header{Name: p[1:], Mode: cpio.TypeSymlink | 0o777, Links: 1,
+		Size: int64(len(target))}); err != nil {
 		return err
 	}
 	_, err := io.WriteString(a.w, target)
@@ -106,7 +109,8 @@ func (a *Archive) reader(p string, perm fs.FileMode, size int64, r io.Reader) er
 		return err
 	}
 	a.seen[p] = true
-	if err := a.w.WriteHeader(&cpio.Header{Name: p[1:], Mode: cpio.TypeReg | cpio.FileMode(perm.Perm()), Links: 1, Size: size}); err != nil {
+	if err := a.w.WriteHeader(&cpio.Header{Name: p[1:],
+		Mode: cpio.TypeReg | cpio.FileMode(perm.Perm()), Links: 1, Size: size}); err != nil {
 		return err
 	}
 	n, err := io.Copy(a.w, io.LimitReader(r, size))
@@ -132,7 +136,8 @@ func (a *Archive) File(src, dst string) error {
 	}
 	// newc has 32 bits for a size (Documentation/driver-api/early-userspace/buffer-format.rst).
 	if st.Size() >= 1<<32 {
-		return fmt.Errorf("%s: %d bytes do not fit into an initramfs; pass it as a disk", src, st.Size())
+		return fmt.Errorf("%s: %d bytes do not fit into an initramfs; pass it as a disk", src,
+			st.Size())
 	}
 	return a.reader(dst, st.Mode(), st.Size(), f)
 }

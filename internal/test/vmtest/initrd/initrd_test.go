@@ -49,7 +49,8 @@ func contents(t *testing.T, r io.Reader) (map[string]string, []string) {
 
 func TestArchive(t *testing.T) {
 	src := t.TempDir()
-	for name, data := range map[string]string{"testdata/a": "A", "testdata/sub/b": "B", "script": "#!/bin/sh\n"} {
+	for name, data := range map[string]string{"testdata/a": "A", "testdata/sub/b": "B",
+		"script": "#!/bin/sh\n"} {
 		p := filepath.Join(src, name)
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 			t.Fatal(err)
@@ -118,7 +119,8 @@ func TestParseLdd(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v", got, err)
 	}
-	if _, err := parseLdd([]byte("\tlibx.so.1 => not found\n")); !errors.Is(err, ErrMissingLibrary) {
+	if _, err := parseLdd([]byte("\tlibx.so.1 => not found\n")); !errors.Is(err,
+		ErrMissingLibrary) {
 		t.Errorf("%v, want ErrMissingLibrary", err)
 	}
 }
@@ -181,7 +183,8 @@ func TestBase(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	k := &kernel.Kernel{Release: "9.9.9", ModuleDir: dir}
 	for name, data := range map[string]string{
-		"modules.dep":             "kernel/ublk_drv.ko.xz:\nkernel/dm-mod.ko.xz: kernel/dax.ko.xz\nkernel/dax.ko.xz:\nkernel/unwanted.ko.xz:\n",
+		"modules.dep": "kernel/ublk_drv.ko.xz:\nkernel/dm-mod.ko.xz: " +
+			"kernel/dax.ko.xz\nkernel/dax.ko.xz:\nkernel/unwanted.ko.xz:\n",
 		"modules.builtin":         "kernel/ext4.ko\n",
 		"modules.alias":           "",
 		"kernel/ublk_drv.ko.xz":   "ublk",
@@ -213,7 +216,8 @@ func TestBase(t *testing.T) {
 	}
 	const at = "usr/lib/modules/9.9.9/"
 	got := read()
-	if got[at+"kernel/ublk_drv.ko.xz"] != "ublk" || got[at+"kernel/dax.ko.xz"] != "dax" || got[at+"modules.dep"] == "" {
+	if got[at+"kernel/ublk_drv.ko.xz"] != "ublk" || got[at+"kernel/dax.ko.xz"] != "dax" ||
+		got[at+"modules.dep"] == "" {
 		t.Errorf("modules are missing: %q", got)
 	}
 	if _, ok := got[at+"kernel/unwanted.ko.xz"]; ok {

@@ -28,7 +28,8 @@ var GuestTools = strings.Fields(`
 	tee test time timeout touch tr true false truncate tune2fs umount uname uniq wc wipefs xargs`)
 
 // fileSystems belong to "fs" in a list of tools.
-var fileSystems = strings.Fields(`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair`)
+var fileSystems = strings.Fields(
+	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair`)
 
 // ExpandTools resolves the names of sets in a list of tools: "base"
 // ([GuestTools]), "fs" (making and checking ext4 and xfs), "all" (both, and fio).
@@ -70,7 +71,8 @@ func findTool(name string) (string, error) {
 }
 
 // shellBuiltins may be missing as programs of their own.
-var shellBuiltins = map[string]bool{"time": true, "echo": true, "pwd": true, "test": true, "kill": true, "printf": true}
+var shellBuiltins = map[string]bool{"time": true, "echo": true, "pwd": true, "test": true,
+	"kill": true, "printf": true}
 
 // Tools returns an archive in cacheDir with the named tools and everything
 // that they need. A name with a slash is a path on the host. The archive is
@@ -90,14 +92,15 @@ func Tools(cacheDir string, names []string) (string, error) {
 		stamp(h, p)
 		paths = append(paths, p)
 	}
-	return buildOnce(cacheDir, fmt.Sprintf("tools-%x.cpio", h.Sum(nil)[:12]), func(a *Archive) error {
-		for _, p := range paths {
-			if err := a.Program(p, p); err != nil {
-				return err
+	return buildOnce(cacheDir, fmt.Sprintf("tools-%x.cpio", h.Sum(nil)[:12]),
+		func(a *Archive) error {
+			for _, p := range paths {
+				if err := a.Program(p, p); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
 }
 
 // Program writes the program src at dst, and all that it needs.
@@ -149,26 +152,28 @@ func Base(cacheDir string, k *kernel.Kernel, extra []string) (string, error) {
 	h := sha256.New()
 	_, _ = fmt.Fprintf(h, "layout 1\n%s\n%q\n", k.Release, files)
 	stamp(h, filepath.Join(k.ModuleDir, "modules.dep"))
-	return buildOnce(cacheDir, fmt.Sprintf("base-%s-%x.cpio", k.Release, h.Sum(nil)[:12]), func(a *Archive) error {
-		if err := a.Layout(); err != nil {
-			return err
-		}
-		for name, contents := range etc {
-			if err := a.Bytes(path.Join("/etc", name), 0o644, []byte(contents)); err != nil {
+	return buildOnce(cacheDir, fmt.Sprintf("base-%s-%x.cpio", k.Release, h.Sum(nil)[:12]),
+		func(a *Archive) error {
+			if err := a.Layout(); err != nil {
 				return err
 			}
-		}
-		if err := a.Symlink("/proc/self/mounts", "/etc/mtab"); err != nil {
-			return err
-		}
-		dst := path.Join("/lib/modules", k.Release)
-		for _, f := range append([]string{"modules.dep", "modules.builtin", "modules.alias"}, files...) {
-			if err := a.File(filepath.Join(k.ModuleDir, f), path.Join(dst, f)); err != nil {
+			for name, contents := range etc {
+				if err := a.Bytes(path.Join("/etc", name), 0o644, []byte(contents)); err != nil {
+					return err
+				}
+			}
+			if err := a.Symlink("/proc/self/mounts", "/etc/mtab"); err != nil {
 				return err
 			}
-		}
-		return nil
-	})
+			dst := path.Join("/lib/modules", k.Release)
+			for _, f := range append([]string{"modules.dep", "modules.builtin", "modules.alias"},
+				files...) {
+				if err := a.File(filepath.Join(k.ModuleDir, f), path.Join(dst, f)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 }
 
 // etc is what C libraries and tools look up.

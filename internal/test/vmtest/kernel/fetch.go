@@ -22,7 +22,8 @@ const (
 // series that was asked for. Backports move on; what they had on some day is
 // kept by snapshot.debian.org, which MirrorEnv can point at.
 var ErrNoKernel = errors.New("Debian's suites have no cloud kernel of this series now; " +
-	"for an earlier day set $" + MirrorEnv + " to http://snapshot.debian.org/archive/debian/YYYYMMDDT000000Z")
+	"for an earlier day set $" + MirrorEnv +
+	" to http://snapshot.debian.org/archive/debian/YYYYMMDDT000000Z")
 
 // source is one line of sources.list.
 type source struct {
@@ -49,7 +50,8 @@ func sourcesList(series string) string {
 		if s.security {
 			uri = security
 		}
-		fmt.Fprintf(&b, "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", uri, s.suite)
+		fmt.Fprintf(&b, "deb [arch=amd64 "+
+			"signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n", uri, s.suite)
 	}
 	return b.String()
 }
@@ -101,7 +103,8 @@ func newApt(dir, list string) (*apt, error) {
 // run runs one of apt's programs and returns its output, warnings included:
 // a suite that cannot be reached is only that to apt.
 func (a *apt) run(name string, args ...string) (stdout, stderr []byte, err error) {
-	return Run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...), args...)...)
+	return Run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...),
+		args...)...)
 }
 
 // Run runs a program in dir and returns its output; an error carries what it
@@ -113,7 +116,8 @@ func Run(dir, name string, args ...string) (stdout, stderr []byte, err error) {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // dpkg insists on sbin
+	// dpkg insists on sbin
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -126,13 +130,16 @@ func Run(dir, name string, args ...string) (stdout, stderr []byte, err error) {
 // The caller holds the lock.
 func fetch(cache, series, link string, logf func(string, ...any)) error {
 	if runtime.GOARCH != "amd64" {
-		return fmt.Errorf("the harness knows amd64 kernels only, this machine is %s", runtime.GOARCH)
+		return fmt.Errorf("the harness knows amd64 kernels only, this machine is %s",
+			runtime.GOARCH)
 	}
-	if err := NeedTools([2]string{"apt-get", "apt"}, [2]string{"dpkg-deb", "dpkg"}, [2]string{"depmod", "kmod"}); err != nil {
+	if err := NeedTools([2]string{"apt-get", "apt"}, [2]string{"dpkg-deb", "dpkg"},
+		[2]string{"depmod", "kmod"}); err != nil {
 		return err
 	}
 	logf("looking for the newest %s cloud kernel of Debian", series)
-	debs, err := Download(cache, series, series, "linux-", func(names []string) []string { return choose(names, series) }, logf)
+	debs, err := Download(cache, series, series, "linux-",
+		func(names []string) []string { return choose(names, series) }, logf)
 	if err != nil {
 		return err
 	}
@@ -150,7 +157,8 @@ func fetch(cache, series, link string, logf func(string, ...any)) error {
 // ([RemoveAll]). choose picks them among all names that begin with prefix; none
 // is ErrNoKernel. apt's lists and archives are in cache/apt/dir. The caller holds a
 // lock for dir.
-func Download(cache, dir, series, prefix string, choose func(names []string) []string, logf func(string, ...any)) ([]string, error) {
+func Download(cache, dir, series, prefix string, choose func(names []string) []string,
+	logf func(string, ...any)) ([]string, error) {
 	a, err := newApt(filepath.Join(cache, "apt", dir), sourcesList(series))
 	if err != nil {
 		return nil, err
@@ -189,7 +197,8 @@ func RemoveAll(debs []string) {
 func NeedTools(tools ...[2]string) error {
 	for _, tool := range tools {
 		if _, err := lookTool(tool[0]); err != nil {
-			return fmt.Errorf("%s is needed (package %s; scripts/deps installs it)", tool[0], tool[1])
+			return fmt.Errorf("%s is needed (package %s; scripts/deps installs it)", tool[0],
+				tool[1])
 		}
 	}
 	return nil
@@ -263,7 +272,8 @@ func unpack(kernels string, debs []string) (string, error) {
 // (/boot or /usr/lib/modules, /lib or /usr/lib) to one layout.
 func arrange(raw, out string) (string, error) {
 	var image, modules string
-	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"} {
+	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz",
+		"lib/modules/*/vmlinuz"} {
 		if m, _ := filepath.Glob(filepath.Join(raw, pattern)); len(m) == 1 {
 			image = m[0]
 		}

@@ -43,10 +43,12 @@ func Open(dir string) (*Kernel, error) {
 		return nil, err
 	}
 	if len(deps) != 1 {
-		return nil, fmt.Errorf("%s: %w: %d directories with a modules.dep", dir, ErrNotAKernel, len(deps))
+		return nil, fmt.Errorf("%s: %w: %d directories with a modules.dep", dir, ErrNotAKernel,
+			len(deps))
 	}
 	modules := filepath.Dir(deps[0])
-	return &Kernel{Release: filepath.Base(modules), Image: image, ModuleDir: modules, UserMode: userMode}, nil
+	return &Kernel{Release: filepath.Base(modules), Image: image, ModuleDir: modules,
+		UserMode: userMode}, nil
 }
 
 // Get returns the kernel that name stands for: a directory if it contains a

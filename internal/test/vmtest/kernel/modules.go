@@ -29,7 +29,8 @@ type Modules struct {
 // ReadModules reads modules.dep, modules.builtin and modules.alias of dir, of
 // which only the first must exist.
 func ReadModules(dir string) (*Modules, error) {
-	m := &Modules{Dir: dir, paths: map[string]string{}, deps: map[string][]string{}, builtin: map[string]bool{}, aliases: map[string]string{}}
+	m := &Modules{Dir: dir, paths: map[string]string{}, deps: map[string][]string{},
+		builtin: map[string]bool{}, aliases: map[string]string{}}
 	err := eachLine(filepath.Join(dir, "modules.dep"), func(line string) error {
 		path, deps, ok := strings.Cut(line, ":")
 		if !ok {

@@ -20,7 +20,8 @@ kernel/fs/xfs/xfs.ko.xz: kernel/lib/libcrc32c.ko.xz
 kernel/lib/libcrc32c.ko.xz:
 `,
 		"modules.builtin": "kernel/fs/ext4/ext4.ko\nkernel/drivers/virtio/virtio_pci.ko\n",
-		"modules.alias":   "# a comment\nalias fs-xfs xfs\nalias pci:v00001AF4d* virtio_pci\nalias dm-error dm_mod\n",
+		"modules.alias": "# a comment\nalias fs-xfs xfs\nalias pci:v00001AF4d* " +
+			"virtio_pci\nalias dm-error dm_mod\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(contents), 0o644); err != nil {
 			t.Fatal(err)
@@ -35,7 +36,8 @@ kernel/lib/libcrc32c.ko.xz:
 
 func TestClosure(t *testing.T) {
 	m := fakeModules(t)
-	const dax, dm, flakey = "kernel/drivers/dax/dax.ko.xz", "kernel/drivers/md/dm-mod.ko.xz", "kernel/drivers/md/dm-flakey.ko.xz"
+	const dax, dm, flakey = "kernel/drivers/dax/dax.ko.xz", "kernel/drivers/md/dm-mod.ko.xz",
+		"kernel/drivers/md/dm-flakey.ko.xz"
 	const xfs, crc = "kernel/fs/xfs/xfs.ko.xz", "kernel/lib/libcrc32c.ko.xz"
 	for _, tc := range []struct {
 		names, want []string
@@ -78,11 +80,14 @@ func TestChoose(t *testing.T) {
 	names := []string{
 		"linux-image-6.12.101+deb12-cloud-amd64", "linux-image-6.12.117+deb12-cloud-amd64",
 		"linux-image-6.12.99+deb12-cloud-amd64", "linux-image-6.12.117+deb12-cloud-amd64-dbg",
-		"linux-image-6.12.117+deb12-cloud-amd64-unsigned", "linux-headers-6.12.117+deb12-cloud-amd64",
-		"linux-image-6.12.117+deb12-rt-amd64", "linux-image-6.12-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64",
+		"linux-image-6.12.117+deb12-cloud-amd64-unsigned",
+		"linux-headers-6.12.117+deb12-cloud-amd64",
+		"linux-image-6.12.117+deb12-rt-amd64", "linux-image-6.12-cloud-amd64",
+		"linux-image-6.1.0-50-cloud-amd64",
 		"linux-image-7.3.4+deb13-cloud-amd64", "linux-binary-7.3.4+deb13-cloud-amd64",
 		"linux-modules-7.3.4+deb13-cloud-amd64", "linux-base-7.3.4+deb13-cloud-amd64",
-		"linux-binary-unsigned-7.3.4+deb13-cloud-amd64", "linux-binary-7.3.2+deb13-cloud-amd64", "linux-image-cloud-amd64",
+		"linux-binary-unsigned-7.3.4+deb13-cloud-amd64", "linux-binary-7.3.2+deb13-cloud-amd64",
+		"linux-image-cloud-amd64",
 	}
 	for series, want := range map[string][]string{
 		"6.12": {"linux-image-6.12.117+deb12-cloud-amd64"},
@@ -100,7 +105,8 @@ func TestChoose(t *testing.T) {
 // Both ways in which Debian packs a kernel end in the same layout.
 func TestArrange(t *testing.T) {
 	for name, files := range map[string][]string{
-		"one package":      {"boot/vmlinuz-9.9.9", "boot/config-9.9.9", "lib/modules/9.9.9/kernel/a.ko"},
+		"one package": {"boot/vmlinuz-9.9.9", "boot/config-9.9.9",
+			"lib/modules/9.9.9/kernel/a.ko"},
 		"several packages": {"usr/lib/modules/9.9.9/vmlinuz", "usr/lib/modules/9.9.9/kernel/a.ko"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -119,7 +119,8 @@ func ReadResult(r io.Reader, onFile func(path string, contents io.Reader) error)
 			if errors.Is(err, bufio.ErrBufferFull) {
 				return Frame{}, fmt.Errorf("%w: its result is not a frame", ErrNoResult)
 			}
-			return Frame{}, fmt.Errorf("%w: %w after %s", ErrNoResult, err, strconv.Quote(string(line)))
+			return Frame{}, fmt.Errorf("%w: %w after %s", ErrNoResult, err,
+				strconv.Quote(string(line)))
 		}
 		var f Frame
 		if err := json.Unmarshal(line, &f); err != nil {

@@ -13,12 +13,14 @@ func TestResultWithFiles(t *testing.T) {
 	var b bytes.Buffer
 	files := map[string]string{"/a": "first", "/b": "", "/c": "{\"kind\":\"exit\"}\nnot a frame\n"}
 	for _, name := range []string{"/a", "/b", "/c"} {
-		if err := WriteFrame(&b, Frame{Kind: KindFile, Path: name, Size: int64(len(files[name]))}); err != nil {
+		if err := WriteFrame(&b, Frame{Kind: KindFile, Path: name,
+			Size: int64(len(files[name]))}); err != nil {
 			t.Fatal(err)
 		}
 		b.WriteString(files[name])
 	}
-	if err := WriteFrame(&b, Frame{Kind: KindExit, Code: 3, Tainted: TaintWarn, Kernel: "7.3"}); err != nil {
+	if err := WriteFrame(&b, Frame{Kind: KindExit, Code: 3, Tainted: TaintWarn,
+		Kernel: "7.3"}); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
@@ -48,7 +50,8 @@ func TestNoResult(t *testing.T) {
 	_ = WriteFrame(&whole, Frame{Kind: KindFile, Path: "/f", Size: 5})
 	whole.WriteString("12345")
 	_ = WriteFrame(&whole, Frame{Kind: KindExit})
-	inputs := []string{"garbage\n", "{}\n", `{"kind":"file","path":"/x","size":-1}` + "\n", strings.Repeat("x", 100<<10)}
+	inputs := []string{"garbage\n", "{}\n", `{"kind":"file","path":"/x","size":-1}` + "\n",
+		strings.Repeat("x", 100<<10)}
 	for n := range whole.Len() {
 		inputs = append(inputs, whole.String()[:n])
 	}

@@ -19,7 +19,8 @@ const kvmTrial = 20 * time.Second
 // Accelerator decides between KVM and emulation. trial boots a small guest
 // under KVM and says whether it gave its result; it is asked once, and the
 // answer is kept in cacheDir until the machine is restarted or QEMU changes.
-func Accelerator(ctx context.Context, cacheDir string, trial func(context.Context) error, logf func(string, ...any)) (string, error) {
+func Accelerator(ctx context.Context, cacheDir string, trial func(context.Context) error,
+	logf func(string, ...any)) (string, error) {
 	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return TCG, nil // none, or not for this user
@@ -29,7 +30,8 @@ func Accelerator(ctx context.Context, cacheDir string, trial func(context.Contex
 }
 
 // decide is Accelerator where /dev/kvm can be opened.
-func decide(ctx context.Context, cacheDir string, trial func(context.Context) error, logf func(string, ...any)) (string, error) {
+func decide(ctx context.Context, cacheDir string, trial func(context.Context) error,
+	logf func(string, ...any)) (string, error) {
 	verdict, err := verdictFile(cacheDir)
 	if err != nil {
 		return "", err

@@ -72,8 +72,11 @@ func (m *Machine) args(g *machine.Guest) []string {
 	}
 	for i, d := range g.Disks {
 		args = append(args,
-			"-drive", fmt.Sprintf("if=none,id=d%d,format=raw,cache=unsafe,discard=unmap,file=%s", i, escape(d.Path)),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,logical_block_size=%d,physical_block_size=%d", i, d.BlockSize, d.BlockSize))
+			"-drive", fmt.Sprintf("if=none,id=d%d,format=raw,cache=unsafe,discard=unmap,file=%s", i,
+				escape(d.Path)),
+			"-device", fmt.Sprintf(
+				"virtio-blk-pci,drive=d%d,logical_block_size=%d,physical_block_size=%d", i,
+				d.BlockSize, d.BlockSize))
 	}
 	return args
 }

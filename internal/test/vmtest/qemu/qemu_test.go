@@ -14,10 +14,13 @@ import (
 func TestArgs(t *testing.T) {
 	m := &Machine{Kernel: &kernel.Kernel{Image: "/k/vmlinuz"}, Accel: TCG}
 	g := &machine.Guest{Initrd: "/i", MemoryMiB: 512, CPUs: 3, Append: "debug",
-		Console: "/a,b/console", Disks: []machine.Disk{{Path: "/d,0", BlockSize: 512}, {Path: "/d1", BlockSize: 4096}}}
+		Console: "/a,b/console", Disks: []machine.Disk{{Path: "/d,0", BlockSize: 512},
+			{Path: "/d1", BlockSize: 4096}}}
 	args := strings.Join(m.args(g), " ")
-	for _, want := range []string{"-accel tcg,thread=single", "-cpu max,-cx16", "-smp 3", "-m 512", "-kernel /k/vmlinuz", "oops=panic panic=-1",
-		"rdinit=/init debug", "path=/a,,b/console", "file=/d,,0", "drive=d1,logical_block_size=4096,physical_block_size=4096",
+	for _, want := range []string{"-accel tcg,thread=single", "-cpu max,-cx16", "-smp 3", "-m 512",
+		"-kernel /k/vmlinuz", "oops=panic panic=-1",
+		"rdinit=/init debug", "path=/a,,b/console", "file=/d,,0",
+		"drive=d1,logical_block_size=4096,physical_block_size=4096",
 		"nr=1,chardev=p0,name=vmexec.out", "nr=3,chardev=p2,name=vmexec.res", "id=p2,fd=5"} {
 		if !strings.Contains(args, want) {
 			t.Errorf("no %q in %s", want, args)
@@ -52,7 +55,8 @@ func TestDecide(t *testing.T) {
 			dir, trials := t.TempDir(), 0
 			trial := func(context.Context) error { trials++; return tc.trial }
 			for range 3 {
-				if got, err := decide(t.Context(), dir, trial, t.Logf); err != nil || got != tc.want {
+				if got, err := decide(t.Context(), dir, trial, t.Logf); err != nil ||
+					got != tc.want {
 					t.Errorf("%s, %v; want %s", got, err, tc.want)
 				}
 			}
@@ -68,7 +72,8 @@ func TestDecide(t *testing.T) {
 		if got, err := decide(ctx, dir, interrupted, t.Logf); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s, %v; want context.Canceled", got, err)
 		}
-		if got, err := decide(t.Context(), dir, func(context.Context) error { return nil }, t.Logf); err != nil || got != KVM {
+		if got, err := decide(t.Context(), dir, func(context.Context) error { return nil },
+			t.Logf); err != nil || got != KVM {
 			t.Errorf("the next time: %s, %v", got, err)
 		}
 	})

@@ -42,7 +42,8 @@ func Get(cache string, logf func(string, ...any)) (*kernel.Kernel, error) {
 		return nil, ErrNotBuilt
 	}
 	if !current(link) {
-		logf("user-mode Linux was built with another configuration than the tree has now; make uml builds it again")
+		logf("user-mode Linux was built with another configuration than the tree has now; make " +
+			"uml builds it again")
 	}
 	return k, nil
 }
@@ -93,15 +94,19 @@ func build(cache, kernels, link string, logf func(string, ...any)) error {
 	if runtime.GOARCH != "amd64" {
 		return fmt.Errorf("the harness knows amd64 only, this machine is %s", runtime.GOARCH)
 	}
-	err := kernel.NeedTools([2]string{"apt-get", "apt"}, [2]string{"dpkg-deb", "dpkg"}, [2]string{"depmod", "kmod"},
-		[2]string{"tar", "tar"}, [2]string{"xz", "xz-utils"}, [2]string{"make", "make"}, [2]string{"gcc", "gcc"}, [2]string{"ld", "binutils"},
+	err := kernel.NeedTools([2]string{"apt-get", "apt"}, [2]string{"dpkg-deb", "dpkg"},
+		[2]string{"depmod", "kmod"},
+		[2]string{"tar", "tar"}, [2]string{"xz", "xz-utils"}, [2]string{"make", "make"},
+		[2]string{"gcc", "gcc"}, [2]string{"ld", "binutils"},
 		[2]string{"flex", "flex"}, [2]string{"bison", "bison"}, [2]string{"bc", "bc"})
 	if err != nil {
 		return err
 	}
-	debs, err := kernel.Download(cache, Name, series, "linux-source-", func(names []string) []string {
-		return slices.DeleteFunc(names, func(n string) bool { return !sourcePackage.MatchString(n) })
-	}, logf)
+	debs, err := kernel.Download(cache, Name, series, "linux-source-",
+		func(names []string) []string {
+			return slices.DeleteFunc(names,
+				func(n string) bool { return !sourcePackage.MatchString(n) })
+		}, logf)
 	if err != nil {
 		return err
 	}
@@ -149,7 +154,8 @@ func unpack(tmp, deb string) (string, error) {
 	}
 	archives, err := filepath.Glob(filepath.Join(raw, "usr/src/linux-source-*.tar.xz"))
 	if err != nil || len(archives) != 1 {
-		return "", fmt.Errorf("%s: %d archives in it, one is wanted (%w)", filepath.Base(deb), len(archives), err)
+		return "", fmt.Errorf("%s: %d archives in it, one is wanted (%w)", filepath.Base(deb),
+			len(archives), err)
 	}
 	tree := filepath.Join(tmp, "source")
 	if err := os.Mkdir(tree, 0o755); err != nil {
@@ -177,8 +183,10 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 	defer func() { _ = report.Close() }()
 	run := func(stdout io.Writer, args ...string) error {
 		// The machine is somebody's.
-		cmd := exec.Command("nice", append([]string{"make", "-C", tree, "ARCH=um", "O=" + objects, "-j" + strconv.Itoa(runtime.NumCPU())}, args...)...)
-		cmd.Env = append(withoutMake(os.Environ()), "LC_ALL=C", "KCONFIG_ALLCONFIG="+all, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		cmd := exec.Command("nice", append([]string{"make", "-C", tree, "ARCH=um", "O=" + objects,
+			"-j" + strconv.Itoa(runtime.NumCPU())}, args...)...)
+		cmd.Env = append(withoutMake(os.Environ()), "LC_ALL=C", "KCONFIG_ALLCONFIG="+all,
+			"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 		cmd.Stdout, cmd.Stderr = stdout, report
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("make %s: %w; see %s", strings.Join(args, " "), err, log)
@@ -193,13 +201,15 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 		return "", err
 	}
 	if missed := unmet(config, got); len(missed) > 0 {
-		return "", fmt.Errorf("this source does not take the configuration: %s", strings.Join(missed, ", "))
+		return "", fmt.Errorf("this source does not take the configuration: %s",
+			strings.Join(missed, ", "))
 	}
 	logf("compiling; that takes some minutes (%s)", log)
 	if err := run(report, "linux", "modules"); err != nil {
 		return "", err
 	}
-	if err := run(report, "modules_install", "INSTALL_MOD_PATH="+out, "INSTALL_MOD_STRIP=1"); err != nil {
+	if err := run(report, "modules_install", "INSTALL_MOD_PATH="+out,
+		"INSTALL_MOD_STRIP=1"); err != nil {
 		return "", err
 	}
 	var release bytes.Buffer
@@ -209,10 +219,12 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 	name := strings.TrimSpace(release.String())
 	modules := filepath.Join(out, "lib/modules", name)
 	// A link to the source, which goes.
-	if err := os.Remove(filepath.Join(modules, "build")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(modules, "build")); err != nil &&
+		!errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	_, _, err = kernel.Run(tmp, "strip", "-o", filepath.Join(out, "linux"), filepath.Join(objects, "linux"))
+	_, _, err = kernel.Run(tmp, "strip", "-o", filepath.Join(out, "linux"),
+		filepath.Join(objects, "linux"))
 	return name, err
 }
 
@@ -220,7 +232,8 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 func withoutMake(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "KERNEL", "ARCH", "GNUMAKEFLAGS"}, name)
+		return slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES",
+			"KERNEL", "ARCH", "GNUMAKEFLAGS"}, name)
 	})
 }
 

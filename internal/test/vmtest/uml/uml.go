@@ -27,7 +27,8 @@ type Machine struct {
 // what runs on after it proves nothing. The ports are serial lines, the console is
 // a file. The root must be asked to be a tmpfs: user-mode Linux adds a root= of its
 // own, at which the kernel takes a ramfs, which has no direct I/O.
-const cmdline = "ncpus=1 seccomp=on quiet noreboot con=null con0=null,fd:%d console=tty0 loglevel=5 " +
+const cmdline = "ncpus=1 seccomp=on quiet noreboot con=null con0=null,fd:%d console=tty0 " +
+	"loglevel=5 " +
 	"oops=panic panic=-1 audit=0 cryptomgr.notests=1 rootfstype=tmpfs rdinit=/init"
 
 // Command says how to start user-mode Linux.
@@ -49,7 +50,8 @@ func (m *Machine) Command(g *machine.Guest) (*machine.Command, error) {
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, d.Path))
 	}
 	args = append(args, strings.Fields(g.Append)...)
-	return &machine.Command{Path: m.Kernel.Image, Args: args, Env: []string{"TMPDIR=" + memoryDir(g)}}, nil
+	return &machine.Command{Path: m.Kernel.Image, Args: args,
+		Env: []string{"TMPDIR=" + memoryDir(g)}}, nil
 }
 
 // memoryDir is where the file that is the guest's memory lies: in the host's
@@ -58,7 +60,8 @@ func (m *Machine) Command(g *machine.Guest) (*machine.Command, error) {
 func memoryDir(g *machine.Guest) string {
 	const shm = "/dev/shm"
 	var st unix.Statfs_t
-	if err := unix.Statfs(shm, &st); err == nil && st.Type == unix.TMPFS_MAGIC && st.Flags&unix.ST_NOEXEC == 0 &&
+	if err := unix.Statfs(shm, &st); err == nil && st.Type == unix.TMPFS_MAGIC &&
+		st.Flags&unix.ST_NOEXEC == 0 &&
 		st.Bavail*uint64(st.Bsize) > uint64(g.MemoryMiB)<<20 {
 		return shm
 	}
