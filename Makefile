@@ -20,7 +20,7 @@ LDFLAGS := -checklinkname=0 -X main.version=$(VERSION)
 KERNEL   ?= 6.12 7.3
 # A pattern of test names, as for go test -run.
 RUN      ?=
-# Packages; the default is all (unit tests), or those that use internal/test/vmtest (test-vm).
+# Packages; the default is all (unit tests), or those that use test/vmtest (test-vm).
 PKG      ?=
 # Seeded runs of the simulator.
 SEEDS    ?= 10000
@@ -103,11 +103,11 @@ powercut: ## many power cuts on real kernels: KERNEL=7.3 CUTS=500
 
 # Bugs inside of the code under test are planted in a build of their own.
 sim: ## the simulator: SEEDS=100000 FULL=1 for the long mode
-	UBLK_REMAP_SIM_SEEDS=$(SEEDS) $(if $(FULL),UBLK_REMAP_FULL=1) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)',-skip TestPlantedBugs) $(TESTFLAGS) ./internal/test/sim/...
-	$(if $(RUN),,go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs $(TESTFLAGS) ./internal/test/sim)
+	UBLK_REMAP_SIM_SEEDS=$(SEEDS) $(if $(FULL),UBLK_REMAP_FULL=1) go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)',-skip TestPlantedBugs) $(TESTFLAGS) ./test/sim/...
+	$(if $(RUN),,go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs $(TESTFLAGS) ./test/sim)
 
 planted-table: ## write the table of planted bugs in docs/RELIABILITY.md anew
-	go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs ./internal/test/sim -table ../../../docs/RELIABILITY.md
+	go test -count=1 -timeout 0 -tags planted -run TestPlantedBugs ./test/sim -table ../../docs/RELIABILITY.md
 
 lint: ## golangci-lint with the import map, and go.mod's tidiness
 	$(GOLANGCI) run ./...

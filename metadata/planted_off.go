@@ -3,7 +3,7 @@
 package metadata
 
 // These are false: only a build with the tag planted can plant a bug here, to show that
-// internal/test/sim finds it.
+// test/sim finds it.
 const (
 	plantedSequenceReused = false
 	plantedPathIsMedium   = false

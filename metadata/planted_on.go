@@ -5,7 +5,7 @@ package metadata
 // plantedSequenceReused gives the number of a record of unknown outcome to the next one.
 var plantedSequenceReused bool
 
-// PlantSequenceReused plants or removes a bug for the tests of internal/test/sim: the number of a
+// PlantSequenceReused plants or removes a bug for the tests of test/sim: the number of a
 // record of unknown outcome is used again. There is no such function without the
 // build tag planted.
 func PlantSequenceReused(on bool) { plantedSequenceReused = on }

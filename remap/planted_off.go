@@ -3,5 +3,5 @@
 package remap
 
 // plantedNoTurns is false: only a build with the tag planted can plant a bug here, to
-// show that internal/test/sim finds it.
+// show that test/sim finds it.
 const plantedNoTurns = false

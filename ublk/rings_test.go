@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 )
 

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

@@ -10,7 +10,7 @@ import (
 
 	"ublkremap/bench/peer"
 	"ublkremap/bench/result"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // needRig skips the test where there are no devices to be made.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestCreateGoesAround: a disk whose first 68 KiB are bad, and places of whatever a set

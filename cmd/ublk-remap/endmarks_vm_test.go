@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"ublkremap/internal/control"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestEndMarksStayAbove: what marks a disk at its end, written through the device,

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // withLimit is ublkRemap that fails the test if it hangs.

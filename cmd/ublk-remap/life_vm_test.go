@@ -19,7 +19,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 )
 

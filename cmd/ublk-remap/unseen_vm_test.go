@@ -18,7 +18,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 func listJSON(t *testing.T) map[string]control.Item {

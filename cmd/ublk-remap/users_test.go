@@ -16,7 +16,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // helperEnv makes this test binary a helper process of its own tests: a verb and its arguments.

@@ -5,7 +5,7 @@
 //	go test -exec "bin/vmexec -kernel 7.3 -tools all" ./ublk/...
 //	bin/vmexec -kernel 6.12 -tools all -file bin/ublk-remap:/usr/local/bin/ublk-remap script.sh ARG...
 //
-// The same binary is process 1 of the guest (package internal/test/vmtest/guest).
+// The same binary is process 1 of the guest (package test/vmtest/guest).
 // docs/TESTING.md describes the flags, the environment variables and the exit
 // codes; vmexec -help lists them.
 package main

@@ -11,12 +11,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"ublkremap/internal/test/vmtest/initrd"
-	"ublkremap/internal/test/vmtest/kernel"
-	"ublkremap/internal/test/vmtest/machine"
-	"ublkremap/internal/test/vmtest/proto"
-	"ublkremap/internal/test/vmtest/qemu"
-	"ublkremap/internal/test/vmtest/uml"
+	"ublkremap/test/vmtest/initrd"
+	"ublkremap/test/vmtest/kernel"
+	"ublkremap/test/vmtest/machine"
+	"ublkremap/test/vmtest/proto"
+	"ublkremap/test/vmtest/qemu"
+	"ublkremap/test/vmtest/uml"
 )
 
 // guestBoot is what a guest may take besides its program's own time.

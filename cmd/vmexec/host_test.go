@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest/kernel"
-	"ublkremap/internal/test/vmtest/proto"
-	"ublkremap/internal/test/vmtest/qemu"
+	"ublkremap/test/vmtest/kernel"
+	"ublkremap/test/vmtest/proto"
+	"ublkremap/test/vmtest/qemu"
 )
 
 // fakeQEMU puts a shell script in QEMU's place. Its file descriptors 3, 4 and

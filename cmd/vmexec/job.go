@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
-	"ublkremap/internal/test/vmtest/initrd"
-	"ublkremap/internal/test/vmtest/proto"
+	"ublkremap/test/vmtest"
+	"ublkremap/test/vmtest/initrd"
+	"ublkremap/test/vmtest/proto"
 )
 
 // programDir is where the program lies in the guest.

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"ublkremap/internal/test/vmtest/guest"
-	"ublkremap/internal/test/vmtest/proto"
+	"ublkremap/test/vmtest/guest"
+	"ublkremap/test/vmtest/proto"
 )
 
 // trialCode is what the program of the KVM trial exits with: no failure has it.

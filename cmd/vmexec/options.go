@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"ublkremap/internal/test/vmtest/qemu"
+	"ublkremap/test/vmtest/qemu"
 )
 
 // Environment variables that give flags another default.

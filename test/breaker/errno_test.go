@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/remap"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // faultCase is something that happens to a whole disk.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/blockdev"
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // flushRun is a device over a disk without FUA whose flushes can be made to fail.

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 )
 
 const sector = 512

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

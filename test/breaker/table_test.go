@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // row is a line of the table.

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 	"ublkremap/ublk"
 	"ublkremap/ublk/ublktest"
 )

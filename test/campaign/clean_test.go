@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 )
 
 // patience is how long something that must end by itself may take. Only a hang

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // death is a way for a server to die, or nearly.

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 )
 
 // fio is a job that runs.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // perDisk is how many rounds a disk, and the file system on it, goes through.

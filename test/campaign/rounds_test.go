@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 )
 
 // roundsEnv names the environment variable that asks for a long campaign of so

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // verb is what is cut short.

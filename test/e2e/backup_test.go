@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestBackupLive takes a backup of the metadata while the device is in use and

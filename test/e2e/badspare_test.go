@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // The spare region is a part of the same failing disk: these tests make it bad, or nearly

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // Exit codes of the program, DESIGN.md section 5.

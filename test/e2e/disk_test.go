@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // kind is a way for a disk to fail.

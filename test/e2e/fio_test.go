@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // fioLimit is how long a fio job may take before it counts as hung.

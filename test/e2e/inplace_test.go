@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestInPlace takes a disk with a file system over, heals sectors of it, gives

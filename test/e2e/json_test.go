@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // statusNames are the stable names of `status --json`, DESIGN.md section 5.

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
+	"ublkremap/test/vmtest"
 )
 
 // SeedEnv names the environment variable that repeats a run's random choices.

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestMirrorLost takes one copy of the metadata away altogether, while the

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestMovesUnderLoad moves blocks to the spare region and home again while fio

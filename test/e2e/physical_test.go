@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestPhysicalSector: a disk with blocks of 512 bytes and physical sectors of 4096, of which two

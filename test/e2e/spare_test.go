@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestSpareDevices: a spare device is found by its UUID; a clone beside it is

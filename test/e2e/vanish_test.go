@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // TestVanished takes the whole disk away under load: nothing may be remapped,

@@ -3,7 +3,7 @@ package e2e
 import (
 	"testing"
 
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/vmtest"
 )
 
 // zeroCopyMin is the first kernel with the zero copy that the program uses:

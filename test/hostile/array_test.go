@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // TestMemberOfAnArray: a disk that an array has is nobody else's, not even if the

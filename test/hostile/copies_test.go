@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // copyFile copies a disk that is a file.

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // memory is what a process has of a kind in /proc/PID/status, in KiB.

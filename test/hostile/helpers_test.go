@@ -12,8 +12,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // Exit codes of the program, docs/COMMAND.md.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // TestCreateInterrupted ends create by each signal at random moments: on a blank

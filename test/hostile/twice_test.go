@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // newFile makes a sparse file that is a disk.

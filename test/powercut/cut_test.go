@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/logwrites"
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/logwrites"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // cutKind is what a disk holds besides what was flushed.

@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/logwrites"
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
+	"ublkremap/test/logwrites"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 // stampRoom is the place behind the disk's end, on the logged device, where

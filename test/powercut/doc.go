@@ -19,7 +19,7 @@
 //
 // # Where the power is cut
 //
-// See internal/test/logwrites for what a log tells. On one disk
+// See test/logwrites for what a log tells. On one disk
 //
 //   - after any FUA write or flush, with nothing that was not flushed;
 //   - right before a flush completes, with any part of what it was to flush: writes lost, whole, or

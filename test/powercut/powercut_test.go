@@ -16,10 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/logwrites"
-	"ublkremap/internal/test/rig"
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
+	"ublkremap/test/logwrites"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/test/rig"
+	"ublkremap/test/rig"
 )
 
 // marker tells the logs what was acknowledged, by marks with ascending numbers.

@@ -17,8 +17,8 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
-	"ublkremap/internal/test/vmtest"
 	"ublkremap/metadata"
+	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
 )
 

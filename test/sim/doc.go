@@ -1,0 +1,88 @@
+// Package sim runs the machines that decide about data — remap.Engine,
+// remap.Arbiter and metadata.Committer, the very code of the server — over
+// simulated disks, with faults, reorderings, power cuts and SIGKILLs, and
+// compares all that can be seen with a model.
+//
+// # A run
+//
+// One seed is one run, and says all about it: the layout (with or without a
+// spare device, blocks of 512 to 4096 bytes, spare regions of 3 to 200 units),
+// queues and depth, the policy, which faults there are and when, and the order of
+// events. A run creates a set, perhaps after tries that the power ended, and then goes
+// through a few rounds: start (which may be cut too), a workload of reads, writes,
+// write-zeroes, discards and flushes that meet in few units, while an operator
+// moves blocks, asks for checkpoints and closes the breaker; then a
+// power cut, SIGKILL, or an orderly stop. After the last round everything is
+// read once more and metadata.Check has the last word.
+//
+// Everything that may happen next — a step of an operation on a disk, its
+// completion, a message between an engine and the arbiter, a write of the committer — is an
+// event in one pool, from which the seed picks. Only messages between the same two keep
+// their order. Some classes of events are put off for a while now and then, so
+// that rare interleavings come up. Nothing reads a clock: time is a number that
+// events advance, and it jumps to the next deadline where nothing else is left.
+//
+// # The disks
+//
+// A disk has a volatile cache: what was written without FUA is durable only when a flush
+// that began later has ended. A flush that fails may drop what is cached: then each sector
+// may hold anything that a power cut could leave, and the failed flush is all that tells of
+// it. Half of the disks have no FUA: asked for it they do what the kernel makes of it, a
+// write and a flush, and answer the write with what the flush said. After a flush that
+// failed no flush of the user may be answered as good that began before one was answered as
+// failed (promise 15); a FUA write that was answered as good must be there whatever was
+// dropped while it was under way. A power cut leaves, of each sector of 512 bytes, what was
+// durable or any version cached since, and of each write under way, also with FUA, any of
+// its sectors. Faults are of the kinds that null_blk, dm-error, scsi_debug and real disks
+// show: errors on read, on write, on both; for ever, a number of times, until written;
+// writes that succeed and do not read, also of a whole physical block of a disk that shows
+// smaller ones, and of spare units; errors that take up to two minutes. A write that fails
+// has taken effect in some of its sectors. Besides, operations fail on their path, for want
+// of resources, or end short; flushes fail; whole disks vanish and return; most of the
+// spare region is bad; mirrors of the metadata have latent errors or refuse writes.
+//
+// # The model
+//
+// Each sector of user data names itself and the write that it comes from, so that
+// data in the wrong place, stale spare units and buffers that nobody filled
+// are recognized. For every exported sector the model knows what a read may
+// return and what a power cut may leave (see model). An answer must fit it; and so must what is
+// found on the disks after each load, past all faults.
+//
+// Errors are judged too. A read fails only if one of its operations did, or a block is
+// lost, or is pending and failed a moment ago; and then every block of it was read, or is
+// pending or lost. No heal is committed whose data was not read back. A write whose medium
+// fails must not fail as long as the breaker is closed and a spare unit is free. No block
+// is ever lost that was not from the beginning. Blocks become pending, and spare units are
+// retired, only if their medium failed: not for what a spare device answered while it was
+// away. Where one spare unit in eight is well, one is found. What an operator moves was
+// read at its new place. No commit becomes durable, and so no spare unit is used up, while
+// the backing is gone. Nothing hangs. At quiet moments the allocator agrees with the map,
+// no claim, operation or limbo is left over, and what a load finds on the disks is the live
+// table.
+//
+// Metadata must survive more than that. Before a start, copies of the disks are damaged and
+// exchanged: a load must say the same as before, or refuse, as probe.go has it word for
+// word. While a run goes on, one mirror may have sectors that fail to be read
+// for a while, or lose and misdirect writes that it reports as good.
+//
+// # Scenarios
+//
+// Random runs seldom cut the power at the one write that matters. Scenarios are short
+// stories (a heal, a mirror that fails and comes back, a relocation, a start) that Exhaust
+// interrupts at every write, in several ways, and whose recoveries it interrupts again. A
+// story is told once: each interruption is a fork of disks, model and users.
+//
+// # To repeat a failure
+//
+// A failure names its seed:
+//
+//	go test ./test/sim -run 'TestSim$' -v -seed=N
+//
+// prints each step. -start and -seeds choose a range of seeds; make sim SEEDS=N is the
+// long way. Shrink makes a failing run smaller; -set is what it has found.
+//
+// Bug plants bugs, to show that the checks can fail: in the drivers around the machines, or
+// in what a load sees of the disks. The few that can only be inside of the machines need
+// the build tag planted; without it there is no trace of them.
+package sim
