@@ -39,7 +39,7 @@ func (t *tree) opened(proc string) []User {
 			continue
 		}
 		n := t.match(&st)
-		if n == nil {
+		if n == nil || provides(proc, &st) {
 			continue
 		}
 		i, told := at[n]
@@ -53,6 +53,22 @@ func (t *tree) opened(proc string) []User {
 		users[i].Writes = users[i].Writes || writes(proc, fd.Name())
 	}
 	return users
+}
+
+// provides reports whether a process is what a network block device is made of: nbd-client and
+// the like keep it open for as long as it is there, and do not use what is on it. The kernel says
+// which thread that is (the attribute pid of drivers/block/nbd.c).
+func provides(proc string, st *unix.Stat_t) bool {
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return false
+	}
+	text, err := os.ReadFile(filepath.Join(sysDir(wholeOf(st.Rdev)), "pid"))
+	if err != nil {
+		return false
+	}
+	// A thread has a directory in /proc that is not listed.
+	_, err = os.Stat(filepath.Join(proc, "task", strings.TrimSpace(string(text))))
+	return err == nil
 }
 
 // known says what a descriptor is of, from what the kernel has in memory: a file on a dead
