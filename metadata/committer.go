@@ -129,8 +129,8 @@ type Status struct {
 // single goroutine. Commit, Ops, Done and Results allocate nothing in the
 // steady state, so that they work while memory is short.
 //
-// Its parts, each with at most one step under way: the record (flight.go), the
-// checkpoint (checkpoint.go), the superblocks (sbupdate.go). A superblock
+// Its parts, each with at most one step under way: the record (committer_record.go), the
+// checkpoint (committer_checkpoint.go), the superblocks (committer_superblock.go). A superblock
 // update and a new record exclude each other; a checkpoint goes on beside both.
 type Committer struct {
 	layout  *Layout

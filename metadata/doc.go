@@ -28,7 +28,7 @@
 // [ErrDamaged]; what is off it is void.
 //
 // A mirror whose place has gone bad is rebuilt in the room that [Plan] leaves
-// for that; move.go says in which steps.
+// for that; mirror_rebuild.go says in which steps.
 //
 // From an Image comes a [Committer], which makes transactions durable. It is
 // sans-I/O: its user asks it for writes and reads ([Committer.Ops]), does them, says how
@@ -41,7 +41,7 @@
 // It never decides which spare unit serves what: entries mean nothing to it beyond their
 // encoding. It never reads a clock but that of a [Patient] device, never starts a goroutine
 // or opens a file. It never takes what it cannot read for absent, unless it is the medium
-// that does not read (steady.go). It never writes outside of superblocks and mirrors, but
+// that does not read (device_steady.go). It never writes outside of superblocks and mirrors, but
 // for [TakeOver] and [Release], which move data from and to a plain disk. It never calls a
 // transaction durable that the loss of one mirror could silently undo, and never writes
 // over a record that a load might need.
