@@ -64,7 +64,9 @@ FORCE:
 deps: ## install what the tests need on Debian (says what; asks nothing)
 	scripts/deps
 
-test: test-unit sim test-vm ## unit tests with -race, the simulator, and both kernels
+# By a second make, so that nothing begins before what it needs is there.
+test: deps ## unit tests with -race, the simulator, and both kernels; installs what they need
+	@$(MAKE) test-unit sim test-vm
 
 test-unit: ## unit tests with -race, on this machine
 	go test -race -timeout 15m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
