@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/mountinfo"
 )
 
 // claimBelow keeps others away from what a loop device is over, as Open keeps
@@ -113,7 +115,7 @@ func wholeOf(rdev uint64) uint64 {
 	if err != nil {
 		return rdev
 	}
-	if whole, ok := parseDev(strings.TrimSpace(string(b))); ok {
+	if whole, ok := mountinfo.ParseDev(strings.TrimSpace(string(b))); ok {
 		return whole
 	}
 	return rdev

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/mountinfo"
 )
 
 // mounts finds the mounts of the devices in every mount namespace that a process of /proc is
@@ -17,7 +19,7 @@ func (t *tree) mounts() []User {
 	if !t.block && len(t.nodes) == 0 {
 		return nil
 	}
-	users := t.mountsIn("/proc/self")
+	users := t.mountsIn(mountinfo.Self)
 	seen := map[string]bool{}
 	if ns, err := os.Readlink("/proc/self/ns/mnt"); err == nil {
 		seen[ns] = true
@@ -47,24 +49,24 @@ func (t *tree) mounts() []User {
 
 // mountsIn finds the mounts of one namespace. They may go while it is looked.
 func (t *tree) mountsIn(proc string) []User {
-	text, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
+	all, err := mountinfo.Read(proc)
 	if err != nil {
 		return nil
 	}
 	var users []User
-	for _, m := range parseMounts(string(text)) {
-		n := t.nodes[m.dev]
+	for _, m := range all {
+		n := t.nodes[m.Dev]
 		// File systems with devices of their own, such as btrfs, are found by
 		// their source. Other paths than a device's are not touched: one on a
 		// dead network would not come back.
-		if n == nil && unix.Major(m.dev) == 0 && strings.HasPrefix(m.source, "/dev/") {
+		if n == nil && unix.Major(m.Dev) == 0 && strings.HasPrefix(m.Source, "/dev/") {
 			var st unix.Stat_t
-			if unix.Stat(m.source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			if unix.Stat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
 				n = t.nodes[st.Rdev]
 			}
 		}
 		if n != nil {
-			users = append(users, n.user(UserMount, m.point))
+			users = append(users, n.user(UserMount, m.Point))
 		}
 	}
 	return users
@@ -115,48 +117,4 @@ func (t *tree) exports() []User {
 		}
 	}
 	return users
-}
-
-// mount is one line of mountinfo.
-type mount struct {
-	dev           uint64
-	point, source string
-}
-
-// parseMounts reads /proc/PID/mountinfo (proc_pid_mountinfo(5)): the third field
-// is the device, the fifth the mount point; the source is the second field
-// behind a lone dash. Lines have no longest length, and those that make no sense
-// are left out.
-func parseMounts(text string) []mount {
-	var all []mount
-	for line := range strings.Lines(text) {
-		head, tail, ok := strings.Cut(line, " - ")
-		fields, rest := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(fields) < 5 || len(rest) < 2 {
-			continue
-		}
-		if dev, ok := parseDev(fields[2]); ok {
-			all = append(all, mount{dev, unescape(fields[4]), unescape(rest[1])})
-		}
-	}
-	return all
-}
-
-// unescape undoes the \ooo escapes of mountinfo and swaps.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(v))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

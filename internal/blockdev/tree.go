@@ -3,10 +3,11 @@ package blockdev
 import (
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/mountinfo"
 )
 
 // tree is the device, or file, that users are looked for, and every device by which its
@@ -187,7 +188,7 @@ func devOf(dir string) (uint64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	return parseDev(strings.TrimSpace(string(b)))
+	return mountinfo.ParseDev(strings.TrimSpace(string(b)))
 }
 
 // partitions returns the partitions of a disk by device number.
@@ -204,17 +205,4 @@ func partitions(rdev uint64) map[uint64]string {
 		}
 	}
 	return found
-}
-
-func parseDev(s string) (uint64, bool) {
-	major, minor, ok := strings.Cut(s, ":")
-	if !ok {
-		return 0, false
-	}
-	a, err1 := strconv.ParseUint(major, 10, 32)
-	b, err2 := strconv.ParseUint(minor, 10, 32)
-	if err1 != nil || err2 != nil {
-		return 0, false
-	}
-	return unix.Mkdev(uint32(a), uint32(b)), true
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/mountinfo"
 )
 
 // A UserKind is a way in which a device can be in use.
@@ -221,7 +223,7 @@ func parseSwaps(text string) []string {
 	var names []string
 	for i, line := range strings.Split(text, "\n") {
 		if fields := strings.Fields(line); i > 0 && len(fields) > 0 {
-			names = append(names, unescape(fields[0]))
+			names = append(names, mountinfo.Unescape(fields[0]))
 		}
 	}
 	return names

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/mountinfo"
 )
 
 // needed are the file systems of the kernel's that a server looks into later on.
@@ -73,7 +75,7 @@ type kept struct {
 // keep says what stays, and copies what is no mount of its own. Mounts are moved rather
 // than copied, so that the paths of what is open on them go on to be seen from outside.
 func keep(places []string) ([]kept, error) {
-	all, err := read("/proc/self/mountinfo")
+	all, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +139,8 @@ func become(root string) error {
 	// An initramfs has no root that can be moved, and after chroot(2) the root is no mount:
 	// what else is mounted goes first, but for what the new root lies in, then it covers
 	// the old one.
-	errs := []error{detachAll(func(m mount) bool {
-		return within(m.path, root) ||
-			within(root, m.path)
+	errs := []error{detachAll(func(m mountinfo.Mount) bool {
+		return within(m.Point, root) || within(root, m.Point)
 	})}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		// It is the root of this process all the same.
@@ -151,16 +152,16 @@ func become(root string) error {
 
 // prune detaches what came along with what was kept.
 func prune(list []kept) error {
-	return detachAll(func(m mount) bool {
-		return m.path == "/" || slices.Contains(neededTypes, m.kind) ||
-			slices.ContainsFunc(list, func(k kept) bool { return k.path == m.path })
+	return detachAll(func(m mountinfo.Mount) bool {
+		return m.Point == "/" || slices.Contains(neededTypes, m.Type) ||
+			slices.ContainsFunc(list, func(k kept) bool { return k.path == m.Point })
 	})
 }
 
 // detachAll detaches all mounts but those that stay, the last one first.
-func detachAll(stays func(m mount) bool) error {
+func detachAll(stays func(m mountinfo.Mount) bool) error {
 	// The working directory is the new root, whether or not that is the root yet.
-	all, err := read("proc/self/mountinfo")
+	all, err := mountinfo.Read("proc/self")
 	if err != nil {
 		return err
 	}
@@ -170,46 +171,14 @@ func detachAll(stays func(m mount) bool) error {
 			continue
 		}
 		// What lay beneath another one that went is gone with it.
-		if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
+		if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
 			!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("detach %s: %w", m.path, err))
+			errs = append(errs, fmt.Errorf("detach %s: %w", m.Point, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// mount is what is known of a mount.
-type mount struct {
-	path, kind string
-}
-
-// read lists the mounts of this process's namespace that it can reach, those beneath first.
-func read(mountinfo string) ([]mount, error) {
-	text, err := os.ReadFile(mountinfo)
-	if err != nil {
-		return nil, err
-	}
-	return parse(string(text)), nil
-}
-
-// parse reads proc_pid_mountinfo(5): the mount point is field 5, the type follows the separator.
-func parse(text string) []mount {
-	var all []mount
-	for line := range strings.Lines(text) {
-		head, tail, ok := strings.Cut(line, " - ")
-		fields, rest := strings.Fields(head), strings.Fields(tail)
-		if ok && len(fields) > 4 && len(rest) > 0 {
-			all = append(all, mount{unescape(fields[4]), rest[0]})
-		}
-	}
-	return all
-}
-
-// unescape turns the octal escapes of mountinfo back: space, tab, newline, backslash.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
-}
-
-func isMount(all []mount, path string) bool {
-	return slices.ContainsFunc(all, func(m mount) bool { return m.path == path })
+func isMount(all []mountinfo.Mount, path string) bool {
+	return slices.ContainsFunc(all, func(m mountinfo.Mount) bool { return m.Point == path })
 }

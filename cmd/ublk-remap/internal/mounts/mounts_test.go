@@ -1,21 +1,6 @@
 package mounts
 
-import (
-	"slices"
-	"testing"
-)
-
-func TestParse(t *testing.T) {
-	t.Parallel()
-	got := parse("22 1 0:9 / /dev rw shared:2 - devtmpfs udev rw\n" +
-		"36 22 98:0 /mnt /mnt/a\\040b\\134c rw,noatime master:1 - ext3 /dev/root " +
-		"rw,errors=continue\n" +
-		"nonsense\n40 1 0:3 - tmpfs\n")
-	want := []mount{{"/dev", "devtmpfs"}, {`/mnt/a b\c`, "ext3"}}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
-	}
-}
+import "testing"
 
 // TestKeep: what lies in a place that is kept needs no place of its own.
 func TestKeep(t *testing.T) {

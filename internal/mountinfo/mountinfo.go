@@ -1,0 +1,93 @@
+// Package mountinfo reads the mounts of a process's mount namespace, as
+// /proc/PID/mountinfo lists them (proc_pid_mountinfo(5)), and undoes the escapes that this
+// file and /proc/swaps share.
+//
+// It only reads text. Which mount matters is the caller's business.
+//
+// One line never hides another: a line that makes no sense is left out, and lines have no
+// longest length. That is why github.com/moby/sys/mountinfo is not used: it gives up at the
+// first line that it cannot parse, and stops without an error at one of more than 64 KiB, which
+// an overlay of many layers can have. A mount that is missed here is a disk in use that is
+// taken for free.
+package mountinfo
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Self is the directory of the calling process.
+const Self = "/proc/self"
+
+// Mount is one line.
+type Mount struct {
+	Dev    uint64 // of the file system, as stat(2) tells it
+	Point  string // where it is mounted
+	Type   string // of the file system
+	Source string // what is mounted, in the file system's own words; may be empty
+}
+
+// Read lists the mounts that a process reaches, those beneath others first. proc is its
+// directory, such as Self.
+func Read(proc string) ([]Mount, error) {
+	text, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(string(text)), nil
+}
+
+// Parse reads the text of a mountinfo. The third field is the device, the fifth the mount
+// point. A variable number of fields follows, then a lone dash, the type and the source.
+func Parse(text string) []Mount {
+	var all []Mount
+	for line := range strings.Lines(text) {
+		head, tail, ok := strings.Cut(line, " - ")
+		fields, rest := strings.Fields(head), strings.Fields(tail)
+		if !ok || len(fields) < 5 || len(rest) < 1 {
+			continue
+		}
+		dev, ok := ParseDev(fields[2])
+		if !ok {
+			continue
+		}
+		m := Mount{Dev: dev, Point: Unescape(fields[4]), Type: Unescape(rest[0])}
+		if len(rest) > 1 {
+			m.Source = Unescape(rest[1])
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// ParseDev reads a device number as the kernel prints it, MAJOR:MINOR.
+func ParseDev(text string) (dev uint64, ok bool) {
+	major, minor, ok := strings.Cut(text, ":")
+	a, errA := strconv.ParseUint(major, 10, 32)
+	b, errB := strconv.ParseUint(minor, 10, 32)
+	return unix.Mkdev(uint32(a), uint32(b)), ok && errA == nil && errB == nil
+}
+
+// Unescape undoes the escapes of mountinfo and swaps: \ooo, three octal digits. What is no
+// escape stays as it is.
+func Unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
