@@ -251,9 +251,8 @@ func (c *Committer) trySuperblock() {
 // newest reports whether b, read from a place, is the newest superblock. The last
 // copy of a spare device may be an older one, which was left as it was.
 func (s *sbUpdate) newest(b []byte, p *sbPlace) bool {
-	return sealed(b, magicSuperblock) && bytes.Equal(b[24:40], s.now.UUID[:]) &&
-		bytes.Equal(b[40:56], s.now.Devices[p.device].UUID[:]) &&
-		(p.device != 0 || le.Uint64(b[56:]) == s.now.Generation)
+	generation, ok := superblockOf(b, &s.now.UUID, &s.now.Devices[p.device].UUID)
+	return ok && (p.device != 0 || generation == s.now.Generation)
 }
 
 func (c *Committer) superblockDone(err error) {

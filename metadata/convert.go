@@ -282,7 +282,7 @@ func clearOutside(devs []Device, plan *Layout) error {
 			}
 			if _, err := d.WriteAt(zero, c.offset); err != nil {
 				if _, readErr := d.ReadAt(page, c.offset); readErr != nil ||
-					le.Uint64(page) != magicSuperblock {
+					!hasMagic(page, magicSuperblock) {
 					continue // a bad place, in which nothing is found
 				}
 				return fmt.Errorf("clearing the superblock of %s at %d: %w", nameOf(d, i), c.offset,

@@ -315,11 +315,8 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 		return err
 	}
 	ours := func(b []byte) bool {
-		switch le.Uint64(b) {
-		case magicHeader, magicRecord, magicPage:
-			return [16]byte(b[24:40]) == sb.UUID
-		}
-		return false
+		return (hasMagic(b, magicHeader) || hasMagic(b, magicRecord) || hasMagic(b, magicPage)) &&
+			ofSet(b, &sb.UUID)
 	}
 	for _, m := range l.mirrorsAt() {
 		if sb.inHead(&sb.Regions[m.region]) {

@@ -150,7 +150,7 @@ func (c *creator) clear() error {
 			if _, err := d.WriteAt(c.page, off); err == nil {
 				continue
 			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil &&
-				le.Uint64(c.back) == magicSuperblock {
+				hasMagic(c.back, magicSuperblock) {
 				// It could be taken for one of the new set's, or of a set.
 				return fmt.Errorf("%w: the superblock of an older set at %d of %s cannot be "+
 					"cleared: %w", ErrBadPlaces, off, nameOf(d, i), err)

@@ -7,13 +7,41 @@ import (
 	"github.com/google/uuid"
 )
 
-const pageHeader = 64
+// Offsets in a checkpoint's header; frozen with format version 4.
+const (
+	headerPagesAt   = wordAt
+	headerIDAt      = bodyAt // epoch, generation
+	headerCoversAt  = headerIDAt + idSize
+	headerSessionAt = headerCoversAt + linkSize
+	headerEntriesAt = headerSessionAt + 8
+	headerDigestAt  = headerEntriesAt + 8
+)
+
+// Offsets in a checkpoint's page; frozen with format version 4.
+const (
+	pageIndexAt = wordAt
+	pageIDAt    = bodyAt // epoch, generation, as in the header
+	pageCountAt = pageIDAt + idSize
+	pageHeader  = 64 // the entries follow
+)
+
+// entriesPerPage is how many entries a page holds. Frozen with format version 4.
+const entriesPerPage = (PageSize - pageHeader) / entrySize // 168
 
 // checkpointID tells one checkpoint from every other of the set.
 type checkpointID struct {
 	epoch      uint64 // of the start that wrote it
 	generation uint64 // counts the checkpoints
 }
+
+const idSize = 16 // of a checkpointID in a structure
+
+func putID(b []byte, id checkpointID) {
+	le.PutUint64(b, id.epoch)
+	le.PutUint64(b[8:], id.generation)
+}
+
+func getID(b []byte) checkpointID { return checkpointID{le.Uint64(b), le.Uint64(b[8:])} }
 
 // header is a checkpoint's header page. It is written last: once it is there,
 // all pages are.
@@ -28,66 +56,76 @@ type header struct {
 
 func (h *header) encode(b []byte, set *uuid.UUID) {
 	clear(b[:PageSize])
-	le.PutUint64(b, magicHeader)
-	le.PutUint32(b[8:], Version)
-	le.PutUint32(b[12:], h.pages)
-	copy(b[24:40], set[:])
-	le.PutUint64(b[40:], h.epoch)
-	le.PutUint64(b[48:], h.generation)
-	le.PutUint64(b[56:], h.covers.Epoch)
-	le.PutUint64(b[64:], h.covers.Sequence)
-	le.PutUint64(b[72:], h.covers.Hash)
-	le.PutUint64(b[80:], h.session)
-	le.PutUint64(b[88:], h.entries)
-	le.PutUint64(b[96:], h.digest)
+	putHead(b, magicHeader, h.pages, set)
+	putID(b[headerIDAt:], h.checkpointID)
+	putLink(b[headerCoversAt:], h.covers)
+	le.PutUint64(b[headerSessionAt:], h.session)
+	le.PutUint64(b[headerEntriesAt:], h.entries)
+	le.PutUint64(b[headerDigestAt:], h.digest)
 	seal(b)
 }
 
+// decodeHeader reports whether b is a checkpoint header of that set, of any known version.
 func decodeHeader(b []byte, set *uuid.UUID) (h header, ok bool) {
-	if !sealed(b, magicHeader) || le.Uint32(b[8:]) != Version || [16]byte(b[24:40]) != *set {
-		return header{}, false
+	if d := decodersIn(b, magicHeader, set); d != nil {
+		return d.header(b)
 	}
+	return header{}, false
+}
+
+func decodeHeader4(b []byte) (h header, ok bool) {
 	h = header{
-		checkpointID: checkpointID{le.Uint64(b[40:]), le.Uint64(b[48:])},
-		covers:       link{Position{le.Uint64(b[56:]), le.Uint64(b[64:])}, le.Uint64(b[72:])},
-		session:      le.Uint64(b[80:]),
-		pages:        le.Uint32(b[12:]),
-		entries:      le.Uint64(b[88:]),
-		digest:       le.Uint64(b[96:]),
+		checkpointID: getID(b[headerIDAt:]),
+		covers:       getLink(b[headerCoversAt:]),
+		session:      le.Uint64(b[headerSessionAt:]),
+		pages:        le.Uint32(b[headerPagesAt:]),
+		entries:      le.Uint64(b[headerEntriesAt:]),
+		digest:       le.Uint64(b[headerDigestAt:]),
 	}
 	return h, h.epoch <= maxEpoch && h.entries <= uint64(h.pages)*entriesPerPage
+}
+
+// less reports whether h is older than o.
+func (h *header) less(o *header) bool {
+	return h.epoch < o.epoch || h.epoch == o.epoch && h.generation < o.generation
 }
 
 // encodePage writes a checkpoint page; entries are at most entriesPerPage. It
 // returns the page's checksum.
 func encodePage(b []byte, set *uuid.UUID, id checkpointID, index uint32, entries []Entry) uint64 {
 	clear(b[:PageSize])
-	le.PutUint64(b, magicPage)
-	le.PutUint32(b[8:], Version)
-	le.PutUint32(b[12:], index)
-	copy(b[24:40], set[:])
-	le.PutUint64(b[40:], id.epoch)
-	le.PutUint64(b[48:], id.generation)
-	le.PutUint32(b[56:], uint32(len(entries)))
+	putHead(b, magicPage, index, set)
+	putID(b[pageIDAt:], id)
+	le.PutUint32(b[pageCountAt:], uint32(len(entries)))
 	for i := range entries {
-		putEntry(b[pageHeader+i*entrySize:], &entries[i])
+		putEntry(pageEntry(b, i), &entries[i])
 	}
 	return seal(b)
 }
 
-// decodePage reports whether b is page index of that checkpoint, how many
-// entries it has, and its checksum.
+// decodePage reports whether b is page index of that checkpoint, of any known version; how
+// many entries it has; and its checksum.
 func decodePage(b []byte, set *uuid.UUID, id checkpointID, index uint32) (count int, sum uint64,
 	ok bool) {
-	if !sealed(b, magicPage) || le.Uint32(b[8:]) != Version || le.Uint32(b[12:]) != index ||
-		[16]byte(b[24:40]) != *set ||
-		le.Uint64(b[40:]) != id.epoch || le.Uint64(b[48:]) != id.generation {
+	d := decodersIn(b, magicPage, set)
+	if d == nil {
 		return 0, 0, false
 	}
-	n := le.Uint32(b[56:])
-	return int(n), le.Uint64(b[checksumOffset:]), n <= entriesPerPage
+	if count, ok = d.page(b, id, index); !ok {
+		return 0, 0, false
+	}
+	return count, getChecksum(b), true
 }
 
+func decodePage4(b []byte, id checkpointID, index uint32) (count int, ok bool) {
+	n := le.Uint32(b[pageCountAt:])
+	if le.Uint32(b[pageIndexAt:]) != index || getID(b[pageIDAt:]) != id || n > entriesPerPage {
+		return 0, false
+	}
+	return int(n), true
+}
+
+// pageEntry is where entry i of a page begins.
 func pageEntry(b []byte, i int) []byte { return b[pageHeader+i*entrySize:] }
 
 // pageWriter packs the entries of a Source into the pages of one checkpoint.
@@ -174,9 +212,4 @@ func addSum(d *xxhash.Digest, sum uint64) {
 	var b [8]byte
 	le.PutUint64(b[:], sum)
 	d.Write(b[:])
-}
-
-// less reports whether h is older than o.
-func (h *header) less(o *header) bool {
-	return h.epoch < o.epoch || h.epoch == o.epoch && h.generation < o.generation
 }

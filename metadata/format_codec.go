@@ -5,11 +5,13 @@ import (
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
 )
 
 // Wire constants of format version 4; frozen.
 const (
-	// Version is the format version that this package reads and writes.
+	// Version is the format version that this package writes. format_version.go lists
+	// all that it reads.
 	Version = 4
 
 	magicSuperblock = 0x3453_504d_524b_4c42 // "BLKRMPS4"
@@ -17,11 +19,20 @@ const (
 	magicHeader     = 0x3448_504d_524b_4c42 // "BLKRMPH4"
 	magicPage       = 0x3450_504d_524b_4c42 // "BLKRMPP4"
 
-	// checksumOffset is where every structure has its xxhash64, over the 4096
-	// bytes of the structure with the checksum itself taken as zero.
-	checksumOffset = 16
-
 	entrySize = 24
+)
+
+// Offsets of the fields that every structure begins with; the same in all versions.
+const (
+	magicAt   = 0
+	versionAt = 8
+	// wordAt is a field of 32 bits whose meaning depends on the structure.
+	wordAt = 12
+	// checksumOffset is where every structure has its xxhash64. The sum is over the 4096
+	// bytes of the structure, with the checksum itself taken as zero.
+	checksumOffset = 16
+	setAt          = 24 // UUID of the set
+	bodyAt         = 40 // what follows is the structure's own
 )
 
 var le = binary.LittleEndian
@@ -41,11 +52,48 @@ func (p Position) Less(q Position) bool {
 // String is for messages.
 func (p Position) String() string { return fmt.Sprintf("(%d,%d)", p.Epoch, p.Sequence) }
 
-// link names one record beyond doubt: its position and its checksum.
+// Sizes of a position and of a link in a structure.
+const (
+	positionSize = 16
+	linkSize     = positionSize + 8
+)
+
+func putPosition(b []byte, p Position) {
+	le.PutUint64(b, p.Epoch)
+	le.PutUint64(b[8:], p.Sequence)
+}
+
+func getPosition(b []byte) Position { return Position{le.Uint64(b), le.Uint64(b[8:])} }
+
+// link identifies one record: its position and its checksum.
 type link struct {
 	Position
 	Hash uint64
 }
+
+func putLink(b []byte, l link) {
+	putPosition(b, l.Position)
+	le.PutUint64(b[positionSize:], l.Hash)
+}
+
+func getLink(b []byte) link { return link{getPosition(b), le.Uint64(b[positionSize:])} }
+
+// putHead writes the fields that every structure begins with, except for the checksum.
+func putHead(b []byte, magic uint64, word uint32, set *uuid.UUID) {
+	le.PutUint64(b[magicAt:], magic)
+	le.PutUint32(b[versionAt:], Version)
+	le.PutUint32(b[wordAt:], word)
+	copy(b[setAt:bodyAt], set[:])
+}
+
+// hasMagic reports whether b begins like a structure, whole or not.
+func hasMagic(b []byte, magic uint64) bool { return le.Uint64(b[magicAt:]) == magic }
+
+// ofSet reports whether a structure names that set.
+func ofSet(b []byte, set *uuid.UUID) bool { return uuid.UUID(b[setAt:bodyAt]) == *set }
+
+// getChecksum is the checksum that a structure carries.
+func getChecksum(b []byte) uint64 { return le.Uint64(b[checksumOffset:]) }
 
 var zero8 [8]byte
 
@@ -60,77 +108,15 @@ func checksum(b []byte) uint64 {
 	return d.Sum64()
 }
 
+// seal writes the checksum of a structure, and returns it.
 func seal(b []byte) uint64 {
 	sum := checksum(b)
 	le.PutUint64(b[checksumOffset:], sum)
 	return sum
 }
 
-// sealed reports whether b is a 4096-byte structure with that magic whose
-// checksum is right.
+// sealed reports whether b is a 4096-byte structure with that magic and a
+// matching checksum.
 func sealed(b []byte, magic uint64) bool {
-	return len(b) >= PageSize && le.Uint64(b) == magic &&
-		le.Uint64(b[checksumOffset:]) == checksum(b)
-}
-
-func putEntry(b []byte, e *Entry) {
-	_ = b[entrySize-1]
-	le.PutUint64(b, e.Unit)
-	le.PutUint32(b[8:], e.Spare)
-	le.PutUint32(b[12:], e.Count)
-	le.PutUint32(b[16:], e.Time)
-	b[20], b[21], b[22], b[23] = e.Mask, byte(e.State), byte(e.Cause), 0
-}
-
-func getEntry(b []byte) (e Entry, flags byte) {
-	_ = b[entrySize-1]
-	return Entry{
-		Unit: le.Uint64(b), Spare: le.Uint32(b[8:]), Count: le.Uint32(b[12:]),
-		Time: le.Uint32(b[16:]),
-		Mask: b[20], State: State(b[21]), Cause: Cause(b[22]),
-	}, b[23]
-}
-
-// limits is what an entry may reach: it follows from the layout.
-type limits struct {
-	units      uint64 // exported units, the last one may be partial
-	spareUnits uint64
-	mask       uint8 // blocks that a unit has
-	lastMask   uint8 // blocks that the last unit has
-}
-
-// validate checks the rules of Entry, and that it stays within the device.
-func (l *limits) validate(e *Entry) error {
-	switch {
-	case !e.State.Valid() || !e.Cause.Valid():
-		return fmt.Errorf("%w: %s, %s", ErrInvalidEntry, e.State, e.Cause)
-	case e.Count == 0:
-		return fmt.Errorf("%w: no units", ErrInvalidEntry)
-	}
-	if e.State.OfSpare() || e.State == StateMapped {
-		if uint64(e.Spare)+uint64(e.Count) > l.spareUnits {
-			return fmt.Errorf("%w: spare units %d+%d of %d", ErrInvalidEntry, e.Spare, e.Count,
-				l.spareUnits)
-		}
-	} else if e.Spare != 0 {
-		return fmt.Errorf("%w: spare unit %d in state %s", ErrInvalidEntry, e.Spare, e.State)
-	}
-	if e.State.OfSpare() {
-		if e.Unit != 0 || e.Mask != 0 {
-			return fmt.Errorf("%w: unit %d, mask %#x in state %s", ErrInvalidEntry, e.Unit, e.Mask,
-				e.State)
-		}
-		return nil
-	}
-	if e.Unit >= l.units || uint64(e.Count) > l.units-e.Unit {
-		return fmt.Errorf("%w: units %d+%d of %d", ErrInvalidEntry, e.Unit, e.Count, l.units)
-	}
-	mask := l.mask
-	if e.Unit == l.units-1 {
-		mask = l.lastMask
-	}
-	if e.Mask == 0 || e.Mask&^mask != 0 {
-		return fmt.Errorf("%w: mask %#x of %#x", ErrInvalidEntry, e.Mask, mask)
-	}
-	return nil
+	return len(b) >= PageSize && hasMagic(b, magic) && getChecksum(b) == checksum(b)
 }

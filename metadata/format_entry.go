@@ -109,27 +109,83 @@ type Entry struct {
 	Cause Cause  `json:"cause"`
 }
 
-// stated counts the units that entries are about. Whoever replays them takes time for each of
-// these, so there is an end to it: entries that say the same units over and over are
-// none that a server has written.
-type stated struct{ left uint64 }
-
-func newStated(l *Layout) stated {
-	const times, least = 64, 1 << 30 // of a small device any number is soon counted
-	return stated{max(times*max(l.Units(), l.SpareUnits()), least)}
-}
-
-func (s *stated) add(e *Entry) error {
-	if uint64(e.Count) > s.left {
-		return fmt.Errorf("%w: entries that are about the same units too many times, the last "+
-			"one of %d from %d on", ErrDamaged, e.Count, e.Unit)
-	}
-	s.left -= uint64(e.Count)
-	return nil
-}
-
 // MarshalText makes JSON carry the state's name.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // MarshalText makes JSON carry the cause's name.
 func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// Offsets in an entry; frozen with format version 4.
+const (
+	entryUnitAt  = 0
+	entrySpareAt = 8
+	entryCountAt = 12
+	entryTimeAt  = 16
+	entryMaskAt  = 20
+	entryStateAt = 21
+	entryCauseAt = 22
+	entryFlagsAt = 23 // zero
+)
+
+func putEntry(b []byte, e *Entry) {
+	_ = b[entrySize-1]
+	le.PutUint64(b[entryUnitAt:], e.Unit)
+	le.PutUint32(b[entrySpareAt:], e.Spare)
+	le.PutUint32(b[entryCountAt:], e.Count)
+	le.PutUint32(b[entryTimeAt:], e.Time)
+	b[entryMaskAt], b[entryStateAt], b[entryCauseAt] = e.Mask, byte(e.State), byte(e.Cause)
+	b[entryFlagsAt] = 0
+}
+
+func getEntry(b []byte) (e Entry, flags byte) {
+	_ = b[entrySize-1]
+	return Entry{
+		Unit: le.Uint64(b[entryUnitAt:]), Spare: le.Uint32(b[entrySpareAt:]),
+		Count: le.Uint32(b[entryCountAt:]), Time: le.Uint32(b[entryTimeAt:]),
+		Mask: b[entryMaskAt], State: State(b[entryStateAt]), Cause: Cause(b[entryCauseAt]),
+	}, b[entryFlagsAt]
+}
+
+// limits is what an entry may reach: it follows from the layout.
+type limits struct {
+	units      uint64 // exported units, the last one may be partial
+	spareUnits uint64
+	mask       uint8 // blocks that a unit has
+	lastMask   uint8 // blocks that the last unit has
+}
+
+// validate checks the rules of Entry, and that it stays within the device.
+func (l *limits) validate(e *Entry) error {
+	switch {
+	case !e.State.Valid() || !e.Cause.Valid():
+		return fmt.Errorf("%w: %s, %s", ErrInvalidEntry, e.State, e.Cause)
+	case e.Count == 0:
+		return fmt.Errorf("%w: no units", ErrInvalidEntry)
+	}
+	if e.State.OfSpare() || e.State == StateMapped {
+		if uint64(e.Spare)+uint64(e.Count) > l.spareUnits {
+			return fmt.Errorf("%w: spare units %d+%d of %d", ErrInvalidEntry, e.Spare, e.Count,
+				l.spareUnits)
+		}
+	} else if e.Spare != 0 {
+		return fmt.Errorf("%w: spare unit %d in state %s", ErrInvalidEntry, e.Spare, e.State)
+	}
+	if e.State.OfSpare() {
+		if e.Unit != 0 || e.Mask != 0 {
+			return fmt.Errorf("%w: unit %d, mask %#x in state %s", ErrInvalidEntry, e.Unit, e.Mask,
+				e.State)
+		}
+		return nil
+	}
+	if e.Unit >= l.units || uint64(e.Count) > l.units-e.Unit {
+		return fmt.Errorf("%w: units %d+%d of %d", ErrInvalidEntry, e.Unit, e.Count, l.units)
+	}
+	mask := l.mask
+	if e.Unit == l.units-1 {
+		mask = l.lastMask
+	}
+	if e.Mask == 0 || e.Mask&^mask != 0 {
+		return fmt.Errorf("%w: mask %#x of %#x", ErrInvalidEntry, e.Mask, mask)
+	}
+	return nil
+}

@@ -1,7 +1,6 @@
 package metadata
 
 import (
-	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -27,8 +26,8 @@ func page(data []byte, magic uint64) []byte {
 	b := AlignedBytes(PageSize)
 	copy(b, data)
 	if magic != 0 {
-		binary.LittleEndian.PutUint64(b, magic)
-		binary.LittleEndian.PutUint32(b[8:], Version)
+		le.PutUint64(b[magicAt:], magic)
+		le.PutUint32(b[versionAt:], Version)
 		seal(b)
 	}
 	return b

@@ -19,8 +19,6 @@ const (
 	// tailRoom is what it takes on the spare device, however the end is aligned.
 	tailRoom = tailBytes + headAlign
 
-	entriesPerPage = (PageSize - 64) / entrySize // 168
-
 	minLogBytes = 256 << 10
 	maxLogBytes = 64 << 20
 	minLogAtoms = 64

@@ -17,12 +17,23 @@ func (k recordKind) String() string {
 	return "entries"
 }
 
-// recordHeader is the size of a record's header.
-const recordHeader = 112
+// Offsets in a record; frozen with format version 4.
+const (
+	recordKindAt         = wordAt
+	recordPositionAt     = bodyAt
+	recordPrevAt         = recordPositionAt + positionSize // link
+	recordSBGenerationAt = recordPrevAt + linkSize
+	recordSessionAt      = recordSBGenerationAt + 8
+	recordCountAt        = recordSessionAt + 8
+	recordHeader         = 112 // the entries follow
+)
 
 // MaxEntries is how many entries a log record holds, and so the most that one
 // transaction may have. Frozen with format version 4.
 const MaxEntries = (PageSize - recordHeader) / entrySize // 166
+
+// maxEpoch keeps an epoch from wrapping around; no device lives that long.
+const maxEpoch = 1 << 62
 
 // record is a log record without its entries.
 type record struct {
@@ -41,35 +52,33 @@ type record struct {
 // zero.
 func (r *record) encode(b []byte, set *uuid.UUID) {
 	clear(b[:recordHeader])
-	le.PutUint64(b, magicRecord)
-	le.PutUint32(b[8:], Version)
-	le.PutUint32(b[12:], uint32(r.kind))
-	copy(b[24:40], set[:])
-	le.PutUint64(b[40:], r.Epoch)
-	le.PutUint64(b[48:], r.Sequence)
-	le.PutUint64(b[56:], r.prev.Epoch)
-	le.PutUint64(b[64:], r.prev.Sequence)
-	le.PutUint64(b[72:], r.prev.Hash)
-	le.PutUint64(b[80:], r.sbGeneration)
-	le.PutUint64(b[88:], r.session)
-	le.PutUint32(b[96:], r.count)
+	putHead(b, magicRecord, uint32(r.kind), set)
+	putPosition(b[recordPositionAt:], r.Position)
+	putLink(b[recordPrevAt:], r.prev)
+	le.PutUint64(b[recordSBGenerationAt:], r.sbGeneration)
+	le.PutUint64(b[recordSessionAt:], r.session)
+	le.PutUint32(b[recordCountAt:], r.count)
 	r.Hash = seal(b)
 }
 
-// decodeRecord reports whether b holds a record of that set. A record that
-// does not come after its predecessor is none, so that every walk ends.
+// decodeRecord reports whether b holds a record of that set, of any known version.
 func decodeRecord(b []byte, set *uuid.UUID) (r record, ok bool) {
-	if !sealed(b, magicRecord) || le.Uint32(b[8:]) != Version || [16]byte(b[24:40]) != *set {
-		return record{}, false
+	if d := decodersIn(b, magicRecord, set); d != nil {
+		return d.record(b)
 	}
+	return record{}, false
+}
+
+// decodeRecord4 refuses a record that does not come after its predecessor, so that every
+// walk along the predecessors ends.
+func decodeRecord4(b []byte) (r record, ok bool) {
 	r = record{
-		link: link{Position{le.Uint64(b[40:]), le.Uint64(b[48:])},
-			le.Uint64(b[checksumOffset:])},
-		prev:         link{Position{le.Uint64(b[56:]), le.Uint64(b[64:])}, le.Uint64(b[72:])},
-		sbGeneration: le.Uint64(b[80:]),
-		session:      le.Uint64(b[88:]),
-		kind:         recordKind(le.Uint32(b[12:])),
-		count:        le.Uint32(b[96:]),
+		link:         link{getPosition(b[recordPositionAt:]), getChecksum(b)},
+		prev:         getLink(b[recordPrevAt:]),
+		sbGeneration: le.Uint64(b[recordSBGenerationAt:]),
+		session:      le.Uint64(b[recordSessionAt:]),
+		kind:         recordKind(le.Uint32(b[recordKindAt:])),
+		count:        le.Uint32(b[recordCountAt:]),
 	}
 	if r.count > MaxEntries || r.kind != recordEpoch && r.kind != recordEntries ||
 		!r.prev.Less(r.Position) || r.Epoch > maxEpoch {
@@ -78,7 +87,5 @@ func decodeRecord(b []byte, set *uuid.UUID) (r record, ok bool) {
 	return r, true
 }
 
+// recordEntry is where entry i of a record begins.
 func recordEntry(b []byte, i int) []byte { return b[recordHeader+i*entrySize:] }
-
-// maxEpoch keeps an epoch from wrapping around; no device lives that long.
-const maxEpoch = 1 << 62

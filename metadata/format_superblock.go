@@ -22,11 +22,54 @@ const (
 	MaxDevices = 16
 	// MaxRegions is the most regions of a set.
 	MaxRegions = 40
+)
+
+// Offsets in a superblock; frozen with format version 4.
+const (
+	sbSizeAt        = wordAt // 4096
+	sbDeviceUUIDAt  = bodyAt
+	sbGenerationAt  = 56
+	sbEpochAt       = 64
+	sbPrevEpochAt   = 72
+	sbSessionAt     = 80
+	sbCreatedAt     = 88
+	sbStartedAt     = 92
+	sbCompatAt      = 96
+	sbROCompatAt    = 100
+	sbIncompatAt    = 104
+	sbDeviceIndexAt = 108
+	sbBlockSizeAt   = 112
+	sbAtomSizeAt    = 116
+	sbHeadBytesAt   = 120
+	sbExportedAt    = 128
+	sbSlotBytesAt   = 136
+	sbLogBytesAt    = 144
+	sbDevicesAt     = 152 // rows of the device table
+	sbRegionsAt     = 156 // rows of the region table
+	sbNameAt        = 160
+	sbTransitionAt  = 224
+	sbMarkAt        = 228
+	sbStraysAt      = 232
+	sbTailStartAt   = 240
+	// The two bytes by which other tools know a partition table.
+	sbSignatureAt = 510
 
 	deviceTableAt = 256
 	deviceEntry   = 48
-	regionTableAt = 1024
-	regionEntry   = 64
+	deviceUUIDAt  = 0
+	deviceSizeAt  = 16
+	deviceRoleAt  = 24
+
+	regionTableAt      = 1024
+	regionEntry        = 64
+	regionKindAt       = 0
+	regionDeviceAt     = 2
+	regionFlagsAt      = 4
+	regionStartAt      = 8
+	regionLengthAt     = 16
+	regionGenerationAt = 24
+	regionFirstAt      = 32
+	regionStaleFromAt  = 40
 )
 
 // compatThird is the feature bit of a set that has a third superblock near the
@@ -45,12 +88,9 @@ const compatFourth uint32 = 2
 // it leaves the two bytes away.
 const compatSeen uint32 = 4
 
-// seenAt is where the two bytes lie, and seenDevices how many rows the device table has at
-// most before it gets in their way: the four entries of 16 bytes before them are zero.
-const (
-	seenAt      = 510
-	seenDevices = 4
-)
+// seenDevices is how many rows the device table has at most before it gets in the way of the
+// two bytes: the four entries of 16 bytes before them are zero.
+const seenDevices = 4
 
 // incompatTail is the feature bit of a set whose last exported bytes live in a
 // displaced tail. A version that does not know it would read them where they are not.
@@ -193,145 +233,202 @@ func (sb *Superblock) clone() *Superblock {
 func (sb *Superblock) encode(b []byte, device uint8) {
 	b = b[:PageSize]
 	clear(b)
-	le.PutUint64(b, magicSuperblock)
-	le.PutUint32(b[8:], Version)
-	le.PutUint32(b[12:], PageSize)
-	copy(b[24:40], sb.UUID[:])
-	copy(b[40:56], sb.Devices[device].UUID[:])
-	le.PutUint64(b[56:], sb.Generation)
-	le.PutUint64(b[64:], sb.Epoch)
-	le.PutUint64(b[72:], sb.PrevEpoch)
-	le.PutUint64(b[80:], sb.Session)
-	le.PutUint32(b[88:], sb.Created)
-	le.PutUint32(b[92:], sb.Started)
-	le.PutUint32(b[96:], sb.Compat)
-	le.PutUint32(b[100:], sb.ROCompat)
-	le.PutUint32(b[104:], sb.Incompat)
-	le.PutUint32(b[108:], uint32(device))
-	le.PutUint32(b[112:], sb.BlockSize)
-	le.PutUint32(b[116:], sb.AtomSize)
-	le.PutUint64(b[120:], uint64(sb.HeadBytes))
-	le.PutUint64(b[128:], uint64(sb.ExportedBytes))
-	le.PutUint64(b[136:], uint64(sb.SlotBytes))
-	le.PutUint64(b[144:], uint64(sb.LogBytes))
-	le.PutUint32(b[152:], uint32(len(sb.Devices)))
-	le.PutUint32(b[156:], uint32(len(sb.Regions)))
-	copy(b[160:160+MaxNameBytes], sb.Name)
-	le.PutUint32(b[224:], uint32(sb.Transition))
-	le.PutUint32(b[228:], uint32(sb.Mark))
-	le.PutUint64(b[232:], sb.Strays)
-	le.PutUint64(b[240:], uint64(sb.TailStart))
+	putHead(b, magicSuperblock, PageSize, &sb.UUID)
+	copy(b[sbDeviceUUIDAt:], sb.Devices[device].UUID[:])
+	le.PutUint64(b[sbGenerationAt:], sb.Generation)
+	le.PutUint64(b[sbEpochAt:], sb.Epoch)
+	le.PutUint64(b[sbPrevEpochAt:], sb.PrevEpoch)
+	le.PutUint64(b[sbSessionAt:], sb.Session)
+	le.PutUint32(b[sbCreatedAt:], sb.Created)
+	le.PutUint32(b[sbStartedAt:], sb.Started)
+	le.PutUint32(b[sbCompatAt:], sb.Compat)
+	le.PutUint32(b[sbROCompatAt:], sb.ROCompat)
+	le.PutUint32(b[sbIncompatAt:], sb.Incompat)
+	le.PutUint32(b[sbDeviceIndexAt:], uint32(device))
+	le.PutUint32(b[sbBlockSizeAt:], sb.BlockSize)
+	le.PutUint32(b[sbAtomSizeAt:], sb.AtomSize)
+	le.PutUint64(b[sbHeadBytesAt:], uint64(sb.HeadBytes))
+	le.PutUint64(b[sbExportedAt:], uint64(sb.ExportedBytes))
+	le.PutUint64(b[sbSlotBytesAt:], uint64(sb.SlotBytes))
+	le.PutUint64(b[sbLogBytesAt:], uint64(sb.LogBytes))
+	le.PutUint32(b[sbDevicesAt:], uint32(len(sb.Devices)))
+	le.PutUint32(b[sbRegionsAt:], uint32(len(sb.Regions)))
+	copy(b[sbNameAt:sbNameAt+MaxNameBytes], sb.Name)
+	le.PutUint32(b[sbTransitionAt:], uint32(sb.Transition))
+	le.PutUint32(b[sbMarkAt:], uint32(sb.Mark))
+	le.PutUint64(b[sbStraysAt:], sb.Strays)
+	le.PutUint64(b[sbTailStartAt:], uint64(sb.TailStart))
 	for i := range sb.Devices {
-		d, p := &sb.Devices[i], b[deviceTableAt+i*deviceEntry:]
-		copy(p[:16], d.UUID[:])
-		le.PutUint64(p[16:], uint64(d.Size))
-		le.PutUint32(p[24:], uint32(d.Role))
+		sb.Devices[i].encode(b[deviceTableAt+i*deviceEntry:])
 	}
 	if sb.Compat&compatSeen != 0 && len(sb.Devices) <= seenDevices {
-		b[seenAt], b[seenAt+1] = 0x55, 0xaa
+		b[sbSignatureAt], b[sbSignatureAt+1] = 0x55, 0xaa
 	}
 	for i := range sb.Regions {
-		r, p := &sb.Regions[i], b[regionTableAt+i*regionEntry:]
-		le.PutUint16(p, uint16(r.Kind))
-		le.PutUint16(p[2:], uint16(r.Device))
-		if r.Stale {
-			le.PutUint32(p[4:], regionStale)
-		}
-		le.PutUint64(p[8:], uint64(r.Start))
-		le.PutUint64(p[16:], uint64(r.Length))
-		le.PutUint64(p[24:], r.Generation)
-		le.PutUint32(p[32:], r.First)
-		le.PutUint64(p[40:], r.StaleFrom.Epoch)
-		le.PutUint64(p[48:], r.StaleFrom.Sequence)
+		sb.Regions[i].encode(b[regionTableAt+i*regionEntry:])
 	}
 	seal(b)
+}
+
+func (d *DeviceInfo) encode(b []byte) {
+	copy(b[deviceUUIDAt:], d.UUID[:])
+	le.PutUint64(b[deviceSizeAt:], uint64(d.Size))
+	le.PutUint32(b[deviceRoleAt:], uint32(d.Role))
+}
+
+func (r *Region) encode(b []byte) {
+	le.PutUint16(b[regionKindAt:], uint16(r.Kind))
+	le.PutUint16(b[regionDeviceAt:], uint16(r.Device))
+	if r.Stale {
+		le.PutUint32(b[regionFlagsAt:], regionStale)
+	}
+	le.PutUint64(b[regionStartAt:], uint64(r.Start))
+	le.PutUint64(b[regionLengthAt:], uint64(r.Length))
+	le.PutUint64(b[regionGenerationAt:], r.Generation)
+	le.PutUint32(b[regionFirstAt:], r.First)
+	putPosition(b[regionStaleFromAt:], r.StaleFrom)
 }
 
 // encodeStart puts what a start changes into a superblock that is in b: all of it lies in
 // the first 512 bytes.
 func (sb *Superblock) encodeStart(b []byte) {
-	le.PutUint64(b[56:], sb.Generation)
-	le.PutUint64(b[64:], sb.Epoch)
-	le.PutUint64(b[72:], sb.PrevEpoch)
-	le.PutUint64(b[80:], sb.Session)
-	le.PutUint32(b[92:], sb.Started)
-	le.PutUint32(b[96:], sb.Compat)
+	le.PutUint64(b[sbGenerationAt:], sb.Generation)
+	le.PutUint64(b[sbEpochAt:], sb.Epoch)
+	le.PutUint64(b[sbPrevEpochAt:], sb.PrevEpoch)
+	le.PutUint64(b[sbSessionAt:], sb.Session)
+	le.PutUint32(b[sbStartedAt:], sb.Started)
+	le.PutUint32(b[sbCompatAt:], sb.Compat)
 	seal(b[:PageSize])
 }
 
+// superblockOf reports whether b is a superblock of a device of the set, and of which
+// generation. It allocates nothing.
+func superblockOf(b []byte, set, device *uuid.UUID) (generation uint64, ok bool) {
+	if !sealed(b, magicSuperblock) || !ofSet(b, set) ||
+		uuid.UUID(b[sbDeviceUUIDAt:sbDeviceUUIDAt+len(device)]) != *device {
+		return 0, false
+	}
+	return le.Uint64(b[sbGenerationAt:]), true
+}
+
 // decodeSuperblock reads the first 4096 bytes of b. ErrNotFound: no superblock
-// whose checksum is right; ErrUnsupported: of another version or with unknown
-// incompat bits (the superblock is returned all the same if it is of this
-// version); ErrDamaged: right checksum, impossible content.
+// whose checksum matches; ErrUnsupported: of an unknown version or with unknown
+// incompat bits (with the latter the superblock is returned all the same);
+// ErrDamaged: the checksum matches, the content is impossible.
 func decodeSuperblock(b []byte) (*Superblock, error) {
 	if !sealed(b, magicSuperblock) {
 		return nil, ErrNotFound
 	}
-	if v := le.Uint32(b[8:]); v != Version || le.Uint32(b[12:]) != PageSize {
-		return nil, fmt.Errorf("%w: superblock of version %d", ErrUnsupported, v)
+	d := decodersOf(b)
+	if d == nil {
+		return nil, errVersion(b)
+	}
+	return d.superblock(b)
+}
+
+func decodeSuperblock4(b []byte) (*Superblock, error) {
+	if n := le.Uint32(b[sbSizeAt:]); n != PageSize {
+		return nil, fmt.Errorf("%w: superblock of %d bytes", ErrUnsupported, n)
 	}
 	sb := &Superblock{
-		Generation: le.Uint64(b[56:]), Epoch: le.Uint64(b[64:]), PrevEpoch: le.Uint64(b[72:]),
-		Session: le.Uint64(b[80:]),
-		Created: le.Uint32(b[88:]), Started: le.Uint32(b[92:]),
-		Compat: le.Uint32(b[96:]), ROCompat: le.Uint32(b[100:]), Incompat: le.Uint32(b[104:]),
-		BlockSize: le.Uint32(b[112:]), AtomSize: le.Uint32(b[116:]),
-		HeadBytes: int64(le.Uint64(b[120:])), ExportedBytes: int64(le.Uint64(b[128:])),
-		SlotBytes: int64(le.Uint64(b[136:])), LogBytes: int64(le.Uint64(b[144:])),
+		UUID:          uuid.UUID(b[setAt:bodyAt]),
+		Generation:    le.Uint64(b[sbGenerationAt:]),
+		Epoch:         le.Uint64(b[sbEpochAt:]),
+		PrevEpoch:     le.Uint64(b[sbPrevEpochAt:]),
+		Session:       le.Uint64(b[sbSessionAt:]),
+		Created:       le.Uint32(b[sbCreatedAt:]),
+		Started:       le.Uint32(b[sbStartedAt:]),
+		Compat:        le.Uint32(b[sbCompatAt:]),
+		ROCompat:      le.Uint32(b[sbROCompatAt:]),
+		Incompat:      le.Uint32(b[sbIncompatAt:]),
+		BlockSize:     le.Uint32(b[sbBlockSizeAt:]),
+		AtomSize:      le.Uint32(b[sbAtomSizeAt:]),
+		HeadBytes:     int64(le.Uint64(b[sbHeadBytesAt:])),
+		ExportedBytes: int64(le.Uint64(b[sbExportedAt:])),
+		SlotBytes:     int64(le.Uint64(b[sbSlotBytesAt:])),
+		LogBytes:      int64(le.Uint64(b[sbLogBytesAt:])),
 	}
-	copy(sb.UUID[:], b[24:])
-	name, _, _ := bytes.Cut(b[160:160+MaxNameBytes], []byte{0})
+	name, _, _ := bytes.Cut(b[sbNameAt:sbNameAt+MaxNameBytes], []byte{0})
 	sb.Name = string(name)
-	index, devices, regions := le.Uint32(b[108:]), le.Uint32(b[152:]), le.Uint32(b[156:])
+	if err := sb.decodeTables(b); err != nil {
+		return nil, err
+	}
+	if err := sb.decodeFeatures(b); err != nil {
+		return nil, err
+	}
+	return sb, sb.unknownFeatures()
+}
+
+// decodeTables reads the tables of devices and regions. The error is ErrDamaged.
+func (sb *Superblock) decodeTables(b []byte) error {
+	index, devices, regions := le.Uint32(b[sbDeviceIndexAt:]), le.Uint32(b[sbDevicesAt:]),
+		le.Uint32(b[sbRegionsAt:])
 	if devices == 0 || devices > MaxDevices || index >= devices || regions > MaxRegions {
-		return nil, fmt.Errorf("%w: superblock with %d devices, %d regions, of device %d",
+		return fmt.Errorf("%w: superblock with %d devices, %d regions, of device %d",
 			ErrDamaged, devices, regions, index)
 	}
 	sb.DeviceIndex = uint8(index)
-	if sb.Incompat&incompatTransition != 0 {
-		sb.Transition, sb.Mark, sb.Strays = Transition(le.Uint32(b[224:])),
-			int64(le.Uint32(b[228:])), le.Uint64(b[232:])
-		if sb.Mark != 0 && sb.Mark != SuperblockStride {
-			return nil, fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged,
-				sb.Mark)
-		}
-	}
-	if sb.Incompat&incompatTail != 0 {
-		sb.TailStart = int64(le.Uint64(b[240:]))
-	}
 	for i := range int(devices) {
 		p := b[deviceTableAt+i*deviceEntry:]
-		d := DeviceInfo{Size: int64(le.Uint64(p[16:])), Role: Role(le.Uint32(p[24:]))}
-		copy(d.UUID[:], p)
-		sb.Devices = append(sb.Devices, d)
+		sb.Devices = append(sb.Devices, DeviceInfo{
+			UUID: uuid.UUID(p[deviceUUIDAt:deviceSizeAt]),
+			Size: int64(le.Uint64(p[deviceSizeAt:])),
+			Role: Role(le.Uint32(p[deviceRoleAt:])),
+		})
 	}
 	for i := range int(regions) {
 		p := b[regionTableAt+i*regionEntry:]
-		if dev := le.Uint16(p[2:]); uint32(dev) >= devices {
-			return nil, fmt.Errorf("%w: region %d on device %d of %d", ErrDamaged, i, dev, devices)
+		dev := le.Uint16(p[regionDeviceAt:])
+		if uint32(dev) >= devices {
+			return fmt.Errorf("%w: region %d on device %d of %d", ErrDamaged, i, dev, devices)
 		}
 		sb.Regions = append(sb.Regions, Region{
-			Kind: RegionKind(le.Uint16(p)), Device: uint8(le.Uint16(p[2:])),
-			Stale: le.Uint32(p[4:])&regionStale != 0,
-			Start: int64(le.Uint64(p[8:])), Length: int64(le.Uint64(p[16:])),
-			Generation: le.Uint64(p[24:]),
-			First:      le.Uint32(p[32:]),
-			StaleFrom:  Position{le.Uint64(p[40:]), le.Uint64(p[48:])},
+			Kind:       RegionKind(le.Uint16(p[regionKindAt:])),
+			Device:     uint8(dev),
+			Stale:      le.Uint32(p[regionFlagsAt:])&regionStale != 0,
+			Start:      int64(le.Uint64(p[regionStartAt:])),
+			Length:     int64(le.Uint64(p[regionLengthAt:])),
+			Generation: le.Uint64(p[regionGenerationAt:]),
+			First:      le.Uint32(p[regionFirstAt:]),
+			StaleFrom:  getPosition(p[regionStaleFromAt:]),
 		})
 	}
-	if !bytes.Equal(b[40:56], sb.Devices[index].UUID[:]) {
-		return nil, fmt.Errorf("%w: superblock of device %d carries another device's UUID",
+	own := &sb.Devices[index].UUID
+	if !bytes.Equal(b[sbDeviceUUIDAt:sbDeviceUUIDAt+len(own)], own[:]) {
+		return fmt.Errorf("%w: superblock of device %d carries another device's UUID",
 			ErrDamaged, index)
 	}
-	if sb.Incompat&^knownIncompat != 0 {
-		return sb, fmt.Errorf("%w: incompat features %#x", ErrUnsupported,
-			sb.Incompat&^knownIncompat)
+	return nil
+}
+
+// decodeFeatures reads the fields that count only where a feature bit says so. The error is
+// ErrDamaged.
+func (sb *Superblock) decodeFeatures(b []byte) error {
+	if sb.Incompat&incompatTail != 0 {
+		sb.TailStart = int64(le.Uint64(b[sbTailStartAt:]))
+	}
+	if sb.Incompat&incompatTransition != 0 {
+		sb.Transition = Transition(le.Uint32(b[sbTransitionAt:]))
+		sb.Mark = int64(le.Uint32(b[sbMarkAt:]))
+		sb.Strays = le.Uint64(b[sbStraysAt:])
+		if sb.Mark != 0 && sb.Mark != SuperblockStride {
+			return fmt.Errorf("%w: superblock in transition with its mark at %d", ErrDamaged,
+				sb.Mark)
+		}
+	}
+	return nil
+}
+
+// unknownFeatures is ErrUnsupported for a superblock that this program must not go by.
+func (sb *Superblock) unknownFeatures() error {
+	if unknown := sb.Incompat &^ knownIncompat; unknown != 0 {
+		return fmt.Errorf("%w: incompat features %#x", ErrUnsupported, unknown)
 	}
 	if sb.Incompat&incompatTransition != 0 && (sb.Transition < TransitionCopied ||
 		sb.Transition > TransitionReleasing) {
-		return sb, fmt.Errorf("%w: %s", ErrUnsupported, sb.Transition)
+		return fmt.Errorf("%w: %s", ErrUnsupported, sb.Transition)
 	}
-	return sb, nil
+	return nil
 }
 
 func validName(name string) bool {

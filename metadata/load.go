@@ -191,7 +191,7 @@ func (img *Image) scan() error {
 				m.badSlots |= 1 << slot
 				continue
 			}
-			if le.Uint64(b) == magicHeader && !sealed(b, magicHeader) {
+			if hasMagic(b, magicHeader) && !sealed(b, magicHeader) {
 				m.badSlots |= 1 << slot
 			}
 			if h, ok := decodeHeader(b, set); ok && h.pages <= at.pages() {
@@ -213,7 +213,7 @@ func (img *Image) scan() error {
 					}
 					rec, ok := decodeRecord(b, set)
 					if !ok {
-						if le.Uint64(b) == magicRecord && [16]byte(b[24:40]) == *set {
+						if hasMagic(b, magicRecord) && ofSet(b, set) {
 							s.state = slotDamaged
 						}
 						return
@@ -415,7 +415,7 @@ func (img *Image) whole(c *candidate) bool {
 	digest.Reset()
 	var entries uint64
 	err := img.pages(&c.header, func(b []byte, n int) error {
-		addSum(&digest, le.Uint64(b[checksumOffset:]))
+		addSum(&digest, getChecksum(b))
 		entries += uint64(n)
 		return nil
 	})

@@ -54,8 +54,7 @@ func (img *Image) Replay(f func(Entry) error) error {
 
 func (img *Image) replay(f func(Entry) error) error {
 	stated := newStated(img.layout)
-	one := func(b []byte, what string) error {
-		e, flags := getEntry(b)
+	one := func(e Entry, flags byte, what string) error {
 		if flags != 0 {
 			return fmt.Errorf("%w: %s: entry with flags %#x", ErrDamaged, what, flags)
 		}
@@ -69,8 +68,10 @@ func (img *Image) replay(f func(Entry) error) error {
 	}
 	var broken error // of an entry, or of f
 	err := img.pages(&img.checkpoint.header, func(b []byte, n int) error {
+		decode := decodersOf(b).pageEntry
 		for i := range n {
-			if broken = one(pageEntry(b, i), "checkpoint"); broken != nil {
+			e, flags := decode(b, i)
+			if broken = one(e, flags, "checkpoint"); broken != nil {
 				return broken
 			}
 		}
@@ -89,8 +90,10 @@ func (img *Image) replay(f func(Entry) error) error {
 		if err := img.readRecord(rec, buf); err != nil {
 			return err
 		}
+		decode := decodersOf(buf).recordEntry
 		for j := range int(rec.count) {
-			if err := one(recordEntry(buf, j), "record"); err != nil {
+			e, flags := decode(buf, j)
+			if err := one(e, flags, "record"); err != nil {
 				return fmt.Errorf("record %s: %w", rec.Position, err)
 			}
 		}
@@ -123,4 +126,23 @@ func (img *Image) Table() (*Table, error) {
 	}
 	t.fit(img.layout)
 	return t, t.Validate()
+}
+
+// stated counts the units that entries are about. Whoever replays them takes time for each of
+// these, so there is an end to it: entries that say the same units over and over are
+// none that a server has written.
+type stated struct{ left uint64 }
+
+func newStated(l *Layout) stated {
+	const times, least = 64, 1 << 30 // of a small device any number is soon counted
+	return stated{max(times*max(l.Units(), l.SpareUnits()), least)}
+}
+
+func (s *stated) add(e *Entry) error {
+	if uint64(e.Count) > s.left {
+		return fmt.Errorf("%w: entries that are about the same units too many times, the last "+
+			"one of %d from %d on", ErrDamaged, e.Count, e.Unit)
+	}
+	s.left -= uint64(e.Count)
+	return nil
 }
