@@ -36,31 +36,76 @@ type Backup struct {
 	Live       bool        `json:"live"`       // the set was served then
 	Table      TableCounts `json:"table"`
 
-	tip     link
-	layout  *Layout
-	entries []Entry // the fewest that state the table
+	tip    link
+	layout *Layout
+	table  *Table // never changed
 }
 
 // newBackup checks that the table makes sense. Errors: ErrDamaged,
 // ErrInvalidEntry.
-func newBackup(sb *Superblock, tip link, taken uint32, live bool, t *Table, l *Layout) (*Backup,
-	error) {
+func newBackup(sb *Superblock, tip link, t *Table, l *Layout) (*Backup, error) {
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
 	t.fit(l)
-	b := &Backup{Superblock: sb, Position: tip.Position, Taken: taken, Live: live,
-		Table: t.Counts(), tip: tip, layout: l}
+	b := &Backup{Superblock: sb, Position: tip.Position, Table: t.Counts(), tip: tip, layout: l,
+		table: t}
 	if b.Table.Entries > l.TableCapacity() {
 		return nil, fmt.Errorf("%w: %d entries, a checkpoint holds %d", ErrInvalidEntry,
 			b.Table.Entries, l.TableCapacity())
 	}
-	b.entries = make([]Entry, 0, b.Table.Entries)
-	var page [entriesPerPage]Entry
-	for cursor, done := uint64(0), false; !done; {
-		var n int
-		n, cursor, done = t.Entries(cursor, page[:])
-		b.entries = append(b.entries, page[:n]...)
+	return b, nil
+}
+
+// backupReader puts a backup together out of what a file, a dump or a server says, none of
+// which is believed.
+type backupReader struct {
+	sb     *Superblock
+	layout *Layout
+	tip    link
+	table  *Table
+	stated stated
+	read   uint64 // entries
+}
+
+// newBackupReader begins with the superblock of the backing and the record that the table is
+// as of. Errors: ErrBackup, ErrUnsupported, ErrUnfinished.
+func newBackupReader(superblock []byte, tip link) (*backupReader, error) {
+	if tip.Epoch >= maxEpoch/2 || tip.Sequence >= maxEpoch/2 {
+		return nil, fmt.Errorf("%w: position %s", ErrBackup, tip.Position)
+	}
+	sb, l, err := decodeLayout(superblock)
+	if err != nil {
+		return nil, err
+	}
+	return &backupReader{sb: sb, layout: l, tip: tip, table: NewTable(l), stated: newStated(l)},
+		nil
+}
+
+// entry goes on with one that was decoded. The error is ErrBackup.
+func (r *backupReader) entry(e Entry, flags byte) error {
+	if flags != 0 {
+		return fmt.Errorf("%w: an entry with flags %#x", ErrBackup, flags)
+	}
+	return r.add(e)
+}
+
+func (r *backupReader) add(e Entry) error {
+	r.read++
+	if err := r.stated.add(&e); err != nil {
+		return fmt.Errorf("%w: %w", ErrBackup, err)
+	}
+	if err := r.table.Apply(e); err != nil {
+		return fmt.Errorf("%w: %w", ErrBackup, err)
+	}
+	return nil
+}
+
+// backup ends it. The error is ErrBackup.
+func (r *backupReader) backup() (*Backup, error) {
+	b, err := newBackup(r.sb, r.tip, r.table, r.layout)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBackup, err)
 	}
 	return b, nil
 }
@@ -72,7 +117,12 @@ func (img *Image) Backup(now uint32) (*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBackup(img.sb.clone(), img.tip, now, false, t, img.layout)
+	b, err := newBackup(img.sb.clone(), img.tip, t, img.layout)
+	if err != nil {
+		return nil, err
+	}
+	b.Taken = now
+	return b, nil
 }
 
 // Snapshot is a part of the table of a Committer at one moment.
@@ -120,52 +170,52 @@ const collectTries = 32
 // begins again, so that the table is that of one moment. Errors: ErrChanging,
 // ErrBackup (what was got makes no sense), and those of ask.
 func Collect(now uint32, ask func(cursor uint64) (Snapshot, error)) (*Backup, error) {
-next:
 	for range collectTries {
-		var tip link
-		var sb *Superblock
-		var l *Layout
-		var t *Table
-		for cursor, done := uint64(0), false; !done; {
-			s, err := ask(cursor)
-			if err != nil {
-				return nil, err
-			}
-			at := link{Position{s.Epoch, s.Sequence}, s.Checksum}
-			if t == nil {
-				if sb, l, err = decodeLayout(s.Superblock); err != nil {
-					return nil, err
-				}
-				tip, t = at, NewTable(l)
-			}
-			if at != tip {
-				continue next
-			}
-			if len(s.Entries)%entrySize != 0 || len(s.Entries) == 0 && !s.Done {
-				return nil, fmt.Errorf("%w: %d bytes of entries at %d", ErrBackup, len(s.Entries),
-					cursor)
-			}
-			for b := s.Entries; len(b) > 0; b = b[entrySize:] {
-				if err := applyEntry(t, b); err != nil {
-					return nil, err
-				}
-			}
-			cursor, done = s.Next, s.Done
+		r, err := collect(ask)
+		if err != nil {
+			return nil, err
 		}
-		return newBackup(sb, tip, now, true, t, l)
+		if r == nil {
+			continue
+		}
+		b, err := r.backup()
+		if err != nil {
+			return nil, err
+		}
+		b.Taken, b.Live = now, true
+		return b, nil
 	}
 	return nil, fmt.Errorf("%w: %d times while it was read", ErrChanging, collectTries)
 }
 
-func applyEntry(t *Table, b []byte) error {
-	e, flags := getEntry(b)
-	if flags != 0 {
-		return fmt.Errorf("%w: an entry with flags %#x", ErrBackup, flags)
+// collect is one try of Collect, nil if a record was written meanwhile.
+func collect(ask func(cursor uint64) (Snapshot, error)) (r *backupReader, _ error) {
+	for cursor, done := uint64(0), false; !done; {
+		s, err := ask(cursor)
+		if err != nil {
+			return nil, err
+		}
+		at := link{Position{s.Epoch, s.Sequence}, s.Checksum}
+		if r == nil {
+			if r, err = newBackupReader(s.Superblock, at); err != nil {
+				return nil, err
+			}
+		}
+		if at != r.tip {
+			return nil, nil
+		}
+		if len(s.Entries)%entrySize != 0 || len(s.Entries) == 0 && !s.Done {
+			return nil, fmt.Errorf("%w: %d bytes of entries at %d", ErrBackup, len(s.Entries),
+				cursor)
+		}
+		for b := s.Entries; len(b) > 0; b = b[entrySize:] {
+			if err := r.entry(getEntry(b)); err != nil {
+				return nil, err
+			}
+		}
+		cursor, done = s.Next, s.Done
 	}
-	if err := t.Apply(e); err != nil {
-		return fmt.Errorf("%w: %w", ErrBackup, err)
-	}
-	return nil
+	return r, nil
 }
 
 // decodeLayout decodes the superblock of a backing. Errors: ErrBackup,
@@ -201,144 +251,209 @@ func decodeLayout(b []byte) (*Superblock, *Layout, error) {
 // Encode writes the backup as a file: header, superblock, pages of entries,
 // 4096 bytes each.
 func (b *Backup) Encode(w io.Writer) error {
-	set := &b.Superblock.UUID
-	id := checkpointID{b.tip.Epoch, b.tip.Sequence}
+	h := backupHeader{set: b.Superblock.UUID, taken: b.Taken, live: b.Live, tip: b.tip}
+	digest := newDigest()
 	page := make([]byte, PageSize)
-	pages := func(f func() error) error {
-		b.Superblock.encode(page, 0)
-		if err := f(); err != nil {
-			return err
-		}
-		for i := 0; i*entriesPerPage < len(b.entries); i++ {
-			encodePage(page, set, id, uint32(i),
-				b.entries[i*entriesPerPage:min(len(b.entries), (i+1)*entriesPerPage)])
-			if err := f(); err != nil {
-				return err
-			}
+	// The header comes first, and its sum is over all that follows.
+	err := b.pages(page, func(entries int) error {
+		addSum(digest, getChecksum(page))
+		if entries > 0 {
+			h.pages++
+			h.entries += uint64(entries)
 		}
 		return nil
+	})
+	if err != nil {
+		return err
 	}
-	digest := newDigest()
-	// The header comes first, and its sum is over all that follows.
-	_ = pages(func() error { addSum(digest, le.Uint64(page[checksumOffset:])); return nil })
-	flags := uint32(0)
-	if b.Live {
-		flags |= backupLive
-	}
-	clear(page)
-	le.PutUint64(page, magicBackup)
-	le.PutUint32(page[8:], Version)
-	le.PutUint32(page[12:], uint32((len(b.entries)+entriesPerPage-1)/entriesPerPage))
-	copy(page[24:40], set[:])
-	le.PutUint32(page[40:], backupVersion)
-	le.PutUint32(page[44:], flags)
-	le.PutUint64(page[48:], uint64(b.Taken))
-	le.PutUint64(page[56:], b.tip.Epoch)
-	le.PutUint64(page[64:], b.tip.Sequence)
-	le.PutUint64(page[72:], b.tip.Hash)
-	le.PutUint64(page[80:], uint64(len(b.entries)))
-	le.PutUint64(page[88:], digest.Sum64())
-	seal(page)
+	h.digest = digest.Sum64()
+	h.encode(page)
 	out := bufio.NewWriterSize(w, readChunk)
 	if _, err := out.Write(page); err != nil {
 		return err
 	}
-	if err := pages(func() error { _, err := out.Write(page); return err }); err != nil {
+	if err := b.pages(page, func(int) error { _, err := out.Write(page); return err }); err != nil {
 		return err
 	}
 	return out.Flush()
 }
 
-// Bytes is how long the file is.
-func (b *Backup) Bytes() int64 {
-	return int64(2+(len(b.entries)+entriesPerPage-1)/entriesPerPage) * PageSize
-}
-
-// DecodeBackup reads a backup to its end. What it allocates follows what it
-// reads, not what a header says. Errors: ErrBackup, ErrUnsupported, and those
-// of the reader.
-func DecodeBackup(r io.Reader) (*Backup, error) {
-	page := make([]byte, PageSize)
-	read := func(what string) error {
-		_, err := io.ReadFull(r, page)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: it ends before %s", ErrBackup, what)
-		}
+// pages encodes the superblock and then the entries, a page at a time. After each it calls f
+// with the number of entries in it.
+func (b *Backup) pages(page []byte, f func(entries int) error) error {
+	b.Superblock.encode(page, 0)
+	if err := f(0); err != nil {
 		return err
 	}
-	if err := read("its first page does"); err != nil {
-		return nil, err
+	id := checkpointID{b.tip.Epoch, b.tip.Sequence}
+	index := uint32(0)
+	waiting := make([]Entry, 0, entriesPerPage)
+	full := func() error {
+		encodePage(page, &b.Superblock.UUID, id, index, waiting)
+		n := len(waiting)
+		index, waiting = index+1, waiting[:0]
+		return f(n)
 	}
+	err := b.table.each(func(e Entry) error {
+		if waiting = append(waiting, e); len(waiting) == entriesPerPage {
+			return full()
+		}
+		return nil
+	})
+	if err == nil && len(waiting) > 0 {
+		err = full()
+	}
+	return err
+}
+
+// Bytes is how long the file is.
+func (b *Backup) Bytes() int64 {
+	return int64(2+(b.Table.Entries+entriesPerPage-1)/entriesPerPage) * PageSize
+}
+
+// backupHeader is the first page of a backup.
+type backupHeader struct {
+	set     uuid.UUID
+	taken   uint32
+	live    bool
+	tip     link
+	pages   uint32 // of entries
+	entries uint64
+	digest  uint64 // over the sums of all further pages
+}
+
+// Offsets in the first page of a backup; frozen.
+const (
+	backupPagesAt   = wordAt // of entries
+	backupVersionAt = bodyAt
+	backupFlagsAt   = 44
+	backupTakenAt   = 48
+	backupTipAt     = 56
+	backupEntriesAt = backupTipAt + linkSize
+	backupDigestAt  = backupEntriesAt + 8
+)
+
+func (h *backupHeader) encode(b []byte) {
+	clear(b)
+	putHead(b, magicBackup, h.pages, &h.set)
+	le.PutUint32(b[backupVersionAt:], backupVersion)
+	if h.live {
+		le.PutUint32(b[backupFlagsAt:], backupLive)
+	}
+	le.PutUint64(b[backupTakenAt:], uint64(h.taken))
+	putLink(b[backupTipAt:], h.tip)
+	le.PutUint64(b[backupEntriesAt:], h.entries)
+	le.PutUint64(b[backupDigestAt:], h.digest)
+	seal(b)
+}
+
+// decodeBackupHeader reads a page. Errors: ErrBackup, ErrUnsupported.
+func decodeBackupHeader(b []byte) (backupHeader, error) {
+	format, version := le.Uint32(b[versionAt:]), le.Uint32(b[backupVersionAt:])
 	switch {
-	case le.Uint64(page) != magicBackup:
-		return nil, fmt.Errorf("%w: it does not begin like one", ErrBackup)
-	case !sealed(page, magicBackup):
-		return nil, fmt.Errorf("%w: its first page is damaged", ErrBackup)
-	case le.Uint32(page[8:]) != Version || le.Uint32(page[40:]) != backupVersion:
-		return nil, fmt.Errorf("%w: backup of format %d, version %d", ErrUnsupported,
-			le.Uint32(page[8:]), le.Uint32(page[40:]))
+	case !hasMagic(b, magicBackup):
+		return backupHeader{}, errNoBackup
+	case !sealed(b, magicBackup):
+		return backupHeader{}, fmt.Errorf("%w: its first page is damaged", ErrBackup)
+	case versions[format] == nil || version != backupVersion:
+		return backupHeader{}, fmt.Errorf("%w: backup of format %d, version %d", ErrUnsupported,
+			format, version)
 	}
-	count, set := le.Uint32(page[12:]), [16]byte(page[24:40])
-	live, taken := le.Uint32(page[44:])&backupLive != 0, uint32(le.Uint64(page[48:]))
-	tip := link{Position{le.Uint64(page[56:]), le.Uint64(page[64:])}, le.Uint64(page[72:])}
-	entries, want := le.Uint64(page[80:]), le.Uint64(page[88:])
-	if tip.Epoch >= maxEpoch/2 || tip.Sequence >= maxEpoch/2 {
-		return nil, fmt.Errorf("%w: position %s", ErrBackup, tip.Position)
-	}
-	if err := read("its superblock"); err != nil {
+	return backupHeader{
+		set: uuid.UUID(b[setAt:bodyAt]), pages: le.Uint32(b[backupPagesAt:]),
+		taken: uint32(le.Uint64(b[backupTakenAt:])),
+		live:  le.Uint32(b[backupFlagsAt:])&backupLive != 0,
+		tip:   getLink(b[backupTipAt:]), entries: le.Uint64(b[backupEntriesAt:]),
+		digest: le.Uint64(b[backupDigestAt:]),
+	}, nil
+}
+
+var errNoBackup = fmt.Errorf("%w: it does not begin like one", ErrBackup)
+
+// DecodeBackup reads a backup to its end. What it allocates follows what it
+// reads, not what a header says. Errors: ErrBackup, ErrUnsupported,
+// ErrUnfinished, and those of the reader.
+func DecodeBackup(r io.Reader) (*Backup, error) {
+	page := make([]byte, PageSize)
+	if err := readPage(r, page, "its first page does"); err != nil {
 		return nil, err
 	}
-	sb, l, err := decodeLayout(page)
+	h, err := decodeBackupHeader(page)
 	if err != nil {
 		return nil, err
 	}
-	if sb.UUID != set {
-		return nil, fmt.Errorf("%w: it is of set %x, its superblock of set %s", ErrBackup, set,
-			sb.UUID)
+	if err := readPage(r, page, "its superblock"); err != nil {
+		return nil, err
+	}
+	to, err := newBackupReader(page, h.tip)
+	if err != nil {
+		return nil, err
+	}
+	if to.sb.UUID != h.set {
+		return nil, fmt.Errorf("%w: it is of set %s, its superblock of set %s", ErrBackup, h.set,
+			to.sb.UUID)
 	}
 	digest := newDigest()
-	addSum(digest, le.Uint64(page[checksumOffset:]))
-	t := NewTable(l)
-	id, seen := checkpointID{tip.Epoch, tip.Sequence}, uint64(0)
-	for i := range count {
-		if err := read(fmt.Sprintf("page %d of %d", i+1, count)); err != nil {
+	addSum(digest, getChecksum(page))
+	for i := range h.pages {
+		if err := readPage(r, page, fmt.Sprintf("page %d of %d", i+1, h.pages)); err != nil {
 			return nil, err
 		}
-		n, sum, ok := decodePage(page, &sb.UUID, id, i)
+		n, sum, ok := decodePage(page, &h.set, checkpointID{h.tip.Epoch, h.tip.Sequence}, i)
 		if !ok {
-			return nil, fmt.Errorf("%w: page %d of %d is damaged", ErrBackup, i+1, count)
+			return nil, fmt.Errorf("%w: page %d of %d is damaged", ErrBackup, i+1, h.pages)
 		}
 		addSum(digest, sum)
-		seen += uint64(n)
+		decode := decodersOf(page).pageEntry
 		for j := range n {
-			if err := applyEntry(t, pageEntry(page, j)); err != nil {
+			if err := to.entry(decode(page, j)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if digest.Sum64() != want || seen != entries {
+	if digest.Sum64() != h.digest || to.read != h.entries {
 		return nil, fmt.Errorf("%w: its pages are not those that its header was written over",
 			ErrBackup)
 	}
-	if n, err := io.ReadFull(r, page[:1]); n != 0 || !errors.Is(err, io.EOF) {
-		if err != nil {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: there is something behind its end", ErrBackup)
+	if err := atEnd(r); err != nil {
+		return nil, err
 	}
-	b, err := newBackup(sb, tip, taken, live, t, l)
+	b, err := to.backup()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBackup, err)
+		return nil, err
 	}
+	b.Taken, b.Live = h.taken, h.live
 	return b, nil
+}
+
+// readPage reads the next page; what is what a file that ends here lacks.
+func readPage(r io.Reader, page []byte, what string) error {
+	_, err := io.ReadFull(r, page)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: it ends before %s", ErrBackup, what)
+	}
+	return err
+}
+
+// atEnd fails if anything is left to read.
+func atEnd(r io.Reader) error {
+	var b [1]byte
+	n, err := io.ReadFull(r, b[:])
+	switch {
+	case n == 0 && errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%w: there is something behind its end", ErrBackup)
 }
 
 // BackupOf reads the first page of a file and says of which set it is a backup,
 // or was meant to be one. The error is ErrBackup if it is none.
 func BackupOf(r io.Reader) (uuid.UUID, error) {
 	page := make([]byte, PageSize)
-	if _, err := io.ReadFull(r, page); err != nil || le.Uint64(page) != magicBackup {
-		return uuid.Nil, fmt.Errorf("%w: it does not begin like one", ErrBackup)
+	if _, err := io.ReadFull(r, page); err != nil || !hasMagic(page, magicBackup) {
+		return uuid.Nil, errNoBackup
 	}
-	return uuid.UUID(page[24:40]), nil
+	return uuid.UUID(page[setAt:bodyAt]), nil
 }

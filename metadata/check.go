@@ -88,153 +88,165 @@ const nextStart = "the next start writes it again"
 // load, or ErrDamaged where its table contradicts itself; the report is of use
 // all the same. ErrPath if a device could not be asked.
 func Check(devs []Device) (Report, error) {
-	devs = steadied(devs)
 	var loads error
-	r, unasked := settled(devs, func() (r Report, _ error) {
-		r, loads = check(devs)
+	r, unasked := examine(devs, false, func(inv *inventory) (r Report, _ error) {
+		r, loads = check(inv)
 		return r, nil
 	})
 	if unasked != nil {
-		r = Report{Problems: []Problem{}}
-		r.add(SeverityError, "devices", "nothing can be said about the set before they can be read",
-			"%v", unasked)
-		return r, unasked
+		return unaskedReport(unasked), unasked
 	}
 	return r, loads
 }
 
-func check(devs []Device) (Report, error) {
+// unaskedReport is the report on devices that could not be asked.
+func unaskedReport(why error) Report {
 	r := Report{Problems: []Problem{}}
-	fail := func(err error) (Report, error) {
+	r.add(SeverityError, "devices", "nothing can be said about the set before they can be read",
+		"%v", why)
+	return r
+}
+
+// check is Check for what is in an inventory. An unfinished set is no error here.
+func check(inv *inventory) (Report, error) {
+	c := checker{known: inv.stage >= stageRecords}
+	c.Problems = []Problem{}
+	inv.visit(&c)
+	if inv.err != nil {
 		do := ""
-		if errors.Is(err, ErrDamaged) {
+		if errors.Is(inv.err, ErrDamaged) {
 			do = "nothing was changed; do not start this set before it is repaired or restored " +
 				"from a backup of its metadata"
 		}
-		r.add(SeverityError, "set", do, "%v", err)
-		return r, err
+		c.add(SeverityError, "set", do, "%v", inv.err)
 	}
-	for i, d := range devs {
-		copies := readSuperblocks(d)
-		best, err := elect(copies)
-		if err != nil {
-			continue // assemble says so, better
-		}
-		for _, off := range best.copies(best.DeviceIndex) {
-			for _, c := range copies {
-				where := fmt.Sprintf("superblock at %d of %s (%s)", off, nameOf(d, i),
-					best.Devices[best.DeviceIndex].Role)
-				switch {
-				case c.offset != off:
-				case c.err != nil && c.sb == nil:
-					r.add(SeverityWarning, where, nextStart, "%v", c.err)
-				case c.sb.UUID != best.UUID:
-					r.add(SeverityWarning, where, nextStart, "it belongs to set %s", c.sb.UUID)
-				case c.sb.Generation != best.Generation:
-					r.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d",
-						c.sb.Generation, best.Generation)
-				}
+	return c.Report, inv.err
+}
+
+// checker is the visitor that writes a Report.
+type checker struct {
+	ignorant
+	Report
+	known bool   // which record and which checkpoint are the newest
+	img   *Image // nil: the devices cannot be put in order
+
+	// of the mirror that is being visited
+	unreadable, damaged, void int // log slots
+	badPages, pages           int // of the newest checkpoint
+	newest                    bool
+}
+
+func (c *checker) superblocks(given int, d Device, s *superblocks) {
+	if s.err != nil {
+		return // that the set does not load says so, better
+	}
+	best := s.sb
+	for _, off := range best.copies(best.DeviceIndex) {
+		for i := range s.copies {
+			if s.copies[i].offset == off {
+				c.superblock(fmt.Sprintf("superblock at %d of %s (%s)", off, nameOf(d, given),
+					best.Devices[best.DeviceIndex].Role), &s.copies[i], best)
 			}
 		}
-		if best.ROCompat&^knownROCompat != 0 {
-			r.add(SeverityInfo, nameOf(d, i), "use the version that made it to change anything",
-				"ro_compat features %#x are not known: read-only", best.ROCompat&^knownROCompat)
-		}
 	}
-	img, err := assemble(devs, false)
-	if err != nil {
-		return fail(err)
+	if unknown := best.ROCompat &^ knownROCompat; unknown != 0 {
+		c.add(SeverityInfo, nameOf(d, given), "use the version that made it to change anything",
+			"ro_compat features %#x are not known: read-only", unknown)
 	}
-	r.Superblock = img.sb
+}
+
+func (c *checker) superblock(where string, at *sbCopy, best *Superblock) {
+	switch {
+	case at.err != nil && at.sb == nil:
+		c.add(SeverityWarning, where, nextStart, "%v", at.err)
+	case at.sb.UUID != best.UUID:
+		c.add(SeverityWarning, where, nextStart, "it belongs to set %s", at.sb.UUID)
+	case at.sb.Generation != best.Generation:
+		c.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d",
+			at.sb.Generation, best.Generation)
+	}
+}
+
+func (c *checker) devices(img *Image) {
+	c.img, c.Superblock = img, img.sb
+	if c.known {
+		c.Position = img.tip.Position
+	}
 	if err := img.sb.Unfinished(); err != nil {
-		r.add(SeverityWarning, "set", "", "%v", err)
+		c.add(SeverityWarning, "set", "", "%v", err)
 	}
 	for i, d := range img.devs {
 		if d.Size() != img.sb.Devices[i].Size {
-			r.add(SeverityInfo, nameOf(d, i), "", "it has %d bytes, the set uses %d", d.Size(),
+			c.add(SeverityInfo, nameOf(d, i), "", "it has %d bytes, the set uses %d", d.Size(),
 				img.sb.Devices[i].Size)
 		}
 	}
-	if err := img.scan(); err != nil {
-		return fail(err)
-	}
-	if err := img.walk(); err != nil {
-		return fail(err)
-	}
-	r.Position = img.tip.Position
-	for i := range img.mirrors {
-		img.checkMirror(&r, &img.mirrors[i])
-	}
-	t, err := img.Table()
-	if t != nil {
-		r.Table = t.Counts()
-		if capacity := img.layout.TableCapacity(); r.Table.Entries > capacity/10*9 {
-			r.add(SeverityWarning, "table", "copy the data to another disk, or move blocks home "+
-				"with: ublk-remap remap remove", "%d entries, a checkpoint holds %d",
-				r.Table.Entries, capacity)
-		}
-	}
-	if err != nil {
-		return fail(err)
-	}
-	return r, nil
 }
 
-func (img *Image) checkMirror(r *Report, m *mirrorImage) {
-	where := fmt.Sprintf("mirror at %d of %s", m.start, img.nameOf(m.device))
+func (c *checker) mirror(*mirrorImage) {
+	c.unreadable, c.damaged, c.void, c.badPages, c.pages, c.newest = 0, 0, 0, 0, 0, false
+}
+
+func (c *checker) checkpoint(at *checkpointSeen) {
+	if at.used {
+		c.newest = true
+		c.badPages, c.pages = c.badPages+at.bad, c.pages+int(at.header.pages)
+	}
+}
+
+func (c *checker) record(r *recordSeen) {
+	switch {
+	case r.state == slotUnreadable:
+		c.unreadable++
+	case r.state == slotDamaged:
+		c.damaged++
+	case r.void:
+		c.void++
+	}
+}
+
+func (c *checker) mirrorEnd(m *mirrorImage) {
+	if !c.known {
+		return
+	}
+	where := fmt.Sprintf("mirror at %d of %s", m.start, c.img.nameOf(m.device))
+	const newCheckpoint = "the next start writes a new checkpoint"
 	if m.stale {
-		r.add(SeverityWarning, where, "the next start tries to bring it back",
+		c.add(SeverityWarning, where, "the next start tries to bring it back",
 			"it is stale: records from %s on were not written to it", m.staleFrom)
 	}
-	onChain := make(map[link]bool, len(img.chain))
-	for i := range img.chain {
-		onChain[img.chain[i].link] = true
+	if c.unreadable > 0 {
+		c.add(SeverityWarning, where, "they are skipped, and written over in time",
+			"%d of %d log slots cannot be read", c.unreadable, len(m.slots))
 	}
-	unreadable, damaged, dead := 0, 0, 0
-	for i := range m.slots {
-		switch s := &m.slots[i]; {
-		case s.state == slotUnreadable:
-			unreadable++
-		case s.state == slotDamaged:
-			damaged++
-		case s.state == slotRecord && img.checkpoint.covers.Less(s.Position) && !onChain[s.link]:
-			dead++
-		}
+	if c.damaged > 0 {
+		c.add(SeverityInfo, where, "", "%d log slots hold a torn or damaged record", c.damaged)
 	}
-	if unreadable > 0 {
-		r.add(SeverityWarning, where, "they are skipped, and written over in time",
-			"%d of %d log slots cannot be read", unreadable, len(m.slots))
-	}
-	if damaged > 0 {
-		r.add(SeverityInfo, where, "", "%d log slots hold a torn or damaged record", damaged)
-	}
-	if dead > 0 {
-		r.add(SeverityInfo, where, "", "%d records were superseded: commits of unknown outcome",
-			dead)
+	if c.void > 0 {
+		c.add(SeverityInfo, where, "", "%d records were superseded: commits of unknown outcome",
+			c.void)
 	}
 	if !m.stale && len(m.missing) > 0 {
-		r.add(SeverityWarning, where, nextStart, "%d of %d records since the checkpoint are "+
-			"missing, the first is %s", len(m.missing), len(img.chain),
-			img.chain[m.missing[0]].Position)
+		c.add(SeverityWarning, where, nextStart, "%d of %d records since the checkpoint are "+
+			"missing, the first is %s", len(m.missing), len(c.img.chain),
+			c.img.chain[m.missing[0]].Position)
 	}
-	whole := false
-	for slot, h := range m.headers {
-		if h == nil {
-			continue
-		}
-		if bad := img.badPages(m, slot, h); *h == img.checkpoint.header {
-			whole = bad == 0
-			if bad > 0 {
-				r.add(SeverityWarning, where, "the next start writes a new checkpoint",
-					"%d of %d pages of the newest checkpoint are bad, another mirror has them", bad,
-					h.pages)
-			}
-		}
+	if c.badPages > 0 {
+		c.add(SeverityWarning, where, newCheckpoint,
+			"%d of %d pages of the newest checkpoint are bad, another mirror has them", c.badPages,
+			c.pages)
 	}
-	if !whole && !m.stale && (m.headers[0] == nil || *m.headers[0] != img.checkpoint.header) &&
-		(m.headers[1] == nil || *m.headers[1] != img.checkpoint.header) {
-		r.add(SeverityWarning, where, "the next start writes a new checkpoint",
-			"the newest checkpoint is not on it")
+	if !c.newest && !m.stale {
+		c.add(SeverityWarning, where, newCheckpoint, "the newest checkpoint is not on it")
+	}
+}
+
+func (c *checker) table(t *Table) {
+	c.Table = t.Counts()
+	if capacity := c.img.layout.TableCapacity(); c.Table.Entries > capacity/10*9 {
+		c.add(SeverityWarning, "table", "copy the data to another disk, or move blocks home "+
+			"with: ublk-remap remap remove", "%d entries, a checkpoint holds %d",
+			c.Table.Entries, capacity)
 	}
 }
 

@@ -22,17 +22,7 @@ func (d *DumpResult) Each(f func(Entry) error) error {
 	if d.table == nil {
 		return nil
 	}
-	var page [entriesPerPage]Entry
-	for cursor, done := uint64(0), false; !done; {
-		var n int
-		n, cursor, done = d.table.Entries(cursor, page[:])
-		for _, e := range page[:n] {
-			if err := f(e); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return d.table.each(f)
 }
 
 // WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of
@@ -129,101 +119,76 @@ type RecordDump struct {
 // refuses, and with spare devices missing. An error is returned only where
 // nothing was found at all: that of Probe for the first device; and ErrPath if a device
 // could not be asked.
-func Dump(devs []Device) (*DumpResult, error) {
-	devs = steadied(devs)
-	return settled(devs, func() (*DumpResult, error) { return dump(devs) })
+func Dump(devs []Device) (*DumpResult, error) { return examine(devs, true, dump) }
+
+func dump(inv *inventory) (*DumpResult, error) {
+	d := &dumper{DumpResult: DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}},
+		page: AlignedBytes(PageSize)}
+	inv.visit(d)
+	if !d.seen {
+		if d.first == nil {
+			d.first = ErrNotFound
+		}
+		return &d.DumpResult, d.first
+	}
+	if inv.stage >= stageRecords {
+		d.Position = inv.img.tip.Position
+	}
+	if inv.err != nil {
+		d.Error = inv.err.Error()
+	}
+	return &d.DumpResult, nil
 }
 
-func dump(devs []Device) (*DumpResult, error) {
-	d := &DumpResult{Superblocks: []SuperblockCopy{}, Mirrors: []MirrorDump{}}
-	var first error
-	seen := false
-	for i, dev := range devs {
-		copies := readSuperblocks(dev)
-		if _, err := elect(copies); err != nil && first == nil {
-			first = err
-		}
-		for _, c := range copies {
-			out := SuperblockCopy{Device: i, Offset: c.offset, Superblock: c.sb}
-			if c.err != nil {
-				out.Error = c.err.Error()
-			}
-			seen = seen || c.sb != nil
-			d.Superblocks = append(d.Superblocks, out)
-		}
-	}
-	if !seen {
-		if first == nil {
-			first = ErrNotFound
-		}
-		return d, first
-	}
-	img, err := assemble(devs, true)
-	if err == nil {
-		err = img.scan()
-	}
-	if err != nil {
-		d.Error = err.Error()
-		return d, nil
-	}
-	loaded := img.walk()
-	used := map[link]bool{}
-	if loaded == nil {
-		d.Position = img.tip.Position
-		for i := range img.chain {
-			used[img.chain[i].link] = true
-		}
-	} else {
-		d.Error = loaded.Error()
-	}
-	buf := AlignedBytes(PageSize)
-	for i := range img.mirrors {
-		m := &img.mirrors[i]
-		out := MirrorDump{Device: m.device, Start: m.start, Stale: m.stale,
-			Checkpoints: []CheckpointDump{}, Records: []RecordDump{}}
-		for slot, h := range m.headers {
-			if h != nil {
-				out.Checkpoints = append(out.Checkpoints, CheckpointDump{
-					Slot: slot, Epoch: h.epoch, Generation: h.generation, Covers: h.covers.Position,
-					Entries: h.entries,
-					Pages:   h.pages, BadPages: img.badPages(m, slot, h), Used: loaded == nil &&
-						*h == img.checkpoint.header,
-				})
-			}
-		}
-		for j := range m.slots {
-			s := &m.slots[j]
-			switch s.state {
-			case slotUnreadable:
-				out.Unreadable++
-			case slotDamaged:
-				out.Damaged++
-			case slotRecord:
-				r := RecordDump{Slot: j, Position: s.Position, Previous: s.prev.Position,
-					Kind: s.kind.String(), Used: used[s.link], Entries: []Entry{}}
-				if _, err := img.devs[m.device].ReadAt(buf, m.logOffset(j)); err == nil {
-					if got, ok := decodeRecord(buf, &img.sb.UUID); ok && got.link == s.link {
-						for k := range int(s.count) {
-							e, _ := getEntry(recordEntry(buf, k))
-							r.Entries = append(r.Entries, e)
-						}
-					}
-				}
-				out.Records = append(out.Records, r)
-			}
-		}
-		d.Mirrors = append(d.Mirrors, out)
-	}
-	if loaded != nil {
-		return d, nil
-	}
-	t, err := img.Table()
-	if err != nil {
-		d.Error = err.Error()
-	}
-	if t == nil {
-		return d, nil
-	}
-	d.Counts, d.table = t.Counts(), t
-	return d, nil
+// dumper is the visitor that makes a DumpResult.
+type dumper struct {
+	ignorant
+	DumpResult
+	seen  bool  // there is a superblock
+	first error // why the first device without one has none
+	page  []byte
 }
+
+func (d *dumper) superblocks(given int, _ Device, s *superblocks) {
+	if s.err != nil && d.first == nil {
+		d.first = s.err
+	}
+	for _, c := range s.copies {
+		out := SuperblockCopy{Device: given, Offset: c.offset, Superblock: c.sb}
+		if c.err != nil {
+			out.Error = c.err.Error()
+		}
+		d.seen = d.seen || c.sb != nil
+		d.Superblocks = append(d.Superblocks, out)
+	}
+}
+
+func (d *dumper) mirror(m *mirrorImage) {
+	d.Mirrors = append(d.Mirrors, MirrorDump{Device: m.device, Start: m.start, Stale: m.stale,
+		Checkpoints: []CheckpointDump{}, Records: []RecordDump{}})
+}
+
+func (d *dumper) checkpoint(c *checkpointSeen) {
+	m, h := &d.Mirrors[len(d.Mirrors)-1], c.header
+	if h == nil {
+		return
+	}
+	m.Checkpoints = append(m.Checkpoints, CheckpointDump{Slot: c.slot, Epoch: h.epoch,
+		Generation: h.generation, Covers: h.covers.Position, Entries: h.entries, Pages: h.pages,
+		BadPages: c.bad, Used: c.used})
+}
+
+func (d *dumper) record(r *recordSeen) {
+	switch m := &d.Mirrors[len(d.Mirrors)-1]; r.state {
+	case slotUnreadable:
+		m.Unreadable++
+	case slotDamaged:
+		m.Damaged++
+	case slotRecord:
+		m.Records = append(m.Records, RecordDump{Slot: r.slot, Position: r.Position,
+			Previous: r.prev.Position, Kind: r.kind.String(), Used: r.used,
+			Entries: r.entries(d.page)})
+	}
+}
+
+func (d *dumper) table(t *Table) { d.Counts, d.DumpResult.table = t.Counts(), t }

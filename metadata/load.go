@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/google/uuid"
 )
 
 const readChunk = 1 << 20
@@ -37,46 +38,35 @@ func load(devs []Device) (*Image, error) {
 	return img, nil
 }
 
+// superblocks are those of one device.
+type superblocks struct {
+	copies []sbCopy
+	sb     *Superblock // the elected one; it counts only where err is nil
+	err    error
+}
+
+// superblocksOf reads the superblocks of all devices.
+func superblocksOf(devs []Device) []superblocks {
+	out := make([]superblocks, len(devs))
+	for i, d := range devs {
+		s := &out[i]
+		s.copies = readSuperblocks(d)
+		s.sb, s.err = elect(s.copies)
+	}
+	return out
+}
+
 // assemble elects the superblocks and puts the devices in order. With partial,
 // spare devices may be missing: they are nil then.
 func assemble(devs []Device, partial bool) (*Image, error) {
+	return arrange(devs, superblocksOf(devs), partial)
+}
+
+// arrange is assemble for superblocks that have been read.
+func arrange(devs []Device, found []superblocks, partial bool) (*Image, error) {
 	img := &Image{}
-	elected := make([]*Superblock, len(devs))
-	var first error
-	for i, d := range devs {
-		copies := readSuperblocks(d)
-		sb, err := elect(copies)
-		if err != nil {
-			if first == nil || errors.Is(first, ErrNotFound) {
-				first = fmt.Errorf("%s: %w", nameOf(d, i), err)
-			}
-			continue
-		}
-		elected[i] = sb
-		for _, c := range copies {
-			if c.sb != nil && c.sb.UUID == sb.UUID {
-				if c.sb.Generation == sb.Generation {
-					img.current = append(img.current, sbStep{sb.DeviceIndex, c.offset})
-				}
-				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
-				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
-			}
-		}
-	}
-	if first != nil {
-		return nil, first
-	}
-	for _, sb := range elected {
-		if sb.DeviceIndex == 0 {
-			if img.sb != nil {
-				return nil, fmt.Errorf("%w: two backing devices given, of set %s and of set %s",
-					ErrForeign, img.sb.UUID, sb.UUID)
-			}
-			img.sb = sb
-		}
-	}
-	if img.sb == nil {
-		return nil, fmt.Errorf("%w: no backing device given", ErrNotFound)
+	if err := img.choose(devs, found); err != nil {
+		return nil, err
 	}
 	var err error
 	if img.layout, err = newLayout(img.sb); err != nil {
@@ -87,36 +77,95 @@ func assemble(devs []Device, partial bool) (*Image, error) {
 			img.maxGeneration)
 	}
 	img.devs = make([]Device, len(img.sb.Devices))
-	for i, sb := range elected {
-		own := sb.Devices[sb.DeviceIndex].UUID
-		at := slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == own })
-		switch {
-		case sb.UUID != img.sb.UUID || at < 0:
-			return nil, fmt.Errorf("%w: device %s of set %s (%s) is not part of set %s (%s)",
-				ErrForeign, own, sb.UUID, sb.Name, img.sb.UUID, img.sb.Name)
-		case img.devs[at] != nil:
-			return nil, fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
-				ErrForeign, own)
-		case devs[i].Size() < img.sb.Devices[at].Size:
-			return nil, fmt.Errorf("%w: device %s has %d bytes, it had %d", ErrDamaged, own,
-				devs[i].Size(), img.sb.Devices[at].Size)
-		case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && (sb.PrevEpoch > img.sb.Epoch ||
-			servedAhead(devs[i], sb, img.sb.Epoch)):
-			// Spare devices get a new epoch first, the backing last: so a
-			// spare device may be ahead by starts that were cut, never behind.
-			return nil, fmt.Errorf("%w: device %s is of epoch %d, the backing of %d: one of them "+
-				"is a clone or was absent", ErrStale, own, sb.Epoch, img.sb.Epoch)
+	for i := range found {
+		if err := img.place(devs[i], found[i].sb); err != nil {
+			return nil, err
 		}
-		img.devs[at] = devs[i]
 	}
 	for i, d := range img.devs {
 		if d == nil && !partial {
-			return nil, fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
-				img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
+			return nil, img.missing(i)
 		}
 	}
 	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
 	return img, nil
+}
+
+// choose makes the superblock of the backing that of the set. Every device must have one.
+func (img *Image) choose(devs []Device, found []superblocks) error {
+	var first error
+	for i := range found {
+		f := &found[i]
+		if f.err != nil {
+			if first == nil || errors.Is(first, ErrNotFound) {
+				first = fmt.Errorf("%s: %w", nameOf(devs[i], i), f.err)
+			}
+			continue
+		}
+		for _, c := range f.copies {
+			if c.sb != nil && c.sb.UUID == f.sb.UUID {
+				if c.sb.Generation == f.sb.Generation {
+					img.current = append(img.current, sbStep{f.sb.DeviceIndex, c.offset})
+				}
+				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
+				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
+			}
+		}
+	}
+	if first != nil {
+		return first
+	}
+	for i := range found {
+		sb := found[i].sb
+		if sb.DeviceIndex != 0 {
+			continue
+		}
+		if img.sb != nil {
+			return fmt.Errorf("%w: two backing devices given, of set %s and of set %s",
+				ErrForeign, img.sb.UUID, sb.UUID)
+		}
+		img.sb = sb
+	}
+	if img.sb == nil {
+		return fmt.Errorf("%w: no backing device given", ErrNotFound)
+	}
+	return nil
+}
+
+// place puts a device where its superblock says that it belongs.
+func (img *Image) place(d Device, sb *Superblock) error {
+	own := sb.Devices[sb.DeviceIndex].UUID
+	at := img.indexOf(own)
+	switch {
+	case sb.UUID != img.sb.UUID || at < 0:
+		return fmt.Errorf("%w: device %s of set %s (%s) is not part of set %s (%s)",
+			ErrForeign, own, sb.UUID, sb.Name, img.sb.UUID, img.sb.Name)
+	case img.devs[at] != nil:
+		return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
+			ErrForeign, own)
+	case d.Size() < img.sb.Devices[at].Size:
+		return fmt.Errorf("%w: device %s has %d bytes, it had %d", ErrDamaged, own, d.Size(),
+			img.sb.Devices[at].Size)
+	case sb.Epoch < img.sb.Epoch || sb.Epoch > img.sb.Epoch && (sb.PrevEpoch > img.sb.Epoch ||
+		servedAhead(d, sb, img.sb.Epoch)):
+		// Spare devices get a new epoch first, the backing last: so a
+		// spare device may be ahead by starts that were cut, never behind.
+		return fmt.Errorf("%w: device %s is of epoch %d, the backing of %d: one of them "+
+			"is a clone or was absent", ErrStale, own, sb.Epoch, img.sb.Epoch)
+	}
+	img.devs[at] = d
+	return nil
+}
+
+// indexOf is the index of a device in the device table, or -1.
+func (img *Image) indexOf(id uuid.UUID) int {
+	return slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == id })
+}
+
+// missing is the error for a device of the set that was not given.
+func (img *Image) missing(i int) error {
+	return fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
+		img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
 }
 
 // slotState says what is in an atom of a log.
@@ -148,6 +197,7 @@ type mirrorImage struct {
 	// badSlots: bit i says that the header of slot i cannot be read, or is a
 	// damaged one, or that a page of the newest checkpoint in it is bad.
 	badSlots uint8
+	unread   uint8    // bit i says that the header of slot i cannot be read
 	missing  []int    // indices into Image.chain that this mirror lacks
 	single   []int    // indices into Image.chain that it has once, and no other mirror in use has
 	repairs  []repair // the records of missing and single, if they are few
@@ -185,22 +235,7 @@ func (img *Image) scan() error {
 		if dev == nil {
 			continue
 		}
-		for slot := range m.headers {
-			b := buf[:PageSize]
-			if _, err := dev.ReadAt(b, at.headerOffset(slot)); err != nil {
-				m.badSlots |= 1 << slot
-				continue
-			}
-			if hasMagic(b, magicHeader) && !sealed(b, magicHeader) {
-				m.badSlots |= 1 << slot
-			}
-			if h, ok := decodeHeader(b, set); ok && h.pages <= at.pages() {
-				m.headers[slot] = &h
-				img.maxEpoch = max(img.maxEpoch, h.epoch)
-				img.maxCheckpoint = max(img.maxCheckpoint, h.generation)
-				img.maxSequence = max(img.maxSequence, h.covers.Sequence)
-			}
-		}
+		img.scanHeaders(&m, buf[:PageSize])
 		per := len(buf) / int(at.atom)
 		for i := 0; i < at.atoms; i += per {
 			n := min(per, at.atoms-i)
@@ -233,6 +268,26 @@ func (img *Image) scan() error {
 	return nil
 }
 
+// scanHeaders reads the headers of a mirror; b is a page.
+func (img *Image) scanHeaders(m *mirrorImage, b []byte) {
+	for slot := range m.headers {
+		if _, err := img.devs[m.device].ReadAt(b, m.headerOffset(slot)); err != nil {
+			m.badSlots |= 1 << slot
+			m.unread |= 1 << slot
+			continue
+		}
+		if hasMagic(b, magicHeader) && !sealed(b, magicHeader) {
+			m.badSlots |= 1 << slot
+		}
+		if h, ok := decodeHeader(b, &img.sb.UUID); ok && h.pages <= m.pages() {
+			m.headers[slot] = &h
+			img.maxEpoch = max(img.maxEpoch, h.epoch)
+			img.maxCheckpoint = max(img.maxCheckpoint, h.generation)
+			img.maxSequence = max(img.maxSequence, h.covers.Sequence)
+		}
+	}
+}
+
 // readAtoms reads len(b) bytes at once, or, if that fails, atom by atom, so
 // that one bad sector costs one atom.
 func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte, err error)) {
@@ -253,19 +308,73 @@ func (img *Image) walk() error {
 	if err := img.epochs(); err != nil {
 		return err
 	}
-	var trusted, newest link // newest record: of mirrors that are not stale, of all
-	var must Position        // what the newest record cannot be older than
-	candidates := img.candidates()
+	// A stale mirror misses records: what is newest there may be followed by
+	// others that only the good mirror has.
+	e := img.evidence(func(m *mirrorImage) bool { return !m.stale },
+		func(covered link) bool { return covered == creation })
+	if e.tip == (link{}) {
+		// Before the first record there is nothing but the first checkpoint.
+		if e.newest != (link{}) || e.must != (Position{}) {
+			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or "+
+				"later are missing; restore a backup of the metadata, or bring back the device "+
+				"that could read it", ErrDamaged, max2(e.newest.Position, e.must))
+		}
+		e.tip = creation
+	}
+	if e.tip.Less(e.must) {
+		return fmt.Errorf("%w: there were records up to %s or later, but the newest one found is "+
+			"%s: a log cannot be read, and the other mirror missed them; restore a backup of the "+
+			"metadata, or bring back the device that could read it", ErrDamaged, e.must,
+			e.tip.Position)
+	}
+	img.tip = e.tip
+	t, err := img.follow(e.tip, img.candidates(), func(link) bool { return false },
+		func(rec *record) error {
+			if rec.sbGeneration > img.sb.Generation {
+				return fmt.Errorf("%w: record %s was written under superblock generation %d, the "+
+					"newest copy that can be read is %d", ErrDamaged, rec.Position,
+					rec.sbGeneration, img.sb.Generation)
+			}
+			return nil
+		})
+	switch {
+	case err != nil:
+		return err
+	case t.checkpoint != nil:
+		img.checkpoint, img.chain = t.checkpoint, t.records
+		slices.Reverse(img.chain)
+		return img.settle()
+	case t.end == creation || len(t.records) == 0:
+		return fmt.Errorf("%w: no whole checkpoint is left on any mirror", ErrDamaged)
+	}
+	return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and "+
+		"no whole checkpoint covers it; restore a backup of the metadata, or bring back "+
+		"the device that could read it", ErrDamaged, t.end.Position,
+		t.records[len(t.records)-1].Position)
+}
+
+// evidence is what logs and headers say about which record is the newest.
+type evidence struct {
+	tip    link     // the newest one on the mirrors in use
+	newest link     // the newest one on any mirror
+	must   Position // what the newest record cannot be older than
+}
+
+// evidence looks at every mirror. A mirror that is not in use has missed records from
+// some place on. What a checkpoint covers is in the log until something newer takes
+// its place, so that a log without anything as new was lost; first says of what is covered
+// that there was no record before it.
+func (img *Image) evidence(inUse func(*mirrorImage) bool, first func(covered link) bool) evidence {
+	var e evidence
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		if m.stale && must.Less(m.staleFrom) {
-			must = m.staleFrom
+		use := inUse(m)
+		if !use {
+			e.must = max2(e.must, m.staleFrom)
 		}
-		// What a checkpoint covers is in the log until something newer takes
-		// its place: so a log without anything as new was lost.
 		for _, h := range m.headers {
-			if h != nil && h.covers != creation && must.Less(h.covers.Position) {
-				must = h.covers.Position
+			if h != nil && !first(h.covers) {
+				e.must = max2(e.must, h.covers.Position)
 			}
 		}
 		for j := range m.slots {
@@ -273,60 +382,53 @@ func (img *Image) walk() error {
 			if s.state != slotRecord {
 				continue
 			}
-			if newest.Less(s.Position) {
-				newest = s.link
+			if e.newest.Less(s.Position) {
+				e.newest = s.link
 			}
-			// A stale mirror misses records: what is newest there may be
-			// followed by others that only the good mirror has. Two records
-			// of one position can only be two tries of a start that failed.
-			if !m.stale && (trusted.Less(s.Position) || trusted.Position == s.Position &&
-				trusted.Hash < s.Hash) {
-				trusted = s.link
+			// Two records of one position can only be two tries of a start that failed.
+			if use && (e.tip.Less(s.Position) ||
+				e.tip.Position == s.Position && e.tip.Hash < s.Hash) {
+				e.tip = s.link
 			}
 		}
 	}
-	if trusted == (link{}) {
-		// Before the first record there is nothing but the first checkpoint.
-		if newest != (link{}) || must != (Position{}) {
-			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or "+
-				"later are missing; restore a backup of the metadata, or bring back the device "+
-				"that could read it", ErrDamaged, max2(newest.Position, must))
+	return e
+}
+
+// trail is what leads back from a record.
+type trail struct {
+	records []record // the newest first
+	// checkpoint is the whole one that the trail ends at, nil if there is none.
+	checkpoint *candidate
+	known      bool // it ends at what the caller knows
+	end        link // where it ends; a record that is missing, if there is neither
+}
+
+// follow follows the predecessors of a record back to what known says is known, or to a
+// whole checkpoint. It calls each with every record, and returns its error.
+func (img *Image) follow(tip link, candidates []*candidate, known func(link) bool,
+	each func(*record) error) (trail, error) {
+	t := trail{end: tip}
+	for {
+		if t.known = known(t.end); t.known {
+			return t, nil
 		}
-		trusted = creation
-	}
-	if trusted.Less(must) {
-		return fmt.Errorf("%w: there were records up to %s or later, but the newest one found is "+
-			"%s: a log cannot be read, and the other mirror missed them; restore a backup of the "+
-			"metadata, or bring back the device that could read it", ErrDamaged, must,
-			trusted.Position)
-	}
-	img.tip = trusted
-	for at := trusted; ; {
 		for _, c := range candidates {
-			if c.covers == at && img.whole(c) {
-				img.checkpoint = c
-				slices.Reverse(img.chain)
-				return img.settle()
+			if c.covers == t.end && img.whole(c) {
+				t.checkpoint = c
+				return t, nil
 			}
 		}
-		places := img.records[at]
+		places := img.records[t.end]
 		if len(places) == 0 {
-			if at == creation || len(img.chain) == 0 {
-				return fmt.Errorf("%w: no whole checkpoint is left on any mirror", ErrDamaged)
-			}
-			return fmt.Errorf("%w: record %s is missing on every mirror, but %s follows it, and "+
-				"no whole checkpoint covers it; restore a backup of the metadata, or bring back "+
-				"the device that could read it", ErrDamaged, at.Position,
-				img.chain[len(img.chain)-1].Position)
+			return t, nil
 		}
 		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
-		if rec.sbGeneration > img.sb.Generation {
-			return fmt.Errorf("%w: record %s was written under superblock generation %d, the "+
-				"newest copy that can be read is %d", ErrDamaged, rec.Position, rec.sbGeneration,
-				img.sb.Generation)
+		if err := each(&rec); err != nil {
+			return t, err
 		}
-		img.chain = append(img.chain, rec)
-		at = rec.prev
+		t.records = append(t.records, rec)
+		t.end = rec.prev
 	}
 }
 

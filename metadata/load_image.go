@@ -53,25 +53,54 @@ func (img *Image) Replay(f func(Entry) error) error {
 }
 
 func (img *Image) replay(f func(Entry) error) error {
-	stated := newStated(img.layout)
-	one := func(e Entry, flags byte, what string) error {
-		if flags != 0 {
-			return fmt.Errorf("%w: %s: entry with flags %#x", ErrDamaged, what, flags)
-		}
-		if err := img.layout.lim.validate(&e); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
-		}
-		if err := stated.add(&e); err != nil {
+	r := img.entries()
+	if err := r.checkpoint(&img.checkpoint.header, f); err != nil {
+		return err
+	}
+	for i := range img.chain {
+		if err := r.record(&img.chain[i], f); err != nil {
 			return err
 		}
-		return f(e)
 	}
+	return nil
+}
+
+// entryReader hands out the entries of checkpoints and records, each valid for the
+// layout. All who make a table out of them use it. There is an end to how many units they
+// are about (stated).
+type entryReader struct {
+	img    *Image
+	stated stated
+	page   []byte // aligned
+}
+
+func (img *Image) entries() *entryReader {
+	return &entryReader{img: img, stated: newStated(img.layout), page: AlignedBytes(PageSize)}
+}
+
+// entry checks one. Errors: ErrDamaged, and those of f.
+func (r *entryReader) entry(e Entry, flags byte, what string, f func(Entry) error) error {
+	if flags != 0 {
+		return fmt.Errorf("%w: %s: entry with flags %#x", ErrDamaged, what, flags)
+	}
+	if err := r.img.layout.lim.validate(&e); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+	}
+	if err := r.stated.add(&e); err != nil {
+		return err
+	}
+	return f(e)
+}
+
+// checkpoint calls f with the entries of a checkpoint that was found whole. Errors: those
+// of entry; ErrPath, where it can no longer be read.
+func (r *entryReader) checkpoint(h *header, f func(Entry) error) error {
 	var broken error // of an entry, or of f
-	err := img.pages(&img.checkpoint.header, func(b []byte, n int) error {
+	err := r.img.pages(h, func(b []byte, n int) error {
 		decode := decodersOf(b).pageEntry
 		for i := range n {
 			e, flags := decode(b, i)
-			if broken = one(e, flags, "checkpoint"); broken != nil {
+			if broken = r.entry(e, flags, "checkpoint", f); broken != nil {
 				return broken
 			}
 		}
@@ -82,20 +111,21 @@ func (img *Image) replay(f func(Entry) error) error {
 		return broken
 	case err != nil: // all pages were there
 		return fmt.Errorf("%w: checkpoint %d.%d can no longer be read, a moment ago it could; "+
-			"try again", ErrPath, img.checkpoint.epoch, img.checkpoint.generation)
+			"try again", ErrPath, h.epoch, h.generation)
 	}
-	buf := AlignedBytes(PageSize)
-	for i := range img.chain {
-		rec := &img.chain[i]
-		if err := img.readRecord(rec, buf); err != nil {
-			return err
-		}
-		decode := decodersOf(buf).recordEntry
-		for j := range int(rec.count) {
-			e, flags := decode(buf, j)
-			if err := one(e, flags, "record"); err != nil {
-				return fmt.Errorf("record %s: %w", rec.Position, err)
-			}
+	return nil
+}
+
+// record calls f with the entries of a record that was found. Errors: as of checkpoint.
+func (r *entryReader) record(rec *record, f func(Entry) error) error {
+	if err := r.img.readRecord(rec, r.page); err != nil {
+		return err
+	}
+	decode := decodersOf(r.page).recordEntry
+	for j := range int(rec.count) {
+		e, flags := decode(r.page, j)
+		if err := r.entry(e, flags, "record", f); err != nil {
+			return fmt.Errorf("record %s: %w", rec.Position, err)
 		}
 	}
 	return nil

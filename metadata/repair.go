@@ -3,7 +3,6 @@ package metadata
 import (
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // margin is how many epochs, generations and sequence numbers a repair leaves
@@ -31,58 +30,52 @@ type Repair struct {
 // ErrReadOnly.
 func PlanRepair(devs []Device, searched *Superblock) (*Repair, error) {
 	devs = steadied(devs)
-	r, err := planRepair(devs, searched)
-	return r, believed(devs, err)
+	r, err := examine(devs, false, func(inv *inventory) (*Repair, error) {
+		return planRepair(inv, searched)
+	})
+	if r == nil { // a device could not be asked
+		r = &Repair{devs: devs, Steps: []string{}, Before: unaskedReport(err)}
+	}
+	return r, err
 }
 
-func planRepair(devs []Device, searched *Superblock) (*Repair, error) {
-	r := &Repair{devs: devs, Steps: []string{}}
-	report, err := Check(devs)
+func planRepair(inv *inventory, searched *Superblock) (*Repair, error) {
+	r := &Repair{devs: inv.devs, Steps: []string{}}
+	report, err := check(inv)
 	r.Before = report
-	after := devs
 	if err != nil {
 		if errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) ||
 			errors.Is(err, ErrUnsupported) || errors.Is(err, ErrPath) {
 			return r, err
 		}
-		if r.rescue, err = planRescue(devs, searched, err); err != nil {
+		if r.rescue, inv, err = planRescue(inv, searched, err); err != nil {
 			return r, err
 		}
-		after = slices.Clone(devs)
-		after[r.rescue.given] = r.rescue.apply()
-		if report, err = Check(after); err != nil {
+		if report, err = check(inv); err != nil {
 			return r, err
 		}
-		r.step("write the superblock of %s (%s) anew, from %s", nameOf(devs[r.rescue.given],
-			r.rescue.given), r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
+		r.step("write the superblock of %s (%s) anew, from %s",
+			nameOf(r.rescue.dev, r.rescue.given),
+			r.rescue.sb.Devices[r.rescue.index].Role, r.rescue.from)
 	}
-	img, err := Load(after)
-	if err != nil {
+	if err := inv.loads(); err != nil {
 		return r, err
 	}
-	if img.readOnly {
+	if inv.img.readOnly {
 		return r, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
-			img.sb.ROCompat&^knownROCompat)
+			inv.img.sb.ROCompat&^knownROCompat)
 	}
-	if !img.needsRepair(&report) && r.rescue == nil {
+	w := report.Worst()
+	p := repairPlanner{img: inv.img,
+		needed: r.rescue != nil || w == SeverityWarning || w == SeverityError}
+	inv.visit(&p)
+	if !p.needed {
 		return r, nil
 	}
-	r.step("raise the epoch past %d, in every copy of the superblock", img.maxEpoch)
-	for i := range img.mirrors {
-		m := &img.mirrors[i]
-		where := fmt.Sprintf("mirror at %d of %s", m.start, img.nameOf(m.device))
-		switch n := len(m.missing); {
-		case m.stale:
-			r.step("%s: bring it back with a whole checkpoint", where)
-		case n > 0 && len(m.repairs) == n:
-			r.step("%s: write %d missing records again", where, n)
-		}
-		if n := m.garbage(); n > 0 {
-			r.step("%s: clear %d log slots that are torn or cannot be read", where, n)
-		}
-	}
+	r.step("raise the epoch past %d, in every copy of the superblock", inv.img.maxEpoch)
+	r.Steps = append(r.Steps, p.steps...)
 	r.step("write the remap table, as of record %s, into both checkpoint slots of every mirror",
-		img.tip.Position)
+		inv.img.tip.Position)
 	r.step("read everything back and check it")
 	return r, nil
 }
@@ -91,33 +84,36 @@ func (r *Repair) step(format string, args ...any) {
 	r.Steps = append(r.Steps, fmt.Sprintf(format, args...))
 }
 
-// needsRepair reports whether there is anything that a repair would change for
-// the better: what Check warns of, torn records, and damage in checkpoints that
-// are not the newest.
-func (img *Image) needsRepair(r *Report) bool {
-	if r.Worst() != SeverityInfo && r.Worst() != "" {
-		return true
+// repairPlanner is the visitor that finds what a repair would change for the better: what
+// Check warns of, torn records, and damage in checkpoints that are not the newest.
+type repairPlanner struct {
+	ignorant
+	img    *Image
+	needed bool
+	steps  []string // for the mirrors
+}
+
+func (p *repairPlanner) checkpoint(c *checkpointSeen) {
+	// A slot without a header was never written, or is torn: the next checkpoint goes there.
+	// But a sector that cannot be read is worth a try.
+	p.needed = p.needed || c.bad > 0 || c.unread
+}
+
+func (p *repairPlanner) mirrorEnd(m *mirrorImage) {
+	step := func(format string, args ...any) {
+		p.steps = append(p.steps, fmt.Sprintf("mirror at %d of %s: ", m.start,
+			p.img.nameOf(m.device))+fmt.Sprintf(format, args...))
 	}
-	b := AlignedBytes(PageSize)
-	for i := range img.mirrors {
-		m := &img.mirrors[i]
-		if m.garbage() > 0 {
-			return true
-		}
-		for slot, h := range m.headers {
-			if h != nil && img.badPages(m, slot, h) > 0 {
-				return true
-			}
-			if h == nil {
-				// Never written, or torn: the next checkpoint goes there. But a
-				// sector that cannot be read is worth a try.
-				if _, err := img.devs[m.device].ReadAt(b, m.headerOffset(slot)); err != nil {
-					return true
-				}
-			}
-		}
+	switch n := len(m.missing); {
+	case m.stale:
+		step("bring it back with a whole checkpoint")
+	case n > 0 && len(m.repairs) == n:
+		step("write %d missing records again", n)
 	}
-	return false
+	if n := m.garbage(); n > 0 {
+		p.needed = true
+		step("clear %d log slots that are torn or cannot be read", n)
+	}
 }
 
 // garbage counts the log slots that hold no record but should be readable.

@@ -163,94 +163,111 @@ func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock,
 
 // planRescue finds superblocks for a device that has none, so that the set
 // loads, and proves from the mirrors that they are the right ones. searched, if
-// not nil, is what SearchSuperblock found on devs[0]. Errors: cause, the reason
-// why the set does not load, if nothing here can help; ErrDamaged, if something
-// could but cannot be proved.
-func planRescue(devs []Device, searched *Superblock, cause error) (*rescue, error) {
-	elected := make([]*Superblock, len(devs))
-	var backing, newest *Superblock // newest: of the spare devices
-	lost, newestAt := -1, -1
-	for i, d := range devs {
-		sb, err := elect(readSuperblocks(d))
-		if errors.Is(err, ErrUnsupported) {
-			return nil, err
-		}
-		switch {
-		case err != nil && lost >= 0:
-			return nil, fmt.Errorf("%w: neither %s nor %s has a superblock left; restore a "+
-				"backup of the metadata (%w)", ErrDamaged, nameOf(devs[lost], lost), nameOf(d, i),
-				cause)
-		case err != nil:
-			lost = i
-			continue
-		}
-		elected[i] = sb
-		switch {
-		case sb.DeviceIndex == 0 && backing == nil:
-			backing = sb
-		case sb.DeviceIndex != 0 && (newest == nil || newest.Generation < sb.Generation):
-			newest, newestAt = sb, i
-		}
+// not nil, is what SearchSuperblock found on the first device. It also returns what the set
+// would have then. Errors: cause, the reason why the set does not load, if nothing here can
+// help; ErrDamaged, if something could but cannot be proved.
+func planRescue(inv *inventory, searched *Superblock, cause error) (*rescue, *inventory, error) {
+	l, err := inv.leftOver(cause)
+	if err != nil {
+		return nil, nil, err
 	}
-	r := rescue{given: lost}
-	switch {
-	case lost < 0 && backing != nil && newest != nil && newest.UUID == backing.UUID &&
-		newest.Generation > backing.Generation:
-		// The newest copies on the backing are lost, older ones are left.
-		r.given = slices.Index(elected, backing)
-		r.sb, r.from = newest, nameOf(devs[newestAt], newestAt)
-	case lost < 0:
-		return nil, cause
-	case backing == nil && searched != nil:
-		if newest != nil && (newest.UUID != searched.UUID ||
-			newest.Generation > searched.Generation) {
-			return nil, fmt.Errorf("%w: the superblock that was found on the backing is of set "+
-				"%s, generation %d, that on the spare device of set %s, generation %d",
-				ErrDamaged, searched.UUID, searched.Generation, newest.UUID, newest.Generation)
-		}
-		r.sb, r.from = searched, "the end that the disk had"
-	case backing == nil && newest != nil:
-		r.sb, r.from = newest, nameOf(devs[newestAt], newestAt)
-	case backing == nil:
-		return nil, cause
-	default:
-		// It must be the one device of the set that is not there.
-		r.sb, r.from = backing, "the backing"
-		missing := 0
-		for i := range backing.Devices[1:] {
-			if !slices.ContainsFunc(elected, func(sb *Superblock) bool {
-				return sb != nil &&
-					int(sb.DeviceIndex) == i+1
-			}) {
-				r.index = uint8(i + 1)
-				missing++
-			}
-		}
-		if missing != 1 {
-			return nil, cause
-		}
+	r, err := l.source(inv, searched, cause)
+	if err != nil {
+		return nil, nil, err
 	}
-	r.dev = devs[r.given]
+	r.dev = inv.devs[r.given]
 	if have, want := r.dev.Size(), r.sb.Devices[r.index].Size; have < want {
-		return nil, fmt.Errorf("%w: device %s has no superblock left, and %d bytes where the set "+
-			"had %d there: not the one (%w)",
+		return nil, nil, fmt.Errorf("%w: device %s has no superblock left, and %d bytes where "+
+			"the set had %d there: not the one (%w)",
 			ErrForeign, r.sb.Devices[r.index].UUID, have, want, cause)
 	}
-	after := slices.Clone(devs)
-	after[r.given] = r.apply()
-	img, err := Load(after)
-	if err != nil {
-		return nil, fmt.Errorf("with the superblock from %s: %w", r.from, err)
+	devs := slices.Clone(inv.devs)
+	devs[r.given] = r.apply()
+	after := takeInventory(devs, false)
+	if err := after.loads(); err != nil {
+		return nil, nil, fmt.Errorf("with the superblock from %s: %w", r.from, err)
 	}
 	if searched != nil && r.sb == searched {
-		return &r, nil // one of its own copies, as good as any
+		return r, after, nil // one of its own copies, as good as any
 	}
-	if why := img.unproved(r.index); why != "" {
-		return nil, fmt.Errorf("%w: the superblocks of device %s are lost; those from %s may be "+
-			"older or belong to another disk, for %s; restore a backup of the metadata",
+	if why := after.img.unproved(r.index); why != "" {
+		return nil, nil, fmt.Errorf("%w: the superblocks of device %s are lost; those from %s "+
+			"may be older or belong to another disk, for %s; restore a backup of the metadata",
 			ErrDamaged, r.sb.Devices[r.index].UUID, r.from, why)
 	}
-	return &r, nil
+	return r, after, nil
+}
+
+// leftOver are the superblocks that are left, where those of one device are lost.
+type leftOver struct {
+	lost                int         // index of that device as given, -1 if there is none
+	backing, newest     *Superblock // newest: of the spare devices
+	backingAt, newestAt int
+}
+
+// leftOver fails if the superblocks of more than one device are lost.
+func (inv *inventory) leftOver(cause error) (leftOver, error) {
+	l := leftOver{lost: -1}
+	for i := range inv.found {
+		sb, err := inv.found[i].sb, inv.found[i].err
+		switch {
+		case errors.Is(err, ErrUnsupported):
+			return l, err
+		case err != nil && l.lost >= 0:
+			return l, fmt.Errorf("%w: neither %s nor %s has a superblock left; restore a "+
+				"backup of the metadata (%w)", ErrDamaged, nameOf(inv.devs[l.lost], l.lost),
+				nameOf(inv.devs[i], i), cause)
+		case err != nil:
+			l.lost = i
+		case sb.DeviceIndex == 0 && l.backing == nil:
+			l.backing, l.backingAt = sb, i
+		case sb.DeviceIndex != 0 && (l.newest == nil || l.newest.Generation < sb.Generation):
+			l.newest, l.newestAt = sb, i
+		}
+	}
+	return l, nil
+}
+
+// source says which device gets a superblock, and from where.
+func (l *leftOver) source(inv *inventory, searched *Superblock, cause error) (*rescue, error) {
+	spare := func(given int) *rescue {
+		return &rescue{given: given, sb: l.newest, from: nameOf(inv.devs[l.newestAt], l.newestAt)}
+	}
+	switch {
+	case l.lost < 0 && l.backing != nil && l.newest != nil && l.newest.UUID == l.backing.UUID &&
+		l.newest.Generation > l.backing.Generation:
+		// The newest copies on the backing are lost, older ones are left.
+		return spare(l.backingAt), nil
+	case l.lost < 0:
+		return nil, cause
+	case l.backing == nil && searched != nil:
+		if l.newest != nil && (l.newest.UUID != searched.UUID ||
+			l.newest.Generation > searched.Generation) {
+			return nil, fmt.Errorf("%w: the superblock that was found on the backing is of set "+
+				"%s, generation %d, that on the spare device of set %s, generation %d",
+				ErrDamaged, searched.UUID, searched.Generation, l.newest.UUID, l.newest.Generation)
+		}
+		return &rescue{given: l.lost, sb: searched, from: "the end that the disk had"}, nil
+	case l.backing == nil && l.newest != nil:
+		return spare(l.lost), nil
+	case l.backing == nil:
+		return nil, cause
+	}
+	// It must be the one device of the set that is not there.
+	r := &rescue{given: l.lost, sb: l.backing, from: "the backing"}
+	missing := 0
+	for i := range l.backing.Devices[1:] {
+		if !slices.ContainsFunc(inv.found, func(s superblocks) bool {
+			return s.err == nil && int(s.sb.DeviceIndex) == i+1
+		}) {
+			r.index = uint8(i + 1)
+			missing++
+		}
+	}
+	if missing != 1 {
+		return nil, cause
+	}
+	return r, nil
 }
 
 // unproved says why the mirrors do not prove that the superblock of another

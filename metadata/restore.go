@@ -52,16 +52,17 @@ func PlanRestore(devs []Device, b *Backup) (*Restore, error) { return planRestor
 func PlanSalvage(devs []Device) (*Restore, error) { return planRestore(devs, nil) }
 
 func planRestore(devs []Device, b *Backup) (*Restore, error) {
-	devs = steadied(devs)
-	return settled(devs, func() (*Restore, error) { return restoreOf(devs, b) })
+	return examine(devs, false, func(inv *inventory) (*Restore, error) {
+		return restoreOf(inv, b)
+	})
 }
 
-func restoreOf(devs []Device, b *Backup) (*Restore, error) {
-	r := &Restore{given: devs, Risks: []string{}, Steps: []string{}}
+func restoreOf(inv *inventory, b *Backup) (*Restore, error) {
+	r := &Restore{given: inv.devs, Risks: []string{}, Steps: []string{}}
 	if b != nil {
 		r.Backup = b.Position
 	}
-	if err := r.identify(devs, b); err != nil {
+	if err := r.identify(inv, b); err != nil {
 		return r, err
 	}
 	r.Superblock = r.img.sb
@@ -75,12 +76,7 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 	if err := r.img.scan(); err != nil {
 		return r, err
 	}
-	img, err := Load(devs)
-	var table *Table
-	if err == nil {
-		table, err = img.Table()
-	}
-	switch {
+	switch err := inv.loads(); {
 	case errors.Is(err, ErrStale) || errors.Is(err, ErrForeign) || errors.Is(err, ErrUnsupported) ||
 		errors.Is(err, ErrPath):
 		return r, err
@@ -89,35 +85,45 @@ func restoreOf(devs []Device, b *Backup) (*Restore, error) {
 			return r, err
 		}
 	default:
-		r.Disk, r.Base, r.Table = img.tip.Position, "the disk", table.Counts()
-		if b == nil || img.tip == b.tip {
-			return r, nil
-		}
-		if !r.Disk.Less(b.Position) {
-			return r, fmt.Errorf("%w: it was made at %s, and the metadata of the disk is in "+
-				"order up to %s", ErrBackupStale, b.Position, r.Disk)
-		}
-		r.risk("the metadata of the disk is in order, but of an earlier time, %s, than the "+
-			"backup, %s: where the whole disk was put back to that time, the table of the backup "+
-			"does not fit the data on it", r.Disk, b.Position)
-		if err := r.apply(b.entries, "the backup"); err != nil {
+		if nothing, err := r.inOrder(inv, b); nothing || err != nil {
 			return r, err
 		}
 	}
+	return r, r.plan()
+}
+
+// inOrder decides what there is to do for a set that loads; nothing, most often.
+func (r *Restore) inOrder(inv *inventory, b *Backup) (nothing bool, _ error) {
+	r.Disk, r.Base, r.Table = inv.img.tip.Position, "the disk", inv.table.Counts()
+	if b == nil || inv.img.tip == b.tip {
+		return true, nil
+	}
+	if !r.Disk.Less(b.Position) {
+		return false, fmt.Errorf("%w: it was made at %s, and the metadata of the disk is in "+
+			"order up to %s", ErrBackupStale, b.Position, r.Disk)
+	}
+	r.risk("the metadata of the disk is in order, but of an earlier time, %s, than the "+
+		"backup, %s: where the whole disk was put back to that time, the table of the backup "+
+		"does not fit the data on it", r.Disk, b.Position)
+	return false, r.fromBackup(b, "the backup")
+}
+
+// plan checks the table and says what Run will do.
+func (r *Restore) plan() error {
 	if err := r.table.Validate(); err != nil {
-		return r, err
+		return err
 	}
 	r.table.fit(r.img.layout)
 	r.Table = r.table.Counts()
 	if n := r.img.layout.TableCapacity(); r.Table.Entries > n {
-		return r, fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d",
+		return fmt.Errorf("%w: the table would have %d entries, a checkpoint holds %d",
 			ErrDamaged, r.Table.Entries, n)
 	}
 	r.step("mark every mirror as out of use, in every copy of the superblock, with a new epoch")
 	r.step("write the table of %s and of %d newer records to every mirror", r.Base, r.Records)
 	r.step("put the mirrors into use in every copy of the superblock")
 	r.step("start it once: write every copy of everything anew, and check it")
-	return r, nil
+	return nil
 }
 
 func (r *Restore) step(format string, args ...any) {
@@ -129,52 +135,13 @@ func (r *Restore) risk(format string, args ...any) {
 
 // identify finds out which device is which, and which superblock to go by: the
 // newest of all that can be had.
-func (r *Restore) identify(devs []Device, b *Backup) error {
+func (r *Restore) identify(inv *inventory, b *Backup) error {
 	img := &Image{}
-	elected := make([]*Superblock, len(devs))
-	r.good = map[sbStep]bool{}
-	var backing *Superblock
-	if b != nil {
-		img.sb = b.Superblock
-		img.maxEpoch, img.maxGeneration = b.Superblock.Epoch, b.Superblock.Generation
+	r.img = img
+	backing, err := r.newest(inv, b)
+	if err != nil {
+		return err
 	}
-	for i, d := range devs {
-		copies := readSuperblocks(d)
-		sb, err := elect(copies)
-		if errors.Is(err, ErrUnsupported) {
-			return err
-		}
-		if err != nil {
-			if i == 0 && b == nil {
-				return fmt.Errorf("the backing: %w", err)
-			}
-			r.bare = append(r.bare, i)
-			continue
-		}
-		elected[i] = sb
-		if img.sb != nil && sb.UUID != img.sb.UUID {
-			what := "the backing is"
-			if b != nil {
-				what = "the backup is"
-			}
-			return fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign,
-				nameOf(d, i), sb.UUID, sb.Name, what, img.sb.UUID, img.sb.Name)
-		}
-		if sb.DeviceIndex == 0 && backing == nil {
-			backing = sb
-		}
-		if img.sb == nil || sb.Generation > img.sb.Generation {
-			img.sb = sb
-		}
-		for _, c := range copies {
-			if c.sb != nil && c.sb.UUID == sb.UUID {
-				r.good[sbStep{sb.DeviceIndex, c.offset}] = true
-				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
-				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
-			}
-		}
-	}
-	var err error
 	if img.layout, err = newLayout(img.sb); err != nil {
 		return err
 	}
@@ -184,18 +151,83 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 		}
 	}
 	img.devs = make([]Device, len(img.sb.Devices))
-	take := func(i, at int) error {
-		id := img.sb.Devices[at]
-		switch {
-		case img.devs[at] != nil:
-			return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
-				ErrForeign, id.UUID)
-		case devs[i].Size() < id.Size:
-			return fmt.Errorf("%w: %s has %d bytes, %s %s of the set has %d", ErrForeign,
-				nameOf(devs[i], i), devs[i].Size(), id.Role, id.UUID, id.Size)
+	for i := range inv.found {
+		if inv.found[i].err == nil {
+			if err := r.place(i, inv.found[i].sb, backing, b); err != nil {
+				return err
+			}
 		}
-		img.devs[at] = devs[i]
-		return nil
+	}
+	for _, i := range r.bare {
+		at := slices.Index(img.devs, nil)
+		if at < 0 || i == 0 && at != 0 {
+			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there "+
+				"without it", ErrForeign, nameOf(inv.devs[i], i))
+		}
+		if err := r.put(i, at); err != nil {
+			return err
+		}
+	}
+	if i := slices.Index(img.devs, nil); i >= 0 {
+		return img.missing(i)
+	}
+	if img.maxEpoch >= maxEpoch/2 || img.maxGeneration >= maxEpoch/2 {
+		return fmt.Errorf("%w: epoch %d, generation %d", ErrDamaged, img.maxEpoch,
+			img.maxGeneration)
+	}
+	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
+	return nil
+}
+
+// newest makes the newest superblock of the devices and the backup that of the set. It
+// returns that of the backing, nil if it has none.
+func (r *Restore) newest(inv *inventory, b *Backup) (backing *Superblock, _ error) {
+	img, reference := r.img, "the backing is"
+	r.good = map[sbStep]bool{}
+	if b != nil {
+		img.sb, reference = b.Superblock, "the backup is"
+		img.maxEpoch, img.maxGeneration = b.Superblock.Epoch, b.Superblock.Generation
+	}
+	for i := range inv.found {
+		sb, err := inv.found[i].sb, inv.found[i].err
+		switch {
+		case errors.Is(err, ErrUnsupported):
+			return nil, err
+		case err != nil && i == 0 && b == nil:
+			return nil, fmt.Errorf("the backing: %w", err)
+		case err != nil:
+			r.bare = append(r.bare, i)
+			continue
+		case img.sb != nil && sb.UUID != img.sb.UUID:
+			return nil, fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign,
+				nameOf(inv.devs[i], i), sb.UUID, sb.Name, reference, img.sb.UUID, img.sb.Name)
+		}
+		if sb.DeviceIndex == 0 && backing == nil {
+			backing = sb
+		}
+		if img.sb == nil || sb.Generation > img.sb.Generation {
+			img.sb = sb
+		}
+		for _, c := range inv.found[i].copies {
+			if c.sb != nil && c.sb.UUID == sb.UUID {
+				r.good[sbStep{sb.DeviceIndex, c.offset}] = true
+				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
+				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
+			}
+		}
+	}
+	return backing, nil
+}
+
+// place puts a device where its superblock says that it belongs. The epoch that a spare
+// device must have is the backing's, or else the backup's.
+func (r *Restore) place(i int, sb, backing *Superblock, b *Backup) error {
+	img := r.img
+	own := sb.Devices[sb.DeviceIndex].UUID
+	at := img.indexOf(own)
+	if at < 0 {
+		return fmt.Errorf("%w: device %s is not part of set %s (%s)", ErrForeign, own,
+			img.sb.UUID, img.sb.Name)
 	}
 	epoch := img.sb.Epoch
 	if backing != nil {
@@ -203,47 +235,26 @@ func (r *Restore) identify(devs []Device, b *Backup) error {
 	} else if b != nil {
 		epoch = b.Superblock.Epoch
 	}
-	for i, sb := range elected {
-		if sb == nil {
-			continue
-		}
-		own := sb.Devices[sb.DeviceIndex].UUID
-		at := slices.IndexFunc(img.sb.Devices, func(d DeviceInfo) bool { return d.UUID == own })
-		if at < 0 {
-			return fmt.Errorf("%w: device %s is not part of set %s (%s)", ErrForeign, own,
-				img.sb.UUID, img.sb.Name)
-		}
-		if sb.DeviceIndex != 0 && (sb.Epoch < epoch || backing != nil && sb.Epoch > epoch &&
-			sb.PrevEpoch > epoch) {
-			return fmt.Errorf("%w: spare device %s is of epoch %d, the set of %d", ErrStale, own,
-				sb.Epoch, epoch)
-		}
-		if err := take(i, at); err != nil {
-			return err
-		}
+	if sb.DeviceIndex != 0 && (sb.Epoch < epoch || backing != nil && sb.Epoch > epoch &&
+		sb.PrevEpoch > epoch) {
+		return fmt.Errorf("%w: spare device %s is of epoch %d, the set of %d", ErrStale, own,
+			sb.Epoch, epoch)
 	}
-	for _, i := range r.bare {
-		at := slices.Index(img.devs, nil)
-		if at < 0 || i == 0 && at != 0 {
-			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there "+
-				"without it", ErrForeign, nameOf(devs[i], i))
-		}
-		if err := take(i, at); err != nil {
-			return err
-		}
+	return r.put(i, at)
+}
+
+// put makes a given device the one of that index.
+func (r *Restore) put(i, at int) error {
+	d, id := r.given[i], r.img.sb.Devices[at]
+	switch {
+	case r.img.devs[at] != nil:
+		return fmt.Errorf("%w: device %s was given twice, or one is a clone of the other",
+			ErrForeign, id.UUID)
+	case d.Size() < id.Size:
+		return fmt.Errorf("%w: %s has %d bytes, %s %s of the set has %d", ErrForeign,
+			nameOf(d, i), d.Size(), id.Role, id.UUID, id.Size)
 	}
-	for i, d := range img.devs {
-		if d == nil {
-			return fmt.Errorf("%w: %s device %s of set %s (%s) is missing", ErrNotFound,
-				img.sb.Devices[i].Role, img.sb.Devices[i].UUID, img.sb.UUID, img.sb.Name)
-		}
-	}
-	if img.maxEpoch >= maxEpoch/2 || img.maxGeneration >= maxEpoch/2 {
-		return fmt.Errorf("%w: epoch %d, generation %d", ErrDamaged, img.maxEpoch,
-			img.maxGeneration)
-	}
-	img.readOnly = img.sb.ROCompat&^knownROCompat != 0
-	r.img = img
+	r.img.devs[at] = d
 	return nil
 }
 
@@ -284,61 +295,79 @@ func (img *Image) inUse(m *mirrorImage) bool {
 func (r *Restore) gather(b *Backup) error {
 	img := r.img
 	candidates := img.candidates()
-	for _, c := range candidates {
-		// What a restore wrote that was cut before its record was there.
-		if c.covers.Position == marker(img.sb.Epoch) && c.covers != creation && img.whole(c) {
-			r.base, r.Disk = c, c.covers.Position
-			err := r.fromCheckpoint(c)
-			r.Base = "a restore that was cut"
-			return err
-		}
+	if done, err := r.fromCutRestore(candidates); done {
+		return err
 	}
-	var tip, newest link
-	var must Position
-	var cut, certain bool // a restore was cut, that had risks or had none
-	seen := make([]bool, len(img.devs))
-	for i := range img.mirrors {
-		m := &img.mirrors[i]
-		use := img.inUse(m)
-		cut = cut || m.stale && m.staleFrom == risky(img.sb.Epoch)
-		certain = certain || m.stale && m.staleFrom == marker(img.sb.Epoch)
-		if !use && must.Less(m.staleFrom) {
-			must = m.staleFrom
-		}
-		for _, h := range m.headers {
-			if h == nil {
-				continue
-			}
-			seen[m.device] = true
-			if h.covers.Sequence != creation.Sequence && must.Less(h.covers.Position) {
-				must = h.covers.Position
-			}
-		}
-		for j := range m.slots {
-			s := &m.slots[j]
-			if s.state != slotRecord {
-				continue
-			}
-			seen[m.device] = true
-			if newest.Less(s.Position) {
-				newest = s.link
-			}
-			if use && (tip.Less(s.Position) || tip.Position == s.Position && tip.Hash < s.Hash) {
-				tip = s.link
-			}
-		}
-	}
+	e := img.evidence(img.inUse,
+		func(covered link) bool { return covered.Sequence == creation.Sequence })
+	cut, certain := img.cutRestore()
 	if cut {
 		r.risk("a restore that could not be certain of everything was cut before")
 	}
-	for _, i := range r.bare {
-		if certain {
-			break // it was found out then, and its superblocks come last
+	if !certain { // else it was found out then, and its superblocks come last
+		r.doubtBare(e.newest)
+	}
+	if e.tip == (link{}) {
+		e.tip = e.newest
+		if e.tip == (link{}) && e.must == (Position{}) && img.sb.Epoch == creation.Epoch {
+			e.tip = creation // never started
+		} else {
+			r.risk("no record can be read on a mirror in use")
 		}
+	}
+	r.Disk = e.tip.Position
+	if e.tip.Less(e.must) {
+		r.risk("there were records up to %s or later, the newest one that can be read is %s: "+
+			"changes after that are missing", e.must, r.Disk)
+	}
+	if best, from := r.best(b, candidates); (best != nil || b != nil) && e.tip.Less(from) {
+		// It knows all that the logs do, and more.
+		return r.gap(b, candidates, nil, link{})
+	}
+	if !certain && slices.ContainsFunc(r.bare,
+		func(i int) bool { return r.given[i] == img.devs[0] }) {
+		img.tip, img.checkpoint = e.tip, &candidate{}
+		if why := img.unproved(0); why != "" {
+			r.risk("the superblocks of the backing are lost, and those at hand may not be the "+
+				"newest, for %s", why)
+		}
+	}
+	return r.fromRecords(b, candidates, e.tip)
+}
+
+// fromCutRestore goes by what a restore wrote that was cut before its record was there, if
+// there is such a thing.
+func (r *Restore) fromCutRestore(candidates []*candidate) (done bool, _ error) {
+	for _, c := range candidates {
+		if c.covers.Position == marker(r.img.sb.Epoch) && c.covers != creation && r.img.whole(c) {
+			r.base, r.Disk = c, c.covers.Position
+			r.table = NewTable(r.img.layout)
+			err := r.img.entries().checkpoint(&c.header, r.table.Apply)
+			r.Base = "a restore that was cut"
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// cutRestore reports whether a restore was cut: one that had risks, and one that was certain.
+func (img *Image) cutRestore() (risks, certain bool) {
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		risks = risks || m.stale && m.staleFrom == risky(img.sb.Epoch)
+		certain = certain || m.stale && m.staleFrom == marker(img.sb.Epoch)
+	}
+	return risks, certain
+}
+
+// doubtBare adds the risks of devices that have no superblock.
+func (r *Restore) doubtBare(newest link) {
+	img := r.img
+	for _, i := range r.bare {
 		at := slices.Index(img.devs, r.given[i])
-		mirrors := slices.ContainsFunc(img.mirrors,
-			func(m mirrorImage) bool { return int(m.device) == at })
-		if !mirrors || !seen[at] {
+		read := slices.ContainsFunc(img.mirrors,
+			func(m mirrorImage) bool { return int(m.device) == at && !m.blank() })
+		if !read {
 			r.risk("%s has no superblock and no mirror that can be read: nothing on it says that "+
 				"it is %s %s", nameOf(r.given[i], i), img.sb.Devices[at].Role,
 				img.sb.Devices[at].UUID)
@@ -347,57 +376,37 @@ func (r *Restore) gather(b *Backup) error {
 				"of date", nameOf(r.given[i], i))
 		}
 	}
-	if tip == (link{}) {
-		tip = newest
-		if tip == (link{}) && must == (Position{}) && img.sb.Epoch == creation.Epoch {
-			tip = creation // never started
-		} else {
-			r.risk("no record can be read on a mirror in use")
-		}
-	}
-	r.Disk = tip.Position
-	if tip.Less(must) {
-		r.risk("there were records up to %s or later, the newest one that can be read is %s: "+
-			"changes after that are missing", must, r.Disk)
-	}
-	if best, from := r.best(b, candidates); (best != nil || b != nil) && tip.Less(from) {
-		// It knows all that the logs do, and more.
-		return r.gap(b, candidates, nil, link{})
-	}
-	if !certain && slices.ContainsFunc(r.bare,
-		func(i int) bool { return r.given[i] == img.devs[0] }) {
-		img.tip, img.checkpoint = tip, &candidate{}
-		if why := img.unproved(0); why != "" {
-			r.risk("the superblocks of the backing are lost, and those at hand may not be the "+
-				"newest, for %s", why)
-		}
-	}
-	// The chain, as far back as it goes, the newest first.
-	var chain []record
-	newer := false
-	for at := tip; ; {
-		if b != nil && at == b.tip {
-			return r.on(b.entries, fmt.Sprintf("the backup of %s", b.Position), nil, chain)
-		}
-		for _, c := range candidates {
-			if c.covers == at && img.whole(c) {
-				return r.on(nil, "", c, chain)
+}
+
+// blank reports that a mirror has neither a header nor a record of the set.
+func (m *mirrorImage) blank() bool {
+	return m.headers == [2]*header{} &&
+		!slices.ContainsFunc(m.slots, func(s logSlot) bool { return s.state == slotRecord })
+}
+
+// fromRecords follows the records back from the newest one to what they follow.
+func (r *Restore) fromRecords(b *Backup, candidates []*candidate, tip link) error {
+	warned := false
+	t, err := r.img.follow(tip, candidates,
+		func(l link) bool { return b != nil && l == b.tip },
+		func(rec *record) error {
+			if rec.sbGeneration > r.img.sb.Generation && !warned {
+				warned = true
+				r.risk("record %s was written under superblock generation %d, the newest that "+
+					"can be read is %d: mirrors or spare regions may have been added or moved",
+					rec.Position, rec.sbGeneration, r.img.sb.Generation)
 			}
-		}
-		places := img.records[at]
-		if len(places) == 0 {
-			return r.gap(b, candidates, chain, at)
-		}
-		rec := img.mirrors[places[0].mirror].slots[places[0].slot].record
-		if rec.sbGeneration > img.sb.Generation && !newer {
-			newer = true
-			r.risk("record %s was written under superblock generation %d, the newest that can be "+
-				"read is %d: mirrors or spare regions may have been added or moved", rec.Position,
-				rec.sbGeneration, img.sb.Generation)
-		}
-		chain = append(chain, rec)
-		at = rec.prev
+			return nil
+		})
+	switch {
+	case err != nil:
+		return err
+	case t.known:
+		return r.on(b, nil, t.records)
+	case t.checkpoint != nil:
+		return r.on(nil, t.checkpoint, t.records)
 	}
+	return r.gap(b, candidates, t.records, t.end)
 }
 
 // current reports whether a mirror on a device holds the newest record, of the
@@ -443,33 +452,29 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 	// What follows the base, as far as it is clear what does.
 	var at link
 	if best != nil {
-		at = best.covers
+		b, at = nil, best.covers
 	} else {
 		at = b.tip
 	}
-	forward := r.follow(at, missing.Position)
+	forward := r.forward(at, missing.Position)
 	if n := len(forward); n > 0 {
 		from = forward[n-1].Position
 		slices.Reverse(forward)
 		chain = append(chain, forward...)
 	}
-	switch {
-	case len(chain) == len(forward):
+	if len(chain) == len(forward) {
 		r.risk("of the time after %s no record is left that is certain to count", from)
-	default:
+	} else {
 		r.risk("records after %s and up to %s are missing: blocks that were remapped, moved home "+
 			"or lost in them are taken for what they were before, and may read old data", from,
 			missing.Position)
 	}
-	if best != nil {
-		return r.on(nil, "", best, chain)
-	}
-	return r.on(b.entries, fmt.Sprintf("the backup of %s", b.Position), nil, chain)
+	return r.on(b, best, chain)
 }
 
-// follow returns the records that follow one, each the only one that follows the
+// forward returns the records that follow one, each the only one that follows the
 // one before it, up to a position.
-func (r *Restore) follow(at link, before Position) (out []record) {
+func (r *Restore) forward(at link, before Position) (out []record) {
 	next := map[link][]record{}
 	for l, places := range r.img.records {
 		rec := r.img.mirrors[places[0].mirror].slots[places[0].slot].record
@@ -485,120 +490,80 @@ func (r *Restore) follow(at link, before Position) (out []record) {
 	return out
 }
 
-// on applies the records of chain, the newest first, on a base.
-func (r *Restore) on(entries []Entry, what string, c *candidate, chain []record) error {
-	if r.base = c; c != nil {
-		if err := r.fromCheckpoint(c); err != nil {
+// on applies the records of chain, the newest first, on a base: the backup, or, where that is
+// nil, a checkpoint.
+func (r *Restore) on(b *Backup, c *candidate, chain []record) error {
+	entries := r.img.entries()
+	if r.base = c; b != nil {
+		if err := r.fromBackup(b, fmt.Sprintf("the backup of %s", b.Position)); err != nil {
 			return err
 		}
-	} else if err := r.apply(entries, what); err != nil {
-		return err
+	} else {
+		r.Base = fmt.Sprintf("the checkpoint of %s", c.covers.Position)
+		r.table = NewTable(r.img.layout)
+		if err := entries.checkpoint(&c.header, r.table.Apply); err != nil {
+			return err
+		}
 	}
 	r.Records = len(chain)
 	slices.Reverse(chain)
-	return r.replay(chain)
+	return r.replay(entries, chain)
 }
 
-func (r *Restore) apply(entries []Entry, what string) error {
+// fromBackup begins the table with that of a backup.
+func (r *Restore) fromBackup(b *Backup, what string) error {
 	r.Base, r.table = what, NewTable(r.img.layout)
-	for _, e := range entries {
-		if err := r.table.Apply(e); err != nil {
-			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
+	return b.table.each(r.apply)
+}
+
+func (r *Restore) apply(e Entry) error {
+	if err := r.table.Apply(e); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
-}
-
-func (r *Restore) fromCheckpoint(c *candidate) error {
-	r.Base, r.table = fmt.Sprintf("the checkpoint of %s", c.covers.Position), NewTable(r.img.layout)
-	stated := newStated(r.img.layout)
-	return r.img.pages(&c.header, func(b []byte, n int) error {
-		for i := range n {
-			e, flags := getEntry(pageEntry(b, i))
-			if flags != 0 {
-				return fmt.Errorf("%w: checkpoint: entry with flags %#x", ErrDamaged, flags)
-			}
-			if err := stated.add(&e); err != nil {
-				return err
-			}
-			if err := r.table.Apply(e); err != nil {
-				return fmt.Errorf("%w: checkpoint: %w", ErrDamaged, err)
-			}
-		}
-		return nil
-	})
 }
 
 // replay applies records. Where some between them are missing, a spare unit may
 // have changed its owner: the newer record is right, and of the older owner's
 // blocks nothing is known any more. They are lost, so that nobody reads
 // another's data.
-func (r *Restore) replay(chain []record) error {
-	var apply []Entry
-	buf := AlignedBytes(PageSize)
-	stated := newStated(r.img.layout)
+func (r *Restore) replay(entries *entryReader, chain []record) error {
+	var all []Entry
 	for i := range chain {
-		rec := &chain[i]
-		if err := r.img.readRecord(rec, buf); err != nil {
+		err := entries.record(&chain[i], func(e Entry) error { all = append(all, e); return nil })
+		if err != nil {
 			return err
 		}
-		for j := range int(rec.count) {
-			e, flags := getEntry(recordEntry(buf, j))
-			if flags != 0 {
-				return fmt.Errorf("%w: record %s: entry with flags %#x", ErrDamaged, rec.Position,
-					flags)
-			}
-			if err := stated.add(&e); err != nil {
+	}
+	if len(r.Risks) == 0 {
+		for _, e := range all {
+			if err := r.apply(e); err != nil {
 				return err
 			}
-			apply = append(apply, e)
 		}
+		return nil
 	}
+	// A table that is read while it changes may state some spare units twice, but not more.
+	if n, most := r.table.claims(), 2*r.img.layout.SpareUnits(); n > most {
+		return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n,
+			r.img.layout.SpareUnits())
+	}
+	owner := r.table.ownerOf()
 	var lost uint64
-	if len(r.Risks) > 0 {
-		// A table that is read while it changes may state some spare units twice, but not more.
-		if n, most := r.table.claims(), 2*r.img.layout.SpareUnits(); n > most {
-			return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n,
-				r.img.layout.SpareUnits())
+	for _, e := range all {
+		if err := r.apply(e); err != nil {
+			return err
 		}
-		owner := map[uint32]uint64{}
-		r.table.Extents(func(x Extent) bool {
-			for i := range x.Count {
-				for m := x.Mapped; m != 0; m &= m - 1 {
-					owner[x.Spare[bits.TrailingZeros8(m)]+uint32(i)] = x.Unit + i
+		for i := uint32(0); e.State == StateMapped && i < e.Count; i++ {
+			unit, spare := e.Unit+uint64(i), e.Spare+i
+			if old, ok := owner[spare]; ok && old != unit {
+				n, err := r.dispossess(old, spare, e.Time)
+				if err != nil {
+					return err
 				}
+				lost += n
 			}
-			return true
-		})
-		for _, e := range apply {
-			if err := r.table.Apply(e); err != nil {
-				return fmt.Errorf("%w: %w", ErrDamaged, err)
-			}
-			for i := uint32(0); e.State == StateMapped && i < e.Count; i++ {
-				unit, spare := e.Unit+uint64(i), e.Spare+i
-				if old, ok := owner[spare]; ok && old != unit {
-					mask := uint8(0)
-					for j := range 8 {
-						if st, at, _ := r.table.Block(old, j); st == StateMapped && at == spare {
-							mask |= 1 << j
-						}
-					}
-					if mask != 0 {
-						lost += uint64(bits.OnesCount8(mask))
-						if err := r.table.Apply(Entry{Unit: old, Count: 1, Mask: mask,
-							State: StateLost, Cause: CauseUnknown, Time: e.Time}); err != nil {
-							return fmt.Errorf("%w: %w", ErrDamaged, err)
-						}
-					}
-				}
-				owner[spare] = unit
-			}
-		}
-	} else {
-		for _, e := range apply {
-			if err := r.table.Apply(e); err != nil {
-				return fmt.Errorf("%w: %w", ErrDamaged, err)
-			}
+			owner[spare] = unit
 		}
 	}
 	if lost > 0 {
@@ -606,6 +571,35 @@ func (r *Restore) replay(chain []record) error {
 			lost)
 	}
 	return nil
+}
+
+// ownerOf says of every spare unit in use which unit owns it.
+func (t *Table) ownerOf() map[uint32]uint64 {
+	owner := map[uint32]uint64{}
+	t.Extents(func(x Extent) bool {
+		for i := range x.Count {
+			for m := x.Mapped; m != 0; m &= m - 1 {
+				owner[x.Spare[bits.TrailingZeros8(m)]+uint32(i)] = x.Unit + i
+			}
+		}
+		return true
+	})
+	return owner
+}
+
+// dispossess makes those blocks of a unit lost that live in a spare unit, and counts them.
+func (r *Restore) dispossess(unit uint64, spare, time uint32) (uint64, error) {
+	mask := uint8(0)
+	for j := range 8 {
+		if st, at, _ := r.table.Block(unit, j); st == StateMapped && at == spare {
+			mask |= 1 << j
+		}
+	}
+	if mask == 0 {
+		return 0, nil
+	}
+	return uint64(bits.OnesCount8(mask)), r.apply(Entry{Unit: unit, Count: 1, Mask: mask,
+		State: StateLost, Cause: CauseUnknown, Time: time})
 }
 
 // Run does what the plan says. Nothing may have written to the devices since.
@@ -634,53 +628,12 @@ func (r *Restore) Run(o RunOptions) (Report, error) {
 func (r *Restore) run(o RunOptions) (Report, error) {
 	img := r.img
 	img.leap()
-	sb := img.sb.clone()
-	sb.Generation, sb.Epoch = img.maxGeneration+1, img.maxEpoch+1
-	sb.PrevEpoch = img.sb.Epoch
-	for _, d := range img.devs {
-		// The epoch before, as a spare device must see it: no later than what
-		// the backing has as long as it was not written.
-		if c, err := elect(readSuperblocks(d)); err == nil {
-			sb.PrevEpoch = min(sb.PrevEpoch, c.Epoch)
-		}
-	}
-	sb.Session, sb.Started = o.Session, o.Now
-	at := link{marker(sb.Epoch), o.Session}
-	for i := range img.mirrors {
-		m := &img.mirrors[i]
-		reg := &sb.Regions[m.region]
-		switch {
-		case !img.inUse(m):
-		case len(r.Risks) > 0:
-			reg.StaleFrom = risky(sb.Epoch)
-		default:
-			reg.StaleFrom = at.Position
-		}
-		reg.Stale = true
-	}
+	sb := r.outOfUse(o)
 	if err := r.superblocks(sb); err != nil {
 		return Report{}, err
 	}
-	rec := record{
-		link: link{Position: Position{sb.Epoch, creation.Sequence + 1}}, prev: at,
-		kind:         recordEpoch,
-		sbGeneration: sb.Generation, session: o.Session,
-	}
-	id := checkpointID{epoch: sb.Epoch, generation: img.maxCheckpoint + 1}
-	sound, last := false, error(nil)
-	for _, i := range r.order() {
-		m := &img.mirrors[i]
-		reg := &sb.Regions[m.region]
-		if err := r.writeMirror(m, id, at, rec); err != nil {
-			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of %s: %w",
-				m.start, r.img.nameOf(m.device), err)
-			continue
-		}
-		reg.Stale, reg.StaleFrom = false, Position{}
-		sound = sound || m.device == 0
-	}
-	if !sound {
-		return Report{}, last
+	if err := r.mirrors(sb, o); err != nil {
+		return Report{}, err
 	}
 	sb.Generation++
 	if err := r.superblocks(sb); err != nil {
@@ -694,6 +647,63 @@ func (r *Restore) run(o RunOptions) (Report, error) {
 		return Report{}, err
 	}
 	return Check(img.devs)
+}
+
+// outOfUse is the superblock of 1: a new epoch, and every mirror stale.
+func (r *Restore) outOfUse(o RunOptions) *Superblock {
+	img := r.img
+	sb := img.sb.clone()
+	sb.Generation, sb.Epoch = img.maxGeneration+1, img.maxEpoch+1
+	sb.PrevEpoch = img.sb.Epoch
+	for _, s := range superblocksOf(img.devs) {
+		// The epoch before, as a spare device must see it: no later than what
+		// the backing has as long as it was not written.
+		if s.err == nil {
+			sb.PrevEpoch = min(sb.PrevEpoch, s.sb.Epoch)
+		}
+	}
+	sb.Session, sb.Started = o.Session, o.Now
+	for i := range img.mirrors {
+		m := &img.mirrors[i]
+		reg := &sb.Regions[m.region]
+		switch {
+		case !img.inUse(m):
+		case len(r.Risks) > 0:
+			reg.StaleFrom = risky(sb.Epoch)
+		default:
+			reg.StaleFrom = marker(sb.Epoch)
+		}
+		reg.Stale = true
+	}
+	return sb
+}
+
+// mirrors writes the table to every mirror, and says in sb which of them took it. One of the
+// backing must.
+func (r *Restore) mirrors(sb *Superblock, o RunOptions) error {
+	at := link{marker(sb.Epoch), o.Session}
+	rec := record{
+		link: link{Position: Position{sb.Epoch, creation.Sequence + 1}}, prev: at,
+		kind:         recordEpoch,
+		sbGeneration: sb.Generation, session: o.Session,
+	}
+	id := checkpointID{epoch: sb.Epoch, generation: r.img.maxCheckpoint + 1}
+	taken, last := false, error(nil)
+	for _, i := range r.order() {
+		m := &r.img.mirrors[i]
+		reg := &sb.Regions[m.region]
+		if err := r.writeMirror(m, id, at, rec); err != nil {
+			reg.StaleFrom, last = rec.Position, fmt.Errorf("writing the mirror at %d of %s: %w",
+				m.start, r.img.nameOf(m.device), err)
+			continue
+		}
+		reg.Stale, reg.StaleFrom = false, Position{}
+		taken = taken || m.device == 0
+	}
+	if !taken {
+		return last
+	}
+	return nil
 }
 
 // superblocks writes all copies: the backing's last; on a device those first

@@ -213,8 +213,8 @@ func TestRestoreCut(t *testing.T) {
 					t.Fatalf("%v %q %q", err, plan.Risks, plan.Steps)
 				}
 				want := listed(plan.table)
-				if plan.Disk.Less(b.Position) && !l.newer && !slices.Equal(want, b.entries) {
-					t.Fatalf("the backup is the newest there is: %s", diff(b.entries, want))
+				if plan.Disk.Less(b.Position) && !l.newer && !slices.Equal(want, listed(b.table)) {
+					t.Fatalf("the backup is the newest there is: %s", diff(listed(b.table), want))
 				}
 				if best, _ := plan.best(b, plan.img.candidates()); l.newer &&
 					(best == nil || plan.base == nil || plan.base.header != best.header) {
