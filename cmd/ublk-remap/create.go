@@ -14,9 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/host"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
 
@@ -105,10 +106,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		return err
 	}
 	defer backing.Close()
-	if r := waitingOver(backing.Path()); r != nil {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or "+
-			"give it up with: %s",
-			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
+	if err := host.NotAwaited(path, backing); err != nil {
+		return err
 	}
 	devs := []*blockdev.Device{backing}
 	if o.spareDevice != "" {
@@ -120,7 +119,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 		devs = append(devs, spare)
 	}
 	for _, d := range devs {
-		if err := notServed(d); err != nil {
+		if err := host.NotServed(d); err != nil {
 			return err
 		}
 	}

@@ -51,6 +51,8 @@ type launchOptions struct {
 	waiting func(what string)
 	// withCaller ends the start when the caller's context ends; else it goes on alone.
 	withCaller bool
+	// env is its environment; nil: the caller's.
+	env []string
 }
 
 // launch starts a program, this one or another version of it, as a server of its own
@@ -66,7 +68,7 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 	cmd.Args[0] = programName
 	// Nothing of the caller's is kept: a pipe held open here would keep the
 	// caller waiting for its end.
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.Env, cmd.ExtraFiles = o.env, []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	w.Close()

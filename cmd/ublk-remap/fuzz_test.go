@@ -66,7 +66,7 @@ func FuzzDevice(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, dev string) {
 		a := &app{log: zerolog.Nop(), ctx: context.Background()}
-		r, err := a.lookup(dev)
+		r, err := a.host().Lookup(dev)
 		if err != nil {
 			if exit.Code(err) != exit.NotFound {
 				t.Fatalf("%q: %v", dev, err)

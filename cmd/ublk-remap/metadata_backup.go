@@ -16,6 +16,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 	"ublkremap/metadata"
 )
 
@@ -103,7 +104,7 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 		}
 		return b, append([]string{r.Device, r.Backing}, r.Spares...), err
 	}
-	s, err := offline(ctx, path, spares, false)
+	s, err := host.OpenToRead(ctx, path, spares, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +126,7 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 
 // servedBy returns the record of a disk that a living server has, or nil.
 func (a *app) servedBy(_ context.Context, path string) *control.Record {
-	r, err := a.lookup(path)
+	r, err := a.host().Lookup(path)
 	if err != nil || !control.Owned(r.Name) {
 		return nil
 	}

@@ -5,7 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 )
 
@@ -32,7 +33,7 @@ The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk 
 be served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := offline(cmd.Context(), args[0], spares, false)
+			devs, err := host.OpenToRead(cmd.Context(), args[0], spares, false)
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/internal/host"
 	"ublkremap/metadata"
 )
 
@@ -17,7 +18,7 @@ func metadataDumpCommand(a *app) *cobra.Command {
 is written. Of a disk that is being served it is a snapshot that may be torn.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := offline(cmd.Context(), args[0], spares, true)
+			devs, err := host.OpenToRead(cmd.Context(), args[0], spares, true)
 			if err != nil {
 				return err
 			}

@@ -9,8 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/set"
-	"ublkremap/cmd/ublk-remap/internal/shell"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
 
@@ -59,7 +60,7 @@ meanwhile.`,
 }
 
 func repair(ctx context.Context, a *app, path string, o repairOptions) error {
-	s, err := forRepair(ctx, path, o.spares, nil, o.dryRun)
+	s, err := host.OpenToRepair(ctx, path, o.spares, nil, o.dryRun)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		if err := s.Close(); err != nil {
 			return err
 		}
-		next, openErr := forRepair(ctx, path, o.spares, found, o.dryRun)
+		next, openErr := host.OpenToRepair(ctx, path, o.spares, found, o.dryRun)
 		if openErr != nil {
 			return openErr
 		}

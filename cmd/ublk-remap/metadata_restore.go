@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/internal/host"
 	"ublkremap/metadata"
 )
 
@@ -43,7 +44,7 @@ func restore(ctx context.Context, a *app, path, file string, o repairOptions) er
 	if err != nil {
 		return err
 	}
-	s, err := forRepair(ctx, path, o.spares, b.Superblock, o.dryRun)
+	s, err := host.OpenToRepair(ctx, path, o.spares, b.Superblock, o.dryRun)
 	if err != nil {
 		return err
 	}

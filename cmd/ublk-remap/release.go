@@ -8,11 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/set"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
-	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
 
@@ -79,19 +77,17 @@ create --in-place that was interrupted.`,
 }
 
 func release(ctx context.Context, a *app, path string, o releaseOptions) error {
-	devs, err := openToRelease(ctx, path, o)
+	devs, err := host.OpenToRelease(ctx, path, o.spares, o.dryRun)
 	if err != nil {
 		return err
 	}
 	defer devs.Close()
 	backing := devs.Devices[0]
-	if r, err := a.lookup(backing.Path()); err == nil && present(r) {
-		return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or "+
-			"give it up with: %s",
-			path, exit.ErrRefused, r.Device, shell.Command("stop", r.Name))
+	if err := host.NotAwaited(path, backing); err != nil {
+		return err
 	}
 	for _, d := range devs.Devices {
-		if err := notServed(d); err != nil {
+		if err := host.NotServed(d); err != nil {
 			return err
 		}
 	}
@@ -176,38 +172,6 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	out.done(&done)
 	a.rescan(backing)
 	return a.printReleased(out)
-}
-
-// openToRelease opens a set; also one whose backing no longer, or not yet, says
-// that it is one, if the spare device that says so is named.
-func openToRelease(ctx context.Context, path string, o releaseOptions) (*set.Set, error) {
-	opts := blockdev.Options{ReadOnly: o.dryRun}
-	s, err := set.Open(ctx, path, o.spares, opts)
-	switch {
-	case err == nil:
-		return s, nil
-	case errors.Is(err, blockdev.ErrBusy):
-		if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
-			return nil, fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path,
-				exit.ErrRefused, sb.Name, err)
-		}
-		return nil, err
-	case !errors.Is(err, metadata.ErrNotFound) || len(o.spares) == 0:
-		return nil, err
-	}
-	s = &set.Set{}
-	for _, p := range append([]string{path}, o.spares...) {
-		d, openErr := blockdev.Open(ctx, p, opts)
-		if openErr != nil {
-			return nil, errors.Join(openErr, s.Close())
-		}
-		s.Devices = append(s.Devices, d)
-	}
-	all := s.Metadata()
-	if sb, _, why := metadata.Interrupted(all[0], all[1:]); sb == nil && why == nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
 }
 
 // markOf is where the page lies by which what a set exports is recognized.

@@ -27,7 +27,7 @@ func remapListCommand(a *app) *cobra.Command {
 		Short: "List what is remapped, pending or lost",
 		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := a.lookup(args[0])
+			r, err := a.host().Lookup(args[0])
 			if err != nil {
 				return err
 			}
@@ -107,7 +107,7 @@ that was acknowledged, and nothing tells whether there was any. --accept-old tak
 				"since they left it is lost")
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		r, err := a.lookup(args[0])
+		r, err := a.host().Lookup(args[0])
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ power supply, a controller. Blocks whose last change may or may not have reached
 are settled first.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := a.lookup(args[0])
+			r, err := a.host().Lookup(args[0])
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/internal/host"
 )
 
 // stdio is where the command reads and writes.
@@ -28,6 +29,18 @@ type app struct {
 	logLevel  string
 	logFormat string
 	log       zerolog.Logger
+}
+
+// host is this machine, as all verbs look at it.
+func (a *app) host() *host.Host {
+	return &host.Host{
+		BadRecords: func(err error) {
+			a.log.Warn().Err(err).Msg("some runtime records are of no use")
+		},
+		Waiting: func(device, what string) {
+			a.tell("ublk-remap: %s: %s\n", device, exit.Printable(what))
+		},
+	}
 }
 
 // errSilent is wrapped by errors that have been told already.

@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,11 +18,12 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
-	"ublkremap/cmd/ublk-remap/internal/set"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -123,8 +122,8 @@ queues and features, and what was under way goes on.`,
 	return cmd
 }
 
-// maxPoll bounds --poll: a sleep costs microseconds, so to look for longer than
-// this only warms the room.
+// maxPoll bounds --poll. A sleep costs microseconds: to look for longer than this takes CPU time
+// and gains nothing.
 const maxPoll = 10 * time.Millisecond
 
 // logWait is how long a server that ends waits for its last lines to be written.
@@ -143,46 +142,73 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	// A terminal that hangs up, and a reader of what is printed that goes away,
 	// are no reason to leave a disk without its server.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	if o.detached || o.foreground {
-		// Nor is the impatience of whoever asked it to stop: each signal asks once more.
-		signals := make(chan os.Signal, 1)
-		signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-		cfg.Signals = signals
-	}
 	cfg.Version = programVersion()
 	switch {
 	case o.detached:
+		cfg.Signals = askedByEach()
 		return serveDetached(ctx, a, what, cfg)
 	case o.newer:
 		return lookForNewer(ctx, what)
+	case o.foreground:
+		cfg.Signals = askedByEach()
 	}
-	sb, err := resolve(ctx, what, &cfg)
+	b, err := a.findToStart(ctx, what)
 	if err != nil {
 		return err
 	}
-	if err := sb.Unfinished(); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	if o.foreground {
+		return a.serveInForeground(ctx, b, cfg)
+	}
+	return a.launchServer(ctx, what, b)
+}
+
+// askedByEach makes each SIGINT and SIGTERM ask a server once more to stop, however impatient
+// whoever sends them is.
+func askedByEach() <-chan os.Signal {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	return signals
+}
+
+// findToStart decides which disk is meant, and whether it can be started. The processes that
+// are started for it are told.
+func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, error) {
+	b, err := host.FindBacking(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Superblock.Unfinished(); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if err := loadDriver(ctx, a.log); err != nil {
+		return nil, err
+	}
+	// What a device that is there may go on with is for its server to say, which knows its record.
+	if b.Newest || host.Active(b.Superblock.Name) {
+		return b, nil
+	}
+	return b, a.refuseOlder(ctx, tell(what, b))
+}
+
+// launchServer starts a server of its own session, and prints the device when that is live.
+func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) error {
+	a.warnOfEndMarks(ctx, b)
+	env, err := tell(what, b).env()
+	if err != nil {
 		return err
 	}
-	if r, err := control.ReadRecord(sb.Name); err != nil || !control.Owned(r.Name) && !present(r) {
-		// Of a device that is there its server knows better.
-		if err := a.refuseOlder(ctx, cfg.Backing); err != nil {
-			return err
-		}
+	live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"),
+		launchOptions{withCaller: true, env: env, waiting: func(what string) {
+			a.tell("ublk-remap: %s: %s\n", b.Path, exit.Printable(what))
+		}})
+	if err != nil {
+		return err
 	}
-	if !o.foreground {
-		a.warnOfEndMarks(ctx, cfg.Backing, sb)
-		live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"),
-			launchOptions{withCaller: true, waiting: func(what string) {
-				a.tell("ublk-remap: %s: %s\n", cfg.Backing, exit.Printable(what))
-			}})
-		if err != nil {
-			return err
-		}
-		return a.printStarted(live.Device, sb)
-	}
+	return a.printStarted(live.Device, b.Superblock)
+}
+
+// serveInForeground is the server, in this process.
+func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
 	// Whoever reads this may be waiting for the device.
 	lines, err := logging.Foreground(a.err, a.logFormat)
 	if err != nil {
@@ -192,15 +218,17 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
 		return err
 	}
+	id := set.IdentityOf(b.Superblock)
+	cfg.Backing, cfg.Known = b.Path, &id
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
 	cfg.Progress = func(what string) {
 		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
 		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said
 		// again before that is over.
-		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*server.SayEvery).Microseconds()))
+		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
 	}
 	cfg.Ready = func(path string) {
-		if err := a.printStarted(path, sb); err != nil {
+		if err := a.printStarted(path, b.Superblock); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
 		}
 		notify(a.log, daemon.SdNotifyReady)
@@ -211,14 +239,14 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 
 // warnOfEndMarks says what of the data is found on the backing itself, which the
 // log of a server has as well.
-func (a *app) warnOfEndMarks(ctx context.Context, backing string, sb *metadata.Superblock) {
-	d, err := blockdev.Open(ctx, backing, blockdev.Options{ReadOnly: true, Shared: true})
+func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
+	d, err := blockdev.Open(ctx, b.Path, blockdev.Options{ReadOnly: true, Shared: true})
 	if err != nil {
 		return // the server says why
 	}
 	defer d.Close()
-	if found := set.EndMarks(d, sb); found != "" {
-		a.log.Warn().Str("device", backing).Str("do", set.EndMarksDo).Msg(found)
+	if found := set.EndMarks(d, b.Superblock); found != "" {
+		a.log.Warn().Str("device", b.Path).Str("do", set.EndMarksDo).Msg(found)
 	}
 }
 
@@ -287,31 +315,6 @@ func (o *startOptions) config() (server.Config, error) {
 // choices are the values of flags about what the kernel may lack.
 var choices = map[string]ublk.Choice{"auto": ublk.Auto, "on": ublk.Require, "off": ublk.Never}
 
-// resolve turns what the user named, a path or a name, into the backing.
-func resolve(ctx context.Context, what string, cfg *server.Config) (*metadata.Superblock, error) {
-	_, err := os.Stat(what)
-	switch {
-	case err == nil:
-		if cfg.Backing, err = filepath.Abs(what); err != nil {
-			return nil, err
-		}
-	case strings.Contains(what, "/"):
-		return nil, err
-	default:
-		// The path that the name had last, if it still has it; else look around.
-		if r, err := control.ReadRecord(what); err == nil {
-			if sb, err := set.Identify(ctx, r.Backing); err == nil && sb.Name == what {
-				cfg.Backing = r.Backing
-				return sb, nil
-			}
-		}
-		if cfg.Backing, err = set.Find(ctx, what); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
-		}
-	}
-	return set.Identify(ctx, cfg.Backing)
-}
-
 // serveDetached is the server's process. What becomes of the start goes to the
 // parent, all else to the log file, once the name is this server's own: until then the
 // log is that of the server that has it.
@@ -320,7 +323,7 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	var log detachedLog
 	defer log.close()
 	err := func() error {
-		if _, err := resolve(ctx, what, &cfg); err != nil {
+		if err := setBacking(ctx, what, &cfg); err != nil {
 			return err
 		}
 		cfg.Log = zerolog.Nop()
@@ -344,6 +347,26 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	}()
 	parent.failed(err)
 	return err
+}
+
+// setBacking takes what this process was told of its disk. One that upgrade has started was told
+// nothing: it is started by the path of the disk.
+func setBacking(ctx context.Context, what string, cfg *server.Config) error {
+	t, err := heard(what)
+	switch {
+	case err != nil:
+		return err
+	case t != nil:
+		cfg.Backing, cfg.Known = t.Backing, &t.Set
+		return nil
+	}
+	b, err := host.FindBacking(ctx, what)
+	if err != nil {
+		return err
+	}
+	id := set.IdentityOf(b.Superblock)
+	cfg.Backing, cfg.Known = b.Path, &id
+	return nil
 }
 
 // detachedLog is the log file of a detached server.

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/orphan"
 	"ublkremap/internal/control"
 )
 
@@ -59,13 +56,21 @@ again and again, each time as a document of its own.`,
 }
 
 func status(ctx context.Context, a *app, args []string) error {
-	all, err := a.statuses(ctx, args)
-	switch {
-	case err != nil:
+	if len(args) == 1 {
+		st, err := a.host().StatusOf(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(st)
+		}
+		return a.printStatus(st)
+	}
+	all, err := a.host().Status(ctx)
+	if err := a.allowPartial(err); err != nil {
 		return err
-	case a.json && len(args) == 1:
-		return a.printJSON(all[0])
-	case a.json:
+	}
+	if a.json {
 		return a.printJSON(all)
 	}
 	for i, st := range all {
@@ -79,41 +84,6 @@ func status(ctx context.Context, a *app, args []string) error {
 		}
 	}
 	return nil
-}
-
-// statuses finds out about the device that is named, or about all: also about those that no
-// record tells of.
-func (a *app) statuses(ctx context.Context, args []string) ([]*control.Status, error) {
-	if len(args) == 1 {
-		r, missing := a.lookup(args[0])
-		if missing == nil {
-			return statusesOf(ctx, []*control.Record{r}, askOne)
-		}
-		if errors.Is(missing, exit.ErrNotFound) {
-			orphans, err := findOrphans(ctx)
-			if at := slices.IndexFunc(orphans,
-				func(o *orphan.Orphan) bool { return named(o, args[0]) }); err == nil && at >= 0 {
-				return []*control.Status{orphanStatus(orphans[at])}, nil
-			}
-		}
-		return nil, missing
-	}
-	records, err := a.running()
-	if err != nil {
-		return nil, err
-	}
-	all, err := statusesOf(ctx, records, askAll)
-	if err != nil {
-		return nil, err
-	}
-	orphans, err := findOrphans(ctx)
-	if err := a.notLooked(err); err != nil {
-		return nil, err
-	}
-	for _, o := range orphans {
-		all = append(all, orphanStatus(o))
-	}
-	return all, nil
 }
 
 // gap separates what is printed for people.

@@ -14,9 +14,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
+	"ublkremap/internal/shell"
 )
+
+// endLimit is how long a server that was asked to leave may take to end: its own limits added up.
+const endLimit = 2 * time.Minute
 
 // upgraded is what upgrade --json prints.
 type upgraded struct {
@@ -46,7 +49,7 @@ after that, the old one is started again. A server in the foreground is left to 
 supervisor and refused.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := a.lookup(args[0])
+			r, err := a.host().Lookup(args[0])
 			if err != nil {
 				return err
 			}
@@ -161,7 +164,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 	if ctx.Err() != nil {
 		return why // the new server is not dead, it is just not waited for
 	}
-	for deadline := time.Now().Add(stopLimit); control.Owned(r.Name); {
+	for deadline := time.Now().Add(endLimit); control.Owned(r.Name); {
 		if control.OwnedBy(r.Name, r.PID) {
 			c := control.NewClient(r.Name)
 			st, err := c.Status(ctx)

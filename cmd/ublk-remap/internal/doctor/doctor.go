@@ -16,10 +16,9 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/orphan"
-	"ublkremap/cmd/ublk-remap/internal/server"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/shell"
 	"ublkremap/ublk"
 )
 
@@ -267,12 +266,12 @@ func (r *Report) batchIO(have ublk.Features) {
 // devices looks at the devices: those whose server is dead, those that nothing
 // tells of, and what is left of some in the runtime directory.
 func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
-	orphans, err := orphan.Find(ctx, ctl)
+	unrecorded, err := host.UnrecordedOf(ctx, ctl)
 	if err != nil {
 		r.add("devices", Warning, "", "cannot look for devices without a record: %v", err)
 	}
-	for _, o := range orphans {
-		r.orphan(o)
+	for _, u := range unrecorded {
+		r.unrecorded(u)
 	}
 	devices, err := ctl.List(ctx)
 	if err != nil {
@@ -292,7 +291,7 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 			}
 		}
 		switch {
-		case name == "" && server.Tagged(d.Tag):
+		case name == "" && host.Tagged(d.Tag):
 		case name != "" && control.Owned(name), name == "" && d.State == ublk.StateLive &&
 			alive(d.PID):
 			fine++
@@ -318,31 +317,31 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 // fixAdvice is for what can go without anybody missing it.
 const fixAdvice = "remove it: ublk-remap doctor --fix"
 
-func (r *Report) orphan(o *orphan.Orphan) {
-	dev := o.BlockPath()
+func (r *Report) unrecorded(u *host.Unrecorded) {
+	dev := u.BlockPath()
 	switch {
-	case o.ServerPID != 0:
+	case u.ServerPID != 0:
 		r.add("device", Warning, fmt.Sprintf("to stop it in order, when nothing uses it: kill "+
-			"%d; then start it again", o.ServerPID),
+			"%d; then start it again", u.ServerPID),
 			"%s is served by process %d, but its files are not in %s (it is in a container, or "+
-				"they were removed)", dev, o.ServerPID, control.Dir())
-	case o.Unseen():
+				"they were removed)", dev, u.ServerPID, control.Dir())
+	case u.Unseen():
 		r.add("device", Warning, "stop it where it runs; if it was killed just now, wait until "+
 			"its last I/O has ended",
 			"%s is served by a server that cannot be seen from here, such as one in a container",
 			dev)
-	case !o.Waits():
+	case !u.Waits():
 		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not "+
 			"removed", dev)
-	case o.Backing != "":
+	case u.Backing != "":
 		r.add("device", Warning, fmt.Sprintf("take it over: %s; or give it up: ublk-remap stop %d",
-			shell.Command("start", o.Backing), o.ID),
-			"%s (%s) has no server and no record; it is %s", dev, o.Name, o.State)
+			shell.Command("start", u.Backing), u.ID),
+			"%s (%s) has no server and no record; it is %s", dev, u.Name, u.State)
 	default:
 		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start "+
-			"BACKING; or give it up: ublk-remap stop %d", o.ID),
+			"BACKING; or give it up: ublk-remap stop %d", u.ID),
 			"%s has no server and no record, and its disk is not to be found; it is %s", dev,
-			o.State)
+			u.State)
 	}
 }
 

@@ -9,9 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"ublkremap/cmd/ublk-remap/internal/orphan"
-	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 	"ublkremap/ublk"
 )
 
@@ -62,7 +61,7 @@ func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record
 // or cannot be asked about, is no left-over.
 func leftRecord(ctx context.Context, ctl *ublk.Control, rec *control.Record) (left, bool) {
 	l := left{name: rec.Name, path: control.RecordPath(rec.Name), device: -1}
-	info, err := server.DeviceOf(ctx, ctl, rec)
+	info, err := host.DeviceOf(ctx, ctl, rec)
 	switch {
 	case errors.Is(err, ublk.ErrNotFound):
 		l.why = fmt.Sprintf("the record of %s, which is gone", rec.Device)
@@ -95,19 +94,19 @@ func Fix(ctx context.Context) ([]string, error) {
 	defer ctl.Close()
 	var done []string
 	var errs []error
-	orphans, err := orphan.Find(ctx, ctl)
+	unrecorded, err := host.UnrecordedOf(ctx, ctl)
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range orphans {
-		if !o.Idle(ctx) {
+	for _, u := range unrecorded {
+		if !u.Idle(ctx) {
 			continue
 		}
-		if err := orphan.Remove(ctx, ctl, o.ID); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", o.BlockPath(), err))
+		if err := host.Remove(ctx, ctl, u.ID); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", u.BlockPath(), err))
 			continue
 		}
-		done = append(done, fmt.Sprintf("removed device %d, which was not started", o.ID))
+		done = append(done, fmt.Sprintf("removed device %d, which was not started", u.ID))
 	}
 	records, err := control.Records()
 	if err != nil {
@@ -152,7 +151,7 @@ func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 			return nil
 		}
 		if now.device >= 0 {
-			if err := orphan.Remove(ctx, ctl, now.device); err != nil {
+			if err := host.Remove(ctx, ctl, now.device); err != nil {
 				return err
 			}
 		}

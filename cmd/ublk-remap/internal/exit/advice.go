@@ -9,9 +9,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
 )
@@ -42,7 +42,7 @@ var advice = []struct {
 		"load it with: modprobe ublk_drv"},
 	{ublk.ErrNotSupported, "use a newer kernel or do without, see: ublk-remap doctor",
 		"use a newer kernel or do without"},
-	{server.ErrServed, "see: ublk-remap status", ""},
+	{host.ErrServed, "see: ublk-remap status", ""},
 	{ublk.ErrExists, "choose another --id, or none", ""},
 	{blockdev.ErrBusy, "unmount it or stop what uses it", ""},
 	{blockdev.ErrReadOnly, "check the device's write protection", ""},

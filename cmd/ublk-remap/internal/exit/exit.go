@@ -10,10 +10,11 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/server"
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -65,7 +66,8 @@ var codes = []struct {
 	{ErrRefused, Refused},
 	{control.ErrRefused, Refused},
 	{control.ErrOwned, Refused},
-	{server.ErrServed, Refused},
+	{host.ErrRefused, Refused},
+	{host.ErrServed, Refused},
 	{server.ErrRecovery, Refused},
 	{blockdev.ErrBusy, Refused},
 	{blockdev.ErrReadOnly, Refused},
@@ -87,6 +89,7 @@ var codes = []struct {
 	{metadata.ErrUnsupported, Unsupported},
 
 	{ErrNotFound, NotFound},
+	{host.ErrNotFound, NotFound},
 	{control.ErrNotFound, NotFound},
 	{metadata.ErrNotFound, NotFound},
 	{blockdev.ErrNotDevice, Usage},

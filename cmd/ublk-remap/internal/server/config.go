@@ -7,14 +7,18 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"ublkremap/internal/host/set"
 	"ublkremap/remap"
 	"ublkremap/ublk"
 )
 
 // Config says what to serve and how.
 type Config struct {
-	Backing string   // path
-	Spares  []string // paths of spare devices; those not named are looked for
+	Backing string // path
+	// Known is what somebody has found the backing to be, so that it need not be looked at
+	// before it is open; nil: nobody has. Another set on it is refused then.
+	Known  *set.Identity
+	Spares []string // paths of spare devices; those not named are looked for
 
 	ID       int // of the ublk device, or ublk.AnyID
 	Queues   int // 0: one for each CPU, at most maxDefaultQueues
@@ -67,8 +71,6 @@ var (
 	// ErrRecovery is returned when the device of a dead server cannot be taken
 	// over as asked: it has other features, another number or another size.
 	ErrRecovery = errors.New("cannot take over the device of the dead server")
-	// ErrServed is returned when a server for the same disk is running.
-	ErrServed = errors.New("it is being served already")
 	// ErrLeave is returned when a living server does not leave its device.
 	ErrLeave = errors.New("the server does not leave its device")
 	// ErrTaken is returned when the device was taken from its server by

@@ -3,13 +3,10 @@ package server
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
 	"ublkremap/ublk"
 )
 
@@ -22,15 +19,12 @@ import (
 // older refuses a disk that is an older copy of the one that a device waits for.
 //
 // A server writes its record when its epoch is durable, so that the disk which it
-// had cannot be of an older one.
-func (s *server) older(ctx context.Context, waiting *ublk.DeviceInfo) error {
+// had cannot be of an older one. The set is open, and nothing was written to it.
+func (s *server) older(waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		return nil
 	}
-	sb, err := set.Identify(ctx, s.cfg.Backing)
-	if err != nil {
-		return err
-	}
+	sb := s.set.Superblock
 	if sb.Epoch >= s.record.Epoch {
 		return nil
 	}
@@ -68,26 +62,4 @@ func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) erro
 func (k *keeper) epochNow(ctx context.Context) (epoch uint64, err error) {
 	err = k.call(ctx, func() { epoch = k.com.Status().Epoch })
 	return epoch, err
-}
-
-// Serves reports whether the process has the server's end of a device open, or is
-// this program: a descriptor that was handed to a ring does not show.
-func Serves(pid int, char string) bool {
-	if pid <= 0 {
-		return false
-	}
-	proc := fmt.Sprintf("/proc/%d", pid)
-	fds, _ := filepath.Glob(proc + "/fd/*")
-	for _, fd := range fds {
-		if to, err := os.Readlink(fd); err == nil && to == char {
-			return true
-		}
-	}
-	comm, err := os.ReadFile(proc + "/comm")
-	if err != nil || strings.TrimSpace(string(comm)) != "ublk-remap" {
-		return false
-	}
-	// One that is dead and not waited for is no server.
-	exe, err := os.Readlink(proc + "/exe")
-	return err == nil && exe != ""
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )

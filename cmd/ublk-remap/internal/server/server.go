@@ -14,10 +14,11 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -117,11 +118,11 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.older(ctx, waiting); err != nil {
-		return err
-	}
 	died := dead != nil || waiting != nil || len(s.stale) > 0
 	if err := s.open(ctx, dead, died); err != nil {
+		return err
+	}
+	if err := s.older(waiting); err != nil {
 		return err
 	}
 	if err := s.sameDevices(ctx, waiting); err != nil {
@@ -160,11 +161,10 @@ func (s *server) run(ctx context.Context) error {
 // identify finds out whose backing it is, makes the name this server's own and
 // returns the record of a server that died, if there is one.
 func (s *server) identify(ctx context.Context) (*control.Record, error) {
-	sb, err := set.Identify(ctx, s.cfg.Backing)
+	err := s.knowSet(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.name, s.uuid = sb.Name, sb.UUID.String()
 	if err := control.MakeDir(); err != nil {
 		return nil, err
 	}
@@ -198,21 +198,38 @@ func (s *server) identify(ctx context.Context) (*control.Record, error) {
 	return r, nil
 }
 
+// knowSet finds out the name and the UUID of the set, if nobody has yet.
+func (s *server) knowSet(ctx context.Context) error {
+	if s.name != "" {
+		return nil
+	}
+	if s.cfg.Known == nil {
+		sb, err := set.Identify(ctx, s.cfg.Backing)
+		if err != nil {
+			return err
+		}
+		id := set.IdentityOf(sb)
+		s.cfg.Known = &id
+	}
+	s.name, s.uuid = s.cfg.Known.Name, s.cfg.Known.UUID.String()
+	return nil
+}
+
 // owned says who has the name that this server wants.
 func (s *server) owned() error {
 	r, err := control.ReadRecord(s.name)
 	switch {
 	case err != nil:
-		return &servedError{fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server "+
+		return &host.ServedError{Text: fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server "+
 			"that starts or ends just now; try again, or see: ublk-remap list",
-			s.cfg.Backing, ErrServed, s.name)}
+			s.cfg.Backing, host.ErrServed, s.name)}
 	case r.UUID != s.uuid:
 		return fmt.Errorf("%s: %w: its name %q is that of another disk, %s, which is served as "+
 			"%s by process %d; of two with one name only one can be served: stop that first: %s",
 			s.cfg.Backing, control.ErrRefused, s.name, r.Backing, r.Device, r.PID,
 			shell.Command("stop", r.Name))
 	}
-	return fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, ErrServed, r.Device, r.PID)
+	return fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, host.ErrServed, r.Device, r.PID)
 }
 
 // openLog begins to log where others see it, once.
@@ -246,7 +263,7 @@ func (s *server) deviceOf(ctx context.Context, r *control.Record) (ublk.DeviceIn
 	if err := s.openControl(); err != nil {
 		return ublk.DeviceInfo{}, err
 	}
-	return DeviceOf(ctx, s.ctl, r)
+	return host.DeviceOf(ctx, s.ctl, r)
 }
 
 // openControl opens the driver's control device, once.
@@ -259,29 +276,6 @@ func (s *server) openControl() (err error) {
 	}
 	// What the end needs is there from the start.
 	return s.ctl.Reserve(reservedRings)
-}
-
-// DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
-// if it is gone, or if it is somebody else's who got the same number since.
-func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.DeviceInfo, error) {
-	info, err := ctl.Info(ctx, r.ID)
-	if err != nil {
-		return info, err
-	}
-	p, err := ctl.GetParams(ctx, r.ID)
-	if err != nil {
-		return info, err
-	}
-	served := info.PID <= 0 || info.PID == r.PID || info.PID == r.PreviousPID
-	if info.Tag != 0 {
-		// Two disks of one size can both have had this number.
-		served = served && info.Tag == tagOf(r.UUID)
-	}
-	if !served || p.Size != int64(r.Blocks)*int64(r.BlockSize) ||
-		int(p.LogicalBlockSize) != r.BlockSize {
-		return info, fmt.Errorf("%w: %s belongs to somebody else now", ublk.ErrNotFound, r.Device)
-	}
-	return info, nil
 }
 
 // waiting returns the device of a dead server that waits to be taken over, or
@@ -365,7 +359,7 @@ func (s *server) open(ctx context.Context, dead *control.Record, died bool) erro
 			if dead == nil {
 				return "waiting for who has the disk: " + err.Error()
 			}
-			return LastIO(dead)
+			return host.LastIO(dead)
 		})
 	}
 	if err != nil {
@@ -381,14 +375,14 @@ func (s *server) open(ctx context.Context, dead *control.Record, died bool) erro
 // dies reports whether the server of a record is dead and has I/O under way: the kernel has
 // not let go of its end of the device.
 func (s *server) dies(ctx context.Context, dead *control.Record) bool {
-	if dead == nil || !Died(dead) {
+	if dead == nil || !host.Died(dead) {
 		return false
 	}
 	served, err := ublk.Served(ctx, dead.ID)
 	return err == nil && served
 }
 
-func (s *server) waiter() *Waiter { return &Waiter{Tell: s.cfg.Progress} }
+func (s *server) waiter() *host.Waiter { return &host.Waiter{Tell: s.cfg.Progress} }
 
 // choose sets what nobody has chosen of the device, or what one that waits was made with.
 func (s *server) choose(waiting *ublk.DeviceInfo) {
@@ -450,7 +444,7 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		device, err := ublk.Create(ctx, s.ctl, ublk.Config{
 			ID: s.cfg.ID, Queues: s.cfg.Queues, Depth: s.cfg.Depth, MaxIO: s.cfg.MaxIO,
 			ZeroCopy: s.cfg.ZeroCopy, BatchIO: s.cfg.BatchIO, Recovery: ublk.Require,
-			Tag: tagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
+			Tag: host.TagOf(s.uuid), Params: params(s.set.Devices, geo, s.cfg.MaxIO),
 		})
 		if err != nil {
 			return err
@@ -491,7 +485,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	s.record = &control.Record{
 		Name: s.name, UUID: s.uuid, ID: info.ID, Device: info.BlockPath(),
 		Backing: s.set.Devices[0].Path(), Spares: []string{},
-		PID: os.Getpid(), PIDNamespace: pidNamespace(), PreviousPID: previous,
+		PID: os.Getpid(), PIDNamespace: host.PIDNamespace(), PreviousPID: previous,
 		Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(),
 		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),

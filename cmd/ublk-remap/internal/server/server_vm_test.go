@@ -14,9 +14,10 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/test/vmtest"
 	"ublkremap/ublk"
@@ -230,7 +231,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	}
 	// After all that it still starts, once.
 	serveHere(t, Config{Backing: disk, ID: ublk.AnyID})
-	if err := Run(ctx, cfg); !errors.Is(err, ErrServed) {
+	if err := Run(ctx, cfg); !errors.Is(err, host.ErrServed) {
 		t.Errorf("second server: %v", err)
 	}
 }

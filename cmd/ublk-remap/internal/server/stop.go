@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/shell"
 	"ublkremap/ublk"
 )
 
@@ -25,6 +25,9 @@ import (
 // opens its own device for exclusive use meanwhile, which keeps file systems, drivers and
 // swap away; who only writes to it for a moment in between gets an error, as from any
 // device that is taken away.
+
+// usersPoll is how often it is looked whether who has the device open has gone.
+const usersPoll = 50 * time.Millisecond
 
 // Stop begins an orderly stop.
 func (s *server) Stop(ctx context.Context, force bool, begin func() error) error {
@@ -58,7 +61,7 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 			users[0].Kind != blockdev.UserKernel {
 			return s.inUse(users)
 		}
-		time.Sleep(deadPoll)
+		time.Sleep(usersPoll)
 	}
 }
 

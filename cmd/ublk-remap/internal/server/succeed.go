@@ -9,9 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -21,8 +22,10 @@ const (
 	// rehearsals is how often metadata that is being written is read before it
 	// counts as damaged.
 	rehearsals = 5
-	// ownPoll is how often a successor looks whether the name is free.
-	ownPoll = time.Millisecond
+	// ownPoll is how often a successor looks whether the name is free; whoever waits for a
+	// server that dies looks less often then, down to ownPollMost.
+	ownPoll     = time.Millisecond
+	ownPollMost = 50 * time.Millisecond
 )
 
 // succeed takes the place of a living server: everything that can be found out
@@ -33,11 +36,9 @@ const (
 // A predecessor that was asked ends when its last I/O has. That is waited for
 // without limit: to give up would leave a device without a server.
 func (s *server) succeed(ctx context.Context) error {
-	sb, err := set.Identify(ctx, s.cfg.Backing)
-	if err != nil {
+	if err := s.knowSet(ctx); err != nil {
 		return err
 	}
-	s.name, s.uuid = sb.Name, sb.UUID.String()
 	r, err := control.ReadRecord(s.name)
 	if err != nil {
 		return err
@@ -159,7 +160,7 @@ func (s *server) inherit(ctx context.Context, r *control.Record) error {
 		}
 		if now, err := control.ReadRecord(s.name); err == nil && now.PID != r.PID {
 			return fmt.Errorf("%s: %w as %s by process %d, which was faster", s.cfg.Backing,
-				ErrServed, now.Device, now.PID)
+				host.ErrServed, now.Device, now.PID)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,7 +1,7 @@
 package server
 
 import (
-	"ublkremap/cmd/ublk-remap/internal/shell"
+	"ublkremap/internal/shell"
 	"ublkremap/remap"
 )
 

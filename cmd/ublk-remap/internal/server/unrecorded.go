@@ -2,43 +2,17 @@ package server
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/google/uuid"
-
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
 )
-
-// Every ublk device that this program makes carries a tag, which the kernel
-// keeps: this mark and, below it, the first 48 bits of the set's UUID. So a device
-// is known even if its server died before it could write a record, or if
-// somebody has emptied the runtime directory.
-const (
-	tagMark  = 0x5552 << 48 // "UR"
-	tagShift = 16           // of the UUID's first eight bytes
-)
-
-// Tag is the tag of the devices of the set with that UUID.
-func Tag(id uuid.UUID) uint64 { return tagMark | binary.BigEndian.Uint64(id[:8])>>tagShift }
-
-// Tagged reports whether a tag is this program's, of any set.
-func Tagged(tag uint64) bool { return tag>>48 == tagMark>>48 }
-
-// tagOf is Tag for a UUID in writing; 0, which no device of ours has, if it is none.
-func tagOf(text string) uint64 {
-	id, err := uuid.Parse(text)
-	if err != nil {
-		return 0
-	}
-	return Tag(id)
-}
 
 // unrecorded looks for devices of this set that no record names, other than
 // known. Those that were never started, or stopped, are stale. One that waits for a
@@ -55,7 +29,7 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	var found []ublk.DeviceInfo
 	for _, d := range all {
 		switch {
-		case d.Tag != tagOf(s.uuid) || slices.Contains(known, d.ID) ||
+		case d.Tag != host.TagOf(s.uuid) || slices.Contains(known, d.ID) ||
 			slices.Contains(s.stale, d.ID):
 		case d.State == ublk.StateDead:
 			s.stale = append(s.stale, d.ID)
@@ -72,7 +46,7 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 			ErrRecovery, found[0].BlockPath())
 	}
 	info := found[0]
-	other, err := set.Find(ctx, s.uuid)
+	other, _, err := set.Find(ctx, s.uuid)
 	switch {
 	case errors.Is(err, set.ErrAmbiguous):
 		return nil, nil, fmt.Errorf("%w: %s waits for its disk: %w", ErrRecovery, info.BlockPath(),
@@ -85,7 +59,7 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	}
 	// Its server may be about to end. A living one has another disk than the one that could
 	// be had here, or its files were removed beneath it, or it is of another pid namespace.
-	if err := AwaitDead(ctx, s.ctl, info.ID, nil, s.waiter()); err != nil {
+	if err := host.AwaitDead(ctx, s.ctl, info.ID, nil, s.waiter()); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
 	p, err := s.ctl.GetParams(ctx, info.ID)

@@ -8,8 +8,8 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"ublkremap/cmd/ublk-remap/internal/set"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host/set"
 	"ublkremap/remap"
 )
 

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
 

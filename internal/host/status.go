@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -7,31 +7,58 @@ import (
 	"sync"
 	"time"
 
-	"ublkremap/cmd/ublk-remap/internal/server"
-	"ublkremap/cmd/ublk-remap/internal/shell"
 	"ublkremap/internal/control"
+	"ublkremap/internal/shell"
 	"ublkremap/ublk"
 )
 
 const (
-	// askAll is how long each of several servers may take to answer: whoever asks about all
-	// of them wants to see those that do.
-	askAll = 5 * time.Second
-	// askOne is that of a server that is asked for by name.
-	askOne = 10 * time.Second
+	// answerOfEach is how long each of several servers may take to answer: whoever asks about
+	// all of them wants to see those that do.
+	answerOfEach = 5 * time.Second
+	// answerOfOne is that of a server that is asked for by name.
+	answerOfOne = 10 * time.Second
 )
 
-// statusesOf asks the servers of several devices at once. Whatever one of them does, there
-// is a status of each, in the order of the records. The error is that of ctx.
-func statusesOf(ctx context.Context, records []*control.Record,
-	limit time.Duration) ([]*control.Status, error) {
+// Status tells how all devices here are doing, also those that no record tells of. Whatever a
+// server does, there is a status of its device.
+//
+// If nobody may ask the driver (*ublk.RingForbiddenError) the list is of the devices that
+// records tell of, and comes with that error.
+func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
+	records, err := h.Running()
+	if err != nil {
+		return nil, err
+	}
 	all := make([]*control.Status, len(records))
 	var asked sync.WaitGroup
 	for i, r := range records {
-		asked.Go(func() { all[i] = statusOf(ctx, r, limit) })
+		asked.Go(func() { all[i] = statusOf(ctx, r, answerOfEach) })
 	}
 	asked.Wait()
-	return all, context.Cause(ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	more, err := FindUnrecorded(ctx)
+	for _, u := range more {
+		all = append(all, u.Status())
+	}
+	return all, err
+}
+
+// StatusOf tells how one device is doing. what is as for Lookup.
+func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, error) {
+	r, err := h.Lookup(what)
+	if err == nil {
+		st := statusOf(ctx, r, answerOfOne)
+		return st, context.Cause(ctx)
+	}
+	if errors.Is(err, ErrNotFound) {
+		if u, findErr := findUnrecorded(ctx, what); findErr == nil && u != nil {
+			return u.Status(), nil
+		}
+	}
+	return nil, err
 }
 
 // statusOf asks a device's server, or says what is known without one, and why that is all.
@@ -45,20 +72,19 @@ func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *cont
 			return unreachable(r, err, limit)
 		}
 	}
-	st := recorded(r)
-	char := fmt.Sprintf("/dev/ublkc%d", r.ID)
+	st := fromRecord(r)
 	switch {
 	case control.Owned(r.Name):
 		st.State, st.ServerPID = control.StateRecovering, r.PID
 		st.Reason = "a server has the name and does not listen: it starts, or it ends"
 		st.Action = "wait a minute; if it stays so, see the end of " + control.LogPath(r.Name)
-		if server.Died(r) {
+		if Died(r) {
 			st.ServerPID = 0
-			st.Reason = server.LastIO(r)
+			st.Reason = LastIO(r)
 			st.Action = "wait; then, if no server is starting by then: " + shell.Command("start",
 				r.Name)
 		}
-	case !server.Died(r) && server.Serves(r.PID, char):
+	case !Died(r) && Serves(r.PID, ublk.DeviceInfo{ID: r.ID}.CharPath()):
 		st.State, st.ServerPID = control.StateUnreachable, r.PID
 		st.Reason = fmt.Sprintf("process %d serves it, but some of its files in %s are gone", r.PID,
 			control.Dir())
@@ -68,14 +94,14 @@ func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *cont
 		st.State = control.StateFailed
 		st.Reason = "its server is dead; I/O waits for the next one"
 		st.Action = "to go on: " + shell.Command("start", r.Name)
-		unseen(ctx, r, st)
+		askKernel(ctx, r, st)
 	}
 	return st
 }
 
-// unseen corrects the status of a device that the kernel says has a server, though its
-// record's is dead: another one has it, or the last I/O of that one has not ended.
-func unseen(ctx context.Context, r *control.Record, st *control.Status) {
+// askKernel corrects the status of a device that the kernel says has a server, though that of
+// its record is dead: another server has it, or the last I/O of the dead one has not ended.
+func askKernel(ctx context.Context, r *control.Record, st *control.Status) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
 		return
@@ -85,8 +111,8 @@ func unseen(ctx context.Context, r *control.Record, st *control.Status) {
 	switch {
 	case err != nil || info.State != ublk.StateLive:
 	case info.PID == r.PID:
-		st.Reason = "its server is dead, and the last I/O of that has not ended; then I/O waits " +
-			"for the next one"
+		st.Reason = "its server is dead, and its last I/O has not ended; then I/O waits for the " +
+			"next one"
 	default:
 		st.State = control.StateUnreachable
 		st.Reason = "it has a server that cannot be seen from here, such as one in a container"
@@ -96,9 +122,9 @@ func unseen(ctx context.Context, r *control.Record, st *control.Status) {
 
 // unreachable is the status of a device whose server has given none.
 func unreachable(r *control.Record, err error, limit time.Duration) *control.Status {
-	st := recorded(r)
+	st := fromRecord(r)
 	st.State, st.ServerPID = control.StateUnreachable, r.PID
-	st.Reason, st.Action = "its server gives no status: "+err.Error(), silentAdvice(r)
+	st.Reason, st.Action = "its server gives no status: "+err.Error(), noAnswerAdvice(r)
 	if errors.Is(err, control.ErrSilent) {
 		st.Reason = fmt.Sprintf("its server, process %d, has not answered for %s; whether I/O "+
 			"goes on is not known", r.PID, limit)
@@ -106,8 +132,8 @@ func unreachable(r *control.Record, err error, limit time.Duration) *control.Sta
 	return st
 }
 
-// recorded is what a record tells of a device.
-func recorded(r *control.Record) *control.Status {
+// fromRecord is what a record tells of a device.
+func fromRecord(r *control.Record) *control.Status {
 	return &control.Status{
 		Device: r.Device, ID: r.ID, Name: r.Name, UUID: r.UUID, Backing: r.Backing,
 		BlockSize: r.BlockSize, SizeBlocks: r.Blocks,

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/set"
+	"ublkremap/internal/host/set"
 )
 
 // newestWait is how long a start waits for the answer whether its disk is an
@@ -18,18 +18,22 @@ const newestWait = 20 * time.Second
 
 // refuseOlder refuses a disk that is an older copy of another one here.
 //
-// The other devices are read by another process: a read from one that hangs
-// cannot be given up, and would keep this process, and a server even after its
-// death, from ending. What nobody answers in time is not known, and no reason
-// not to start a disk that has nothing to do with it.
-func (a *app) refuseOlder(ctx context.Context, path string) error {
+// The other disks are read by another process: a read from one that hangs cannot be given up,
+// and would keep this process, and a server even after its death, from ending. What nobody
+// answers in time is not known. That is no reason not to start a disk that has nothing to do
+// with it.
+func (a *app) refuseOlder(ctx context.Context, t *told) error {
+	env, err := t.env()
+	if err != nil {
+		return err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command("/proc/self/exe", "start", "--look-for-newer", "--", path)
-	cmd.ExtraFiles = []*os.File{w}
+	cmd := exec.Command(self, "start", "--look-for-newer", "--", t.What)
+	cmd.Env, cmd.ExtraFiles = env, []*os.File{w}
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
@@ -40,14 +44,14 @@ func (a *app) refuseOlder(ctx context.Context, path string) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })()
-	text, err := io.ReadAll(io.LimitReader(r, 1<<16))
+	text, err := io.ReadAll(io.LimitReader(r, maxReport))
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	var rep report
 	if err != nil || json.Unmarshal(text, &rep) != nil {
-		a.log.Warn().Str("backing", path).Msg("whether another disk is a newer copy of this one " +
-			"could not be found out")
+		a.log.Warn().Str("backing", t.Backing).Msg("whether another disk is a newer copy of this " +
+			"one could not be found out")
 		return nil
 	}
 	if rep.Error != "" {
@@ -57,11 +61,11 @@ func (a *app) refuseOlder(ctx context.Context, path string) error {
 }
 
 // lookForNewer is the other process.
-func lookForNewer(ctx context.Context, path string) error {
+func lookForNewer(ctx context.Context, what string) error {
 	parent := newReport()
-	sb, err := set.Identify(ctx, path)
-	if err == nil {
-		err = set.CheckNewest(ctx, path, sb)
+	t, err := heard(what)
+	if err == nil && t != nil {
+		err = set.CheckNewest(ctx, t.Backing, t.Set)
 	}
 	if err == nil {
 		parent.send(report{})

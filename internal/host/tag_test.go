@@ -1,4 +1,4 @@
-package server
+package host
 
 import (
 	"testing"
@@ -9,15 +9,15 @@ import (
 // The tag is what later versions look for: it must not change.
 func TestTag(t *testing.T) {
 	id := uuid.MustParse("01234567-89ab-4def-8123-456789abcdef")
-	if got := Tag(id); got != 0x55520123456789ab || got != tagOf(id.String()) || !Tagged(got) {
-		t.Errorf("%#x, %#x", got, tagOf(id.String()))
+	if got := Tag(id); got != 0x55520123456789ab || got != TagOf(id.String()) || !Tagged(got) {
+		t.Errorf("%#x, %#x", got, TagOf(id.String()))
 	}
 	for _, foreign := range []uint64{0, 1, 2, 1 << 63, 0x5552, 1<<48 - 1} {
 		if Tagged(foreign) {
 			t.Errorf("%#x counts as ours", foreign)
 		}
 	}
-	if tagOf("no UUID") != 0 {
+	if TagOf("no UUID") != 0 {
 		t.Error("a tag without a UUID")
 	}
 }

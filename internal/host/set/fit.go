@@ -120,7 +120,7 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 		return &DeviceError{Path: path, Err: metadata.ErrStale,
 			What: fmt.Sprintf("it is of epoch %d (%s), and the backing %s of epoch %d (%s): it "+
 				"was absent since, or is a clone",
-				sb.Epoch, started(sb), s.Devices[0].Path(), backing.Epoch, started(backing)),
+				sb.Epoch, started(sb.Started), s.Devices[0].Path(), backing.Epoch, started(backing.Started)),
 			Do: fmt.Sprintf("attach the device %s that was in use last",
 				sb.Devices[sb.DeviceIndex].UUID),
 		}
@@ -130,7 +130,7 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 		return &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrStale,
 			What: fmt.Sprintf("it is of epoch %d (%s), and its spare device %s of epoch %d (%s): "+
 				"the backing was put back to an earlier time, or is a clone",
-				backing.Epoch, started(backing), path, sb.Epoch, started(sb)),
+				backing.Epoch, started(backing.Started), path, sb.Epoch, started(sb.Started)),
 			Do: fmt.Sprintf("attach the disk %s that was in use last", backing.Devices[0].UUID),
 		}
 	}

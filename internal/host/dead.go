@@ -1,4 +1,4 @@
-package server
+package host
 
 import (
 	"context"
@@ -13,15 +13,6 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/ublk"
 )
-
-// When is a server dead?
-//
-// Its process number says so in its own pid namespace only: a server in a container, or one
-// whose files in /run were removed, cannot be seen and serves all the same. What counts is
-// whether anybody has the server's end of the device (ublk.Served): a living server has it,
-// and so has a dead one until its last I/O has ended, which can take minutes on a disk that
-// takes as long over a bad sector. The first must be left alone, the second is waited for,
-// for nothing good comes of doing anything to the device or the disk before.
 
 const (
 	// unseenWait is how long a device's server that is not to be seen is waited for: it may
@@ -56,11 +47,11 @@ func (w *Waiter) Say(what func() string) {
 // Died reports whether the server of a record is known to be dead, or dying: its number is
 // of this pid namespace, and there is no such process, or it is about to end.
 func Died(r *control.Record) bool {
-	return r != nil && (r.PIDNamespace == 0 || r.PIDNamespace == pidNamespace()) && dying(r.PID)
+	return r != nil && (r.PIDNamespace == 0 || r.PIDNamespace == PIDNamespace()) && dying(r.PID)
 }
 
-// pidNamespace is the number of this process's, 0 if it cannot be told.
-func pidNamespace() uint64 {
+// PIDNamespace is the number of this process's, 0 if it cannot be told.
+func PIDNamespace() uint64 {
 	var st unix.Stat_t
 	if unix.Stat("/proc/self/ns/pid", &st) != nil {
 		return 0
@@ -105,12 +96,12 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 					"here to end: of %d requests none comes back", hang.last.InFlight)
 			})
 		case Serves(info.PID, info.CharPath()):
-			return &servedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it "+
+			return &ServedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it "+
 				"is in a container, or they were removed); when nothing uses it, stop it in "+
 				"order: kill %d",
 				info.BlockPath(), ErrServed, info.PID, control.Dir(), info.PID)}
 		default:
-			return &servedError{fmt.Sprintf("%s: %v by a server that cannot be seen from here, "+
+			return &ServedError{fmt.Sprintf("%s: %v by a server that cannot be seen from here, "+
 				"such as one in a container; stop it where it runs; if it was killed, its last "+
 				"I/O has not ended: try again then",
 				info.BlockPath(), ErrServed)}
@@ -153,15 +144,6 @@ func (s *stuck) close() {
 		_ = s.file.Close()
 	}
 }
-
-// servedError is ErrServed with what to do about it.
-type servedError struct{ text string }
-
-func (e *servedError) Error() string { return e.text }
-func (e *servedError) Unwrap() error { return ErrServed }
-
-// Advised reports that the text says what to do.
-func (e *servedError) Advised() bool { return true }
 
 func noDevice(err error) error {
 	if errors.Is(err, ublk.ErrNotFound) {

@@ -1,0 +1,160 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
+	"ublkremap/metadata"
+)
+
+// NotServed refuses a disk whose set has a device: the disk, or what it is a copy or another
+// path of, is being served, or I/O waits for a server. The caller has the disk for himself.
+func NotServed(d *blockdev.Device) error {
+	sb, err := metadata.Probe(d)
+	if errors.Is(err, metadata.ErrPath) {
+		return err // which set is on it cannot be told
+	}
+	if sb == nil || err != nil {
+		return nil
+	}
+	r, err := control.ReadRecord(sb.Name)
+	if err != nil && control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: a server of a set called %q lives, and does not say which "+
+			"disk it has; stop it first", d.Path(), ErrRefused, sb.Name)
+	}
+	if err != nil || r.UUID != sb.UUID.String() || !control.Owned(sb.Name) && !Present(r) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s; if this is the same disk by "+
+		"another path, data would be lost; first: %s",
+		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", r.Name))
+}
+
+// NotAwaited refuses a backing whose device waits for a server. path is what the caller calls
+// it. The caller has the backing for himself, so no server has it.
+func NotAwaited(path string, backing *blockdev.Device) error {
+	r := DeviceOver(backing.Path())
+	if r == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: its server is dead, but I/O of %s waits for it; start it, or "+
+		"give it up with: %s", path, ErrRefused, r.Device, shell.Command("stop", r.Name))
+}
+
+// OpenToRead opens a set for reading. With shared it may be live. Else it must not be, for
+// records that are being written look damaged.
+func OpenToRead(ctx context.Context, path string, spares []string, shared bool) (*set.Set, error) {
+	s, err := set.Open(ctx, path, spares, blockdev.Options{ReadOnly: true, Shared: shared})
+	if errors.Is(err, metadata.ErrDamaged) || errors.Is(err, metadata.ErrUnsupported) || shared &&
+		len(spares) == 0 && errors.Is(err, metadata.ErrNotFound) {
+		// No superblock to go by, or a spare device is missing: let the backing alone show what
+		// it has.
+		d, openErr := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: shared})
+		if openErr != nil {
+			return nil, openErr
+		}
+		return &set.Set{Devices: []*blockdev.Device{d}}, nil
+	}
+	return s, sayServed(ctx, path, err)
+}
+
+// sayServed turns the error of opening a disk that is being served into one that says so.
+func sayServed(ctx context.Context, path string, err error) error {
+	if !errors.Is(err, blockdev.ErrBusy) {
+		return err
+	}
+	if sb, idErr := set.Identify(ctx, path); idErr == nil && control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: it is being served as %q; stop it first (%w)", path,
+			ErrRefused, sb.Name, err)
+	}
+	return err
+}
+
+// OpenToRepair opens a set whose superblocks may be damaged: to write to it, or with readOnly to
+// look. hint is a superblock of its backing from elsewhere, or nil.
+func OpenToRepair(ctx context.Context, path string, spares []string, hint *metadata.Superblock,
+	readOnly bool) (*set.Set, error) {
+	s, err := set.Gather(ctx, path, spares, hint, blockdev.Options{ReadOnly: readOnly})
+	if err != nil {
+		return nil, sayServed(ctx, path, err)
+	}
+	for _, d := range s.Devices {
+		sb, err := metadata.Probe(d)
+		if errors.Is(err, metadata.ErrPath) {
+			return nil, errors.Join(err, s.Close())
+		}
+		if err != nil {
+			sb = hint // that is the set that it is to become
+		}
+		if err := notServedElsewhere(ctx, d, sb); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// notServedElsewhere refuses a disk whose set is being served over another path, or by a server
+// that has not opened it yet.
+//
+// If a device waits for a server its own disk may be repaired, for that may be what start
+// needs. A copy of it may not: it would be the newer one then.
+func notServedElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Superblock) error {
+	if sb == nil {
+		return nil
+	}
+	r, err := control.ReadRecord(sb.Name)
+	if err == nil && r.UUID != sb.UUID.String() {
+		return nil // another set of that name
+	}
+	if control.Owned(sb.Name) {
+		return fmt.Errorf("%s: %w: its set %q is being served; stop it first", d.Path(),
+			ErrRefused, sb.Name)
+	}
+	if err != nil || !Present(r) {
+		return nil
+	}
+	for _, p := range append([]string{r.Backing}, r.Spares...) {
+		if p == d.Path() || blockdev.SameDisk(p, d.Path()) {
+			return nil
+		}
+	}
+	if now, err := set.Identify(ctx, r.Backing); err != nil || now.UUID != sb.UUID {
+		return nil // it is not there any more
+	}
+	return fmt.Errorf("%s: %w: its set %q is that of %s over %s, which waits for a server, "+
+		"and this is another disk; first: %s",
+		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", sb.Name))
+}
+
+// OpenToRelease opens a set that is to become a plain disk, also one whose backing does not say
+// that it is one, because a create --in-place or a release was cut: then the spare device that
+// says so must be named. The set has no Superblock then.
+func OpenToRelease(ctx context.Context, path string, spares []string,
+	readOnly bool) (*set.Set, error) {
+	opts := blockdev.Options{ReadOnly: readOnly}
+	s, err := set.Open(ctx, path, spares, opts)
+	if err == nil {
+		return s, nil
+	}
+	if !errors.Is(err, metadata.ErrNotFound) || len(spares) == 0 {
+		return nil, sayServed(ctx, path, err)
+	}
+	s = &set.Set{}
+	for _, p := range append([]string{path}, spares...) {
+		d, openErr := blockdev.Open(ctx, p, opts)
+		if openErr != nil {
+			return nil, errors.Join(openErr, s.Close())
+		}
+		s.Devices = append(s.Devices, d)
+	}
+	all := s.Metadata()
+	if sb, _, why := metadata.Interrupted(all[0], all[1:]); sb == nil && why == nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}

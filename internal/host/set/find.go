@@ -1,0 +1,172 @@
+package set
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// findLimit is how long the devices that are looked at may take to answer. One
+// that hangs must not keep those that do not from being found.
+const findLimit = 10 * time.Second
+
+// Find looks for the backing disk of the set with that name or UUID among the machine's block
+// devices, and returns its path and its superblock. The error is metadata.ErrNotFound, or
+// ErrAmbiguous if several disks claim the name: a disk and an older copy of it do.
+func Find(ctx context.Context, name string) (string, *metadata.Superblock, error) {
+	id, idErr := uuid.Parse(name)
+	return FindBy(ctx, func(sb *metadata.Superblock) bool {
+		return sb.DeviceIndex == 0 && (sb.Name == name || idErr == nil && sb.UUID == id)
+	})
+}
+
+// FindBy is Find for a disk that is known by something else in its superblock.
+func FindBy(ctx context.Context,
+	match func(*metadata.Superblock) bool) (string, *metadata.Superblock, error) {
+	hits, unanswered, err := search(ctx, findLimit, "", match)
+	switch {
+	case err != nil:
+		return "", nil, err
+	case len(hits) > 1:
+		return "", nil, fmt.Errorf("%w: %s; name the device that was in use last, and see that "+
+			"the others are not attached", ErrAmbiguous, strings.Join(describe(hits), ", "))
+	case len(hits) == 0 && len(unanswered) > 0:
+		return "", nil, fmt.Errorf("%w on any block device that answers; %s did not, or only "+
+			"with errors, within %s", metadata.ErrNotFound, strings.Join(unanswered, ", "),
+			findLimit)
+	case len(hits) == 0:
+		return "", nil, fmt.Errorf("%w on any block device", metadata.ErrNotFound)
+	}
+	return hits[0].path, hits[0].sb, nil
+}
+
+// found is a device that is looked for.
+type found struct {
+	path string
+	sb   *metadata.Superblock
+}
+
+// impatient hides that a device has time (metadata.Patient): one that has nothing to do with
+// what is looked for may be away for good, and is not waited for.
+type impatient struct{ metadata.Device }
+
+// probeAny is Identify for a device that may be anything.
+func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
+	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	if d.Size() < metadata.RegionStart {
+		return nil, metadata.ErrNotFound
+	}
+	return metadata.Probe(impatient{d})
+}
+
+// search looks through the machine's block devices but the one at except. It also returns
+// those that did not answer within limit, or could not be asked. Both are in the order of their
+// paths.
+func search(ctx context.Context, limit time.Duration, except string,
+	match func(*metadata.Superblock) bool) (hits []found, unanswered []string, err error) {
+	paths, err := candidates("/sys/class/block")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", metadata.ErrNotFound, err)
+	}
+	if except != "" {
+		paths = slices.DeleteFunc(paths, func(p string) bool {
+			return p == except || blockdev.SameDisk(p, except)
+		})
+	}
+	type answer struct {
+		found
+		err error
+	}
+	answers := make(chan answer, len(paths)) // nobody waits to give one
+	waiting := map[string]bool{}
+	for _, path := range paths {
+		waiting[path] = true
+		go func() {
+			sb, err := probeAny(ctx, path)
+			answers <- answer{found{path, sb}, err}
+		}()
+	}
+	over := time.After(limit)
+	for late := false; len(waiting) > 0 && !late; {
+		select {
+		case a := <-answers:
+			delete(waiting, a.path)
+			switch {
+			case errors.Is(a.err, metadata.ErrPath):
+				unanswered = append(unanswered, a.path)
+			case a.err == nil && match(a.sb):
+				hits = append(hits, a.found)
+			}
+		case <-over:
+			late = true
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+	slices.SortFunc(hits, func(a, b found) int { return strings.Compare(a.path, b.path) })
+	unanswered = append(unanswered, slices.Sorted(maps.Keys(waiting))...)
+	slices.Sort(unanswered)
+	return hits, unanswered, nil
+}
+
+// candidates lists the block devices that can be a disk of a set.
+func candidates(class string) ([]string, error) {
+	entries, err := os.ReadDir(class)
+	if err != nil {
+		return nil, err
+	}
+	read := func(name, attr string) string {
+		b, _ := os.ReadFile(filepath.Join(class, name, attr)) // nothing says nothing
+		return strings.TrimSpace(string(b))
+	}
+	var paths []string
+	for _, e := range entries {
+		name := e.Name()
+		// Served devices hide their superblocks; RAM disks have none.
+		if strings.HasPrefix(name, "ublkb") || strings.HasPrefix(name, "ram") ||
+			strings.HasPrefix(name, "zram") {
+			continue
+		}
+		// Nothing is in it, or it waits for somebody to let it go on.
+		if read(name, "size") == "0" || read(name, "dm/suspended") == "1" {
+			continue
+		}
+		// What lies below another device shows the same superblock as that.
+		if holders, _ := os.ReadDir(filepath.Join(class, name, "holders")); len(holders) > 0 {
+			continue
+		}
+		paths = append(paths, devicePath(name))
+	}
+	return paths, nil
+}
+
+// devicePath is where the device of that name in sysfs is: for device-mapper
+// devices, whose numbers mean nothing, by the name that they were given.
+func devicePath(name string) string {
+	if dm, err := os.ReadFile(filepath.Join("/sys/class/block", name, "dm/name")); err == nil {
+		if path := filepath.Join("/dev/mapper", strings.TrimSpace(string(dm))); exists(path) {
+			return path
+		}
+	}
+	return filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

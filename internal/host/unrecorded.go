@@ -1,0 +1,213 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/shell"
+	"ublkremap/metadata"
+	"ublkremap/ublk"
+)
+
+// settle is how long a device that was never started must stay as it is: one that
+// is just being made has no record for a moment.
+const settle = time.Second
+
+// removeLimit bounds each control command that ends a device without a server: Linux 6.12
+// notices some deaths only after 30 seconds.
+const removeLimit = 45 * time.Second
+
+// Unrecorded is a device of this program that no runtime record names: its server died before
+// it could write one, or somebody emptied the runtime directory. It is known by its tag.
+type Unrecorded struct {
+	ublk.DeviceInfo
+	// Size in bytes, and that of a block; 0 if the kernel does not tell.
+	Size      int64
+	BlockSize int
+	// Name, UUID and Backing are those of the disk; empty if no block device that
+	// answers is it (a regular file is not looked for).
+	Name, UUID, Backing string
+	// ServerPID is its server, 0 if that is dead or cannot be seen from here. A server whose
+	// files are gone can be told to stop by SIGTERM only.
+	ServerPID int
+}
+
+// Unseen reports whether it has a server, as far as the kernel knows, that shows nowhere: the
+// server is of another pid namespace, or was killed a moment ago.
+func (u *Unrecorded) Unseen() bool { return u.ServerPID == 0 && u.State == ublk.StateLive }
+
+// Idle reports whether nobody has to do with the device, and nobody can miss it: it was
+// never started, nobody has its server's end open, and nobody has its disk for himself, as
+// a server that is about to start it has.
+func (u *Unrecorded) Idle(ctx context.Context) bool {
+	if u.Waits() || u.ServerPID != 0 {
+		return false
+	}
+	served, err := ublk.Served(ctx, u.ID)
+	return err == nil && !served && (u.Backing == "" || !blockdev.Claimed(u.Backing))
+}
+
+// Waits reports whether anybody may wait for the device: it was started, and I/O
+// goes on once it has a server.
+func (u *Unrecorded) Waits() bool { return u.State != ublk.StateDead }
+
+// Named reports whether somebody means this device.
+func (u *Unrecorded) Named(what string) bool {
+	number := strconv.Itoa(u.ID)
+	return slices.Contains([]string{u.BlockPath(), "ublkb" + number, number}, what) ||
+		u.Name != "" && (u.Name == what || u.UUID == what || u.Backing == what ||
+			blockdev.SameDisk(u.Backing, what))
+}
+
+// Status is what the kernel and its disk tell of it.
+func (u *Unrecorded) Status() *control.Status {
+	r := &control.Record{Device: u.BlockPath(), ID: u.ID, Name: u.Name, UUID: u.UUID,
+		Backing: u.Backing, BlockSize: u.BlockSize, ZeroCopy: u.ZeroCopy(), BatchIO: u.BatchIO(),
+		Recovery: u.Recoverable()}
+	if u.BlockSize > 0 {
+		r.Blocks = uint64(u.Size) / uint64(u.BlockSize)
+	}
+	st := fromRecord(r)
+	st.State, st.ServerPID = control.StateFailed, u.ServerPID
+	switch {
+	case u.ServerPID != 0:
+		st.State = control.StateUnreachable // it cannot be asked
+		st.Reason = fmt.Sprintf("process %d serves it, but its files are not in %s (it is in a "+
+			"container, or they were removed): it cannot be asked", u.ServerPID, control.Dir())
+		st.Action = fmt.Sprintf(
+			"when nothing uses it, stop it in order: kill %d; then start it again", u.ServerPID)
+	case u.Unseen():
+		st.State = control.StateUnreachable
+		st.Reason = "it has a server that cannot be seen from here, such as one in a container"
+		st.Action = "look where that runs"
+	case u.Backing != "":
+		st.Reason = "its server is dead, and no record tells of it; I/O waits for the next one"
+		st.Action = "to go on: " + shell.Command("start", u.Backing)
+	default:
+		st.Reason = "its server is dead, no record tells of it, and its disk is not to be found; " +
+			"I/O waits for the next one"
+		st.Action = "attach its disk and start that"
+	}
+	return st
+}
+
+// FindUnrecorded lists the devices of this program that no record names, by number. Where there
+// is no driver, or this user may not ask it, there are none to tell of. The error is a
+// *ublk.RingForbiddenError if nobody may ask it.
+func FindUnrecorded(ctx context.Context) ([]*Unrecorded, error) {
+	ctl, err := ublk.OpenControl()
+	if errors.Is(err, ublk.ErrNoDriver) || errors.Is(err, os.ErrPermission) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer ctl.Close()
+	return UnrecordedOf(ctx, ctl)
+}
+
+// findUnrecorded is the one of them that somebody means, nil if there is none.
+func findUnrecorded(ctx context.Context, what string) (*Unrecorded, error) {
+	all, err := FindUnrecorded(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at := slices.IndexFunc(all, func(u *Unrecorded) bool { return u.Named(what) })
+	if at < 0 {
+		return nil, nil
+	}
+	return all[at], nil
+}
+
+// UnrecordedOf is FindUnrecorded for whoever has the driver's control device open.
+func UnrecordedOf(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
+	found, err := taggedOnly(ctx, ctl)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(found, func(u *Unrecorded) bool { return !u.Waits() }) {
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(settle):
+		}
+		if found, err = taggedOnly(ctx, ctl); err != nil {
+			return nil, err
+		}
+	}
+	for _, u := range found {
+		if err := u.identify(ctx, ctl); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// taggedOnly lists devices that are known by their tag only.
+func taggedOnly(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
+	devices, err := ctl.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// After the devices: a record is written later than its device is made. One
+	// that cannot be read is told by who asks for the records.
+	records, err := control.Records()
+	if errors.Is(err, control.ErrRefused) {
+		return nil, err
+	}
+	recorded := map[int]bool{}
+	for _, r := range records {
+		recorded[r.ID] = true
+	}
+	var found []*Unrecorded
+	for _, d := range devices {
+		if Tagged(d.Tag) && !recorded[d.ID] {
+			found = append(found, &Unrecorded{DeviceInfo: d})
+		}
+	}
+	return found, nil
+}
+
+// identify finds out about its server and its disk.
+func (u *Unrecorded) identify(ctx context.Context, ctl *ublk.Control) error {
+	if Serves(u.PID, u.CharPath()) {
+		u.ServerPID = u.PID
+	}
+	p, err := ctl.GetParams(ctx, u.ID)
+	switch {
+	case err == nil:
+		u.Size, u.BlockSize = p.Size, int(p.LogicalBlockSize)
+	case !errors.Is(err, ublk.ErrNotFound) && u.Waits():
+		return err
+	}
+	path, sb, err := set.FindBy(ctx, func(sb *metadata.Superblock) bool {
+		return sb.DeviceIndex == 0 && Tag(sb.UUID) == u.Tag
+	})
+	if err != nil {
+		return context.Cause(ctx) // not found is no error here
+	}
+	u.Name, u.UUID, u.Backing = sb.Name, sb.UUID.String(), path
+	return nil
+}
+
+// Remove stops and deletes a device that has no server. Requests that wait for
+// one fail.
+func Remove(ctx context.Context, ctl *ublk.Control, id int) error {
+	for _, step := range []func(context.Context, int) error{ctl.Stop, ctl.Delete} {
+		limited, cancel := context.WithTimeout(ctx, removeLimit)
+		err := step(limited, id)
+		cancel()
+		if err != nil && !errors.Is(err, ublk.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
