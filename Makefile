@@ -66,7 +66,7 @@ deps: ## install what the tests need on Debian (says what; asks nothing)
 
 # By a second make, so that nothing begins before what it needs is there.
 test: deps ## unit tests with -race, the simulator, and both kernels; installs what they need
-	@$(MAKE) test-unit sim test-vm
+	@$(MAKE) test-unit sim test-vm test-host-short
 
 test-unit: ## unit tests with -race, on this machine
 	go test -race -timeout 15m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
@@ -150,3 +150,14 @@ clean: ## remove what was built; the cache stays
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Whole Debian systems under user-mode Linux (test/vmtest/system).
+.PHONY: test-host test-host-short
+test-host: export UBLK_REMAP_HOST := 1
+test-host: uml ## whole Debian systems from boot to power-off, in guests: RUN=TestX
+	go test -count=1 -timeout $(VM_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./test/host
+
+# For make test: nothing is compiled for minutes, so what make uml has not built is not tested.
+test-host-short: export UBLK_REMAP_HOST := if-built
+test-host-short:
+	go test -short -v -count=1 -timeout 10m ./test/host

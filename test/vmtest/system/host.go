@@ -1,0 +1,370 @@
+package system
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/test/vmtest/kernel"
+	"ublkremap/test/vmtest/uml"
+)
+
+// Env names the environment variable that the make targets set. Without it a
+// test that needs a host is skipped; with it, what is missing is a failure. With
+// the value IfBuilt user-mode Linux may be missing.
+const (
+	Env     = "UBLK_REMAP_HOST"
+	IfBuilt = "if-built"
+)
+
+// Options say what host a test wants.
+type Options struct {
+	// Suite is one of Suites.
+	Suite string
+	// Disks are the sizes, in bytes, of empty disks.
+	Disks []int64
+	// Payload are files to have below /payload: name there, path here.
+	Payload map[string]string
+	// MemoryMiB is 512 if it is 0.
+	MemoryMiB int
+}
+
+// Host is a machine with its disks. It is off at first.
+type Host struct {
+	t       testing.TB
+	root    *Root
+	kernel  *kernel.Kernel
+	options Options
+	dir     string
+	console string
+	boots   int
+
+	machine *exec.Cmd // nil: off
+	ended   chan struct{}
+	agent   *os.File
+	replies *bufio.Reader
+}
+
+const (
+	// bootLimit is how long a system may take until the agent is there.
+	bootLimit = 90 * time.Second
+	// runLimit is how long a script may take.
+	runLimit = 3 * time.Minute
+	// offLimit is how long a system may take to end.
+	offLimit = 3 * time.Minute
+)
+
+// New makes a host. It ends with the test, which keeps the console if it fails.
+func New(t testing.TB, o Options) *Host {
+	t.Helper()
+	if os.Getenv(Env) == "" {
+		t.Skip("boots a whole Debian; run it by: make test-host")
+	}
+	cache, err := kernel.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := uml.Get(cache, t.Logf)
+	if errors.Is(err, uml.ErrNotBuilt) && os.Getenv(Env) == IfBuilt {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := GetRoot(cache, o.Suite, k, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.MemoryMiB == 0 {
+		o.MemoryMiB = 512
+	}
+	h := &Host{t: t, root: root, kernel: k, options: o, dir: t.TempDir()}
+	h.console = filepath.Join(h.dir, "console")
+	if err := errors.Join(h.makePayload(), h.makeDisks()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.kill()
+		if t.Failed() {
+			t.Logf("the end of the console:\n%s", tail(h.console, 4000))
+		}
+	})
+	return h
+}
+
+func (h *Host) disk(i int) string { return filepath.Join(h.dir, fmt.Sprintf("disk%d", i)) }
+
+func (h *Host) makeDisks() error {
+	for i, size := range h.options.Disks {
+		f, err := os.Create(h.disk(i))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) makePayload() error {
+	dir := filepath.Join(h.dir, "payload.d")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	var size int64
+	for name, from := range h.options.Payload {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		size += int64(len(text))
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o755); err != nil {
+			return err
+		}
+	}
+	return run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-d", dir,
+		filepath.Join(h.dir, "payload"), fmt.Sprintf("%dK", 4096+size/1024*5/4))
+}
+
+// Boot turns the host on and returns when its agent answers and systemd has done
+// what there was to do at the boot.
+func (h *Host) Boot() {
+	h.t.Helper()
+	began := time.Now()
+	if err := h.start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.agentReady()
+	h.Try("systemctl is-system-running --wait")
+	h.boots++
+	h.t.Logf("boot %d of %s: %.1f s", h.boots, h.options.Suite, time.Since(began).Seconds())
+}
+
+func (h *Host) start() error {
+	if h.machine != nil {
+		return errors.New("the host is on already")
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	// Not blocking, so that reads have deadlines.
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "agent"), os.NewFile(uintptr(fds[1]), "agent")
+	defer theirs.Close()
+	console, err := os.OpenFile(h.console, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	_, _ = fmt.Fprintf(console, "\n===== boot %d\n", h.boots+1)
+
+	cmd := exec.Command(h.kernel.Image, h.arguments()...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+h.memoryDir())
+	// A group of its own: the processes of the guest are processes here.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.ExtraFiles = []*os.File{theirs}
+	ended := make(chan struct{})
+	begun := make(chan error)
+	go func() {
+		// The death signal is tied to the thread that started it.
+		runtime.LockOSThread()
+		err := cmd.Start()
+		begun <- err
+		if err == nil {
+			_ = cmd.Wait()
+			close(ended)
+		}
+	}()
+	if err := <-begun; err != nil {
+		ours.Close()
+		return err
+	}
+	h.machine, h.ended, h.agent, h.replies = cmd, ended, ours, bufio.NewReader(ours)
+	return nil
+}
+
+func (h *Host) arguments() []string {
+	args := []string{
+		fmt.Sprintf("mem=%dM", h.options.MemoryMiB), "ncpus=1", "seccomp=on", "noreboot",
+		"con=null", "con0=null,fd:1", "console=tty0", "ssl=null", "ssl0=fd:3,fd:3",
+		"uml_dir=" + h.dir, "umid=host", "panic=-1", "oops=panic",
+		fmt.Sprintf("ubd0=%s,%s", filepath.Join(h.dir, "root.cow"), h.root.Image),
+		"ubd1r=" + filepath.Join(h.dir, "payload"),
+		"root=/dev/ubda", "rw", "rootfstype=ext4",
+		"system.agent=ttyS0", "system.payload=/dev/ubdb", "loglevel=5",
+	}
+	for i := range h.options.Disks {
+		args = append(args, fmt.Sprintf("ubd%d=%s", i+2, h.disk(i)))
+	}
+	return args
+}
+
+// memoryDir is where the file that is the guest's memory lies.
+func (h *Host) memoryDir() string {
+	const shm = "/dev/shm"
+	var st unix.Statfs_t
+	if unix.Statfs(shm, &st) == nil && st.Type == unix.TMPFS_MAGIC &&
+		st.Flags&unix.ST_NOEXEC == 0 &&
+		st.Bavail*uint64(st.Bsize) > uint64(h.options.MemoryMiB)<<20 {
+		return shm
+	}
+	return h.dir
+}
+
+// agentReady waits for the agent's first word.
+func (h *Host) agentReady() {
+	h.t.Helper()
+	_ = h.agent.SetReadDeadline(time.Now().Add(bootLimit))
+	line, err := h.replies.ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "ready" {
+		h.kill()
+		h.t.Fatalf("the host did not boot: the agent says %q (%v)", line, err)
+	}
+}
+
+// Run runs a shell script and returns what it prints, without blanks around it. The
+// test fails unless it exits with 0.
+func (h *Host) Run(script string) string {
+	h.t.Helper()
+	out, code := h.Try("set -e\n" + script)
+	if code != 0 {
+		h.t.Fatalf("exit code %d of\n%s\nit printed:\n%s", code, script, out)
+	}
+	return out
+}
+
+// Try runs a shell script and returns what it prints and its exit code.
+func (h *Host) Try(script string) (out string, code int) {
+	h.t.Helper()
+	out, code, err := h.try(script)
+	if err != nil {
+		h.kill()
+		h.t.Fatalf("no answer (%v) to\n%s", err, script)
+	}
+	return out, code
+}
+
+func (h *Host) try(script string) (out string, code int, err error) {
+	if h.machine == nil {
+		return "", 0, errors.New("the host is off")
+	}
+	_ = h.agent.SetDeadline(time.Now().Add(runLimit))
+	encoded := base64.StdEncoding.EncodeToString([]byte(script))
+	if _, err := fmt.Fprintln(h.agent, encoded); err != nil {
+		return "", 0, err
+	}
+	line, err := h.replies.ReadString('\n')
+	if err != nil {
+		return "", 0, err
+	}
+	number, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+	text, err := base64.StdEncoding.DecodeString(rest)
+	if err != nil {
+		return "", 0, err
+	}
+	code, err = strconv.Atoi(number)
+	return strings.TrimSpace(string(text)), code, err
+}
+
+// PowerCut ends the machine at once. What it wrote to its disks is there, what the
+// guest still had in its memory is not.
+func (h *Host) PowerCut() {
+	h.t.Helper()
+	if h.machine == nil {
+		h.t.Fatal("the host is off")
+	}
+	h.kill()
+}
+
+// PowerOff has systemd turn the host off and waits for that.
+func (h *Host) PowerOff() { h.t.Helper(); h.end("systemctl poweroff") }
+
+// Reboot has systemd reboot the host, and returns as Boot does.
+func (h *Host) Reboot() { h.t.Helper(); h.end("systemctl reboot"); h.Boot() }
+
+func (h *Host) end(script string) {
+	h.t.Helper()
+	began := time.Now()
+	h.Run(script)
+	select {
+	case <-h.ended:
+		h.t.Logf("%s: %.1f s", script, time.Since(began).Seconds())
+	case <-time.After(offLimit):
+		h.kill()
+		h.t.Fatalf("%s: the host is still on after %v", script, offLimit)
+	}
+	h.kill()
+}
+
+// kill ends the machine, if it is on, and whatever is left of it.
+func (h *Host) kill() {
+	if h.machine == nil {
+		return
+	}
+	_ = syscall.Kill(-h.machine.Process.Pid, syscall.SIGKILL)
+	<-h.ended
+	h.agent.Close()
+	h.machine, h.agent, h.replies = nil, nil, nil
+}
+
+// Console returns what the console has shown since the host was made.
+func (h *Host) Console() string {
+	text, err := os.ReadFile(h.console)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Eventually waits until a script exits with 0, at most for so long.
+func (h *Host) Eventually(limit time.Duration, script string) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	for {
+		out, code := h.Try(script)
+		if code == 0 {
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			h.t.Fatalf("after %v still exit code %d of\n%s\nit printed:\n%s", limit, code,
+				script, out)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// tail returns the last n bytes of a file.
+func tail(path string, n int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > n {
+		_, _ = f.Seek(-n, io.SeekEnd)
+	}
+	text, _ := io.ReadAll(f)
+	return string(bytes.ToValidUTF8(text, []byte("?")))
+}
