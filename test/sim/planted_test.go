@@ -143,10 +143,16 @@ func writeTable(t *testing.T, rows []string) {
 		before += "\n"
 	}
 	text := tableHeading + `
-To show that the simulator's checks can fail, bugs are planted: in the drivers of the engines, the arbiter and the committer, in what
-a load is shown of the disks, or, with the build tag ` + "`planted`" + `, inside of the code under test (the product is built without that tag and has no
-trace of them). Each must be found by the first seeds, of any runs or of runs that are all about what the bug needs; a hang or a panic does not count. CPU seconds are of one core.
-Made by ` + "`make planted-table`" + `.
+Bugs are planted to show that the checks of the simulator can fail. There are three places for them:
+
+* the drivers of the engines, the arbiter and the committer;
+* the view of the disks that a load gets;
+* the code under test itself, with the build tag ` + "`planted`" + `. The product is built without that tag
+  and contains no trace of them.
+
+The first seeds must find each bug. The runs are ordinary ones, or runs about just what the bug
+needs. A hang or a panic does not count. CPU seconds are of one core. ` + "`make planted-table`" + ` makes
+this table.
 
 | bug | what it does | where it is planted | runs | seeds | CPU s | what the check said |
 | --- | --- | --- | --- | --- | --- | --- |
