@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/google/uuid"
 )
@@ -18,7 +19,7 @@ const (
 )
 
 var (
-	// ErrBackup is returned for a file that is no backup, or a damaged one.
+	// ErrBackup is returned for a file that is no backup and no dump, or a damaged one.
 	ErrBackup = errors.New("not a whole backup of metadata")
 	// ErrBackupStale is returned by PlanRestore for a backup that is older
 	// than the metadata of a disk that needs none.
@@ -369,6 +370,22 @@ func decodeBackupHeader(b []byte) (backupHeader, error) {
 }
 
 var errNoBackup = fmt.Errorf("%w: it does not begin like one", ErrBackup)
+
+// ReadBackup reads a backup or a dump to its end: what begins like a JSON document is a dump.
+// Errors: those of DecodeBackup and DecodeDump.
+func ReadBackup(r io.Reader) (*Backup, error) {
+	in := bufio.NewReaderSize(r, readChunk)
+	for {
+		b, err := in.Peek(1)
+		switch {
+		case err != nil || b[0] != '{' && !strings.ContainsRune(" \t\r\n", rune(b[0])):
+			return DecodeBackup(in)
+		case b[0] == '{':
+			return DecodeDump(in)
+		}
+		_, _ = in.Discard(1) // it is there
+	}
+}
 
 // DecodeBackup reads a backup to its end. What it allocates follows what it
 // reads, not what a header says. Errors: ErrBackup, ErrUnsupported,

@@ -1,10 +1,6 @@
 package metadata
 
-import (
-	"bufio"
-	"encoding/json"
-	"io"
-)
+import "slices"
 
 // DumpResult is everything of a set. WriteJSON prints it.
 type DumpResult struct {
@@ -12,8 +8,9 @@ type DumpResult struct {
 	Mirrors     []MirrorDump
 	Position    Position // of the newest record; zero where the set does not load
 	Counts      TableCounts
-	Error       string // why Mirrors or the table is missing
-	table       *Table // nil: none
+	Error       string  // why Mirrors or the table is missing
+	table       *Table  // nil: none
+	backup      *Backup // what can be restored; nil: nothing
 }
 
 // Each calls f with the fewest entries that state the table, in order, until f returns an
@@ -23,55 +20,6 @@ func (d *DumpResult) Each(f func(Entry) error) error {
 		return nil
 	}
 	return d.table.each(f)
-}
-
-// WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of
-// megabytes. Indent is that of each level. No piece ends within a character. After an error
-// of w the document stays open, so that nobody takes it for all.
-func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {
-	out := bufio.NewWriterSize(w, 64<<10)
-	const end = "\n}"
-	front, err := json.MarshalIndent(struct {
-		Superblocks []SuperblockCopy `json:"superblocks"`
-		Mirrors     []MirrorDump     `json:"mirrors"`
-		Position    Position         `json:"position"`
-	}{d.Superblocks, d.Mirrors, d.Position}, "", indent)
-	if err != nil {
-		return err
-	}
-	// bufio remembers the first error of w, and Flush returns it.
-	_, _ = out.Write(front[:len(front)-len(end)])
-	_, _ = out.WriteString(",\n" + indent + `"table": [`)
-	next, inner := "", "\n"+indent+indent
-	err = d.Each(func(e Entry) error {
-		b, err := json.MarshalIndent(e, indent+indent, indent)
-		if err != nil {
-			return err
-		}
-		_, _ = out.WriteString(next + inner)
-		next = ","
-		_, err = out.Write(b)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if next != "" {
-		_, _ = out.WriteString("\n" + indent)
-	}
-	back, err := json.MarshalIndent(struct {
-		Counts TableCounts `json:"counts"`
-		Error  string      `json:"error,omitempty"`
-	}{d.Counts, d.Error}, "", indent)
-	if err != nil {
-		return err
-	}
-	_, _ = out.WriteString("],")
-	if err := out.Flush(); err != nil {
-		return err
-	}
-	_, err = w.Write(append(back[len("{"):], '\n'))
-	return err
 }
 
 // SuperblockCopy is one place where a superblock may be.
@@ -134,8 +82,12 @@ func dump(inv *inventory) (*DumpResult, error) {
 	if inv.stage >= stageRecords {
 		d.Position = inv.img.tip.Position
 	}
-	if inv.err != nil {
+	switch {
+	case inv.err != nil:
 		d.Error = inv.err.Error()
+	case !slices.Contains(inv.img.devs, nil):
+		// The error, that the table is too large, is none of reading it.
+		d.backup, _ = newBackup(inv.img.sb.clone(), inv.img.tip, inv.table, inv.img.layout)
 	}
 	return &d.DumpResult, nil
 }

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/google/uuid"
@@ -242,14 +243,14 @@ func TestGolden(t *testing.T) {
 					}
 					create(t, goldenFile(g.name, i), b.Bytes())
 				}
-				create(t, dump, dumped(t, disks))
+				create(t, dump, withoutSum(dumped(t, disks)))
 			}
 			disks := readGolden(t, g.name)
 			want, err := os.ReadFile(dump)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := dumped(t, disks); !bytes.Equal(got, want) {
+			if got := dumped(t, disks); !bytes.Equal(withoutSum(got), want) {
 				t.Errorf("the dump differs from %s:\n%s", dump, got)
 			}
 			if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning ||
@@ -308,7 +309,13 @@ func getsThird(t *testing.T, disks []*memDisk) {
 	}
 }
 
-func dumped(t *testing.T, disks []*memDisk) []byte {
+// withoutSum is a dump as the versions printed it whose dumps could not be restored. They made
+// the golden ones.
+func withoutSum(dump []byte) []byte {
+	return regexp.MustCompile(`,\n "(checksum|sum)": "[0-9a-f]{16}"`).ReplaceAll(dump, nil)
+}
+
+func dumped(t testing.TB, disks []*memDisk) []byte {
 	d, err := Dump(devices(disks))
 	if err != nil || d.Error != "" {
 		t.Fatal(err, d.Error)

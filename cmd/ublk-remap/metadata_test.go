@@ -406,6 +406,68 @@ func TestMetadataRestore(t *testing.T) {
 	}
 }
 
+// TestMetadataRestoreDump: what dump prints is restored as a backup is.
+func TestMetadataRestoreDump(t *testing.T) {
+	useRuntimeDir(t)
+	disk, other := diskFile(t, 24<<20), diskFile(t, 24<<20)
+	mustRun(t, 0, "create", disk, "--name", "a")
+	mustRun(t, 0, "create", other, "--name", "b")
+	used(t, []string{disk}, 1, 2)
+	old := filepath.Join(t.TempDir(), "old")
+	keep := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep(old, mustRun(t, 0, "metadata", "dump", disk).out)
+	used(t, []string{disk}, 3)
+	file, cut := old+".new", old+".cut"
+	dump := mustRun(t, 0, "metadata", "dump", disk).out
+	keep(file, dump)
+	keep(cut, dump[:len(dump)-9])
+	before := contents(t, disk, other)
+	for _, c := range []struct {
+		code int
+		args []string
+		text string
+	}{
+		{exit.Refused, []string{disk, old}, "out of date"},
+		{exit.Refused, []string{other, file, "--force", "--yes"}, "another set"},
+		{exit.Damaged, []string{disk, cut}, "cut off"},
+	} {
+		if r := mustRun(t, c.code, append([]string{"metadata", "restore"},
+			c.args...)...); !strings.Contains(r.err, c.text) {
+			t.Errorf("%v: %s", c.args, r.err)
+		}
+	}
+	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); strings.Contains(r.out,
+		"did") {
+		t.Error(r.out)
+	}
+	if !bytes.Equal(before, contents(t, disk, other)) {
+		t.Fatal("it was written to")
+	}
+	sb := superblockOf(t, disk)
+	for _, r := range metadataRegions(t, disk) {
+		patch(t, disk, r.Start, make([]byte, r.Length))
+	}
+	patch(t, disk, 0, make([]byte, 128<<10))
+	patch(t, disk, sb.Devices[0].Size-64<<10, make([]byte, 64<<10))
+	mustRun(t, exit.NotFound, "metadata", "check", disk)
+	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file,
+		"--yes"); !strings.Contains(r.err, "--force") {
+		t.Error(r.err)
+	}
+	var out, errs bytes.Buffer
+	if code := run(context.Background(), []string{"metadata", "restore", disk, "-", "--force",
+		"--yes"}, stdio{in: strings.NewReader(dump), out: &out, err: &errs}); code != 0 {
+		t.Fatal(code, errs.String())
+	}
+	if n := mapped(t, disk); n != 3 {
+		t.Errorf("%d units are mapped", n)
+	}
+}
+
 func superblockOf(t *testing.T, path string) *metadata.Superblock {
 	t.Helper()
 	d, err := blockdev.Open(context.Background(), path, blockdev.Options{ReadOnly: true,
