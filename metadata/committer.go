@@ -558,6 +558,11 @@ func (c *Committer) Checkpoint() (Ticket, error) {
 // nothing to do until the next Commit. The slice is valid until the next call
 // of Ops.
 func (c *Committer) Ops() []Op {
+	if len(c.results) == 0 {
+		// A record without transactions has no result that a caller could collect, and with it
+		// comes no further call.
+		c.collected = c.reported
+	}
 	for c.changed = true; c.changed; {
 		c.changed = false
 		c.advance()
