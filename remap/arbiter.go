@@ -11,6 +11,7 @@ import (
 // ArbiterConfig is what an Arbiter needs to know of its device.
 type ArbiterConfig struct {
 	Queues, Depth int
+	InternalTags  int    // of each queue: EngineConfig.InternalTags
 	Policy        Policy // zero: the defaults
 	// Buffer is what relocations copy through: 4096-aligned, at least two units long. Half of it
 	// bounds what is copied at once, up to MoveBatch units. It
@@ -104,7 +105,7 @@ type Arbiter struct {
 	drv     ArbiterDriver
 	bucket  bucket
 
-	claims     []claim // by queue × depth + tag
+	claims     []claim // by queue × tags + tag
 	index      claimIndex
 	commits    []commit // under way, in ticket order; at the end of commitsAll
 	commitsAll []commit // the memory of commits
@@ -133,7 +134,7 @@ type Arbiter struct {
 func NewArbiter(cfg ArbiterConfig, s *Shared, alloc *Allocator, j Journal,
 	d ArbiterDriver) *Arbiter {
 	cfg.Policy = cfg.Policy.withDefaults()
-	n := cfg.Queues * cfg.Depth
+	n := cfg.Queues * (cfg.Depth + cfg.InternalTags)
 	a := &Arbiter{
 		cfg: cfg, geo: &s.geo, shared: s, m: s.m, alloc: alloc, journal: j, drv: d,
 		claims:     make([]claim, n),
@@ -171,7 +172,7 @@ func (a *Arbiter) Receive(m *Message) {
 		a.advance()
 		return
 	}
-	i := int(m.Queue)*a.cfg.Depth + int(m.Tag)
+	i := int(m.Queue)*(a.cfg.Depth+a.cfg.InternalTags) + int(m.Tag)
 	c := &a.claims[i]
 	switch m.Kind {
 	case MsgReserve:
@@ -535,7 +536,7 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	out := a.scratch[:0]
 	if c.state == claimReporting {
 		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending,
-			Cause: metadata.CauseRead, Time: c.time})
+			Cause: m.Cause, Time: c.time})
 	}
 	device, _ := a.geo.SpareOffset(c.spare)
 	for _, spare := range m.Tried[:m.Tries] {

@@ -14,6 +14,10 @@ type EngineConfig struct {
 	// DiscardBlocks is the size of the driver's buffer for what is read for nobody; 0: one unit.
 	DiscardBlocks int
 	Policy        Policy // zero: the defaults
+	// InternalTags is how many internal requests there may be at once. Their tags come after
+	// those of the user's requests, and Internal is told of their ends. 0: none.
+	InternalTags int
+	Internal     InternalDriver
 }
 
 // spareOps is how many operations a queue has beside the one that each tag
@@ -40,7 +44,7 @@ type op struct {
 	count  uint64 // blocks
 	place  place
 	kind   opKind
-	parity uint8 // which grace period it belongs to
+	parity uint8 // which grace period it belongs to; internalParity: to none
 	active bool
 	// durable: a flush is to follow the write, or does. settling: that is done, and others
 	// are waited for.
@@ -95,8 +99,10 @@ type request struct {
 	errno       int32  // the answer so far
 	told        uint64 // opFlush: failed flushes that were told of when it began
 	active      bool
-	parked      bool // waits for busy units
-	isolating   bool // something failed and was or is being isolated
+	parked      bool             // waits for busy units
+	isolating   bool             // something failed and was or is being isolated
+	cancelled   bool             // an internal request: nothing more is tried
+	internal    *internalRequest // nil: it is a request of the user
 
 	// What follows is in use only while isolating.
 	// failed as part of an operation, not yet tried by themselves; or pending or lost
@@ -148,11 +154,17 @@ type Engine struct {
 	parked   int
 	delayed  int
 	parity   uint8
-	inflight [2]int // operations of each grace period
-	grace    uint64 // generation to be answered when inflight[1-parity] is zero; 0: none
-	own      Counters
+	inflight [3]int                // operations of each grace period, and those of internal requests
+	graces   uint64                // grace periods that began
+	grace    uint64                // generation to be answered when inflight[1-parity] is zero; 0: none
+	own      Counters              // of the user's requests
 	told     [counterFields]uint64 // of own, as last published
 	public   *counters
+	// The internal requests: the last of requests, and what is counted of them.
+	internal       []internalRequest
+	internalActive int
+	ownInternal    Counters
+	publicInternal *counters
 	// now is the time, as the slow path last read it; fresh: for what is being handled. A clock may
 	// cost as much as a try.
 	now   int64
@@ -166,18 +178,23 @@ func NewEngine(cfg EngineConfig, s *Shared, d Driver) *Engine {
 		cfg.DiscardBlocks = int(s.geo.BlocksPerUnit())
 	}
 	e := &Engine{cfg: cfg, geo: &s.geo, shared: s, m: s.m, drv: d,
-		policy: cfg.Policy.withDefaults(), public: s.enlist()}
-	e.requests = make([]request, cfg.Depth)
+		policy: cfg.Policy.withDefaults(), public: s.queues.enlist()}
+	tags := cfg.Depth + cfg.InternalTags
+	e.requests = make([]request, tags)
 	for i := range e.requests {
 		e.requests[i].suspect = newBlockset(cfg.MaxBlocks)
 		e.requests[i].bad = newBlockset(cfg.MaxBlocks)
 		e.requests[i].elsewhere = newBlockset(cfg.MaxBlocks)
 	}
-	e.ops = make([]op, cfg.Depth+spareOps(cfg.Depth))
+	if cfg.InternalTags > 0 {
+		e.initInternal()
+		e.publicInternal = s.internal.enlist()
+	}
+	e.ops = make([]op, tags+spareOps(cfg.Depth))
 	e.free = -1
 	for i := len(e.ops) - 1; i >= 0; i-- {
 		e.ops[i].io.ID = uint64(i)
-		if i >= cfg.Depth {
+		if i >= tags {
 			e.ops[i].next = e.free
 			e.free = int32(i)
 		}
@@ -189,8 +206,8 @@ func NewEngine(cfg EngineConfig, s *Shared, d Driver) *Engine {
 // once: what a driver's ring must hold.
 func (e *Engine) Ops() int { return len(e.ops) }
 
-// Inflight returns the number of requests that were submitted and are not
-// finished.
+// Inflight returns the number of the user's requests that were submitted and are
+// not finished.
 func (e *Engine) Inflight() int { return e.active }
 
 // Submit begins a request. Its tag must not be in use.
@@ -252,13 +269,13 @@ func (e *Engine) dispatch(q *request) {
 		case run.Kind&KindLost != 0 && q.Op == OpRead:
 			// The rest is read all the same: whoever is told that a request failed writes all of
 			// it again, and what does not read of it must be known by then.
-			e.doom(q, -int32(syscall.EIO))
+			e.doom(q, run.Start, run.Count, -int32(syscall.EIO))
 			q.cursor += run.Count
 			continue
 		case run.Kind&KindPending != 0 && q.Op == OpRead:
 			count, held := e.heldBack(run)
 			if held != 0 {
-				e.failFast(q, held)
+				e.failFast(q, run.Start, count, held)
 				q.cursor += count
 				continue
 			}
@@ -301,12 +318,13 @@ func (e *Engine) dispatchFlush(q *request) {
 }
 
 // acquire returns an operation for the request: its own, else one of the spare
-// ones, else nil. A request with nothing in flight always gets one.
+// ones, else nil. A request with nothing in flight always gets one. An internal request has its
+// own and no other, so that none lacks where a request of the user needs it.
 func (e *Engine) acquire(q *request) *op {
 	if o := &e.ops[q.Tag]; !o.active {
 		return o
 	}
-	if e.free < 0 {
+	if e.free < 0 || q.internal != nil {
 		return nil
 	}
 	o := &e.ops[e.free]
@@ -351,6 +369,9 @@ func (e *Engine) start(q *request, o *op) {
 		o.io.FUA, o.durable = false, true
 		o.flush = e.shared.Durable(o.io.Device)
 	}
+	if q.internal != nil {
+		e.internalStarted(q, o)
+	}
 	e.inflight[o.parity]++
 	q.inflight++
 	e.drv.Issue(&o.io)
@@ -363,6 +384,9 @@ func (e *Engine) Complete(id uint64, res int32) {
 	q := &e.requests[o.io.Tag]
 	if o.io.Op == OpFlush {
 		e.flushEnded(q, o, res)
+		return
+	}
+	if o.parity == internalParity && e.internalCompleted(q, o, res) {
 		return
 	}
 	if res >= 0 {
@@ -466,6 +490,9 @@ func (e *Engine) Tick(now int64) {
 			if o.io.Op == OpFlush {
 				o.flush.Begin()
 			}
+			if o.parity == internalParity {
+				e.requests[o.io.Tag].internal.began = now
+			}
 			e.drv.Issue(&o.io)
 		}
 	}
@@ -503,7 +530,7 @@ func (e *Engine) dirtied(o *op) {
 
 // failed takes an error that will not go away by waiting.
 func (e *Engine) failed(q *request, o *op, res int32, class Class) {
-	e.count(o, res, class)
+	e.count(q, o, res, class)
 	switch o.kind {
 	case opHeal:
 		e.spareFailed(q, o, class, todoWrite)
@@ -519,8 +546,8 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		e.fail(q, res)
 	case q.Op == OpRead && o.kind == opFirst && e.enough(q, o, res):
 	case e.shared.Tripped():
-		if q.Op == OpRead && !q.isolating {
-			e.own.NotNoted++
+		if q.Op == OpRead {
+			e.notNoted(q, !q.isolating)
 		}
 		e.fail(q, res)
 	case o.kind == opFirst:
@@ -550,28 +577,29 @@ func (e *Engine) blame(q *request, o *op, res int32) {
 }
 
 // count counts a failed operation. A device that has no discard says nothing of its path.
-func (e *Engine) count(o *op, res int32, class Class) {
+func (e *Engine) count(q *request, o *op, res int32, class Class) {
+	c := e.counters(q)
 	switch {
 	case o.io.Op == OpDiscard && res == -int32(syscall.EOPNOTSUPP):
 	case class != ClassMedium:
-		e.own.TransportErrors++
+		c.TransportErrors++
 		if e.shared.doubt(o.io.Device) {
 			e.out = Message{Kind: MsgDoubt, Queue: e.cfg.Queue, Device: o.io.Device}
 			e.drv.Send(&e.out)
 		}
 	case o.io.Op == OpFlush:
-		e.own.FlushErrors++
+		c.FlushErrors++
 	case o.io.Op == OpRead:
-		e.own.ReadErrors++
+		c.ReadErrors++
 	default:
-		e.own.WriteErrors++
+		c.WriteErrors++
 	}
 }
 
 // release ends an operation and answers a grace request that waited for it.
 func (e *Engine) release(q *request, o *op) {
 	o.active = false
-	if i := int32(o.io.ID); int(i) >= e.cfg.Depth {
+	if i := int32(o.io.ID); int(i) >= len(e.requests) {
 		o.next = e.free
 		e.free = i
 	}
@@ -604,6 +632,10 @@ func (e *Engine) unpark(q *request) {
 
 // finish answers a request. Nothing of it is in flight.
 func (e *Engine) finish(q *request) {
+	if q.internal != nil {
+		e.finishInternal(q)
+		return
+	}
 	c := &e.own
 	bytes := uint64(q.Count) * uint64(e.geo.BlockSize)
 	switch q.Op {
@@ -648,6 +680,7 @@ func (e *Engine) Answer(m *Message) {
 	case MsgGrace:
 		e.grace = m.Generation
 		e.parity ^= 1
+		e.graces++
 		e.answerGrace()
 	case MsgWake:
 		if e.parked == 0 {
@@ -684,6 +717,11 @@ func (e *Engine) Publish() {
 		if now[i] != e.told[i] {
 			e.told[i] = now[i]
 			e.public.v[i].Store(now[i])
+		}
+	}
+	if e.publicInternal != nil {
+		for i, v := range e.ownInternal.values() {
+			e.publicInternal.v[i].Store(v)
 		}
 	}
 }

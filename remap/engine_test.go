@@ -35,6 +35,7 @@ type rig struct {
 	// transfer, if set, is what the disks answer to transfers, with contents.
 	transfer func(t *Transfer) int32
 	away     map[int64]bool // devices that answer EIO to everything
+	internal []internalEnd
 }
 
 func (r *rig) Issue(io *IO)                 { r.ios = append(r.ios, *io) }
@@ -85,10 +86,10 @@ func newRigOf(t testing.TB, blockSize, physical int, spares uint32) *rig {
 	}
 	r.alloc = alloc
 	r.e = NewEngine(EngineConfig{Depth: 64, MaxBlocks: (1 << 20) / blockSize,
-		ZeroBlocks: (64 << 10) / blockSize, DiscardBlocks: (64 << 10) / blockSize}, r.s,
-		engineDriver{r})
-	r.a = NewArbiter(ArbiterConfig{Queues: 1, Depth: 64, Buffer: make([]byte, 8192)}, r.s, alloc, r,
-		arbiterDriver{r})
+		ZeroBlocks: (64 << 10) / blockSize, DiscardBlocks: (64 << 10) / blockSize,
+		InternalTags: rigInternal, Internal: r}, r.s, engineDriver{r})
+	r.a = NewArbiter(ArbiterConfig{Queues: 1, Depth: 64, InternalTags: rigInternal,
+		Buffer: make([]byte, 8192)}, r.s, alloc, r, arbiterDriver{r})
 	return r
 }
 
@@ -383,12 +384,17 @@ func TestRequestsSurviveMassFailure(t *testing.T) {
 }
 
 // instant is a driver that keeps nothing but the last operation.
-type instant struct{ io IO }
+type instant struct {
+	io       IO
+	internal int // internal requests that ended
+}
 
 func (d *instant) Issue(io *IO)         { d.io = *io }
 func (d *instant) Finish(uint16, int32) {}
 func (d *instant) Send(*Message)        {}
 func (d *instant) Now() int64           { return 0 }
+
+func (d *instant) FinishInternal(*InternalResult) { d.internal++ }
 
 func engineForBench(remaps int) (*Engine, *instant) {
 	geo := Geometry{BlockSize: 4096, Blocks: 1 << 28, Devices: 1, HeadBlocks: 256,

@@ -106,12 +106,12 @@ func (e *Engine) heldBack(run Run) (count uint64, held int32) {
 	return count, held
 }
 
-// failFast dooms a read without a try: res is what it is answered.
-func (e *Engine) failFast(q *request, res int32) {
+// failFast dooms a read of blocks without a try: res is what it is answered.
+func (e *Engine) failFast(q *request, block, count uint64, res int32) {
 	if q.doomed == 0 {
-		e.own.FailedFast++
+		e.counters(q).FailedFast++
 	}
-	e.doom(q, res)
+	e.doom(q, block, count, res)
 }
 
 // failedToRead remembers what a read has tried in vain, by itself.

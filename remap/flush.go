@@ -169,7 +169,7 @@ func (e *Engine) flushEnded(q *request, o *op, res int32) {
 		}
 		class = ClassPath
 	}
-	e.count(o, res, class)
+	e.count(q, o, res, class)
 	e.flushFailed(q, o, res)
 	e.release(q, o)
 	e.advance(q)

@@ -119,7 +119,7 @@ func TestNoFalseSharing(t *testing.T) {
 		t.Errorf("Shared: what does not change ends at %d, the rest begins at %d", end, from)
 	}
 	shared := newRig(t, 4096, 64).s
-	a, b := shared.enlist(), shared.enlist()
+	a, b := shared.queues.enlist(), shared.queues.enlist()
 	x, y := uintptr(unsafe.Pointer(a)), uintptr(unsafe.Pointer(b))
 	if x%cacheLine != 0 || y%cacheLine != 0 || unsafe.Sizeof(*a)%cacheLine != 0 {
 		t.Errorf("counters of %d bytes at %#x and %#x", unsafe.Sizeof(*a), x, y)

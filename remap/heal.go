@@ -56,6 +56,9 @@ func (e *Engine) isolate(q *request) bool {
 		e.now = e.drv.Now()
 	}
 	e.fresh = false
+	if q.cancelled {
+		q.suspect.clear()
+	}
 	for {
 		from, to, ok := q.suspect.run()
 		if !ok {
@@ -86,7 +89,7 @@ func (e *Engine) isolate(q *request) bool {
 	}
 	from, to, ok := q.bad.run()
 	if !ok {
-		if q.doomed != 0 {
+		if q.doomed != 0 && q.internal == nil {
 			e.fail(q, q.doomed)
 		}
 		return false
@@ -217,7 +220,7 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	switch {
 	case q.Op == OpRead:
 		e.failedToRead(o, res)
-		e.doom(q, res)
+		e.doom(q, o.block, o.count, res)
 		e.unreadable(q, run)
 	case o.place.mapped:
 		e.reserve(q, run)

@@ -1,5 +1,7 @@
 package remap
 
+import "ublkremap/metadata"
+
 // Op is what a request asks for.
 type Op uint8
 
@@ -11,7 +13,7 @@ const (
 	OpFlush
 )
 
-// Request is one request of the exported device. Block and Count are zero for
+// Request is one request of the user of the exported device. Block and Count are zero for
 // OpFlush. Reads, writes and write-zeroes span at most Config.MaxBlocks
 // blocks; a discard may be longer.
 type Request struct {
@@ -24,7 +26,8 @@ type Request struct {
 
 // IO is one operation on a device that an Engine wants done. Its data is that
 // of the request Tag, from byte Buffer of the request's buffer on, or zeroes
-// if Zero is set.
+// if Zero is set. From EngineConfig.Depth on a Tag is that of an internal request:
+// see Engine.InternalBuffer.
 type IO struct {
 	ID uint64 // to be handed back with Engine.Complete
 	Op Op
@@ -55,7 +58,8 @@ type Driver interface {
 	// Send hands a message to the Arbiter; messages of one queue stay in order.
 	Send(m *Message)
 	// Now is the time in nanoseconds of a monotonic clock, never 0. It is asked for
-	// only when something failed, or did so before, or when flushes meet.
+	// only when something failed, or did so before, or when flushes meet, and for internal
+	// requests.
 	Now() int64
 }
 
@@ -114,17 +118,18 @@ type Message struct {
 	Kind       MessageKind
 	Queue      uint16
 	Tag        uint16
-	First      uint8  // mask of the bad blocks in the first unit
-	Last       uint8  // mask of the bad blocks in the last unit; equals First if Count is 1
-	Tries      uint8  // how many of Tried are set
-	Errno      int32  // the error that began it, negative; 0 if the blocks were pending or lost
-	Unit       uint64 // first unit
-	Count      uint32 // units
-	Spare      uint32 // first spare unit granted; MsgPending: the spare unit that failed if Mapped
-	Mapped     bool   // MsgPending: the blocks live in Spare, not at home
-	Untried    bool   // MsgReserve: the blocks were pending or lost, and not tried in place
-	Device     uint8  // MsgDoubt: the device; 0 is the backing disk
-	Generation uint64 // of MsgGrace and MsgGraceDone
+	First      uint8          // mask of the bad blocks in the first unit
+	Last       uint8          // mask of the bad blocks in the last unit; equals First if Count is 1
+	Tries      uint8          // how many of Tried are set
+	Errno      int32          // the error that began it, negative; 0 if the blocks were pending or lost
+	Unit       uint64         // first unit
+	Count      uint32         // units
+	Spare      uint32         // first spare unit granted; MsgPending: the spare unit that failed if Mapped
+	Mapped     bool           // MsgPending: the blocks live in Spare, not at home
+	Untried    bool           // MsgReserve: the blocks were pending or lost, and not tried in place
+	Device     uint8          // MsgDoubt: the device; 0 is the backing disk
+	Generation uint64         // of MsgGrace and MsgGraceDone
+	Cause      metadata.Cause // MsgPending: of the mark
 	Tried      [MaxTries]uint32
 }
 

@@ -7,9 +7,13 @@ import "syscall"
 // unit. So before the answer all that failed becomes pending, and all that was to be tried and was
 // not, each to the end of its physical block: that reads, or does not, as one.
 
-// doom says that a read will fail, after all else of it was tried and what is bad was noted.
-func (e *Engine) doom(q *request, errno int32) {
+// doom says that blocks of a read have no data to give: it will fail, after all else of it was
+// tried and what is bad was noted.
+func (e *Engine) doom(q *request, block, count uint64, errno int32) {
 	e.begin(q)
+	if q.internal != nil {
+		q.internal.internalFailed(q, block, count, errno)
+	}
 	if q.doomed == 0 {
 		q.doomed = errno
 	}
@@ -26,7 +30,7 @@ func (e *Engine) enough(q *request, o *op, res int32) bool {
 	}
 	e.blame(q, o, res)
 	e.failedToRead(o, res)
-	e.doom(q, res)
+	e.doom(q, o.block, o.count, res)
 	return true
 }
 
@@ -38,21 +42,21 @@ func (e *Engine) tryRead(q *request, run Run) bool {
 		count, held := e.heldBack(run)
 		run.Count = count
 		if held != 0 {
-			e.failFast(q, held)
+			e.failFast(q, run.Start, run.Count, held)
 			q.suspect.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 			return false
 		}
 	}
 	switch {
 	case run.Kind&KindLost != 0:
-		e.doom(q, -int32(syscall.EIO))
+		e.doom(q, run.Start, run.Count, -int32(syscall.EIO))
 	case !e.exhausted(q):
 		e.tryInPlace(q, run)
 		return true
 	default:
 		// There is no time to try it: it is as suspect as before, unless it has moved since it
 		// failed. Nothing is known against where it lives now.
-		e.doom(q, q.cause)
+		e.doom(q, run.Start, run.Count, q.cause)
 		upto, mapped := q.elsewhere.alike(run.Start-q.Block, run.Start-q.Block+run.Count)
 		run.Count = upto - (run.Start - q.Block)
 		if mapped == (run.Kind&KindMapped != 0) {
@@ -134,6 +138,7 @@ func (e *Engine) sendNote(q *request) bool {
 	e.out = Message{
 		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Unit: h.unit, Count: n,
 		First: first, Last: last, Mapped: h.believed.mapped, Spare: h.believed.unit,
+		Cause: q.pendingCause(),
 	}
 	e.drv.Send(&e.out)
 	return true
@@ -179,7 +184,7 @@ func (e *Engine) noted(q *request, m *Message) {
 		}
 	default:
 		// The table is full, or cannot be written.
-		e.own.NotNoted++
+		e.notNoted(q, true)
 		q.suspect.clear()
 		q.bad.clear()
 		e.fail(q, q.cause)

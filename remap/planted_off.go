@@ -2,6 +2,8 @@
 
 package remap
 
-// plantedNoTurns is false: only a build with the tag planted can plant a bug here, to
-// show that test/sim finds it.
-const plantedNoTurns = false
+// Only a build with the tag planted can plant bugs here, to show that test/sim finds them.
+const (
+	plantedNoTurns    = false
+	plantedStaleSpare = false
+)

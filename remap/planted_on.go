@@ -8,3 +8,10 @@ var plantedNoTurns bool
 // PlantNoTurns plants or removes a bug for the tests of test/sim: heals of one block
 // do not take turns. There is no such function without the build tag planted.
 func PlantNoTurns(on bool) { plantedNoTurns = on }
+
+// plantedStaleSpare lets an internal request take what it has read from a spare unit that may
+// have been given to other blocks meanwhile.
+var plantedStaleSpare bool
+
+// PlantStaleSpare plants or removes that bug.
+func PlantStaleSpare(on bool) { plantedStaleSpare = on }

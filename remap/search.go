@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"ublkremap/metadata"
 )
@@ -110,10 +111,20 @@ func (s *search) has(spare uint32) bool {
 	return s.step != searchAsking && s.spare == spare
 }
 
-// add queues a job.
+// add queues a job. Those of internal requests let all others go first.
 func (s *search) add(a *Arbiter, j job) {
-	s.jobs = append(s.jobs, j)
+	at := len(s.jobs)
+	for at > 0 && !a.ofInternal(j) && a.ofInternal(s.jobs[at-1]) {
+		at--
+	}
+	s.jobs = slices.Insert(s.jobs, at, j)
 	s.advance(a)
+}
+
+// ofInternal reports whether a job is for an internal request.
+func (a *Arbiter) ofInternal(j job) bool {
+	return j.kind == jobPending &&
+		j.claim%(a.cfg.Depth+a.cfg.InternalTags) >= a.cfg.Depth
 }
 
 // advance begins the next job.

@@ -28,9 +28,10 @@ type Shared struct {
 	written [MaxDevices]atomic.Uint64
 	flushed [MaxDevices]atomic.Uint64
 	// slowly is when an operation of each device last took long to fail: monotonic ns, 0 for never.
-	slowly [MaxDevices]atomic.Int64
-	recent failures
-	queues atomic.Pointer[[]*counters]
+	slowly   [MaxDevices]atomic.Int64
+	recent   failures
+	queues   counterList // of the user's requests
+	internal counterList // of internal requests
 	// failures counts the failed flushes of all devices, and told is how many of them
 	// the user's flushes have been told of.
 	failures, told atomic.Uint64
@@ -121,11 +122,22 @@ func (c *Counters) values() *[counterFields]uint64 {
 	return (*[counterFields]uint64)(unsafe.Pointer(c)) // nothing but uint64s, as many
 }
 
-// Counters returns the sums as last published by each queue.
-func (s *Shared) Counters() Counters {
+// counterList is the published counters of all queues.
+type counterList struct {
+	list atomic.Pointer[[]*counters]
+}
+
+// Counters returns the sums over the user's requests as last published by each queue.
+func (s *Shared) Counters() Counters { return s.queues.sum() }
+
+// InternalCounters is Counters for internal requests: Reads are those that finished, ReadBytes
+// what they have read, HealedReads those of which something failed and all was read in the end.
+func (s *Shared) InternalCounters() Counters { return s.internal.sum() }
+
+func (l *counterList) sum() Counters {
 	var sum Counters
 	to := sum.values()
-	if qs := s.queues.Load(); qs != nil {
+	if qs := l.list.Load(); qs != nil {
 		for _, q := range *qs {
 			for i := range q.v {
 				to[i] += q.v[i].Load()
@@ -136,16 +148,16 @@ func (s *Shared) Counters() Counters {
 }
 
 // enlist gives a new engine its published counters.
-func (s *Shared) enlist() *counters {
+func (l *counterList) enlist() *counters {
 	c := new(counters)
 	for {
-		old := s.queues.Load()
+		old := l.list.Load()
 		var list []*counters
 		if old != nil {
 			list = append(list, *old...)
 		}
 		list = append(list, c)
-		if s.queues.CompareAndSwap(old, &list) {
+		if l.list.CompareAndSwap(old, &list) {
 			return c
 		}
 	}

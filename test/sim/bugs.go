@@ -62,6 +62,10 @@ const (
 	BugHealUnread
 	BugMoveUnread
 	BugAwayIsThere
+	BugReaderInGrace
+	BugReaderBuffer
+	BugReaderForgets
+	BugReaderStaleSpare
 	bugs
 )
 
@@ -83,11 +87,13 @@ const (
 	FocusTurns         // the scenario "turns"
 	FocusLatent        // one superblock of the backing reads, and part of a mirror
 	FocusAway          // there is a spare device, and disks vanish and return
+	FocusReader        // blocks are read in the background, and moved
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
-		"scenario turns", "one superblock reads", "a spare device comes and goes"}[f]
+		"scenario turns", "one superblock reads", "a spare device comes and goes",
+		"background reader"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -102,6 +108,8 @@ func (f Focus) apply(c *config) {
 	case FocusAway:
 		c.vanish, c.plan.SpareDeviceSize, c.meta = true, 12<<20, metaNone
 		c.barren, c.spots, c.reach, c.wind, c.faults = false, 1, 2, 150, c.faults+12
+	case FocusReader:
+		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusLatent:
 		// What makes a mirror miss a record would be a third thing to go wrong: its mark
 		// is the one thing that is written over the last superblock.
@@ -207,6 +215,14 @@ var bugTable = [bugs]bugInfo{
 		"looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
 	BugUnsettledStart: {"unsettled-start", "a start relies on what it reads, before what a " +
 		"dead server left in the disks' caches is flushed", inDriver, FocusNone},
+	BugReaderInGrace: {"reader-in-grace", "a grace period waits for what the device reads for " +
+		"itself: a move does, and requests that meet what it moves", inDriver, FocusReader},
+	BugReaderBuffer: {"reader-buffer", "the buffer of an internal request that was cancelled is " +
+		"used again while an operation reads into it", inDriver, FocusReader},
+	BugReaderForgets: {"reader-forgets", "what an internal request could not read does not " +
+		"become pending", inDriver, FocusReader},
+	BugReaderStaleSpare: {"reader-stale-spare", "an internal request takes what it has read from " +
+		"a spare unit that was given to other blocks meanwhile", inProduct, FocusReader},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }
@@ -251,15 +267,15 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 			ack.Kind = remap.MsgCommitted
 			sv.sendEngine(q, ack)
 		}
-	case BugNoPending:
-		if m.Kind == remap.MsgPending {
+	case BugNoPending, BugReaderForgets:
+		if m.Kind == remap.MsgPending && (b == BugNoPending || int(m.Tag) >= sv.s.cfg.depth) {
 			ack := *m
 			ack.Kind = remap.MsgCommitted
 			sv.sendEngine(q, ack)
 			return false
 		}
 	case BugNotesFirstOnly:
-		if r := sv.s.reqs[q][m.Tag]; m.Kind == remap.MsgPending && r != nil {
+		if r := sv.s.req(q, m.Tag); m.Kind == remap.MsgPending && r != nil {
 			if r.noted {
 				ack := *m
 				ack.Kind = remap.MsgCommitted
@@ -289,6 +305,12 @@ func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
 			sv.receive(q, &h)
 		}
 		return false
+	case BugReaderInGrace:
+		if m.Kind == remap.MsgGrace && sv.reader.inflight[q] > 0 {
+			late := *m
+			sv.reader.late[q] = append(sv.reader.late[q], func() { sv.sendEngine(q, late) })
+			return false
+		}
 	case BugNoGrace:
 		if m.Kind == remap.MsgGrace {
 			done := remap.Message{Kind: remap.MsgGraceDone, Queue: uint16(q),

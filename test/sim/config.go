@@ -35,6 +35,7 @@ type config struct {
 	noFUA  [2]bool // by disk: FUA is a write and a flush of the kernel's
 	meta   metaFaults
 	moves  bool // remap add and remove
+	reader int  // internal requests of each queue, of a background reader; 0: there is none
 	buf    int  // relocation buffer, in units
 
 	rearrange bool // queues and depth change between a stop or a power cut and the next start
@@ -150,6 +151,9 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.SpareBytes = 200 * metadata.UnitSize
 		c.vanish, c.rates.path = false, 0
 	}
+	if rng.IntN(3) == 0 {
+		c.reader = 1 + rng.IntN(3)
+	}
 	return c
 }
 
@@ -158,10 +162,11 @@ func (c *config) String() string {
 		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
 		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, "+
 		"vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, barren %v, "+
+		"reader %d, "+
 		"metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates,
-		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, metaNames[c.meta],
+		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, c.reader, metaNames[c.meta],
 		c.policy)
 }

@@ -66,6 +66,9 @@
 // word. While a run goes on, one mirror may have sectors that fail to be read
 // for a while, or lose and misdirect writes that it reports as good.
 //
+// In a third of the runs a background reader reads blocks by internal requests, as a scrub
+// will, and the results are judged as the answers to users are; reader.go has the rules.
+//
 // # Scenarios
 //
 // Random runs seldom cut the power at the one write that matters. Scenarios are short

@@ -64,6 +64,7 @@ func (s *sim) quiet() {
 	if n := c.Reads + c.Writes + c.Flushes + c.Discards; n != sv.finished {
 		s.failf("the counters say that %d requests ended, not %d", n, sv.finished)
 	}
+	s.quietReader()
 	for _, m := range sv.com.Status().Mirrors {
 		if m.State == metadata.MirrorStale {
 			s.stats.Stale++

@@ -103,6 +103,9 @@ func (sv *server) blame(entries []metadata.Entry) {
 					}
 				}
 			case metadata.StatePending:
+				if e.Cause == readerCause && !sv.reader.reported[e.Unit+i] {
+					s.failf("unit %d is pending by the reader's cause, not by its word", e.Unit+i)
+				}
 				dev, off := s.plan.HomeOf((e.Unit + i) * per)
 				// What is noted goes to the end of the physical block.
 				size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))

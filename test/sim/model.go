@@ -169,6 +169,9 @@ func (m *model) read(r *userReq, homes func(uint64) place) error {
 	now := m.tick()
 	m.reads = remove(m.reads, r)
 	for k := range r.allowed {
+		if r.unread != nil && r.unread[uint64(k)/r.perBlock] {
+			continue
+		}
 		i := r.first() + uint64(k)
 		got, err := identify(r.buf[k*sectorSize:], i, homes(i))
 		if err == nil && !slices.Contains(r.allowed[k], got) {

@@ -12,6 +12,8 @@ func plant(b Bug, on bool) bool {
 	switch b {
 	case BugNoTurns:
 		remap.PlantNoTurns(on)
+	case BugReaderStaleSpare:
+		remap.PlantStaleSpare(on)
 	case BugSequenceReused:
 		metadata.PlantSequenceReused(on)
 	case BugPathIsMedium:

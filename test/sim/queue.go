@@ -33,7 +33,7 @@ func (q *queue) submit(r *userReq) {
 // Issue starts an operation of the engine.
 func (q *queue) Issue(io *remap.IO) {
 	s := q.sv.s
-	r := s.reqs[q.index][io.Tag]
+	r := s.req(q.index, io.Tag)
 	if r == nil {
 		s.failf("q%d: an operation for tag %d, which is free", q.index, io.Tag)
 	}
@@ -53,6 +53,9 @@ func (q *queue) Issue(io *remap.IO) {
 		} else {
 			d.data = r.buf[io.Buffer : int64(io.Buffer)+io.Length]
 		}
+		if r.internal {
+			d.data = q.eng.InternalBuffer(io)
+		}
 	case remap.OpWrite:
 		d.kind = ioWrite
 		if io.Zero {
@@ -62,6 +65,9 @@ func (q *queue) Issue(io *remap.IO) {
 			}
 		} else {
 			d.data = r.buf[io.Buffer : int64(io.Buffer)+io.Length]
+		}
+		if r.internal {
+			d.data = q.eng.InternalBuffer(io)
 		}
 	case remap.OpWriteZeroes:
 		d.kind = ioZero
@@ -94,14 +100,22 @@ func (q *queue) Issue(io *remap.IO) {
 			res = int32(d.n) // the driver writes zeroes from a buffer
 		}
 		q.inflight--
+		if r.internal {
+			q.sv.reader.ended(r)
+		}
 		q.note(r, d, id, res)
 		if res < 0 && remap.Classify(res) == remap.ClassResource || res > 0 && int64(res) < d.n {
 			q.goesOn[id] = true
 		}
 		q.eng.Complete(id, res)
 	}
+	class := classIO + uint8(q.index)
+	if r.internal {
+		class = classReader
+		q.sv.reader.issued(r)
+	}
 	if s.opts.Bug.issue(q, d, done) {
-		s.begin(classIO+uint8(q.index), d, done)
+		s.begin(class, d, done)
 	}
 }
 

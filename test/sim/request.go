@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"syscall"
+	"time"
 
 	"ublkremap/remap"
 )
@@ -35,7 +36,16 @@ type userReq struct {
 	failures    flushCount // flushes that had failed when it began
 	told        flushCount // OpFlush: failed flushes that were told of when it began
 	// OpFlush: those that had failed when a first disk was flushed; -1: none was
-	seen    int
+	seen int
+	// A request of the background reader, of which:
+	internal  bool
+	cancelled bool
+	whole     []byte        // the buffer that buf is the first part of
+	returned  bool          // BugReaderBuffer: whole is free already
+	unread    []bool        // blocks that the result does not have
+	issued    int64         // when its operation that is under way began, in ns
+	slowest   time.Duration // of its operations
+
 	reached map[uint64]bool // OpDiscard: blocks that were discarded on a disk
 }
 

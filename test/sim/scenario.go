@@ -358,6 +358,30 @@ var Scenarios = []Scenario{
 		s.flush(0)
 		s.drain()
 	}},
+	{"scrub", nil, func(s *sim) {
+		// All blocks are read while users write and blocks move; some do not read.
+		b := s.block()
+		s.cfg.reader = 2
+		s.bad(b+1, 1, failsReads)
+		s.bad(b+s.per(), 2, failsWrites)
+		s.start()
+		s.badSpares(1)
+		s.scrubs(func(at uint64) {
+			switch {
+			case at > b+8*s.per() || at%(4*s.per()) != 0 || !s.idle(0) || !s.idle(1):
+			case at < b/2:
+				s.write(0, b+2*s.per(), s.per(), false)
+			case at <= b:
+				s.write(1, b+s.per(), 3, false)
+				s.relocate(b+2*s.per(), s.per(), s.chance(1, 2))
+			default:
+				s.write(0, b, 2, true)
+				s.read(1, b, 4)
+			}
+		})
+		s.write(0, b, 2, true)
+		s.drain()
+	}},
 	{"log-wraps", nil, func(s *sim) {
 		// More records than the log holds: checkpoints begin by themselves.
 		b := s.block()

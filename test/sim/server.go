@@ -23,6 +23,7 @@ type server struct {
 	com      *metadata.Committer
 	toArb    [][]remap.Message // by queue
 	toEng    [][]remap.Message
+	reader   *reader
 
 	opened     bool
 	openFailed bool
@@ -137,6 +138,7 @@ func (s *sim) boot() {
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 		told: map[place][]byte{},
 	}
+	sv.reader = newReader(s)
 	for range lost {
 		sv.shared.InheritFlush()
 	}
@@ -149,12 +151,14 @@ func (s *sim) boot() {
 		q.eng = remap.NewEngine(remap.EngineConfig{
 			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per,
 			ZeroBlocks: s.cfg.zero * per, DiscardBlocks: s.cfg.sink * per, Policy: s.cfg.policy,
+			InternalTags: s.cfg.reader, Internal: q,
 		}, sv.shared, q)
 		sv.queues = append(sv.queues, q)
 	}
 	sv.arb = remap.NewArbiter(remap.ArbiterConfig{
 		Queues: s.cfg.queues, Depth: s.cfg.depth, Policy: s.cfg.policy,
-		Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
+		InternalTags: s.cfg.reader,
+		Buffer:       metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
 	}, sv.shared, restored.Allocator, journal{sv}, keeper{sv})
 	var err error
 	sv.com, err = metadata.NewCommitter(img, sv.arb, metadata.Options{Session: s.rng.Uint64(),
@@ -415,7 +419,7 @@ func (k keeper) Send(q uint16, m *remap.Message) {
 	if s.tracing() {
 		s.tracef("    to q%d: %s", q, messageString(m))
 	}
-	if r := s.reqs[q][m.Tag]; m.Kind == remap.MsgRefused && r != nil &&
+	if r := s.req(int(q), m.Tag); m.Kind == remap.MsgRefused && r != nil &&
 		sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
 		r.denied = true
 	}
@@ -544,6 +548,11 @@ func (sv *server) receive(q int, m *remap.Message) {
 		}
 		if m.Kind == remap.MsgPending {
 			s.stats.Pending++
+			if int(m.Tag) >= s.cfg.depth {
+				sv.reader.reports(m)
+			} else if m.Cause != metadata.CauseRead {
+				s.failf("q%d: %s has cause %v", q, messageString(m), m.Cause)
+			}
 		}
 	case remap.MsgCommit:
 		s.stats.Heals++

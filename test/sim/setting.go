@@ -46,6 +46,7 @@ var switches = map[string]func(c *config){
 	"barren":    func(c *config) { c.barren = false },
 	"probes":    func(c *config) { c.probes = false },
 	"meta":      func(c *config) { c.meta = metaNone },
+	"reader":    func(c *config) { c.reader = 0 },
 	"pair":      func(c *config) { c.plan.SpareDeviceSize = 0 },
 }
 

@@ -78,6 +78,10 @@ type sim struct {
 	goneStep int64 // when the backing vanished
 	awayStep int64 // when a disk last vanished
 	draining bool
+
+	pass       [][2]uint64 // blocks that the background reader reads next
+	readerHeld bool        // none of its operations goes on
+	withheld   []event     // those
 }
 
 func newSim(seed uint64, opts Options) *sim {
@@ -247,9 +251,16 @@ const (
 	classToEng    = 16 // messages to a queue
 	classJournal  = 24
 	classTransfer = 25
+	classReader   = 26 // operations of the background reader
 )
 
-func (s *sim) later(class uint8, run func()) { s.pool = append(s.pool, event{class, run}) }
+func (s *sim) later(class uint8, run func()) {
+	if class == classReader && s.readerHeld {
+		s.withheld = append(s.withheld, event{class, run})
+		return
+	}
+	s.pool = append(s.pool, event{class, run})
+}
 
 // muchLater is later, after about n turns of others.
 func (s *sim) muchLater(class uint8, n int, run func()) {
@@ -448,7 +459,10 @@ func (s *sim) kill() {
 }
 
 func (s *sim) down() {
-	s.ios, s.pool = s.ios[:0], s.pool[:0]
+	s.ios, s.pool, s.withheld, s.readerHeld = s.ios[:0], s.pool[:0], s.withheld[:0], false
+	if s.model != nil {
+		s.model.reads = slices.DeleteFunc(s.model.reads, func(r *userReq) bool { return r.internal })
+	}
 	s.srv = nil
 	s.storm(false)
 	for _, d := range s.disks {

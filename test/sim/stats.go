@@ -26,6 +26,9 @@ type Stats struct {
 	Impostors uint64
 	// Starts while the path to the disks came and went, and how many of them were refused.
 	Outages, PathRefused uint64
+	// Internal requests of the background reader; sectors that they have read, and blocks that
+	// they could not read.
+	ReaderRequests, ReaderSectors, ReaderFailed uint64
 }
 
 // Add adds the counts of another run.
@@ -44,13 +47,15 @@ func (s *Stats) String() string {
 		"of unknown outcome, %s blocks moved, %s checkpoints; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
 		"same, %s refused, %s older for want of any newer record), %s impostors refused; %s "+
-		"starts over a path that came and went (%s refused); %s events",
+		"starts over a path that came and went (%s refused); "+
+		"%s internal reads, of %s, with %s blocks that failed; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
 		count(s.Kills), count(s.Stops), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
 		count(s.Unknown), count(s.Moves), count(s.Checkpoints),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
-		count(s.Older), count(s.Impostors), count(s.Outages), count(s.PathRefused), count(s.Steps))
+		count(s.Older), count(s.Impostors), count(s.Outages), count(s.PathRefused),
+		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed), count(s.Steps))
 }
 
 // count writes a number with commas.

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"math/rand/v2"
 
 	"ublkremap/metadata"
@@ -11,8 +12,12 @@ import (
 // Which of them does something in which step depends on the round only.
 func (s *sim) work(round, steps int) {
 	kinds := rand.New(rand.NewPCG(s.seed^0x6b69_6e64, uint64(round)))
+	hold := kinds.IntN(steps)
 	for step := range steps {
 		number := (round+1)*100_000 + step
+		if s.cfg.reader > 0 {
+			s.readWhile(number+50_000, step, steps, hold)
+		}
 		switch n := kinds.IntN(1000); {
 		case n < 250:
 			s.act(number, s.request)
@@ -25,7 +30,7 @@ func (s *sim) work(round, steps int) {
 				continue
 			}
 			if s.active > 0 {
-				s.failf("%d requests hang: nothing is under way", s.active)
+				s.stuck(fmt.Sprintf("%d requests hang: nothing is under way", s.active))
 			}
 			s.act(number, s.request)
 		}
@@ -35,6 +40,7 @@ func (s *sim) work(round, steps int) {
 // drain lets everything end that is under way.
 func (s *sim) drain() {
 	s.draining = true
+	s.holdReader(true)
 	defer func() { s.draining = false }()
 	for n := 0; ; n++ {
 		if n > 200_000 {
@@ -45,8 +51,10 @@ func (s *sim) drain() {
 		}
 	}
 	if s.active > 0 || s.srv.moves > 0 {
-		s.failf("%d requests and %d moves hang: nothing is under way", s.active, s.srv.moves)
+		s.stuck(fmt.Sprintf("%d requests and %d moves hang: nothing is under way", s.active,
+			s.srv.moves))
 	}
+	s.drainReader()
 }
 
 // freeTag returns a queue and a tag that are free.

@@ -1,0 +1,264 @@
+package remap
+
+import (
+	"errors"
+	"math/bits"
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+)
+
+// This file is about reads that the device makes for itself: a scrub, a check of blocks that
+// another tool calls bad, a copy of the disk. They have tags of their own beside the user's, and
+// follow the rules of a user's read: what fails is isolated, and noted as pending before the
+// result is told. In three things they differ.
+//
+//   - They go on past what does not read, and the result says of each block what came of it.
+//   - No user's request waits for them. They use none of the operations that the user's requests
+//     share, they make no unit busy, and no grace period waits for them. A read from a spare unit
+//     is done once more if a grace period began meanwhile: the unit may have been given to other
+//     blocks since.
+//   - They are counted by themselves: Shared.InternalCounters.
+
+// InternalRequest is one read of the device for itself.
+type InternalRequest struct {
+	// Tag is at least EngineConfig.Depth and below Depth + InternalTags. It is free again once
+	// FinishInternal was called for it.
+	Tag   uint16
+	Cause metadata.Cause // of the pending marks that come of it
+	Block uint64         // first exported block
+	Count uint32         // blocks: 1 to EngineConfig.MaxBlocks
+	// Buffer is Count blocks long, and as aligned as the disk wants it. It belongs to the engine,
+	// and to the operations that it has issued, until FinishInternal was called.
+	Buffer []byte
+}
+
+// InternalResult says what came of an internal request. A block is in one of three groups: it
+// was read, it failed, or it was not tried, which Ended says why.
+type InternalResult struct {
+	Tag uint16
+	// Read are the blocks whose data is in the buffer, as it was at some time while the request
+	// was under way.
+	Read Blocks
+	// Failed are the blocks that have no data to give: they failed for their medium, now or a
+	// moment ago, or there was no time to try them, or they are lost. They are pending or lost
+	// now, unless NotNoted is set, or somebody has written to them or moved them meanwhile.
+	Failed Blocks
+	// Errno is the error of the first block that failed, negative; 0 if none did.
+	Errno int32
+	// Ended is why blocks were not tried, negative: an error that says nothing of the medium, the
+	// medium's error if it could not be noted, or ECANCELED. 0: all were tried.
+	Ended int32
+	// NotNoted: something failed and could not be noted as pending, for the breaker is open, the
+	// table is full, or nothing of the device reads: then it is away, and no medium is at fault.
+	NotNoted bool
+	// Slowest is how long the slowest operation took from its issue to its result, and SlowBlock
+	// and SlowCount are the exported blocks that it was about.
+	Slowest   time.Duration
+	SlowBlock uint64
+	SlowCount uint32
+}
+
+// Blocks is a set of the blocks of a request, counted from its first block. It is valid as long
+// as the result that it is part of.
+type Blocks struct{ set blockset }
+
+// Has reports whether a block is in the set.
+func (b Blocks) Has(block uint32) bool { return b.set[block/64]>>(block%64)&1 != 0 }
+
+// Count returns how many blocks are in the set.
+func (b Blocks) Count() (n uint32) {
+	for _, word := range b.set {
+		n += uint32(bits.OnesCount64(word))
+	}
+	return n
+}
+
+// InternalDriver is told what came of internal requests. It must not call back into the Engine
+// before it returns; the result is valid only during the call.
+type InternalDriver interface {
+	FinishInternal(r *InternalResult)
+}
+
+// ErrInternalTag is returned for an internal request whose tag is in use, or is none of those
+// that are for internal requests.
+var ErrInternalTag = errors.New("not a free tag of an internal request")
+
+// internalRequest is what an Engine knows of an internal request beside its request.
+type internalRequest struct {
+	buffer       []byte
+	cause        metadata.Cause
+	read, failed blockset
+	result       InternalResult
+	began        int64  // monotonic ns: of the operation that is under way
+	graces       uint64 // Engine.graces when that operation was begun
+}
+
+// internalParity marks the operations of internal requests: grace periods do not count them.
+const internalParity = 2
+
+// initInternal makes room for the internal requests.
+func (e *Engine) initInternal() {
+	e.internal = make([]internalRequest, e.cfg.InternalTags)
+	for i := range e.internal {
+		x := &e.internal[i]
+		x.read, x.failed = newBlockset(e.cfg.MaxBlocks), newBlockset(e.cfg.MaxBlocks)
+		e.requests[e.cfg.Depth+i].internal = x
+	}
+}
+
+// InternalInflight returns the number of internal requests that were submitted and are not
+// finished.
+func (e *Engine) InternalInflight() int { return e.internalActive }
+
+// SubmitInternal begins an internal request. Its end is told by InternalDriver.FinishInternal,
+// perhaps before this returns. It returns ErrInternalTag, or ErrRange for blocks past the
+// device's end, too many or too few of them, or a buffer of another length; then nothing was
+// begun, and the buffer is the caller's.
+func (e *Engine) SubmitInternal(r *InternalRequest) error {
+	i := int(r.Tag) - e.cfg.Depth
+	switch {
+	case i < 0 || i >= len(e.internal) || e.requests[r.Tag].active:
+		return ErrInternalTag
+	case r.Count == 0 || int(r.Count) > e.cfg.MaxBlocks,
+		r.Block >= e.geo.Blocks || uint64(r.Count) > e.geo.Blocks-r.Block,
+		len(r.Buffer) != int(r.Count)*e.geo.BlockSize:
+		return ErrRange
+	}
+	q, x := &e.requests[r.Tag], &e.internal[i]
+	q.Request = Request{Tag: r.Tag, Op: OpRead, Block: r.Block, Count: r.Count}
+	q.active, q.errno, q.cancelled = true, 0, false
+	q.cursor, q.end = r.Block, r.Block+uint64(r.Count)
+	x.buffer, x.cause = r.Buffer, r.Cause
+	x.read.clear()
+	x.failed.clear()
+	x.result = InternalResult{Tag: r.Tag, Read: Blocks{x.read}, Failed: Blocks{x.failed}}
+	e.internalActive++
+	e.advance(q)
+	return nil
+}
+
+// CancelInternal ends an internal request early: no further operation is begun. It finishes once
+// the operation that is under way has ended, perhaps before this returns; until then the buffer is
+// not the caller's. What was found bad by itself is noted; what failed only together with
+// other blocks is not. A tag that is not in use is left alone.
+func (e *Engine) CancelInternal(tag uint16) {
+	i := int(tag) - e.cfg.Depth
+	if i < 0 || i >= len(e.internal) || !e.requests[tag].active {
+		return
+	}
+	q := &e.requests[tag]
+	q.cancelled = true
+	e.fail(q, -int32(syscall.ECANCELED))
+	e.unpark(q)
+	if o := &e.ops[tag]; o.due != 0 { // it waits for resources, and is not with the driver
+		o.due = 0
+		e.delayed--
+		e.release(q, o)
+	}
+	e.advance(q)
+}
+
+// InternalBuffer returns the memory that an operation of an internal request reads into. A
+// driver knows such an operation by its Tag.
+func (e *Engine) InternalBuffer(io *IO) []byte {
+	return e.requests[io.Tag].internal.buffer[io.Buffer:][:io.Length]
+}
+
+// internalStarted notes when an operation of an internal request begins.
+func (e *Engine) internalStarted(q *request, o *op) {
+	o.parity = internalParity
+	q.internal.began, q.internal.graces = e.drv.Now(), e.graces
+}
+
+// internalCompleted takes the result of an operation of an internal request; it reports true if
+// that is all there is to do. Of a request that was cancelled nothing is continued, or tried
+// again. What was read from a spare unit that may be another one's by now is read once more.
+func (e *Engine) internalCompleted(q *request, o *op, res int32) (handled bool) {
+	x := q.internal
+	now := e.drv.Now()
+	if took := time.Duration(now - x.began); took > x.result.Slowest {
+		x.result.Slowest, x.result.SlowBlock, x.result.SlowCount = took, o.block, uint32(o.count)
+	}
+	x.began = now // of what is left, if the result was short
+	stale := o.place.mapped && x.graces != e.graces && !plantedStaleSpare
+	switch {
+	case res < 0:
+		handled = q.cancelled && Classify(res) == ClassResource
+	case stale:
+		handled = true
+		if o.kind == opFirst {
+			q.cursor = o.block
+		}
+	default:
+		from := o.block - q.Block
+		to := from + uint64(res)/uint64(e.geo.BlockSize)
+		x.read.add(from, to)
+		x.failed.remove(from, to)
+		handled = q.cancelled && int64(res) < o.io.Length
+	}
+	if handled {
+		e.release(q, o)
+		e.advance(q)
+	}
+	return handled
+}
+
+// internalFailed notes that blocks of an internal request have no data to give.
+func (x *internalRequest) internalFailed(q *request, block, count uint64, errno int32) {
+	x.failed.add(block-q.Block, block-q.Block+count)
+	if x.result.Errno == 0 {
+		x.result.Errno = errno
+	}
+}
+
+// finishInternal tells what came of an internal request. Nothing of it is in flight.
+func (e *Engine) finishInternal(q *request) {
+	x := q.internal
+	c := &e.ownInternal
+	c.Reads++
+	c.ReadBytes += uint64(x.result.Read.Count()) * uint64(e.geo.BlockSize)
+	if q.isolating {
+		if q.errno == 0 && x.result.Errno == 0 {
+			c.HealedReads++
+		}
+		e.resetIsolation(q)
+	}
+	x.result.Ended = q.errno
+	if x.result.Failed.Count() == 0 {
+		x.result.Errno = 0 // what failed was read in the end
+	}
+	x.buffer = nil
+	e.unpark(q)
+	q.active = false
+	e.internalActive--
+	e.cfg.Internal.FinishInternal(&x.result)
+}
+
+// notNoted takes a read of which something failed and could not be noted; first: that was not
+// counted yet.
+func (e *Engine) notNoted(q *request, first bool) {
+	if first {
+		e.counters(q).NotNoted++
+	}
+	if q.internal != nil {
+		q.internal.result.NotNoted = true
+	}
+}
+
+// counters are those that a request counts in.
+func (e *Engine) counters(q *request) *Counters {
+	if q.internal != nil {
+		return &e.ownInternal
+	}
+	return &e.own
+}
+
+// pendingCause is the cause of the pending marks that come of a read.
+func (q *request) pendingCause() metadata.Cause {
+	if q.internal != nil {
+		return q.internal.cause
+	}
+	return metadata.CauseRead
+}
