@@ -65,7 +65,7 @@ type backupReader struct {
 	layout *Layout
 	tip    link
 	table  *Table
-	stated stated
+	stated entryBudget
 	read   uint64 // entries
 }
 
@@ -79,7 +79,8 @@ func newBackupReader(superblock []byte, tip link) (*backupReader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &backupReader{sb: sb, layout: l, tip: tip, table: NewTable(l), stated: newStated(l)},
+	return &backupReader{sb: sb, layout: l, tip: tip, table: NewTable(l),
+			stated: newEntryBudget(l)},
 		nil
 }
 

@@ -158,7 +158,8 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := listed(w.table(w.base)); !slices.Equal(listed(b.table), want) || b.tip != w.c.durable ||
+	if want := listed(w.table(w.base)); !slices.Equal(listed(b.table), want) ||
+		b.tip != w.c.durable ||
 		!b.Live || b.Taken != 9 || moved < 3 {
 		t.Errorf("%+v, %d changes%s", b, moved, diff(want, listed(b.table)))
 	}

@@ -155,7 +155,7 @@ func (c *checker) superblocks(given int, d Device, s *superblocks) {
 	}
 }
 
-func (c *checker) superblock(where string, at *sbCopy, best *Superblock) {
+func (c *checker) superblock(where string, at *foundCopy, best *Superblock) {
 	switch {
 	case at.err != nil && at.sb == nil:
 		c.add(SeverityWarning, where, nextStart, "%v", at.err)

@@ -108,9 +108,9 @@ type Status struct {
 	LogSize     int64          `json:"log_size"`
 	Checkpoint  bool           `json:"checkpoint"` // one is being written
 	Checkpoints uint64         `json:"checkpoints"`
-	// Scrubbed counts the places that were bad at the start and were written
+	// Refreshed counts the places that were bad at the start and were written
 	// again since: log slots, slots of checkpoints, superblocks.
-	Scrubbed  uint64 `json:"scrubbed"`
+	Refreshed uint64 `json:"scrubbed"`
 	Suspended bool   `json:"suspended"` // Resume is needed
 	// Superblocks is how many good copies the backing has; less than two is
 	// too few. BadSuperblocks counts the copies of all devices that are not.
@@ -133,12 +133,12 @@ type Status struct {
 // checkpoint (committer_checkpoint.go), the superblocks (committer_superblock.go). A superblock
 // update and a new record exclude each other; a checkpoint goes on beside both.
 type Committer struct {
-	layout  *Layout
-	src     Source
-	session uint64
-	now     uint32
-	ms      []cmirror
-	sites   []site // places that gave trouble since the start
+	layout         *Layout
+	src            Source
+	session        uint64
+	now            uint32
+	mirrors        []mirror
+	troubledPlaces []troubledPlace // places that gave trouble since the start
 
 	phase     phase
 	suspended bool
@@ -157,19 +157,19 @@ type Committer struct {
 	// beacon: a mirror that was brought back has no record in its log that
 	// says how new it is. The next one, if need be an empty one, does; until
 	// then it stays marked as stale.
-	beacon bool
+	needRecord bool
 
 	lastTicket Ticket
 	openTicket Ticket
 	queue      txQueue
-	rec        flight
+	rec        recordWrite
 	ck         checkpoint
-	sb         sbUpdate
+	sb         superblockUpdate
 
 	// What the caller was handed stays as it is while new ones gather.
 	ops, handedOps []Op
 
-	scrub scrub
+	refresh refresh
 
 	opSlots [2*maxMirrors + 2]opSlot
 	changed bool // something moved that may let something else begin
@@ -193,22 +193,22 @@ const (
 const mirrorRebuilt MirrorState = "rebuilt"
 
 // fate is how far a mirror has come with a step that all mirrors take.
-type fate uint8
+type progress uint8
 
 const (
-	fateNone fate = iota // takes no part
-	fatePending
-	fateDone
-	fateFailed
+	progressNone progress = iota // takes no part
+	progressPending
+	progressDone
+	progressFailed
 )
 
-// cmirror is the Committer's view of a mirror.
-type cmirror struct {
+// mirror is the Committer's view of a mirror.
+type mirror struct {
 	mirrorAt
-	state MirrorState
-	was   MirrorState // before it became stale with the record under way
+	state       MirrorState
+	stateBefore MirrorState // before it became stale with the record under way
 	// seen: brought back, and its log has a record that says how new it is.
-	seen      bool
+	hasRecord bool
 	clearing  bool // the superblocks under way say that it is not stale any more
 	staleFrom Position
 
@@ -220,32 +220,32 @@ type cmirror struct {
 	cover Position // what its newest checkpoint covers
 	new   int      // the slot of its newest checkpoint, or -1
 
-	recFate   fate
-	recSlot   int // being written, or written last
-	recTry    int
-	recCopies int  // slots that have the record
-	second    bool // a second copy was tried, or is
-	recErr    error
+	recProgress progress
+	recSlot     int // being written, or written last
+	recTry      int
+	recCopies   int  // slots that have the record
+	secondCopy  bool // a second copy was tried, or is
+	recErr      error
 
-	ckFate  fate
-	ckErr   error
-	ckSlot  int
-	ckTry   int
-	ckSteps int // writes and reads of this checkpoint that have ended
-	ckPaced int // how many they were when the last record began
+	ckProgress progress
+	ckErr      error
+	ckSlot     int
+	ckTry      int
+	ckSteps    int // writes and reads of this checkpoint that have ended
+	ckPaced    int // how many they were when the last record began
 	// dirty: bit i says that something was found bad in slot i at the start,
 	// and was not written again yet.
-	dirty  uint8
-	scrubs int    // log slots that wait to be scrubbed
-	ckBuf  []byte // to read it back into
-	ckPage uint32 // the page that is read back, or the first of several
+	dirty     uint8
+	refreshes int    // log slots that wait to be refreshed
+	ckBuf     []byte // to read it back into
+	ckPage    uint32 // the page that is read back, or the first of several
 	// Failed checkpoints in a row; no other is tried, unless asked for, before
 	// that many records.
 	fails     uint
 	notBefore uint64
 	forced    int // checkpoints tried in vain since its log is full
 	// What c.records was when it was last brought back.
-	back uint64
+	rebuiltAt uint64
 
 	// moving: the next superblocks are to say that it lies there, stale.
 	moving   bool
@@ -256,21 +256,21 @@ type cmirror struct {
 }
 
 // takes reports whether records are written to the mirror.
-func (m *cmirror) takes() bool { return m.state != MirrorStale }
+func (m *mirror) takesRecords() bool { return m.state != MirrorStale }
 
 // sound reports whether a record on the mirror counts as durable.
-func (m *cmirror) sound() bool {
-	return m.device == 0 && m.stands()
+func (m *mirror) makesDurable() bool {
+	return m.device == 0 && m.authoritative()
 }
 
 // stands reports whether a load would believe the mirror about what the newest
 // record is.
-func (m *cmirror) stands() bool { return m.state == MirrorGood || m.state == MirrorWeak }
+func (m *mirror) authoritative() bool { return m.state == MirrorGood || m.state == MirrorWeak }
 
 // standing is how many mirrors do.
-func (c *Committer) standing() (n int) {
-	for i := range c.ms {
-		if c.ms[i].stands() {
+func (c *Committer) authoritativeMirrors() (n int) {
+	for i := range c.mirrors {
+		if c.mirrors[i].authoritative() {
 			n++
 		}
 	}
@@ -280,17 +280,17 @@ func (c *Committer) standing() (n int) {
 // copies is how many slots of the mirror a record is to take. While a load
 // would believe only one mirror about what the newest record is, one bad sector
 // under that record would undo it without a trace.
-func (c *Committer) copies(m *cmirror) int {
-	if m.stands() && c.standing() == 1 {
+func (c *Committer) copies(m *mirror) int {
+	if m.authoritative() && c.authoritativeMirrors() == 1 {
 		return 2
 	}
 	return 1
 }
 
-func (m *cmirror) full() bool { return m.used == len(m.slots) }
+func (m *mirror) full() bool { return m.used == len(m.slots) }
 
 // free returns a log slot that may be overwritten.
-func (m *cmirror) free() (slot int, ok bool) {
+func (m *mirror) nextFree() (slot int, ok bool) {
 	if m.full() {
 		return 0, false
 	}
@@ -302,11 +302,11 @@ func (m *cmirror) free() (slot int, ok bool) {
 	return slot, true
 }
 
-// freeFar returns a free slot for the second copy of a record: the first one
+// nextFreeFar returns a free slot for the second copy of a record: the first one
 // from half the log away on, so that what spoils one slot and its neighbours
 // leaves the other. from is the slot of the first copy, or the one that was
 // tried last for the second.
-func (m *cmirror) freeFar(from int, again bool) (slot int, ok bool) {
+func (m *mirror) nextFreeFar(from int, again bool) (slot int, ok bool) {
 	if m.full() {
 		return 0, false
 	}
@@ -320,7 +320,7 @@ func (m *cmirror) freeFar(from int, again bool) (slot int, ok bool) {
 }
 
 // hold notes that a slot has a record that a load needs.
-func (m *cmirror) hold(slot int, p Position) {
+func (m *mirror) use(slot int, p Position) {
 	if m.slots[slot] == (Position{}) {
 		m.used++
 	}
@@ -328,7 +328,7 @@ func (m *cmirror) hold(slot int, p Position) {
 }
 
 // holds reports whether a record in the log is needed.
-func (m *cmirror) holds() bool {
+func (m *mirror) hasNeeded() bool {
 	for _, p := range m.slots {
 		if p != (Position{}) && p != reserved {
 			return true
@@ -337,8 +337,8 @@ func (m *cmirror) holds() bool {
 	return false
 }
 
-// letGo frees a slot.
-func (m *cmirror) letGo(slot int) {
+// freeSlot frees a slot.
+func (m *mirror) freeSlot(slot int) {
 	if m.slots[slot] != (Position{}) {
 		m.slots[slot] = Position{}
 		m.used--
@@ -346,7 +346,7 @@ func (m *cmirror) letGo(slot int) {
 }
 
 // release frees all slots up to a position.
-func (m *cmirror) release(p Position) {
+func (m *mirror) freeUpTo(p Position) {
 	for i, q := range m.slots {
 		if q != (Position{}) && !p.Less(q) {
 			m.slots[i] = Position{}
@@ -361,7 +361,7 @@ const (
 	opRecord opKind = iota
 	opCheckpoint
 	opSuperblock
-	opScrub
+	opRefresh
 )
 
 type opSlot struct {
@@ -398,16 +398,16 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	}
 	chunk = min(roundUp(chunk, atom), int(min(img.sb.SlotBytes, maxLogBytes)))
 	c.ck.buf = AlignedBytes(chunk)
-	c.scrub.buf = AlignedBytes(atom)
+	c.refresh.buf = AlignedBytes(atom)
 	readBack := min(chunk, maxReadBack)
 	c.sb.init(img)
 	for i := range img.mirrors {
-		c.ms = append(c.ms, newMirror(&img.mirrors[i], img))
-		c.ms[i].ckBuf = AlignedBytes(readBack)
-		if m := &c.ms[i]; m.state == MirrorStale {
-			c.site(m.device, m.start).trouble++ // why else?
+		c.mirrors = append(c.mirrors, newMirror(&img.mirrors[i], img))
+		c.mirrors[i].ckBuf = AlignedBytes(readBack)
+		if m := &c.mirrors[i]; m.state == MirrorStale {
+			c.troubledPlace(m.device, m.start).trouble++ // why else?
 		} else {
-			c.wantScrub(i, &img.mirrors[i])
+			c.queueRefresh(i, &img.mirrors[i])
 		}
 		for _, r := range img.mirrors[i].repairs {
 			c.rec.repairs = append(c.rec.repairs, mirrorRepair{i, r})
@@ -416,8 +416,8 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	return c, nil
 }
 
-func newMirror(mi *mirrorImage, img *Image) cmirror {
-	m := cmirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1,
+func newMirror(mi *mirrorImage, img *Image) mirror {
+	m := mirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1,
 		slots: make([]Position, len(mi.slots))}
 	if mi.stale {
 		m.state, m.staleFrom = MirrorStale, mi.staleFrom
@@ -428,7 +428,7 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 		}
 		for s := range mi.slots {
 			if r := &mi.slots[s]; r.state == slotRecord && img.checkpoint.covers.Less(r.Position) {
-				m.hold(s, r.Position) // another mirror may lack it
+				m.use(s, r.Position) // another mirror may lack it
 			}
 		}
 		return m
@@ -455,7 +455,7 @@ func newMirror(mi *mirrorImage, img *Image) cmirror {
 			last, m.next = r.Position, (s+1)%len(m.slots)
 		}
 		if m.cover.Less(r.Position) {
-			m.hold(s, r.Position)
+			m.use(s, r.Position)
 		}
 	}
 	return m
@@ -529,8 +529,8 @@ func (c *Committer) Resume(restate []Entry) (Ticket, error) {
 		return 0, err
 	}
 	c.suspended, c.err = false, nil
-	for i := range c.ms {
-		c.ms[i].forced = 0
+	for i := range c.mirrors {
+		c.mirrors[i].forced = 0
 	}
 	t := c.ticket()
 	for {
@@ -578,9 +578,9 @@ func (c *Committer) advance() {
 		c.startDueCheckpoint()
 	}
 	c.stepCheckpoint()
-	c.stepScrub()
+	c.stepRefresh()
 	c.startSuperblocks()
-	c.launch()
+	c.startRecord()
 }
 
 // issue queues a write. mirror is of no meaning for opSuperblock.
@@ -593,7 +593,7 @@ func (c *Committer) queueOp(kind opKind, mirror int, op Op) {
 	switch kind {
 	case opSuperblock:
 		at = 2 * maxMirrors
-	case opScrub:
+	case opRefresh:
 		at = 2*maxMirrors + 1
 	}
 	s := &c.opSlots[at]
@@ -615,7 +615,7 @@ func (c *Committer) Done(id OpID, err error) {
 	case at == 2*maxMirrors:
 		c.superblockDone(err)
 	case at == 2*maxMirrors+1:
-		c.scrubDone(err)
+		c.refreshDone(err)
 	case at%2 == int(opRecord):
 		c.recordDone(at/2, err)
 	default:
@@ -641,9 +641,9 @@ func (c *Committer) Idle() bool {
 			return false
 		}
 	}
-	return !c.rec.active && (len(c.scrub.todo) == 0 || c.phase == phaseClosed) && !c.ck.active &&
-		!c.sb.active && !c.sb.wanted && !c.sb.mend && c.queue.empty() && len(c.ck.asked) == 0 &&
-		(!c.beacon || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed ||
+	return !c.rec.active && (len(c.refresh.todo) == 0 || c.phase == phaseClosed) && !c.ck.active &&
+		!c.sb.active && !c.sb.wanted && !c.sb.refresh && c.queue.empty() && len(c.ck.asked) == 0 &&
+		(!c.needRecord || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed ||
 		c.phase == phaseOpen)
 }
 
@@ -652,7 +652,8 @@ func (c *Committer) Status() Status {
 	s := Status{
 		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active,
 		Checkpoints: c.ck.written,
-		Suspended:   c.suspended, Scrubbed: c.scrub.done, Err: c.err, LogSize: c.layout.sb.LogBytes,
+		Suspended:   c.suspended, Refreshed: c.refresh.done, Err: c.err,
+		LogSize: c.layout.sb.LogBytes,
 	}
 	for _, m := range c.AppendMirrors(nil) {
 		m.Location = fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.Device].Role, m.Start)
@@ -675,14 +676,14 @@ func (c *Committer) Status() Status {
 // AppendMirrors appends the state of every mirror to dst, with an empty
 // Location. It allocates nothing if dst has room.
 func (c *Committer) AppendMirrors(dst []MirrorStatus) []MirrorStatus {
-	for i := range c.ms {
-		m := &c.ms[i]
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
 		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state,
 			LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
 		switch {
 		case s.State == mirrorRebuilt:
 			s.State = MirrorRebuilding
-		case s.State == MirrorGood && (m.dirty != 0 || m.scrubs > 0):
+		case s.State == MirrorGood && (m.dirty != 0 || m.refreshes > 0):
 			s.State = MirrorWeak
 		}
 		dst = append(dst, s)

@@ -45,8 +45,8 @@ func (c *Committer) startDueCheckpoint() {
 		return
 	}
 	asked, due, news := len(c.ck.asked) > 0, false, false
-	for i := range c.ms {
-		m := &c.ms[i]
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
 		behind := m.cover.Less(c.collected.Position)
 		news = news || behind || m.state != MirrorGood || m.dirty != 0
 		due = due || c.records >= m.notBefore && c.wantsCheckpoint(m)
@@ -72,14 +72,14 @@ func (c *Committer) endTickets(ts []Ticket, o Outcome) {
 // or, if all is set, on all.
 func (c *Committer) startCheckpoint(all bool) {
 	ck := &c.ck
-	part := func(m *cmirror) bool {
+	part := func(m *mirror) bool {
 		if c.phase != phaseOpen {
 			return m.state != MirrorStale
 		}
 		return all || c.records >= m.notBefore
 	}
-	for i := range c.ms {
-		if m := &c.ms[i]; m.state == MirrorStale && part(m) &&
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.state == MirrorStale && part(m) &&
 			(c.rec.active || c.collected != c.durable) {
 			// A stale mirror must get every record from the covered one on:
 			// begin between two records.
@@ -96,14 +96,14 @@ func (c *Committer) startCheckpoint(all bool) {
 	ck.filled, ck.header, ck.refused, ck.verifying, ck.pausing, ck.wait = 0, false, false, false,
 		false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
-	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.ms[0].pages())
-	for i := range c.ms {
-		m := &c.ms[i]
-		m.ckFate = fateNone
+	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.mirrors[0].pages())
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		m.ckProgress = progressNone
 		if !part(m) {
 			continue
 		}
-		m.ckFate, m.ckTry, m.ckErr = fatePending, 0, nil
+		m.ckProgress, m.ckTry, m.ckErr = progressPending, 0, nil
 		m.ckSteps, m.ckPaced = 0, 0
 		m.ckSlot = 0
 		if m.new >= 0 {
@@ -151,9 +151,9 @@ func (c *Committer) stepCheckpoint() {
 	if err != nil {
 		c.err = err
 		ck.refused = true
-		for i := range c.ms {
-			if c.ms[i].ckFate == fatePending {
-				c.ms[i].ckFate = fateFailed
+		for i := range c.mirrors {
+			if c.mirrors[i].ckProgress == progressPending {
+				c.mirrors[i].ckProgress = progressFailed
 			}
 		}
 	}
@@ -176,8 +176,8 @@ func (c *Committer) stepCheckpoint() {
 		n = full
 	}
 	ck.data = ck.buf[:n]
-	for i := range c.ms {
-		if m := &c.ms[i]; m.ckFate == fatePending {
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.ckProgress == progressPending {
 			m.ckTry = 0
 			c.tryCheckpoint(i)
 		}
@@ -192,8 +192,8 @@ func (c *Committer) stepCheckpoint() {
 // finds, or that it fails, does not matter.
 func (c *Committer) pause() {
 	ck := &c.ck
-	for i := range c.ms {
-		if m := &c.ms[i]; m.ckFate == fatePending {
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.ckProgress == progressPending {
 			ck.pausing = true
 			ck.wait++
 			c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: m.headerOffset(m.ckSlot),
@@ -205,7 +205,7 @@ func (c *Committer) pause() {
 }
 
 func (c *Committer) tryCheckpoint(i int) {
-	m, ck := &c.ms[i], &c.ck
+	m, ck := &c.mirrors[i], &c.ck
 	m.ckTry++
 	ck.wait++
 	off := m.headerOffset(m.ckSlot)
@@ -216,17 +216,17 @@ func (c *Committer) tryCheckpoint(i int) {
 }
 
 func (c *Committer) checkpointDone(i int, err error) {
-	m, ck := &c.ms[i], &c.ck
+	m, ck := &c.mirrors[i], &c.ck
 	ck.wait--
 	m.ckSteps++
 	paused := ck.pausing
 	ck.pausing = false
 	switch {
 	case paused:
-		for j := range c.ms {
-			c.ms[j].ckSteps++ // of all that take part
+		for j := range c.mirrors {
+			c.mirrors[j].ckSteps++ // of all that take part
 		}
-	case m.ckFate != fatePending: // given up meanwhile
+	case m.ckProgress != progressPending: // given up meanwhile
 	case ck.verifying:
 		c.verified(i, err)
 	case err != nil:
@@ -234,15 +234,15 @@ func (c *Committer) checkpointDone(i int, err error) {
 		if m.ckTry < checkpointTries && tryElsewhere(err) {
 			c.tryCheckpoint(i)
 		} else {
-			m.ckFate = fateFailed
+			m.ckProgress = progressFailed
 		}
 	}
 	if ck.wait > 0 {
 		return
 	}
 	c.changed = true
-	for j := range c.ms {
-		if c.ms[j].ckFate == fatePending {
+	for j := range c.mirrors {
+		if c.mirrors[j].ckProgress == progressPending {
 			return // the next step is for Ops
 		}
 	}
@@ -256,8 +256,8 @@ func (c *Committer) checkpointDone(i int, err error) {
 func (c *Committer) verify() {
 	ck := &c.ck
 	ck.verifying = true
-	for i := range c.ms {
-		if m := &c.ms[i]; m.ckFate == fatePending {
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.ckProgress == progressPending {
 			m.ckPage, m.ckTry = headerPage, 0
 			c.readBack(i)
 		}
@@ -272,7 +272,7 @@ const headerPage = 1<<32 - 1
 
 // readBack reads the next part of a mirror's checkpoint.
 func (c *Committer) readBack(i int) {
-	m, ck := &c.ms[i], &c.ck
+	m, ck := &c.mirrors[i], &c.ck
 	off, n := m.headerOffset(m.ckSlot), PageSize
 	if m.ckPage != headerPage {
 		off = m.pageOffset(m.ckSlot, m.ckPage)
@@ -287,7 +287,7 @@ func (c *Committer) readBack(i int) {
 
 // verified looks at what was read, and goes on.
 func (c *Committer) verified(i int, err error) {
-	m, ck := &c.ms[i], &c.ck
+	m, ck := &c.mirrors[i], &c.ck
 	set := &c.layout.sb.UUID
 	next := uint32(0)
 	switch {
@@ -312,10 +312,10 @@ func (c *Committer) verified(i int, err error) {
 		if m.ckTry < checkpointTries && tryElsewhere(err) {
 			c.readBack(i)
 		} else {
-			m.ckFate = fateFailed
+			m.ckProgress = progressFailed
 		}
 	case next == ck.made.pages:
-		m.ckFate = fateDone
+		m.ckProgress = progressDone
 	default:
 		m.ckPage, m.ckTry = next, 0
 		c.readBack(i)
@@ -325,16 +325,16 @@ func (c *Committer) verified(i int, err error) {
 func (c *Committer) endCheckpoint() {
 	ck := &c.ck
 	outcome := OutcomeDropped
-	for i := range c.ms {
-		m := &c.ms[i]
-		switch m.ckFate {
-		case fateDone:
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		switch m.ckProgress {
+		case progressDone:
 			m.cover, m.new = ck.covers.Position, m.ckSlot
 			if bit := uint8(1) << m.ckSlot; m.dirty&bit != 0 {
 				m.dirty &^= bit
-				c.scrub.done++
+				c.refresh.done++
 			}
-			m.release(m.cover)
+			m.freeUpTo(m.cover)
 			m.notBefore, m.forced = 0, 0
 			switch m.state {
 			case MirrorWeak:
@@ -345,16 +345,16 @@ func (c *Committer) endCheckpoint() {
 			case MirrorRebuilding:
 				m.state = mirrorRebuilt
 				// What is left in its log is newer than the checkpoint.
-				if m.seen = m.holds(); m.seen {
+				if m.hasRecord = m.hasNeeded(); m.hasRecord {
 					c.sb.wanted = true
 				} else {
-					c.beacon = true
+					c.needRecord = true
 				}
 			}
 			if m.device == 0 {
 				outcome = OutcomeDurable
 			}
-		case fateFailed:
+		case progressFailed:
 			m.backOff(c.records)
 			if m.state == MirrorRebuilding {
 				m.state = MirrorStale
@@ -362,17 +362,17 @@ func (c *Committer) endCheckpoint() {
 		}
 	}
 	ck.active = false
-	for i := range c.ms {
-		m := &c.ms[i]
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
 		// The place is at fault if the checkpoint went well elsewhere.
-		if m.ckFate == fateFailed && outcome == OutcomeDurable && !ck.refused {
-			c.troubled(m, m.ckErr)
+		if m.ckProgress == progressFailed && outcome == OutcomeDurable && !ck.refused {
+			c.noteTrouble(m, m.ckErr)
 		}
-		m.ckFate = fateNone
+		m.ckProgress = progressNone
 	}
 	if outcome == OutcomeDurable {
 		ck.written++
-		c.lookAtSuperblocks()
+		c.verifySuperblocks()
 		// A copy of the superblock that could not be written gets another try.
 		for i := range c.sb.places {
 			c.sb.wanted = c.sb.wanted || !c.sb.places[i].good
@@ -384,15 +384,15 @@ func (c *Committer) endCheckpoint() {
 
 // failRebuild gives up bringing a mirror back, for the time being. The
 // superblock says still that it is stale.
-func (c *Committer) failRebuild(m *cmirror) {
-	m.ckFate = fateNone
+func (c *Committer) failRebuild(m *mirror) {
+	m.ckProgress = progressNone
 	m.state = MirrorStale
 	m.backOff(c.records)
 	c.changed = true
 }
 
 // backOff puts the next checkpoint that the mirror takes part in off.
-func (m *cmirror) backOff(records uint64) {
+func (m *mirror) backOff(records uint64) {
 	m.notBefore = records + backoffRecords<<min(m.fails, maxBackoff)
 	m.fails++
 }

@@ -240,7 +240,7 @@ func (w *world) finish() {
 }
 
 func (w *world) superblock(op Op) bool {
-	return slices.ContainsFunc(w.c.sb.places, func(p sbPlace) bool {
+	return slices.ContainsFunc(w.c.sb.places, func(p copyState) bool {
 		return p.device == op.Device &&
 			p.offset == op.Offset
 	})
@@ -381,13 +381,14 @@ func diff(want, have []Entry) string {
 // findAlone cuts the power and loses all mirrors but one that is called good.
 func (w *world) findAlone() {
 	w.t.Helper()
-	i := w.r.IntN(len(w.c.ms))
-	if m := &w.c.ms[i]; !w.opened || m.state != MirrorGood || w.c.sb.doubtful || w.c.sb.active {
+	i := w.r.IntN(len(w.c.mirrors))
+	if m := &w.c.mirrors[i]; !w.opened || m.state != MirrorGood || w.c.sb.uncertain ||
+		w.c.sb.active {
 		return
 	}
 	disks := w.cut()
-	for j := range w.c.ms {
-		if m := &w.c.ms[j]; j != i {
+	for j := range w.c.mirrors {
+		if m := &w.c.mirrors[j]; j != i {
 			wipe(disks[m.device], m)
 		}
 	}
@@ -587,8 +588,8 @@ func TestFaultsAndCuts(t *testing.T) {
 				dead := map[int]bool{}
 				rate := []int{0, 3, 30}[w.r.IntN(3)]
 				w.fail = func(op Op) bool {
-					for i := range w.c.ms {
-						m := &w.c.ms[i]
+					for i := range w.c.mirrors {
+						m := &w.c.mirrors[i]
 						if m.device == op.Device && op.Offset >= m.start && op.Offset < m.start+
 							2*m.slot+w.plan.sb.LogBytes {
 							return dead[i] || w.r.IntN(100) < rate
@@ -598,7 +599,7 @@ func TestFaultsAndCuts(t *testing.T) {
 				}
 				for i := range steps(2000) {
 					if w.r.IntN(100) == 0 {
-						k := w.r.IntN(len(w.c.ms)+1) - 1
+						k := w.r.IntN(len(w.c.mirrors)+1) - 1
 						dead[k] = !dead[k] && w.r.IntN(2) == 0
 					}
 					w.step()

@@ -33,7 +33,7 @@ func (w *world) carry(answer rule) (results []Result) {
 }
 
 func (w *world) ofMirror(op Op, i int) bool {
-	m := &w.c.ms[i]
+	m := &w.c.mirrors[i]
 	return op.Device == m.device && op.Offset >= m.start && op.Offset < m.start+2*m.slot+
 		int64(len(m.slots))*m.atom
 }
@@ -67,8 +67,8 @@ func TestRecordWhoseFlushFails(t *testing.T) {
 			}
 		}
 	}
-	if len(w.c.sites) > 0 {
-		t.Errorf("places are blamed for flushes: %+v", w.c.sites)
+	if len(w.c.troubledPlaces) > 0 {
+		t.Errorf("places are blamed for flushes: %+v", w.c.troubledPlaces)
 	}
 }
 
@@ -76,8 +76,8 @@ func TestRecordWhoseFlushFails(t *testing.T) {
 // it is not moved.
 func TestMirrorWhoseFlushesFail(t *testing.T) {
 	w := single(t, pairParams(512))
-	start := w.c.ms[1].start
-	for n := range uint64(3 * moveAfter) {
+	start := w.c.mirrors[1].start
+	for n := range uint64(3 * rebuildElsewhereAfter) {
 		ticket := w.must(w.c.Commit([]Entry{{Unit: n, Spare: uint32(n), Count: 1, Mask: 1,
 			State: StateMapped}}))
 		got := w.carry(func(op Op) error {
@@ -92,13 +92,15 @@ func TestMirrorWhoseFlushesFail(t *testing.T) {
 		if m := w.c.Status().Mirrors[1]; m.State != MirrorStale {
 			t.Errorf("a mirror that has no record for certain is %s", m.State)
 		}
-		w.c.TryAgain()
+		w.c.RetryNow()
 		w.carry(well) // it is brought back
 		w.must(w.c.Commit(nil))
 		w.carry(well)
 	}
-	if m := w.c.ms[1]; len(w.c.sites) > 0 || m.start != start || m.state != MirrorGood {
-		t.Errorf("places are blamed for flushes: %+v; the mirror is %s at %d, was at %d", w.c.sites,
+	if m := w.c.mirrors[1]; len(w.c.troubledPlaces) > 0 || m.start != start ||
+		m.state != MirrorGood {
+		t.Errorf("places are blamed for flushes: %+v; the mirror is %s at %d, was at %d",
+			w.c.troubledPlaces,
 			m.state, m.start, start)
 	}
 	w.check(SeverityInfo)
@@ -128,8 +130,8 @@ func TestRunOpsTellsAFlush(t *testing.T) {
 	if got := RunOps(w.c, devs, nil); !slices.Equal(got, []Result{{ticket, OutcomeUnknown}}) {
 		t.Errorf("%v", got)
 	}
-	if len(w.c.sites) > 0 {
-		t.Errorf("places are blamed for flushes: %+v", w.c.sites)
+	if len(w.c.troubledPlaces) > 0 {
+		t.Errorf("places are blamed for flushes: %+v", w.c.troubledPlaces)
 	}
 }
 
@@ -187,10 +189,10 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 			w.apply(w.live, e)
 		}
 		w.carry(well)
-		before := w.c.ms[1].used
+		before := w.c.mirrors[1].used
 		ticket := w.must(w.c.Checkpoint())
 		got := w.carry(func(op Op) error {
-			m := &w.c.ms[1]
+			m := &w.c.mirrors[1]
 			bad := m.headerOffset(m.ckSlot)
 			if page > 0 {
 				bad = m.pageOffset(m.ckSlot, page-1)
@@ -204,11 +206,11 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 		if !slices.Equal(got, []Result{{ticket, OutcomeDurable}}) {
 			t.Fatalf("page %d: %v", page, got)
 		}
-		if m := &w.c.ms[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) ||
+		if m := &w.c.mirrors[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) ||
 			m.used < before {
 			t.Errorf("page %d of %d does not read, and the mirror's log is let go: it covers %v of %v", page, w.c.ck.made.pages, m.cover, w.c.durable.Position)
 		}
-		if m := &w.c.ms[0]; m.cover != w.c.durable.Position || m.used != 0 {
+		if m := &w.c.mirrors[0]; m.cover != w.c.durable.Position || m.used != 0 {
 			t.Errorf("page %d: the other mirror covers %v of %v", page, m.cover,
 				w.c.durable.Position)
 		}

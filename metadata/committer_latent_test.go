@@ -7,7 +7,7 @@ import (
 )
 
 // loseSlot makes an atom of a log unreadable.
-func loseSlot(d *memDisk, m *cmirror, slot int) {
+func loseSlot(d *memDisk, m *mirror, slot int) {
 	d.dead = append(d.dead, [2]int64{m.logOffset(slot), m.logOffset(slot) + m.atom})
 }
 
@@ -16,11 +16,11 @@ func loseSlot(d *memDisk, m *cmirror, slot int) {
 // refused, but nothing may be undone.
 func (w *world) findLatent() {
 	w.t.Helper()
-	if !w.opened || w.c.sb.doubtful || w.c.sb.active {
+	if !w.opened || w.c.sb.uncertain || w.c.sb.active {
 		return
 	}
 	disks := w.cut()
-	m := &w.c.ms[w.r.IntN(len(w.c.ms))]
+	m := &w.c.mirrors[w.r.IntN(len(w.c.mirrors))]
 	if m.device != 0 {
 		return
 	}
@@ -28,8 +28,8 @@ func (w *world) findLatent() {
 	slot := (m.next - 1 - w.r.IntN(3) + w.r.IntN(2)*len(m.slots)/2 + len(m.slots)) % len(m.slots)
 	loseSlot(disks[0], m, slot)
 	if _, err := Load(devices(disks)); errors.Is(err, ErrDamaged) {
-		for i := range w.c.ms {
-			if w.c.ms[i].state != MirrorGood {
+		for i := range w.c.mirrors {
+			if w.c.mirrors[i].state != MirrorGood {
 				return
 			}
 		}
@@ -44,9 +44,9 @@ func TestOneMirrorLeft(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			for victim := range 2 {
 				w := ran(t, tc.p, 71+uint64(victim), 10)
-				places := append(w.c.sb.now.mirrorPlaces(0), w.c.ms[victim].start)
+				places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[victim].start)
 				w.fail = w.at(0, places...)
-				good := &w.c.ms[1-victim]
+				good := &w.c.mirrors[1-victim]
 				lost := 0
 				look := func(disks []*memDisk, what string) {
 					t.Helper()
@@ -79,7 +79,7 @@ func TestOneMirrorLeft(t *testing.T) {
 						w.power()
 						w.settle()
 						w.disks[0].dead = nil
-						good = &w.c.ms[1-victim]
+						good = &w.c.mirrors[1-victim]
 						look(w.disks, fmt.Sprintf("commit %d, after a start", i))
 					}
 				}
@@ -100,9 +100,9 @@ func TestOneMirrorLeft(t *testing.T) {
 // without a second copy where there is no slot left that takes it.
 func TestSecondCopyIsFarAway(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 73, 3)
-	places := append(w.c.sb.now.mirrorPlaces(0), w.c.ms[0].start)
+	places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)
 	dead := w.at(0, places...)
-	good := &w.c.ms[1]
+	good := &w.c.mirrors[1]
 	n := len(good.slots)
 	bad := map[int]bool{}
 	w.fail = func(op Op) bool {
@@ -158,11 +158,11 @@ func TestSuperblockMarkSurvives(t *testing.T) {
 	for _, tc := range worlds {
 		w := ran(t, tc.p, 74, 10)
 		before := clones(w.disks)
-		was := w.c.ms[0].start
+		was := w.c.mirrors[0].start
 		w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), was)...)
 		if tc.p.SpareDeviceSize != 0 {
-			w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), was, w.c.ms[1].start)...)
-			good := w.at(0, w.c.ms[1].start)
+			w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), was, w.c.mirrors[1].start)...)
+			good := w.at(0, w.c.mirrors[1].start)
 			all := w.fail
 			w.fail = func(op Op) bool { return all(op) && !good(op) }
 		}
@@ -170,7 +170,7 @@ func TestSuperblockMarkSurvives(t *testing.T) {
 			w.commit()
 			w.settle()
 		}
-		if s := w.c.ms[0].state; s != MirrorStale {
+		if s := w.c.mirrors[0].state; s != MirrorStale {
 			t.Fatalf("%s: it is %s", tc.name, s)
 		}
 		for dev := range w.disks {

@@ -172,8 +172,9 @@ func TestCommitsGoOnDuringCheckpoint(t *testing.T) {
 				t.Errorf("%d commits in %d steps", s.records, s.steps)
 			}
 			// One FUA write for each of two mirrors.
-			if got := int(s.c.rec.count) + len(s.c.ms); got != 3 || s.writes != 2*s.records {
-				t.Errorf("%d writes for %d commits on %d mirrors", s.writes, s.records, len(s.c.ms))
+			if got := int(s.c.rec.count) + len(s.c.mirrors); got != 3 || s.writes != 2*s.records {
+				t.Errorf("%d writes for %d commits on %d mirrors", s.writes, s.records,
+					len(s.c.mirrors))
 			}
 			img, err := Load([]Device{s.disk})
 			if err != nil {

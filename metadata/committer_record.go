@@ -41,7 +41,7 @@ func (q *txQueue) push(tx waitingTx, entries []Entry) {
 func (q *txQueue) reset() { q.txs, q.entries, q.tx, q.ent = q.txs[:0], q.entries[:0], 0, 0 }
 
 // flight is the one record that is under way.
-type flight struct {
+type recordWrite struct {
 	active bool
 	record
 	buf  []byte // an atom
@@ -64,13 +64,13 @@ type mirrorRepair struct {
 
 // launch begins the next record if it may: the epoch record of an Open, or as
 // many waiting transactions as it can hold.
-func (c *Committer) launch() {
+func (c *Committer) startRecord() {
 	if c.rec.active || c.sb.active || c.sb.wanted {
 		return
 	}
 	epoch := c.phase == phaseEpoch
 	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() &&
-		(!c.beacon || c.suspended)) {
+		(!c.needRecord || c.suspended)) {
 		return
 	}
 	if c.paced() || !c.makeRoom() {
@@ -103,11 +103,12 @@ func (c *Committer) launch() {
 	r.encode(r.buf, &c.layout.sb.UUID)
 	r.data = r.buf
 	r.active, r.marking, r.wait = true, false, 0
-	for i := range c.ms {
-		m := &c.ms[i]
-		m.recFate, m.recTry, m.recCopies, m.second, m.recErr = fateNone, 0, 0, false, nil
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		m.recProgress, m.recTry, m.recCopies, m.secondCopy, m.recErr = progressNone, 0, 0, false,
+			nil
 		m.ckPaced = m.ckSteps
-		if m.takes() {
+		if m.takesRecords() {
 			c.tryRecord(i)
 		}
 	}
@@ -127,9 +128,9 @@ func (c *Committer) paced() bool {
 	if !c.ck.active {
 		return false
 	}
-	for i := range c.ms {
-		m := &c.ms[i]
-		if m.takes() && m.ckFate == fatePending && m.ckSteps == m.ckPaced &&
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		if m.takesRecords() && m.ckProgress == progressPending && m.ckSteps == m.ckPaced &&
 			len(m.slots)-m.used < len(m.slots)/8*3 {
 			return true
 		}
@@ -141,20 +142,20 @@ func (c *Committer) paced() bool {
 // has the free slots, or is given up. If there are none, it begins a checkpoint.
 func (c *Committer) makeRoom() bool {
 	room := false
-	for i := range c.ms {
-		m := &c.ms[i]
-		if !m.takes() {
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		if !m.takesRecords() {
 			continue
 		}
 		if len(m.slots)-m.used >= c.copies(m) {
-			room = room || m.sound()
+			room = room || m.makesDurable()
 			continue
 		}
 		switch {
 		case m.state == MirrorRebuilding || m.state == mirrorRebuilt:
 			// Records have filled it before its checkpoint was done.
 			c.failRebuild(m)
-		case c.ck.active && (m.ckFate == fatePending || m.forced < 3):
+		case c.ck.active && (m.ckProgress == progressPending || m.forced < 3):
 			return false // it will free some, or make way for one that does
 		case c.collected != c.durable:
 			return false // the caller has yet to take what a checkpoint would cover
@@ -186,33 +187,33 @@ func (c *Committer) makeRoom() bool {
 
 // tryRecord writes the record to the next free slot of a mirror.
 func (c *Committer) tryRecord(i int) {
-	m, r := &c.ms[i], &c.rec
+	m, r := &c.mirrors[i], &c.rec
 	var slot int
 	var ok bool
-	if m.second {
-		slot, ok = m.freeFar(m.recSlot, m.recTry > 0)
+	if m.secondCopy {
+		slot, ok = m.nextFreeFar(m.recSlot, m.recTry > 0)
 	} else {
-		slot, ok = m.free()
+		slot, ok = m.nextFree()
 	}
 	if !ok || m.recTry == recordTries {
-		if m.recFate = fateFailed; m.recCopies > 0 {
-			m.recFate = fateDone
+		if m.recProgress = progressFailed; m.recCopies > 0 {
+			m.recProgress = progressDone
 		}
 		return
 	}
 	m.recTry++
-	m.recFate, m.recSlot = fatePending, slot
+	m.recProgress, m.recSlot = progressPending, slot
 	r.wait++
 	c.issue(opRecord, i, m.device, m.logOffset(slot), r.data)
 }
 
 func (c *Committer) recordDone(i int, err error) {
-	m, r := &c.ms[i], &c.rec
+	m, r := &c.mirrors[i], &c.rec
 	r.wait--
 	if err == nil {
-		m.recFate = fateDone
+		m.recProgress = progressDone
 		m.recCopies++
-		m.hold(m.recSlot, r.Position)
+		m.use(m.recSlot, r.Position)
 	} else {
 		// The slot may have a bad sector, or the record after all: it stays
 		// free, and the record goes to the next one, the same bytes. That also
@@ -237,8 +238,8 @@ func (c *Committer) recordEnded() {
 	r := &c.rec
 	c.changed = true
 	if r.repairing {
-		m := &c.ms[r.repairs[0].mirror]
-		if m.recFate == fateFailed && m.state == MirrorGood {
+		m := &c.mirrors[r.repairs[0].mirror]
+		if m.recProgress == progressFailed && m.state == MirrorGood {
 			m.state = MirrorWeak
 		}
 		r.repairs = r.repairs[1:]
@@ -246,10 +247,10 @@ func (c *Committer) recordEnded() {
 		return
 	}
 	taken, only, believed := false, 0, 0
-	for i := range c.ms {
-		m := &c.ms[i]
-		taken = taken || m.recFate == fateDone && m.sound()
-		if m.recFate == fateDone && m.stands() {
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		taken = taken || m.recProgress == progressDone && m.makesDurable()
+		if m.recProgress == progressDone && m.authoritative() {
 			only = i
 			believed++
 		}
@@ -261,39 +262,39 @@ func (c *Committer) recordEnded() {
 	// One sector that reads no more must not undo it: where one mirror alone
 	// would be believed it takes a second slot. If no other slot takes it the
 	// first one has to do: then four sectors are bad already.
-	if m := &c.ms[only]; believed == 1 && !m.second {
-		m.second, m.recTry = true, 0
+	if m := &c.mirrors[only]; believed == 1 && !m.secondCopy {
+		m.secondCopy, m.recTry = true, 0
 		c.tryRecord(only)
 		if r.wait > 0 {
 			return
 		}
 	}
-	for i := range c.ms {
-		m := &c.ms[i]
-		if m.recFate != fateFailed {
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		if m.recProgress != progressFailed {
 			continue
 		}
 		if m.state == MirrorGood || m.state == MirrorWeak {
-			m.was, m.state, m.staleFrom = m.state, MirrorStale, r.Position
-			if m.fails == 0 || c.records-m.back > backoffRecords<<maxBackoff {
+			m.stateBefore, m.state, m.staleFrom = m.state, MirrorStale, r.Position
+			if m.fails == 0 || c.records-m.rebuiltAt > backoffRecords<<maxBackoff {
 				m.notBefore, m.fails = 0, 0 // a first try to bring it back at once
 			} else {
 				m.backOff(c.records) // it comes and goes
 			}
-			m.ckFate = fateNone
+			m.ckProgress = progressNone
 			r.marking = true
 			c.sb.wanted = true
-			c.troubled(m, m.recErr)
+			c.noteTrouble(m, m.recErr)
 		} else {
 			c.failRebuild(m)
-			c.troubled(m, m.recErr)
+			c.noteTrouble(m, m.recErr)
 		}
 	}
 	// A mirror that was stale when the set was created misses records from the
 	// first one on. Which one that is says the superblock from now on: or the
 	// other mirror, with its log lost, would look like that of a set without any.
-	for i := range c.ms {
-		if m := &c.ms[i]; m.state == MirrorStale && m.staleFrom == (Position{}) {
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.state == MirrorStale && m.staleFrom == (Position{}) {
 			m.staleFrom = r.Position
 			r.marking = true
 			c.sb.wanted = true
@@ -313,17 +314,17 @@ func (c *Committer) recordDurable() {
 	c.changed = true
 	c.durable = r.link
 	c.records++
-	c.beacon = false
-	for i := range c.ms {
-		if m := &c.ms[i]; m.state == mirrorRebuilt && !m.seen {
-			if m.seen = m.recFate == fateDone; m.seen {
+	c.needRecord = false
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.state == mirrorRebuilt && !m.hasRecord {
+			if m.hasRecord = m.recProgress == progressDone; m.hasRecord {
 				c.sb.wanted = true
 			} else {
-				c.beacon = true // it was not written to yet
+				c.needRecord = true // it was not written to yet
 			}
 		}
 	}
-	if c.sb.doubtful {
+	if c.sb.uncertain {
 		c.sb.wanted = true
 	}
 	if r.kind == recordEpoch {
@@ -344,16 +345,16 @@ func (c *Committer) recordUnknown() {
 	r := &c.rec
 	r.active, r.marking = false, false
 	c.changed = true
-	for i := range c.ms {
+	for i := range c.mirrors {
 		// A mirror may have taken it: that of a spare device, or one of the backing while
 		// the superblocks could not be written. What voids it needs no copy of it,
 		// and nothing would ever free the slots: no checkpoint covers a record that never
 		// counted. But it is let go only when another takes its place: a superblock
 		// that was written after all may say that there was one as new as this.
-		m := &c.ms[i]
+		m := &c.mirrors[i]
 		for s, p := range m.slots {
 			if c.durable.Less(p) && p != r.Position && p != reserved {
-				m.letGo(s)
+				m.freeSlot(s)
 			}
 		}
 	}
@@ -391,12 +392,13 @@ func (c *Committer) dropWaiting(ended Ticket) {
 func (c *Committer) advanceOpening() {
 	if c.phase == phaseCheckpoint && !c.ck.active {
 		c.phase = phaseRepair
-		for i := range c.ms {
-			m := &c.ms[i]
+		for i := range c.mirrors {
+			m := &c.mirrors[i]
 			// The last run died with its log nearly full. No record may be
 			// written into the last free slots before there are others, or a
 			// few starts that die would use them up.
-			if m.takes() && m.used > len(m.slots)/4*3 && m.cover.Less(c.collected.Position) &&
+			if m.takesRecords() && m.used > len(m.slots)/4*3 &&
+				m.cover.Less(c.collected.Position) &&
 				m.forced == 0 {
 				m.forced++
 				c.phase = phaseCheckpoint
@@ -412,12 +414,12 @@ func (c *Committer) advanceOpening() {
 	r := &c.rec
 	for len(r.repairs) > 0 {
 		rep := &r.repairs[0]
-		if m := &c.ms[rep.mirror]; !m.takes() || !m.cover.Less(rep.Position) {
+		if m := &c.mirrors[rep.mirror]; !m.takesRecords() || !m.cover.Less(rep.Position) {
 			r.repairs = r.repairs[1:]
 			continue
 		}
-		m := &c.ms[rep.mirror]
-		m.recTry, m.recCopies, m.second = 0, 0, rep.second
+		m := &c.mirrors[rep.mirror]
+		m.recTry, m.recCopies, m.secondCopy = 0, 0, rep.second
 		if rep.second {
 			m.recSlot = rep.slot
 		}

@@ -2,7 +2,7 @@ package metadata
 
 // A mirror that could not be written is tried again after a number of records
 // (backoffRecords). On an idle device none come. Whoever has a clock lets the time count
-// too, by BackedOff and TryAgain; it needs to run only while BackedOff says so.
+// too, by BackedOff and RetryNow; it needs to run only while BackedOff says so.
 
 // BackedOff reports whether a mirror is to be written again, and waits for more records
 // first. While a checkpoint is under way, or the Committer waits for Resume, none is.
@@ -10,27 +10,27 @@ func (c *Committer) BackedOff() bool {
 	if c.phase != phaseOpen || c.suspended || c.ck.active {
 		return false
 	}
-	for i := range c.ms {
-		if m := &c.ms[i]; c.records < m.notBefore && c.wantsCheckpoint(m) {
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; c.records < m.notBefore && c.wantsCheckpoint(m) {
 			return true
 		}
 	}
 	return false
 }
 
-// TryAgain ends the waiting of all mirrors; Ops has what comes of it. What fails again
+// RetryNow ends the waiting of all mirrors; Ops has what comes of it. What fails again
 // waits for longer, as before.
-func (c *Committer) TryAgain() {
+func (c *Committer) RetryNow() {
 	if !c.BackedOff() {
 		return
 	}
-	for i := range c.ms {
-		c.ms[i].notBefore = 0
+	for i := range c.mirrors {
+		c.mirrors[i].notBefore = 0
 	}
 }
 
 // wantsCheckpoint reports whether a mirror is a reason to write a checkpoint.
-func (c *Committer) wantsCheckpoint(m *cmirror) bool {
+func (c *Committer) wantsCheckpoint(m *mirror) bool {
 	switch m.state {
 	case MirrorStale, MirrorWeak:
 		return true

@@ -2,15 +2,15 @@ package metadata
 
 import "testing"
 
-// TestTryAgain: on an idle device a mirror with no good place is tried when the time
+// TestRetryNow: on an idle device a mirror with no good place is tried when the time
 // for it has come, and found well; a set that is whole asks for no time.
-func TestTryAgain(t *testing.T) {
+func TestRetryNow(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 66, 3)
 	if w.settle(); w.c.BackedOff() {
 		t.Fatal("all is well, and something waits")
 	}
 	writes := 0
-	bad := w.at(0, append(w.c.sb.now.mirrorPlaces(0), w.c.ms[0].start)...)
+	bad := w.at(0, append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)...)
 	w.fail = func(op Op) bool {
 		if bad(op) {
 			writes++
@@ -21,7 +21,7 @@ func TestTryAgain(t *testing.T) {
 	w.commit()
 	w.settle()
 	for range 12 {
-		if !w.c.BackedOff() || w.c.ms[0].state != MirrorStale {
+		if !w.c.BackedOff() || w.c.mirrors[0].state != MirrorStale {
 			t.Fatalf("nothing waits, and %+v", w.c.Status().Mirrors)
 		}
 		// Without a sign that the time has come nothing is tried.
@@ -29,7 +29,7 @@ func TestTryAgain(t *testing.T) {
 		if w.settle(); writes != before {
 			t.Fatal("tried too early")
 		}
-		w.c.TryAgain()
+		w.c.RetryNow()
 		if w.settle(); writes == before {
 			t.Fatal("not tried")
 		}
@@ -38,9 +38,9 @@ func TestTryAgain(t *testing.T) {
 		}
 	}
 	w.fail = nil
-	w.c.TryAgain()
+	w.c.RetryNow()
 	w.settle()
-	if w.c.ms[0].state != MirrorGood || w.c.BackedOff() {
+	if w.c.mirrors[0].state != MirrorGood || w.c.BackedOff() {
 		t.Errorf("%+v; waits: %v", w.c.Status().Mirrors, w.c.BackedOff())
 	}
 	w.check(SeverityInfo)

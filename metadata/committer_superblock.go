@@ -8,32 +8,32 @@ import (
 // superblockTries is how often a copy is written before it counts as failed.
 const superblockTries = 3
 
-// sbStep is one copy of the superblock.
-type sbStep struct {
+// copyPlace is one copy of the superblock.
+type copyPlace struct {
 	device uint8
 	offset int64
 }
 
-// sbPlace is one copy, as the update sees it.
-type sbPlace struct {
-	sbStep
+// copyState is one copy, as the update sees it.
+type copyState struct {
+	copyPlace
 	good bool // it can be read, as far as is known, and is the newest
 	done bool // the step under way is through with it
 }
 
-// sbStage is how far an update has come.
-type sbStage uint8
+// updateStage is how far an update has come.
+type updateStage uint8
 
 const (
-	// sbLook reads the copies that are believed to be good.
-	sbLook sbStage = iota
-	// sbMend writes copies that are bad, the same superblock once more.
-	sbMend
-	// sbWrite writes the new superblock.
-	sbWrite
+	// stageVerify reads the copies that are believed to be good.
+	stageVerify updateStage = iota
+	// stageRefresh writes copies that are bad, the same superblock once more.
+	stageRefresh
+	// stageWrite writes the new superblock.
+	stageWrite
 )
 
-// sbUpdate writes the superblock to all of its places, one at a time, each
+// superblockUpdate writes the superblock to all of its places, one at a time, each
 // durable and read back before the next.
 //
 // The crash that this survives is a cut at any moment, which tears the copy that
@@ -52,35 +52,35 @@ const (
 // started. The mark lies in another sector, and so a cut in that write is the
 // one that can tear the last copy: there, and only there, a mirror has failed besides,
 // and what was acknowledged would have one copy that nothing says is the only one.
-type sbUpdate struct {
+type superblockUpdate struct {
 	wanted  bool
 	opening bool // raise the epoch
-	mend    bool // copies are bad: they are to be written again, as they were
+	refresh bool // copies are bad: they are to be written again, as they were
 	active  bool
-	// doubtful: an update failed, but a copy of it may be on a disk all the
+	// uncertain: an update failed, but a copy of it may be on a disk all the
 	// same, and say of a mirror what is not so. The next one puts it right.
-	doubtful bool
-	now      *Superblock // the newest that was written with success
-	next     *Superblock // what is being written
-	gen      uint64      // the last generation tried
-	buf      []byte      // what is written
-	back     []byte      // what is read
-	places   []sbPlace   // the backing's last, and byte 0 after the others
-	stage    sbStage
-	raises   bool // there is a new superblock to be written
-	needed   bool // and it cannot be put off
-	touched  bool // and a write of it was begun
-	at       int  // what is being looked at or written
-	reading  bool
+	uncertain bool
+	now       *Superblock // the newest that was written with success
+	next      *Superblock // what is being written
+	gen       uint64      // the last generation tried
+	buf       []byte      // what is written
+	back      []byte      // what is read
+	places    []copyState // the backing's last, and byte 0 after the others
+	stage     updateStage
+	hasNews   bool // there is a new superblock to be written
+	urgent    bool // and it cannot be put off
+	begun     bool // and a write of it was begun
+	at        int  // what is being looked at or written
+	reading   bool
 	// sole: it is the last copy of a spare device. Of what it holds only the numbers are
 	// changed, for it may be older than the backing's by more than those. kept:
 	// buf is that.
-	sole, kept bool
-	try        int
-	written    [MaxDevices]int
+	lastCopy, template bool
+	try                int
+	written            [MaxDevices]int
 }
 
-func (s *sbUpdate) init(img *Image) {
+func (s *superblockUpdate) init(img *Image) {
 	s.now = img.sb.clone()
 	// A set of an older version gets its third superblocks with the first start.
 	// No data and no region lies there; where a region does there is no room.
@@ -92,15 +92,16 @@ func (s *sbUpdate) init(img *Image) {
 	s.buf, s.back = AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for d := len(s.now.Devices) - 1; d >= 0; d-- {
 		for _, off := range s.now.copies(uint8(d)) {
-			step := sbStep{uint8(d), off}
-			s.places = append(s.places, sbPlace{sbStep: step, good: slices.Contains(img.current,
-				step)})
+			step := copyPlace{uint8(d), off}
+			s.places = append(s.places, copyState{copyPlace: step,
+				good: slices.Contains(img.newestCopies,
+					step)})
 		}
 	}
 }
 
 // goodCopies is how many copies of a device are known to read.
-func (s *sbUpdate) goodCopies(device int) (n int) {
+func (s *superblockUpdate) goodCopies(device int) (n int) {
 	for i := range s.places {
 		if p := &s.places[i]; int(p.device) == device && p.good {
 			n++
@@ -110,10 +111,10 @@ func (s *sbUpdate) goodCopies(device int) (n int) {
 }
 
 // pick chooses the next copy to look at or to write, or none.
-func (s *sbUpdate) pick() (at int, ok bool) {
-	if s.stage != sbWrite {
+func (s *superblockUpdate) choose() (at int, ok bool) {
+	if s.stage != stageWrite {
 		for i := range s.places {
-			if p := &s.places[i]; !p.done && p.good == (s.stage == sbLook) {
+			if p := &s.places[i]; !p.done && p.good == (s.stage == stageVerify) {
 				return i, true
 			}
 		}
@@ -137,7 +138,7 @@ func (s *sbUpdate) pick() (at int, ok bool) {
 		if best < 0 {
 			continue
 		}
-		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.needed) {
+		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.urgent) {
 			continue // the news can do without it, the device cannot
 		}
 		return best, true
@@ -149,21 +150,21 @@ func (s *sbUpdate) pick() (at int, ok bool) {
 // way but one that waits for it.
 func (c *Committer) startSuperblocks() {
 	s := &c.sb
-	if !s.wanted && !s.mend || s.active || c.rec.active && !c.rec.marking {
+	if !s.wanted && !s.refresh || s.active || c.rec.active && !c.rec.marking {
 		return
 	}
 	if !s.wanted {
-		s.mend, s.active, s.raises = false, true, false
-		c.enterSuperblocks(sbLook)
+		s.refresh, s.active, s.hasNews = false, true, false
+		c.enterSuperblocks(stageVerify)
 		return
 	}
-	for i := range c.ms {
-		if c.ms[i].moving && c.scrub.active {
+	for i := range c.mirrors {
+		if c.mirrors[i].moving && c.refresh.active {
 			return // a late write into the place that is left could hit its next mirror
 		}
 	}
-	s.wanted, s.mend, s.active, s.raises, s.touched = false, false, true, true, false
-	s.needed = s.opening || c.rec.marking
+	s.wanted, s.refresh, s.active, s.hasNews, s.begun = false, false, true, true, false
+	s.urgent = s.opening || c.rec.marking
 	clear(s.written[:])
 	regions := append(s.next.Regions[:0], s.now.Regions...)
 	*s.next = *s.now // they share the device table, which never changes here
@@ -174,29 +175,29 @@ func (c *Committer) startSuperblocks() {
 		s.next.PrevEpoch, s.next.Epoch = s.now.Epoch, c.maxEpoch
 		s.next.Session, s.next.Started = c.session, c.now
 	}
-	for i := range c.ms {
-		m := &c.ms[i]
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
 		r := &s.next.Regions[m.region]
 		if m.moving {
-			c.beginMove(m)
+			c.leavePlace(m)
 		}
 		if m.named = m.moving; m.named {
 			r.Device, r.Start = m.toDevice, m.toStart
 			r.Generation++
 		}
 		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding ||
-			m.state == mirrorRebuilt && !m.seen
-		m.clearing = m.state == mirrorRebuilt && m.seen
+			m.state == mirrorRebuilt && !m.hasRecord
+		m.clearing = m.state == mirrorRebuilt && m.hasRecord
 		r.StaleFrom = Position{}
 		if r.Stale {
 			r.StaleFrom = m.staleFrom
 		}
 	}
-	c.enterSuperblocks(sbLook)
+	c.enterSuperblocks(stageVerify)
 }
 
 // enterSuperblocks begins with a stage.
-func (c *Committer) enterSuperblocks(stage sbStage) {
+func (c *Committer) enterSuperblocks(stage updateStage) {
 	c.sb.stage = stage
 	for i := range c.sb.places {
 		c.sb.places[i].done = false
@@ -207,27 +208,28 @@ func (c *Committer) enterSuperblocks(stage sbStage) {
 func (c *Committer) stepSuperblocks() {
 	s := &c.sb
 	var ok bool
-	if s.at, ok = s.pick(); ok {
+	if s.at, ok = s.choose(); ok {
 		p := &s.places[s.at]
-		s.kept = false
-		s.sole = s.stage == sbWrite && p.device > 0 && p.good && s.goodCopies(int(p.device)) == 1
-		s.try, s.reading = 1, s.stage == sbLook || s.sole
+		s.template = false
+		s.lastCopy = s.stage == stageWrite && p.device > 0 && p.good &&
+			s.goodCopies(int(p.device)) == 1
+		s.try, s.reading = 1, s.stage == stageVerify || s.lastCopy
 		c.trySuperblock()
 		return
 	}
 	switch {
-	case s.stage == sbWrite:
+	case s.stage == stageWrite:
 		c.superblocksEnded(s.written[0] > 0)
-	case s.stage == sbLook && (!s.raises || !s.needed && s.goodCopies(0) < 2):
+	case s.stage == stageVerify && (!s.hasNews || !s.urgent && s.goodCopies(0) < 2):
 		// News that can wait are no reason to write over the last copy.
-		c.enterSuperblocks(sbMend)
-	case !s.raises:
+		c.enterSuperblocks(stageRefresh)
+	case !s.hasNews:
 		s.active = false
 		c.changed = true
-	case s.stage == sbMend && s.goodCopies(0) < 2:
+	case s.stage == stageRefresh && s.goodCopies(0) < 2:
 		c.superblocksEnded(false)
 	default:
-		c.enterSuperblocks(sbWrite)
+		c.enterSuperblocks(stageWrite)
 	}
 }
 
@@ -239,18 +241,18 @@ func (c *Committer) trySuperblock() {
 		return
 	}
 	switch {
-	case s.stage == sbMend:
+	case s.stage == stageRefresh:
 		s.now.encode(s.buf, p.device)
-	case !s.kept:
+	case !s.template:
 		s.next.encode(s.buf, p.device)
 	}
-	s.touched = s.touched || s.stage == sbWrite
+	s.begun = s.begun || s.stage == stageWrite
 	c.issue(opSuperblock, 0, p.device, p.offset, s.buf)
 }
 
 // newest reports whether b, read from a place, is the newest superblock. The last
 // copy of a spare device may be an older one, which was left as it was.
-func (s *sbUpdate) newest(b []byte, p *sbPlace) bool {
+func (s *superblockUpdate) newest(b []byte, p *copyState) bool {
 	generation, ok := superblockOf(b, &s.now.UUID, &s.now.Devices[p.device].UUID)
 	return ok && (p.device != 0 || generation == s.now.Generation)
 }
@@ -258,7 +260,7 @@ func (s *sbUpdate) newest(b []byte, p *sbPlace) bool {
 func (c *Committer) superblockDone(err error) {
 	s := &c.sb
 	p := &s.places[s.at]
-	looks := s.stage == sbLook || s.sole && !s.kept
+	looks := s.stage == stageVerify || s.lastCopy && !s.template
 	switch {
 	case err != nil:
 	case !s.reading:
@@ -269,10 +271,10 @@ func (c *Committer) superblockDone(err error) {
 		err, s.try = errReadBack, superblockTries
 	case !looks && !bytes.Equal(s.back, s.buf):
 		err = errReadBack
-	case looks && s.sole:
+	case looks && s.lastCopy:
 		copy(s.buf, s.back)
 		s.next.encodeStart(s.buf)
-		s.kept, s.reading = true, false
+		s.template, s.reading = true, false
 		c.trySuperblock()
 		return
 	}
@@ -290,11 +292,11 @@ func (c *Committer) superblockDone(err error) {
 		}
 		for i := range s.places {
 			// What was to be written, and was not, is older than what counts now.
-			if q := &s.places[i]; s.stage == sbWrite && s.written[0] > 0 && !q.done {
+			if q := &s.places[i]; s.stage == stageWrite && s.written[0] > 0 && !q.done {
 				q.good = false
 			}
 		}
-		if s.raises {
+		if s.hasNews {
 			c.superblocksEnded(s.written[0] > 0)
 		} else {
 			s.active = false
@@ -311,15 +313,15 @@ func (c *Committer) superblockDone(err error) {
 			return
 		}
 		// A last copy that turns out not to read has nothing to lose any more.
-		p.good, p.done = false, !(s.sole && looks)
+		p.good, p.done = false, !(s.lastCopy && looks)
 		c.stepSuperblocks()
 		return
 	}
-	if s.stage == sbWrite {
+	if s.stage == stageWrite {
 		s.written[p.device]++
 	}
 	if !p.good {
-		c.scrub.done++
+		c.refresh.done++
 	}
 	p.good, p.done = true, true
 	c.stepSuperblocks()
@@ -329,7 +331,7 @@ func (c *Committer) superblockDone(err error) {
 // could be written, or none was to be.
 func (c *Committer) superblocksEnded(ok bool) {
 	s := &c.sb
-	s.active, s.doubtful = false, !ok && (s.doubtful || s.touched)
+	s.active, s.uncertain = false, !ok && (s.uncertain || s.begun)
 	c.changed = true
 	if ok {
 		s.now, s.next = s.next, s.now
@@ -343,15 +345,15 @@ func (c *Committer) superblocksEnded(ok bool) {
 			c.result(c.openTicket, OutcomeUnknown)
 		}
 	}
-	for i := range c.ms {
-		m := &c.ms[i]
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
 		if m.named {
-			c.endMove(m, ok)
+			c.superblocksNamedPlace(m, ok)
 		}
 		if !m.clearing || m.state != mirrorRebuilt {
 			continue
 		}
-		if m.state, m.back = MirrorGood, c.records; !ok {
+		if m.state, m.rebuiltAt = MirrorGood, c.records; !ok {
 			c.failRebuild(m)
 		}
 	}
@@ -364,10 +366,10 @@ func (c *Committer) superblocksEnded(ok bool) {
 	}
 	// Nothing says that the other mirror misses the record, so it cannot be
 	// called durable, and the mirror does not miss anything that is.
-	for i := range c.ms {
-		if m := &c.ms[i]; m.recFate == fateFailed && m.state == MirrorStale &&
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.recProgress == progressFailed && m.state == MirrorStale &&
 			m.staleFrom == c.rec.Position {
-			m.state = m.was
+			m.state = m.stateBefore
 		}
 	}
 	c.recordUnknown()

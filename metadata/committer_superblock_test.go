@@ -49,7 +49,7 @@ func sbWorld(t *testing.T, seed uint64, p PlanParams, two bool) *world {
 }
 
 // latent makes a copy of the superblock take writes and not read, for good.
-func (w *world) latent(at sbStep) {
+func (w *world) latent(at copyPlace) {
 	d := w.disks[at.device]
 	if d.failRead == nil {
 		d.failRead = map[int64]bool{}
@@ -101,13 +101,13 @@ func TestSuperblockTornAndLatent(t *testing.T) {
 						what := fmt.Sprintf("the one at %d of device %d does not read (since it "+
 							"runs: %v)", off, d, late)
 						if !late {
-							w.latent(sbStep{uint8(d), off})
+							w.latent(copyPlace{uint8(d), off})
 						}
 						w.start()
 						total := w.cutting(nil, "start: "+what)
 						w.settle()
 						if late {
-							w.latent(sbStep{uint8(d), off})
+							w.latent(copyPlace{uint8(d), off})
 						}
 						again := func(fail func(Op) bool, n int, what string) {
 							more := w.cutting(fail, what)
@@ -122,10 +122,10 @@ func TestSuperblockTornAndLatent(t *testing.T) {
 							*total += *more
 						}
 						again(nil, 1, "check: "+what)
-						was := w.c.ms[1].start
+						was := w.c.mirrors[1].start
 						again(w.at(0, was), 6, "mark and move: "+what)
 						again(nil, 6, "back: "+what)
-						if w.c.ms[1].start == was || !w.healthy() {
+						if w.c.mirrors[1].start == was || !w.healthy() {
 							t.Fatalf("%s: mirrors have not moved, or not come back: %+v", what,
 								w.c.Status())
 						}
@@ -164,7 +164,7 @@ func TestOneSuperblockLeft(t *testing.T) {
 					w.start()
 					w.settle()
 					// A mirror is stale, and could come back.
-					was := w.c.ms[1].start
+					was := w.c.mirrors[1].start
 					w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), was)...)
 					for range 3 {
 						w.commit()
@@ -172,7 +172,7 @@ func TestOneSuperblockLeft(t *testing.T) {
 					}
 					for _, off := range places.copies(uint8(d)) {
 						if off != left {
-							w.latent(sbStep{uint8(d), off})
+							w.latent(copyPlace{uint8(d), off})
 						}
 					}
 					cuts := 0
@@ -202,8 +202,8 @@ func TestOneSuperblockLeft(t *testing.T) {
 					if touched {
 						t.Errorf("%s: it was written for news that could wait", what)
 					}
-					if back := w.c.ms[1].state == MirrorGood; back != (d > 0) {
-						t.Errorf("%s: the mirror that was stale is %s", what, w.c.ms[1].state)
+					if back := w.c.mirrors[1].state == MirrorGood; back != (d > 0) {
+						t.Errorf("%s: the mirror that was stale is %s", what, w.c.mirrors[1].state)
 					}
 					w.disks[d].failRead = nil
 					w.fail = nil

@@ -223,8 +223,8 @@ func TestLateRecord(t *testing.T) {
 	for _, op := range late {
 		// Where it was to go something else may be by now; let it end up in a
 		// free slot instead.
-		m := &w.c.ms[0]
-		slot, ok := m.free()
+		m := &w.c.mirrors[0]
+		slot, ok := m.nextFree()
 		if !ok {
 			t.Fatal("full")
 		}
@@ -245,8 +245,8 @@ func TestLateRecord(t *testing.T) {
 func TestLogFull(t *testing.T) {
 	w := single(t, smallParams(512, 0))
 	w.fail = func(op Op) bool {
-		for i := range w.c.ms {
-			if m := &w.c.ms[i]; op.Offset >= m.start && op.Offset < m.start+2*m.slot {
+		for i := range w.c.mirrors {
+			if m := &w.c.mirrors[i]; op.Offset >= m.start && op.Offset < m.start+2*m.slot {
 				return true
 			}
 		}
@@ -506,7 +506,7 @@ func TestRecordOnOneMirror(t *testing.T) {
 		tx := w.tx(3)
 		w.must(w.c.Commit(tx))
 		for _, op := range w.c.Ops() {
-			if m := &w.c.ms[only]; op.Offset >= m.start && op.Offset < m.start+2*m.slot+
+			if m := &w.c.mirrors[only]; op.Offset >= m.start && op.Offset < m.start+2*m.slot+
 				int64(len(m.slots))*m.atom {
 				w.disks[0].store(memWrite{op.Offset, op.Data}, nil)
 			}
@@ -525,7 +525,7 @@ func TestRecordOnOneMirror(t *testing.T) {
 				t.Errorf("mirror %d is %s", i, s)
 			}
 			disks := []*memDisk{w.disks[0].clone()}
-			wipe(disks[0], &w.c.ms[1-i])
+			wipe(disks[0], &w.c.mirrors[1-i])
 			w.find(disks, fmt.Sprint("only mirror ", i))
 		}
 		w.settle()
@@ -544,7 +544,7 @@ func TestLastSuperblockOfSpareDevice(t *testing.T) {
 		t.Fatal("one good copy is enough to open")
 	}
 	touched := false
-	m := &w.c.ms[1]
+	m := &w.c.mirrors[1]
 	w.fail = func(op Op) bool {
 		touched = touched || op.Device == 1 && op.Offset == 0 && !op.Read
 		return bad(op) || op.Device == 0 && op.Offset >= m.start && op.Offset < m.start+2*m.slot+

@@ -35,7 +35,7 @@ func TestUnknownManyTimes(t *testing.T) {
 		t.Fatalf("resume %d never ends: %+v", ticket, w.c.Status())
 		return nil
 	}
-	for range 3 * len(w.c.ms[0].slots) {
+	for range 3 * len(w.c.mirrors[0].slots) {
 		if got := resume(); len(got) != 1 || got[0].Outcome != OutcomeUnknown &&
 			got[0].Outcome != OutcomeDropped {
 			t.Fatalf("%v", got)

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// MoveOptions are those of TakeOver, ResumeTakeOver and Release.
-type MoveOptions struct {
+// ConvertOptions are those of Convert, ResumeConvert and Revert.
+type ConvertOptions struct {
 	// Now is the time, in seconds since 1970, that entries carry.
 	Now uint32
 	// Mark is where the page lies by which the old disk, or the one to be, is
@@ -23,9 +23,9 @@ type MoveOptions struct {
 	Chunk int
 	// Session is a random number, as in Options.
 	Session uint64
-	// Force makes Release go on where data has no copy or cannot go home.
+	// Force makes Revert go on where data has no copy or cannot go home.
 	Force bool
-	// AcceptOld makes Release take what home holds for blocks without a copy that can be
+	// AcceptOld makes Revert take what home holds for blocks without a copy that can be
 	// read, if it can be read there, several times: what was written to them since they
 	// left it is lost.
 	AcceptOld bool
@@ -34,15 +34,15 @@ type MoveOptions struct {
 	Progress func(done, total int64)
 }
 
-func (o *MoveOptions) chunk() []byte {
+func (o *ConvertOptions) chunk() []byte {
 	if o.Chunk <= 0 {
 		o.Chunk = 1 << 20
 	}
 	return AlignedBytes(roundUp(o.Chunk, PageSize))
 }
 
-// Taken is what TakeOver met.
-type Taken struct {
+// Converted is what Convert met.
+type Converted struct {
 	Lost uint64 // blocks of the head that could not be read: they have no copy now, as before
 	// blocks of the head whose place in the displaced head is bad: they are in the spare region
 	Mapped uint64
@@ -54,7 +54,7 @@ const (
 	spareTries = 16
 )
 
-// TakeOver makes a new set of a disk that keeps its data: what is exported shows
+// Convert makes a new set of a disk that keeps its data: what is exported shows
 // the bytes that the disk has now, at the same offsets. devs are as in
 // plan.Devices; they must take I/O in plan's blocks. The backing must not carry
 // a superblock in its head, and what lies outside of its exported bytes must be
@@ -64,7 +64,7 @@ const (
 // back, and a superblock outside of the head says so. The page at o.Mark comes
 // next: with it the copy counts. Only then is the rest of the head written over.
 // A cut before that page leaves the old disk, a later one a set that
-// ResumeTakeOver finishes; either can be given back by Release.
+// ResumeConvert finishes; either can be given back by Revert.
 //
 // A bad place for the metadata is gone around as in CreateAround, also in the
 // head, and told in Taken. What must be there, so that a cut can be recovered from,
@@ -73,16 +73,16 @@ const (
 //
 // Errors: ErrInvalidEntry if more blocks are bad than a table holds, ErrGeometry,
 // ErrStuck if the bad blocks of the displaced head find no spare unit, those of the
-// devices, and ErrBadPlaces if no mirror can be written on the backing: Release
+// devices, and ErrBadPlaces if no mirror can be written on the backing: Revert
 // gives that back. ErrPath is a cut.
-func TakeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
-	devs = steadied(devs)
-	taken, err := takeOver(devs, plan, o)
-	return taken, believed(devs, err)
+func Convert(devs []Device, plan *Layout, o ConvertOptions) (Converted, error) {
+	devs = withRetries(devs)
+	taken, err := convert(devs, plan, o)
+	return taken, orPathFailure(devs, err)
 }
 
-func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
-	var taken Taken
+func convert(devs []Device, plan *Layout, o ConvertOptions) (Converted, error) {
+	var taken Converted
 	sb := &plan.sb
 	if len(devs) != len(sb.Devices) {
 		return taken, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry,
@@ -95,20 +95,20 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 		}
 	}
 	for _, c := range readSuperblocks(devs[0]) {
-		if sb.isFront(c.offset) && c.sb != nil {
+		if sb.isDisplaced(c.offset) && c.sb != nil {
 			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign,
 				c.sb.UUID, c.offset)
 		}
 	}
 	// What a tail or a spare device held is gone before anything is written
 	// that it could be taken for.
-	if err := clearOutside(devs, plan); err != nil {
+	if err := clearOuterCopies(devs, plan); err != nil {
 		return taken, err
 	}
 	// What does not read is given up when the head is written over. So it is asked again
 	// when all is read, and all of it is done anew if anything reads then.
 	buf, one := o.chunk(), AlignedBytes(PageSize)[:plan.BlockSize()]
-	h, err := settled(devs, func() (*headCopy, error) {
+	h, err := untilStable(devs, func() (*headCopy, error) {
 		h := &headCopy{devs: devs, plan: plan, o: &o, buf: buf, one: one}
 		return h, h.run()
 	})
@@ -144,10 +144,10 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 			continue
 		}
 		start := r.Start
-		why, err := placeFirst(now, r, m,
-			func(m *mirrorAt) error { return writeFirst(devs[m.device], plan, m, t) })
+		why, err := writeMirror(now, r, m,
+			func(m *mirrorAt) error { return writeFirstCheckpoint(devs[m.device], plan, m, t) })
 		if why != nil {
-			taken.Bad = append(taken.Bad, badMirror(m.device, start, r, why, err))
+			taken.Bad = append(taken.Bad, badMirrorPlace(m.device, start, r, why, err))
 		}
 		if err != nil {
 			return taken, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed "+
@@ -157,8 +157,8 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	if err := syncAll(devs); err != nil {
 		return taken, err
 	}
-	// From here on an interrupted takeover is recognized.
-	bad, err := putOutside(devs, now)
+	// From here on an interrupted conversion is recognized.
+	bad, err := putOuterCopies(devs, now)
 	taken.Bad = append(taken.Bad, bad...)
 	if err != nil {
 		return taken, err
@@ -166,20 +166,20 @@ func takeOver(devs []Device, plan *Layout, o MoveOptions) (Taken, error) {
 	// The step from the old disk to the new set: one page. If it tears, the
 	// superblocks outside say how to put it together again.
 	now.Generation++
-	now.Transition = TransitionTaken
-	if err := putCopies(devs, now, []sbStep{{0, o.Mark}}); err != nil {
+	now.Transition = TransitionConverting
+	if err := putCopies(devs, now, []copyPlace{{0, o.Mark}}); err != nil {
 		return taken, err
 	}
-	bad, err = finishTakeOver(devs, now, o)
+	bad, err = finishConvert(devs, now, o)
 	taken.Bad = append(taken.Bad, bad...)
 	return taken, err
 }
 
-// placeFirst writes the first checkpoint of a mirror, by write, where it was
+// writeMirror writes the first checkpoint of a mirror, by write, where it was
 // planned, or else where there is room for it; r says then where that is. why is
 // what was wrong with the planned place, nil if nothing was; err is nil if there
 // is another one.
-func placeFirst(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why,
+func writeMirror(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why,
 	err error) {
 	if why = write(&m); why == nil || errors.Is(why, ErrDamaged) {
 		return why, why
@@ -196,9 +196,9 @@ func placeFirst(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) err
 	return why, err
 }
 
-// badMirror tells of a mirror that could not be written where it was planned. r is
+// badMirrorPlace tells of a mirror that could not be written where it was planned. r is
 // where it is instead, if err is nil.
-func badMirror(device uint8, planned int64, r *Region, why, err error) BadPlace {
+func badMirrorPlace(device uint8, planned int64, r *Region, why, err error) BadPlace {
 	p := BadPlace{Device: int(device), Offset: planned, What: "a mirror of the metadata", Err: why}
 	if err == nil {
 		p.Moved = r.Start
@@ -211,12 +211,12 @@ func (sb *Superblock) inHead(r *Region) bool { return r.Device == 0 && r.Start <
 
 // outside lists the copies that lie where no displaced data is from, in the order of
 // writing.
-func (sb *Superblock) outside() []sbStep {
-	var out []sbStep
+func (sb *Superblock) outerCopies() []copyPlace {
+	var out []copyPlace
 	for d := len(sb.Devices) - 1; d >= 0; d-- {
 		for _, off := range sb.copies(uint8(d)) {
-			if d > 0 || !sb.isFront(off) {
-				out = append(out, sbStep{uint8(d), off})
+			if d > 0 || !sb.isDisplaced(off) {
+				out = append(out, copyPlace{uint8(d), off})
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func (sb *Superblock) outside() []sbStep {
 
 // putCopies writes superblocks one after the other, each durable and read
 // back before the next.
-func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
+func putCopies(devs []Device, sb *Superblock, to []copyPlace) error {
 	b, back := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for _, c := range to {
 		sb.encode(b, c.device)
@@ -237,15 +237,15 @@ func putCopies(devs []Device, sb *Superblock, to []sbStep) error {
 	return nil
 }
 
-// putOutside writes the superblocks outside of the head, which say how far a move
+// putOuterCopies writes the superblocks outside of the head, which say how far a move
 // has come. A bad place among them is gone around, as long as two on each device
 // are good, or the only one: a cut may leave the one that is being written
 // unreadable. What a bad one holds is of an older generation, or nothing.
-func putOutside(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
+func putOuterCopies(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 	good, want, last := map[uint8]int{}, map[uint8]int{}, map[uint8]error{}
-	for _, c := range sb.outside() {
+	for _, c := range sb.outerCopies() {
 		want[c.device] = min(want[c.device]+1, minCopies)
-		if err := putCopies(devs, sb, []sbStep{c}); err != nil {
+		if err := putCopies(devs, sb, []copyPlace{c}); err != nil {
 			last[c.device] = err
 			bad = append(bad, BadPlace{Device: int(c.device), Offset: c.offset,
 				What: "a superblock", Err: err})
@@ -263,7 +263,7 @@ func putOutside(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 
 // holds reports whether a superblock of the backing is at off, in this very
 // generation; b is room for it.
-func holds(d Device, b []byte, sb *Superblock, off int64) bool {
+func superblockIs(d Device, b []byte, sb *Superblock, off int64) bool {
 	if _, err := d.ReadAt(b, off); err != nil {
 		return false
 	}
@@ -271,9 +271,9 @@ func holds(d Device, b []byte, sb *Superblock, off int64) bool {
 	return s != nil && s.UUID == sb.UUID && s.Generation == sb.Generation
 }
 
-// clearOutside wipes the superblocks of whatever set the devices carried, but
+// clearOuterCopies wipes the superblocks of whatever set the devices carried, but
 // nothing in the head, which is data.
-func clearOutside(devs []Device, plan *Layout) error {
+func clearOuterCopies(devs []Device, plan *Layout) error {
 	zero, page := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for i, d := range devs {
 		for _, c := range readSuperblocks(d) {
@@ -298,7 +298,7 @@ func clearOutside(devs []Device, plan *Layout) error {
 type headCopy struct {
 	devs []Device
 	plan *Layout
-	o    *MoveOptions
+	o    *ConvertOptions
 	buf  []byte
 	one  []byte
 
@@ -315,7 +315,7 @@ func (h *headCopy) run() error {
 	bs := int64(h.plan.BlockSize())
 	blocks := h.plan.headBlocks + h.plan.TailBlocks()
 	h.sums, h.have = make([]uint64, blocks), make([]bool, blocks)
-	for _, f := range h.plan.sb.fronts() {
+	for _, f := range h.plan.sb.displacedSpans() {
 		inChunks(h.buf, f, func(buf []byte, off int64) {
 			h.read(buf, off)
 			dev, at := h.plan.HomeOf(uint64(off / bs))
@@ -331,7 +331,7 @@ func (h *headCopy) run() error {
 	}
 	// The original is about to be written over, so the copy must read back.
 	var strays []int64
-	for _, f := range h.plan.sb.fronts() {
+	for _, f := range h.plan.sb.displacedSpans() {
 		inChunks(h.buf, f, func(buf []byte, off int64) {
 			failed := map[int64]bool{}
 			dev, at := h.plan.HomeOf(uint64(off / bs))
@@ -340,7 +340,7 @@ func (h *headCopy) run() error {
 				// A block that has no copy needs a place all the same; it is
 				// found when it is first written.
 				block := (off + i) / bs
-				if n := h.nth(block); h.have[n] &&
+				if n := h.displacedIndex(block); h.have[n] &&
 					(failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
 					strays = append(strays, block)
 				}
@@ -352,7 +352,7 @@ func (h *headCopy) run() error {
 }
 
 // nth is the number of a block among those that are displaced.
-func (h *headCopy) nth(block int64) int64 {
+func (h *headCopy) displacedIndex(block int64) int64 {
 	if block < int64(h.plan.headBlocks) {
 		return block
 	}
@@ -372,7 +372,7 @@ func (h *headCopy) read(buf []byte, off int64) {
 	failed := map[int64]bool{}
 	readAround(h.devs[0], buf, off, h.one, func(i int64, _ error) { failed[i] = true })
 	for i := int64(0); i < int64(len(buf)); i += bs {
-		if n := h.nth((off + i) / bs); !failed[i] {
+		if n := h.displacedIndex((off + i) / bs); !failed[i] {
 			h.have[n], h.sums[n] = true, xxhash.Sum64(buf[i:i+bs])
 		}
 	}
@@ -385,7 +385,7 @@ func (h *headCopy) place(strays []int64) error {
 	for _, b := range strays {
 		stray[b] = true
 	}
-	for _, f := range h.plan.sb.fronts() {
+	for _, f := range h.plan.sb.displacedSpans() {
 		for unit := f.from / UnitSize; unit*UnitSize < f.to; unit++ {
 			if err := h.placeUnit(unit, stray); err != nil {
 				return err
@@ -400,7 +400,7 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 	var lost, move uint8
 	for i := range min(per, int64(h.plan.blocks)-unit*per) {
 		switch b := unit*per + i; {
-		case !h.have[h.nth(b)]:
+		case !h.have[h.displacedIndex(b)]:
 			// Without a copy, as it was: reads fail, the first write clears it.
 			lost |= 1 << i
 			h.lost++
@@ -458,8 +458,8 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 			continue
 		}
 		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil ||
-			xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
-			return fmt.Errorf("block %d of the head: %w", first+i, errUnsettled)
+			xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
+			return fmt.Errorf("block %d of the head: %w", first+i, errUnstable)
 		}
 		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
 			return err
@@ -475,17 +475,17 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if _, err := d.ReadAt(h.one, at+i*bs); err != nil {
 			return err
 		}
-		if xxhash.Sum64(h.one) != h.sums[h.nth(first+i)] {
+		if xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
 			return fmt.Errorf("%w: spare unit %d does not read back", ErrDamaged, spare)
 		}
 	}
 	return nil
 }
 
-// finishTakeOver writes what the set has in its head, from what it has outside
-// of it. sb is the newest superblock, TransitionTaken. All of it can be done
+// finishConvert writes what the set has in its head, from what it has outside
+// of it. sb is the newest superblock, TransitionConverting. All of it can be done
 // again, from any point. The places that it went around are returned.
-func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlace, _ error) {
+func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPlace, _ error) {
 	l, err := newLayout(sb)
 	if err != nil {
 		return nil, err
@@ -495,28 +495,28 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 	// head for untouched: before it is touched, every copy says better. The
 	// page itself stays as it is, for on a spare device's word alone nothing
 	// in the head is changed.
-	if _, err := putOutside(devs, now); err != nil {
+	if _, err := putOuterCopies(devs, now); err != nil {
 		return nil, err
 	}
 	page := AlignedBytes(PageSize)
-	if !holds(devs[0], page, now, now.Mark) {
-		if err := putCopies(devs, now, []sbStep{{0, now.Mark}}); err != nil {
+	if !superblockIs(devs[0], page, now, now.Mark) {
+		if err := putCopies(devs, now, []copyPlace{{0, now.Mark}}); err != nil {
 			return nil, err
 		}
 	}
 	// A set can do without its other copies in the head, if those are bad places.
 	var keep [][2]int64
-	for _, off := range now.inFront() {
+	for _, off := range now.displacedCopies() {
 		keep = append(keep, [2]int64{off, off + PageSize})
 		if off != now.Mark {
-			_ = putCopies(devs, now, []sbStep{{0, off}})
+			_ = putCopies(devs, now, []copyPlace{{0, off}})
 		}
 	}
 	// Whatever mark of the old disk is left in the head would be found there.
 	// What cannot be written cannot be read as what it was either, or holds
 	// what a reader of a bad sector gets.
 	zero := o.chunk()
-	for _, f := range now.fronts() {
+	for _, f := range now.displacedSpans() {
 		inChunks(zero, f, func(b []byte, off int64) {
 			wipeAround(devs[0], zero, off,
 				off+int64(len(b)), keep)
@@ -530,7 +530,7 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 		if now.inHead(&now.Regions[m.region]) {
 			continue
 		}
-		if h := firstHeader(devs, now.UUID, m); h != nil {
+		if h := readFirstHeader(devs, now.UUID, m); h != nil {
 			from, header = m, h
 			break
 		}
@@ -548,13 +548,16 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 			// until then it is stale for whoever reads those that are there, and
 			// a second run tries all places anew.
 			start := r.Start
-			why, err := placeFirst(now, r, *m,
-				func(m *mirrorAt) error { return copyFirst(devs, now.UUID, from, m, header) })
+			why, err := writeMirror(now, r, *m,
+				func(m *mirrorAt) error {
+					return copyFirstCheckpoint(devs, now.UUID, from, m,
+						header)
+				})
 			if errors.Is(why, ErrDamaged) || errors.Is(err, ErrDamaged) {
 				return bad, errors.Join(why, err)
 			}
 			if why != nil {
-				bad, last = append(bad, badMirror(m.device, start, r, why, err)), why
+				bad, last = append(bad, badMirrorPlace(m.device, start, r, why, err)), why
 			}
 			// Without any good place it stays stale: the set is degraded.
 			r.Stale = err != nil
@@ -573,15 +576,15 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 	now.Generation++
 	now.Incompat &^= incompatTransition
 	now.Transition, now.Mark = TransitionNone, 0
-	wrong, err := putOutside(devs, now)
+	wrong, err := putOuterCopies(devs, now)
 	if err != nil {
 		return bad, err
 	}
 	bad = append(bad, wrong...)
 	// Byte 0 last, and a bad place before it is no harm.
 	var errs []error
-	for _, off := range now.inFront() {
-		if err = putCopies(devs, now, []sbStep{{0, off}}); err != nil {
+	for _, off := range now.displacedCopies() {
+		if err = putCopies(devs, now, []copyPlace{{0, off}}); err != nil {
 			bad = append(bad, BadPlace{Offset: off, What: "a superblock", Err: err})
 			errs = append(errs, err)
 		}
@@ -592,9 +595,9 @@ func finishTakeOver(devs []Device, sb *Superblock, o MoveOptions) (bad []BadPlac
 	return bad, nil
 }
 
-// firstHeader returns the page of a mirror's first checkpoint's header, nil if
+// readFirstHeader returns the page of a mirror's first checkpoint's header, nil if
 // it cannot be had.
-func firstHeader(devs []Device, set uuid.UUID, m *mirrorAt) []byte {
+func readFirstHeader(devs []Device, set uuid.UUID, m *mirrorAt) []byte {
 	b := AlignedBytes(PageSize)
 	if _, err := devs[m.device].ReadAt(b, m.headerOffset(0)); err != nil {
 		return nil
@@ -605,9 +608,9 @@ func firstHeader(devs []Device, set uuid.UUID, m *mirrorAt) []byte {
 	return b
 }
 
-// copyFirst writes the first checkpoint of one mirror to another, and reads it
+// copyFirstCheckpoint writes the first checkpoint of one mirror to another, and reads it
 // back. ErrDamaged: the source cannot be read.
-func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) error {
+func copyFirstCheckpoint(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) error {
 	h, _ := decodeHeader(header, &set)
 	b := AlignedBytes(PageSize)
 	for page := range h.pages {
@@ -637,7 +640,7 @@ func copyFirst(devs []Device, set uuid.UUID, from, to *mirrorAt, header []byte) 
 	if err := devs[to.device].Sync(); err != nil {
 		return err
 	}
-	return readFirst(devs[to.device], &set, to, &h, b)
+	return verifyFirstCheckpoint(devs[to.device], &set, to, &h, b)
 }
 
 // wipeAround zeroes [from, to) but for the ranges of keep; around what cannot
@@ -666,29 +669,29 @@ func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
 	}
 }
 
-// ResumeTakeOver finishes a takeover that was interrupted once its copy of the
-// head counted: sb is what Interrupted said, TransitionTaken, and devs are in
+// ResumeConvert finishes a conversion that was interrupted once its copy of the
+// head counted: sb is what Interrupted said, TransitionConverting, and devs are in
 // its order.
-func ResumeTakeOver(devs []Device, sb *Superblock, o MoveOptions) error {
-	devs = steadied(devs)
-	if sb.Transition != TransitionTaken {
+func ResumeConvert(devs []Device, sb *Superblock, o ConvertOptions) error {
+	devs = withRetries(devs)
+	if sb.Transition != TransitionConverting {
 		return fmt.Errorf("%w: nothing to finish: %s", ErrUnfinished, sb.Transition)
 	}
-	_, err := finishTakeOver(devs, sb, o)
-	return believed(devs, err)
+	_, err := finishConvert(devs, sb, o)
+	return orPathFailure(devs, err)
 }
 
-// UndoTakeOver forgets a takeover that was interrupted before its copy of the
+// UndoConvert forgets a conversion that was interrupted before its copy of the
 // head counted: sb is what Interrupted said, TransitionCopied, and devs are in
 // its order. Afterwards the disk is as it was, or as its owner has changed it
 // since. Errors: ErrForeign, unless force is set, if the disk is not the one that
 // the spare device tells of; ErrDamaged, and those of the devices.
-func UndoTakeOver(devs []Device, sb *Superblock, force bool) error {
-	devs = steadied(devs)
-	return believed(devs, undoTakeOver(devs, sb, force))
+func UndoConvert(devs []Device, sb *Superblock, force bool) error {
+	devs = withRetries(devs)
+	return orPathFailure(devs, undoConvert(devs, sb, force))
 }
 
-func undoTakeOver(devs []Device, sb *Superblock, force bool) error {
+func undoConvert(devs []Device, sb *Superblock, force bool) error {
 	if sb.Transition != TransitionCopied {
 		return fmt.Errorf("%w: not to be undone: %s", ErrUnfinished, sb.Transition)
 	}
@@ -696,14 +699,14 @@ func undoTakeOver(devs []Device, sb *Superblock, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := v.belongs(); err != nil && !force {
+	if err := v.checkOwner(); err != nil && !force {
 		return err
 	}
 	// What may have been torn is the write of the next generation.
 	next := sb.clone()
 	next.Generation++
-	next.Transition = TransitionTaken
-	if err := v.mendMark(next); err != nil && !errors.Is(err, errUnclear) {
+	next.Transition = TransitionConverting
+	if err := v.repairMark(next); err != nil && !errors.Is(err, errMarkUnclear) {
 		return err
 	}
 	return erase(devs, sb, false)

@@ -10,8 +10,8 @@ import (
 // may still have an older one: what home held when the block left it. Nothing tells whether
 // the block was written since. So it is taken back only on somebody's word.
 
-// takeBackReads is how often home must be read well, and the same each time.
-const takeBackReads = 3
+// oldReads is how often home must be read well, and the same each time.
+const oldReads = 3
 
 // hintReads is how many blocks are looked at if nobody has said that their homes are wanted: it
 // is only to be said that there are some.
@@ -49,7 +49,7 @@ func (v *View) livesElsewhere(block uint64, orLost bool) bool {
 func (v *View) homeReads(block uint64) bool {
 	d, at := v.layout.HomeOf(block)
 	var first uint64
-	for i := range takeBackReads {
+	for i := range oldReads {
 		if _, err := v.devs[d].ReadAt(v.one, at); err != nil {
 			return false
 		}
@@ -62,9 +62,9 @@ func (v *View) homeReads(block uint64) bool {
 	return true
 }
 
-// takeBack has blocks be what home holds, in the table that is about to be made durable, and
+// acceptOld has blocks be what home holds, in the table that is about to be made durable, and
 // returns the entries that say so.
-func (v *View) takeBack(blocks []BlockRange) (entries []Entry, err error) {
+func (v *View) acceptOld(blocks []BlockRange) (entries []Entry, err error) {
 	per := uint64(UnitSize / v.layout.BlockSize())
 	for _, r := range blocks {
 		for b := r.Block; b < r.Block+r.Count; b++ {

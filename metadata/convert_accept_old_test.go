@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestReleaseTakesBack: blocks whose spare unit does not read keep a disk from being released, also
+// TestRevertTakesBack: blocks whose spare unit does not read keep a disk from being released, also
 // if home still holds something; by a word that is taken, and of all other blocks nothing
 // changes. What does not read at home either is refused all the same.
-func TestReleaseTakesBack(t *testing.T) {
+func TestRevertTakesBack(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 5<<20+seed)
 		s.takenOver()
@@ -52,7 +52,7 @@ func TestReleaseTakesBack(t *testing.T) {
 			t.Helper()
 			img, _ := load()
 			var e *StuckError
-			if _, err := Release(img, s.opts); !errors.As(err, &e) ||
+			if _, err := Revert(img, s.opts); !errors.As(err, &e) ||
 				!slices.Equal(e.NoCopy, want) || e.Old != old {
 				t.Fatalf("release: %v (%+v), want %v, %d", err, e, want, old)
 			}
@@ -69,7 +69,7 @@ func TestReleaseTakesBack(t *testing.T) {
 			s.badBlock(s.disks[d], at+int64(r.Block%per)*s.block, true, false)
 		}
 		img, _ = load()
-		out, err := Release(img, s.opts)
+		out, err := Revert(img, s.opts)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,10 +17,10 @@ func (s *scene) badly(device int, off int64, read, write bool) {
 	}
 }
 
-// TestTakeOverBadPlaces takes disks over on which the planned places of the
+// TestConvertBadPlaces takes disks over on which the planned places of the
 // metadata are bad, in the head and outside of it: they are gone around and told,
 // and a cut at every write leaves what it leaves else.
-func TestTakeOverBadPlaces(t *testing.T) {
+func TestConvertBadPlaces(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		for _, c := range []struct {
 			name string
@@ -59,7 +59,7 @@ func TestTakeOverBadPlaces(t *testing.T) {
 				}
 			}
 			disks := cloneDisks(s.disks)
-			taken, err := TakeOver(asDevices(disks), plan, s.opts)
+			taken, err := Convert(asDevices(disks), plan, s.opts)
 			if err != nil {
 				t.Fatalf("%s: %v", c.name, err)
 			}
@@ -92,10 +92,10 @@ func TestTakeOverBadPlaces(t *testing.T) {
 	})
 }
 
-// TestTakeOverNoPlace: where nothing in the head takes a mirror, and the tail has
+// TestConvertNoPlace: where nothing in the head takes a mirror, and the tail has
 // no room for one, the disk is not made a set that could not remember anything;
 // it is given back.
-func TestTakeOverNoPlace(t *testing.T) {
+func TestConvertNoPlace(t *testing.T) {
 	for i, tc := range sceneParams {
 		s := newScene(t, tc.p, 4<<20+uint64(i))
 		s.opts.Mark = tc.mark
@@ -114,9 +114,9 @@ func TestTakeOverNoPlace(t *testing.T) {
 				s.badBlock(s.disks[0], off, false, true)
 			}
 		}
-		_, err := TakeOver(asDevices(s.disks), plan, s.opts)
+		_, err := Convert(asDevices(s.disks), plan, s.opts)
 		if err == nil {
-			t.Fatalf("%s: it was taken over", tc.name)
+			t.Fatalf("%s: it was converted", tc.name)
 		}
 		sb, _, why := Interrupted(s.disks[0], asDevices(s.disks[1:]))
 		if why != nil {
@@ -127,7 +127,7 @@ func TestTakeOverNoPlace(t *testing.T) {
 				t.Errorf("%s: it is %s", tc.name, sb.Transition)
 			}
 		} else {
-			if !errors.Is(err, ErrBadPlaces) || sb == nil || sb.Transition != TransitionTaken {
+			if !errors.Is(err, ErrBadPlaces) || sb == nil || sb.Transition != TransitionConverting {
 				t.Errorf("%s: %v, %v", tc.name, err, sb)
 			}
 			if _, err := Load(asDevices(s.disks)); !errors.Is(err, ErrUnfinished) {

@@ -19,9 +19,9 @@ type BlockRange struct {
 	Count uint64 `json:"count"`
 }
 
-// mostRanges is how many ranges of blocks are listed. What a table states in a few bytes,
+// maxRanges is how many ranges of blocks are listed. What a table states in a few bytes,
 // one block of each unit, can be more ranges than there is memory.
-const mostRanges = 1 << 16
+const maxRanges = 1 << 16
 
 // blockList gathers blocks, in ascending order, as ranges.
 type blockList struct {
@@ -38,7 +38,7 @@ func (l *blockList) addRun(block, count uint64) {
 			return
 		}
 	}
-	if len(l.ranges) == mostRanges {
+	if len(l.ranges) == maxRanges {
 		l.more += count
 		return
 	}
@@ -51,7 +51,7 @@ func (l *blockList) addUnits(unit, count uint64, mask uint8, per uint64) {
 		l.addRun(unit*per, count*per)
 		return
 	}
-	for ; count > 0 && len(l.ranges) < mostRanges; unit, count = unit+1, count-1 {
+	for ; count > 0 && len(l.ranges) < maxRanges; unit, count = unit+1, count-1 {
 		for m := mask; m != 0; m &= m - 1 {
 			l.add(unit*per + uint64(bits.TrailingZeros8(m)))
 		}
@@ -107,7 +107,7 @@ func (e *StuckError) Unwrap() error { return ErrStuck }
 
 func (e *StuckError) any() bool { return len(e.NoCopy)+len(e.BadHome) > 0 }
 
-func stuckBy(gone, left *blockList) *StuckError {
+func newStuckError(gone, left *blockList) *StuckError {
 	return &StuckError{NoCopy: gone.ranges, BadHome: left.ranges, NoCopyMore: gone.more,
 		BadHomeMore: left.more}
 }
@@ -142,26 +142,26 @@ type Survey struct {
 	Old []BlockRange
 }
 
-// SurveyRelease reads all that a release would move, and writes nothing.
+// SurveyRevert reads all that a release would move, and writes nothing.
 // Errors: those of Image.Table.
-func SurveyRelease(img *Image, o MoveOptions) (*Survey, error) {
+func SurveyRevert(img *Image, o ConvertOptions) (*Survey, error) {
 	v, err := NewView(img)
 	if err != nil {
 		return nil, err
 	}
 	s := v.survey(&o)
 	v.findOld(s, o.AcceptOld)
-	return s, believed(img.devs, nil)
+	return s, orPathFailure(img.devs, nil)
 }
 
-func (v *View) survey(o *MoveOptions) *Survey {
+func (v *View) survey(o *ConvertOptions) *Survey {
 	s := &Survey{Head: v.layout.headBlocks, Tail: v.layout.TailBlocks()}
 	var gone blockList
 	var done, total int64
-	for _, f := range v.layout.sb.fronts() {
+	for _, f := range v.layout.sb.displacedSpans() {
 		total += f.to - f.from
 	}
-	for _, f := range v.layout.sb.fronts() {
+	for _, f := range v.layout.sb.displacedSpans() {
 		inChunks(o.chunk(), f, func(buf []byte, off int64) {
 			v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
 			if done += int64(len(buf)); o.Progress != nil {
@@ -199,8 +199,8 @@ func inChunks(buf []byte, s span, f func(buf []byte, off int64)) {
 	}
 }
 
-// Released is what Release did.
-type Released struct {
+// Reverted is what Revert did.
+type Reverted struct {
 	Moved uint64 // blocks that went home, outside of the head
 	// Old, with AcceptOld only, are the blocks that hold what home held before they left it.
 	Old []BlockRange
@@ -210,7 +210,7 @@ type Released struct {
 	Left StuckError
 }
 
-// Release gives a disk back: afterwards it is a plain disk that holds at each
+// Revert gives a disk back: afterwards it is a plain disk that holds at each
 // offset what was exported there. img is of a set that nobody uses. Its devices
 // must take I/O in the set's blocks.
 //
@@ -220,7 +220,7 @@ type Released struct {
 //  2. The places of the head are tried, by writing what they hold: all that
 //     may be refused has been by then (ErrStuck, a *StuckError, unless o.Force).
 //  3. The superblocks, those outside of the head first, say that the head is
-//     being moved. From here on the set is not served; ResumeRelease goes on.
+//     being moved. From here on the set is not served; ResumeRevert goes on.
 //  4. The head moves to the front, but for the page at o.Mark, and a displaced tail
 //     to the end, and both are read back. So what marks a disk at its end shows
 //     there only once all else is home but that page.
@@ -228,13 +228,13 @@ type Released struct {
 //  6. What is left outside of the head is erased, the superblocks first.
 //
 // If a device cannot be asked any more it stops where it is (ErrPath), like a cut.
-func Release(img *Image, o MoveOptions) (Released, error) {
-	out, err := release(img, o)
-	return out, believed(img.devs, err)
+func Revert(img *Image, o ConvertOptions) (Reverted, error) {
+	out, err := revert(img, o)
+	return out, orPathFailure(img.devs, err)
 }
 
-func release(img *Image, o MoveOptions) (Released, error) {
-	var out Released
+func revert(img *Image, o ConvertOptions) (Reverted, error) {
+	var out Reverted
 	if img.readOnly {
 		return out, fmt.Errorf("%w: ro_compat features %#x", ErrReadOnly,
 			img.sb.ROCompat&^knownROCompat)
@@ -243,7 +243,7 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	if err != nil {
 		return out, err
 	}
-	survey := v.survey(&MoveOptions{Chunk: o.Chunk})
+	survey := v.survey(&ConvertOptions{Chunk: o.Chunk})
 	v.findOld(survey, o.AcceptOld)
 	out.Left.NoCopy, out.Left.NoCopyMore = survey.NoCopy, survey.More
 	if len(survey.NoCopy) > 0 && !o.Force {
@@ -252,12 +252,12 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	if o.AcceptOld {
 		out.Old = survey.Old
 	}
-	back, err := v.takeBack(out.Old)
+	back, err := v.acceptOld(out.Old)
 	if err != nil {
 		return out, err
 	}
 	var bad blockList
-	moved, gone, err := v.goHome(&bad)
+	moved, gone, err := v.moveHome(&bad)
 	if err != nil {
 		return out, err
 	}
@@ -273,7 +273,7 @@ func release(img *Image, o MoveOptions) (Released, error) {
 	if bad.count() > 0 && !o.Force {
 		return out, &StuckError{BadHome: bad.ranges, BadHomeMore: bad.more}
 	}
-	head, err := v.tryHead(&o)
+	head, err := v.testHead(&o)
 	if err != nil {
 		return out, err
 	}
@@ -290,84 +290,84 @@ func release(img *Image, o MoveOptions) (Released, error) {
 		}
 	}
 	out.Left.BadHome, out.Left.BadHomeMore = append(head.ranges, bad.ranges...), head.more+bad.more
-	return out, v.release(now, o, &out)
+	return out, v.moveFront(now, o, &out)
 }
 
-// ReleaseTaken gives a disk back whose takeover was interrupted once its copy of
-// the head counted; sb is what Interrupted said, TransitionTaken.
-func ReleaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
-	devs = steadied(devs)
-	out, err := releaseTaken(devs, sb, o)
-	return out, believed(devs, err)
+// RevertConverting gives a disk back whose conversion was interrupted once its copy of
+// the head counted; sb is what Interrupted said, TransitionConverting.
+func RevertConverting(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
+	devs = withRetries(devs)
+	out, err := revertConverting(devs, sb, o)
+	return out, orPathFailure(devs, err)
 }
 
-func releaseTaken(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
-	var out Released
+func revertConverting(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
+	var out Reverted
 	v, err := viewOf(devs, sb)
 	if err != nil {
 		return out, err
 	}
-	survey := v.survey(&MoveOptions{Chunk: o.Chunk})
+	survey := v.survey(&ConvertOptions{Chunk: o.Chunk})
 	out.Left.NoCopy, out.Left.NoCopyMore = survey.NoCopy, survey.More
 	if len(survey.NoCopy) > 0 && !o.Force {
 		return out, &StuckError{NoCopy: survey.NoCopy, NoCopyMore: survey.More}
 	}
 	o.Mark = sb.Mark
-	return out, v.release(sb, o, &out)
+	return out, v.moveFront(sb, o, &out)
 }
 
-// ResumeRelease goes on with a release; sb is what Interrupted said,
-// TransitionReleasing. The error is ErrForeign if the disk is not the one that the
+// ResumeRevert goes on with a revert; sb is what Interrupted said,
+// TransitionReverting. The error is ErrForeign if the disk is not the one that the
 // spare device tells of, and ErrStuck also if it cannot be told whether
 // the head was moved already; with o.Force it is moved again.
-func ResumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
-	devs = steadied(devs)
-	out, err := resumeRelease(devs, sb, o)
-	return out, believed(devs, err)
+func ResumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
+	devs = withRetries(devs)
+	out, err := resumeRevert(devs, sb, o)
+	return out, orPathFailure(devs, err)
 }
 
-func resumeRelease(devs []Device, sb *Superblock, o MoveOptions) (Released, error) {
-	var out Released
+func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
+	var out Reverted
 	v, err := viewOf(devs, sb)
 	if err != nil {
 		return out, err
 	}
 	o.Mark = sb.Mark
 	page := AlignedBytes(PageSize)
-	for _, off := range sb.inFront() {
+	for _, off := range sb.displacedCopies() {
 		// The superblocks in the head are written over with the rest of it,
 		// that at the mark last: as long as there is one, it is not through.
 		if _, err := devs[0].ReadAt(page, off); err == nil {
 			if s, _ := decodeSuperblock(page); s != nil && s.UUID == sb.UUID {
-				return out, v.release(sb, o, &out)
+				return out, v.moveFront(sb, o, &out)
 			}
 		}
 	}
-	if err := v.belongs(); err != nil && !o.Force {
+	if err := v.checkOwner(); err != nil && !o.Force {
 		return out, err
 	}
 	// The last page was being written, so all else was there. It may have been
 	// in use since: only what is torn is put right.
-	if err := v.mendMark(sb); err != nil {
-		if errors.Is(err, errThere) {
-			return out, v.release(sb, o, &out)
+	if err := v.repairMark(sb); err != nil {
+		if errors.Is(err, errNotReverted) {
+			return out, v.moveFront(sb, o, &out)
 		}
-		if !errors.Is(err, errUnclear) {
+		if !errors.Is(err, errMarkUnclear) {
 			return out, err
 		}
 		if !o.Force {
 			return out, fmt.Errorf("%w: %w", ErrStuck, err)
 		}
-		return out, v.release(sb, o, &out)
+		return out, v.moveFront(sb, o, &out)
 	}
 	return out, erase(devs, sb, false)
 }
 
-// goHome writes mapped blocks to their homes and reads them back. It returns
+// moveHome writes mapped blocks to their homes and reads them back. It returns
 // entries for those that are there now, in gone those outside of head and tail whose
 // copy cannot be read, and in bad those outside of head and tail that are not at home:
 // these have another home to go to.
-func (v *View) goHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
+func (v *View) moveHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 	const batch = 1024
 	type move struct {
 		block uint64
@@ -437,10 +437,10 @@ func addHome(list []Entry, unit uint64, bit uint8) []Entry {
 		Cause: CauseOperator})
 }
 
-// tryHead writes to every place of the head, and of the tail if that is displaced,
+// testHead writes to every place of the head, and of the tail if that is displaced,
 // what it holds, and returns the blocks that do not take it. Metadata that cannot be
 // read is zeroed: nobody can miss it.
-func (v *View) tryHead(o *MoveOptions) (bad blockList, err error) {
+func (v *View) testHead(o *ConvertOptions) (bad blockList, err error) {
 	back := o.chunk()
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
 	try := func(b []byte, off int64) error {
@@ -472,7 +472,7 @@ func (v *View) tryHead(o *MoveOptions) (bad blockList, err error) {
 		}
 		return nil
 	}
-	for _, f := range v.layout.sb.fronts() {
+	for _, f := range v.layout.sb.displacedSpans() {
 		inChunks(o.chunk(), f, func(b []byte, off int64) {
 			if err == nil {
 				err = try(b, off)
@@ -484,7 +484,7 @@ func (v *View) tryHead(o *MoveOptions) (bad blockList, err error) {
 
 // commitHome makes it durable that blocks are at home, in every mirror, and
 // returns the superblock as it is then.
-func (v *View) commitHome(img *Image, entries []Entry, o MoveOptions) (*Superblock, error) {
+func (v *View) commitHome(img *Image, entries []Entry, o ConvertOptions) (*Superblock, error) {
 	c, err := NewCommitter(img, v.table, Options{Session: o.Session})
 	if err != nil {
 		return nil, err
@@ -532,16 +532,16 @@ func (v *View) commitHome(img *Image, entries []Entry, o MoveOptions) (*Superblo
 	return sb, nil
 }
 
-// release moves the head to the front; sb is the newest superblock.
-func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
+// moveFront moves the head to the front; sb is the newest superblock.
+func (v *View) moveFront(sb *Superblock, o ConvertOptions, out *Reverted) error {
 	now := sb.clone()
-	if sb.Transition != TransitionReleasing {
+	if sb.Transition != TransitionReverting {
 		if now.Strays = v.strays(); now.Strays > 0 {
 			// They are found by the mirrors outside of the head alone.
 			probe := now.clone()
-			probe.Transition, probe.Incompat = TransitionReleasing,
+			probe.Transition, probe.Incompat = TransitionReverting,
 				probe.Incompat|incompatTransition
-			probe.leaveHead()
+			probe.markHeadMirrorsStale()
 			again, err := viewOf(v.devs, probe)
 			if err != nil {
 				return fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the "+
@@ -554,20 +554,21 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	}
 	now.Generation++
 	now.Incompat |= incompatTransition
-	now.Transition, now.Mark = TransitionReleasing, o.Mark
-	now.leaveHead()
+	now.Transition, now.Mark = TransitionReverting, o.Mark
+	now.markHeadMirrorsStale()
 	if now.Generation == math.MaxUint64 {
 		return fmt.Errorf("%w: generation %d", ErrDamaged, now.Generation)
 	}
 	// Those outside first: once the head changes they are what is left. A
 	// spare device may be ahead; the backing's decide.
-	if _, err := putOutside(v.devs, now); err != nil {
+	if _, err := putOuterCopies(v.devs, now); err != nil {
 		return err
 	}
-	front := slices.DeleteFunc(now.inFront(), func(off int64) bool { return off == now.Mark })
+	front := slices.DeleteFunc(now.displacedCopies(),
+		func(off int64) bool { return off == now.Mark })
 	for _, off := range append(front, now.Mark) {
 		// The others may lie in bad places.
-		if err := putCopies(v.devs, now, []sbStep{{0, off}}); err != nil && off == now.Mark &&
+		if err := putCopies(v.devs, now, []copyPlace{{0, off}}); err != nil && off == now.Mark &&
 			!o.Force {
 			return err
 		}
@@ -577,19 +578,19 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 	if err := v.allButMark(buf, now, o, &left, &gone); err != nil {
 		return err
 	}
-	if stuck := stuckBy(&gone, &left); stuck.any() && !o.Force {
+	if stuck := newStuckError(&gone, &left); stuck.any() && !o.Force {
 		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force",
 			stuck)
 	}
 	// A copy that could not be read is given up for good with the next page.
-	if gone.count() > 0 && unsettled(v.devs) {
-		return errUnsettled
+	if gone.count() > 0 && readsDiffer(v.devs) {
+		return errUnstable
 	}
 	// All but the page that makes it a plain disk is durable.
-	if err := v.toFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {
+	if err := v.restoreFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {
 		return err
 	}
-	if stuck := stuckBy(&gone, &left); stuck.any() && !o.Force {
+	if stuck := newStuckError(&gone, &left); stuck.any() && !o.Force {
 		return stuck
 	}
 	out.Left.BadHome = mergeRanges(out.Left.BadHome, left.ranges)
@@ -599,10 +600,10 @@ func (v *View) release(sb *Superblock, o MoveOptions, out *Released) error {
 
 // allButMark moves the head to the front, but for the page at the mark, and then a
 // displaced tail to the end.
-func (v *View) allButMark(buf []byte, sb *Superblock, o MoveOptions, left,
+func (v *View) allButMark(buf []byte, sb *Superblock, o ConvertOptions, left,
 	gone *blockList) (err error) {
 	head := span{sb.Mark + PageSize, sb.HeadBytes}
-	spans := append([]span{{0, sb.Mark}, head}, sb.fronts()[1:]...)
+	spans := append([]span{{0, sb.Mark}, head}, sb.displacedSpans()[1:]...)
 	var done, total int64
 	for _, s := range spans {
 		total += s.to - s.from
@@ -610,7 +611,7 @@ func (v *View) allButMark(buf []byte, sb *Superblock, o MoveOptions, left,
 	for _, s := range spans {
 		inChunks(buf, s, func(b []byte, off int64) {
 			if err == nil {
-				err = v.toFront(b, off, left, gone)
+				err = v.restoreFront(b, off, left, gone)
 			}
 			if done += int64(len(b)); err == nil && o.Progress != nil {
 				o.Progress(done, total)
@@ -629,8 +630,8 @@ func (v *View) strays() (n uint64) {
 	return n
 }
 
-// leaveHead marks the mirrors in the head: what they hold is no longer theirs.
-func (sb *Superblock) leaveHead() {
+// markHeadMirrorsStale marks the mirrors in the head: what they hold is no longer theirs.
+func (sb *Superblock) markHeadMirrorsStale() {
 	for i := range sb.Regions {
 		if r := &sb.Regions[i]; r.Kind == RegionMirror && sb.inHead(r) {
 			r.Stale, r.StaleFrom = true, Position{}
@@ -638,10 +639,10 @@ func (sb *Superblock) leaveHead() {
 	}
 }
 
-// toFront writes a part of the head to the front of the disk, or of the tail to its
+// restoreFront writes a part of the head to the front of the disk, or of the tail to its
 // end, durably, and reads it back. left are the blocks that did not get there, gone those that
 // have no copy: they become zeroes.
-func (v *View) toFront(buf []byte, off int64, left, gone *blockList) error {
+func (v *View) restoreFront(buf []byte, off int64, left, gone *blockList) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
 	v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
 	writeAround(d, buf, off, v.one, func(int64) {}) // what fails is seen below

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestReleaseStuck wants a disk back some of whose sectors are still bad, where
+// TestRevertStuck wants a disk back some of whose sectors are still bad, where
 // data is to go.
-func TestReleaseStuck(t *testing.T) {
+func TestRevertStuck(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 3<<20+seed)
 		s.takenOver()
@@ -28,7 +28,7 @@ func TestReleaseStuck(t *testing.T) {
 				t.Fatal(err)
 			}
 			var e *StuckError
-			if _, err := Release(img, s.opts); !errors.As(err, &e) || !errors.Is(err, ErrStuck) ||
+			if _, err := Revert(img, s.opts); !errors.As(err, &e) || !errors.Is(err, ErrStuck) ||
 				!slices.Equal(e.BadHome, want) || len(e.NoCopy) > 0 {
 				t.Fatalf("release: %v, want %v", err, want)
 			}
@@ -54,7 +54,7 @@ func TestReleaseStuck(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := Release(img, s.opts)
+		out, err := Revert(img, s.opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,11 +125,11 @@ func (s *scene) edit(disks []*cutDisk, pages ...int64) {
 func TestChangedSinceCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		mark := tc.mark / PageSize
-		// A takeover, before its copy counted: the copy is of no use any more.
+		// A conversion, before its copy counted: the copy is of no use any more.
 		s := newScene(t, tc.p, 4<<20+seed)
 		s.opts.Mark = tc.mark
 		cut := s.interrupt(false, func(d *cutDisk, w memWrite) bool {
-			return w.off == tc.mark && transitionIn(w) == TransitionTaken
+			return w.off == tc.mark && transitionIn(w) == TransitionConverting
 		})
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
 		s.look(cut, 1, "changed since")
@@ -144,7 +144,7 @@ func TestChangedSinceCut(t *testing.T) {
 		cut = s.interrupt(true, afterMark(tc.mark))
 		s.edit(cut, mark, mark+1, 40, s.size/PageSize-2)
 		if sb, _, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil ||
-			sb.Transition != TransitionReleasing {
+			sb.Transition != TransitionReverting {
 			t.Fatalf("%+v, %v", sb, err)
 		}
 		s.end(cut, true, "changed since")
@@ -179,7 +179,7 @@ func TestInterruptedOthers(t *testing.T) {
 	s := newScene(t, p, 6)
 	cut := s.interrupt(false, func(_ *cutDisk,
 		w memWrite) bool {
-		return transitionIn(w) == TransitionTaken
+		return transitionIn(w) == TransitionConverting
 	})
 	if sb, devs, err := Interrupted(cut[0], asDevices(cut[1:])); err != nil || sb == nil ||
 		sb.Transition != TransitionCopied || len(devs) != 2 {
@@ -218,13 +218,13 @@ func TestInterruptedOthers(t *testing.T) {
 	s.takenOver()
 	half := s.interrupt(true, func(d *cutDisk, _ memWrite) bool {
 		sb, _ := Probe(d)
-		return sb != nil && sb.DeviceIndex == 0 && sb.Transition == TransitionReleasing
+		return sb != nil && sb.DeviceIndex == 0 && sb.Transition == TransitionReverting
 	})
 	if _, _, err := Interrupted(half[0], nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("half released, without the spare device: %v", err)
 	}
 	if sb, _, err := Interrupted(half[0], asDevices(half[1:])); err != nil || sb == nil ||
-		sb.Transition != TransitionReleasing {
+		sb.Transition != TransitionReverting {
 		t.Errorf("half released: %+v, %v", sb, err)
 	}
 }

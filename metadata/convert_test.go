@@ -209,7 +209,7 @@ type scene struct {
 	size  int64                     // exported
 	block int64
 	lost  map[uint64]bool // exported blocks that have no copy
-	opts  MoveOptions
+	opts  ConvertOptions
 	dirty map[int64]bool // pages that are worth a look
 
 	cuts, plain, sets int
@@ -224,7 +224,7 @@ func newScene(t testing.TB, p PlanParams, seed uint64) *scene {
 	s := &scene{
 		t: t, r: rand.New(rand.NewPCG(seed, 11)), p: p, block: int64(p.BlockSize),
 		want: map[int64]*[PageSize]byte{}, lost: map[uint64]bool{}, dirty: map[int64]bool{},
-		opts: MoveOptions{Now: 1000, Chunk: 256 << 10},
+		opts: ConvertOptions{Now: 1000, Chunk: 256 << 10},
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -289,11 +289,11 @@ func (s *scene) expect(block uint64) []byte {
 
 // drive does what the command does, whatever it finds, until the disk is
 // plain or a set.
-func (s *scene) drive(disks []*cutDisk, plain bool, o MoveOptions) error {
+func (s *scene) drive(disks []*cutDisk, plain bool, o ConvertOptions) error {
 	return s.driveDevices(asDevices(disks), plain, o)
 }
 
-func (s *scene) driveDevices(disks []Device, plain bool, o MoveOptions) error {
+func (s *scene) driveDevices(disks []Device, plain bool, o ConvertOptions) error {
 	sb, devs, err := Interrupted(disks[0], disks[1:])
 	if err != nil {
 		return err
@@ -308,33 +308,33 @@ func (s *scene) driveDevices(disks []Device, plain bool, o MoveOptions) error {
 			if plain {
 				return nil
 			}
-			_, err = TakeOver(disks, s.plan(), o)
+			_, err = Convert(disks, s.plan(), o)
 			return err
 		}
 		img, err := Load(disks)
 		if err != nil || !plain {
 			return err
 		}
-		_, err = Release(img, o)
+		_, err = Revert(img, o)
 		return err
 	case sb.Transition == TransitionCopied:
-		if err := UndoTakeOver(devs, sb, o.Force); err != nil {
+		if err := UndoConvert(devs, sb, o.Force); err != nil {
 			return err
 		}
-	case sb.Transition == TransitionTaken && !plain:
-		return ResumeTakeOver(devs, sb, o)
-	case sb.Transition == TransitionTaken:
-		_, err := ReleaseTaken(devs, sb, o)
+	case sb.Transition == TransitionConverting && !plain:
+		return ResumeConvert(devs, sb, o)
+	case sb.Transition == TransitionConverting:
+		_, err := RevertConverting(devs, sb, o)
 		return err
 	default:
-		if _, err := ResumeRelease(devs, sb, o); err != nil {
+		if _, err := ResumeRevert(devs, sb, o); err != nil {
 			return err
 		}
 	}
 	if plain {
 		return nil
 	}
-	_, err = TakeOver(disks, s.plan(), o)
+	_, err = Convert(disks, s.plan(), o)
 	return err
 }
 
@@ -413,7 +413,7 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 			s.t.Fatalf("%s: load of %s: %v", what, sb.Transition, err)
 		}
 	}
-	if len(disks) == 1 && sb.Transition == TransitionTaken && depth == 1 &&
+	if len(disks) == 1 && sb.Transition == TransitionConverting && depth == 1 &&
 		hasSuperblock(disks[0], tailSuperblock(disks[0].size)) {
 		// The page that decides is lost as well: what is in the tail, unless it is
 		// that which the cut has torn, must know how far it went.
@@ -443,7 +443,7 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 
 // hasSuperblock reports whether a whole superblock is at off.
 func hasSuperblock(d Device, off int64) bool {
-	return slices.ContainsFunc(readSuperblocks(d), func(c sbCopy) bool {
+	return slices.ContainsFunc(readSuperblocks(d), func(c foundCopy) bool {
 		return c.offset == off &&
 			c.sb != nil
 	})
@@ -595,9 +595,9 @@ func (s *scene) badBlock(d *cutDisk, off int64, read, write bool) {
 	}
 }
 
-// TestTakeOverCut takes a disk over, some blocks of whose head cannot be read
+// TestConvertCut takes a disk over, some blocks of whose head cannot be read
 // and some of whose displaced head cannot be written, and cuts at every write.
-func TestTakeOverCut(t *testing.T) {
+func TestConvertCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, seed)
 		s.opts.Mark = tc.mark
@@ -614,14 +614,14 @@ func TestTakeOverCut(t *testing.T) {
 		// Of what is without a copy the plain disk has what it had: nothing
 		// to be compared. It is given back only by force.
 		s.opts.Force = true
-		s.cutEvery(s.disks, false, 1, "take over")
+		s.cutEvery(s.disks, false, 1, "convert")
 		t.Logf("%d cuts; %d left the old disk, %d the set at once", s.cuts, s.plain, s.sets)
 	})
 }
 
-// TestReleaseCut gives a set back that has seen some life, and cuts at every
+// TestRevertCut gives a set back that has seen some life, and cuts at every
 // write.
-func TestReleaseCut(t *testing.T) {
+func TestRevertCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 1<<20+seed)
 		s.opts.Mark = tc.mark
@@ -634,8 +634,8 @@ func TestReleaseCut(t *testing.T) {
 	})
 }
 
-// TestReleaseForced gives a set back with blocks that have no copy.
-func TestReleaseForced(t *testing.T) {
+// TestRevertForced gives a set back with blocks that have no copy.
+func TestRevertForced(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 2<<20+seed)
 		s.opts.Mark = tc.mark
@@ -650,7 +650,7 @@ func TestReleaseForced(t *testing.T) {
 		}
 		var stuck *StuckError
 		before := cloneDisks(s.disks)
-		if _, err := Release(img, s.opts); !errors.As(err, &stuck) ||
+		if _, err := Revert(img, s.opts); !errors.As(err, &stuck) ||
 			countBlocks(stuck.NoCopy) != uint64(len(s.lost)) {
 			t.Fatalf("release of a set with blocks that have no copy: %v", err)
 		}
@@ -667,7 +667,7 @@ func TestReleaseForced(t *testing.T) {
 }
 
 func (s *scene) takenOver() {
-	if _, err := TakeOver(asDevices(s.disks), s.plan(), s.opts); err != nil {
+	if _, err := Convert(asDevices(s.disks), s.plan(), s.opts); err != nil {
 		s.t.Fatal(err)
 	}
 }

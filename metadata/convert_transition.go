@@ -15,16 +15,16 @@ type Transition uint32
 const (
 	// TransitionNone is a set as any other.
 	TransitionNone Transition = 0
-	// TransitionCopied: TakeOver has copied the head and written what lies
+	// TransitionCopied: Convert has copied the head and written what lies
 	// outside of it. The disk is the old one still: nothing in its head was
 	// changed, except that the page at Mark may be torn.
 	TransitionCopied Transition = 1
-	// TransitionTaken: the displaced copy counts from now on. What the set has
+	// TransitionConverting: the displaced copy counts from now on. What the set has
 	// in the head may not be written yet.
-	TransitionTaken Transition = 2
-	// TransitionReleasing: all data is at home except for the head, which is
+	TransitionConverting Transition = 2
+	// TransitionReverting: all data is at home except for the head, which is
 	// being moved back to the front. The page at Mark goes last.
-	TransitionReleasing Transition = 3
+	TransitionReverting Transition = 3
 )
 
 // incompatTransition is the feature bit of a superblock that has a Transition.
@@ -37,9 +37,9 @@ func (t Transition) String() string {
 		return "none"
 	case TransitionCopied:
 		return "taking-over-copied"
-	case TransitionTaken:
+	case TransitionConverting:
 		return "taking-over"
-	case TransitionReleasing:
+	case TransitionReverting:
 		return "releasing"
 	}
 	return fmt.Sprintf("transition(%d)", uint32(t))
@@ -54,17 +54,17 @@ func (sb *Superblock) Unfinished() error {
 	switch sb.Transition {
 	case TransitionNone:
 		return nil
-	case TransitionReleasing:
+	case TransitionReverting:
 		return fmt.Errorf("%w: %q is being given back; finish it with: ublk-remap release",
 			ErrUnfinished, sb.Name)
 	}
-	return fmt.Errorf("%w: %q is being taken over in place; finish it with: ublk-remap create "+
+	return fmt.Errorf("%w: %q is being converted in place; finish it with: ublk-remap create "+
 		"--in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
 }
 
 // Interrupted says what a set in transition is at: its superblock, and the
 // devices in its order; nil if the backing is no set, or one as any other.
-// spares are those that the caller knows of. While a takeover with a spare
+// spares are those that the caller knows of. While a conversion with a spare
 // device has not gone far, or a release is nearly done, only that device says so.
 // The error is ErrNotFound if a spare device is missing, what the backing's
 // superblock is refused for, and ErrPath if a device could not be asked.
@@ -87,7 +87,7 @@ func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error)
 		sb = nil
 		for _, s := range own {
 			if s != nil && s.DeviceIndex != 0 && s.Devices[0].Size == backing.Size() &&
-				(s.Transition == TransitionCopied || s.Transition == TransitionReleasing) {
+				(s.Transition == TransitionCopied || s.Transition == TransitionReverting) {
 				sb = s.clone()
 				sb.DeviceIndex = 0
 				break
@@ -129,13 +129,13 @@ func imageOf(devs []Device, sb *Superblock) (*Image, error) {
 	if err := img.scan(); err != nil {
 		return nil, err
 	}
-	return img, img.walk()
+	return img, img.followChain()
 }
 
 // viewOf is a view of a set in transition. A release whose displaced head is
 // complete needs no table, and no mirror.
 func viewOf(devs []Device, sb *Superblock) (*View, error) {
-	if sb.Transition == TransitionReleasing && sb.Strays == 0 {
+	if sb.Transition == TransitionReverting && sb.Strays == 0 {
 		l, err := newLayout(sb)
 		if err != nil {
 			return nil, err
@@ -151,22 +151,23 @@ func viewOf(devs []Device, sb *Superblock) (*View, error) {
 
 const tearSize = 512 // a write tears at multiples of it
 
-// errUnclear: the page at the mark cannot be read, and the rest of the head
+// errMarkUnclear: the page at the mark cannot be read, and the rest of the head
 // does not say whether it may be written.
-var errUnclear = errors.New("the page that decides can no longer be read, and the head is not " +
-	"what was copied")
+var errMarkUnclear = errors.New(
+	"the page that decides can no longer be read, and the head is not " +
+		"what was copied")
 
-// errThere: the page at the mark is the superblock, whole.
-var errThere = errors.New("the superblock is there")
+// errNotReverted: the page at the mark is the superblock, whole.
+var errNotReverted = errors.New("the superblock is there")
 
-// mendMark puts the page at the mark right, whose write may have been cut: from
+// repairMark puts the page at the mark right, whose write may have been cut: from
 // the superblock next to the exported page, or the other way round. Afterwards
 // it holds the exported bytes, but for what its owner has changed since.
 // Sectors that hold the superblock's are torn; others that are not what is
-// exported were changed since. errUnclear: it cannot be told. errThere: all of the
+// exported were changed since. errMarkUnclear: it cannot be told. errNotReverted: all of the
 // superblock of a release is there, so that nothing was torn, and the release is not
 // through.
-func (v *View) mendMark(next *Superblock) error {
+func (v *View) repairMark(next *Superblock) error {
 	mark, bs := next.Mark, int64(v.layout.BlockSize())
 	old, sbPage := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	gone := map[int64]bool{} // blocks without a copy
@@ -194,8 +195,8 @@ func (v *View) mendMark(next *Superblock) error {
 	each(func(_ int64, is, was, new []byte) {
 		changed = changed || !bytes.Equal(is, was) && !bytes.Equal(is, new)
 	})
-	if next.Transition == TransitionReleasing && len(unread) == 0 && bytes.Equal(now, sbPage) {
-		return errThere // it could not be read when it was looked for
+	if next.Transition == TransitionReverting && len(unread) == 0 && bytes.Equal(now, sbPage) {
+		return errNotReverted // it could not be read when it was looked for
 	}
 	mend := map[int64]bool{}
 	each(func(off int64, is, was, new []byte) {
@@ -211,7 +212,7 @@ func (v *View) mendMark(next *Superblock) error {
 			continue
 		}
 		if changed || !v.sameHead(mark) {
-			return fmt.Errorf("page at %d: %w", mark, errUnclear)
+			return fmt.Errorf("page at %d: %w", mark, errMarkUnclear)
 		}
 		copy(now[off:off+bs], old[off:off+bs])
 		mend[off] = true
@@ -250,11 +251,11 @@ func (v *View) sameHead(mark int64) bool {
 	return true
 }
 
-// belongs checks that a disk, which says nothing itself, is the one that a spare
+// checkOwner checks that a disk, which says nothing itself, is the one that a spare
 // device tells of: at least half of the units that its head should hold by now
 // are there. Its owner may have changed the others since. The error is
 // ErrForeign.
-func (v *View) belongs() error {
+func (v *View) checkOwner() error {
 	if len(v.devs) == 1 {
 		return nil
 	}
@@ -289,7 +290,7 @@ func (v *View) belongs() error {
 // is sure that it was not, then also superblocks that cannot be read now.
 func erase(devs []Device, sb *Superblock, sure bool) error {
 	b, zero := AlignedBytes(PageSize), AlignedBytes(PageSize)
-	for _, c := range sb.outside() {
+	for _, c := range sb.outerCopies() {
 		if _, err := devs[c.device].ReadAt(b, c.offset); err != nil {
 			if !sure && c.device == 0 {
 				continue // it cannot be found either
@@ -305,11 +306,11 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 				nameOf(devs[c.device], int(c.device)), err)
 		}
 	}
-	if err := failure(devs); err != nil {
+	if err := pathFailure(devs); err != nil {
 		return err
 	}
 	// Nothing finds it any more. If a device goes away now that is no harm.
-	defer forgive(devs)
+	defer clearFailures(devs)
 	l, err := newLayout(sb)
 	if err != nil {
 		return err
@@ -330,7 +331,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 				_, _ = d.WriteAt(zero, off)
 			}
 		}
-		if err := d.Sync(); err != nil && failure(devs) == nil {
+		if err := d.Sync(); err != nil && pathFailure(devs) == nil {
 			return err
 		}
 	}

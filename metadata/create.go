@@ -57,9 +57,9 @@ func Create(devs []Device, plan *Layout, initial []Entry) error {
 // more than a checkpoint holds), ErrGeometry (a device does not have the
 // planned size), ErrBadPlaces, and those of the devices.
 func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
-	devs = steadied(devs)
+	devs = withRetries(devs)
 	bad, err := createAround(devs, plan, initial)
-	return bad, believed(devs, err)
+	return bad, orPathFailure(devs, err)
 }
 
 func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
@@ -169,10 +169,10 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 	for _, m := range plan.mirrorsAt() {
 		d, r := c.devs[m.device], &c.sb.Regions[m.region]
 		write := func() error {
-			if hitBy(c.known, m.device, m.start, r.Length) != nil {
+			if badIn(c.known, m.device, m.start, r.Length) != nil {
 				return errKnownBad
 			}
-			return writeFirst(d, plan, &m, t)
+			return writeFirstCheckpoint(d, plan, &m, t)
 		}
 		err := write()
 		if err != nil {
@@ -218,7 +218,7 @@ func (c *creator) superblocks() error {
 			}
 			c.sb.encode(c.page, uint8(i))
 			err := errKnownBad
-			if hitBy(c.known, uint8(i), off, PageSize) == nil {
+			if badIn(c.known, uint8(i), off, PageSize) == nil {
 				// One at a time: a cut must not tear all copies.
 				err = writePage(d, c.page, c.back, off)
 			}
@@ -252,10 +252,10 @@ func syncAll(devs []Device) error {
 	return nil
 }
 
-// writeFirst writes the table as the first checkpoint of a mirror, and leaves
+// writeFirstCheckpoint writes the table as the first checkpoint of a mirror, and leaves
 // its other slot without a header. The log needs no clearing: records of
 // another set carry another UUID.
-func writeFirst(d Device, plan *Layout, m *mirrorAt, t *Table) error {
+func writeFirstCheckpoint(d Device, plan *Layout, m *mirrorAt, t *Table) error {
 	set := &plan.sb.UUID
 	buf := AlignedBytes(1 << 20)
 	var w pageWriter
@@ -285,11 +285,11 @@ func writeFirst(d Device, plan *Layout, m *mirrorAt, t *Table) error {
 	if err := d.Sync(); err != nil {
 		return err
 	}
-	return readFirst(d, set, m, &h, buf)
+	return verifyFirstCheckpoint(d, set, m, &h, buf)
 }
 
-// readFirst makes sure that what writeFirst wrote can be read.
-func readFirst(d Device, set *uuid.UUID, m *mirrorAt, want *header, buf []byte) error {
+// verifyFirstCheckpoint makes sure that what writeFirstCheckpoint wrote can be read.
+func verifyFirstCheckpoint(d Device, set *uuid.UUID, m *mirrorAt, want *header, buf []byte) error {
 	for slot := range 2 {
 		if _, err := d.ReadAt(buf[:PageSize], m.headerOffset(slot)); err != nil {
 			return err

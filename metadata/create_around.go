@@ -42,7 +42,7 @@ func planAround(sb *Superblock, p PlanParams, atom int64) (*Layout, error) {
 			first = err
 			break // it does not get smaller
 		}
-		if n := try.moveAround(bad); best == nil || n < stuck {
+		if n := try.avoidBad(bad); best == nil || n < stuck {
 			best, stuck = try, n
 		}
 		if stuck == 0 {
@@ -54,7 +54,7 @@ func planAround(sb *Superblock, p PlanParams, atom int64) (*Layout, error) {
 	}
 	// One copy of the superblock in a bad place is made up for by another one.
 	if best.hasTail() && atom <= fourthStride && slices.ContainsFunc(best.copies(0),
-		func(off int64) bool { return hitBy(bad, 0, off, PageSize) != nil }) {
+		func(off int64) bool { return badIn(bad, 0, off, PageSize) != nil }) {
 		best.Compat |= compatFourth
 	}
 	l, err := newLayout(best)
@@ -64,12 +64,12 @@ func planAround(sb *Superblock, p PlanParams, atom int64) (*Layout, error) {
 	return l, err
 }
 
-// moveAround puts mirrors that lie in bad places elsewhere on their device, and returns how
+// avoidBad puts mirrors that lie in bad places elsewhere on their device, and returns how
 // many could not be.
-func (sb *Superblock) moveAround(bad []BadRange) (stuck int) {
+func (sb *Superblock) avoidBad(bad []BadRange) (stuck int) {
 	for i := range sb.Regions {
 		r := &sb.Regions[i]
-		if r.Kind != RegionMirror || hitBy(bad, r.Device, r.Start, r.Length) == nil {
+		if r.Kind != RegionMirror || badIn(bad, r.Device, r.Start, r.Length) == nil {
 			continue
 		}
 		if start, ok := sb.cleanPlace(i, bad); ok {
@@ -87,12 +87,12 @@ func (sb *Superblock) cleanPlace(region int, bad []BadRange) (int64, bool) {
 	r := sb.Regions[region]
 	others := sb.clone()
 	others.Regions = slices.Delete(others.Regions, region, region+1) // it may overlap where it was
-	for _, g := range others.gaps(r.Device) {
+	for _, g := range others.freeSpans(r.Device) {
 		if r.Device == 0 && sb.inHead(&r) != (g.from < sb.HeadBytes) {
 			continue
 		}
 		for from := roundUp(g.from, int64(sb.AtomSize)); from+r.Length <= g.to; {
-			hit := hitBy(bad, r.Device, from, r.Length)
+			hit := badIn(bad, r.Device, from, r.Length)
 			if hit == nil {
 				return from, true
 			}
@@ -102,9 +102,9 @@ func (sb *Superblock) cleanPlace(region int, bad []BadRange) (int64, bool) {
 	return 0, false
 }
 
-// hitBy returns a bad range that reaches into a place, the last one of them; nil: none
+// badIn returns a bad range that reaches into a place, the last one of them; nil: none
 // does. bad is as sortedBad gives it.
-func hitBy(bad []BadRange, device uint8, off, length int64) *BadRange {
+func badIn(bad []BadRange, device uint8, off, length int64) *BadRange {
 	i, _ := slices.BinarySearchFunc(bad, BadRange{Device: device, Start: off + length}, compareBad)
 	if i == 0 {
 		return nil

@@ -109,7 +109,7 @@ func TestPlanWithoutBadIsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(a.sb.Regions, b.sb.Regions) || b.sb.Compat != compatSeen {
+	if !slices.Equal(a.sb.Regions, b.sb.Regions) || b.sb.Compat != compatSignature {
 		t.Errorf("%+v\n%+v", a.sb, b.sb)
 	}
 	// Where there is no room, the layout is the one without.

@@ -168,8 +168,8 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			if tc.stale > 0 {
 				// The one that is left cannot be lost without a trace.
 				lost := clones(w.disks)
-				for i := range w.c.ms {
-					if m := &w.c.ms[i]; m.state == MirrorGood {
+				for i := range w.c.mirrors {
+					if m := &w.c.mirrors[i]; m.state == MirrorGood {
 						for s := range m.slots {
 							loseSlot(lost[m.device], m, s)
 						}

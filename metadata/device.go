@@ -39,7 +39,7 @@ func roundDown[T ~int | ~int64 | ~uint64](n, to T) T { return n / to * to }
 // nameOf is what a device is called in messages: its path, if it has one, else its number,
 // counted from 1.
 func nameOf(d Device, index int) string {
-	if named, ok := bare(d).(interface{ Path() string }); ok {
+	if named, ok := unwrapped(d).(interface{ Path() string }); ok {
 		return named.Path()
 	}
 	return fmt.Sprintf("device %d", index+1)

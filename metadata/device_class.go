@@ -47,9 +47,9 @@ func classOf(err error) Class {
 	return ClassPath
 }
 
-// comesBack reports whether trying again after a while makes sense: the errnos of a
+// mayComeBack reports whether trying again after a while makes sense: the errnos of a
 // transport that comes and goes. A request that the disk does not take is no better later.
-func comesBack(err error) bool {
+func mayComeBack(err error) bool {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return false

@@ -478,8 +478,8 @@ func TestPathBlamesNoPlace(t *testing.T) {
 						m.Location, begun.Mirrors[i].Location)
 				}
 			}
-			if len(w.c.sites) > 0 {
-				t.Errorf("%s, seed %d: places are blamed: %+v", tc.name, seed, w.c.sites)
+			if len(w.c.troubledPlaces) > 0 {
+				t.Errorf("%s, seed %d: places are blamed: %+v", tc.name, seed, w.c.troubledPlaces)
 			}
 			w.find(w.disks, "end")
 			w.check(SeverityInfo)
@@ -492,7 +492,7 @@ func TestPathBlamesNoPlace(t *testing.T) {
 
 // TestRetry: how long, and how often, each class is tried again.
 func TestRetry(t *testing.T) {
-	p := Patience{Resources: 30 * time.Second, Path: 3 * time.Second}
+	p := RetryLimits{Resources: 30 * time.Second, Path: 3 * time.Second}
 	for errno, want := range map[syscall.Errno]time.Duration{
 		syscall.EIO: 0, syscall.ENODATA: 0, syscall.EREMOTEIO: 0,
 		syscall.ENOMEM: p.Resources, syscall.EAGAIN: p.Resources, syscall.EBUSY: p.Resources,
@@ -503,7 +503,7 @@ func TestRetry(t *testing.T) {
 		begun := now
 		var last time.Duration
 		for {
-			pause, again := r.Again(-int32(errno), now, p)
+			pause, again := r.Next(-int32(errno), now, p)
 			if !again {
 				break
 			}
@@ -523,7 +523,7 @@ func TestRetry(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() {
 		var r Retry
-		r.Again(int32(syscall.ENOMEM), 1, p)
+		r.Next(int32(syscall.ENOMEM), 1, p)
 	}); n > 0 {
 		t.Errorf("%v allocations where memory is short", n)
 	}

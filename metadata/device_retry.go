@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// Patience is how long an operation is tried again that failed for something else than the
+// RetryLimits is how long an operation is tried again that failed for something else than the
 // medium.
-type Patience struct {
+type RetryLimits struct {
 	Resources time.Duration // memory and the like
 	Path      time.Duration
 }
 
-// Limits of a Patience. Resources are waited for as long as the data path does by default.
+// Limits of a RetryLimits. Resources are waited for as long as the data path does by default.
 // While a device is served, those who wait for a record of a heal wait with it, so a path
 // gets less time than offline, where nobody does.
 const (
-	RetryResourcesFor   = 30 * time.Second
-	RetryPathFor        = 3 * time.Second  // of a server
-	retryPathForOffline = 15 * time.Second // of a load, and of all that works offline
+	RetryResourcesFor = 30 * time.Second
+	RetryPathFor      = 3 * time.Second  // of a server
+	retryPathOffline  = 15 * time.Second // of a load, and of all that works offline
 
 	retryFirst = time.Millisecond
 	retryLast  = 250 * time.Millisecond
@@ -36,7 +36,7 @@ type Retry struct {
 // that is safe: the same bytes at the same place, of which nothing was said yet, so a cut
 // between two tries leaves what one within the first could. A medium that
 // fails is not tried again: the Committer has other places.
-func (r *Retry) Again(errno int32, now int64, p Patience) (pause time.Duration, again bool) {
+func (r *Retry) Next(errno int32, now int64, p RetryLimits) (pause time.Duration, again bool) {
 	switch Classify(errno) {
 	case ClassMedium:
 		return 0, false
@@ -59,13 +59,13 @@ func (r *Retry) wait(now int64, limit time.Duration) (time.Duration, bool) {
 	return pause, true
 }
 
-// blames reports whether an error that an Op ended with says something of the place that it was
+// badPlace reports whether an error that an Op ended with says something of the place that it was
 // about. What is not of the medium does not: a place that could not be reached is none that
 // is bad, and neither a reason to leave it nor to write over what it holds.
-func blames(err error) bool {
+func badPlace(err error) bool {
 	return errors.Is(err, errReadBack) || !errors.Is(err, ErrFlush) && classOf(err) == ClassMedium
 }
 
 // tryElsewhere reports whether another try, here or at another place, makes sense after an error
 // of an Op. Whoever does the Ops has waited already for a path that fails.
-func tryElsewhere(err error) bool { return blames(err) || errors.Is(err, ErrFlush) }
+func tryElsewhere(err error) bool { return badPlace(err) || errors.Is(err, ErrFlush) }

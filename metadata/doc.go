@@ -41,8 +41,8 @@
 // It never decides which spare unit serves what: entries mean nothing to it beyond their
 // encoding. It never reads a clock but that of a [Patient] device, never starts a goroutine
 // or opens a file. It never takes what it cannot read for absent, unless it is the medium
-// that does not read (device_steady.go). It never writes outside of superblocks and mirrors, but
-// for [TakeOver] and [Release], which move data from and to a plain disk. It never calls a
+// that does not read (device_path.go). It never writes outside of superblocks and mirrors, but
+// for [Convert] and [Revert], which move data from and to a plain disk. It never calls a
 // transaction durable that the loss of one mirror could silently undo, and never writes
 // over a record that a load might need.
 package metadata

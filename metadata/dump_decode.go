@@ -182,11 +182,11 @@ func (d *dumpDecoder) begin() error {
 // backing elects the superblock of the backing among its copies, as a load does. Every device
 // of the set must have been there.
 func (d *dumpDecoder) backing() (*Superblock, error) {
-	of := map[int][]sbCopy{}
+	of := map[int][]foundCopy{}
 	var order []int
 	for i := range d.copies {
 		c := &d.copies[i]
-		at := sbCopy{offset: c.Offset, sb: c.Superblock}
+		at := foundCopy{offset: c.Offset, sb: c.Superblock}
 		if c.Error != "" || c.Superblock == nil {
 			at.err = errors.New(c.Error)
 		}
@@ -356,5 +356,5 @@ func (k *RegionKind) UnmarshalText(b []byte) error {
 
 // UnmarshalText reads the name that MarshalText writes.
 func (t *Transition) UnmarshalText(b []byte) error {
-	return unmarshalName(t, b, TransitionReleasing)
+	return unmarshalName(t, b, TransitionReverting)
 }

@@ -129,7 +129,7 @@ func TestDumpRefused(t *testing.T) {
 	}
 	unfinished := clones(w.disks)
 	rewrite(unfinished[0], func(sb *Superblock) {
-		sb.Incompat, sb.Transition = sb.Incompat|incompatTransition, TransitionReleasing
+		sb.Incompat, sb.Transition = sb.Incompat|incompatTransition, TransitionReverting
 		sb.Generation++
 	})
 	printed := func(d *DumpResult) []byte {

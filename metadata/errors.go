@@ -21,10 +21,10 @@ var (
 	// ErrUnsupported is returned for a format version or an incompat feature
 	// bit that this version does not know.
 	ErrUnsupported = errors.New("format not supported")
-	// ErrUnfinished is returned by Load for a set that is being taken over in
+	// ErrUnfinished is returned by Load for a set that is being converted in
 	// place or given back: only what began that may go on with it.
 	ErrUnfinished = errors.New("set is in transition")
-	// ErrStuck is returned by Release for blocks that cannot go home, or have
+	// ErrStuck is returned by Revert for blocks that cannot go home, or have
 	// no copy to go there: the error is a *StuckError.
 	ErrStuck = errors.New("blocks cannot go home")
 	// ErrPath is returned by whatever reads a disk when the disk could not be asked: its

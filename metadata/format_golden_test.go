@@ -298,7 +298,7 @@ func getsThird(t *testing.T, disks []*memDisk) {
 	if img, err = Load(devices(disks)); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(img.current); n != 3*len(disks) {
+	if n := len(img.newestCopies); n != 3*len(disks) {
 		t.Errorf("after a start a load finds %d superblocks on %d devices", n, len(disks))
 	}
 	if now, err := img.Table(); err != nil || !sameTable(now, was) {

@@ -156,7 +156,7 @@ func Plan(p PlanParams) (*Layout, error) {
 	}
 	sb := Superblock{
 		UUID: p.UUID, Name: p.Name, Generation: 1, Epoch: 1, Created: p.Created,
-		BlockSize: uint32(bs), AtomSize: uint32(atom), Compat: compatSeen,
+		BlockSize: uint32(bs), AtomSize: uint32(atom), Compat: compatSignature,
 		Devices: []DeviceInfo{{UUID: p.DeviceUUIDs[0], Size: p.BackingSize, Role: RoleBacking}},
 	}
 	if p.SpareDeviceSize != 0 {
@@ -436,20 +436,20 @@ func (sb *Superblock) copies(device uint8) []int64 {
 	return []int64{SuperblockStride, 0}
 }
 
-// inFront are the copies on the backing that lie where displaced data is from, in the
+// displacedCopies are the copies on the backing that lie where displaced data is from, in the
 // head and the tail, in the order in which they are written: byte 0 last.
-func (sb *Superblock) inFront() []int64 {
-	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return !sb.isFront(off) })
+func (sb *Superblock) displacedCopies() []int64 {
+	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return !sb.isDisplaced(off) })
 }
 
-// isFront reports whether a byte of the backing lies where displaced data is from.
-func (sb *Superblock) isFront(off int64) bool {
+// isDisplaced reports whether a byte of the backing lies where displaced data is from.
+func (sb *Superblock) isDisplaced(off int64) bool {
 	return off < sb.HeadBytes || sb.TailStart != 0 && off >= sb.TailStart
 }
 
-// fronts are the exported bytes that live elsewhere than at their own offset: the
+// displacedSpans are the exported bytes that live elsewhere than at their own offset: the
 // head, and the tail if that is displaced.
-func (sb *Superblock) fronts() []span {
+func (sb *Superblock) displacedSpans() []span {
 	all := []span{{0, sb.HeadBytes}}
 	if sb.TailStart != 0 {
 		all = append(all, span{sb.TailStart, sb.ExportedBytes})

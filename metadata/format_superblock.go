@@ -82,15 +82,15 @@ const compatThird uint32 = 1
 // behind, as an older one.
 const compatFourth uint32 = 2
 
-// compatSeen is the feature bit of a set whose superblocks end their first 512 bytes as a
+// compatSignature is the feature bit of a set whose superblocks end their first 512 bytes as a
 // partition table does that has no partitions: that is what other tools know, so that none
 // takes the disk of a set that is not served for an empty one. A version that does not know
 // it leaves the two bytes away.
-const compatSeen uint32 = 4
+const compatSignature uint32 = 4
 
-// seenDevices is how many rows the device table has at most before it gets in the way of the
+// signatureDevices is how many rows the device table has at most before it gets in the way of the
 // two bytes: the four entries of 16 bytes before them are zero.
-const seenDevices = 4
+const signatureDevices = 4
 
 // incompatTail is the feature bit of a set whose last exported bytes live in a
 // displaced tail. A version that does not know it would read them where they are not.
@@ -98,7 +98,7 @@ const incompatTail uint32 = 2
 
 // The feature bits that this version knows.
 const (
-	knownCompat          = compatThird | compatFourth | compatSeen
+	knownCompat          = compatThird | compatFourth | compatSignature
 	knownROCompat uint32 = 0
 	knownIncompat        = incompatTransition | incompatTail
 )
@@ -261,7 +261,7 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 	for i := range sb.Devices {
 		sb.Devices[i].encode(b[deviceTableAt+i*deviceEntry:])
 	}
-	if sb.Compat&compatSeen != 0 && len(sb.Devices) <= seenDevices {
+	if sb.Compat&compatSignature != 0 && len(sb.Devices) <= signatureDevices {
 		b[sbSignatureAt], b[sbSignatureAt+1] = 0x55, 0xaa
 	}
 	for i := range sb.Regions {
@@ -425,7 +425,7 @@ func (sb *Superblock) unknownFeatures() error {
 		return fmt.Errorf("%w: incompat features %#x", ErrUnsupported, unknown)
 	}
 	if sb.Incompat&incompatTransition != 0 && (sb.Transition < TransitionCopied ||
-		sb.Transition > TransitionReleasing) {
+		sb.Transition > TransitionReverting) {
 		return fmt.Errorf("%w: %s", ErrUnsupported, sb.Transition)
 	}
 	return nil

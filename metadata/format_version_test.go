@@ -172,7 +172,7 @@ func TestOffsets(t *testing.T) {
 			sbExportedAt: "u64 exported bytes", sbSlotBytesAt: "u64 slot bytes",
 			sbLogBytesAt: "u64 log bytes", sbDevicesAt: "u32 devices", sbRegionsAt: "u32 regions",
 			sbNameAt: "64 name", sbTransitionAt: "u32 transition", sbMarkAt: "u32 place of the mark",
-			sbStraysAt: "u64 releasing", sbTailStartAt: "u64 tail",
+			sbStraysAt: "u64 reverting", sbTailStartAt: "u64 tail",
 			deviceTableAt: "device table, 16 × 48", regionTableAt: "region table, 40 × 64",
 		}},
 		{"Superblock", map[int]string{deviceSizeAt: "u64 size", deviceRoleAt: "u32 role"}},

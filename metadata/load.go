@@ -17,8 +17,8 @@ const readChunk = 1 << 20
 // ErrDamaged, ErrForeign, ErrStale, ErrUnsupported, ErrUnfinished, and ErrPath,
 // if a device could not be asked.
 func Load(devs []Device) (*Image, error) {
-	devs = steadied(devs)
-	return settled(devs, func() (*Image, error) { return load(devs) })
+	devs = withRetries(devs)
+	return untilStable(devs, func() (*Image, error) { return load(devs) })
 }
 
 func load(devs []Device) (*Image, error) {
@@ -32,7 +32,7 @@ func load(devs []Device) (*Image, error) {
 	if err := img.scan(); err != nil {
 		return nil, err
 	}
-	if err := img.walk(); err != nil {
+	if err := img.followChain(); err != nil {
 		return nil, err
 	}
 	return img, nil
@@ -40,7 +40,7 @@ func load(devs []Device) (*Image, error) {
 
 // superblocks are those of one device.
 type superblocks struct {
-	copies []sbCopy
+	copies []foundCopy
 	sb     *Superblock // the elected one; it counts only where err is nil
 	err    error
 }
@@ -105,7 +105,8 @@ func (img *Image) choose(devs []Device, found []superblocks) error {
 		for _, c := range f.copies {
 			if c.sb != nil && c.sb.UUID == f.sb.UUID {
 				if c.sb.Generation == f.sb.Generation {
-					img.current = append(img.current, sbStep{f.sb.DeviceIndex, c.offset})
+					img.newestCopies = append(img.newestCopies, copyPlace{f.sb.DeviceIndex,
+						c.offset})
 				}
 				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
 				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
@@ -304,8 +305,8 @@ func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte
 
 // walk finds the newest record, follows the chain of predecessors back to the
 // newest whole checkpoint, and so fixes what the image says.
-func (img *Image) walk() error {
-	if err := img.epochs(); err != nil {
+func (img *Image) followChain() error {
+	if err := img.checkEpochs(); err != nil {
 		return err
 	}
 	// A stale mirror misses records: what is newest there may be followed by
@@ -317,7 +318,7 @@ func (img *Image) walk() error {
 		if e.newest != (link{}) || e.must != (Position{}) {
 			return fmt.Errorf("%w: no log of a mirror in use can be read, records up to %s or "+
 				"later are missing; restore a backup of the metadata, or bring back the device "+
-				"that could read it", ErrDamaged, max2(e.newest.Position, e.must))
+				"that could read it", ErrDamaged, later(e.newest.Position, e.must))
 		}
 		e.tip = creation
 	}
@@ -343,7 +344,7 @@ func (img *Image) walk() error {
 	case t.checkpoint != nil:
 		img.checkpoint, img.chain = t.checkpoint, t.records
 		slices.Reverse(img.chain)
-		return img.settle()
+		return img.compareMirrors()
 	case t.end == creation || len(t.records) == 0:
 		return fmt.Errorf("%w: no whole checkpoint is left on any mirror", ErrDamaged)
 	}
@@ -370,11 +371,11 @@ func (img *Image) evidence(inUse func(*mirrorImage) bool, first func(covered lin
 		m := &img.mirrors[i]
 		use := inUse(m)
 		if !use {
-			e.must = max2(e.must, m.staleFrom)
+			e.must = later(e.must, m.staleFrom)
 		}
 		for _, h := range m.headers {
 			if h != nil && !first(h.covers) {
-				e.must = max2(e.must, h.covers.Position)
+				e.must = later(e.must, h.covers.Position)
 			}
 		}
 		for j := range m.slots {
@@ -436,7 +437,7 @@ func (img *Image) follow(tip link, candidates []*candidate, known func(link) boo
 // superblock has: a start writes that first. It looks at everything, not only at the
 // chain: a checkpoint may cover all that a later start has written, and an old
 // copy of the backing beside it would show old data under a new table.
-func (img *Image) epochs() error {
+func (img *Image) checkEpochs() error {
 	var elsewhere uint64
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
@@ -465,7 +466,7 @@ func (img *Image) epochs() error {
 	return nil
 }
 
-func max2(a, b Position) Position {
+func later(a, b Position) Position {
 	if a.Less(b) {
 		return b
 	}
@@ -603,7 +604,7 @@ func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 }
 
 // settle notes what each mirror lacks of the image.
-func (img *Image) settle() error {
+func (img *Image) compareMirrors() error {
 	inUse := 0
 	for i := range img.mirrors {
 		if !img.mirrors[i].stale {

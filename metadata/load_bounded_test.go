@@ -115,12 +115,12 @@ func TestHugeEntries(t *testing.T) {
 		if dump, err := Dump([]Device{d}); err != nil || len(listed(dump.table)) > 3*len(src) {
 			t.Errorf("%s: dump: %v, %d entries", name, err, len(listed(dump.table)))
 		}
-		s, err := SurveyRelease(img, MoveOptions{})
+		s, err := SurveyRevert(img, ConvertOptions{})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		want := table.Counts().Lost
-		if got := countBlocks(s.NoCopy) + s.More; got != want || len(s.NoCopy) > 2*mostRanges {
+		if got := countBlocks(s.NoCopy) + s.More; got != want || len(s.NoCopy) > 2*maxRanges {
 			t.Errorf("%s: a release would give up %d blocks in %d ranges, want %d blocks", name,
 				got, len(s.NoCopy), want)
 		}

@@ -25,8 +25,8 @@ func (w *world) metadataPlaces() (out []place) {
 				off, PageSize})
 		}
 	}
-	for i := range w.c.ms {
-		m := &w.c.ms[i]
+	for i := range w.c.mirrors {
+		m := &w.c.mirrors[i]
 		add := func(what string, off, n int64) {
 			out = append(out, place{fmt.Sprintf("%s of mirror %d", what, i), m.device, off, n})
 		}
@@ -227,13 +227,13 @@ func TestFaultsEverywhere(t *testing.T) {
 	t.Logf("%d faults, %d of them seen in the state of a mirror", n, degraded)
 }
 
-// TestScrubAtStart: what a load finds bad is written again before anything else
+// TestRefreshAtStart: what a load finds bad is written again before anything else
 // happens to it, and counted; what cannot be is left alone.
-func TestScrubAtStart(t *testing.T) {
+func TestRefreshAtStart(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 92, 45)
 	d := w.disks[0]
 	d.failRead = map[int64]bool{}
-	m := &w.c.ms[1]
+	m := &w.c.mirrors[1]
 	heal := func(op Op) bool {
 		for s := op.Offset / sector; s < (op.Offset+int64(len(op.Data)))/sector; s++ {
 			delete(d.failRead, s)
@@ -252,19 +252,19 @@ func TestScrubAtStart(t *testing.T) {
 	}
 	w.start()
 	w.settle()
-	if len(d.failRead) != 0 || w.c.Status().Scrubbed != uint64(len(bad)) || !w.healthy() {
+	if len(d.failRead) != 0 || w.c.Status().Refreshed != uint64(len(bad)) || !w.healthy() {
 		t.Errorf("%d of %d places are still bad, %+v", len(d.failRead), len(bad), w.c.Status())
 	}
 	w.check("")
 
 	// One slot that does not get well: it is not used, and nothing else suffers.
 	slot := -1
-	for s, p := range w.c.ms[0].slots {
+	for s, p := range w.c.mirrors[0].slots {
 		if p == (Position{}) {
 			slot = s
 		}
 	}
-	off := w.c.ms[0].logOffset(slot)
+	off := w.c.mirrors[0].logOffset(slot)
 	d.failRead[off/sector] = true
 	tried := 0
 	w.fail = func(op Op) bool {
@@ -291,23 +291,23 @@ func TestScrubAtStart(t *testing.T) {
 func TestInformationGone(t *testing.T) {
 	for _, tc := range worlds {
 		w := ran(t, tc.p, 93, 45)
-		hit := func(do func(m *cmirror) (off, n int64)) error {
+		hit := func(do func(m *mirror) (off, n int64)) error {
 			disks := clones(w.disks)
-			for i := range w.c.ms {
-				m := &w.c.ms[i]
+			for i := range w.c.mirrors {
+				m := &w.c.mirrors[i]
 				off, n := do(m)
 				disks[m.device].dead = append(disks[m.device].dead, [2]int64{off, off + n})
 			}
 			_, err := Load(devices(disks))
 			return err
 		}
-		for name, do := range map[string]func(m *cmirror) (int64, int64){
-			"every log": func(m *cmirror) (int64, int64) {
+		for name, do := range map[string]func(m *mirror) (int64, int64){
+			"every log": func(m *mirror) (int64, int64) {
 				return m.logOffset(0),
 					m.atom * int64(len(m.slots))
 			},
-			"every slot": func(m *cmirror) (int64, int64) { return m.start, 2 * m.slot },
-			"every mirror": func(m *cmirror) (int64, int64) {
+			"every slot": func(m *mirror) (int64, int64) { return m.start, 2 * m.slot },
+			"every mirror": func(m *mirror) (int64, int64) {
 				return m.start,
 					2*m.slot + m.atom*int64(len(m.slots))
 			},

@@ -6,13 +6,13 @@ import "fmt"
 // it says is that of the moment of Load: a Committer that goes on from there
 // does not change it, and an Image must not be replayed once one does.
 type Image struct {
-	devs     []Device // as in sb.Devices
-	sb       *Superblock
-	layout   *Layout
-	readOnly bool
-	mirrors  []mirrorImage
-	records  map[link][]found
-	current  []sbStep // the superblock copies that are the newest of their device
+	devs         []Device // as in sb.Devices
+	sb           *Superblock
+	layout       *Layout
+	readOnly     bool
+	mirrors      []mirrorImage
+	records      map[link][]found
+	newestCopies []copyPlace // the superblock copies that are the newest of their device
 
 	checkpoint *candidate
 	chain      []record // the records after the checkpoint, oldest first
@@ -31,7 +31,7 @@ func (img *Image) Layout() *Layout { return img.layout }
 func (img *Image) Devices() []Device {
 	out := make([]Device, len(img.devs))
 	for i, d := range img.devs {
-		out[i] = bare(d)
+		out[i] = unwrapped(d)
 	}
 	return out
 }
@@ -49,7 +49,7 @@ func (img *Image) Position() Position { return img.tip.Position }
 // stops at the first error of f and returns it. Errors: ErrDamaged, where an entry is
 // impossible; ErrPath, where what Load could read can no longer be read.
 func (img *Image) Replay(f func(Entry) error) error {
-	return believed(img.devs, img.replay(f))
+	return orPathFailure(img.devs, img.replay(f))
 }
 
 func (img *Image) replay(f func(Entry) error) error {
@@ -70,12 +70,12 @@ func (img *Image) replay(f func(Entry) error) error {
 // are about (stated).
 type entryReader struct {
 	img    *Image
-	stated stated
+	stated entryBudget
 	page   []byte // aligned
 }
 
 func (img *Image) entries() *entryReader {
-	return &entryReader{img: img, stated: newStated(img.layout), page: AlignedBytes(PageSize)}
+	return &entryReader{img: img, stated: newEntryBudget(img.layout), page: AlignedBytes(PageSize)}
 }
 
 // entry checks one. Errors: ErrDamaged, and those of f.
@@ -161,14 +161,14 @@ func (img *Image) Table() (*Table, error) {
 // stated counts the units that entries are about. Whoever replays them takes time for each of
 // these, so there is an end to it: entries that say the same units over and over are
 // none that a server has written.
-type stated struct{ left uint64 }
+type entryBudget struct{ left uint64 }
 
-func newStated(l *Layout) stated {
+func newEntryBudget(l *Layout) entryBudget {
 	const times, least = 64, 1 << 30 // of a small device any number is soon counted
-	return stated{max(times*max(l.Units(), l.SpareUnits()), least)}
+	return entryBudget{max(times*max(l.Units(), l.SpareUnits()), least)}
 }
 
-func (s *stated) add(e *Entry) error {
+func (s *entryBudget) add(e *Entry) error {
 	if uint64(e.Count) > s.left {
 		return fmt.Errorf("%w: entries that are about the same units too many times, the last "+
 			"one of %d from %d on", ErrDamaged, e.Count, e.Unit)

@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// sbCopy is one place where a superblock may be.
-type sbCopy struct {
+// foundCopy is one place where a superblock may be.
+type foundCopy struct {
 	offset int64
 	sb     *Superblock // nil where err says why, except for ErrUnsupported
 	err    error
@@ -19,9 +19,9 @@ type sbCopy struct {
 // one near it, the one at its end, and the one where its end was when it joined the
 // set. Where there need not be a third or fourth one, only what is a superblock counts: on
 // most disks that place is somebody's data.
-func readSuperblocks(dev Device) []sbCopy {
+func readSuperblocks(dev Device) []foundCopy {
 	b := AlignedBytes(PageSize)
-	var out []sbCopy
+	var out []foundCopy
 	read := func(off int64) {
 		if off < 0 || off > dev.Size()-PageSize {
 			return
@@ -31,7 +31,7 @@ func readSuperblocks(dev Device) []sbCopy {
 				return
 			}
 		}
-		c := sbCopy{offset: off}
+		c := foundCopy{offset: off}
 		if _, err := dev.ReadAt(b, off); err != nil {
 			c.err = fmt.Errorf("reading the superblock at %d: %w", off, err)
 		} else {
@@ -45,7 +45,7 @@ func readSuperblocks(dev Device) []sbCopy {
 		out = append(out, c)
 	}
 	optional := func(off int64) {
-		named := slices.ContainsFunc(out, func(c sbCopy) bool {
+		named := slices.ContainsFunc(out, func(c foundCopy) bool {
 			return c.sb != nil && slices.Contains(c.sb.copies(c.sb.DeviceIndex), off)
 		})
 		read(off)
@@ -73,7 +73,7 @@ func readSuperblocks(dev Device) []sbCopy {
 // elect picks the newest copy of the set that most copies are of, or, of equally
 // many, the first. Copies of another set are left over from before, in a place
 // that could neither be read nor written for a while, and do not count.
-func elect(copies []sbCopy) (*Superblock, error) {
+func elect(copies []foundCopy) (*Superblock, error) {
 	var best, first *Superblock
 	firstErr := fmt.Errorf("%w: the device is too small for any", ErrNotFound)
 	var bestErr error
@@ -99,7 +99,7 @@ func elect(copies []sbCopy) (*Superblock, error) {
 }
 
 // count is how many copies are of a set.
-func count(copies []sbCopy, set uuid.UUID) (n int) {
+func count(copies []foundCopy, set uuid.UUID) (n int) {
 	for _, c := range copies {
 		if c.sb != nil && c.sb.UUID == set {
 			n++
@@ -113,8 +113,8 @@ func count(copies []sbCopy, set uuid.UUID) (n int) {
 // ErrDamaged, ErrUnsupported (the superblock is returned all the same if it
 // could be read), the device's if no copy could be read, and ErrPath.
 func Probe(dev Device) (sb *Superblock, err error) {
-	devs := steadied([]Device{dev})
-	_, unasked := settled(devs, func() (struct{}, error) {
+	devs := withRetries([]Device{dev})
+	_, unasked := untilStable(devs, func() (struct{}, error) {
 		sb, err = elect(readSuperblocks(devs[0]))
 		return struct{}{}, nil
 	})

@@ -246,7 +246,7 @@ func TestGapIsDamage(t *testing.T) {
 	for p := range a {
 		bad := w.disks[0].clone()
 		for i, slots := range []map[Position]int{a, b} {
-			delete(bad.pages, w.c.ms[i].logOffset(slots[p])/PageSize)
+			delete(bad.pages, w.c.mirrors[i].logOffset(slots[p])/PageSize)
 		}
 		_, err := Load([]Device{bad})
 		if p == tip {
@@ -269,7 +269,7 @@ func TestGapIsDamage(t *testing.T) {
 }
 
 // wipe makes a mirror unreadable altogether.
-func wipe(d *memDisk, m *cmirror) {
+func wipe(d *memDisk, m *mirror) {
 	d.dead = append(d.dead, [2]int64{m.start, m.start + 2*m.slot + int64(len(m.slots))*m.atom})
 }
 
@@ -278,16 +278,16 @@ func wipe(d *memDisk, m *cmirror) {
 func TestMirrorLost(t *testing.T) {
 	for _, tc := range worlds {
 		w := ran(t, tc.p, 11, 100)
-		for i := range w.c.ms {
-			if w.c.ms[i].device != 0 {
+		for i := range w.c.mirrors {
+			if w.c.mirrors[i].device != 0 {
 				continue
 			}
 			bad := make([]*memDisk, len(w.disks))
 			for j := range bad {
 				bad[j] = w.disks[j].clone()
 			}
-			for j := range w.c.ms {
-				if m := &w.c.ms[j]; j != i {
+			for j := range w.c.mirrors {
+				if m := &w.c.mirrors[j]; j != i {
 					wipe(bad[m.device], m)
 				}
 			}
@@ -299,7 +299,7 @@ func TestMirrorLost(t *testing.T) {
 func TestStaleMirrorAloneIsRefused(t *testing.T) {
 	for _, victim := range []int{0, 1} {
 		w := ran(t, smallParams(512, 0), 12, 20)
-		m := &w.c.ms[victim]
+		m := &w.c.mirrors[victim]
 		w.fail = func(op Op) bool {
 			return op.Offset >= m.start && op.Offset < m.start+2*m.slot+int64(len(m.slots))*m.atom
 		}
@@ -312,7 +312,7 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		w.find(w.disks, "one mirror is stale")
 		w.check(SeverityWarning)
 		bad := w.disks[0].clone()
-		wipe(bad, &w.c.ms[1-victim])
+		wipe(bad, &w.c.mirrors[1-victim])
 		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
 			t.Fatalf("the stale mirror alone: %v", err)
 		}
@@ -324,7 +324,7 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		}
 		for slot, r := range img.mirrors[1-victim].slots {
 			if r.state == slotRecord && !r.Less(m.staleFrom) {
-				delete(bad.pages, w.c.ms[1-victim].logOffset(slot)/PageSize)
+				delete(bad.pages, w.c.mirrors[1-victim].logOffset(slot)/PageSize)
 			}
 		}
 		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
@@ -337,7 +337,7 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		w.settle()
 		w.check(SeverityInfo)
 		bad = w.disks[0].clone()
-		wipe(bad, &w.c.ms[1-victim])
+		wipe(bad, &w.c.mirrors[1-victim])
 		w.find([]*memDisk{bad}, "brought back")
 	}
 }

@@ -11,7 +11,7 @@ type span struct{ from, to int64 }
 // gaps returns the room on a device that may hold metadata and that no region
 // and no superblock takes: in the head and the tail of the backing, behind the
 // superblocks of a spare device. A place that a mirror has left is a gap too.
-func (sb *Superblock) gaps(device uint8) []span {
+func (sb *Superblock) freeSpans(device uint8) []span {
 	var room []span
 	if device != 0 {
 		room = []span{{sb.firstRegion(device), sb.Devices[device].Size}}
@@ -66,7 +66,7 @@ const maxPlaces = 8
 func (sb *Superblock) mirrorPlaces(device uint8) []int64 {
 	length, atom := 2*sb.SlotBytes+sb.LogBytes, int64(sb.AtomSize)
 	var out []int64
-	for _, g := range sb.gaps(device) {
+	for _, g := range sb.freeSpans(device) {
 		from, to := roundUp(g.from, atom), roundDown(g.to, atom)
 		n := 0
 		for ; from+length <= to && n < maxPlaces; from += length {

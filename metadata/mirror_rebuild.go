@@ -1,28 +1,28 @@
 package metadata
 
-// moveAfter is how much trouble a place may give before its mirror is rebuilt
+// rebuildElsewhereAfter is how much trouble a place may give before its mirror is rebuilt
 // elsewhere: the mirror became stale there, or its slots could not be written.
-const moveAfter = 2
+const rebuildElsewhereAfter = 2
 
 // site is a place that gave trouble.
-type site struct {
+type troubledPlace struct {
 	device  uint8
 	start   int64
 	trouble uint
 }
 
-func (c *Committer) site(device uint8, start int64) *site {
-	for i := range c.sites {
-		if s := &c.sites[i]; s.device == device && s.start == start {
+func (c *Committer) troubledPlace(device uint8, start int64) *troubledPlace {
+	for i := range c.troubledPlaces {
+		if s := &c.troubledPlaces[i]; s.device == device && s.start == start {
 			return s
 		}
 	}
-	c.sites = append(c.sites, site{device: device, start: start})
-	return &c.sites[len(c.sites)-1]
+	c.troubledPlaces = append(c.troubledPlaces, troubledPlace{device: device, start: start})
+	return &c.troubledPlaces[len(c.troubledPlaces)-1]
 }
 
 func (c *Committer) trouble(device uint8, start int64) uint {
-	for _, s := range c.sites {
+	for _, s := range c.troubledPlaces {
 		if s.device == device && s.start == start {
 			return s.trouble
 		}
@@ -32,9 +32,9 @@ func (c *Committer) trouble(device uint8, start int64) uint {
 
 // otherGood reports whether the set could do without m: another mirror of the
 // backing has all that a load needs.
-func (c *Committer) otherGood(m *cmirror) bool {
-	for i := range c.ms {
-		if o := &c.ms[i]; o != m && o.device == 0 && o.state == MirrorGood {
+func (c *Committer) otherGood(m *mirror) bool {
+	for i := range c.mirrors {
+		if o := &c.mirrors[i]; o != m && o.device == 0 && o.state == MirrorGood {
 			return true
 		}
 	}
@@ -42,7 +42,7 @@ func (c *Committer) otherGood(m *cmirror) bool {
 }
 
 // troubled notes that a mirror could not be written where it lies. After
-// moveAfter times it is to be rebuilt at the place that gave the least trouble
+// rebuildElsewhereAfter times it is to be rebuilt at the place that gave the least trouble
 // so far, if that is less than here: so two bad places take turns, at the pace
 // of the back-off, and one that was never tried is tried at once.
 //
@@ -56,24 +56,24 @@ func (c *Committer) otherGood(m *cmirror) bool {
 // and a record newer than that. From then on nothing reads the old place.
 //
 // While the backing has but one superblock that reads no mirror moves: that would be
-// news that are not written over it, see sbUpdate.
+// news that are not written over it, see superblockUpdate.
 //
 // cause is what failed there last. Neither a flush nor a path is trouble of the place: they
 // fail everywhere alike.
-func (c *Committer) troubled(m *cmirror, cause error) {
-	if !blames(cause) {
+func (c *Committer) noteTrouble(m *mirror, cause error) {
+	if !badPlace(cause) {
 		return
 	}
-	s := c.site(m.device, m.start)
+	s := c.troubledPlace(m.device, m.start)
 	s.trouble++
-	if s.trouble < moveAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) ||
+	if s.trouble < rebuildElsewhereAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) ||
 		c.sb.goodCopies(0) < 2 {
 		return
 	}
 	least := s.trouble
 	try := func(device uint8) {
 		for _, start := range c.sb.now.placesFor(&c.sb.now.Regions[m.region], device) {
-			if t := c.trouble(device, start); t < least && !c.promised(device, start) {
+			if t := c.trouble(device, start); t < least && !c.isTarget(device, start) {
 				least = t
 				m.moving, m.toDevice, m.toStart = true, device, start
 			}
@@ -82,7 +82,7 @@ func (c *Committer) troubled(m *cmirror, cause error) {
 	try(m.device)
 	// Another device is better than nothing: where only one mirror is left.
 	// The backing's room is for its own mirrors.
-	if !m.moving && c.standing() < 2 {
+	if !m.moving && c.authoritativeMirrors() < 2 {
 		for d := 1; d < len(c.sb.now.Devices); d++ {
 			if uint8(d) != m.device {
 				try(uint8(d))
@@ -100,10 +100,10 @@ func (c *Committer) troubled(m *cmirror, cause error) {
 
 // promised reports whether another mirror is about to move to a place that
 // overlaps this one.
-func (c *Committer) promised(device uint8, start int64) bool {
+func (c *Committer) isTarget(device uint8, start int64) bool {
 	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
-	for i := range c.ms {
-		if m := &c.ms[i]; m.moving && m.toDevice == device && m.toStart < start+length &&
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.moving && m.toDevice == device && m.toStart < start+length &&
 			start < m.toStart+length {
 			return true
 		}
@@ -111,10 +111,10 @@ func (c *Committer) promised(device uint8, start int64) bool {
 	return false
 }
 
-// beginMove makes a mirror stale that is about to move, before the superblock
+// leavePlace makes a mirror stale that is about to move, before the superblock
 // that says so is written. No record is under way, but perhaps one that waits
 // for that superblock; what is durable by now is on another mirror too.
-func (c *Committer) beginMove(m *cmirror) {
+func (c *Committer) leavePlace(m *mirror) {
 	if m.state != MirrorGood && m.state != MirrorWeak {
 		return // stale already
 	}
@@ -122,17 +122,17 @@ func (c *Committer) beginMove(m *cmirror) {
 		m.moving = false
 		return
 	}
-	m.was, m.state, m.staleFrom, m.left = m.state, MirrorStale, c.durable.Position, true
+	m.stateBefore, m.state, m.staleFrom, m.left = m.state, MirrorStale, c.durable.Position, true
 }
 
-// endMove: the superblocks name the new place, or they could not be written.
-func (c *Committer) endMove(m *cmirror, ok bool) {
+// superblocksNamedPlace: the superblocks name the new place, or they could not be written.
+func (c *Committer) superblocksNamedPlace(m *mirror, ok bool) {
 	m.moving, m.named = false, false
 	if !ok {
 		// On some copy it may have moved, and is stale: what it gets here is
 		// not counted on until another update says where it is.
 		if m.left {
-			m.state = m.was
+			m.state = m.stateBefore
 		}
 		m.left = false
 		return

@@ -33,10 +33,10 @@ func TestPlanLeavesRoom(t *testing.T) {
 			tail = tail || start >= l.sb.ExportedBytes
 		}
 		if !head || tail != (p.SpareDeviceSize == 0) {
-			t.Fatalf("room in the head: %v, in the tail: %v: %v", head, tail, l.sb.gaps(0))
+			t.Fatalf("room in the head: %v, in the tail: %v: %v", head, tail, l.sb.freeSpans(0))
 		}
 		if p.SpareDeviceSize != 0 && len(l.sb.mirrorPlaces(1)) == 0 {
-			t.Fatalf("no room on the spare device: %v", l.sb.gaps(1))
+			t.Fatalf("no room on the spare device: %v", l.sb.freeSpans(1))
 		}
 		// Each place, taken, makes a layout that is valid.
 		for i := range l.sb.Regions {
@@ -66,7 +66,7 @@ func (w *world) at(device uint8, starts ...int64) func(Op) bool {
 
 func (w *world) elsewhere(i int, was mirrorAt) {
 	w.t.Helper()
-	m := &w.c.ms[i]
+	m := &w.c.mirrors[i]
 	if m.state != MirrorGood || m.start == was.start || m.device != was.device {
 		w.t.Fatalf("mirror %d of device %d at %d: it is %s at %d of device %d", i, was.device,
 			was.start, m.state, m.start, m.device)
@@ -84,15 +84,15 @@ func (w *world) elsewhere(i int, was mirrorAt) {
 // alone looks at what is found if all mirrors but one are lost.
 func (w *world) alone(i int, what string) {
 	w.t.Helper()
-	if w.c.ms[i].device != 0 {
+	if w.c.mirrors[i].device != 0 {
 		return // one mirror of the backing is always needed
 	}
 	var disks []*memDisk
 	for _, d := range w.disks {
 		disks = append(disks, d.clone())
 	}
-	for j := range w.c.ms {
-		if m := &w.c.ms[j]; j != i {
+	for j := range w.c.mirrors {
+		if m := &w.c.mirrors[j]; j != i {
 			wipe(disks[m.device], m)
 		}
 	}
@@ -104,10 +104,10 @@ func (w *world) alone(i int, what string) {
 // spot under a checkpoint slot, and one whose place is bad at the start.
 func TestMirrorMoves(t *testing.T) {
 	for _, tc := range worlds {
-		for i := range len(single(t, tc.p).c.ms) {
+		for i := range len(single(t, tc.p).c.mirrors) {
 			t.Run(fmt.Sprintf("%s/%d", tc.name, i), func(t *testing.T) {
 				w := ran(t, tc.p, 61, 30)
-				was := w.c.ms[i].mirrorAt
+				was := w.c.mirrors[i].mirrorAt
 				w.fail = w.at(was.device, was.start)
 				w.commit()
 				w.settle()
@@ -123,7 +123,7 @@ func TestMirrorMoves(t *testing.T) {
 
 				// The new place goes bad as well: back to the old one, which is
 				// good again by now.
-				now := w.c.ms[i].mirrorAt
+				now := w.c.mirrors[i].mirrorAt
 				w.fail = w.at(now.device, now.start)
 				for range 2 * backoffRecords {
 					w.commit()
@@ -140,7 +140,7 @@ func TestMirrorMoves(t *testing.T) {
 	t.Run("one slot", func(t *testing.T) {
 		for slot := range 2 {
 			w := ran(t, smallParams(512, 0), 62, 5)
-			was := w.c.ms[1].mirrorAt
+			was := w.c.mirrors[1].mirrorAt
 			bad := was.pageOffset(slot, 0)
 			w.fail = func(op Op) bool {
 				return op.Offset <= bad &&
@@ -160,7 +160,7 @@ func TestMirrorMoves(t *testing.T) {
 			sb.Regions[1].Stale,
 				sb.Regions[1].StaleFrom = true, w.c.durable.Position
 		})
-		was := w.c.ms[1].mirrorAt
+		was := w.c.mirrors[1].mirrorAt
 		w.start()
 		w.fail = w.at(0, was.start)
 		w.settle()
@@ -179,7 +179,7 @@ func TestMoveEveryCut(t *testing.T) {
 	}{{"alone", smallParams(512, 0)}, {"pair", pairParams(512)}} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := ran(t, tc.p, 64, 3)
-			was := w.c.ms[0].mirrorAt
+			was := w.c.mirrors[0].mirrorAt
 			w.fail = w.at(was.device, was.start)
 			cuts, starts := 0, 0
 			try := func() {
@@ -204,7 +204,7 @@ func TestMoveEveryCut(t *testing.T) {
 			for i := range 6 {
 				w.commit()
 				w.drain(try)
-				if i == 0 && w.c.ms[0].start == was.start {
+				if i == 0 && w.c.mirrors[0].start == was.start {
 					t.Error("not moved at once")
 				}
 			}
@@ -222,13 +222,13 @@ func TestMoveEveryCut(t *testing.T) {
 // one that gets well is found.
 func TestNoGoodPlace(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 65, 3)
-	places := append(w.c.sb.now.mirrorPlaces(0), w.c.ms[0].start)
+	places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)
 	writes, seen := 0, map[int64]bool{}
 	bad := w.at(0, places...)
 	w.fail = func(op Op) bool {
 		if bad(op) {
 			writes++
-			seen[w.c.ms[0].start] = true
+			seen[w.c.mirrors[0].start] = true
 			return true
 		}
 		return false
@@ -248,13 +248,13 @@ func TestNoGoodPlace(t *testing.T) {
 	w.check(SeverityWarning)
 	w.fail = nil
 	for range backoffRecords << 6 {
-		if w.commit(); w.c.ms[0].state == MirrorGood {
+		if w.commit(); w.c.mirrors[0].state == MirrorGood {
 			break
 		}
 		w.settle()
 	}
 	w.settle()
-	if w.c.ms[0].state != MirrorGood {
+	if w.c.mirrors[0].state != MirrorGood {
 		t.Errorf("%+v", w.c.Status())
 	}
 	w.check(SeverityInfo)
@@ -278,8 +278,8 @@ func TestMovesAndCuts(t *testing.T) {
 						all = append(all, spot{uint8(d), s})
 					}
 				}
-				for i := range w.c.ms {
-					all = append(all, spot{w.c.ms[i].device, w.c.ms[i].start})
+				for i := range w.c.mirrors {
+					all = append(all, spot{w.c.mirrors[i].device, w.c.mirrors[i].start})
 				}
 				bad := map[spot]bool{}
 				w.fail = func(op Op) bool {
@@ -319,8 +319,8 @@ func TestMovesAndCuts(t *testing.T) {
 				}
 				w.find(w.disks, "end")
 				w.check(SeverityInfo)
-				for i := range w.c.ms {
-					if w.c.ms[i].state != MirrorGood {
+				for i := range w.c.mirrors {
+					if w.c.mirrors[i].state != MirrorGood {
 						t.Errorf("%+v", w.c.Status())
 					}
 				}

@@ -29,7 +29,7 @@ type Repair struct {
 // newest. Errors: those of Load, with ErrDamaged where information is missing;
 // ErrReadOnly.
 func PlanRepair(devs []Device, searched *Superblock) (*Repair, error) {
-	devs = steadied(devs)
+	devs = withRetries(devs)
 	r, err := examine(devs, false, func(inv *inventory) (*Repair, error) {
 		return planRepair(inv, searched)
 	})
@@ -141,7 +141,7 @@ type RunOptions struct {
 // (ErrPath), like a cut.
 func (r *Repair) Run(o RunOptions) (Report, error) {
 	report, err := r.run(o)
-	return report, believed(r.devs, err)
+	return report, orPathFailure(r.devs, err)
 }
 
 func (r *Repair) run(o RunOptions) (Report, error) {

@@ -1,10 +1,10 @@
 package metadata
 
-// Front reports whether one of the superblocks at the start of a device is
+// HasFrontSuperblock reports whether one of the superblocks at the start of a device is
 // whole. Where none is, and the one at the end is, something else may have
 // been written to the device since: a new file system leaves the end alone.
-func Front(dev Device) bool {
-	for _, c := range readSuperblocks(steadied([]Device{dev})[0]) {
+func HasFrontSuperblock(dev Device) bool {
+	for _, c := range readSuperblocks(withRetries([]Device{dev})[0]) {
 		if c.sb != nil && c.offset <= RegionStart {
 			return true
 		}

@@ -120,9 +120,9 @@ func writePage(dev Device, b, back []byte, off int64) error {
 // bytes that are left. The error is ErrNotFound if there is none, or what
 // progress returned.
 func SearchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {
-	devs := steadied([]Device{dev})
+	devs := withRetries([]Device{dev})
 	sb, err := searchSuperblock(devs[0], progress)
-	return sb, believed(devs, err)
+	return sb, orPathFailure(devs, err)
 }
 
 func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {

@@ -132,13 +132,13 @@ func repaired(t *testing.T, what string, disks []*memDisk, want []Entry) {
 
 // weakest picks a mirror to damage: the stale one if there is one, for what only
 // one mirror has must stay.
-func (w *world) weakest() *cmirror {
-	for i := range w.c.ms {
-		if m := &w.c.ms[i]; m.state == MirrorStale {
+func (w *world) weakest() *mirror {
+	for i := range w.c.mirrors {
+		if m := &w.c.mirrors[i]; m.state == MirrorStale {
 			return m
 		}
 	}
-	return &w.c.ms[w.r.IntN(len(w.c.ms))]
+	return &w.c.mirrors[w.r.IntN(len(w.c.mirrors))]
 }
 
 // damages are ways to damage a set that leave enough of it. All of them may
@@ -175,15 +175,15 @@ var damages = []struct {
 		}
 	}},
 	{"both older checkpoints", func(w *world, disks []*memDisk) {
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
+		for i := range w.c.mirrors {
+			m := &w.c.mirrors[i]
 			w.spoil(disks[m.device], m.headerOffset(1-m.new))
 			w.spoil(disks[m.device], m.pageOffset(1-m.new, 0))
 		}
 	}},
 	{"torn garbage", func(w *world, disks []*memDisk) {
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
+		for i := range w.c.mirrors {
+			m := &w.c.mirrors[i]
 			for s, p := range m.slots {
 				if p == (Position{}) && w.r.IntN(4) == 0 {
 					w.spoil(disks[m.device], m.logOffset(s))
@@ -387,7 +387,7 @@ func TestRepairRefuses(t *testing.T) {
 	// Something in the backing's logs is not readable: perhaps the record that
 	// tells.
 	torn := backing.clone()
-	m := &w.c.ms[0]
+	m := &w.c.mirrors[0]
 	free := slices.Index(m.slots, Position{})
 	torn.failRead = map[int64]bool{m.logOffset(free) / sector: true}
 	refused("a bad sector", ErrDamaged, "cannot be read whole", torn, w.disks[1].clone())
@@ -402,8 +402,8 @@ func TestRepairRefuses(t *testing.T) {
 			missing = p
 		}
 	}
-	delete(gap.pages, w.c.ms[0].logOffset(a[missing])/PageSize)
-	delete(gap.pages, w.c.ms[1].logOffset(b[missing])/PageSize)
+	delete(gap.pages, w.c.mirrors[0].logOffset(a[missing])/PageSize)
+	delete(gap.pages, w.c.mirrors[1].logOffset(b[missing])/PageSize)
 	refused("a gap", ErrDamaged, missing.String(), gap)
 	lost := w.disks[0].clone()
 	lose(lost, &w.plan.sb, 0)

@@ -29,7 +29,7 @@ type Restore struct {
 	bare  []int  // devices, as given, that have no superblock of their own
 	img   *Image // the devices in the set's order, and what was found on them
 	given []Device
-	good  map[sbStep]bool // superblock copies that can be read
+	good  map[copyPlace]bool // superblock copies that can be read
 	table *Table
 	base  *candidate // if it is a checkpoint of the disk
 }
@@ -183,7 +183,7 @@ func (r *Restore) identify(inv *inventory, b *Backup) error {
 // returns that of the backing, nil if it has none.
 func (r *Restore) newest(inv *inventory, b *Backup) (backing *Superblock, _ error) {
 	img, reference := r.img, "the backing is"
-	r.good = map[sbStep]bool{}
+	r.good = map[copyPlace]bool{}
 	if b != nil {
 		img.sb, reference = b.Superblock, "the backup is"
 		img.maxEpoch, img.maxGeneration = b.Superblock.Epoch, b.Superblock.Generation
@@ -210,7 +210,7 @@ func (r *Restore) newest(inv *inventory, b *Backup) (backing *Superblock, _ erro
 		}
 		for _, c := range inv.found[i].copies {
 			if c.sb != nil && c.sb.UUID == sb.UUID {
-				r.good[sbStep{sb.DeviceIndex, c.offset}] = true
+				r.good[copyPlace{sb.DeviceIndex, c.offset}] = true
 				img.maxEpoch = max(img.maxEpoch, c.sb.Epoch)
 				img.maxGeneration = max(img.maxGeneration, c.sb.Generation)
 			}
@@ -544,7 +544,7 @@ func (r *Restore) replay(entries *entryReader, chain []record) error {
 		return nil
 	}
 	// A table that is read while it changes may state some spare units twice, but not more.
-	if n, most := r.table.claims(), 2*r.img.layout.SpareUnits(); n > most {
+	if n, most := r.table.spareUses(), 2*r.img.layout.SpareUnits(); n > most {
 		return fmt.Errorf("%w: units live in %d spare units, there are %d", ErrDamaged, n,
 			r.img.layout.SpareUnits())
 	}
@@ -622,7 +622,7 @@ func (r *Restore) Run(o RunOptions) (Report, error) {
 		return Check(r.given)
 	}
 	report, err := r.run(o)
-	return report, believed(r.img.devs, err)
+	return report, orPathFailure(r.img.devs, err)
 }
 
 func (r *Restore) run(o RunOptions) (Report, error) {
@@ -712,7 +712,7 @@ func (r *Restore) superblocks(sb *Superblock) error {
 	for d := len(sb.Devices) - 1; d >= 0; d-- {
 		places := sb.copies(uint8(d))
 		slices.SortStableFunc(places, func(a, b int64) int {
-			x, y := r.good[sbStep{uint8(d), a}], r.good[sbStep{uint8(d), b}]
+			x, y := r.good[copyPlace{uint8(d), a}], r.good[copyPlace{uint8(d), b}]
 			switch {
 			case x == y:
 				return 0

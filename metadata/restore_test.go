@@ -23,12 +23,12 @@ type loss struct {
 }
 
 func noCheckpoints(w *world, disks []*memDisk) {
-	for i := range w.c.ms {
-		noCheckpoint(disks[w.c.ms[i].device], &w.c.ms[i])
+	for i := range w.c.mirrors {
+		noCheckpoint(disks[w.c.mirrors[i].device], &w.c.mirrors[i])
 	}
 }
 
-func noCheckpoint(d *memDisk, m *cmirror) {
+func noCheckpoint(d *memDisk, m *mirror) {
 	for slot := range 2 {
 		delete(d.pages, m.headerOffset(slot)/PageSize)
 		delete(d.pages, m.pageOffset(slot, 0)/PageSize)
@@ -53,8 +53,8 @@ var losses = []loss{
 		noCheckpoints(w, disks) // else a checkpoint is there that is newer than the backup
 		at := w.c.durable
 		at = w.prevOf(w.prevOf(at))
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
+		for i := range w.c.mirrors {
+			m := &w.c.mirrors[i]
 			for s := range m.slots {
 				if m.slots[s] == at.Position {
 					delete(disks[m.device].pages, m.logOffset(s)/PageSize)
@@ -65,8 +65,8 @@ var losses = []loss{
 	{"a record after the newest checkpoint, which is on one mirror",
 		func(w *world, disks []*memDisk) {
 			at := w.prevOf(w.c.durable)
-			for i := range w.c.ms {
-				m := &w.c.ms[i]
+			for i := range w.c.mirrors {
+				m := &w.c.mirrors[i]
 				for s := range m.slots {
 					if m.slots[s] == at.Position {
 						delete(disks[m.device].pages, m.logOffset(s)/PageSize)
@@ -78,8 +78,8 @@ var losses = []loss{
 			}
 		}, false, true, true},
 	{"every log", func(w *world, disks []*memDisk) {
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
+		for i := range w.c.mirrors {
+			m := &w.c.mirrors[i]
 			for s := range m.slots {
 				delete(disks[m.device].pages, m.logOffset(s)/PageSize)
 			}
@@ -105,8 +105,8 @@ var losses = []loss{
 		for i, d := range disks {
 			lose(d, &w.plan.sb, uint8(i))
 		}
-		for i := range w.c.ms {
-			m := &w.c.ms[i]
+		for i := range w.c.mirrors {
+			m := &w.c.mirrors[i]
 			for off := m.start; off < m.start+2*m.slot+int64(len(m.slots))*m.atom; off += PageSize {
 				delete(disks[m.device].pages, off/PageSize)
 			}
@@ -373,7 +373,7 @@ func TestRestoreRefuses(t *testing.T) {
 	lose(bare, &w.plan.sb, 0)
 	unfinished := w.disks[0].clone()
 	rewrite(unfinished, func(sb *Superblock) {
-		sb.Incompat, sb.Transition = sb.Incompat|incompatTransition, TransitionReleasing
+		sb.Incompat, sb.Transition = sb.Incompat|incompatTransition, TransitionReverting
 		sb.Generation++
 	})
 	readOnly := w.disks[0].clone()
@@ -484,8 +484,8 @@ func TestMirrorsThatFail(t *testing.T) {
 			// The places of all mirrors on the backing, and all room for others.
 			dead := map[int]bool{}
 			fail := func(off int64, _ int) bool {
-				for i := range w.c.ms {
-					m := &w.c.ms[i]
+				for i := range w.c.mirrors {
+					m := &w.c.mirrors[i]
 					if m.device == 0 && dead[i] && off >= m.start && off < m.start+2*m.slot+
 						int64(len(m.slots))*m.atom {
 						return true
@@ -493,7 +493,7 @@ func TestMirrorsThatFail(t *testing.T) {
 				}
 				return len(dead) > 0 && off > RegionStart && !slices.Contains(w.plan.sb.copies(0),
 					off) &&
-					!slices.ContainsFunc(w.c.ms, func(m cmirror) bool {
+					!slices.ContainsFunc(w.c.mirrors, func(m mirror) bool {
 						return m.device == 0 && off >= m.start && off < m.start+2*m.slot+
 							int64(len(m.slots))*m.atom
 					})

@@ -300,7 +300,7 @@ func (t *Table) owners() []owned {
 }
 
 // claims is how many spare units the units own, counted once for each that does.
-func (t *Table) claims() (n uint64) {
+func (t *Table) spareUses() (n uint64) {
 	for _, o := range t.owners() {
 		n += o.count
 	}
@@ -357,7 +357,7 @@ func (t *Table) Counts() (c TableCounts) {
 		return true
 	})
 	c.Entries = CountEntries(t)
-	c.SparesUsed = t.claims()
+	c.SparesUsed = t.spareUses()
 	t.SpareExtents(func(x SpareExtent) bool {
 		if x.State == StateRetired {
 			c.Retired += uint64(x.Count)

@@ -26,8 +26,8 @@ const (
 // cannot be read afterwards either. f must change nothing that counts. With partial, spare
 // devices may be missing. The error is that of f, or ErrPath.
 func examine[T any](devs []Device, partial bool, f func(*inventory) (T, error)) (T, error) {
-	devs = steadied(devs)
-	return settled(devs, func() (T, error) { return f(takeInventory(devs, partial)) })
+	devs = withRetries(devs)
+	return untilStable(devs, func() (T, error) { return f(takeInventory(devs, partial)) })
 }
 
 // takeInventory reads everything but what only a visitor asks for.
@@ -41,7 +41,7 @@ func takeInventory(devs []Device, partial bool) *inventory {
 		return inv
 	}
 	inv.stage = stageMirrors
-	if inv.err = inv.img.walk(); inv.err != nil {
+	if inv.err = inv.img.followChain(); inv.err != nil {
 		return inv
 	}
 	inv.stage = stageRecords

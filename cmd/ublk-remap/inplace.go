@@ -35,12 +35,12 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 					"said before it is undone: run it without --dry-run, or undo it with: "+
 					"ublk-remap release", backing.Path(), exit.ErrRefused)
 			}
-			if err := metadata.UndoTakeOver(set, sb, o.force); err != nil {
+			if err := metadata.UndoConvert(set, sb, o.force); err != nil {
 				return fmt.Errorf("%s: undoing an earlier takeover that was interrupted: %w",
 					backing.Path(), err)
 			}
 			a.log.Info().Msg("undid an earlier takeover that was interrupted")
-		case metadata.TransitionTaken:
+		case metadata.TransitionConverting:
 			return a.resumeTakeOver(devs, set, sb, opts, o)
 		default:
 			return fmt.Errorf("%s: %w: %q is being given back; finish that first with: "+
@@ -85,7 +85,7 @@ func takeOver(a *app, devs []*blockdev.Device, o createOptions) error {
 	if len(out.Replaced) > 0 {
 		zeroEnds(devs[1], metadata.AlignedBytes(1<<20))
 	}
-	taken, err := metadata.TakeOver(asMetadata(devs), plan, opts)
+	taken, err := metadata.Convert(asMetadata(devs), plan, opts)
 	end()
 	a.tellBadPlaces(devs, taken.Bad, &out, err == nil)
 	if err != nil {
@@ -106,7 +106,7 @@ func (a *app) confirmTakeOver(out *created, o createOptions) error {
 }
 
 func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device,
-	sb *metadata.Superblock, opts metadata.MoveOptions, o createOptions) error {
+	sb *metadata.Superblock, opts metadata.ConvertOptions, o createOptions) error {
 	var spares int64
 	for _, r := range sb.Regions {
 		if r.Kind == metadata.RegionSpare {
@@ -128,7 +128,7 @@ func (a *app) resumeTakeOver(devs []*blockdev.Device, set []metadata.Device,
 			exit.ErrUsage, sb.Name, spares)
 	}
 	if !o.dryRun {
-		if err := metadata.ResumeTakeOver(set, sb, opts); err != nil {
+		if err := metadata.ResumeConvert(set, sb, opts); err != nil {
 			return fmt.Errorf("%s: %w", devs[0].Path(), err)
 		}
 		a.rescan(devs[0])
@@ -256,8 +256,8 @@ func spareAdvice(path string, err error) error {
 
 // moveOptions are those of a long copy, which tells how far it is. end is to be called
 // when it is over.
-func (a *app) moveOptions(what string) (o metadata.MoveOptions, end func()) {
-	o = metadata.MoveOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
+func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
+	o = metadata.ConvertOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
 	var bar *progress
 	end = func() {
 		if bar != nil {

@@ -280,7 +280,7 @@ func TestInterrupted(t *testing.T) {
 		return f(cuts, plan)
 	}
 	take := func(devs []metadata.Device, plan *metadata.Layout) error {
-		_, err := metadata.TakeOver(devs, plan, metadata.MoveOptions{})
+		_, err := metadata.Convert(devs, plan, metadata.ConvertOptions{})
 		return err
 	}
 	give := func(devs []metadata.Device, _ *metadata.Layout) error {
@@ -288,7 +288,7 @@ func TestInterrupted(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = metadata.Release(img, metadata.MoveOptions{})
+		_, err = metadata.Revert(img, metadata.ConvertOptions{})
 		return err
 	}
 	for _, paths := range [][]string{{disk}, {disk, spare}} {

@@ -31,7 +31,7 @@ func spareFlag(cmd *cobra.Command, spares *[]string) {
 // otherUse refuses a device that lost the superblocks at its start and carries
 // something else: it was put to another use.
 func otherUse(d *blockdev.Device, do string) error {
-	if metadata.Front(d) {
+	if metadata.HasFrontSuperblock(d) {
 		return nil
 	}
 	if found := set.Marks(d); found != "" {

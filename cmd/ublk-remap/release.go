@@ -107,7 +107,7 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	out := newReleased(&was, backing)
 	opts, end := a.moveOptions("reading what is to be moved")
 	opts.AcceptOld = o.acceptOld
-	survey, err := metadata.SurveyRelease(img, opts)
+	survey, err := metadata.SurveyRevert(img, opts)
 	end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -135,7 +135,7 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	}
 	opts, end = a.moveOptions("moving the head")
 	opts.Force, opts.AcceptOld, opts.Mark = o.force, o.acceptOld, markOf(view)
-	done, err := metadata.Release(img, opts)
+	done, err := metadata.Revert(img, opts)
 	end()
 	if err != nil {
 		return stuck(path, err)
@@ -156,15 +156,15 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	opts, end := a.moveOptions("moving the head")
 	defer end()
 	opts.Force = o.force
-	var done metadata.Released
+	var done metadata.Reverted
 	var err error
 	switch sb.Transition {
 	case metadata.TransitionCopied:
-		err = metadata.UndoTakeOver(devs, sb, o.force)
-	case metadata.TransitionTaken:
-		done, err = metadata.ReleaseTaken(devs, sb, opts)
+		err = metadata.UndoConvert(devs, sb, o.force)
+	case metadata.TransitionConverting:
+		done, err = metadata.RevertConverting(devs, sb, opts)
 	default:
-		done, err = metadata.ResumeRelease(devs, sb, opts)
+		done, err = metadata.ResumeRevert(devs, sb, opts)
 	}
 	if err != nil {
 		return stuck(path, err)
@@ -206,7 +206,7 @@ func newReleased(sb *metadata.Superblock, backing *blockdev.Device) released {
 	}
 }
 
-func (r *released) done(d *metadata.Released) {
+func (r *released) done(d *metadata.Reverted) {
 	r.MovedBlocks = max(d.Moved, r.MovedBlocks)
 	if r.Resumed {
 		r.MovedBlocks = d.Moved

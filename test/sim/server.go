@@ -246,7 +246,7 @@ func (sv *server) write(op metadata.Op) {
 		}
 		switch {
 		case res < 0:
-			if pause, again := retry.Again(res, s.now, sv.patience()); again &&
+			if pause, again := retry.Next(res, s.now, sv.patience()); again &&
 				s.opts.Bug != BugImpatient {
 				sv.in(pause, func() {
 					flush = sv.shared.Durable(op.Device)
@@ -290,8 +290,8 @@ func (sv *server) write(op metadata.Op) {
 }
 
 // patience is the committer's. A path that fails gets as much, in the time of these runs.
-func (sv *server) patience() metadata.Patience {
-	return metadata.Patience{Resources: sv.s.cfg.policy.ResourceFor,
+func (sv *server) patience() metadata.RetryLimits {
+	return metadata.RetryLimits{Resources: sv.s.cfg.policy.ResourceFor,
 		Path: sv.s.cfg.policy.ResourceFor / 4}
 }
 

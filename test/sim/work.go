@@ -168,7 +168,7 @@ func (s *sim) operator() {
 			s.tracef("  refused: %v", err)
 		}
 	case 4, 5:
-		sv.com.TryAgain() // the time for it has come
+		sv.com.RetryNow() // the time for it has come
 		if sv.shared.Tripped() {
 			s.resume()
 			sv.resumed++

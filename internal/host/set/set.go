@@ -168,7 +168,7 @@ func (s *Set) checkBacking(ctx context.Context, spares []string) error {
 		return &DeviceError{Path: d.Path(), Err: metadata.ErrForeign,
 			What: fmt.Sprintf("it is a spare device of %q", sb.Name), Do: do}
 	}
-	if sb.Transition != metadata.TransitionNone || metadata.Front(d) {
+	if sb.Transition != metadata.TransitionNone || metadata.HasFrontSuperblock(d) {
 		return nil
 	}
 	// The superblock at the end is what is left of it. A file system that was

@@ -119,8 +119,8 @@ func newKeeper(log zerolog.Logger, img *metadata.Image, shared *remap.Shared,
 }
 
 // patienceOf is the Committer's share of a policy: resources are waited for as long as data does.
-func patienceOf(p remap.Policy) metadata.Patience {
-	return metadata.Patience{Resources: cmp.Or(p.ResourceFor, metadata.RetryResourcesFor),
+func patienceOf(p remap.Policy) metadata.RetryLimits {
+	return metadata.RetryLimits{Resources: cmp.Or(p.ResourceFor, metadata.RetryResourcesFor),
 		Path: metadata.RetryPathFor}
 }
 
@@ -253,7 +253,7 @@ func (k *keeper) tryAgain() {
 		// step follows; an ended keeper writes nothing any more
 		_ = k.call(context.Background(), func() {
 			k.waiting = false
-			k.com.TryAgain()
+			k.com.RetryNow()
 		})
 	})
 }

@@ -45,7 +45,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		Metadata: control.Metadata{
 			Version: metadata.Version, Sequence: com.Sequence, Mirrors: []control.Mirror{},
 			LogUsed: com.LogUsed, LogSize: com.LogSize,
-			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Scrubbed,
+			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Refreshed,
 		},
 		Table:   &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity},
 		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},

@@ -72,7 +72,7 @@ func (d descriptors) fdatasync(device uint8) error { return unix.Fdatasync(d[dev
 type workers struct {
 	disks    disks
 	shared   *remap.Shared
-	patience metadata.Patience
+	patience metadata.RetryLimits
 	wake     func()
 
 	mu      sync.Mutex
@@ -85,7 +85,7 @@ type workers struct {
 }
 
 // startWorkers starts the threads; wake is called when a result is there.
-func startWorkers(d disks, shared *remap.Shared, patience metadata.Patience, wake func()) *workers {
+func startWorkers(d disks, shared *remap.Shared, patience metadata.RetryLimits, wake func()) *workers {
 	w := &workers{disks: d, shared: shared, patience: patience, wake: wake,
 		jobs: make([]job, 0, 64), results: make([]done, 0, 64), away: make([]done, 0, 64)}
 	w.more.L = &w.mu
@@ -198,7 +198,7 @@ func (w *workers) patiently(j *job, try func() unix.Errno) unix.Errno {
 		if errno == 0 || j.isTransf {
 			return errno
 		}
-		pause, again := retry.Again(int32(errno), monotonic(), w.patience)
+		pause, again := retry.Next(int32(errno), monotonic(), w.patience)
 		if !again || w.ends() {
 			return errno
 		}

@@ -187,7 +187,7 @@ func TestWorkersOtherFlushFails(t *testing.T) {
 	other := shared.Durable(0)
 	other.Begin()
 	d := &fakeDisks{hold: map[string]chan struct{}{}, begun: make(chan string, 1)}
-	w := startWorkers(d, shared, metadata.Patience{}, func() {})
+	w := startWorkers(d, shared, metadata.RetryLimits{}, func() {})
 	w.submit(job{durable: true, data: make([]byte, 4096)})
 	for synced := false; !synced; {
 		d.mu.Lock()
@@ -214,7 +214,7 @@ func TestWorkersStopWaits(t *testing.T) {
 	for i := range 2 * workerCount {
 		d.hold[fmt.Sprintf("write 0 @%d+4096", i*4096)] = make(chan struct{})
 	}
-	w := startWorkers(d, newShared(), metadata.Patience{}, func() {})
+	w := startWorkers(d, newShared(), metadata.RetryLimits{}, func() {})
 	for i := range 2 * workerCount {
 		w.submit(job{durable: true, offset: int64(i) * 4096, data: make([]byte, 4096)})
 	}
@@ -273,26 +273,26 @@ func TestWorkersArePatient(t *testing.T) {
 		name     string
 		fail     func() func(string) error
 		job      job
-		patience metadata.Patience
+		patience metadata.RetryLimits
 		errno    unix.Errno
 		calls    int // 0: some
 	}{
 		{"no memory for a while", times(6, unix.ENOMEM), job{data: data},
-			metadata.Patience{Resources: long}, 0, 7},
+			metadata.RetryLimits{Resources: long}, 0, 7},
 		{"busy, durable", times(3, unix.EAGAIN), job{data: data, durable: true},
-			metadata.Patience{Resources: long}, 0, 5},
+			metadata.RetryLimits{Resources: long}, 0, 5},
 		{"a read", times(3, unix.EBUSY), job{data: data, read: true},
-			metadata.Patience{Resources: long}, 0, 4},
+			metadata.RetryLimits{Resources: long}, 0, 4},
 		{"the path for a while", times(5, unix.ENOLINK), job{data: data},
-			metadata.Patience{Path: long}, 0, 6},
+			metadata.RetryLimits{Path: long}, 0, 6},
 		{"no memory for too long", times(1<<30, unix.ENOMEM), job{data: data},
-			metadata.Patience{Resources: time.Millisecond, Path: long}, unix.ENOMEM, 0},
+			metadata.RetryLimits{Resources: time.Millisecond, Path: long}, unix.ENOMEM, 0},
 		{"the path for too long", times(1<<30, unix.ETIMEDOUT), job{data: data},
-			metadata.Patience{Resources: long, Path: time.Millisecond}, unix.ETIMEDOUT, 0},
-		{"the medium", times(1, unix.EIO), job{data: data}, metadata.Patience{Resources: long,
+			metadata.RetryLimits{Resources: long, Path: time.Millisecond}, unix.ETIMEDOUT, 0},
+		{"the medium", times(1, unix.EIO), job{data: data}, metadata.RetryLimits{Resources: long,
 			Path: long}, unix.EIO, 1},
 		{"a transfer", times(1, unix.ENOMEM), job{data: data, isTransf: true},
-			metadata.Patience{Resources: long, Path: long}, unix.ENOMEM, 1},
+			metadata.RetryLimits{Resources: long, Path: long}, unix.ENOMEM, 1},
 	} {
 		d := &fakeDisks{fail: c.fail()}
 		w := &workers{disks: d, shared: newShared(), patience: c.patience}
@@ -303,7 +303,7 @@ func TestWorkersArePatient(t *testing.T) {
 		}
 	}
 	w := startWorkers(&fakeDisks{fail: times(1<<30, unix.ENOMEM)()}, newShared(),
-		metadata.Patience{Resources: long}, func() {})
+		metadata.RetryLimits{Resources: long}, func() {})
 	w.submit(job{data: data})
 	w.stop()
 	if got := w.take(); len(got) != 1 || got[0].errno != unix.ENOMEM {

@@ -8,7 +8,7 @@ import (
 
 // Patient is a Device that has time. Without it nothing is waited for: what fails is
 // tried again at once, a number of times.
-type Patient interface {
+type Clock interface {
 	// Monotonic is a time, in ns, that only counts up.
 	Monotonic() int64
 	// Pause waits. It may return early, for someone who wants to end.
@@ -29,12 +29,12 @@ const (
 	// wholeRead is the longest read that is tried on its own account. A longer one that
 	// fails is gone through in parts by whoever wants it.
 	wholeRead = 64 << 10
-	// settleTries is how often a disk is read from the beginning that reads otherwise at
+	// stableTries is how often a disk is read from the beginning that reads otherwise at
 	// the end.
-	settleTries = 4
-	// patienceFor is how much time is spent on pauses, in all, before what fails is no
+	stableTries = 4
+	// retryBudget is how much time is spent on pauses, in all, before what fails is no
 	// longer waited for.
-	patienceFor = time.Minute
+	retryBudget = time.Minute
 )
 
 // steady is the Device that every load and every offline verb goes by: it tells a place
@@ -51,9 +51,9 @@ const (
 //
 // A flush that fails ends it as well, and at once: what the disk has dropped from its
 // cache a second flush would not bring back.
-type steady struct {
+type retryDevice struct {
 	Device
-	clock  Patient // nil: none
+	clock  Clock // nil: none
 	failed error
 	spent  time.Duration
 	good   int64 // a place that has read, or -1
@@ -61,63 +61,63 @@ type steady struct {
 	unread map[int64]int // places that did not, and how long they are
 }
 
-// steadied makes all devices steady that are not.
-func steadied(devs []Device) []Device {
+// withRetries makes all devices steady that are not.
+func withRetries(devs []Device) []Device {
 	out := make([]Device, len(devs))
 	for i, d := range devs {
-		if _, is := d.(*steady); is || d == nil {
+		if _, is := d.(*retryDevice); is || d == nil {
 			out[i] = d
 			continue
 		}
-		s := &steady{Device: d, good: -1}
-		s.clock, _ = d.(Patient)
+		s := &retryDevice{Device: d, good: -1}
+		s.clock, _ = d.(Clock)
 		out[i] = s
 	}
 	return out
 }
 
 // bare is a device as it was given.
-func bare(d Device) Device {
-	if s, is := d.(*steady); is {
+func unwrapped(d Device) Device {
+	if s, is := d.(*retryDevice); is {
 		return s.Device
 	}
 	return d
 }
 
 // failure says which of the devices could not be asked, nil if all could.
-func failure(devs []Device) error {
+func pathFailure(devs []Device) error {
 	for _, d := range devs {
-		if s, is := d.(*steady); is && s.failed != nil {
+		if s, is := d.(*retryDevice); is && s.failed != nil {
 			return s.failed
 		}
 	}
 	return nil
 }
 
-// believed is err, unless a device could not be asked: then what was concluded counts for
+// orPathFailure is err, unless a device could not be asked: then what was concluded counts for
 // nothing, also if it was that all is well.
-func believed(devs []Device, err error) error {
-	if f := failure(devs); f != nil {
+func orPathFailure(devs []Device, err error) error {
+	if f := pathFailure(devs); f != nil {
 		return f
 	}
 	return err
 }
 
-// settled calls f, which changes nothing that counts, until what it could not read cannot be
+// untilStable calls f, which changes nothing that counts, until what it could not read cannot be
 // read afterwards either. A disk that was away for a moment, and answered EIO meanwhile, has
 // then been asked again. The error is that of f, or ErrPath.
-func settled[T any](devs []Device, f func() (T, error)) (T, error) {
+func untilStable[T any](devs []Device, f func() (T, error)) (T, error) {
 	var none T
-	last := errUnsettled
-	for range settleTries {
+	last := errUnstable
+	for range stableTries {
 		for _, d := range devs {
-			if s, is := d.(*steady); is {
+			if s, is := d.(*retryDevice); is {
 				s.unread = nil
 			}
 		}
 		v, err := f()
-		changed := unsettled(devs)
-		switch f := failure(devs); {
+		changed := readsDiffer(devs)
+		switch f := pathFailure(devs); {
 		case f != nil:
 			return none, f
 		case errors.Is(err, ErrPath):
@@ -129,31 +129,31 @@ func settled[T any](devs []Device, f func() (T, error)) (T, error) {
 	return none, last
 }
 
-// errUnsettled is a disk that fails in other places each time.
-var errUnsettled = fmt.Errorf("%w: it reads otherwise than a moment ago; check its cable, its "+
+// errUnstable is a disk that fails in other places each time.
+var errUnstable = fmt.Errorf("%w: it reads otherwise than a moment ago; check its cable, its "+
 	"power and its health, then try again", ErrPath)
 
-// unsettled reports whether anything reads that did not before.
-func unsettled(devs []Device) bool {
+// readsDiffer reports whether anything reads that did not before.
+func readsDiffer(devs []Device) bool {
 	for _, d := range devs {
-		if s, is := d.(*steady); is && s.readsNow() {
+		if s, is := d.(*retryDevice); is && s.rereads() {
 			return true
 		}
 	}
 	return false
 }
 
-// forgive forgets that a device could not be asked: what was left to do does not count.
-func forgive(devs []Device) {
+// clearFailures forgets that a device could not be asked: what was left to do does not count.
+func clearFailures(devs []Device) {
 	for _, d := range devs {
-		if s, is := d.(*steady); is {
+		if s, is := d.(*retryDevice); is {
 			s.failed = nil
 		}
 	}
 }
 
-// readsNow reports whether a place reads that did not a moment ago.
-func (s *steady) readsNow() bool {
+// rereads reports whether a place reads that did not a moment ago.
+func (s *retryDevice) rereads() bool {
 	for off, n := range s.unread {
 		if _, err := s.ReadAt(AlignedBytes(roundUp(n, PageSize))[:n], off); err == nil {
 			return true
@@ -162,7 +162,7 @@ func (s *steady) readsNow() bool {
 	return false
 }
 
-func (s *steady) now() int64 {
+func (s *retryDevice) now() int64 {
 	if s.clock == nil {
 		return 0
 	}
@@ -170,7 +170,7 @@ func (s *steady) now() int64 {
 }
 
 // ReadAt reads, or fails for the medium's sake, or for good.
-func (s *steady) ReadAt(b []byte, off int64) (int, error) {
+func (s *retryDevice) ReadAt(b []byte, off int64) (int, error) {
 	if plantedPathIsMedium {
 		return s.Device.ReadAt(b, off)
 	}
@@ -204,7 +204,7 @@ func (s *steady) ReadAt(b []byte, off int64) (int, error) {
 }
 
 // read reads once. What reads is known to, from then on.
-func (s *steady) read(b []byte, off int64) (n int, slow bool, err error) {
+func (s *retryDevice) read(b []byte, off int64) (n int, slow bool, err error) {
 	begun := s.now()
 	n, err = s.Device.ReadAt(b, off)
 	if err == nil {
@@ -217,8 +217,8 @@ func (s *steady) read(b []byte, off int64) (n int, slow bool, err error) {
 // isBad decides about a place that does not read. It is bad if another one reads, then it
 // does not, and then that other one reads again. If it turns out to read, why is nil; else
 // why is what is wrong with the disk.
-func (s *steady) isBad(b []byte, off int64, slow bool) (bad bool, why error) {
-	if why := s.lives(off); why != nil {
+func (s *retryDevice) isBad(b []byte, off int64, slow bool) (bad bool, why error) {
+	if why := s.otherPlaceReads(off); why != nil {
 		return false, why
 	}
 	if !slow {
@@ -229,7 +229,7 @@ func (s *steady) isBad(b []byte, off int64, slow bool) (bad bool, why error) {
 		if classOf(err) != ClassMedium {
 			return false, err
 		}
-		if why := s.lives(off); why != nil {
+		if why := s.otherPlaceReads(off); why != nil {
 			return false, why
 		}
 		if s.unread == nil {
@@ -242,7 +242,7 @@ func (s *steady) isBad(b []byte, off int64, slow bool) (bad bool, why error) {
 
 // lives reads some place of the disk other than the one at off. The error is why none
 // reads, or how the path failed.
-func (s *steady) lives(off int64) error {
+func (s *retryDevice) otherPlaceReads(off int64) error {
 	if s.page == nil {
 		s.page = AlignedBytes(PageSize)
 	}
@@ -273,7 +273,7 @@ func (s *steady) lives(off int64) error {
 }
 
 // WriteAt writes, or fails for the medium's sake, or for good.
-func (s *steady) WriteAt(b []byte, off int64) (int, error) {
+func (s *retryDevice) WriteAt(b []byte, off int64) (int, error) {
 	var retry Retry
 	failed := false // for the medium's sake, of a disk that was there
 	for try := 1; ; try++ {
@@ -290,7 +290,7 @@ func (s *steady) WriteAt(b []byte, off int64) (int, error) {
 			return n, nil
 		}
 		if classOf(err) == ClassMedium {
-			why := s.lives(off)
+			why := s.otherPlaceReads(off)
 			switch {
 			case why == nil && failed:
 				return n, err
@@ -307,7 +307,7 @@ func (s *steady) WriteAt(b []byte, off int64) (int, error) {
 }
 
 // Sync flushes. A second try would be answered as good, and bring nothing back.
-func (s *steady) Sync() error {
+func (s *retryDevice) Sync() error {
 	if s.failed != nil {
 		return s.failed
 	}
@@ -321,7 +321,7 @@ func (s *steady) Sync() error {
 }
 
 // waitFor waits until it is time to try again, or ends it all.
-func (s *steady) waitFor(retry *Retry, try int, what string, n int, off int64, err error) {
+func (s *retryDevice) waitFor(retry *Retry, try int, what string, n int, off int64, err error) {
 	if errors.Is(err, ErrPath) {
 		s.failed = err // of the device beneath, which has waited
 		return
@@ -330,12 +330,12 @@ func (s *steady) waitFor(retry *Retry, try int, what string, n int, off int64, e
 		if try < instantTries {
 			return
 		}
-	} else if s.spent < patienceFor {
-		limit := retryPathForOffline
+	} else if s.spent < retryBudget {
+		limit := retryPathOffline
 		switch {
 		case classOf(err) == ClassResource:
 			limit = RetryResourcesFor
-		case !comesBack(err):
+		case !mayComeBack(err):
 			limit = time.Second
 		}
 		if pause, again := retry.wait(s.now(), limit); again {
@@ -354,7 +354,7 @@ func (s *steady) waitFor(retry *Retry, try int, what string, n int, off int64, e
 }
 
 // name is what the device is called, where that is known.
-func (s *steady) name() string {
+func (s *retryDevice) name() string {
 	if d, ok := s.Device.(interface{ Path() string }); ok {
 		return d.Path()
 	}
