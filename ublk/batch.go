@@ -37,8 +37,8 @@ type batchCommands struct {
 	rearmings int  // how often FETCH ended for want of room
 }
 
-// elements is the memory of one command: room for all tags, so that it never has to be sent
-// before its time. Two of them do, for a tag is in no more than one command at a time.
+// elements is the memory of one command. It has room for all tags, so a command is never sent
+// early. Two sets are enough, because a tag is in at most one command at a time.
 type elements struct {
 	bytes []byte
 	n     int // elements
@@ -224,8 +224,8 @@ func (x *batchCommands) fetchEnded(c *uring.CQE) {
 	}
 }
 
-// leave relies on COMMIT being carried out, and its elements being read, when it is
-// submitted: the set that was with the kernel is free, whatever became of it.
+// leave may use the set that was with the kernel again: the kernel reads the elements of a COMMIT,
+// and carries it out, when it is submitted.
 func (x *batchCommands) leave() {
 	if x.kept() {
 		x.free()
@@ -233,10 +233,10 @@ func (x *batchCommands) leave() {
 	}
 }
 
-// end takes the provided buffers away: a request that comes while the ring is being closed
-// makes FETCH end then, and stays with the kernel. Otherwise Linux 7.0 to 7.3 hand it out
-// to nobody in a worker thread of theirs, which has no memory of ours to copy it to; see
-// uring.Mmap.
+// end withdraws the provided buffers. A request that comes while the ring is being closed then
+// makes FETCH end, and stays with the kernel. Otherwise Linux 7.0 to 7.3 would hand it out in a
+// worker thread of the kernel, where no server takes it and the process's memory is not mapped;
+// see uring.Mmap.
 func (x *batchCommands) end() error {
 	if x.tags == nil {
 		return nil

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A Device is a ublk device that this process made or took over, to be served by it with
-// Run. It stays in the kernel until Delete, whatever becomes of the process.
+// A Device is a ublk device that this process made or recovered, and serves with Run. It stays in
+// the kernel until Delete, also after the end of the process.
 type Device struct {
 	ctl     *Control
 	info    DeviceInfo
@@ -63,14 +63,14 @@ func newDevice(ctl *Control, info DeviceInfo) *Device {
 	return &Device{ctl: ctl, info: info, ready: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// configure checks what ADD_DEV gave back, for the kernel drops what it does not know
-// without a word.
+// configure checks what ADD_DEV gave back: the kernel drops features that it does not know without
+// an error.
 func (d *Device) configure(ctx context.Context, cfg Config, flags Features) error {
 	if err := d.info.Features.Require(flags); err != nil {
 		return err
 	}
-	const changesData = FeatureNeedGetData | FeatureUserCopy | FeatureZoned | FeatureBatchIO | FeatureSharedMemoryCopy |
-		FeatureIntegrity | FeatureDescriptorSize
+	const changesData = FeatureNeedGetData | FeatureUserCopy | FeatureZoned | FeatureBatchIO |
+		FeatureSharedMemoryCopy | FeatureIntegrity | FeatureDescriptorSize
 	if odd := d.info.Features &^ flags & changesData; odd != 0 {
 		return fmt.Errorf("ublk: the kernel turned on what was not asked for: %v", odd)
 	}
@@ -91,15 +91,14 @@ func (d *Device) configure(ctx context.Context, cfg Config, flags Features) erro
 // recoverPoll is how often a recovery that is refused as busy is asked for again.
 const recoverPoll = time.Millisecond
 
-// Recover takes over a device whose server died, or left it. As long as the kernel says
-// that the old server is not gone (on Linux 6.12, for 30 seconds if every tag was in its
-// hands) it is asked again, until the context's deadline or DefaultTimeout; then the error
-// is ErrBusy. The device keeps the features, queues, depth and parameters that it was made
-// with: see Info and Params. Requests that the old server had not answered come again once
-// Run has it live.
+// Recover recovers a device whose server died, or left it. While the kernel still sees the old
+// server (on Linux 6.12 for 30 seconds, if that server owned every tag), Recover tries again until
+// the context's deadline or DefaultTimeout; then it returns ErrBusy. The device keeps the features,
+// queues, depth and parameters that it was made with: see Info and Params. Requests that the old
+// server had not answered come again once Run has made the device live.
 //
-// A caller whose new server must not meet the old one's last I/O makes sure of that before
-// this call.
+// The old server's last I/O may still be under way. A caller that must not meet it waits for its
+// end before this call.
 func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 	info, err := ctl.Info(ctx, id)
 	if err != nil {
@@ -118,7 +117,7 @@ func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 	if err := startRecovery(ctx, ctl, info); err != nil {
 		return nil, err
 	}
-	// What is quiesced now can have been live before.
+	// The state may have changed: the device is quiesced now and may have been live before.
 	if info, err = ctl.Info(ctx, id); err != nil {
 		return nil, err
 	}
@@ -129,8 +128,8 @@ func Recover(ctx context.Context, ctl *Control, id int) (*Device, error) {
 
 // servable refuses devices made for another kind of server than this package's.
 func servable(info DeviceInfo) error {
-	const foreign = FeatureNeedGetData | FeatureUserCopy | FeatureZoned | FeatureSharedMemoryCopy | FeatureIntegrity |
-		FeatureDescriptorSize
+	const foreign = FeatureNeedGetData | FeatureUserCopy | FeatureZoned |
+		FeatureSharedMemoryCopy | FeatureIntegrity | FeatureDescriptorSize
 	odd := info.Features & foreign
 	if info.Features.Has(FeatureZeroCopy) && !info.Features.Has(FeatureAutoBufReg) {
 		odd |= FeatureZeroCopy
@@ -162,8 +161,8 @@ func startRecovery(ctx context.Context, ctl *Control, info DeviceInfo) error {
 		case errors.Is(err, ErrBusy):
 			busy = err
 		case busy != nil && errors.Is(err, context.DeadlineExceeded):
-			// The deadline cut a command short, perhaps a moment before the context knows
-			// of it. That the device was busy all the time says more.
+			// The deadline ended a command, perhaps just before the context ends. The error
+			// that the device was busy all the time says more.
 			return fmt.Errorf("%w; %w", busy, context.DeadlineExceeded)
 		default:
 			return err

@@ -4,7 +4,7 @@
 //
 // # How data moves
 //
-// A program opens a [Control], makes a device with [Create] (or takes over one whose server
+// A program opens a [Control], makes a device with [Create] (or recovers one whose server
 // died with [Recover]) and calls [Device.Run] with its [Target]. For each hardware queue
 // there is one goroutine, locked to one thread, with one ring:
 //

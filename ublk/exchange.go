@@ -36,7 +36,7 @@ type exchange interface {
 	release() error
 }
 
-// newExchange is as the device was made.
+// newExchange makes the exchange that the features of the device ask for.
 func newExchange(q *Queue) exchange {
 	if q.dev.info.BatchIO() {
 		return &batchCommands{q: q}

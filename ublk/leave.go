@@ -6,30 +6,29 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// What leaving a device takes besides ending the thread.
+// This file is about leaving a device to another server.
 //
-// Before Linux 6.16 the kernel learns that a queue's thread is gone from the fetch commands
-// that it cancels when the thread exits. If every tag is in the server's hands there is
-// none, and it learns only by the timeout of a request, 30 seconds later; all I/O waits
-// that long. So a queue that leaves sees to it that at least one command is with the
-// kernel: the last thing that its thread does is to give an answer, and it does not look
-// what that tag brings next.
+// Before Linux 6.16 the kernel learns that a queue's thread has ended from the fetch commands
+// that it cancels when the thread exits. If the server owns every tag, there is no such command.
+// The kernel then learns it only from the timeout of a request, 30 seconds later, and all I/O
+// waits that long. So a queue that leaves makes sure that at least one command is with the
+// kernel: the last act of its thread is to give an answer, which fetches that tag again.
 
 const (
-	// saturatedWait bounds how long a queue waits for its handler to answer a request for
-	// that. It leaves in any case.
+	// saturatedWait is how long a queue waits for its handler to answer one request. After
+	// that it leaves in any case.
 	saturatedWait = 5 * time.Second
 	saturatedPoll = 100 * time.Millisecond
 )
 
-// noticesClose: the kernel also learns of a server's end when its character device is released.
+// noticesClose: the kernel learns of a server's end also when its character device is closed.
 var noticesClose = func() bool {
 	v, err := RunningKernel()
 	return err == nil && v.AtLeast(KernelVersion{6, 16, 0})
 }()
 
-// saturated reports whether a thread that ends now would not be missed: all tags are here.
-// It is false after a while in any case.
+// saturated reports whether the kernel would not notice if the thread ended now: the queue owns
+// all tags. After saturatedWait it reports false in any case.
 func (q *Queue) saturated() bool {
 	if noticesClose || q.owned < q.alive {
 		return false
@@ -40,8 +39,8 @@ func (q *Queue) saturated() bool {
 	return time.Now().Before(q.leaveBy)
 }
 
-// serveHeld hands over a request that was held back for the next server, and reports
-// whether there was one.
+// serveHeld gives the handler one request that was held for the next server, and reports whether
+// there was one.
 func (q *Queue) serveHeld() bool {
 	for tag := range q.tags {
 		if t := &q.tags[tag]; t.held {
@@ -53,12 +52,12 @@ func (q *Queue) serveHeld() bool {
 	return false
 }
 
-// leave submits the last answers and ends the read of the eventfd, without letting the
-// kernel hand out requests: those are the next server's.
+// leave submits the last answers and cancels the read of the eventfd. It handles no completion, so
+// all further requests go to the next server.
 func (q *Queue) leave() error {
 	if q.wakeArmed {
-		// The read waits by polling, so it is off the hook when this has been submitted;
-		// nobody looks at its result.
+		// The read waits for a poll event, so it ends as soon as this is submitted. Its result
+		// is not needed.
 		s := q.entry()
 		uring.Cancel(s, kindWake)
 		s.UserData = kindCancel
@@ -69,7 +68,7 @@ func (q *Queue) leave() error {
 		if q.ring.Pending() == 0 {
 			q.exchange.leave()
 		}
-		// What the kernel does not take now is as if it had never been answered.
+		// A request whose answer the kernel does not take now goes to the next server.
 		if err := q.ring.SubmitOnly(); err != nil {
 			return err
 		}

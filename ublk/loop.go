@@ -16,9 +16,9 @@ import (
 // start runs the queue on a thread that is made for it and ends with it, and returns when
 // both have ended. It says on fetched, once, that the kernel has all tags, or why not.
 //
-// The ring is closed only after the thread is gone. Linux 6.12 would otherwise let a
-// request that is on its way to the queue reach a thread that no longer looks, and wait for
-// it for ever (seen): it tells by the thread's exit that nobody is there.
+// The ring is closed only after the thread has ended. Linux 6.12 learns from the thread's exit
+// that the queue has no server. Otherwise it could give a request to a thread that no longer
+// handles completions, and would wait for the answer for ever (seen).
 func (q *Queue) start(target Target, fetched chan<- error) error {
 	result := make(chan error, 1)
 	var tid int
@@ -71,12 +71,12 @@ func (q *Queue) run(target Target, fetched chan<- error) (err error) {
 	return q.disarmWake()
 }
 
-// loop hands over what comes and enters the kernel, until the queue is done.
+// loop handles completions and enters the kernel, until the queue is done.
 func (q *Queue) loop() error {
 	for {
 		q.reap()
-		if len(q.room.idle) > 0 && !q.ring.Ready() {
-			q.giveBack()
+		if len(q.bufferMemory.submitted) > 0 && !q.ring.Ready() {
+			q.releaseMemory()
 		}
 		wait := q.handler.EndBatch()
 		q.exchange.flush()
@@ -92,7 +92,7 @@ func (q *Queue) loop() error {
 				if !q.saturated() {
 					return nil
 				}
-				// The answer to one request is what the thread can leave behind.
+				// One request is answered, so that its command is with the kernel: see leave.go.
 				if q.serveHeld() {
 					continue
 				}
@@ -103,40 +103,38 @@ func (q *Queue) loop() error {
 			} else if q.ring.Pending() == 0 && !q.exchange.kept() {
 				return nil
 			} else {
-				// The last answers still have to reach the kernel.
+				// The last answers are not submitted yet.
 				limit = 0
 			}
 		}
-		if !q.pacer.skip() {
-			if err := q.keepPace(time.Since(q.epoch)); err != nil {
+		if !q.yieldTimer.skip() {
+			if err := q.tendThread(time.Since(q.epoch)); err != nil {
 				return err
 			}
 		}
 		if err := q.wait(limit); err != nil {
 			return err
 		}
-		if len(q.room.answered) > 0 && q.ring.Pending() == 0 {
-			q.roomSubmitted()
+		if len(q.bufferMemory.answered) > 0 && q.ring.Pending() == 0 {
+			q.answersSubmitted()
 		}
 	}
 }
 
-// done reports whether nothing is left to wait for: the device is being left to another
-// server, or the kernel has begun to end tags and has an answer to every request, and no
-// operation is under way.
+// done reports whether the queue can end: no operation is under way, and either the device is
+// being left to another server, or the kernel has begun to end tags and every request is answered.
 //
-// Not every tag need come to its end. STOP_DEV cancels the commands when the disk is gone,
-// and so each of them. QUIESCE_DEV cancels those that wait at the time (ublk_cancel_dev in
-// drivers/block/ublk_drv.c): a tag that is answered after that is fetched again, and
-// nothing ever becomes of that command. What it has in common with STOP_DEV is that no
-// request comes after the first end; one that was on its way, and is not seen here any
-// more, is the next server's, as after a crash.
+// Not every tag ends. STOP_DEV cancels all commands after the disk was removed. QUIESCE_DEV
+// cancels only the commands that wait at that time (ublk_cancel_dev in
+// drivers/block/ublk_drv.c): a tag that is answered later is fetched again, and that command
+// never completes. After either, no request comes once the first tag has ended. A request that
+// was on its way then goes to the next server, as after a crash.
 func (q *Queue) done() bool {
 	return q.inflight == 0 && (q.dev.leaving.Load() || q.ending && q.owned == 0)
 }
 
-// reap hands over all completions that are there. Since the kernel adds to them only when
-// it is entered, this ends.
+// reap handles all completions that are there. It ends, because the kernel adds completions only
+// when it is entered.
 func (q *Queue) reap() {
 	for {
 		n := q.ring.Reap(q.cqes[:])
@@ -172,13 +170,12 @@ func (q *Queue) dispatch(c *uring.CQE) {
 	}
 }
 
-// Done answers a request. res is 0 or the length for success, or a negative errno, which
-// fails the whole request. For a read or write, 0 is not success: it takes the whole length
-// (Request.Length). A short answer would be taken for success by the kernel and is refused:
-// EIO is given instead, and counted.
+// Done answers a request. For a read or write, res is the whole length (Request.Length); for
+// other requests it is 0 or more. A negative errno fails the whole request. The kernel takes a
+// short answer for success, so Done answers EIO instead and counts it (RefusedAnswers).
 //
-// The tag and its buffer belong to the kernel from here on; operations on the buffer must
-// have been completed.
+// From here on the tag and its buffer belong to the kernel. All operations on the buffer must have
+// completed.
 func (q *Queue) Done(tag uint16, res int32) {
 	t := &q.tags[tag]
 	if !t.owned {
@@ -195,12 +192,12 @@ func (q *Queue) Done(tag uint16, res int32) {
 		res = -int32(unix.EIO)
 	}
 	if t.registered {
-		// Entries are carried out in their order, so the buffer is free before the commit.
+		// The kernel carries entries out in order: it unregisters the buffer before the commit.
 		t.registered = false
 		q.bufferCommand(uapi.IOUnregisterIOBuf, tag, kindUnregister)
 	}
-	if t.shrink || t.listing != notListed {
-		q.shrinkDone(tag)
+	if t.releases || t.release != releaseNone {
+		q.releaseAfterAnswer(tag)
 	}
 	q.exchange.answer(tag, res)
 }
@@ -224,7 +221,7 @@ func (q *Queue) descriptor(tag uint16) *uapi.IODesc {
 func (q *Queue) requestsEnd() {
 	if !q.ending {
 		q.ending = true
-		// Background work of the handler is told that it should end.
+		// The handler may have background work, which should end now.
 		q.handler.Wake()
 	}
 }
@@ -240,8 +237,8 @@ func (q *Queue) arrived(tag uint16) {
 	q.work.requests++
 	if t.op.hasData() {
 		q.work.bytes += uint64(t.length)
-		if t.length >= q.room.floor {
-			q.largeCame(t.length)
+		if t.length >= q.bufferMemory.floor {
+			q.largeRequest(t.length)
 		}
 	}
 	if d.OpFlags&uapi.IONeedRegBuf != 0 {
@@ -261,7 +258,7 @@ func (q *Queue) bufferRegistered(tag uint16, res int32) {
 	q.deliver(tag)
 }
 
-// deliver hands a request to the handler, unless the next server is to have it.
+// deliver gives a request to the handler, or holds it for the next server.
 func (q *Queue) deliver(tag uint16) {
 	if q.dev.leaving.Load() {
 		q.tags[tag].held = true
@@ -296,10 +293,10 @@ func (q *Queue) woken(res int32) {
 		}
 		return
 	}
-	// In this order: a Wakeup after the store makes the new read complete.
+	// The store comes first: a Wakeup after it makes the new read complete.
 	q.wakePending.Store(false)
-	if q.room.shrink.Swap(false) {
-		q.shrinkAll()
+	if q.bufferMemory.release.Swap(false) {
+		q.releaseAll()
 	}
 	q.armWake()
 	q.handler.Wake()

@@ -6,23 +6,23 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// A poller decides for how long a queue's thread looks for completions before it sleeps. It
-// follows the kernel's halt polling for guests (Documentation/virt/kvm/halt-polling.rst):
-// the time grows while sleeps turn out to be so short that a longer look would have saved
-// them, and shrinks when they are long, so that an idle device costs nothing.
+// A poller decides for how long a queue's thread polls for completions before it sleeps. It
+// follows the kernel's halt polling for guests (Documentation/virt/kvm/halt-polling.rst). The
+// window grows while sleeps are so short that a longer poll would have avoided them. It shrinks
+// when sleeps are long, so an idle device costs nothing.
 type poller struct {
-	most   time.Duration // the longest look; 0: never look
-	window time.Duration // the next one, 0 to most
+	most   time.Duration // the longest window; 0: never poll
+	window time.Duration // how long the next poll lasts, 0 to most
 }
 
-// firstWindow is the look that a poller begins with, as halt_poll_ns_grow_start.
+// firstWindow is the first window above 0, as halt_poll_ns_grow_start.
 const firstWindow = 10 * time.Microsecond
 
-// waited takes how long nothing came, looking and sleeping.
+// waited takes how long the last wait was, poll and sleep together.
 func (p *poller) waited(d time.Duration) {
 	switch {
 	case d <= p.window:
-		// Found while looking: the window is right.
+		// The poll found it: the window is right.
 	case d <= p.most:
 		p.window = min(max(2*p.window, firstWindow), p.most)
 	default:
@@ -33,7 +33,8 @@ func (p *poller) waited(d time.Duration) {
 	}
 }
 
-// wait hands over what is queued and waits, with a look before the sleep if the queue polls.
+// wait submits what is queued and waits for a completion. A queue that polls does so before it
+// sleeps.
 func (q *Queue) wait(limit time.Duration) error {
 	if q.poller.most == 0 || limit == 0 {
 		return q.ring.SubmitAndWait(limit)
@@ -42,7 +43,7 @@ func (q *Queue) wait(limit time.Duration) error {
 		return err
 	}
 	began := time.Now()
-	if found, err := q.look(began, limit); found || err != nil {
+	if found, err := q.poll(began, limit); found || err != nil {
 		return err
 	}
 	err := q.ring.SubmitAndWait(limit)
@@ -50,17 +51,17 @@ func (q *Queue) wait(limit time.Duration) error {
 	return err
 }
 
-// look watches the ring for the poller's window and reports whether something came.
-func (q *Queue) look(began time.Time, limit time.Duration) (bool, error) {
+// poll polls the ring for the poller's window and reports whether a completion came.
+func (q *Queue) poll(began time.Time, limit time.Duration) (bool, error) {
 	window := q.poller.window
 	if limit != uring.NoLimit {
 		window = min(window, limit)
 	}
 	for window > 0 {
-		// The clock costs as much as some ten looks.
+		// Reading the clock costs as much as some ten polls.
 		for range 16 {
 			if q.ring.Ready() {
-				// What the kernel has deferred to this thread it does when it is entered.
+				// The kernel runs the work that it deferred to this thread when it is entered.
 				return true, q.ring.SubmitAndWait(0)
 			}
 		}

@@ -7,12 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prefault makes the memory of a running device present that requests are copied through:
-// at most that many bytes, spread so that each tag has its buffer's start; and what
-// handlers got by NewMemory, to be read: what was never written shares one page. It reports
-// how much is present and how much there is. What is there already keeps its contents; it
-// may be called while requests are served. With zero copy there is little to do. Linux
-// 5.14.
+// Prefault makes memory of a running device present: at most most bytes of the copy buffers, the
+// same share of each tag's buffer from its start, and all memory that handlers got by NewMemory.
+// That memory is made present for reading; pages that were never written share one page.
+// Prefault returns how many bytes are present and how many there are. It keeps the contents, and
+// may be called while requests are served. With zero copy there are no copy buffers. Linux 5.14.
 func (d *Device) Prefault(most int64) (present, all int64, err error) {
 	tags := int64(d.info.Queues) * int64(d.info.Depth)
 	part := int64(0)
@@ -47,8 +46,8 @@ func (d *Device) Prefault(most int64) (present, all int64, err error) {
 	return present, all, nil
 }
 
-// populate makes a part of a queue's memory present and returns its length, or 0 if the
-// queue has ended. The lock keeps the memory mapped meanwhile.
+// populate makes a part of a queue's memory present and returns its length, or 0 if the queue has
+// ended. It holds the lock, so that the memory stays mapped.
 func (d *Device) populate(queue, how int, of func(q *Queue) []byte) (int64, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

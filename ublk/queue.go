@@ -25,24 +25,24 @@ type Queue struct {
 	charFD   int
 	thread   threadOptions
 
-	handler  Handler
-	exchange exchange
-	ring     *uring.Ring
-	cqes     [64]uring.CQE
-	pacer    pacer
-	patience patience
-	sched    scheduling
-	poller   poller
-	discard  uring.SQE // where entries go when the ring is broken
-	failure  error     // why the ring is broken, or the kernel refused a command
+	handler    Handler
+	exchange   exchange
+	ring       *uring.Ring
+	cqes       [64]uring.CQE
+	yieldTimer yieldTimer
+	tuner      classTuner
+	class      threadClass
+	poller     poller
+	discard    uring.SQE // where entries go when the ring is broken
+	failure    error     // why the ring is broken, or the kernel refused a command
 
-	descMap  []byte // the kernel's descriptors
-	bufs     []byte // one buffer of maxIO per tag; empty with zero copy
-	pinned   uint32 // bytes at the start of each that are registered with the ring
-	room     room
-	memories []*Memory
-	tags     []tagState
-	files    [MaxFiles]fileState
+	descMap      []byte // the kernel's descriptors
+	bufs         []byte // one buffer of maxIO per tag; empty with zero copy
+	pinned       uint32 // bytes at the start of each that are registered with the ring
+	bufferMemory bufferMemory
+	memories     []*Memory
+	tags         []tagState
+	files        [MaxFiles]fileState
 
 	alive    int  // tags that the kernel has not ended
 	ending   bool // the kernel has ended a tag: it hands out no more requests
@@ -65,8 +65,8 @@ type tagState struct {
 	length     int64 // of the request, in bytes
 	op         Op
 	owned      bool // by the handler
-	shrink     bool // its buffer is to give memory back when it is answered
-	listing    listing
+	releases   bool // its buffer is to release memory after the answer
+	release    releaseState
 	registered bool // its buffer was registered by command
 	held       bool // owned, but not handed to the handler: it is the next server's
 }
@@ -153,10 +153,10 @@ func (q *Queue) setup() error {
 	if err := q.thread.apply(); err != nil {
 		return err
 	}
-	q.sched.find()
+	q.class.find()
 	var err error
-	// Room for a commit and an operation per tag, and for what handlers do besides. More of
-	// either only means one more entry into the kernel.
+	// Room for a commit and an operation per tag, and for other operations of handlers. If more
+	// are queued, the ring is submitted once more.
 	kind := uring.QueueRing
 	if q.poller.most > 0 {
 		kind = uring.PolledQueueRing
@@ -186,8 +186,8 @@ func (q *Queue) setup() error {
 			// Only advice: a kernel without huge pages has others.
 			_ = unix.Madvise(q.bufs, unix.MADV_HUGEPAGE)
 		} else {
-			// Where they are the default, the first byte of each tag would bring the
-			// buffers of several.
+			// Where huge pages are the default, the first byte of one tag's buffer would make
+			// the buffers of several tags present.
 			_ = unix.Madvise(q.bufs, unix.MADV_NOHUGEPAGE)
 		}
 		q.pinBuffers()
@@ -195,7 +195,7 @@ func (q *Queue) setup() error {
 	if q.wakeWord, err = uring.Mmap(pageSize); err != nil {
 		return err
 	}
-	// The distance of the queues' descriptors is that of the largest depth, whatever the depth is.
+	// The kernel maps the descriptors of the queues at the distance of the largest depth.
 	size := roundUp(q.depth*int(unsafe.Sizeof(uapi.IODesc{})), pageSize)
 	off := int64(q.id) * int64(roundUp(uapi.MaxQueueDepth*int(unsafe.Sizeof(uapi.IODesc{})),
 		pageSize))
@@ -209,8 +209,8 @@ func (q *Queue) setup() error {
 
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
-// release gives back what setup made. After a failure of the ring the memory that the
-// kernel may still write to is not given back.
+// release gives back what setup made. After a failure of the ring it keeps memory that the kernel
+// may still write to.
 func (q *Queue) release() error {
 	var errs []error
 	if q.wakeFile != nil {

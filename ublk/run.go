@@ -27,21 +27,20 @@ const (
 // RunOptions are the ways to run a device. The zero value is good for most.
 type RunOptions struct {
 	Affinity Affinity
-	// IOFlusher marks the queue threads with PR_SET_IO_FLUSHER, so that memory that they
-	// need is never waited for by way of a device that they serve. Needs CAP_SYS_RESOURCE.
+	// IOFlusher marks the queue threads with PR_SET_IO_FLUSHER: when they need memory, the
+	// kernel does not wait for I/O of a device that they serve. Needs CAP_SYS_RESOURCE.
 	IOFlusher bool
-	// HugePages asks for transparent huge pages for the buffers that requests are copied
-	// through. All of them are present from the start on then, Queues × Depth × MaxIO
-	// bytes, and the kernel has less to look up for large requests. With zero copy there
-	// are no such buffers.
+	// HugePages asks for transparent huge pages for the copy buffers. All of them are then
+	// present from the start, Queues × Depth × MaxIO bytes, and the kernel looks up fewer
+	// pages for large requests. With zero copy there are no such buffers.
 	HugePages bool
-	// Poll is the longest that a queue's thread looks for completions before it sleeps,
-	// which spares the wake-up where another one comes soon. It takes a CPU for up to as
-	// long, each time; an idle device costs nothing all the same. 0: it sleeps at once.
+	// Poll is the longest time that a queue's thread polls for completions before it sleeps.
+	// This avoids a wake-up if another completion comes soon, and uses a CPU for up to that
+	// time. An idle device does not poll. 0: the thread sleeps at once.
 	Poll time.Duration
-	// Stay is how many bytes at the start of each tag's copy buffer are always memory. A
-	// request can be larger only as far as Device.Grant allows. 0, and always with zero
-	// copy or batch I/O: as large as the device's MaxIO.
+	// Stay is how many bytes at the start of each tag's copy buffer are always present in
+	// memory. Larger requests are possible only as far as Device.Grant allows. 0 means the
+	// whole buffer. With zero copy and batch I/O it is always the whole buffer.
 	Stay int
 	// Outgrown is called on a queue's thread when a request is as large as it can be at the
 	// moment, at most once for each queue until the next Grant. It must not block.
@@ -70,82 +69,124 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 		return fmt.Errorf("ublk: device %d: %w", d.info.ID, err)
 	}
 	defer char.Close()
+	queues, err := d.makeQueues(ctx, int(char.Fd()), &opts)
+	if err != nil {
+		return err
+	}
+	threads := d.startThreads(queues, target)
+	defer func() { err = errors.Join(err, threads.end()) }()
+	if !threads.fetchedAll() {
+		d.abandon()
+		return nil // threads.end says why
+	}
+	if err := d.goLive(ctx); err != nil {
+		d.abandon()
+		return err
+	}
+	return d.awaitEnd(ctx, threads, opts.StopTimeout)
+}
 
-	var (
-		threads  sync.WaitGroup
-		fetched  = make(chan error, d.info.Queues) // one per queue: nil, or why not
-		failures = make(chan error, d.info.Queues)
-	)
+// makeQueues makes the queues of the device, without their threads.
+func (d *Device) makeQueues(ctx context.Context, charFD int, opts *RunOptions) ([]*Queue, error) {
 	queues := make([]*Queue, d.info.Queues)
 	for i := range queues {
-		q := newQueue(d, i, int(char.Fd()))
+		q := newQueue(d, i, charFD)
 		queues[i] = q
 		set, err := d.affinity(ctx, i, opts.Affinity)
 		if err != nil {
-			return errors.Join(err, closeQueues(queues[:i+1]))
+			return nil, errors.Join(err, closeQueues(queues[:i+1]))
 		}
 		if q.wakeFile, err = newWakeFile(); err != nil {
-			return errors.Join(err, closeQueues(queues[:i+1]))
+			return nil, errors.Join(err, closeQueues(queues[:i+1]))
 		}
 		q.poller.most = max(opts.Poll, 0)
-		q.setRoom(opts.Stay, opts.Outgrown)
+		q.initBufferMemory(opts.Stay, opts.Outgrown)
 		q.thread = threadOptions{cpus: set, ioFlusher: opts.IOFlusher, hugePages: opts.HugePages}
 	}
+	return queues, nil
+}
+
+// queueThreads are the threads of a running device.
+type queueThreads struct {
+	d        *Device
+	queues   []*Queue
+	running  sync.WaitGroup
+	fetched  chan error // one value per queue: nil once it has fetched all tags, or an error
+	failures chan error
+}
+
+func (d *Device) startThreads(queues []*Queue, target Target) *queueThreads {
+	t := &queueThreads{d: d, queues: queues, fetched: make(chan error, len(queues)),
+		failures: make(chan error, len(queues))}
 	d.mu.Lock()
 	d.queues = queues
 	d.mu.Unlock()
 	for _, q := range queues {
-		threads.Go(func() {
-			if err := q.start(target, fetched); err != nil {
-				failures <- fmt.Errorf("ublk: device %d, queue %d: %w", d.info.ID, q.id, err)
-				d.leaving.Store(true)
-				d.Wakeup()
+		t.running.Go(func() {
+			if err := q.start(target, t.fetched); err != nil {
+				t.failures <- fmt.Errorf("ublk: device %d, queue %d: %w", d.info.ID, q.id, err)
+				d.abandon()
 			}
 		})
 	}
-	defer func() {
-		threads.Wait()
-		d.mu.Lock()
-		d.queues = nil
-		d.mu.Unlock()
-		close(failures)
-		for e := range failures {
-			err = errors.Join(err, e)
-		}
-		err = errors.Join(err, closeQueues(queues))
-	}()
-	abandon := func() {
-		d.leaving.Store(true)
-		d.Wakeup()
-	}
-	for range queues {
-		if <-fetched != nil {
-			abandon()
-			return nil // the failure is among those collected above
+	return t
+}
+
+// fetchedAll waits until all queues have fetched, and reports false if one has failed.
+func (t *queueThreads) fetchedAll() bool {
+	for range t.queues {
+		if <-t.fetched != nil {
+			return false
 		}
 	}
+	return true
+}
+
+// end waits until the threads have ended, gives everything back and returns their failures.
+func (t *queueThreads) end() (err error) {
+	t.running.Wait()
+	t.d.mu.Lock()
+	t.d.queues = nil
+	t.d.mu.Unlock()
+	close(t.failures)
+	for e := range t.failures {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, closeQueues(t.queues))
+}
+
+// abandon ends the queues and leaves their requests to another server.
+func (d *Device) abandon() {
+	d.leaving.Store(true)
+	d.Wakeup()
+}
+
+// goLive starts the device, or ends its recovery, once all queues have fetched.
+func (d *Device) goLive(ctx context.Context) error {
 	if d.stopping.Load() || d.leaving.Load() {
-		abandon()
 		return fmt.Errorf("ublk: device %d: stopped before it was live: %w", d.info.ID, ErrClosed)
 	}
 	start := d.ctl.Start
 	if d.recover {
 		start = d.ctl.EndRecovery
-		// Requests come again that were as large as the last server has let them be.
+		// Requests come again that are as large as the limit of the last server allows.
 		if err := d.adoptLimit(); err != nil {
-			abandon()
 			return err
 		}
 	}
 	if err := start(ctx, d.info.ID, os.Getpid()); err != nil {
-		abandon()
 		return err
 	}
 	close(d.ready)
+	return nil
+}
 
+// awaitEnd waits until the threads have ended, or stops the device when ctx ends.
+func (d *Device) awaitEnd(ctx context.Context, threads *queueThreads,
+	stopTimeout time.Duration) error {
 	done := make(chan struct{})
 	go func() {
-		threads.Wait()
+		threads.running.Wait()
 		close(done)
 	}()
 	select {
@@ -153,18 +194,16 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 		return nil
 	case <-ctx.Done():
 	}
-	timeout := opts.StopTimeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
+	if stopTimeout <= 0 {
+		stopTimeout = DefaultTimeout
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	d.stopping.Store(true)
 	d.Wakeup()
 	if err := d.ctl.Stop(stop, d.info.ID); err != nil {
-		// Something holds a request. To wait here for ever helps nobody; the requests stay
-		// with the kernel.
-		abandon()
+		// Something holds a request, perhaps for ever. The requests stay with the kernel.
+		d.abandon()
 		return err
 	}
 	return nil
@@ -190,8 +229,8 @@ func (d *Device) affinity(ctx context.Context, queue int, how Affinity) (set uni
 	return set, nil
 }
 
-// openChar opens the server's end. The node may still be on its way (udev), and after a
-// recovery the kernel may not have let go of it.
+// openChar opens the character device. It tries again for a few seconds: udev may not have made
+// the node yet, and after a recovery the kernel may not have released it yet.
 func openChar(ctx context.Context, path string) (*os.File, error) {
 	deadline := time.Now().Add(5 * time.Second)
 	for {

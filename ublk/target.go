@@ -2,7 +2,7 @@ package ublk
 
 import "time"
 
-// A Target is what a device is made of. [Device.Run] asks it for a Handler per queue.
+// A Target makes the handlers of a device: [Device.Run] asks it for one per queue.
 type Target interface {
 	// NewQueue makes the handler of a queue. It is called on the queue's own thread, before
 	// the device is live; there it gives the ring its backing files (Queue.SetFile) and

@@ -14,20 +14,20 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// What is left of a recovery whose server died before all of its queues had fetched, and
-// how it is made recoverable.
+// This file makes a device recoverable again after an incomplete recovery: the server that
+// recovered it died before all of its queues had fetched.
 //
-// START_USER_RECOVERY forgets the threads of the dead server. Before Linux 6.16 it takes
-// for granted that there is one for each queue (ublk_ctrl_start_recovery and
-// ublk_queue_reinit in drivers/block/ublk_drv.c of 6.12): if no queue has fetched since the
-// last recovery began it gives EINVAL, for ever, and if only some have it follows a null
-// pointer, and the kernel is lost. Neither can be told from outside, but a fetch tells: a
-// queue that has a thread, however dead, refuses everybody else's. So before a recovery
-// begins, the queues that nobody has fetched from get a thread that does and ends.
+// START_USER_RECOVERY forgets the threads of the dead server. Before Linux 6.16 it assumes that
+// there is one thread for each queue (ublk_ctrl_start_recovery and ublk_queue_reinit in
+// drivers/block/ublk_drv.c of 6.12). If no queue has fetched since the last recovery began, it
+// returns EINVAL, for ever. If only some queues have, it follows a null pointer, and the kernel
+// crashes. User space cannot query which case it is, but a fetch shows it: a queue that has a
+// thread, dead or not, refuses the fetch of any other thread. So before a recovery begins, the
+// queues that have no thread get one that fetches and ends.
 
-// fetchMissing does that. It waits until the dead server has let go of the device, as long
-// as the context allows: ErrBusy. Requests are not lost by it, for none is handed out
-// before END_USER_RECOVERY.
+// fetchMissing fetches from the queues that have no thread. It waits until the dead server has
+// released the device, and returns ErrBusy if the context ends before. No request is lost:
+// the kernel hands out none before END_USER_RECOVERY.
 func fetchMissing(ctx context.Context, info DeviceInfo) error {
 	char, err := openReleased(ctx, info)
 	if err != nil {
@@ -57,7 +57,7 @@ func fetchMissing(ctx context.Context, info DeviceInfo) error {
 		}()
 	})
 	err = <-result
-	// The kernel looks at the thread of each queue, which must be seen to be dying.
+	// The kernel checks the thread of each queue, and must see that it is exiting.
 	awaitThreadExit(tid)
 	if ring != nil {
 		err = errors.Join(err, ring.CloseAfterThread())
@@ -65,7 +65,7 @@ func fetchMissing(ctx context.Context, info DeviceInfo) error {
 	return err
 }
 
-// openReleased opens the server's end once nobody else has it.
+// openReleased opens the character device once no other server has it open.
 func openReleased(ctx context.Context, info DeviceInfo) (*os.File, error) {
 	for {
 		char, err := openChar(ctx, info.CharPath())
@@ -81,7 +81,7 @@ func openReleased(ctx context.Context, info DeviceInfo) (*os.File, error) {
 	}
 }
 
-// fetchWhole gives all tags of a queue to the kernel, unless the queue has a thread already.
+// fetchWhole fetches all tags of a queue, unless the queue has a thread already.
 func fetchWhole(ring *uring.Ring, queue, depth int) error {
 	taken, err := fetchTags(ring, queue, 0, 1)
 	if err != nil || !taken {
@@ -93,7 +93,7 @@ func fetchWhole(ring *uring.Ring, queue, depth int) error {
 	return err
 }
 
-// fetchTags reports whether the kernel takes the tags from on, up to but without to.
+// fetchTags reports whether the kernel accepts fetches of the tags from..to-1.
 func fetchTags(ring *uring.Ring, queue, from, to int) (taken bool, err error) {
 	for tag := from; tag < to; tag++ {
 		s := ring.SQE()
@@ -102,7 +102,7 @@ func fetchTags(ring *uring.Ring, queue, from, to int) (taken bool, err error) {
 		}
 		p := (*uapi.IOCmd)(uring.Command(s, charIndex, true, uapi.IOFetchReq))
 		p.QID, p.Tag = uint16(queue), uint16(tag)
-		// Some address is asked for; nothing is ever copied there.
+		// The command needs an address. Nothing is ever copied there.
 		p.Addr = uint64(uintptr(unsafe.Pointer(&nowhere)))
 	}
 	if err := ring.SubmitAndWait(0); err != nil {
@@ -119,5 +119,5 @@ func fetchTags(ring *uring.Ring, queue, from, to int) (taken bool, err error) {
 	return taken, nil
 }
 
-// nowhere is never written to.
+// nowhere is the buffer of these fetches. The kernel never writes to it.
 var nowhere uint64

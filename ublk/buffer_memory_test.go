@@ -25,9 +25,8 @@ func kernelLimit(t *testing.T, id int) int {
 	return kib << 10
 }
 
-// TestRoom: buffers that grow and are taken from under the load never lose a byte of it,
-// and what is given back is memory again.
-func TestRoom(t *testing.T) {
+// TestBufferMemory: buffers that grow and release memory under load never lose a byte of it.
+func TestBufferMemory(t *testing.T) {
 	for _, m := range modes {
 		if m.zero == ublk.Require {
 			continue
@@ -49,8 +48,7 @@ func TestRoom(t *testing.T) {
 				deadline = deadline.Add(20 * time.Second)
 			}
 			for turn := 0; turn < 20 || time.Now().Before(deadline); turn++ {
-				// Nothing granted most of the time: then each large request brings its
-				// memory and leaves it.
+				// With nothing granted, each large request brings its memory and leaves it.
 				want := []int{0, 64 << 10, 0, most}[turn%4]
 				if err := s.Grant(want); err != nil {
 					t.Fatal(err)

@@ -9,9 +9,9 @@ import (
 	"ublkremap/ublk"
 )
 
-// A server dies while it takes a device over: before it has fetched from any queue, from
-// some or from all. The next one must get the device, with every request.
-func TestRecoveryCutShort(t *testing.T) {
+// TestIncompleteRecovery: a server dies during its recovery of a device, before it has fetched
+// from any queue, from some or from all. The next one must get the device, with every request.
+func TestIncompleteRecovery(t *testing.T) {
 	ctl := control(t)
 	const size = 8 << 20
 	file := backingFile(t, size)

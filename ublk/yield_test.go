@@ -7,25 +7,25 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A queue whose waits are of one length yields before the runtime's 10 ms are over, and not
-// much more often than it must.
-func TestPacerYieldsInTime(t *testing.T) {
+// A queue whose waits have one length yields before the runtime's 10 ms are over, and not much
+// more often than needed.
+func TestYieldTimerIsInTime(t *testing.T) {
 	const forcePreempt = 10 * time.Millisecond
 	rapid.Check(t, func(t *rapid.T) {
 		wait := time.Duration(rapid.Int64Range(100, int64(3*time.Millisecond)).Draw(t, "wait"))
 		var (
-			p    pacer
+			y    yieldTimer
 			now  time.Duration
 			last time.Duration
 			n    int
 		)
 		for now < 200*time.Millisecond {
 			now += wait
-			if p.skip() || !p.due(now, maxStride) {
+			if y.skip() || !y.due(now, maxStride) {
 				continue
 			}
 			if gap := now - last; n > 1 &&
-				(gap >= forcePreempt || gap+2*max(wait, lookEvery) < yieldWithin) {
+				(gap >= forcePreempt || gap+2*max(wait, readEvery) < yieldWithin) {
 				t.Fatalf("%s between two yields", gap)
 			}
 			last = now
@@ -37,22 +37,22 @@ func TestPacerYieldsInTime(t *testing.T) {
 	})
 }
 
-// Only few waits cost a look at the clock when they are short.
-func TestPacerSeldomLooks(t *testing.T) {
+// Few waits read the clock when they are short.
+func TestYieldTimerSeldomReadsTheClock(t *testing.T) {
 	var (
-		p     pacer
-		now   time.Duration
-		looks int
+		y        yieldTimer
+		now      time.Duration
+		readings int
 	)
 	const waits = 100_000
 	for range waits {
 		now += 5 * time.Microsecond
-		if !p.skip() {
-			looks++
-			p.due(now, maxStride)
+		if !y.skip() {
+			readings++
+			y.due(now, maxStride)
 		}
 	}
-	if looks > waits/32 {
-		t.Fatalf("%d looks at the clock in %d waits", looks, waits)
+	if readings > waits/32 {
+		t.Fatalf("the clock was read %d times in %d waits", readings, waits)
 	}
 }
