@@ -58,8 +58,7 @@ func newBackup(sb *Superblock, tip link, t *Table, l *Layout) (*Backup, error) {
 	return b, nil
 }
 
-// backupReader puts a backup together out of what a file, a dump or a server says, none of
-// which is believed.
+// backupReader makes a backup of what a file, a dump or a server says. It checks all of it.
 type backupReader struct {
 	sb     *Superblock
 	layout *Layout
@@ -69,8 +68,8 @@ type backupReader struct {
 	read   uint64 // entries
 }
 
-// newBackupReader begins with the superblock of the backing and the record that the table is
-// as of. Errors: ErrBackup, ErrUnsupported, ErrUnfinished.
+// newBackupReader gets the superblock of the backing, and the newest record whose effect the
+// table shows. Errors: ErrBackup, ErrUnsupported, ErrUnfinished.
 func newBackupReader(superblock []byte, tip link) (*backupReader, error) {
 	if tip.Epoch >= maxEpoch/2 || tip.Sequence >= maxEpoch/2 {
 		return nil, fmt.Errorf("%w: position %s", ErrBackup, tip.Position)
@@ -84,7 +83,7 @@ func newBackupReader(superblock []byte, tip link) (*backupReader, error) {
 		nil
 }
 
-// entry goes on with one that was decoded. The error is ErrBackup.
+// entry adds a decoded entry. The error is ErrBackup.
 func (r *backupReader) entry(e Entry, flags byte) error {
 	if flags != 0 {
 		return fmt.Errorf("%w: an entry with flags %#x", ErrBackup, flags)
@@ -103,7 +102,7 @@ func (r *backupReader) add(e Entry) error {
 	return nil
 }
 
-// backup ends it. The error is ErrBackup.
+// backup returns the backup once all entries are added. The error is ErrBackup.
 func (r *backupReader) backup() (*Backup, error) {
 	b, err := newBackup(r.sb, r.tip, r.table, r.layout)
 	if err != nil {
@@ -141,9 +140,9 @@ type Snapshot struct {
 // snapshotEntries is how many entries a Snapshot has at most.
 const snapshotEntries = 8 << 10
 
-// Snapshot reads a part of the live table, for Collect: from cursor on, 0 at
-// first. It is to be called as the other methods are, and when Results has
-// nothing more to give. It allocates. Errors: ErrNotOpen.
+// Snapshot reads a part of the live table for Collect, from cursor on; the first cursor is
+// 0. The rules for calling it are those of the other methods, and Results must have
+// nothing left to return. It allocates. Errors: ErrNotOpen.
 func (c *Committer) Snapshot(cursor uint64) (Snapshot, error) {
 	if c.phase != phaseOpen || c.collected != c.durable {
 		return Snapshot{}, ErrNotOpen
@@ -164,13 +163,13 @@ func (c *Committer) Snapshot(cursor uint64) (Snapshot, error) {
 	return s, nil
 }
 
-// collectTries is how often Collect begins again.
+// collectTries is how often Collect tries.
 const collectTries = 32
 
-// Collect puts a backup of a live set together from Snapshots, which ask gets
-// from the set's Committer. If a record was written between two of them it
-// begins again, so that the table is that of one moment. Errors: ErrChanging,
-// ErrBackup (what was got makes no sense), and those of ask.
+// Collect makes a backup of a live set from Snapshots, which ask gets from the
+// set's Committer. If a record was written between two of them Collect starts over, so that
+// the table is that of one moment. Errors: ErrChanging, ErrBackup (a Snapshot makes no
+// sense), and those of ask.
 func Collect(now uint32, ask func(cursor uint64) (Snapshot, error)) (*Backup, error) {
 	for range collectTries {
 		r, err := collect(ask)
@@ -388,8 +387,8 @@ func ReadBackup(r io.Reader) (*Backup, error) {
 	}
 }
 
-// DecodeBackup reads a backup to its end. What it allocates follows what it
-// reads, not what a header says. Errors: ErrBackup, ErrUnsupported,
+// DecodeBackup reads a backup to its end. Its memory follows the bytes that it
+// reads, not the numbers in the header. Errors: ErrBackup, ErrUnsupported,
 // ErrUnfinished, and those of the reader.
 func DecodeBackup(r io.Reader) (*Backup, error) {
 	page := make([]byte, PageSize)
@@ -444,7 +443,7 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 	return b, nil
 }
 
-// readPage reads the next page; what is what a file that ends here lacks.
+// readPage reads the next page. what names what is missing if the file ends here.
 func readPage(r io.Reader, page []byte, what string) error {
 	_, err := io.ReadFull(r, page)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -83,10 +83,10 @@ func (r *Report) add(s Severity, where, do, format string, args ...any) {
 
 const nextStart = "the next start writes it again"
 
-// Check reads everything of a set, also what Load has no need of, and reports
+// Check reads everything of a set, also what Load does not need, and reports
 // what is wrong with it. The error is that of Load where the set does not
-// load, or ErrDamaged where its table contradicts itself; the report is of use
-// all the same. ErrPath if a device could not be asked.
+// load, or ErrDamaged where its table contradicts itself; the report is valid
+// in both cases. The error is ErrPath if a device could not be asked.
 func Check(devs []Device) (Report, error) {
 	var loads error
 	r, unasked := examine(devs, false, func(inv *inventory) (r Report, _ error) {
@@ -125,7 +125,7 @@ func check(inv *inventory) (Report, error) {
 
 // checker is the visitor that writes a Report.
 type checker struct {
-	ignorant
+	baseVisitor
 	Report
 	known bool   // which record and which checkpoint are the newest
 	img   *Image // nil: the devices cannot be put in order
@@ -138,7 +138,7 @@ type checker struct {
 
 func (c *checker) superblocks(given int, d Device, s *superblocks) {
 	if s.err != nil {
-		return // that the set does not load says so, better
+		return // the reason why the set does not load says more
 	}
 	best := s.sb
 	for _, off := range best.copies(best.DeviceIndex) {
@@ -250,7 +250,7 @@ func (c *checker) table(t *Table) {
 	}
 }
 
-// badPages counts the pages of a checkpoint that this very copy lacks.
+// badPages counts the pages of a checkpoint that are bad on this mirror.
 func (img *Image) badPages(m *mirrorImage, slot int, h *header) (bad int) {
 	buf := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize)))
 	for page := uint32(0); page < h.pages; {

@@ -14,7 +14,7 @@ type DumpResult struct {
 }
 
 // Each calls f with the fewest entries that state the table, in order, until f returns an
-// error. They can be millions, and are not in memory as such.
+// error. There can be millions of them. They are made as they are needed.
 func (d *DumpResult) Each(f func(Entry) error) error {
 	if d.table == nil {
 		return nil
@@ -63,10 +63,10 @@ type RecordDump struct {
 	Entries  []Entry  `json:"entries"`
 }
 
-// Dump reads everything of a set, as far as it can be read: also what Load
-// refuses, and with spare devices missing. An error is returned only where
-// nothing was found at all: that of Probe for the first device; and ErrPath if a device
-// could not be asked.
+// Dump reads everything of a set, as far as it can be read. It accepts what Load
+// refuses, and missing spare devices. It fails only where no superblock was found
+// at all, with the error of Probe for the first device, and with ErrPath if a device could
+// not be asked.
 func Dump(devs []Device) (*DumpResult, error) { return examine(devs, true, dump) }
 
 func dump(inv *inventory) (*DumpResult, error) {
@@ -86,7 +86,7 @@ func dump(inv *inventory) (*DumpResult, error) {
 	case inv.err != nil:
 		d.Error = inv.err.Error()
 	case !slices.Contains(inv.img.devs, nil):
-		// The error, that the table is too large, is none of reading it.
+		// An error says that the table is too large for a backup; it can be dumped anyway.
 		d.backup, _ = newBackup(inv.img.sb.clone(), inv.img.tip, inv.table, inv.img.layout)
 	}
 	return &d.DumpResult, nil
@@ -94,7 +94,7 @@ func dump(inv *inventory) (*DumpResult, error) {
 
 // dumper is the visitor that makes a DumpResult.
 type dumper struct {
-	ignorant
+	baseVisitor
 	DumpResult
 	seen  bool  // there is a superblock
 	first error // why the first device without one has none

@@ -9,18 +9,17 @@ import (
 	"strconv"
 )
 
-// Limits of a dump that is read, so that memory follows what makes sense.
+// Limits of a dump that is read, so that no document needs unbounded memory.
 const (
 	dumpValue  = 1 << 20 // bytes of a value that is read at once
 	dumpDepth  = 16      // levels
 	dumpCopies = 16 * MaxDevices
 )
 
-// DecodeDump reads what WriteJSON wrote, to its end, as a backup. It does so as it goes: of the
-// document no more than one value is in memory. What it allocates follows what it reads.
-// The document must be in the order in which it was written, at least: superblocks and position
-// before the table. Errors: ErrBackup, ErrUnsupported, ErrUnfinished, and those of the
-// reader.
+// DecodeDump reads what WriteJSON wrote, to its end, and makes a backup of it. Besides the
+// table only one value of the document is in memory at a time. Superblocks and position must
+// come before the table. Errors: ErrBackup, ErrUnsupported, ErrUnfinished, and those of
+// the reader.
 func DecodeDump(r io.Reader) (*Backup, error) {
 	in := &meter{r: r}
 	d := dumpDecoder{in: in, json: json.NewDecoder(in), seen: map[string]bool{}}
@@ -42,7 +41,7 @@ func DecodeDump(r io.Reader) (*Backup, error) {
 	return nil, fmt.Errorf("%w: byte %d of the dump: %w", ErrBackup, d.json.InputOffset(), err)
 }
 
-// meter ends a value that does not end, and remembers why the reader failed.
+// meter fails when a value is longer than dumpValue, and remembers why the reader failed.
 type meter struct {
 	r           io.Reader
 	read, limit int64
@@ -136,8 +135,8 @@ func (d *dumpDecoder) superblocks() error {
 	})
 }
 
-// entries reads the table. Why it makes no sense, if it is for the superblocks' sake, is
-// said at the end: the dump may say better why there is nothing to restore.
+// entries reads the table. If the superblocks are no good it skips it: the member "error",
+// which comes later, may give a better reason.
 func (d *dumpDecoder) entries() error {
 	if !d.seen["superblocks"] || !d.seen["position"] {
 		return fmt.Errorf("%w: the table of the dump comes before its superblocks and its position",
@@ -227,7 +226,7 @@ func (d *dumpDecoder) backing() (*Superblock, error) {
 	return backing, nil
 }
 
-// backup makes sure that all of it is there, and that it is what was written.
+// backup checks that every member is there and that the sum matches.
 func (d *dumpDecoder) backup() (*Backup, error) {
 	switch {
 	case d.failed != "":
@@ -243,7 +242,7 @@ func (d *dumpDecoder) backup() (*Backup, error) {
 	}
 	d.table.tip.Hash = d.checksum
 	if got := d.computed.end(d.table.tip); got != d.sum {
-		return nil, fmt.Errorf("%w: the dump was changed or damaged: its sum is %016x, and it says "+
+		return nil, fmt.Errorf("%w: the dump was changed or damaged: its sum is %016x, it says "+
 			"%016x", ErrBackup, got, d.sum)
 	}
 	b, err := d.table.backup()

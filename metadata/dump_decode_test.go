@@ -229,6 +229,43 @@ func TestDumpRefused(t *testing.T) {
 	}
 }
 
+// TestDumpContradicts: a table that makes no sense is refused although its sum is right.
+func TestDumpContradicts(t *testing.T) {
+	w := history(t, smallParams(512, 0), 955, false)
+	d, err := Dump(devices(w.disks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice := NewTable(w.plan)
+	for _, unit := range []uint64{5, 9} {
+		if err := twice.Apply(Entry{Unit: unit, Spare: 3, Count: 1, Mask: 1, State: StateMapped,
+			Cause: CauseWrite}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, f := range map[string]func(d *DumpResult){
+		"one spare unit of two units": func(d *DumpResult) {
+			d.table, d.Counts = twice, twice.Counts()
+		},
+		"counts of another table": func(d *DumpResult) { d.table = NewTable(w.plan) },
+		"a position without an end": func(d *DumpResult) {
+			tip := link{Position: Position{1 << 61, 1}}
+			d.Position, d.backup = tip.Position, &Backup{Superblock: d.backup.Superblock, tip: tip}
+		},
+	} {
+		bad := *d
+		f(&bad)
+		var b bytes.Buffer
+		if err := bad.WriteJSON(&b, " "); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeDump(&b); !errors.Is(err, ErrBackup) ||
+			strings.Contains(err.Error(), "changed") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestDumpOfAnotherTime: the rules of a backup are those of a dump.
 func TestDumpOfAnotherTime(t *testing.T) {
 	w := history(t, pairParams(512), 960, false)

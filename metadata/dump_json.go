@@ -10,11 +10,11 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// WriteJSON writes it as one JSON document, in pieces: the whole of it can be hundreds of
-// megabytes. Indent is that of each level. No piece ends within a character. After an error
-// of w the document stays open, so that nobody takes it for all.
+// WriteJSON writes one JSON document, in pieces, for it can have hundreds of megabytes.
+// indent is that of each level. No piece ends within a character. After an error of w
+// the closing brace is missing, so that the document is not taken for a whole one.
 //
-// Where the set loads, and no device of it is missing, DecodeDump makes a backup of it.
+// DecodeDump makes a backup of the document if the set loads and no device of it is missing.
 func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {
 	p := printer{out: bufio.NewWriterSize(w, 64<<10), indent: indent}
 	var sum *dumpSum
@@ -80,9 +80,9 @@ func (m *MirrorDump) print(p *printer) {
 	p.close("}")
 }
 
-// dumpSum sums up what of a dump is restored: the superblock, the entries in their order, and
-// the newest record. The session of the superblock is left out: it is a number that
-// many readers of JSON round, and no restore keeps it.
+// dumpSum is the checksum over what a restore uses of a dump: the superblock, the entries in
+// their order, and the link of the newest record. It leaves out the session of the
+// superblock, a 64-bit number that many readers of JSON round. A restore does not use it.
 type dumpSum struct {
 	digest xxhash.Digest
 	b      [PageSize]byte
@@ -109,7 +109,7 @@ func (s *dumpSum) end(tip link) uint64 {
 	return s.digest.Sum64()
 }
 
-// hex64 is a number in 16 digits, as text: few readers of JSON keep 64 bits.
+// hex64 is a number as text of 16 digits, since many readers of JSON round large numbers.
 func hex64(n uint64) string { return fmt.Sprintf("%016x", n) }
 
 // printer writes indented JSON in pieces, as json.MarshalIndent writes it in one. The first

@@ -5,9 +5,8 @@ import (
 	"fmt"
 )
 
-// margin is how many epochs, generations and sequence numbers a repair leaves
-// out: some may have been used by what cannot be read now and will be readable
-// again one day.
+// margin is how many epochs, generations and sequence numbers a repair skips.
+// Structures that cannot be read now may have used some of them, and may read later.
 const margin = 1 << 10
 
 // Repair is what PlanRepair found, and what Run will do about it.
@@ -87,15 +86,15 @@ func (r *Repair) step(format string, args ...any) {
 // repairPlanner is the visitor that finds what a repair would change for the better: what
 // Check warns of, torn records, and damage in checkpoints that are not the newest.
 type repairPlanner struct {
-	ignorant
+	baseVisitor
 	img    *Image
 	needed bool
 	steps  []string // for the mirrors
 }
 
 func (p *repairPlanner) checkpoint(c *checkpointSeen) {
-	// A slot without a header was never written, or is torn: the next checkpoint goes there.
-	// But a sector that cannot be read is worth a try.
+	// A slot without a header was never written, or is torn: the next checkpoint goes there
+	// anyway. A header that cannot be read may read once it is written.
 	p.needed = p.needed || c.bad > 0 || c.unread
 }
 
@@ -133,12 +132,11 @@ type RunOptions struct {
 }
 
 // Run does what the plan says. Nothing may have written to the devices since.
-// It goes the way of a start: superblocks, missing records, the epoch record,
-// then whole checkpoints, each durable before what rests on it, so a cut at any
-// write leaves a set that loads as before, or that PlanRepair finishes. What
-// the mirrors cannot be written to stays wrong, and is in the report, which is
-// that of a Check at the end. If a device cannot be asked any more it stops where it is
-// (ErrPath), like a cut.
+// The order is that of a start: superblocks, missing records, the epoch record,
+// then whole checkpoints. Each is durable before the next is written. So a cut at any
+// write leaves a set that loads as before, or that PlanRepair finishes. What cannot
+// be written stays wrong. The report is that of a Check at the end. If a device cannot be
+// asked any more Run stops (ErrPath), which is like a cut.
 func (r *Repair) Run(o RunOptions) (Report, error) {
 	report, err := r.run(o)
 	return report, orPathFailure(r.devs, err)
@@ -163,8 +161,8 @@ func (r *Repair) run(o RunOptions) (Report, error) {
 	return Check(r.devs)
 }
 
-// rebuild writes everything anew, by a Committer, and clears what is left of
-// torn and unreadable log slots.
+// rebuild writes everything anew with a Committer, and then clears the log slots that are
+// still torn or unreadable.
 func (img *Image) rebuild(o RunOptions) error {
 	before, err := img.Table()
 	if err != nil {
@@ -194,8 +192,8 @@ func (img *Image) rebuild(o RunOptions) error {
 	if err := do("raising the epoch", func() (Ticket, error) { return c.Open(o.Now) }); err != nil {
 		return err
 	}
-	// Twice, so that both slots of every mirror get one, and a record between,
-	// without which there would be no need for the second.
+	// Twice, so that both slots of every mirror get a checkpoint. Without a record between
+	// them the Committer would see no need for the second.
 	for range 2 {
 		if err := do("writing a record",
 			func() (Ticket, error) { return c.Commit(nil) }); err != nil {
@@ -221,8 +219,8 @@ func (img *Image) rebuild(o RunOptions) error {
 	return after.clearGarbage()
 }
 
-// leap makes what comes next larger than anything that could have been used
-// without leaving a trace that can be read now.
+// leap raises the next epoch, generation and sequence numbers past all that may have been
+// used without a trace that can be read now.
 func (img *Image) leap() {
 	for _, n := range []*uint64{&img.maxEpoch, &img.maxGeneration, &img.maxSequence,
 		&img.maxCheckpoint} {
@@ -232,9 +230,9 @@ func (img *Image) leap() {
 	}
 }
 
-// clearGarbage zeroes the log slots that hold nothing that can be read. A write
-// is also what makes a drive replace a bad sector. What fails is left: Check
-// tells.
+// clearGarbage zeroes the log slots that are damaged or cannot be read. A write
+// is also what makes a drive replace a bad sector. It ignores failures: Check
+// reports them.
 func (img *Image) clearGarbage() error {
 	zero := AlignedBytes(int(img.sb.AtomSize))
 	for i := range img.mirrors {

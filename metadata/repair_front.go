@@ -1,8 +1,8 @@
 package metadata
 
 // HasFrontSuperblock reports whether one of the superblocks at the start of a device is
-// whole. Where none is, and the one at the end is, something else may have
-// been written to the device since: a new file system leaves the end alone.
+// whole. If only the one at the end is, something else may have been written
+// to the device since: a new file system does not write to the end.
 func HasFrontSuperblock(dev Device) bool {
 	for _, c := range readSuperblocks(withRetries([]Device{dev})[0]) {
 		if c.sb != nil && c.offset <= RegionStart {

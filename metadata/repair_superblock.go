@@ -13,8 +13,8 @@ type overlay struct {
 	pages map[int64][]byte // by offset, a multiple of PageSize
 }
 
-// ReadAt reads around the pages that are replaced, so that a bad sector below
-// one of them does not show.
+// ReadAt does not read the pages that are replaced, so that a bad sector below one of them
+// does no harm.
 func (o *overlay) ReadAt(b []byte, off int64) (int, error) {
 	var replaced []int64
 	for at := range o.pages {
@@ -63,9 +63,8 @@ func (r *rescue) apply() Device {
 }
 
 // write writes the superblocks, one at a time, byte 0 last. A cut leaves none of
-// them, as before, or some, which are enough. They are copies of one that
-// counts, so its generation is not used for anything else. At least one must
-// take.
+// them, as before, or some, which is enough. They are copies of a superblock that is in
+// use, so its generation stays the same. At least one write must succeed.
 func (r *rescue) write() error {
 	return writeCopies(r.dev, r.sb, r.index, r.sb.copies(r.index))
 }
@@ -112,13 +111,13 @@ func writePage(dev Device, b, back []byte, off int64) error {
 	return nil
 }
 
-// SearchSuperblock reads a whole device for a superblock of the backing, from
-// its end to its start: for a disk whose first superblocks are lost and that
-// has another size than when it was made, so that the place of the last one is
-// not known. A superblock counts only if it lies where it says that it lies, so
-// that the image of a disk within the data is none. progress is called with the
-// bytes that are left. The error is ErrNotFound if there is none, or what
-// progress returned.
+// SearchSuperblock searches a whole device for a superblock of the backing, from
+// its end to its start. It is for a disk whose first superblocks are lost and whose size
+// has changed since the set was made, so that the place of the last one is
+// not known. A superblock counts only where it says that it lies. So one in the image of
+// another disk, within the data, does not count. progress is called with the bytes
+// that are left. The error is ErrNotFound if there is none, or what progress
+// returned.
 func SearchSuperblock(dev Device, progress func(left int64) error) (*Superblock, error) {
 	devs := withRetries([]Device{dev})
 	sb, err := searchSuperblock(devs[0], progress)
@@ -163,11 +162,11 @@ func searchSuperblock(dev Device, progress func(left int64) error) (*Superblock,
 
 // planRescue finds superblocks for a device that has none, so that the set
 // loads, and proves from the mirrors that they are the right ones. searched, if
-// not nil, is what SearchSuperblock found on the first device. It also returns what the set
-// would have then. Errors: cause, the reason why the set does not load, if nothing here can
-// help; ErrDamaged, if something could but cannot be proved.
+// not nil, is what SearchSuperblock found on the first device. planRescue also returns the
+// inventory of the set with these superblocks. Errors: cause, the reason why the set does
+// not load, if there are none; ErrDamaged, if there are some without a proof.
 func planRescue(inv *inventory, searched *Superblock, cause error) (*rescue, *inventory, error) {
-	l, err := inv.leftOver(cause)
+	l, err := inv.survivors(cause)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,16 +197,16 @@ func planRescue(inv *inventory, searched *Superblock, cause error) (*rescue, *in
 	return r, after, nil
 }
 
-// leftOver are the superblocks that are left, where those of one device are lost.
-type leftOver struct {
+// survivors are the superblocks that are left, where those of one device are lost.
+type survivors struct {
 	lost                int         // index of that device as given, -1 if there is none
 	backing, newest     *Superblock // newest: of the spare devices
 	backingAt, newestAt int
 }
 
-// leftOver fails if the superblocks of more than one device are lost.
-func (inv *inventory) leftOver(cause error) (leftOver, error) {
-	l := leftOver{lost: -1}
+// survivors fails if the superblocks of more than one device are lost.
+func (inv *inventory) survivors(cause error) (survivors, error) {
+	l := survivors{lost: -1}
 	for i := range inv.found {
 		sb, err := inv.found[i].sb, inv.found[i].err
 		switch {
@@ -229,7 +228,7 @@ func (inv *inventory) leftOver(cause error) (leftOver, error) {
 }
 
 // source says which device gets a superblock, and from where.
-func (l *leftOver) source(inv *inventory, searched *Superblock, cause error) (*rescue, error) {
+func (l *survivors) source(inv *inventory, searched *Superblock, cause error) (*rescue, error) {
 	spare := func(given int) *rescue {
 		return &rescue{given: given, sb: l.newest, from: nameOf(inv.devs[l.newestAt], l.newestAt)}
 	}
@@ -271,15 +270,14 @@ func (l *leftOver) source(inv *inventory, searched *Superblock, cause error) (*r
 }
 
 // unproved says why the mirrors do not prove that the superblock of another
-// device is the newest one, and fits the device with that index; empty if they
-// do.
+// device is the newest one, and fits the device with that index. It is empty if they
+// prove it.
 //
-// What a newer superblock could say is that a mirror is stale or lies elsewhere.
-// It was written because a mirror refused a record that another one took. So if
-// every log of the backing can be read whole, every record that counts is
-// seen; and if every mirror holds the newest of them, none has refused it. A
-// mirror on the device itself that holds the epoch record of the last start
-// shows that the device was there.
+// A newer superblock could differ in this: a mirror is stale, or lies elsewhere. It would have
+// been written because a write of a record to one mirror failed and to another succeeded. If
+// every log of the backing can be read whole, every durable record is known. If every
+// mirror also holds the newest record, no write of it failed. A mirror on the device itself
+// that holds the epoch record of the last start proves that the device was part of it.
 func (img *Image) unproved(index uint8) string {
 	own := 0
 	for i := range img.mirrors {

@@ -16,39 +16,39 @@ type Restore struct {
 	// the newest record that was seen on the disk.
 	Backup Position `json:"backup"`
 	Disk   Position `json:"disk"`
-	// Base is what the table begins with, Records how many newer ones of the
-	// disk's logs are applied on top of it.
+	// Base is what the table begins with. Records is how many newer records of the
+	// disk's logs are applied to it.
 	Base    string      `json:"base"`
 	Records int         `json:"records"`
 	Table   TableCounts `json:"table"` // what will be written
-	// Risks are the reasons why that table may not be the newest one. Without
-	// any it is certain to be.
+	// Risks are the reasons why that table may not be the newest one. If there are none it
+	// is certain to be.
 	Risks []string `json:"risks"`
 	Steps []string `json:"steps"` // what Run will do; empty: nothing is wrong
 
-	bare  []int  // devices, as given, that have no superblock of their own
-	img   *Image // the devices in the set's order, and what was found on them
-	given []Device
-	good  map[copyPlace]bool // superblock copies that can be read
-	table *Table
-	base  *candidate // if it is a checkpoint of the disk
+	unnamed []int  // devices, as given, that have no superblock of their own
+	img     *Image // the devices in the set's order, and what was found on them
+	given   []Device
+	good    map[copyPlace]bool // superblock copies that can be read
+	table   *Table
+	base    *candidate // if it is a checkpoint of the disk
 }
 
-// PlanRestore decides what the newest table of a set is that its disks and a
-// backup can tell. It writes nothing. devs are all devices of the set, the
-// backing first; their superblocks may be lost.
+// PlanRestore finds the newest table of a set that its disks and a backup state together. It
+// writes nothing. devs are all devices of the set, the backing first; their superblocks
+// may be lost.
 //
 // A backup is as good as a checkpoint: if the records that followed it are all
 // in the logs, nothing is lost, however much else is damaged. Otherwise Risks
-// say what may be, and only a person can decide. Errors: ErrForeign (another
+// say what may be lost, and a person must decide. Errors: ErrForeign (another
 // set, other sizes, another layout), ErrStale (a spare device), ErrNotFound (a
 // device is missing), ErrBackupStale (the disk has metadata that is in order,
 // and newer), ErrDamaged (no table can be made), ErrUnfinished, ErrUnsupported,
 // ErrReadOnly; with ErrPath there is no plan.
 func PlanRestore(devs []Device, b *Backup) (*Restore, error) { return planRestore(devs, b) }
 
-// PlanSalvage is PlanRestore without a backup: what is left on the disks alone.
-// It is ErrDamaged if there is no whole checkpoint.
+// PlanSalvage is PlanRestore without a backup. The error is also ErrDamaged if there is no
+// whole checkpoint.
 func PlanSalvage(devs []Device) (*Restore, error) { return planRestore(devs, nil) }
 
 func planRestore(devs []Device, b *Backup) (*Restore, error) {
@@ -92,7 +92,7 @@ func restoreOf(inv *inventory, b *Backup) (*Restore, error) {
 	return r, r.plan()
 }
 
-// inOrder decides what there is to do for a set that loads; nothing, most often.
+// inOrder handles a set that loads. In most cases there is nothing to do.
 func (r *Restore) inOrder(inv *inventory, b *Backup) (nothing bool, _ error) {
 	r.Disk, r.Base, r.Table = inv.img.tip.Position, "the disk", inv.table.Counts()
 	if b == nil || inv.img.tip == b.tip {
@@ -133,8 +133,8 @@ func (r *Restore) risk(format string, args ...any) {
 	r.Risks = append(r.Risks, fmt.Sprintf(format, args...))
 }
 
-// identify finds out which device is which, and which superblock to go by: the
-// newest of all that can be had.
+// identify finds out which device is which, and elects the newest superblock of the devices
+// and the backup.
 func (r *Restore) identify(inv *inventory, b *Backup) error {
 	img := &Image{}
 	r.img = img
@@ -158,7 +158,7 @@ func (r *Restore) identify(inv *inventory, b *Backup) error {
 			}
 		}
 	}
-	for _, i := range r.bare {
+	for _, i := range r.unnamed {
 		at := slices.Index(img.devs, nil)
 		if at < 0 || i == 0 && at != 0 {
 			return fmt.Errorf("%w: %s has no superblock, and all devices of the set are there "+
@@ -179,8 +179,8 @@ func (r *Restore) identify(inv *inventory, b *Backup) error {
 	return nil
 }
 
-// newest makes the newest superblock of the devices and the backup that of the set. It
-// returns that of the backing, nil if it has none.
+// newest elects the newest superblock of the devices and the backup. It returns that of the
+// backing device, nil if it has none.
 func (r *Restore) newest(inv *inventory, b *Backup) (backing *Superblock, _ error) {
 	img, reference := r.img, "the backing is"
 	r.good = map[copyPlace]bool{}
@@ -196,7 +196,7 @@ func (r *Restore) newest(inv *inventory, b *Backup) (backing *Superblock, _ erro
 		case err != nil && i == 0 && b == nil:
 			return nil, fmt.Errorf("the backing: %w", err)
 		case err != nil:
-			r.bare = append(r.bare, i)
+			r.unnamed = append(r.unnamed, i)
 			continue
 		case img.sb != nil && sb.UUID != img.sb.UUID:
 			return nil, fmt.Errorf("%w: %s is of set %s (%s), %s of set %s (%s)", ErrForeign,
@@ -278,14 +278,13 @@ func sameLayout(a, b *Layout) error {
 	return nil
 }
 
-// While a restore is under way, mirrors that were in use are stale from a place
-// that no record ever has: marker, which the restored checkpoint covers, or, if
-// there are risks, the one before it.
+// While a restore runs, mirrors that were in use are marked as stale from a position that no
+// record ever has: marker, which the restored checkpoint covers, or, if there are
+// risks, the position before it.
 func marker(epoch uint64) Position { return Position{epoch, creation.Sequence} }
 func risky(epoch uint64) Position  { return Position{epoch, creation.Sequence - 1} }
 
-// inUse reports whether the mirror was in use, before a restore began that was
-// cut.
+// inUse reports whether the mirror is in use, or was before a restore that was interrupted.
 func (img *Image) inUse(m *mirrorImage) bool {
 	return !m.stale || m.staleFrom == marker(img.sb.Epoch) || m.staleFrom == risky(img.sb.Epoch)
 }
@@ -295,17 +294,17 @@ func (img *Image) inUse(m *mirrorImage) bool {
 func (r *Restore) gather(b *Backup) error {
 	img := r.img
 	candidates := img.candidates()
-	if done, err := r.fromCutRestore(candidates); done {
+	if done, err := r.fromInterrupted(candidates); done {
 		return err
 	}
 	e := img.evidence(img.inUse,
 		func(covered link) bool { return covered.Sequence == creation.Sequence })
-	cut, certain := img.cutRestore()
-	if cut {
-		r.risk("a restore that could not be certain of everything was cut before")
+	risks, certain := img.interrupted()
+	if risks {
+		r.risk("a restore that could not be certain of everything was interrupted before")
 	}
 	if !certain { // else it was found out then, and its superblocks come last
-		r.doubtBare(e.newest)
+		r.doubtUnnamed(e.newest)
 	}
 	if e.tip == (link{}) {
 		e.tip = e.newest
@@ -321,10 +320,10 @@ func (r *Restore) gather(b *Backup) error {
 			"changes after that are missing", e.must, r.Disk)
 	}
 	if best, from := r.best(b, candidates); (best != nil || b != nil) && e.tip.Less(from) {
-		// It knows all that the logs do, and more.
-		return r.gap(b, candidates, nil, link{})
+		// The base is newer than all records that are left.
+		return r.acrossGap(b, candidates, nil, link{})
 	}
-	if !certain && slices.ContainsFunc(r.bare,
+	if !certain && slices.ContainsFunc(r.unnamed,
 		func(i int) bool { return r.given[i] == img.devs[0] }) {
 		img.tip, img.checkpoint = e.tip, &candidate{}
 		if why := img.unproved(0); why != "" {
@@ -335,23 +334,24 @@ func (r *Restore) gather(b *Backup) error {
 	return r.fromRecords(b, candidates, e.tip)
 }
 
-// fromCutRestore goes by what a restore wrote that was cut before its record was there, if
-// there is such a thing.
-func (r *Restore) fromCutRestore(candidates []*candidate) (done bool, _ error) {
+// fromInterrupted uses the checkpoint of a restore that was interrupted before it wrote the
+// record that follows, if there is one.
+func (r *Restore) fromInterrupted(candidates []*candidate) (done bool, _ error) {
 	for _, c := range candidates {
 		if c.covers.Position == marker(r.img.sb.Epoch) && c.covers != creation && r.img.whole(c) {
 			r.base, r.Disk = c, c.covers.Position
 			r.table = NewTable(r.img.layout)
 			err := r.img.entries().checkpoint(&c.header, r.table.Apply)
-			r.Base = "a restore that was cut"
+			r.Base = "a restore that was interrupted"
 			return true, err
 		}
 	}
 	return false, nil
 }
 
-// cutRestore reports whether a restore was cut: one that had risks, and one that was certain.
-func (img *Image) cutRestore() (risks, certain bool) {
+// interrupted reports whether a restore was interrupted: one that had risks, and one
+// that was certain.
+func (img *Image) interrupted() (risks, certain bool) {
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
 		risks = risks || m.stale && m.staleFrom == risky(img.sb.Epoch)
@@ -360,10 +360,10 @@ func (img *Image) cutRestore() (risks, certain bool) {
 	return risks, certain
 }
 
-// doubtBare adds the risks of devices that have no superblock.
-func (r *Restore) doubtBare(newest link) {
+// doubtUnnamed adds the risks of devices that have no superblock.
+func (r *Restore) doubtUnnamed(newest link) {
 	img := r.img
-	for _, i := range r.bare {
+	for _, i := range r.unnamed {
 		at := slices.Index(img.devs, r.given[i])
 		read := slices.ContainsFunc(img.mirrors,
 			func(m mirrorImage) bool { return int(m.device) == at && !m.blank() })
@@ -402,11 +402,11 @@ func (r *Restore) fromRecords(b *Backup, candidates []*candidate, tip link) erro
 	case err != nil:
 		return err
 	case t.known:
-		return r.on(b, nil, t.records)
+		return r.build(b, nil, t.records)
 	case t.checkpoint != nil:
-		return r.on(nil, t.checkpoint, t.records)
+		return r.build(nil, t.checkpoint, t.records)
 	}
-	return r.gap(b, candidates, t.records, t.end)
+	return r.acrossGap(b, candidates, t.records, t.end)
 }
 
 // current reports whether a mirror on a device holds the newest record, of the
@@ -439,8 +439,10 @@ func (r *Restore) best(b *Backup, candidates []*candidate) (best *candidate, fro
 	return best, from
 }
 
-// gap takes the newest base there is, and what can be told of the time after it.
-func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missing link) error {
+// acrossGap handles records that are missing: it uses the newest base, and the records after
+// it whose order is certain.
+func (r *Restore) acrossGap(b *Backup, candidates []*candidate, chain []record,
+	missing link) error {
 	best, from := r.best(b, candidates)
 	if best == nil && b == nil {
 		return fmt.Errorf("%w: no whole checkpoint is left on any mirror; restore a backup of "+
@@ -449,7 +451,7 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 	for len(chain) > 0 && !from.Less(chain[len(chain)-1].Position) {
 		chain = chain[:len(chain)-1]
 	}
-	// What follows the base, as far as it is clear what does.
+	// Records that follow the base, as long as each has only one successor.
 	var at link
 	if best != nil {
 		b, at = nil, best.covers
@@ -469,7 +471,7 @@ func (r *Restore) gap(b *Backup, candidates []*candidate, chain []record, missin
 			"or lost in them are taken for what they were before, and may read old data", from,
 			missing.Position)
 	}
-	return r.on(b, best, chain)
+	return r.build(b, best, chain)
 }
 
 // forward returns the records that follow one, each the only one that follows the
@@ -490,9 +492,9 @@ func (r *Restore) forward(at link, before Position) (out []record) {
 	return out
 }
 
-// on applies the records of chain, the newest first, on a base: the backup, or, where that is
-// nil, a checkpoint.
-func (r *Restore) on(b *Backup, c *candidate, chain []record) error {
+// build makes the table from a base, the backup, or, where that is nil, a checkpoint, and from
+// the records of chain, the newest first.
+func (r *Restore) build(b *Backup, c *candidate, chain []record) error {
 	entries := r.img.entries()
 	if r.base = c; b != nil {
 		if err := r.fromBackup(b, fmt.Sprintf("the backup of %s", b.Position)); err != nil {
@@ -524,9 +526,8 @@ func (r *Restore) apply(e Entry) error {
 }
 
 // replay applies records. Where some between them are missing, a spare unit may
-// have changed its owner: the newer record is right, and of the older owner's
-// blocks nothing is known any more. They are lost, so that nobody reads
-// another's data.
+// have changed its owner. The newer record is right then. The blocks of the older owner become
+// lost, so that they do not read as the data of another unit.
 func (r *Restore) replay(entries *entryReader, chain []record) error {
 	var all []Entry
 	for i := range chain {
@@ -557,7 +558,7 @@ func (r *Restore) replay(entries *entryReader, chain []record) error {
 		for i := uint32(0); e.State == StateMapped && i < e.Count; i++ {
 			unit, spare := e.Unit+uint64(i), e.Spare+i
 			if old, ok := owner[spare]; ok && old != unit {
-				n, err := r.dispossess(old, spare, e.Time)
+				n, err := r.markLost(old, spare, e.Time)
 				if err != nil {
 					return err
 				}
@@ -587,8 +588,8 @@ func (t *Table) ownerOf() map[uint32]uint64 {
 	return owner
 }
 
-// dispossess makes those blocks of a unit lost that live in a spare unit, and counts them.
-func (r *Restore) dispossess(unit uint64, spare, time uint32) (uint64, error) {
+// markLost makes those blocks of a unit lost that live in that spare unit, and counts them.
+func (r *Restore) markLost(unit uint64, spare, time uint32) (uint64, error) {
 	mask := uint8(0)
 	for j := range 8 {
 		if st, at, _ := r.table.Block(unit, j); st == StateMapped && at == spare {
@@ -605,18 +606,18 @@ func (r *Restore) dispossess(unit uint64, spare, time uint32) (uint64, error) {
 // Run does what the plan says. Nothing may have written to the devices since.
 //
 //  1. The superblocks get a new epoch and say that no mirror is in use. From
-//     here on the set does not load, so nobody takes a half-written one for
-//     whole; the logs still hold what they held.
+//     here on the set does not load, so that a half-written set is never used. The logs
+//     are unchanged.
 //  2. One mirror after the other gets the table as a checkpoint, and then a
 //     record that follows it.
-//  3. The superblocks say that the mirrors are in use: the first copy on the
-//     backing makes it so.
+//  3. The superblocks say that the mirrors are in use. This takes effect with the first
+//     copy on the backing.
 //  4. What a repair does: a start that writes everything anew.
 //
-// A cut in 1 to 3 leaves what was there before or what only a restore takes up:
-// it finds the checkpoint of 2, or the logs as they were. The report is that of
-// Check at the end. Errors: those of the devices, if no mirror of the backing
-// takes the table; ErrPath, which is a cut.
+// A cut in 1 to 3 leaves what was there before, or a set that does not load and that
+// another restore finishes: it finds the checkpoint of 2, or the logs as they were. The
+// report is that of Check at the end. Errors: those of the devices, if no mirror of
+// the backing could be written; ErrPath, which is like a cut.
 func (r *Restore) Run(o RunOptions) (Report, error) {
 	if len(r.Steps) == 0 {
 		return Check(r.given)
@@ -678,8 +679,8 @@ func (r *Restore) outOfUse(o RunOptions) *Superblock {
 	return sb
 }
 
-// mirrors writes the table to every mirror, and says in sb which of them took it. One of the
-// backing must.
+// mirrors writes the table to every mirror, and marks in sb those where it failed. It must
+// succeed for one on the backing.
 func (r *Restore) mirrors(sb *Superblock, o RunOptions) error {
 	at := link{marker(sb.Epoch), o.Session}
 	rec := record{
@@ -688,7 +689,7 @@ func (r *Restore) mirrors(sb *Superblock, o RunOptions) error {
 		sbGeneration: sb.Generation, session: o.Session,
 	}
 	id := checkpointID{epoch: sb.Epoch, generation: r.img.maxCheckpoint + 1}
-	taken, last := false, error(nil)
+	written, last := false, error(nil)
 	for _, i := range r.order() {
 		m := &r.img.mirrors[i]
 		reg := &sb.Regions[m.region]
@@ -698,16 +699,16 @@ func (r *Restore) mirrors(sb *Superblock, o RunOptions) error {
 			continue
 		}
 		reg.Stale, reg.StaleFrom = false, Position{}
-		taken = taken || m.device == 0
+		written = written || m.device == 0
 	}
-	if !taken {
+	if !written {
 		return last
 	}
 	return nil
 }
 
-// superblocks writes all copies: the backing's last; on a device those first
-// that cannot be read now, and byte 0 last. Every device must take one.
+// superblocks writes all copies, those of the backing last. On a device the copies that
+// cannot be read now come first, and byte 0 last. One write must succeed on every device.
 func (r *Restore) superblocks(sb *Superblock) error {
 	for d := len(sb.Devices) - 1; d >= 0; d-- {
 		places := sb.copies(uint8(d))
@@ -728,8 +729,8 @@ func (r *Restore) superblocks(sb *Superblock) error {
 	return nil
 }
 
-// order is the order in which mirrors are written: if a checkpoint of the disk
-// is the base, one first that has it, for the other slot of that one is free.
+// order is the order in which mirrors are written. If a checkpoint of the disk is the base,
+// the mirrors that have it come first: their other slot is free.
 func (r *Restore) order() []int {
 	var first, rest []int
 	for i := range r.img.mirrors {

@@ -1,7 +1,7 @@
 package metadata
 
 // inventory is what the devices of a set hold, read once. Check, Dump, PlanRepair and
-// PlanRestore all go by it, and so they cannot disagree about what there is.
+// PlanRestore all use it, so that they cannot disagree about what a set holds.
 type inventory struct {
 	devs  []Device      // as given
 	found []superblocks // of each of devs
@@ -22,15 +22,15 @@ const (
 	stageTable                    // the table is valid
 )
 
-// examine takes an inventory and calls f with it, until what could not be read before
-// cannot be read afterwards either. f must change nothing that counts. With partial, spare
-// devices may be missing. The error is that of f, or ErrPath.
+// examine makes an inventory and calls f with it. It repeats both if a place that did not
+// read before reads afterwards (settled), so f must not change anything outside of its result.
+// With partial, spare devices may be missing. The error is that of f, or ErrPath.
 func examine[T any](devs []Device, partial bool, f func(*inventory) (T, error)) (T, error) {
 	devs = withRetries(devs)
 	return untilStable(devs, func() (T, error) { return f(takeInventory(devs, partial)) })
 }
 
-// takeInventory reads everything but what only a visitor asks for.
+// takeInventory reads everything, except for pages and entries that only visitors need.
 func takeInventory(devs []Device, partial bool) *inventory {
 	inv := &inventory{devs: devs, found: superblocksOf(devs)}
 	if inv.img, inv.err = arrange(devs, inv.found, partial); inv.err != nil {
@@ -61,9 +61,13 @@ func (inv *inventory) loads() error {
 	return inv.err
 }
 
-// visitor is told what an inventory has, in this order: the superblocks of every device; the
-// devices, if they can be put in order; of every mirror that can be read its checkpoint
-// slots, and its log slots but the empty ones; the table, if there is one.
+// visitor gets the parts of an inventory, in this order:
+//
+//  1. superblocks of every device;
+//  2. devices, if they can be put in order;
+//  3. for every mirror that can be read: mirror, then its checkpoint slots, then its log slots
+//     except the empty ones (record), then mirrorEnd;
+//  4. table, if there is one.
 type visitor interface {
 	superblocks(given int, d Device, s *superblocks)
 	devices(*Image)
@@ -80,7 +84,7 @@ type checkpointSeen struct {
 	slot   int
 	header *header // nil: none
 	unread bool    // the header cannot be read
-	bad    int     // pages that this very copy lacks
+	bad    int     // pages that this copy lacks
 	used   bool    // the table begins with it
 }
 
@@ -94,7 +98,8 @@ type recordSeen struct {
 	img    *Image
 }
 
-// entries reads those of this very copy; none if it can no longer be read.
+// entries reads the entries of this copy of the record. There are none if it can no longer
+// be read.
 func (r *recordSeen) entries(page []byte) []Entry {
 	out := []Entry{}
 	dev := r.img.devs[r.mirror.device]
@@ -111,7 +116,7 @@ func (r *recordSeen) entries(page []byte) []Entry {
 	return out
 }
 
-// visit tells v what there is.
+// visit calls the methods of v.
 func (inv *inventory) visit(v visitor) {
 	for i := range inv.found {
 		v.superblocks(i, inv.devs[i], &inv.found[i])
@@ -161,16 +166,16 @@ func (inv *inventory) visitMirror(v visitor, m *mirrorImage, chain map[link]bool
 	v.mirrorEnd(m)
 }
 
-// ignorant is a visitor that wants to know nothing.
-type ignorant struct{}
+// baseVisitor is embedded by visitors that need only some of the methods.
+type baseVisitor struct{}
 
-func (ignorant) superblocks(int, Device, *superblocks) {}
-func (ignorant) devices(*Image)                        {}
-func (ignorant) mirror(*mirrorImage)                   {}
-func (ignorant) checkpoint(*checkpointSeen)            {}
-func (ignorant) record(*recordSeen)                    {}
-func (ignorant) mirrorEnd(*mirrorImage)                {}
-func (ignorant) table(*Table)                          {}
+func (baseVisitor) superblocks(int, Device, *superblocks) {}
+func (baseVisitor) devices(*Image)                        {}
+func (baseVisitor) mirror(*mirrorImage)                   {}
+func (baseVisitor) checkpoint(*checkpointSeen)            {}
+func (baseVisitor) record(*recordSeen)                    {}
+func (baseVisitor) mirrorEnd(*mirrorImage)                {}
+func (baseVisitor) table(*Table)                          {}
 
 // each calls f with the fewest entries that state the table, in order, until f returns an
 // error.

@@ -42,7 +42,7 @@ func otherUse(d *blockdev.Device, do string) error {
 	return nil
 }
 
-// runOptions are those of now.
+// runOptions has the time of day and a random session.
 func runOptions() (metadata.RunOptions, error) {
 	var session [8]byte
 	if _, err := rand.Read(session[:]); err != nil {

@@ -38,10 +38,10 @@ func metadataBackupCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup BACKING|DEV FILE|-",
 		Short: "Save the metadata to a file, also of a disk that is being served",
-		Long: `Save all metadata of a disk as of one moment to one file: the superblock with the UUIDs
-of all devices, and the remap table. The disk may be served meanwhile. FILE appears whole
-or not at all, and must be on another disk; an older backup of the same disk is replaced.
-With - the backup goes to standard output.`,
+		Long: `Save all metadata of a disk as of one moment to one file: the superblock with
+the UUIDs of all devices, and the remap table. The disk may be served meanwhile. FILE
+appears whole or not at all, and must be on another disk; an older backup of the same
+disk is replaced. With - the backup goes to standard output.`,
 		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] == "-" && a.json {
@@ -88,7 +88,7 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 }
 
 // takeBackup asks the server of a disk, or reads the disk itself. It also
-// returns the paths on which the backup would be of no use.
+// returns the paths of the set's devices, where a backup would be lost with them.
 func takeBackup(ctx context.Context, a *app, path string, spares []string) (*metadata.Backup,
 	[]string, error) {
 	now := metadata.Seconds(time.Now())
@@ -134,7 +134,7 @@ func (a *app) servedBy(_ context.Context, path string) *control.Record {
 }
 
 // placeForBackup refuses a file that would be on the disk itself, and one that
-// is something else.
+// exists and is no backup of the set.
 func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	for _, m := range members {
 		if blockdev.SameDisk(m, file) {
@@ -174,7 +174,7 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 		return err
 	}
 	defer f.Close()
-	// A damaged backup may be replaced as well, if it can be told whose it was.
+	// A damaged backup may be replaced as well, if its first page names the set.
 	set, err := metadata.BackupOf(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w: there is a file that is no backup; choose another name", file,

@@ -10,8 +10,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// tellEndMarks adds to the report what of the data is found on the backing itself.
-func tellEndMarks(devs *set.Set, report *metadata.Report) {
+// addEndMarks adds to the report which data other tools find at the end of the backing.
+func addEndMarks(devs *set.Set, report *metadata.Report) {
 	if report.Superblock == nil {
 		return
 	}
@@ -28,9 +28,9 @@ func metadataCheckCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check BACKING",
 		Short: "Read all metadata and say what is wrong with it",
-		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is written.
-The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk must not
-be served meanwhile.`,
+		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is
+written. The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk
+must not be served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			devs, err := host.OpenToRead(cmd.Context(), args[0], spares, false)
@@ -39,7 +39,7 @@ be served meanwhile.`,
 			}
 			defer devs.Close()
 			report, err := metadata.Check(devs.Metadata())
-			tellEndMarks(devs, &report)
+			addEndMarks(devs, &report)
 			if a.json {
 				if jsonErr := a.printJSON(report); jsonErr != nil {
 					return jsonErr
@@ -58,8 +58,7 @@ be served meanwhile.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil,
-		"path of a spare device; those not named are looked for")
+	spareFlag(cmd, &spares)
 	a.jsonFlag(cmd)
 	return cmd
 }

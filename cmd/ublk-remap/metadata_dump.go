@@ -36,8 +36,7 @@ A dump of a set that loads, with all of its devices, can be restored: see metada
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&spares, "spare-device", nil,
-		"path of a spare device; those not named are looked for")
+	spareFlag(cmd, &spares)
 	cmd.Flags().BoolVar(&a.json, "json", true, "print JSON; there is no other form")
 	return cmd
 }

@@ -36,15 +36,14 @@ func metadataRepairCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair BACKING",
 		Short: "Make every copy of the metadata whole again",
-		Long: `Find everything that is wrong with the metadata, say what is to be done about it, and do it:
-superblocks, mirrors and checkpoints are written anew from what is intact. Nothing is
-guessed: where information is missing the exit code is 6, and a backup must be restored.
-A power cut during the repair does no harm; run it again. The disk must not be served
-meanwhile.`,
+		Long: `Find everything that is wrong with the metadata, say what is to be done about it,
+and do it: superblocks, mirrors and checkpoints are written anew from what is intact.
+Nothing is guessed: where information is missing the exit code is 6, and a backup must be
+restored. A power cut during the repair does no harm; run it again. The disk must not be
+served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return repair(cmd.Context(), a,
-				args[0], o)
+			return repair(cmd.Context(), a, args[0], o)
 		},
 	}
 	f := cmd.Flags()
@@ -90,16 +89,7 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		if outErr := a.printMended(&out); outErr != nil {
 			return outErr
 		}
-		switch {
-		case s.Superblock == nil && errors.Is(err, metadata.ErrNotFound):
-			err = fmt.Errorf("%w; if this disk was copied to one of another size its superblock "+
-				"may lie elsewhere: add --search; else restore a backup with: %s", err,
-				shell.Command("metadata", "restore", path)+" FILE")
-		case errors.Is(err, metadata.ErrDamaged):
-			err = fmt.Errorf("%w; nothing was changed; what to do: %s, or if there is no backup, "+
-				"see --accept-loss", err, shell.Command("metadata", "restore", path)+" FILE")
-		}
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, notRepaired(path, s, err))
 	}
 	for _, d := range s.Devices {
 		if err := otherUse(d, "erase that mark (wipefs) and repeat"); err != nil {
@@ -120,7 +110,21 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 	return a.finish(path, &out, after, err)
 }
 
-// searchSuperblock reads the whole backing, which takes its time.
+// notRepaired adds to the error of a plan what to do about it.
+func notRepaired(path string, s *set.Set, err error) error {
+	restore := shell.Command("metadata", "restore", path) + " FILE"
+	switch {
+	case s.Superblock == nil && errors.Is(err, metadata.ErrNotFound):
+		return fmt.Errorf("%w; if this disk was copied to one of another size its superblock "+
+			"may lie elsewhere: add --search; else restore a backup with: %s", err, restore)
+	case errors.Is(err, metadata.ErrDamaged):
+		return fmt.Errorf("%w; nothing was changed; what to do: %s, or if there is no backup, "+
+			"see --accept-loss", err, restore)
+	}
+	return err
+}
+
+// searchSuperblock reads the whole backing, and logs its progress.
 func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superblock, error) {
 	d := s.Devices[0]
 	step := max(d.Size()/20, 1<<30)
