@@ -2,9 +2,6 @@ package metadata
 
 import "fmt"
 
-// maxMirrors is the most mirrors that a set has.
-const maxMirrors = 8
-
 // Ticket names a transaction, an Open or a Checkpoint. Tickets count up from 1.
 type Ticket uint64
 
@@ -12,16 +9,16 @@ type Ticket uint64
 type Outcome uint8
 
 const (
-	// OutcomeDurable: on at least one mirror of the backing, and every mirror
+	// OutcomeDurable: it is on at least one mirror of the backing, and every mirror
 	// that does not have it is marked stale, durably.
 	OutcomeDurable Outcome = 1
 	// OutcomeUnknown: no mirror of the backing reported success. After a crash
-	// the transaction may be there or not, as a whole; it is certain not to be
-	// once the record of Resume is durable. Commits are suspended.
+	// the whole transaction may be there, or nothing of it. Once the record of Resume
+	// is durable it is certain not to be there. Commits are suspended.
 	OutcomeUnknown Outcome = 2
-	// OutcomeDropped: never written anywhere, because it waited behind a
+	// OutcomeDropped: it was never written anywhere, because it waited behind a
 	// record of unknown outcome, or because the log was full for good. After a
-	// crash it is not there. Commits are suspended. For a Checkpoint: failed.
+	// crash it is not there. Commits are suspended. A Checkpoint ends so if it failed.
 	OutcomeDropped Outcome = 3
 )
 
@@ -38,9 +35,9 @@ type Result struct {
 // whose ticket Results has returned as durable, from the next call into the
 // Committer on. It may show newer ones.
 type Source interface {
-	// Entries fills dst with entries from cursor on, and returns how many, the
-	// cursor to go on from, and whether that was all. The first cursor is 0;
-	// all others are the Source's own. The entries of all pages together must
+	// Entries fills dst with entries from cursor on. It returns how many there are,
+	// the cursor of the next call, and whether that was all. The first cursor is 0;
+	// all others are the Source's own. The entries of all calls together must
 	// state everything that is not home and available. n may be less than
 	// len(dst), but 0 only when done.
 	Entries(cursor uint64, dst []Entry) (n int, next uint64, done bool)
@@ -49,21 +46,20 @@ type Source interface {
 // OpID names an Op until its Done.
 type OpID uint64
 
-// Op is a write that the Committer wants done, or a read, at once and in any
-// order with the others that are under way.
+// Op is a write or a read that the Committer wants done at once. Ops that are under way
+// at the same time may be done in any order.
 type Op struct {
 	ID     OpID
 	Device uint8 // index into Layout.Devices
 	Offset int64 // bytes, a multiple of 4096
 	// Data is aligned to 4096 bytes in memory, and a multiple of 4096 bytes
-	// long. It belongs to the Committer, which leaves it alone until Done. Of a
-	// write nobody may change it, and several Ops may share it.
+	// long. It belongs to the Committer, which does not touch it until Done. Several
+	// writes may share it, so nobody may change it then.
 	Data []byte
-	// FUA: the write must be durable before Done. All writes are. Where that takes a flush,
-	// one that fails ends the Op with ErrFlush.
+	// FUA: the write must be durable before Done. It is set on all writes. Where that
+	// takes a flush, and the flush fails, the Op ends with ErrFlush.
 	FUA bool
-	// Read: Data is to be read from the device, and all of it, or the Op has
-	// failed.
+	// Read: Data is to be read from the device. The Op fails unless all of it is read.
 	Read bool
 }
 
@@ -77,28 +73,6 @@ type Options struct {
 	CheckpointChunk int
 }
 
-// MirrorState says how far a mirror can be relied on.
-type MirrorState string
-
-const (
-	MirrorGood MirrorState = "good" // has all that is needed to load
-	// takes records, but something old is missing or was found bad, until it is written again
-	MirrorWeak  MirrorState = "weak"
-	MirrorStale MirrorState = "stale" // misses records; marked so in the superblock
-	// stale, and a checkpoint is being written to bring it back
-	MirrorRebuilding MirrorState = "rebuilding"
-)
-
-// MirrorStatus is the state of one mirror.
-type MirrorStatus struct {
-	Device   uint8       `json:"device"`
-	Start    int64       `json:"start"`    // byte offset on the device
-	Location string      `json:"location"` // for people: "backing@131072"
-	State    MirrorState `json:"state"`
-	LogUsed  int64       `json:"log_used"` // bytes that wait for a checkpoint
-	LogSize  int64       `json:"log_size"` // bytes
-}
-
 // Status is a snapshot of a Committer.
 type Status struct {
 	Epoch       uint64         `json:"epoch"`
@@ -108,8 +82,8 @@ type Status struct {
 	LogSize     int64          `json:"log_size"`
 	Checkpoint  bool           `json:"checkpoint"` // one is being written
 	Checkpoints uint64         `json:"checkpoints"`
-	// Refreshed counts the places that were bad at the start and were written
-	// again since: log slots, slots of checkpoints, superblocks.
+	// Refreshed counts the places that were found bad and have been written again
+	// since the start: log slots, slots of checkpoints, superblocks.
 	Refreshed uint64 `json:"scrubbed"`
 	Suspended bool   `json:"suspended"` // Resume is needed
 	// Superblocks is how many good copies the backing has; less than two is
@@ -148,15 +122,14 @@ type Committer struct {
 	seq      uint64 // the last one used or seen
 
 	durable link // the newest durable record
-	// The newest record whose results were put into results, and the newest
-	// one whose results the caller has: only of that can the Source be
-	// expected to know, so only that can be covered by a checkpoint.
+	// reported is the newest record whose results are in results, collected the newest
+	// one whose results the caller has. Only the latter is sure to show in the Source,
+	// so a checkpoint covers no more than that.
 	reported, collected link
 	records             uint64 // durable records since the start; the measure of back-off
 
-	// beacon: a mirror that was brought back has no record in its log that
-	// says how new it is. The next one, if need be an empty one, does; until
-	// then it stays marked as stale.
+	// needRecord: a mirror that was brought back has no record in its log that says how
+	// new it is. It stays marked as stale until the next record, which may be an empty one.
 	needRecord bool
 
 	lastTicket Ticket
@@ -187,173 +160,6 @@ const (
 	phaseEpoch
 	phaseOpen
 )
-
-// mirrorRebuilt: a checkpoint has brought the mirror back, but the superblock
-// still says that it is stale.
-const mirrorRebuilt MirrorState = "rebuilt"
-
-// fate is how far a mirror has come with a step that all mirrors take.
-type progress uint8
-
-const (
-	progressNone progress = iota // takes no part
-	progressPending
-	progressDone
-	progressFailed
-)
-
-// mirror is the Committer's view of a mirror.
-type mirror struct {
-	mirrorAt
-	state       MirrorState
-	stateBefore MirrorState // before it became stale with the record under way
-	// seen: brought back, and its log has a record that says how new it is.
-	hasRecord bool
-	clearing  bool // the superblocks under way say that it is not stale any more
-	staleFrom Position
-
-	// slots is what the atoms of the log hold: the position of a record that
-	// a load would need, or zero, if the atom may be overwritten.
-	slots []Position
-	used  int
-	next  int      // where to look for a free one
-	cover Position // what its newest checkpoint covers
-	new   int      // the slot of its newest checkpoint, or -1
-
-	recProgress progress
-	recSlot     int // being written, or written last
-	recTry      int
-	recCopies   int  // slots that have the record
-	secondCopy  bool // a second copy was tried, or is
-	recErr      error
-
-	ckProgress progress
-	ckErr      error
-	ckSlot     int
-	ckTry      int
-	ckSteps    int // writes and reads of this checkpoint that have ended
-	ckPaced    int // how many they were when the last record began
-	// dirty: bit i says that something was found bad in slot i at the start,
-	// and was not written again yet.
-	dirty     uint8
-	refreshes int    // log slots that wait to be refreshed
-	ckBuf     []byte // to read it back into
-	ckPage    uint32 // the page that is read back, or the first of several
-	// Failed checkpoints in a row; no other is tried, unless asked for, before
-	// that many records.
-	fails     uint
-	notBefore uint64
-	forced    int // checkpoints tried in vain since its log is full
-	// What c.records was when it was last brought back.
-	rebuiltAt uint64
-
-	// moving: the next superblocks are to say that it lies there, stale.
-	moving   bool
-	named    bool // those under way do
-	toDevice uint8
-	toStart  int64
-	left     bool // it was not stale before that update
-}
-
-// takes reports whether records are written to the mirror.
-func (m *mirror) takesRecords() bool { return m.state != MirrorStale }
-
-// sound reports whether a record on the mirror counts as durable.
-func (m *mirror) makesDurable() bool {
-	return m.device == 0 && m.authoritative()
-}
-
-// stands reports whether a load would believe the mirror about what the newest
-// record is.
-func (m *mirror) authoritative() bool { return m.state == MirrorGood || m.state == MirrorWeak }
-
-// standing is how many mirrors do.
-func (c *Committer) authoritativeMirrors() (n int) {
-	for i := range c.mirrors {
-		if c.mirrors[i].authoritative() {
-			n++
-		}
-	}
-	return n
-}
-
-// copies is how many slots of the mirror a record is to take. While a load
-// would believe only one mirror about what the newest record is, one bad sector
-// under that record would undo it without a trace.
-func (c *Committer) copies(m *mirror) int {
-	if m.authoritative() && c.authoritativeMirrors() == 1 {
-		return 2
-	}
-	return 1
-}
-
-func (m *mirror) full() bool { return m.used == len(m.slots) }
-
-// free returns a log slot that may be overwritten.
-func (m *mirror) nextFree() (slot int, ok bool) {
-	if m.full() {
-		return 0, false
-	}
-	for m.slots[m.next] != (Position{}) {
-		m.next = (m.next + 1) % len(m.slots)
-	}
-	slot = m.next
-	m.next = (m.next + 1) % len(m.slots)
-	return slot, true
-}
-
-// nextFreeFar returns a free slot for the second copy of a record: the first one
-// from half the log away on, so that what spoils one slot and its neighbours
-// leaves the other. from is the slot of the first copy, or the one that was
-// tried last for the second.
-func (m *mirror) nextFreeFar(from int, again bool) (slot int, ok bool) {
-	if m.full() {
-		return 0, false
-	}
-	if slot = from + 1; !again {
-		slot = from + len(m.slots)/2
-	}
-	for slot %= len(m.slots); m.slots[slot] != (Position{}); {
-		slot = (slot + 1) % len(m.slots)
-	}
-	return slot, true
-}
-
-// hold notes that a slot has a record that a load needs.
-func (m *mirror) use(slot int, p Position) {
-	if m.slots[slot] == (Position{}) {
-		m.used++
-	}
-	m.slots[slot] = p
-}
-
-// holds reports whether a record in the log is needed.
-func (m *mirror) hasNeeded() bool {
-	for _, p := range m.slots {
-		if p != (Position{}) && p != reserved {
-			return true
-		}
-	}
-	return false
-}
-
-// freeSlot frees a slot.
-func (m *mirror) freeSlot(slot int) {
-	if m.slots[slot] != (Position{}) {
-		m.slots[slot] = Position{}
-		m.used--
-	}
-}
-
-// release frees all slots up to a position.
-func (m *mirror) freeUpTo(p Position) {
-	for i, q := range m.slots {
-		if q != (Position{}) && !p.Less(q) {
-			m.slots[i] = Position{}
-			m.used--
-		}
-	}
-}
 
 type opKind uint8
 
@@ -405,7 +211,8 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 		c.mirrors = append(c.mirrors, newMirror(&img.mirrors[i], img))
 		c.mirrors[i].ckBuf = AlignedBytes(readBack)
 		if m := &c.mirrors[i]; m.state == MirrorStale {
-			c.troubledPlace(m.device, m.start).trouble++ // why else?
+			// It is stale because a write failed there.
+			c.troubledPlace(m.device, m.start).trouble++
 		} else {
 			c.queueRefresh(i, &img.mirrors[i])
 		}
@@ -414,51 +221,6 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 		}
 	}
 	return c, nil
-}
-
-func newMirror(mi *mirrorImage, img *Image) mirror {
-	m := mirror{mirrorAt: mi.mirrorAt, state: MirrorGood, new: -1,
-		slots: make([]Position, len(mi.slots))}
-	if mi.stale {
-		m.state, m.staleFrom = MirrorStale, mi.staleFrom
-		for s, h := range mi.headers {
-			if h != nil && *h == img.checkpoint.header {
-				m.new = s // to be overwritten last, the image rests on it
-			}
-		}
-		for s := range mi.slots {
-			if r := &mi.slots[s]; r.state == slotRecord && img.checkpoint.covers.Less(r.Position) {
-				m.use(s, r.Position) // another mirror may lack it
-			}
-		}
-		return m
-	}
-	m.dirty = mi.badSlots
-	var newest checkpointID
-	for s, h := range mi.headers {
-		if h != nil && (h.epoch > newest.epoch || h.epoch == newest.epoch &&
-			h.generation > newest.generation) &&
-			!img.checkpoint.less(h) {
-			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
-		}
-	}
-	if !mi.whole || len(mi.missing)+len(mi.single) > len(mi.repairs) {
-		m.state = MirrorWeak
-	}
-	var last Position
-	for s := range mi.slots {
-		r := &mi.slots[s]
-		if r.state != slotRecord {
-			continue
-		}
-		if last.Less(r.Position) {
-			last, m.next = r.Position, (s+1)%len(m.slots)
-		}
-		if m.cover.Less(r.Position) {
-			m.use(s, r.Position)
-		}
-	}
-	return m
 }
 
 // Open raises the epoch: in all superblocks, then by a record on all mirrors.
@@ -483,10 +245,10 @@ func (c *Committer) ticket() Ticket {
 	return c.lastTicket
 }
 
-// Commit takes a transaction: all of its entries become durable, or none.
-// Transactions that wait while a record is under way go out together in the
-// next. tx is copied. Errors: ErrNotOpen, ErrSuspended, ErrTxTooLarge,
-// ErrInvalidEntry; nothing was taken then.
+// Commit queues a transaction: all of its entries become durable, or none.
+// Transactions that wait while a record is being written share the next record.
+// tx is copied. Errors: ErrNotOpen, ErrSuspended, ErrTxTooLarge, ErrInvalidEntry. After
+// an error nothing is queued.
 func (c *Committer) Commit(tx []Entry) (Ticket, error) {
 	switch {
 	case c.phase != phaseOpen:
@@ -515,12 +277,12 @@ func (c *Committer) validate(tx []Entry) error {
 }
 
 // Resume ends a suspension. restate must state again every block and spare
-// unit that a transaction of unknown outcome was about; it may be any number
+// unit that a transaction of unknown outcome was about. It may have any number
 // of entries, also none. Its record follows the last durable one, so that the
-// unknown ones are certain to be void once the ticket is durable; with more
-// entries than a record holds there are several, and each may become durable
-// alone. Commits are taken again at once, and go out behind it. Errors:
-// ErrNotOpen (also where nothing was suspended), ErrInvalidEntry.
+// unknown ones are certain to be void once the ticket is durable. If it has more
+// entries than a record holds, there are several records, and each may become durable
+// alone. Commits are accepted at once, and go out after it. Errors:
+// ErrNotOpen (also if nothing was suspended), ErrInvalidEntry.
 func (c *Committer) Resume(restate []Entry) (Ticket, error) {
 	if c.phase != phaseOpen || !c.suspended {
 		return 0, fmt.Errorf("%w, or not suspended", ErrNotOpen)
@@ -553,8 +315,8 @@ func (c *Committer) Checkpoint() (Ticket, error) {
 	return t, nil
 }
 
-// Ops returns the writes and reads to do that no earlier call returned. When it returns
-// none while no Op is under way and Results has nothing either, there is
+// Ops returns the writes and reads to do that no earlier call returned. If it returns
+// none, no Op is under way and Results has nothing either, then there is
 // nothing to do until the next Commit. The slice is valid until the next call
 // of Ops.
 func (c *Committer) Ops() []Op {
@@ -641,16 +403,32 @@ func (c *Committer) Idle() bool {
 			return false
 		}
 	}
-	return !c.rec.active && (len(c.refresh.todo) == 0 || c.phase == phaseClosed) && !c.ck.active &&
-		!c.sb.active && !c.sb.wanted && !c.sb.refresh && c.queue.empty() && len(c.ck.asked) == 0 &&
-		(!c.needRecord || c.suspended) && len(c.results) == 0 && (c.phase == phaseClosed ||
-		c.phase == phaseOpen)
+	if len(c.results) > 0 || c.rec.active() || c.ck.active() || c.sb.active() {
+		return false
+	}
+	switch c.phase {
+	case phaseClosed:
+		return !c.wantsUpdate() && !c.wantsRecord() && len(c.ck.asked) == 0
+	case phaseOpen:
+		return !c.wantsUpdate() && !c.wantsRecord() && len(c.ck.asked) == 0 &&
+			len(c.refresh.todo) == 0
+	}
+	return false // an Open is under way
+}
+
+// wantsUpdate reports whether superblocks are to be written.
+func (c *Committer) wantsUpdate() bool { return c.sb.wanted || c.sb.refresh }
+
+// wantsRecord reports whether a record is to be written: for transactions that wait, or an
+// empty one for a mirror that needs it.
+func (c *Committer) wantsRecord() bool {
+	return !c.queue.empty() || c.needRecord && !c.suspended
 }
 
 // Status returns a snapshot. It allocates.
 func (c *Committer) Status() Status {
 	s := Status{
-		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active,
+		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active(),
 		Checkpoints: c.ck.written,
 		Suspended:   c.suspended, Refreshed: c.refresh.done, Err: c.err,
 		LogSize: c.layout.sb.LogBytes,
@@ -671,24 +449,6 @@ func (c *Committer) Status() Status {
 		}
 	}
 	return s
-}
-
-// AppendMirrors appends the state of every mirror to dst, with an empty
-// Location. It allocates nothing if dst has room.
-func (c *Committer) AppendMirrors(dst []MirrorStatus) []MirrorStatus {
-	for i := range c.mirrors {
-		m := &c.mirrors[i]
-		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state,
-			LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
-		switch {
-		case s.State == mirrorRebuilt:
-			s.State = MirrorRebuilding
-		case s.State == MirrorGood && (m.dirty != 0 || m.refreshes > 0):
-			s.State = MirrorWeak
-		}
-		dst = append(dst, s)
-	}
-	return dst
 }
 
 // RunOps drives c over devs, indexed as in Layout.Devices, until there is

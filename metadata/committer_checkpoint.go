@@ -5,20 +5,31 @@ const (
 	defaultChunk = 512 << 10
 	// maxReadBack is how much of a checkpoint one Op reads back.
 	maxReadBack = 128 << 10
-	// checkpointTries is how often one write of a checkpoint is tried: pages
+	// checkpointTries is how often one write of a checkpoint is tried. Pages
 	// have no other place to go.
 	checkpointTries = 3
 	// backoffRecords is how many records pass, at least, between a checkpoint
-	// that failed and the next that begins by itself; it doubles each time.
+	// that failed and the next that begins by itself. It doubles each time.
 	backoffRecords = 64
 	maxBackoff     = 5 // doublings
+)
+
+// checkpointStage is how far a checkpoint has come.
+type checkpointStage uint8
+
+const (
+	checkpointNone checkpointStage = iota
+	// checkpointHeld: one wants to begin as soon as no record is being written.
+	checkpointHeld
+	checkpointPages  // pages are being written
+	checkpointHeader // the header is being written
+	checkpointVerify // it is being read back
 )
 
 // checkpoint is the one checkpoint that is under way. All mirrors that take
 // part get the same bytes, so that a page can be taken from any of them.
 type checkpoint struct {
-	active     bool
-	holding    bool // one wants to begin as soon as no record is under way
+	stage      checkpointStage
 	generation uint64
 	covers     link
 	w          pageWriter
@@ -26,9 +37,7 @@ type checkpoint struct {
 	filled     int    // bytes of buf that are pages
 	first      uint32 // page that they begin with
 	data       []byte // what is being written
-	header     bool   // it is the header
 	made       header // the last thing that is written
-	verifying  bool   // it is being read back
 	pausing    bool   // a read is under way that only gives everything else its turn
 	refused    bool   // the table cannot be written anywhere
 	wait       int    // mirrors whose write has not ended
@@ -37,11 +46,15 @@ type checkpoint struct {
 	written    uint64 // checkpoints since the start
 }
 
+func (ck *checkpoint) active() bool { return ck.stage >= checkpointPages }
+
 // startDueCheckpoint begins a checkpoint if one was asked for, a log is half
 // full, or a mirror has to be brought back.
 func (c *Committer) startDueCheckpoint() {
-	c.ck.holding = false
-	if c.ck.active || c.sb.active || c.sb.wanted {
+	if c.ck.stage == checkpointHeld {
+		c.ck.stage = checkpointNone
+	}
+	if c.ck.active() || c.sb.active() || c.sb.wanted {
 		return
 	}
 	asked, due, news := len(c.ck.asked) > 0, false, false
@@ -51,8 +64,8 @@ func (c *Committer) startDueCheckpoint() {
 		news = news || behind || m.state != MirrorGood || m.dirty != 0
 		due = due || c.records >= m.notBefore && c.wantsCheckpoint(m)
 	}
-	if asked && !news && c.collected == c.durable && !c.rec.active && c.queue.empty() {
-		c.endTickets(c.ck.asked, OutcomeDurable) // it is there already
+	if asked && !news && c.collected == c.durable && !c.rec.active() && c.queue.empty() {
+		c.endTickets(c.ck.asked, OutcomeDurable) // the newest checkpoint has it all
 		c.ck.asked = c.ck.asked[:0]
 		return
 	}
@@ -80,21 +93,20 @@ func (c *Committer) startCheckpoint(all bool) {
 	}
 	for i := range c.mirrors {
 		if m := &c.mirrors[i]; m.state == MirrorStale && part(m) &&
-			(c.rec.active || c.collected != c.durable) {
+			(c.rec.active() || c.collected != c.durable) {
 			// A stale mirror must get every record from the covered one on:
 			// begin between two records.
-			ck.holding = true
+			ck.stage = checkpointHeld
 			return
 		}
 	}
-	ck.active, ck.holding = true, false
+	ck.stage = checkpointPages
 	ck.tickets = append(ck.tickets[:0], ck.asked...)
 	ck.asked = ck.asked[:0]
 	// Only what the caller knows to be durable is sure to show in the Source.
 	ck.covers = c.collected
 	ck.generation++
-	ck.filled, ck.header, ck.refused, ck.verifying, ck.pausing, ck.wait = 0, false, false, false,
-		false, 0
+	ck.filled, ck.refused, ck.pausing, ck.wait = 0, false, false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
 	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.mirrors[0].pages())
 	for i := range c.mirrors {
@@ -112,10 +124,10 @@ func (c *Committer) startCheckpoint(all bool) {
 		if m.state == MirrorStale {
 			m.state = MirrorRebuilding
 			if c.otherGood(m) {
-				// Nobody needs what it holds: if one checkpoint slot is bad,
-				// the other one may do. The records stay, as long as there is
-				// room: a bad sector may turn up in the good mirror's log
-				// before the checkpoint is there.
+				// Nobody needs what it holds, so both checkpoint slots may be
+				// tried in turn, in case one is bad. The records stay while
+				// there is room: a bad sector may turn up in the good mirror's
+				// log before the checkpoint is there.
 				m.ckSlot ^= int(m.fails & 1)
 				if m.used > len(m.slots)/2 {
 					clear(m.slots)
@@ -132,10 +144,10 @@ func (c *Committer) startCheckpoint(all bool) {
 // ended on all mirrors.
 func (c *Committer) stepCheckpoint() {
 	ck := &c.ck
-	if !ck.active || ck.wait > 0 {
+	if !ck.active() || ck.wait > 0 {
 		return
 	}
-	if ck.header {
+	if ck.stage == checkpointHeader {
 		c.verify()
 		return
 	}
@@ -167,7 +179,7 @@ func (c *Committer) stepCheckpoint() {
 		// All pages are durable on the mirrors that are left: the header may
 		// say so. A cut before leaves the older checkpoint, and the log that
 		// goes with it.
-		ck.header = true
+		ck.stage = checkpointHeader
 		ck.made = ck.w.header(ck.covers, c.session)
 		ck.made.encode(ck.buf, &c.layout.sb.UUID)
 		n = PageSize
@@ -187,9 +199,9 @@ func (c *Committer) stepCheckpoint() {
 	}
 }
 
-// pause ends a step that has no page to write yet: the table has more to be looked at than
-// may be in one go. A read of what is about to be overwritten is the step. What it
-// finds, or that it fails, does not matter.
+// pause ends a step that has no page to write yet, because the table is larger than may be
+// looked at in one step. The step is then a read of what is about to be overwritten.
+// Neither its result nor its failure matters.
 func (c *Committer) pause() {
 	ck := &c.ck
 	for i := range c.mirrors {
@@ -209,7 +221,7 @@ func (c *Committer) tryCheckpoint(i int) {
 	m.ckTry++
 	ck.wait++
 	off := m.headerOffset(m.ckSlot)
-	if !ck.header {
+	if ck.stage == checkpointPages {
 		off = m.pageOffset(m.ckSlot, ck.first)
 	}
 	c.issue(opCheckpoint, i, m.device, off, ck.data)
@@ -227,7 +239,7 @@ func (c *Committer) checkpointDone(i int, err error) {
 			c.mirrors[j].ckSteps++ // of all that take part
 		}
 	case m.ckProgress != progressPending: // given up meanwhile
-	case ck.verifying:
+	case ck.stage == checkpointVerify:
 		c.verified(i, err)
 	case err != nil:
 		c.err, m.ckErr = err, err
@@ -250,12 +262,12 @@ func (c *Committer) checkpointDone(i int, err error) {
 }
 
 // verify reads the checkpoint back from all mirrors that have it, each at its
-// own pace, the header and then the pages. Until it was read the log before it
-// stays, and the other slot is the newest: a sector that takes writes and does
-// not read is found here, not when the other mirror is gone.
+// own pace, the header and then the pages. Until then the log before it
+// stays, and the other slot is the newest. So a sector that takes writes and does
+// not read is found here, and not when the other mirror is lost.
 func (c *Committer) verify() {
 	ck := &c.ck
-	ck.verifying = true
+	ck.stage = checkpointVerify
 	for i := range c.mirrors {
 		if m := &c.mirrors[i]; m.ckProgress == progressPending {
 			m.ckPage, m.ckTry = headerPage, 0
@@ -280,7 +292,7 @@ func (c *Committer) readBack(i int) {
 	}
 	m.ckTry++
 	ck.wait++
-	// What an Op of a mirror that was given up left there must not pass.
+	// The buffer must not hold what an earlier read left there.
 	clear(m.ckBuf[:n])
 	c.queueOp(opCheckpoint, i, Op{Device: m.device, Offset: off, Data: m.ckBuf[:n], Read: true})
 }
@@ -343,11 +355,12 @@ func (c *Committer) endCheckpoint() {
 			case MirrorGood:
 				m.fails = 0
 			case MirrorRebuilding:
-				m.state = mirrorRebuilt
 				// What is left in its log is newer than the checkpoint.
-				if m.hasRecord = m.hasNeeded(); m.hasRecord {
+				if m.hasNeeded() {
+					m.state = mirrorRecorded
 					c.sb.wanted = true
 				} else {
+					m.state = mirrorRebuilt
 					c.needRecord = true
 				}
 			}
@@ -361,7 +374,7 @@ func (c *Committer) endCheckpoint() {
 			}
 		}
 	}
-	ck.active = false
+	ck.stage = checkpointNone
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
 		// The place is at fault if the checkpoint went well elsewhere.
@@ -382,8 +395,8 @@ func (c *Committer) endCheckpoint() {
 	ck.tickets = ck.tickets[:0]
 }
 
-// failRebuild gives up bringing a mirror back, for the time being. The
-// superblock says still that it is stale.
+// failRebuild gives up bringing a mirror back for now. The superblock still says that it
+// is stale.
 func (c *Committer) failRebuild(m *mirror) {
 	m.ckProgress = progressNone
 	m.state = MirrorStale
@@ -391,7 +404,7 @@ func (c *Committer) failRebuild(m *mirror) {
 	c.changed = true
 }
 
-// backOff puts the next checkpoint that the mirror takes part in off.
+// backOff postpones the next checkpoint that the mirror takes part in.
 func (m *mirror) backOff(records uint64) {
 	m.notBefore = records + backoffRecords<<min(m.fails, maxBackoff)
 	m.fails++

@@ -383,7 +383,7 @@ func (w *world) findAlone() {
 	w.t.Helper()
 	i := w.r.IntN(len(w.c.mirrors))
 	if m := &w.c.mirrors[i]; !w.opened || m.state != MirrorGood || w.c.sb.uncertain ||
-		w.c.sb.active {
+		w.c.sb.active() {
 		return
 	}
 	disks := w.cut()

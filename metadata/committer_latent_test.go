@@ -16,7 +16,7 @@ func loseSlot(d *memDisk, m *mirror, slot int) {
 // refused, but nothing may be undone.
 func (w *world) findLatent() {
 	w.t.Helper()
-	if !w.opened || w.c.sb.uncertain || w.c.sb.active {
+	if !w.opened || w.c.sb.uncertain || w.c.sb.active() {
 		return
 	}
 	disks := w.cut()

@@ -107,7 +107,7 @@ func (s *storm) run() {
 		}
 		s.src.calls = 0
 		ops := s.c.Ops()
-		during := s.c.ck.active
+		during := s.c.ck.active()
 		s.calls = max(s.calls, s.src.calls)
 		records := 0
 		for _, op := range ops {

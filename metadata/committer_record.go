@@ -40,36 +40,44 @@ func (q *txQueue) push(tx waitingTx, entries []Entry) {
 
 func (q *txQueue) reset() { q.txs, q.entries, q.tx, q.ent = q.txs[:0], q.entries[:0], 0, 0 }
 
-// flight is the one record that is under way.
-type recordWrite struct {
-	active bool
-	record
-	buf  []byte // an atom
-	data []byte // what is written: buf, or a repair
-	txs  []waitingTx
-	// wait counts the mirrors whose write has not ended.
-	wait int
-	// marking: it is on a mirror; before it may be called durable, the
-	// superblocks must say that another misses it.
-	marking bool
+// recordState is how far the record that is being written has come.
+type recordState uint8
 
-	repairs   []mirrorRepair // still to do by Open
-	repairing bool           // the record is one of these
+const (
+	recordNone    recordState = iota // none is being written
+	recordWriting                    // to the mirrors
+	// recordMarking: it is on a mirror. Before it may be called durable, the superblocks
+	// must say that another one misses it.
+	recordMarking
+	recordRepairing // one of recordWrite.repairs is written again
+)
+
+// recordWrite is the one record that is being written.
+type recordWrite struct {
+	state recordState
+	record
+	buf     []byte // an atom
+	data    []byte // what is written: buf, or a repair
+	txs     []waitingTx
+	wait    int            // mirrors whose write has not ended
+	repairs []mirrorRepair // still to do by Open
 }
+
+func (r *recordWrite) active() bool { return r.state != recordNone }
 
 type mirrorRepair struct {
 	mirror int
 	repair
 }
 
-// launch begins the next record if it may: the epoch record of an Open, or as
+// startRecord begins the next record if it may: the epoch record of an Open, or as
 // many waiting transactions as it can hold.
 func (c *Committer) startRecord() {
-	if c.rec.active || c.sb.active || c.sb.wanted {
+	if c.rec.active() || c.sb.active() || c.sb.wanted {
 		return
 	}
 	epoch := c.phase == phaseEpoch
-	if !epoch && (c.phase != phaseOpen || c.ck.holding || c.queue.empty() &&
+	if !epoch && (c.phase != phaseOpen || c.ck.stage == checkpointHeld || c.queue.empty() &&
 		(!c.needRecord || c.suspended)) {
 		return
 	}
@@ -94,7 +102,7 @@ func (c *Committer) startRecord() {
 			r.txs = append(r.txs, tx)
 		}
 	}
-	// A number is used up by the attempt, whatever becomes of it.
+	// The attempt uses the number up, whatever becomes of it.
 	c.seq++
 	r.Position = Position{Epoch: c.sb.now.Epoch, Sequence: c.seq}
 	r.prev = c.durable
@@ -102,7 +110,7 @@ func (c *Committer) startRecord() {
 	r.session = c.session
 	r.encode(r.buf, &c.layout.sb.UUID)
 	r.data = r.buf
-	r.active, r.marking, r.wait = true, false, 0
+	r.state, r.wait = recordWriting, 0
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
 		m.recProgress, m.recTry, m.recCopies, m.secondCopy, m.recErr = progressNone, 0, 0, false,
@@ -125,7 +133,7 @@ func (c *Committer) startRecord() {
 // are laid out, a log of 4 KiB atoms has as many slots in three eighths as a checkpoint has
 // steps, also one of 16 M entries (TestLogOutlastsCheckpoint).
 func (c *Committer) paced() bool {
-	if !c.ck.active {
+	if !c.ck.active() {
 		return false
 	}
 	for i := range c.mirrors {
@@ -152,14 +160,14 @@ func (c *Committer) makeRoom() bool {
 			continue
 		}
 		switch {
-		case m.state == MirrorRebuilding || m.state == mirrorRebuilt:
+		case m.rebuilding():
 			// Records have filled it before its checkpoint was done.
 			c.failRebuild(m)
-		case c.ck.active && (m.ckProgress == progressPending || m.forced < 3):
+		case c.ck.active() && (m.ckProgress == progressPending || m.forced < 3):
 			return false // it will free some, or make way for one that does
 		case c.collected != c.durable:
 			return false // the caller has yet to take what a checkpoint would cover
-		case !c.ck.active && c.phase == phaseOpen && m.forced < 3:
+		case !c.ck.active() && c.phase == phaseOpen && m.forced < 3:
 			m.forced++
 			c.startCheckpoint(true)
 			return false
@@ -215,12 +223,11 @@ func (c *Committer) recordDone(i int, err error) {
 		m.recCopies++
 		m.use(m.recSlot, r.Position)
 	} else {
-		// The slot may have a bad sector, or the record after all: it stays
-		// free, and the record goes to the next one, the same bytes. That also
-		// holds where a flush failed: the record is all here, and is written once
-		// more, with a flush of its own. Nobody is spared by that: what others had
-		// in the cache is gone, and is told to the user by whoever flushed.
-		// Where the path fails another slot is no better.
+		// The slot may have a bad sector, or it may hold the record after all. It
+		// stays free, and the same bytes go to the next slot. That is also right where
+		// a flush failed: the record is still here, and is written once more with a
+		// flush of its own. What others had in the cache is lost, and whoever flushed
+		// tells the user. Where the path fails another slot is no better.
 		c.err, m.recErr = err, err
 		if !tryElsewhere(err) {
 			m.recTry = recordTries
@@ -235,93 +242,106 @@ func (c *Committer) recordDone(i int, err error) {
 // recordEnded decides what became of the record, once every mirror has
 // answered.
 func (c *Committer) recordEnded() {
-	r := &c.rec
 	c.changed = true
-	if r.repairing {
-		m := &c.mirrors[r.repairs[0].mirror]
-		if m.recProgress == progressFailed && m.state == MirrorGood {
-			m.state = MirrorWeak
-		}
-		r.repairs = r.repairs[1:]
-		r.active, r.repairing = false, false
+	if c.rec.state == recordRepairing {
+		c.repairEnded()
 		return
 	}
-	taken, only, believed := false, 0, 0
+	durable, copies, only := false, 0, 0
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
-		taken = taken || m.recProgress == progressDone && m.makesDurable()
 		if m.recProgress == progressDone && m.authoritative() {
-			only = i
-			believed++
+			durable = durable || m.makesDurable()
+			copies, only = copies+1, i
 		}
 	}
-	if !taken {
+	if !durable {
 		c.recordUnknown()
 		return
 	}
-	// One sector that reads no more must not undo it: where one mirror alone
-	// would be believed it takes a second slot. If no other slot takes it the
-	// first one has to do: then four sectors are bad already.
-	if m := &c.mirrors[only]; believed == 1 && !m.secondCopy {
+	// One sector that goes bad must not undo it: where a load would believe one mirror
+	// alone, that mirror takes a second copy. If no other slot takes it the first one has
+	// to do: then four sectors are bad already.
+	if m := &c.mirrors[only]; copies == 1 && !m.secondCopy {
 		m.secondCopy, m.recTry = true, 0
 		c.tryRecord(only)
-		if r.wait > 0 {
+		if c.rec.wait > 0 {
 			return
-		}
-	}
-	for i := range c.mirrors {
-		m := &c.mirrors[i]
-		if m.recProgress != progressFailed {
-			continue
-		}
-		if m.state == MirrorGood || m.state == MirrorWeak {
-			m.stateBefore, m.state, m.staleFrom = m.state, MirrorStale, r.Position
-			if m.fails == 0 || c.records-m.rebuiltAt > backoffRecords<<maxBackoff {
-				m.notBefore, m.fails = 0, 0 // a first try to bring it back at once
-			} else {
-				m.backOff(c.records) // it comes and goes
-			}
-			m.ckProgress = progressNone
-			r.marking = true
-			c.sb.wanted = true
-			c.noteTrouble(m, m.recErr)
-		} else {
-			c.failRebuild(m)
-			c.noteTrouble(m, m.recErr)
-		}
-	}
-	// A mirror that was stale when the set was created misses records from the
-	// first one on. Which one that is says the superblock from now on: or the
-	// other mirror, with its log lost, would look like that of a set without any.
-	for i := range c.mirrors {
-		if m := &c.mirrors[i]; m.state == MirrorStale && m.staleFrom == (Position{}) {
-			m.staleFrom = r.Position
-			r.marking = true
-			c.sb.wanted = true
 		}
 	}
 	// A crash now finds the record on the good mirror only, with nothing that
 	// says so. If that mirror were lost then, the other one would look whole:
 	// hence the mark in the superblocks first.
-	if !r.marking {
-		c.recordDurable()
+	if c.markFailed() {
+		c.rec.state = recordMarking
+		c.sb.wanted = true
+		return
 	}
+	c.recordDurable()
+}
+
+// repairEnded goes on after a record was written again that a mirror lacked.
+func (c *Committer) repairEnded() {
+	r := &c.rec
+	m := &c.mirrors[r.repairs[0].mirror]
+	if m.recProgress == progressFailed && m.state == MirrorGood {
+		m.state = MirrorWeak
+	}
+	r.repairs = r.repairs[1:]
+	r.state = recordNone
+}
+
+// markFailed makes the mirrors stale that did not take the record. It reports whether the
+// superblocks must say so.
+func (c *Committer) markFailed() (mark bool) {
+	for i := range c.mirrors {
+		m := &c.mirrors[i]
+		if m.recProgress != progressFailed {
+			continue
+		}
+		if !m.authoritative() {
+			c.failRebuild(m)
+			c.noteTrouble(m, m.recErr)
+			continue
+		}
+		m.stateBefore, m.state, m.staleFrom = m.state, MirrorStale, c.rec.Position
+		if m.fails == 0 || c.records-m.rebuiltAt > backoffRecords<<maxBackoff {
+			m.notBefore, m.fails = 0, 0 // a first try to bring it back at once
+		} else {
+			m.backOff(c.records) // it comes and goes
+		}
+		m.ckProgress = progressNone
+		mark = true
+		c.noteTrouble(m, m.recErr)
+	}
+	// A mirror that was stale when the set was created misses records from the first one
+	// on. From now on the superblock says which one that is. Else the other mirror, if its
+	// log is lost, would look like that of a set without any records.
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.state == MirrorStale && m.staleFrom == (Position{}) {
+			m.staleFrom = c.rec.Position
+			mark = true
+		}
+	}
+	return mark
 }
 
 func (c *Committer) recordDurable() {
 	r := &c.rec
-	r.active, r.marking = false, false
+	r.state = recordNone
 	c.changed = true
 	c.durable = r.link
 	c.records++
 	c.needRecord = false
 	for i := range c.mirrors {
-		if m := &c.mirrors[i]; m.state == mirrorRebuilt && !m.hasRecord {
-			if m.hasRecord = m.recProgress == progressDone; m.hasRecord {
-				c.sb.wanted = true
-			} else {
-				c.needRecord = true // it was not written to yet
-			}
+		m := &c.mirrors[i]
+		switch {
+		case m.state != mirrorRebuilt:
+		case m.recProgress == progressDone:
+			m.state = mirrorRecorded
+			c.sb.wanted = true
+		default:
+			c.needRecord = true // it was not written to yet
 		}
 	}
 	if c.sb.uncertain {
@@ -339,18 +359,18 @@ func (c *Committer) recordDurable() {
 	c.reported = c.durable
 }
 
-// recordUnknown: the record may be on a disk all the same. The next one will
-// follow the last durable record, and so void it.
+// recordUnknown ends a record that no mirror of the backing is known to have. It may be
+// on a disk all the same. The next one follows the last durable record, and so voids it.
 func (c *Committer) recordUnknown() {
 	r := &c.rec
-	r.active, r.marking = false, false
+	r.state = recordNone
 	c.changed = true
 	for i := range c.mirrors {
-		// A mirror may have taken it: that of a spare device, or one of the backing while
-		// the superblocks could not be written. What voids it needs no copy of it,
-		// and nothing would ever free the slots: no checkpoint covers a record that never
-		// counted. But it is let go only when another takes its place: a superblock
-		// that was written after all may say that there was one as new as this.
+		// A mirror may have taken it: one of a spare device, or one of the backing while
+		// the superblocks could not be written. No checkpoint covers a record that never
+		// counted, so nothing else would free its slots. The slots of earlier such records
+		// are freed here, those of this record only when another takes its place: a
+		// superblock that was written after all may say that there was one as new.
 		m := &c.mirrors[i]
 		for s, p := range m.slots {
 			if c.durable.Less(p) && p != r.Position && p != reserved {
@@ -375,7 +395,7 @@ func (c *Committer) recordUnknown() {
 	c.dropWaiting(last)
 }
 
-// dropWaiting ends all waiting transactions, but for parts of the ticket that
+// dropWaiting ends all waiting transactions, except for parts of the ticket that
 // has ended.
 func (c *Committer) dropWaiting(ended Ticket) {
 	for _, tx := range c.queue.txs[c.queue.tx:] {
@@ -390,13 +410,13 @@ func (c *Committer) dropWaiting(ended Ticket) {
 // advanceOpening takes the steps of Open between the superblocks and the epoch
 // record.
 func (c *Committer) advanceOpening() {
-	if c.phase == phaseCheckpoint && !c.ck.active {
+	if c.phase == phaseCheckpoint && !c.ck.active() {
 		c.phase = phaseRepair
 		for i := range c.mirrors {
 			m := &c.mirrors[i]
-			// The last run died with its log nearly full. No record may be
-			// written into the last free slots before there are others, or a
-			// few starts that die would use them up.
+			// The last run died with its log nearly full. A checkpoint comes before
+			// the next record. Otherwise a few starts that die would use up the last
+			// free slots.
 			if m.takesRecords() && m.used > len(m.slots)/4*3 &&
 				m.cover.Less(c.collected.Position) &&
 				m.forced == 0 {
@@ -408,7 +428,7 @@ func (c *Committer) advanceOpening() {
 			c.startCheckpoint(false)
 		}
 	}
-	if c.phase != phaseRepair || c.rec.active {
+	if c.phase != phaseRepair || c.rec.active() {
 		return
 	}
 	r := &c.rec
@@ -424,7 +444,7 @@ func (c *Committer) advanceOpening() {
 			m.recSlot = rep.slot
 		}
 		r.link = link{Position: rep.Position}
-		r.data, r.active, r.repairing, r.wait = rep.data, true, true, 0
+		r.data, r.state, r.wait = rep.data, recordRepairing, 0
 		c.tryRecord(rep.mirror)
 		if r.wait == 0 {
 			c.recordEnded()

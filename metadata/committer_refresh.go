@@ -1,10 +1,10 @@
 package metadata
 
-// refresh writes again what the load found bad, right after the start: a latent
+// refresh writes again what the load found bad, right after the start, because a latent
 // error must not wait until the other mirror fails too. Log slots that hold
-// nothing of use are zeroed, and read back, one at a time; slots of checkpoints
-// get new checkpoints, see mirror.dirty; records that a mirror lacks were
-// written again before, see flight.repairs.
+// nothing of use are zeroed and read back, one at a time. Slots of checkpoints
+// get new checkpoints, see mirror.dirty. Records that a mirror lacks have been
+// written again before, see recordWrite.repairs.
 type refresh struct {
 	todo    []refreshPlace
 	active  bool
@@ -14,17 +14,17 @@ type refresh struct {
 }
 
 // refreshPlace is a log slot that is to be written, or, if mirror is
-// ofSuperblock, a copy of the superblock that is to be looked at.
+// ofSuperblock, a copy of the superblock that is to be verified.
 type refreshPlace struct{ mirror, slot int }
 
 const ofSuperblock = -1
 
-// verifySuperblocks reads all copies of the superblock, after each checkpoint:
-// nothing else does between two starts, and there may be years.
+// verifySuperblocks reads all copies of the superblock. It is called after each checkpoint,
+// because nothing else reads them between two starts, which may be years apart.
 func (c *Committer) verifySuperblocks() {
 	for _, t := range c.refresh.todo {
 		if t.mirror == ofSuperblock {
-			return // still at it
+			return // it is under way
 		}
 	}
 	for i := range c.sb.places {
@@ -34,11 +34,11 @@ func (c *Committer) verifySuperblocks() {
 	}
 }
 
-// superblockVerified looks at a copy that was read. One that is not what was last
-// written there is written again.
+// superblockVerified compares a copy that was read with what was last written there. If it
+// differs it is written again.
 func (c *Committer) superblockVerified(at int, err error) {
 	p := &c.sb.places[at]
-	if c.sb.active || !p.good {
+	if c.sb.active() || !p.good {
 		return // it is being written, or will be
 	}
 	if err == nil {
@@ -48,15 +48,15 @@ func (c *Committer) superblockVerified(at int, err error) {
 		err = errReadBack
 	}
 	if !badPlace(err) {
-		return // it was not reached: after the next checkpoint it is looked at again
+		return // it was not reached; the next checkpoint has it verified again
 	}
 	c.err = err
 	p.good = false
 	c.sb.refresh = true
 }
 
-// reserved is what a log slot holds that is not to be used: it waits to be
-// refreshed, or did not get well. No checkpoint covers it.
+// reserved marks a log slot that is not to be used: it waits to be
+// refreshed, or could not be. No checkpoint covers that position.
 var reserved = Position{Epoch: maxEpoch + 1}
 
 // maxReserved is the part of a log that may be reserved: one of so many slots.
@@ -76,7 +76,7 @@ func (c *Committer) queueRefresh(i int, mi *mirrorImage) {
 	m.refreshes = n
 }
 
-// unreserve gives up refreshing a mirror that is rebuilt: its slots are free, but
+// unreserve gives up refreshing a mirror that is rebuilt: its slots are free, except
 // for the one that is being written.
 func (c *Committer) unreserve(i int) {
 	m, s := &c.mirrors[i], &c.refresh
@@ -91,7 +91,7 @@ func (c *Committer) unreserve(i int) {
 	}
 }
 
-// stepRefresh begins with the next slot.
+// stepRefresh begins to refresh the next place.
 func (c *Committer) stepRefresh() {
 	s := &c.refresh
 	for c.phase == phaseOpen && !s.active && len(s.todo) > 0 {
@@ -104,7 +104,7 @@ func (c *Committer) stepRefresh() {
 			return
 		}
 		m := &c.mirrors[t.mirror]
-		if m.moving || m.slots[t.slot] != reserved || !m.authoritative() {
+		if m.move != moveNone || m.slots[t.slot] != reserved || !m.authoritative() {
 			s.todo = append(s.todo[:0], s.todo[1:]...) // it is cleared, or will be
 			m.refreshes = max(m.refreshes-1, 0)
 			if m.slots[t.slot] == reserved {

@@ -1,13 +1,13 @@
 package metadata
 
-// A mirror that could not be written is tried again after a number of records
-// (backoffRecords). On an idle device none come. Whoever has a clock lets the time count
-// too, by BackedOff and RetryNow; it needs to run only while BackedOff says so.
+// A mirror that could not be written is retried after a number of records
+// (backoffRecords). On an idle device none come. So a driver that has a clock lets time count
+// too, by BackedOff and RetryNow. The clock needs to run only while BackedOff is true.
 
-// BackedOff reports whether a mirror is to be written again, and waits for more records
-// first. While a checkpoint is under way, or the Committer waits for Resume, none is.
+// BackedOff reports whether a mirror is to be written again but waits for more records
+// first. It is false while a checkpoint is under way or the Committer waits for Resume.
 func (c *Committer) BackedOff() bool {
-	if c.phase != phaseOpen || c.suspended || c.ck.active {
+	if c.phase != phaseOpen || c.suspended || c.ck.active() {
 		return false
 	}
 	for i := range c.mirrors {
@@ -18,8 +18,8 @@ func (c *Committer) BackedOff() bool {
 	return false
 }
 
-// RetryNow ends the waiting of all mirrors; Ops has what comes of it. What fails again
-// waits for longer, as before.
+// RetryNow ends the waiting of all mirrors; Ops returns what follows. A mirror that fails
+// again waits for longer, as before.
 func (c *Committer) RetryNow() {
 	if !c.BackedOff() {
 		return

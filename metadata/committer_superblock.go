@@ -17,73 +17,90 @@ type copyPlace struct {
 // copyState is one copy, as the update sees it.
 type copyState struct {
 	copyPlace
-	good bool // it can be read, as far as is known, and is the newest
-	done bool // the step under way is through with it
+	good bool // as far as is known it can be read, and is the newest
+	done bool // the stage under way is through with it
 }
 
 // updateStage is how far an update has come.
 type updateStage uint8
 
 const (
-	// stageVerify reads the copies that are believed to be good.
-	stageVerify updateStage = iota
-	// stageRefresh writes copies that are bad, the same superblock once more.
-	stageRefresh
-	// stageWrite writes the new superblock.
-	stageWrite
+	updateIdle    updateStage = iota
+	updateVerify              // reads the copies that are believed to be good
+	updateRefresh             // writes bad copies again, with the superblock that they had
+	updateWrite               // writes the new superblock
+)
+
+// updateNews says what an update is for.
+type updateNews uint8
+
+const (
+	newsNone       updateNews = iota // copies are verified and refreshed, nothing else
+	newsDeferrable                   // there is a new superblock, which can wait
+	newsUrgent                       // there is one that a start or a record waits for
+)
+
+// copyStep is what is being done with one copy.
+type copyStep uint8
+
+const (
+	copyVerify copyStep = iota // read it: it should be the newest
+	// copyTemplate: read the last copy of a spare device. Only the numbers that a start
+	// changes are put into it, because it may be older than the backing's by more than those.
+	copyTemplate
+	copyWrite    // write it
+	copyReadBack // read what was written
 )
 
 // superblockUpdate writes the superblock to all of its places, one at a time, each
 // durable and read back before the next.
 //
-// The crash that this survives is a cut at any moment, which tears the copy that
-// is being written, while other places take writes and do not read, or take none.
-// A copy that reads is written over only while another one of its device is known
-// to read: one that this update has looked at, or has written and read back.
-// So first all copies are looked at; those that are bad are written before those
-// that are not, byte 0 last. Spare devices come before the backing: they may be
-// ahead of it, never behind.
+// It survives a cut at any moment, which tears the copy that is being written, while other
+// places take writes and do not read, or take no writes. A copy that reads is written over
+// only while another one of its device is known to read: one that this update has verified,
+// or has written and read back. So all copies are verified first. Then the bad ones are
+// written before the good ones, byte 0 last. Spare devices come before the backing: they may
+// be ahead of it, never behind.
 //
-// What if a device has but one copy left that reads, and no other place gets well?
-// Then it stays as it is, unless a start cannot do without a new epoch, or, on the
-// backing, a record not without the mark of a mirror that missed it. A start changes
-// nothing but numbers, which lie in the first 512 bytes: a cut leaves the old
-// superblock or the new one, also of the only copy, and however often such a set is
-// started. The mark lies in another sector, and so a cut in that write is the
-// one that can tear the last copy: there, and only there, a mirror has failed besides,
-// and what was acknowledged would have one copy that nothing says is the only one.
+// A device may have only one copy left that reads, with no other place that can be written.
+// Then that copy stays as it is, with two exceptions: a start needs a new epoch, and, on the
+// backing, a record may need the mark of a mirror that missed it. A start changes only
+// numbers, which lie in the first 512 bytes. So a cut leaves the old superblock or the new
+// one, even of the only copy, however often such a set is started. The mark lies in another
+// sector, so a cut in that write can tear the last copy. That risk is taken because a mirror
+// has failed as well: without the mark nothing would say that what was acknowledged has
+// only one copy.
 type superblockUpdate struct {
-	wanted  bool
+	wanted  bool // there is something new to say
 	opening bool // raise the epoch
 	refresh bool // copies are bad: they are to be written again, as they were
-	active  bool
 	// uncertain: an update failed, but a copy of it may be on a disk all the
 	// same, and say of a mirror what is not so. The next one puts it right.
 	uncertain bool
-	now       *Superblock // the newest that was written with success
-	next      *Superblock // what is being written
-	gen       uint64      // the last generation tried
-	buf       []byte      // what is written
-	back      []byte      // what is read
-	places    []copyState // the backing's last, and byte 0 after the others
-	stage     updateStage
-	hasNews   bool // there is a new superblock to be written
-	urgent    bool // and it cannot be put off
-	begun     bool // and a write of it was begun
-	at        int  // what is being looked at or written
-	reading   bool
-	// sole: it is the last copy of a spare device. Of what it holds only the numbers are
-	// changed, for it may be older than the backing's by more than those. kept:
-	// buf is that.
-	lastCopy, template bool
-	try                int
-	written            [MaxDevices]int
+
+	stage   updateStage
+	news    updateNews
+	begun   bool            // a write of the new superblock was begun
+	now     *Superblock     // the newest that was written with success
+	next    *Superblock     // what is being written
+	gen     uint64          // the last generation tried
+	places  []copyState     // the backing's last, and byte 0 after the others
+	written [MaxDevices]int // copies of the new superblock
+
+	at       int // the copy that the step is about
+	step     copyStep
+	try      int
+	template bool   // buf is made from the copy itself
+	buf      []byte // what is written
+	back     []byte // what is read
 }
+
+func (s *superblockUpdate) active() bool { return s.stage != updateIdle }
 
 func (s *superblockUpdate) init(img *Image) {
 	s.now = img.sb.clone()
-	// A set of an older version gets its third superblocks with the first start.
-	// No data and no region lies there; where a region does there is no room.
+	// A set of an older version gets its third superblocks with the first start. Neither
+	// data nor a region lies there. With the largest atoms a region does.
 	if thirdSuperblock(int64(s.now.AtomSize)) < RegionStart && len(s.now.Devices) > 1 {
 		s.now.Compat |= compatThird
 	}
@@ -110,11 +127,11 @@ func (s *superblockUpdate) goodCopies(device int) (n int) {
 	return n
 }
 
-// pick chooses the next copy to look at or to write, or none.
+// choose picks the next copy to verify or to write, or none.
 func (s *superblockUpdate) choose() (at int, ok bool) {
-	if s.stage != stageWrite {
+	if s.stage != updateWrite {
 		for i := range s.places {
-			if p := &s.places[i]; !p.done && p.good == (s.stage == stageVerify) {
+			if p := &s.places[i]; !p.done && p.good == (s.stage == updateVerify) {
 				return i, true
 			}
 		}
@@ -138,8 +155,8 @@ func (s *superblockUpdate) choose() (at int, ok bool) {
 		if best < 0 {
 			continue
 		}
-		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.urgent) {
-			continue // the news can do without it, the device cannot
+		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.news == newsUrgent) {
+			continue // the device needs this copy more than the update does
 		}
 		return best, true
 	}
@@ -150,21 +167,24 @@ func (s *superblockUpdate) choose() (at int, ok bool) {
 // way but one that waits for it.
 func (c *Committer) startSuperblocks() {
 	s := &c.sb
-	if !s.wanted && !s.refresh || s.active || c.rec.active && !c.rec.marking {
+	if !s.wanted && !s.refresh || s.active() ||
+		c.rec.active() && c.rec.state != recordMarking {
 		return
 	}
 	if !s.wanted {
-		s.refresh, s.active, s.hasNews = false, true, false
-		c.enterSuperblocks(stageVerify)
+		s.refresh, s.news = false, newsNone
+		c.enterSuperblocks(updateVerify)
 		return
 	}
 	for i := range c.mirrors {
-		if c.mirrors[i].moving && c.refresh.active {
-			return // a late write into the place that is left could hit its next mirror
+		if c.mirrors[i].move != moveNone && c.refresh.active {
+			return // a late write to the old place could hit the next mirror there
 		}
 	}
-	s.wanted, s.refresh, s.active, s.hasNews, s.begun = false, false, true, true, false
-	s.urgent = s.opening || c.rec.marking
+	s.wanted, s.refresh, s.begun, s.news = false, false, false, newsDeferrable
+	if s.opening || c.rec.state == recordMarking {
+		s.news = newsUrgent
+	}
 	clear(s.written[:])
 	regions := append(s.next.Regions[:0], s.now.Regions...)
 	*s.next = *s.now // they share the device table, which never changes here
@@ -176,24 +196,26 @@ func (c *Committer) startSuperblocks() {
 		s.next.Session, s.next.Started = c.session, c.now
 	}
 	for i := range c.mirrors {
-		m := &c.mirrors[i]
-		r := &s.next.Regions[m.region]
-		if m.moving {
-			c.leavePlace(m)
-		}
-		if m.named = m.moving; m.named {
-			r.Device, r.Start = m.toDevice, m.toStart
-			r.Generation++
-		}
-		r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding ||
-			m.state == mirrorRebuilt && !m.hasRecord
-		m.clearing = m.state == mirrorRebuilt && m.hasRecord
-		r.StaleFrom = Position{}
-		if r.Stale {
-			r.StaleFrom = m.staleFrom
-		}
+		c.stateMirror(&c.mirrors[i], &s.next.Regions[c.mirrors[i].region])
 	}
-	c.enterSuperblocks(stageVerify)
+	c.enterSuperblocks(updateVerify)
+}
+
+// stateMirror puts into the next superblock where a mirror lies, and whether it is stale.
+func (c *Committer) stateMirror(m *mirror, r *Region) {
+	if m.move == moveWanted && c.leavePlace(m) {
+		m.move = moveNamed
+		r.Device, r.Start = m.toDevice, m.toStart
+		r.Generation++
+	}
+	r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding || m.state == mirrorRebuilt
+	if m.state == mirrorRecorded {
+		m.state = mirrorClearing
+	}
+	r.StaleFrom = Position{}
+	if r.Stale {
+		r.StaleFrom = m.staleFrom
+	}
 }
 
 // enterSuperblocks begins with a stage.
@@ -205,48 +227,54 @@ func (c *Committer) enterSuperblocks(stage updateStage) {
 	c.stepSuperblocks()
 }
 
+// stepSuperblocks goes on to the next copy, or to the next stage.
 func (c *Committer) stepSuperblocks() {
 	s := &c.sb
 	var ok bool
 	if s.at, ok = s.choose(); ok {
 		p := &s.places[s.at]
-		s.template = false
-		s.lastCopy = s.stage == stageWrite && p.device > 0 && p.good &&
-			s.goodCopies(int(p.device)) == 1
-		s.try, s.reading = 1, s.stage == stageVerify || s.lastCopy
+		s.template, s.try, s.step = false, 1, copyWrite
+		switch {
+		case s.stage == updateVerify:
+			s.step = copyVerify
+		case s.stage == updateWrite && p.device > 0 && p.good && s.goodCopies(int(p.device)) == 1:
+			s.step = copyTemplate
+		}
 		c.trySuperblock()
 		return
 	}
 	switch {
-	case s.stage == stageWrite:
+	case s.stage == updateWrite:
 		c.superblocksEnded(s.written[0] > 0)
-	case s.stage == stageVerify && (!s.hasNews || !s.urgent && s.goodCopies(0) < 2):
+	case s.stage == updateVerify && (s.news == newsNone ||
+		s.news == newsDeferrable && s.goodCopies(0) < 2):
 		// News that can wait are no reason to write over the last copy.
-		c.enterSuperblocks(stageRefresh)
-	case !s.hasNews:
-		s.active = false
+		c.enterSuperblocks(updateRefresh)
+	case s.news == newsNone:
+		s.stage = updateIdle
 		c.changed = true
-	case s.stage == stageRefresh && s.goodCopies(0) < 2:
+	case s.stage == updateRefresh && s.goodCopies(0) < 2:
 		c.superblocksEnded(false)
 	default:
-		c.enterSuperblocks(stageWrite)
+		c.enterSuperblocks(updateWrite)
 	}
 }
 
+// trySuperblock takes the step that the current copy is at.
 func (c *Committer) trySuperblock() {
 	s := &c.sb
 	p := &s.places[s.at]
-	if s.reading {
+	if s.step != copyWrite {
 		c.queueOp(opSuperblock, 0, Op{Device: p.device, Offset: p.offset, Data: s.back, Read: true})
 		return
 	}
 	switch {
-	case s.stage == stageRefresh:
+	case s.stage == updateRefresh:
 		s.now.encode(s.buf, p.device)
 	case !s.template:
 		s.next.encode(s.buf, p.device)
 	}
-	s.begun = s.begun || s.stage == stageWrite
+	s.begun = s.begun || s.stage == updateWrite
 	c.issue(opSuperblock, 0, p.device, p.offset, s.buf)
 }
 
@@ -260,78 +288,83 @@ func (s *superblockUpdate) newest(b []byte, p *copyState) bool {
 func (c *Committer) superblockDone(err error) {
 	s := &c.sb
 	p := &s.places[s.at]
-	looks := s.stage == stageVerify || s.lastCopy && !s.template
+	reads := s.step == copyVerify || s.step == copyTemplate
 	switch {
 	case err != nil:
-	case !s.reading:
-		s.reading = true
+	case s.step == copyWrite:
+		s.step = copyReadBack
 		c.trySuperblock()
 		return
-	case looks && !s.newest(s.back, p):
+	case reads && !s.newest(s.back, p):
 		err, s.try = errReadBack, superblockTries
-	case !looks && !bytes.Equal(s.back, s.buf):
+	case s.step == copyReadBack && !bytes.Equal(s.back, s.buf):
 		err = errReadBack
-	case looks && s.lastCopy:
+	case s.step == copyTemplate:
 		copy(s.buf, s.back)
 		s.next.encodeStart(s.buf)
-		s.template, s.reading = true, false
+		s.template, s.step = true, copyWrite
 		c.trySuperblock()
 		return
 	}
-	if err != nil && !tryElsewhere(err) {
-		// It was not reached. A copy that could not be looked at is not one that does not
-		// read: nothing is written over on that word. What a write has left there is not
-		// known.
+	switch {
+	case err == nil:
+		if s.stage == updateWrite {
+			s.written[p.device]++
+		}
+		if !p.good {
+			c.refresh.done++
+		}
+		p.good, p.done = true, true
+		c.stepSuperblocks()
+	case !tryElsewhere(err):
 		c.err = err
-		p.good = p.good && looks
-		if p.device > 0 {
-			// The news can do without a spare device that is away, but for a start.
-			p.done = true
-			c.stepSuperblocks()
-			return
-		}
-		for i := range s.places {
-			// What was to be written, and was not, is older than what counts now.
-			if q := &s.places[i]; s.stage == stageWrite && s.written[0] > 0 && !q.done {
-				q.good = false
-			}
-		}
-		if s.hasNews {
-			c.superblocksEnded(s.written[0] > 0)
-		} else {
-			s.active = false
-			c.changed = true
-		}
-		return
-	}
-	if err != nil {
+		// A copy that was not reached is not one that does not read: nothing is written
+		// over because of that. What a write has left there is not known.
+		p.good = p.good && reads
+		c.superblockUnreached(p)
+	case s.try < superblockTries:
 		c.err = err
-		if s.try < superblockTries {
-			s.try++
-			s.reading = looks
-			c.trySuperblock()
-			return
+		s.try++
+		if !reads {
+			s.step = copyWrite
 		}
+		c.trySuperblock()
+	default:
+		c.err = err
 		// A last copy that turns out not to read has nothing to lose any more.
-		p.good, p.done = false, !(s.lastCopy && looks)
+		p.good, p.done = false, s.step != copyTemplate
+		c.stepSuperblocks()
+	}
+}
+
+// superblockUnreached goes on where the device of a copy was not reached. An update can do
+// without a spare device that is away, except for a start.
+func (c *Committer) superblockUnreached(p *copyState) {
+	s := &c.sb
+	if p.device > 0 {
+		p.done = true
 		c.stepSuperblocks()
 		return
 	}
-	if s.stage == stageWrite {
-		s.written[p.device]++
+	for i := range s.places {
+		// What was to be written, and was not, is older than what counts now.
+		if q := &s.places[i]; s.stage == updateWrite && s.written[0] > 0 && !q.done {
+			q.good = false
+		}
 	}
-	if !p.good {
-		c.refresh.done++
+	if s.news != newsNone {
+		c.superblocksEnded(s.written[0] > 0)
+		return
 	}
-	p.good, p.done = true, true
-	c.stepSuperblocks()
+	s.stage = updateIdle
+	c.changed = true
 }
 
-// superblocksEnded: the new superblock counts, or not one copy of it on the backing
-// could be written, or none was to be.
+// superblocksEnded ends an update with news. ok: the new superblock counts. Otherwise no
+// copy of it was written on the backing.
 func (c *Committer) superblocksEnded(ok bool) {
 	s := &c.sb
-	s.active, s.uncertain = false, !ok && (s.uncertain || s.begun)
+	s.stage, s.uncertain = updateIdle, !ok && (s.uncertain || s.begun)
 	c.changed = true
 	if ok {
 		s.now, s.next = s.next, s.now
@@ -347,25 +380,25 @@ func (c *Committer) superblocksEnded(ok bool) {
 	}
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
-		if m.named {
+		if m.move == moveNamed {
 			c.superblocksNamedPlace(m, ok)
 		}
-		if !m.clearing || m.state != mirrorRebuilt {
+		if m.state != mirrorClearing {
 			continue
 		}
 		if m.state, m.rebuiltAt = MirrorGood, c.records; !ok {
 			c.failRebuild(m)
 		}
 	}
-	if !c.rec.marking {
+	if c.rec.state != recordMarking {
 		return
 	}
 	if ok {
 		c.recordDurable()
 		return
 	}
-	// Nothing says that the other mirror misses the record, so it cannot be
-	// called durable, and the mirror does not miss anything that is.
+	// No superblock says that the other mirror misses the record. So the record is not
+	// durable, and the mirror misses nothing that is.
 	for i := range c.mirrors {
 		if m := &c.mirrors[i]; m.recProgress == progressFailed && m.state == MirrorStale &&
 			m.staleFrom == c.rec.Position {

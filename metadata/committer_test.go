@@ -200,9 +200,9 @@ func TestLateRecord(t *testing.T) {
 	}
 	keep()
 	w.start()
-	for w.c.phase != phaseEpoch || !w.c.rec.active {
+	for w.c.phase != phaseEpoch || !w.c.rec.active() {
 		w.take()
-		if w.c.rec.active {
+		if w.c.rec.active() {
 			break
 		}
 		w.finish()

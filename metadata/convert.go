@@ -3,9 +3,7 @@ package metadata
 import (
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
 )
 
@@ -49,11 +47,6 @@ type Converted struct {
 	Bad    []BadPlace
 }
 
-const (
-	// spareTries is how many spare units in a row may be bad while the head is copied.
-	spareTries = 16
-)
-
 // Convert makes a new set of a disk that keeps its data: what is exported shows
 // the bytes that the disk has now, at the same offsets. devs are as in
 // plan.Devices; they must take I/O in plan's blocks. The backing must not carry
@@ -67,7 +60,7 @@ const (
 // ResumeConvert finishes; either can be given back by Revert.
 //
 // A bad place for the metadata is gone around as in CreateAround, also in the
-// head, and told in Taken. What must be there, so that a cut can be recovered from,
+// head, and told in Converted. What must be there, so that a cut can be recovered from,
 // is a mirror outside of the head and, on each device, two copies of the superblock
 // there, or the only one; if it is not, nothing is changed.
 //
@@ -77,102 +70,94 @@ const (
 // gives that back. ErrPath is a cut.
 func Convert(devs []Device, plan *Layout, o ConvertOptions) (Converted, error) {
 	devs = withRetries(devs)
-	taken, err := convert(devs, plan, o)
-	return taken, orPathFailure(devs, err)
+	out, err := convert(devs, plan, o)
+	return out, orPathFailure(devs, err)
 }
 
-func convert(devs []Device, plan *Layout, o ConvertOptions) (Converted, error) {
-	var taken Converted
-	sb := &plan.sb
-	if len(devs) != len(sb.Devices) {
-		return taken, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry,
-			len(sb.Devices), len(devs))
-	}
-	for i, d := range devs {
-		if d.Size() != sb.Devices[i].Size {
-			return taken, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry,
-				nameOf(d, i), sb.Devices[i].Size, d.Size())
-		}
+func convert(devs []Device, plan *Layout, o ConvertOptions) (out Converted, err error) {
+	if err := plan.matches(devs); err != nil {
+		return out, err
 	}
 	for _, c := range readSuperblocks(devs[0]) {
-		if sb.isDisplaced(c.offset) && c.sb != nil {
-			return taken, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign,
+		if plan.sb.isDisplaced(c.offset) && c.sb != nil {
+			return out, fmt.Errorf("%w: the superblock of set %s lies at %d of it", ErrForeign,
 				c.sb.UUID, c.offset)
 		}
 	}
-	// What a tail or a spare device held is gone before anything is written
-	// that it could be taken for.
+	// An older set in a tail or on a spare device goes first: no cut may leave its
+	// superblock above what is written next.
 	if err := clearOuterCopies(devs, plan); err != nil {
-		return taken, err
+		return out, err
 	}
-	// What does not read is given up when the head is written over. So it is asked again
-	// when all is read, and all of it is done anew if anything reads then.
-	buf, one := o.chunk(), AlignedBytes(PageSize)[:plan.BlockSize()]
-	h, err := untilStable(devs, func() (*headCopy, error) {
-		h := &headCopy{devs: devs, plan: plan, o: &o, buf: buf, one: one}
-		return h, h.run()
-	})
+	h, err := copyHead(devs, plan, &o)
 	if err != nil {
-		return taken, fmt.Errorf("%w; nothing was changed that counts", err)
+		return out, fmt.Errorf("%w; nothing was changed that counts", err)
 	}
-	t := NewTable(plan)
-	for _, e := range h.entries {
-		if err := t.Apply(e); err != nil {
-			return taken, err
-		}
+	t, err := h.table()
+	if err != nil {
+		return out, err
 	}
-	if err := t.Validate(); err != nil {
-		return taken, fmt.Errorf("%w: %w", ErrInvalidEntry, err)
-	}
-	if n := t.Counts().Entries; n > plan.TableCapacity() {
-		return taken, fmt.Errorf("%w: the disk is so bad that %d entries are needed, a "+
-			"checkpoint holds %d; take more spare space", ErrInvalidEntry, n, plan.TableCapacity())
-	}
-	taken.Lost, taken.Mapped = h.lost, h.mapped
-
-	now := sb.clone()
-	now.Incompat |= incompatTransition
-	now.Transition, now.Mark = TransitionCopied, o.Mark
-	for i := range now.Regions {
-		if r := &now.Regions[i]; r.Kind == RegionMirror {
-			r.Stale = now.inHead(r)
-		}
-	}
-	for _, m := range plan.mirrorsAt() {
-		r := &now.Regions[m.region]
-		if now.inHead(r) {
-			continue
-		}
-		start := r.Start
-		why, err := writeMirror(now, r, m,
-			func(m *mirrorAt) error { return writeFirstCheckpoint(devs[m.device], plan, m, t) })
-		if why != nil {
-			taken.Bad = append(taken.Bad, badMirrorPlace(m.device, start, r, why, err))
-		}
-		if err != nil {
-			return taken, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed "+
-				"that counts", r.Start, nameOf(devs[m.device], int(m.device)), err)
-		}
+	out.Lost, out.Mapped = h.lost, h.mapped
+	now := plan.sb.copied(o.Mark)
+	if out.Bad, err = writeOuterMirrors(devs, plan, now, t); err != nil {
+		return out, err
 	}
 	if err := syncAll(devs); err != nil {
-		return taken, err
+		return out, err
 	}
 	// From here on an interrupted conversion is recognized.
 	bad, err := putOuterCopies(devs, now)
-	taken.Bad = append(taken.Bad, bad...)
+	out.Bad = append(out.Bad, bad...)
 	if err != nil {
-		return taken, err
+		return out, err
 	}
 	// The step from the old disk to the new set: one page. If it tears, the
 	// superblocks outside say how to put it together again.
 	now.Generation++
 	now.Transition = TransitionConverting
 	if err := putCopies(devs, now, []copyPlace{{0, o.Mark}}); err != nil {
-		return taken, err
+		return out, err
 	}
 	bad, err = finishConvert(devs, now, o)
-	taken.Bad = append(taken.Bad, bad...)
-	return taken, err
+	out.Bad = append(out.Bad, bad...)
+	return out, err
+}
+
+// copied is the superblock of a new set whose head has been copied, and whose head is still
+// the old disk's: the mirrors that are to lie there are stale.
+func (sb *Superblock) copied(mark int64) *Superblock {
+	now := sb.clone()
+	now.Incompat |= incompatTransition
+	now.Transition, now.Mark = TransitionCopied, mark
+	for i := range now.Regions {
+		if r := &now.Regions[i]; r.Kind == RegionMirror {
+			r.Stale = now.inHead(r)
+		}
+	}
+	return now
+}
+
+// writeOuterMirrors writes the first checkpoint of the mirrors outside of the head. Where
+// they lie then is noted in sb.
+func writeOuterMirrors(devs []Device, plan *Layout, sb *Superblock, t *Table) (bad []BadPlace,
+	_ error) {
+	for _, m := range plan.mirrorsAt() {
+		r := &sb.Regions[m.region]
+		if sb.inHead(r) {
+			continue
+		}
+		start := r.Start
+		why, err := writeMirror(sb, r, m,
+			func(m *mirrorAt) error { return writeFirstCheckpoint(devs[m.device], plan, m, t) })
+		if why != nil {
+			bad = append(bad, badMirrorPlace(m.device, start, r, why, err))
+		}
+		if err != nil {
+			return bad, fmt.Errorf("writing the mirror at %d of %s: %w; nothing was changed "+
+				"that counts", r.Start, nameOf(devs[m.device], int(m.device)), err)
+		}
+	}
+	return bad, nil
 }
 
 // writeMirror writes the first checkpoint of a mirror, by write, where it was
@@ -209,7 +194,7 @@ func badMirrorPlace(device uint8, planned int64, r *Region, why, err error) BadP
 // inHead reports whether a region lies in the head.
 func (sb *Superblock) inHead(r *Region) bool { return r.Device == 0 && r.Start < sb.HeadBytes }
 
-// outside lists the copies that lie where no displaced data is from, in the order of
+// outerCopies lists the copies that lie where no displaced data is from, in the order of
 // writing.
 func (sb *Superblock) outerCopies() []copyPlace {
 	var out []copyPlace
@@ -293,198 +278,9 @@ func clearOuterCopies(devs []Device, plan *Layout) error {
 	return syncAll(devs)
 }
 
-// headCopy copies the head to the displaced head, and the tail, if that is to be
-// displaced, to the displaced tail. What is said of the head goes for both.
-type headCopy struct {
-	devs []Device
-	plan *Layout
-	o    *ConvertOptions
-	buf  []byte
-	one  []byte
-
-	sums    []uint64 // of each block, by nth, as it was read
-	have    []bool   // blocks that could be read, by nth
-	entries []Entry
-	lost    uint64
-	mapped  uint64
-	spare   uint32 // the next spare unit to use
-	done    int64  // bytes, for Progress
-}
-
-func (h *headCopy) run() error {
-	bs := int64(h.plan.BlockSize())
-	blocks := h.plan.headBlocks + h.plan.TailBlocks()
-	h.sums, h.have = make([]uint64, blocks), make([]bool, blocks)
-	for _, f := range h.plan.sb.displacedSpans() {
-		inChunks(h.buf, f, func(buf []byte, off int64) {
-			h.read(buf, off)
-			dev, at := h.plan.HomeOf(uint64(off / bs))
-			// what fails is seen when it is read back
-			writeAround(h.devs[dev], buf, at, h.one, func(int64) {})
-			h.progress(len(buf))
-		})
-	}
-	for _, dev := range slices.Compact([]uint8{h.plan.headDev, h.plan.tailDev}) {
-		if err := h.devs[dev].Sync(); err != nil {
-			return err
-		}
-	}
-	// The original is about to be written over, so the copy must read back.
-	var strays []int64
-	for _, f := range h.plan.sb.displacedSpans() {
-		inChunks(h.buf, f, func(buf []byte, off int64) {
-			failed := map[int64]bool{}
-			dev, at := h.plan.HomeOf(uint64(off / bs))
-			readAround(h.devs[dev], buf, at, h.one, func(i int64, _ error) { failed[i] = true })
-			for i := int64(0); i < int64(len(buf)); i += bs {
-				// A block that has no copy needs a place all the same; it is
-				// found when it is first written.
-				block := (off + i) / bs
-				if n := h.displacedIndex(block); h.have[n] &&
-					(failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
-					strays = append(strays, block)
-				}
-			}
-			h.progress(len(buf))
-		})
-	}
-	return h.place(strays)
-}
-
-// nth is the number of a block among those that are displaced.
-func (h *headCopy) displacedIndex(block int64) int64 {
-	if block < int64(h.plan.headBlocks) {
-		return block
-	}
-	return block - int64(h.plan.tailBlock) + int64(h.plan.headBlocks)
-}
-
-// progress notes that so many bytes more were copied, or read back.
-func (h *headCopy) progress(n int) {
-	if h.done += int64(n); h.o.Progress != nil {
-		h.o.Progress(h.done, 2*int64(len(h.sums)*h.plan.BlockSize()))
-	}
-}
-
-// read reads a part of the head; what cannot be read is zero in buf.
-func (h *headCopy) read(buf []byte, off int64) {
-	bs := int64(len(h.one))
-	failed := map[int64]bool{}
-	readAround(h.devs[0], buf, off, h.one, func(i int64, _ error) { failed[i] = true })
-	for i := int64(0); i < int64(len(buf)); i += bs {
-		if n := h.displacedIndex((off + i) / bs); !failed[i] {
-			h.have[n], h.sums[n] = true, xxhash.Sum64(buf[i:i+bs])
-		}
-	}
-}
-
-// place finds room in the spare region for the blocks that the displaced head
-// cannot hold, and makes the entries.
-func (h *headCopy) place(strays []int64) error {
-	stray := map[int64]bool{}
-	for _, b := range strays {
-		stray[b] = true
-	}
-	for _, f := range h.plan.sb.displacedSpans() {
-		for unit := f.from / UnitSize; unit*UnitSize < f.to; unit++ {
-			if err := h.placeUnit(unit, stray); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
-	per := int64(UnitSize / len(h.one))
-	var lost, move uint8
-	for i := range min(per, int64(h.plan.blocks)-unit*per) {
-		switch b := unit*per + i; {
-		case !h.have[h.displacedIndex(b)]:
-			// Without a copy, as it was: reads fail, the first write clears it.
-			lost |= 1 << i
-			h.lost++
-		case stray[b]:
-			move |= 1 << i
-			h.mapped++
-		}
-	}
-	if lost != 0 {
-		h.add(Entry{Unit: uint64(unit), Count: 1, Mask: lost, State: StateLost, Cause: CauseRead})
-	}
-	if move == 0 {
-		return nil
-	}
-	for try := 0; ; try++ {
-		if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
-			return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare "+
-				"unit was found for it", ErrStuck, unit)
-		}
-		spare := h.spare
-		h.spare++
-		err := h.toSpare(unit*per, move, spare)
-		if errors.Is(err, ErrPath) {
-			return err // the spare unit has done nothing
-		}
-		if err == nil {
-			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped,
-				Cause: CauseWrite})
-			return nil
-		}
-		h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
-	}
-}
-
-func (h *headCopy) add(e Entry) {
-	e.Time = h.o.Now
-	if n := len(h.entries); n > 0 {
-		l := &h.entries[n-1]
-		if l.State == StateLost && e.State == StateLost && l.Mask == e.Mask &&
-			l.Unit+uint64(l.Count) == e.Unit {
-			l.Count++
-			return
-		}
-	}
-	h.entries = append(h.entries, e)
-}
-
-// toSpare writes blocks of a unit to a spare unit, durably, and reads them back.
-func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
-	bs := int64(len(h.one))
-	dev, at := h.plan.SpareOf(spare)
-	d := h.devs[dev]
-	for i := range int64(UnitSize) / bs {
-		if mask>>i&1 == 0 {
-			continue
-		}
-		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil ||
-			xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
-			return fmt.Errorf("block %d of the head: %w", first+i, errUnstable)
-		}
-		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
-			return err
-		}
-	}
-	if err := d.Sync(); err != nil {
-		return err
-	}
-	for i := range int64(UnitSize) / bs {
-		if mask>>i&1 == 0 {
-			continue
-		}
-		if _, err := d.ReadAt(h.one, at+i*bs); err != nil {
-			return err
-		}
-		if xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
-			return fmt.Errorf("%w: spare unit %d does not read back", ErrDamaged, spare)
-		}
-	}
-	return nil
-}
-
 // finishConvert writes what the set has in its head, from what it has outside
 // of it. sb is the newest superblock, TransitionConverting. All of it can be done
-// again, from any point. The places that it went around are returned.
+// again, from any point. The bad places that it went around are returned.
 func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPlace, _ error) {
 	l, err := newLayout(sb)
 	if err != nil {
@@ -504,55 +300,67 @@ func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPl
 			return nil, err
 		}
 	}
-	// A set can do without its other copies in the head, if those are bad places.
+	wipeHead(devs, now, o.chunk())
+	if bad, err = writeHeadMirrors(devs, l, now); err != nil {
+		return bad, err
+	}
+	if err := devs[0].Sync(); err != nil {
+		return bad, err
+	}
+	now.Generation++
+	now.Incompat &^= incompatTransition
+	now.Transition, now.Mark = TransitionNone, 0
+	wrong, err := putOuterCopies(devs, now)
+	if err != nil {
+		return bad, err
+	}
+	bad = append(bad, wrong...)
+	wrong, err = putFrontCopies(devs, now)
+	return append(bad, wrong...), err
+}
+
+// wipeHead zeroes the head and a displaced tail, except for the superblocks in them, which
+// it writes. zero is a buffer of zeroes.
+func wipeHead(devs []Device, sb *Superblock, zero []byte) {
 	var keep [][2]int64
-	for _, off := range now.displacedCopies() {
+	for _, off := range sb.displacedCopies() {
 		keep = append(keep, [2]int64{off, off + PageSize})
-		if off != now.Mark {
-			_ = putCopies(devs, now, []copyPlace{{0, off}})
+		if off != sb.Mark {
+			// A set can do without these copies, if their places are bad.
+			_ = putCopies(devs, sb, []copyPlace{{0, off}})
 		}
 	}
-	// Whatever mark of the old disk is left in the head would be found there.
-	// What cannot be written cannot be read as what it was either, or holds
-	// what a reader of a bad sector gets.
-	zero := o.chunk()
-	for _, f := range now.displacedSpans() {
+	// Any signature of the old disk that stayed in the head would be found there. A place
+	// that takes no zeroes does not read as what it was either.
+	for _, f := range sb.displacedSpans() {
 		inChunks(zero, f, func(b []byte, off int64) {
-			wipeAround(devs[0], zero, off,
-				off+int64(len(b)), keep)
+			wipeAround(devs[0], zero, off, off+int64(len(b)), keep)
 		})
 	}
-	var from *mirrorAt
-	var header []byte
+}
+
+// writeHeadMirrors copies the first checkpoint from a mirror outside of the head to those in
+// it. Where they lie then, and which of them are stale, is noted in sb.
+func writeHeadMirrors(devs []Device, l *Layout, sb *Superblock) (bad []BadPlace, _ error) {
 	mirrors := l.mirrorsAt()
-	for i := range mirrors {
-		m := &mirrors[i]
-		if now.inHead(&now.Regions[m.region]) {
-			continue
-		}
-		if h := readFirstHeader(devs, now.UUID, m); h != nil {
-			from, header = m, h
-			break
-		}
-	}
+	from, header := firstOuterMirror(devs, sb, mirrors)
 	if from == nil {
 		return nil, fmt.Errorf("%w: no mirror outside of the head can be read", ErrDamaged)
+	}
+	copyTo := func(m *mirrorAt) error {
+		return copyFirstCheckpoint(devs, sb.UUID, from, m, header)
 	}
 	whole := 0
 	var last error
 	for i := range mirrors {
 		m := &mirrors[i]
-		r := &now.Regions[m.region]
-		if now.inHead(r) {
-			// Where it is in the end only the superblocks of the last step say:
-			// until then it is stale for whoever reads those that are there, and
-			// a second run tries all places anew.
+		r := &sb.Regions[m.region]
+		if sb.inHead(r) {
+			// Only the superblocks of the last step say where it is in the end. Until
+			// then it is stale for whoever reads those that are there, and a second run
+			// tries all places anew.
 			start := r.Start
-			why, err := writeMirror(now, r, *m,
-				func(m *mirrorAt) error {
-					return copyFirstCheckpoint(devs, now.UUID, from, m,
-						header)
-				})
+			why, err := writeMirror(sb, r, *m, copyTo)
 			if errors.Is(why, ErrDamaged) || errors.Is(err, ErrDamaged) {
 				return bad, errors.Join(why, err)
 			}
@@ -570,21 +378,30 @@ func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPl
 		return bad, fmt.Errorf("%w: no mirror of the metadata can be written on the backing: %w",
 			ErrBadPlaces, last)
 	}
-	if err := devs[0].Sync(); err != nil {
-		return bad, err
+	return bad, nil
+}
+
+// firstOuterMirror returns a mirror outside of the head whose first header reads, and that
+// header; nil if there is none.
+func firstOuterMirror(devs []Device, sb *Superblock, mirrors []mirrorAt) (*mirrorAt, []byte) {
+	for i := range mirrors {
+		m := &mirrors[i]
+		if sb.inHead(&sb.Regions[m.region]) {
+			continue
+		}
+		if h := readFirstHeader(devs, sb.UUID, m); h != nil {
+			return m, h
+		}
 	}
-	now.Generation++
-	now.Incompat &^= incompatTransition
-	now.Transition, now.Mark = TransitionNone, 0
-	wrong, err := putOuterCopies(devs, now)
-	if err != nil {
-		return bad, err
-	}
-	bad = append(bad, wrong...)
-	// Byte 0 last, and a bad place before it is no harm.
+	return nil, nil
+}
+
+// putFrontCopies writes the superblocks in the head and in a displaced tail, byte 0 last. That
+// one decides: any other may lie in a bad place.
+func putFrontCopies(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 	var errs []error
-	for _, off := range now.displacedCopies() {
-		if err = putCopies(devs, now, []copyPlace{{0, off}}); err != nil {
+	for _, off := range sb.displacedCopies() {
+		if err = putCopies(devs, sb, []copyPlace{{0, off}}); err != nil {
 			bad = append(bad, BadPlace{Offset: off, What: "a superblock", Err: err})
 			errs = append(errs, err)
 		}

@@ -2,194 +2,13 @@ package metadata
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"slices"
-	"strings"
 
 	"github.com/cespare/xxhash/v2"
 )
-
-// BlockRange is a run of exported blocks.
-type BlockRange struct {
-	Block uint64 `json:"block"`
-	Count uint64 `json:"count"`
-}
-
-// maxRanges is how many ranges of blocks are listed. What a table states in a few bytes,
-// one block of each unit, can be more ranges than there is memory.
-const maxRanges = 1 << 16
-
-// blockList gathers blocks, in ascending order, as ranges.
-type blockList struct {
-	ranges []BlockRange
-	more   uint64 // blocks that are in none of them
-}
-
-func (l *blockList) add(block uint64) { l.addRun(block, 1) }
-
-func (l *blockList) addRun(block, count uint64) {
-	if n := len(l.ranges); n > 0 {
-		if last := &l.ranges[n-1]; last.Block+last.Count == block {
-			last.Count += count
-			return
-		}
-	}
-	if len(l.ranges) == maxRanges {
-		l.more += count
-		return
-	}
-	l.ranges = append(l.ranges, BlockRange{block, count})
-}
-
-// addUnits adds the blocks of mask in units of per blocks each.
-func (l *blockList) addUnits(unit, count uint64, mask uint8, per uint64) {
-	if mask == uint8(1<<per-1) {
-		l.addRun(unit*per, count*per)
-		return
-	}
-	for ; count > 0 && len(l.ranges) < maxRanges; unit, count = unit+1, count-1 {
-		for m := mask; m != 0; m &= m - 1 {
-			l.add(unit*per + uint64(bits.TrailingZeros8(m)))
-		}
-	}
-	l.more += count * uint64(bits.OnesCount8(mask))
-}
-
-// count is how many blocks there are.
-func (l *blockList) count() uint64 { return countBlocks(l.ranges) + l.more }
-
-func countBlocks(l []BlockRange) (n uint64) {
-	for _, r := range l {
-		n += r.Count
-	}
-	return n
-}
-
-// StuckError says which blocks a release cannot bring home. It is ErrStuck.
-type StuckError struct {
-	// NoCopy are blocks that cannot be read where they live, or live nowhere.
-	NoCopy []BlockRange
-	// BadHome are blocks whose place on the plain disk takes no data.
-	BadHome []BlockRange
-	// NoCopyMore and BadHomeMore are how many others there are, which were too many to list.
-	NoCopyMore, BadHomeMore uint64
-	// Old is of how many of NoCopy home reads, and holds what it held before they left it.
-	Old uint64
-}
-
-// Error counts both, and lists the first few.
-func (e *StuckError) Error() string {
-	var parts []string
-	for _, p := range []struct {
-		what string
-		list []BlockRange
-		more uint64
-	}{{"no copy that can be read", e.NoCopy, e.NoCopyMore}, {"a home that is still bad", e.BadHome,
-		e.BadHomeMore}} {
-		if n := countBlocks(p.list) + p.more; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d with %s (%s)", n, p.what, rangesText(p.list)))
-		}
-	}
-	if e.Old > 0 {
-		parts = append(parts, fmt.Sprintf("of at least %d of those without a copy home still "+
-			"holds what it held before they left it, perhaps long ago (--accept-old takes that)",
-			e.Old))
-	}
-	return fmt.Sprintf("%v: %s", ErrStuck, strings.Join(parts, ", "))
-}
-
-// Unwrap makes it ErrStuck.
-func (e *StuckError) Unwrap() error { return ErrStuck }
-
-func (e *StuckError) any() bool { return len(e.NoCopy)+len(e.BadHome) > 0 }
-
-func newStuckError(gone, left *blockList) *StuckError {
-	return &StuckError{NoCopy: gone.ranges, BadHome: left.ranges, NoCopyMore: gone.more,
-		BadHomeMore: left.more}
-}
-
-func rangesText(l []BlockRange) string {
-	var b strings.Builder
-	for i, r := range l {
-		if i == 8 {
-			b.WriteString(", …")
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%d", r.Block)
-		if r.Count > 1 {
-			fmt.Fprintf(&b, "+%d", r.Count)
-		}
-	}
-	return b.String()
-}
-
-// Survey is what a release would do.
-type Survey struct {
-	Moves   uint64       // blocks outside of the head to be moved home
-	Head    uint64       // blocks of the head to be moved to the front
-	Tail    uint64       // blocks of the displaced tail to be moved to the end
-	Pending uint64       // blocks that cannot be read at home, before and after
-	NoCopy  []BlockRange // blocks that have no copy that can be read
-	More    uint64       // how many others have none, which were too many to list
-	// those of them whose home can be read; with AcceptOld they are taken back, and not in NoCopy
-	Old []BlockRange
-}
-
-// SurveyRevert reads all that a release would move, and writes nothing.
-// Errors: those of Image.Table.
-func SurveyRevert(img *Image, o ConvertOptions) (*Survey, error) {
-	v, err := NewView(img)
-	if err != nil {
-		return nil, err
-	}
-	s := v.survey(&o)
-	v.findOld(s, o.AcceptOld)
-	return s, orPathFailure(img.devs, nil)
-}
-
-func (v *View) survey(o *ConvertOptions) *Survey {
-	s := &Survey{Head: v.layout.headBlocks, Tail: v.layout.TailBlocks()}
-	var gone blockList
-	var done, total int64
-	for _, f := range v.layout.sb.displacedSpans() {
-		total += f.to - f.from
-	}
-	for _, f := range v.layout.sb.displacedSpans() {
-		inChunks(o.chunk(), f, func(buf []byte, off int64) {
-			v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
-			if done += int64(len(buf)); o.Progress != nil {
-				o.Progress(done, total)
-			}
-		})
-	}
-	var unread blockList
-	v.mapped(func(block uint64, spare uint32) {
-		if v.layout.displaced(block) {
-			return
-		}
-		d, at := v.slot(block, spare)
-		if _, err := v.devs[d].ReadAt(v.one, at); err == nil {
-			s.Moves++
-		} else {
-			unread.add(block)
-		}
-	})
-	lost := v.lost()
-	s.NoCopy, s.More = mergeRanges(gone.ranges, unread.ranges, lost.ranges), gone.more+unread.more+
-		lost.more
-	v.table.Extents(func(x Extent) bool {
-		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
-		return true
-	})
-	return s
-}
 
 // inChunks calls f for one part of a span after the other, each as long as buf at
 // most, of which f gets as much.
@@ -534,74 +353,88 @@ func (v *View) commitHome(img *Image, entries []Entry, o ConvertOptions) (*Super
 
 // moveFront moves the head to the front; sb is the newest superblock.
 func (v *View) moveFront(sb *Superblock, o ConvertOptions, out *Reverted) error {
-	now := sb.clone()
-	if sb.Transition != TransitionReverting {
-		if now.Strays = v.strays(); now.Strays > 0 {
-			// They are found by the mirrors outside of the head alone.
-			probe := now.clone()
-			probe.Transition, probe.Incompat = TransitionReverting,
-				probe.Incompat|incompatTransition
-			probe.markHeadMirrorsStale()
-			again, err := viewOf(v.devs, probe)
-			if err != nil {
-				return fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the "+
-					"head says where to; repair the metadata first: %w", now.Strays, err)
-			}
-			if !sameTable(again.table, v.table) {
-				return fmt.Errorf("%w: the mirrors do not agree", ErrDamaged)
-			}
-		}
-	}
-	now.Generation++
-	now.Incompat |= incompatTransition
-	now.Transition, now.Mark = TransitionReverting, o.Mark
-	now.markHeadMirrorsStale()
-	if now.Generation == math.MaxUint64 {
-		return fmt.Errorf("%w: generation %d", ErrDamaged, now.Generation)
-	}
-	// Those outside first: once the head changes they are what is left. A
-	// spare device may be ahead; the backing's decide.
-	if _, err := putOuterCopies(v.devs, now); err != nil {
+	now, err := v.reverting(sb, o.Mark)
+	if err != nil {
 		return err
 	}
-	front := slices.DeleteFunc(now.displacedCopies(),
-		func(off int64) bool { return off == now.Mark })
-	for _, off := range append(front, now.Mark) {
-		// The others may lie in bad places.
-		if err := putCopies(v.devs, now, []copyPlace{{0, off}}); err != nil && off == now.Mark &&
-			!o.Force {
-			return err
-		}
+	if err := v.putReverting(now, o.Force); err != nil {
+		return err
 	}
-	var left, gone blockList
+	var left unmoved
 	buf := o.chunk()
-	if err := v.allButMark(buf, now, o, &left, &gone); err != nil {
+	if err := v.allButMark(buf, now, o, &left); err != nil {
 		return err
 	}
-	if stuck := newStuckError(&gone, &left); stuck.any() && !o.Force {
+	if left.any() && !o.Force {
 		return fmt.Errorf("%w; the set stays as it is, half given back: try again, or add --force",
-			stuck)
+			left.err())
 	}
 	// A copy that could not be read is given up for good with the next page.
-	if gone.count() > 0 && readsDiffer(v.devs) {
+	if left.noCopy.count() > 0 && readsDiffer(v.devs) {
 		return errUnstable
 	}
 	// All but the page that makes it a plain disk is durable.
-	if err := v.restoreFront(buf[:PageSize], now.Mark, &left, &gone); err != nil {
+	if err := v.restoreFront(buf[:PageSize], now.Mark, &left); err != nil {
 		return err
 	}
-	if stuck := newStuckError(&gone, &left); stuck.any() && !o.Force {
-		return stuck
+	if left.any() && !o.Force {
+		return left.err()
 	}
-	out.Left.BadHome = mergeRanges(out.Left.BadHome, left.ranges)
-	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone.ranges)
+	out.Left.BadHome = mergeRanges(out.Left.BadHome, left.badHome.ranges)
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, left.noCopy.ranges)
 	return erase(v.devs, now, true)
+}
+
+// reverting is the next superblock of a set whose head is about to be moved to the front.
+func (v *View) reverting(sb *Superblock, mark int64) (*Superblock, error) {
+	now := sb.clone()
+	if sb.Transition != TransitionReverting {
+		now.Strays = v.strays()
+	}
+	now.Generation++
+	now.Incompat |= incompatTransition
+	now.Transition, now.Mark = TransitionReverting, mark
+	now.markHeadMirrorsStale()
+	if now.Generation == math.MaxUint64 {
+		return nil, fmt.Errorf("%w: generation %d", ErrDamaged, now.Generation)
+	}
+	if sb.Transition == TransitionReverting || now.Strays == 0 {
+		return now, nil
+	}
+	// Only the mirrors outside of the head will say where the strays are.
+	outer, err := viewOf(v.devs, now)
+	if err != nil {
+		return nil, fmt.Errorf("%d blocks of the head are remapped, and only a mirror in the "+
+			"head says where to; repair the metadata first: %w", now.Strays, err)
+	}
+	if !sameTable(outer.table, v.table) {
+		return nil, fmt.Errorf("%w: the mirrors do not agree", ErrDamaged)
+	}
+	return now, nil
+}
+
+// putReverting writes the superblocks. Those outside of the head come first: once the head
+// changes they are what is left. A spare device may be ahead; the backing's decide.
+func (v *View) putReverting(sb *Superblock, force bool) error {
+	if _, err := putOuterCopies(v.devs, sb); err != nil {
+		return err
+	}
+	front := slices.DeleteFunc(sb.displacedCopies(),
+		func(off int64) bool { return off == sb.Mark })
+	for _, off := range append(front, sb.Mark) {
+		err := putCopies(v.devs, sb, []copyPlace{{0, off}})
+		// Those that are not at the mark may lie in bad places.
+		if err != nil && off == sb.Mark && !force {
+			return err
+		}
+	}
+	return nil
 }
 
 // allButMark moves the head to the front, but for the page at the mark, and then a
 // displaced tail to the end.
-func (v *View) allButMark(buf []byte, sb *Superblock, o ConvertOptions, left,
-	gone *blockList) (err error) {
+func (v *View) allButMark(buf []byte, sb *Superblock, o ConvertOptions,
+	left *unmoved) (err error) {
 	head := span{sb.Mark + PageSize, sb.HeadBytes}
 	spans := append([]span{{0, sb.Mark}, head}, sb.displacedSpans()[1:]...)
 	var done, total int64
@@ -611,7 +444,7 @@ func (v *View) allButMark(buf []byte, sb *Superblock, o ConvertOptions, left,
 	for _, s := range spans {
 		inChunks(buf, s, func(b []byte, off int64) {
 			if err == nil {
-				err = v.restoreFront(b, off, left, gone)
+				err = v.restoreFront(b, off, left)
 			}
 			if done += int64(len(b)); err == nil && o.Progress != nil {
 				o.Progress(done, total)
@@ -640,11 +473,11 @@ func (sb *Superblock) markHeadMirrorsStale() {
 }
 
 // restoreFront writes a part of the head to the front of the disk, or of the tail to its
-// end, durably, and reads it back. left are the blocks that did not get there, gone those that
-// have no copy: they become zeroes.
-func (v *View) restoreFront(buf []byte, off int64, left, gone *blockList) error {
+// end, durably, and reads it back. left is told of the blocks that did not get there, and of
+// those that have no copy, which become zeroes.
+func (v *View) restoreFront(buf []byte, off int64, left *unmoved) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
-	v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
+	v.read(buf, off, func(block uint64, _ error) { left.noCopy.add(block) })
 	writeAround(d, buf, off, v.one, func(int64) {}) // what fails is seen below
 	if err := d.Sync(); err != nil {
 		return err
@@ -654,7 +487,7 @@ func (v *View) restoreFront(buf []byte, off int64, left, gone *blockList) error 
 	readAround(d, back, off, v.one, func(i int64, _ error) { failed[i] = true })
 	for i := int64(0); i < int64(len(buf)); i += bs {
 		if failed[i] || !bytes.Equal(back[i:i+bs], buf[i:i+bs]) {
-			left.add(uint64((off + i) / bs))
+			left.badHome.add(uint64((off + i) / bs))
 		}
 	}
 	return nil
@@ -679,19 +512,4 @@ func sameTable(a, b *Table) bool {
 		}
 		i, j = nextA, nextB
 	}
-}
-
-// mergeRanges joins lists.
-func mergeRanges(lists ...[]BlockRange) []BlockRange {
-	all := slices.Concat(lists...)
-	slices.SortFunc(all, func(x, y BlockRange) int { return cmp.Compare(x.Block, y.Block) })
-	var out []BlockRange
-	for _, r := range all {
-		if n := len(out); n > 0 && r.Block <= out[n-1].Block+out[n-1].Count {
-			out[n-1].Count = max(out[n-1].Count, r.Block+r.Count-out[n-1].Block)
-			continue
-		}
-		out = append(out, r)
-	}
-	return out
 }

@@ -160,73 +160,102 @@ var errMarkUnclear = errors.New(
 // errNotReverted: the page at the mark is the superblock, whole.
 var errNotReverted = errors.New("the superblock is there")
 
-// repairMark puts the page at the mark right, whose write may have been cut: from
-// the superblock next to the exported page, or the other way round. Afterwards
-// it holds the exported bytes, but for what its owner has changed since.
-// Sectors that hold the superblock's are torn; others that are not what is
-// exported were changed since. errMarkUnclear: it cannot be told. errNotReverted: all of the
-// superblock of a release is there, so that nothing was torn, and the release is not
-// through.
+// repairMark puts the page at the mark right, whose write may have been cut. Afterwards it
+// holds the exported bytes, except for what its owner has changed since. errMarkUnclear: it
+// cannot be told what it was. errNotReverted: all of the superblock of a revert is there, so
+// that nothing was torn, and the revert is not through.
 func (v *View) repairMark(next *Superblock) error {
-	mark, bs := next.Mark, int64(v.layout.BlockSize())
-	old, sbPage := AlignedBytes(PageSize), AlignedBytes(PageSize)
-	gone := map[int64]bool{} // blocks without a copy
-	v.read(old, mark, func(block uint64, _ error) { gone[int64(block)*bs-mark] = true })
-	next.encode(sbPage, 0)
-
-	now := AlignedBytes(PageSize)
-	unread := map[int64]bool{}
-	for off := int64(0); off < PageSize; off += bs {
-		if _, err := v.devs[0].ReadAt(v.one, mark+off); err != nil {
-			unread[off] = !gone[off]
-		} else {
-			copy(now[off:], v.one)
-		}
+	p := v.readMark(next)
+	// The page could not be read when it was looked for.
+	if next.Transition == TransitionReverting && len(p.unread) == 0 && bytes.Equal(p.now, p.sb) {
+		return errNotReverted
 	}
-	zero := AlignedBytes(tearSize)
-	changed := false
-	each := func(f func(off int64, is, was, new []byte)) {
-		for off := int64(0); off < PageSize; off += tearSize {
-			if b := off / bs * bs; !unread[b] && !gone[b] {
-				f(off, now[off:off+tearSize], old[off:off+tearSize], sbPage[off:off+tearSize])
-			}
-		}
-	}
-	each(func(_ int64, is, was, new []byte) {
-		changed = changed || !bytes.Equal(is, was) && !bytes.Equal(is, new)
-	})
-	if next.Transition == TransitionReverting && len(unread) == 0 && bytes.Equal(now, sbPage) {
-		return errNotReverted // it could not be read when it was looked for
-	}
-	mend := map[int64]bool{}
-	each(func(off int64, is, was, new []byte) {
-		// A sector of zeroes in a page that was changed since may be its
-		// owner's; nothing else is by chance what a superblock has there.
-		if !bytes.Equal(is, was) && bytes.Equal(is, new) && !(changed && bytes.Equal(is, zero)) {
-			copy(is, was)
-			mend[off/bs*bs] = true
-		}
-	})
-	for off, lost := range unread {
-		if !lost {
+	changed := p.changed()
+	mend := p.restoreTorn(changed)
+	for off, exported := range p.unread {
+		if !exported {
 			continue
 		}
-		if changed || !v.sameHead(mark) {
-			return fmt.Errorf("page at %d: %w", mark, errMarkUnclear)
+		if changed || !v.sameHead(next.Mark) {
+			return fmt.Errorf("page at %d: %w", next.Mark, errMarkUnclear)
 		}
-		copy(now[off:off+bs], old[off:off+bs])
+		copy(p.now[off:off+p.block], p.exported[off:off+p.block])
 		mend[off] = true
 	}
 	if len(mend) == 0 {
 		return nil
 	}
 	for off := range mend {
-		copy(v.one, now[off:])
-		if _, err := v.devs[0].WriteAt(v.one, mark+off); err != nil {
-			return fmt.Errorf("putting the page at %d right: %w", mark, err)
+		copy(v.one, p.now[off:])
+		if _, err := v.devs[0].WriteAt(v.one, next.Mark+off); err != nil {
+			return fmt.Errorf("putting the page at %d right: %w", next.Mark, err)
 		}
 	}
 	return v.devs[0].Sync()
+}
+
+// markPage is the page at the mark. Blocks are named by their offset in it.
+type markPage struct {
+	block    int64          // bytes
+	now      []byte         // what is there
+	exported []byte         // what was there before, or is to be there
+	sb       []byte         // the superblock that was written there
+	noCopy   map[int64]bool // blocks whose exported bytes cannot be had
+	unread   map[int64]bool // blocks that do not read; true if the exported bytes can be had
+}
+
+// readMark reads what is at the mark and what is exported there.
+func (v *View) readMark(next *Superblock) *markPage {
+	p := &markPage{block: int64(v.layout.BlockSize()), now: AlignedBytes(PageSize),
+		exported: AlignedBytes(PageSize), sb: AlignedBytes(PageSize),
+		noCopy: map[int64]bool{}, unread: map[int64]bool{}}
+	v.read(p.exported, next.Mark,
+		func(block uint64, _ error) { p.noCopy[int64(block)*p.block-next.Mark] = true })
+	next.encode(p.sb, 0)
+	for off := int64(0); off < PageSize; off += p.block {
+		if _, err := v.devs[0].ReadAt(v.one, next.Mark+off); err != nil {
+			p.unread[off] = !p.noCopy[off]
+		} else {
+			copy(p.now[off:], v.one)
+		}
+	}
+	return p
+}
+
+// sectors calls f with each part of the page that a write leaves whole, if it reads and its
+// exported bytes can be had.
+func (p *markPage) sectors(f func(off int64, now, exported, sb []byte)) {
+	for off := int64(0); off < PageSize; off += tearSize {
+		if b := off / p.block * p.block; !p.unread[b] && !p.noCopy[b] {
+			end := off + tearSize
+			f(off, p.now[off:end], p.exported[off:end], p.sb[off:end])
+		}
+	}
+}
+
+// changed reports whether the disk's owner has changed the page since: a sector is neither
+// what is exported nor the superblock's.
+func (p *markPage) changed() (changed bool) {
+	p.sectors(func(_ int64, now, exported, sb []byte) {
+		changed = changed || !bytes.Equal(now, exported) && !bytes.Equal(now, sb)
+	})
+	return changed
+}
+
+// restoreTorn puts the exported bytes in place of the sectors that hold the superblock's, and
+// returns the blocks that have such. In a page that was changed a sector of zeroes may be
+// its owner's. Nothing else is by chance what a superblock has there.
+func (p *markPage) restoreTorn(changed bool) map[int64]bool {
+	zero := make([]byte, tearSize)
+	mend := map[int64]bool{}
+	p.sectors(func(off int64, now, exported, sb []byte) {
+		if !bytes.Equal(now, exported) && bytes.Equal(now, sb) &&
+			!(changed && bytes.Equal(now, zero)) {
+			copy(now, exported)
+			mend[off/p.block*p.block] = true
+		}
+	})
+	return mend
 }
 
 // sameHead reports whether the disk's own head, but for the page at the mark,

@@ -64,15 +64,8 @@ func CreateAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 
 func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, error) {
 	sb := plan.sb.clone()
-	if len(devs) != len(sb.Devices) {
-		return nil, fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(sb.Devices),
-			len(devs))
-	}
-	for i, d := range devs {
-		if d.Size() != sb.Devices[i].Size {
-			return nil, fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i),
-				sb.Devices[i].Size, d.Size())
-		}
+	if err := plan.matches(devs); err != nil {
+		return nil, err
 	}
 	t, err := firstTable(plan, initial)
 	if err != nil {
@@ -93,6 +86,21 @@ func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 		return c.bad, err
 	}
 	return c.bad, c.superblocks()
+}
+
+// matches checks that devices are what a layout was planned for. The error is ErrGeometry.
+func (l *Layout) matches(devs []Device) error {
+	if len(devs) != len(l.sb.Devices) {
+		return fmt.Errorf("%w: planned for %d devices, %d given", ErrGeometry, len(l.sb.Devices),
+			len(devs))
+	}
+	for i, d := range devs {
+		if d.Size() != l.sb.Devices[i].Size {
+			return fmt.Errorf("%w: %s planned for %d bytes has %d", ErrGeometry, nameOf(d, i),
+				l.sb.Devices[i].Size, d.Size())
+		}
+	}
+	return nil
 }
 
 // CheckInitial reports whether a set that is laid out as plan can begin with

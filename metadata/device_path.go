@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Patient is a Device that has time. Without it nothing is waited for: what fails is
+// Clock is a Device that has time. Without it nothing is waited for: what fails is
 // tried again at once, a number of times.
 type Clock interface {
 	// Monotonic is a time, in ns, that only counts up.
@@ -37,7 +37,7 @@ const (
 	retryBudget = time.Minute
 )
 
-// steady is the Device that every load and every offline verb goes by: it tells a place
+// retryDevice is the Device that every load and every offline verb goes by: it tells a place
 // of the medium that does not read from a disk that cannot be asked.
 //
 // A medium error is one only where another place of the same disk reads, before and
@@ -76,7 +76,7 @@ func withRetries(devs []Device) []Device {
 	return out
 }
 
-// bare is a device as it was given.
+// unwrapped is a device as it was given.
 func unwrapped(d Device) Device {
 	if s, is := d.(*retryDevice); is {
 		return s.Device
@@ -84,7 +84,7 @@ func unwrapped(d Device) Device {
 	return d
 }
 
-// failure says which of the devices could not be asked, nil if all could.
+// pathFailure says which of the devices could not be asked, nil if all could.
 func pathFailure(devs []Device) error {
 	for _, d := range devs {
 		if s, is := d.(*retryDevice); is && s.failed != nil {
@@ -240,7 +240,7 @@ func (s *retryDevice) isBad(b []byte, off int64, slow bool) (bad bool, why error
 	return true, nil
 }
 
-// lives reads some place of the disk other than the one at off. The error is why none
+// otherPlaceReads reads some place of the disk other than the one at off. The error is why none
 // reads, or how the path failed.
 func (s *retryDevice) otherPlaceReads(off int64) error {
 	if s.page == nil {

@@ -31,7 +31,7 @@ type Retry struct {
 	first int64 // monotonic ns of the first failure
 }
 
-// Again takes a failure, an errno of either sign at a monotonic time in ns, and reports whether to
+// Next takes a failure, an errno of either sign at a monotonic time in ns, and reports whether to
 // try again, and after which pause. It allocates nothing. For what the Committer writes
 // that is safe: the same bytes at the same place, of which nothing was said yet, so a cut
 // between two tries leaves what one within the first could. A medium that

@@ -292,7 +292,19 @@ func newLayout(sb *Superblock) (*Layout, error) {
 	return l, nil
 }
 
+// check finds what contradicts itself in the superblock, and fills in the rest of l.
 func (l *Layout) check() error {
+	for _, f := range []func() error{l.checkSizes, l.checkDevices, l.checkDisplaced,
+		l.checkRegions} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	l.countBlocks()
+	return nil
+}
+
+func (l *Layout) checkSizes() error {
 	sb := &l.sb
 	bs, atom := int64(sb.BlockSize), int64(sb.AtomSize)
 	switch {
@@ -309,8 +321,12 @@ func (l *Layout) check() error {
 	case sb.Epoch == 0 || sb.Generation == 0:
 		return fmt.Errorf("epoch %d, generation %d", sb.Epoch, sb.Generation)
 	}
+	return nil
+}
+
+func (l *Layout) checkDevices() error {
 	seen := map[uuid.UUID]bool{}
-	for i, d := range sb.Devices {
+	for i, d := range l.sb.Devices {
 		role := RoleSpare
 		if i == 0 {
 			role = RoleBacking
@@ -320,67 +336,38 @@ func (l *Layout) check() error {
 		}
 		seen[d.UUID] = true
 	}
-	backing := sb.Devices[0].Size
-	if sb.HeadBytes < RegionStart || sb.HeadBytes%headAlign != 0 || sb.ExportedBytes%bs != 0 ||
-		sb.ExportedBytes <= sb.HeadBytes || sb.ExportedBytes > backing {
+	return nil
+}
+
+// checkDisplaced checks where the displaced head ends and the displaced tail begins.
+func (l *Layout) checkDisplaced() error {
+	sb, backing := &l.sb, l.sb.Devices[0].Size
+	if sb.HeadBytes < RegionStart || sb.HeadBytes%headAlign != 0 ||
+		sb.ExportedBytes%int64(sb.BlockSize) != 0 || sb.ExportedBytes <= sb.HeadBytes ||
+		sb.ExportedBytes > backing {
 		return fmt.Errorf("head of %d bytes, %d bytes exported, of %d", sb.HeadBytes,
 			sb.ExportedBytes, backing)
 	}
-	displaced := sb.Incompat&incompatTail != 0
-	if displaced != (sb.TailStart != 0) || displaced && (sb.TailStart%headAlign != 0 ||
-		sb.TailStart < sb.HeadBytes ||
-		sb.TailStart >= sb.ExportedBytes || sb.TailStart > roundDown(tailSuperblock(backing),
-		atom)) {
+	tail := sb.Incompat&incompatTail != 0
+	if tail != (sb.TailStart != 0) || tail && (sb.TailStart%headAlign != 0 ||
+		sb.TailStart < sb.HeadBytes || sb.TailStart >= sb.ExportedBytes ||
+		sb.TailStart > roundDown(tailSuperblock(backing), int64(sb.AtomSize))) {
 		return fmt.Errorf("a tail from %d on, of %d bytes exported", sb.TailStart, sb.ExportedBytes)
 	}
-	heads, tails := 0, 0
+	return nil
+}
+
+// checkRegions checks each region, that no two of them overlap, and that none is missing.
+func (l *Layout) checkRegions() error {
+	sb := &l.sb
+	kinds := map[RegionKind]int{}
 	for i := range sb.Regions {
 		r := &sb.Regions[i]
-		end := sb.Devices[r.Device].Size
-		if r.Device == 0 && sb.hasTail() {
-			end = tailSuperblock(end)
+		if err := l.checkPlace(i, r); err != nil {
+			return err
 		}
-		if r.Start < sb.firstRegion(r.Device) || r.Length <= 0 || r.Start%PageSize != 0 ||
-			r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
-			return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length,
-				r.Start, r.Device)
-		}
-		if r.Device == 0 && r.Start < sb.ExportedBytes && r.Start+r.Length > sb.HeadBytes {
-			return fmt.Errorf("region %d (%s) at %d lies in the data", i, r.Kind, r.Start)
-		}
-		switch r.Kind {
-		case RegionMirror:
-			if r.Length != 2*sb.SlotBytes+sb.LogBytes || r.Start%atom != 0 {
-				return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device,
-					r.Length)
-			}
-			l.mirrors = append(l.mirrors, i)
-		case RegionSpare:
-			if uint64(r.First) != l.spareUnits {
-				return fmt.Errorf("spare region %d begins with unit %d, not %d", i, r.First,
-					l.spareUnits)
-			}
-			l.spares = append(l.spares, *r)
-			l.spareUnits += uint64(r.Length) / UnitSize
-			if l.spareUnits > math.MaxUint32 {
-				return fmt.Errorf("%d spare units", l.spareUnits)
-			}
-		case RegionDisplacedHead:
-			if r.Length != sb.HeadBytes {
-				return fmt.Errorf("displaced head of %d bytes for a head of %d", r.Length,
-					sb.HeadBytes)
-			}
-			heads++
-			l.headDev, l.headStart = r.Device, r.Start
-		case RegionDisplacedTail:
-			if r.Length != roundUp(sb.ExportedBytes-sb.TailStart, PageSize) {
-				return fmt.Errorf("displaced tail of %d bytes for the bytes from %d on", r.Length,
-					sb.TailStart)
-			}
-			tails++
-			l.tailDev, l.tailStart = r.Device, r.Start
-		default:
-			return fmt.Errorf("region %d is a %s", i, r.Kind)
+		if err := l.addRegion(i, r); err != nil {
+			return err
 		}
 		for j := range i {
 			o := &sb.Regions[j]
@@ -388,29 +375,97 @@ func (l *Layout) check() error {
 				return fmt.Errorf("regions %d and %d overlap", j, i)
 			}
 		}
+		kinds[r.Kind]++
+	}
+	heads, tails, wantTails := kinds[RegionDisplacedHead], kinds[RegionDisplacedTail], 0
+	if sb.TailStart != 0 {
+		wantTails = 1
+	}
+	if tails != wantTails {
+		return fmt.Errorf("%d displaced tails", tails)
 	}
 	onBacking := slices.ContainsFunc(l.mirrors,
 		func(i int) bool { return sb.Regions[i].Device == 0 })
-	if displaced != (tails == 1) || tails > 1 {
-		return fmt.Errorf("%d displaced tails", tails)
-	}
 	if heads != 1 || !onBacking || len(l.spares) == 0 || len(l.mirrors) > maxMirrors {
 		return fmt.Errorf("%d displaced heads, %d mirrors, %d spare regions", heads, len(l.mirrors),
 			len(l.spares))
 	}
+	return nil
+}
+
+// checkPlace checks that a region lies within its device, and neither in superblocks nor in
+// the data.
+func (l *Layout) checkPlace(i int, r *Region) error {
+	sb := &l.sb
+	end := sb.Devices[r.Device].Size
+	if r.Device == 0 && sb.hasTail() {
+		end = tailSuperblock(end)
+	}
+	if r.Start < sb.firstRegion(r.Device) || r.Length <= 0 || r.Start%PageSize != 0 ||
+		r.Length%PageSize != 0 || r.Start > end || r.Length > end-r.Start {
+		return fmt.Errorf("region %d (%s): %d bytes at %d of device %d", i, r.Kind, r.Length,
+			r.Start, r.Device)
+	}
+	if r.Device == 0 && r.Start < sb.ExportedBytes && r.Start+r.Length > sb.HeadBytes {
+		return fmt.Errorf("region %d (%s) at %d lies in the data", i, r.Kind, r.Start)
+	}
+	return nil
+}
+
+// addRegion checks what depends on the kind of a region, and notes where it is.
+func (l *Layout) addRegion(i int, r *Region) error {
+	sb := &l.sb
+	switch r.Kind {
+	case RegionMirror:
+		if r.Length != 2*sb.SlotBytes+sb.LogBytes || r.Start%int64(sb.AtomSize) != 0 {
+			return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device,
+				r.Length)
+		}
+		l.mirrors = append(l.mirrors, i)
+	case RegionSpare:
+		if uint64(r.First) != l.spareUnits {
+			return fmt.Errorf("spare region %d begins with unit %d, not %d", i, r.First,
+				l.spareUnits)
+		}
+		l.spares = append(l.spares, *r)
+		l.spareUnits += uint64(r.Length) / UnitSize
+		if l.spareUnits > math.MaxUint32 {
+			return fmt.Errorf("%d spare units", l.spareUnits)
+		}
+	case RegionDisplacedHead:
+		if r.Length != sb.HeadBytes {
+			return fmt.Errorf("displaced head of %d bytes for a head of %d", r.Length,
+				sb.HeadBytes)
+		}
+		l.headDev, l.headStart = r.Device, r.Start
+	case RegionDisplacedTail:
+		if r.Length != roundUp(sb.ExportedBytes-sb.TailStart, PageSize) {
+			return fmt.Errorf("displaced tail of %d bytes for the bytes from %d on", r.Length,
+				sb.TailStart)
+		}
+		l.tailDev, l.tailStart = r.Device, r.Start
+	default:
+		return fmt.Errorf("region %d is a %s", i, r.Kind)
+	}
+	return nil
+}
+
+// countBlocks derives the numbers of blocks and units from the sizes in bytes.
+func (l *Layout) countBlocks() {
+	sb := &l.sb
 	l.blockShift = uint8(bits.TrailingZeros32(sb.BlockSize))
 	l.headBlocks = uint64(sb.HeadBytes) >> l.blockShift
 	l.blocks = uint64(sb.ExportedBytes) >> l.blockShift
-	if l.tailBlock = l.blocks; displaced {
+	l.tailBlock = l.blocks
+	if sb.TailStart != 0 {
 		l.tailBlock = uint64(sb.TailStart) >> l.blockShift
 	}
-	per := uint64(UnitSize / bs)
+	per := uint64(UnitSize / sb.BlockSize)
 	l.lim = limits{units: (l.blocks + per - 1) / per, spareUnits: l.spareUnits,
 		mask: uint8(1<<per - 1), lastMask: uint8(1<<per - 1)}
 	if rest := l.blocks % per; rest != 0 {
 		l.lim.lastMask = uint8(1<<rest - 1)
 	}
-	return nil
 }
 
 // hasTail reports whether the backing carries a superblock at its end: where data

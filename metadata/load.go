@@ -303,7 +303,7 @@ func readAtoms(dev Device, b []byte, off int64, atom int, f func(i int, b []byte
 	}
 }
 
-// walk finds the newest record, follows the chain of predecessors back to the
+// followChain finds the newest record, follows the chain of predecessors back to the
 // newest whole checkpoint, and so fixes what the image says.
 func (img *Image) followChain() error {
 	if err := img.checkEpochs(); err != nil {
@@ -433,7 +433,7 @@ func (img *Image) follow(tip link, candidates []*candidate, known func(link) boo
 	}
 }
 
-// epochs makes sure that nothing was written under a later epoch than the backing's
+// checkEpochs makes sure that nothing was written under a later epoch than the backing's
 // superblock has: a start writes that first. It looks at everything, not only at the
 // chain: a checkpoint may cover all that a later start has written, and an old
 // copy of the backing beside it would show old data under a new table.
@@ -541,56 +541,30 @@ func (img *Image) whole(c *candidate) bool {
 // pages calls f with every page of a checkpoint, in order, each from the first
 // mirror that can read it, and n, the number of its entries.
 func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
-	set := &img.sb.UUID
+	from := img.slotsOf(h)
+	first := &from[0]
 	buf, single := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize))),
 		AlignedBytes(PageSize)
-	type source struct {
-		m    *mirrorImage
-		slot int
-		own  bool // has the header
-	}
-	var from []source
-	for _, own := range []bool{true, false} { // those with the header first
-		for i := range img.mirrors {
-			m := &img.mirrors[i]
-			for s, x := range m.headers {
-				if (x != nil && *x == *h) == own {
-					from = append(from, source{m, s, own})
-				}
-			}
-		}
-	}
 	for page := uint32(0); page < h.pages; {
 		count := min(readChunk/PageSize, h.pages-page)
-		first := &from[0]
-		chunk := buf[:count*PageSize]
 		var err error
-		readAtoms(img.devs[first.m.device], chunk, first.m.pageOffset(first.slot, page), PageSize,
+		readAtoms(img.devs[first.m.device], buf[:count*PageSize],
+			first.m.pageOffset(first.slot, page), PageSize,
 			func(i int, b []byte, bad error) {
 				if err != nil {
 					return
 				}
 				index := page + uint32(i)
 				if bad == nil {
-					if n, _, ok := decodePage(b, set, h.checkpointID, index); ok {
+					if n, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, index); ok {
 						err = f(b, n)
 						return
 					}
 				}
-				if first.own {
-					first.m.whole = false
-				}
-				for _, s := range from[1:] {
-					if _, bad := img.devs[s.m.device].ReadAt(single,
-						s.m.pageOffset(s.slot, index)); bad == nil {
-						if n, _, ok := decodePage(single, set, h.checkpointID, index); ok {
-							err = f(single, n)
-							return
-						}
-					}
-					if s.own {
-						s.m.whole = false
-					}
+				first.lacksPage()
+				if n, ok := img.pageFrom(from[1:], h, index, single); ok {
+					err = f(single, n)
+					return
 				}
 				err = fmt.Errorf("%w: page %d of checkpoint %d.%d is missing on every mirror",
 					ErrDamaged, index, h.epoch, h.generation)
@@ -603,7 +577,53 @@ func (img *Image) pages(h *header, f func(b []byte, n int) error) error {
 	return nil
 }
 
-// settle notes what each mirror lacks of the image.
+// checkpointSlot is a slot that may have pages of a checkpoint.
+type checkpointSlot struct {
+	m      *mirrorImage
+	slot   int
+	header bool // it has the header
+}
+
+// lacksPage notes that a page of the checkpoint is bad there.
+func (s *checkpointSlot) lacksPage() {
+	if s.header {
+		s.m.whole = false
+	}
+}
+
+// slotsOf lists all slots, those first that have the header of a checkpoint.
+func (img *Image) slotsOf(h *header) (out []checkpointSlot) {
+	for _, own := range []bool{true, false} {
+		for i := range img.mirrors {
+			m := &img.mirrors[i]
+			for s, x := range m.headers {
+				if (x != nil && *x == *h) == own {
+					out = append(out, checkpointSlot{m, s, own})
+				}
+			}
+		}
+	}
+	return out
+}
+
+// pageFrom reads a page of a checkpoint into b from the first of the slots that has it, and
+// returns the number of its entries.
+func (img *Image) pageFrom(slots []checkpointSlot, h *header, index uint32, b []byte) (n int,
+	ok bool) {
+	for i := range slots {
+		s := &slots[i]
+		_, err := img.devs[s.m.device].ReadAt(b, s.m.pageOffset(s.slot, index))
+		if err == nil {
+			if n, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, index); ok {
+				return n, true
+			}
+		}
+		s.lacksPage()
+	}
+	return 0, false
+}
+
+// compareMirrors notes what each mirror lacks of the image.
 func (img *Image) compareMirrors() error {
 	inUse := 0
 	for i := range img.mirrors {

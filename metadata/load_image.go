@@ -158,7 +158,7 @@ func (img *Image) Table() (*Table, error) {
 	return t, t.Validate()
 }
 
-// stated counts the units that entries are about. Whoever replays them takes time for each of
+// entryBudget counts the units that entries are about. Whoever replays them takes time for each of
 // these, so there is an end to it: entries that say the same units over and over are
 // none that a server has written.
 type entryBudget struct{ left uint64 }

@@ -8,7 +8,7 @@ import (
 // span is a range of bytes on a device.
 type span struct{ from, to int64 }
 
-// gaps returns the room on a device that may hold metadata and that no region
+// freeSpans returns the room on a device that may hold metadata and that no region
 // and no superblock takes: in the head and the tail of the backing, behind the
 // superblocks of a spare device. A place that a mirror has left is a gap too.
 func (sb *Superblock) freeSpans(device uint8) []span {

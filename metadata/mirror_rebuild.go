@@ -4,7 +4,7 @@ package metadata
 // elsewhere: the mirror became stale there, or its slots could not be written.
 const rebuildElsewhereAfter = 2
 
-// site is a place that gave trouble.
+// troubledPlace is a place that gave trouble.
 type troubledPlace struct {
 	device  uint8
 	start   int64
@@ -41,7 +41,7 @@ func (c *Committer) otherGood(m *mirror) bool {
 	return false
 }
 
-// troubled notes that a mirror could not be written where it lies. After
+// noteTrouble notes that a mirror could not be written where it lies. After
 // rebuildElsewhereAfter times it is to be rebuilt at the place that gave the least trouble
 // so far, if that is less than here: so two bad places take turns, at the pace
 // of the back-off, and one that was never tried is tried at once.
@@ -66,7 +66,7 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 	}
 	s := c.troubledPlace(m.device, m.start)
 	s.trouble++
-	if s.trouble < rebuildElsewhereAfter || m.moving || c.phase < phaseEpoch || !c.otherGood(m) ||
+	if s.trouble < rebuildElsewhereAfter || m.move != moveNone || c.phase < phaseEpoch || !c.otherGood(m) ||
 		c.sb.goodCopies(0) < 2 {
 		return
 	}
@@ -75,21 +75,21 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 		for _, start := range c.sb.now.placesFor(&c.sb.now.Regions[m.region], device) {
 			if t := c.trouble(device, start); t < least && !c.isTarget(device, start) {
 				least = t
-				m.moving, m.toDevice, m.toStart = true, device, start
+				m.move, m.toDevice, m.toStart = moveWanted, device, start
 			}
 		}
 	}
 	try(m.device)
 	// Another device is better than nothing: where only one mirror is left.
 	// The backing's room is for its own mirrors.
-	if !m.moving && c.authoritativeMirrors() < 2 {
+	if m.move == moveNone && c.authoritativeMirrors() < 2 {
 		for d := 1; d < len(c.sb.now.Devices); d++ {
 			if uint8(d) != m.device {
 				try(uint8(d))
 			}
 		}
 	}
-	if m.moving {
+	if m.move == moveWanted {
 		if least == 0 {
 			m.notBefore = 0
 		}
@@ -98,12 +98,12 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 	}
 }
 
-// promised reports whether another mirror is about to move to a place that
+// isTarget reports whether another mirror is about to move to a place that
 // overlaps this one.
 func (c *Committer) isTarget(device uint8, start int64) bool {
 	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
 	for i := range c.mirrors {
-		if m := &c.mirrors[i]; m.moving && m.toDevice == device && m.toStart < start+length &&
+		if m := &c.mirrors[i]; m.move != moveNone && m.toDevice == device && m.toStart < start+length &&
 			start < m.toStart+length {
 			return true
 		}
@@ -111,23 +111,25 @@ func (c *Committer) isTarget(device uint8, start int64) bool {
 	return false
 }
 
-// leavePlace makes a mirror stale that is about to move, before the superblock
-// that says so is written. No record is under way, but perhaps one that waits
-// for that superblock; what is durable by now is on another mirror too.
-func (c *Committer) leavePlace(m *mirror) {
-	if m.state != MirrorGood && m.state != MirrorWeak {
-		return // stale already
+// leavePlace makes a mirror stale that is about to be rebuilt elsewhere, before the
+// superblock that says so is written. No record is under way, but perhaps one that waits
+// for that superblock; what is durable by now is on another mirror too. It reports whether
+// the set can do without the mirror; if not, it stays where it is.
+func (c *Committer) leavePlace(m *mirror) bool {
+	if !m.authoritative() {
+		return true // stale already
 	}
 	if !c.otherGood(m) {
-		m.moving = false
-		return
+		m.move = moveNone
+		return false
 	}
 	m.stateBefore, m.state, m.staleFrom, m.left = m.state, MirrorStale, c.durable.Position, true
+	return true
 }
 
 // superblocksNamedPlace: the superblocks name the new place, or they could not be written.
 func (c *Committer) superblocksNamedPlace(m *mirror, ok bool) {
-	m.moving, m.named = false, false
+	m.move = moveNone
 	if !ok {
 		// On some copy it may have moved, and is stale: what it gets here is
 		// not counted on until another update says where it is.

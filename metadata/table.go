@@ -299,7 +299,7 @@ func (t *Table) owners() []owned {
 	return out
 }
 
-// claims is how many spare units the units own, counted once for each that does.
+// spareUses is how many spare units the units own, counted once for each that does.
 func (t *Table) spareUses() (n uint64) {
 	for _, o := range t.owners() {
 		n += o.count
