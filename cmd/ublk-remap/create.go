@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/prepare"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/host"
@@ -101,76 +101,95 @@ again to finish it, or undo it with release.`,
 }
 
 func create(ctx context.Context, a *app, path string, o createOptions) error {
-	backing, err := blockdev.Open(ctx, path, blockdev.Options{})
+	devs, err := openToCreate(ctx, path, o)
+	defer func() {
+		for _, d := range devs {
+			d.Close()
+		}
+	}()
 	if err != nil {
 		return err
-	}
-	defer backing.Close()
-	if err := host.NotAwaited(path, backing); err != nil {
-		return err
-	}
-	devs := []*blockdev.Device{backing}
-	if o.spareDevice != "" {
-		spare, err := blockdev.Open(ctx, o.spareDevice, blockdev.Options{})
-		if err != nil {
-			return err
-		}
-		defer spare.Close()
-		devs = append(devs, spare)
-	}
-	for _, d := range devs {
-		if err := host.NotServed(d); err != nil {
-			return err
-		}
 	}
 	if o.inPlace {
-		return takeOver(a, devs, o)
+		return convert(ctx, a, devs, o)
 	}
-	p, err := a.prepare(devs, o)
+	p, err := a.planSet(devs, o)
 	if err != nil {
 		return err
 	}
-	var replaced []string
-	for _, d := range devs {
-		found, err := inspect(d)
-		if err != nil && !o.force {
-			return err
-		}
-		replaced = append(replaced, found...)
-	}
-	if len(replaced) > 0 && !o.yes && !o.dryRun {
-		if err := a.confirm("This destroys " + strings.Join(replaced, ", and ") + "."); err != nil {
-			return err
-		}
+	replaced, err := a.mayReplace(devs, o)
+	if err != nil {
+		return err
 	}
 	// Up to here, and by what comes next, nothing is changed on the disk.
-	if err := p.survey(ctx, o.dryRun); err != nil {
+	bar := a.progress("trying the places that the set relies on")
+	err = p.Survey(ctx, bar)
+	bar.end()
+	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
-	a.doubtSpares(p.bad, p.plan)
-	out := describe(devs, p.plan, o)
-	out.BadBlocks, out.Replaced = p.bad.Blocks, append(out.Replaced, replaced...)
-	out.FoundBad, out.BadSpares = p.found, p.bad.Spares
+	a.doubtSpares(p.Bad(), p.Plan())
+	out := describe(devs, p.Plan(), o)
+	out.Replaced = append(out.Replaced, replaced...)
+	out.FoundBad, out.BadBlocks, out.BadSpares = p.Found(), p.Bad().Blocks, p.Bad().Spares
 	if o.dryRun {
 		return a.printCreated(out)
 	}
-	if err := blank(devs, p.plan, len(out.Replaced) > 0, p.badRanges()); err != nil {
+	if err := p.Blank(len(out.Replaced) > 0); err != nil {
 		return err
 	}
-	if out.Moved, err = p.remapFound(ctx); err != nil {
+	if out.Moved, err = p.RemapFound(ctx); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	out.BadBlocks, out.BadSpares = p.bad.Blocks, p.bad.Spares
-	mdevs := make([]metadata.Device, len(devs))
-	for i, d := range devs {
-		mdevs[i] = d
-	}
-	around, err := metadata.CreateAround(mdevs, p.plan, p.bad.Entries)
+	out.BadBlocks, out.BadSpares = p.Bad().Blocks, p.Bad().Spares
+	around, err := p.Write()
 	a.tellBadPlaces(devs, around, &out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return a.printCreated(out)
+}
+
+// openToCreate opens the devices of a set about to be made, the backing first. Those that are
+// open are returned with an error too.
+func openToCreate(ctx context.Context, path string, o createOptions) ([]*blockdev.Device, error) {
+	backing, err := blockdev.Open(ctx, path, blockdev.Options{})
+	if err != nil {
+		return nil, err
+	}
+	devs := []*blockdev.Device{backing}
+	if err := host.NotAwaited(path, backing); err != nil {
+		return devs, err
+	}
+	if o.spareDevice != "" {
+		spare, err := blockdev.Open(ctx, o.spareDevice, blockdev.Options{})
+		if err != nil {
+			return devs, err
+		}
+		devs = append(devs, spare)
+	}
+	for _, d := range devs {
+		if err := host.NotServed(d); err != nil {
+			return devs, err
+		}
+	}
+	return devs, nil
+}
+
+// mayReplace asks whether what is on the devices may go, and says what that is.
+func (a *app) mayReplace(devs []*blockdev.Device, o createOptions) ([]string, error) {
+	var replaced []string
+	for _, d := range devs {
+		found, err := prepare.Inspect(d)
+		if err != nil && !o.force {
+			return nil, err
+		}
+		replaced = append(replaced, found...)
+	}
+	if len(replaced) == 0 || o.yes || o.dryRun {
+		return replaced, nil
+	}
+	return replaced, a.confirm("This destroys " + strings.Join(replaced, ", and ") + ".")
 }
 
 // tellBadPlaces notes the places that the metadata went around, each once, and
@@ -205,18 +224,28 @@ func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) c
 	return out
 }
 
-// planSet lays the set out. The exported blocks are as large as the largest of
-// any of its devices.
-func planSet(devs []*blockdev.Device, o createOptions) (*metadata.Layout, error) {
-	p, err := planParams(devs, o)
+// planSet lays the set out, as the flags say, around the list of bad blocks. The exported blocks
+// are as large as the largest of any of its devices.
+func (a *app) planSet(devs []*blockdev.Device, o createOptions) (*prepare.Preparation, error) {
+	params, err := planParams(devs, o)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := metadata.Plan(p)
+	p := prepare.Options{Params: params, ReadOnly: o.dryRun, Source: o.badblocks,
+		Warn: func(text string) { a.log.Warn().Msg(text) }}
+	list, err := a.knownBad(devs[0].Size(), o)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", devs[0].Path(), err)
+		return nil, err
 	}
-	return plan, nil
+	if list != nil {
+		p.Known = list.Ranges
+	}
+	set, err := prepare.New(devs, p)
+	if err != nil {
+		return nil, err
+	}
+	a.doubtList(list, devs[0].Size(), o)
+	return set, nil
 }
 
 // planParams is what a set is to be laid out by. The UUIDs are drawn here, so that two
@@ -263,51 +292,13 @@ func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams
 	return p, nil
 }
 
-// inspect says what is on a device that would be destroyed. The error is
-// exit.ErrRefused if there is something, or could be.
-func inspect(d *blockdev.Device) ([]string, error) {
-	var found []string
-	var atEnd bool
-	sb, err := metadata.Probe(d)
-	switch {
-	case errors.Is(err, metadata.ErrPath):
-		return nil, err // whatever is on it
-	case err == nil:
-		found = append(found, fmt.Sprintf("ublk-remap's %s of %q on %s",
-			sb.Devices[sb.DeviceIndex].Role, sb.Name, d.Path()))
-	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrUnsupported):
-		found = append(found, fmt.Sprintf("ublk-remap's format on %s (%v)", d.Path(), err))
-	}
-	f := blockdev.Detect(d, d.Size())
-	for _, s := range f.Signatures {
-		found = append(found, fmt.Sprintf("%s on %s", s, d.Path()))
-		atEnd = atEnd || s.AtEnd
-	}
-	switch {
-	case len(found) > 0:
-		do := "use another disk, or add --force if all of it may go"
-		if atEnd {
-			do += "; what is at the end of the disk would stay visible there if only the metadata were written"
-		}
-		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused,
-			strings.Join(found, ", and "), do)
-	case len(f.Unread) > 0 && !f.Blank:
-		// A file system could have been there whose own mark is what went bad.
-		return []string{"what cannot be told on " + d.Path()},
-			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold "+
-				"data; add --force if it may go",
-				d.Path(), exit.ErrRefused, f.Unread[0])
-	}
-	return nil, nil
-}
-
 func (a *app) printCreated(c created) error {
 	if a.json {
 		return a.printJSON(c)
 	}
 	verb := "prepared"
 	if c.InPlace {
-		verb = "taken over"
+		verb = "converted in place"
 	}
 	if c.DryRun {
 		verb = "would be " + verb

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
-	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/metadata"
 )
 
@@ -33,15 +32,6 @@ func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
 			Msgf("the list ends at %s of %s: if its blocks are larger than %d bytes, say so with "+
 				"--badblocks-size", sizeText(list.End), sizeText(disk), o.badblocksSize)
 	}
-}
-
-// fits refuses a set that could not begin with what is known to be bad.
-func fits(bad badblocks.Entries, plan *metadata.Layout) error {
-	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
-		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare "+
-			"space: %w", exit.ErrUsage, err)
-	}
-	return nil
 }
 
 // doubtSpares warns of a set that knows more bad units than it has good spare units for. It

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -195,17 +194,4 @@ func (r *reporter) waiting(what string) {
 	if r.f != nil {
 		_ = json.NewEncoder(r.f).Encode(report{Waiting: what})
 	}
-}
-
-// modprobe loads a module.
-func modprobe(ctx context.Context, module string) error {
-	path, err := exec.LookPath("modprobe")
-	if err != nil {
-		path = "/sbin/modprobe"
-	}
-	out, err := exec.CommandContext(ctx, path, module).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("modprobe %s: %w: %s", module, err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

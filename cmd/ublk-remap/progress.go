@@ -63,8 +63,8 @@ func (p *progress) run() {
 	}
 }
 
-// expect says what is to be gone through, what was gone through already included.
-func (p *progress) expect(places [][]badblocks.Range) {
+// Expect is prepare.Progress's.
+func (p *progress) Expect(places [][]badblocks.Range) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.total = 0
@@ -76,8 +76,8 @@ func (p *progress) expect(places [][]badblocks.Range) {
 	p.total = max(p.total, p.done)
 }
 
-// add notes that so many bytes more are done, and how many bad units were met so far.
-func (p *progress) add(n int64, bad int) {
+// Add is prepare.Progress's.
+func (p *progress) Add(n int64, bad int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done, p.bad = p.done+n, bad

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/cmd/ublk-remap/internal/prepare"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/host"
 	"ublkremap/internal/shell"
@@ -103,6 +104,28 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	out, err := a.surveyRelease(path, backing, img, o)
+	if err != nil {
+		return err
+	}
+	if !o.dryRun {
+		if !o.yes {
+			if err := a.confirm(out.question(o.force)); err != nil {
+				return err
+			}
+		}
+		if err := a.runRelease(path, img, o, &out); err != nil {
+			return err
+		}
+		a.rescan(backing)
+	}
+	return a.printReleased(out)
+}
+
+// surveyRelease finds out what is to be moved. The error is metadata.ErrStuck if something cannot
+// be and is not given up.
+func (a *app) surveyRelease(path string, backing *blockdev.Device, img *metadata.Image,
+	o releaseOptions) (released, error) {
 	was := img.Layout().Superblock()
 	out := newReleased(&was, backing)
 	opts, end := a.moveOptions("reading what is to be moved")
@@ -110,39 +133,35 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	survey, err := metadata.SurveyRevert(img, opts)
 	end()
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return out, fmt.Errorf("%s: %w", path, err)
 	}
-	out.MovedBlocks, out.HeadBlocks, out.Pending, out.DryRun = survey.Moves, survey.Head,
-		survey.Pending, o.dryRun
-	out.NoCopy, out.Unlisted, out.Old = ranges(survey.NoCopy), survey.More, ranges(nil)
+	out.MovedBlocks, out.HeadBlocks, out.Pending = survey.Moves, survey.Head, survey.Pending
+	out.NoCopy, out.Unlisted, out.DryRun = ranges(survey.NoCopy), survey.More, o.dryRun
 	if o.acceptOld {
 		out.Old = ranges(survey.Old)
 	}
 	if len(survey.NoCopy) > 0 && !o.force {
-		return stuck(path, metadata.Stuck(survey, o.acceptOld))
+		return out, stuck(path, metadata.Stuck(survey, o.acceptOld))
 	}
-	if o.dryRun {
-		return a.printReleased(out)
-	}
-	if !o.yes {
-		if err := a.confirm(out.question(o.force)); err != nil {
-			return err
-		}
-	}
+	return out, nil
+}
+
+// runRelease moves all data home, and notes in out what became of it.
+func (a *app) runRelease(path string, img *metadata.Image, o releaseOptions, out *released) error {
 	view, err := metadata.NewView(img)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	opts, end = a.moveOptions("moving the head")
-	opts.Force, opts.AcceptOld, opts.Mark = o.force, o.acceptOld, markOf(view)
+	opts, end := a.moveOptions("moving the head")
+	opts.Force, opts.AcceptOld = o.force, o.acceptOld
+	opts.Mark = prepare.MarkOf(blockdev.Detect(view, view.Size()).Signatures)
 	done, err := metadata.Revert(img, opts)
 	end()
 	if err != nil {
 		return stuck(path, err)
 	}
 	out.done(&done)
-	a.rescan(backing)
-	return a.printReleased(out)
+	return nil
 }
 
 // finishRelease goes on with whatever was interrupted.
@@ -172,21 +191,6 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	out.done(&done)
 	a.rescan(backing)
 	return a.printReleased(out)
-}
-
-// markOf is where the page lies by which what a set exports is recognized.
-func markOf(v *metadata.View) int64 {
-	mark := int64(-1)
-	for _, s := range blockdev.Detect(v, v.Size()).Signatures {
-		switch {
-		case s.Offset < metadata.PageSize:
-			return 0
-		case s.Offset >= metadata.SuperblockStride && s.Offset < metadata.SuperblockStride+
-			metadata.PageSize:
-			mark = metadata.SuperblockStride
-		}
-	}
-	return max(mark, 0)
 }
 
 // stuck adds what can be done about blocks that cannot go home.

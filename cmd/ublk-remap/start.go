@@ -2,25 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/logging"
-	"ublkremap/cmd/ublk-remap/internal/server"
-	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
-	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
 	"ublkremap/internal/shell"
@@ -126,9 +117,6 @@ queues and features, and what was under way goes on.`,
 // and gains nothing.
 const maxPoll = 10 * time.Millisecond
 
-// logWait is how long a server that ends waits for its last lines to be written.
-const logWait = 2 * time.Second
-
 // ownFlags are what the program gives to the processes that it starts: the device
 // is to be served by a process of its own, it is only to be compared with others,
 // and the server to take it over from.
@@ -207,36 +195,6 @@ func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) er
 	return a.printStarted(live.Device, b.Superblock)
 }
 
-// serveInForeground is the server, in this process.
-func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
-	// Whoever reads this may be waiting for the device.
-	lines, err := logging.Foreground(a.err, a.logFormat)
-	if err != nil {
-		return err
-	}
-	defer lines.Close(logWait)
-	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
-		return err
-	}
-	id := set.IdentityOf(b.Superblock)
-	cfg.Backing, cfg.Known = b.Path, &id
-	cfg.Opened = func() { leaveMounts(cfg.Log) }
-	cfg.Progress = func(what string) {
-		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
-		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said
-		// again before that is over.
-		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
-	}
-	cfg.Ready = func(path string) {
-		if err := a.printStarted(path, b.Superblock); err != nil {
-			a.log.Warn().Err(err).Msg("standard output")
-		}
-		notify(a.log, daemon.SdNotifyReady)
-	}
-	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
-	return server.Run(ctx, cfg)
-}
-
 // warnOfEndMarks says what of the data is found on the backing itself, which the
 // log of a server has as well.
 func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
@@ -248,170 +206,6 @@ func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
 	if found := set.EndMarks(d, b.Superblock); found != "" {
 		a.log.Warn().Str("device", b.Path).Str("do", set.EndMarksDo).Msg(found)
 	}
-}
-
-func (o *startOptions) config() (server.Config, error) {
-	cfg := server.Config{
-		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll,
-		HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
-		Policy: remap.Policy{
-			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast,
-			ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
-		},
-	}
-	if o.failFast == 0 {
-		cfg.Policy.FailFast = -1 // zero means the default there
-	}
-	bad := func(flag string, v any, want string) error {
-		return fmt.Errorf("--%s %v: %w: want %s", flag, v, exit.ErrUsage, want)
-	}
-	max, err := size.Parse(o.maxIO)
-	if err != nil {
-		return cfg, fmt.Errorf("--max-io %w", err)
-	}
-	n, exact := max.Exact()
-	switch {
-	case !exact || n < 64<<10 || n > 1<<20 || n&(n-1) != 0:
-		return cfg, bad("max-io", o.maxIO, "a power of two from 64KiB to 1MiB")
-	case o.id < ublk.AnyID || o.id > control.MaxID:
-		return cfg, bad("id", o.id, fmt.Sprintf("0 to %d", control.MaxID))
-	case o.queues < 0 || o.queues > 64:
-		return cfg, bad("queues", o.queues, "1 to 64")
-	case o.depth < 1 || o.depth > 1024:
-		return cfg, bad("depth", o.depth, "1 to 1024")
-	case o.poll < 0 || o.poll > maxPoll:
-		return cfg, bad("poll", o.poll, "0 to "+maxPoll.String())
-	case o.retries < 1:
-		return cfg, bad("retries", o.retries, "1 or more")
-	case o.maxBad < 1:
-		return cfg, bad("max-bad", o.maxBad, "1 or more")
-	case o.isolate <= 0:
-		return cfg, bad("isolate-time", o.isolate, "a time such as 2s")
-	case o.failFast < 0:
-		return cfg, bad("fail-fast", o.failFast, "a time such as 60s, or 0")
-	case o.resource <= 0:
-		return cfg, bad("resource-time", o.resource, "a time such as 30s")
-	case o.budget == 0:
-		return cfg, bad("remap-budget", o.budget, "1 or more")
-	case o.rate == 0:
-		return cfg, bad("remap-rate", o.rate, "1 or more")
-	}
-	cfg.MaxIO = int(n)
-	for _, f := range []struct {
-		flag, value string
-		choice      *ublk.Choice
-	}{{"zero-copy", o.zeroCopy, &cfg.ZeroCopy}, {"batch-io", o.batchIO, &cfg.BatchIO}} {
-		var known bool
-		if *f.choice, known = choices[f.value]; !known {
-			return cfg, bad(f.flag, f.value, "auto, on or off")
-		}
-	}
-	if cfg.BatchIO == ublk.Require && o.depth < 2 {
-		return cfg, bad("depth", o.depth, "2 or more with --batch-io=on")
-	}
-	return cfg, nil
-}
-
-// choices are the values of flags about what the kernel may lack.
-var choices = map[string]ublk.Choice{"auto": ublk.Auto, "on": ublk.Require, "off": ublk.Never}
-
-// serveDetached is the server's process. What becomes of the start goes to the
-// parent, all else to the log file, once the name is this server's own: until then the
-// log is that of the server that has it.
-func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
-	parent := newReport()
-	var log detachedLog
-	defer log.close()
-	err := func() error {
-		if err := setBacking(ctx, what, &cfg); err != nil {
-			return err
-		}
-		cfg.Log = zerolog.Nop()
-		cfg.Owned = func(name string) (zerolog.Logger, error) { return log.open(a, name) }
-		cfg.Opened = func() { leaveMounts(log.log) }
-		cfg.Progress = parent.waiting
-		var left time.Time
-		cfg.Leaving = func() { left = time.Now() }
-		cfg.Ready = func(device string) {
-			live := report{Device: device, PID: os.Getpid()}
-			if !left.IsZero() {
-				live.Paused = time.Since(left)
-			}
-			parent.send(live)
-		}
-		err := server.Run(ctx, cfg)
-		if err != nil {
-			log.log.Error().Err(err).Msg("the server ends")
-		}
-		return err
-	}()
-	parent.failed(err)
-	return err
-}
-
-// setBacking takes what this process was told of its disk. One that upgrade has started was told
-// nothing: it is started by the path of the disk.
-func setBacking(ctx context.Context, what string, cfg *server.Config) error {
-	t, err := heard(what)
-	switch {
-	case err != nil:
-		return err
-	case t != nil:
-		cfg.Backing, cfg.Known = t.Backing, &t.Set
-		return nil
-	}
-	b, err := host.FindBacking(ctx, what)
-	if err != nil {
-		return err
-	}
-	id := set.IdentityOf(b.Superblock)
-	cfg.Backing, cfg.Known = b.Path, &id
-	return nil
-}
-
-// detachedLog is the log file of a detached server.
-type detachedLog struct {
-	log   zerolog.Logger // of no use before open
-	file  *logging.File
-	lines *logging.Async
-}
-
-func (d *detachedLog) open(a *app, name string) (zerolog.Logger, error) {
-	fresh := func() (*os.File, error) { return control.OpenLog(name) }
-	path := control.LogPath(name)
-	var err error
-	if d.file, err = logging.OpenFile(path, control.OldLog(path), fresh); err != nil {
-		return d.log, err
-	}
-	if err := crashTo(fresh); err != nil {
-		return d.log, err
-	}
-	d.lines = logging.Detached(d.file)
-	log, err := logging.New(d.lines, a.logLevel, "json")
-	if err == nil {
-		d.log = log.With().Str("name", name).Int("pid", os.Getpid()).Logger()
-	}
-	return d.log, err
-}
-
-func (d *detachedLog) close() {
-	if d.lines != nil {
-		d.lines.Close(logWait)
-	}
-	if d.file != nil {
-		_ = d.file.Close()
-	}
-}
-
-// crashTo makes the runtime's last words, should this process crash, go to the
-// end of a file: a detached server has no standard error that anybody reads.
-func crashTo(open func() (*os.File, error)) error {
-	f, err := open()
-	if err != nil {
-		return err
-	}
-	defer f.Close() // the runtime has a descriptor of its own
-	return debug.SetCrashOutput(f, debug.CrashOptions{})
 }
 
 // printStarted tells that a device is live. If nobody can be told so on
@@ -427,34 +221,4 @@ func (a *app) printStarted(path string, sb *metadata.Superblock) error {
 		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: %s", path, sb.Name, err, shell.Command("stop", sb.Name))
 	}
 	return nil
-}
-
-func notify(log zerolog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn().Err(err).Msg("cannot tell the service manager")
-	}
-}
-
-// driverWait is how long the control device may take to appear once the module
-// is there.
-const driverWait = 5 * time.Second
-
-// loadDriver makes sure that the kernel's driver is there.
-func loadDriver(ctx context.Context, log zerolog.Logger) error {
-	if _, err := os.Stat(ublk.ControlPath); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := modprobe(ctx, "ublk_drv"); err != nil {
-		return fmt.Errorf("%w (%w)", ublk.ErrNoDriver, err)
-	}
-	log.Info().Msg("loaded ublk_drv")
-	for deadline := time.Now().Add(driverWait); ; time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(ublk.ControlPath); err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: the module is loaded but %s does not appear", ublk.ErrNoDriver,
-				ublk.ControlPath)
-		}
-	}
 }

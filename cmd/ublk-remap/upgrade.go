@@ -91,15 +91,15 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment",
 			control.ErrNotRunning, r.PID)
 	}
-	claim := rand.Text()
+	token := rand.Text()
 	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID),
-		"--claim="+claim)
+		"--claim="+token)
 	if force {
 		next = append(next, "--kill")
 	}
 	live, err := launch(ctx, self, next, launchOptions{})
 	if err != nil {
-		return nil, a.bringBack(ctx, r, old, args, claim, err)
+		return nil, a.bringBack(ctx, r, old, args, token, err)
 	}
 	return &upgraded{
 		Device: r.Device, Name: r.Name, UUID: r.UUID,
@@ -160,7 +160,7 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 // old server, if it was not asked to leave yet; else its program again. It
 // returns why the upgrade failed, and what there is now.
 func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string,
-	claim string, why error) error {
+	token string, why error) error {
 	if ctx.Err() != nil {
 		return why // the new server is not dead, it is just not waited for
 	}
@@ -170,8 +170,8 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 			st, err := c.Status(ctx)
 			if err == nil && st.State != control.StateRecovering {
 				// The new server is dead, but what it asked for may be on its way. An
-				// old server that knows no claims has refused it as well.
-				if err = c.Stay(ctx, claim); err == nil || errors.Is(err, control.ErrNotFound) {
+				// old server that knows no tokens has refused it as well.
+				if err = c.Stay(ctx, token); err == nil || errors.Is(err, control.ErrNotFound) {
 					return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
 				}
 			}

@@ -12,26 +12,16 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// claimBelow keeps others away from what a loop device is over, as Open keeps
-// them away from the device: the same blocks can be reached through the file,
-// and through every other loop device over it, and the kernel sees no conflict
-// in that. It returns the descriptors that hold the claims, none for any other
-// device; the error is ErrBusy if somebody uses the blocks in another way. A
-// partition, or a loop device over a part of a file, leaves the other parts to
-// others.
-func claimBelow(rdev uint64, how, depth int) (held []int, err error) {
+// lockBelow keeps others away from what a loop device is over, as Open keeps them away from the
+// device: the same blocks can be reached through the file, and through every other loop device
+// over it, and the kernel sees no conflict in that. It returns the descriptors that do so, none
+// for any other device. The error is ErrBusy if somebody uses the blocks in another way. A
+// partition, or a loop device over a part of a file, leaves the other parts to others.
+func lockBelow(rdev uint64, how, depth int) (held []int, err error) {
 	path, part, ok := loopFile(rdev)
 	if !ok || depth == maxBelow {
 		return nil, nil
 	}
-	defer func() {
-		if err != nil {
-			for _, fd := range held {
-				_ = unix.Close(fd)
-			}
-			held = nil
-		}
-	}()
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
 		return nil, nil // deleted, or not to be seen from here
@@ -43,22 +33,8 @@ func claimBelow(rdev uint64, how, depth int) (held []int, err error) {
 	if part {
 		how = unix.LOCK_SH
 	}
-	for _, other := range loopsOver(&st) {
-		var so unix.Stat_t
-		if unix.Stat(other, &so) != nil || so.Rdev == wholeOf(rdev) {
-			continue
-		}
-		if _, otherPart, _ := loopFile(so.Rdev); part && otherPart {
-			continue
-		}
-		fd, err := unix.Open(other, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EBUSY) {
-			return held, fmt.Errorf("%w: its %s is also that of %s, which is in use", ErrBusy, path,
-				other)
-		}
-		if err == nil {
-			_ = unix.Close(fd)
-		}
+	if err := unusedBeside(rdev, path, part, &st); err != nil {
+		return nil, err
 	}
 	flags := unix.O_RDONLY | unix.O_CLOEXEC
 	if block && !part {
@@ -67,19 +43,39 @@ func claimBelow(rdev uint64, how, depth int) (held []int, err error) {
 	fd, err := unix.Open(path, flags, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return held, fmt.Errorf("%w: %s, which it is over, is in use", ErrBusy, path)
+		return nil, fmt.Errorf("%w: %s, which it is over, is in use", ErrBusy, path)
 	case err != nil:
-		return held, nil // whoever can open it has it for himself
+		return nil, nil // whoever can open it has it for himself
 	}
-	held = append(held, fd)
-	if !block {
-		if err := lockFile(fd, how); err != nil {
-			return held, fmt.Errorf("%w: %s", err, path)
+	if block {
+		held, err = lockBelow(st.Rdev, how, depth+1)
+	} else if err = lockFile(fd, how); err != nil {
+		err = fmt.Errorf("%w: %s", err, path)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return append(held, fd), nil
+}
+
+// unusedBeside refuses a loop device (rdev) over path if another loop device over it is in use:
+// ErrBusy. Two that show a part each do not keep each other away.
+func unusedBeside(rdev uint64, path string, part bool, st *unix.Stat_t) error {
+	for _, other := range loopsOver(st) {
+		var so unix.Stat_t
+		if unix.Stat(other, &so) != nil || so.Rdev == wholeOf(rdev) {
+			continue
 		}
-		return held, nil
+		if _, otherPart, _ := loopFile(so.Rdev); part && otherPart {
+			continue
+		}
+		if HeldExclusively(other) {
+			return fmt.Errorf("%w: its %s is also that of %s, which is in use", ErrBusy, path,
+				other)
+		}
 	}
-	more, err := claimBelow(st.Rdev, how, depth+1)
-	return append(held, more...), err
+	return nil
 }
 
 // loopFile returns the path of what a loop device, or the disk of a partition,

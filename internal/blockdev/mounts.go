@@ -90,7 +90,7 @@ func (t *tree) btrfs() []User {
 }
 
 // exports finds the devices that the kernel serves to a network: nvmet and LIO's file backstores
-// open them without claiming them. What is not mounted at the usual place is not looked at.
+// open them, but not for exclusive use. What is not mounted at the usual place is not looked at.
 func (t *tree) exports() []User {
 	const config = "/sys/kernel/config/"
 	var users []User

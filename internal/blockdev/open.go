@@ -25,7 +25,7 @@ type Options struct {
 	Wait time.Duration
 	// Writers opens it although another process has it open for writing, or a loop device
 	// that nobody uses is over it. Who puts a new use on a disk must not: a virtual machine
-	// on it, or a copy under way, claims nothing. A server that comes back to its own disk
+	// on it, or a copy under way, has it open like anybody. A server that comes back to its own disk
 	// may.
 	Writers bool
 	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
@@ -245,7 +245,7 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 		}
 		var err error
 		if d.block {
-			d.below, err = claimBelow(d.rdev, how, 0)
+			d.below, err = lockBelow(d.rdev, how, 0)
 		} else {
 			err = lockFile(d.fd, how)
 		}

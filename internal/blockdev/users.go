@@ -179,7 +179,7 @@ func look(path string, s search) []User {
 		return nil
 	}
 	users := slices.Concat(t.mounts(), t.swaps(), t.stacked, t.exports())
-	if s.try && t.block && len(users) == 0 && Claimed(path) {
+	if s.try && t.block && len(users) == 0 && HeldExclusively(path) {
 		users = append(users, User{Kind: UserKernel, Device: path})
 	}
 	if s.processes {
@@ -188,9 +188,9 @@ func look(path string, s search) []User {
 	return users
 }
 
-// Claimed reports whether somebody has a block device for himself: a mount, also
+// HeldExclusively reports whether somebody has a block device for himself: a mount, also
 // one in another mount namespace, swap, a driver on top of it, or a server.
-func Claimed(path string) bool {
+func HeldExclusively(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == nil {
 		_ = unix.Close(fd)

@@ -257,16 +257,16 @@ func (c *confirmation) withdraw() bool { return c.state.CompareAndSwap(notSent, 
 
 // Leave asks the server to give its device up to another one: it answers or hands
 // back what is under way, and ends. A server that is too old for that gives an
-// error that wraps ErrNotFound. claim, of letters and digits, says in whose name.
-func (c *Client) Leave(ctx context.Context, claim string) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave/"+url.PathEscape(claim), nil,
+// error that wraps ErrNotFound. token, of letters and digits, says in whose name.
+func (c *Client) Leave(ctx context.Context, token string) error {
+	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave/"+url.PathEscape(token), nil,
 		&struct{}{})
 }
 
-// Stay makes the server refuse to leave in the name of a claim from now on, also
+// Stay makes the server refuse to leave in the name of a token from now on, also
 // when that was asked before and is on its way. ErrRefused says that it ends already.
-func (c *Client) Stay(ctx context.Context, claim string) error {
-	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stay/"+url.PathEscape(claim), nil,
+func (c *Client) Stay(ctx context.Context, token string) error {
+	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stay/"+url.PathEscape(token), nil,
 		&struct{}{})
 }
 

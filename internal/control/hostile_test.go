@@ -121,9 +121,9 @@ func (w *watched) Status(ctx context.Context) (*Status, error) {
 // their places to those who have something to say.
 func TestSilentClients(t *testing.T) {
 	useTempDir(t)
-	old := patience
-	patience = 20 * time.Millisecond
-	t.Cleanup(func() { patience = old })
+	old := requestTimeout
+	requestTimeout = 20 * time.Millisecond
+	t.Cleanup(func() { requestTimeout = old })
 	serve(t, "disk", &fake{})
 	half := []string{
 		"", "GET /v1/sta", "GET /v1/status HTTP/1.1\r\nHost: x\r\n",

@@ -11,7 +11,7 @@ import (
 
 // listener lets only root and the server's own user in, and only so many at
 // once. Whoever comes when all places are taken waits; a connection that has
-// not sent its request within patience has to go then, the oldest first. So
+// not sent its request within requestTimeout has to go then, the oldest first. So
 // neither a flood nor clients that say nothing lock others out.
 type listener struct {
 	*net.UnixListener
@@ -83,7 +83,7 @@ func (l *listener) room() bool {
 		}
 		var due <-chan time.Time
 		if silent != nil {
-			left := patience - time.Since(silent.since)
+			left := requestTimeout - time.Since(silent.since)
 			if left <= 0 {
 				silent.Close()
 				continue

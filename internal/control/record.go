@@ -95,7 +95,7 @@ func readRecord(path string) (*Record, error) {
 	case err != nil:
 		return nil, err
 	}
-	b, err := readInTime(f, readPatience)
+	b, err := readInTime(f, recordTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -109,9 +109,9 @@ func readRecord(path string) (*Record, error) {
 	return r, nil
 }
 
-// readPatience is how long a record may take to be read. It lies in memory, unless that was
+// recordTimeout is how long a record may take to be read. It lies in memory, unless that was
 // swapped out: perhaps to the device that the record is about, and that waits for a server.
-const readPatience = 3 * time.Second
+const recordTimeout = 3 * time.Second
 
 // stuck are the files that are being read and did not come in time.
 var stuck sync.Map // path to struct{}
@@ -119,7 +119,7 @@ var stuck sync.Map // path to struct{}
 // readInTime reads a file and closes it. What does not come in time is left to come
 // whenever it does: the error is ErrRecord then, and again without a wait for as long as it
 // does not come. The device is known by its tag all the same.
-func readInTime(f *os.File, patience time.Duration) ([]byte, error) {
+func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be "+
 		"swapped out to a device without a server", ErrRecord)
 	if _, waits := stuck.Load(f.Name()); waits {
@@ -140,7 +140,7 @@ func readInTime(f *os.File, patience time.Duration) ([]byte, error) {
 	select {
 	case c := <-came:
 		return c.b, c.err
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		stuck.Store(f.Name(), struct{}{})
 		select {
 		case c := <-came: // it was here first, and is not stuck

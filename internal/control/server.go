@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,11 +42,11 @@ type Handler interface {
 	Stop(ctx context.Context, force bool, begin func() error) error
 	// Leave begins to give the device up to another server and returns when it
 	// is certain to happen: ErrRefused if it is being stopped or given up already,
-	// or if the claim, in whose name it is asked, has been told to Stay.
-	Leave(ctx context.Context, claim string) error
-	// Stay refuses to Leave in the name of this claim from now on: ErrRefused if
+	// or if the token, in whose name it is asked, has been told to Stay.
+	Leave(ctx context.Context, token string) error
+	// Stay refuses to Leave in the name of this token from now on: ErrRefused if
 	// the device is being stopped or given up already.
-	Stay(ctx context.Context, claim string) error
+	Stay(ctx context.Context, token string) error
 }
 
 // Limits of what clients may do to a server. A server that serves a disk has
@@ -74,9 +73,9 @@ const (
 	MoveTimeout = 10 * time.Minute
 )
 
-// patience is how long a connection may take to send its request when others
+// requestTimeout is how long a connection may take to send its request when others
 // wait for its place.
-var patience = time.Second
+var requestTimeout = time.Second
 
 // Server listens on a device's socket.
 type Server struct {
@@ -188,83 +187,6 @@ func peerUID(c *net.UnixConn) (int, error) {
 	return uid, errors.Join(err, credErr)
 }
 
-func routes(h Handler) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		begun(r)
-		v, err := h.Status(r.Context())
-		reply(w, v, err)
-	})
-	lists, moves := make(limit, maxLists), make(limit, maxMoves)
-	mux.HandleFunc("GET /v1/remaps", func(w http.ResponseWriter, r *http.Request) {
-		begun(r)
-		if !lists.enter() {
-			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy,
-				maxLists))
-			return
-		}
-		defer lists.leave()
-		sendList(w, r, h)
-	})
-	mux.HandleFunc("GET /v1/snapshot/{cursor}", func(w http.ResponseWriter, r *http.Request) {
-		begun(r)
-		cursor, err := strconv.ParseUint(r.PathValue("cursor"), 10, 64)
-		if err != nil {
-			reply(w, nil, fmt.Errorf("%w: cursor %q", ErrInvalid, r.PathValue("cursor")))
-			return
-		}
-		if !lists.enter() {
-			reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy,
-				maxLists))
-			return
-		}
-		defer lists.leave()
-		v, err := h.Snapshot(r.Context(), cursor)
-		reply(w, v, err)
-	})
-	move := func(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			body := http.MaxBytesReader(w, r.Body, maxBody)
-			ranges, err := readRanges(body)
-			if err != nil {
-				// A client that still sends would not see an answer: its connection breaks.
-				_, _ = io.Copy(io.Discard, body)
-				reply(w, nil, err)
-				return
-			}
-			begun(r)
-			if !moves.enter() {
-				reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
-				return
-			}
-			defer moves.leave()
-			ctx, cancel := context.WithTimeout(r.Context(), MoveTimeout)
-			defer cancel()
-			done, err := f(ctx, ranges)
-			reply(w, done, err)
-		}
-	}
-	mux.HandleFunc("POST /v1/remaps/add", move(h.AddRemaps))
-	mux.HandleFunc("POST /v1/remaps/remove", move(h.RemoveRemaps))
-	mux.HandleFunc("POST /v1/remaps/takeback", move(h.TakeBackRemaps))
-	act(mux, "/v1/resume", h.Resume)
-	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, r *http.Request) {
-		begun(r)
-		err := h.Stop(r.Context(), r.URL.Query().Get("force") == "true",
-			func() error { return goAhead(w, r) })
-		reply(w, struct{}{}, err)
-	})
-	claimed := func(f func(context.Context, string) error) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			begun(r)
-			reply(w, struct{}{}, f(r.Context(), r.PathValue("claim")))
-		}
-	}
-	mux.HandleFunc("POST /v1/leave/{claim}", claimed(h.Leave))
-	mux.HandleFunc("POST /v1/stay/{claim}", claimed(h.Stay))
-	return mux
-}
-
 // goAheadBody is what a client sends when the server has said that it is ready to do what
 // cannot be taken back.
 const goAheadBody = "go"
@@ -286,17 +208,6 @@ func goAhead(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: whoever asked has left: %w", ErrFailed, err)
 	}
 	return nil
-}
-
-func act(mux *http.ServeMux, path string, f func(context.Context) error) {
-	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
-		begun(r)
-		err := goAhead(w, r)
-		if err == nil {
-			err = f(r.Context())
-		}
-		reply(w, struct{}{}, err)
-	})
 }
 
 // limit counts what is under way, up to its capacity.

@@ -29,11 +29,11 @@ func TestRecordThatDoesNotCome(t *testing.T) {
 	writer := open()
 	for range 2 {
 		// The second time it is not even waited for.
-		patience := 50 * time.Millisecond
+		timeout := 50 * time.Millisecond
 		if _, waits := stuck.Load(path); waits {
-			patience = time.Hour
+			timeout = time.Hour
 		}
-		if b, err := readInTime(open(), patience); !errors.Is(err, ErrRecord) {
+		if b, err := readInTime(open(), timeout); !errors.Is(err, ErrRecord) {
 			t.Fatalf("%q, %v", b, err)
 		}
 	}

@@ -52,7 +52,7 @@ func (u *Unrecorded) Idle(ctx context.Context) bool {
 		return false
 	}
 	served, err := ublk.Served(ctx, u.ID)
-	return err == nil && !served && (u.Backing == "" || !blockdev.Claimed(u.Backing))
+	return err == nil && !served && (u.Backing == "" || !blockdev.HeldExclusively(u.Backing))
 }
 
 // Waits reports whether anybody may wait for the device: it was started, and I/O

@@ -400,7 +400,7 @@ func (k *keeper) Moved(r remap.MoveResult) {
 }
 
 // Missing says why a device is not there any more.
-func (k *keeper) Missing(device uint8) string { return k.devices[device].Gone(k.sizes[device]) }
+func (k *keeper) Missing(device uint8) string { return k.devices[device].Missing(k.sizes[device]) }
 
 // Alert logs what an operator should know.
 func (k *keeper) Alert(a remap.Alert) {

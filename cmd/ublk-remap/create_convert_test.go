@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -273,11 +275,12 @@ func TestInterrupted(t *testing.T) {
 			defer d.Close()
 			devs, cuts = append(devs, d), append(cuts, cutDevice{d, &after})
 		}
-		plan, err := planSet(devs, createOptions{spare: "64KiB", name: "cut"})
+		p, err := (&app{log: zerolog.Nop()}).planSet(devs, createOptions{spare: "64KiB",
+			name: "cut"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return f(cuts, plan)
+		return f(cuts, p.Plan())
 	}
 	take := func(devs []metadata.Device, plan *metadata.Layout) error {
 		_, err := metadata.Convert(devs, plan, metadata.ConvertOptions{})

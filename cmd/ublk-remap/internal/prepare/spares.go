@@ -1,4 +1,4 @@
-package main
+package prepare
 
 import (
 	"context"
@@ -8,14 +8,14 @@ import (
 	"ublkremap/metadata"
 )
 
-// remapFound gives the blocks of the displaced head and tail that were found to be bad spare
+// RemapFound gives the blocks of the displaced head and tail that were found to be bad spare
 // units that hold zeroes, as the good blocks beside them do: so the device reads everywhere,
 // and mkfs, which may read a page before it writes a part of it, works. It returns how many
 // blocks these are. Where there is no good spare unit they stay pending.
 //
 // The zeroes are durable, and were read back, before the metadata names their units. A cut
 // before leaves no set.
-func (p *preparation) remapFound(ctx context.Context) (blocks uint64, err error) {
+func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error) {
 	found := func(e metadata.Entry) bool {
 		return e.State == metadata.StatePending &&
 			e.Cause == metadata.CauseWrite
@@ -64,14 +64,14 @@ func (p *preparation) remapFound(ctx context.Context) (blocks uint64, err error)
 }
 
 // knownSpare reports whether a spare unit is known to be bad.
-func (p *preparation) knownSpare(unit uint32) bool {
+func (p *Preparation) knownSpare(unit uint32) bool {
 	return slices.ContainsFunc(p.bad.Entries, func(e metadata.Entry) bool {
 		return e.State == metadata.StateRetired && e.Spare <= unit && unit < e.Spare+e.Count
 	})
 }
 
 // zeroSpares returns which of the spare units hold zeroes now.
-func (p *preparation) zeroSpares(ctx context.Context, units []uint32) (good []uint32, err error) {
+func (p *Preparation) zeroSpares(ctx context.Context, units []uint32) (good []uint32, err error) {
 	byPlace := map[uint8]map[int64]uint32{}
 	for _, u := range units {
 		dev, off := p.plan.SpareOf(u)

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestGoneFile: a file that was cut off says so and names itself. Block devices are
+// TestMissingFile: a file that was cut off says so and names itself. Block devices are
 // taken away in test/breaker.
-func TestGoneFile(t *testing.T) {
+func TestMissingFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -35,7 +35,7 @@ func TestGoneFile(t *testing.T) {
 		if err := os.Truncate(path, c.size); err != nil {
 			t.Fatal(err)
 		}
-		why := d.Gone(c.need)
+		why := d.Missing(c.need)
 		if (why == "") != (c.want == "") || !strings.Contains(why, c.want) || why != "" &&
 			!strings.HasPrefix(why, path+" ") {
 			t.Errorf("%d bytes of %d: %q, want %q", c.size, c.need, why, c.want)

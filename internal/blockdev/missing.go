@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Gone says why the device is not there any more, or no longer has that many bytes, in
+// Missing says why the device is not there any more, or no longer has that many bytes, in
 // words that name it; empty if nothing is known against it. It does no I/O to the
 // device: a disk that was taken away has no size any more and no entry in sysfs, while
 // the descriptor stays valid. A file is judged by its size only.
-func (d *Device) Gone(need int64) string {
+func (d *Device) Missing(need int64) string {
 	size, err := d.sizeNow()
 	switch {
 	case err != nil:

@@ -1,4 +1,4 @@
-package main
+package prepare
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/survey"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -21,51 +22,77 @@ const (
 	surveyRounds = 6
 )
 
-// preparation is a set about to be made: how it is laid out, and what of the disks is known
-// to be bad.
-type preparation struct {
-	a      *app
-	devs   []*blockdev.Device
-	params metadata.PlanParams
-	list   []badblocks.Range // of --badblocks
-	source string            // where that is from
-	plan   *metadata.Layout
-	bad    badblocks.Entries
-	disks  []*survey.Disk
-	found  uint64 // units that were found to be bad
+// Options say what set is to be made.
+type Options struct {
+	// Params is how it is to be laid out. Bad is filled in here.
+	Params metadata.PlanParams
+	// Known are ranges of the backing that are known to be bad, and Source what says so.
+	Known  []badblocks.Range
+	Source string
+	// ReadOnly: nothing is written, also where that would try a place better.
+	ReadOnly bool
+	// Warn is told what a person should know.
+	Warn func(text string)
 }
 
-// prepare lays a set out around the list of bad blocks, and refuses what it can without
-// touching a disk.
-func (a *app) prepare(devs []*blockdev.Device, o createOptions) (*preparation, error) {
-	p := &preparation{a: a, devs: devs, source: o.badblocks}
-	var err error
-	if p.params, err = planParams(devs, o); err != nil {
-		return nil, err
-	}
-	list, err := a.knownBad(devs[0].Size(), o)
-	if err != nil {
-		return nil, err
-	}
-	if list != nil {
-		p.list = list.Ranges
-	}
+// Progress is told how far something is that takes long. Its methods may be called from any
+// goroutine.
+type Progress interface {
+	// Expect says what is to be gone through, by device, what was gone through already included.
+	Expect(places [][]badblocks.Range)
+	// Add notes that so many bytes more are done, and how many bad units were met so far.
+	Add(n int64, bad int)
+}
+
+// Preparation is a set about to be made: how it is laid out, and what of its disks is known to
+// be bad.
+type Preparation struct {
+	devs  []*blockdev.Device
+	o     Options
+	plan  *metadata.Layout
+	bad   badblocks.Entries
+	disks []*survey.Disk
+	found uint64 // units that were found to be bad
+}
+
+// New lays a set out on devices, around what is known to be bad, and refuses what it can
+// without touching a disk.
+func New(devs []*blockdev.Device, o Options) (*Preparation, error) {
+	p := &Preparation{devs: devs, o: o}
 	if err := p.settle(); err != nil {
 		return nil, err
 	}
-	a.doubtList(list, devs[0].Size(), o)
 	return p, nil
 }
 
+// Plan is how the set is laid out, as far as is known by now.
+func (p *Preparation) Plan() *metadata.Layout { return p.plan }
+
+// Bad is what is known to be bad by now, as the set will know it.
+func (p *Preparation) Bad() badblocks.Entries { return p.bad }
+
+// Found is how many units the survey found to be bad.
+func (p *Preparation) Found() uint64 { return p.found }
+
+// Write makes the set: superblocks and mirrors. It returns the places that it went around, also
+// with an error.
+func (p *Preparation) Write() ([]metadata.BadPlace, error) {
+	devs := make([]metadata.Device, len(p.devs))
+	for i, d := range p.devs {
+		devs[i] = d
+	}
+	return metadata.CreateAround(devs, p.plan, p.bad.Entries)
+}
+
 // settle makes a plan by what is known to be bad, and works out what that means for it.
-func (p *preparation) settle() (err error) {
-	p.params.Bad = p.badRanges()
-	if p.plan, err = metadata.Plan(p.params); err != nil {
+func (p *Preparation) settle() (err error) {
+	p.o.Params.Bad = p.badRanges()
+	if p.plan, err = metadata.Plan(p.o.Params); err != nil {
 		return fmt.Errorf("%s: %w", p.devs[0].Path(), err)
 	}
 	now := metadata.Seconds(time.Now())
-	if p.bad, err = badblocks.Place(p.list, p.plan, now); err != nil {
-		return fmt.Errorf("%s: %w", p.source, err)
+	if p.bad, err = badblocks.Place(p.o.Known, p.plan, now); err != nil {
+		return fmt.Errorf("%s: %w", p.o.Source, err)
 	}
 	for i, d := range p.disks {
 		more, err := badblocks.PlaceOn(uint8(i), d.Bad(), p.plan, now, metadata.CauseWrite)
@@ -75,8 +102,8 @@ func (p *preparation) settle() (err error) {
 		p.bad.Add(more)
 	}
 	if err := fits(p.bad, p.plan); err != nil {
-		if p.source != "" {
-			err = fmt.Errorf("%s: %w", p.source, err)
+		if p.o.Source != "" {
+			err = fmt.Errorf("%s: %w", p.o.Source, err)
 		}
 		return err
 	}
@@ -84,34 +111,32 @@ func (p *preparation) settle() (err error) {
 }
 
 // badRanges is all that is known to be bad.
-func (p *preparation) badRanges() []metadata.BadRange {
+func (p *Preparation) badRanges() []metadata.BadRange {
 	var all []metadata.BadRange
 	add := func(device int, list []badblocks.Range) {
 		for _, r := range list {
 			all = append(all, metadata.BadRange{Device: uint8(device), Start: r.Start, End: r.End})
 		}
 	}
-	add(0, p.list)
+	add(0, p.o.Known)
 	for i, d := range p.disks {
 		add(i, d.Bad())
 	}
 	return all
 }
 
-// survey tries every place that the set is going to rely on: the superblocks, the mirrors,
-// what is displaced, and a sample of the spare units. What is bad is gone around, as far as
-// there is a way, by another plan, whose places are tried in turn.
-func (p *preparation) survey(ctx context.Context, readOnly bool) error {
-	bar := p.a.progress("trying the places that the set relies on")
-	defer bar.end()
-	p.attach(readOnly, bar.add)
+// Survey tries every place that the set is going to rely on: the superblocks, the mirrors,
+// what is displaced, and a sample of the spare units. What is bad is gone around by another
+// plan, as far as there is one, whose places are tried in turn.
+func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
+	p.attach(progress.Add)
 	// The spare region first: without it the rest is of no use.
-	if err := p.sampleSpares(ctx, readOnly); err != nil {
+	if err := p.sampleSpares(ctx); err != nil {
 		return err
 	}
 	for range surveyRounds {
 		places := p.places()
-		bar.expect(places)
+		progress.Expect(places)
 		for i, list := range places {
 			for _, r := range list {
 				if err := p.disks[i].Test(ctx, r); err != nil {
@@ -129,7 +154,7 @@ func (p *preparation) survey(ctx context.Context, readOnly bool) error {
 			break
 		}
 		// Another plan has another spare region.
-		if err := p.sampleSpares(ctx, readOnly); err != nil {
+		if err := p.sampleSpares(ctx); err != nil {
 			return err
 		}
 	}
@@ -142,20 +167,27 @@ func (p *preparation) survey(ctx context.Context, readOnly bool) error {
 }
 
 // attach makes the disks ready to be surveyed.
-func (p *preparation) attach(readOnly bool, progress func(int64, int)) {
+func (p *Preparation) attach(progress func(int64, int)) {
 	for i, d := range p.devs {
 		var known []badblocks.Range
 		if i == 0 {
-			known = p.list
+			known = p.o.Known
 		}
-		p.disks = append(p.disks, survey.New(d, known, survey.Options{ReadOnly: readOnly,
+		p.disks = append(p.disks, survey.New(d, known, survey.Options{ReadOnly: p.o.ReadOnly,
 			Progress: progress}))
 	}
 }
 
+// SampleSpares tries a sample of the spare units only: where a disk has data nothing else is
+// written.
+func (p *Preparation) SampleSpares(ctx context.Context) error {
+	p.attach(nil)
+	return p.sampleSpares(ctx)
+}
+
 // enough refuses a disk on which the metadata cannot be put, before anything of the old
 // contents is gone.
-func (p *preparation) enough() error {
+func (p *Preparation) enough() error {
 	bad := p.badRanges()
 	hit := func(device int, off, length int64) bool {
 		return slices.ContainsFunc(bad, func(b metadata.BadRange) bool {
@@ -191,7 +223,7 @@ func (p *preparation) enough() error {
 }
 
 // places are those that the plan relies on, by device, in order.
-func (p *preparation) places() [][]badblocks.Range {
+func (p *Preparation) places() [][]badblocks.Range {
 	sb := p.plan.Superblock()
 	all := make([][]badblocks.Range, len(p.devs))
 	for i := range p.devs {
@@ -216,7 +248,7 @@ var errSpares = errors.New("the spare region cannot be used")
 
 // sampleSpares refuses a set whose spare region takes no writes, and warns of one most of whose
 // spare units are bad: it is better than none, and the disk may be all there is.
-func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
+func (p *Preparation) sampleSpares(ctx context.Context) error {
 	for _, r := range p.plan.SpareRegions() {
 		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start,
 			End: r.Start + r.Length}, spareSample)
@@ -224,7 +256,7 @@ func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 			return err
 		}
 		does := "takes a write and reads back"
-		if readOnly {
+		if p.o.ReadOnly {
 			does = "reads"
 		}
 		where := fmt.Sprintf("from byte %d to %d of %s", r.Start, r.Start+r.Length,
@@ -237,9 +269,18 @@ func (p *preparation) sampleSpares(ctx context.Context, readOnly bool) error {
 			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares,
 				s.Tried, where, does, do)
 		case 2*s.Bad > s.Tried:
-			p.a.log.Warn().Msgf("the spare region is mostly bad: of %d units that were tried, "+
-				"%s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do)
+			p.o.Warn(fmt.Sprintf("the spare region is mostly bad: of %d units that were tried, "+
+				"%s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do))
 		}
+	}
+	return nil
+}
+
+// fits refuses a set that could not begin with what is known to be bad.
+func fits(bad badblocks.Entries, plan *metadata.Layout) error {
+	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
+		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare "+
+			"space: %w", exit.ErrUsage, err)
 	}
 	return nil
 }

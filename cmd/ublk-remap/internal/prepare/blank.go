@@ -1,4 +1,4 @@
-package main
+package prepare
 
 import (
 	"errors"
@@ -14,43 +14,45 @@ import (
 // on it: enough for every mark that Detect knows.
 const blankEnds = 4 << 20
 
-// blank prepares devices for a new set. The displaced head shows up at the
-// start of the exported device, and a displaced tail at its end: what lay there before
-// must not look like a file system. Nor must what lies at the end of the backing, which
-// is not written any more. Where something was on a device, its ends are zeroed as well, so
-// that no old mark stays behind. What cannot be written is left: it cannot be
-// read as what it was either, or the heal of its first write takes care of it.
+// Blank zeroes what must not look like a file system. The displaced head shows up at the start
+// of the exported device, and a displaced tail at its end. What lies at the end of the backing
+// is not written any more. Where something was on a device (used), its ends are zeroed as well,
+// so that no old mark stays behind.
 //
-// Places of the displaced head and tail that are known to be bad are not tried: they are
-// pending.
-func blank(devs []*blockdev.Device, plan *metadata.Layout, wasUsed bool,
-	bad []metadata.BadRange) (err error) {
+// What cannot be written is left: it cannot be read as what it was either, or the heal of its
+// first write takes care of it. Places of the displaced head and tail that are known to be bad
+// are not tried: they are pending.
+func (p *Preparation) Blank(used bool) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, blockdev.Free(buf)) }()
-	if wasUsed {
-		for _, d := range devs {
+	if used {
+		for _, d := range p.devs {
 			zeroEnds(d, buf)
 		}
 	}
-	for i, part := range plan.Displaced() {
+	bad := p.badRanges()
+	for i, part := range p.plan.Displaced() {
 		for _, r := range badblocks.Subtract([]badblocks.Range{{Start: part.Offset,
-			End: part.Offset + part.Length}}, badOn(bad, part.Device, int64(plan.BlockSize()))) {
-			zero(devs[part.Device], buf, r.Start, r.End)
+			End: part.Offset + part.Length}}, badOn(bad, part.Device, int64(p.plan.BlockSize()))) {
+			zero(p.devs[part.Device], buf, r.Start, r.End)
 		}
 		if i > 0 {
-			zero(devs[0], buf, part.Start, part.Start+part.Length)
+			zero(p.devs[0], buf, part.Start, part.Start+part.Length)
 		}
 	}
-	for _, d := range devs {
+	for _, d := range p.devs {
 		if err := d.Sync(); err != nil {
 			return fmt.Errorf("before anything was written that counts: %w", err)
 		}
 	}
 	return nil
 }
+
+// ZeroEnds zeroes either end of a device on which there was something that may go.
+func ZeroEnds(d *blockdev.Device) { zeroEnds(d, metadata.AlignedBytes(1<<20)) }
 
 // badOn are the bad ranges of a device, in whole blocks: the set knows all of each as
 // pending.
@@ -65,8 +67,7 @@ func badOn(bad []metadata.BadRange, device uint8, block int64) []badblocks.Range
 	return badblocks.Merge(on)
 }
 
-// zeroEnds zeroes either end of a device on which there was something that may
-// go, from a buffer of zeroes.
+// zeroEnds is ZeroEnds, from a buffer of zeroes.
 func zeroEnds(d *blockdev.Device, buf []byte) {
 	end := d.Size() / int64(d.Geometry().LogicalBlock) * int64(d.Geometry().LogicalBlock)
 	zero(d, buf, 0, min(blankEnds, end))

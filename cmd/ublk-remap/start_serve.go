@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+
+	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/server"
+	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+)
+
+// logWait is how long a server that ends waits for its last lines to be written.
+const logWait = 2 * time.Second
+
+// serveInForeground is the server, in this process.
+func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
+	// Whoever reads this may be waiting for the device.
+	lines, err := logging.Foreground(a.err, a.logFormat)
+	if err != nil {
+		return err
+	}
+	defer lines.Close(logWait)
+	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
+		return err
+	}
+	id := set.IdentityOf(b.Superblock)
+	cfg.Backing, cfg.Known = b.Path, &id
+	cfg.Opened = func() { leaveMounts(cfg.Log) }
+	cfg.Progress = func(what string) {
+		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
+		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said
+		// again before that is over.
+		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
+	}
+	cfg.Ready = func(path string) {
+		if err := a.printStarted(path, b.Superblock); err != nil {
+			a.log.Warn().Err(err).Msg("standard output")
+		}
+		notify(a.log, daemon.SdNotifyReady)
+	}
+	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
+	return server.Run(ctx, cfg)
+}
+
+func notify(log zerolog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn().Err(err).Msg("cannot tell the service manager")
+	}
+}
+
+// serveDetached is the server's process. What becomes of the start goes to the
+// parent, all else to the log file, once the name is this server's own: until then the
+// log is that of the server that has it.
+func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
+	parent := newReport()
+	var log detachedLog
+	defer log.close()
+	err := func() error {
+		if err := setBacking(ctx, what, &cfg); err != nil {
+			return err
+		}
+		cfg.Log = zerolog.Nop()
+		cfg.Owned = func(name string) (zerolog.Logger, error) { return log.open(a, name) }
+		cfg.Opened = func() { leaveMounts(log.log) }
+		cfg.Progress = parent.waiting
+		var left time.Time
+		cfg.Leaving = func() { left = time.Now() }
+		cfg.Ready = func(device string) {
+			live := report{Device: device, PID: os.Getpid()}
+			if !left.IsZero() {
+				live.Paused = time.Since(left)
+			}
+			parent.send(live)
+		}
+		err := server.Run(ctx, cfg)
+		if err != nil {
+			log.log.Error().Err(err).Msg("the server ends")
+		}
+		return err
+	}()
+	parent.failed(err)
+	return err
+}
+
+// setBacking takes what this process was told of its disk. One that upgrade has started was told
+// nothing: it is started by the path of the disk.
+func setBacking(ctx context.Context, what string, cfg *server.Config) error {
+	t, err := heard(what)
+	switch {
+	case err != nil:
+		return err
+	case t != nil:
+		cfg.Backing, cfg.Known = t.Backing, &t.Set
+		return nil
+	}
+	b, err := host.FindBacking(ctx, what)
+	if err != nil {
+		return err
+	}
+	id := set.IdentityOf(b.Superblock)
+	cfg.Backing, cfg.Known = b.Path, &id
+	return nil
+}
+
+// detachedLog is the log file of a detached server.
+type detachedLog struct {
+	log   zerolog.Logger // of no use before open
+	file  *logging.File
+	lines *logging.Async
+}
+
+func (d *detachedLog) open(a *app, name string) (zerolog.Logger, error) {
+	fresh := func() (*os.File, error) { return control.OpenLog(name) }
+	path := control.LogPath(name)
+	var err error
+	if d.file, err = logging.OpenFile(path, control.OldLog(path), fresh); err != nil {
+		return d.log, err
+	}
+	if err := crashTo(fresh); err != nil {
+		return d.log, err
+	}
+	d.lines = logging.Detached(d.file)
+	log, err := logging.New(d.lines, a.logLevel, "json")
+	if err == nil {
+		d.log = log.With().Str("name", name).Int("pid", os.Getpid()).Logger()
+	}
+	return d.log, err
+}
+
+func (d *detachedLog) close() {
+	if d.lines != nil {
+		d.lines.Close(logWait)
+	}
+	if d.file != nil {
+		_ = d.file.Close()
+	}
+}
+
+// crashTo makes the runtime's last words, should this process crash, go to the
+// end of a file: a detached server has no standard error that anybody reads.
+func crashTo(open func() (*os.File, error)) error {
+	f, err := open()
+	if err != nil {
+		return err
+	}
+	defer f.Close() // the runtime has a descriptor of its own
+	return debug.SetCrashOutput(f, debug.CrashOptions{})
+}

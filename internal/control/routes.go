@@ -1,0 +1,119 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+)
+
+// router passes requests on to a Handler.
+type router struct {
+	h Handler
+	// How many tables are being sent, and how many moves wait.
+	lists, moves limit
+}
+
+func routes(h Handler) http.Handler {
+	r := &router{h: h, lists: make(limit, maxLists), moves: make(limit, maxMoves)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", r.status)
+	mux.HandleFunc("GET /v1/remaps", r.list)
+	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
+	mux.HandleFunc("POST /v1/remaps/add", r.move(h.AddRemaps))
+	mux.HandleFunc("POST /v1/remaps/remove", r.move(h.RemoveRemaps))
+	mux.HandleFunc("POST /v1/remaps/takeback", r.move(h.TakeBackRemaps))
+	mux.HandleFunc("POST /v1/resume", r.resume)
+	mux.HandleFunc("POST /v1/stop", r.stop)
+	mux.HandleFunc("POST /v1/leave/{token}", byToken(h.Leave))
+	mux.HandleFunc("POST /v1/stay/{token}", byToken(h.Stay))
+	return mux
+}
+
+func (r *router) status(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	v, err := r.h.Status(req.Context())
+	reply(w, v, err)
+}
+
+// enterLists takes a place among those who are sent tables; without one it answers.
+func (r *router) enterLists(w http.ResponseWriter) bool {
+	if !r.lists.enter() {
+		reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
+		return false
+	}
+	return true
+}
+
+func (r *router) list(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	if !r.enterLists(w) {
+		return
+	}
+	defer r.lists.leave()
+	sendList(w, req, r.h)
+}
+
+func (r *router) snapshot(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	cursor, err := strconv.ParseUint(req.PathValue("cursor"), 10, 64)
+	if err != nil {
+		reply(w, nil, fmt.Errorf("%w: cursor %q", ErrInvalid, req.PathValue("cursor")))
+		return
+	}
+	if !r.enterLists(w) {
+		return
+	}
+	defer r.lists.leave()
+	v, err := r.h.Snapshot(req.Context(), cursor)
+	reply(w, v, err)
+}
+
+// move answers a request whose body is a MoveRequest.
+func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		body := http.MaxBytesReader(w, req.Body, maxBody)
+		ranges, err := readRanges(body)
+		if err != nil {
+			// A client that still sends would not see an answer: its connection breaks.
+			_, _ = io.Copy(io.Discard, body)
+			reply(w, nil, err)
+			return
+		}
+		begun(req)
+		if !r.moves.enter() {
+			reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
+			return
+		}
+		defer r.moves.leave()
+		ctx, cancel := context.WithTimeout(req.Context(), MoveTimeout)
+		defer cancel()
+		done, err := f(ctx, ranges)
+		reply(w, done, err)
+	}
+}
+
+func (r *router) resume(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	err := goAhead(w, req)
+	if err == nil {
+		err = r.h.Resume(req.Context())
+	}
+	reply(w, struct{}{}, err)
+}
+
+func (r *router) stop(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	err := r.h.Stop(req.Context(), req.URL.Query().Get("force") == "true",
+		func() error { return goAhead(w, req) })
+	reply(w, struct{}{}, err)
+}
+
+// byToken answers a request that says by a token in whose name it is made.
+func byToken(f func(context.Context, string) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, req *http.Request) {
+		begun(req)
+		reply(w, struct{}{}, f(req.Context(), req.PathValue("token")))
+	}
+}
