@@ -4,6 +4,7 @@ import (
 	"slices"
 	"syscall"
 
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -209,8 +210,8 @@ var bugTable = [bugs]bugInfo{
 		"tried again: a moment without memory opens the breaker", inDriver, FocusNone},
 	BugPathIsMedium: {"path-is-medium", "a load takes what it could not read, whatever the " +
 		"reason, for a bad place", inProduct, FocusNone},
-	BugFlushUntold: {"flush-untold", "a record's or a move's failed flush is not told to " +
-		"the next flush of the user", inDriver, FocusNone},
+	BugFlushUntold: {"flush-untold", "a record's or a move's failed flush is tried again, and " +
+		"not told to the next flush of the user", inDriver, FocusNone},
 	BugFlushAsMedium: {"flush-as-medium", "a disk without FUA is asked for it: a failed flush " +
 		"looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
 	BugUnsettledStart: {"unsettled-start", "a start relies on what it reads, before what a " +
@@ -404,13 +405,34 @@ func (b Bug) finish(q *queue, r *userReq, res int32) int32 {
 	return res
 }
 
-// journal carries out a write of the committer in a bug's way; false: there is none.
-func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
+// operation carries out an operation of the Coordinator in a bug's way; false: there is none.
+func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(int32)) bool {
+	switch {
+	case b == BugFlushAsMedium && asked.Durable && io.kind == ioWrite:
+		io.fua = true
+	case b == BugFlushAsMedium && asked.Durable && io.kind == ioFlush:
+		sv.s.later(classJournal, func() { done(0) })
+		return true
+	case b == BugFlushUntold && io.kind == ioFlush:
+		// What lacked resources is tried again, and counts for nobody.
+		sv.s.begin(classJournal, io, func(res int32) {
+			if res < 0 {
+				res = -int32(syscall.EAGAIN)
+			}
+			done(res)
+		})
+		return true
+	}
+	return !asked.Transfer && b.metadata(sv, io, done)
+}
+
+// metadata carries out an operation of the committer in a bug's way; false: there is none.
+func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 	s := sv.s
-	mirrors := s.mirrors()
-	inMirror := slices.IndexFunc(mirrors, func(m metadata.Region) bool {
-		return io.d.index == 0 && io.off >= m.Start && io.off < m.Start+m.Length
-	})
+	answer := func(res int32) bool {
+		s.later(classJournal, func() { done(res) })
+		return true
+	}
 	if (b == BugNoEpoch || b == BugStaleNotMarked || b == BugNoReadBack) && s.ofSuperblock(io) {
 		// What the committer wrote is what it reads.
 		p := place{io.d.index, io.off}
@@ -421,24 +443,12 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 			return true
 		}
 	}
+	inMirror := slices.IndexFunc(s.mirrors(), func(m metadata.Region) bool {
+		return io.kind == ioWrite && io.d.index == 0 && io.off >= m.Start &&
+			io.off < m.Start+m.Length
+	})
 	switch {
-	case io.kind != ioWrite:
-		return false
-	case b == BugEarlyCheckpoint && s.inSlots(io):
-		io.late = 1 << 40 // what is read back shows nothing, and no other flush helps
-	case b == BugEarlyJournal && !s.inSlots(io):
-		io.data = slices.Clone(io.data)
-		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
-		s.later(classJournal, func() { done(int32(io.n)) })
-		return true
-	case b == BugWritesOneMirror && inMirror == 1,
-		b == BugNoEpoch && !sv.opened && s.ofSuperblock(io):
-		s.later(classJournal, func() { done(int32(io.n)) })
-		return true
-	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
-		io.data = slices.Clone(io.data)
-		clearStale(io.data)
-	case b == BugNoProbe && inMirror >= 0:
+	case b == BugNoProbe && (inMirror >= 0 || io.kind == ioFlush):
 		s.begin(classJournal, io, func(res int32) {
 			if io.d.gone != 0 {
 				res = int32(io.n)
@@ -446,32 +456,34 @@ func (b Bug) journal(sv *server, io *diskIO, done func(int32)) bool {
 			done(res)
 		})
 		return true
+	case io.kind != ioWrite:
+		return false
+	case b == BugEarlyCheckpoint && s.inSlots(io):
+		io.late = 1 << 40 // what is read back shows nothing, and no other flush helps
+	case b == BugEarlyJournal && !s.inSlots(io):
+		io.data = slices.Clone(io.data)
+		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
+		return answer(int32(io.n))
+	case b == BugWritesOneMirror && inMirror == 1,
+		b == BugNoEpoch && !sv.opened && s.ofSuperblock(io):
+		return answer(int32(io.n))
+	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
+		io.data = slices.Clone(io.data)
+		clearStale(io.data)
 	}
 	return false
 }
 
 // results passes on how tickets of the committer ended.
-func (b Bug) results(sv *server, results []metadata.Result) []metadata.Result {
-	if b != BugCoversUnseen || len(results) == 0 || !sv.opened {
+func (b Bug) results(c *committer, results []metadata.Result) []metadata.Result {
+	if b != BugCoversUnseen || !c.sv.opened {
 		return results
 	}
-	sv.unseen = append(sv.unseen, slices.Clone(results))
-	sv.s.later(classJournal, func() {
-		first := sv.unseen[0]
-		sv.unseen = sv.unseen[1:]
-		for _, r := range first {
-			sv.outcome(r)
-		}
-		sv.arb.Advance()
-		sv.pump()
-	})
-	return nil
-}
-
-// durable says what the outcome of a ticket means.
-func (b Bug) durable(sv *server, r metadata.Result) bool {
-	return r.Outcome == metadata.OutcomeDurable || b == BugUnknownDurable &&
-		r.Outcome == metadata.OutcomeUnknown && r.Ticket != sv.openTicket
+	if len(results) > 0 {
+		c.later(results)
+		return nil
+	}
+	return c.due()
 }
 
 // commits passes the entries of a commit on.
@@ -506,7 +518,6 @@ func (b Bug) tripped(sv *server) {
 	if b == BugNoBreaker {
 		sv.s.later(classJournal, func() {
 			sv.s.resume()
-			sv.pump()
 		})
 	}
 }

@@ -65,12 +65,12 @@ func (s *sim) quiet() {
 		s.failf("the counters say that %d requests ended, not %d", n, sv.finished)
 	}
 	s.quietReader()
-	for _, m := range sv.com.Status().Mirrors {
+	for _, m := range sv.coord.AppendMirrors(nil) {
 		if m.State == metadata.MirrorStale {
 			s.stats.Stale++
 		}
 	}
-	st := sv.arb.Status()
+	st := sv.coord.Status().Arbiter
 	if st.Claims != 0 {
 		s.failf("%d claims at a quiet moment", st.Claims)
 	}

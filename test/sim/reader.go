@@ -242,7 +242,8 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 		fail("ended %s, and no operation failed like that", errnoName(res.Ended))
 	case (res.Errno != 0) != (res.Failed.Count() != 0):
 		fail("%d blocks failed, the first with %s", res.Failed.Count(), errnoName(res.Errno))
-	case res.NotNoted && sv.lastTripped < r.begun && !sv.everOdd && !r.path:
+	case res.NotNoted && sv.lastTripped < r.begun && !sv.everOdd && !r.path &&
+		s.awayStep < r.begun: // a disk that does not answer may have been away before
 		fail("something could not be noted, and the breaker is closed")
 	}
 	tried := !cancelled && !res.NotNoted

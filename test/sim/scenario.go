@@ -263,7 +263,7 @@ var Scenarios = []Scenario{
 		s.disks[0].spoil(m.Start, m.Length, &fault{write: true, errno: int32(syscall.ENODATA),
 			left: -1})
 		moved := func() bool {
-			return !slices.ContainsFunc(s.srv.com.Status().Mirrors,
+			return !slices.ContainsFunc(s.srv.coord.AppendMirrors(nil),
 				func(x metadata.MirrorStatus) bool {
 					return x.Device == 0 && x.Start == m.Start || x.State != metadata.MirrorGood
 				})
@@ -275,7 +275,7 @@ var Scenarios = []Scenario{
 			s.drain()
 		}
 		if !moved() {
-			s.failf("the mirror has not moved: %+v", s.srv.com.Status().Mirrors)
+			s.failf("the mirror has not moved: %+v", s.srv.coord.AppendMirrors(nil))
 		}
 		s.write(0, b+7*s.per(), 1, false)
 		s.drain()
@@ -511,19 +511,14 @@ func (s *sim) read(q int, block, count uint64) {
 func (s *sim) flush(q int) { s.ask(q, remap.OpFlush, 0, 0, false) }
 
 func (s *sim) checkpoint() {
-	if t, err := s.srv.com.Checkpoint(); err == nil {
-		s.srv.asked[t] = true
-	}
-	s.srv.pump()
+	s.srv.checkpoint()
 }
 
 func (s *sim) relocate(block, count uint64, toSpare bool) {
-	s.srv.moves++
-	if err := s.srv.arb.Move(remap.Move{ID: uint64(s.step), Block: block, Count: count,
-		ToSpare: toSpare, Cause: metadata.CauseOperator}); err != nil {
+	if err := s.srv.move(remap.Move{Block: block, Count: count, ToSpare: toSpare,
+		Cause: metadata.CauseOperator}); err != nil {
 		s.failf("move: %v", err)
 	}
-	s.srv.pump()
 }
 
 func (s *sim) stop() {

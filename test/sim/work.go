@@ -151,7 +151,7 @@ func (s *sim) operator() {
 			return
 		}
 		per := uint64(metadata.UnitSize / s.plan.BlockSize())
-		m := remap.Move{ID: uint64(s.step), Block: s.near(), ToSpare: s.chance(3, 5),
+		m := remap.Move{Block: s.near(), ToSpare: s.chance(3, 5),
 			Cause: metadata.CauseOperator}
 		m.Count = 1 + s.rng.Uint64N(per*uint64(pick(s.rng, []int{1, 2, 8})))
 		if s.chance(1, 40) {
@@ -162,23 +162,21 @@ func (s *sim) operator() {
 		}
 		m.Count = min(m.Count, s.plan.Blocks()-m.Block)
 		s.tracef("move %+v", m)
-		sv.moves++
-		if err := sv.arb.Move(m); err != nil {
-			sv.moves--
+		if err := sv.move(m); err != nil {
 			s.tracef("  refused: %v", err)
 		}
 	case 4, 5:
-		sv.com.RetryNow() // the time for it has come
+		if due := sv.coord.MirrorsDue(); due != 0 {
+			s.now = max(s.now, due)
+			sv.coord.Tick()
+		}
 		if sv.shared.Tripped() {
 			s.resume()
 			sv.resumed++
 		}
 	case 6:
-		if t, err := sv.com.Checkpoint(); err == nil {
-			sv.asked[t] = true
-		}
+		sv.checkpoint()
 	}
-	sv.pump()
 }
 
 // repair does what an operator does when the breaker has opened: see to the
@@ -207,13 +205,12 @@ func (s *sim) repair() {
 		}
 		s.resume()
 		s.srv.resumed++
-		s.srv.pump()
 		s.drain()
 	}
 }
 
 func (s *sim) resume() {
-	err := s.srv.arb.Resume()
+	err := s.srv.coord.Resume(func(closed bool) { s.tracef("resumed: %v", closed) })
 	s.tracef("resume: %v", err)
 }
 
@@ -275,11 +272,8 @@ func (s *sim) end(last bool) {
 			s.quiet()
 		}
 		if s.chance(1, 2) {
-			if t, err := s.srv.com.Checkpoint(); err == nil {
-				s.srv.asked[t] = true
-				s.srv.pump()
-				s.drain()
-			}
+			s.srv.checkpoint()
+			s.drain()
 		}
 		s.tracef("STOP")
 		s.stats.Stops++

@@ -60,6 +60,6 @@ func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) erro
 
 // epochNow is the epoch that the keeper has made durable.
 func (k *keeper) epochNow(ctx context.Context) (epoch uint64, err error) {
-	err = k.call(ctx, func() { epoch = k.com.Status().Epoch })
+	err = k.call(ctx, func() { epoch = k.coord.Status().Committer.Epoch })
 	return epoch, err
 }

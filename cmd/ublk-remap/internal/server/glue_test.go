@@ -139,7 +139,7 @@ func newCached(t *testing.T) (*server, *cachedDisk, *blockdev.Device) {
 	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{}),
 		set: &set.Set{Devices: devices}, record: &control.Record{}}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
-	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, devices, c, 2, 16, remap.Policy{}, 42)
+	s.keeper, err = newKeeper(s.log, configOf(s, img), devices, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,9 +206,7 @@ func TestWhatIsToldIsDurable(t *testing.T) {
 			if r, err := s.add(1000); err != nil || r.Failed > 0 {
 				t.Fatal(r, err)
 			}
-			if err := s.keeper.finish(context.Background()); err != nil {
-				t.Fatal(err)
-			}
+			stop(t, s)
 		}, func(_ *metadata.Image, r *remap.Restored) bool {
 			info := r.Map.Unit(1000)
 			return info.N == 1
@@ -370,10 +368,10 @@ func TestFlushOfOursThatFails(t *testing.T) {
 			t.Errorf("flush %d: %+v, moved %v", nth, r, s.mapped(unit))
 		}
 		if err := s.keeper.call(context.Background(), func() {
-			if st := s.keeper.arbiter.Status(); st.Suspect != 0 {
+			if st := s.keeper.coord.Status().Arbiter; st.Suspect != 0 {
 				t.Errorf("flush %d: spare units are suspect: %+v", nth, st)
 			}
-			for _, m := range s.keeper.com.AppendMirrors(nil) {
+			for _, m := range s.keeper.coord.AppendMirrors(nil) {
 				if m.State != metadata.MirrorGood {
 					t.Errorf("flush %d: mirror %+v", nth, m)
 				}
@@ -382,8 +380,12 @@ func TestFlushOfOursThatFails(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := s.keeper.flushErrors.Load(); n == 0 {
-		t.Error("status counts no failed flush")
+	if err := s.keeper.call(context.Background(), func() {
+		if s.keeper.coord.Status().FlushErrors == 0 {
+			t.Error("status counts no failed flush")
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -422,31 +424,11 @@ func TestStopTellsOfAFlush(t *testing.T) {
 	}
 }
 
-// TestSyncIsNotTriedAgain: the last flush of a stop is made once.
-func TestSyncIsNotTriedAgain(t *testing.T) {
-	s, disk, _ := opened(t)
-	if err := s.keeper.drain(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	disk.set(func() {
-		disk.synced = 0
-		disk.flush = func(n int) error {
-			if n == 1 {
-				return unix.EIO
-			}
-			return nil
-		}
-	})
-	if err := s.keeper.sync(); !errors.Is(err, unix.EIO) || disk.synced != 1 {
-		t.Errorf("%d flushes, answered %v", disk.synced, err)
-	}
-}
-
 // TestDevicesOutliveTheWriters: a descriptor that is closed under a write may be somebody
 // else's file when the write gets to it.
 func TestDevicesOutliveTheWriters(t *testing.T) {
 	s, disk, d := opened(t)
-	if err := s.keeper.drain(context.Background()); err != nil {
+	if err := s.keeper.leave(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	hold := make(chan struct{})

@@ -14,6 +14,7 @@ import (
 
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -76,8 +77,8 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 		t.Fatal(err)
 	}
 	s.shared, s.alloc = remap.NewShared(restored.Geometry, restored.Map), restored.Allocator
-	s.keeper, err = newKeeper(s.log, img, s.shared, s.alloc, []*blockdev.Device{d},
-		descriptorsOf([]*blockdev.Device{d}), 2, 16, remap.Policy{}, 42)
+	s.keeper, err = newKeeper(s.log, configOf(s, img), []*blockdev.Device{d},
+		descriptorsOf([]*blockdev.Device{d}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +87,22 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// configOf is what a keeper is made from in tests: of two queues.
+func configOf(s *server, img *metadata.Image) coordinator.Config {
+	return coordinator.Config{Image: img, Shared: s.shared, Allocator: s.alloc, Queues: 2,
+		Depth:     16,
+		Committer: metadata.Options{Session: 42}}
+}
+
+// stop ends the metadata in good order.
+func stop(t *testing.T, s *server) {
+	t.Helper()
+	stopped, err := s.keeper.finish(time.Minute)
+	if err := errors.Join(err, stopped.Metadata, stopped.Flush); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestMovesGoThereAndBack(t *testing.T) {
@@ -177,9 +194,7 @@ func TestMovesGoThereAndBack(t *testing.T) {
 		len(list) != 0 {
 		t.Errorf("left: %+v, %v", list, err)
 	}
-	if err := s.keeper.finish(ctx); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, s)
 }
 
 func TestRemapsOutliveTheServer(t *testing.T) {
@@ -196,9 +211,7 @@ func TestRemapsOutliveTheServer(t *testing.T) {
 	// Once without a last checkpoint, once with.
 	for _, orderly := range []bool{false, true} {
 		if orderly {
-			if err := s.keeper.finish(ctx); err != nil {
-				t.Fatal(err)
-			}
+			stop(t, s)
 		}
 		s.keeper.stop()
 		s = newKeeperOf(t, d)
@@ -229,9 +242,7 @@ func TestMovesThatMakeNoSense(t *testing.T) {
 	if err := s.Resume(ctx); !errors.Is(err, control.ErrFailed) {
 		t.Errorf("resume: %v", err)
 	}
-	if err := s.keeper.finish(ctx); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, s)
 }
 
 func TestKeeperThatEnded(t *testing.T) {
@@ -272,8 +283,7 @@ func TestMailbox(t *testing.T) {
 	}
 }
 
-// TestNoTimerWhileAllIsWell: the timer for mirrors that wait to be tried again does not
-// run, and ends nothing, while there are none.
+// TestNoTimerWhileAllIsWell: no timer runs while nothing waits for the time.
 func TestNoTimerWhileAllIsWell(t *testing.T) {
 	s := newKeeperOf(t, newSet(t))
 	ctx := context.Background()
@@ -281,8 +291,9 @@ func TestNoTimerWhileAllIsWell(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.keeper.call(ctx, func() {
-		if s.keeper.waiting || s.keeper.again != 0 || s.keeper.com.BackedOff() {
-			t.Errorf("waiting %v, again in %v", s.keeper.waiting, s.keeper.again)
+		if s.keeper.coord.MirrorsDue() != 0 || s.keeper.coord.Deadline() != 0 {
+			t.Errorf("the coordinator waits for %d, %d", s.keeper.coord.MirrorsDue(),
+				s.keeper.coord.Deadline())
 		}
 	}); err != nil {
 		t.Fatal(err)

@@ -149,10 +149,8 @@ func (s *server) ended() error {
 // left ends a server whose device waits for the next one: release does all
 // that is left. A commit of unknown outcome is worth avoiding, nothing more.
 func (s *server) left() error {
-	ctx, cancel := context.WithTimeout(context.Background(), idleWait)
-	defer cancel()
-	if err := s.keeper.drain(ctx); err != nil {
-		s.log.Warn().Err(err).Msg("metadata is still being written")
+	if err := s.keeper.leave(idleWait); err != nil {
+		s.log.Warn().Err(err).Msg("leaving all the same")
 	}
 	s.leaveUntold()
 	s.log.Info().Msg("left the device to another server")

@@ -79,7 +79,7 @@ func newFakeRing(t *testing.T, noFUA bool) *fakeRing {
 		Spares: []remap.SpareExtent{{Count: 64, Device: 1, Offset: 1 << 20}}}
 	geo.NoFUA = [remap.MaxDevices]bool{noFUA, noFUA}
 	shared := remap.NewShared(geo, remap.NewMap(geo.Units(), 1))
-	k := &keeper{kicked: make(chan struct{}, 1), boxes: []*mailbox{newMailbox(4)}, shared: shared}
+	k := &keeper{kicked: make(chan struct{}, 1), boxes: []*mailbox{newMailbox(4)}}
 	k.queues = make([]atomic.Pointer[queue], 1)
 	r := &fakeRing{done: map[uint16]int32{}}
 	var err error

@@ -16,6 +16,7 @@ import (
 
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/coordinator"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
 	"ublkremap/internal/shell"
@@ -428,9 +429,11 @@ func (s *server) load() error {
 	if _, err := rand.Read(session[:]); err != nil {
 		return err
 	}
-	s.keeper, err = newKeeper(s.log, s.image, s.shared, s.alloc, s.set.Devices,
-		descriptorsOf(s.set.Devices), s.cfg.Queues, s.cfg.Depth, s.cfg.Policy,
-		binary.LittleEndian.Uint64(session[:]))
+	s.keeper, err = newKeeper(s.log, coordinator.Config{
+		Image: s.image, Shared: s.shared, Allocator: s.alloc, Policy: s.cfg.Policy,
+		Queues: s.cfg.Queues, Depth: s.cfg.Depth,
+		Committer: metadata.Options{Session: binary.LittleEndian.Uint64(session[:])},
+	}, s.set.Devices, descriptorsOf(s.set.Devices))
 	return err
 }
 
@@ -633,15 +636,14 @@ func (s *server) finish() error {
 
 // writeBack makes all durable that was written, after the last request.
 func (s *server) writeBack() error {
-	ctx, cancel := context.WithTimeout(context.Background(), finishWait)
-	defer cancel()
-	if err := s.keeper.finish(ctx); err != nil {
+	stopped, err := s.keeper.finish(finishWait)
+	if stopped.Metadata != nil {
 		// Everything acknowledged is in the log; the next start replays it.
-		s.log.Warn().Err(err).Msg("no last checkpoint")
+		s.log.Warn().Err(stopped.Metadata).Msg("no last checkpoint")
 	}
 	// There is no next flush of a user's to tell of one that failed; a last checkpoint's is
 	// among them.
-	return errors.Join(s.keeper.sync(), s.untoldFlush())
+	return errors.Join(err, stopped.Flush, s.untoldFlush())
 }
 
 // letGo ends the writers and gives the devices back, in this order: whoever still waits for

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -17,14 +19,14 @@ import (
 func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	geo, m := s.shared.Geometry(), s.shared.Map()
 	counts, c := m.Counts(), s.shared.Counters()
-	var arbiter remap.ArbiterStatus
-	var com metadata.Status
+	var state coordinator.Status
 	if err := s.keeper.call(ctx, func() {
-		s.keeper.arbiter.Look() // a disk that is gone and not in use has not failed yet
-		arbiter, com = s.keeper.arbiter.Status(), s.keeper.com.Status()
+		s.keeper.coord.LookForDevices()
+		state = s.keeper.coord.Status()
 	}); err != nil {
 		return nil, err
 	}
+	arbiter, com := &state.Arbiter, &state.Committer
 	info := s.info()
 	st := &control.Status{
 		Device: info.BlockPath(), ID: info.ID, Name: s.name, UUID: s.uuid,
@@ -34,7 +36,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 		Remaps: counts.Mapped, Pending: counts.Pending, Lost: counts.Lost,
 		Errors: control.Errors{
 			Read: c.ReadErrors, Write: c.WriteErrors, Flush: c.FlushErrors +
-				s.keeper.flushErrors.Load(), Transport: c.TransportErrors,
+				state.FlushErrors, Transport: c.TransportErrors,
 			FailedFast: c.FailedFast, NotNoted: c.NotNoted,
 		},
 		Heals: control.Heals{Writes: c.HealedWrites, Reads: c.HealedReads, Failed: c.FailedHeals},
@@ -188,7 +190,7 @@ func (s *server) Snapshot(ctx context.Context, cursor uint64) (*control.Snapshot
 	var snap metadata.Snapshot
 	var err error
 	if callErr := s.keeper.call(ctx,
-		func() { snap, err = s.keeper.com.Snapshot(cursor) }); callErr != nil {
+		func() { snap, err = s.keeper.coord.Snapshot(cursor) }); callErr != nil {
 		return nil, callErr
 	}
 	if err != nil {
@@ -200,29 +202,13 @@ func (s *server) Snapshot(ctx context.Context, cursor uint64) (*control.Snapshot
 
 // Resume closes the breaker.
 func (s *server) Resume(ctx context.Context) error {
-	var err error
-	if callErr := s.keeper.call(ctx, func() { err = s.keeper.arbiter.Resume() }); callErr != nil {
-		return callErr
-	}
-	if err != nil {
+	closed, err := answered(ctx, s.keeper, s.keeper.coord.Resume)
+	switch {
+	case errors.Is(err, errEnded) || ctx.Err() != nil:
+		return err
+	case err != nil:
 		return fmt.Errorf("%w: %w", control.ErrFailed, err)
-	}
-	// It is closed once the restatement is durable.
-	for s.shared.Tripped() {
-		open := false
-		if err := s.keeper.call(ctx, func() { open = !s.keeper.com.Idle() }); err != nil {
-			return err
-		}
-		if !open {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Millisecond):
-		}
-	}
-	if s.shared.Tripped() {
+	case !closed:
 		return fmt.Errorf("%w: the breaker stays open: the metadata cannot be written",
 			control.ErrFailed)
 	}

@@ -1,0 +1,351 @@
+package coordinator
+
+import (
+	"cmp"
+	"syscall"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// Driver carries out what a Coordinator asks for. None of its methods may call back into the
+// Coordinator before they return, and none may fail. Pointers are valid only during the call.
+type Driver interface {
+	// Send hands a message to the engine of a queue; messages to one queue stay in order.
+	Send(queue uint16, m *remap.Message)
+	// Issue begins a read, a write or a flush. Its end comes by Coordinator.Done.
+	Issue(io *IO)
+	// Now is the time in nanoseconds of a monotonic clock.
+	Now() int64
+	// WallClock is the time in seconds since 1970.
+	WallClock() uint32
+	// Missing says why a device is not there any more; see remap.ArbiterDriver.
+	Missing(device uint8) string
+	// Alert tells of something that an operator should know.
+	Alert(a remap.Alert)
+	// FlushFailed tells that an operation ended because a flush of its device failed: its own one,
+	// or another one meanwhile. What was written since the last flush that went well may be lost.
+	FlushFailed(device uint8, errno int32)
+	// NotDurable tells that a change of the remap table was refused, with the error, or, with
+	// nil, that it is not known to be durable.
+	NotDurable(err error)
+}
+
+// Committer is what a Coordinator needs of a metadata.Committer.
+type Committer interface {
+	Open(now uint32) (metadata.Ticket, error)
+	Commit(entries []metadata.Entry) (metadata.Ticket, error)
+	Resume(restate []metadata.Entry) (metadata.Ticket, error)
+	Checkpoint() (metadata.Ticket, error)
+	Ops() []metadata.Op
+	Done(id metadata.OpID, err error)
+	Results() []metadata.Result
+	Idle() bool
+	BackedOff() bool
+	RetryNow()
+	Status() metadata.Status
+	AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus
+	Snapshot(cursor uint64) (metadata.Snapshot, error)
+}
+
+// Config is what a Coordinator needs to know of its device.
+type Config struct {
+	Image     *metadata.Image
+	Shared    *remap.Shared
+	Allocator *remap.Allocator
+	Policy    remap.Policy
+	Queues    int
+	Depth     int // of each queue
+	// InternalTags is how many tags each queue has beside those; see remap.ArbiterConfig.
+	InternalTags int
+	// Buffer is what relocations copy through; see remap.ArbiterConfig.
+	Buffer []byte
+	// Names is what the devices are called in errors and reasons.
+	Names []string
+	// Committer tunes the Committer.
+	Committer metadata.Options
+	// Retry is how long an operation is tried again that failed for something else than its
+	// medium. Zero fields: resources as long as the policy's ResourceFor, a path
+	// metadata.RetryPathFor.
+	Retry metadata.RetryLimits
+	// Wrap, if not nil, puts something between the Coordinator and its Committer: the simulator
+	// looks at what passes, and plants bugs there.
+	Wrap func(*metadata.Committer) Committer
+}
+
+// Coordinator binds an Arbiter and a Committer.
+type Coordinator struct {
+	drv     Driver
+	shared  *remap.Shared
+	names   []string
+	devices int
+	// of the set, in bytes: what direct I/O goes by
+	blockSize int32
+	arbiter   *remap.Arbiter
+	com       Committer
+
+	limits      metadata.RetryLimits
+	operations  []operation
+	io          IO     // what is being handed out: a pointer that must not make garbage
+	flushErrors uint64 // of operations
+
+	tickets  map[metadata.Ticket]func(metadata.Outcome) // those that are not the Arbiter's
+	moves    map[uint64]func(remap.MoveResult)
+	lastMove uint64
+	resumes  []func(closed bool)
+
+	mirrors mirrorRetry
+	end     end
+}
+
+// New binds an Arbiter and a Committer for a device. Open comes next.
+func New(cfg Config, d Driver) (*Coordinator, error) {
+	c := &Coordinator{
+		drv: d, shared: cfg.Shared, names: cfg.Names,
+		devices:   len(cfg.Image.Layout().Devices()),
+		blockSize: int32(cfg.Image.Layout().BlockSize()),
+		limits: metadata.RetryLimits{
+			Resources: cmp.Or(cfg.Retry.Resources, cfg.Policy.ResourceFor,
+				metadata.RetryResourcesFor),
+			Path: cmp.Or(cfg.Retry.Path, metadata.RetryPathFor),
+		},
+		operations: make([]operation, operationsAtFirst),
+		tickets:    map[metadata.Ticket]func(metadata.Outcome){},
+		moves:      map[uint64]func(remap.MoveResult){},
+	}
+	// From here on the two know each other, through c.
+	com, err := metadata.NewCommitter(cfg.Image, source{c}, cfg.Committer)
+	if err != nil {
+		return nil, err
+	}
+	c.com = com
+	if cfg.Wrap != nil {
+		c.com = cfg.Wrap(com)
+	}
+	c.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: cfg.Queues, Depth: cfg.Depth,
+		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names}, cfg.Shared, cfg.Allocator,
+		journal{c}, driver{c})
+	return c, nil
+}
+
+// Receive takes a message from an engine. Step must follow: messages that come together are
+// received together, so that their commits share a record.
+func (c *Coordinator) Receive(m *remap.Message) { c.arbiter.Receive(m) }
+
+// Step goes on with what Receive has brought. All other methods do so by themselves.
+func (c *Coordinator) Step() { c.pump() }
+
+// Deadline is when Tick must be called, on the clock of Driver.Now; 0: it need not be.
+func (c *Coordinator) Deadline() int64 { return sooner(c.nextOperation(), c.end.due) }
+
+// MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all are well.
+// It is apart from Deadline, for nobody waits for them.
+func (c *Coordinator) MirrorsDue() int64 { return c.mirrors.due }
+
+// sooner returns the earlier one of two times, of which 0 is never.
+func sooner(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// Tick goes on with what has waited for the time.
+func (c *Coordinator) Tick() {
+	now := c.drv.Now()
+	c.tickOperations(now)
+	c.tickMirrors(now)
+	c.tickEnd(now)
+	c.pump()
+}
+
+// pump hands the Committer's operations to the Driver, and its outcomes to whom they concern. What
+// is durable shows in the Map when it returns, as the Committer's checkpoints need.
+func (c *Coordinator) pump() {
+	for {
+		for _, op := range c.com.Ops() {
+			c.begin(operation{op: op.ID, read: op.Read, durable: op.FUA, device: op.Device,
+				offset: op.Offset, data: op.Data})
+		}
+		results := c.com.Results()
+		if len(results) == 0 {
+			break
+		}
+		for _, r := range results {
+			c.ended(r)
+		}
+		c.arbiter.Advance()
+	}
+	c.watchMirrors()
+	c.watchResumes()
+	c.advanceEnd()
+}
+
+// ended takes the outcome of a ticket.
+func (c *Coordinator) ended(r metadata.Result) {
+	if done, own := c.tickets[r.Ticket]; own {
+		delete(c.tickets, r.Ticket)
+		done(r.Outcome)
+		return
+	}
+	durable := r.Outcome == metadata.OutcomeDurable
+	if !durable {
+		c.drv.NotDurable(nil)
+	}
+	c.arbiter.Committed(remap.Ticket(r.Ticket), durable)
+}
+
+// Open raises the epoch. Nothing may be served before done was called with nil. After an error it
+// may be called again.
+func (c *Coordinator) Open(done func(error)) error {
+	t, err := c.com.Open(c.drv.WallClock())
+	if err != nil {
+		return err
+	}
+	c.tickets[t] = func(o metadata.Outcome) {
+		var err error
+		if o != metadata.OutcomeDurable {
+			if err = c.com.Status().Err; err == nil {
+				err = syscall.EIO
+			}
+		}
+		done(err)
+	}
+	c.pump()
+	return nil
+}
+
+// Checkpoint writes a checkpoint, and tells whether it is durable.
+func (c *Coordinator) Checkpoint(done func(durable bool)) error {
+	t, err := c.com.Checkpoint()
+	if err != nil {
+		return err
+	}
+	c.tickets[t] = func(o metadata.Outcome) { done(o == metadata.OutcomeDurable) }
+	c.pump()
+	return nil
+}
+
+// Move relocates blocks, and tells how that ended: perhaps before it returns. The move's ID is the
+// Coordinator's.
+func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
+	c.lastMove++
+	m.ID = c.lastMove
+	c.moves[m.ID] = done
+	if err := c.arbiter.Move(m); err != nil {
+		delete(c.moves, m.ID)
+		return err
+	}
+	c.pump()
+	return nil
+}
+
+// Resume closes the breaker, and tells whether it is closed: once what commits of unknown outcome
+// were about is stated again, and durable. An error means that nothing was begun; see
+// remap.Arbiter.Resume.
+func (c *Coordinator) Resume(done func(closed bool)) error {
+	if err := c.arbiter.Resume(); err != nil {
+		return err
+	}
+	c.resumes = append(c.resumes, done)
+	c.pump()
+	return nil
+}
+
+// watchResumes tells those who wait for the breaker to close.
+func (c *Coordinator) watchResumes() {
+	if len(c.resumes) == 0 || c.shared.Tripped() && !c.com.Idle() {
+		return
+	}
+	waiting := c.resumes
+	c.resumes = nil
+	for _, done := range waiting {
+		done(!c.shared.Tripped())
+	}
+}
+
+// Snapshot reads a part of the durable table, for a backup; see metadata.Committer.
+func (c *Coordinator) Snapshot(cursor uint64) (metadata.Snapshot, error) {
+	return c.com.Snapshot(cursor)
+}
+
+// Status is the state of a Coordinator.
+type Status struct {
+	Arbiter   remap.ArbiterStatus
+	Committer metadata.Status
+	// FlushErrors counts the operations that ended because a flush failed.
+	FlushErrors uint64
+}
+
+// Status returns the state of both machines. It allocates.
+func (c *Coordinator) Status() Status {
+	return Status{Arbiter: c.arbiter.Status(), Committer: c.com.Status(),
+		FlushErrors: c.flushErrors}
+}
+
+// LookForDevices notes which devices are missing: one that is not in use has not failed yet.
+func (c *Coordinator) LookForDevices() {
+	c.arbiter.Look()
+	c.pump()
+}
+
+// AppendMirrors appends the states of the mirrors. It allocates nothing but for dst.
+func (c *Coordinator) AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus {
+	return c.com.AppendMirrors(dst)
+}
+
+// Idle reports that the Committer has nothing under way.
+func (c *Coordinator) Idle() bool { return c.com.Idle() }
+
+// source is the Arbiter as the Committer sees it.
+type source struct{ c *Coordinator }
+
+// Entries is the live table, for checkpoints.
+func (s source) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
+	return s.c.arbiter.Entries(cursor, dst)
+}
+
+// journal is the Committer as the Arbiter sees it. pump has what it asks for done.
+type journal struct{ c *Coordinator }
+
+func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
+	t, err := j.c.com.Commit(entries)
+	if err != nil {
+		j.c.drv.NotDurable(err)
+	}
+	return remap.Ticket(t), err
+}
+
+// Resume lets the Committer go on after an unknown outcome. The breaker also opens for other
+// reasons; then a commit shows whether the disk takes one.
+func (j journal) Resume(restate []metadata.Entry) (remap.Ticket, error) {
+	ask := j.c.com.Commit
+	if j.c.com.Status().Suspended {
+		ask = j.c.com.Resume
+	}
+	t, err := ask(restate)
+	return remap.Ticket(t), err
+}
+
+// driver is the Coordinator as the Arbiter sees it.
+type driver struct{ c *Coordinator }
+
+func (d driver) Send(queue uint16, m *remap.Message) { d.c.drv.Send(queue, m) }
+func (d driver) Now() int64                          { return d.c.drv.Now() }
+func (d driver) WallClock() uint32                   { return d.c.drv.WallClock() }
+func (d driver) Missing(device uint8) string         { return d.c.drv.Missing(device) }
+func (d driver) Alert(a remap.Alert)                 { d.c.drv.Alert(a) }
+
+// Transfer begins an operation of the Arbiter.
+func (d driver) Transfer(t *remap.Transfer) {
+	d.c.begin(operation{transfer: true, id: t.ID, read: t.Op == remap.OpRead, durable: t.FUA,
+		device: t.Device, offset: t.Offset, data: t.Data})
+}
+
+// Moved tells whoever asked for a move how it ended.
+func (d driver) Moved(r remap.MoveResult) {
+	if done, ok := d.c.moves[r.ID]; ok {
+		delete(d.c.moves, r.ID)
+		done(r)
+	}
+}

@@ -1,0 +1,140 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+)
+
+// The end of a device, after its last request.
+//
+// Stop: a last checkpoint; then the Committer's last write; then a flush of each device. So the
+// flush covers all that was written, and what it says is the last word on it.
+//
+// Leave: the Committer's last write. Everything acknowledged is durable, and what is not flushed is
+// everything to the server that comes. A commit of unknown outcome is worth avoiding, nothing more.
+//
+// Both wait a limited time for the Committer: everything acknowledged is in the log, and the next
+// start replays it.
+
+var (
+	// ErrCheckpoint is told by Stop when the last checkpoint could not be written.
+	ErrCheckpoint = errors.New("the last checkpoint could not be written; the log holds what it " +
+		"would have held")
+	// ErrStillWriting is told by Stop and by Leave when metadata is still being written.
+	ErrStillWriting = errors.New("metadata is still being written")
+)
+
+// Stopped is how a Stop ended.
+type Stopped struct {
+	// Metadata is why the last checkpoint is not there: ErrCheckpoint, ErrStillWriting or
+	// metadata.ErrNotOpen; nil: it is. Nothing is lost with it.
+	Metadata error
+	// Flush is which devices could not be flushed: what was written to them may be lost.
+	Flush error
+}
+
+// endStep says how far the end has come.
+type endStep uint8
+
+const (
+	endNone       endStep = iota // it has not begun, or is over
+	endCheckpoint                // for the last checkpoint
+	endDrain                     // for the Committer's last write
+	endFlush                     // for the flushes of all devices
+)
+
+type end struct {
+	step    endStep
+	due     int64 // when it does not wait for the Committer any more; 0: it does not now
+	stopped Stopped
+	flushes int             // that have not ended
+	stop    func(Stopped)   // of Stop
+	leave   func(err error) // of Leave
+}
+
+// Stop writes a last checkpoint, waits for what the Committer has under way, both for so long at
+// most, and flushes all devices. It is for once no request is under way any more.
+func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
+	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
+	t, err := c.com.Checkpoint()
+	if err != nil {
+		c.end.stopped.Metadata, c.end.step = err, endDrain
+	} else {
+		c.tickets[t] = c.lastCheckpoint
+	}
+	c.pump()
+}
+
+// lastCheckpoint takes the outcome of the last checkpoint.
+func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
+	if c.end.step != endCheckpoint {
+		return // it was too late
+	}
+	c.end.step = endDrain
+	if o != metadata.OutcomeDurable {
+		c.end.stopped.Metadata = ErrCheckpoint
+	}
+}
+
+// Leave waits for what the Committer has under way, for so long at most.
+func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
+	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
+	c.pump()
+}
+
+// advanceEnd goes on with the end once the Committer has nothing under way.
+func (c *Coordinator) advanceEnd() {
+	if c.end.step == endDrain && c.com.Idle() {
+		c.drained(nil)
+	}
+}
+
+// tickEnd goes on with the end if the Committer takes too long.
+func (c *Coordinator) tickEnd(now int64) {
+	if e := &c.end; e.due != 0 && e.due <= now {
+		c.drained(ErrStillWriting)
+	}
+}
+
+// drained ends the wait for the Committer.
+func (c *Coordinator) drained(err error) {
+	e := &c.end
+	e.due = 0
+	if e.leave != nil {
+		done := e.leave
+		*e = end{}
+		done(err)
+		return
+	}
+	e.stopped.Metadata = errors.Join(e.stopped.Metadata, err)
+	e.step, e.flushes = endFlush, c.devices
+	for device := range c.devices {
+		c.beginLastFlush(uint8(device))
+	}
+}
+
+// beginLastFlush flushes a device for a stop. It is not tried again, whatever it says: see flushed.
+func (c *Coordinator) beginLastFlush(device uint8) {
+	i := c.freeOperation()
+	c.operations[i] = operation{step: stepLastFlush, device: device}
+	c.issueFlush(i)
+}
+
+// lastFlushed takes the result of a flush of a stop.
+func (c *Coordinator) lastFlushed(device uint8, res int32) {
+	e := &c.end
+	if res < 0 {
+		e.stopped.Flush = errors.Join(e.stopped.Flush, fmt.Errorf("%s: flush: %w", c.name(device),
+			syscall.Errno(-res)))
+	}
+	if e.flushes--; e.flushes > 0 {
+		return
+	}
+	done, stopped := e.stop, e.stopped
+	*e = end{}
+	done(stopped)
+}

@@ -1,0 +1,300 @@
+package coordinator
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// Kind is what an IO does.
+type Kind uint8
+
+const (
+	Read Kind = iota
+	Write
+	Flush
+)
+
+// IO is what a Driver carries out: one system call.
+type IO struct {
+	ID     uint64 // for Done
+	Kind   Kind
+	Device uint8 // index into Layout.Devices
+	Offset int64 // bytes
+	// Data is read into, or written. It is aligned as the Arbiter and the Committer align
+	// theirs, and belongs to the Driver until Done. Nobody may change what is being
+	// written. A Flush has none.
+	Data []byte
+	// Durable: a Flush follows this Write, or is to make an earlier Write durable.
+	Durable bool
+	// Transfer: it is the Arbiter's, else the Committer's or the last flush of a stop.
+	Transfer bool
+}
+
+// operationStep says what an operation waits for.
+type operationStep uint8
+
+const (
+	stepFree     operationStep = iota // nothing: the place in the table is free
+	stepMoving                        // its data, or the rest of it, is being read or written
+	stepPause                         // it failed, and begins anew when it is due
+	stepFlushing                      // what it wrote is being flushed
+	// its flush was not carried out, and is asked for again when due
+	stepFlushPause
+	// for flushes to end that were under way when its own one ended
+	stepSettling
+	stepLastFlush // a flush of a stop, of which only the result counts
+)
+
+// operation is a read or a write of the Arbiter or of the Committer.
+type operation struct {
+	step operationStep
+
+	op       metadata.OpID // of the Committer, or
+	id       uint64        // of the Arbiter, if transfer
+	transfer bool
+	read     bool
+	durable  bool // a flush follows the write
+	device   uint8
+	offset   int64
+	data     []byte
+
+	moved int // bytes of data
+	retry metadata.Retry
+	flush remap.Flushing
+	due   int64 // monotonic ns, of the steps that wait for the time
+}
+
+const (
+	// operationsAtFirst is more than can be under way: a step of the record, the checkpoint, the
+	// superblocks and the refresh on each mirror, two transfers, and the flushes of a stop.
+	operationsAtFirst = 32
+	// settleEvery is how often is asked whether other flushes have ended.
+	settleEvery = int64(50 * time.Microsecond)
+)
+
+// begin begins an operation.
+func (c *Coordinator) begin(o operation) {
+	i := c.freeOperation()
+	c.operations[i] = o
+	c.start(i)
+}
+
+// freeOperation returns a free place in the table of operations.
+func (c *Coordinator) freeOperation() int {
+	for i := range c.operations {
+		if c.operations[i].step == stepFree {
+			return i
+		}
+	}
+	c.operations = append(c.operations, operation{})
+	return len(c.operations) - 1
+}
+
+// start reads or writes all of an operation's data, for the first time or once more. What was
+// flushed, or not, before that is of no matter to it.
+func (c *Coordinator) start(i int) {
+	o := &c.operations[i]
+	o.moved = 0
+	o.flush = c.shared.Durable(o.device)
+	c.goOn(i)
+}
+
+// goOn reads or writes what is left of an operation's data.
+func (c *Coordinator) goOn(i int) {
+	o := &c.operations[i]
+	o.step = stepMoving
+	kind := Write
+	if o.read {
+		kind = Read
+	}
+	c.io = IO{ID: uint64(i), Kind: kind, Device: o.device, Offset: o.offset + int64(o.moved),
+		Data: o.data[o.moved:], Durable: o.durable, Transfer: o.transfer}
+	c.drv.Issue(&c.io)
+}
+
+// sync flushes what an operation wrote.
+//
+// A write that is to be durable and its flush are two system calls, for any device: with
+// RWF_DSYNC the kernel would flush too, also where the device has FUA (generic_write_sync
+// after blkdev_direct_write, block/fops.c), and answer the write with what the flush said.
+// A crash between the two finds a write that nobody was told of.
+func (c *Coordinator) sync(i int) {
+	o := &c.operations[i]
+	o.step = stepFlushing
+	o.flush.Begin()
+	c.issueFlush(i)
+}
+
+func (c *Coordinator) issueFlush(i int) {
+	o := &c.operations[i]
+	c.io = IO{ID: uint64(i), Kind: Flush, Device: o.device, Durable: o.durable,
+		Transfer: o.transfer}
+	c.drv.Issue(&c.io)
+}
+
+// Done takes the end of an IO: how many bytes were moved, 0 for a flush that went well, or a
+// negative errno. It must be called once for each.
+func (c *Coordinator) Done(id uint64, res int32) {
+	i := int(id)
+	o := &c.operations[i]
+	switch o.step {
+	case stepMoving:
+		c.dataMoved(i, res)
+	case stepFlushing:
+		o.flush.End(res)
+		c.flushed(i, res)
+	case stepLastFlush:
+		device := o.device
+		*o = operation{}
+		c.lastFlushed(device, res)
+	}
+	c.pump()
+}
+
+// dataMoved takes the result of a read or a write. A short one says nothing: the rest of it, tried
+// by itself, does. Of a block that was moved in part nothing was moved. Not even one block is what
+// a disk answers that is gone, or a thin pool that is full: no medium is to blame.
+func (c *Coordinator) dataMoved(i int, res int32) {
+	o := &c.operations[i]
+	if res >= 0 {
+		if res -= res % c.blockSize; res == 0 {
+			res = -int32(syscall.ENXIO)
+		}
+	}
+	if res < 0 {
+		c.failed(i, res, stepPause)
+		return
+	}
+	o.moved += int(res)
+	switch {
+	case o.moved < len(o.data):
+		c.goOn(i)
+	case o.durable:
+		c.sync(i)
+	default:
+		c.finish(i, 0, false)
+	}
+}
+
+// failed tries an operation again later, from where pause leads, or ends it.
+//
+// A moment without memory, where the data path waits, would else open the breaker, or have a heal
+// fail for want of a spare unit. A transfer whose path fails is the Arbiter's to judge.
+func (c *Coordinator) failed(i int, res int32, pause operationStep) {
+	o := &c.operations[i]
+	p := c.limits
+	if o.transfer {
+		p.Path = 0
+	}
+	now := c.drv.Now()
+	if wait, retry := o.retry.Next(res, now, p); retry {
+		o.step, o.due = pause, now+int64(wait)
+		return
+	}
+	c.finish(i, res, false)
+}
+
+// flushed takes the result of a flush that makes a write durable.
+//
+// One that failed is not tried again: what the device could not write it may have dropped, and then
+// the next flush has nothing to write, and goes well. One that failed for want of resources was not
+// carried out.
+func (c *Coordinator) flushed(i int, res int32) {
+	switch {
+	case res >= 0:
+		c.settle(i)
+	case remap.Classify(res) == remap.ClassResource:
+		c.failed(i, res, stepFlushPause)
+	default:
+		c.finish(i, res, true)
+	}
+}
+
+// settle ends an operation whose flush went well, once it is known how those ended that were under
+// way.
+func (c *Coordinator) settle(i int) {
+	o := &c.operations[i]
+	switch {
+	case !o.flush.Settled():
+		o.step, o.due = stepSettling, c.drv.Now()+settleEvery
+	case o.flush.Kept():
+		c.finish(i, 0, false)
+	default:
+		c.finish(i, -int32(syscall.EIO), true)
+	}
+}
+
+// finish tells whose operation it is how it ended: well if res is 0. unflushed: it was written, and
+// its flush, or another one meanwhile, failed.
+func (c *Coordinator) finish(i int, res int32, unflushed bool) {
+	o := c.operations[i]
+	c.operations[i] = operation{}
+	if unflushed {
+		c.flushErrors++
+		c.drv.FlushFailed(o.device, -res)
+	}
+	switch {
+	case o.transfer && unflushed:
+		c.arbiter.TransferUnflushed(o.id)
+	case o.transfer && res < 0:
+		c.arbiter.Transferred(o.id, res)
+	case o.transfer:
+		c.arbiter.Transferred(o.id, int32(len(o.data)))
+	case res < 0:
+		c.com.Done(o.op, c.failure(&o, syscall.Errno(-res), unflushed))
+	default:
+		c.com.Done(o.op, nil)
+	}
+}
+
+// failure says why an operation of the Committer failed.
+func (c *Coordinator) failure(o *operation, errno syscall.Errno, unflushed bool) error {
+	what := "write"
+	if o.read {
+		what = "read"
+	}
+	if unflushed {
+		return fmt.Errorf("%s: %w after a write of %d bytes at %d: %w", c.name(o.device),
+			metadata.ErrFlush, len(o.data), o.offset, errno)
+	}
+	return fmt.Errorf("%s: %s of %d bytes at %d: %w", c.name(o.device), what, len(o.data), o.offset,
+		errno)
+}
+
+func (c *Coordinator) name(device uint8) string {
+	if int(device) < len(c.names) {
+		return c.names[device]
+	}
+	return fmt.Sprintf("device %d", device)
+}
+
+// nextOperation is when the first operation is due that waits for the time; 0: none does.
+func (c *Coordinator) nextOperation() (due int64) {
+	for i := range c.operations {
+		due = sooner(due, c.operations[i].due)
+	}
+	return due
+}
+
+// tickOperations goes on with operations that are due.
+func (c *Coordinator) tickOperations(now int64) {
+	for i := range c.operations {
+		o := &c.operations[i]
+		if o.due == 0 || o.due > now {
+			continue
+		}
+		o.due = 0
+		switch o.step {
+		case stepPause:
+			c.start(i)
+		case stepFlushPause:
+			c.sync(i)
+		case stepSettling:
+			c.settle(i)
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package sim
+
+import (
+	"errors"
+	"slices"
+
+	"ublkremap/metadata"
+)
+
+// committer stands between the Coordinator and the Committer: it judges what the Arbiter commits,
+// and what becomes of it, and it is where bugs in that are planted.
+type committer struct {
+	*metadata.Committer
+	sv      *server
+	commits map[metadata.Ticket]int64 // the Arbiter's that are under way, and their step
+	unseen  []metadata.Result         // of bugs only
+}
+
+// Commit takes what the Arbiter wants to be durable.
+func (c *committer) Commit(entries []metadata.Entry) (metadata.Ticket, error) {
+	sv, s := c.sv, c.sv.s
+	sv.blame(entries)
+	t, err := c.Committer.Commit(s.opts.Bug.commits(sv, entries))
+	if s.tracing() {
+		s.tracef("    commit %d %v: %+v", t, err, entries)
+	}
+	if err != nil && !errors.Is(err, metadata.ErrSuspended) {
+		s.failf("commit refused: %v: %+v", err, entries)
+	}
+	if err != nil {
+		sv.everOdd = true
+		return t, err
+	}
+	c.commits[t] = s.step
+	return t, nil
+}
+
+// Resume takes what the Arbiter states again after commits of unknown outcome.
+func (c *committer) Resume(restate []metadata.Entry) (metadata.Ticket, error) {
+	t, err := c.Committer.Resume(c.sv.s.opts.Bug.restates(restate))
+	c.sv.s.tracef("    resume %d %v: %+v", t, err, restate)
+	if err == nil {
+		c.commits[t] = c.sv.s.step
+	}
+	return t, err
+}
+
+// Results passes on what became of tickets.
+func (c *committer) Results() []metadata.Result {
+	results := c.sv.s.opts.Bug.results(c, c.Committer.Results())
+	for i := range results {
+		results[i] = c.judge(results[i])
+	}
+	return results
+}
+
+// judge takes the outcome of a ticket, as it is passed on.
+func (c *committer) judge(r metadata.Result) metadata.Result {
+	sv, s := c.sv, c.sv.s
+	began, commit := c.commits[r.Ticket]
+	delete(c.commits, r.Ticket)
+	if commit && s.opts.Bug == BugUnknownDurable && r.Outcome == metadata.OutcomeUnknown {
+		r.Outcome = metadata.OutcomeDurable
+	}
+	durable := r.Outcome == metadata.OutcomeDurable
+	if s.tracing() {
+		s.tracef("    ticket %d: durable %v", r.Ticket, durable)
+	}
+	switch {
+	case !commit:
+	case !durable:
+		s.stats.Unknown++
+		sv.unknown, sv.everOdd = true, true
+		// While an operation takes seconds to fail no other one is tried again: time
+		// for resources can run out with few tries.
+		patient := s.slowest < int64(s.cfg.policy.ResourceFor) &&
+			(!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
+		if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 &&
+			s.cfg.meta == metaNone {
+			s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
+		}
+	case s.disks[0].gone != 0 && s.goneStep > 0 && began > s.goneStep:
+		s.failf("a commit became durable while the backing was gone: spares are used up")
+	}
+	return r
+}
+
+// later keeps results, to hand them out with some other event.
+func (c *committer) later(results []metadata.Result) {
+	kept := slices.Clone(results)
+	c.sv.s.later(classJournal, func() {
+		c.unseen = append(c.unseen, kept...)
+		c.sv.coord.Step()
+	})
+}
+
+// due returns results that were kept.
+func (c *committer) due() []metadata.Result {
+	results := c.unseen
+	c.unseen = nil
+	return results
+}

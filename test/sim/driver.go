@@ -1,0 +1,143 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+
+	"ublkremap/internal/coordinator"
+	"ublkremap/remap"
+)
+
+// driver is the Coordinator's: it carries out its operations on simulated disks.
+type driver struct{ sv *server }
+
+func (d driver) Now() int64        { return d.sv.s.now }
+func (d driver) WallClock() uint32 { return d.sv.wallClock() }
+
+func (d driver) Send(q uint16, m *remap.Message) {
+	sv, s := d.sv, d.sv.s
+	if s.tracing() {
+		s.tracef("    to q%d: %s", q, messageString(m))
+	}
+	if r := s.req(int(q), m.Tag); m.Kind == remap.MsgRefused && r != nil &&
+		sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
+		r.denied = true
+	}
+	if !s.opts.Bug.toEngine(sv, int(q), m) {
+		return
+	}
+	sv.sendEngine(int(q), *m)
+}
+
+// Issue begins a read, a write or a flush.
+func (d driver) Issue(io *coordinator.IO) {
+	sv, s := d.sv, d.sv.s
+	x := &diskIO{d: s.disks[io.Device], off: io.Offset, n: int64(len(io.Data)), data: io.Data,
+		whom: "journal"}
+	switch io.Kind {
+	case coordinator.Read:
+		x.kind = ioRead
+	case coordinator.Write:
+		x.kind = ioWrite
+	case coordinator.Flush:
+		x.kind = ioFlush
+	}
+	class := uint8(classJournal)
+	if io.Transfer {
+		class, x.whom = classTransfer, "move"
+	}
+	id, transfer := io.ID, io.Transfer
+	done := func(res int32) {
+		if transfer {
+			res = sv.transferred(id, x, res)
+		}
+		sv.coord.Done(id, res)
+	}
+	if s.opts.Bug.operation(sv, io, x, done) || !transfer && sv.metadataIO(x, done) {
+		return
+	}
+	s.begin(class, x, done)
+}
+
+// metadataIO takes an operation of the Committer: a mirror that lies may see to it.
+func (sv *server) metadataIO(x *diskIO, done func(res int32)) bool {
+	s := sv.s
+	if x.kind == ioWrite {
+		s.metaWrite()
+	}
+	switch {
+	case !s.lie(x):
+		return false
+	case s.chance(1, 2):
+		s.tracef("      lost: %v", x)
+		x.done = x.n
+		s.later(classJournal, func() { done(int32(x.n)) })
+		return true
+	}
+	s.misdirect(x)
+	return false
+}
+
+// transferred takes the result of an operation of the Arbiter's.
+func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
+	s := sv.s
+	switch {
+	case x.kind == ioFlush:
+		return res
+	case res >= 0 && int64(res) < min(x.n, int64(s.plan.BlockSize())):
+		sv.oddTransfer = s.step
+	case res < 0 && remap.Classify(res) == remap.ClassPath:
+		sv.oddTransfer = s.step
+	case res < 0 && remap.Classify(res) == remap.ClassResource:
+		if since, ok := sv.busySince[id]; !ok {
+			sv.busySince[id] = s.now
+		} else if s.now-since >= int64(sv.retryLimits().Resources) {
+			sv.oddTransfer = s.step
+			delete(sv.busySince, id)
+		}
+	default:
+		delete(sv.busySince, id)
+	}
+	s.note(x, res)
+	s.media.moved(x, res)
+	return s.opts.Bug.transferred(sv, x, res)
+}
+
+// Missing tells of a disk that vanished, unless it is one that only fails since.
+func (d driver) Missing(device uint8) string {
+	x := d.sv.s.disks[device]
+	if x.gone == 0 || syscall.Errno(x.gone) == syscall.EIO {
+		return ""
+	}
+	return fmt.Sprintf("disk %d is gone", device)
+}
+
+func (d driver) Alert(a remap.Alert) {
+	s := d.sv.s
+	st := d.sv.coord.Status().Arbiter
+	s.tracef("  ALERT %v: %s", a, st.Reason)
+	switch a {
+	case remap.AlertTripped:
+		s.stats.Trips++
+		if strings.Contains(st.Reason, "budget") && !s.cfg.budget {
+			s.failf("the breaker's budget was used up: %+v", st)
+		}
+		if strings.Contains(st.Reason, "failed, the last") && !strings.Contains(st.Reason,
+			"in time") && s.cfg.barren && st.Free > 180 {
+			s.failf("no spare unit is found where one in 8 is well: %+v", st)
+		}
+		s.opts.Bug.tripped(d.sv)
+	case remap.AlertResumed:
+		s.stats.Resumes++
+		d.sv.unknown = false
+	case remap.AlertSpareFull:
+		s.stats.Full++
+	}
+}
+
+// FlushFailed is told of any operation that ended so: it may have been a relocation's.
+func (d driver) FlushFailed(uint8, int32) { d.sv.oddTransfer = d.sv.s.step }
+
+// NotDurable: committer has seen it already.
+func (d driver) NotDurable(error) {}
