@@ -2,11 +2,9 @@ package breaker
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -14,8 +12,6 @@ import (
 	"ublkremap/remap"
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
-	"ublkremap/ublk"
-	"ublkremap/ublk/ublktest"
 )
 
 const (
@@ -33,56 +29,6 @@ type victim interface {
 	fail(t testing.TB, c errnoCase, write bool, e rig.Extent)
 	cure(t testing.TB)
 }
-
-// served is a disk that this test itself serves: a ublk device in memory, whose requests
-// can be answered with any errno that the block layer knows (blk_errors in
-// block/blk-core.c; the driver takes others for EIO).
-type served struct {
-	path string
-	rule atomic.Pointer[rule]
-}
-
-// rule is which requests fail, and how.
-type rule struct {
-	write bool
-	place rig.Extent
-	errno syscall.Errno
-	// one of chance requests fails; 0: all.
-	chance int
-}
-
-func newServed(t testing.TB) *served {
-	t.Helper()
-	v := &served{}
-	ram, err := ublktest.NewRAM(diskMiB << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ram.Fail = func(r ublk.Request) int32 {
-		rule := v.rule.Load()
-		end := r.Offset() + r.Length()
-		if rule == nil || rule.write != (r.Op == ublk.OpWrite) || !rule.write &&
-			r.Op != ublk.OpRead ||
-			end <= rule.place.Start || r.Offset() >= rule.place.End() || rule.chance > 0 &&
-			rand.IntN(rule.chance) > 0 {
-			return 0
-		}
-		return -int32(rule.errno)
-	}
-	params := ram.Params()
-	params.Discard = nil
-	v.path = serve(t, ram, params)
-	t.Cleanup(func() { v.rule.Store(nil) }) // before that device is stopped
-	return v
-}
-
-func (v *served) disk() string { return v.path }
-
-func (v *served) fail(_ testing.TB, c errnoCase, write bool, e rig.Extent) {
-	v.rule.Store(&rule{write: write, place: e, errno: c.errno})
-}
-
-func (v *served) cure(testing.TB) { v.rule.Store(nil) }
 
 // poke writes a control file.
 func poke(t testing.TB, file, text string) {
@@ -108,7 +54,7 @@ func newSensed(t testing.TB) *sensed {
 	second := strings.TrimSuffix(first.HCTL, "0") + "1"
 	v.units = [2]string{first.Path, scsiPath(t, second)}
 	v.rules = filepath.Join("/sys/kernel/debug/scsi_debug", second, "error")
-	v.dm = vmtest.NewDM(t, v.table(rig.Extent{}))
+	v.dm = vmtest.NewDM(t, v.table())
 	return v
 }
 
@@ -136,19 +82,8 @@ func scsiPath(t testing.TB, hctl string) string {
 	return ""
 }
 
-func (v *sensed) table(bad rig.Extent) string {
-	var b strings.Builder
-	pos := int64(0)
-	piece := func(to int64, dev string) {
-		if to > pos {
-			_, _ = fmt.Fprintf(&b, "%d %d linear %s %d\n", pos/512, (to-pos)/512, dev, pos/512)
-			pos = to
-		}
-	}
-	piece(bad.Start, v.units[0])
-	piece(bad.End(), v.units[1])
-	piece(diskMiB<<20, v.units[0])
-	return b.String()
+func (v *sensed) table(bad ...rig.Extent) string {
+	return rig.PieceTable(diskMiB<<20, v.units[0], v.units[1], bad...)
 }
 
 func (v *sensed) disk() string { return v.dm.Path }
@@ -174,7 +109,7 @@ func (v *sensed) cure(t testing.TB) {
 		// There need not be such a rule.
 		_ = os.WriteFile(v.rules, fmt.Appendf(nil, "- 2 %#x", op), 0)
 	}
-	v.dm.Swap(t, v.table(rig.Extent{}))
+	v.dm.Swap(t, v.table())
 }
 
 // errnoCase is an errno and a way to get it.
@@ -328,9 +263,10 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 					errnoName(c.errno))
 			}
 		}
-		answers = append(answers, map[remap.Class]string{remap.ClassMedium: "writes succeed"}[class])
 		if class == remap.ClassPath {
-			answers[0] = "writes: " + errnoName(c.errno)
+			answers = append(answers, "writes: "+errnoName(c.errno))
+		} else {
+			answers = append(answers, "writes succeed")
 		}
 	}
 	for _, off := range []int64{bad.Start - unit, bad.End(), at + 128<<10} {

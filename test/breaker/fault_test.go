@@ -69,16 +69,17 @@ type outcome struct {
 func (o outcome) used() int64 { return o.after.Spare.Used - o.before.Spare.Used }
 
 // retired is how many spare units are neither used nor free any more.
-func (o outcome) gone() int64 {
-	return (o.after.Spare.Total - o.after.Spare.Used - o.after.Spare.Free) - (o.before.Spare.Total - o.before.Spare.Used - o.before.Spare.Free)
-}
+func (o outcome) retired() int64 { return unusable(o.after) - unusable(o.before) }
+
+// unusable is how many spare units are neither used nor free.
+func unusable(st rig.Status) int64 { return st.Spare.Total - st.Spare.Used - st.Spare.Free }
 
 // mustNotRemap is what is wanted of a fault that is not of the medium.
 func mustNotRemap(t testing.TB, o outcome) {
 	t.Helper()
-	if o.used() != 0 || o.gone() != 0 || o.after.Remaps != o.before.Remaps {
+	if o.used() != 0 || o.retired() != 0 || o.after.Remaps != o.before.Remaps {
 		t.Errorf("a fault that is not the medium's used %d spare units and retired %d; remaps "+
-			"%d, before %d", o.used(), o.gone(), o.after.Remaps, o.before.Remaps)
+			"%d, before %d", o.used(), o.retired(), o.after.Remaps, o.before.Remaps)
 	}
 	if o.failed == 0 {
 		t.Error("no request has failed: the fault did not come")
@@ -404,8 +405,12 @@ func faultCases() []faultCase {
 				return &patient{
 					path: v.path, load: 400, errno: "EIO, now and then",
 					begin: func(testing.TB, rig.Layout) {
-						v.rule.Store(&rule{write: true, place: rig.Extent{Length: diskMiB << 20},
-							errno: syscall.EIO, chance: 20})
+						v.say(func(write bool, _ rig.Extent) syscall.Errno {
+							if write && rand.IntN(20) == 0 {
+								return syscall.EIO
+							}
+							return 0
+						})
 					},
 					end: func(t testing.TB, _ rig.Layout) { v.cure(t) },
 					want: func(t testing.TB, o outcome) {
@@ -650,7 +655,7 @@ func testFault(t *testing.T, c faultCase) {
 	}
 	t.Logf("%d requests, %d failed (%s) in %v; %d spare units used, %d retired; breaker %+v, "+
 		"open after %d failed writes; errors %+v, heals %+v",
-		o.requests, o.failed, o.failures, took.Round(time.Millisecond), o.used(), o.gone(),
+		o.requests, o.failed, o.failures, took.Round(time.Millisecond), o.used(), o.retired(),
 		o.after.Breaker, o.trippedAt, o.after.Errors, o.after.Heals)
 
 	p.end(t, lay)

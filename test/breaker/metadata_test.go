@@ -10,40 +10,7 @@ import (
 	"ublkremap/metadata"
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
-	"ublkremap/ublk"
-	"ublkremap/ublk/ublktest"
 )
-
-// answering is a disk that this test serves, which answers as a function says.
-type answering struct {
-	path   string
-	answer atomic.Pointer[func(write bool, e rig.Extent) syscall.Errno]
-}
-
-func newAnswering(t testing.TB) *answering {
-	t.Helper()
-	v := &answering{}
-	ram, err := ublktest.NewRAM(diskMiB << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ram.Fail = func(r ublk.Request) int32 {
-		f := v.answer.Load()
-		if f == nil || r.Op != ublk.OpWrite && r.Op != ublk.OpRead {
-			return 0
-		}
-		return -int32((*f)(r.Op == ublk.OpWrite, rig.Extent{Start: r.Offset(), Length: r.Length()}))
-	}
-	params := ram.Params()
-	params.Discard = nil
-	v.path = serve(t, ram, params)
-	t.Cleanup(func() { v.answer.Store(nil) })
-	return v
-}
-
-func (v *answering) say(f func(write bool, e rig.Extent) syscall.Errno) { v.answer.Store(&f) }
-
-func within(e, of rig.Extent) bool { return e.Start < of.End() && of.Start < e.End() }
 
 // TestMetadataWaits: the metadata lacks resources, or its path is away, for a number of
 // writes, while a heal is to be remembered: the write of the user waits, as it does for
@@ -51,7 +18,7 @@ func within(e, of rig.Extent) bool { return e.Start < of.End() && of.Start < e.E
 func TestMetadataWaits(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
-	v := newAnswering(t)
+	v := newServed(t)
 	s := rig.Create(t, v.path, "", "--spare", "1MiB")
 	lay := rig.LayoutOf(t, v.path)
 	s.Start(t, "--queues", "1", "--resource-time", "10m")
@@ -68,9 +35,9 @@ func TestMetadataWaits(t *testing.T) {
 		v.say(func(write bool, e rig.Extent) syscall.Errno {
 			switch {
 			case !write:
-			case within(e, bad):
+			case e.Overlaps(bad):
 				return syscall.EIO
-			case within(e, mirrors[0]) || within(e, mirrors[1]):
+			case e.Overlaps(mirrors[0]) || e.Overlaps(mirrors[1]):
 				if left.Add(-1) >= 0 {
 					return errno
 				}
@@ -96,7 +63,7 @@ func TestMetadataWaits(t *testing.T) {
 			}
 		}
 	}
-	v.answer.Store(nil)
+	v.cure(t)
 	recoverAll(t, s, l)
 }
 
@@ -136,7 +103,7 @@ func newestRecords(t testing.TB, s *rig.Set, lay rig.Layout) (out []rig.Extent) 
 func TestStartOverBadPath(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 6*time.Minute)
-	v := newAnswering(t)
+	v := newServed(t)
 	s := rig.Create(t, v.path, "", "--spare", "1MiB")
 	lay := rig.LayoutOf(t, v.path)
 	s.Start(t, "--queues", "1")
@@ -146,22 +113,22 @@ func TestStartOverBadPath(t *testing.T) {
 		bad = append(bad, rig.Extent{Start: lay.Head + int64(i)<<18, Length: unit})
 		homes := append([]rig.Extent(nil), bad...)
 		var left atomic.Int64
-		answer := func(away []rig.Extent) func(bool, rig.Extent) syscall.Errno {
+		failing := func(away []rig.Extent) answer {
 			return func(write bool, e rig.Extent) syscall.Errno {
 				for _, b := range homes {
-					if write && within(e, b) {
+					if write && e.Overlaps(b) {
 						return syscall.EIO
 					}
 				}
 				for _, a := range away {
-					if !write && within(e, a) && left.Add(-1) >= 0 {
+					if !write && e.Overlaps(a) && left.Add(-1) >= 0 {
 						return syscall.ENOLINK
 					}
 				}
 				return 0
 			}
 		}
-		v.say(answer(nil))
+		v.say(failing(nil))
 		if err := l.write(bad[i].Start, unit); err != nil {
 			t.Fatalf("write of a sector that takes no writes: %v", err)
 		}
@@ -173,7 +140,7 @@ func TestStartOverBadPath(t *testing.T) {
 		}
 		if left.Store(6); forever {
 			left.Store(1 << 40)
-			v.say(answer(away))
+			v.say(failing(away))
 			r := rig.Remap(t, "start", s.Path)
 			if r.Code != 1 || !strings.Contains(r.Stderr, "path") || strings.Contains(r.Stderr,
 				"damaged") {
@@ -181,7 +148,7 @@ func TestStartOverBadPath(t *testing.T) {
 			}
 			left.Store(0)
 		}
-		v.say(answer(away))
+		v.say(failing(away))
 		s.Start(t)
 		if left.Load() > 0 {
 			t.Errorf("%d reads had yet to fail", left.Load())
@@ -190,6 +157,6 @@ func TestStartOverBadPath(t *testing.T) {
 			t.Errorf("%d remaps after the start, there were %d", got, remaps)
 		}
 	}
-	v.answer.Store(nil)
+	v.cure(t)
 	recoverAll(t, s, l)
 }

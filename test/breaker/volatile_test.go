@@ -1,8 +1,6 @@
 package breaker
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -45,45 +43,13 @@ func newVolatile(t testing.TB) *volatile {
 	return v
 }
 
-// serve makes a ublk device of a target for as long as the test lasts.
-func serve(t testing.TB, ram *ublktest.RAM, params ublk.Params) (path string) {
-	t.Helper()
-	ctl, err := ublk.OpenControl()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev, err := ublk.Create(context.Background(), ctl, ublk.Config{ID: ublk.AnyID, Queues: 1,
-		Params: params})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- dev.Run(ctx, ram, ublk.RunOptions{}) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-ended, dev.Delete(context.Background()), ctl.Close(),
-			ram.Close()); err != nil {
-			t.Errorf("the test's own device: %v", err)
-		}
-	})
-	select {
-	case <-dev.Ready():
-	case err := <-ended:
-		ended <- nil
-		t.Fatalf("the test's own device: %v", err)
-	}
-	return dev.Info().BlockPath()
-}
-
 // request sees each request before it is carried out.
 func (v *volatile) request(r ublk.Request) int32 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch r.Op {
 	case ublk.OpWrite:
-		if bad := v.bad.Load(); bad != nil && r.Offset() < bad.End() &&
-			r.Offset()+r.Length() > bad.Start {
+		if bad := v.bad.Load(); bad != nil && bad.Overlaps(rig.At(r.Offset(), r.Length())) {
 			return -int32(syscall.EIO)
 		}
 		for off := r.Offset() / page * page; off < r.Offset()+r.Length(); off += page {

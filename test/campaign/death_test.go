@@ -120,7 +120,7 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 		}
 		// What it has is locked, so a lower limit cannot be met but by its death. The
 		// kernel gives up on that when the writer gets a signal.
-		poll(t, "no OOM kill", func() error {
+		rig.Await(t, "no OOM kill", func() error {
 			m.set(t, "memory.max", "1M")
 			if m.kills(t) == before {
 				current, _ := os.ReadFile(filepath.Join(string(m), "memory.current"))
@@ -140,12 +140,7 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 	default:
 		signal(signals[how])
 	}
-	poll(t, "the server does not die", func() error {
-		if alive(pid) {
-			return fmt.Errorf("process %d lives", pid)
-		}
-		return nil
-	})
+	rig.Until(t, "the server's death", func() bool { return !rig.Alive(pid) })
 	return true
 }
 
@@ -153,7 +148,7 @@ func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bo
 // lines of who was running.
 func crashes() string {
 	var b strings.Builder
-	files, _ := filepath.Glob("/run/ublk-remap/*.log")
+	files, _ := filepath.Glob(runDir + "/*.log")
 	for _, f := range files {
 		text, _ := os.ReadFile(f)
 		left := 0
@@ -170,22 +165,4 @@ func crashes() string {
 		}
 	}
 	return b.String()
-}
-
-// alive says whether a process runs: not if it is dead and only not waited for. Its
-// first thread can be dead while others still wait for their I/O to end, and as long
-// as one of them lives the process has its files and locks.
-func alive(pid int) bool {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", pid))
-	for _, path := range tasks {
-		raw, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
-		if !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X") {
-			return true
-		}
-	}
-	return false
 }

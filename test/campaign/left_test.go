@@ -1,8 +1,8 @@
 package campaign
 
 import (
-	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,7 +16,7 @@ import (
 // wipe empties the runtime directory, as somebody in a hurry does.
 func wipe(t *testing.T) {
 	t.Helper()
-	if err := os.RemoveAll("/run/ublk-remap"); err != nil {
+	if err := os.RemoveAll(runDir); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -33,25 +33,20 @@ func doctorSays(t *testing.T, words ...string) {
 }
 
 // served makes a set on a small disk and starts it.
-func served(t *testing.T) (*rig.Set, int) {
+func served(t *testing.T) *rig.Set {
 	t.Helper()
 	rig.Guard(t, 5*time.Minute)
 	loop := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
 	s := rig.Create(t, loop, "", "--spare", "1MiB")
 	s.Start(t)
-	return s, s.Status(t).ServerPID
+	return s
 }
 
 // kill kills the server of a set and waits until it is dead.
-func kill(t *testing.T, s *rig.Set, pid int) {
+func kill(t *testing.T, s *rig.Set) {
 	t.Helper()
-	s.Kill(t)
-	poll(t, "the server does not die", func() error {
-		if alive(pid) {
-			return fmt.Errorf("process %d lives", pid)
-		}
-		return nil
-	})
+	pid := s.Kill(t)
+	rig.Until(t, "the server's death", func() bool { return !rig.Alive(pid) })
 }
 
 func number(dev string) string { return strings.TrimPrefix(dev, "/dev/ublkb") }
@@ -61,12 +56,12 @@ func number(dev string) string { return strings.TrimPrefix(dev, "/dev/ublkb") }
 func TestRecordLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	t.Run("start", func(t *testing.T) {
-		s, pid := served(t)
+		s := served(t)
 		job := startFio(t, s.Dev, "rw=randwrite", "bs=4k", "iodepth=8", "size=2M",
 			"verify_backlog=32", "loops=2")
-		kill(t, s, pid)
+		kill(t, s)
 		wipe(t)
-		items := list(t)
+		items := rig.List(t)
 		if len(items) != 1 || items[0].Device != s.Dev || items[0].Name != s.Name ||
 			items[0].State != "failed" {
 			t.Errorf("list shows %+v", items)
@@ -75,21 +70,17 @@ func TestRecordLost(t *testing.T) {
 			"ublk-remap stop "+number(s.Dev))
 		// What waits for its I/O is not removed.
 		rig.Remap(t, "doctor", "--fix").Want(t, 0)
-		dev := s.Dev
 		s.Start(t)
-		if s.Dev != dev {
-			t.Errorf("taken over as %s, was %s", s.Dev, dev)
-		}
-		job.wait(t)
-		wantLive(t, dev)
+		verified(t, job)
+		wantLive(t, s.Dev)
 		s.Stop(t)
 		s.Check(t)
 		wantNothing(t)
 	})
 	for _, by := range []string{"number", "path", "name", "disk"} {
 		t.Run("stop by "+by, func(t *testing.T) {
-			s, pid := served(t)
-			kill(t, s, pid)
+			s := served(t)
+			kill(t, s)
 			wipe(t)
 			what := map[string]string{"number": number(s.Dev), "path": s.Dev, "name": s.Name,
 				"disk": s.Path}[by]
@@ -101,8 +92,8 @@ func TestRecordLost(t *testing.T) {
 	}
 	// A second disk with the same UUID: which of them has the data nobody knows.
 	t.Run("copied disk", func(t *testing.T) {
-		s, pid := served(t)
-		kill(t, s, pid)
+		s := served(t)
+		kill(t, s)
 		wipe(t)
 		other := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
 		rig.Run(t, "dd", "if="+s.Path, "of="+other, "bs=1M", "conv=fsync", "status=none")
@@ -118,9 +109,10 @@ func TestRecordLost(t *testing.T) {
 // A living server whose files are gone is not harmed, and can be stopped in order.
 func TestFilesLostServerLives(t *testing.T) {
 	vmtest.NeedUblk(t)
-	s, pid := served(t)
+	s := served(t)
+	pid := s.PID()
 	wipe(t)
-	if items := list(t); len(items) != 1 || items[0].State != "unreachable" ||
+	if items := rig.List(t); len(items) != 1 || items[0].State != "unreachable" ||
 		items[0].ServerPID != pid {
 		t.Errorf("list shows %+v", items)
 	}
@@ -130,19 +122,14 @@ func TestFilesLostServerLives(t *testing.T) {
 		t.Errorf("stop\n%s", r)
 	}
 	rig.Remap(t, "doctor", "--fix").Want(t, 0)
-	if !alive(pid) {
+	if !rig.Alive(pid) {
 		t.Fatal("the server has died")
 	}
 	s.LetDie()
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "the server does not stop at SIGTERM", func() error {
-		if alive(pid) {
-			return fmt.Errorf("process %d lives", pid)
-		}
-		return nil
-	})
+	rig.Until(t, "the server's end after SIGTERM", func() bool { return !rig.Alive(pid) })
 	s.Dev = ""
 	s.Check(t)
 	wantNothing(t)
@@ -152,9 +139,9 @@ func TestFilesLostServerLives(t *testing.T) {
 // lock of nobody is in nobody's way.
 func TestFilesLeft(t *testing.T) {
 	vmtest.NeedUblk(t)
-	s, pid := served(t)
-	kill(t, s, pid)
-	record, err := os.ReadFile("/run/ublk-remap/" + s.Name + ".json")
+	s := served(t)
+	kill(t, s)
+	record, err := os.ReadFile(s.RunFile(".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,12 +149,12 @@ func TestFilesLeft(t *testing.T) {
 	s.Dev = ""
 	for file, text := range map[string]string{s.Name + ".json": string(record),
 		s.Name + ".sock": "", "other.sock": "", "other.lock": ""} {
-		if err := os.WriteFile("/run/ublk-remap/"+file, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(runDir, file), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	doctorSays(t, s.Name+".json", "other.sock", "doctor --fix")
-	if items := list(t); len(items) != 0 {
+	if items := rig.List(t); len(items) != 0 {
 		t.Errorf("list shows %+v", items)
 	}
 	rig.Remap(t, "doctor", "--fix").Want(t, 0)

@@ -75,7 +75,7 @@ func TestKillUnderLoad(t *testing.T) {
 // victim is a set whose server is going to die.
 type victim struct {
 	*rig.Set
-	disk   *disk
+	disk   *rig.Disk
 	layout rig.Layout
 	group  memcg
 	flags  []string
@@ -93,9 +93,9 @@ func batchIsSurvived() bool {
 func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures) {
 	rig.Guard(t, time.Duration(len(all))*5*time.Minute)
 	rng := source(all[0])
-	d := newDisk(t, rng, diskMiB)
-	v := &victim{Set: rig.Create(t, d.path, "", "--spare", "8MiB"), disk: d,
-		layout: rig.LayoutOf(t, d.path), group: group}
+	d := newDisk(t, rng)
+	v := &victim{Set: rig.Create(t, d.Path, "", "--spare", "8MiB"), disk: d,
+		layout: rig.LayoutOf(t, d.Path), group: group}
 	v.flags = []string{rig.Unhurried, "--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth",
 		fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
 	if rng.IntN(2) == 0 {
@@ -120,10 +120,11 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	})
 	v.start(t)
 	v.block = v.Status(t).BlockSize
-	t.Logf("%s on %s, blocks of %d bytes, %q", fs, d.kind(), v.block, v.flags)
+	t.Logf("%s on %s, blocks of %d bytes, %q", fs, d.Kind, v.block, v.flags)
 	if fs != "raw" {
-		mkfs(t, fs, v.Dev)
-		dir = mount(t, fs, v.Dev)
+		rig.Mkfs(t, fs, v.Dev)
+		dir = t.TempDir()
+		rig.Run(t, "mount", "-t", fs, v.Dev, dir)
 	}
 	span := 2 * time.Second // how long fio takes, learned from what it took
 	for _, seed := range all {
@@ -133,8 +134,8 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 		}
 	}
 	if dir != "" {
-		rig.Run(t, "umount", dir)
-		fsck(t, fs, v.Dev)
+		rig.Unmount(t, dir)
+		rig.Fsck(t, fs, v.Dev)
 	}
 	v.Stop(t)
 	v.Check(t)
@@ -145,15 +146,8 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 func (v *victim) start(t *testing.T) {
 	t.Helper()
 	r := v.group.start(t, append([]string{v.Path}, v.flags...)...)
-	if r.Code != 0 {
-		t.Fatalf("start\n%s%s", r, rig.ServerLogs(v.Name))
-	}
-	was := v.Dev
-	v.Dev = r.Want(t, 0)
-	if was != "" && v.Dev != was {
-		t.Fatalf("recovered as %s, was %s", v.Dev, was)
-	}
-	v.pid = v.Status(t).ServerPID
+	v.Started(t, r)
+	v.pid = v.PID()
 }
 
 // round loads the device, lets the server die at a random moment, starts it
@@ -172,24 +166,25 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	}
 	if dir != "" {
 		file = filepath.Join(dir, fmt.Sprintf("fio-%d", rng.Uint32()))
-		places = reserve(t, file, fioBytes())
+		places = rig.Reserve(t, file, fioBytes())
 		defer func() { _ = os.Remove(file) }()
 	} else {
 		args = append(args, fmt.Sprintf("offset=%d", places[0].Start))
 	}
 	// The disk goes bad where fio is going to write: nobody can live with the loss
 	// of what was written before.
-	v.disk.spoil(t, pick(rng, v.layout, v.block, places, 1+rng.IntN(8)))
+	v.disk.SetBad(t, append(pick(rng, v.layout, v.block, places, 1+rng.IntN(8)), v.disk.Bad...))
 	before := v.Status(t)
 
 	job := startFio(t, file, args...)
 	time.Sleep(time.Duration(rng.Int64N(int64(span))))
-	busy := job.running()
+	busy := !job.Ended()
+	v.LetDie()
 	dead := v.group.befall(t, rng, how, v.pid)
 	var down time.Duration
 	if how == bySIGSEGV || how == bySIGBUS || how == bySIGABRT {
 		// Whoever wonders later finds the runtime's last words.
-		text, err := os.ReadFile("/run/ublk-remap/" + v.Name + ".log")
+		text, err := os.ReadFile(v.RunFile(".log"))
 		if err != nil || !strings.Contains(string(text), "goroutine ") {
 			t.Errorf("the log has nothing about a crash (%v)", err)
 		}
@@ -197,7 +192,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	if dead {
 		down = v.recover(t, rng, f)
 	}
-	wrote, verified := job.wait(t)
+	did := verified(t, job)
 	after := v.Status(t)
 	wantLive(t, v.Dev)
 	wantNoneBlocked(t)
@@ -208,7 +203,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	f.rounds++
 	f.deaths[string(how)]++
 	f.above[fs]++
-	f.wrote, f.verified, f.heals = f.wrote+wrote, f.verified+verified, f.heals+heals
+	f.wrote, f.verified, f.heals = f.wrote+did.WriteBytes, f.verified+did.ReadBytes, f.heals+heals
 	if !busy {
 		f.idle++
 	}
@@ -217,7 +212,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	if busy {
 		return min(span*5/4, 20*time.Second) // what it took includes the pause
 	}
-	return max(job.took, 100*time.Millisecond)
+	return max(job.Took(), 100*time.Millisecond)
 }
 
 // recover starts the next server, sometimes after a while, sometimes with nothing
@@ -228,7 +223,7 @@ func (v *victim) recover(t *testing.T, rng *rand.Rand, f *figures) time.Duration
 		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
 	}
 	if rng.IntN(4) == 0 {
-		if err := os.RemoveAll("/run/ublk-remap"); err != nil {
+		if err := os.RemoveAll(runDir); err != nil {
 			t.Fatal(err)
 		}
 		f.wiped++

@@ -38,13 +38,7 @@ func rounds(t *testing.T, short int) int {
 // a single round can be repeated by its own.
 func seeds(t *testing.T, n int) []uint64 {
 	t.Helper()
-	first := uint64(time.Now().UnixNano())
-	if s := os.Getenv(rig.SeedEnv); s != "" {
-		var err error
-		if first, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("%s: %v", rig.SeedEnv, err)
-		}
-	}
+	first := rig.Seed(t)
 	rng := rand.New(rand.NewPCG(first, 1))
 	all := []uint64{first}
 	for len(all) < n {

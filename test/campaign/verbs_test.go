@@ -109,9 +109,9 @@ func (b *trial) die(t *testing.T) {
 	for _, pid := range servers("") {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 	}
-	poll(t, "servers do not die", func() error {
+	rig.Await(t, "servers do not die", func() error {
 		for _, pid := range servers("") {
-			if alive(pid) {
+			if rig.Alive(pid) {
 				return fmt.Errorf("process %d lives", pid)
 			}
 		}
@@ -126,7 +126,7 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	delay := time.Duration(rng.Int64N(int64(b.took[v]) * 5 / 4))
 	again := rng.IntN(3) // how often a recovery is cut short once more
 	wiped := rng.IntN(6) == 0
-	var job *fio
+	var job *rig.Fio
 	switch v {
 	case recovering, upgrading, stopping:
 		rig.Remap(t, "start", b.Path).Want(t, 0)
@@ -158,8 +158,7 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	}
 	b.mend(t, v, rng, job != nil)
 	if job != nil {
-		_, verified := job.wait(t)
-		b.verified += verified
+		b.verified += verified(t, job).ReadBytes
 	}
 	b.end(t)
 	wantNothing(t)
@@ -172,7 +171,7 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 // device is the path of the set's device, empty if there is none.
 func (b *trial) device(t *testing.T) string {
 	t.Helper()
-	for _, it := range list(t) {
+	for _, it := range rig.List(t) {
 		return it.Device
 	}
 	return ""
@@ -208,7 +207,7 @@ func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bo
 	}
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(rig.Limit):
 		rig.DumpTasks("a client hangs")
 		_ = cmd.Process.Kill()
 		said, _ := os.ReadFile(out.Name())
@@ -219,15 +218,15 @@ func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bo
 		return cut
 	}
 	// A server that lives goes on with what it was told, by itself.
-	poll(t, "servers neither come to be live nor die", func() error {
+	rig.Await(t, "servers neither come to be live nor die", func() error {
 		for _, pid := range servers("") {
-			if before[pid] && alive(pid) {
+			if before[pid] && rig.Alive(pid) {
 				return fmt.Errorf("process %d does not die", pid)
 			}
 		}
 		// One that is live may have a successor, which goes on without the client
 		// that sent for it and takes over in its own time.
-		items, left := list(t), servers("")
+		items, left := rig.List(t), servers("")
 		if len(left) == 0 || len(left) == 1 && len(items) == 1 && items[0].State == "live" &&
 			items[0].ServerPID == left[0] {
 			return nil
@@ -248,7 +247,7 @@ func (b *trial) mend(t *testing.T, v verb, rng *rand.Rand, waits bool) {
 		b.end(t)
 		return
 	}
-	for _, it := range list(t) {
+	for _, it := range rig.List(t) {
 		if it.State == "live" {
 			return // it survived
 		}
@@ -256,7 +255,7 @@ func (b *trial) mend(t *testing.T, v verb, rng *rand.Rand, waits bool) {
 	began := time.Now()
 	rig.Remap(t, "start", b.Path).Want(t, 0)
 	b.recovered = append(b.recovered, time.Since(began))
-	for _, it := range list(t) {
+	for _, it := range rig.List(t) {
 		if it.State != "live" {
 			t.Errorf("after start: %+v", it)
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -16,40 +17,40 @@ import (
 func TestBackupLive(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
-	guard(t, 4*time.Minute)
+	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := newDisk(t, kindLoop, 64, bs)
+	d := rig.NewDisk(t, rig.KindLoop, 64, bs)
 	s := create(t, d, "--spare", "2MiB")
-	lay := layoutOf(t, d)
-	s.start(t)
+	lay := rig.LayoutOf(t, d.Path)
+	s.Start(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "backup")
 
-	mkfs(t, "ext4", s.dev)
-	mnt := mount(t, "ext4", s)
+	rig.Mkfs(t, "ext4", s.Dev)
+	mnt := s.Mount(t, "ext4")
 	for _, args := range [][]string{
-		{"backup", d.path, filepath.Join(mnt, "backup")}, // on itself
-		{"backup", d.path, s.dev},
-		{"repair", d.path, "--yes"},
-		{"check", d.path},
+		{"backup", d.Path, filepath.Join(mnt, "backup")}, // on itself
+		{"backup", d.Path, s.Dev},
+		{"repair", d.Path, "--yes"},
+		{"check", d.Path},
 	} {
-		remap(t, append([]string{"metadata"}, args...)...).want(t, exitRefused)
+		rig.Remap(t, append([]string{"metadata"}, args...)...).Want(t, rig.ExitRefused)
 	}
-	umount(t, mnt)
+	rig.Unmount(t, mnt)
 
-	f := openUntilClosed(t, s.dev)
-	defer func() { f.close() }()
-	f.fill(t, 0, f.size, 1)
-	at := func(i int) int64 { return lay.head + int64(i)*(64<<10) }
-	var bad []extent
+	f := rig.Open(t, s.Dev)
+	defer func() { f.Close() }()
+	f.Fill(t, 0, f.Size, 1)
+	at := func(i int) int64 { return lay.Head + int64(i)*(64<<10) }
+	var bad []rig.Extent
 	for i := range 40 {
-		bad = append(bad, extent{at(i) + bs, 2 * bs})
+		bad = append(bad, rig.At(at(i)+bs, 2*bs))
 	}
-	d.setBad(t, bad)
+	d.SetBad(t, bad)
 	heal := func(from, to int) {
 		t.Helper()
 		for i := from; i < to; i++ {
-			f.fill(t, at(i), at(i)+4096, 2)
+			f.Fill(t, at(i), at(i)+4096, 2)
 		}
 	}
 	heal(0, 20)
@@ -58,46 +59,46 @@ func TestBackupLive(t *testing.T) {
 		Table struct{ Mapped int }
 		UUID  string
 	}
-	parse(t, remap(t, "metadata", "backup", s.dev, file, "--json"), &b)
-	if !b.Live || b.Table.Mapped != 20 || b.UUID != s.status(t).UUID {
+	rig.Parse(t, rig.Remap(t, "metadata", "backup", s.Dev, file, "--json"), &b)
+	if !b.Live || b.Table.Mapped != 20 || b.UUID != s.Status(t).UUID {
 		t.Errorf("%+v", b)
 	}
-	if r := remap(t, "metadata", "restore", d.path, file, "--yes"); r.code != exitRefused {
+	if r := rig.Remap(t, "metadata", "restore", d.Path, file, "--yes"); r.Code != rig.ExitRefused {
 		t.Errorf("restore of a disk that is being served\n%s", r)
 	}
 	heal(20, 40)
-	f.close()
-	s.stop(t)
+	f.Close()
+	s.Stop(t)
 
 	// Bad sectors all over the checkpoints of both mirrors, which writing heals.
-	disk := openUntilClosed(t, d.path)
-	for i := range lay.mirrors {
-		zero := aligned(int(lay.logs[i].start - lay.mirrors[i].start))
-		if err := disk.write(zero, lay.mirrors[i].start); err != nil {
+	disk := rig.Open(t, d.Path)
+	for i := range lay.Mirrors() {
+		zero := rig.Aligned(int(lay.Logs(0)[i].Start - lay.Mirrors()[i].Start))
+		if err := disk.Write(zero, lay.Mirrors()[i].Start); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := disk.flush(); err != nil {
+	if err := disk.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	disk.close()
-	remap(t, "start", d.path).want(t, exitDamaged)
-	remap(t, "metadata", "repair", d.path, "--yes").want(t, exitDamaged)
-	if out := remap(t, "metadata", "restore", d.path, file, "--yes").want(t,
-		exitDone); strings.Contains(out, "risk") || !strings.Contains(out, "no problems") {
+	disk.Close()
+	rig.Remap(t, "start", d.Path).Want(t, rig.ExitDamaged)
+	rig.Remap(t, "metadata", "repair", d.Path, "--yes").Want(t, rig.ExitDamaged)
+	if out := rig.Remap(t, "metadata", "restore", d.Path, file, "--yes").Want(t,
+		rig.ExitDone); strings.Contains(out, "risk") || !strings.Contains(out, "no problems") {
 		t.Error(out)
 	}
-	s.start(t)
-	f = openUntilClosed(t, s.dev)
-	buf := aligned(4096)
+	s.Start(t)
+	f = rig.Open(t, s.Dev)
+	buf := rig.Aligned(4096)
 	for i := range bad {
-		if err := f.read(buf, at(i)); err != nil {
+		if err := f.Read(buf, at(i)); err != nil {
 			t.Errorf("read of unit %d: %v", i, err)
 		} else {
-			checkPattern(t, buf, at(i), 2)
+			rig.WantPattern(t, buf, at(i), 2)
 		}
 	}
-	if st := s.status(t); st.Remaps != 40 || st.Lost != 0 {
+	if st := s.Status(t); st.Remaps != 40 || st.Lost != 0 {
 		t.Errorf("%+v", st)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {

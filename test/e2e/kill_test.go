@@ -1,14 +1,11 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
@@ -50,43 +47,43 @@ func TestKillAndRecover(t *testing.T) {
 }
 
 func testKillAndRecover(t *testing.T, w way, fs string) {
-	guard(t, 5*time.Minute)
-	rng := random(t)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rig.Guard(t, 5*time.Minute)
+	rng := rig.Random(t)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
-	lay := layoutOf(t, d)
+	lay := rig.LayoutOf(t, d.Path)
 	w.start(t, s, "--queues", "2")
-	mkfs(t, fs, s.dev)
-	dir := mount(t, fs, s)
-	tree := plantTree(t, dir, rng)
+	rig.Mkfs(t, fs, s.Dev)
+	dir := s.Mount(t, fs)
+	tree := rig.PlantTree(t, dir, rng)
 	// The disk goes bad where fio is going to write: no file system can live with
 	// the loss of what it has written already.
-	places := fileExtents(t, dir+"/fio", 32<<20)
-	bad := badPlaces(rng, cell{kind: kindLoop, blockSize: 512}, lay)
+	places := rig.Reserve(t, dir+"/fio", 32<<20)
+	bad := badPlaces(rng, cell{kind: rig.KindLoop, blockSize: 512}, lay)
 	bad = slices.DeleteFunc(
-		bad, func(e extent) bool { return len(lay.exportedOf([]extent{e})) > 0 })
+		bad, func(e rig.Extent) bool { return len(lay.ExportedOf([]rig.Extent{e})) > 0 })
 	for range 50 {
 		in := places[rng.IntN(len(places))]
 		n := 512 * (1 + rng.Int64N(12))
-		e := extent{in.start + rng.Int64N(in.length/512)*512, n}
-		bad = append(bad, lay.homeOf(cut(e, in.start, in.end()))...)
+		e := rig.At(in.Start+rng.Int64N(in.Length/512)*512, n)
+		bad = append(bad, lay.HomesOnBacking(e.Cut(in.Start, in.End()))...)
 	}
-	d.setBad(t, bad)
-	t.Logf("bad: %v", d.bad)
+	d.SetBad(t, bad)
+	t.Logf("bad: %v", d.Bad)
 
 	// It writes and verifies for as long as it takes; the server dies after so and
 	// so many writes, which does not hang on the clock.
 	job := []string{"rw=randwrite", "size=32M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c",
 		fmt.Sprintf("randseed=%d", rng.Uint32())}
-	p := startFio(t, dir+"/fio", append(job, "verify_backlog=64", "loops=1000")...)
-	served := s.status(t).IO.Writes // the file system's own, before fio
+	p := rig.StartFio(t, dir+"/fio", append(job, "verify_backlog=64", "loops=1000")...)
+	already := s.Status(t).IO.Writes // the file system's own, before fio
 	for kills := range 4 {
-		before := s.served(t, p, served+40+rng.Int64N(120))
-		served = 0
-		s.kill(t)
+		before := served(t, s, p, already+40+rng.Int64N(120))
+		already = 0
+		s.Kill(t)
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
-		s.start(t)
-		after := s.status(t)
+		s.Start(t)
+		after := s.Status(t)
 		if after.ServerPID == before.ServerPID || after.UUID != before.UUID ||
 			!after.Features.Recovery {
 			t.Errorf("after recovery: %+v\nbefore: %+v", after, before)
@@ -94,65 +91,43 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 		t.Logf("kill %d after %d writes: %d remaps, then %d", kills, before.IO.Writes,
 			before.Remaps, after.Remaps)
 	}
-	s.served(t, p, 1)
-	rep := fioStopped(t, p)
-	t.Logf("fio wrote %d MiB and read %d MiB", rep.writeBytes>>20, rep.readBytes>>20)
-	fio(t, dir+"/fio", job...) // all of it once more
-	tree.verify(t, dir)
-	umount(t, dir)
-	fsck(t, fs, s.dev)
-	s.restart(t)
-	fsck(t, fs, s.dev)
-	dir = mount(t, fs, s)
-	tree.verify(t, dir)
-	umount(t, dir)
+	served(t, s, p, 1)
+	rep := p.Stop(t)
+	t.Logf("fio wrote %d MiB and read %d MiB", rep.WriteBytes>>20, rep.ReadBytes>>20)
+	rig.RunFio(t, dir+"/fio", job...) // all of it once more
+	tree.Verify(t, dir)
+	rig.Unmount(t, dir)
+	rig.Fsck(t, fs, s.Dev)
+	s.Restart(t)
+	rig.Fsck(t, fs, s.Dev)
+	dir = s.Mount(t, fs)
+	tree.Verify(t, dir)
+	rig.Unmount(t, dir)
 }
 
 // served waits until the server has served that many writes since it started,
-// while the process that writes goes on, and returns the status then. Any number of
-// writes may take its time; none for a while is a hang.
-func (s *set) served(t testing.TB, p *process, writes int64) status {
+// while fio goes on, and returns the status then. Any number of writes may take
+// its time; none for a while is a hang.
+func served(t testing.TB, s *rig.Set, f *rig.Fio, writes int64) rig.Status {
 	t.Helper()
 	last, since := int64(-1), time.Now()
 	for {
-		st := s.status(t)
+		st := s.Status(t)
 		if st.IO.Writes >= writes {
 			return st
 		}
 		if st.IO.Writes != last {
 			last, since = st.IO.Writes, time.Now()
 		}
-		if p.ended() {
-			t.Fatalf("it ended early\n%s", brief(p.result()))
+		if f.Ended() {
+			t.Fatalf("it ended early\n%s", f.Brief())
 		}
-		if time.Since(since) > limit {
-			dumpTasks("writes are not served")
+		if time.Since(since) > rig.Limit {
+			rig.DumpTasks("writes are not served")
 			t.Fatalf("%d writes are served, no more come", st.IO.Writes)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-// fileExtents makes a file of that size whose blocks are allocated and not yet
-// written, and says where on the device they are.
-func fileExtents(t testing.TB, path string, size int64) []extent {
-	t.Helper()
-	f, err := os.Create(path)
-	if err == nil {
-		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Sync())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	var out []extent
-	for _, e := range rig.Extents(t, f, size) {
-		out = append(out, extent{e.Start, e.Length})
-	}
-	if n := blocks(out, 1); n != size {
-		t.Fatalf("FIEMAP tells of %d bytes of %d: %v", n, size, out)
-	}
-	return out
 }
 
 // TestKillSaturated kills the server with every tag of every queue in its
@@ -166,17 +141,17 @@ func TestKillSaturated(t *testing.T) {
 }
 
 func testKillSaturated(t *testing.T, w way, recoverIt bool) {
-	guard(t, 5*time.Minute)
-	rng := random(t)
-	d := newDisk(t, kindLoop, 32, 512)
+	rig.Guard(t, 5*time.Minute)
+	rng := rig.Random(t)
+	d := rig.NewDisk(t, rig.KindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
 	w.start(t, s, "--queues", "1", "--depth", "8")
 	// A suspended disk: what has begun does not end before it is resumed.
-	d.dm.Suspend(t)
-	p := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c",
+	d.DM.Suspend(t)
+	p := rig.StartFio(t, s.Dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c",
 		fmt.Sprintf("randseed=%d", rng.Uint32()))
-	inflight := "/sys/block/" + s.dev[len("/dev/"):] + "/inflight"
-	for deadline := time.Now().Add(limit); ; {
+	inflight := "/sys/block/" + s.Dev[len("/dev/"):] + "/inflight"
+	for deadline := time.Now().Add(rig.Limit); ; {
 		var reads, writes int
 		text, err := os.ReadFile(inflight)
 		if err == nil {
@@ -193,23 +168,23 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	s.kill(t)
+	s.Kill(t)
 	// The dead server's own I/O has to end first, whoever comes next.
 	time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
-	d.dm.Resume(t)
+	d.DM.Resume(t)
 	began := time.Now()
 	if recoverIt {
-		s.start(t)
+		s.Start(t)
 		t.Logf("live again after %v", time.Since(began).Round(time.Millisecond))
-		fioDone(t, p)
+		p.Done(t)
 		return
 	}
-	s.stop(t)
+	s.Stop(t)
 	took := time.Since(began)
 	t.Logf("gone after %v", took.Round(time.Millisecond))
 	// A stop that hangs has met the limit of every verb by now. How long it took
 	// says more of a busy machine than of the program.
-	if r := p.wait(t, limit); r.code == 0 {
-		t.Errorf("fio saw no error although its device went away\n%s", brief(r))
+	if r := p.Wait(t, rig.Limit); r.Code == 0 {
+		t.Errorf("fio saw no error although its device went away\n%s", p.Brief())
 	}
 }

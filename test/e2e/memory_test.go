@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -36,38 +36,10 @@ func memoryOf(t testing.TB, pid int) processMemory {
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	m.minor, _ = strconv.ParseInt(fields[10-3], 10, 64)
 	m.major, _ = strconv.ParseInt(fields[12-3], 10, 64)
-	m.locked = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmLck")
-	m.swapped = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmSwap")
-	m.resid = kibOf(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
+	m.locked = rig.ProcessKiB(t, pid, "VmLck")
+	m.swapped = rig.ProcessKiB(t, pid, "VmSwap")
+	m.resid = rig.ProcessKiB(t, pid, "VmRSS")
 	return m
-}
-
-// kibOf reads a line "name: N kB", or without a name a file that is a number.
-func kibOf(t testing.TB, path, name string) int64 {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if name == "" {
-			n, err := strconv.ParseInt(s.Text(), 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-		if rest, ok := strings.CutPrefix(s.Text(), name+":"); ok {
-			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-	}
-	t.Fatalf("%s does not tell %s", path, name)
-	return 0
 }
 
 // settled waits until a server makes no more memory present by itself.
@@ -98,13 +70,13 @@ func TestMemoryIsThere(t *testing.T) {
 }
 
 func testMemoryIsThere(t *testing.T, zeroCopy bool) {
-	guard(t, 3*time.Minute)
-	rng := random(t)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rig.Guard(t, 3*time.Minute)
+	rng := rig.Random(t)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
-	s.start(t, "--queues", "2", "--depth", "32", dataPath(zeroCopy))
-	lay := layoutOf(t, d)
-	pid := s.status(t).ServerPID
+	s.Start(t, "--queues", "2", "--depth", "32", dataPath(zeroCopy))
+	lay := rig.LayoutOf(t, d.Path)
+	pid := s.Status(t).ServerPID
 	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
 	if err != nil || strings.TrimSpace(string(score)) != "-1000" {
 		t.Errorf("oom_score_adj is %q, %v", score, err)
@@ -114,27 +86,26 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 		// The memory of larger copies is made present before such requests are let in: that
 		// is no fault of an I/O, but counts.
 		most = "32k"
-		if err := os.WriteFile("/sys/block/"+filepath.Base(s.dev)+"/queue/nomerges", []byte("2"),
+		if err := os.WriteFile("/sys/block/"+filepath.Base(s.Dev)+"/queue/nomerges", []byte("2"),
 			0); err != nil {
 			t.Fatal(err)
 		}
 	}
 	write := func(size string) {
-		fio(t, s.dev, "rw=randwrite", "size="+size, "bsrange=4k-"+most, "iodepth=16",
+		rig.RunFio(t, s.Dev, "rw=randwrite", "size="+size, "bsrange=4k-"+most, "iodepth=16",
 			"verify=crc32c", fmt.Sprintf("randseed=%d", rng.Uint32()))
 	}
 	began := settled(t, pid)
 	write("8M")
 	plain := memoryOf(t, pid)
-	var bad []extent
+	var bad []rig.Extent
 	for range 60 {
-		bad = append(bad, extent{lay.homeOf(extent{rng.Int64N(8<<20/512) * 512, 512})[0].start,
-			512})
+		bad = append(bad, lay.HomesOnBacking(rig.At(rng.Int64N(8<<20/512)*512, 512))...)
 	}
-	d.setBad(t, bad)
+	d.SetBad(t, bad)
 	write("8M")
 	healed := memoryOf(t, pid)
-	st := s.status(t)
+	st := s.Status(t)
 	t.Logf("resident %d KiB, then %d, then %d with heals; faults with plain writes %d, with "+
 		"heals %d (%d remaps); major faults %d",
 		began.resid, plain.resid, healed.resid, plain.minor-began.minor, healed.minor-plain.minor,
@@ -160,26 +131,16 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	}
 }
 
-// hogEnv makes this program one that uses memory: MiB to lock, MiB to use,
-// rounds, seed.
-const hogEnv = "E2E_HOG"
-
 func init() {
-	spec := os.Getenv(hogEnv)
-	if spec == "" {
-		return
-	}
-	var lock, use, rounds int
-	var seed uint64
-	_, err := fmt.Sscan(spec, &lock, &use, &rounds, &seed)
-	if err == nil {
-		err = hog(lock, use, rounds, seed)
-	}
-	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	// Words: MiB to lock, MiB to use, rounds, seed.
+	rig.Helper("hog", func(words []string) error {
+		var lock, use, rounds int
+		var seed uint64
+		if _, err := fmt.Sscan(strings.Join(words, " "), &lock, &use, &rounds, &seed); err != nil {
+			return err
+		}
+		return hog(lock, use, rounds, seed)
+	})
 }
 
 // hog locks memory, then fills other memory, and in each round reads every page
@@ -204,8 +165,7 @@ func hog(lock, use, rounds int, seed uint64) error {
 	}
 	const words = 4096 / 8
 	value := func(page, round int) uint64 {
-		return (uint64(
-			page)<<20 | uint64(round)) * 0x9e3779b97f4a7c15
+		return (uint64(page)<<20 | uint64(round)) * 0x9e3779b97f4a7c15
 	}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	pages := rng.Perm(len(mem) / 4096)
@@ -228,37 +188,34 @@ func hog(lock, use, rounds int, seed uint64) error {
 }
 
 // startHog starts the memory user.
-func startHog(t testing.TB, lock, use int64, rounds int, seed uint64) *process {
+func startHog(t testing.TB, lock, use int64, rounds int, seed uint64) *rig.Process {
 	t.Helper()
-	if err := os.Setenv(hogEnv, fmt.Sprint(lock, use, rounds, seed)); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.Unsetenv(hogEnv) }()
-	return launch(t, "/proc/self/exe")
+	return rig.LaunchCmd(t, rig.HelperCommand("hog", fmt.Sprint(lock), fmt.Sprint(use),
+		fmt.Sprint(rounds), fmt.Sprint(seed)))
 }
 
 // tightDisk is a disk that takes no memory when it is written to: all of null_blk's
 // pages are there.
-func tightDisk(t testing.TB, sizeMiB int) *disk {
+func tightDisk(t testing.TB, sizeMiB int) *rig.Disk {
 	t.Helper()
-	d := newDisk(t, kindNull, sizeMiB, 4096)
-	f := openUntilClosed(t, d.path)
-	buf := aligned(1 << 20)
-	for off := int64(0); off < d.size; off += int64(len(buf)) {
-		if err := f.write(buf, off); err != nil {
+	d := rig.NewDisk(t, rig.KindNull, sizeMiB, 4096)
+	f := rig.Open(t, d.Path)
+	buf := rig.Aligned(1 << 20)
+	for off := int64(0); off < d.Size; off += int64(len(buf)) {
+		if err := f.Write(buf, off); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f.close()
+	f.Close()
 	return d
 }
 
 // someBad are single blocks at random places of an extent of the exported device.
-func someBad(rng *rand.Rand, lay layout, in extent, n int) []extent {
-	var bad []extent
+func someBad(rng *rand.Rand, lay rig.Layout, in rig.Extent, n int) []rig.Extent {
+	var bad []rig.Extent
 	for range n {
-		e := extent{in.start + rng.Int64N(in.length/4096)*4096, 4096}
-		bad = append(bad, lay.homeOf(e)...)
+		e := rig.At(in.Start+rng.Int64N(in.Length/4096)*4096, 4096)
+		bad = append(bad, lay.HomesOnBacking(e)...)
 	}
 	return bad
 }
@@ -272,46 +229,44 @@ func TestSwapOnItself(t *testing.T) {
 	turn := 0
 	for _, zc := range somePaths(turn) {
 		t.Run(pathName(zc), func(t *testing.T) {
-			testSwapOnItself(t, zc, "--depth", "64",
-				"--max-io", "128KiB")
+			testSwapOnItself(t, zc, "--depth", "64", "--max-io", "128KiB")
 		})
 	}
 	// As much memory as the largest requests could take is not there when it is needed.
 	t.Run("large requests", func(t *testing.T) {
-		testSwapOnItself(t, false, "--depth", "256",
-			"--max-io", "1MiB")
+		testSwapOnItself(t, false, "--depth", "256", "--max-io", "1MiB")
 	})
 }
 
 func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
-	guard(t, 4*time.Minute)
-	rng := random(t)
+	rig.Guard(t, 4*time.Minute)
+	rng := rig.Random(t)
 	use, rounds := int64(availableMiB+100), 2
 	if vmtest.Full() {
 		rounds = 10
 	}
 	d := tightDisk(t, 112)
 	s := create(t, d, "--spare", "4MiB")
-	s.start(t, append(args, "--queues", "2", dataPath(zeroCopy))...)
-	lay := layoutOf(t, d)
-	before := settled(t, s.status(t).ServerPID)
+	s.Start(t, append(args, "--queues", "2", dataPath(zeroCopy))...)
+	lay := rig.LayoutOf(t, d.Path)
+	before := settled(t, s.Status(t).ServerPID)
 
-	f := openUntilClosed(t, s.dev)
-	size := f.size
-	f.close()
+	f := rig.Open(t, s.Dev)
+	size := f.Size
+	f.Close()
 	// The disk goes bad before anything is there: a page that cannot be read back
 	// costs its owner's life, on any disk.
-	d.setBad(t, someBad(rng, lay, extent{1 << 20, size - 1<<20}, 250))
-	swapoff := swapOn(t, s.dev)
+	d.SetBad(t, someBad(rng, lay, rig.At(1<<20, size-1<<20), 250))
+	swapoff := swapOn(t, s.Dev)
 	defer swapoff()
-	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
+	lock := rig.KiB(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
 	p := startHog(t, lock, use, rounds, rng.Uint64())
-	r := p.wait(t, 3*time.Minute)
-	if r.code != 0 {
+	r := p.Wait(t, 3*time.Minute)
+	if r.Code != 0 {
 		t.Fatalf("the memory's user\n%s", r)
 	}
 	swapoff()
-	st := s.status(t)
+	st := s.Status(t)
 	after := memoryOf(t, st.ServerPID)
 	t.Logf("locked %d MiB, used %d MiB in %d rounds; %d MiB swapped out, %d MiB in; %d remaps; "+
 		"the server: %d minor faults, %d major, %d KiB resident",
@@ -321,7 +276,7 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 		t.Errorf("%d bytes were swapped out, %d remaps: no test of anything", st.IO.WriteBytes,
 			st.Remaps)
 	}
-	if int64(st.ServerPID) != s.pid.Load() || after.swapped != 0 || after.major != before.major {
+	if st.ServerPID != s.PID() || after.swapped != 0 || after.major != before.major {
 		t.Errorf("the server's own memory: %+v, before: %+v", after, before)
 	}
 }
@@ -338,31 +293,31 @@ func TestAllMemoryDirty(t *testing.T) {
 }
 
 func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
-	guard(t, 4*time.Minute)
-	rng := random(t)
+	rig.Guard(t, 4*time.Minute)
+	rng := rig.Random(t)
 	for name, value := range map[string]string{"dirty_background_ratio": "90", "dirty_ratio": "95",
 		"dirty_expire_centisecs": "360000"} {
 		setting(t, "/proc/sys/vm/"+name, value)
 	}
 	d := tightDisk(t, 160)
 	s := create(t, d, "--spare", "4MiB")
-	s.start(t, "--queues", "2", "--depth", "64", "--max-io", "128KiB", dataPath(zeroCopy))
-	lay := layoutOf(t, d)
-	run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", s.dev)
-	dir := mount(t, "ext4", s)
+	s.Start(t, "--queues", "2", "--depth", "64", "--max-io", "128KiB", dataPath(zeroCopy))
+	lay := rig.LayoutOf(t, d.Path)
+	rig.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", s.Dev)
+	dir := s.Mount(t, "ext4")
 	const size = 120 << 20
-	var bad []extent
-	for _, e := range fileExtents(t, dir+"/file", size) {
-		bad = append(bad, someBad(rng, lay, e, int(e.length>>20)+1)...)
+	var bad []rig.Extent
+	for _, e := range rig.Reserve(t, dir+"/file", size) {
+		bad = append(bad, someBad(rng, lay, e, int(e.Length>>20)+1)...)
 	}
-	before := settled(t, s.status(t).ServerPID)
-	d.setBad(t, bad)
-	lock := kibOf(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
+	before := settled(t, s.Status(t).ServerPID)
+	d.SetBad(t, bad)
+	lock := rig.KiB(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
 	hog := startHog(t, lock, 0, 0, 0)
-	for deadline := time.Now().Add(limit); kibOf(t, "/proc/meminfo",
+	for deadline := time.Now().Add(rig.Limit); rig.KiB(t, "/proc/meminfo",
 		"MemAvailable")>>10 > availableMiB+40; {
-		if hog.ended() || time.Now().After(deadline) {
-			t.Fatalf("memory does not get scarce\n%s", hog.result())
+		if hog.Ended() || time.Now().After(deadline) {
+			t.Fatalf("memory does not get scarce\n%s", hog.Result())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -373,23 +328,23 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	buf := make([]byte, 1<<20)
 	dirty := int64(0)
 	for off := int64(0); off < size; off += int64(len(buf)) {
-		pattern(buf, off, 7)
+		rig.Pattern(buf, off, 7)
 		if _, err := f.WriteAt(buf, off); err != nil {
 			t.Fatalf("write at %d: %v", off, err)
 		}
-		dirty = max(dirty, kibOf(t, "/proc/meminfo", "Dirty")+kibOf(t, "/proc/meminfo",
+		dirty = max(dirty, rig.KiB(t, "/proc/meminfo", "Dirty")+rig.KiB(t, "/proc/meminfo",
 			"Writeback"))
 	}
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	st := s.status(t)
+	st := s.Status(t)
 	after := memoryOf(t, st.ServerPID)
 	t.Logf("left %d MiB, up to %d MiB dirty, wrote %d MiB; %d remaps; the server: %d minor "+
 		"faults, %d major, %d KiB resident",
 		availableMiB, dirty>>10, st.IO.WriteBytes>>20, st.Remaps, after.minor-before.minor,
 		after.major-before.major, after.resid)
-	if int64(st.ServerPID) != s.pid.Load() || after.major != before.major || st.Remaps == 0 ||
+	if st.ServerPID != s.PID() || after.major != before.major || st.Remaps == 0 ||
 		dirty < 20<<10 {
 		t.Errorf("%+v, before %+v; %d remaps", after, before, st.Remaps)
 	}
@@ -400,15 +355,15 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 		if _, err := f.ReadAt(buf, off); err != nil {
 			t.Fatalf("read at %d: %v", off, err)
 		}
-		checkPattern(t, buf, off, 7)
+		rig.WantPattern(t, buf, off, 7)
 	}
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	_ = hog.cmd.Process.Kill()
-	hog.wait(t, limit)
-	umount(t, dir)
-	fsck(t, "ext4", s.dev)
+	_ = hog.Cmd.Process.Kill()
+	hog.Wait(t, rig.Limit)
+	rig.Unmount(t, dir)
+	rig.Fsck(t, "ext4", s.Dev)
 }
 
 // setting changes a sysctl until the test ends.
@@ -432,45 +387,45 @@ func setting(t testing.TB, path, value string) {
 // large requests follows the load, and one that the machine cannot hold is refused.
 func TestIdleIsSmall(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 3*time.Minute)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rig.Guard(t, 3*time.Minute)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	for _, zc := range paths() {
-		s.start(t, dataPath(zc))
-		m := settled(t, s.status(t).ServerPID)
+		s.Start(t, dataPath(zc))
+		m := settled(t, s.Status(t).ServerPID)
 		t.Logf("%s: %d KiB", pathName(zc), m.resid)
 		if m.resid > 32<<10 {
 			t.Errorf("%s: an idle server takes %d KiB", pathName(zc), m.resid)
 		}
 		if zc {
-			s.stop(t)
+			s.Stop(t)
 			continue
 		}
-		limit := "/sys/block/" + filepath.Base(s.dev) + "/queue/max_sectors_kb"
-		small := kibOf(t, limit, "")
+		limit := "/sys/block/" + filepath.Base(s.Dev) + "/queue/max_sectors_kb"
+		small := rig.KiB(t, limit, "")
 		if small >= 512 {
 			t.Errorf("requests of %d KiB are let in", small)
 		}
-		f := openUntilClosed(t, s.dev)
-		buf := aligned(4 << 20)
-		for deadline := time.Now().Add(20 * time.Second); kibOf(t, limit, "") < 512; {
-			if err := f.read(buf, 0); err != nil {
+		f := rig.Open(t, s.Dev)
+		buf := rig.Aligned(4 << 20)
+		for deadline := time.Now().Add(20 * time.Second); rig.KiB(t, limit, "") < 512; {
+			if err := f.Read(buf, 0); err != nil {
 				t.Fatal(err)
 			}
 			if time.Now().After(deadline) {
 				t.Fatal("under load no larger requests are let in")
 			}
 		}
-		f.close()
-		s.stop(t)
+		f.Close()
+		s.Stop(t)
 	}
-	total := kibOf(t, "/proc/meminfo", "MemTotal")
+	total := rig.KiB(t, "/proc/meminfo", "MemTotal")
 	if total > 60<<20 {
 		t.Skip("this machine could hold the largest device")
 	}
-	r := remap(t, "start", d.path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB",
+	r := rig.Remap(t, "start", d.Path, "--queues", "64", "--depth", "1024", "--max-io", "1MiB",
 		dataPath(false))
-	if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr,
+	if r.Code != rig.ExitFailed || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr,
 		"64 GiB") {
 		t.Errorf("a device of 64 GiB of buffers\n%s", r)
 	}

@@ -14,23 +14,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
-// containerEnv makes this program a container: the words are the program, the backing, a
-// directory to mount on, and whether the server stays in the foreground.
-const containerEnv = "E2E_CONTAINER"
-
 func init() {
-	spec := strings.Fields(os.Getenv(containerEnv))
-	if len(spec) == 0 {
-		return
-	}
-	if err := contain(spec[0], spec[1], spec[2], spec[3] == "true"); err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	// Words: the program, the backing, a directory to mount on, and whether the server
+	// stays in the foreground.
+	rig.Helper("contain", func(w []string) error {
+		return contain(w[0], w[1], w[2], w[3] == "true")
+	})
 }
 
 // contain is a container whose root is a mount of its own: it serves the backing, mounts
@@ -68,8 +61,8 @@ func contain(program, backing, dir string, foreground bool) error {
 	if err := os.WriteFile(dir+"/dirty", make([]byte, 4<<20), 0o644); err != nil {
 		return err
 	}
-	fmt.Println("ready", dev)
-	select {}
+	rig.Ready(dev)
+	return nil
 }
 
 // TestKilledWithItsMountNamespace: a container in which the server was started, and in
@@ -85,62 +78,34 @@ func TestKilledWithItsMountNamespace(t *testing.T) {
 }
 
 func testKilledWithNamespace(t *testing.T, foreground bool) {
-	guard(t, 3*time.Minute)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rig.Guard(t, 3*time.Minute)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
-	s.start(t)
-	mkfs(t, "ext4", s.dev)
-	s.stop(t)
+	s.Start(t)
+	rig.Mkfs(t, "ext4", s.Dev)
+	s.Stop(t)
 	dir := t.TempDir()
-	if err := os.Setenv(containerEnv, fmt.Sprint(vmtest.Binary(t), " ", d.path, " ", dir, " ",
-		foreground)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setsid: true}
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	_ = os.Unsetenv(containerEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ready string
-	if _, err := fmt.Fscanln(out, &ready, &s.dev); err != nil || ready != "ready" {
-		t.Fatalf("the container says %q: %v", ready, err)
-	}
-	server := s.status(t).ServerPID
+	container := rig.StartHelper(t, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS,
+		Setsid: true}, "contain", vmtest.Binary(t), d.Path, dir, fmt.Sprint(foreground))
+	s.Dev = container.Words[0]
+	server := s.Status(t).ServerPID
 	leanMounts(t, server)
-	for _, pid := range []int{server, cmd.Process.Pid} {
+	for _, pid := range []int{server, container.Cmd.Process.Pid} {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(limit); alive(server); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			dumpTasks("the killed server does not end")
-			t.Fatal("the killed server does not end")
-		}
-	}
+	rig.Until(t, "the end of the killed server", func() bool { return !rig.Alive(server) })
 	// The container's last process unmounts, and may wait for the device until it is served again.
-	s.startAs(t, remap(t, s.startLine()...))
-	_ = cmd.Wait()
-	run(t, "mount", "-t", "ext4", s.dev, dir)
+	s.Started(t, rig.Remap(t, s.StartLine()...))
+	container.End()
+	rig.Run(t, "mount", "-t", "ext4", s.Dev, dir)
 	kept, err := os.ReadFile(dir + "/kept")
 	if err != nil || string(kept) != "kept" {
 		t.Errorf("what was written says %q: %v", kept, err)
 	}
-	umount(t, dir)
-	fsck(t, "ext4", s.dev)
-}
-
-// alive reports whether a process is there that is more than a zombie.
-func alive(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(text[strings.LastIndexByte(string(text), ')'):]),
-		") Z")
+	rig.Unmount(t, dir)
+	rig.Fsck(t, "ext4", s.Dev)
 }
 
 // leanMounts checks that a server has a mount namespace of its own, with nothing in it that
@@ -173,8 +138,8 @@ func leanMounts(t testing.TB, pid int) {
 func TestServersOwnMounts(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
-	guard(t, 3*time.Minute)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rig.Guard(t, 3*time.Minute)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
 	before := t.TempDir()
 	if err := errors.Join(unix.Mount("none", "/", "", unix.MS_SHARED|unix.MS_REC, ""),
@@ -182,8 +147,8 @@ func TestServersOwnMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Mount("none", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") }()
-	s.start(t)
-	pid := s.status(t).ServerPID
+	s.Start(t)
+	pid := s.Status(t).ServerPID
 	after := t.TempDir()
 	if err := unix.Mount("after", after, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
@@ -198,8 +163,8 @@ func TestServersOwnMounts(t *testing.T) {
 		!strings.HasPrefix(string(words), "ublk-remap\x00start\x00") {
 		t.Errorf("the server is called %q, its command line is %q: %v", comm, words, err)
 	}
-	s.stop(t)
-	if left, err := filepath.Glob("/run/ublk-remap/" + s.name + ".json"); err != nil ||
+	s.Stop(t)
+	if left, err := filepath.Glob(s.RunFile(".json")); err != nil ||
 		len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -15,48 +16,52 @@ import (
 // name. A start that refuses leaves no device behind.
 func TestSpareDevices(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 3*time.Minute)
+	rig.Guard(t, 3*time.Minute)
 	const mib = 1 << 20
-	d := newDisk(t, kindLoop, 48, 512)
+	d := rig.NewDisk(t, rig.KindLoop, 48, 512)
 	spare := vmtest.NewLoop(t, 16*mib, vmtest.LoopOptions{BlockSize: 512})
 	clone := vmtest.NewLoop(t, 16*mib, vmtest.LoopOptions{BlockSize: 512})
 	s := create(t, d, "--spare-device", spare)
-	s.start(t)
-	s.restart(t)
-	s.stop(t)
+	s.Start(t)
+	s.Restart(t)
+	s.Stop(t)
 	copyDevice(t, spare, clone)
 	refused := func(code int, args []string, texts ...string) {
 		t.Helper()
-		r := remap(t, args...)
-		r.want(t, code)
+		r := rig.Remap(t, args...)
+		r.Want(t, code)
 		for _, text := range texts {
-			if !strings.Contains(r.stderr, text) {
+			if !strings.Contains(r.Stderr, text) {
 				t.Errorf("it does not say %q\n%s", text, r)
 			}
 		}
-		if out := remap(t, "list").want(t, exitDone); out != "" {
+		if out := rig.Remap(t, "list").Want(t, rig.ExitDone); out != "" {
 			t.Errorf("a device is left behind: %s", out)
 		}
 	}
-	refused(exitRefused, []string{"metadata", "check", d.path}, spare, clone, "--spare-device")
-	refused(exitRefused, []string{"start", d.path}, spare, clone, "--spare-device")
-	s.start(t, "--spare-device", spare)
-	s.stop(t)
+	refused(rig.ExitRefused, []string{"metadata", "check", d.Path}, spare, clone, "--spare-device")
+	refused(rig.ExitRefused, []string{"start", d.Path}, spare, clone, "--spare-device")
+	s.Start(t, "--spare-device", spare)
+	s.Stop(t)
 	// The clone was absent from that start: only the other one counts now.
-	s.start(t, []string{}...) // found by itself
-	s.stop(t)
-	refused(exitRefused, []string{"start", d.path, "--spare-device", clone}, clone, "out of date",
+	s.Start(t, []string{}...) // found by itself
+	s.Stop(t)
+	refused(rig.ExitRefused, []string{"start", d.Path, "--spare-device", clone}, clone,
+		"out of date",
 		"epoch")
 	vmtest.Run(t, "dd", "if=/dev/zero", "of="+spare, "bs=64k", "count=2", "conv=fsync")
-	refused(exitRefused, []string{"start", d.path}, clone, "out of date")
+	refused(rig.ExitRefused, []string{"start", d.Path}, clone, "out of date")
 	vmtest.Run(t, "dd", "if=/dev/zero", "of="+clone, "bs=64k", "count=2", "conv=fsync")
-	refused(exitNotFound, []string{"start", d.path}, "spare device", "is on no block device here")
-	refused(exitNotFound, []string{"start", d.path, "--spare-device", spare}, "metadata repair")
+	refused(rig.ExitNotFound, []string{"start", d.Path}, "spare device",
+		"is on no block device here")
+	refused(rig.ExitNotFound, []string{"start", d.Path, "--spare-device", spare}, "metadata repair")
 	// Its superblocks are lost, and nothing else; the clone's mirror is old.
-	refused(exitDamaged, []string{"metadata", "repair", d.path, "--spare-device", clone, "--yes"},
+	refused(rig.ExitDamaged, []string{"metadata", "repair", d.Path, "--spare-device", clone,
+		"--yes"},
 		"newest record")
-	remap(t, "metadata", "repair", d.path, "--spare-device", spare, "--yes").want(t, exitDone)
-	s.start(t)
+	rig.Remap(t, "metadata", "repair", d.Path, "--spare-device", spare, "--yes").Want(t,
+		rig.ExitDone)
+	s.Start(t)
 }
 
 func copyDevice(t testing.TB, from, to string) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -20,16 +21,16 @@ import (
 func swapOn(t testing.TB, dev string) (off func()) {
 	t.Helper()
 	// A swap header: include/linux/swap.h, union swap_header.
-	f := openUntilClosed(t, dev)
-	header := aligned(4096)
+	f := rig.Open(t, dev)
+	header := rig.Aligned(4096)
 	clear(header)
 	binary.LittleEndian.PutUint32(header[1024:], 1)
-	binary.LittleEndian.PutUint32(header[1028:], uint32(f.size/4096-1))
+	binary.LittleEndian.PutUint32(header[1028:], uint32(f.Size/4096-1))
 	copy(header[4096-10:], "SWAPSPACE2")
-	if err := f.write(header, 0); err != nil {
+	if err := f.Write(header, 0); err != nil {
 		t.Fatal(err)
 	}
-	f.close()
+	f.Close()
 	path, err := unix.BytePtrFromString(dev)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +133,7 @@ func reclaim(group string) {
 func TestFilesSwappedToTheDevice(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
-	guard(t, 4*time.Minute)
+	rig.Guard(t, 4*time.Minute)
 	d := tightDisk(t, 64)
 	s := create(t, d, "--spare", "4MiB")
 	group := memoryGroup(t)
@@ -141,20 +142,20 @@ func TestFilesSwappedToTheDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = dir.Close() }()
-	cmd := exec.Command(vmtest.Binary(t), "start", d.path)
+	cmd := exec.Command(vmtest.Binary(t), "start", d.Path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	out, err := cmd.Output()
-	s.startAs(t, result{command: cmd.String(), stdout: string(out), stderr: fmt.Sprint(err),
-		code: cmd.ProcessState.ExitCode()})
-	swapoff := swapOn(t, s.dev)
+	s.Started(t, rig.Result{Command: cmd.String(), Stdout: string(out), Stderr: fmt.Sprint(err),
+		Code: cmd.ProcessState.ExitCode()})
+	swapoff := swapOn(t, s.Dev)
 	defer swapoff()
-	before := s.status(t)
+	before := s.Status(t)
 	for _, suffix := range []string{".json", ".log"} {
-		pageOut(t, group, "/run/ublk-remap/"+s.name+suffix)
+		pageOut(t, group, s.RunFile(suffix))
 	}
-	s.kill(t)
-	s.startAs(t, launch(t, vmtest.Binary(t), s.startLine()...).wait(t, limit))
-	if after := s.status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID ||
+	s.Kill(t)
+	s.Started(t, rig.Launch(t, vmtest.Binary(t), s.StartLine()...).Wait(t, rig.Limit))
+	if after := s.Status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID ||
 		after.State != "live" {
 		t.Errorf("after the take-over: %+v", after)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -109,31 +110,32 @@ func TestDiscardGivesSpaceBack(t *testing.T) {
 }
 
 func testGivesSpaceBack(t *testing.T, k stack) {
-	guard(t, 3*time.Minute)
+	rig.Guard(t, 3*time.Minute)
 	const size, filled = 96 << 20, 40 << 20
 	path, used := k.make(t, size)
-	s := create(t, &disk{kind: kindLoop, path: path, size: size, blockSize: 512}, "--spare", "2MiB")
-	s.start(t)
-	before := complaints(t, s.dev)
-	f := openUntilClosed(t, s.dev)
-	f.fill(t, 0, filled, 1)
-	f.close()
+	s := create(t, &rig.Disk{Kind: rig.KindLoop, Path: path, Size: size, BlockSize: 512}, "--spare",
+		"2MiB")
+	s.Start(t)
+	before := complaints(t, s.Dev)
+	f := rig.Open(t, s.Dev)
+	f.Fill(t, 0, filled, 1)
+	f.Close()
 	full := used()
-	run(t, "blkdiscard", "-f", s.dev)
+	rig.Run(t, "blkdiscard", "-f", s.Dev)
 	freed(t, "blkdiscard", used, full-filled/2)
-	f = openUntilClosed(t, s.dev)
-	f.fill(t, 0, filled, 2)
-	f.close()
-	run(t, "blkdiscard", "-f", "-z", "-o", "4096", "-l", fmt.Sprint(8<<20), s.dev)
-	f = openUntilClosed(t, s.dev)
-	buf := aligned(8 << 20)
-	if err := f.read(buf, 4096); err != nil || strings.Trim(string(buf), "\x00") != "" {
+	f = rig.Open(t, s.Dev)
+	f.Fill(t, 0, filled, 2)
+	f.Close()
+	rig.Run(t, "blkdiscard", "-f", "-z", "-o", "4096", "-l", fmt.Sprint(8<<20), s.Dev)
+	f = rig.Open(t, s.Dev)
+	buf := rig.Aligned(8 << 20)
+	if err := f.Read(buf, 4096); err != nil || strings.Trim(string(buf), "\x00") != "" {
 		t.Errorf("what was zeroed is not zero: %v", err)
 	}
-	f.close()
+	f.Close()
 
-	mkfs(t, "ext4", s.dev)
-	dir := mount(t, "ext4", s)
+	rig.Mkfs(t, "ext4", s.Dev)
+	dir := s.Mount(t, "ext4")
 	if err := os.WriteFile(dir+"/f", noZeroes(filled), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -143,14 +145,14 @@ func testGivesSpaceBack(t *testing.T, k stack) {
 		t.Fatal(err)
 	}
 	unix.Sync()
-	trim(t, dir)
+	rig.Trim(t, dir)
 	freed(t, "fstrim", used, full-filled/2)
-	umount(t, dir)
-	fsck(t, "ext4", s.dev)
-	if after := complaints(t, s.dev); after != before {
+	rig.Unmount(t, dir)
+	rig.Fsck(t, "ext4", s.Dev)
+	if after := complaints(t, s.Dev); after != before {
 		t.Errorf("the kernel complains: %s", after)
 	}
-	if st := s.status(t); st.Errors.Transport != 0 || st.IO.Discards == 0 {
+	if st := s.Status(t); st.Errors.Transport != 0 || st.IO.Discards == 0 {
 		t.Errorf("%+v, %+v", st.Errors, st.IO)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -27,7 +28,7 @@ func versionOf(t testing.TB, program string) string {
 	var v struct {
 		Version string `json:"version"`
 	}
-	parse(t, launch(t, program, "version", "--json").wait(t, limit), &v)
+	rig.Parse(t, rig.Launch(t, program, "version", "--json").Wait(t, rig.Limit), &v)
 	return v.Version
 }
 
@@ -58,33 +59,33 @@ func otherVersion(t testing.TB) (program, version string) {
 // busySet is a bad disk with a mounted file system, a tree of files and fio at
 // work in it.
 type busySet struct {
-	*set
+	*rig.Set
 	rng  *rand.Rand
 	dir  string
-	tree tree
-	fio  *process
+	tree rig.Tree
+	fio  *rig.Fio
 }
 
 // newBusySet starts all of it.
 func newBusySet(t testing.TB, w way, args ...string) *busySet {
 	t.Helper()
-	rng := random(t)
-	d := newDisk(t, kindLoop, diskMiB, 512)
+	rng := rig.Random(t)
+	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))
-	lay := layoutOf(t, d)
+	lay := rig.LayoutOf(t, d.Path)
 	w.start(t, s, append([]string{"--queues", "2"}, args...)...)
-	mkfs(t, "ext4", s.dev)
-	dir := mount(t, "ext4", s)
-	b := &busySet{set: s, rng: rng, dir: dir, tree: plantTree(t, dir, rng)}
-	var bad []extent
-	places := fileExtents(t, dir+"/fio", 8<<20)
+	rig.Mkfs(t, "ext4", s.Dev)
+	dir := s.Mount(t, "ext4")
+	b := &busySet{Set: s, rng: rng, dir: dir, tree: rig.PlantTree(t, dir, rng)}
+	var bad []rig.Extent
+	places := rig.Reserve(t, dir+"/fio", 8<<20)
 	for range 40 {
 		in := places[rng.IntN(len(places))]
-		e := extent{in.start + rng.Int64N(in.length/512)*512, 512 * (1 + rng.Int64N(12))}
-		bad = append(bad, lay.homeOf(cut(e, in.start, in.end()))...)
+		e := rig.At(in.Start+rng.Int64N(in.Length/512)*512, 512*(1+rng.Int64N(12)))
+		bad = append(bad, lay.HomesOnBacking(e.Cut(in.Start, in.End()))...)
 	}
-	d.setBad(t, bad)
-	b.fio = startFio(t, dir+"/fio", "rw=randwrite", "size=8M", "bsrange=4k-128k", "iodepth=32",
+	d.SetBad(t, bad)
+	b.fio = rig.StartFio(t, dir+"/fio", "rw=randwrite", "size=8M", "bsrange=4k-128k", "iodepth=32",
 		"verify=crc32c", "verify_backlog=32", "loops=1000", fmt.Sprintf("randseed=%d",
 			rng.Uint32()))
 	return b
@@ -93,17 +94,17 @@ func newBusySet(t testing.TB, w way, args ...string) *busySet {
 // finish ends fio, which verifies what it writes as it goes, and looks at everything.
 func (b *busySet) finish(t testing.TB) {
 	t.Helper()
-	b.served(t, b.fio, 20)
-	rep := fioStopped(t, b.fio)
-	st := b.status(t)
-	t.Logf("fio wrote %d MiB and read %d MiB; %d remaps", rep.writeBytes>>20, rep.readBytes>>20,
+	served(t, b.Set, b.fio, 20)
+	rep := b.fio.Stop(t)
+	st := b.Status(t)
+	t.Logf("fio wrote %d MiB and read %d MiB; %d remaps", rep.WriteBytes>>20, rep.ReadBytes>>20,
 		st.Remaps)
 	if st.Remaps == 0 {
 		t.Error("no block was remapped")
 	}
-	b.tree.verify(t, b.dir)
-	umount(t, b.dir)
-	fsck(t, "ext4", b.dev)
+	b.tree.Verify(t, b.dir)
+	rig.Unmount(t, b.dir)
+	rig.Fsck(t, "ext4", b.Dev)
 }
 
 // TestUpgrade swaps the server's program, there and back, while fio writes to a
@@ -116,7 +117,7 @@ func TestUpgrade(t *testing.T) {
 }
 
 func testUpgrade(t *testing.T, w way) {
-	guard(t, 5*time.Minute)
+	rig.Guard(t, 5*time.Minute)
 	other, otherName := otherVersion(t)
 	programs := []string{vmtest.Binary(t), other}
 	versions := []string{versionOf(t, programs[0]), otherName}
@@ -127,18 +128,18 @@ func testUpgrade(t *testing.T, w way) {
 	}
 	for i := range swaps {
 		from, to := i%2, (i+1)%2
-		before := b.served(t, b.fio, 20+b.rng.Int64N(60))
-		b.pid.Store(0)
-		r := launch(t, programs[to], "upgrade", b.dev).wait(t, limit)
-		out := r.want(t, exitDone)
+		before := served(t, b.Set, b.fio, 20+b.rng.Int64N(60))
+		b.LetDie()
+		r := rig.Launch(t, programs[to], "upgrade", b.Dev).Wait(t, rig.Limit)
+		out := r.Want(t, rig.ExitDone)
 		m := upgradeLine.FindStringSubmatch(out)
 		if m == nil {
 			t.Fatalf("upgrade printed %q", out)
 		}
 		t.Log(out)
-		after := b.status(t)
-		b.pid.Store(int64(after.ServerPID))
-		want := []string{b.dev, versions[from], strconv.Itoa(before.ServerPID), versions[to],
+		after := b.Status(t)
+		b.Attend(t)
+		want := []string{b.Dev, versions[from], strconv.Itoa(before.ServerPID), versions[to],
 			strconv.Itoa(after.ServerPID)}
 		if !slices.Equal(m[1:6], want) || after.ServerPID == before.ServerPID {
 			t.Errorf("it says %v, want %v", m[1:6], want)
@@ -160,23 +161,23 @@ func testUpgrade(t *testing.T, w way) {
 // TestUpgradeRefused: what can be known before leaves the server as it is.
 func TestUpgradeRefused(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 2*time.Minute)
-	remap(t, "upgrade", "no-such-device").want(t, exitNotFound)
-	d := newDisk(t, kindLoop, 32, 512)
+	rig.Guard(t, 2*time.Minute)
+	rig.Remap(t, "upgrade", "no-such-device").Want(t, rig.ExitNotFound)
+	d := rig.NewDisk(t, rig.KindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
 	// In the foreground, as under a supervisor.
-	p := launch(t, vmtest.Binary(t), "start", d.path, "--foreground")
-	deadline := time.Now().Add(limit)
-	for remap(t, "status", s.name).code != exitDone {
-		if p.ended() || time.Now().After(deadline) {
-			t.Fatalf("it does not start\n%s", p.result())
+	p := rig.Launch(t, vmtest.Binary(t), "start", d.Path, "--foreground")
+	deadline := time.Now().Add(rig.Limit)
+	for rig.Remap(t, "status", s.Name).Code != rig.ExitDone {
+		if p.Ended() || time.Now().After(deadline) {
+			t.Fatalf("it does not start\n%s", p.Result())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	for {
-		var st status
-		parse(t, remap(t, "status", s.name, "--json"), &st)
-		if s.dev = st.Device; st.State == "live" {
+		var st rig.Status
+		rig.Parse(t, rig.Remap(t, "status", s.Name, "--json"), &st)
+		if s.Dev = st.Device; st.State == "live" {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -184,94 +185,94 @@ func TestUpgradeRefused(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	if r := remap(t, "upgrade", s.dev); r.code != exitRefused || !strings.Contains(r.stderr,
+	if r := rig.Remap(t, "upgrade", s.Dev); r.Code != rig.ExitRefused || !strings.Contains(r.Stderr,
 		"supervisor") {
-		t.Errorf("in the foreground: want exit code %d\n%s", exitRefused, r)
+		t.Errorf("in the foreground: want exit code %d\n%s", rig.ExitRefused, r)
 	}
-	if st := s.status(t); st.State != "live" || st.ServerPID != p.cmd.Process.Pid {
+	if st := s.Status(t); st.State != "live" || st.ServerPID != p.Cmd.Process.Pid {
 		t.Errorf("after the refusal: %+v", st)
 	}
 	// What it says to do instead.
-	s.kill(t)
-	p.wait(t, limit)
-	if r := remap(t, "upgrade", s.dev); r.code != exitFailed || !strings.Contains(r.stderr,
+	s.Kill(t)
+	p.Wait(t, rig.Limit)
+	if r := rig.Remap(t, "upgrade", s.Dev); r.Code != rig.ExitFailed || !strings.Contains(r.Stderr,
 		"ublk-remap start") {
-		t.Errorf("with a dead server: want exit code %d and what to do\n%s", exitFailed, r)
+		t.Errorf("with a dead server: want exit code %d and what to do\n%s", rig.ExitFailed, r)
 	}
-	s.start(t)
+	s.Start(t)
 }
 
 // TestUpgradeBroughtBack ends the new server when the old one has been asked to
 // leave, so that the old program has to be brought back; its file is gone by then.
 func TestUpgradeBroughtBack(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 3*time.Minute)
-	rng := random(t)
-	d := newDisk(t, kindLoop, 32, 512)
+	rig.Guard(t, 3*time.Minute)
+	rng := rig.Random(t)
+	d := rig.NewDisk(t, rig.KindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
-	s.start(t, "--queues", "1")
+	s.Start(t, "--queues", "1")
 	otherName := ""
 	// The program that serves then is on no disk any more.
 	serveByAnother := func() {
 		t.Helper()
 		var other string
 		other, otherName = otherVersion(t)
-		s.pid.Store(0)
-		launch(t, other, "upgrade", s.dev).wait(t, limit).want(t, exitDone)
+		s.LetDie()
+		rig.Launch(t, other, "upgrade", s.Dev).Wait(t, rig.Limit).Want(t, rig.ExitDone)
 		if err := os.Remove(other); err != nil {
 			t.Fatal(err)
 		}
 	}
 	serveByAnother()
-	fio := startFio(t, s.dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=16", "verify=crc32c",
+	fio := rig.StartFio(t, s.Dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=16", "verify=crc32c",
 		"verify_backlog=32", "loops=1000",
 		fmt.Sprintf("randseed=%d", rng.Uint32()))
 	for try := 0; ; try++ {
-		old := int(s.served(t, fio, 20).ServerPID)
-		r := s.upgradeWithoutSuccessor(t, old)
-		if r.code == exitDone && try < 20 {
+		old := int(served(t, s, fio, 20).ServerPID)
+		r := upgradeWithoutSuccessor(t, s, old)
+		if r.Code == rig.ExitDone && try < 20 {
 			// It was done before anybody could come in between.
 			serveByAnother()
 			continue
 		}
-		now := s.status(t)
-		if now.State != "live" || r.code != exitFailed {
+		now := s.Status(t)
+		if now.State != "live" || r.Code != rig.ExitFailed {
 			t.Errorf("after a failed upgrade: %+v\n%s", now, r)
-			s.start(t)
+			s.Start(t)
 			break
 		}
 		if now.ServerPID != old {
 			if want := fmt.Sprintf("%s serves again (pid %d)", otherName,
-				now.ServerPID); !strings.Contains(r.stderr, want) {
+				now.ServerPID); !strings.Contains(r.Stderr, want) {
 				t.Errorf("want %q\n%s", want, r)
 			}
 			break
 		}
 		// The request had not been sent yet.
-		if want := fmt.Sprintf("%s (pid %d) serves on", otherName, old); !strings.Contains(r.stderr,
+		if want := fmt.Sprintf("%s (pid %d) serves on", otherName, old); !strings.Contains(r.Stderr,
 			want) || try == 20 {
 			t.Errorf("try %d: want %q\n%s", try, want, r)
 			break
 		}
 	}
-	s.pid.Store(int64(s.status(t).ServerPID))
-	s.served(t, fio, 20)
-	fioStopped(t, fio)
+	s.Attend(t)
+	served(t, s, fio, 20)
+	fio.Stop(t)
 }
 
 // upgradeWithoutSuccessor runs an upgrade whose new server is killed after it
 // has connected to the old one, which is kept from answering until then.
-func (s *set) upgradeWithoutSuccessor(t testing.TB, old int) result {
+func upgradeWithoutSuccessor(t testing.TB, s *rig.Set, old int) rig.Result {
 	t.Helper()
-	p := launch(t, vmtest.Binary(t), "upgrade", s.dev)
+	p := rig.Launch(t, vmtest.Binary(t), "upgrade", s.Dev)
 	stopped, next := false, 0
-	for !p.ended() {
+	for !p.Ended() {
 		if next == 0 {
 			next = successorOf(old)
 		}
 		if next > 0 && !stopped {
 			if stopped = syscall.Kill(old, syscall.SIGSTOP) == nil; !stopped {
-				return p.wait(t, limit) // too late: it has left already
+				return p.Wait(t, rig.Limit) // too late: it has left already
 			}
 		}
 		if links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", next)); next > 0 &&
@@ -290,14 +291,14 @@ func (s *set) upgradeWithoutSuccessor(t testing.TB, old int) result {
 	if stopped {
 		_ = syscall.Kill(old, syscall.SIGCONT)
 	}
-	return p.wait(t, limit)
+	return p.Wait(t, rig.Limit)
 }
 
 // TestUpgradeKilled kills one of the three that take part in an upgrade, at any
 // moment of it. A start must bring the device back, if it is not live already.
 func TestUpgradeKilled(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 5*time.Minute)
+	rig.Guard(t, 5*time.Minute)
 	w := ways(true)
 	b := newBusySet(t, w[len(w)-1])
 	victims := []string{"old", "new", "client"}
@@ -306,10 +307,10 @@ func TestUpgradeKilled(t *testing.T) {
 		rounds = 60
 	}
 	for i := range rounds {
-		before := b.served(t, b.fio, 5+b.rng.Int64N(20))
-		b.pid.Store(0)
+		before := served(t, b.Set, b.fio, 5+b.rng.Int64N(20))
+		b.LetDie()
 		victim := victims[i%len(victims)]
-		p := launch(t, vmtest.Binary(t), "upgrade", b.dev)
+		p := rig.Launch(t, vmtest.Binary(t), "upgrade", b.Dev)
 		wait := time.Duration(b.rng.IntN(800)) * time.Millisecond
 		time.Sleep(wait)
 		pid := 0
@@ -319,50 +320,51 @@ func TestUpgradeKilled(t *testing.T) {
 		case "new":
 			pid = successorOf(before.ServerPID)
 		case "client":
-			pid = p.cmd.Process.Pid
+			pid = p.Cmd.Process.Pid
 		}
 		if pid > 0 {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		}
-		r := p.wait(t, limit)
+		r := p.Wait(t, rig.Limit)
 		// Refused: somebody serves it already, or comes to.
-		var again result
-		for deadline := time.Now().Add(limit); ; {
-			again = remap(t, b.startLine()...)
-			if again.code == exitDone || again.code == exitRefused && b.status(t).State == "live" {
+		var again rig.Result
+		for deadline := time.Now().Add(rig.Limit); ; {
+			again = rig.Remap(t, b.StartLine()...)
+			if again.Code == rig.ExitDone || again.Code == rig.ExitRefused &&
+				b.Status(t).State == "live" {
 				break
 			}
-			if again.code != exitRefused || time.Now().After(deadline) {
+			if again.Code != rig.ExitRefused || time.Now().After(deadline) {
 				t.Fatalf("round %d: %s killed after %v: no start\n%s\nupgrade: %s", i, victim, wait,
 					again, r)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		after := b.settled(t)
-		b.pid.Store(int64(after.ServerPID))
+		after := settledServer(t, b.Set)
+		b.Attend(t)
 		t.Logf("round %d: %s killed after %v: upgrade %d, start %d, pid %d -> %d", i, victim, wait,
-			r.code, again.code, before.ServerPID, after.ServerPID)
+			r.Code, again.Code, before.ServerPID, after.ServerPID)
 	}
 	b.finish(t)
 }
 
-// settled waits for the server that stays. The successor of one that serves goes
+// settledServer waits for the server that stays. The successor of one that serves goes
 // on when the client that sent for it is killed, and takes over in its own time.
-func (s *set) settled(t testing.TB) status {
+func settledServer(t testing.TB, s *rig.Set) rig.Status {
 	t.Helper()
 	for deadline := time.Now().Add(
-		limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		st := s.status(t)
+		rig.Limit); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		st := s.Status(t)
 		if st.State == "live" && successorOf(st.ServerPID) == 0 && running("\x00upgrade\x00") == 0 {
 			// It may have handed over between the first look and the second.
-			if again := s.status(t); again.State == "live" && again.ServerPID == st.ServerPID {
+			if again := s.Status(t); again.State == "live" && again.ServerPID == st.ServerPID {
 				return again
 			}
 		}
 	}
-	dumpTasks("no server stays")
-	t.Fatalf("no server stays: %+v", s.status(t))
-	return status{}
+	rig.DumpTasks("no server stays")
+	t.Fatalf("no server stays: %+v", s.Status(t))
+	return rig.Status{}
 }
 
 // successorOf finds the server that is to take over from a process; 0: there

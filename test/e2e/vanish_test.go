@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -20,25 +21,25 @@ func TestVanished(t *testing.T) {
 }
 
 func testVanished(t *testing.T, zeroCopy bool) {
-	guard(t, 4*time.Minute)
-	d := newDisk(t, kindLoop, 64, 512)
+	rig.Guard(t, 4*time.Minute)
+	d := rig.NewDisk(t, rig.KindLoop, 64, 512)
 	s := create(t, d, "--spare", "4MiB")
-	lay := layoutOf(t, d)
-	s.start(t, "--queues", "2", dataPath(zeroCopy))
+	lay := rig.LayoutOf(t, d.Path)
+	s.Start(t, "--queues", "2", dataPath(zeroCopy))
 	const seed = 3
-	f := openUntilClosed(t, s.dev)
-	defer func() { f.close() }()
-	f.fill(t, 0, f.size, seed)
+	f := rig.Open(t, s.Dev)
+	defer func() { f.Close() }()
+	f.Fill(t, 0, f.Size, seed)
 	// Some remaps from before, in the data and in the displaced head.
-	d.setBad(t, []extent{{lay.head + 1<<20, 8192}, {lay.headAt.start + 4096, 512}})
-	f.fill(t, lay.head+1<<20, lay.head+1<<20+8192, seed)
-	f.fill(t, 4096, 8192, seed)
-	before := s.status(t)
+	d.SetBad(t, []rig.Extent{rig.At(lay.Head+1<<20, 8192), rig.At(lay.HeadAt().Start+4096, 512)})
+	f.Fill(t, lay.Head+1<<20, lay.Head+1<<20+8192, seed)
+	f.Fill(t, 4096, 8192, seed)
+	before := s.Status(t)
 	if before.Spare.Used != 3 || before.Breaker.State != "closed" {
 		t.Fatalf("before: spare %+v, breaker %+v", before.Spare, before.Breaker)
 	}
 
-	d.vanish(t)
+	d.Vanish(t)
 	// Several writers and readers at once, each at its own places.
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -47,7 +48,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			buf := aligned(64 << 10)
+			buf := rig.Aligned(64 << 10)
 			for i := range 24 {
 				n := int64(4096) << (i % 5)
 				off := int64(w)*(5<<20) + int64(i)*(128<<10)
@@ -55,10 +56,10 @@ func testVanished(t *testing.T, zeroCopy bool) {
 				op := "write"
 				if w%4 == 3 {
 					op = "read"
-					err = f.read(buf[:n], off)
+					err = f.Read(buf[:n], off)
 				} else {
-					pattern(buf[:n], off, seed)
-					err = f.write(buf[:n], off)
+					rig.Pattern(buf[:n], off, seed)
+					err = f.Write(buf[:n], off)
 				}
 				mu.Lock()
 				got[fmt.Sprintf("%s: %v", op, err)]++
@@ -68,7 +69,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 	}
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
-	waitFor(t, done, "I/O to a vanished disk")
+	rig.WaitFor(t, done, "I/O to a vanished disk")
 	for _, op := range []string{"read", "write"} {
 		delete(got, fmt.Sprintf("%s: %v", op, syscall.EIO))
 	}
@@ -76,7 +77,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 		t.Errorf("on a vanished disk every request is to fail with its own error, EIO; but: %v",
 			got)
 	}
-	st := s.status(t)
+	st := s.Status(t)
 	if st.Spare.Used != before.Spare.Used || st.Spare.Free != before.Spare.Free ||
 		st.Remaps != before.Remaps {
 		t.Errorf("the vanished disk used up spares: %+v, remaps %d; before: %+v, %d", st.Spare,
@@ -85,26 +86,26 @@ func testVanished(t *testing.T, zeroCopy bool) {
 	if st.Breaker.State != "open" || st.Breaker.Reason == "" || st.State != "tripped" {
 		t.Errorf("state %s, breaker %+v; want tripped, and a reason", st.State, st.Breaker)
 	}
-	f.close()
-	s.stop(t)
+	f.Close()
+	s.Stop(t)
 
-	d.back(t)
-	s.start(t)
-	st = s.status(t)
+	d.Back(t)
+	s.Start(t)
+	st = s.Status(t)
 	if st.Remaps != before.Remaps || st.Spare.Used != before.Spare.Used ||
 		st.Breaker.State != "closed" || st.Lost != 0 {
 		t.Errorf("when the disk is back: spare %+v, remaps %d, lost %d, breaker %+v", st.Spare,
 			st.Remaps, st.Lost, st.Breaker)
 	}
-	f = openUntilClosed(t, s.dev)
-	if bad := f.survey(t, 0, f.size, 512, seed, syscall.EIO); len(bad) > 0 {
+	f = rig.Open(t, s.Dev)
+	if bad := f.Survey(t, 0, f.Size, 512, seed, syscall.EIO); len(bad) > 0 {
 		t.Logf("do not read since the disk was away: %v", bad)
 		// Marked pending while it was away: written, they must be fine again.
 		for _, e := range bad {
-			f.fill(t, e.start, e.end(), seed)
+			f.Fill(t, e.Start, e.End(), seed)
 		}
 	}
-	if bad := f.survey(t, 0, f.size, 512, seed, syscall.EIO); len(bad) > 0 {
+	if bad := f.Survey(t, 0, f.Size, 512, seed, syscall.EIO); len(bad) > 0 {
 		t.Errorf("do not read: %v", bad)
 	}
 }
@@ -112,41 +113,41 @@ func testVanished(t *testing.T, zeroCopy bool) {
 // TestSpareFull runs out of spare units: later heals fail, earlier ones stay.
 func TestSpareFull(t *testing.T) {
 	vmtest.NeedUblk(t)
-	guard(t, 4*time.Minute)
+	rig.Guard(t, 4*time.Minute)
 	const units, blockSize = 16, 512
-	d := newDisk(t, kindLoop, 32, blockSize)
+	d := rig.NewDisk(t, rig.KindLoop, 32, blockSize)
 	s := create(t, d, "--spare", fmt.Sprintf("%dKiB", units*4))
-	lay := layoutOf(t, d)
-	s.start(t, "--queues", "2")
-	f := openUntilClosed(t, s.dev)
-	defer func() { f.close() }()
-	f.fill(t, 0, f.size, 1)
+	lay := rig.LayoutOf(t, d.Path)
+	s.Start(t, "--queues", "2")
+	f := rig.Open(t, s.Dev)
+	defer func() { f.Close() }()
+	f.Fill(t, 0, f.Size, 1)
 	// 24 units with a bad block each.
-	var bad []extent
-	at := func(i int) int64 { return lay.head + int64(i)*(256<<10) }
+	var bad []rig.Extent
+	at := func(i int) int64 { return lay.Head + int64(i)*(256<<10) }
 	for i := range units + 8 {
-		bad = append(bad, extent{at(i) + 512, 512})
+		bad = append(bad, rig.At(at(i)+512, 512))
 	}
-	d.setBad(t, bad)
-	buf := aligned(16 << 10)
+	d.SetBad(t, bad)
+	buf := rig.Aligned(16 << 10)
 	write := func(i int, seed uint64) error {
-		pattern(buf, at(i), seed)
-		return f.write(buf, at(i))
+		rig.Pattern(buf, at(i), seed)
+		return f.Write(buf, at(i))
 	}
 	read := func(i int, seed uint64) {
 		t.Helper()
-		if err := f.read(buf, at(i)); err != nil {
+		if err := f.Read(buf, at(i)); err != nil {
 			t.Errorf("read of remap %d: %v", i, err)
 			return
 		}
-		checkPattern(t, buf, at(i), seed)
+		rig.WantPattern(t, buf, at(i), seed)
 	}
 	for i := range units {
 		if err := write(i, 2); err != nil {
 			t.Fatalf("write %d of %d: %v", i, units, err)
 		}
 	}
-	if st := s.status(t); st.Spare.Total != units || st.Spare.Used != units || st.Spare.Free != 0 ||
+	if st := s.Status(t); st.Spare.Total != units || st.Spare.Used != units || st.Spare.Free != 0 ||
 		st.Remaps != units {
 		t.Errorf("spare %+v, remaps %d; all %d units are to be used", st.Spare, st.Remaps, units)
 	}
@@ -165,12 +166,12 @@ func TestSpareFull(t *testing.T) {
 			if err := write(i, 3); err != syscall.EIO {
 				t.Errorf("write %d without a spare unit: %v, want EIO", i, err)
 			}
-			f.fill(t, at(i)+1024, at(i)+5120, 4)
-			if err := f.read(buf[:4096], at(i)+1024); err != nil {
+			f.Fill(t, at(i)+1024, at(i)+5120, 4)
+			if err := f.Read(buf[:4096], at(i)+1024); err != nil {
 				t.Errorf("read of good blocks: %v", err)
 			}
-			checkPattern(t, buf[:4096], at(i)+1024, 4)
-			if err := f.read(buf[:512], at(i)+512); err != syscall.EIO {
+			rig.WantPattern(t, buf[:4096], at(i)+1024, 4)
+			if err := f.Read(buf[:512], at(i)+512); err != syscall.EIO {
 				t.Errorf("read of a bad block that has no spare: %v, want EIO", err)
 			}
 		}
@@ -180,11 +181,11 @@ func TestSpareFull(t *testing.T) {
 	if err := write(3, 2); err != nil {
 		t.Errorf("write to a remap: %v", err)
 	}
-	f.close()
-	s.restart(t)
-	f = openUntilClosed(t, s.dev)
+	f.Close()
+	s.Restart(t)
+	f = rig.Open(t, s.Dev)
 	check()
-	if st := s.status(t); st.Spare.Used != units || st.Remaps != units ||
+	if st := s.Status(t); st.Spare.Used != units || st.Remaps != units ||
 		st.Breaker.State != "closed" {
 		t.Errorf("spare %+v, remaps %d, breaker %+v: a full spare region is no reason to trip",
 			st.Spare, st.Remaps, st.Breaker)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"testing"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -42,9 +43,9 @@ func (w way) flags() []string {
 }
 
 // start starts a server with further flags.
-func (w way) start(t testing.TB, s *set, args ...string) {
+func (w way) start(t testing.TB, s *rig.Set, args ...string) {
 	t.Helper()
-	s.start(t, append(w.flags(), args...)...)
+	s.Start(t, append(w.flags(), args...)...)
 }
 
 // allWays are those that the kernel has.

@@ -24,16 +24,17 @@ func TestMemberOfAnArray(t *testing.T) {
 		t.Helper()
 		for _, m := range []string{a, b} {
 			refusal(t, "create on a member, "+when, rig.Remap(t, "create", m, "--force", "--yes"),
-				refused, "md99")
+				rig.ExitRefused, "md99")
 			refusal(t, "take over a member, "+when, rig.Remap(t, "create", m, "--in-place",
-				"--force", "--yes"), refused, "md99")
+				"--force", "--yes"), rig.ExitRefused, "md99")
 		}
-		refusal(t, "start of a member, "+when, rig.Remap(t, "start", a), refused)
-		refusal(t, "release of a member, "+when, rig.Remap(t, "release", a, "--yes"), refused,
+		refusal(t, "start of a member, "+when, rig.Remap(t, "start", a), rig.ExitRefused)
+		refusal(t, "release of a member, "+when, rig.Remap(t, "release", a, "--yes"),
+			rig.ExitRefused,
 			"md99")
 		mendRefused(t, "a member, "+when, a, backup)
 		refusal(t, "a member as spare device, "+when, rig.Remap(t, "create", array, "--force",
-			"--yes", "--spare-device", b), refused)
+			"--yes", "--spare-device", b), rig.ExitRefused)
 	}
 	members("in an array")
 	nothingLeft(t)

@@ -46,7 +46,7 @@ func fill(t *testing.T, dev string, seed uint64) {
 func detach(t *testing.T, loop string) {
 	t.Helper()
 	vmtest.Run(t, "losetup", "-d", loop)
-	until(t, "the end of "+loop, func() bool {
+	rig.Until(t, "the end of "+loop, func() bool {
 		_, err := os.Stat(filepath.Join("/sys/block", filepath.Base(loop), "loop/backing_file"))
 		return errors.Is(err, os.ErrNotExist)
 	})
@@ -78,20 +78,22 @@ func TestOlderCopy(t *testing.T) {
 
 	// As long as neither was started since nobody can tell them apart: a name is
 	// refused, a path is a person's word. From then on the other one is the older.
-	refusal(t, "start NAME of equal copies", rig.Remap(t, "start", s.Name), refused, disk+" (epoch",
+	refusal(t, "start NAME of equal copies", rig.Remap(t, "start", s.Name), rig.ExitRefused,
+		disk+" (epoch",
 		older+" (epoch", "last started")
 	s.Start(t)
 	fill(t, s.Dev, 2)
-	refusal(t, "start a copy beside the served disk", rig.Remap(t, "start", older), refused,
+	refusal(t, "start a copy beside the served disk", rig.Remap(t, "start", older), rig.ExitRefused,
 		"served", s.Dev)
 	s.Stop(t)
 	link := filepath.Join(t.TempDir(), "by-id")
 	must(t, os.Symlink(older, link))
 	for _, path := range []string{older, link} {
-		refusal(t, "start the older copy", rig.Remap(t, "start", path), refused, path, "older copy",
+		refusal(t, "start the older copy", rig.Remap(t, "start", path), rig.ExitRefused, path,
+			"older copy",
 			"start "+disk)
 		refusal(t, "start the older copy, in the foreground", rig.Remap(t, "start", "--foreground",
-			path), refused, path, "older copy", "start "+disk)
+			path), rig.ExitRefused, path, "older copy", "start "+disk)
 	}
 	var uuid struct {
 		Superblock struct {
@@ -100,7 +102,7 @@ func TestOlderCopy(t *testing.T) {
 	}
 	rig.Parse(t, rig.Remap(t, "metadata", "check", "--json", disk), &uuid)
 	for what, name := range map[string]string{"NAME": s.Name, "UUID": uuid.Superblock.UUID} {
-		refusal(t, "start "+what, rig.Remap(t, "start", name), refused, disk+" (epoch",
+		refusal(t, "start "+what, rig.Remap(t, "start", name), rig.ExitRefused, disk+" (epoch",
 			older+" (epoch")
 	}
 	nothingLeft(t)
@@ -137,9 +139,11 @@ func TestCopyForTheDead(t *testing.T) {
 	twin := attach(t, copyFile(t, file, "twin"))
 
 	for range 2 {
-		refusal(t, "an older copy for a dead server", rig.Remap(t, "start", older), refused, older,
+		refusal(t, "an older copy for a dead server", rig.Remap(t, "start", older), rig.ExitRefused,
+			older,
 			"older copy", dev, disk, "ublk-remap stop "+s.Name)
-		refusal(t, "a copy as new for a dead server", rig.Remap(t, "start", twin), refused, twin,
+		refusal(t, "a copy as new for a dead server", rig.Remap(t, "start", twin), rig.ExitRefused,
+			twin,
 			dev, disk, "copy")
 	}
 	// By its name it is the disk that the dead server had.
@@ -153,7 +157,8 @@ func TestCopyForTheDead(t *testing.T) {
 	// The disk comes back by another path.
 	s.Kill(t)
 	detach(t, disk)
-	refusal(t, "an older copy, the disk being away", rig.Remap(t, "start", older), refused, older,
+	refusal(t, "an older copy, the disk being away", rig.Remap(t, "start", older), rig.ExitRefused,
+		older,
 		"older copy", dev)
 	detach(t, twin)
 	detach(t, older)
@@ -180,22 +185,24 @@ func TestSnapshot(t *testing.T) {
 	fill(t, s.Dev, 1)
 	s.Stop(t)
 	snapshot := vmtest.NewDM(t, fmt.Sprintf("0 %d snapshot %s %s N 8\n", sectors, disk, cow)).Path
-	refusal(t, "start NAME", rig.Remap(t, "start", s.Name), refused, origin, snapshot)
+	refusal(t, "start NAME", rig.Remap(t, "start", s.Name), rig.ExitRefused, origin, snapshot)
 	s.Start(t)
 	fill(t, s.Dev, 2)
-	refusal(t, "start a snapshot of a served disk", rig.Remap(t, "start", snapshot), refused,
+	refusal(t, "start a snapshot of a served disk", rig.Remap(t, "start", snapshot),
+		rig.ExitRefused,
 		"served", s.Dev)
 	refusal(t, "create on a snapshot of a served disk", rig.Remap(t, "create", "--force", "--yes",
-		snapshot), refused, s.Dev)
+		snapshot), rig.ExitRefused, s.Dev)
 	refusal(t, "release a snapshot of a served disk", rig.Remap(t, "release", "--yes", snapshot),
-		refused, s.Dev)
+		rig.ExitRefused, s.Dev)
 	s.Kill(t)
-	refusal(t, "start a snapshot for a dead server", rig.Remap(t, "start", snapshot), refused,
+	refusal(t, "start a snapshot for a dead server", rig.Remap(t, "start", snapshot),
+		rig.ExitRefused,
 		snapshot, s.Dev, origin)
 	s.Start(t)
 	holds(t, s.Dev, 2)
 	s.Stop(t)
-	refusal(t, "start a snapshot", rig.Remap(t, "start", snapshot), refused, "older copy",
+	refusal(t, "start a snapshot", rig.Remap(t, "start", snapshot), rig.ExitRefused, "older copy",
 		"start "+origin)
 	s.Check(t)
 }
@@ -204,7 +211,7 @@ func TestSnapshot(t *testing.T) {
 // removed, a copy is not taken for the disk, though nothing in /run tells of it.
 func TestRecordsAreGone(t *testing.T) {
 	if !vmtest.Full() {
-		t.Skip("UBLK_REMAP_FULL=1: a server that may be about to end is waited for, for a minute each")
+		t.Skip("UBLK_REMAP_FULL=1: each server that may be about to end is waited for, for a minute")
 	}
 	need(t)
 	file := newFile(t)
@@ -214,18 +221,18 @@ func TestRecordsAreGone(t *testing.T) {
 	fill(t, s.Dev, 1)
 	pid := s.Status(t).ServerPID
 	for _, suffix := range []string{".sock", ".json", ".lock"} {
-		must(t, os.Remove(filepath.Join(runDir, s.Name+suffix)))
+		must(t, os.Remove(s.RunFile(suffix)))
 	}
-	refusal(t, "start a copy", rig.Remap(t, "start", twin), refused, "served",
+	refusal(t, "start a copy", rig.Remap(t, "start", twin), rig.ExitRefused, "served",
 		fmt.Sprintf("kill %d", pid))
-	refusal(t, "start the disk", rig.Remap(t, "start", file), refused)
-	if _, err := os.Stat(filepath.Join(runDir, s.Name+".json")); !errors.Is(err, os.ErrNotExist) {
+	refusal(t, "start the disk", rig.Remap(t, "start", file), rig.ExitRefused)
+	if _, err := os.Stat(s.RunFile(".json")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a record of a server that does not serve: %v", err)
 	}
 	holds(t, s.Dev, 1)
 	s.LetDie()
 	must(t, syscall.Kill(pid, syscall.SIGTERM))
-	until(t, "the end of the server", func() bool { return !alive(pid) })
+	rig.Until(t, "the end of the server", func() bool { return !rig.Alive(pid) })
 	s.Dev = ""
 	nothingLeft(t)
 	s.Check(t)

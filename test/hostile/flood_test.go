@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,24 +17,6 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// memory is what a process has of a kind in /proc/PID/status, in KiB.
-func memory(t *testing.T, pid int, kind string) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	must(t, err)
-	for line := range strings.Lines(string(text)) {
-		var n int
-		if rest, ok := strings.CutPrefix(line, kind+":"); ok {
-			if _, err := fmt.Sscanf(rest, "%d kB", &n); err != nil {
-				t.Fatal(line, err)
-			}
-			return n
-		}
-	}
-	t.Fatalf("no %s in\n%s", kind, text)
-	return 0
-}
-
 // TestFloodUnderIO: while clients flood the socket, say nothing, say nonsense,
 // ask for everything and read nothing, the device does its I/O without an error
 // and with the right data, the server stays small, and answers again afterwards.
@@ -47,8 +27,8 @@ func TestFloodUnderIO(t *testing.T) {
 	s.Start(t)
 	pid := s.Status(t).ServerPID
 	rig.Remap(t, "remap", "add", s.Name, "0+800").Want(t, 0)
-	before := memory(t, pid, "VmRSS")
-	sock := filepath.Join(runDir, s.Name+".sock")
+	before := rig.ProcessKiB(t, pid, "VmRSS")
+	sock := s.RunFile(".sock")
 
 	var over atomic.Bool
 	var said, cut atomic.Int64
@@ -78,7 +58,8 @@ func TestFloodUnderIO(t *testing.T) {
 	}
 	const get = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 	post := func(body string) string {
-		return fmt.Sprintf("POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		const request = "POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+		return fmt.Sprintf(request, len(body), body)
 	}
 	for i, c := range []struct {
 		text       string
@@ -133,18 +114,18 @@ func TestFloodUnderIO(t *testing.T) {
 	}
 	over.Store(true)
 	clients.Wait()
-	after := memory(t, pid, "VmRSS")
+	after := rig.ProcessKiB(t, pid, "VmRSS")
 	t.Logf("%d answers, %d connections ended without one, %d bytes written and verified; memory "+
 		"%d KiB before, %d after, %d at most",
-		said.Load(), cut.Load(), passes*bytes, before, after, memory(t, pid, "VmHWM"))
+		said.Load(), cut.Load(), passes*bytes, before, after, rig.ProcessKiB(t, pid, "VmHWM"))
 	if said.Load() == 0 {
 		t.Error("nobody was answered")
 	}
-	if peak := memory(t, pid, "VmHWM"); peak > before+64<<10 {
+	if peak := rig.ProcessKiB(t, pid, "VmHWM"); peak > before+64<<10 {
 		t.Errorf("memory: %d KiB at most, %d before", peak, before)
 	}
 	d.Close()
-	if !alive(pid) {
+	if !rig.Alive(pid) {
 		t.Fatal("the server has died")
 	}
 	st := s.Status(t)

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -14,14 +13,6 @@ import (
 
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
-)
-
-// Exit codes of the program, docs/COMMAND.md.
-const (
-	failed   = 1
-	refused  = 3
-	notFound = 4
-	damaged  = 6
 )
 
 const (
@@ -102,16 +93,4 @@ func closedPipe(t *testing.T) *os.File {
 	must(t, r.Close())
 	t.Cleanup(func() { _ = w.Close() })
 	return w
-}
-
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
-
-// until waits for something that must happen.
-func until(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(rig.Limit); !cond(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not happen", what)
-		}
-	}
 }

@@ -2,10 +2,8 @@ package hostile
 
 import (
 	"bytes"
-	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -20,14 +18,7 @@ import (
 // refuses and that the same command finishes, with all data.
 func TestCreateInterrupted(t *testing.T) {
 	need(t)
-	seed := rand.Uint64()
-	if text := os.Getenv("UBLK_REMAP_SEED"); text != "" {
-		var err error
-		seed, err = strconv.ParseUint(text, 10, 64)
-		must(t, err)
-	}
-	t.Logf("UBLK_REMAP_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 1))
+	r := rig.Random(t)
 	rounds := 1
 	if vmtest.Full() {
 		rounds = 10
@@ -70,9 +61,9 @@ func TestCreateInterrupted(t *testing.T) {
 					if check.Code != 0 {
 						t.Errorf("%s: it is started, but not in order: %s", what, check)
 					}
-				case start.Code == notFound:
+				case start.Code == rig.ExitNotFound:
 					ends["no set"]++
-				case start.Code == refused && how == "in place":
+				case start.Code == rig.ExitRefused && how == "in place":
 					ends["to be finished"]++
 				default:
 					t.Errorf("%s: %s", what, start)

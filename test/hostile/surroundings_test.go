@@ -11,11 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/internal/control"
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
-const runDir = "/run/ublk-remap"
+// runDir is where the servers keep their files.
+var runDir = control.Dir()
 
 // TestOutputGoesNowhere: a start whose output cannot be written says so, and the
 // device that it started is whole and can be stopped.
@@ -30,7 +32,7 @@ func TestOutputGoesNowhere(t *testing.T) {
 		cmd, text := run(t, out, nil, "start", s.Path)
 		_ = cmd.Wait()
 		refusal(t, "start, standard output: "+what, rig.Result{Code: cmd.ProcessState.ExitCode(),
-			Stderr: text.String()}, failed,
+			Stderr: text.String()}, rig.ExitFailed,
 			what, "is live", "ublk-remap stop "+s.Name)
 		s.Dev = s.Name
 		if st := s.Status(t); st.State != "live" {
@@ -61,7 +63,7 @@ func TestForegroundSurvivesItsTerminal(t *testing.T) {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	s.Dev = s.Name
-	until(t, "the start", func() bool {
+	rig.Until(t, "the start", func() bool {
 		return strings.Contains(rig.Remap(t, "list").Stdout, " live ")
 	})
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1,
@@ -86,7 +88,10 @@ func TestLimits(t *testing.T) {
 	need(t)
 	file := newFile(t)
 	s := rig.Create(t, file, "", "--spare", "1MiB")
-	for _, limit := range []string{"ulimit -f 1; ulimit -t 1; ulimit -n 8; ulimit -l 0; ulimit -c 0", "ulimit -v 2000000; umask 0"} {
+	for _, limit := range []string{
+		"ulimit -f 1; ulimit -t 1; ulimit -n 8; ulimit -l 0; ulimit -c 0",
+		"ulimit -v 2000000; umask 0",
+	} {
 		r := sh(t, limit+`; exec "$1" start "$2"`, file)
 		if r.Code != 0 {
 			t.Errorf("%s: %s", limit, r)
@@ -99,7 +104,7 @@ func TestLimits(t *testing.T) {
 		must(t, d.Flush())
 		d.Close()
 		for _, suffix := range []string{".sock", ".json", ".lock", ".log"} {
-			if st, err := os.Stat(filepath.Join(runDir, s.Name+suffix)); err != nil ||
+			if st, err := os.Stat(s.RunFile(suffix)); err != nil ||
 				st.Mode().Perm() != 0o600 {
 				t.Errorf("%s: %v, %v", suffix, st.Mode(), err)
 			}
@@ -135,7 +140,7 @@ func TestNotRoot(t *testing.T) {
 		cmd.Stderr = &errs
 		_ = cmd.Run()
 		refusal(t, "as nobody: "+strings.Join(args, " "),
-			rig.Result{Code: cmd.ProcessState.ExitCode(), Stderr: errs.String()}, failed,
+			rig.Result{Code: cmd.ProcessState.ExitCode(), Stderr: errs.String()}, rig.ExitFailed,
 			"permission denied", "root")
 	}
 	s.Stop(t)
@@ -150,11 +155,11 @@ func TestPlantedFiles(t *testing.T) {
 	s := rig.Create(t, disk, "", "--spare", "1MiB")
 	victim := filepath.Join(t.TempDir(), "victim")
 	must(t, os.WriteFile(victim, []byte("keep"), 0o600))
-	at := func(suffix string) string { return filepath.Join(runDir, s.Name+suffix) }
+	at := func(suffix string) string { return s.RunFile(suffix) }
 	must(t, os.MkdirAll(runDir, 0o700))
 	try := func(what string, says ...string) {
 		t.Helper()
-		refusal(t, what, rig.Remap(t, "start", disk), refused, says...)
+		refusal(t, what, rig.Remap(t, "start", disk), rig.ExitRefused, says...)
 		nothingLeft(t)
 		if text, err := os.ReadFile(victim); err != nil || string(text) != "keep" {
 			t.Errorf("%s: the victim holds %q, %v", what, text, err)
@@ -182,8 +187,8 @@ func TestPlantedFiles(t *testing.T) {
 	}
 	must(t, os.Chmod(runDir, 0o777))
 	try("others may write to the directory", runDir, "0777")
-	refusal(t, "list there", rig.Remap(t, "list"), refused, runDir)
-	refusal(t, "stop there", rig.Remap(t, "stop", s.Name), refused, runDir)
+	refusal(t, "list there", rig.Remap(t, "list"), rig.ExitRefused, runDir)
+	refusal(t, "stop there", rig.Remap(t, "stop", s.Name), rig.ExitRefused, runDir)
 	must(t, os.Chmod(runDir, 0o700))
 	must(t, os.Chown(runDir, 12345, 12345))
 	try("the directory is somebody else's", runDir, "12345")
@@ -196,10 +201,10 @@ func TestPlantedFiles(t *testing.T) {
 
 	// A record with other things in it than a server writes is of no use; it is
 	// told, and what it asks for is not done.
-	must(t, os.WriteFile(at(".json"),
-		fmt.Appendf(nil, `{"name":%q,"uuid":"x","id":0,"device":"/dev/loop0","backing":"/etc/passwd"}`, s.Name), 0o600))
+	const record = `{"name":%q,"uuid":"x","id":0,"device":"/dev/loop0","backing":"/etc/passwd"}`
+	must(t, os.WriteFile(at(".json"), fmt.Appendf(nil, record, s.Name), 0o600))
 	refusal(t, "stop by a bad record", rig.Result{Code: rig.Remap(t, "stop", "--log-level",
-		"disabled", s.Name).Code, Stderr: "ublk-remap: "}, notFound)
+		"disabled", s.Name).Code, Stderr: "ublk-remap: "}, rig.ExitNotFound)
 	s.Start(t)
 	s.Stop(t)
 	s.Check(t)
@@ -227,11 +232,12 @@ func TestMountedElsewhere(t *testing.T) {
 	if n, err := out.Read(make([]byte, 16)); n == 0 {
 		t.Fatal("no mount: ", err, cmd.Wait())
 	}
-	refusal(t, "stop, mounted in another namespace", rig.Remap(t, "stop", s.Dev), refused, "in use")
+	refusal(t, "stop, mounted in another namespace", rig.Remap(t, "stop", s.Dev), rig.ExitRefused,
+		"in use")
 	must(t, in.Close())
 	_ = cmd.Wait()
 	s.LetDie() // in order, and at the first try that is let through
-	until(t, "the end of the namespace",
+	rig.Until(t, "the end of the namespace",
 		func() bool { return rig.Remap(t, "stop", s.Dev).Code == 0 })
 	s.Dev = ""
 	s.Check(t)

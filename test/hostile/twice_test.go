@@ -61,27 +61,27 @@ func TestOneServerForADisk(t *testing.T) {
 		{"a linear device", mapped}, {"a loop over a loop", over}, {"a copy", cloned},
 		{"the exported device", s.Dev},
 	} {
-		code := refused
+		code := rig.ExitRefused
 		if c.path == s.Dev {
-			code = notFound // it shows no metadata
+			code = rig.ExitNotFound // it shows no metadata
 		}
 		refusal(t, "start "+c.what, rig.Remap(t, "start", c.path), code)
 		if c.path != s.Dev && c.path != mapped {
 			refusal(t, "create on "+c.what, rig.Remap(t, "create", c.path, "--force", "--yes"),
-				refused)
+				rig.ExitRefused)
 		}
 		if c.path != s.Dev {
 			mendRefused(t, c.what, c.path, backup)
 		}
 		if c.path == file || c.path == first || c.path == over {
-			refusal(t, "check "+c.what, rig.Remap(t, "metadata", "check", c.path), refused)
+			refusal(t, "check "+c.what, rig.Remap(t, "metadata", "check", c.path), rig.ExitRefused)
 		}
 	}
 	refusal(t, "create on a linear device", rig.Remap(t, "create", mapped, "--force", "--yes"),
-		refused)
-	refusal(t, "start the name", rig.Remap(t, "start", s.Name), refused)
+		rig.ExitRefused)
+	refusal(t, "start the name", rig.Remap(t, "start", s.Name), rig.ExitRefused)
 	refusal(t, "its own spare device", rig.Remap(t, "create", s.Dev, "--force", "--yes",
-		"--spare-device", first), refused)
+		"--spare-device", first), rig.ExitRefused)
 
 	if st := s.Status(t); st.State != "live" {
 		t.Errorf("the server that was there is %s", st.State)
@@ -97,7 +97,7 @@ func TestOneServerForADisk(t *testing.T) {
 	s.Kill(t)
 	mendRefused(t, "a copy while a device waits", cloned, backup)
 	refusal(t, "create while a device waits", rig.Remap(t, "create", cloned, "--force", "--yes"),
-		refused, "ublk-remap stop")
+		rig.ExitRefused, "ublk-remap stop")
 	rig.Remap(t, "stop", s.Name).Want(t, 0)
 	s.Dev = ""
 }
@@ -108,12 +108,13 @@ func mendRefused(t *testing.T, what, path, backup string) {
 	t.Helper()
 	for _, more := range [][]string{{"--yes"}, {"--dry-run"}} {
 		refusal(t, "repair "+what, rig.Remap(t, append([]string{"metadata", "repair", path},
-			more...)...), refused)
+			more...)...), rig.ExitRefused)
 		refusal(t, "restore "+what, rig.Remap(t,
-			append([]string{"metadata", "restore", path, backup, "--force"}, more...)...), refused)
+			append([]string{"metadata", "restore", path, backup, "--force"}, more...)...),
+			rig.ExitRefused)
 	}
 	refusal(t, "repair with a loss "+what, rig.Remap(t, "metadata", "repair", path, "--search",
-		"--accept-loss", "--yes"), refused)
+		"--accept-loss", "--yes"), rig.ExitRefused)
 }
 
 // TestStartRaces: of servers that start at the same instant exactly one gets
@@ -150,7 +151,7 @@ func TestStartRaces(t *testing.T) {
 			case 0:
 				won++
 				s.Dev = strings.TrimSpace(r.Stdout)
-			case refused:
+			case rig.ExitRefused:
 			default:
 				t.Errorf("round %d: %s", round, r)
 			}
@@ -180,10 +181,11 @@ func TestStacked(t *testing.T) {
 	must(t, d.Read(buf, 0))
 	must(t, rig.CheckPattern(buf, 0, 3))
 	d.Close()
-	refusal(t, "stop what is below", rig.Remap(t, "stop", lower.Dev), refused)
+	refusal(t, "stop what is below", rig.Remap(t, "stop", lower.Dev), rig.ExitRefused)
 	refusal(t, "create on what is below", rig.Remap(t, "create", lower.Dev, "--force", "--yes"),
-		refused)
-	refusal(t, "create on the lowest", rig.Remap(t, "create", disk, "--force", "--yes"), refused)
+		rig.ExitRefused)
+	refusal(t, "create on the lowest", rig.Remap(t, "create", disk, "--force", "--yes"),
+		rig.ExitRefused)
 	upper.Stop(t)
 	lower.Stop(t)
 	lower.Check(t)
@@ -220,11 +222,11 @@ func TestPartitionAndDisk(t *testing.T) {
 	disk := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{SizeMiB: 48, BlockSize: 512}).Path
 	addPartition(t, disk, 1<<20, 40<<20)
 	part := disk + "p1"
-	until(t, part, func() bool { _, err := os.Stat(part); return err == nil })
+	rig.Until(t, part, func() bool { _, err := os.Stat(part); return err == nil })
 	s := rig.Create(t, part, "", "--spare", "1MiB")
 	s.Start(t)
 	refusal(t, "create on the disk of a partition", rig.Remap(t, "create", disk, "--force",
-		"--yes"), refused, "in use")
+		"--yes"), rig.ExitRefused, "in use")
 	backup := filepath.Join(t.TempDir(), "backup")
 	rig.Remap(t, "metadata", "backup", part, backup).Want(t, 0)
 	mendRefused(t, "the disk of a partition", disk, backup)
@@ -234,7 +236,7 @@ func TestPartitionAndDisk(t *testing.T) {
 	w.Start(t)
 	mendRefused(t, "a partition of a disk", part, backup)
 	refusal(t, "create on a partition of a disk", rig.Remap(t, "create", part, "--force", "--yes"),
-		refused, "in use")
+		rig.ExitRefused, "in use")
 	w.Stop(t)
 }
 
@@ -249,14 +251,15 @@ func TestDiskIsAnother(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_BLOCK_SIZE, 4096))
-	refusal(t, "start with larger blocks", rig.Remap(t, "start", small), refused, "blocks of 4096",
+	refusal(t, "start with larger blocks", rig.Remap(t, "start", small), rig.ExitRefused,
+		"blocks of 4096",
 		"512")
 	nothingLeft(t)
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_BLOCK_SIZE, 512))
 
 	must(t, os.Truncate(file, diskSize-(1<<20)))
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0))
-	refusal(t, "start a disk that has shrunk", rig.Remap(t, "start", small), damaged,
+	refusal(t, "start a disk that has shrunk", rig.Remap(t, "start", small), rig.ExitDamaged,
 		fmt.Sprint(diskSize), fmt.Sprint(diskSize-(1<<20)))
 	nothingLeft(t)
 	must(t, os.Truncate(file, 2*diskSize))

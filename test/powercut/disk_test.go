@@ -1,7 +1,6 @@
 package powercut
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +54,7 @@ func newDisk(t testing.TB, image string, size, blockSize int64, bad []rig.Extent
 	// Bad extents are linear pieces of another device, not targets of their own: else the
 	// device mapper would send a flush for each piece.
 	d.errors = vmtest.NewDM(t, fmt.Sprintf("0 %d error\n", size/512))
-	d.bad = merge(bad)
+	d.bad = rig.Merge(bad)
 	d.checkBad(t)
 	d.dm = vmtest.NewDM(t, d.table())
 	d.path = d.dm.Path
@@ -68,26 +66,13 @@ func newDisk(t testing.TB, image string, size, blockSize int64, bad []rig.Extent
 const logRoom = 1 << 30
 
 func (d *disk) table() string {
-	var b strings.Builder
-	pos := int64(0)
-	piece := func(to int64, dev string) {
-		if to > pos {
-			_, _ = fmt.Fprintf(&b, "%d %d linear %s %d\n", pos/512, (to-pos)/512, dev, pos/512)
-			pos = to
-		}
-	}
-	for _, e := range d.bad {
-		piece(e.Start, d.below)
-		piece(e.End(), d.errors.Path)
-	}
-	piece(d.size, d.below)
-	return b.String()
+	return rig.PieceTable(d.size, d.below, d.errors.Path, d.bad...)
 }
 
 // setBad makes exactly these extents bad.
 func (d *disk) setBad(t testing.TB, bad []rig.Extent) {
 	t.Helper()
-	d.bad = merge(bad)
+	d.bad = rig.Merge(bad)
 	d.checkBad(t)
 	d.dm.Swap(t, d.table())
 }
@@ -204,21 +189,6 @@ func copySparse(t testing.TB, from, to string) {
 	if err != nil {
 		t.Fatalf("copy %s: %v", from, err)
 	}
-}
-
-// merge sorts extents and joins those that overlap or touch.
-func merge(in []rig.Extent) []rig.Extent {
-	in = slices.Clone(in)
-	slices.SortFunc(in, func(a, b rig.Extent) int { return cmp.Compare(a.Start, b.Start) })
-	var out []rig.Extent
-	for _, e := range in {
-		if n := len(out); n > 0 && out[n-1].End() >= e.Start {
-			out[n-1].Length = max(out[n-1].End(), e.End()) - out[n-1].Start
-		} else {
-			out = append(out, e)
-		}
-	}
-	return out
 }
 
 // TestFailedWritesAreLogged shows why the bad extents are above the log.

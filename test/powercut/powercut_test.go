@@ -225,11 +225,8 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 		lay := rig.LayoutOf(t, disks[0].path)
 		bad = make([][]rig.Extent, len(disks))
 		goBad := func(exported rig.Extent) {
-			for _, e := range split(exported, lay.Head) {
-				for _, e := range split(e, lay.Tail) {
-					dev, at := lay.Home(e)
-					bad[dev] = append(bad[dev], at)
-				}
+			for _, p := range lay.Homes(exported) {
+				bad[p.Device] = append(bad[p.Device], p.Extent)
 			}
 		}
 		// Anywhere: written once before mkfs, they are remapped from then on.
@@ -242,11 +239,9 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 				bad[dev] = append(bad[dev], f.scatter(r, 512<<10)...)
 			}
 			// In the logs, not too many: never at the same place in two.
-			for i, m := range lay.Of(metadata.RegionMirror, dev) {
-				log := m.Start + lay.LogAt
-				for n := int64(3 + i + 5*dev); (n+1)*lay.Atom <= lay.LogBytes; n += 11 {
-					bad[dev] = append(bad[dev], rig.Extent{Start: log + n*lay.Atom,
-						Length: f.blockSize})
+			for i, log := range lay.Logs(dev) {
+				for n := int64(3 + i + 5*dev); (n+1)*lay.Atom <= log.Length; n += 11 {
+					bad[dev] = append(bad[dev], rig.At(log.Start+n*lay.Atom, f.blockSize))
 				}
 			}
 			d.setBad(t, bad[dev])
@@ -261,14 +256,11 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 			}
 		}
 		dev.Close()
+		var options []string
 		if f.fs == "ext4" {
-			rig.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-E",
-				"lazy_itable_init=0,lazy_journal_init=0", f.set.Dev)
-		} else if r := rig.Exec(t, "mkfs.xfs", "-q", "-f", "--unsupported",
-			f.set.Dev); r.Code != 0 {
-			// Refusal and option came with xfsprogs 5.19.
-			rig.Run(t, "mkfs.xfs", "-q", "-f", f.set.Dev)
+			options = []string{"-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"}
 		}
+		rig.Mkfs(t, f.fs, f.set.Dev, options...)
 		root := vmtest.Mount(t, f.fs, f.set.Dev)
 		// What the file system has not used yet goes bad now: it is not read before it is written.
 		free := freeSpace(t, filepath.Join(root, "free"))
@@ -304,14 +296,6 @@ func (f *film) scatter(in rig.Extent, every int64) []rig.Extent {
 		}
 		out = append(out, rig.Extent{Start: at, Length: n})
 	}
-}
-
-// split cuts an extent in two where the displaced head ends, or the tail begins.
-func split(e rig.Extent, at int64) []rig.Extent {
-	if e.Start >= at || e.End() <= at {
-		return []rig.Extent{e}
-	}
-	return []rig.Extent{{Start: e.Start, Length: at - e.Start}, {Start: at, Length: e.End() - at}}
 }
 
 // freeSpace finds places that the file system does not use: those of a large

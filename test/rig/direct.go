@@ -22,12 +22,7 @@ type Direct struct {
 // Open opens a block device; the caller closes, or the test's end does.
 func Open(t testing.TB, path string) *Direct {
 	t.Helper()
-	// Anything else than a block device would be made into a regular file by
-	// those who open to create.
-	if st, err := os.Stat(path); err != nil ||
-		st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		t.Fatalf("%s is no block device (%v)", path, err)
-	}
+	NeedBlockDevice(t, path)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatalf("open %s: %v", path, err)
@@ -38,6 +33,16 @@ func Open(t testing.TB, path string) *Direct {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// NeedBlockDevice ends the test unless path is a block device: many a program would
+// make a regular file of that name and be content.
+func NeedBlockDevice(t testing.TB, path string) {
+	t.Helper()
+	if st, err := os.Stat(path); err != nil ||
+		st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+		t.Fatalf("%q is no block device (%v)", path, err)
+	}
 }
 
 // Close closes the device; more than once does no harm.
@@ -91,8 +96,44 @@ func (d *Direct) Fill(t testing.TB, from, to int64, seed uint64) {
 	}
 }
 
-// Pattern fills b, which is for the bytes at off, with words that tell seed
-// and place.
+// Survey reads [from, to), every block of it, in pieces that get smaller
+// where they fail. What reads must be the pattern of the seed. It returns the
+// blocks that do not read and fails unless their errno is want.
+func (d *Direct) Survey(t testing.TB, from, to, blockSize int64, seed uint64,
+	want syscall.Errno) []Extent {
+	t.Helper()
+	var bad []Extent
+	buf := Aligned(Step)
+	var look func(from, to int64)
+	look = func(from, to int64) {
+		b := buf[:to-from]
+		// Whoever answers without reading is found out.
+		for i := range b {
+			b[i] = 0xa5
+		}
+		err := d.Read(b, from)
+		switch {
+		case err == nil:
+			WantPattern(t, b, from, seed)
+		case to-from > blockSize:
+			mid := from + max((to-from)/2/blockSize, 1)*blockSize
+			look(from, mid)
+			look(mid, to)
+		default:
+			if err != want {
+				t.Errorf("read of the block at %d of %s: %v, want %v", from, d.Path, err, want)
+			}
+			bad = append(bad, Extent{from, blockSize})
+		}
+	}
+	for off := from; off < to; off += Step {
+		look(off, min(off+Step, to))
+	}
+	return Merge(bad)
+}
+
+// Pattern fills b, which is for the bytes at off, a multiple of 8, with words that
+// tell seed and place.
 func Pattern(b []byte, off int64, seed uint64) {
 	for i := 0; i < len(b); i += 8 {
 		binary.LittleEndian.PutUint64(b[i:], word(off+int64(i), seed))
@@ -110,6 +151,14 @@ func CheckPattern(b []byte, off int64, seed uint64) error {
 		}
 	}
 	return nil
+}
+
+// WantPattern fails the test, with the first difference, unless b is what Pattern makes.
+func WantPattern(t testing.TB, b []byte, off int64, seed uint64) {
+	t.Helper()
+	if err := CheckPattern(b, off, seed); err != nil {
+		t.Error(err)
+	}
 }
 
 // Aligned returns n bytes that begin at a page.

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"unsafe"
@@ -31,6 +32,29 @@ func Extents(t testing.TB, f *os.File, length int64) []Extent {
 	var out []Extent
 	for _, e := range m.extents[:m.mapped] {
 		out = append(out, Extent{Start: int64(e.physical), Length: int64(e.length)})
+	}
+	return out
+}
+
+// Reserve makes a file of that size whose blocks are allocated and not yet
+// written, and says where on the device they are.
+func Reserve(t testing.TB, path string, size int64) []Extent {
+	t.Helper()
+	f, err := os.Create(path)
+	if err == nil {
+		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, size), f.Sync())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	out := Extents(t, f, size)
+	n := int64(0)
+	for _, e := range out {
+		n += e.Length
+	}
+	if n != size {
+		t.Fatalf("FIEMAP tells of %d bytes of %d: %v", n, size, out)
 	}
 	return out
 }

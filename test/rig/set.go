@@ -4,24 +4,26 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"ublkremap/internal/control"
 	"ublkremap/test/vmtest"
 )
 
 // Set is a set of metadata on a disk, and the device that serves it.
 type Set struct {
 	Path   string   // of the disk
-	Spares []string // paths of the spare devices
+	Spares []string // paths of the spare devices, where start is to be told
 	Name   string
 	Dev    string // /dev/ublkbN; empty: not started
 	args   []string
 	// pid of the server while it is supposed to live, else 0.
-	pid atomic.Int64
+	pid      atomic.Int64
+	attended bool // until the test ends that has started it first
 }
 
 var sets atomic.Int64
@@ -42,7 +44,7 @@ func Create(t testing.TB, path, spare string, args ...string) *Set {
 		s.Spares = []string{spare}
 		args = append(args, "--spare-device", spare)
 	}
-	Remap(t, args...).Want(t, 0)
+	Remap(t, args...).Want(t, ExitDone)
 	return s
 }
 
@@ -54,54 +56,81 @@ func (s *Set) spareFlags() []string {
 	return out
 }
 
-// Start serves the set. When the test ends the device is stopped, if it is
-// not by then.
+// Start serves the set with the flags args, which later starts use again. When the test
+// ends the device is stopped, if it is not by then.
 func (s *Set) Start(t testing.TB, args ...string) {
 	t.Helper()
 	if args != nil {
 		s.args = args
 	}
-	all := append([]string{"start", s.Path, Unhurried}, s.spareFlags()...)
-	r := Remap(t, append(all, s.args...)...)
-	if r.Code != 0 {
+	s.Started(t, Remap(t, s.StartLine()...))
+}
+
+// StartLine is what Start runs. Flags of the test itself come last, and win.
+func (s *Set) StartLine() []string {
+	return append(append([]string{"start", s.Path, Unhurried}, s.spareFlags()...), s.args...)
+}
+
+// Started takes note of a start, by whatever way it came about.
+func (s *Set) Started(t testing.TB, r Result) {
+	t.Helper()
+	if r.Code != ExitDone {
 		t.Fatalf("start: want exit code 0\n%s%s", r, ServerLogs(s.Name))
 	}
-	s.Dev = r.Want(t, 0)
-	if st, err := os.Stat(s.Dev); err != nil ||
-		st.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		t.Fatalf("start printed %q, which is no block device (%v)", s.Dev, err)
+	was := s.Dev
+	s.Dev = r.Want(t, ExitDone)
+	NeedBlockDevice(t, s.Dev)
+	if was != "" && s.Dev != was {
+		t.Fatalf("recovered as %s, was %s", s.Dev, was)
 	}
-	pid := int64(s.Status(t).ServerPID)
-	s.pid.Store(pid)
+	s.Attend(t)
+}
+
+// Attend takes the server that lives now for one that is to live: its death fails the
+// test. When the test ends the device is stopped, if it is not by then.
+func (s *Set) Attend(t testing.TB) {
+	t.Helper()
+	s.pid.Store(int64(s.Status(t).ServerPID))
+	if s.attended {
+		return
+	}
+	s.attended = true
 	quit := make(chan struct{})
-	go s.watch(t, pid, quit)
+	go s.watch(t, quit)
 	t.Cleanup(func() {
-		s.pid.CompareAndSwap(pid, 0)
 		close(quit)
-		if s.Dev != "" {
-			_ = Remap(t, "stop", "--force", s.Dev)
-			s.Dev = ""
-		}
+		s.attended = false
 		if t.Failed() {
 			t.Logf("log of the server:\n%s", ServerLogs(s.Name))
 		}
+		if s.Dev == "" || Hung() {
+			return
+		}
+		if t.Failed() {
+			s.pid.Store(0)
+			_ = Remap(t, "stop", "--force", s.Dev)
+			s.Dev = ""
+			return
+		}
+		s.Stop(t)
 	})
 }
 
+// PID is the server that is to live; 0: there is none.
+func (s *Set) PID() int { return int(s.pid.Load()) }
+
 // watch waits for the death of a server that is supposed to live. I/O to its
 // device would wait for ever, so the device is taken away.
-func (s *Set) watch(t testing.TB, pid int64, quit <-chan struct{}) {
+func (s *Set) watch(t testing.TB, quit <-chan struct{}) {
 	for {
 		select {
 		case <-quit:
 			return
 		case <-time.After(500 * time.Millisecond):
 		}
-		if syscall.Kill(int(pid), 0) == nil {
-			continue
-		}
-		if !s.pid.CompareAndSwap(pid, 0) {
-			return // it was to die
+		pid := s.pid.Load()
+		if pid == 0 || syscall.Kill(int(pid), 0) == nil || !s.pid.CompareAndSwap(pid, 0) {
+			continue // it lives, or was to die
 		}
 		t.Errorf("the server, process %d, has died; its log:\n%s%s", pid, ServerLogs(s.Name),
 			KernelLog(20))
@@ -116,7 +145,7 @@ func (s *Set) Stop(t testing.TB) {
 	t.Helper()
 	s.pid.Store(0)
 	dev := s.Dev
-	if r := Remap(t, "stop", dev); r.Code != 0 {
+	if r := Remap(t, "stop", dev); r.Code != ExitDone {
 		t.Errorf("stop\n%s", r)
 		return
 	}
@@ -126,12 +155,19 @@ func (s *Set) Stop(t testing.TB) {
 	}
 }
 
+// Restart stops and starts.
+func (s *Set) Restart(t testing.TB) {
+	t.Helper()
+	s.Stop(t)
+	s.Start(t)
+}
+
 // StopWithoutDisk stops a device whose disk is gone for good: stop tells, with
 // exit code 1, that it could not be flushed, and the device is gone all the same.
 func (s *Set) StopWithoutDisk(t testing.TB) {
 	t.Helper()
 	s.pid.Store(0)
-	if r := Remap(t, "stop", s.Dev); r.Code > 1 {
+	if r := Remap(t, "stop", s.Dev); r.Code > ExitFailed {
 		t.Errorf("stop without the disk\n%s", r)
 	}
 	if _, err := os.Stat(s.Dev); !os.IsNotExist(err) {
@@ -143,89 +179,40 @@ func (s *Set) StopWithoutDisk(t testing.TB) {
 // LetDie says that the server is going to end by other means than Kill and Stop.
 func (s *Set) LetDie() { s.pid.Store(0) }
 
-// Kill sends SIGKILL to the server. The device stays.
-func (s *Set) Kill(t testing.TB) {
+// Kill sends SIGKILL to the server and returns its process id. The device stays.
+func (s *Set) Kill(t testing.TB) int {
 	t.Helper()
 	pid := s.Status(t).ServerPID
+	s.pid.Store(0)
 	if pid <= 1 || pid == os.Getpid() {
 		t.Fatalf("server_pid is %d", pid)
 	}
-	s.pid.Store(0)
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatalf("kill %d: %v", pid, err)
 	}
+	return pid
 }
 
 // Check runs `metadata check` on the set, which must be content.
 func (s *Set) Check(t testing.TB) {
 	t.Helper()
 	all := append([]string{"metadata", "check", s.Path}, s.spareFlags()...)
-	if r := Remap(t, all...); r.Code != 0 {
+	if r := Remap(t, all...); r.Code != ExitDone {
 		t.Errorf("metadata check\n%s", r)
 	}
 }
 
-// Status is what the tests use of `status --json`.
-type Status struct {
-	State     string `json:"state"`
-	UUID      string `json:"uuid"`
-	BlockSize int64  `json:"block_size"`
-	Spare     struct {
-		Total int64 `json:"total"`
-		Used  int64 `json:"used"`
-		Free  int64 `json:"free"`
-	} `json:"spare"`
-	Remaps  int64 `json:"remaps"`
-	Pending int64 `json:"pending"`
-	Lost    int64 `json:"lost"`
-	Errors  struct {
-		Read      int64 `json:"read"`
-		Write     int64 `json:"write"`
-		Flush     int64 `json:"flush"`
-		Transport int64 `json:"transport"`
-	} `json:"errors"`
-	Heals struct {
-		Writes int64 `json:"writes"`
-		Reads  int64 `json:"reads"`
-		Failed int64 `json:"failed"`
-	} `json:"heals"`
-	IO struct {
-		Reads      int64 `json:"reads"`
-		Writes     int64 `json:"writes"`
-		Flushes    int64 `json:"flushes"`
-		ReadBytes  int64 `json:"read_bytes"`
-		WriteBytes int64 `json:"write_bytes"`
-	} `json:"io"`
-	Metadata struct {
-		Sequence int64 `json:"sequence"`
-		Mirrors  []struct {
-			Location string `json:"location"`
-			State    string `json:"state"`
-		} `json:"mirrors"`
-		LogUsed int64 `json:"log_used"`
-		LogSize int64 `json:"log_size"`
-	} `json:"metadata"`
-	Breaker struct {
-		State  string `json:"state"`
-		Reason string `json:"reason"`
-	} `json:"breaker"`
-	ServerPID int `json:"server_pid"`
+// CheckAtEnd checks the set when the test ends. It is called before the first start, so
+// that the device is stopped by then.
+func (s *Set) CheckAtEnd(t testing.TB) {
+	t.Cleanup(func() {
+		if !Hung() {
+			s.Check(t)
+		}
+	})
 }
 
-// Status asks for the set's status.
-func (s *Set) Status(t testing.TB) Status {
-	t.Helper()
-	var st Status
-	Parse(t, Remap(t, "status", s.Dev, "--json"), &st)
-	return st
-}
-
-// Extent is a run of bytes.
-type Extent struct{ Start, Length int64 }
-
-// End is the byte behind the extent.
-func (e Extent) End() int64 { return e.Start + e.Length }
-
-func (e Extent) String() string {
-	return strings.Join([]string{fmt.Sprint(e.Start), fmt.Sprint(e.Length)}, "+")
+// RunFile is the path of a file that the set's server keeps in the runtime directory.
+func (s *Set) RunFile(suffix string) string {
+	return filepath.Join(control.Dir(), s.Name+suffix)
 }

@@ -1,27 +1,24 @@
-package e2e
+package rig
 
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
-// tree is what files hold: their checksums by path.
-type tree map[string][sha256.Size]byte
+// Tree is what files hold: their checksums by path.
+type Tree map[string][sha256.Size]byte
 
-// plantTree writes some hundred files of up to 1 MiB, 5 MiB in all, and makes
+// PlantTree writes some hundred files of up to 1 MiB, 5 MiB in all, and makes
 // them durable.
-func plantTree(t testing.TB, dir string, rng *rand.Rand) tree {
+func PlantTree(t testing.TB, dir string, rng *rand.Rand) Tree {
 	t.Helper()
-	out := tree{}
+	out := Tree{}
 	buf := make([]byte, 1<<20)
 	for i := range 120 {
 		// Mostly small, a few large.
@@ -42,26 +39,13 @@ func plantTree(t testing.TB, dir string, rng *rand.Rand) tree {
 		}
 		out[path] = sha256.Sum256(b)
 	}
-	syncFS(t, dir)
+	SyncFS(t, dir)
 	return out
 }
 
-// syncFS makes a file system durable. Its error is the file system's, which
-// sync(1) would not tell.
-func syncFS(t testing.TB, dir string) {
-	t.Helper()
-	f, err := os.Open(dir)
-	if err == nil {
-		err = errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
-	}
-	if err != nil {
-		t.Fatalf("syncfs %s: %v", dir, err)
-	}
-}
-
-// verify reads every file from the device, not from the cache, and fails the
+// Verify reads every file from the device, not from the cache, and fails the
 // test unless all are there as they were.
-func (tr tree) verify(t testing.TB, dir string) {
+func (tr Tree) Verify(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 		t.Fatal(err)

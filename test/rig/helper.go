@@ -1,0 +1,97 @@
+package rig
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// helperEnv makes a test program one of its own helpers: a name and words, with tabs
+// between them.
+const helperEnv = "UBLK_REMAP_TEST_HELPER"
+
+// Helper gives the test program another life: as a process of its own that runs f with
+// the words of StartHelper or HelperCommand. It is called by a function init of the tests.
+func Helper(name string, f func(words []string) error) {
+	is, rest, _ := strings.Cut(os.Getenv(helperEnv), "\t")
+	if is != name {
+		return
+	}
+	_ = os.Unsetenv(helperEnv) // whom it starts is none
+	if err := f(strings.Split(rest, "\t")); err != nil {
+		_, _ = fmt.Fprintf(os.Stderr, "helper %s: %v\n", name, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Ready is called by a helper that does what it is for; the words are told to the test.
+// It returns when the test wants the helper's end.
+func Ready(words ...string) {
+	fmt.Println(strings.Join(append([]string{"ready"}, words...), "\t"))
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// HelperCommand is a command that becomes a helper.
+func HelperCommand(name string, words ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(),
+		helperEnv+"="+strings.Join(append([]string{name}, words...), "\t"))
+	return cmd
+}
+
+// HelperProcess is a helper that is ready.
+type HelperProcess struct {
+	Cmd   *exec.Cmd
+	Words []string // what it said when it was ready
+	end   func()
+}
+
+// End ends the helper; more than once does no harm. The test's end does it as well.
+func (h *HelperProcess) End() { h.end() }
+
+// StartHelper starts a helper with these attributes and waits until it is ready. Where
+// it lacks a permission the test is skipped.
+func StartHelper(t testing.TB, attr *syscall.SysProcAttr, name string,
+	words ...string) *HelperProcess {
+	t.Helper()
+	cmd := HelperCommand(name, words...)
+	cmd.SysProcAttr = attr
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Skipf("no process of this kind here: %v", err)
+	}
+	h := &HelperProcess{Cmd: cmd, end: sync.OnceFunc(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})}
+	t.Cleanup(h.end)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if is, rest, _ := strings.Cut(lines.Text(), "\t"); is == "ready" {
+			h.Words = strings.Split(rest, "\t")
+			return h
+		}
+	}
+	h.end()
+	if strings.Contains(errs.String(), "operation not permitted") {
+		t.Skip(errs.String())
+	}
+	t.Fatalf("helper %s ended before it was ready: %s", name, errs.String())
+	return nil
+}
