@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
 
@@ -15,11 +16,11 @@ import (
 func TestCreateGoesAround(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
-	rng := seeded(t)
+	rng := rig.Random(t)
 	const size = 96 << 20
 	loop := vmtest.NewLoop(t, size, vmtest.LoopOptions{})
 	var plan created
-	parseJSON(t, want(t, 0, "create", loop, "--dry-run", "--json").out, &plan)
+	parseJSON(t, rig.Want(t, 0, "create", loop, "--dry-run", "--json").Stdout, &plan)
 	tail := plan.SizeBytes / 512 // where the displaced head begins
 	bad := []vmtest.Extent{
 		// superblocks, mirror A and its room
@@ -33,8 +34,8 @@ func TestCreateGoesAround(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c created
-	parseJSON(t, want(t, 0, "create", dm.Path, "--name", "around", "--badblocks", list,
-		"--badblocks-size", "512", "--json").out, &c)
+	parseJSON(t, rig.Want(t, 0, "create", dm.Path, "--name", "around", "--badblocks", list,
+		"--badblocks-size", "512", "--json").Stdout, &c)
 	if c.FoundBad == 0 || c.BadBlocks != 1 || c.Moved == 0 || len(c.BadPlaces) == 0 {
 		t.Errorf("%+v", c)
 	}
@@ -43,16 +44,16 @@ func TestCreateGoesAround(t *testing.T) {
 			t.Errorf("went around by trying: %s", p)
 		}
 	}
-	dev := startDevice(t, dm.Path)
+	dev := rig.StartDevice(t, dm.Path)
 	vmtest.Mkfs(t, "ext4", dev) // reads pages before it writes parts of them
 	dir := vmtest.Mount(t, "ext4", dev)
-	sums := plant(t, dir, rng)
-	kill(t, dev)
-	want(t, 0, "start", "around")
-	verify(t, dir, sums)
+	tree := rig.PlantTree(t, dir, rng)
+	rig.Kill(t, dev)
+	rig.Want(t, 0, "start", "around")
+	tree.Verify(t, dir)
 	vmtest.Unmount(t, dir)
-	want(t, 0, "stop", "around")
-	want(t, 0, "metadata", "check", dm.Path)
+	rig.Want(t, 0, "stop", "around")
+	rig.Want(t, 0, "metadata", "check", dm.Path)
 }
 
 // TestCreateWithoutSpares: where the spare region takes no write nothing is prepared, and
@@ -60,12 +61,12 @@ func TestCreateGoesAround(t *testing.T) {
 func TestCreateWithoutSpares(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
-	rng := seeded(t)
+	rng := rig.Random(t)
 	const size = 96 << 20
 	for _, args := range [][]string{{}, {"--force", "--yes"}} {
 		loop := vmtest.NewLoop(t, size, vmtest.LoopOptions{})
 		var plan created
-		parseJSON(t, want(t, 0, "create", loop, "--dry-run", "--json").out, &plan)
+		parseJSON(t, rig.Want(t, 0, "create", loop, "--dry-run", "--json").Stdout, &plan)
 		if len(args) > 0 {
 			b := make([]byte, 1<<20)
 			for i := range b {
@@ -90,10 +91,11 @@ func TestCreateWithoutSpares(t *testing.T) {
 		// With a few good units it would be taken, with a warning.
 		dm := vmtest.NewDM(t, vmtest.ErrorTable(t, loop, vmtest.Extent{Start: spare,
 			Count: plan.SpareBytes / 512}))
-		r := want(t, 1, append([]string{"create", dm.Path}, args...)...)
-		if !strings.Contains(r.err, "spare region") ||
-			!strings.Contains(r.err, "nothing was changed") || strings.Contains(r.out, "prepared") {
-			t.Errorf("%s%s", r.out, r.err)
+		r := rig.Want(t, 1, append([]string{"create", dm.Path}, args...)...)
+		if !strings.Contains(r.Stderr, "spare region") ||
+			!strings.Contains(r.Stderr, "nothing was changed") || strings.Contains(r.Stdout,
+			"prepared") {
+			t.Errorf("%s%s", r.Stdout, r.Stderr)
 		}
 		after, err := os.ReadFile(loop)
 		if err != nil {
@@ -101,6 +103,54 @@ func TestCreateWithoutSpares(t *testing.T) {
 		}
 		if !bytes.Equal(before, after) {
 			t.Error("refused, and the disk was changed")
+		}
+	}
+}
+
+// TestEndMarksStayAbove: what marks a disk at its end, written through the device,
+// is there for whoever reads the device, and not on the disk below, from which other
+// tools would assemble it.
+func TestEndMarksStayAbove(t *testing.T) {
+	vmtest.NeedUblk(t)
+	useRuntimeDir(t)
+	const size = 96 << 20
+	disk := vmtest.NewLoop(t, size, vmtest.LoopOptions{})
+	spare := vmtest.NewLoop(t, 16<<20, vmtest.LoopOptions{})
+	rig.Want(t, 0, "create", disk, "--name", "ends", "--spare-device", spare)
+	dev := rig.StartDevice(t, disk)
+	marks := endMarks(size)
+	f, err := os.OpenFile(dev, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, b := range marks {
+		if _, err := f.WriteAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	rig.Kill(t, dev)
+	rig.Want(t, 0, "start", "ends")
+	if found := endMarksOf(t, dev); len(found) != len(marks) {
+		t.Errorf("the device shows %v", found)
+	}
+	rig.Want(t, 0, "stop", "ends")
+	if found := endMarksOf(t, disk); len(found) > 0 {
+		t.Errorf("found on the disk: %v", found)
+	}
+	rig.Want(t, 0, "metadata", "check", disk)
+	// Given back, the disk has them.
+	rig.Want(t, 0, "release", disk, "--yes")
+	b, err := os.ReadFile(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, m := range marks {
+		if !bytes.Equal(b[at:at+int64(len(m))], m) {
+			t.Errorf("given back, the disk lacks %q at %d", m, at)
 		}
 	}
 }

@@ -1,102 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
-	"ublkremap/internal/control"
+	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
 )
-
-// helperEnv makes this test binary a helper process of its own tests: a verb and its arguments.
-const helperEnv = "UBLK_REMAP_TEST_HELPER"
-
-// TestHelper is no test: it is what helper starts. It says that it is ready, and ends when
-// its standard input does.
-func TestHelper(t *testing.T) {
-	args := strings.Fields(os.Getenv(helperEnv))
-	if len(args) == 0 {
-		t.Skip("only for other tests")
-	}
-	switch args[0] {
-	case "mount": // DEVICE DIR, in a mount namespace of its own
-		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		must(t, unix.Mount(args[1], args[2], "ext4", 0, ""))
-	// DIR PROGRAM DISK: serves it as a container would, with files of its own in DIR
-	case "contain":
-		must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		must(t, unix.Mount("proc", "/proc", "proc", 0, ""))
-		cmd := exec.Command(args[2], "start", args[3])
-		cmd.Env = append(os.Environ(), control.DirEnv+"="+args[1], helperEnv+"=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	case "read": // DEVICE: eight sectors from the 100000th on
-		fd, err := unix.Open(args[1], unix.O_RDONLY|unix.O_DIRECT, 0)
-		must(t, err)
-		buf, err := blockdev.Aligned(4096)
-		must(t, err)
-		if n, err := unix.Pread(fd, buf, 100000*512); n != len(buf) || err != nil {
-			t.Fatal(n, err)
-		}
-		return
-	case "open": // DEVICE r|w
-		flag := map[string]int{"r": os.O_RDONLY, "w": os.O_RDWR}[args[2]]
-		f, err := os.OpenFile(args[1], flag, 0)
-		must(t, err)
-		defer f.Close()
-	}
-	fmt.Println("ready")
-	_, _ = io.Copy(io.Discard, os.Stdin)
-}
-
-// helper starts a helper process and returns its number and what ends it.
-func helper(t *testing.T, flags uintptr, args ...string) (pid int, end func()) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHelper$", "-test.v")
-	cmd.Env = append(os.Environ(), helperEnv+"="+strings.Join(args, " "))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	if err := cmd.Start(); err != nil {
-		t.Skipf("no process of this kind here: %v", err)
-	}
-	done := false
-	end = func() {
-		if !done {
-			done = true
-			must(t, in.Close())
-			_ = cmd.Wait()
-		}
-	}
-	t.Cleanup(end)
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if lines.Text() == "ready" {
-			go func() { _, _ = io.Copy(io.Discard, out) }()
-			return cmd.Process.Pid, end
-		}
-		if strings.Contains(lines.Text(), "operation not permitted") {
-			t.Skip(lines.Text())
-		}
-	}
-	t.Fatalf("the helper %v ended before it was ready", args)
-	return 0, nil
-}
 
 // sharedUses are the uses of a disk that exclusive use of it does not keep away. Each brings the
 // disk into use and returns what is said of it.
@@ -117,12 +33,11 @@ var sharedUses = []struct {
 	{"a loop device over it, mounted in another namespace", func(t *testing.T, disk string) string {
 		loop, dir := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: disk}), t.TempDir()
 		vmtest.Run(t, "mkfs.ext4", "-q", "-F", loop)
-		pid, _ := helper(t, unix.CLONE_NEWNS, "mount", loop, dir)
+		pid := rig.MountElsewhere(t, loop, dir).Cmd.Process.Pid
 		return fmt.Sprintf("mounted on %s in the mount namespace of process %d", dir, pid)
 	}},
 	{"a process that writes to it", func(t *testing.T, disk string) string {
-		pid, _ := helper(t, 0, "open", disk, "w")
-		return fmt.Sprintf("open in process %d", pid)
+		return fmt.Sprintf("open in process %d", rig.HoldOpen(t, disk, "w").Cmd.Process.Pid)
 	}},
 }
 
@@ -181,7 +96,7 @@ func TestReadersAreNoUsers(t *testing.T) {
 	vmtest.NeedRoot(t)
 	useRuntimeDir(t)
 	disk := vmtest.NewLoop(t, hostileSize, vmtest.LoopOptions{})
-	pid, _ := helper(t, 0, "open", disk, "r")
+	pid := rig.HoldOpen(t, disk, "r").Cmd.Process.Pid
 	if r := withLimit(t, "create", disk, "--yes"); r.code != 0 {
 		t.Errorf("with a reader: %s", r.err)
 	}

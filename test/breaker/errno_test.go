@@ -339,18 +339,9 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoC
 // or until it is answered: then it returns the answer.
 func waitInFlight(t testing.TB, s *rig.Set, done <-chan error) (err error, answered bool) {
 	t.Helper()
-	file := "/sys/block/" + filepath.Base(s.Dev) + "/inflight"
 	for polls, deadline := 0, time.Now().Add(
 		rig.Limit); polls < 5; time.Sleep(10 * time.Millisecond) {
-		var reads, writes int
-		text, err := os.ReadFile(file)
-		if err == nil {
-			_, err = fmt.Sscan(string(text), &reads, &writes)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if reads+writes > 0 {
+		if reads, writes := rig.InFlight(t, s.Dev); reads+writes > 0 {
 			polls++
 			s.Status(t)
 		}

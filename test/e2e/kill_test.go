@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -150,24 +149,10 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 	d.DM.Suspend(t)
 	p := rig.StartFio(t, s.Dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c",
 		fmt.Sprintf("randseed=%d", rng.Uint32()))
-	inflight := "/sys/block/" + s.Dev[len("/dev/"):] + "/inflight"
-	for deadline := time.Now().Add(rig.Limit); ; {
-		var reads, writes int
-		text, err := os.ReadFile(inflight)
-		if err == nil {
-			_, err = fmt.Sscan(string(text), &reads, &writes)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if writes >= 8 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d writes in flight, all 8 tags are wanted", writes)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	rig.Until(t, "all 8 tags in flight", func() bool {
+		_, writes := rig.InFlight(t, s.Dev)
+		return writes >= 8
+	})
 	s.Kill(t)
 	// The dead server's own I/O has to end first, whoever comes next.
 	time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)

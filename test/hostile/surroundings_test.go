@@ -218,24 +218,10 @@ func TestMountedElsewhere(t *testing.T) {
 	s.Start(t)
 	vmtest.Mkfs(t, "ext4", s.Dev)
 	dir := t.TempDir()
-	// It mounts in a mount namespace of its own, says so, and stays for a line.
-	cmd := exec.Command("sh", "-c", `mount -t ext4 "$1" "$2" && echo ready && read line`, "sh",
-		s.Dev, dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	cmd.Stderr = os.Stderr
-	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	must(t, cmd.Start())
-	if n, err := out.Read(make([]byte, 16)); n == 0 {
-		t.Fatal("no mount: ", err, cmd.Wait())
-	}
+	elsewhere := rig.MountElsewhere(t, s.Dev, dir)
 	refusal(t, "stop, mounted in another namespace", rig.Remap(t, "stop", s.Dev), rig.ExitRefused,
 		"in use")
-	must(t, in.Close())
-	_ = cmd.Wait()
+	elsewhere.End()
 	s.LetDie() // in order, and at the first try that is let through
 	rig.Until(t, "the end of the namespace",
 		func() bool { return rig.Remap(t, "stop", s.Dev).Code == 0 })

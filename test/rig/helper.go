@@ -2,6 +2,7 @@ package rig
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // helperEnv makes a test program one of its own helpers: a name and words, with tabs
@@ -65,6 +69,7 @@ func StartHelper(t testing.TB, attr *syscall.SysProcAttr, name string,
 	cmd.SysProcAttr = attr
 	var errs strings.Builder
 	cmd.Stderr = &errs
+	cmd.WaitDelay = 5 * time.Second // for what it has started itself
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -94,4 +99,43 @@ func StartHelper(t testing.TB, attr *syscall.SysProcAttr, name string,
 	}
 	t.Fatalf("helper %s ended before it was ready: %s", name, errs.String())
 	return nil
+}
+
+// mountHelper mounts an ext4 DEVICE on DIR, in a mount namespace of its own;
+// openHelper has PATH open to read ("r") or to read and write ("w").
+const (
+	mountHelper = "rig-mount"
+	openHelper  = "rig-open"
+)
+
+func init() {
+	Helper(mountHelper, func(w []string) error {
+		if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount(w[0], w[1], "ext4", 0, "")); err != nil {
+			return err
+		}
+		Ready()
+		return nil
+	})
+	Helper(openHelper, func(w []string) error {
+		flag := map[string]int{"r": os.O_RDONLY, "w": os.O_RDWR}[w[1]]
+		f, err := os.OpenFile(w[0], flag, 0)
+		if err != nil {
+			return err
+		}
+		Ready()
+		return f.Close()
+	})
+}
+
+// MountElsewhere mounts an ext4 device where only a helper can see it.
+func MountElsewhere(t testing.TB, dev, dir string) *HelperProcess {
+	t.Helper()
+	return StartHelper(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}, mountHelper, dev, dir)
+}
+
+// HoldOpen has a helper open a path, to read ("r") or also to write ("w").
+func HoldOpen(t testing.TB, path, how string) *HelperProcess {
+	t.Helper()
+	return StartHelper(t, nil, openHelper, path, how)
 }

@@ -84,3 +84,16 @@ func ProcessKiB(t testing.TB, pid int, name string) int64 {
 	t.Helper()
 	return KiB(t, fmt.Sprintf("/proc/%d/status", pid), name)
 }
+
+// InFlight is how many reads and writes of a block device are under way.
+func InFlight(t testing.TB, dev string) (reads, writes int) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "inflight"))
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &reads, &writes)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reads, writes
+}

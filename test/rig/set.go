@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -116,6 +117,21 @@ func (s *Set) Attend(t testing.TB) {
 	})
 }
 
+// StartDevice runs start with exactly these arguments and returns the device. When the
+// test ends it is stopped by force, if it is still there.
+func StartDevice(t testing.TB, args ...string) string {
+	t.Helper()
+	r := Want(t, ExitDone, append([]string{"start"}, args...)...)
+	dev := strings.TrimSuffix(r.Stdout, "\n")
+	NeedBlockDevice(t, dev)
+	t.Cleanup(func() {
+		if _, err := os.Stat(dev); err == nil && !Hung() {
+			Want(t, ExitDone, "stop", "--force", dev)
+		}
+	})
+	return dev
+}
+
 // PID is the server that is to live; 0: there is none.
 func (s *Set) PID() int { return int(s.pid.Load()) }
 
@@ -182,15 +198,8 @@ func (s *Set) LetDie() { s.pid.Store(0) }
 // Kill sends SIGKILL to the server and returns its process id. The device stays.
 func (s *Set) Kill(t testing.TB) int {
 	t.Helper()
-	pid := s.Status(t).ServerPID
 	s.pid.Store(0)
-	if pid <= 1 || pid == os.Getpid() {
-		t.Fatalf("server_pid is %d", pid)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatalf("kill %d: %v", pid, err)
-	}
-	return pid
+	return Kill(t, s.Dev)
 }
 
 // Check runs `metadata check` on the set, which must be content.

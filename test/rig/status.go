@@ -1,23 +1,27 @@
 package rig
 
 import (
+	"os"
+	"syscall"
 	"testing"
 	"time"
+
+	"ublkremap/internal/control"
 )
 
 // Status is what the tests use of `status --json`.
 type Status struct {
-	Device       string     `json:"device"`
-	ID           int        `json:"id"`
-	Name         string     `json:"name"`
-	UUID         string     `json:"uuid"`
-	State        string     `json:"state"`
-	Reason       string     `json:"reason"`
-	Action       string     `json:"action"`
-	WaitingSince *time.Time `json:"waiting_since"`
-	Backing      string     `json:"backing"`
-	BlockSize    int64      `json:"block_size"`
-	SizeBlocks   int64      `json:"size_blocks"`
+	Device       string        `json:"device"`
+	ID           int           `json:"id"`
+	Name         string        `json:"name"`
+	UUID         string        `json:"uuid"`
+	State        control.State `json:"state"`
+	Reason       string        `json:"reason"`
+	Action       string        `json:"action"`
+	WaitingSince *time.Time    `json:"waiting_since"`
+	Backing      string        `json:"backing"`
+	BlockSize    int64         `json:"block_size"`
+	SizeBlocks   int64         `json:"size_blocks"`
 	Spare        struct {
 		Total   int64 `json:"total"`
 		Used    int64 `json:"used"`
@@ -106,11 +110,11 @@ func (s *Set) Remaps(t testing.TB) []Row {
 
 // Item is an element of `list --json`.
 type Item struct {
-	Device    string `json:"device"`
-	ID        int    `json:"id"`
-	Name      string `json:"name"`
-	State     string `json:"state"`
-	ServerPID int    `json:"server_pid"`
+	Device    string        `json:"device"`
+	ID        int           `json:"id"`
+	Name      string        `json:"name"`
+	State     control.State `json:"state"`
+	ServerPID int           `json:"server_pid"`
 }
 
 // List lists the devices that are here.
@@ -119,4 +123,17 @@ func List(t testing.TB) []Item {
 	var items []Item
 	Parse(t, Remap(t, "list", "--json"), &items)
 	return items
+}
+
+// Kill sends SIGKILL to the server of a device, which stays, and returns its process id.
+func Kill(t testing.TB, dev string) int {
+	t.Helper()
+	pid := StatusOf(t, dev).ServerPID
+	if pid <= 1 || pid == os.Getpid() {
+		t.Fatalf("server_pid is %d", pid)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatalf("kill %d: %v", pid, err)
+	}
+	return pid
 }
