@@ -115,30 +115,7 @@ func parse(name string, text []byte) (Job, error) {
 		if !ok || section != name {
 			return bad("%q in section %q", line, section)
 		}
-		var err error
-		switch key {
-		case "rw":
-			j.Pattern = value
-		case "bs":
-			j.BlockSize, err = parseBytes(value)
-		case "iodepth":
-			j.Depth, err = strconv.Atoi(value)
-		case "numjobs":
-			j.Parallel = value == "${JOBS}"
-		case "blockalign":
-			var align int64
-			align, err = parseBytes(value)
-			j.Miss = align == 2*j.BlockSize
-		case "ioengine":
-			if value != "psync" {
-				return bad("%s: the engine of all others is in common.inc", line)
-			}
-		case "fsync":
-			j.Sync = value == "1"
-		default:
-			return bad("option %s belongs into common.inc", key)
-		}
-		if err != nil {
+		if err := j.set(key, value); err != nil {
 			return bad("%s: %v", line, err)
 		}
 	}
@@ -151,6 +128,33 @@ func parse(name string, text []byte) (Job, error) {
 		return bad("block size %d, depth %d", j.BlockSize, j.Depth)
 	}
 	return j, nil
+}
+
+// set reads one option.
+func (j *Job) set(key, value string) (err error) {
+	switch key {
+	case "rw":
+		j.Pattern = value
+	case "bs":
+		j.BlockSize, err = parseBytes(value)
+	case "iodepth":
+		j.Depth, err = strconv.Atoi(value)
+	case "numjobs":
+		j.Parallel = value == "${JOBS}"
+	case "blockalign":
+		var align int64
+		align, err = parseBytes(value)
+		j.Miss = align == 2*j.BlockSize
+	case "ioengine":
+		if value != "psync" {
+			return errors.New("the engine of all others is in common.inc")
+		}
+	case "fsync":
+		j.Sync = value == "1"
+	default:
+		return errors.New("the option belongs into common.inc")
+	}
+	return err
 }
 
 // parseBytes reads fio's sizes: 4k, 1m.

@@ -57,27 +57,52 @@ type variant struct {
 	flags         []string
 }
 
+// rawOptions are flags that are read once all of them are known.
+type rawOptions struct{ only, peers, queues, remaps string }
+
 func parse(args []string, stderr io.Writer) (*options, error) {
-	o := &options{}
+	o, raw := &options{}, &rawOptions{}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	var only, peers, queues, remaps string
+	o.measureFlags(fs, raw)
+	o.outputFlags(fs)
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("%w: %q is no flag", errUsage, fs.Arg(0))
+	}
+	if o.report != "" {
+		return o, nil
+	}
+	if err := errors.Join(o.read(raw), o.check()); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	o.complete(args, raw)
+	return o, nil
+}
+
+// measureFlags defines the flags that say what is measured, and on what.
+func (o *options) measureFlags(fs *flag.FlagSet, raw *rawOptions) {
 	fs.StringVar(&o.kernel, "kernel", "uml", "uml, a `series` of Debian's kernels (6.12, 7.3), "+
 		"or host: this machine's own")
-	fs.StringVar(&only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as "+
+	fs.StringVar(&raw.only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as "+
 		"randread-4k-d32/q1, sync/, remaps/, idle/, heal/; -list shows all")
-	fs.StringVar(&peers, "peers", "", "`pattern` of the devices' names, such as 'ublksrv|remap'")
+	fs.StringVar(&raw.peers, "peers", "", "`pattern` of the devices' names, such as 'ublksrv|remap'")
 	fs.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; odd numbers have a true median")
 	fs.DurationVar(&o.runtime, "runtime", 2*time.Second, "`time` that each job is measured for "+
 		"in each round")
 	fs.Int64Var(&o.mib, "size", 128, "`MiB` of each device that are used")
-	fs.StringVar(&queues, "queues", "", "`numbers` of hardware queues, such as 1,4 (default 1 "+
+	fs.StringVar(&raw.queues, "queues", "", "`numbers` of hardware queues, such as 1,4 (default 1 "+
 		"for uml, else 1,4)")
 	fs.IntVar(&o.depth, "depth", 128, "requests in flight of each queue")
 	fs.IntVar(&o.block, "block", 512, "block size of the disks in `bytes`")
 	fs.Uint64Var(&o.seed, "seed", 0, "`seed` of the order in which devices take turns (default: "+
 		"by the clock)")
-	fs.StringVar(&remaps, "remaps", "0,1000,100000,1000000",
+	fs.StringVar(&raw.remaps, "remaps", "0,1000,100000,1000000",
 		"`numbers` of remaps that no request meets")
 	fs.DurationVar(&o.idle, "idle", 10*time.Second, "how long idle devices are watched")
 	fs.IntVar(&o.heals, "heals", 300, "`number` of bad blocks that are healed, at most 400")
@@ -86,19 +111,27 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.program, "program", beside("ublk-remap"), "`path` of ublk-remap")
 	fs.Func("variant", "`NAME=[PROGRAM:]FLAGS` of ublk-remap start, measured as well; copying "+
 		"and without, unless FLAGS has --zero-copy. Repeatable, or several with ; between",
-		func(s string) error {
-			for one := range strings.SplitSeq(s, ";") {
-				if one = strings.TrimSpace(one); one == "" {
-					continue
-				}
-				v, err := parseVariant(one)
-				if err != nil {
-					return err
-				}
-				o.variants = append(o.variants, v)
-			}
-			return nil
-		})
+		o.addVariants)
+}
+
+// addVariants reads the flag -variant.
+func (o *options) addVariants(s string) error {
+	for one := range strings.SplitSeq(s, ";") {
+		if one = strings.TrimSpace(one); one == "" {
+			continue
+		}
+		v, err := parseVariant(one)
+		if err != nil {
+			return err
+		}
+		o.variants = append(o.variants, v)
+	}
+	return nil
+}
+
+// outputFlags defines the flags that say where the results go, and in what guest they
+// are measured.
+func (o *options) outputFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.out, "out", "", "`directory` for results (default bench/results/DATE-KERNEL; "+
 		"of runs that leave something out bin/results/DATE-KERNEL)")
 	fs.StringVar(&o.report, "report", "", "measure nothing, make the table and the plots in this "+
@@ -113,46 +146,45 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		"the `command` that the results name (default: this one)")
 	fs.StringVar(&o.host, "host", "", "`processor` of the machine that the guest runs on")
 	fs.StringVar(&o.json, "json", "", "only write the figures, to this `file`")
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
-	}
-	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("%w: %q is no flag", errUsage, fs.Arg(0))
-	}
-	if o.report != "" {
-		return o, nil
-	}
+}
+
+// read reads what the flags hold as text.
+func (o *options) read(raw *rawOptions) error {
 	var err1, err2, err3, err4 error
-	o.only, err1 = regexp.Compile(only)
-	o.peers, err2 = regexp.Compile(peers)
-	if queues == "" {
-		queues = "1,4"
+	o.only, err1 = regexp.Compile(raw.only)
+	o.peers, err2 = regexp.Compile(raw.peers)
+	if raw.queues == "" {
+		raw.queues = "1,4"
 		if o.kernel == "uml" {
-			queues = "1"
+			raw.queues = "1"
 		}
 	}
 	var list []int64
-	list, err3 = numbers(queues, 1, 64)
+	list, err3 = numbers(raw.queues, 1, 64)
 	for _, n := range list {
 		o.queues = append(o.queues, int(n))
 	}
-	o.remaps, err4 = numbers(remaps, 0, 16<<20)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUsage, err)
-	}
+	o.remaps, err4 = numbers(raw.remaps, 0, 16<<20)
+	return errors.Join(err1, err2, err3, err4)
+}
+
+// check refuses what cannot be measured.
+func (o *options) check() error {
 	switch {
 	case o.rounds < 1 || o.runtime < 100*time.Millisecond || o.mib < 1 || o.idle <= 0:
-		return nil, fmt.Errorf("%w: at least one round, 100 ms, 1 MiB", errUsage)
+		return errors.New("at least one round, 100 ms, 1 MiB")
 	case o.depth < 1 || o.depth > 1024 || o.block != 512 && o.block != 4096:
-		return nil, fmt.Errorf("%w: -depth is 1 to 1024, -block 512 or 4096", errUsage)
+		return errors.New("-depth is 1 to 1024, -block 512 or 4096")
 	case o.heals < 1 || o.heals > maxHeals:
-		return nil, fmt.Errorf("%w: -heals is 1 to %d", errUsage, maxHeals)
+		return fmt.Errorf("-heals is 1 to %d", maxHeals)
 	case o.mib*256 < 2*int64(o.heals):
-		return nil, fmt.Errorf("%w: %d MiB are too small for %d heals", errUsage, o.mib, o.heals)
+		return fmt.Errorf("%d MiB are too small for %d heals", o.mib, o.heals)
 	}
+	return nil
+}
+
+// complete sets the defaults that depend on other things.
+func (o *options) complete(args []string, raw *rawOptions) {
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano())
 	}
@@ -164,13 +196,12 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	}
 	if o.out == "" {
 		top := "bench/results"
-		if only != "" || peers != "" || o.rounds < 5 {
+		if raw.only != "" || raw.peers != "" || o.rounds < 5 {
 			top = "bin/results"
 		}
 		o.out = filepath.Join(top, time.Now().UTC().Format("20060102T1504")+"-"+
 			filepath.Base(o.kernel))
 	}
-	return o, nil
 }
 
 // quote writes arguments as a shell reads them.

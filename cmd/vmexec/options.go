@@ -61,6 +61,23 @@ func parse(args []string, usage io.Writer) (*options, error) {
 			"guest gave no result;\n"+
 			"98 no guest could be started; 99 the guest could not start the program.\n")
 	}
+	o.contentFlags(fs)
+	o.runFlags(fs)
+	if err := o.machineFlags(fs); err != nil {
+		return nil, err
+	}
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	o.args = fs.Args()
+	if len(o.args) > 0 && o.args[0] == "--" {
+		o.args = o.args[1:]
+	}
+	return o, o.check()
+}
+
+// contentFlags defines the flags that say what the guest has on board.
+func (o *options) contentFlags(fs *flag.FlagSet) {
 	list := func(name, value, help string, to *[]string) {
 		*to = splitList(value)
 		fs.Func(name, help+fmt.Sprintf(" (default %q)", value), func(s string) error {
@@ -75,8 +92,6 @@ func parse(args []string, usage io.Writer) (*options, error) {
 			return nil
 		})
 	}
-	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"),
-		"kernel `series` of Debian, uml, or a directory with vmlinuz and lib/modules; $"+envKernel)
 	list("tools", envString(envTools, ""), "comma-separated `tools` of the host: names, paths, "+
 		"or the sets base, fs, all; $"+envTools, &o.tools)
 	list("modules", "", "further kernel `modules` to have on board", &o.modules)
@@ -95,18 +110,15 @@ func parse(args []string, usage io.Writer) (*options, error) {
 		o.disks = append(o.disks, d)
 		return err
 	})
-	mem, err := envInt(envMemory, 2048)
-	if err != nil {
-		return nil, err
-	}
-	cpus, err := envInt(envCPUs, 2)
-	if err != nil {
-		return nil, err
-	}
-	timeout, err := envDuration(envTimeout, 10*time.Minute)
-	if err != nil {
-		return nil, err
-	}
+}
+
+// machineFlags defines the flags that say what the guest is.
+func (o *options) machineFlags(fs *flag.FlagSet) error {
+	mem, err1 := envInt(envMemory, 2048)
+	cpus, err2 := envInt(envCPUs, 2)
+	timeout, err3 := envDuration(envTimeout, 10*time.Minute)
+	fs.StringVar(&o.kernel, "kernel", envString(envKernel, "7.3"),
+		"kernel `series` of Debian, uml, or a directory with vmlinuz and lib/modules; $"+envKernel)
 	fs.IntVar(&o.memoryMiB, "mem", mem, "memory in `MiB`; $"+envMemory)
 	fs.IntVar(&o.cpus, "smp", cpus, "`number` of CPUs (uml has one); $"+envCPUs)
 	fs.DurationVar(&o.timeout, "timeout", timeout, "how long the program may run (tests: "+
@@ -116,6 +128,11 @@ func parse(args []string, usage io.Writer) (*options, error) {
 		"with several, and now and then a guest gives no result")
 	fs.StringVar(&o.append, "append", envString(envAppend, ""),
 		"addition to the kernel's command line; $"+envAppend)
+	return errors.Join(err1, err2, err3)
+}
+
+// runFlags defines the flags that say how vmexec goes about it.
+func (o *options) runFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the "+
 		"archives")
 	fs.BoolVar(&o.update, "update", false, "look for a newer kernel of the series than the one "+
@@ -125,14 +142,6 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	fs.BoolVar(&o.noRetry, "no-retry", false,
 		"do not start a second guest if the first gives no result")
 	fs.BoolVar(&o.verbose, "v", false, "say what is being done")
-	if err := fs.Parse(args); err != nil {
-		return nil, err
-	}
-	o.args = fs.Args()
-	if len(o.args) > 0 && o.args[0] == "--" {
-		o.args = o.args[1:]
-	}
-	return o, o.check()
 }
 
 func (o *options) check() error {

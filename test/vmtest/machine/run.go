@@ -26,7 +26,6 @@ func Run(ctx context.Context, maker Maker, g *Guest) (proto.Frame, error) {
 	if err != nil {
 		return proto.Frame{}, err
 	}
-	name := filepath.Base(command.Path)
 	// The machine must not outlive this process, however that ends; the death
 	// signal is tied to the thread that started it.
 	runtime.LockOSThread()
@@ -46,26 +45,11 @@ func Run(ctx context.Context, maker Maker, g *Guest) (proto.Frame, error) {
 		return proto.Frame{}, err
 	}
 	defer func() { _ = stdin.Close() }()
-
-	ours, theirs, err := socketPairs(len(Ports))
+	ours, err := start(cmd, g.Console)
 	if err != nil {
 		return proto.Frame{}, err
 	}
 	defer closeAll(ours)
-	console, err := os.OpenFile(g.Console, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		closeAll(theirs)
-		return proto.Frame{}, err
-	}
-	cmd.ExtraFiles = append(theirs, console)
-	err = cmd.Start()
-	closeAll(cmd.ExtraFiles)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return proto.Frame{}, fmt.Errorf("%w: it did not end in time, nor begin", proto.ErrNoResult)
-	}
-	if err != nil {
-		return proto.Frame{}, fmt.Errorf("start %s: %w", name, err)
-	}
 
 	var output sync.WaitGroup
 	output.Go(func() { _, _ = io.Copy(g.Stdout, ours[0]) })
@@ -85,9 +69,37 @@ func Run(ctx context.Context, maker Maker, g *Guest) (proto.Frame, error) {
 		return proto.Frame{}, fmt.Errorf("%w: it did not end in time", proto.ErrNoResult)
 	}
 	if text := strings.TrimSpace(complaints.String()); text != "" {
-		return proto.Frame{}, fmt.Errorf("%w (%s: %v: %s)", resultErr, name, waitErr, text)
+		return proto.Frame{}, fmt.Errorf("%w (%s: %v: %s)", resultErr,
+			filepath.Base(command.Path), waitErr, text)
 	}
 	return proto.Frame{}, resultErr
+}
+
+// start starts the machine and returns our ends of its ports.
+func start(cmd *exec.Cmd, console string) ([]*os.File, error) {
+	ours, theirs, err := socketPairs(len(Ports))
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(console, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		closeAll(theirs)
+		closeAll(ours)
+		return nil, err
+	}
+	cmd.ExtraFiles = append(theirs, log)
+	err = cmd.Start()
+	closeAll(cmd.ExtraFiles)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("%w: it did not end in time, nor begin", proto.ErrNoResult)
+	case err != nil:
+		err = fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	default:
+		return ours, nil
+	}
+	closeAll(ours)
+	return nil, err
 }
 
 // socketPairs returns n pairs of connected stream sockets.
