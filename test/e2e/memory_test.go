@@ -245,7 +245,9 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	if vmtest.Full() {
 		rounds = 10
 	}
-	d := tightDisk(t, 112)
+	// Room for all that is used beyond what is available, and more than a little: a machine
+	// without swap kills.
+	d := tightDisk(t, 144)
 	s := create(t, d, "--spare", "4MiB")
 	s.Start(t, append(args, "--queues", "2", dataPath(zeroCopy))...)
 	lay := rig.LayoutOf(t, d.Path)
