@@ -199,7 +199,7 @@ func BenchmarkStart(b *testing.B) {
 				var sum loaded
 				n := 0
 				for b.Loop() {
-					cmd := exec.Command(os.Args[0], "-test.run", "^TestLoadChild$") //nolint:gosec // itself
+					cmd := exec.Command(os.Args[0], "-test.run", "^TestLoadChild$")
 					cmd.Env = append(os.Environ(), childEnv+"="+path)
 					out, err := cmd.CombinedOutput()
 					_, text, ok := bytes.Cut(out, []byte(childEnv))

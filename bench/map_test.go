@@ -227,7 +227,8 @@ func BenchmarkLoad(b *testing.B) {
 				var m *remap.Map
 				b.ReportAllocs()
 				for b.Loop() {
-					m = nil //nolint:ineffassign // lets the collector have the last one before the next is built
+					// Lets the collector have the last one before the next is built.
+					m = nil //nolint:ineffassign
 					m = build(units)
 				}
 				if got := m.Counts().Mapped; got != uint64(len(units)) {

@@ -91,7 +91,8 @@ func (o *options) measureFlags(fs *flag.FlagSet, raw *rawOptions) {
 		"or host: this machine's own")
 	fs.StringVar(&raw.only, "only", "", "`pattern` of what to measure: SUITE/JOB/qQUEUES, such as "+
 		"randread-4k-d32/q1, sync/, remaps/, idle/, heal/; -list shows all")
-	fs.StringVar(&raw.peers, "peers", "", "`pattern` of the devices' names, such as 'ublksrv|remap'")
+	fs.StringVar(&raw.peers, "peers", "", "`pattern` of the devices' names, such as "+
+		"'ublksrv|remap'")
 	fs.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; odd numbers have a true median")
 	fs.DurationVar(&o.runtime, "runtime", 2*time.Second, "`time` that each job is measured for "+
 		"in each round")

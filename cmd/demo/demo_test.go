@@ -46,7 +46,8 @@ func TestSampleIsSpread(t *testing.T) {
 func TestCensus(t *testing.T) {
 	// The head is 8 sectors; data to sector 100; then the displaced head,
 	// spare units, and a mirror.
-	const doc = `{"superblocks": [{"error": "x"}, {"superblock": {"head_bytes": 4096, "exported_bytes": 51200, "regions": [
+	const doc = `{"superblocks": [{"error": "x"}, {"superblock": {
+		"head_bytes": 4096, "exported_bytes": 51200, "regions": [
 		{"kind": "mirror", "start": 1024, "length": 3072},
 		{"kind": "displaced-head", "start": 51200, "length": 4096},
 		{"kind": "spare", "start": 55296, "length": 4096},

@@ -280,7 +280,8 @@ func (d *show) touchByHand() error {
 
 	first := at[len(at)/3]
 	_, err = raw.read(first, n)
-	d.check(err != nil, "sector %d was never written: reading it gives an error%s, no invented data", first/d.sectorSize(), reason(err))
+	d.check(err != nil, "sector %d was never written: reading it gives an error%s, no "+
+		"invented data", first/d.sectorSize(), reason(err))
 	var st status
 	if err := d.query(&st, d.o.ublkRemap, "status", d.device, "--json"); err != nil {
 		return err
@@ -633,8 +634,8 @@ In numbers
    files verified after the restart   %6d   of %d, %s
    checks passed                      %6d
    checks failed                      %6d
-`, len(d.bad), len(d.census.exported), hit, d.underFile, len(d.census.exported)-hit, neighbours, d.before.Spare.Used, d.before.Spare.Total,
-		d.verified, len(d.docs), mib(bytesIn(d.docs)), d.passed, d.failed)
+`, len(d.bad), len(d.census.exported), hit, d.underFile, len(d.census.exported)-hit,
+		neighbours, d.before.Spare.Used, d.before.Spare.Total, d.verified, len(d.docs), mib(bytesIn(d.docs)), d.passed, d.failed)
 	took := time.Since(d.began).Round(time.Second)
 	if d.failed > 0 {
 		_, _ = fmt.Fprintf(d.out, "\nSomething is wrong: %d checks failed, in %v. See [FAILED] "+

@@ -55,7 +55,8 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	fs.SetOutput(usage)
 	fs.Usage = func() {
 		_, _ = fmt.Fprint(usage, "usage: vmexec [flags] PROGRAM [ARG...]\n\n"+
-			"Runs a program, a test binary or a script in a guest with one of Debian's kernels.\n\n")
+			"Runs a program, a test binary or a script in a guest with one of Debian's "+
+			"kernels.\n\n")
 		fs.PrintDefaults()
 		_, _ = fmt.Fprint(usage, "\nExit codes: the program's own; 96 it ran too long; 97 the "+
 			"guest gave no result;\n"+

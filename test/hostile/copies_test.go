@@ -211,7 +211,7 @@ func TestSnapshot(t *testing.T) {
 // removed, a copy is not taken for the disk, though nothing in /run tells of it.
 func TestRecordsAreGone(t *testing.T) {
 	if !vmtest.Full() {
-		t.Skip("UBLK_REMAP_FULL=1: each server that may be about to end is waited for, for a minute")
+		t.Skip("UBLK_REMAP_FULL=1: who may be about to end is waited for, for a minute each")
 	}
 	need(t)
 	file := newFile(t)

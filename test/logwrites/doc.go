@@ -30,8 +30,9 @@
 //     volatile cache until that flush completed, in any part: [Log.Splice].
 //   - Where plain writes stand among the FUA writes of the same time is not known: a
 //     plain write is logged later than the FUA writes that completed after it did.
-//     To cut there, write a *stamp*: a plain write to a reserved place on the logged device, followed
-//     by a mark. Plain writes logged before the stamp had completed when it completed, [Log.Before].
+//     To cut there, write a *stamp*: a plain write to a reserved place on the logged
+//     device, followed by a mark. Plain writes logged before the stamp had completed when
+//     it completed, [Log.Before].
 //
 // A write that fails is logged as if it had succeeded: the target's end_io does
 // not look at the status. So bad sectors have to be above the target, not below

@@ -7,9 +7,9 @@
 //
 //	file system, writers that tell what was acknowledged
 //	/dev/ublkbN
-//	dm table: linear, and bad extents onto an error device     } one such stack for the backing disk
-//	dm-log-writes ── log                                       } and, in some tests, one for
-//	loop device on a sparse file                               } the spare device
+//	dm table: linear, and bad extents onto an error device  } one such stack for the
+//	dm-log-writes ── log                                    } backing disk and, in some
+//	loop device on a sparse file                            } tests, one for the spare device
 //
 // The bad extents are *above* the log: dm-log-writes logs a write that failed as if it had
 // succeeded (TestFailedWritesAreLogged), so below them the log tells exactly what reached
@@ -22,14 +22,15 @@
 // See test/logwrites for what a log tells. On one disk
 //
 //   - after any FUA write or flush, with nothing that was not flushed;
-//   - right before a flush completes, with any part of what it was to flush: writes lost, whole, or
-//     torn at 512 bytes (or the disk's block), in any order;
+//   - right before a flush completes, with any part of what it was to flush: writes lost,
+//     whole, or torn at 512 bytes (or the disk's block), in any order;
 //   - in the middle of a FUA write, any of its sectors written;
-//   - where a writer's fsync returned, with any part of the writes that had completed
-//     by then and were not flushed: what they are is known by a stamp, a plain write to a reserved block.
+//   - where a writer's fsync returned, with any part of the writes that had completed by
+//     then and were not flushed: what they are is known by a stamp, a plain write to a
+//     reserved block.
 //
-// Two disks have a log each. Both are cut where both were suspended and stamped: with nothing in
-// flight, their caches in any state.
+// Two disks have a log each. Both are cut where both were suspended and stamped: with
+// nothing in flight, their caches in any state.
 //
 // # What must hold
 //

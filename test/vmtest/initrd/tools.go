@@ -21,11 +21,12 @@ var ErrNoTool = errors.New("the host has no such tool")
 // GuestTools is what a shell script in a guest may count on ("base" in a list
 // of tools).
 var GuestTools = strings.Fields(`
-	sh bash awk basename blkdiscard blockdev cat chmod cmp cp cut date dd df diff dirname dmesg dmsetup
-	du e2fsck echo env expr fallocate find findmnt flock getconf grep head hexdump hostname id kill
-	losetup ls lsblk md5sum mkdir mke2fs mkfifo mkfs.ext4 mknod mktemp mount mountpoint mv nproc od
-	printf ps pwd readlink realpath rm rmdir sed seq setsid sha256sum sleep sort split stat sync tail
-	tee test time timeout touch tr true false truncate tune2fs umount uname uniq wc wipefs xargs`)
+	sh bash awk basename blkdiscard blockdev cat chmod cmp cp cut date dd df diff dirname
+	dmesg dmsetup du e2fsck echo env expr fallocate find findmnt flock getconf grep head
+	hexdump hostname id kill losetup ls lsblk md5sum mkdir mke2fs mkfifo mkfs.ext4 mknod
+	mktemp mount mountpoint mv nproc od printf ps pwd readlink realpath rm rmdir sed seq
+	setsid sha256sum sleep sort split stat sync tail tee test time timeout touch tr true
+	false truncate tune2fs umount uname uniq wc wipefs xargs`)
 
 // fileSystems belong to "fs" in a list of tools.
 var fileSystems = strings.Fields(
@@ -128,8 +129,8 @@ func stamp(h hash.Hash, p string) {
 // guest then fails there, with its name).
 var GuestModules = strings.Fields(`
 	ublk_drv loop null_blk scsi_debug sd_mod brd virtio_blk virtio_scsi virtio_console
-	dm_mod dm_flakey dm_log_writes dm_delay dm_dust dm_snapshot dm_thin_pool dm_integrity dm_zero zram
-	raid1 ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859_1 overlay configfs fuse
+	dm_mod dm_flakey dm_log_writes dm_delay dm_dust dm_snapshot dm_thin_pool dm_integrity
+	dm_zero zram raid1 ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859_1 overlay configfs fuse
 	crc32c_intel crc32c_generic libcrc32c crc32c crct10dif_pclmul crc_t10dif loop`)
 
 // Base returns an archive in cacheDir with a guest's directories, a few files

@@ -44,7 +44,8 @@ func TestMemoryDir(t *testing.T) {
 }
 
 func TestUnmet(t *testing.T) {
-	want := "# a comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_D=n\nCONFIG_E=\"fd:0,fd:1\"\nCONFIG_F=3\n"
+	want := "# a comment\nCONFIG_A=y\nCONFIG_B=m\nCONFIG_C=n\nCONFIG_D=n\n" +
+		"CONFIG_E=\"fd:0,fd:1\"\nCONFIG_F=3\n"
 	got := "CONFIG_A=y\nCONFIG_B=y\nCONFIG_D=y\nCONFIG_E=\"fd:0,fd:1\"\n# CONFIG_F is not set\n"
 	if missed := unmet([]byte(want), []byte(got)); !slices.Equal(missed,
 		[]string{"CONFIG_B=m", "CONFIG_D=n", "CONFIG_F=3"}) {
