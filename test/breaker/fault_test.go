@@ -105,27 +105,9 @@ func mustStayClosed(t testing.TB, o outcome) {
 	}
 }
 
-// loopDM is a loop device under a dm table.
-func loopDM(t testing.TB) (*vmtest.DM, string) {
-	t.Helper()
-	loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
-	return vmtest.NewDM(t, vmtest.LinearTable(t, loop)), loop
-}
-
-// badRegions makes parts of a dm disk over a loop device bad.
-func badRegions(t testing.TB, dm *vmtest.DM, loop string, bad ...rig.Extent) {
-	t.Helper()
-	var ext []vmtest.Extent
-	for _, e := range bad {
-		ext = append(ext, vmtest.Extent{Start: e.Start / 512, Count: e.Length / 512})
-	}
-	dm.Swap(t, vmtest.ErrorTable(t, loop, ext...))
-}
-
 // data is where the ledger's data above the head lies on the disk.
 func data(lay rig.Layout) rig.Extent {
-	return rig.Extent{Start: lay.Head,
-		Length: dataSize - lay.Head}
+	return rig.At(lay.Head, dataSize-lay.Head)
 }
 
 func faultCases() []faultCase {
@@ -133,18 +115,12 @@ func faultCases() []faultCase {
 		{
 			name: "gone", fault: "the disk vanishes", made: "dm table swapped for `error`",
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path,
-					begin: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.GoneTable(t, loop))
-					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
-					want: mustTrip,
+					path:  d.Path,
+					begin: func(t testing.TB, _ rig.Layout) { d.Vanish(t) },
+					end:   func(t testing.TB, _ rig.Layout) { d.Back(t) },
+					want:  mustTrip,
 				}
 			},
 		},
@@ -231,7 +207,7 @@ func faultCases() []faultCase {
 			name: "flaky-path", fault: "a path that flaps: up 1 s, down 1 s",
 			made: "dm-flakey, and `resume` again and again",
 			prepare: func(t testing.TB) *patient {
-				_, loop := loopDM(t)
+				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
 				dm := vmtest.NewDM(t, vmtest.LinearTable(t, loop))
 				return &patient{
 					path: dm.Path, load: 400, pause: 40 * time.Millisecond,
@@ -240,10 +216,7 @@ func faultCases() []faultCase {
 						vmtest.Modprobe(t, "dm_flakey")
 						dm.Swap(t, vmtest.FlakeyTable(t, loop, 1, 1))
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end:  func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
 					want: wantFewRemaps,
 				}
 			},
@@ -252,13 +225,10 @@ func faultCases() []faultCase {
 			name: "flapping", fault: "a path that flaps every few ms",
 			made: "dm tables swapped under load, and `resume` again and again",
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path, load: 400, errno: "EIO, half of the time",
-					begin: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.GoneTable(t, loop))
-					},
+					path: d.Path, load: 400, errno: "EIO, half of the time",
+					begin: func(t testing.TB, _ rig.Layout) { d.Vanish(t) },
 					during: func(t testing.TB, dev string, quit <-chan struct{}) {
 						for i := 0; ; i++ {
 							if i%4 == 3 {
@@ -270,16 +240,13 @@ func faultCases() []faultCase {
 							case <-time.After(time.Duration(rand.IntN(20)) * time.Millisecond):
 							}
 							if i%2 == 0 {
-								dm.Swap(t, vmtest.LinearTable(t, loop))
+								d.Back(t)
 							} else {
-								dm.Swap(t, vmtest.GoneTable(t, loop))
+								d.Vanish(t)
 							}
 						}
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end:  func(t testing.TB, _ rig.Layout) { d.Back(t) },
 					want: wantFewRemaps,
 				}
 			},
@@ -288,18 +255,14 @@ func faultCases() []faultCase {
 			name: "storm-budget", fault: "all data sectors fail; spares and metadata do not",
 			made: "dm-error over the data, `--remap-budget 64 --remap-rate 1`", always: true,
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path, create: []string{"--spare", "8MiB"},
+					path: d.Path, create: []string{"--spare", "8MiB"},
 					start: []string{"--remap-budget", "64", "--remap-rate", "1"}, load: 300,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop,
-							data(lay))
+						d.SetBad(t, []rig.Extent{data(lay)})
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end: func(t testing.TB, _ rig.Layout) { d.SetBad(t, nil) },
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						// The bucket gains a unit a second; the test takes less than the
@@ -320,17 +283,13 @@ func faultCases() []faultCase {
 			name: "storm", fault: "all data sectors fail; spares and metadata do not",
 			made: "dm-error over the data, default budget, 2 MiB of spares",
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path, create: []string{"--spare", "2MiB"}, load: 1000,
+					path: d.Path, create: []string{"--spare", "2MiB"}, load: 1000,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop,
-							data(lay))
+						d.SetBad(t, []rig.Extent{data(lay)})
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end: func(t testing.TB, _ rig.Layout) { d.SetBad(t, nil) },
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						if o.after.Spare.Free != 0 || o.after.Breaker.State != "closed" ||
@@ -346,17 +305,13 @@ func faultCases() []faultCase {
 			name: "no-spares", fault: "data sectors and the whole spare region fail",
 			made: "dm-error over both",
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path,
+					path: d.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop, append(lay.Of(metadata.RegionSpare, 0),
-							data(lay))...)
+						d.SetBad(t, append(lay.Of(metadata.RegionSpare, 0), data(lay)))
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end: func(t testing.TB, _ rig.Layout) { d.SetBad(t, nil) },
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						mustTrip(t, o)
@@ -371,17 +326,13 @@ func faultCases() []faultCase {
 			name: "no-metadata", fault: "data sectors and both metadata mirrors fail",
 			made: "dm-error over them", always: true,
 			prepare: func(t testing.TB) *patient {
-				dm, loop := loopDM(t)
+				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
 				return &patient{
-					path: dm.Path,
+					path: d.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
-						badRegions(t, dm, loop, append(lay.Of(metadata.RegionMirror, 0),
-							data(lay))...)
+						d.SetBad(t, append(lay.Of(metadata.RegionMirror, 0), data(lay)))
 					},
-					end: func(t testing.TB, _ rig.Layout) {
-						dm.Swap(t,
-							vmtest.LinearTable(t, loop))
-					},
+					end: func(t testing.TB, _ rig.Layout) { d.SetBad(t, nil) },
 					want: func(t testing.TB, o outcome) {
 						t.Helper()
 						if o.failed == 0 || o.trippedAt != 1 || o.after.Breaker.State != "open" ||

@@ -62,19 +62,26 @@ func attach(t *testing.T, file string) string {
 	return loop
 }
 
+// withCopy makes a set on a disk, which is a file, and a copy of it. Both show the pattern
+// of seed 1.
+func withCopy(t *testing.T) (file, disk, older string, s *rig.Set) {
+	t.Helper()
+	need(t)
+	vmtest.NeedTools(t, "losetup")
+	file = newFile(t)
+	disk = attach(t, file)
+	s = rig.Create(t, disk, "", "--spare", "1MiB")
+	s.Start(t)
+	fill(t, s.Dev, 1)
+	s.Stop(t)
+	return file, disk, attach(t, copyFile(t, file, "older")), s
+}
+
 // TestOlderCopy: a copy that was made before the disk's last start is not started
 // while the disk is there, by whatever way; and it is said which is which. Alone
 // it is a disk as any other.
 func TestOlderCopy(t *testing.T) {
-	need(t)
-	vmtest.NeedTools(t, "losetup")
-	file := newFile(t)
-	disk := attach(t, file)
-	s := rig.Create(t, disk, "", "--spare", "1MiB")
-	s.Start(t)
-	fill(t, s.Dev, 1)
-	s.Stop(t)
-	older := attach(t, copyFile(t, file, "older"))
+	_, disk, older, s := withCopy(t)
 
 	// As long as neither was started since nobody can tell them apart: a name is
 	// refused, a path is a person's word. From then on the other one is the older.
@@ -123,15 +130,7 @@ func TestOlderCopy(t *testing.T) {
 // had. Neither an older copy of it is taken, nor one that was made since while the
 // disk is there; but the disk is that comes back by another path.
 func TestCopyForTheDead(t *testing.T) {
-	need(t)
-	vmtest.NeedTools(t, "losetup")
-	file := newFile(t)
-	disk := attach(t, file)
-	s := rig.Create(t, disk, "", "--spare", "1MiB")
-	s.Start(t)
-	fill(t, s.Dev, 1)
-	s.Stop(t)
-	older := attach(t, copyFile(t, file, "older"))
+	file, disk, older, s := withCopy(t)
 	s.Start(t)
 	fill(t, s.Dev, 2)
 	dev := s.Dev
