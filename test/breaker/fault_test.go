@@ -216,7 +216,9 @@ func faultCases() []faultCase {
 						vmtest.Modprobe(t, "dm_flakey")
 						dm.Swap(t, vmtest.FlakeyTable(t, loop, 1, 1))
 					},
-					end:  func(t testing.TB, _ rig.Layout) { dm.Swap(t, vmtest.LinearTable(t, loop)) },
+					end: func(t testing.TB, _ rig.Layout) {
+						dm.Swap(t, vmtest.LinearTable(t, loop))
+					},
 					want: wantFewRemaps,
 				}
 			},
