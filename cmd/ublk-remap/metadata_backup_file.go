@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/blockdev"
+	"ublkremap/metadata"
+)
+
+// placeForBackup refuses a file that would be on the disk itself, and one that
+// exists and is no backup of the set.
+func placeForBackup(file string, b *metadata.Backup, members []string) error {
+	if err := outside(file, members); err != nil {
+		return err
+	}
+	st, err := os.Lstat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%s: %w: it is not a regular file; choose another name", file,
+			exit.ErrRefused)
+	case st.Size() == 0:
+		return nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// A damaged backup may be replaced as well, if its first page names the set.
+	set, err := metadata.BackupOf(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w: there is a file that is no backup; choose another name", file,
+			exit.ErrRefused)
+	}
+	if set != b.Superblock.UUID {
+		return fmt.Errorf("%s: %w: there is a backup of another set, %s; choose another name", file,
+			exit.ErrRefused, set)
+	}
+	return nil
+}
+
+// outside refuses a file that is on a device of the set, or is one.
+func outside(file string, members []string) error {
+	for _, m := range members {
+		if blockdev.SameDisk(m, file) {
+			return fmt.Errorf("%s: %w: it is a device of the set; choose a file on another disk",
+				file, exit.ErrRefused)
+		}
+	}
+	var dir unix.Stat_t
+	if err := unix.Stat(filepath.Dir(file), &dir); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Dir(file), err)
+	}
+	on := map[uint64]bool{}
+	for _, m := range members {
+		var st unix.Stat_t
+		if unix.Stat(m, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			on[st.Rdev] = true
+		}
+	}
+	if restsOn(dir.Dev, on, 0) {
+		return fmt.Errorf("%s: %w: it would be on the very disk that it is the backup of; choose "+
+			"a file on another disk", file, exit.ErrRefused)
+	}
+	return nil
+}
+
+// restsOn reports whether a block device is one of those, a partition of one, or
+// made of one by device-mapper, md or a loop device.
+func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
+	if on[dev] {
+		return true
+	}
+	if depth > 16 {
+		return false
+	}
+	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev),
+		unix.Minor(dev)))
+	if err != nil {
+		return false // no block device: tmpfs, a network
+	}
+	number := func(path string) (uint64, bool) {
+		b, err := os.ReadFile(path)
+		var major, minor uint32
+		if err == nil {
+			_, err = fmt.Sscanf(string(b), "%d:%d", &major, &minor)
+		}
+		return unix.Mkdev(major, minor), err == nil
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		if whole, ok := number(filepath.Join(filepath.Dir(dir), "dev")); ok &&
+			restsOn(whole, on, depth+1) {
+			return true
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "loop/backing_file")); err == nil {
+		var st unix.Stat_t
+		if unix.Stat(string(b[:max(0, len(b)-1)]), &st) == nil && restsOn(st.Dev, on, depth+1) {
+			return true
+		}
+	}
+	below, _ := os.ReadDir(filepath.Join(dir, "slaves"))
+	for _, e := range below {
+		if d, ok := number(filepath.Join(dir, "slaves", e.Name(), "dev")); ok &&
+			restsOn(d, on, depth+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// writeWhole writes a file that appears under its name only once it is whole and
+// durable. Nobody but its owner can read it.
+func writeWhole(path string, write func(io.Writer) error) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".ublk-remap-backup-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	err = write(tmp)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
