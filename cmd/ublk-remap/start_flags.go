@@ -4,9 +4,9 @@ import (
 	"fmt"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/control"
+	"ublkremap/internal/server"
 	"ublkremap/remap"
 	"ublkremap/ublk"
 )

@@ -11,10 +11,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"ublkremap/cmd/ublk-remap/internal/logging"
-	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/server"
 )
 
 // logWait is how long a server that ends waits for its last lines to be written.

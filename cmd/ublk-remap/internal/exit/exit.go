@@ -9,12 +9,12 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
-	"ublkremap/cmd/ublk-remap/internal/server"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/server"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
