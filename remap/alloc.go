@@ -56,14 +56,14 @@ type Allocator struct {
 	barred      bitset        // closed, or suspect
 	suspect     bitset
 	used        bitset // used or in limbo
-	limbo       bitset // in limbo
+	deferred    bitset // in limbo
 	retired     bitset
 	quarantined bitset
 	notes       map[uint32]note // of the retired and the quarantined
 	cursor      uint32
 
-	total, free, nUsed, nLimbo, nRetired, nQuarantined uint64
-	unsuspected                                        uint64 // free, and not suspect
+	total, free, nUsed, nDeferred, nRetired, nQuarantined uint64
+	unsuspected                                           uint64 // free, and not suspect
 }
 
 // note says why and when a spare unit left service.
@@ -92,7 +92,7 @@ func NewAllocator(regions []SpareRegion) (*Allocator, error) {
 		a.total += uint64(r.Count)
 	}
 	a.free, a.unsuspected = a.total, a.total
-	for _, b := range []*bitset{&a.closed, &a.barred, &a.suspect, &a.used, &a.limbo, &a.retired,
+	for _, b := range []*bitset{&a.closed, &a.barred, &a.suspect, &a.used, &a.deferred, &a.retired,
 		&a.quarantined} {
 		*b = newBitset(end)
 	}
@@ -117,7 +117,7 @@ func (a *Allocator) FreeCount() uint64 { return a.free }
 func (a *Allocator) Used() uint64 { return a.nUsed }
 
 // Limbo returns how many units wait for a grace period to end.
-func (a *Allocator) Limbo() uint64 { return a.nLimbo }
+func (a *Allocator) Deferred() uint64 { return a.nDeferred }
 
 // Retired returns how many units are retired, whether in use or not.
 func (a *Allocator) Retired() uint64 { return a.nRetired }
@@ -128,8 +128,8 @@ func (a *Allocator) Quarantined() uint64 { return a.nQuarantined }
 // IsUsed reports whether a unit is in use or in limbo.
 func (a *Allocator) IsUsed(unit uint32) bool { return a.used.has(uint64(unit)) }
 
-// InLimbo reports whether a unit is in limbo.
-func (a *Allocator) InLimbo(unit uint32) bool { return a.limbo.has(uint64(unit)) }
+// FreeDeferred reports whether a unit is in limbo.
+func (a *Allocator) FreeDeferred(unit uint32) bool { return a.deferred.has(uint64(unit)) }
 
 // Service returns whether a unit may be handed out once it is free.
 func (a *Allocator) Service(unit uint32) Service {
@@ -174,26 +174,26 @@ func (a *Allocator) TakeMap(m *Map) error {
 	})
 }
 
-// SetLimbo says that no block lives in these used units any more, but that they
+// DeferFree says that no block lives in these used units any more, but that they
 // must not be handed out yet.
-func (a *Allocator) SetLimbo(start, count uint32) error {
+func (a *Allocator) DeferFree(start, count uint32) error {
 	return a.move("set aside", start, count, func(u uint64) bool {
 		return a.used.has(u) &&
-			!a.limbo.has(u)
+			!a.deferred.has(u)
 	}, func(lo, hi uint64) {
-		a.limbo.fill(lo, hi)
+		a.deferred.fill(lo, hi)
 		a.nUsed -= hi - lo
-		a.nLimbo += hi - lo
+		a.nDeferred += hi - lo
 	})
 }
 
 // Free makes units free that were used or in limbo.
 func (a *Allocator) Free(start, count uint32) error {
 	return a.move("free", start, count, a.used.has, func(lo, hi uint64) {
-		waiting := a.limbo.count(lo, hi)
-		a.limbo.clear(lo, hi)
+		waiting := a.deferred.count(lo, hi)
+		a.deferred.clear(lo, hi)
 		a.used.clear(lo, hi)
-		a.nLimbo -= waiting
+		a.nDeferred -= waiting
 		a.nUsed -= hi - lo - waiting
 	})
 }

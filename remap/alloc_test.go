@@ -148,7 +148,7 @@ func TestAllocatorErrors(t *testing.T) {
 		"free what is free": {a.Free(12, 3), ErrSpareState},
 		"free twice": {errors.Join(a.Free(12, 1), a.Take(12, 1), a.Free(14, 1)),
 			ErrSpareState},
-		"limbo of what is free":       {a.SetLimbo(14, 1), ErrSpareState},
+		"limbo of what is free":       {a.DeferFree(14, 1), ErrSpareState},
 		"retire twice":                {a.Retire(30, 2, 0, 0), ErrSpareState},
 		"quarantine what is retired":  {a.Quarantine(30, 1, 0, 0), ErrSpareState},
 		"quarantine twice":            {a.Quarantine(31, 1, 0, 0), ErrSpareState},
@@ -164,7 +164,7 @@ func TestAllocatorErrors(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, test.err, test.want)
 		}
 	}
-	if a.free != before.free || a.nUsed != before.nUsed || a.nLimbo != 0 || a.nRetired != 1 ||
+	if a.free != before.free || a.nUsed != before.nUsed || a.nDeferred != 0 || a.nRetired != 1 ||
 		a.nQuarantined != 1 {
 		t.Errorf("an error left its traces: %+v", a)
 	}
@@ -238,7 +238,7 @@ func TestAllocatorModel(t *testing.T) {
 						s.limbo = false, false
 				}
 			case 2:
-				err = a.SetLimbo(start, n)
+				err = a.DeferFree(start, n)
 				from, to = func(s *spareModel) bool { return s.used && !s.limbo },
 					func(s *spareModel) { s.limbo = true }
 			case 3:
@@ -331,7 +331,7 @@ func sameRegion(regions []SpareRegion, x, y uint32) bool {
 func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
 	var free, used, limbo, retired, quarantined uint64
 	for u, s := range model {
-		if a.IsUsed(u) != s.used || a.Service(u) != s.service || a.limbo.has(uint64(u)) != s.limbo {
+		if a.IsUsed(u) != s.used || a.Service(u) != s.service || a.deferred.has(uint64(u)) != s.limbo {
 			t.Fatalf("unit %d: used %v, service %d, want %+v", u, a.IsUsed(u), a.Service(u), *s)
 		}
 		if s.service != InService && a.notes[u] != s.why {
@@ -352,11 +352,11 @@ func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
 			quarantined++
 		}
 	}
-	if a.FreeCount() != free || a.Used() != used || a.Limbo() != limbo || a.Retired() != retired ||
+	if a.FreeCount() != free || a.Used() != used || a.Deferred() != limbo || a.Retired() != retired ||
 		a.Quarantined() != quarantined {
 		t.Fatalf("free %d %d, used %d %d, limbo %d %d, retired %d %d, quarantined %d %d",
 			a.FreeCount(), free,
-			a.Used(), used, a.Limbo(), limbo, a.Retired(), retired, a.Quarantined(), quarantined)
+			a.Used(), used, a.Deferred(), limbo, a.Retired(), retired, a.Quarantined(), quarantined)
 	}
 	if len(a.notes) != int(retired+quarantined) {
 		t.Fatalf("%d notes", len(a.notes))

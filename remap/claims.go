@@ -236,8 +236,8 @@ func (a *Arbiter) wake(unit, count uint64) {
 // wakeAll has all claims look again that wait.
 func (a *Arbiter) wakeAll() { a.index.all = true }
 
-// awake goes on with the claims that were woken; it reports false if there was none.
-func (a *Arbiter) awake() bool {
+// resumeWoken goes on with the claims that were woken; it reports false if there was none.
+func (a *Arbiter) resumeWoken() bool {
 	x := &a.index
 	if x.all {
 		x.all = false

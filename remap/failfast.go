@@ -108,10 +108,10 @@ func (e *Engine) heldBack(run Run) (count uint64, held int32) {
 
 // failFast dooms a read of blocks without a try: res is what it is answered.
 func (e *Engine) failFast(q *request, block, count uint64, res int32) {
-	if q.doomed == 0 {
+	if q.readErrno == 0 {
 		e.counters(q).FailedFast++
 	}
-	e.doom(q, block, count, res)
+	e.cannotRead(q, block, count, res)
 }
 
 // failedToRead remembers what a read has tried in vain, by itself.

@@ -118,8 +118,8 @@ func (f *Flushing) Settled() bool {
 // write may be gone.
 func (f *Flushing) Kept() bool { return f.shared.flushes.failed[f.device].Load() == f.before }
 
-// UntoldFlush reports whether a flush has failed of which no flush of the user was told.
-func (s *Shared) UntoldFlush() bool { return s.failures.Load() > s.told.Load() }
+// UnreportedFlush reports whether a flush has failed of which no flush of the user was told.
+func (s *Shared) UnreportedFlush() bool { return s.failures.Load() > s.reported.Load() }
 
 // FailedFlushes returns how many flushes of a device have failed.
 func (s *Shared) FailedFlushes(device uint8) uint64 { return s.flushes.failed[device].Load() }
@@ -127,15 +127,15 @@ func (s *Shared) FailedFlushes(device uint8) uint64 { return s.flushes.failed[de
 // InheritFlush notes that a flush failed before this server began, and was not told.
 func (s *Shared) InheritFlush() { s.failures.Add(1) }
 
-// tell ends a flush of the user that began when the failures up to told were told. It
+// reportFlush ends a flush of the user that began when the failures up to told were told. It
 // reports whether there were others since; if so, or if the flush failed itself, they are told
 // by its answer.
-func (s *Shared) tell(told uint64, failed bool) bool {
+func (s *Shared) reportFlush(reported uint64, failed bool) bool {
 	now := s.failures.Load()
-	news := now > told
+	news := now > reported
 	for news || failed {
-		old := s.told.Load()
-		if old >= now || s.told.CompareAndSwap(old, now) {
+		old := s.reported.Load()
+		if old >= now || s.reported.CompareAndSwap(old, now) {
 			break
 		}
 	}

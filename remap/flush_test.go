@@ -266,9 +266,9 @@ func TestOtherDevicesFlush(t *testing.T) {
 	other.End(eio)
 	r.e.Complete(flush.ID, 0)
 	r.want("answer", r.answered(0), int32(0))
-	r.want("untold", r.s.UntoldFlush(), true)
+	r.want("untold", r.s.UnreportedFlush(), true)
 	r.toldOnce()
-	r.want("untold", r.s.UntoldFlush(), false)
+	r.want("untold", r.s.UnreportedFlush(), false)
 }
 
 // TestFlushWithoutFUAAllocatesNothing: as all of the I/O path.

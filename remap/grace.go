@@ -11,7 +11,7 @@ import "slices"
 type grace struct {
 	generation uint64
 	waiting    int      // queues that have not answered
-	limbo      []uint32 // spare units that no block lives in any more
+	deferred   []uint32 // spare units that no block lives in any more
 	freeing    int      // how many of limbo the period under way frees
 }
 
@@ -19,7 +19,7 @@ type grace struct {
 func (g *grace) begin(a *Arbiter) {
 	g.generation++
 	g.waiting = a.cfg.Queues
-	g.freeing = len(g.limbo)
+	g.freeing = len(g.deferred)
 	for q := range a.cfg.Queues {
 		a.out = Message{Kind: MsgGrace, Queue: uint16(q), Generation: g.generation}
 		a.drv.Send(uint16(q), &a.out)
@@ -34,18 +34,18 @@ func (g *grace) done(a *Arbiter, generation uint64) {
 	if g.waiting--; g.waiting > 0 {
 		return
 	}
-	for _, spare := range g.limbo[:g.freeing] {
+	for _, spare := range g.deferred[:g.freeing] {
 		a.free(spare, 1)
 	}
-	g.limbo = append(g.limbo[:0], g.limbo[g.freeing:]...)
+	g.deferred = append(g.deferred[:0], g.deferred[g.freeing:]...)
 	g.freeing = 0
 	a.suspects.due = true
 }
 
-// vacate puts a spare unit into limbo.
-func (g *grace) vacate(a *Arbiter, spare uint32) {
-	must(a.alloc.SetLimbo(spare, 1))
-	g.limbo = append(g.limbo, spare)
+// deferFree frees a spare unit after the next grace period.
+func (g *grace) deferFree(a *Arbiter, spare uint32) {
+	must(a.alloc.DeferFree(spare, 1))
+	g.deferred = append(g.deferred, spare)
 }
 
-func (g *grace) inLimbo(spare uint32) bool { return slices.Contains(g.limbo, spare) }
+func (g *grace) isDeferred(spare uint32) bool { return slices.Contains(g.deferred, spare) }

@@ -31,7 +31,7 @@ func (e *Engine) begin(q *request) {
 }
 
 func (e *Engine) resetIsolation(q *request) {
-	q.isolating, q.healed, q.pace, q.doomed = false, false, paceUnknown, 0
+	q.isolating, q.healed, q.pace, q.readErrno = false, false, paceUnknown, 0
 	q.suspect.clear()
 	q.bad.clear()
 	q.elsewhere.clear()
@@ -39,8 +39,8 @@ func (e *Engine) resetIsolation(q *request) {
 	q.heal.step, q.heal.limit, q.heal.todo = healNone, 0, todoNothing
 }
 
-// isolate takes the next step of a request none of whose operations is in
-// flight; it reports false when there is nothing left to do.
+// isolate takes the next step of a request that has no operation in flight. It reports false when
+// nothing is left to do.
 func (e *Engine) isolate(q *request) bool {
 	switch todo := q.heal.todo; todo {
 	case todoWrite, todoReadBack:
@@ -59,10 +59,16 @@ func (e *Engine) isolate(q *request) bool {
 	if q.cancelled {
 		q.suspect.clear()
 	}
+	return e.trySuspects(q) || e.settleBad(q)
+}
+
+// trySuspects takes the next step for suspect blocks. It reports whether the request now waits;
+// if not, no block is suspect any more.
+func (e *Engine) trySuspects(q *request) bool {
 	for {
 		from, to, ok := q.suspect.run()
 		if !ok {
-			break
+			return false
 		}
 		run := e.locate(q.Block+from, q.Block+to)
 		switch {
@@ -75,8 +81,8 @@ func (e *Engine) isolate(q *request) bool {
 			}
 			continue
 		case run.Kind&(KindLost|KindPending) != 0:
-			// A write in place would be answered by the drive's cache and the
-			// block would fail again when it is read.
+			// The drive's cache would answer a write in place, and the block would fail again
+			// when it is read.
 			e.reserve(q, run)
 			return true
 		case run.Kind == 0 && e.exhausted(q):
@@ -87,10 +93,15 @@ func (e *Engine) isolate(q *request) bool {
 		e.tryInPlace(q, run)
 		return true
 	}
+}
+
+// settleBad notes or remaps the next blocks that were found bad at home. It reports false when
+// there are none left.
+func (e *Engine) settleBad(q *request) bool {
 	from, to, ok := q.bad.run()
 	if !ok {
-		if q.doomed != 0 && q.internal == nil {
-			e.fail(q, q.doomed)
+		if q.readErrno != 0 && q.internal == nil {
+			e.fail(q, q.readErrno)
 		}
 		return false
 	}
@@ -105,7 +116,7 @@ func (e *Engine) isolate(q *request) bool {
 		e.reserve(q, run)
 		return true
 	}
-	// Another queue has moved the blocks meanwhile: look at them again.
+	// Another queue has moved the blocks meanwhile: try them at their new place.
 	q.bad.remove(run.Start-q.Block, run.Start-q.Block+run.Count)
 	q.suspect.add(run.Start-q.Block, run.Start-q.Block+run.Count)
 	return e.isolate(q)
@@ -133,9 +144,9 @@ func (e *Engine) tryInPlace(q *request, run Run) {
 	e.issue(q, e.acquire(q), opProbe, run)
 }
 
-// grain is how many blocks are tried together when there is no time to look closer: a unit,
+// coarseBlocks is how many blocks are tried together when there is no time to look closer: a unit,
 // for a spare unit is what one bad block of it costs, or a physical block.
-func (e *Engine) grain() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physicalBlocks()) }
+func (e *Engine) coarseBlocks() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physicalBlocks()) }
 
 // probeLength returns how many blocks of run to try at once: no less than there are in the
 // physical block, for it fails as one; and what is longer ends where a physical block, or a
@@ -143,7 +154,7 @@ func (e *Engine) grain() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physic
 // not known to be quick, or the blocks are known not to read, it is just a unit: each fails once
 // then, where halving would have the bad one fail each time.
 func (e *Engine) probeLength(q *request, run Run) uint64 {
-	fine, grain := e.geo.physicalBlocks(), e.grain()
+	fine, grain := e.geo.physicalBlocks(), e.coarseBlocks()
 	n := min(run.Count, max(q.probe, fine-run.Start%fine))
 	switch {
 	case q.pace != paceQuick, q.Op == OpRead && run.Kind&KindPending != 0:
@@ -159,15 +170,15 @@ func (e *Engine) probeLength(q *request, run Run) uint64 {
 	return n
 }
 
-// giveUp is how many times Policy.IsolateFor a request may spend on what failed, if more
+// budgetTimes is how many times Policy.IsolateFor a request may spend on what failed, if more
 // than one thing in it is bad.
-const giveUp = 8
+const budgetTimes = 8
 
 // exhausted reports whether a request has no more time for what it has not tried: it has
 // spent it all and found more than one thing bad, or it fails for another reason. Time alone
 // does not end it: one slow sector takes all of it, and its neighbours are good.
 func (e *Engine) exhausted(q *request) bool {
-	return q.errno != 0 || q.found > 1 && e.spent(q) > giveUp*e.policy.IsolateFor
+	return q.errno != 0 || q.found > 1 && e.spent(q) > budgetTimes*e.policy.IsolateFor
 }
 
 // coarse reports whether so many blocks were found bad one by one, or so much
@@ -201,7 +212,7 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	e.tookLong(q, o)
 	run := e.locate(o.block, o.block+o.count)
 	known := q.Op == OpRead && run.Kind&KindPending != 0
-	once := (known || e.coarse(q)) && within(o.block, o.count, e.grain())
+	once := (known || e.coarse(q)) && within(o.block, o.count, e.coarseBlocks())
 	if !once && !within(o.block, o.count, e.geo.physicalBlocks()) {
 		q.probe = o.count / 2
 		q.attempts = 0
@@ -220,7 +231,7 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	switch {
 	case q.Op == OpRead:
 		e.failedToRead(o, res)
-		e.doom(q, o.block, o.count, res)
+		e.cannotRead(q, o.block, o.count, res)
 		e.unreadable(q, run)
 	case o.place.mapped:
 		e.reserve(q, run)
@@ -243,14 +254,14 @@ func (e *Engine) reserve(q *request, run Run) {
 	per := e.geo.BlocksPerUnit()
 	h := &q.heal
 	end := run.Start + run.Count
-	h.believed = e.placeOf(run)
+	h.seenAt = e.placeOf(run)
 	h.untried = run.Kind&(KindLost|KindPending) != 0
 	h.tries = 0
-	if h.believed.mapped {
+	if h.seenAt.mapped {
 		// What fails in a spare unit is healed unit by unit: a message names
 		// the one spare unit that must not be used again.
 		end = min(end, (run.Start/per+1)*per)
-		h.tried[0], h.tries = h.believed.unit, 1
+		h.tried[0], h.tries = h.seenAt.unit, 1
 	}
 	if h.limit != 0 {
 		end = min(end, (run.Start/per+h.limit)*per)
@@ -258,13 +269,13 @@ func (e *Engine) reserve(q *request, run Run) {
 	if q.Op == OpWriteZeroes {
 		end = min(end, run.Start+uint64(e.cfg.ZeroBlocks))
 	}
-	h.from, h.to, h.again = run.Start, end, false
+	h.from, h.to, h.retrying = run.Start, end, false
 	e.sendReserve(q)
 }
 
 func (e *Engine) sendReserve(q *request) {
 	q.heal.step = healReserving
-	e.sendAbout(q, MsgReserve, q.heal.believed.unit)
+	e.sendAbout(q, MsgReserve, q.heal.seenAt.unit)
 }
 
 // sendAbout sends a message about the span that is being healed.
@@ -274,7 +285,7 @@ func (e *Engine) sendAbout(q *request, kind MessageKind, spare uint32) {
 	unit, last := h.from/per, (h.to-1)/per
 	m := &e.out
 	*m = Message{
-		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.believed.mapped,
+		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.seenAt.mapped,
 		Untried: h.untried, Spare: spare,
 		Unit: unit, Count: uint32(last - unit + 1), Tried: h.tried, Tries: h.tries,
 	}

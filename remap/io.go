@@ -86,9 +86,9 @@ const (
 	MsgPending
 	// MsgGraceDone answers MsgGrace.
 	MsgGraceDone
-	// MsgDoubt says that a device failed in a way that one that is gone does. One is
+	// MsgCheckDevice says that a device failed in a way that one that is gone does. One is
 	// under way for each device. No answer.
-	MsgDoubt
+	MsgCheckDevice
 
 	// From the Arbiter to an Engine.
 
@@ -127,7 +127,7 @@ type Message struct {
 	Spare      uint32         // first spare unit granted; MsgPending: the spare unit that failed if Mapped
 	Mapped     bool           // MsgPending: the blocks live in Spare, not at home
 	Untried    bool           // MsgReserve: the blocks were pending or lost, and not tried in place
-	Device     uint8          // MsgDoubt: the device; 0 is the backing disk
+	Device     uint8          // MsgCheckDevice: the device; 0 is the backing disk
 	Generation uint64         // of MsgGrace and MsgGraceDone
 	Cause      metadata.Cause // MsgPending: of the mark
 	Tried      [MaxTries]uint32

@@ -78,7 +78,7 @@ type TripKind uint8
 
 const (
 	TripPath     TripKind = iota // the path to a device, or the whole device, fails
-	TripGone                     // a device is not there any more
+	TripMissing                  // a device is not there any more
 	TripMedia                    // a device answers, and its spare units fail
 	TripBudget                   // blocks went bad faster than the budget allows
 	TripMetadata                 // the metadata takes no commit
@@ -98,8 +98,8 @@ var (
 	ErrTableFull = errors.New("the remap table is full")
 	// ErrSpareBad is told as a Move's end when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
-	// ErrGone is returned by Resume while a device is not there.
-	ErrGone = errors.New("nothing can be resumed")
+	// ErrMissing is returned by Resume while a device is not there.
+	ErrMissing = errors.New("nothing can be resumed")
 	// ErrNotTripped is returned by Resume when the breaker is closed.
 	ErrNotTripped = errors.New("the breaker is not open")
 )

@@ -1,12 +1,6 @@
 package remap
 
-import (
-	"bytes"
-	"math/bits"
-	"syscall"
-
-	"ublkremap/metadata"
-)
+import "ublkremap/metadata"
 
 // Move asks for blocks to be moved to the spare region, or home again, without
 // an error seen by anyone.
@@ -78,16 +72,6 @@ type moving struct {
 	pass  movePass
 }
 
-// movePass says what is done with the blocks of a pass.
-type movePass uint8
-
-const (
-	passCopy movePass = iota // read them, write them to their new place, and read that
-	passHome                 // they are at home, and pending: read them there several times
-	passRead                 // of a retest: they are in a spare unit, and pending: the same there
-	passOld                  // read what home holds several times
-)
-
 // mover carries out Moves, one batch of units after the other. The units of a
 // batch are busy: requests that meet them wait, and heals of them too. A grace
 // period makes sure that no queue has I/O in flight that looked at an older
@@ -111,7 +95,7 @@ type mover struct {
 	bulk       bool // the batch is copied as one run
 	data, copy []byte
 	transfer   uint64
-	room       uint64 // entries that are reserved for the batch
+	space      uint64 // entries that are reserved for the batch
 	doubted    uint32 // devices, a bit each, on which blocks did not read, and that are to be asked
 
 	entries []metadata.Entry
@@ -119,10 +103,10 @@ type mover struct {
 
 	reads int // of a retest: how often the run was read well
 	// A claim's retest comes between two batches of a Move.
-	claim    int // for which it is; -1: none
-	aside    Move
-	asideRes MoveResult
-	back     moveStep
+	claim         int // for which it is; -1: none
+	suspended     Move
+	suspendedRes  MoveResult
+	suspendedStep moveStep
 }
 
 func (v *mover) init(cfg ArbiterConfig) {
@@ -161,7 +145,7 @@ func (v *mover) advance(a *Arbiter) {
 				continue
 			}
 			if len(v.queue) == 0 {
-				if len(a.grace.limbo) > 0 && a.grace.waiting == 0 {
+				if len(a.grace.deferred) > 0 && a.grace.waiting == 0 {
 					a.grace.begin(a)
 				}
 				return
@@ -213,7 +197,7 @@ func (v *mover) nextBatch(a *Arbiter) {
 	case v.at >= end:
 		v.end(a, nil)
 		return
-	case !v.reserveRoom(a):
+	case !v.reserveSpace(a):
 		v.end(a, ErrTableFull)
 		return
 	}
@@ -228,15 +212,15 @@ func (v *mover) nextBatch(a *Arbiter) {
 	v.busy(a)
 }
 
-// reserveRoom takes room for what a batch may add to the table. What goes home may cut
+// reserveSpace takes room for what a batch may add to the table. What goes home may cut
 // runs in two, and then frees the room of others.
-func (v *mover) reserveRoom(a *Arbiter) bool {
-	keep := a.forHeals()
+func (v *mover) reserveSpace(a *Arbiter) bool {
+	keep := a.spaceForHeals()
 	if !v.now.ToSpare {
 		keep = 0
 	}
-	if a.reserveRoom(perBatch, keep) {
-		v.room = perBatch
+	if a.reserveSpace(perBatch, keep) {
+		v.space = perBatch
 		return true
 	}
 	return false
@@ -254,410 +238,4 @@ func (v *mover) end(a *Arbiter, err error) {
 	}
 	v.step = moveIdle
 	a.drv.Moved(v.res)
-}
-
-// beginUnit goes on with the current unit's next pass, or with the next unit, and starts
-// copying the first of its blocks; past the last unit it commits.
-func (v *mover) beginUnit(a *Arbiter) {
-	for ; v.i < v.n; v.i++ {
-		for v.nextPass(a) {
-			v.from, v.to, v.single, v.reads = 0, 0, false, 0
-			if v.nextRun(a) {
-				return
-			}
-		}
-	}
-	v.askDoubted(a)
-}
-
-// nextPass picks the blocks of the current unit's next pass; false if there is none.
-func (v *mover) nextPass(a *Arbiter) bool {
-	u := &v.units[v.i]
-	u.done |= u.mask
-	u.mask = 0
-	if u.left == 0 && (v.now.ToSpare || v.now.Retest || u.bad == 0) {
-		return false
-	}
-	info := a.m.Unit(v.first + uint64(v.i))
-	switch {
-	case v.now.Retest:
-		v.pickPending(u, &info)
-	case v.now.ToSpare:
-		v.pickHome(a, u, &info)
-	default:
-		v.pickSpared(u, &info)
-	}
-	return u.mask != 0
-}
-
-// pickHome picks the blocks that are at home, and a spare unit for them.
-func (v *mover) pickHome(a *Arbiter, u *moving, info *UnitInfo) {
-	u.mask = u.left &^ (info.Mapped() | info.Lost)
-	v.res.Skipped += uint64(popcount(u.left &^ u.mask))
-	u.left, u.pass = 0, passCopy
-	if u.mask == 0 || !v.noSpare && v.pickSpare(a, info) {
-		return
-	}
-	v.fail(u, u.mask)
-	if v.res.Err == nil && !v.noSpare {
-		v.res.Err = ErrSpareFull
-	}
-}
-
-// pickSpared picks the blocks of one spare unit, or when there are none left those that are
-// pending at home, or else those that have no copy which reads.
-func (v *mover) pickSpared(u *moving, info *UnitInfo) {
-	for _, p := range info.Places[:info.N] {
-		if p.Mask&u.left != 0 {
-			u.mask, u.spare, u.pass = p.Mask&u.left, p.Spare, passCopy
-			u.left &^= u.mask
-			return
-		}
-	}
-	if u.mask = u.left & info.Pending; u.mask != 0 {
-		u.left, u.pass = u.left&^u.mask, passHome
-		return
-	}
-	gone := u.bad&info.Mapped() | u.left&info.Lost
-	v.res.Skipped += uint64(popcount(u.left &^ gone))
-	u.left = 0
-	switch {
-	case u.pass == passOld: // that was it
-	case v.now.AcceptOld:
-		u.mask, u.pass = gone, passOld
-		v.res.Failed -= uint64(popcount(gone & u.bad)) // until it is known
-	default:
-		v.res.Skipped += uint64(popcount(gone & info.Lost))
-		v.res.NoCopy += uint64(popcount(gone))
-	}
-}
-
-// fail leaves blocks of a pass where they are.
-func (v *mover) fail(u *moving, blocks uint8) {
-	u.mask &^= blocks
-	v.res.Failed += uint64(popcount(blocks))
-}
-
-// pickSpare finds a spare unit for the current unit's blocks.
-func (v *mover) pickSpare(a *Arbiter, info *UnitInfo) bool {
-	u := &v.units[v.i]
-	for _, p := range info.Places[:info.N] {
-		if a.alloc.Service(p.Spare) == InService && !a.alloc.Suspected(p.Spare) {
-			u.spare, u.taken = p.Spare, true
-			return true
-		}
-	}
-	u.spare, _, u.taken = a.alloc.Allocate(1, NoHint)
-	return u.taken
-}
-
-// nextRun starts to copy the next run of the current unit's blocks, from v.to
-// on; false if there is none.
-func (v *mover) nextRun(a *Arbiter) bool {
-	u := &v.units[v.i]
-	per := uint(a.geo.BlocksPerUnit())
-	v.from = v.to
-	for v.from < per && u.mask>>v.from&1 == 0 {
-		v.from++
-	}
-	if v.from == per {
-		return false
-	}
-	v.to = v.from + 1
-	for !v.single && v.to < per && u.mask>>v.to&1 != 0 {
-		v.to++
-	}
-	v.reading, v.verifying = true, false
-	v.start(a, OpRead, v.now.ToSpare || u.pass == passHome || u.pass == passOld, v.data)
-	return true
-}
-
-// place returns where the current run lives at home, or in its spare unit.
-func (v *mover) place(a *Arbiter, home bool) (device uint8, offset int64) {
-	if home {
-		return a.geo.HomeOffset((v.first+uint64(v.i))*a.geo.BlocksPerUnit() + uint64(v.from))
-	}
-	device, offset = a.geo.SpareOffset(v.units[v.i].spare)
-	return device, offset + int64(v.from)*int64(a.geo.BlockSize)
-}
-
-// start transfers the current run between the buffer and its home or its spare unit.
-func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
-	device, offset := v.place(a, home)
-	v.transfer++
-	t := &a.outTransfer
-	*t = Transfer{
-		ID: v.transfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset,
-		Data: buf[:int(v.to-v.from)*a.geo.BlockSize],
-	}
-	a.drv.Transfer(t)
-}
-
-// Transferred takes the end of a Transfer: its whole length, or a negative errno.
-// A short result says nothing of the medium: the driver goes on after one, and
-// reports what it could not finish.
-func (a *Arbiter) Transferred(id uint64, res int32) {
-	v := &a.move
-	switch {
-	case id&ownTransfer != 0:
-		a.search.transferred(a, id, res)
-		a.advance()
-		return
-	case v.step != moveCopy || id != v.transfer:
-		return
-	}
-	if v.bulk {
-		v.bulkTransferred(a, int(res) == v.n*metadata.UnitSize)
-		a.advance()
-		return
-	}
-	end := v.transferred
-	if v.units[v.i].pass != passCopy {
-		end = v.retested
-	}
-	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
-	a.advance()
-}
-
-// TransferUnflushed takes the end of a Transfer whose data was written and whose flush, or
-// another one meanwhile, failed. That says nothing of the medium.
-func (a *Arbiter) TransferUnflushed(id uint64) { a.Transferred(id, -int32(syscall.ENOLINK)) }
-
-// transferred takes the end of a transfer of the current run: well done, or failed, for
-// its medium or for another reason.
-func (v *mover) transferred(a *Arbiter, ok, medium bool) {
-	u := &v.units[v.i]
-	run := v.run()
-	switch {
-	case !ok && !medium:
-		// The path is at fault, or resources are short: nothing is pending, no
-		// spare unit is bad, and the blocks stay where they are.
-		v.fail(u, run)
-	case v.reading && !ok && v.to-v.from > 1:
-		v.single, v.to = true, v.from
-	case v.reading && !ok:
-		v.fail(u, run)
-		u.bad |= run
-		v.doubt(a)
-	case v.reading:
-		v.reading = false
-		v.start(a, OpWrite, !v.now.ToSpare, v.data)
-		return
-	case ok && !v.verifying:
-		// What takes a write need not hold it: it is read back before what is there now is
-		// given up.
-		v.verifying = true
-		clear(v.copy)
-		v.start(a, OpRead, !v.now.ToSpare, v.copy)
-		return
-	case ok && v.sameAgain(a):
-		if v.now.ToSpare {
-			device, _ := a.geo.SpareOffset(u.spare)
-			a.well(device)
-		}
-	case v.now.ToSpare:
-		v.anotherSpare(a)
-		return
-	default:
-		v.fail(u, run) // it stays in its spare unit
-	}
-	v.goOn(a)
-}
-
-// run is the mask of the current run's blocks.
-func (v *mover) run() uint8 { return uint8(1<<v.to-1) &^ uint8(1<<v.from-1) }
-
-// sameAgain reports whether the run was read as it was read, or written, before.
-func (v *mover) sameAgain(a *Arbiter) bool {
-	n := int(v.to-v.from) * a.geo.BlockSize
-	return bytes.Equal(v.data[:n], v.copy[:n])
-}
-
-// goOn copies the next run, or goes on with the next pass or unit.
-func (v *mover) goOn(a *Arbiter) {
-	if v.units[v.i].mask != 0 && v.nextRun(a) {
-		return
-	}
-	v.beginUnit(a)
-}
-
-// anotherSpare looks for another spare unit for the current unit, after its first
-// one did not take what was written to it, or did not hold it.
-func (v *mover) anotherSpare(a *Arbiter) {
-	u := &v.units[v.i]
-	a.suspect(u.spare)
-	u.taken = false
-	a.freeUnused(v.first+uint64(v.i), u.spare)
-	device, _ := a.geo.SpareOffset(u.spare)
-	v.step = moveSearch
-	a.search.add(a, job{kind: jobMove, device: device})
-}
-
-// found begins the current unit again with a spare unit that is well, if there is one.
-func (v *mover) found(a *Arbiter, spare uint32, ok bool) {
-	u := &v.units[v.i]
-	v.step = moveCopy
-	if ok {
-		u.spare, u.taken = spare, true
-		v.to = 0
-	} else {
-		v.noSpare = true
-		v.res.Err = ErrSpareBad
-		v.fail(u, u.mask)
-	}
-	v.goOn(a)
-}
-
-// doubt has the device asked, before the commit, on which the current run did not read. Of the
-// backing disk the commit itself tells whether it is there.
-func (v *mover) doubt(a *Arbiter) {
-	if device, _ := v.place(a, v.now.ToSpare); device != 0 {
-		v.doubted |= 1 << device
-	}
-}
-
-// askDoubted asks the devices on which blocks did not read, one after the other; then it
-// commits.
-func (v *mover) askDoubted(a *Arbiter) {
-	if v.doubted == 0 {
-		v.commit(a)
-		return
-	}
-	v.step = moveAsk
-	a.search.add(a, job{kind: jobMoved, device: uint8(bits.TrailingZeros32(v.doubted))})
-}
-
-// asked takes a device's answer. If it is away nothing that did not read there is pending.
-func (v *mover) asked(a *Arbiter, device uint8, there bool) {
-	v.doubted &^= 1 << device
-	for i := range v.units[:v.n] {
-		if u := &v.units[i]; !there && u.bad != 0 {
-			info := a.m.Unit(v.first + uint64(i))
-			u.bad &^= a.livesOn(v.first+uint64(i), &info, device)
-		}
-	}
-	v.askDoubted(a)
-}
-
-// livesOn returns which blocks of a unit live on a device.
-func (a *Arbiter) livesOn(unit uint64, info *UnitInfo, device uint8) (mask uint8) {
-	if d, _ := a.geo.HomeOffset(unit * a.geo.BlocksPerUnit()); d == device {
-		mask = ^info.Mapped()
-	}
-	for _, p := range info.Places[:info.N] {
-		if d, _ := a.geo.SpareOffset(p.Spare); d == device {
-			mask |= p.Mask
-		}
-	}
-	return mask
-}
-
-// commit hands the batch's changes to the journal.
-func (v *mover) commit(a *Arbiter) {
-	v.time = a.drv.WallClock()
-	v.buildEntries(a)
-	v.step = moveCommit
-	if len(v.entries) == 0 {
-		v.giveUp(a)
-		v.release(a)
-	} else if !a.journalCommit(commitMove, 0, v.entries) {
-		v.res.Failed += v.blocks()
-		v.giveUp(a)
-		v.release(a)
-	}
-}
-
-// buildEntries says what the batch changes, units in a row as one entry.
-func (v *mover) buildEntries(a *Arbiter) {
-	v.entries = v.entries[:0]
-	marked := uint64(0)
-	for i, u := range v.units[:v.n] {
-		unit := v.first + uint64(i)
-		if u.done != 0 {
-			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.done, State: metadata.StateHome,
-				Cause: v.now.Cause, Time: v.time}
-			if v.now.ToSpare || u.pass == passRead {
-				e.State, e.Spare = metadata.StateMapped, u.spare
-			}
-			v.add(e)
-		}
-		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 ||
-			a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
-			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending,
-				Cause: metadata.CauseRead, Time: v.time})
-		}
-	}
-}
-
-func (v *mover) add(e metadata.Entry) {
-	if n := len(v.entries); n > 0 {
-		p := &v.entries[n-1]
-		if p.State == e.State && p.Mask == e.Mask && p.Unit+uint64(p.Count) == e.Unit &&
-			(e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
-			p.Count++
-			return
-		}
-	}
-	v.entries = append(v.entries, e)
-}
-
-func (v *mover) blocks() (n uint64) {
-	for _, u := range v.units[:v.n] {
-		n += uint64(popcount(u.done))
-	}
-	return n
-}
-
-// giveUp frees the spare units that were meant for the batch.
-func (v *mover) giveUp(a *Arbiter) {
-	for i, u := range v.units[:v.n] {
-		if u.taken {
-			a.freeUnused(v.first+uint64(i), u.spare)
-		}
-	}
-}
-
-func (v *mover) committed(a *Arbiter, durable bool) {
-	if durable {
-		a.publish(v.entries)
-		v.res.Moved += v.blocks()
-		for i := range v.units[:v.n] {
-			u := &v.units[i]
-			v.res.Old += uint64(popcount(u.old))
-			if u.taken && u.done != 0 {
-				a.took(u.spare)
-			}
-		}
-	} else {
-		a.outcomeUnknown(v.entries)
-		v.res.Failed += v.blocks()
-	}
-	v.giveUp(a) // what was tried and is not in use now
-	v.release(a)
-}
-
-// holds reports whether blocks of the unit live in the spare unit.
-func holds(info *UnitInfo, spare uint32) bool {
-	for _, p := range info.Places[:info.N] {
-		if p.Spare == spare {
-			return true
-		}
-	}
-	return false
-}
-
-// release lets the requests and the heals that wait for the batch go on.
-func (v *mover) release(a *Arbiter) {
-	a.m.SetBusy(v.first, uint64(v.n), false)
-	a.room.reserved -= v.room
-	v.room = 0
-	for q := range a.cfg.Queues {
-		a.out = Message{Kind: MsgWake, Queue: uint16(q)}
-		a.drv.Send(uint16(q), &a.out)
-	}
-	v.step = moveNext
-	a.wake(v.first, uint64(v.n))
-	if v.claim >= 0 {
-		v.endRetest(a)
-	}
 }

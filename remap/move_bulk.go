@@ -107,7 +107,7 @@ func (v *mover) bulkMoved(a *Arbiter) {
 	}
 	if v.now.ToSpare {
 		device, _ := a.geo.SpareOffset(v.units[0].spare)
-		a.well(device)
+		a.deviceReads(device)
 	}
 	v.i = v.n
 	v.commit(a)

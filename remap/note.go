@@ -7,30 +7,30 @@ import "syscall"
 // unit. So before the answer all that failed becomes pending, and all that was to be tried and was
 // not, each to the end of its physical block: that reads, or does not, as one.
 
-// doom says that blocks of a read have no data to give: it will fail, after all else of it was
+// cannotRead says that blocks of a read have no data to give: it will fail, after all else of it was
 // tried and what is bad was noted.
-func (e *Engine) doom(q *request, block, count uint64, errno int32) {
+func (e *Engine) cannotRead(q *request, block, count uint64, errno int32) {
 	e.begin(q)
 	if q.internal != nil {
 		q.internal.internalFailed(q, block, count, errno)
 	}
-	if q.doomed == 0 {
-		q.doomed = errno
+	if q.readErrno == 0 {
+		q.readErrno = errno
 	}
 }
 
-// enough reports whether the failure of a first try says all there is to say: the blocks are
+// failureIsFinal reports whether the failure of a first try says all there is to say: the blocks are
 // pending already, and no smaller part of them would be tried.
-func (e *Engine) enough(q *request, o *op, res int32) bool {
+func (e *Engine) failureIsFinal(q *request, o *op, res int32) bool {
 	run := e.locate(o.block, o.block+o.count)
 	if run.Kind&KindPending == 0 || run.Kind&(KindBusy|KindLost) != 0 || run.Count < o.count ||
 		e.placeOf(run) != o.place ||
-		!within(o.block, o.count, e.grain()) {
+		!within(o.block, o.count, e.coarseBlocks()) {
 		return false
 	}
-	e.blame(q, o, res)
+	e.firstFailure(q, o, res)
 	e.failedToRead(o, res)
-	e.doom(q, o.block, o.count, res)
+	e.cannotRead(q, o.block, o.count, res)
 	return true
 }
 
@@ -49,14 +49,14 @@ func (e *Engine) tryRead(q *request, run Run) bool {
 	}
 	switch {
 	case run.Kind&KindLost != 0:
-		e.doom(q, run.Start, run.Count, -int32(syscall.EIO))
+		e.cannotRead(q, run.Start, run.Count, -int32(syscall.EIO))
 	case !e.exhausted(q):
 		e.tryInPlace(q, run)
 		return true
 	default:
 		// There is no time to try it: it is as suspect as before, unless it has moved since it
 		// failed. Nothing is known against where it lives now.
-		e.doom(q, run.Start, run.Count, q.cause)
+		e.cannotRead(q, run.Start, run.Count, q.cause)
 		upto, mapped := q.elsewhere.alike(run.Start-q.Block, run.Start-q.Block+run.Count)
 		run.Count = upto - (run.Start - q.Block)
 		if mapped == (run.Kind&KindMapped != 0) {
@@ -90,7 +90,7 @@ func (e *Engine) unreadable(q *request, run Run) bool {
 func (e *Engine) note(q *request, run Run) bool {
 	h := &q.heal
 	h.from, h.to = run.Start, run.Start+run.Count
-	h.believed = e.placeOf(run)
+	h.seenAt = e.placeOf(run)
 	start, _ := e.rounded(q)
 	h.unit = start / e.geo.BlocksPerUnit()
 	return e.sendNote(q)
@@ -100,7 +100,7 @@ func (e *Engine) note(q *request, run Run) bool {
 // it ends with that: what follows there serves another unit.
 func (e *Engine) rounded(q *request) (start, end uint64) {
 	h := &q.heal
-	if h.believed.mapped {
+	if h.seenAt.mapped {
 		size := min(e.geo.physicalBlocks(), e.geo.BlocksPerUnit())
 		return h.from / size * size, min((h.to+size-1)/size*size, e.geo.Blocks)
 	}
@@ -119,7 +119,7 @@ func (e *Engine) sendNote(q *request) bool {
 	var n uint32
 	var first, last uint8
 	for unit := h.unit; unit*per < end; unit++ {
-		mask := e.unnoted(q, unit, start, end)
+		mask := e.notYetPending(q, unit, start, end)
 		if n == 0 {
 			h.unit, first = unit, mask
 		} else if mask == 0 || n > 1 && last != full {
@@ -137,16 +137,16 @@ func (e *Engine) sendNote(q *request) bool {
 	h.step = healReporting
 	e.out = Message{
 		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Unit: h.unit, Count: n,
-		First: first, Last: last, Mapped: h.believed.mapped, Spare: h.believed.unit,
+		First: first, Last: last, Mapped: h.seenAt.mapped, Spare: h.seenAt.unit,
 		Cause: q.pendingCause(),
 	}
 	e.drv.Send(&e.out)
 	return true
 }
 
-// unnoted returns which blocks of a unit, from start to end, live where they were seen to
+// notYetPending returns which blocks of a unit, from start to end, live where they were seen to
 // fail and are not known as pending.
-func (e *Engine) unnoted(q *request, unit, start, end uint64) uint8 {
+func (e *Engine) notYetPending(q *request, unit, start, end uint64) uint8 {
 	h := &q.heal
 	per := e.geo.BlocksPerUnit()
 	lo, hi := max(start, unit*per), min(end, (unit+1)*per)
@@ -155,10 +155,10 @@ func (e *Engine) unnoted(q *request, unit, start, end uint64) uint8 {
 	}
 	info := e.m.Unit(unit)
 	here := ^info.Mapped()
-	if h.believed.mapped {
+	if h.seenAt.mapped {
 		here = 0
 		for _, p := range info.Places[:info.N] {
-			if p.Spare == h.believed.unit {
+			if p.Spare == h.seenAt.unit {
 				here = p.Mask
 			}
 		}

@@ -17,7 +17,7 @@ func (e *Engine) writeSpare(q *request) {
 // written goes on after the data was written: it is read back next.
 func (e *Engine) written(q *request) {
 	h := &q.heal
-	h.step, h.todo, h.read, h.again = healNone, todoReadBack, h.from, false
+	h.step, h.todo, h.read, h.retrying = healNone, todoReadBack, h.from, false
 }
 
 // readSpare reads back what was written there, a piece at a time, and the commit that names
@@ -43,7 +43,7 @@ func (e *Engine) inSpare(q *request, block uint64) Run {
 func (e *Engine) proved(q *request, o *op) {
 	h := &q.heal
 	o.io.Discard = false
-	h.step, h.again = healNone, false
+	h.step, h.retrying = healNone, false
 	if h.read = o.block + o.count; h.read < h.to {
 		h.todo = todoReadBack
 		return
@@ -73,8 +73,8 @@ func (e *Engine) spareFailed(q *request, o *op, class Class, again healTodo) {
 		// One of many units is bad: ask again, unit by unit.
 		e.sendAbout(q, MsgRelease, h.spare)
 		h.limit = 1
-	case !h.again && !slow:
-		h.again, h.todo = true, again
+	case !h.retrying && !slow:
+		h.retrying, h.todo = true, again
 	default:
 		h.tried[h.tries] = h.spare
 		h.tries++
@@ -83,7 +83,7 @@ func (e *Engine) spareFailed(q *request, o *op, class Class, again healTodo) {
 			e.fail(q, e.originalError(q))
 			return
 		}
-		h.again = false
+		h.retrying = false
 		e.sendReserve(q)
 	}
 }

@@ -25,7 +25,7 @@ func (v *mover) nextRetest(a *Arbiter) bool {
 		if c.state != claimRetest {
 			continue
 		}
-		v.aside, v.asideRes, v.back = v.now, v.res, v.step
+		v.suspended, v.suspendedRes, v.suspendedStep = v.now, v.res, v.step
 		v.now, v.res = Move{Retest: true, Cause: metadata.CauseRetest}, MoveResult{}
 		v.claim = i
 		v.first, v.n = c.msg.Unit, int(min(MoveBatch, c.msg.Count))
@@ -42,7 +42,7 @@ func (v *mover) nextRetest(a *Arbiter) bool {
 // claims that something has changed for.
 func (v *mover) endRetest(a *Arbiter) {
 	tested := v.claim
-	v.now, v.res, v.step, v.claim = v.aside, v.asideRes, v.back, -1
+	v.now, v.res, v.step, v.claim = v.suspended, v.suspendedRes, v.suspendedStep, -1
 	failed := false
 	for i := range a.claims {
 		c := &a.claims[i]
@@ -50,7 +50,7 @@ func (v *mover) endRetest(a *Arbiter) {
 			continue
 		}
 		info := a.m.Unit(c.msg.Unit)
-		if !believes(&c.msg, &info) || info.Pending&c.msg.First != c.msg.First {
+		if !livesWhereSeen(&c.msg, &info) || info.Pending&c.msg.First != c.msg.First {
 			a.refuse(c, MsgRetry)
 		} else if i == tested {
 			a.refuse(c, MsgRefused)

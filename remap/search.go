@@ -32,10 +32,10 @@ const (
 type finding uint8
 
 const (
-	foundSpare finding = iota // a spare unit that is well
-	foundThere                // the device answers
-	foundAway                 // it does not
-	foundPath                 // an error that says nothing of the medium came between
+	foundSpare     finding = iota // a spare unit that is well
+	foundDevice                   // the device answers
+	foundNoDevice                 // it does not
+	foundPathError                // an error that says nothing of the medium came between
 )
 
 type job struct {
@@ -55,38 +55,38 @@ const (
 )
 
 const (
-	// searchMost is how many spare units one search tries. Past searchLeast it ends when
+	// maxSearchTries is how many spare units one search tries. Past minSearchTries it ends when
 	// the time is up that a request may take.
-	searchMost, searchLeast = 128, 8
-	// askMost is how many places of a device are read to see whether it is there, if there is
+	maxSearchTries, minSearchTries = 128, 8
+	// maxReads is how many places of a device are read to see whether it is there, if there is
 	// time for it.
-	askMost = 24
-	// askLeast is how many are read though the time is up: one bad sector takes a drive
+	maxReads = 24
+	// minReads is how many are read though the time is up: one bad sector takes a drive
 	// longer than a request may take, and says nothing of the rest.
-	askLeast = 4
-	askHomes = 4 // of them where blocks are at home on the backing disk
-	// oddMost is how many spare units may fail for another reason than their medium.
-	oddMost = 4
+	minReads  = 4
+	homeReads = 4 // of them where blocks are at home on the backing disk
+	// maxPathErrors is how many spare units may fail for another reason than their medium.
+	maxPathErrors = 4
 	// ownTransfer marks the transfers of a search.
 	ownTransfer = 1 << 63
 )
 
 // search does one job after the other.
 type search struct {
-	step     searchStep
-	jobs     []job
-	now      job
-	began    int64
-	asked    int    // places that were read
-	failed   bool   // one of them for its medium, or so it seems
-	last     bool   // it asks for the last time: what it tried failed
-	spare    uint32 // that is being tried
-	tried    int
-	odd      int    // of them those that failed for another reason than their medium
-	tries    uint64 // of all searches: where the next one begins
-	salt     uint64 // of what is written
-	transfer uint64
-	data     []byte
+	step       searchStep
+	jobs       []job
+	now        job
+	began      int64
+	asked      int    // places that were read
+	failed     bool   // one of them for its medium, or so it seems
+	last       bool   // it asks for the last time: what it tried failed
+	spare      uint32 // that is being tried
+	tried      int
+	pathErrors int    // of them those that failed for another reason than their medium
+	tries      uint64 // of all searches: where the next one begins
+	salt       uint64 // of what is written
+	transfer   uint64
+	data       []byte
 }
 
 func (s *search) init(claims int) {
@@ -134,7 +134,7 @@ func (s *search) advance(a *Arbiter) {
 	}
 	s.now = s.jobs[0]
 	s.jobs = append(s.jobs[:0], s.jobs[1:]...)
-	s.began, s.tried, s.odd = a.drv.Now(), 0, 0
+	s.began, s.tried, s.pathErrors = a.drv.Now(), 0, 0
 	if s.now.kind == jobTest {
 		s.try(a, s.now.spare)
 		return
@@ -166,15 +166,15 @@ func (a *Arbiter) knownPlace(device uint8, i int) (offset int64, ok bool) {
 	if i < len(known) {
 		return known[i], true
 	}
-	if i -= len(known); device == 0 && i < askHomes {
-		block := a.geo.HeadBlocks + (a.geo.Blocks-a.geo.HeadBlocks)/askHomes*uint64(i)
+	if i -= len(known); device == 0 && i < homeReads {
+		block := a.geo.HeadBlocks + (a.geo.Blocks-a.geo.HeadBlocks)/homeReads*uint64(i)
 		return int64(block/a.geo.BlocksPerUnit()) * metadata.UnitSize, true
 	}
 	for _, e := range a.geo.Spares {
 		if e.Device != device {
 			continue
 		}
-		for try := range uint64(askMost) {
+		for try := range uint64(maxReads) {
 			at, _ := bits.Mul64(try*0x9e3779b97f4a7c15, uint64(e.Count))
 			unit := e.First + uint32(at)
 			if a.alloc.Service(unit) != InService || a.alloc.Suspected(unit) {
@@ -209,9 +209,9 @@ func (s *search) transferred(a *Arbiter, id uint64, res int32) {
 		s.failed = s.failed || medium
 		switch {
 		case ok:
-			a.well(s.now.device)
+			a.deviceReads(s.now.device)
 			s.answer(a, true)
-		case s.asked < askLeast || s.asked < askMost && !s.late(a):
+		case s.asked < minReads || s.asked < maxReads && !s.outOfTime(a):
 			s.askNext(a)
 		default:
 			s.answer(a, false)
@@ -221,12 +221,12 @@ func (s *search) transferred(a *Arbiter, id uint64, res int32) {
 	device, offset := a.geo.SpareOffset(s.spare)
 	switch {
 	case !ok && !medium && s.now.kind == jobTest:
-		s.end(a, foundPath)
+		s.end(a, foundPathError)
 	case !ok && !medium:
 		// The path is at fault, or resources are short: that says nothing of the unit.
 		a.free(s.spare, 1)
-		if s.odd++; s.odd == oddMost {
-			s.end(a, foundPath)
+		if s.pathErrors++; s.pathErrors == maxPathErrors {
+			s.end(a, foundPathError)
 			return
 		}
 		s.tryNext(a)
@@ -234,7 +234,7 @@ func (s *search) transferred(a *Arbiter, id uint64, res int32) {
 		s.step = searchReading
 		s.start(a, OpRead, device, offset)
 	case ok && s.holds():
-		a.well(device)
+		a.deviceReads(device)
 		a.unsuspect(s.spare)
 		s.end(a, foundSpare)
 	case s.now.kind == jobTest:
@@ -250,26 +250,26 @@ func (s *search) transferred(a *Arbiter, id uint64, res int32) {
 func (s *search) answer(a *Arbiter, there bool) {
 	switch {
 	case !there && !s.failed:
-		s.end(a, foundPath)
+		s.end(a, foundPathError)
 	case !there:
-		a.away(s.now.device)
-		s.end(a, foundAway)
+		a.deviceSilent(s.now.device)
+		s.end(a, foundNoDevice)
 	case !s.last && (s.now.kind == jobClaim || s.now.kind == jobMove):
 		s.tryNext(a)
 	default:
-		s.end(a, foundThere)
+		s.end(a, foundDevice)
 	}
 }
 
-// late reports whether the time is up that a request may take.
-func (s *search) late(a *Arbiter) bool {
-	return a.drv.Now()-s.began > giveUp*int64(a.cfg.Policy.IsolateFor)
+// outOfTime reports whether the time is up that a request may take.
+func (s *search) outOfTime(a *Arbiter) bool {
+	return a.drv.Now()-s.began > budgetTimes*int64(a.cfg.Policy.IsolateFor)
 }
 
 // tryNext tries the next free spare unit, or gives up.
 func (s *search) tryNext(a *Arbiter) {
 	var ok bool
-	if s.tried < searchMost && (s.tried < searchLeast || !s.late(a)) && !a.shared.Tripped() {
+	if s.tried < maxSearchTries && (s.tried < minSearchTries || !s.outOfTime(a)) && !a.shared.Tripped() {
 		s.tries++
 		s.spare, ok = a.alloc.AllocateSpread(s.tries)
 	}
@@ -310,18 +310,18 @@ func (s *search) holds() bool {
 func (s *search) end(a *Arbiter, f finding) {
 	s.step = searchIdle
 	j := s.now
-	if f == foundAway || f == foundPath {
-		a.look(j.device)
+	if f == foundNoDevice || f == foundPathError {
+		a.checkDevice(j.device)
 	}
 	switch j.kind {
 	case jobMove:
 		a.move.found(a, s.spare, f == foundSpare)
 	case jobMoved:
-		a.move.asked(a, j.device, f == foundThere)
+		a.move.asked(a, j.device, f == foundDevice)
 	case jobPending:
-		a.asked(j.claim, f == foundThere)
+		a.asked(j.claim, f == foundDevice)
 	case jobTest:
-		a.triedAgain(s.spare, f == foundSpare, f == foundThere)
+		a.suspectTested(s.spare, f == foundSpare, f == foundDevice)
 	case jobBreaker:
 		a.tripSpares(j.device, f, 0)
 	case jobClaim:
@@ -340,11 +340,11 @@ func (s *search) end(a *Arbiter, f finding) {
 // tripSpares opens the breaker because no spare unit took data.
 func (a *Arbiter) tripSpares(device uint8, f finding, tried int) {
 	switch {
-	case f == foundPath: // as any other error of the path
-	case f == foundAway:
+	case f == foundPathError: // as any other error of the path
+	case f == foundNoDevice:
 		a.tripFor(TripPath, device, "every spare unit that was tried failed, and so does what "+
 			"could be read before")
-	case tried > 0 && a.search.late(a) && tried < searchMost:
+	case tried > 0 && a.search.outOfTime(a) && tried < maxSearchTries:
 		a.tripFor(TripMedia, device, fmt.Sprintf("no spare unit was found in time that holds "+
 			"data, the last %d failed in a row; other places can be read", tried))
 	case tried > 0:

@@ -20,7 +20,7 @@ type Shared struct {
 	tripped atomic.Bool
 	// doubted has a bit for each device that an engine doubts and the arbiter has not
 	// looked at, or has found gone.
-	doubted atomic.Uint32
+	checkRequested atomic.Uint32
 	// written counts writes that were acknowledged from a spare device
 	// without FUA; flushed is the count that the last good flush covered. The
 	// backing disk is flushed always and is not counted: the count would be
@@ -34,8 +34,8 @@ type Shared struct {
 	internal counterList // of internal requests
 	// failures counts the failed flushes of all devices, and told is how many of them
 	// the user's flushes have been told of.
-	failures, told atomic.Uint64
-	flushes        flushes
+	failures, reported atomic.Uint64
+	flushes            flushes
 }
 
 // NewShared returns the state that the engines and the arbiter of one device
@@ -60,9 +60,9 @@ func (s *Shared) Tripped() bool { return s.tripped.Load() }
 
 // doubt reports whether this is the first doubt of a device since it was last
 // looked at: then the arbiter is to be told.
-func (s *Shared) doubt(device uint8) bool {
+func (s *Shared) requestCheck(device uint8) bool {
 	bit := uint32(1) << device
-	return s.doubted.Load()&bit == 0 && s.doubted.Or(bit)&bit == 0
+	return s.checkRequested.Load()&bit == 0 && s.checkRequested.Or(bit)&bit == 0
 }
 
 // slowFor is how long a device is known for slow failures after the last one.

@@ -21,10 +21,10 @@ import (
 
 // suspect is a spare unit that failed.
 type suspect struct {
-	spare  uint32
-	device uint8
-	proven bool // something else on its device was read or written well since
-	again  bool // it failed once more
+	spare       uint32
+	device      uint8
+	proven      bool // something else on its device was read or written well since
+	failedTwice bool
 }
 
 // retireBatch is how many spare units one commit retires.
@@ -55,9 +55,9 @@ func (a *Arbiter) suspect(spare uint32) {
 	a.suspects.list = append(a.suspects.list, suspect{spare: spare, device: device})
 }
 
-// well notes that something on a device was read or written well: what failed there
+// deviceReads notes that something on a device was read or written well: what failed there
 // before did so for its medium.
-func (a *Arbiter) well(device uint8) {
+func (a *Arbiter) deviceReads(device uint8) {
 	for i := range a.suspects.list {
 		if s := &a.suspects.list[i]; s.device == device {
 			s.proven = true
@@ -65,9 +65,9 @@ func (a *Arbiter) well(device uint8) {
 	}
 }
 
-// away takes back what failed on a device that does not answer: that says nothing of the
+// deviceSilent takes back what failed on a device that does not answer: that says nothing of the
 // medium.
-func (a *Arbiter) away(device uint8) {
+func (a *Arbiter) deviceSilent(device uint8) {
 	a.suspects.list = slices.DeleteFunc(a.suspects.list, func(s suspect) bool {
 		if s.device != device || s.proven {
 			return false
@@ -77,11 +77,11 @@ func (a *Arbiter) away(device uint8) {
 	})
 }
 
-// took notes that a durable commit puts blocks into a spare unit, which took them.
-func (a *Arbiter) took(spare uint32) {
+// spareHolds notes that a durable commit puts blocks into a spare unit, which took them.
+func (a *Arbiter) spareHolds(spare uint32) {
 	if len(a.suspects.list) > 0 {
 		device, _ := a.geo.SpareOffset(spare)
-		a.well(device)
+		a.deviceReads(device)
 		a.suspects.good |= 1 << device
 		a.suspects.due = true
 	}
@@ -99,26 +99,26 @@ func (a *Arbiter) retire() {
 	for _, x := range s.list {
 		switch {
 		case !x.proven || s.good>>x.device&1 == 0 || a.alloc.Service(x.spare) != InService:
-		case !x.again && !a.alloc.IsUsed(x.spare):
+		case !x.failedTwice && !a.alloc.IsUsed(x.spare):
 			s.testing = true
 			must(a.alloc.Take(x.spare, 1))
 			a.search.add(a, job{kind: jobTest, device: x.device, spare: x.spare})
 			return
-		case x.again && len(s.entries) < retireBatch:
+		case x.failedTwice && len(s.entries) < retireBatch:
 			s.entries = append(s.entries, metadata.Entry{
 				Spare: x.spare, Count: 1, State: metadata.StateRetired, Cause: metadata.CauseSpare,
 				Time: now,
 			})
 		}
 	}
-	if len(s.entries) > 0 && a.fits(perEntry*uint64(len(s.entries)), 0) {
+	if len(s.entries) > 0 && a.tableFits(perEntry*uint64(len(s.entries)), 0) {
 		s.pending = a.journalCommit(commitRetire, 0, s.entries)
 	}
 }
 
-// triedAgain takes the end of a try of a suspect unit: it is well, or it failed while its device
+// suspectTested takes the end of a try of a suspect unit: it is well, or it failed while its device
 // answers, or nothing is known.
-func (a *Arbiter) triedAgain(spare uint32, well, bad bool) {
+func (a *Arbiter) suspectTested(spare uint32, well, bad bool) {
 	a.suspects.testing, a.suspects.due = false, true
 	a.free(spare, 1)
 	i := slices.IndexFunc(a.suspects.list, func(s suspect) bool { return s.spare == spare })
@@ -127,7 +127,7 @@ func (a *Arbiter) triedAgain(spare uint32, well, bad bool) {
 	case well:
 		a.unsuspect(spare)
 	case bad:
-		a.suspects.list[i].again = true
+		a.suspects.list[i].failedTwice = true
 	default:
 		a.suspects.list[i].proven = false // until something is well there again
 	}

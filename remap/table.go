@@ -27,7 +27,7 @@ func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint
 	return a.table().Entries(cursor, dst)
 }
 
-func (a *Arbiter) table() table { return table{a.m, a.alloc, a.known, a.room.density} }
+func (a *Arbiter) table() table { return table{a.m, a.alloc, a.known, a.space.density} }
 
 // Entries is Arbiter.Entries.
 func (t table) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
@@ -72,8 +72,8 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Pending marks and moves leave room for as many heals as there are spare units, within a
 // quarter of the table.
 
-// room is how full the table is.
-type room struct {
+// tableSpace is how full the table is.
+type tableSpace struct {
 	capacity uint64 // entries that a checkpoint holds; 0: no limit
 	density  metadata.Density
 	upper    uint64 // entries that there are, at most
@@ -85,7 +85,7 @@ type room struct {
 
 // Slack of the bound: what several calls of a Source cut, and what changes while a checkpoint is
 // written.
-func (r *room) slack() uint64 { return r.capacity/64 + 64 }
+func (r *tableSpace) slack() uint64 { return r.capacity/64 + 64 }
 
 const (
 	perEntry     = 3 // what one entry about one unit or a run of fresh ones adds
@@ -93,10 +93,10 @@ const (
 	recountLeast = 256
 )
 
-// fits reports whether that many entries more have room beside keep others. It counts the
+// tableFits reports whether that many entries more have room beside keep others. It counts the
 // table if that may help.
-func (a *Arbiter) fits(n, keep uint64) bool {
-	r := &a.room
+func (a *Arbiter) tableFits(n, keep uint64) bool {
+	r := &a.space
 	if r.capacity == 0 {
 		return true
 	}
@@ -123,32 +123,32 @@ func (a *Arbiter) fits(n, keep uint64) bool {
 }
 
 func (a *Arbiter) countEntries() {
-	a.room.upper, a.room.since = metadata.CountEntries(a.table()), 0
+	a.space.upper, a.space.since = metadata.CountEntries(a.table()), 0
 }
 
-// reserveRoom takes room for something that is about to begin; false if there is none.
-func (a *Arbiter) reserveRoom(n, keep uint64) bool {
-	if !a.fits(n, keep) {
+// reserveSpace takes room for something that is about to begin; false if there is none.
+func (a *Arbiter) reserveSpace(n, keep uint64) bool {
+	if !a.tableFits(n, keep) {
 		return false
 	}
-	a.room.reserved += n
+	a.space.reserved += n
 	return true
 }
 
-// roomFor takes room for what a claim's commit may say. If only what is under way is in the
+// spaceForClaim takes room for what a claim's commit may say. If only what is under way is in the
 // way of it the claim waits; else it is refused.
-func (a *Arbiter) roomFor(c *claim) bool {
+func (a *Arbiter) spaceForClaim(c *claim) bool {
 	n := uint64(perEntry) + 2*uint64(c.msg.Tries)
 	if c.msg.Count > 1 {
 		n += 2 * perEntry
 	}
-	a.giveRoom(c)
+	a.returnSpace(c)
 	switch {
-	case a.reserveRoom(n, 0):
-		c.room = n
+	case a.reserveSpace(n, 0):
+		c.space = n
 		return true
-	case a.room.reserved > 0 && a.room.upper+n+a.room.slack() <= a.room.capacity:
-		a.room.full, a.room.wanted = false, true
+	case a.space.reserved > 0 && a.space.upper+n+a.space.slack() <= a.space.capacity:
+		a.space.full, a.space.wanted = false, true
 		a.set(c, claimWaiting)
 	default:
 		a.refuse(c, MsgRefused)
@@ -156,35 +156,35 @@ func (a *Arbiter) roomFor(c *claim) bool {
 	return false
 }
 
-// roomToReport takes room for what a claim calls pending.
-func (a *Arbiter) roomToReport(c *claim) bool {
-	a.giveRoom(c)
+// spaceForReport takes room for what a claim calls pending.
+func (a *Arbiter) spaceForReport(c *claim) bool {
+	a.returnSpace(c)
 	counts := a.m.Counts()
 	n := 3*perEntry + min(uint64(c.msg.Count), counts.Mapped+counts.Lost)
-	if !a.reserveRoom(n, a.forHeals()) {
+	if !a.reserveSpace(n, a.spaceForHeals()) {
 		return false
 	}
-	c.room = n
+	c.space = n
 	return true
 }
 
-// giveRoom gives back what is reserved for a claim.
-func (a *Arbiter) giveRoom(c *claim) {
-	if c.room > 0 && a.room.wanted {
-		a.room.wanted = false
+// returnSpace gives back what is reserved for a claim.
+func (a *Arbiter) returnSpace(c *claim) {
+	if c.space > 0 && a.space.wanted {
+		a.space.wanted = false
 		a.wakeAll()
 	}
-	a.room.reserved -= c.room
-	c.room = 0
+	a.space.reserved -= c.space
+	c.space = 0
 }
 
-// forHeals is the room that is kept for heals.
-func (a *Arbiter) forHeals() uint64 {
-	return min(perEntry*a.alloc.FreeCount(), a.room.capacity/4)
+// spaceForHeals is the room that is kept for heals.
+func (a *Arbiter) spaceForHeals() uint64 {
+	return min(perEntry*a.alloc.FreeCount(), a.space.capacity/4)
 }
 
-// spend notes what entries that were made durable have added.
-func (a *Arbiter) spend(entries []metadata.Entry) {
+// chargeTable notes what entries that were made durable have added.
+func (a *Arbiter) chargeTable(entries []metadata.Entry) {
 	for _, e := range entries {
 		n := uint64(perEntry)
 		if e.State == metadata.StatePending && e.Count > 1 {
@@ -192,8 +192,8 @@ func (a *Arbiter) spend(entries []metadata.Entry) {
 			c := a.m.Counts()
 			n += min(uint64(e.Count), c.Mapped+c.Lost)
 		}
-		a.room.upper += n
-		a.room.since += n
+		a.space.upper += n
+		a.space.since += n
 	}
 }
 

@@ -285,7 +285,7 @@ func (c *Coordinator) Status() Status {
 
 // LookForDevices notes which devices are missing: one that is not in use has not failed yet.
 func (c *Coordinator) LookForDevices() {
-	c.arbiter.Look()
+	c.arbiter.CheckDevices()
 	c.pump()
 }
 

@@ -112,7 +112,7 @@ func TestOperations(t *testing.T) {
 				failed = 1
 			}
 			if n := r.shared.FailedFlushes(c.op.Device); n != uint64(failed) ||
-				r.shared.UntoldFlush() != c.flush || len(r.flushFailed) != failed ||
+				r.shared.UnreportedFlush() != c.flush || len(r.flushFailed) != failed ||
 				r.Status().FlushErrors != uint64(failed) {
 				t.Errorf("%d flushes count as failed, want %d", n, failed)
 			}

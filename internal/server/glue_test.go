@@ -357,7 +357,7 @@ func TestFlushOfOursThatFails(t *testing.T) {
 			}
 			break
 		}
-		if !s.shared.UntoldFlush() || s.untoldFlush() == nil {
+		if !s.shared.UnreportedFlush() || s.untoldFlush() == nil {
 			t.Fatalf("flush %d: there is nothing to be told", nth)
 		}
 		if s.shared.Tripped() || s.alloc.Retired() != 0 {

@@ -490,7 +490,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 		Backing: s.set.Devices[0].Path(), Spares: []string{},
 		PID: os.Getpid(), PIDNamespace: host.PIDNamespace(), PreviousPID: previous,
 		Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
-		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UntoldFlush(),
+		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UnreportedFlush(),
 		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
 		Epoch: s.epoch, Version: s.cfg.Version,
 	}

@@ -19,7 +19,7 @@ func tripAction(kind remap.TripKind, name string) string {
 	case remap.TripMetadata:
 		return "see the log of the kernel for the disk's errors, check its cables and power; " +
 			"when it takes writes again: " + resume
-	case remap.TripGone:
+	case remap.TripMissing:
 		return "bring the disk back: cables, power, its controller; then: " + resume
 	}
 	return "check the disk's cables and power, then: " + resume

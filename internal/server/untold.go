@@ -11,7 +11,7 @@ import (
 
 // untoldFlush says what an orderly stop has to report, nil for nothing.
 func (s *server) untoldFlush() error {
-	if !s.shared.UntoldFlush() {
+	if !s.shared.UnreportedFlush() {
 		return nil
 	}
 	var errs []error
@@ -29,7 +29,7 @@ func (s *server) untoldFlush() error {
 // leaveUntold leaves word to the server that the device is left to: its first flush of a
 // user fails.
 func (s *server) leaveUntold() {
-	if !s.shared.UntoldFlush() {
+	if !s.shared.UnreportedFlush() {
 		return
 	}
 	s.record.FlushUntold = true

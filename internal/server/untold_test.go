@@ -42,7 +42,7 @@ func TestWordOfAFailedFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.leaveUntold()
-	if read().FlushUntold || first.shared.UntoldFlush() {
+	if read().FlushUntold || first.shared.UnreportedFlush() {
 		t.Error("word of a flush, and none has failed")
 	}
 	f := first.shared.Durable(0)
@@ -54,15 +54,15 @@ func TestWordOfAFailedFlush(t *testing.T) {
 	}
 
 	second := successor(t, read())
-	if !second.shared.UntoldFlush() {
+	if !second.shared.UnreportedFlush() {
 		t.Error("the next server has not heard of it")
 	}
 	// It dies before it serves: the one after it hears of it too.
-	if third := successor(t, read()); !third.shared.UntoldFlush() {
+	if third := successor(t, read()); !third.shared.UnreportedFlush() {
 		t.Error("the server after that has not heard of it")
 	}
 	second.toldInPerson()
-	if read().FlushUntold || !second.shared.UntoldFlush() {
+	if read().FlushUntold || !second.shared.UnreportedFlush() {
 		t.Error("once it serves it tells it itself, and the record says nothing of it any more")
 	}
 	e := remap.NewEngine(remap.EngineConfig{Depth: 1, MaxBlocks: 1, ZeroBlocks: 1}, second.shared,
@@ -70,7 +70,7 @@ func TestWordOfAFailedFlush(t *testing.T) {
 	e.Submit(&remap.Request{Op: remap.OpFlush})
 	e.Complete(0, 0)
 	e.Complete(1, 0)
-	if second.shared.UntoldFlush() || e.Inflight() != 0 {
+	if second.shared.UnreportedFlush() || e.Inflight() != 0 {
 		t.Error("a flush of the user did not tell it")
 	}
 }

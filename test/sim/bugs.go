@@ -255,7 +255,7 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 	switch b {
 	case BugEarlyAck, BugEarlyClear:
 		if e := sv.early[key]; e != nil && e.answers > 0 && m.Kind != remap.MsgGraceDone &&
-			m.Kind != remap.MsgDoubt {
+			m.Kind != remap.MsgCheckDevice {
 			e.held = append(e.held, *m)
 			return false
 		}

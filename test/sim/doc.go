@@ -58,7 +58,7 @@
 // away. Where one spare unit in eight is well, one is found. What an operator moves was
 // read at its new place. No commit becomes durable, and so no spare unit is used up, while
 // the backing is gone. Nothing hangs. At quiet moments the allocator agrees with the map,
-// no claim, operation or limbo is left over, and what a load finds on the disks is the live
+// no claim, operation or deferred free is left over, and what a load finds on the disks is the live
 // table.
 //
 // Metadata must survive more than that. Before a start, copies of the disks are damaged and

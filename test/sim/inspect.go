@@ -102,8 +102,8 @@ func (s *sim) quiet() {
 	if used := a.Used(); used != uint64(len(owners)) {
 		s.failf("%d spare units are in use, blocks live in %d", used, len(owners))
 	}
-	if n := a.Limbo(); n != 0 {
-		s.failf("%d spare units are in limbo at a quiet moment", n)
+	if n := a.Deferred(); n != 0 {
+		s.failf("%d spare units wait to be freed at a quiet moment", n)
 	}
 	if n := a.Quarantined(); n != 0 {
 		s.failf("%d spare units are in quarantine at a quiet moment", n)

@@ -365,10 +365,10 @@ func messageString(m *remap.Message) string {
 		remap.MsgReserved: "reserved", remap.MsgRefused: "refused",
 		remap.MsgRetry: "retry", remap.MsgCommitted: "committed", remap.MsgFailed: "failed",
 		remap.MsgGrace: "grace", remap.MsgWake: "wake",
-		remap.MsgDoubt: "doubt",
+		remap.MsgCheckDevice: "doubt",
 	}
 	switch m.Kind {
-	case remap.MsgDoubt:
+	case remap.MsgCheckDevice:
 		return fmt.Sprintf("%s disk %d", names[m.Kind], m.Device)
 	case remap.MsgGrace, remap.MsgGraceDone, remap.MsgWake:
 		return fmt.Sprintf("%s %d", names[m.Kind], m.Generation)

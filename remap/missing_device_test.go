@@ -46,7 +46,7 @@ func TestGone(t *testing.T) {
 				}
 				r.want("alerts", len(r.alerts), 1)
 				r.want("reason", r.a.Status().Reason, goneReason)
-				if err := r.a.Resume(); !errors.Is(err, ErrGone) || !strings.Contains(err.Error(),
+				if err := r.a.Resume(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(),
 					goneReason) {
 					t.Errorf("resume: %v", err)
 				}
@@ -93,11 +93,11 @@ func TestGoneIsTheReason(t *testing.T) {
 
 	// Found gone while the breaker is open, and by somebody who only looks.
 	r := newRig(t, 512, 64)
-	r.a.Look()
+	r.a.CheckDevices()
 	r.want("tripped", r.s.Tripped(), false)
 	r.a.trip(TripPath, "something")
 	r.gone = map[uint8]string{0: goneReason}
-	r.a.Look()
+	r.a.CheckDevices()
 	r.want("reason", r.a.Status().Reason, goneReason)
 	r.want("alerts", len(r.alerts), 1)
 }
@@ -119,7 +119,7 @@ func TestSpareUnderTest(t *testing.T) {
 		}
 		r.a.search = s
 		r.a.freeUnused(7, spare)
-		if r.a.alloc.InLimbo(spare) || !r.a.alloc.IsUsed(spare) {
+		if r.a.alloc.FreeDeferred(spare) || !r.a.alloc.IsUsed(spare) {
 			t.Errorf("%s: it is freed", name)
 		}
 		r.a.free(spare, 1)
@@ -128,7 +128,7 @@ func TestSpareUnderTest(t *testing.T) {
 	if err := r.a.alloc.Take(spare, 1); err != nil {
 		t.Fatal(err)
 	}
-	if r.a.freeUnused(7, spare); !r.a.alloc.InLimbo(spare) {
+	if r.a.freeUnused(7, spare); !r.a.alloc.FreeDeferred(spare) {
 		t.Error("one that nobody tries stays in use")
 	}
 }

@@ -5,27 +5,27 @@ package remap
 // that reads get 0 bytes and writes ENOSPC, which says nothing of the medium and would
 // never open the breaker.
 
-// Look opens the breaker if a device is gone. Nothing need have failed: a driver may
+// CheckDevices opens the breaker if a device is gone. Nothing need have failed: a driver may
 // call it whenever somebody asks how things are.
-func (a *Arbiter) Look() {
+func (a *Arbiter) CheckDevices() {
 	for d := range a.geo.Devices {
-		a.look(uint8(d))
+		a.checkDevice(uint8(d))
 	}
 }
 
-// look opens the breaker if a device is gone. One that is stays in doubt, so that
+// checkDevice opens the breaker if a device is gone. One that is stays in doubt, so that
 // the engines tell of it once.
-func (a *Arbiter) look(device uint8) {
+func (a *Arbiter) checkDevice(device uint8) {
 	why := a.drv.Missing(device)
 	if why == "" {
-		a.shared.doubted.And(^(uint32(1) << device))
+		a.shared.checkRequested.And(^(uint32(1) << device))
 		return
 	}
 	if a.shared.Tripped() {
-		a.reason, a.kind = why, TripGone // that is what the operator has to know
+		a.reason, a.kind = why, TripMissing // that is what the operator has to know
 		return
 	}
-	a.trip(TripGone, why)
+	a.trip(TripMissing, why)
 }
 
 // missing says which of the devices is gone, and why; empty if none is.
@@ -46,7 +46,7 @@ func (a *Arbiter) tripFor(kind TripKind, device uint8, reason string) {
 	}
 	switch why := a.missing(); {
 	case why != "":
-		reason, kind = why, TripGone
+		reason, kind = why, TripMissing
 	case int(device) < len(a.cfg.Names):
 		reason = a.cfg.Names[device] + ": " + reason
 	}

@@ -1,0 +1,123 @@
+package remap
+
+// This file takes the reports of reads: blocks that could not be read become pending.
+
+// deviceOf returns where the blocks of a message's first unit live.
+func (a *Arbiter) deviceOf(m *Message) uint8 {
+	device, _ := a.geo.HomeOffset(m.Unit * a.geo.BlocksPerUnit())
+	if m.Mapped {
+		device, _ = a.geo.SpareOffset(m.Spare)
+	}
+	return device
+}
+
+// asked goes on with a claim that calls blocks pending, once their device was asked.
+// What a device that is away answers says nothing of its medium.
+func (a *Arbiter) asked(i int, there bool) {
+	c := &a.claims[i]
+	a.set(c, claimNone)
+	if !there {
+		a.answer(c, MsgFailed)
+		return
+	}
+	m := c.msg
+	a.pending(i, &m)
+}
+
+// pending has blocks marked that could not be read, or were to be read with some that could
+// not. What the table knows already is left out; the answer says how far it got.
+func (a *Arbiter) pending(i int, m *Message) {
+	c := &a.claims[i]
+	c.msg = *m
+	now := a.trimReport(c)
+	switch {
+	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
+		a.answer(c, MsgFailed)
+	case now == healed:
+		// They may be on their way to another place, or the heal fails. Then they are known to
+		// be bad by this report alone: it waits for the end.
+		c.msg = *m
+		a.set(c, claimWaiting)
+	case now == relocating:
+		// What moves may be at another place soon. The engine looks again then.
+		a.answer(c, MsgRetry)
+	case c.msg.First == 0:
+		a.answer(c, MsgCommitted) // all of it is known, or lives at another place
+	case !a.spaceForReport(c):
+		a.answer(c, MsgFailed)
+	default:
+		c.time = a.drv.WallClock()
+		a.set(c, claimReporting)
+		if !a.journalCommit(commitClaim, i, a.claimEntries(c)) {
+			a.set(c, claimNone)
+			a.returnSpace(c)
+			a.answer(c, MsgFailed)
+		}
+	}
+}
+
+// trimReport reduces a report to the first units in a row about which the table has something
+// to learn, as far as one span can say it. What is not settled about the first of them has
+// the report put off.
+func (a *Arbiter) trimReport(c *claim) unitActivity {
+	m := c.msg
+	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
+	var n uint32
+	for i := range m.Count {
+		mask, now := a.newlyPending(&m, m.Unit+uint64(i))
+		switch {
+		case n == 0 && mask == 0:
+			continue
+		case n == 0 && now != settled:
+			c.msg.Unit, c.count = m.Unit+uint64(i), 0
+			return now
+		case n == 0:
+			c.msg.Unit, c.msg.First = m.Unit+uint64(i), mask
+		case mask == 0, now != settled, n > 1 && c.msg.Last != full:
+			c.msg.Count, c.count = n, n
+			return settled
+		}
+		c.msg.Last = mask
+		n++
+	}
+	if n == 0 { // the answer is about all of it
+		c.msg.First, n = 0, m.Count
+	}
+	c.msg.Count, c.count = n, n
+	return settled
+}
+
+// unitActivity says what is going on with the blocks of a unit.
+type unitActivity uint8
+
+const (
+	settled    unitActivity = iota
+	relocating              // they are being relocated
+	healed                  // somebody writes to a spare unit for them
+)
+
+// newlyPending returns which blocks of one unit of a report the table does not know as pending yet,
+// where they are said to live.
+func (a *Arbiter) newlyPending(m *Message, unit uint64) (mask uint8, now unitActivity) {
+	info := a.m.Unit(unit)
+	mask = m.maskOf(unit) & uint8(1<<a.geo.BlocksPerUnit()-1) &^ (info.Pending | info.Lost)
+	if !m.Mapped {
+		mask &^= info.Mapped()
+	} else {
+		var here uint8
+		for _, p := range info.Places[:info.N] {
+			if p.Spare == m.Spare {
+				here = p.Mask
+			}
+		}
+		mask &= here
+	}
+	switch {
+	case mask == 0:
+	case info.Busy:
+		return mask, relocating
+	case mask&a.healing(unit) != 0:
+		return mask, healed
+	}
+	return mask, settled
+}

@@ -1,0 +1,87 @@
+package remap
+
+import (
+	"slices"
+
+	"ublkremap/metadata"
+)
+
+// This file is about commits of unknown outcome: the record may be on the media, or not.
+
+// outcomeUnknown takes entries whose record may or may not be on the media. Until
+// a later record about them is durable, their blocks answer errors — the old
+// data may be what a restart finds, and so may the new — and their spare units
+// are set aside.
+func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
+	for _, e := range entries {
+		switch e.State {
+		case metadata.StateMapped, metadata.StateHome:
+			for i := range uint64(e.Count) {
+				a.keepKnown(e.Unit+i, e.Mask)
+			}
+			lost := e
+			lost.State, lost.Cause, lost.Spare = metadata.StateLost, metadata.CauseUnknown, 0
+			a.m.Apply(lost)
+		}
+		a.unknown = append(a.unknown, e)
+		if e.State == metadata.StateMapped {
+			for i := range e.Count {
+				a.holdSpare(e.Unit+uint64(i), e.Spare+i)
+			}
+		}
+	}
+	a.tripFor(TripMetadata, 0, "no metadata mirror on the backing disk takes a commit")
+}
+
+// keepKnown notes what is durable about blocks before the Map calls them lost:
+// that they are is for the readers of the Map, and must not get into a
+// checkpoint, or a restart would lose data that is at its place.
+func (a *Arbiter) keepKnown(unit uint64, mask uint8) {
+	for _, e := range a.unknown {
+		if (e.State == metadata.StateMapped || e.State == metadata.StateHome) && unit >= e.Unit &&
+			unit-e.Unit < uint64(e.Count) {
+			mask &^= e.Mask // it is in known already
+		}
+	}
+	info := a.m.Unit(unit)
+	say := func(state metadata.State, spare uint32, of uint8) {
+		if of &= mask; of != 0 {
+			a.known = append(a.known, metadata.Entry{
+				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: info.Cause,
+				Time: info.Time,
+			})
+		}
+	}
+	say(metadata.StateHome, 0, ^(info.Mapped() | info.Lost))
+	for _, p := range info.Places[:info.N] {
+		say(metadata.StateMapped, p.Spare, p.Mask)
+	}
+	say(metadata.StateLost, 0, info.Lost)
+	say(metadata.StatePending, 0, info.Pending)
+}
+
+// holdSpare keeps a spare unit from being used for anything, without calling it
+// used, unless blocks live there.
+func (a *Arbiter) holdSpare(unit uint64, spare uint32) {
+	if info := a.m.Unit(unit); !holds(&info, spare) && a.alloc.IsUsed(spare) &&
+		!a.alloc.FreeDeferred(spare) {
+		must(a.alloc.DeferFree(spare, 1))
+	}
+}
+
+// releaseSpare undoes holdSpare.
+func (a *Arbiter) releaseSpare(spare uint32) {
+	if a.alloc.FreeDeferred(spare) && !a.grace.isDeferred(spare) {
+		must(a.alloc.Free(spare, 1))
+		must(a.alloc.Take(spare, 1))
+	}
+}
+
+// inDoubt reports whether a record of unknown outcome puts blocks into the
+// spare unit, or takes them away from it.
+func (a *Arbiter) inDoubt(spare uint32) bool {
+	names := func(e metadata.Entry) bool {
+		return e.State == metadata.StateMapped && spare >= e.Spare && spare-e.Spare < e.Count
+	}
+	return slices.ContainsFunc(a.unknown, names) || slices.ContainsFunc(a.known, names)
+}

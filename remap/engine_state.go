@@ -1,0 +1,116 @@
+package remap
+
+// This file is what an Engine knows of its requests and operations.
+
+// opKind says which part of a request an operation carries out.
+type opKind uint8
+
+const (
+	opFirst opKind = iota // the first try
+	opProbe               // a try in place while a failure is isolated
+	opHeal                // data on its way to a reserved spare unit
+	opProof               // reading it back from there
+	opFlush               // a flush of one device
+)
+
+// op is one operation on a device. It stays in flight through short results
+// and retries for want of resources.
+type op struct {
+	io     IO
+	block  uint64 // first exported block; opFlush: the write count that it covers
+	count  uint64 // blocks
+	place  place
+	kind   opKind
+	parity uint8 // which grace period it belongs to; internalParity: to none
+	active bool
+	// durable: a flush is to follow the write, or does. settling: that is done, and others
+	// are waited for.
+	durable, settling bool
+	flush             Flushing
+	due               int64 // monotonic ns of the next retry; 0: with the driver
+	since             int64 // when it first failed for want of resources
+	delay             int64
+	next              int32 // free list
+}
+
+// place is what an operation seenAt about its blocks' place.
+type place struct {
+	mapped bool
+	unit   uint32 // spare unit of the first block, if mapped
+}
+
+// healStep says what a request waits for.
+type healStep uint8
+
+const (
+	healNone       healStep = iota
+	healReserving           // MsgReserve is with the Arbiter
+	healWriting             // the data is on its way to the spare units
+	healCommitting          // MsgCommit is with the Arbiter
+	healReporting           // MsgPending is with the Arbiter; when all is noted the read fails
+)
+
+// pace is how long a device takes to fail.
+type pace uint8
+
+const (
+	paceUnknown pace = iota
+	paceQuick
+	paceSlow
+)
+
+// healTodo says what a heal does next, once the operation that led to it has ended.
+type healTodo uint8
+
+const (
+	todoNothing  healTodo = iota
+	todoWrite             // write to the spare units once more
+	todoReadBack          // read what was written there
+)
+
+// request is the state of one tag.
+type request struct {
+	Request
+	cursor, end uint64 // blocks not yet tried; opFlush: devices
+	inflight    int    // operations
+	errno       int32  // the answer so far
+	reported    uint64 // opFlush: failed flushes that were told of when it began
+	active      bool
+	parked      bool             // waits for busy units
+	isolating   bool             // something failed and was or is being isolated
+	cancelled   bool             // an internal request: nothing more is tried
+	internal    *internalRequest // nil: it is a request of the user
+
+	// What follows is in use only while isolating.
+	// failed as part of an operation, not yet tried by themselves; or pending or lost
+	suspect blockset
+	// failed at home by themselves, or could not be tried there; of a read: and not noted yet
+	bad blockset
+	// Of a read: what failed in a spare unit. The rest of what failed did so at home.
+	elsewhere blockset
+	probe     uint64 // blocks to try at once
+	attempts  int    // of what is being tried
+	found     int    // how much was found bad by itself
+	since     int64  // monotonic ns of the first failure
+	// monotonic ns: of the probe, or of the write to a spare unit, that is under way
+	began     int64
+	cause     int32 // the first failure
+	readErrno int32 // a read: its answer, once all of it was tried and what is bad is noted
+	pace      pace  // how long what fails takes
+	healed    bool
+
+	heal struct {
+		step     healStep
+		from, to uint64 // exported blocks
+		seenAt   place  // where they were when they were found bad
+		untried  bool   // they were not found bad, but pending or lost
+		spare    uint32 // first spare unit granted
+		limit    uint64 // units to ask for at most; 0: no limit
+		retrying bool   // the write to the spare unit, or reading it back, is in its second try
+		todo     healTodo
+		read     uint64 // read back up to here
+		unit     uint64 // of a report: the units before it are noted
+		tried    [MaxTries]uint32
+		tries    uint8
+	}
+}

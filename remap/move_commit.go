@@ -1,0 +1,163 @@
+package remap
+
+import (
+	"math/bits"
+
+	"ublkremap/metadata"
+)
+
+// This file ends a batch: what was moved is committed, and what did not read becomes pending.
+
+// doubt has the device asked, before the commit, on which the current run did not read. Of the
+// backing disk the commit itself tells whether it is there.
+func (v *mover) doubt(a *Arbiter) {
+	if device, _ := v.place(a, v.now.ToSpare); device != 0 {
+		v.doubted |= 1 << device
+	}
+}
+
+// askDoubted asks the devices on which blocks did not read, one after the other; then it
+// commits.
+func (v *mover) askDoubted(a *Arbiter) {
+	if v.doubted == 0 {
+		v.commit(a)
+		return
+	}
+	v.step = moveAsk
+	a.search.add(a, job{kind: jobMoved, device: uint8(bits.TrailingZeros32(v.doubted))})
+}
+
+// asked takes a device's answer. If it is away nothing that did not read there is pending.
+func (v *mover) asked(a *Arbiter, device uint8, there bool) {
+	v.doubted &^= 1 << device
+	for i := range v.units[:v.n] {
+		if u := &v.units[i]; !there && u.bad != 0 {
+			info := a.m.Unit(v.first + uint64(i))
+			u.bad &^= a.livesOn(v.first+uint64(i), &info, device)
+		}
+	}
+	v.askDoubted(a)
+}
+
+// livesOn returns which blocks of a unit live on a device.
+func (a *Arbiter) livesOn(unit uint64, info *UnitInfo, device uint8) (mask uint8) {
+	if d, _ := a.geo.HomeOffset(unit * a.geo.BlocksPerUnit()); d == device {
+		mask = ^info.Mapped()
+	}
+	for _, p := range info.Places[:info.N] {
+		if d, _ := a.geo.SpareOffset(p.Spare); d == device {
+			mask |= p.Mask
+		}
+	}
+	return mask
+}
+
+// commit hands the batch's changes to the journal.
+func (v *mover) commit(a *Arbiter) {
+	v.time = a.drv.WallClock()
+	v.buildEntries(a)
+	v.step = moveCommit
+	if len(v.entries) == 0 {
+		v.giveUp(a)
+		v.release(a)
+	} else if !a.journalCommit(commitMove, 0, v.entries) {
+		v.res.Failed += v.blocks()
+		v.giveUp(a)
+		v.release(a)
+	}
+}
+
+// buildEntries says what the batch changes, units in a row as one entry.
+func (v *mover) buildEntries(a *Arbiter) {
+	v.entries = v.entries[:0]
+	marked := uint64(0)
+	for i, u := range v.units[:v.n] {
+		unit := v.first + uint64(i)
+		if u.done != 0 {
+			e := metadata.Entry{Unit: unit, Count: 1, Mask: u.done, State: metadata.StateHome,
+				Cause: v.now.Cause, Time: v.time}
+			if v.now.ToSpare || u.pass == passRead {
+				e.State, e.Spare = metadata.StateMapped, u.spare
+			}
+			v.add(e)
+		}
+		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 ||
+			a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
+			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending,
+				Cause: metadata.CauseRead, Time: v.time})
+		}
+	}
+}
+
+func (v *mover) add(e metadata.Entry) {
+	if n := len(v.entries); n > 0 {
+		p := &v.entries[n-1]
+		if p.State == e.State && p.Mask == e.Mask && p.Unit+uint64(p.Count) == e.Unit &&
+			(e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
+			p.Count++
+			return
+		}
+	}
+	v.entries = append(v.entries, e)
+}
+
+func (v *mover) blocks() (n uint64) {
+	for _, u := range v.units[:v.n] {
+		n += uint64(popcount(u.done))
+	}
+	return n
+}
+
+// giveUp frees the spare units that were meant for the batch.
+func (v *mover) giveUp(a *Arbiter) {
+	for i, u := range v.units[:v.n] {
+		if u.taken {
+			a.freeUnused(v.first+uint64(i), u.spare)
+		}
+	}
+}
+
+func (v *mover) committed(a *Arbiter, durable bool) {
+	if durable {
+		a.publish(v.entries)
+		v.res.Moved += v.blocks()
+		for i := range v.units[:v.n] {
+			u := &v.units[i]
+			v.res.Old += uint64(popcount(u.old))
+			if u.taken && u.done != 0 {
+				a.spareHolds(u.spare)
+			}
+		}
+	} else {
+		a.outcomeUnknown(v.entries)
+		v.res.Failed += v.blocks()
+	}
+	v.giveUp(a) // what was tried and is not in use now
+	v.release(a)
+}
+
+// holds reports whether blocks of the unit live in the spare unit.
+func holds(info *UnitInfo, spare uint32) bool {
+	for _, p := range info.Places[:info.N] {
+		if p.Spare == spare {
+			return true
+		}
+	}
+	return false
+}
+
+// release lets the requests and the heals that wait for the batch go on.
+func (v *mover) release(a *Arbiter) {
+	a.m.SetBusy(v.first, uint64(v.n), false)
+	a.space.reserved -= v.space
+	v.space = 0
+	for q := range a.cfg.Queues {
+		a.out = Message{Kind: MsgWake, Queue: uint16(q)}
+		a.drv.Send(uint16(q), &a.out)
+	}
+	v.step = moveNext
+	a.wake(v.first, uint64(v.n))
+	if v.claim >= 0 {
+		v.endRetest(a)
+	}
+}

@@ -1,0 +1,154 @@
+package remap
+
+import (
+	"bytes"
+	"syscall"
+
+	"ublkremap/metadata"
+)
+
+// This file copies the blocks of a batch, unit by unit, and reads back what it wrote.
+
+// beginUnit goes on with the current unit's next pass, or with the next unit, and starts
+// copying the first of its blocks; past the last unit it commits.
+func (v *mover) beginUnit(a *Arbiter) {
+	for ; v.i < v.n; v.i++ {
+		for v.nextPass(a) {
+			v.from, v.to, v.single, v.reads = 0, 0, false, 0
+			if v.nextRun(a) {
+				return
+			}
+		}
+	}
+	v.askDoubted(a)
+}
+
+// nextRun starts to copy the next run of the current unit's blocks, from v.to
+// on; false if there is none.
+func (v *mover) nextRun(a *Arbiter) bool {
+	u := &v.units[v.i]
+	per := uint(a.geo.BlocksPerUnit())
+	v.from = v.to
+	for v.from < per && u.mask>>v.from&1 == 0 {
+		v.from++
+	}
+	if v.from == per {
+		return false
+	}
+	v.to = v.from + 1
+	for !v.single && v.to < per && u.mask>>v.to&1 != 0 {
+		v.to++
+	}
+	v.reading, v.verifying = true, false
+	v.start(a, OpRead, v.now.ToSpare || u.pass == passHome || u.pass == passOld, v.data)
+	return true
+}
+
+// place returns where the current run lives at home, or in its spare unit.
+func (v *mover) place(a *Arbiter, home bool) (device uint8, offset int64) {
+	if home {
+		return a.geo.HomeOffset((v.first+uint64(v.i))*a.geo.BlocksPerUnit() + uint64(v.from))
+	}
+	device, offset = a.geo.SpareOffset(v.units[v.i].spare)
+	return device, offset + int64(v.from)*int64(a.geo.BlockSize)
+}
+
+// start transfers the current run between the buffer and its home or its spare unit.
+func (v *mover) start(a *Arbiter, op Op, home bool, buf []byte) {
+	device, offset := v.place(a, home)
+	v.transfer++
+	t := &a.outTransfer
+	*t = Transfer{
+		ID: v.transfer, Op: op, FUA: op == OpWrite, Device: device, Offset: offset,
+		Data: buf[:int(v.to-v.from)*a.geo.BlockSize],
+	}
+	a.drv.Transfer(t)
+}
+
+// Transferred takes the end of a Transfer: its whole length, or a negative errno.
+// A short result says nothing of the medium: the driver goes on after one, and
+// reports what it could not finish.
+func (a *Arbiter) Transferred(id uint64, res int32) {
+	v := &a.move
+	switch {
+	case id&ownTransfer != 0:
+		a.search.transferred(a, id, res)
+		a.advance()
+		return
+	case v.step != moveCopy || id != v.transfer:
+		return
+	}
+	if v.bulk {
+		v.bulkTransferred(a, int(res) == v.n*metadata.UnitSize)
+		a.advance()
+		return
+	}
+	end := v.transferred
+	if v.units[v.i].pass != passCopy {
+		end = v.retested
+	}
+	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)
+	a.advance()
+}
+
+// TransferUnflushed takes the end of a Transfer whose data was written and whose flush, or
+// another one meanwhile, failed. That says nothing of the medium.
+func (a *Arbiter) TransferUnflushed(id uint64) { a.Transferred(id, -int32(syscall.ENOLINK)) }
+
+// transferred takes the end of a transfer of the current run: well done, or failed, for
+// its medium or for another reason.
+func (v *mover) transferred(a *Arbiter, ok, medium bool) {
+	u := &v.units[v.i]
+	run := v.run()
+	switch {
+	case !ok && !medium:
+		// The path is at fault, or resources are short: nothing is pending, no
+		// spare unit is bad, and the blocks stay where they are.
+		v.fail(u, run)
+	case v.reading && !ok && v.to-v.from > 1:
+		v.single, v.to = true, v.from
+	case v.reading && !ok:
+		v.fail(u, run)
+		u.bad |= run
+		v.doubt(a)
+	case v.reading:
+		v.reading = false
+		v.start(a, OpWrite, !v.now.ToSpare, v.data)
+		return
+	case ok && !v.verifying:
+		// What takes a write need not hold it: it is read back before what is there now is
+		// given up.
+		v.verifying = true
+		clear(v.copy)
+		v.start(a, OpRead, !v.now.ToSpare, v.copy)
+		return
+	case ok && v.sameAgain(a):
+		if v.now.ToSpare {
+			device, _ := a.geo.SpareOffset(u.spare)
+			a.deviceReads(device)
+		}
+	case v.now.ToSpare:
+		v.anotherSpare(a)
+		return
+	default:
+		v.fail(u, run) // it stays in its spare unit
+	}
+	v.goOn(a)
+}
+
+// run is the mask of the current run's blocks.
+func (v *mover) run() uint8 { return uint8(1<<v.to-1) &^ uint8(1<<v.from-1) }
+
+// sameAgain reports whether the run was read as it was read, or written, before.
+func (v *mover) sameAgain(a *Arbiter) bool {
+	n := int(v.to-v.from) * a.geo.BlockSize
+	return bytes.Equal(v.data[:n], v.copy[:n])
+}
+
+// goOn copies the next run, or goes on with the next pass or unit.
+func (v *mover) goOn(a *Arbiter) {
+	if v.units[v.i].mask != 0 && v.nextRun(a) {
+		return
+	}
+	v.beginUnit(a)
+}
