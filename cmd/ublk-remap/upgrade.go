@@ -101,6 +101,7 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	if err != nil {
 		return nil, a.bringBack(ctx, r, old, args, token, err)
 	}
+	a.tellMainPID(live.PID)
 	return &upgraded{
 		Device: r.Device, Name: r.Name, UUID: r.UUID,
 		Old:      serverVersion{Version: r.Version, PID: r.PID},
@@ -136,7 +137,7 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 		return nil, fmt.Errorf("%w: the command line of process %d (%s): %w", exit.ErrUnsupported,
 			r.PID, strings.Join(words, " "), err)
 	}
-	if on, _ := cmd.Flags().GetBool("detached"); !on {
+	if on, _ := cmd.Flags().GetBool("detached"); !on && !reloads(r.PID) {
 		return nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
 			"supervisor, which would miss it; "+
 			"have that start the new version: kill the server with SIGKILL, and its next start "+
@@ -145,7 +146,7 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 	args := []string{"start", r.Backing}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "spare-device", "json", "detached", "take-over", "kill", "claim":
+		case "spare-device", "json", "detached", "foreground", "take-over", "kill", "claim":
 		default:
 			args = append(args, "--"+f.Name+"="+f.Value.String())
 		}
@@ -196,6 +197,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s",
 			r.Version, err, shell.Command("start", r.Name)))
 	}
+	a.tellMainPID(live.PID)
 	return kept(why, "%s serves again (pid %d)", r.Version, live.PID)
 }
 

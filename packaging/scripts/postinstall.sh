@@ -1,0 +1,30 @@
+#!/bin/sh
+# deb: configure [OLD-VERSION], or abort-…; rpm: how many versions there are now.
+set -e
+case "$1" in
+configure) old=$2 ;;
+1) old= ;;
+[2-9]*) old=$1 ;;
+*) exit 0 ;;
+esac
+
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload || :
+fi
+if [ -e /run/udev/control ]; then
+	udevadm control --reload || :
+fi
+# Not in containers and image builds, and not with every kernel: ublk-remap doctor says more.
+modprobe -q ublk_drv 2>/dev/null || :
+
+# The servers that run go on as this version, one after the other. What cannot is told, and
+# keeps the server that it has.
+if [ -n "$old" ] && [ -d /run/ublk-remap ]; then
+	ublk-remap list 2>/dev/null | awk 'NR > 1 { print $2 }' | while read -r name; do
+		if [ -d /run/systemd/system ] && systemctl -q is-active "ublk-remap@$name.service"; then
+			systemctl reload "ublk-remap@$name.service"
+		else
+			ublk-remap upgrade "$name" >/dev/null
+		fi || echo "ublk-remap: $name: its server was not upgraded; it serves on; see: ublk-remap status $name" >&2
+	done
+fi

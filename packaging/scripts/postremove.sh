@@ -1,0 +1,17 @@
+#!/bin/sh
+# deb: remove, purge, upgrade, …; rpm: how many versions are left.
+set -e
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload || :
+fi
+if [ -e /run/udev/control ]; then
+	udevadm control --reload || :
+fi
+case "$1" in
+purge | 0)
+	# Which sets were enabled, and logs of servers that failed. Disks are not touched.
+	rm -f /etc/systemd/system/ublk-remap.target.wants/ublk-remap@*.service
+	rmdir --ignore-fail-on-non-empty /etc/systemd/system/ublk-remap.target.wants 2>/dev/null || :
+	rm -rf /run/ublk-remap
+	;;
+esac

@@ -1,0 +1,19 @@
+#!/bin/sh
+# deb: remove, upgrade, …; rpm: how many versions will be left.
+set -e
+case "$1" in
+remove | 0) ;;
+*) exit 0 ;;
+esac
+
+# Without its program a device could be neither stopped nor recovered.
+if [ -d /run/ublk-remap ]; then
+	live=$(ublk-remap list 2>/dev/null | awk 'NR > 1 { print $2 }')
+	if [ -n "$live" ]; then
+		echo "ublk-remap: not removed while devices are served; unmount and stop them first:" >&2
+		for name in $live; do
+			echo "  ublk-remap stop $name" >&2
+		done
+		exit 1
+	fi
+fi
