@@ -146,10 +146,15 @@ fuzz: ## every fuzz target for FUZZTIME each: PKG=./metadata
 	done
 
 clean: ## remove what was built; the cache stays
-	rm -rf bin
+	rm -rf bin dist
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The version is that of the tag or the commit; VERSION=v1.2.3 is another one.
+.PHONY: packages
+packages: ## deb and rpm for amd64 and arm64, and SHA256SUMS, into dist/
+	VERSION='$(VERSION)' scripts/package dist
 
 # Whole Debian systems under user-mode Linux (test/vmtest/system).
 .PHONY: test-host test-host-short

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -74,11 +75,9 @@ findmnt; systemctl --failed; ls -l /dev/disk/*; journalctl -b --no-pager | tail 
 func offline(t *testing.T, h *system.Host) {
 	t.Helper()
 	h.Boot()
+	h.Run("ublk-remap metadata check /dev/ubdc")
+	endedInOrder(t, h.Run("ublk-remap metadata dump --json /dev/ubdc"))
 	out := h.Run(`
-ublk-remap metadata check /dev/ubdc >&2
-ublk-remap metadata dump --json /dev/ubdc`)
-	t.Log(out)
-	out = h.Run(`
 ublk-remap start --id 5 /dev/ubdc
 dumpe2fs -h /dev/ublkb5 2>/dev/null
 fsck.ext4 -fn /dev/ublkb5
@@ -88,5 +87,35 @@ umount /mnt
 ublk-remap stop data`)
 	if strings.Contains(out, "needs_recovery") || !strings.Contains(out, "third") {
 		t.Errorf("the file system was not unmounted:\n%s", out)
+	}
+}
+
+// endedInOrder looks into a dump for the last checkpoint, which a server writes when it ends
+// in order: it covers what was written since the last start.
+func endedInOrder(t *testing.T, text string) {
+	t.Helper()
+	var dump struct {
+		Superblocks []struct{ Superblock struct{ Epoch int } }
+		Mirrors     []struct {
+			Checkpoints []struct {
+				Used   bool
+				Covers struct{ Epoch int }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &dump); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if len(dump.Superblocks) == 0 || len(dump.Mirrors) != 2 {
+		t.Fatalf("a dump of another form: %s", text)
+	}
+	epoch := dump.Superblocks[0].Superblock.Epoch
+	for i, m := range dump.Mirrors {
+		for _, c := range m.Checkpoints {
+			if c.Used && c.Covers.Epoch != epoch {
+				t.Errorf("mirror %d: the last start has number %d, the checkpoint is of %d",
+					i, epoch, c.Covers.Epoch)
+			}
+		}
 	}
 }

@@ -106,6 +106,9 @@ func TestLintian(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
 	}
+	if _, err := exec.LookPath("lintian"); err != nil {
+		t.Skip("lintian is not installed")
+	}
 	cmd := exec.Command("lintian", "--fail-on", "error,warning,info", "--allow-root",
 		deb(t, "v0.0.1"))
 	if out, err := cmd.CombinedOutput(); err != nil {
