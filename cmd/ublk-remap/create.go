@@ -62,20 +62,23 @@ func createCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create BACKING",
 		Short: "Prepare a disk: write the metadata and set the spare region aside",
-		Long: `Prepare a disk (or a regular file) to be served by start: write format v4 to it and set
-its spare region aside. What the exported device shows is that much smaller than the disk,
-unless the spare region is on a device of its own.
+		Long: `Prepare a disk, or a regular file, to be served by start: write format v4 to it
+and set its spare region aside. The exported device is that much smaller than
+the disk, unless the spare region is on a device of its own.
 
-Every place that the set relies on is tried before anything is changed: what reads is written
-back as it is. What is bad is gone around, or the disk is refused.
+Every place that the set relies on is tried before anything is changed: what
+reads is written back as it is. Bad places are gone around. If that is not
+possible the disk is refused.
 
-A disk that carries a file system, a partition table, a RAID or volume manager's label,
-or ublk-remap's own format is refused, unless --force says that all of that may go.
+A disk that carries a file system, a partition table, a label of a RAID or of a
+volume manager, or ublk-remap's own format is refused, unless --force says that
+all of that may go.
 
-With --in-place the disk keeps its data: the exported device shows the same bytes at the
-same offsets. Without a spare device the end of the disk must be free: a file system that
-reaches into it is refused, with the size to shrink it to. If that is interrupted, run it
-again to finish it, or undo it with release.`,
+With --in-place the disk keeps its data: the exported device shows the same
+bytes at the same offsets. Without a spare device the end of the disk must be
+free. A file system that reaches into it is refused, with the size to shrink it
+to. If a create --in-place is interrupted, run it again to finish it, or undo it
+with release.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return create(cmd.Context(), a,

@@ -14,10 +14,14 @@ func doctorCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this kernel and machine can do, and what to do about the rest",
-		Long: `Look at the kernel, its ublk driver, limits and left-over devices. Nothing is changed,
-except by --fix: that removes what nobody can miss, which is devices that were added and
-never started, records of devices that are gone, and sockets without a server. A device
-that was live is left to start or stop. The exit code is 5 if devices cannot be served here.`,
+		Long: `Look at the kernel, its ublk driver, limits and what earlier servers left
+behind. Nothing is changed without --fix.
+
+--fix removes what nobody can miss: devices that were added and never started,
+records of devices that do not exist any more, and sockets without a server. A
+device that was live is left to start or stop.
+
+The exit code is 5 if devices cannot be served here.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var fixed []string

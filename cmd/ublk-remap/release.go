@@ -48,17 +48,21 @@ func releaseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release BACKING",
 		Short: "Give a disk back: move all data home and remove the metadata",
-		Long: `Move all data to where it belongs and remove the metadata. Afterwards the disk is a plain
-one that holds what the device showed, at the same offsets. The device must be stopped.
+		Long: `Move all data to where it belongs and remove the metadata. Afterwards the disk
+is a plain one that holds what the device showed, at the same offsets. The
+device must be stopped.
 
-Blocks whose home is still bad, or that have no copy that can be read, cannot go home. If
-there are any the disk is not released, and they are listed; with --force it is released
-all the same, and those blocks then read as errors, as zeroes or as what was there once.
-Of blocks without a copy --accept-old takes what home held when they left it, if that reads
-several times: what was written to them since is lost, and nothing tells whether there was any.
+Blocks whose home is still bad cannot go home, nor can blocks without a copy
+that reads. If there are any they are listed, and the disk is not released. With
+--force it is released all the same, and those blocks then read as errors, as
+zeroes or as what was there once.
 
-A release that was interrupted is finished by running it again. It also undoes a
-create --in-place that was interrupted.`,
+--accept-old is for blocks without a copy: it takes what home held when they
+left it, if that reads several times. What was written to them since is lost,
+and nothing tells whether there was any.
+
+Run a release that was interrupted again to finish it. It also undoes a create
+--in-place that was interrupted.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return release(cmd.Context(), a,

@@ -90,18 +90,22 @@ func remapMoveCommand(a *app, add bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add DEV|NAME BLOCK[+COUNT]…",
 		Short: "Move blocks that still read to the spare region",
-		Long: `Move blocks that still read to the spare region. What is written there is read back, and compared, before
-what is at home is given up; a spare unit that does not hold it is not used again.`,
+		Long: `Move blocks that still read to the spare region. What is written there is read
+back and compared before the home is given up. A spare unit that does not hold
+what was written is not used again.`,
 		Args: arguments(2, anyNumber),
 	}
 	if !add {
 		cmd.Use, cmd.Short = "remove DEV|NAME BLOCK[+COUNT]…", "Move blocks home again"
-		cmd.Long = `Move blocks home again. What is written home is read back before the remap is given up;
-a block whose home fails stays in the spare region. A block that is pending and reads again is not pending any more.
+		cmd.Long = `Move blocks home again. What is written home is read back before the remap is
+given up. A block whose home fails stays in the spare region. A block that is
+pending and reads again is not pending any more.
 
-A block that has no copy which reads, because its spare unit fails or because it is lost, stays as it is, and the command ends
-with 3. Home may still hold what the block held before it left; whatever was written to it since is not there, also if
-that was acknowledged, and nothing tells whether there was any. --accept-old takes home's content, if it reads several times.`
+A block without a copy that reads stays as it is, and the exit code is 3: its
+spare unit fails, or it is lost. Home may still hold what the block held before
+it left. Whatever was written to it since is not there, also if it was
+acknowledged, and nothing tells whether there was any. --accept-old takes what
+home holds, if that reads several times.`
 		cmd.Flags().BoolVar(&acceptOld, "accept-old", false,
 			"take what home holds for blocks without a copy that reads: what was written to them "+
 				"since they left it is lost")

@@ -12,9 +12,9 @@ func resumeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resume DEV|NAME",
 		Short: "Close the breaker: remap bad blocks again",
-		Long: `Close the breaker after it tripped. Do so when what made it trip is gone: a cable, a
-power supply, a controller. Blocks whose last change may or may not have reached the disk
-are settled first.`,
+		Long: `Close the breaker after it tripped. Do so when the cause is mended: a cable, a
+power supply, a controller. Blocks whose last change may or may not have reached
+the disk are settled first.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.host().Lookup(args[0])

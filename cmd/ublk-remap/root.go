@@ -50,9 +50,9 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ublk-remap",
 		Short: "A block device that keeps working when its disk gets bad sectors",
-		Long: `ublk-remap puts a virtual block device, /dev/ublkbN, in front of a disk. Sectors that
-the disk can no longer hold are redirected to a spare region and remembered on the disk
-itself; a write that was acknowledged is never lost.
+		Long: `ublk-remap puts a virtual block device, /dev/ublkbN, in front of a disk. Sectors
+that the disk can no longer hold are redirected to a spare region and remembered
+on the disk itself. A write that was acknowledged is never lost.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 5 the kernel lacks something, 6 metadata damaged.`,

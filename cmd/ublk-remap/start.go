@@ -32,7 +32,7 @@ type startOptions struct {
 	hugePages  bool
 	foreground bool
 	detached   bool
-	newer      bool // only look for newer copies
+	newer      bool // only look for newer copies of the disk
 	takeOver   int
 	kill       bool
 	claim      string
@@ -56,12 +56,12 @@ func startCommand(a *app) *cobra.Command {
 	var o startOptions
 	cmd := &cobra.Command{
 		Use:   "start BACKING|NAME",
-		Short: "Serve a disk as /dev/ublkbN; take over the device of a server that died",
-		Long: `Serve a prepared disk. The device's path is printed once it is live; the server then
-runs on by itself, or with --foreground until SIGTERM or SIGINT.
+		Short: "Serve a disk as /dev/ublkbN; recover the device of a server that died",
+		Long: `Serve a prepared disk. The device's path is printed once it is live. The server
+then runs on by itself, or with --foreground until SIGTERM or SIGINT.
 
-If an earlier server of the disk died, its device is taken over: it keeps its number,
-queues and features, and what was under way goes on.`,
+If an earlier server of the disk died, its device is recovered: it keeps its
+number, queues and features, and requests that were under way go on.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return start(cmd.Context(), a,
@@ -79,8 +79,8 @@ queues and features, and what was under way goes on.`,
 		"off; on needs Linux 6.16")
 	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, "+
 		"on or off; on needs Linux 7.0")
-	f.DurationVar(&o.poll, "poll", 0, "look for completions for up to so long, such as 50us, "+
-		"before a queue sleeps; takes CPU time")
+	f.DurationVar(&o.poll, "poll", 0, "how long a queue looks for completions before it sleeps, "+
+		"such as 50us; takes CPU time")
 	f.BoolVar(&o.hugePages, "huge-pages", false, "huge pages for the buffers; without zero copy "+
 		"they take queues × depth × max-io of memory from the start")
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
@@ -117,9 +117,8 @@ queues and features, and what was under way goes on.`,
 // and gains nothing.
 const maxPoll = 10 * time.Millisecond
 
-// ownFlags are what the program gives to the processes that it starts: the device
-// is to be served by a process of its own, it is only to be compared with others,
-// and the server to take it over from.
+// ownFlags are for processes that this program starts itself: a server of its own session, the
+// look for newer copies, and a server that takes the place of a living one.
 var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill", "claim"}
 
 func start(ctx context.Context, a *app, what string, o startOptions) error {
@@ -127,8 +126,8 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if err != nil {
 		return err
 	}
-	// A terminal that hangs up, and a reader of what is printed that goes away,
-	// are no reason to leave a disk without its server.
+	// A terminal that hangs up must not leave a disk without its server, nor must a reader of
+	// what is printed that goes away.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	cfg.Version = programVersion()
 	switch {
@@ -150,8 +149,8 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	return a.launchServer(ctx, what, b)
 }
 
-// askedByEach makes each SIGINT and SIGTERM ask a server once more to stop, however impatient
-// whoever sends them is.
+// askedByEach makes each SIGINT and SIGTERM a question to a server whether it can stop. Several of
+// them do not kill it.
 func askedByEach() <-chan os.Signal {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -171,7 +170,7 @@ func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, erro
 	if err := loadDriver(ctx, a.log); err != nil {
 		return nil, err
 	}
-	// What a device that is there may go on with is for its server to say, which knows its record.
+	// If there is a device, its record tells its server which disk it may go on with.
 	if b.Newest || host.Active(b.Superblock.Name) {
 		return b, nil
 	}

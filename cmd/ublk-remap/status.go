@@ -16,16 +16,21 @@ func statusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
-		Long: `Tell how a device is doing, or all of them: first its state, why that is so, and what to do
-next; then the figures.
+		Long: `Tell how one device is doing, or all of them: first the state, the reason for it
+and what to do next, then the figures.
 
-States: live; recovering (a server is taking it over, I/O waits); degraded (it works, but
-a metadata mirror or every free spare is gone); tripped (the breaker is open: errors are
-passed on, nothing is remapped; see resume); failed (its server is dead; see start);
-stopping; unreachable (its server does not answer, or runs where it cannot be seen from here).
+States:
+  live         all is well
+  recovering   a server starts on the device of a dead one; I/O waits
+  degraded     it works, but a metadata mirror is missing, or no spare is free
+  tripped      the breaker is open: errors are passed on, and nothing is
+               remapped; see resume
+  failed       its server is dead; see start
+  stopping     it is being stopped
+  unreachable  its server does not answer, or cannot be seen from here
 
-With --json one device is an object, all are an array. With --watch the status is printed
-again and again, each time as a document of its own.`,
+With --json one device is an object, and all are an array. With --watch the
+status is printed again and again, each time as a document of its own.`,
 		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("watch") && watch < 100*time.Millisecond {

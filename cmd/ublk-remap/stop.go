@@ -16,14 +16,17 @@ func stopCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop DEV|NAME",
 		Short: "Drain and remove a device",
-		Long: `Stop a device: what is under way is finished, a last checkpoint is written, the disk is
-flushed and let go, and /dev/ublkbN is removed.
+		Long: `Stop a device: requests under way are finished, a last checkpoint is written,
+the disk is flushed and closed, and /dev/ublkbN is removed.
 
-A device that somebody uses is not stopped, unless --force says so: they get I/O errors
-then. That is whoever has it mounted, in whatever mount namespace or by way of a loop
-device, swaps to it, has built another device on it or has it open. If its server is dead
-the device is removed in any case; requests that wait for a server fail. That also works, by its
-number, for a device that nothing in /run tells of any more.`,
+A device that somebody uses is not stopped, unless --force says so; then its
+users get I/O errors. Who has it mounted uses it, in whatever mount namespace or
+over a loop device, and who swaps to it, has built another device on it or has
+it open.
+
+If its server is dead the device is removed in any case. Requests that wait for
+a server fail. By its number that also works for a device of which nothing in
+/run tells any more.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.host().Stop(cmd.Context(), args[0], force)

@@ -41,12 +41,13 @@ func upgradeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade DEV|NAME",
 		Short: "Swap the server of a device for one of this version",
-		Long: `Swap the server of a device for one that runs this very program: run upgrade of the
-version that is to serve from now on. Who uses the device sees nothing but a pause.
+		Long: `Swap the server of a device for one that runs this program: run upgrade of the
+version that is to serve from now on. Users of the device see a pause and
+nothing else.
 
-Everything that can fail is tried before the old server lets go; if the new one fails
-after that, the old one is started again. A server in the foreground is left to its
-supervisor and refused.`,
+Everything that can fail is tried before the old server stops serving. If the
+new one fails after that, the old one is started again. A server in the
+foreground is refused: it is left to its supervisor.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.host().Lookup(args[0])
