@@ -131,7 +131,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
-	a.doubtSpares(p.Bad(), p.Plan())
+	a.warnOfFewSpares(p.Bad(), p.Plan())
 	out := describe(devs, p.Plan(), o)
 	out.Replaced = append(out.Replaced, replaced...)
 	out.FoundBad, out.BadBlocks, out.BadSpares = p.Found(), p.Bad().Blocks, p.Bad().Spares
@@ -247,7 +247,7 @@ func (a *app) planSet(devs []*blockdev.Device, o createOptions) (*prepare.Prepar
 	if err != nil {
 		return nil, err
 	}
-	a.doubtList(list, devs[0].Size(), o)
+	a.warnOfBlockSize(list, devs[0].Size(), o)
 	return set, nil
 }
 

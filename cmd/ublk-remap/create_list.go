@@ -20,8 +20,8 @@ func (a *app) knownBad(disk int64, o createOptions) (*badblocks.List, error) {
 	return list, nil
 }
 
-// doubtList warns of a list that may have been read with the wrong block size.
-func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
+// warnOfBlockSize warns of a list that may have been read with the wrong block size.
+func (a *app) warnOfBlockSize(list *badblocks.List, disk int64, o createOptions) {
 	switch {
 	case list == nil:
 	case list.Pairs && o.badblocksSize != 512:
@@ -34,10 +34,10 @@ func (a *app) doubtList(list *badblocks.List, disk int64, o createOptions) {
 	}
 }
 
-// doubtSpares warns of a set that knows more bad units than it has good spare units for. It
+// warnOfFewSpares warns of a set that knows more bad units than it has good spare units for. It
 // is of use all the same to whoever leaves the bad part alone: a dead zone can be far
 // larger than any spare region.
-func (a *app) doubtSpares(bad badblocks.Entries, plan *metadata.Layout) {
+func (a *app) warnOfFewSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	good := plan.SpareUnits() - bad.Spares
 	if bad.Units <= good {
 		return

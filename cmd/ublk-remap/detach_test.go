@@ -30,3 +30,16 @@ func TestReadReport(t *testing.T) {
 		}
 	}
 }
+
+func TestWithFlag(t *testing.T) {
+	for _, c := range [][2]string{
+		{"start x", "start x --f"}, {"--log-level info start x", "--log-level info start x --f"},
+		{"start -- -x", "start --f -- -x"},
+	} {
+		args := strings.Fields(c[0])
+		if got := strings.Join(withFlag(args, "--f"), " "); got != c[1] ||
+			strings.Join(args, " ") != c[0] {
+			t.Errorf("%q became %q", c[0], got)
+		}
+	}
+}

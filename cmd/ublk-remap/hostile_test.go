@@ -480,35 +480,6 @@ func TestPartsOfALoop(t *testing.T) {
 		exit.Refused, "the file of /dev/loop")
 }
 
-// TestCreateRaces: of many that prepare one disk at once, those that do not find
-// it in use find what the others wrote; what is left is whole.
-func TestCreateRaces(t *testing.T) {
-	anywhere(t)
-	useRuntimeDir(t)
-	for round := range 10 {
-		disk := diskFile(t, hostileSize)
-		const racers = 6
-		results := make(chan result, racers)
-		for range racers {
-			go func() { results <- ublkRemap(t, "create", disk) }()
-		}
-		won := 0
-		for range racers {
-			switch r := <-results; r.code {
-			case 0:
-				won++
-			case exit.Refused:
-			default:
-				t.Errorf("round %d: exit code %d: %s", round, r.code, r.err)
-			}
-		}
-		if won != 1 {
-			t.Errorf("round %d: %d have prepared it", round, won)
-		}
-		mustRun(t, 0, "metadata", "check", disk)
-	}
-}
-
 // TestDiskChanges: a disk that is another size than when it was prepared.
 func TestDiskChanges(t *testing.T) {
 	anywhere(t)

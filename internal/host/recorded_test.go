@@ -1,47 +1,18 @@
-package main
+package host
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
-	"github.com/rs/zerolog"
-
-	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 )
 
-// FuzzBlocks reads BLOCK[+COUNT] as people type it.
-func FuzzBlocks(f *testing.F) {
-	f.Add("1", uint64(10))
-	f.Add("4096+8", uint64(1<<40))
-	f.Add("18446744073709551615+18446744073709551615", uint64(1<<63))
-	f.Add("1+-1", uint64(5))
-	f.Add("0x10+1", uint64(100))
-	f.Add("+", uint64(1))
-	f.Add("9+", uint64(0))
-	f.Fuzz(func(t *testing.T, text string, blocks uint64) {
-		ranges, err := parseRanges(strings.Fields(text), blocks)
-		if err != nil {
-			if !errors.Is(err, exit.ErrUsage) || ranges != nil {
-				t.Fatal(ranges, err)
-			}
-			return
-		}
-		for _, r := range ranges {
-			if r.Count == 0 || r.Block+r.Count <= r.Block || r.Block+r.Count > blocks {
-				t.Fatalf("%+v of %d blocks", r, blocks)
-			}
-		}
-	})
-}
-
-// FuzzDevice looks for devices by anything that people may call them. What is
-// found is what was named: a verb that destroys something goes by it.
-func FuzzDevice(f *testing.F) {
+// FuzzLookup looks for devices by anything that people may call them. What is found must be what
+// was named: a verb that destroys something goes by it.
+func FuzzLookup(f *testing.F) {
 	dir, err := os.MkdirTemp("", "ur")
 	if err != nil {
 		f.Fatal(err)
@@ -65,10 +36,9 @@ func FuzzDevice(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, dev string) {
-		a := &app{log: zerolog.Nop(), ctx: context.Background()}
-		r, err := a.host().Lookup(dev)
+		r, err := (&Host{}).Lookup(dev)
 		if err != nil {
-			if exit.Code(err) != exit.NotFound {
+			if !errors.Is(err, ErrNotFound) {
 				t.Fatalf("%q: %v", dev, err)
 			}
 			return
