@@ -34,8 +34,8 @@ func (a *app) warnOfBlockSize(list *badblocks.List, disk int64, o createOptions)
 	}
 }
 
-// warnOfFewSpares warns of a set that knows more bad units than it has good spare units for. It
-// is of use all the same to whoever leaves the bad part alone: a dead zone can be far
+// warnOfFewSpares warns of a set that knows more bad units than it has good spare units for. The
+// set can be used all the same if nothing is written to the bad part: a dead zone can be far
 // larger than any spare region.
 func (a *app) warnOfFewSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	good := plan.SpareUnits() - bad.Spares

@@ -27,14 +27,14 @@ type report struct {
 	Waiting string `json:"waiting,omitempty"`
 	Device  string `json:"device,omitempty"`
 	PID     int    `json:"pid,omitempty"`
-	// Paused is how long requests waited at most, if the device was taken over
-	// from a living server.
+	// Paused is how long requests waited at most, if a living server gave the device up to this
+	// one.
 	Paused time.Duration `json:"paused,omitempty"`
 	Error  string        `json:"error,omitempty"`
 	Code   int           `json:"code,omitempty"`
 }
 
-// self is the path of this program, whatever has become of its file.
+// self is the path of this program, also after its file was replaced or removed.
 const self = "/proc/self/exe"
 
 const (
@@ -65,7 +65,7 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 	defer r.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Args[0] = programName
-	// Nothing of the caller's is kept: a pipe held open here would keep the
+	// The server gets no descriptor of the caller's: a pipe that stays open here would keep the
 	// caller waiting for its end.
 	cmd.Env, cmd.ExtraFiles = o.env, []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -101,7 +101,7 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 	return rep, cmd.Process.Release()
 }
 
-// errNoReport: a server ended without a word.
+// errNoReport: a server ended without a report.
 var errNoReport = errors.New("there is none")
 
 // readReport reads what a server tells, and returns the last of it.
@@ -123,7 +123,7 @@ func readReport(r io.Reader, waiting func(string)) (report, error) {
 	return report{}, cmp.Or(lines.Err(), errNoReport)
 }
 
-// endedEarly says what became of a start whose caller did not want to wait any more.
+// endedEarly says what became of a start that its caller has interrupted.
 func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -131,8 +131,8 @@ func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error
 		return fmt.Errorf("%w, when %s was live already; it is stopped if nobody uses it, see: "+
 			"ublk-remap list", cause, rep.Device)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		// A read of a disk that hangs cannot be given up. Nothing is lost by the death of a
-		// server, here least of all.
+		// A read of a disk that hangs cannot be interrupted. No data is lost if a server dies, in
+		// particular one that was not live yet.
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("%w; nothing was started; process %d was killed and is gone when its "+
 			"disk has answered it", cause, cmd.Process.Pid)
@@ -141,7 +141,7 @@ func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error
 	return fmt.Errorf("%w; nothing was started", cause)
 }
 
-// withFlag adds a flag to a command line, before what is no flag in any case.
+// withFlag adds a flag to a command line, before the arguments that follow --.
 func withFlag(args []string, flag string) []string {
 	at := slices.Index(args, "--")
 	if at < 0 {
@@ -184,7 +184,7 @@ func (r *reporter) send(rep report) {
 	if r.f == nil {
 		return
 	}
-	// A parent that is gone does not want to know.
+	// The parent may have ended.
 	_ = json.NewEncoder(r.f).Encode(rep)
 	_ = r.f.Close()
 	r.f = nil

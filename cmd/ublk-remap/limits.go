@@ -6,10 +6,9 @@ import "golang.org/x/sys/unix"
 // devices and the places of its socket.
 const enoughFiles = 1024
 
-// unlimit lifts limits that whoever starts the program happens to have and that
-// a server of a disk must not die of: time on the CPU, the size of files that
-// it writes (the backing can be one), memory. What is not allowed is left; a
-// start that then lacks something says what.
+// unlimit raises the limits that this process has from who started it: CPU time, the size of
+// files that it writes (the backing can be a file), memory. The server of a disk must not die of
+// them. A limit that it may not raise stays; a start that then lacks something says what.
 func unlimit() {
 	for _, which := range []int{unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_AS,
 		unix.RLIMIT_DATA, unix.RLIMIT_MEMLOCK} {

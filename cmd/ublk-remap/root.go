@@ -43,7 +43,7 @@ func (a *app) host() *host.Host {
 	}
 }
 
-// errSilent is wrapped by errors that have been told already.
+// errSilent is wrapped by errors that were printed already.
 var errSilent = errors.New("")
 
 func newRoot(a *app) *cobra.Command {

@@ -207,8 +207,8 @@ func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
 	}
 }
 
-// printStarted tells that a device is live. If nobody can be told so on
-// standard output the error says it: the device stays.
+// printStarted prints the device that is live. If that fails the error says that it is live: the
+// device stays.
 func (a *app) printStarted(path string, sb *metadata.Superblock) error {
 	var err error
 	if a.json {
@@ -217,7 +217,8 @@ func (a *app) printStarted(path string, sb *metadata.Superblock) error {
 		_, err = fmt.Fprintln(a.out, path)
 	}
 	if err != nil {
-		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end it: %s", path, sb.Name, err, shell.Command("stop", sb.Name))
+		return fmt.Errorf("%s is live as %q, but that could not be printed: %w; it stays; to end "+
+			"it: %s", path, sb.Name, err, shell.Command("stop", sb.Name))
 	}
 	return nil
 }

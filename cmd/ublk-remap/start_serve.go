@@ -22,7 +22,7 @@ const logWait = 2 * time.Second
 
 // serveInForeground is the server, in this process.
 func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
-	// Whoever reads this may be waiting for the device.
+	// Who reads the log may wait for the device itself.
 	lines, err := logging.Foreground(a.err, a.logFormat)
 	if err != nil {
 		return err
@@ -90,8 +90,8 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
-// setBacking takes what this process was told of its disk. One that upgrade has started was told
-// nothing: it is started by the path of the disk.
+// setBacking takes what start has told this process of its disk. upgrade tells nothing: it starts
+// a server by the path of the disk.
 func setBacking(ctx context.Context, what string, cfg *server.Config) error {
 	t, err := heard(what)
 	switch {

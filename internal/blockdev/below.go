@@ -45,7 +45,7 @@ func lockBelow(rdev uint64, how, depth int) (held []int, err error) {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%w: %s, which it is over, is in use", ErrBusy, path)
 	case err != nil:
-		return nil, nil // whoever can open it has it for himself
+		return nil, nil // nobody else can open it either, or they have it exclusively
 	}
 	if block {
 		held, err = lockBelow(st.Rdev, how, depth+1)

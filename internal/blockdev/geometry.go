@@ -199,8 +199,8 @@ const maxStack = 8
 
 // hasFUA reports whether all of a stack of devices have FUA. That of the one on top is
 // not enough: device mapper says so if any device below does, and the kernel makes two
-// operations of the write at the one that does not. Nor does it count that a cache is
-// written through now (queue/write_cache): that can be changed at any time.
+// operations of the write at the one that does not. That a cache is written through now
+// (queue/write_cache) does not count either: that can be changed at any time.
 func hasFUA(queue string, depth int) bool {
 	if sysfsInt(queue, "fua") != 1 || depth == 0 {
 		return false

@@ -24,9 +24,9 @@ type Options struct {
 	// not a mount or another driver that holds the device. 0 does not wait.
 	Wait time.Duration
 	// Writers opens it although another process has it open for writing, or a loop device
-	// that nobody uses is over it. Who puts a new use on a disk must not: a virtual machine
-	// on it, or a copy under way, has it open like anybody. A server that comes back to its own disk
-	// may.
+	// that nobody uses is over it. A server that comes back to its own disk may do that. A verb
+	// that puts a new use on a disk must not: a virtual machine on it, or a copy under way, has
+	// it open without exclusive use.
 	Writers bool
 	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
 	// then. Else that is an error.
@@ -118,7 +118,7 @@ func withoutLoops(users []User) []User {
 	return slices.DeleteFunc(users, func(u User) bool { return u.Kind == UserLoop && !u.file })
 }
 
-// blame says who has it open, where that may be who has it for himself.
+// blame adds to an error who has the device open: one of them may have it exclusively.
 func blame(path string, err error) error {
 	var written *writtenError
 	if users := UsersOf(path); len(users) > 0 && !errors.As(err, &written) {
@@ -133,9 +133,9 @@ type writtenError struct{ users []User }
 func (e *writtenError) Error() string { return fmt.Sprintf("%v: %s", ErrBusy, Says(e.users)) }
 func (e *writtenError) Unwrap() error { return ErrBusy }
 
-// unshared looks for those whom exclusive use of a device does not keep away: loop devices
-// over it or beside it, exports, and, unless they are let be, processes that can write to
-// it. The caller has the device for himself.
+// unshared looks for users that exclusive use of a device does not keep away: loop devices over
+// it or beside it, exports, and, without o.Writers, processes that can write to it. The caller
+// has the device exclusively.
 func unshared(path string, o Options) error {
 	users := find(path, search{})
 	if o.Writers {
@@ -173,8 +173,7 @@ func open(path string, o Options) (*Device, error) {
 	case kind != unix.S_IFBLK && kind != unix.S_IFREG:
 		return nil, fmt.Errorf("%s: %w, but %s", path, ErrNotDevice, kindName(kind))
 	case kind == unix.S_IFREG && st.Mode&0o222 == 0 && !o.ReadOnly:
-		// Root could write it all the same. Whoever took everybody's right to
-		// do so meant it.
+		// Root could write it all the same. But somebody has made it read-only for everybody.
 		return nil, fmt.Errorf("%s: %w: its mode is %04o", path, ErrReadOnly, st.Mode&0o7777)
 	}
 	flags := unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
@@ -191,7 +190,7 @@ func open(path string, o Options) (*Device, error) {
 		return nil, fmt.Errorf("%s: %w by somebody else", path, ErrBusy)
 	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK &&
 		readable(same):
-		// A block device that is read-only answers EACCES to whoever may read it.
+		// A block device that is read-only answers EACCES to a user who may read it.
 		return nil, fmt.Errorf("%s: %w (%w)", path, ErrReadOnly, err)
 	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("%s: %w", path, ErrNoDirectIO)
@@ -273,9 +272,9 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 // settleTries is how many flushes of a device may fail before it is not opened.
 const settleTries = 3
 
-// settle makes durable what somebody who was killed has left in the device's cache, before
-// anything is read that a write might rely on: a superblock that is seen now and gone after
-// a power cut, while what was written on its word is there.
+// settle makes durable what a killed process has left in the device's cache, before anything is
+// read that a write might rely on. Else a superblock could be read now and be lost at a power
+// cut, while what was written because of it is there.
 func (d *Device) settle(noteLoss bool) error {
 	for try := 1; ; try++ {
 		err := d.sync()
@@ -290,7 +289,7 @@ func (d *Device) settle(noteLoss bool) error {
 }
 
 // LostCache reports whether a flush failed when the device was opened: what was written before, and
-// not flushed, may be gone.
+// not flushed, may be lost.
 func (d *Device) LostCache() bool { return d.lost }
 
 func lockFile(fd, how int) error {

@@ -10,7 +10,7 @@ import (
 )
 
 // processes finds those that have one of the devices, or the file, open. This process is left
-// out. Each is told once for each device.
+// out. Each is listed once for each device.
 func (t *tree) processes() []User {
 	self := strconv.Itoa(os.Getpid())
 	procs, _ := filepath.Glob("/proc/[0-9]*")
@@ -102,7 +102,7 @@ func writes(proc, fd string) bool {
 	return true
 }
 
-// command is a process's name, "?" if it is gone.
+// command is a process's name, "?" if it has ended.
 func command(proc string) string {
 	b, err := os.ReadFile(filepath.Join(proc, "comm"))
 	if name := strings.TrimSpace(string(b)); err == nil && name != "" {

@@ -25,13 +25,12 @@ const (
 	UserLoop    UserKind = "loop"    // a loop device over it
 	UserExport  UserKind = "export"  // a network target of the kernel's (nvmet, LIO)
 	UserProcess UserKind = "process" // a process that has it open
-	UserKernel  UserKind = "kernel"  // somebody who has it for himself and is not to be seen
+	UserKernel  UserKind = "kernel"  // an exclusive holder that cannot be seen
 	UserUnknown UserKind = "unknown" // it could not be found out in time
 )
 
-// A User is one use of a device. A device on top of another one is a user of it,
-// and what uses the one on top is told too: a loop device and what is mounted from it
-// are two Users.
+// A User is one use of a device. A device on top of another one is a user of it, and so is what
+// uses the one on top: a loop device and what is mounted from it are two Users.
 type User struct {
 	Kind UserKind
 	// Device is what is used: the device that was asked about, a partition of it, or a
@@ -119,8 +118,8 @@ const (
 // Users finds everybody but this process who uses the device or file at path: drivers and
 // loop devices on top, also on partitions, and in turn who uses those; mounts in every
 // mount namespace that /proc shows; swap space; exports of the kernel's own targets;
-// processes that have it open; and, by trying to open it for exclusive use, those who are
-// not to be seen. Those come first that stay.
+// processes that have it open; and exclusive holders that cannot be seen, by trying to open it
+// for exclusive use. Uses that stay come first.
 //
 // A device below a driver, such as the disk under a dm device, has its loop devices looked at
 // as well: they reach the same blocks.
@@ -129,13 +128,13 @@ const (
 // too long the answer is one user of kind unknown.
 func Users(path string) []User { return find(path, search{processes: true, try: true}) }
 
-// UsersOf is [Users] for whoever has the device for himself, or must not open it: exclusive use by
-// somebody who is not to be seen is not noticed.
+// UsersOf is [Users] for a caller that has the device exclusively, or must not open it: an
+// exclusive holder that cannot be seen is not noticed.
 func UsersOf(path string) []User { return find(path, search{processes: true}) }
 
-// Unused waits until nobody but this process uses a device, as long as who does may go away
-// in a moment and not longer than PassingWait, and returns who is left. look is Users,
-// UsersOf or a part of what these find.
+// Unused waits until nobody but this process uses a device, and returns the users that are left.
+// It waits for users that may end in a moment only, and not longer than PassingWait. look is
+// Users, UsersOf or a part of what these find.
 func Unused(ctx context.Context, path string, look func(string) []User) []User {
 	for deadline := time.Now().Add(PassingWait); ; {
 		users := look(path)
@@ -188,7 +187,7 @@ func look(path string, s search) []User {
 	return users
 }
 
-// HeldExclusively reports whether somebody has a block device for himself: a mount, also
+// HeldExclusively reports whether somebody has a block device open exclusively: a mount, also
 // one in another mount namespace, swap, a driver on top of it, or a server.
 func HeldExclusively(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

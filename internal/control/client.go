@@ -101,7 +101,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 		askTimeout)
 }
 
-// StatusWithin is Status for whoever has others to ask as well: the error wraps ErrSilent if no
+// StatusWithin is Status for a caller that asks other servers too: the error wraps ErrSilent if no
 // answer comes in that time.
 func (c *Client) StatusWithin(ctx context.Context, limit time.Duration) (*Status, error) {
 	var s Status
@@ -334,7 +334,7 @@ func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Re
 		if ctx.Err() != nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrRefused) {
 			return nil, fmt.Errorf("ask the server of %s: %w", c.name, cause(err))
 		}
-		// Nobody listens, or whoever did died over the request. What the socket
+		// Nobody listens, or the server died during the request. What the socket
 		// says is not wrapped: it is about the socket, not about a device.
 		return nil, fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
 	}

@@ -24,8 +24,8 @@ func Dir() string {
 }
 
 // MakeDir makes sure that the runtime directory exists and that nobody else
-// can get in. The error is ErrRefused if it is not ours: what lies in it would
-// then be somebody else's word.
+// can get in. The error is ErrRefused if it is not ours: what lies in it could
+// then be written by anybody.
 func MakeDir() error {
 	dir := Dir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -143,7 +143,7 @@ func Own(name string) (*Owner, error) {
 			}
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
-		// Whoever had it may have removed the file meanwhile: then others lock another one.
+		// The last owner may have removed the file meanwhile: then others lock another one.
 		if there(f, lockPath(name)) {
 			return &Owner{f: f, name: name}, nil
 		}

@@ -11,7 +11,7 @@
 //
 // The record outlives its server on purpose. After a crash it is what tells
 // the next start which ublk device waits to be recovered; after a reboot the
-// directory is gone, and so are the devices.
+// directory does not exist any more, nor do the devices.
 //
 // Only root, or the server's own user, gets in: the directory is 0700, the
 // socket 0600, and the peer's credentials are checked besides. Requests are

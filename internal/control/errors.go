@@ -94,7 +94,7 @@ func (e *silentError) Unwrap() []error { return []error{ErrSilent, e.err} }
 const maxError = 2048
 
 func errorOf(status int, text string) error {
-	// Whoever answers does not decide how much of the terminal it fills.
+	// The server does not decide how much of the terminal its answer fills.
 	if len(text) > maxError {
 		text = strings.ToValidUTF8(text[:maxError], "") + "…"
 	}

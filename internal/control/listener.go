@@ -10,9 +10,9 @@ import (
 )
 
 // listener lets only root and the server's own user in, and only so many at
-// once. Whoever comes when all places are taken waits; a connection that has
-// not sent its request within requestTimeout has to go then, the oldest first. So
-// neither a flood nor clients that say nothing lock others out.
+// once. A connection that comes when all places are taken waits. Then those that have not sent
+// their request within requestTimeout are closed, the oldest first. So neither a flood nor
+// clients that say nothing lock others out.
 type listener struct {
 	*net.UnixListener
 	uid    int
@@ -120,7 +120,7 @@ func (c *conn) Close() error {
 		l.mu.Unlock()
 		select {
 		case l.freed <- struct{}{}:
-		default: // told already
+		default: // it is signalled already
 		}
 	})
 	return err

@@ -43,7 +43,7 @@ type Record struct {
 	// FlushUntold: a flush of a disk has failed, and the server left the device to another one
 	// before it could tell a user. The next flush must fail.
 	FlushUntold bool `json:"flush_untold,omitempty"`
-	// Error is what went wrong in an orderly stop; the device is gone then.
+	// Error is what went wrong in an orderly stop; the device does not exist any more then.
 	Error string `json:"error,omitempty"`
 }
 
@@ -189,7 +189,7 @@ func decodeRecord(b []byte) (*Record, error) {
 }
 
 // Records reads all records, by name. Those that cannot be understood are
-// left out and told in the error, beside what could be read. The error is
+// left out and named in the error, beside what could be read. The error is
 // ErrRefused, and nothing is read, if the directory is not to be trusted.
 func Records() ([]*Record, error) {
 	if err := trust(Dir()); err != nil {
@@ -207,7 +207,7 @@ func Records() ([]*Record, error) {
 		}
 		r, err := readRecord(filepath.Join(Dir(), e.Name()))
 		switch {
-		case errors.Is(err, ErrNotRunning): // gone since the directory was read
+		case errors.Is(err, ErrNotRunning): // removed since the directory was read
 		case err != nil:
 			bad = append(bad, err)
 		default:

@@ -36,9 +36,9 @@ type Handler interface {
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when it is certain to happen. Unless
-	// force is set it is refused, with ErrRefused, while somebody uses the device. When all that is
-	// left is to begin it calls begin, and does nothing if that gives an error: whoever asked has
-	// left, and was told that nothing happens.
+	// force is set it is refused, with ErrRefused, while somebody uses the device. Right before
+	// it begins it calls begin. If that gives an error it does nothing: the client has left, and
+	// was told that nothing happens.
 	Stop(ctx context.Context, force bool, begin func() error) error
 	// Leave begins to give the device up to another server and returns when it
 	// is certain to happen: ErrRefused if it is being stopped or given up already,
@@ -49,9 +49,8 @@ type Handler interface {
 	Stay(ctx context.Context, token string) error
 }
 
-// Limits of what clients may do to a server. A server that serves a disk has
-// better things to do than to wait for them, and memory that it must not lose
-// to them: its pages are locked.
+// Limits of what clients may do to a server. The server of a disk must not wait for clients, nor
+// lose memory to them: its pages are locked.
 const (
 	maxBody   = 512 << 10 // bytes of a request's body
 	maxRanges = 4096      // of one request
@@ -112,9 +111,9 @@ func Serve(name string, h Handler) (*Server, error) {
 	return s, nil
 }
 
-// shortQueue makes the kernel's queue of connections short. Go asks for as long a
-// one as there can be: thousands of clients that have left already would have to
-// be gone through before the next one that waits.
+// shortQueue makes the kernel's queue of connections short. Go asks for the longest possible one:
+// the server would have to accept thousands of connections whose clients have left before it
+// gets to one that still waits.
 func shortQueue(l *net.UnixListener) error {
 	raw, err := l.SyscallConn()
 	if err != nil {

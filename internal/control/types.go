@@ -11,7 +11,7 @@ type State string
 const (
 	StateLive       State = "live"       // all is well
 	StateRecovering State = "recovering" // its server died or starts; I/O waits
-	// it works, but a metadata mirror or all free spares are gone
+	// it works, but a metadata mirror is missing, or no spare is free
 	StateDegraded State = "degraded"
 	// the breaker is open: errors are passed on, nothing is remapped
 	StateTripped  State = "tripped"

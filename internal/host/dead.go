@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// unseenWait is how long a device's server that is not to be seen is waited for: it may
-	// be dying.
-	unseenWait = 10 * time.Second
+	// hiddenWait is how long a device's server that cannot be seen is waited for: it may be
+	// dying.
+	hiddenWait = 10 * time.Second
 	deadPoll   = 50 * time.Millisecond
 	// SayEvery is how often a Waiter says what is waited for, sayFirst the first time.
 	SayEvery = 10 * time.Second
@@ -71,7 +71,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 		case errors.Is(err, ublk.ErrNotFound):
 			return nil
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-			// The node is not to be had here: then what the kernel says must do.
+			// The node is not in this mount namespace. The state that the kernel tells is enough.
 			info, infoErr := ctl.Info(ctx, id)
 			if infoErr != nil || info.State != ublk.StateLive {
 				return noDevice(infoErr)
@@ -88,9 +88,9 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 		switch {
 		case Died(r):
 			w.Say(func() string { return LastIO(r) })
-		case time.Since(began) < unseenWait:
+		case time.Since(began) < hiddenWait:
 		case hang.holds(info):
-			// Whoever it is, it answers nothing, and neither can go on before the disk does.
+			// Living or dead, that server answers nothing before the disk does.
 			w.Say(func() string {
 				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from "+
 					"here to end: of %d requests none comes back", hang.last.InFlight)

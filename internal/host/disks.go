@@ -13,7 +13,7 @@ import (
 )
 
 // NotServed refuses a disk whose set has a device: the disk, or what it is a copy or another
-// path of, is being served, or I/O waits for a server. The caller has the disk for himself.
+// path of, is being served, or I/O waits for a server. The caller has the disk exclusively.
 func NotServed(d *blockdev.Device) error {
 	sb, err := metadata.Probe(d)
 	if errors.Is(err, metadata.ErrPath) {
@@ -36,7 +36,7 @@ func NotServed(d *blockdev.Device) error {
 }
 
 // NotAwaited refuses a backing whose device waits for a server. path is what the caller calls
-// it. The caller has the backing for himself, so no server has it.
+// it. The caller has the backing exclusively, so no server has it.
 func NotAwaited(path string, backing *blockdev.Device) error {
 	r := DeviceOver(backing.Path())
 	if r == nil {

@@ -29,5 +29,5 @@
 // whether anybody has the server's end of the device ([ublk.Served]). A living server has it.
 // So has a dead one until its last I/O has ended, which can take minutes on a disk that takes as
 // long over a bad sector. The first must be left alone. The second is waited for ([AwaitDead]):
-// before its I/O has ended, nothing good comes of doing anything to the device or the disk.
+// until its I/O has ended, neither the device nor the disk may be touched.
 package host

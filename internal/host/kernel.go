@@ -9,7 +9,7 @@ import (
 )
 
 // DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
-// if it is gone, or if it is somebody else's who got the same number since.
+// if it does not exist any more, or if another device has got its number since.
 func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.DeviceInfo, error) {
 	info, err := ctl.Info(ctx, r.ID)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// answerOfEach is how long each of several servers may take to answer: whoever asks about
-	// all of them wants to see those that do.
+	// answerOfEach is how long each of several servers may take to answer. One that does not
+	// answer must not keep the others from being listed.
 	answerOfEach = 5 * time.Second
 	// answerOfOne is that of a server that is asked for by name.
 	answerOfOne = 10 * time.Second

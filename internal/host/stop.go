@@ -28,8 +28,9 @@ type Stopped struct {
 	Recorded bool
 }
 
-// errStale is returned for a record of a device that is gone. The record is gone then, too.
-var errStale = errors.New("the device of this record is gone")
+// errStale is returned for a record whose device does not exist any more. The record is removed
+// then.
+var errStale = errors.New("the device of this record does not exist any more")
 
 // Stop ends a device. what is as for Lookup. One that somebody uses is refused (ErrRefused)
 // unless force is set; one whose server is dead is removed in any case.
@@ -95,8 +96,8 @@ func forget(r *control.Record) error {
 	return errors.Join(r.Remove(), owner.Forget(false))
 }
 
-// askToStop asks a living server to stop. Who uses the device is looked for here as well: the
-// caller's own mounts are here, and an older server does not look.
+// askToStop asks a living server to stop. It looks for users of the device as well: the server
+// cannot see the caller's own mounts, and an older one does not look.
 func askToStop(ctx context.Context, r *control.Record, force bool) error {
 	if !force {
 		if users := blockdev.Unused(ctx, r.Device, blockdev.UsersOf); len(users) > 0 {
@@ -146,7 +147,7 @@ func awaitEnd(ctx context.Context, r *control.Record, w *Waiter) error {
 	return nil
 }
 
-// stopDead removes the device of a server that is dead. The error is errStale if it is gone.
+// stopDead removes the device of a server that is dead. The error is errStale if there is none.
 func stopDead(ctx context.Context, r *control.Record, force bool, w *Waiter) (err error) {
 	// No start may recover it meanwhile.
 	owner, err := control.Own(r.Name)
@@ -177,7 +178,7 @@ func stopDead(ctx context.Context, r *control.Record, force bool, w *Waiter) (er
 	return errStale
 }
 
-// removeDead takes the device of a record away: ublk.ErrNotFound if it is gone.
+// removeDead removes the device of a record: ublk.ErrNotFound if there is none.
 func removeDead(ctx context.Context, r *control.Record, force bool, w *Waiter) error {
 	ctl, err := ublk.OpenControl()
 	if err != nil {

@@ -40,12 +40,12 @@ type Unrecorded struct {
 	ServerPID int
 }
 
-// Unseen reports whether it has a server, as far as the kernel knows, that shows nowhere: the
-// server is of another pid namespace, or was killed a moment ago.
-func (u *Unrecorded) Unseen() bool { return u.ServerPID == 0 && u.State == ublk.StateLive }
+// Hidden reports whether it has a server, as far as the kernel knows, that cannot be seen from
+// here: the server is of another pid namespace, or was killed a moment ago.
+func (u *Unrecorded) Hidden() bool { return u.ServerPID == 0 && u.State == ublk.StateLive }
 
 // Idle reports whether nobody has to do with the device, and nobody can miss it: it was
-// never started, nobody has its server's end open, and nobody has its disk for himself, as
+// never started, nobody has its server's end open, and nobody has its disk exclusively, as
 // a server that is about to start it has.
 func (u *Unrecorded) Idle(ctx context.Context) bool {
 	if u.Waits() || u.ServerPID != 0 {
@@ -84,7 +84,7 @@ func (u *Unrecorded) Status() *control.Status {
 			"container, or they were removed): it cannot be asked", u.ServerPID, control.Dir())
 		st.Action = fmt.Sprintf(
 			"when nothing uses it, stop it in order: kill %d; then start it again", u.ServerPID)
-	case u.Unseen():
+	case u.Hidden():
 		st.State = control.StateUnreachable
 		st.Reason = "it has a server that cannot be seen from here, such as one in a container"
 		st.Action = "look where that runs"
@@ -127,7 +127,7 @@ func findUnrecorded(ctx context.Context, what string) (*Unrecorded, error) {
 	return all[at], nil
 }
 
-// UnrecordedOf is FindUnrecorded for whoever has the driver's control device open.
+// UnrecordedOf is FindUnrecorded for a caller that has the driver's control device open.
 func UnrecordedOf(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
 	found, err := taggedOnly(ctx, ctl)
 	if err != nil {
@@ -157,8 +157,8 @@ func taggedOnly(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
 	if err != nil {
 		return nil, err
 	}
-	// After the devices: a record is written later than its device is made. One
-	// that cannot be read is told by who asks for the records.
+	// After the devices: a record is written later than its device is made. Records that cannot
+	// be read are reported by Lookup and Running.
 	records, err := control.Records()
 	if errors.Is(err, control.ErrRefused) {
 		return nil, err

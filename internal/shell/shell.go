@@ -21,8 +21,8 @@ func Command(args ...string) string {
 }
 
 // Quote returns s as one word of a POSIX shell, plain where that is possible.
-// What is not printable is written as bash and zsh read it ($'…'): a terminal must not
-// be told to do anything by a name that somebody chose.
+// What is not printable is written as bash and zsh read it ($'…'): a name must not be able to
+// send commands to a terminal.
 func Quote(s string) string {
 	switch {
 	case s == "":

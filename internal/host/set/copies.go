@@ -10,8 +10,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// Identity is what a superblock says of whose disk it is on. Whoever has read it can tell others,
-// also another process, which then need not read it.
+// Identity is what a superblock says of the disk that it is on. A process that has read it tells
+// it to others, which then need not read it.
 type Identity struct {
 	Name    string    `json:"name"`
 	UUID    uuid.UUID `json:"uuid"`

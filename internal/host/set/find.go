@@ -57,9 +57,9 @@ type found struct {
 	sb   *metadata.Superblock
 }
 
-// impatient hides that a device has time (metadata.Patient): one that has nothing to do with
-// what is looked for may be away for good, and is not waited for.
-type impatient struct{ metadata.Device }
+// withoutClock hides the clock of a device (metadata.Patient), so that nothing is tried again for
+// seconds: a device that has nothing to do with what is looked for may not come back.
+type withoutClock struct{ metadata.Device }
 
 // probeAny is Identify for a device that may be anything.
 func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
@@ -71,7 +71,7 @@ func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
 	if d.Size() < metadata.RegionStart {
 		return nil, metadata.ErrNotFound
 	}
-	return metadata.Probe(impatient{d})
+	return metadata.Probe(withoutClock{d})
 }
 
 // search looks through the machine's block devices but the one at except. It also returns
@@ -92,7 +92,7 @@ func search(ctx context.Context, limit time.Duration, except string,
 		found
 		err error
 	}
-	answers := make(chan answer, len(paths)) // nobody waits to give one
+	answers := make(chan answer, len(paths)) // sending never blocks
 	waiting := map[string]bool{}
 	for _, path := range paths {
 		waiting[path] = true

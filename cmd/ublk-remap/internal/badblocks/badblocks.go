@@ -24,8 +24,8 @@ type Range struct{ Start, End int64 }
 // maxBlock keeps products with any block size in range.
 const maxBlock = 1 << 46
 
-// What a list may have at most: as many units as the largest spare region. Who
-// has more bad blocks has another problem, or another file.
+// What a list may have at most: as many units as the largest spare region. A longer one is of a
+// disk that cannot be helped, or no list of bad blocks.
 const maxLines, maxUnits = 4 << 20, 4 << 20
 
 // Format says how a list is to be read.

@@ -325,7 +325,7 @@ func (r *Report) unrecorded(u *host.Unrecorded) {
 			"%d; then start it again", u.ServerPID),
 			"%s is served by process %d, but its files are not in %s (it is in a container, or "+
 				"they were removed)", dev, u.ServerPID, control.Dir())
-	case u.Unseen():
+	case u.Hidden():
 		r.add("device", Warning, "stop it where it runs; if it was killed just now, wait until "+
 			"its last I/O has ended",
 			"%s is served by a server that cannot be seen from here, such as one in a container",

@@ -25,8 +25,8 @@ type left struct {
 	device int
 }
 
-// leftFiles lists records and sockets whose server is dead and whose device is
-// gone or was never live.
+// leftFiles lists records and sockets whose server is dead and whose device does
+// not exist any more, or was never live.
 func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record) []left {
 	var found []left
 	for _, rec := range records {
@@ -80,7 +80,7 @@ func unserved(ctx context.Context, id int) bool {
 }
 
 // Fix removes what belongs to nobody: devices that were added and never started,
-// records of devices that are gone, sockets without a server. A device that was
+// records of devices that do not exist any more, sockets without a server. A device that was
 // live is left alone, for somebody's I/O may wait for it. It returns what was
 // done, a line each.
 func Fix(ctx context.Context) ([]string, error) {

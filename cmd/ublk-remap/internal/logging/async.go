@@ -16,9 +16,9 @@ const (
 )
 
 // Async is a writer that never waits: lines go to a goroutine that writes them,
-// and are dropped when too many wait. A server logs through it, for whoever reads
-// its log may wait for the very device that it serves: a journal on a file
-// system there, or memory of the log file that was swapped out to it.
+// and are dropped when too many wait. A server logs through it, because the reader of its log may
+// wait for the very device that it serves: a journal on a file system there, or memory of the
+// log file that was swapped out to it.
 type Async struct {
 	to zerolog.LevelWriter
 

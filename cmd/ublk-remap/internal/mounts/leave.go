@@ -14,7 +14,7 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// needed are the file systems of the kernel's that a server looks into later on.
+// needed are the kernel's file systems that a server reads later on.
 var needed = []string{"/dev", "/proc", "/sys"}
 
 // neededTypes are the types of what stays mounted beneath those: single nodes of /dev in a
@@ -170,7 +170,7 @@ func detachAll(stays func(m mountinfo.Mount) bool) error {
 		if stays(m) {
 			continue
 		}
-		// What lay beneath another one that went is gone with it.
+		// A mount beneath one that was detached went with it.
 		if err := unix.Unmount(m.Point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil &&
 			!errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("detach %s: %w", m.Point, err))

@@ -1,10 +1,10 @@
 // Package survey tries the places of a disk that a new set is going to rely on, before
 // anything on the disk is changed: what reads is written back as it is, and read again.
 //
-// Each bad place costs as few tries as can be, for a drive may take seconds for each: a
-// part of the disk that fails is tried unit by unit, and a unit that fails is bad. The time
-// that failures take is bounded: once it is used up, what has not been tried of a part that
-// failed counts as bad, and in the end the survey gives up.
+// A drive may take seconds for each try of a bad place, so there are few: a part of the disk that
+// fails is tried unit by unit, and a unit that fails is bad. The time that failures take is
+// bounded. Once it is used up, what has not been tried of a part that failed counts as bad; in
+// the end the survey is given up.
 package survey
 
 import (
@@ -36,15 +36,15 @@ type Device interface {
 const (
 	// part is how much is tried at once.
 	part = 4 << 20
-	// slowTry is what a try takes that the drive itself has tried again: after that a
-	// place that does not read is not written to as well.
+	// slowTry is how long a try takes that the drive itself has repeated. A place that failed to
+	// read after that is not written to as well.
 	slowTry = time.Second
 	// presumeAfter is how much time failures may take before the rest of a part that
 	// failed counts as bad untried.
 	presumeAfter = time.Minute
 	// giveUpAfter is how much time they may take at all.
 	giveUpAfter = 5 * time.Minute
-	// pathTries is how often something is tried that does not fail for the medium's sake.
+	// pathTries is how often something is tried that fails, but not because of the medium.
 	pathTries = 20
 	pathPause = 250 * time.Millisecond
 )
