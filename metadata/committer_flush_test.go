@@ -208,7 +208,8 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 		}
 		if m := &w.c.mirrors[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) ||
 			m.used < before {
-			t.Errorf("page %d of %d does not read, and the mirror's log is let go: it covers %v of %v", page, w.c.ck.made.pages, m.cover, w.c.durable.Position)
+			t.Errorf("page %d of %d does not read, and the mirror's log is freed: it covers %v of %v",
+				page, w.c.ck.made.pages, m.cover, w.c.durable.Position)
 		}
 		if m := &w.c.mirrors[0]; m.cover != w.c.durable.Position || m.used != 0 {
 			t.Errorf("page %d: the other mirror covers %v of %v", page, m.cover,

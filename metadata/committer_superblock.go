@@ -155,7 +155,8 @@ func (s *superblockUpdate) choose() (at int, ok bool) {
 		if best < 0 {
 			continue
 		}
-		if s.places[best].good && s.goodCopies(d) == 1 && !(s.opening || d == 0 && s.news == newsUrgent) {
+		if s.places[best].good && s.goodCopies(d) == 1 &&
+			!(s.opening || d == 0 && s.news == newsUrgent) {
 			continue // the device needs this copy more than the update does
 		}
 		return best, true

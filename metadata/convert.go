@@ -59,10 +59,10 @@ type Converted struct {
 // A cut before that page leaves the old disk, a later one a set that
 // ResumeConvert finishes; either can be given back by Revert.
 //
-// A bad place for the metadata is gone around as in CreateAround, also in the
-// head, and told in Converted. What must be there, so that a cut can be recovered from,
-// is a mirror outside of the head and, on each device, two copies of the superblock
-// there, or the only one; if it is not, nothing is changed.
+// Bad places for the metadata are avoided as in CreateAround, also in the head, and listed
+// in Converted. For recovery from a cut there must be a mirror outside of the head and, on
+// each device, two copies of the superblock outside of it, or the only one. If they cannot
+// be written, nothing is changed.
 //
 // Errors: ErrInvalidEntry if more blocks are bad than a table holds, ErrGeometry,
 // ErrStuck if the bad blocks of the displaced head find no spare unit, those of the
@@ -222,10 +222,10 @@ func putCopies(devs []Device, sb *Superblock, to []copyPlace) error {
 	return nil
 }
 
-// putOuterCopies writes the superblocks outside of the head, which say how far a move
-// has come. A bad place among them is gone around, as long as two on each device
+// putOuterCopies writes the superblocks outside of the head, which say how far a conversion
+// or a revert has come. Bad places among them are skipped, as long as two on each device
 // are good, or the only one: a cut may leave the one that is being written
-// unreadable. What a bad one holds is of an older generation, or nothing.
+// unreadable. A bad place holds an older generation, or nothing.
 func putOuterCopies(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 	good, want, last := map[uint8]int{}, map[uint8]int{}, map[uint8]error{}
 	for _, c := range sb.outerCopies() {
@@ -287,10 +287,9 @@ func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPl
 		return nil, err
 	}
 	now := sb.clone()
-	// If the page at the mark were lost now, what is outside would take the
-	// head for untouched: before it is touched, every copy says better. The
-	// page itself stays as it is, for on a spare device's word alone nothing
-	// in the head is changed.
+	// The copies outside still say that the head is untouched, and the page at the mark may
+	// be lost. So they are written before the head is changed. The page itself stays as it
+	// is: a spare device alone is no reason to change the head.
 	if _, err := putOuterCopies(devs, now); err != nil {
 		return nil, err
 	}
@@ -356,9 +355,8 @@ func writeHeadMirrors(devs []Device, l *Layout, sb *Superblock) (bad []BadPlace,
 		m := &mirrors[i]
 		r := &sb.Regions[m.region]
 		if sb.inHead(r) {
-			// Only the superblocks of the last step say where it is in the end. Until
-			// then it is stale for whoever reads those that are there, and a second run
-			// tries all places anew.
+			// Only the superblocks of the last step say where it is in the end. The
+			// earlier ones call it stale, so a second run tries all places again.
 			start := r.Start
 			why, err := writeMirror(sb, r, *m, copyTo)
 			if errors.Is(why, ErrDamaged) || errors.Is(err, ErrDamaged) {
@@ -460,8 +458,7 @@ func copyFirstCheckpoint(devs []Device, set uuid.UUID, from, to *mirrorAt, heade
 	return verifyFirstCheckpoint(devs[to.device], &set, to, &h, b)
 }
 
-// wipeAround zeroes [from, to) but for the ranges of keep; around what cannot
-// be written.
+// wipeAround zeroes [from, to) except for the ranges of keep and for what cannot be written.
 func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
 	for from < to {
 		end := to

@@ -6,15 +6,15 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A block without a copy that reads, because its spare unit fails or because it is lost,
-// may still have an older one: what home held when the block left it. Nothing tells whether
-// the block was written since. So it is taken back only on somebody's word.
+// A block may have no copy that reads, because its spare unit fails or because it is lost.
+// Home may still hold an older copy, from when the block left it. Nothing tells whether the
+// block was written since. So the older copy is accepted only if the operator asks for that.
 
 // oldReads is how often home must be read well, and the same each time.
 const oldReads = 3
 
-// hintReads is how many blocks are looked at if nobody has said that their homes are wanted: it
-// is only to be said that there are some.
+// hintReads is how many blocks are tried if older copies are not accepted: then a hint is
+// enough that there are some.
 const hintReads = 1024
 
 // findOld looks for blocks without a copy whose home can be read. If that is accepted they count as
@@ -89,7 +89,8 @@ func (v *View) notDisplaced(entries []Entry) (n uint64) {
 	return n
 }
 
-// Stuck is why a release refuses what a survey found; accepted says that what home holds is taken.
+// Stuck is why a revert refuses what a survey found. accepted: older copies at home are
+// accepted.
 func Stuck(s *Survey, accepted bool) *StuckError {
 	e := &StuckError{NoCopy: s.NoCopy, NoCopyMore: s.More}
 	if !accepted {

@@ -34,19 +34,18 @@ type Reverted struct {
 // must take I/O in the set's blocks.
 //
 //  1. Blocks of the spare region are written to their homes, read back, and
-//     only then committed as being there. A set that is cut here is one as any
-//     other.
-//  2. The places of the head are tried, by writing what they hold: all that
-//     may be refused has been by then (ErrStuck, a *StuckError, unless o.Force).
+//     only then committed as being there. A cut here leaves an ordinary set.
+//  2. The places of the head are tried, by writing what they hold. Nothing is refused
+//     later than here (ErrStuck, a *StuckError, unless o.Force).
 //  3. The superblocks, those outside of the head first, say that the head is
 //     being moved. From here on the set is not served; ResumeRevert goes on.
-//  4. The head moves to the front, but for the page at o.Mark, and a displaced tail
-//     to the end, and both are read back. So what marks a disk at its end shows
-//     there only once all else is home but that page.
-//  5. That page. From here on it is a plain disk.
+//  4. The head moves to the front, except for the page at o.Mark, and a displaced tail
+//     to the end, and both are read back. So a signature at the end of the disk shows
+//     only once all but that page is home.
+//  5. That page is written. From here on it is a plain disk.
 //  6. What is left outside of the head is erased, the superblocks first.
 //
-// If a device cannot be asked any more it stops where it is (ErrPath), like a cut.
+// If a device cannot be reached any more it stops there (ErrPath), as at a cut.
 func Revert(img *Image, o ConvertOptions) (Reverted, error) {
 	out, err := revert(img, o)
 	return out, orPathFailure(img.devs, err)
@@ -76,19 +75,19 @@ func revert(img *Image, o ConvertOptions) (Reverted, error) {
 		return out, err
 	}
 	var bad blockList
-	moved, gone, err := v.moveHome(&bad)
+	moved, noCopy, err := v.moveHome(&bad)
 	if err != nil {
 		return out, err
 	}
 	out.Moved = v.notDisplaced(moved)
 	moved = append(moved, back...)
-	if gone.count() > 0 && !o.Force {
-		// it could be read a moment ago
-		return out, &StuckError{NoCopy: gone.ranges, NoCopyMore: gone.more}
+	if noCopy.count() > 0 && !o.Force {
+		// These could be read a moment ago.
+		return out, &StuckError{NoCopy: noCopy.ranges, NoCopyMore: noCopy.more}
 	}
-	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, gone.ranges)
-	// Nobody reads those homes until the table says so: what was written to
-	// them is no harm if it comes to nothing.
+	out.Left.NoCopy = mergeRanges(out.Left.NoCopy, noCopy.ranges)
+	// Nothing reads those homes until the table says so. So what was written to them does
+	// no harm if the revert is refused.
 	if bad.count() > 0 && !o.Force {
 		return out, &StuckError{BadHome: bad.ranges, BadHomeMore: bad.more}
 	}
@@ -154,8 +153,8 @@ func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, er
 	o.Mark = sb.Mark
 	page := AlignedBytes(PageSize)
 	for _, off := range sb.displacedCopies() {
-		// The superblocks in the head are written over with the rest of it,
-		// that at the mark last: as long as there is one, it is not through.
+		// The superblocks in the head are written over with the rest of it, the one at
+		// the mark last. So the revert is not through while one is there.
 		if _, err := devs[0].ReadAt(page, off); err == nil {
 			if s, _ := decodeSuperblock(page); s != nil && s.UUID == sb.UUID {
 				return out, v.moveFront(sb, o, &out)
@@ -165,8 +164,8 @@ func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, er
 	if err := v.checkOwner(); err != nil && !o.Force {
 		return out, err
 	}
-	// The last page was being written, so all else was there. It may have been
-	// in use since: only what is torn is put right.
+	// The last page was being written, so all else was there. The disk may have been in
+	// use since, so only what is torn is repaired.
 	if err := v.repairMark(sb); err != nil {
 		if errors.Is(err, errNotReverted) {
 			return out, v.moveFront(sb, o, &out)
@@ -183,10 +182,10 @@ func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, er
 }
 
 // moveHome writes mapped blocks to their homes and reads them back. It returns
-// entries for those that are there now, in gone those outside of head and tail whose
-// copy cannot be read, and in bad those outside of head and tail that are not at home:
-// these have another home to go to.
-func (v *View) moveHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
+// entries for those that are there now. Of the blocks outside of head and tail, noCopy are
+// those whose copy cannot be read, and bad gets those that did not get home. Blocks of head
+// and tail will have another home.
+func (v *View) moveHome(bad *blockList) (_ []Entry, noCopy blockList, _ error) {
 	const batch = 1024
 	type move struct {
 		block uint64
@@ -227,7 +226,7 @@ func (v *View) moveHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 		d, at := v.slot(block, spare)
 		if _, e := v.devs[d].ReadAt(v.one, at); e != nil {
 			if !v.layout.displaced(block) {
-				gone.add(block)
+				noCopy.add(block)
 			}
 			return
 		}
@@ -243,7 +242,7 @@ func (v *View) moveHome(bad *blockList) (_ []Entry, gone blockList, _ error) {
 	if err == nil {
 		err = flush()
 	}
-	return done, gone, err
+	return done, noCopy, err
 }
 
 // addHome adds a block to a list of entries.
@@ -258,7 +257,7 @@ func addHome(list []Entry, unit uint64, bit uint8) []Entry {
 
 // testHead writes to every place of the head, and of the tail if that is displaced,
 // what it holds, and returns the blocks that do not take it. Metadata that cannot be
-// read is zeroed: nobody can miss it.
+// read is zeroed, because nothing needs it any more.
 func (v *View) testHead(o *ConvertOptions) (bad blockList, err error) {
 	back := o.chunk()
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
@@ -431,7 +430,7 @@ func (v *View) putReverting(sb *Superblock, force bool) error {
 	return nil
 }
 
-// allButMark moves the head to the front, but for the page at the mark, and then a
+// allButMark moves the head to the front, except for the page at the mark, and then a
 // displaced tail to the end.
 func (v *View) allButMark(buf []byte, sb *Superblock, o ConvertOptions,
 	left *unmoved) (err error) {

@@ -10,7 +10,7 @@ type Survey struct {
 	Pending uint64       // blocks that cannot be read at home, before and after
 	NoCopy  []BlockRange // blocks that have no copy that can be read
 	More    uint64       // how many others have none, which were too many to list
-	// those of them whose home can be read; with AcceptOld they are taken back, and not in NoCopy
+	// those of them whose home can be read; with AcceptOld they are accepted, and not in NoCopy
 	Old []BlockRange
 }
 
@@ -28,14 +28,14 @@ func SurveyRevert(img *Image, o ConvertOptions) (*Survey, error) {
 
 func (v *View) survey(o *ConvertOptions) *Survey {
 	s := &Survey{Head: v.layout.headBlocks, Tail: v.layout.TailBlocks()}
-	var gone blockList
+	var noCopy blockList
 	var done, total int64
 	for _, f := range v.layout.sb.displacedSpans() {
 		total += f.to - f.from
 	}
 	for _, f := range v.layout.sb.displacedSpans() {
 		inChunks(o.chunk(), f, func(buf []byte, off int64) {
-			v.read(buf, off, func(block uint64, _ error) { gone.add(block) })
+			v.read(buf, off, func(block uint64, _ error) { noCopy.add(block) })
 			if done += int64(len(buf)); o.Progress != nil {
 				o.Progress(done, total)
 			}
@@ -54,8 +54,9 @@ func (v *View) survey(o *ConvertOptions) *Survey {
 		}
 	})
 	lost := v.lost()
-	s.NoCopy, s.More = mergeRanges(gone.ranges, unread.ranges, lost.ranges), gone.more+unread.more+
-		lost.more
+	s.NoCopy, s.More = mergeRanges(noCopy.ranges, unread.ranges, lost.ranges),
+		noCopy.more+unread.more+
+			lost.more
 	v.table.Extents(func(x Extent) bool {
 		s.Pending += x.Count * uint64(bits.OnesCount8(x.Pending&^(x.Mapped|x.Lost)))
 		return true

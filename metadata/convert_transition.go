@@ -13,10 +13,10 @@ import (
 type Transition uint32
 
 const (
-	// TransitionNone is a set as any other.
+	// TransitionNone is an ordinary set.
 	TransitionNone Transition = 0
 	// TransitionCopied: Convert has copied the head and written what lies
-	// outside of it. The disk is the old one still: nothing in its head was
+	// outside of it. The disk is still the old one: nothing in its head was
 	// changed, except that the page at Mark may be torn.
 	TransitionCopied Transition = 1
 	// TransitionConverting: the displaced copy counts from now on. What the set has
@@ -62,12 +62,11 @@ func (sb *Superblock) Unfinished() error {
 		"--in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
 }
 
-// Interrupted says what a set in transition is at: its superblock, and the
-// devices in its order; nil if the backing is no set, or one as any other.
-// spares are those that the caller knows of. While a conversion with a spare
-// device has not gone far, or a release is nearly done, only that device says so.
-// The error is ErrNotFound if a spare device is missing, what the backing's
-// superblock is refused for, and ErrPath if a device could not be asked.
+// Interrupted returns the superblock of a set in transition, and the devices in its order;
+// nil if the backing is no set, or an ordinary one. spares are those that the caller knows
+// of. While a conversion with a spare device has not come far, or a revert is nearly done,
+// only that device tells of it. Errors: ErrNotFound if a spare device is missing, what the
+// backing's superblock is refused for, and ErrPath if a device could not be reached.
 func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error) {
 	sb, err := Probe(backing)
 	own := make([]*Superblock, len(spares))
@@ -315,8 +314,8 @@ func (v *View) checkOwner() error {
 
 // erase wipes what a set has outside of the head, so that nothing finds it any
 // more: superblocks first, then the mirrors that they name. Only what carries
-// the set's UUID is touched, for the disk may have been in use since; unless it
-// is sure that it was not, then also superblocks that cannot be read now.
+// the set's UUID is touched, because the disk may have been in use since. If it is sure that
+// it was not, superblocks that cannot be read are erased as well.
 func erase(devs []Device, sb *Superblock, sure bool) error {
 	b, zero := AlignedBytes(PageSize), AlignedBytes(PageSize)
 	for _, c := range sb.outerCopies() {
@@ -338,7 +337,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 	if err := pathFailure(devs); err != nil {
 		return err
 	}
-	// Nothing finds it any more. If a device goes away now that is no harm.
+	// Nothing finds the set any more. It does no harm if a device goes away now.
 	defer clearFailures(devs)
 	l, err := newLayout(sb)
 	if err != nil {
@@ -352,8 +351,7 @@ func erase(devs []Device, sb *Superblock, sure bool) error {
 		if sb.inHead(&sb.Regions[m.region]) {
 			continue
 		}
-		// Nothing looks at a mirror but by a superblock; what cannot be
-		// cleared does no harm.
+		// A mirror is found by a superblock only. So what cannot be cleared does no harm.
 		d := devs[m.device]
 		for off := m.start; off < m.start+2*m.slot+int64(m.atoms)*m.atom; off += PageSize {
 			if _, err := d.ReadAt(b, off); err == nil && ours(b) {

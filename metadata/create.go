@@ -12,7 +12,7 @@ import (
 // position.
 var creation = link{Position: Position{Epoch: 1, Sequence: 1}}
 
-// BadPlace is a place for the metadata that a new set had to go around.
+// BadPlace is a place that was meant for metadata of a new set and cannot be used.
 type BadPlace struct {
 	Device int    // index into the devices as given
 	Offset int64  // in bytes
@@ -34,7 +34,7 @@ func (p BadPlace) String() string {
 // have: one bad sector later on must not be the end of it.
 const minCopies = 2
 
-// Create is CreateAround for those who need not know what was gone around.
+// Create is CreateAround without the list of bad places.
 func Create(devs []Device, plan *Layout, initial []Entry) error {
 	_, err := CreateAround(devs, plan, initial)
 	return err
@@ -46,9 +46,9 @@ func Create(devs []Device, plan *Layout, initial []Entry) error {
 // metadata the devices carried before is lost, and nothing of the data is
 // copied.
 //
-// A bad place is gone around: a mirror that cannot be written where it was
-// planned goes to another place of its device, or is stale from the beginning;
-// copies of the superblock may be missing. Places that the plan knows to be bad
+// Bad places are avoided. A mirror that cannot be written where it was
+// planned goes to another place of its device, or is stale from the beginning.
+// Copies of the superblock may be missing. Places that the plan knows to be bad
 // (PlanParams.Bad) are not tried. There must be two copies of the
 // superblock and one mirror on the backing, and one copy on every other device.
 // The bad places are returned, also with an error.
@@ -73,8 +73,8 @@ func createAround(devs []Device, plan *Layout, initial []Entry) ([]BadPlace, err
 	}
 	c := creator{devs: devs, sb: sb, known: plan.bad, page: AlignedBytes(PageSize),
 		back: AlignedBytes(PageSize)}
-	// Whatever set was here is gone before anything of it is overwritten: a
-	// cut must not leave its superblock above the new set's pages.
+	// The superblocks of an older set are cleared before anything else of it is
+	// overwritten: a cut must not leave one of them above the new set's pages.
 	if err := c.clear(); err != nil {
 		return c.bad, err
 	}
@@ -159,7 +159,7 @@ func (c *creator) clear() error {
 				continue
 			} else if _, readErr := d.ReadAt(c.back, off); readErr == nil &&
 				hasMagic(c.back, magicSuperblock) {
-				// It could be taken for one of the new set's, or of a set.
+				// A load could take it for the new set's, or for another set.
 				return fmt.Errorf("%w: the superblock of an older set at %d of %s cannot be "+
 					"cleared: %w", ErrBadPlaces, off, nameOf(d, i), err)
 			}
@@ -186,7 +186,7 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 		if err != nil {
 			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata",
 				Err: err}
-			// Until the superblocks name it nobody looks there.
+			// Nothing reads the place before the superblocks name it.
 			for _, start := range c.sb.placesFor(r, m.device) {
 				m.start = start
 				if err = write(); err == nil {

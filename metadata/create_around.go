@@ -12,10 +12,10 @@ type BadRange struct {
 	Start, End int64
 }
 
-// errKnownBad is what is wrong with a place that is named in PlanParams.Bad.
+// errKnownBad is the error for a place that PlanParams.Bad names.
 var errKnownBad = errors.New("it is known to be bad")
 
-// maxGrowth is how much larger than it must be the room for the metadata may become, in
+// maxGrowth is how much larger than necessary the room for the metadata may become, in
 // search of a place that is not bad.
 const maxGrowth = 32 * headAlign
 
@@ -102,8 +102,8 @@ func (sb *Superblock) cleanPlace(region int, bad []BadRange) (int64, bool) {
 	return 0, false
 }
 
-// badIn returns a bad range that reaches into a place, the last one of them; nil: none
-// does. bad is as sortedBad gives it.
+// badIn returns the last bad range that reaches into a place, or nil. bad is as sortedBad
+// returns it.
 func badIn(bad []BadRange, device uint8, off, length int64) *BadRange {
 	i, _ := slices.BinarySearchFunc(bad, BadRange{Device: device, Start: off + length}, compareBad)
 	if i == 0 {

@@ -11,18 +11,18 @@ import (
 type Class uint8
 
 const (
-	// ClassMedium: the place may be bad. What else the disk does has to show that it is
-	// alive but for that place: EIO is also what a disk answers that is not there.
+	// ClassMedium: the place may be bad. Other places of the disk have to show that the
+	// disk works: a disk that is not there answers EIO as well.
 	ClassMedium Class = iota
-	// ClassResource goes away by itself: tried again after a while.
+	// ClassResource: a resource is lacking. It is retried after a while.
 	ClassResource
 	// ClassPath says nothing about the medium: the path, the request or the
 	// whole disk is at fault. Nothing may be concluded from it about what is on the disk.
 	ClassPath
 )
 
-// Classify sorts an errno, positive or negative. What is not listed counts as
-// a fault of the path: not to conclude anything loses nothing.
+// Classify sorts an errno, positive or negative. An errno that is not listed counts as
+// a fault of the path, because nothing is lost if nothing is concluded.
 func Classify(errno int32) Class {
 	if errno < 0 {
 		errno = -errno
@@ -47,8 +47,8 @@ func classOf(err error) Class {
 	return ClassPath
 }
 
-// mayComeBack reports whether trying again after a while makes sense: the errnos of a
-// transport that comes and goes. A request that the disk does not take is no better later.
+// mayComeBack reports whether a retry after a while makes sense: for the errnos of a
+// transport that comes and goes. A request that the disk rejects is no better later.
 func mayComeBack(err error) bool {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Clock is a Device that has time. Without it nothing is waited for: what fails is
-// tried again at once, a number of times.
+// Clock is implemented by a Device that can wait. Without it what fails is retried at once,
+// a number of times.
 type Clock interface {
 	// Monotonic is a time, in ns, that only counts up.
 	Monotonic() int64
@@ -15,42 +15,41 @@ type Clock interface {
 	Pause(time.Duration)
 }
 
-// Tries of a steady device.
+// Limits of a retryDevice.
 const (
-	// mediumTries is how often a place is read before it is asked whether the disk is
-	// there at all.
+	// mediumTries is how often a place is read before another place is, to see whether the
+	// disk is there at all.
 	mediumTries = 6
-	// instantTries is how often something is tried, that is not of the medium, on a device
-	// that has no time.
+	// instantTries is how often an operation is tried that fails for another reason than
+	// the medium, on a device without a clock.
 	instantTries = 1000
-	// slowRead is what a read takes that the drive itself has tried again: then
-	// one is enough.
+	// slowRead: a read that takes longer has been retried by the drive itself, so one
+	// is enough.
 	slowRead = time.Second
-	// wholeRead is the longest read that is tried on its own account. A longer one that
-	// fails is gone through in parts by whoever wants it.
+	// wholeRead is the longest read that is judged. If a longer one fails its caller reads
+	// it in parts.
 	wholeRead = 64 << 10
-	// stableTries is how often a disk is read from the beginning that reads otherwise at
-	// the end.
+	// stableTries is how often everything is read from the beginning, if a place that did
+	// not read does in the end.
 	stableTries = 4
-	// retryBudget is how much time is spent on pauses, in all, before what fails is no
-	// longer waited for.
+	// retryBudget is how much time is spent on pauses, in all. After that what fails is not
+	// waited for.
 	retryBudget = time.Minute
 )
 
-// retryDevice is the Device that every load and every offline verb goes by: it tells a place
-// of the medium that does not read from a disk that cannot be asked.
+// retryDevice is the Device that every load and every offline verb reads and writes by. It
+// tells a place of the medium that does not read from a disk that cannot be reached.
 //
-// A medium error is one only where another place of the same disk reads, before and
-// after: a disk that has vanished answers EIO as well. It is tried again a few times, for
+// A failure is a medium error only if another place of the same disk reads, before and
+// after: a disk that has vanished answers EIO as well. The place is read a few times, because
 // a medium that reads the second time is not damaged.
 //
-// Everything else is waited for, and then ends whatever was going on: from the first
-// failure on nothing is read and nothing is written any more, so that nobody can
-// take silence for absence, wherever in the code. To the disk that is a power cut. failure
-// is to be asked before a result is believed.
+// Every other failure is waited for, and then it is final: from then on nothing is read or
+// written any more, so that no code can take silence for absence. To the disk that is a
+// power cut. pathFailure must be checked before a result counts.
 //
-// A flush that fails ends it as well, and at once: what the disk has dropped from its
-// cache a second flush would not bring back.
+// A flush that fails is final at once: a second flush would not bring back what the disk has
+// dropped from its cache.
 type retryDevice struct {
 	Device
 	clock  Clock // nil: none
@@ -58,10 +57,10 @@ type retryDevice struct {
 	spent  time.Duration
 	good   int64 // a place that has read, or -1
 	page   []byte
-	unread map[int64]int // places that did not, and how long they are
+	unread map[int64]int // places that did not read, and how long they are
 }
 
-// withRetries makes all devices steady that are not.
+// withRetries wraps all devices that are not wrapped yet.
 func withRetries(devs []Device) []Device {
 	out := make([]Device, len(devs))
 	for i, d := range devs {
@@ -84,7 +83,7 @@ func unwrapped(d Device) Device {
 	return d
 }
 
-// pathFailure says which of the devices could not be asked, nil if all could.
+// pathFailure is the failure of a device that could not be reached; nil if all could.
 func pathFailure(devs []Device) error {
 	for _, d := range devs {
 		if s, is := d.(*retryDevice); is && s.failed != nil {
@@ -94,8 +93,8 @@ func pathFailure(devs []Device) error {
 	return nil
 }
 
-// orPathFailure is err, unless a device could not be asked: then what was concluded counts for
-// nothing, also if it was that all is well.
+// orPathFailure is err, unless a device could not be reached. Then no result counts, not even
+// success.
 func orPathFailure(devs []Device, err error) error {
 	if f := pathFailure(devs); f != nil {
 		return f
@@ -103,9 +102,9 @@ func orPathFailure(devs []Device, err error) error {
 	return err
 }
 
-// untilStable calls f, which changes nothing that counts, until what it could not read cannot be
-// read afterwards either. A disk that was away for a moment, and answered EIO meanwhile, has
-// then been asked again. The error is that of f, or ErrPath.
+// untilStable calls f, which changes nothing that counts, until the places that it could not
+// read cannot be read afterwards either. So f is repeated if a disk was away for a moment and
+// answered EIO meanwhile. The error is that of f, or ErrPath.
 func untilStable[T any](devs []Device, f func() (T, error)) (T, error) {
 	var none T
 	last := errUnstable
@@ -129,7 +128,7 @@ func untilStable[T any](devs []Device, f func() (T, error)) (T, error) {
 	return none, last
 }
 
-// errUnstable is a disk that fails in other places each time.
+// errUnstable is the error for a disk that fails in different places each time.
 var errUnstable = fmt.Errorf("%w: it reads otherwise than a moment ago; check its cable, its "+
 	"power and its health, then try again", ErrPath)
 
@@ -143,7 +142,8 @@ func readsDiffer(devs []Device) bool {
 	return false
 }
 
-// clearFailures forgets that a device could not be asked: what was left to do does not count.
+// clearFailures forgets that a device could not be reached: what was left to do does not
+// matter.
 func clearFailures(devs []Device) {
 	for _, d := range devs {
 		if s, is := d.(*retryDevice); is {
@@ -169,7 +169,7 @@ func (s *retryDevice) now() int64 {
 	return s.clock.Monotonic()
 }
 
-// ReadAt reads, or fails for the medium's sake, or for good.
+// ReadAt reads. It fails if the medium does, or else finally.
 func (s *retryDevice) ReadAt(b []byte, off int64) (int, error) {
 	if plantedPathIsMedium {
 		return s.Device.ReadAt(b, off)
@@ -214,9 +214,9 @@ func (s *retryDevice) read(b []byte, off int64) (n int, slow bool, err error) {
 	return n, time.Duration(s.now()-begun) > slowRead, err
 }
 
-// isBad decides about a place that does not read. It is bad if another one reads, then it
-// does not, and then that other one reads again. If it turns out to read, why is nil; else
-// why is what is wrong with the disk.
+// isBad decides about a place that does not read. It is bad if another place reads, then it
+// does not, and then the other place reads again. If it is not bad, why is nil if it turned
+// out to read, and otherwise what is wrong with the disk.
 func (s *retryDevice) isBad(b []byte, off int64, slow bool) (bad bool, why error) {
 	if why := s.otherPlaceReads(off); why != nil {
 		return false, why
@@ -240,8 +240,8 @@ func (s *retryDevice) isBad(b []byte, off int64, slow bool) (bad bool, why error
 	return true, nil
 }
 
-// otherPlaceReads reads some place of the disk other than the one at off. The error is why none
-// reads, or how the path failed.
+// otherPlaceReads reads some other place of the disk than the one at off. The error says why
+// none reads, or how the path failed.
 func (s *retryDevice) otherPlaceReads(off int64) error {
 	if s.page == nil {
 		s.page = AlignedBytes(PageSize)
@@ -272,10 +272,10 @@ func (s *retryDevice) otherPlaceReads(off int64) error {
 	return fmt.Errorf("nor does any other place of it: %w", last)
 }
 
-// WriteAt writes, or fails for the medium's sake, or for good.
+// WriteAt writes. It fails if the medium does, or else finally.
 func (s *retryDevice) WriteAt(b []byte, off int64) (int, error) {
 	var retry Retry
-	failed := false // for the medium's sake, of a disk that was there
+	failed := false // the medium has failed once, on a disk that was there
 	for try := 1; ; try++ {
 		if s.failed != nil {
 			return 0, s.failed
@@ -320,7 +320,7 @@ func (s *retryDevice) Sync() error {
 	return nil
 }
 
-// waitFor waits until it is time to try again, or ends it all.
+// waitFor waits until the next try, or makes the failure final.
 func (s *retryDevice) waitFor(retry *Retry, try int, what string, n int, off int64, err error) {
 	if errors.Is(err, ErrPath) {
 		s.failed = err // of the device beneath, which has waited
@@ -338,7 +338,7 @@ func (s *retryDevice) waitFor(retry *Retry, try int, what string, n int, off int
 		case !mayComeBack(err):
 			limit = time.Second
 		}
-		if pause, again := retry.wait(s.now(), limit); again {
+		if pause, ok := retry.wait(s.now(), limit); ok {
 			s.spent += pause
 			s.clock.Pause(pause)
 			return

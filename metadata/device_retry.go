@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// RetryLimits is how long an operation is tried again that failed for something else than the
+// RetryLimits is how long an operation is retried if it fails for another reason than the
 // medium.
 type RetryLimits struct {
 	Resources time.Duration // memory and the like
 	Path      time.Duration
 }
 
-// Limits of a RetryLimits. Resources are waited for as long as the data path does by default.
-// While a device is served, those who wait for a record of a heal wait with it, so a path
-// gets less time than offline, where nobody does.
+// The usual limits. Resources are waited for as long as the data path does by default. While
+// a device is served, requests wait for the record of a heal, so a path gets less time than
+// offline, where nothing waits.
 const (
 	RetryResourcesFor = 30 * time.Second
 	RetryPathFor      = 3 * time.Second  // of a server
@@ -32,11 +32,11 @@ type Retry struct {
 }
 
 // Next takes a failure, an errno of either sign at a monotonic time in ns, and reports whether to
-// try again, and after which pause. It allocates nothing. For what the Committer writes
-// that is safe: the same bytes at the same place, of which nothing was said yet, so a cut
-// between two tries leaves what one within the first could. A medium that
-// fails is not tried again: the Committer has other places.
-func (r *Retry) Next(errno int32, now int64, p RetryLimits) (pause time.Duration, again bool) {
+// retry, and after which pause. It allocates nothing. For what the Committer writes
+// that is safe: it is the same bytes at the same place, and nothing was reported yet. So a cut
+// between two tries leaves what a cut within the first could leave. A medium that
+// fails is not retried: the Committer has other places.
+func (r *Retry) Next(errno int32, now int64, p RetryLimits) (pause time.Duration, retry bool) {
 	switch Classify(errno) {
 	case ClassMedium:
 		return 0, false
@@ -59,13 +59,12 @@ func (r *Retry) wait(now int64, limit time.Duration) (time.Duration, bool) {
 	return pause, true
 }
 
-// badPlace reports whether an error that an Op ended with says something of the place that it was
-// about. What is not of the medium does not: a place that could not be reached is none that
-// is bad, and neither a reason to leave it nor to write over what it holds.
+// badPlace reports whether the error of an Op blames its place. Only the medium's errors do.
+// A place that could not be reached is not bad, so it is neither given up nor written over.
 func badPlace(err error) bool {
 	return errors.Is(err, errReadBack) || !errors.Is(err, ErrFlush) && classOf(err) == ClassMedium
 }
 
 // tryElsewhere reports whether another try, here or at another place, makes sense after an error
-// of an Op. Whoever does the Ops has waited already for a path that fails.
+// of an Op. The driver of the Ops has waited for a path that fails.
 func tryElsewhere(err error) bool { return badPlace(err) || errors.Is(err, ErrFlush) }

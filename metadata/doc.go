@@ -3,9 +3,9 @@
 // # What it is for
 //
 // A table of remapped blocks must survive power cuts, bad sectors in its own
-// area and the loss of a whole mirror, and must never be guessed. So there are
-// two mirrors on the disk (and one on a spare device), each a ring log of small
-// records and two checkpoint slots, and superblocks that say where they are:
+// area and the loss of a whole mirror. It must never be guessed. So there are
+// two mirrors on the disk (and one on a spare device). Each is a ring log of small
+// records and two checkpoint slots. Superblocks say where they are:
 //
 //	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
 //
@@ -24,17 +24,17 @@
 // [Plan] lays a set out and [Create] writes it. [Load] reads a set into an
 // [Image]: it elects the superblock, takes the newest record of all logs,
 // follows the chain of predecessors back to the newest whole checkpoint, and
-// hands out the entries by [Image.Replay]. What is missing on that way is
-// [ErrDamaged]; what is off it is void.
+// hands out the entries by [Image.Replay]. A record that is missing from that chain is
+// [ErrDamaged]; a record that is not on it is void.
 //
 // A mirror whose place has gone bad is rebuilt in the room that [Plan] leaves
 // for that; mirror_rebuild.go says in which steps.
 //
-// From an Image comes a [Committer], which makes transactions durable. It is
+// An Image becomes a [Committer], which makes transactions durable. It is
 // sans-I/O: its user asks it for writes and reads ([Committer.Ops]), does them, says how
 // they ended ([Committer.Done]), and learns what became of the transactions
-// ([Committer.Results]). It asks its [Source] for the live table, page by page,
-// when it is time for a checkpoint. [Check] and [Dump] look at a set offline.
+// ([Committer.Results]). When a checkpoint is due it asks its [Source] for the live table,
+// page by page. [Check] and [Dump] examine a set offline.
 //
 // # What it never does
 //

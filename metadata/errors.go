@@ -21,16 +21,16 @@ var (
 	// ErrUnsupported is returned for a format version or an incompat feature
 	// bit that this version does not know.
 	ErrUnsupported = errors.New("format not supported")
-	// ErrUnfinished is returned by Load for a set that is being converted in
-	// place or given back: only what began that may go on with it.
+	// ErrUnfinished is returned by Load for a set that is being converted or reverted.
+	// Only the verb that began that may go on with it.
 	ErrUnfinished = errors.New("set is in transition")
 	// ErrStuck is returned by Revert for blocks that cannot go home, or have
 	// no copy to go there: the error is a *StuckError.
 	ErrStuck = errors.New("blocks cannot go home")
-	// ErrPath is returned by whatever reads a disk when the disk could not be asked: its
-	// path fails, it is not there, it lacks resources, or it reads otherwise than a moment
-	// ago. Nothing was concluded about what is on it, and nothing was written after the
-	// failure.
+	// ErrPath is returned by every function that reads a disk, if the disk could not be
+	// reached: its path fails, it is not there, resources are lacking, or it reads
+	// differently from a moment ago. Nothing was concluded about what is on it, and nothing
+	// was written after the failure.
 	ErrPath = errors.New("the disk cannot be relied on right now")
 	// ErrReadOnly is returned by NewCommitter for an image with unknown
 	// ro_compat bits: it may be read, never written.
@@ -57,9 +57,9 @@ var (
 	// ErrTableFull is reported by Status when the table has more entries than
 	// a checkpoint can hold. Commits go on until the log is full.
 	ErrTableFull = errors.New("table larger than a checkpoint")
-	// ErrFlush is what a write ends with that was carried out, and whose flush, or another one
-	// meanwhile, failed: it may be gone from the device's cache, and with it any write of
-	// anybody else's. It says nothing of the place that was written.
+	// ErrFlush is how a write ends that was carried out, but whose flush failed, or another
+	// flush meanwhile. The device's cache may have lost it, and any other write with it.
+	// It says nothing about the place that was written.
 	ErrFlush = errors.New("the flush failed")
 	// ErrLogFull is reported by Status when a commit was dropped because no
 	// mirror has room in its log and no checkpoint could be written.

@@ -162,9 +162,9 @@ func (w *pageWriter) finished() bool { return w.drained && len(w.scratch) == 0 }
 // take. Errors: ErrTableFull; ErrInvalidEntry, for nothing invalid may ever reach a
 // disk.
 //
-// A source that comes back with little has looked at much: units in a row are one
-// entry. Then fill returns with the pages that are full, perhaps none, and is to be called
-// again if it has not finished. Or a table of few entries and many units would hold
+// A source that returns few entries has gone through many units: units in a row are one
+// entry. Then fill returns the pages that are full, perhaps none, and must be called again
+// if it has not finished. Otherwise a table of few entries and many units would hold
 // commits up for as long as it takes to walk all of it.
 func (w *pageWriter) fill(b []byte) (n int, err error) {
 	for short := false; len(b)-n >= PageSize; {

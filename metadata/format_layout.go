@@ -51,12 +51,12 @@ type PlanParams struct {
 	// TableSpareBytes reserves checkpoints and logs for that much spare space,
 	// for spare devices that are to be added later. Default: SpareBytes.
 	TableSpareBytes int64
-	// Bad are places of which is known that they do not hold data. The metadata is
-	// put around them, as far as that is possible.
+	// Bad are places that are known not to hold data. The metadata is laid out around
+	// them, as far as possible.
 	Bad []BadRange
-	// KeepTail leaves the last exported bytes at the end of the backing also where
-	// there is a spare device, as older versions did: what marks a disk at its end
-	// then shows on the backing.
+	// KeepTail leaves the last exported bytes at the end of the backing even if
+	// there is a spare device, as older versions did. Signatures at the end of a disk
+	// then show on the backing.
 	KeepTail bool
 	// Name of the set: 1 to 64 bytes of UTF-8 without blanks, control
 	// characters and slashes.
@@ -178,7 +178,7 @@ func defaultSpare(backing int64) int64 {
 }
 
 // planAlone: everything on the backing. Head and tail have room for one more
-// mirror each, where a mirror is rebuilt whose place has gone bad.
+// mirror each, for a mirror whose place becomes bad.
 //
 //	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
 //

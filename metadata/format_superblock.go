@@ -82,10 +82,10 @@ const compatThird uint32 = 1
 // behind, as an older one.
 const compatFourth uint32 = 2
 
-// compatSignature is the feature bit of a set whose superblocks end their first 512 bytes as a
-// partition table does that has no partitions: that is what other tools know, so that none
-// takes the disk of a set that is not served for an empty one. A version that does not know
-// it leaves the two bytes away.
+// compatSignature is the feature bit of a set whose superblocks end their first 512 bytes like
+// a partition table without partitions. Other tools know that signature, so none of them
+// takes the disk of a stopped set for an empty one. A version that does not know the bit
+// leaves the two bytes out.
 const compatSignature uint32 = 4
 
 // signatureDevices is how many rows the device table has at most before it gets in the way of the

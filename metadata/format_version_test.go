@@ -42,7 +42,8 @@ func TestEveryVersionIsRead(t *testing.T) {
 		for i, d := range disks {
 			seen := map[uint64]int{}
 			for _, page := range d.pages {
-				for _, magic := range []uint64{magicSuperblock, magicRecord, magicHeader, magicPage} {
+				for _, magic := range []uint64{magicSuperblock, magicRecord, magicHeader,
+					magicPage} {
 					if !sealed(page[:], magic) {
 						continue
 					}
@@ -171,7 +172,8 @@ func TestOffsets(t *testing.T) {
 			sbAtomSizeAt: "u32 atom size", sbHeadBytesAt: "u64 head bytes",
 			sbExportedAt: "u64 exported bytes", sbSlotBytesAt: "u64 slot bytes",
 			sbLogBytesAt: "u64 log bytes", sbDevicesAt: "u32 devices", sbRegionsAt: "u32 regions",
-			sbNameAt: "64 name", sbTransitionAt: "u32 transition", sbMarkAt: "u32 place of the mark",
+			sbNameAt: "64 name", sbTransitionAt: "u32 transition",
+			sbMarkAt:   "u32 place of the mark",
 			sbStraysAt: "u64 reverting", sbTailStartAt: "u64 tail",
 			deviceTableAt: "device table, 16 × 48", regionTableAt: "region table, 40 × 64",
 		}},

@@ -361,10 +361,10 @@ type evidence struct {
 	must   Position // what the newest record cannot be older than
 }
 
-// evidence looks at every mirror. A mirror that is not in use has missed records from
-// some place on. What a checkpoint covers is in the log until something newer takes
-// its place, so that a log without anything as new was lost; first says of what is covered
-// that there was no record before it.
+// evidence goes through every mirror. A mirror that is not in use has missed records from
+// some position on. The record that a checkpoint covers stays in the log until something
+// newer takes its place, so a log without anything as new was lost. first reports that there
+// was no record before the covered one.
 func (img *Image) evidence(inUse func(*mirrorImage) bool, first func(covered link) bool) evidence {
 	var e evidence
 	for i := range img.mirrors {
@@ -434,9 +434,9 @@ func (img *Image) follow(tip link, candidates []*candidate, known func(link) boo
 }
 
 // checkEpochs makes sure that nothing was written under a later epoch than the backing's
-// superblock has: a start writes that first. It looks at everything, not only at the
-// chain: a checkpoint may cover all that a later start has written, and an old
-// copy of the backing beside it would show old data under a new table.
+// superblock has: a start writes that first. It checks everything, not only the
+// chain. A checkpoint may cover all that a later start has written, and with an old
+// copy of the backing it would show old data under a new table.
 func (img *Image) checkEpochs() error {
 	var elsewhere uint64
 	for i := range img.mirrors {

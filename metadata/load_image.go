@@ -158,9 +158,8 @@ func (img *Image) Table() (*Table, error) {
 	return t, t.Validate()
 }
 
-// entryBudget counts the units that entries are about. Whoever replays them takes time for each of
-// these, so there is an end to it: entries that say the same units over and over are
-// none that a server has written.
+// entryBudget limits how many units entries may be about, because replaying them takes time
+// for each unit. No server writes entries that name the same units over and over.
 type entryBudget struct{ left uint64 }
 
 func newEntryBudget(l *Layout) entryBudget {

@@ -17,8 +17,8 @@ type foundCopy struct {
 
 // readSuperblocks reads all copies on a device: the two at its start, the third
 // one near it, the one at its end, and the one where its end was when it joined the
-// set. Where there need not be a third or fourth one, only what is a superblock counts: on
-// most disks that place is somebody's data.
+// set. There need not be a third or a fourth one. In their places only a superblock counts,
+// because on most disks data lies there.
 func readSuperblocks(dev Device) []foundCopy {
 	b := AlignedBytes(PageSize)
 	var out []foundCopy
@@ -70,9 +70,9 @@ func readSuperblocks(dev Device) []foundCopy {
 	return out
 }
 
-// elect picks the newest copy of the set that most copies are of, or, of equally
-// many, the first. Copies of another set are left over from before, in a place
-// that could neither be read nor written for a while, and do not count.
+// elect picks a set and returns the newest of its copies. The set is the one with the most
+// copies, or, of several with equally many, the first. Copies of another set do not count:
+// they were left in a place that could neither be read nor written for a while.
 func elect(copies []foundCopy) (*Superblock, error) {
 	var best, first *Superblock
 	firstErr := fmt.Errorf("%w: the device is too small for any", ErrNotFound)

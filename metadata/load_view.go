@@ -6,7 +6,7 @@ import (
 )
 
 // View reads what a set exports, offline: every block from where the table
-// says that it lives. It is for one goroutine, for the set must not change
+// says that it lives. It is for one goroutine, and the set must not change
 // meanwhile. Its devices must take reads in the set's blocks.
 type View struct {
 	devs   []Device
@@ -75,8 +75,8 @@ func (e errBadBlock) Unwrap() error { return e.err }
 var errLost = fmt.Errorf("it has no copy anywhere")
 
 // read fills buf, which is aligned, with the exported bytes from off on; both
-// are multiples of the block size. bad is told of every block that cannot be
-// had; in buf it is zero.
+// are multiples of the block size. bad is called with every block that cannot be
+// read; in buf it is zero.
 func (v *View) read(buf []byte, off int64, bad func(block uint64, err error)) {
 	for _, seam := range []int64{v.layout.sb.HeadBytes, v.layout.sb.TailStart} {
 		if end := off + int64(len(buf)); off < seam && seam < end {
@@ -191,7 +191,7 @@ func (v *View) lost() (l blockList) {
 
 // readAround reads buf at off, and if that fails its units, and of those that
 // fail the blocks, which are as long as one. What cannot be read is zero, and
-// bad is told where in buf it is. Both buffers are aligned.
+// bad is called with where in buf it is. Both buffers are aligned.
 func readAround(d Device, buf []byte, off int64, one []byte, bad func(i int64, err error)) {
 	if _, err := d.ReadAt(buf, off); err == nil {
 		return
@@ -214,7 +214,7 @@ func readAround(d Device, buf []byte, off int64, one []byte, bad func(i int64, e
 }
 
 // writeAround writes buf at off, and if that fails its units, and of those
-// that fail the blocks. bad is told where in buf those are that do not take it.
+// that fail the blocks. bad is called with where in buf those are that do not take it.
 func writeAround(d Device, buf []byte, off int64, one []byte, bad func(i int64)) {
 	if _, err := d.WriteAt(buf, off); err == nil {
 		return

@@ -10,7 +10,7 @@ type span struct{ from, to int64 }
 
 // freeSpans returns the room on a device that may hold metadata and that no region
 // and no superblock takes: in the head and the tail of the backing, behind the
-// superblocks of a spare device. A place that a mirror has left is a gap too.
+// superblocks of a spare device. A place that a mirror has left is free, too.
 func (sb *Superblock) freeSpans(device uint8) []span {
 	var room []span
 	if device != 0 {
@@ -46,8 +46,8 @@ func (sb *Superblock) freeSpans(device uint8) []span {
 	return out
 }
 
-// placesFor returns the places on a device that a mirror may move to. One that
-// lies outside of the head stays outside: release needs it there, when it puts
+// placesFor returns the places on a device at which a mirror may be rebuilt. One that
+// lies outside of the head stays outside, because a revert needs it there when it puts
 // the data back to where the head is.
 func (sb *Superblock) placesFor(r *Region, device uint8) []int64 {
 	places := sb.mirrorPlaces(device)
@@ -61,7 +61,7 @@ func (sb *Superblock) placesFor(r *Region, device uint8) []int64 {
 const maxPlaces = 8
 
 // mirrorPlaces returns the offsets on a device at which a mirror would fit
-// beside what is there: from the beginning of each gap on, one behind the
+// beside what is there: from the beginning of each free span on, one behind the
 // other, and one up against its end.
 func (sb *Superblock) mirrorPlaces(device uint8) []int64 {
 	length, atom := 2*sb.SlotBytes+sb.LogBytes, int64(sb.AtomSize)

@@ -43,30 +43,30 @@ func (c *Committer) otherGood(m *mirror) bool {
 
 // noteTrouble notes that a mirror could not be written where it lies. After
 // rebuildElsewhereAfter times it is to be rebuilt at the place that gave the least trouble
-// so far, if that is less than here: so two bad places take turns, at the pace
-// of the back-off, and one that was never tried is tried at once.
+// so far, if that is less than here. So two bad places take turns, at the pace
+// of the back-off, and a place that was never tried is tried at once.
 //
 // The superblocks name the new place first, with the mark that the mirror is
-// stale; only then is anything written there. Whatever a cut leaves: with the
-// older superblock the mirror is stale in its old place, with the newer one it
-// is stale in the new place, whatever that held before. A stale mirror is not
-// asked what the newest record is, and what else it holds is only taken where
-// position and checksum fit into the chain, so a mirror that lay there long
-// ago does no harm. The mark goes once the new place has a whole checkpoint
-// and a record newer than that. From then on nothing reads the old place.
+// stale. Only then is anything written there. After a cut the mirror is stale in either case:
+// in its old place with the older superblock, in the new place with the newer one. A stale
+// mirror has no say in what the newest record is. What else it holds counts only if position
+// and checksum fit into the chain, so an older mirror that was left there does no harm. The
+// mark is cleared once the new place has a whole checkpoint and a record newer than that.
+// From then on nothing reads the old place.
 //
-// While the backing has but one superblock that reads no mirror moves: that would be
-// news that are not written over it, see superblockUpdate.
+// While the backing has only one superblock that reads, no mirror moves: an update for that
+// would not write over it, see superblockUpdate.
 //
-// cause is what failed there last. Neither a flush nor a path is trouble of the place: they
-// fail everywhere alike.
+// cause is what failed there last. A flush or a path that fails is not trouble of the place:
+// they fail everywhere.
 func (c *Committer) noteTrouble(m *mirror, cause error) {
 	if !badPlace(cause) {
 		return
 	}
 	s := c.troubledPlace(m.device, m.start)
 	s.trouble++
-	if s.trouble < rebuildElsewhereAfter || m.move != moveNone || c.phase < phaseEpoch || !c.otherGood(m) ||
+	if s.trouble < rebuildElsewhereAfter || m.move != moveNone || c.phase < phaseEpoch ||
+		!c.otherGood(m) ||
 		c.sb.goodCopies(0) < 2 {
 		return
 	}
@@ -103,7 +103,8 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 func (c *Committer) isTarget(device uint8, start int64) bool {
 	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
 	for i := range c.mirrors {
-		if m := &c.mirrors[i]; m.move != moveNone && m.toDevice == device && m.toStart < start+length &&
+		if m := &c.mirrors[i]; m.move != moveNone && m.toDevice == device && m.toStart < start+
+			length &&
 			start < m.toStart+length {
 			return true
 		}
@@ -127,12 +128,13 @@ func (c *Committer) leavePlace(m *mirror) bool {
 	return true
 }
 
-// superblocksNamedPlace: the superblocks name the new place, or they could not be written.
+// superblocksNamedPlace is called once the superblocks name the new place, or could not be
+// written.
 func (c *Committer) superblocksNamedPlace(m *mirror, ok bool) {
 	m.move = moveNone
 	if !ok {
-		// On some copy it may have moved, and is stale: what it gets here is
-		// not counted on until another update says where it is.
+		// Some copy may name the new place. So what it gets here does not count until
+		// another update says where it is.
 		if m.left {
 			m.state = m.stateBefore
 		}

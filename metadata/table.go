@@ -405,9 +405,9 @@ func (t *Table) Entries(cursor uint64, dst []Entry) (n int, next uint64, done bo
 // fit has Entries state the table so that a checkpoint holds it.
 func (t *Table) fit(l *Layout) {
 	t.dense = DensityFor(l, func(d Density) Source {
-		again := *t
-		again.dense = d
-		return &again
+		denser := *t
+		denser.dense = d
+		return &denser
 	})
 }
 

@@ -3,12 +3,12 @@ package metadata
 import "math"
 
 // A set whose table had become larger than a checkpoint could not be opened any more: its
-// log was full, and nothing could free it. Nothing lets a table grow so large now. A set
-// that is so already is opened all the same: its table is stated in fewer entries, that say
-// the same, or, if these are still too many, call more blocks pending than are. That is
-// safe: a pending block is read as any other, and written to a spare unit.
+// log was full, and nothing could free it. No table grows so large now. A set that has such
+// a table is opened all the same. Its table is stated in fewer entries that say the same. If
+// these are still too many, more blocks are called pending than are. That is safe: a pending
+// block is read like any other, and written to a spare unit.
 
-// Density says how a table is stated; 0 is as it is, of which a change costs the least.
+// Density says how densely a table is stated. At 0 a change costs the fewest entries.
 type Density uint8
 
 // densest is the density beyond which there is nothing to be saved.
@@ -29,8 +29,8 @@ func DensityFor(l *Layout, at func(Density) Source) Density {
 	return densest
 }
 
-// CountEntries returns how many entries a checkpoint of a table has: it asks as one that is
-// written.
+// CountEntries returns how many entries a checkpoint of a table has. It reads the table as a
+// checkpoint does.
 func CountEntries(src Source) (n uint64) {
 	var page [2 * entriesPerPage]Entry
 	have := 0
@@ -47,12 +47,11 @@ func CountEntries(src Source) (n uint64) {
 	return n
 }
 
-// Condense makes fewer entries of those that one call of a Source gave, which come in the
-// order of their units, and returns how many. At density 1 they say the same: a run of
-// pending units some of which are mapped or lost by now is one entry for the whole run, and
-// after it those of each such unit, which say what holds. Beyond that the run also takes
-// what lies between, if it is no more than some units, and blocks of units that are mapped
-// in part.
+// Condense makes fewer entries of those that one call of a Source returned, which are in the
+// order of their units, and returns how many. At density 1 they say the same. A run of
+// pending units, some of which are mapped or lost by now, is one entry for the whole run; the
+// entries of those units follow it, and overrule it. At a higher density the run also
+// includes short gaps, and blocks of units that are mapped in part.
 func Condense(list []Entry, d Density) int {
 	if d == 0 {
 		return len(list)
@@ -107,8 +106,8 @@ func Condense(list []Entry, d Density) int {
 }
 
 // sameUnits returns how many entries, from the first one on, are about the same units, up
-// to the one that says what is pending there; which blocks they say to be mapped or lost;
-// and which pending.
+// to the one about pending blocks. placed are the blocks that they call mapped or lost, and
+// pending those that they call pending.
 func sameUnits(list []Entry) (n int, placed, pending uint8) {
 	for _, e := range list {
 		if e.Unit != list[0].Unit || e.Count != list[0].Count || e.State.OfSpare() ||
