@@ -249,22 +249,3 @@ func (c *checker) table(t *Table) {
 			c.Table.Entries, capacity)
 	}
 }
-
-// badPages counts the pages of a checkpoint that are bad on this mirror.
-func (img *Image) badPages(m *mirrorImage, slot int, h *header) (bad int) {
-	buf := AlignedBytes(int(min(readChunk, uint64(h.pages)*PageSize)))
-	for page := uint32(0); page < h.pages; {
-		n := min(readChunk/PageSize, h.pages-page)
-		readAtoms(img.devs[m.device], buf[:n*PageSize], m.pageOffset(slot, page), PageSize,
-			func(i int, b []byte, err error) {
-				if err == nil {
-					if _, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, page+uint32(i)); ok {
-						return
-					}
-				}
-				bad++
-			})
-		page += n
-	}
-	return bad
-}

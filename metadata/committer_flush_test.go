@@ -208,7 +208,7 @@ func TestCheckpointIsReadBackWhole(t *testing.T) {
 		}
 		if m := &w.c.mirrors[1]; m.cover != (Position{}) && !m.cover.Less(w.c.durable.Position) ||
 			m.used < before {
-			t.Errorf("page %d of %d does not read, and the mirror's log is freed: it covers %v of %v",
+			t.Errorf("page %d of %d does not read, and its log is freed: it covers %v of %v",
 				page, w.c.ck.made.pages, m.cover, w.c.durable.Position)
 		}
 		if m := &w.c.mirrors[0]; m.cover != w.c.durable.Position || m.used != 0 {

@@ -8,12 +8,6 @@ import (
 // superblockTries is how often a copy is written before it counts as failed.
 const superblockTries = 3
 
-// copyPlace is one copy of the superblock.
-type copyPlace struct {
-	device uint8
-	offset int64
-}
-
 // copyState is one copy, as the update sees it.
 type copyState struct {
 	copyPlace

@@ -10,14 +10,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// inChunks calls f for one part of a span after the other, each as long as buf at
-// most, of which f gets as much.
-func inChunks(buf []byte, s span, f func(buf []byte, off int64)) {
-	for off := s.from; off < s.to; off += int64(len(buf)) {
-		f(buf[:min(int64(len(buf)), s.to-off)], off)
-	}
-}
-
 // Reverted is what Revert did.
 type Reverted struct {
 	Moved uint64 // blocks that went home, outside of the head

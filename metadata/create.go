@@ -251,15 +251,6 @@ func (c *creator) superblocks() error {
 	return nil
 }
 
-func syncAll(devs []Device) error {
-	for i, d := range devs {
-		if err := d.Sync(); err != nil {
-			return fmt.Errorf("syncing %s: %w", nameOf(d, i), err)
-		}
-	}
-	return nil
-}
-
 // writeFirstCheckpoint writes the table as the first checkpoint of a mirror, and leaves
 // its other slot without a header. The log needs no clearing: records of
 // another set carry another UUID.

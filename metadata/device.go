@@ -1,8 +1,10 @@
 package metadata
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"unsafe"
 )
 
@@ -45,5 +47,31 @@ func nameOf(d Device, index int) string {
 	return fmt.Sprintf("device %d", index+1)
 }
 
-// nameOf is what a device of the set is called in messages.
-func (img *Image) nameOf(index uint8) string { return nameOf(img.devs[index], int(index)) }
+// errReadBack is the error for a write that took, and holds something else.
+var errReadBack = errors.New("what was written reads back as something else")
+
+// writePage writes b, makes it durable and reads it into back to compare.
+func writePage(dev Device, b, back []byte, off int64) error {
+	if _, err := dev.WriteAt(b, off); err != nil {
+		return err
+	}
+	if err := dev.Sync(); err != nil {
+		return err
+	}
+	if _, err := dev.ReadAt(back[:len(b)], off); err != nil {
+		return err
+	}
+	if !slices.Equal(back[:len(b)], b) {
+		return errReadBack
+	}
+	return nil
+}
+
+func syncAll(devs []Device) error {
+	for i, d := range devs {
+		if err := d.Sync(); err != nil {
+			return fmt.Errorf("syncing %s: %w", nameOf(d, i), err)
+		}
+	}
+	return nil
+}

@@ -213,3 +213,9 @@ func addSum(d *xxhash.Digest, sum uint64) {
 	le.PutUint64(b[:], sum)
 	d.Write(b[:])
 }
+
+func newDigest() *xxhash.Digest {
+	d := new(xxhash.Digest)
+	d.Reset()
+	return d
+}

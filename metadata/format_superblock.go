@@ -442,3 +442,9 @@ func validName(name string) bool {
 	}
 	return name[0] != '.' && name[0] != '-'
 }
+
+// copyPlace is one copy of the superblock.
+type copyPlace struct {
+	device uint8
+	offset int64
+}

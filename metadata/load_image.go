@@ -175,3 +175,6 @@ func (s *entryBudget) add(e *Entry) error {
 	s.left -= uint64(e.Count)
 	return nil
 }
+
+// nameOf is what a device of the set is called in messages.
+func (img *Image) nameOf(index uint8) string { return nameOf(img.devs[index], int(index)) }

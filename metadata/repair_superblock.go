@@ -92,25 +92,6 @@ func writeCopies(dev Device, sb *Superblock, index uint8, places []int64) error 
 	return nil
 }
 
-var errReadBack = errors.New("what was written reads back as something else")
-
-// writePage writes b, makes it durable and reads it into back to compare.
-func writePage(dev Device, b, back []byte, off int64) error {
-	if _, err := dev.WriteAt(b, off); err != nil {
-		return err
-	}
-	if err := dev.Sync(); err != nil {
-		return err
-	}
-	if _, err := dev.ReadAt(back[:len(b)], off); err != nil {
-		return err
-	}
-	if !slices.Equal(back[:len(b)], b) {
-		return errReadBack
-	}
-	return nil
-}
-
 // SearchSuperblock searches a whole device for a superblock of the backing, from
 // its end to its start. It is for a disk whose first superblocks are lost and whose size
 // has changed since the set was made, so that the place of the last one is

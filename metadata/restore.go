@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // Restore is what PlanRestore or PlanSalvage found, and what Run will do.
@@ -817,10 +815,4 @@ func (r *Restore) freeSlots(m *mirrorImage) []int {
 		return 0
 	})
 	return order[:min(len(order), 2*recordTries)]
-}
-
-func newDigest() *xxhash.Digest {
-	d := new(xxhash.Digest)
-	d.Reset()
-	return d
 }
