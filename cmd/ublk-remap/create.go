@@ -81,8 +81,7 @@ to. If a create --in-place is interrupted, run it again to finish it, or undo it
 with release.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return create(cmd.Context(), a,
-				args[0], o)
+			return create(cmd.Context(), a, args[0], o)
 		},
 	}
 	f := cmd.Flags()
@@ -257,8 +256,7 @@ func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams
 	// The format would take more; what people have to type and terminals to show
 	// is a matter of this program.
 	if strings.ContainsFunc(o.name, func(r rune) bool {
-		return r == utf8.RuneError ||
-			!unicode.IsPrint(r)
+		return r == utf8.RuneError || !unicode.IsPrint(r)
 	}) {
 		return p, fmt.Errorf("--name %q: %w: want characters that can be printed", o.name,
 			exit.ErrUsage)

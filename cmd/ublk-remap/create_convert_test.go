@@ -252,7 +252,7 @@ func (d cutDevice) WriteAt(p []byte, off int64) (int, error) {
 	return d.Device.WriteAt(p, off)
 }
 
-// TestInterrupted cuts a takeover and a release at every write, and goes on
+// TestInterrupted cuts a conversion and a release at every write, and goes on
 // with the command.
 func TestInterrupted(t *testing.T) {
 	useRuntimeDir(t)

@@ -33,8 +33,8 @@ func leaveMounts(log zerolog.Logger) {
 	const do = "a file system on the device must not be in this mount namespace when the server " +
 		"is killed together with all others in it"
 	if notOwnMounts != nil {
-		log.Warn().Err(notOwnMounts).Str("do",
-			do).Msg("the server has no mount namespace of its own")
+		log.Warn().Err(notOwnMounts).Str("do", do).
+			Msg("the server has no mount namespace of its own")
 		return
 	}
 	var also []string

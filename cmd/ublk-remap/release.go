@@ -65,8 +65,7 @@ Run a release that was interrupted again to finish it. It also undoes a create
 --in-place that was interrupted.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return release(cmd.Context(), a,
-				args[0], o)
+			return release(cmd.Context(), a, args[0], o)
 		},
 	}
 	f := cmd.Flags()

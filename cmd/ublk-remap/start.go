@@ -21,28 +21,28 @@ import (
 )
 
 type startOptions struct {
-	spares     []string
-	id         int64
-	queues     int
-	depth      int
-	maxIO      string
-	zeroCopy   string
-	batchIO    string
-	poll       time.Duration
-	hugePages  bool
-	foreground bool
-	detached   bool
-	newer      bool // only look for newer copies of the disk
-	takeOver   int
-	kill       bool
-	claim      string
-	retries    int
-	maxBad     int
-	isolate    time.Duration
-	failFast   time.Duration
-	resource   time.Duration
-	budget     uint64
-	rate       uint64
+	spares      []string
+	id          int64
+	queues      int
+	depth       int
+	maxIO       string
+	zeroCopy    string
+	batchIO     string
+	poll        time.Duration
+	hugePages   bool
+	foreground  bool
+	detached    bool
+	newer       bool // only look for newer copies of the disk
+	predecessor int
+	kill        bool
+	claim       string
+	retries     int
+	maxBad      int
+	isolate     time.Duration
+	failFast    time.Duration
+	resource    time.Duration
+	budget      uint64
+	rate        uint64
 }
 
 // started is what start --json prints.
@@ -64,8 +64,7 @@ If an earlier server of the disk died, its device is recovered: it keeps its
 number, queues and features, and requests that were under way go on.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return start(cmd.Context(), a,
-				args[0], o)
+			return start(cmd.Context(), a, args[0], o)
 		},
 	}
 	f := cmd.Flags()
@@ -86,7 +85,7 @@ number, queues and features, and requests that were under way go on.`,
 	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
 	f.BoolVar(&o.detached, "detached", false, "")
 	f.BoolVar(&o.newer, "look-for-newer", false, "")
-	f.IntVar(&o.takeOver, "take-over", 0, "")
+	f.IntVar(&o.predecessor, "take-over", 0, "")
 	f.BoolVar(&o.kill, "kill", false, "")
 	f.StringVar(&o.claim, "claim", "", "")
 	f.IntVar(&o.retries, "retries", remap.DefaultRetries,

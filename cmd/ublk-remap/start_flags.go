@@ -15,7 +15,7 @@ import (
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
 		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll,
-		HugePages: o.hugePages, Predecessor: o.takeOver, Kill: o.kill, Claim: o.claim,
+		HugePages: o.hugePages, Predecessor: o.predecessor, Kill: o.kill, Claim: o.claim,
 		Policy: remap.Policy{
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast,
 			ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,

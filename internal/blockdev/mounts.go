@@ -33,8 +33,7 @@ func (t *tree) mounts() []User {
 		seen[ns] = true
 		for _, u := range t.mountsIn(dir) {
 			known := slices.ContainsFunc(users, func(o User) bool {
-				return o.Kind == UserMount &&
-					o.Device == u.Device
+				return o.Kind == UserMount && o.Device == u.Device
 			})
 			if known {
 				continue

@@ -16,8 +16,7 @@ func readRanges(r io.Reader) ([]Range, error) {
 	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	bad := func(err error) ([]Range, error) {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid,
-			noEOF(err))
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, noEOF(err))
 	}
 	if err := expect(d, json.Delim('{')); err != nil {
 		return bad(err)

@@ -44,8 +44,7 @@ func NewClient(name string) *Client {
 	c := &Client{name: name}
 	c.http = http.Client{
 		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn,
-				error) {
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return c.dial(ctx)
 			},
 			DisableKeepAlives:      true,
@@ -55,8 +54,7 @@ func NewClient(name string) *Client {
 			ExpectContinueTimeout: sendLimit,
 		},
 		// Nothing is anywhere else.
-		CheckRedirect: func(*http.Request,
-			[]*http.Request) error {
+		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},
 	}
@@ -97,8 +95,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // Status asks how the device is doing.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
-	return c.StatusWithin(ctx,
-		askTimeout)
+	return c.StatusWithin(ctx, askTimeout)
 }
 
 // StatusWithin is Status for a caller that asks other servers too: the error wraps ErrSilent if no

@@ -149,8 +149,7 @@ func newHTTP(h Handler) *http.Server {
 		WriteTimeout:      MoveTimeout + readTimeout,
 		IdleTimeout:       readTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ConnContext: func(ctx context.Context,
-			c net.Conn) context.Context {
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 	}

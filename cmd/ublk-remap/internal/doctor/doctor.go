@@ -296,7 +296,7 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 			alive(d.PID):
 			fine++
 		case name != "":
-			r.add("device", Warning, "take it over: "+shell.Command("start", name)+
+			r.add("device", Warning, "recover it: "+shell.Command("start", name)+
 				"; or give it up: "+shell.Command("stop", name),
 				"%s (%s) has no server; it is %s", d.BlockPath(), name, d.State)
 		default:
@@ -334,11 +334,11 @@ func (r *Report) unrecorded(u *host.Unrecorded) {
 		r.add("device", Warning, fixAdvice, "%s was added and never started, or stopped and not "+
 			"removed", dev)
 	case u.Backing != "":
-		r.add("device", Warning, fmt.Sprintf("take it over: %s; or give it up: ublk-remap stop %d",
+		r.add("device", Warning, fmt.Sprintf("recover it: %s; or give it up: ublk-remap stop %d",
 			shell.Command("start", u.Backing), u.ID),
 			"%s (%s) has no server and no record; it is %s", dev, u.Name, u.State)
 	default:
-		r.add("device", Warning, fmt.Sprintf("attach its disk and take it over: ublk-remap start "+
+		r.add("device", Warning, fmt.Sprintf("attach its disk and recover it: ublk-remap start "+
 			"BACKING; or give it up: ublk-remap stop %d", u.ID),
 			"%s has no server and no record, and its disk is not to be found; it is %s", dev,
 			u.State)

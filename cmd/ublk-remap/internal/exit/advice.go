@@ -62,8 +62,7 @@ func Line(err error) string { return LineOf("", err) }
 // LineOf is Line for a verb, such as "metadata check", which is not told to run itself.
 func LineOf(verb string, err error) string {
 	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool {
-		return r == '\n' ||
-			r == '\r'
+		return r == '\n' || r == '\r'
 	}), "; ")
 	text = strings.ReplaceAll(text, "\t", " ") // of another program's output
 	text = shorten(Printable(text))

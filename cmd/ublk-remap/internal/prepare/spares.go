@@ -17,8 +17,7 @@ import (
 // before leaves no set.
 func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error) {
 	found := func(e metadata.Entry) bool {
-		return e.State == metadata.StatePending &&
-			e.Cause == metadata.CauseWrite
+		return e.State == metadata.StatePending && e.Cause == metadata.CauseWrite
 	}
 	need := 0
 	for _, e := range p.bad.Entries {
