@@ -1,0 +1,126 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/metadata"
+)
+
+// newSet makes a set of that name on a file.
+func newSet(t *testing.T, name string) (path string, sb metadata.Superblock) {
+	t.Helper()
+	const size = 32 << 20
+	path = filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
+	if errors.Is(err, blockdev.ErrNoDirectIO) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: size, SpareBytes: 1 << 20,
+		BlockSize: 4096, Name: name})
+	if err == nil {
+		err = metadata.Create([]metadata.Device{d}, plan, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, plan.Superblock()
+}
+
+// useRuntimeDir gives the test a runtime directory of its own.
+func useRuntimeDir(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ur") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv(control.DirEnv, dir)
+	if err := control.MakeDir(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFindBacking: by a path; by a name at the path that its record has, if that still is the
+// set's; else by looking around, where a regular file is not found.
+func TestFindBacking(t *testing.T) {
+	useRuntimeDir(t)
+	ctx := context.Background()
+	path, sb := newSet(t, "one")
+	other, _ := newSet(t, "two")
+	b, err := FindBacking(ctx, path)
+	if err != nil || b.Path != path || b.Superblock.UUID != sb.UUID || b.Newest {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	if _, err := FindBacking(ctx, "one"); !errors.Is(err, metadata.ErrNotFound) {
+		t.Errorf("a file was found by its name: %v", err)
+	}
+	record := func(backing string) {
+		r := control.Record{Name: "one", UUID: sb.UUID.String(), Device: "/dev/ublkb0",
+			Backing: backing}
+		if err := r.Write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(path)
+	if b, err := FindBacking(ctx, "one"); err != nil || b.Path != path || b.Newest {
+		t.Errorf("by its record: %+v, %v", b, err)
+	}
+	record(other)
+	if _, err := FindBacking(ctx, "one"); !errors.Is(err, metadata.ErrNotFound) {
+		t.Errorf("another set was taken for it: %v", err)
+	}
+	if _, err := FindBacking(ctx, "/no/such/disk"); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// TestDeadServer: the record of a server that is dead, whose device does not exist any more, is
+// no device that runs. Records that cannot be read are told of.
+func TestDeadServer(t *testing.T) {
+	useRuntimeDir(t)
+	ctx := context.Background()
+	const id = control.MaxID - 3 // there is no such device
+	r := control.Record{Name: "dead", UUID: "u", ID: id, Device: fmt.Sprintf("/dev/ublkb%d", id),
+		Backing: "/no/such/disk"}
+	if err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	var told error
+	h := &Host{BadRecords: func(err error) { told = err }}
+	if got, err := h.Lookup("dead"); err != nil || got.ID != id {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if all, err := h.Running(); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if Active("dead") {
+		t.Error("it has neither a device nor a server")
+	}
+	if st, err := h.StatusOf(ctx, "dead"); err != nil || st.State != control.StateFailed ||
+		st.Action == "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if err := os.WriteFile(control.RecordPath("bad"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Stop(ctx, "nothing", false); !errors.Is(err, ErrNotFound) {
+		t.Error(err)
+	}
+	if !errors.Is(told, control.ErrRecord) {
+		t.Errorf("of a record that cannot be read nothing was said: %v", told)
+	}
+}
