@@ -194,8 +194,8 @@ func (a *app) mayReplace(devs []*blockdev.Device, o createOptions) ([]string, er
 	return replaced, a.confirm("This destroys " + strings.Join(replaced, ", and ") + ".")
 }
 
-// tellBadPlaces notes the places that the metadata went around, each once, and
-// warns of them unless an error is going to tell.
+// tellBadPlaces notes the places that the metadata went around, each once. With warn it warns of
+// them: an error names them itself.
 func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, out *created,
 	warn bool) {
 	for _, p := range bad {
@@ -253,8 +253,7 @@ func (a *app) planSet(devs []*blockdev.Device, o createOptions) (*prepare.Prepar
 // planParams is what a set is to be laid out by. The UUIDs are drawn here, so that two
 // plans by the same parameters are the same.
 func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams, err error) {
-	// The format would take more; what people have to type and terminals to show
-	// is a matter of this program.
+	// The format allows more. But people have to type a name, and terminals show it.
 	if strings.ContainsFunc(o.name, func(r rune) bool {
 		return r == utf8.RuneError || !unicode.IsPrint(r)
 	}) {

@@ -64,8 +64,8 @@ func convert(ctx context.Context, a *app, devs []*blockdev.Device, o createOptio
 	return a.printCreated(out)
 }
 
-// undoConvert undoes what was interrupted before anything of it counted, so that it can be begun
-// anew as it is asked for now. finish says that it must be finished instead.
+// undoConvert undoes a conversion that was interrupted early, so that it can begin anew with the
+// flags of now. finish says that it was interrupted late, and must be finished instead.
 func (a *app) undoConvert(backing *blockdev.Device, order []metadata.Device,
 	sb *metadata.Superblock, o createOptions) (finish bool, err error) {
 	switch {
@@ -130,7 +130,7 @@ func (a *app) confirmConvert(out *created, o createOptions) error {
 	return a.confirm(out.question())
 }
 
-// resumeConvert finishes what was interrupted when most was done.
+// resumeConvert finishes a conversion that was interrupted late.
 func (a *app) resumeConvert(devs []*blockdev.Device, order []metadata.Device,
 	sb *metadata.Superblock, o createOptions) error {
 	var spares int64
@@ -233,8 +233,8 @@ func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 	return o, end
 }
 
-// rescan makes the kernel look at the partitions of a disk again: nobody is to
-// use them underneath a set, or to miss them on a plain disk.
+// rescan makes the kernel read the partition table of a disk again: partitions must not be used
+// beneath a set, and must be there on a plain disk.
 func (a *app) rescan(d *blockdev.Device) {
 	if err := d.Rescan(); err != nil {
 		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition " +

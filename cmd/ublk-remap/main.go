@@ -5,8 +5,8 @@
 // `start` serves it as /dev/ublkbN, `status` tells how it is doing, `stop`
 // ends it; docs/COMMAND.md describes them all, with their JSON and the exit
 // codes. Each verb is one file of this package that reads top to bottom: flags,
-// call, print. What they share is in root.go, device.go and output.go; the
-// server itself is internal/server.
+// call, print. What they share is in root.go and output.go; devices and
+// disks are found by package host, and served by internal/server.
 package main
 
 import (
@@ -24,9 +24,8 @@ func main() {
 	ownMounts(os.Args[1:])
 	unlimit()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	// The first signal asks for an orderly end, the second one does not ask:
-	// something may wait for a disk that does not answer. Servers take all for
-	// the first.
+	// The first signal asks for an orderly end, and the second one ends the process: something
+	// may wait for a disk that does not answer. Servers handle all of them like the first.
 	context.AfterFunc(ctx, cancel)
 	code := run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	cancel()
@@ -40,7 +39,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && (!a.parsed || errors.Is(err, exit.ErrUsage)) && !errors.Is(err, errSilent) {
-		// What fails before a verb runs is the command line's fault.
+		// What fails before a verb runs is an error of the command line.
 		err = &usageError{err, cmd.CommandPath() + " --help"}
 	}
 	switch {

@@ -27,8 +27,8 @@ func (a *app) printJSON(v any) error {
 }
 
 // jsonWriter passes JSON on with every character escaped that a terminal could take for a
-// command, or that changes the direction of writing: names on a disk are somebody's
-// choice, and people read JSON on terminals too. Each Write has whole characters.
+// command, or that changes the direction of writing: anybody can choose the names on a disk, and
+// people read JSON on terminals too. Each Write has whole characters.
 type jsonWriter struct{ io.Writer }
 
 // Write escapes what is not printable. Such characters can only be in strings.

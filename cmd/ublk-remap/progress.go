@@ -18,9 +18,8 @@ const (
 	progressLines = 10 * time.Second       // elsewhere, in lines
 )
 
-// progress tells on standard error how far something is that takes long, also while it
-// waits for a disk. Nothing is said of what is short. Its methods may be called from any
-// goroutine.
+// progress prints to standard error how far a long operation is, also while it waits for a disk.
+// It prints nothing about a short one. Its methods may be called from any goroutine.
 type progress struct {
 	w     io.Writer
 	term  bool
@@ -35,7 +34,7 @@ type progress struct {
 	shown       bool
 }
 
-// progress begins to tell. Its end must be called.
+// progress begins to print. Its end must be called.
 func (a *app) progress(what string) *progress {
 	p := &progress{w: a.err, what: what, began: time.Now(), stop: make(chan struct{})}
 	if f, ok := a.err.(*os.File); ok {
@@ -124,7 +123,7 @@ func progressText(what string, done, total int64, bad int, since time.Duration) 
 	return text
 }
 
-// end stops telling.
+// end stops printing.
 func (p *progress) end() {
 	close(p.stop)
 	p.ended.Wait()

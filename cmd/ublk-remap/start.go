@@ -173,13 +173,13 @@ func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, erro
 	if b.Newest || host.Active(b.Superblock.Name) {
 		return b, nil
 	}
-	return b, a.refuseOlder(ctx, tell(what, b))
+	return b, a.refuseOlder(ctx, handoffOf(what, b))
 }
 
 // launchServer starts a server of its own session, and prints the device when that is live.
 func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) error {
 	a.warnOfEndMarks(ctx, b)
-	env, err := tell(what, b).env()
+	env, err := handoffOf(what, b).env()
 	if err != nil {
 		return err
 	}

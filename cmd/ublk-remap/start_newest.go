@@ -18,11 +18,10 @@ const newestWait = 20 * time.Second
 
 // refuseOlder refuses a disk that is an older copy of another one here.
 //
-// The other disks are read by another process: a read from one that hangs cannot be given up,
-// and would keep this process, and a server even after its death, from ending. What nobody
-// answers in time is not known. That is no reason not to start a disk that has nothing to do
-// with it.
-func (a *app) refuseOlder(ctx context.Context, t *told) error {
+// The other disks are read by another process: a read from a disk that hangs cannot be
+// interrupted, and would keep this process, or a server, from ending. If there is no answer in
+// time the disk is started all the same: the one that hangs need not have to do with it.
+func (a *app) refuseOlder(ctx context.Context, t *handoff) error {
 	env, err := t.env()
 	if err != nil {
 		return err
@@ -63,7 +62,7 @@ func (a *app) refuseOlder(ctx context.Context, t *told) error {
 // lookForNewer is the other process.
 func lookForNewer(ctx context.Context, what string) error {
 	parent := newReport()
-	t, err := heard(what)
+	t, err := receiveHandoff(what)
 	if err == nil && t != nil {
 		err = set.CheckNewest(ctx, t.Backing, t.Set)
 	}

@@ -93,7 +93,7 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 // setBacking takes what start has told this process of its disk. upgrade tells nothing: it starts
 // a server by the path of the disk.
 func setBacking(ctx context.Context, what string, cfg *server.Config) error {
-	t, err := heard(what)
+	t, err := receiveHandoff(what)
 	switch {
 	case err != nil:
 		return err
@@ -144,8 +144,8 @@ func (d *detachedLog) close() {
 	}
 }
 
-// crashTo makes the runtime's last words, should this process crash, go to the
-// end of a file: a detached server has no standard error that anybody reads.
+// crashTo makes the report of the runtime, if this process crashes, go to the end of a file:
+// nobody reads the standard error of a detached server.
 func crashTo(open func() (*os.File, error)) error {
 	f, err := open()
 	if err != nil {

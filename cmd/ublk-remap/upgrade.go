@@ -77,8 +77,7 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	if !control.Owned(r.Name) {
 		return nil, fmt.Errorf("%w: it is dead", control.ErrNotRunning)
 	}
-	// The old program is kept open: whatever has become of its path, it can be
-	// started again.
+	// The old program stays open, so that it can be started again even if its file was replaced.
 	old, err := os.Open(fmt.Sprintf("/proc/%d/exe", r.PID))
 	if err != nil {
 		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
@@ -158,9 +157,9 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 	return append(args, "--detached"), nil
 }
 
-// bringBack sees to it that somebody serves after an upgrade has failed: the
-// old server, if it was not asked to leave yet; else its program again. It
-// returns why the upgrade failed, and what there is now.
+// bringBack makes sure that there is a server after an upgrade has failed: the old one, if it was
+// not asked to leave yet, else a new process of its program. It returns why the upgrade failed,
+// and who serves now.
 func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string,
 	token string, why error) error {
 	if ctx.Err() != nil {
@@ -174,16 +173,16 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 				// The new server is dead, but what it asked for may be on its way. An
 				// old server that knows no tokens has refused it as well.
 				if err = c.Stay(ctx, token); err == nil || errors.Is(err, control.ErrNotFound) {
-					return kept(why, "%s (pid %d) serves on", r.Version, r.PID)
+					return withServer(why, "%s (pid %d) serves on", r.Version, r.PID)
 				}
 			}
 		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID &&
 			control.OwnedBy(r.Name, now.PID) {
-			return kept(why, "%s (pid %d) serves it now", now.Version, now.PID)
+			return withServer(why, "%s (pid %d) serves it now", now.Version, now.PID)
 		}
 		if time.Now().After(deadline) {
-			return kept(why, "the old server, process %d, ends as soon as its I/O does; then: %s",
-				r.PID, shell.Command("start", r.Name))
+			return withServer(why,
+				"the old server, process %d, ends as soon as its I/O does; then: %s", r.PID, shell.Command("start", r.Name))
 		}
 		select {
 		case <-ctx.Done():
@@ -199,11 +198,11 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 			r.Version, err, shell.Command("start", r.Name)))
 	}
 	a.tellMainPID(live.PID)
-	return kept(why, "%s serves again (pid %d)", r.Version, live.PID)
+	return withServer(why, "%s serves again (pid %d)", r.Version, live.PID)
 }
 
-// kept adds to the reason of a failed upgrade who serves now.
-func kept(why error, format string, args ...any) error {
+// withServer adds to the reason of a failed upgrade who serves now.
+func withServer(why error, format string, args ...any) error {
 	return &exit.Error{Code: exit.Code(why), Text: exit.Line(why) + "; " + fmt.Sprintf(format,
 		args...)}
 }

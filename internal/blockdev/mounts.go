@@ -13,8 +13,8 @@ import (
 )
 
 // mounts finds the mounts of the devices in every mount namespace that a process of /proc is
-// in. Where a device is mounted in this process's own namespace too, only that is told: every
-// namespace that was made since has a copy.
+// in. If a device is mounted in this process's own namespace too, only that mount is listed:
+// every namespace that was made since has a copy.
 func (t *tree) mounts() []User {
 	if !t.block && len(t.nodes) == 0 {
 		return nil
@@ -46,7 +46,7 @@ func (t *tree) mounts() []User {
 	return append(users, t.btrfs()...)
 }
 
-// mountsIn finds the mounts of one namespace. They may go while it is looked.
+// mountsIn finds the mounts of one namespace. The process may end meanwhile.
 func (t *tree) mountsIn(proc string) []User {
 	all, err := mountinfo.Read(proc)
 	if err != nil {

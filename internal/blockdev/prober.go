@@ -12,8 +12,8 @@ const (
 	piece = 4 << 10
 	// sectorSize is the least that is read.
 	sectorSize = 512
-	// slowRead is what a read takes that the drive itself has tried again: what it was
-	// of is not tried again in parts.
+	// slowRead is how long a read takes that the drive itself has repeated. Its range is not
+	// tried again in parts.
 	slowRead = time.Second
 )
 

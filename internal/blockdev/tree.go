@@ -105,10 +105,9 @@ func (t *tree) climbLoops(n *node, over func(*loopInfo) bool) {
 // maxBelow is how many devices may be below each other.
 const maxBelow = 8
 
-// beside adds the loop devices by which the same blocks can be reached from below, since
-// what is below a device is not theirs alone: others over the file of a loop device, and
-// those over the disk of a partition or of a driver. That they are there is no use of the
-// blocks yet; what is done with them is.
+// beside adds the loop devices by which the same blocks can be reached from below: others over
+// the file of a loop device, and those over the disk of a partition or of a driver. Such a loop
+// device is no user of the blocks by itself; what uses it is.
 func (t *tree) beside(rdev uint64) { t.descend(rdev, wholeExtent, 0) }
 
 func (t *tree) descend(rdev uint64, e extent, depth int) {

@@ -50,10 +50,10 @@ func NewClient(name string) *Client {
 			DisableKeepAlives:      true,
 			DisableCompression:     true,
 			MaxResponseHeaderBytes: maxHeader,
-			// A body that waits to be asked for is not sent unasked.
+			// The body is sent only when the server asks for it.
 			ExpectContinueTimeout: sendLimit,
 		},
-		// Nothing is anywhere else.
+		// A server never redirects.
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse
 		},
@@ -71,7 +71,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "unix", path)
 		if errors.Is(err, unix.EAGAIN) {
-			// Its queue is full: it lives, and is asked by many.
+			// Its queue is full: it lives, and many ask it.
 			select {
 			case <-ctx.Done():
 				return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
@@ -106,7 +106,7 @@ func (c *Client) StatusWithin(ctx context.Context, limit time.Duration) (*Status
 }
 
 // EachRemap calls f for each row of the table, as they come, until f returns an
-// error. Rows that f was given before an error occurred stand.
+// error. Rows that f was given before an error are valid.
 func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
@@ -193,8 +193,8 @@ func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveR
 	return r, err
 }
 
-// Resume closes the breaker. If nobody waits for it any more when the server could begin it
-// does not happen.
+// Resume closes the breaker. Nothing happens if this client has left before the server could
+// begin.
 func (c *Client) Resume(ctx context.Context) error {
 	return c.confirm(ctx, askTimeout,
 		"/v1/resume")
@@ -267,7 +267,7 @@ func (c *Client) Stay(ctx context.Context, token string) error {
 		&struct{}{})
 }
 
-// cause strips what net/http says about a URL that means nothing here.
+// cause strips what net/http says about the URL, which means nothing here.
 func cause(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -348,9 +348,8 @@ func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Re
 	return nil, errorOf(resp.StatusCode, a.Error)
 }
 
-// broken says what an answer that came to no good end means. Reading and
-// understanding it fail for different reasons: whatever ends the reading is
-// about the connection, and so about a server that died.
+// broken says what it means that an answer could not be read or understood. If reading failed
+// the connection broke, so the server died.
 func (c *Client) broken(ctx context.Context, err, reading error) error {
 	switch {
 	case errors.Is(err, errLong):

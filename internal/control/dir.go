@@ -133,8 +133,8 @@ func Own(name string) (*Owner, error) {
 		if err != nil {
 			return nil, err
 		}
-		// A lock of the open file: unlike flock's, it can be asked for without being taken
-		// for a moment, which would look like a server to one that starts.
+		// A lock of the open file (OFD): unlike one of flock, it can be tested without being
+		// taken for a moment, which a server that starts would see.
 		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK,
 			&unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 			f.Close()
@@ -167,7 +167,7 @@ func lockPath(name string) string { return file(name, ".lock") }
 func (o *Owner) Release() error { return o.f.Close() }
 
 // Forget lets the name go and removes what is left of it in the runtime directory: its
-// lock, and its logs if so asked. Its record and socket must be gone.
+// lock, and with logs its logs. Its record and socket must be removed before.
 func (o *Owner) Forget(logs bool) error {
 	paths := []string{lockPath(o.name)}
 	if logs {

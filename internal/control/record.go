@@ -24,8 +24,8 @@ type Record struct {
 	PID     int      `json:"pid"`
 	// PIDNamespace is the number of the namespace that PID is of, 0 if that is not known.
 	PIDNamespace uint64 `json:"pid_namespace,omitempty"`
-	// PreviousPID is the server that this one took the device over from, 0 if
-	// none: until the recovery is complete the kernel still names that one.
+	// PreviousPID is the dead server whose device this one has recovered, 0 if none: until the
+	// recovery is complete the kernel still names that one.
 	PreviousPID int       `json:"previous_pid"`
 	Started     time.Time `json:"started"`
 	Queues      int       `json:"queues"`
@@ -113,12 +113,12 @@ func readRecord(path string) (*Record, error) {
 // swapped out: perhaps to the device that the record is about, and that waits for a server.
 const recordTimeout = 3 * time.Second
 
-// stuck are the files that are being read and did not come in time.
+// stuck are the files whose read took too long and still goes on.
 var stuck sync.Map // path to struct{}
 
-// readInTime reads a file and closes it. What does not come in time is left to come
-// whenever it does: the error is ErrRecord then, and again without a wait for as long as it
-// does not come. The device is known by its tag all the same.
+// readInTime reads a file and closes it. If that takes too long the read goes on by itself, and
+// the error is ErrRecord, at once also for later calls until that read is done. The device is
+// known by its tag all the same.
 func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be "+
 		"swapped out to a device without a server", ErrRecord)

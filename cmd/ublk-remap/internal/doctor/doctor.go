@@ -263,8 +263,8 @@ func (r *Report) batchIO(have ublk.Features) {
 	}
 }
 
-// devices looks at the devices: those whose server is dead, those that nothing
-// tells of, and what is left of some in the runtime directory.
+// devices looks at the devices: those whose server is dead, those without a record, and files of
+// devices that do not exist any more in the runtime directory.
 func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 	unrecorded, err := host.UnrecordedOf(ctx, ctl)
 	if err != nil {
@@ -314,7 +314,7 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 	}
 }
 
-// fixAdvice is for what can go without anybody missing it.
+// fixAdvice is for what nobody can miss.
 const fixAdvice = "remove it: ublk-remap doctor --fix"
 
 func (r *Report) unrecorded(u *host.Unrecorded) {

@@ -19,7 +19,7 @@ type left struct {
 	name string // of the device
 	path string
 	why  string
-	// harmless is what costs a little memory only, and tells how something went.
+	// harmless: it takes a little memory only, and tells how a start or a stop went.
 	harmless bool
 	// device is the number of a device that goes with the file, -1 if none.
 	device int
@@ -139,7 +139,7 @@ func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 			err = errors.Join(err, owner.Forget(true))
 		}
 	}()
-	// What is true now counts: nobody can start it any more.
+	// Look again: from here on nobody can start it.
 	rec, err := control.ReadRecord(l.name)
 	switch {
 	case errors.Is(err, control.ErrNotRunning):

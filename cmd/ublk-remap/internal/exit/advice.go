@@ -16,7 +16,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// elsewhere is for the verb that the usual advice names: it cannot send anybody to itself.
+// elsewhere is printed instead of do by the verb that do names.
 var advice = []struct {
 	err       error
 	do        string
@@ -55,11 +55,11 @@ var advice = []struct {
 }
 
 // Line is an error as the command prints it: one line, with what to do about
-// it where that is known. Whatever the error quotes, a path or a name that
-// somebody else chose, it is printable, and not longer than maxLine.
+// it where that is known. It is printable, whatever path or name the error quotes, and not longer
+// than maxLine.
 func Line(err error) string { return LineOf("", err) }
 
-// LineOf is Line for a verb, such as "metadata check", which is not told to run itself.
+// LineOf is Line for a verb, such as "metadata check". The advice does not name the verb itself.
 func LineOf(verb string, err error) string {
 	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool {
 		return r == '\n' || r == '\r'

@@ -21,8 +21,8 @@ const here = "/proc/self/ns/mnt"
 // so, it returns nil. An error says that the mount namespace is the caller's: Leave must not be
 // called then. name is what the process is called.
 //
-// It is to be called first of all: descriptors that close on exec are lost, and
-// signals between the two are as if nobody had asked for them.
+// It must be called first: the exec closes descriptors that are marked so, and no handler of
+// signals survives it.
 func Own(name string) error {
 	nameProcess(name)
 	if own, err := inherited(); own {
@@ -34,7 +34,7 @@ func Own(name string) error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("unshare: %w", err)
 	}
-	// From here on there is no way but on: the threads are in different namespaces.
+	// From here on it cannot go back: the threads are in different namespaces.
 	result, err := os.Readlink("/proc/thread-self/ns/mnt")
 	if err == nil {
 		err = unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -42,8 +42,8 @@ func Own(name string) error {
 	if err != nil {
 		result += " make the mounts private: " + err.Error()
 	}
-	// All threads to come have this one's mark. They cannot all be given it later if one of
-	// them waits for a device.
+	// Later threads inherit the mark from this one. It cannot be set on all of them later if one
+	// of them waits for a device.
 	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 	env := append(os.Environ(), ownEnv+"="+result)
 	err = unix.Exec("/proc/self/exe", append([]string{name}, os.Args[1:]...), env)
@@ -59,10 +59,10 @@ func inherited() (own bool, err error) {
 	if made == "" {
 		return false, nil
 	}
-	// No child of this process takes it for its own.
+	// No child of this process inherits it.
 	_ = os.Unsetenv(ownEnv)
 	if now, err := os.Readlink(here); err != nil || now != made {
-		return false, nil // somebody else's word
+		return false, nil // set by somebody else
 	}
 	if bad {
 		return true, errors.New(why)

@@ -19,9 +19,9 @@ const blankEnds = 4 << 20
 // is not written any more. Where something was on a device (used), its ends are zeroed as well,
 // so that no old mark stays behind.
 //
-// What cannot be written is left: it cannot be read as what it was either, or the heal of its
-// first write takes care of it. Places of the displaced head and tail that are known to be bad
-// are not tried: they are pending.
+// Blocks that cannot be written stay as they are. They do not read either, or they are healed at
+// their first write. Places of the displaced head and tail that are known to be bad are not
+// tried: they are pending.
 func (p *Preparation) Blank(used bool) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {

@@ -36,12 +36,13 @@ func Inspect(d *blockdev.Device) ([]string, error) {
 	case len(found) > 0:
 		do := "use another disk, or add --force if all of it may go"
 		if atEnd {
-			do += "; what is at the end of the disk would stay visible there if only the metadata were written"
+			do += "; what is at the end of the disk would stay visible there if only the " +
+				"metadata were written"
 		}
 		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused,
 			strings.Join(found, ", and "), do)
 	case len(f.Unread) > 0 && !f.Blank:
-		// A file system could have been there whose own mark is what went bad.
+		// There can be a file system whose own mark is in the bad place.
 		return []string{"what cannot be told on " + d.Path()},
 			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold "+
 				"data; add --force if it may go",
@@ -51,8 +52,8 @@ func Inspect(d *blockdev.Device) ([]string, error) {
 }
 
 // Kept decides whether a disk can be converted in place: whether all that is on it lies in what
-// will be exported. It says what that is, and where the page lies by which it is recognized. The
-// error is exit.ErrRefused. force goes on where what is on the disk is not known.
+// will be exported. It returns what that is, and the offset of the page by which it is recognized.
+// The error is exit.ErrRefused. With force a disk whose contents are not known is taken.
 func Kept(d *blockdev.Device, plan *metadata.Layout, force bool) (kept []string, mark int64,
 	err error) {
 	k := keepCheck{disk: d, exported: plan.Superblock().ExportedBytes,
@@ -107,7 +108,7 @@ func (k *keepCheck) noSet() error {
 	return nil
 }
 
-// fits refuses what would not be whole in what is exported.
+// fits refuses a signature of something that would not be exported as a whole.
 func (k *keepCheck) fits(s blockdev.Signature) error {
 	switch {
 	case s.Kind == blockdev.KindRemap:
@@ -138,7 +139,7 @@ func (k *keepCheck) fits(s blockdev.Signature) error {
 	return nil
 }
 
-// MarkOf is where the page lies by which what carries these signatures is recognized: byte 0, or
+// MarkOf is the offset of the page by which a disk with these signatures is recognized: 0 or
 // 64 KiB.
 func MarkOf(signatures []blockdev.Signature) int64 {
 	mark := int64(0)

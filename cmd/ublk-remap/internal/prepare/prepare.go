@@ -29,7 +29,7 @@ type Options struct {
 	// Known are ranges of the backing that are known to be bad, and Source what says so.
 	Known  []badblocks.Range
 	Source string
-	// ReadOnly: nothing is written, also where that would try a place better.
+	// ReadOnly: places are tried by reading only.
 	ReadOnly bool
 	// Warn is told what a person should know.
 	Warn func(text string)
@@ -38,7 +38,7 @@ type Options struct {
 // Progress is told how far something is that takes long. Its methods may be called from any
 // goroutine.
 type Progress interface {
-	// Expect says what is to be gone through, by device, what was gone through already included.
+	// Expect says which places are to be tried, by device, including those that were.
 	Expect(places [][]badblocks.Range)
 	// Add notes that so many bytes more are done, and how many bad units were met so far.
 	Add(n int64, bad int)
@@ -55,8 +55,7 @@ type Preparation struct {
 	found uint64 // units that were found to be bad
 }
 
-// New lays a set out on devices, around what is known to be bad, and refuses what it can
-// without touching a disk.
+// New lays a set out on devices, around what is known to be bad. It touches no disk.
 func New(devs []*blockdev.Device, o Options) (*Preparation, error) {
 	p := &Preparation{devs: devs, o: o}
 	if err := p.settle(); err != nil {
@@ -126,8 +125,8 @@ func (p *Preparation) badRanges() []metadata.BadRange {
 }
 
 // Survey tries every place that the set is going to rely on: the superblocks, the mirrors,
-// what is displaced, and a sample of the spare units. What is bad is gone around by another
-// plan, as far as there is one, whose places are tried in turn.
+// what is displaced, and a sample of the spare units. If places are bad it makes another plan
+// around them, as far as there is one, and tries the places of that.
 func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
 	p.attach(progress.Add)
 	// The spare region first: without it the rest is of no use.
@@ -185,8 +184,8 @@ func (p *Preparation) SampleSpares(ctx context.Context) error {
 	return p.sampleSpares(ctx)
 }
 
-// enough refuses a disk on which the metadata cannot be put, before anything of the old
-// contents is gone.
+// enough refuses a disk that has no room for the metadata, before anything of the old contents
+// is lost.
 func (p *Preparation) enough() error {
 	bad := p.badRanges()
 	hit := func(device int, off, length int64) bool {

@@ -11,10 +11,10 @@ import (
 // RemapFound gives the blocks of the displaced head and tail that were found to be bad spare
 // units that hold zeroes, as the good blocks beside them do: so the device reads everywhere,
 // and mkfs, which may read a page before it writes a part of it, works. It returns how many
-// blocks these are. Where there is no good spare unit they stay pending.
+// blocks these are. If there are not enough good spare units the rest stays pending.
 //
-// The zeroes are durable, and were read back, before the metadata names their units. A cut
-// before leaves no set.
+// The zeroes are durable, and were read back, before the metadata names their units. A power cut
+// before that leaves no set.
 func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error) {
 	found := func(e metadata.Entry) bool {
 		return e.State == metadata.StatePending && e.Cause == metadata.CauseWrite

@@ -177,8 +177,8 @@ type flushError struct{ error }
 
 func (e flushError) Unwrap() error { return e.error }
 
-// unit writes back what a unit holds. One that cannot be read holds nothing any more, and
-// takes zeroes, unless the drive was slow to say so.
+// unit writes back what a unit holds. To one that cannot be read it writes zeroes, unless the
+// drive took long to fail.
 func (d *Disk) unit(u []byte, off int64) (good bool, err error) {
 	before := d.failed
 	good, err = d.try(func() error { _, err := d.dev.ReadAt(u, off); return err })
@@ -225,8 +225,8 @@ func (d *Disk) confirm(sums map[int64]uint64, end int64) error {
 	return nil
 }
 
-// try does something once, and reports whether it went well. What fails for another
-// reason than the medium is tried again for a while, and then is an error.
+// try does something once, and reports whether it went well. If it fails for another reason than
+// the medium it is tried again for a while; then that is an error.
 func (d *Disk) try(f func() error) (good bool, err error) {
 	for n := 1; ; n++ {
 		begun := d.o.Now()

@@ -10,20 +10,20 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// TestTold: what start tells a process is heard by that, once, and only about the disk that the
+// TestHandoff: what start tells a process is heard by that, once, and only about the disk that the
 // user named.
-func TestTold(t *testing.T) {
-	want := told{What: "a disk", Backing: "/dev/x", Set: set.Identity{Name: "ümläut \"x\"",
+func TestHandoff(t *testing.T) {
+	want := handoff{What: "a disk", Backing: "/dev/x", Set: set.Identity{Name: "ümläut \"x\"",
 		UUID: uuid.New(), Epoch: 1 << 60, Started: 7}}
 	env, err := want.env()
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, value, _ := strings.Cut(env[len(env)-1], "=")
-	hear := func(text, what string) (*told, error) {
-		t.Setenv(toldEnv, text)
-		got, err := heard(what)
-		if os.Getenv(toldEnv) != "" {
+	hear := func(text, what string) (*handoff, error) {
+		t.Setenv(handoffEnv, text)
+		got, err := receiveHandoff(what)
+		if os.Getenv(handoffEnv) != "" {
 			t.Error("a child would hear it too")
 		}
 		return got, err

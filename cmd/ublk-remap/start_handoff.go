@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+)
+
+// handoffEnv is how start passes on which disk it has found, so that the processes that it starts
+// need not read the superblock again. It is no flag, because upgrade reads the command line of a
+// server, also the upgrade of an older version, which refuses flags that it does not know.
+const handoffEnv = "UBLK_REMAP_BACKING"
+
+// handoff is what start has found out about a disk.
+type handoff struct {
+	What    string       `json:"what"` // as the user named it
+	Backing string       `json:"backing"`
+	Set     set.Identity `json:"set"`
+}
+
+// handoffOf is what there is to pass on about a disk.
+func handoffOf(what string, b *host.Backing) *handoff {
+	return &handoff{What: what, Backing: b.Path, Set: set.IdentityOf(b.Superblock)}
+}
+
+// env is the environment of a process that is to know it.
+func (t *handoff) env() ([]string, error) {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return nil, err
+	}
+	return append(os.Environ(), handoffEnv+"="+string(text)), nil
+}
+
+// receiveHandoff is what this process was passed about a disk that the user named, nil if nothing.
+func receiveHandoff(what string) (*handoff, error) {
+	text := os.Getenv(handoffEnv)
+	_ = os.Unsetenv(handoffEnv) // no child of this process gets it
+	if text == "" {
+		return nil, nil
+	}
+	var t handoff
+	if err := json.Unmarshal([]byte(text), &t); err != nil {
+		return nil, fmt.Errorf("%s: %w", handoffEnv, err)
+	}
+	if t.What != what {
+		return nil, nil // of another start
+	}
+	return &t, nil
+}
