@@ -45,18 +45,18 @@ const (
 
 // Allocator knows the state of every spare unit. It belongs to one goroutine.
 //
-// A unit is free, used or in limbo (its blocks have left, but I/O that looked
-// at an older Map may still be on its way to it), and besides in service,
-// quarantined or retired. Only a free unit in service is handed out. One that is
-// suspect is handed out only while no other is free: that is known in memory
-// only, and independent of all else.
+// A unit is free, used, or waits for a deferred free (no block lives in it, but I/O
+// that uses an older Map may still be in flight to it). Independent of that, it is
+// in service, quarantined or retired. Only a free unit in service is handed out. A
+// suspect unit is handed out only while no other is free; that it is suspect is
+// known in memory only.
 type Allocator struct {
 	regions     []SpareRegion // sorted by First, disjoint
-	closed      bitset        // may not be handed out, for whatever reason below, or in no region
+	closed      bitset        // must not be handed out, or in no region
 	barred      bitset        // closed, or suspect
 	suspect     bitset
-	used        bitset // used or in limbo
-	deferred    bitset // in limbo
+	used        bitset // used, or waiting for a deferred free
+	deferred    bitset // waiting for a deferred free
 	retired     bitset
 	quarantined bitset
 	notes       map[uint32]note // of the retired and the quarantined
@@ -113,10 +113,10 @@ func (a *Allocator) Total() uint64 { return a.total }
 // FreeCount returns how many units can be handed out.
 func (a *Allocator) FreeCount() uint64 { return a.free }
 
-// Used returns how many units are in use, those in limbo not among them.
+// Used returns how many units are in use, without those that wait for a deferred free.
 func (a *Allocator) Used() uint64 { return a.nUsed }
 
-// Limbo returns how many units wait for a grace period to end.
+// Deferred returns how many units wait for a deferred free.
 func (a *Allocator) Deferred() uint64 { return a.nDeferred }
 
 // Retired returns how many units are retired, whether in use or not.
@@ -125,10 +125,10 @@ func (a *Allocator) Retired() uint64 { return a.nRetired }
 // Quarantined returns how many units are in quarantine, whether in use or not.
 func (a *Allocator) Quarantined() uint64 { return a.nQuarantined }
 
-// IsUsed reports whether a unit is in use or in limbo.
+// IsUsed reports whether a unit is in use or waits for a deferred free.
 func (a *Allocator) IsUsed(unit uint32) bool { return a.used.has(uint64(unit)) }
 
-// FreeDeferred reports whether a unit is in limbo.
+// FreeDeferred reports whether a unit waits for a deferred free.
 func (a *Allocator) FreeDeferred(unit uint32) bool { return a.deferred.has(uint64(unit)) }
 
 // Service returns whether a unit may be handed out once it is free.
@@ -174,8 +174,8 @@ func (a *Allocator) TakeMap(m *Map) error {
 	})
 }
 
-// DeferFree says that no block lives in these used units any more, but that they
-// must not be handed out yet.
+// DeferFree takes used units that no block lives in any more. They are handed out again only after
+// Free.
 func (a *Allocator) DeferFree(start, count uint32) error {
 	return a.move("set aside", start, count, func(u uint64) bool {
 		return a.used.has(u) &&
@@ -187,7 +187,7 @@ func (a *Allocator) DeferFree(start, count uint32) error {
 	})
 }
 
-// Free makes units free that were used or in limbo.
+// Free makes units free that were used or waited for a deferred free.
 func (a *Allocator) Free(start, count uint32) error {
 	return a.move("free", start, count, a.used.has, func(lo, hi uint64) {
 		waiting := a.deferred.count(lo, hi)

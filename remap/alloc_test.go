@@ -148,7 +148,7 @@ func TestAllocatorErrors(t *testing.T) {
 		"free what is free": {a.Free(12, 3), ErrSpareState},
 		"free twice": {errors.Join(a.Free(12, 1), a.Take(12, 1), a.Free(14, 1)),
 			ErrSpareState},
-		"limbo of what is free":       {a.DeferFree(14, 1), ErrSpareState},
+		"deferred of what is free":    {a.DeferFree(14, 1), ErrSpareState},
 		"retire twice":                {a.Retire(30, 2, 0, 0), ErrSpareState},
 		"quarantine what is retired":  {a.Quarantine(30, 1, 0, 0), ErrSpareState},
 		"quarantine twice":            {a.Quarantine(31, 1, 0, 0), ErrSpareState},
@@ -194,9 +194,9 @@ func TestAllocatorTakeMap(t *testing.T) {
 
 // spareModel is one spare unit.
 type spareModel struct {
-	used, limbo bool
-	service     Service
-	why         note
+	used, deferred bool
+	service        Service
+	why            note
 }
 
 // TestAllocatorModel compares an allocator with a plain list of units.
@@ -235,12 +235,12 @@ func TestAllocatorModel(t *testing.T) {
 				err = a.Free(start, n)
 				from, to = func(s *spareModel) bool { return s.used }, func(s *spareModel) {
 					s.used,
-						s.limbo = false, false
+						s.deferred = false, false
 				}
 			case 2:
 				err = a.DeferFree(start, n)
-				from, to = func(s *spareModel) bool { return s.used && !s.limbo },
-					func(s *spareModel) { s.limbo = true }
+				from, to = func(s *spareModel) bool { return s.used && !s.deferred },
+					func(s *spareModel) { s.deferred = true }
 			case 3:
 				err = a.Retire(start, n, why.cause, why.time)
 				from, to = func(s *spareModel) bool { return s.service != Retired },
@@ -316,7 +316,7 @@ func TestAllocatorModel(t *testing.T) {
 			}
 		}
 		for _, s := range model {
-			s.used, s.limbo = false, false
+			s.used, s.deferred = false, false
 		}
 		checkAllocator(t, again, model)
 	})
@@ -329,17 +329,18 @@ func sameRegion(regions []SpareRegion, x, y uint32) bool {
 }
 
 func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
-	var free, used, limbo, retired, quarantined uint64
+	var free, used, deferred, retired, quarantined uint64
 	for u, s := range model {
-		if a.IsUsed(u) != s.used || a.Service(u) != s.service || a.deferred.has(uint64(u)) != s.limbo {
+		if a.IsUsed(u) != s.used || a.Service(u) != s.service ||
+			a.deferred.has(uint64(u)) != s.deferred {
 			t.Fatalf("unit %d: used %v, service %d, want %+v", u, a.IsUsed(u), a.Service(u), *s)
 		}
 		if s.service != InService && a.notes[u] != s.why {
 			t.Fatalf("unit %d: %+v, want %+v", u, a.notes[u], s.why)
 		}
 		switch {
-		case s.limbo:
-			limbo++
+		case s.deferred:
+			deferred++
 		case s.used:
 			used++
 		case s.service == InService:
@@ -352,11 +353,13 @@ func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
 			quarantined++
 		}
 	}
-	if a.FreeCount() != free || a.Used() != used || a.Deferred() != limbo || a.Retired() != retired ||
+	if a.FreeCount() != free || a.Used() != used || a.Deferred() != deferred ||
+		a.Retired() != retired ||
 		a.Quarantined() != quarantined {
-		t.Fatalf("free %d %d, used %d %d, limbo %d %d, retired %d %d, quarantined %d %d",
+		t.Fatalf("free %d %d, used %d %d, deferred %d %d, retired %d %d, quarantined %d %d",
 			a.FreeCount(), free,
-			a.Used(), used, a.Deferred(), limbo, a.Retired(), retired, a.Quarantined(), quarantined)
+			a.Used(), used, a.Deferred(), deferred, a.Retired(), retired, a.Quarantined(),
+			quarantined)
 	}
 	if len(a.notes) != int(retired+quarantined) {
 		t.Fatalf("%d notes", len(a.notes))

@@ -15,10 +15,10 @@ type ArbiterConfig struct {
 	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
-	// MaxPending is how many pending blocks the table may have, beside the bound that the
-	// layout sets, so that the entries of all spare units fit beside them; 0: no limit.
+	// MaxPending is how many pending blocks the table may have, in addition to the bound of
+	// the layout, which leaves space for the entries of all spare units; 0: no limit.
 	MaxPending uint64
-	// Names is what the devices are called in reasons; nil: nothing.
+	// Names are the names of the devices in reasons; nil: none.
 	Names []string
 }
 
@@ -41,15 +41,14 @@ type Arbiter struct {
 	commits    []commit // under way, in ticket order; at the end of commitsAll
 	commitsAll []commit // the memory of commits
 	scratch    []metadata.Entry
-	// unknown is what commits of unknown outcome were about, and known what is
-	// durable about the same blocks. They answer errors until a later record about
-	// them is durable.
+	// unknown are the entries of commits of unknown outcome, and known is the durable state of
+	// the same blocks. These blocks answer errors until a later record about them is durable.
 	unknown  []metadata.Entry
 	known    []metadata.Entry
 	resuming bool
 	reason   string
 	kind     TripKind // of reason
-	shortage shortage // of spare units, as last told
+	shortage shortage // of spare units, as of the last alert
 
 	grace       grace
 	move        mover
@@ -126,8 +125,8 @@ func (a *Arbiter) Receive(m *Message) {
 		a.changed(c)
 		a.commit(i)
 	case MsgPending:
-		// The commit shows that the backing disk is there. Of a spare device it shows
-		// nothing, unless that said itself that its medium is bad.
+		// The commit shows that the backing disk is present. It shows nothing about a spare
+		// device, so that is asked first, unless it reported a medium error itself.
 		if device := a.deviceOf(m); device != 0 && m.Errno != -int32(syscall.ENODATA) {
 			c.msg, c.count = *m, 0
 			a.set(c, claimAsking)
@@ -139,7 +138,7 @@ func (a *Arbiter) Receive(m *Message) {
 	a.advance()
 }
 
-// advance goes on with what waits for something that may have ended.
+// advance goes on with claims and moves that may no longer have to wait.
 func (a *Arbiter) advance() {
 	for {
 		a.resumeWoken()
@@ -169,7 +168,8 @@ func (a *Arbiter) Status() ArbiterStatus {
 		Retired: a.alloc.Retired(),
 		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind,
 		Suspect: uint64(len(a.suspects.list)),
-		Table:   TableStatus{Entries: a.space.upper, Capacity: a.space.capacity, Full: a.space.full},
+		Table: TableStatus{Entries: a.space.upper, Capacity: a.space.capacity,
+			Full: a.space.full},
 	}
 	s.Claims = a.index.live
 	return s

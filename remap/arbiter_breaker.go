@@ -23,8 +23,8 @@ func (a *Arbiter) trip(kind TripKind, reason string) {
 	a.drv.Alert(AlertTripped)
 }
 
-// Resume closes the breaker, after what commits of unknown outcome were about
-// has been stated again.
+// Resume closes the breaker, after the state of all blocks of commits of unknown outcome was
+// committed again. It returns ErrNotTripped, ErrBusy, ErrMissing, or an error of the Journal.
 func (a *Arbiter) Resume() error {
 	switch {
 	case !a.shared.Tripped():
@@ -60,8 +60,8 @@ func (a *Arbiter) resumed(durable bool) {
 		}
 	}
 	a.publish(unknown)
-	// Where the blocks were, and where they were to go in between, nothing may
-	// live any more.
+	// No block may live any more in the spare units where the blocks were before, or were
+	// meant to go.
 	for _, list := range [][]metadata.Entry{known, unknown} {
 		for _, e := range list {
 			if e.State == metadata.StateMapped {

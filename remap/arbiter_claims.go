@@ -15,8 +15,8 @@ const (
 	claimCommitting // the change is with the journal
 	claimReporting  // a pending mark is with the journal
 	claimRetest     // no spare unit is free: for its pending blocks to be read again
-	claimSearching  // a spare unit failed: for another one that is well
-	claimAsking     // for an answer of the device of a block that did not read
+	claimSearching  // a spare unit failed: for a good one
+	claimAsking     // for an answer of the device on which blocks did not read
 )
 
 // claim is what the Arbiter knows of one request that heals: at most one span
@@ -33,8 +33,8 @@ type claim struct {
 	space  uint64 // entries that are reserved for it
 }
 
-// failed reports whether the request saw a spare unit fail: that a block is pending in
-// one was said before.
+// failed reports whether a spare unit failed for the request. A pending block in a spare unit
+// failed before the request.
 func (c *claim) failed() bool {
 	known := uint8(0)
 	if c.msg.Mapped && c.msg.Untried {
@@ -84,7 +84,7 @@ func (a *Arbiter) reserve(c *claim) {
 		}
 	}
 	if tested {
-		a.free(spare, 1) // it was looked for in vain
+		a.free(spare, 1) // the claim does not use what the search found
 	}
 }
 
@@ -96,8 +96,8 @@ func (a *Arbiter) waits(c *claim, first *UnitInfo) bool {
 	case a.shared.Tripped():
 		a.refuse(c, MsgRefused)
 	case first.Busy:
-		// The claim lets go of what it held: a relocation waits for claims
-		// that hold spare units, not for those that wait for it.
+		// The claim holds no spare unit any more. A relocation waits for claims that hold
+		// spare units, so a claim that waits for the relocation must not hold any.
 		a.set(c, claimWaiting)
 		a.returnSpace(c)
 	case !livesWhereSeen(m, first) || m.Untried && (first.Pending|first.Lost)&m.First != m.First:
@@ -119,7 +119,7 @@ func (a *Arbiter) allocate(c *claim, first *UnitInfo) {
 	var ok bool
 	switch {
 	case c.failed():
-		// One that was tried failed. The next one is tried before it is granted.
+		// A spare unit has failed. The next one is tested before it is granted.
 		a.suspectTried(c)
 		device, _ := a.geo.SpareOffset(m.Tried[m.Tries-1])
 		a.set(c, claimSearching)
@@ -162,10 +162,9 @@ func (a *Arbiter) grant(c *claim, spare, n uint32) {
 	a.answer(c, MsgReserved)
 }
 
-// healConflicts reports whether another claim writes to a spare unit for one of the
-// blocks of the claim's first unit. Heals of a block take their turns: if two
-// wrote to the same place, and one failed and was answered, the other would
-// publish the data of the one that failed, over writes that came after it.
+// healConflicts reports whether another claim writes to a spare unit for one of the blocks of the
+// claim's first unit. Heals of a block run one after the other. If two wrote to the same place and
+// one of them failed and was answered, the other would publish the failed data, over later writes.
 func (a *Arbiter) healConflicts(c *claim) (yes bool) {
 	a.index.held.each(c.msg.Unit, func(i int) bool {
 		o := &a.claims[i]
@@ -223,8 +222,8 @@ func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 	return found, ok
 }
 
-// unmappedUnits returns how many units from the claim's first on have nothing to do with
-// the spare region yet and can be granted spare units in a row.
+// unmappedUnits returns how many units, from the claim's first, have no spare unit yet and can be
+// granted spare units in a row.
 func (a *Arbiter) unmappedUnits(c *claim, first *UnitInfo) uint32 {
 	if first.N > 0 {
 		return 1
@@ -280,9 +279,9 @@ func (a *Arbiter) endClaim(c *claim) {
 	c.msg.Tries = 0
 }
 
-// freeUnused frees a spare unit that served a unit, unless blocks live there or
-// another claim has to do with it, once a grace period has passed: blocks may
-// have lived there, and left, while the claim held it.
+// freeUnused frees a spare unit that served a unit, unless blocks live there or another
+// claim uses it. It is freed after a grace period, because blocks may have lived there
+// while the claim held it.
 func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 	if info := a.m.Unit(unit); holds(&info, spare) || a.inDoubt(spare) {
 		return
@@ -295,9 +294,9 @@ func (a *Arbiter) freeUnused(unit uint64, spare uint32) {
 	}
 }
 
-// claimFrees reports whether a claim will free a spare unit that served a unit: it writes there,
-// or it has tried it. Were it freed before, and given to another unit, the claim would take it
-// from that.
+// claimFrees reports whether a claim will free a spare unit that served a unit: the claim writes
+// there, or has tried it. If it were freed earlier and given to another unit, the claim would later
+// free it under that unit.
 func (a *Arbiter) claimFrees(unit uint64, spare uint32) (yes bool) {
 	if a.index.tried[spare] > 0 {
 		return true
@@ -313,8 +312,8 @@ func (a *Arbiter) claimFrees(unit uint64, spare uint32) (yes bool) {
 // free gives spare units back that the arbiter knows to be in use.
 func (a *Arbiter) free(spare, count uint32) { must(a.alloc.Free(spare, count)) }
 
-// must stops the server on a broken invariant of the allocator: going on could
-// give one spare unit to two units.
+// must stops the server on a broken invariant of the allocator: otherwise one spare unit could
+// serve two units.
 func must(err error) {
 	if err != nil {
 		panic("remap: " + err.Error())
@@ -330,8 +329,8 @@ const (
 	shortFull          // none
 )
 
-// spareAlert tells that the spare region runs low or is full: once each, until there is
-// enough again. Every heal that finds it full comes here.
+// spareAlert alerts once when the spare region runs low, and once when it is full. It alerts again
+// only after enough units were free in between.
 func (a *Arbiter) spareAlert() {
 	now := shortNone
 	switch free, total := a.alloc.FreeCount(), a.alloc.Total(); {
@@ -350,7 +349,7 @@ func (a *Arbiter) spareAlert() {
 	}
 }
 
-// suspectTried notes the spare units that a claim's request saw fail.
+// suspectTried notes the spare units that failed for a claim's request.
 func (a *Arbiter) suspectTried(c *claim) {
 	if c.failed() {
 		for _, spare := range c.msg.Tried[:c.msg.Tries] {

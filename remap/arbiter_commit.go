@@ -30,8 +30,8 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 	}
 	device, _ := a.geo.SpareOffset(c.spare)
 	for _, spare := range m.Tried[:m.Tries] {
-		// That the disk is there says the spare unit that took the data: of a spare device
-		// see suspect.go.
+		// A spare unit on the backing disk took the data, so that disk is present. For spare
+		// devices see suspect.go.
 		if d, _ := a.geo.SpareOffset(spare); d == device && d == 0 &&
 			a.alloc.Service(spare) == InService {
 			out = append(out, metadata.Entry{
@@ -51,8 +51,8 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 		Cause: cause, Time: c.time})
 }
 
-// spanEntries adds what e says for the span of units of a claim: one entry for each mask, with
-// spare units in a row if e has one.
+// spanEntries adds the state of e for the span of units of a claim: one entry for each mask, with
+// consecutive spare units if e is mapped.
 func (a *Arbiter) spanEntries(out []metadata.Entry, c *claim, e metadata.Entry) []metadata.Entry {
 	m := &c.msg
 	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
@@ -98,7 +98,7 @@ func (a *Arbiter) commit(i int) {
 func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.Entry) bool {
 	ticket, err := a.journal.Commit(entries)
 	if err != nil {
-		// It may have failed at something of its own, and waits to be resumed.
+		// The Committer may have failed by itself, and waits to be resumed.
 		a.trip(TripMetadata, "the metadata takes no commit: "+err.Error())
 		return false
 	}
@@ -106,8 +106,8 @@ func (a *Arbiter) journalCommit(kind commitKind, claim int, entries []metadata.E
 	return true
 }
 
-// addCommit notes a commit. The memory is twice what is ever needed, so that it is seldom moved to
-// the front.
+// addCommit adds a commit to the list. Its memory is twice what is needed, so the list is seldom
+// moved to the front.
 func (a *Arbiter) addCommit(c commit) {
 	if len(a.commits) == cap(a.commits) {
 		a.commits = append(a.commitsAll[:0], a.commits...)
@@ -115,17 +115,16 @@ func (a *Arbiter) addCommit(c commit) {
 	a.commits = append(a.commits, c)
 }
 
-// Committed takes the outcome of a commit, in the order of the tickets. Not durable
-// means that the outcome is not known: the record may still be on the media. It
-// shows in the Map at once and never calls the Journal; Advance, which may, is
-// to follow a batch of outcomes.
+// Committed takes the outcome of a commit, in the order of the tickets. If it is not durable, its
+// outcome is unknown: the record may still be on the media. Committed changes the Map at once and
+// never calls the Journal. The driver calls Advance after a batch of outcomes, which may call it.
 func (a *Arbiter) Committed(t Ticket, durable bool) {
 	if len(a.commits) == 0 || a.commits[0].ticket != t {
 		panic("remap: commits answered out of order")
 	}
 	done := a.commits[0]
 	if a.commits = a.commits[1:]; len(a.commits) == 0 {
-		a.commits = a.commitsAll[:0] // all of its memory again
+		a.commits = a.commitsAll[:0] // with all of its memory
 	}
 	switch done.kind {
 	case commitClaim:
@@ -144,7 +143,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	reporting := c.state == claimReporting
 	if !durable {
 		a.outcomeUnknown(entries)
-		a.set(c, claimNone) // what it was granted stays out of use
+		a.set(c, claimNone) // its spare units stay quarantined
 		a.endClaim(c)
 		a.answer(c, MsgFailed)
 		return
@@ -155,7 +154,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		for _, spare := range c.msg.Tried[:c.msg.Tries] {
 			a.suspect(spare) // if it was not retired
 		}
-		// Whoever asks from now on joins by the Map.
+		// From now on other claims find the spare unit in the Map.
 		a.endClaim(c)
 	}
 	a.set(c, claimNone)
@@ -198,8 +197,8 @@ func (a *Arbiter) anyMapped(e metadata.Entry) bool {
 	return false
 }
 
-// publishUnit publishes the i-th unit of an entry that moves blocks, and sets
-// the spare units aside that no block lives in any more.
+// publishUnit publishes the i-th unit of an entry that moves blocks, and frees, deferred, the spare
+// units that no block lives in any more.
 func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
 	e.Unit += i
 	e.Count = 1
@@ -213,8 +212,8 @@ func (a *Arbiter) publishUnit(e metadata.Entry, i uint64) {
 	}
 }
 
-// deferFreeUnused sets a spare unit aside that served a unit and may have been
-// looked at in the Map, unless blocks live there or a claim will free it.
+// deferFreeUnused frees, after a grace period, a spare unit that served a unit, unless blocks live
+// there or a claim will free it.
 func (a *Arbiter) deferFreeUnused(unit uint64, spare uint32) {
 	info := a.m.Unit(unit)
 	if !holds(&info, spare) && a.alloc.IsUsed(spare) && !a.alloc.FreeDeferred(spare) &&

@@ -11,8 +11,8 @@ func (a *Arbiter) deviceOf(m *Message) uint8 {
 	return device
 }
 
-// asked goes on with a claim that calls blocks pending, once their device was asked.
-// What a device that is away answers says nothing of its medium.
+// asked goes on with a report once its device was asked. If the device is missing, its errors say
+// nothing about the medium.
 func (a *Arbiter) asked(i int, there bool) {
 	c := &a.claims[i]
 	a.set(c, claimNone)
@@ -24,8 +24,8 @@ func (a *Arbiter) asked(i int, there bool) {
 	a.pending(i, &m)
 }
 
-// pending has blocks marked that could not be read, or were to be read with some that could
-// not. What the table knows already is left out; the answer says how far it got.
+// pending commits pending marks for the blocks of a report, without those that the table knows
+// already. The answer says how far it got.
 func (a *Arbiter) pending(i int, m *Message) {
 	c := &a.claims[i]
 	c.msg = *m
@@ -34,12 +34,12 @@ func (a *Arbiter) pending(i int, m *Message) {
 	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
 		a.answer(c, MsgFailed)
 	case now == healed:
-		// They may be on their way to another place, or the heal fails. Then they are known to
-		// be bad by this report alone: it waits for the end.
+		// A heal moves the blocks to another place. If it fails, only this report says that they
+		// are bad. So the report waits for the end of the heal.
 		c.msg = *m
 		a.set(c, claimWaiting)
 	case now == relocating:
-		// What moves may be at another place soon. The engine looks again then.
+		// The blocks may move to another place. The engine tries them again after that.
 		a.answer(c, MsgRetry)
 	case c.msg.First == 0:
 		a.answer(c, MsgCommitted) // all of it is known, or lives at another place
@@ -56,9 +56,8 @@ func (a *Arbiter) pending(i int, m *Message) {
 	}
 }
 
-// trimReport reduces a report to the first units in a row about which the table has something
-// to learn, as far as one span can say it. What is not settled about the first of them has
-// the report put off.
+// trimReport reduces a report to the first consecutive units that have news for the table, as many
+// as one span can state. If the first of them is being healed or moved it returns that.
 func (a *Arbiter) trimReport(c *claim) unitActivity {
 	m := c.msg
 	full := uint8(1<<a.geo.BlocksPerUnit() - 1)
@@ -80,24 +79,24 @@ func (a *Arbiter) trimReport(c *claim) unitActivity {
 		c.msg.Last = mask
 		n++
 	}
-	if n == 0 { // the answer is about all of it
+	if n == 0 { // there is no news: the answer covers the whole report
 		c.msg.First, n = 0, m.Count
 	}
 	c.msg.Count, c.count = n, n
 	return settled
 }
 
-// unitActivity says what is going on with the blocks of a unit.
+// unitActivity says what is under way for the blocks of a unit.
 type unitActivity uint8
 
 const (
 	settled    unitActivity = iota
 	relocating              // they are being relocated
-	healed                  // somebody writes to a spare unit for them
+	healed                  // a heal writes them to a spare unit
 )
 
-// newlyPending returns which blocks of one unit of a report the table does not know as pending yet,
-// where they are said to live.
+// newlyPending returns which blocks of one unit of a report are not pending or lost yet and live
+// where the report says.
 func (a *Arbiter) newlyPending(m *Message, unit uint64) (mask uint8, now unitActivity) {
 	info := a.m.Unit(unit)
 	mask = m.maskOf(unit) & uint8(1<<a.geo.BlocksPerUnit()-1) &^ (info.Pending | info.Lost)

@@ -8,10 +8,9 @@ import (
 
 // This file is about commits of unknown outcome: the record may be on the media, or not.
 
-// outcomeUnknown takes entries whose record may or may not be on the media. Until
-// a later record about them is durable, their blocks answer errors — the old
-// data may be what a restart finds, and so may the new — and their spare units
-// are set aside.
+// outcomeUnknown takes entries whose record may or may not be on the media. After a restart their
+// blocks may have the old data or the new. So the blocks answer errors, and their spare units are
+// quarantined, until a later record about them is durable.
 func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 	for _, e := range entries {
 		switch e.State {
@@ -33,9 +32,9 @@ func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
 	a.tripFor(TripMetadata, 0, "no metadata mirror on the backing disk takes a commit")
 }
 
-// keepKnown notes what is durable about blocks before the Map calls them lost:
-// that they are is for the readers of the Map, and must not get into a
-// checkpoint, or a restart would lose data that is at its place.
+// keepKnown remembers the durable state of blocks before the Map calls them lost. Only readers of
+// the Map may see them as lost. A checkpoint must have the durable state, or a restart would lose
+// data that is still at its place.
 func (a *Arbiter) keepKnown(unit uint64, mask uint8) {
 	for _, e := range a.unknown {
 		if (e.State == metadata.StateMapped || e.State == metadata.StateHome) && unit >= e.Unit &&
@@ -60,8 +59,7 @@ func (a *Arbiter) keepKnown(unit uint64, mask uint8) {
 	say(metadata.StatePending, 0, info.Pending)
 }
 
-// holdSpare keeps a spare unit from being used for anything, without calling it
-// used, unless blocks live there.
+// holdSpare keeps a spare unit from being handed out, unless blocks live there.
 func (a *Arbiter) holdSpare(unit uint64, spare uint32) {
 	if info := a.m.Unit(unit); !holds(&info, spare) && a.alloc.IsUsed(spare) &&
 		!a.alloc.FreeDeferred(spare) {

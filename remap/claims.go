@@ -24,7 +24,7 @@ type runIndex struct {
 	runs       []run   // of each claim; count 0: none
 	classes    [maxClass + 1]int32
 	n          int
-	looked     uint64 // claims that each has looked at, ever
+	looked     uint64 // claims that each has visited, ever
 }
 
 // run is a run of units.
@@ -123,7 +123,7 @@ func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 				unit-r.unit >= uint64(r.count) {
 				continue
 			}
-			// Both buckets of a run may have one hash: it is told once.
+			// Both buckets of a run may have one hash: it is passed on once.
 			if first, last := r.buckets(); second && first != last &&
 				x.hash(uint(class), first) == x.hash(uint(class), last) {
 				continue
@@ -145,7 +145,7 @@ type claimIndex struct {
 	all     bool             // all that wait are to look again
 	live    int
 	retests int
-	states  []claimState // of each claim, as last told
+	states  []claimState // of each claim, as last seen
 }
 
 type triedSpares struct {

@@ -8,11 +8,12 @@ type EngineConfig struct {
 	Depth      int // tags
 	MaxBlocks  int // the largest read, write or write-zeroes
 	ZeroBlocks int // the size of the driver's zero buffer; at least one unit
-	// DiscardBlocks is the size of the driver's buffer for what is read for nobody; 0: one unit.
+	// DiscardBlocks is the size of the driver's buffer for data that is read back and discarded;
+	// 0: one unit.
 	DiscardBlocks int
 	Policy        Policy // zero: the defaults
 	// InternalTags is how many internal requests there may be at once. Their tags come after
-	// those of the user's requests, and Internal is told of their ends. 0: none.
+	// those of the user's requests, and their results go to Internal. 0: none.
 	InternalTags int
 	Internal     InternalDriver
 }
@@ -25,22 +26,23 @@ func spareOps(depth int) int { return 3 * depth }
 // Engine is the state machine of one queue. All its methods must be called from
 // one goroutine. It allocates nothing after NewEngine.
 type Engine struct {
-	cfg       EngineConfig
-	geo       *Geometry
-	shared    *Shared
-	m         *Map
-	drv       Driver
-	policy    Policy
-	requests  []request
-	ops       []op
-	free      int32 // list of ops that belong to no tag
-	active    int
-	parked    int
-	delayed   int
-	parity    uint8
-	inflight  [3]int                // operations of each grace period, and those of internal requests
-	graces    uint64                // grace periods that began
-	grace     uint64                // generation to be answered when inflight[1-parity] is zero; 0: none
+	cfg      EngineConfig
+	geo      *Geometry
+	shared   *Shared
+	m        *Map
+	drv      Driver
+	policy   Policy
+	requests []request
+	ops      []op
+	free     int32 // list of ops that belong to no tag
+	active   int
+	parked   int
+	delayed  int
+	parity   uint8
+	inflight [3]int // operations of each grace period, and those of internal requests
+	graces   uint64 // grace periods that began
+	// grace is the generation to be answered when inflight[1-parity] is zero; 0: none
+	grace     uint64
 	own       Counters              // of the user's requests
 	published [counterFields]uint64 // of own, as last published
 	public    *counters
@@ -49,8 +51,8 @@ type Engine struct {
 	internalActive int
 	ownInternal    Counters
 	publicInternal *counters
-	// now is the time, as the slow path last read it; fresh: for what is being handled. A clock may
-	// cost as much as a try.
+	// now is the time that the slow path read last. fresh: it was read for the current event. A
+	// reading of the clock may cost as much as a try.
 	now   int64
 	fresh bool
 	out   Message // what is being sent: the driver gets a pointer, which must not make garbage
@@ -115,8 +117,7 @@ func (e *Engine) Submit(r *Request) {
 	e.advance(q)
 }
 
-// advance carries a request on as far as it goes without an answer from
-// outside.
+// advance carries a request on until it waits for an operation or a message, or ends.
 func (e *Engine) advance(q *request) {
 	if q.errno == 0 && !q.parked {
 		if q.Op == OpFlush {
@@ -131,7 +132,7 @@ func (e *Engine) advance(q *request) {
 	if q.errno == 0 && q.parked {
 		return
 	}
-	// Before a read is answered, what it saw fail is noted, also if it fails for another reason.
+	// Before a read is answered, its failed blocks are noted, also if it fails for another reason.
 	if q.isolating && (q.errno == 0 || q.Op == OpRead) && e.isolate(q) {
 		return
 	}
@@ -239,8 +240,8 @@ func (e *Engine) answerGrace() {
 }
 
 // Publish makes the engine's counters visible to Shared.Counters. A driver
-// calls it once for each batch. What has not changed costs no store: an atomic one takes
-// as long as some twenty instructions.
+// calls it once for each batch. Only counters that have changed are stored: an atomic store
+// takes as long as some twenty instructions.
 func (e *Engine) Publish() {
 	now := e.own.values()
 	for i := range now {

@@ -61,7 +61,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 		e.succeeded(q, o, blocks)
 	}
 	n := int64(blocks) * int64(e.geo.BlockSize)
-	o.since = 0 // it got on: what lacks resources next has all the time again
+	o.since = 0 // it made progress: the time for resources begins anew
 	o.block += blocks
 	o.count -= blocks
 	o.io.Offset += n
@@ -149,9 +149,8 @@ func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 	}
 }
 
-// dirtied notes that a device may hold what the next flush must cover: also
-// after a discard, and after a write that failed and had an effect in part,
-// since a read may show it from now on.
+// dirtied notes that a device may hold data that the next flush must cover. That
+// includes discards, and failed writes that took effect in part: a read may show them.
 func (e *Engine) dirtied(o *op) {
 	if o.io.Device != 0 && o.io.Op != OpRead {
 		e.shared.written[o.io.Device].Add(1)
@@ -191,9 +190,9 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 	}
 }
 
-// firstFailure notes a request's first failure: from then on its clock runs. What was waited for
-// before that is nobody's error, and how long the failure took is not known, for no clock
-// is read for what goes well. But the device may be known for slow ones.
+// firstFailure notes a request's first failure. Its time budget begins now: waits before
+// that are no errors. How long the first failure took is not known, because successful
+// operations do not read the clock. But the device may be known for slow failures.
 func (e *Engine) firstFailure(q *request, o *op, res int32) {
 	if q.cause == 0 {
 		q.cause, q.since = res, e.drv.Now()
@@ -206,7 +205,7 @@ func (e *Engine) firstFailure(q *request, o *op, res int32) {
 	}
 }
 
-// count counts a failed operation. A device that has no discard says nothing of its path.
+// count counts a failed operation. That a device does not support discard is no transport error.
 func (e *Engine) count(q *request, o *op, res int32, class Class) {
 	c := e.counters(q)
 	switch {

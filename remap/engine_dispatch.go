@@ -17,8 +17,8 @@ func (e *Engine) dispatch(q *request) {
 			e.park(q)
 			return
 		case run.Kind&KindLost != 0 && q.Op == OpRead:
-			// The rest is read all the same: whoever is told that a request failed writes all of
-			// it again, and what does not read of it must be known by then.
+			// The rest is still read: after a failed read the sender may write all of it again, and
+			// by then all bad blocks of it must be known.
 			e.cannotRead(q, run.Start, run.Count, -int32(syscall.EIO))
 			q.cursor += run.Count
 			continue
@@ -68,8 +68,8 @@ func (e *Engine) dispatchFlush(q *request) {
 }
 
 // acquire returns an operation for the request: its own, else one of the spare
-// ones, else nil. A request with nothing in flight always gets one. An internal request has its
-// own and no other, so that none lacks where a request of the user needs it.
+// ones, else nil. A request with nothing in flight always gets one. An internal request gets only
+// its own: the spare ones are for the user's requests.
 func (e *Engine) acquire(q *request) *op {
 	if o := &e.ops[q.Tag]; !o.active {
 		return o

@@ -23,8 +23,8 @@ type op struct {
 	kind   opKind
 	parity uint8 // which grace period it belongs to; internalParity: to none
 	active bool
-	// durable: a flush is to follow the write, or does. settling: that is done, and others
-	// are waited for.
+	// durable: a flush follows the write. settling: that flush has ended, and others that were
+	// under way have not.
 	durable, settling bool
 	flush             Flushing
 	due               int64 // monotonic ns of the next retry; 0: with the driver
@@ -33,7 +33,7 @@ type op struct {
 	next              int32 // free list
 }
 
-// place is what an operation seenAt about its blocks' place.
+// place is where the Map had an operation's blocks when the operation began.
 type place struct {
 	mapped bool
 	unit   uint32 // spare unit of the first block, if mapped
@@ -74,29 +74,29 @@ type request struct {
 	cursor, end uint64 // blocks not yet tried; opFlush: devices
 	inflight    int    // operations
 	errno       int32  // the answer so far
-	reported    uint64 // opFlush: failed flushes that were told of when it began
+	reported    uint64 // opFlush: failed flushes that were reported when it began
 	active      bool
 	parked      bool             // waits for busy units
 	isolating   bool             // something failed and was or is being isolated
 	cancelled   bool             // an internal request: nothing more is tried
 	internal    *internalRequest // nil: it is a request of the user
 
-	// What follows is in use only while isolating.
+	// The following fields are used only while isolating.
 	// failed as part of an operation, not yet tried by themselves; or pending or lost
 	suspect blockset
 	// failed at home by themselves, or could not be tried there; of a read: and not noted yet
 	bad blockset
-	// Of a read: what failed in a spare unit. The rest of what failed did so at home.
+	// of a read: blocks that failed in a spare unit; the others failed at home
 	elsewhere blockset
 	probe     uint64 // blocks to try at once
-	attempts  int    // of what is being tried
-	found     int    // how much was found bad by itself
+	attempts  int    // tries of the current probe
+	found     int    // tries that were found bad by themselves
 	since     int64  // monotonic ns of the first failure
 	// monotonic ns: of the probe, or of the write to a spare unit, that is under way
 	began     int64
 	cause     int32 // the first failure
-	readErrno int32 // a read: its answer, once all of it was tried and what is bad is noted
-	pace      pace  // how long what fails takes
+	readErrno int32 // a read: its answer, once all blocks were tried and the bad ones are noted
+	pace      pace  // how long a failure takes
 	healed    bool
 
 	heal struct {

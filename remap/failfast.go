@@ -2,28 +2,28 @@ package remap
 
 import "sync/atomic"
 
-// A drive may take minutes to say that a sector does not read, and each reader of a pending
-// block would wait for that again. So a block that failed a try is not tried again for a
-// while: reads of it fail at once, as they failed then. Writes and retests never ask here,
-// and neither do reads of anything that is not pending.
+// This file lets reads of pending blocks fail fast. A drive may take minutes to report that a
+// sector does not read, and every read of a pending block would wait for that. So after a failed
+// try a pending block is not tried again for Policy.FailFast: reads of it fail at once with the
+// errno of that try. This affects only reads of pending blocks, not writes and retests.
 //
-// What failed is remembered as it was tried. Blocks that failed in one operation hold a later
-// read back only if it reads all of them: one of them may read by itself. What is smaller than
-// a physical block cannot.
+// A failure is remembered with the blocks that were tried together. A later read is held back only
+// if it reads all of these blocks, because some of them may be readable one by one. Within a
+// physical block that is not possible, so there any of the blocks holds the read back.
 
-// failures remembers what failed to be read, for all queues of a device. It has a fixed
-// size, and a newer failure may take an older one's place: then that is tried once more.
+// failures remembers failed reads, for all queues of a device. It has a fixed size. A newer failure
+// may replace an older one; the older block is then tried once more.
 type failures [failureSets][failureWays]failure
 
 const (
 	failureSets = 512
 	failureWays = 4 // failures that may be remembered of the units of one set
-	// What fails within this part of the time for which it is held back is remembered as one.
+	// Failures of a unit within this part of Policy.FailFast are merged into one.
 	failureMerge = 16
 )
 
-// failure is about one unit. key is 0 while somebody writes to it: who finds the same key
-// before and after the time has read the two as they belong together.
+// failure is about one unit. key is 0 while another queue writes the other fields. A reader reads
+// key before and after them; if it is the same, the fields belong together.
 type failure struct {
 	// unit<<16 | blocks that failed by themselves<<8 | blocks that failed together
 	key atomic.Uint64
@@ -31,8 +31,8 @@ type failure struct {
 	res atomic.Int32 // what the drive answered last, a negative errno
 }
 
-// add remembers that the blocks of a unit failed, in one operation, and with what; single:
-// none of them can read by itself.
+// add remembers that blocks of a unit failed in one operation, with errno res. single: they lie in
+// one physical block.
 func (f *failures) add(unit uint64, mask uint8, single bool, res int32, now, hold int64) {
 	set := &f[unit%failureSets]
 	own := withFailed(unit<<16, mask, single)
@@ -66,8 +66,8 @@ func withFailed(key uint64, mask uint8, single bool) uint64 {
 	return key | uint64(mask)
 }
 
-// held returns what a read of these blocks of a unit is answered, a negative errno, if it
-// reads something that failed since the time: what the drive answered then. Else 0.
+// held returns the errno, negative, of a failure after since that holds back a read of these blocks
+// of a unit, or 0 if there is none.
 func (f *failures) held(unit uint64, mask uint8, since int64) int32 {
 	set := &f[unit%failureSets]
 	for i := range set {
@@ -85,8 +85,8 @@ func (f *failures) held(unit uint64, mask uint8, since int64) int32 {
 	return 0
 }
 
-// heldBack looks at a run of pending blocks: how many of the first are to be treated alike, and
-// the errno, negative, with which they are held back; 0 if they are not.
+// heldBack returns for a run of pending blocks how many blocks at its beginning are held back by
+// the same errno, and that errno, negative; 0 means that they are not held back.
 func (e *Engine) heldBack(run Run) (count uint64, held int32) {
 	if e.policy.FailFast < 0 {
 		return run.Count, 0
@@ -106,7 +106,7 @@ func (e *Engine) heldBack(run Run) (count uint64, held int32) {
 	return count, held
 }
 
-// failFast dooms a read of blocks without a try: res is what it is answered.
+// failFast fails a read of blocks with the errno res, without a try.
 func (e *Engine) failFast(q *request, block, count uint64, res int32) {
 	if q.readErrno == 0 {
 		e.counters(q).FailedFast++
@@ -114,7 +114,7 @@ func (e *Engine) failFast(q *request, block, count uint64, res int32) {
 	e.cannotRead(q, block, count, res)
 }
 
-// failedToRead remembers what a read has tried in vain, by itself.
+// failedToRead remembers the failed try of a read.
 func (e *Engine) failedToRead(o *op, res int32) {
 	if e.policy.FailFast < 0 {
 		return

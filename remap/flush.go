@@ -6,13 +6,12 @@ import (
 	"time"
 )
 
-// This file is about flushes that fail. A drive, a file system or a network disk that
-// fails one may have dropped any write that it had acknowledged and kept in its cache;
-// a second flush has nothing left to write, and succeeds. So a failed flush is never
-// tried again. Whoever asked for it, the user's next flush is told, for it is the user's
-// cached writes that are gone.
+// This file is about flushes that fail. A drive, a file system or a network disk that fails a flush
+// may have dropped any acknowledged write from its cache. A second flush then has nothing to write,
+// and succeeds. So a failed flush is never tried again. The user's next flush reports it, also if
+// the failed flush was not the user's own, because the user's cached writes may be lost.
 
-// flushes is what all who flush know of each other.
+// flushes is the state that all flushes of a device share.
 type flushes struct {
 	failed [MaxDevices]atomic.Uint64 // how many have failed
 	users  turnstile                 // flushes that the user asked for
@@ -20,15 +19,15 @@ type flushes struct {
 	owners turnstile
 }
 
-// turnstile tells when everybody has left who was inside at a given time, as grace
-// periods do: who enters is counted by the phase of that moment, and a phase ends only when
-// nobody of the one before is inside.
+// turnstile tells when all flushes have left that were inside at a given time, as a grace period
+// does. A flush is counted by the phase in which it enters. A phase ends only when no flush of the
+// phase before it is inside.
 type turnstile struct {
 	phase  atomic.Uint64
 	inside [2]atomic.Int64 // by parity of the phase
 }
 
-// enter returns what leave is to be told.
+// enter returns the phase, which leave needs.
 func (t *turnstile) enter() (phase uint64) {
 	for {
 		phase = t.phase.Load()
@@ -98,7 +97,7 @@ func (f *Flushing) Begin() { f.phase = f.turnstile().enter() }
 func (f *Flushing) End(res int32) {
 	all := &f.shared.flushes
 	if res < 0 && Classify(res) != ClassResource {
-		// Counted before it is left: whoever finds everybody gone has seen it.
+		// It is counted before the turnstile is left: when all have left, it is visible.
 		all.failed[f.device].Add(1)
 		f.shared.failures.Add(1)
 	}
@@ -107,8 +106,8 @@ func (f *Flushing) End(res int32) {
 }
 
 // Settled reports whether it is known how all flushes ended that were under way when this one
-// ended: until then one may have failed, and dropped what was written, and nobody has seen
-// it. A user's flush does not wait for those of other users, who are told themselves.
+// ended. Before that, one of them may have failed and dropped what was written, and not be counted
+// yet. A user's flush does not wait for other flushes of users, which report their own failures.
 func (f *Flushing) Settled() bool {
 	all := &f.shared.flushes
 	return all.owners.empty(f.marks[1]) && (f.user || all.users.empty(f.marks[0]))
@@ -118,18 +117,18 @@ func (f *Flushing) Settled() bool {
 // write may be gone.
 func (f *Flushing) Kept() bool { return f.shared.flushes.failed[f.device].Load() == f.before }
 
-// UnreportedFlush reports whether a flush has failed of which no flush of the user was told.
+// UnreportedFlush reports whether a flush has failed that no flush of the user has reported.
 func (s *Shared) UnreportedFlush() bool { return s.failures.Load() > s.reported.Load() }
 
 // FailedFlushes returns how many flushes of a device have failed.
 func (s *Shared) FailedFlushes(device uint8) uint64 { return s.flushes.failed[device].Load() }
 
-// InheritFlush notes that a flush failed before this server began, and was not told.
+// InheritFlush notes that a flush failed before this server began, and was not reported.
 func (s *Shared) InheritFlush() { s.failures.Add(1) }
 
-// reportFlush ends a flush of the user that began when the failures up to told were told. It
-// reports whether there were others since; if so, or if the flush failed itself, they are told
-// by its answer.
+// reportFlush ends a flush of the user. reported is how many failures were reported when it began.
+// It returns whether more flushes have failed since. In that case, or if the flush failed itself,
+// its answer reports all failures so far.
 func (s *Shared) reportFlush(reported uint64, failed bool) bool {
 	now := s.failures.Load()
 	news := now > reported
@@ -145,9 +144,9 @@ func (s *Shared) reportFlush(reported uint64, failed bool) bool {
 // settleEvery is how often is asked whether another flush has ended.
 const settleEvery = 100 * time.Microsecond
 
-// flushAfter follows a write by the flush that makes it durable: they are two
-// operations, so that each is judged as what it is. A crash between them finds the write
-// not acknowledged.
+// flushAfter follows a write by the flush that makes it durable. They are two operations, so the
+// error of each is treated as what it is. After a crash between them the write was never
+// acknowledged.
 func (e *Engine) flushAfter(o *op) {
 	o.io.Op, o.io.Zero, o.io.Buffer, o.io.Offset, o.io.Length = OpFlush, false, 0, 0, 0
 	o.since = 0
@@ -175,7 +174,7 @@ func (e *Engine) flushEnded(q *request, o *op, res int32) {
 	e.advance(q)
 }
 
-// settle ends a flush that went well, once it is known how those ended that were under way.
+// settle ends a flush that succeeded, once all flushes that were under way with it have ended.
 func (e *Engine) settle(q *request, o *op) {
 	if o.settling = !o.flush.Settled(); o.settling {
 		o.due = e.drv.Now() + int64(settleEvery)

@@ -49,7 +49,9 @@ func (g *Geometry) BlocksPerUnit() uint64 { return uint64(metadata.UnitSize / g.
 
 // unitShift is log2 of BlocksPerUnit. BlockSize is a power of two; a division would be
 // most of what it costs to place a request.
-func (g *Geometry) unitShift() uint { return (12 - uint(bits.TrailingZeros(uint(g.BlockSize)))) & 7 }
+func (g *Geometry) unitShift() uint {
+	return (12 - uint(bits.TrailingZeros(uint(g.BlockSize)))) & 7
+}
 
 var _ [1 << 12]byte = [metadata.UnitSize]byte{}
 

@@ -2,17 +2,17 @@ package remap
 
 import "slices"
 
-// grace is the Arbiter's way to know that no queue acts on an older Map any
-// more: it asks every engine to say when all operations that it has in flight
-// have ended. One grace period is under way at a time.
+// grace runs grace periods: it asks every engine to answer when all operations that the engine has
+// in flight have ended. After that no queue uses an older Map. Only one grace period is under way
+// at a time.
 //
-// Spare units that blocks have left wait in limbo for one: a queue may still
-// have a write on its way there.
+// A spare unit that no block lives in any more is freed only after a grace period, because a queue
+// may still have a write to it in flight.
 type grace struct {
 	generation uint64
 	waiting    int      // queues that have not answered
 	deferred   []uint32 // spare units that no block lives in any more
-	freeing    int      // how many of limbo the period under way frees
+	freeing    int      // how many of deferred the current period frees
 }
 
 // begin asks every queue. No period may be under way.

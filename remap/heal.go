@@ -144,15 +144,17 @@ func (e *Engine) tryInPlace(q *request, run Run) {
 	e.issue(q, e.acquire(q), opProbe, run)
 }
 
-// coarseBlocks is how many blocks are tried together when there is no time to look closer: a unit,
-// for a spare unit is what one bad block of it costs, or a physical block.
+// coarseBlocks is how many blocks are tried together when there is no time for smaller tries: a
+// unit, because one bad block costs a whole spare unit anyway, or a larger physical block.
 func (e *Engine) coarseBlocks() uint64 { return max(e.geo.BlocksPerUnit(), e.geo.physicalBlocks()) }
 
-// probeLength returns how many blocks of run to try at once: no less than there are in the
-// physical block, for it fails as one; and what is longer ends where a physical block, or a
-// unit, ends. Once many blocks were found bad it is no less than a unit. If failures are slow, or
-// not known to be quick, or the blocks are known not to read, it is just a unit: each fails once
-// then, where halving would have the bad one fail each time.
+// probeLength returns how many blocks of run to try at once.
+//
+//   - At least a physical block, because it fails as one. A longer try ends at the end of a
+//     physical block or a unit.
+//   - At least a unit once many blocks were found bad.
+//   - Exactly a unit if failures are slow, or not known to be quick, or if the blocks are pending.
+//     A bad unit then fails once. With halving it would fail at each step.
 func (e *Engine) probeLength(q *request, run Run) uint64 {
 	fine, grain := e.geo.physicalBlocks(), e.coarseBlocks()
 	n := min(run.Count, max(q.probe, fine-run.Start%fine))
@@ -170,30 +172,29 @@ func (e *Engine) probeLength(q *request, run Run) uint64 {
 	return n
 }
 
-// budgetTimes is how many times Policy.IsolateFor a request may spend on what failed, if more
-// than one thing in it is bad.
-const budgetTimes = 8
+// giveUp is how many times Policy.IsolateFor a request may spend on isolation once more than one
+// try was found bad.
+const giveUp = 8
 
-// exhausted reports whether a request has no more time for what it has not tried: it has
-// spent it all and found more than one thing bad, or it fails for another reason. Time alone
-// does not end it: one slow sector takes all of it, and its neighbours are good.
+// exhausted reports whether a request tries no further blocks: its time is up and more than one try
+// was found bad, or it fails for another reason. Time alone is no reason: one slow sector may use
+// all of it, and its neighbours are most likely good.
 func (e *Engine) exhausted(q *request) bool {
-	return q.errno != 0 || q.found > 1 && e.spent(q) > budgetTimes*e.policy.IsolateFor
+	return q.errno != 0 || q.found > 1 && e.spent(q) > giveUp*e.policy.IsolateFor
 }
 
-// coarse reports whether so many blocks were found bad one by one, or so much
-// time went by, or goes by with each failure, that units are tried as a whole from now
-// on, once: what fails together counts as bad together.
+// coarse reports whether units are tried as a whole from now on, once, and all blocks of a unit
+// that fails count as bad. That is so after many bad blocks, after a long time, or if each failure
+// takes long.
 func (e *Engine) coarse(q *request) bool {
 	return q.pace == paceSlow || q.found >= e.policy.MaxBad || e.spent(q) > e.policy.IsolateFor
 }
 
-// slowPart is what part of Policy.IsolateFor a single failure may take before it counts as
-// slow.
+// A failure is slow if it takes more than Policy.IsolateFor / slowPart.
 const slowPart = 8
 
-// tookLong reports whether the failure of what a request began last was slow. What waited for
-// resources was not slow at failing.
+// tookLong reports whether the failure of a request's last operation was slow. Time that it waited
+// for resources does not count.
 func (e *Engine) tookLong(q *request, o *op) bool {
 	if o.since != 0 || e.now-q.began <= int64(e.policy.IsolateFor)/slowPart {
 		if q.pace == paceUnknown {
@@ -226,7 +227,7 @@ func (e *Engine) probeFailed(q *request, o *op, res int32) {
 	q.found++
 	if at := e.placeOf(run); at != o.place || run.Count < o.count ||
 		run.Kind&(KindBusy|KindLost) != 0 {
-		return // moved while it was tried: it stays suspect and is tried where it is now
+		return // it has moved meanwhile: it stays suspect and is tried at its new place
 	}
 	switch {
 	case q.Op == OpRead:
@@ -258,8 +259,8 @@ func (e *Engine) reserve(q *request, run Run) {
 	h.untried = run.Kind&(KindLost|KindPending) != 0
 	h.tries = 0
 	if h.seenAt.mapped {
-		// What fails in a spare unit is healed unit by unit: a message names
-		// the one spare unit that must not be used again.
+		// A heal of blocks in a spare unit is about one unit, because a message names
+		// only one spare unit that must not be used again.
 		end = min(end, (run.Start/per+1)*per)
 		h.tried[0], h.tries = h.seenAt.unit, 1
 	}
@@ -329,8 +330,8 @@ func (e *Engine) healAnswer(q *request, m *Message) {
 	e.advance(q)
 }
 
-// originalError is the error that made the heal necessary. A write to a block
-// that was pending or lost had none of its own.
+// originalError is the error that made the heal necessary. A write to a pending or lost block had
+// no error of its own.
 func (e *Engine) originalError(q *request) int32 {
 	if q.cause != 0 {
 		return q.cause

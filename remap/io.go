@@ -36,8 +36,9 @@ type IO struct {
 	FUA bool
 	// OpWrite only: write zeroes, at most Config.ZeroBlocks blocks, not the request's data
 	Zero bool
-	// Discard, OpRead only: what is read, at most Config.DiscardBlocks blocks, is for nobody, and
-	// the request's buffer holds data that is still to be written. The result counts.
+	// Discard, OpRead only: only the result counts, and the data, at most Config.DiscardBlocks
+	// blocks, is discarded. It must not go to the request's buffer, which holds data that is
+	// still to be written.
 	Discard bool
 	Device  uint8 // 0 is the backing disk, then the spare devices
 	Tag     uint16
@@ -86,23 +87,23 @@ const (
 	MsgPending
 	// MsgGraceDone answers MsgGrace.
 	MsgGraceDone
-	// MsgCheckDevice says that a device failed in a way that one that is gone does. One is
-	// under way for each device. No answer.
+	// MsgCheckDevice says that a device failed as a missing one does. At most one is under way
+	// for each device. No answer.
 	MsgCheckDevice
 
 	// From the Arbiter to an Engine.
 
 	// MsgReserved grants Count units from Spare on, perhaps fewer than asked.
 	MsgReserved
-	// MsgRefused: no spare unit is to be had, or the breaker is open.
+	// MsgRefused: no spare unit is available, or the breaker is open.
 	MsgRefused
-	// MsgRetry: the unit has moved meanwhile, or is moving: look at the Map again.
+	// MsgRetry: the unit has moved meanwhile, or is moving. The engine reads the Map again.
 	MsgRetry
 	// MsgCommitted: the change is durable and published.
 	MsgCommitted
 	// MsgFailed: the change is not known to be durable.
 	MsgFailed
-	// MsgGrace asks to be told when everything now in flight has ended.
+	// MsgGrace asks for MsgGraceDone when all operations now in flight have ended.
 	MsgGrace
 	// MsgWake: units are no longer busy, parked requests may go on.
 	MsgWake
@@ -111,20 +112,22 @@ const (
 // MaxTries is how many spare units a heal tries before it gives up.
 const MaxTries = 4
 
-// Message is what Engines and the Arbiter tell each other. It holds no
+// Message is a message between an Engine and the Arbiter. It holds no
 // pointers, so a mailbox is a plain array. Tag names the request that is being
 // healed: a request has at most one message without an answer under way.
 type Message struct {
-	Kind       MessageKind
-	Queue      uint16
-	Tag        uint16
-	First      uint8          // mask of the bad blocks in the first unit
-	Last       uint8          // mask of the bad blocks in the last unit; equals First if Count is 1
-	Tries      uint8          // how many of Tried are set
-	Errno      int32          // the error that began it, negative; 0 if the blocks were pending or lost
-	Unit       uint64         // first unit
-	Count      uint32         // units
-	Spare      uint32         // first spare unit granted; MsgPending: the spare unit that failed if Mapped
+	Kind  MessageKind
+	Queue uint16
+	Tag   uint16
+	First uint8 // mask of the bad blocks in the first unit
+	Last  uint8 // mask of the bad blocks in the last unit; equals First if Count is 1
+	Tries uint8 // how many of Tried are set
+	// the error that began it, negative; 0 if the blocks were pending or lost
+	Errno int32
+	Unit  uint64 // first unit
+	Count uint32 // units
+	// first spare unit granted; MsgPending: the spare unit that failed if Mapped
+	Spare      uint32
 	Mapped     bool           // MsgPending: the blocks live in Spare, not at home
 	Untried    bool           // MsgReserve: the blocks were pending or lost, and not tried in place
 	Device     uint8          // MsgCheckDevice: the device; 0 is the backing disk

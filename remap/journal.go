@@ -86,17 +86,17 @@ const (
 
 // Errors of the Arbiter.
 var (
-	// ErrTripped is returned, and told as a Move's end, while the breaker is open.
+	// ErrTripped is returned, and is the end of a Move, while the breaker is open.
 	ErrTripped = errors.New("the breaker is open")
 	// ErrBusy is returned when as many Moves wait as may.
 	ErrBusy = errors.New("too many moves are waiting")
 	// ErrRange is returned for blocks past the device's end.
 	ErrRange = errors.New("no such block")
-	// ErrSpareFull is told as a Move's end when no spare unit is free.
+	// ErrSpareFull is the end of a Move when no spare unit is free.
 	ErrSpareFull = errors.New("no spare unit is free")
-	// ErrTableFull is told as a Move's end when the table has no room for what it may add.
+	// ErrTableFull is the end of a Move when the table has no space for its entries.
 	ErrTableFull = errors.New("the remap table is full")
-	// ErrSpareBad is told as a Move's end when every spare unit that was tried failed.
+	// ErrSpareBad is the end of a Move when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
 	// ErrMissing is returned by Resume while a device is not there.
 	ErrMissing = errors.New("nothing can be resumed")

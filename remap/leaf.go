@@ -141,7 +141,7 @@ func groupBytes(n int) int { return (n*4 + 7) &^ 7 }
 // cell is the part of a record that a request needs, in one word so that a run
 // of like units is found by comparing words:
 //
-//	bits  0–31  spare unit; 0 if nothing is mapped; for a wide unit its index among the wide ones
+//	bits  0–31  spare unit; 0 if nothing is mapped; of a wide unit its index among those
 //	bits 32–39  mask of the mapped blocks
 //	bits 40–47  mask of the lost blocks
 //	bits 48–55  mask of the pending blocks

@@ -1,20 +1,19 @@
 package remap
 
-// This file tells a device that is gone from one that fails. What a disk answers
-// that was taken away differs: a SCSI disk that was deleted has no size any more, so
-// that reads get 0 bytes and writes ENOSPC, which says nothing of the medium and would
-// never open the breaker.
+// This file distinguishes a missing device from one that fails. The errors of a missing disk
+// differ. A deleted SCSI disk, for example, has no size any more: reads return 0 bytes and writes
+// ENOSPC. These are not medium errors and would never open the breaker.
 
-// CheckDevices opens the breaker if a device is gone. Nothing need have failed: a driver may
-// call it whenever somebody asks how things are.
+// CheckDevices opens the breaker if a device is missing. A driver may call it at any time, also if
+// nothing has failed, for example to answer a request for the status.
 func (a *Arbiter) CheckDevices() {
 	for d := range a.geo.Devices {
 		a.checkDevice(uint8(d))
 	}
 }
 
-// checkDevice opens the breaker if a device is gone. One that is stays in doubt, so that
-// the engines tell of it once.
+// checkDevice opens the breaker if a device is missing. The request for the check then
+// stays set, so that the engines request it only once.
 func (a *Arbiter) checkDevice(device uint8) {
 	why := a.drv.Missing(device)
 	if why == "" {
@@ -22,13 +21,13 @@ func (a *Arbiter) checkDevice(device uint8) {
 		return
 	}
 	if a.shared.Tripped() {
-		a.reason, a.kind = why, TripMissing // that is what the operator has to know
+		a.reason, a.kind = why, TripMissing // the operator needs to know this
 		return
 	}
 	a.trip(TripMissing, why)
 }
 
-// missing says which of the devices is gone, and why; empty if none is.
+// missing returns why one of the devices is missing; empty if none is.
 func (a *Arbiter) missing() string {
 	for d := range a.geo.Devices {
 		if why := a.drv.Missing(uint8(d)); why != "" {
@@ -38,8 +37,7 @@ func (a *Arbiter) missing() string {
 	return ""
 }
 
-// tripFor opens the breaker for something that happened to a device: if one is gone
-// that is the reason.
+// tripFor opens the breaker for a failure of a device. If a device is missing, that is the reason.
 func (a *Arbiter) tripFor(kind TripKind, device uint8, reason string) {
 	if a.shared.Tripped() {
 		return

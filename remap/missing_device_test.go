@@ -46,8 +46,9 @@ func TestGone(t *testing.T) {
 				}
 				r.want("alerts", len(r.alerts), 1)
 				r.want("reason", r.a.Status().Reason, goneReason)
-				if err := r.a.Resume(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(),
-					goneReason) {
+				if err := r.a.Resume(); !errors.Is(err, ErrMissing) ||
+					!strings.Contains(err.Error(),
+						goneReason) {
 					t.Errorf("resume: %v", err)
 				}
 				r.gone = nil

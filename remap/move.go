@@ -9,12 +9,12 @@ type Move struct {
 	Block   uint64
 	Count   uint64 // blocks
 	ToSpare bool
-	// Retest: nothing is moved. Pending blocks that read well again, several times, are
-	// no longer pending.
+	// Retest: nothing is moved. Pending blocks that can be read again, several times, are no
+	// longer pending.
 	Retest bool
-	// AcceptOld, of a move home: a block that has no copy which reads in the spare region goes
-	// home as it is there, if that reads well, several times. What was written to it since
-	// it left is lost.
+	// AcceptOld, of a move home: a block without a readable copy in the spare region goes home
+	// with the old data there, if that can be read several times. Writes since it left home
+	// are lost.
 	AcceptOld bool
 	Cause     metadata.Cause
 }
@@ -27,10 +27,10 @@ type MoveResult struct {
 	// blocks that could not be read, or not be written where they should go; they stay
 	// where they are
 	Failed uint64
-	// NoCopy are those of Skipped and Failed, of a move home, that have no copy which reads but
+	// NoCopy are those of Skipped and Failed, of a move home, that have no readable copy but
 	// perhaps an older one at home: see AcceptOld.
 	NoCopy uint64
-	Old    uint64 // those of Moved of which home holds what it held before they left it
+	Old    uint64 // those of Moved that went home with old data: see AcceptOld
 	Err    error  // why it ended early: ErrTripped, ErrSpareFull, ErrSpareBad; else nil
 }
 
@@ -41,9 +41,9 @@ const (
 	moveIdle   moveStep = iota // for a Move
 	moveNext                   // for nothing: the next batch is due
 	moveClaims                 // for heals of the busy units to end
-	moveGrace                  // for I/O that looked at the Map before the units were busy
+	moveGrace                  // for I/O that used the Map before the units were busy
 	moveCopy                   // for a transfer
-	moveSearch                 // for a spare unit that is well, after one failed
+	moveSearch                 // for a good spare unit, after one failed
 	moveAsk                    // for an answer of a device on which blocks did not read
 	moveCommit                 // for the journal
 )
@@ -65,7 +65,7 @@ type moving struct {
 	left  uint8  // blocks of later passes
 	mask  uint8  // blocks of this pass: what is left of them once they were copied
 	done  uint8  // blocks that are where they should be
-	old   uint8  // those of done of which home holds what it held before
+	old   uint8  // those of done that went home with old data
 	bad   uint8  // blocks that could not be read: they become pending
 	spare uint32 // where they go, or come from
 	taken bool   // spare was found for this move
@@ -96,12 +96,12 @@ type mover struct {
 	data, copy []byte
 	transfer   uint64
 	space      uint64 // entries that are reserved for the batch
-	doubted    uint32 // devices, a bit each, on which blocks did not read, and that are to be asked
+	toAsk      uint32 // a bit for each device that is to be asked: blocks did not read there
 
 	entries []metadata.Entry
 	time    uint32
 
-	reads int // of a retest: how often the run was read well
+	reads int // of a retest: how often the run was read successfully
 	// A claim's retest comes between two batches of a Move.
 	claim         int // for which it is; -1: none
 	suspended     Move
@@ -117,7 +117,8 @@ func (v *mover) init(cfg ArbiterConfig) {
 	v.claim = -1
 }
 
-// Move asks for blocks to be moved. Its end is told by ArbiterDriver.Moved.
+// Move asks for blocks to be moved. Its result goes to ArbiterDriver.Moved. It returns ErrRange,
+// ErrTripped or ErrBusy.
 func (a *Arbiter) Move(m Move) error {
 	switch {
 	case m.Count == 0 || m.Block+m.Count < m.Block || m.Block+m.Count > a.geo.Blocks:
@@ -162,7 +163,7 @@ func (v *mover) advance(a *Arbiter) {
 			v.nextBatch(a)
 		case moveClaims:
 			if a.grace.waiting > 0 {
-				return // for limbo; it began before the units were busy
+				return // for a deferred free; it began before the units were busy
 			}
 			for u := range uint64(v.n) {
 				if a.claimed(v.first + u) {
@@ -176,7 +177,7 @@ func (v *mover) advance(a *Arbiter) {
 				return
 			}
 			v.i, v.step = 0, moveCopy
-			v.noSpare, v.doubted = false, 0
+			v.noSpare, v.toAsk = false, 0
 			if !v.beginBulk(a) {
 				v.beginUnit(a)
 			}

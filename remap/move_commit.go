@@ -6,37 +6,37 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file ends a batch: what was moved is committed, and what did not read becomes pending.
+// This file ends a batch: it commits the blocks that were moved, and marks those pending that did
+// not read.
 
-// doubt has the device asked, before the commit, on which the current run did not read. Of the
-// backing disk the commit itself tells whether it is there.
-func (v *mover) doubt(a *Arbiter) {
+// askLater has the device on which the current run did not read asked before the commit. For the
+// backing disk the commit itself shows whether it is present.
+func (v *mover) askLater(a *Arbiter) {
 	if device, _ := v.place(a, v.now.ToSpare); device != 0 {
-		v.doubted |= 1 << device
+		v.toAsk |= 1 << device
 	}
 }
 
-// askDoubted asks the devices on which blocks did not read, one after the other; then it
-// commits.
-func (v *mover) askDoubted(a *Arbiter) {
-	if v.doubted == 0 {
+// askDevices asks the devices on which blocks did not read, one after the other, and then commits.
+func (v *mover) askDevices(a *Arbiter) {
+	if v.toAsk == 0 {
 		v.commit(a)
 		return
 	}
 	v.step = moveAsk
-	a.search.add(a, job{kind: jobMoved, device: uint8(bits.TrailingZeros32(v.doubted))})
+	a.search.add(a, job{kind: jobMoved, device: uint8(bits.TrailingZeros32(v.toAsk))})
 }
 
-// asked takes a device's answer. If it is away nothing that did not read there is pending.
+// asked takes a device's answer. If the device is missing, its blocks do not become pending.
 func (v *mover) asked(a *Arbiter, device uint8, there bool) {
-	v.doubted &^= 1 << device
+	v.toAsk &^= 1 << device
 	for i := range v.units[:v.n] {
 		if u := &v.units[i]; !there && u.bad != 0 {
 			info := a.m.Unit(v.first + uint64(i))
 			u.bad &^= a.livesOn(v.first+uint64(i), &info, device)
 		}
 	}
-	v.askDoubted(a)
+	v.askDevices(a)
 }
 
 // livesOn returns which blocks of a unit live on a device.
@@ -58,11 +58,11 @@ func (v *mover) commit(a *Arbiter) {
 	v.buildEntries(a)
 	v.step = moveCommit
 	if len(v.entries) == 0 {
-		v.giveUp(a)
+		v.freeBatch(a)
 		v.release(a)
 	} else if !a.journalCommit(commitMove, 0, v.entries) {
 		v.res.Failed += v.blocks()
-		v.giveUp(a)
+		v.freeBatch(a)
 		v.release(a)
 	}
 }
@@ -108,8 +108,8 @@ func (v *mover) blocks() (n uint64) {
 	return n
 }
 
-// giveUp frees the spare units that were meant for the batch.
-func (v *mover) giveUp(a *Arbiter) {
+// freeBatch frees the spare units that were allocated for the batch.
+func (v *mover) freeBatch(a *Arbiter) {
 	for i, u := range v.units[:v.n] {
 		if u.taken {
 			a.freeUnused(v.first+uint64(i), u.spare)
@@ -132,7 +132,7 @@ func (v *mover) committed(a *Arbiter, durable bool) {
 		a.outcomeUnknown(v.entries)
 		v.res.Failed += v.blocks()
 	}
-	v.giveUp(a) // what was tried and is not in use now
+	v.freeBatch(a) // units that were tried and are not in use
 	v.release(a)
 }
 

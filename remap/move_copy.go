@@ -20,7 +20,7 @@ func (v *mover) beginUnit(a *Arbiter) {
 			}
 		}
 	}
-	v.askDoubted(a)
+	v.askDevices(a)
 }
 
 // nextRun starts to copy the next run of the current unit's blocks, from v.to
@@ -110,7 +110,7 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 	case v.reading && !ok:
 		v.fail(u, run)
 		u.bad |= run
-		v.doubt(a)
+		v.askLater(a)
 	case v.reading:
 		v.reading = false
 		v.start(a, OpWrite, !v.now.ToSpare, v.data)

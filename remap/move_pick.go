@@ -60,17 +60,17 @@ func (v *mover) pickSpared(u *moving, info *UnitInfo) {
 		u.left, u.pass = u.left&^u.mask, passHome
 		return
 	}
-	gone := u.bad&info.Mapped() | u.left&info.Lost
-	v.res.Skipped += uint64(popcount(u.left &^ gone))
+	noCopy := u.bad&info.Mapped() | u.left&info.Lost
+	v.res.Skipped += uint64(popcount(u.left &^ noCopy))
 	u.left = 0
 	switch {
 	case u.pass == passOld: // that was it
 	case v.now.AcceptOld:
-		u.mask, u.pass = gone, passOld
-		v.res.Failed -= uint64(popcount(gone & u.bad)) // until it is known
+		u.mask, u.pass = noCopy, passOld
+		v.res.Failed -= uint64(popcount(noCopy & u.bad)) // until it is known
 	default:
-		v.res.Skipped += uint64(popcount(gone & info.Lost))
-		v.res.NoCopy += uint64(popcount(gone))
+		v.res.Skipped += uint64(popcount(noCopy & info.Lost))
+		v.res.NoCopy += uint64(popcount(noCopy))
 	}
 }
 

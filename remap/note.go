@@ -2,13 +2,14 @@ package remap
 
 import "syscall"
 
-// This file notes what reads could not read. A read that fails has whoever sent it write all
-// of it again; a drive takes such writes and may not read them back, unless they go to a spare
-// unit. So before the answer all that failed becomes pending, and all that was to be tried and was
-// not, each to the end of its physical block: that reads, or does not, as one.
+// This file notes blocks that a read could not read. After a failed read the sender may write all
+// of it again. A drive takes writes to bad sectors and may not read them back, so these writes must
+// go to spare units. Therefore, before a read is answered, every block that failed becomes pending,
+// and every block that there was no time to try. Each is noted to the end of its physical block,
+// which reads or fails as one.
 
-// cannotRead says that blocks of a read have no data to give: it will fail, after all else of it was
-// tried and what is bad was noted.
+// cannotRead takes blocks of a read that have no data. The read will fail, after all its other
+// blocks were tried and the bad ones were noted.
 func (e *Engine) cannotRead(q *request, block, count uint64, errno int32) {
 	e.begin(q)
 	if q.internal != nil {
@@ -19,8 +20,8 @@ func (e *Engine) cannotRead(q *request, block, count uint64, errno int32) {
 	}
 }
 
-// failureIsFinal reports whether the failure of a first try says all there is to say: the blocks are
-// pending already, and no smaller part of them would be tried.
+// failureIsFinal reports whether a failed first try needs no further tries: the blocks are pending
+// already, and no smaller part of them would be tried.
 func (e *Engine) failureIsFinal(q *request, o *op, res int32) bool {
 	run := e.locate(o.block, o.block+o.count)
 	if run.Kind&KindPending == 0 || run.Kind&(KindBusy|KindLost) != 0 || run.Count < o.count ||
@@ -34,11 +35,10 @@ func (e *Engine) failureIsFinal(q *request, o *op, res int32) bool {
 	return true
 }
 
-// tryRead takes the next step for suspect blocks of a read; it reports whether there is an
-// answer to be waited for.
+// tryRead takes the next step for suspect blocks of a read, and reports whether the read now waits.
 func (e *Engine) tryRead(q *request, run Run) bool {
 	if run.Kind == KindPending || run.Kind == KindPending|KindMapped {
-		// It may have been tried, and noted, by somebody else meanwhile.
+		// Another request may have tried and noted it meanwhile.
 		count, held := e.heldBack(run)
 		run.Count = count
 		if held != 0 {
@@ -54,8 +54,8 @@ func (e *Engine) tryRead(q *request, run Run) bool {
 		e.tryInPlace(q, run)
 		return true
 	default:
-		// There is no time to try it: it is as suspect as before, unless it has moved since it
-		// failed. Nothing is known against where it lives now.
+		// There is no time to try the blocks. They are noted as well, unless they have moved
+		// since they failed: nothing has failed at their new place.
 		e.cannotRead(q, run.Start, run.Count, q.cause)
 		upto, mapped := q.elsewhere.alike(run.Start-q.Block, run.Start-q.Block+run.Count)
 		run.Count = upto - (run.Start - q.Block)
@@ -67,9 +67,8 @@ func (e *Engine) tryRead(q *request, run Run) bool {
 	return false
 }
 
-// unreadable sets blocks aside to be noted; blocks in a spare unit are noted at once, since only
-// here it is known in which one they failed. It reports whether there is an answer to be waited
-// for.
+// unreadable marks blocks to be noted later. Blocks in a spare unit are noted at once, because only
+// here it is known in which spare unit they failed. It reports whether the read now waits.
 func (e *Engine) unreadable(q *request, run Run) bool {
 	from, to := run.Start-q.Block, run.Start-q.Block+run.Count
 	switch {
@@ -85,8 +84,8 @@ func (e *Engine) unreadable(q *request, run Run) bool {
 	return false
 }
 
-// note reports blocks that cannot be read, all of one kind; those in a spare unit are of one
-// unit. It reports false if all of it is known already.
+// note sends a report of blocks that cannot be read. They are all of one kind, and if they live in
+// a spare unit, of one unit. It returns false if all of them are known already.
 func (e *Engine) note(q *request, run Run) bool {
 	h := &q.heal
 	h.from, h.to = run.Start, run.Start+run.Count
@@ -96,8 +95,8 @@ func (e *Engine) note(q *request, run Run) bool {
 	return e.sendNote(q)
 }
 
-// rounded returns the blocks that a report is about, out to the physical block. In a spare unit
-// it ends with that: what follows there serves another unit.
+// rounded returns the blocks of a report, extended to physical blocks. In a spare unit it is not
+// extended past the unit, because the next spare unit serves another unit.
 func (e *Engine) rounded(q *request) (start, end uint64) {
 	h := &q.heal
 	if h.seenAt.mapped {
@@ -109,8 +108,8 @@ func (e *Engine) rounded(q *request) (start, end uint64) {
 	return start, end
 }
 
-// sendNote reports the next of the blocks that are to be noted, as many as one message can say.
-// When all are noted it reports false.
+// sendNote sends the next part of a report, as much as fits one message. It returns false when all
+// blocks are noted.
 func (e *Engine) sendNote(q *request) bool {
 	h := &q.heal
 	per := e.geo.BlocksPerUnit()
@@ -144,8 +143,8 @@ func (e *Engine) sendNote(q *request) bool {
 	return true
 }
 
-// notYetPending returns which blocks of a unit, from start to end, live where they were seen to
-// fail and are not known as pending.
+// notYetPending returns which blocks of a unit, within start..end, still live where they failed and
+// are not pending or lost.
 func (e *Engine) notYetPending(q *request, unit, start, end uint64) uint8 {
 	h := &q.heal
 	per := e.geo.BlocksPerUnit()
@@ -176,7 +175,7 @@ func (e *Engine) noted(q *request, m *Message) {
 			return
 		}
 	case MsgRetry:
-		// Some are being moved: look at them again when that is over.
+		// Some are being moved: they are tried again after that.
 		q.suspect.remove(h.from-q.Block, h.to-q.Block)
 		q.bad.remove(h.from-q.Block, h.to-q.Block)
 		if from := max(h.from, m.Unit*e.geo.BlocksPerUnit()); from < h.to {

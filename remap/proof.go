@@ -1,7 +1,7 @@
 package remap
 
-// This file writes a heal's data to spare units and makes sure that it reads from there. A spare
-// unit that takes a write and does not read it back is found while the data is in hand.
+// This file writes a heal's data to spare units and reads it back. So a spare unit that takes a
+// write and does not read is found while the request still has its data.
 
 // writeSpare writes the data of the span to its reserved spare units. It must be
 // durable before the commit names it: a record that survives a power cut must
@@ -20,8 +20,8 @@ func (e *Engine) written(q *request) {
 	h.step, h.todo, h.read, h.retrying = healNone, todoReadBack, h.from, false
 }
 
-// readSpare reads back what was written there, a piece at a time, and the commit that names
-// it comes after that: if the power is cut in between, nothing on disk names the spare units.
+// readSpare reads the written data back, a piece at a time. The commit comes after that: if the
+// power is cut before, nothing on disk names the spare units.
 func (e *Engine) readSpare(q *request) {
 	h := &q.heal
 	h.step = healWriting

@@ -2,20 +2,18 @@ package remap
 
 import "ublkremap/metadata"
 
-// A pending block may only be written to a spare unit: what a drive takes for a bad
-// sector it may keep in its cache. If no spare unit is free there is one way left: what
-// cannot be read now may be readable again, because the errors were those of the
-// path. So the block is read again, several times, and if all goes well it counts as
-// home, or as mapped, as before it was pending. Nothing is written but the record that
-// says so, and what a read finds at the place of a pending block is what it is answered
-// with anyway: whatever a crash leaves, the block reads as it did. The mover does it,
-// one batch of busy units at a time, so no write is under way to them.
+// This file retests pending blocks when no spare unit is free. A write to a pending block
+// must go to a spare unit, because a drive may keep a write to a bad sector in its cache
+// only. But the block may be readable again, for example if the errors were those of the
+// path. So it is read several times. If every read succeeds, the block counts as home, or
+// as mapped, as before it became pending. Only the record about that is written, so a crash
+// does not change what the block reads. The mover does the retest in batches of busy units,
+// so no write to them is under way.
 
-// retestReads is how often a pending block must be read well.
+// retestReads is how often a pending block must be read successfully.
 const retestReads = 3
 
-// nextRetest makes the units of a claim busy that waits for a retest; it reports false
-// if there is none.
+// nextRetest begins the retest of a claim that waits for one, and reports false if there is none.
 func (v *mover) nextRetest(a *Arbiter) bool {
 	for i := range a.claims {
 		c := &a.claims[i]
@@ -60,8 +58,8 @@ func (v *mover) endRetest(a *Arbiter) {
 	if !failed {
 		return
 	}
-	// The disk is not well yet, and each try may take it seconds. Who has waited
-	// for long is answered as without a retest.
+	// The disk still fails, and each try may take seconds. Claims that have waited for long
+	// are refused, as without a retest.
 	late := a.drv.Now() - int64(a.cfg.Policy.IsolateFor)
 	for i := range a.claims {
 		if c := &a.claims[i]; c.state == claimRetest && c.since < late {

@@ -9,12 +9,13 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file asks disks before it judges them. After a spare unit has failed, or a block
-// could not be read on a spare device, the question is whether the device is there at all: a
-// place that could be read before is read. If none of several reads, the device is away,
-// and nothing is said of any medium. If one does, and a spare unit is wanted, free ones are
-// tried, at places spread over the whole region: written, and read back. What a free
-// spare unit holds nobody reads, so whatever a crash leaves of that is no harm.
+// This file finds out whether a device is present before its failures count as its
+// medium's. A job begins after a spare unit failed, or after a block on a spare device did
+// not read. It reads places of the device that should be readable. If none of several
+// reads, the device is missing, and its failures say nothing about the medium. If one
+// reads, and a spare unit is wanted, the job tests free spare units at places spread over
+// the whole region: it writes to them and reads back. The content of a free spare unit has
+// no meaning, so a crash meanwhile does no harm.
 
 // jobKind says what a search is for.
 type jobKind uint8
@@ -32,7 +33,7 @@ const (
 type finding uint8
 
 const (
-	foundSpare     finding = iota // a spare unit that is well
+	foundSpare     finding = iota // a good spare unit
 	foundDevice                   // the device answers
 	foundNoDevice                 // it does not
 	foundPathError                // an error that says nothing of the medium came between
@@ -55,14 +56,14 @@ const (
 )
 
 const (
-	// maxSearchTries is how many spare units one search tries. Past minSearchTries it ends when
-	// the time is up that a request may take.
+	// maxSearchTries is how many spare units one search tests. After minSearchTries it ends when
+	// it has taken as long as a request may take.
 	maxSearchTries, minSearchTries = 128, 8
-	// maxReads is how many places of a device are read to see whether it is there, if there is
-	// time for it.
+	// maxReads is how many places are read to see whether a device is present, while there is
+	// time.
 	maxReads = 24
-	// minReads is how many are read though the time is up: one bad sector takes a drive
-	// longer than a request may take, and says nothing of the rest.
+	// minReads is how many of them are read even when the time is up: one bad sector may take
+	// a drive longer than that, and says nothing about the others.
 	minReads  = 4
 	homeReads = 4 // of them where blocks are at home on the backing disk
 	// maxPathErrors is how many spare units may fail for another reason than their medium.
@@ -263,13 +264,14 @@ func (s *search) answer(a *Arbiter, there bool) {
 
 // outOfTime reports whether the time is up that a request may take.
 func (s *search) outOfTime(a *Arbiter) bool {
-	return a.drv.Now()-s.began > budgetTimes*int64(a.cfg.Policy.IsolateFor)
+	return a.drv.Now()-s.began > giveUp*int64(a.cfg.Policy.IsolateFor)
 }
 
 // tryNext tries the next free spare unit, or gives up.
 func (s *search) tryNext(a *Arbiter) {
 	var ok bool
-	if s.tried < maxSearchTries && (s.tried < minSearchTries || !s.outOfTime(a)) && !a.shared.Tripped() {
+	if s.tried < maxSearchTries && (s.tried < minSearchTries || !s.outOfTime(a)) &&
+		!a.shared.Tripped() {
 		s.tries++
 		s.spare, ok = a.alloc.AllocateSpread(s.tries)
 	}

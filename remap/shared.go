@@ -18,8 +18,8 @@ type Shared struct {
 	_   [cacheLine]byte
 
 	tripped atomic.Bool
-	// doubted has a bit for each device that an engine doubts and the arbiter has not
-	// looked at, or has found gone.
+	// checkRequested has a bit for each device whose check an engine requested and the
+	// arbiter has not done, or has found it missing.
 	checkRequested atomic.Uint32
 	// written counts writes that were acknowledged from a spare device
 	// without FUA; flushed is the count that the last good flush covered. The
@@ -32,8 +32,8 @@ type Shared struct {
 	recent   failures
 	queues   counterList // of the user's requests
 	internal counterList // of internal requests
-	// failures counts the failed flushes of all devices, and told is how many of them
-	// the user's flushes have been told of.
+	// failures counts the failed flushes of all devices, and reported is how many of them
+	// flushes of the user have reported.
 	failures, reported atomic.Uint64
 	flushes            flushes
 }
@@ -58,8 +58,8 @@ func (s *Shared) Map() *Map { return s.m }
 // Tripped reports whether the breaker is open: nothing is remapped.
 func (s *Shared) Tripped() bool { return s.tripped.Load() }
 
-// doubt reports whether this is the first doubt of a device since it was last
-// looked at: then the arbiter is to be told.
+// requestCheck reports whether a check of a device is not yet requested since the last one:
+// then the engine sends MsgCheckDevice.
 func (s *Shared) requestCheck(device uint8) bool {
 	bit := uint32(1) << device
 	return s.checkRequested.Load()&bit == 0 && s.checkRequested.Or(bit)&bit == 0

@@ -6,24 +6,26 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file remembers which spare units failed. One that did is suspect at once: it is not
-// handed out again while others are free, whatever becomes of the heal that met it. It
-// is retired, durably, once three things show that its medium was at fault and not the
-// path to its device: something else was read or written well on the same device after
-// it had failed; a commit became durable after a spare unit of that device took
-// data; and it fails again when it is tried by itself, which it is as soon as it is free: a
-// device that was away for a moment is back before anybody asks. If it is well then it is not
-// suspect any more. A crash before all this forgets what was suspect; then it is met
-// again.
+// This file remembers which spare units failed. A spare unit that fails is suspect at once: the
+// allocator hands it out only while no other unit is free. It is retired, durably, when three
+// things show that its medium was at fault and not the path to its device:
 //
-// The commit of a heal retires what that heal has tried, if what took its data then lies
-// on the backing disk as well: the commit shows that this is there.
+//   - Another place of the same device was read or written successfully after the failure.
+//   - A commit became durable after a spare unit of that device took data.
+//   - The unit fails again in a test of its own. The test comes as soon as the unit is free: a
+//     device that was missing for a moment is back by then.
+//
+// If the test succeeds the unit is no longer suspect. Suspects are in memory only; after a crash
+// they are found again when they fail again.
+//
+// A heal whose data went to a spare unit on the backing disk retires the units that it tried
+// there before in its own commit: that commit shows that the backing disk is present.
 
 // suspect is a spare unit that failed.
 type suspect struct {
 	spare       uint32
 	device      uint8
-	proven      bool // something else on its device was read or written well since
+	proven      bool // another place of its device was read or written successfully since
 	failedTwice bool
 }
 
@@ -34,10 +36,10 @@ const retireBatch = 64
 type suspects struct {
 	list    []suspect
 	good    uint32 // bit per device: its spare units took data that a durable commit names
-	due     bool   // something moved that may let a unit be retired or tried
+	due     bool   // something has changed: a unit may be ready to be retired or tested
 	entries []metadata.Entry
 	pending bool // entries are with the journal
-	testing bool // one is tried once more
+	testing bool // a unit is being tested
 }
 
 func (s *suspects) init() {
@@ -55,8 +57,8 @@ func (a *Arbiter) suspect(spare uint32) {
 	a.suspects.list = append(a.suspects.list, suspect{spare: spare, device: device})
 }
 
-// deviceReads notes that something on a device was read or written well: what failed there
-// before did so for its medium.
+// deviceReads notes that a place of a device was read or written successfully. So the spare units
+// that failed there before did not fail because the device was missing.
 func (a *Arbiter) deviceReads(device uint8) {
 	for i := range a.suspects.list {
 		if s := &a.suspects.list[i]; s.device == device {
@@ -65,8 +67,8 @@ func (a *Arbiter) deviceReads(device uint8) {
 	}
 }
 
-// deviceSilent takes back what failed on a device that does not answer: that says nothing of the
-// medium.
+// deviceSilent clears the suspects of a device of which nothing reads: their failures say nothing
+// about the medium.
 func (a *Arbiter) deviceSilent(device uint8) {
 	a.suspects.list = slices.DeleteFunc(a.suspects.list, func(s suspect) bool {
 		if s.device != device || s.proven {
@@ -77,7 +79,7 @@ func (a *Arbiter) deviceSilent(device uint8) {
 	})
 }
 
-// spareHolds notes that a durable commit puts blocks into a spare unit, which took them.
+// spareHolds notes that a durable commit names a spare unit that took data.
 func (a *Arbiter) spareHolds(spare uint32) {
 	if len(a.suspects.list) > 0 {
 		device, _ := a.geo.SpareOffset(spare)
@@ -87,7 +89,7 @@ func (a *Arbiter) spareHolds(spare uint32) {
 	}
 }
 
-// retire has spare units retired that are known to be bad, or tried once more.
+// retire commits the retirement of units that failed their test, or begins the next test.
 func (a *Arbiter) retire() {
 	s := &a.suspects
 	if !s.due || s.pending || s.testing || a.shared.Tripped() {
@@ -116,8 +118,8 @@ func (a *Arbiter) retire() {
 	}
 }
 
-// suspectTested takes the end of a try of a suspect unit: it is well, or it failed while its device
-// answers, or nothing is known.
+// suspectTested takes the result of a test: the unit is good, or it is bad and its device answers,
+// or the test shows nothing.
 func (a *Arbiter) suspectTested(spare uint32, well, bad bool) {
 	a.suspects.testing, a.suspects.due = false, true
 	a.free(spare, 1)
@@ -129,7 +131,7 @@ func (a *Arbiter) suspectTested(spare uint32, well, bad bool) {
 	case bad:
 		a.suspects.list[i].failedTwice = true
 	default:
-		a.suspects.list[i].proven = false // until something is well there again
+		a.suspects.list[i].proven = false // until a place there reads again
 	}
 }
 
@@ -143,7 +145,7 @@ func (a *Arbiter) retired(durable bool) {
 	a.publish(a.suspects.entries)
 }
 
-// unsuspect forgets a spare unit that is retired, or that is well.
+// unsuspect forgets a suspect that is retired, or that is good.
 func (a *Arbiter) unsuspect(spare uint32) {
 	if a.alloc.Suspected(spare) {
 		a.alloc.Suspect(spare, false)

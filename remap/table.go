@@ -2,8 +2,8 @@ package remap
 
 import "ublkremap/metadata"
 
-// This file tells the durable table to whoever writes checkpoints, and keeps it small
-// enough for one.
+// This file is the durable table as the source of a checkpoint, and keeps the table small enough
+// for one.
 
 // table is a map and an allocator as a source of entries.
 type table struct {
@@ -13,7 +13,7 @@ type table struct {
 	density metadata.Density
 }
 
-// A cursor into the entries has one of these bits once the map has been told: the part about
+// A cursor into the entries has one of these bits after the part about the map: the part about
 // spare units, and the part about blocks whose last commit has an unknown outcome.
 const (
 	spareEntries = 1 << 63
@@ -63,14 +63,14 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 	return n, cursor, true
 }
 
-// The bound of the table. What a change costs in entries is at most what spend says: it may
-// cut a run in two, and be one itself. So the number of entries is counted once, an upper
-// bound is kept, and the table is counted again when that comes near. If it is near, the
-// table is stated in fewer entries that say the same: one then costs a heal in a run of
-// pending units, so that there is room for as many as there are spare units. What is under
-// way is reserved before it begins, so that what a heal has written can always be noted.
-// Pending marks and moves leave room for as many heals as there are spare units, within a
-// quarter of the table.
+// The size of the table is bounded. A change adds at most as many entries as chargeTable says: it
+// may cut a run in two, and is an entry itself. The Arbiter counts the entries once and then keeps
+// an upper bound. When the bound comes near the capacity it counts again. If the table is really
+// nearly full, it is stated in fewer entries that mean the same. A heal in a run of pending units
+// then costs one entry, so there is space for as many heals as there are spare units.
+//
+// Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
+// space for as many heals as there are free spare units, within a quarter of the table.
 
 // tableSpace is how full the table is.
 type tableSpace struct {
@@ -79,12 +79,12 @@ type tableSpace struct {
 	upper    uint64 // entries that there are, at most
 	since    uint64 // how much of that was added since they were counted
 	reserved uint64 // entries for what is under way
-	wanted   bool   // a claim waits for what is reserved
-	full     bool   // something was refused since there was room last
+	wanted   bool   // a claim waits for reserved space
+	full     bool   // something was refused since there was last space
 }
 
-// Slack of the bound: what several calls of a Source cut, and what changes while a checkpoint is
-// written.
+// slack is what the bound leaves for entries that several calls of a Source cut in two, and for
+// changes while a checkpoint is written.
 func (r *tableSpace) slack() uint64 { return r.capacity/64 + 64 }
 
 const (
@@ -103,7 +103,7 @@ func (a *Arbiter) tableFits(n, keep uint64) bool {
 	for {
 		limit := r.capacity
 		if r.density == 0 {
-			// It is stated in fewer entries before anybody has to be told that it is nearly full.
+			// The table is stated in fewer entries before it counts as nearly full.
 			limit -= limit / 4
 		}
 		if r.upper+r.reserved+n+keep+r.slack() <= limit {
