@@ -20,7 +20,11 @@ modprobe -q ublk_drv 2>/dev/null || :
 # The servers that run go on as this version, one after the other. What cannot is told, and
 # keeps the server that it has.
 if [ -n "$old" ] && [ -d /run/ublk-remap ]; then
-	ublk-remap list 2>/dev/null | awk 'NR > 1 { print $2 }' | while read -r name; do
+	if ! table=$(ublk-remap list 2>&1); then
+		echo "ublk-remap: the servers that run were not upgraded: $table" >&2
+		exit 0
+	fi
+	echo "$table" | awk 'NR > 1 && $2 != "-" { print $2 }' | while read -r name; do
 		if [ -d /run/systemd/system ] && systemctl -q is-active "ublk-remap@$name.service"; then
 			systemctl reload "ublk-remap@$name.service"
 		else

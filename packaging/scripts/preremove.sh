@@ -7,13 +7,18 @@ remove | 0) ;;
 esac
 
 # Without its program a device could be neither stopped nor recovered.
-if [ -d /run/ublk-remap ]; then
-	live=$(ublk-remap list 2>/dev/null | awk 'NR > 1 { print $2 }')
-	if [ -n "$live" ]; then
-		echo "ublk-remap: not removed while devices are served; unmount and stop them first:" >&2
-		for name in $live; do
-			echo "  ublk-remap stop $name" >&2
-		done
+if ! table=$(ublk-remap list 2>&1); then
+	if [ -n "$(ls /sys/class/ublk-char 2>/dev/null)" ]; then
+		echo "ublk-remap: not removed: there are ublk devices, and whose they are cannot be told: $table" >&2
 		exit 1
 	fi
+	table=
+fi
+live=$(echo "$table" | awk 'NR > 1 { print $2 == "-" ? $1 : $2 }')
+if [ -n "$live" ]; then
+	echo "ublk-remap: not removed while devices are served; unmount and stop them first:" >&2
+	for name in $live; do
+		echo "  ublk-remap stop $name" >&2
+	done
+	exit 1
 fi

@@ -130,6 +130,9 @@ test $(cat /data/first) = first`)
 // The servers that run go on as the new version, with their file systems mounted and under
 // systemd's eyes; so do they as an older version. One that cannot be upgraded serves on.
 func TestPackageUpgrade(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
 	o := withPackage(t)
 	o.Payload["newer.deb"] = deb(t, "v0.0.2")
 	o.Payload["broken.deb"] = broken(t, deb(t, "v0.0.2"))
@@ -194,11 +197,20 @@ dpkg-deb --root-owner-group -Znone -b "$2/root" "$3"`
 // The package is not removed from under a device that is served. Without one it goes, and
 // disks keep what they have.
 func TestPackageRemoval(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		out, code := h.Try("dpkg -r ublk-remap")
 		if code == 0 || !strings.Contains(out, "ublk-remap stop data") {
 			t.Errorf("removal with a mounted device: exit code %d: %s", code, out)
+		}
+		// Not to know what is served is no leave either.
+		out, code = h.Try("chmod 777 /run/ublk-remap; dpkg -r ublk-remap")
+		h.Run("chmod 700 /run/ublk-remap")
+		if code == 0 || !strings.Contains(out, "cannot be told") {
+			t.Errorf("removal when nothing can be asked: exit code %d: %s", code, out)
 		}
 		supervised(t, h)
 		mounted(t, h, "after the removal was refused")

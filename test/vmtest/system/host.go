@@ -53,6 +53,7 @@ type Host struct {
 	dir     string
 	console string
 	boots   int
+	missing map[int]bool
 
 	machine *exec.Cmd // nil: off
 	ended   chan struct{}
@@ -93,7 +94,7 @@ func New(t testing.TB, o Options) *Host {
 	if o.MemoryMiB == 0 {
 		o.MemoryMiB = 512
 	}
-	h := &Host{t: t, root: root, kernel: k, options: o, dir: t.TempDir()}
+	h := &Host{t: t, root: root, kernel: k, options: o, dir: t.TempDir(), missing: map[int]bool{}}
 	h.console = filepath.Join(h.dir, "console")
 	if err := errors.Join(h.makePayload(), h.makeDisks()); err != nil {
 		t.Fatal(err)
@@ -106,6 +107,11 @@ func New(t testing.TB, o Options) *Host {
 	})
 	return h
 }
+
+// Without takes a disk out of a host that is off; With puts it in again. They are counted
+// from 0.
+func (h *Host) Without(disk int) { h.missing[disk] = true }
+func (h *Host) With(disk int)    { delete(h.missing, disk) }
 
 func (h *Host) disk(i int) string { return filepath.Join(h.dir, fmt.Sprintf("disk%d", i)) }
 
@@ -214,6 +220,9 @@ func (h *Host) arguments() []string {
 		"system.agent=ttyS0", "system.payload=/dev/ubdb", "loglevel=5",
 	}
 	for i := range h.options.Disks {
+		if h.missing[i] {
+			continue
+		}
 		args = append(args, fmt.Sprintf("ubd%d=%s", i+2, h.disk(i)))
 	}
 	return args

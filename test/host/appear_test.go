@@ -1,0 +1,111 @@
+package host
+
+import (
+	"testing"
+	"time"
+
+	"ublkremap/test/vmtest/system"
+)
+
+// An enabled set starts when its disk appears, and not when a disk is only looked at: one
+// that was stopped stays so.
+func TestDiskAppears(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		h.Boot()
+		h.Run(`
+dpkg -i /payload/ublk-remap.deb
+modprobe scsi_debug dev_size_mb=128
+udevadm settle
+test -b /dev/sda
+ublk-remap create --name data /dev/sda
+systemctl enable --now ublk-remap@data
+test -b /dev/disk/by-id/ublk-remap-data
+ublk-remap stop data
+udevadm trigger --settle /dev/sda
+sleep 1
+test ! -e /dev/ublkb0
+echo 1 >/sys/block/sda/device/delete
+udevadm settle
+test ! -e /dev/sda
+for host in /sys/class/scsi_host/host*; do echo '- - -' >$host/scan; done`)
+		h.Eventually(30*time.Second, `
+test -b /dev/disk/by-id/ublk-remap-data && systemctl -q is-active ublk-remap@data`)
+		h.Run(`
+systemctl disable ublk-remap@data
+ublk-remap stop data
+for disk in /sys/block/sd?; do echo 1 >$disk/device/delete; done
+udevadm settle
+for host in /sys/class/scsi_host/host*; do echo '- - -' >$host/scan; done
+udevadm settle
+sleep 2
+test ! -e /dev/ublkb0
+test "$(systemctl is-active ublk-remap@data)" = inactive`)
+	})
+}
+
+// A set with a spare device starts at boot, whichever of the two disks comes first;
+// partitions of its device have their links.
+func TestSpareDeviceAndPartitions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	o := withPackage(t)
+	o.Disks = []int64{128 << 20, 64 << 20}
+	onEach(t, o, func(t *testing.T, h *system.Host) {
+		h.Boot()
+		h.Run(`
+dpkg -i /payload/ublk-remap.deb
+ublk-remap create --name data --spare-device /dev/ubdd /dev/ubdc
+systemctl enable --now ublk-remap@data
+printf 'label: gpt\nsize=32M, name=one, uuid=aaaaaaaa-2222-3333-4444-555555555555\nsize=32M\n' |
+	sfdisk -q /dev/disk/by-id/ublk-remap-data
+udevadm settle
+mkfs.ext4 -q /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555
+mkdir /data
+echo 'PARTUUID=aaaaaaaa-2222-3333-4444-555555555555 /data ext4 defaults 0 2' >>/etc/fstab
+systemctl daemon-reload
+mount /data
+echo first >/data/first`)
+		h.Reboot()
+		h.Run(`
+test "$(cat /data/first)" = first
+test "$(findmnt -no SOURCE /data)" = /dev/ublkb0p1
+for link in by-id/ublk-remap-data-part1 by-partlabel/one; do
+	test "$(readlink -f /dev/disk/$link)" = /dev/ublkb0p1
+done
+test "$(readlink -f /dev/disk/by-id/ublk-remap-data-part2)" = /dev/ublkb0p2
+test "$(readlink -f /dev/disk/by-id/ublk-remap-data)" = /dev/ublkb0
+for disk in ubdc ubdd; do
+	udevadm info /dev/$disk | grep -qx 'E: SYSTEMD_READY=0'
+done
+test -z "$(systemctl --failed --no-legend)"`)
+	})
+}
+
+// A disk that is missing at boot holds nothing up if its mount is nofail, and it is mounted
+// when the disk comes.
+func TestMissingDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		installed(t, h, byID)
+		h.Run("sed -i '/ \\/data /s/defaults/nofail,x-systemd.device-timeout=9s/' /etc/fstab")
+		h.PowerOff()
+		h.Without(0)
+		h.Boot()
+		h.Run(`
+systemctl -q is-active multi-user.target
+test -z "$(systemctl --failed --no-legend)"
+test ! -e /dev/disk/by-id/ublk-remap-data
+test "$(systemctl is-active ublk-remap@data)" = inactive`)
+		h.PowerOff()
+		h.With(0)
+		h.Boot()
+		h.Eventually(30*time.Second, "test $(cat /data/first) = first")
+		mounted(t, h, "after the disk came back")
+	})
+}
