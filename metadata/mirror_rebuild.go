@@ -118,7 +118,9 @@ func (c *Committer) isTarget(device uint8, start int64) bool {
 // the set can do without the mirror; if not, it stays where it is.
 func (c *Committer) leavePlace(m *mirror) bool {
 	if !m.authoritative() {
-		return true // stale already
+		// What has brought it back, or is about to, is in the old place.
+		m.state, m.ckProgress = MirrorStale, progressNone
+		return true
 	}
 	if !c.otherGood(m) {
 		m.move = moveNone

@@ -339,3 +339,69 @@ func TestMovesAndCuts(t *testing.T) {
 	}
 	t.Logf("%d moves", moves)
 }
+
+// TestRebuiltMirrorMoves: a mirror has been brought back, and the superblocks do not say so
+// yet. A second checkpoint fails on it, so that it is to be rebuilt elsewhere. The new place
+// holds nothing: it must not count as good before a checkpoint is there.
+func TestRebuiltMirrorMoves(t *testing.T) {
+	w := single(t, smallParams(4096, 0))
+	m := &w.c.mirrors[0]
+	was := m.mirrorAt
+	inLog := func(op Op) bool { return w.ofMirror(op, 0) && op.Offset >= was.logOffset(0) }
+	done := func(op Op, err error) {
+		switch {
+		case err != nil:
+		case op.Read:
+			_, err = w.disks[op.Device].ReadAt(op.Data, op.Offset)
+		default:
+			w.disks[op.Device].store(memWrite{op.Offset, slices.Clone(op.Data)}, nil)
+		}
+		w.c.Done(op.ID, err)
+		w.c.Results()
+	}
+	const (
+		refusing = iota // the mirror refuses a record, and becomes stale
+		rebuilding
+		racing // the second checkpoint fails while a record is being written
+		over
+	)
+	stage, slow := refusing, []Op(nil)
+	w.must(w.c.Commit(w.tx(1)))
+	for range 1000 {
+		ops := slices.Clone(w.c.Ops())
+		for _, op := range ops {
+			switch {
+			case stage == refusing && inLog(op), stage == racing && w.ofMirror(op, 0) && !inLog(op):
+				done(op, errMedium)
+			case stage == racing && inLog(op):
+				slow = append(slow, op)
+			default:
+				done(op, nil)
+			}
+			switch {
+			case stage == refusing && m.state == MirrorStale:
+				stage = rebuilding
+			case stage == rebuilding && m.state == mirrorRebuilt:
+				stage = racing
+				if _, err := w.c.Checkpoint(); err != nil {
+					t.Fatal(err)
+				}
+			case stage == racing && m.move != moveNone:
+				stage = over
+				for _, op := range slow {
+					done(op, nil)
+				}
+			}
+		}
+		if m.state == MirrorGood && m.new < 0 {
+			t.Fatalf("at %d it is good, and has no checkpoint", m.start)
+		}
+		if len(ops) == 0 {
+			break
+		}
+	}
+	if stage != over {
+		t.Fatalf("stage %d: the mirror is %s", stage, m.state)
+	}
+	w.elsewhere(0, was)
+}
