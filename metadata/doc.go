@@ -7,12 +7,13 @@
 // two mirrors on the disk (and one on a spare device). Each is a ring log of small
 // records and two checkpoint slots. Superblocks say where they are:
 //
-//	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
+//	|superblocks| mirror A |room| data ... |displaced head| spare |room| mirror B |superblock|
 //
 //	mirror:  | header | pages ... | header | pages ... | record | record | record ... |
 //	         '------ slot 0 ------'------ slot 1 ------'----------- log -------------'
 //
-//	record:  | magic version kind sum | set UUID | epoch sequence | predecessor | ... | entries, 24 bytes each |
+//	record:  | magic version kind sum | set UUID | epoch sequence | predecessor | ... |
+//	         | entries, 24 bytes each |
 //	page:    | magic version index sum | set UUID | checkpoint | count | entries, 24 bytes each |
 //	entry:   | unit 8 | spare 4 | count 4 | time 4 | mask 1 | state 1 | cause 1 | 0 |
 //

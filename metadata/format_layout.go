@@ -180,7 +180,7 @@ func defaultSpare(backing int64) int64 {
 // planAlone: everything on the backing. Head and tail have room for one more
 // mirror each, for a mirror whose place becomes bad.
 //
-//	| superblocks | mirror A | room | data ... | displaced head | spare | room | mirror B | superblock |
+//	|superblocks| mirror A |room| data ... |displaced head| spare |room| mirror B |superblock|
 //
 // more is how much larger the head and the room in the tail are than they must be.
 func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {

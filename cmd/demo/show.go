@@ -635,7 +635,8 @@ In numbers
    checks passed                      %6d
    checks failed                      %6d
 `, len(d.bad), len(d.census.exported), hit, d.underFile, len(d.census.exported)-hit,
-		neighbours, d.before.Spare.Used, d.before.Spare.Total, d.verified, len(d.docs), mib(bytesIn(d.docs)), d.passed, d.failed)
+		neighbours, d.before.Spare.Used, d.before.Spare.Total, d.verified, len(d.docs),
+		mib(bytesIn(d.docs)), d.passed, d.failed)
 	took := time.Since(d.began).Round(time.Second)
 	if d.failed > 0 {
 		_, _ = fmt.Fprintf(d.out, "\nSomething is wrong: %d checks failed, in %v. See [FAILED] "+

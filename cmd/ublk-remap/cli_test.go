@@ -100,15 +100,23 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%q: where is the help? %q", args, r.err)
 		}
 	}
-	for want, args := range map[string][]string{
-		"create: BACKING is missing; see: ublk-remap create --help":                                {"create"},
-		"metadata restore: FILE|- is missing; see: ublk-remap metadata restore --help":             {"metadata", "restore", "x"},
-		"remap add: DEV|NAME and BLOCK[+COUNT]… are missing; see: ublk-remap remap add --help":     {"remap", "add"},
-		`list: "x" is too much: it takes no argument; see: ublk-remap list --help`:                 {"list", "x"},
-		`metadata backup: "c" is too much: it takes BACKING|DEV FILE|-; see: ublk-remap metadata `: {"metadata", "backup", "a", "b", "c"},
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"create"},
+			"create: BACKING is missing; see: ublk-remap create --help"},
+		{[]string{"metadata", "restore", "x"},
+			"metadata restore: FILE|- is missing; see: ublk-remap metadata restore --help"},
+		{[]string{"remap", "add"},
+			"remap add: DEV|NAME and BLOCK[+COUNT]… are missing; see: ublk-remap remap add --help"},
+		{[]string{"list", "x"},
+			`list: "x" is too much: it takes no argument; see: ublk-remap list --help`},
+		{[]string{"metadata", "backup", "a", "b", "c"},
+			`metadata backup: "c" is too much: it takes BACKING|DEV FILE|-; see: ublk-remap metadata `},
 	} {
-		if r := ublkRemap(t, args...); !strings.Contains(r.err, want) {
-			t.Errorf("%q: %q", args, r.err)
+		if r := ublkRemap(t, c.args...); !strings.Contains(r.err, c.says) {
+			t.Errorf("%q: %q", c.args, r.err)
 		}
 	}
 }

@@ -723,7 +723,8 @@ func TestServerOfSomebodyElse(t *testing.T) {
 }
 
 func TestDecodeRecord(t *testing.T) {
-	good := `{"name":"a","uuid":"u","id":3,"device":"/dev/ublkb3","pid":1,"block_size":512,"blocks":7}`
+	good := `{"name":"a","uuid":"u","id":3,"device":"/dev/ublkb3","pid":1,` +
+		`"block_size":512,"blocks":7}`
 	if _, err := decodeRecord([]byte(good)); err != nil {
 		t.Error(err)
 	}
@@ -746,7 +747,8 @@ func TestDecodeRecord(t *testing.T) {
 }
 
 func FuzzRecord(f *testing.F) {
-	f.Add([]byte(`{"name":"a","uuid":"u","id":3,"device":"/dev/ublkb3","spares":["/dev/sdb"],"pid":1,"started":"2026-01-02T03:04:05Z","block_size":512,"blocks":7}`))
+	f.Add([]byte(`{"name":"a","uuid":"u","id":3,"device":"/dev/ublkb3","spares":["/dev/sdb"],` +
+		`"pid":1,"started":"2026-01-02T03:04:05Z","block_size":512,"blocks":7}`))
 	f.Add([]byte(`{"name":"../../etc","uuid":"u","device":"/dev/ublkb0"}`))
 	f.Add([]byte(`{"name":"\u001b[2J","uuid":"\ufffd","device":"/dev/ublkb0","error":"\n"}`))
 	f.Add([]byte("{"))

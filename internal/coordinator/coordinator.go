@@ -123,7 +123,8 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 		c.com = cfg.Wrap(com)
 	}
 	c.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: cfg.Queues, Depth: cfg.Depth,
-		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names}, cfg.Shared, cfg.Allocator,
+		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names},
+		cfg.Shared, cfg.Allocator,
 		journal{c}, driver{c})
 	return c, nil
 }

@@ -15,7 +15,7 @@
 //	                                           ▼
 //	                                      operations ──► Driver.Issue: one read, write or flush
 //	                                           ▲                     │
-//	                                           └──────── Done ◄──────┘ its result, and Tick: the time
+//	                                           └──────── Done ◄──────┘ its result; Tick: the time
 //
 // # What it does
 //

@@ -5,7 +5,8 @@
 //	             ▲                       │       ◄──mailbox──       │       ▲
 //	             └──── ring: I/O ◄───────┘        + Wakeup          ▼       │
 //	                                                              workers: pread, pwrite,
-//	                                                              fdatasync, on threads of their own
+//	                                                              fdatasync, each on a
+//	                                                              thread of its own
 //
 // The queue threads allocate nothing and take no lock as long as nothing fails: mailboxes are
 // touched only by requests that meet a bad or a busy block. The keeper is one goroutine that

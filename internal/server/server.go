@@ -221,8 +221,8 @@ func (s *server) owned() error {
 	r, err := control.ReadRecord(s.name)
 	switch {
 	case err != nil:
-		return &host.ServedError{Text: fmt.Sprintf("%s: %v, or another disk of the name %q is, by a server "+
-			"that starts or ends just now; try again, or see: ublk-remap list",
+		return &host.ServedError{Text: fmt.Sprintf("%s: %v, or another disk of the name %q is, "+
+			"by a server that starts or ends just now; try again, or see: ublk-remap list",
 			s.cfg.Backing, host.ErrServed, s.name)}
 	case r.UUID != s.uuid:
 		return fmt.Errorf("%s: %w: its name %q is that of another disk, %s, which is served as "+

@@ -85,7 +85,8 @@ func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) 
 
 func (s *server) endStop() error {
 	if will, _ := s.end(endStop); !will {
-		return fmt.Errorf("%w: the device is being given to another server; try again when that has it", control.ErrRefused)
+		return fmt.Errorf("%w: the device is being given to another server; try again when that "+
+			"has it", control.ErrRefused)
 	}
 	return nil
 }

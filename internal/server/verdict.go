@@ -40,7 +40,8 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 	}
 	if t := st.Table; t != nil && t.Max > 0 && t.Entries > t.Max-t.Max/8 {
 		reasons = append(reasons, fmt.Sprintf("the remap table is nearly full, %d of %d entries: "+
-			"a write to a bad block that it has no room for fails, and a read that fails is not noted", t.Entries, t.Max))
+			"a write to a bad block that it has no room for fails, and a read that fails is not "+
+			"noted", t.Entries, t.Max))
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
 	if superblocks < 2 {

@@ -167,6 +167,7 @@ func (c *config) String() string {
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates,
-		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, c.reader, metaNames[c.meta],
+		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, c.reader,
+		metaNames[c.meta],
 		c.policy)
 }

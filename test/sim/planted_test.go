@@ -147,11 +147,13 @@ Bugs are planted to show that the checks of the simulator can fail. There are th
 
 * the drivers of the engines, the arbiter and the committer;
 * the view of the disks that a load gets;
-* the code under test itself, with the build tag ` + "`planted`" + `. The product is built without that tag
+* the code under test itself, with the build tag ` +
+		"`planted`" + `. The product is built without that tag
   and contains no trace of them.
 
 The first seeds must find each bug. The runs are ordinary ones, or runs about just what the bug
-needs. A hang or a panic does not count. CPU seconds are of one core. ` + "`make planted-table`" + ` makes
+needs. A hang or a panic does not count. CPU seconds are of one core. ` +
+		"`make planted-table`" + ` makes
 this table.
 
 | bug | what it does | where it is planted | runs | seeds | CPU s | what the check said |

@@ -461,7 +461,8 @@ func (s *sim) kill() {
 func (s *sim) down() {
 	s.ios, s.pool, s.withheld, s.readerHeld = s.ios[:0], s.pool[:0], s.withheld[:0], false
 	if s.model != nil {
-		s.model.reads = slices.DeleteFunc(s.model.reads, func(r *userReq) bool { return r.internal })
+		s.model.reads = slices.DeleteFunc(s.model.reads,
+			func(r *userReq) bool { return r.internal })
 	}
 	s.srv = nil
 	s.storm(false)

@@ -11,7 +11,8 @@ import (
 // EndMarksDo is what to do about EndMarks.
 const EndMarksDo = "keep other tools from this disk (mdadm: ARRAY <ignore>, or a DEVICE line " +
 	"without it), " +
-	"and when there is time move what the device shows to a set made anew, whose end is not left there"
+	"and when there is time move what the device shows to a set made anew, whose end is not left " +
+	"there"
 
 // EndMarks says what is to be found at the end of a backing that belongs to the
 // data of its set; empty if nothing is. Sets with a spare device that older versions

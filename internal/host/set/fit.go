@@ -120,7 +120,8 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 		return &DeviceError{Path: path, Err: metadata.ErrStale,
 			What: fmt.Sprintf("it is of epoch %d (%s), and the backing %s of epoch %d (%s): it "+
 				"was absent since, or is a clone",
-				sb.Epoch, started(sb.Started), s.Devices[0].Path(), backing.Epoch, started(backing.Started)),
+				sb.Epoch, started(sb.Started), s.Devices[0].Path(), backing.Epoch,
+				started(backing.Started)),
 			Do: fmt.Sprintf("attach the device %s that was in use last",
 				sb.Devices[sb.DeviceIndex].UUID),
 		}

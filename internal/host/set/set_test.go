@@ -114,7 +114,8 @@ func TestOpen(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	if _, _, err := Find(context.Background(), "no such set"); !errors.Is(err, metadata.ErrNotFound) {
+	if _, _, err := Find(context.Background(), "no such set"); !errors.Is(err,
+		metadata.ErrNotFound) {
 		t.Error(err)
 	}
 }
