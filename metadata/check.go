@@ -125,7 +125,6 @@ func check(inv *inventory) (Report, error) {
 
 // checker is the visitor that writes a Report.
 type checker struct {
-	baseVisitor
 	Report
 	known bool   // which record and which checkpoint are the newest
 	img   *Image // nil: the devices cannot be put in order

@@ -113,7 +113,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"list", "x"},
 			`list: "x" is too much: it takes no argument; see: ublk-remap list --help`},
 		{[]string{"metadata", "backup", "a", "b", "c"},
-			`metadata backup: "c" is too much: it takes BACKING|DEV FILE|-; see: ublk-remap metadata `},
+			`metadata backup: "c" is too much: it takes BACKING|DEV FILE|-; see: ublk-remap `},
 	} {
 		if r := ublkRemap(t, c.args...); !strings.Contains(r.err, c.says) {
 			t.Errorf("%q: %q", c.args, r.err)

@@ -76,9 +76,7 @@ func (r *rig) Missing(uint8) string             { return "" }
 func (r *rig) Alert(a remap.Alert)              { r.alerts = append(r.alerts, a) }
 func (r *rig) FlushFailed(_ uint8, errno int32) { r.flushFailed = append(r.flushFailed, errno) }
 func (r *rig) NotDurable(err error)             { r.notDurable = append(r.notDurable, err) }
-func (io *IO) is(kind Kind, device uint8) bool  { return io.Kind == kind && io.Device == device }
 func (r *rig) sleep(d time.Duration)            { r.now += int64(d); r.Tick() }
-func (r *rig) issued(kind Kind, dev uint8) bool { return len(r.ios) > 0 && r.ios[0].is(kind, dev) }
 func (r *rig) after(ns int64) (d time.Duration) { return time.Duration(ns - r.now) }
 
 func (r *rig) Issue(io *IO) {

@@ -69,7 +69,8 @@ func TestReproducible(t *testing.T) {
 	if err := os.Mkdir(other, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	copied := exec.Command("sh", "-c", `git -c safe.directory='*' ls-files -z -co --exclude-standard |
+	copied := exec.Command("sh", "-c", `
+		git -c safe.directory='*' ls-files -z -co --exclude-standard |
 		xargs -0 -r tar -cf - --ignore-failed-read | tar -xmf - -C "$1"`, "sh", other)
 	copied.Dir = "../.."
 	if out, err := copied.CombinedOutput(); err != nil {

@@ -270,7 +270,8 @@ func (sv *server) receive(q int, m *remap.Message) {
 		s.stats.Heals++
 		sv.proved(q, m)
 	}
-	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone && m.Kind != remap.MsgCheckDevice {
+	if m.Kind != remap.MsgPending && m.Kind != remap.MsgGraceDone &&
+		m.Kind != remap.MsgCheckDevice {
 		sv.lastHeal = s.step
 	}
 	if !s.opts.Bug.toArbiter(sv, q, m) {
