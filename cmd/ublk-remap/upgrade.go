@@ -182,7 +182,8 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		}
 		if time.Now().After(deadline) {
 			return withServer(why,
-				"the old server, process %d, ends as soon as its I/O does; then: %s", r.PID, shell.Command("start", r.Name))
+				"the old server, process %d, ends as soon as its I/O does; then: %s", r.PID,
+				shell.Command("start", r.Name))
 		}
 		select {
 		case <-ctx.Done():
