@@ -57,7 +57,7 @@ func (e *Engine) isolate(q *request) bool {
 	}
 	e.fresh = false
 	if q.cancelled {
-		q.suspect.clear()
+		q.internal.internalUntried(q)
 	}
 	return e.trySuspects(q) || e.settleBad(q)
 }

@@ -213,6 +213,15 @@ func (x *internalRequest) internalFailed(q *request, block, count uint64, errno 
 	}
 }
 
+// internalUntried gives up what a cancelled request has not tried by itself: it is not noted, so
+// the result does not say that it failed.
+func (x *internalRequest) internalUntried(q *request) {
+	for i, word := range q.suspect {
+		x.failed[i] &^= word
+	}
+	q.suspect.clear()
+}
+
 // finishInternal tells what came of an internal request. Nothing of it is in flight.
 func (e *Engine) finishInternal(q *request) {
 	x := q.internal

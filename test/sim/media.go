@@ -22,7 +22,8 @@ func (m *media) moved(io *diskIO, res int32) {
 		p := place{io.d.index, off}
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
-		} else if io.kind != ioRead || io.d.badAt(off, false) != nil {
+		} else if io.kind != ioRead || io.d.gone == 0 && io.d.badAt(off, false) != nil {
+			// What a disk answers that is away says nothing of what was read before.
 			delete(m.verified, p)
 		}
 	}

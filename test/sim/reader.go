@@ -246,7 +246,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 		s.awayStep < r.begun: // a disk that does not answer may have been away before
 		fail("something could not be noted, and the breaker is closed")
 	}
-	tried := !cancelled && !res.NotNoted
+	tried := !r.cancelled && !res.NotNoted
 	settled := !res.NotNoted && sv.lastTripped < r.begun && !sv.everMoved(r) &&
 		(s.awayStep < r.begun || slices.Contains(r.errnos, -int32(syscall.ENODATA)))
 	for i := range r.Count {
