@@ -28,6 +28,18 @@ var Scenarios = []Scenario{
 		s.start()
 		s.drain()
 	}},
+	{"stop", nil, func(s *sim) {
+		b := s.block()
+		s.bad(b+1, 2, failsWrites)
+		s.start()
+		s.write(0, b, 4, false)
+		s.write(1, b+8, 4, false)
+		s.drain()
+		s.orderlyStop()
+		s.down()
+		s.start()
+		s.drain()
+	}},
 	{"heal", nil, func(s *sim) {
 		b := s.block()
 		s.bad(b+1, 2, failsWrites)

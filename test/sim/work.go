@@ -3,7 +3,9 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"time"
 
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -275,8 +277,10 @@ func (s *sim) end(last bool) {
 			s.srv.checkpoint()
 			s.drain()
 		}
-		s.tracef("STOP")
-		s.stats.Stops++
+		s.orderlyStop()
+		if s.chance(1, 2) {
+			s.cutPower()
+		}
 		s.down()
 	}
 	if !last {
@@ -289,6 +293,31 @@ func (s *sim) end(last bool) {
 	s.quiet()
 	s.down()
 	s.check()
+}
+
+// orderlyStop ends the server as the verb stop does. Where it reports no failed flush, the stop
+// counts as a flush of the user.
+func (s *sim) orderlyStop() {
+	r := &userReq{}
+	r.Op = remap.OpFlush
+	s.model.begin(r)
+	var stopped *coordinator.Stopped
+	s.srv.coord.Stop(time.Second, func(x coordinator.Stopped) { stopped = &x })
+	s.drain()
+	if stopped == nil {
+		s.failf("the stop hangs")
+	}
+	told := stopped.Flush != nil || s.srv.shared.UntoldFlush()
+	s.tracef("STOP: %+v, a flush has failed: %v", *stopped, told)
+	s.stats.Stops++
+	if told {
+		return
+	}
+	if s.failures.done > s.told.done {
+		s.failf("the stop reports nothing, and a flush had failed of which no flush of the user " +
+			"was told")
+	}
+	s.model.flushed(r)
 }
 
 func (s *sim) verifyAll() {
