@@ -544,11 +544,17 @@ func (s *server) serve(ctx context.Context) error {
 		return s.abandon(err)
 	case <-s.device.Ready():
 	}
+	end := make(chan struct{})
+	defer close(end)
+	s.becomeLive(end)
+	return s.untilEnd(ctx, ran)
+}
+
+// becomeLive does what is to be done once requests come, until end is closed.
+func (s *server) becomeLive(end <-chan struct{}) {
 	s.hangs = s.watchHangs()
 	s.live.Store(true)
 	s.toldInPerson()
-	end := make(chan struct{})
-	defer close(end)
 	settling.Go(churnHeap)
 	settling.Add(1)
 	go func() {
@@ -564,6 +570,10 @@ func (s *server) serve(ctx context.Context) error {
 	if s.cfg.Ready != nil {
 		s.cfg.Ready(s.info().BlockPath())
 	}
+}
+
+// untilEnd waits until the queues have ended, and asks them to end when somebody asks for it.
+func (s *server) untilEnd(ctx context.Context, ran <-chan error) error {
 	signals, stop := s.signals(ctx)
 	stopAsked, leaveAsked := s.stopAsked, s.leaveAsked
 	for {

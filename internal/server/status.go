@@ -17,8 +17,6 @@ import (
 
 // Status puts together what the control socket tells.
 func (s *server) Status(ctx context.Context) (*control.Status, error) {
-	geo, m := s.shared.Geometry(), s.shared.Map()
-	counts, c := m.Counts(), s.shared.Counters()
 	var state coordinator.Status
 	if err := s.keeper.call(ctx, func() {
 		s.keeper.coord.LookForDevices()
@@ -26,6 +24,27 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	}); err != nil {
 		return nil, err
 	}
+	st := s.figures(&state)
+	live := s.live.Load()
+	judge(st, live, state.Committer.Superblocks)
+	if st.State == control.StateTripped {
+		st.Action = tripAction(state.Arbiter.Kind, s.name)
+	}
+	if live {
+		s.hangs.tell(st, time.Now())
+	}
+	if s.endsBy() == endStop {
+		st.State, st.Action = control.StateStopping, "wait for it"
+		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is "+
+			"under way has come back", "; ")
+	}
+	return st, nil
+}
+
+// figures is a status without a verdict.
+func (s *server) figures(state *coordinator.Status) *control.Status {
+	geo, m := s.shared.Geometry(), s.shared.Map()
+	counts, c := m.Counts(), s.shared.Counters()
 	arbiter, com := &state.Arbiter, &state.Committer
 	info := s.info()
 	st := &control.Status{
@@ -69,20 +88,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	if arbiter.Tripped {
 		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
 	}
-	live := s.live.Load()
-	judge(st, live, com.Superblocks)
-	if st.State == control.StateTripped {
-		st.Action = tripAction(arbiter.Kind, s.name)
-	}
-	if live {
-		s.hangs.tell(st, time.Now())
-	}
-	if s.endsBy() == endStop {
-		st.State, st.Action = control.StateStopping, "wait for it"
-		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is "+
-			"under way has come back", "; ")
-	}
-	return st, nil
+	return st
 }
 
 type spareDevice struct {

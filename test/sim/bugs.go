@@ -363,11 +363,7 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 		})
 		return false
 	case b == BugHealsHome && writes && s.inSpare(d) && !d.fua:
-		s.begin(class, d, func(res int32) {
-			if res >= 0 || remap.Classify(res) != remap.ClassMedium {
-				done(res)
-				return
-			}
+		afterMedium(q, d, done, func() {
 			home := d.from(0)
 			dev, off := s.plan.HomeOf(d.block)
 			home.d, home.off = s.disks[dev], off
@@ -375,24 +371,35 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 		})
 		return false
 	case b == BugHalfWrite && d.kind == ioWrite && d.n >= 2*int64(s.plan.BlockSize()):
-		s.begin(class, d, func(res int32) {
-			if res >= 0 || remap.Classify(res) != remap.ClassMedium {
-				done(res)
-				return
-			}
-			half := d.from(0)
-			half.n = d.n / 2 / int64(s.plan.BlockSize()) * int64(s.plan.BlockSize())
-			half.data = half.data[:half.n]
-			s.begin(class, half, func(res int32) {
-				if res > 0 {
-					res = int32(d.n)
-				}
-				done(res)
-			})
-		})
+		afterMedium(q, d, done, func() { writeHalf(q, d, done) })
 		return false
 	}
 	return true
+}
+
+// afterMedium carries out an operation, and then does something else if its medium has failed.
+func afterMedium(q *queue, d *diskIO, done func(int32), then func()) {
+	q.sv.s.begin(classIO+uint8(q.index), d, func(res int32) {
+		if res >= 0 || remap.Classify(res) != remap.ClassMedium {
+			done(res)
+			return
+		}
+		then()
+	})
+}
+
+// writeHalf writes the first half of an operation's blocks, and says that all were written.
+func writeHalf(q *queue, d *diskIO, done func(int32)) {
+	s := q.sv.s
+	half := d.from(0)
+	half.n = d.n / 2 / int64(s.plan.BlockSize()) * int64(s.plan.BlockSize())
+	half.data = half.data[:half.n]
+	s.begin(classIO+uint8(q.index), half, func(res int32) {
+		if res > 0 {
+			res = int32(d.n)
+		}
+		done(res)
+	})
 }
 
 // finish passes the answer to a request on.

@@ -69,6 +69,7 @@ var metaNames = [metaKinds]string{
 	"one mirror loses and misdirects writes", "bits flip in one mirror",
 }
 
+// newConfig draws what a run is like. The order of what is drawn stays: it is what seeds mean.
 func newConfig(rng *rand.Rand) config {
 	c := config{
 		queues: 1 + rng.IntN(4), depth: 1 + rng.IntN(5), maxUnits: pick(rng, []int{1, 2, 4, 8, 16}),
@@ -82,6 +83,40 @@ func newConfig(rng *rand.Rand) config {
 	c.reach = pick(rng, []int{1, 1, 2, 4, c.maxUnits + 4})
 	c.ops = pick(rng, []int{10, 10, 30, 80})
 	c.wind = pick(rng, []int{3, 3, 10, 30})
+	c.drawPlan(rng)
+	c.drawRates(rng)
+	if rng.IntN(4) == 0 {
+		c.brawl(rng)
+	}
+	if c.meta.needsOther() {
+		// What else can make a mirror stale would leave the one that cannot be relied on.
+		c.vanish, c.rates.path = false, 0
+	}
+	c.drawPolicy(rng)
+	c.noFUA = [2]bool{rng.IntN(2) == 0, rng.IntN(2) == 0}
+	if (c.noFUA[0] || c.noFUA[1]) && c.rates.flush == 0 && rng.IntN(4) == 0 {
+		c.rates.flush, c.lossy = 1+rng.IntN(60), rng.IntN(4) > 0
+	}
+	if c.meta.needsOther() {
+		// A mirror misses a record once four flushes in a row have failed: the same holds for that.
+		c.rates.flush = min(c.rates.flush, 20)
+	}
+	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
+	if c.barren = rng.IntN(12) == 0 && !c.budget; c.barren {
+		c.plan.SpareBytes = 200 * metadata.UnitSize
+		c.vanish, c.rates.path = false, 0
+	}
+	if rng.IntN(3) == 0 {
+		c.reader = 1 + rng.IntN(3)
+	}
+	return c
+}
+
+// needsOther: one mirror cannot be relied on, so that the others must not miss a record.
+func (m metaFaults) needsOther() bool { return m == metaFlaky || m == metaLies || m == metaFlips }
+
+// drawPlan draws the layout.
+func (c *config) drawPlan(rng *rand.Rand) {
 	c.plan = metadata.PlanParams{
 		BlockSize: pick(rng, []int{512, 512, 1024, 4096, 4096}), Name: "sim", Created: 1,
 		BackingSize: 10 << 20,
@@ -99,6 +134,10 @@ func newConfig(rng *rand.Rand) config {
 		c.plan.SpareDeviceSize = 9<<20 + 512*rng.Int64N(16)
 		c.plan.KeepTail = c.plan.UUID[0]%8 == 3 // as sets of older versions
 	}
+}
+
+// drawRates draws how often operations fail, and what is wrong with the metadata areas.
+func (c *config) drawRates(rng *rand.Rand) {
 	if rng.IntN(4) == 0 {
 		c.rates = rates{path: rng.IntN(8)}
 	}
@@ -115,18 +154,19 @@ func newConfig(rng *rand.Rand) config {
 	if rng.IntN(3) == 0 {
 		c.meta = metaFaults(1 + rng.IntN(int(metaKinds)-1))
 	}
-	if rng.IntN(4) == 0 {
-		// A brawl: everybody in one place, and nothing there is reliable.
-		c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1,
-			1, 1+rng.IntN(2), 1
-		c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
-		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
-		c.vanish = false
-	}
-	if c.meta == metaFlaky || c.meta == metaLies || c.meta == metaFlips {
-		// What else can make a mirror stale would leave the one that cannot be relied on.
-		c.vanish, c.rates.path = false, 0
-	}
+}
+
+// brawl has everybody meet in one place, where nothing is reliable.
+func (c *config) brawl(rng *rand.Rand) {
+	c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1,
+		1, 1+rng.IntN(2), 1
+	c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
+	c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
+	c.vanish = false
+}
+
+// drawPolicy draws how hard is tried, and the breaker's budget.
+func (c *config) drawPolicy(rng *rand.Rand) {
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8),
 		ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
@@ -138,23 +178,6 @@ func newConfig(rng *rand.Rand) config {
 		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
 		c.faults, c.wind = c.faults+8, max(c.wind, 40)
 	}
-	c.noFUA = [2]bool{rng.IntN(2) == 0, rng.IntN(2) == 0}
-	if (c.noFUA[0] || c.noFUA[1]) && c.rates.flush == 0 && rng.IntN(4) == 0 {
-		c.rates.flush, c.lossy = 1+rng.IntN(60), rng.IntN(4) > 0
-	}
-	if c.meta == metaFlaky || c.meta == metaLies || c.meta == metaFlips {
-		// A mirror misses a record once four flushes in a row have failed: the same holds for that.
-		c.rates.flush = min(c.rates.flush, 20)
-	}
-	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
-	if c.barren = rng.IntN(12) == 0 && !c.budget; c.barren {
-		c.plan.SpareBytes = 200 * metadata.UnitSize
-		c.vanish, c.rates.path = false, 0
-	}
-	if rng.IntN(3) == 0 {
-		c.reader = 1 + rng.IntN(3)
-	}
-	return c
 }
 
 func (c *config) String() string {

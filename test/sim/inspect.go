@@ -74,9 +74,27 @@ func (s *sim) quiet() {
 	if st.Claims != 0 {
 		s.failf("%d claims at a quiet moment", st.Claims)
 	}
-	a := sv.restored.Allocator
+	used := s.spareOwners()
+	// While the outcome of commits is unknown, what they were about is lost
+	// in the map and their spare units are set aside.
+	if sv.unknown {
+		return
+	}
+	s.quietAllocator(&st, used)
+	for u := range sv.restored.Map.Units() {
+		if sv.restored.Map.Unit(u).Busy {
+			s.failf("unit %d is busy at a quiet moment", u)
+		}
+	}
+	s.sameOnDisk()
+}
+
+// spareOwners makes sure that each spare unit in which blocks live is in use, and serves one
+// unit. It returns how many there are.
+func (s *sim) spareOwners() uint64 {
+	a := s.srv.restored.Allocator
 	owners := map[uint32]uint64{}
-	s.eachEntry(sv.restored.Map, func(e metadata.Entry) {
+	s.eachEntry(s.srv.restored.Map, func(e metadata.Entry) {
 		if e.State != metadata.StateMapped {
 			return
 		}
@@ -91,16 +109,18 @@ func (s *sim) quiet() {
 			}
 		}
 	})
-	// While the outcome of commits is unknown, what they were about is lost
-	// in the map and their spare units are set aside.
-	if sv.unknown {
-		return
+	return uint64(len(owners))
+}
+
+// quietAllocator makes sure that the allocator has that many spare units in use, and none is on
+// its way.
+func (s *sim) quietAllocator(st *remap.ArbiterStatus, used uint64) {
+	a := s.srv.restored.Allocator
+	if st.Used+st.Free > st.Total || st.Used != used {
+		s.failf("blocks live in %d spare units, status says %+v", used, st)
 	}
-	if st.Used+st.Free > st.Total || st.Used != uint64(len(owners)) {
-		s.failf("blocks live in %d spare units, status says %+v", len(owners), st)
-	}
-	if used := a.Used(); used != uint64(len(owners)) {
-		s.failf("%d spare units are in use, blocks live in %d", used, len(owners))
+	if n := a.Used(); n != used {
+		s.failf("%d spare units are in use, blocks live in %d", n, used)
 	}
 	if n := a.Deferred(); n != 0 {
 		s.failf("%d spare units wait to be freed at a quiet moment", n)
@@ -108,13 +128,6 @@ func (s *sim) quiet() {
 	if n := a.Quarantined(); n != 0 {
 		s.failf("%d spare units are in quarantine at a quiet moment", n)
 	}
-	units := sv.restored.Map.Units()
-	for u := range units {
-		if sv.restored.Map.Unit(u).Busy {
-			s.failf("unit %d is busy at a quiet moment", u)
-		}
-	}
-	s.sameOnDisk()
 }
 
 // sameOnDisk loads what is on the disks and compares it with the live table.

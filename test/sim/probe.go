@@ -183,17 +183,21 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	d.store(off, b[:], pageSize, true)
 }
 
+// damage is what is done to copies of the disks, and what a load must make of it.
+type damage struct {
+	s     *sim
+	p     *patient
+	disks []*disk
+	gone  map[copyAt]bool
+	what  string
+	// The load must say the same as before, or must refuse.
+	mustLoad, mustRefuse bool
+}
+
 // damage does one kind of damage to copies of the disks and judges what a load makes of
 // it.
 func (s *sim) damage(p *patient) {
-	disks := forkDisks(p.disks)
-	gone := map[copyAt]bool{}
-	lose := func(c copyAt) {
-		gone[c] = true
-		s.spoilPage(disks[c.device], c.off)
-	}
-	mustLoad, mustRefuse := false, false
-	what := ""
+	d := &damage{s: s, p: p, disks: forkDisks(p.disks), gone: map[copyAt]bool{}}
 	kind := s.rng.IntN(7)
 	if len(p.stale) > 0 && s.chance(1, 2) {
 		kind = 7
@@ -203,84 +207,107 @@ func (s *sim) damage(p *patient) {
 		kind = 8
 	}
 	switch kind {
-	case 0, 1: // one mirror, anywhere
+	case 0, 1:
 		i := s.rng.IntN(len(p.mirrors))
-		what = fmt.Sprintf("mirror %d", i)
-		mustLoad = s.others(p, i)
-		s.ravage(p, disks, i, gone)
-	case 2: // different things on different mirrors
-		what = "each record on all mirrors but one"
-		mustLoad = true
-		for _, pos := range p.order {
-			keep := slices.DeleteFunc(slices.Clone(p.records[pos]),
-				func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
-			if len(keep) == 0 {
-				mustLoad = false
-				continue
-			}
-			kept := pick(s.rng, keep)
-			for _, c := range p.records[pos] {
-				if c != kept && s.chance(3, 4) {
-					lose(c)
-				}
-			}
-		}
-		s.losePages(p, disks)
-	case 3: // the same thing on all mirrors
-		if len(p.order) < 2 {
-			return
-		}
-		what = "one record, with a successor, on all mirrors"
-		pos := p.order[s.rng.IntN(len(p.order)-1)]
-		mustRefuse = true
-		for _, c := range p.records[pos] {
-			lose(c)
-		}
-	case 4: // the newest records of a mirror, or of all
-		what = "the newest records"
-		if len(p.order) == 0 {
-			return
-		}
-		from := s.rng.IntN(len(p.order))
-		only := -1
-		if s.chance(1, 2) {
-			only = s.rng.IntN(len(p.mirrors))
-			mustLoad = s.others(p, only)
-		}
-		for _, pos := range p.order[from:] {
-			for _, c := range p.records[pos] {
-				if only < 0 || c.mirror == only {
-					lose(c)
-				}
-			}
-		}
+		d.what = fmt.Sprintf("mirror %d", i)
+		d.mustLoad = s.others(p, i)
+		s.ravage(p, d.disks, i, d.gone)
+	case 2:
+		d.differently()
+	case 3:
+		d.alike()
+	case 4:
+		d.newest()
 	case 5:
-		what = "all superblocks but one of each device"
-		mustLoad = true
-		s.loseSuperblocks(p, disks)
+		d.what, d.mustLoad = "all superblocks but one of each device", true
+		s.loseSuperblocks(p, d.disks)
 	case 7: // what is left is stale
-		what = "every mirror but a stale one"
-		mustRefuse = true
-		for i, m := range p.mirrors {
-			if !m.Stale {
-				s.ravageAll(p, disks, i, gone, false)
-			}
-		}
+		d.what, d.mustRefuse = "every mirror but a stale one", true
+		d.ravageAll(func(i int) bool { return !p.mirrors[i].Stale })
 	case 8: // what is left lacks something, and is not marked
-		what = fmt.Sprintf("every mirror but %d", behind)
-		for i := range p.mirrors {
-			if i != behind {
-				s.ravageAll(p, disks, i, gone, false)
-			}
-		}
+		d.what = fmt.Sprintf("every mirror but %d", behind)
+		d.ravageAll(func(i int) bool { return i != behind })
 	case 6: // anything
-		what = "all mirrors"
+		d.what = "all mirrors"
 		for i := range p.mirrors {
-			s.ravage(p, disks, i, gone)
+			s.ravage(p, d.disks, i, d.gone)
 		}
 	}
+	if d.what == "" {
+		return // there is too little to be damaged so
+	}
 	s.stats.Damaged++
-	s.judge(p, disks, gone, what, mustLoad, mustRefuse)
+	s.judge(p, d.disks, d.gone, d.what, d.mustLoad, d.mustRefuse)
+}
+
+// lose spoils one copy of a record.
+func (d *damage) lose(c copyAt) {
+	d.gone[c] = true
+	d.s.spoilPage(d.disks[c.device], c.off)
+}
+
+// ravageAll spoils all of some mirrors.
+func (d *damage) ravageAll(which func(mirror int) bool) {
+	for i := range d.p.mirrors {
+		if which(i) {
+			d.s.ravageAll(d.p, d.disks, i, d.gone, false)
+		}
+	}
+}
+
+// differently does different things to different mirrors.
+func (d *damage) differently() {
+	s, p := d.s, d.p
+	d.what, d.mustLoad = "each record on all mirrors but one", true
+	for _, pos := range p.order {
+		keep := slices.DeleteFunc(slices.Clone(p.records[pos]),
+			func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
+		if len(keep) == 0 {
+			d.mustLoad = false
+			continue
+		}
+		kept := pick(s.rng, keep)
+		for _, c := range p.records[pos] {
+			if c != kept && s.chance(3, 4) {
+				d.lose(c)
+			}
+		}
+	}
+	s.losePages(p, d.disks)
+}
+
+// alike does the same thing to all mirrors.
+func (d *damage) alike() {
+	p := d.p
+	if len(p.order) < 2 {
+		return
+	}
+	d.what, d.mustRefuse = "one record, with a successor, on all mirrors", true
+	for _, c := range p.records[p.order[d.s.rng.IntN(len(p.order)-1)]] {
+		d.lose(c)
+	}
+}
+
+// newest spoils the newest records of a mirror, or of all.
+func (d *damage) newest() {
+	s, p := d.s, d.p
+	if len(p.order) == 0 {
+		return
+	}
+	d.what = "the newest records"
+	from := s.rng.IntN(len(p.order))
+	only := -1
+	if s.chance(1, 2) {
+		only = s.rng.IntN(len(p.mirrors))
+		d.mustLoad = s.others(p, only)
+	}
+	for _, pos := range p.order[from:] {
+		for _, c := range p.records[pos] {
+			if only < 0 || c.mirror == only {
+				d.lose(c)
+			}
+		}
+	}
 }
 
 // others reports whether a mirror but i is whole.
@@ -421,17 +448,8 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	r, img, err := s.restore(devicesOf(disks))
 	switch {
 	case err != nil:
-		s.stats.Refused++
-		if mustLoad {
-			s.failf("damaged: %s. The load refuses, and all of it is there: %v", what, err)
-		}
-		for _, known := range []error{metadata.ErrDamaged, metadata.ErrNotFound, metadata.ErrStale,
-			metadata.ErrForeign, metadata.ErrUnsupported} {
-			if errors.Is(err, known) {
-				return
-			}
-		}
-		s.failf("damaged: %s. The load says: %v", what, err)
+		s.judgeRefusal(err, what, mustLoad)
+		return
 	case mustRefuse:
 		s.failf("damaged: %s. The load goes on", what)
 	}
@@ -479,6 +497,21 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 		s.disks = own
 	}
 	s.stats.Older++
+}
+
+// judgeRefusal makes sure that a load may refuse, and says why in words that are known.
+func (s *sim) judgeRefusal(err error, what string, mustLoad bool) {
+	s.stats.Refused++
+	if mustLoad {
+		s.failf("damaged: %s. The load refuses, and all of it is there: %v", what, err)
+	}
+	for _, known := range []error{metadata.ErrDamaged, metadata.ErrNotFound, metadata.ErrStale,
+		metadata.ErrForeign, metadata.ErrUnsupported} {
+		if errors.Is(err, known) {
+			return
+		}
+	}
+	s.failf("damaged: %s. The load says: %v", what, err)
 }
 
 // impostors exchanges the spare device, or the backing, and makes sure that a load

@@ -42,6 +42,40 @@ func (q *queue) Issue(io *remap.IO) {
 	if s.tracing() {
 		d.whom = fmt.Sprintf("q%d/%d", q.index, io.Tag)
 	}
+	q.fill(io, r, d)
+	q.judge(io, r, d)
+	if q.inflight++; q.inflight > q.eng.Ops() {
+		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight,
+			q.eng.Ops())
+	}
+	id, zero := io.ID, io.Zero
+	done := func(res int32) {
+		if zero && res == 0 {
+			res = int32(d.n) // the driver writes zeroes from a buffer
+		}
+		q.inflight--
+		if r.internal {
+			q.sv.reader.ended(r)
+		}
+		q.note(r, d, id, res)
+		if res < 0 && remap.Classify(res) == remap.ClassResource || res > 0 && int64(res) < d.n {
+			q.goesOn[id] = true
+		}
+		q.eng.Complete(id, res)
+	}
+	class := classIO + uint8(q.index)
+	if r.internal {
+		class = classReader
+		q.sv.reader.issued(r)
+	}
+	if s.opts.Bug.issue(q, d, done) {
+		s.begin(class, d, done)
+	}
+}
+
+// fill gives an operation its kind and its data.
+func (q *queue) fill(io *remap.IO, r *userReq, d *diskIO) {
+	s := q.sv.s
 	switch io.Op {
 	case remap.OpRead:
 		d.kind = ioRead
@@ -76,6 +110,11 @@ func (q *queue) Issue(io *remap.IO) {
 	case remap.OpFlush:
 		d.kind = ioFlush
 	}
+}
+
+// judge makes sure that an operation is one that the engine may begin.
+func (q *queue) judge(io *remap.IO, r *userReq, d *diskIO) {
+	s := q.sv.s
 	if d.kind != ioFlush {
 		s.checkPlace(d)
 	}
@@ -89,33 +128,6 @@ func (q *queue) Issue(io *remap.IO) {
 	}
 	if (d.kind == ioRead && !d.unseen) != (r.Op == remap.OpRead) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
-	}
-	if q.inflight++; q.inflight > q.eng.Ops() {
-		s.failf("q%d: %d operations in flight, the engine promises at most %d", q.index, q.inflight,
-			q.eng.Ops())
-	}
-	id, zero := io.ID, io.Zero
-	done := func(res int32) {
-		if zero && res == 0 {
-			res = int32(d.n) // the driver writes zeroes from a buffer
-		}
-		q.inflight--
-		if r.internal {
-			q.sv.reader.ended(r)
-		}
-		q.note(r, d, id, res)
-		if res < 0 && remap.Classify(res) == remap.ClassResource || res > 0 && int64(res) < d.n {
-			q.goesOn[id] = true
-		}
-		q.eng.Complete(id, res)
-	}
-	class := classIO + uint8(q.index)
-	if r.internal {
-		class = classReader
-		q.sv.reader.issued(r)
-	}
-	if s.opts.Bug.issue(q, d, done) {
-		s.begin(class, d, done)
 	}
 }
 

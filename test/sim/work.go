@@ -307,7 +307,7 @@ func (s *sim) orderlyStop() {
 	if stopped == nil {
 		s.failf("the stop hangs")
 	}
-	told := stopped.Flush != nil || s.srv.shared.UntoldFlush()
+	told := stopped.Flush != nil || s.srv.shared.UnreportedFlush()
 	s.tracef("STOP: %+v, a flush has failed: %v", *stopped, told)
 	s.stats.Stops++
 	if told {
