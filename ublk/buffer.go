@@ -73,8 +73,22 @@ func (m *Memory) Buffer(off int) Buffer {
 	return Buffer{addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.bytes[off:]))))}
 }
 
-// NewMemory gets zeroed memory of size bytes. It is not for the hot path.
+// NewMemory gets zeroed memory of size bytes that is read and written. All of it is present, so
+// that no operation waits for a page. It is not for the hot path.
 func (q *Queue) NewMemory(size int) (*Memory, error) {
+	m, err := q.NewZeroes(size)
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i < size; i += pageSize {
+		m.bytes[i] = 0 // a page that was only read is shared with others, and not there to be written
+	}
+	return m, nil
+}
+
+// NewZeroes gets size bytes of zeroes that are only read: Prefault has them share one page. It is
+// not for the hot path.
+func (q *Queue) NewZeroes(size int) (*Memory, error) {
 	if size <= 0 {
 		return nil, fmt.Errorf("ublk: memory of %d bytes", size)
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // Prefault makes memory of a running device present: at most most bytes of the copy buffers, the
-// same share of each tag's buffer from its start, and all memory that handlers got by NewMemory.
-// That memory is made present for reading; pages that were never written share one page.
+// same share of each tag's buffer from its start, and the memory that handlers got by NewZeroes,
+// for reading. That of NewMemory is there already.
 // Prefault returns how many bytes are present and how many there are. It keeps the contents, and
 // may be called while requests are served. With zero copy there are no copy buffers. Linux 5.14.
 func (d *Device) Prefault(most int64) (present, all int64, err error) {

@@ -30,6 +30,7 @@ type ring interface {
 	MaxIO() int
 	SetFile(index int, f *os.File) error
 	NewMemory(size int) (*ublk.Memory, error)
+	NewZeroes(size int) (*ublk.Memory, error)
 	RequestBuffer(tag uint16) ublk.Buffer
 	Read(file int, b ublk.Buffer, n uint32, off int64, userData uint64)
 	Write(file int, b ublk.Buffer, n uint32, off int64, flags ublk.WriteFlags, userData uint64)
@@ -62,7 +63,7 @@ func (t *target) newQueue(q ring) (*queue, error) {
 		}
 	}
 	var err error
-	if h.zeroes, err = q.NewMemory(max(q.MaxIO(), metadata.UnitSize)); err != nil {
+	if h.zeroes, err = q.NewZeroes(max(q.MaxIO(), metadata.UnitSize)); err != nil {
 		return nil, err
 	}
 	if h.sink, err = q.NewMemory(sinkSize); err != nil {

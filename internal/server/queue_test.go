@@ -40,6 +40,7 @@ func (r *fakeRing) Wakeup()                     { r.woken++ }
 func (r *fakeRing) Done(tag uint16, res int32)  { r.done[tag] = res }
 
 func (r *fakeRing) NewMemory(size int) (*ublk.Memory, error) { return r.memory.NewMemory(size) }
+func (r *fakeRing) NewZeroes(size int) (*ublk.Memory, error) { return r.memory.NewZeroes(size) }
 func (r *fakeRing) RequestBuffer(tag uint16) ublk.Buffer     { return r.memory.RequestBuffer(tag) }
 
 func (r *fakeRing) Read(file int, b ublk.Buffer, n uint32, off int64, id uint64) {

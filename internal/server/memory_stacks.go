@@ -1,0 +1,98 @@
+package server
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The Go runtime keeps two stacks of its own for each thread within the heap: one for the
+// scheduler and the garbage collector, one for signals. Most of their pages are touched only when
+// a thread needs them first. With memory short, and swap on the device that is served, that is too
+// late: a thread that the runtime pre-empts by a signal waits for a page for its signal frame, and
+// the page waits for this server.
+
+const (
+	pagemapEntry   = 8       // bytes: Documentation/admin-guide/mm/pagemap.rst
+	pagemapPresent = 1 << 63 // bits of an entry
+	pagemapSwapped = 1 << 62
+)
+
+// fillHeap makes every page of the Go heap present, up to the highest that is in use. It is
+// called when all threads are there that I/O needs. Behind the highest page lies address space
+// that the heap may never get to.
+func fillHeap() error {
+	from, to, err := heapMapping()
+	if err != nil {
+		return err
+	}
+	end, err := highestPage(from, to)
+	if err != nil || end == from {
+		return err
+	}
+	_, _, errno := unix.Syscall(unix.SYS_MADVISE, from, end-from, unix.MADV_POPULATE_WRITE)
+	if errno != 0 {
+		return fmt.Errorf("madvise: %w", errno)
+	}
+	return nil
+}
+
+// heapObject is an object of the heap, whatever the compiler finds out about its use.
+var heapObject *[64]byte
+
+// heapMapping returns the addresses of the mapping that an object of the Go heap lies in. Arenas
+// are as large as the heap of a server gets: 64 MiB.
+func heapMapping() (from, to uintptr, err error) {
+	heapObject = new([64]byte)
+	at := uint64(uintptr(unsafe.Pointer(heapObject)))
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		// proc_pid_maps(5): address perms offset dev inode path
+		span, _, _ := strings.Cut(lines.Text(), " ")
+		low, high, _ := strings.Cut(span, "-")
+		first, err1 := strconv.ParseUint(low, 16, 64)
+		last, err2 := strconv.ParseUint(high, 16, 64)
+		if err := errors.Join(err1, err2); err != nil {
+			return 0, 0, err
+		}
+		if first <= at && at < last {
+			return uintptr(first), uintptr(last), nil
+		}
+	}
+	return 0, 0, errors.New("/proc/self/maps does not have the heap")
+}
+
+// highestPage returns the end of the last page of a mapping that was ever touched; from if none
+// was.
+func highestPage(from, to uintptr) (uintptr, error) {
+	f, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return from, err
+	}
+	defer f.Close()
+	page := uintptr(os.Getpagesize())
+	entries := make([]byte, (to-from)/page*pagemapEntry)
+	n, err := f.ReadAt(entries, int64(from/page*pagemapEntry))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return from, err
+	}
+	for n -= n % pagemapEntry; n > 0; n -= pagemapEntry {
+		entry := binary.NativeEndian.Uint64(entries[n-pagemapEntry:])
+		if entry&(pagemapPresent|pagemapSwapped) != 0 {
+			return from + uintptr(n/pagemapEntry)*page, nil
+		}
+	}
+	return from, nil
+}
