@@ -214,15 +214,10 @@ func prepareMemory(log zerolog.Logger, queues int) {
 	reserveProcessors(queues)
 	startThreads(runtime.GOMAXPROCS(0) + spareThreads)
 	reserveHeap()
-	keepHeap(log)
+	if err := fillHeap(); err != nil {
+		log.Warn().Err(err).Msg("cannot make all of the heap present")
+	}
 	watchHeapOnce.Do(func() { watchHeap(0, math.MaxInt64) })
 }
 
 var watchHeapOnce sync.Once
-
-// keepHeap is to be called again when there are more threads.
-func keepHeap(log zerolog.Logger) {
-	if err := fillHeap(); err != nil {
-		log.Warn().Err(err).Msg("cannot make all of the heap present")
-	}
-}

@@ -26,9 +26,9 @@ const (
 	pagemapSwapped = 1 << 62
 )
 
-// fillHeap makes every page of the Go heap present, up to the highest that is in use. It is
-// called when all threads are there that I/O needs. Behind the highest page lies address space
-// that the heap may never get to.
+// fillHeap makes every page of the Go heap present, up to the highest that is in use. Threads that
+// are made later get their stacks from below it, once reserveHeap has been called. Behind it lies
+// address space that the heap may never get to.
 func fillHeap() error {
 	from, to, err := heapMapping()
 	if err != nil {

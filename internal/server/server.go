@@ -555,8 +555,6 @@ func (s *server) becomeLive(end <-chan struct{}) {
 	s.hangs = s.watchHangs()
 	s.live.Store(true)
 	s.toldInPerson()
-	// The threads of the queues and of the workers are there by now.
-	keepHeap(s.log)
 	settling.Go(churnHeap)
 	settling.Add(1)
 	go func() {
