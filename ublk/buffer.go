@@ -81,7 +81,8 @@ func (q *Queue) NewMemory(size int) (*Memory, error) {
 		return nil, err
 	}
 	for i := 0; i < size; i += pageSize {
-		m.bytes[i] = 0 // a page that was only read is shared with others, and not there to be written
+		// a page that was only read is shared with others, and not there to be written
+		m.bytes[i] = 0
 	}
 	return m, nil
 }

@@ -24,7 +24,7 @@ var ErrMemory = errors.New("not enough memory")
 const (
 	// processNeeds is what a server takes beside its buffers and its table, and some more
 	// for the kernel's part of the device.
-	processNeeds = 20 << 20
+	processNeeds = 24 << 20
 	// tagNeeds is what a tag takes in this process and in the kernel, beside its buffer.
 	tagNeeds = 4 << 10
 	// stayTotal is what of all copy buffers together always stays, if that is more than
