@@ -2,16 +2,16 @@ package remap
 
 import "math/bits"
 
-// This file finds claims by the units that they are about, so that what a heal costs does
-// not grow with the number of heals that are under way: at most queues × depth.
+// This file finds claims by the units that they are about. The cost of a heal must not grow with
+// the number of heals that are under way, which is at most queues × depth.
 //
-// A claim that holds spare units is about a run of units, and so is one that waits. Each is
-// in the list of one or two buckets: aligned ranges of units, of the smallest power of two
-// that is no shorter than its run. Runs of claims that hold spare units meet in single
-// units only, so a bucket has a few of them at most. What a list says is looked at again:
-// it may name claims that are about other units, and never lacks one.
+// A claim that holds spare units is about a run of units. So is a claim that waits. Each is in the
+// list of one or two buckets. A bucket is an aligned range of units, of the smallest power of two
+// that is no shorter than the run. Runs of claims that hold spare units overlap in single units
+// only, so a bucket has a few of them at most. The caller checks each claim of a list again: a list
+// may name claims that are about other units, but it never lacks one.
 
-// maxClass is log2 of the longest run, and more than any request has.
+// maxClass is log2 of the longest run. No request is longer.
 const maxClass = 24
 
 // noClaim ends a list.
@@ -24,7 +24,7 @@ type runIndex struct {
 	runs       []run   // of each claim; count 0: none
 	classes    [maxClass + 1]int32
 	n          int
-	looked     uint64 // claims that each has visited, ever
+	looked     uint64 // claims that each has visited since the start
 }
 
 // run is a run of units.
@@ -42,14 +42,14 @@ func newRunIndex(claims int) runIndex {
 	return x
 }
 
-// class is which buckets a run is in.
+// class says which size of buckets a run is in.
 func (r run) class() uint { return uint(min(bits.Len32(r.count-1), maxClass)) }
 
 func (x *runIndex) hash(class uint, bucket uint64) uint64 {
 	return (bucket<<5 | uint64(class)) * 0x9e3779b97f4a7c15 >> (64 - bits.Len(uint(len(x.heads)-1)))
 }
 
-// set says which run a claim is about; one of no units takes it out.
+// set says which run a claim is about. A run of no units removes the claim.
 func (x *runIndex) set(claim int, r run) {
 	old := x.runs[claim]
 	if old == r {
@@ -77,7 +77,7 @@ func (x *runIndex) set(claim int, r run) {
 	}
 }
 
-// buckets are the one or two that a run is in.
+// buckets returns the one or two buckets that a run is in.
 func (r run) buckets() (first, last uint64) {
 	return r.unit >> r.class(), (r.unit + uint64(r.count) - 1) >> r.class()
 }
@@ -103,8 +103,8 @@ func (x *runIndex) unlink(node int32) {
 	}
 }
 
-// each calls f with the claims that are about a unit, until it returns false. f may take
-// claims out that it is called with, and no others.
+// each calls f with the claims that are about a unit, until f returns false. f may remove the claim
+// that it is called with, and no other.
 func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 	if x.n == 0 {
 		return
@@ -123,7 +123,7 @@ func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 				unit-r.unit >= uint64(r.count) {
 				continue
 			}
-			// Both buckets of a run may have one hash: it is passed on once.
+			// Both buckets of a run may have the same hash. f is called once for it.
 			if first, last := r.buckets(); second && first != last &&
 				x.hash(uint(class), first) == x.hash(uint(class), last) {
 				continue
@@ -135,14 +135,14 @@ func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 	}
 }
 
-// claimIndex is what the Arbiter finds claims by.
+// claimIndex is how the Arbiter finds claims.
 type claimIndex struct {
-	held    runIndex         // those that hold spare units
-	waiting runIndex         // those that wait, by the units that they wait for
-	tried   map[uint32]int32 // spare units that claims have tried, and will free: by how many
-	known   []triedSpares    // of each claim, what is in tried
+	held    runIndex         // claims that hold spare units
+	waiting runIndex         // claims that wait, by the units that they wait for
+	tried   map[uint32]int32 // spare units that claims have tried and will free: how many claims each
+	known   []triedSpares    // of each claim, its part of tried
 	woken   []int32          // claims that waited for something that has ended
-	all     bool             // all that wait are to look again
+	all     bool             // all claims that wait must check again
 	live    int
 	retests int
 	states  []claimState // of each claim, as last seen
@@ -167,9 +167,8 @@ func (a *Arbiter) set(c *claim, s claimState) {
 	a.changed(c)
 }
 
-// changed makes the index say what a claim says. It is to be called after whatever changes
-// a claim, before any other claim is looked at. What waited for units that it does not hold
-// any more is woken.
+// changed updates the index after a change of a claim. Whatever changes a claim calls it before any
+// other claim is examined. It wakes claims that waited for units that this claim no longer holds.
 func (a *Arbiter) changed(c *claim) {
 	x, i := &a.index, c.id
 	old, held := x.held.runs[i], run{}
@@ -183,7 +182,7 @@ func (a *Arbiter) changed(c *claim) {
 	waits := run{}
 	if c.state == claimWaiting {
 		if waits = (run{c.msg.Unit, 1}); c.msg.Kind == MsgPending {
-			waits.count = c.msg.Count // whichever is being healed
+			waits.count = c.msg.Count // whichever unit is being healed
 		}
 	}
 	x.waiting.set(i, waits)
@@ -221,7 +220,7 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// wake has the claims look again that wait for units.
+// wake makes the claims that wait for these units check again.
 func (a *Arbiter) wake(unit, count uint64) {
 	x := &a.index
 	for u := unit; x.waiting.n > 0 && u < unit+count; u++ {
@@ -233,10 +232,10 @@ func (a *Arbiter) wake(unit, count uint64) {
 	}
 }
 
-// wakeAll has all claims look again that wait.
+// wakeAll makes all claims that wait check again.
 func (a *Arbiter) wakeAll() { a.index.all = true }
 
-// resumeWoken goes on with the claims that were woken; it reports false if there was none.
+// resumeWoken goes on with the claims that were woken. It returns false if there was none.
 func (a *Arbiter) resumeWoken() bool {
 	x := &a.index
 	if x.all {

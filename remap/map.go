@@ -8,8 +8,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// Kind is a set of flags: what the Map knows of a block. Zero is a block that
-// lives at home and has nothing against it.
+// Kind is a set of flags: what the Map knows of a block. Zero is a block that lives at home, is
+// readable as far as is known, and is not being relocated.
 type Kind uint8
 
 const (
@@ -20,8 +20,8 @@ const (
 	KindLost
 	// KindPending is a block that could not be read where it lives.
 	KindPending
-	// KindBusy is a block of a unit that is being relocated. It is the only
-	// flag that is not kept on disk, and it always covers whole units.
+	// KindBusy is a block of a unit that is being relocated. It is the only flag that is not kept
+	// on disk. It always covers whole units.
 	KindBusy
 )
 
@@ -30,10 +30,10 @@ type Run struct {
 	Start uint64 // first exported block
 	Count uint64 // blocks, at least 1
 	Kind  Kind   // never 0
-	// Spare is the spare block that holds block Start, if Kind has
-	// KindMapped: spare unit × blocks per unit + slot. Block Start+i lives in
-	// spare block Spare+i. Spare units are numbered over all spare regions,
-	// so a run may pass from the end of one region to the start of the next.
+	// Spare is the spare block that holds block Start, if Kind has KindMapped: spare unit × blocks
+	// per unit + slot. Block Start+i lives in spare block Spare+i. Spare units are numbered over
+	// all spare regions, so a run may continue from the end of one region into the start of the
+	// next.
 	Spare uint64
 }
 
@@ -43,12 +43,12 @@ type Place struct {
 	Mask  uint8  // which blocks; never 0
 }
 
-// MaxPlaces is the largest number of spare units that one unit can live in:
-// one for each of its blocks.
+// MaxPlaces is the largest number of spare units that one unit can live in: one for each of its
+// blocks.
 const MaxPlaces = 8
 
-// UnitInfo is all that the Map knows of one unit. Its zero value is a unit at
-// home with nothing against it. It holds no references to the Map.
+// UnitInfo is all that the Map knows of one unit. Its zero value is a unit at home with no flag
+// set. It holds no references to the Map.
 type UnitInfo struct {
 	Busy    bool
 	Lost    uint8            // blocks that have no copy; disjoint from Pending and all places
@@ -81,35 +81,34 @@ func (u *UnitInfo) SpareOf(i int) (spare uint32, ok bool) {
 
 // Counts are the sizes that status shows.
 type Counts struct {
-	Mapped  uint64 // units of which at least one block is mapped: what the README calls remaps
+	Mapped  uint64 // units of which at least one block is mapped; the README calls them remaps
 	Pending uint64 // blocks
 	Lost    uint64 // blocks
 }
 
-// Map says of each exported block where it lives. Next, Unit, Entries, Counts
-// and Bytes may be called from any goroutine at any time: they are wait-free
-// and see each leaf (an aligned range of leafUnits units) either as it was
-// before a change or as it is after it, never in between. Apply and SetBusy
-// belong to one writer at a time. A change that spans several leaves is
-// published leaf by leaf, in ascending order.
+// Map says for each exported block where it lives. Any goroutine may call Next, Unit, Entries,
+// Counts and Bytes at any time. They are wait-free. They see each leaf (an aligned range of
+// leafUnits units) either as it was before a change or as it is after it, never in between. Only
+// one writer at a time may call Apply and SetBusy. A change that spans several leaves is published
+// leaf by leaf, in ascending order.
 type Map struct {
 	units uint64
 	shift uint8 // log2 of the blocks per unit
 	all   uint8 // mask of all blocks of a unit
 	root  []atomic.Pointer[dir]
 
-	// What readers look at for each request, above, does not change. What the writer
-	// changes lies on other cache lines: or each of its changes would take that
-	// line from the caches of all processors.
+	// Readers use the fields above for each request, and these do not change. The fields that the
+	// writer changes lie on other cache lines. Otherwise each change would remove the readers' line
+	// from the caches of all processors.
 	_                     [cacheLine]byte
 	mapped, pending, lost atomic.Uint64
 
-	writer editor // the writer's scratch; readers never look at it
+	writer editor // the writer's scratch; readers never use it
 }
 
-// NewMap returns the map of a device of the given number of units, each of
-// blocksPerUnit blocks (1, 2, 4 or 8), with every block at home. It panics on
-// any other number of blocks: the block size has been checked long before.
+// NewMap returns the map of a device of the given number of units, each of blocksPerUnit blocks (1,
+// 2, 4 or 8), with every block at home. It panics on any other number of blocks, because the block
+// size was checked long before.
 func NewMap(units uint64, blocksPerUnit int) *Map {
 	m := &Map{}
 	m.init(units, blocksPerUnit)
@@ -135,8 +134,8 @@ func (m *Map) Units() uint64 { return m.units }
 // BlocksPerUnit returns 1, 2, 4 or 8.
 func (m *Map) BlocksPerUnit() int { return 1 << m.shift }
 
-// Counts returns the counters. They are read one after the other: while the
-// writer is at work they need not belong to the same moment.
+// Counts returns the counters. They are read one after the other. While the writer is at work they
+// may belong to different moments.
 func (m *Map) Counts() Counts {
 	return Counts{Mapped: m.mapped.Load(), Pending: m.pending.Load(), Lost: m.lost.Load()}
 }
@@ -181,6 +180,6 @@ func (m *Map) leaf(index uint64) *leaf {
 	return s.leaf.Load()
 }
 
-// cacheLine is what processors fetch and keep together, in bytes: a pair of lines
-// where the one beside is fetched as well.
+// cacheLine is how many bytes processors fetch and keep together. It is a pair of lines, because
+// some processors fetch the neighbouring line as well.
 const cacheLine = 128

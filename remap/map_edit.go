@@ -7,17 +7,16 @@ import (
 	"ublkremap/metadata"
 )
 
-// Apply makes the map say what the entry says. Units past the end of the map
-// and blocks that a unit does not have are ignored: whoever decodes an entry
-// checks it against the device first. So are entries about spare units, which
-// are the Allocator's, and pending for a block that is lost: it has no place
-// where it could be read.
+// Apply makes the map say what the entry says. It ignores units past the end of the map and blocks
+// that a unit does not have: whoever decodes an entry checks it against the device first. It also
+// ignores entries about spare units, which belong to the Allocator, and pending for a lost block: a
+// lost block has no place from which it could be read.
 func (m *Map) Apply(e metadata.Entry) {
 	m.writer.apply(m, e)
 	m.writer.close(m)
 }
 
-// SetBusy marks the units from unit on as being relocated, or no longer so.
+// SetBusy marks the count units from unit on as being relocated, or removes that mark.
 func (m *Map) SetBusy(unit, count uint64, busy bool) {
 	end := min(m.units, unit+min(count, m.units))
 	for u := unit; u < end; u++ {
@@ -27,9 +26,9 @@ func (m *Map) SetBusy(unit, count uint64, busy bool) {
 	m.writer.close(m)
 }
 
-// Builder makes a Map from many entries in one go. It publishes a leaf only
-// when an entry about another one comes, so it is fast for entries that
-// come in the order of their units and right for any order.
+// Builder makes a Map from many entries at once. It publishes a leaf only when an entry about
+// another leaf comes. So it is fast for entries that come in the order of their units, and correct
+// for any order.
 type Builder struct{ m *Map }
 
 // NewBuilder begins a map; the arguments are those of NewMap.
@@ -48,7 +47,7 @@ func (b *Builder) Map() *Map {
 	return m
 }
 
-// editor is one leaf taken apart, so that it can be changed in place.
+// editor is one leaf, unpacked so that it can be changed in place.
 type editor struct {
 	index   uint64 // of the leaf, or noLeaf
 	changed bool
@@ -93,7 +92,7 @@ func (ed *editor) apply(m *Map, e metadata.Entry) {
 	}
 }
 
-// open takes a leaf apart, after it has closed the one that was open.
+// open unpacks a leaf. It closes the leaf that was open first.
 func (ed *editor) open(m *Map, index uint64) {
 	if ed.index == index {
 		return
@@ -124,7 +123,7 @@ func (ed *editor) open(m *Map, index uint64) {
 	}
 }
 
-// load takes a part of a parted leaf apart, if it is not yet.
+// load unpacks a part of a parted leaf, unless that was done already.
 func (ed *editor) load(i uint32) {
 	if ed.loaded>>i&1 != 0 {
 		return
@@ -134,8 +133,7 @@ func (ed *editor) load(i uint32) {
 	ed.take(records{p.at, bits.OnesCount64(p.units)}, 0, i<<partShift, p.units)
 }
 
-// take copies the records from first on to the units from pos on of which the
-// bits are set.
+// take copies the records from first on to the units from pos on whose bits are set.
 func (ed *editor) take(from records, first int, pos uint32, units uint64) {
 	cells, times, causes := from.cells(), from.times(), from.causes()
 	for i := first; units != 0; units &= units - 1 {
@@ -150,7 +148,7 @@ func (ed *editor) take(from records, first int, pos uint32, units uint64) {
 	}
 }
 
-// close publishes the open leaf, if it was changed.
+// close publishes the open leaf if it was changed.
 func (ed *editor) close(m *Map) {
 	if ed.index == noLeaf {
 		return
@@ -171,16 +169,16 @@ func (ed *editor) close(m *Map) {
 	ed.mapped, ed.pending, ed.lost = 0, 0, 0
 }
 
-// addTo changes a counter: a negative change wraps round to what subtracts. An atomic addition
-// is as long as some twenty instructions.
+// addTo changes a counter. A negative change wraps round, so that it subtracts. It skips a change
+// of zero, because an atomic addition takes as long as some twenty instructions.
 func addTo(sum *atomic.Uint64, by int64) {
 	if by != 0 {
 		sum.Add(uint64(by))
 	}
 }
 
-// publish replaces a leaf. The order of the three stores is what lets readers
-// trust a clear bit of the summary.
+// publish replaces a leaf. Readers can trust a clear bit of the summary because of the order of the
+// three stores.
 func publish(m *Map, index uint64, l *leaf) {
 	at := &m.root[index>>dirShift]
 	d := at.Load()
@@ -220,9 +218,9 @@ func (ed *editor) set(pos uint32, mask uint8, spare uint32, e *metadata.Entry) {
 	ed.put(pos, record{cell: c, time: e.Time, cause: e.Cause})
 }
 
-// places returns the spare unit, or the wide unit and its flag, of a unit
-// whose cell was old, whose mapped blocks are now those of mapped, and of which
-// those of moved now live in spare.
+// places returns the new place of a unit: a spare unit, or a wide unit with its flag. old is the
+// unit's cell before the change, mapped are its mapped blocks after it, and moved are the blocks
+// that now live in spare.
 func (ed *editor) places(old cell, mapped, moved uint8, spare uint32) cell {
 	stayed := mapped &^ moved
 	if old&cellWide == 0 {
@@ -283,8 +281,7 @@ func (ed *editor) get(pos uint32) record {
 	return ed.records[pos]
 }
 
-// put replaces the record of a unit of the open leaf, and drops it if it says
-// nothing.
+// put replaces the record of a unit of the open leaf. It drops a record that says nothing.
 func (ed *editor) put(pos uint32, r record) {
 	old := ed.get(pos)
 	i, bit := pos>>partShift, uint64(1)<<(pos&(partUnits-1))

@@ -6,32 +6,28 @@ import (
 	"ublkremap/metadata"
 )
 
-// entriesBudget is how many units Entries looks at before it returns, so that
-// a table that coalesces well does not hold its caller up. A variable, for the
-// tests.
+// entriesBudget is how many units Entries examines before it returns, so that a table that
+// coalesces well does not block its caller. It is a variable for the tests.
 var entriesBudget = 1 << 15
 
-// Entries writes the table into dst as entries in the order of their units,
-// from cursor on, and returns how many they are, the cursor to go on from, and
-// whether that was the end. The first cursor is 0. It may return fewer entries
-// than fit, even before the end, but then at least one, provided that dst has room for
-// one. Applied in this order to an empty map they give the same table, but for
-// busy, which is not in it.
+// Entries writes the table into dst as entries in the order of their units, starting at cursor. It
+// returns how many entries there are, the cursor to continue from, and whether that was the end.
+// The first cursor is 0. It may return fewer entries than fit, even before the end. It then returns
+// at least one, provided that dst has room for one. The entries, applied in this order to an empty
+// map, give the same table except for busy, which is not in it.
 //
-// Units in a row are one entry if they differ in nothing but the spare unit
-// and that grows with them. A unit needs several entries if its blocks live in
-// several places or differ in state; pending comes last, because mapped clears
-// it. Units in a row that need several take no more than one of them does, as long as
-// these are few.
+// Consecutive units are one entry if they differ only in the spare unit and the spare unit grows
+// with them. A unit needs several entries if its blocks live in several places or differ in state.
+// Pending comes last, because mapped clears it. Consecutive units that need several entries each
+// need no more entries together than one of them does, as long as these are few.
 //
-// The writer may go on between calls. What is returned then is fuzzy: each
-// entry was true of its blocks at some time since the first call, and each
-// block that is not at home and has not changed since the first call is in it.
-// That is what a checkpoint needs that has the log behind it.
+// The writer may go on between calls. The result is fuzzy then: each entry was true of its blocks
+// at some time since the first call, and each block that is not at home and has not changed since
+// the first call is in it. A checkpoint needs no more than that, because it has the log behind it.
 func (m *Map) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
-	// A cursor is unit × 16 + phase. Phases 0 to 7 state where the blocks
-	// from that one on live; phase 8 states which are pending. It names blocks
-	// rather than entries, because a unit's entries may change in between.
+	// A cursor is unit × 16 + phase. Phases 0 to 7 state where the blocks from that one on live.
+	// Phase 8 states which are pending. A cursor names blocks and not entries, because a unit's
+	// entries may change between calls.
 	out := entryWriter{dst: dst}
 	unit, phase := cursor>>cursorPhase, uint(cursor&(1<<cursorPhase-1))
 	if len(dst) == 0 {
@@ -96,15 +92,15 @@ const (
 type entryWriter struct {
 	dst []metadata.Entry
 	n   int
-	// after: what is put next comes behind the entries before this one, of the same unit.
+	// after: the next entry comes behind the entries before this one, of the same unit.
 	after int
 }
 
 // maxPerRun is how many entries a run of units takes: mapped, lost, pending.
 const maxPerRun = 3
 
-// runs states a leaf of runs from a unit and a phase on, and returns where to go on; false if
-// dst is full or enough was looked at.
+// runs states a leaf of runs, from a unit and a phase on, and returns where to continue. It returns
+// false if dst is full or the budget is used up.
 func (w *entryWriter) runs(l *leaf, base, unit uint64, phase uint, left *int) (uint64, uint, bool) {
 	for _, r := range l.runs() {
 		for unit < base+uint64(r.end()) {
@@ -115,8 +111,8 @@ func (w *entryWriter) runs(l *leaf, base, unit uint64, phase uint, left *int) (u
 				return unit, phase, false
 			}
 			*left--
-			// All of a run at once, or nothing of it: a cursor names one unit, and what lies
-			// behind that may have become another run before the next call.
+			// State all of a run at once, or nothing of it. A cursor names one unit, and what lies
+			// behind that unit may have become another run before the next call.
 			n := base + uint64(r.end()) - unit
 			if phase != 0 || len(w.dst)-w.n < maxPerRun {
 				if phase == 0 && w.n > 0 && len(w.dst) >= maxPerRun {
@@ -135,8 +131,8 @@ func (w *entryWriter) runs(l *leaf, base, unit uint64, phase uint, left *int) (u
 	return base + leafUnits, 0, true
 }
 
-// unit states units with that cell, as many as e says, from a phase on. If dst is full it
-// returns false and the phase to go on from.
+// unit states units with that cell, as many as e says, from a phase on. If dst is full it returns
+// false and the phase to continue from.
 func (w *entryWriter) unit(r records, c cell, e metadata.Entry, phase uint) (uint, bool) {
 	w.after = max(0, w.n-maxPerRun)
 	if phase < pendingPhase {
@@ -164,8 +160,8 @@ func (w *entryWriter) unit(r records, c cell, e metadata.Entry, phase uint) (uin
 	return 0, true
 }
 
-// put adds an entry, to one of the last before it if that can be: one of the units right
-// before, with what else is stated of these behind it.
+// put adds an entry. It extends one of the last entries before it if that is possible: an entry of
+// the units directly before, with what else is stated of those units behind it.
 func (w *entryWriter) put(e metadata.Entry) bool {
 	for i := w.after; i < w.n; i++ {
 		p := &w.dst[i]

@@ -2,21 +2,21 @@ package remap
 
 import "math/bits"
 
-// Next returns the first run of blocks at or after block and before end that
-// is not plain home, clipped to that range, and false if all of it is plain
-// home. It neither waits nor allocates. All blocks of a run have the same kind
-// and, if they are mapped, lie in a row in the spare space; the run that
-// follows may be of the same sort (runs end with their leaf, at each 4 MiB).
+// Next returns the first run of blocks at or after block and before end that is not plain home,
+// clipped to that range. It returns false if all of the range is plain home. It neither waits nor
+// allocates. All blocks of a run have the same kind. If they are mapped they are consecutive in the
+// spare space. The run that follows may be of the same kind (runs end with their leaf, at each 4
+// MiB).
 //
-// Two calls may see different states of the Map. A caller that needs one
-// answer for a request keeps what it was told.
+// Two calls may see different states of the Map. A caller that needs one answer for a request keeps
+// the result.
 func (m *Map) Next(block, end uint64) (r Run, ok bool) {
 	if block >= end {
 		return Run{}, false
 	}
 	first, last := block>>(m.shift&7), (end-1)>>(m.shift&7)
 	if first>>leafShift == last>>leafShift {
-		// By far the most requests end here: one leaf, nothing in it.
+		// Nearly all requests end here: one leaf with nothing in it.
 		s := m.slot(first >> leafShift)
 		if s == nil {
 			return Run{}, false
@@ -35,8 +35,8 @@ func (m *Map) Next(block, end uint64) (r Run, ok bool) {
 	return m.next(block, end)
 }
 
-// one is Next for a range within one unit, which lies in that leaf. Most others than those
-// that Next has answered end here: the unit is mapped as a whole, or at home after all.
+// one is Next for a range within one unit of the leaf. It answers most of the requests that Next
+// has not answered: the unit is mapped as a whole, or is at home after all.
 func (m *Map) one(l *leaf, block, end uint64) (Run, bool) {
 	if l == nil {
 		return Run{}, false
@@ -127,13 +127,13 @@ func (l *leaf) next(m *Map, base, block, end uint64) (Run, bool) {
 
 // cursor is a unit of a leaf that has a record.
 type cursor struct {
-	group        // that it is in
+	group        // the group of the unit
 	pos   uint32 // the unit, within the leaf
 	at    int    // its record
 }
 
-// forward moves to the unit right behind, and returns false if that has no
-// record or lies in another leaf.
+// forward moves to the next unit. It returns false if that unit has no record or lies in another
+// leaf.
 func (c *cursor) forward(l *leaf) bool {
 	c.pos++
 	c.at++
@@ -149,8 +149,8 @@ func (c *cursor) forward(l *leaf) bool {
 	return c.units>>k&1 != 0
 }
 
-// row returns the cells of the units in a row from the cursor on, as far as
-// its group goes, and moves to the last of them.
+// row returns the cells of the consecutive units from the cursor to the end of its group at most.
+// It moves to the last of them.
 func (c *cursor) row() []cell {
 	n := bits.TrailingZeros32(^(c.units >> (c.pos & (groupUnits - 1))))
 	row := c.cells()[c.at : c.at+n]
@@ -159,8 +159,8 @@ func (c *cursor) row() []cell {
 	return row
 }
 
-// run returns the run that begins with block i of the cursor's unit, whose first
-// block is start. The block must not be plain home.
+// run returns the run that begins with block i of the cursor's unit. The first block of the unit is
+// start. Block i must not be plain home.
 func (c *cursor) run(l *leaf, m *Map, start, end uint64, i uint) Run {
 	perUnit := uint(1) << (m.shift & 7)
 	ce := c.cells()[c.at]
@@ -173,8 +173,8 @@ func (c *cursor) run(l *leaf, m *Map, start, end uint64, i uint) Run {
 	n := c.same(ce, r.Kind, spare, i, perUnit)
 	r.Count = uint64(n - i)
 	if n == perUnit {
-		// A unit that goes on with the run as a whole has exactly this
-		// cell. The first that does not may still begin with some blocks.
+		// A unit that continues the run as a whole has exactly this cell. The first unit with
+		// another cell may still continue the run with its first blocks.
 		var step cell
 		if r.Kind&KindMapped != 0 {
 			step = 1
@@ -196,8 +196,8 @@ func (c *cursor) run(l *leaf, m *Map, start, end uint64, i uint) Run {
 	return r
 }
 
-// same returns the first block of the unit, at or after i, that is not of kind
-// k or not in that spare unit.
+// same returns the first block of the unit, at or after i, that is not of kind k or not in that
+// spare unit.
 func (r records) same(c cell, k Kind, spare uint32, i, perUnit uint) uint {
 	n := min(perUnit, i+uint(bits.TrailingZeros8(^(c.alike(k)>>(i&7)))))
 	if k&KindMapped == 0 {

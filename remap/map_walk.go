@@ -5,9 +5,8 @@ import (
 	"unsafe"
 )
 
-// walk calls f for each unit that has a record, in ascending order, until f
-// returns an error; runs of units of which no block lives in a spare unit are left out. f
-// must not keep info.
+// walk calls f for each unit that has a record, in ascending order, until f returns an error. It
+// leaves out runs of units of which no block lives in a spare unit. f must not keep info.
 func (m *Map) walk(f func(unit uint64, info *UnitInfo) error) error {
 	var info UnitInfo
 	return m.eachLeaf(func(index uint64, l *leaf) error {
@@ -49,9 +48,8 @@ func (l *leaf) walkRuns(base uint64, info *UnitInfo,
 	return nil
 }
 
-// eachLeaf calls f for each leaf that there is, in ascending order, until f returns an
-// error. Most slots of a table of scattered units are empty, so looking at them is most of
-// the work.
+// eachLeaf calls f for each leaf, in ascending order, until f returns an error. Most slots of a
+// table of scattered units are empty, so most of the time goes to examining slots.
 func (m *Map) eachLeaf(f func(index uint64, l *leaf) error) error {
 	for i := range m.root {
 		d := m.root[i].Load()
@@ -69,8 +67,8 @@ func (m *Map) eachLeaf(f func(index uint64, l *leaf) error) error {
 	return nil
 }
 
-// Bytes returns how much memory the map takes, counted from its structure. It
-// visits every leaf; one that is in several places in a row is counted once.
+// Bytes returns how much memory the map takes, computed from its structure. It visits every leaf. A
+// leaf that is in several consecutive places is counted once.
 func (m *Map) Bytes() uint64 {
 	total := uint64(unsafe.Sizeof(*m)) + uint64(len(m.root))*uint64(unsafe.Sizeof(m.root[0]))
 	for i := range m.root {
@@ -79,7 +77,7 @@ func (m *Map) Bytes() uint64 {
 		}
 	}
 	var last *leaf
-	_ = m.eachLeaf(func(_ uint64, l *leaf) error { // which never fails
+	_ = m.eachLeaf(func(_ uint64, l *leaf) error { // f never fails
 		if l == last {
 			return nil
 		}
