@@ -8,12 +8,12 @@ import (
 	"ublkremap/remap"
 )
 
-// Driver carries out what a Coordinator asks for. None of its methods may call back into the
-// Coordinator before they return, and none may fail. Pointers are valid only during the call.
+// Driver carries out what a Coordinator asks for. No method may call back into the Coordinator
+// before it returns, and no method may fail. Pointers are valid only during the call.
 type Driver interface {
 	// Send hands a message to the engine of a queue; messages to one queue stay in order.
 	Send(queue uint16, m *remap.Message)
-	// Issue begins a read, a write or a flush. Its end comes by Coordinator.Done.
+	// Issue begins a read, a write or a flush. Its result comes through Coordinator.Done.
 	Issue(io *IO)
 	// Now is the time in nanoseconds of a monotonic clock.
 	Now() int64
@@ -23,11 +23,12 @@ type Driver interface {
 	Missing(device uint8) string
 	// Alert tells of something that an operator should know.
 	Alert(a remap.Alert)
-	// FlushFailed tells that an operation ended because a flush of its device failed: its own one,
-	// or another one meanwhile. What was written since the last flush that went well may be lost.
+	// FlushFailed tells that an operation ended because a flush of its device failed: its own
+	// flush, or another one meanwhile. What was written since the last successful flush may be
+	// lost.
 	FlushFailed(device uint8, errno int32)
-	// NotDurable tells that a change of the remap table was refused, with the error, or, with
-	// nil, that it is not known to be durable.
+	// NotDurable tells one of two things about a change of the remap table. With an error: the
+	// change was refused. With nil: the change is not known to be durable.
 	NotDurable(err error)
 }
 
@@ -64,12 +65,12 @@ type Config struct {
 	Names []string
 	// Committer tunes the Committer.
 	Committer metadata.Options
-	// Retry is how long an operation is tried again that failed for something else than its
-	// medium. Zero fields: resources as long as the policy's ResourceFor, a path
-	// metadata.RetryPathFor.
+	// Retry limits how long an operation is tried again when it failed for another reason than its
+	// medium. Zero fields have defaults: resources are tried for the policy's ResourceFor, a path
+	// for metadata.RetryPathFor.
 	Retry metadata.RetryLimits
-	// Wrap, if not nil, puts something between the Coordinator and its Committer: the simulator
-	// looks at what passes, and plants bugs there.
+	// Wrap, if not nil, puts something between the Coordinator and its Committer. The simulator
+	// uses it to look at what passes, and to plant bugs there.
 	Wrap func(*metadata.Committer) Committer
 }
 
@@ -79,17 +80,17 @@ type Coordinator struct {
 	shared  *remap.Shared
 	names   []string
 	devices int
-	// of the set, in bytes: what direct I/O goes by
+	// block size of the set, in bytes; direct I/O uses this size
 	blockSize int32
 	arbiter   *remap.Arbiter
 	com       Committer
 
 	limits      metadata.RetryLimits
 	operations  []operation
-	io          IO     // what is being handed out: a pointer that must not make garbage
+	io          IO     // the IO being handed out; kept here so that its pointer makes no garbage
 	flushErrors uint64 // of operations
 
-	tickets  map[metadata.Ticket]func(metadata.Outcome) // those that are not the Arbiter's
+	tickets  map[metadata.Ticket]func(metadata.Outcome) // tickets that are not the Arbiter's
 	moves    map[uint64]func(remap.MoveResult)
 	lastMove uint64
 	resumes  []func(closed bool)
@@ -113,7 +114,7 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 		tickets:    map[metadata.Ticket]func(metadata.Outcome){},
 		moves:      map[uint64]func(remap.MoveResult){},
 	}
-	// From here on the two know each other, through c.
+	// From here on the Arbiter and the Committer know each other, through c.
 	com, err := metadata.NewCommitter(cfg.Image, source{c}, cfg.Committer)
 	if err != nil {
 		return nil, err
@@ -129,21 +130,21 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 	return c, nil
 }
 
-// Receive takes a message from an engine. Step must follow: messages that come together are
-// received together, so that their commits share a record.
+// Receive takes a message from an engine. The caller must call Step afterwards. Messages that come
+// together are received together, so that their commits share a record.
 func (c *Coordinator) Receive(m *remap.Message) { c.arbiter.Receive(m) }
 
-// Step goes on with what Receive has brought. All other methods do so by themselves.
+// Step processes what Receive has brought. All other methods do so by themselves.
 func (c *Coordinator) Step() { c.pump() }
 
 // Deadline is when Tick must be called, on the clock of Driver.Now; 0: it need not be.
 func (c *Coordinator) Deadline() int64 { return sooner(c.nextOperation(), c.end.due) }
 
-// MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all are well.
-// It is apart from Deadline, for nobody waits for them.
+// MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all mirrors are
+// good. It is separate from Deadline, because nobody waits for these mirrors.
 func (c *Coordinator) MirrorsDue() int64 { return c.mirrors.due }
 
-// sooner returns the earlier one of two times, of which 0 is never.
+// sooner returns the earlier of two times; 0 means never.
 func sooner(a, b int64) int64 {
 	if a == 0 || b != 0 && b < a {
 		return b
@@ -151,7 +152,7 @@ func sooner(a, b int64) int64 {
 	return a
 }
 
-// Tick goes on with what has waited for the time.
+// Tick continues what has waited for the time.
 func (c *Coordinator) Tick() {
 	now := c.drv.Now()
 	c.tickOperations(now)
@@ -160,8 +161,9 @@ func (c *Coordinator) Tick() {
 	c.pump()
 }
 
-// pump hands the Committer's operations to the Driver, and its outcomes to whom they concern. What
-// is durable shows in the Map when it returns, as the Committer's checkpoints need.
+// pump hands the Committer's operations to the Driver, and the Committer's outcomes to those who
+// wait for them. When it returns, everything durable is visible in the Map; the Committer's
+// checkpoints need that.
 func (c *Coordinator) pump() {
 	for {
 		for _, op := range c.com.Ops() {
@@ -196,7 +198,7 @@ func (c *Coordinator) ended(r metadata.Result) {
 	c.arbiter.Committed(remap.Ticket(r.Ticket), durable)
 }
 
-// Open raises the epoch. Nothing may be served before done was called with nil. After an error it
+// Open raises the epoch. Nothing may be served before done was called with nil. After an error Open
 // may be called again.
 func (c *Coordinator) Open(done func(error)) error {
 	t, err := c.com.Open(c.drv.WallClock())
@@ -227,8 +229,8 @@ func (c *Coordinator) Checkpoint(done func(durable bool)) error {
 	return nil
 }
 
-// Move relocates blocks, and tells how that ended: perhaps before it returns. The move's ID is the
-// Coordinator's.
+// Move relocates blocks, and tells how that ended. It may do so before it returns. The Coordinator
+// sets the move's ID.
 func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 	c.lastMove++
 	m.ID = c.lastMove
@@ -241,9 +243,9 @@ func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 	return nil
 }
 
-// Resume closes the breaker, and tells whether it is closed: once what commits of unknown outcome
-// were about is stated again, and durable. An error means that nothing was begun; see
-// remap.Arbiter.Resume.
+// Resume closes the breaker, and tells whether it is closed. The breaker closes once everything
+// that commits of unknown outcome were about is stated again, and durable. An error means that
+// nothing was begun; see remap.Arbiter.Resume.
 func (c *Coordinator) Resume(done func(closed bool)) error {
 	if err := c.arbiter.Resume(); err != nil {
 		return err
@@ -284,7 +286,8 @@ func (c *Coordinator) Status() Status {
 		FlushErrors: c.flushErrors}
 }
 
-// LookForDevices notes which devices are missing: one that is not in use has not failed yet.
+// LookForDevices notes which devices are missing. This is needed because a device that is not in
+// use has not failed yet.
 func (c *Coordinator) LookForDevices() {
 	c.arbiter.CheckDevices()
 	c.pump()
@@ -306,7 +309,7 @@ func (s source) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64
 	return s.c.arbiter.Entries(cursor, dst)
 }
 
-// journal is the Committer as the Arbiter sees it. pump has what it asks for done.
+// journal is the Committer as the Arbiter sees it. pump carries out what the Arbiter asks for here.
 type journal struct{ c *Coordinator }
 
 func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
@@ -317,8 +320,8 @@ func (j journal) Commit(entries []metadata.Entry) (remap.Ticket, error) {
 	return remap.Ticket(t), err
 }
 
-// Resume lets the Committer go on after an unknown outcome. The breaker also opens for other
-// reasons; then a commit shows whether the disk takes one.
+// Resume lets the Committer continue after an unknown outcome. The breaker also opens for other
+// reasons. In that case a commit shows whether the disk accepts one.
 func (j journal) Resume(restate []metadata.Entry) (remap.Ticket, error) {
 	ask := j.c.com.Commit
 	if j.c.com.Status().Suspended {
@@ -343,7 +346,7 @@ func (d driver) Transfer(t *remap.Transfer) {
 		device: t.Device, offset: t.Offset, data: t.Data})
 }
 
-// Moved tells whoever asked for a move how it ended.
+// Moved tells the caller of Move how the move ended.
 func (d driver) Moved(r remap.MoveResult) {
 	if done, ok := d.c.moves[r.ID]; ok {
 		delete(d.c.moves, r.ID)

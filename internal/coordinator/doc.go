@@ -19,21 +19,21 @@
 //
 // # What it does
 //
-// An operation is what the Arbiter or the Committer wants from a disk: all of a read, or
-// all of a write, or a write that is durable. The Coordinator makes it of single reads,
-// writes and flushes, and hands these to the Driver. After a short result it goes on with
-// the rest. After an error it asks metadata.Retry whether to try again, and when. A write
-// that is to be durable is followed by a flush of its own, and counts only if no other
-// flush of the device has failed meanwhile (see remap.Flushing).
+// An operation is one thing that the Arbiter or the Committer wants from a disk: all of a read, all
+// of a write, or a write that is durable. The Coordinator builds it from single reads, writes and
+// flushes, and hands these to the Driver. After a short result it continues with the rest. After an
+// error it asks metadata.Retry whether to try again, and when. After a write that must be durable
+// it issues a flush of its own. Such a write counts only if no other flush of the device has failed
+// meanwhile (see remap.Flushing).
 //
-// Besides, it keeps the clock by which mirrors that could not be written are tried again, and it
-// knows the order of a start, a stop and a leave: see [Coordinator.Open], [Coordinator.Stop] and
+// The Coordinator also keeps the clock by which mirrors that could not be written are tried again.
+// It knows the order of a start, a stop and a leave: see [Coordinator.Open], [Coordinator.Stop] and
 // [Coordinator.Leave].
 //
 // # What it never does
 //
-// It does no I/O, starts no goroutine, reads no clock of its own and sends on no channel:
-// time and results are handed in, operations are handed out. It logs nothing; what an
-// operator should know it tells the Driver. It is for a single goroutine. In the steady
-// state it allocates nothing, for it must get on while memory is short.
+// It does no I/O, starts no goroutine, reads no clock of its own and sends on no channel. Its
+// caller hands in the time and the results, and it hands out operations. It logs nothing; it tells
+// the Driver what an operator should know. It is for a single goroutine. In the steady state it
+// allocates nothing, because it must go on working while memory is short.
 package coordinator

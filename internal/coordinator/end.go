@@ -9,16 +9,17 @@ import (
 	"ublkremap/metadata"
 )
 
-// The end of a device, after its last request.
+// This file ends a device, after its last request.
 //
-// Stop: a last checkpoint; then the Committer's last write; then a flush of each device. So the
-// flush covers all that was written, and what it says is the last word on it.
+// Stop writes a last checkpoint, then waits for the Committer's last write, then flushes each
+// device. So the flush covers all that was written, and its result is final.
 //
-// Leave: the Committer's last write. Everything acknowledged is durable, and what is not flushed is
-// everything to the server that comes. A commit of unknown outcome is worth avoiding, nothing more.
+// Leave waits for the Committer's last write. Everything acknowledged is durable. The next server
+// treats everything as not flushed. The wait only helps to avoid a commit of unknown outcome;
+// nothing more depends on it.
 //
-// Both wait a limited time for the Committer: everything acknowledged is in the log, and the next
-// start replays it.
+// Both wait a limited time for the Committer. That is safe: everything acknowledged is in the log,
+// and the next start replays it.
 
 var (
 	// ErrCheckpoint is told by Stop when the last checkpoint could not be written.
@@ -30,10 +31,10 @@ var (
 
 // Stopped is how a Stop ended.
 type Stopped struct {
-	// Metadata is why the last checkpoint is not there: ErrCheckpoint, ErrStillWriting or
-	// metadata.ErrNotOpen; nil: it is. Nothing is lost with it.
+	// Metadata is why the last checkpoint was not written: ErrCheckpoint, ErrStillWriting or
+	// metadata.ErrNotOpen. It is nil if the checkpoint was written. Nothing is lost without it.
 	Metadata error
-	// Flush is which devices could not be flushed: what was written to them may be lost.
+	// Flush says which devices could not be flushed. What was written to them may be lost.
 	Flush error
 }
 
@@ -42,22 +43,23 @@ type endStep uint8
 
 const (
 	endNone       endStep = iota // it has not begun, or is over
-	endCheckpoint                // for the last checkpoint
-	endDrain                     // for the Committer's last write
-	endFlush                     // for the flushes of all devices
+	endCheckpoint                // waits for the last checkpoint
+	endDrain                     // waits for the Committer's last write
+	endFlush                     // waits for the flushes of all devices
 )
 
 type end struct {
 	step    endStep
-	due     int64 // when it does not wait for the Committer any more; 0: it does not now
+	due     int64 // when it stops waiting for the Committer; 0: it does not wait now
 	stopped Stopped
-	flushes int             // that have not ended
+	flushes int             // flushes that have not ended
 	stop    func(Stopped)   // of Stop
 	leave   func(err error) // of Leave
 }
 
-// Stop writes a last checkpoint, waits for what the Committer has under way, both for so long at
-// most, and flushes all devices. It is for once no request is under way any more.
+// Stop writes a last checkpoint, waits for what the Committer has under way, and flushes all
+// devices. The first two together take at most the given time. Call it only when no request is
+// under way any more.
 func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
 	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
 	t, err := c.com.Checkpoint()
@@ -72,7 +74,7 @@ func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
 // lastCheckpoint takes the outcome of the last checkpoint.
 func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 	if c.end.step != endCheckpoint {
-		return // it was too late
+		return // the time limit has passed
 	}
 	c.end.step = endDrain
 	if o != metadata.OutcomeDurable {
@@ -80,20 +82,20 @@ func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 	}
 }
 
-// Leave waits for what the Committer has under way, for so long at most.
+// Leave waits for what the Committer has under way, at most for the given time.
 func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
 	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
 	c.pump()
 }
 
-// advanceEnd goes on with the end once the Committer has nothing under way.
+// advanceEnd continues the end once the Committer has nothing under way.
 func (c *Coordinator) advanceEnd() {
 	if c.end.step == endDrain && c.com.Idle() {
 		c.drained(nil)
 	}
 }
 
-// tickEnd goes on with the end if the Committer takes too long.
+// tickEnd continues the end if the Committer takes too long.
 func (c *Coordinator) tickEnd(now int64) {
 	if e := &c.end; e.due != 0 && e.due <= now {
 		c.drained(ErrStillWriting)
@@ -117,7 +119,8 @@ func (c *Coordinator) drained(err error) {
 	}
 }
 
-// beginLastFlush flushes a device for a stop. It is not tried again, whatever it says: see flushed.
+// beginLastFlush flushes a device for a stop. The flush is never tried again, whatever its result:
+// see flushed.
 func (c *Coordinator) beginLastFlush(device uint8) {
 	i := c.freeOperation()
 	c.operations[i] = operation{step: stepLastFlush, device: device}

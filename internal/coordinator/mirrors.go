@@ -2,17 +2,17 @@ package coordinator
 
 import "time"
 
-// Mirrors that could not be written are tried again after mirrorRetryFirst, then after twice that,
-// and so on up to mirrorRetryLast, unless enough changes come sooner.
+// A mirror that could not be written is tried again after mirrorRetryFirst, then after twice that
+// time, and so on up to mirrorRetryLast. It is tried earlier if enough changes come.
 const (
 	mirrorRetryFirst = time.Minute
 	mirrorRetryLast  = 64 * mirrorRetryFirst
 )
 
-// mirrorRetry is the clock of mirrors that wait to be tried again. While all are well it does not
-// run.
+// mirrorRetry is the clock for mirrors that wait to be tried again. It does not run while all
+// mirrors are good.
 type mirrorRetry struct {
-	pause time.Duration // the last one; 0: all were well since
+	pause time.Duration // the last pause; 0: all mirrors were good since
 	due   int64         // monotonic ns; 0: it does not run
 }
 
@@ -25,11 +25,11 @@ func (c *Coordinator) watchMirrors() {
 		m.pause = min(max(2*m.pause, mirrorRetryFirst), mirrorRetryLast)
 		m.due = c.drv.Now() + int64(m.pause)
 	case m.pause != 0 && c.com.Idle() && !c.com.Status().Suspended:
-		m.pause = 0 // all is well; else it may end either way
+		m.pause = 0 // all mirrors are good; in the other cases the retry may end either way
 	}
 }
 
-// tickMirrors has mirrors tried again if it is time.
+// tickMirrors tries mirrors again if it is time.
 func (c *Coordinator) tickMirrors(now int64) {
 	if m := &c.mirrors; m.due != 0 && m.due <= now {
 		m.due = 0

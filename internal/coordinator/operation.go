@@ -24,13 +24,15 @@ type IO struct {
 	Kind   Kind
 	Device uint8 // index into Layout.Devices
 	Offset int64 // bytes
-	// Data is read into, or written. It is aligned as the Arbiter and the Committer align
-	// theirs, and belongs to the Driver until Done. Nobody may change what is being
-	// written. A Flush has none.
+	// Data is what a Read fills and what a Write writes. It is aligned as the Arbiter and the
+	// Committer align theirs. It belongs to the Driver until Done. Nobody may change it while it is
+	// being written. A Flush has no Data.
 	Data []byte
-	// Durable: a Flush follows this Write, or is to make an earlier Write durable.
+	// Durable says that a Flush follows this Write, or that this Flush is to make an earlier Write
+	// durable.
 	Durable bool
-	// Transfer: it is the Arbiter's, else the Committer's or the last flush of a stop.
+	// Transfer says that the IO is the Arbiter's. Otherwise it is the Committer's, or the last
+	// flush of a stop.
 	Transfer bool
 }
 
@@ -42,11 +44,11 @@ const (
 	stepMoving                        // its data, or the rest of it, is being read or written
 	stepPause                         // it failed, and begins anew when it is due
 	stepFlushing                      // what it wrote is being flushed
-	// its flush was not carried out, and is asked for again when due
+	// its flush was not carried out; the flush is asked for again when it is due
 	stepFlushPause
-	// for flushes to end that were under way when its own one ended
+	// other flushes, which were under way when its own flush ended
 	stepSettling
-	stepLastFlush // a flush of a stop, of which only the result counts
+	stepLastFlush // a flush of a stop; only its result counts
 )
 
 // operation is a read or a write of the Arbiter or of the Committer.
@@ -65,14 +67,14 @@ type operation struct {
 	moved int // bytes of data
 	retry metadata.Retry
 	flush remap.Flushing
-	due   int64 // monotonic ns, of the steps that wait for the time
+	due   int64 // monotonic ns, for the steps that wait for the time
 }
 
 const (
 	// operationsAtFirst is more than can be under way: a step of the record, the checkpoint, the
 	// superblocks and the refresh on each mirror, two transfers, and the flushes of a stop.
 	operationsAtFirst = 32
-	// settleEvery is how often is asked whether other flushes have ended.
+	// settleEvery is the interval at which an operation checks whether other flushes have ended.
 	settleEvery = int64(50 * time.Microsecond)
 )
 
@@ -94,8 +96,8 @@ func (c *Coordinator) freeOperation() int {
 	return len(c.operations) - 1
 }
 
-// start reads or writes all of an operation's data, for the first time or once more. What was
-// flushed, or not, before that is of no matter to it.
+// start reads or writes all of an operation's data, for the first time or once more. Flushes from
+// before this start do not matter to it, whether they went well or not.
 func (c *Coordinator) start(i int) {
 	o := &c.operations[i]
 	o.moved = 0
@@ -103,7 +105,7 @@ func (c *Coordinator) start(i int) {
 	c.goOn(i)
 }
 
-// goOn reads or writes what is left of an operation's data.
+// goOn reads or writes the rest of an operation's data.
 func (c *Coordinator) goOn(i int) {
 	o := &c.operations[i]
 	o.step = stepMoving
@@ -118,10 +120,10 @@ func (c *Coordinator) goOn(i int) {
 
 // sync flushes what an operation wrote.
 //
-// A write that is to be durable and its flush are two system calls, for any device: with
-// RWF_DSYNC the kernel would flush too, also where the device has FUA (generic_write_sync
-// after blkdev_direct_write, block/fops.c), and answer the write with what the flush said.
-// A crash between the two finds a write that nobody was told of.
+// A write that must be durable and its flush are two system calls, for any device. With RWF_DSYNC
+// the kernel would flush too, also where the device has FUA (generic_write_sync after
+// blkdev_direct_write, block/fops.c), and the result of the write would be that of the flush. After
+// a crash between the two calls the disk holds a write that nobody was told of.
 func (c *Coordinator) sync(i int) {
 	o := &c.operations[i]
 	o.step = stepFlushing
@@ -136,8 +138,8 @@ func (c *Coordinator) issueFlush(i int) {
 	c.drv.Issue(&c.io)
 }
 
-// Done takes the end of an IO: how many bytes were moved, 0 for a flush that went well, or a
-// negative errno. It must be called once for each.
+// Done takes the result of an IO: the number of bytes moved, 0 for a flush that went well, or a
+// negative errno. It must be called once for each IO.
 func (c *Coordinator) Done(id uint64, res int32) {
 	i := int(id)
 	o := &c.operations[i]
@@ -155,9 +157,10 @@ func (c *Coordinator) Done(id uint64, res int32) {
 	c.pump()
 }
 
-// dataMoved takes the result of a read or a write. A short one says nothing: the rest of it, tried
-// by itself, does. Of a block that was moved in part nothing was moved. Not even one block is what
-// a disk answers that is gone, or a thin pool that is full: no medium is to blame.
+// dataMoved takes the result of a read or a write. A short result does not say why: the rest is
+// tried by itself, and its result does. If a block was moved only in part, it counts as not moved.
+// A disk that is missing, or a thin pool that is full, answers with less than one block: the medium
+// is not to blame then.
 func (c *Coordinator) dataMoved(i int, res int32) {
 	o := &c.operations[i]
 	if res >= 0 {
@@ -180,10 +183,11 @@ func (c *Coordinator) dataMoved(i int, res int32) {
 	}
 }
 
-// failed tries an operation again later, from where pause leads, or ends it.
+// failed tries an operation again later, and pause says from which step. Or it ends the operation.
 //
-// A moment without memory, where the data path waits, would else open the breaker, or have a heal
-// fail for want of a spare unit. A transfer whose path fails is the Arbiter's to judge.
+// Without a retry, a moment without memory would open the breaker, or a heal would fail because it
+// gets no spare unit. The data path waits in such a moment. For a transfer whose path fails, the
+// Arbiter decides.
 func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 	o := &c.operations[i]
 	p := c.limits
@@ -200,9 +204,9 @@ func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 
 // flushed takes the result of a flush that makes a write durable.
 //
-// One that failed is not tried again: what the device could not write it may have dropped, and then
-// the next flush has nothing to write, and goes well. One that failed for want of resources was not
-// carried out.
+// A flush that failed is not tried again: the device may have dropped what it could not write, and
+// then the next flush has nothing to write, and goes well. A flush that failed for lack of
+// resources was not carried out.
 func (c *Coordinator) flushed(i int, res int32) {
 	switch {
 	case res >= 0:
@@ -214,8 +218,8 @@ func (c *Coordinator) flushed(i int, res int32) {
 	}
 }
 
-// settle ends an operation whose flush went well, once it is known how those ended that were under
-// way.
+// settle ends an operation whose own flush went well. It waits until the results of the other
+// flushes that were under way are known.
 func (c *Coordinator) settle(i int) {
 	o := &c.operations[i]
 	switch {
@@ -228,8 +232,8 @@ func (c *Coordinator) settle(i int) {
 	}
 }
 
-// finish tells whose operation it is how it ended: well if res is 0. unflushed: it was written, and
-// its flush, or another one meanwhile, failed.
+// finish tells the owner of an operation how it ended: well if res is 0. unflushed means that the
+// data was written, and that its own flush, or another one meanwhile, failed.
 func (c *Coordinator) finish(i int, res int32, unflushed bool) {
 	o := c.operations[i]
 	c.operations[i] = operation{}
@@ -272,7 +276,7 @@ func (c *Coordinator) name(device uint8) string {
 	return fmt.Sprintf("device %d", device)
 }
 
-// nextOperation is when the first operation is due that waits for the time; 0: none does.
+// nextOperation is when the first of the operations that wait for the time is due; 0: none waits.
 func (c *Coordinator) nextOperation() (due int64) {
 	for i := range c.operations {
 		due = sooner(due, c.operations[i].due)
@@ -280,7 +284,7 @@ func (c *Coordinator) nextOperation() (due int64) {
 	return due
 }
 
-// tickOperations goes on with operations that are due.
+// tickOperations continues operations that are due.
 func (c *Coordinator) tickOperations(now int64) {
 	for i := range c.operations {
 		o := &c.operations[i]

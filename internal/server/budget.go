@@ -18,21 +18,21 @@ import (
 // ErrMemory is returned when the machine, or the control group, has too little memory for a device.
 var ErrMemory = errors.New("not enough memory")
 
-// All servers of a host share its memory. What one needs at once is asked for before its
-// device is made; what it takes when large requests come is granted while enough is left,
-// and else given back after each of them. docs/ARCHITECTURE.md, "Memory".
+// All servers of a host share its memory. A server asks for what it needs at once before its device
+// is made. Memory for large requests is granted while enough is left. Otherwise it is given back
+// after each of them. See docs/ARCHITECTURE.md, "Memory".
 const (
-	// processNeeds is what a server takes beside its buffers and its table, and some more
-	// for the kernel's part of the device.
+	// processNeeds is what a server takes besides its buffers and its table. It includes some
+	// memory for the kernel's part of the device.
 	processNeeds = 24 << 20
-	// tagNeeds is what a tag takes in this process and in the kernel, beside its buffer.
+	// tagNeeds is what a tag takes in this process and in the kernel, besides its buffer.
 	tagNeeds = 4 << 10
-	// stayTotal is what of all copy buffers together always stays, if that is more than
+	// stayTotal is how much of all copy buffers together always stays, if that is more than
 	// stayLeast of each.
 	stayTotal = 4 << 20
 	stayLeast = 16 << 10
 	pageSize  = 4 << 10
-	// leaveShare of all memory, one part in that many, is not touched by a start.
+	// A start leaves one part in leaveShare of all memory untouched.
 	leaveShare = 16
 )
 
@@ -69,8 +69,8 @@ func meminfo(text, name string) int64 {
 	return 0
 }
 
-// within applies the limits of the control group, of version 2, that proc/self/cgroup names
-// and of those that it is in.
+// within applies the limits of the version 2 control group that /proc/self/cgroup names, and the
+// limits of the groups that contain it.
 func (m *memory) within(root, self string) {
 	number := func(dir, name string) (int64, bool) {
 		text, err := os.ReadFile(filepath.Join(root, dir, name))
@@ -99,7 +99,7 @@ func (m *memory) within(root, self string) {
 type demand struct {
 	queues, depth, maxIO int
 	copied               bool // the data goes through buffers
-	fixed                bool // all of them are there from the start on
+	fixed                bool // all buffers are present from the start
 }
 
 func (d demand) tags() int64 { return int64(d.queues) * int64(d.depth) }
@@ -160,12 +160,12 @@ func mib(n int64) string {
 	return fmt.Sprintf("%d KiB", n>>10)
 }
 
-// allowance is how much more memory a server may take now for requests that are larger than
-// what stays. It is locked and comes back only when the load has gone, so others need most
-// of what there is.
+// allowance is how much more memory a server may take now for requests that are larger than what
+// stays. That memory is locked, and comes back only when the load has ended. So most of what there
+// is stays for others.
 func allowance(m memory) int64 { return max(0, (m.available-m.total/2)/4) }
 
-// demandOf is what the device will want that is to be made, or the one that waits.
+// demandOf is what a device will want: the waiting one, or else the one that is to be made.
 func (s *server) demandOf(waiting *ublk.DeviceInfo, have ublk.Features) demand {
 	d := demand{queues: s.cfg.Queues, depth: s.cfg.Depth, maxIO: s.cfg.MaxIO}
 	zero, batch := s.cfg.ZeroCopy != ublk.Never && have.Has(ublk.FeatureAutoBufReg),
@@ -177,8 +177,8 @@ func (s *server) demandOf(waiting *ublk.DeviceInfo, have ublk.Features) demand {
 	return d
 }
 
-// budget finds out what the device wants, and refuses one for which the memory is too
-// short. A device that is there already is served whatever it takes: somebody waits for it.
+// budget finds out what the device wants, and refuses a device for which the memory is too short. A
+// device that exists already is served whatever it takes, because somebody waits for it.
 func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen bool) error {
 	m, err := memoryNow()
 	if err != nil {
@@ -192,7 +192,7 @@ func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen boo
 		}
 		return nil
 	}
-	// Nobody asked for so many queues.
+	// No user chose the number of queues, so it can be lowered.
 	for err != nil && !chosen && s.demand.queues > 1 {
 		s.demand.queues--
 		err = s.demand.check(m)
@@ -201,9 +201,9 @@ func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen boo
 	return err
 }
 
-// oneAtATime lets servers of this host decide one after another, for a moment at most: what
-// one was granted is not available to the next. The lock is on the runtime directory, which
-// nothing has to be read of.
+// oneAtATime makes the servers of this host decide one after another, each for a moment at most.
+// This is needed because what one was granted is not available to the next. The lock is on the
+// runtime directory; nothing is read from it.
 func oneAtATime() (release func()) {
 	fd, err := unix.Open(control.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // Config says what to serve and how.
 type Config struct {
 	Backing string // path
-	// Known is what somebody has found the backing to be, so that it need not be looked at
-	// before it is open; nil: nobody has. Another set on it is refused then.
+	// Known is what the backing was found to be, so that it need not be probed before it is open;
+	// nil: it was not probed. Another set on the backing is refused then.
 	Known  *set.Identity
 	Spares []string // paths of spare devices; those not named are looked for
 
@@ -31,31 +31,30 @@ type Config struct {
 	HugePages bool
 	Policy    remap.Policy
 
-	// Predecessor is the process of a living server of the same disk, which is
-	// asked to leave its device to this one; 0: there is none. Kill ends it by
-	// SIGKILL instead: an older version that cannot leave.
+	// Predecessor is the process of a living server of the same disk; 0: there is none. It is asked
+	// to leave its device to this server. If Kill is set, it is ended by SIGKILL instead: that is
+	// for an older version that cannot leave.
 	Predecessor int
 	Kill        bool
-	// Claim is in whose name it is asked, so that whoever started this server can
-	// have that refused when this one is dead.
+	// Claim is the name in which the predecessor is asked. With it, whoever started this server can
+	// have that request refused when this server is dead.
 	Claim string
 
 	Version string // of the program, for the record
 	Log     zerolog.Logger
-	// Owned is called when the set's name is this server's own, or that of the server whose
-	// place it takes, and returns what is logged to from then on. nil: Log.
+	// Owned is called when the set's name belongs to this server, or to the server that this one
+	// replaces. It returns the logger to use from then on. nil: Log.
 	Owned func(name string) (zerolog.Logger, error)
-	// Opened is called when all is open that is served, before the device can be live:
-	// other files than those of the kernel and of the runtime directory are not
-	// looked for any more.
+	// Opened is called when everything that is served is open, before the device can be live. After
+	// that the server opens no other files than those of the kernel and of the runtime directory.
 	Opened func()
-	// Leaving is called right before the predecessor is asked to leave: from
-	// then on requests may wait.
+	// Leaving is called right before the predecessor is asked to leave. From then on requests may
+	// wait.
 	Leaving func()
-	// Signals ask a server that is live to end, as the verb stop does: it serves on while
-	// the device is in use. Without them the end of Run's context does, whoever uses it.
+	// Signals ask a live server to end, as the verb stop does: it continues to serve while the
+	// device is in use. Without Signals, the end of Run's context ends it, whoever uses the device.
 	Signals <-chan os.Signal
-	// Progress is told, now and then, what a start waits for.
+	// Progress is told, from time to time, what a start waits for.
 	Progress func(what string)
 	// Stopping is called when an orderly stop has begun.
 	Stopping func()
@@ -63,8 +62,8 @@ type Config struct {
 	Ready func(path string)
 }
 
-// maxDefaultQueues bounds the number of queues that nobody asked for: more do
-// not make a disk that fails any faster.
+// maxDefaultQueues bounds the number of queues if the user did not choose it. More queues do not
+// make a failing disk any faster.
 const maxDefaultQueues = 4
 
 var (
@@ -73,14 +72,14 @@ var (
 	ErrRecovery = errors.New("cannot take over the device of the dead server")
 	// ErrLeave is returned when a living server does not leave its device.
 	ErrLeave = errors.New("the server does not leave its device")
-	// ErrTaken is returned when the device was taken from its server by
-	// somebody else: what waits there waits for the next start.
+	// ErrTaken is returned when somebody else took the device from its server. The requests that
+	// wait there wait for the next start.
 	ErrTaken = errors.New("the device was taken from its server")
-	// ErrFlushUntold is returned by an orderly stop when a flush had failed and no flush of
-	// the user came after it that could have been answered with that.
+	// ErrFlushUntold is returned by an orderly stop when a flush had failed, and no later flush of
+	// the user came that could have been answered with that error.
 	ErrFlushUntold = errors.New("a flush of it failed, and no later one of a user could be told: " +
 		"what was written since the last flush that went well may be lost; check what was " +
 		"written last, and the disk's health")
-	// ErrEpoch is returned when the start could not be made durable.
+	// ErrEpoch is returned when the new epoch of the start could not be made durable.
 	ErrEpoch = errors.New("the metadata does not take the start")
 )

@@ -10,16 +10,16 @@ import (
 	"ublkremap/ublk"
 )
 
-// A set can be there more than once: a disk and its copy, its snapshot, its
-// mirror that was split off. Who is given the wrong one to serve would show old
-// data for new, and to a mounted file system if a device waits for its server.
-// What can be told from the record of a server that died is refused here, before
-// anything is written; what other disks tell, by the verb start (set.CheckNewest).
+// A set can exist more than once: a disk and its copy, its snapshot, or its mirror that was split
+// off. A server that is given the wrong one would show old data as new, even to a mounted file
+// system if a device waits for its server. This file refuses what the record of a dead server shows
+// to be wrong, before anything is written. What other disks show is refused by the verb start
+// (set.CheckNewest).
 
 // older refuses a disk that is an older copy of the one that a device waits for.
 //
-// A server writes its record when its epoch is durable, so that the disk which it
-// had cannot be of an older one. The set is open, and nothing was written to it.
+// A server writes its record when its epoch is durable. So the disk that the server had cannot be
+// of an older epoch. The set is open, and nothing was written to it.
 func (s *server) older(waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		return nil
@@ -34,10 +34,10 @@ func (s *server) older(waiting *ublk.DeviceInfo) error {
 		shell.Command("stop", s.record.Name))
 }
 
-// sameDevices refuses to let a device that waits go on with other disks than
-// those that its dead server had, if these are still there: copies that were made
-// since then are not told apart by their epochs. A disk that came back by another
-// path is welcome. The set is open, and nothing was written to it.
+// sameDevices refuses to let a waiting device continue with other disks than those of its dead
+// server, if those disks are still there. Epochs do not distinguish copies that were made since
+// then. A disk that came back by another path is accepted. The set is open, and nothing was written
+// to it.
 func (s *server) sameDevices(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	if waiting == nil {
 		return nil

@@ -9,17 +9,17 @@ import (
 	"ublkremap/internal/host"
 )
 
-// own makes the set's name this server's own. While the server that has it dies
-// that is waited for, since whoever has killed it and starts the next one means
-// to: it gives back its memory first, and what it has in flight has to end, which
-// takes as long as the disk does. A server that lives keeps the name: control.ErrOwned.
+// own makes the set's name this server's own. If the server that has the name is dying, own waits
+// for it, because whoever killed it and starts the next one wants that. A dying server first gives
+// back its memory, and its I/O in flight has to end, which takes as long as the disk needs. A
+// living server keeps the name: control.ErrOwned.
 //
-// Nothing is read or written meanwhile, so that it makes no difference to the
-// data who waits and for how long.
+// Nothing is read or written meanwhile. So it makes no difference to the data who waits, and for
+// how long.
 func (s *server) own(ctx context.Context) (*control.Owner, error) {
 	w := s.waiter()
 	for pause := ownPoll; ; pause = min(2*pause, ownPollMost) {
-		// Before the try: one that is gone since has let go.
+		// The record is read before the try: a server that is gone by then has released the name.
 		r, readErr := control.ReadRecord(s.name)
 		dies := readErr == nil && host.Died(r)
 		owner, err := control.Own(s.name)

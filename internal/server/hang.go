@@ -9,17 +9,16 @@ import (
 	"ublkremap/internal/control"
 )
 
-// Since when no I/O comes back.
+// This file finds out since when no I/O has come back.
 //
-// The kernel counts for every block device what is under way and what has come back. That
-// is looked at once a second; the path of an I/O has no part in it. A disk that has
-// something under way and from which nothing has come back between two looks has been
-// waited for since the first of these, at the latest.
+// The kernel counts, for every block device, what is under way and what has come back. The watch
+// reads these counts once a second, outside the I/O path. If a disk has I/O under way and nothing
+// has come back between two readings, it has been waited for at least since the first of the two.
 
 const (
 	hangPoll = time.Second
-	// hangTold is how long nothing must have come back to be worth saying: a drive takes
-	// seconds over a bad sector.
+	// hangTold is how long nothing must have come back before it is reported. A drive takes seconds
+	// for a bad sector.
 	hangTold = 3 * time.Second
 )
 
@@ -37,7 +36,8 @@ type hangDisk struct {
 	since atomic.Int64 // Unix nanoseconds; 0: not waiting. A status reads it.
 }
 
-// watchHangs begins to look at these disks. One that the kernel does not count for is left out.
+// watchHangs begins to watch these disks. It leaves out a disk for which the kernel keeps no
+// counts.
 func watchHangs(paths ...string) *hangWatch {
 	w := &hangWatch{stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, path := range paths {
@@ -68,7 +68,7 @@ func (w *hangWatch) run() {
 	}
 }
 
-// look takes what the kernel counts now. before is when it was looked at last.
+// look takes the kernel's present counts. before is when they were read last.
 func (d *hangDisk) look(a blockdev.Activity, before time.Time) {
 	switch {
 	case a.InFlight == 0 || a.Done != d.last.Done || d.last.InFlight == 0:
@@ -91,8 +91,8 @@ func (w *hangWatch) close() {
 	}
 }
 
-// waiting returns the first disk that is waited for long enough to be worth telling of, and
-// since when; nil if there is none.
+// waiting returns the first disk that has been waited for long enough to be reported, and since
+// when; nil if there is none.
 func (w *hangWatch) waiting(now time.Time) (disk *hangDisk, since time.Time) {
 	if w == nil {
 		return nil, since

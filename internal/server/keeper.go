@@ -17,12 +17,12 @@ import (
 	"ublkremap/remap"
 )
 
-// errEnded is returned to those who ask a keeper that has ended. To them it is as
-// if they had come a moment later, when nobody listens.
+// errEnded is returned to callers of a keeper that has ended. The effect is the same as if they had
+// come a moment later, when nobody listens.
 var errEnded = fmt.Errorf("%w any more: it is stopping", control.ErrNotRunning)
 
-// keeper is the goroutine that owns the Coordinator. Whoever wants something of that puts a
-// message into a mailbox and kicks, or calls.
+// keeper is the goroutine that owns the Coordinator. Others reach the Coordinator in two ways: they
+// put a message into a mailbox and call kick, or they use call.
 type keeper struct {
 	report  report
 	coord   *coordinator.Coordinator
@@ -49,7 +49,7 @@ var _ coordinator.Driver = (*keeper)(nil)
 const relocationBuffer = 2 * remap.MoveBatch * metadata.UnitSize
 
 // newKeeper binds a Coordinator to the devices of a set, and starts the goroutine. calls are the
-// system calls on the devices. Of cfg it sets what belongs to them.
+// system calls on the devices. newKeeper sets those fields of cfg that depend on the devices.
 func newKeeper(log zerolog.Logger, cfg coordinator.Config, devices []*blockdev.Device,
 	calls disks) (*keeper, error) {
 	layout := cfg.Image.Layout()
@@ -92,15 +92,15 @@ func (k *keeper) receive(queue int, m *remap.Message) {
 	k.kick()
 }
 
-// kick makes the goroutine look at mailboxes and results.
+// kick makes the goroutine check mailboxes and results.
 func (k *keeper) kick() {
 	select {
 	case k.kicked <- struct{}{}:
-	default: // it is about to look anyway
+	default: // it will check anyway
 	}
 }
 
-// call runs f on the goroutine and returns when it has.
+// call runs f on the goroutine and returns when f has returned.
 func (k *keeper) call(ctx context.Context, f func()) error {
 	ran := make(chan struct{})
 	select {
@@ -114,7 +114,7 @@ func (k *keeper) call(ctx context.Context, f func()) error {
 	}
 }
 
-// run is the goroutine. It ends by stop.
+// run is the goroutine. stop ends it.
 func (k *keeper) run() {
 	defer close(k.ended)
 	defer k.timer.Stop()
@@ -131,9 +131,8 @@ func (k *keeper) run() {
 	}
 }
 
-// stop ends the goroutine and the workers. What they have under way is
-// done, its results are not looked at. It must have been started; further calls
-// do nothing.
+// stop ends the goroutine and the workers. Operations under way are completed; their results are
+// ignored. The keeper must have been started. Further calls do nothing.
 func (k *keeper) stop() {
 	k.once.Do(func() {
 		close(k.quit)
@@ -174,7 +173,7 @@ func (k *keeper) step() {
 	}
 }
 
-// due is when the goroutine must run although nobody kicks; 0: it need not.
+// due is when the goroutine must run even if nobody calls kick; 0: it need not run.
 func (k *keeper) due() int64 {
 	due := k.report.due
 	for _, at := range []int64{k.coord.Deadline(), k.coord.MirrorsDue()} {
@@ -189,8 +188,8 @@ func (k *keeper) due() int64 {
 func (k *keeper) Send(queue uint16, m *remap.Message) {
 	q := k.queues[queue].Load()
 	if q == nil {
-		// The kernel gave fewer queues than were asked for: the others have
-		// nothing in flight.
+		// The kernel gave fewer queues than were asked for. The missing ones have nothing in
+		// flight.
 		if m.Kind == remap.MsgGrace {
 			k.receive(int(queue), &remap.Message{Kind: remap.MsgGraceDone, Queue: queue,
 				Generation: m.Generation})
@@ -210,13 +209,13 @@ func (k *keeper) Now() int64 { return monotonic() }
 // WallClock is the time that entries carry.
 func (k *keeper) WallClock() uint32 { return metadata.Seconds(time.Now()) }
 
-// Missing says why a device is not there any more.
+// Missing says why a device is missing.
 func (k *keeper) Missing(device uint8) string { return k.devices[device].Missing(k.sizes[device]) }
 
 // Alert logs what an operator should know.
 func (k *keeper) Alert(a remap.Alert) { k.report.alert(a) }
 
-// FlushFailed logs that a flush of the keeper's failed.
+// FlushFailed logs that one of the keeper's flushes failed.
 func (k *keeper) FlushFailed(device uint8, errno int32) {
 	k.report.flushFailed(k.devices[device].Path(), errno)
 }

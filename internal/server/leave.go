@@ -11,17 +11,16 @@ import (
 	"ublkremap/ublk"
 )
 
-// How a server that is asked to leave its device does it.
+// This file lets a server leave its device when it is asked to.
 //
-// The device is quiesced where the kernel can: it hands out no more requests.
-// Then the queues end what is on its way to the disk, answer what that
-// completes, and stop; a request that is not answered by then, such as one whose
-// heal waits for a commit, stays with the kernel and comes to the next server,
-// as after a crash. Nothing is handed over but the disk: everything acknowledged
-// is on it, and what is not flushed is everything to a server that starts. So
-// a server that is killed anywhere in here leaves what SIGKILL always leaves.
+// The device is quiesced where the kernel can do that: it hands out no more requests then. Then the
+// queues finish what is on its way to the disk, answer the requests that this completes, and stop.
+// A request that is not answered by then, such as one whose heal waits for a commit, stays with the
+// kernel and comes to the next server, as after a crash. Only the disk passes to the next server:
+// everything acknowledged is on it, and a server that starts treats everything as not flushed. So a
+// server that is killed at any point here leaves the same state as after any SIGKILL.
 
-// ending says how a server was asked to end. The first who asks decides.
+// ending says how a server was asked to end. The first request decides.
 type ending uint8
 
 const (
@@ -33,13 +32,13 @@ const (
 const (
 	// quiesceWait bounds QUIESCE_DEV. Leaving works without it.
 	quiesceWait = 2 * time.Second
-	// idleWait bounds how long a leaving server waits for its own metadata
-	// writes before it ends the threads that do them, which waits again.
+	// idleWait bounds how long a leaving server waits for its own metadata writes. After that it
+	// ends the threads that do them, and ending them waits again.
 	idleWait = 5 * time.Second
 )
 
-// end asks the server to end this way. It reports whether it will, and whether
-// this is the first who asks.
+// end asks the server to end in this way. It reports whether the server will, and whether this is
+// the first request.
 func (s *server) end(how ending) (will, first bool) {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
@@ -81,37 +80,36 @@ func (s *server) Leave(_ context.Context, claim string) error {
 	return nil
 }
 
-// errEnding refuses what comes too late.
+// errEnding refuses requests that come too late.
 var errEnding = fmt.Errorf("%w: the device is being stopped, or given to another server already",
 	control.ErrRefused)
 
-// Stay forbids to leave in the name of a claim. The server that claims may be dead
-// and its request to leave still be on its way: it would leave the device to
-// nobody, after whoever started it was told that this server serves on.
+// Stay forbids leaving in the name of a claim. The server that made the claim may be dead while its
+// request to leave is still on its way. Without Stay, this server would then leave the device to
+// nobody, after whoever started the other server was told that this server continues to serve.
 func (s *server) Stay(_ context.Context, claim string) error {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
 	if s.ending != endNot {
 		return errEnding
 	}
-	// No request is on its way for as long as it takes to give up so many upgrades.
+	// No request is on its way for so long that this many upgrades are given up meanwhile.
 	s.stays = append(s.stays[max(0, len(s.stays)+1-maxStays):], claim)
 	return nil
 }
 
 const maxStays = 64
 
-// leaveDevice ends the queues and leaves the device in the kernel; Run returns
-// once that is so. As long as I/O on the disk does not end there is no other way
-// than to wait for it.
+// leaveDevice ends the queues and leaves the device in the kernel. Run returns once that is done.
+// As long as I/O on the disk does not end, the server can only wait for it.
 func (s *server) leaveDevice() {
 	s.live.Store(false)
 	s.log.Info().Msg("leaving the device to another server")
 	go func() {
 		ctx := context.Background()
 		if s.info().Features.Has(ublk.FeatureQuiesce) {
-			// It comes before the queues end, so that it can never meet the next
-			// server's.
+			// The quiesce comes before the queues end. So it can never meet that of the next
+			// server.
 			limited, cancel := context.WithTimeout(ctx, 2*quiesceWait)
 			if err := s.ctl.Quiesce(limited, s.info().ID, quiesceWait); err != nil {
 				s.log.Warn().Err(err).Msg("the device is not quiesced; leaving it all the same")
@@ -124,8 +122,8 @@ func (s *server) leaveDevice() {
 	}()
 }
 
-// ended does what is left to do after the last queue has ended. What must not
-// happen is that a device is deleted that somebody else only quiesced.
+// ended does what is left to do after the last queue has ended. It must never delete a device that
+// somebody else only quiesced.
 func (s *server) ended() error {
 	switch s.endsBy() {
 	case endStop:
@@ -146,8 +144,8 @@ func (s *server) ended() error {
 		info.State)
 }
 
-// left ends a server whose device waits for the next one: release does all
-// that is left. A commit of unknown outcome is worth avoiding, nothing more.
+// left ends a server whose device waits for the next one. Only release comes after it. Waiting for
+// the keeper only helps to avoid a commit of unknown outcome; nothing more depends on it.
 func (s *server) left() error {
 	if err := s.keeper.leave(idleWait); err != nil {
 		s.log.Warn().Err(err).Msg("leaving all the same")

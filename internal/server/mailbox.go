@@ -6,10 +6,10 @@ import (
 	"ublkremap/remap"
 )
 
-// mailbox carries messages one way between a queue thread and the keeper. It
-// is preallocated for what a queue can have under way: per tag one message
-// that waits for its answer and one without answer before it, and a few that
-// concern no tag. Should that ever be too little, it grows rather than lose one.
+// mailbox carries messages one way between a queue thread and the keeper. It is preallocated for
+// what a queue can have under way: for each tag one message that waits for its answer and one
+// earlier message without answer, and a few messages that concern no tag. If that is ever too
+// little, it grows, so that no message is lost.
 type mailbox struct {
 	mu   sync.Mutex
 	in   []remap.Message
