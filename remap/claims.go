@@ -139,7 +139,7 @@ func (x *runIndex) each(unit uint64, f func(claim int) bool) {
 type claimIndex struct {
 	held    runIndex         // claims that hold spare units
 	waiting runIndex         // claims that wait, by the units that they wait for
-	tried   map[uint32]int32 // spare units that claims have tried and will free: how many claims each
+	tried   map[uint32]int32 // spare units that claims have tried and will free: how many claims
 	known   []triedSpares    // of each claim, its part of tried
 	woken   []int32          // claims that waited for something that has ended
 	all     bool             // all claims that wait must check again

@@ -13,26 +13,23 @@ import (
 //	root ─► directory ─► slot {summary, leaf} ─► leaf ─► cells
 //	 one pointer per 4 GiB    1024 slots of 16 bytes     4 MiB of the device
 //
-// A group is 16 units (64 KiB). Bit g of a summary says that group g of the
-// leaf holds a unit that is not plain home. The slot carries a copy of the
-// leaf's summary, so that a reader whose blocks are all at home is done after
-// three loads and never touches the leaf.
+// A group is 16 units (64 KiB). Bit g of a summary says that group g of the leaf holds a unit that
+// is not plain home. The slot has a copy of the leaf's summary. So a reader whose blocks are all at
+// home is done after three loads and never reads the leaf.
 //
-// A leaf has one record per unit that is not plain home, packed: popcounts lead
-// from the unit to the record. What a request needs of a record is its cell; time
-// and cause lie behind all cells. A leaf has one of three forms, these and the one of
-// leaf_runs.go:
+// A leaf has one record per unit that is not plain home. The records are packed. Popcounts lead
+// from the unit to its record. A request needs only the cell of a record. Time and cause lie behind
+// all cells. A leaf has one of three forms: these two, and the one of leaf_runs.go.
 //
-//   - Flat, with few records: one piece of memory without pointers, which begins
-//     with the summary, has a word per group that is not empty, and then the
-//     records. In a table of scattered units a leaf is a cache line or two, so
-//     that a lookup waits for memory twice: for the slot and for the leaf.
-//   - Parted, with more: 16 parts of 64 units (256 KiB), each with a bitmap of its
-//     units and a pointer to its records. A change copies one part and the list of
-//     parts, about 1 KiB, not all of up to 1,024 records.
+//   - Flat, for few records: one piece of memory without pointers. It begins with the
+//     summary, then has a word for each group that is not empty, then the records. In a
+//     table of scattered units a leaf is one or two cache lines. A lookup then waits for
+//     memory twice: for the slot and for the leaf.
+//   - Parted, for more: 16 parts of 64 units (256 KiB). Each part has a bitmap of its units
+//     and a pointer to its records. A change copies one part and the list of parts, about
+//     1 KiB, and not all of up to 1,024 records.
 //
-// Memory without pointers is also memory that the garbage collector does not
-// look into.
+// The garbage collector does not scan memory without pointers.
 const (
 	groupShift = 4 // log2 of the units per group
 	groupUnits = 1 << groupShift
@@ -47,8 +44,8 @@ const (
 	leafParts = leafUnits / partUnits
 	allParts  = 1<<leafParts - 1
 
-	// flatRecords is how many records a flat leaf has at most. With as many it
-	// is no larger than what a change of a parted one copies.
+	// flatRecords is how many records a flat leaf has at most. A flat leaf with that many is no
+	// larger than what a change of a parted leaf copies.
 	flatRecords = 64
 
 	dirShift  = 10 // log2 of the slots per directory
@@ -58,22 +55,21 @@ const (
 	noLeaf = ^uint64(0)
 )
 
-// slot is where a leaf is published. The summary is a hint that is never too
-// small: the writer sets bits before it stores the leaf that needs them and
-// clears bits only after it has stored a leaf that does not. So a reader that
-// finds its bits clear may take its units to be at home, and a reader that finds
-// one set must ask the leaf.
+// slot is where a leaf is published. The summary is a hint that never lacks a bit. The writer sets
+// bits before it stores the leaf that needs them. It clears bits only after it has stored a leaf
+// that does not need them. So a reader that finds its bits clear may treat its units as at home. A
+// reader that finds one of them set must read the leaf.
 type slot struct {
 	summary atomic.Uint64
 	leaf    atomic.Pointer[leaf]
 }
 
-// dir is made when the first leaf in its range is, and stays.
+// dir is made when the first leaf in its range is made. It is never removed.
 type dir [dirLeaves]slot
 
-// leaf is what both forms begin with. It is immutable once published, and so is
-// all that it leads to. Only the functions of this file and of leaf_pack.go know
-// what lies behind it:
+// leaf is the common beginning of all forms. It is immutable once it is published, and so is
+// everything that it points to. Only the functions of this file and of leaf_pack.go know the layout
+// behind it (leaf_runs.go describes the third form):
 //
 //	parted: [leafParts]part, see parted
 //	flat:   groups [bits in summary]uint32, padded to 8 bytes: the group's units
@@ -101,21 +97,20 @@ type part struct {
 //
 //	[n]cell, [n]uint32 times, [n]uint8 causes, padded to 8 bytes, wide units
 //
-// Wide units are there for the cells that are flagged wide, and for no others.
+// There is a wide unit for each cell that is flagged wide, and for no other.
 type records struct {
 	at unsafe.Pointer // the first cell
 	n  int
 }
 
-// record is what is kept of a unit.
+// record is what the leaf says of one unit.
 type record struct {
 	cell  cell
 	time  uint32
 	cause metadata.Cause
 }
 
-// Sizes in bytes. The types that they are of, and that all of it is aligned, is
-// checked below.
+// Sizes in bytes. The declarations below check them against the types, and check the alignment.
 const (
 	leafHead   = 16
 	cellSize   = 8
@@ -132,16 +127,16 @@ var (
 	_ [unsafe.Sizeof(uint64(0))]byte = [unsafe.Alignof(leaf{})]byte{}
 )
 
-// recordBytes is what n records take without wide units.
+// recordBytes is the size of n records without wide units.
 func recordBytes(n int) int { return (n*recordSize + 7) &^ 7 }
 
-// groupBytes is what the words of n groups take.
+// groupBytes is the size of the words of n groups.
 func groupBytes(n int) int { return (n*4 + 7) &^ 7 }
 
-// cell is the part of a record that a request needs, in one word so that a run
-// of like units is found by comparing words:
+// cell is the part of a record that a request needs. It is one word, so that comparing words finds
+// a run of similar units:
 //
-//	bits  0–31  spare unit; 0 if nothing is mapped; of a wide unit its index among those
+//	bits  0–31  spare unit; 0 if nothing is mapped; in a wide cell the index of the wide unit
 //	bits 32–39  mask of the mapped blocks
 //	bits 40–47  mask of the lost blocks
 //	bits 48–55  mask of the pending blocks
@@ -158,8 +153,8 @@ const (
 	cellWide cell = 1 << 57          // its blocks live in more than one spare unit
 )
 
-// wideUnit holds the spare unit of each mapped block of a unit whose blocks
-// live in more than one.
+// wideUnit holds the spare unit of each mapped block of a unit whose blocks live in more than one
+// spare unit.
 type wideUnit [MaxPlaces]uint32
 
 func (c cell) spare() uint32  { return uint32(c) }
@@ -182,8 +177,8 @@ func (c cell) kind(i uint) Kind {
 		at>>cellLost&1)<<1 | Kind(at>>cellPending&1)<<2 | Kind(c>>cellBusyBit&1)<<3
 }
 
-// alike returns the mask of the blocks that are of kind k. Bits of blocks that
-// the unit does not have may be set.
+// alike returns the mask of the blocks that are of kind k. It may set bits of blocks that the unit
+// does not have.
 func (c cell) alike(k Kind) uint8 {
 	// Each -(flag) is all ones if the flag is set.
 	unlike := (c.mapped() ^ -uint8(
@@ -194,8 +189,8 @@ func (c cell) alike(k Kind) uint8 {
 	return ^unlike
 }
 
-// uniform returns the cell of a unit of which all blocks are of kind k, in
-// spare unit spare if that is a mapped kind.
+// uniform returns the cell of a unit whose blocks are all of kind k. If k is a mapped kind they
+// live in spare unit spare.
 func uniform(k Kind, all uint8, spare uint32) cell {
 	var c cell
 	if k&KindMapped != 0 {
@@ -219,7 +214,7 @@ func summaryMask(lo, hi uint32) uint64 {
 	return ^uint64(0) << (lo >> groupShift & 63) & (^uint64(0) >> (63 - hi>>groupShift&63))
 }
 
-// parted returns the leaf as what it is if isParted.
+// parted returns the leaf as a parted one. isParted must be true.
 func (l *leaf) parted() *parted { return (*parted)(unsafe.Pointer(l)) }
 
 // word returns the word of group g of a flat leaf, which must be in the summary.
@@ -228,7 +223,7 @@ func (l *leaf) word(g uint32) uint32 {
 	return *(*uint32)(unsafe.Add(unsafe.Pointer(l), leafHead+4*at))
 }
 
-// cell returns the cell of a unit, counted within the leaf: 0 if it is plain home.
+// cell returns the cell of a unit, or 0 if the unit is plain home. pos counts within the leaf.
 func (l *leaf) cell(pos uint32) cell {
 	if l.cells == 0 {
 		if l.n != 0 {
@@ -257,15 +252,15 @@ func rank(word uint32, k uint32) int {
 	return int(word>>16) + bits.OnesCount32(word&(1<<(k&15)-1))
 }
 
-// group is a group of a leaf: which of its units have a record, and where.
+// group is a group of a leaf: the units that have a record, and where the records are.
 type group struct {
 	units uint32 // bits 0–15
 	first int    // index of the first unit's record
 	records
 }
 
-// group returns group g; it has no units if the group is not in the summary. The leaf is not
-// one of runs.
+// group returns group g. The result has no units if the group is not in the summary. The leaf must
+// not be one of runs.
 func (l *leaf) group(g uint32) group {
 	if l.cells == 0 {
 		p := &l.parted().parts[g>>(partShift-groupShift)&(leafParts-1)]
@@ -285,26 +280,26 @@ func (l *leaf) group(g uint32) group {
 // flat returns the records of a flat leaf.
 func (l *leaf) flat() records { return records{unsafe.Add(unsafe.Pointer(l), l.cells), int(l.n)} }
 
-// index returns the index of the record of the k-th unit of the group, which has
-// one.
+// index returns the index of the record of the k-th unit of the group. That unit must have a
+// record.
 func (g *group) index(k uint32) int {
 	return g.first + bits.OnesCount32(g.units&(1<<(k&15)-1))
 }
 
-// cells are the cells of all records.
+// cells returns the cells of all records.
 func (r records) cells() []cell { return unsafe.Slice((*cell)(r.at), r.n) }
 
-// times are those of all records, in seconds since 1970.
+// times returns the times of all records, in seconds since 1970.
 func (r records) times() []uint32 {
 	return unsafe.Slice((*uint32)(unsafe.Add(r.at, r.n*cellSize)), r.n)
 }
 
-// causes are those of all records.
+// causes returns the causes of all records.
 func (r records) causes() []metadata.Cause {
 	return unsafe.Slice((*metadata.Cause)(unsafe.Add(r.at, r.n*(cellSize+timeSize))), r.n)
 }
 
-// wide returns the wide unit of a cell that is flagged so.
+// wide returns the wide unit of a cell that is flagged wide.
 func (r records) wide(c cell) *wideUnit {
 	return (*wideUnit)(unsafe.Add(r.at, recordBytes(r.n)+int(c.spare())*wideSize))
 }
@@ -319,7 +314,7 @@ func (r records) wides() (n int) {
 	return n
 }
 
-// bytes is how much memory the records take.
+// bytes returns how much memory the records take.
 func (r records) bytes() int { return recordBytes(r.n) + r.wides()*wideSize }
 
 // spareOf returns the spare unit of block i, which must be mapped.
@@ -344,8 +339,8 @@ func (r records) info(i int, u *UnitInfo) {
 	}
 }
 
-// place returns the place of the first block in left, with all blocks in left
-// that share its spare unit. All of left must be mapped.
+// place returns the place of the first block in left, with all blocks in left that share its spare
+// unit. All blocks in left must be mapped.
 func (r records) place(c cell, left uint8) Place {
 	if c&cellWide == 0 {
 		return Place{Spare: c.spare(), Mask: left}

@@ -7,7 +7,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// pack makes an immutable leaf of what is open, or nil if that is empty.
+// pack makes an immutable leaf of the open one. It returns nil if that is empty.
 func (ed *editor) pack() *leaf {
 	n := 0
 	var summary uint64
@@ -42,8 +42,8 @@ func groupsOf(units uint64) (groups uint64) {
 	return groups
 }
 
-// allocate returns memory without pointers, zeroed and aligned to 8 bytes. What
-// leads to it are unsafe pointers and typed ones alike; either keeps it alive.
+// allocate returns memory without pointers, zeroed and aligned to 8 bytes. Both unsafe pointers and
+// typed pointers lead to it. Either sort keeps it alive.
 func allocate(bytes int) unsafe.Pointer {
 	return unsafe.Pointer(unsafe.SliceData(make([]uint64, bytes/8)))
 }
@@ -75,7 +75,7 @@ func (ed *editor) packFlat(summary uint64, present uint16, n int) *leaf {
 	return l
 }
 
-// packParted takes over the parts that were not changed.
+// packParted reuses the parts that were not changed.
 func (ed *editor) packParted(summary uint64) *leaf {
 	l := &parted{leaf: leaf{summary: summary}}
 	for i := range uint32(leafParts) {
@@ -107,13 +107,13 @@ func (ed *editor) wides(i uint32) (n int) {
 	return n
 }
 
-// packer writes records that are not published yet, one after the other.
+// packer writes the records of a leaf that is not published yet, one after the other.
 type packer struct {
 	records
 	next, wides int
 }
 
-// give packs the records of a part, which must be loaded.
+// give packs the records of a part. The part must be loaded.
 func (ed *editor) give(w *packer, i uint32) {
 	cells, times, causes := w.cells(), w.times(), w.causes()
 	for units := ed.units[i]; units != 0; units &= units - 1 {

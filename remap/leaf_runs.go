@@ -7,19 +7,18 @@ import (
 	"ublkremap/metadata"
 )
 
-// The third form of a leaf is for few runs of many units: a dead zone, or what was moved
-// in a row. It is as small whether it says so of 65 units or of all 1,024, and what says
-// the same of a leaf without anything mapped can be the same leaf for all of them. So
-// a table takes memory for the entries that state it, not for the units that they name.
+// The third form of a leaf is for few runs of many units: a dead zone, or units that were moved one
+// after the other. Its size is the same for a run of 65 units and for a run of all 1,024. Leaves
+// that say the same, and have nothing mapped, can be one leaf in memory. So the memory of a table
+// grows with the entries that state it, and not with the units that these name.
 //
 //	leaf, with cells 0 and n the number of runs
 //	[n]leafRun, in the order of their units, disjoint
 
-// mostRuns is how many runs such a leaf has at most: few enough to look through.
+// mostRuns is how many runs such a leaf has at most. They are few enough for a linear search.
 const mostRuns = 16
 
-// leafRun is a run of units that differ in nothing but the spare unit, which grows with
-// them.
+// leafRun is a run of units that differ only in the spare unit. The spare unit grows with them.
 type leafRun struct {
 	cell  cell // of the first unit; never 0, never wide
 	time  uint32
@@ -33,21 +32,21 @@ const runSize = 24
 
 var _ [runSize]byte = [unsafe.Sizeof(leafRun{})]byte{}
 
-// isRuns reports whether a leaf has that form.
+// isRuns reports whether the leaf has the form of runs.
 func (l *leaf) isRuns() bool { return l.cells == 0 && l.n != 0 }
 
-// isParted reports whether a leaf is in parts.
+// isParted reports whether the leaf is in parts.
 func (l *leaf) isParted() bool { return l.cells == 0 && l.n == 0 }
 
-// runs are those of a leaf of that form.
+// runs returns the runs of a leaf of that form.
 func (l *leaf) runs() []leafRun {
 	return unsafe.Slice((*leafRun)(unsafe.Add(unsafe.Pointer(l), leafHead)), int(l.n))
 }
 
-// end is the unit behind the run.
+// end returns the unit behind the run.
 func (r *leafRun) end() uint32 { return uint32(r.first) + uint32(r.n) }
 
-// step is by how much the cells of a run grow.
+// step returns by how much the cells of a run grow from unit to unit.
 func (r *leafRun) step() cell {
 	if r.cell.mapped() != 0 {
 		return 1
@@ -55,10 +54,10 @@ func (r *leafRun) step() cell {
 	return 0
 }
 
-// at is the cell of a unit of the run.
+// at returns the cell of a unit of the run.
 func (r *leafRun) at(pos uint32) cell { return r.cell + r.step()*cell(pos-uint32(r.first)) }
 
-// continues reports whether a run of which r is the beginning goes on with next.
+// continues reports whether next continues the run r.
 func (r *leafRun) continues(next *leafRun) bool {
 	return r.end() == uint32(next.first) && r.time == next.time && r.cause == next.cause &&
 		r.at(r.end()) == next.cell
@@ -99,7 +98,7 @@ func (r *leafRun) info(pos uint32, u *UnitInfo) {
 	}
 }
 
-// newRuns makes a leaf of runs, nil if there are none.
+// newRuns makes a leaf of runs. It returns nil if there are none.
 func newRuns(runs []leafRun) *leaf {
 	if len(runs) == 0 {
 		return nil
@@ -113,11 +112,11 @@ func newRuns(runs []leafRun) *leaf {
 	return l
 }
 
-// runList gathers runs, and joins what belongs together.
+// runList collects runs, and joins runs that continue each other.
 type runList struct {
 	runs [mostRuns]leafRun
 	n    int
-	full bool // there are more than fit
+	full bool // there are more runs than fit
 }
 
 func (l *runList) add(r leafRun) {
@@ -133,8 +132,8 @@ func (l *runList) add(r leafRun) {
 	}
 }
 
-// packRuns makes a leaf of runs of what is open, if that can be done without looking at
-// what the change has nothing to do with.
+// packRuns makes a leaf of runs of the open leaf. It returns nil if that would mean to load parts
+// that the change does not affect.
 func (ed *editor) packRuns() *leaf {
 	if ed.loaded != allParts || len(ed.wide) > 0 {
 		return nil
@@ -154,7 +153,7 @@ func (ed *editor) packRuns() *leaf {
 	return newRuns(list.runs[:list.n])
 }
 
-// takeRuns opens a leaf of runs.
+// takeRuns unpacks a leaf of runs into the editor.
 func (ed *editor) takeRuns(l *leaf) {
 	for _, r := range l.runs() {
 		for pos := uint32(r.first); pos < r.end(); pos++ {
@@ -164,17 +163,17 @@ func (ed *editor) takeRuns(l *leaf) {
 	}
 }
 
-// whole is what an entry made of a leaf that it covers as a whole.
+// whole is the result of an entry for a leaf that the entry covers as a whole.
 type whole struct {
 	from, to              *leaf
 	mapped, pending, lost int64 // changes of the map's counters
 	ok                    bool
 }
 
-// applyWhole applies an entry to all units of a leaf at once, in the time that its runs
-// take, and reports whether it could: not if the leaf has another form, or
-// would need one. Leaves that were the same become the same: before is what was made of
-// the leaf before.
+// applyWhole applies an entry to all units of a leaf at once, in the time that its runs take. It
+// reports whether it could. It cannot if the leaf has another form, or would need another form.
+// before is the result for the leaf before: leaves that were the same leaf before the entry are the
+// same leaf after it.
 func (ed *editor) applyWhole(m *Map, index uint64, mask uint8, spare uint32, e *metadata.Entry,
 	before *whole) bool {
 	old := m.leaf(index)
@@ -206,7 +205,8 @@ func (l *leaf) anyMapped() bool {
 	return false
 }
 
-// change works out what an entry makes of a leaf of runs, or of nil, that it covers.
+// change works out the result of an entry for a leaf of runs, or for nil. The entry covers the
+// leaf.
 func (ed *editor) change(old *leaf, mask uint8, spare uint32, e *metadata.Entry) whole {
 	w := whole{from: old}
 	list := &ed.list
@@ -249,8 +249,8 @@ func anyBit(mask uint8) int64 {
 	return 0
 }
 
-// change returns what a state makes of the blocks of mask of a unit, and false if that needs
-// a wide cell.
+// change returns the cell of a unit after the blocks of mask have got a state. It returns false if
+// that needs a wide cell.
 func (c cell) change(mask uint8, spare uint32, s metadata.State) (cell, bool) {
 	mapped, lost, pending := c.masks(mask, s)
 	out := c&cellBusy | cell(mapped)<<cellMapped | cell(lost)<<cellLost | cell(pending)<<cellPending
@@ -266,7 +266,7 @@ func (c cell) change(mask uint8, spare uint32, s metadata.State) (cell, bool) {
 	return out, true
 }
 
-// masks returns what a state makes of the masks of a unit.
+// masks returns the masks of a unit after the blocks of mask have got a state.
 func (c cell) masks(mask uint8, s metadata.State) (mapped, lost, pending uint8) {
 	mapped, lost, pending = c.mapped(), c.lost(), c.pending()
 	switch s {
@@ -282,14 +282,14 @@ func (c cell) masks(mask uint8, s metadata.State) (mapped, lost, pending uint8) 
 	return mapped, lost, pending
 }
 
-// nextRun is leaf.next for a leaf of runs: units from lo to hi of it are asked about.
+// nextRun is leaf.next for a leaf of runs. The range asked about covers the units from lo to hi.
 func (l *leaf) nextRun(m *Map, base, block, end uint64, lo, hi uint32) (Run, bool) {
 	shift := m.shift & 7
 	first, last := block>>shift, (end-1)>>shift
 	runs := l.runs()
 	for i := range runs {
 		r := &runs[i]
-		// Of the first and the last unit perhaps no block is asked about that the run has.
+		// The range may exclude the run's blocks in its first and in its last unit.
 		for pos := max(uint32(r.first), lo); pos < r.end() && pos <= hi; pos++ {
 			unit := base + uint64(pos)
 			live := r.at(pos).blocks(m.all)
@@ -308,8 +308,8 @@ func (l *leaf) nextRun(m *Map, base, block, end uint64, lo, hi uint32) (Run, boo
 	return Run{}, false
 }
 
-// along returns the run of blocks that begins with block i of a unit, whose first block is
-// start, of the first of these runs of units.
+// along returns the run of blocks that begins with block i of a unit. The unit's first block is
+// start. The unit is in the first of these runs of units.
 func (m *Map) along(runs []leafRun, pos uint32, start, end uint64, i uint) Run {
 	perUnit := uint(1) << (m.shift & 7)
 	ce := runs[0].at(pos)
@@ -338,7 +338,7 @@ func (m *Map) along(runs []leafRun, pos uint32, start, end uint64, i uint) Run {
 				r.Count += uint64(records{}.same(c, r.Kind, want.spare(), 0, perUnit))
 				break
 			}
-			// The others of this run go on as this one does.
+			// The other units of this run continue it as this unit does.
 			left := now.end() - pos
 			r.Count += uint64(left) * uint64(perUnit)
 			want += step * cell(left)

@@ -6,52 +6,50 @@ import (
 	"ublkremap/metadata"
 )
 
-// Class says what an errno from direct I/O means for remapping. There is one table for
-// all readers of a disk, that of package metadata.
+// Class says what an errno from direct I/O means for remapping. All readers of a disk share one
+// table, that of package metadata.
 type Class = metadata.Class
 
 const (
-	// ClassMedium is a candidate for remapping. Only a durable commit on the
-	// backing disk shows that the disk is alive but for these blocks.
+	// ClassMedium is a candidate for remapping. Only a durable commit on the backing disk shows
+	// that the disk works apart from these blocks.
 	ClassMedium = metadata.ClassMedium
-	// ClassResource goes away by itself: tried again after a while.
+	// ClassResource goes away by itself. The operation is tried again after a while.
 	ClassResource = metadata.ClassResource
 	// ClassPath never uses up a spare.
 	ClassPath = metadata.ClassPath
 )
 
-// Classify sorts an errno, positive or negative.
+// Classify returns the class of an errno, positive or negative.
 func Classify(errno int32) Class { return metadata.Classify(errno) }
 
-// Policy says how hard to try before a block counts as bad. The zero value
-// means the defaults.
+// Policy says how many tries are made before a block counts as bad. The zero value means the
+// defaults.
 type Policy struct {
-	// Retries is how often a single block is tried again in place before it
-	// counts as bad.
+	// Retries is how often a single block is tried again in place before it counts as bad.
 	Retries int
-	// MaxBad is how many blocks of one request may be found bad one by one; past
-	// it units are tried as a whole, once, and what fails together counts as
-	// bad together.
+	// MaxBad is how many blocks of one request may be found bad one by one. Past it units are tried
+	// as a whole, once. Blocks that fail together then count as bad together.
 	MaxBad int
-	// IsolateFor is the time that a request may spend on single blocks; past it
-	// units are tried as a whole, as past MaxBad, and from the first failure on that takes more
-	// than an eighth of it. Past eight times that the rest of what failed is tried only until
-	// something is found bad that is not the first: what is left then a write remaps, and a read
+	// IsolateFor is the time that a request may spend on single blocks. Past it units are tried as
+	// a whole, as past MaxBad. That also begins with the first failure that takes more than an
+	// eighth of it. Past eight times IsolateFor the rest of what failed is tried only until
+	// something is found bad that is not the first. A write then remaps what is left, and a read
 	// notes it as pending.
 	IsolateFor time.Duration
-	// FailFast is for how long a pending block that failed a try answers reads with an error and is
-	// not tried again; below 0: it is tried by each read.
+	// FailFast is how long a pending block that failed a try is not tried again. Reads of it are
+	// answered with an error for that time. Below 0: each read tries it.
 	FailFast time.Duration
-	// ResourceFor is how long an operation that fails for want of resources is
-	// tried again before the error is answered.
+	// ResourceFor is how long an operation that fails for lack of resources is tried again before
+	// the request is answered with the error.
 	ResourceFor time.Duration
-	// Burst is how many units may be remapped at once, and PerSecond how many a
-	// second in the long run, before the breaker takes it for a dying disk.
+	// Burst is how many units may be remapped at once. PerSecond is how many may be remapped per
+	// second in the long run. Past these limits the breaker treats the disk as dying.
 	Burst     uint64
 	PerSecond uint64
 }
 
-// Defaults of Policy. The burst lets a disk with thousands of bad units be
+// Defaults of Policy. The burst is large enough that a disk with thousands of bad units can be
 // written over once.
 const (
 	DefaultRetries     = 2
@@ -70,7 +68,7 @@ func orDefault[T comparable](v *T, d T) {
 	}
 }
 
-// withDefaults fills what is zero.
+// withDefaults replaces zeroes with the defaults.
 func (p Policy) withDefaults() Policy {
 	orDefault(&p.Retries, DefaultRetries)
 	orDefault(&p.MaxBad, DefaultMaxBad)
@@ -88,7 +86,7 @@ type bucket struct {
 	last                     int64 // monotonic ns of the last refill
 }
 
-// take uses n tokens, or none and reports false.
+// take uses n tokens. If there are fewer it uses none and returns false.
 func (b *bucket) take(n uint64, now int64) bool {
 	if elapsed := now - b.last; elapsed > 0 {
 		gained := uint64(elapsed) / uint64(time.Second) * b.perSecond

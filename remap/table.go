@@ -2,27 +2,26 @@ package remap
 
 import "ublkremap/metadata"
 
-// This file is the durable table as the source of a checkpoint, and keeps the table small enough
-// for one.
+// This file gives the durable table to a checkpoint, and keeps it small enough for one.
 
 // table is a map and an allocator as a source of entries.
 type table struct {
 	m       *Map
 	alloc   *Allocator
-	known   []metadata.Entry // over what the map says
+	known   []metadata.Entry // replaces what the map says
 	density metadata.Density
 }
 
-// A cursor into the entries has one of these bits after the part about the map: the part about
-// spare units, and the part about blocks whose last commit has an unknown outcome.
+// A cursor into the entries has one of these bits set after the part about the map: first the part
+// about spare units, then the part about blocks whose last commit has an unknown outcome.
 const (
 	spareEntries = 1 << 63
 	knownEntries = 1 << 62
 )
 
-// Entries tells the durable table, page by page, for a checkpoint: it fills dst and
-// returns how many entries it wrote and where to go on. The table may change
-// between two calls; every such change is in the log.
+// Entries returns the durable table, page by page, for a checkpoint. It fills dst and returns how
+// many entries it wrote and where to continue. The table may change between two calls. Every such
+// change is in the log.
 func (a *Arbiter) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64, done bool) {
 	return a.table().Entries(cursor, dst)
 }
@@ -53,8 +52,8 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 		}
 		cursor = knownEntries
 	}
-	// Last, over what the Map said of the blocks that a commit of unknown outcome
-	// was about. If there is no such commit any more, a record about them is durable.
+	// These entries come last. They replace what the Map said of the blocks of a commit of unknown
+	// outcome. If that commit has been settled since, a record about its blocks is durable.
 	if at := cursor &^ knownEntries; at < uint64(len(t.known)) {
 		k := copy(dst[n:], t.known[at:])
 		n, cursor = n+k, cursor+uint64(k)
@@ -72,29 +71,29 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
 // space for as many heals as there are free spare units, within a quarter of the table.
 
-// tableSpace is how full the table is.
+// tableSpace says how full the table is.
 type tableSpace struct {
 	capacity uint64 // entries that a checkpoint holds; 0: no limit
 	density  metadata.Density
-	upper    uint64 // entries that there are, at most
-	since    uint64 // how much of that was added since they were counted
-	reserved uint64 // entries for what is under way
+	upper    uint64 // upper bound of the number of entries
+	since    uint64 // how much of upper was added since the last count
+	reserved uint64 // entries for claims that are under way
 	wanted   bool   // a claim waits for reserved space
-	full     bool   // something was refused since there was last space
+	full     bool   // something was refused since there last was space
 }
 
-// slack is what the bound leaves for entries that several calls of a Source cut in two, and for
+// slack is what the bound leaves for entries that several calls of a Source split in two, and for
 // changes while a checkpoint is written.
 func (r *tableSpace) slack() uint64 { return r.capacity/64 + 64 }
 
 const (
-	perEntry     = 3 // what one entry about one unit or a run of fresh ones adds
+	perEntry     = 3 // what one entry about one unit, or about a run of fresh units, adds
 	perBatch     = 2 * perEntry * MoveBatch
 	recountLeast = 256
 )
 
-// tableFits reports whether that many entries more have room beside keep others. It counts the
-// table if that may help.
+// tableFits reports whether n more entries fit, with room left for keep others. It counts the table
+// if that may help.
 func (a *Arbiter) tableFits(n, keep uint64) bool {
 	r := &a.space
 	if r.capacity == 0 {
@@ -126,7 +125,8 @@ func (a *Arbiter) countEntries() {
 	a.space.upper, a.space.since = metadata.CountEntries(a.table()), 0
 }
 
-// reserveSpace takes room for something that is about to begin; false if there is none.
+// reserveSpace reserves room for something that is about to begin. It returns false if there is
+// none.
 func (a *Arbiter) reserveSpace(n, keep uint64) bool {
 	if !a.tableFits(n, keep) {
 		return false
@@ -135,8 +135,8 @@ func (a *Arbiter) reserveSpace(n, keep uint64) bool {
 	return true
 }
 
-// spaceForClaim takes room for what a claim's commit may say. If only what is under way is in the
-// way of it the claim waits; else it is refused.
+// spaceForClaim reserves room for what a claim's commit may say. The claim waits if only reserved
+// room is in the way. Otherwise it is refused.
 func (a *Arbiter) spaceForClaim(c *claim) bool {
 	n := uint64(perEntry) + 2*uint64(c.msg.Tries)
 	if c.msg.Count > 1 {
@@ -156,7 +156,7 @@ func (a *Arbiter) spaceForClaim(c *claim) bool {
 	return false
 }
 
-// spaceForReport takes room for what a claim calls pending.
+// spaceForReport reserves room for what a claim reports as pending.
 func (a *Arbiter) spaceForReport(c *claim) bool {
 	a.returnSpace(c)
 	counts := a.m.Counts()
@@ -178,17 +178,17 @@ func (a *Arbiter) returnSpace(c *claim) {
 	c.space = 0
 }
 
-// spaceForHeals is the room that is kept for heals.
+// spaceForHeals returns the room that is kept for heals.
 func (a *Arbiter) spaceForHeals() uint64 {
 	return min(perEntry*a.alloc.FreeCount(), a.space.capacity/4)
 }
 
-// chargeTable notes what entries that were made durable have added.
+// chargeTable counts what entries that became durable have added.
 func (a *Arbiter) chargeTable(entries []metadata.Entry) {
 	for _, e := range entries {
 		n := uint64(perEntry)
 		if e.State == metadata.StatePending && e.Count > 1 {
-			// Units that are in a spare unit as well need an entry each.
+			// Units that already live in a spare unit need an entry each.
 			c := a.m.Counts()
 			n += min(uint64(e.Count), c.Mapped+c.Lost)
 		}
@@ -197,9 +197,9 @@ func (a *Arbiter) chargeTable(entries []metadata.Entry) {
 	}
 }
 
-// TableStatus is how full the table is.
+// TableStatus says how full the table is.
 type TableStatus struct {
-	Entries  uint64 // that it has, at most
+	Entries  uint64 // that the table has, at most
 	Capacity uint64 // that a checkpoint holds; 0: no limit
-	Full     bool   // something was refused for want of room, and would be again
+	Full     bool   // something was refused for lack of room, and would be refused again
 }

@@ -19,14 +19,13 @@ import (
 // ControlPath is the driver's control device.
 const ControlPath = "/dev/ublk-control"
 
-// DefaultTimeout bounds a control command whose context has no deadline. Linux 6.12 notices
-// the death of a server that had every tag in its hands only by the request timeout of 30
-// s; this leaves it room.
+// DefaultTimeout bounds a control command whose context has no deadline. Linux 6.12 notices the
+// death of a server that held every tag only by the request timeout of 30 s. This bound is longer
+// than that.
 const DefaultTimeout = 45 * time.Second
 
-// A Control sends control commands. Its methods may be called from any goroutine and at the
-// same time. Each has a deadline: the context's, or DefaultTimeout. Failures are
-// *CommandError.
+// A Control sends control commands. Any goroutine may call its methods, also at the same time. Each
+// call has a deadline: that of the context, or DefaultTimeout. Failures are *CommandError.
 type Control struct {
 	file *os.File
 
@@ -35,7 +34,7 @@ type Control struct {
 	features Features
 	known    bool
 	idle     []*commandRing
-	// held are commands that the kernel did not answer, not even when they were cancelled.
+	// held are commands that the kernel did not answer, even after they were cancelled.
 	held []*commandRing
 }
 
@@ -52,7 +51,7 @@ func OpenControl() (*Control, error) {
 	return &Control{file: f}, nil
 }
 
-// Close closes the control device. Devices keep working; commands return ErrClosed from then on.
+// Close closes the control device. Devices keep working. Commands return ErrClosed from then on.
 func (c *Control) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -66,8 +65,8 @@ func (c *Control) Close() error {
 	return c.file.Close()
 }
 
-// Features asks the kernel once which features it has. Kernels before 6.5 cannot say; they give an
-// UnsupportedFeatureError.
+// Features asks the kernel which features it has, and does so only once. Kernels before 6.5 cannot
+// tell. They give an UnsupportedFeatureError.
 func (c *Control) Features(ctx context.Context) (Features, error) {
 	c.mu.Lock()
 	features, known := c.features, c.known
@@ -93,9 +92,9 @@ func (c *Control) Features(ctx context.Context) (Features, error) {
 	return features, nil
 }
 
-// Add makes a device: id (or AnyID), queues, depth, largest request in bytes, features and
-// tag are those of want, and what the kernel made of them is returned. The kernel may give
-// fewer queues, and leaves out features it does not know.
+// Add makes a device. It takes from want the id (or AnyID), queues, depth, largest request in
+// bytes, features and tag. It returns what the kernel made of them. The kernel may give fewer
+// queues, and leaves out features that it does not know.
 func (c *Control) Add(ctx context.Context, want DeviceInfo) (DeviceInfo, error) {
 	k := uapi.CtrlDevInfo{
 		NrHWQueues: uint16(want.Queues), QueueDepth: uint16(want.Depth),
@@ -108,9 +107,9 @@ func (c *Control) Add(ctx context.Context, want DeviceInfo) (DeviceInfo, error) 
 	return decodeInfo(&k), err
 }
 
-// SetParams sets the parameters of a device that is not started. maxIO is the largest
-// request in bytes, at most what the device was added with. Parameters that the kernel does
-// not know are dropped by it; GetParams shows what is left.
+// SetParams sets the parameters of a device that is not started. maxIO is the largest request in
+// bytes, at most the size that the device was added with. The kernel drops parameters that it does
+// not know. GetParams shows which are left.
 func (c *Control) SetParams(ctx context.Context, id int, p Params, maxIO int) error {
 	if err := p.validate(); err != nil {
 		return err
@@ -134,8 +133,8 @@ func (c *Control) GetParams(ctx context.Context, id int) (Params, error) {
 
 // Info returns what the kernel knows of a device, or ErrNotFound.
 func (c *Control) Info(ctx context.Context, id int) (DeviceInfo, error) {
-	// INFO2 also works for devices of other users; it wants the path of the character
-	// device before the answer.
+	// INFO2 also works for devices of other users. It expects the path of the character device in
+	// the buffer of the answer.
 	path := append([]byte(charPath(id)), 0)
 	buf := make([]byte, len(path)+int(unsafe.Sizeof(uapi.CtrlDevInfo{})))
 	copy(buf, path)
@@ -148,8 +147,8 @@ func (c *Control) Info(ctx context.Context, id int) (DeviceInfo, error) {
 	case errors.Is(err, syscall.ENODEV) || errors.Is(err, ErrTimeout):
 		return DeviceInfo{}, err
 	default:
-		// There is no such node, or not yet, or not in this mount namespace: the older
-		// command needs none.
+		// The node does not exist, does not exist yet, or is not in this mount namespace. The older
+		// command needs no node.
 		if _, err := c.command(ctx, command{name: "GET_DEV_INFO", op: uapi.CmdGetDevInfo, id: id,
 			buf: bytesOf(&k)}); err != nil {
 			return DeviceInfo{}, err
@@ -158,8 +157,8 @@ func (c *Control) Info(ctx context.Context, id int) (DeviceInfo, error) {
 	return decodeInfo(&k), nil
 }
 
-// QueueAffinity returns the CPUs whose requests come to a queue. Setting a thread to them
-// is up to the caller.
+// QueueAffinity returns the CPUs whose requests come to a queue. The caller decides whether it
+// binds a thread to them.
 func (c *Control) QueueAffinity(ctx context.Context, id, queue int) (unix.CPUSet, error) {
 	var set unix.CPUSet
 	_, err := c.command(ctx, command{
@@ -169,22 +168,21 @@ func (c *Control) QueueAffinity(ctx context.Context, id, queue int) (unix.CPUSet
 	return set, err
 }
 
-// Start makes the device live under the server pid, once all of its queues have fetched. It
-// waits for that.
+// Start makes the device live under the server pid. It waits until all queues have fetched.
 func (c *Control) Start(ctx context.Context, id, pid int) error {
 	_, err := c.command(ctx, command{name: "START_DEV", op: uapi.CmdStartDev, id: id,
 		data: uint64(pid)})
 	return err
 }
 
-// Stop removes the block device once all of its requests are answered. It works whether the
-// server lives or not.
+// Stop removes the block device once all of its requests are answered. It works whether the server
+// lives or not.
 func (c *Control) Stop(ctx context.Context, id int) error {
 	_, err := c.command(ctx, command{name: "STOP_DEV", op: uapi.CmdStopDev, id: id})
 	return err
 }
 
-// TryStop is Stop, but gives ErrBusy if anybody has the block device open. Linux 7.0.
+// TryStop is Stop, but returns ErrBusy if anybody has the block device open. It needs Linux 7.0.
 func (c *Control) TryStop(ctx context.Context, id int) error {
 	if err := c.require(ctx, FeatureSafeStop); err != nil {
 		return err
@@ -193,10 +191,10 @@ func (c *Control) TryStop(ctx context.Context, id int) error {
 	return err
 }
 
-// Delete removes a device, stopping it if need be, and waits until its number is free:
-// until the server has closed its end and nobody has the block device open any more. If
-// that takes too long the error is a *HeldOpenError; the device then vanishes by itself
-// when its last holder goes.
+// Delete removes a device, and stops it first if necessary. It waits until the number of the device
+// is free: the server has closed its end, and nobody has the block device open any more. If that
+// takes too long the error is a *HeldOpenError. The device then vanishes by itself when its last
+// holder closes it.
 func (c *Control) Delete(ctx context.Context, id int) error {
 	_, err := c.command(ctx, command{name: "DEL_DEV", op: uapi.CmdDelDev, id: id})
 	if errors.Is(err, ErrTimeout) {
@@ -211,31 +209,31 @@ func (c *Control) DeleteAsync(ctx context.Context, id int) error {
 	return err
 }
 
-// StartRecovery begins to give a quiesced device to a new server. It gives ErrBusy as long
-// as the old one is not gone; Recover asks again for that reason.
+// StartRecovery begins to give a quiesced device to a new server. It returns ErrBusy as long as the
+// old server is there. Recover tries again for that reason.
 func (c *Control) StartRecovery(ctx context.Context, id int) error {
 	_, err := c.command(ctx, command{name: "START_USER_RECOVERY", op: uapi.CmdStartUserRecovery,
 		id: id})
 	return err
 }
 
-// EndRecovery makes the device live again under the server pid, once all of its queues have
-// fetched. It waits for that.
+// EndRecovery makes the device live again under the server pid. It waits until all queues have
+// fetched.
 func (c *Control) EndRecovery(ctx context.Context, id, pid int) error {
 	_, err := c.command(ctx, command{name: "END_USER_RECOVERY", op: uapi.CmdEndUserRecovery, id: id,
 		data: uint64(pid)})
 	return err
 }
 
-// Quiesce takes a live device from its server without an error to anybody, so that another
-// can recover it. The server's tags end as they do at a stop, those that it is answering at
-// the time excepted. within, a millisecond or more, bounds how long the kernel waits for
-// the server to have a tag free; ErrBusy says it had none. Linux 6.16.
+// Quiesce takes a live device away from its server, so that another server can recover it. No user
+// sees an error. The server's tags end as they do at a stop, except those that it is answering at
+// that time. within, a millisecond or more, bounds how long the kernel waits for the server to have
+// a free tag. ErrBusy says that it had none. It needs Linux 6.16.
 //
-// The kernel does not keep that wait: it counts the wrong requests (ublk_count_busy_req in
-// drivers/block/ublk_drv.c, up to 7.3 at least). A queue whose tags are all in the server's
-// hands is not told then, gets no more requests and does not know. Whoever wants the server
-// to end looks whether it does, and else asks again.
+// The kernel does not keep that bound, because it counts the wrong requests (ublk_count_busy_req in
+// drivers/block/ublk_drv.c, up to 7.3 at least). If the server holds all tags of a queue, that
+// queue is not told. It then gets no more requests and does not know of the quiesce. A caller that wants the
+// server to end must check whether it ends, and otherwise call Quiesce again.
 func (c *Control) Quiesce(ctx context.Context, id int, within time.Duration) error {
 	if err := c.require(ctx, FeatureQuiesce); err != nil {
 		return err
@@ -246,7 +244,7 @@ func (c *Control) Quiesce(ctx context.Context, id int, within time.Duration) err
 	return err
 }
 
-// UpdateSize resizes a device, live or not, to size bytes. Linux 6.16.
+// UpdateSize resizes a device, live or not, to size bytes. It needs Linux 6.16.
 func (c *Control) UpdateSize(ctx context.Context, id int, size int64) error {
 	if err := c.require(ctx, FeatureUpdateSize); err != nil {
 		return err
@@ -267,7 +265,7 @@ func (c *Control) require(ctx context.Context, want Features) error {
 	return have.Require(want)
 }
 
-// bytesOf views a struct of the ABI as bytes. The command is given a copy of them.
+// bytesOf returns the bytes of a struct of the ABI. The command gets a copy of them.
 func bytesOf[T any](v *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(v)),
 		unsafe.Sizeof(*v))

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Holder is somebody who keeps a device from going away.
+// A Holder is somebody who keeps a device from being removed.
 type Holder struct {
 	PID     int    // 0 if the holder is not a process
 	Command string // of the process
 	Path    string // what it holds: the device's path, a mount point or another block device
 }
 
-// String says it in a few words.
+// String describes the holder in a few words.
 func (h Holder) String() string {
 	if h.PID == 0 {
 		return h.Path
@@ -28,9 +28,9 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) with %s", h.PID, h.Command, h.Path)
 }
 
-// Holders looks for those who hold a device: processes that have it, a partition of it or
-// its server's end open, mounts of any namespace that it may see, and block devices on top.
-// It sees what it may see; the list can be empty though there are some.
+// Holders looks for those who hold a device: processes that have it, a partition of it or its
+// server's end open, mounts of any namespace that it may see, and block devices on top. It finds
+// only what this process may see. The list can be empty although there are holders.
 func Holders(id int) []Holder {
 	return holders(id, "/proc", "/sys/block")
 }
@@ -64,8 +64,8 @@ func holders(id int, proc, sysBlock string) []Holder {
 	return found
 }
 
-// mountHolders looks for mounts in the mount namespaces of these processes, by their
-// directories in /proc. A server's own has none.
+// mountHolders looks for mounts in the mount namespaces of these processes, which are named by
+// their directories in /proc. A server's own namespace has none.
 func mountHolders(id int, processes []string) []Holder {
 	var found []Holder
 	seen := map[string]bool{}
@@ -77,8 +77,8 @@ func mountHolders(id int, processes []string) []Holder {
 		seen[namespace] = true
 		mounts, _ := os.ReadFile(filepath.Join(dir, "mountinfo"))
 		for line := range strings.Lines(string(mounts)) {
-			// proc_pid_mountinfo(5): … mount point is field 5; after the separator come
-			// type and source.
+			// proc_pid_mountinfo(5): the mount point is field 5. Type and source come after the
+			// separator.
 			head, tail, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
 			fields, rest := strings.Fields(head), strings.Fields(tail)
 			h := Holder{}
@@ -93,8 +93,8 @@ func mountHolders(id int, processes []string) []Holder {
 	return found
 }
 
-// belongsTo reports whether path is one of the nodes of a device: /dev/ublkbN,
-// /dev/ublkbNpM or /dev/ublkcN, perhaps deleted already.
+// belongsTo reports whether path is one of the nodes of a device: /dev/ublkbN, /dev/ublkbNpM or
+// /dev/ublkcN. The node may be deleted already.
 func belongsTo(path string, id int) bool {
 	path = strings.TrimSuffix(path, " (deleted)")
 	name, ok := strings.CutPrefix(path, "/dev/ublk")
@@ -112,13 +112,14 @@ func belongsTo(path string, id int) bool {
 	return err == nil && n == id
 }
 
-// Served reports whether anybody has the server's end of a device: a server that lives,
-// wherever it runs, one that is coming, or one that died whose last I/O has not ended. The
-// kernel gives that end to one at a time, so it is asked by trying, for a second: it lets
-// go of it a little later than whoever had it, which may be one who asked. That works for
-// servers of other pid namespaces too, which show nowhere else. An error says that it could
-// not be found out, for example because the node is not in this mount namespace;
-// ErrNotFound, that there is no such device.
+// Served reports whether anybody has the server's end of a device open. That can be a server that
+// lives, wherever it runs, a server that is starting, or a server that died but whose last I/O has
+// not ended. The kernel gives that end to one process at a time, so Served tries to open it. It
+// tries for a second, because the kernel frees the end a little later than the process that had it
+// closes it, and that process may have called Served too. This also works for servers of other pid
+// namespaces, which can be seen in no other way. An error says that the answer could not be found
+// out, for example because the node is not in this mount namespace. ErrNotFound says that there is
+// no such device.
 func Served(ctx context.Context, id int) (bool, error) {
 	for deadline := time.Now().Add(servedWait); ; {
 		fd, err := unix.Open(charPath(id), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
