@@ -19,28 +19,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory that the I/O path may need is there before the first request: the
-// I/O may be what memory is waiting for. The queue threads allocate nothing; what is
-// left is the program's text, the heap that heals and the control socket use, threads, and
-// the buffers that requests are copied through. docs/ARCHITECTURE.md, "Memory".
+// Memory that the I/O path may need is present before the first request, because the I/O may be
+// what memory is waiting for. The queue threads allocate nothing. What remains is the program's
+// text, the heap that heals and the control socket use, threads, and the buffers that requests are
+// copied through. See docs/ARCHITECTURE.md, "Memory".
 
 const (
-	// heapReserve is heap beyond half as much again as what lives, in bytes. The
-	// garbage of some hundred heals fits.
+	// heapReserve is how much heap there is beyond 1.5 times the live heap, in bytes. The garbage
+	// of some hundred heals fits into it.
 	heapReserve = 8 << 20
-	// heapFilled is how much of the limit is made present, in percent. The
-	// runtime collects garbage before it gets there, and gives pages back to the
-	// system from 95 % of the limit on.
+	// heapFilled is how much of the limit is made present, in percent. The runtime collects garbage
+	// before the heap gets there. From 95 % of the limit on it gives pages back to the system.
 	heapFilled = 95
-	// heapWatched is how many collections are looked at before the limit grows.
+	// heapWatched is how many collections are observed before the limit grows.
 	heapWatched = 8
-	// spareThreads are threads of the runtime beside one per CPU, for goroutines
+	// spareThreads is how many threads of the runtime there are besides one per CPU, for goroutines
 	// that are in a system call.
 	spareThreads = 4
 )
 
-// lockText makes the program's own pages present and keeps them: to read one
-// from a disk may mean to read it from the device that is served.
+// lockText makes the program's own pages present and keeps them. Reading one from a disk may mean
+// reading it from the device that is served.
 func lockText() error {
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
@@ -71,13 +70,13 @@ func lockText() error {
 	return errors.Join(errs...)
 }
 
-// heapLimit is what the Go heap was last allowed.
+// heapLimit is the last limit of the Go heap.
 var heapLimit atomic.Int64
 
-// reserveHeap makes heap for what is alive, half as much again and heapReserve
-// present, and has the runtime stay within that: it collects garbage when it is
-// used up, and not by the clock or by a ratio, after which it would give pages back
-// that heals need again. Should more be alive one day, the limit grows.
+// reserveHeap makes this much heap present: the live heap, half as much again, and heapReserve. It
+// has the runtime stay within that limit. So the runtime collects garbage when the heap is used up,
+// and not by the clock or by a ratio. After a collection by the clock or by a ratio it would give
+// back pages that heals need again. If more becomes live later, the limit grows.
 func reserveHeap() {
 	runtime.GC()
 	limit := live()*3/2 + heapReserve + overhead()
@@ -87,12 +86,12 @@ func reserveHeap() {
 	heapLimit.Store(limit)
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(limit)
-	// Piece by piece, so that what is there already is used; they are garbage at
-	// the end, and their pages stay.
+	// The ballast is made piece by piece, so that pages that are present already are used. At the
+	// end the pieces are garbage, and their pages stay.
 	const piece, pieces = 64 << 10, 16
 	ballast := make([][]byte, 0, limit/piece+pieces)
 	for used() < limit*heapFilled/100 && len(ballast) < int(limit/piece) {
-		for range pieces { // to ask costs as much as some of them
+		for range pieces { // asking costs as much as some pieces
 			b := make([]byte, piece)
 			for i := 0; i < len(b); i += 4096 {
 				b[i] = 1
@@ -100,23 +99,23 @@ func reserveHeap() {
 			ballast = append(ballast, b)
 		}
 	}
-	// A first collection makes what collecting takes, and finds the heap as large as it
-	// is to stay.
+	// A first collection allocates what collecting needs, and finds the heap as large as it is to
+	// stay.
 	runtime.GC()
 	runtime.KeepAlive(ballast)
 }
 
-// churnHeap goes through the heap once more with small garbage, until it has been
-// collected, so that what the runtime keeps about small objects is there too.
+// churnHeap fills the heap once more with small garbage, until that has been collected. Then what
+// the runtime keeps about small objects is present too.
 func churnHeap() {
 	kept := make([][]byte, 16)
 	n := 0
 	for left := 2 * heapLimit.Load(); left > 0; {
-		// Faster than it is collected the heap would outgrow its limit.
+		// If garbage is made faster than it is collected, the heap outgrows its limit.
 		if n++; n%4 == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		// What is left passes zero within a round, so it is no index.
+		// left becomes zero or less within a round, so it cannot serve as an index.
 		for i, size := 0, 16; size <= 8<<10; i, size = i+1, size*2 {
 			kept[(n+i)%len(kept)] = make([]byte, size)
 			left -= int64(size)
@@ -125,14 +124,13 @@ func churnHeap() {
 	runtime.KeepAlive(kept)
 }
 
-// watchHeap lets the limit grow with what is alive. What one collection found is
-// no measure, for what is made while it runs counts as alive: the least of
-// several is.
+// watchHeap lets the limit grow with the live heap. The result of one collection is no measure,
+// because what is allocated while it runs counts as live. The least of several results is one.
 func watchHeap(seen int, least int64) {
 	type sentinel struct{ _ [16]byte }
 	s := new(sentinel)
 	runtime.SetFinalizer(s, func(*sentinel) {
-		// Collected: so a collection has ended.
+		// The sentinel was collected, so a collection has ended.
 		least = min(least, live())
 		if seen++; seen < heapWatched {
 			watchHeap(seen, least)
@@ -147,14 +145,14 @@ func watchHeap(seen int, least int64) {
 	})
 }
 
-// used is the memory that the runtime has in use, as its limit counts it. What it
-// has and does not use may never have been touched.
+// used is the memory that the runtime has in use, as its limit counts it. Memory that the runtime
+// has but does not use may never have been touched.
 func used() int64 {
 	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes",
 		"/memory/classes/heap/free:bytes")
 }
 
-// overhead is the memory of the runtime that is no heap.
+// overhead is the memory of the runtime that is not heap.
 func overhead() int64 {
 	return heapSamples("/memory/classes/total:bytes", "/memory/classes/heap/released:bytes",
 		"/memory/classes/heap/free:bytes",
@@ -164,7 +162,7 @@ func overhead() int64 {
 // live is the heap that the last collection found in use.
 func live() int64 { return heapSamples("/gc/heap/live:bytes") }
 
-// heapSamples returns the first of these metrics of the runtime less the others.
+// heapSamples returns the first of these metrics of the runtime minus all the others.
 func heapSamples(names ...string) int64 {
 	samples := make([]metrics.Sample, len(names))
 	for i, name := range names {
@@ -184,7 +182,7 @@ func heapSamples(names ...string) int64 {
 	return n
 }
 
-// startThreads makes threads that the runtime keeps: to make one takes memory.
+// startThreads makes threads that the runtime keeps, because making one later takes memory.
 func startThreads(n int) {
 	var here, gone sync.WaitGroup
 	leave := make(chan struct{})
@@ -203,10 +201,11 @@ func startThreads(n int) {
 	gone.Wait()
 }
 
-// settling are the servers of this process that do what is not needed for the first requests.
+// settling counts the servers of this process that still do what is not needed for the first
+// requests.
 var settling sync.WaitGroup
 
-// prepareMemory does what can be done before the device with this many queues is live.
+// prepareMemory does what can be done before the device, which has this many queues, is live.
 func prepareMemory(log zerolog.Logger, queues int) {
 	if err := lockText(); err != nil {
 		log.Warn().Err(err).Msg("cannot keep the program in memory")

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The Go runtime keeps two stacks of its own for each thread within the heap: one for the
-// scheduler and the garbage collector, one for signals. Most of their pages are touched only when
-// a thread needs them first. With memory short, and swap on the device that is served, that is too
-// late: a thread that the runtime pre-empts by a signal waits for a page for its signal frame, and
+// The Go runtime keeps two stacks of its own for each thread within the heap: one for the scheduler
+// and the garbage collector, one for signals. Most of their pages are touched only when a thread
+// first needs them. That is too late if memory is short and swap is on the device that is served.
+// Then a thread that the runtime pre-empts by a signal waits for a page for its signal frame, and
 // the page waits for this server.
 
 const (
@@ -26,9 +26,9 @@ const (
 	pagemapSwapped = 1 << 62
 )
 
-// fillHeap makes every page of the Go heap present, up to the highest that is in use. Threads that
-// are made later get their stacks from below it, once reserveHeap has been called. Behind it lies
-// address space that the heap may never get to.
+// fillHeap makes every page of the Go heap present, up to the highest page in use. Threads that are
+// made later get their stacks from below that page, once reserveHeap has been called. Beyond it
+// lies address space that the heap may never use.
 func fillHeap() error {
 	from, to, err := heapMapping()
 	if err != nil {
@@ -45,11 +45,12 @@ func fillHeap() error {
 	return nil
 }
 
-// heapObject is an object of the heap, whatever the compiler finds out about its use.
+// heapObject is an object that is surely on the heap, whatever the compiler finds out about its
+// use.
 var heapObject *[64]byte
 
-// heapMapping returns the addresses of the mapping that an object of the Go heap lies in. Arenas
-// are as large as the heap of a server gets: 64 MiB.
+// heapMapping returns the addresses of the mapping that holds an object of the Go heap. An arena
+// has 64 MiB, which is as large as the heap of a server gets.
 func heapMapping() (from, to uintptr, err error) {
 	heapObject = new([64]byte)
 	at := uint64(uintptr(unsafe.Pointer(heapObject)))
@@ -74,7 +75,7 @@ func heapMapping() (from, to uintptr, err error) {
 	return 0, 0, errors.New("/proc/self/maps does not have the heap")
 }
 
-// highestPage returns the end of the last page of a mapping that was ever touched; from if none
+// highestPage returns the end of the last page of a mapping that was ever touched, or from if none
 // was.
 func highestPage(from, to uintptr) (uintptr, error) {
 	f, err := os.Open("/proc/self/pagemap")

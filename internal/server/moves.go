@@ -20,14 +20,15 @@ func (s *server) RemoveRemaps(ctx context.Context, ranges []control.Range) (cont
 	return s.moveAll(ctx, ranges, remap.Move{})
 }
 
-// TakeBackRemaps moves blocks home; those without a copy which reads are what home holds.
+// TakeBackRemaps moves blocks home. For blocks without a copy that reads, it accepts what home
+// holds.
 func (s *server) TakeBackRemaps(ctx context.Context, ranges []control.Range) (control.MoveReply,
 	error) {
 	return s.moveAll(ctx, ranges, remap.Move{AcceptOld: true})
 }
 
-// movePiece is how many units are moved before it is seen whether anybody still
-// waits for the rest.
+// movePiece is how many units are moved before the server checks whether anybody still waits for
+// the rest.
 const movePiece = 128
 
 func (s *server) moveAll(ctx context.Context, ranges []control.Range,
@@ -49,8 +50,8 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range,
 	return reply, nil
 }
 
-// moveRange moves one range, piece by piece: what is asked for may take hours, and who asked
-// may leave. Then no more than the piece under way is moved.
+// moveRange moves one range, piece by piece. A move may take hours, and the client may leave
+// meanwhile. Then no more than the piece under way is moved.
 func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move,
 	reply *control.MoveReply) error {
 	var failed, noCopy uint64

@@ -8,9 +8,9 @@ import (
 	"ublkremap/ublk"
 )
 
-// params says what the exported device is like: as its backing, and where its
-// spare devices ask for more, as they do. It always has a volatile cache and
-// FUA, for without them the kernel never sends a flush.
+// params describes the exported device. It is like its backing, and where the spare devices need
+// more, it follows them. It always has a volatile cache and FUA, because without them the kernel
+// never sends a flush.
 func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Params {
 	p := ublk.Params{
 		Size: int64(geo.Blocks) * int64(geo.BlockSize), LogicalBlockSize: uint32(geo.BlockSize),
@@ -34,11 +34,12 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 		}
 		p.Discard.Granularity = max(p.Discard.Granularity, uint32(min(g.DiscardGranularity, 1<<31)))
 		if !g.ZeroRange {
-			// The kernel writes zeroes then, as it does where a disk has no command for it.
+			// Without it the kernel writes zeroes itself, as it does for a disk that has no command
+			// for it.
 			p.Discard.MaxWriteZeroes = 0
 		}
 	}
-	// Home blocks keep their offsets, so the backing's own figures hold.
+	// Home blocks keep their offsets, so the backing's own figures apply.
 	backing := devices[0].Geometry()
 	p.IOOpt = powerOfTwo(int64(backing.IOOpt))
 	p.IOMin = max(p.IOMin, p.PhysicalBlockSize)
@@ -47,7 +48,8 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 	}
 	p.Discard.Alignment = uint32(backing.DiscardAlignment)
 	if p.Discard.MaxDiscard < int64(p.Discard.Granularity) {
-		// Somebody cannot: then there is none, but zeroes can be written.
+		// One of the devices cannot discard. Then the exported device cannot either, but zeroes can
+		// be written.
 		p.Discard.MaxDiscard, p.Discard.Granularity, p.Discard.Alignment = 0, uint32(geo.BlockSize),
 			0
 	}
@@ -58,8 +60,8 @@ func params(devices []*blockdev.Device, geo *remap.Geometry, maxIO int) ublk.Par
 	return p
 }
 
-// physicalBlock is the largest physical block of the devices, in bytes, for a block of the
-// exported device may live on any of them.
+// physicalBlock is the largest physical block of the devices, in bytes. The largest counts because
+// a block of the exported device may live on any of them.
 func physicalBlock(devices []*blockdev.Device) int {
 	size := 0
 	for _, d := range devices {
@@ -68,11 +70,11 @@ func physicalBlock(devices []*blockdev.Device) int {
 	return size
 }
 
-// maxDiscard bounds one discard: what it covers is looked up in the map at
-// once, and no request should take a device out of service for long.
+// maxDiscard bounds one discard. The map is searched for all that a discard covers at once, and no
+// request should block a device for long.
 const maxDiscard = 1 << 30
 
-// powerOfTwo returns n if it is a power of two, else 0: ublk keeps shifts.
+// powerOfTwo returns n if it is a power of two, else 0, because ublk stores shifts.
 func powerOfTwo(n int64) uint32 {
 	if n <= 0 || n > 1<<31 || bits.OnesCount64(uint64(n)) != 1 {
 		return 0

@@ -87,7 +87,7 @@ type queue struct {
 	keeper  *keeper
 	in      *mailbox // from the keeper
 	zeroes  *ublk.Memory
-	sink    *ublk.Memory // for what is read for nobody; any number of operations read into it
+	sink    *ublk.Memory // takes data that nobody needs; any number of operations read into it
 	shift   uint         // of a block over a sector of 512 bytes
 	lengths []int32      // of each tag's request, in bytes; 0 for all but reads and writes
 	req     remap.Request
@@ -134,8 +134,7 @@ func (h *queue) Wake() {
 	}
 }
 
-// EndBatch retries what is due, makes the counters visible and says when to
-// come again.
+// EndBatch retries what is due, makes the counters visible and says when to call it again.
 func (h *queue) EndBatch() time.Duration {
 	wait := time.Duration(0)
 	if due := h.engine.Deadline(); due != 0 {
@@ -176,8 +175,8 @@ func (h *queue) Issue(io *remap.IO) {
 		}
 		h.q.Write(file, buffer, uint32(io.Length), io.Offset, flags, io.ID)
 	case remap.OpWriteZeroes:
-		// The blocks stay allocated: they are written again soon, and a thin
-		// pool below must not run full then.
+		// The blocks stay allocated. They are written again soon, and a thin pool below must not be
+		// full then.
 		h.q.WriteZeroes(file, io.Offset, io.Length, true, io.ID)
 	case remap.OpDiscard:
 		h.q.Discard(file, io.Offset, io.Length, io.ID)
@@ -186,7 +185,7 @@ func (h *queue) Issue(io *remap.IO) {
 	}
 }
 
-// Finish answers a request of the kernel: whole, or with an errno.
+// Finish answers a request of the kernel: with its whole length, or with an errno.
 func (h *queue) Finish(tag uint16, result int32) {
 	if result == 0 {
 		result = h.lengths[tag]

@@ -22,7 +22,7 @@ type report struct {
 
 	logged   remap.Counts // as they were last logged
 	loggedAt time.Time
-	due      int64 // when a change of the table is logged that came too soon; 0: there is none
+	due      int64 // when to log a change of the table that came too soon; 0: there is none
 	// Scratch, and what was last logged.
 	mirrors, mirrorsLogged []metadata.MirrorStatus
 }
@@ -32,7 +32,8 @@ func newReport(log zerolog.Logger, name string, shared *remap.Shared) report {
 		alerts: log, name: name, shared: shared}
 }
 
-// begin takes what is so at the start. Mirrors that are not good are logged.
+// begin records the state at the start, except that every mirror counts as good. So mirrors that
+// are not good are logged.
 func (r *report) begin(c *coordinator.Coordinator) {
 	r.coord = c
 	r.logged = r.shared.Map().Counts()
@@ -44,17 +45,17 @@ func (r *report) begin(c *coordinator.Coordinator) {
 	}
 }
 
-// changes logs what has changed since.
+// changes logs what has changed since the last call.
 func (r *report) changes(devices []*blockdev.Device) {
 	r.table()
 	r.mirrorStates(devices)
 }
 
-// logTableEvery is how often changes of the table are logged at most.
+// logTableEvery is the shortest time between two log lines about changes of the table.
 const logTableEvery = 2 * time.Second
 
-// table logs that the table has changed, in sums: a dying disk must not fill the
-// log. The keeper's timer only runs for it when something is left to be logged.
+// table logs that the table has changed, as sums, because a dying disk must not fill the log. It
+// needs the keeper's timer only when something remains to be logged.
 func (r *report) table() {
 	counts := r.shared.Map().Counts()
 	if counts == r.logged {
@@ -72,8 +73,8 @@ func (r *report) table() {
 		counts.Lost).Msg("the remap table has changed")
 }
 
-// mirrorStates logs that a mirror of the metadata is no longer good, or is good again, one
-// line for each change: while one is rebuilt nothing is new.
+// mirrorStates logs that a mirror of the metadata is no longer good, or is good again, one line for
+// each change. A mirror that is being rebuilt is not logged.
 func (r *report) mirrorStates(devices []*blockdev.Device) {
 	r.mirrors = r.coord.AppendMirrors(r.mirrors[:0])
 	for i := range r.mirrors {
@@ -100,14 +101,15 @@ var mirrorNews = map[metadata.MirrorState]string{
 		"elsewhere",
 }
 
-// flushFailed logs that a flush of the keeper's failed.
+// flushFailed logs that one of the keeper's flushes failed.
 func (r *report) flushFailed(path string, errno int32) {
 	r.floods.Error().Str("device", path).Err(unix.Errno(errno)).
 		Msg("a flush failed: what was written since the last one that went well may be lost; the " +
 			"next flush of a user is answered with an error")
 }
 
-// notDurable logs that a change was refused, with an error, or that its outcome is unknown.
+// notDurable logs that a change was refused, with an error, or that its outcome is unknown, with
+// nil.
 func (r *report) notDurable(err error) {
 	if err != nil {
 		r.floods.Error().Err(err).Msg("a change of the remap table is refused")

@@ -11,17 +11,17 @@ import (
 )
 
 const (
-	// roomIdle is how long no large request may have come before their memory is given
-	// back. It is looked twice.
+	// roomIdle is how long no large request may have come before the memory for such requests is
+	// given back. This is checked twice.
 	roomIdle = 20 * time.Second
-	// roomAgain is when a server that was granted too little asks again.
+	// roomAgain is the time after which a server that was granted too little asks again.
 	roomAgain = 5 * time.Second
 	// lockTries, lockWait: how long one server waits for another one's decision.
 	lockTries = 100
 	lockWait  = 10 * time.Millisecond
 )
 
-// outgrew is called by queues: a request is as large as it can be at the moment.
+// outgrew is called by queues when a request is as large as it can be at the moment.
 func (s *server) outgrew() {
 	select {
 	case s.outgrown <- struct{}{}:
@@ -29,9 +29,8 @@ func (s *server) outgrew() {
 	}
 }
 
-// fillBuffers makes the memory present that requests are copied through: what always stays
-// of it. Larger requests are kept away then, but for what came with a device that was taken
-// over.
+// fillBuffers makes present the part of the copy buffers that always stays. Larger requests are
+// kept away then, except those that came with a device that was recovered.
 func (s *server) fillBuffers() {
 	most := int64(math.MaxInt64)
 	if stay := s.demand.stay(); stay > 0 {
@@ -40,7 +39,7 @@ func (s *server) fillBuffers() {
 	present, all, err := s.device.Prefault(most)
 	if err == nil && most != math.MaxInt64 {
 		if err = s.device.Grant(s.device.Granted()); err != nil {
-			// They cannot be kept away, so there must be memory for them.
+			// Larger requests cannot be kept away, so there must be memory for them.
 			present, _, _ = s.device.Prefault(math.MaxInt64)
 		}
 	}
@@ -52,8 +51,8 @@ func (s *server) fillBuffers() {
 	log.Int64("present", present).Int64("of", all).Msg("memory for requests")
 }
 
-// tendRoom lets the memory of the copy buffers follow the load, until the device ends. A
-// server that nobody wants large requests of sleeps.
+// tendRoom lets the memory of the copy buffers follow the load, until the device ends. It sleeps as
+// long as no large requests come.
 func (s *server) tendRoom(end <-chan struct{}) {
 	stay := s.demand.stay()
 	if stay == 0 || stay == s.demand.maxIO {
@@ -90,7 +89,7 @@ func (s *server) tendRoom(end <-chan struct{}) {
 	}
 }
 
-// growRoom grants as much more of the buffers as there is memory for.
+// growRoom grants as much more of the buffers as there is free memory for.
 func (s *server) growRoom() bool {
 	defer oneAtATime()()
 	m, err := memoryNow()
@@ -100,15 +99,15 @@ func (s *server) growRoom() bool {
 	}
 	now := int64(s.device.Granted())
 	want := min(now+allowance(m)/s.demand.tags(), int64(s.demand.maxIO))
-	// Every step has the queues run dry, so small ones are not worth it. What asked for it
-	// is not heard again until the next step.
+	// Every step makes the queues run dry, so small steps are not worth it. The queue that asked
+	// for this one does not ask again until the next step.
 	if want < int64(s.demand.maxIO) && want < now+now/4 {
 		return true
 	}
 	return s.setRoom(int(want))
 }
 
-// setRoom says how large requests can be, and reports whether to go on with that.
+// setRoom sets how large requests can be, and reports whether to continue adapting.
 func (s *server) setRoom(bytes int) bool {
 	err := s.device.Grant(bytes)
 	switch {

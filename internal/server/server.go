@@ -25,8 +25,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// Time limits. They allow for Linux 6.12, which notices the death of a server
-// that had every tag in its hands only after 30 seconds.
+// Time limits. They allow for Linux 6.12: if a dead server had every tag in its hands, that kernel
+// notices the death only after 30 seconds.
 const (
 	exclusiveWait   = 60 * time.Second // for a dead server's last I/O on the backing
 	exclusiveBrief  = time.Second      // where no server died
@@ -36,11 +36,11 @@ const (
 	finishWait      = 30 * time.Second
 	deleteWait      = 15 * time.Second
 	controlShutdown = 2 * time.Second
-	// forcedWait is deleteWait where somebody is known to hold it.
+	// forcedWait replaces deleteWait where somebody is known to hold the device open.
 	forcedWait = time.Second
 )
 
-// reservedRings are for a command that ends the device while others hang.
+// reservedRings is for a command that ends the device while others hang.
 const reservedRings = 3
 
 // server is one device being served.
@@ -71,7 +71,7 @@ type server struct {
 
 	told   sync.Once  // that it stops
 	stopMu sync.Mutex // one asks at a time
-	// A signal is being answered; more of them are the same question.
+	// A signal is being handled; further signals ask for the same and are ignored.
 	signalled atomic.Bool
 	claim     *os.File    // keeps others from the device while it is stopped
 	forced    atomic.Bool // it is stopped although it may be in use
@@ -216,7 +216,7 @@ func (s *server) knowSet(ctx context.Context) error {
 	return nil
 }
 
-// owned says who has the name that this server wants.
+// owned says who has the name that this server needs.
 func (s *server) owned() error {
 	r, err := control.ReadRecord(s.name)
 	switch {
@@ -233,7 +233,7 @@ func (s *server) owned() error {
 	return fmt.Errorf("%s: %w as %s by process %d", s.cfg.Backing, host.ErrServed, r.Device, r.PID)
 }
 
-// openLog begins to log where others see it, once.
+// openLog begins to log where others can read it, once.
 func (s *server) openLog() (err error) {
 	if s.cfg.Owned != nil {
 		s.log, err = s.cfg.Owned(s.name)
@@ -258,8 +258,8 @@ func (s *server) need(ctx context.Context) (ublk.Features, error) {
 	return have, have.Require(want)
 }
 
-// deviceOf asks the kernel for the device that a record names; ErrNotFound if
-// it is gone, or if it is somebody else's who got the same number since.
+// deviceOf asks the kernel for the device that a record names. The error is ErrNotFound if the
+// device is gone, or if somebody else's device has the same number since.
 func (s *server) deviceOf(ctx context.Context, r *control.Record) (ublk.DeviceInfo, error) {
 	if err := s.openControl(); err != nil {
 		return ublk.DeviceInfo{}, err
@@ -275,13 +275,12 @@ func (s *server) openControl() (err error) {
 	if s.ctl, err = ublk.OpenControl(); err != nil {
 		return err
 	}
-	// What the end needs is there from the start.
+	// What the end needs is present from the start.
 	return s.ctl.Reserve(reservedRings)
 }
 
-// waiting returns the device of a dead server that waits to be taken over, or
-// nil: the one that its record names or, if the record is lost, the one that
-// carries the set's tag.
+// waiting returns the device of a dead server that waits for a recovery, or nil. It is the device
+// that the record names or, if the record is lost, the one that carries the set's tag.
 func (s *server) waiting(ctx context.Context, dead *control.Record) (*ublk.DeviceInfo, error) {
 	info, err := s.recorded(ctx, dead)
 	if err != nil {
@@ -331,15 +330,15 @@ func (s *server) recorded(ctx context.Context, dead *control.Record) (*ublk.Devi
 	case err != nil:
 		return nil, err
 	case info.State == ublk.StateDead:
-		// It never was live, or it was being stopped: nobody waits for it.
+		// The device never was live, or it was being stopped. Nobody waits for it.
 		s.stale = append(s.stale, info.ID)
 		return nil, nil
 	}
 	return &info, nil
 }
 
-// open gets the devices exclusively. After a crash that is only possible once
-// the dead server's last I/O has ended, however long the disk takes for that.
+// open opens the devices exclusively. After a crash that is possible only once the dead server's
+// last I/O has ended, however long the disk takes for that.
 func (s *server) open(ctx context.Context, dead *control.Record, died bool) error {
 	wait := exclusiveBrief
 	if died {
@@ -373,8 +372,8 @@ func (s *server) open(ctx context.Context, dead *control.Record, died bool) erro
 	return nil
 }
 
-// dies reports whether the server of a record is dead and has I/O under way: the kernel has
-// not let go of its end of the device.
+// dies reports whether the server of a record is dead and has I/O under way. In that case the
+// kernel has not released the server's end of the device.
 func (s *server) dies(ctx context.Context, dead *control.Record) bool {
 	if dead == nil || !host.Died(dead) {
 		return false
@@ -385,7 +384,8 @@ func (s *server) dies(ctx context.Context, dead *control.Record) bool {
 
 func (s *server) waiter() *host.Waiter { return &host.Waiter{Tell: s.cfg.Progress} }
 
-// choose sets what nobody has chosen of the device, or what one that waits was made with.
+// choose sets the properties of the device that the user did not choose. A device that waits keeps
+// those that it was made with.
 func (s *server) choose(waiting *ublk.DeviceInfo) {
 	if waiting != nil {
 		s.cfg.Queues, s.cfg.Depth, s.cfg.MaxIO = waiting.Queues, waiting.Depth, waiting.MaxIO
@@ -437,9 +437,8 @@ func (s *server) load() error {
 	return err
 }
 
-// attach makes the ublk device, or takes over the one that waits. The record
-// is there before the device can be live: from that moment on a crash leaves
-// something to recover.
+// attach makes the ublk device, or recovers the one that waits. The record is written before the
+// device can be live: from that moment on a crash leaves something to recover.
 func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 	geo := s.shared.Geometry()
 	size := int64(geo.Blocks) * int64(geo.BlockSize)
@@ -463,7 +462,7 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		return fmt.Errorf("%w: it has %d blocks of %d bytes, the disk has %d of %d", ErrRecovery,
 			s.record.Blocks, s.record.BlockSize, geo.Blocks, geo.BlockSize)
 	}
-	// The kernel may name nobody (-1) by now; the record tells who it was.
+	// The kernel may name no server (-1) by now; the record tells which one it was.
 	previous := waiting.PID
 	if previous <= 0 {
 		previous = s.record.PID
@@ -500,14 +499,14 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	return s.record.Write()
 }
 
-// warnOfEndMarks says what of the data other tools find on the backing.
+// warnOfEndMarks logs what other tools find of the data on the backing.
 func (s *server) warnOfEndMarks() {
 	if found := set.EndMarks(s.set.Devices[0], s.set.Superblock); found != "" {
 		s.log.Warn().Str("device", s.set.Devices[0].Path()).Str("do", set.EndMarksDo).Msg(found)
 	}
 }
 
-// warnOfBatchIO says what is known against a device with batch I/O.
+// warnOfBatchIO logs the known problems of a device with batch I/O.
 func (s *server) warnOfBatchIO() {
 	v, err := ublk.RunningKernel()
 	if err != nil || !s.info().BatchIO() {
@@ -550,7 +549,7 @@ func (s *server) serve(ctx context.Context) error {
 	return s.untilEnd(ctx, ran)
 }
 
-// becomeLive does what is to be done once requests come, until end is closed.
+// becomeLive does what must be done once requests come, until end is closed.
 func (s *server) becomeLive(end <-chan struct{}) {
 	s.hangs = s.watchHangs()
 	s.live.Store(true)
@@ -572,7 +571,7 @@ func (s *server) becomeLive(end <-chan struct{}) {
 	}
 }
 
-// untilEnd waits until the queues have ended, and asks them to end when somebody asks for it.
+// untilEnd waits until the queues have ended. It asks them to end when somebody asks for it.
 func (s *server) untilEnd(ctx context.Context, ran <-chan error) error {
 	signals, stop := s.signals(ctx)
 	stopAsked, leaveAsked := s.stopAsked, s.leaveAsked
@@ -580,8 +579,8 @@ func (s *server) untilEnd(ctx context.Context, ran <-chan error) error {
 		select {
 		case err := <-ran:
 			if err != nil {
-				// Some queue failed: requests wait in the kernel, and the record
-				// tells the next start where.
+				// A queue failed. Its requests wait in the kernel, and the record tells the next
+				// start where.
 				return fmt.Errorf("%s: %w; start it again to recover", s.info().BlockPath(), err)
 			}
 			return s.ended()
@@ -600,8 +599,8 @@ func (s *server) untilEnd(ctx context.Context, ran <-chan error) error {
 	}
 }
 
-// stopDevice stops the device; Run returns once it is. If a request hangs it
-// is tried again, for there is no other way to end without losing it.
+// stopDevice stops the device; Run returns once it is stopped. If a request hangs, the stop is
+// tried again, because nothing else ends the device without losing the request.
 func (s *server) stopDevice() {
 	s.log.Info().Msg("stopping")
 	s.tellStopping()
@@ -619,8 +618,8 @@ func (s *server) stopDevice() {
 	}()
 }
 
-// abandon ends a start that failed: a device that was made for it is removed,
-// one that was to be recovered stays for the next try.
+// abandon ends a start that failed. It removes a device that was made for this start. A device that
+// was to be recovered stays for the next try.
 func (s *server) abandon(err error) error {
 	if !s.created {
 		return err
@@ -630,35 +629,34 @@ func (s *server) abandon(err error) error {
 	return errors.Join(err, s.ctl.Delete(ctx, s.device.Info().ID), s.record.Remove())
 }
 
-// finish does what is left after the last request: checkpoint, flush, close,
-// delete.
+// finish does what is left after the last request: checkpoint, flush, close and delete.
 func (s *server) finish() error {
 	s.tellStopping()
 	err := errors.Join(s.writeBack(), s.letGo(), s.delete())
 	s.log.Info().Msg("stopped")
 	if err != nil {
-		// Whoever asked for the stop finds it there.
+		// Whoever asked for the stop finds the error in the record.
 		s.record.Error = err.Error()
 		return errors.Join(err, s.record.Write())
 	}
 	return s.record.Remove()
 }
 
-// writeBack makes all durable that was written, after the last request.
+// writeBack makes everything durable that was written, after the last request.
 func (s *server) writeBack() error {
 	stopped, err := s.keeper.finish(finishWait)
 	if stopped.Metadata != nil {
 		// Everything acknowledged is in the log; the next start replays it.
 		s.log.Warn().Err(stopped.Metadata).Msg("no last checkpoint")
 	}
-	// There is no next flush of a user's to tell of one that failed; a last checkpoint's is
-	// among them.
+	// No flush of a user comes after this that could report a failed one. A failed flush of the
+	// last checkpoint is included.
 	return errors.Join(err, stopped.Flush, s.untoldFlush())
 }
 
-// letGo ends the writers and gives the devices back, in this order: whoever still waits for
-// an answer gets one, nobody asks about devices that are closed, and no write is under way
-// to a descriptor that is closed and may be somebody else's file by then.
+// letGo ends the writers and gives the devices back, in this order. So everybody who still waits
+// for an answer gets one, and nobody asks about closed devices. Also no write is under way to a
+// closed descriptor, which may be another file by then.
 func (s *server) letGo() error {
 	if s.keeper != nil {
 		s.keeper.stop()
@@ -673,7 +671,8 @@ func (s *server) letGo() error {
 	return err
 }
 
-// delete removes the device. Stopped it is; what can fail is that its number is free again.
+// delete removes the device. The device is stopped already; what can fail is that its number
+// becomes free.
 func (s *server) delete() error {
 	wait := deleteWait
 	if s.forced.Load() {
@@ -683,7 +682,7 @@ func (s *server) delete() error {
 	defer cancel()
 	err := s.ctl.Delete(limited, s.record.ID)
 	if holders, held := heldBy(err); held && s.forced.Load() {
-		// Whoever said force meant them.
+		// The user said force, so these holders are accepted.
 		s.log.Warn().Str("device", s.record.Device).Str("held_by",
 			fmt.Sprint(holders)).Msg("its number is free when nobody has it open any more")
 		return nil
@@ -694,7 +693,8 @@ func (s *server) delete() error {
 	return err
 }
 
-// watchHangs looks at the disks, and at the device itself, whose requests wait for a file too.
+// watchHangs watches the disks. It also watches the device itself, because its requests can wait
+// for a file too.
 func (s *server) watchHangs() *hangWatch {
 	var paths []string
 	for _, d := range s.set.Devices {
@@ -709,7 +709,7 @@ func (s *server) closeSocket() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), controlShutdown)
 	defer cancel()
-	// A client that does not hang up is no failure of the server.
+	// A client that does not hang up is not a failure of the server.
 	_ = s.socket.Close(ctx)
 	s.socket = nil
 }
@@ -727,8 +727,8 @@ func (s *server) release() error {
 	return errors.Join(errs...)
 }
 
-// letNameGo lets the name go. Of one that nothing is left of nothing is left in the runtime
-// directory either; how a start or a stop failed stays in its log.
+// letNameGo releases the name. If nothing is left of the device, nothing is left of it in the
+// runtime directory either. Only the log of a start or a stop that failed stays.
 func (s *server) letNameGo() error {
 	if _, err := control.ReadRecord(s.name); !errors.Is(err, control.ErrNotRunning) {
 		return s.owner.Release()

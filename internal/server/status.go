@@ -15,7 +15,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// Status puts together what the control socket tells.
+// Status collects what the control socket reports.
 func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	var state coordinator.Status
 	if err := s.keeper.call(ctx, func() {
@@ -41,7 +41,7 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	return st, nil
 }
 
-// figures is a status without a verdict.
+// figures is a status without a judgement of it.
 func (s *server) figures(state *coordinator.Status) *control.Status {
 	geo, m := s.shared.Geometry(), s.shared.Map()
 	counts, c := m.Counts(), s.shared.Counters()
@@ -117,9 +117,9 @@ func (s *server) Remaps(ctx context.Context, f func(control.Remap) error) error 
 	return Table(ctx, s.shared.Map(), s.shared.Geometry().Blocks, f)
 }
 
-// Table gives a map to f as runs of blocks that are alike: of one state, cause
-// and time, and side by side in the spare region too. It keeps one run at a
-// time, for a table can have millions. It ends early with f's error or ctx's.
+// Table passes a map to f as runs of blocks that are alike: they have the same state, cause and
+// time, and are adjacent in the spare region too. It keeps one run at a time, because a table can
+// have millions. It ends early with f's error or ctx's.
 func Table(ctx context.Context, m *remap.Map, blocks uint64, f func(control.Remap) error) error {
 	per := uint64(m.BlocksPerUnit())
 	var last control.Remap // Count 0: none
@@ -167,7 +167,7 @@ func Table(ctx context.Context, m *remap.Map, blocks uint64, f func(control.Rema
 	return flush()
 }
 
-// stateName names a run's kind; empty if nothing is kept on disk about it.
+// stateName names a run's kind. It is empty if the disk holds nothing about it.
 func stateName(k remap.Kind) string {
 	switch {
 	case k&remap.KindLost != 0:
@@ -180,7 +180,7 @@ func stateName(k remap.Kind) string {
 	return ""
 }
 
-// continues reports whether r goes on where l ends, alike.
+// continues reports whether r starts where l ends and is like l.
 func continues(l, r *control.Remap) bool {
 	if l.Block+l.Count != r.Block || l.State != r.State || l.Cause != r.Cause ||
 		(l.Spare == nil) != (r.Spare == nil) {

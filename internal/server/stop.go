@@ -17,16 +17,16 @@ import (
 	"ublkremap/ublk"
 )
 
-// How a device is stopped without taking it from under its users.
+// This file stops a device without taking it from its users.
 //
-// Whoever asks for a stop, the verb or a signal, it is found out first who uses the device,
-// in every way that there is. Between that and the stop somebody may come. Linux 7.0 stops
-// a device only if nobody has it open, in one step (TRY_STOP_DEV). Before, this server
-// opens its own device for exclusive use meanwhile, which keeps file systems, drivers and
-// swap away; who only writes to it for a moment in between gets an error, as from any
-// device that is taken away.
+// Before any stop, whether the verb or a signal asks for it, the server finds out in every possible
+// way who uses the device. Somebody may open it between that and the stop. Linux 7.0 stops a device
+// only if nobody has it open, in one step (TRY_STOP_DEV). On older kernels this server opens its
+// own device for exclusive use meanwhile, which keeps file systems, drivers and swap away. A
+// program that only writes to the device for a moment in between gets an error, as from any device
+// that is removed.
 
-// usersPoll is how often it is looked whether who has the device open has gone.
+// usersPoll is how often the server checks whether those who have the device open have closed it.
 const usersPoll = 50 * time.Millisecond
 
 // Stop begins an orderly stop.
@@ -45,7 +45,7 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 	}
 	s.stopMu.Lock()
 	defer s.stopMu.Unlock()
-	// An earlier one may have begun it.
+	// An earlier stop may have begun it.
 	if s.endsBy() == endStop {
 		return begin()
 	}
@@ -56,7 +56,7 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 		if len(users) == 0 {
 			return err
 		}
-		// Whoever had it open when it came to it may be gone in a moment.
+		// A passing user that had the device open at this moment may be gone soon.
 		if time.Now().After(deadline) || !users[0].Passing() &&
 			users[0].Kind != blockdev.UserKernel {
 			return s.inUse(users)
@@ -65,7 +65,7 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 	}
 }
 
-// stopUnused begins a stop if nobody uses the device; else it says who does.
+// stopUnused begins a stop if nobody uses the device. Otherwise it returns the users.
 func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User,
 	error) {
 	claim, users := s.unused(ctx, safe)
@@ -103,9 +103,8 @@ func (s *server) stopsSafely(ctx context.Context) bool {
 	return err == nil && have.Has(ublk.FeatureSafeStop)
 }
 
-// unused says who uses the device. If that is nobody, and the kernel does not see to it,
-// the claim keeps others from coming; what was written by those who are gone is on the disk
-// then.
+// unused says who uses the device. If nobody does, and the kernel does not prevent new users, the
+// claim keeps others from coming. Then what earlier users wrote is on the disk.
 func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users []blockdev.User) {
 	path := s.info().BlockPath()
 	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
@@ -116,7 +115,7 @@ func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users [
 	case errors.Is(err, unix.EBUSY):
 		return nil, []blockdev.User{{Kind: blockdev.UserKernel, Device: path}}
 	case err != nil:
-		// No node here: what was found is all that there is to go by.
+		// There is no node here, so only the users found above count.
 		s.log.Warn().Err(err).Msg("the device cannot be kept for the stop")
 		return nil, nil
 	}
@@ -125,11 +124,11 @@ func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users [
 		closeClaim(claim)
 		return nil, users
 	}
-	// As long as it is open here, the pages of those who closed it are not written by that:
-	// a power cut would not be to blame for what is lost of them.
+	// As long as the device is open here, the close of its last user does not write that user's
+	// pages. So they are written here: a power cut could not be blamed for their loss.
 	if err := claim.Sync(); err != nil {
 		s.log.Warn().Err(err).Msg("what was written to the device is not all on the disk")
-		// If that was the answer to a flush that had failed, it was told to nobody but this server.
+		// If this error answered a flush that had failed, only this server was told of it.
 		s.shared.InheritFlush()
 	}
 	return claim, nil
@@ -141,7 +140,7 @@ func closeClaim(f *os.File) {
 	}
 }
 
-// tryStop stops the device unless somebody has it open: then it says who.
+// tryStop stops the device unless somebody has it open. Otherwise it returns the users.
 func (s *server) tryStop() ([]blockdev.User, error) {
 	s.endMu.Lock()
 	if s.ending != endNot {
@@ -163,17 +162,18 @@ func (s *server) tryStop() ([]blockdev.User, error) {
 		}
 		return users, nil
 	}
-	// It is stopped, or the kernel has begun to: what is left of that is done as always.
+	// The device is stopped, or the kernel has begun to stop it. The rest of the stop is done as
+	// usual.
 	close(s.stopAsked)
 	return nil, nil
 }
 
-// bySignal is a stop that a signal asks for. A session that ends, a shutdown that is in a
-// hurry and a supervisor send those without looking; a device that is in use is served on,
-// and it is said why.
+// bySignal is a stop that a signal asks for. A session that ends, a shutdown in a hurry and a
+// supervisor send signals without checking for users. A device that is in use stays in service, and
+// the log says why.
 func (s *server) bySignal(sig os.Signal) {
 	if !s.signalled.CompareAndSwap(false, true) {
-		return // it is being asked already
+		return // an earlier signal is being handled already
 	}
 	err := s.Stop(context.Background(), false, func() error { return nil })
 	s.signalled.Store(false)
@@ -182,8 +182,8 @@ func (s *server) bySignal(sig os.Signal) {
 	}
 }
 
-// signals returns what asks a live server to end: its signals, or else the end of ctx,
-// which is not asked about.
+// signals returns what asks a live server to end: its signals, or else the end of ctx, which ends
+// it without a check for users.
 func (s *server) signals(ctx context.Context) (<-chan os.Signal, <-chan struct{}) {
 	if s.cfg.Signals != nil {
 		return s.cfg.Signals, nil
@@ -198,7 +198,7 @@ func (s *server) tellStopping() {
 	}
 }
 
-// heldBy says who keeps the number of a device that is stopped, if that is why it is not free yet.
+// heldBy says who has a stopped device open, if its number is not free yet for that reason.
 func heldBy(err error) (holders []ublk.Holder, held bool) {
 	var h *ublk.HeldOpenError
 	if errors.As(err, &h) {

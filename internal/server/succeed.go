@@ -19,22 +19,20 @@ import (
 )
 
 const (
-	// rehearsals is how often metadata that is being written is read before it
-	// counts as damaged.
+	// rehearsals is how often metadata that is being written is read before it counts as damaged.
 	rehearsals = 5
-	// ownPoll is how often a successor looks whether the name is free; whoever waits for a
-	// server that dies looks less often then, down to ownPollMost.
+	// ownPoll is how often a successor checks whether the name is free. A server that waits for a
+	// dying one checks less and less often, down to once every ownPollMost.
 	ownPoll     = time.Millisecond
 	ownPollMost = 50 * time.Millisecond
 )
 
-// succeed takes the place of a living server: everything that can be found out
-// without its help is found out, then it is asked to leave, and when it returns
-// the name is this server's own. Until the predecessor is asked it serves on as
-// if nothing had been.
+// succeed takes the place of a living server. First it finds out everything that it can without
+// that server's help. Then it asks the server to leave. When it returns, the name is this server's
+// own. Until the predecessor is asked, it serves as before.
 //
-// A predecessor that was asked ends when its last I/O has. That is waited for
-// without limit: to give up would leave a device without a server.
+// A predecessor that was asked ends when its last I/O has ended. The wait for that has no limit:
+// giving up would leave a device without a server.
 func (s *server) succeed(ctx context.Context) error {
 	if err := s.knowSet(ctx); err != nil {
 		return err
@@ -53,9 +51,8 @@ func (s *server) succeed(ctx context.Context) error {
 	if err := s.rehearse(ctx, r); err != nil {
 		return err
 	}
-	// The pages that the take-over needs are there, and stay, before requests
-	// have to wait for it: a page that must be read may be read from the very
-	// device.
+	// The pages that the change of servers needs are made present here, and stay, before requests
+	// have to wait for it. A page that must be read may have to be read from this very device.
 	harden(s.log, s.cfg.HugePages)
 	prepareMemory(s.log, r.Queues)
 	if s.cfg.Leaving != nil {
@@ -68,8 +65,8 @@ func (s *server) succeed(ctx context.Context) error {
 	}
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
-		// It died meanwhile, and this becomes an ordinary recovery; else its socket
-		// is gone.
+		// Either the predecessor died meanwhile, and this becomes an ordinary recovery. Or only its
+		// socket is gone.
 		limited, cancel := context.WithTimeout(ctx, exclusiveWait)
 		defer cancel()
 		if err := s.inherit(limited, r); err != nil {
@@ -85,9 +82,8 @@ func (s *server) succeed(ctx context.Context) error {
 	return s.inherit(ctx, r)
 }
 
-// rehearse does all of a take-over that can be done beside a living server:
-// reads the devices, the metadata and the table, and compares them with the ublk
-// device. Nothing is written.
+// rehearse does every part of a recovery that can be done beside a living server. It reads the
+// devices, the metadata and the table, and compares them with the ublk device. It writes nothing.
 func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 	if err := s.openControl(); err != nil {
 		return err
@@ -111,8 +107,8 @@ func (s *server) rehearse(ctx context.Context, r *control.Record) error {
 			try == rehearsals {
 			return err
 		}
-		// What is read while it is being written can look damaged, or read otherwise than
-		// a moment ago.
+		// What is read while it is being written can look damaged, or differ from what was read a
+		// moment ago.
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -170,8 +166,7 @@ func (s *server) inherit(ctx context.Context, r *control.Record) error {
 	}
 }
 
-// killPredecessor ends a server that cannot leave. Its device waits then, as
-// after any crash.
+// killPredecessor ends a server that cannot leave. Its device then waits, as after any crash.
 func (s *server) killPredecessor(r *control.Record) error {
 	fd, err := unix.PidfdOpen(r.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -181,7 +176,7 @@ func (s *server) killPredecessor(r *control.Record) error {
 		return fmt.Errorf("pidfd_open: %w", err)
 	}
 	defer unix.Close(fd)
-	// The number is this process's from here on; whether it is the server's:
+	// From here on the number stays with this process. Next is whether this process is the server.
 	if !control.OwnedBy(s.name, r.PID) {
 		return fmt.Errorf("%w for %s", control.ErrNotRunning, s.name)
 	}

@@ -5,7 +5,7 @@ import (
 	"ublkremap/remap"
 )
 
-// tripAction is what to do about an open breaker: cables are of no interest where the medium
+// tripAction is what to do about an open breaker. It does not mention cables where the medium
 // fails.
 func tripAction(kind remap.TripKind, name string) string {
 	resume := shell.Command("resume", name)

@@ -14,12 +14,12 @@ import (
 	"ublkremap/ublk"
 )
 
-// unrecorded looks for devices of this set that no record names, other than
-// known. Those that were never started, or stopped, are stale. One that waits for a
-// server is returned, with the record that it should have.
+// unrecorded looks for devices of this set that no record names, other than known. Devices that
+// were never started, or were stopped, are stale. A device that waits for a server is returned,
+// with the record that it should have.
 //
-// It is taken over only if no other disk can be meant. That it has no server is
-// certain later, when the disk has been opened exclusively.
+// Such a device is recovered only if no other disk can be meant. It is certain that it has no
+// server only later, when the disk has been opened exclusively.
 func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo, *control.Record,
 	error) {
 	all, err := s.ctl.List(ctx)
@@ -54,11 +54,11 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	case err == nil && !blockdev.SameDisk(other, s.cfg.Backing):
 		return nil, nil, fmt.Errorf("%w: %s waits for its disk, which may be %s", ErrRecovery,
 			info.BlockPath(), other)
-	case err != nil && !errors.Is(err, metadata.ErrNotFound): // a file is not found
+	case err != nil && !errors.Is(err, metadata.ErrNotFound): // set.Find does not find a file
 		return nil, nil, err
 	}
-	// Its server may be about to end. A living one has another disk than the one that could
-	// be had here, or its files were removed beneath it, or it is of another pid namespace.
+	// Its server may be about to end. If that server lives, then it serves another disk than this
+	// one, or its files in the runtime directory were removed, or it is in another pid namespace.
 	if err := host.AwaitDead(ctx, s.ctl, info.ID, nil, s.waiter()); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", s.cfg.Backing, err)
 	}
@@ -77,8 +77,8 @@ func (s *server) unrecorded(ctx context.Context, known ...int) (*ublk.DeviceInfo
 	}, nil
 }
 
-// sweep deletes devices of this set that nobody waits for. The disk is open
-// exclusively by now, so none of them is being made by another server.
+// sweep deletes devices of this set that nobody waits for. The disk is open exclusively by now, so
+// no other server is making one of them.
 func (s *server) sweep(ctx context.Context) error {
 	for _, id := range s.stale {
 		s.log.Info().Int("id", id).Msg("removing what an earlier start left behind")

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// What becomes of a flush that failed and that no user was told of, when this server ends. A server
-// that dies takes it along: the next one cannot know, and what the dead one had written and not
-// flushed counts as dirty, no more.
+// This file handles a flush that failed and that no user was told of, when this server ends. If the
+// server dies, that knowledge is lost: the next server cannot know of it. What the dead server had
+// written and not flushed only counts as dirty.
 
 // untoldFlush says what an orderly stop has to report, nil for nothing.
 func (s *server) untoldFlush() error {
@@ -20,14 +20,14 @@ func (s *server) untoldFlush() error {
 			errs = append(errs, fmt.Errorf("%s: %w", d.Path(), ErrFlushUntold))
 		}
 	}
-	if errs == nil { // it was the server's before this one
+	if errs == nil { // an earlier server's flush failed
 		return fmt.Errorf("%s: %w", s.set.Devices[0].Path(), ErrFlushUntold)
 	}
 	return errors.Join(errs...)
 }
 
-// leaveUntold leaves word to the server that the device is left to: its first flush of a
-// user fails.
+// leaveUntold tells the server that gets the device of the failed flush. That server fails its
+// first flush of a user.
 func (s *server) leaveUntold() {
 	if !s.shared.UnreportedFlush() {
 		return
@@ -39,7 +39,8 @@ func (s *server) leaveUntold() {
 	}
 }
 
-// inheritUntold takes the word of the server that left the device, and of the disks.
+// inheritUntold notes what the server that left the device, and the disks, report about failed
+// flushes.
 func (s *server) inheritUntold() {
 	if s.record != nil && s.record.FlushUntold {
 		s.shared.InheritFlush()
@@ -54,8 +55,9 @@ func (s *server) inheritUntold() {
 	}
 }
 
-// toldInPerson takes the word back from the record, once this server serves: it tells it itself,
-// and a server that comes after it died would tell it twice.
+// toldInPerson removes the mark from the record, once this server serves. This server reports the
+// failed flush itself. If it died with the mark in place, the server after it would report the
+// flush a second time.
 func (s *server) toldInPerson() {
 	if !s.record.FlushUntold {
 		return

@@ -9,8 +9,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// judge sets a status's state, the reasons for it and what to do next. The rest of the status
-// is there already. superblocks is how many of the backing's can be written.
+// judge sets a status's state, the reasons for it and what to do next. The rest of the status is
+// filled in already. superblocks is how many superblocks of the backing can be written.
 func judge(st *control.Status, live bool, superblocks int) {
 	switch {
 	case !live:
@@ -32,7 +32,7 @@ func judge(st *control.Status, live bool, superblocks int) {
 		strings.Join(actions, "; ")
 }
 
-// shortages are what a device that works lacks, the worst first, and what to do about it.
+// shortages lists what a working device lacks, the worst first, and what to do about it.
 func shortages(st *control.Status, superblocks int) (reasons, actions []string) {
 	if st.Spare.Free == 0 {
 		reasons = append(reasons, "no spare unit is free: a write to one more bad block fails")

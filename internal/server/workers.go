@@ -15,7 +15,7 @@ import (
 // record on each of three mirrors, a part of a checkpoint and a transfer.
 const workerCount = 5
 
-// done is how an operation ended: what coordinator.Done is told.
+// done is how an operation ended, as coordinator.Done is told.
 type done struct {
 	id  uint64
 	res int32
@@ -50,9 +50,9 @@ func (d descriptors) pwrite(device uint8, p []byte, off int64) (int, error) {
 
 func (d descriptors) fdatasync(device uint8) error { return unix.Fdatasync(d[device]) }
 
-// workers are threads for blocking I/O, started before the device is live:
-// afterwards no thread may have to be made to get I/O done. They carry out system calls and judge
-// nothing: what a result means, and what comes after it, is the Coordinator's to say.
+// workers are threads for blocking I/O. They are started before the device is live, because
+// afterwards I/O must not depend on making a thread. They only carry out system calls. The
+// Coordinator decides what a result means, and what comes after it.
 type workers struct {
 	disks disks
 	wake  func()
@@ -75,7 +75,7 @@ func startWorkers(d disks, wake func()) *workers {
 	for range workerCount {
 		running.Add(1)
 		w.ended.Go(func() {
-			// The thread has a mark of its own and ends with the goroutine.
+			// The thread has its own mark, and ends with the goroutine.
 			runtime.LockOSThread()
 			setIOFlusher()
 			running.Done()
@@ -86,7 +86,8 @@ func startWorkers(d disks, wake func()) *workers {
 	return w
 }
 
-// submit hands over an operation. They are begun in order and may overtake each other.
+// submit hands over an operation. Operations are begun in order, and a later one may end before an
+// earlier one.
 func (w *workers) submit(io coordinator.IO) {
 	w.mu.Lock()
 	w.jobs = append(w.jobs, io)
@@ -134,8 +135,8 @@ func (w *workers) run() {
 	}
 }
 
-// do carries out an operation: one system call. A call that was interrupted had not begun, and is
-// made again. What fails is not.
+// do carries out an operation: one system call. A call that was interrupted had not begun, so it is
+// made again. A call that failed is not.
 func (w *workers) do(io *coordinator.IO) int32 {
 	for {
 		var n int
