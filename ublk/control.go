@@ -232,8 +232,8 @@ func (c *Control) EndRecovery(ctx context.Context, id, pid int) error {
 //
 // The kernel does not keep that bound, because it counts the wrong requests (ublk_count_busy_req in
 // drivers/block/ublk_drv.c, up to 7.3 at least). If the server holds all tags of a queue, that
-// queue is not told. It then gets no more requests and does not know of the quiesce. A caller that wants the
-// server to end must check whether it ends, and otherwise call Quiesce again.
+// queue is not told. It then gets no more requests and does not know of the quiesce. A caller that
+// wants the server to end must check whether it ends, and otherwise call Quiesce again.
 func (c *Control) Quiesce(ctx context.Context, id int, within time.Duration) error {
 	if err := c.require(ctx, FeatureQuiesce); err != nil {
 		return err

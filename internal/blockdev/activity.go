@@ -16,16 +16,16 @@ type Activity struct {
 	InFlight uint64 // requests that have not
 }
 
-// An ActivityFile reads the Activity of one device again and again, without allocating. Not
-// for several goroutines at a time.
+// An ActivityFile reads the Activity of one device repeatedly, without allocating. Only one
+// goroutine may use it at a time.
 type ActivityFile struct {
 	f   *os.File
 	buf [512]byte
 }
 
-// OpenActivity opens the counters of the block device at path, or of the one that the file
-// there lies on. The error wraps os.ErrNotExist if the kernel has none, as of a file system
-// over several disks.
+// OpenActivity opens the counters of the block device at path. If path is a file it opens those of
+// the block device that the file lies on. The error wraps os.ErrNotExist if the kernel has no
+// counters, as for a file system over several disks.
 func OpenActivity(path string) (*ActivityFile, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -42,7 +42,7 @@ func OpenActivity(path string) (*ActivityFile, error) {
 	return &ActivityFile{f: f}, nil
 }
 
-// Read reads the counters as they are now.
+// Read returns the current values of the counters.
 func (a *ActivityFile) Read() (Activity, error) {
 	n, err := a.f.ReadAt(a.buf[:], 0)
 	if err != nil && err != io.EOF {
@@ -54,8 +54,8 @@ func (a *ActivityFile) Read() (Activity, error) {
 // Close closes the file.
 func (a *ActivityFile) Close() error { return a.f.Close() }
 
-// parseActivity sums up reads, writes, discards and flushes, fields 1, 5, 12 and 16, which
-// older kernels have fewer of; field 9 is what is in flight.
+// parseActivity adds up reads, writes, discards and flushes: fields 1, 5, 12 and 16. Older kernels
+// have fewer of them. Field 9 is the number in flight.
 func parseActivity(text []byte) (a Activity) {
 	for i := 1; len(text) > 0; i++ {
 		var field []byte
@@ -85,7 +85,7 @@ func number(digits []byte) (n uint64) {
 	return n
 }
 
-// InFlight is how many requests of a block device have not come back, 0 if that is not known.
+// InFlight is how many requests of a block device have not come back, or 0 if that is not known.
 func InFlight(path string) uint64 {
 	a, err := OpenActivity(path)
 	if err != nil {

@@ -13,10 +13,11 @@ import (
 )
 
 // lockBelow keeps others away from what a loop device is over, as Open keeps them away from the
-// device: the same blocks can be reached through the file, and through every other loop device
-// over it, and the kernel sees no conflict in that. It returns the descriptors that do so, none
-// for any other device. The error is ErrBusy if somebody uses the blocks in another way. A
-// partition, or a loop device over a part of a file, leaves the other parts to others.
+// device itself. The same blocks can be reached through the file, and through every other loop
+// device over it, and the kernel sees no conflict in that. It returns the descriptors that keep
+// others away. For any other device it returns none. The error is ErrBusy if somebody uses the
+// blocks in another way. For a partition, or a loop device over a part of a file, others can still
+// use the other parts.
 func lockBelow(rdev uint64, how, depth int) (held []int, err error) {
 	path, part, ok := loopFile(rdev)
 	if !ok || depth == maxBelow {
@@ -24,7 +25,7 @@ func lockBelow(rdev uint64, how, depth int) (held []int, err error) {
 	}
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
-		return nil, nil // deleted, or not to be seen from here
+		return nil, nil // deleted, or not visible from here
 	}
 	block := st.Mode&unix.S_IFMT == unix.S_IFBLK
 	if !block && st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -59,8 +60,8 @@ func lockBelow(rdev uint64, how, depth int) (held []int, err error) {
 	return append(held, fd), nil
 }
 
-// unusedBeside refuses a loop device (rdev) over path if another loop device over it is in use:
-// ErrBusy. Two that show a part each do not keep each other away.
+// unusedBeside returns ErrBusy if another loop device over path than rdev is in use. Two loop
+// devices that show one part each do not exclude each other.
 func unusedBeside(rdev uint64, path string, part bool, st *unix.Stat_t) error {
 	for _, other := range loopsOver(st) {
 		var so unix.Stat_t
@@ -78,9 +79,9 @@ func unusedBeside(rdev uint64, path string, part bool, st *unix.Stat_t) error {
 	return nil
 }
 
-// loopFile returns the path of what a loop device, or the disk of a partition,
-// is over, and whether it shows a part of that only; ok is false for any other
-// device, and for a loop device over nothing.
+// loopFile returns the path of what a loop device, or the disk of a partition, is over, and whether
+// the loop device shows only a part of that. ok is false for any other device, and for a loop
+// device over nothing.
 func loopFile(rdev uint64) (path string, part, ok bool) {
 	dir, err := filepath.EvalSymlinks(sysDir(rdev))
 	if err != nil {
@@ -98,7 +99,7 @@ func loopFile(rdev uint64) (path string, part, ok bool) {
 	return strings.TrimSuffix(string(b), "\n"), part, true
 }
 
-// wholeOf returns the device number of a partition's disk, and any other as it is.
+// wholeOf returns the device number of a partition's disk. It returns any other number unchanged.
 func wholeOf(rdev uint64) uint64 {
 	dir, err := filepath.EvalSymlinks(sysDir(rdev))
 	if err != nil {
@@ -117,16 +118,14 @@ func wholeOf(rdev uint64) uint64 {
 	return rdev
 }
 
-// SameDisk reports whether two paths lead to one block device, by whatever nodes,
-// or to one file.
+// SameDisk reports whether two paths lead to one block device, through any nodes, or to one file.
 func SameDisk(a, b string) bool {
 	var x, y unix.Stat_t
 	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil &&
 		x.Mode&unix.S_IFMT == y.Mode&unix.S_IFMT && sameFile(&x, &y)
 }
 
-// sameFile reports whether two paths led to one file, or to one block device by
-// whatever node.
+// sameFile reports whether two paths led to one file, or to one block device through any nodes.
 func sameFile(a, b *unix.Stat_t) bool {
 	if a.Mode&unix.S_IFMT == unix.S_IFBLK && b.Mode&unix.S_IFMT == unix.S_IFBLK {
 		return a.Rdev == b.Rdev

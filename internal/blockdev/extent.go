@@ -6,19 +6,18 @@ import (
 	"io"
 )
 
-// Extent says how far what a signature announces reaches.
+// Extent says how far the thing that a signature announces reaches.
 type Extent struct {
 	// End is the first byte behind it.
 	End int64
-	// Shrink is the command that makes it end at a byte, or "" if there is none.
+	// Shrink is the command that makes the thing end at a byte, or "" if there is none.
 	Shrink func(path string, end int64) string
 }
 
-// extents read the size of a thing from its own superblock, by the names that
-// Detect gives. at is the signature's place, size that of the device. The
-// offsets are those of the formats' documents: ext4 in the kernel's
-// Documentation/filesystems/ext4, XFS's xfs_dsb, btrfs_super_block,
-// f2fs_super_block, union swap_header, the FAT, exFAT and NTFS boot sectors,
+// extents read the size of a thing from its own superblock. The keys are the names that Detect
+// gives. at is the place of the signature, size is that of the device. The offsets are those of the
+// formats' documents: ext4 in the kernel's Documentation/filesystems/ext4, XFS's xfs_dsb,
+// btrfs_super_block, f2fs_super_block, union swap_header, the FAT, exFAT and NTFS boot sectors,
 // LVM2's pv_header, the DOS partition table.
 var extents = map[string]func(p *prober, at, size int64) (Extent, bool){
 	"ext2": extExtent, "ext3": extExtent, "ext4": extExtent,
@@ -33,8 +32,8 @@ var extents = map[string]func(p *prober, at, size int64) (Extent, bool){
 	"dos":         dosExtent,
 }
 
-// ExtentOf reads how far what s announces reaches on a device of size bytes,
-// whose blocks are that long. It reports false if that is not known.
+// ExtentOf reads how far the thing that s announces reaches on a device of size bytes with blocks
+// of block bytes. It returns false if that is not known.
 func ExtentOf(r io.ReaderAt, size int64, block int, s Signature) (Extent, bool) {
 	f := extents[s.Name]
 	if f == nil || s.AtEnd {
@@ -42,11 +41,11 @@ func ExtentOf(r io.ReaderAt, size int64, block int, s Signature) (Extent, bool) 
 	}
 	p := newProber(r, size, block)
 	e, ok := f(p, s.Offset, size)
-	// A size that cannot be is no size; the bound keeps sums from overflowing.
+	// An impossible size counts as unknown. The bound keeps sums from overflowing.
 	return e, ok && e.End > 0 && e.End < 1<<62
 }
 
-// units multiplies, or reports that the product makes no sense.
+// units multiplies. It returns false if the product makes no sense.
 func units(count, unit uint64) (int64, bool) {
 	if unit == 0 || count == 0 || count > (1<<62)/unit {
 		return 0, false
@@ -90,7 +89,7 @@ func btrfsExtent(p *prober, _, _ int64) (Extent, bool) {
 	if b == nil {
 		return Extent{}, false
 	}
-	// The device's own item, for a file system may have several.
+	// The size of the device's own item counts, because a file system may have several devices.
 	return end(binary.LittleEndian.Uint64(b[0xc9+8:]), 1, func(_ string, end int64) string {
 		return fmt.Sprintf("btrfs filesystem resize %d MOUNTPOINT", end)
 	})
@@ -162,8 +161,8 @@ func lvmExtent(p *prober, at, _ int64) (Extent, bool) {
 	})
 }
 
-// dosExtent is where the last of the primary partitions ends; an extended one
-// holds its logical ones.
+// dosExtent returns the end of the last primary partition. An extended partition contains its
+// logical ones.
 func dosExtent(p *prober, _, _ int64) (Extent, bool) {
 	b := p.at(0, 512)
 	if b == nil {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Geometry is what a device says about itself. Sizes and limits are in bytes;
-// 0 means that the device did not say.
+// Geometry is what a device says about itself. Sizes and limits are in bytes. 0 means that the
+// device did not say.
 type Geometry struct {
 	Size          int64
 	LogicalBlock  int // 512 … 4096: the granularity of direct I/O
@@ -23,22 +23,23 @@ type Geometry struct {
 	MemoryAlign   int // alignment that direct I/O buffers need, at least 4
 	Rotational    bool
 	ReadOnly      bool
-	// FUA: the device, and each device that it is made of, writes through its cache if asked
-	// to. Else the kernel makes a write and a flush of that, with one result for both.
+	// FUA: the device, and each device that it is made of, writes through its cache if asked to.
+	// Otherwise the kernel replaces such a write with a write and a flush, with one result for
+	// both.
 	FUA bool
 
 	DiscardGranularity int64 // 0: cannot discard
 	DiscardMax         int64 // largest single discard
 	DiscardAlignment   int64
 	WriteZeroesMax     int64 // 0: the device has no write-zeroes of its own
-	ZeroRange          bool  // fallocate(2) can zero a range, if need be by writing zeroes
+	ZeroRange          bool  // fallocate(2) can zero a range, if necessary by writing zeroes
 	VirtBoundary       uint64
 	MaxSegments        int
 	MaxSegmentSize     int64
 }
 
-// defaultFileBlock is the block size for a regular file whose file system
-// does not tell its direct I/O alignment: large enough for every disk.
+// defaultFileBlock is the block size for a regular file whose file system does not tell its
+// alignment of direct I/O. It is large enough for every disk.
 const defaultFileBlock = 4096
 
 // maxBlock is the largest block size that the remap units allow.
@@ -51,8 +52,8 @@ func geometryOf(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	return fileGeometry(f, st)
 }
 
-// blockGeometry asks the device by ioctl (include/uapi/linux/fs.h) and takes
-// the rest from sysfs (Documentation/ABI/stable/sysfs-block).
+// blockGeometry asks the device by ioctl (include/uapi/linux/fs.h), and reads the rest from sysfs
+// (Documentation/ABI/stable/sysfs-block).
 func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 	fd := int(f.Fd())
 	var g Geometry
@@ -98,7 +99,7 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 	if v := sysfsInt(sysDir(rdev), "discard_alignment"); v > 0 {
 		g.DiscardAlignment = v
 	}
-	// dma_alignment is a mask; kernels before 6.x that lack it ask for 511.
+	// dma_alignment is a mask. Kernels before 6.x that lack it require 511.
 	g.MemoryAlign = g.LogicalBlock
 	if v, ok := sysfsLookup(q, "dma_alignment"); ok && v >= 0 && v < 1<<16 {
 		g.MemoryAlign = int(v) + 1
@@ -108,8 +109,8 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 	return g, g.check()
 }
 
-// fileGeometry describes a regular file. Its block size is the alignment that
-// its file system asks of direct I/O (statx, STATX_DIOALIGN, Linux 6.1).
+// fileGeometry describes a regular file. Its block size is the alignment that its file system
+// requires for direct I/O (statx, STATX_DIOALIGN, Linux 6.1).
 func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	g := Geometry{Size: st.Size, LogicalBlock: defaultFileBlock, MemoryAlign: defaultFileBlock}
 	if mem, off, ok := directAlign(int(f.Fd())); ok {
@@ -118,7 +119,7 @@ func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	}
 	g.PhysicalBlock = max(g.LogicalBlock, 4096)
 	g.IOMin = g.PhysicalBlock
-	// Holes are punched in the file system's own blocks.
+	// Holes are punched in blocks of the file system.
 	g.DiscardGranularity = max(int64(st.Blksize), int64(g.LogicalBlock))
 	g.DiscardMax = 1 << 30
 	var fs unix.Statfs_t
@@ -129,13 +130,13 @@ func fileGeometry(f *os.File, st *unix.Stat_t) (Geometry, error) {
 	return g, g.check()
 }
 
-// zeroRangeTypes are the file systems that are known to have FALLOC_FL_ZERO_RANGE. To try it would
-// change the file. On others, tmpfs and NFS among them, zeroes are written.
+// zeroRangeTypes are the file systems that are known to have FALLOC_FL_ZERO_RANGE. A test of it
+// would change the file. On other file systems, such as tmpfs and NFS, zeroes are written.
 var zeroRangeTypes = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC,
 	unix.F2FS_SUPER_MAGIC}
 
-// Punches reports whether holes can be punched in the device, if it is a file: that is
-// tried behind its end, where there is nothing. A file system that lacks it says so only
+// Punches reports whether holes can be punched in the device, if it is a file. It tries that behind
+// the end of the file, where there is no data. A file system that cannot punch holes says so only
 // then.
 func (d *Device) Punches() bool {
 	const page = 1 << 16
@@ -157,8 +158,8 @@ func (g *Geometry) check() error {
 	return nil
 }
 
-// directAlign asks for the alignment of direct I/O; ok is false if neither the
-// kernel nor the file system tells.
+// directAlign asks for the alignment of direct I/O. ok is false if neither the kernel nor the file
+// system tells it.
 func directAlign(fd int) (mem, off int, ok bool) {
 	var sx unix.Statx_t
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &sx); err != nil {
@@ -175,8 +176,8 @@ func sysDir(rdev uint64) string {
 	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(rdev), unix.Minor(rdev))
 }
 
-// queueDir is where a block device's queue limits are; a partition has those
-// of its disk.
+// queueDir is the directory of a block device's queue limits. A partition has the limits of its
+// disk.
 func queueDir(rdev uint64) string {
 	d, err := filepath.EvalSymlinks(sysDir(rdev))
 	if err != nil {
@@ -193,14 +194,13 @@ func queueOf(dir string) string {
 	return filepath.Join(dir, "queue")
 }
 
-// maxStack is how many devices may lie over each other (device mapper, MD) to be
-// looked through.
+// maxStack is how many stacked devices (device mapper, MD) are examined at most.
 const maxStack = 8
 
-// hasFUA reports whether all of a stack of devices have FUA. That of the one on top is
-// not enough: device mapper says so if any device below does, and the kernel makes two
-// operations of the write at the one that does not. That a cache is written through now
-// (queue/write_cache) does not count either: that can be changed at any time.
+// hasFUA reports whether all devices of a stack have FUA. FUA of the top device is not enough:
+// device mapper says that it has FUA if any device below has it, and the kernel then splits the
+// write in two operations at the device that lacks it. It also does not count that the cache is
+// written through now (queue/write_cache), because that can be changed at any time.
 func hasFUA(queue string, depth int) bool {
 	if sysfsInt(queue, "fua") != 1 || depth == 0 {
 		return false
@@ -226,7 +226,7 @@ func sysfsLookup(dir, name string) (int64, bool) {
 	return parseLimit(string(b))
 }
 
-// parseLimit reads a number as sysfs prints limits. Those without a bound are
+// parseLimit reads a number in the form that sysfs prints limits in. A limit without a bound is
 // printed as an unsigned maximum.
 func parseLimit(text string) (int64, bool) {
 	v, err := strconv.ParseInt(strings.TrimSpace(text), 0, 64)

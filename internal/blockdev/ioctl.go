@@ -27,9 +27,9 @@ func ioctlUint16(fd int, req uint) (uint16, error) {
 	return v, nil
 }
 
-// Rescan makes the kernel read the partition table of a disk again (BLKRRPART).
-// It is not an error if the device has no partitions by its nature. The error
-// is that of the system call: EBUSY if a partition is in use.
+// Rescan makes the kernel read the partition table of a disk again (BLKRRPART). It returns no error
+// for a device that cannot have partitions. The error is that of the system call: EBUSY if a
+// partition is in use.
 func (d *Device) Rescan() error {
 	if !d.block {
 		return nil

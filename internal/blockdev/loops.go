@@ -12,8 +12,8 @@ import (
 type loopInfo struct {
 	path string // of its node
 	rdev uint64
-	// What it is over, as the driver knows it: a path can lead elsewhere, for it is of another
-	// mount namespace or the file was renamed. rdevice is 0 if that is a regular file.
+	// What it is over, as the driver knows it. A path can lead elsewhere, because it is one of
+	// another mount namespace or the file was renamed. rdevice is 0 if that is a regular file.
 	device, inode, rdevice uint64
 	extent                 extent // that it shows
 }
@@ -57,7 +57,7 @@ func (l *loopInfo) ask() bool {
 	return true
 }
 
-// read takes what sysfs tells, where there is no node.
+// read reads what sysfs tells, for a loop device without a node.
 func (l *loopInfo) read(dir string) bool {
 	b, err := os.ReadFile(filepath.Join(dir, "backing_file"))
 	if err != nil {
@@ -82,7 +82,7 @@ func (l *loopInfo) shows(offset, limit uint64) {
 	}
 }
 
-// over reports whether it is over the file or block device that st is of.
+// over reports whether the loop device is over the file or block device that st describes.
 func (l *loopInfo) over(st *unix.Stat_t) bool {
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 		return l.rdevice == st.Rdev
@@ -90,7 +90,7 @@ func (l *loopInfo) over(st *unix.Stat_t) bool {
 	return l.rdevice == 0 && l.device == st.Dev && l.inode == st.Ino
 }
 
-// sameBacking reports whether both are over the same.
+// sameBacking reports whether both loop devices are over the same file or device.
 func (l *loopInfo) sameBacking(o *loopInfo) bool {
 	if l.rdevice != 0 || o.rdevice != 0 {
 		return l.rdevice == o.rdevice

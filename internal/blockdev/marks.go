@@ -10,12 +10,11 @@ const (
 	mib = 1 << 20
 )
 
-// The marks, by what they announce. Places are in bytes.
+// The marks, grouped by what they announce. Places are in bytes.
 var table = slices.Concat(filesystems, volumes, []mark{
 	{kind: KindPartitions, name: "gpt", at: []int64{512, 1024, 2048, 4096},
 		magic: []byte("EFI PART")},
-	// The backup header is in the last block; which size that block has is
-	// not known to a mark.
+	// The backup header is in the last block. A mark does not know the size of that block.
 	{kind: KindPartitions, name: "gpt backup", magic: []byte("EFI PART"),
 		atEnd: func(size int64) []int64 {
 			return []int64{size - 512, size - 1024, size - 2048, size - 4096}
@@ -83,8 +82,8 @@ var filesystems = []mark{
 		atEnd: func(size int64) []int64 { return []int64{size - mib + 24} },
 		magic: []byte{0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80,
 			0x3d, 0xf7, 0xef}},
-	// ZFS: four labels of 256 KiB, two at either end; the uberblocks fill the
-	// second half of each, in slots of at least 1 KiB, in the writer's order.
+	// ZFS: four labels of 256 KiB, two at each end. The uberblocks fill the second half of each
+	// label, in slots of at least 1 KiB, in the byte order of the writer.
 	{kind: KindFilesystem, name: "zfs_member", at: uberblocks(0, 256*kib), magic: []byte{0x0c, 0xb1,
 		0xba, 0, 0, 0, 0, 0}},
 	{kind: KindFilesystem, name: "zfs_member", at: uberblocks(0, 256*kib), magic: []byte{0, 0, 0, 0,
@@ -107,8 +106,8 @@ var volumes = []mark{
 	{kind: KindVolume, name: "vdo", at: []int64{0}, magic: []byte("dmvdo001")},
 	{kind: KindVolume, name: "ceph_bluestore", at: []int64{0},
 		magic: []byte("bluestore block device")},
-	// MD: 1.1 at the start, 1.2 4 KiB behind it, 1.0 at least 8 KiB before the
-	// end, 0.90 at least 64 KiB before the end and in the writer's order.
+	// MD: 1.1 at the start, 1.2 4 KiB behind it, 1.0 at least 8 KiB before the end, 0.90 at least
+	// 64 KiB before the end and in the byte order of the writer.
 	{kind: KindRAID, name: "linux_raid_member 1.1", at: []int64{0}, magic: mdMagic, around: 8,
 		more: mdVersion1},
 	{kind: KindRAID, name: "linux_raid_member 1.2", at: []int64{4 * kib}, magic: mdMagic, around: 8,
@@ -158,12 +157,13 @@ func mdVersion1(w, _ []byte) bool { return binary.LittleEndian.Uint32(w[4:]) == 
 
 func md090(size int64) []int64 { return []int64{size&^(64*kib-1) - 64*kib} }
 
-// lastSector is a place in one of the last sectors of 512 bytes, the last one being 1.
+// lastSector is a place in one of the last sectors of 512 bytes. n counts from the end: 1 is the
+// last.
 func lastSector(n, in int64) func(int64) []int64 {
 	return func(size int64) []int64 { return []int64{(size/512-n)*512 + in} }
 }
 
-// promiseEnd are the places of Promise's mark, by the size of the disk that their
+// promiseEnd returns the places of Promise's mark. They depend on the size of the disk that the
 // controllers assumed. No other mark lies as far from the end as the last of them.
 func promiseEnd(size int64) []int64 {
 	var at []int64
@@ -173,8 +173,8 @@ func promiseEnd(size int64) []int64 {
 	return at
 }
 
-// siliconSum tells Silicon Image's mark from chance: the first 159 words of 16 bits
-// and the one behind them add up to nothing.
+// siliconSum tells Silicon Image's mark from chance: the first 159 words of 16 bits and the word
+// behind them add up to zero.
 func siliconSum(w, _ []byte) bool {
 	sum := uint16(0)
 	for i := range 160 {
@@ -183,8 +183,8 @@ func siliconSum(w, _ []byte) bool {
 	return sum == 0
 }
 
-// pageEnds are where swap's mark is: the last ten bytes of the first page, for
-// the page sizes there are.
+// pageEnds are the places of swap's mark: the last ten bytes of the first page, for each page size
+// that exists.
 var pageEnds = []int64{4*kib - 10, 8*kib - 10, 16*kib - 10, 32*kib - 10, 64*kib - 10}
 
 // uberblocks are the slots of the ZFS labels at the given places.
@@ -206,8 +206,8 @@ func zfsEnd(size int64) []int64 {
 	return uberblocks(end-512*kib, end-256*kib)
 }
 
-// bootSector tells a FAT from chance: the boot sector's end mark, and a
-// plausible sector size and number of FATs.
+// bootSector tells a FAT from chance, by the end mark of the boot sector and by a plausible sector
+// size and number of FATs.
 func bootSector(w, _ []byte) bool {
 	if w[510] != 0x55 || w[511] != 0xaa {
 		return false

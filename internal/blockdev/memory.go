@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Aligned returns n zeroed bytes at a page boundary, fit for direct I/O with
-// every device. The memory is mapped, so that it neither moves nor belongs to
-// the garbage collector; it lives until Free.
+// Aligned returns n zeroed bytes at a page boundary. They are fit for direct I/O with every device.
+// The memory is mapped, so it does not move, and the garbage collector does not own it. It lives
+// until Free.
 func Aligned(n int) ([]byte, error) {
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -19,7 +19,7 @@ func Aligned(n int) ([]byte, error) {
 	return b, nil
 }
 
-// Free gives memory from Aligned back. Nothing may use it afterwards.
+// Free gives back memory from Aligned. Nothing may use it afterwards.
 func Free(b []byte) error { return unix.Munmap(b) }
 
 func aligned(p []byte, off int64, block int) bool {

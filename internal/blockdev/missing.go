@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Missing says why the device is not there any more, or no longer has that many bytes, in
-// words that name it; empty if nothing is known against it. It does no I/O to the
-// device: a disk that was taken away has no size any more and no entry in sysfs, while
-// the descriptor stays valid. A file is judged by its size only.
+// Missing says why the device is not there any more, or no longer has need bytes, in words that
+// name it. The result is empty if the device is there as far as is known. Missing does no I/O to
+// the device. A disk that was removed has no size any more and no entry in sysfs, while the
+// descriptor stays valid. A file is judged by its size only.
 func (d *Device) Missing(need int64) string {
 	size, err := d.sizeNow()
 	switch {
@@ -27,7 +27,7 @@ func (d *Device) Missing(need int64) string {
 	return ""
 }
 
-// sizeNow is the size as the kernel tells it at this moment, in bytes.
+// sizeNow returns the current size in bytes, as the kernel tells it.
 func (d *Device) sizeNow() (int64, error) {
 	if d.block {
 		n, err := ioctlUint64(d.fd, unix.BLKGETSIZE64)
@@ -38,7 +38,7 @@ func (d *Device) sizeNow() (int64, error) {
 	return st.Size, err
 }
 
-// unlisted reports whether sysfs is there and has no entry of the block device.
+// unlisted reports whether sysfs is there but has no entry of the block device.
 func unlisted(rdev uint64) bool {
 	const all = "/sys/dev/block"
 	_, err := os.Lstat(fmt.Sprintf("%s/%d:%d", all, unix.Major(rdev), unix.Minor(rdev)))

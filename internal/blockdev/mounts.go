@@ -12,8 +12,8 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// mounts finds the mounts of the devices in every mount namespace that a process of /proc is
-// in. If a device is mounted in this process's own namespace too, only that mount is listed:
+// mounts finds the mounts of the devices in every mount namespace that a process of /proc is in. If
+// a device is also mounted in this process's own namespace, only that mount is listed, because
 // every namespace that was made since has a copy.
 func (t *tree) mounts() []User {
 	if !t.block && len(t.nodes) == 0 {
@@ -46,7 +46,7 @@ func (t *tree) mounts() []User {
 	return append(users, t.btrfs()...)
 }
 
-// mountsIn finds the mounts of one namespace. The process may end meanwhile.
+// mountsIn finds the mounts of one namespace. The process may end during the search.
 func (t *tree) mountsIn(proc string) []User {
 	all, err := mountinfo.Read(proc)
 	if err != nil {
@@ -55,9 +55,8 @@ func (t *tree) mountsIn(proc string) []User {
 	var users []User
 	for _, m := range all {
 		n := t.nodes[m.Dev]
-		// File systems with devices of their own, such as btrfs, are found by
-		// their source. Other paths than a device's are not touched: one on a
-		// dead network would not come back.
+		// File systems with devices of their own, such as btrfs, are found by their source. Only
+		// paths of devices are accessed: access to a path on a dead network would not return.
 		if n == nil && unix.Major(m.Dev) == 0 && strings.HasPrefix(m.Source, "/dev/") {
 			var st unix.Stat_t
 			if unix.Stat(m.Source, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
@@ -71,8 +70,8 @@ func (t *tree) mountsIn(proc string) []User {
 	return users
 }
 
-// btrfs finds the devices that are members of a mounted btrfs of several: only one of them
-// is the source of the mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for
+// btrfs finds the devices that are members of a mounted btrfs with several devices. Only one of
+// them is the source of the mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for
 // each).
 func (t *tree) btrfs() []User {
 	links, _ := filepath.Glob("/sys/fs/btrfs/*-*/devices/*")
@@ -88,8 +87,8 @@ func (t *tree) btrfs() []User {
 	return users
 }
 
-// exports finds the devices that the kernel serves to a network: nvmet and LIO's file backstores
-// open them, but not for exclusive use. What is not mounted at the usual place is not looked at.
+// exports finds the devices that the kernel serves to a network. nvmet and LIO's file backstores
+// open them, but not for exclusive use. Only the usual place of configfs is searched.
 func (t *tree) exports() []User {
 	const config = "/sys/kernel/config/"
 	var users []User

@@ -17,24 +17,23 @@ import (
 type Options struct {
 	// ReadOnly opens for reading. Writes fail.
 	ReadOnly bool
-	// Shared opens without exclusive use, to look at a device that may be
-	// live. Only with ReadOnly.
+	// Shared opens without exclusive use, to examine a device that may be live. Only with ReadOnly.
 	Shared bool
-	// Wait is how long to wait for a previous holder to let go, while it is
-	// not a mount or another driver that holds the device. 0 does not wait.
+	// Wait is how long to wait for a previous holder to release the device, unless the holder is a
+	// mount or another driver. 0 does not wait.
 	Wait time.Duration
-	// Writers opens it although another process has it open for writing, or a loop device
-	// that nobody uses is over it. A server that comes back to its own disk may do that. A verb
-	// that puts a new use on a disk must not: a virtual machine on it, or a copy under way, has
-	// it open without exclusive use.
+	// Writers opens the device although another process has it open for writing, or an unused loop
+	// device is over it. A server that comes back to its own disk may do that. A verb that puts a
+	// new use on a disk must not: a virtual machine on it, or a copy that is under way, has it open
+	// without exclusive use.
 	Writers bool
-	// NoteLoss lets Open go on, and LostCache tell, if a flush failed at first and went well
-	// then. Else that is an error.
+	// NoteLoss lets Open continue if a flush failed at first and then succeeded. LostCache then
+	// tells it. Without NoteLoss that is an error.
 	NoteLoss bool
 }
 
-// Device is an open backing or spare device. Its methods may be called from
-// several goroutines; Close only when no other call is under way.
+// Device is an open backing or spare device. Several goroutines may call its methods. Close may be
+// called only when no other call is under way.
 type Device struct {
 	f     *os.File
 	fd    int
@@ -43,17 +42,17 @@ type Device struct {
 	rdev  uint64
 	block bool
 	below []int // descriptors that keep others away from what a loop device is over
-	lost  bool  // its cache, or a part of it, before it was opened
+	lost  bool  // its cache, or a part of it, was lost before it was opened
 }
 
 // retryEvery is how often a busy device is tried again.
 const retryEvery = 20 * time.Millisecond
 
-// Open opens the block device or regular file at path for direct I/O and
-// reads its geometry. Unless Shared is asked for, the caller is its only user
-// until Close. It returns ErrBusy when another user does not let go within
-// o.Wait, ErrReadOnly, ErrNoDirectIO, ErrNotDevice or ErrAlignment as they
-// say, and the error of the system call else, all wrapped with the path.
+// Open opens the block device or regular file at path for direct I/O and reads its geometry. The
+// caller is its only user until Close, unless it asks for Shared. Open returns ErrBusy when another
+// user does not release the device within o.Wait. It returns ErrReadOnly, ErrNoDirectIO,
+// ErrNotDevice or ErrAlignment as they say, and otherwise the error of the system call. All are
+// wrapped with the path.
 func Open(ctx context.Context, path string, o Options) (*Device, error) {
 	if path == "" {
 		return nil, fmt.Errorf("\"\": %w, but nothing", ErrNotDevice)
@@ -67,8 +66,8 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 		if err == nil || !errors.Is(err, ErrBusy) {
 			return d, err
 		}
-		// A mount or a driver does not go away by waiting; a server that was
-		// killed does, once its last I/O has ended, and a process that has it open.
+		// Waiting does not end a mount or a driver. It does help with a server that was killed,
+		// whose last I/O will end, and with a process that has the device open.
 		until, pause := deadline, retryEvery
 		var written *writtenError
 		if errors.As(err, &written) {
@@ -89,7 +88,7 @@ func Open(ctx context.Context, path string, o Options) (*Device, error) {
 	}
 }
 
-// usedError is ErrBusy of a device that is in use by who does not go away by waiting.
+// usedError is ErrBusy of a device whose user does not end by waiting.
 type usedError struct {
 	path  string
 	users []User
@@ -105,20 +104,20 @@ func (e *usedError) Error() string {
 
 func (e *usedError) Unwrap() error { return ErrBusy }
 
-// Lasting reports whether an error of Open says that a device is in use by who does not go
-// away by waiting, such as a mount.
+// Lasting reports whether an error of Open says that the device has a user that does not end by
+// waiting, such as a mount.
 func Lasting(err error) bool {
 	var used *usedError
 	return errors.As(err, &used)
 }
 
-// withoutLoops leaves out loop devices over a block device. That these are there keeps
-// nobody from exclusive use; who uses them is another user.
+// withoutLoops leaves out loop devices over a block device. The loop devices do not prevent
+// exclusive use. Those who use them are users of their own.
 func withoutLoops(users []User) []User {
 	return slices.DeleteFunc(users, func(u User) bool { return u.Kind == UserLoop && !u.file })
 }
 
-// blame adds to an error who has the device open: one of them may have it exclusively.
+// blame adds to an error who has the device open. One of them may have it exclusively.
 func blame(path string, err error) error {
 	var written *writtenError
 	if users := UsersOf(path); len(users) > 0 && !errors.As(err, &written) {
@@ -133,9 +132,9 @@ type writtenError struct{ users []User }
 func (e *writtenError) Error() string { return fmt.Sprintf("%v: %s", ErrBusy, Says(e.users)) }
 func (e *writtenError) Unwrap() error { return ErrBusy }
 
-// unshared looks for users that exclusive use of a device does not keep away: loop devices over
-// it or beside it, exports, and, without o.Writers, processes that can write to it. The caller
-// has the device exclusively.
+// unshared looks for users that exclusive use of a device does not exclude: loop devices over it or
+// beside it, exports, and, without o.Writers, processes that can write to it. The caller has the
+// device exclusively.
 func unshared(path string, o Options) error {
 	users := find(path, search{})
 	if o.Writers {
@@ -155,10 +154,10 @@ func unshared(path string, o Options) error {
 }
 
 func open(path string, o Options) (*Device, error) {
-	// What there is decides how it is opened: O_EXCL without O_CREAT means
-	// something for block devices only, and the mere open of a pipe may wait for
-	// ever. So it is got hold of first, without being opened, and then opened by
-	// that handle: what lies at the path may have become something else.
+	// The type of the file decides how it is opened. O_EXCL without O_CREAT has a meaning only for
+	// block devices, and opening a pipe may wait for ever. So the path is opened with O_PATH first,
+	// which does not open the file itself. The file is then opened by that handle, because the path
+	// may lead to something else by now.
 	handle, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -173,7 +172,7 @@ func open(path string, o Options) (*Device, error) {
 	case kind != unix.S_IFBLK && kind != unix.S_IFREG:
 		return nil, fmt.Errorf("%s: %w, but %s", path, ErrNotDevice, kindName(kind))
 	case kind == unix.S_IFREG && st.Mode&0o222 == 0 && !o.ReadOnly:
-		// Root could write it all the same. But somebody has made it read-only for everybody.
+		// Root could write to it anyway. But somebody has made it read-only for everybody.
 		return nil, fmt.Errorf("%s: %w: its mode is %04o", path, ErrReadOnly, st.Mode&0o7777)
 	}
 	flags := unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
@@ -190,7 +189,7 @@ func open(path string, o Options) (*Device, error) {
 		return nil, fmt.Errorf("%s: %w by somebody else", path, ErrBusy)
 	case errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) && kind == unix.S_IFBLK &&
 		readable(same):
-		// A block device that is read-only answers EACCES to a user who may read it.
+		// A read-only block device returns EACCES to a user who may read it.
 		return nil, fmt.Errorf("%s: %w (%w)", path, ErrReadOnly, err)
 	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("%s: %w", path, ErrNoDirectIO)
@@ -204,7 +203,7 @@ func open(path string, o Options) (*Device, error) {
 	return d, nil
 }
 
-// kindName names what can be at a path.
+// kindName names the kinds of files that a path can lead to.
 func kindName(kind uint32) string {
 	switch kind {
 	case unix.S_IFDIR:
@@ -219,7 +218,7 @@ func kindName(kind uint32) string {
 	return "something else"
 }
 
-// readable reports whether a block device can be opened to read it.
+// readable reports whether a block device can be opened for reading.
 func readable(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -272,9 +271,9 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 // settleTries is how many flushes of a device may fail before it is not opened.
 const settleTries = 3
 
-// settle makes durable what a killed process has left in the device's cache, before anything is
-// read that a write might rely on. Else a superblock could be read now and be lost at a power
-// cut, while what was written because of it is there.
+// settle makes durable what a killed process has left in the device's cache. It does so before
+// anything is read that a write might rely on. Otherwise a superblock could be read now and be lost
+// at a power cut, while a write that was made because of it survives.
 func (d *Device) settle(noteLoss bool) error {
 	for try := 1; ; try++ {
 		err := d.sync()
@@ -288,8 +287,8 @@ func (d *Device) settle(noteLoss bool) error {
 	}
 }
 
-// LostCache reports whether a flush failed when the device was opened: what was written before, and
-// not flushed, may be lost.
+// LostCache reports whether a flush failed when the device was opened. Then data that was written
+// before, and not flushed, may be lost.
 func (d *Device) LostCache() bool { return d.lost }
 
 func lockFile(fd, how int) error {
@@ -303,7 +302,7 @@ func lockFile(fd, how int) error {
 	return nil
 }
 
-// Close lets the device go.
+// Close releases the device.
 func (d *Device) Close() error {
 	err := d.f.Close()
 	for _, fd := range d.below {
@@ -316,16 +315,16 @@ func (d *Device) Close() error {
 // Path returns the absolute path the device was opened by.
 func (d *Device) Path() string { return d.path }
 
-// FD returns the open descriptor, which stays the Device's own.
+// FD returns the open descriptor. It still belongs to the Device.
 func (d *Device) FD() int { return d.fd }
 
-// File returns the open file, which stays the Device's own.
+// File returns the open file. It still belongs to the Device.
 func (d *Device) File() *os.File { return d.f }
 
-// IsBlock tells a block device from a regular file.
+// IsBlock reports whether the device is a block device and not a regular file.
 func (d *Device) IsBlock() bool { return d.block }
 
-// Rdev returns the device number of a block device, 0 for a file.
+// Rdev returns the device number of a block device, or 0 for a file.
 func (d *Device) Rdev() uint64 {
 	if !d.block {
 		return 0
@@ -333,14 +332,14 @@ func (d *Device) Rdev() uint64 {
 	return d.rdev
 }
 
-// Geometry returns what the device says about itself, as it was at Open.
+// Geometry returns what the device said about itself at Open.
 func (d *Device) Geometry() Geometry { return d.geo }
 
 // Size returns the device's size in bytes.
 func (d *Device) Size() int64 { return d.geo.Size }
 
-// ReadAt reads len(p) bytes at off, whole or with an error. It takes any
-// alignment; unaligned reads cost a copy.
+// ReadAt reads len(p) bytes at off, all of them or with an error. It accepts any alignment.
+// Unaligned reads cost a copy.
 func (d *Device) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.geo.Size {
 		return 0, fmt.Errorf("%s: read at %d: %w", d.path, off, io.EOF)
@@ -375,7 +374,7 @@ func (d *Device) readAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	n, err := d.pread(buf, first)
-	defer func() { _ = Free(buf) }() // it was mapped by Aligned
+	defer func() { _ = Free(buf) }() // Aligned has mapped it
 	n -= int(off - first)
 	if n <= 0 {
 		return 0, err
@@ -402,8 +401,8 @@ func (d *Device) pread(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// WriteAt writes p at off, whole or with an error. p, its length and off must
-// be aligned: p to a page (see Aligned), the others to the logical block.
+// WriteAt writes p at off, all of it or with an error. p must be aligned to a page (see Aligned).
+// Its length and off must be aligned to the logical block.
 func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	if !aligned(p, off, d.geo.LogicalBlock) {
 		return 0, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, ErrAlignment)
@@ -428,8 +427,8 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// Sync makes everything written so far durable. One that fails must not be called again
-// in the hope of better: what the device could not write it may have dropped.
+// Sync makes everything durable that was written so far. If it fails it must not be called again in
+// the hope of success: the device may have dropped what it could not write.
 func (d *Device) Sync() error {
 	if err := d.sync(); err != nil {
 		return fmt.Errorf("%s: flush: %w", d.path, err)
@@ -439,8 +438,8 @@ func (d *Device) Sync() error {
 
 func (d *Device) sync() error { return syncWith(d.fd, unix.Fdatasync) }
 
-// syncWith flushes by a system call, which is called again only if it was interrupted: then
-// it had not begun.
+// syncWith flushes by a system call. It repeats the call only if it was interrupted, because the
+// flush had not begun then.
 func syncWith(fd int, fdatasync func(fd int) error) error {
 	for {
 		if err := fdatasync(fd); !errors.Is(err, unix.EINTR) {

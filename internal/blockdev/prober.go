@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// chunk is how much is read at once, where all of it can be read.
+	// chunk is how much is read at once, if all of it can be read.
 	chunk = 64 << 10
-	// piece is how much is read at once where not all of a chunk can be read.
+	// piece is how much is read at once if a chunk cannot be read whole.
 	piece = 4 << 10
 	// sectorSize is the least that is read.
 	sectorSize = 512
@@ -17,15 +17,15 @@ const (
 	slowRead = time.Second
 )
 
-// prober reads small parts of a disk, and reads nothing twice: a place that cannot be read
-// may take the drive seconds each time.
+// prober reads small parts of a disk, and reads nothing twice: a place that cannot be read may take
+// the drive seconds each time.
 type prober struct {
 	r      io.ReaderAt
 	size   int64
 	block  int64            // bytes of a block of the device, where that matters
 	chunks map[int64][]byte // by number; nil for one that cannot be read whole
-	pieces map[int64][]byte // of chunks that cannot
-	slow   map[int64]bool   // pieces that were slow to fail
+	pieces map[int64][]byte // of chunks that cannot be read whole
+	slow   map[int64]bool   // pieces whose read was slow to fail
 	parts  map[int64][]byte // sectors of pieces that cannot be read whole
 	unread map[int64]bool
 	failed []int64
@@ -38,8 +38,8 @@ func newProber(r io.ReaderAt, size int64, block int) *prober {
 	}
 }
 
-// at returns n bytes at off, nil if they are not there or cannot be read. The
-// caller must not change them.
+// at returns n bytes at off, or nil if they are not there or cannot be read. The caller must not
+// change them.
 func (p *prober) at(off int64, n int) []byte {
 	if off < 0 || off+int64(n) > p.size {
 		return nil
@@ -65,8 +65,8 @@ func (p *prober) at(off int64, n int) []byte {
 	return b
 }
 
-// sector returns what can be read at off of the sector that it lies in, up to the end of
-// that, nil for nothing.
+// sector returns what can be read from off to the end of the sector that off lies in, or nil if
+// nothing can be read.
 func (p *prober) sector(off int64) []byte {
 	if c := p.cached(p.chunks, off/chunk, chunk); c != nil {
 		return c[off%chunk : min(int64(len(c)), off%chunk/sectorSize*sectorSize+sectorSize)]
@@ -83,7 +83,7 @@ func (p *prober) sector(off int64) []byte {
 	return nil
 }
 
-// cached reads the i-th part of the disk of that length, if that was not done before.
+// cached reads the i-th part of the disk, in parts of that length, unless that was done before.
 func (p *prober) cached(in map[int64][]byte, i, length int64) []byte {
 	c, known := in[i]
 	if !known {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processes finds those that have one of the devices, or the file, open. This process is left
-// out. Each is listed once for each device.
+// processes finds the processes that have one of the devices, or the file, open. It leaves out this
+// process. Each process is listed once for each device.
 func (t *tree) processes() []User {
 	self := strconv.Itoa(os.Getpid())
 	procs, _ := filepath.Glob("/proc/[0-9]*")
@@ -23,7 +23,7 @@ func (t *tree) processes() []User {
 	return users
 }
 
-// opened looks through the descriptors of a process.
+// opened examines the descriptors of a process.
 func (t *tree) opened(proc string) []User {
 	dir := filepath.Join(proc, "fd")
 	fds, err := os.ReadDir(dir)
@@ -55,8 +55,8 @@ func (t *tree) opened(proc string) []User {
 	return users
 }
 
-// provides reports whether a process is what a network block device is made of: nbd-client and
-// the like keep it open for as long as it is there, and do not use what is on it. The kernel says
+// provides reports whether a process provides a network block device. nbd-client and similar
+// programs keep the device open as long as it exists, and do not use its contents. The kernel says
 // which thread that is (the attribute pid of drivers/block/nbd.c).
 func provides(proc string, st *unix.Stat_t) bool {
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -66,13 +66,13 @@ func provides(proc string, st *unix.Stat_t) bool {
 	if err != nil {
 		return false
 	}
-	// A thread has a directory in /proc that is not listed.
+	// A thread has a directory in /proc that a listing of /proc does not show.
 	_, err = os.Stat(filepath.Join(proc, "task", strings.TrimSpace(string(text))))
 	return err == nil
 }
 
-// known says what a descriptor is of, from what the kernel has in memory: a file on a dead
-// network is not asked.
+// known says what a descriptor leads to, from what the kernel has in memory. It does not ask about
+// a file on a dead network.
 func known(path string) (st unix.Stat_t, ok bool) {
 	var x unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT,
@@ -86,8 +86,8 @@ func known(path string) (st unix.Stat_t, ok bool) {
 	return st, true
 }
 
-// writes reports whether a descriptor was opened to write (proc_pid_fdinfo(5)); true if
-// that is not known.
+// writes reports whether a descriptor was opened for writing (proc_pid_fdinfo(5)). It returns true
+// if that is not known.
 func writes(proc, fd string) bool {
 	text, err := os.ReadFile(filepath.Join(proc, "fdinfo", fd))
 	if err != nil {
@@ -102,7 +102,7 @@ func writes(proc, fd string) bool {
 	return true
 }
 
-// command is a process's name, "?" if it has ended.
+// command returns a process's name, or "?" if it has ended.
 func command(proc string) string {
 	b, err := os.ReadFile(filepath.Join(proc, "comm"))
 	if name := strings.TrimSpace(string(b)); err == nil && name != "" {

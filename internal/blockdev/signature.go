@@ -27,9 +27,8 @@ type Signature struct {
 	Name   string // as libblkid would call it, e.g. "ext4"
 	Offset int64  // byte on the device where the mark is
 	Length int    // bytes of the mark
-	// AtEnd says that the mark's place depends on the device's size, so that
-	// it would stay visible on the backing, or be cut off, if the device were
-	// exported at another size.
+	// AtEnd says that the mark's place depends on the device's size. If the device were exported
+	// with another size, the mark would stay visible on the backing, or would be cut off.
 	AtEnd bool
 }
 
@@ -38,23 +37,21 @@ func (s Signature) String() string {
 	return fmt.Sprintf("%s (%s, at byte %d)", s.Name, s.Kind, s.Offset)
 }
 
-// Findings is what Detect saw.
+// Findings is what Detect found.
 type Findings struct {
 	Signatures []Signature
 	// Unread lists the places where a mark could be but which cannot be read.
 	Unread []int64
-	// Blank says that what could be read of the device's first and last 2 MiB
-	// holds nothing but zeroes.
+	// Blank says that the readable parts of the device's first and last 2 MiB are all zeroes.
 	Blank bool
 }
 
-// scanEnds is how much of either end is looked at for Blank.
+// scanEnds is how much of each end is examined for Blank.
 const scanEnds = 2 << 20
 
-// Detect looks for known marks on a device of size bytes. Unreadable places do
-// not stop it; they are listed. The marks and their places are those that the
-// formats' own documents and headers give; each entry of the table is checked
-// alone, so one device can have several.
+// Detect looks for known marks on a device of size bytes. Unreadable places do not stop it. It
+// lists them. The marks and their places are those of the formats' own documents and headers. Each
+// entry of the table is checked by itself, so one device can have several marks.
 func Detect(r io.ReaderAt, size int64) Findings {
 	p := newProber(r, size, 0)
 	var f Findings
@@ -110,9 +107,9 @@ type mark struct {
 	at    []int64                // bytes from the start
 	atEnd func(int64) []int64    // places that depend on the size
 	magic []byte                 // what must be there
-	more  func(b, m []byte) bool // looks at `around` bytes from the place less `before`
-	// before and around give more's window: it starts before bytes ahead of
-	// the place and is around bytes long.
+	more  func(b, m []byte) bool // examines `around` bytes from the place less `before`
+	// before and around define more's window. It starts before bytes ahead of the place and is
+	// around bytes long.
 	before int64
 	around int
 	naming func(window []byte) string
@@ -151,9 +148,9 @@ placed:
 	return s, true
 }
 
-// mbr looks for a DOS partition table. Its mark, 55 AA at byte 510, is also
-// that of boot sectors, so the four entries at byte 446 must make sense and no
-// file system with a boot sector may have been found.
+// mbr looks for a DOS partition table. Its mark, 55 AA at byte 510, is also the mark of boot
+// sectors. So the four entries at byte 446 must make sense, and no file system with a boot sector
+// may have been found.
 func mbr(p *prober, found []Signature) (Signature, bool) {
 	b := p.at(0, 512)
 	if b == nil || b[510] != 0x55 || b[511] != 0xaa {

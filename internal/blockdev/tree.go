@@ -10,8 +10,8 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// tree is the device, or file, that users are looked for, and every device by which its
-// blocks can be reached.
+// tree is the device or file whose users are searched, with every device through which its blocks
+// can be reached.
 type tree struct {
 	block   bool
 	file    unix.Stat_t // of a regular file
@@ -26,14 +26,15 @@ type node struct {
 	path  string
 	part  bool // a partition of the device that was asked about
 	above bool // another device, on top of it or beside it
-	file  bool // no device
+	file  bool // a regular file, not a device
 }
 
 func (n *node) user(kind UserKind, path string) User {
 	return User{Kind: kind, Device: n.path, Path: path, part: n.part, above: n.above, file: n.file}
 }
 
-// newTree collects the devices; nil if what is there is neither a block device nor a file.
+// newTree collects the devices. It returns nil if the path leads to neither a block device nor a
+// file.
 func newTree(path string, st *unix.Stat_t) *tree {
 	t := &tree{nodes: map[uint64]*node{}, loops: allLoops(), root: &node{path: path}}
 	switch st.Mode & unix.S_IFMT {
@@ -50,7 +51,7 @@ func newTree(path string, st *unix.Stat_t) *tree {
 	return t
 }
 
-// match returns the device or file that st is of, nil if none of these.
+// match returns the node of the device or file that st describes, or nil if it is not in the tree.
 func (t *tree) match(st *unix.Stat_t) *node {
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFBLK:
@@ -61,7 +62,7 @@ func (t *tree) match(st *unix.Stat_t) *node {
 	return nil
 }
 
-// climb adds a device, its partitions and all that is on top of them.
+// climb adds a device, its partitions and everything on top of them.
 func (t *tree) climb(rdev uint64, n *node) {
 	if t.nodes[rdev] != nil {
 		return
@@ -80,8 +81,8 @@ func (t *tree) climb(rdev uint64, n *node) {
 	}
 }
 
-// climbHolders adds the drivers on top of a device (Documentation/ABI: holders is a
-// directory of links).
+// climbHolders adds the drivers on top of a device (Documentation/ABI: holders is a directory of
+// links).
 func (t *tree) climbHolders(rdev uint64, n *node) {
 	holders, _ := os.ReadDir(filepath.Join(sysDir(rdev), "holders"))
 	for _, h := range holders {
@@ -102,12 +103,12 @@ func (t *tree) climbLoops(n *node, over func(*loopInfo) bool) {
 	}
 }
 
-// maxBelow is how many devices may be below each other.
+// maxBelow is how many devices may lie below each other.
 const maxBelow = 8
 
-// beside adds the loop devices by which the same blocks can be reached from below: others over
-// the file of a loop device, and those over the disk of a partition or of a driver. Such a loop
-// device is no user of the blocks by itself; what uses it is.
+// beside adds the loop devices through which the same blocks can be reached from below: other loop
+// devices over the file of a loop device, and those over the disk of a partition or of a driver.
+// Such a loop device is not a user of the blocks by itself, but its users are.
 func (t *tree) beside(rdev uint64) { t.descend(rdev, wholeExtent, 0) }
 
 func (t *tree) descend(rdev uint64, e extent, depth int) {
@@ -132,7 +133,7 @@ func (t *tree) descend(rdev uint64, e extent, depth int) {
 		}
 		return
 	}
-	// Where in the devices below it the blocks of another driver lie is not known.
+	// It is not known where in the devices below it the blocks of another driver lie.
 	slaves, _ := os.ReadDir(filepath.Join(sysDir(rdev), "slaves"))
 	for _, s := range slaves {
 		dev, ok := devOf(filepath.Join("/sys/class/block", s.Name()))
@@ -154,12 +155,13 @@ func (t *tree) neighbours(e extent, is func(*loopInfo) bool) {
 	}
 }
 
-// extent is a run of bytes; end 0 is the end of the device, whatever that is.
+// extent is a run of bytes. end 0 means the end of the device, whatever that is.
 type extent struct{ start, end uint64 }
 
 var wholeExtent = extent{}
 
-// within is where bytes e of a device lie, if the device is the part o of another one.
+// within returns where the bytes e of a device lie in another device, if the device is the part o
+// of that.
 func (e extent) within(o extent) extent {
 	in := extent{o.start + e.start, o.end}
 	if e.end != 0 && (o.end == 0 || o.start+e.end < o.end) {
@@ -172,7 +174,7 @@ func (e extent) meets(o extent) bool {
 	return (e.end == 0 || o.start < e.end) && (o.end == 0 || e.start < o.end)
 }
 
-// partExtent is where a partition lies; sysfs counts in sectors of 512 bytes.
+// partExtent returns where a partition lies. sysfs counts in sectors of 512 bytes.
 func partExtent(rdev uint64) extent {
 	start, size := sysfsInt(sysDir(rdev), "start"), sysfsInt(sysDir(rdev), "size")
 	if start < 0 || size <= 0 {

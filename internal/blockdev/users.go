@@ -14,23 +14,23 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// A UserKind is a way in which a device can be in use.
+// A UserKind says in which way a device is in use.
 type UserKind string
 
-// The ways, from those that the kernel lists to those that must be looked for.
+// The kinds. Those that the kernel lists come first, those that must be searched for come last.
 const (
-	UserMount   UserKind = "mount"   // a mounted file system, in whatever mount namespace
+	UserMount   UserKind = "mount"   // a mounted file system, in any mount namespace
 	UserSwap    UserKind = "swap"    // swap space
 	UserHolder  UserKind = "holder"  // a driver on top, such as dm or MD
 	UserLoop    UserKind = "loop"    // a loop device over it
-	UserExport  UserKind = "export"  // a network target of the kernel's (nvmet, LIO)
+	UserExport  UserKind = "export"  // a network target of the kernel (nvmet, LIO)
 	UserProcess UserKind = "process" // a process that has it open
-	UserKernel  UserKind = "kernel"  // an exclusive holder that cannot be seen
+	UserKernel  UserKind = "kernel"  // an exclusive holder that is not visible
 	UserUnknown UserKind = "unknown" // it could not be found out in time
 )
 
-// A User is one use of a device. A device on top of another one is a user of it, and so is what
-// uses the one on top: a loop device and what is mounted from it are two Users.
+// A User is one use of a device. A device on top of another one is a user of it, and so are the
+// users of the one on top: a loop device and what is mounted from it are two Users.
 type User struct {
 	Kind UserKind
 	// Device is what is used: the device that was asked about, a partition of it, or a
@@ -38,8 +38,8 @@ type User struct {
 	Device string
 	// Path is the mount point, the swap space, the device on top, or what the process has open.
 	Path string
-	// PID and Command are those of the process; of a mount, 0 unless it is of another mount
-	// namespace: then some process in that.
+	// PID and Command are those of the process. For a mount, PID is 0 unless the mount is in
+	// another mount namespace. Then they are those of some process in that namespace.
 	PID     int
 	Command string
 	// Writes says that the process can write to it.
@@ -50,7 +50,7 @@ type User struct {
 	file  bool // Device is a file
 }
 
-// String says it in a phrase that goes on after "it is", such as "mounted on /srv".
+// String describes the use in a phrase that continues "it is", such as "mounted on /srv".
 func (u User) String() string {
 	var what string
 	switch u.Kind {
@@ -87,11 +87,11 @@ func (u User) String() string {
 	return what
 }
 
-// Passing reports whether the use may be over in a moment: a process has the device open, which
-// udev's probing of a new device also is. Other uses stay until somebody ends them.
+// Passing reports whether the use may end in a moment: a process has the device open, as udev does
+// when it probes a new device. Other uses stay until somebody ends them.
 func (u User) Passing() bool { return u.Kind == UserProcess }
 
-// Says joins users to one phrase for a message. What is not said is counted.
+// Says joins users to one phrase for a message. It counts the users that it leaves out.
 func Says(users []User) string {
 	const most = 4
 	var all []string
@@ -107,34 +107,34 @@ func Says(users []User) string {
 }
 
 const (
-	// findLimit bounds one search for users: a file of a loop device that lies on a dead
-	// network, or a file system that is just being unmounted, can hold it up for ever.
+	// findLimit bounds one search for users. A file of a loop device on a dead network, or a file
+	// system that is being unmounted, can block it for ever.
 	findLimit = 10 * time.Second
 	// PassingWait is how long [Unused] waits for a process that has a device open.
 	PassingWait = 3 * time.Second
 	passingPoll = 100 * time.Millisecond
 )
 
-// Users finds everybody but this process who uses the device or file at path: drivers and
-// loop devices on top, also on partitions, and in turn who uses those; mounts in every
-// mount namespace that /proc shows; swap space; exports of the kernel's own targets;
-// processes that have it open; and exclusive holders that cannot be seen, by trying to open it
-// for exclusive use. Uses that stay come first.
+// Users finds everybody except this process who uses the device or file at path: drivers and loop
+// devices on top, also on partitions, and the users of those; mounts in every mount namespace that
+// /proc shows; swap space; exports of the kernel's own targets; processes that have it open; and
+// exclusive holders that are not visible. It finds those by opening the device for exclusive use.
+// Uses that stay come first.
 //
-// A device below a driver, such as the disk under a dm device, has its loop devices looked at
-// as well: they reach the same blocks.
+// For a device below a driver, such as the disk under a dm device, its loop devices are examined as
+// well: they reach the same blocks.
 //
-// It opens the device to try, which can wait if that does no I/O any more. If the search takes
-// too long the answer is one user of kind unknown.
+// Users opens the device to try, which can block if the device does no I/O any more. If the search
+// takes too long the result is one user of kind unknown.
 func Users(path string) []User { return find(path, search{processes: true, try: true}) }
 
-// UsersOf is [Users] for a caller that has the device exclusively, or must not open it: an
-// exclusive holder that cannot be seen is not noticed.
+// UsersOf is [Users] for a caller that has the device exclusively, or must not open it. It does not
+// notice an exclusive holder that is not visible.
 func UsersOf(path string) []User { return find(path, search{processes: true}) }
 
-// Unused waits until nobody but this process uses a device, and returns the users that are left.
-// It waits for users that may end in a moment only, and not longer than PassingWait. look is
-// Users, UsersOf or a part of what these find.
+// Unused waits until nobody but this process uses a device, and returns the remaining users. It
+// waits only for users that may end in a moment, and for PassingWait at most. look is Users,
+// UsersOf or a part of what these find.
 func Unused(ctx context.Context, path string, look func(string) []User) []User {
 	for deadline := time.Now().Add(PassingWait); ; {
 		users := look(path)
@@ -150,13 +150,13 @@ func Unused(ctx context.Context, path string, look func(string) []User) []User {
 	}
 }
 
-// search says what is looked for besides what lies on top of a device.
+// search says what is searched for besides what lies on top of a device.
 type search struct {
 	processes bool
 	try       bool // open it for exclusive use
 }
 
-// find looks for users in a goroutine of its own, so that it comes back.
+// find searches for users in a goroutine of its own, so that it returns in time.
 func find(path string, s search) []User {
 	found := make(chan []User, 1)
 	go func() { found <- look(path, s) }()
@@ -187,8 +187,8 @@ func look(path string, s search) []User {
 	return users
 }
 
-// HeldExclusively reports whether somebody has a block device open exclusively: a mount, also
-// one in another mount namespace, swap, a driver on top of it, or a server.
+// HeldExclusively reports whether somebody has a block device open exclusively: a mount, also one
+// in another mount namespace, swap, a driver on top of it, or a server.
 func HeldExclusively(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -216,8 +216,7 @@ func (t *tree) swaps() []User {
 	return users
 }
 
-// parseSwaps reads /proc/swaps (proc_swaps(5)): a heading, then a path at the
-// start of each line.
+// parseSwaps reads /proc/swaps (proc_swaps(5)): a heading, then lines that each start with a path.
 func parseSwaps(text string) []string {
 	var names []string
 	for i, line := range strings.Split(text, "\n") {
