@@ -9,10 +9,9 @@ import (
 	"ublkremap/remap"
 )
 
-// Bug is a bug that is planted to show that the checks can fail. Nearly all are planted in
-// the simulator's drivers, or in what they let the code under test see. The few that
-// can only be inside of it are there when it is built with the tag planted, and
-// only then (Bug.Inside).
+// Bug is a bug that is planted to show that the checks can fail. Nearly all bugs are planted in the
+// simulator's drivers, or in what these let the code under test see. A few bugs can only be inside
+// of that code. They exist only in a build with the tag planted (Bug.Inside).
 type Bug uint8
 
 const (
@@ -70,14 +69,15 @@ const (
 	bugs
 )
 
-// bugInfo describes a bug: a short name, for flags; what it does; where it is planted; and, if
-// ordinary seeds meet what it needs rarely, what runs are to be like, or the scenario to play.
+// bugInfo describes a bug: a short name, for flags; what it does; and where it is planted. If
+// ordinary seeds rarely meet what the bug needs, it also says what runs must be like, or which
+// scenario to play.
 type bugInfo struct {
 	name, what, where string
 	focus             Focus
 }
 
-// Focus makes all runs be about something that is otherwise one thing of many.
+// Focus makes all runs be about something that otherwise is one thing of many.
 type Focus uint8
 
 const (
@@ -112,8 +112,8 @@ func (f Focus) apply(c *config) {
 	case FocusReader:
 		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusLatent:
-		// What makes a mirror miss a record would be a third thing to go wrong: its mark
-		// is the one thing that is written over the last superblock.
+		// A cause for a mirror to miss a record would be a third fault: the mark of that mirror is
+		// the one thing that is written over the last superblock.
 		c.meta, c.oneSuperblock = metaReads, true
 		c.vanish, c.storms, c.rates = false, false, rates{}
 	}
@@ -230,7 +230,7 @@ var bugTable = [bugs]bugInfo{
 
 func (b Bug) String() string { return bugTable[b].name }
 
-// Focus is what runs that look for the bug should be about.
+// Focus is what runs that look for the bug must be about.
 func (b Bug) Focus() Focus { return bugTable[b].focus }
 
 // Inside reports that the bug needs a build with the tag planted.
@@ -242,14 +242,14 @@ type tagKey struct {
 	tag   uint16
 }
 
-// early is what BugEarlyAck and BugEarlyClear know of a request that was told too early:
-// what it says next waits for the true answer, so that the arbiter is not confused.
+// early is what BugEarlyAck and BugEarlyClear know of a request that was answered too early. Its
+// next message waits for the true answer, so that the arbiter is not confused.
 type early struct {
 	answers int
 	held    []remap.Message
 }
 
-// toArbiter passes a message of an engine on, unless a bug keeps it.
+// toArbiter passes a message of an engine on, unless a bug holds it back.
 func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 	key := tagKey{q, m.Tag}
 	switch b {
@@ -291,7 +291,7 @@ func (b Bug) toArbiter(sv *server, q int, m *remap.Message) bool {
 	return true
 }
 
-// toEngine passes a message of the arbiter on, unless a bug keeps it.
+// toEngine passes a message of the arbiter on, unless a bug holds it back.
 func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
 	switch b {
 	case BugEarlyAck, BugEarlyClear:
@@ -323,7 +323,7 @@ func (b Bug) toEngine(sv *server, q int, m *remap.Message) bool {
 	return true
 }
 
-// issue lets an operation of an engine begin, unless a bug sees to it.
+// issue lets an operation of an engine begin, unless a bug handles it.
 func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	s := q.sv.s
 	class := classIO + uint8(q.index)
@@ -412,7 +412,7 @@ func (b Bug) finish(q *queue, r *userReq, res int32) int32 {
 	return res
 }
 
-// operation carries out an operation of the Coordinator in a bug's way; false: there is none.
+// operation carries out an operation of the Coordinator as a bug does; false: there is no such bug.
 func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(int32)) bool {
 	switch {
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioWrite:
@@ -421,7 +421,7 @@ func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(
 		sv.s.later(classJournal, func() { done(0) })
 		return true
 	case b == BugFlushUntold && io.kind == ioFlush:
-		// What lacked resources is tried again, and counts for nobody.
+		// An operation that lacked resources is tried again, and does not count.
 		sv.s.begin(classJournal, io, func(res int32) {
 			if res < 0 {
 				res = -int32(syscall.EAGAIN)
@@ -433,7 +433,7 @@ func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(
 	return !asked.Transfer && b.metadata(sv, io, done)
 }
 
-// metadata carries out an operation of the committer in a bug's way; false: there is none.
+// metadata carries out an operation of the committer as a bug does; false: there is no such bug.
 func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 	s := sv.s
 	answer := func(res int32) bool {
@@ -441,7 +441,7 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 		return true
 	}
 	if (b == BugNoEpoch || b == BugStaleNotMarked || b == BugNoReadBack) && s.ofSuperblock(io) {
-		// What the committer wrote is what it reads.
+		// The committer reads back what it wrote, whatever the disk holds.
 		p := place{io.d.index, io.off}
 		if io.kind == ioWrite {
 			sv.told[p] = slices.Clone(io.data)
@@ -466,7 +466,7 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 	case io.kind != ioWrite:
 		return false
 	case b == BugEarlyCheckpoint && s.inSlots(io):
-		io.late = 1 << 40 // what is read back shows nothing, and no other flush helps
+		io.late = 1 << 40 // reading back shows nothing, and no other flush helps
 	case b == BugEarlyJournal && !s.inSlots(io):
 		io.data = slices.Clone(io.data)
 		s.muchLater(classJournal, 10, func() { s.begin(classJournal, io, func(int32) {}) })
@@ -529,7 +529,8 @@ func (b Bug) tripped(sv *server) {
 	}
 }
 
-// haunts keeps a dead server's write, to let it land later; false: it ends now, or never.
+// haunts keeps a dead server's write, to let it take effect later; false: the write ends now, or
+// never.
 func (b Bug) haunts(s *sim, io *diskIO) bool {
 	if b != BugEarlyTakeover || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" ||
 		!s.chance(1, 2) {
@@ -548,7 +549,7 @@ func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 		return int32(io.n)
 	}
 	if b == BugMoveUnread {
-		// What was written is what is read.
+		// A read returns what was written, whatever the disk holds.
 		p := place{io.d.index, io.off}
 		if io.kind == ioWrite {
 			sv.told[p] = slices.Clone(io.data)
@@ -559,7 +560,7 @@ func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 	if b != BugRetestUnread || io.kind != ioRead || res >= 0 {
 		return res
 	}
-	// A block that is pending at home: what is read before it is remapped or retested.
+	// This is about the read of a block that is pending at home, before it is remapped or retested.
 	size := int64(sv.s.plan.BlockSize())
 	per := metadata.UnitSize / size
 	block := io.off / size

@@ -7,12 +7,12 @@ import (
 	"ublkremap/metadata"
 )
 
-// committer stands between the Coordinator and the Committer: it judges what the Arbiter commits,
-// and what becomes of it, and it is where bugs in that are planted.
+// committer stands between the Coordinator and the Committer. It judges what the Arbiter commits,
+// and what becomes of it. Bugs in that are planted here.
 type committer struct {
 	*metadata.Committer
 	sv      *server
-	commits map[metadata.Ticket]int64 // the Arbiter's that are under way, and their step
+	commits map[metadata.Ticket]int64 // the Arbiter's commits that are under way, and their step
 	unseen  []metadata.Result         // of bugs only
 }
 
@@ -71,8 +71,8 @@ func (c *committer) judge(r metadata.Result) metadata.Result {
 	case !durable:
 		s.stats.Unknown++
 		sv.unknown, sv.everOdd = true, true
-		// While an operation takes seconds to fail no other one is tried again: time
-		// for resources can run out with few tries.
+		// While one operation takes seconds to fail, no other one is tried again. So the time for
+		// resources can run out after few tries.
 		patient := s.slowest < int64(s.cfg.policy.ResourceFor) &&
 			(!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
 		if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 &&
@@ -85,7 +85,7 @@ func (c *committer) judge(r metadata.Result) metadata.Result {
 	return r
 }
 
-// later keeps results, to hand them out with some other event.
+// later keeps results, to hand them out with another event.
 func (c *committer) later(results []metadata.Result) {
 	kept := slices.Clone(results)
 	c.sv.s.later(classJournal, func() {

@@ -9,14 +9,14 @@ import (
 	"ublkremap/remap"
 )
 
-// config is what one run looks like. All of it is drawn from the seed.
+// config is what one run is like. All of it comes from the seed.
 type config struct {
 	plan     metadata.PlanParams
 	queues   int
 	depth    int
 	maxUnits int // the largest request, in units
 	zero     int // units in the driver's zero buffer
-	sink     int // and in its buffer for what is read for nobody
+	sink     int // units in the driver's buffer for data that nobody needs
 	policy   remap.Policy
 	budget   bool // the breaker's budget is small enough to be used up
 
@@ -24,7 +24,7 @@ type config struct {
 	steps  int // of the workload, per round
 	spots  int // places where requests meet
 	reach  int // units on either side of such a place
-	ops    int // operator's doings, of 1000 steps
+	ops    int // actions of the operator, of 1000 steps
 	wind   int // faults that come and go, of 1000 steps
 	faults int // at the beginning; more come while it runs
 	rates  rates
@@ -46,8 +46,8 @@ type config struct {
 	barren        bool // most of the spare region is bad
 }
 
-// metaFaults says what is wrong with the metadata areas. Two mirrors never
-// lack the same record: that is damage, which nobody promises to survive.
+// metaFaults says what is wrong with the metadata areas. Two mirrors never lack the same record:
+// that is damage which nobody promises to survive.
 type metaFaults uint8
 
 const (
@@ -69,7 +69,8 @@ var metaNames = [metaKinds]string{
 	"one mirror loses and misdirects writes", "bits flip in one mirror",
 }
 
-// newConfig draws what a run is like. The order of what is drawn stays: it is what seeds mean.
+// newConfig draws what a run is like. The order of the draws must not change, because it gives
+// seeds their meaning.
 func newConfig(rng *rand.Rand) config {
 	c := config{
 		queues: 1 + rng.IntN(4), depth: 1 + rng.IntN(5), maxUnits: pick(rng, []int{1, 2, 4, 8, 16}),
@@ -89,7 +90,7 @@ func newConfig(rng *rand.Rand) config {
 		c.brawl(rng)
 	}
 	if c.meta.needsOther() {
-		// What else can make a mirror stale would leave the one that cannot be relied on.
+		// Without this, another cause could make a mirror stale, and leave only the unreliable one.
 		c.vanish, c.rates.path = false, 0
 	}
 	c.drawPolicy(rng)
@@ -98,7 +99,8 @@ func newConfig(rng *rand.Rand) config {
 		c.rates.flush, c.lossy = 1+rng.IntN(60), rng.IntN(4) > 0
 	}
 	if c.meta.needsOther() {
-		// A mirror misses a record once four flushes in a row have failed: the same holds for that.
+		// A mirror misses a record once four flushes in a row have failed. The same applies to
+		// that.
 		c.rates.flush = min(c.rates.flush, 20)
 	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
@@ -112,7 +114,7 @@ func newConfig(rng *rand.Rand) config {
 	return c
 }
 
-// needsOther: one mirror cannot be relied on, so that the others must not miss a record.
+// needsOther says that one mirror is unreliable, so that the others must not miss a record.
 func (m metaFaults) needsOther() bool { return m == metaFlaky || m == metaLies || m == metaFlips }
 
 // drawPlan draws the layout.
@@ -156,7 +158,7 @@ func (c *config) drawRates(rng *rand.Rand) {
 	}
 }
 
-// brawl has everybody meet in one place, where nothing is reliable.
+// brawl makes everybody meet in one place, where nothing is reliable.
 func (c *config) brawl(rng *rand.Rand) {
 	c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1,
 		1, 1+rng.IntN(2), 1
@@ -165,7 +167,7 @@ func (c *config) brawl(rng *rand.Rand) {
 	c.vanish = false
 }
 
-// drawPolicy draws how hard is tried, and the breaker's budget.
+// drawPolicy draws how often and how long operations are tried, and the breaker's budget.
 func (c *config) drawPolicy(rng *rand.Rand) {
 	c.policy = remap.Policy{
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8),

@@ -6,8 +6,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// create makes the disks and a set on them, after up to two tries that the
-// power ended.
+// create makes the disks and a set on them. Up to two tries before that are ended by a power cut.
 func (s *sim) create() {
 	var err error
 	if s.plan, err = metadata.Plan(s.cfg.plan); err != nil {

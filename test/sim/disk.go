@@ -15,8 +15,8 @@ const (
 // reads is the newest content. What a power cut leaves is decided per sector:
 // the content that was last made durable, or any that was written since.
 //
-// A sector that was never written reads as junk that names the disk and the
-// sector, so that it is recognized wherever it turns up.
+// A sector that was never written reads as junk that names the disk and the sector. So it is
+// recognized wherever it appears.
 type disk struct {
 	index uint8
 	size  int64
@@ -31,8 +31,8 @@ type disk struct {
 	lossy bool // a flush that fails drops what it could not write
 	noFUA bool // a FUA write is what the kernel makes of it: a write and a flush, with one answer
 
-	// Of bugs only: writes up to forgets are covered by no flush, and what is being stored is not
-	// covered by any if late is set.
+	// Used by bugs only. No flush covers writes up to forgets. If late is set, no flush covers what
+	// is being stored either.
 	forgets, late uint64
 
 	token *int // of the pages that are this disk's own; others are copied before they change
@@ -63,8 +63,8 @@ func newDisk(index uint8, size int64) *disk {
 		token: new(int)}
 }
 
-// fork returns a disk of its own that holds the same, with the same faults. Pages are shared
-// until either disk changes them.
+// fork returns a separate disk that holds the same, with the same faults. Pages are shared until
+// either disk changes them.
 func (d *disk) fork() *disk {
 	c := *d
 	c.pages, c.dirty = slices.Clone(d.pages), slices.Clone(d.dirty)
@@ -74,7 +74,7 @@ func (d *disk) fork() *disk {
 		if p == nil || !p.spoiled {
 			continue
 		}
-		// A fault counts the operations that it lets fail.
+		// A fault counts the operations that it lets fail, so the fork needs its own.
 		p = p.clone(c.token)
 		for s, f := range p.bad {
 			if f == nil {
@@ -105,7 +105,7 @@ func (p *page) clone(owner *int) *page {
 	return &c
 }
 
-// page returns the page of an offset to be changed, and makes it if need be.
+// page returns the page of an offset, for a change. It makes the page if necessary.
 func (d *disk) page(off int64) *page {
 	i := off / pageSize
 	p := d.pages[i]
@@ -212,15 +212,15 @@ const (
 	surviveAll
 )
 
-// cut takes the power away and gives it back: each unsynced sector keeps its
-// durable content or any that was cached since.
+// cut takes the power away and gives it back. Each unsynced sector keeps its durable content or any
+// that was cached since.
 func (d *disk) cut(rng *rand.Rand, how survival) {
 	d.drop(rng, how, 0)
 	d.gone = 0
 }
 
-// drop ends the cache: of each unsynced sector some version is durable from now on, and
-// the others are gone. Versions after seq, if that is not 0, stay in the cache.
+// drop ends the cache. One version of each unsynced sector is durable from then on, and the others
+// are gone. If seq is not 0, versions after it stay in the cache.
 func (d *disk) drop(rng *rand.Rand, how survival, seq uint64) {
 	kept := d.dirty[:0]
 	for _, sector := range d.dirty {

@@ -9,7 +9,8 @@ import (
 	"ublkremap/remap"
 )
 
-// driver is the Coordinator's: it carries out its operations on simulated disks.
+// driver is the Coordinator's driver. It carries out the Coordinator's operations on simulated
+// disks.
 type driver struct{ sv *server }
 
 func (d driver) Now() int64        { return d.sv.s.now }
@@ -60,7 +61,7 @@ func (d driver) Issue(io *coordinator.IO) {
 	s.begin(class, x, done)
 }
 
-// metadataIO takes an operation of the Committer: a mirror that lies may see to it.
+// metadataIO takes an operation of the Committer. A mirror that lies may handle it.
 func (sv *server) metadataIO(x *diskIO, done func(res int32)) bool {
 	s := sv.s
 	if x.kind == ioWrite {
@@ -104,7 +105,7 @@ func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
 	return s.opts.Bug.transferred(sv, x, res)
 }
 
-// Missing tells of a disk that vanished, unless it is one that only fails since.
+// Missing reports a disk that vanished, unless the disk only fails since.
 func (d driver) Missing(device uint8) string {
 	x := d.sv.s.disks[device]
 	if x.gone == 0 || syscall.Errno(x.gone) == syscall.EIO {
@@ -136,8 +137,8 @@ func (d driver) Alert(a remap.Alert) {
 	}
 }
 
-// FlushFailed is told of any operation that ended so: it may have been a relocation's.
+// FlushFailed is called for any operation that ended so; it may have been a relocation's.
 func (d driver) FlushFailed(uint8, int32) { d.sv.oddTransfer = d.sv.s.step }
 
-// NotDurable: committer has seen it already.
+// NotDurable does nothing, because committer has seen the result already.
 func (d driver) NotDurable(error) {}

@@ -45,7 +45,7 @@ func (s *sim) spoil() {
 	if s.chance(1, 4) {
 		unit := uint32(s.rng.Uint64N(s.plan.SpareUnits()))
 		if s.srv != nil {
-			// Rather one that is in use, or will be next.
+			// Prefer one that is in use, or will be next.
 			for range 8 {
 				if s.srv.restored.Allocator.IsUsed(unit) {
 					break
@@ -59,10 +59,11 @@ func (s *sim) spoil() {
 			n = min(n, metadata.UnitSize)
 		}
 	} else {
-		// Fault by fault, not disk range by disk range: a range may pass the seam.
+		// This is done fault by fault, not disk range by disk range, because a range may pass the
+		// seam.
 		block := s.near()
 		if phys := uint64(s.cfg.plan.PhysicalBlockSize) / uint64(bs); phys > 1 && s.chance(1, 2) {
-			// A drive that shows small blocks and has larger ones, which fail as one.
+			// This is a drive that shows small blocks and has larger ones, which fail as one.
 			block -= block % phys
 			n = int64(phys) * bs
 		}
@@ -82,8 +83,8 @@ func (s *sim) spoil() {
 	s.disks[p.disk].spoil(p.off, n, f)
 }
 
-// spoilSpares makes most of the spare region bad, in a pattern: one in 8 units is well, or half
-// of it, or every other.
+// spoilSpares makes most of the spare region bad, in a pattern: one in 8 units is good, or half of
+// it, or every other unit.
 func (s *sim) spoilSpares() {
 	n := uint32(s.plan.SpareUnits())
 	f := &fault{write: true, errno: int32(pick(s.rng, mediumErrnos)), left: -1}
@@ -100,7 +101,7 @@ func (s *sim) spoilSpares() {
 	}
 }
 
-// spareEnd returns where the spare region ends that a place lies in.
+// spareEnd returns the end of the spare region that a place lies in.
 func (s *sim) spareEnd(p place) int64 {
 	for _, r := range s.plan.SpareRegions() {
 		if r.Device == p.disk && p.off >= r.Start && p.off < r.Start+r.Length {
@@ -169,8 +170,8 @@ func (s *sim) spoilMetadata() {
 	}
 }
 
-// flicker lets sectors of one mirror fail to be read a few times, or for good until
-// they do not fail any more.
+// flicker makes reads of sectors of one mirror fail: a few times, or always, until the sectors do
+// not fail any more.
 func (s *sim) flicker() {
 	m := s.mirrors()[s.liar]
 	if s.chance(1, 3) {
@@ -185,7 +186,7 @@ func (s *sim) flicker() {
 	}
 }
 
-// flip flips bits in one mirror, rather where something lies.
+// flip flips bits in one mirror, preferably where something is stored.
 func (s *sim) flip() {
 	m := s.mirrors()[s.liar]
 	sb := s.plan.Superblock()
@@ -206,8 +207,7 @@ func (s *sim) flip() {
 	}
 }
 
-// lie reports whether a write to the metadata will be reported as good and never
-// land where it should.
+// lie reports whether a write to the metadata will be reported as good but never reach its place.
 func (s *sim) lie(io *diskIO) bool {
 	if s.cfg.meta != metaLies || io.d.index != 0 || io.kind != ioWrite {
 		return false
@@ -220,7 +220,7 @@ func (s *sim) lie(io *diskIO) bool {
 	return true
 }
 
-// misdirect lets a write land elsewhere in its mirror.
+// misdirect makes a write land elsewhere in its mirror.
 func (s *sim) misdirect(io *diskIO) {
 	m := s.mirrors()[s.liar]
 	s.tracef("      misdirected: %v", io)
@@ -247,7 +247,7 @@ func (s *sim) metaWrite() {
 	}
 }
 
-// refuseMetadata begins or ends that all mirrors of the backing refuse writes.
+// refuseMetadata begins or ends a time in which all mirrors of the backing refuse writes.
 func (s *sim) refuseMetadata(on bool) {
 	s.metaBad = on
 	var f *fault
@@ -260,7 +260,7 @@ func (s *sim) refuseMetadata(on bool) {
 	}
 }
 
-// weather lets things happen to the disks while the device is in use.
+// weather makes things happen to the disks while the device is in use.
 func (s *sim) weather() {
 	switch s.rng.IntN(12) {
 	case 0, 1, 2:
@@ -305,7 +305,7 @@ func (s *sim) weather() {
 // stormFor is how long a storm lasts at most.
 const stormFor = 100 * time.Millisecond
 
-// storm begins or ends that most operations fail for want of resources.
+// storm begins or ends a time in which most operations fail for lack of resources.
 func (s *sim) storm(on bool) {
 	s.stormEnds = 0
 	for _, d := range s.disks {

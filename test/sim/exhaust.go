@@ -12,15 +12,15 @@ import (
 )
 
 // This file cuts the power, or kills the server, at every single write of a scenario, each in
-// several ways; lets the next server recover; and cuts the power again at every write of the
-// recovery. What a cut interrupts is forked: the story itself goes on undisturbed to its
-// end, so that it is told once for all cuts.
+// several ways. Then the next server recovers. The power is cut again at every write of that
+// recovery. Each interruption happens in a fork. The story itself continues undisturbed to its end,
+// so that it is told once for all cuts.
 
 // end is a way in which a story is interrupted.
 type end uint8
 
 const (
-	endNone  end = iota // power cut: nothing survives that was not durable
+	endNone  end = iota // power cut: only what was durable survives
 	endAll              // power cut: everything survives
 	endSome             // power cut: any of it; sectors tear
 	endOther            // the same, drawn once more
@@ -30,11 +30,12 @@ const (
 
 // Exhausting says how thoroughly a scenario is interrupted.
 type Exhausting struct {
-	// Again is of how many cuts in the recovery one is made; 1: all of them.
+	// Again says that one of so many cuts in the recovery is made; 1: all of them.
 	Again int
-	// Sparse is of how many writes of the story one is cut; 1: all of them.
+	// Sparse says that one of so many writes of the story is cut; 1: all of them.
 	Sparse int
-	// Only, if not empty, is the one path of interruptions to follow, as a failure says it.
+	// Only, if not empty, is the one path of interruptions to follow, in the form in which a
+	// failure prints it.
 	Only string
 	// Trace is told the steps of what Only leads to.
 	Trace func(line string)
@@ -68,7 +69,7 @@ type exhaust struct {
 	how  Exhausting
 	out  Exhausted
 	path []string
-	// settle brings a fork to where all can be judged, after an interruption.
+	// settle brings a fork, after an interruption, to a state in which everything can be judged.
 	settle func(f *sim)
 }
 
@@ -101,7 +102,7 @@ func ExhaustCreate(layout string, older bool, seed uint64, how Exhausting) (Exha
 		} else if !errors.Is(err, metadata.ErrNotFound) {
 			f.failf("load after a cut create: %v", err)
 		}
-		// Whoever creates a set again gives it another name.
+		// A set that is created again gets another name.
 		f.cfg.plan.UUID[1]++
 		if f.plan, err = metadata.Plan(f.cfg.plan); err != nil {
 			f.failf("plan: %v", err)
@@ -169,8 +170,8 @@ func (x *exhaust) interrupt(s *sim) {
 		if x.how.Only != "" && (len(x.path) >= len(only) || only[len(x.path)] != step) {
 			continue
 		}
-		// What the fork draws depends on its path alone, so that it can be followed again; and
-		// whether a recovery is interrupted does not depend on what else is.
+		// What the fork draws depends on its path alone, so that it can be followed again. Whether
+		// a recovery is interrupted does not depend on what else is interrupted.
 		stream := xxhash.Sum64String(strings.Join(append(slices.Clone(x.path), step), ","))
 		if again && x.how.Only == "" && (how == endOther || stream>>8%uint64(x.how.Again) != 0) {
 			continue
@@ -210,7 +211,7 @@ func (s *sim) interrupted(how end) {
 	}
 }
 
-// recovered starts a server and makes sure that all is as it must be.
+// recovered starts a server and makes sure that everything is as it must be.
 func (s *sim) recovered() {
 	s.refuseMetadata(false)
 	s.start()

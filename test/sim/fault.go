@@ -14,7 +14,8 @@ type fault struct {
 	left        int   // how many more operations fail; negative: all
 	heals       bool  // a sector that is written is good again
 	lands       bool  // a write that fails may have been carried out all the same
-	// slow is how long an operation takes to fail, in ns; what goes well is never slow.
+	// slow is how long an operation takes to fail, in ns. An operation that goes well is never
+	// slow.
 	slow int64
 }
 
@@ -62,7 +63,7 @@ func newFault(rng *rand.Rand) *fault {
 		f.read, f.heals = true, true
 	case 3: // scsi_debug: writes succeed, reads fail
 		f.read = true
-	case 4: // goes away by itself
+	case 4: // the fault goes away by itself
 		f.read, f.write, f.left = true, true, 1+rng.IntN(8)
 	case 5: // bad until written a few times: fails writes k times, then good
 		f.write, f.left = true, 1+rng.IntN(4)
@@ -70,8 +71,8 @@ func newFault(rng *rand.Rand) *fault {
 	return f
 }
 
-// rates are the chances, of 1000, that an operation of a disk fails without
-// anything being wrong with its sectors.
+// rates are the chances, of 1000, that an operation of a disk fails although nothing is wrong with
+// its sectors.
 type rates struct {
 	resource, path, short, flush int
 }
@@ -122,8 +123,8 @@ func (io *diskIO) String() string {
 // again is what step answers for an operation that has not ended.
 const again = int32(-1 << 30)
 
-// step carries an operation on: to its end, whose result is returned, or part of the
-// way. Effects become visible piece by piece, as on a real disk.
+// step continues an operation: to its end, and then returns the result, or only a part of it.
+// Effects become visible piece by piece, as on a real disk.
 func (io *diskIO) step(rng *rand.Rand) int32 {
 	d := io.d
 	if d.gone != 0 {
@@ -196,7 +197,7 @@ func (io *diskIO) counts() int32 {
 	return 0
 }
 
-// durable: what the operation writes is on the media at once.
+// durable says that what the operation writes is on the media at once.
 func (io *diskIO) durable() bool { return io.fua && !io.d.noFUA }
 
 // from returns an operation that does what is left of this one, from byte at on.
@@ -238,11 +239,11 @@ func (io *diskIO) apply(lo, hi int64) {
 	}
 }
 
-// some gives some of the sectors that remain their effect, in no order: what is
-// left of a write that failed, or that a power cut found under way.
+// some gives some of the remaining sectors their effect, in no order. This is what is left of a
+// write that failed, or that was under way at a power cut.
 func (io *diskIO) some(rng *rand.Rand) { io.survive(rng, survival(rng.IntN(3))) }
 
-// survive gives the sectors that remain their effect: none, any, or all of them.
+// survive gives none, any, or all of the remaining sectors their effect.
 func (io *diskIO) survive(rng *rand.Rand, how survival) {
 	if io.kind == ioRead || io.kind == ioFlush || how == surviveNone {
 		return

@@ -5,10 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// fork returns a run that goes on from the same moment by itself: with disks, a model
-// and users of its own, and without a server. What is under way on the disks is under way
-// there too, for a cut or a kill to end. The original must wait until the fork is done
-// with that.
+// fork returns a run that continues from the same moment by itself. It has its own disks, model and
+// users, and no server. What is under way on the disks is under way in the fork too, so that a cut
+// or a kill can end it. The original must wait until the fork has finished with that.
 func (s *sim) fork(stream uint64) *sim {
 	c := *s
 	c.stream = rand.NewPCG(s.seed, stream)
@@ -49,7 +48,7 @@ func (s *sim) fork(stream uint64) *sim {
 		own := *io
 		own.d = c.disks[io.d.index]
 		if io.kind == ioRead {
-			own.data = make([]byte, len(io.data)) // the original's is somebody's
+			own.data = make([]byte, len(io.data)) // the original's buffer has an owner
 		}
 		c.ios[i] = &own
 	}

@@ -7,9 +7,9 @@ import (
 	"ublkremap/remap"
 )
 
-// inspect looks at the disks, past their faults, where a table that was just loaded
-// says that the blocks are: each sector must hold something that it may. No
-// block gets lost but for those that were from the beginning.
+// inspect reads the disks, past their faults, where a table that was just loaded says that the
+// blocks are. Each sector must hold something that it may hold. No block may be lost except those
+// that were lost from the beginning.
 func (s *sim) inspect(r *remap.Restored) {
 	bs := uint64(s.plan.BlockSize())
 	per := metadata.UnitSize / bs
@@ -75,8 +75,8 @@ func (s *sim) quiet() {
 		s.failf("%d claims at a quiet moment", st.Claims)
 	}
 	used := s.spareOwners()
-	// While the outcome of commits is unknown, what they were about is lost
-	// in the map and their spare units are set aside.
+	// While the outcome of commits is unknown, the blocks that they concern are lost in the map,
+	// and their spare units are set aside.
 	if sv.unknown {
 		return
 	}
@@ -112,8 +112,8 @@ func (s *sim) spareOwners() uint64 {
 	return uint64(len(owners))
 }
 
-// quietAllocator makes sure that the allocator has that many spare units in use, and none is on
-// its way.
+// quietAllocator makes sure that the allocator has that many spare units in use, and that none is
+// being allocated or freed.
 func (s *sim) quietAllocator(st *remap.ArbiterStatus, used uint64) {
 	a := s.srv.restored.Allocator
 	if st.Used+st.Free > st.Total || st.Used != used {
@@ -150,8 +150,8 @@ func (s *sim) sameOnDisk() {
 	}
 }
 
-// differ says in what two tables differ, first the one and then the other; it is empty if
-// they are alike.
+// differ says how two tables differ: first the entry of the one, then that of the other. It is
+// empty if they are alike.
 func differ(a, b *remap.Restored) string {
 	for u := range a.Map.Units() {
 		if x, y := a.Map.Unit(u), b.Map.Unit(u); x != y {

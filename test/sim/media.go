@@ -5,13 +5,13 @@ import (
 	"ublkremap/remap"
 )
 
-// media remembers in which pages of the disks a medium has failed, whoever saw
-// it. Only such pages may be called pending or retired. What a spare device answers while it
-// is away says nothing of its medium; but who asks it right after may find it back, and
-// cannot know.
+// media remembers in which pages of the disks a medium has failed, whoever saw it. Only such pages
+// may be called pending or retired. The answer of a spare device that is away says nothing of its
+// medium. But somebody who checks right after it may find the device back, and cannot know that it
+// was away.
 type media struct {
 	reads, writes map[place]bool
-	away          map[place]int64 // the step at which it failed as its disk was away
+	away          map[place]int64 // the step at which it failed because its disk was away
 	// verified holds the sectors that a relocation has read since it last wrote them.
 	verified map[place]bool
 }
@@ -23,7 +23,7 @@ func (m *media) moved(io *diskIO, res int32) {
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
 		} else if io.kind != ioRead || io.d.gone == 0 && io.d.badAt(off, false) != nil {
-			// What a disk answers that is away says nothing of what was read before.
+			// The answer of a disk that is away says nothing of what was read before.
 			delete(m.verified, p)
 		}
 	}
@@ -48,15 +48,15 @@ func (s *sim) note(io *diskIO, res int32) {
 	}
 }
 
-// failed reports whether a page did not read, also because its disk was away: if it is called
-// pending then, that does no harm but for the spare unit of its next write.
+// failed reports whether a page did not read, also because its disk was away. If the page is called
+// pending then, that does no harm, except that its next write takes a spare unit.
 func (m *media) failed(p place) bool {
 	_, away := m.away[p]
 	return away || m.reads[p]
 }
 
-// justBack is how many steps after a disk is back a page may be judged by what it answered
-// before: nobody could tell.
+// justBack is for how many steps after a disk is back a page may be judged by its earlier answer.
+// Nobody could tell the difference.
 const justBack = 100
 
 // back is called when a disk returns.
@@ -69,8 +69,8 @@ func (s *sim) back(d *disk) {
 	}
 }
 
-// blame makes sure that what a commit calls pending or retired has failed, and
-// that what it moves home was read there.
+// blame makes sure that what a commit calls pending or retired has failed, and that what it moves
+// home was read there.
 func (sv *server) blame(entries []metadata.Entry) {
 	s := sv.s
 	sv.account(entries)
@@ -108,7 +108,7 @@ func (sv *server) blame(entries []metadata.Entry) {
 					s.failf("unit %d is pending by the reader's cause, not by its word", e.Unit+i)
 				}
 				dev, off := s.plan.HomeOf((e.Unit + i) * per)
-				// What is noted goes to the end of the physical block.
+				// A note covers everything up to the end of the physical block.
 				size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))
 				bad := sv.notes(e.Unit+i, e.Mask)
 				for at := off - off%size; at < off-off%size+size; at += pageSize {
@@ -118,8 +118,8 @@ func (sv *server) blame(entries []metadata.Entry) {
 				for _, p := range info.Places[:info.N] {
 					dev, off := s.plan.SpareOf(p.Spare)
 					bad = bad || s.media.failed(place{dev, off})
-					// What is noted of a spare unit has it given up; on a spare device it
-					// is tried again before.
+					// A note about a spare unit makes the unit be given up. On a spare device the
+					// unit is tried again before.
 					s.media.reads[place{dev, off}] = s.media.reads[place{dev, off}] || dev == 0
 				}
 				if !bad {
@@ -130,9 +130,9 @@ func (sv *server) blame(entries []metadata.Entry) {
 	}
 }
 
-// account makes sure that heals do not use up spare units faster than the breaker's
-// budget lets them. It is about one server: the budget is full at its start, and
-// again when an operator has closed the breaker.
+// account makes sure that heals do not use up spare units faster than the breaker's budget allows.
+// It counts for one server: the budget is full at its start, and again when an operator has closed
+// the breaker.
 func (sv *server) account(entries []metadata.Entry) {
 	s := sv.s
 	for _, e := range entries {
@@ -151,7 +151,7 @@ func (sv *server) account(entries []metadata.Entry) {
 	if !s.cfg.budget {
 		return
 	}
-	// Two of perSecond for the seconds begun at either end.
+	// Two times perSecond are for the seconds that have begun at either end.
 	may := p.Burst*(1+sv.resumed) + p.PerSecond*(uint64(s.now-sv.born)/1e9+2)
 	if n := uint64(len(sv.consumed)); n > may {
 		s.failf("heals have used %d spare units since the start, the budget is %d", n, may)
