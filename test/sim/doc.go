@@ -15,12 +15,12 @@
 // power cut, SIGKILL, or an orderly stop. After the last round everything is
 // read once more and metadata.Check has the last word.
 //
-// Everything that may happen next — a step of an operation on a disk, its
-// completion, a message between an engine and the arbiter, a write of the committer — is an
-// event in one pool, from which the seed picks. Only messages between the same two keep
-// their order. Some classes of events are put off for a while now and then, so
-// that rare interleavings come up. Nothing reads a clock: time is a number that
-// events advance, and it jumps to the next deadline where nothing else is left.
+// Everything that may happen next — a step of an operation on a disk, its completion, a message
+// between an engine and the arbiter, a write of the committer — is an event in one pool, and the
+// seed picks from that pool. Only messages between the same two keep their order. Some classes of
+// events are put off for a while from time to time, so that rare interleavings occur. Nothing reads
+// a clock: time is a number that events advance. It jumps to the next deadline when nothing else is
+// left.
 //
 // # The disks
 //
@@ -43,38 +43,36 @@
 //
 // # The model
 //
-// Each sector of user data names itself and the write that it comes from, so that
-// data in the wrong place, stale spare units and buffers that nobody filled
-// are recognized. For every exported sector the model knows what a read may
-// return and what a power cut may leave (see model). An answer must fit it; and so must what is
-// found on the disks after each load, past all faults.
+// Each sector of user data names itself and the write that it comes from. So data in the wrong
+// place, stale spare units and buffers that nobody filled are recognized. For every exported sector
+// the model knows what a read may return and what a power cut may leave (see model). An answer must
+// fit this. What is found on the disks after each load, past all faults, must fit it too.
 //
-// Errors are judged too. A read fails only if one of its operations did, or a block is
-// lost, or is pending and failed a moment ago; and then every block of it was read, or is
-// pending or lost. No heal is committed whose data was not read back. A write whose medium
-// fails must not fail as long as the breaker is closed and a spare unit is free. No block
-// is ever lost that was not from the beginning. Blocks become pending, and spare units are
-// retired, only if their medium failed: not for what a spare device answered while it was
-// away. Where one spare unit in eight is well, one is found. What an operator moves was
-// read at its new place. No commit becomes durable, and so no spare unit is used up, while
-// the backing is gone. Nothing hangs. At quiet moments the allocator agrees with the map,
-// no claim, operation or deferred free is left over, and what a load finds on the disks is the live
-// table.
+// Errors are judged too. A read fails only if one of its operations failed, or a block is lost, or
+// a block is pending and failed a moment ago. After such a failure every block of the read was
+// read, or is pending or lost. No heal is committed whose data was not read back. A write whose
+// medium fails must not fail as long as the breaker is closed and a spare unit is free. No block is
+// ever lost that was not lost from the beginning. Blocks become pending, and spare units are
+// retired, only if their medium failed: the answers of a spare device that was away do not count.
+// Where one spare unit in eight is good, one is found. What an operator moves was read at its new
+// place. While the backing is gone, no commit becomes durable, and so no spare unit is used up.
+// Nothing hangs. At quiet moments the allocator agrees with the map, no claim, operation or
+// deferred free is left over, and a load finds the live table on the disks.
 //
 // Metadata must survive more than that. Before a start, copies of the disks are damaged and
-// exchanged: a load must say the same as before, or refuse, as probe.go has it word for
-// word. While a run goes on, one mirror may have sectors that fail to be read
-// for a while, or lose and misdirect writes that it reports as good.
+// exchanged. A load must then say the same as before, or refuse; probe.go has the exact rules.
+// While a run goes on, one mirror may have sectors that cannot be read for a while. Or it may lose
+// or misdirect writes that it reports as good.
 //
-// In a third of the runs a background reader reads blocks by internal requests, as a scrub
-// will, and the results are judged as the answers to users are; reader.go has the rules.
+// In a third of the runs a background reader reads blocks by internal requests, as a scrub will.
+// The results are judged like the answers to users; reader.go has the rules.
 //
 // # Scenarios
 //
-// Random runs seldom cut the power at the one write that matters. Scenarios are short
-// stories (a heal, a mirror that fails and comes back, a relocation, a start) that Exhaust
-// interrupts at every write, in several ways, and whose recoveries it interrupts again. A
-// story is told once: each interruption is a fork of disks, model and users.
+// Random runs seldom cut the power at the one write that matters. Scenarios are short stories: a
+// heal, a mirror that fails and comes back, a relocation, a start. Exhaust interrupts them at every
+// write, in several ways, and interrupts their recoveries again. A story is told once: each
+// interruption is a fork of disks, model and users.
 //
 // # To repeat a failure
 //
@@ -82,10 +80,10 @@
 //
 //	go test ./test/sim -run 'TestSim$' -v -seed=N
 //
-// prints each step. -start and -seeds choose a range of seeds; make sim SEEDS=N is the
-// long way. Shrink makes a failing run smaller; -set is what it has found.
+// This prints each step. -start and -seeds choose a range of seeds; make sim SEEDS=N is the long
+// run. Shrink makes a failing run smaller; -set repeats what it has found.
 //
-// Bug plants bugs, to show that the checks can fail: in the drivers around the machines, or
-// in what a load sees of the disks. The few that can only be inside of the machines need
-// the build tag planted; without it there is no trace of them.
+// Bug plants bugs, to show that the checks can fail: in the drivers around the machines, or in what
+// a load sees of the disks. A few bugs can only be inside of the machines. They need the build tag
+// planted; without it there is no trace of them.
 package sim

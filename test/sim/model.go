@@ -11,19 +11,19 @@ import (
 // value is something that a sector may hold.
 type value struct {
 	id uint64
-	// end is when the write of it was answered. A write that began later and
-	// succeeded has replaced it.
+	// end is when the write of it was answered. A write that began later and succeeded has replaced
+	// the value.
 	end int64
-	// kept is when it was found that it may be there again, because a cache was dropped: only a
-	// write that was durable by itself has replaced it before that.
+	// kept is when it was found that the value may be there again, because a cache was dropped.
+	// Only a write that was durable by itself has replaced it before that time.
 	kept int64
-	// over is when the first write that replaced it was answered, 0 for never: a
-	// flush that began later makes it impossible after a power cut.
+	// over is when the first write that replaced it was answered, 0 for never. A flush that began
+	// later makes the value impossible after a power cut.
 	over int64
 }
 
-// sector is what one exported sector may hold: what a read may return now, and what may be
-// found after a power cut. Writes under way come on top.
+// sector is what one exported sector may hold: what a read may return now, and what may be found
+// after a power cut. Writes under way are not included.
 type sector struct {
 	cur, media []value
 }
@@ -99,7 +99,7 @@ func (m *model) begin(r *userReq) {
 
 var initialOnly = []uint64{valueInitial}
 
-// meets lets a read see what a write that is under way at the same time writes.
+// meets allows a read to see what a write writes that is under way at the same time.
 func (r *userReq) meets(w *userReq) {
 	lo, hi := max(r.first(), w.first()), min(r.first()+r.sectors(), w.first()+w.sectors())
 	for i := lo; i < hi; i++ {
@@ -117,8 +117,8 @@ func remove(list []*userReq, r *userReq) []*userReq {
 	return list
 }
 
-// wrote notes the answer to a write, write-zeroes or discard. What a discard leaves is
-// old or zero, so that it counts as failed.
+// wrote notes the answer to a write, write-zeroes or discard. A discard leaves old data or zeroes,
+// so it counts as failed.
 func (m *model) wrote(r *userReq, ok bool) {
 	now := m.tick()
 	m.writes = remove(m.writes, r)
@@ -201,8 +201,7 @@ func (m *model) settle(s *sector, got uint64, now int64) {
 	}
 }
 
-// cut notes a power cut: what was under way is lost or not, and so is what was not
-// flushed.
+// cut notes a power cut. What was under way may be lost, and so may what was not flushed.
 func (m *model) cut() {
 	now := m.tick()
 	for _, w := range m.writes {
@@ -228,10 +227,9 @@ func (m *model) cut() {
 	}
 }
 
-// dropped notes that a disk has dropped what it had cached when a flush failed: each
-// sector may hold anything again that it could after a power cut, and whatever it is,
-// that may be durable. A drive that does this says so by the failed flush and in no
-// other way; a write that is under way may be among what was lost.
+// dropped notes that a disk has dropped its cache when a flush failed. Each sector may again hold
+// anything that it could hold after a power cut, and whatever it holds may be durable. A drive that
+// does this says so only by the failed flush. A write that is under way may be among what was lost.
 func (m *model) dropped() {
 	now := m.tick()
 	sectors := slices.Clone(m.unsure)
@@ -259,7 +257,7 @@ func (m *model) dropped() {
 	}
 }
 
-// clone returns a copy that shares nothing but requests, which renamed translates.
+// clone returns a copy that shares only requests; renamed translates these.
 func (m *model) clone(renamed func(*userReq) *userReq) *model {
 	c := &model{sectors: make([]*sector, len(m.sectors)), touched: slices.Clone(m.touched),
 		unsure: slices.Clone(m.unsure), clock: m.clock}

@@ -8,7 +8,7 @@ import (
 	"ublkremap/remap"
 )
 
-// This file judges what is remembered of reads that failed, and that heals were read back.
+// This file judges what the table keeps of reads that failed, and whether heals were read back.
 
 // saw notes which blocks of a read an operation has read, or failed on for their medium.
 func (q *queue) saw(r *userReq, d *diskIO, res int32) {
@@ -33,10 +33,11 @@ func (q *queue) saw(r *userReq, d *diskIO, res int32) {
 	}
 }
 
-// auditNotes makes sure that of a read that failed every block was read, or is known as
-// pending or lost: whoever is told that it failed writes all of it again, and a drive takes
-// that and does not read it. Where the path has failed that is so of what failed for its medium.
-// A block that somebody writes or moves at the same time is on its way to another place.
+// auditNotes makes sure that every block of a failed read was read, or is known as pending or lost.
+// The reason: whoever is told that the read failed writes all of it again, and a drive accepts that
+// write without reading it back. If the path has failed, this holds only for blocks that failed for
+// their medium. A block that somebody writes or moves at the same time is on its way to another
+// place, and is not judged.
 func (q *queue) auditNotes(r *userReq, res int32) {
 	s, sv := q.sv.s, q.sv
 	if sv.moves > 0 || sv.lastMove >= r.begun {
@@ -57,8 +58,8 @@ func (q *queue) auditNotes(r *userReq, res int32) {
 	}
 }
 
-// notes takes it that blocks become pending, and reports whether one of their unit has failed to
-// be read: here, or where it lived a moment ago, if a heal of somebody else came between.
+// notes records that blocks become pending. It reports whether a block of their unit has failed to
+// be read: here, or where it lived a moment ago, if another heal came between.
 func (sv *server) notes(unit uint64, mask uint8) (failed bool) {
 	per := metadata.UnitSize / uint64(sv.s.plan.BlockSize())
 	for b := range per {
@@ -108,7 +109,7 @@ func (s *sim) spare(block uint64) place {
 	return place{dev, off + int64(block%per)*int64(s.plan.BlockSize())}
 }
 
-// proved makes sure that the data of a heal was read back, where its commit says that it is.
+// proved makes sure that the data of a heal was read back at the place that its commit names.
 func (sv *server) proved(q int, m *remap.Message) {
 	s := sv.s
 	per := metadata.UnitSize / uint64(s.plan.BlockSize())

@@ -9,8 +9,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// offline lets package metadata read and write a disk directly, as create,
-// load and check do: one operation after the other, with the disk's faults.
+// offline lets package metadata read and write a disk directly, as create, load and check do. It
+// carries out one operation after the other, with the disk's faults.
 type offline struct {
 	d    *disk
 	left *int // writes and syncs until the power is cut; nil: never

@@ -9,8 +9,8 @@ import (
 	"ublkremap/remap"
 )
 
-// outage is what is wrong with the path while a start reads the disks: it is away for some
-// operations, and then for some more, or one read in ten fails. The media are as they are.
+// outage is what is wrong with the path while a start reads the disks. The path is away for some
+// operations, and then for some more. Or one read in ten fails. The media are unchanged.
 type outage struct {
 	rng   *rand.Rand
 	errno syscall.Errno
@@ -45,8 +45,8 @@ func (o *outage) fails() bool {
 	return false
 }
 
-// newOutage draws one for this start, or none. It has a stream of its own, so that a start with
-// one goes on as one without.
+// newOutage draws an outage for this start, or none. It has its own stream of random numbers, so
+// that a start with an outage continues like one without.
 func (s *sim) newOutage() *outage {
 	rng := rand.New(rand.NewPCG(s.seed^0x7061_7468,
 		s.stats.Starts<<16|s.stats.Kills<<8|s.stats.Cuts))
@@ -61,15 +61,15 @@ func (s *sim) newOutage() *outage {
 	o.away = [2][2]int{{from, to}, {again, again + 1 + rng.IntN(60)}}
 	switch rng.IntN(8) {
 	case 0:
-		o.away[1][1] = 1 << 40 // until somebody has seen to it
+		o.away[1][1] = 1 << 40 // until somebody has repaired it
 	case 1, 2:
 		o.weak, o.errno = true, syscall.EIO
 	}
 	return o
 }
 
-// load reads the set, as a start does, over whatever path there is. It may refuse, and then
-// somebody starts it again over a better one.
+// load reads the set, as a start does, over the path as it is. It may refuse. Then somebody starts
+// it again over a better path.
 func (s *sim) load() (*metadata.Image, *remap.Restored) {
 	devs := s.opts.Bug.loads(s, s.devices())
 	over := devs

@@ -10,8 +10,8 @@ import (
 	"ublkremap/remap"
 )
 
-// This file damages copies of the disks between two servers, and exchanges them, and
-// judges what a load says of them. What must hold:
+// This file damages copies of the disks between two servers, exchanges them, and judges what a load
+// says of them. What must hold:
 //
 //   - Whatever happens to one mirror, the load says the same as before, as long as another
 //     one is whole and not marked as stale.
@@ -63,7 +63,7 @@ func forkDisks(disks []*disk) []*disk {
 	return out
 }
 
-// probe does all of it, some of the time.
+// probe does all of this, some of the time.
 func (s *sim) probe() {
 	p, ok := s.examine()
 	if !ok {
@@ -90,11 +90,12 @@ func (s *sim) restore(devs []metadata.Device) (*remap.Restored, *metadata.Image,
 	return r, img, err
 }
 
-// examine notes what is where before anything is damaged.
+// examine notes what is stored where, before anything is damaged.
 func (s *sim) examine() (*patient, bool) {
 	disks := forkDisks(s.disks)
 	if s.cfg.meta == metaFlaky {
-		// What comes and goes would be there when it is judged and not when it is examined.
+		// A fault that comes and goes could be there when the load is judged and not when it is
+		// examined.
 		m := s.mirrors()[s.liar]
 		disks[0].spoil(m.Start, m.Length, nil)
 	}
@@ -178,12 +179,12 @@ func (s *sim) spoilPage(d *disk, off int64) {
 	case 3: // a torn write of something else
 		at := sectorSize * s.rng.IntN(pageSectors-1)
 		clear(b[at:])
-		b[0] = 0xff // no magic begins so; what is torn twice must not be whole again
+		b[0] = 0xff // no magic begins like this; what is torn twice must not be whole again
 	}
 	d.store(off, b[:], pageSize, true)
 }
 
-// damage is what is done to copies of the disks, and what a load must make of it.
+// damage is what is done to copies of the disks, and what a load must then say.
 type damage struct {
 	s     *sim
 	p     *patient
@@ -194,8 +195,7 @@ type damage struct {
 	mustLoad, mustRefuse bool
 }
 
-// damage does one kind of damage to copies of the disks and judges what a load makes of
-// it.
+// damage does one kind of damage to copies of the disks and judges what a load then says.
 func (s *sim) damage(p *patient) {
 	d := &damage{s: s, p: p, disks: forkDisks(p.disks), gone: map[copyAt]bool{}}
 	kind := s.rng.IntN(7)
@@ -234,7 +234,7 @@ func (s *sim) damage(p *patient) {
 		}
 	}
 	if d.what == "" {
-		return // there is too little to be damaged so
+		return // there is too little for this kind of damage
 	}
 	s.stats.Damaged++
 	s.judge(p, d.disks, d.gone, d.what, d.mustLoad, d.mustRefuse)
@@ -255,7 +255,7 @@ func (d *damage) ravageAll(which func(mirror int) bool) {
 	}
 }
 
-// differently does different things to different mirrors.
+// differently damages mirrors in different ways.
 func (d *damage) differently() {
 	s, p := d.s, d.p
 	d.what, d.mustLoad = "each record on all mirrors but one", true
@@ -276,7 +276,7 @@ func (d *damage) differently() {
 	s.losePages(p, d.disks)
 }
 
-// alike does the same thing to all mirrors.
+// alike damages all mirrors in the same way.
 func (d *damage) alike() {
 	p := d.p
 	if len(p.order) < 2 {
@@ -362,8 +362,8 @@ func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, 
 	s.ravageAt(p, disks, i, at, gone, swap)
 }
 
-// ravageAt damages pages of a mirror; or, with swap, puts others of them into their
-// place, as lost and misdirected writes do.
+// ravageAt damages pages of a mirror. With swap it replaces them by others of the mirror, as lost
+// and misdirected writes do.
 func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool,
 	swap bool) {
 	d := disks[p.mirrors[i].Device]
@@ -378,7 +378,7 @@ func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[co
 	}
 	for _, copies := range p.records {
 		for _, c := range copies {
-			// An atom is read as a whole.
+			// An atom is always read as a whole.
 			if c.mirror == i && slices.ContainsFunc(at,
 				func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
 				gone[c] = true
@@ -441,8 +441,8 @@ func (s *sim) loseSuperblocks(p *patient, disks []*disk) {
 	}
 }
 
-// judge loads damaged disks and makes sure that the load says the same as before, or
-// refuses, or has an excuse.
+// judge loads damaged disks. It makes sure that the load says the same as before, or refuses, or
+// has an excuse.
 func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string, mustLoad,
 	mustRefuse bool) {
 	r, img, err := s.restore(devicesOf(disks))
@@ -476,9 +476,9 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 				at, from, diff)
 		}
 	}
-	// A record that some mirror lacked, and that mirror seemed good, cannot have been called
-	// durable: if all that is gone is of that kind, nothing that anybody was told is.
-	// Where what a mirror takes cannot be relied on, it may have had the record.
+	// If some mirror lacked a record, and that mirror seemed good, the record cannot have been
+	// called durable. If everything missing is of that kind, nothing is missing that anybody was
+	// told of. If the writes that a mirror reports cannot be relied on, it may have had the record.
 	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies ||
 		s.cfg.meta == metaFlips
 	for _, pos := range p.order {
@@ -499,7 +499,7 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	s.stats.Older++
 }
 
-// judgeRefusal makes sure that a load may refuse, and says why in words that are known.
+// judgeRefusal makes sure that a load may refuse, and that it says why in known words.
 func (s *sim) judgeRefusal(err error, what string, mustLoad bool) {
 	s.stats.Refused++
 	if mustLoad {

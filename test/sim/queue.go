@@ -131,8 +131,7 @@ func (q *queue) judge(io *remap.IO, r *userReq, d *diskIO) {
 	}
 }
 
-// note keeps, for the judgement of the request's answer, how its operation
-// ended.
+// note records how a request's operation ended, to judge the request's answer later.
 func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	s := q.sv.s
 	s.note(d, res)
@@ -141,7 +140,7 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 		delete(q.busySince, id)
 		if (d.kind == ioRead || d.kind == ioWrite) &&
 			int64(res) < min(d.n, int64(s.plan.BlockSize())) {
-			r.failed, r.path = true, true // not even a block
+			r.failed, r.path = true, true // less than one block
 			r.errnos = append(r.errnos, -int32(syscall.EIO))
 		}
 		return
@@ -167,8 +166,8 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	}
 }
 
-// checkPending makes sure that a write never goes to where its blocks could not
-// be read, or have no copy: the drive's cache would take it.
+// checkPending makes sure that a write never goes to a place where its blocks could not be read, or
+// where they have no copy: the drive's cache would accept it.
 func (q *queue) checkPending(r *userReq, d *diskIO, block uint64) {
 	s := q.sv.s
 	bs := uint64(s.plan.BlockSize())
@@ -188,8 +187,8 @@ func (q *queue) checkPending(r *userReq, d *diskIO, block uint64) {
 	}
 }
 
-// checkPlace makes sure that user data goes nowhere but to the data area, the
-// displaced head and tail and the spare regions.
+// checkPlace makes sure that user data goes only to the data area, the displaced head and tail and
+// the spare regions.
 func (s *sim) checkPlace(d *diskIO) {
 	sb := s.plan.Superblock()
 	inside := func(dev uint8, lo, hi int64) bool {
@@ -267,7 +266,7 @@ func (q *queue) Finish(tag uint16, res int32) {
 	}
 }
 
-// audit makes sure of what an answer promises beside data.
+// audit checks what an answer promises besides data.
 func (q *queue) audit(r *userReq, res int32) {
 	s, sv := q.sv.s, q.sv
 	switch {
@@ -281,7 +280,7 @@ func (q *queue) audit(r *userReq, res int32) {
 	case r.FUA && res == 0 && r.flushFailed:
 		s.failf("%v: answered as good, and the flush that makes it durable had failed", r)
 	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everOdd:
-		// Promise 8: home and spare units alike.
+		// Promise 8, for home and spare units alike.
 		for i := range uint64(r.Count) {
 			if !r.reached[r.Block+i] {
 				s.failf("%v: answered as good, and block %d was left out", r, r.Block+i)
@@ -293,13 +292,13 @@ func (q *queue) audit(r *userReq, res int32) {
 	}
 }
 
-// excuse says why an error must not be the answer to a request; it is empty if
-// there is nothing to say against it.
+// excuse says why an error must not be the answer to a request. It is empty if the error is
+// allowed.
 func (q *queue) excuse(r *userReq, res int32) string {
 	if res == -int32(syscall.EIO) && q.unflushed(r) {
 		return ""
 	}
-	// it is answered as it failed then
+	// a request that is held back is answered with the error of the earlier failure
 	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium
 	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.odd(r)) {
 		return "but no operation failed like that"
@@ -327,9 +326,9 @@ func (q *queue) excuse(r *userReq, res int32) string {
 	return ""
 }
 
-// unflushed reports whether a flush failed that a request must be answered with: for a
-// flush any that was not told of, for a write its own, or any other one while its data may
-// have been in a cache.
+// unflushed reports whether a failed flush must be the answer to a request. For a flush, any failed
+// flush counts that was not reported. For a write, its own flush counts, and also any other one
+// that failed while the write's data may have been in a cache.
 func (q *queue) unflushed(r *userReq) bool {
 	switch r.Op {
 	case remap.OpFlush:

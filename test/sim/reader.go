@@ -10,8 +10,8 @@ import (
 	"ublkremap/remap"
 )
 
-// This file is a background reader: it reads blocks by internal requests, as a scrub will, while
-// all else goes on. What must hold:
+// This file is a background reader. It reads blocks by internal requests, as a scrub will, while
+// everything else goes on. What must hold:
 //
 //   - What it has read is what a read of the user might have returned.
 //   - What did not read failed for its medium, or is lost, and is pending or lost afterwards, by
@@ -25,11 +25,11 @@ import (
 // reader is the background reader of one server.
 type reader struct {
 	s *sim
-	// By queue and tag, from the first internal tag on; nil: it is free.
+	// By queue and tag, starting at the first internal tag; nil: the tag is free.
 	reqs     [][]*userReq
 	buffers  [][]byte // that are free
 	finished uint64
-	// What internal requests have reported, by unit.
+	// Units that internal requests have reported.
 	reported map[uint64]bool
 	inflight []int            // operations, by queue
 	late     map[int][]func() // BugReaderInGrace: by queue, what waits for them
@@ -71,8 +71,8 @@ func (rd *reader) underWay() (reqs []*userReq) {
 	return reqs
 }
 
-// readWhile has the reader go on while others do something; for a quarter of the time, from some
-// step on, all of its operations are held up.
+// readWhile lets the reader read while others act. For a quarter of the time, beginning at some
+// step, all of its operations are held up.
 func (s *sim) readWhile(number, step, steps, hold int) {
 	if on := step >= hold && step < hold+steps/4; on != s.readerHeld {
 		s.holdReader(on)
@@ -102,8 +102,8 @@ func (s *sim) readOn() {
 	}
 }
 
-// planPass chooses what the reader reads next: all that lies around the spots where requests
-// meet, and a little of the rest.
+// planPass chooses what the reader reads next: all blocks around the spots where requests meet, and
+// a few of the others.
 func (s *sim) planPass() {
 	around := uint64(s.cfg.reach+s.cfg.maxUnits) * s.per()
 	add := func(lo, hi uint64) {
@@ -118,7 +118,7 @@ func (s *sim) planPass() {
 	add(far, far+uint64(s.cfg.maxUnits)*s.per())
 }
 
-// read begins to read blocks by a free tag of a queue; false if there is none.
+// read begins to read blocks by a free tag of a queue. It returns false if no tag is free.
 func (rd *reader) read(q int, block, count uint64) bool {
 	s := rd.s
 	i := slices.Index(rd.reqs[q], nil)
@@ -179,7 +179,7 @@ func (rd *reader) ended(r *userReq) {
 	}
 }
 
-// reports notes that an internal request calls blocks pending.
+// reports notes that an internal request reports blocks as pending.
 func (rd *reader) reports(m *remap.Message) {
 	if m.Cause != readerCause {
 		rd.s.failf("the reader's %s has cause %v", messageString(m), m.Cause)
@@ -189,7 +189,7 @@ func (rd *reader) reports(m *remap.Message) {
 	}
 }
 
-// FinishInternal takes what came of an internal request.
+// FinishInternal takes the result of an internal request.
 func (q *queue) FinishInternal(res *remap.InternalResult) {
 	s, rd := q.sv.s, q.sv.reader
 	r := s.req(q.index, res.Tag)
@@ -222,7 +222,7 @@ func (q *queue) FinishInternal(res *remap.InternalResult) {
 	}
 }
 
-// auditResult makes sure that a result says what was seen of its blocks.
+// auditResult makes sure that a result agrees with what was seen of its blocks.
 func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 	s, sv := q.sv.s, q.sv
 	fail := func(format string, args ...any) {
@@ -273,7 +273,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 // everMoved reports whether blocks were moved by an operator's word while a request was under way.
 func (sv *server) everMoved(r *userReq) bool { return sv.moves > 0 || sv.lastMove >= r.begun }
 
-// holdReader holds up all operations of the reader, or lets them go on.
+// holdReader holds up all operations of the reader, or lets them continue.
 func (s *sim) holdReader(on bool) {
 	if s.readerHeld = on; !on {
 		s.pool = append(s.pool, s.withheld...)
@@ -288,8 +288,8 @@ func (s *sim) holdReader(on bool) {
 	})
 }
 
-// stuck fails because nothing goes on any more: for the reader's sake, if all ends once that is
-// not held up any longer.
+// stuck fails the run because nothing continues any more. It blames the reader if everything ends
+// once the reader is no longer held up.
 func (s *sim) stuck(why string) {
 	requests, moves := s.active, s.srv.moves
 	if held := len(s.withheld); held > 0 {
@@ -303,7 +303,7 @@ func (s *sim) stuck(why string) {
 	s.failf("%s", why)
 }
 
-// drainReader lets the reader's requests end, or cancels them. All else has ended.
+// drainReader lets the reader's requests end, or cancels them. Everything else has ended before.
 func (s *sim) drainReader() {
 	s.holdReader(false)
 	rd := s.srv.reader
@@ -350,8 +350,8 @@ func (b Bug) cancels(rd *reader, r *userReq) {
 	}
 }
 
-// scrubs reads every block of the device by internal requests, in order, while the story goes
-// on; each must have been read, or have failed and be pending.
+// scrubs reads every block of the device by internal requests, in order, while the story goes on.
+// Each block must have been read, or have failed and be pending.
 func (s *sim) scrubs(story func(at uint64)) {
 	rd := s.srv.reader
 	done := make([]bool, s.plan.Blocks())

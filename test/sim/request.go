@@ -8,8 +8,8 @@ import (
 	"ublkremap/remap"
 )
 
-// userReq is one request of the user of the device, from submission to its answer. It
-// outlives a server that is killed: the kernel gives it to the next one.
+// userReq is one request of the user of the device, from submission to its answer. It outlives a
+// server that is killed, because the kernel gives it to the next one.
 type userReq struct {
 	remap.Request
 	queue    int
@@ -23,19 +23,20 @@ type userReq struct {
 	allowed [][]uint64 // per sector: what a read may return
 	raced   []bool     // per sector: a write was under way during the read
 
-	// of a read, per block: it was read; else, whether an operation on it failed for its medium
+	// of a read, per block: whether it was read; if not, whether an operation on it failed for its
+	// medium
 	read, bad []bool
 
 	failed bool    // an operation of it failed
-	path   bool    // and not for its medium
+	path   bool    // an operation failed, and not for its medium
 	errnos []int32 // all that its operations answered
-	denied bool    // a spare unit, while blocks of it were pending or lost
+	denied bool    // it was denied a spare unit while blocks of it were pending or lost
 
 	noted       bool       // BugNotesFirstOnly: something of it
 	flushFailed bool       // a flush of a disk failed
 	failures    flushCount // flushes that had failed when it began
 	told        flushCount // OpFlush: failed flushes that were told of when it began
-	// OpFlush: those that had failed when a first disk was flushed; -1: none was
+	// OpFlush: failed flushes at the time when a first disk was flushed; -1: none was flushed
 	seen int
 	// A request of the background reader, of which:
 	internal  bool

@@ -10,8 +10,8 @@ import (
 	"ublkremap/remap"
 )
 
-// Scenario is a short story about one thing, told again and again with the power cut at
-// each of its writes.
+// Scenario is a short story about one thing. It is told again and again, with the power cut at each
+// of its writes.
 type Scenario struct {
 	Name string
 	// initial is what the table begins with.
@@ -19,7 +19,7 @@ type Scenario struct {
 	tell    func(s *sim)
 }
 
-// Scenarios are all there are.
+// Scenarios is the list of all scenarios.
 var Scenarios = []Scenario{
 	{"start", nil, func(s *sim) {
 		s.start()
@@ -144,7 +144,7 @@ var Scenarios = []Scenario{
 		s.reads(0, b, 3*s.per())
 	}},
 	{"slow", nil, func(s *sim) {
-		// One sector takes long to fail. It costs its own unit, and nothing beside it.
+		// One sector takes long to fail. That costs its own unit, and nothing else.
 		slow := failsReads
 		if s.chance(1, 2) {
 			slow = failsWrites
@@ -416,7 +416,7 @@ var (
 	failsReads  = failing{read: true, errno: int32(syscall.ENODATA), left: -1}
 )
 
-// Layouts are what scenarios are told on.
+// Layouts are the layouts on which scenarios are told.
 var Layouts = []string{"alone-512", "alone-4096", "pair-512"}
 
 // newScenario makes the disks for a scenario; everything is calm.
@@ -470,7 +470,7 @@ func (s *sim) bad(block, count uint64, f failing) {
 	}
 }
 
-// badSpares lets the next spare units fail that will be used, or those in use.
+// badSpares makes spare units fail: those that will be used next, or those in use.
 func (s *sim) badSpares(n uint32) {
 	for unit := range n {
 		dev, off := s.plan.SpareOf(unit)

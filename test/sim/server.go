@@ -6,8 +6,7 @@ import (
 	"ublkremap/remap"
 )
 
-// server is one incarnation of the server: the machines under test, and what
-// drives them.
+// server is one incarnation of the server: the machines under test, and their drivers.
 type server struct {
 	s        *sim
 	restored *remap.Restored
@@ -30,11 +29,11 @@ type server struct {
 	// By exported block: what became pending since the start, and when a read last failed.
 	pending map[uint64]bool
 	failed  map[uint64]int64
-	// unreached: when a read last failed because a spare device was away.
+	// unreached is when a read last failed because a spare device was away.
 	unreached map[uint64]int64
 
-	// What the breaker has let through: spare units that heals have used, and how often an
-	// operator closed it.
+	// What the breaker has allowed: spare units that heals have used, and how often an operator
+	// closed it.
 	consumed map[uint32]bool
 	resumed  uint64
 	born     int64
@@ -47,15 +46,15 @@ type server struct {
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
-	// oddTransfer is the step at which a transfer of the arbiter last failed for another
-	// reason than its medium: then no spare unit may have been found for a heal.
+	// oddTransfer is the step at which a transfer of the arbiter last failed for another reason
+	// than its medium. After that a heal may have found no spare unit.
 	oddTransfer int64
 	// busySince is when an operation of a relocation, by its ID, first failed for want of
 	// resources.
 	busySince map[uint64]int64
 }
 
-// start starts a server, after as many tries as the power or SIGKILL end.
+// start starts a server. Power cuts or SIGKILL may end some tries before that.
 func (s *sim) start() {
 	if s.cfg.probes && !s.calm {
 		s.probe()
@@ -89,7 +88,7 @@ func (s *sim) start() {
 	s.starts++
 	s.stats.Starts++
 	if q, tag, ok := s.freeTag(); ok && s.chance(1, 3) {
-		// Before anything else is written: what the last server wrote is to be flushed.
+		// What the last server wrote is flushed before anything else is written.
 		r := &userReq{queue: q}
 		r.Op = remap.OpFlush
 		s.submit(r, tag)
@@ -151,8 +150,8 @@ func (s *sim) boot() {
 	sv.open()
 }
 
-// settle flushes what a dead server has left in the disks' caches, before anything is read,
-// as opening a device does; it returns how many flushes failed.
+// settle flushes what a dead server has left in the disks' caches, before anything is read, as
+// opening a device does. It returns how many flushes failed.
 func (s *sim) settle() (lost int) {
 	if b := s.opts.Bug; b == BugUnsettledStart || b == BugForgetsDirty {
 		return 0
@@ -196,7 +195,8 @@ func (sv *server) coordinate(img *metadata.Image) {
 	}
 }
 
-// retryLimits are the Coordinator's. A path that fails gets as much, in the time of these runs.
+// retryLimits are the limits of the Coordinator. A failing path gets as much as in the server, in
+// the time scale of these runs.
 func (sv *server) retryLimits() metadata.RetryLimits {
 	return metadata.RetryLimits{Resources: sv.s.cfg.policy.ResourceFor,
 		Path: sv.s.cfg.policy.ResourceFor / 4}
@@ -286,7 +286,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 	})
 }
 
-// after is called after each event: it gives the time to the machines that wait for it, and notes
+// after is called after each event. It gives the time to the machines that wait for it, and notes
 // what errors of writes are judged by.
 func (sv *server) after() {
 	for _, at := range []int64{sv.coord.Deadline(), sv.coord.MirrorsDue()} {
@@ -311,8 +311,8 @@ func (sv *server) note() {
 	}
 }
 
-// wait lets the time pass that somebody waits for; false if nobody does. Nobody waits for mirrors
-// that are to be tried again.
+// wait lets time pass until the next time that somebody waits for. It returns false if nobody
+// waits. Mirrors that are to be tried again do not count.
 func (sv *server) wait() bool {
 	first := sv.coord.Deadline()
 	for _, q := range sv.queues {

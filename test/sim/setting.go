@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// Setting makes a run smaller than its seed says: numbers by name. The names are those of
-// knobs and switches; besides, order chooses another order of events, and keep lists what
-// users, operators and the weather do, and all else they leave undone.
+// Setting makes a run smaller than its seed says. It holds numbers by name. The names are those of
+// knobs and switches, and two more: order chooses another order of events, and keep lists which
+// actions of users, operators and the weather happen. All other actions are left out.
 type Setting struct {
 	values map[string]int
 	keep   []int // sorted; nil: everything
 }
 
-// knobs set what a configuration has. A value that is no smaller than the seed's changes
+// knobs set the numbers of a configuration. A value that is no smaller than the seed's changes
 // nothing.
 var knobs = map[string]func(c *config) *int{
 	"rounds": func(c *config) *int { return &c.rounds },

@@ -26,11 +26,11 @@ type shrinker struct {
 	kind  string
 }
 
-// Shrink looks for a smaller run that fails, as the run of seed with opts does: with fewer
-// rounds, steps, queues and faults, and with as little as possible done by users, operators
-// and the weather. It makes up to limit runs. What it finds may break another promise than the
-// run it began with, but it hangs or panics only if that does. A run that
-// does not fail has no smaller one: Err is nil.
+// Shrink looks for a smaller run that fails, as the run of seed with opts does: with fewer rounds,
+// steps, queues and faults, and with as few actions as possible of users, operators and the
+// weather. It makes up to limit runs. The run that it finds may break another promise than the
+// first run. But it hangs or panics only if the first run does. A run that does not fail has no
+// smaller one: Err is nil.
 func Shrink(seed uint64, opts Options, limit int) Shrunk {
 	x := &shrinker{seed: seed, opts: opts, limit: limit}
 	x.opts.Trace = nil
@@ -83,7 +83,7 @@ func (x *shrinker) try(set Setting) bool {
 	return true
 }
 
-// numbers makes what the configuration counts smaller, and turns off what can be.
+// numbers lowers the numbers of the configuration, and turns off what can be turned off.
 func (x *shrinker) numbers() {
 	for _, name := range slices.Sorted(maps.Keys(switches)) {
 		if _, done := x.best.Set.values[name]; !done {
@@ -140,8 +140,8 @@ func (x *shrinker) actions() {
 	}
 }
 
-// without tries to do with fewer actions. What fails by chance fails less often the less is
-// done: so it tries other orders of events too.
+// without tries to omit actions. A failure that depends on chance occurs less often with fewer
+// actions. So other orders of events are tried too.
 func (x *shrinker) without(rest []int) bool {
 	set := x.best.Set
 	set.keep = rest

@@ -24,7 +24,7 @@ type Options struct {
 	Set Setting
 }
 
-// violation is a broken promise; it unwinds the run.
+// violation is a broken promise. It unwinds the run.
 type violation string
 
 // sim is one run: disks that outlive servers, the model of what they must
@@ -32,8 +32,8 @@ type violation string
 type sim struct {
 	seed uint64
 	cfg  config
-	// rng decides what happens next; each doing of users, operators and the weather
-	// draws from a stream of its own, so that leaving one out changes the others little.
+	// rng decides what happens next. Each action of users, operators and the weather draws from its
+	// own stream, so that leaving one out changes the others little.
 	rng    *rand.Rand
 	stream *rand.PCG
 	opts   Options
@@ -50,8 +50,8 @@ type sim struct {
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int
 	nextID uint64
-	// failures counts the flushes that failed, and told is how many of them the user's flushes
-	// have been told of.
+	// failures counts the flushes that failed. told is how many of them were reported to the user's
+	// flushes.
 	failures, told flushCount
 
 	srv     *server
@@ -65,7 +65,7 @@ type sim struct {
 	starts  int       // that ended well
 	actions []int     // what users, operators and the weather did, by number
 	atWrite func()    // called before each write takes effect
-	writes  int       // of which there were so many
+	writes  int       // the number of writes so far
 	ghosts  []*diskIO // BugEarlyTakeover
 	calm    bool      // a scenario: nothing happens but what it says
 
@@ -73,14 +73,15 @@ type sim struct {
 	metaLeft  int  // writes to the metadata until its fault begins or ends
 	metaBad   bool // metaAll: it has begun
 	stormEnds int64
-	// of operations so far that took long to fail, in ns: time stood still for all others
+	// the longest time that an operation so far took to fail, in ns; time stood still for all
+	// others
 	slowest  int64
 	goneStep int64 // when the backing vanished
 	awayStep int64 // when a disk last vanished
 	draining bool
 
 	pass       [][2]uint64 // blocks that the background reader reads next
-	readerHeld bool        // none of its operations goes on
+	readerHeld bool        // none of the reader's operations continues
 	withheld   []event     // those
 }
 
@@ -119,8 +120,8 @@ func (s *sim) restream(number int) {
 	s.stream.Seed(s.seed^uint64(s.opts.Set.values["order"])<<40, 0x7562_6c6b+uint64(number)<<32)
 }
 
-// act lets a user, an operator or the weather do something: the number names it. It reports
-// false if the run's setting leaves it out.
+// act lets a user, an operator or the weather do something. The number names the action. act
+// reports false if the run's setting leaves the action out.
 func (s *sim) act(number int, f func()) bool {
 	if !s.opts.Set.keeps(number) {
 		return false
@@ -206,7 +207,7 @@ func (s *sim) run() {
 	}
 }
 
-// equip makes what goes with the disks: the model and the users.
+// equip makes what belongs to the disks: the model and the users.
 func (s *sim) equip() {
 	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, away: map[place]int64{},
 		verified: map[place]bool{}}
@@ -227,8 +228,8 @@ func (s *sim) users() {
 	}
 }
 
-// rearrange changes what may change between a stop, or a power cut, and the
-// next start: how many queues there are, and how deep.
+// rearrange changes what may change between a stop, or a power cut, and the next start: the number
+// of queues and their depth.
 func (s *sim) rearrange() {
 	if s.active > 0 || !s.cfg.rearrange || s.chance(1, 2) {
 		return
@@ -262,7 +263,7 @@ func (s *sim) later(class uint8, run func()) {
 	s.pool = append(s.pool, event{class, run})
 }
 
-// muchLater is later, after about n turns of others.
+// muchLater is like later, but after about n turns of others.
 func (s *sim) muchLater(class uint8, n int, run func()) {
 	s.later(class, func() {
 		if s.chance(n-1, n) && len(s.pool) > 0 {
@@ -273,8 +274,7 @@ func (s *sim) muchLater(class uint8, n int, run func()) {
 	})
 }
 
-// happen lets one of the events that may happen next happen, and reports
-// false if there is none.
+// happen lets one of the possible next events happen. It reports false if there is none.
 func (s *sim) happen() bool {
 	s.passTime()
 	if len(s.pool) == 0 {
@@ -299,8 +299,8 @@ func (s *sim) happen() bool {
 	return true
 }
 
-// passTime advances the clock, mostly by little, and now and then changes what
-// is put off.
+// passTime advances the clock, mostly by little. From time to time it changes which events are put
+// off.
 func (s *sim) passTime() {
 	s.step++
 	s.stats.Steps++
@@ -339,7 +339,7 @@ func (s *sim) begin(class uint8, io *diskIO, done func(res int32)) {
 	s.later(class, func() { s.carry(class, io, done) })
 }
 
-// carry takes an operation on, by one step, and then lets its result travel.
+// carry continues an operation by one step, and then delivers its result.
 func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	if io.kind != ioRead && io.kind != ioFlush {
 		s.writes++
@@ -354,7 +354,7 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	failed := io.unflushed
 	s.dropped(io)
 	// A flush of the user's that fails tells the user by itself, as soon as it is answered. Any
-	// other one has done its harm from now on.
+	// other failed flush counts from now on.
 	users := io.kind == ioFlush && io.req != nil && io.req.Op == remap.OpFlush
 	if failed && !users {
 		s.failures.done++
@@ -366,7 +366,7 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 		s.later(class, func() { s.carry(class, io, done) })
 		return
 	}
-	// All else waits meanwhile, or ends at the same time.
+	// Everything else waits meanwhile, or ends at the same time.
 	s.now += io.slow
 	s.slowest = max(s.slowest, io.slow)
 	io.slow = 0
@@ -394,12 +394,13 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	if s.chance(1, 2) {
 		finish()
 	} else {
-		io.done = io.n // nothing is left that a power cut could still do
+		io.done = io.n // a power cut has nothing left to change
 		s.later(class, finish)
 	}
 }
 
-// flushCount counts flushes that failed: that have, and of which the server was told.
+// flushCount counts failed flushes: done are those that have failed, seen those that the server was
+// told of.
 type flushCount struct{ done, seen int }
 
 // dropped notes that a flush has failed, and what became of the disk's cache.
@@ -439,8 +440,8 @@ func (s *sim) cut(how survival) {
 	s.down()
 }
 
-// kill ends the server only: what it has under way ends by itself, or never
-// began; the disks keep their caches, and the kernel the requests.
+// kill ends the server only. What the server has under way ends by itself, or never began. The
+// disks keep their caches, and the kernel keeps the requests.
 func (s *sim) kill() {
 	s.stats.Kills++
 	s.tracef("SIGKILL")
@@ -476,7 +477,7 @@ func (s *sim) devices() []metadata.Device {
 	for i, d := range s.disks {
 		out[i] = offline{d: d}
 	}
-	// Load takes them in any order.
+	// Load accepts the devices in any order.
 	s.rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
 }

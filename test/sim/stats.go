@@ -5,8 +5,8 @@ import (
 	"reflect"
 )
 
-// Stats count what a run, or many, went through, so that a test can tell
-// that the cases it is about do occur.
+// Stats counts what a run, or many runs, went through. With it a test can tell that the cases occur
+// that it is about.
 type Stats struct {
 	Requests, Errors, Heals, Pending, Trips, Resumes, Unknown, Moves, Full uint64
 	// How servers and disks came and went.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Every sector says what it is: 24 bytes at its start. All zeroes is what
-// write-zeroes and discard leave.
+// Every sector says what it is in the 24 bytes at its start. Write-zeroes and discard leave all
+// zeroes.
 const (
 	magicData = uint64(0x4154414453554c42) // user data: the exported sector and the write
 	magicJunk = uint64(0x4b4e554a53554c42) // never written: the disk and its sector

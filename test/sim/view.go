@@ -9,8 +9,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// view is a device as a load with a bug sees it: some atoms are hidden, superblocks
-// are changed.
+// view is a device as a load with a bug sees it: some atoms are hidden, and superblocks are
+// changed.
 type view struct {
 	metadata.Device
 	hidden func(off int64) bool
@@ -34,7 +34,7 @@ func (v view) ReadAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// loads gives a load the devices as a bug would see them.
+// loads gives a load the devices as a bug would show them.
 func (b Bug) loads(s *sim, devs []metadata.Device) []metadata.Device {
 	switch b {
 	case BugFirstBad, BugReadsOneMirror:
@@ -53,7 +53,7 @@ func (b Bug) loads(s *sim, devs []metadata.Device) []metadata.Device {
 	return devs
 }
 
-// oneMirror hides all mirrors but the first and, if so asked, what follows the first bad
+// oneMirror hides all mirrors but the first. If asked to, it also hides what follows the first bad
 // record in its log.
 func (s *sim) oneMirror(devs []metadata.Device, upToBad bool) []metadata.Device {
 	sb := s.plan.Superblock()
@@ -113,7 +113,7 @@ func sum(page []byte) uint64 {
 	return h.Sum64()
 }
 
-// changed puts the checksum of a superblock right.
+// changed corrects the checksum of a superblock.
 func changed(page []byte) { binary.LittleEndian.PutUint64(page[16:], sum(page)) }
 
 // valid reports whether a page is a superblock.
@@ -121,7 +121,7 @@ func valid(page []byte) bool {
 	return string(page[:8]) == superblockMagic && sum(page) == binary.LittleEndian.Uint64(page[16:])
 }
 
-// clearStale takes the marks of stale mirrors from a superblock.
+// clearStale removes the marks of stale mirrors from a superblock.
 func clearStale(page []byte) {
 	if !valid(page) {
 		return

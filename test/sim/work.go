@@ -10,8 +10,8 @@ import (
 	"ublkremap/remap"
 )
 
-// work lets requests, operators and the weather loose for a number of events.
-// Which of them does something in which step depends on the round only.
+// work lets requests, operators and the weather act for a number of events. Which of them acts in
+// which step depends on the round only.
 func (s *sim) work(round, steps int) {
 	kinds := rand.New(rand.NewPCG(s.seed^0x6b69_6e64, uint64(round)))
 	hold := kinds.IntN(steps)
@@ -181,8 +181,8 @@ func (s *sim) operator() {
 	}
 }
 
-// repair does what an operator does when the breaker has opened: see to the
-// disks, then close it.
+// repair does what an operator does when the breaker has opened: repair the disks, then close the
+// breaker.
 func (s *sim) repair() {
 	s.tracef("repair")
 	s.storm(false)
@@ -196,9 +196,8 @@ func (s *sim) repair() {
 		}
 		switch tries {
 		case 50:
-			// One mirror takes no write, and the other one has missed a record because
-			// flushes failed: two things are wrong at once, and only one of them is seen to
-			// here.
+			// One mirror takes no write, and the other one has missed a record because flushes
+			// failed. Two things are wrong at once, and only one of them is repaired here.
 			if s.cfg.meta == metaMirror && s.cfg.rates.flush > 0 {
 				s.refuseMetadata(false)
 			}
@@ -216,10 +215,10 @@ func (s *sim) resume() {
 	s.tracef("resume: %v", err)
 }
 
-// verify reads, through the device, all that was ever written and a bit more.
+// verify reads, through the device, all that was ever written and a little more.
 func (s *sim) verify() {
 	if !s.calm && s.chance(1, 3) {
-		return // what the last server left under way goes on into the next round
+		return // what the last server left under way continues in the next round
 	}
 	s.tracef("verify")
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
@@ -286,7 +285,7 @@ func (s *sim) end(last bool) {
 	if !last {
 		return
 	}
-	// What the last end left must be whole.
+	// The state that the last end left must be whole.
 	s.start()
 	s.drain()
 	s.verifyAll()
@@ -295,8 +294,8 @@ func (s *sim) end(last bool) {
 	s.check()
 }
 
-// orderlyStop ends the server as the verb stop does. Where it reports no failed flush, the stop
-// counts as a flush of the user.
+// orderlyStop ends the server as the verb stop does. If the stop reports no failed flush, it counts
+// as a flush of the user.
 func (s *sim) orderlyStop() {
 	r := &userReq{}
 	r.Op = remap.OpFlush
