@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -100,12 +101,19 @@ func TestLogWrites(t *testing.T) {
 	}
 	// WRITE_LOG_MAGIC of drivers/md/dm-log-writes.c, at the log's beginning.
 	const magic = 0x6a736677736872
-	head := aligned(4096)
-	if _, err := unix.Pread(openDirect(t, log), head, 0); err != nil {
-		t.Fatal(err)
-	}
-	if got := binary.LittleEndian.Uint64(head); got != magic {
-		t.Errorf("the log begins with %#x, want %#x", got, uint64(magic))
+	// A kernel thread writes it, after the flush that it is about was answered.
+	head, logFD := aligned(4096), openDirect(t, log)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := unix.Pread(logFD, head, 0); err != nil {
+			t.Fatal(err)
+		}
+		got := binary.LittleEndian.Uint64(head)
+		if got == magic {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log begins with %#x, want %#x", got, uint64(magic))
+		}
 	}
 }
 
