@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// readRanges reads a MoveRequest piece by piece, so that what it costs is
-// bounded by what is accepted, not by what was sent. The error is ErrInvalid.
+// readRanges reads a MoveRequest piece by piece. So its cost is bounded by what is accepted, and
+// not by what was sent. The error is ErrInvalid.
 func readRanges(r io.Reader) ([]Range, error) {
 	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
@@ -56,17 +56,17 @@ func readRanges(r io.Reader) ([]Range, error) {
 	return ranges, nil
 }
 
-// expect reads one token, which must be this one.
+// expect reads one token, which must be want.
 func expect(d *json.Decoder, want json.Token) error {
 	got, err := d.Token()
 	if err == nil && got != want {
-		// What it is instead is not told: it can be a string of any length.
+		// The message does not repeat the wrong token, which can be a string of any length.
 		err = fmt.Errorf("want %v before byte %d", want, d.InputOffset())
 	}
 	return err
 }
 
-// end makes sure that nothing follows.
+// end checks that nothing follows.
 func end(d *json.Decoder) error {
 	_, err := d.Token()
 	if errors.Is(err, io.EOF) {
@@ -78,7 +78,7 @@ func end(d *json.Decoder) error {
 	return err
 }
 
-// noEOF tells a document that breaks off from one that ends.
+// noEOF makes an error of a document that breaks off, which differs from the end of a document.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -86,8 +86,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// pacedWriter writes to a client that has to keep up: it gets sendTimeout for
-// each piece, and until the deadline for all of them.
+// pacedWriter writes to a client that must keep up. The client has sendTimeout for each piece, and
+// until the deadline for all of them.
 type pacedWriter struct {
 	w        http.ResponseWriter
 	control  *http.ResponseController
@@ -99,13 +99,12 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 	if next.After(p.deadline) {
 		next = p.deadline
 	}
-	_ = p.control.SetWriteDeadline(next) // not on a pipe of a test
+	_ = p.control.SetWriteDeadline(next) // fails on a pipe of a test
 	return p.w.Write(b)
 }
 
-// sendList sends the table as one JSON array while it is being walked. If that
-// cannot go on the connection is cut, so that the client does not take what it
-// has for all.
+// sendList sends the table as one JSON array during the walk over it. If it cannot continue it cuts
+// the connection, so that the client does not mistake the part that it has for the whole.
 func sendList(w http.ResponseWriter, r *http.Request, h Handler) {
 	out := bufio.NewWriterSize(&pacedWriter{w, http.NewResponseController(w),
 		time.Now().Add(sendLimit)}, sendPiece)
@@ -118,7 +117,7 @@ func sendList(w http.ResponseWriter, r *http.Request, h Handler) {
 		if sep == '[' {
 			w.Header().Set("Content-Type", "application/json")
 		}
-		_ = out.WriteByte(sep) // the next Write tells
+		_ = out.WriteByte(sep) // the next Write returns the error
 		sep = ','
 		_, err = out.Write(b)
 		return err

@@ -28,18 +28,17 @@ type Client struct {
 
 const (
 	maxAnswer = 1 << 20 // bytes of an answer that is not a table
-	maxTable  = 4 << 30 // bytes of a table: more than the largest has
+	maxTable  = 4 << 30 // bytes of a table; the largest table is smaller
 	// askTimeout bounds requests that the server answers from memory.
 	askTimeout = 15 * time.Second
-	// stopTimeout bounds the request to stop: the server looks for users first.
+	// stopTimeout bounds the request to stop. The server looks for users first.
 	stopTimeout = 20 * time.Second
-	// busyWait is how long to wait between attempts when the server's queue of
-	// connections is full.
+	// busyWait is how long to wait between attempts while the server's queue of connections is
+	// full.
 	busyWait = 20 * time.Millisecond
 )
 
-// NewClient returns a client for the device of that name. Nothing is opened
-// yet.
+// NewClient returns a client for the device of that name. It opens nothing yet.
 func NewClient(name string) *Client {
 	c := &Client{name: name}
 	c.http = http.Client{
@@ -61,7 +60,7 @@ func NewClient(name string) *Client {
 	return c
 }
 
-// dial connects to the server. Only root's or this user's own is talked to.
+// dial connects to the server. It accepts only a server of root or of this user.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	path := SocketPath(c.name)
 	if err := trust(filepath.Dir(path)); err != nil {
@@ -71,7 +70,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "unix", path)
 		if errors.Is(err, unix.EAGAIN) {
-			// Its queue is full: it lives, and many ask it.
+			// Its queue is full. So the server lives, and has many clients.
 			select {
 			case <-ctx.Done():
 				return nil, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
@@ -93,24 +92,24 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Status asks how the device is doing.
+// Status asks for the state of the device.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return c.StatusWithin(ctx, askTimeout)
 }
 
-// StatusWithin is Status for a caller that asks other servers too: the error wraps ErrSilent if no
-// answer comes in that time.
+// StatusWithin is Status for a caller that asks other servers too. The error wraps ErrSilent if no
+// answer comes within limit.
 func (c *Client) StatusWithin(ctx context.Context, limit time.Duration) (*Status, error) {
 	var s Status
 	return &s, c.call(ctx, limit, http.MethodGet, "/v1/status", nil, &s)
 }
 
-// EachRemap calls f for each row of the table, as they come, until f returns an
-// error. Rows that f was given before an error are valid.
+// EachRemap calls f for each row of the table as it arrives, until f returns an error. Rows that f
+// got before an error are valid.
 func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
 	ctx, cancel := context.WithTimeout(ctx, sendLimit)
 	defer cancel()
-	// It may take long to send, but not to begin.
+	// The answer may take long to send, but not to begin.
 	ctx, silent := context.WithCancelCause(ctx)
 	began := time.AfterFunc(askTimeout, func() { silent(ErrSilent) })
 	resp, err := c.ask(ctx, http.MethodGet, "/v1/remaps", nil)
@@ -123,7 +122,7 @@ func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
 	defer resp.Body.Close()
 	body := &cutReader{r: resp.Body, left: maxTable}
 	d := json.NewDecoder(body)
-	var told error // by f
+	var told error // returned by f
 	err = func() error {
 		if err := expect(d, json.Delim('[')); err != nil {
 			return err
@@ -148,7 +147,7 @@ func (c *Client) EachRemap(ctx context.Context, f func(Remap) error) error {
 	return c.broken(ctx, err, body.err)
 }
 
-// Remaps asks for the table, all of it at once.
+// Remaps asks for the whole table at once.
 func (c *Client) Remaps(ctx context.Context) ([]Remap, error) {
 	list := []Remap{}
 	err := c.EachRemap(ctx, func(m Remap) error {
@@ -158,16 +157,16 @@ func (c *Client) Remaps(ctx context.Context) ([]Remap, error) {
 	return list, err
 }
 
-// Snapshot asks for a part of the durable table. A server that is too old for
-// that gives an error that wraps ErrNotFound.
+// Snapshot asks for a part of the durable table. A server that is too old for that returns an error
+// that wraps ErrNotFound.
 func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error) {
 	var s Snapshot
 	return &s, c.call(ctx, askTimeout, http.MethodGet, "/v1/snapshot/"+strconv.FormatUint(cursor,
 		10), nil, &s)
 }
 
-// AddRemaps moves blocks to the spare region. ErrInvalid also if there are more
-// ranges than a server takes.
+// AddRemaps moves blocks to the spare region. It also returns ErrInvalid if there are more ranges
+// than a server accepts.
 func (c *Client) AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {
 	return c.move(ctx, "/v1/remaps/add", ranges)
 }
@@ -177,8 +176,8 @@ func (c *Client) RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, e
 	return c.move(ctx, "/v1/remaps/remove", ranges)
 }
 
-// TakeBackRemaps moves blocks home, and takes for those without a copy which reads what home
-// holds, under the same limit. A server that is too old for that gives an error that wraps
+// TakeBackRemaps moves blocks home, under the same limit. A block without a copy that can be read
+// gets what its home holds. A server that is too old for that returns an error that wraps
 // ErrNotFound.
 func (c *Client) TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {
 	return c.move(ctx, "/v1/remaps/takeback", ranges)
@@ -186,24 +185,23 @@ func (c *Client) TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply,
 
 func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveReply, err error) {
 	if len(ranges) > maxRanges {
-		// The server reads no more than it would need for those.
+		// The server reads no more than it needs for that many ranges.
 		return r, fmt.Errorf("%w: more than %d ranges", ErrInvalid, maxRanges)
 	}
 	err = c.call(ctx, MoveTimeout, http.MethodPost, path, MoveRequest{ranges}, &r)
 	return r, err
 }
 
-// Resume closes the breaker. Nothing happens if this client has left before the server could
-// begin.
+// Resume closes the breaker. Nothing happens if this client has left before the server could begin.
 func (c *Client) Resume(ctx context.Context) error {
 	return c.confirm(ctx, askTimeout,
 		"/v1/resume")
 }
 
-// Stop begins an orderly stop, which the server refuses while somebody uses the device,
-// unless force is set. An error that wraps ErrUnderway says that it may have begun and then
-// goes on by itself; with any other one nothing has happened, and nothing will: the server
-// asks before it begins whether this client is still there.
+// Stop begins an orderly stop. The server refuses it while somebody uses the device, unless force
+// is set. An error that wraps ErrUnderway says that the stop may have begun and then continues by
+// itself. With any other error nothing has happened and nothing will: before it begins the server
+// asks whether this client is still there.
 func (c *Client) Stop(ctx context.Context, force bool) error {
 	path := "/v1/stop"
 	if force {
@@ -212,8 +210,8 @@ func (c *Client) Stop(ctx context.Context, force bool) error {
 	return c.confirm(ctx, stopTimeout, path)
 }
 
-// confirm asks for what happens only if this client still wants it when the server could
-// begin. Other errors than ErrUnderway mean that nothing was done.
+// confirm makes a request that the server carries out only if this client still wants it when the
+// server could begin. Errors other than ErrUnderway mean that nothing was done.
 func (c *Client) confirm(ctx context.Context, limit time.Duration, path string) error {
 	body := &confirmation{rest: goAheadBody}
 	err := c.call(ctx, limit, http.MethodPost, path, body, &struct{}{})
@@ -224,8 +222,8 @@ func (c *Client) confirm(ctx context.Context, limit time.Duration, path string) 
 	return err
 }
 
-// confirmation is the body of a request that is sent when the server asks for it, unless it
-// was withdrawn before.
+// confirmation is the body of a request. It is sent when the server asks for it, unless it was
+// withdrawn before.
 type confirmation struct {
 	rest  string
 	state atomic.Int32
@@ -249,25 +247,26 @@ func (c *confirmation) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// withdraw reports whether it was not sent; it will not be then.
+// withdraw reports whether the body was not sent. It will not be sent then.
 func (c *confirmation) withdraw() bool { return c.state.CompareAndSwap(notSent, withdrawn) }
 
-// Leave asks the server to give its device up to another one: it answers or hands
-// back what is under way, and ends. A server that is too old for that gives an
-// error that wraps ErrNotFound. token, of letters and digits, says in whose name.
+// Leave asks the server to give its device up to another server. The server answers or hands back
+// the requests that are under way, and ends. A server that is too old for that returns an error
+// that wraps ErrNotFound. token consists of letters and digits, and says in whose name Leave is
+// asked.
 func (c *Client) Leave(ctx context.Context, token string) error {
 	return c.call(ctx, askTimeout, http.MethodPost, "/v1/leave/"+url.PathEscape(token), nil,
 		&struct{}{})
 }
 
-// Stay makes the server refuse to leave in the name of a token from now on, also
-// when that was asked before and is on its way. ErrRefused says that it ends already.
+// Stay makes the server refuse to leave in the name of a token from now on, also if such a request
+// was made before and is still on its way. ErrRefused says that the server is ending already.
 func (c *Client) Stay(ctx context.Context, token string) error {
 	return c.call(ctx, askTimeout, http.MethodPost, "/v1/stay/"+url.PathEscape(token), nil,
 		&struct{}{})
 }
 
-// cause strips what net/http says about the URL, which means nothing here.
+// cause removes what net/http says about the URL, which has no meaning here.
 func cause(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -304,7 +303,7 @@ func (c *Client) exchange(ctx context.Context, method, path string, in, out any)
 	return nil
 }
 
-// ask sends a request and returns the answer, if it is one of success.
+// ask sends a request. It returns the answer if that reports success.
 func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	confirmed, confirms := in.(*confirmation)
@@ -331,8 +330,8 @@ func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Re
 		if ctx.Err() != nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrRefused) {
 			return nil, fmt.Errorf("ask the server of %s: %w", c.name, cause(err))
 		}
-		// Nobody listens, or the server died during the request. What the socket
-		// says is not wrapped: it is about the socket, not about a device.
+		// No server listens, or the server died during the request. The error of the socket is not
+		// wrapped, because it is about the socket and not about a device.
 		return nil, fmt.Errorf("%w for %s (%v)", ErrNotRunning, c.name, cause(err))
 	}
 	if resp.StatusCode == http.StatusOK {
@@ -344,11 +343,11 @@ func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Re
 		return nil, fmt.Errorf("%w for %s any more (%v)", ErrNotRunning, c.name, err)
 	}
 	var a answer
-	_ = json.Unmarshal(text, &a) // without a text the status says it
+	_ = json.Unmarshal(text, &a) // without a text the status says what is wrong
 	return nil, errorOf(resp.StatusCode, a.Error)
 }
 
-// broken says what it means that an answer could not be read or understood. If reading failed
+// broken returns the error for an answer that could not be read or understood. If reading failed
 // the connection broke, so the server died.
 func (c *Client) broken(ctx context.Context, err, reading error) error {
 	switch {
@@ -363,8 +362,8 @@ func (c *Client) broken(ctx context.Context, err, reading error) error {
 
 var errLong = errors.New("it has no end")
 
-// cutReader reads at most so many bytes, and remembers what ended the reading
-// if that was not the end.
+// cutReader reads a limited number of bytes. It remembers the error that ended the reading, if that
+// was not the end of the data.
 type cutReader struct {
 	r    io.Reader
 	left int64

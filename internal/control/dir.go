@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DirEnv overrides the runtime directory; it is for tests.
+// DirEnv overrides the runtime directory. It is for tests.
 const DirEnv = "UBLK_REMAP_RUN"
 
 const defaultDir = "/run/ublk-remap"
@@ -23,9 +23,8 @@ func Dir() string {
 	return defaultDir
 }
 
-// MakeDir makes sure that the runtime directory exists and that nobody else
-// can get in. The error is ErrRefused if it is not ours: what lies in it could
-// then be written by anybody.
+// MakeDir makes sure that the runtime directory exists and that nobody else has access. The error
+// is ErrRefused if the directory is not ours: anybody could then write what is in it.
 func MakeDir() error {
 	dir := Dir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -47,11 +46,10 @@ func MakeDir() error {
 	return nil
 }
 
-// trust makes sure that nobody but root and this process's user could have put
-// anything into the runtime directory. A directory that others may read is
-// tolerated, one that they may write is not, nor is a link in its place: both
-// let them choose what this program believes to be running. It is not an error
-// if there is no directory.
+// trust checks that only root and this process's user could have put anything into the runtime
+// directory. It tolerates a directory that others may read. It tolerates neither a directory that
+// others may write to nor a link in its place: both let others choose what this program believes to
+// be running. A missing directory is no error.
 func trust(dir string) error {
 	var st unix.Stat_t
 	err := unix.Lstat(dir, &st)
@@ -72,8 +70,8 @@ func trust(dir string) error {
 	return nil
 }
 
-// open opens a file of the runtime directory. A link is not followed, nothing
-// waits for the other end of a pipe, and what is not a regular file is refused.
+// open opens a file of the runtime directory. It does not follow a link, does not wait for the
+// other end of a pipe, and refuses what is not a regular file.
 func open(path string, flags int) (*os.File, error) {
 	if err := trust(filepath.Dir(path)); err != nil {
 		return nil, err
@@ -100,41 +98,41 @@ func open(path string, flags int) (*os.File, error) {
 // SocketPath is where the server of a device listens.
 func SocketPath(name string) string { return file(name, ".sock") }
 
-// RecordPath is where a device's record is.
+// RecordPath is the path of a device's record file.
 func RecordPath(name string) string { return file(name, ".json") }
 
 // LogPath is where a detached server logs.
 func LogPath(name string) string { return file(name, ".log") }
 
 func file(name, suffix string) string {
-	// A name comes from a superblock: it must not lead out of the directory.
+	// A name comes from a superblock. It must not lead out of the directory.
 	return filepath.Join(Dir(), strings.ReplaceAll(name, "/", "_")+suffix)
 }
 
-// OpenLog opens the log of a device to add to it, not by way of a link.
+// OpenLog opens the log of a device to append to it. It does not follow a link.
 func OpenLog(name string) (*os.File, error) {
 	return open(LogPath(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND)
 }
 
-// OldLog is what a log becomes when it is full.
+// OldLog is the path that a log is renamed to when it is full.
 func OldLog(path string) string { return path + ".1" }
 
-// Owner holds a device's name. The kernel lets it go when the process ends.
+// Owner holds the lock on a device's name. The kernel releases it when the process ends.
 type Owner struct {
 	f    *os.File
 	name string
 }
 
-// Own takes the name of a device for this process: ErrOwned if another server
-// has it.
+// Own locks the name of a device for this process. The error is ErrOwned if another server has it.
 func Own(name string) (*Owner, error) {
 	for {
 		f, err := open(lockPath(name), os.O_RDWR|os.O_CREATE)
 		if err != nil {
 			return nil, err
 		}
-		// A lock of the open file (OFD): unlike one of flock, it can be tested without being
-		// taken for a moment, which a server that starts would see.
+		// This is a lock of the open file (OFD). A lock of flock can be tested only by taking it
+		// for a moment, and a server that starts at that moment would see it. An OFD lock can be
+		// tested without that.
 		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK,
 			&unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 			f.Close()
@@ -143,7 +141,7 @@ func Own(name string) (*Owner, error) {
 			}
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
-		// The last owner may have removed the file meanwhile: then others lock another one.
+		// The last owner may have removed the file meanwhile. Others then lock another file.
 		if there(f, lockPath(name)) {
 			return &Owner{f: f, name: name}, nil
 		}
@@ -163,15 +161,15 @@ func there(f *os.File, path string) bool {
 
 func lockPath(name string) string { return file(name, ".lock") }
 
-// Release lets the name go.
+// Release releases the name.
 func (o *Owner) Release() error { return o.f.Close() }
 
-// Forget lets the name go and removes what is left of it in the runtime directory: its
-// lock, and with logs its logs. Its record and socket must be removed before.
+// Forget releases the name and removes what is left of it in the runtime directory: its lock, and
+// if logs is set its logs. Its record file and socket must be removed before.
 func (o *Owner) Forget(logs bool) error {
 	paths := []string{lockPath(o.name)}
 	if logs {
-		// The lock last: what is removed after it may be another's.
+		// The lock is removed last. A file that is removed after it may belong to another server.
 		paths = []string{OldLog(LogPath(o.name)), LogPath(o.name), lockPath(o.name)}
 	}
 	var errs []error
@@ -183,7 +181,7 @@ func (o *Owner) Forget(logs bool) error {
 	return errors.Join(append(errs, o.Release())...)
 }
 
-// Owned reports whether a server that has the name lives.
+// Owned reports whether a living server has the name.
 func Owned(name string) bool {
 	f, err := open(lockPath(name), os.O_RDONLY)
 	if err != nil {
@@ -194,8 +192,8 @@ func Owned(name string) bool {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock) == nil && lock.Type != unix.F_UNLCK
 }
 
-// OwnedBy reports whether the server that has the name is the process pid: it is
-// Owned, and that process has the lock open.
+// OwnedBy reports whether the server that has the name is the process pid: the name is Owned, and
+// that process has the lock file open.
 func OwnedBy(name string, pid int) bool {
 	if pid <= 0 || !Owned(name) {
 		return false

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// listener lets only root and the server's own user in, and only so many at
-// once. A connection that comes when all places are taken waits. Then those that have not sent
-// their request within requestTimeout are closed, the oldest first. So neither a flood nor
-// clients that say nothing lock others out.
+// listener admits only root and the server's own user, and limits the number of connections. A
+// connection that comes when all places are taken waits. Then connections that have not sent their
+// request within requestTimeout are closed, the oldest first. So neither a flood nor silent clients
+// lock others out.
 type listener struct {
 	*net.UnixListener
 	uid    int
-	freed  chan struct{} // somebody left
+	freed  chan struct{} // a connection has left
 	closed chan struct{}
 	once   sync.Once
 
 	mu    sync.Mutex
-	conns []*conn // by age
+	conns []*conn // ordered by age
 }
 
 // conn is a connection that has a place.
@@ -29,7 +29,7 @@ type conn struct {
 	*net.UnixConn
 	l       *listener
 	since   time.Time
-	working atomic.Bool // its request was read: it stays
+	working atomic.Bool // its request was read, so it stays
 	once    sync.Once
 }
 
@@ -40,8 +40,7 @@ func newListener(l *net.UnixListener) *listener {
 		closed: make(chan struct{})}
 }
 
-// Accept returns the next connection of a peer that may connect, once there is
-// a place for it.
+// Accept returns the next connection of an authorized peer. It waits until there is a place for it.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
@@ -64,8 +63,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// room waits until there is a place. It returns false when the listener is
-// closed.
+// room waits until there is a place. It returns false when the listener is closed.
 func (l *listener) room() bool {
 	for {
 		l.mu.Lock()
@@ -99,13 +97,13 @@ func (l *listener) room() bool {
 	}
 }
 
-// Close closes the socket. Connections stay.
+// Close closes the socket. The connections stay.
 func (l *listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return l.UnixListener.Close()
 }
 
-// Close closes the connection and gives its place away.
+// Close closes the connection and frees its place.
 func (c *conn) Close() error {
 	err := c.UnixConn.Close()
 	c.once.Do(func() {
@@ -120,13 +118,13 @@ func (c *conn) Close() error {
 		l.mu.Unlock()
 		select {
 		case l.freed <- struct{}{}:
-		default: // it is signalled already
+		default: // it was signalled already
 		}
 	})
 	return err
 }
 
-// begun marks the request's connection as one that has said what it wants.
+// begun notes that the request of this connection has arrived.
 func begun(r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
 		c.working.Store(true)

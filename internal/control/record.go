@@ -24,8 +24,8 @@ type Record struct {
 	PID     int      `json:"pid"`
 	// PIDNamespace is the number of the namespace that PID is of, 0 if that is not known.
 	PIDNamespace uint64 `json:"pid_namespace,omitempty"`
-	// PreviousPID is the dead server whose device this one has recovered, 0 if none: until the
-	// recovery is complete the kernel still names that one.
+	// PreviousPID is the dead server whose device this one has recovered, 0 if none. The kernel
+	// names that server until the recovery is complete.
 	PreviousPID int       `json:"previous_pid"`
 	Started     time.Time `json:"started"`
 	Queues      int       `json:"queues"`
@@ -36,21 +36,21 @@ type Record struct {
 	ZeroCopy    bool      `json:"zero_copy"`
 	BatchIO     bool      `json:"batch_io"`
 	Recovery    bool      `json:"recovery"`
-	// Epoch is that of the set while this server has it; the disk is of no older
-	// one. 0: written by a version that did not tell.
+	// Epoch is the epoch of the set while this server has it. The disk has no older epoch. 0: the
+	// record was written by a version that did not note it.
 	Epoch   uint64 `json:"epoch,omitempty"`
 	Version string `json:"version"` // of the program
-	// FlushUntold: a flush of a disk has failed, and the server left the device to another one
+	// FlushUntold: a flush of a disk has failed, and the server left the device to another server
 	// before it could tell a user. The next flush must fail.
 	FlushUntold bool `json:"flush_untold,omitempty"`
-	// Error is what went wrong in an orderly stop; the device does not exist any more then.
+	// Error is what went wrong in an orderly stop. The device no longer exists then.
 	Error string `json:"error,omitempty"`
 }
 
-// maxRecord bounds what is read of a record.
+// maxRecord bounds how many bytes of a record are read.
 const maxRecord = 1 << 16
 
-// Write makes the record visible, whole or not at all.
+// Write makes the record visible, either whole or not at all.
 func (r *Record) Write() error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -72,7 +72,7 @@ func (r *Record) Write() error {
 	return os.Rename(tmp.Name(), path)
 }
 
-// Remove takes the record away. It is not an error if there is none.
+// Remove removes the record. It is not an error if there is none.
 func (r *Record) Remove() error {
 	err := os.Remove(RecordPath(r.Name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -81,8 +81,8 @@ func (r *Record) Remove() error {
 	return err
 }
 
-// ReadRecord reads the record of a device: ErrNotRunning if there is none,
-// ErrRecord if it is not one, ErrRefused if the directory is not to be trusted.
+// ReadRecord reads the record of a device. The error is ErrNotRunning if there is none, ErrRecord
+// if the file is not a record, ErrRefused if the directory is not trusted.
 func ReadRecord(name string) (*Record, error) { return readRecord(RecordPath(name)) }
 
 func readRecord(path string) (*Record, error) {
@@ -91,7 +91,7 @@ func readRecord(path string) (*Record, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: no record %s", ErrNotRunning, path)
 	case errors.Is(err, ErrRefused) && trust(filepath.Dir(path)) == nil:
-		return nil, fmt.Errorf("%w: %v", ErrRecord, err) // only this one is of no use
+		return nil, fmt.Errorf("%w: %v", ErrRecord, err) // only this one cannot be used
 	case err != nil:
 		return nil, err
 	}
@@ -109,16 +109,17 @@ func readRecord(path string) (*Record, error) {
 	return r, nil
 }
 
-// recordTimeout is how long a record may take to be read. It lies in memory, unless that was
-// swapped out: perhaps to the device that the record is about, and that waits for a server.
+// recordTimeout is how long a read of a record may take. The record lies in memory, but that may
+// have been swapped out, perhaps to the very device that the record is about and that waits for a
+// server.
 const recordTimeout = 3 * time.Second
 
-// stuck are the files whose read took too long and still goes on.
+// stuck holds the files whose read took too long and has not ended.
 var stuck sync.Map // path to struct{}
 
-// readInTime reads a file and closes it. If that takes too long the read goes on by itself, and
-// the error is ErrRecord, at once also for later calls until that read is done. The device is
-// known by its tag all the same.
+// readInTime reads a file and closes it. If that takes too long the read continues by itself, and
+// the error is ErrRecord. Later calls return that error at once until the read has ended. The tag
+// of the device still identifies it.
 func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 	late := fmt.Errorf("%w: it cannot be read at the moment; the memory that it lies in may be "+
 		"swapped out to a device without a server", ErrRecord)
@@ -135,7 +136,7 @@ func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 		b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 		f.Close()
 		came <- content{b, err}
-		stuck.Delete(f.Name()) // in this order: see below
+		stuck.Delete(f.Name()) // this order matters: see below
 	}()
 	select {
 	case c := <-came:
@@ -143,7 +144,7 @@ func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 	case <-time.After(timeout):
 		stuck.Store(f.Name(), struct{}{})
 		select {
-		case c := <-came: // it was here first, and is not stuck
+		case c := <-came: // its content came before the read counted as stuck
 			stuck.Delete(f.Name())
 			return c.b, c.err
 		default:
@@ -152,13 +153,11 @@ func readInTime(f *os.File, timeout time.Duration) ([]byte, error) {
 	}
 }
 
-// MaxID is the largest number of a ublk device: the kernel keeps minors in 20
-// bits.
+// MaxID is the largest number of a ublk device. The kernel keeps minors in 20 bits.
 const MaxID = 1<<20 - 1
 
-// decodeRecord reads a record and makes sure that what it says can be acted
-// upon: its numbers are in range, and its device is the one of its number. The
-// error is ErrRecord.
+// decodeRecord reads a record and checks that its contents can be used: its numbers are in range,
+// and its device is the one of its number. The error is ErrRecord.
 func decodeRecord(b []byte) (*Record, error) {
 	if len(b) > maxRecord {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrRecord, maxRecord)
@@ -177,7 +176,7 @@ func decodeRecord(b []byte) (*Record, error) {
 		what = fmt.Sprintf("there is no device %d", r.ID)
 	case r.Device != fmt.Sprintf("/dev/ublkb%d", r.ID):
 		what = fmt.Sprintf("device %q is not that of number %d", r.Device, r.ID)
-	case r.PID < 0 || r.PreviousPID < -1: // -1 is how the kernel says nobody
+	case r.PID < 0 || r.PreviousPID < -1: // the kernel uses -1 for nobody
 		what = "a process has a negative number"
 	case r.BlockSize < 0 || r.BlockSize > 1<<16 || r.Blocks > 1<<63-1 || r.BlockSize > 0 &&
 		r.Blocks > (1<<63-1)/uint64(r.BlockSize):
@@ -188,9 +187,9 @@ func decodeRecord(b []byte) (*Record, error) {
 	return nil, fmt.Errorf("%w: %s", ErrRecord, what)
 }
 
-// Records reads all records, by name. Those that cannot be understood are
-// left out and named in the error, beside what could be read. The error is
-// ErrRefused, and nothing is read, if the directory is not to be trusted.
+// Records reads all records, by name. It leaves out those that cannot be understood. The error
+// names them, and the others are returned with it. If the directory is not trusted the error is
+// ErrRefused, and nothing is read.
 func Records() ([]*Record, error) {
 	if err := trust(Dir()); err != nil {
 		return nil, err

@@ -11,7 +11,7 @@ import (
 // router passes requests on to a Handler.
 type router struct {
 	h Handler
-	// How many tables are being sent, and how many moves wait.
+	// How many tables are being sent, and how many moves are waiting or under way.
 	lists, moves limit
 }
 
@@ -37,7 +37,7 @@ func (r *router) status(w http.ResponseWriter, req *http.Request) {
 	reply(w, v, err)
 }
 
-// enterLists takes a place among those who are sent tables; without one it answers.
+// enterLists takes one of the places for sending a table. If there is none it answers the request.
 func (r *router) enterLists(w http.ResponseWriter) bool {
 	if !r.lists.enter() {
 		reply(w, nil, fmt.Errorf("%w: it sends %d tables already; try again", ErrBusy, maxLists))
@@ -76,7 +76,8 @@ func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.
 		body := http.MaxBytesReader(w, req.Body, maxBody)
 		ranges, err := readRanges(body)
 		if err != nil {
-			// A client that still sends would not see an answer: its connection breaks.
+			// A client that is still sending would not see an answer, because its connection
+			// breaks.
 			_, _ = io.Copy(io.Discard, body)
 			reply(w, nil, err)
 			return
@@ -110,7 +111,7 @@ func (r *router) stop(w http.ResponseWriter, req *http.Request) {
 	reply(w, struct{}{}, err)
 }
 
-// byToken answers a request that says by a token in whose name it is made.
+// byToken answers a request that names by a token in whose name it is made.
 func byToken(f func(context.Context, string) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		begun(req)

@@ -16,64 +16,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Handler carries out what clients ask for. Its methods are called from several goroutines,
-// with a context that ends when the client leaves. Errors that wrap ErrInvalid, ErrRefused
-// or ErrNotFound reach the client as such.
+// Handler carries out the requests of clients. Several goroutines call its methods, with a context
+// that ends when the client leaves. Errors that wrap ErrInvalid, ErrRefused or ErrNotFound reach
+// the client as such.
 type Handler interface {
 	Status(ctx context.Context) (*Status, error)
-	// Remaps calls f for each row of the table, in order, until f returns an
-	// error, which it returns. However long the table, it keeps none of it.
+	// Remaps calls f for each row of the table, in order, until f returns an error. It returns that
+	// error. It keeps no part of the table, however long that is.
 	Remaps(ctx context.Context, f func(Remap) error) error
-	// Snapshot returns a part of the durable table: from cursor on, 0 at first.
+	// Snapshot returns a part of the durable table, from cursor on. The first cursor is 0.
 	Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
-	// AddRemaps moves blocks to the spare region; it returns when they live there.
+	// AddRemaps moves blocks to the spare region. It returns when they live there.
 	AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
-	// RemoveRemaps moves blocks home; it returns when they live there.
+	// RemoveRemaps moves blocks home. It returns when they live there.
 	RemoveRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
-	// TakeBackRemaps is RemoveRemaps that takes for blocks without a copy which reads what home
-	// holds: it may be older than what was acknowledged.
+	// TakeBackRemaps is RemoveRemaps, but a block without a copy that can be read gets what its
+	// home holds. That may be older than what was acknowledged.
 	TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
-	// Stop begins an orderly stop and returns when it is certain to happen. Unless
-	// force is set it is refused, with ErrRefused, while somebody uses the device. Right before
-	// it begins it calls begin. If that gives an error it does nothing: the client has left, and
-	// was told that nothing happens.
+	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused
+	// while somebody uses the device, unless force is set. Directly before it begins it calls
+	// begin. If begin returns an error Stop does nothing: the client has left, and was told that
+	// nothing happens.
 	Stop(ctx context.Context, force bool, begin func() error) error
-	// Leave begins to give the device up to another server and returns when it
-	// is certain to happen: ErrRefused if it is being stopped or given up already,
-	// or if the token, in whose name it is asked, has been told to Stay.
+	// Leave begins to give the device up to another server and returns when that is certain. The
+	// error is ErrRefused if the device is being stopped or given up already, or if Stay was called
+	// with the token in whose name Leave is asked.
 	Leave(ctx context.Context, token string) error
-	// Stay refuses to Leave in the name of this token from now on: ErrRefused if
-	// the device is being stopped or given up already.
+	// Stay makes Leave refuse in the name of this token from now on. The error is ErrRefused if the
+	// device is being stopped or given up already.
 	Stay(ctx context.Context, token string) error
 }
 
-// Limits of what clients may do to a server. The server of a disk must not wait for clients, nor
-// lose memory to them: its pages are locked.
+// Limits of what clients may do to a server. The server of a disk must not wait for clients.
+// Clients must not make it use much memory, because its pages are locked.
 const (
 	maxBody   = 512 << 10 // bytes of a request's body
 	maxRanges = 4096      // of one request
 	// connections at once: their goroutines share the CPUs with those of the queues
 	maxConns  = 16
-	maxQueue  = 64      // connections that wait; those who come then are to try again
+	maxQueue  = 64      // connections that wait; those beyond it must try again
 	maxLists  = 2       // tables being sent
 	maxMoves  = 4       // moves under way or waiting
 	maxHeader = 8 << 10 // bytes of a request's header
 
 	readTimeout = 10 * time.Second // for a request to be read
-	// sendTimeout is for each piece of an answer, of sendPiece bytes, to be
-	// taken by the client; sendLimit for all of it.
+	// sendTimeout is how long the client may take for each piece of an answer, of sendPiece bytes.
+	// sendLimit is the limit for the whole answer.
 	sendTimeout = 10 * time.Second
 	sendPiece   = 32 << 10
 	sendLimit   = 5 * time.Minute
-	// MoveTimeout bounds how long a move may take: the copy itself, and I/O
-	// in flight that it waits for.
+	// MoveTimeout bounds how long a move may take: the copy itself, and the I/O in flight that it
+	// waits for.
 	MoveTimeout = 10 * time.Minute
 )
 
-// requestTimeout is how long a connection may take to send its request when others
-// wait for its place.
+// requestTimeout is how long a connection may take to send its request while others wait for its
+// place.
 var requestTimeout = time.Second
 
 // Server listens on a device's socket.
@@ -83,9 +83,9 @@ type Server struct {
 	done chan error
 }
 
-// Serve listens on the socket of name and answers by h until Close. A socket
-// that a dead server left behind is replaced; the caller must Own the name.
-// Anything else in its place is left alone: ErrRefused.
+// Serve listens on the socket of name and lets h answer until Close. It replaces a socket that a
+// dead server left behind. The caller must Own the name. Serve leaves anything else in the place of
+// the socket alone, and returns ErrRefused.
 func Serve(name string, h Handler) (*Server, error) {
 	path := SocketPath(name)
 	if err := clearSocket(path); err != nil {
@@ -111,9 +111,9 @@ func Serve(name string, h Handler) (*Server, error) {
 	return s, nil
 }
 
-// shortQueue makes the kernel's queue of connections short. Go asks for the longest possible one:
-// the server would have to accept thousands of connections whose clients have left before it
-// gets to one that still waits.
+// shortQueue makes the kernel's queue of connections short. Go asks for the longest possible queue.
+// With that the server would have to accept thousands of connections whose clients have left before
+// it reached one that still waits.
 func shortQueue(l *net.UnixListener) error {
 	raw, err := l.SyscallConn()
 	if err != nil {
@@ -153,13 +153,13 @@ func newHTTP(h Handler) *http.Server {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 	}
-	// One request for each connection: a client that thinks keeps no place.
+	// A connection carries one request, so that an idle client keeps no place.
 	s.SetKeepAlivesEnabled(false)
 	return s
 }
 
-// Close takes no more requests, waits for those under way as long as ctx
-// allows, and removes the socket.
+// Close accepts no more requests, waits for those under way as long as ctx allows, and removes the
+// socket.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
@@ -185,18 +185,18 @@ func peerUID(c *net.UnixConn) (int, error) {
 	return uid, errors.Join(err, credErr)
 }
 
-// goAheadBody is what a client sends when the server has said that it is ready to do what
-// cannot be taken back.
+// goAheadBody is what a client sends when the server has said that it is ready for something that
+// cannot be undone.
 const goAheadBody = "go"
 
-// goAhead asks a client that sent "Expect: 100-continue" whether it is still there and
-// still wants it: net/http asks for the body when that is read. A client that does not wait
-// has said so by its request.
+// goAhead asks a client that sent "Expect: 100-continue" whether it is still there and still wants
+// it. net/http asks for the body when the body is read. For a client that does not wait the request
+// itself is the answer.
 func goAhead(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("Expect") == "" {
 		return nil
 	}
-	// What came before may have taken longer than a request may.
+	// The steps before may have taken longer than a request may take.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
 	body, err := io.ReadAll(io.LimitReader(r.Body, int64(len(goAheadBody))+1))
 	if err == nil && string(body) != goAheadBody {
@@ -226,12 +226,12 @@ func (l limit) leave() { <-l }
 // reply sends an answer that is small.
 func reply(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
-	// not on a pipe of a test
+	// This fails on a pipe of a test.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout))
 	if err != nil {
 		w.WriteHeader(statusOf(err))
 		v = answer{Error: err.Error()}
 	}
-	// The client may be gone; there is nobody to tell.
+	// The client may have left. Then nobody can be told.
 	_ = json.NewEncoder(w).Encode(v)
 }

@@ -5,23 +5,23 @@ import "time"
 // The JSON names below are stable: scripts and the monitor rely on them. All
 // counters count from the server's start.
 
-// State says how a device is doing.
+// State says what state a device is in.
 type State string
 
 const (
 	StateLive       State = "live"       // all is well
-	StateRecovering State = "recovering" // its server died or starts; I/O waits
-	// it works, but a metadata mirror is missing, or no spare is free
+	StateRecovering State = "recovering" // its server died or is starting; I/O waits
+	// the device works, but a metadata mirror is missing, or no spare is free
 	StateDegraded State = "degraded"
 	// the breaker is open: errors are passed on, nothing is remapped
 	StateTripped  State = "tripped"
 	StateFailed   State = "failed"   // it cannot be served
-	StateStopping State = "stopping" // it was asked to stop and ends
-	// StateUnreachable: it has a server, which does not answer or cannot be seen from here.
+	StateStopping State = "stopping" // it was asked to stop and is ending
+	// StateUnreachable: it has a server that does not answer or cannot be seen from here.
 	StateUnreachable State = "unreachable"
 )
 
-// Status is all that `status --json` tells of one device.
+// Status is all that `status --json` shows of one device.
 type Status struct {
 	Device string `json:"device"` // /dev/ublkbN
 	ID     int    `json:"id"`     // N
@@ -30,8 +30,8 @@ type Status struct {
 	State  State  `json:"state"`
 	Reason string `json:"reason"` // why it is not live; empty if it is
 	Action string `json:"action"` // what to do next; empty: nothing
-	// WaitingSince is since when no I/O of one of the disks has come back though some is
-	// under way; null if it does.
+	// WaitingSince is set if I/O of a disk is under way but none has come back: the time since
+	// then. It is null otherwise.
 	WaitingSince *time.Time `json:"waiting_since"`
 	Backing      string     `json:"backing"`
 	BlockSize    int        `json:"block_size"`  // bytes
@@ -44,15 +44,15 @@ type Status struct {
 	Heals        Heals      `json:"heals"`
 	IO           IO         `json:"io"`
 	Metadata     Metadata   `json:"metadata"`
-	Table        *Table     `json:"table,omitempty"` // nil: the server is too old to tell
+	Table        *Table     `json:"table,omitempty"` // nil: the server is too old for it
 	Scrub        Scrub      `json:"scrub"`
 	Breaker      Breaker    `json:"breaker"`
 	Features     Features   `json:"features"`
 	ServerPID    int        `json:"server_pid"` // 0 if no server runs
 }
 
-// Spare tells of the spare units, in units of 4 KiB. Retired and quarantined
-// units are neither used nor free.
+// Spare describes the spare units, in units of 4 KiB. Retired and quarantined units are neither
+// used nor free.
 type Spare struct {
 	Total   uint64        `json:"total"`
 	Used    uint64        `json:"used"`
@@ -71,9 +71,10 @@ type Errors struct {
 	Read      uint64 `json:"read"`
 	Write     uint64 `json:"write"`
 	Flush     uint64 `json:"flush"`
-	Transport uint64 `json:"transport"` // not the medium's fault
-	// Reads, not operations: answered without a new try of a pending block that failed one a moment
-	// ago; and that failed with what failed not noted as pending, for the table takes no more.
+	Transport uint64 `json:"transport"` // not caused by the medium
+	// These count reads, not operations. FailedFast: answered without a new try of a pending block
+	// that failed a try a moment ago. NotNoted: failed, and the bad blocks were not noted as
+	// pending, because the table takes no more entries.
 	FailedFast uint64 `json:"failed_fast"`
 	NotNoted   uint64 `json:"not_noted"`
 }
@@ -101,16 +102,16 @@ type Table struct {
 	Max     uint64 `json:"max"`     // that the metadata can hold
 }
 
-// Metadata tells of the durable remap table.
+// Metadata describes the durable remap table.
 type Metadata struct {
 	Version  int      `json:"version"`
 	Sequence uint64   `json:"sequence"` // of the newest durable record
 	Mirrors  []Mirror `json:"mirrors"`
 	LogUsed  int64    `json:"log_used"` // bytes
 	LogSize  int64    `json:"log_size"` // bytes
-	// Copies of the superblock that cannot be written.
+	// Number of copies of the superblock that cannot be written.
 	BadSuperblocks int `json:"bad_superblocks"`
-	// Places that were found bad and have been written again, since the start.
+	// Number of places that were found bad and have been written again since the start.
 	Scrubbed uint64 `json:"scrubbed"`
 }
 
@@ -120,7 +121,7 @@ type Mirror struct {
 	State    string `json:"state"` // good, weak, stale or rebuilding
 }
 
-// Scrub tells of the background read of every block.
+// Scrub describes the background read of every block.
 type Scrub struct {
 	State        string     `json:"state"`
 	Position     uint64     `json:"position"` // block
@@ -129,13 +130,13 @@ type Scrub struct {
 	LastFinished *time.Time `json:"last_finished"`
 }
 
-// Breaker tells whether remapping is stopped.
+// Breaker says whether remapping is stopped.
 type Breaker struct {
 	State  string `json:"state"` // closed or open
 	Reason string `json:"reason"`
 }
 
-// Features tells which of the kernel's abilities the device uses.
+// Features says which of the kernel's features the device uses.
 type Features struct {
 	ZeroCopy   bool `json:"zero_copy"`
 	AutoBufReg bool `json:"auto_buf_reg"`
@@ -143,15 +144,14 @@ type Features struct {
 	Recovery   bool `json:"recovery"`
 }
 
-// Remap is a run of blocks that are not plainly at home.
+// Remap is a run of blocks that are not plain home.
 type Remap struct {
 	Block uint64 `json:"block"` // first exported block
 	Count uint64 `json:"count"` // blocks
-	// Spare is the spare block that holds the first block: number of the
-	// spare unit × blocks per unit + place within the unit. It is null if the
-	// blocks are not in the spare region.
+	// Spare is the spare block that holds the first block: number of the spare unit × blocks per
+	// unit + place within the unit. It is null if the blocks are not in the spare region.
 	Spare *uint64 `json:"spare"`
-	// mapped, pending, lost; "pending" also of blocks in the spare region
+	// mapped, pending or lost; "pending" is also used for blocks in the spare region
 	State string `json:"state"`
 	Cause string `json:"cause"`
 	Time  string `json:"time"` // RFC 3339, UTC
@@ -182,7 +182,7 @@ type MoveRequest struct {
 // MoveReply says what was moved.
 type MoveReply struct {
 	Blocks uint64 `json:"blocks"`
-	// Old are those of Blocks of which home holds what it held before they left it.
+	// Old is how many of Blocks have at home what their home held before they left it.
 	Old uint64 `json:"old,omitempty"`
 }
 
@@ -194,6 +194,6 @@ type Snapshot struct {
 	Sequence   uint64 `json:"sequence"`
 	Checksum   uint64 `json:"checksum"`
 	Entries    []byte `json:"entries"`
-	Next       uint64 `json:"next"` // the cursor to go on from
+	Next       uint64 `json:"next"` // the cursor to continue from
 	Done       bool   `json:"done"`
 }
