@@ -41,19 +41,19 @@ type created struct {
 	SpareUnits  uint64 `json:"spare_units"`
 	SpareBytes  int64  `json:"spare_bytes"`
 	HeadBytes   int64  `json:"head_bytes"`
-	// blocks of the exported device that are known to be bad
+	// number of blocks of the exported device that are known to be bad
 	BadBlocks uint64 `json:"bad_blocks"`
 	// units of 4 KiB, of those that were tried, that do not hold data
 	FoundBad  uint64   `json:"found_bad"`
 	BadSpares uint64   `json:"bad_spares"` // spare units that are known to be bad
 	BadPlaces []string `json:"bad_places"` // where metadata could not be written
-	Replaced  []string `json:"replaced"`   // what was there before
+	Replaced  []string `json:"replaced"`   // what was on the devices before
 	InPlace   bool     `json:"in_place"`
-	Kept      []string `json:"kept"`        // with --in-place: what is on the disk, and stays
-	Lost      uint64   `json:"lost_blocks"` // of the head, that could not be read
-	// of the head and tail, that went to the spare region at once
+	Kept      []string `json:"kept"`        // with --in-place: what is on the disk and stays there
+	Lost      uint64   `json:"lost_blocks"` // blocks of the head that could not be read
+	// blocks of the head and the tail that went to the spare region at once
 	Moved   uint64 `json:"moved_blocks"`
-	Resumed bool   `json:"resumed"` // what was interrupted has been finished
+	Resumed bool   `json:"resumed"` // an interrupted conversion has been finished
 	DryRun  bool   `json:"dry_run"`
 }
 
@@ -123,7 +123,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return err
 	}
-	// Up to here, and by what comes next, nothing is changed on the disk.
+	// Nothing is changed on the disk before this point, nor by the trial that follows.
 	bar := a.progress("trying the places that the set relies on")
 	err = p.Survey(ctx, bar)
 	bar.end()
@@ -152,8 +152,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	return a.printCreated(out)
 }
 
-// openToCreate opens the devices of a set about to be made, the backing first. Those that are
-// open are returned with an error too.
+// openToCreate opens the devices of a set that will be made, the backing first. If it fails it
+// returns those that are open, with the error.
 func openToCreate(ctx context.Context, path string, o createOptions) ([]*blockdev.Device, error) {
 	backing, err := blockdev.Open(ctx, path, blockdev.Options{})
 	if err != nil {
@@ -178,7 +178,7 @@ func openToCreate(ctx context.Context, path string, o createOptions) ([]*blockde
 	return devs, nil
 }
 
-// mayReplace asks whether what is on the devices may go, and says what that is.
+// mayReplace asks whether what is on the devices may be overwritten. It returns what that is.
 func (a *app) mayReplace(devs []*blockdev.Device, o createOptions) ([]string, error) {
 	var replaced []string
 	for _, d := range devs {
@@ -194,8 +194,8 @@ func (a *app) mayReplace(devs []*blockdev.Device, o createOptions) ([]string, er
 	return replaced, a.confirm("This destroys " + strings.Join(replaced, ", and ") + ".")
 }
 
-// tellBadPlaces notes the places that the metadata went around, each once. With warn it warns of
-// them: an error names them itself.
+// tellBadPlaces notes the places that the metadata avoids, each once. With warn it also warns of
+// them. An error names them itself.
 func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, out *created,
 	warn bool) {
 	for _, p := range bad {
@@ -210,7 +210,7 @@ func (a *app) tellBadPlaces(devs []*blockdev.Device, bad []metadata.BadPlace, ou
 	}
 }
 
-// describe is what is printed about a plan.
+// describe returns what is printed about a plan.
 func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) created {
 	sb := plan.Superblock()
 	out := created{
@@ -226,8 +226,8 @@ func describe(devs []*blockdev.Device, plan *metadata.Layout, o createOptions) c
 	return out
 }
 
-// planSet lays the set out, as the flags say, around the list of bad blocks. The exported blocks
-// are as large as the largest of any of its devices.
+// planSet lays out the set by the flags, around the list of bad blocks. The exported blocks are as
+// large as the largest blocks of its devices.
 func (a *app) planSet(devs []*blockdev.Device, o createOptions) (*prepare.Preparation, error) {
 	params, err := planParams(devs, o)
 	if err != nil {
@@ -250,10 +250,10 @@ func (a *app) planSet(devs []*blockdev.Device, o createOptions) (*prepare.Prepar
 	return set, nil
 }
 
-// planParams is what a set is to be laid out by. The UUIDs are drawn here, so that two
-// plans by the same parameters are the same.
+// planParams returns the parameters for the layout of a set. The UUIDs are drawn here, so that two
+// plans with the same parameters are the same.
 func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams, err error) {
-	// The format allows more. But people have to type a name, and terminals show it.
+	// The format allows more. But people must type a name, and terminals show it.
 	if strings.ContainsFunc(o.name, func(r rune) bool {
 		return r == utf8.RuneError || !unicode.IsPrint(r)
 	}) {

@@ -64,8 +64,9 @@ func convert(ctx context.Context, a *app, devs []*blockdev.Device, o createOptio
 	return a.printCreated(out)
 }
 
-// undoConvert undoes a conversion that was interrupted early, so that it can begin anew with the
-// flags of now. finish says that it was interrupted late, and must be finished instead.
+// undoConvert undoes a conversion that was interrupted early, so that it can begin again with the
+// current flags. finish says that the conversion was interrupted late, and must be finished
+// instead.
 func (a *app) undoConvert(backing *blockdev.Device, order []metadata.Device,
 	sb *metadata.Superblock, o createOptions) (finish bool, err error) {
 	switch {
@@ -87,7 +88,7 @@ func (a *app) undoConvert(backing *blockdev.Device, order []metadata.Device,
 	return false, nil
 }
 
-// planConvert lays the set out. The blocks of the disk must stay as they are.
+// planConvert lays out the set. The disk's blocks must stay where they are.
 func (a *app) planConvert(devs []*blockdev.Device,
 	o createOptions) (*prepare.Preparation, error) {
 	p, err := a.planSet(devs, o)
@@ -102,7 +103,7 @@ func (a *app) planConvert(devs []*blockdev.Device,
 	return p, nil
 }
 
-// runConvert makes the set, and notes in out what it met.
+// runConvert makes the set, and notes in out what it found.
 func (a *app) runConvert(devs []*blockdev.Device, plan *metadata.Layout, mark int64,
 	out *created) error {
 	if len(out.Replaced) > 0 {
@@ -122,7 +123,7 @@ func (a *app) runConvert(devs []*blockdev.Device, plan *metadata.Layout, mark in
 	return nil
 }
 
-// confirmConvert asks, unless there is nothing to be lost.
+// confirmConvert asks for confirmation, unless nothing can be lost.
 func (a *app) confirmConvert(out *created, o createOptions) error {
 	if blank := len(out.Kept)+len(out.Replaced) == 0 && !o.force; o.yes || blank {
 		return nil
@@ -139,7 +140,7 @@ func (a *app) resumeConvert(devs []*blockdev.Device, order []metadata.Device,
 			spares += r.Length
 		}
 	}
-	// The same command finishes what it began; another one means something else.
+	// The same command finishes what it began. A different command means something else.
 	same := o.name == "" || o.name == sb.Name
 	if o.spare != "" {
 		n, err := size.Parse(o.spare)
@@ -176,7 +177,7 @@ func (a *app) resumeConvert(devs []*blockdev.Device, order []metadata.Device,
 	return a.printCreated(out)
 }
 
-// question is what is asked before a disk is converted.
+// question returns what is asked before a disk is converted.
 func (c *created) question() string {
 	what := "what is on it, which is not recognized,"
 	if len(c.Kept) > 0 {
@@ -194,7 +195,7 @@ func (c *created) question() string {
 	return q + "."
 }
 
-// asMetadata is the devices as package metadata wants them.
+// asMetadata returns the devices in the form that package metadata takes.
 func asMetadata(devs []*blockdev.Device) []metadata.Device {
 	out := make([]metadata.Device, len(devs))
 	for i, d := range devs {
@@ -203,7 +204,7 @@ func asMetadata(devs []*blockdev.Device) []metadata.Device {
 	return out
 }
 
-// spareAdvice adds what to do about a spare device that is missing.
+// spareAdvice adds to an error what to do about a missing spare device.
 func spareAdvice(path string, err error) error {
 	if errors.Is(err, metadata.ErrNotFound) {
 		return fmt.Errorf("%s: %w; name it with --spare-device", path, err)
@@ -211,8 +212,8 @@ func spareAdvice(path string, err error) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// moveOptions are those of a long copy, which tells how far it is. end is to be called
-// when it is over.
+// moveOptions returns the options of a long copy, which reports its progress. The caller must call
+// end when the copy is over.
 func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 	o = metadata.ConvertOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
 	var bar *progress
@@ -233,8 +234,8 @@ func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 	return o, end
 }
 
-// rescan makes the kernel read the partition table of a disk again: partitions must not be used
-// beneath a set, and must be there on a plain disk.
+// rescan makes the kernel read the partition table of a disk again. Partitions must not be used
+// beneath a set, and must exist on a plain disk.
 func (a *app) rescan(d *blockdev.Device) {
 	if err := d.Rescan(); err != nil {
 		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition " +

@@ -17,45 +17,46 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
-// reportFD is where a detached server finds the pipe to its parent.
+// reportFD is the descriptor of the pipe from a detached server to its parent.
 const reportFD = 3
 
-// report is what a detached server tells its parent: what it waits for, any number of
-// times, and at last, once, how the start ended.
+// report is what a detached server tells its parent. It tells any number of times what it waits
+// for. At the end it tells once how the start ended.
 type report struct {
 	// Waiting is what the start waits for. The rest is empty then.
 	Waiting string `json:"waiting,omitempty"`
 	Device  string `json:"device,omitempty"`
 	PID     int    `json:"pid,omitempty"`
 	// Paused is how long requests waited at most, if a living server gave the device up to this
-	// one.
+	// server.
 	Paused time.Duration `json:"paused,omitempty"`
 	Error  string        `json:"error,omitempty"`
 	Code   int           `json:"code,omitempty"`
 }
 
-// self is the path of this program, also after its file was replaced or removed.
+// self is the path of this program. It stays valid after the file was replaced or removed.
 const self = "/proc/self/exe"
 
 const (
 	// maxReport is the longest line of a report, in bytes.
 	maxReport = 1 << 16
-	// endWait is how long a server that is to end with its caller may take before it is killed.
+	// endWait is how long a server that must end with its caller may take before it is killed.
 	endWait = 5 * time.Second
 )
 
 // launchOptions say how a server is started.
 type launchOptions struct {
-	// waiting is told what the start waits for.
+	// waiting is called with what the start waits for.
 	waiting func(what string)
-	// withCaller ends the start when the caller's context ends; else it goes on alone.
+	// withCaller ends the start when the caller's context ends. Otherwise the start continues
+	// alone.
 	withCaller bool
-	// env is its environment; nil: the caller's.
+	// env is the server's environment. nil means the caller's environment.
 	env []string
 }
 
-// launch starts a program, this one or another version of it, as a server of its own
-// session and returns once the device is live.
+// launch starts a program, this one or another version of it, as a server in a session of its own.
+// It returns once the device is live.
 func launch(ctx context.Context, program string, args []string, o launchOptions) (rep report,
 	err error) {
 	r, w, err := os.Pipe()
@@ -65,8 +66,8 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 	defer r.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Args[0] = programName
-	// The server gets no descriptor of the caller's: a pipe that stays open here would keep the
-	// caller waiting for its end.
+	// The server gets no descriptor of the caller: a pipe that stays open in the server would make
+	// the caller wait for its end.
 	cmd.Env, cmd.ExtraFiles = o.env, []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -80,7 +81,7 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			wait = endWait
 		}
-		// A pipe's end can be given a deadline.
+		// The end of a pipe can have a deadline.
 		_ = r.SetReadDeadline(time.Now().Add(wait))
 	})()
 	rep, err = readReport(r, o.waiting)
@@ -104,7 +105,7 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 // errNoReport: a server ended without a report.
 var errNoReport = errors.New("there is none")
 
-// readReport reads what a server tells, and returns the last of it.
+// readReport reads the reports of a server, and returns the last one.
 func readReport(r io.Reader, waiting func(string)) (report, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxReport)
@@ -123,7 +124,7 @@ func readReport(r io.Reader, waiting func(string)) (report, error) {
 	return report{}, cmp.Or(lines.Err(), errNoReport)
 }
 
-// endedEarly says what became of a start that its caller has interrupted.
+// endedEarly says how a start ended that its caller has interrupted.
 func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -131,8 +132,8 @@ func endedEarly(ctx context.Context, cmd *exec.Cmd, rep report, err error) error
 		return fmt.Errorf("%w, when %s was live already; it is stopped if nobody uses it, see: "+
 			"ublk-remap list", cause, rep.Device)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		// A read of a disk that hangs cannot be interrupted. No data is lost if a server dies, in
-		// particular one that was not live yet.
+		// A read of a disk that hangs cannot be interrupted. No data is lost if a server dies. That
+		// is particularly true of a server that was not live yet.
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("%w; nothing was started; process %d was killed and is gone when its "+
 			"disk has answered it", cause, cmd.Process.Pid)
@@ -157,7 +158,7 @@ func wait(cmd *exec.Cmd) string {
 	return "exit status 0"
 }
 
-// ignoreExit drops what the report has said already.
+// ignoreExit drops an error that the report contains already.
 func ignoreExit(err error) error {
 	var e *exec.ExitError
 	if errors.As(err, &e) {

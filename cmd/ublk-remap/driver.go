@@ -15,11 +15,10 @@ import (
 	"ublkremap/ublk"
 )
 
-// driverWait is how long the control device may take to appear once the module
-// is there.
+// driverWait is how long the control device may take to appear once the module is loaded.
 const driverWait = 5 * time.Second
 
-// loadDriver makes sure that the kernel's driver is there.
+// loadDriver makes sure that the kernel's driver is loaded.
 func loadDriver(ctx context.Context, log zerolog.Logger) error {
 	if _, err := os.Stat(ublk.ControlPath); !errors.Is(err, fs.ErrNotExist) {
 		return err

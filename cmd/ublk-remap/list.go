@@ -45,8 +45,8 @@ func listCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// allowPartial passes an error of host.Status on, unless it is that nobody may ask the driver:
-// devices that records tell of are seen all the same.
+// allowPartial returns an error of host.Status, unless the error is that the driver may not be
+// asked. Devices that have records are listed in that case too.
 func (a *app) allowPartial(err error) error {
 	var forbidden *ublk.RingForbiddenError
 	if errors.As(err, &forbidden) {

@@ -12,7 +12,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
-// manCommand writes the manual pages, for packages: what they say is what --help says.
+// manCommand writes the manual pages, for packages. They say what --help says.
 func manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIRECTORY",
@@ -23,7 +23,7 @@ func manCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			header := &doc.GenManHeader{Section: "8", Source: "ublk-remap " + programVersion(),
 				Manual: "ublk-remap"}
-			// Whoever builds a package wants the same pages each time.
+			// A package build must produce the same pages each time.
 			if epoch := os.Getenv("SOURCE_DATE_EPOCH"); epoch != "" {
 				seconds, err := strconv.ParseInt(epoch, 10, 64)
 				if err != nil {

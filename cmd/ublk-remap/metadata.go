@@ -22,14 +22,14 @@ func metadataCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// spareFlag gives a verb its --spare-device.
+// spareFlag adds --spare-device to a verb.
 func spareFlag(cmd *cobra.Command, spares *[]string) {
 	cmd.Flags().StringArrayVar(spares, "spare-device", nil,
 		"path of a spare device; those not named are looked for")
 }
 
-// otherUse refuses a device that lost the superblocks at its start and carries
-// something else: it was put to another use.
+// otherUse refuses a device that lost the superblocks at its start and carries something else. It
+// has been put to another use.
 func otherUse(d *blockdev.Device, do string) error {
 	if metadata.HasFrontSuperblock(d) {
 		return nil
@@ -42,7 +42,7 @@ func otherUse(d *blockdev.Device, do string) error {
 	return nil
 }
 
-// runOptions has the time of day and a random session.
+// runOptions returns options with the time of day and a random session.
 func runOptions() (metadata.RunOptions, error) {
 	var session [8]byte
 	if _, err := rand.Read(session[:]); err != nil {
@@ -52,8 +52,7 @@ func runOptions() (metadata.RunOptions, error) {
 		Session: binary.LittleEndian.Uint64(session[:])}, nil
 }
 
-// leftOver is the error of a repair or a restore after which something is still
-// wrong.
+// leftOver is the error of a repair or a restore that left something wrong.
 func leftOver(path string, r *metadata.Report) error {
 	for _, p := range r.Problems {
 		if p.Severity != metadata.SeverityInfo {

@@ -82,8 +82,8 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 	return err
 }
 
-// takeBackup asks the server of a disk, or reads the disk itself. It also
-// returns the paths of the set's devices, where a backup would be lost with them.
+// takeBackup asks the server of a disk, or reads the disk itself. It also returns the paths of the
+// set's devices: a backup on one of them would be lost with them.
 func takeBackup(ctx context.Context, a *app, path string, spares []string) (*metadata.Backup,
 	[]string, error) {
 	now := metadata.Seconds(time.Now())
@@ -119,7 +119,7 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 	return b, members, err
 }
 
-// servedBy returns the record of a disk that a living server has, or nil.
+// servedBy returns the record of a disk that a living server serves, or nil.
 func (a *app) servedBy(_ context.Context, path string) *control.Record {
 	r, err := a.host().Lookup(path)
 	if err != nil || !control.Owned(r.Name) {

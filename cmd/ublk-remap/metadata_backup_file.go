@@ -15,8 +15,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// placeForBackup refuses a file that would be on the disk itself, and one that
-// exists and is no backup of the set.
+// placeForBackup refuses a file that would be on the disk itself. It also refuses a file that
+// exists and is not a backup of the set.
 func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	if err := outside(file, members); err != nil {
 		return err
@@ -38,7 +38,7 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 		return err
 	}
 	defer f.Close()
-	// A damaged backup may be replaced as well, if its first page names the set.
+	// A damaged backup may also be replaced, if its first page names the set.
 	set, err := metadata.BackupOf(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w: there is a file that is no backup; choose another name", file,
@@ -51,7 +51,7 @@ func placeForBackup(file string, b *metadata.Backup, members []string) error {
 	return nil
 }
 
-// outside refuses a file that is on a device of the set, or is one.
+// outside refuses a file that is on a device of the set, or is such a device.
 func outside(file string, members []string) error {
 	for _, m := range members {
 		if blockdev.SameDisk(m, file) {
@@ -77,8 +77,8 @@ func outside(file string, members []string) error {
 	return nil
 }
 
-// restsOn reports whether a block device is one of those, a partition of one, or
-// made of one by device-mapper, md or a loop device.
+// restsOn reports whether a block device is one of those in on, is a partition of one, or is made
+// of one by device-mapper, md or a loop device.
 func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 	if on[dev] {
 		return true
@@ -89,7 +89,7 @@ func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev),
 		unix.Minor(dev)))
 	if err != nil {
-		return false // no block device: tmpfs, a network
+		return false // not a block device: tmpfs or a network
 	}
 	number := func(path string) (uint64, bool) {
 		b, err := os.ReadFile(path)
@@ -121,8 +121,8 @@ func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
 	return false
 }
 
-// writeWhole writes a file that appears under its name only once it is whole and
-// durable. Nobody but its owner can read it.
+// writeWhole writes a file that appears under its name only once it is whole and durable. Only its
+// owner can read it.
 func writeWhole(path string, write func(io.Writer) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".ublk-remap-backup-*")
 	if err != nil {

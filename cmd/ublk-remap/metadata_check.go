@@ -10,7 +10,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// addEndMarks adds to the report which data other tools find at the end of the backing.
+// addEndMarks adds to the report the data that other tools find at the end of the backing.
 func addEndMarks(devs *set.Set, report *metadata.Report) {
 	if report.Superblock == nil {
 		return

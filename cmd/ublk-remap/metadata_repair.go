@@ -25,7 +25,7 @@ type repairOptions struct {
 // mended is what repair and restore print.
 type mended struct {
 	Before *metadata.Report `json:"before"` // what was found; null after restore
-	Steps  []string         `json:"steps"`  // what was, or would be, done
+	Steps  []string         `json:"steps"`  // what was done, or would be done
 	Risks  []string         `json:"risks"`  // why the table may not be the newest one
 	After  *metadata.Report `json:"after"`  // what there is now; null if nothing was done
 	DryRun bool             `json:"dry_run"`
@@ -70,7 +70,7 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		if searchErr != nil {
 			return fmt.Errorf("%s: %w", path, searchErr)
 		}
-		// It names the spare devices too.
+		// The superblock that was found also names the spare devices.
 		if err := s.Close(); err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func notRepaired(path string, s *set.Set, err error) error {
 	return err
 }
 
-// searchSuperblock reads the whole backing, and logs its progress.
+// searchSuperblock reads the whole backing to find a superblock, and logs its progress.
 func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superblock, error) {
 	d := s.Devices[0]
 	step := max(d.Size()/20, 1<<30)
@@ -149,7 +149,7 @@ func salvage(ctx context.Context, a *app, path string, s *set.Set, o repairOptio
 	return runRestore(ctx, a, path, s, plan, o)
 }
 
-// agree says what will be done and asks.
+// agree says what will be done and asks for confirmation.
 func (a *app) agree(m *mended, yes bool, what string) error {
 	if yes {
 		return nil
@@ -165,7 +165,7 @@ func (a *app) agree(m *mended, yes bool, what string) error {
 	return a.confirm(what)
 }
 
-// finish prints what became of it.
+// finish prints the result.
 func (a *app) finish(path string, m *mended, after metadata.Report, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; it can be repeated", path, err)
@@ -205,7 +205,7 @@ func (a *app) printMended(m *mended) error {
 	return err
 }
 
-// runRestore does what a plan of restore says.
+// runRestore carries out a plan of restore.
 func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *metadata.Restore,
 	o repairOptions) error {
 	out := mended{Steps: plan.Steps, Risks: plan.Risks, DryRun: o.dryRun}

@@ -13,12 +13,12 @@ import (
 
 const programName = "ublk-remap"
 
-// notOwnMounts says why this process shares the mount namespace of its caller. It is
-// set once, before anything else happens.
+// notOwnMounts says why this process shares the mount namespace of its caller. It is set once,
+// before anything else happens.
 var notOwnMounts error
 
-// ownMounts gives a process that is to be a server a mount namespace of its own: it starts
-// the program again, if it can.
+// ownMounts gives a process that will be a server a mount namespace of its own. It starts the
+// program again, if it can.
 func ownMounts(args []string) {
 	for _, a := range args {
 		if a == "--detached" || a == "--foreground" || strings.HasPrefix(a, "--foreground=") {
@@ -28,7 +28,7 @@ func ownMounts(args []string) {
 	}
 }
 
-// leaveMounts takes everything out of the server's mount namespace that it does not need.
+// leaveMounts removes from the server's mount namespace everything that the server does not need.
 func leaveMounts(log zerolog.Logger) {
 	const do = "a file system on the device must not be in this mount namespace when the server " +
 		"is killed together with all others in it"
@@ -38,7 +38,7 @@ func leaveMounts(log zerolog.Logger) {
 		return
 	}
 	var also []string
-	// Abstract sockets begin with another character.
+	// The name of an abstract socket begins with another character.
 	if notify := os.Getenv("NOTIFY_SOCKET"); filepath.IsAbs(notify) {
 		also = append(also, filepath.Dir(notify))
 	}

@@ -19,19 +19,19 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/logging"
 )
 
-// printJSON prints a value as JSON, one document.
+// printJSON prints a value as one JSON document.
 func (a *app) printJSON(v any) error {
 	e := json.NewEncoder(jsonWriter{a.out})
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }
 
-// jsonWriter passes JSON on with every character escaped that a terminal could take for a
-// command, or that changes the direction of writing: anybody can choose the names on a disk, and
-// people read JSON on terminals too. Each Write has whole characters.
+// jsonWriter passes JSON on. It escapes every character that a terminal could read as a command, or
+// that changes the direction of writing. Anybody can choose the names on a disk, and people also
+// read JSON on terminals. Each Write contains whole characters.
 type jsonWriter struct{ io.Writer }
 
-// Write escapes what is not printable. Such characters can only be in strings.
+// Write escapes characters that are not printable. Such characters can only be in strings.
 func (w jsonWriter) Write(p []byte) (int, error) {
 	_, err := w.Writer.Write(escapeJSON(p))
 	return len(p), err
@@ -55,11 +55,11 @@ func escapeJSON(p []byte) []byte {
 	return out
 }
 
-// tell writes to standard error. There is nobody to tell if that fails.
+// tell writes to standard error. Nobody can be told if that fails.
 func (a *app) tell(format string, args ...any) { _, _ = fmt.Fprintf(a.err, format, args...) }
 
-// clean is a text from outside, such as a name or a path, as it can be shown:
-// on one line, and without anything that a terminal would take for a command.
+// clean returns a text from outside, such as a name or a path, in a form that can be shown: on one
+// line, and without anything that a terminal would read as a command.
 func clean(s string) string { return exit.Printable(s) }
 
 // cleanLines is clean for a text of several lines.
@@ -71,8 +71,7 @@ func cleanLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// table prints rows with aligned columns. What cells contain is made fit to be
-// shown.
+// table prints rows with aligned columns. It makes the contents of cells safe to show.
 func (a *app) table(rows [][]string) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
@@ -87,12 +86,12 @@ func (a *app) table(rows [][]string) error {
 	return w.Flush()
 }
 
-// textWidth is how much of a sentence stands in one line of a table with labels, so that
-// all of it fits into 80 columns.
+// textWidth is how many characters of a sentence go in one line of a table with labels, so that the
+// line fits into 80 columns.
 const textWidth = 68
 
-// appendWrapped adds a sentence to rows of labels and values, in as many rows as it takes;
-// none if it is empty. A word is never broken.
+// appendWrapped adds a sentence to rows of labels and values, in as many rows as it needs. It adds
+// none if the sentence is empty. It never breaks a word.
 func appendWrapped(rows [][]string, label, text string) [][]string {
 	line := ""
 	add := func() {
@@ -122,8 +121,8 @@ func sizeText(n int64) string { return humanize.IBytes(uint64(n)) }
 // numText prints a number for people.
 func numText(n uint64) string { return humanize.Comma(int64(n)) }
 
-// confirm asks before something is destroyed. Without a terminal nobody can
-// answer: then the operation is refused.
+// confirm asks before something is destroyed. Without a terminal nobody can answer, and the
+// operation is refused.
 func (a *app) confirm(what string) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !logging.Terminal(in) {
@@ -143,7 +142,7 @@ func (a *app) confirm(what string) error {
 	var got answer
 	select {
 	case got = <-answers:
-	case <-a.ctx.Done(): // interrupted at the question: that is no
+	case <-a.ctx.Done(): // an interrupt at the question means no
 		a.tell("\n")
 	}
 	if got.err != nil || strings.TrimSpace(got.line) != "yes" {

@@ -11,15 +11,15 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/logging"
 )
 
-// How often a long operation says how far it is.
+// How often a long operation reports its progress.
 const (
 	progressAfter = 2 * time.Second
 	progressTerm  = 500 * time.Millisecond // on a terminal, in one line
 	progressLines = 10 * time.Second       // elsewhere, in lines
 )
 
-// progress prints to standard error how far a long operation is, also while it waits for a disk.
-// It prints nothing about a short one. Its methods may be called from any goroutine.
+// progress prints to standard error how far a long operation is, also while the operation waits for
+// a disk. It prints nothing about a short operation. Any goroutine may call its methods.
 type progress struct {
 	w     io.Writer
 	term  bool
@@ -34,7 +34,7 @@ type progress struct {
 	shown       bool
 }
 
-// progress begins to print. Its end must be called.
+// progress begins to print. The caller must call end.
 func (a *app) progress(what string) *progress {
 	p := &progress{w: a.err, what: what, began: time.Now(), stop: make(chan struct{})}
 	if f, ok := a.err.(*os.File); ok {
@@ -62,7 +62,7 @@ func (p *progress) run() {
 	}
 }
 
-// Expect is prepare.Progress's.
+// Expect implements prepare.Progress.
 func (p *progress) Expect(places [][]badblocks.Range) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,7 +75,7 @@ func (p *progress) Expect(places [][]badblocks.Range) {
 	p.total = max(p.total, p.done)
 }
 
-// Add is prepare.Progress's.
+// Add implements prepare.Progress.
 func (p *progress) Add(n int64, bad int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +83,7 @@ func (p *progress) Add(n int64, bad int) {
 	p.total = max(p.total, p.done)
 }
 
-// set notes how much of how much is done.
+// set notes how much is done, and how much there is in total.
 func (p *progress) set(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -102,8 +102,8 @@ func (p *progress) show() {
 	}
 }
 
-// progressText is one line: how much is done, how fast, how long the rest will take, and
-// what was met.
+// progressText returns one line: how much is done, how fast, how long the rest will take, and how
+// many bad places were found.
 func progressText(what string, done, total int64, bad int, since time.Duration) string {
 	text := what
 	if total > 0 {

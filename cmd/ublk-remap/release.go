@@ -27,19 +27,19 @@ type released struct {
 	UUID      string `json:"uuid"`
 	Backing   string `json:"backing"`
 	SizeBytes int64  `json:"size_bytes"` // of what was exported
-	// Blocks of the spare region that go home, blocks of the head that go to
-	// the front, blocks that cannot be read at home before and after.
+	// Blocks of the spare region that go home, blocks of the head that go to the front, blocks that
+	// cannot be read at home before and after.
 	MovedBlocks uint64 `json:"moved_blocks"`
 	HeadBlocks  uint64 `json:"head_blocks"`
 	Pending     uint64 `json:"pending"`
-	// Blocks that do not hold what was exported.
+	// Blocks that do not hold the exported data.
 	NoCopy []metadata.BlockRange `json:"no_copy"`
 	// Blocks that hold what their home held before they left it.
 	Old     []metadata.BlockRange `json:"old"`
 	BadHome []metadata.BlockRange `json:"bad_home"`
-	// How many more such blocks there are, which were too many to list.
+	// How many more such blocks there are. They were too many to list.
 	Unlisted uint64 `json:"unlisted"`
-	Resumed  bool   `json:"resumed"` // went on with what was interrupted
+	Resumed  bool   `json:"resumed"` // continued an interrupted release
 	DryRun   bool   `json:"dry_run"`
 }
 
@@ -125,8 +125,8 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 	return a.printReleased(out)
 }
 
-// surveyRelease finds out what is to be moved. The error is metadata.ErrStuck if something cannot
-// be and is not given up.
+// surveyRelease finds out what must be moved. The error is metadata.ErrStuck if something cannot be
+// moved and is not given up.
 func (a *app) surveyRelease(path string, backing *blockdev.Device, img *metadata.Image,
 	o releaseOptions) (released, error) {
 	was := img.Layout().Superblock()
@@ -149,7 +149,7 @@ func (a *app) surveyRelease(path string, backing *blockdev.Device, img *metadata
 	return out, nil
 }
 
-// runRelease moves all data home, and notes in out what became of it.
+// runRelease moves all data home, and notes the result in out.
 func (a *app) runRelease(path string, img *metadata.Image, o releaseOptions, out *released) error {
 	view, err := metadata.NewView(img)
 	if err != nil {
@@ -167,7 +167,7 @@ func (a *app) runRelease(path string, img *metadata.Image, o releaseOptions, out
 	return nil
 }
 
-// finishRelease goes on with whatever was interrupted.
+// finishRelease continues whatever was interrupted.
 func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metadata.Device,
 	sb *metadata.Superblock, o releaseOptions) error {
 	out := newReleased(sb, backing)
@@ -196,7 +196,7 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 	return a.printReleased(out)
 }
 
-// stuck adds what can be done about blocks that cannot go home.
+// stuck adds to an error what can be done about blocks that cannot go home.
 func stuck(path string, err error) error {
 	if errors.Is(err, metadata.ErrStuck) {
 		return fmt.Errorf("%s: %w; write to those blocks first, use the disk on with: %s, or "+
@@ -223,7 +223,7 @@ func (r *released) done(d *metadata.Reverted) {
 	r.Old = ranges(d.Old)
 }
 
-// ranges is a list that prints as one even if there is nothing in it.
+// ranges returns a list that prints as a list even if it is empty.
 func ranges(l []metadata.BlockRange) []metadata.BlockRange {
 	if l == nil {
 		return []metadata.BlockRange{}

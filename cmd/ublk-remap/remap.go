@@ -40,9 +40,8 @@ func remapListCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-// printRemaps prints the rows that each gives, as they come: there may be
-// millions. If that fails midway a JSON document stays open, so that nobody
-// takes it for all.
+// printRemaps prints the rows that each gives, as they arrive. There may be millions. If that fails
+// midway a JSON document stays open, so that nobody mistakes it for the whole.
 func (a *app) printRemaps(each func(func(control.Remap) error) error) error {
 	out := bufio.NewWriterSize(a.out, 64<<10)
 	n := 0
@@ -131,8 +130,8 @@ home holds, if that reads several times.`
 type moved struct {
 	Device string          `json:"device"`
 	Ranges []control.Range `json:"ranges"`
-	Blocks uint64          `json:"blocks"` // that were moved
-	// those of them of which home holds what it held before they left it
+	Blocks uint64          `json:"blocks"` // number of blocks that were moved
+	// how many of Blocks have at home what their home held before they left it
 	Old    uint64 `json:"old"`
 	DryRun bool   `json:"dry_run"`
 
@@ -173,8 +172,8 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 	return err
 }
 
-// parseRanges reads BLOCK or BLOCK+COUNT; all must lie on a device of that many
-// blocks. The error is exit.ErrUsage.
+// parseRanges reads BLOCK or BLOCK+COUNT. All must lie on a device of that many blocks. The error
+// is exit.ErrUsage.
 func parseRanges(args []string, blocks uint64) ([]control.Range, error) {
 	var list []control.Range
 	for _, arg := range args {

@@ -31,7 +31,7 @@ type app struct {
 	log       zerolog.Logger
 }
 
-// host is this machine, as all verbs look at it.
+// host returns this machine as all verbs see it.
 func (a *app) host() *host.Host {
 	return &host.Host{
 		BadRecords: func(err error) {
@@ -93,7 +93,7 @@ func group(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("%w (%w)", errSilent, exit.ErrUsage)
 }
 
-// jsonFlag gives a verb its --json.
+// jsonFlag adds --json to a verb.
 func (a *app) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 }

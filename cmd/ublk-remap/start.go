@@ -112,12 +112,12 @@ number, queues and features, and requests that were under way go on.`,
 	return cmd
 }
 
-// maxPoll bounds --poll. A sleep costs microseconds: to look for longer than this takes CPU time
+// maxPoll bounds --poll. A sleep costs microseconds. Polling for longer than this takes CPU time
 // and gains nothing.
 const maxPoll = 10 * time.Millisecond
 
-// ownFlags are for processes that this program starts itself: a server of its own session, the
-// look for newer copies, and a server that takes the place of a living one.
+// ownFlags are for processes that this program starts itself: a server in a session of its own, the
+// search for newer copies, and a server that takes the place of a living one.
 var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill", "claim"}
 
 func start(ctx context.Context, a *app, what string, o startOptions) error {
@@ -125,8 +125,8 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	if err != nil {
 		return err
 	}
-	// A terminal that hangs up must not leave a disk without its server, nor must a reader of
-	// what is printed that goes away.
+	// A terminal that hangs up must not leave a disk without its server. A reader of the output
+	// that goes away must not do so either.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	cfg.Version = programVersion()
 	switch {
@@ -148,16 +148,16 @@ func start(ctx context.Context, a *app, what string, o startOptions) error {
 	return a.launchServer(ctx, what, b)
 }
 
-// askedByEach makes each SIGINT and SIGTERM a question to a server whether it can stop. Several of
-// them do not kill it.
+// askedByEach makes each SIGINT and SIGTERM ask the server whether it can stop. Several signals do
+// not kill the server.
 func askedByEach() <-chan os.Signal {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	return signals
 }
 
-// findToStart decides which disk is meant, and whether it can be started. The processes that
-// are started for it are told.
+// findToStart decides which disk is meant, and whether it can be started. The processes that are
+// started for the disk are told the result.
 func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, error) {
 	b, err := host.FindBacking(ctx, what)
 	if err != nil {
@@ -169,14 +169,14 @@ func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, erro
 	if err := loadDriver(ctx, a.log); err != nil {
 		return nil, err
 	}
-	// If there is a device, its record tells its server which disk it may go on with.
+	// If there is a device, its record tells its server which disk it may continue with.
 	if b.Newest || host.Active(b.Superblock.Name) {
 		return b, nil
 	}
 	return b, a.refuseOlder(ctx, handoffOf(what, b))
 }
 
-// launchServer starts a server of its own session, and prints the device when that is live.
+// launchServer starts a server in a session of its own, and prints the device when that is live.
 func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) error {
 	a.warnOfEndMarks(ctx, b)
 	env, err := handoffOf(what, b).env()
@@ -193,8 +193,8 @@ func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) er
 	return a.printStarted(live.Device, b.Superblock)
 }
 
-// warnOfEndMarks says what of the data is found on the backing itself, which the
-// log of a server has as well.
+// warnOfEndMarks says which of the data can be found on the backing itself. The log of a server has
+// that as well.
 func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
 	d, err := blockdev.Open(ctx, b.Path, blockdev.Options{ReadOnly: true, Shared: true})
 	if err != nil {
@@ -206,8 +206,8 @@ func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
 	}
 }
 
-// printStarted prints the device that is live. If that fails the error says that it is live: the
-// device stays.
+// printStarted prints the device that is live. If printing fails the error says that the device is
+// live, and the device stays.
 func (a *app) printStarted(path string, sb *metadata.Superblock) error {
 	var err error
 	if a.json {

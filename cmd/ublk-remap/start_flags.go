@@ -11,7 +11,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// config is what the flags of start say, exit.ErrUsage if that makes no sense.
+// config returns the configuration that the flags of start describe. The error is exit.ErrUsage if
+// the flags make no sense.
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
 		Spares: o.spares, ID: int(o.id), Queues: o.queues, Depth: o.depth, Poll: o.poll,
@@ -22,7 +23,7 @@ func (o *startOptions) config() (server.Config, error) {
 		},
 	}
 	if o.failFast == 0 {
-		cfg.Policy.FailFast = -1 // zero means the default there
+		cfg.Policy.FailFast = -1 // zero means the default in a Policy
 	}
 	if err := o.inRange(); err != nil {
 		return cfg, err
@@ -51,7 +52,7 @@ func (o *startOptions) config() (server.Config, error) {
 	return cfg, nil
 }
 
-// inRange refuses numbers and times that cannot be meant.
+// inRange refuses numbers and times that make no sense.
 func (o *startOptions) inRange() error {
 	for _, f := range []struct {
 		flag  string
@@ -83,5 +84,5 @@ func badFlag(flag string, value any, want string) error {
 	return fmt.Errorf("--%s %v: %w: want %s", flag, value, exit.ErrUsage, want)
 }
 
-// choices are the values of flags about what the kernel may lack.
+// choices are the values of flags about features that the kernel may lack.
 var choices = map[string]ublk.Choice{"auto": ublk.Auto, "on": ublk.Require, "off": ublk.Never}

@@ -9,9 +9,10 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// handoffEnv is how start passes on which disk it has found, so that the processes that it starts
-// need not read the superblock again. It is no flag, because upgrade reads the command line of a
-// server, also the upgrade of an older version, which refuses flags that it does not know.
+// handoffEnv is the variable by which start passes on which disk it has found, so that the
+// processes that it starts need not read the superblock again. It is not a flag, because upgrade
+// reads the command line of a server. The upgrade of an older version does so too, and that refuses
+// flags that it does not know.
 const handoffEnv = "UBLK_REMAP_BACKING"
 
 // handoff is what start has found out about a disk.
@@ -21,12 +22,12 @@ type handoff struct {
 	Set     set.Identity `json:"set"`
 }
 
-// handoffOf is what there is to pass on about a disk.
+// handoffOf returns what start passes on about a disk.
 func handoffOf(what string, b *host.Backing) *handoff {
 	return &handoff{What: what, Backing: b.Path, Set: set.IdentityOf(b.Superblock)}
 }
 
-// env is the environment of a process that is to know it.
+// env returns the environment of a process that gets the handoff.
 func (t *handoff) env() ([]string, error) {
 	text, err := json.Marshal(t)
 	if err != nil {
@@ -35,7 +36,7 @@ func (t *handoff) env() ([]string, error) {
 	return append(os.Environ(), handoffEnv+"="+string(text)), nil
 }
 
-// receiveHandoff is what this process was passed about a disk that the user named, nil if nothing.
+// receiveHandoff returns what this process was passed about a disk that the user named, or nil.
 func receiveHandoff(what string) (*handoff, error) {
 	text := os.Getenv(handoffEnv)
 	_ = os.Unsetenv(handoffEnv) // no child of this process gets it

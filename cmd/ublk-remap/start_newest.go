@@ -12,15 +12,15 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// newestWait is how long a start waits for the answer whether its disk is an
-// older copy. The other process has a limit of its own, which is shorter.
+// newestWait is how long a start waits for the answer whether its disk is an older copy. The other
+// process has a shorter limit of its own.
 const newestWait = 20 * time.Second
 
-// refuseOlder refuses a disk that is an older copy of another one here.
+// refuseOlder refuses a disk that is an older copy of another disk of this machine.
 //
-// The other disks are read by another process: a read from a disk that hangs cannot be
-// interrupted, and would keep this process, or a server, from ending. If there is no answer in
-// time the disk is started all the same: the one that hangs need not have to do with it.
+// Another process reads the other disks: a read from a disk that hangs cannot be interrupted, and
+// would keep this process, or a server, from ending. If no answer comes in time the disk is started
+// all the same, because the disk that hangs may have nothing to do with it.
 func (a *app) refuseOlder(ctx context.Context, t *handoff) error {
 	env, err := t.env()
 	if err != nil {
@@ -38,7 +38,7 @@ func (a *app) refuseOlder(ctx context.Context, t *handoff) error {
 	if err != nil {
 		return err
 	}
-	go func() { _ = cmd.Wait() }() // whenever that is; what it has to say comes by the pipe
+	go func() { _ = cmd.Wait() }() // this may take long; the answer comes through the pipe
 	if err := r.SetReadDeadline(time.Now().Add(newestWait)); err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (a *app) refuseOlder(ctx context.Context, t *handoff) error {
 	return nil
 }
 
-// lookForNewer is the other process.
+// lookForNewer runs in the other process.
 func lookForNewer(ctx context.Context, what string) error {
 	parent := newReport()
 	t, err := receiveHandoff(what)

@@ -17,12 +17,12 @@ import (
 	"ublkremap/internal/server"
 )
 
-// logWait is how long a server that ends waits for its last lines to be written.
+// logWait is how long a server that ends waits until its last lines are written.
 const logWait = 2 * time.Second
 
-// serveInForeground is the server, in this process.
+// serveInForeground runs the server in this process.
 func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
-	// Who reads the log may wait for the device itself.
+	// The reader of the log may wait for the device itself.
 	lines, err := logging.Foreground(a.err, a.logFormat)
 	if err != nil {
 		return err
@@ -36,8 +36,8 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
 	cfg.Progress = func(what string) {
 		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
-		// A supervisor must not take the wait for a failure (sd_notify(3)); it is said
-		// again before that is over.
+		// A supervisor must not treat the wait as a failure (sd_notify(3)). The message is repeated
+		// before that time is over.
 		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
 	}
 	cfg.Ready = func(path string) {
@@ -56,9 +56,9 @@ func notify(log zerolog.Logger, state string) {
 	}
 }
 
-// serveDetached is the server's process. What becomes of the start goes to the
-// parent, all else to the log file, once the name is this server's own: until then the
-// log is that of the server that has it.
+// serveDetached is the server's process. It reports the result of the start to the parent.
+// Everything else goes to the log file, once this server owns the name. Until then the log belongs
+// to the server that has the name.
 func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
 	parent := newReport()
 	var log detachedLog
@@ -90,7 +90,7 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
-// setBacking takes what start has told this process of its disk. upgrade tells nothing: it starts
+// setBacking uses what start has told this process about its disk. upgrade tells nothing: it starts
 // a server by the path of the disk.
 func setBacking(ctx context.Context, what string, cfg *server.Config) error {
 	t, err := receiveHandoff(what)
@@ -112,7 +112,7 @@ func setBacking(ctx context.Context, what string, cfg *server.Config) error {
 
 // detachedLog is the log file of a detached server.
 type detachedLog struct {
-	log   zerolog.Logger // of no use before open
+	log   zerolog.Logger // not usable before open
 	file  *logging.File
 	lines *logging.Async
 }
@@ -144,8 +144,8 @@ func (d *detachedLog) close() {
 	}
 }
 
-// crashTo makes the report of the runtime, if this process crashes, go to the end of a file:
-// nobody reads the standard error of a detached server.
+// crashTo makes the runtime append its report to a file if this process crashes. Nobody reads the
+// standard error of a detached server.
 func crashTo(open func() (*os.File, error)) error {
 	f, err := open()
 	if err != nil {

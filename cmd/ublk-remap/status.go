@@ -91,7 +91,7 @@ func status(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// gap separates what is printed for people.
+// gap prints an empty line between blocks of text for people.
 func (a *app) gap() error {
 	if a.json {
 		return nil
@@ -120,7 +120,7 @@ func (a *app) printStatus(s *control.Status) error {
 	return a.table(rows)
 }
 
-// appendFigures adds what the server of a device has counted.
+// appendFigures adds the counters of a device's server.
 func appendFigures(rows [][]string, s *control.Status) [][]string {
 	add := func(label, format string, args ...any) {
 		rows = appendWrapped(rows, label, fmt.Sprintf(format, args...))
@@ -176,7 +176,7 @@ func (s *seconds) Set(text string) error {
 	return err
 }
 
-// String is the default's.
+// String returns the value as the help shows a default.
 func (s *seconds) String() string { return time.Duration(*s).String() }
 
 // Type names the flag's value in the help.

@@ -6,8 +6,7 @@ import "github.com/spf13/cobra"
 type stopped struct {
 	Device string `json:"device"`
 	Name   string `json:"name"`
-	// Orderly is false if the server was dead and the device was removed
-	// without it.
+	// Orderly is false if the server was dead and the device was removed without it.
 	Orderly bool `json:"orderly"`
 }
 

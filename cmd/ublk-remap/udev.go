@@ -15,24 +15,23 @@ import (
 	"ublkremap/ublk"
 )
 
-// udevCommand tells udev's rules (packaging/udev) what a block device is. It
-// prints properties, one a line, and nothing about devices that are not this
-// program's business.
+// udevCommand tells udev's rules (packaging/udev) what a block device is. It prints properties, one
+// per line. It prints nothing about devices that do not belong to this program.
 //
-// Of a disk that carries a set, or is a spare device of one:
+// For a disk that carries a set, or is a spare device of one:
 //
 //	UBLK_REMAP_NAME, UBLK_REMAP_UUID   the set's
 //	UBLK_REMAP_ROLE                    backing or spare
 //	UBLK_REMAP_INSTANCE                the name, if a unit can be called so
 //
-// Of /dev/ublkbN:
+// For /dev/ublkbN:
 //
 //	UBLK_REMAP_NAME, UBLK_REMAP_UUID   the set's
 //	UBLK_REMAP_ROLE                    device
 //	UBLK_REMAP_SERVED                  1, or 0 while it waits for a server
 //
-// The device itself is never opened in the second case: whoever opens one that
-// waits for its server may wait for ever.
+// In the second case the device itself is never opened. A process that opens a device without a
+// server may wait for ever.
 func udevCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "udev DEVICE",
@@ -48,7 +47,8 @@ func udevCommand(a *app) *cobra.Command {
 	}
 }
 
-// udevDisk tells of a disk. One that carries nothing, or does not read, is none of ours.
+// udevDisk prints what a disk is. A disk that carries no set, or cannot be read, is not one of
+// ours.
 func udevDisk(ctx context.Context, w io.Writer, path string) error {
 	sb, err := set.Identify(ctx, path)
 	if err != nil {
@@ -69,13 +69,13 @@ func diskProperties(sb *metadata.Superblock) [][2]string {
 	return props
 }
 
-// udevDevice tells of an exported device.
+// udevDevice prints what an exported device is.
 func udevDevice(ctx context.Context, w io.Writer, number string) error {
 	id, err := strconv.Atoi(number)
 	if err != nil {
 		return nil // a partition
 	}
-	records, _ := control.Records() // those that can be read
+	records, _ := control.Records() // the records that can be read
 	for _, r := range records {
 		if r.ID == id {
 			served := "0"
@@ -89,7 +89,7 @@ func udevDevice(ctx context.Context, w io.Writer, number string) error {
 	return nil
 }
 
-// liveInKernel reports whether the kernel hands a device's requests to a server.
+// liveInKernel reports whether the kernel passes a device's requests to a server.
 func liveInKernel(ctx context.Context, id int) bool {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
@@ -100,7 +100,7 @@ func liveInKernel(ctx context.Context, id int) bool {
 	return err == nil && info.State == ublk.StateLive
 }
 
-// udevPrint leaves out what would not be one word: rules make names of links of it.
+// udevPrint leaves out values that are not one word, because rules make names of links of them.
 func udevPrint(w io.Writer, props [][2]string) error {
 	for _, p := range props {
 		if !word(p[1], "+=@%") {
@@ -118,8 +118,8 @@ func instance(name string) bool {
 	return word(name, "") && !strings.HasPrefix(name, "-")
 }
 
-// word reports whether a text is made of letters and digits of ASCII, of ":_.-", and of
-// some more characters, and is no relative path.
+// word reports whether a text consists of ASCII letters and digits, of ":_.-", and of the
+// characters in more, and is not a relative path.
 func word(s, more string) bool {
 	if s == "" || s == "." || s == ".." {
 		return false

@@ -18,7 +18,7 @@ import (
 	"ublkremap/internal/shell"
 )
 
-// endLimit is how long a server that was asked to leave may take to end: its own limits added up.
+// endLimit is how long a server that was asked to leave may take to end: the sum of its own limits.
 const endLimit = 2 * time.Minute
 
 // upgraded is what upgrade --json prints.
@@ -72,7 +72,7 @@ foreground is refused: it is left to its supervisor.`,
 	return cmd
 }
 
-// upgrade puts a server of this program into the place of a living one.
+// upgrade replaces a living server with a server of this program.
 func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgraded, error) {
 	if !control.Owned(r.Name) {
 		return nil, fmt.Errorf("%w: it is dead", control.ErrNotRunning)
@@ -110,8 +110,8 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	}, nil
 }
 
-// serverArgs is the command line for a successor of a record's server: with
-// the options that this one was started with, and the devices that it serves.
+// serverArgs returns the command line for a successor of a record's server: the options that this
+// server was started with, and the devices that it serves.
 func serverArgs(r *control.Record) ([]string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.PID))
 	if err != nil {
@@ -121,8 +121,8 @@ func serverArgs(r *control.Record) ([]string, error) {
 	return successorArgs(words[1:], r)
 }
 
-// successorArgs makes that of the old server's command line. Options that this
-// version does not have are refused.
+// successorArgs makes the successor's command line from the old server's. It refuses options that
+// this version does not have.
 func successorArgs(words []string, r *control.Record) ([]string, error) {
 	a := &app{stdio: stdio{in: strings.NewReader(""), out: io.Discard, err: io.Discard}}
 	root := newRoot(a)
@@ -157,21 +157,21 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 	return append(args, "--detached"), nil
 }
 
-// bringBack makes sure that there is a server after an upgrade has failed: the old one, if it was
-// not asked to leave yet, else a new process of its program. It returns why the upgrade failed,
-// and who serves now.
+// bringBack makes sure that there is a server after an upgrade has failed. That is the old server,
+// if it was not asked to leave yet, and otherwise a new process of its program. It returns why the
+// upgrade failed, and which server serves now.
 func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, args []string,
 	token string, why error) error {
 	if ctx.Err() != nil {
-		return why // the new server is not dead, it is just not waited for
+		return why // the new server is not dead; only the wait for it has ended
 	}
 	for deadline := time.Now().Add(endLimit); control.Owned(r.Name); {
 		if control.OwnedBy(r.Name, r.PID) {
 			c := control.NewClient(r.Name)
 			st, err := c.Status(ctx)
 			if err == nil && st.State != control.StateRecovering {
-				// The new server is dead, but what it asked for may be on its way. An
-				// old server that knows no tokens has refused it as well.
+				// The new server is dead, but its request may still be on its way. An old server
+				// that knows no tokens has refused that request as well.
 				if err = c.Stay(ctx, token); err == nil || errors.Is(err, control.ErrNotFound) {
 					return withServer(why, "%s (pid %d) serves on", r.Version, r.PID)
 				}
@@ -191,7 +191,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	// The parent's descriptor is named, not the child's: that may have others.
+	// The path names the parent's descriptor, because the child may have other descriptors.
 	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args,
 		launchOptions{})
 	if err != nil {
@@ -202,7 +202,7 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 	return withServer(why, "%s serves again (pid %d)", r.Version, live.PID)
 }
 
-// withServer adds to the reason of a failed upgrade who serves now.
+// withServer adds to the reason of a failed upgrade which server serves now.
 func withServer(why error, format string, args ...any) error {
 	return &exit.Error{Code: exit.Code(why), Text: exit.Line(why) + "; " + fmt.Sprintf(format,
 		args...)}

@@ -9,7 +9,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
-// usageError is a command line that makes no sense, with where its help is.
+// usageError is a command line that makes no sense. It also says where the help is.
 type usageError struct {
 	err  error
 	help string
@@ -18,13 +18,13 @@ type usageError struct {
 // Error says what is wrong and names the help.
 func (e *usageError) Error() string { return e.err.Error() + "; see: " + e.help }
 
-// Unwrap makes it an exit.ErrUsage, besides what it was.
+// Unwrap makes the error an exit.ErrUsage as well.
 func (e *usageError) Unwrap() []error { return []error{e.err, exit.ErrUsage} }
 
-// anyNumber is for verbs that take as many arguments as there are.
+// anyNumber is for verbs that take any number of arguments.
 const anyNumber = -1
 
-// arguments is how many arguments a verb takes. The error names those of Use.
+// arguments checks how many arguments a verb has. The error names the arguments of Use.
 func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		names := strings.Fields(cmd.Use)[1:]

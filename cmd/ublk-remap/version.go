@@ -13,7 +13,8 @@ import (
 // version is set by the linker.
 var version string
 
-// programVersion is what was stamped in, else what Go knows of the checkout.
+// programVersion returns the version that was set by the linker, or else what Go knows of the
+// checkout.
 func programVersion() string {
 	if version != "" {
 		return version
