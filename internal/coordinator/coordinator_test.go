@@ -40,8 +40,8 @@ func TestOpen(t *testing.T) {
 	}
 }
 
-// TestOutcomes: of the Arbiter's commits only those count as durable that are; a refused one is
-// told.
+// TestOutcomes: a commit of the Arbiter counts as durable only if it is. A refused commit is
+// reported.
 func TestOutcomes(t *testing.T) {
 	for _, o := range []metadata.Outcome{metadata.OutcomeDurable, metadata.OutcomeUnknown,
 		metadata.OutcomeDropped} {
@@ -70,8 +70,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestResume: the Committer is asked to go on if it waits for that, else for a commit; and it is
-// told when the breaker is closed, or stays open.
+// TestResume: if the Committer waits for a resume, it is asked to resume; otherwise it is asked for
+// a commit. The caller is told whether the breaker is closed or stays open.
 func TestResume(t *testing.T) {
 	for _, suspended := range []bool{false, true} {
 		for _, durable := range []bool{false, true} {
@@ -107,7 +107,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestMirrorRetry: the pauses double, up to an hour and some, and begin anew when all is well.
+// TestMirrorRetry: the pauses double, up to somewhat more than an hour. They begin anew when all
+// mirrors are good.
 func TestMirrorRetry(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{})
 	r.Step()
@@ -146,7 +147,8 @@ func TestMirrorRetry(t *testing.T) {
 	}
 }
 
-// TestStop: the checkpoint, then the Committer's last write, then a flush of each device.
+// TestStop: a stop makes the checkpoint, then the Committer's last write, then a flush of each
+// device.
 func TestStop(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{Resources: time.Hour, Path: time.Hour})
 	var stopped *Stopped
@@ -176,8 +178,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// TestStopThatFails: each flush that fails is told, and made once; a checkpoint that fails,
-// or comes too late, does not keep the flushes.
+// TestStopThatFails: each failed flush is reported, and made only once. A checkpoint that fails, or
+// comes too late, does not prevent the flushes.
 func TestStopThatFails(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOMEM, syscall.ENOLINK} {
 		for failed, path := range []string{"/dev/a", "/dev/b"} {
@@ -225,7 +227,7 @@ func TestStopThatFails(t *testing.T) {
 	}
 }
 
-// TestLeave: it waits for the Committer, for so long, and flushes nothing.
+// TestLeave: a leave waits for the Committer, for a limited time, and flushes nothing.
 func TestLeave(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		r := newRig(t, metadata.RetryLimits{})
@@ -248,7 +250,7 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// TestMove: its transfers are operations, and its end is told to who asked.
+// TestMove: the transfers of a move are operations, and its caller is told how it ended.
 func TestMove(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{})
 	var result *remap.MoveResult

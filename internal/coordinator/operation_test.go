@@ -13,8 +13,8 @@ import (
 
 const whole = 8192
 
-// TestOperations: which reads, writes and flushes carry out an operation of the Committer, in which
-// order, and what their results mean.
+// TestOperations: the test checks which reads, writes and flushes carry out an operation of the
+// Committer, in which order, and what their results mean.
 func TestOperations(t *testing.T) {
 	const eio, again = -int32(syscall.EIO), -int32(syscall.ENOMEM)
 	long := metadata.RetryLimits{Resources: time.Hour, Path: time.Hour}
@@ -125,7 +125,7 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// TestRetryEnds: what does not get better fails once the time is up.
+// TestRetryEnds: an operation that does not get better fails when its time is up.
 func TestRetryEnds(t *testing.T) {
 	for _, c := range []struct {
 		errno    syscall.Errno
@@ -157,8 +157,9 @@ func TestRetryEnds(t *testing.T) {
 	}
 }
 
-// TestOtherFlushFails: a write that waits in the cache for its own flush may be dropped by another
-// one that fails, also if that is known only after its own flush has gone well.
+// TestOtherFlushFails: a write that waits in the cache for its own flush may be dropped when
+// another flush fails. This holds even if that failure becomes known only after its own flush has
+// gone well.
 func TestOtherFlushFails(t *testing.T) {
 	for _, fails := range []bool{false, true} {
 		r := newRig(t, metadata.RetryLimits{})
@@ -187,7 +188,7 @@ func TestOtherFlushFails(t *testing.T) {
 	}
 }
 
-// TestAllUnderWay: many operations at a time, which end in another order.
+// TestAllUnderWay: many operations are under way at a time, and end in another order.
 func TestAllUnderWay(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{})
 	const n = 3 * operationsAtFirst
@@ -211,7 +212,7 @@ func TestAllUnderWay(t *testing.T) {
 	}
 }
 
-// TestOperationsAllocateNothing: records get on while memory is short.
+// TestOperationsAllocateNothing: records must be written while memory is short.
 func TestOperationsAllocateNothing(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{})
 	data := make([]byte, whole)

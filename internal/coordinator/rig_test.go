@@ -9,8 +9,8 @@ import (
 	"ublkremap/remap"
 )
 
-// rig is a Coordinator over a Committer that does as the test says, and a driver that notes what
-// it is asked for.
+// rig is a Coordinator over a Committer that does what the test says, and a driver that records
+// what it is asked for.
 type rig struct {
 	*Coordinator
 	t   *testing.T

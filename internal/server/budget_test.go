@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestBudget: what a machine cannot hold is refused with a line that says so, what it can
-// hold is not, and an idle device with defaults stays small.
+// TestBudget: a device that a machine cannot hold is refused, with a message that says so. A device
+// that it can hold is not refused. An idle device with defaults stays small.
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30

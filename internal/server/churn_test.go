@@ -2,7 +2,7 @@ package server
 
 import "testing"
 
-// TestChurnHeapLimits: the limit follows from what the runtime measures, and may be any number.
+// TestChurnHeapLimits: the limit follows from what the runtime measures. So it may be any number.
 func TestChurnHeapLimits(t *testing.T) {
 	was := heapLimit.Load()
 	defer heapLimit.Store(was)

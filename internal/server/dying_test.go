@@ -12,14 +12,14 @@ import (
 	"ublkremap/internal/host"
 )
 
-// TestOwnWaitsForTheDying: the name of a server that lives is refused at once, and
-// that of one that dies is waited for.
+// TestOwnWaitsForTheDying: the name of a living server is refused at once. For the name of a dying
+// server the caller waits.
 func TestOwnWaitsForTheDying(t *testing.T) {
 	t.Setenv(control.DirEnv, filepath.Join(t.TempDir(), "run"))
 	if err := control.MakeDir(); err != nil {
 		t.Fatal(err)
 	}
-	// It stands for the process of the server, whose lock this test has.
+	// The sleep process stands for the server's process; this test has the server's lock.
 	cmd := exec.Command("sleep", "1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -19,8 +19,8 @@ import (
 	"ublkremap/remap"
 )
 
-// cachedDisk is a real file behind a volatile cache that can be lost, and whose calls can
-// be made to fail or wait.
+// cachedDisk is a real file behind a volatile cache. The cache can be lost. A test can make calls
+// fail or wait.
 type cachedDisk struct {
 	descriptors
 	mu      sync.Mutex
@@ -32,7 +32,7 @@ type cachedDisk struct {
 	synced  int
 	mirrors [][2]int64    // where the metadata's mirrors begin and end
 	hold    chan struct{} // writes wait for it to be closed
-	waits   chan struct{} // is told of each that does
+	waits   chan struct{} // receives an element for each write that waits
 }
 
 const cachePage = 4096
@@ -104,7 +104,7 @@ func (d *cachedDisk) drop() (err error) {
 	return err
 }
 
-// cut takes the power away: what is not durable is gone, and nothing is written any more.
+// cut takes the power away. What is not durable is lost, and nothing is written any more.
 func (d *cachedDisk) cut(t *testing.T) {
 	t.Helper()
 	d.mu.Lock()
@@ -182,8 +182,8 @@ func (d *cachedDisk) inMirror(off int64) bool {
 	})
 }
 
-// TestWhatIsToldIsDurable: the epoch, a move and its record, and a checkpoint are there
-// after a power cut right after they were told to be durable.
+// TestWhatIsToldIsDurable: the epoch, a move and its record, and a checkpoint are reported as
+// durable. After a power cut right after that, they are still there.
 func TestWhatIsToldIsDurable(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -232,7 +232,7 @@ func TestWhatIsToldIsDurable(t *testing.T) {
 	}
 }
 
-// TestMovedDataIsDurable: what a record names must be there when the record is.
+// TestMovedDataIsDurable: the data that a record names must be durable when the record is.
 func TestMovedDataIsDurable(t *testing.T) {
 	s, disk, d := opened(t)
 	geo := s.shared.Geometry()
@@ -245,8 +245,8 @@ func TestMovedDataIsDurable(t *testing.T) {
 	if _, err := d.WriteAt(want, home); err != nil {
 		t.Fatal(err)
 	}
-	// A power cut could leave the record and not the data, if that is in the cache when the
-	// record is written.
+	// If the data is in the cache when the record is written, a power cut could leave the record
+	// and not the data.
 	disk.set(func() {
 		disk.fail = func(write bool, off int64) error {
 			if !write || !disk.inMirror(off) {
@@ -273,7 +273,8 @@ func TestMovedDataIsDurable(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcome: a record that no mirror takes is not durable, and nobody is told that it is.
+// TestUnknownOutcome: a record that no mirror takes is not durable, and nobody is told that it is
+// durable.
 func TestUnknownOutcome(t *testing.T) {
 	s, disk, _ := opened(t)
 	disk.set(func() {
@@ -297,7 +298,7 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// TestEpochThatIsNotDurable: the server must not begin.
+// TestEpochThatIsNotDurable: a server whose epoch is not durable must not begin.
 func TestEpochThatIsNotDurable(t *testing.T) {
 	s, disk, _ := newCached(t)
 	disk.fail = func(write bool, _ int64) error {
@@ -333,8 +334,8 @@ func TestFailedTransfer(t *testing.T) {
 	}
 }
 
-// TestFlushOfOursThatFails: whichever flush of a move and its record it is, it is told, and
-// neither a mirror nor a spare unit is blamed.
+// TestFlushOfOursThatFails: a failed flush of a move and its record is reported, whichever flush it
+// is. No mirror and no spare unit is blamed.
 func TestFlushOfOursThatFails(t *testing.T) {
 	s, disk, _ := opened(t)
 	for unit := uint64(1000); ; unit++ {
@@ -389,7 +390,8 @@ func TestFlushOfOursThatFails(t *testing.T) {
 	}
 }
 
-// TestStopTellsOfAFlush: whichever flush of a stop fails, and one that failed before, is reported.
+// TestStopTellsOfAFlush: a stop reports a flush that failed, whichever of its own flushes it is,
+// and also one that failed before.
 func TestStopTellsOfAFlush(t *testing.T) {
 	for nth := 1; ; nth++ {
 		s, disk, d := opened(t)
@@ -424,8 +426,8 @@ func TestStopTellsOfAFlush(t *testing.T) {
 	}
 }
 
-// TestDevicesOutliveTheWriters: a descriptor that is closed under a write may be somebody
-// else's file when the write gets to it.
+// TestDevicesOutliveTheWriters: a descriptor that is closed under a write may be another file when
+// the write gets to it.
 func TestDevicesOutliveTheWriters(t *testing.T) {
 	s, disk, d := opened(t)
 	if err := s.keeper.leave(time.Minute); err != nil {

@@ -9,8 +9,8 @@ import (
 	"ublkremap/internal/control"
 )
 
-// TestHang: a disk is waited for from the last look on at which something had come back,
-// until something does.
+// TestHang: the wait for a disk begins at the last reading at which something had come back. It
+// ends when something comes back.
 func TestHang(t *testing.T) {
 	base := time.Unix(1000, 0)
 	at := func(s int) time.Time { return base.Add(time.Duration(s) * time.Second) }

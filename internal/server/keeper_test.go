@@ -38,7 +38,7 @@ func newSet(t *testing.T) *blockdev.Device {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Blocks as small as the file system allows: most units then have several.
+	// Blocks are as small as the file system allows, so that most units have several.
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: testSize,
 		BlockSize: d.Geometry().LogicalBlock, PhysicalBlockSize: 4096, SpareBytes: 1 << 20,
 		Name: "t"})
@@ -64,7 +64,7 @@ func newSet(t *testing.T) *blockdev.Device {
 	return d
 }
 
-// newKeeperOf binds a keeper to a set, with two queues that never come.
+// newKeeperOf binds a keeper to a set, with two queues that never begin.
 func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 	t.Helper()
 	img, err := metadata.Load([]metadata.Device{d})
@@ -89,7 +89,7 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 	return s
 }
 
-// configOf is what a keeper is made from in tests: of two queues.
+// configOf is what tests make a keeper from; it has two queues.
 func configOf(s *server, img *metadata.Image) coordinator.Config {
 	return coordinator.Config{Image: img, Shared: s.shared, Allocator: s.alloc, Queues: 2,
 		Depth:     16,
@@ -182,7 +182,7 @@ func TestMovesGoThereAndBack(t *testing.T) {
 		t.Errorf("%d blocks are listed, %d were moved: %+v", listed, total, list)
 	}
 
-	// What is there already is left alone.
+	// Blocks that are there already are not moved.
 	if reply, err = s.AddRemaps(ctx, ranges[2:]); err != nil || reply.Blocks != 0 {
 		t.Errorf("again: %+v, %v", reply, err)
 	}
@@ -283,7 +283,7 @@ func TestMailbox(t *testing.T) {
 	}
 }
 
-// TestNoTimerWhileAllIsWell: no timer runs while nothing waits for the time.
+// TestNoTimerWhileAllIsWell: no timer runs while nothing waits for a time.
 func TestNoTimerWhileAllIsWell(t *testing.T) {
 	s := newKeeperOf(t, newSet(t))
 	ctx := context.Background()

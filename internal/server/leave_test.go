@@ -15,8 +15,8 @@ func liveServer() *server {
 	return s
 }
 
-// What was asked in the name of an upgrade that was given up does nothing, whenever it
-// arrives; and an upgrade that was carried out cannot be given up.
+// A request in the name of an upgrade that was given up does nothing, whenever it arrives. An
+// upgrade that was carried out cannot be given up.
 func TestStayAndLeave(t *testing.T) {
 	ctx := context.Background()
 	s := liveServer()
@@ -47,7 +47,8 @@ func TestStayAndLeave(t *testing.T) {
 	}
 }
 
-// However many upgrades are given up, what is kept of them is bounded, and the last ones are known.
+// The list of upgrades that were given up is bounded, however many there are. It holds the last
+// ones.
 func TestStaysAreBounded(t *testing.T) {
 	ctx := context.Background()
 	s := liveServer()

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSignalsNeedNoMemory: once memory is reserved a signal finds the pages of the stack it is
-// handled on, in every thread.
+// TestSignalsNeedNoMemory: once memory is reserved, a signal finds the pages of its stack present,
+// in every thread.
 func TestSignalsNeedNoMemory(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector has memory of its own for every page")

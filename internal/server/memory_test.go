@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inProcess runs the test again in a process of its own, for what it changes
-// stays changed, and reports whether this is that process.
+// inProcess runs the test again in a separate process, because what the test changes stays changed.
+// It reports whether this is that process.
 func inProcess(t *testing.T) bool {
 	t.Helper()
 	const mark = "UBLK_REMAP_MEMORY_TEST"
@@ -41,8 +41,8 @@ func faults(t *testing.T) int64 {
 
 var garbage [64][]byte
 
-// TestHeapIsPresent: once memory is reserved, garbage of any kind comes from
-// pages that are there already.
+// TestHeapIsPresent: once memory is reserved, garbage of any kind comes from pages that are present
+// already.
 func TestHeapIsPresent(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector has memory of its own for every page")
@@ -79,14 +79,14 @@ func TestHeapIsPresent(t *testing.T) {
 	if after.NumGC-before.NumGC < 3 {
 		t.Errorf("only %d collections: too little garbage to tell", after.NumGC-before.NumGC)
 	}
-	// 112 MiB are 28,672 pages. Those of the first round are mostly the runtime's
-	// own, which takes some more until it has seen a few collections.
+	// 112 MiB are 28,672 pages. The pages of the first round are mostly the runtime's own. The
+	// runtime takes some more until it has seen a few collections.
 	if first-began > 2500 || last-first > 800 {
 		t.Errorf("%d and %d faults", first-began, last-first)
 	}
 }
 
-// The last round passes the limit by any amount: no amount ends the server.
+// The last round may pass the limit by any amount. No amount ends the server.
 func TestChurnEndsAtAnyLimit(t *testing.T) {
 	old := heapLimit.Load()
 	defer heapLimit.Store(old)

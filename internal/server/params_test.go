@@ -9,8 +9,8 @@ import (
 	"ublkremap/remap"
 )
 
-// TestParamsPhysicalBlock: the exported physical block is the largest of the devices', and no
-// smaller than what the set was made for.
+// TestParamsPhysicalBlock: the exported physical block is the largest of the devices' physical
+// blocks, and not smaller than the one that the set was made for.
 func TestParamsPhysicalBlock(t *testing.T) {
 	var devices []*blockdev.Device
 	for _, name := range []string{"backing", "spare"} {

@@ -12,7 +12,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// fakeRing notes what a queue submits, and completes it when it is told to.
+// fakeRing records what a queue submits, and completes it when the test says so.
 type fakeRing struct {
 	memory ublk.Queue // makes buffers, and is used for nothing else
 	h      *queue
@@ -66,7 +66,7 @@ func (r *fakeRing) WriteZeroes(file int, off, n int64, keep bool, id uint64) {
 	r.ops = append(r.ops, ringOp{kind: "zeroes", file: file, n: n, off: off, keep: keep, id: id})
 }
 
-// take returns what was submitted since.
+// take returns what was submitted since the last take.
 func (r *fakeRing) take() []ringOp {
 	ops := r.ops
 	r.ops = nil
@@ -96,8 +96,8 @@ func request(tag uint16, op ublk.Op, flags ublk.RequestFlags, block, count uint3
 		Sectors: count * 8}
 }
 
-// TestQueueSubmits: what comes onto the ring for each kind of request, and what the kernel
-// is answered.
+// TestQueueSubmits: for each kind of request the test checks what comes onto the ring, and what the
+// kernel is answered.
 func TestQueueSubmits(t *testing.T) {
 	const fua = ublk.FlagFUA
 	for _, c := range []struct {
@@ -168,8 +168,8 @@ func (o ringOp) String() string {
 	return fmt.Sprintf("%s %d @%d+%d flags %d", o.kind, o.file, o.off, o.n, o.flags)
 }
 
-// TestQueueFlushesAll: a flush covers each device that may hold unflushed writes: all after
-// a start.
+// TestQueueFlushesAll: a flush covers each device that may hold unflushed writes. After a start
+// these are all devices.
 func TestQueueFlushesAll(t *testing.T) {
 	r := newFakeRing(t, false)
 	r.h.Request(ublk.Request{Tag: 2, Op: ublk.OpFlush})
@@ -198,7 +198,8 @@ func TestQueueFlushesAll(t *testing.T) {
 	}
 }
 
-// TestQueueWritesShort: a short result is continued, from the request's buffer and as it was begun.
+// TestQueueWritesShort: after a short result the operation is continued, from the request's buffer
+// and with the flags that it was begun with.
 func TestQueueWritesShort(t *testing.T) {
 	r := newFakeRing(t, false)
 	r.h.Request(request(1, ublk.OpWrite, ublk.FlagFUA, 100, 4))
@@ -219,8 +220,8 @@ func TestQueueWritesShort(t *testing.T) {
 	}
 }
 
-// TestQueueHealsDurably: what a heal writes to a spare unit is durable before it is told to
-// the Arbiter, zeroes too, and they come from the buffer of zeroes.
+// TestQueueHealsDurably: what a heal writes to a spare unit is durable before the Arbiter is told.
+// The same holds for zeroes, which come from the buffer of zeroes.
 func TestQueueHealsDurably(t *testing.T) {
 	for _, noFUA := range []bool{false, true} {
 		for _, op := range []ublk.Op{ublk.OpWrite, ublk.OpWriteZeroes} {
@@ -264,7 +265,7 @@ func TestQueueHealsDurably(t *testing.T) {
 					}
 					r.h.Complete(ops[0].id, 0)
 				}
-				// It is read back, to where nobody looks at it.
+				// It is read back into the memory for data that nobody needs.
 				proof := ringOp{kind: "read", file: 1, n: 4096, off: 1<<20 + 5*4096,
 					buffer: r.h.sink.Buffer(0)}
 				if ops = r.take(); len(ops) != 1 {

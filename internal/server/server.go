@@ -86,10 +86,9 @@ type server struct {
 	stopAsked, leaveAsked chan struct{}
 }
 
-// Run serves a device until it is stopped: by the control socket, by the end
-// of ctx, or from outside. It returns nil after an orderly stop. If it returns
-// an error before Ready was called, no device is left behind, unless there was
-// one of a dead server already.
+// Run serves a device until it is stopped: by the control socket, by the end of ctx, or from
+// outside. It returns nil after an orderly stop. If it returns an error before Ready was called, it
+// leaves no device behind, except one of a dead server that existed already.
 func Run(ctx context.Context, cfg Config) error {
 	s := &server{cfg: cfg, log: cfg.Log, stopAsked: make(chan struct{}),
 		leaveAsked: make(chan struct{}), outgrown: make(chan struct{}, 1)}
@@ -159,8 +158,8 @@ func (s *server) run(ctx context.Context) error {
 	return s.serve(ctx)
 }
 
-// identify finds out whose backing it is, makes the name this server's own and
-// returns the record of a server that died, if there is one.
+// identify finds out which set the backing belongs to, and makes the set's name this server's own.
+// It returns the record of a server that died, if there is one.
 func (s *server) identify(ctx context.Context) (*control.Record, error) {
 	err := s.knowSet(ctx)
 	if err != nil {

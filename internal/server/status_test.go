@@ -14,10 +14,10 @@ import (
 func TestTable(t *testing.T) {
 	m := remap.NewMap(4096, 8)
 	for _, e := range []metadata.Entry{
-		// Alike neighbours over a leaf's end are one run.
+		// Neighbours that are alike are one run, also across the end of a leaf.
 		{Unit: 1000, Spare: 50, Count: 100, Mask: 0xff, State: metadata.StateMapped,
 			Cause: metadata.CauseWrite, Time: 60},
-		// The same state, another time: another run.
+		// The same state with another time is another run.
 		{Unit: 1100, Spare: 150, Count: 1, Mask: 0xff, State: metadata.StateMapped,
 			Cause: metadata.CauseWrite, Time: 61},
 		// A mask with a hole.
@@ -79,7 +79,7 @@ func tableOf(ctx context.Context, m *remap.Map, blocks uint64) (rows []control.R
 	return rows, err
 }
 
-// TestTableEndsWithItsReader: whoever cannot take more ends the walk.
+// TestTableEndsWithItsReader: a reader that cannot take more ends the walk.
 func TestTableEndsWithItsReader(t *testing.T) {
 	m := remap.NewMap(4096, 8)
 	for u := range uint64(100) {

@@ -19,12 +19,12 @@ import (
 
 // This file stops a device without taking it from its users.
 //
-// Before any stop, whether the verb or a signal asks for it, the server finds out in every possible
-// way who uses the device. Somebody may open it between that and the stop. Linux 7.0 stops a device
-// only if nobody has it open, in one step (TRY_STOP_DEV). On older kernels this server opens its
-// own device for exclusive use meanwhile, which keeps file systems, drivers and swap away. A
-// program that only writes to the device for a moment in between gets an error, as from any device
-// that is removed.
+// Before a stop that is not forced, whether the verb or a signal asks for it, the server finds out
+// in every possible way who uses the device. Somebody may open it between that and the stop. Linux
+// 7.0 stops a device only if nobody has it open, in one step (TRY_STOP_DEV). On older kernels this
+// server opens its own device for exclusive use meanwhile, which keeps file systems, drivers and
+// swap away. A program that only writes to the device for a moment in between gets an error, as
+// from any device that is removed.
 
 // usersPoll is how often the server checks whether those who have the device open have closed it.
 const usersPoll = 50 * time.Millisecond

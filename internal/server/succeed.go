@@ -140,8 +140,7 @@ func (s *server) readThrough(ctx context.Context, r *control.Record) error {
 	return nil
 }
 
-// inherit waits until the predecessor has ended and makes its name this
-// server's own.
+// inherit waits until the predecessor has ended. Then it makes the name this server's own.
 func (s *server) inherit(ctx context.Context, r *control.Record) error {
 	tick := time.NewTicker(ownPoll)
 	defer tick.Stop()
@@ -176,7 +175,7 @@ func (s *server) killPredecessor(r *control.Record) error {
 		return fmt.Errorf("pidfd_open: %w", err)
 	}
 	defer unix.Close(fd)
-	// From here on the number stays with this process. Next is whether this process is the server.
+	// From here on fd refers to one process. This checks that this process is the server.
 	if !control.OwnedBy(s.name, r.PID) {
 		return fmt.Errorf("%w for %s", control.ErrNotRunning, s.name)
 	}

@@ -21,8 +21,8 @@ func successor(t *testing.T, r *control.Record) *server {
 	return s
 }
 
-// TestWordOfAFailedFlush: a server that leaves its device leaves word of a flush that
-// failed and was not told; the next one keeps it until it serves, and tells it.
+// TestWordOfAFailedFlush: a server that leaves its device notes a flush that failed and was not
+// reported. The next server keeps that note until it serves, and then reports the flush.
 func TestWordOfAFailedFlush(t *testing.T) {
 	t.Setenv(control.DirEnv, filepath.Join(t.TempDir(), "run"))
 	if err := control.MakeDir(); err != nil {
@@ -57,7 +57,7 @@ func TestWordOfAFailedFlush(t *testing.T) {
 	if !second.shared.UnreportedFlush() {
 		t.Error("the next server has not heard of it")
 	}
-	// It dies before it serves: the one after it hears of it too.
+	// It dies before it serves. The server after it must learn of the flush too.
 	if third := successor(t, read()); !third.shared.UnreportedFlush() {
 		t.Error("the server after that has not heard of it")
 	}
@@ -83,8 +83,8 @@ func (*nobody) Finish(uint16, int32) {}
 func (*nobody) Send(*remap.Message)  {}
 func (*nobody) Now() int64           { return 0 }
 
-// TestStopAfterALeave: a stop reports what it inherited, although its own disks have failed
-// at nothing.
+// TestStopAfterALeave: a stop reports the failed flush that it inherited, although nothing has
+// failed on its own disks.
 func TestStopAfterALeave(t *testing.T) {
 	s, _, _ := opened(t)
 	if err := s.untoldFlush(); err != nil {

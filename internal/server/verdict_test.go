@@ -7,7 +7,7 @@ import (
 	"ublkremap/internal/control"
 )
 
-// TestJudge: whatever is not well has a reason, and something to do that exists.
+// TestJudge: everything that is not well has a reason, and an action that exists.
 func TestJudge(t *testing.T) {
 	for _, c := range []struct {
 		name           string

@@ -12,7 +12,7 @@ import (
 	"ublkremap/remap"
 )
 
-// fakeDisks are system calls that note what was asked for, and answer as they are told to.
+// fakeDisks are system calls that record what was asked for, and answer as the test says.
 type fakeDisks struct {
 	mu    sync.Mutex
 	calls []string
@@ -67,8 +67,8 @@ func newShared() *remap.Shared {
 	return remap.NewShared(geo, remap.NewMap(geo.Units(), 1))
 }
 
-// TestWorkersCall: each operation is one system call on its device, and its result is handed on as
-// it is: short, nothing, or an error. What is made of that is package coordinator's.
+// TestWorkersCall: each operation is one system call on its device. Its result is handed on
+// unchanged: short, nothing, or an error. Package coordinator decides what follows from it.
 func TestWorkersCall(t *testing.T) {
 	data := make([]byte, 8192)
 	for _, c := range []struct {
@@ -100,7 +100,7 @@ func TestWorkersCall(t *testing.T) {
 			fail: fmt.Errorf("odd"), call: "flush 0", res: -int32(unix.EIO)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			// It fails once: whoever asks again is told that all is well.
+			// The call fails once. A second call succeeds.
 			failed := false
 			d := &fakeDisks{most: c.most, fail: func(string) error {
 				if failed {
@@ -122,7 +122,7 @@ func TestWorkersCall(t *testing.T) {
 	}
 }
 
-// TestWorkersNothingMoved: that a call moved nothing is handed on.
+// TestWorkersNothingMoved: the result of a call that moved nothing is handed on.
 func TestWorkersNothingMoved(t *testing.T) {
 	for _, kind := range []coordinator.Kind{coordinator.Read, coordinator.Write} {
 		w := &workers{disks: nothing{}}
@@ -132,7 +132,7 @@ func TestWorkersNothingMoved(t *testing.T) {
 	}
 }
 
-// nothing are disks that move nothing and say that all is well.
+// nothing are disks that move nothing and report success.
 type nothing struct{}
 
 func (nothing) pread(uint8, []byte, int64) (int, error)  { return 0, nil }

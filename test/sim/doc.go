@@ -5,15 +5,14 @@
 //
 // # A run
 //
-// One seed is one run, and says all about it: the layout (with or without a
-// spare device, blocks of 512 to 4096 bytes, spare regions of 3 to 200 units),
-// queues and depth, the policy, which faults there are and when, and the order of
-// events. A run creates a set, perhaps after tries that the power ended, and then goes
-// through a few rounds: start (which may be cut too), a workload of reads, writes,
-// write-zeroes, discards and flushes that meet in few units, while an operator
-// moves blocks, asks for checkpoints and closes the breaker; then a
-// power cut, SIGKILL, or an orderly stop. After the last round everything is
-// read once more and metadata.Check has the last word.
+// One seed is one run, and determines all of it: the layout (with or without a spare device, blocks
+// of 512 to 4096 bytes, spare regions of 3 to 200 units), queues and depth, the policy, which
+// faults there are and when, and the order of events. A run creates a set, perhaps after tries that
+// a power cut ended. Then it goes through a few rounds. A round begins with a start, which may be
+// cut too. Then comes a workload of reads, writes, write-zeroes, discards and flushes that meet in
+// few units. Meanwhile an operator moves blocks, asks for checkpoints and closes the breaker. A
+// round ends with a power cut, SIGKILL, or an orderly stop. After the last round everything is read
+// once more, and at the end metadata.Check judges the disks.
 //
 // Everything that may happen next — a step of an operation on a disk, its completion, a message
 // between an engine and the arbiter, a write of the committer — is an event in one pool, and the
@@ -24,22 +23,22 @@
 //
 // # The disks
 //
-// A disk has a volatile cache: what was written without FUA is durable only when a flush
-// that began later has ended. A flush that fails may drop what is cached: then each sector
-// may hold anything that a power cut could leave, and the failed flush is all that tells of
-// it. Half of the disks have no FUA: asked for it they do what the kernel makes of it, a
-// write and a flush, and answer the write with what the flush said. After a flush that
-// failed no flush of the user may be answered as good that began before one was answered as
-// failed (promise 15); a FUA write that was answered as good must be there whatever was
-// dropped while it was under way. A power cut leaves, of each sector of 512 bytes, what was
-// durable or any version cached since, and of each write under way, also with FUA, any of
-// its sectors. Faults are of the kinds that null_blk, dm-error, scsi_debug and real disks
-// show: errors on read, on write, on both; for ever, a number of times, until written;
-// writes that succeed and do not read, also of a whole physical block of a disk that shows
-// smaller ones, and of spare units; errors that take up to two minutes. A write that fails
-// has taken effect in some of its sectors. Besides, operations fail on their path, for want
-// of resources, or end short; flushes fail; whole disks vanish and return; most of the
-// spare region is bad; mirrors of the metadata have latent errors or refuse writes.
+// A disk has a volatile cache: what was written without FUA is durable only when a flush that began
+// later has ended. A flush that fails may drop what is cached. Then each sector may hold anything
+// that a power cut could leave, and only the failed flush tells of it. Half of the disks have no
+// FUA. For them a FUA write is what the kernel makes of it: a write and a flush, and the result of
+// the flush is the answer to the write. Take a flush of the user that began before another one was
+// answered as failed: it must not be answered as good after the flush that failed (promise 15). A
+// FUA write that was answered as good must be there, whatever was dropped while it was under way. A
+// power cut leaves, of each sector of 512 bytes, what was durable or any version cached since. Of
+// each write under way, also with FUA, it leaves any of the sectors. Faults are of the kinds that
+// null_blk, dm-error, scsi_debug and real disks show. There are errors on read, on write, and on
+// both. They last for ever, a number of times, or until the sector is written. There are writes
+// that succeed and do not read, also of a whole physical block of a disk that shows smaller ones,
+// and of spare units. There are errors that take up to two minutes. A write that fails has taken
+// effect in some of its sectors. In addition, operations fail on their path, fail for lack of
+// resources, or end short; flushes fail; whole disks vanish and return; most of the spare region is
+// bad; mirrors of the metadata have latent errors or refuse writes.
 //
 // # The model
 //

@@ -22,10 +22,10 @@ var (
 		"with -scenario: the interruptions, as a failure says them")
 )
 
-// TestExhaustive interrupts every scenario at every single write, and the recovery from
-// that once more. In make sim recoveries are interrupted at some writes only, and in a plain
-// go test the scenarios too; UBLK_REMAP_FULL interrupts everything at every write, for
-// several orders of events.
+// TestExhaustive interrupts every scenario at every single write, and the recovery from that once
+// more. In make sim only some writes of a recovery are interrupted. In a plain go test only some
+// writes of the scenarios are interrupted too. UBLK_REMAP_FULL interrupts everything at every
+// write, for several orders of events.
 func TestExhaustive(t *testing.T) {
 	full := os.Getenv("UBLK_REMAP_FULL") != ""
 	how := Exhausting{Again: 24, Sparse: 1}
@@ -110,8 +110,7 @@ func pathOf(err error) string {
 	return strings.TrimSuffix(path, ":")
 }
 
-// TestExhaustRepeats makes sure that the path of a failure is all that it takes to see it
-// again.
+// TestExhaustRepeats makes sure that the path of a failure is enough to repeat it.
 func TestExhaustRepeats(t *testing.T) {
 	skipWithRace(t)
 	sc, err := scenarioNamed("heal")

@@ -33,8 +33,8 @@ type sector struct {
 //
 //   - a write that was answered with success is there, unless one that did not
 //     end before it began has replaced it;
-//   - a write that failed, or is under way, is there or not, and once a read has
-//     shown which, that stays;
+//   - a write that failed, or is under way, is there or not. Once a read has shown
+//     which, this stays so;
 //   - a power cut leaves what was there at the last flush, or anything written since;
 //   - a FUA write is there after a power cut, with the same exception.
 //

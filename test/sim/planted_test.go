@@ -15,7 +15,7 @@ import (
 var flagTable = flag.String("table", "", "file whose section on planted bugs TestPlantedBugs "+
 	"writes anew: ../../docs/RELIABILITY.md")
 
-// plantedSeeds is within how many seeds each bug must be found.
+// plantedSeeds is the number of seeds within which each bug must be found.
 const plantedSeeds = 3000
 
 func bugNamed(t *testing.T, name string) Bug {
@@ -45,8 +45,8 @@ func runFor(about Bug, seed uint64, b Bug) error {
 	return err
 }
 
-// find looks for a planted bug. A request that hangs is no proof, and neither is a
-// panic: the bug's wrapper may be why.
+// find looks for a planted bug. A request that hangs is no proof, and a panic is no proof: the
+// bug's wrapper may be the cause.
 func find(b Bug) (seed uint64, err error) {
 	for seed = 1; seed <= plantedSeeds; seed++ {
 		err = runFor(b, seed, b)
@@ -67,8 +67,8 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// TestPlantedBugs shows that the checks can fail: each planted bug is found within a number
-// of seeds. Those inside of the code under test need the build tag planted.
+// TestPlantedBugs shows that the checks can fail: each planted bug is found within a number of
+// seeds. Bugs that are inside of the code under test need the build tag planted.
 func TestPlantedBugs(t *testing.T) {
 	skipWithRace(t)
 	var mu sync.Mutex
@@ -114,7 +114,7 @@ func TestPlantedBugs(t *testing.T) {
 
 var prefix = regexp.MustCompile(`^seed \d+, step \d+: `)
 
-// said shortens what a check said to what fits a table.
+// said shortens the message of a check to what fits into a table.
 func said(err error) string {
 	text, _, _ := strings.Cut(prefix.ReplaceAllString(err.Error(), ""), "\n")
 	text = strings.NewReplacer("|", "\\|", "`", "'").Replace(text)
@@ -164,8 +164,8 @@ this table.
 	}
 }
 
-// TestOneSuperblockReads: runs in which all superblocks of the backing but one take writes and do
-// not read, as the bug no-read-back needs them, and without that bug.
+// TestOneSuperblockReads: in these runs all superblocks of the backing but one take writes and do
+// not read. The bug no-read-back needs such runs; here they are made without that bug.
 func TestOneSuperblockReads(t *testing.T) {
 	n := uint64(100)
 	if os.Getenv("UBLK_REMAP_FULL") != "" {

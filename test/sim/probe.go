@@ -17,14 +17,13 @@ import (
 //     one is whole and not marked as stale.
 //   - Each record and each page of the checkpoint may be lost on any mirror, as long as one
 //     that is not stale has it.
-//   - A record that is lost on all mirrors, and has a successor, is never passed over: the load
-//     refuses.
-//   - A load that says something older has lost every copy of every newer record, and no
-//     mark of a stale mirror gives that away: that is the one thing that cannot be
-//     noticed.
+//   - If a record is lost on all mirrors, and has a successor, the load refuses. It never skips
+//     the record.
+//   - A load may say something older only if every copy of every newer record is lost, and no
+//     mark of a stale mirror shows that. This is the one loss that cannot be noticed.
 //   - One copy of the newest superblock on each device is enough.
-//   - A device of another set, one that was absent while the set was used, and a clone
-//     beside the original are refused.
+//   - A load refuses a device of another set, a device that was absent while the set was used,
+//     and a clone beside the original.
 
 // copyAt is a place of a record.
 type copyAt struct {

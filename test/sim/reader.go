@@ -14,11 +14,12 @@ import (
 // everything else goes on. What must hold:
 //
 //   - What it has read is what a read of the user might have returned.
-//   - What did not read failed for its medium, or is lost, and is pending or lost afterwards, by
-//     the reader's own cause. All else was tried, unless the request was ended early.
+//   - A block that did not read failed for its medium, or is lost. Afterwards it is pending or
+//     lost, by the reader's own cause. All other blocks were tried, unless the request was ended
+//     early.
 //   - No request of the user, and no move, waits for it: they end while every operation of the
 //     reader is held up.
-//   - A buffer is nobody's but the engine's until the request has ended.
+//   - A buffer belongs only to the engine until the request has ended.
 //   - At a quiet moment nothing of it is under way, and none of its reads is counted as the
 //     user's.
 

@@ -2,8 +2,8 @@ package sim
 
 import "testing"
 
-// TestShrink makes runs with planted bugs smaller, and makes sure that what is left fails
-// still when it is written down and read again.
+// TestShrink makes runs with planted bugs smaller. It makes sure that the result still fails when
+// it is written down and read again.
 func TestShrink(t *testing.T) {
 	skipWithRace(t)
 	for _, b := range []Bug{BugDropsFUA, BugFlushIgnored, BugDiscardHome} {

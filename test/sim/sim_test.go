@@ -43,7 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// skipWithRace skips what only takes longer with the race detector: runs have one goroutine.
+// skipWithRace skips what only takes longer with the race detector, because runs have one
+// goroutine.
 func skipWithRace(t *testing.T) {
 	if raceEnabled {
 		t.Skip("one goroutine, and slow: not with -race")
@@ -106,7 +107,7 @@ func TestSim(t *testing.T) {
 		time.Since(began).Round(time.Millisecond), &total)
 }
 
-// TestRepeats makes sure that a seed says all: the same run goes the same way.
+// TestRepeats makes sure that a seed says everything: the same run goes the same way.
 func TestRepeats(t *testing.T) {
 	for seed := uint64(1); seed <= 20; seed++ {
 		var traces [2][]string
