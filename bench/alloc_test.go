@@ -8,8 +8,7 @@ import (
 
 const spareUnits = 4 << 20 // 16 GiB
 
-// allocator returns an allocator of which every unit is used but the free ones
-// named.
+// allocator returns an allocator in which every unit is used, except those that free names.
 func allocator(b *testing.B, free func(unit uint32) bool) *remap.Allocator {
 	a, err := remap.NewAllocator([]remap.SpareRegion{{First: 0, Count: spareUnits}})
 	if err != nil {

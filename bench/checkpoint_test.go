@@ -13,15 +13,15 @@ import (
 	"ublkremap/remap"
 )
 
-// keeper drives a Committer as the server's does: one goroutine has it, others do its
-// writes and reads.
+// keeper drives a Committer as the server's keeper does: one goroutine owns it, and other
+// goroutines do its writes and reads.
 type keeper struct {
 	b    *testing.B
 	c    *metadata.Committer
 	m    *remap.Map
 	jobs chan metadata.Op
 	done chan ended
-	// processor time of the longest call of Ops: what nothing else of the keeper's can cut short
+	// processor time of the longest call of Ops, which nothing else in the keeper can shorten
 	step time.Duration
 }
 
@@ -43,7 +43,7 @@ func newKeeper(b *testing.B, d *blockdev.Device, m *remap.Map) *keeper {
 				if op.Read {
 					_, err = d.ReadAt(op.Data, op.Offset)
 				} else {
-					_, err = d.WriteAt(op.Data, op.Offset) // on tmpfs all is as durable as it gets
+					_, err = d.WriteAt(op.Data, op.Offset) // as durable as it gets on tmpfs
 				}
 				k.done <- ended{op.ID, err}
 			}
@@ -52,8 +52,8 @@ func newKeeper(b *testing.B, d *blockdev.Device, m *remap.Map) *keeper {
 	return k
 }
 
-// commit makes one change durable and publishes it, and carries on with whatever else is
-// under way meanwhile. It returns how long that took.
+// commit makes one change durable and publishes it. Meanwhile it continues whatever else is under
+// way. It returns how long that took.
 func (k *keeper) commit(unit uint64, spare uint32) time.Duration {
 	began := time.Now()
 	e := []metadata.Entry{mapped(unit, spare)}
@@ -80,10 +80,10 @@ func (k *keeper) commit(unit uint64, spare uint32) time.Duration {
 	}
 }
 
-// BenchmarkCommitDuringCheckpoint commits one change after the other while a checkpoint of
-// the whole table is written and read back, on tmpfs: what a checkpoint costs a heal that
-// no disk makes slow. An op is a checkpoint. For comparison it reports as many commits
-// without one.
+// BenchmarkCommitDuringCheckpoint commits one change after the other while a checkpoint of the
+// whole table is written and read back. It runs on tmpfs. So it shows what a checkpoint costs a
+// heal that no disk makes slow. An op is a checkpoint. For comparison it reports as many commits
+// without a checkpoint.
 func BenchmarkCommitDuringCheckpoint(b *testing.B) {
 	for _, size := range sizes[2:] {
 		for _, layout := range append(layouts, "runs") {
@@ -91,7 +91,7 @@ func BenchmarkCommitDuringCheckpoint(b *testing.B) {
 				current = table{}
 				units := tableUnits(layout, size.remaps)
 				var m *remap.Map
-				if layout == "runs" { // units and their spare units in a row: few entries
+				if layout == "runs" { // consecutive units in consecutive spare units: few entries
 					m = remap.NewMap(diskUnits, perUnit)
 					m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: units[0],
 						Count: uint32(len(units)), Mask: 0xff})
@@ -129,7 +129,7 @@ func BenchmarkCommitDuringCheckpoint(b *testing.B) {
 	}
 }
 
-// report gives the median and the longest of some times.
+// report reports the median and the longest of some times.
 func report(b *testing.B, all []time.Duration, name string) {
 	slices.Sort(all)
 	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }

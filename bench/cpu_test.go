@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuTime is the processor time of this thread.
+// cpuTime returns the processor time of this thread.
 func cpuTime() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
 
-// processTime is the processor time of all threads.
+// processTime returns the processor time of all threads.
 func processTime() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
 
 func clock(id int32) time.Duration {
@@ -22,9 +22,9 @@ func clock(id int32) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// perCPU keeps the benchmark on its thread, and returns what reports the processor time of
-// an operation at its end. On a machine that others use too it says more than the time by
-// the clock: only their share of the caches is in it.
+// perCPU keeps the benchmark on its thread. It returns a function that reports the processor time
+// of an operation at the end. On a machine that others use too that says more than the time by the
+// clock: it contains only their share of the caches.
 func perCPU(b *testing.B) (report func()) {
 	runtime.LockOSThread()
 	began := cpuTime()

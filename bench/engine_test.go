@@ -9,8 +9,7 @@ import (
 	"ublkremap/remap"
 )
 
-// engineDriver is the cheapest driver: it keeps what was issued, for the
-// benchmark to complete.
+// engineDriver is the cheapest driver: it keeps what was issued. The benchmark completes it.
 type engineDriver struct{ ios []remap.IO }
 
 func (d *engineDriver) Issue(io *remap.IO)   { d.ios = append(d.ios, *io) }
@@ -18,15 +17,15 @@ func (d *engineDriver) Finish(uint16, int32) {}
 func (d *engineDriver) Send(*remap.Message)  {}
 func (d *engineDriver) Now() int64           { return 0 }
 
-// next takes the operation that was issued last.
+// next returns the operation that was issued last.
 func (d *engineDriver) next() remap.IO {
 	io := d.ios[len(d.ios)-1]
 	d.ios = d.ios[:len(d.ios)-1]
 	return io
 }
 
-// newEngine returns an engine over a disk of 1 TiB with 4 KiB blocks, of which
-// every 128th is remapped until there are enough.
+// newEngine returns an engine over a disk of 1 TiB with 4 KiB blocks. Every 128th block is remapped
+// until there are enough remaps.
 func newEngine(remaps int) (*remap.Engine, *engineDriver) {
 	geo := remap.Geometry{
 		BlockSize: 4096, Blocks: 1 << 28, Devices: 1, HeadBlocks: 256, HeadOffset: 1 << 40,
@@ -42,8 +41,8 @@ func newEngine(remaps int) (*remap.Engine, *engineDriver) {
 		remap.NewShared(geo, b.Map()), d), d
 }
 
-// BenchmarkEngine is the engine's share of one request: submitted, carried out
-// at once, completed, answered, and counted as at the end of a batch of one.
+// BenchmarkEngine measures the engine's share of one request: it is submitted, carried out at once,
+// completed, answered, and counted as at the end of a batch of one.
 func BenchmarkEngine(b *testing.B) {
 	for _, c := range []struct {
 		name   string
@@ -82,8 +81,8 @@ func BenchmarkEngine(b *testing.B) {
 	}
 }
 
-// BenchmarkEngineHeal is the engine's share of a heal, from the first error of a
-// single block to the answer, its retries included.
+// BenchmarkEngineHeal measures the engine's share of a heal, from the first error of a single block
+// to the answer, including its retries.
 func BenchmarkEngineHeal(b *testing.B) {
 	e, d := newEngine(0)
 	b.ReportAllocs()

@@ -17,8 +17,8 @@ import (
 	"ublkremap/remap"
 )
 
-// metadataDir is where the sets of the benchmarks lie: a tmpfs, so that they measure
-// this program and not a disk.
+// metadataDir is where the sets of the benchmarks are. It is a tmpfs, so that the benchmarks
+// measure this program and not a disk.
 const metadataDir = "/dev/shm"
 
 // source gives a Map to a Committer, as the Arbiter does.
@@ -28,8 +28,8 @@ func (s source) Entries(cursor uint64, dst []metadata.Entry) (n int, next uint64
 	return s.m.Entries(cursor, dst)
 }
 
-// scattered returns a table of units whose spare units are all of those that there
-// are, with no two in a row.
+// scattered returns a table of units. It uses all spare units that there are, and no two of them
+// are consecutive.
 func scattered(units []uint64) *remap.Map {
 	b := remap.NewBuilder(diskUnits, perUnit)
 	for i, u := range units {
@@ -42,8 +42,8 @@ func scattered(units []uint64) *remap.Map {
 // and a few more. It is not a multiple of 3.
 const setSpares = 16<<20 + 4096
 
-// newSet writes a set for a disk of 16 TiB in 512-byte blocks to a sparse file, without a
-// table, and opens it as start does.
+// newSet writes a set for a disk of 16 TiB in 512-byte blocks to a sparse file, without a table. It
+// opens the set as start does.
 func newSet(tb testing.TB) *blockdev.Device {
 	tb.Helper()
 	dir, err := os.MkdirTemp(metadataDir, "ublk-remap-bench-")
@@ -87,7 +87,7 @@ func committer(tb testing.TB, d metadata.Device, m *remap.Map) *metadata.Committ
 	return c
 }
 
-// durable checks that a ticket ended well.
+// durable checks that a ticket ended with success.
 func durable(tb testing.TB, results []metadata.Result, t metadata.Ticket) {
 	tb.Helper()
 	for _, r := range results {
@@ -98,13 +98,14 @@ func durable(tb testing.TB, results []metadata.Result, t metadata.Ticket) {
 	tb.Fatalf("ticket %d is not durable: %v", t, results)
 }
 
-// saved returns a set that has the table of a layout and size in its checkpoint.
+// saved returns a set with the table of a layout and size in its checkpoint.
 func saved(tb testing.TB, layout string, remaps int) (d *blockdev.Device, count uint64) {
 	tb.Helper()
 	m := scattered(tableUnits(layout, remaps))
 	d = newSet(tb)
 	c := committer(tb, d, m)
-	// A record after the empty table's checkpoint, without which there is nothing new to write.
+	// This is a record after the checkpoint of the empty table. Without it there is nothing new to
+	// write.
 	_, err := c.Commit([]metadata.Entry{home(0)})
 	must(tb, err)
 	metadata.RunOps(c, []metadata.Device{d}, nil)
@@ -114,14 +115,14 @@ func saved(tb testing.TB, layout string, remaps int) (d *blockdev.Device, count 
 	return d, m.Counts().Mapped
 }
 
-// loaded is what a process that loaded a set says of it.
+// loaded is what a process that loaded a set reports about it.
 type loaded struct {
 	Load, Restore time.Duration // of metadata.Load, and of remap.Restore
 	CPU           time.Duration // of all threads, for both
 	Mapped        uint64
-	Bytes         uint64 // of the Map, counted from its structure
-	Live          uint64 // bytes of the heap that live, after a collection
-	RSS, Peak     uint64 // bytes of the process: then, and at most
+	Bytes         uint64 // size of the Map, computed from its structure
+	Live          uint64 // live bytes of the heap after a collection
+	RSS, Peak     uint64 // bytes of the process: at that time, and at most
 }
 
 // load does what start does between opening its devices and making the machines.
@@ -144,8 +145,8 @@ func load(tb testing.TB, d metadata.Device) (l loaded, r *remap.Restored) {
 // childEnv names the set that TestLoadChild loads.
 const childEnv = "UBLK_REMAP_BENCH_SET"
 
-// TestLoadChild is BenchmarkStart's other process, which has nothing in its memory but
-// what loading a set puts there.
+// TestLoadChild is BenchmarkStart's other process. Its memory contains nothing but what loading a
+// set puts there.
 func TestLoadChild(t *testing.T) {
 	path := os.Getenv(childEnv)
 	if path == "" {
@@ -167,7 +168,7 @@ func TestLoadChild(t *testing.T) {
 	fmt.Printf("\n%s%s\n", childEnv, out)
 }
 
-// status returns a line of /proc/self/status that is in KiB, in bytes.
+// status returns a line of /proc/self/status that is in KiB, converted to bytes.
 func status(tb testing.TB, key string) uint64 {
 	tb.Helper()
 	all, err := os.ReadFile("/proc/self/status")
@@ -184,9 +185,9 @@ func status(tb testing.TB, key string) uint64 {
 	return 0
 }
 
-// BenchmarkStart loads whole tables from a set on tmpfs, in a process of its own each
-// time: what start has to do before it can serve, but for opening devices. It reports
-// the memory that it takes.
+// BenchmarkStart loads whole tables from a set on tmpfs, each time in a process of its own. That is
+// what start must do before it can serve, except for opening devices. It reports how much memory
+// that takes.
 func BenchmarkStart(b *testing.B) {
 	for _, size := range sizes[2:] {
 		for _, layout := range layouts {
@@ -194,7 +195,7 @@ func BenchmarkStart(b *testing.B) {
 				current = table{}
 				d, count := saved(b, layout, size.remaps)
 				path := d.Path()
-				must(b, d.Close()) // its lock
+				must(b, d.Close()) // releases its lock
 				runtime.GC()
 				var sum loaded
 				n := 0
@@ -217,7 +218,7 @@ func BenchmarkStart(b *testing.B) {
 						max(sum.Peak, l.Peak)
 					n++
 				}
-				b.ReportMetric(0, "ns/op") // starting a process is not what is measured
+				b.ReportMetric(0, "ns/op") // the start of a process is not measured
 				b.ReportMetric(sum.Load.Seconds()*1e3/float64(n), "load-ms")
 				b.ReportMetric(sum.Restore.Seconds()*1e3/float64(n), "restore-ms")
 				b.ReportMetric((sum.Load+sum.Restore).Seconds()*1e3/float64(n), "start-ms")

@@ -13,12 +13,12 @@ import (
 	"ublkremap/remap"
 )
 
-// looks is how many places a benchmark looks at in turn. 'near' ones are drawn
-// from a few, so that what leads to them is in the processor's caches, as for a
-// workload with locality; 'far' ones from the whole table, one after the other.
+// looks is how many places a benchmark looks up in turn. 'near' places are drawn from a few, so
+// that the path to them is in the processor's caches, as for a workload with locality. 'far' places
+// are drawn from the whole table, one after the other.
 const looks = 1 << 16
 
-// places returns looks places, as draw draws them.
+// places returns looks places that draw draws.
 func places(near bool, draw func() uint64) []uint64 {
 	out := make([]uint64, looks)
 	few := looks
@@ -35,7 +35,7 @@ func places(near bool, draw func() uint64) []uint64 {
 	return out
 }
 
-// sink takes what lookups return, on cache lines that nothing else lies on.
+// sink receives the results of lookups. It has its cache lines to itself.
 var sink struct {
 	_   [128]byte
 	run remap.Run
@@ -43,7 +43,7 @@ var sink struct {
 	_   [128]byte
 }
 
-// next measures Next over ranges of so many blocks.
+// next measures Next over ranges of that many blocks.
 func next(b *testing.B, m *remap.Map, at []uint64, blocks uint64) {
 	b.ReportAllocs()
 	defer perCPU(b)()
@@ -53,7 +53,7 @@ func next(b *testing.B, m *remap.Map, at []uint64, blocks uint64) {
 	}
 }
 
-// verify checks that all of the ranges are hits, or none.
+// verify checks that all of the ranges are hits, or that none is.
 func verify(b *testing.B, m *remap.Map, at []uint64, blocks uint64, hit bool) {
 	for _, block := range at {
 		if _, ok := m.Next(block, block+blocks); ok != hit {
@@ -62,8 +62,8 @@ func verify(b *testing.B, m *remap.Map, at []uint64, blocks uint64, hit bool) {
 	}
 }
 
-// clean draws a place with nothing in the range behind it. In a scattered table
-// it lies among remapped units; in a dense one anywhere.
+// clean draws a place with nothing in the range behind it. In a scattered table the place is among
+// remapped units. In a dense table it is anywhere.
 func clean(rnd *rand.Rand, m *remap.Map, blocks uint64) func() uint64 {
 	return func() uint64 {
 		for {
@@ -75,15 +75,15 @@ func clean(rnd *rand.Rand, m *remap.Map, blocks uint64) func() uint64 {
 	}
 }
 
-// ask is one question of a queue.
+// ask is one question that a queue asks.
 type ask struct {
 	name   string
 	blocks uint64
 	hit    bool
 }
 
-// asks are what a queue asks of requests: 4 KiB with a remapped unit, 4 KiB and 1 MiB
-// without.
+// asks are the questions that a queue asks about requests: 4 KiB with a remapped unit, 4 KiB and 1
+// MiB without one.
 var asks = []ask{{"miss4K", perUnit, false}, {"clean1M", mib, false}, {"hit4K", perUnit, true}}
 
 // places returns where to ask.
@@ -95,7 +95,7 @@ func (a ask) places(t *table, near bool) []uint64 {
 	return places(near, clean(rnd, t.m, a.blocks))
 }
 
-// eachAsk runs f for each question that a table can be asked.
+// eachAsk runs f for each question that is possible for a table.
 func eachAsk(b *testing.B, t *table, f func(b *testing.B, a ask)) {
 	for _, a := range asks {
 		if !a.hit || len(t.units) > 0 {
@@ -119,8 +119,8 @@ func BenchmarkNext(b *testing.B) {
 	})
 }
 
-// BenchmarkNextRun asks for 1 MiB that lies in spare units in a row: the longest
-// run that a request has.
+// BenchmarkNextRun asks for 1 MiB that lies in consecutive spare units: the longest run that a
+// request has.
 func BenchmarkNextRun(b *testing.B) {
 	m := remap.NewMap(diskUnits, perUnit)
 	m.Apply(metadata.Entry{State: metadata.StateMapped, Count: 1 << 16, Mask: 0xff})
@@ -130,9 +130,9 @@ func BenchmarkNextRun(b *testing.B) {
 	next(b, m, at, mib)
 }
 
-// BenchmarkNextWhileInserting looks near places up while one writer changes units
-// all over the table: as fast as it can, and at 5,000 changes a second, which is many times what
-// the breaker allows in the long run. It reports how many changes it made.
+// BenchmarkNextWhileInserting looks up near places while one writer changes units all over the
+// table. The writer works as fast as it can, or at 5,000 changes a second, which is many times what
+// the breaker allows in the long run. The benchmark reports how many changes the writer made.
 func BenchmarkNextWhileInserting(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
 		eachAsk(b, t, func(b *testing.B, a ask) {
@@ -167,12 +167,11 @@ func whileInserting(b *testing.B, t *table, at []uint64, a ask, sleep time.Durat
 	stop.Store(true)
 	wg.Wait()
 	b.ReportMetric(float64(changes)/elapsed.Seconds()/1e3, "kchanges/s")
-	verify(b, t.m, at, a.blocks, a.hit) // the writer left the table as it was
+	verify(b, t.m, at, a.blocks, a.hit) // the writer left the table unchanged
 }
 
-// flip changes a unit and changes it back: a remapped one moves to another spare
-// unit, and if there is none, one at home is remapped. Either way two leaves are
-// made anew.
+// flip changes a unit and changes it back. It moves a remapped unit to another spare unit. If there
+// is none it remaps a unit that is at home. Either way two leaves are made anew.
 func flip(t *table, rnd *rand.Rand) {
 	if len(t.units) == 0 {
 		u := rnd.Uint64N(diskUnits)
@@ -185,8 +184,8 @@ func flip(t *table, rnd *rand.Rand) {
 	t.m.Apply(mapped(t.units[i], spareOf(i)))
 }
 
-// BenchmarkInsert takes a unit home and remaps it again. Where there are none it
-// remaps one and takes it home. Each iteration is two changes of the table.
+// BenchmarkInsert moves a unit home and remaps it again. If no unit is remapped it remaps one and
+// moves it home. Each iteration is two changes of the table.
 func BenchmarkInsert(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
 		rnd := rand.New(rand.NewPCG(10, 10))
@@ -208,9 +207,9 @@ func BenchmarkInsert(b *testing.B) {
 	})
 }
 
-// BenchmarkLoad builds whole tables from single entries, in the order of their
-// units as a checkpoint has them, and in any order as a log might. It
-// reports the memory per unit, from the map's structure and from the heap.
+// BenchmarkLoad builds whole tables from single entries: in the order of their units, as a
+// checkpoint has them, and in any order, as a log might have them. It reports the memory per unit,
+// from the map's structure and from the heap.
 func BenchmarkLoad(b *testing.B) {
 	for _, size := range sizes[2:] {
 		for _, layout := range append(layouts, "shuffled") {
@@ -250,7 +249,7 @@ func heap() int64 {
 	return int64(s.HeapAlloc)
 }
 
-// BenchmarkEntries reads a whole table for a checkpoint, a page at a time.
+// BenchmarkEntries reads a whole table for a checkpoint, one page at a time.
 func BenchmarkEntries(b *testing.B) {
 	eachTable(b, func(b *testing.B, t *table) {
 		page := make([]metadata.Entry, 160)

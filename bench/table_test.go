@@ -23,9 +23,8 @@ var sizes = []struct {
 	remaps int
 }{{"0", 0}, {"1k", 1 << 10}, {"1M", 1 << 20}, {"16M", 16 << 20}}
 
-// layouts are where the remapped units lie: side by side from the middle of the
-// disk on, or anywhere on it. In both, no two spare units are in a row, as
-// after many single heals.
+// layouts say where the remapped units are: side by side from the middle of the disk on, or
+// anywhere on it. In both layouts no two spare units are consecutive, as after many single heals.
 var layouts = []string{"dense", "sparse"}
 
 // table is a map and the units that are remapped in it, in ascending order.
@@ -35,7 +34,7 @@ type table struct {
 	units []uint64
 }
 
-// current is the table built last. Tables are large, so only one is kept.
+// current is the table that was built last. Tables are large, so only one is kept.
 var current table
 
 func mapped(unit uint64, spare uint32) metadata.Entry {
@@ -63,7 +62,7 @@ func tableUnits(layout string, remaps int) []uint64 {
 	return slices.Compact(units)
 }
 
-// spareOf scatters spares, so that no two units are in a row in spare space.
+// spareOf scatters spare units, so that no two units are consecutive in the spare space.
 func spareOf(i int) uint32 { return uint32(i) * 3 }
 
 func build(units []uint64) *remap.Map {
@@ -74,8 +73,8 @@ func build(units []uint64) *remap.Map {
 	return b.Map()
 }
 
-// tableFor returns the table of a layout and size, which it keeps until another is
-// asked for.
+// tableFor returns the table of a layout and size. It keeps the table until another one is asked
+// for.
 func tableFor(layout string, remaps int) *table {
 	name := fmt.Sprint(layout, remaps)
 	if current.name != name {
@@ -93,7 +92,7 @@ func eachTable(b *testing.B, f func(b *testing.B, t *table)) {
 	for _, size := range sizes {
 		for _, layout := range layouts {
 			if size.remaps == 0 && layout != layouts[0] {
-				continue // nothing to lay out
+				continue // there is nothing to lay out
 			}
 			b.Run(fmt.Sprintf("remaps=%s/%s", size.name, layout), func(b *testing.B) {
 				f(b, tableFor(layout, size.remaps))

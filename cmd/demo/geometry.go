@@ -7,14 +7,14 @@ import (
 	"os"
 )
 
-// dump is what the demo reads of `metadata dump --json`.
+// dump is the part of `metadata dump --json` that the demo reads.
 type dump struct {
 	Superblocks []struct {
 		Superblock *superblock `json:"superblock"`
 	} `json:"superblocks"`
 }
 
-// superblock says where things lie on the disk. Offsets and lengths are bytes.
+// superblock says where things are on the disk. Offsets and lengths are in bytes.
 type superblock struct {
 	Head     int64 `json:"head_bytes"`     // the head that is displaced
 	Exported int64 `json:"exported_bytes"` // the exported device's size
@@ -35,15 +35,15 @@ func (d *dump) superblock() (*superblock, error) {
 	return nil, errors.New("metadata dump shows no superblock")
 }
 
-// census says what the bad sectors of the disk lie under.
+// census says what lies on the bad sectors of the disk.
 type census struct {
-	// exported are the bad sectors that hold users' data: from byte offset
-	// on the exported device to sector of the disk.
+	// exported are the bad sectors that hold users' data. It maps a byte offset on the exported
+	// device to a sector of the disk.
 	exported          map[int64]int64
 	spare, management int
 }
 
-// sort tells where each bad sector of the disk shows on the exported device.
+// sort finds out where each bad sector of the disk appears on the exported device.
 func (sb *superblock) sort(bad []int64, blockSize int64) (*census, error) {
 	c := &census{exported: map[int64]int64{}}
 	for _, s := range bad {
@@ -74,11 +74,11 @@ func (sb *superblock) sort(bad []int64, blockSize int64) (*census, error) {
 	return c, nil
 }
 
-// unitSize is what spares are handed out in, in bytes.
+// unitSize is the size of a unit, in which spares are allocated, in bytes.
 const unitSize = 4096
 
-// spareFor is the spare space, in bytes, that serves a disk with these bad
-// sectors, some of which are in the spare region itself.
+// spareFor returns the spare space, in bytes, that is enough for a disk with these bad sectors.
+// Some of them are in the spare region itself.
 func spareFor(bad []int64, blockSize int64) int64 {
 	units, last := int64(0), int64(-1)
 	for _, s := range bad { // they are sorted

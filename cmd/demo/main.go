@@ -10,15 +10,15 @@ import (
 	"syscall"
 )
 
-// options are those of the command line. The ones about bad sectors are handed
-// to badloop, which checks them.
+// options are those of the command line. The options about bad sectors are passed to badloop, which
+// checks them.
 type options struct {
 	count, percent, list string // at most one; see badloop help
 	seed                 uint64
 	run                  int // longest run of bad sectors
 	blockSize            int
 	size                 string // of the disk
-	tree                 string // directory to copy; empty: make one up
+	tree                 string // directory to copy; empty: generate one
 	badloop, ublkRemap   string // the programs
 }
 
@@ -69,7 +69,7 @@ func main() {
 		syscall.SIGHUP)
 	d := newShow(ctx, o, os.Stdout)
 	err = d.play()
-	stop() // a second interrupt ends it at once
+	stop() // a second interrupt ends the process at once
 	if err != nil {
 		d.lookAround()
 	}

@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// rawDevice reads and writes a block device past the page cache, so that each
-// answer is the device's own.
+// rawDevice reads and writes a block device without the page cache, so that each answer is the
+// device's own.
 type rawDevice struct {
 	f   *os.File
 	buf []byte // page-aligned
@@ -34,13 +34,13 @@ func (r *rawDevice) close() error {
 	return r.f.Close()
 }
 
-// read returns n bytes at an offset. They are valid until the next call.
+// read returns n bytes at an offset. They stay valid until the next call.
 func (r *rawDevice) read(offset int64, n int) ([]byte, error) {
 	_, err := r.f.ReadAt(r.buf[:n], offset)
 	return r.buf[:n], err
 }
 
-// fill writes n bytes of this value at an offset.
+// fill writes n bytes of a value at an offset.
 func (r *rawDevice) fill(offset int64, n int, value byte) error {
 	for i := range r.buf[:n] {
 		r.buf[i] = value
@@ -64,7 +64,7 @@ func sample(sectors []int64, n int) []int64 {
 	return out
 }
 
-// parseRuns reads "FIRST COUNT" lines into single sectors.
+// parseRuns reads "FIRST COUNT" lines and returns the single sectors.
 func parseRuns(text string) ([]int64, error) {
 	var out []int64
 	for line := range strings.Lines(text) {
@@ -109,7 +109,7 @@ var (
 	_ [32]byte = [unsafe.Offsetof(fiemap{}.extents)]byte{}
 )
 
-// extentsOf asks the file system where a file lies on its device.
+// extentsOf asks the file system where a file is on its device.
 func extentsOf(path string) ([]extent, error) {
 	f, err := os.Open(path)
 	if err != nil {

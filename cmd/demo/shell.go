@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// patience is how long a command may take. Guests are slow.
+// patience is the time limit of a command. Guests are slow.
 const patience = 2 * time.Minute
 
-// stage tells what happens, counts checks, runs commands and undoes them.
+// stage prints what happens, counts checks, runs commands and undoes them.
 type stage struct {
 	ctx            context.Context
 	out            io.Writer
@@ -35,7 +35,7 @@ func (s *stage) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(s.out, "   %s\n", fmt.Sprintf(format, args...))
 }
 
-// check counts a claim and says whether it holds.
+// check counts a statement and prints whether it is true.
 func (s *stage) check(ok bool, format string, args ...any) {
 	mark := "[ok]    "
 	if ok {
@@ -47,12 +47,12 @@ func (s *stage) check(ok bool, format string, args ...any) {
 	_, _ = fmt.Fprintf(s.out, "   %s %s\n", mark, fmt.Sprintf(format, args...))
 }
 
-// later has f undo something at the end: last in, first out.
+// later registers f to undo something at the end: last in, first out.
 func (s *stage) later(f func(ctx context.Context) error) { s.undoing = append(s.undoing, f) }
 
-// undo runs what later collected. What cannot be undone counts as failed.
+// undo runs what later registered. If something cannot be undone that counts as a failed check.
 func (s *stage) undo() {
-	// An interrupt ends the show, not the clearing up.
+	// An interrupt ends the demonstration, but not the cleaning up.
 	ctx := context.WithoutCancel(s.ctx)
 	for i := len(s.undoing) - 1; i >= 0; i-- {
 		if err := s.undoing[i](ctx); err != nil {
@@ -62,8 +62,7 @@ func (s *stage) undo() {
 	s.undoing = nil
 }
 
-// run shows a command, runs it and shows what it prints. It returns what went
-// to stdout.
+// run prints a command, runs it and prints its output. It returns what went to stdout.
 func (s *stage) run(name string, args ...string) (string, error) {
 	s.say("$ %s", strings.Join(append([]string{filepath.Base(name)}, args...), " "))
 	stdout, stderr, err := command(s.ctx, name, args...)
@@ -73,16 +72,14 @@ func (s *stage) run(name string, args ...string) (string, error) {
 	return stdout, err
 }
 
-// command runs a program quietly. The error carries what the program wrote to
-// stderr.
+// command runs a program without printing. The error contains what the program wrote to stderr.
 func command(ctx context.Context, name string, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	// A server that kept its starter's output open would hang every
-	// $(ublk-remap start ...).
+	// A server that kept its starter's output open would block every $(ublk-remap start ...).
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Run()
 	switch {
@@ -100,7 +97,7 @@ func command(ctx context.Context, name string, args ...string) (stdout, stderr s
 	return out.String(), errs.String(), err
 }
 
-// query runs a command quietly and decodes the JSON that it prints.
+// query runs a command without printing and decodes the JSON that it prints.
 func (s *stage) query(to any, name string, args ...string) error {
 	stdout, _, err := command(s.ctx, name, args...)
 	if err != nil {

@@ -35,11 +35,11 @@ type show struct {
 	underFile int // bad sectors that lie under files
 	remapped  map[int64]bool
 	verified  int
-	healed    int // writes, by servers that are gone
+	healed    int // writes healed by servers that have ended
 	before    status
 }
 
-// status is what the demo reads of `status --json`.
+// status is the part of `status --json` that the demo reads.
 type status struct {
 	State   string `json:"state"`
 	Remaps  int    `json:"remaps"`
@@ -60,7 +60,7 @@ type status struct {
 	ServerPID int `json:"server_pid"`
 }
 
-// remap is what the demo reads of `remap list --json`.
+// remap is the part of `remap list --json` that the demo reads.
 type remap struct {
 	Block uint64  `json:"block"`
 	Count uint64  `json:"count"`
@@ -74,8 +74,7 @@ func newShow(ctx context.Context, o options, out io.Writer) *show {
 	}
 }
 
-// play goes through the steps. An error means that it could not go on; checks
-// that failed are counted.
+// play runs the steps. An error means that it could not continue. Failed checks are only counted.
 func (d *show) play() error {
 	for _, part := range []func() error{
 		d.breakDisk, d.create, d.start, d.touchByHand, d.makeFileSystem,
@@ -94,12 +93,11 @@ func (d *show) play() error {
 
 func (d *show) sectorSize() int64 { return int64(d.o.blockSize) }
 
-// breakDisk makes the disk and proves that it is bad.
+// breakDisk makes the disk and proves that it has bad sectors.
 func (d *show) breakDisk() error {
 	d.step("A disk with bad sectors")
 	var err error
-	// Not the system's temporary directory: it may be in memory, and not
-	// large.
+	// This is not the system's temporary directory, which may be in memory and too small.
 	base := "/var/tmp"
 	if t := os.Getenv("TMPDIR"); t != "" {
 		base = t
@@ -176,7 +174,7 @@ func (d *show) probe(when string) error {
 	return nil
 }
 
-// goodSector is the first good one after a bad one.
+// goodSector returns the first good sector after a bad one.
 func (d *show) goodSector() (int64, bool) {
 	for i, s := range d.bad {
 		if i+1 < len(d.bad) && d.bad[i+1] > s+1 {
@@ -186,7 +184,7 @@ func (d *show) goodSector() (int64, bool) {
 	return 0, false
 }
 
-// reason is an error's errno in words, in brackets.
+// reason returns an error's errno in words, in brackets.
 func reason(err error) string {
 	var e syscall.Errno
 	if errors.As(err, &e) {
@@ -222,9 +220,9 @@ func (d *show) create() error {
 	return nil
 }
 
-// startArgs are the arguments that start a server. Where a single request meets
-// many bad sectors, its neighbours would be remapped along to save time; the
-// spares are meant for the bad ones here.
+// startArgs returns the arguments that start a server. Where a single request meets many bad
+// sectors, the server would also remap their neighbours to save time. The spares are meant for the
+// bad sectors here.
 func (d *show) startArgs() []string {
 	args := []string{"start", d.disk}
 	const request, usual = 512 << 10, 16 // start --help
@@ -234,7 +232,7 @@ func (d *show) startArgs() []string {
 	return args
 }
 
-// serve starts the server and returns the device's path.
+// serve starts the server and notes the path of the device.
 func (d *show) serve() error {
 	out, err := d.run(d.o.ublkRemap, d.startArgs()...)
 	if err != nil {
@@ -263,8 +261,7 @@ func (d *show) start() error {
 	return d.serve()
 }
 
-// touchByHand reads and writes bad sectors through the device before anything
-// else has.
+// touchByHand reads and writes bad sectors through the device before anything else has done so.
 func (d *show) touchByHand() error {
 	at := slices.Sorted(maps.Keys(d.census.exported))
 	if len(at) == 0 {
@@ -302,7 +299,7 @@ func (d *show) touchByHand() error {
 			reason(err))
 		d.byHand = true
 	}
-	// File systems read the first page before they write part of it.
+	// File systems read the first page before they write a part of it.
 	if err := raw.fill(0, 1<<20, 0); err != nil {
 		d.check(false, "writing zeroes over the first MiB failed%s", reason(err))
 	}
@@ -311,8 +308,8 @@ func (d *show) touchByHand() error {
 
 func (d *show) makeFileSystem() error {
 	d.step("A file system on it")
-	// Everything is written at once, not by and by in the background; 4 KiB
-	// blocks whatever the size; nothing set aside for root.
+	// Everything is written at once, and not later in the background. The blocks have 4 KiB
+	// whatever the size. Nothing is reserved for root.
 	if _, err := d.run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E",
 		"lazy_itable_init=0,lazy_journal_init=0", d.device); err != nil {
 		return err
@@ -339,7 +336,7 @@ func (d *show) mountIt(options ...string) error {
 	return nil
 }
 
-// mounted tells whether something is mounted on dir.
+// mounted reports whether something is mounted on dir.
 func mounted(dir string) bool {
 	var here, up syscall.Stat_t
 	return syscall.Stat(dir, &here) == nil && syscall.Stat(filepath.Dir(dir), &up) == nil &&
@@ -371,13 +368,12 @@ func (d *show) copyTree() error {
 	if _, err := d.run("cp", "-a", tree+"/.", d.mount); err != nil {
 		return err
 	}
-	_, err = d.run("sync", "-f", d.mount) // tells of failed writes
+	_, err = d.run("sync", "-f", d.mount) // reports failed writes
 	d.check(err == nil, "every write reached the disk")
 	return nil
 }
 
-// killServer takes the server away in the middle of a write, and brings
-// another.
+// killServer kills the server in the middle of a write, and starts another one.
 func (d *show) killServer() error {
 	d.step("The server is killed while a file is being written")
 	var st status
@@ -413,8 +409,8 @@ func (d *show) killServer() error {
 	}
 	out, err := d.run(d.o.ublkRemap, d.startArgs()...)
 	if err != nil {
-		// Nobody would answer the writer any more, and nothing could be
-		// unmounted: give it its error.
+		// No server would answer the writer any more, and nothing could be unmounted. So the writer
+		// gets its error.
 		if _, _, serr := command(context.WithoutCancel(d.ctx), d.o.ublkRemap, "stop",
 			d.device); serr != nil {
 			return errors.Join(err, serr)
@@ -430,10 +426,10 @@ func (d *show) killServer() error {
 	return nil
 }
 
-// fillDisk writes to whatever is free, so that hardly a bad sector is missed.
+// fillDisk writes to all free space, so that it hits nearly every bad sector.
 func (d *show) fillDisk() error {
 	d.step("One more file fills the disk, so that the remaining bad sectors are written over")
-	// ext4 sets blocks aside for hard times; here they shall be written too.
+	// ext4 reserves blocks for emergencies. Those must be written here too.
 	aside := filepath.Join("/sys/fs/ext4", filepath.Base(d.device), "reserved_clusters")
 	d.say("$ echo 0 > %s", aside)
 	if err := os.WriteFile(aside, []byte("0"), 0); err != nil {
@@ -479,7 +475,7 @@ func (d *show) fillDisk() error {
 	return nil
 }
 
-// remaps are the offsets of the sectors that live in the spare region.
+// remaps returns the offsets of the sectors that live in the spare region.
 func (d *show) remaps() (map[int64]bool, error) {
 	var list []remap
 	if err := d.query(&list, d.o.ublkRemap, "remap", "list", d.device, "--json"); err != nil {
@@ -529,7 +525,7 @@ func bracketed(s string) string {
 	return " (" + s + ")"
 }
 
-// stop unmounts and stops, and looks at what is left.
+// stop unmounts and stops, and checks what is left.
 func (d *show) stop() error {
 	d.step("The server stops")
 	if _, err := d.run("umount", d.mount); err != nil {
@@ -602,7 +598,7 @@ func (d *show) stopAgain() error {
 	return nil
 }
 
-// lookAround shows the state of things when the show could not go on.
+// lookAround prints the state of things when the demonstration could not continue.
 func (d *show) lookAround() {
 	if d.device == "" || d.ctx.Err() != nil {
 		return
@@ -613,7 +609,7 @@ func (d *show) lookAround() {
 	}
 }
 
-// conclude prints the numbers and tells whether every check held.
+// conclude prints the numbers and reports whether every check passed.
 func (d *show) conclude() bool {
 	hit, neighbours := 0, 0
 	for off := range d.remapped {

@@ -15,7 +15,7 @@ import (
 	"syscall"
 )
 
-// document is a file with what it must hold.
+// document is a file with its expected contents.
 type document struct {
 	path string // below the tree
 	size int64
@@ -28,13 +28,12 @@ func contents(seed uint64, name string) io.Reader {
 	return rand.NewChaCha8(key)
 }
 
-// inventTree writes files of random sizes and contents, about total bytes of
-// them, below dir.
+// inventTree writes files of random sizes and contents below dir, about total bytes in all.
 func inventTree(dir string, total int64, seed uint64) error {
 	sizes := rand.New(rand.NewPCG(seed, 0))
 	for i := 0; total > 0; i++ {
 		name := filepath.Join(fmt.Sprintf("shelf-%02d", i/20), fmt.Sprintf("volume-%04d", i))
-		// From a few bytes to 2 MiB, each order of magnitude as likely.
+		// From a few bytes to 2 MiB. Each order of magnitude is equally likely.
 		n := min(sizes.Int64N(int64(16)<<sizes.IntN(18)), total)
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -47,7 +46,7 @@ func inventTree(dir string, total int64, seed uint64) error {
 		if err := os.WriteFile(path, b, 0o644); err != nil {
 			return err
 		}
-		total -= n + 4096 // what the file system needs for it, roughly
+		total -= n + 4096 // roughly what the file system needs for it
 	}
 	return nil
 }
@@ -84,9 +83,9 @@ func checksum(path string) (int64, [sha256.Size]byte, error) {
 	return n, sum, err
 }
 
-// write makes a file with these contents, or as much of them as there is space
-// for, and returns what was written. Every error but "no space left" is one.
-// progress is called after each MiB or less.
+// write makes a file with these contents, or with as much of them as there is space for. It returns
+// what was written. Every error except "no space left" counts as an error. It calls progress after
+// each MiB or less.
 func write(path string, flags int, from io.Reader, progress func()) (document, error) {
 	d := document{path: filepath.Base(path)}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|flags, 0o600)
@@ -105,8 +104,7 @@ func write(path string, flags int, from io.Reader, progress func()) (document, e
 	return d, err
 }
 
-// pour copies until the source ends or there is no space left, and hashes what
-// was taken.
+// pour copies until the source ends or there is no space left, and hashes what was written.
 func pour(to io.Writer, h hash.Hash, from io.Reader, progress func()) (int64, error) {
 	buf := make([]byte, 1<<20)
 	var total int64
@@ -118,7 +116,7 @@ func pour(to io.Writer, h hash.Hash, from io.Reader, progress func()) (int64, er
 			}
 			return total, err
 		}
-		// os.File.Write goes on by itself until nothing more is taken.
+		// os.File.Write continues by itself until nothing more is accepted.
 		n, err = to.Write(buf[:n])
 		_, _ = h.Write(buf[:n])
 		total += int64(n)
@@ -132,7 +130,7 @@ func pour(to io.Writer, h hash.Hash, from io.Reader, progress func()) (int64, er
 	}
 }
 
-// compare reads every document below dir, and says what is wrong.
+// compare reads every document below dir, and returns what is wrong.
 func compare(dir string, docs []document) (good int, wrong []string) {
 	for _, d := range docs {
 		size, sum, err := checksum(filepath.Join(dir, d.path))

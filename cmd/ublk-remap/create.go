@@ -43,7 +43,7 @@ type created struct {
 	HeadBytes   int64  `json:"head_bytes"`
 	// number of blocks of the exported device that are known to be bad
 	BadBlocks uint64 `json:"bad_blocks"`
-	// units of 4 KiB, of those that were tried, that do not hold data
+	// number of units of 4 KiB, among those that were tried, that do not hold data
 	FoundBad  uint64   `json:"found_bad"`
 	BadSpares uint64   `json:"bad_spares"` // spare units that are known to be bad
 	BadPlaces []string `json:"bad_places"` // where metadata could not be written
