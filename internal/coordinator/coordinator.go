@@ -293,7 +293,7 @@ func (c *Coordinator) LookForDevices() {
 	c.pump()
 }
 
-// AppendMirrors appends the states of the mirrors. It allocates nothing but for dst.
+// AppendMirrors appends the states of the mirrors. It allocates nothing except for dst.
 func (c *Coordinator) AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus {
 	return c.com.AppendMirrors(dst)
 }

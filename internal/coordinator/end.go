@@ -22,10 +22,10 @@ import (
 // and the next start replays it.
 
 var (
-	// ErrCheckpoint is told by Stop when the last checkpoint could not be written.
+	// ErrCheckpoint is reported by Stop when the last checkpoint could not be written.
 	ErrCheckpoint = errors.New("the last checkpoint could not be written; the log holds what it " +
 		"would have held")
-	// ErrStillWriting is told by Stop and by Leave when metadata is still being written.
+	// ErrStillWriting is reported by Stop and by Leave when metadata is still being written.
 	ErrStillWriting = errors.New("metadata is still being written")
 )
 

@@ -16,7 +16,7 @@ const (
 	roomIdle = 20 * time.Second
 	// roomAgain is the time after which a server that was granted too little asks again.
 	roomAgain = 5 * time.Second
-	// lockTries, lockWait: how long one server waits for another one's decision.
+	// lockTries and lockWait bound how long one server waits for another one's decision.
 	lockTries = 100
 	lockWait  = 10 * time.Millisecond
 )

@@ -19,7 +19,7 @@ type fakeDisks struct {
 	most  int                      // bytes that one call moves at most; 0: all
 	fail  func(call string) error  // nil: nothing fails
 	hold  map[string]chan struct{} // a call waits until its channel is closed
-	begun chan string              // is told of each call that waits
+	begun chan string              // receives an element for each call that waits
 }
 
 func (d *fakeDisks) call(call string) error {

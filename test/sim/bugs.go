@@ -520,7 +520,7 @@ func (b Bug) restates(entries []metadata.Entry) []metadata.Entry {
 	return entries
 }
 
-// tripped is told that the breaker opened.
+// tripped is called when the breaker has opened.
 func (b Bug) tripped(sv *server) {
 	if b == BugNoBreaker {
 		sv.s.later(classJournal, func() {
@@ -542,7 +542,7 @@ func (b Bug) haunts(s *sim, io *diskIO) bool {
 	return true
 }
 
-// transferred is what the arbiter is told of the end of a relocation's operation.
+// transferred returns what the arbiter is told about the end of a relocation's operation.
 func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.gone != 0 &&
 		sv.s.ofSuperblock(io) {
@@ -572,7 +572,7 @@ func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 	return int32(io.n)
 }
 
-// booted is told that a server was started.
+// booted is called when a server was started.
 func (b Bug) booted(s *sim) {
 	if b == BugForgetsDirty {
 		for _, d := range s.disks {

@@ -29,7 +29,7 @@ type config struct {
 	faults int // at the beginning; more come while it runs
 	rates  rates
 	vanish bool // whole disks vanish and return
-	storms bool // operations fail for want of resources, all of them for a while
+	storms bool // operations fail for lack of resources, all of them for a while
 	trims  bool
 	lossy  bool    // a flush that fails drops what the disk had cached
 	noFUA  [2]bool // by disk: FUA is a write and a flush of the kernel's

@@ -27,18 +27,18 @@
 // later has ended. A flush that fails may drop what is cached. Then each sector may hold anything
 // that a power cut could leave, and only the failed flush tells of it. Half of the disks have no
 // FUA. For them a FUA write is what the kernel makes of it: a write and a flush, and the result of
-// the flush is the answer to the write. Take a flush of the user that began before another one was
-// answered as failed: it must not be answered as good after the flush that failed (promise 15). A
-// FUA write that was answered as good must be there, whatever was dropped while it was under way. A
-// power cut leaves, of each sector of 512 bytes, what was durable or any version cached since. Of
-// each write under way, also with FUA, it leaves any of the sectors. Faults are of the kinds that
-// null_blk, dm-error, scsi_debug and real disks show. There are errors on read, on write, and on
-// both. They last for ever, a number of times, or until the sector is written. There are writes
-// that succeed and do not read, also of a whole physical block of a disk that shows smaller ones,
-// and of spare units. There are errors that take up to two minutes. A write that fails has taken
-// effect in some of its sectors. In addition, operations fail on their path, fail for lack of
-// resources, or end short; flushes fail; whole disks vanish and return; most of the spare region is
-// bad; mirrors of the metadata have latent errors or refuse writes.
+// the flush is the answer to the write. After a flush has failed, a flush of the user may be
+// answered as good only if it began after one was answered as failed (promise 15). A FUA write that
+// was answered as good must be there, whatever was dropped while it was under way. A power cut
+// leaves, of each sector of 512 bytes, what was durable or any version cached since. Of each write
+// under way, also with FUA, it leaves any of the sectors. Faults are of the kinds that null_blk,
+// dm-error, scsi_debug and real disks show. There are errors on read, on write, and on both. They
+// last for ever, a number of times, or until the sector is written. There are writes that succeed
+// and do not read, also of a whole physical block of a disk that shows smaller ones, and of spare
+// units. There are errors that take up to two minutes. A write that fails has taken effect in some
+// of its sectors. In addition, operations fail on their path, fail for lack of resources, or end
+// short; flushes fail; whole disks vanish and return; most of the spare region is bad; mirrors of
+// the metadata have latent errors or refuse writes.
 //
 // # The model
 //

@@ -227,7 +227,7 @@ func (s *sim) misdirect(io *diskIO) {
 	io.off = m.Start + pageSize*s.rng.Int64N((m.Length-io.n)/pageSize+1)
 }
 
-// metaWrite is told of every write of the committer, before it is begun.
+// metaWrite is called for every write of the committer, before the write begins.
 func (s *sim) metaWrite() {
 	if s.metaLeft == 0 {
 		return

@@ -37,7 +37,7 @@ type Exhausting struct {
 	// Only, if not empty, is the one path of interruptions to follow, in the form in which a
 	// failure prints it.
 	Only string
-	// Trace is told the steps of what Only leads to.
+	// Trace gets the steps of the run that Only leads to.
 	Trace func(line string)
 }
 

@@ -14,8 +14,7 @@ type queue struct {
 	sv    *server
 	index int
 	eng   *remap.Engine
-	// busySince is when an operation, by its ID, first failed for want of
-	// resources.
+	// busySince is when an operation, by its ID, first failed for lack of resources.
 	busySince map[uint64]int64
 	inflight  int
 	goesOn    map[uint64]bool // by ID: the operation ended in part and will be begun again

@@ -343,7 +343,7 @@ func (s *sim) quietReader() {
 	}
 }
 
-// cancels is told that the reader cancels a request.
+// cancels is called when the reader cancels a request.
 func (b Bug) cancels(rd *reader, r *userReq) {
 	if b == BugReaderBuffer {
 		r.returned = true

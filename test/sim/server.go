@@ -49,7 +49,7 @@ type server struct {
 	// oddTransfer is the step at which a transfer of the arbiter last failed for another reason
 	// than its medium. After that a heal may have found no spare unit.
 	oddTransfer int64
-	// busySince is when an operation of a relocation, by its ID, first failed for want of
+	// busySince is when an operation of a relocation, by its ID, first failed for lack of
 	// resources.
 	busySince map[uint64]int64
 }

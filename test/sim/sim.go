@@ -13,7 +13,7 @@ import (
 
 // Options of a run.
 type Options struct {
-	// Trace, if not nil, is told each step in one line.
+	// Trace, if not nil, gets each step in one line.
 	Trace func(line string)
 	// Bug plants a bug: the run is expected to fail, sooner or later.
 	Bug Bug
@@ -82,7 +82,7 @@ type sim struct {
 
 	pass       [][2]uint64 // blocks that the background reader reads next
 	readerHeld bool        // none of the reader's operations continues
-	withheld   []event     // those
+	withheld   []event     // the reader's events that are held up
 }
 
 func newSim(seed uint64, opts Options) *sim {
@@ -353,8 +353,8 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	}
 	failed := io.unflushed
 	s.dropped(io)
-	// A flush of the user's that fails tells the user by itself, as soon as it is answered. Any
-	// other failed flush counts from now on.
+	// A flush of the user's that fails counts only when it is answered, because its answer tells
+	// the user. Any other failed flush counts from now on.
 	users := io.kind == ioFlush && io.req != nil && io.req.Op == remap.OpFlush
 	if failed && !users {
 		s.failures.done++

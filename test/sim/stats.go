@@ -14,17 +14,17 @@ type Stats struct {
 	Steps, Checkpoints, Stale                        uint64
 	// Operations on disks that failed, for any reason; caches that a failed flush dropped;
 	// writes to metadata that were reported as good and went nowhere, or elsewhere.
-	// Besides, bits that flipped in metadata while it was in use.
+	// In addition, bits that flipped in metadata while it was in use.
 	Faults, Dropped, Lies, Flips uint64
 	// Sectors whose content was compared with the model: read through the device,
 	// and found on the disks after a load.
 	Read, Inspected uint64
-	// Damage that was done to copies of the metadata, and what the load said:
-	// the same table, a refusal, or something older where every newer record was gone.
+	// Damage that was done to copies of the metadata, and what the load then said: the same table,
+	// a refusal, or something older where every newer record was lost.
 	Damaged, Survived, Refused, Older uint64
 	// Wrong, stale or missing devices that a load had to refuse.
 	Impostors uint64
-	// Starts while the path to the disks came and went, and how many of them were refused.
+	// Starts while the path to the disks came and went, and how many of these starts were refused.
 	Outages, PathRefused uint64
 	// Internal requests of the background reader; sectors that they have read, and blocks that
 	// they could not read.
