@@ -8,9 +8,9 @@ import (
 	"ublkremap/metadata"
 )
 
-// TestMapLeafForms fills and empties two leaves in small steps, so that they go from
-// flat to parted or runs and back with records of all kinds in them, and compares all that can
-// be read with the model.
+// TestMapLeafForms fills and empties two leaves in small steps. They change from flat to parted or
+// runs and back, with records of all kinds in them. It compares all that can be read with the
+// model.
 func TestMapLeafForms(t *testing.T) {
 	const units = 3*leafUnits + 5
 	forms := map[string]int{}
@@ -19,7 +19,7 @@ func TestMapLeafForms(t *testing.T) {
 		m, model := NewMap(units, perUnit), newMapModel(units, perUnit)
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {
 			e := metadata.Entry{
-				// The ends of parts and of leaves are where it may go wrong.
+				// Errors are most likely at the ends of parts and of leaves.
 				Unit: uint64(rapid.SampledFrom([]int{0, 0, leafUnits - 3, partUnits - 5,
 					3*partUnits - 9, leafUnits - 40, leafUnits + partUnits - 3}).Draw(t, "base") +
 					rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3, 7, 12}).Draw(t, "off")),
@@ -34,7 +34,7 @@ func TestMapLeafForms(t *testing.T) {
 				}).Draw(t, "state"),
 			}
 			if e.State == metadata.StateMapped {
-				// Two places that go on with each other's neighbours: many units live in both.
+				// Each of the two places continues that of the neighbours: many units live in both.
 				e.Spare = uint32(e.Unit) + rapid.SampledFrom([]uint32{0, 5000}).Draw(t, "spare")
 			}
 			m.Apply(e)
@@ -50,7 +50,7 @@ func TestMapLeafForms(t *testing.T) {
 				}
 			}
 			model.checkAll(t, m)
-			// Every request of one unit, by the short way through Next.
+			// Every request of one unit, through the short path of Next.
 			for u := e.Unit; u < min(e.Unit+4, units); u++ {
 				lo := rapid.IntRange(0, perUnit-1).Draw(t, "lo")
 				hi := rapid.IntRange(lo+1, perUnit).Draw(t, "hi")
@@ -68,8 +68,8 @@ func TestMapLeafForms(t *testing.T) {
 	}
 }
 
-// TestMapChangeCopiesLittle holds a change to what it may copy: in a leaf full of
-// records one part and the list of parts, in one with few the leaf.
+// TestMapChangeCopiesLittle checks how much a change copies: in a leaf full of records one part and
+// the list of parts, in a leaf with few records the leaf.
 func TestMapChangeCopiesLittle(t *testing.T) {
 	m := NewMap(dirUnits, 8)
 	for u := range uint64(leafUnits) {

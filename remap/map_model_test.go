@@ -10,14 +10,14 @@ import (
 	"ublkremap/metadata"
 )
 
-// mapModel is the Map as plainly as it can be said: the state of each block.
+// mapModel is a plain model of the Map: the state of each block.
 type mapModel struct {
 	perUnit uint64
 	units   uint64
-	blocks  map[uint64]modelBlock // those not plain home
+	blocks  map[uint64]modelBlock // blocks that are not plain home
 	busy    map[uint64]bool
 	notes   map[uint64]note // of the last entry about a unit
-	sorted  []uint64        // what live makes of them; nil after a change
+	sorted  []uint64        // the result of live; nil after a change
 }
 
 type modelBlock struct {
@@ -129,7 +129,7 @@ func (m *mapModel) counts() Counts {
 	return c
 }
 
-// unit is Map.Unit, from the model.
+// unit is Map.Unit for the model.
 func (m *mapModel) unit(unit uint64) UnitInfo {
 	info := UnitInfo{Busy: m.busy[unit]}
 	for k := uint64(0); k < m.perUnit; k++ {
@@ -159,9 +159,9 @@ func (m *mapModel) unit(unit uint64) UnitInfo {
 	return info
 }
 
-// checkNext compares one call of Next with the model: the run must begin where
-// the first block that is not plain home is, and may end only where the next
-// block does not go on with it, or at the end of a leaf.
+// checkNext compares one call of Next with the model. The run must begin at the first block that is
+// not plain home. It may end only where the next block does not continue it, or at the end of a
+// leaf.
 func (m *mapModel) checkNext(t interface{ Fatalf(string, ...any) }, got *Map, block,
 	end uint64) (Run, bool) {
 	r, ok := got.Next(block, end)
@@ -195,7 +195,7 @@ func (m *mapModel) checkNext(t interface{ Fatalf(string, ...any) }, got *Map, bl
 	return r, true
 }
 
-// checkAll compares everything readable with the model.
+// checkAll compares everything that can be read with the model.
 func (m *mapModel) checkAll(t interface{ Fatalf(string, ...any) }, got *Map) {
 	end := m.units * m.perUnit
 	for at := uint64(0); at < end; {
@@ -216,14 +216,14 @@ func (m *mapModel) checkAll(t interface{ Fatalf(string, ...any) }, got *Map) {
 		seen[u] = true
 	}
 	for u := range m.notes {
-		seen[u] = true // those that have gone home as well
+		seen[u] = true // units that have gone home count as well
 	}
 	for u := range seen {
 		want := m.unit(u)
 		g := got.Unit(u)
 		if len(m.live(u*m.perUnit, (u+1)*m.perUnit)) > 0 && g.Busy &&
 			g.Lost|g.Pending|g.Mapped() == 0 {
-			// a busy unit at home keeps no promise about these
+			// the Map promises neither of these for a busy unit at home
 			g.Cause, g.Time, want.Cause, want.Time = 0, 0, 0, 0
 		}
 		if g != want {
@@ -232,7 +232,7 @@ func (m *mapModel) checkAll(t interface{ Fatalf(string, ...any) }, got *Map) {
 	}
 }
 
-// readEntries reads the table through Entries with room for n at a time.
+// readEntries reads the table through Entries, with room for n entries at a time.
 func readEntries(t interface{ Fatalf(string, ...any) }, m *Map, n int) []metadata.Entry {
 	var out []metadata.Entry
 	page := make([]metadata.Entry, n)
@@ -252,8 +252,8 @@ func readEntries(t interface{ Fatalf(string, ...any) }, m *Map, n int) []metadat
 // modelUnits is more than one directory, and ends within a leaf.
 const modelUnits = dirUnits + 3*leafUnits + 37
 
-// drawUnit draws from a few neighbourhoods, so that entries meet: the start,
-// the bounds of a group, a leaf and a directory, and the end.
+// drawUnit draws from a few neighbourhoods, so that entries overlap: the start, the bounds of a
+// group, a leaf and a directory, and the end.
 func drawUnit(t *rapid.T) uint64 {
 	base := rapid.SampledFrom([]uint64{0, groupUnits, leafUnits - 20, dirUnits - 12,
 		modelUnits - 24}).Draw(t, "base")
@@ -263,7 +263,7 @@ func drawUnit(t *rapid.T) uint64 {
 func drawEntry(t *rapid.T) metadata.Entry {
 	e := metadata.Entry{
 		Unit: drawUnit(t),
-		// Mostly one unit; now and then past the end of a group or a leaf.
+		// Mostly one unit. Sometimes the entry reaches past the end of a group or a leaf.
 		Count: rapid.OneOf(rapid.Just(uint32(1)), rapid.Uint32Range(1, 40),
 			rapid.Uint32Range(1, 40), rapid.SampledFrom([]uint32{1, 3, 20, leafUnits + 30})).Draw(t,
 			"count"),
@@ -276,16 +276,16 @@ func drawEntry(t *rapid.T) metadata.Entry {
 		Time:  rapid.Uint32Range(0, 2).Draw(t, "time"),
 	}
 	if e.State == metadata.StateMapped {
-		// Few spare units, so that blocks of a unit meet in one again, and
-		// those that continue the neighbour's.
+		// Few spare units, so that blocks of a unit often live in one spare unit again, and spare
+		// units that continue those of the neighbour.
 		e.Spare = rapid.OneOf(rapid.Uint32Range(0, 3),
 			rapid.Just(uint32(1000+e.Unit&0xffff))).Draw(t, "spare")
 	}
 	return e
 }
 
-// TestMapModel does what an Arbiter might do to a Map and to a model, and
-// compares all that can be read from them.
+// TestMapModel does what an Arbiter might do, to a Map and to a model. It compares all that can be
+// read from them.
 func TestMapModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		perUnit := rapid.SampledFrom([]int{1, 2, 4, 8}).Draw(t, "blocks per unit")
@@ -308,8 +308,8 @@ func TestMapModel(t *testing.T) {
 		}
 		model.checkAll(t, m)
 
-		// The same by way of a Builder, and of the table's own entries. Busy
-		// is on no disk.
+		// The same through a Builder, and through the table's own entries. Busy is not kept on
+		// disk.
 		model.setBusy(0, modelUnits, false)
 		b := NewBuilder(modelUnits, perUnit)
 		for _, e := range log {
@@ -329,8 +329,8 @@ func TestMapModel(t *testing.T) {
 	})
 }
 
-// TestMapReplay checks what a fuzzy checkpoint rests on: whatever moments its
-// pages are from, it and the log since its start give the table.
+// TestMapReplay checks the property that a fuzzy checkpoint needs: its pages and the log since its
+// start give the table, whatever moments the pages are from.
 func TestMapReplay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		perUnit := rapid.SampledFrom([]int{1, 8}).Draw(t, "blocks per unit")
@@ -364,8 +364,8 @@ func TestMapReplay(t *testing.T) {
 	})
 }
 
-// checkBlocks compares the blocks, but not the notes: those of a unit that
-// changed while a checkpoint was made may be newer than its last entry.
+// checkBlocks compares the blocks, but not the notes. The notes of a unit that changed while a
+// checkpoint was made may be newer than its last entry.
 func (m *mapModel) checkBlocks(t interface{ Fatalf(string, ...any) }, got *Map) {
 	end := m.units * m.perUnit
 	for at := uint64(0); at < end; {

@@ -8,14 +8,14 @@ import (
 	"ublkremap/metadata"
 )
 
-// versions is an extent within one leaf that a writer takes through numbered
-// states. Version v is, by v mod 4: all home; all mapped in a row, in spare
-// units that name the version; all lost; mapped with odd blocks pending.
+// versions is an extent within one leaf. A writer takes it through numbered states. Version v is,
+// by v mod 4: all home; all mapped to consecutive spare units that name the version; all lost;
+// mapped with odd blocks pending.
 type versions struct {
 	unit      uint64
 	count     uint64
 	started   atomic.Uint64 // the last version that the writer began to publish
-	published atomic.Uint64 // the last one that it had published
+	published atomic.Uint64 // the last version that it has published
 }
 
 const versionSpan = 1 << 7 // spare units per version
@@ -36,9 +36,8 @@ func (x *versions) write(m *Map, v uint64) {
 	x.published.Store(v)
 }
 
-// seen checks what a reader saw between two looks at the counters: some version
-// from those must explain it, and none that is older than low. It returns the
-// oldest that does.
+// seen checks what a reader saw between two reads of the counters. A version between them must
+// explain it, and that must not be older than low. It returns the oldest version that does.
 func (x *versions) seen(t *testing.T, what string, kind Kind, spare, low, before,
 	after uint64) uint64 {
 	for v := max(low, before); v <= after; v++ {
@@ -62,10 +61,9 @@ func (x *versions) seen(t *testing.T, what string, kind Kind, spare, low, before
 	return low
 }
 
-// TestMapReadersSeeWholeVersions lets readers look on while a writer changes
-// extents within leaves. Every look must show one version as a whole, no older
-// than what had been published before it and no older than the reader's last
-// look, whichever way it looks.
+// TestMapReadersSeeWholeVersions runs readers while a writer changes extents within leaves. Each
+// read must show one version as a whole. It must not be older than what had been published before
+// the read, nor older than the reader's last read, by whichever method the reader reads.
 func TestMapReadersSeeWholeVersions(t *testing.T) {
 	const perUnit, steps = 8, 3000
 	m := NewMap(2*dirUnits, perUnit)
@@ -136,7 +134,7 @@ func TestMapReadersSeeWholeVersions(t *testing.T) {
 		for _, x := range extents {
 			x.write(m, v)
 		}
-		// A neighbour in the same leaf comes and goes, too.
+		// A neighbour in the same leaf appears and disappears, too.
 		m.SetBusy(200, 3, v%2 == 0)
 		m.Apply(metadata.Entry{State: metadata.StateMapped, Unit: 300 + v%200, Count: 1,
 			Mask: uint8(v), Spare: uint32(v)})

@@ -134,8 +134,8 @@ func TestMapNext(t *testing.T) {
 	}
 }
 
-// TestMapEmptiesItself checks that a leaf whose last unit has gone home is
-// given up, and with it what the summary says.
+// TestMapEmptiesItself checks that a leaf is dropped when its last unit has gone home, and that the
+// summary is cleared with it.
 func TestMapEmptiesItself(t *testing.T) {
 	m := NewMap(1<<22, 8)
 	empty := m.Bytes()
@@ -160,13 +160,12 @@ func TestMapEmptiesItself(t *testing.T) {
 	}
 }
 
-// TestMapEntriesCoalesce checks that a table of many units that lie in a row
-// is a few entries, over leaves and directories, and that one call does not
-// walk the whole table.
+// TestMapEntriesCoalesce checks that a table of many consecutive units is a few entries, across
+// leaves and directories, and that one call does not walk the whole table.
 func TestMapEntriesCoalesce(t *testing.T) {
 	m := NewMap(4*dirUnits, 8)
 	m.Apply(entryOf(metadata.StateMapped, dirUnits-2000, 5000, 0xff, 77))
-	// goes on in spare space
+	// continues in spare space
 	m.Apply(entryOf(metadata.StateMapped, dirUnits+3000, 200_000, 0xff, 5077))
 	m.Apply(entryOf(metadata.StatePending, dirUnits+300_000, 3000, 0x0f, 0))
 	defer func(n int) { entriesBudget = n }(entriesBudget)
@@ -195,8 +194,7 @@ func TestMapEntriesCoalesce(t *testing.T) {
 	}
 }
 
-// TestMapEntriesApart checks that neighbours that differ in anything are not
-// taken for one.
+// TestMapEntriesApart checks that neighbours that differ in anything are not joined.
 func TestMapEntriesApart(t *testing.T) {
 	first := entryOf(metadata.StateMapped, 10, 1, 0xff, 50)
 	for name, change := range map[string]func(e *metadata.Entry){
@@ -218,8 +216,8 @@ func TestMapEntriesApart(t *testing.T) {
 	}
 }
 
-// TestMapEntriesUnitVanishes checks that a unit that goes home after half of it
-// was listed takes nothing of the next unit with it.
+// TestMapEntriesUnitVanishes checks that a unit that goes home after half of it was listed removes
+// nothing of the next unit.
 func TestMapEntriesUnitVanishes(t *testing.T) {
 	m := NewMap(1000, 8)
 	m.Apply(entryOf(metadata.StateMapped, 10, 1, 0x01, 50))
@@ -237,8 +235,8 @@ func TestMapEntriesUnitVanishes(t *testing.T) {
 	}
 }
 
-// TestMapEntriesBusyOnly checks that units that are only busy, of which there
-// is nothing to say, do not make Entries return empty-handed.
+// TestMapEntriesBusyOnly checks that units that are only busy, and have no entries, do not make
+// Entries return nothing before the end.
 func TestMapEntriesBusyOnly(t *testing.T) {
 	m := NewMap(dirUnits, 1)
 	m.SetBusy(0, uint64(2*entriesBudget), true)
@@ -282,7 +280,7 @@ func eachRun(m *Map, block, end uint64, f func(Run)) {
 	}
 }
 
-// TestMapMemory holds the map to its memory budget.
+// TestMapMemory checks that the map keeps within its memory budget.
 func TestMapMemory(t *testing.T) {
 	const units = 1 << 32 // 16 TiB
 	b := NewBuilder(units, 8)
@@ -290,22 +288,22 @@ func TestMapMemory(t *testing.T) {
 		t.Errorf("an empty map of 16 TiB takes %d bytes", got)
 	}
 	const dense = 1 << 18
-	for i := uint64(0); i < dense; i++ { // no two units in a row in spare space
+	for i := uint64(0); i < dense; i++ { // no two units are consecutive in spare space
 		b.Apply(entryOf(metadata.StateMapped, 5_000_000+i, 1, 0xff, uint32(i*7)))
 	}
 	m := b.Map()
-	// The promise is 24; this is what the layout gives.
+	// The promise is 24. This is what the layout gives.
 	if per := float64(m.Bytes()) / dense; per > 15 {
 		t.Errorf("%.1f bytes per unit where all are remapped, want at most 15", per)
 	}
 	b = NewBuilder(units, 8)
-	for i := uint64(0); i < dense; i++ { // four in a leaf, in as many groups
+	for i := uint64(0); i < dense; i++ { // four in a leaf, each in another group
 		b.Apply(entryOf(metadata.StateMapped, i*leafUnits/4+i%groupUnits, 1, 0xff, uint32(i*7)))
 	}
 	if per := float64(b.Map().Bytes()) / dense; per > 28 {
 		t.Errorf("%.1f bytes per unit where there is one per MiB, want at most 28", per)
 	}
-	// With something in each 4 GiB all directories exist.
+	// With an entry in each 4 GiB all directories exist.
 	b = NewBuilder(units, 8)
 	for u := uint64(0); u < units; u += dirUnits {
 		b.Apply(entryOf(metadata.StateLost, u, 1, 1, 0))

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestExtentOfWhatToolsWrite makes file systems that are smaller than their
-// disk, and asks how far they reach.
+// TestExtentOfWhatToolsWrite makes file systems that are smaller than their disk, and checks how
+// far they reach.
 func TestExtentOfWhatToolsWrite(t *testing.T) {
 	const size, part = 420 << 20, 330 << 20
 	kb := strconv.Itoa(part / 1024)
@@ -18,7 +18,7 @@ func TestExtentOfWhatToolsWrite(t *testing.T) {
 		name string
 		args []string // {} is the disk
 		want int64
-		part int64 // the size that the tool is shown, 0: the argument says it
+		part int64 // the size that the tool sees; 0: the argument gives it
 	}{
 		{"ext2", []string{"mkfs.ext2", "-q", "-F", "-b", "1024", "{}", kb}, part, 0},
 		{"ext4", []string{"mkfs.ext4", "-q", "-F", "-O", "64bit", "{}", kb}, part, 0},
@@ -68,7 +68,7 @@ func TestExtentOfWhatToolsWrite(t *testing.T) {
 				t.Fatalf("found %v", found.Signatures)
 			}
 			e, ok := ExtentOf(f, size, 512, found.Signatures[0])
-			// Tools round down to what they count in, at most a few MiB.
+			// Tools round down to their own units, which are at most a few MiB.
 			if !ok || e.End > c.want || e.End < c.want-4<<20 {
 				t.Errorf("%s ends at %d, %v, want %d", found.Signatures[0], e.End, ok, c.want)
 			}
@@ -76,7 +76,7 @@ func TestExtentOfWhatToolsWrite(t *testing.T) {
 	}
 }
 
-// TestExtentOfBytes checks the ones whose tools are rare, and nonsense.
+// TestExtentOfBytes checks the formats whose tools are rare, and nonsense.
 func TestExtentOfBytes(t *testing.T) {
 	const size = 8 << 20
 	le64 := func(v uint64) string { return string(binary.LittleEndian.AppendUint64(nil, v)) }

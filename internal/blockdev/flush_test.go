@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFUAOfAStack: a stack of devices has FUA if each of them has.
+// TestFUAOfAStack: a stack of devices has FUA if each of them has it.
 func TestFUAOfAStack(t *testing.T) {
 	root := t.TempDir()
 	disk := func(name, fua string, below ...string) {
@@ -33,7 +33,7 @@ func TestFUAOfAStack(t *testing.T) {
 	}
 	disk("nvme", "1")
 	disk("sata", "0")
-	disk("silent", "") // a kernel that does not say
+	disk("silent", "") // a kernel that does not tell
 	for _, part := range []string{"nvme/nvme1", "sata/sata1"} {
 		if err := os.MkdirAll(filepath.Join(root, part), 0o755); err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func TestFUAOfAStack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Device mapper says that it has FUA if anything below has.
+	// Device mapper says that it has FUA if any device below has it.
 	disk("dm-0", "1", "nvme/nvme1")
 	disk("dm-1", "1", "nvme/nvme1", "sata/sata1")
 	disk("dm-2", "1", "dm-0")
@@ -64,7 +64,7 @@ func TestFUAOfAStack(t *testing.T) {
 	}
 }
 
-// TestFlushIsNotTriedAgain: what a device could not write it may have dropped, and the next flush
+// TestFlushIsNotTriedAgain: the device may have dropped what it could not write, and the next flush
 // would succeed.
 func TestFlushIsNotTriedAgain(t *testing.T) {
 	for _, first := range []error{nil, unix.EIO, unix.ENOSPC, unix.ENODATA, unix.EAGAIN,
@@ -95,7 +95,7 @@ func TestFlushIsNotTriedAgain(t *testing.T) {
 	}
 }
 
-// TestFileHasNoFUA: a file system makes a write and a flush of it, or more.
+// TestFileHasNoFUA: a file system splits such a write in a write and a flush, or more.
 func TestFileHasNoFUA(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// ends is a device of any size that holds zeroes but for its two ends, and
-// cannot be read in one place.
+// ends is a device of any size that contains zeroes except at its two ends, and has one place that
+// cannot be read.
 type ends struct {
 	size       int64
 	head, tail []byte
@@ -35,7 +35,7 @@ func (e *ends) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// lay copies what of data, which begins at byte at, lies in p, which begins at off.
+// lay copies the part of data that overlaps p. data begins at byte at, p begins at byte off.
 func (e *ends) lay(p []byte, off, at int64, data []byte) {
 	from, to := max(off, at), min(off+int64(len(p)), at+int64(len(data)))
 	if from < to {
@@ -43,7 +43,7 @@ func (e *ends) lay(p []byte, off, at int64, data []byte) {
 	}
 }
 
-// FuzzDetect looks for signatures on devices of any content, size and health.
+// FuzzDetect looks for signatures on devices of any contents, size and health.
 func FuzzDetect(f *testing.F) {
 	f.Add(int64(64<<20), []byte{}, []byte{}, int64(-1))
 	f.Add(int64(0), []byte{}, []byte{}, int64(-1))
@@ -82,7 +82,7 @@ func FuzzDetect(f *testing.F) {
 	})
 }
 
-// FuzzProc reads what the kernel prints, or does not.
+// FuzzProc reads texts that the kernel prints, and others.
 func FuzzProc(f *testing.F) {
 	f.Add("Filename Type\n/dev/sda2 partition 1 2 3\n/a\\040b file\n")
 	f.Add("18446744073709551615\n")

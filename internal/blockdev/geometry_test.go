@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestPunches: asking whether holes can be punched changes nothing, whatever the size is.
+// TestPunches: the check whether holes can be punched changes nothing, whatever the size is.
 func TestPunches(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "disk")

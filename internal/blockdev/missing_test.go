@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMissingFile: a file that was cut off says so and names itself. Block devices are
-// taken away in test/breaker.
+// TestMissingFile: the answer for a truncated file says so and names the file. test/breaker removes
+// block devices.
 func TestMissingFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk")
 	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
@@ -24,7 +24,7 @@ func TestMissingFile(t *testing.T) {
 	defer func() { _ = d.Close() }()
 	for _, c := range []struct {
 		size, need int64
-		want       string // "": it is there
+		want       string // "": the device is there
 	}{
 		{1 << 20, 1 << 20, ""},
 		{1 << 21, 1 << 20, ""},
@@ -43,7 +43,7 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
-// TestListed: what sysfs lists is not called gone.
+// TestListed: a device that sysfs lists does not count as missing.
 func TestListed(t *testing.T) {
 	list, _ := os.ReadDir("/sys/dev/block")
 	if len(list) == 0 {

@@ -76,7 +76,7 @@ func TestFileIsLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	shared.Close()
-	// Waiting ends when the holder lets go.
+	// The wait ends when the holder closes the device.
 	closed := make(chan error, 1)
 	go func() {
 		time.Sleep(3 * retryEvery)
@@ -159,7 +159,7 @@ func TestLoopDevice(t *testing.T) {
 			if _, err := Open(context.Background(), dev, Options{}); !errors.Is(err, ErrBusy) {
 				t.Errorf("second open: %v", err)
 			}
-			// The file below is taken as well, and it is said by whom.
+			// The file below is locked as well, and the error names the holder.
 			if _, err := Open(context.Background(), path, Options{}); !errors.Is(err, ErrBusy) ||
 				!strings.Contains(err.Error(), dev) {
 				t.Errorf("open of the file: %v", err)

@@ -113,9 +113,9 @@ func TestDetectFindsNothingByChance(t *testing.T) {
 	}
 	for _, write := range []func([]byte){
 		put(510, "\x55\xaa"),              // a boot sector without partitions
-		put(4096, "\xfc\x4e\x2b\xa9\x07"), // MD's magic with a version there never was
+		put(4096, "\xfc\x4e\x2b\xa9\x07"), // MD's magic with a version that never existed
 		put(512, "LABELONE"),              // an LVM1 label
-		put(0x52, "FAT32   "),             // no boot sector around it
+		put(0x52, "FAT32   "),             // without a boot sector around it
 	} {
 		m := &image{b: make([]byte, imageSize)}
 		write(m.b)
@@ -189,7 +189,7 @@ func TestDetectKnowsWhatToolsWrite(t *testing.T) {
 	}
 }
 
-// counted counts the reads that fail, which may take seconds each.
+// counted counts the reads that fail. Each may take seconds.
 type counted struct {
 	image
 	failed int
@@ -203,8 +203,8 @@ func (c *counted) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// TestDetectReadsNothingTwice: a bad sector is met once as a part of a chunk, once as one of
-// a piece, and once by itself, however many marks may lie there.
+// TestDetectReadsNothingTwice: a bad sector is read once as a part of a chunk, once as a part of a
+// piece, and once by itself, however many marks may be there.
 func TestDetectReadsNothingTwice(t *testing.T) {
 	for _, bad := range []int64{20, 1080, 5000, 32769, 150 << 10, 200<<10 + 7, imageSize - 300<<10,
 		imageSize - 600} {

@@ -26,7 +26,7 @@ type fake struct {
 	stopped int
 	left    int
 	claims  []string
-	asked   func(force bool) // by a stop, before it begins
+	asked   func(force bool) // called by a stop, before it begins
 	given   chan error       // stops that were given up
 }
 
@@ -85,7 +85,7 @@ func (f *fake) RemoveRemaps(_ context.Context, r []Range) (MoveReply, error) {
 
 func useTempDir(t *testing.T) {
 	t.Helper()
-	// Short: a socket's path has at most 107 bytes.
+	// The path is short, because a socket's path has at most 107 bytes.
 	dir, err := os.MkdirTemp("", "ctl")
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +195,7 @@ func TestErrorsCrossTheSocket(t *testing.T) {
 	if _, err := c.AddRemaps(ctx, make([]Range, maxRanges+1)); !errors.Is(err, ErrInvalid) {
 		t.Errorf("too many ranges: %v", err)
 	}
-	// A server may meet a client that does not know its limit.
+	// A server may have a client that does not know its limit.
 	for range 50 {
 		var r MoveReply
 		if err := c.call(ctx, askTimeout, http.MethodPost, "/v1/remaps/add",
@@ -250,7 +250,7 @@ func TestNobodyElseGetsIn(t *testing.T) {
 	if st, err = os.Stat(Dir()); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("directory: %v, %v", st.Mode(), err)
 	}
-	// Whoever gets past the modes is told apart by its credentials.
+	// The server checks the credentials of a client that gets past the modes.
 	if os.Geteuid() == 0 {
 		t.Skip("root is always let in")
 	}
@@ -300,7 +300,7 @@ func TestServerDiesOverTheRequest(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// Closed in the middle of the answer or before it, with the request
+			// The connection is closed in the middle of the answer or before it, with the request
 			// read or not.
 			if i%4 < 2 {
 				_, _ = c.Read(make([]byte, 4096))
@@ -361,7 +361,8 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// Who looks whether a server lives keeps none from starting.
+// TestOwnWhileOthersLook: a process that checks whether a server lives does not keep one from
+// starting.
 func TestOwnWhileOthersLook(t *testing.T) {
 	useTempDir(t)
 	o, err := Own("disk") // so that there is something to look at

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// TestForgottenNameHasOneOwner: whoever removes the lock of a name lets nobody have it
-// besides another.
+// TestForgottenNameHasOneOwner: removing the lock of a name never gives the name a second owner.
 func TestForgottenNameHasOneOwner(t *testing.T) {
 	useTempDir(t)
 	var owners, taken atomic.Int32
@@ -54,7 +53,7 @@ func TestForgottenNameHasOneOwner(t *testing.T) {
 	}
 }
 
-// TestForget: what is left of a name is removed, its logs only if so asked.
+// TestForget: the files of a name are removed, its logs only if that is asked for.
 func TestForget(t *testing.T) {
 	useTempDir(t)
 	for _, logs := range []bool{false, true} {
@@ -77,7 +76,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// TestLogIsNoLink: a log is not written by way of a link, to whatever that leads.
+// TestLogIsNoLink: a log is not written through a link, whatever the link leads to.
 func TestLogIsNoLink(t *testing.T) {
 	useTempDir(t)
 	to := filepath.Join(t.TempDir(), "elsewhere")

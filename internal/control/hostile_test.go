@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hang is a limit that only a hang reaches.
+// hang is a time limit that only a hang reaches.
 const hang = time.Minute
 
 func dial(t testing.TB, name string) net.Conn {
@@ -39,7 +39,7 @@ func dial(t testing.TB, name string) net.Conn {
 	}
 }
 
-// blocking is a handler whose moves wait for their context, or to be let go.
+// blocking is a handler whose moves wait until their context ends or they are released.
 type blocking struct {
 	fake
 	moving  atomic.Int32
@@ -67,8 +67,8 @@ func until(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-// TestFlood: thousands of clients at once are all answered, by no more handlers
-// than there are places.
+// TestFlood: thousands of clients at once all get an answer, and no more handlers run than there
+// are places.
 func TestFlood(t *testing.T) {
 	useTempDir(t)
 	var at, most atomic.Int32
@@ -117,8 +117,8 @@ func (w *watched) Status(ctx context.Context) (*Status, error) {
 	return w.fake.Status(ctx)
 }
 
-// TestSilentClients: connections that say nothing, or half of something, give
-// their places to those who have something to say.
+// TestSilentClients: connections that send nothing, or half of something, give their places to
+// those that send a request.
 func TestSilentClients(t *testing.T) {
 	useTempDir(t)
 	old := requestTimeout
@@ -145,8 +145,8 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// TestMovesAreLimited: only so many moves wait at once, the others are told so,
-// and other questions are answered meanwhile. A client that leaves ends its move.
+// TestMovesAreLimited: only a limited number of moves wait at once. The others get an error, and
+// other requests are answered meanwhile. A client that leaves ends its move.
 func TestMovesAreLimited(t *testing.T) {
 	useTempDir(t)
 	b := &blocking{release: make(chan struct{})}
@@ -207,7 +207,7 @@ func (e *endless) Remaps(ctx context.Context, f func(Remap) error) error {
 	return nil
 }
 
-// TestLongTableInLittleMemory: neither end keeps what it sends or gets.
+// TestLongTableInLittleMemory: neither end keeps what it sends or receives.
 func TestLongTableInLittleMemory(t *testing.T) {
 	useTempDir(t)
 	const rows = 60_000 // 8 MB of JSON
@@ -234,8 +234,8 @@ func TestLongTableInLittleMemory(t *testing.T) {
 	}
 }
 
-// TestReaderThatDoesNotRead: a client that asks for a long table and leaves it
-// there costs one place of a few, no memory, and nothing at all once it leaves.
+// TestReaderThatDoesNotRead: a client that asks for a long table and does not read it costs one of
+// a few places and no memory. It costs nothing once it leaves.
 func TestReaderThatDoesNotRead(t *testing.T) {
 	useTempDir(t)
 	e := &endless{rows: 10_000_000, failure: make(chan struct{}, maxLists)}
@@ -246,7 +246,7 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 		if _, err := io.WriteString(c, "GET /v1/remaps HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
-		// It has begun, and fills the socket.
+		// The answer has begun, and fills the socket.
 		if _, err := io.ReadFull(c, make([]byte, 100)); err != nil {
 			t.Fatal(err)
 		}
@@ -278,8 +278,8 @@ func TestReaderThatDoesNotRead(t *testing.T) {
 	}
 }
 
-// TestCutTableIsNotTakenForAll: a table that breaks off is an error, also where
-// it would be valid up to there.
+// TestCutTableIsNotTakenForAll: a table that breaks off is an error, even if it is valid up to
+// there.
 func TestCutTableIsNotTakenForAll(t *testing.T) {
 	useTempDir(t)
 	broken := errors.New("broken")
@@ -289,16 +289,16 @@ func TestCutTableIsNotTakenForAll(t *testing.T) {
 	}
 }
 
-// ask sends raw bytes and returns the status of the answer, 0 for none.
+// ask sends raw bytes and returns the status of the answer, or 0 if there is none.
 func ask(t *testing.T, name, request string) int {
 	t.Helper()
 	c := dial(t, name)
 	if err := c.SetDeadline(time.Now().Add(hang)); err != nil {
 		t.Fatal(err)
 	}
-	// The server may answer and hang up before it has all of it.
+	// The server may answer and close the connection before it has everything.
 	_, _ = io.WriteString(c, request)
-	_ = c.(*net.UnixConn).CloseWrite() // what it waits for does not come
+	_ = c.(*net.UnixConn).CloseWrite() // the rest that the server waits for does not come
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return 0
@@ -418,8 +418,8 @@ func TestRequestsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// TestPlacesOfFiles: what lies in the places of the program's files, or in that
-// of their directory, and is not what it should be, is refused and left alone.
+// TestPlacesOfFiles: something in the place of the program's files, or of their directory, that is
+// not what it should be is refused and left alone.
 func TestPlacesOfFiles(t *testing.T) {
 	kinds := map[string]func(path string) error{
 		"file":      func(p string) error { return os.WriteFile(p, []byte("keep"), 0o600) },
@@ -556,11 +556,11 @@ func TestDirectoryOfSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestModesUnderAnyUmask: what the program leaves can be read by nobody else.
+// TestModesUnderAnyUmask: nobody else can read the program's files.
 func TestModesUnderAnyUmask(t *testing.T) {
 	for _, mask := range []int{0, 0o077, 0o777} {
 		if mask == 0o777 && os.Geteuid() != 0 {
-			continue // not even the owner may then
+			continue // not even the owner can then
 		}
 		func() {
 			old := syscall.Umask(mask)
@@ -589,7 +589,7 @@ func TestModesUnderAnyUmask(t *testing.T) {
 	}
 }
 
-// answers makes a server that says the same to everybody.
+// answers starts a server that gives everybody the same answer.
 func answers(t testing.TB, name, text string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath(name), Net: "unix"})
@@ -612,7 +612,7 @@ func answers(t testing.TB, name, text string) {
 	}()
 }
 
-// clientErrors are all that a client may return, besides the context's.
+// clientErrors are all errors that a client may return, besides those of the context.
 var clientErrors = []error{ErrNotRunning, ErrAnswer, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed,
 	ErrBusy, context.DeadlineExceeded}
 
@@ -670,7 +670,8 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
-// TestSilentServer: who accepts and says nothing is left when the caller says so.
+// TestSilentServer: the client leaves a server that accepts and sends nothing, when its caller says
+// so.
 func TestSilentServer(t *testing.T) {
 	useTempDir(t)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath("disk"), Net: "unix"})
@@ -685,14 +686,14 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
-// TestServerOfSomebodyElse: a socket that another user listens on is not asked.
+// TestServerOfSomebodyElse: the client sends no request to a socket that another user listens on.
 func TestServerOfSomebodyElse(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
 	useTempDir(t)
 	runtime.LockOSThread() // and never unlocked: the thread ends with the test
-	// Who listens is who the kernel tells the client about.
+	// The kernel tells the client which user listens.
 	if _, _, errno := syscall.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 12345,
 		^uintptr(0)); errno != 0 {
 		t.Fatal(errno)
@@ -799,7 +800,7 @@ func FuzzRanges(f *testing.F) {
 	})
 }
 
-// strict is a handler that knows what may reach it.
+// strict is a handler that checks what reaches it.
 type strict struct {
 	fake
 	t *testing.T
@@ -820,7 +821,7 @@ func (s *strict) RemoveRemaps(ctx context.Context, r []Range) (MoveReply, error)
 	return s.AddRemaps(ctx, r)
 }
 
-// pipeListener hands out one end of a pipe, once.
+// pipeListener accepts one end of a pipe, once.
 type pipeListener struct {
 	c    chan net.Conn
 	done chan struct{}
@@ -837,8 +838,8 @@ func (p *pipeListener) Accept() (net.Conn, error) {
 func (p *pipeListener) Close() error   { return nil }
 func (p *pipeListener) Addr() net.Addr { return &net.UnixAddr{} }
 
-// FuzzServer sends any bytes to a server. It may answer what it likes; it must
-// not panic, hang, or hand to the handler what is none of its business.
+// FuzzServer sends any bytes to a server. Any answer is allowed. The server must not panic, hang,
+// or pass to the handler what the handler must not get.
 func FuzzServer(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(post("/v1/remaps/add", s)))
@@ -860,7 +861,7 @@ func FuzzServer(f *testing.F) {
 		all.Go(func() { _, _ = io.Copy(io.Discard, io.LimitReader(here, 1<<20)); here.Close() })
 		_ = here.SetDeadline(time.Now().Add(2 * time.Second))
 		_, _ = here.Write(b)
-		// What it waits for does not come.
+		// The rest that the server waits for does not come.
 		time.AfterFunc(time.Millisecond, func() { here.Close() })
 		all.Wait()
 		close(l.done)

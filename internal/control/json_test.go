@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The names that scripts rely on, spelled out once more.
+// The names that scripts rely on, written out a second time.
 const goldenStatus = `{
  "device": "/dev/ublkb3",
  "id": 3,

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestStopIsCertain: a stop that nobody waits for any more when the server could begin does not
-// happen, however it was given up; one that was confirmed does.
+// TestStopIsCertain: a stop does not happen if nobody waits for it any more when the server could
+// begin, however it was given up. A stop that was confirmed happens.
 func TestStopIsCertain(t *testing.T) {
 	useTempDir(t)
 	hold, held := make(chan struct{}), make(chan bool, 1)
@@ -46,7 +46,7 @@ func TestStopIsCertain(t *testing.T) {
 	}
 }
 
-// TestStopOfOtherClients: those that do not wait to be asked are taken at their word.
+// TestStopOfOtherClients: for clients that do not wait to be asked the request itself is enough.
 func TestStopOfOtherClients(t *testing.T) {
 	useTempDir(t)
 	f := &fake{}
@@ -69,8 +69,8 @@ func TestStopOfOtherClients(t *testing.T) {
 	}
 }
 
-// TestServerThatSaysNothing: one that has the connection and says nothing is told from one
-// that is not there, and what it was asked to do does not happen when it wakes up.
+// TestServerThatSaysNothing: a server that has the connection and says nothing differs from one
+// that is not there. What it was asked to do does not happen when it wakes up.
 func TestServerThatSaysNothing(t *testing.T) {
 	useTempDir(t)
 	l, err := net.Listen("unix", SocketPath("disk"))

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRecordThatDoesNotCome: a record whose memory is swapped out to a device without a
-// server must not hold up who wants to start that.
+// TestRecordThatDoesNotCome: a record may be in memory that is swapped out to a device without a
+// server. It must not block the start of that server.
 func TestRecordThatDoesNotCome(t *testing.T) {
 	t.Parallel()
-	// A pipe that nobody writes to does not come either.
+	// A pipe that nobody writes to does not return data either.
 	path := t.TempDir() + "/record"
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestRecordThatDoesNotCome(t *testing.T) {
 	}
 	writer := open()
 	for range 2 {
-		// The second time it is not even waited for.
+		// The second call does not even wait.
 		timeout := 50 * time.Millisecond
 		if _, waits := stuck.Load(path); waits {
 			timeout = time.Hour
