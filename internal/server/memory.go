@@ -41,17 +41,38 @@ const (
 // lockText makes the program's own pages present and keeps them. Reading one from a disk may mean
 // reading it from the device that is served.
 func lockText() error {
-	f, err := os.Open("/proc/self/maps")
+	var errs []error
+	err := mappings(func(m mapping) {
+		if !strings.HasPrefix(m.path, "/") || !strings.HasPrefix(m.perms, "r") {
+			return
+		}
+		// Unlike mlockall with MCL_ONFAULT this reads the pages.
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, m.from, m.to-m.from, 0); errno != 0 {
+			errs = append(errs, fmt.Errorf("mlock of %s: %w", m.path, errno))
+		}
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// mapping is a line of /proc/self/maps, proc_pid_maps(5).
+type mapping struct {
+	from, to    uintptr
+	perms, path string // path: empty for memory that is of no file
+}
+
+// mappings calls f for each mapping of this process. The error also has the lines that cannot be
+// read; they are left out.
+func mappings(f func(mapping)) error {
+	file, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer file.Close()
 	var errs []error
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// proc_pid_maps(5): address perms offset dev inode path
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		// address perms offset dev inode path
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || !strings.HasPrefix(fields[1],
-			"r") {
+		if len(fields) < 2 {
 			continue
 		}
 		low, high, _ := strings.Cut(fields[0], "-")
@@ -61,11 +82,11 @@ func lockText() error {
 			errs = append(errs, err)
 			continue
 		}
-		// Unlike mlockall with MCL_ONFAULT this reads the pages.
-		if _, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(from), uintptr(to-from),
-			0); errno != 0 {
-			errs = append(errs, fmt.Errorf("mlock of %s: %w", fields[5], errno))
+		m := mapping{from: uintptr(from), to: uintptr(to), perms: fields[1]}
+		if len(fields) > 5 {
+			m.path = fields[5]
 		}
+		f(m)
 	}
 	return errors.Join(errs...)
 }

@@ -1,14 +1,11 @@
 package server
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,26 +50,16 @@ var heapObject *[64]byte
 // has 64 MiB, which is as large as the heap of a server gets.
 func heapMapping() (from, to uintptr, err error) {
 	heapObject = new([64]byte)
-	at := uint64(uintptr(unsafe.Pointer(heapObject)))
-	f, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// proc_pid_maps(5): address perms offset dev inode path
-		span, _, _ := strings.Cut(lines.Text(), " ")
-		low, high, _ := strings.Cut(span, "-")
-		first, err1 := strconv.ParseUint(low, 16, 64)
-		last, err2 := strconv.ParseUint(high, 16, 64)
-		if err := errors.Join(err1, err2); err != nil {
-			return 0, 0, err
+	at := uintptr(unsafe.Pointer(heapObject))
+	err = mappings(func(m mapping) {
+		if m.from <= at && at < m.to {
+			from, to = m.from, m.to
 		}
-		if first <= at && at < last {
-			return uintptr(first), uintptr(last), nil
-		}
+	})
+	if err == nil && to == 0 {
+		err = errors.New("/proc/self/maps does not have the heap")
 	}
-	return 0, 0, errors.New("/proc/self/maps does not have the heap")
+	return from, to, err
 }
 
 // highestPage returns the end of the last page of a mapping that was ever touched, or from if none
