@@ -99,9 +99,6 @@ func (q *queue) fill(io *remap.IO, r *userReq, d *diskIO) {
 		} else {
 			d.data = r.buf[io.Buffer : int64(io.Buffer)+io.Length]
 		}
-		if r.internal {
-			d.data = q.eng.InternalBuffer(io)
-		}
 	case remap.OpWriteZeroes:
 		d.kind = ioZero
 	case remap.OpDiscard:
