@@ -131,8 +131,8 @@ type Message struct {
 	Mapped     bool           // MsgPending: the blocks live in Spare, not at home
 	Untried    bool           // MsgReserve: the blocks were pending or lost, and not tried in place
 	Device     uint8          // MsgCheckDevice: the device; 0 is the backing disk
-	Generation uint64         // of MsgGrace and MsgGraceDone
 	Cause      metadata.Cause // MsgPending: of the mark
+	Generation uint64         // of MsgGrace and MsgGraceDone
 	Tried      [MaxTries]uint32
 }
 
