@@ -90,6 +90,9 @@ type Status struct {
 	// too few. BadSuperblocks counts the copies of all devices that are not.
 	Superblocks    int `json:"superblocks"`
 	BadSuperblocks int `json:"bad_superblocks"`
+	// TableCapacity is how many entries the table may have. Growth says what is done about more.
+	TableCapacity uint64 `json:"table_capacity"`
+	Growth        Growth `json:"growth"`
 	// Err is the last thing that went wrong: why commits are suspended or
 	// checkpoints fail. ErrLogFull, ErrTableFull, ErrInvalidEntry (of a
 	// Source), or what a device reported.
@@ -138,6 +141,8 @@ type Committer struct {
 	rec        recordWrite
 	ck         checkpoint
 	sb         superblockUpdate
+	capacity   uint64 // entries that a checkpoint holds, by the superblock that counts
+	growth     growth
 
 	// What the caller was handed stays as it is while new ones gather.
 	ops, handedOps []Op
@@ -207,12 +212,13 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	c.refresh.buf = AlignedBytes(atom)
 	readBack := min(chunk, maxReadBack)
 	c.sb.init(img)
+	c.capacity = img.sb.tableCapacity()
 	for i := range img.mirrors {
 		c.mirrors = append(c.mirrors, newMirror(&img.mirrors[i], img))
 		c.mirrors[i].ckBuf = AlignedBytes(readBack)
 		if m := &c.mirrors[i]; m.state == MirrorStale {
 			// It is stale because a write failed there.
-			c.troubledPlace(m.device, m.start).trouble++
+			c.troubledPlace(m.place()).trouble++
 		} else {
 			c.queueRefresh(i, &img.mirrors[i])
 		}
@@ -337,6 +343,7 @@ func (c *Committer) advance() {
 	if c.phase != phaseOpen {
 		c.advanceOpening()
 	} else {
+		c.stepGrowth()
 		c.startDueCheckpoint()
 	}
 	c.stepCheckpoint()
@@ -431,7 +438,7 @@ func (c *Committer) Status() Status {
 		Epoch: c.sb.now.Epoch, Sequence: c.durable.Sequence, Checkpoint: c.ck.active(),
 		Checkpoints: c.ck.written,
 		Suspended:   c.suspended, Refreshed: c.refresh.done, Err: c.err,
-		LogSize: c.layout.sb.LogBytes,
+		LogSize: c.layout.sb.LogBytes, TableCapacity: c.capacity, Growth: c.Growth(),
 	}
 	for _, m := range c.AppendMirrors(nil) {
 		m.Location = fmt.Sprintf("%s@%d", c.layout.sb.Devices[m.Device].Role, m.Start)

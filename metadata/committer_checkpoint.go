@@ -69,6 +69,7 @@ func (c *Committer) startDueCheckpoint() {
 		c.ck.asked = c.ck.asked[:0]
 		return
 	}
+	due = due || c.growth.wanted && !c.growth.proved && !c.growth.waits
 	if asked || due {
 		c.startCheckpoint(asked)
 	}
@@ -108,7 +109,7 @@ func (c *Committer) startCheckpoint(all bool) {
 	ck.generation++
 	ck.filled, ck.refused, ck.pausing, ck.wait = 0, false, false, 0
 	id := checkpointID{epoch: c.sb.now.Epoch, generation: ck.generation}
-	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.mirrors[0].pages())
+	ck.w.begin(&c.layout.sb.UUID, &c.layout.lim, c.src, id, c.leastPages())
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
 		m.ckProgress = progressNone
@@ -336,9 +337,10 @@ func (c *Committer) verified(i int, err error) {
 
 func (c *Committer) endCheckpoint() {
 	ck := &c.ck
-	outcome := OutcomeDropped
+	outcome, taken := OutcomeDropped, true // by all mirrors
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
+		taken = taken && m.ckProgress == progressDone
 		switch m.ckProgress {
 		case progressDone:
 			m.cover, m.new = ck.covers.Position, m.ckSlot
@@ -385,6 +387,7 @@ func (c *Committer) endCheckpoint() {
 	}
 	if outcome == OutcomeDurable {
 		ck.written++
+		c.growth.proved = taken
 		c.verifySuperblocks()
 		// A copy of the superblock that could not be written gets another try.
 		for i := range c.sb.places {

@@ -7,10 +7,28 @@ import (
 )
 
 // TestLogOutlastsCheckpoint: what is left of a log when records begin to be paced is
-// enough for one record with each step of a checkpoint as large as the set can have.
+// enough for one record with each step of a checkpoint as large as the set can have, also when its
+// slots have become as large as the room that Plan leaves allows.
 func TestLogOutlastsCheckpoint(t *testing.T) {
+	type sizes struct{ units, slot, log int64 }
+	var all []sizes
 	for _, units := range []int64{64, 256, 4096, 1 << 16, 1 << 20, 4 << 20, 16 << 20} {
-		slot, log := mirrorSizes(units, PageSize)
+		slot, log := mirrorSizes(capacityFor(units, defaultTableRoom), PageSize)
+		all = append(all, sizes{units, slot, log})
+	}
+	for size := int64(64 << 20); size <= 8<<40; size *= 2 {
+		l, err := Plan(PlanParams{BackingSize: size, BlockSize: 4096, Name: "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb := l.Superblock()
+		for slot := sb.leastSlot(); slot != 0; slot = sb.growthSlot() {
+			sb.grow(t, slot)
+			all = append(all, sizes{int64(l.SpareUnits()), slot, sb.LogBytes})
+		}
+	}
+	for _, s := range all {
+		units, slot, log := s.units, s.slot, s.log
 		pages := (slot - PageSize) / PageSize
 		per := func(bytes int64) int64 { return (pages*PageSize + bytes - 1) / bytes }
 		// The header is written, and read back, by itself.

@@ -193,6 +193,7 @@ func (c *Committer) startSuperblocks() {
 	for i := range c.mirrors {
 		c.stateMirror(&c.mirrors[i], &s.next.Regions[c.mirrors[i].region])
 	}
+	s.next.stateSlots()
 	c.enterSuperblocks(updateVerify)
 }
 
@@ -200,7 +201,7 @@ func (c *Committer) startSuperblocks() {
 func (c *Committer) stateMirror(m *mirror, r *Region) {
 	if m.move == moveWanted && c.leavePlace(m) {
 		m.move = moveNamed
-		r.Device, r.Start = m.toDevice, m.toStart
+		r.Device, r.Start, r.Length = m.to.device, m.to.start, m.to.length
 		r.Generation++
 	}
 	r.Stale = m.state == MirrorStale || m.state == MirrorRebuilding || m.state == mirrorRebuilt
@@ -363,6 +364,7 @@ func (c *Committer) superblocksEnded(ok bool) {
 	c.changed = true
 	if ok {
 		s.now, s.next = s.next, s.now
+		c.capacity = s.now.tableCapacity()
 	}
 	if s.opening {
 		s.opening = false

@@ -170,7 +170,7 @@ func writeMirror(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) er
 		return why, why
 	}
 	err = why
-	for _, start := range sb.placesFor(r, m.device) {
+	for _, start := range sb.placesFor(r, m.device, r.Length) {
 		m.start = start
 		if err = write(&m); err == nil {
 			r.Start = start

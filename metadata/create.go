@@ -187,7 +187,7 @@ func (c *creator) mirrors(plan *Layout, t *Table) error {
 			p := BadPlace{Device: int(m.device), Offset: m.start, What: "a mirror of the metadata",
 				Err: err}
 			// Nothing reads the place before the superblocks name it.
-			for _, start := range c.sb.placesFor(r, m.device) {
+			for _, start := range c.sb.placesFor(r, m.device, r.Length) {
 				m.start = start
 				if err = write(); err == nil {
 					p.Moved, r.Start = start, start

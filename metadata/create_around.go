@@ -85,8 +85,7 @@ func (sb *Superblock) avoidBad(bad []BadRange) (stuck int) {
 // outside of it, that holds no bad range and nothing else.
 func (sb *Superblock) cleanPlace(region int, bad []BadRange) (int64, bool) {
 	r := sb.Regions[region]
-	others := sb.clone()
-	others.Regions = slices.Delete(others.Regions, region, region+1) // it may overlap where it was
+	others := sb.without(region) // it may overlap where it was
 	for _, g := range others.freeSpans(r.Device) {
 		if r.Device == 0 && sb.inHead(&r) != (g.from < sb.HeadBytes) {
 			continue

@@ -27,14 +27,17 @@ var golden = []struct {
 	name string
 	p    PlanParams
 	two  bool // of before compatThird: the first start adds superblocks
+	grow bool // mirrors get larger slots after the first checkpoint
 }{
-	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false},
+	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false, false},
 	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
-		SpareDeviceSize: 8 << 20, KeepTail: true}, true},
+		SpareDeviceSize: 8 << 20, KeepTail: true}, true, false},
 	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
-		SpareDeviceSize: 8 << 20, KeepTail: true}, false},
+		SpareDeviceSize: 8 << 20, KeepTail: true}, false, false},
 	{"v4-pair-512-tail", PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512,
-		SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false},
+		SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false, false},
+	{"v4-alone-512-slots", PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20,
+		TableRoom: 16}, false, true},
 }
 
 func planGolden(t *testing.T, name string, p PlanParams) *Layout {
@@ -64,7 +67,7 @@ func plannedThen(t *testing.T, disks []*memDisk) *Layout {
 	return plan
 }
 
-func makeGolden(t *testing.T, plan *Layout) []*memDisk {
+func makeGolden(t *testing.T, plan *Layout, grow bool) []*memDisk {
 	var disks []*memDisk
 	for _, d := range plan.Devices() {
 		disks = append(disks, newMemDisk(d.Size))
@@ -127,6 +130,13 @@ func makeGolden(t *testing.T, plan *Layout) []*memDisk {
 				t.Fatal(err)
 			}
 			run()
+		}
+		if session == 0 && grow {
+			was := c.TableCapacity()
+			c.Grow()
+			if RunOps(c, devices(disks), nil); c.TableCapacity() <= was {
+				t.Fatalf("the slots are as they were: %+v", c.Status())
+			}
 		}
 		// A commit that no mirror takes, though one of them has it.
 		time++
@@ -231,7 +241,7 @@ func TestGolden(t *testing.T) {
 			dump := filepath.Join("testdata", g.name+".json")
 			if _, err := os.Stat(goldenFile(g.name, 0)); *writeGolden &&
 				errors.Is(err, fs.ErrNotExist) {
-				disks := makeGolden(t, planGolden(t, g.name, g.p))
+				disks := makeGolden(t, planGolden(t, g.name, g.p), g.grow)
 				for i, d := range disks {
 					var b bytes.Buffer
 					z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
@@ -257,12 +267,16 @@ func TestGolden(t *testing.T) {
 				!r.OK() {
 				t.Errorf("check: %v\n%s", err, r.String())
 			}
-			if g.two {
+			switch {
+			case g.two:
 				getsThird(t, disks)
+				return
+			case g.grow:
+				staysGrown(t, disks, planGolden(t, g.name, g.p))
 				return
 			}
 			// What is written today is the same, byte for byte.
-			for i, d := range makeGolden(t, plannedThen(t, disks)) {
+			for i, d := range makeGolden(t, plannedThen(t, disks), false) {
 				if !bytes.Equal(d.flatten(), disks[i].flatten()) {
 					t.Errorf("device %d: the same history gives another image today", i)
 				}
@@ -300,6 +314,48 @@ func getsThird(t *testing.T, disks []*memDisk) {
 	}
 	if n := len(img.newestCopies); n != 3*len(disks) {
 		t.Errorf("after a start a load finds %d superblocks on %d devices", n, len(disks))
+	}
+	if now, err := img.Table(); err != nil || !sameTable(now, was) {
+		t.Errorf("after a start the table is another: %v", err)
+	}
+	if r, err := Check(devices(disks)); err != nil || r.Worst() == SeverityWarning || !r.OK() {
+		t.Errorf("check after a start: %v\n%s", err, r.String())
+	}
+}
+
+// staysGrown starts a set whose mirrors have larger slots. Afterwards they are the same, and so is
+// the table. A version that does not know the feature bit refuses the set.
+func staysGrown(t *testing.T, disks []*memDisk, plan *Layout) {
+	sb, err := Probe(disks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sb.Incompat != incompatSlots || sb.tableCapacity() <= plan.TableCapacity() {
+		t.Errorf("incompat bits %#x, %d entries", sb.Incompat, sb.tableCapacity())
+	}
+	img, err := Load(devices(disks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := img.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCommitter(img, was, Options{Session: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Open(1); err != nil {
+		t.Fatal(err)
+	}
+	if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
+		t.Fatal(rs)
+	}
+	if c.TableCapacity() != sb.tableCapacity() {
+		t.Errorf("%d entries after a start, %d before", c.TableCapacity(), sb.tableCapacity())
+	}
+	if img, err = Load(devices(disks)); err != nil {
+		t.Fatal(err)
 	}
 	if now, err := img.Table(); err != nil || !sameTable(now, was) {
 		t.Errorf("after a start the table is another: %v", err)

@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/bits"
@@ -23,9 +24,10 @@ const (
 	maxLogBytes = 64 << 20
 	minLogAtoms = 64
 
-	// capacitySlack is what a checkpoint holds beyond the spare units and a
+	// defaultTableRoom is what a checkpoint holds beyond the spare units and a
 	// quarter more: pending, lost and retired extents of a small device.
-	capacitySlack = 4096
+	defaultTableRoom = 4096
+	maxTableRoom     = 1 << 32
 
 	// DefaultSpareMax is the most spare space that Plan takes by itself.
 	DefaultSpareMax = 16 << 30
@@ -51,6 +53,10 @@ type PlanParams struct {
 	// TableSpareBytes reserves checkpoints and logs for that much spare space,
 	// for spare devices that are to be added later. Default: SpareBytes.
 	TableSpareBytes int64
+	// TableRoom is how many entries the table has room for at first, beyond one and a quarter for
+	// each spare unit. Default: 4096. As the table fills, the mirrors get larger slots by
+	// themselves, as far as there is room for them.
+	TableRoom int64
 	// Bad are places that are known not to hold data. The metadata is laid out around
 	// them, as far as possible.
 	Bad []BadRange
@@ -110,12 +116,18 @@ type Layout struct {
 }
 
 // capacityFor is how many entries a checkpoint must hold for that many spare
-// units.
-func capacityFor(spareUnits int64) int64 { return spareUnits + spareUnits/4 + capacitySlack }
+// units, and room more.
+func capacityFor(spareUnits, room int64) int64 { return spareUnits + spareUnits/4 + room }
 
-// mirrorSizes returns the sizes of a slot and a log.
-func mirrorSizes(spareUnits, atom int64) (slot, log int64) {
-	pages := (capacityFor(spareUnits) + entriesPerPage - 1) / entriesPerPage
+// mirrorSizes returns the sizes of a slot and a log, for a set with that much spare space.
+func (p *PlanParams) mirrorSizes(spare, atom int64) (slot, log int64) {
+	units := max(spare, p.TableSpareBytes) / UnitSize
+	return mirrorSizes(capacityFor(units, cmp.Or(p.TableRoom, defaultTableRoom)), atom)
+}
+
+// mirrorSizes returns the sizes of a slot that holds that many entries, and of a log.
+func mirrorSizes(entries, atom int64) (slot, log int64) {
+	pages := (entries + entriesPerPage - 1) / entriesPerPage
 	// The header page has the first atom to itself, so that writing it
 	// touches no physical block that holds pages.
 	slot = atom + roundUp(pages*PageSize, atom)
@@ -149,6 +161,10 @@ func Plan(p PlanParams) (*Layout, error) {
 	if p.SpareBytes < 0 || p.SpareBytes%UnitSize != 0 || p.TableSpareBytes < 0 {
 		return nil, fmt.Errorf("%w: spare space of %d bytes: not a multiple of %d", ErrGeometry,
 			p.SpareBytes, UnitSize)
+	}
+	if p.TableRoom < 0 || p.TableRoom > maxTableRoom {
+		return nil, fmt.Errorf("%w: room for %d entries more in the table; 0 to %d are",
+			ErrGeometry, p.TableRoom, int64(maxTableRoom))
 	}
 	if max(p.SpareBytes, p.TableSpareBytes)/UnitSize > math.MaxUint32 {
 		return nil, fmt.Errorf("%w: spare space of %d bytes: more than 2^32 units", ErrGeometry,
@@ -188,7 +204,7 @@ func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {
 	if spare == 0 {
 		spare = defaultSpare(p.BackingSize)
 	}
-	slot, log := mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
+	slot, log := p.mirrorSizes(spare, atom)
 	mirror := 2*slot + log
 	head := roundUp(RegionStart+2*mirror, headAlign) + more
 	// The tail superblock shares no physical block with the mirror.
@@ -232,7 +248,7 @@ func planPair(sb *Superblock, p PlanParams, atom, more int64) error {
 		room = tailRoom
 	}
 	sizes := func(spare int64) (slot, log, mirror, head, spareAt int64) {
-		slot, log = mirrorSizes(max(spare, p.TableSpareBytes)/UnitSize, atom)
+		slot, log = p.mirrorSizes(spare, atom)
 		mirror = 2*slot + log
 		head = roundUp(first+3*mirror, headAlign) + more
 		return slot, log, mirror, head, roundUp(first+2*mirror, headAlign) + more + head + room
@@ -417,7 +433,10 @@ func (l *Layout) addRegion(i int, r *Region) error {
 	sb := &l.sb
 	switch r.Kind {
 	case RegionMirror:
-		if r.Length != 2*sb.SlotBytes+sb.LogBytes || r.Start%int64(sb.AtomSize) != 0 {
+		slot, larger := sb.MirrorSlot(r), sb.Incompat&incompatSlots != 0
+		if r.Length != sb.mirrorLength(slot) || slot%int64(sb.AtomSize) != 0 ||
+			slot < sb.SlotBytes || slot > sb.SlotBytes && !larger ||
+			r.Start%int64(sb.AtomSize) != 0 {
 			return fmt.Errorf("mirror at %d of device %d has %d bytes", r.Start, r.Device,
 				r.Length)
 		}
@@ -590,11 +609,10 @@ func (l *Layout) SpareRegions() []Region { return l.spares }
 // not change it.
 func (l *Layout) Devices() []DeviceInfo { return l.sb.Devices }
 
-// TableCapacity is how many entries a checkpoint can hold. A Source must never
-// have more, or checkpoints fail and the log fills up.
-func (l *Layout) TableCapacity() uint64 {
-	return uint64((l.sb.SlotBytes-int64(l.sb.AtomSize))/PageSize) * entriesPerPage
-}
+// TableCapacity is how many entries a checkpoint can hold, on the mirror with the smallest
+// slots. A Source must never have more, or checkpoints fail and the log fills up. While a set is
+// served its mirrors may get larger slots: Committer.TableCapacity is the bound then.
+func (l *Layout) TableCapacity() uint64 { return l.sb.tableCapacity() }
 
 // ValidateEntry checks an entry against the layout; the error is
 // ErrInvalidEntry.

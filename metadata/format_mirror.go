@@ -21,7 +21,7 @@ func (l *Layout) mirrorsAt() []mirrorAt {
 		r := &l.sb.Regions[i]
 		out = append(out, mirrorAt{
 			region: i, device: r.Device, start: r.Start, atom: int64(l.sb.AtomSize),
-			slot: l.sb.SlotBytes, atoms: int(l.sb.LogBytes / int64(l.sb.AtomSize)),
+			slot: l.sb.MirrorSlot(r), atoms: int(l.sb.LogBytes / int64(l.sb.AtomSize)),
 		})
 	}
 	return out

@@ -3,6 +3,7 @@ package metadata
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -96,11 +97,15 @@ const signatureDevices = 4
 // displaced tail. A version that does not know it would read them where they are not.
 const incompatTail uint32 = 2
 
+// incompatSlots is the feature bit of a set of which some mirrors have larger checkpoint slots
+// than SlotBytes. A version that does not know it would look for records where pages are.
+const incompatSlots uint32 = 4
+
 // The feature bits that this version knows.
 const (
 	knownCompat          = compatThird | compatFourth | compatSignature
 	knownROCompat uint32 = 0
-	knownIncompat        = incompatTransition | incompatTail
+	knownIncompat        = incompatTransition | incompatTail | incompatSlots
 )
 
 // Role says what a device of a set is for.
@@ -203,7 +208,7 @@ type Superblock struct {
 	AtomSize      uint32 `json:"atom_size"`      // bytes a log record takes
 	HeadBytes     int64  `json:"head_bytes"`     // what is displaced, multiple of 1 MiB
 	ExportedBytes int64  `json:"exported_bytes"` // multiple of BlockSize
-	SlotBytes     int64  `json:"slot_bytes"`     // a checkpoint slot, multiple of AtomSize
+	SlotBytes     int64  `json:"slot_bytes"`     // the least checkpoint slot; see MirrorSlot
 	LogBytes      int64  `json:"log_bytes"`      // a log, multiple of AtomSize
 	// TailStart is the first exported byte that lives in the displaced tail, a
 	// multiple of 1 MiB; 0: there is none.
@@ -218,6 +223,40 @@ type Superblock struct {
 
 	Devices []DeviceInfo `json:"devices"`
 	Regions []Region     `json:"regions"`
+}
+
+// MirrorSlot is how many bytes each of the two checkpoint slots of a mirror has, a multiple of
+// AtomSize and at least SlotBytes. The log follows the second one, to the end of the region.
+func (sb *Superblock) MirrorSlot(r *Region) int64 { return (r.Length - sb.LogBytes) / 2 }
+
+// mirrorLength is how many bytes a mirror with slots of that size takes.
+func (sb *Superblock) mirrorLength(slot int64) int64 { return 2*slot + sb.LogBytes }
+
+// leastSlot is the size of the smallest checkpoint slot that a mirror has. It bounds the table,
+// because every mirror must be able to hold all of it, also one that is stale now.
+func (sb *Superblock) leastSlot() int64 {
+	least := int64(math.MaxInt64)
+	for i := range sb.Regions {
+		if r := &sb.Regions[i]; r.Kind == RegionMirror {
+			least = min(least, sb.MirrorSlot(r))
+		}
+	}
+	return least
+}
+
+// tableCapacity is how many entries a checkpoint holds on every mirror.
+func (sb *Superblock) tableCapacity() uint64 {
+	return uint64((sb.leastSlot()-int64(sb.AtomSize))/PageSize) * entriesPerPage
+}
+
+// stateSlots sets the feature bit if a mirror has larger slots than SlotBytes.
+func (sb *Superblock) stateSlots() {
+	sb.Incompat &^= incompatSlots
+	for i := range sb.Regions {
+		if r := &sb.Regions[i]; r.Kind == RegionMirror && sb.MirrorSlot(r) != sb.SlotBytes {
+			sb.Incompat |= incompatSlots
+		}
+	}
 }
 
 // clone returns a copy that shares nothing.

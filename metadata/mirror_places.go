@@ -46,11 +46,18 @@ func (sb *Superblock) freeSpans(device uint8) []span {
 	return out
 }
 
-// placesFor returns the places on a device at which a mirror may be rebuilt. One that
-// lies outside of the head stays outside, because a revert needs it there when it puts
+// without is the superblock without one of its regions, so that its place counts as free.
+func (sb *Superblock) without(region int) *Superblock {
+	c := sb.clone()
+	c.Regions = slices.Delete(c.Regions, region, region+1)
+	return c
+}
+
+// placesFor returns the places on a device at which a mirror of a length may be rebuilt. One
+// that lies outside of the head stays outside, because a revert needs it there when it puts
 // the data back to where the head is.
-func (sb *Superblock) placesFor(r *Region, device uint8) []int64 {
-	places := sb.mirrorPlaces(device)
+func (sb *Superblock) placesFor(r *Region, device uint8, length int64) []int64 {
+	places := sb.placesOf(device, length)
 	if device == 0 && !sb.inHead(r) {
 		places = slices.DeleteFunc(places, func(start int64) bool { return start < sb.HeadBytes })
 	}
@@ -60,11 +67,16 @@ func (sb *Superblock) placesFor(r *Region, device uint8) []int64 {
 // maxPlaces is how many places in one gap are considered.
 const maxPlaces = 8
 
-// mirrorPlaces returns the offsets on a device at which a mirror would fit
+// mirrorPlaces is placesOf for a mirror with the least slots.
+func (sb *Superblock) mirrorPlaces(device uint8) []int64 {
+	return sb.placesOf(device, sb.mirrorLength(sb.SlotBytes))
+}
+
+// placesOf returns the offsets on a device at which a mirror of a length would fit
 // beside what is there: from the beginning of each free span on, one behind the
 // other, and one up against its end.
-func (sb *Superblock) mirrorPlaces(device uint8) []int64 {
-	length, atom := 2*sb.SlotBytes+sb.LogBytes, int64(sb.AtomSize)
+func (sb *Superblock) placesOf(device uint8, length int64) []int64 {
+	atom := int64(sb.AtomSize)
 	var out []int64
 	for _, g := range sb.freeSpans(device) {
 		from, to := roundUp(g.from, atom), roundDown(g.to, atom)

@@ -6,24 +6,39 @@ const rebuildElsewhereAfter = 2
 
 // troubledPlace is a place that gave trouble.
 type troubledPlace struct {
-	device  uint8
-	start   int64
+	mirrorPlace
 	trouble uint
 }
 
-func (c *Committer) troubledPlace(device uint8, start int64) *troubledPlace {
+// mirrorPlace is where a mirror lies or could lie.
+type mirrorPlace struct {
+	device        uint8
+	start, length int64
+}
+
+// place is where the mirror lies.
+func (m *mirror) place() mirrorPlace {
+	return mirrorPlace{m.device, m.start, m.logOffset(m.atoms) - m.start}
+}
+
+// overlaps reports whether two places share a byte.
+func (p mirrorPlace) overlaps(o mirrorPlace) bool {
+	return p.device == o.device && p.start < o.start+o.length && o.start < p.start+p.length
+}
+
+func (c *Committer) troubledPlace(place mirrorPlace) *troubledPlace {
 	for i := range c.troubledPlaces {
-		if s := &c.troubledPlaces[i]; s.device == device && s.start == start {
+		if s := &c.troubledPlaces[i]; s.mirrorPlace == place {
 			return s
 		}
 	}
-	c.troubledPlaces = append(c.troubledPlaces, troubledPlace{device: device, start: start})
+	c.troubledPlaces = append(c.troubledPlaces, troubledPlace{mirrorPlace: place})
 	return &c.troubledPlaces[len(c.troubledPlaces)-1]
 }
 
-func (c *Committer) trouble(device uint8, start int64) uint {
+func (c *Committer) trouble(place mirrorPlace) uint {
 	for _, s := range c.troubledPlaces {
-		if s.device == device && s.start == start {
+		if s.mirrorPlace == place {
 			return s.trouble
 		}
 	}
@@ -57,13 +72,17 @@ func (c *Committer) otherGood(m *mirror) bool {
 // While the backing has only one superblock that reads, no mirror moves: an update for that
 // would not write over it, see superblockUpdate.
 //
+// A mirror with larger slots than others also moves to a place that is only as large as the
+// smallest of those needs: the table holds no more than that one. Such a place may lie within the
+// one that is left. Nothing needs what is there, because another mirror has all of it.
+//
 // cause is what failed there last. A flush or a path that fails is not trouble of the place:
 // they fail everywhere.
 func (c *Committer) noteTrouble(m *mirror, cause error) {
 	if !badPlace(cause) {
 		return
 	}
-	s := c.troubledPlace(m.device, m.start)
+	s := c.troubledPlace(m.place())
 	s.trouble++
 	if s.trouble < rebuildElsewhereAfter || m.move != moveNone || c.phase < phaseEpoch ||
 		!c.otherGood(m) ||
@@ -71,12 +90,20 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 		return
 	}
 	least := s.trouble
-	try := func(device uint8) {
-		for _, start := range c.sb.now.placesFor(&c.sb.now.Regions[m.region], device) {
-			if t := c.trouble(device, start); t < least && !c.isTarget(device, start) {
+	now := c.sb.now
+	consider := func(room *Superblock, device uint8, length int64) {
+		for _, start := range room.placesFor(&now.Regions[m.region], device, length) {
+			to := mirrorPlace{device, start, length}
+			if t := c.trouble(to); t < least && !c.isTarget(to) {
 				least = t
-				m.move, m.toDevice, m.toStart = moveWanted, device, start
+				m.move, m.to = moveWanted, to
 			}
+		}
+	}
+	try := func(device uint8) {
+		consider(now, device, m.place().length)
+		if smallest := now.leastSlot(); smallest < m.slot {
+			consider(now.without(m.region), device, now.mirrorLength(smallest))
 		}
 	}
 	try(m.device)
@@ -93,6 +120,7 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 		if least == 0 {
 			m.notBefore = 0
 		}
+		c.growth.failed = c.growth.failed || m.to.length < m.place().length
 		c.sb.wanted = true
 		c.changed = true
 	}
@@ -100,12 +128,9 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 
 // isTarget reports whether another mirror is about to move to a place that
 // overlaps this one.
-func (c *Committer) isTarget(device uint8, start int64) bool {
-	length := 2*c.layout.sb.SlotBytes + c.layout.sb.LogBytes
+func (c *Committer) isTarget(place mirrorPlace) bool {
 	for i := range c.mirrors {
-		if m := &c.mirrors[i]; m.move != moveNone && m.toDevice == device && m.toStart < start+
-			length &&
-			start < m.toStart+length {
+		if m := &c.mirrors[i]; m.move != moveNone && m.to.overlaps(place) {
 			return true
 		}
 	}
@@ -141,10 +166,12 @@ func (c *Committer) superblocksNamedPlace(m *mirror, ok bool) {
 			m.state = m.stateBefore
 		}
 		m.left = false
+		c.growth.postpone(c.records)
 		return
 	}
 	m.left = false
-	m.device, m.start = m.toDevice, m.toStart
+	m.device, m.start = m.to.device, m.to.start
+	m.slot = c.sb.now.MirrorSlot(&c.sb.now.Regions[m.region])
 	m.new, m.cover = -1, Position{}
 	clear(m.slots)
 	m.used, m.next, m.dirty = 0, 0, 0

@@ -94,10 +94,9 @@ type mirror struct {
 	forced    int    // checkpoints tried in vain since its log is full
 	rebuiltAt uint64 // Committer.records when it was last brought back
 
-	move     moveState
-	toDevice uint8
-	toStart  int64
-	left     bool // it was authoritative when the superblocks under way were begun
+	move moveState
+	to   mirrorPlace
+	left bool // it was authoritative when the superblocks under way were begun
 }
 
 // takesRecords reports whether records are written to the mirror.

@@ -71,9 +71,12 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
 // space for as many heals as there are free spare units, within a quarter of the table.
 
+// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. While they are being made, heals and pending marks that find no room wait, and are not refused.
+
 // tableSpace says how full the table is.
 type tableSpace struct {
 	capacity uint64 // entries that a checkpoint holds; 0: no limit
+	growing  bool   // larger checkpoint slots are being made
 	density  metadata.Density
 	upper    uint64 // upper bound of the number of entries
 	since    uint64 // how much of upper was added since the last count
@@ -114,11 +117,49 @@ func (a *Arbiter) tableFits(n, keep uint64) bool {
 		case r.density == 0:
 			r.density = 1
 		default:
-			r.full = true
+			r.full = !r.growing
 			return false
 		}
 		a.countEntries()
 	}
+}
+
+// TableNearlyFull reports that the table should get larger checkpoint slots: it takes more than
+// half of what a checkpoint holds, in the form with the fewest entries. Pending marks are refused
+// when three quarters are taken, because a quarter is kept for heals.
+func (a *Arbiter) TableNearlyFull() bool {
+	r := &a.space
+	for r.upper+r.slack() > r.capacity/2 {
+		switch {
+		case r.capacity == 0:
+			return false
+		case r.since >= max(recountLeast, r.capacity/64):
+		case r.density == 0:
+			r.density = 1
+		default:
+			return true
+		}
+		a.countEntries()
+	}
+	return false
+}
+
+// SetTable tells the Arbiter how many entries a checkpoint holds from now on, and whether larger
+// slots are being made. The caller must call Advance afterwards if it returns true: something that
+// waited for room goes on.
+func (a *Arbiter) SetTable(capacity uint64, growing bool) bool {
+	r := &a.space
+	if r.capacity == 0 || r.capacity == capacity && r.growing == growing {
+		return false
+	}
+	r.full = r.full && r.capacity == capacity
+	r.capacity, r.growing = capacity, growing
+	if !r.wanted {
+		return false
+	}
+	r.wanted = false
+	a.wakeAll()
+	return true
 }
 
 func (a *Arbiter) countEntries() {
@@ -147,9 +188,9 @@ func (a *Arbiter) spaceForClaim(c *claim) bool {
 	case a.reserveSpace(n, 0):
 		c.space = n
 		return true
-	case a.space.reserved > 0 && a.space.upper+n+a.space.slack() <= a.space.capacity:
-		a.space.full, a.space.wanted = false, true
-		a.set(c, claimWaiting)
+	case a.space.growing,
+		a.space.reserved > 0 && a.space.upper+n+a.space.slack() <= a.space.capacity:
+		a.waitForSpace(c)
 	default:
 		a.refuse(c, MsgRefused)
 	}
@@ -166,6 +207,12 @@ func (a *Arbiter) spaceForReport(c *claim) bool {
 	}
 	c.space = n
 	return true
+}
+
+// waitForSpace lets a claim wait until there is room, or no more is to be had.
+func (a *Arbiter) waitForSpace(c *claim) {
+	a.space.full, a.space.wanted = false, true
+	a.set(c, claimWaiting)
 }
 
 // returnSpace gives back what is reserved for a claim.

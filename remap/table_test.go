@@ -18,6 +18,7 @@ type filler struct {
 	alloc  *Allocator
 	queue  *fillerQueue
 	trips  int
+	grows  bool // larger checkpoint slots are made when the table fills
 	ended  []MoveResult
 	moves  []Transfer
 }
@@ -47,6 +48,15 @@ func (k fillerKeeper) Transfer(t *Transfer) { k.f.moves = append(k.f.moves, *t) 
 // step ends all that is under way.
 func (f *filler) step() {
 	f.round(1)
+	if f.grows {
+		if f.arbiter.TableNearlyFull() {
+			f.com.Grow()
+		}
+		if f.arbiter.SetTable(f.com.TableCapacity(),
+			f.com.Growth() == metadata.GrowthUnderWay) {
+			f.arbiter.Advance()
+		}
+	}
 	moves := f.moves
 	f.moves = nil
 	for i := range moves {
@@ -112,12 +122,17 @@ func (f *filler) start(bound bool) metadata.Outcome {
 }
 
 // write writes a block and returns the answer.
-func (f *filler) write(block uint64) int32 {
-	f.queue.res = 1
-	f.engines[0].Submit(&Request{Op: OpWrite, Block: block, Count: 1})
-	for n := 0; f.queue.res == 1; n++ {
+func (f *filler) write(block uint64) int32 { return f.request(OpWrite, block) }
+
+// request carries out a request for a block and returns the answer.
+func (f *filler) request(op Op, block uint64) int32 {
+	f.t.Helper()
+	const none = 1 << 30
+	f.queue.res = none
+	f.engines[0].Submit(&Request{Op: op, Block: block, Count: 1})
+	for n := 0; f.queue.res == none; n++ {
 		if n == 5000 {
-			f.t.Fatalf("a write of block %d has no answer", block)
+			f.t.Fatalf("a request for block %d has no answer", block)
 		}
 		f.step()
 	}
@@ -273,5 +288,59 @@ func TestOverfullSetOpens(t *testing.T) {
 		if info := f.shared.m.Unit(b); info.N != 1 {
 			t.Fatalf("block %d is not remapped any more", b)
 		}
+	}
+}
+
+// TestTableGrows: a disk with more bad blocks than the table had room for, each by itself. They are
+// all noted, because the mirrors get larger slots in time, and again when those fill. When there is
+// no more room, blocks are refused as before. What was noted is there after a start and a repair,
+// and the set can be released.
+func TestTableGrows(t *testing.T) {
+	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 4096}, nil)
+	f.grows = true
+	was, block, grown := f.plan.TableCapacity(), uint64(2000), 0
+	for capacity := was; !f.arbiter.Status().Table.Full; block += 2 {
+		if f.request(OpRead, block) == 0 {
+			t.Fatalf("block %d reads", block)
+		}
+		if now := f.arbiter.Status().Table.Capacity; now > capacity {
+			capacity, grown = now, grown+1
+		}
+	}
+	f.engines[0].Publish()
+	noted := (block-2000)/2 - f.shared.Counters().NotNoted
+	st := f.arbiter.Status()
+	t.Logf("%d blocks noted, %d not; %d entries at first, now %+v, grown %d times: %q", noted,
+		f.shared.Counters().NotNoted, was, st.Table, grown, f.com.Growth())
+	if grown == 0 || noted < was+was/4 || f.shared.Counters().NotNoted > 1 ||
+		f.com.Growth() != metadata.GrowthNoRoom || f.trips > 0 {
+		t.Errorf("%+v", st)
+	}
+	// There is room for heals.
+	if res := f.write(2000); res != 0 {
+		t.Errorf("a write to a noted block: %d", res)
+	}
+	pending := f.shared.Map().Counts().Pending
+	f.goesOn("grown")
+	if n := f.shared.Map().Counts().Pending; n != pending {
+		t.Errorf("%d blocks are pending after a start, %d before", n, pending)
+	}
+	if n := f.arbiter.Status().Table.Capacity; n != st.Table.Capacity {
+		t.Errorf("%d entries after a start, %d before", n, st.Table.Capacity)
+	}
+	repair, err := metadata.PlanRepair(f.devs, nil)
+	noError(t, err)
+	_, err = repair.Run(metadata.RunOptions{Now: 1, Session: 7})
+	noError(t, err)
+	f.goesOn("repaired")
+	if n := f.shared.Map().Counts().Pending; n != pending {
+		t.Errorf("%d blocks are pending after a repair, %d before", n, pending)
+	}
+	img, err := metadata.Load(f.devs)
+	noError(t, err)
+	released, err := metadata.Revert(img, metadata.ConvertOptions{Force: true})
+	noError(t, err)
+	if _, err := metadata.Load(f.devs); err == nil {
+		t.Errorf("released, and still a set: %+v", released)
 	}
 }

@@ -49,6 +49,13 @@ type Committer interface {
 	Snapshot(cursor uint64) (metadata.Snapshot, error)
 }
 
+// Grower is a Committer that can make room for a larger table.
+type Grower interface {
+	Grow()
+	Growth() metadata.Growth
+	TableCapacity() uint64
+}
+
 // Config is what a Coordinator needs to know of its device.
 type Config struct {
 	Image     *metadata.Image
@@ -84,6 +91,7 @@ type Coordinator struct {
 	blockSize int32
 	arbiter   *remap.Arbiter
 	com       Committer
+	grower    Grower // com, if it can make room for a larger table
 
 	limits      metadata.RetryLimits
 	operations  []operation
@@ -123,6 +131,7 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 	if cfg.Wrap != nil {
 		c.com = cfg.Wrap(com)
 	}
+	c.grower, _ = c.com.(Grower)
 	c.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: cfg.Queues, Depth: cfg.Depth,
 		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names},
 		cfg.Shared, cfg.Allocator,
@@ -172,6 +181,9 @@ func (c *Coordinator) pump() {
 		}
 		results := c.com.Results()
 		if len(results) == 0 {
+			if c.watchTable() {
+				continue
+			}
 			break
 		}
 		for _, r := range results {

@@ -38,7 +38,8 @@ type patient struct {
 	dump    *metadata.DumpResult
 	truth   *remap.Restored
 	atom    int64
-	slot    int64
+	slots   []int64                        // by mirror: bytes of a checkpoint slot
+	lengths []int64                        // by mirror, in bytes
 	records map[metadata.Position][]copyAt // on the chain, and the newest
 	order   []metadata.Position            // of records, oldest first
 	mirrors []metadata.MirrorDump
@@ -107,10 +108,14 @@ func (s *sim) examine() (*patient, bool) {
 	if err != nil || dump.Error != "" {
 		return nil, false
 	}
-	sb := s.plan.Superblock()
-	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(sb.AtomSize),
-		slot: sb.SlotBytes, mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
+	newest := newestSuperblock(dump)
+	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(newest.AtomSize),
+		mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
 	for i, m := range dump.Mirrors {
+		r := newest.Regions[slices.IndexFunc(newest.Regions, func(r metadata.Region) bool {
+			return r.Kind == metadata.RegionMirror && r.Device == m.Device && r.Start == m.Start
+		})]
+		p.slots, p.lengths = append(p.slots, newest.MirrorSlot(&r)), append(p.lengths, r.Length)
 		for _, r := range m.Records {
 			if !r.Used && r.Position != dump.Position {
 				continue
@@ -119,7 +124,7 @@ func (s *sim) examine() (*patient, bool) {
 				p.order = append(p.order, r.Position)
 			}
 			p.records[r.Position] = append(p.records[r.Position],
-				copyAt{i, m.Device, m.Start + 2*p.slot + int64(r.Slot)*p.atom})
+				copyAt{i, m.Device, m.Start + 2*p.slots[i] + int64(r.Slot)*p.atom})
 		}
 	}
 	slices.SortFunc(p.order, func(a, b metadata.Position) int {
@@ -137,18 +142,23 @@ func (s *sim) examine() (*patient, bool) {
 		}
 		p.whole = append(p.whole, whole)
 	}
-	newest := &metadata.Superblock{}
-	for _, c := range dump.Superblocks {
-		if c.Superblock != nil && c.Device == 0 && c.Superblock.Generation > newest.Generation {
-			newest = c.Superblock
-		}
-	}
 	for _, r := range newest.Regions {
 		if r.Stale {
 			p.stale = append(p.stale, r.StaleFrom)
 		}
 	}
 	return p, true
+}
+
+// newestSuperblock returns the newest one of the backing.
+func newestSuperblock(dump *metadata.DumpResult) *metadata.Superblock {
+	newest := &metadata.Superblock{}
+	for _, c := range dump.Superblocks {
+		if c.Superblock != nil && c.Device == 0 && c.Superblock.Generation > newest.Generation {
+			newest = c.Superblock
+		}
+	}
+	return newest
 }
 
 // tip returns the newest record.
@@ -322,14 +332,14 @@ func (s *sim) others(p *patient, i int) bool {
 // ravage damages a mirror in a few places, or everywhere.
 func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 	m := p.mirrors[i]
-	length := s.plan.Superblock().Regions[0].Length
+	length, size := p.lengths[i], p.slots[i]
 	var at []int64
 	switch s.rng.IntN(4) {
 	case 0:
 		s.ravageAll(p, disks, i, gone, s.chance(1, 3))
 		return
 	case 1: // the log
-		for off := 2 * p.slot; off < length; off += pageSize {
+		for off := 2 * size; off < length; off += pageSize {
 			at = append(at, m.Start+off)
 		}
 	case 2: // what counts
@@ -341,7 +351,7 @@ func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 			}
 		}
 		for slot := range int64(2) {
-			at = append(at, m.Start+slot*p.slot+p.atom*s.rng.Int64N(2))
+			at = append(at, m.Start+slot*size+p.atom*s.rng.Int64N(2))
 		}
 	case 3:
 		for range 1 + s.rng.IntN(100) {
@@ -355,7 +365,7 @@ func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
 func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, swap bool) {
 	m := p.mirrors[i]
 	var at []int64
-	for off := int64(0); off < s.plan.Superblock().Regions[0].Length; off += pageSize {
+	for off := int64(0); off < p.lengths[i]; off += pageSize {
 		at = append(at, m.Start+off)
 	}
 	s.ravageAt(p, disks, i, at, gone, swap)
@@ -390,14 +400,15 @@ func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[co
 func (s *sim) losePages(p *patient, disks []*disk) {
 	type have struct {
 		m    metadata.MirrorDump
+		size int64 // of a slot
 		slot int
 	}
 	var with []have
 	pages := uint32(0)
-	for _, m := range p.mirrors {
+	for i, m := range p.mirrors {
 		for _, c := range m.Checkpoints {
 			if c.Used && c.BadPages == 0 {
-				with = append(with, have{m, c.Slot})
+				with = append(with, have{m, p.slots[i], c.Slot})
 				pages = c.Pages
 			}
 		}
@@ -407,7 +418,8 @@ func (s *sim) losePages(p *patient, disks []*disk) {
 	}
 	for page := range pages {
 		h := pick(s.rng, with)
-		s.spoilPage(disks[h.m.Device], h.m.Start+int64(h.slot)*p.slot+p.atom+int64(page)*pageSize)
+		s.spoilPage(disks[h.m.Device],
+			h.m.Start+int64(h.slot)*h.size+p.atom+int64(page)*pageSize)
 	}
 }
 
