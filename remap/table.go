@@ -71,7 +71,8 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
 // space for as many heals as there are free spare units, within a quarter of the table.
 
-// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. While they are being made, heals and pending marks that find no room wait, and are not refused.
+// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. While
+// they are being made, heals and pending marks that find no room wait, and are not refused.
 
 // tableSpace says how full the table is.
 type tableSpace struct {
