@@ -15,9 +15,6 @@ type ArbiterConfig struct {
 	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
-	// MaxPending is how many pending blocks the table may have, in addition to the bound of
-	// the layout, which leaves space for the entries of all spare units; 0: no limit.
-	MaxPending uint64
 	// Names are the names of the devices in reasons; nil: none.
 	Names []string
 }

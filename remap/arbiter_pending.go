@@ -31,7 +31,7 @@ func (a *Arbiter) pending(i int, m *Message) {
 	c.msg = *m
 	now := a.trimReport(c)
 	switch {
-	case a.shared.Tripped(), a.cfg.MaxPending > 0 && a.m.Counts().Pending >= a.cfg.MaxPending:
+	case a.shared.Tripped():
 		a.answer(c, MsgFailed)
 	case now == healed:
 		// A heal moves the blocks to another place. If it fails, only this report says that they

@@ -101,7 +101,7 @@ func (e *Engine) Submit(r *Request) {
 	q := &e.requests[r.Tag]
 	q.Request = *r
 	q.active = true
-	q.errno = 0
+	q.errno, q.notNoted = 0, false
 	e.active++
 	switch {
 	case r.Op == OpFlush:

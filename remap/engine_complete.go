@@ -175,8 +175,12 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		e.fail(q, res)
 	case q.Op == OpRead && o.kind == opFirst && e.failureIsFinal(q, o, res):
 	case e.shared.Tripped():
-		if q.Op == OpRead {
-			e.notNoted(q, !q.isolating)
+		switch {
+		case q.Op != OpRead:
+		case !e.allKnown(o):
+			e.notNoted(q)
+		case q.internal != nil:
+			q.internal.internalFailed(q, o.block, o.count, res)
 		}
 		e.fail(q, res)
 	case o.kind == opFirst:

@@ -79,6 +79,7 @@ type request struct {
 	parked      bool             // waits for busy units
 	isolating   bool             // something failed and was or is being isolated
 	cancelled   bool             // an internal request: nothing more is tried
+	notNoted    bool             // a read: something failed and could not be noted as pending
 	internal    *internalRequest // nil: it is a request of the user
 
 	// The following fields are used only while isolating.

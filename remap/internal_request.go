@@ -128,7 +128,7 @@ func (e *Engine) SubmitInternal(r *InternalRequest) error {
 	}
 	q, x := &e.requests[r.Tag], &e.internal[i]
 	q.Request = Request{Tag: r.Tag, Op: OpRead, Block: r.Block, Count: r.Count}
-	q.active, q.errno, q.cancelled = true, 0, false
+	q.active, q.errno, q.cancelled, q.notNoted = true, 0, false, false
 	q.cursor, q.end = r.Block, r.Block+uint64(r.Count)
 	x.buffer, x.cause = r.Buffer, r.Cause
 	x.read.clear()
@@ -245,10 +245,10 @@ func (e *Engine) finishInternal(q *request) {
 	e.cfg.Internal.FinishInternal(&x.result)
 }
 
-// notNoted takes a read of which something failed and could not be noted; first: that was not
-// counted yet.
-func (e *Engine) notNoted(q *request, first bool) {
-	if first {
+// notNoted takes a read of which something failed and could not be noted. It counts each read once.
+func (e *Engine) notNoted(q *request) {
+	if !q.notNoted {
+		q.notNoted = true
 		e.counters(q).NotNoted++
 	}
 	if q.internal != nil {

@@ -137,6 +137,25 @@ func TestInternalReadSaysThatNothingIsNoted(t *testing.T) {
 	r.want("pending", len(r.pendingIn(1000, 8)), 0)
 }
 
+// TestInternalReadOfPendingBlocks: what is pending already needs no note, so the breaker does not
+// matter to it.
+func TestInternalReadOfPendingBlocks(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.breakHome(1003, syscall.EIO)
+	r.readInternal(1000, 8)
+	if got := r.pendingIn(1000, 8); !slices.Equal(got, []uint64{1003}) {
+		t.Fatalf("pending: %v", got)
+	}
+	r.clock += int64(DefaultFailFast)
+	r.s.tripped.Store(true)
+	end := r.readInternal(1000, 8)
+	r.want("NotNoted", end.NotNoted, false)
+	r.want("not noted", r.e.ownInternal.NotNoted, uint64(0))
+	if !slices.Equal(end.failed, []uint32{3}) || end.Errno != -int32(syscall.EIO) {
+		t.Errorf("failed: %v, %d", end.failed, end.Errno)
+	}
+}
+
 func TestInternalReadSaysWhatWasSlow(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.slow = int64(3 * time.Second)

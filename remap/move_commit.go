@@ -70,7 +70,6 @@ func (v *mover) commit(a *Arbiter) {
 // buildEntries says what the batch changes, units in a row as one entry.
 func (v *mover) buildEntries(a *Arbiter) {
 	v.entries = v.entries[:0]
-	marked := uint64(0)
 	for i, u := range v.units[:v.n] {
 		unit := v.first + uint64(i)
 		if u.done != 0 {
@@ -81,8 +80,7 @@ func (v *mover) buildEntries(a *Arbiter) {
 			}
 			v.add(e)
 		}
-		if marked += uint64(popcount(u.bad)); u.bad != 0 && (a.cfg.MaxPending == 0 ||
-			a.m.Counts().Pending+marked <= a.cfg.MaxPending) {
+		if u.bad != 0 {
 			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending,
 				Cause: metadata.CauseRead, Time: v.time})
 		}

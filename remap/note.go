@@ -35,6 +35,18 @@ func (e *Engine) failureIsFinal(q *request, o *op, res int32) bool {
 	return true
 }
 
+// allKnown reports whether all blocks of an operation are pending or lost already.
+func (e *Engine) allKnown(o *op) bool {
+	for block, end := o.block, o.block+o.count; block < end; {
+		run := e.locate(block, end)
+		if run.Kind&(KindPending|KindLost) == 0 {
+			return false
+		}
+		block += run.Count
+	}
+	return true
+}
+
 // tryRead takes the next step for suspect blocks of a read, and reports whether the read now waits.
 func (e *Engine) tryRead(q *request, run Run) bool {
 	if run.Kind == KindPending || run.Kind == KindPending|KindMapped {
@@ -183,7 +195,7 @@ func (e *Engine) noted(q *request, m *Message) {
 		}
 	default:
 		// The table is full, or cannot be written.
-		e.notNoted(q, true)
+		e.notNoted(q)
 		q.suspect.clear()
 		q.bad.clear()
 		e.fail(q, q.cause)

@@ -99,6 +99,33 @@ func TestNotNoted(t *testing.T) {
 	r.want("not noted", r.e.own.NotNoted, uint64(1))
 }
 
+// TestNotNotedCountsReads: each read is counted once, however many of its operations fail while the
+// breaker is open, and also if the read was isolating already. A read that fails only where its
+// blocks are pending is not counted.
+func TestNotNotedCountsReads(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.wear(2000, 1)
+	r.want("read", r.do(OpRead, 2000, 1), -int32(syscall.ENODATA))
+	r.want("pending", r.s.m.Counts().Pending, uint64(1))
+	r.wear(2010, 1)
+	r.a.trip(TripPath, "test")
+
+	// Block 2000 makes the read isolate. Block 2010 then fails in a first try.
+	r.want("read", r.do(OpRead, 1996, 32), -int32(syscall.ENODATA))
+	r.want("not noted", r.e.own.NotNoted, uint64(1))
+
+	r.clock += int64(DefaultFailFast)
+	r.want("read of what is pending", r.do(OpRead, 1996, 8), -int32(syscall.ENODATA))
+	r.want("not noted", r.e.own.NotNoted, uint64(1))
+
+	// The displaced head begins elsewhere on the disk: two operations fail.
+	head := r.s.geo.HeadBlocks
+	r.wear(head-1, 2)
+	r.want("read of two places", r.do(OpRead, head-8, 16), -int32(syscall.ENODATA))
+	r.want("not noted", r.e.own.NotNoted, uint64(2))
+	r.want("pending", r.s.m.Counts().Pending, uint64(1))
+}
+
 // TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read
 // notes its own unit, however long it takes and wherever it lies; and it is waited for
 // twice. Two of them cost no more than what lies behind the second.
