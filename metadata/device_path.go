@@ -306,18 +306,24 @@ func (s *retryDevice) WriteAt(b []byte, off int64) (int, error) {
 	}
 }
 
-// Sync flushes. A second try would be answered as good, and bring nothing back.
+// Sync flushes. A flush that failed is not tried again: the second one would be answered as good,
+// and bring nothing back. A flush that failed for lack of resources was not carried out.
 func (s *retryDevice) Sync() error {
-	if s.failed != nil {
-		return s.failed
+	var retry Retry
+	for try := 1; s.failed == nil; try++ {
+		err := s.Device.Sync()
+		switch {
+		case err == nil:
+			return nil
+		case classOf(err) == ClassResource:
+			s.waitFor(&retry, try, "flush", 0, 0, err)
+		default:
+			s.failed = fmt.Errorf("%w: %s: flushing its cache: %w; what was written last may not "+
+				"be on it: check its cable, its power and its health, then do the same again",
+				ErrPath, s.name(), err)
+		}
 	}
-	if err := s.Device.Sync(); err != nil {
-		s.failed = fmt.Errorf("%w: %s: flushing its cache: %w; what was written last may not be "+
-			"on it: check its cable, its power and its health, then do the same again", ErrPath,
-			s.name(), err)
-		return s.failed
-	}
-	return nil
+	return s.failed
 }
 
 // waitFor waits until the next try, or makes the failure final.
@@ -349,8 +355,10 @@ func (s *retryDevice) waitFor(retry *Retry, try int, what string, n int, off int
 	if classOf(err) == ClassResource {
 		do = "the machine lacks resources, usually memory; try again"
 	}
-	s.failed = fmt.Errorf("%w: %s: %s of %d bytes at %d: %w; %s", ErrPath, s.name(), what, n, off,
-		err, do)
+	if n > 0 {
+		what = fmt.Sprintf("%s of %d bytes at %d", what, n, off)
+	}
+	s.failed = fmt.Errorf("%w: %s: %s: %w; %s", ErrPath, s.name(), what, err, do)
 }
 
 // name is what the device is called, where that is known.

@@ -124,6 +124,37 @@ func cmpOr(a, b syscall.Errno) syscall.Errno {
 	return b
 }
 
+// TestFlushLacksResources: a flush that was not carried out is asked for again. Any other failed
+// flush is final.
+func TestFlushLacksResources(t *testing.T) {
+	for _, clock := range []bool{false, true} {
+		for _, errno := range []syscall.Errno{syscall.ENOMEM, syscall.EAGAIN, syscall.EBUSY,
+			syscall.EIO, syscall.ENOLINK} {
+			again := Classify(int32(errno)) == ClassResource
+			for _, failures := range []int{3, 1 << 40} {
+				o := &outage{failing: func(at int, _ bool) syscall.Errno {
+					if at <= failures {
+						return errno
+					}
+					return 0
+				}}
+				d := withRetries(o.over([]Device{newMemDisk(1 << 20)}, clock))[0]
+				err := d.Sync()
+				if (err == nil) != (again && failures == 3) {
+					t.Errorf("%v, %d times, clock %v: %v", errno, failures, clock, err)
+				}
+				if err != nil && (!errors.Is(err, ErrPath) || !errors.Is(err, errno) ||
+					!errors.Is(d.Sync(), ErrPath)) {
+					t.Errorf("%v: %v", errno, err)
+				}
+				if !again && o.n != 1 {
+					t.Errorf("%v: asked for %d times", errno, o.n)
+				}
+			}
+		}
+	}
+}
+
 // weak is a medium of which one read in ten fails, and the next one does not.
 func weak(seed uint64) *outage {
 	r := rand.New(rand.NewPCG(seed, 2))

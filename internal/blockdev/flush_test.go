@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,6 +94,46 @@ func TestFlushIsNotTriedAgain(t *testing.T) {
 	})
 	if !errors.Is(err, unix.EIO) || calls != 3 {
 		t.Errorf("interrupted twice: %d calls, answered %v", calls, err)
+	}
+}
+
+// TestSettle: a flush that fails when a device is opened means that its cache may be lost, but not
+// if it was not carried out for lack of resources.
+func TestSettle(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		errs     []error // of the flushes, in order; then all is well
+		noteLoss bool
+		lost     bool
+		want     error
+	}{
+		{name: "well"},
+		{name: "failed", errs: []error{unix.EIO}, lost: true, want: unix.EIO},
+		{name: "failed, and noted", errs: []error{unix.EIO}, noteLoss: true, lost: true},
+		{name: "fails", errs: []error{unix.EIO, unix.EIO, unix.EIO}, noteLoss: true, lost: true,
+			want: unix.EIO},
+		{name: "no memory", errs: []error{unix.ENOMEM, unix.EAGAIN, unix.EBUSY}},
+		{name: "no memory, then failed", errs: []error{unix.ENOMEM, unix.EIO}, noteLoss: true,
+			lost: true},
+		{name: "never any memory", errs: slices.Repeat([]error{unix.ENOMEM}, 1000),
+			want: unix.ENOMEM},
+	} {
+		var waited time.Duration
+		d := &Device{}
+		err := d.settleBy(func() error {
+			if len(c.errs) == 0 {
+				return nil
+			}
+			err := c.errs[0]
+			c.errs = c.errs[1:]
+			return err
+		}, func(pause time.Duration) { waited += pause }, c.noteLoss)
+		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) || d.LostCache() != c.lost {
+			t.Errorf("%s: %v, lost: %v", c.name, err, d.LostCache())
+		}
+		if waited > settleResourcesFor {
+			t.Errorf("%s: waited for %v", c.name, waited)
+		}
 	}
 }
 

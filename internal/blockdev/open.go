@@ -268,23 +268,48 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 	return d.settle(o.NoteLoss)
 }
 
-// settleTries is how many flushes of a device may fail before it is not opened.
-const settleTries = 3
+const (
+	// settleTries is how many flushes of a device may fail before it is not opened.
+	settleTries = 3
+	// settleResourcesFor is how long a flush is asked for that is not carried out for lack of
+	// resources.
+	settleResourcesFor = 30 * time.Second
+	settlePause        = 100 * time.Millisecond
+)
 
 // settle makes durable what a killed process has left in the device's cache. It does so before
 // anything is read that a write might rely on. Otherwise a superblock could be read now and be lost
 // at a power cut, while a write that was made because of it survives.
 func (d *Device) settle(noteLoss bool) error {
+	return d.settleBy(d.sync, time.Sleep, noteLoss)
+}
+
+func (d *Device) settleBy(flush func() error, sleep func(time.Duration), noteLoss bool) error {
+	var waited time.Duration
 	for try := 1; ; try++ {
-		err := d.sync()
-		if err == nil {
+		err := flush()
+		for ; lacksResources(err) && waited < settleResourcesFor; waited += settlePause {
+			sleep(settlePause)
+			err = flush()
+		}
+		switch {
+		case err == nil:
 			return nil
+		case lacksResources(err):
+			return fmt.Errorf("flush: %w; the machine lacks resources, usually memory; try again",
+				err)
 		}
 		if d.lost = true; !noteLoss || try == settleTries {
 			return fmt.Errorf("flush: %w; what was written to it before may be lost: check the "+
 				"disk, then try again", err)
 		}
 	}
+}
+
+// lacksResources reports whether a flush was not carried out: the disk has dropped nothing, and the
+// flush may be asked for again. These are the errnos of metadata.ClassResource.
+func lacksResources(err error) bool {
+	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EAGAIN)
 }
 
 // LostCache reports whether a flush failed when the device was opened. Then data that was written
@@ -417,7 +442,7 @@ func (d *Device) WriteAt(p []byte, off int64) (int, error) {
 			continue
 		}
 		if err == nil && n == 0 {
-			err = unix.EIO
+			err = unix.ENXIO // the device has no such place any more; EIO would blame the medium
 		}
 		if err != nil {
 			return done, fmt.Errorf("%s: write %d bytes at %d: %w", d.path, len(p), off, err)

@@ -181,7 +181,7 @@ func TestStop(t *testing.T) {
 // TestStopThatFails: each failed flush is reported, and made only once. A checkpoint that fails, or
 // comes too late, does not prevent the flushes.
 func TestStopThatFails(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOMEM, syscall.ENOLINK} {
+	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENODATA, syscall.ENOLINK} {
 		for failed, path := range []string{"/dev/a", "/dev/b"} {
 			r := newRig(t, metadata.RetryLimits{Resources: time.Hour, Path: time.Hour})
 			r.com.refuse = metadata.ErrNotOpen
@@ -223,6 +223,40 @@ func TestStopThatFails(t *testing.T) {
 		if stopped == nil || !errors.Is(stopped.Metadata, want) || stopped.Flush != nil ||
 			len(r.calls) != 2 {
 			t.Errorf("late %v: %+v after %q", late, stopped, r.calls)
+		}
+	}
+}
+
+// TestStopLacksResources: the last flush of a stop is asked for again while resources are lacking,
+// for a limited time.
+func TestStopLacksResources(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOMEM, syscall.EAGAIN, syscall.EBUSY} {
+		for _, ends := range []bool{true, false} {
+			r := newRig(t, metadata.RetryLimits{Resources: time.Second, Path: time.Hour})
+			var stopped *Stopped
+			r.Stop(time.Second, func(s Stopped) { stopped = &s })
+			r.com.results = []metadata.Result{{Ticket: 1, Outcome: metadata.OutcomeDurable}}
+			r.Step()
+			began := r.now
+			r.answer(-int32(errno))
+			r.answer(0)
+			for n := 0; stopped == nil && n < 100; n++ {
+				r.sleep(r.after(r.Deadline()))
+				if ends && n == 3 {
+					r.answer(0)
+				} else {
+					r.answer(-int32(errno))
+				}
+			}
+			if stopped == nil || (stopped.Flush == nil) != ends || !ends &&
+				(!errors.Is(stopped.Flush, errno) || r.now-began != int64(time.Second)) {
+				t.Errorf("%v, resources come back: %v; %+v after %v", errno, ends, stopped,
+					time.Duration(r.now-began))
+			}
+			if r.Deadline() != 0 || r.Status().FlushErrors != 0 {
+				t.Errorf("%v: due %d, %d failed flushes", errno, r.Deadline(),
+					r.Status().FlushErrors)
+			}
 		}
 	}
 }

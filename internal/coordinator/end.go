@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ublkremap/metadata"
+	"ublkremap/remap"
 )
 
 // This file ends a device, after its last request.
@@ -119,21 +120,35 @@ func (c *Coordinator) drained(err error) {
 	}
 }
 
-// beginLastFlush flushes a device for a stop. The flush is never tried again, whatever its result:
-// see flushed.
+// beginLastFlush flushes a device for a stop.
 func (c *Coordinator) beginLastFlush(device uint8) {
 	i := c.freeOperation()
-	c.operations[i] = operation{step: stepLastFlush, device: device}
+	c.operations[i] = operation{device: device}
+	c.lastFlush(i)
+}
+
+// lastFlush asks for the flush, for the first time or once more.
+func (c *Coordinator) lastFlush(i int) {
+	c.operations[i].step = stepLastFlush
 	c.issueFlush(i)
 }
 
-// lastFlushed takes the result of a flush of a stop.
-func (c *Coordinator) lastFlushed(device uint8, res int32) {
-	e := &c.end
+// lastFlushed takes the result of a flush of a stop. As in flushed, only a flush that was not
+// carried out is tried again.
+func (c *Coordinator) lastFlushed(i int, res int32) {
+	o, e := &c.operations[i], &c.end
+	if remap.Classify(res) == remap.ClassResource {
+		now := c.drv.Now()
+		if wait, retry := o.retry.Next(res, now, c.limits); retry {
+			o.step, o.due = stepLastFlushPause, now+int64(wait)
+			return
+		}
+	}
 	if res < 0 {
-		e.stopped.Flush = errors.Join(e.stopped.Flush, fmt.Errorf("%s: flush: %w", c.name(device),
+		e.stopped.Flush = errors.Join(e.stopped.Flush, fmt.Errorf("%s: flush: %w", c.name(o.device),
 			syscall.Errno(-res)))
 	}
+	*o = operation{}
 	if e.flushes--; e.flushes > 0 {
 		return
 	}

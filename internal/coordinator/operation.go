@@ -48,7 +48,8 @@ const (
 	stepFlushPause
 	// other flushes, which were under way when its own flush ended
 	stepSettling
-	stepLastFlush // a flush of a stop; only its result counts
+	stepLastFlush      // a flush of a stop; only its result counts
+	stepLastFlushPause // that flush was not carried out; it is asked for again when it is due
 )
 
 // operation is a read or a write of the Arbiter or of the Committer.
@@ -150,22 +151,24 @@ func (c *Coordinator) Done(id uint64, res int32) {
 		o.flush.End(res)
 		c.flushed(i, res)
 	case stepLastFlush:
-		device := o.device
-		*o = operation{}
-		c.lastFlushed(device, res)
+		c.lastFlushed(i, res)
 	}
 	c.pump()
 }
 
+// errNothing stands for a result of less than one block. The kernel answers so past the end of a
+// device: a read with 0 bytes (blkdev_read_iter in block/fops.c), and a device that was removed has
+// no length any more. A write there fails with ENOSPC. Both are errors of the path. EIO would be one
+// of the medium, and its place would count as bad.
+const errNothing = syscall.ENXIO
+
 // dataMoved takes the result of a read or a write. A short result does not say why: the rest is
 // tried by itself, and its result does. If a block was moved only in part, it counts as not moved.
-// A disk that is missing, or a thin pool that is full, answers with less than one block: the medium
-// is not to blame then.
 func (c *Coordinator) dataMoved(i int, res int32) {
 	o := &c.operations[i]
 	if res >= 0 {
 		if res -= res % c.blockSize; res == 0 {
-			res = -int32(syscall.ENXIO)
+			res = -int32(errNothing)
 		}
 	}
 	if res < 0 {
@@ -177,6 +180,7 @@ func (c *Coordinator) dataMoved(i int, res int32) {
 	case o.moved < len(o.data):
 		c.goOn(i)
 	case o.durable:
+		o.retry = metadata.Retry{} // the write is done: the flush has its own time
 		c.sync(i)
 	default:
 		c.finish(i, 0, false)
@@ -258,12 +262,14 @@ func (c *Coordinator) finish(i int, res int32, unflushed bool) {
 // failure says why an operation of the Committer failed.
 func (c *Coordinator) failure(o *operation, errno syscall.Errno, unflushed bool) error {
 	what := "write"
-	if o.read {
-		what = "read"
-	}
-	if unflushed {
+	switch {
+	case unflushed:
 		return fmt.Errorf("%s: %w after a write of %d bytes at %d: %w", c.name(o.device),
 			metadata.ErrFlush, len(o.data), o.offset, errno)
+	case o.read:
+		what = "read"
+	case o.step == stepFlushing:
+		what = "flush after a write"
 	}
 	return fmt.Errorf("%s: %s of %d bytes at %d: %w", c.name(o.device), what, len(o.data), o.offset,
 		errno)
@@ -299,6 +305,8 @@ func (c *Coordinator) tickOperations(now int64) {
 			c.sync(i)
 		case stepSettling:
 			c.settle(i)
+		case stepLastFlushPause:
+			c.lastFlush(i)
 		}
 	}
 }

@@ -157,6 +157,52 @@ func TestRetryEnds(t *testing.T) {
 	}
 }
 
+// TestNothingIsNoMediumError: a disk that answers with less than one block has no such place any
+// more. Nothing may count as bad for that.
+func TestNothingIsNoMediumError(t *testing.T) {
+	if c := metadata.Classify(int32(errNothing)); c != metadata.ClassPath {
+		t.Errorf("%v is of class %d", errNothing, c)
+	}
+}
+
+// TestFlushHasItsOwnTime: the time that a write has waited for resources does not count for the
+// flush that follows it.
+func TestFlushHasItsOwnTime(t *testing.T) {
+	r := newRig(t, metadata.RetryLimits{Resources: time.Second})
+	r.begin(operation{op: 1, durable: true, data: make([]byte, whole)})
+	lasted := func() time.Duration {
+		began := r.now
+		for len(r.ios) > 0 && r.now-began < int64(900*time.Millisecond) {
+			r.answer(-int32(syscall.ENOMEM))
+			r.sleep(r.after(r.Deadline()))
+		}
+		return time.Duration(r.now - began)
+	}
+	lasted()
+	r.answer(whole)
+	if d := lasted(); d < 900*time.Millisecond {
+		t.Errorf("the flush was asked for during %v", d)
+	}
+	r.answer(0)
+	if err, ended := r.com.done[1]; !ended || err != nil {
+		t.Errorf("ended %v: %v", ended, err)
+	}
+
+	r.begin(operation{op: 2, durable: true, data: make([]byte, whole)})
+	r.answer(whole)
+	for len(r.ios) > 0 {
+		r.answer(-int32(syscall.ENOMEM))
+		if due := r.Deadline(); due != 0 {
+			r.sleep(r.after(due))
+		}
+	}
+	err := r.com.done[2]
+	if err == nil || errors.Is(err, metadata.ErrFlush) ||
+		!strings.Contains(err.Error(), "flush after a write") {
+		t.Errorf("a flush that was never carried out: %v", err)
+	}
+}
+
 // TestOtherFlushFails: a write that waits in the cache for its own flush may be dropped when
 // another flush fails. This holds even if that failure becomes known only after its own flush has
 // gone well.
