@@ -50,12 +50,12 @@ const (
 	BugStaleSpare
 	BugNoEpoch
 	BugSequenceReused
-	BugEarlyTakeover
+	BugEarlyRecovery
 	BugNoReadBack
 	BugRetestUnread
 	BugPathIsMedium
-	BugImpatient
-	BugFlushUntold
+	BugNoRetry
+	BugFlushUnreported
 	BugFlushAsMedium
 	BugUnsettledStart
 	BugNotesFirstOnly
@@ -66,6 +66,8 @@ const (
 	BugReaderBuffer
 	BugReaderForgets
 	BugReaderStaleSpare
+	BugBusyFlush
+	BugEarlyLeave
 	bugs
 )
 
@@ -101,21 +103,21 @@ func (f Focus) apply(c *config) {
 	switch f {
 	case FocusBudget:
 		c.budget, c.policy.Burst, c.policy.PerSecond = true, 1, 1
-		c.faults, c.wind, c.spots = c.faults+8, 80, 1
+		c.faults, c.churn, c.spots = c.faults+8, 80, 1
 	case FocusMirror:
 		c.meta, c.probes = metaMirror, true
 	case FocusMirrors:
 		c.meta = metaAll
 	case FocusAway:
 		c.vanish, c.plan.SpareDeviceSize, c.meta = true, 12<<20, metaNone
-		c.barren, c.spots, c.reach, c.wind, c.faults = false, 1, 2, 150, c.faults+12
+		c.sparesBad, c.spots, c.reach, c.churn, c.faults = false, 1, 2, 150, c.faults+12
 	case FocusReader:
 		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusLatent:
 		// A cause for a mirror to miss a record would be a third fault: the mark of that mirror is
 		// the one thing that is written over the last superblock.
 		c.meta, c.oneSuperblock = metaReads, true
-		c.vanish, c.storms, c.rates = false, false, rates{}
+		c.vanish, c.shortages, c.rates = false, false, rates{}
 	}
 }
 
@@ -147,7 +149,7 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusNone},
 	BugNoSpareFlush: {"no-spare-flush", "a flush leaves out the spare device", inDriver,
 		FocusNone},
-	BugForgetsDirty: {"forgets-dirty", "a takeover forgets what was dirty: its flushes leave " +
+	BugForgetsDirty: {"forgets-dirty", "a recovery forgets what was dirty: its flushes leave " +
 		"out what a dead server wrote", inDriver, FocusNone},
 	BugFlushIgnored: {"flush-ignored", "a flush that failed is answered as good", inDriver,
 		FocusNone},
@@ -194,36 +196,39 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusNone},
 	BugSequenceReused: {"sequence-reused",
 		"the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
-	BugRetestUnread: {"retest-unread", "a pending block that cannot be read is called well " +
-		"by a retest", inDriver, FocusNone},
+	BugRetestUnread: {"retest-unread", "a retest clears a pending block that does not read", inDriver, FocusNone},
 	BugNotesFirstOnly: {"notes-first-only", "a read that fails notes the first block that " +
 		"failed, and no other", inDriver, FocusNone},
 	BugHealUnread: {"heal-unread", "the data of a heal is not read back from its spare unit",
 		inDriver, FocusNone},
-	BugAwayIsThere: {"away-is-there", "a spare device that is away is taken to be there: " +
-		"what it answers is its medium's fault", inDriver, FocusAway},
+	BugAwayIsThere: {"away-is-there", "a missing spare device counts as present: its errors " +
+		"count as those of its medium", inDriver, FocusAway},
 	BugMoveUnread: {"move-unread", "a block is moved to a spare unit that is not read back",
 		inDriver, FocusNone},
-	BugEarlyTakeover: {"early-takeover", "a server takes over before the dead one's last " +
+	BugEarlyRecovery: {"early-recovery", "a recovery begins before the dead server's last " +
 		"write has landed", inDriver, FocusNone},
-	BugImpatient: {"impatient", "metadata I/O that fails for want of resources is not " +
+	BugNoRetry: {"no-retry", "metadata I/O that fails for lack of resources is not " +
 		"tried again: a moment without memory opens the breaker", inDriver, FocusNone},
-	BugPathIsMedium: {"path-is-medium", "a load takes what it could not read, whatever the " +
-		"reason, for a bad place", inProduct, FocusNone},
-	BugFlushUntold: {"flush-untold", "a record's or a move's failed flush is tried again, and " +
-		"not told to the next flush of the user", inDriver, FocusNone},
+	BugPathIsMedium: {"path-is-medium", "a load treats each failed read as a bad place, also " +
+		"if the path has failed", inProduct, FocusNone},
+	BugFlushUnreported: {"flush-unreported", "a record's or a move's failed flush is tried again, " +
+		"and not reported to the next flush of the user", inDriver, FocusNone},
 	BugFlushAsMedium: {"flush-as-medium", "a disk without FUA is asked for it: a failed flush " +
 		"looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
-	BugUnsettledStart: {"unsettled-start", "a start relies on what it reads, before what a " +
-		"dead server left in the disks' caches is flushed", inDriver, FocusNone},
-	BugReaderInGrace: {"reader-in-grace", "a grace period waits for what the device reads for " +
-		"itself: a move does, and requests that meet what it moves", inDriver, FocusReader},
+	BugUnsettledStart: {"unsettled-start", "a start reads before it has flushed what a dead " +
+		"server left in the disks' caches", inDriver, FocusNone},
+	BugReaderInGrace: {"reader-in-grace", "a grace period waits for internal requests; so moves " +
+		"and the requests that they block wait too", inDriver, FocusReader},
 	BugReaderBuffer: {"reader-buffer", "the buffer of an internal request that was cancelled is " +
 		"used again while an operation reads into it", inDriver, FocusReader},
 	BugReaderForgets: {"reader-forgets", "what an internal request could not read does not " +
 		"become pending", inDriver, FocusReader},
 	BugReaderStaleSpare: {"reader-stale-spare", "an internal request takes what it has read from " +
 		"a spare unit that was given to other blocks meanwhile", inProduct, FocusReader},
+	BugBusyFlush: {"busy-flush", "a flush that was not carried out for lack of resources counts " +
+		"as carried out", inDriver, FocusNone},
+	BugEarlyLeave: {"early-leave", "a server leaves its device while the Committer still writes",
+		inDriver, FocusNone},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }
@@ -329,7 +334,7 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	class := classIO + uint8(q.index)
 	writes := d.kind == ioWrite || d.kind == ioZero
 	switch {
-	case b == BugHealUnread && d.unseen:
+	case b == BugHealUnread && d.readBack:
 		s.later(class, func() { done(int32(d.n)) })
 		return false
 	case b == BugEarlyPublish && writes && s.inSpare(d) && d.fua:
@@ -353,6 +358,9 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	case b == BugFlushIgnored && d.kind == ioFlush:
 		s.begin(class, d, func(int32) { done(0) })
 		return false
+	case b == BugBusyFlush && d.kind == ioFlush:
+		s.begin(class, d, func(res int32) { done(notBusy(res)) })
+		return false
 	case b == BugFlushRetried && d.kind == ioFlush:
 		s.begin(class, d, func(res int32) {
 			if res == 0 {
@@ -375,6 +383,14 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 		return false
 	}
 	return true
+}
+
+// notBusy turns an error for lack of resources into a success.
+func notBusy(res int32) int32 {
+	if res < 0 && remap.Classify(res) == remap.ClassResource {
+		return 0
+	}
+	return res
 }
 
 // afterMedium carries out an operation, and then does something else if its medium has failed.
@@ -420,7 +436,10 @@ func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioFlush:
 		sv.s.later(classJournal, func() { done(0) })
 		return true
-	case b == BugFlushUntold && io.kind == ioFlush:
+	case b == BugBusyFlush && io.kind == ioFlush:
+		sv.s.begin(classJournal, io, func(res int32) { done(notBusy(res)) })
+		return true
+	case b == BugFlushUnreported && io.kind == ioFlush:
 		// An operation that lacked resources is tried again, and does not count.
 		sv.s.begin(classJournal, io, func(res int32) {
 			if res < 0 {
@@ -444,9 +463,9 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 		// The committer reads back what it wrote, whatever the disk holds.
 		p := place{io.d.index, io.off}
 		if io.kind == ioWrite {
-			sv.told[p] = slices.Clone(io.data)
-		} else if told := sv.told[p]; told != nil {
-			s.later(classJournal, func() { done(int32(copy(io.data, told))) })
+			sv.written[p] = slices.Clone(io.data)
+		} else if data := sv.written[p]; data != nil {
+			s.later(classJournal, func() { done(int32(copy(io.data, data))) })
 			return true
 		}
 	}
@@ -457,7 +476,7 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 	switch {
 	case b == BugNoProbe && (inMirror >= 0 || io.kind == ioFlush):
 		s.begin(classJournal, io, func(res int32) {
-			if io.d.gone != 0 {
+			if io.d.missing != 0 {
 				res = int32(io.n)
 			}
 			done(res)
@@ -529,22 +548,22 @@ func (b Bug) tripped(sv *server) {
 	}
 }
 
-// haunts keeps a dead server's write, to let it take effect later; false: the write ends now, or
+// delaysWrite keeps a dead server's write, to let it take effect later; false: the write ends now, or
 // never.
-func (b Bug) haunts(s *sim, io *diskIO) bool {
-	if b != BugEarlyTakeover || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" ||
+func (b Bug) delaysWrite(s *sim, io *diskIO) bool {
+	if b != BugEarlyRecovery || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" ||
 		!s.chance(1, 2) {
 		return false
 	}
 	late := *io
 	late.data = slices.Clone(io.data)
-	s.ghosts = append(s.ghosts, &late)
+	s.lateWrites = append(s.lateWrites, &late)
 	return true
 }
 
-// transferred returns what the arbiter is told about the end of a relocation's operation.
+// transferred returns the result of a relocation's operation that the arbiter gets.
 func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
-	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.gone != 0 &&
+	if b == BugAwayIsThere && io.kind == ioRead && io.d.index != 0 && io.d.missing != 0 &&
 		sv.s.ofSuperblock(io) {
 		return int32(io.n)
 	}
@@ -552,9 +571,9 @@ func (b Bug) transferred(sv *server, io *diskIO, res int32) int32 {
 		// A read returns what was written, whatever the disk holds.
 		p := place{io.d.index, io.off}
 		if io.kind == ioWrite {
-			sv.told[p] = slices.Clone(io.data)
-		} else if told := sv.told[p]; len(told) == len(io.data) && sv.s.inSpare(io) && res < 0 {
-			return int32(copy(io.data, told))
+			sv.written[p] = slices.Clone(io.data)
+		} else if data := sv.written[p]; len(data) == len(io.data) && sv.s.inSpare(io) && res < 0 {
+			return int32(copy(io.data, data))
 		}
 	}
 	if b != BugRetestUnread || io.kind != ioRead || res >= 0 {
@@ -579,10 +598,10 @@ func (b Bug) booted(s *sim) {
 			d.forgets = d.seq
 		}
 	}
-	for _, io := range s.ghosts {
+	for _, io := range s.lateWrites {
 		s.muchLater(classTransfer, 50, func() { io.apply(io.done, io.n) })
 	}
-	s.ghosts = nil
+	s.lateWrites = nil
 }
 
 func (s *sim) inSpare(d *diskIO) bool {

@@ -13,13 +13,13 @@ type committer struct {
 	*metadata.Committer
 	sv      *server
 	commits map[metadata.Ticket]int64 // the Arbiter's commits that are under way, and their step
-	unseen  []metadata.Result         // of bugs only
+	held    []metadata.Result         // of bugs only
 }
 
 // Commit takes what the Arbiter wants to be durable.
 func (c *committer) Commit(entries []metadata.Entry) (metadata.Ticket, error) {
 	sv, s := c.sv, c.sv.s
-	sv.blame(entries)
+	sv.judgeEntries(entries)
 	t, err := c.Committer.Commit(s.opts.Bug.commits(sv, entries))
 	if s.tracing() {
 		s.tracef("    commit %d %v: %+v", t, err, entries)
@@ -28,7 +28,7 @@ func (c *committer) Commit(entries []metadata.Entry) (metadata.Ticket, error) {
 		s.failf("commit refused: %v: %+v", err, entries)
 	}
 	if err != nil {
-		sv.everOdd = true
+		sv.everUnknown = true
 		return t, err
 	}
 	c.commits[t] = s.step
@@ -43,6 +43,11 @@ func (c *committer) Resume(restate []metadata.Entry) (metadata.Ticket, error) {
 		c.commits[t] = c.sv.s.step
 	}
 	return t, err
+}
+
+// Idle reports that the Committer has nothing under way.
+func (c *committer) Idle() bool {
+	return c.Committer.Idle() || c.sv.s.opts.Bug == BugEarlyLeave && c.sv.queuesEnded
 }
 
 // Results passes on what became of tickets.
@@ -70,17 +75,17 @@ func (c *committer) judge(r metadata.Result) metadata.Result {
 	case !commit:
 	case !durable:
 		s.stats.Unknown++
-		sv.unknown, sv.everOdd = true, true
+		sv.unknown, sv.everUnknown = true, true
 		// While one operation takes seconds to fail, no other one is tried again. So the time for
 		// resources can run out after few tries.
 		patient := s.slowest < int64(s.cfg.policy.ResourceFor) &&
-			(!s.cfg.storms || s.cfg.policy.ResourceFor > stormFor)
+			(!s.cfg.shortages || s.cfg.policy.ResourceFor > shortageFor)
 		if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 &&
 			s.cfg.meta == metaNone {
 			s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")
 		}
-	case s.disks[0].gone != 0 && s.goneStep > 0 && began > s.goneStep:
-		s.failf("a commit became durable while the backing was gone: spares are used up")
+	case s.disks[0].missing != 0 && s.missingStep > 0 && began > s.missingStep:
+		s.failf("a commit became durable while the backing was missing: spare units are used up")
 	}
 	return r
 }
@@ -89,14 +94,14 @@ func (c *committer) judge(r metadata.Result) metadata.Result {
 func (c *committer) later(results []metadata.Result) {
 	kept := slices.Clone(results)
 	c.sv.s.later(classJournal, func() {
-		c.unseen = append(c.unseen, kept...)
+		c.held = append(c.held, kept...)
 		c.sv.coord.Step()
 	})
 }
 
 // due returns results that were kept.
 func (c *committer) due() []metadata.Result {
-	results := c.unseen
-	c.unseen = nil
+	results := c.held
+	c.held = nil
 	return results
 }

@@ -20,30 +20,30 @@ type config struct {
 	policy   remap.Policy
 	budget   bool // the breaker's budget is small enough to be used up
 
-	rounds int // starts
-	steps  int // of the workload, per round
-	spots  int // places where requests meet
-	reach  int // units on either side of such a place
-	ops    int // actions of the operator, of 1000 steps
-	wind   int // faults that come and go, of 1000 steps
-	faults int // at the beginning; more come while it runs
-	rates  rates
-	vanish bool // whole disks vanish and return
-	storms bool // operations fail for lack of resources, all of them for a while
-	trims  bool
-	lossy  bool    // a flush that fails drops what the disk had cached
-	noFUA  [2]bool // by disk: FUA is a write and a flush of the kernel's
-	meta   metaFaults
-	moves  bool // remap add and remove
-	reader int  // internal requests of each queue, of a background reader; 0: there is none
-	buf    int  // relocation buffer, in units
+	rounds    int // starts
+	steps     int // of the workload, per round
+	spots     int // places where requests meet
+	reach     int // units on either side of such a place
+	ops       int // actions of the operator, of 1000 steps
+	churn     int // faults that come and go, of 1000 steps
+	faults    int // at the beginning; more come while it runs
+	rates     rates
+	vanish    bool // whole disks vanish and return
+	shortages bool // operations fail for lack of resources, all of them for a while
+	trims     bool
+	lossy     bool    // a flush that fails drops what the disk had cached
+	noFUA     [2]bool // by disk: FUA is a write and a flush of the kernel's
+	meta      metaFaults
+	moves     bool // remap add and remove
+	reader    int  // internal requests of each queue, of a background reader; 0: there is none
+	buf       int  // relocation buffer, in units
 
 	rearrange bool // queues and depth change between a stop or a power cut and the next start
 	maxQueues int
 	// All superblocks of the backing but one take writes and do not read.
 	oneSuperblock bool
 	probes        bool // before starts, copies of the disks are damaged and exchanged
-	barren        bool // most of the spare region is bad
+	sparesBad     bool // most of the spare region is bad
 }
 
 // metaFaults says what is wrong with the metadata areas. Two mirrors never lack the same record:
@@ -77,17 +77,17 @@ func newConfig(rng *rand.Rand) config {
 		rounds: 2 + rng.IntN(4), steps: 50 + rng.IntN(pick(rng, []int{200, 700, 1500})),
 		spots: 1 + rng.IntN(3), faults: rng.IntN(8),
 		trims: rng.IntN(2) == 0, moves: rng.IntN(2) == 0, vanish: rng.IntN(5) == 0,
-		storms: rng.IntN(6) == 0,
-		buf:    2 * [...]int{1, 1, 2, 4, 32}[rng.IntN(5)],
+		shortages: rng.IntN(6) == 0,
+		buf:       2 * [...]int{1, 1, 2, 4, 32}[rng.IntN(5)],
 	}
 	c.zero = 1 + rng.IntN(c.maxUnits)
 	c.reach = pick(rng, []int{1, 1, 2, 4, c.maxUnits + 4})
 	c.ops = pick(rng, []int{10, 10, 30, 80})
-	c.wind = pick(rng, []int{3, 3, 10, 30})
+	c.churn = pick(rng, []int{3, 3, 10, 30})
 	c.drawPlan(rng)
 	c.drawRates(rng)
 	if rng.IntN(4) == 0 {
-		c.brawl(rng)
+		c.contend(rng)
 	}
 	if c.meta.needsOther() {
 		// Without this, another cause could make a mirror stale, and leave only the unreliable one.
@@ -104,7 +104,7 @@ func newConfig(rng *rand.Rand) config {
 		c.rates.flush = min(c.rates.flush, 20)
 	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
-	if c.barren = rng.IntN(12) == 0 && !c.budget; c.barren {
+	if c.sparesBad = rng.IntN(12) == 0 && !c.budget; c.sparesBad {
 		c.plan.SpareBytes = 200 * metadata.UnitSize
 		c.vanish, c.rates.path = false, 0
 	}
@@ -158,11 +158,11 @@ func (c *config) drawRates(rng *rand.Rand) {
 	}
 }
 
-// brawl makes everybody meet in one place, where nothing is reliable.
-func (c *config) brawl(rng *rand.Rand) {
+// contend makes all requests meet in one place, where nothing is reliable.
+func (c *config) contend(rng *rand.Rand) {
 	c.queues, c.depth, c.spots, c.reach, c.maxUnits, c.zero = 2+rng.IntN(3), 2+rng.IntN(4), 1,
 		1, 1+rng.IntN(2), 1
-	c.wind, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
+	c.churn, c.faults = 20+rng.IntN(60), 4+rng.IntN(8)
 	c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
 	c.vanish = false
 }
@@ -178,21 +178,21 @@ func (c *config) drawPolicy(rng *rand.Rand) {
 	c.sink = 1 + rng.IntN(c.maxUnits)
 	if c.budget = rng.IntN(8) == 0; c.budget {
 		c.policy.Burst, c.policy.PerSecond = uint64(1+rng.IntN(6)), uint64(1+rng.IntN(3))
-		c.faults, c.wind = c.faults+8, max(c.wind, 40)
+		c.faults, c.churn = c.faults+8, max(c.churn, 40)
 	}
 }
 
 func (c *config) String() string {
 	return fmt.Sprintf("block %d, physical %d, backing %d, spare device %d, keep tail %v, spare "+
 		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
-		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, wind %d, rates %+v, "+
-		"vanish %v, storms %v, trims %v, moves %v, lossy flushes %v, no FUA %v, barren %v, "+
+		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, churn %d, rates %+v, "+
+		"vanish %v, shortages %v, trims %v, moves %v, lossy flushes %v, no FUA %v, bad spares %v, "+
 		"reader %d, "+
 		"metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
-		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.wind, c.rates,
-		c.vanish, c.storms, c.trims, c.moves, c.lossy, c.noFUA, c.barren, c.reader,
+		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.churn, c.rates,
+		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader,
 		metaNames[c.meta],
 		c.policy)
 }

@@ -25,11 +25,11 @@ type disk struct {
 	dirty []int64
 	seq   uint64 // counts writes to the cache
 
-	gone  int32 // not 0: the disk has vanished, and every operation answers this errno
-	rates rates
-	trims bool // a discard leaves zeroes; else it does nothing
-	lossy bool // a flush that fails drops what it could not write
-	noFUA bool // a FUA write is what the kernel makes of it: a write and a flush, with one answer
+	missing int32 // not 0: the disk has vanished, and every operation answers this errno
+	rates   rates
+	trims   bool // a discard leaves zeroes; else it does nothing
+	lossy   bool // a flush that fails drops what it could not write
+	noFUA   bool // a FUA write is what the kernel makes of it: a write and a flush, with one answer
 
 	// Used by bugs only. No flush covers writes up to forgets. If late is set, no flush covers what
 	// is being stored either.
@@ -216,7 +216,7 @@ const (
 // that was cached since.
 func (d *disk) cut(rng *rand.Rand, how survival) {
 	d.drop(rng, how, 0)
-	d.gone = 0
+	d.missing = 0
 }
 
 // drop ends the cache. One version of each unsynced sector is durable from then on, and the others

@@ -11,8 +11,9 @@
 // a power cut ended. Then it goes through a few rounds. A round begins with a start, which may be
 // cut too. Then comes a workload of reads, writes, write-zeroes, discards and flushes that meet in
 // few units. Meanwhile an operator moves blocks, asks for checkpoints and closes the breaker. A
-// round ends with a power cut, SIGKILL, or an orderly stop. After the last round everything is read
-// once more, and at the end metadata.Check judges the disks.
+// round ends with a power cut, SIGKILL, an orderly stop, or a leave: the server gives the device to
+// the next one, as in an upgrade. After the last round everything is read once more, and at the end
+// metadata.Check judges the disks.
 //
 // Everything that may happen next — a step of an operation on a disk, its completion, a message
 // between an engine and the arbiter, a write of the committer — is an event in one pool, and the
@@ -37,8 +38,8 @@
 // and do not read, also of a whole physical block of a disk that shows smaller ones, and of spare
 // units. There are errors that take up to two minutes. A write that fails has taken effect in some
 // of its sectors. In addition, operations fail on their path, fail for lack of resources, or end
-// short; flushes fail; whole disks vanish and return; most of the spare region is bad; mirrors of
-// the metadata have latent errors or refuse writes.
+// short; flushes fail, or are not carried out for lack of resources; whole disks vanish and return;
+// most of the spare region is bad; mirrors of the metadata have latent errors or refuse writes.
 //
 // # The model
 //
@@ -54,9 +55,10 @@
 // ever lost that was not lost from the beginning. Blocks become pending, and spare units are
 // retired, only if their medium failed: the answers of a spare device that was away do not count.
 // Where one spare unit in eight is good, one is found. What an operator moves was read at its new
-// place. While the backing is gone, no commit becomes durable, and so no spare unit is used up.
-// Nothing hangs. At quiet moments the allocator agrees with the map, no claim, operation or
-// deferred free is left over, and a load finds the live table on the disks.
+// place. While the backing is missing, no commit becomes durable, and so no spare unit is used up.
+// Nothing hangs. After a leave the Committer has nothing under way, and the disks hold the live
+// table. At quiet moments the allocator agrees with the map, no claim, operation or deferred free
+// is left over, and a load finds the live table on the disks.
 //
 // Metadata must survive more than that. Before a start, copies of the disks are damaged and
 // exchanged. A load must then say the same as before, or refuse; probe.go has the exact rules.
@@ -70,7 +72,7 @@
 //
 // Random runs seldom cut the power at the one write that matters. Scenarios are short stories: a
 // heal, a mirror that fails and comes back, a relocation, a start. Exhaust interrupts them at every
-// write, in several ways, and interrupts their recoveries again. A story is told once: each
+// write, in several ways, and interrupts their recoveries again. The scenario runs once: each
 // interruption is a fork of disks, model and users.
 //
 // # To repeat a failure

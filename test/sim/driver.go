@@ -84,21 +84,22 @@ func (sv *server) metadataIO(x *diskIO, done func(res int32)) bool {
 func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
 	s := sv.s
 	switch {
-	case x.kind == ioFlush:
-		return res
-	case res >= 0 && int64(res) < min(x.n, int64(s.plan.BlockSize())):
-		sv.oddTransfer = s.step
-	case res < 0 && remap.Classify(res) == remap.ClassPath:
-		sv.oddTransfer = s.step
+	case x.kind != ioFlush && res >= 0 && int64(res) < min(x.n, int64(s.plan.BlockSize())):
+		sv.failedTransfer = s.step
+	case x.kind != ioFlush && res < 0 && remap.Classify(res) == remap.ClassPath:
+		sv.failedTransfer = s.step
 	case res < 0 && remap.Classify(res) == remap.ClassResource:
 		if since, ok := sv.busySince[id]; !ok {
 			sv.busySince[id] = s.now
 		} else if s.now-since >= int64(sv.retryLimits().Resources) {
-			sv.oddTransfer = s.step
+			sv.failedTransfer = s.step
 			delete(sv.busySince, id)
 		}
 	default:
 		delete(sv.busySince, id)
+	}
+	if x.kind == ioFlush {
+		return res
 	}
 	s.note(x, res)
 	s.media.moved(x, res)
@@ -108,10 +109,10 @@ func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
 // Missing reports a disk that vanished, unless the disk only fails since.
 func (d driver) Missing(device uint8) string {
 	x := d.sv.s.disks[device]
-	if x.gone == 0 || syscall.Errno(x.gone) == syscall.EIO {
+	if x.missing == 0 || syscall.Errno(x.missing) == syscall.EIO {
 		return ""
 	}
-	return fmt.Sprintf("disk %d is gone", device)
+	return fmt.Sprintf("disk %d is missing", device)
 }
 
 func (d driver) Alert(a remap.Alert) {
@@ -125,7 +126,7 @@ func (d driver) Alert(a remap.Alert) {
 			s.failf("the breaker's budget was used up: %+v", st)
 		}
 		if strings.Contains(st.Reason, "failed, the last") && !strings.Contains(st.Reason,
-			"in time") && s.cfg.barren && st.Free > 180 {
+			"in time") && s.cfg.sparesBad && st.Free > 180 {
 			s.failf("no spare unit is found where one in 8 is well: %+v", st)
 		}
 		s.opts.Bug.tripped(d.sv)
@@ -138,7 +139,7 @@ func (d driver) Alert(a remap.Alert) {
 }
 
 // FlushFailed is called for any operation that ended so; it may have been a relocation's.
-func (d driver) FlushFailed(uint8, int32) { d.sv.oddTransfer = d.sv.s.step }
+func (d driver) FlushFailed(uint8, int32) { d.sv.failedTransfer = d.sv.s.step }
 
 // NotDurable does nothing, because committer has seen the result already.
 func (d driver) NotDurable(error) {}

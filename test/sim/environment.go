@@ -173,7 +173,7 @@ func (s *sim) spoilMetadata() {
 // flicker makes reads of sectors of one mirror fail: a few times, or always, until the sectors do
 // not fail any more.
 func (s *sim) flicker() {
-	m := s.mirrors()[s.liar]
+	m := s.mirrors()[s.lyingMirror]
 	if s.chance(1, 3) {
 		s.disks[0].spoil(m.Start, m.Length, nil)
 		return
@@ -188,7 +188,7 @@ func (s *sim) flicker() {
 
 // flip flips bits in one mirror, preferably where something is stored.
 func (s *sim) flip() {
-	m := s.mirrors()[s.liar]
+	m := s.mirrors()[s.lyingMirror]
 	sb := s.plan.Superblock()
 	for range 1 + s.rng.IntN(12) {
 		off := m.Start + pageSize*s.rng.Int64N(m.Length/pageSize)
@@ -212,7 +212,7 @@ func (s *sim) lie(io *diskIO) bool {
 	if s.cfg.meta != metaLies || io.d.index != 0 || io.kind != ioWrite {
 		return false
 	}
-	m := s.mirrors()[s.liar]
+	m := s.mirrors()[s.lyingMirror]
 	if io.off < m.Start || io.off >= m.Start+m.Length || !s.chance(1, 8) {
 		return false
 	}
@@ -222,7 +222,7 @@ func (s *sim) lie(io *diskIO) bool {
 
 // misdirect makes a write land elsewhere in its mirror.
 func (s *sim) misdirect(io *diskIO) {
-	m := s.mirrors()[s.liar]
+	m := s.mirrors()[s.lyingMirror]
 	s.tracef("      misdirected: %v", io)
 	io.off = m.Start + pageSize*s.rng.Int64N((m.Length-io.n)/pageSize+1)
 }
@@ -260,8 +260,8 @@ func (s *sim) refuseMetadata(on bool) {
 	}
 }
 
-// weather makes things happen to the disks while the device is in use.
-func (s *sim) weather() {
+// environment changes what is wrong with the disks while the device is in use.
+func (s *sim) environment() {
 	switch s.rng.IntN(12) {
 	case 0, 1, 2:
 		s.spoil()
@@ -275,22 +275,22 @@ func (s *sim) weather() {
 		if !s.cfg.vanish {
 			return
 		}
-		if d := pick(s.rng, s.disks); d.gone != 0 {
+		if d := pick(s.rng, s.disks); d.missing != 0 {
 			s.tracef("disk %d returns", d.index)
 			s.back(d)
 		} else if s.chance(1, 3) {
-			d.gone = int32(pick(s.rng, vanishErrnos))
+			d.missing = int32(pick(s.rng, vanishErrnos))
 			s.stats.Vanishes++
 			s.awayStep = s.step
-			s.tracef("disk %d vanishes: %s", d.index, errnoName(-d.gone))
+			s.tracef("disk %d vanishes: %s", d.index, errnoName(-d.missing))
 			if d.index == 0 {
-				s.goneStep = s.step
+				s.missingStep = s.step
 			}
 		}
 	case 6:
-		if s.cfg.storms {
-			s.storm(true)
-			s.stormEnds = s.now + s.rng.Int64N(int64(stormFor))
+		if s.cfg.shortages {
+			s.shortage(true)
+			s.shortageEnds = s.now + s.rng.Int64N(int64(shortageFor))
 		}
 	case 7, 8:
 		switch s.cfg.meta {
@@ -302,12 +302,12 @@ func (s *sim) weather() {
 	}
 }
 
-// stormFor is how long a storm lasts at most.
-const stormFor = 100 * time.Millisecond
+// shortageFor is how long a shortage lasts at most.
+const shortageFor = 100 * time.Millisecond
 
-// storm begins or ends a time in which most operations fail for lack of resources.
-func (s *sim) storm(on bool) {
-	s.stormEnds = 0
+// shortage begins or ends a time in which most operations fail for lack of resources.
+func (s *sim) shortage(on bool) {
+	s.shortageEnds = 0
 	for _, d := range s.disks {
 		d.rates.resource = s.cfg.rates.resource
 		if on {

@@ -59,7 +59,7 @@ func newFault(rng *rand.Rand) *fault {
 		f.read, f.write = true, true
 	case 1: // writes fail, what was there still reads
 		f.write = true
-	case 2: // a latent error: gone with the next write
+	case 2: // a latent error: the next write ends it
 		f.read, f.heals = true, true
 	case 3: // scsi_debug: writes succeed, reads fail
 		f.read = true
@@ -106,7 +106,7 @@ type diskIO struct {
 	late      uint64 // BugEarlyCheckpoint: see disk.late
 	slot      int    // its place in sim.ios
 	slow      int64  // how long it took to fail, in ns
-	unseen    bool   // the data is for nobody
+	readBack  bool   // it proves a heal: its data is not used
 
 	req   *userReq // whose it is; nil: a relocation's or the journal's
 	block uint64   // req's first block that it is about
@@ -127,12 +127,15 @@ const again = int32(-1 << 30)
 // Effects become visible piece by piece, as on a real disk.
 func (io *diskIO) step(rng *rand.Rand) int32 {
 	d := io.d
-	if d.gone != 0 {
+	if d.missing != 0 {
 		io.unflushed = io.kind == ioFlush
-		return -d.gone
+		return -d.missing
 	}
 	r := d.rates
 	if io.kind == ioFlush {
+		if r.resource > 0 && rng.IntN(1000) < r.resource {
+			return -int32(pick(rng, resourceErrnos)) // it was not carried out
+		}
 		return io.flush(rng, io.seq, 0)
 	}
 	if io.done == 0 {

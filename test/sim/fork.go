@@ -14,7 +14,7 @@ func (s *sim) fork(stream uint64) *sim {
 	c.rng = rand.New(c.stream)
 	c.stats = Stats{}
 	c.withheld, c.readerHeld = nil, false
-	c.srv, c.pool, c.atWrite, c.past, c.ghosts = nil, nil, nil, nil, nil
+	c.srv, c.pool, c.atWrite, c.past, c.lateWrites = nil, nil, nil, nil, nil
 	c.disks = make([]*disk, len(s.disks))
 	for i, d := range s.disks {
 		c.disks[i] = d.fork()

@@ -133,7 +133,7 @@ func (s *sim) quietAllocator(st *remap.ArbiterStatus, used uint64) {
 // sameOnDisk loads what is on the disks and compares it with the live table.
 func (s *sim) sameOnDisk() {
 	for _, d := range s.disks {
-		if d.gone != 0 {
+		if d.missing != 0 {
 			return
 		}
 	}

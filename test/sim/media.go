@@ -22,7 +22,7 @@ func (m *media) moved(io *diskIO, res int32) {
 		p := place{io.d.index, off}
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
-		} else if io.kind != ioRead || io.d.gone == 0 && io.d.badAt(off, false) != nil {
+		} else if io.kind != ioRead || io.d.missing == 0 && io.d.badAt(off, false) != nil {
 			// The answer of a disk that is away says nothing of what was read before.
 			delete(m.verified, p)
 		}
@@ -40,7 +40,7 @@ func (s *sim) note(io *diskIO, res int32) {
 		seen = m.reads
 	}
 	for off := io.off - io.off%pageSize; off < io.off+io.n; off += pageSize {
-		if p := (place{io.d.index, off}); io.d.index != 0 && io.d.gone != 0 {
+		if p := (place{io.d.index, off}); io.d.index != 0 && io.d.missing != 0 {
 			m.away[p] = s.step
 		} else {
 			seen[p] = true
@@ -61,7 +61,7 @@ const justBack = 100
 
 // back is called when a disk returns.
 func (s *sim) back(d *disk) {
-	d.gone = 0
+	d.missing = 0
 	for p, step := range s.media.away {
 		if p.disk == d.index && s.step-step < justBack {
 			s.media.reads[p], s.media.writes[p] = true, true
@@ -69,11 +69,11 @@ func (s *sim) back(d *disk) {
 	}
 }
 
-// blame makes sure that what a commit calls pending or retired has failed, and that what it moves
+// judgeEntries makes sure that what a commit calls pending or retired has failed, and that what it moves
 // home was read there.
-func (sv *server) blame(entries []metadata.Entry) {
+func (sv *server) judgeEntries(entries []metadata.Entry) {
 	s := sv.s
-	sv.account(entries)
+	sv.judgeBudget(entries)
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
 	for _, e := range entries {
 		for i := range uint64(e.Count) {
@@ -130,10 +130,10 @@ func (sv *server) blame(entries []metadata.Entry) {
 	}
 }
 
-// account makes sure that heals do not use up spare units faster than the breaker's budget allows.
+// judgeBudget makes sure that heals do not use up spare units faster than the breaker's budget allows.
 // It counts for one server: the budget is full at its start, and again when an operator has closed
 // the breaker.
-func (sv *server) account(entries []metadata.Entry) {
+func (sv *server) judgeBudget(entries []metadata.Entry) {
 	s := sv.s
 	for _, e := range entries {
 		if e.State != metadata.StateMapped || e.Cause == metadata.CauseOperator {

@@ -10,18 +10,18 @@ import (
 
 // This file judges what the table keeps of reads that failed, and whether heals were read back.
 
-// saw notes which blocks of a read an operation has read, or failed on for their medium.
-func (q *queue) saw(r *userReq, d *diskIO, res int32) {
+// recordBlocks notes which blocks of a read an operation has read, or failed on for their medium.
+func (q *queue) recordBlocks(r *userReq, d *diskIO, res int32) {
 	s := q.sv.s
 	bs := int64(s.plan.BlockSize())
 	switch {
-	case d.unseen || d.kind != ioRead && s.inSpare(d):
+	case d.readBack || d.kind != ioRead && s.inSpare(d):
 		s.media.moved(d, res)
 	case d.kind == ioRead && res > 0:
 		for i := range int64(res) / bs {
 			r.read[d.block-r.Block+uint64(i)] = true
 		}
-	case d.kind == ioRead && d.d.index != 0 && d.d.gone != 0: // a spare device that is away
+	case d.kind == ioRead && d.d.index != 0 && d.d.missing != 0: // a spare device that is away
 		for i := range d.n / bs {
 			q.sv.unreached[d.block+uint64(i)] = s.now
 		}
@@ -34,7 +34,7 @@ func (q *queue) saw(r *userReq, d *diskIO, res int32) {
 }
 
 // auditNotes makes sure that every block of a failed read was read, or is known as pending or lost.
-// The reason: whoever is told that the read failed writes all of it again, and a drive accepts that
+// The reason: after a failed read the sender may write all of it again, and a drive accepts that
 // write without reading it back. If the path has failed, this holds only for blocks that failed for
 // their medium. A block that somebody writes or moves at the same time is on its way to another
 // place, and is not judged.

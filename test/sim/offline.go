@@ -61,8 +61,8 @@ func (o offline) check(b []byte, off int64, write bool) error {
 	if off+int64(len(b)) > o.d.size {
 		return io.ErrUnexpectedEOF
 	}
-	if o.d.gone != 0 {
-		return syscall.Errno(o.d.gone)
+	if o.d.missing != 0 {
+		return syscall.Errno(o.d.missing)
 	}
 	for at := off; at < off+int64(len(b)); at += sectorSize {
 		if f := o.d.badAt(at, write); f != nil {

@@ -19,13 +19,13 @@ type outage struct {
 	weak  bool
 }
 
-// far is a device at the end of such a path.
-type far struct {
+// flakyDevice is a device at the end of such a path.
+type flakyDevice struct {
 	metadata.Device
 	o *outage
 }
 
-func (f far) ReadAt(b []byte, off int64) (int, error) {
+func (f flakyDevice) ReadAt(b []byte, off int64) (int, error) {
 	if o := f.o; o.fails() {
 		return 0, o.errno
 	}
@@ -50,7 +50,7 @@ func (o *outage) fails() bool {
 func (s *sim) newOutage() *outage {
 	rng := rand.New(rand.NewPCG(s.seed^0x7061_7468,
 		s.stats.Starts<<16|s.stats.Kills<<8|s.stats.Cuts))
-	if s.calm || rng.IntN(3) > 0 {
+	if s.scripted || rng.IntN(3) > 0 {
 		return nil
 	}
 	o := &outage{rng: rng, errno: pick(rng, []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT,
@@ -78,7 +78,7 @@ func (s *sim) load() (*metadata.Image, *remap.Restored) {
 		s.stats.Outages++
 		over = make([]metadata.Device, len(devs))
 		for i, d := range devs {
-			over[i] = far{d, o}
+			over[i] = flakyDevice{d, o}
 		}
 	}
 	for {

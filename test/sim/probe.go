@@ -32,8 +32,8 @@ type copyAt struct {
 	off    int64
 }
 
-// patient is a set of disks before it is damaged.
-type patient struct {
+// intactSet is a set of disks before it is damaged.
+type intactSet struct {
 	disks   []*disk
 	dump    *metadata.DumpResult
 	truth   *remap.Restored
@@ -65,15 +65,15 @@ func forkDisks(disks []*disk) []*disk {
 
 // probe does all of this, some of the time.
 func (s *sim) probe() {
-	p, ok := s.examine()
+	was, ok := s.examine()
 	if !ok {
 		return // the start will say so
 	}
 	for range 1 + s.rng.IntN(4) {
-		s.damage(p)
+		s.damage(was)
 	}
 	if len(s.disks) > 1 {
-		s.impostors()
+		s.wrongDevices()
 	}
 	if s.past == nil || s.chance(1, 3) {
 		s.past, s.pastOf = forkDisks(s.disks), s.starts
@@ -91,12 +91,12 @@ func (s *sim) restore(devs []metadata.Device) (*remap.Restored, *metadata.Image,
 }
 
 // examine notes what is stored where, before anything is damaged.
-func (s *sim) examine() (*patient, bool) {
+func (s *sim) examine() (*intactSet, bool) {
 	disks := forkDisks(s.disks)
 	if s.cfg.meta == metaFlaky {
 		// A fault that comes and goes could be there when the load is judged and not when it is
 		// examined.
-		m := s.mirrors()[s.liar]
+		m := s.mirrors()[s.lyingMirror]
 		disks[0].spoil(m.Start, m.Length, nil)
 	}
 	devs := devicesOf(disks)
@@ -109,25 +109,25 @@ func (s *sim) examine() (*patient, bool) {
 		return nil, false
 	}
 	newest := newestSuperblock(dump)
-	p := &patient{disks: disks, dump: dump, truth: truth, atom: int64(newest.AtomSize),
+	was := &intactSet{disks: disks, dump: dump, truth: truth, atom: int64(newest.AtomSize),
 		mirrors: dump.Mirrors, records: map[metadata.Position][]copyAt{}}
 	for i, m := range dump.Mirrors {
 		r := newest.Regions[slices.IndexFunc(newest.Regions, func(r metadata.Region) bool {
 			return r.Kind == metadata.RegionMirror && r.Device == m.Device && r.Start == m.Start
 		})]
-		p.slots, p.lengths = append(p.slots, newest.MirrorSlot(&r)), append(p.lengths, r.Length)
+		was.slots, was.lengths = append(was.slots, newest.MirrorSlot(&r)), append(was.lengths, r.Length)
 		for _, r := range m.Records {
 			if !r.Used && r.Position != dump.Position {
 				continue
 			}
-			if p.records[r.Position] == nil {
-				p.order = append(p.order, r.Position)
+			if was.records[r.Position] == nil {
+				was.order = append(was.order, r.Position)
 			}
-			p.records[r.Position] = append(p.records[r.Position],
-				copyAt{i, m.Device, m.Start + 2*p.slots[i] + int64(r.Slot)*p.atom})
+			was.records[r.Position] = append(was.records[r.Position],
+				copyAt{i, m.Device, m.Start + 2*was.slots[i] + int64(r.Slot)*was.atom})
 		}
 	}
-	slices.SortFunc(p.order, func(a, b metadata.Position) int {
+	slices.SortFunc(was.order, func(a, b metadata.Position) int {
 		if a.Less(b) {
 			return -1
 		}
@@ -136,18 +136,18 @@ func (s *sim) examine() (*patient, bool) {
 	for i, m := range dump.Mirrors {
 		whole := !m.Stale && slices.ContainsFunc(m.Checkpoints,
 			func(c metadata.CheckpointDump) bool { return c.Used && c.BadPages == 0 })
-		for _, copies := range p.records {
+		for _, copies := range was.records {
 			whole = whole && slices.ContainsFunc(copies,
 				func(c copyAt) bool { return c.mirror == i })
 		}
-		p.whole = append(p.whole, whole)
+		was.whole = append(was.whole, whole)
 	}
 	for _, r := range newest.Regions {
 		if r.Stale {
-			p.stale = append(p.stale, r.StaleFrom)
+			was.stale = append(was.stale, r.StaleFrom)
 		}
 	}
-	return p, true
+	return was, true
 }
 
 // newestSuperblock returns the newest one of the backing.
@@ -162,7 +162,7 @@ func newestSuperblock(dump *metadata.DumpResult) *metadata.Superblock {
 }
 
 // tip returns the newest record.
-func (p *patient) tip() metadata.Position { return p.dump.Position }
+func (was *intactSet) tip() metadata.Position { return was.dump.Position }
 
 // spoilPage destroys a page of the metadata: it cannot be read, or its content is
 // not what was written.
@@ -195,32 +195,32 @@ func (s *sim) spoilPage(d *disk, off int64) {
 
 // damage is what is done to copies of the disks, and what a load must then say.
 type damage struct {
-	s     *sim
-	p     *patient
-	disks []*disk
-	gone  map[copyAt]bool
-	what  string
+	s       *sim
+	was     *intactSet
+	disks   []*disk
+	spoiled map[copyAt]bool
+	what    string
 	// The load must say the same as before, or must refuse.
 	mustLoad, mustRefuse bool
 }
 
 // damage does one kind of damage to copies of the disks and judges what a load then says.
-func (s *sim) damage(p *patient) {
-	d := &damage{s: s, p: p, disks: forkDisks(p.disks), gone: map[copyAt]bool{}}
+func (s *sim) damage(was *intactSet) {
+	d := &damage{s: s, was: was, disks: forkDisks(was.disks), spoiled: map[copyAt]bool{}}
 	kind := s.rng.IntN(7)
-	if len(p.stale) > 0 && s.chance(1, 2) {
+	if len(was.stale) > 0 && s.chance(1, 2) {
 		kind = 7
 	}
-	behind := slices.Index(p.whole, false)
-	if behind >= 0 && !p.mirrors[behind].Stale && s.chance(1, 2) {
+	behind := slices.Index(was.whole, false)
+	if behind >= 0 && !was.mirrors[behind].Stale && s.chance(1, 2) {
 		kind = 8
 	}
 	switch kind {
 	case 0, 1:
-		i := s.rng.IntN(len(p.mirrors))
+		i := s.rng.IntN(len(was.mirrors))
 		d.what = fmt.Sprintf("mirror %d", i)
-		d.mustLoad = s.others(p, i)
-		s.ravage(p, d.disks, i, d.gone)
+		d.mustLoad = s.others(was, i)
+		s.damageMirror(was, d.disks, i, d.spoiled)
 	case 2:
 		d.differently()
 	case 3:
@@ -229,89 +229,89 @@ func (s *sim) damage(p *patient) {
 		d.newest()
 	case 5:
 		d.what, d.mustLoad = "all superblocks but one of each device", true
-		s.loseSuperblocks(p, d.disks)
+		s.loseSuperblocks(was, d.disks)
 	case 7: // what is left is stale
 		d.what, d.mustRefuse = "every mirror but a stale one", true
-		d.ravageAll(func(i int) bool { return !p.mirrors[i].Stale })
+		d.damageWholeMirror(func(i int) bool { return !was.mirrors[i].Stale })
 	case 8: // what is left lacks something, and is not marked
 		d.what = fmt.Sprintf("every mirror but %d", behind)
-		d.ravageAll(func(i int) bool { return i != behind })
+		d.damageWholeMirror(func(i int) bool { return i != behind })
 	case 6: // anything
 		d.what = "all mirrors"
-		for i := range p.mirrors {
-			s.ravage(p, d.disks, i, d.gone)
+		for i := range was.mirrors {
+			s.damageMirror(was, d.disks, i, d.spoiled)
 		}
 	}
 	if d.what == "" {
 		return // there is too little for this kind of damage
 	}
 	s.stats.Damaged++
-	s.judge(p, d.disks, d.gone, d.what, d.mustLoad, d.mustRefuse)
+	s.judge(was, d.disks, d.spoiled, d.what, d.mustLoad, d.mustRefuse)
 }
 
 // lose spoils one copy of a record.
 func (d *damage) lose(c copyAt) {
-	d.gone[c] = true
+	d.spoiled[c] = true
 	d.s.spoilPage(d.disks[c.device], c.off)
 }
 
-// ravageAll spoils all of some mirrors.
-func (d *damage) ravageAll(which func(mirror int) bool) {
-	for i := range d.p.mirrors {
+// damageWholeMirror spoils all of some mirrors.
+func (d *damage) damageWholeMirror(which func(mirror int) bool) {
+	for i := range d.was.mirrors {
 		if which(i) {
-			d.s.ravageAll(d.p, d.disks, i, d.gone, false)
+			d.s.damageWholeMirror(d.was, d.disks, i, d.spoiled, false)
 		}
 	}
 }
 
 // differently damages mirrors in different ways.
 func (d *damage) differently() {
-	s, p := d.s, d.p
+	s, was := d.s, d.was
 	d.what, d.mustLoad = "each record on all mirrors but one", true
-	for _, pos := range p.order {
-		keep := slices.DeleteFunc(slices.Clone(p.records[pos]),
-			func(c copyAt) bool { return p.mirrors[c.mirror].Stale })
+	for _, pos := range was.order {
+		keep := slices.DeleteFunc(slices.Clone(was.records[pos]),
+			func(c copyAt) bool { return was.mirrors[c.mirror].Stale })
 		if len(keep) == 0 {
 			d.mustLoad = false
 			continue
 		}
 		kept := pick(s.rng, keep)
-		for _, c := range p.records[pos] {
+		for _, c := range was.records[pos] {
 			if c != kept && s.chance(3, 4) {
 				d.lose(c)
 			}
 		}
 	}
-	s.losePages(p, d.disks)
+	s.losePages(was, d.disks)
 }
 
 // alike damages all mirrors in the same way.
 func (d *damage) alike() {
-	p := d.p
-	if len(p.order) < 2 {
+	was := d.was
+	if len(was.order) < 2 {
 		return
 	}
 	d.what, d.mustRefuse = "one record, with a successor, on all mirrors", true
-	for _, c := range p.records[p.order[d.s.rng.IntN(len(p.order)-1)]] {
+	for _, c := range was.records[was.order[d.s.rng.IntN(len(was.order)-1)]] {
 		d.lose(c)
 	}
 }
 
 // newest spoils the newest records of a mirror, or of all.
 func (d *damage) newest() {
-	s, p := d.s, d.p
-	if len(p.order) == 0 {
+	s, was := d.s, d.was
+	if len(was.order) == 0 {
 		return
 	}
 	d.what = "the newest records"
-	from := s.rng.IntN(len(p.order))
+	from := s.rng.IntN(len(was.order))
 	only := -1
 	if s.chance(1, 2) {
-		only = s.rng.IntN(len(p.mirrors))
-		d.mustLoad = s.others(p, only)
+		only = s.rng.IntN(len(was.mirrors))
+		d.mustLoad = s.others(was, only)
 	}
-	for _, pos := range p.order[from:] {
-		for _, c := range p.records[pos] {
+	for _, pos := range was.order[from:] {
+		for _, c := range was.records[pos] {
 			if only < 0 || c.mirror == only {
 				d.lose(c)
 			}
@@ -320,8 +320,8 @@ func (d *damage) newest() {
 }
 
 // others reports whether a mirror but i is whole.
-func (s *sim) others(p *patient, i int) bool {
-	for j, w := range p.whole {
+func (s *sim) others(was *intactSet, i int) bool {
+	for j, w := range was.whole {
 		if w && j != i {
 			return true
 		}
@@ -329,53 +329,53 @@ func (s *sim) others(p *patient, i int) bool {
 	return false
 }
 
-// ravage damages a mirror in a few places, or everywhere.
-func (s *sim) ravage(p *patient, disks []*disk, i int, gone map[copyAt]bool) {
-	m := p.mirrors[i]
-	length, size := p.lengths[i], p.slots[i]
+// damageMirror damages a mirror in a few places, or everywhere.
+func (s *sim) damageMirror(was *intactSet, disks []*disk, i int, spoiled map[copyAt]bool) {
+	m := was.mirrors[i]
+	length, size := was.lengths[i], was.slots[i]
 	var at []int64
 	switch s.rng.IntN(4) {
 	case 0:
-		s.ravageAll(p, disks, i, gone, s.chance(1, 3))
+		s.damageWholeMirror(was, disks, i, spoiled, s.chance(1, 3))
 		return
 	case 1: // the log
 		for off := 2 * size; off < length; off += pageSize {
 			at = append(at, m.Start+off)
 		}
 	case 2: // what counts
-		for _, pos := range p.order {
-			for _, c := range p.records[pos] {
+		for _, pos := range was.order {
+			for _, c := range was.records[pos] {
 				if c.mirror == i && s.chance(1, 4) {
 					at = append(at, c.off)
 				}
 			}
 		}
 		for slot := range int64(2) {
-			at = append(at, m.Start+slot*size+p.atom*s.rng.Int64N(2))
+			at = append(at, m.Start+slot*size+was.atom*s.rng.Int64N(2))
 		}
 	case 3:
 		for range 1 + s.rng.IntN(100) {
 			at = append(at, m.Start+pageSize*s.rng.Int64N(length/pageSize))
 		}
 	}
-	s.ravageAt(p, disks, i, at, gone, s.chance(1, 3))
+	s.damagePages(was, disks, i, at, spoiled, s.chance(1, 3))
 }
 
-// ravageAll damages all of a mirror.
-func (s *sim) ravageAll(p *patient, disks []*disk, i int, gone map[copyAt]bool, swap bool) {
-	m := p.mirrors[i]
+// damageWholeMirror damages all of a mirror.
+func (s *sim) damageWholeMirror(was *intactSet, disks []*disk, i int, spoiled map[copyAt]bool, swap bool) {
+	m := was.mirrors[i]
 	var at []int64
-	for off := int64(0); off < p.lengths[i]; off += pageSize {
+	for off := int64(0); off < was.lengths[i]; off += pageSize {
 		at = append(at, m.Start+off)
 	}
-	s.ravageAt(p, disks, i, at, gone, swap)
+	s.damagePages(was, disks, i, at, spoiled, swap)
 }
 
-// ravageAt damages pages of a mirror. With swap it replaces them by others of the mirror, as lost
+// damagePages damages pages of a mirror. With swap it replaces them by others of the mirror, as lost
 // and misdirected writes do.
-func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[copyAt]bool,
+func (s *sim) damagePages(was *intactSet, disks []*disk, i int, at []int64, spoiled map[copyAt]bool,
 	swap bool) {
-	d := disks[p.mirrors[i].Device]
+	d := disks[was.mirrors[i].Device]
 	for _, off := range at {
 		if swap {
 			var b [pageSize]byte
@@ -385,19 +385,19 @@ func (s *sim) ravageAt(p *patient, disks []*disk, i int, at []int64, gone map[co
 			s.spoilPage(d, off)
 		}
 	}
-	for _, copies := range p.records {
+	for _, copies := range was.records {
 		for _, c := range copies {
 			// An atom is always read as a whole.
 			if c.mirror == i && slices.ContainsFunc(at,
-				func(off int64) bool { return off >= c.off && off < c.off+p.atom }) {
-				gone[c] = true
+				func(off int64) bool { return off >= c.off && off < c.off+was.atom }) {
+				spoiled[c] = true
 			}
 		}
 	}
 }
 
 // losePages destroys pages of the checkpoint, each on one mirror at most.
-func (s *sim) losePages(p *patient, disks []*disk) {
+func (s *sim) losePages(was *intactSet, disks []*disk) {
 	type have struct {
 		m    metadata.MirrorDump
 		size int64 // of a slot
@@ -405,10 +405,10 @@ func (s *sim) losePages(p *patient, disks []*disk) {
 	}
 	var with []have
 	pages := uint32(0)
-	for i, m := range p.mirrors {
+	for i, m := range was.mirrors {
 		for _, c := range m.Checkpoints {
 			if c.Used && c.BadPages == 0 {
-				with = append(with, have{m, p.slots[i], c.Slot})
+				with = append(with, have{m, was.slots[i], c.Slot})
 				pages = c.Pages
 			}
 		}
@@ -419,16 +419,16 @@ func (s *sim) losePages(p *patient, disks []*disk) {
 	for page := range pages {
 		h := pick(s.rng, with)
 		s.spoilPage(disks[h.m.Device],
-			h.m.Start+int64(h.slot)*h.size+p.atom+int64(page)*pageSize)
+			h.m.Start+int64(h.slot)*h.size+was.atom+int64(page)*pageSize)
 	}
 }
 
 // loseSuperblocks leaves one copy of the newest superblock on each device.
-func (s *sim) loseSuperblocks(p *patient, disks []*disk) {
+func (s *sim) loseSuperblocks(was *intactSet, disks []*disk) {
 	for i, d := range disks {
 		var best uint64
 		var newest, all []int64
-		for _, c := range p.dump.Superblocks {
+		for _, c := range was.dump.Superblocks {
 			if c.Device != i || c.Superblock == nil {
 				continue
 			}
@@ -453,8 +453,8 @@ func (s *sim) loseSuperblocks(p *patient, disks []*disk) {
 }
 
 // judge loads damaged disks. It makes sure that the load says the same as before, or refuses, or
-// has an excuse.
-func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string, mustLoad,
+// is older for an accepted reason.
+func (s *sim) judge(was *intactSet, disks []*disk, spoiled map[copyAt]bool, what string, mustLoad,
 	mustRefuse bool) {
 	r, img, err := s.restore(devicesOf(disks))
 	switch {
@@ -464,44 +464,45 @@ func (s *sim) judge(p *patient, disks []*disk, gone map[copyAt]bool, what string
 	case mustRefuse:
 		s.failf("damaged: %s. The load goes on", what)
 	}
-	diff := differ(p.truth, r)
+	diff := differ(was.truth, r)
 	if diff == "" {
 		s.stats.Survived++
 		return
 	}
 	at := img.Position()
-	if mustLoad || !at.Less(p.tip()) {
+	if mustLoad || !at.Less(was.tip()) {
 		s.failf("damaged: %s. The load is silently wrong: %s", what, diff)
 	}
-	for _, pos := range p.order {
-		for _, c := range p.records[pos] {
-			if at.Less(pos) && !gone[c] && !p.mirrors[c.mirror].Stale {
+	for _, pos := range was.order {
+		for _, c := range was.records[pos] {
+			if at.Less(pos) && !spoiled[c] && !was.mirrors[c.mirror].Stale {
 				s.failf("damaged: %s. The load stops at %v, and record %v is there: %s", what, at,
 					pos, diff)
 			}
 		}
 	}
-	for _, from := range p.stale {
+	for _, from := range was.stale {
 		if at.Less(from) {
 			s.failf("damaged: %s. The load stops at %v, and a mirror is stale from %v on: %s", what,
 				at, from, diff)
 		}
 	}
 	// If some mirror lacked a record, and that mirror seemed good, the record cannot have been
-	// called durable. If everything missing is of that kind, nothing is missing that anybody was
-	// told of. If the writes that a mirror reports cannot be relied on, it may have had the record.
+	// called durable. If everything missing is of that kind, nothing is missing that was
+	// acknowledged. If the writes that a mirror reports cannot be relied on, it may have had the
+	// record.
 	acknowledged := s.cfg.meta == metaReads || s.cfg.meta == metaFlaky || s.cfg.meta == metaLies ||
 		s.cfg.meta == metaFlips
-	for _, pos := range p.order {
+	for _, pos := range was.order {
 		everywhere := at.Less(pos)
-		for i, m := range p.mirrors {
-			everywhere = everywhere && (m.Stale || slices.ContainsFunc(p.records[pos],
+		for i, m := range was.mirrors {
+			everywhere = everywhere && (m.Stale || slices.ContainsFunc(was.records[pos],
 				func(c copyAt) bool { return c.mirror == i }))
 		}
 		acknowledged = acknowledged || everywhere
 	}
 	if !acknowledged {
-		s.tracef("damaged: %s. The load stops at %v, before %v", what, at, p.tip())
+		s.tracef("damaged: %s. The load stops at %v, before %v", what, at, was.tip())
 		own := s.disks
 		s.disks = disks
 		s.inspect(r)
@@ -525,12 +526,12 @@ func (s *sim) judgeRefusal(err error, what string, mustLoad bool) {
 	s.failf("damaged: %s. The load says: %v", what, err)
 }
 
-// impostors exchanges the spare device, or the backing, and makes sure that a load
+// wrongDevices exchanges the spare device, or the backing, and makes sure that a load
 // refuses.
-func (s *sim) impostors() {
+func (s *sim) wrongDevices() {
 	now := devicesOf(s.disks)
 	refuse := func(what string, want error, devs ...metadata.Device) {
-		s.stats.Impostors++
+		s.stats.WrongDevices++
 		s.rng.Shuffle(len(devs), func(i, j int) { devs[i], devs[j] = devs[j], devs[i] })
 		_, _, err := s.restore(devs)
 		if err == nil || want != nil && !errors.Is(err, want) {
@@ -540,7 +541,7 @@ func (s *sim) impostors() {
 	refuse("the spare device is missing", metadata.ErrNotFound, now[0])
 	refuse("the backing is missing", metadata.ErrNotFound, now[1])
 	dead := forkDisks(s.disks)
-	dead[1].gone = int32(pick(s.rng, vanishErrnos))
+	dead[1].missing = int32(pick(s.rng, vanishErrnos))
 	refuse("the spare device is dead", nil, devicesOf(dead)...) // with the device's own error
 	refuse("a clone of the spare device beside it", metadata.ErrForeign, now[0], now[1],
 		offline{d: s.disks[1].fork()})

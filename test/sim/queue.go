@@ -79,7 +79,7 @@ func (q *queue) fill(io *remap.IO, r *userReq, d *diskIO) {
 	case remap.OpRead:
 		d.kind = ioRead
 		if io.Discard {
-			d.unseen, d.data = true, make([]byte, io.Length)
+			d.readBack, d.data = true, make([]byte, io.Length)
 			if io.Length > int64(s.cfg.sink)*metadata.UnitSize {
 				s.failf("%d bytes are read back at once", io.Length)
 			}
@@ -122,7 +122,7 @@ func (q *queue) judge(io *remap.IO, r *userReq, d *diskIO) {
 	} else if d.kind == ioWrite || d.kind == ioZero {
 		q.checkPending(r, d, d.block)
 	}
-	if (d.kind == ioRead && !d.unseen) != (r.Op == remap.OpRead) {
+	if (d.kind == ioRead && !d.readBack) != (r.Op == remap.OpRead) {
 		s.failf("%v: a %s", r, ioNames[d.kind])
 	}
 }
@@ -131,7 +131,7 @@ func (q *queue) judge(io *remap.IO, r *userReq, d *diskIO) {
 func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	s := q.sv.s
 	s.note(d, res)
-	q.saw(r, d, res)
+	q.recordBlocks(r, d, res)
 	if res >= 0 {
 		delete(q.busySince, id)
 		if (d.kind == ioRead || d.kind == ioWrite) &&
@@ -146,7 +146,7 @@ func (q *queue) note(r *userReq, d *diskIO, id uint64, res int32) {
 	switch remap.Classify(res) {
 	case remap.ClassMedium:
 		r.failed = true
-		r.path = r.path || d.d.index != 0 && d.d.gone != 0 // a spare device that is away
+		r.path = r.path || d.d.index != 0 && d.d.missing != 0 // a spare device that is away
 		delete(q.busySince, id)
 	case remap.ClassPath:
 		r.failed, r.path = true, true
@@ -236,7 +236,7 @@ func (q *queue) Finish(tag uint16, res int32) {
 	}
 	if res < 0 {
 		s.stats.Errors++
-		if why := q.excuse(r, res); why != "" {
+		if why := q.whyWrong(r, res); why != "" {
 			s.failf("%v: %s, %s", r, errnoName(res), why)
 		}
 	}
@@ -255,7 +255,7 @@ func (q *queue) Finish(tag uint16, res int32) {
 		if res == 0 {
 			s.model.flushed(r)
 		} else {
-			s.told = s.failures
+			s.reported = s.failures
 		}
 	default:
 		s.model.wrote(r, res == 0)
@@ -269,13 +269,13 @@ func (q *queue) audit(r *userReq, res int32) {
 	case r.Op == remap.OpFlush && res == 0 && r.flushFailed:
 		// Promise 2.
 		s.failf("%v: answered as good, and a flush of it had failed", r)
-	case r.Op == remap.OpFlush && res == 0 && r.seen > r.told.done:
+	case r.Op == remap.OpFlush && res == 0 && r.seen > r.reported.done:
 		// Promise 15.
-		s.failf("%v: answered as good, and a flush had failed before of which no flush of the "+
-			"user was told", r)
+		s.failf("%v: answered as good, and a flush had failed before that no flush of the user "+
+			"was answered with", r)
 	case r.FUA && res == 0 && r.flushFailed:
 		s.failf("%v: answered as good, and the flush that makes it durable had failed", r)
-	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everOdd:
+	case r.Op == remap.OpDiscard && res == 0 && !sv.hadLost && !sv.everUnknown:
 		// Promise 8, for home and spare units alike.
 		for i := range uint64(r.Count) {
 			if !r.reached[r.Block+i] {
@@ -288,15 +288,15 @@ func (q *queue) audit(r *userReq, res int32) {
 	}
 }
 
-// excuse says why an error must not be the answer to a request. It is empty if the error is
+// whyWrong says why an error must not be the answer to a request. It is empty if the error is
 // allowed.
-func (q *queue) excuse(r *userReq, res int32) string {
+func (q *queue) whyWrong(r *userReq, res int32) string {
 	if res == -int32(syscall.EIO) && q.unflushed(r) {
 		return ""
 	}
 	// a request that is held back is answered with the error of the earlier failure
 	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium
-	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.odd(r)) {
+	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.pendingOrLost(r)) {
 		return "but no operation failed like that"
 	}
 	switch {
@@ -312,10 +312,10 @@ func (q *queue) excuse(r *userReq, res int32) string {
 		}
 	default:
 		// Promise 4: a write fails only if its blocks cannot be remapped.
-		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun && q.sv.oddTransfer < r.begun {
+		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun && q.sv.failedTransfer < r.begun {
 			return "but spare units are free and the breaker is closed"
 		}
-		if !r.failed && !q.odd(r) {
+		if !r.failed && !q.pendingOrLost(r) {
 			return "but no operation failed and nothing is wrong with its blocks"
 		}
 	}
@@ -328,7 +328,7 @@ func (q *queue) excuse(r *userReq, res int32) string {
 func (q *queue) unflushed(r *userReq) bool {
 	switch r.Op {
 	case remap.OpFlush:
-		return q.sv.s.failures.seen > r.told.seen
+		return q.sv.s.failures.seen > r.reported.seen
 	case remap.OpWrite, remap.OpWriteZeroes:
 		return r.flushFailed || q.sv.s.failures.seen > r.failures.seen &&
 			(r.FUA || q.sv.lastHeal >= r.begun)
@@ -339,12 +339,12 @@ func (q *queue) unflushed(r *userReq) bool {
 // lost reports whether a block of a read has no copy, or may have had none
 // for a while.
 func (q *queue) lost(r *userReq) bool {
-	return q.sv.hadLost || q.sv.everOdd || q.has(r, remap.KindLost)
+	return q.sv.hadLost || q.sv.everUnknown || q.has(r, remap.KindLost)
 }
 
-// odd reports whether a block of a write is pending or lost, or may have been.
-func (q *queue) odd(r *userReq) bool {
-	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everOdd ||
+// pendingOrLost reports whether a block of a write is pending or lost, or may have been.
+func (q *queue) pendingOrLost(r *userReq) bool {
+	return r.denied || q.sv.hadLost || q.sv.hadPending || q.sv.everUnknown ||
 		q.sv.s.stats.Pending > 0 || len(q.sv.pending) > 0 ||
 		q.has(r, remap.KindLost|remap.KindPending)
 }

@@ -34,7 +34,7 @@ type reader struct {
 	reported map[uint64]bool
 	inflight []int            // operations, by queue
 	late     map[int][]func() // BugReaderInGrace: by queue, what waits for them
-	seen     func(r *userReq) // if not nil, is told each request that has ended
+	seen     func(r *userReq) // if not nil, is called with each request that has ended
 }
 
 // readerCause is the cause of what the reader finds.
@@ -127,7 +127,7 @@ func (rd *reader) read(q int, block, count uint64) bool {
 		return false
 	}
 	r := &userReq{queue: q, internal: true, perBlock: uint64(s.plan.BlockSize() / sectorSize),
-		begun: s.step, time: s.now, failures: s.failures, told: s.told, seen: -1}
+		begun: s.step, time: s.now, failures: s.failures, reported: s.reported, seen: -1}
 	r.Request = remap.Request{Tag: uint16(s.cfg.depth + i), Op: remap.OpRead, Block: block,
 		Count: uint32(count)}
 	r.whole, rd.buffers = rd.buffers[len(rd.buffers)-1], rd.buffers[:len(rd.buffers)-1]
@@ -243,7 +243,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 		fail("ended %s, and no operation failed like that", errnoName(res.Ended))
 	case (res.Errno != 0) != (res.Failed.Count() != 0):
 		fail("%d blocks failed, the first with %s", res.Failed.Count(), errnoName(res.Errno))
-	case res.NotNoted && sv.lastTripped < r.begun && !sv.everOdd && !r.path &&
+	case res.NotNoted && sv.lastTripped < r.begun && !sv.everUnknown && !r.path &&
 		s.awayStep < r.begun: // a disk that does not answer may have been away before
 		fail("something could not be noted, and the breaker is closed")
 	}
@@ -295,7 +295,7 @@ func (s *sim) stuck(why string) {
 	requests, moves := s.active, s.srv.moves
 	if held := len(s.withheld); held > 0 {
 		s.holdReader(false)
-		for s.active+s.srv.moves > 0 && s.happen() {
+		for s.active+s.srv.moves > 0 && s.nextEvent() {
 		}
 		if s.active+s.srv.moves == 0 {
 			s.failf("%d requests and %d moves wait for the background reader", requests, moves)
@@ -315,7 +315,7 @@ func (s *sim) drainReader() {
 			}
 		}
 	}
-	for n := 0; s.happen(); n++ {
+	for n := 0; s.nextEvent(); n++ {
 		if n > 200_000 {
 			s.failf("the background reader never ends")
 		}
@@ -367,7 +367,7 @@ func (s *sim) scrubs(story func(at uint64)) {
 		if rd.read(int(at/s.per())%s.cfg.queues, at, n) {
 			story(at)
 			at += n
-		} else if !s.happen() {
+		} else if !s.nextEvent() {
 			s.stuck("the reader hangs")
 		}
 	}

@@ -35,7 +35,7 @@ type userReq struct {
 	noted       bool       // BugNotesFirstOnly: something of it
 	flushFailed bool       // a flush of a disk failed
 	failures    flushCount // flushes that had failed when it began
-	told        flushCount // OpFlush: failed flushes that were told of when it began
+	reported    flushCount // OpFlush: failed flushes that were reported when it began
 	// OpFlush: failed flushes at the time when a first disk was flushed; -1: none was flushed
 	seen int
 	// A request of the background reader, of which:

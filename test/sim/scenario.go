@@ -107,7 +107,7 @@ var Scenarios = []Scenario{
 		for u := range uint64(4) {
 			s.write(0, b+u*per, 1, false)
 			for range 3 * u {
-				s.happen()
+				s.nextEvent()
 			}
 			s.read(1, b+(u+1)*per-1, 1)
 			s.drain()
@@ -221,7 +221,7 @@ var Scenarios = []Scenario{
 				s.disks[1].rates.path = 300
 			}
 			for range 40 {
-				s.happen()
+				s.nextEvent()
 				if q := s.rng.IntN(2); s.chance(1, 6) && s.idle(q) {
 					s.write(q, b, 1, s.chance(1, 4))
 				}
@@ -362,7 +362,7 @@ var Scenarios = []Scenario{
 		s.write(1, b+s.per(), 2, false)
 		s.write(0, b+2*s.per(), 1, false)
 		for range 12 {
-			s.happen()
+			s.nextEvent()
 		}
 		s.kill()
 		s.start()
@@ -422,7 +422,7 @@ var Layouts = []string{"alone-512", "alone-4096", "pair-512"}
 // newScenario makes the disks for a scenario; everything is calm.
 func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s := newSim(seed, opts)
-	s.calm = true
+	s.scripted = true
 	s.lost = map[uint64]bool{}
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,

@@ -18,11 +18,12 @@ type server struct {
 	toEng    [][]remap.Message
 	reader   *reader
 
-	opened     bool
-	openFailed bool
-	moves      int
-	unknown    bool // a commit of unknown outcome was not yet restated
-	everOdd    bool // there was one since the start
+	opened      bool
+	queuesEnded bool // the server leaves, and its queues handle nothing any more
+	openFailed  bool
+	moves       int
+	unknown     bool // a commit of unknown outcome was not yet restated
+	everUnknown bool // there was one since the start
 
 	hadLost    bool // blocks were lost at the start
 	hadPending bool
@@ -41,14 +42,14 @@ type server struct {
 	lastMove int64 // step at which the last move ended
 
 	// Of bugs only.
-	early map[tagKey]*early
-	told  map[place][]byte // superblocks, as the committer wrote them
+	early   map[tagKey]*early
+	written map[place][]byte // superblocks, as the committer wrote them
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
 	finished              uint64
-	// oddTransfer is the step at which a transfer of the arbiter last failed for another reason
+	// failedTransfer is the step at which a transfer of the arbiter last failed for another reason
 	// than its medium. After that a heal may have found no spare unit.
-	oddTransfer int64
+	failedTransfer int64
 	// busySince is when an operation of a relocation, by its ID, first failed for lack of
 	// resources.
 	busySince map[uint64]int64
@@ -56,13 +57,13 @@ type server struct {
 
 // start starts a server. Power cuts or SIGKILL may end some tries before that.
 func (s *sim) start() {
-	if s.cfg.probes && !s.calm {
+	if s.cfg.probes && !s.scripted {
 		s.probe()
 	}
 	for tries := 0; ; tries++ {
 		s.boot()
 		for !s.srv.opened {
-			if tries < 3 && !s.calm && s.chance(1, 60) {
+			if tries < 3 && !s.scripted && s.chance(1, 60) {
 				if s.chance(1, 2) {
 					s.cutPower()
 				} else {
@@ -77,7 +78,7 @@ func (s *sim) start() {
 				s.srv.openFailed = false
 				s.srv.open()
 			}
-			if !s.happen() {
+			if !s.nextEvent() {
 				s.failf("the start hangs")
 			}
 		}
@@ -92,7 +93,7 @@ func (s *sim) start() {
 		r := &userReq{queue: q}
 		r.Op = remap.OpFlush
 		s.submit(r, tag)
-		for s.reqs[q][tag] == r && s.happen() {
+		for s.reqs[q][tag] == r && s.nextEvent() {
 		}
 	}
 	// The kernel gives the new server what the old one had not answered.
@@ -102,7 +103,7 @@ func (s *sim) start() {
 			clear(r.read)
 			clear(r.bad)
 			s.later(classIO+uint8(r.queue), func() {
-				r.failures, r.told, r.seen = s.failures, s.told, -1
+				r.failures, r.reported, r.seen = s.failures, s.reported, -1
 				s.srv.queues[r.queue].submit(r)
 			})
 		}
@@ -111,7 +112,7 @@ func (s *sim) start() {
 
 // boot loads the metadata and builds the machines.
 func (s *sim) boot() {
-	s.told = s.failures // a new server cannot know
+	s.reported = s.failures // a new server cannot know
 	lost := s.settle()
 	img, restored := s.load()
 	s.inspect(restored)
@@ -123,10 +124,10 @@ func (s *sim) boot() {
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, oddTransfer: -1, lastMove: -1,
+		lastTripped: -1, lastFull: -1, lastHeal: -1, failedTransfer: -1, lastMove: -1,
 		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
-		told: map[place][]byte{}, busySince: map[uint64]int64{},
+		written: map[place][]byte{}, busySince: map[uint64]int64{},
 	}
 	sv.reader = newReader(s)
 	for range lost {
@@ -186,7 +187,7 @@ func (sv *server) coordinate(img *metadata.Image) {
 			return sv.com
 		},
 	}
-	if s.opts.Bug == BugImpatient {
+	if s.opts.Bug == BugNoRetry {
 		cfg.Retry = metadata.RetryLimits{Resources: -1, Path: -1}
 	}
 	var err error
@@ -238,6 +239,9 @@ func (sv *server) move(m remap.Move) error {
 func (sv *server) wallClock() uint32 { return uint32(1_700_000_000 + sv.s.now/1e9) }
 
 func (sv *server) sendEngine(q int, m remap.Message) {
+	if sv.queuesEnded {
+		return
+	}
 	sv.toEng[q] = append(sv.toEng[q], m)
 	sv.s.later(classToEng+uint8(q), func() {
 		m := sv.toEng[q][0]
@@ -295,7 +299,7 @@ func (sv *server) after() {
 		}
 	}
 	for _, q := range sv.queues {
-		if d := q.eng.Deadline(); d != 0 && d <= sv.s.now {
+		if d := q.eng.Deadline(); d != 0 && d <= sv.s.now && !sv.queuesEnded {
 			q.eng.Tick(sv.s.now)
 		}
 	}
@@ -316,7 +320,7 @@ func (sv *server) note() {
 func (sv *server) wait() bool {
 	first := sv.coord.Deadline()
 	for _, q := range sv.queues {
-		if d := q.eng.Deadline(); d != 0 && (first == 0 || d < first) {
+		if d := q.eng.Deadline(); d != 0 && !sv.queuesEnded && (first == 0 || d < first) {
 			first = d
 		}
 	}

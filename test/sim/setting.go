@@ -10,7 +10,7 @@ import (
 
 // Setting makes a run smaller than its seed says. It holds numbers by name. The names are those of
 // knobs and switches, and two more: order chooses another order of events, and keep lists which
-// actions of users, operators and the weather happen. All other actions are left out.
+// actions of users, operators and the environment happen. All other actions are left out.
 type Setting struct {
 	values map[string]int
 	keep   []int // sorted; nil: everything
@@ -37,13 +37,13 @@ var knobs = map[string]func(c *config) *int{
 // switches turn off what a configuration has.
 var switches = map[string]func(c *config){
 	"vanish":    func(c *config) { c.vanish = false },
-	"storms":    func(c *config) { c.storms = false },
+	"shortages": func(c *config) { c.shortages = false },
 	"trims":     func(c *config) { c.trims = false },
 	"moves":     func(c *config) { c.moves = false },
 	"lossy":     func(c *config) { c.lossy = false },
 	"nofua":     func(c *config) { c.noFUA = [2]bool{} },
 	"rearrange": func(c *config) { c.rearrange = false },
-	"barren":    func(c *config) { c.barren = false },
+	"badspares": func(c *config) { c.sparesBad = false },
 	"probes":    func(c *config) { c.probes = false },
 	"meta":      func(c *config) { c.meta = metaNone },
 	"reader":    func(c *config) { c.reader = 0 },

@@ -12,7 +12,7 @@ type Shrunk struct {
 	Set     Setting
 	Err     error
 	Runs    int // that it took
-	Actions int // of users, operators and the weather; before: Before
+	Actions int // of users, operators and the environment; before: Before
 	Before  int
 }
 
@@ -28,7 +28,7 @@ type shrinker struct {
 
 // Shrink looks for a smaller run that fails, as the run of seed with opts does: with fewer rounds,
 // steps, queues and faults, and with as few actions as possible of users, operators and the
-// weather. It makes up to limit runs. The run that it finds may break another promise than the
+// environment. It makes up to limit runs. The run that it finds may break another promise than the
 // first run. But it hangs or panics only if the first run does. A run that does not fail has no
 // smaller one: Err is nil.
 func Shrink(seed uint64, opts Options, limit int) Shrunk {
@@ -112,7 +112,7 @@ func (x *shrinker) numbers() {
 	}
 }
 
-// actions leaves out what users, operators and the weather do, in ever smaller pieces: Zeller and
+// actions leaves out what users, operators and the environment do, in ever smaller pieces: Zeller and
 // Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002.
 func (x *shrinker) actions() {
 	list := slices.Clone(x.last.actions)

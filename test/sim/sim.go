@@ -32,7 +32,7 @@ type violation string
 type sim struct {
 	seed uint64
 	cfg  config
-	// rng decides what happens next. Each action of users, operators and the weather draws from its
+	// rng decides what happens next. Each action of users, operators and the environment draws from its
 	// own stream, so that leaving one out changes the others little.
 	rng    *rand.Rand
 	stream *rand.PCG
@@ -50,9 +50,9 @@ type sim struct {
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int
 	nextID uint64
-	// failures counts the flushes that failed. told is how many of them were reported to the user's
-	// flushes.
-	failures, told flushCount
+	// failures counts the flushes that failed. reported is how many of them flushes of the user were
+	// answered with.
+	failures, reported flushCount
 
 	srv     *server
 	media   media
@@ -60,25 +60,25 @@ type sim struct {
 	pool    []event
 	stalled uint32 // classes of events that are put off
 
-	past    []*disk   // the disks before an earlier start
-	pastOf  int       // number of starts before
-	starts  int       // that ended well
-	actions []int     // what users, operators and the weather did, by number
-	atWrite func()    // called before each write takes effect
-	writes  int       // the number of writes so far
-	ghosts  []*diskIO // BugEarlyTakeover
-	calm    bool      // a scenario: nothing happens but what it says
+	past       []*disk   // the disks before an earlier start
+	pastOf     int       // number of starts before
+	starts     int       // that ended well
+	actions    []int     // what users, operators and the environment did, by number
+	atWrite    func()    // called before each write takes effect
+	writes     int       // the number of writes so far
+	lateWrites []*diskIO // BugEarlyRecovery
+	scripted   bool      // a scenario: nothing happens but what it says
 
-	liar      int  // metaLies: the mirror that lies
-	metaLeft  int  // writes to the metadata until its fault begins or ends
-	metaBad   bool // metaAll: it has begun
-	stormEnds int64
+	lyingMirror  int  // metaLies: the mirror that lies
+	metaLeft     int  // writes to the metadata until its fault begins or ends
+	metaBad      bool // metaAll: it has begun
+	shortageEnds int64
 	// the longest time that an operation so far took to fail, in ns; time stood still for all
 	// others
-	slowest  int64
-	goneStep int64 // when the backing vanished
-	awayStep int64 // when a disk last vanished
-	draining bool
+	slowest     int64
+	missingStep int64 // when the backing vanished
+	awayStep    int64 // when a disk last vanished
+	draining    bool
 
 	pass       [][2]uint64 // blocks that the background reader reads next
 	readerHeld bool        // none of the reader's operations continues
@@ -120,7 +120,7 @@ func (s *sim) restream(number int) {
 	s.stream.Seed(s.seed^uint64(s.opts.Set.values["order"])<<40, 0x7562_6c6b+uint64(number)<<32)
 }
 
-// act lets a user, an operator or the weather do something. The number names the action. act
+// act lets a user, an operator or the environment do something. The number names the action. act
 // reports false if the run's setting leaves the action out.
 func (s *sim) act(number int, f func()) bool {
 	if !s.opts.Set.keeps(number) {
@@ -190,7 +190,7 @@ func (s *sim) run() {
 	for i := range s.cfg.faults {
 		s.act(i, s.spoil)
 	}
-	if s.cfg.barren {
+	if s.cfg.sparesBad {
 		s.spoilSpares()
 	}
 	s.spoilMetadata()
@@ -217,7 +217,7 @@ func (s *sim) equip() {
 		d.rates, d.trims, d.lossy, d.noFUA = s.cfg.rates, s.cfg.trims, s.cfg.lossy,
 			s.cfg.noFUA[d.index]
 	}
-	s.liar = s.rng.IntN(len(s.mirrors()))
+	s.lyingMirror = s.rng.IntN(len(s.mirrors()))
 }
 
 // users makes the queues' tags, all of them free.
@@ -274,8 +274,8 @@ func (s *sim) muchLater(class uint8, n int, run func()) {
 	})
 }
 
-// happen lets one of the possible next events happen. It reports false if there is none.
-func (s *sim) happen() bool {
+// nextEvent lets one of the possible next events happen. It reports false if there is none.
+func (s *sim) nextEvent() bool {
 	s.passTime()
 	if len(s.pool) == 0 {
 		return s.srv != nil && s.srv.wait()
@@ -318,8 +318,8 @@ func (s *sim) passTime() {
 			s.stalled = 0
 		}
 	}
-	if s.stormEnds != 0 && s.now > s.stormEnds {
-		s.storm(false)
+	if s.shortageEnds != 0 && s.now > s.shortageEnds {
+		s.shortage(false)
 	}
 }
 
@@ -359,7 +359,7 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	if failed && !users {
 		s.failures.done++
 	}
-	if users && !failed && io.req.seen < 0 {
+	if users && res >= 0 && io.req.seen < 0 {
 		io.req.seen = s.failures.done
 	}
 	if res == again {
@@ -399,8 +399,8 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	}
 }
 
-// flushCount counts failed flushes: done are those that have failed, seen those that the server was
-// told of.
+// flushCount counts failed flushes: done are those that have failed, seen those whose result the
+// server has got.
 type flushCount struct{ done, seen int }
 
 // dropped notes that a flush has failed, and what became of the disk's cache.
@@ -409,7 +409,7 @@ func (s *sim) dropped(io *diskIO) {
 		return
 	}
 	io.unflushed = false
-	if io.d.lossy && io.d.gone == 0 {
+	if io.d.lossy && io.d.missing == 0 {
 		s.tracef("      disk %d drops its cache", io.d.index)
 		s.stats.Dropped++
 		s.model.dropped()
@@ -445,11 +445,16 @@ func (s *sim) cut(how survival) {
 func (s *sim) kill() {
 	s.stats.Kills++
 	s.tracef("SIGKILL")
+	s.die()
+}
+
+// die ends the server's process.
+func (s *sim) die() {
 	for _, io := range s.ios {
 		if io.done == 0 && s.chance(1, 3) {
 			continue
 		}
-		if s.opts.Bug.haunts(s, io) {
+		if s.opts.Bug.delaysWrite(s, io) {
 			continue
 		}
 		for io.done < io.n && io.step(s.rng) == again {
@@ -466,9 +471,9 @@ func (s *sim) down() {
 			func(r *userReq) bool { return r.internal })
 	}
 	s.srv = nil
-	s.storm(false)
+	s.shortage(false)
 	for _, d := range s.disks {
-		d.gone = 0
+		d.missing = 0
 	}
 }
 

@@ -94,7 +94,7 @@ func TestSim(t *testing.T) {
 						err, seed)
 					if failed.Load() == 1 {
 						small := Shrink(seed, Options{}, 2000)
-						t.Logf("a smaller run that fails, %d doings of %d: %v\nrepeat: go test "+
+						t.Logf("a smaller run that fails, %d actions of %d: %v\nrepeat: go test "+
 							"./test/sim -run 'TestSim$' -v -seed=%d -set='%s'",
 							small.Actions, small.Before, small.Err, seed, small.Set)
 					}

@@ -10,8 +10,8 @@ import (
 type Stats struct {
 	Requests, Errors, Heals, Pending, Trips, Resumes, Unknown, Moves, Full uint64
 	// How servers and disks came and went.
-	Starts, Cuts, Kills, Stops, Vanishes, CutCreates uint64
-	Steps, Checkpoints, Stale                        uint64
+	Starts, Cuts, Kills, Stops, Leaves, Vanishes, CutCreates uint64
+	Steps, Checkpoints, Stale                                uint64
 	// Operations on disks that failed, for any reason; caches that a failed flush dropped;
 	// writes to metadata that were reported as good and went nowhere, or elsewhere.
 	// In addition, bits that flipped in metadata while it was in use.
@@ -23,7 +23,7 @@ type Stats struct {
 	// a refusal, or something older where every newer record was lost.
 	Damaged, Survived, Refused, Older uint64
 	// Wrong, stale or missing devices that a load had to refuse.
-	Impostors uint64
+	WrongDevices uint64
 	// Starts while the path to the disks came and went, and how many of these starts were refused.
 	Outages, PathRefused uint64
 	// Internal requests of the background reader; sectors that they have read, and blocks that
@@ -42,19 +42,19 @@ func (s *Stats) Add(o *Stats) {
 // String is one line for people.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in "+
-		"create), %s SIGKILLs, %s stops, %s disks vanished; "+
+		"create), %s SIGKILLs, %s stops, %s leaves, %s disks vanished; "+
 		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits "+
 		"of unknown outcome, %s blocks moved, %s checkpoints; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
-		"same, %s refused, %s older for want of any newer record), %s impostors refused; %s "+
+		"same, %s refused, %s older for want of any newer record), %s wrongDevices refused; %s "+
 		"starts over a path that came and went (%s refused); "+
 		"%s internal reads, of %s, with %s blocks that failed; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
-		count(s.Kills), count(s.Stops), count(s.Vanishes),
+		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
 		count(s.Unknown), count(s.Moves), count(s.Checkpoints),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
-		count(s.Older), count(s.Impostors), count(s.Outages), count(s.PathRefused),
+		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),
 		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed), count(s.Steps))
 }
 

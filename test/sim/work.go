@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"ublkremap/internal/coordinator"
@@ -10,7 +11,7 @@ import (
 	"ublkremap/remap"
 )
 
-// work lets requests, operators and the weather act for a number of events. Which of them acts in
+// work lets requests, operators and the environment act for a number of events. Which of them acts in
 // which step depends on the round only.
 func (s *sim) work(round, steps int) {
 	kinds := rand.New(rand.NewPCG(s.seed^0x6b69_6e64, uint64(round)))
@@ -25,10 +26,10 @@ func (s *sim) work(round, steps int) {
 			s.act(number, s.request)
 		case n < 250+s.cfg.ops:
 			s.act(number, s.operator)
-		case n < 250+s.cfg.ops+s.cfg.wind:
-			s.act(number, s.weather)
+		case n < 250+s.cfg.ops+s.cfg.churn:
+			s.act(number, s.environment)
 		default:
-			if s.happen() {
+			if s.nextEvent() {
 				continue
 			}
 			if s.active > 0 {
@@ -48,7 +49,7 @@ func (s *sim) drain() {
 		if n > 200_000 {
 			s.failf("%d requests and %d moves never end", s.active, s.srv.moves)
 		}
-		if !s.happen() {
+		if !s.nextEvent() {
 			break
 		}
 	}
@@ -119,7 +120,7 @@ func (s *sim) request() {
 func (s *sim) submit(r *userReq, tag int) {
 	r.Tag = uint16(tag)
 	r.perBlock = uint64(s.plan.BlockSize() / sectorSize)
-	r.begun, r.time, r.failures, r.told, r.seen = s.step, s.now, s.failures, s.told, -1
+	r.begun, r.time, r.failures, r.reported, r.seen = s.step, s.now, s.failures, s.reported, -1
 	switch r.Op {
 	case remap.OpWrite:
 		r.id = s.nextID
@@ -185,7 +186,7 @@ func (s *sim) operator() {
 // breaker.
 func (s *sim) repair() {
 	s.tracef("repair")
-	s.storm(false)
+	s.shortage(false)
 	for _, d := range s.disks {
 		s.back(d)
 	}
@@ -217,7 +218,7 @@ func (s *sim) resume() {
 
 // verify reads, through the device, all that was ever written and a little more.
 func (s *sim) verify() {
-	if !s.calm && s.chance(1, 3) {
+	if !s.scripted && s.chance(1, 3) {
 		return // what the last server left under way continues in the next round
 	}
 	s.tracef("verify")
@@ -239,7 +240,7 @@ func (s *sim) verify() {
 	for len(order) > 0 {
 		q, tag, ok := s.freeTag()
 		if !ok || s.chance(1, 2) {
-			if !s.happen() && !ok {
+			if !s.nextEvent() && !ok {
 				s.failf("the device hangs while it is verified")
 			}
 			continue
@@ -265,6 +266,8 @@ func (s *sim) end(last bool) {
 		s.cutPower()
 	case n < 70:
 		s.kill()
+	case n < 80:
+		s.leave()
 	default:
 		s.drain()
 		s.quiet()
@@ -294,6 +297,70 @@ func (s *sim) end(last bool) {
 	s.check()
 }
 
+// leave ends the server as an upgrade does. First the queues end: what they have on its way to the
+// disks is completed, and requests whose heals wait for the Arbiter stay with the kernel. Then the
+// server waits for what the Committer has under way, so that no commit has an unknown outcome.
+func (s *sim) leave() {
+	if s.chance(1, 2) {
+		s.srv.checkpoint()
+	}
+	s.endQueues()
+	var left *error
+	s.srv.coord.Leave(time.Hour, func(err error) { left = &err })
+	for n := 0; left == nil; n++ {
+		if n > 200_000 || !s.nextEvent() {
+			s.failf("the leave hangs")
+		}
+	}
+	s.tracef("LEAVE: %v", *left)
+	s.stats.Leaves++
+	if *left == nil {
+		s.judgeLeave()
+	}
+	s.die()
+}
+
+// endQueues ends the queues' threads once none of their operations is under way.
+func (s *sim) endQueues() {
+	s.holdReader(false)
+	ofQueue := func(io *diskIO) bool { return io.req != nil }
+	for n := 0; slices.ContainsFunc(s.ios, ofQueue); n++ {
+		if n > 200_000 || !s.nextEvent() {
+			s.failf("the operations of the queues never end")
+		}
+	}
+	s.srv.queuesEnded = true
+	s.pool = slices.DeleteFunc(s.pool, func(e event) bool {
+		return e.class < classToArb || e.class >= classToEng && e.class < classJournal ||
+			e.class == classReader
+	})
+}
+
+// judgeLeave makes sure that the Committer has nothing under way, and that the disks hold the live
+// table.
+func (s *sim) judgeLeave() {
+	for _, io := range s.ios {
+		if io.whom == "journal" {
+			s.failf("a server has left, and the Committer has an operation under way: %v", io)
+		}
+	}
+	if s.srv.unknown || slices.ContainsFunc(s.disks, func(d *disk) bool { return d.missing != 0 }) {
+		return
+	}
+	r, _, err := s.restore(s.devices())
+	if err != nil {
+		s.failf("load after a leave: %v", err)
+	}
+	live := s.srv.restored.Map
+	for u := range live.Units() {
+		was, found := live.Unit(u), r.Map.Unit(u)
+		was.Busy, found.Busy = false, false
+		if was != found {
+			s.failf("a server has left: unit %d is %+v, on disk %+v", u, was, found)
+		}
+	}
+}
+
 // orderlyStop ends the server as the verb stop does. If the stop reports no failed flush, it counts
 // as a flush of the user.
 func (s *sim) orderlyStop() {
@@ -306,15 +373,15 @@ func (s *sim) orderlyStop() {
 	if stopped == nil {
 		s.failf("the stop hangs")
 	}
-	told := stopped.Flush != nil || s.srv.shared.UnreportedFlush()
-	s.tracef("STOP: %+v, a flush has failed: %v", *stopped, told)
+	reported := stopped.Flush != nil || s.srv.shared.UnreportedFlush()
+	s.tracef("STOP: %+v, a flush has failed: %v", *stopped, reported)
 	s.stats.Stops++
-	if told {
+	if reported {
 		return
 	}
-	if s.failures.done > s.told.done {
-		s.failf("the stop reports nothing, and a flush had failed of which no flush of the user " +
-			"was told")
+	if s.failures.done > s.reported.done {
+		s.failf("the stop reports nothing, and a flush had failed that no flush of the user was " +
+			"answered with")
 	}
 	s.model.flushed(r)
 }
