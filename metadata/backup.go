@@ -66,6 +66,8 @@ type backupReader struct {
 	table  *Table
 	stated entryBudget
 	read   uint64 // entries
+	// decoders are those of the version that the superblock has.
+	decoders *decoders
 }
 
 // newBackupReader gets the superblock of the backing, and the newest record whose effect the
@@ -79,8 +81,7 @@ func newBackupReader(superblock []byte, tip link) (*backupReader, error) {
 		return nil, err
 	}
 	return &backupReader{sb: sb, layout: l, tip: tip, table: NewTable(l),
-			stated: newEntryBudget(l)},
-		nil
+		stated: newEntryBudget(l), decoders: decodersOf(superblock)}, nil
 }
 
 // entry adds a decoded entry. The error is ErrBackup.
@@ -132,7 +133,7 @@ type Snapshot struct {
 	Epoch      uint64 `json:"epoch"`      // \
 	Sequence   uint64 `json:"sequence"`   //  } of the newest record whose effect it shows
 	Checksum   uint64 `json:"checksum"`   // /
-	Entries    []byte `json:"entries"`    // 24 bytes each, as in a checkpoint
+	Entries    []byte `json:"entries"`    // 24 bytes each, as in a checkpoint of that version
 	Next       uint64 `json:"next"`       // the cursor to go on from
 	Done       bool   `json:"done"`
 }
@@ -210,7 +211,7 @@ func collect(ask func(cursor uint64) (Snapshot, error)) (r *backupReader, _ erro
 				cursor)
 		}
 		for b := s.Entries; len(b) > 0; b = b[entrySize:] {
-			if err := r.entry(getEntry(b)); err != nil {
+			if err := r.entry(r.decoders.entry(b)); err != nil {
 				return nil, err
 			}
 		}

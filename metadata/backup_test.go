@@ -207,6 +207,34 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestCollectDecodesByVersion: the entries of a snapshot are read as the version of its superblock
+// has them.
+func TestCollectDecodesByVersion(t *testing.T) {
+	w := history(t, smallParams(512, 0), 402, false)
+	const next = Version + 1
+	read := 0
+	other := *versions[Version]
+	other.entry = func(b []byte) (Entry, byte) {
+		read++
+		return versions[Version].entry(b)
+	}
+	versions[next] = &other
+	defer delete(versions, next)
+	b, err := Collect(9, func(cursor uint64) (Snapshot, error) {
+		s, err := w.c.Snapshot(cursor)
+		le.PutUint32(s.Superblock[versionAt:], next)
+		seal(s.Superblock)
+		return s, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := listed(w.table(w.base)); !slices.Equal(listed(b.table), want) || read != len(want) {
+		t.Errorf("%d entries were read as version %d has them, %d are in the table%s", read, next,
+			len(want), diff(want, listed(b.table)))
+	}
+}
+
 // FuzzBackup damages backups at will and decodes them; with fix, pages get their
 // right sums again, so that the decoder gets past them. raw is a whole file
 // instead, if it is not empty. changes is a list of 4 bytes each: where in the file

@@ -18,6 +18,7 @@ type decoders struct {
 	page        func(b []byte, id checkpointID, index uint32) (count int, ok bool)
 	recordEntry func(b []byte, i int) (e Entry, flags byte)
 	pageEntry   func(b []byte, i int) (e Entry, flags byte)
+	entry       func(b []byte) (e Entry, flags byte) // of a Snapshot
 }
 
 // versions are all format versions that this package reads. A new version adds a row and a
@@ -32,6 +33,7 @@ var versions = map[uint32]*decoders{
 			return getEntry(recordEntry(b, i))
 		},
 		pageEntry: func(b []byte, i int) (Entry, byte) { return getEntry(pageEntry(b, i)) },
+		entry:     getEntry,
 	},
 }
 
