@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -59,66 +57,15 @@ func outside(file string, members []string) error {
 				file, exit.ErrRefused)
 		}
 	}
-	var dir unix.Stat_t
-	if err := unix.Stat(filepath.Dir(file), &dir); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Dir(file), err)
+	on, err := blockdev.RestsOn(filepath.Dir(file), members)
+	if err != nil {
+		return err
 	}
-	on := map[uint64]bool{}
-	for _, m := range members {
-		var st unix.Stat_t
-		if unix.Stat(m, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			on[st.Rdev] = true
-		}
-	}
-	if restsOn(dir.Dev, on, 0) {
+	if on {
 		return fmt.Errorf("%s: %w: it would be on the very disk that it is the backup of; choose "+
 			"a file on another disk", file, exit.ErrRefused)
 	}
 	return nil
-}
-
-// restsOn reports whether a block device is one of those in on, is a partition of one, or is made
-// of one by device-mapper, md or a loop device.
-func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
-	if on[dev] {
-		return true
-	}
-	if depth > 16 {
-		return false
-	}
-	dir, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev),
-		unix.Minor(dev)))
-	if err != nil {
-		return false // not a block device: tmpfs or a network
-	}
-	number := func(path string) (uint64, bool) {
-		b, err := os.ReadFile(path)
-		var major, minor uint32
-		if err == nil {
-			_, err = fmt.Sscanf(string(b), "%d:%d", &major, &minor)
-		}
-		return unix.Mkdev(major, minor), err == nil
-	}
-	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-		if whole, ok := number(filepath.Join(filepath.Dir(dir), "dev")); ok &&
-			restsOn(whole, on, depth+1) {
-			return true
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(dir, "loop/backing_file")); err == nil {
-		var st unix.Stat_t
-		if unix.Stat(string(b[:max(0, len(b)-1)]), &st) == nil && restsOn(st.Dev, on, depth+1) {
-			return true
-		}
-	}
-	below, _ := os.ReadDir(filepath.Join(dir, "slaves"))
-	for _, e := range below {
-		if d, ok := number(filepath.Join(dir, "slaves", e.Name(), "dev")); ok &&
-			restsOn(d, on, depth+1) {
-			return true
-		}
-	}
-	return false
 }
 
 // writeWhole writes a file that appears under its name only once it is whole and durable. Only its

@@ -132,3 +132,58 @@ func sameFile(a, b *unix.Stat_t) bool {
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino
 }
+
+// RestsOn reports whether the file system of a file or a directory lies on one of these devices: on
+// the device itself, on a partition of it, or on what device mapper, MD or a loop device makes of
+// it. Devices that do not exist are left out. The error is that of looking at path.
+func RestsOn(path string, devices []string) (bool, error) {
+	var at unix.Stat_t
+	if err := unix.Stat(path, &at); err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	on := map[uint64]bool{}
+	for _, d := range devices {
+		var st unix.Stat_t
+		if unix.Stat(d, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			on[st.Rdev] = true
+		}
+	}
+	return restsOn(at.Dev, on, 0), nil
+}
+
+// maxResting is how many devices restsOn follows below each other.
+const maxResting = 16
+
+// restsOn reports whether a device is one of those in on, or is made of one. A number that is no
+// block device's, as of tmpfs or of a network file system, is not.
+func restsOn(dev uint64, on map[uint64]bool, depth int) bool {
+	if on[dev] {
+		return true
+	}
+	if depth == maxResting {
+		return false
+	}
+	if whole := wholeOf(dev); whole != dev && restsOn(whole, on, depth+1) {
+		return true
+	}
+	if path, _, ok := loopFile(dev); ok {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			below := st.Dev
+			if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+				below = st.Rdev
+			}
+			if restsOn(below, on, depth+1) {
+				return true
+			}
+		}
+	}
+	slaves := filepath.Join(sysDir(dev), "slaves")
+	below, _ := os.ReadDir(slaves)
+	for _, e := range below {
+		if d, ok := devOf(filepath.Join(slaves, e.Name())); ok && restsOn(d, on, depth+1) {
+			return true
+		}
+	}
+	return false
+}
