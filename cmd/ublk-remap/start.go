@@ -41,6 +41,7 @@ type startOptions struct {
 	isolate     time.Duration
 	failFast    time.Duration
 	resource    time.Duration
+	recovery    string
 	budget      uint64
 	rate        uint64
 }
@@ -99,6 +100,8 @@ number, queues and features, and requests that were under way go on.`,
 			"error; 0: never")
 	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor,
 		"how long I/O that fails for want of memory is tried again")
+	f.StringVar(&o.recovery, "error-recovery", "7s", "after how long the drive gives up a bad "+
+		"sector (SCT ERC, by smartctl), or keep: as it is")
 	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst,
 		"units that may be remapped at once before the breaker trips")
 	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond,

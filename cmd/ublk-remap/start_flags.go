@@ -46,6 +46,9 @@ func (o *startOptions) config() (server.Config, error) {
 			return cfg, badFlag(f.flag, f.value, "auto, on or off")
 		}
 	}
+	if cfg.Disks, err = recoveryLimit(o.recovery); err != nil {
+		return cfg, err
+	}
 	if cfg.BatchIO == ublk.Require && o.depth < 2 {
 		return cfg, badFlag("depth", o.depth, "2 or more with --batch-io=on")
 	}

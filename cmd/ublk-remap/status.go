@@ -9,6 +9,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/drive"
 )
 
 func statusCommand(a *app) *cobra.Command {
@@ -114,6 +115,9 @@ func (a *app) printStatus(s *control.Status) error {
 		{"size", fmt.Sprintf("%s, %s blocks of %d bytes",
 			sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
 	}...)
+	for _, d := range s.ErrorRecovery {
+		rows = appendWrapped(rows, "error recovery", drive.Says(d))
+	}
 	if s.ServerPID != 0 && s.State != control.StateUnreachable {
 		rows = appendFigures(rows, s)
 	}

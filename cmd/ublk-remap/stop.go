@@ -32,6 +32,9 @@ a server fail. By its number that also works for a device of which nothing in
 			if err != nil {
 				return err
 			}
+			if err := releaseDrives(cmd.Context(), s.Name); err != nil {
+				a.log.Warn().Msg(err.Error())
+			}
 			if a.json {
 				return a.printJSON(stopped{Device: s.Device, Name: s.Name, Orderly: s.Orderly})
 			}

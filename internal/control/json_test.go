@@ -85,10 +85,21 @@ const goldenStatus = `{
   "batch_io": false,
   "recovery": true
  },
+ "error_recovery": [
+  {
+   "disk": "/dev/sda",
+   "limit_s": 7,
+   "limit_before_s": 0,
+   "kernel_timeout_s": 30,
+   "kernel_timeout_before_s": null,
+   "note": ""
+  }
+ ],
  "server_pid": 42
 }`
 
 func TestStatusNames(t *testing.T) {
+	limit, before := 7.0, 0.0
 	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive,
 		Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
@@ -96,7 +107,8 @@ func TestStatusNames(t *testing.T) {
 		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0},
 		Scrub:    Scrub{State: "idle", Total: 1000},
 		Breaker:  Breaker{State: "closed"}, Features: Features{true, true, false, true},
-		ServerPID: 42}
+		ErrorRecovery: []Drive{{Disk: "/dev/sda", LimitS: &limit, BeforeS: &before, KernelS: 30}},
+		ServerPID:     42}
 	check(t, s, goldenStatus)
 	finished := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	check(t, Scrub{LastFinished: &finished}, `{

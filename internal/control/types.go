@@ -48,7 +48,25 @@ type Status struct {
 	Scrub        Scrub      `json:"scrub"`
 	Breaker      Breaker    `json:"breaker"`
 	Features     Features   `json:"features"`
-	ServerPID    int        `json:"server_pid"` // 0 if no server runs
+	// ErrorRecovery is one element for each disk below the backing and the spare devices. The
+	// server does not fill it in: package host does.
+	ErrorRecovery []Drive `json:"error_recovery"`
+	ServerPID     int     `json:"server_pid"` // 0 if no server runs
+}
+
+// Drive is how long a disk, and the kernel for it, tries a sector that is bad.
+type Drive struct {
+	Disk string `json:"disk"` // path
+	// LimitS is after how many seconds the drive gives up, as it was set; null: no limit was set.
+	LimitS *float64 `json:"limit_s"`
+	// BeforeS is what that was before. 0: no limit; null: not known.
+	BeforeS *float64 `json:"limit_before_s"`
+	// KernelS is after how many seconds the kernel aborts a command and resets the link; 0: it has
+	// no such timer for this disk.
+	KernelS float64 `json:"kernel_timeout_s"`
+	// KernelBeforeS is what that was before; null: it was not changed.
+	KernelBeforeS *float64 `json:"kernel_timeout_before_s"`
+	Note          string   `json:"note"` // why no limit is set; empty if one is
 }
 
 // Spare describes the spare units, in units of 4 KiB. Retired and quarantined units are neither

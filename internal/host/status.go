@@ -33,7 +33,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 	all := make([]*control.Status, len(records))
 	var asked sync.WaitGroup
 	for i, r := range records {
-		asked.Go(func() { all[i] = statusOf(ctx, r, answerOfEach) })
+		asked.Go(func() { all[i] = withDrives(statusOf(ctx, r, answerOfEach), r) })
 	}
 	asked.Wait()
 	if ctx.Err() != nil {
@@ -50,7 +50,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, error) {
 	r, err := h.Lookup(what)
 	if err == nil {
-		st := statusOf(ctx, r, answerOfOne)
+		st := withDrives(statusOf(ctx, r, answerOfOne), r)
 		return st, context.Cause(ctx)
 	}
 	if errors.Is(err, ErrNotFound) {
@@ -140,7 +140,9 @@ func fromRecord(r *control.Record) *control.Status {
 		Spare:    control.Spare{Devices: []control.SpareDevice{}},
 		Metadata: control.Metadata{Mirrors: []control.Mirror{}},
 		Scrub:    control.Scrub{State: "idle", Total: r.Blocks},
-		Breaker:  control.Breaker{State: "closed"},
+
+		ErrorRecovery: []control.Drive{},
+		Breaker:       control.Breaker{State: "closed"},
 		Features: control.Features{ZeroCopy: r.ZeroCopy, AutoBufReg: r.ZeroCopy, BatchIO: r.BatchIO,
 			Recovery: r.Recovery},
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"os"
 	"time"
@@ -45,6 +46,10 @@ type Config struct {
 	// Owned is called when the set's name belongs to this server, or to the server that this one
 	// replaces. It returns the logger to use from then on. nil: Log.
 	Owned func(name string) (zerolog.Logger, error)
+	// Disks is called with the paths of the backing and the spare devices, when they are open. It
+	// is not called for a device that waits for a server: the program that it starts may lie on
+	// that device. What it returns is logged. nil: nothing is called.
+	Disks func(ctx context.Context, name string, paths []string) []string
 	// Opened is called when everything that is served is open, before the device can be live. After
 	// that the server opens no other files than those of the kernel and of the runtime directory.
 	Opened func()

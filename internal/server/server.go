@@ -131,6 +131,11 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
+	if waiting == nil && s.cfg.Disks != nil {
+		for _, line := range s.cfg.Disks(ctx, s.name, s.paths()) {
+			s.log.Info().Msg(line)
+		}
+	}
 	chosen := s.cfg.Queues != 0
 	s.choose(waiting)
 	if err := s.budget(waiting, have, chosen); err != nil {
@@ -695,11 +700,16 @@ func (s *server) delete() error {
 // watchHangs watches the disks. It also watches the device itself, because its requests can wait
 // for a file too.
 func (s *server) watchHangs() *hangWatch {
-	var paths []string
+	return watchHangs(append(s.paths(), s.info().BlockPath())...)
+}
+
+// paths returns the paths of the backing and of the spare devices.
+func (s *server) paths() []string {
+	var all []string
 	for _, d := range s.set.Devices {
-		paths = append(paths, d.Path())
+		all = append(all, d.Path())
 	}
-	return watchHangs(append(paths, s.info().BlockPath())...)
+	return all
 }
 
 func (s *server) closeSocket() {

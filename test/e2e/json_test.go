@@ -27,7 +27,8 @@ metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state
 metadata.log_used metadata.log_size metadata.bad_superblocks metadata.scrubbed
 scrub scrub.state scrub.position scrub.total scrub.rate scrub.last_finished
 breaker breaker.state breaker.reason
-features features.zero_copy features.auto_buf_reg features.batch_io features.recovery server_pid`
+features features.zero_copy features.auto_buf_reg features.batch_io features.recovery server_pid
+error_recovery`
 
 // TestJSON checks what scripts read: names, shapes, and that the numbers agree.
 func TestJSON(t *testing.T) {

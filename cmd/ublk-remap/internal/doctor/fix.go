@@ -119,6 +119,8 @@ func Fix(ctx context.Context) ([]string, error) {
 		}
 		done = append(done, fmt.Sprintf("removed %s: %s", l.path, l.why))
 	}
+	// Drives can still have a limit for a set that is served no longer.
+	errs = append(errs, host.Drives().Release(ctx, ""))
 	return done, errors.Join(errs...)
 }
 

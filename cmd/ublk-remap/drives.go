@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ublkremap/internal/control"
+	"ublkremap/internal/drive"
+	"ublkremap/internal/host"
+)
+
+// drivesWait bounds what a start, a stop or a resume spends on the limits of drives. A drive that
+// does not answer must not hold them up.
+const drivesWait = 20 * time.Second
+
+// recoveryLimit returns what a server calls when its disks are open, for a value of
+// --error-recovery.
+func recoveryLimit(value string) (func(context.Context, string, []string) []string, error) {
+	if value == "keep" {
+		return func(ctx context.Context, name string, _ []string) []string {
+			// An earlier server of the set can have set it, and died.
+			if err := releaseDrives(ctx, name); err != nil {
+				return []string{err.Error()}
+			}
+			return nil
+		}, nil
+	}
+	limit, err := time.ParseDuration(value)
+	if err != nil || limit < drive.Least || limit > drive.Most {
+		return nil, badFlag("error-recovery", value, fmt.Sprintf("a time of %s to %s, or keep",
+			drive.Least, drive.Most))
+	}
+	return func(ctx context.Context, name string, disks []string) []string {
+		ctx, cancel := context.WithTimeout(ctx, drivesWait)
+		defer cancel()
+		var lines []string
+		for _, d := range host.Drives().Set(ctx, name, disks, limit) {
+			lines = append(lines, "error recovery: "+drive.Says(d))
+		}
+		return lines
+	}, nil
+}
+
+// releaseDrives gives the disks back what they had before a set was served.
+func releaseDrives(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, drivesWait)
+	defer cancel()
+	return host.Drives().Release(ctx, name)
+}
+
+// limitDrivesAgain sets the limits of a set's drives once more: one that was without power has
+// forgotten them.
+func (a *app) limitDrivesAgain(ctx context.Context, r *control.Record) {
+	ctx, cancel := context.WithTimeout(ctx, drivesWait)
+	defer cancel()
+	for _, d := range host.Drives().Again(ctx, r.Name, host.DisksOf(r)) {
+		if d.LimitS == nil && d.KernelBeforeS == nil {
+			a.log.Warn().Msg("error recovery: " + drive.Says(d))
+		}
+	}
+}

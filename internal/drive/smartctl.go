@@ -1,0 +1,182 @@
+package drive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// limits are the times of the SCT error recovery control of a drive, in tenths of a second as it
+// counts them. 0: no limit.
+type limits struct {
+	Read  int `json:"read"`
+	Write int `json:"write"`
+}
+
+// atMost returns the limits that are no longer than n.
+func (l limits) atMost(n int) limits {
+	if l.Read == 0 || l.Read > n {
+		l.Read = n
+	}
+	if l.Write == 0 || l.Write > n {
+		l.Write = n
+	}
+	return l
+}
+
+var (
+	// errNoControl is returned for a drive that has no SCT error recovery control.
+	errNoControl = errors.New("the drive has no error recovery control (SCT ERC)")
+	// errNoSmartctl is returned if the program is not installed.
+	errNoSmartctl = errors.New("smartctl is not installed (package smartmontools)")
+)
+
+// answer is what is used of the output of smartctl --json. smartctl.exit_status is that of
+// smartctl(8), EXIT STATUS. A drive without the control has no ata_sct_erc. A limit that is off has
+// no deciseconds.
+type answer struct {
+	Smartctl struct {
+		ExitStatus *int `json:"exit_status"`
+		Messages   []struct {
+			String   string `json:"string"`
+			Severity string `json:"severity"`
+		} `json:"messages"`
+	} `json:"smartctl"`
+	ERC *struct {
+		Read  ercTime `json:"read"`
+		Write ercTime `json:"write"`
+	} `json:"ata_sct_erc"`
+}
+
+type ercTime struct {
+	Enabled     bool `json:"enabled"`
+	Deciseconds int  `json:"deciseconds"`
+}
+
+func (t ercTime) limit() int {
+	if !t.Enabled {
+		return 0
+	}
+	return t.Deciseconds
+}
+
+// failures are the bits of the exit status that say that smartctl itself did not succeed: the
+// command line or the kind of disk, opening it, a command to it. The others tell of its health.
+const failures = 1 | 2 | 4
+
+// decode reads the limits out of smartctl's output. The error is errNoControl if there are none.
+func decode(output []byte) (limits, error) {
+	var a answer
+	if err := json.Unmarshal(output, &a); err != nil || a.Smartctl.ExitStatus == nil {
+		return limits{}, errors.New("smartctl gives no JSON; it is older than 7.0, or another " +
+			"program")
+	}
+	if *a.Smartctl.ExitStatus&failures != 0 {
+		said := fmt.Sprintf("exit status %d", *a.Smartctl.ExitStatus)
+		for _, m := range a.Smartctl.Messages {
+			if m.Severity == "error" {
+				said = strings.Join(strings.Fields(m.String), " ")
+				break
+			}
+		}
+		return limits{}, fmt.Errorf("smartctl: %s", said)
+	}
+	if a.ERC == nil {
+		return limits{}, errNoControl
+	}
+	l := limits{a.ERC.Read.limit(), a.ERC.Write.limit()}
+	if l.Read < 0 || l.Write < 0 {
+		return limits{}, fmt.Errorf("smartctl: limits of %d and %d tenths of a second", l.Read,
+			l.Write)
+	}
+	return l, nil
+}
+
+// get asks for a drive's limits.
+func (h *Host) get(ctx context.Context, path string) (limits, error) {
+	return h.smartctl(ctx, "scterc", path)
+}
+
+// set sets them, and returns what they are then.
+func (h *Host) set(ctx context.Context, path string, l limits) (limits, error) {
+	now, err := h.smartctl(ctx, fmt.Sprintf("scterc,%d,%d", l.Read, l.Write), path)
+	if err != nil {
+		return now, err
+	}
+	// Some drives answer that it is set, and have another value.
+	if now, err = h.get(ctx, path); err == nil && now != l {
+		err = errors.New("the drive does not take the limit")
+	}
+	return now, err
+}
+
+// most is how much output is looked at. The usual is 1 KiB.
+const most = 1 << 20
+
+// smartctl runs the program. It returns when ctx ends, also if the program then hangs in a call to
+// the disk and cannot be ended.
+func (h *Host) smartctl(ctx context.Context, log, path string) (limits, error) {
+	program, err := h.program()
+	if err != nil {
+		return limits{}, err
+	}
+	type result struct {
+		limits
+		err error
+	}
+	done := make(chan result, 1)
+	ctx, cancel := context.WithTimeout(ctx, h.wait)
+	defer cancel()
+	go func() {
+		var out bytes.Buffer
+		cmd := exec.CommandContext(ctx, program, "--json", "-l", log, path)
+		cmd.Stdout = &limited{buffer: &out}
+		cmd.WaitDelay = time.Second
+		err := cmd.Run()
+		var exit *exec.ExitError
+		if err != nil && (!errors.As(err, &exit) || !exit.Exited()) {
+			done <- result{limits{}, fmt.Errorf("%s: %w", program, err)}
+			return
+		}
+		l, err := decode(out.Bytes())
+		done <- result{l, err}
+	}()
+	late := func() (limits, error) {
+		return limits{}, fmt.Errorf("smartctl has not answered for %s", h.wait)
+	}
+	select {
+	case r := <-done:
+		if ctx.Err() != nil && r.err != nil {
+			return late()
+		}
+		return r.limits, r.err
+	case <-ctx.Done():
+		return late()
+	}
+}
+
+// program finds smartctl. The PATH of a service or of sudo can lack the directories of root.
+func (h *Host) program() (string, error) {
+	for _, name := range []string{h.smart, "/usr/sbin/" + h.smart, "/sbin/" + h.smart,
+		"/usr/local/sbin/" + h.smart} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errNoSmartctl
+}
+
+// limited keeps the start of what is written to it.
+type limited struct{ buffer *bytes.Buffer }
+
+func (l *limited) Write(b []byte) (int, error) {
+	if room := most - l.buffer.Len(); room > 0 {
+		l.buffer.Write(b[:min(room, len(b))])
+	}
+	return len(b), nil
+}

@@ -1,0 +1,27 @@
+package host
+
+import (
+	"ublkremap/internal/control"
+	"ublkremap/internal/drive"
+)
+
+// Drives is where the error recovery limits of this machine's disks are set, and given back.
+func Drives() *drive.Host { return drive.New(control.Dir(), uses) }
+
+// uses reports whether a set is served here, or has a device that waits for a server.
+func uses(name string) bool {
+	if control.Owned(name) {
+		return true
+	}
+	_, err := control.ReadRecord(name)
+	return err == nil
+}
+
+// withDrives adds to a status what is set for the disks of its record.
+func withDrives(st *control.Status, r *control.Record) *control.Status {
+	st.ErrorRecovery = Drives().Report(r.Name, DisksOf(r))
+	return st
+}
+
+// DisksOf returns the paths of the backing and the spare devices of a record.
+func DisksOf(r *control.Record) []string { return append([]string{r.Backing}, r.Spares...) }
