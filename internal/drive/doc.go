@@ -6,10 +6,10 @@
 // drive that has no such control gets more time from the kernel (the timeout of the SCSI device),
 // so that it ends by itself and the link is left alone. mdadm has a udev rule for the same purpose.
 //
-// Both belong to the whole disk, and several sets can be on its partitions. So a file in the runtime
-// directory, one for each disk, says what was there before, what was set, and which sets want it. It
-// is written before anything changes. The last set that ends gives the disk back what it had,
-// whatever died in between. If somebody else has changed a value since, it is left as it is.
+// Both belong to the whole disk, and several sets can be on its partitions. So a file in the
+// runtime directory, one for each disk, says what was there before, what was set, and which sets
+// want it. It is written before anything changes. The last set that ends gives the disk back what
+// it had, whatever died in between. If somebody else has changed a value since, that stays.
 //
 // Nothing here does I/O on the disk by itself, and nothing waits for a program that hangs: smartctl
 // has a time limit and is left alone after it.

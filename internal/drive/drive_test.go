@@ -13,8 +13,8 @@ import (
 	"ublkremap/internal/control"
 )
 
-// fake is a machine: a tree like sysfs, and a program that answers as smartctl does for drives whose
-// state is in files.
+// fake is a machine: a tree like sysfs, and a program that answers as smartctl does for drives
+// whose state is in files.
 type fake struct {
 	*Host
 	t      *testing.T
@@ -29,7 +29,12 @@ const program = `#!/bin/sh
 file=DIR/${4#/dev/}
 echo "$3 $4" >>DIR/calls
 answer() { echo "{\"smartctl\": {\"exit_status\": $1}, \"device\": {\"name\": \"x\"}$2}"; exit $1; }
-time() { case $1 in 0) echo '{"enabled": false}';; *) echo "{\"enabled\": true, \"deciseconds\": $1}";; esac; }
+time() {
+case $1 in
+0) echo '{"enabled": false}';;
+*) echo "{\"enabled\": true, \"deciseconds\": $1}";;
+esac
+}
 read first second <"$file" || answer 2
 case $3,$first in
 *,none) case $3 in scterc) answer 0;; *) answer 4;; esac;;
@@ -173,8 +178,8 @@ func TestSetAndRelease(t *testing.T) {
 			"the kernel waits 3m0s for it (was 30s)"},
 		{"reject", "reject", "180", "/dev/sda: no limit is set: smartctl: exit status 4; " +
 			"the kernel waits 3m0s for it (was 30s)"},
-		{"usage", "usage", "180", "/dev/sda: no limit is set: smartctl gives no JSON; it is older " +
-			"than 7.0, or another program; the kernel waits 3m0s for it (was 30s)"},
+		{"usage", "usage", "180", "/dev/sda: no limit is set: smartctl gives no JSON; it is " +
+			"older than 7.0, or another program; the kernel waits 3m0s for it (was 30s)"},
 	} {
 		t.Run(c.drive, func(t *testing.T) {
 			t.Parallel()

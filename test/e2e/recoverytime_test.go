@@ -76,7 +76,7 @@ func TestRecoveryTime(t *testing.T) {
 		set()
 		says(a, text...)
 		b.Kill(t)
-		rig.Want(t, 0, "stop", b.Name) // without its server
+		b.Stop(t) // without its server
 		set()
 		a.Stop(t)
 		unset()
