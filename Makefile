@@ -11,7 +11,9 @@ MAKEFLAGS   += --no-print-directory
 # checkout owned by somebody else builds too.
 export GOFLAGS := $(strip $(filter-out -ldflags=% -buildvcs=%,$(GOFLAGS)) -ldflags=-checklinkname=0 -buildvcs=false)
 
-VERSION := $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+# From git, or from the command line: VERSION=1.2.3.
+VERSION :=
+override VERSION := $(shell VERSION='$(VERSION)' scripts/version)
 LDFLAGS := -checklinkname=0 -X main.version=$(VERSION)
 
 ## What can be set
@@ -151,15 +153,23 @@ clean: ## remove what was built; the cache stays
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The version is that of the tag or the commit; VERSION=v1.2.3 is another one.
-.PHONY: packages
-packages: ## deb and rpm for amd64 and arm64, and SHA256SUMS, into dist/
-	VERSION='$(VERSION)' scripts/package dist
+# The version is that of the tag or the commit; VERSION=1.2.3 is another one. KEY is what
+# packages and checksums are signed with: see scripts/sign.
+KEY ?=
+.PHONY: packages release
+packages: ## deb and rpm for amd64 and arm64, and SHA256SUMS, into dist/: KEY=file|name signs
+	VERSION='$(VERSION)' KEY='$(KEY)' scripts/package dist
+
+release: ## all that a release page carries, into dist/, from a commit with a tag: KEY=file|name
+	KEY='$(KEY)' scripts/release dist
 
 # Whole Debian systems under user-mode Linux (test/vmtest/system).
-.PHONY: test-host test-host-short
+.PHONY: test-host test-host-short deps-host
+deps-host: ## install what only test-host needs on Debian
+	scripts/deps --host
+
 test-host: export UBLK_REMAP_HOST := 1
-test-host: uml ## whole Debian systems from boot to power-off, in guests: RUN=TestX
+test-host: deps-host uml ## whole Debian systems from boot to power-off, in guests: RUN=TestX
 	go test -count=1 -timeout $(VM_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./test/host
 
 # For make test: nothing is compiled for minutes, so what make uml has not built is not tested.

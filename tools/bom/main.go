@@ -1,0 +1,95 @@
+// Command bom says what a program was linked from: it reads the list of modules that Go left
+// in the binary, and their licences from the module cache.
+//
+//	bom -version VERSION -license FILE -out DIRECTORY BINARY
+//
+// It writes into DIRECTORY
+//
+//	ublk-remap.cdx.json  the list as a CycloneDX document
+//	copyright            the same with all licence texts, in Debian's format
+//	THIRD-PARTY          the licence texts of the modules, for people
+//	spdx                 all licences as one SPDX expression
+//
+// A module whose licence is not recognized is an error. The same binary gives the same files:
+// the time in them is SOURCE_DATE_EPOCH.
+package main
+
+import (
+	"crypto/sha256"
+	"debug/buildinfo"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"time"
+)
+
+// program is what is described.
+type program struct {
+	version string
+	license []byte // of the program's own source
+	sum     [sha256.Size]byte
+	built   time.Time
+	info    *debug.BuildInfo
+	parts   []*part
+}
+
+func main() {
+	version := flag.String("version", "", "the program's version")
+	license := flag.String("license", "LICENSE", "the program's own licence")
+	out := flag.String("out", ".", "where to write")
+	flag.Parse()
+	if flag.NArg() != 1 || *version == "" {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := run(flag.Arg(0), *version, *license, *out); err != nil {
+		fmt.Fprintf(os.Stderr, "bom: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(binary, version, license, out string) error {
+	p, err := read(binary, version, license)
+	if err != nil {
+		return err
+	}
+	document, err := p.cycloneDX()
+	if err != nil {
+		return err
+	}
+	write := func(name string, text []byte) error {
+		return os.WriteFile(filepath.Join(out, name), text, 0o644)
+	}
+	return errors.Join(write("ublk-remap.cdx.json", document), write("copyright", p.copyright()),
+		write("THIRD-PARTY", p.thirdParty()), write("spdx", []byte(p.spdx()+"\n")))
+}
+
+// read looks into a binary and for the licences of what is in it.
+func read(binary, version, license string) (*program, error) {
+	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
+	}
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.ReadFile(license)
+	if err != nil {
+		return nil, err
+	}
+	parts, err := partsOf(info)
+	if err != nil {
+		return nil, err
+	}
+	return &program{version: version, license: own, sum: sha256.Sum256(text),
+		built: time.Unix(seconds, 0).UTC(), info: info, parts: parts}, nil
+}
