@@ -72,6 +72,7 @@ test: deps ## unit tests with -race, the simulator, and both kernels; installs w
 
 test-unit: ## unit tests with -race, on this machine
 	go test -race -timeout 15m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
+	$(if $(PKG),,go -C tools test $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./...)
 
 # One recipe per kernel, so that they run side by side: an emulated guest
 # keeps one CPU busy. Lines are marked with the kernel.
@@ -115,7 +116,9 @@ planted-table: ## write the table of planted bugs in docs/RELIABILITY.md anew
 
 lint: ## golangci-lint with the import map, and go.mod's tidiness
 	$(GOLANGCI) run ./...
+	cd tools && go tool golangci-lint run ./...
 	go mod tidy -diff
+	go -C tools mod tidy -diff
 	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q 'bash$$'; then bash -n "$$f"; fi; done
 
 fmt: ## format the Go files

@@ -134,13 +134,13 @@ func TestPackageUpgrade(t *testing.T) {
 		t.Skip("left out by -short")
 	}
 	o := withPackage(t)
-	o.Payload["newer.deb"] = deb(t, "v0.0.2")
-	o.Payload["broken.deb"] = broken(t, deb(t, "v0.0.2"))
+	o.Payload["newer.deb"] = deb(t, "0.0.2")
+	o.Payload["broken.deb"] = broken(t, deb(t, "0.0.2"))
 	onEach(t, o, func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(writer)
 		for _, step := range []struct{ deb, version string }{
-			{"newer", "v0.0.2"}, {"ublk-remap", "v0.0.1"}, {"newer", "v0.0.2"},
+			{"newer", "0.0.2"}, {"ublk-remap", "0.0.1"}, {"newer", "0.0.2"},
 		} {
 			old := mainPID(h)
 			h.Run("sleep 1; dpkg -i /payload/" + step.deb + ".deb")

@@ -9,6 +9,9 @@ import (
 	"github.com/google/uuid"
 )
 
+// specVersion is one that the tools of 2026 read; newer ones add nothing that is used here.
+const specVersion = cdx.SpecVersion1_6
+
 // cycloneDX writes the document: the program, its parts, and that it depends on each of them.
 // (A binary does not tell which part wants which.)
 func (p *program) cycloneDX() ([]byte, error) {
@@ -40,7 +43,8 @@ func (p *program) cycloneDX() ([]byte, error) {
 	b.Components = &components
 	b.Dependencies = &[]cdx.Dependency{{Ref: main.BOMRef, Dependencies: &refs}}
 	var text bytes.Buffer
-	err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).SetPretty(true).Encode(b)
+	err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).SetPretty(true).
+		EncodeVersion(b, specVersion)
 	return text.Bytes(), err
 }
 
