@@ -34,7 +34,8 @@ const (
 const makeKey = `set -e
 export GNUPGHOME=$2
 mkdir -m 700 -p "$2"
-gpg --batch --quiet --passphrase '' --quick-gen-key 'Throw Away <away@example.org>' rsa2048 sign never
+gpg --batch --quiet --passphrase '' --quick-gen-key 'Throw Away <away@example.org>' \
+	rsa2048 sign never
 gpg --batch --export-secret-keys >"$1/key"
 gpg --batch --armor --export >"$1/public"
 gpg --batch --with-colons --list-keys | awk -F: '$1 == "fpr" { print substr($10, 25); exit }'`
@@ -187,10 +188,13 @@ cat >"$1/policies/$2/ublk-remap.pol" <<END
 <Policy xmlns="https://www.debian.org/debsig/1.0/">
   <Origin Name="ublk-remap" id="$2" Description="ublk-remap"/>
   <Selection><Required Type="origin" File="ublk-remap.gpg" id="$2"/></Selection>
-  <Verification MinOptional="0"><Required Type="origin" File="ublk-remap.gpg" id="$2"/></Verification>
+  <Verification>
+    <Required Type="origin" File="ublk-remap.gpg" id="$2"/>
+  </Verification>
 </Policy>
 END`
-		const verify = `debsig-verify --policies-dir "$1/policies" --keyrings-dir "$1/keyrings" "$2"`
+		const verify = `
+debsig-verify --policies-dir "$1/policies" --keyrings-dir "$1/keyrings" "$2"`
 		dir, path := t.TempDir(), r.file(t, "amd64.deb")
 		mustShell(t, policy, dir, r.id, r.public)
 		mustShell(t, verify, dir, path)
