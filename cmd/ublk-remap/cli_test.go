@@ -34,6 +34,13 @@ func ublkRemap(t *testing.T, args ...string) result {
 	return r
 }
 
+// runSeparately is run, for a command that may print more than one line of errors.
+func runSeparately(args []string) (code int, out, errs string) {
+	var o, e bytes.Buffer
+	code = run(context.Background(), args, stdio{in: strings.NewReader(""), out: &o, err: &e})
+	return code, o.String(), e.String()
+}
+
 // mustRun fails the test unless the command exits with code.
 func mustRun(t *testing.T, code int, args ...string) result {
 	t.Helper()

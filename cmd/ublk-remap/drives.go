@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
 	"ublkremap/internal/host"
@@ -13,6 +14,9 @@ import (
 // drivesWait bounds what a start, a stop or a resume spends on the limits of drives. A drive that
 // does not answer must not hold them up.
 const drivesWait = 20 * time.Second
+
+// recoveryWanted is what --error-recovery can be.
+var recoveryWanted = fmt.Sprintf("a time from %s to %s, or keep", drive.Least, drive.Most)
 
 // recoveryLimit returns what a server calls when its disks are open, for a value of
 // --error-recovery.
@@ -28,8 +32,7 @@ func recoveryLimit(value string) (func(context.Context, string, []string) []stri
 	}
 	limit, err := time.ParseDuration(value)
 	if err != nil || limit < drive.Least || limit > drive.Most {
-		return nil, badFlag("error-recovery", value, fmt.Sprintf("a time of %s to %s, or keep",
-			drive.Least, drive.Most))
+		return nil, fmt.Errorf("%s: %w: want %s", value, exit.ErrUsage, recoveryWanted)
 	}
 	return func(ctx context.Context, name string, disks []string) []string {
 		ctx, cancel := context.WithTimeout(ctx, drivesWait)

@@ -11,6 +11,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/internal/config"
 	"ublkremap/internal/host"
 )
 
@@ -28,6 +29,7 @@ type app struct {
 	json      bool
 	logLevel  string
 	logFormat string
+	logFlags  []config.Option // the two of them
 	log       zerolog.Logger
 }
 
@@ -69,12 +71,11 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	flags := root.PersistentFlags()
-	flags.StringVar(&a.logLevel, "log-level", "info", "least level that is logged: trace, debug, "+
-		"info, warn, error or disabled")
-	flags.StringVar(&a.logFormat, "log-format", "console", "console or json")
+	a.logFlags = logOptions(&a.logLevel, &a.logFormat)
+	addFlags(root.PersistentFlags(), a.logFlags)
 	root.AddCommand(
 		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a),
+		scanCommand(a), enableCommand(a), disableCommand(a), configCommand(a),
 		listCommand(a), statusCommand(a),
 		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
 		udevCommand(a), manCommand(),

@@ -6,9 +6,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
@@ -16,34 +16,21 @@ import (
 	"ublkremap/internal/host/set"
 	"ublkremap/internal/shell"
 	"ublkremap/metadata"
-	"ublkremap/remap"
-	"ublkremap/ublk"
 )
 
-type startOptions struct {
-	spares      []string
-	id          int64
-	queues      int
-	depth       int
-	maxIO       string
-	zeroCopy    string
-	batchIO     string
-	poll        time.Duration
-	hugePages   bool
+// startRun is one run of start.
+type startRun struct {
+	*startOptions
+	flags       *pflag.FlagSet // that were given
+	noConfig    bool
 	foreground  bool
 	detached    bool
 	newer       bool // only look for newer copies of the disk
 	predecessor int
 	kill        bool
 	claim       string
-	retries     int
-	maxBad      int
-	isolate     time.Duration
-	failFast    time.Duration
-	resource    time.Duration
-	recovery    string
-	budget      uint64
-	rate        uint64
+	// warnings are for the log of the server.
+	warnings []string
 }
 
 // started is what start --json prints.
@@ -54,58 +41,41 @@ type started struct {
 }
 
 func startCommand(a *app) *cobra.Command {
-	var o startOptions
+	r := startRun{startOptions: newStartOptions(a.logFlags)}
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "start BACKING|NAME",
 		Short: "Serve a disk as /dev/ublkbN; recover the device of a server that died",
 		Long: `Serve a prepared disk. The device's path is printed once it is live. The server
 then runs on by itself, or with --foreground until SIGTERM or SIGINT.
 
+What is said without a slash is a set's name or UUID before it is a file of this
+directory. Flags that are not given are what /etc/ublk-remap/NAME.toml says, if
+the set has that file; see: ublk-remap config show NAME.
+
 If an earlier server of the disk died, its device is recovered: it keeps its
-number, queues and features, and requests that were under way go on.`,
-		Args: arguments(1, 1),
+number, queues and features, and requests that were under way go on.
+
+--all starts each set that is enabled or has a file and does not run.`,
+		Args: allOr(&all, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return start(cmd.Context(), a, args[0], o)
+			if all {
+				return a.startAll(cmd)
+			}
+			return start(cmd.Context(), a, args[0], &r)
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named "+
-		"are looked for")
-	f.Int64Var(&o.id, "id", ublk.AnyID, "number N of /dev/ublkbN (default: the next that is free)")
-	f.IntVar(&o.queues, "queues", 0, "hardware queues (default: one for each CPU, at most 4)")
-	f.IntVar(&o.depth, "depth", ublk.DefaultDepth, "requests in flight per queue")
-	f.StringVar(&o.maxIO, "max-io", "512KiB", "largest request")
-	f.StringVar(&o.zeroCopy, "zero-copy", "auto", "leave the data in the kernel: auto, on or "+
-		"off; on needs Linux 6.16")
-	f.StringVar(&o.batchIO, "batch-io", "auto", "exchange many requests with one command: auto, "+
-		"on or off; on needs Linux 7.0")
-	f.DurationVar(&o.poll, "poll", 0, "how long a queue looks for completions before it sleeps, "+
-		"such as 50us; takes CPU time")
-	f.BoolVar(&o.hugePages, "huge-pages", false, "huge pages for the buffers; without zero copy "+
-		"they take queues × depth × max-io of memory from the start")
-	f.BoolVar(&o.foreground, "foreground", false, "stay in the foreground, for supervisors")
-	f.BoolVar(&o.detached, "detached", false, "")
-	f.BoolVar(&o.newer, "look-for-newer", false, "")
-	f.IntVar(&o.predecessor, "take-over", 0, "")
-	f.BoolVar(&o.kill, "kill", false, "")
-	f.StringVar(&o.claim, "claim", "", "")
-	f.IntVar(&o.retries, "retries", remap.DefaultRetries,
-		"how often a bad block is tried again before it is remapped")
-	f.IntVar(&o.maxBad, "max-bad", remap.DefaultMaxBad, "bad blocks that one request finds one "+
-		"by one, before the search gets coarser")
-	f.DurationVar(&o.isolate, "isolate-time", remap.DefaultIsolateFor,
-		"time that one request may spend on finding its bad blocks")
-	f.DurationVar(&o.failFast, "fail-fast", remap.DefaultFailFast,
-		"how long a pending block that failed to read is not read again, but answered with an "+
-			"error; 0: never")
-	f.DurationVar(&o.resource, "resource-time", remap.DefaultResourceFor,
-		"how long I/O that fails for want of memory is tried again")
-	f.StringVar(&o.recovery, "error-recovery", "7s", "after how long the drive gives up a bad "+
-		"sector (SCT ERC, by smartctl), or keep: as it is")
-	f.Uint64Var(&o.budget, "remap-budget", remap.DefaultBurst,
-		"units that may be remapped at once before the breaker trips")
-	f.Uint64Var(&o.rate, "remap-rate", remap.DefaultPerSecond,
-		"units a second that the budget grows by")
+	r.flags = f
+	addFlags(f, r.own(a))
+	f.BoolVar(&r.noConfig, "no-config", false, "leave the set's file in /etc/ublk-remap alone")
+	f.BoolVar(&r.foreground, "foreground", false, "stay in the foreground, for supervisors")
+	f.BoolVar(&all, "all", false, "start all sets that are enabled or have a file")
+	f.BoolVar(&r.detached, "detached", false, "")
+	f.BoolVar(&r.newer, "look-for-newer", false, "")
+	f.IntVar(&r.predecessor, "take-over", 0, "")
+	f.BoolVar(&r.kill, "kill", false, "")
+	f.StringVar(&r.claim, "claim", "", "")
 	a.jsonFlag(cmd)
 	for _, own := range ownFlags {
 		if err := f.MarkHidden(own); err != nil {
@@ -115,38 +85,29 @@ number, queues and features, and requests that were under way go on.`,
 	return cmd
 }
 
-// maxPoll bounds --poll. A sleep costs microseconds. Polling for longer than this takes CPU time
-// and gains nothing.
-const maxPoll = 10 * time.Millisecond
-
 // ownFlags are for processes that this program starts itself: a server in a session of its own, the
 // search for newer copies, and a server that takes the place of a living one.
 var ownFlags = []string{"detached", "look-for-newer", "take-over", "kill", "claim"}
 
-func start(ctx context.Context, a *app, what string, o startOptions) error {
-	cfg, err := o.config()
-	if err != nil {
+func start(ctx context.Context, a *app, what string, r *startRun) error {
+	if _, err := r.startOptions.config(); err != nil {
 		return err
 	}
 	// A terminal that hangs up must not leave a disk without its server. A reader of the output
 	// that goes away must not do so either.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	cfg.Version = programVersion()
 	switch {
-	case o.detached:
-		cfg.Signals = askedByEach()
-		return serveDetached(ctx, a, what, cfg)
-	case o.newer:
+	case r.detached:
+		return serveDetached(ctx, a, what, r)
+	case r.newer:
 		return lookForNewer(ctx, what)
-	case o.foreground:
-		cfg.Signals = askedByEach()
 	}
-	b, err := a.findToStart(ctx, what)
+	b, err := a.findToStart(ctx, what, r)
 	if err != nil {
 		return err
 	}
-	if o.foreground {
-		return a.serveInForeground(ctx, b, cfg)
+	if r.foreground {
+		return a.serveInForeground(ctx, b, r)
 	}
 	return a.launchServer(ctx, what, b)
 }
@@ -161,10 +122,13 @@ func askedByEach() <-chan os.Signal {
 
 // findToStart decides which disk is meant, and whether it can be started. The processes that are
 // started for the disk are told the result.
-func (a *app) findToStart(ctx context.Context, what string) (*host.Backing, error) {
-	b, err := host.FindBacking(ctx, what)
+func (a *app) findToStart(ctx context.Context, what string, r *startRun) (*host.Backing, error) {
+	b, err := r.find(ctx, what)
 	if err != nil {
 		return nil, err
+	}
+	for _, w := range r.warnings {
+		a.log.Warn().Msg(w)
 	}
 	if err := b.Superblock.Unfinished(); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)

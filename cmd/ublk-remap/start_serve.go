@@ -21,7 +21,11 @@ import (
 const logWait = 2 * time.Second
 
 // serveInForeground runs the server in this process.
-func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server.Config) error {
+func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRun) error {
+	cfg, err := r.config()
+	if err != nil {
+		return err
+	}
 	// The reader of the log may wait for the device itself.
 	lines, err := logging.Foreground(a.err, a.logFormat)
 	if err != nil {
@@ -31,6 +35,7 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, cfg server
 	if cfg.Log, err = logging.New(lines, a.logLevel, a.logFormat); err != nil {
 		return err
 	}
+	r.warn(cfg.Log)
 	id := set.IdentityOf(b.Superblock)
 	cfg.Backing, cfg.Known = b.Path, &id
 	cfg.Opened = func() { leaveMounts(cfg.Log) }
@@ -59,16 +64,26 @@ func notify(log zerolog.Logger, state string) {
 // serveDetached is the server's process. It reports the result of the start to the parent.
 // Everything else goes to the log file, once this server owns the name. Until then the log belongs
 // to the server that has the name.
-func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) error {
+func serveDetached(ctx context.Context, a *app, what string, r *startRun) error {
 	parent := newReport()
 	var log detachedLog
 	defer log.close()
 	err := func() error {
-		if err := setBacking(ctx, what, &cfg); err != nil {
+		backing, id, err := r.received(ctx, what)
+		if err != nil {
 			return err
 		}
+		cfg, err := r.config()
+		if err != nil {
+			return err
+		}
+		cfg.Backing, cfg.Known = backing, id
 		cfg.Log = zerolog.Nop()
-		cfg.Owned = func(name string) (zerolog.Logger, error) { return log.open(a, name) }
+		cfg.Owned = func(name string) (zerolog.Logger, error) {
+			l, err := log.open(a, name)
+			r.warn(l)
+			return l, err
+		}
 		cfg.Opened = func() { leaveMounts(log.log) }
 		cfg.Progress = parent.waiting
 		var left time.Time
@@ -80,7 +95,7 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 			}
 			parent.send(live)
 		}
-		err := server.Run(ctx, cfg)
+		err = server.Run(ctx, cfg)
 		if err != nil {
 			log.log.Error().Err(err).Msg("the server ends")
 		}
@@ -90,24 +105,22 @@ func serveDetached(ctx context.Context, a *app, what string, cfg server.Config) 
 	return err
 }
 
-// setBacking uses what start has told this process about its disk. upgrade tells nothing: it starts
-// a server by the path of the disk.
-func setBacking(ctx context.Context, what string, cfg *server.Config) error {
+// received returns the disk that start has told this process about, and applies the file of its
+// set. upgrade tells nothing: it starts a server by the path of the disk.
+func (r *startRun) received(ctx context.Context, what string) (string, *set.Identity, error) {
 	t, err := receiveHandoff(what)
-	switch {
-	case err != nil:
-		return err
-	case t != nil:
-		cfg.Backing, cfg.Known = t.Backing, &t.Set
-		return nil
-	}
-	b, err := host.FindBacking(ctx, what)
 	if err != nil {
-		return err
+		return "", nil, err
+	}
+	if t != nil {
+		return t.Backing, &t.Set, r.applyFile(ctx, &t.Set)
+	}
+	b, err := r.find(ctx, what)
+	if err != nil {
+		return "", nil, err
 	}
 	id := set.IdentityOf(b.Superblock)
-	cfg.Backing, cfg.Known = b.Path, &id
-	return nil
+	return b.Path, &id, nil
 }
 
 // detachedLog is the log file of a detached server.

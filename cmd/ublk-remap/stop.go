@@ -11,7 +11,7 @@ type stopped struct {
 }
 
 func stopCommand(a *app) *cobra.Command {
-	var force bool
+	var force, all bool
 	cmd := &cobra.Command{
 		Use:   "stop DEV|NAME",
 		Short: "Drain and remove a device",
@@ -25,9 +25,14 @@ it open.
 
 If its server is dead the device is removed in any case. Requests that wait for
 a server fail. By its number that also works for a device of which nothing in
-/run tells any more.`,
-		Args: arguments(1, 1),
+/run tells any more.
+
+--all stops every device, some at a time.`,
+		Args: allOr(&all, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return a.stopAll(cmd.Context(), force)
+			}
 			s, err := a.host().Stop(cmd.Context(), args[0], force)
 			if err != nil {
 				return err
@@ -51,6 +56,7 @@ a server fail. By its number that also works for a device of which nothing in
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "stop it although it is in use")
+	cmd.Flags().BoolVar(&all, "all", false, "stop every device")
 	a.jsonFlag(cmd)
 	return cmd
 }

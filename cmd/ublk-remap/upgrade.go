@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -10,11 +11,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/config"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host/set"
 	"ublkremap/internal/shell"
 )
 
@@ -29,6 +33,17 @@ type upgraded struct {
 	Old      serverVersion `json:"old"`
 	New      serverVersion `json:"new"`
 	PausedMS float64       `json:"paused_ms"`
+	// Changed are the options that the new server has otherwise than the old one. Pending are those
+	// that the device keeps until it is stopped and started.
+	Changed []optionChange `json:"changed"`
+	Pending []optionChange `json:"pending"`
+}
+
+// optionChange is an option of a server that runs, and what it is to be.
+type optionChange struct {
+	Name string `json:"name"`
+	From string `json:"from"`
+	To   string `json:"to"`
 }
 
 type serverVersion struct {
@@ -39,11 +54,13 @@ type serverVersion struct {
 func upgradeCommand(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "upgrade DEV|NAME",
-		Short: "Swap the server of a device for one of this version",
+		Use:     "upgrade DEV|NAME",
+		Aliases: []string{"reload"},
+		Short:   "Swap the server of a device for one of this version and configuration",
 		Long: `Swap the server of a device for one that runs this program: run upgrade of the
 version that is to serve from now on. Users of the device see a pause and
-nothing else.
+nothing else. The new one reads /etc/ublk-remap/NAME.toml anew; what the device
+has from when it was made stays, and it is said so.
 
 Everything that can fail is tried before the old server stops serving. If the
 new one fails after that, the old one is started again. A server in the
@@ -61,8 +78,10 @@ foreground is refused: it is left to its supervisor.`,
 			if a.json {
 				return a.printJSON(u)
 			}
-			_, err = fmt.Fprintf(a.out, "%s: %s (pid %d) -> %s (pid %d), I/O paused for %.0f ms\n",
-				u.Device, u.Old.Version, u.Old.PID, u.New.Version, u.New.PID, u.PausedMS)
+			_, err = fmt.Fprintf(a.out, "%s: %s (pid %d) -> %s (pid %d), I/O paused for %.0f "+
+				"ms\n%s",
+				u.Device, u.Old.Version, u.Old.PID, u.New.Version, u.New.PID, u.PausedMS,
+				u.changes())
 			return err
 		},
 	}
@@ -83,7 +102,7 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
 	}
 	defer old.Close()
-	args, err := serverArgs(r)
+	args, options, err := serverArgs(r)
 	if err != nil {
 		return nil, err
 	}
@@ -102,28 +121,116 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, a.bringBack(ctx, r, old, args, token, err)
 	}
 	a.tellMainPID(live.PID)
-	return &upgraded{
+	u := &upgraded{
 		Device: r.Device, Name: r.Name, UUID: r.UUID,
 		Old:      serverVersion{Version: r.Version, PID: r.PID},
 		New:      serverVersion{Version: programVersion(), PID: live.PID},
 		PausedMS: float64(live.Paused.Microseconds()) / 1e3,
-	}, nil
+	}
+	u.Changed, u.Pending = options.since(r)
+	return u, nil
+}
+
+// changes says what a reload of the configuration has changed, in one line or none.
+func (u *upgraded) changes() string {
+	var parts []string
+	list := func(changes []optionChange) string {
+		var all []string
+		for _, c := range changes {
+			all = append(all, fmt.Sprintf("%s %s -> %s", c.Name, cmp.Or(c.From, "unset"),
+				cmp.Or(c.To, "unset")))
+		}
+		return strings.Join(all, ", ")
+	}
+	if len(u.Changed) > 0 {
+		parts = append(parts, list(u.Changed))
+	}
+	if len(u.Pending) > 0 {
+		parts = append(parts, fmt.Sprintf("%s: not before the device is stopped and started (%s)",
+			list(u.Pending), shell.Command("stop", u.Name)))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return clean(u.Device+": "+strings.Join(parts, "; ")) + "\n"
+}
+
+// since compares options with those that the server of a record has. What a record does not name
+// is the default. One that an older version wrote names nothing, and tells nothing.
+func (r *startRun) since(old *control.Record) (changed, pending []optionChange) {
+	changed, pending = []optionChange{}, []optionChange{}
+	if old.Options == nil {
+		return changed, pending
+	}
+	for _, o := range r.all {
+		if o.Path || o.NoFlag {
+			continue
+		}
+		c := optionChange{Name: o.Name, From: o.DefaultText(), To: o.Value.String()}
+		if text, ok := old.Options[o.Name]; ok {
+			c.From = text
+		}
+		if !o.Set() {
+			c.To = o.DefaultText()
+		}
+		switch {
+		case c.From == c.To:
+		case o.Change == config.Restart:
+			pending = append(pending, c)
+		default:
+			changed = append(changed, c)
+		}
+	}
+	return changed, pending
 }
 
 // serverArgs returns the command line for a successor of a record's server: the options that this
-// server was started with, and the devices that it serves.
-func serverArgs(r *control.Record) ([]string, error) {
+// server was started with, and the devices that it serves. It returns the options that the
+// successor is going to have too, with those of the file of the set. A file that the successor
+// would not take is an error now.
+func serverArgs(r *control.Record) ([]string, *startRun, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.PID))
 	if err != nil {
-		return nil, fmt.Errorf("the command line of process %d: %w", r.PID, err)
+		return nil, nil, fmt.Errorf("the command line of process %d: %w", r.PID, err)
 	}
 	words := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
-	return successorArgs(words[1:], r)
+	args, flags, err := successorArgs(words[1:], r)
+	if err != nil {
+		return nil, nil, err
+	}
+	run, err := optionsOf(flags, r)
+	return args, run, err
+}
+
+// optionsOf are the options of a server that is started with these flags for the set of a record.
+func optionsOf(flags *pflag.FlagSet, r *control.Record) (*startRun, error) {
+	run := &startRun{startOptions: newStartOptions(nil), flags: flags}
+	run.noConfig, _ = flags.GetBool("no-config")
+	file, err := run.readFile(r.Name)
+	said := newStartOptions(nil)
+	if err == nil {
+		err = checkFile(file, said)
+	}
+	if err == nil && file != nil {
+		id := set.Identity{Name: r.Name}
+		if id.UUID, err = uuid.Parse(r.UUID); err == nil {
+			err = rightSet(file, said, id)
+		}
+	}
+	if err == nil {
+		err = file.Apply(run.all, nil)
+	}
+	flags.Visit(func(f *pflag.Flag) {
+		if o := config.Find(run.all, f.Name); o != nil && !o.Path && err == nil {
+			err = o.Value.Set(f.Value.String())
+		}
+	})
+	return run, err
 }
 
 // successorArgs makes the successor's command line from the old server's. It refuses options that
 // this version does not have.
-func successorArgs(words []string, r *control.Record) ([]string, error) {
+func successorArgs(words []string, r *control.Record) ([]string, *pflag.FlagSet, error) {
 	a := &app{stdio: stdio{in: strings.NewReader(""), out: io.Discard, err: io.Discard}}
 	root := newRoot(a)
 	cmd, rest, err := root.Find(words)
@@ -134,11 +241,11 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 		err = cmd.ParseFlags(rest)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: the command line of process %d (%s): %w", exit.ErrUnsupported,
-			r.PID, strings.Join(words, " "), err)
+		return nil, nil, fmt.Errorf("%w: the command line of process %d (%s): %w",
+			exit.ErrUnsupported, r.PID, strings.Join(words, " "), err)
 	}
 	if on, _ := cmd.Flags().GetBool("detached"); !on && !reloads(r.PID) {
-		return nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
+		return nil, nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
 			"supervisor, which would miss it; "+
 			"have that start the new version: kill the server with SIGKILL, and its next start "+
 			"takes the device over", exit.ErrRefused, r.PID)
@@ -154,7 +261,7 @@ func successorArgs(words []string, r *control.Record) ([]string, error) {
 	for _, spare := range r.Spares {
 		args = append(args, "--spare-device="+spare)
 	}
-	return append(args, "--detached"), nil
+	return append(args, "--detached"), cmd.Flags(), nil
 }
 
 // bringBack makes sure that there is a server after an upgrade has failed. That is the old server,

@@ -40,6 +40,8 @@ type Record struct {
 	// record was written by a version that did not note it.
 	Epoch   uint64 `json:"epoch,omitempty"`
 	Version string `json:"version"` // of the program
+	// Options are the settings of the server that are not defaults, by the names of their flags.
+	Options map[string]string `json:"options"`
 	// FlushUntold: a flush of a disk has failed, and the server left the device to another server
 	// before it could tell a user. The next flush must fail.
 	FlushUntold bool `json:"flush_untold,omitempty"`

@@ -1,7 +1,9 @@
 package host
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
+	"ublkremap/ublk"
 )
 
 // Backing is a disk that somebody means to serve, as it was found.
@@ -20,39 +23,80 @@ type Backing struct {
 	Newest bool
 }
 
-// FindBacking finds the disk that somebody means by a path, or by the name or UUID of its set.
-// Its superblock is read once.
-func FindBacking(ctx context.Context, what string) (*Backing, error) {
-	_, err := os.Stat(what)
-	if err == nil {
-		path, err := filepath.Abs(what)
-		if err != nil {
-			return nil, err
-		}
-		sb, err := set.Identify(ctx, path)
-		if err != nil {
-			return nil, err
-		}
-		return &Backing{Path: path, Superblock: sb}, nil
-	}
+// FindBacking finds the disk that somebody means: what has a slash is a path. Anything else is the
+// name or the UUID of a set, and only if there is none a file of the working directory. With id, a
+// UUID, the set of that name must have it. The superblock is read once.
+func FindBacking(ctx context.Context, what, id string) (*Backing, error) {
 	if strings.Contains(what, "/") {
-		return nil, err
+		return BackingAt(ctx, what)
 	}
 	// The path that the name had last, if it still has it; else look around.
-	if r, err := control.ReadRecord(what); err == nil {
-		if sb, err := set.Identify(ctx, r.Backing); err == nil && sb.Name == what {
+	if r, err := control.ReadRecord(what); err == nil && (id == "" || r.UUID == id) {
+		if sb, err := set.Identify(ctx, r.Backing); err == nil && sb.Name == what &&
+			sb.UUID.String() == r.UUID {
 			return &Backing{Path: r.Backing, Superblock: sb}, nil
 		}
 	}
-	path, sb, err := set.Find(ctx, what)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
+	path, sb, err := set.Find(ctx, cmp.Or(id, what))
+	if err == nil {
+		return &Backing{Path: path, Superblock: sb, Newest: true}, nil
 	}
-	return &Backing{Path: path, Superblock: sb, Newest: true}, nil
+	if errors.Is(err, metadata.ErrNotFound) && id == "" {
+		if _, statErr := os.Stat(what); statErr == nil {
+			return BackingAt(ctx, what)
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", what, err)
+}
+
+// BackingAt is the disk at a path.
+func BackingAt(ctx context.Context, path string) (*Backing, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	sb, err := set.Identify(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Backing{Path: path, Superblock: sb}, nil
 }
 
 // Active reports whether the set of that name has a device, or a server.
 func Active(name string) bool {
 	r, err := control.ReadRecord(name)
 	return err == nil && (control.Owned(name) || Present(r))
+}
+
+// DeviceOfSet reports whether the kernel has a device of a set that was ever live, and returns the
+// record that tells of it, if one does. A kernel that cannot be asked has none.
+func DeviceOfSet(ctx context.Context, id set.Identity) (r *control.Record, has bool) {
+	ctl, err := ublk.OpenControl()
+	if err != nil {
+		return nil, false
+	}
+	defer ctl.Close()
+	devices, err := ctl.List(ctx)
+	if err != nil {
+		return nil, false
+	}
+	r, err = control.ReadRecord(id.Name)
+	if err != nil || r.UUID != id.UUID.String() {
+		r = nil
+	}
+	for _, d := range devices {
+		mine := d.Tag == Tag(id.UUID)
+		recorded := r != nil && d.ID == r.ID && (mine || d.Tag == 0)
+		switch {
+		case d.State == ublk.StateDead || !mine && !recorded:
+		case recorded:
+			return r, true
+		default:
+			has = true
+		}
+	}
+	return nil, has
 }

@@ -61,11 +61,11 @@ func TestFindBacking(t *testing.T) {
 	ctx := context.Background()
 	path, sb := newSet(t, "one")
 	other, _ := newSet(t, "two")
-	b, err := FindBacking(ctx, path)
+	b, err := FindBacking(ctx, path, "")
 	if err != nil || b.Path != path || b.Superblock.UUID != sb.UUID || b.Newest {
 		t.Fatalf("%+v, %v", b, err)
 	}
-	if _, err := FindBacking(ctx, "one"); !errors.Is(err, metadata.ErrNotFound) {
+	if _, err := FindBacking(ctx, "one", ""); !errors.Is(err, metadata.ErrNotFound) {
 		t.Errorf("a file was found by its name: %v", err)
 	}
 	record := func(backing string) {
@@ -76,15 +76,49 @@ func TestFindBacking(t *testing.T) {
 		}
 	}
 	record(path)
-	if b, err := FindBacking(ctx, "one"); err != nil || b.Path != path || b.Newest {
+	if b, err := FindBacking(ctx, "one", ""); err != nil || b.Path != path || b.Newest {
 		t.Errorf("by its record: %+v, %v", b, err)
 	}
 	record(other)
-	if _, err := FindBacking(ctx, "one"); !errors.Is(err, metadata.ErrNotFound) {
+	if _, err := FindBacking(ctx, "one", ""); !errors.Is(err, metadata.ErrNotFound) {
 		t.Errorf("another set was taken for it: %v", err)
 	}
-	if _, err := FindBacking(ctx, "/no/such/disk"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := FindBacking(ctx, "/no/such/disk", ""); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
+	}
+}
+
+// TestNameBeforeFile: a word without a slash is a set's name before it is a file of the working
+// directory; with a slash it is a path. A UUID that is wanted is wanted of the name, too.
+func TestNameBeforeFile(t *testing.T) {
+	useRuntimeDir(t)
+	ctx := context.Background()
+	path, sb := newSet(t, "one")
+	other, theirs := newSet(t, "two")
+	r := control.Record{Name: "one", UUID: sb.UUID.String(), Device: "/dev/ublkb0", Backing: path}
+	if err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	for _, link := range []string{"one", "three"} {
+		if err := os.Symlink(other, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := FindBacking(ctx, "one", ""); err != nil || b.Superblock.UUID != sb.UUID {
+		t.Errorf("a file was taken for the name: %+v, %v", b, err)
+	}
+	for _, what := range []string{"./one", "three"} {
+		if b, err := FindBacking(ctx, what, ""); err != nil || b.Superblock.UUID != theirs.UUID {
+			t.Errorf("%s: %+v, %v", what, b, err)
+		}
+	}
+	if b, err := FindBacking(ctx, "one", sb.UUID.String()); err != nil || b.Path != path {
+		t.Errorf("with its UUID: %+v, %v", b, err)
+	}
+	if _, err := FindBacking(ctx, "one", theirs.UUID.String()); !errors.Is(err,
+		metadata.ErrNotFound) {
+		t.Errorf("with another UUID: %v", err)
 	}
 }
 

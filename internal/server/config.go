@@ -42,7 +42,11 @@ type Config struct {
 	Claim string
 
 	Version string // of the program, for the record
-	Log     zerolog.Logger
+	// Options are the settings of this server that are not defaults, for the record. Those in
+	// KeptOptions belong to the device: one that is taken over keeps what its record says of them.
+	Options     map[string]string
+	KeptOptions []string
+	Log         zerolog.Logger
 	// Owned is called when the set's name belongs to this server, or to the server that this one
 	// replaces. It returns the logger to use from then on. nil: Log.
 	Owned func(name string) (zerolog.Logger, error)

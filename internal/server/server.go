@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"sync"
@@ -495,12 +496,27 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 		Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UnreportedFlush(),
 		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
-		Epoch: s.epoch, Version: s.cfg.Version,
+		Epoch: s.epoch, Version: s.cfg.Version, Options: s.options(),
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())
 	}
 	return s.record.Write()
+}
+
+// options are the settings for the record. A device that was taken over has some of its own.
+func (s *server) options() map[string]string {
+	if s.record == nil {
+		return s.cfg.Options
+	}
+	all := maps.Clone(s.cfg.Options)
+	for _, name := range s.cfg.KeptOptions {
+		delete(all, name)
+		if text, ok := s.record.Options[name]; ok {
+			all[name] = text
+		}
+	}
+	return all
 }
 
 // warnOfEndMarks logs what other tools find of the data on the backing.

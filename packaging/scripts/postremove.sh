@@ -15,3 +15,7 @@ purge | 0)
 	rm -rf /run/ublk-remap
 	;;
 esac
+# A deb's purge takes the configuration with it; an rpm's removal leaves it.
+if [ "$1" = purge ]; then
+	rm -rf /etc/ublk-remap
+fi

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -88,40 +87,83 @@ func search(ctx context.Context, limit time.Duration, except string,
 			return p == except || blockdev.SameDisk(p, except)
 		})
 	}
-	type answer struct {
-		found
-		err error
+	for _, a := range probeAll(ctx, limit, paths) {
+		switch {
+		case errors.Is(a.Err, ErrSilent), errors.Is(a.Err, metadata.ErrPath):
+			unanswered = append(unanswered, a.Path)
+		case a.Err == nil && match(a.Superblock):
+			hits = append(hits, found{a.Path, a.Superblock})
+		}
 	}
-	answers := make(chan answer, len(paths)) // sending never blocks
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	return hits, unanswered, nil
+}
+
+// ErrSilent is returned for a device that does not answer in time.
+var ErrSilent = errors.New("it does not answer")
+
+// Probed is what a device of this machine is.
+type Probed struct {
+	Path       string
+	Superblock *metadata.Superblock // nil if Err tells why it could not be read
+	// Err is ErrSilent, what blockdev.Open or metadata.Probe returned, or nil.
+	Err error
+}
+
+// ProbeAll looks at all block devices of this machine that can be a disk of a set, and at the files
+// and devices at the paths in more, in the order of their paths. It leaves out what carries no set.
+// A device that does not answer within some seconds is one with an error.
+func ProbeAll(ctx context.Context, more []string) ([]Probed, error) {
+	paths, err := candidates("/sys/class/block")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	for _, m := range more {
+		if !slices.ContainsFunc(paths, func(p string) bool {
+			return p == m || blockdev.SameDisk(p, m)
+		}) {
+			paths = append(paths, m)
+		}
+	}
+	all := slices.DeleteFunc(probeAll(ctx, findLimit, paths), func(p Probed) bool {
+		return p.Superblock == nil && !errors.Is(p.Err, ErrSilent) &&
+			!errors.Is(p.Err, metadata.ErrPath) && !errors.Is(p.Err, metadata.ErrDamaged) &&
+			!errors.Is(p.Err, metadata.ErrUnsupported)
+	})
+	return all, context.Cause(ctx)
+}
+
+// probeAll probes devices side by side. The answers are in the order of the paths.
+func probeAll(ctx context.Context, limit time.Duration, paths []string) []Probed {
+	answers := make(chan Probed, len(paths)) // sending never blocks
 	waiting := map[string]bool{}
 	for _, path := range paths {
 		waiting[path] = true
 		go func() {
 			sb, err := probeAny(ctx, path)
-			answers <- answer{found{path, sb}, err}
+			answers <- Probed{path, sb, err}
 		}()
 	}
+	var all []Probed
 	over := time.After(limit)
 	for late := false; len(waiting) > 0 && !late; {
 		select {
 		case a := <-answers:
-			delete(waiting, a.path)
-			switch {
-			case errors.Is(a.err, metadata.ErrPath):
-				unanswered = append(unanswered, a.path)
-			case a.err == nil && match(a.sb):
-				hits = append(hits, a.found)
-			}
+			delete(waiting, a.Path)
+			all = append(all, a)
 		case <-over:
 			late = true
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return nil
 		}
 	}
-	slices.SortFunc(hits, func(a, b found) int { return strings.Compare(a.path, b.path) })
-	unanswered = append(unanswered, slices.Sorted(maps.Keys(waiting))...)
-	slices.Sort(unanswered)
-	return hits, unanswered, nil
+	for path := range waiting {
+		all = append(all, Probed{Path: path, Err: ErrSilent})
+	}
+	slices.SortFunc(all, func(a, b Probed) int { return strings.Compare(a.Path, b.Path) })
+	return all
 }
 
 // candidates lists the block devices that can be a disk of a set.

@@ -11,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
@@ -51,6 +52,7 @@ var codes = []struct {
 	{size.ErrSize, Usage},
 	{logging.ErrFormat, Usage},
 	{control.ErrInvalid, Usage},
+	{config.ErrInvalid, Usage},
 	{badblocks.ErrList, Usage},
 	{metadata.ErrGeometry, Usage},
 	{metadata.ErrTooSmall, Usage},
@@ -65,6 +67,7 @@ var codes = []struct {
 
 	{ErrRefused, Refused},
 	{control.ErrRefused, Refused},
+	{config.ErrRefused, Refused},
 	{control.ErrOwned, Refused},
 	{host.ErrRefused, Refused},
 	{host.ErrServed, Refused},

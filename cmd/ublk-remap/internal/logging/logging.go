@@ -15,8 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Formats are the values of --log-format.
-var Formats = []string{"console", "json"}
+// Levels are the values of --log-level, Formats those of --log-format.
+var (
+	Levels  = []string{"trace", "debug", "info", "warn", "error", "disabled"}
+	Formats = []string{"console", "json"}
+)
 
 // ErrFormat is returned for a level or format that there is not.
 var ErrFormat = errors.New("no such log level or format")

@@ -1,0 +1,396 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/config"
+	"ublkremap/internal/control"
+)
+
+var update = flag.Bool("update", false, "write what is made from the program anew")
+
+// useConfigDir gives the test a directory of configuration of its own, with these files.
+func useConfigDir(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "etc")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv(config.DirEnv, dir)
+	return dir
+}
+
+// keysTable is the table of docs/CONFIG.md.
+func keysTable() string {
+	var b strings.Builder
+	b.WriteString("| key | means | can be | default | a change needs |\n| --- | --- | --- | --- | --- |\n")
+	for _, o := range newStartOptions(nil).all {
+		means := strings.ToUpper(o.Help[:1]) + o.Help[1:] + "."
+		if o.More != "" {
+			means += " " + o.More
+		}
+		want := o.Value.Want()
+		if o.Value.Kind() == config.List {
+			want = "a list of " + want
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", o.Name, means, want, o.DefaultText(),
+			o.Change)
+	}
+	return b.String()
+}
+
+// docs/CONFIG.md has the table that the options make.
+func TestConfigDocs(t *testing.T) {
+	const path = "../../docs/CONFIG.md"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const from, to = "<!-- keys -->\n", "<!-- end of keys -->\n"
+	before, rest, ok := strings.Cut(string(text), from)
+	have, after, ok2 := strings.Cut(rest, to)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no table of keys", path)
+	}
+	want := "\n" + keysTable() + "\n"
+	if have == want {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s is not what the program says; run: go test ./cmd/ublk-remap -run "+
+			"TestConfigDocs -update\n%s", path, want)
+	}
+	if err := os.WriteFile(path, []byte(before+from+want+to+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every flag of start is a key, and every key a flag, but for those that say so. So the manual
+// page, which is made of the flags, has them all.
+func TestFlagsAreKeys(t *testing.T) {
+	a := &app{}
+	cmd, _, err := newRoot(a).Find([]string{"start"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// How start is run, not how the set is served.
+	own := map[string]bool{"help": true, "json": true, "all": true, "foreground": true,
+		"no-config": true}
+	for _, f := range ownFlags {
+		own[f] = true
+	}
+	options := newStartOptions(nil).all
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		o := config.Find(options, f.Name)
+		switch {
+		case own[f.Name]:
+		case o == nil || o.NoFlag:
+			t.Errorf("--%s is no key", f.Name)
+		case !strings.HasPrefix(f.Usage, o.Help) || o.Default == "" && f.DefValue != o.DefaultText():
+			t.Errorf("--%s: %q, default %q", f.Name, f.Usage, f.DefValue)
+		}
+	})
+	for _, o := range options {
+		if f := cmd.Flag(o.Name); (f == nil) != o.NoFlag {
+			t.Errorf("%s: flag %v", o.Name, f)
+		}
+		if o.Help == "" || strings.HasSuffix(o.Help, ".") || o.Value.Want() == "" {
+			t.Errorf("%s: %q, %q", o.Name, o.Help, o.Value.Want())
+		}
+	}
+}
+
+// The examples of the documentation, and the sample, are files without errors.
+func TestConfigExamples(t *testing.T) {
+	useRuntimeDir(t)
+	text, err := os.ReadFile("../../docs/CONFIG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(examples) < 4 {
+		t.Fatalf("%d examples", len(examples))
+	}
+	for _, e := range examples {
+		useConfigDir(t, map[string]string{"data.toml": e[1]})
+		mustRun(t, 0, "config", "check", "data")
+	}
+	sample := mustRun(t, 0, "config", "sample").out
+	useConfigDir(t, map[string]string{"data.toml": sample})
+	mustRun(t, 0, "config", "check")
+	// Without the comment signs each key is one that there is, with a value of its form.
+	keys := regexp.MustCompile(`(?m)^# ([a-z-]+ = .*)$`).FindAllStringSubmatch(sample, -1)
+	if len(keys) != len(newStartOptions(nil).all) {
+		t.Errorf("%d keys in %s", len(keys), sample)
+	}
+	for _, k := range keys {
+		text := strings.ReplaceAll(k[1], `uuid = ""`, `uuid = "0198b1f2-0000-7000-8000-000000000001"`)
+		useConfigDir(t, map[string]string{"data.toml": text + "\n"})
+		mustRun(t, 0, "config", "check")
+	}
+}
+
+// What is wrong with a file is said with its place, by check, show and start alike, and nothing is
+// started.
+func TestBadConfig(t *testing.T) {
+	useRuntimeDir(t)
+	for name, c := range map[string]struct {
+		text string
+		says string // of the file, behind its path
+		code int
+	}{
+		"an unknown key": {"# x\nquues = 3\n", `:2:1: there is no key "quues"; do you mean queues?`,
+			exit.Usage},
+		"nothing like a key": {"color = \"red\"\n", `:1:1: there is no key "color"`, exit.Usage},
+		"underscores":        {"zero_copy = \"on\"\n", `do you mean zero-copy?`, exit.Usage},
+		"a number as text": {"depth = 8\n  queues = \"2\"\n",
+			":2:3: queues: want a number without quotes, 1 to 64", exit.Usage},
+		"a text as switch": {"zero-copy = true\n", ":1:1: zero-copy: want auto, on or off, in quotes",
+			exit.Usage},
+		"out of range":       {"queues = 65\n", `:1:1: queues: "65": want a number without quotes, 1 to 64`, 2},
+		"no time":            {"fail-fast = \"soon\"\n", `:1:1: fail-fast: "soon": want a time such as`, 2},
+		"no size":            {"max-io = \"100KiB\"\n", `want a power of two from 64KiB to 1MiB`, 2},
+		"a list":             {"spare-device = \"/dev/sdb\"\n", `want a list, such as ["…"]`, 2},
+		"a relative path":    {"spare-device = [\"sdb\"]\n", `"sdb": want a path that begins with /`, 2},
+		"a fraction":         {"queues = 1.5\n", `:1:1: queues: want a text in quotes, a whole number`, 2},
+		"twice":              {"queues = 1\nqueues = 2\n", `:2:1: this is not TOML: key queues`, 2},
+		"a table":            {"[start]\nqueues = 2\n", `:1:2: there is no table [start]`, 2},
+		"a point":            {"start.queues = 2\n", `:1:1: there is no key start.queues`, 2},
+		"cut off":            {"queues = 2\ndepth =", `:2:7: this is not TOML: expected value`, 2},
+		"half a text":        {"log-level = \"deb", `:1:16: this is not TOML: unterminated`, 2},
+		"zeroes":             {"\x00\x00\x00\x00", `:1:1: this is not TOML`, 2},
+		"of another program": {"[Unit]\nDescription=x\n", `this is not TOML`, 2},
+		"too long":           {strings.Repeat("# comment\n", 7000), `it has more than 65536 bytes`, 2},
+		"not together":       {"depth = 1\nbatch-io = \"on\"\n", `want 2 or more with batch-io on`, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := useConfigDir(t, map[string]string{"data.toml": c.text})
+			for _, args := range [][]string{{"config", "check"}, {"config", "check", "data"},
+				{"config", "check", filepath.Join(dir, "data.toml")}, {"config", "show", "data"},
+				{"start", "data"}} {
+				r := mustRun(t, c.code, args...)
+				if !strings.Contains(r.err, filepath.Join(dir, "data.toml")) ||
+					!strings.Contains(r.err, c.says) {
+					t.Errorf("%v: %q, want %q", args, r.err, c.says)
+				}
+			}
+		})
+	}
+}
+
+// All errors of a file are told at once, for people and for programs.
+func TestConfigCheckTellsAll(t *testing.T) {
+	useRuntimeDir(t)
+	dir := useConfigDir(t, map[string]string{"bad.toml": "x1 = 1\nqueues = 0\n", "good.toml": "",
+		"other.toml~": "x = ", ".hidden.toml": "x = "})
+	var all []checkedFile
+	r := ublkRemapMany(t, "config", "check", "--json")
+	if err := json.Unmarshal([]byte(r.out), &all); err != nil || r.code != exit.Usage {
+		t.Fatalf("%d, %v: %s", r.code, err, r.out)
+	}
+	if len(all) != 2 || all[0].Name != "bad" || all[0].OK || len(all[0].Problems) != 2 ||
+		all[0].Problems[1].Line != 2 || all[0].Problems[1].Key != "queues" || !all[1].OK {
+		t.Errorf("%+v", all)
+	}
+	if strings.Count(r.err, "\n") != 2 {
+		t.Errorf("one line for each error: %q", r.err)
+	}
+	if r := mustRun(t, 0, "config", "check", "good"); r.out != dir+"/good.toml: ok\n" {
+		t.Errorf("%q", r.out)
+	}
+	mustRun(t, exit.NotFound, "config", "check", "missing")
+	mustRun(t, exit.Usage, "config", "check", "./x.conf")
+	mustRun(t, exit.Usage, "config", "show", "..")
+}
+
+// ublkRemapMany is ublkRemap for a verb that has several lines to say.
+func ublkRemapMany(t *testing.T, args ...string) result {
+	t.Helper()
+	r := result{}
+	r.code, r.out, r.err = runSeparately(args)
+	return r
+}
+
+// A file that others could have written is refused, and so is one in such a directory.
+func TestUntrustedConfig(t *testing.T) {
+	useRuntimeDir(t)
+	dir := useConfigDir(t, map[string]string{"data.toml": "queues = 1\n"})
+	path := filepath.Join(dir, "data.toml")
+	refuse := func(what, says string) {
+		t.Helper()
+		for _, args := range [][]string{{"config", "check", "data"}, {"start", "data"}} {
+			if r := mustRun(t, exit.Refused, args...); !strings.Contains(r.err, says) {
+				t.Errorf("%s: %q", what, r.err)
+			}
+		}
+	}
+	for _, mode := range []os.FileMode{0o666, 0o664, 0o646} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		refuse(mode.String(), "others than its owner may write to it")
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, 0, "config", "check", "data")
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	refuse("the directory", "chmod go-w "+dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, 4242, 0); err != nil {
+			t.Fatal(err)
+		}
+		refuse("of somebody else", "it belongs to user 4242")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustRun(t, exit.Usage, "config", "check", "data"); !strings.Contains(r.err,
+		"not a regular file") {
+		t.Errorf("a directory: %q", r.err)
+	}
+}
+
+// A disk that carries another set than the file is for is refused before anything is started.
+func TestConfigOfAnotherSet(t *testing.T) {
+	useRuntimeDir(t)
+	disk := diskFile(t, 64<<20)
+	mustRun(t, 0, "create", disk, "--name", "other")
+	backing := fmt.Sprintf("\nbacking = %q\n", disk)
+	dir := useConfigDir(t, map[string]string{"data.toml": backing, "other.toml": backing})
+	for _, args := range [][]string{{"config", "check", "data"}, {"start", "data"}} {
+		r := ublkRemapMany(t, args...)
+		if r.code != exit.Refused || !strings.Contains(r.err, dir+"/data.toml:2:1: refused: "+disk+
+			` carries the set "other", and this is the file of "data"`) {
+			t.Errorf("%v: %d, %q", args, r.code, r.err)
+		}
+	}
+	// Two files for one disk.
+	if r := mustRun(t, exit.Usage, "config", "check", "other"); !strings.Contains(r.err,
+		"other.toml:2:1: backing "+disk+": "+dir+"/data.toml names it too, in line 2") {
+		t.Errorf("%q", r.err)
+	}
+	// Another set of the name.
+	useConfigDir(t, map[string]string{
+		"other.toml": "uuid = \"0198b1f2-0000-7000-8000-000000000001\"\n" + backing})
+	for _, args := range [][]string{{"config", "check", "other"}, {"start", "other"},
+		{"start", disk}} {
+		if r := mustRun(t, exit.Refused, args...); !strings.Contains(r.err,
+			"other.toml:1:1: refused: the file is for another set of this name") {
+			t.Errorf("%v: %q", args, r.err)
+		}
+	}
+}
+
+// The file counts less than flags and more than defaults, and show says where a value comes from.
+func TestConfigShow(t *testing.T) {
+	useRuntimeDir(t)
+	dir := useConfigDir(t, map[string]string{"data.toml": "# x\nqueues = 3\n fail-fast = \"0\"\n" +
+		"spare-device = [\"/dev/a b\", \"/dev/c\"]\n"})
+	show := func() (s shownConfig, by map[string]shownOption) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(mustRun(t, 0, "config", "show", "data", "--json").out),
+			&s); err != nil {
+			t.Fatal(err)
+		}
+		by = map[string]shownOption{}
+		for _, o := range s.Options {
+			by[o.Name] = o
+		}
+		return s, by
+	}
+	s, by := show()
+	if s.Name != "data" || s.File != filepath.Join(dir, "data.toml") || s.Running ||
+		len(s.Options) != len(newStartOptions(nil).all) {
+		t.Errorf("%+v", s)
+	}
+	if q := by["queues"]; q.Value != "3" || q.From != "file" || q.Line != 2 || q.Column != 1 ||
+		q.Change != "restart" {
+		t.Errorf("%+v", q)
+	}
+	if f := by["fail-fast"]; f.Value != "0s" || f.Column != 2 || f.Default != "1m0s" ||
+		f.Change != "reload" {
+		t.Errorf("%+v", f)
+	}
+	if d := by["depth"]; d.Value != "128" || d.From != "default" || d.Line != 0 {
+		t.Errorf("%+v", d)
+	}
+	if d := by["spare-device"]; len(d.Values) != 2 || d.Values[0] != "/dev/a b" {
+		t.Errorf("%+v", d)
+	}
+	r := control.Record{Name: "data", UUID: "u", ID: 5, Device: "/dev/ublkb5", Backing: "/dev/x",
+		Options: map[string]string{"queues": "2", "fail-fast": "0s"}}
+	if err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	if _, by = show(); by["queues"].Running == nil || *by["queues"].Running != "2" ||
+		by["fail-fast"].Running != nil || by["depth"].Running != nil {
+		t.Errorf("%+v", by)
+	}
+	out := mustRun(t, 0, "config", "show", "data").out
+	if !regexp.MustCompile(`(?m)^queues +3 +\S+/data.toml:2 +2 +restart *$`).MatchString(out) {
+		t.Errorf("%s", out)
+	}
+	// A set without a file has the defaults.
+	if out := mustRun(t, 0, "config", "show", "nothing").out; strings.Contains(out, ".toml") {
+		t.Errorf("%s", out)
+	}
+}
+
+// Options of a run of start: those of flags stay, the others come from the file, and those that a
+// device has from when it was made do not change with it.
+func TestFlagsOverFile(t *testing.T) {
+	useRuntimeDir(t)
+	useConfigDir(t, map[string]string{"data.toml": "queues = 3\ndepth = 16\nfail-fast = \"7s\"\n"})
+	r := &control.Record{Name: "data", UUID: "0198b1f2-0000-7000-8000-000000000001",
+		Options: map[string]string{"queues": "2", "retries": "5"}}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	addFlags(flags, newStartOptions(nil).all)
+	if err := flags.Parse([]string{"--depth=32"}); err != nil {
+		t.Fatal(err)
+	}
+	run, err := optionsOf(flags, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if run.queues != 3 || run.depth != 32 || run.failFast.Seconds() != 7 {
+		t.Errorf("%+v", run.startOptions)
+	}
+	changed, pending := run.since(r)
+	if got := fmt.Sprint(changed, pending); got !=
+		"[{retries 5 2} {fail-fast 1m0s 7s}] [{queues 2 3} {depth 128 32}]" {
+		t.Error(got)
+	}
+	u := upgraded{Device: "/dev/ublkb0", Name: "data", Changed: changed, Pending: pending}
+	if got := u.changes(); got != "/dev/ublkb0: retries 5 -> 2, fail-fast 1m0s -> 7s; queues 2 -> "+
+		"3, depth 128 -> 32: not before the device is stopped and started (ublk-remap stop data)\n" {
+		t.Error(got)
+	}
+	r.Options = nil // of an older version
+	if changed, pending := run.since(r); len(changed)+len(pending) != 0 {
+		t.Error(changed, pending)
+	}
+}

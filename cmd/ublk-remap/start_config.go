@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/config"
+	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/host/set"
+	"ublkremap/internal/server"
+)
+
+// own are the options that are flags of this verb only.
+func (o *startOptions) own(a *app) []config.Option { return o.all[:len(o.all)-len(a.logFlags)] }
+
+// config returns the configuration of the server.
+func (r *startRun) config() (server.Config, error) {
+	cfg, err := r.startOptions.config()
+	cfg.Predecessor, cfg.Kill, cfg.Claim = r.predecessor, r.kill, r.claim
+	cfg.Version = programVersion()
+	cfg.Options, cfg.KeptOptions = r.texts(), kept(r.all)
+	if r.detached || r.foreground {
+		cfg.Signals = askedByEach()
+	}
+	return cfg, err
+}
+
+// warn logs what is to be said about the configuration, once there is a log.
+func (r *startRun) warn(log zerolog.Logger) {
+	for _, w := range r.warnings {
+		log.Warn().Msg(w)
+	}
+}
+
+// texts are the options that are not their default, for the record of the server. Which disks it
+// serves stands there already.
+func (o *startOptions) texts() map[string]string {
+	all := map[string]string{}
+	for i := range o.all {
+		if opt := &o.all[i]; !opt.Path && !opt.NoFlag && opt.Set() {
+			all[opt.Name] = opt.Value.String()
+		}
+	}
+	return all
+}
+
+// kept are the names of the options that a device keeps from when it was made.
+func kept(options []config.Option) []string {
+	var all []string
+	for _, o := range options {
+		if o.Change == config.Restart && !o.Path && !o.NoFlag {
+			all = append(all, o.Name)
+		}
+	}
+	return all
+}
+
+// readFile returns the file of a set, nil if it has none.
+func (r *startRun) readFile(name string) (*config.File, error) {
+	if r.noConfig {
+		return nil, nil
+	}
+	f, err := config.Read(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, config.ErrName) {
+		return nil, nil // what cannot have a file has none
+	}
+	return f, err
+}
+
+// find finds the disk that somebody means, and applies the file of its set.
+func (r *startRun) find(ctx context.Context, what string) (*host.Backing, error) {
+	b, err := r.findDisk(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	id := set.IdentityOf(b.Superblock)
+	return b, r.applyFile(ctx, &id)
+}
+
+// findDisk finds the disk. What the file of a set says of its disk counts if the set is meant by
+// its name and has no device: the disk of a device is known.
+func (r *startRun) findDisk(ctx context.Context, what string) (*host.Backing, error) {
+	if strings.Contains(what, "/") || host.Active(what) {
+		return host.FindBacking(ctx, what, "")
+	}
+	file, err := r.readFile(what)
+	said := newStartOptions(nil)
+	if err == nil {
+		err = checkFile(file, said)
+	}
+	if err != nil {
+		// A device that no record tells of is recovered without the file.
+		b, findErr := host.FindBacking(ctx, what, "")
+		if findErr != nil {
+			return nil, err
+		}
+		return b, nil
+	}
+	if said.backing == "" {
+		return host.FindBacking(ctx, what, said.uuid)
+	}
+	b, err := host.BackingAt(ctx, said.backing)
+	if err != nil {
+		return nil, fmt.Errorf("%s: backing: %w", file.Path, err)
+	}
+	return b, rightSet(file, said, set.IdentityOf(b.Superblock))
+}
+
+// checkFile sets options from a file. They have their defaults before.
+func checkFile(file *config.File, o *startOptions) error {
+	err := file.Apply(o.all, nil)
+	if err == nil && file != nil {
+		if _, err = o.config(); err != nil {
+			err = &config.Problem{Path: file.Path, Message: err.Error(), Err: config.ErrInvalid}
+		}
+	}
+	return err
+}
+
+// rightSet refuses a file that is not of the set that a disk carries. said is what stands in it.
+func rightSet(file *config.File, said *startOptions, id set.Identity) error {
+	var s *config.Setting
+	var why string
+	switch uuid := file.Setting("uuid"); {
+	case file == nil:
+		return nil
+	case id.Name != file.Name:
+		s = file.Setting("backing")
+		why = fmt.Sprintf("%s carries the set %q, and this is the file of %q; name the disk of "+
+			"%q, or rename the file", said.backing, id.Name, file.Name, file.Name)
+	case uuid != nil && !strings.EqualFold(said.uuid, id.UUID.String()):
+		s = uuid
+		why = fmt.Sprintf("the file is for another set of this name: the disk carries %s; remove "+
+			"the line if that one is meant", id.UUID)
+	default:
+		return nil
+	}
+	p := file.At(s, "refused: %s", why)
+	p.Err = config.ErrRefused
+	return p
+}
+
+// applyFile sets the options that no flag has set from the file of the set that was found.
+//
+// A device that waits for its server is not kept waiting by a file that somebody is working on: it
+// goes on with the options that its last server had. What a device has from when it was made stays.
+func (r *startRun) applyFile(ctx context.Context, id *set.Identity) error {
+	file, err := r.readFile(id.Name)
+	if file == nil && err == nil {
+		return nil
+	}
+	said := newStartOptions(nil)
+	if err == nil {
+		err = checkFile(file, said)
+	}
+	if err == nil {
+		err = rightSet(file, said, *id)
+	}
+	record, waits := host.DeviceOfSet(ctx, *id)
+	switch {
+	case err != nil && (!waits || r.predecessor != 0):
+		return err
+	case err != nil:
+		r.likeBefore(record, err)
+		return nil
+	}
+	err = file.Apply(r.all, func(o *config.Option) bool {
+		if r.flags.Changed(o.Name) {
+			return true
+		}
+		// The record knows the spare devices. Without a record the file may be all that does.
+		return waits && o.Change == config.Restart && (record != nil || o.Name != "spare-device")
+	})
+	if err != nil {
+		return err
+	}
+	_, err = r.startOptions.config() // flags and file may not go together
+	return err
+}
+
+// likeBefore takes the options of the last server. why is what is wrong with the file.
+func (r *startRun) likeBefore(record *control.Record, why error) {
+	r.warnings = append(r.warnings, exit.Line(why)+"; the device goes on with what its last "+
+		"server had")
+	if record == nil {
+		return
+	}
+	for name, text := range record.Options {
+		if o := config.Find(r.all, name); o != nil && o.Change == config.Reload &&
+			!r.flags.Changed(name) {
+			_ = o.Value.Set(text) // of another version, perhaps
+		}
+	}
+}

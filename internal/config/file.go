@@ -1,0 +1,209 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DirEnv overrides the directory of the files. It is for tests.
+const DirEnv = "UBLK_REMAP_ETC"
+
+const (
+	defaultDir = "/etc/ublk-remap"
+	// suffix ends the name of a file. What else lies in the directory does not count.
+	suffix = ".toml"
+	// maxFile bounds a file, in bytes.
+	maxFile = 64 << 10
+	// readTimeout is how long a read may take. The file may lie on the very device that waits for
+	// the server that is to be started.
+	readTimeout = 5 * time.Second
+)
+
+var (
+	// ErrInvalid is wrapped by errors about what stands in a file.
+	ErrInvalid = errors.New("configuration")
+	// ErrName is returned for what cannot be the name of a file's set.
+	ErrName = fmt.Errorf("%w: no name of a set", ErrInvalid)
+	// ErrRefused is returned for a file that others than root could have written, and for one that
+	// is not of the set that it is used for.
+	ErrRefused = errors.New("refused")
+	// ErrSlow is returned for a file that cannot be read at the moment.
+	ErrSlow = errors.New("the file cannot be read at the moment")
+)
+
+// Dir is where the files are.
+func Dir() string {
+	if d := os.Getenv(DirEnv); d != "" {
+		return d
+	}
+	return defaultDir
+}
+
+// Path is the file of a set. The error is ErrName if the name would lead out of the directory.
+func Path(name string) (string, error) {
+	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00") {
+		return "", fmt.Errorf("%q: %w", name, ErrName)
+	}
+	return filepath.Join(Dir(), name+suffix), nil
+}
+
+// NameOf is the set that a file is for.
+func NameOf(path string) (string, error) {
+	base := filepath.Base(path)
+	name, ok := strings.CutSuffix(base, suffix)
+	if !ok || name == "" || name[0] == '.' {
+		return "", fmt.Errorf("%s: %w: the file of the set NAME is called NAME%s", path, ErrName,
+			suffix)
+	}
+	return name, nil
+}
+
+// Names lists the sets that have a file, sorted. It is no error if there is no directory.
+func Names() ([]string, error) {
+	entries, err := os.ReadDir(Dir()) // sorted
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), suffix); ok && name != "" && name[0] != '.' {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// File is a configuration as it was read.
+type File struct {
+	Path string
+	Name string // of the set
+	// Settings are in the order of the file.
+	Settings []Setting
+}
+
+// Setting is a key with its value.
+type Setting struct {
+	Key string
+	// Texts is the value as flags would have it: one text, or the items of a List.
+	Texts []string
+	Kind  Kind
+	// Line and Column are where the key stands, counted from 1. Columns count bytes.
+	Line, Column int
+}
+
+// Setting returns the setting of a key, nil if the file does not have it.
+func (f *File) Setting(key string) *Setting {
+	if f == nil {
+		return nil
+	}
+	for i := range f.Settings {
+		if f.Settings[i].Key == key {
+			return &f.Settings[i]
+		}
+	}
+	return nil
+}
+
+// Read reads the file of a set. The error is fs.ErrNotExist if there is none, ErrRefused,
+// ErrSlow, or a *Problem for a file that is no TOML.
+func Read(name string) (*File, error) {
+	path, err := Path(name)
+	if err != nil {
+		return nil, err
+	}
+	return ReadFile(path)
+}
+
+// ReadFile is Read for a file that may lie elsewhere. Its name says which set it is for.
+func ReadFile(path string) (*File, error) {
+	name, err := NameOf(path)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readInTime(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Path: path, Name: name}
+	return f, f.parse(text)
+}
+
+// readInTime reads a file. If that takes too long the read goes on by itself.
+func readInTime(path string) ([]byte, error) {
+	type content struct {
+		text []byte
+		err  error
+	}
+	came := make(chan content, 1)
+	go func() {
+		text, err := readTrusted(path)
+		came <- content{text, err}
+	}()
+	select {
+	case c := <-came:
+		return c.text, c.err
+	case <-time.After(readTimeout):
+		return nil, fmt.Errorf("%s: %w: its file system may lie on a device without a server",
+			path, ErrSlow)
+	}
+}
+
+// readTrusted reads a file that only root and this process's user could have written.
+func readTrusted(path string) ([]byte, error) {
+	if err := trusted(filepath.Dir(path), unix.Stat); err != nil {
+		return nil, err
+	}
+	// A pipe would be waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	err = trusted(path, func(_ string, st *unix.Stat_t) error {
+		return unix.Fstat(int(f.Fd()), st)
+	})
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w: it is not a regular file", path, ErrInvalid)
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s: %w: it has more than %d bytes; a set needs a few lines", path,
+			ErrInvalid, maxFile)
+	}
+	return text, err
+}
+
+// trusted checks owner and mode of a file or directory.
+func trusted(path string, stat func(string, *unix.Stat_t) error) error {
+	var st unix.Stat_t
+	if err := stat(path, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	sticky := st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
+	switch {
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s: %w: it belongs to user %d, who could have written anything there; "+
+			"look into it, then: chown root: %s", path, ErrRefused, st.Uid, path)
+	case st.Mode&0o022 != 0 && !sticky:
+		return fmt.Errorf("%s: %w: others than its owner may write to it (mode %04o); look into "+
+			"it, then: chmod go-w %s", path, ErrRefused, st.Mode&0o7777, path)
+	}
+	return nil
+}

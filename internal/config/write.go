@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Line is one line of a file that is to be written: a setting, or a comment if Key is empty.
+type Line struct {
+	Key, Comment string
+	Kind         Kind
+	Texts        []string
+}
+
+// Render makes the text of a file.
+func Render(lines []Line) string {
+	var b strings.Builder
+	for _, l := range lines {
+		switch {
+		case l.Key != "":
+			fmt.Fprintf(&b, "%s = %s\n", l.Key, literal(l.Kind, l.Texts))
+		case l.Comment != "":
+			fmt.Fprintf(&b, "# %s\n", l.Comment)
+		default:
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}
+
+// literal is a value as TOML.
+func literal(kind Kind, texts []string) string {
+	switch kind {
+	case List:
+		quoted := make([]string, len(texts))
+		for i, text := range texts {
+			quoted[i] = basic(text)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	case Text:
+		return basic(texts[0])
+	}
+	return texts[0]
+}
+
+// basic is a basic string of TOML. It escapes what has no place in one.
+func basic(text string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range text {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case !strconv.IsPrint(r):
+			fmt.Fprintf(&b, `\U%08x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// Write makes the file of a set. It is there whole and durable when Write returns nil, and not at
+// all otherwise. The error is fs.ErrExist if the set has a file. made is the directory if it had to
+// be made, else empty.
+func Write(name, text string) (made string, err error) {
+	path, err := Path(name)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return "", fmt.Errorf("%s: %w", path, fs.ErrExist)
+	}
+	dir := filepath.Dir(path)
+	switch err := os.Mkdir(dir, 0o755); {
+	case err == nil:
+		made = dir
+	case !errors.Is(err, fs.ErrExist):
+		return "", err
+	}
+	err = write(path, text)
+	if err != nil && made != "" {
+		os.Remove(made)
+		made = ""
+	}
+	return made, err
+}
+
+func write(path, text string) (err error) {
+	dir := filepath.Dir(path)
+	if err := trusted(dir, unix.Stat); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-*") // no file of a set begins with a point
+	if err != nil {
+		return err
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
+		return err
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not every file system has it
+		if err = os.Link(f.Name(), path); err == nil {
+			err = os.Remove(f.Name())
+		}
+	}
+	if err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return syncDir(dir)
+}
+
+// Remove removes the file of a set. It is no error if there is none.
+func Remove(name string) error {
+	path, err := Path(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
