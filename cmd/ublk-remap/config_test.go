@@ -160,14 +160,20 @@ func TestBadConfig(t *testing.T) {
 		"underscores":        {"zero_copy = \"on\"\n", `do you mean zero-copy?`, exit.Usage},
 		"a number as text": {"depth = 8\n  queues = \"2\"\n",
 			":2:3: queues: want a number without quotes, 1 to 64", exit.Usage},
-		"a text as switch": {"zero-copy = true\n", ":1:1: zero-copy: want auto, on or off, in quotes",
+		"a text as switch": {"zero-copy = true\n",
+			":1:1: zero-copy: want auto, on or off, in quotes",
 			exit.Usage},
-		"out of range":       {"queues = 65\n", `:1:1: queues: "65": want a number without quotes, 1 to 64`, 2},
-		"no time":            {"fail-fast = \"soon\"\n", `:1:1: fail-fast: "soon": want a time such as`, 2},
-		"no size":            {"max-io = \"100KiB\"\n", `want a power of two from 64KiB to 1MiB`, 2},
-		"a list":             {"spare-device = \"/dev/sdb\"\n", `want a list, such as ["…"]`, 2},
-		"a relative path":    {"spare-device = [\"sdb\"]\n", `"sdb": want a path that begins with /`, 2},
-		"a fraction":         {"queues = 1.5\n", `:1:1: queues: want a text in quotes, a whole number`, 2},
+		"out of range": {"queues = 65\n",
+			`:1:1: queues: "65": want a number without quotes, 1 to 64`, 2},
+		"no time": {"fail-fast = \"soon\"\n",
+			`:1:1: fail-fast: "soon": want a time such as`, 2},
+		"no size": {"max-io = \"100KiB\"\n",
+			`want a power of two from 64KiB to 1MiB`, 2},
+		"a list": {"spare-device = \"/dev/sdb\"\n", `want a list, such as ["…"]`, 2},
+		"a relative path": {"spare-device = [\"sdb\"]\n",
+			`"sdb": want a path that begins with /`, 2},
+		"a fraction": {"queues = 1.5\n",
+			`:1:1: queues: want a text in quotes, a whole number`, 2},
 		"twice":              {"queues = 1\nqueues = 2\n", `:2:1: this is not TOML: key queues`, 2},
 		"a table":            {"[start]\nqueues = 2\n", `:1:2: there is no table [start]`, 2},
 		"a point":            {"start.queues = 2\n", `:1:1: there is no key start.queues`, 2},
@@ -175,8 +181,10 @@ func TestBadConfig(t *testing.T) {
 		"half a text":        {"log-level = \"deb", `:1:16: this is not TOML: unterminated`, 2},
 		"zeroes":             {"\x00\x00\x00\x00", `:1:1: this is not TOML`, 2},
 		"of another program": {"[Unit]\nDescription=x\n", `this is not TOML`, 2},
-		"too long":           {strings.Repeat("# comment\n", 7000), `it has more than 65536 bytes`, 2},
-		"not together":       {"depth = 1\nbatch-io = \"on\"\n", `want 2 or more with batch-io on`, 2},
+		"too long": {strings.Repeat("# comment\n", 7000),
+			`it has more than 65536 bytes`, 2},
+		"not together": {"depth = 1\nbatch-io = \"on\"\n",
+			`want 2 or more with batch-io on`, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := useConfigDir(t, map[string]string{"data.toml": c.text})
@@ -386,7 +394,8 @@ func TestFlagsOverFile(t *testing.T) {
 	}
 	u := upgraded{Device: "/dev/ublkb0", Name: "data", Changed: changed, Pending: pending}
 	if got := u.changes(); got != "/dev/ublkb0: retries 5 -> 2, fail-fast 1m0s -> 7s; queues 2 -> "+
-		"3, depth 128 -> 32: not before the device is stopped and started (ublk-remap stop data)\n" {
+		"3, depth 128 -> 32: not before the device is stopped and started "+
+		"(ublk-remap stop data)\n" {
 		t.Error(got)
 	}
 	r.Options = nil // of an older version

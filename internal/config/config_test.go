@@ -202,7 +202,8 @@ func TestApply(t *testing.T) {
 // Whatever a file is, reading it ends with settings or with an error that has a place in it.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"number = 3\n", "[x]\ny = 1\n", "a.b = 1", "x = [1, \"2\"]",
-		"choice = \"on\" # x\n\n\"text\" = '''\na'''\n", "x = {a = 1}", "[[x]]\n", "\xff", "a = 1979-05-27",
+		"choice = \"on\" # x\n\n\"text\" = '''\na'''\n", "x = {a = 1}", "[[x]]\n", "\xff",
+		"a = 1979-05-27",
 		"'a\\b' = 1", "list = [\n\"a\",\n]\n", "= 3", "\"\" = 1"} {
 		f.Add([]byte(seed))
 	}
