@@ -38,7 +38,8 @@ func useConfigDir(t *testing.T, files map[string]string) string {
 // keysTable is the table of docs/CONFIG.md.
 func keysTable() string {
 	var b strings.Builder
-	b.WriteString("| key | means | can be | default | a change needs |\n| --- | --- | --- | --- | --- |\n")
+	b.WriteString("| key | means | can be | default | a change needs |\n" +
+		"| --- | --- | --- | --- | --- |\n")
 	for _, o := range newStartOptions(nil).all {
 		means := strings.ToUpper(o.Help[:1]) + o.Help[1:] + "."
 		if o.More != "" {
@@ -101,7 +102,8 @@ func TestFlagsAreKeys(t *testing.T) {
 		case own[f.Name]:
 		case o == nil || o.NoFlag:
 			t.Errorf("--%s is no key", f.Name)
-		case !strings.HasPrefix(f.Usage, o.Help) || o.Default == "" && f.DefValue != o.DefaultText():
+		case !strings.HasPrefix(f.Usage, o.Help), o.Default == "" &&
+			f.DefValue != o.DefaultText():
 			t.Errorf("--%s: %q, default %q", f.Name, f.Usage, f.DefValue)
 		}
 	})
@@ -139,7 +141,8 @@ func TestConfigExamples(t *testing.T) {
 		t.Errorf("%d keys in %s", len(keys), sample)
 	}
 	for _, k := range keys {
-		text := strings.ReplaceAll(k[1], `uuid = ""`, `uuid = "0198b1f2-0000-7000-8000-000000000001"`)
+		text := strings.ReplaceAll(k[1], `uuid = ""`,
+			`uuid = "0198b1f2-0000-7000-8000-000000000001"`)
 		useConfigDir(t, map[string]string{"data.toml": text + "\n"})
 		mustRun(t, 0, "config", "check")
 	}
