@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Record says what a server serves, or served until it died.
@@ -54,6 +56,14 @@ const maxRecord = 1 << 16
 
 // Write makes the record visible, either whole or not at all.
 func (r *Record) Write() error {
+	err := r.write()
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w; make room in %s, which takes some KiB for each device", err, Dir())
+	}
+	return err
+}
+
+func (r *Record) write() error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
