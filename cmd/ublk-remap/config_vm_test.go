@@ -46,9 +46,9 @@ func TestConfiguredLife(t *testing.T) {
 	// What can change while it is mounted does, and the rest is said.
 	configure(t, dir, "life", "depth = 64\nfail-fast = \"9s\"\nretries = 8\nid = 9\n")
 	out := rig.Want(t, 0, "reload", "life").Stdout
-	if !strings.HasSuffix(out, "\n"+dev+": fail-fast 7s -> 9s, log-level debug -> info; id the next "+
-		"that is free -> 9, depth 32 -> 64: not before the device is stopped and started "+
-		"(ublk-remap stop life)\n") {
+	if !strings.HasSuffix(out, "\n"+dev+": fail-fast 7s -> 9s, log-level debug -> info; "+
+		"id the next that is free -> 9, depth 32 -> 64: not before the device is stopped and "+
+		"started (ublk-remap stop life)\n") {
 		t.Errorf("%q", out)
 	}
 	r = record(t)
