@@ -42,6 +42,8 @@ type Options struct {
 	Payload map[string]string
 	// MemoryMiB is 512 if it is 0.
 	MemoryMiB int
+	// Packages of Debian are installed besides what each host has.
+	Packages []string
 }
 
 // Host is a machine with its disks. It is off at first.
@@ -87,7 +89,7 @@ func New(t testing.TB, o Options) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := GetRoot(cache, o.Suite, k, t.Logf)
+	root, err := GetRoot(cache, o.Suite, o.Packages, k, t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,9 +40,12 @@ var agent []byte
 //go:embed agent.service
 var agentUnit []byte
 
-// GetRoot returns the root of a suite for a kernel, from the cache if it is
-// there. To make it takes a minute or two, and the network.
-func GetRoot(cache, suite string, k *kernel.Kernel, logf func(string, ...any)) (*Root, error) {
+// GetRoot returns the root of a suite for a kernel, from the cache if it is there. Packages in
+// extra are in it besides those that every root has. To make it takes a minute or two, and the
+// network.
+func GetRoot(cache, suite string, extra []string, k *kernel.Kernel,
+	logf func(string, ...any)) (*Root, error) {
+	packages := strings.Join(append([]string{packages}, extra...), ",")
 	mirror := os.Getenv(kernel.MirrorEnv)
 	if mirror == "" {
 		mirror = "http://deb.debian.org/debian"
@@ -67,7 +70,7 @@ func GetRoot(cache, suite string, k *kernel.Kernel, logf func(string, ...any)) (
 		return root, nil
 	}
 	tar := filepath.Join(dir, "root.tar")
-	if err := bootstrap(tar, suite, mirror, logf); err != nil {
+	if err := bootstrap(tar, suite, packages, mirror, logf); err != nil {
 		return nil, fmt.Errorf("make a root of %s: %w", suite, err)
 	}
 	if err := makeImage(root.Image, tar, k); err != nil {
@@ -77,7 +80,7 @@ func GetRoot(cache, suite string, k *kernel.Kernel, logf func(string, ...any)) (
 }
 
 // bootstrap makes the archive that a suite's images are made of.
-func bootstrap(tar, suite, mirror string, logf func(string, ...any)) error {
+func bootstrap(tar, suite, packages, mirror string, logf func(string, ...any)) error {
 	if exists(tar) {
 		return nil
 	}

@@ -15,7 +15,7 @@ func TestGetRoot(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("PATH", t.TempDir())
 	k := &kernel.Kernel{Release: "7.3", Image: "/kernels/7.3-x/linux", ModuleDir: "/m"}
-	if _, err := GetRoot(cache, "bookworm", k, t.Logf); !errors.Is(err, ErrNoMmdebstrap) {
+	if _, err := GetRoot(cache, "bookworm", nil, k, t.Logf); !errors.Is(err, ErrNoMmdebstrap) {
 		t.Errorf("an empty cache: %v", err)
 	}
 	dirs, err := filepath.Glob(filepath.Join(cache, "roots/bookworm-*"))
@@ -26,11 +26,15 @@ func TestGetRoot(t *testing.T) {
 	if err := os.WriteFile(image, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := GetRoot(cache, "bookworm", k, t.Logf); err != nil || r.Image != image {
+	if r, err := GetRoot(cache, "bookworm", nil, k, t.Logf); err != nil || r.Image != image {
 		t.Errorf("%v, %v", r, err)
 	}
-	if _, err := GetRoot(cache, "trixie", k, t.Logf); !errors.Is(err, ErrNoMmdebstrap) {
+	if _, err := GetRoot(cache, "trixie", nil, k, t.Logf); !errors.Is(err, ErrNoMmdebstrap) {
 		t.Errorf("the root of another suite: %v", err)
+	}
+	if _, err := GetRoot(cache, "bookworm", []string{"dracut"}, k,
+		t.Logf); !errors.Is(err, ErrNoMmdebstrap) {
+		t.Errorf("a root with more packages: %v", err)
 	}
 }
 
