@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
@@ -20,12 +21,16 @@ var notOwnMounts error
 // ownMounts gives a process that will be a server a mount namespace of its own. It starts the
 // program again, if it can.
 func ownMounts(args []string) {
-	for _, a := range args {
-		if a == "--detached" || a == "--foreground" || strings.HasPrefix(a, "--foreground=") {
-			notOwnMounts = mounts.Own(programName)
-			return
-		}
+	if given(args, "detached") || given(args, "foreground") {
+		notOwnMounts = mounts.Own(programName, given(args, "root-storage"))
 	}
+}
+
+// given reports whether a command line has a flag. It is asked before the flags are parsed.
+func given(args []string, flag string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		return a == "--"+flag || strings.HasPrefix(a, "--"+flag+"=") && a != "--"+flag+"=false"
+	})
 }
 
 // leaveMounts removes from the server's mount namespace everything that the server does not need.

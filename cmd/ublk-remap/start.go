@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
@@ -24,6 +25,8 @@ type startRun struct {
 	flags       *pflag.FlagSet // that were given
 	noConfig    bool
 	foreground  bool
+	adopt       bool
+	rootStorage bool
 	detached    bool
 	newer       bool // only look for newer copies of the disk
 	predecessor int
@@ -70,6 +73,10 @@ number, queues and features, and requests that were under way go on.
 	addFlags(f, r.own(a))
 	f.BoolVar(&r.noConfig, "no-config", false, "leave the set's file in /etc/ublk-remap alone")
 	f.BoolVar(&r.foreground, "foreground", false, "stay in the foreground, for supervisors")
+	f.BoolVar(&r.adopt, "adopt", false, "with --foreground: take the place of a server of the "+
+		"disk that runs by itself, such as that of the initramfs")
+	f.BoolVar(&r.rootStorage, "root-storage", false, "the root file system is on the device, or "+
+		"will be: run from memory, and be left alone by systemd until the machine is off")
 	f.BoolVar(&all, "all", false, "start all sets that are enabled or have a file")
 	f.BoolVar(&r.detached, "detached", false, "")
 	f.BoolVar(&r.newer, "look-for-newer", false, "")
@@ -106,10 +113,18 @@ func start(ctx context.Context, a *app, what string, r *startRun) error {
 	if err != nil {
 		return err
 	}
+	args := os.Args[1:]
+	if !r.rootStorage && wasRootStorage(b.Superblock) {
+		args = withFlag(args, "--root-storage")
+		if r.foreground {
+			return fmt.Errorf("start again with --root-storage: %w", unix.Exec(self,
+				append([]string{programName}, args...), os.Environ()))
+		}
+	}
 	if r.foreground {
 		return a.serveInForeground(ctx, b, r)
 	}
-	return a.launchServer(ctx, what, b)
+	return a.launchServer(ctx, what, b, args)
 }
 
 // askedByEach makes each SIGINT and SIGTERM ask the server whether it can stop. Several signals do
@@ -143,14 +158,16 @@ func (a *app) findToStart(ctx context.Context, what string, r *startRun) (*host.
 	return b, a.refuseOlder(ctx, handoffOf(what, b))
 }
 
-// launchServer starts a server in a session of its own, and prints the device when that is live.
-func (a *app) launchServer(ctx context.Context, what string, b *host.Backing) error {
+// launchServer starts a server in a session of its own, with the arguments of this process, and
+// prints the device when that is live.
+func (a *app) launchServer(ctx context.Context, what string, b *host.Backing,
+	args []string) error {
 	a.warnOfEndMarks(ctx, b)
 	env, err := handoffOf(what, b).env()
 	if err != nil {
 		return err
 	}
-	live, err := launch(ctx, self, withFlag(os.Args[1:], "--detached"),
+	live, err := launch(ctx, self, withFlag(args, "--detached"),
 		launchOptions{withCaller: true, env: env, waiting: func(what string) {
 			a.tell("ublk-remap: %s: %s\n", b.Path, exit.Printable(what))
 		}})

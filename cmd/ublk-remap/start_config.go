@@ -24,7 +24,7 @@ func (o *startOptions) own(a *app) []config.Option { return o.all[:len(o.all)-le
 func (r *startRun) config() (server.Config, error) {
 	cfg, err := r.startOptions.config()
 	cfg.Predecessor, cfg.Kill, cfg.Claim = r.predecessor, r.kill, r.claim
-	cfg.Version = programVersion()
+	cfg.Version, cfg.RootStorage = programVersion(), r.rootStorage
 	cfg.Options, cfg.KeptOptions = r.texts(), kept(r.all)
 	if r.detached || r.foreground {
 		cfg.Signals = askedByEach()

@@ -20,11 +20,19 @@ import (
 // logWait is how long a server that ends waits until its last lines are written.
 const logWait = 2 * time.Second
 
-// serveInForeground runs the server in this process.
+// serveInForeground runs the server in this process. With --adopt it takes the place of a server
+// that nobody supervises, if the disk has one.
 func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRun) error {
 	cfg, err := r.config()
 	if err != nil {
 		return err
+	}
+	var old *predecessor
+	if r.adopt {
+		if old, err = predecessorOf(b.Superblock, &cfg); err != nil {
+			return err
+		}
+		defer old.close()
 	}
 	// The reader of the log may wait for the device itself.
 	lines, err := logging.Foreground(a.err, a.logFormat)
@@ -45,14 +53,23 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 		// before that time is over.
 		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
 	}
+	ready := false
 	cfg.Ready = func(path string) {
+		ready = true
 		if err := a.printStarted(path, b.Superblock); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
 		}
 		notify(a.log, daemon.SdNotifyReady)
+		startGuard(cfg.Log, &cfg)
 	}
 	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
-	return server.Run(ctx, cfg)
+	if err := server.Run(ctx, cfg); err != nil {
+		if old == nil || ready {
+			return err
+		}
+		return a.notAdopted(ctx, old, err)
+	}
+	return nil
 }
 
 func notify(log zerolog.Logger, state string) {
@@ -94,6 +111,7 @@ func serveDetached(ctx context.Context, a *app, what string, r *startRun) error 
 				live.Paused = time.Since(left)
 			}
 			parent.send(live)
+			startGuard(log.log, &cfg)
 		}
 		err = server.Run(ctx, cfg)
 		if err != nil {

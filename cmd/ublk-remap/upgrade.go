@@ -102,7 +102,7 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
 	}
 	defer old.Close()
-	args, options, err := serverArgs(r)
+	args, options, err := serverArgs(r, reloads(r.PID))
 	if err != nil {
 		return nil, err
 	}
@@ -187,19 +187,27 @@ func (r *startRun) since(old *control.Record) (changed, pending []optionChange) 
 // serverArgs returns the command line for a successor of a record's server: the options that this
 // server was started with, and the devices that it serves. It returns the options that the
 // successor is going to have too, with those of the file of the set. A file that the successor
-// would not take is an error now.
-func serverArgs(r *control.Record) ([]string, *startRun, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.PID))
+// would not take is an error now. So is a server that a supervisor has, unless supervised is set.
+func serverArgs(r *control.Record, supervised bool) ([]string, *startRun, error) {
+	words, err := commandLine(r.PID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the command line of process %d: %w", r.PID, err)
+		return nil, nil, err
 	}
-	words := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
-	args, flags, err := successorArgs(words[1:], r)
+	args, flags, err := successorArgs(words, r, supervised)
 	if err != nil {
 		return nil, nil, err
 	}
 	run, err := optionsOf(flags, r)
 	return args, run, err
+}
+
+// commandLine returns the arguments of a process.
+func commandLine(pid int) ([]string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil, fmt.Errorf("the command line of process %d: %w", pid, err)
+	}
+	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")[1:], nil
 }
 
 // optionsOf are the options of a server that is started with these flags for the set of a record.
@@ -230,7 +238,8 @@ func optionsOf(flags *pflag.FlagSet, r *control.Record) (*startRun, error) {
 
 // successorArgs makes the successor's command line from the old server's. It refuses options that
 // this version does not have.
-func successorArgs(words []string, r *control.Record) ([]string, *pflag.FlagSet, error) {
+func successorArgs(words []string, r *control.Record, supervised bool) ([]string, *pflag.FlagSet,
+	error) {
 	a := &app{stdio: stdio{in: strings.NewReader(""), out: io.Discard, err: io.Discard}}
 	root := newRoot(a)
 	cmd, rest, err := root.Find(words)
@@ -244,7 +253,7 @@ func successorArgs(words []string, r *control.Record) ([]string, *pflag.FlagSet,
 		return nil, nil, fmt.Errorf("%w: the command line of process %d (%s): %w",
 			exit.ErrUnsupported, r.PID, strings.Join(words, " "), err)
 	}
-	if on, _ := cmd.Flags().GetBool("detached"); !on && !reloads(r.PID) {
+	if on, _ := cmd.Flags().GetBool("detached"); !on && !supervised {
 		return nil, nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
 			"supervisor, which would miss it; "+
 			"have that start the new version: kill the server with SIGKILL, and its next start "+
@@ -253,7 +262,8 @@ func successorArgs(words []string, r *control.Record) ([]string, *pflag.FlagSet,
 	args := []string{"start", r.Backing}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "spare-device", "json", "detached", "foreground", "take-over", "kill", "claim":
+		case "spare-device", "json", "detached", "foreground", "adopt", "take-over", "kill",
+			"claim":
 		default:
 			args = append(args, "--"+f.Name+"="+f.Value.String())
 		}

@@ -31,7 +31,7 @@ func TestSuccessorArgs(t *testing.T) {
 		{line: "list", err: exit.ErrUnsupported},
 		{line: "", err: exit.ErrUnsupported},
 	} {
-		got, _, err := successorArgs(strings.Fields(c.line), r)
+		got, _, err := successorArgs(strings.Fields(c.line), r, false)
 		if !errors.Is(err, c.err) {
 			t.Errorf("%q: %v, want %v", c.line, err, c.err)
 		}

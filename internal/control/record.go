@@ -44,6 +44,8 @@ type Record struct {
 	Version string `json:"version"` // of the program
 	// Options are the settings of the server that are not defaults, by the names of their flags.
 	Options map[string]string `json:"options"`
+	// RootStorage: the server was started for the root file system, and so is the one after it.
+	RootStorage bool `json:"root_storage,omitempty"`
 	// FlushUntold: a flush of a disk has failed, and the server left the device to another server
 	// before it could tell a user. The next flush must fail.
 	FlushUntold bool `json:"flush_untold,omitempty"`

@@ -46,6 +46,8 @@ type Config struct {
 	// KeptOptions belong to the device: one that is taken over keeps what its record says of them.
 	Options     map[string]string
 	KeptOptions []string
+	// RootStorage is for the record: the next server is to be one for the root file system, too.
+	RootStorage bool
 	Log         zerolog.Logger
 	// Owned is called when the set's name belongs to this server, or to the server that this one
 	// replaces. It returns the logger to use from then on. nil: Log.

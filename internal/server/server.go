@@ -496,7 +496,8 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 		Started: time.Now().UTC(), Queues: info.Queues, Depth: info.Depth, MaxIO: info.MaxIO,
 		BlockSize: geo.BlockSize, Blocks: geo.Blocks, FlushUntold: s.shared.UnreportedFlush(),
 		ZeroCopy: info.ZeroCopy(), BatchIO: info.BatchIO(), Recovery: info.Recoverable(),
-		Epoch: s.epoch, Version: s.cfg.Version, Options: s.options(),
+		Epoch: s.epoch, Version: s.cfg.Version, RootStorage: s.cfg.RootStorage,
+		Options: s.options(),
 	}
 	for _, d := range s.set.Devices[1:] {
 		s.record.Spares = append(s.record.Spares, d.Path())

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -183,6 +184,48 @@ func Download(cache, dir, series, prefix string, choose func(names []string) []s
 		return nil, err
 	}
 	return filepath.Glob(filepath.Join(a.dir, "archives/*.deb"))
+}
+
+// Packages returns the files of the packages that make up the newest cloud kernel of a series
+// for a release of Debian, such as deb12, for guests that install it. They are in
+// cache/debs, and downloaded if they are not there.
+func Packages(cache, series, release string, logf func(string, ...any)) ([]string, error) {
+	dir := filepath.Join(cache, "debs", series+"-"+release)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, err
+	}
+	unlock, err := Lock(filepath.Dir(dir), "lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	files := filepath.Join(dir, "*.deb")
+	if have, err := filepath.Glob(files); err != nil || len(have) > 0 {
+		return have, err
+	}
+	debs, err := Download(cache, series+"-"+release, series, "linux-",
+		func(names []string) []string {
+			return choose(slices.DeleteFunc(names, func(n string) bool {
+				return !strings.Contains(n, "+"+release)
+			}), series)
+		}, logf)
+	if err != nil {
+		return nil, err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "tmp-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	for _, deb := range debs {
+		if err := os.Rename(deb, filepath.Join(tmp, filepath.Base(deb))); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(os.Chmod(tmp, 0o755), os.Rename(tmp, dir)); err != nil {
+		return nil, err
+	}
+	return filepath.Glob(files)
 }
 
 // RemoveAll removes packages that have been unpacked: kept they would only be

@@ -44,6 +44,9 @@ type Options struct {
 	MemoryMiB int
 	// Packages of Debian are installed besides what each host has.
 	Packages []string
+	// OwnRoot has the root disk be a file of its own, not one of the differences from an image:
+	// only such a disk can be booted by QEMU.
+	OwnRoot bool
 }
 
 // Host is a machine with its disks. It is off at first.
@@ -56,6 +59,9 @@ type Host struct {
 	console string
 	boots   int
 	missing map[int]bool
+	loader  *Loader // nil: the kernel mounts the root file system itself
+	rescue  bool
+	bad     []int64 // sectors of the root disk, for QEMU
 
 	machine *exec.Cmd // nil: off
 	ended   chan struct{}
@@ -70,7 +76,17 @@ const (
 	runLimit = 3 * time.Minute
 	// offLimit is how long a system may take to end.
 	offLimit = 3 * time.Minute
+	// emulated is how much longer it may all take where the CPU is emulated.
+	emulated = 10
 )
+
+// limit is a limit, for this machine.
+func (h *Host) limit(l time.Duration) time.Duration {
+	if h.emulates() {
+		return l * emulated
+	}
+	return l
+}
 
 // New makes a host. It ends with the test, which keeps the console if it fails.
 func New(t testing.TB, o Options) *Host {
@@ -118,6 +134,12 @@ func (h *Host) With(disk int)    { delete(h.missing, disk) }
 func (h *Host) disk(i int) string { return filepath.Join(h.dir, fmt.Sprintf("disk%d", i)) }
 
 func (h *Host) makeDisks() error {
+	if h.options.OwnRoot {
+		if err := run("cp", "--sparse=always", "--reflink=auto", h.root.Image,
+			h.rootFile()); err != nil {
+			return err
+		}
+	}
 	for i, size := range h.options.Disks {
 		f, err := os.Create(h.disk(i))
 		if err != nil {
@@ -185,12 +207,21 @@ func (h *Host) start() error {
 	defer console.Close()
 	_, _ = fmt.Fprintf(console, "\n===== boot %d\n", h.boots+1)
 
-	cmd := exec.Command(h.kernel.Image, h.arguments()...)
+	cmd, err := h.command()
+	if err != nil {
+		ours.Close()
+		return err
+	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+h.memoryDir())
 	// A group of its own: the processes of the guest are processes here.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.ExtraFiles = []*os.File{theirs}
+	// Open, and empty, as long as this process lives.
+	if _, err := cmd.StdinPipe(); err != nil {
+		ours.Close()
+		return err
+	}
 	ended := make(chan struct{})
 	begun := make(chan error)
 	go func() {
@@ -211,16 +242,31 @@ func (h *Host) start() error {
 	return nil
 }
 
-func (h *Host) arguments() []string {
+// command is the machine.
+func (h *Host) command() (*exec.Cmd, error) {
+	var initrd string
+	if h.loader != nil && !h.rescue {
+		var err error
+		if initrd, err = h.load(h.loader.Initrd); err != nil {
+			return nil, err
+		}
+	}
+	if h.emulates() {
+		return h.qemu(initrd)
+	}
+	return exec.Command(h.kernel.Image, h.arguments(initrd)...), nil
+}
+
+// arguments are those of user-mode Linux.
+func (h *Host) arguments(initrd string) []string {
 	args := []string{
 		fmt.Sprintf("mem=%dM", h.options.MemoryMiB), "ncpus=1", "seccomp=on", "noreboot",
 		"con=null", "con0=null,fd:1", "console=tty0", "ssl=null", "ssl0=fd:3,fd:3",
 		"uml_dir=" + h.dir, "umid=host", "panic=-1", "oops=panic",
-		fmt.Sprintf("ubd0=%s,%s", filepath.Join(h.dir, "root.cow"), h.root.Image),
 		"ubd1r=" + filepath.Join(h.dir, "payload"),
-		"root=/dev/ubda", "rw", "rootfstype=ext4",
 		"system.agent=ttyS0", "system.payload=/dev/ubdb", "loglevel=5",
 	}
+	args = append(args, h.bootArguments(initrd)...)
 	for i := range h.options.Disks {
 		if h.missing[i] {
 			continue
@@ -245,7 +291,7 @@ func (h *Host) memoryDir() string {
 // agentReady waits for the agent's first word.
 func (h *Host) agentReady() {
 	h.t.Helper()
-	_ = h.agent.SetReadDeadline(time.Now().Add(bootLimit))
+	_ = h.agent.SetReadDeadline(time.Now().Add(h.limit(bootLimit)))
 	line, err := h.replies.ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "ready" {
 		h.kill()
@@ -279,7 +325,7 @@ func (h *Host) try(script string) (out string, code int, err error) {
 	if h.machine == nil {
 		return "", 0, errors.New("the host is off")
 	}
-	_ = h.agent.SetDeadline(time.Now().Add(runLimit))
+	_ = h.agent.SetDeadline(time.Now().Add(h.limit(runLimit)))
 	encoded := base64.StdEncoding.EncodeToString([]byte(script))
 	if _, err := fmt.Fprintln(h.agent, encoded); err != nil {
 		return "", 0, err
@@ -320,9 +366,9 @@ func (h *Host) end(script string) {
 	select {
 	case <-h.ended:
 		h.t.Logf("%s: %.1f s", script, time.Since(began).Seconds())
-	case <-time.After(offLimit):
+	case <-time.After(h.limit(offLimit)):
 		h.kill()
-		h.t.Fatalf("%s: the host is still on after %v", script, offLimit)
+		h.t.Fatalf("%s: the host is still on after %v", script, h.limit(offLimit))
 	}
 	h.kill()
 }

@@ -3,6 +3,7 @@ package mounts
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -16,14 +17,26 @@ const ownEnv = "UBLK_REMAP_MOUNTS"
 
 const here = "/proc/self/ns/mnt"
 
+// exe is this program, wherever its file is.
+const exe = "/proc/self/exe"
+
+// rootMark is how argv[0] of a root storage daemon begins: systemd leaves such a process alone when
+// it leaves the initramfs, and when it shuts down.
+const rootMark = "@"
+
 // Own starts this program again, as the same process and with the same arguments, in a
 // mount namespace of its own, and does not return if it can. In the program that was started
 // so, it returns nil. An error says that the mount namespace is the caller's: Leave must not be
 // called then. name is what the process is called.
 //
+// With root, the process is marked as one that serves the root file system (argv[0] begins with
+// "@", https://systemd.io/ROOT_STORAGE_DAEMONS), and the program runs from memory: nothing of it
+// then lies on what it serves. If there is no memory for that it runs from where it is, and says
+// so on standard error.
+//
 // It must be called first: the exec closes descriptors that are marked so, and no handler of
 // signals survives it.
-func Own(name string) error {
+func Own(name string, root bool) error {
 	nameProcess(name)
 	if own, err := inherited(); own {
 		return err
@@ -46,7 +59,15 @@ func Own(name string) error {
 	// of them waits for a device.
 	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 	env := append(os.Environ(), ownEnv+"="+result)
-	err = unix.Exec("/proc/self/exe", append([]string{name}, os.Args[1:]...), env)
+	program, argv0 := exe, name
+	if root {
+		argv0 = rootMark + name
+		if program, err = inMemory(name); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: the program is not copied to memory, so it needs the file "+
+				"system that it lies on: %v\n", name, err)
+		}
+	}
+	err = unix.Exec(program, append([]string{argv0}, os.Args[1:]...), env)
 	fmt.Fprintf(os.Stderr, "%s: start itself again in a mount namespace of its own: %v\n", name,
 		err)
 	os.Exit(1)
@@ -78,3 +99,36 @@ func nameProcess(name string) {
 		_ = os.WriteFile("/proc/self/task/"+t.Name()+"/comm", []byte(name), 0)
 	}
 }
+
+// inMemory returns a path of this program in memory that can be executed as long as this process
+// lives, and the program's own path with each error.
+func inMemory(name string) (path string, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(exe, &st); err == nil &&
+		(st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC) {
+		return exe, nil // an initramfs, or a copy already
+	}
+	from, err := os.Open(exe)
+	if err != nil {
+		return exe, err
+	}
+	defer from.Close()
+	// Before Linux 6.3 the second flag is not known, and every such file can be executed.
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) {
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return exe, fmt.Errorf("memfd_create: %w", err)
+	}
+	path = fmt.Sprintf("/proc/self/fd/%d", fd)
+	to := os.NewFile(uintptr(fd), path)
+	if _, err := io.Copy(to, from); err != nil {
+		return exe, errors.Join(err, to.Close())
+	}
+	copies = append(copies, to)
+	return path, nil
+}
+
+// copies keeps what is to be executed open.
+var copies []*os.File

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/internal/control"
+	"ublkremap/internal/server"
+)
+
+// guardCommand is a process that starts the server of the root file system if that dies and nobody
+// else starts it (server.Guard). The server has started it.
+func guardCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:    "guard NAME PID",
+		Short:  "Start the server of the root file system again if it dies",
+		Hidden: true,
+		Args:   arguments(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.guard(cmd.Context(), args[0], args[1])
+		},
+	}
+}
+
+func (a *app) guard(ctx context.Context, name, pidText string) error {
+	pid, err := strconv.Atoi(pidText)
+	if err != nil {
+		return err
+	}
+	r, err := control.ReadRecord(name)
+	if err != nil || r.PID != pid {
+		return err // it has ended, or another one has taken its place
+	}
+	args, err := guardedArgs(r)
+	if err != nil {
+		return err
+	}
+	// Nobody reads what it prints. The kernel's log has it.
+	lines := logging.Detached(io.Discard)
+	defer lines.Close(logWait)
+	log, err := logging.New(lines, "warn", "json")
+	if err != nil {
+		return err
+	}
+	return server.Guard(ctx, log, name, pid, func(ctx context.Context) error {
+		_, err := launch(ctx, self, args, launchOptions{})
+		return err
+	})
+}
+
+// guardedArgs is the command line of the server that is started if that of a record dies. What that
+// one has from the file of the set is in it, because the file cannot be read then.
+func guardedArgs(r *control.Record) ([]string, error) {
+	words, err := commandLine(r.PID)
+	if err != nil {
+		return nil, err
+	}
+	args, _, err := successorArgs(words, r, true)
+	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+		if !given(args, name) {
+			args = withFlag(args, "--"+name+"="+r.Options[name])
+		}
+	}
+	return args, err
+}
+
+// startGuard starts the guard of this server, if that serves the root file system.
+func startGuard(log zerolog.Logger, cfg *server.Config) {
+	if !cfg.RootStorage {
+		return
+	}
+	cmd := exec.Command(self, "guard", "--", cfg.Known.Name, strconv.Itoa(os.Getpid()))
+	cmd.Args[0] = "@" + programName
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		log.Warn().Err(err).Str("do", "if this server dies, systemd has to read the program from "+
+			"the device that waits for it").Msg("the server has no guard")
+		return
+	}
+	go func() { _ = cmd.Wait() }()
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"ublkremap/internal/control"
+	"ublkremap/internal/server"
+	"ublkremap/metadata"
+)
+
+// This file is about a server that was there before its supervisor: that of the initramfs, for the
+// root file system. start --foreground --adopt takes its place as upgrade does, in the process that
+// the supervisor has started.
+
+// predecessor is a living server that is to be replaced.
+type predecessor struct {
+	record  *control.Record
+	program *os.File // stays open, so that it can be started again
+	args    []string // for that
+	claim   string   // in whose name it is asked to leave
+}
+
+// predecessorOf returns the living server of a set, and has cfg take its place. It returns nil if
+// there is none, and an error if another supervisor has it.
+func predecessorOf(sb *metadata.Superblock, cfg *server.Config) (*predecessor, error) {
+	r, err := control.ReadRecord(sb.Name)
+	if err != nil || r.UUID != sb.UUID.String() || !control.OwnedBy(r.Name, r.PID) {
+		return nil, nil // the start says what is wrong, if anything is
+	}
+	p := &predecessor{record: r}
+	if p.args, _, err = serverArgs(r, false); err != nil {
+		return nil, err
+	}
+	if p.program, err = os.Open(fmt.Sprintf("/proc/%d/exe", r.PID)); err != nil {
+		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
+	}
+	p.claim = rand.Text()
+	cfg.Predecessor, cfg.Claim = r.PID, p.claim
+	return p, nil
+}
+
+func (p *predecessor) close() {
+	if p != nil {
+		_ = p.program.Close()
+	}
+}
+
+// notAdopted makes sure that there is a server although this process could not take the place of
+// the old one. The supervisor is told to watch that one.
+func (a *app) notAdopted(ctx context.Context, old *predecessor, why error) error {
+	why = a.bringBack(ctx, old.record, old.program, old.args, old.claim, why)
+	now, err := control.ReadRecord(old.record.Name)
+	if err != nil || !control.OwnedBy(now.Name, now.PID) {
+		return why
+	}
+	a.log.Error().Err(why).Msg("the server that was there before serves on")
+	if _, err := daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d\n%s", now.PID,
+		daemon.SdNotifyReady)); err != nil {
+		return why
+	}
+	return nil
+}
+
+// wasRootStorage reports whether the last server of a set was started for the root file system.
+func wasRootStorage(sb *metadata.Superblock) bool {
+	r, err := control.ReadRecord(sb.Name)
+	return err == nil && r.RootStorage && r.UUID == sb.UUID.String()
+}

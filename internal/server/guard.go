@@ -1,0 +1,92 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/control"
+)
+
+const (
+	// guardGrace is how long a dead server's supervisor may take to start the next one.
+	guardGrace = 3 * time.Second
+	guardPoll  = 100 * time.Millisecond
+	// guardRetry is how long a guard waits after a start that failed.
+	guardRetry = 5 * time.Second
+)
+
+// Guard watches over the server of the root file system. If that dies, nothing can be read from the
+// file system: neither the program, nor what its supervisor needs to start it. So the guard has all
+// that it needs in memory. It waits until the server, process pid, has ended, and a moment longer.
+// If nobody serves the set by then, start is called, again and again until it goes well.
+//
+// Guard returns nil when there is nothing more to watch: the device was stopped, or another server
+// has the set. That one has a guard of its own.
+func Guard(ctx context.Context, log zerolog.Logger, name string, pid int,
+	start func(context.Context) error) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("pidfd_open: %w", err)
+	}
+	harden(log, false)
+	if err := lockText(); err != nil {
+		log.Warn().Err(err).Msg("cannot keep the program in memory")
+	}
+	if fd >= 0 {
+		if err := awaitExit(fd); err != nil {
+			return err
+		}
+	}
+	for {
+		if over, err := served(ctx, name); over || err != nil {
+			return err
+		}
+		log.Error().Str("name", name).Msg("the server of the root file system is dead, and " +
+			"nobody starts it: starting it")
+		if err := start(ctx); err == nil {
+			return nil
+		} else if over, stopped := served(ctx, name); over || stopped != nil {
+			return stopped // another one was faster
+		} else {
+			log.Error().Err(err).Str("name", name).Msg("the server does not start")
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(guardRetry):
+		}
+	}
+}
+
+// awaitExit returns when the process of a pidfd has ended.
+func awaitExit(fd int) error {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// served reports whether, within guardGrace, somebody serves the set, or its device is gone.
+func served(ctx context.Context, name string) (bool, error) {
+	for deadline := time.Now().Add(guardGrace); ; {
+		if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) ||
+			control.Owned(name) {
+			return true, nil
+		}
+		if time.Now().After(deadline) {
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(guardPoll):
+		}
+	}
+}
