@@ -91,7 +91,7 @@ func TestFlagsAreKeys(t *testing.T) {
 	}
 	// How start is run, not how the set is served.
 	own := map[string]bool{"help": true, "json": true, "all": true, "foreground": true,
-		"no-config": true}
+		"no-config": true, "adopt": true, "root-storage": true}
 	for _, f := range ownFlags {
 		own[f] = true
 	}

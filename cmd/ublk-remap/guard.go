@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/mounts"
 	"ublkremap/internal/control"
 	"ublkremap/internal/server"
 )
@@ -37,6 +38,7 @@ func (a *app) guard(ctx context.Context, name, pidText string) error {
 	if err != nil {
 		return err
 	}
+	mounts.NameProcess(programName)
 	r, err := control.ReadRecord(name)
 	if err != nil || r.PID != pid {
 		return err // it has ended, or another one has taken its place

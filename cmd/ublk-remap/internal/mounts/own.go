@@ -37,7 +37,7 @@ const rootMark = "@"
 // It must be called first: the exec closes descriptors that are marked so, and no handler of
 // signals survives it.
 func Own(name string, root bool) error {
-	nameProcess(name)
+	NameProcess(name)
 	if own, err := inherited(); own {
 		return err
 	}
@@ -91,9 +91,9 @@ func inherited() (own bool, err error) {
 	return true, nil
 }
 
-// nameProcess sets what ps and top show. Started by way of /proc/self/exe the threads
+// NameProcess sets what ps and top show. Started by way of /proc/self/exe the threads
 // are called exe.
-func nameProcess(name string) {
+func NameProcess(name string) {
 	threads, _ := os.ReadDir("/proc/self/task")
 	for _, t := range threads {
 		_ = os.WriteFile("/proc/self/task/"+t.Name()+"/comm", []byte(name), 0)
