@@ -28,7 +28,10 @@ type Report struct {
 	Superblock *Superblock `json:"superblock,omitempty"`
 	Position   Position    `json:"position"` // of the newest record
 	Table      TableCounts `json:"table"`
-	Problems   []Problem   `json:"problems"` // never nil
+	// Partition: the first sector of the backing has a partition table with one partition
+	// that takes up the disk, so that other tools see that it is in use.
+	Partition bool      `json:"partition"`
+	Problems  []Problem `json:"problems"` // never nil
 }
 
 // Worst returns the worst severity among the problems, or "" if there are none.
@@ -73,6 +76,12 @@ func (r *Report) String() string {
 			t.Pending)
 		fmt.Fprintf(&b, "%d spare units used, %d retired, %d quarantined\n", t.SparesUsed,
 			t.Retired, t.Quarantined)
+		if r.Partition {
+			b.WriteString("other tools see a partition table, with one partition of type da " +
+				"(non-FS data)\n")
+		} else {
+			b.WriteString("other tools see no partition on it\n")
+		}
 	}
 	return b.String()
 }
@@ -163,7 +172,11 @@ func (c *checker) superblock(where string, at *foundCopy, best *Superblock) {
 	case at.sb.Generation != best.Generation:
 		c.add(SeverityWarning, where, nextStart, "generation %d, the newest is %d",
 			at.sb.Generation, best.Generation)
+	case at.offset == 0 && best.Transition == TransitionNone && !at.partition:
+		c.add(SeverityInfo, where, nextStart, "an older version wrote it, without a partition "+
+			"by which other tools see that the disk is in use")
 	}
+	c.Partition = c.Partition || at.offset == 0 && best.DeviceIndex == 0 && at.partition
 }
 
 func (c *checker) devices(img *Image) {

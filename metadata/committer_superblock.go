@@ -189,6 +189,7 @@ func (c *Committer) startSuperblocks() {
 	if s.opening {
 		s.next.PrevEpoch, s.next.Epoch = s.now.Epoch, c.maxEpoch
 		s.next.Session, s.next.Started = c.session, c.now
+		s.next.addPartition() // a set of an older version has none
 	}
 	for i := range c.mirrors {
 		c.stateMirror(&c.mirrors[i], &s.next.Regions[c.mirrors[i].region])

@@ -23,9 +23,10 @@ var tears = []struct {
 var sbWorlds = []struct {
 	name string
 	p    PlanParams
-	two  bool // as made before compatThird
+	two  bool // as made before compatThird and compatPartition
 }{
 	{"alone", smallParams(512, 0), false},
+	{"alone without a partition", smallParams(512, 0), true},
 	{"pair", pairParams(512), false},
 	{"pair, atoms of 64K", PlanParams{BackingSize: 32 << 20, BlockSize: 4096,
 		PhysicalBlockSize: 64 << 10, SpareBytes: 1 << 20, SpareDeviceSize: 32 << 20}, false},

@@ -109,7 +109,7 @@ func TestPlanWithoutBadIsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(a.sb.Regions, b.sb.Regions) || b.sb.Compat != compatSignature {
+	if !slices.Equal(a.sb.Regions, b.sb.Regions) || b.sb.Compat != compatSignature|compatPartition {
 		t.Errorf("%+v\n%+v", a.sb, b.sb)
 	}
 	// Where there is no room, the layout is the one without.

@@ -27,7 +27,10 @@ type SuperblockCopy struct {
 	Device     int         `json:"device"` // index of the device as given
 	Offset     int64       `json:"offset"`
 	Superblock *Superblock `json:"superblock,omitempty"`
-	Error      string      `json:"error,omitempty"`
+	// Partition: other tools see a partition table here, with one partition that takes up
+	// the disk.
+	Partition bool   `json:"partition,omitempty"`
+	Error     string `json:"error,omitempty"`
 }
 
 // MirrorDump is what a mirror holds.
@@ -106,7 +109,8 @@ func (d *dumper) superblocks(given int, _ Device, s *superblocks) {
 		d.first = s.err
 	}
 	for _, c := range s.copies {
-		out := SuperblockCopy{Device: given, Offset: c.offset, Superblock: c.sb}
+		out := SuperblockCopy{Device: given, Offset: c.offset, Superblock: c.sb,
+			Partition: c.partition}
 		if c.err != nil {
 			out.Error = c.err.Error()
 		}

@@ -82,7 +82,8 @@ func (m *MirrorDump) print(p *printer) {
 
 // dumpSum is the checksum over what a restore uses of a dump: the superblock, the entries in
 // their order, and the link of the newest record. It leaves out the session of the
-// superblock, a 64-bit number that many readers of JSON round. A restore does not use it.
+// superblock, a 64-bit number that many readers of JSON round. A restore does not use it. It
+// leaves out the partition as well, so that versions that do not know it have the same sum.
 type dumpSum struct {
 	digest xxhash.Digest
 	b      [PageSize]byte
@@ -94,6 +95,8 @@ func newDumpSum(sb *Superblock) *dumpSum {
 	without := sb.clone()
 	without.Session = 0
 	without.encode(s.b[:], 0)
+	without.clearPartition(s.b[:])
+	seal(s.b[:])
 	s.digest.Write(s.b[:])
 	return s
 }

@@ -28,16 +28,21 @@ var golden = []struct {
 	p    PlanParams
 	two  bool // of before compatThird: the first start adds superblocks
 	grow bool // mirrors get larger slots after the first checkpoint
+	// of before compatPartition: the first start adds the partition
+	plain bool
 }{
-	{"v4-alone-512", PlanParams{BackingSize: 16 << 20, BlockSize: 512}, false, false},
-	{"v4-pair-4096", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
-		SpareDeviceSize: 8 << 20, KeepTail: true}, true, false},
-	{"v4-pair-4096-three", PlanParams{BackingSize: 16 << 20, BlockSize: 4096, SpareBytes: 1 << 20,
-		SpareDeviceSize: 8 << 20, KeepTail: true}, false, false},
-	{"v4-pair-512-tail", PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512,
-		SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, false, false},
-	{"v4-alone-512-slots", PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20,
-		TableRoom: 16}, false, true},
+	{name: "v4-alone-512", p: PlanParams{BackingSize: 16 << 20, BlockSize: 512}, plain: true},
+	{name: "v4-pair-4096", p: PlanParams{BackingSize: 16 << 20, BlockSize: 4096,
+		SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, two: true, plain: true},
+	{name: "v4-pair-4096-three", p: PlanParams{BackingSize: 16 << 20, BlockSize: 4096,
+		SpareBytes: 1 << 20, SpareDeviceSize: 8 << 20, KeepTail: true}, plain: true},
+	{name: "v4-pair-512-tail", p: PlanParams{BackingSize: 16<<20 + 512*5, BlockSize: 512,
+		SpareBytes: 1 << 20, SpareDeviceSize: 9 << 20}, plain: true},
+	{name: "v4-alone-512-slots", p: PlanParams{BackingSize: 16 << 20, BlockSize: 512,
+		SpareBytes: 1 << 20, TableRoom: 16}, grow: true, plain: true},
+	{name: "v4-alone-512-partition", p: PlanParams{BackingSize: 16 << 20, BlockSize: 512}},
+	{name: "v4-pair-4096-partition", p: PlanParams{BackingSize: 16 << 20, BlockSize: 4096,
+		SpareBytes: 1 << 20, SpareDeviceSize: 12 << 20, DeviceBlockSizes: [2]int{4096, 512}}},
 }
 
 func planGolden(t *testing.T, name string, p PlanParams) *Layout {
@@ -277,11 +282,31 @@ func TestGolden(t *testing.T) {
 			}
 			// What is written today is the same, byte for byte.
 			for i, d := range makeGolden(t, plannedThen(t, disks), false) {
+				if g.plain {
+					withoutPartition(t, d)
+					withoutPartition(t, disks[i])
+				}
 				if !bytes.Equal(d.flatten(), disks[i].flatten()) {
 					t.Errorf("device %d: the same history gives another image today", i)
 				}
 			}
 		})
+	}
+}
+
+// withoutPartition makes the superblocks on a disk those of before there was a partition, or even
+// a partition table.
+func withoutPartition(t *testing.T, d *memDisk) {
+	for _, page := range d.pages {
+		if !sealed(page[:], magicSuperblock) {
+			continue
+		}
+		sb, err := decodeSuperblock(page[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sb.Compat &^= compatSignature | compatPartition
+		sb.encode(page[:], sb.DeviceIndex)
 	}
 }
 

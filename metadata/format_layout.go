@@ -73,6 +73,9 @@ type PlanParams struct {
 	// where zero.
 	UUID        uuid.UUID
 	DeviceUUIDs [2]uuid.UUID
+	// DeviceBlockSizes are the logical blocks of the devices, where they are smaller than
+	// BlockSize; 0: they are not.
+	DeviceBlockSizes [2]int
 }
 
 // TooSmallError says how large a device would have to be. It is ErrTooSmall.
@@ -172,13 +175,19 @@ func Plan(p PlanParams) (*Layout, error) {
 	}
 	sb := Superblock{
 		UUID: p.UUID, Name: p.Name, Generation: 1, Epoch: 1, Created: p.Created,
-		BlockSize: uint32(bs), AtomSize: uint32(atom), Compat: compatSignature,
+		BlockSize: uint32(bs), AtomSize: uint32(atom),
 		Devices: []DeviceInfo{{UUID: p.DeviceUUIDs[0], Size: p.BackingSize, Role: RoleBacking}},
 	}
 	if p.SpareDeviceSize != 0 {
 		sb.Devices = append(sb.Devices, DeviceInfo{UUID: p.DeviceUUIDs[1], Size: p.SpareDeviceSize,
 			Role: RoleSpare})
 	}
+	for i := range sb.Devices {
+		if own := p.DeviceBlockSizes[i]; own != p.BlockSize {
+			sb.Devices[i].BlockSize = uint32(own)
+		}
+	}
+	sb.addPartition()
 	for _, id := range []*uuid.UUID{&sb.UUID, &sb.Devices[0].UUID,
 		&sb.Devices[len(sb.Devices)-1].UUID} {
 		if *id == uuid.Nil {
@@ -341,14 +350,17 @@ func (l *Layout) checkSizes() error {
 }
 
 func (l *Layout) checkDevices() error {
-	seen := map[uuid.UUID]bool{}
-	for i, d := range l.sb.Devices {
+	sb, seen := &l.sb, map[uuid.UUID]bool{}
+	for i, d := range sb.Devices {
 		role := RoleSpare
 		if i == 0 {
 			role = RoleBacking
 		}
-		if d.Role != role || d.Size < RegionStart || d.Size > maxDeviceBytes || seen[d.UUID] {
-			return fmt.Errorf("device %d: %s, %d bytes, uuid %s", i, d.Role, d.Size, d.UUID)
+		if d.Role != role || d.Size < RegionStart || d.Size > maxDeviceBytes || seen[d.UUID] ||
+			d.BlockSize != 0 && (d.BlockSize < 512 || d.BlockSize > sb.BlockSize ||
+				d.BlockSize&(d.BlockSize-1) != 0) {
+			return fmt.Errorf("device %d: %s, %d bytes in blocks of %d, uuid %s", i, d.Role, d.Size,
+				d.BlockSize, d.UUID)
 		}
 		seen[d.UUID] = true
 	}

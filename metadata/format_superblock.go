@@ -52,14 +52,13 @@ const (
 	sbMarkAt        = 228
 	sbStraysAt      = 232
 	sbTailStartAt   = 240
-	// The two bytes by which other tools know a partition table.
-	sbSignatureAt = 510
 
 	deviceTableAt = 256
 	deviceEntry   = 48
 	deviceUUIDAt  = 0
 	deviceSizeAt  = 16
 	deviceRoleAt  = 24
+	deviceBlockAt = 28
 
 	regionTableAt      = 1024
 	regionEntry        = 64
@@ -83,16 +82,6 @@ const compatThird uint32 = 1
 // behind, as an older one.
 const compatFourth uint32 = 2
 
-// compatSignature is the feature bit of a set whose superblocks end their first 512 bytes like
-// a partition table without partitions. Other tools know that signature, so none of them
-// takes the disk of a stopped set for an empty one. A version that does not know the bit
-// leaves the two bytes out.
-const compatSignature uint32 = 4
-
-// signatureDevices is how many rows the device table has at most before it gets in the way of the
-// two bytes: the four entries of 16 bytes before them are zero.
-const signatureDevices = 4
-
 // incompatTail is the feature bit of a set whose last exported bytes live in a
 // displaced tail. A version that does not know it would read them where they are not.
 const incompatTail uint32 = 2
@@ -103,9 +92,10 @@ const incompatSlots uint32 = 4
 
 // The feature bits that this version knows.
 const (
-	knownCompat          = compatThird | compatFourth | compatSignature
+	knownCompat          = compatThird | compatFourth | compatSignature | compatPartition
 	knownROCompat uint32 = 0
-	knownIncompat        = incompatTransition | incompatTail | incompatSlots
+	knownIncompat        = incompatTransition | incompatTail | incompatSlots |
+		incompatFarDevices
 )
 
 // Role says what a device of a set is for.
@@ -164,6 +154,9 @@ type DeviceInfo struct {
 	UUID uuid.UUID `json:"uuid"`
 	Size int64     `json:"size"` // bytes, when it joined the set
 	Role Role      `json:"role"`
+	// BlockSize is the logical block of the device in bytes, where it is not the set's; 0
+	// otherwise. The partition table of the device counts in it.
+	BlockSize uint32 `json:"block_size,omitempty"`
 }
 
 // regionStale is the flag of a mirror that missed records.
@@ -298,11 +291,9 @@ func (sb *Superblock) encode(b []byte, device uint8) {
 	le.PutUint64(b[sbStraysAt:], sb.Strays)
 	le.PutUint64(b[sbTailStartAt:], uint64(sb.TailStart))
 	for i := range sb.Devices {
-		sb.Devices[i].encode(b[deviceTableAt+i*deviceEntry:])
+		sb.Devices[i].encode(sb.deviceRow(b, i))
 	}
-	if sb.Compat&compatSignature != 0 && len(sb.Devices) <= signatureDevices {
-		b[sbSignatureAt], b[sbSignatureAt+1] = 0x55, 0xaa
-	}
+	sb.putPartitionTable(b, device)
 	for i := range sb.Regions {
 		sb.Regions[i].encode(b[regionTableAt+i*regionEntry:])
 	}
@@ -313,6 +304,7 @@ func (d *DeviceInfo) encode(b []byte) {
 	copy(b[deviceUUIDAt:], d.UUID[:])
 	le.PutUint64(b[deviceSizeAt:], uint64(d.Size))
 	le.PutUint32(b[deviceRoleAt:], uint32(d.Role))
+	le.PutUint32(b[deviceBlockAt:], d.BlockSize)
 }
 
 func (r *Region) encode(b []byte) {
@@ -337,6 +329,7 @@ func (sb *Superblock) encodeStart(b []byte) {
 	le.PutUint64(b[sbSessionAt:], sb.Session)
 	le.PutUint32(b[sbStartedAt:], sb.Started)
 	le.PutUint32(b[sbCompatAt:], sb.Compat)
+	sb.putPartitionTable(b, uint8(le.Uint32(b[sbDeviceIndexAt:])))
 	seal(b[:PageSize])
 }
 
@@ -408,11 +401,12 @@ func (sb *Superblock) decodeTables(b []byte) error {
 	}
 	sb.DeviceIndex = uint8(index)
 	for i := range int(devices) {
-		p := b[deviceTableAt+i*deviceEntry:]
+		p := sb.deviceRow(b, i)
 		sb.Devices = append(sb.Devices, DeviceInfo{
-			UUID: uuid.UUID(p[deviceUUIDAt:deviceSizeAt]),
-			Size: int64(le.Uint64(p[deviceSizeAt:])),
-			Role: Role(le.Uint32(p[deviceRoleAt:])),
+			UUID:      uuid.UUID(p[deviceUUIDAt:deviceSizeAt]),
+			Size:      int64(le.Uint64(p[deviceSizeAt:])),
+			Role:      Role(le.Uint32(p[deviceRoleAt:])),
+			BlockSize: le.Uint32(p[deviceBlockAt:]),
 		})
 	}
 	for i := range int(regions) {

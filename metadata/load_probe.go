@@ -13,6 +13,8 @@ type foundCopy struct {
 	offset int64
 	sb     *Superblock // nil where err says why, except for ErrUnsupported
 	err    error
+	// partition: it has the partition of the protective table
+	partition bool
 }
 
 // readSuperblocks reads all copies on a device: the two at its start, the third
@@ -41,6 +43,7 @@ func readSuperblocks(dev Device) []foundCopy {
 				c.sb, c.err = nil, fmt.Errorf("%w at %d: the superblock there is the copy of one "+
 					"that lay elsewhere", ErrNotFound, off)
 			}
+			c.partition = c.sb != nil && showsPartition(b)
 		}
 		out = append(out, c)
 	}

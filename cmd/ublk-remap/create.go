@@ -149,6 +149,7 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	a.rescan(devs...)
 	return a.printCreated(out)
 }
 
@@ -267,8 +268,9 @@ func planParams(devs []*blockdev.Device, o createOptions) (p metadata.PlanParams
 	if p.Name == "" {
 		p.Name = "remap-" + p.UUID.String()[:8]
 	}
-	for _, d := range devs {
+	for i, d := range devs {
 		g := d.Geometry()
+		p.DeviceBlockSizes[i] = g.LogicalBlock
 		p.BlockSize = max(p.BlockSize, g.LogicalBlock)
 		p.PhysicalBlockSize = max(p.PhysicalBlockSize, g.PhysicalBlock)
 	}

@@ -119,7 +119,7 @@ func (a *app) runConvert(devs []*blockdev.Device, plan *metadata.Layout, mark in
 			devs[0].Path(), err)
 	}
 	out.Lost, out.Moved = done.Lost, done.Mapped
-	a.rescan(devs[0])
+	a.rescan(devs...)
 	return nil
 }
 
@@ -161,7 +161,7 @@ func (a *app) resumeConvert(devs []*blockdev.Device, order []metadata.Device,
 		if err != nil {
 			return fmt.Errorf("%s: %w", devs[0].Path(), err)
 		}
-		a.rescan(devs[0])
+		a.rescan(devs...)
 	}
 	out := created{
 		Name: sb.Name, UUID: sb.UUID.String(), Backing: devs[0].Path(),
@@ -234,11 +234,13 @@ func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 	return o, end
 }
 
-// rescan makes the kernel read the partition table of a disk again. Partitions must not be used
+// rescan makes the kernel read the partition tables of disks again. Old partitions must not be used
 // beneath a set, and must exist on a plain disk.
-func (a *app) rescan(d *blockdev.Device) {
-	if err := d.Rescan(); err != nil {
-		a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old partition " +
-			"table; see blockdev --rereadpt")
+func (a *app) rescan(devs ...*blockdev.Device) {
+	for _, d := range devs {
+		if err := d.Rescan(); err != nil {
+			a.log.Warn().Err(err).Str("device", d.Path()).Msg("the kernel may go by an old " +
+				"partition table; see blockdev --rereadpt")
+		}
 	}
 }

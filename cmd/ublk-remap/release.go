@@ -101,7 +101,14 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 		return spareAdvice(path, err)
 	}
 	if sb != nil {
-		return a.finishRelease(path, backing, order, sb, o)
+		out, err := a.finishRelease(path, backing, order, sb, o)
+		if err != nil {
+			return err
+		}
+		if !o.dryRun {
+			a.rescan(devs.Devices...)
+		}
+		return a.printReleased(out)
 	}
 	img, err := metadata.Load(all)
 	if err != nil {
@@ -120,7 +127,7 @@ func release(ctx context.Context, a *app, path string, o releaseOptions) error {
 		if err := a.runRelease(path, img, o, &out); err != nil {
 			return err
 		}
-		a.rescan(backing)
+		a.rescan(devs.Devices...)
 	}
 	return a.printReleased(out)
 }
@@ -169,11 +176,11 @@ func (a *app) runRelease(path string, img *metadata.Image, o releaseOptions, out
 
 // finishRelease continues whatever was interrupted.
 func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metadata.Device,
-	sb *metadata.Superblock, o releaseOptions) error {
+	sb *metadata.Superblock, o releaseOptions) (released, error) {
 	out := newReleased(sb, backing)
 	out.Resumed, out.DryRun = true, o.dryRun
 	if o.dryRun {
-		return a.printReleased(out)
+		return out, nil
 	}
 	opts, end := a.moveOptions("moving the head")
 	defer end()
@@ -189,11 +196,10 @@ func (a *app) finishRelease(path string, backing *blockdev.Device, devs []metada
 		done, err = metadata.ResumeRevert(devs, sb, opts)
 	}
 	if err != nil {
-		return stuck(path, err)
+		return out, stuck(path, err)
 	}
 	out.done(&done)
-	a.rescan(backing)
-	return a.printReleased(out)
+	return out, nil
 }
 
 // stuck adds to an error what can be done about blocks that cannot go home.

@@ -15,4 +15,7 @@ var (
 	// ErrAlignment is returned for writes that are not aligned to the block size, and for devices
 	// whose block size this program cannot serve.
 	ErrAlignment = errors.New("bad alignment")
+	// ErrProtective is returned for the partition by which the disk of a set shows other tools that
+	// it is in use. It holds nothing. The error that wraps it names the disk.
+	ErrProtective = errors.New("the partition only shows that its disk is in use")
 )

@@ -51,8 +51,8 @@ const retryEvery = 20 * time.Millisecond
 // Open opens the block device or regular file at path for direct I/O and reads its geometry. The
 // caller is its only user until Close, unless it asks for Shared. Open returns ErrBusy when another
 // user does not release the device within o.Wait. It returns ErrReadOnly, ErrNoDirectIO,
-// ErrNotDevice or ErrAlignment as they say, and otherwise the error of the system call. All are
-// wrapped with the path.
+// ErrNotDevice, ErrAlignment or ErrProtective as they say, and otherwise the error of the system
+// call. All are wrapped with the path.
 func Open(ctx context.Context, path string, o Options) (*Device, error) {
 	if path == "" {
 		return nil, fmt.Errorf("\"\": %w, but nothing", ErrNotDevice)
@@ -174,6 +174,10 @@ func open(path string, o Options) (*Device, error) {
 	case kind == unix.S_IFREG && st.Mode&0o222 == 0 && !o.ReadOnly:
 		// Root could write to it anyway. But somebody has made it read-only for everybody.
 		return nil, fmt.Errorf("%s: %w: its mode is %04o", path, ErrReadOnly, st.Mode&0o7777)
+	}
+	if disk := protectiveOf(st.Rdev); kind == unix.S_IFBLK && disk != "" {
+		return nil, fmt.Errorf("%s: %w: ublk-remap's metadata is on %s; name that", path,
+			ErrProtective, disk)
 	}
 	flags := unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
 	if o.ReadOnly {

@@ -150,10 +150,11 @@ placed:
 
 // mbr looks for a DOS partition table. Its mark, 55 AA at byte 510, is also the mark of boot
 // sectors. So the four entries at byte 446 must make sense, and no file system with a boot sector
-// may have been found.
+// may have been found. The table in a superblock of this program is none: it only shows other tools
+// that the disk is in use.
 func mbr(p *prober, found []Signature) (Signature, bool) {
 	b := p.at(0, 512)
-	if b == nil || b[510] != 0x55 || b[511] != 0xaa {
+	if b == nil || b[510] != 0x55 || b[511] != 0xaa || bytes.HasPrefix(b, remapMagic) {
 		return Signature{}, false
 	}
 	for _, s := range found {

@@ -24,6 +24,8 @@ type LoopOptions struct {
 	Buffered bool
 	// ReadOnly makes the device read-only.
 	ReadOnly bool
+	// Partitions lets the kernel look for partitions on it.
+	Partitions bool
 }
 
 // NewLoop attaches a loop device and returns its path. size is in bytes and
@@ -68,6 +70,9 @@ func attach(file string, o LoopOptions) (string, error) {
 	if o.ReadOnly {
 		mode = os.O_RDONLY
 		cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
+	if o.Partitions {
+		cfg.Info.Flags |= unix.LO_FLAGS_PARTSCAN
 	}
 	backing, err := os.OpenFile(file, mode, 0)
 	if err != nil {

@@ -21,16 +21,17 @@ var ErrNoTool = errors.New("the host has no such tool")
 // GuestTools is what a shell script in a guest may count on ("base" in a list
 // of tools).
 var GuestTools = strings.Fields(`
-	sh bash awk basename blkdiscard blockdev cat chmod cmp cp cut date dd df diff dirname
-	dmesg dmsetup du e2fsck echo env expr fallocate find findmnt flock getconf grep head
+	sh bash awk basename blkdiscard blkid blockdev cat chmod cmp cp cut date dd df diff dirname
+	dmesg dmsetup du e2fsck echo env expr fallocate fdisk find findmnt flock getconf grep head
 	hexdump hostname id kill losetup ls lsblk md5sum mkdir mke2fs mkfifo mkfs.ext4 mknod
-	mktemp mount mountpoint mv nproc od printf ps pwd readlink realpath rm rmdir sed seq
-	setsid sha256sum sleep sort split stat sync tail tee test time timeout touch tr true
+	mktemp mount mountpoint mv nproc od parted printf ps pwd readlink realpath rm rmdir sed seq
+	setsid sfdisk sha256sum sleep sort split stat sync tail tee test time timeout touch tr true
 	false truncate tune2fs umount uname uniq wc wipefs xargs`)
 
 // fileSystems belong to "fs" in a list of tools.
 var fileSystems = strings.Fields(
-	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair`)
+	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair
+	mkfs.btrfs mkfs.vfat`)
 
 // ExpandTools resolves the names of sets in a list of tools: "base"
 // ([GuestTools]), "fs" (making and checking ext4 and xfs), "all" (both, and fio).

@@ -74,6 +74,7 @@ var codes = []struct {
 	{server.ErrRecovery, Refused},
 	{blockdev.ErrBusy, Refused},
 	{blockdev.ErrReadOnly, Refused},
+	{blockdev.ErrProtective, Refused},
 	{set.ErrAmbiguous, Refused},
 	{metadata.ErrForeign, Refused},
 	{metadata.ErrStale, Refused},
