@@ -131,11 +131,21 @@ func notWrittenOver(t *testing.T, disk string) {
 	}
 }
 
+// needPartitions skips a test outside of guests: many machines have kernels without DOS partition
+// tables.
+func needPartitions(t *testing.T) {
+	t.Helper()
+	if !vmtest.InGuest() {
+		t.Skip("needs a kernel that knows partition tables: runs in guests")
+	}
+	vmtest.NeedTools(t, "blkid", "wipefs", "fdisk", "sfdisk", "parted", "lsblk", "mkfs.xfs",
+		"mkfs.btrfs", "mkfs.vfat", "mkfs.ext4")
+}
+
 // TestOthersSeeTheDisk: other tools see that the disk of a stopped set is in use, whatever is on
 // it; the partition that the kernel makes of it shows nothing, is in nobody's way and is refused.
 func TestOthersSeeTheDisk(t *testing.T) {
-	vmtest.NeedTools(t, "blkid", "wipefs", "fdisk", "sfdisk", "parted", "lsblk", "mkfs.xfs",
-		"mkfs.btrfs", "mkfs.vfat", "mkfs.ext4")
+	needPartitions(t)
 	useRuntimeDir(t)
 	for _, block := range []uint32{512, 4096} {
 		t.Run(fmt.Sprintf("disk, blocks of %d", block), func(t *testing.T) {
@@ -205,8 +215,7 @@ func TestOthersSeeTheDisk(t *testing.T) {
 // TestOthersSeeTheDiskInPlace: the same for a disk that keeps its file system, which is not to be
 // seen while it is taken over, and comes back with all that it had.
 func TestOthersSeeTheDiskInPlace(t *testing.T) {
-	vmtest.NeedTools(t, "blkid", "wipefs", "fdisk", "sfdisk", "parted", "lsblk", "mkfs.xfs",
-		"mkfs.btrfs", "mkfs.vfat", "mkfs.ext4")
+	needPartitions(t)
 	useRuntimeDir(t)
 	for i, tc := range []struct {
 		mkfs  []string // the disk comes behind it
