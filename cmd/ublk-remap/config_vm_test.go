@@ -177,6 +177,15 @@ func TestScan(t *testing.T) {
 		!strings.Contains(s.Reason, "spare device") {
 		t.Errorf("%+v", s)
 	}
+	// The file of one set names another one by its UUID.
+	life := scanOf(t, disk)
+	configure(t, dir, "alias", "uuid = \""+life.UUID+"\"\n")
+	if res := rig.Want(t, exit.Refused, "start", "alias"); !strings.Contains(res.Stderr,
+		"alias.toml:1:1: refused: its disk carries the set \"life\"") {
+		t.Errorf("%s", res.Stderr)
+	}
+	must(t, os.Remove(filepath.Join(dir, "alias.toml")))
+
 	must(t, zeroEnds(spared))
 	var alone []scanned
 	must(t, json.Unmarshal([]byte(rig.Want(t, 0, "scan", "--json").Stdout), &alone))
@@ -219,8 +228,9 @@ func TestScan(t *testing.T) {
 		!strings.Contains(s.Action, "metadata check") {
 		t.Errorf("%+v", s)
 	}
-	if out := rig.Want(t, 0, "scan").Stdout; !strings.Contains(out, "damaged") ||
-		!strings.Contains(out, "metadata check "+disk) {
+	out := strings.Join(strings.Fields(rig.Want(t, 0, "scan").Stdout), " ")
+	if !strings.Contains(out, disk+" life damaged - no -") ||
+		!strings.Contains(out, "and see: ublk-remap metadata check "+disk) {
 		t.Error(out)
 	}
 }

@@ -184,7 +184,7 @@ func (a *app) configure(ctx context.Context, b *host.Backing, r *startRun,
 	}
 	lines := []config.Line{
 		{Comment: "How the set " + name + " is started; written by: ublk-remap enable"},
-		{Comment: "All keys are in: man ublk-remap-start, and: ublk-remap config sample"},
+		{Comment: "All keys are shown by: ublk-remap config sample"},
 		{Key: "uuid", Kind: config.Text, Texts: []string{b.Superblock.UUID.String()}},
 	}
 	if st, err := os.Stat(b.Path); err == nil && st.Mode().IsRegular() {

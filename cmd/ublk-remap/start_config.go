@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func (r *startRun) find(ctx context.Context, what string) (*host.Backing, error)
 	if err != nil {
 		return nil, err
 	}
-	id := set.IdentityOf(b.Superblock)
+	id := setOf(b)
 	return b, r.applyFile(ctx, &id)
 }
 
@@ -103,14 +104,16 @@ func (r *startRun) findDisk(ctx context.Context, what string) (*host.Backing, er
 		}
 		return b, nil
 	}
+	var b *host.Backing
 	if said.backing == "" {
-		return host.FindBacking(ctx, what, said.uuid)
+		b, err = host.FindBacking(ctx, what, said.uuid)
+	} else if b, err = host.BackingAt(ctx, said.backing); err != nil {
+		err = fmt.Errorf("%s: backing: %w", file.Path, err)
 	}
-	b, err := host.BackingAt(ctx, said.backing)
-	if err != nil {
-		return nil, fmt.Errorf("%s: backing: %w", file.Path, err)
+	if err != nil || file == nil {
+		return b, err
 	}
-	return b, rightSet(file, said, set.IdentityOf(b.Superblock))
+	return b, rightSet(file, said, setOf(b))
 }
 
 // checkFile sets options from a file. They have their defaults before.
@@ -132,9 +135,9 @@ func rightSet(file *config.File, said *startOptions, id set.Identity) error {
 	case file == nil:
 		return nil
 	case id.Name != file.Name:
-		s = file.Setting("backing")
+		s = cmp.Or(file.Setting("backing"), uuid)
 		why = fmt.Sprintf("%s carries the set %q, and this is the file of %q; name the disk of "+
-			"%q, or rename the file", said.backing, id.Name, file.Name, file.Name)
+			"%q, or rename the file", cmp.Or(said.backing, "its disk"), id.Name, file.Name, file.Name)
 	case uuid != nil && !strings.EqualFold(said.uuid, id.UUID.String()):
 		s = uuid
 		why = fmt.Sprintf("the file is for another set of this name: the disk carries %s; remove "+

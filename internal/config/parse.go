@@ -173,7 +173,7 @@ func unknown(key string, options []Option) string {
 		}
 	}
 	if at == "" {
-		return fmt.Sprintf("there is no key %q; they are in: man ublk-remap-start", key)
+		return fmt.Sprintf("there is no key %q; all are shown by: ublk-remap config sample", key)
 	}
 	return fmt.Sprintf("there is no key %q; do you mean %s?", key, at)
 }

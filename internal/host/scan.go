@@ -219,8 +219,10 @@ func (s *scan) stopped(ctx context.Context, p set.Probed, row *Scanned) {
 	case err == nil:
 		row.State, row.Action = StateStopped, "to use it: "+s.startOf(p)
 	case errors.As(err, &device):
-		row.State, row.Action = StateIncomplete, device.Do
-		row.Reason = fmt.Sprintf("%s: %v: %s", device.Path, device.Err, device.What)
+		row.State, row.Action, row.Reason = StateIncomplete, device.Do, device.What
+		if device.Path != p.Path {
+			row.Reason = fmt.Sprintf("%s: %v: %s", device.Path, device.Err, device.What)
+		}
 	case errors.Is(err, metadata.ErrPath), errors.Is(err, set.ErrSilent):
 		row.State, row.Reason = StateUnreadable, err.Error()
 		row.Action = "look at the disk and its cable"
