@@ -1,5 +1,7 @@
 package config
 
+import "cmp"
+
 // Option is one setting: a key of the file and, under the same name, a flag.
 type Option struct {
 	Name  string
@@ -12,6 +14,8 @@ type Option struct {
 	NoFlag bool
 	// Path: it is a path. In a file it begins with /, for nobody knows where a server is started.
 	Path bool
+	// Sample is a value that shows the form, where the default does not.
+	Sample string
 	// Help is one line, for --help and the manual page. More is what docs/CONFIG.md says besides.
 	Help, More string
 }
@@ -68,18 +72,6 @@ func Find(options []Option, name string) *Option {
 
 // Example is a value as it stands in a file: the default, or one that shows the form.
 func (o *Option) Example() string {
-	text := o.Value.initial()
-	switch o.Value.Kind() {
-	case List:
-		return literal(List, []string{"/dev/disk/by-id/NAME"})
-	case Number:
-		if text == "" {
-			text = "1"
-		}
-	case Text:
-		if text == "" && o.Path {
-			text = "/dev/disk/by-id/NAME"
-		}
-	}
+	text := cmp.Or(o.Sample, o.Value.initial())
 	return literal(o.Value.Kind(), []string{text})
 }
