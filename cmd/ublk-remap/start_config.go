@@ -137,8 +137,7 @@ func rightSet(file *config.File, said *startOptions, id set.Identity) error {
 	case id.Name != file.Name:
 		s = cmp.Or(file.Setting("backing"), uuid)
 		why = fmt.Sprintf("%s carries the set %q, and this is the file of %q; name the disk of "+
-			"%q, or rename the "+
-			"file", cmp.Or(said.backing, "its disk"), id.Name, file.Name, file.Name)
+			"%[3]q, or rename the file", cmp.Or(said.backing, "its disk"), id.Name, file.Name)
 	case uuid != nil && !strings.EqualFold(said.uuid, id.UUID.String()):
 		s = uuid
 		why = fmt.Sprintf("the file is for another set of this name: the disk carries %s; remove "+

@@ -29,7 +29,13 @@ install() {
 	inst_multiple "$systemdsystemunitdir/ublk-remap@.service" \
 		"$systemdsystemunitdir/ublk-remap.target" "$systemdsystemunitdir/ublkremap.slice"
 	for options in /etc/ublk-remap/*.toml; do
-		[[ -f $options ]] && inst "$options"
+		[[ -f $options ]] || continue
+		# With a file that has an error the set would not start. Without one it has the defaults.
+		if /usr/sbin/ublk-remap config check "$options" >/dev/null; then
+			inst "$options"
+		else
+			dwarn "ublk-remap: $options is left out of the initramfs"
+		fi
 	done
 	# udev starts a set's unit if the target wants it, as it does later on.
 	mkdir -p "$initdir/etc/systemd/system/ublk-remap.target.wants" \
