@@ -310,6 +310,30 @@ func (w *world) commit() {
 	w.pend = append(w.pend, modelTx{t, re, true})
 }
 
+// commits makes n commits, one after the other.
+func (w *world) commits(n int) {
+	for range n {
+		w.commit()
+		w.settle()
+	}
+}
+
+// stepAndCut does one random thing, the ith. From time to time it looks at what a power cut would
+// leave, and seldom it cuts the power.
+func (w *world) stepAndCut(i int) {
+	w.step()
+	if i%7 == 0 {
+		w.find(w.cut(), "cut")
+		w.findAlone()
+	}
+	if i%19 == 0 {
+		w.findLatent()
+	}
+	if w.r.IntN(400) == 0 {
+		w.power()
+	}
+}
+
 // allowed calls f with each of the tables that a load may find after a cut
 // now, until f returns true.
 func (w *world) allowed(f func([]Entry) bool) bool {
@@ -549,17 +573,7 @@ func TestCuts(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", tc.name, seed), func(t *testing.T) {
 				w := newWorld(t, seeded(t, seed), tc.p)
 				for i := range steps(2000) {
-					w.step()
-					if i%7 == 0 {
-						w.find(w.cut(), "cut")
-						w.findAlone()
-					}
-					if i%19 == 0 {
-						w.findLatent()
-					}
-					if w.r.IntN(400) == 0 {
-						w.power()
-					}
+					w.stepAndCut(i)
 				}
 				w.settle()
 				w.find(w.disks, "end")
@@ -602,17 +616,7 @@ func TestFaultsAndCuts(t *testing.T) {
 						k := w.r.IntN(len(w.c.mirrors)+1) - 1
 						dead[k] = !dead[k] && w.r.IntN(2) == 0
 					}
-					w.step()
-					if i%7 == 0 {
-						w.find(w.cut(), "cut")
-						w.findAlone()
-					}
-					if i%19 == 0 {
-						w.findLatent()
-					}
-					if w.r.IntN(400) == 0 {
-						w.power()
-					}
+					w.stepAndCut(i)
 				}
 				for _, m := range w.c.Status().Mirrors {
 					if m.State == MirrorStale {
@@ -624,10 +628,7 @@ func TestFaultsAndCuts(t *testing.T) {
 				w.settle()
 				w.power() // or the back-off may take longer than the test
 				w.settle()
-				for range 400 {
-					w.commit()
-					w.settle()
-				}
+				w.commits(400)
 				if _, err := w.c.Checkpoint(); err != nil {
 					t.Fatal(err)
 				}

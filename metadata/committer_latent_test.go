@@ -166,10 +166,7 @@ func TestSuperblockMarkSurvives(t *testing.T) {
 			all := w.fail
 			w.fail = func(op Op) bool { return all(op) && !good(op) }
 		}
-		for range 5 {
-			w.commit()
-			w.settle()
-		}
+		w.commits(5)
 		if s := w.c.mirrors[0].state; s != MirrorStale {
 			t.Fatalf("%s: it is %s", tc.name, s)
 		}

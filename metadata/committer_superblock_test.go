@@ -167,10 +167,7 @@ func TestOneSuperblockLeft(t *testing.T) {
 					// A mirror is stale, and could come back.
 					was := w.c.mirrors[1].start
 					w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), was)...)
-					for range 3 {
-						w.commit()
-						w.settle()
-					}
+					w.commits(3)
 					for _, off := range places.copies(uint8(d)) {
 						if off != left {
 							w.latent(copyPlace{uint8(d), off})

@@ -184,10 +184,7 @@ func TestUnknown(t *testing.T) {
 // dead, turns up after others have gone on.
 func TestLateRecord(t *testing.T) {
 	w := single(t, smallParams(512, 0))
-	for range 5 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(5)
 	// The dead server's last record, and the epoch record of a start that
 	// failed: none of them reached the disk in time.
 	var late []Op
@@ -213,10 +210,7 @@ func TestLateRecord(t *testing.T) {
 	}
 	w.start()
 	w.settle()
-	for range 5 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(5)
 	if len(late) != 4 {
 		t.Fatalf("%d late writes", len(late))
 	}
@@ -283,10 +277,7 @@ func TestLogFull(t *testing.T) {
 	if !w.opened || w.c.Status().LogUsed > 4096 {
 		t.Fatalf("%+v", w.c.Status())
 	}
-	for range 100 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(100)
 	w.find(w.disks, "well again")
 	w.check("")
 }

@@ -76,10 +76,7 @@ func aroundBad(t *testing.T, p PlanParams, seed uint64) {
 	w.find(w.disks, "created")
 	w.start()
 	w.settle()
-	for range 40 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(40)
 	s := w.c.Status()
 	good := s.Superblocks
 	for _, m := range s.Mirrors {

@@ -157,10 +157,7 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			}
 			w.start()
 			w.settle()
-			for range 200 {
-				w.commit()
-				w.settle()
-			}
+			w.commits(200)
 			if w.stats.durable != 200 || stale() != tc.stale {
 				t.Fatalf("%+v, %+v", w.stats, w.c.Status())
 			}

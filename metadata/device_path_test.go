@@ -487,10 +487,7 @@ func TestPathBlamesNoPlace(t *testing.T) {
 			lost += w.stats.unknown
 			w.away = nil
 			w.settle()
-			for range 3 * backoffRecords {
-				w.commit()
-				w.settle()
-			}
+			w.commits(3 * backoffRecords)
 			for i := 0; i < 40*backoffRecords && !w.healthy(); i++ {
 				w.commit()
 				w.settle()
@@ -566,10 +563,7 @@ func TestRetry(t *testing.T) {
 func TestCommitsWithoutSpareDevice(t *testing.T) {
 	w := single(t, pairParams(512))
 	w.settle()
-	for range 4 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(4)
 	before := w.stats
 	w.away = func(op Op) error {
 		if op.Device == 1 {
@@ -577,10 +571,7 @@ func TestCommitsWithoutSpareDevice(t *testing.T) {
 		}
 		return nil
 	}
-	for range 10 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(10)
 	if st := w.c.Status(); w.stats.unknown != before.unknown || w.stats.dropped != before.dropped ||
 		w.stats.durable != before.durable+10 || st.Suspended {
 		t.Fatalf("%+v, were %+v; %+v", w.stats, before, st)

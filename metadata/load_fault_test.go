@@ -276,10 +276,7 @@ func TestRefreshAtStart(t *testing.T) {
 	}
 	w.start()
 	w.settle()
-	for range 300 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(300)
 	if tried != 1 || !w.healthy() || w.stats.durable == 0 || w.stats.unknown+w.stats.dropped > 0 {
 		t.Errorf("written to %d times: %+v, %+v", tried, w.stats, w.c.Status())
 	}

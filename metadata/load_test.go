@@ -153,10 +153,7 @@ func createKeepsTheEnd(t *testing.T, p PlanParams) {
 func ran(t testing.TB, p PlanParams, seed uint64, txs int) *world {
 	w := newWorld(t, seeded(t, seed), p)
 	w.settle()
-	for range txs {
-		w.commit()
-		w.settle()
-	}
+	w.commits(txs)
 	if w.stats.durable != txs {
 		t.Fatalf("%+v", w.stats)
 	}

@@ -223,10 +223,7 @@ func TestGrowthAndCuts(t *testing.T) {
 				w.settle()
 				w.power() // or the back-off may take longer than the test
 				w.settle()
-				for range 400 {
-					w.commit()
-					w.settle()
-				}
+				w.commits(400)
 				w.find(w.disks, "end")
 				w.check(SeverityInfo)
 				if w.c.TableCapacity() > w.plan.TableCapacity() {
@@ -249,10 +246,7 @@ func TestGrowWaits(t *testing.T) {
 		was := w.c.TableCapacity()
 		m := &w.c.mirrors[0]
 		w.fail = func(op Op) bool { return w.ofMirror(op, 0) }
-		for range 5 {
-			w.commit()
-			w.settle()
-		}
+		w.commits(5)
 		w.fail = w.at(0, append(w.c.sb.now.mirrorPlaces(0), m.start)...)
 		other := w.c.mirrors[1].place()
 		w.fail = func(op Op) bool {
@@ -269,10 +263,7 @@ func TestGrowWaits(t *testing.T) {
 			t.Fatalf("%+v", w.c.Status())
 		}
 		w.fail = nil
-		for range backoffRecords << maxBackoff {
-			w.commit()
-			w.settle()
-		}
+		w.commits(backoffRecords << maxBackoff)
 		w.grown(was)
 	})
 	t.Run("the larger place is bad", func(t *testing.T) {
@@ -286,10 +277,7 @@ func TestGrowWaits(t *testing.T) {
 			return !op.Read && (at.overlaps(bad) || at.overlaps(mirrorPlace{0, slot, PageSize}))
 		}
 		w.c.Grow()
-		for range 3000 {
-			w.commit()
-			w.settle()
-		}
+		w.commits(3000)
 		t.Logf("%+v", w.c.Status())
 		w.find(w.disks, "a bad page")
 		if w.c.TableCapacity() < was {

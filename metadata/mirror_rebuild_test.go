@@ -112,10 +112,7 @@ func TestMirrorMoves(t *testing.T) {
 				w.commit()
 				w.settle()
 				w.elsewhere(i, was)
-				for range 70 {
-					w.commit()
-					w.settle()
-				}
+				w.commits(70)
 				w.power()
 				w.settle()
 				w.elsewhere(i, was)
@@ -125,10 +122,7 @@ func TestMirrorMoves(t *testing.T) {
 				// good again by now.
 				now := w.c.mirrors[i].mirrorAt
 				w.fail = w.at(now.device, now.start)
-				for range 2 * backoffRecords {
-					w.commit()
-					w.settle()
-				}
+				w.commits(2 * backoffRecords)
 				w.elsewhere(i, now)
 				w.check(SeverityInfo)
 				if w.stats.unknown+w.stats.dropped > 0 {
@@ -146,10 +140,7 @@ func TestMirrorMoves(t *testing.T) {
 				return op.Offset <= bad &&
 					bad < op.Offset+int64(len(op.Data))
 			}
-			for range 5 * backoffRecords {
-				w.commit()
-				w.settle()
-			}
+			w.commits(5 * backoffRecords)
 			w.elsewhere(1, was)
 			w.check(SeverityInfo)
 		}
@@ -193,10 +184,7 @@ func TestMoveEveryCut(t *testing.T) {
 					v.start()
 					v.fail = w.fail
 					v.settle()
-					for range backoffRecords + 2 {
-						v.commit()
-						v.settle()
-					}
+					v.commits(backoffRecords + 2)
 					v.elsewhere(0, was)
 					v.check(SeverityInfo)
 				})
@@ -234,10 +222,7 @@ func TestNoGoodPlace(t *testing.T) {
 		return false
 	}
 	const commits = 3000
-	for range commits {
-		w.commit()
-		w.settle()
-	}
+	w.commits(commits)
 	if st := w.c.Status().Mirrors; st[0].State != MirrorStale || st[1].State != MirrorGood {
 		t.Fatalf("%+v", st)
 	}
@@ -297,26 +282,13 @@ func TestMovesAndCuts(t *testing.T) {
 							bad[all[w.r.IntN(len(all))]] = true
 						}
 					}
-					w.step()
-					if i%7 == 0 {
-						w.find(w.cut(), "cut")
-						w.findAlone()
-					}
-					if i%19 == 0 {
-						w.findLatent()
-					}
-					if w.r.IntN(400) == 0 {
-						w.power()
-					}
+					w.stepAndCut(i)
 				}
 				w.fail = nil
 				w.settle()
 				w.power() // or the back-off may take longer than the test
 				w.settle()
-				for range 400 {
-					w.commit()
-					w.settle()
-				}
+				w.commits(400)
 				w.find(w.disks, "end")
 				w.check(SeverityInfo)
 				for i := range w.c.mirrors {

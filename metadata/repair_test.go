@@ -223,10 +223,7 @@ func history(t testing.TB, p PlanParams, seed uint64, stale bool) *world {
 				op.Offset < victim.start+2*victim.slot+int64(len(victim.slots))*victim.atom
 		}
 	}
-	for range 3 {
-		w.commit()
-		w.settle()
-	}
+	w.commits(3)
 	w.fail = nil
 	return w
 }

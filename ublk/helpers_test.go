@@ -272,6 +272,13 @@ func (e *exerciser) start(n int) {
 	}
 }
 
+// more waits until n more operations have ended.
+func (e *exerciser) more(n int64) {
+	for target := e.ops.Load() + n; e.ops.Load() < target; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (e *exerciser) wait() error { e.wg.Wait(); return e.err }
 
 func (e *exerciser) halt() error { e.stop.Store(true); return e.wait() }

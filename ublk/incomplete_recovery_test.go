@@ -38,9 +38,7 @@ func TestIncompleteRecovery(t *testing.T) {
 		}
 	}
 	for fetched := range info.Queues + 1 {
-		for target := e.ops.Load() + 100; e.ops.Load() < target; {
-			time.Sleep(time.Millisecond)
-		}
+		e.more(100)
 		s.kill(t)
 		cut(fetched)
 		cut(info.Queues - fetched)
@@ -58,27 +56,10 @@ func TestIncompleteRecovery(t *testing.T) {
 // one gets the device, with every request.
 func TestRecoveryThatFails(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		ctl := control(t)
-		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 8,
-			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, m.options())
-		f := openDirect(t, dev.Info().BlockPath())
-		e := newExerciser(t, f, r.Size(), 8, 512, 64<<10)
-		e.start(0)
-		for target := e.ops.Load() + 50; e.ops.Load() < target; {
-			time.Sleep(time.Millisecond)
-		}
-		if err := s.Leave(within(t)); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-s.done; err != nil {
-			t.Fatal(err)
-		}
+		ctl, r, s, f, e := recoverable(t, m, 8, 8)
+		dev := s.Device
+		e.more(50)
+		s.leaves(t)
 		want := errors.New("no such backing")
 		for queue := dev.Info().Queues - 1; queue >= 0; queue-- {
 			half, err := ublk.Recover(within(t), ctl, dev.Info().ID)
@@ -95,9 +76,7 @@ func TestRecoveryThatFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		s = run(t, ctl, next, r, m.options())
-		for target := e.ops.Load() + 50; e.ops.Load() < target; {
-			time.Sleep(time.Millisecond)
-		}
+		e.more(50)
 		e.finish(t)
 		f.Close()
 		s.remove(t)

@@ -171,18 +171,14 @@ func TestRecoveryUnderLoad(t *testing.T) {
 		e := newExerciser(t, f, size, 8, 512, 256<<10)
 		e.start(0)
 		for round := range 3 {
-			for target := e.ops.Load() + 100; e.ops.Load() < target; {
-				time.Sleep(time.Millisecond)
-			}
+			e.more(100)
 			s.kill(t)
 			start := time.Now()
 			s = startServer(t, "recover", file, m.poll, s.id)
 			t.Logf("round %d: live %v after the kill", round,
 				time.Since(start).Round(time.Millisecond))
 		}
-		for target := e.ops.Load() + 100; e.ops.Load() < target; {
-			time.Sleep(time.Millisecond)
-		}
+		e.more(100)
 		e.finish(t)
 		f.Close()
 		stopAndDelete(t, ctl, s.id)
@@ -349,30 +345,43 @@ func TestStopOfAStuckServer(t *testing.T) {
 	})
 }
 
+// recoverable makes a recoverable device over a RAM disk, serves it, and begins to read and write it
+// with that many workers.
+func recoverable(t *testing.T, m mode, depth, workers int) (ctl *ublk.Control, r *ublktest.RAM,
+	s *served, f *os.File, e *exerciser) {
+	t.Helper()
+	ctl, r = control(t), ram(t, 8<<20)
+	dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: depth,
+		ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleanUp(t, dev.Info().ID)
+	s = run(t, ctl, dev, r, m.options())
+	f = openDirect(t, dev.Info().BlockPath())
+	e = newExerciser(t, f, r.Size(), workers, 512, 64<<10)
+	e.start(0)
+	return ctl, r, s, f, e
+}
+
+// leaves lets a server leave its device, and waits until its threads have ended.
+func (s *served) leaves(t *testing.T) {
+	t.Helper()
+	if err := s.Leave(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-s.done; err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLeaveAndRecover(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		ctl := control(t)
-		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2,
-			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, m.options())
-		f := openDirect(t, dev.Info().BlockPath())
-		e := newExerciser(t, f, r.Size(), 6, 512, 64<<10)
-		e.start(0)
+		ctl, r, s, f, e := recoverable(t, m, 0, 6)
+		dev := s.Device
 		for round := range 3 {
-			for target := e.ops.Load() + 50; e.ops.Load() < target; {
-				time.Sleep(time.Millisecond)
-			}
-			if err := s.Leave(within(t)); err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
-			if err := <-s.done; err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
+			e.more(50)
+			s.leaves(t)
 			next, err := ublk.Recover(within(t), ctl, dev.Info().ID)
 			if err != nil {
 				t.Fatalf("round %d: %v", round, err)
@@ -393,33 +402,16 @@ func TestLeaveAndRecover(t *testing.T) {
 // 6.16 the kernel would not notice for 30 seconds that it is gone, if nobody sees to that.
 func TestLeaveSaturated(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		ctl := control(t)
-		r := ram(t, 8<<20)
-		dev, err := ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID, Queues: 2, Depth: 2,
-			ZeroCopy: m.zero, BatchIO: m.batch, Recovery: ublk.Require, Params: r.Params()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		cleanUp(t, dev.Info().ID)
-		s := run(t, ctl, dev, r, m.options())
-		f := openDirect(t, dev.Info().BlockPath())
-		e := newExerciser(t, f, r.Size(), 12, 512, 64<<10)
-		e.start(0)
+		ctl, r, s, f, e := recoverable(t, m, 2, 12)
+		dev := s.Device
 		for round := range 4 {
-			for target := e.ops.Load() + 30; e.ops.Load() < target; {
-				time.Sleep(time.Millisecond)
-			}
+			e.more(30)
 			// The kernel makes no more queues than there are CPUs.
 			for !saturated(dev.Info().ID, dev.Info().Queues*dev.Info().Depth) {
 				time.Sleep(100 * time.Microsecond)
 			}
 			began := time.Now()
-			if err := s.Leave(within(t)); err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
-			if err := <-s.done; err != nil {
-				t.Fatalf("round %d: %v", round, err)
-			}
+			s.leaves(t)
 			left := time.Since(began)
 			next, err := ublk.Recover(within(t), ctl, dev.Info().ID)
 			if err != nil {

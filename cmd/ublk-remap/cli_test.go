@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +12,7 @@ import (
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
+	"ublkremap/test/diskfile"
 )
 
 // result is what a run of the command gave.
@@ -65,21 +64,8 @@ func useRuntimeDir(t *testing.T) {
 // diskFile makes a sparse file that can do direct I/O, or skips.
 func diskFile(t *testing.T, size int64) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
-	if errors.Is(err, blockdev.ErrNoDirectIO) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Close()
+	path := diskfile.New(t, size)
+	diskfile.Open(t, path).Close()
 	return path
 }
 

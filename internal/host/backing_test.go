@@ -5,29 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
-	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
+	"ublkremap/test/diskfile"
 )
 
 // newSet makes a set of that name on a file.
 func newSet(t *testing.T, name string) (path string, sb metadata.Superblock) {
 	t.Helper()
 	const size = 32 << 20
-	path = filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
-		t.Fatal(err)
-	}
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
-	if errors.Is(err, blockdev.ErrNoDirectIO) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	path = diskfile.New(t, size)
+	d := diskfile.Open(t, path)
 	defer d.Close()
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: size, SpareBytes: 1 << 20,
 		BlockSize: 4096, Name: name})

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
+	"ublkremap/test/diskfile"
 )
 
 const testSize = 32 << 20
@@ -24,20 +23,8 @@ const testSize = 32 << 20
 // newSet makes a set in a file and returns the open backing.
 func newSet(t *testing.T) *blockdev.Device {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, testSize); err != nil {
-		t.Fatal(err)
-	}
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
-	if errors.Is(err, blockdev.ErrNoDirectIO) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := diskfile.New(t, testSize)
+	d := diskfile.Open(t, path)
 	// Blocks are as small as the file system allows, so that most units have several.
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: testSize,
 		BlockSize: d.Geometry().LogicalBlock, PhysicalBlockSize: 4096, SpareBytes: 1 << 20,

@@ -4,47 +4,23 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
+	"ublkremap/test/diskfile"
 )
-
-func disk(t *testing.T, size int64) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func open(t *testing.T, path string) *blockdev.Device {
-	t.Helper()
-	d, err := blockdev.Open(context.Background(), path, blockdev.Options{})
-	if errors.Is(err, blockdev.ErrNoDirectIO) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
 
 // pair makes a set of a backing and a spare device.
 func pair(t *testing.T, name string) (backing, spare string) {
 	t.Helper()
-	backing, spare = disk(t, 32<<20), disk(t, 16<<20)
+	backing, spare = diskfile.New(t, 32<<20), diskfile.New(t, 16<<20)
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 32 << 20, SpareDeviceSize: 16 << 20,
 		SpareBytes: 1 << 20, BlockSize: 4096, Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, s := open(t, backing), open(t, spare)
+	b, s := diskfile.Open(t, backing), diskfile.Open(t, spare)
 	defer b.Close()
 	defer s.Close()
 	if err := metadata.Create([]metadata.Device{b, s}, plan, nil); err != nil {
@@ -79,7 +55,7 @@ func TestOpen(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	blank := disk(t, 8<<20)
+	blank := diskfile.New(t, 8<<20)
 	for _, c := range []struct {
 		backing string
 		spares  []string
@@ -93,8 +69,8 @@ func TestOpen(t *testing.T) {
 		{backing, []string{"/no/such/disk"}, os.ErrNotExist},
 		{backing, nil, metadata.ErrNotFound}, // it is no block device, so it is not found by itself
 		{blank, nil, metadata.ErrNotFound},
-		{disk(t, 0), nil, metadata.ErrNotFound},
-		{disk(t, 4096), nil, metadata.ErrNotFound},
+		{diskfile.New(t, 0), nil, metadata.ErrNotFound},
+		{diskfile.New(t, 4096), nil, metadata.ErrNotFound},
 	} {
 		s, err := Open(ctx, c.backing, c.spares, blockdev.Options{})
 		if !errors.Is(err, c.want) {
