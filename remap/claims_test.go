@@ -42,60 +42,43 @@ func TestRunIndex(t *testing.T) {
 	}
 }
 
-// TestManyClaims: what the Arbiter looks at for a heal does not grow with the heals that
-// are under way.
+// TestManyClaims: what the Arbiter looks at for a heal does not grow with the heals that are under
+// way. Requests stand in groups: the four of a group begin at the same unit, in different blocks of
+// it, so they meet in the index.
 func TestManyClaims(t *testing.T) {
-	var most float64
-	for _, c := range []struct{ queues, depth, units int }{{1, 64, 1}, {1, 64, 32}, {16, 256, 1},
-		{4, 256, 32}} {
-		g := &herd{t: t, rng: rand.New(rand.NewPCG(1, 5))}
-		plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 4096,
-			Name: "group", SpareBytes: 1 << 30})
-		noError(t, err)
-		g.disk = &herdDisk{size: 1 << 40, pages: map[int64][]byte{}}
-		devices := []metadata.Device{g.disk}
-		noError(t, metadata.Create(devices, plan, nil))
-		img, err := metadata.Load(devices)
-		noError(t, err)
-		r, err := Restore(img.Layout(), img.Replay)
-		noError(t, err)
-		g.homes = int64(r.Geometry.Blocks) * 4096
-		shared := NewShared(r.Geometry, r.Map)
-		k := herdKeeper{g}
-		g.arbiter = NewArbiter(ArbiterConfig{Queues: c.queues, Depth: c.depth,
-			Buffer: make([]byte, 8192), Policy: Policy{Burst: 1 << 40}}, shared, r.Allocator, k, k)
-		g.com, err = metadata.NewCommitter(img, g.arbiter, metadata.Options{Session: 1})
-		noError(t, err)
-		_, err = g.com.Open(1)
-		noError(t, err)
-		metadata.RunOps(g.com, devices, nil)
-		for q := range c.queues {
-			g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: c.depth,
-				MaxBlocks: 128, ZeroBlocks: 16, Policy: Policy{MaxBad: 1}}, shared,
-				herdQueue{g, q}))
-		}
-		for q, e := range g.engines {
-			for tag := range c.depth {
-				e.Submit(&Request{Tag: uint16(tag), Op: OpWrite,
-					Block: 100000 + uint64(q*c.depth+tag)*64, Count: uint32(c.units)})
-			}
-		}
+	const blockSize, per, group = 512, metadata.UnitSize / 512, 4
+	var few float64
+	for _, c := range []struct{ queues, depth, units int }{{1, 16, 1}, {1, 64, 1}, {4, 16, 5},
+		{16, 256, 1}, {8, 256, 5}} {
+		g := newHerdOf(t, 1, metadata.PlanParams{BackingSize: 1 << 40, BlockSize: blockSize,
+			SpareBytes: 1 << 30}, c.queues, EngineConfig{Depth: c.depth, MaxBlocks: 128 * per,
+			ZeroBlocks: 16 * per, Policy: Policy{MaxBad: 1, Burst: 1 << 40}})
 		n := c.queues * c.depth
+		// The order is that of other places than of the tags.
+		for _, i := range g.rng.Perm(n) {
+			unit, first := uint64(100_000+i/group*(c.units+1)), uint64(i%group*per/group)
+			g.engines[i%c.queues].Submit(&Request{Tag: uint16(i / c.queues), Op: OpWrite,
+				Block: unit*per + first, Count: uint32(c.units * per)})
+		}
 		for rounds := 0; g.finished < n; rounds++ {
-			if rounds == 10_000 {
+			if rounds == 100_000 {
 				t.Fatalf("%d of %d heals", g.finished, n)
 			}
 			g.round(1)
 		}
-		per := float64(g.arbiter.index.held.looked+
+		looks := float64(g.arbiter.index.held.looked+
 			g.arbiter.index.waiting.looked) / float64(n*c.units)
 		t.Logf("%d queues × %d, %d units: %.3f claims looked at for each unit", c.queues, c.depth,
-			c.units, per)
-		if n <= 64 {
-			most = max(most, per)
-		} else if per > 2*most+1 {
+			c.units, looks)
+		switch {
+		case looks == 0:
+			t.Errorf("%d queues × %d, %d units: no claim is ever looked at", c.queues, c.depth,
+				c.units)
+		case n <= 64:
+			few = max(few, looks)
+		case looks > 2*few:
 			t.Errorf("%d queues × %d, %d units: %.3f claims are looked at for each unit, %.3f "+
-				"with few", c.queues, c.depth, c.units, per, most)
+				"with few", c.queues, c.depth, c.units, looks, few)
 		}
 		if live, held := g.arbiter.index.live, g.arbiter.index.held.n; live != 0 || held != 0 {
 			t.Errorf("%d claims, %d held in the end", live, held)

@@ -99,30 +99,38 @@ func (k herdKeeper) Resume(e []metadata.Entry) (Ticket, error) {
 const herdQueues, herdDepth = 8, 125
 
 func newHerd(t *testing.T, seed uint64) *herd {
+	return newHerdOf(t, seed, metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096,
+		SpareBytes: 16384 * metadata.UnitSize}, herdQueues, EngineConfig{Depth: herdDepth,
+		MaxBlocks: 256, ZeroBlocks: 16})
+}
+
+// newHerdOf makes a herd of queues whose engines have that configuration.
+func newHerdOf(t *testing.T, seed uint64, p metadata.PlanParams, queues int,
+	cfg EngineConfig) *herd {
 	g := &herd{t: t, rng: rand.New(rand.NewPCG(seed, 5))}
-	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096,
-		Name: "group", SpareBytes: 16384 * metadata.UnitSize})
+	p.Name = "group"
+	plan, err := metadata.Plan(p)
 	noError(t, err)
-	g.disk = &herdDisk{size: 1 << 30, pages: map[int64][]byte{}}
+	g.disk = &herdDisk{size: p.BackingSize, pages: map[int64][]byte{}}
 	devices := []metadata.Device{g.disk}
 	noError(t, metadata.Create(devices, plan, nil))
 	img, err := metadata.Load(devices)
 	noError(t, err)
 	r, err := Restore(img.Layout(), img.Replay)
 	noError(t, err)
-	g.homes = int64(r.Geometry.Blocks) * 4096
+	g.homes = int64(r.Geometry.Blocks) * int64(p.BlockSize)
 	shared := NewShared(r.Geometry, r.Map)
 	k := herdKeeper{g}
-	g.arbiter = NewArbiter(ArbiterConfig{Queues: herdQueues, Depth: herdDepth,
+	g.arbiter = NewArbiter(ArbiterConfig{Queues: queues, Depth: cfg.Depth, Policy: cfg.Policy,
 		Buffer: make([]byte, 8192)}, shared, r.Allocator, k, k)
 	g.com, err = metadata.NewCommitter(img, g.arbiter, metadata.Options{Session: 1})
 	noError(t, err)
 	_, err = g.com.Open(1)
 	noError(t, err)
 	metadata.RunOps(g.com, devices, nil)
-	for q := range herdQueues {
-		g.engines = append(g.engines, NewEngine(EngineConfig{Queue: uint16(q), Depth: herdDepth,
-			MaxBlocks: 256, ZeroBlocks: 16}, shared, herdQueue{g, q}))
+	for q := range queues {
+		cfg.Queue = uint16(q)
+		g.engines = append(g.engines, NewEngine(cfg, shared, herdQueue{g, q}))
 	}
 	return g
 }
