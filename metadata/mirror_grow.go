@@ -19,7 +19,8 @@ type Growth string
 const (
 	GrowthNone     Growth = ""          // nobody asked, or it is done
 	GrowthUnderWay Growth = "under way" // mirrors are being rebuilt
-	// GrowthWaits: a mirror or a superblock has to be in order first, or a larger place was bad.
+	// GrowthWaits: a mirror or a superblock has to be in order first, a larger place was bad, or
+	// commits are suspended.
 	GrowthWaits Growth = "waits"
 	// GrowthNoRoom: the devices have no room for larger slots on every mirror.
 	GrowthNoRoom Growth = "no room"
@@ -70,9 +71,9 @@ func (c *Committer) TableCapacity() uint64 { return c.capacity }
 // Growth says how far mirrors are with larger slots.
 func (c *Committer) Growth() Growth {
 	switch g := &c.growth; {
-	case g.wanted && !g.waits:
+	case g.wanted && !g.waits && !c.suspended:
 		return GrowthUnderWay
-	case g.wanted, g.failed:
+	case g.wanted, g.failed, c.suspended:
 		return GrowthWaits
 	case g.noRoom == c.sb.now.Generation:
 		return GrowthNoRoom
@@ -105,6 +106,9 @@ func (c *Committer) stepGrowth() {
 	if g.waits {
 		g.proved = false
 	}
+	if plantedGrowsTogether {
+		inOrder = true
+	}
 	if !inOrder || g.waits || c.ck.active() || c.sb.active() || c.sb.wanted || c.rec.active() {
 		return
 	}
@@ -122,7 +126,7 @@ func (c *Committer) stepGrowth() {
 		return
 	}
 	m, to := &c.mirrors[steps[0].mirror], steps[0].to
-	if !c.otherGood(m) || c.trouble(to) >= rebuildElsewhereAfter {
+	if !c.otherGood(m) && !plantedGrowsTogether || c.trouble(to) >= rebuildElsewhereAfter {
 		g.waits, g.failed = true, true
 		return
 	}

@@ -147,7 +147,7 @@ func (c *Committer) leavePlace(m *mirror) bool {
 		m.state, m.ckProgress = MirrorStale, progressNone
 		return true
 	}
-	if !c.otherGood(m) {
+	if !c.otherGood(m) && !plantedGrowsTogether {
 		m.move = moveNone
 		return false
 	}

@@ -7,4 +7,5 @@ package metadata
 const (
 	plantedSequenceReused = false
 	plantedPathIsMedium   = false
+	plantedGrowsTogether  = false
 )

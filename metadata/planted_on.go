@@ -16,3 +16,10 @@ var plantedPathIsMedium bool
 // PlantPathIsMedium plants or removes a bug: what a load could not read is taken for a bad
 // place, whatever the reason.
 func PlantPathIsMedium(on bool) { plantedPathIsMedium = on }
+
+// plantedGrowsTogether gives all mirrors larger slots at the same time.
+var plantedGrowsTogether bool
+
+// PlantGrowsTogether plants or removes a bug: a mirror leaves its place for a larger one before the
+// last one that did so is brought back.
+func PlantGrowsTogether(on bool) { plantedGrowsTogether = on }

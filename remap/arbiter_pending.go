@@ -44,7 +44,7 @@ func (a *Arbiter) pending(i int, m *Message) {
 	case c.msg.First == 0:
 		a.answer(c, MsgCommitted) // all of it is known, or lives at another place
 	case !a.spaceForReport(c):
-		if a.space.growing {
+		if a.space.grows {
 			c.msg, c.count = *m, 0
 			a.waitForSpace(c)
 			return

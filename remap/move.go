@@ -40,6 +40,7 @@ type moveStep uint8
 const (
 	moveIdle   moveStep = iota // for a Move
 	moveNext                   // for nothing: the next batch is due
+	moveRoom                   // for room in the table
 	moveClaims                 // for heals of the busy units to end
 	moveGrace                  // for I/O that used the Map before the units were busy
 	moveCopy                   // for a transfer
@@ -161,6 +162,14 @@ func (v *mover) advance(a *Arbiter) {
 				continue
 			}
 			v.nextBatch(a)
+		case moveRoom:
+			switch {
+			case v.nextRetest(a):
+				continue
+			case a.space.wanted && !a.shared.Tripped():
+				return
+			}
+			v.step = moveNext
 		case moveClaims:
 			if a.grace.waiting > 0 {
 				return // for a deferred free; it began before the units were busy
@@ -198,7 +207,11 @@ func (v *mover) nextBatch(a *Arbiter) {
 	case v.at >= end:
 		v.end(a, nil)
 		return
-	case !v.reserveSpace(a):
+	case v.reserveSpace(a):
+	case a.space.grows:
+		a.space.wanted, v.step = true, moveRoom
+		return
+	default:
 		v.end(a, ErrTableFull)
 		return
 	}

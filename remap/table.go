@@ -71,18 +71,18 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
 // space for as many heals as there are free spare units, within a quarter of the table.
 
-// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. While
-// they are being made, heals and pending marks that find no room wait, and are not refused.
+// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. What
+// finds no room waits for them. It is refused only when there is no more room to be had.
 
 // tableSpace says how full the table is.
 type tableSpace struct {
 	capacity uint64 // entries that a checkpoint holds; 0: no limit
-	growing  bool   // larger checkpoint slots are being made
+	grows    bool   // larger checkpoint slots are being made, or would be if they were asked for
 	density  metadata.Density
 	upper    uint64 // upper bound of the number of entries
 	since    uint64 // how much of upper was added since the last count
 	reserved uint64 // entries for claims that are under way
-	wanted   bool   // a claim waits for reserved space
+	wanted   bool   // something waits for space
 	full     bool   // something was refused since there last was space
 }
 
@@ -118,22 +118,24 @@ func (a *Arbiter) tableFits(n, keep uint64) bool {
 		case r.density == 0:
 			r.density = 1
 		default:
-			r.full = !r.growing
+			r.full = !r.grows
 			return false
 		}
 		a.countEntries()
 	}
 }
 
-// TableNearlyFull reports that the table should get larger checkpoint slots: it takes more than
-// half of what a checkpoint holds, in the form with the fewest entries. Pending marks are refused
-// when three quarters are taken, because a quarter is kept for heals.
+// TableNearlyFull reports that the table should get larger checkpoint slots: something waits for
+// room, or the table takes more than half of what a checkpoint holds, in the form with the fewest
+// entries. Pending marks are refused when three quarters are taken, because a quarter is kept for
+// heals.
 func (a *Arbiter) TableNearlyFull() bool {
 	r := &a.space
+	if r.capacity == 0 {
+		return false
+	}
 	for r.upper+r.slack() > r.capacity/2 {
 		switch {
-		case r.capacity == 0:
-			return false
 		case r.since >= max(recountLeast, r.capacity/64):
 		case r.density == 0:
 			r.density = 1
@@ -142,19 +144,20 @@ func (a *Arbiter) TableNearlyFull() bool {
 		}
 		a.countEntries()
 	}
-	return false
+	return r.wanted
 }
 
-// SetTable tells the Arbiter how many entries a checkpoint holds from now on, and whether larger
-// slots are being made. The caller must call Advance afterwards if it returns true: something that
-// waited for room goes on.
-func (a *Arbiter) SetTable(capacity uint64, growing bool) bool {
+// SetTable tells the Arbiter how many entries a checkpoint holds from now on. grows says that
+// larger slots are being made, or would be if they were asked for: then it is worth waiting for
+// them. The caller must call Advance afterwards if SetTable returns true: something that waited for
+// room goes on.
+func (a *Arbiter) SetTable(capacity uint64, grows bool) bool {
 	r := &a.space
-	if r.capacity == 0 || r.capacity == capacity && r.growing == growing {
+	if r.capacity == 0 || r.capacity == capacity && r.grows == grows {
 		return false
 	}
-	r.full = r.full && r.capacity == capacity
-	r.capacity, r.growing = capacity, growing
+	r.full = r.full && r.capacity == capacity && !grows
+	r.capacity, r.grows = capacity, grows
 	if !r.wanted {
 		return false
 	}
@@ -189,7 +192,7 @@ func (a *Arbiter) spaceForClaim(c *claim) bool {
 	case a.reserveSpace(n, 0):
 		c.space = n
 		return true
-	case a.space.growing,
+	case a.space.grows,
 		a.space.reserved > 0 && a.space.upper+n+a.space.slack() <= a.space.capacity:
 		a.waitForSpace(c)
 	default:

@@ -52,8 +52,9 @@ func (f *filler) step() {
 		if f.arbiter.TableNearlyFull() {
 			f.com.Grow()
 		}
+		growth := f.com.Growth()
 		if f.arbiter.SetTable(f.com.TableCapacity(),
-			f.com.Growth() == metadata.GrowthUnderWay) {
+			growth == metadata.GrowthUnderWay || growth == metadata.GrowthNone) {
 			f.arbiter.Advance()
 		}
 	}

@@ -133,6 +133,13 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 		numText(s.Spare.Used))
 	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending),
 		numText(s.Lost))
+	if t := s.Table; t != nil {
+		growth := ""
+		if t.Growth != "" {
+			growth = "; more room: " + t.Growth
+		}
+		add("table", "%s of %s entries%s", numText(t.Entries), numText(t.Max), growth)
+	}
 	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads),
 		numText(s.Heals.Failed))
 	add("errors", "%s read, %s write, %s flush, %s transport",

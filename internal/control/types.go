@@ -117,7 +117,11 @@ type IO struct {
 // Table is how full the remap table is.
 type Table struct {
 	Entries uint64 `json:"entries"` // that it has, at most
-	Max     uint64 `json:"max"`     // that the metadata can hold
+	Max     uint64 `json:"max"`     // that the metadata can hold now
+	// Growth says what is done about a table that fills: "under way" if more room is being made,
+	// "waits" if the metadata has to be in order first, "no room" if the disk has none. Empty if
+	// nothing has to be done.
+	Growth string `json:"growth"`
 }
 
 // Metadata describes the durable remap table.

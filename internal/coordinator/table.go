@@ -13,9 +13,19 @@ func (c *Coordinator) watchTable() bool {
 		c.grower.Grow()
 	}
 	growth := c.grower.Growth()
-	woken := c.arbiter.SetTable(c.grower.TableCapacity(), growth == metadata.GrowthUnderWay)
+	woken := c.arbiter.SetTable(c.grower.TableCapacity(),
+		growth == metadata.GrowthUnderWay || growth == metadata.GrowthNone)
 	if woken {
 		c.arbiter.Advance()
 	}
 	return woken || growth != before
+}
+
+// TableGrowth says what is being done about a table that fills, and how many entries it may have.
+// It allocates nothing.
+func (c *Coordinator) TableGrowth() (metadata.Growth, uint64) {
+	if c.grower == nil {
+		return metadata.GrowthNone, 0
+	}
+	return c.grower.Growth(), c.grower.TableCapacity()
 }

@@ -25,6 +25,8 @@ type report struct {
 	due      int64 // when to log a change of the table that came too soon; 0: there is none
 	// Scratch, and what was last logged.
 	mirrors, mirrorsLogged []metadata.MirrorStatus
+	growthLogged           metadata.Growth
+	capacityLogged         uint64
 }
 
 func newReport(log zerolog.Logger, name string, shared *remap.Shared) report {
@@ -37,6 +39,7 @@ func newReport(log zerolog.Logger, name string, shared *remap.Shared) report {
 func (r *report) begin(c *coordinator.Coordinator) {
 	r.coord = c
 	r.logged = r.shared.Map().Counts()
+	_, r.capacityLogged = c.TableGrowth()
 	r.mirrors = c.AppendMirrors(nil)
 	r.mirrorsLogged = make([]metadata.MirrorStatus, len(r.mirrors))
 	for i := range r.mirrors {
@@ -48,7 +51,34 @@ func (r *report) begin(c *coordinator.Coordinator) {
 // changes logs what has changed since the last call.
 func (r *report) changes(devices []*blockdev.Device) {
 	r.table()
+	r.growth()
 	r.mirrorStates(devices)
+}
+
+// growth logs that the table gets more room, or cannot get it.
+func (r *report) growth() {
+	growth, capacity := r.coord.TableGrowth()
+	if capacity > r.capacityLogged {
+		r.alerts.Info().Uint64("entries", capacity).Msg("the remap table has more room")
+	}
+	if news := growthNews[growth]; growth != r.growthLogged && news != "" {
+		event := r.alerts.Warn()
+		if growth == metadata.GrowthUnderWay {
+			event = r.alerts.Info()
+		}
+		event.Uint64("entries", capacity).Msg(news)
+	}
+	r.growthLogged, r.capacityLogged = growth, capacity
+}
+
+// growthNews is what the steps to a larger table mean.
+var growthNews = map[metadata.Growth]string{
+	metadata.GrowthUnderWay: "the remap table fills: the mirrors of the metadata are rebuilt one " +
+		"after the other, with more room",
+	metadata.GrowthWaits: "the remap table fills, and gets more room when all mirrors and " +
+		"superblocks are in order",
+	metadata.GrowthNoRoom: "the remap table fills, and the disk has no room for a larger one: " +
+		"copy the data to another disk while this one reads",
 }
 
 // logTableEvery is the shortest time between two log lines about changes of the table.
@@ -74,12 +104,13 @@ func (r *report) table() {
 }
 
 // mirrorStates logs that a mirror of the metadata is no longer good, or is good again, one line for
-// each change. A mirror that is being rebuilt is not logged.
+// each change. A mirror that is being rebuilt is not logged, nor one that gets more room.
 func (r *report) mirrorStates(devices []*blockdev.Device) {
 	r.mirrors = r.coord.AppendMirrors(r.mirrors[:0])
 	for i := range r.mirrors {
 		now, before := &r.mirrors[i], &r.mirrorsLogged[i]
-		if now.State == metadata.MirrorRebuilding || now.State == before.State &&
+		if now.State == metadata.MirrorRebuilding || now.State == metadata.MirrorStale &&
+			r.growthLogged == metadata.GrowthUnderWay || now.State == before.State &&
 			now.Start == before.Start && now.Device == before.Device {
 			continue
 		}

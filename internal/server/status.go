@@ -68,7 +68,8 @@ func (s *server) figures(state *coordinator.Status) *control.Status {
 			LogUsed: com.LogUsed, LogSize: com.LogSize,
 			BadSuperblocks: com.BadSuperblocks, Scrubbed: com.Refreshed,
 		},
-		Table:   &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity},
+		Table: &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity,
+			Growth: string(com.Growth)},
 		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},
 		Breaker: control.Breaker{State: "closed"},
 		Features: control.Features{

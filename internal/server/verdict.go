@@ -38,11 +38,8 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 		reasons = append(reasons, "no spare unit is free: a write to one more bad block fails")
 		actions = append(actions, "copy the data to another disk while this one reads")
 	}
-	if t := st.Table; t != nil && t.Max > 0 && t.Entries > t.Max-t.Max/8 {
-		reasons = append(reasons, fmt.Sprintf("the remap table is nearly full, %d of %d entries: "+
-			"a write to a bad block that it has no room for fails, and a read that fails is not "+
-			"noted", t.Entries, t.Max))
-		actions = append(actions, "copy the data to another disk while this one reads")
+	if reason, action := tableFills(st.Table); reason != "" {
+		reasons, actions = append(reasons, reason), append(actions, action)
 	}
 	if superblocks < 2 {
 		reasons = append(reasons, "only one superblock can be written: one more bad place, and "+
@@ -67,4 +64,28 @@ func shortages(st *control.Status, superblocks int) (reasons, actions []string) 
 		actions = actions[1:]
 	}
 	return reasons, actions
+}
+
+// tableFills says what follows from a table that fills, and what to do about it. Bad blocks are
+// noted until a quarter of the table is left, which is kept for heals.
+func tableFills(t *control.Table) (reason, action string) {
+	switch {
+	case t == nil || t.Max == 0:
+		return "", ""
+	case t.Growth == string(metadata.GrowthUnderWay):
+		return fmt.Sprintf("the remap table fills, %d of %d entries: the mirrors of the metadata "+
+			"are rebuilt one after the other, with more room", t.Entries, t.Max), "wait"
+	case t.Entries <= t.Max/8*5:
+		return "", ""
+	}
+	reason = fmt.Sprintf("the remap table is nearly full, %d of %d entries: a write to a bad "+
+		"block that it has no room for fails, and a read that fails is not noted", t.Entries, t.Max)
+	action = "copy the data to another disk while this one reads"
+	switch t.Growth {
+	case string(metadata.GrowthWaits):
+		reason += "; it gets more room when all mirrors and superblocks are in order"
+	case string(metadata.GrowthNoRoom):
+		reason += "; the disk has no room for a larger one"
+	}
+	return reason, action
 }

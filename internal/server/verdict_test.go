@@ -31,6 +31,18 @@ func TestJudge(t *testing.T) {
 			"only one superblock", "copy the data"},
 		{"mirror", func(s *control.Status) { s.Metadata.Mirrors[1].State = "stale" }, true, 3,
 			control.StateDegraded, "backing@900 is stale", "by itself"},
+		{"table grows", func(s *control.Status) {
+			s.Table = &control.Table{Entries: 60, Max: 100, Growth: "under way"}
+		}, true, 3, control.StateDegraded, "60 of 100 entries", "wait"},
+		{"table half full", func(s *control.Status) {
+			s.Table = &control.Table{Entries: 55, Max: 100, Growth: "no room"}
+		}, true, 3, control.StateLive, "", ""},
+		{"table full", func(s *control.Status) {
+			s.Table = &control.Table{Entries: 75, Max: 100, Growth: "no room"}
+		}, true, 3, control.StateDegraded, "no room for a larger one", "copy the data"},
+		{"table waits", func(s *control.Status) {
+			s.Table = &control.Table{Entries: 75, Max: 100, Growth: "waits"}
+		}, true, 3, control.StateDegraded, "when all mirrors", "copy the data"},
 		{"full and superblocks", func(s *control.Status) { s.Spare.Free = 0 }, true, 1,
 			control.StateDegraded, "only one superblock", "copy the data"},
 	} {
