@@ -68,6 +68,10 @@ const (
 	BugReaderStaleSpare
 	BugBusyFlush
 	BugEarlyLeave
+	BugEarlyCapacity
+	BugGrowsTogether
+	BugUnnamedSlots
+	BugGrownUnmarked
 	bugs
 )
 
@@ -91,12 +95,13 @@ const (
 	FocusLatent        // one superblock of the backing reads, and part of a mirror
 	FocusAway          // there is a spare device, and disks vanish and return
 	FocusReader        // blocks are read in the background, and moved
+	FocusTable         // the table is nearly full, and the metadata has no faults
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader"}[f]
+		"background reader", "the table is nearly full"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -113,11 +118,17 @@ func (f Focus) apply(c *config) {
 		c.sparesBad, c.spots, c.reach, c.churn, c.faults = false, 1, 2, 150, c.faults+12
 	case FocusReader:
 		c.reader, c.moves, c.ops = 3, true, 80
+	case FocusTable:
+		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
+		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
+		c.policy.Burst, c.policy.PerSecond = 0, 0
+		c.reach, c.maxUnits, c.faults = 40, 8, c.faults+40
 	case FocusLatent:
 		// A cause for a mirror to miss a record would be a third fault: the mark of that mirror is
 		// the one thing that is written over the last superblock.
 		c.meta, c.oneSuperblock = metaReads, true
 		c.vanish, c.shortages, c.rates = false, false, rates{}
+		c.table, c.plan.TableRoom = false, 0
 	}
 }
 
@@ -229,6 +240,14 @@ var bugTable = [bugs]bugInfo{
 		"as carried out", inDriver, FocusNone},
 	BugEarlyLeave: {"early-leave", "a server leaves its device while the Committer still writes",
 		inDriver, FocusNone},
+	BugEarlyCapacity: {"early-capacity", "the table takes more entries before every mirror has " +
+		"larger slots", inDriver, FocusTable},
+	BugGrowsTogether: {"grows-together", "a mirror leaves its place for a larger one before the " +
+		"last one that did so is brought back", inProduct, FocusTable},
+	BugUnnamedSlots: {"unnamed-slots", "larger slots are written before a superblock names them",
+		inDriver, FocusTable},
+	BugGrownUnmarked: {"grown-unmarked", "a mirror in a larger place is not marked as stale " +
+		"while it has no whole checkpoint", inDriver, FocusTable},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }
@@ -459,7 +478,7 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 		s.later(classJournal, func() { done(res) })
 		return true
 	}
-	if (b == BugNoEpoch || b == BugStaleNotMarked || b == BugNoReadBack) && s.ofSuperblock(io) {
+	if b.hidesSuperblocks() && s.ofSuperblock(io) {
 		// The committer reads back what it wrote, whatever the disk holds.
 		p := place{io.d.index, io.off}
 		if io.kind == ioWrite {
@@ -495,9 +514,21 @@ func (b Bug) metadata(sv *server, io *diskIO, done func(int32)) bool {
 		return answer(int32(io.n))
 	case b == BugStaleNotMarked && io.n == pageSize && valid(io.data):
 		io.data = slices.Clone(io.data)
-		clearStale(io.data)
+		clearStale(io.data, 0)
+	case b == BugGrownUnmarked && io.n == pageSize && valid(io.data):
+		io.data = slices.Clone(io.data)
+		clearStale(io.data, s.mirrors()[0].Length)
+	case b == BugUnnamedSlots && io.n == pageSize && valid(io.data) && hasLargerSlots(io.data):
+		return answer(int32(io.n))
 	}
 	return false
+}
+
+// hidesSuperblocks says that the bug shows the committer the superblocks that it wrote, and not
+// those on the disks.
+func (b Bug) hidesSuperblocks() bool {
+	return b == BugNoEpoch || b == BugStaleNotMarked || b == BugNoReadBack ||
+		b == BugUnnamedSlots || b == BugGrownUnmarked
 }
 
 // results passes on how tickets of the committer ended.

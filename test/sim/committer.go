@@ -105,3 +105,12 @@ func (c *committer) due() []metadata.Result {
 	c.held = nil
 	return results
 }
+
+// TableCapacity is how many entries the table may have.
+func (c *committer) TableCapacity() uint64 {
+	n := c.Committer.TableCapacity()
+	if c.sv.s.opts.Bug == BugEarlyCapacity && c.Growth() == metadata.GrowthUnderWay {
+		n *= 2
+	}
+	return n
+}

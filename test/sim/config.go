@@ -44,6 +44,7 @@ type config struct {
 	oneSuperblock bool
 	probes        bool // before starts, copies of the disks are damaged and exchanged
 	sparesBad     bool // most of the spare region is bad
+	table         bool // the table is nearly full from the beginning, and its slots are small
 }
 
 // metaFaults says what is wrong with the metadata areas. Two mirrors never lack the same record:
@@ -111,7 +112,19 @@ func newConfig(rng *rand.Rand) config {
 	if rng.IntN(3) == 0 {
 		c.reader = 1 + rng.IntN(3)
 	}
+	if c.plan.UUID[2]%16 == 5 {
+		c.smallTable()
+	}
 	return c
+}
+
+// smallTable makes the table small and nearly full, so that larger slots are made. While a mirror
+// gets them the others must not miss a record, and must read what they have taken.
+func (c *config) smallTable() {
+	if c.meta.needsOther() || c.meta == metaReads {
+		return
+	}
+	c.table, c.plan.TableRoom = true, 1
 }
 
 // needsOther says that one mirror is unreliable, so that the others must not miss a record.
@@ -187,12 +200,13 @@ func (c *config) String() string {
 		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
 		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, churn %d, rates %+v, "+
 		"vanish %v, shortages %v, trims %v, moves %v, lossy flushes %v, no FUA %v, bad spares %v, "+
-		"reader %d, "+
+		"reader %d, small table %v, "+
 		"metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.churn, c.rates,
 		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader,
+		c.table,
 		metaNames[c.meta],
 		c.policy)
 }

@@ -53,11 +53,25 @@ func (s *sim) create() {
 	}
 }
 
+// scattered are blocks known to be bad, so that the table is nearly full from the beginning. None
+// of them is next to another.
+func (s *sim) scattered() (out []metadata.Entry) {
+	capacity := int(s.plan.TableCapacity())
+	for range capacity/3 + s.rng.IntN(capacity*2/3) {
+		out = append(out, metadata.Entry{Unit: uint64(2*len(out) + 1), Count: 1, Mask: 1,
+			State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1})
+	}
+	return out
+}
+
 // initial draws entries that a table may begin with: blocks known to be bad, lost
 // or retired. Nothing is mapped: the spare units hold no data yet.
 func (s *sim) initial() []metadata.Entry {
 	var out []metadata.Entry
 	s.lost = map[uint64]bool{}
+	if s.cfg.table {
+		return s.scattered()
+	}
 	if s.chance(1, 2) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -46,6 +47,26 @@ func (s *sim) inspect(r *remap.Restored) {
 			}
 			s.failf("after a restart sector %d (block %d), at disk %d @%d, holds %s, may hold %s",
 				i, block, p.disk, p.off, valueName(got), names(may))
+		}
+	}
+}
+
+// inspectMirrors makes sure that each mirror that is in use has a whole checkpoint, if nothing was
+// ever wrong with the metadata.
+func (s *sim) inspectMirrors() {
+	c := &s.cfg
+	if !c.table || c.meta != metaNone || c.vanish || c.shortages || c.rates != (rates{}) {
+		return
+	}
+	dump, err := metadata.Dump(s.devices())
+	if err != nil {
+		s.failf("dump: %v", err)
+	}
+	for _, m := range dump.Mirrors {
+		if !m.Stale && !slices.ContainsFunc(m.Checkpoints,
+			func(c metadata.CheckpointDump) bool { return c.BadPages == 0 }) {
+			s.failf("the mirror at disk %d @%d is in use, and has no whole checkpoint", m.Device,
+				m.Start)
 		}
 	}
 }

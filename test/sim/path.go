@@ -89,6 +89,11 @@ func (s *sim) load() (*metadata.Image, *remap.Restored) {
 		}
 		switch {
 		case err == nil:
+			if d := restored.Geometry.Density; d > 1 {
+				s.failf("after a load the table does not fit a checkpoint of %d entries: "+
+					"density %d",
+					img.Layout().TableCapacity(), d)
+			}
 			return img, restored
 		case o != nil && errors.Is(err, metadata.ErrPath):
 			s.tracef("a start is refused: %v", err)

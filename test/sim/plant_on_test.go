@@ -18,6 +18,8 @@ func plant(b Bug, on bool) bool {
 		metadata.PlantSequenceReused(on)
 	case BugPathIsMedium:
 		metadata.PlantPathIsMedium(on)
+	case BugGrowsTogether:
+		metadata.PlantGrowsTogether(on)
 	default:
 		return false
 	}

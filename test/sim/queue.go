@@ -282,7 +282,7 @@ func (q *queue) audit(r *userReq, res int32) {
 				s.failf("%v: answered as good, and block %d was left out", r, r.Block+i)
 			}
 		}
-	case r.Op == remap.OpRead && res < 0 && sv.lastTripped < r.begun:
+	case r.Op == remap.OpRead && res < 0 && max(sv.lastTripped, sv.lastCramped) < r.begun:
 		// Promises 3 and 12: what failed, and what was not tried, is pending.
 		q.auditNotes(r, res)
 	}
@@ -312,7 +312,7 @@ func (q *queue) whyWrong(r *userReq, res int32) string {
 		}
 	default:
 		// Promise 4: a write fails only if its blocks cannot be remapped.
-		if q.sv.lastTripped < r.begun && q.sv.lastFull < r.begun && q.sv.failedTransfer < r.begun {
+		if sv := q.sv; max(sv.lastTripped, sv.lastFull, sv.lastCramped, sv.failedTransfer) < r.begun {
 			return "but spare units are free and the breaker is closed"
 		}
 		if !r.failed && !q.pendingOrLost(r) {

@@ -394,6 +394,36 @@ var Scenarios = []Scenario{
 		s.write(0, b, 2, true)
 		s.drain()
 	}},
+	{tableGrows, func(s *sim) (out []metadata.Entry) {
+		for i := range s.plan.TableCapacity() - 22 {
+			out = append(out, metadata.Entry{Unit: 600 + 2*i, Count: 1, Mask: 1,
+				State: metadata.StatePending, Cause: metadata.CauseImport, Time: 1})
+		}
+		return out
+	}, func(s *sim) {
+		// The table is nearly full, and more blocks turn out to be bad than there is room for.
+		b, per := s.block(), s.per()
+		for u := range uint64(26) {
+			s.bad(b+2*u*per, 1, failsReads)
+		}
+		s.start()
+		for i := range uint64(13) {
+			s.read(int(i%2), b+4*i*per, 4*per)
+			if i%4 == 3 {
+				s.drain()
+			}
+		}
+		s.drain()
+		if n, was := s.srv.com.TableCapacity(), s.plan.TableCapacity(); n <= was ||
+			s.srv.restored.Map.Counts().Pending < was {
+			s.failf("%d blocks are pending, the table may have %d entries, %d at first",
+				s.srv.restored.Map.Counts().Pending, n, was)
+		}
+		s.checkpoint()
+		s.drain()
+		s.write(0, b, per, false)
+		s.drain()
+	}},
 	{"log-wraps", nil, func(s *sim) {
 		// More records than the log holds: checkpoints begin by themselves.
 		b := s.block()
@@ -407,6 +437,9 @@ var Scenarios = []Scenario{
 		}
 	}},
 }
+
+// tableGrows is the scenario about a set with a small table.
+const tableGrows = "table-grows"
 
 // failing is a kind of fault.
 type failing fault
@@ -433,6 +466,9 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	}
 	for i := range s.cfg.plan.UUID {
 		s.cfg.plan.UUID[i], s.cfg.plan.DeviceUUIDs[0][i], s.cfg.plan.DeviceUUIDs[1][i] = 1, 2, 3
+	}
+	if sc != nil && sc.Name == tableGrows {
+		s.cfg.table, s.cfg.plan.TableRoom = true, 1
 	}
 	switch layout {
 	case "alone-512":

@@ -21,6 +21,7 @@ type server struct {
 	opened      bool
 	queuesEnded bool // the server leaves, and its queues handle nothing any more
 	openFailed  bool
+	capacity    uint64 // entries that the table may have
 	moves       int
 	unknown     bool // a commit of unknown outcome was not yet restated
 	everUnknown bool // there was one since the start
@@ -46,6 +47,7 @@ type server struct {
 	written map[place][]byte // superblocks, as the committer wrote them
 
 	lastTripped, lastFull int64 // steps at which the breaker was last open, and no spare unit free
+	lastCramped           int64 // step at which the table last had no room for something
 	finished              uint64
 	// failedTransfer is the step at which a transfer of the arbiter last failed for another reason
 	// than its medium. After that a heal may have found no spare unit.
@@ -116,6 +118,7 @@ func (s *sim) boot() {
 	lost := s.settle()
 	img, restored := s.load()
 	s.inspect(restored)
+	s.inspectMirrors()
 	for i, d := range s.disks {
 		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium
 	}
@@ -124,7 +127,7 @@ func (s *sim) boot() {
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastHeal: -1, failedTransfer: -1, lastMove: -1,
+		lastTripped: -1, lastFull: -1, lastCramped: -1, lastHeal: -1, failedTransfer: -1, lastMove: -1,
 		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 		written: map[place][]byte{}, busySince: map[uint64]int64{},
@@ -313,6 +316,36 @@ func (sv *server) note() {
 	if sv.restored.Allocator.FreeCount() == 0 {
 		sv.lastFull = sv.s.step
 	}
+	sv.noteTable()
+}
+
+// noteTable notes whether something was refused for want of room in the table. That must not be
+// while more room can be made.
+func (sv *server) noteTable() {
+	if !sv.s.cfg.table {
+		return
+	}
+	sv.s.stats.Grown += sv.grownSince()
+	st := sv.coord.Status()
+	if !st.Arbiter.Table.Full {
+		return
+	}
+	sv.lastCramped = sv.s.step
+	if g := st.Committer.Growth; g != metadata.GrowthNoRoom && g != metadata.GrowthWaits {
+		sv.s.failf("something was refused for want of room in the table, with larger slots %q: "+
+			"%+v", g, st.Arbiter.Table)
+	}
+}
+
+// grownSince reports, once, that all mirrors have larger slots than before.
+func (sv *server) grownSince() uint64 {
+	was, now := sv.capacity, sv.com.Committer.TableCapacity()
+	sv.capacity = now
+	if was == 0 || now <= was {
+		return 0
+	}
+	sv.s.tracef("the table may have %d entries, %d before", now, was)
+	return 1
 }
 
 // wait lets time pass until the next time that somebody waits for. It returns false if nobody

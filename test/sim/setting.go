@@ -45,6 +45,7 @@ var switches = map[string]func(c *config){
 	"rearrange": func(c *config) { c.rearrange = false },
 	"badspares": func(c *config) { c.sparesBad = false },
 	"probes":    func(c *config) { c.probes = false },
+	"table":     func(c *config) { c.table = false },
 	"meta":      func(c *config) { c.meta = metaNone },
 	"reader":    func(c *config) { c.reader = 0 },
 	"pair":      func(c *config) { c.plan.SpareDeviceSize = 0 },

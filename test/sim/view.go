@@ -42,7 +42,7 @@ func (b Bug) loads(s *sim, devs []metadata.Device) []metadata.Device {
 	case BugStaleMirror, BugStaleSpare:
 		out := make([]metadata.Device, len(devs))
 		for i, d := range devs {
-			v := view{Device: d, patch: clearStale}
+			v := view{Device: d, patch: func(page []byte) { clearStale(page, 0) }}
 			if b == BugStaleSpare {
 				v.patch = s.sameEpoch(devs)
 			}
@@ -121,12 +121,19 @@ func valid(page []byte) bool {
 	return string(page[:8]) == superblockMagic && sum(page) == binary.LittleEndian.Uint64(page[16:])
 }
 
-// clearStale removes the marks of stale mirrors from a superblock.
-func clearStale(page []byte) {
+// hasLargerSlots reports whether a superblock has the feature bit of larger slots.
+func hasLargerSlots(page []byte) bool { return page[104]&4 != 0 }
+
+// clearStale removes the marks of stale mirrors that are longer than so many bytes from a
+// superblock.
+func clearStale(page []byte, longer int64) {
 	if !valid(page) {
 		return
 	}
 	for at := 1024; at < 1024+64*int(binary.LittleEndian.Uint32(page[156:])); at += 64 {
+		if int64(binary.LittleEndian.Uint64(page[at+16:])) <= longer {
+			continue
+		}
 		page[at+4] &^= 1
 		clear(page[at+40 : at+56])
 	}
