@@ -36,6 +36,7 @@ type Engine struct {
 	ops      []op
 	free     int32 // list of ops that belong to no tag
 	active   int
+	trying   int // reads of the user that try pending blocks
 	parked   int
 	delayed  int
 	parity   uint8
@@ -55,6 +56,7 @@ type Engine struct {
 	// reading of the clock may cost as much as a try.
 	now   int64
 	fresh bool
+	ages  []age   // of the user's requests, by tag
 	out   Message // what is being sent: the driver gets a pointer, which must not make garbage
 }
 
@@ -76,6 +78,7 @@ func NewEngine(cfg EngineConfig, s *Shared, d Driver) *Engine {
 		e.initInternal()
 		e.publicInternal = s.internal.enlist()
 	}
+	e.ages = make([]age, cfg.Depth)
 	e.ops = make([]op, tags+spareOps(cfg.Depth))
 	e.free = -1
 	for i := len(e.ops) - 1; i >= 0; i-- {
@@ -101,6 +104,7 @@ func (e *Engine) Submit(r *Request) {
 	q := &e.requests[r.Tag]
 	q.Request = *r
 	q.active = true
+	q.serial++
 	q.errno, q.notNoted = 0, false
 	e.active++
 	switch {
@@ -200,6 +204,10 @@ func (e *Engine) finish(q *request) {
 		e.resetIsolation(q)
 	}
 	e.unpark(q)
+	if q.trying {
+		q.trying = false
+		e.trying--
+	}
 	q.active = false
 	e.active--
 	e.drv.Finish(q.Tag, q.errno)

@@ -30,6 +30,11 @@ func (e *Engine) dispatch(q *request) {
 				continue
 			}
 			run.Count = count
+			if !e.mayTry(q) {
+				e.failFast(q, run.Start, count, -int32(syscall.EIO))
+				q.cursor += count
+				continue
+			}
 		case run.Kind&KindLost != 0 && q.Op == OpDiscard:
 			q.cursor += run.Count
 			continue

@@ -75,6 +75,8 @@ type request struct {
 	inflight    int    // operations
 	errno       int32  // the answer so far
 	reported    uint64 // opFlush: failed flushes that were reported when it began
+	serial      uint32 // of the requests that this tag had
+	trying      bool   // a read: it tries pending blocks, and counts in Engine.trying
 	active      bool
 	parked      bool             // waits for busy units
 	isolating   bool             // something failed and was or is being isolated

@@ -59,8 +59,8 @@ type Driver interface {
 	// Send hands a message to the Arbiter; messages of one queue stay in order.
 	Send(m *Message)
 	// Now is the time in nanoseconds of a monotonic clock, never 0. It is asked for
-	// only when something failed, or did so before, or when flushes meet, and for internal
-	// requests.
+	// only when something failed, or did so before, or when flushes meet, for internal
+	// requests, and by LookAtAges.
 	Now() int64
 }
 

@@ -109,7 +109,10 @@ type Counters struct {
 // path no locked instruction.
 type counters struct {
 	v [counterFields]atomic.Uint64
-	_ [cacheLine - counterFields*8%cacheLine]byte // keeps two queues' counters off one cache line
+	// ages is rarely written.
+	ages queueAges
+	// This keeps two queues' counters off one cache line.
+	_ [cacheLine - (counterFields*8+unsafe.Sizeof(queueAges{}))%cacheLine]byte
 }
 
 // counterFields is how many fields Counters has.

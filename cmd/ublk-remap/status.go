@@ -153,6 +153,11 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 		sizeText(int64(s.IO.ReadBytes)),
 		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes),
 		numText(s.IO.Discards))
+	if r := s.Requests; r.SlowSince != nil {
+		add("slow", "%s requests since %s or later; %s of at most %s are under way",
+			numText(uint64(r.Slow)), r.SlowSince.Local().Format(time.DateTime),
+			numText(uint64(r.UnderWay)), numText(uint64(r.Most)))
+	}
 	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
 		sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))
 	for _, m := range s.Metadata.Mirrors {

@@ -54,6 +54,12 @@ const goldenStatus = `{
   "read_bytes": 5,
   "write_bytes": 6
  },
+ "requests": {
+  "under_way": 0,
+  "most": 128,
+  "slow": 0,
+  "slow_since": null
+ },
  "metadata": {
   "version": 4,
   "sequence": 77,
@@ -104,6 +110,7 @@ func TestStatusNames(t *testing.T) {
 		Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
 		Errors: Errors{1, 2, 3, 4, 5, 6}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
+		Requests: Requests{Most: 128},
 		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0},
 		Scrub:    Scrub{State: "idle", Total: 1000},
 		Breaker:  Breaker{State: "closed"}, Features: Features{true, true, false, true},

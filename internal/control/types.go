@@ -43,6 +43,7 @@ type Status struct {
 	Errors       Errors     `json:"errors"`
 	Heals        Heals      `json:"heals"`
 	IO           IO         `json:"io"`
+	Requests     Requests   `json:"requests"`
 	Metadata     Metadata   `json:"metadata"`
 	Table        *Table     `json:"table,omitempty"` // nil: the server is too old for it
 	Scrub        Scrub      `json:"scrub"`
@@ -112,6 +113,16 @@ type IO struct {
 	Discards   uint64 `json:"discards"`
 	ReadBytes  uint64 `json:"read_bytes"`
 	WriteBytes uint64 `json:"write_bytes"`
+}
+
+// Requests tells of the requests of the exported device that are under way, as seen at most a second
+// or two ago.
+type Requests struct {
+	UnderWay int `json:"under_way"`
+	Most     int `json:"most"` // that can be under way: queues × depth
+	Slow     int `json:"slow"` // under way for seconds
+	// SlowSince is since when the oldest of the slow ones is under way at least; null: none is.
+	SlowSince *time.Time `json:"slow_since"`
 }
 
 // Table is how full the remap table is.

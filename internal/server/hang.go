@@ -25,6 +25,7 @@ const (
 // hangWatch looks at the disks of a set. Its files were opened before anything could hang.
 type hangWatch struct {
 	disks []*hangDisk
+	ask   func() // called as long as I/O is under way, and once more; may be nil
 	stop  chan struct{}
 	ended chan struct{}
 }
@@ -38,8 +39,8 @@ type hangDisk struct {
 
 // watchHangs begins to watch these disks. It leaves out a disk for which the kernel keeps no
 // counts.
-func watchHangs(paths ...string) *hangWatch {
-	w := &hangWatch{stop: make(chan struct{}), ended: make(chan struct{})}
+func watchHangs(ask func(), paths ...string) *hangWatch {
+	w := &hangWatch{ask: ask, stop: make(chan struct{}), ended: make(chan struct{})}
 	for _, path := range paths {
 		if f, err := blockdev.OpenActivity(path); err == nil {
 			w.disks = append(w.disks, &hangDisk{path: path, file: f})
@@ -53,6 +54,7 @@ func (w *hangWatch) run() {
 	defer close(w.ended)
 	tick := time.NewTicker(hangPoll)
 	defer tick.Stop()
+	busy := false
 	for before := time.Now(); ; {
 		select {
 		case <-w.stop:
@@ -64,7 +66,27 @@ func (w *hangWatch) run() {
 				}
 			}
 			before = now
+			if now := w.underWay(); now || busy {
+				busy = now
+				w.askAges()
+			}
 		}
+	}
+}
+
+// underWay reports whether any disk had I/O under way at the last look.
+func (w *hangWatch) underWay() bool {
+	for _, d := range w.disks {
+		if d.last.InFlight > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *hangWatch) askAges() {
+	if w.ask != nil {
+		w.ask()
 	}
 }
 

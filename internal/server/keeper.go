@@ -86,6 +86,16 @@ func newKeeper(log zerolog.Logger, cfg coordinator.Config, devices []*blockdev.D
 // enlist makes a queue known, before it gets its first request.
 func (k *keeper) enlist(id int, q *queue) { k.queues[id].Store(q) }
 
+// askAges has the queues look how long their requests are under way. A queue that has not looked
+// since the last time is not asked again.
+func (k *keeper) askAges() {
+	for i := range k.queues {
+		if q := k.queues[i].Load(); q != nil && q.asked.CompareAndSwap(false, true) {
+			q.q.Wakeup()
+		}
+	}
+}
+
 // receive takes a message of a queue. It is called on the queue's thread.
 func (k *keeper) receive(queue int, m *remap.Message) {
 	k.boxes[queue].put(m)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -91,6 +92,7 @@ type queue struct {
 	shift   uint         // of a block over a sector of 512 bytes
 	lengths []int32      // of each tag's request, in bytes; 0 for all but reads and writes
 	req     remap.Request
+	asked   atomic.Bool // how long requests are under way is to be looked at
 }
 
 var (
@@ -128,6 +130,10 @@ func (h *queue) Complete(userData uint64, res int32) { h.engine.Complete(userDat
 
 // Wake hands the keeper's messages to the Engine.
 func (h *queue) Wake() {
+	if h.asked.Load() {
+		h.asked.Store(false)
+		h.engine.LookAtAges()
+	}
 	messages := h.in.take()
 	for i := range messages {
 		h.engine.Answer(&messages[i])

@@ -717,7 +717,7 @@ func (s *server) delete() error {
 // watchHangs watches the disks. It also watches the device itself, because its requests can wait
 // for a file too.
 func (s *server) watchHangs() *hangWatch {
-	return watchHangs(append(s.paths(), s.info().BlockPath())...)
+	return watchHangs(s.keeper.askAges, append(s.paths(), s.info().BlockPath())...)
 }
 
 // paths returns the paths of the backing and of the spare devices.

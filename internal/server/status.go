@@ -32,13 +32,26 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	}
 	if live {
 		s.hangs.tell(st, time.Now())
+		st.Requests = requestsOf(s.shared.Ages(), monotonic(), time.Now())
 	}
+	st.Requests.Most = s.info().Queues * s.info().Depth
 	if s.endsBy() == endStop {
 		st.State, st.Action = control.StateStopping, "wait for it"
 		st.Reason = strings.TrimPrefix(st.Reason+"; it was asked to stop, and ends when what is "+
 			"under way has come back", "; ")
 	}
 	return st, nil
+}
+
+// requestsOf puts the ages of requests into a status. The times of Ages are those of the monotonic
+// clock, which shows mono now.
+func requestsOf(a remap.Ages, mono int64, now time.Time) control.Requests {
+	r := control.Requests{UnderWay: a.UnderWay, Slow: a.Slow}
+	if a.Oldest != 0 {
+		since := now.Add(time.Duration(a.Oldest - mono)).UTC().Truncate(time.Second)
+		r.SlowSince = &since
+	}
+	return r
 }
 
 // figures is a status without a judgement of it.

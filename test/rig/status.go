@@ -53,6 +53,7 @@ type Status struct {
 		ReadBytes  int64 `json:"read_bytes"`
 		WriteBytes int64 `json:"write_bytes"`
 	} `json:"io"`
+	Requests control.Requests `json:"requests"`
 	Metadata struct {
 		Version  int   `json:"version"`
 		Sequence int64 `json:"sequence"`

@@ -102,6 +102,39 @@ func (q *queue) heldBack(r *userReq) bool {
 	return false
 }
 
+// crowd notes which reads of the queue are under way beside so many others that these may use all
+// tags that are for tries of pending blocks, now that r is begun.
+func (q *queue) crowd(r *userReq) {
+	depth := q.sv.s.cfg.depth
+	var reads []*userReq
+	if r.Op == remap.OpRead {
+		reads = append(reads, r)
+	}
+	for _, o := range q.sv.s.reqs[q.index] {
+		if o != nil && o != r && o.Op == remap.OpRead {
+			reads = append(reads, o)
+		}
+	}
+	if others := len(reads) - 1; others >= max(depth/4, min(depth, 2)) {
+		for _, o := range reads {
+			o.crowded = true
+		}
+	}
+}
+
+// crowdedOut reports whether a read may fail without a try because others try pending blocks.
+func (q *queue) crowdedOut(r *userReq) bool {
+	if !r.crowded || r.internal || q.sv.s.cfg.policy.FailFast < 0 {
+		return false
+	}
+	for b := r.Block; b < r.Block+uint64(r.Count); b++ {
+		if q.sv.hadPending || q.sv.pending[b] {
+			return true
+		}
+	}
+	return false
+}
+
 // spare returns where a spare block lies.
 func (s *sim) spare(block uint64) place {
 	per := metadata.UnitSize / uint64(s.plan.BlockSize())

@@ -26,6 +26,7 @@ func (q *queue) submit(r *userReq) {
 	if q.sv.s.tracing() {
 		q.sv.s.tracef("%v", r)
 	}
+	q.crowd(r)
 	q.eng.Submit(&r.Request)
 }
 
@@ -303,7 +304,7 @@ func (q *queue) whyWrong(r *userReq, res int32) string {
 	case r.path:
 		return ""
 	case r.Op == remap.OpRead:
-		if !r.failed && !q.lost(r) && !q.heldBack(r) {
+		if !r.failed && !q.lost(r) && !q.heldBack(r) && !q.crowdedOut(r) {
 			return "but no operation failed and no block is lost, or failed a moment ago"
 		}
 	case r.Op == remap.OpFlush, r.Op == remap.OpDiscard:

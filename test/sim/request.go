@@ -30,7 +30,10 @@ type userReq struct {
 	failed bool    // an operation of it failed
 	path   bool    // an operation failed, and not for its medium
 	errnos []int32 // all that its operations answered
-	denied bool    // it was denied a spare unit while blocks of it were pending or lost
+	// crowded: so many other reads of its queue were under way that it need not be tried if its
+	// blocks are pending.
+	crowded bool
+	denied  bool // it was denied a spare unit while blocks of it were pending or lost
 
 	noted       bool       // BugNotesFirstOnly: something of it
 	flushFailed bool       // a flush of a disk failed

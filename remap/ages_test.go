@@ -1,0 +1,82 @@
+package remap
+
+import (
+	"syscall"
+	"testing"
+)
+
+// TestTriesLeaveTags: reads that try pending blocks use a part of the tags. What comes meanwhile is
+// answered at once, and good blocks are read.
+func TestTriesLeaveTags(t *testing.T) {
+	const eio, medium = -int32(syscall.EIO), -int32(syscall.ENODATA)
+	r := newRig(t, 512, 64)
+	r.wear(2000, 8)
+	r.want("read", r.do(OpRead, 2000, 8), medium)
+	r.want("pending", r.s.m.Counts().Pending, uint64(8))
+	for range 2 { // a second time: no tag is lost
+		r.clock += int64(DefaultFailFast) + 1
+		clear(r.results)
+		fast := r.e.own.FailedFast
+		for tag := range uint16(40) {
+			r.e.Submit(&Request{Tag: tag, Op: OpRead, Block: 2000, Count: 1})
+		}
+		r.want("tries", len(r.ios), 64/triesShare)
+		r.want("answered at once", len(r.results), 40-64/triesShare)
+		r.want("failed fast", r.e.own.FailedFast-fast, uint64(40-64/triesShare))
+		for tag, res := range r.results {
+			if res != eio || tag < 64/triesShare {
+				t.Errorf("request %d: %d", tag, res)
+			}
+		}
+		for tag := uint16(40); tag < 64; tag++ {
+			r.e.Submit(&Request{Tag: tag, Op: OpRead, Block: 3000, Count: 8})
+		}
+		r.want("with good ones", len(r.ios), 64/triesShare+24)
+		r.run()
+		for tag := range uint16(64) {
+			want := medium
+			switch {
+			case tag >= 40:
+				want = 0
+			case tag >= 64/triesShare:
+				want = eio
+			}
+			r.want("result", r.results[tag], want)
+		}
+		r.want("held back", r.do(OpRead, 2000, 1), medium)
+	}
+	// One request may try all of its own blocks. Writes are not affected.
+	r.clock += int64(DefaultFailFast) + 1
+	r.want("all of them", r.do(OpRead, 1992, 24), medium)
+	r.want("write", r.do(OpWrite, 2000, 8), int32(0))
+	r.want("read", r.do(OpRead, 2000, 8), int32(0))
+}
+
+// TestAges: a request that is the same one at two looks has been under way since the first.
+func TestAges(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.e.Submit(&Request{Tag: 1, Op: OpRead, Block: 8, Count: 8})
+	r.e.Submit(&Request{Tag: 2, Op: OpRead, Block: 16, Count: 8})
+	r.e.Submit(&Request{Tag: 3, Op: OpRead, Block: 24, Count: 8})
+	first := r.clock
+	r.e.LookAtAges()
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 3})
+	r.clock += int64(SlowAfter) - 1
+	r.e.LookAtAges()
+	r.want("ages, not yet", r.s.Ages(), Ages{UnderWay: 3})
+	r.step() // the first one ends, and its tag is used again
+	r.e.Submit(&Request{Tag: 1, Op: OpRead, Block: 8, Count: 8})
+	r.clock++
+	r.e.LookAtAges()
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 2, Oldest: first})
+	r.clock += int64(SlowAfter)
+	r.e.LookAtAges()
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 3, Oldest: first})
+	r.step()
+	r.step()
+	r.e.LookAtAges()
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 1, Slow: 1, Oldest: first + int64(SlowAfter)})
+	r.run()
+	r.e.LookAtAges()
+	r.want("ages of nothing", r.s.Ages(), Ages{})
+}
