@@ -166,7 +166,7 @@ func (a *Arbiter) Status() ArbiterStatus {
 		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind,
 		Suspect: uint64(len(a.suspects.list)),
 		Table: TableStatus{Entries: a.space.upper, Capacity: a.space.capacity,
-			Full: a.space.full},
+			Full: a.space.full, Refused: a.space.refused},
 	}
 	s.Claims = a.index.live
 	return s

@@ -49,6 +49,7 @@ func (a *Arbiter) pending(i int, m *Message) {
 			a.waitForSpace(c)
 			return
 		}
+		a.space.refused++
 		a.answer(c, MsgFailed)
 	default:
 		c.time = a.drv.WallClock()

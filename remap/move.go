@@ -212,6 +212,7 @@ func (v *mover) nextBatch(a *Arbiter) {
 		a.space.wanted, v.step = true, moveRoom
 		return
 	default:
+		a.space.refused++
 		v.end(a, ErrTableFull)
 		return
 	}

@@ -84,6 +84,7 @@ type tableSpace struct {
 	reserved uint64 // entries for claims that are under way
 	wanted   bool   // something waits for space
 	full     bool   // something was refused since there last was space
+	refused  uint64 // what was refused for want of space since the start
 }
 
 // slack is what the bound leaves for entries that several calls of a Source split in two, and for
@@ -196,6 +197,7 @@ func (a *Arbiter) spaceForClaim(c *claim) bool {
 		a.space.reserved > 0 && a.space.upper+n+a.space.slack() <= a.space.capacity:
 		a.waitForSpace(c)
 	default:
+		a.space.refused++
 		a.refuse(c, MsgRefused)
 	}
 	return false
@@ -253,4 +255,5 @@ type TableStatus struct {
 	Entries  uint64 // that the table has, at most
 	Capacity uint64 // that a checkpoint holds; 0: no limit
 	Full     bool   // something was refused for lack of room, and would be refused again
+	Refused  uint64 // heals, pending marks and moves refused for that since the start
 }

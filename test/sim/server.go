@@ -22,6 +22,8 @@ type server struct {
 	queuesEnded bool // the server leaves, and its queues handle nothing any more
 	openFailed  bool
 	capacity    uint64 // entries that the table may have
+	growth      metadata.Growth
+	refused     uint64 // what was refused for want of room in the table
 	moves       int
 	unknown     bool // a commit of unknown outcome was not yet restated
 	everUnknown bool // there was one since the start
@@ -327,14 +329,19 @@ func (sv *server) noteTable() {
 	}
 	sv.s.stats.Grown += sv.grownSince()
 	st := sv.coord.Status()
-	if !st.Arbiter.Table.Full {
+	before, refused := sv.growth, sv.refused
+	sv.growth, sv.refused = st.Committer.Growth, st.Arbiter.Table.Refused
+	if sv.refused == refused {
 		return
 	}
 	sv.lastCramped = sv.s.step
-	if g := st.Committer.Growth; g != metadata.GrowthNoRoom && g != metadata.GrowthWaits {
-		sv.s.failf("something was refused for want of room in the table, with larger slots %q: "+
-			"%+v", g, st.Arbiter.Table)
+	for _, g := range []metadata.Growth{before, sv.growth} {
+		if g == metadata.GrowthNoRoom || g == metadata.GrowthWaits {
+			return
+		}
 	}
+	sv.s.failf("something was refused for want of room in the table, with larger slots %q: %+v",
+		sv.growth, st.Arbiter.Table)
 }
 
 // grownSince reports, once, that all mirrors have larger slots than before.
