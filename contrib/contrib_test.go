@@ -4,6 +4,7 @@ package contrib
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -64,5 +65,67 @@ func TestFile(t *testing.T) {
 				t.Errorf("%s, magic %s: %v\n%s\nwant\n%s", c.image, magic, err, got, c.want)
 			}
 		}
+	}
+}
+
+// libblkid stands for the headers of util-linux, as far as the prober uses them.
+const libblkid = `
+typedef struct blkid_struct_probe *blkid_probe;
+struct blkid_idmag { const char *magic; unsigned int len; long kboff; };
+struct blkid_idinfo {
+	const char *name;
+	int usage;
+	int (*probefunc)(blkid_probe pr, const struct blkid_idmag *mag);
+	struct blkid_idmag magics[8];
+};
+enum { BLKID_USAGE_RAID = 4, BLKID_PROBE_OK = 0, BLKID_PROBE_NONE = 1 };
+const unsigned char *blkid_probe_get_sb_buffer(blkid_probe, const struct blkid_idmag *, size_t);
+int blkid_probe_verify_csum(blkid_probe, uint64_t, uint64_t);
+int blkid_probe_sprintf_version(blkid_probe, const char *, ...);
+int blkid_probe_set_uuid(blkid_probe, const unsigned char *);
+int blkid_probe_set_uuid_as(blkid_probe, const unsigned char *, const char *);
+int blkid_probe_set_label(blkid_probe, const unsigned char *, size_t);
+#define le32_to_cpu(v) (v)
+#define le64_to_cpu(v) (v)
+`
+
+const xxhash = `
+typedef struct XXH64_state XXH64_state_t;
+XXH64_state_t *XXH64_createState(void);
+int XXH64_reset(XXH64_state_t *, uint64_t);
+int XXH64_update(XXH64_state_t *, const void *, size_t);
+uint64_t XXH64_digest(const XXH64_state_t *);
+int XXH64_freeState(XXH64_state_t *);
+`
+
+// TestLibblkid: the prober compiles without a warning, and has every field of the superblock where
+// FORMAT.md draws it.
+func TestLibblkid(t *testing.T) {
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	prober, err := filepath.Abs("libblkid/ublk_remap.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := fmt.Sprintf("#include %q\n", prober)
+	for field, at := range map[string]int{"magic": 0, "version": 8, "size": 12, "checksum": 16,
+		"set_uuid": 24, "device_uuid": 40, "generation": 56, "device_index": 108,
+		"block_size": 112, "head_bytes": 120, "exported_bytes": 128, "name": 160} {
+		source += fmt.Sprintf("_Static_assert(offsetof(struct ublk_remap_super_block, %s) == %d,"+
+			" %q);\n", field, at, field)
+	}
+	for name, text := range map[string]string{"superblocks.h": libblkid, "xxhash.h": xxhash,
+		"test.c": source} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command(gcc, "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-I", dir,
+		filepath.Join(dir, "test.c")).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

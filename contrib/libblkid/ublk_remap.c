@@ -9,14 +9,10 @@
  * numbers are little-endian. The format is described in metadata/FORMAT.md of
  * ublk-remap.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
-#include <string.h>
 #include <errno.h>
-#include <ctype.h>
+#include <inttypes.h>
 #include <stddef.h>
-#include <stdint.h>
+#include <string.h>
 
 #include "superblocks.h"
 #include "xxhash.h"
@@ -32,7 +28,7 @@ struct ublk_remap_super_block {
 	uint8_t		set_uuid[16];	/* the same on all devices of the set */
 	uint8_t		device_uuid[16];
 	uint64_t	generation;
-	uint8_t		unused1[48];
+	uint8_t		unused1[44];
 	uint32_t	device_index;	/* 0: the disk itself, others: spare devices */
 	uint32_t	block_size;	/* of the device that is shown */
 	uint32_t	atom_size;
