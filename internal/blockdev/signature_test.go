@@ -106,6 +106,34 @@ func TestDetectKnowsEachMark(t *testing.T) {
 	}
 }
 
+// protected writes what the disk of a set begins with.
+func protected(b []byte) {
+	all(put(0, "BLKRMPS4"), put(510, "\x55\xaa"),
+		put(446, "\x00\x00\x02\x00\xda\x00\x08\x00\x01\x00\x00\x00\xfe\x3f\x00\x00"))(b)
+}
+
+// TestProtects: only the partition of a set's own table is refused, and not what somebody else has
+// written over it.
+func TestProtects(t *testing.T) {
+	for _, c := range []struct {
+		write func([]byte)
+		want  bool
+	}{
+		{protected, true},
+		{put(510, "\x55\xaa"), false},
+		{all(protected, put(0, "XFSB")), false},
+		{all(protected, put(510, "\x00")), false},
+		{all(protected, put(450, "\x83")), false}, // another type
+		{all(protected, put(454, "\x3f")), false}, // another start
+	} {
+		b := make([]byte, maxBlock)
+		c.write(b)
+		if protects(b) != c.want {
+			t.Errorf("want %v: % x", c.want, b[440:512])
+		}
+	}
+}
+
 func TestDetectFindsNothingByChance(t *testing.T) {
 	f := Detect(&image{b: make([]byte, imageSize)}, imageSize)
 	if len(f.Signatures) != 0 || !f.Blank {
@@ -116,6 +144,7 @@ func TestDetectFindsNothingByChance(t *testing.T) {
 		put(4096, "\xfc\x4e\x2b\xa9\x07"), // MD's magic with a version that never existed
 		put(512, "LABELONE"),              // an LVM1 label
 		put(0x52, "FAT32   "),             // without a boot sector around it
+		protected,
 	} {
 		m := &image{b: make([]byte, imageSize)}
 		write(m.b)

@@ -109,3 +109,52 @@ test "$(systemctl is-active ublk-remap@data)" = inactive`)
 		mounted(t, h, "after the disk came back")
 	})
 }
+
+// The disk of a stopped set, and the partition by which it shows that it is in use, are nobody
+// else's; once it is released both are as on any disk.
+func TestDiskIsInUse(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		h.Boot()
+		h.Run(`
+dpkg -i /payload/ublk-remap.deb
+modprobe scsi_debug dev_size_mb=128
+udevadm settle
+mkfs.ext4 -q -F /dev/sda 100M
+ublk-remap create --name data --in-place --yes /dev/sda
+udevadm settle
+in_use() {
+	test "$(lsblk -dno PTTYPE,FSTYPE /dev/sda | xargs)" = dos
+	test "$(lsblk -no PARTTYPE,FSTYPE /dev/sda1 | xargs)" = 0xda
+	for disk in sda sda1; do
+		udevadm info -q property /dev/$disk >/tmp/properties
+		grep -qx SYSTEMD_READY=0 /tmp/properties
+		grep -qx UDISKS_IGNORE=1 /tmp/properties
+	done
+	! grep UBLK_REMAP_INSTANCE /tmp/properties
+}
+in_use
+echo n | script -qec 'mkfs.ext4 /dev/sda' /dev/null >/tmp/asks || true
+grep -q 'Found a dos partition table in /dev/sda' /tmp/asks
+systemctl enable --now ublk-remap@data
+udevadm trigger --settle /dev/sda /dev/sda1
+in_use
+mkdir /data
+mount /dev/disk/by-id/ublk-remap-data /data
+! mkfs.ext4 -q -F /dev/sda1
+echo first >/data/first
+umount /data
+ublk-remap stop data
+udevadm settle
+in_use
+ublk-remap release --yes /dev/sda
+udevadm settle
+test ! -e /dev/sda1
+test "$(lsblk -dno FSTYPE /dev/sda)" = ext4
+! udevadm info -q property /dev/sda | grep -e SYSTEMD_READY -e UDISKS_IGNORE -e UBLK_REMAP
+mount /dev/sda /data
+test "$(cat /data/first)" = first`)
+	})
+}
