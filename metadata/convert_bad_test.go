@@ -17,7 +17,7 @@ func (s *scene) badly(device int, off int64, read, write bool) {
 	}
 }
 
-// TestConvertBadPlaces takes disks over on which the planned places of the
+// TestConvertBadPlaces converts disks on which the planned places of the
 // metadata are bad, in the head and outside of it: they are gone around and told,
 // and a cut at every write leaves what it leaves else.
 func TestConvertBadPlaces(t *testing.T) {

@@ -595,7 +595,7 @@ func (s *scene) badBlock(d *cutDisk, off int64, read, write bool) {
 	}
 }
 
-// TestConvertCut takes a disk over, some blocks of whose head cannot be read
+// TestConvertCut converts a disk, some blocks of whose head cannot be read
 // and some of whose displaced head cannot be written, and cuts at every write.
 func TestConvertCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {

@@ -52,8 +52,8 @@ func TestIncompleteRecovery(t *testing.T) {
 	}
 }
 
-// A server fails while it takes a device over, some of its queues ready or none: the next
-// one gets the device, with every request.
+// TestRecoveryThatFails: a server fails during a recovery, some of its queues ready or none. The
+// next one gets the device, with every request.
 func TestRecoveryThatFails(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		ctl, r, s, f, e := recoverable(t, m, 8, 8)

@@ -157,7 +157,7 @@ func stopAndDelete(t *testing.T, ctl *ublk.Control, id int) {
 	}
 }
 
-// The server is killed again and again under I/O; each time another takes the device over,
+// The server is killed again and again under I/O; each time another one recovers the device,
 // and the client notices nothing but a pause.
 func TestRecoveryUnderLoad(t *testing.T) {
 	control(t)
@@ -345,8 +345,8 @@ func TestStopOfAStuckServer(t *testing.T) {
 	})
 }
 
-// recoverable makes a recoverable device over a RAM disk, serves it, and begins to read and write it
-// with that many workers.
+// recoverable makes a recoverable device over a RAM disk, serves it, and begins to read and write
+// it with that many workers.
 func recoverable(t *testing.T, m mode, depth, workers int) (ctl *ublk.Control, r *ublktest.RAM,
 	s *served, f *os.File, e *exerciser) {
 	t.Helper()

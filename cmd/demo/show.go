@@ -417,7 +417,7 @@ func (d *show) killServer() error {
 		}
 		return err
 	}
-	d.check(strings.TrimSpace(out) == d.device, "another server has taken over %s, still mounted",
+	d.check(strings.TrimSpace(out) == d.device, "another server has recovered %s, still mounted",
 		d.device)
 	r = <-written
 	d.check(r.err == nil, "the write has waited, gone on and ended well: %s%s", mib(r.doc.size),

@@ -31,7 +31,7 @@ type startRun struct {
 	newer       bool // only look for newer copies of the disk
 	predecessor int
 	kill        bool
-	claim       string
+	token       string
 	// warnings are for the log of the server.
 	warnings []string
 }
@@ -82,7 +82,7 @@ number, queues and features, and requests that were under way go on.
 	f.BoolVar(&r.newer, "look-for-newer", false, "")
 	f.IntVar(&r.predecessor, "take-over", 0, "")
 	f.BoolVar(&r.kill, "kill", false, "")
-	f.StringVar(&r.claim, "claim", "", "")
+	f.StringVar(&r.token, "claim", "", "")
 	a.jsonFlag(cmd)
 	for _, own := range ownFlags {
 		if err := f.MarkHidden(own); err != nil {

@@ -22,7 +22,7 @@ type predecessor struct {
 	record  *control.Record
 	program *os.File // stays open, so that it can be started again
 	args    []string // for that
-	claim   string   // in whose name it is asked to leave
+	token   string   // of the request to leave
 }
 
 // predecessorOf returns the living server of a set, and has cfg take its place. It returns nil if
@@ -39,8 +39,8 @@ func predecessorOf(sb *metadata.Superblock, cfg *server.Config) (*predecessor, e
 	if p.program, err = os.Open(fmt.Sprintf("/proc/%d/exe", r.PID)); err != nil {
 		return nil, fmt.Errorf("the program of process %d: %w", r.PID, err)
 	}
-	p.claim = rand.Text()
-	cfg.Predecessor, cfg.Claim = r.PID, p.claim
+	p.token = rand.Text()
+	cfg.Predecessor, cfg.Token = r.PID, p.token
 	return p, nil
 }
 
@@ -53,7 +53,7 @@ func (p *predecessor) close() {
 // notAdopted makes sure that there is a server although this process could not take the place of
 // the old one. The supervisor is told to watch that one.
 func (a *app) notAdopted(ctx context.Context, old *predecessor, why error) error {
-	why = a.bringBack(ctx, old.record, old.program, old.args, old.claim, why)
+	why = a.bringBack(ctx, old.record, old.program, old.args, old.token, why)
 	now, err := control.ReadRecord(old.record.Name)
 	if err != nil || !control.OwnedBy(now.Name, now.PID) {
 		return why

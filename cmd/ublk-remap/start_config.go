@@ -24,7 +24,7 @@ func (o *startOptions) own(a *app) []config.Option { return o.all[:len(o.all)-le
 // config returns the configuration of the server.
 func (r *startRun) config() (server.Config, error) {
 	cfg, err := r.startOptions.config()
-	cfg.Predecessor, cfg.Kill, cfg.Claim = r.predecessor, r.kill, r.claim
+	cfg.Predecessor, cfg.Kill, cfg.Token = r.predecessor, r.kill, r.token
 	cfg.Version, cfg.RootStorage = programVersion(), r.rootStorage
 	cfg.Options, cfg.KeptOptions = r.texts(), kept(r.all)
 	if r.detached || r.foreground {

@@ -268,7 +268,7 @@ func wantBatch(t *testing.T, batch, zeroCopy bool) {
 }
 
 // TestStartBesideLoops: a loop device over the disk keeps no server away, be it the first
-// or one that takes a device over, as long as nobody uses it.
+// or one that recovers a device, as long as nobody uses it.
 func TestStartBesideLoops(t *testing.T) {
 	disk := newDisk(t, 512)
 	loop := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: disk})

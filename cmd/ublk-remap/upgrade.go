@@ -257,7 +257,7 @@ func successorArgs(words []string, r *control.Record, supervised bool) ([]string
 		return nil, nil, fmt.Errorf("%w: its server, process %d, runs in the foreground under a "+
 			"supervisor, which would miss it; "+
 			"have that start the new version: kill the server with SIGKILL, and its next start "+
-			"takes the device over", exit.ErrRefused, r.PID)
+			"recovers the device", exit.ErrRefused, r.PID)
 	}
 	args := []string{"start", r.Backing}
 	cmd.Flags().Visit(func(f *pflag.Flag) {

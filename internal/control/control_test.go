@@ -25,7 +25,7 @@ type fake struct {
 	fail    error
 	stopped int
 	left    int
-	claims  []string
+	tokens  []string
 	asked   func(force bool) // called by a stop, before it begins
 	given   chan error       // stops that were given up
 }
@@ -58,14 +58,14 @@ func (f *fake) Stop(_ context.Context, force bool, begin func() error) error {
 	return f.fail
 }
 
-func (f *fake) Leave(_ context.Context, claim string) error {
+func (f *fake) Leave(_ context.Context, token string) error {
 	f.left++
-	f.claims = append(f.claims, "leave "+claim)
+	f.tokens = append(f.tokens, "leave "+token)
 	return f.fail
 }
 
-func (f *fake) Stay(_ context.Context, claim string) error {
-	f.claims = append(f.claims, "stay "+claim)
+func (f *fake) Stay(_ context.Context, token string) error {
+	f.tokens = append(f.tokens, "stay "+token)
 	return f.fail
 }
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
@@ -154,9 +154,9 @@ func TestClientAndServer(t *testing.T) {
 	if err := c.Stay(ctx, "OTHER"); err != nil {
 		t.Error(err)
 	}
-	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.claims,
+	if err := c.Leave(ctx, "CLAIM7"); err != nil || f.left != 1 || !reflect.DeepEqual(f.tokens,
 		[]string{"stay OTHER", "leave CLAIM7"}) {
-		t.Errorf("leave: %v, called %d times: %q", err, f.left, f.claims)
+		t.Errorf("leave: %v, called %d times: %q", err, f.left, f.tokens)
 	}
 	if err := c.Stop(ctx, false); err != nil || f.stopped != 1 {
 		t.Error(err, f.stopped)

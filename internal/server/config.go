@@ -37,13 +37,13 @@ type Config struct {
 	// for an older version that cannot leave.
 	Predecessor int
 	Kill        bool
-	// Claim is the name in which the predecessor is asked. With it, whoever started this server can
-	// have that request refused when this server is dead.
-	Claim string
+	// Token names the upgrade in which the predecessor is asked to leave. If this server dies, the
+	// process that started it can have that request refused by the token.
+	Token string
 
 	Version string // of the program, for the record
 	// Options are the settings of this server that are not defaults, for the record. Those in
-	// KeptOptions belong to the device: one that is taken over keeps what its record says of them.
+	// KeptOptions belong to the device: one that is recovered keeps what its record says of them.
 	Options     map[string]string
 	KeptOptions []string
 	// RootStorage is for the record: the next server is to be one for the root file system, too.
@@ -80,7 +80,7 @@ const maxDefaultQueues = 4
 var (
 	// ErrRecovery is returned when the device of a dead server cannot be taken
 	// over as asked: it has other features, another number or another size.
-	ErrRecovery = errors.New("cannot take over the device of the dead server")
+	ErrRecovery = errors.New("cannot recover the device of the dead server")
 	// ErrLeave is returned when a living server does not leave its device.
 	ErrLeave = errors.New("the server does not leave its device")
 	// ErrTaken is returned when somebody else took the device from its server. The requests that

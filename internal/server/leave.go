@@ -65,13 +65,13 @@ func (s *server) endsBy() ending {
 }
 
 // Leave begins to give the device to another server.
-func (s *server) Leave(_ context.Context, claim string) error {
+func (s *server) Leave(_ context.Context, token string) error {
 	if !s.live.Load() {
 		return fmt.Errorf("%w: the device is not live", control.ErrRefused)
 	}
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
-	if slices.Contains(s.stays, claim) {
+	if slices.Contains(s.stays, token) {
 		return fmt.Errorf("%w: the upgrade that asks has been given up", control.ErrRefused)
 	}
 	if _, first := s.endLocked(endLeave); !first {
@@ -84,17 +84,17 @@ func (s *server) Leave(_ context.Context, claim string) error {
 var errEnding = fmt.Errorf("%w: the device is being stopped, or given to another server already",
 	control.ErrRefused)
 
-// Stay forbids leaving in the name of a claim. The server that made the claim may be dead while its
-// request to leave is still on its way. Without Stay, this server would then leave the device to
-// nobody, after whoever started the other server was told that this server continues to serve.
-func (s *server) Stay(_ context.Context, claim string) error {
+// Stay forbids leaving for the upgrade with this token. Its new server may be dead while the new
+// server's request to leave is still on its way. Without Stay, this server would then leave the
+// device to nobody, after upgrade has reported that this server continues to serve.
+func (s *server) Stay(_ context.Context, token string) error {
 	s.endMu.Lock()
 	defer s.endMu.Unlock()
 	if s.ending != endNot {
 		return errEnding
 	}
-	// No request is on its way for so long that this many upgrades are given up meanwhile.
-	s.stays = append(s.stays[max(0, len(s.stays)+1-maxStays):], claim)
+	// While a request is on its way, fewer upgrades than this are given up.
+	s.stays = append(s.stays[max(0, len(s.stays)+1-maxStays):], token)
 	return nil
 }
 

@@ -24,7 +24,7 @@ func TestStayAndLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Leave(ctx, "dead"); !errors.Is(err, control.ErrRefused) {
-		t.Errorf("leave of a claim that was given up: %v", err)
+		t.Errorf("leave for an upgrade that was given up: %v", err)
 	}
 	select {
 	case <-s.leaveAsked:
@@ -32,7 +32,7 @@ func TestStayAndLeave(t *testing.T) {
 	default:
 	}
 	if err := s.Leave(ctx, "alive"); err != nil {
-		t.Errorf("leave of another claim: %v", err)
+		t.Errorf("leave for another upgrade: %v", err)
 	}
 	<-s.leaveAsked
 	if err := s.Stay(ctx, "alive"); !errors.Is(err, control.ErrRefused) {
@@ -58,11 +58,11 @@ func TestStaysAreBounded(t *testing.T) {
 		}
 	}
 	if len(s.stays) != maxStays {
-		t.Errorf("%d claims are kept", len(s.stays))
+		t.Errorf("%d tokens are kept", len(s.stays))
 	}
 	for i := 9 * maxStays; i < 10*maxStays; i++ {
 		if err := s.Leave(ctx, fmt.Sprint(i)); !errors.Is(err, control.ErrRefused) {
-			t.Fatalf("claim %d: %v", i, err)
+			t.Fatalf("token %d: %v", i, err)
 		}
 	}
 }

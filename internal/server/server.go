@@ -74,11 +74,11 @@ type server struct {
 	stopMu sync.Mutex // one asks at a time
 	// A signal is being handled; further signals ask for the same and are ignored.
 	signalled atomic.Bool
-	claim     *os.File    // keeps others from the device while it is stopped
+	exclusive *os.File    // keeps others from the device while it is stopped
 	forced    atomic.Bool // it is stopped although it may be in use
 	endMu     sync.Mutex
 	ending    ending
-	stays     []string // claims in whose name it does not leave
+	stays     []string // tokens of upgrades that were given up: it does not leave for them
 
 	demand   demand        // for memory
 	outgrown chan struct{} // a request was larger than what stays of its buffer
@@ -476,7 +476,7 @@ func (s *server) attach(ctx context.Context, waiting *ublk.DeviceInfo) error {
 		return err
 	}
 	s.log.Info().Str("device", waiting.BlockPath()).Msg(
-		"taking over the device of a server that died")
+		"recovering the device of a server that died")
 	limited, cancel := context.WithTimeout(ctx, recoverWait)
 	defer cancel()
 	device, err := ublk.Recover(limited, s.ctl, waiting.ID)
@@ -505,7 +505,7 @@ func (s *server) writeRecordOf(info ublk.DeviceInfo, previous int) error {
 	return s.record.Write()
 }
 
-// options are the settings for the record. A device that was taken over has some of its own.
+// options are the settings for the record. A device that was recovered has some of its own.
 func (s *server) options() map[string]string {
 	if s.record == nil {
 		return s.cfg.Options
@@ -687,8 +687,8 @@ func (s *server) letGo() error {
 	if s.set != nil {
 		err = s.set.Close()
 	}
-	closeClaim(s.claim)
-	s.claim = nil
+	closeExclusive(s.exclusive)
+	s.exclusive = nil
 	return err
 }
 

@@ -68,18 +68,18 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 // stopUnused begins a stop if nobody uses the device. Otherwise it returns the users.
 func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User,
 	error) {
-	claim, users := s.unused(ctx, safe)
+	exclusive, users := s.unused(ctx, safe)
 	if len(users) > 0 {
 		return users, nil
 	}
 	if err := begin(); err != nil {
-		closeClaim(claim)
+		closeExclusive(exclusive)
 		return nil, err
 	}
 	if safe {
 		return s.tryStop()
 	}
-	s.claim = claim // until the device is gone
+	s.exclusive = exclusive // until the device is gone
 	return nil, s.endStop()
 }
 
@@ -104,8 +104,8 @@ func (s *server) stopsSafely(ctx context.Context) bool {
 }
 
 // unused says who uses the device. If nobody does, and the kernel does not prevent new users, the
-// claim keeps others from coming. Then what earlier users wrote is on the disk.
-func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users []blockdev.User) {
+// open file keeps others from coming. Then what earlier users wrote is on the disk.
+func (s *server) unused(ctx context.Context, safe bool) (exclusive *os.File, users []blockdev.User) {
 	path := s.info().BlockPath()
 	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
 		return nil, users
@@ -119,22 +119,22 @@ func (s *server) unused(ctx context.Context, safe bool) (claim *os.File, users [
 		s.log.Warn().Err(err).Msg("the device cannot be kept for the stop")
 		return nil, nil
 	}
-	claim = os.NewFile(uintptr(fd), path)
+	exclusive = os.NewFile(uintptr(fd), path)
 	if users = blockdev.UsersOf(path); len(users) > 0 {
-		closeClaim(claim)
+		closeExclusive(exclusive)
 		return nil, users
 	}
 	// As long as the device is open here, the close of its last user does not write that user's
-	// pages. So they are written here: a power cut could not be blamed for their loss.
-	if err := claim.Sync(); err != nil {
+	// pages. So they are written here; otherwise an orderly stop would lose them.
+	if err := exclusive.Sync(); err != nil {
 		s.log.Warn().Err(err).Msg("what was written to the device is not all on the disk")
-		// If this error answered a flush that had failed, only this server was told of it.
+		// If this error answered a flush that had failed, only this server has seen it.
 		s.shared.InheritFlush()
 	}
-	return claim, nil
+	return exclusive, nil
 }
 
-func closeClaim(f *os.File) {
+func closeExclusive(f *os.File) {
 	if f != nil {
 		_ = f.Close()
 	}

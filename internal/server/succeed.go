@@ -61,7 +61,7 @@ func (s *server) succeed(ctx context.Context) error {
 	if s.cfg.Kill {
 		err = s.killPredecessor(r)
 	} else {
-		err = control.NewClient(s.name).Leave(ctx, s.cfg.Claim)
+		err = control.NewClient(s.name).Leave(ctx, s.cfg.Token)
 	}
 	switch {
 	case errors.Is(err, control.ErrNotRunning):

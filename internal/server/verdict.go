@@ -15,7 +15,7 @@ func judge(st *control.Status, live bool, superblocks int) {
 	switch {
 	case !live:
 		st.State = control.StateRecovering
-		st.Reason = "a server is taking the device over; I/O waits until it has"
+		st.Reason = "a server is recovering the device; I/O waits until it has"
 		st.Action = "wait a minute; if it stays so, see the end of " + control.LogPath(st.Name)
 		return
 	case st.Breaker.State == "open":

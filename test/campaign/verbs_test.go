@@ -225,7 +225,7 @@ func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bo
 			}
 		}
 		// One that is live may have a successor, which goes on without the client
-		// that sent for it and takes over in its own time.
+		// that sent for it and recovers the device in its own time.
 		items, left := rig.List(t), servers("")
 		if len(left) == 0 || len(left) == 1 && len(items) == 1 && items[0].State == "live" &&
 			items[0].ServerPID == left[0] {

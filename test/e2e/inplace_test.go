@@ -54,7 +54,7 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 			flags...)...); r.Code != rig.ExitRefused ||
 			!strings.Contains(r.Stderr, fmt.Sprintf("resize2fs %s %dK", d.Path,
 				plan.SizeBytes/1024)) {
-			t.Fatalf("taking over a disk that is full\n%s", r)
+			t.Fatalf("converting a disk that is full\n%s", r)
 		}
 		rig.Run(t, "mkfs.ext4", "-q", "-F", d.Path, fmt.Sprintf("%dK", plan.SizeBytes/1024))
 	}
@@ -69,7 +69,7 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	if r := rig.Remap(t, append([]string{"create", "--yes"},
 		flags...)...); r.Code != rig.ExitRefused ||
 		!strings.Contains(r.Stderr, dir) {
-		t.Errorf("taking over a disk that is mounted\n%s", r)
+		t.Errorf("converting a disk that is mounted\n%s", r)
 	}
 	rig.Unmount(t, dir)
 

@@ -67,7 +67,7 @@ func contain(program, backing, dir string, foreground bool) error {
 
 // TestKilledWithItsMountNamespace: a container in which the server was started, and in
 // which its device is mounted, is killed, and the server with it. The server ends, and its
-// device can be taken over.
+// device can be recovered.
 func TestKilledWithItsMountNamespace(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)

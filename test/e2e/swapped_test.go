@@ -129,7 +129,7 @@ func reclaim(group string) {
 }
 
 // TestFilesSwappedToTheDevice: the server's files in /run were swapped out to its own
-// device when it is killed. Whoever takes the device over must not need them.
+// device when it is killed. The server that recovers the device must not need them.
 func TestFilesSwappedToTheDevice(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
@@ -157,7 +157,7 @@ func TestFilesSwappedToTheDevice(t *testing.T) {
 	s.Started(t, rig.Launch(t, vmtest.Binary(t), s.StartLine()...).Wait(t, rig.Limit))
 	if after := s.Status(t); after.UUID != before.UUID || after.ServerPID == before.ServerPID ||
 		after.State != "live" {
-		t.Errorf("after the take-over: %+v", after)
+		t.Errorf("after the recovery: %+v", after)
 	}
 	swapoff()
 }

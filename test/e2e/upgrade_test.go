@@ -349,7 +349,7 @@ func TestUpgradeKilled(t *testing.T) {
 }
 
 // settledServer waits for the server that stays. The successor of one that serves goes
-// on when the client that sent for it is killed, and takes over in its own time.
+// on when the client that sent for it is killed, and recovers the device in its own time.
 func settledServer(t testing.TB, s *rig.Set) rig.Status {
 	t.Helper()
 	for deadline := time.Now().Add(
@@ -367,7 +367,7 @@ func settledServer(t testing.TB, s *rig.Set) rig.Status {
 	return rig.Status{}
 }
 
-// successorOf finds the server that is to take over from a process; 0: there
+// successorOf finds the server that is to follow a process; 0: there
 // is none.
 func successorOf(pid int) int { return running(fmt.Sprintf("--take-over=%d\x00", pid)) }
 

@@ -25,7 +25,7 @@ func TestMemberOfAnArray(t *testing.T) {
 		for _, m := range []string{a, b} {
 			refusal(t, "create on a member, "+when, rig.Remap(t, "create", m, "--force", "--yes"),
 				rig.ExitRefused, "md99")
-			refusal(t, "take over a member, "+when, rig.Remap(t, "create", m, "--in-place",
+			refusal(t, "convert a member, "+when, rig.Remap(t, "create", m, "--in-place",
 				"--force", "--yes"), rig.ExitRefused, "md99")
 		}
 		refusal(t, "start of a member, "+when, rig.Remap(t, "start", a), rig.ExitRefused)

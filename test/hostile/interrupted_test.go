@@ -14,7 +14,7 @@ import (
 
 // TestCreateInterrupted ends create by each signal at random moments: on a blank
 // disk, over another set, and in place. What is left is no set, which nothing
-// starts and which create makes anew; or a whole one; or a takeover that start
+// starts and which create makes anew; or a whole one; or a conversion that start
 // refuses and that the same command finishes, with all data.
 func TestCreateInterrupted(t *testing.T) {
 	need(t)

@@ -354,7 +354,7 @@ var Scenarios = []Scenario{
 		s.flush(0)
 		s.drain()
 	}},
-	{"takeover", nil, func(s *sim) {
+	{"recovery", nil, func(s *sim) {
 		b := s.block()
 		s.bad(b, 2*s.per(), failsWrites)
 		s.start()
