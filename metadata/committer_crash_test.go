@@ -208,7 +208,7 @@ func (w *world) finish() {
 	delete(w.flight, id)
 	if w.away != nil {
 		if err := w.away(op); err != nil {
-			// A write may have landed all the same, in part.
+			// A write may have landed anyway, in part.
 			if !op.Read && w.r.IntN(3) == 0 && !w.superblock(op) {
 				w.disks[op.Device].tear(memWrite{op.Offset, append([]byte(nil), op.Data...)}, w.r)
 			}
@@ -623,7 +623,7 @@ func TestFaultsAndCuts(t *testing.T) {
 						sum.stale++
 					}
 				}
-				// The disks get well: everything must come back.
+				// The disks work again: everything must come back.
 				w.fail = nil
 				w.settle()
 				w.power() // or the back-off may take longer than the test

@@ -43,8 +43,7 @@ func well(Op) error { return nil }
 // errUnflushed is what a driver says of a write whose flush failed.
 var errUnflushed = fmt.Errorf("/dev/sdx: %w: %w", ErrFlush, errMedium)
 
-// TestRecordWhoseFlushFails: the record is written once more, and what failed is nothing to
-// the place.
+// TestRecordWhoseFlushFails: the record is written once more, and its place does not count as bad.
 func TestRecordWhoseFlushFails(t *testing.T) {
 	w := single(t, pairParams(512))
 	for n := 1; n < recordTries; n++ {

@@ -115,7 +115,7 @@ func TestSecondCopyIsFarAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range img.records[w.c.durable] {
-			if f.mirror == 1 && !bad[f.slot] { // a write that failed may be there all the same
+			if f.mirror == 1 && !bad[f.slot] { // a write that failed may be there anyway
 				at = append(at, f.slot)
 			}
 		}

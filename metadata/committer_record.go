@@ -226,7 +226,7 @@ func (c *Committer) recordDone(i int, err error) {
 		// The slot may have a bad sector, or it may hold the record after all. It
 		// stays free, and the same bytes go to the next slot. That is also right where
 		// a flush failed: the record is still here, and is written once more with a
-		// flush of its own. What others had in the cache is lost, and whoever flushed
+		// flush of its own. What others had in the cache is lost, and the server that flushed
 		// tells the user. Where the path fails another slot is no better.
 		c.err, m.recErr = err, err
 		if !tryElsewhere(err) {
@@ -270,8 +270,8 @@ func (c *Committer) recordEnded() {
 		}
 	}
 	// A crash now finds the record on the good mirror only, with nothing that
-	// says so. If that mirror were lost then, the other one would look whole:
-	// hence the mark in the superblocks first.
+	// says so. If that mirror were lost then, the other one would look whole.
+	// So the mark in the superblocks comes first.
 	if c.markFailed() {
 		c.rec.state = recordMarking
 		c.sb.wanted = true
@@ -360,7 +360,7 @@ func (c *Committer) recordDurable() {
 }
 
 // recordUnknown ends a record that no mirror of the backing is known to have. It may be
-// on a disk all the same. The next one follows the last durable record, and so voids it.
+// on a disk anyway. The next one follows the last durable record, and so voids it.
 func (c *Committer) recordUnknown() {
 	r := &c.rec
 	r.state = recordNone

@@ -9,7 +9,7 @@ import (
 
 // TestRevertTakesBack: blocks whose spare unit does not read keep a disk from being released, also
 // if home still holds something; by a word that is taken, and of all other blocks nothing
-// changes. What does not read at home either is refused all the same.
+// changes. What does not read at home either is refused anyway.
 func TestRevertTakesBack(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 5<<20+seed)

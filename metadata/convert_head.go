@@ -85,7 +85,7 @@ func (h *headCopy) run() error {
 			dev, at := h.plan.HomeOf(uint64(off / bs))
 			readAround(h.devs[dev], buf, at, h.one, func(i int64, _ error) { failed[i] = true })
 			for i := int64(0); i < int64(len(buf)); i += bs {
-				// A block that has no copy needs a place all the same; it is
+				// A block that has no copy needs a place anyway; it is
 				// found when it is first written.
 				block := (off + i) / bs
 				if n := h.displacedIndex(block); h.have[n] &&

@@ -176,7 +176,7 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 					t.Errorf("without the log of the only mirror: %v", err)
 				}
 			}
-			// The disk gets well.
+			// The disk works again.
 			for _, d := range w.disks {
 				d.failRead, d.failWrite = nil, nil
 			}

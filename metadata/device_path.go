@@ -44,9 +44,9 @@ const (
 // after: a disk that has vanished answers EIO as well. The place is read a few times, because
 // a medium that reads the second time is not damaged.
 //
-// Every other failure is waited for, and then it is final: from then on nothing is read or
-// written any more, so that no code can take silence for absence. To the disk that is a
-// power cut. pathFailure must be checked before a result counts.
+// Every other failure is waited for, and then it is final: from then on nothing is read or written
+// any more, so that no code can take what it could not read for something that is not there. To the
+// disk that is a power cut. pathFailure must be checked before a result counts.
 //
 // A flush that fails is final at once: a second flush would not bring back what the disk has
 // dropped from its cache.

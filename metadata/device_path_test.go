@@ -397,7 +397,7 @@ func TestRepairOverBadPath(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					// The verb is repeated, over a path that is well again.
+					// The verb is repeated, over a path that works again.
 					// all was done but the last look
 					if err := v.run(devices(disks)); err != nil && !errors.Is(err, ErrBackupStale) {
 						t.Fatalf("%s: and later: %v", what, err)
@@ -498,7 +498,7 @@ func TestPathBlamesNoPlace(t *testing.T) {
 			w.settle()
 			st := w.c.Status()
 			if !w.healthy() || st.BadSuperblocks > 0 {
-				t.Fatalf("%s, seed %d: it does not get well: %+v", tc.name, seed, st)
+				t.Fatalf("%s, seed %d: it does not work again: %+v", tc.name, seed, st)
 			}
 			for i, m := range st.Mirrors {
 				if m.Start != begun.Mirrors[i].Start || m.Device != begun.Mirrors[i].Device {
@@ -587,7 +587,7 @@ func TestCommitsWithoutSpareDevice(t *testing.T) {
 	}
 	w.settle()
 	if st := w.c.Status(); !w.healthy() || st.BadSuperblocks > 0 {
-		t.Errorf("it does not get well: %+v", st)
+		t.Errorf("it does not work again: %+v", st)
 	}
 	w.check(SeverityInfo)
 }

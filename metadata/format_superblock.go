@@ -345,7 +345,7 @@ func superblockOf(b []byte, set, device *uuid.UUID) (generation uint64, ok bool)
 
 // decodeSuperblock reads the first 4096 bytes of b. ErrNotFound: no superblock
 // whose checksum matches; ErrUnsupported: of an unknown version or with unknown
-// incompat bits (with the latter the superblock is returned all the same);
+// incompat bits (with the latter the superblock is returned anyway);
 // ErrDamaged: the checksum matches, the content is impossible.
 func decodeSuperblock(b []byte) (*Superblock, error) {
 	if !sealed(b, magicSuperblock) {

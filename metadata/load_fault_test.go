@@ -99,7 +99,7 @@ var spoilts = []spoilt{
 	}},
 }
 
-// hit makes the world's disks as spoilt: sectors get well when they are written,
+// hit makes the world's disks as spoilt: sectors work again when they are written,
 // unless they take no writes.
 func (w *world) hit(p place, f spoilt) {
 	f.do(w.disks[p.device], p)
@@ -190,7 +190,7 @@ func TestFaultsEverywhere(t *testing.T) {
 						w.settle()
 					}
 					if !w.healthy() {
-						t.Fatalf("%s: it does not get well: %+v", what, w.c.Status())
+						t.Fatalf("%s: it does not work again: %+v", what, w.c.Status())
 					}
 					if w.stats.unknown+w.stats.dropped > 0 {
 						t.Fatalf("%s: %+v", what, w.stats)
@@ -257,7 +257,7 @@ func TestRefreshAtStart(t *testing.T) {
 	}
 	w.check("")
 
-	// One slot that does not get well: it is not used, and nothing else suffers.
+	// One slot that does not work again: it is not used, and nothing else suffers.
 	slot := -1
 	for s, p := range w.c.mirrors[0].slots {
 		if p == (Position{}) {

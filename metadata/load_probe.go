@@ -113,7 +113,7 @@ func count(copies []foundCopy, set uuid.UUID) (n int) {
 
 // Probe says what a device is, from its superblocks alone: UUID and name of
 // its set, and its role: Devices[DeviceIndex].Role. Errors: ErrNotFound,
-// ErrDamaged, ErrUnsupported (the superblock is returned all the same if it
+// ErrDamaged, ErrUnsupported (the superblock is returned anyway if it
 // could be read), the device's if no copy could be read, and ErrPath.
 func Probe(dev Device) (sb *Superblock, err error) {
 	devs := withRetries([]Device{dev})

@@ -327,7 +327,7 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
 			t.Fatal("the good mirror without what the stale one missed:", err)
 		}
-		// The disk gets well: a new start brings the mirror back, and then it
+		// The disk works again: a new start brings the mirror back, and then it
 		// is enough alone.
 		w.fail = nil
 		w.power()

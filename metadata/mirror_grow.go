@@ -122,7 +122,7 @@ func (c *Committer) stepGrowth() {
 	}
 	steps := now.growthSteps(g.slot)
 	if len(steps) == 0 {
-		g.wanted = false // the places are others by now: whoever needs it asks again
+		g.wanted = false // the places have changed; it is asked for again if it is needed
 		return
 	}
 	m, to := &c.mirrors[steps[0].mirror], steps[0].to

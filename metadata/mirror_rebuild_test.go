@@ -207,7 +207,7 @@ func TestMoveEveryCut(t *testing.T) {
 }
 
 // TestNoGoodPlace: where every place is bad they take turns, ever more slowly;
-// one that gets well is found.
+// one that works again is found.
 func TestNoGoodPlace(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 65, 3)
 	places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)

@@ -91,7 +91,7 @@ type mirror struct {
 	ckPage    uint32 // the page that is read back, or the first of several
 	fails     uint   // checkpoints that failed in a row
 	notBefore uint64 // no checkpoint begins by itself while Committer.records is less
-	forced    int    // checkpoints tried in vain since its log is full
+	forced    int    // checkpoints that failed since its log is full
 	rebuiltAt uint64 // Committer.records when it was last brought back
 
 	move moveState

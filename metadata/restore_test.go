@@ -436,7 +436,7 @@ func TestRestoreRefuses(t *testing.T) {
 }
 
 // TestRestoreOlderDisk: a whole set was put back to an earlier time, and the
-// newer table is wanted all the same, also after a cut at every write.
+// newer table is wanted anyway, also after a cut at every write.
 func TestRestoreOlderDisk(t *testing.T) {
 	for _, tc := range worlds {
 		w := history(t, tc.p, 700, false)

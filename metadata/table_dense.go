@@ -4,7 +4,7 @@ import "math"
 
 // A set whose table had become larger than a checkpoint could not be opened any more: its
 // log was full, and nothing could free it. No table grows so large now. A set that has such
-// a table is opened all the same. Its table is stated in fewer entries that say the same. If
+// a table is opened anyway. Its table is stated in fewer entries that say the same. If
 // these are still too many, more blocks are called pending than are. That is safe: a pending
 // block is read like any other, and written to a spare unit.
 

@@ -52,8 +52,8 @@ type Engine struct {
 	internalActive int
 	ownInternal    Counters
 	publicInternal *counters
-	// now is the time that the slow path read last. fresh: it was read for the current event. A
-	// reading of the clock may cost as much as a try.
+	// now is the time that the slow path read last. fresh: it was read for the current event.
+	// Reading the clock may cost as much as a try.
 	now   int64
 	fresh bool
 	ages  []age   // of the user's requests, by tag

@@ -73,7 +73,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 	return true
 }
 
-// delay puts off an operation that failed for want of resources; it reports
+// delay puts off an operation that failed for lack of resources; it reports
 // false once it has been tried for long enough.
 func (e *Engine) delay(o *op) bool {
 	now := e.drv.Now()

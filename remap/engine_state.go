@@ -14,7 +14,7 @@ const (
 )
 
 // op is one operation on a device. It stays in flight through short results
-// and retries for want of resources.
+// and retries for lack of resources.
 type op struct {
 	io     IO
 	block  uint64 // first exported block; opFlush: the write count that it covers
@@ -28,7 +28,7 @@ type op struct {
 	durable, settling bool
 	flush             Flushing
 	due               int64 // monotonic ns of the next retry; 0: with the driver
-	since             int64 // when it first failed for want of resources
+	since             int64 // when it first failed for lack of resources
 	delay             int64
 	next              int32 // free list
 }

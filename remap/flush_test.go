@@ -57,7 +57,7 @@ func (r *rig) nothingMoved() {
 }
 
 // TestFUAWriteIsTwoOperations: without FUA a write that is to be durable is a write, then a flush;
-// with FUA it is one operation, as ever.
+// with FUA it is one operation, as usual.
 func TestFUAWriteIsTwoOperations(t *testing.T) {
 	for _, noFUA := range []bool{false, true} {
 		for _, op := range []Op{OpWrite, OpWriteZeroes} {

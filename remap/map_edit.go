@@ -8,7 +8,7 @@ import (
 )
 
 // Apply makes the map say what the entry says. It ignores units past the end of the map and blocks
-// that a unit does not have: whoever decodes an entry checks it against the device first. It also
+// that a unit does not have: the decoder of an entry checks it against the device first. It also
 // ignores entries about spare units, which belong to the Allocator, and pending for a lost block: a
 // lost block has no place from which it could be read.
 func (m *Map) Apply(e metadata.Entry) {

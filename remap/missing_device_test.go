@@ -104,7 +104,7 @@ func TestGoneIsTheReason(t *testing.T) {
 }
 
 // TestSpareUnderTest: a spare unit that is tried once more belongs to nobody, and is used
-// all the same: a request that has tried it before, and ends meanwhile, does not free it.
+// anyway: a request that has tried it before, and ends meanwhile, does not free it.
 func TestSpareUnderTest(t *testing.T) {
 	r := newRig(t, 4096, 64)
 	const spare = 5

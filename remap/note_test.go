@@ -56,7 +56,7 @@ func TestReadNotesAllThatFailed(t *testing.T) {
 }
 
 // TestReadNotesPastLostAndPending: what lies behind a block that is lost, or known not to read, is
-// tried all the same, for whoever is told that the read failed writes all of it again.
+// tried too: after a failed read the sender may write all of it again.
 func TestReadNotesPastLostAndPending(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.s.m.Apply(metadata.Entry{Unit: 256, Count: 1, Mask: 1, State: metadata.StateLost})
@@ -70,7 +70,7 @@ func TestReadNotesPastLostAndPending(t *testing.T) {
 }
 
 // TestReadNotesBeforeThePathFails: an error of the path ends a read at once, and what
-// failed for its medium before is noted all the same.
+// failed for its medium before is noted anyway.
 func TestReadNotesBeforeThePathFails(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.wear(2000, 1)
@@ -88,7 +88,7 @@ func TestReadNotesBeforeThePathFails(t *testing.T) {
 	r.want("read", r.do(OpRead, 1984, 32), int32(0))
 }
 
-// TestNotNoted: when the table takes no more, or the breaker is open, the read fails as ever and
+// TestNotNoted: when the table takes no more, or the breaker is open, the read fails as usual and
 // is counted.
 func TestNotNoted(t *testing.T) {
 	r := newRig(t, 512, 64)

@@ -95,8 +95,8 @@ func (s *search) init(claims int) {
 	s.data = metadata.AlignedBytes(metadata.UnitSize)
 }
 
-// has reports whether a spare unit is taken because it is being tried, or is to be: whoever has
-// tried it before has no part in that, and may not free it.
+// has reports whether a spare unit is taken because it is being tried, or is to be: the owner of
+// what has tried it before has no part in that, and may not free it.
 func (s *search) has(spare uint32) bool {
 	for i := range s.jobs {
 		if s.jobs[i].kind == jobTest && s.jobs[i].spare == spare {

@@ -34,7 +34,7 @@ type batchCommands struct {
 	sets      [2]elements
 	filling   int  // the set that takes the answers
 	underWay  bool // the other one is with the kernel
-	rearmings int  // how often FETCH ended for want of room
+	rearmings int  // how often FETCH ended for lack of room
 }
 
 // elements is the memory of one command. It has room for all tags, so a command is never sent

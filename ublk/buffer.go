@@ -30,7 +30,7 @@ func (b Buffer) At(n uint32) Buffer {
 const pinnedMost = 16 << 10
 
 // pinBuffers registers the start of each tag's buffer as buffer number tag. Where that is
-// not allowed, for want of memory that may be locked, requests do without.
+// not allowed, for lack of memory that may be locked, requests do without.
 func (q *Queue) pinBuffers() {
 	size := min(pinnedMost, q.maxIO)
 	if q.ring.RegisterBuffers(q.bufs, q.maxIO, size) == nil {

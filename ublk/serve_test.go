@@ -640,7 +640,7 @@ func TestTryStop(t *testing.T) {
 		t.Errorf("after a stop that was refused: %v", err)
 	}
 	f.Close()
-	// Whoever looks for partitions or marks may have it open for a moment.
+	// A process that looks for partitions or signatures may have it open for a moment.
 	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
 		if err = s.ctl.TryStop(within(t), s.Info().ID); !errors.Is(err, ublk.ErrBusy) ||
 			time.Now().After(deadline) {

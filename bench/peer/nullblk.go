@@ -46,7 +46,7 @@ func NewNullBlk(ctx context.Context, d Disk) (*NullBlk, error) {
 	if err := os.Mkdir(n.dir, 0o755); err != nil {
 		return nil, err
 	}
-	_ = n.set("poll_queues", "0") // since 5.14; they would be there in vain
+	_ = n.set("poll_queues", "0") // since 5.14; nothing would use them
 	err := errors.Join(
 		// As for real disks (BLK_DEF_MAX_SECTORS_CAP of include/linux/blkdev.h). Its own is
 		// 127 KiB, at which the kernel cuts a request of 128 KiB in two; and what must be

@@ -73,7 +73,7 @@ func waitBlock(ctx context.Context, paths ...string) (string, error) {
 	}
 }
 
-// retry calls f until it succeeds: whoever probes new devices may have one open
+// retry calls f until it succeeds: udev, which probes new devices, may have one open
 // for a moment.
 func retry(f func() error) error {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {

@@ -35,7 +35,7 @@ func (a *app) warnOfBlockSize(list *badblocks.List, disk int64, o createOptions)
 }
 
 // warnOfFewSpares warns of a set that has more known bad units than good spare units. The set can
-// be used all the same if nothing is written to the bad part. A dead zone can be far larger than
+// be used anyway if nothing is written to the bad part. A dead zone can be far larger than
 // any spare region.
 func (a *app) warnOfFewSpares(bad badblocks.Entries, plan *metadata.Layout) {
 	good := plan.SpareUnits() - bad.Spares

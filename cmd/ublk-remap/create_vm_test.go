@@ -108,7 +108,7 @@ func TestCreateWithoutSpares(t *testing.T) {
 }
 
 // TestEndMarksStayAbove: what marks a disk at its end, written through the device,
-// is there for whoever reads the device, and not on the disk below, from which other
+// is there for readers of the device, and not on the disk below, from which other
 // tools would assemble it.
 func TestEndMarksStayAbove(t *testing.T) {
 	vmtest.NeedUblk(t)

@@ -91,7 +91,7 @@ func TestServerInAContainer(t *testing.T) {
 		}
 		f.Close()
 	}
-	// Nor if a record from before tells of another server, which is dead.
+	// That holds also if an older record names another server, which is dead.
 	text, err := os.ReadFile(filepath.Join(inside, "life.json"))
 	must(t, err)
 	var old control.Record

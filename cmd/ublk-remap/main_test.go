@@ -10,7 +10,7 @@ import (
 // TestMain is the program for those that it starts as itself: tests call it in
 // their own process, so that /proc/self/exe is this test program, which would run all tests
 // anew. The question whether there is a newer disk is answered; a server there is
-// none, whoever wants one runs the program that was built.
+// none. A test that wants one runs the program that was built.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "start" {
 		if slices.Contains(os.Args, "--look-for-newer") {

@@ -143,7 +143,7 @@ func needPartitions(t *testing.T) {
 }
 
 // TestOthersSeeTheDisk: other tools see that the disk of a stopped set is in use, whatever is on
-// it; the partition that the kernel makes of it shows nothing, is in nobody's way and is refused.
+// it; the partition that the kernel makes of it shows nothing, is no obstacle and is refused.
 func TestOthersSeeTheDisk(t *testing.T) {
 	needPartitions(t)
 	useRuntimeDir(t)
@@ -260,7 +260,7 @@ func TestOthersSeeTheDiskInPlace(t *testing.T) {
 }
 
 // TestServedBesidePartition: a device lives while the partition of its disk is there; nobody can
-// use that meanwhile, and who only looks at it is in nobody's way.
+// use that meanwhile, and who only looks at it is no obstacle.
 func TestServedBesidePartition(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)

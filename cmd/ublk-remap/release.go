@@ -54,7 +54,7 @@ device must be stopped.
 
 Blocks whose home is still bad cannot go home, nor can blocks without a copy
 that reads. If there are any they are listed, and the disk is not released. With
---force it is released all the same, and those blocks then read as errors, as
+--force it is released anyway, and those blocks then read as errors, as
 zeroes or as what was there once.
 
 --accept-old is for blocks without a copy: it takes what home held when they

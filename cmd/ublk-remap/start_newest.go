@@ -20,7 +20,7 @@ const newestWait = 20 * time.Second
 //
 // Another process reads the other disks: a read from a disk that hangs cannot be interrupted, and
 // would keep this process, or a server, from ending. If no answer comes in time the disk is started
-// all the same, because the disk that hangs may have nothing to do with it.
+// anyway, because the disk that hangs may have nothing to do with it.
 func (a *app) refuseOlder(ctx context.Context, t *handoff) error {
 	env, err := t.env()
 	if err != nil {

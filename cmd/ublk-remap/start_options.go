@@ -120,7 +120,7 @@ func (o *startOptions) deviceOptions() []config.Option {
 				"to 7.3, when a server dies that has it on, the kernel may still copy requests " +
 				"to where the server's memory was while another process is in its place. The " +
 				"server keeps its memory at addresses that mean nothing to others, so that the " +
-				"copy fails, and the next server gets the request. The log warns all the same."},
+				"copy fails, and the next server gets the request. The log warns anyway."},
 		{Name: "poll", Value: config.Time(&o.poll, 0, 0, maxPoll, "a time from 0 to 10ms"),
 			Help: "how long a queue looks for completions before it sleeps, such as 50us; takes " +
 				"CPU time",
@@ -158,7 +158,7 @@ func (o *startOptions) policyOptions() []config.Option {
 				"are never held back."},
 		{Name: "resource-time",
 			Value: config.Time(&o.resource, remap.DefaultResourceFor, 1, math.MaxInt64, more),
-			Help:  "how long I/O that fails for want of memory is tried again"},
+			Help:  "how long I/O that fails for lack of memory is tried again"},
 		{Name: "error-recovery", Change: config.Restart,
 			Value: config.Parsed(&o.recovery, "7s", "T|keep", recoveryWanted, isRecovery),
 			Help: "after how long the drive gives up a bad sector (SCT ERC, by smartctl), or " +

@@ -85,7 +85,8 @@ func TestStopAsksFirst(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", disk)
 }
 
-// TestForcedStopOfAnOpenDevice goes on whoever has it open, and does not fail because of them.
+// TestForcedStopOfAnOpenDevice goes on although processes have the device open, and does not fail
+// because of them.
 func TestForcedStopOfAnOpenDevice(t *testing.T) {
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)

@@ -42,7 +42,7 @@ func TestDiskProperties(t *testing.T) {
 	}
 }
 
-// What is nobody's set is not mentioned, whatever it is.
+// A disk that carries no set is not mentioned.
 func TestUdevSaysNothing(t *testing.T) {
 	t.Setenv("UBLK_REMAP_RUN", t.TempDir())
 	blank := filepath.Join(t.TempDir(), "blank")

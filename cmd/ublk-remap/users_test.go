@@ -52,7 +52,7 @@ func mountOver(t *testing.T, dev string) string {
 	return dir
 }
 
-// TestUsedDiskIsNotWritten: whoever uses a disk in whatever way, no verb that would write
+// TestUsedDiskIsNotWritten: while a disk is in use, in whatever way, no verb that would write
 // to it begins.
 func TestUsedDiskIsNotWritten(t *testing.T) {
 	vmtest.NeedRoot(t)
@@ -90,7 +90,7 @@ func TestUsedDiskIsNotWritten(t *testing.T) {
 	}
 }
 
-// TestReadersAreNoUsers: a process that only reads the disk, such as a monitor, is in nobody's way,
+// TestReadersAreNoUsers: a process that only reads the disk, such as a monitor, is no obstacle,
 // and one that has it open for a moment is waited for.
 func TestReadersAreNoUsers(t *testing.T) {
 	vmtest.NeedRoot(t)

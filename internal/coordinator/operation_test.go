@@ -23,7 +23,7 @@ func TestOperations(t *testing.T) {
 		name    string
 		op      metadata.Op
 		limits  metadata.RetryLimits
-		results []int32 // of the calls, in order; whoever calls more is told that all is well
+		results []int32 // of the calls, in order; further calls succeed
 		calls   []string
 		errno   syscall.Errno
 		flush   bool // it fails for a flush

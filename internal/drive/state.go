@@ -128,7 +128,7 @@ func (h *Host) enter(ctx context.Context, name string, create bool) (*entry, err
 			f.Close()
 			return nil, fmt.Errorf("%s: somebody else sets the limits of this disk: %w", path, err)
 		}
-		// Whoever had the lock may have removed the file. Others then lock another one.
+		// The process that had the lock may have removed the file. Others then lock another one.
 		if !there(f, path) {
 			f.Close()
 			continue

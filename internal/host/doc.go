@@ -25,7 +25,7 @@
 // # When is a server dead?
 //
 // Its process number says so in its own pid namespace only: a server in a container, or one
-// whose files in /run were removed, cannot be seen and serves all the same. What counts is
+// whose files in /run were removed, cannot be seen and serves anyway. What counts is
 // whether anybody has the server's end of the device ([ublk.Served]). A living server has it.
 // So has a dead one until its last I/O has ended, which can take minutes on a disk that takes as
 // long over a bad sector. The first must be left alone. The second is waited for ([AwaitDead]):

@@ -63,7 +63,8 @@ type Config struct {
 	// wait.
 	Leaving func()
 	// Signals ask a live server to end, as the verb stop does: it continues to serve while the
-	// device is in use. Without Signals, the end of Run's context ends it, whoever uses the device.
+	// device is in use. Without Signals, the end of Run's context ends it, also if the device is in
+	// use.
 	Signals <-chan os.Signal
 	// Progress is told, from time to time, what a start waits for.
 	Progress func(what string)

@@ -10,8 +10,8 @@ import (
 )
 
 // own makes the set's name this server's own. If the server that has the name is dying, own waits
-// for it, because whoever killed it and starts the next one wants that. A dying server first gives
-// back its memory, and its I/O in flight has to end, which takes as long as the disk needs. A
+// for it, because the user who killed it and starts the next one wants that. A dying server first
+// gives back its memory, and its I/O in flight has to end, which takes as long as the disk needs. A
 // living server keeps the name: control.ErrOwned.
 //
 // Nothing is read or written meanwhile. So it makes no difference to the data who waits, and for

@@ -112,7 +112,7 @@ func (s *server) leaveDevice() {
 			// server.
 			limited, cancel := context.WithTimeout(ctx, 2*quiesceWait)
 			if err := s.ctl.Quiesce(limited, s.info().ID, quiesceWait); err != nil {
-				s.log.Warn().Err(err).Msg("the device is not quiesced; leaving it all the same")
+				s.log.Warn().Err(err).Msg("the device is not quiesced; leaving it anyway")
 			}
 			cancel()
 		}
@@ -148,7 +148,7 @@ func (s *server) ended() error {
 // the keeper only helps to avoid a commit of unknown outcome; nothing more depends on it.
 func (s *server) left() error {
 	if err := s.keeper.leave(idleWait); err != nil {
-		s.log.Warn().Err(err).Msg("leaving all the same")
+		s.log.Warn().Err(err).Msg("leaving anyway")
 	}
 	s.leaveUntold()
 	s.log.Info().Msg("left the device to another server")

@@ -656,7 +656,7 @@ func (s *server) finish() error {
 	err := errors.Join(s.writeBack(), s.letGo(), s.delete())
 	s.log.Info().Msg("stopped")
 	if err != nil {
-		// Whoever asked for the stop finds the error in the record.
+		// The client that asked for the stop finds the error in the record.
 		s.record.Error = err.Error()
 		return errors.Join(err, s.record.Write())
 	}

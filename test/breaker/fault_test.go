@@ -417,7 +417,7 @@ func faultCases() []faultCase {
 			made: "LOOP_CLR_FD (`losetup -d`)",
 			prepare: func(t testing.TB) *patient {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
-				holder := rig.Open(t, loop) // whoever looks after the test closes it last
+				holder := rig.Open(t, loop) // the test cleanup closes it last
 				return &patient{
 					path: loop, errno: "none: the kernel waits for the last user",
 					begin: func(t testing.TB, _ rig.Layout) {

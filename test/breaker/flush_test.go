@@ -27,7 +27,7 @@ type flushRun struct {
 }
 
 // TestFailedFlush lets single flushes of a disk without FUA fail, one after the other,
-// whoever asks for them: users, heals, moves, records, checkpoints, a start, a stop and an
+// for every origin: users, heals, moves, records, checkpoints, a start, a stop and an
 // upgrade. Each loses what was written before and not flushed, and must be told to the
 // user's next flush, and taken for nothing else.
 func TestFailedFlush(t *testing.T) {

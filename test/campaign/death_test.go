@@ -68,7 +68,7 @@ func (m memcg) set(t *testing.T, file, value string) {
 	}
 }
 
-// kills is how often a process of the group was killed for want of memory.
+// kills is how often a process of the group was killed for lack of memory.
 func (m memcg) kills(t *testing.T) int {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(string(m), "memory.events"))

@@ -136,7 +136,7 @@ func TestFilesLostServerLives(t *testing.T) {
 }
 
 // Files without a device and a socket without a server are found and removed; a
-// lock of nobody is in nobody's way.
+// lock of nobody is no obstacle.
 func TestFilesLeft(t *testing.T) {
 	vmtest.NeedUblk(t)
 	s := served(t)

@@ -183,7 +183,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	dead := v.group.befall(t, rng, how, v.pid)
 	var down time.Duration
 	if how == bySIGSEGV || how == bySIGBUS || how == bySIGABRT {
-		// Whoever wonders later finds the runtime's last words.
+		// The runtime's last output is kept, to explain a failure later.
 		text, err := os.ReadFile(v.RunFile(".log"))
 		if err != nil || !strings.Contains(string(text), "goroutine ") {
 			t.Errorf("the log has nothing about a crash (%v)", err)

@@ -154,7 +154,7 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 		return writes >= 8
 	})
 	s.Kill(t)
-	// The dead server's own I/O has to end first, whoever comes next.
+	// The dead server's own I/O has to end before the next server starts.
 	time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
 	d.DM.Resume(t)
 	began := time.Now()

@@ -133,7 +133,7 @@ func leanMounts(t testing.TB, pid int) {
 }
 
 // TestServersOwnMounts: what the caller has mounted is not kept busy by the server, what it
-// mounts later does not come to it, and the server finds its own files all the same. It is
+// mounts later does not come to it, and the server finds its own files anyway. It is
 // called by its name.
 func TestServersOwnMounts(t *testing.T) {
 	vmtest.NeedUblk(t)

@@ -161,7 +161,7 @@ func TestSpareFull(t *testing.T) {
 		for i := range units {
 			read(i, 2)
 		}
-		// Nothing else is touched: good blocks are written and read as ever.
+		// Nothing else is touched: good blocks are written and read as usual.
 		for i := units; i < len(bad); i++ {
 			if err := write(i, 3); err != syscall.EIO {
 				t.Errorf("write %d without a spare unit: %v, want EIO", i, err)

@@ -47,7 +47,7 @@ test "$pid" != 0
 grep -q "\"pid\": $pid," /run/ublk-remap/data.json`)
 }
 
-// A server that is killed is started again by systemd, and whoever writes to the mounted
+// A server that is killed is started again by systemd, and a process that writes to the mounted
 // file system notices nothing.
 func TestServerKilled(t *testing.T) {
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {

@@ -204,7 +204,7 @@ dd if=/dev/zero of="$2/copy" bs=1 count=64 seek=$(($(stat -c %s "$2/copy") / 2))
 		if out, err := shell(t, verify, dir, dir+"/copy"); err == nil {
 			t.Errorf("a changed package is good: %s", out)
 		}
-		// dpkg installs it all the same: it passes over members it does not know.
+		// dpkg installs it anyway: it passes over members it does not know.
 		mustShell(t, `dpkg-deb -I "$1"; dpkg-deb -c "$1"`, path)
 	})
 }

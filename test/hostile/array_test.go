@@ -10,7 +10,7 @@ import (
 
 // TestMemberOfAnArray: a disk that an array has is nobody else's, not even if the
 // metadata on it is this program's; the array itself is a disk like any other, and
-// while it is being served its members are not to be had either.
+// while it is being served its members cannot be used either.
 func TestMemberOfAnArray(t *testing.T) {
 	need(t)
 	a := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})

@@ -134,7 +134,7 @@ func TestFloodUnderIO(t *testing.T) {
 		st.Errors.Transport != 0 {
 		t.Errorf("%+v", st)
 	}
-	// Whoever left did not have all of it moved: some 3,800 units. What was under way
+	// A client that left does not have all of it moved: some 3,800 units. What was under way
 	// when he left, 128 units or a few times that, was.
 	if st.Remaps > 2000 {
 		t.Errorf("%d units were moved for clients that are gone", st.Remaps)

@@ -40,7 +40,7 @@ func TestOutputGoesNowhere(t *testing.T) {
 		}
 		rig.Remap(t, "stop", s.Name).Want(t, 0)
 	}
-	// Without any of them: whoever wants to know can ask.
+	// All of them are missing. The verbs still answer.
 	r := sh(t, `exec "$1" start "$2" <&- >&- 2>&-`, s.Path)
 	if r.Code != 0 {
 		t.Errorf("start without standard files: %s", r)
@@ -114,7 +114,7 @@ func TestLimits(t *testing.T) {
 	s.Check(t)
 }
 
-// TestNotRoot: whoever has no right to do something is told so in one line.
+// TestNotRoot: a user without the right to do something gets one line that says so.
 func TestNotRoot(t *testing.T) {
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
@@ -211,7 +211,7 @@ func TestPlantedFiles(t *testing.T) {
 }
 
 // TestMountedElsewhere: a device that is mounted where this process cannot see
-// it is in use all the same.
+// it is in use anyway.
 func TestMountedElsewhere(t *testing.T) {
 	need(t)
 	s := rig.Create(t, vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{}), "", "--spare", "1MiB")

@@ -49,7 +49,7 @@ func TestOneServerForADisk(t *testing.T) {
 	mapped := vmtest.NewDM(t, fmt.Sprintf("0 %d linear %s 0\n", vmtest.Sectors(t, second),
 		second)).Path
 	over := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: first})
-	// The copy was made before the device had data: whoever takes it for the
+	// The copy was made before the device had data: a server that takes it for the
 	// disk reads old data.
 	clone := filepath.Join(t.TempDir(), "clone")
 	must(t, os.WriteFile(clone, data, 0o600))

@@ -16,7 +16,7 @@ type findings struct {
 	errs    []error
 	files   int   // with something acknowledged before the cut
 	bytes   int64 // of it that were compared
-	pending int   // operations that were not acknowledged and show all the same
+	pending int   // operations that were not acknowledged and show anyway
 }
 
 func (f *findings) add(format string, args ...any) {

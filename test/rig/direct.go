@@ -107,7 +107,7 @@ func (d *Direct) Survey(t testing.TB, from, to, blockSize int64, seed uint64,
 	var look func(from, to int64)
 	look = func(from, to int64) {
 		b := buf[:to-from]
-		// Whoever answers without reading is found out.
+		// So an answer without a read is noticed.
 		for i := range b {
 			b[i] = 0xa5
 		}

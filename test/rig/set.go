@@ -179,7 +179,7 @@ func (s *Set) Restart(t testing.TB) {
 }
 
 // StopWithoutDisk stops a device whose disk is gone for good: stop tells, with
-// exit code 1, that it could not be flushed, and the device is gone all the same.
+// exit code 1, that it could not be flushed, and the device is gone anyway.
 func (s *Set) StopWithoutDisk(t testing.TB) {
 	t.Helper()
 	s.pid.Store(0)

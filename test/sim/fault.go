@@ -13,7 +13,7 @@ type fault struct {
 	errno       int32 // with what, positive
 	left        int   // how many more operations fail; negative: all
 	heals       bool  // a sector that is written is good again
-	lands       bool  // a write that fails may have been carried out all the same
+	lands       bool  // a write that fails may have been carried out anyway
 	// slow is how long an operation takes to fail, in ns. An operation that goes well is never
 	// slow.
 	slow int64

@@ -5,10 +5,10 @@ import (
 	"ublkremap/remap"
 )
 
-// media remembers in which pages of the disks a medium has failed, whoever saw it. Only such pages
-// may be called pending or retired. The answer of a spare device that is away says nothing of its
-// medium. But somebody who checks right after it may find the device back, and cannot know that it
-// was away.
+// media remembers in which pages of the disks a medium has failed, whatever code saw it. Only such
+// pages may be called pending or retired. The answer of a spare device that is away says nothing of
+// its medium. But somebody who checks right after it may find the device back, and cannot know that
+// it was away.
 type media struct {
 	reads, writes map[place]bool
 	away          map[place]int64 // the step at which it failed because its disk was away
@@ -69,8 +69,8 @@ func (s *sim) back(d *disk) {
 	}
 }
 
-// judgeEntries makes sure that what a commit calls pending or retired has failed, and that what it moves
-// home was read there.
+// judgeEntries makes sure that what a commit calls pending or retired has failed, and that what it
+// moves home was read there.
 func (sv *server) judgeEntries(entries []metadata.Entry) {
 	s := sv.s
 	sv.judgeBudget(entries)
@@ -130,9 +130,9 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 	}
 }
 
-// judgeBudget makes sure that heals do not use up spare units faster than the breaker's budget allows.
-// It counts for one server: the budget is full at its start, and again when an operator has closed
-// the breaker.
+// judgeBudget makes sure that heals do not use up spare units faster than the breaker's budget
+// allows. It counts for one server: the budget is full at its start, and again when an operator has
+// closed the breaker.
 func (sv *server) judgeBudget(entries []metadata.Entry) {
 	s := sv.s
 	for _, e := range entries {

@@ -48,7 +48,7 @@ func (s *Stats) String() string {
 		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits "+
 		"of unknown outcome, %s blocks moved, %s checkpoints, %s times larger slots; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
-		"same, %s refused, %s older for want of any newer record), %s wrongDevices refused; %s "+
+		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
 		"starts over a path that came and went (%s refused); "+
 		"%s internal reads, of %s, with %s blocks that failed; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),

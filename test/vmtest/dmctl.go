@@ -80,7 +80,7 @@ func (d *DM) ioctl(cmd uintptr, flags uint32, data []byte) error {
 	return nil
 }
 
-// Remove takes the device down before the test ends. Whoever has it open is
+// Remove takes the device down before the test ends. A process that has it open is
 // waited for.
 func (d *DM) Remove(t testing.TB) {
 	t.Helper()

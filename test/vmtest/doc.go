@@ -4,7 +4,7 @@
 // The tests are ordinary Go tests. cmd/vmexec runs them in guests with
 // Debian's kernels (make test-vm); where the machine itself has ublk and the
 // user is root, plain go test runs them as well, and elsewhere they skip with
-// the reason. In a guest nothing skips for want of root, ublk, a tool or a
+// the reason. In a guest nothing skips for lack of root, ublk, a tool or a
 // module, because the harness has provided them: there a test fails.
 //
 //	func TestX(t *testing.T) {

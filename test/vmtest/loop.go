@@ -127,7 +127,7 @@ func DetachLoop(t testing.TB, path string) {
 	}
 }
 
-// detach waits for whoever still has the device open (udev's probing, a
+// detach waits for processes that still have the device open (udev's probing, a
 // server that is ending): while it is open the driver only marks it.
 func detach(path string) error {
 	return retry(10*time.Second, func() error {

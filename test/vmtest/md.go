@@ -78,7 +78,7 @@ func NewMirroredArray(t testing.TB, size int64, members ...string) string {
 	}
 	var param [3]int32 // mdu_param_t, of no meaning here
 	ioctl("RUN_ARRAY", mdRunArray, unsafe.Pointer(&param))
-	// Whoever has it open to write to it is a user of it.
+	// A process that has it open for writing is a user of it.
 	_ = f.Close()
 	if t.Failed() {
 		t.FailNow()

@@ -89,7 +89,7 @@ type Feature struct {
 }
 
 // Require skips the test on a kernel that is too old for the feature. On one
-// that is new enough and lacks it all the same the test fails, lest a broken
+// that is new enough and lacks it anyway the test fails, so that a broken
 // probe turn tests off unnoticed. A kernel older than Min that has the feature
 // (a backport) is fine.
 func Require(t testing.TB, f Feature) {

@@ -12,7 +12,7 @@ import (
 )
 
 // ErrUnfit is wrapped by a DeviceError for a device that is of the set and is
-// refused all the same: a clone, one that was cut off, one that was put to
+// refused anyway: a clone, one that was cut off, one that was put to
 // another use.
 var ErrUnfit = errors.New("not the device that the set needs")
 

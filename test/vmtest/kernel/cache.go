@@ -31,7 +31,7 @@ func CacheDir() (string, error) {
 	return dir, os.MkdirAll(dir, 0o755)
 }
 
-// Lock takes the lock file dir/name exclusively, waiting for whoever holds
+// Lock takes the lock file dir/name exclusively, waiting for the process that holds
 // it, and returns the function that lets go. The lock ends with the process.
 func Lock(dir, name string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)

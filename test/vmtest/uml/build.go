@@ -34,7 +34,7 @@ var ErrNotBuilt = errors.New("user-mode Linux has not been built here; do it wit
 var config []byte
 
 // Get returns the kernel that was built before, ErrNotBuilt if none was. One
-// that was built with another configuration is reported to logf and used all the same.
+// that was built with another configuration is reported to logf and used anyway.
 func Get(cache string, logf func(string, ...any)) (*kernel.Kernel, error) {
 	link := filepath.Join(cache, "kernels", Name)
 	k, err := kernel.Open(link)

@@ -92,7 +92,7 @@ func (p *Provided) register() error {
 }
 
 // Reset takes the buffers back and gives them anew. It is for when an operation has ended
-// for want of something: what the kernel had put into them without a completion is gone. No
+// for lack of something: what the kernel had put into them without a completion is gone. No
 // operation may have the buffers.
 func (p *Provided) Reset() error {
 	if err := p.Withdraw(); err != nil {

@@ -143,7 +143,7 @@ func become(root string) error {
 		return within(m.Point, root) || within(root, m.Point)
 	})}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		// It is the root of this process all the same.
+		// This process has it as its root anyway.
 		errs = append(errs, fmt.Errorf("move the new root: %w", err))
 	}
 	errs = append(errs, unix.Chroot("."), unix.Chdir("/"))
