@@ -68,8 +68,8 @@ type superblockUpdate struct {
 	wanted  bool // there is something new to say
 	opening bool // raise the epoch
 	refresh bool // copies are bad: they are to be written again, as they were
-	// uncertain: an update failed, but a copy of it may be on a disk all the
-	// same, and say of a mirror what is not so. The next one puts it right.
+	// uncertain: an update failed, but a copy of it may be on a disk nevertheless, and say
+	// something wrong about a mirror. The next update corrects it.
 	uncertain bool
 
 	stage   updateStage

@@ -21,8 +21,8 @@ const (
 	unit     = 4096
 )
 
-// victim is a disk of which some bytes can be made to fail.
-type victim interface {
+// faulty is a disk of which some bytes can be made to fail.
+type faulty interface {
 	// disk is the path of the block device.
 	disk() string
 	// fail makes reads or writes of an extent fail from now on, as the case says; cure ends that.
@@ -180,7 +180,7 @@ func TestErrno(t *testing.T) {
 	t.Run("scsi", func(t *testing.T) { testErrnos(t, newSensed(t), senses()) })
 }
 
-func testErrnos(t *testing.T, v victim, cases []errnoCase) {
+func testErrnos(t *testing.T, v faulty, cases []errnoCase) {
 	rig.Guard(t, 6*time.Minute)
 	s := rig.Create(t, v.disk(), "", "--spare", "1MiB")
 	lay := rig.LayoutOf(t, v.disk())
@@ -206,7 +206,7 @@ func errnoClass(errno syscall.Errno, seen bool) remap.Class {
 }
 
 // testErrno uses 256 KiB at the offset at.
-func testErrno(t *testing.T, s *rig.Set, l *ledger, v victim, at int64, c errnoCase) {
+func testErrno(t *testing.T, s *rig.Set, l *ledger, v faulty, at int64, c errnoCase) {
 	raw := rig.Open(t, v.disk())
 	defer raw.Close()
 	class := remap.Classify(int32(c.errno))

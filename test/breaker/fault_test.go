@@ -24,11 +24,11 @@ type faultCase struct {
 	name, fault, made string
 	always            bool
 	// prepare makes the disk and returns what happens to it.
-	prepare func(t testing.TB) *patient
+	prepare func(t testing.TB) *faultyDisk
 }
 
-// patient is a disk and what happens to it.
-type patient struct {
+// faultyDisk is a disk and what happens to it.
+type faultyDisk struct {
 	path string
 	// create and start are further flags.
 	create, start []string
@@ -114,9 +114,9 @@ func faultCases() []faultCase {
 	return []faultCase{
 		{
 			name: "gone", fault: "the disk vanishes", made: "dm table swapped for `error`",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path:  d.Path,
 					begin: func(t testing.TB, _ rig.Layout) { d.Vanish(t) },
 					end:   func(t testing.TB, _ rig.Layout) { d.Back(t) },
@@ -127,10 +127,10 @@ func faultCases() []faultCase {
 		{
 			name: "scsi-delete", fault: "the disk is deleted under load, and found again",
 			made: "`echo 1 >/sys/block/sdX/device/delete`, rescan", always: true,
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := newScsi(t)
 				// A disk that is gone has no size any more: writes get ENOSPC, reads 0 bytes.
-				p := &patient{path: d.Path, replaced: true}
+				p := &faultyDisk{path: d.Path, replaced: true}
 				p.want = func(t testing.TB, o outcome) {
 					t.Helper()
 					mustTrip(t, o)
@@ -158,10 +158,10 @@ func faultCases() []faultCase {
 		{
 			name: "scsi-offline", fault: "the disk goes offline",
 			made: "`echo offline >/sys/block/sdX/device/state`",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := newScsi(t)
 				state := "/sys/block/" + filepath.Base(d.Path) + "/device/state"
-				return &patient{
+				return &faultyDisk{
 					path:  d.Path,
 					begin: func(t testing.TB, _ rig.Layout) { poke(t, state, "offline\n") },
 					end:   func(t testing.TB, _ rig.Layout) { poke(t, state, "running\n") },
@@ -172,10 +172,10 @@ func faultCases() []faultCase {
 		{
 			name: "write-protect", fault: "the disk turns read-only in hardware (sense 7/27/00)",
 			made: "scsi_debug `wp=1` at run time", always: true,
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := newScsi(t)
 				const wp = "/sys/module/scsi_debug/parameters/wp"
-				return &patient{
+				return &faultyDisk{
 					path:  d.Path,
 					begin: func(t testing.TB, _ rig.Layout) { poke(t, wp, "1") },
 					end:   func(t testing.TB, _ rig.Layout) { poke(t, wp, "0") },
@@ -186,9 +186,9 @@ func faultCases() []faultCase {
 		{
 			name: "setro", fault: "the disk is set read-only by the kernel",
 			made: "BLKROSET (`blockdev --setro`) at run time", always: true,
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
-				return &patient{
+				return &faultyDisk{
 					path:  loop,
 					begin: func(t testing.TB, _ rig.Layout) { setReadOnly(t, loop, 1) },
 					end:   func(t testing.TB, _ rig.Layout) { setReadOnly(t, loop, 0) },
@@ -206,10 +206,10 @@ func faultCases() []faultCase {
 		{
 			name: "flaky-path", fault: "a path that flaps: up 1 s, down 1 s",
 			made: "dm-flakey, and `resume` again and again",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
 				dm := vmtest.NewDM(t, vmtest.LinearTable(t, loop))
-				return &patient{
+				return &faultyDisk{
 					path: dm.Path, load: 400, pause: 40 * time.Millisecond,
 					errno: "EIO, half of the time", during: resumer,
 					begin: func(t testing.TB, _ rig.Layout) {
@@ -226,9 +226,9 @@ func faultCases() []faultCase {
 		{
 			name: "flapping", fault: "a path that flaps every few ms",
 			made: "dm tables swapped under load, and `resume` again and again",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path: d.Path, load: 400, errno: "EIO, half of the time",
 					begin: func(t testing.TB, _ rig.Layout) { d.Vanish(t) },
 					during: func(t testing.TB, dev string, quit <-chan struct{}) {
@@ -256,9 +256,9 @@ func faultCases() []faultCase {
 		{
 			name: "storm-budget", fault: "all data sectors fail; spares and metadata do not",
 			made: "dm-error over the data, `--remap-budget 64 --remap-rate 1`", always: true,
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path: d.Path, create: []string{"--spare", "8MiB"},
 					start: []string{"--remap-budget", "64", "--remap-rate", "1"}, load: 300,
 					begin: func(t testing.TB, lay rig.Layout) {
@@ -284,9 +284,9 @@ func faultCases() []faultCase {
 		{
 			name: "storm", fault: "all data sectors fail; spares and metadata do not",
 			made: "dm-error over the data, default budget, 2 MiB of spares",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path: d.Path, create: []string{"--spare", "2MiB"}, load: 1000,
 					begin: func(t testing.TB, lay rig.Layout) {
 						d.SetBad(t, []rig.Extent{data(lay)})
@@ -306,9 +306,9 @@ func faultCases() []faultCase {
 		{
 			name: "no-spares", fault: "data sectors and the whole spare region fail",
 			made: "dm-error over both",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path: d.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
 						d.SetBad(t, append(lay.Of(metadata.RegionSpare, 0), data(lay)))
@@ -327,9 +327,9 @@ func faultCases() []faultCase {
 		{
 			name: "no-metadata", fault: "data sectors and both metadata mirrors fail",
 			made: "dm-error over them", always: true,
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := rig.NewDisk(t, rig.KindLoop, diskMiB, sector)
-				return &patient{
+				return &faultyDisk{
 					path: d.Path,
 					begin: func(t testing.TB, lay rig.Layout) {
 						d.SetBad(t, append(lay.Of(metadata.RegionMirror, 0), data(lay)))
@@ -353,9 +353,9 @@ func faultCases() []faultCase {
 		{
 			name: "sporadic", fault: "one write in 20 fails with EIO, anywhere",
 			made: "a driver (ublk) that answers so",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				v := newServed(t)
-				return &patient{
+				return &faultyDisk{
 					path: v.path, load: 400, errno: "EIO, now and then",
 					begin: func(testing.TB, rig.Layout) {
 						v.say(func(write bool, _ rig.Extent) syscall.Errno {
@@ -382,7 +382,7 @@ func faultCases() []faultCase {
 		{
 			name: "thin-full", fault: "the file system under the disk is full",
 			made: "a loop device on a sparse file on a full tmpfs",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				dir := t.TempDir()
 				if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=40m"); err != nil {
 					t.Fatal(err)
@@ -395,7 +395,7 @@ func faultCases() []faultCase {
 				if err := os.Truncate(file, diskMiB<<20); err != nil {
 					t.Fatal(err)
 				}
-				return &patient{
+				return &faultyDisk{
 					path: vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file}),
 					// The data that is there goes: every block has to be allocated again.
 					holes: data,
@@ -415,10 +415,10 @@ func faultCases() []faultCase {
 		{
 			name: "loop-detach", fault: "a loop device is detached while it is served",
 			made: "LOOP_CLR_FD (`losetup -d`)",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})
 				holder := rig.Open(t, loop) // the test cleanup closes it last
-				return &patient{
+				return &faultyDisk{
 					path: loop, errno: "none: the kernel waits for the last user",
 					begin: func(t testing.TB, _ rig.Layout) {
 						f, err := os.Open(loop)
@@ -443,11 +443,11 @@ func faultCases() []faultCase {
 		{
 			name: "timeouts", fault: "commands are not answered any more",
 			made: "scsi_debug, write commands that time out",
-			prepare: func(t testing.TB) *patient {
+			prepare: func(t testing.TB) *faultyDisk {
 				d := newScsi(t)
 				dev := "/sys/block/" + filepath.Base(d.Path) + "/device/"
 				rules := filepath.Join("/sys/kernel/debug/scsi_debug", d.HCTL, "error")
-				return &patient{
+				return &faultyDisk{
 					path: d.Path, load: 2, errno: "EIO, after retries",
 					begin: func(t testing.TB, _ rig.Layout) {
 						poke(t, dev+"timeout", "1")
@@ -595,7 +595,7 @@ func testFault(t *testing.T, c faultCase) {
 		}()
 	}
 	began := time.Now()
-	storm(t, l, cmp.Or(p.load, 60), p.pause)
+	requestLoad(t, l, cmp.Or(p.load, 60), p.pause)
 	took := time.Since(began)
 	close(quit)
 	wg.Wait()
@@ -644,9 +644,9 @@ func testFault(t *testing.T, c faultCase) {
 	}.add()
 }
 
-// storm makes requests all over the ledger, from four sides: three writers and
+// requestLoad makes requests all over the ledger, from four sides: three writers and
 // a reader, each at its own quarter.
-func storm(t testing.TB, l *ledger, requests int, pause time.Duration) {
+func requestLoad(t testing.TB, l *ledger, requests int, pause time.Duration) {
 	t.Helper()
 	const sides = 4
 	quarter := l.size() / sides

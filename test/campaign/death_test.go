@@ -93,10 +93,10 @@ func (m memcg) start(t *testing.T, args ...string) rig.Result {
 		"start"}, args...)...)
 }
 
-// befall does it to a process and returns whether that is dead now. It returns at
+// kill ends a process in the given way and returns whether it is dead now. It returns at
 // once when the process cannot run any more; it may still be a while until the
 // kernel has let everything go.
-func (m memcg) befall(t *testing.T, rng *rand.Rand, how death, pid int) (dead bool) {
+func (m memcg) kill(t *testing.T, rng *rand.Rand, how death, pid int) (dead bool) {
 	t.Helper()
 	signal := func(s syscall.Signal) {
 		if err := syscall.Kill(pid, s); err != nil {

@@ -72,8 +72,8 @@ func TestKillUnderLoad(t *testing.T) {
 	f.log(t)
 }
 
-// victim is a set whose server is going to die.
-type victim struct {
+// killedSet is a set whose server is going to die.
+type killedSet struct {
 	*rig.Set
 	disk   *rig.Disk
 	layout rig.Layout
@@ -94,7 +94,7 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	rig.Guard(t, time.Duration(len(all))*5*time.Minute)
 	rng := source(all[0])
 	d := newDisk(t, rng)
-	v := &victim{Set: rig.Create(t, d.Path, "", "--spare", "8MiB"), disk: d,
+	v := &killedSet{Set: rig.Create(t, d.Path, "", "--spare", "8MiB"), disk: d,
 		layout: rig.LayoutOf(t, d.Path), group: group}
 	v.flags = []string{rig.Unhurried, "--queues", fmt.Sprint(1 + rng.IntN(2)), "--depth",
 		fmt.Sprint([]int{8, 32, 128}[rng.IntN(3)])}
@@ -143,7 +143,7 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 }
 
 // start starts the server within the memory group, and learns who it is.
-func (v *victim) start(t *testing.T) {
+func (v *killedSet) start(t *testing.T) {
 	t.Helper()
 	r := v.group.start(t, append([]string{v.Path}, v.flags...)...)
 	v.Started(t, r)
@@ -153,7 +153,7 @@ func (v *victim) start(t *testing.T) {
 // round loads the device, lets the server die at a random moment, starts it
 // again, and wants everything to be well. span is how long fio is
 // thought to take undisturbed; what it is thought to take next is returned.
-func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Duration,
+func (v *killedSet) round(t *testing.T, fs, dir string, seed uint64, span time.Duration,
 	f *figures) time.Duration {
 	t.Helper()
 	rng := source(seed)
@@ -180,7 +180,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 	time.Sleep(time.Duration(rng.Int64N(int64(span))))
 	busy := !job.Ended()
 	v.LetDie()
-	dead := v.group.befall(t, rng, how, v.pid)
+	dead := v.group.kill(t, rng, how, v.pid)
 	var down time.Duration
 	if how == bySIGSEGV || how == bySIGBUS || how == bySIGABRT {
 		// The runtime's last output is kept, to explain a failure later.
@@ -217,7 +217,7 @@ func (v *victim) round(t *testing.T, fs, dir string, seed uint64, span time.Dura
 
 // recover starts the next server, sometimes after a while, sometimes with nothing
 // in the runtime directory to tell of the last one. It returns how long the start took.
-func (v *victim) recover(t *testing.T, rng *rand.Rand, f *figures) time.Duration {
+func (v *killedSet) recover(t *testing.T, rng *rand.Rand, f *figures) time.Duration {
 	t.Helper()
 	if rng.IntN(2) == 0 {
 		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)

@@ -27,16 +27,16 @@ const (
 
 var verbs = []verb{creating, starting, recovering, upgrading, stopping}
 
-// whom says who is killed: the verb's own process, the servers, or all.
-type whom string
+// target says who is killed: the verb's own process, the servers, or all.
+type target string
 
 const (
-	client  whom = "client"
-	serving whom = "server"
-	both    whom = "both"
+	client  target = "client"
+	serving target = "server"
+	both    target = "both"
 )
 
-var whoms = []whom{client, serving, both}
+var whoms = []target{client, serving, both}
 
 // trial is the set that verbs are tried on.
 type trial struct {
@@ -179,7 +179,7 @@ func (b *trial) device(t *testing.T) string {
 
 // cutShort runs a verb, kills after a while, and returns whether that was before
 // the verb was done.
-func (b *trial) cutShort(t *testing.T, v verb, who whom, delay time.Duration) bool {
+func (b *trial) cutShort(t *testing.T, v verb, who target, delay time.Duration) bool {
 	t.Helper()
 	before := map[int]bool{} // an upgrade has an old and a new server
 	cmd := exec.Command(vmtest.Binary(t), b.args(v)...)

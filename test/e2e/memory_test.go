@@ -133,19 +133,19 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 
 func init() {
 	// Words: MiB to lock, MiB to use, rounds, seed.
-	rig.Helper("hog", func(words []string) error {
+	rig.Helper("useMemory", func(words []string) error {
 		var lock, use, rounds int
 		var seed uint64
 		if _, err := fmt.Sscan(strings.Join(words, " "), &lock, &use, &rounds, &seed); err != nil {
 			return err
 		}
-		return hog(lock, use, rounds, seed)
+		return useMemory(lock, use, rounds, seed)
 	})
 }
 
-// hog locks memory, then fills other memory, and in each round reads every page
+// useMemory locks memory, then fills other memory, and in each round reads every page
 // of that and writes it anew, in random order. Without rounds it waits until it is killed.
-func hog(lock, use, rounds int, seed uint64) error {
+func useMemory(lock, use, rounds int, seed uint64) error {
 	locked, err := unix.Mmap(-1, 0, max(lock, 1)<<20, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err == nil {
@@ -187,10 +187,10 @@ func hog(lock, use, rounds int, seed uint64) error {
 	return nil
 }
 
-// startHog starts the memory user.
-func startHog(t testing.TB, lock, use int64, rounds int, seed uint64) *rig.Process {
+// startMemoryUser starts the memory user.
+func startMemoryUser(t testing.TB, lock, use int64, rounds int, seed uint64) *rig.Process {
 	t.Helper()
-	return rig.LaunchCmd(t, rig.HelperCommand("hog", fmt.Sprint(lock), fmt.Sprint(use),
+	return rig.LaunchCmd(t, rig.HelperCommand("useMemory", fmt.Sprint(lock), fmt.Sprint(use),
 		fmt.Sprint(rounds), fmt.Sprint(seed)))
 }
 
@@ -262,7 +262,7 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	swapoff := swapOn(t, s.Dev)
 	defer swapoff()
 	lock := rig.KiB(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
-	p := startHog(t, lock, use, rounds, rng.Uint64())
+	p := startMemoryUser(t, lock, use, rounds, rng.Uint64())
 	r := p.Wait(t, 3*time.Minute)
 	if r.Code != 0 {
 		t.Fatalf("the memory's user\n%s", r)
@@ -315,11 +315,11 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	before := settled(t, s.Status(t).ServerPID)
 	d.SetBad(t, bad)
 	lock := rig.KiB(t, "/proc/meminfo", "MemAvailable")>>10 - availableMiB
-	hog := startHog(t, lock, 0, 0, 0)
+	user := startMemoryUser(t, lock, 0, 0, 0)
 	for deadline := time.Now().Add(rig.Limit); rig.KiB(t, "/proc/meminfo",
 		"MemAvailable")>>10 > availableMiB+40; {
-		if hog.Ended() || time.Now().After(deadline) {
-			t.Fatalf("memory does not get scarce\n%s", hog.Result())
+		if user.Ended() || time.Now().After(deadline) {
+			t.Fatalf("memory does not get scarce\n%s", user.Result())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -362,8 +362,8 @@ func testAllMemoryDirty(t *testing.T, zeroCopy bool) {
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	_ = hog.Cmd.Process.Kill()
-	hog.Wait(t, rig.Limit)
+	_ = user.Cmd.Process.Kill()
+	user.Wait(t, rig.Limit)
 	rig.Unmount(t, dir)
 	rig.Fsck(t, "ext4", s.Dev)
 }

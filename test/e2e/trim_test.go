@@ -69,19 +69,19 @@ var stacks = []stack{
 	}},
 	{"file", func(t testing.TB, size int64) (string, func() int64) {
 		path := filepath.Join(t.TempDir(), "disk.img")
-		return path, hollow(t, path, size)
+		return path, sparseFile(t, path, size)
 	}},
 }
 
 // sparse is a loop device over a file with holes.
 func sparse(t testing.TB, size int64) (string, func() int64) {
 	path := filepath.Join(t.TempDir(), "disk.img")
-	used := hollow(t, path, size)
+	used := sparseFile(t, path, size)
 	return vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: path, Buffered: true}), used
 }
 
-// hollow makes a file that is a hole.
-func hollow(t testing.TB, path string, size int64) func() int64 {
+// sparseFile makes a file that is a hole.
+func sparseFile(t testing.TB, path string, size int64) func() int64 {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

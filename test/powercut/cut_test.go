@@ -39,7 +39,7 @@ type point struct {
 	seed uint64
 }
 
-func (p point) describe(f *film) string {
+func (p point) describe(f *recording) string {
 	var where []string
 	for i, n := range p.base {
 		where = append(where, fmt.Sprintf("log %d: %d of %d entries", i, n, len(f.logs[i].Entries)))
@@ -58,7 +58,7 @@ func number(e *logwrites.Entry) int64 {
 }
 
 // choose draws points, in the order of the log, the end of it among them.
-func (f *film) choose(t testing.TB, count int) []point {
+func (f *recording) choose(t testing.TB, count int) []point {
 	t.Helper()
 	var all []point
 	if len(f.logs) == 1 {
@@ -93,7 +93,7 @@ func (f *film) choose(t testing.TB, count int) []point {
 	return append(out, end)
 }
 
-func (f *film) onOneDisk() []point {
+func (f *recording) onOneDisk() []point {
 	var all []point
 	acked := int64(0)
 	l := f.logs[0]
@@ -116,7 +116,7 @@ func (f *film) onOneDisk() []point {
 	return all
 }
 
-func (f *film) onTwoDisks(t testing.TB) []point {
+func (f *recording) onTwoDisks(t testing.TB) []point {
 	t.Helper()
 	var all []point
 	for _, seq := range f.syncs {
@@ -141,7 +141,7 @@ func (f *film) onTwoDisks(t testing.TB) []point {
 }
 
 // play returns a player for each disk, at the beginning of its log.
-func (f *film) play(t testing.TB) []*logwrites.Player {
+func (f *recording) play(t testing.TB) []*logwrites.Player {
 	t.Helper()
 	var out []*logwrites.Player
 	for i, l := range f.logs {
@@ -150,10 +150,10 @@ func (f *film) play(t testing.TB) []*logwrites.Player {
 	return out
 }
 
-// expose makes what the disks hold after a cut and returns the images. A liar,
+// replayCut makes what the disks hold after a cut and returns the images. A lying disk,
 // unless nil, is asked of each entry whether a disk drops it although it was flushed.
-func (f *film) expose(t testing.TB, players []*logwrites.Player, p point,
-	liar func(disk, entry int) bool) []string {
+func (f *recording) replayCut(t testing.TB, players []*logwrites.Player, p point,
+	lyingDisk func(disk, entry int) bool) []string {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(p.seed, 1))
 	dir := t.TempDir()
@@ -161,11 +161,11 @@ func (f *film) expose(t testing.TB, players []*logwrites.Player, p point,
 	for i, l := range f.logs {
 		scratch := filepath.Join(dir, fmt.Sprintf("disk%d", i))
 		out = append(out, scratch)
-		if liar != nil {
+		if lyingDisk != nil {
 			copySparse(t, f.images[i], scratch)
 			img := openImage(t, scratch)
 			for n := range p.base[i] {
-				if liar(i, n) {
+				if lyingDisk(i, n) {
 					continue
 				}
 				if err := l.Apply(img, n); err != nil {
@@ -204,7 +204,7 @@ func (f *film) expose(t testing.TB, players []*logwrites.Player, p point,
 }
 
 // look starts, mounts and checks what is on the images.
-func (f *film) look(t testing.TB, images []string, acked int64) *findings {
+func (f *recording) look(t testing.TB, images []string, acked int64) *findings {
 	t.Helper()
 	var disks []*disk
 	for i, file := range images {
@@ -235,17 +235,17 @@ func (f *film) look(t testing.TB, images []string, acked int64) *findings {
 	return found
 }
 
-// lies replays a disk that ignored flushes: the checks must see it.
-func (f *film) lies(t *testing.T) {
+// ignoredFlushes replays a disk that ignored flushes: the checks must see it.
+func (f *recording) ignoredFlushes(t *testing.T) {
 	const back = 6
 	l := f.logs[0]
 	from, at := l.Find(fmt.Sprint(f.last-back), 0), l.Find(fmt.Sprint(f.last), 0)
 	if from < 0 || at < 0 {
 		t.Fatalf("no marks %d and %d", f.last-back, f.last)
 	}
-	liar := func(_, n int) bool { return n > from && l.Entries[n].Len > 0 }
+	lyingDisk := func(_, n int) bool { return n > from && l.Entries[n].Len > 0 }
 	p := point{kind: cutAfter, base: []int{at}, acked: f.last}
-	found := f.look(t, f.expose(t, nil, p, liar), p.acked)
+	found := f.look(t, f.replayCut(t, nil, p, lyingDisk), p.acked)
 	if len(found.errs) == 0 {
 		t.Errorf("the writes of %d acknowledged operations are gone, and no check has noticed",
 			back)

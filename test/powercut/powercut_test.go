@@ -28,15 +28,15 @@ const (
 	unit      = 4096
 )
 
-// scene is a combination.
-type scene struct {
+// layout is a combination of what a run is done on.
+type layout struct {
 	fs          string
 	blockSize   int64
 	spareDevice bool
 	batch       bool // batch I/O, where the kernel has it
 }
 
-func (s scene) String() string {
+func (s layout) String() string {
 	where := "one-disk"
 	if s.spareDevice {
 		where = "spare-device"
@@ -48,7 +48,7 @@ func (s scene) String() string {
 }
 
 // flags are those of start.
-func (s scene) flags() []string {
+func (s layout) flags() []string {
 	if s.batch && !vmtest.KernelVersion().Less(vmtest.V(7, 0)) {
 		return []string{"--queues", "2", "--batch-io=on"}
 	}
@@ -60,7 +60,7 @@ func (s scene) flags() []string {
 const CutsEnv = "UBLK_REMAP_CUTS"
 
 // cuts is how many cuts each combination gets, and ops what its writers do.
-func (s scene) cuts(t testing.TB) (cuts, ops int) {
+func (s layout) cuts(t testing.TB) (cuts, ops int) {
 	t.Helper()
 	if v := os.Getenv(CutsEnv); v != "" {
 		n, err := strconv.Atoi(v)
@@ -82,20 +82,20 @@ func (s scene) cuts(t testing.TB) (cuts, ops int) {
 func TestPowerCut(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "dmsetup", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair")
-	scenes := []scene{{"ext4", 512, false, false}, {"xfs", 4096, true, true}}
+	layouts := []layout{{"ext4", 512, false, false}, {"xfs", 4096, true, true}}
 	if vmtest.Full() || os.Getenv(CutsEnv) != "" {
-		scenes = append(scenes, scene{"xfs", 512, false, true}, scene{"ext4", 4096, true, false},
-			scene{"ext4", 4096, false, true}, scene{"xfs", 512, true, false})
+		layouts = append(layouts, layout{"xfs", 512, false, true}, layout{"ext4", 4096, true, false},
+			layout{"ext4", 4096, false, true}, layout{"xfs", 512, true, false})
 	}
-	for _, sc := range scenes {
+	for _, sc := range layouts {
 		t.Run(sc.String(), func(t *testing.T) { testPowerCut(t, sc) })
 	}
 }
 
-// film is what was recorded: images from before, logs of what was written, and
+// recording is what was recorded: images from before, logs of what was written, and
 // what the writers were told.
-type film struct {
-	scene
+type recording struct {
+	layout
 	rng     *rand.Rand
 	set     *rig.Set
 	disks   []*disk  // without devices of their own any more: where they are bad
@@ -107,14 +107,14 @@ type film struct {
 	dir     string
 }
 
-func testPowerCut(t *testing.T, sc scene) {
+func testPowerCut(t *testing.T, sc layout) {
 	count, ops := sc.cuts(t)
 	rig.Guard(t, 5*time.Minute+time.Duration(count)*20*time.Second)
 	f := record(t, sc, ops)
 	began := time.Now()
 	points := f.choose(t, count)
 	if !sc.spareDevice {
-		t.Run("lies", f.lies) // before the players change the images
+		t.Run("ignoredFlushes", f.ignoredFlushes) // before the players change the images
 	}
 	players := f.play(t)
 	total := &findings{}
@@ -122,7 +122,7 @@ func testPowerCut(t *testing.T, sc scene) {
 	for n, p := range points {
 		t.Run(fmt.Sprintf("%d-%s", n, p.kind), func(t *testing.T) {
 			t.Logf("cut %s", p.describe(f))
-			scratch := f.expose(t, players, p, nil)
+			scratch := f.replayCut(t, players, p, nil)
 			found := f.look(t, scratch, p.acked)
 			for _, err := range found.errs {
 				t.Error(err)
@@ -144,8 +144,8 @@ func testPowerCut(t *testing.T, sc scene) {
 
 // record makes a set with a file system on disks that are bad in many places,
 // and logs what a few writers make of it.
-func record(t *testing.T, sc scene, ops int) *film {
-	f := &film{scene: sc, rng: rig.Random(t), dir: t.TempDir()}
+func record(t *testing.T, sc layout, ops int) *recording {
+	f := &recording{layout: sc, rng: rig.Random(t), dir: t.TempDir()}
 	began := time.Now()
 	sizes := []int64{diskSize}
 	if sc.spareDevice {
@@ -197,7 +197,7 @@ func record(t *testing.T, sc scene, ops int) *film {
 	return f
 }
 
-func (f *film) place(disks []*disk) {
+func (f *recording) place(disks []*disk) {
 	f.set.Path = disks[0].path
 	f.set.Spares = nil
 	if len(disks) > 1 {
@@ -208,7 +208,7 @@ func (f *film) place(disks []*disk) {
 // prepare creates the set and the file system. It returns where each disk is bad
 // from now on. A part of it is bad already when the file system is made, so that the
 // file system's own structures live in the spare region.
-func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Extent {
+func (f *recording) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Extent {
 	t.Helper()
 	var bad [][]rig.Extent
 	t.Run("prepare", func(t *testing.T) {
@@ -285,7 +285,7 @@ func (f *film) prepare(t *testing.T, files []string, sizes []int64) [][]rig.Exte
 
 // scatter chooses places of a block to 4 KiB or two blocks, within the extent,
 // one in each stretch of about every bytes.
-func (f *film) scatter(in rig.Extent, every int64) []rig.Extent {
+func (f *recording) scatter(in rig.Extent, every int64) []rig.Extent {
 	bs := f.blockSize
 	var out []rig.Extent
 	for at := in.Start + f.rng.Int64N(every)/bs*bs; ; at += (every/2 +
@@ -336,7 +336,7 @@ func freeSpace(t testing.TB, path string) []rig.Extent {
 }
 
 // write lets the writers work.
-func (f *film) write(t *testing.T, root string, ops int) {
+func (f *recording) write(t *testing.T, root string, ops int) {
 	t.Helper()
 	m := &marker{disks: f.disks}
 	const writers = 3
@@ -385,7 +385,7 @@ func (f *film) write(t *testing.T, root string, ops int) {
 }
 
 // sync sets a mark at which nothing is in flight on any disk.
-func (f *film) sync(t testing.TB, m *marker) int64 {
+func (f *recording) sync(t testing.TB, m *marker) int64 {
 	t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()

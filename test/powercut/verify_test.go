@@ -85,11 +85,11 @@ func (f *findings) whole(root string, o *object, acked int64) {
 		case o.kind == replaced && (v < least || v > least+1 || v > len(o.ops)):
 			f.add("%s: version %d, although version %d is acknowledged, and one more was on its "+
 				"way at most", name, v, least)
-		case o.kind == wandering && name != o.name(least) && least > 0 && len(o.ops) == least:
+		case o.kind == renamed && name != o.name(least) && least > 0 && len(o.ops) == least:
 			f.add("%s: it was renamed to %s, acknowledged, and not again", name, o.name(least))
 		}
 		f.bytes += int64(len(b))
-		if o.kind == replaced && v > least || o.kind == wandering && name != o.name(max(least, 1)) {
+		if o.kind == replaced && v > least || o.kind == renamed && name != o.name(max(least, 1)) {
 			f.pending++
 		}
 	}

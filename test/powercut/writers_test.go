@@ -58,7 +58,7 @@ const (
 	appended                   // a file that grows by records
 	// a file overwritten in place, block by block, with O_DIRECT and O_DSYNC
 	slotted
-	wandering // a file that is renamed to and fro
+	renamed // a file that is renamed to and fro
 	numKinds
 )
 
@@ -80,7 +80,7 @@ type object struct {
 
 func (o *object) name(version int) string {
 	base := filepath.Join(fmt.Sprintf("w%d", o.writer), fmt.Sprintf("o%d", o.id))
-	if o.kind == wandering && version%2 == 0 {
+	if o.kind == renamed && version%2 == 0 {
 		return base + ".b"
 	}
 	return base
@@ -133,7 +133,7 @@ func (w *writer) step(o *object) error {
 		if err == nil && v == 1 {
 			err = syncDir(filepath.Dir(filepath.Join(w.root, o.name(v))))
 		}
-	case o.kind == wandering && v > 1:
+	case o.kind == renamed && v > 1:
 		if err = os.Rename(filepath.Join(w.root, o.name(v-1)),
 			filepath.Join(w.root, o.name(v))); err == nil {
 			err = syncDir(filepath.Dir(filepath.Join(w.root, o.name(v))))
