@@ -65,7 +65,11 @@ number, queues and features, and requests that were under way go on.
 			if all {
 				return a.startAll(cmd)
 			}
-			return start(cmd.Context(), a, args[0], &r)
+			err := start(cmd.Context(), a, args[0], &r)
+			if err != nil && r.adopt {
+				return a.stillServed(args[0], err)
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -163,6 +167,7 @@ func (a *app) findToStart(ctx context.Context, what string, r *startRun) (*host.
 func (a *app) launchServer(ctx context.Context, what string, b *host.Backing,
 	args []string) error {
 	a.warnOfEndMarks(ctx, b)
+	leaveManager()
 	env, err := handoffOf(what, b).env()
 	if err != nil {
 		return err

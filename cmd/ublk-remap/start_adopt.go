@@ -33,7 +33,7 @@ func predecessorOf(sb *metadata.Superblock, cfg *server.Config) (*predecessor, e
 		return nil, nil // the start says what is wrong, if anything is
 	}
 	p := &predecessor{record: r}
-	if p.args, _, err = serverArgs(r, false); err != nil {
+	if p.args, _, err = serverArgs(r, reloads(r.PID)); err != nil {
 		return nil, err
 	}
 	if p.program, err = os.Open(fmt.Sprintf("/proc/%d/exe", r.PID)); err != nil {
@@ -48,6 +48,19 @@ func (p *predecessor) close() {
 	if p != nil {
 		_ = p.program.Close()
 	}
+}
+
+// stillServed is for the start of a unit that has failed. If a server of the set lives in the same
+// unit, because it was asked to stop and refused, the supervisor is told to watch that one, and the
+// unit is started. Otherwise why is returned.
+func (a *app) stillServed(name string, why error) error {
+	r, err := control.ReadRecord(name)
+	if err != nil || r.PID == os.Getpid() || !control.OwnedBy(r.Name, r.PID) || !reloads(r.PID) {
+		return why
+	}
+	a.log.Error().Err(why).Msg("the server that was there before serves on")
+	notify(a.log, fmt.Sprintf("MAINPID=%d\n%s", r.PID, daemon.SdNotifyReady))
+	return nil
 }
 
 // notAdopted makes sure that there is a server although this process could not take the place of

@@ -62,7 +62,7 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 		notify(a.log, daemon.SdNotifyReady)
 		startGuard(cfg.Log, &cfg)
 	}
-	cfg.Stopping = func() { notify(a.log, daemon.SdNotifyStopping) }
+	a.supervise(&cfg)
 	if err := server.Run(ctx, cfg); err != nil {
 		if old == nil || ready {
 			return err
@@ -70,12 +70,6 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 		return a.notAdopted(ctx, old, err)
 	}
 	return nil
-}
-
-func notify(log zerolog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn().Err(err).Msg("cannot tell the service manager")
-	}
 }
 
 // serveDetached is the server's process. It reports the result of the start to the parent.
@@ -105,7 +99,10 @@ func serveDetached(ctx context.Context, a *app, what string, r *startRun) error 
 		cfg.Progress = parent.waiting
 		var left time.Time
 		cfg.Leaving = func() { left = time.Now() }
+		a.supervise(&cfg)
+		begun := a.beat()
 		cfg.Ready = func(device string) {
+			begun()
 			live := report{Device: device, PID: os.Getpid()}
 			if !left.IsZero() {
 				live.Paused = time.Since(left)

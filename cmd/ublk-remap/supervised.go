@@ -15,15 +15,23 @@ import (
 
 // reloads reports whether this process is the ExecReload= of the unit that the process pid runs in.
 func reloads(pid int) bool {
-	if os.Getenv("NOTIFY_SOCKET") == "" {
-		return false
-	}
+	return os.Getenv("NOTIFY_SOCKET") != "" && sameUnit(pid)
+}
+
+// sameUnit reports whether the process pid is in this process's control group.
+func sameUnit(pid int) bool {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return false
 	}
 	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	return err == nil && bytes.Equal(own, its)
+}
+
+// leaveManager makes this process and its children forget its service manager: it is not that of
+// the server that is started. A server that ends must not say that the caller's service ends.
+func leaveManager() {
+	_ = os.Unsetenv("NOTIFY_SOCKET")
 }
 
 // tellMainPID tells the unit which process is its server now, if this process is its ExecReload=.

@@ -24,7 +24,7 @@ import (
 //	UBLK_REMAP_ROLE                    backing or spare
 //	UBLK_REMAP_INSTANCE                the name, if a unit can be called so
 //
-// For /dev/ublkbN:
+// For /dev/ublkbN and its partitions:
 //
 //	UBLK_REMAP_NAME, UBLK_REMAP_UUID   the set's
 //	UBLK_REMAP_ROLE                    device
@@ -69,11 +69,13 @@ func diskProperties(sb *metadata.Superblock) [][2]string {
 	return props
 }
 
-// udevDevice prints what an exported device is.
+// udevDevice prints what an exported device is, or the one that a partition is of. number is what
+// follows ublkb in its name.
 func udevDevice(ctx context.Context, w io.Writer, number string) error {
+	number, _, _ = strings.Cut(number, "p")
 	id, err := strconv.Atoi(number)
 	if err != nil {
-		return nil // a partition
+		return nil
 	}
 	records, _ := control.Records() // the records that can be read
 	for _, r := range records {

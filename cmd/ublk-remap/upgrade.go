@@ -110,6 +110,9 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 		return nil, fmt.Errorf("%w: process %d is not its server; try again in a moment",
 			control.ErrNotRunning, r.PID)
 	}
+	if !reloads(r.PID) {
+		leaveManager()
+	}
 	token := rand.Text()
 	next := append(args[:len(args):len(args)], fmt.Sprintf("--take-over=%d", r.PID),
 		"--claim="+token)

@@ -68,6 +68,9 @@ type Config struct {
 	Signals <-chan os.Signal
 	// Progress is told, from time to time, what a start waits for.
 	Progress func(what string)
+	// Alive is called every few seconds while the device is live and the server's own threads
+	// answer. A disk that does not answer is no reason not to call it.
+	Alive func()
 	// Stopping is called when an orderly stop has begun.
 	Stopping func()
 	// Ready is called once, with the device's path, when it is live.

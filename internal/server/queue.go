@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -54,7 +56,7 @@ func (t *target) NewQueue(q *ublk.Queue) (ublk.Handler, error) {
 func (t *target) newQueue(q ring) (*queue, error) {
 	geo := t.shared.Geometry()
 	h := &queue{q: q, keeper: t.keeper, in: newMailbox(q.Depth()),
-		lengths: make([]int32, q.Depth())}
+		lengths: make([]int32, q.Depth()), tid: unix.Gettid()}
 	for 512<<h.shift < geo.BlockSize {
 		h.shift++
 	}
@@ -80,8 +82,8 @@ func (t *target) newQueue(q ring) (*queue, error) {
 }
 
 // queue is the ublk.Handler of one hardware queue and the remap.Driver of its
-// Engine. All but what keeper uses (in, q.Wakeup) belongs to the queue's
-// thread.
+// Engine. All but what keeper uses (in, q.Wakeup, asked, tid, signs, signed) belongs to the
+// queue's thread.
 type queue struct {
 	q       ring
 	engine  *remap.Engine
@@ -93,6 +95,9 @@ type queue struct {
 	lengths []int32      // of each tag's request, in bytes; 0 for all but reads and writes
 	req     remap.Request
 	asked   atomic.Bool // how long requests are under way is to be looked at
+
+	tid           int           // of the queue's thread
+	signs, signed atomic.Uint64 // that were asked for, and given
 }
 
 var (
@@ -130,6 +135,7 @@ func (h *queue) Complete(userData uint64, res int32) { h.engine.Complete(userDat
 
 // Wake hands the keeper's messages to the Engine.
 func (h *queue) Wake() {
+	h.signed.Store(h.signs.Load())
 	if h.asked.Load() {
 		h.asked.Store(false)
 		h.engine.LookAtAges()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -66,6 +67,7 @@ type server struct {
 	stale   []int // numbers of devices of this set that nobody waits for
 	socket  *control.Server
 	hangs   *hangWatch
+	written *writtenWatch
 
 	live    atomic.Bool
 	inOrder bool // it ended without an error
@@ -573,6 +575,13 @@ func (s *server) serve(ctx context.Context) error {
 // becomeLive does what must be done once requests come, until end is closed.
 func (s *server) becomeLive(end <-chan struct{}) {
 	s.hangs = s.watchHangs()
+	s.written = watchWritten(filepath.Base(s.info().BlockPath()))
+	if !s.created {
+		s.written.tell(filepath.Base(s.info().BlockPath())) // it may have been, without a server
+	}
+	if s.cfg.Alive != nil {
+		go s.watchLife(end)
+	}
 	s.live.Store(true)
 	s.toldInPerson()
 	settling.Go(churnHeap)
@@ -747,6 +756,7 @@ func (s *server) release() error {
 		errs = append(errs, s.ctl.Close())
 	}
 	s.hangs.close()
+	s.written.close()
 	if s.owner != nil {
 		errs = append(errs, s.letNameGo())
 	}

@@ -62,17 +62,25 @@ ublk-remap create --name data --spare-device /dev/ubdd /dev/ubdc
 systemctl enable --now ublk-remap@data
 printf 'label: gpt\nsize=32M, name=one, uuid=aaaaaaaa-2222-3333-4444-555555555555\nsize=32M\n' |
 	sfdisk -q /dev/disk/by-id/ublk-remap-data
-udevadm settle
+while [ ! -e /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555 ]; do sleep 0.1; done
 mkfs.ext4 -q /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555
-mkdir /data
-echo 'PARTUUID=aaaaaaaa-2222-3333-4444-555555555555 /data ext4 defaults 0 2' >>/etc/fstab
+mkfs.ext4 -q -L two /dev/disk/by-id/ublk-remap-data-part2
+while [ ! -e /dev/disk/by-label/two ]; do sleep 0.1; done
+mkdir /data /two /path
+cat >>/etc/fstab <<'END'
+PARTUUID=aaaaaaaa-2222-3333-4444-555555555555 /data ext4 defaults 0 2
+LABEL=two /two ext4 defaults 0 2
+/dev/ublkb0p1 /path ext4 defaults 0 2
+END
 systemctl daemon-reload
-mount /data
-echo first >/data/first`)
+mount -a
+echo first >/data/first
+echo two >/two/two`)
 		h.Reboot()
 		h.Run(`
 test "$(cat /data/first)" = first
 test "$(findmnt -no SOURCE /data)" = /dev/ublkb0p1
+test "$(cat /two/two) $(cat /path/first)" = 'two first'
 for link in by-id/ublk-remap-data-part1 by-partlabel/one; do
 	test "$(readlink -f /dev/disk/$link)" = /dev/ublkb0p1
 done

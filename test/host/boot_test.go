@@ -11,19 +11,28 @@ import (
 const (
 	byID   = "/dev/disk/by-id/ublk-remap-data"
 	byUUID = "UUID=11111111-2222-3333-4444-555555555555"
+	// byPage is what docs/INSTALL.md says.
+	byPage = ""
 )
 
 // From the package to a file system that is there after each boot: an orderly one, one
 // after a power cut, and one after switching it off.
 func TestBoot(t *testing.T) {
-	for name, fstab := range map[string]string{"by-id": byID, "uuid": byUUID} {
+	for name, fstab := range map[string]string{"by-id": byID, "uuid": byUUID, "page": byPage} {
 		t.Run(name, func(t *testing.T) {
 			if testing.Short() && fstab != byID {
 				t.Skip("left out by -short")
 			}
 			onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
-				installed(t, h, fstab)
-				links(t, h)
+				if fstab == byPage {
+					h.Boot()
+					h.Run("dpkg -i /payload/ublk-remap.deb\n" +
+						documented(t, "INSTALL.md", "A first device", "/dev/sdX", "/dev/ubdc") +
+						"echo first >/data/first")
+				} else {
+					installed(t, h, fstab)
+					links(t, h)
+				}
 				h.Reboot()
 				mounted(t, h, "after a reboot")
 				h.Run("echo second >/data/second; sync /data/second")

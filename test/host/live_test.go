@@ -98,23 +98,42 @@ func TestStopMounted(t *testing.T) {
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(writer)
-		for _, ask := range []string{
-			"systemctl stop ublk-remap@data", "systemctl restart ublk-remap@data",
-			"systemctl stop ublkremap.slice", "ublk-remap stop data",
-		} {
-			out, code := h.Try(ask)
-			if code == 0 {
+		out, code := h.Try("systemctl stop ublk-remap@data")
+		if code == 0 || !strings.Contains(out, "cancel") {
+			t.Errorf("a stop of a device in use: exit code %d: %s", code, out)
+		}
+		servesOn(t, h)
+		if why := h.Run("journalctl -b -u ublk-remap@data --no-pager"); !strings.Contains(why,
+			"is in use: mounted on /data") {
+			t.Errorf("the log does not say why it was not stopped:\n%s", why)
+		}
+		old := mainPID(h)
+		h.Run("systemctl restart ublk-remap@data")
+		servesOn(t, h)
+		if mainPID(h) == old {
+			t.Error("after a restart the server is the old one")
+		}
+		for _, ask := range []string{"systemctl stop ublkremap.slice", "ublk-remap stop data"} {
+			if out, code := h.Try(ask); code == 0 {
 				t.Errorf("%s: it was done: %s", ask, out)
 			}
 			supervised(t, h)
 		}
 		h.Run("systemctl kill ublk-remap@data; sleep 1")
 		supervised(t, h)
+		t.Log("writes:", h.Run(wrote))
 		h.Run("systemctl isolate rescue.target; sleep 1")
 		supervised(t, h)
-		h.Run("systemctl isolate multi-user.target")
-		t.Log("writes:", h.Run(writer+"\nsleep 2\n"+wrote))
+		h.Run("systemctl isolate multi-user.target; echo again >/data/again")
 		h.Run(`
+umount /data
+systemctl stop ublk-remap@data
+test "$(systemctl is-active ublk-remap@data)" = inactive
+test ! -e /dev/ublkb0
+systemctl start ublk-remap@data
+systemctl restart ublk-remap@data
+mount /data
+test $(cat /data/first) = first
 umount /data
 ublk-remap stop data
 while [ "$(systemctl is-active ublk-remap@data)" = deactivating ]; do sleep 0.1; done
@@ -124,6 +143,36 @@ test ! -e /dev/ublkb0
 systemctl start ublk-remap@data
 mount /data
 test $(cat /data/first) = first`)
+	})
+}
+
+// servesOn waits until a unit that was asked to stop is what it was before.
+func servesOn(t *testing.T, h *system.Host) {
+	t.Helper()
+	h.Eventually(60*time.Second, "systemctl -q is-active ublk-remap@data && "+
+		"test -z \"$(systemctl list-jobs --no-legend)\"")
+	supervised(t, h)
+	mounted(t, h, "after the unit was asked to stop")
+}
+
+// A server that is stopped and dies in the same moment is still followed by another one: the stop
+// was refused.
+func TestStopMountedDies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		installed(t, h, byID)
+		h.Run(writer + `
+sleep 1
+systemctl stop ublk-remap@data &
+while [ "$(systemctl is-active ublk-remap@data)" = active ]; do :; done
+sleep 1
+kill -9 $(systemctl show -P MainPID ublk-remap@data)
+wait`)
+		h.Eventually(60*time.Second, "systemctl -q is-active ublk-remap@data")
+		t.Log("writes:", h.Run(wrote))
+		mounted(t, h, "after the server died in a stop that was refused")
 	})
 }
 

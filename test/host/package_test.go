@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"ublkremap/test/vmtest/system"
 )
@@ -60,7 +61,6 @@ func installed(t *testing.T, h *system.Host, fstab string) {
 ublk-remap create --name data /dev/ubdc
 systemctl enable --now ublk-remap@data
 mkfs.ext4 -q -L label -U 11111111-2222-3333-4444-555555555555 /dev/disk/by-id/ublk-remap-data
-udevadm trigger --settle /dev/ublkb0
 mkdir /data`)
 	if code != 0 {
 		t.Fatalf("exit code %d: %s\n%s", code, out, h.Run(`ls -l /dev/disk/*
@@ -68,6 +68,7 @@ journalctl -u ublk-remap@data -u systemd-udevd --no-pager | tail -50
 udevadm info /dev/ublkb0; udevadm test /sys/block/ublkb0 2>&1 | tail -40
 cat /run/ublk-remap/*.json`))
 	}
+	h.Eventually(30*time.Second, "test -e /dev/disk/by-uuid/11111111-2222-3333-4444-555555555555")
 	h.Run(fmt.Sprintf("echo '%s /data ext4 defaults 0 2' >>/etc/fstab\n", fstab) + `
 systemctl daemon-reload
 mount /data

@@ -20,17 +20,18 @@ const here = "/proc/self/ns/mnt"
 // exe is this program, wherever its file is.
 const exe = "/proc/self/exe"
 
-// rootMark is how argv[0] of a root storage daemon begins: systemd leaves such a process alone when
-// it leaves the initramfs, and when it shuts down.
-const rootMark = "@"
+// storageMark is how argv[0] of a storage daemon begins: systemd leaves such a process alone when
+// it leaves the initramfs. So it does at the end of a shutdown, when it has unmounted what it can
+// and ends all other processes.
+const storageMark = "@"
 
 // Own starts this program again, as the same process and with the same arguments, in a
 // mount namespace of its own, and does not return if it can. In the program that was started
 // so, it returns nil. An error says that the mount namespace is the caller's: Leave must not be
 // called then. name is what the process is called.
 //
-// With root, the process is marked as one that serves the root file system (argv[0] begins with
-// "@", https://systemd.io/ROOT_STORAGE_DAEMONS), and the program runs from memory: nothing of it
+// The process is marked as a storage daemon (argv[0] begins with "@",
+// https://systemd.io/ROOT_STORAGE_DAEMONS). With root, the program runs from memory: nothing of it
 // then lies on what it serves. If there is no memory for that it runs from where it is, and says
 // so on standard error.
 //
@@ -59,15 +60,14 @@ func Own(name string, root bool) error {
 	// of them waits for a device.
 	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 	env := append(os.Environ(), ownEnv+"="+result)
-	program, argv0 := exe, name
+	program := exe
 	if root {
-		argv0 = rootMark + name
 		if program, err = inMemory(name); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: the program is not copied to memory, so it needs the file "+
 				"system that it lies on: %v\n", name, err)
 		}
 	}
-	err = unix.Exec(program, append([]string{argv0}, os.Args[1:]...), env)
+	err = unix.Exec(program, append([]string{storageMark + name}, os.Args[1:]...), env)
 	fmt.Fprintf(os.Stderr, "%s: start itself again in a mount namespace of its own: %v\n", name,
 		err)
 	os.Exit(1)

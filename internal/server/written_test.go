@@ -1,0 +1,83 @@
+package server
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestWritten: whoever has written to the device or to a partition and closes it has udev look at
+// that; who only reads has not.
+func TestWritten(t *testing.T) {
+	dir, sys := t.TempDir(), t.TempDir()
+	node := func(name string) string {
+		if err := os.MkdirAll(filepath.Join(sys, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	disk, first := node("ublkb1"), node("ublkb1p1")
+	w, err := newWrittenWatch(dir, sys, "ublkb1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go w.run(dir)
+	defer w.close()
+	touch := func(path string, flag int) {
+		t.Helper()
+		f, err := os.OpenFile(path, flag, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func(name string) {
+		t.Helper()
+		path := filepath.Join(sys, name, "uevent")
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+			if text, err := os.ReadFile(path); err == nil && string(text) == "change" {
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Fatalf("udev was not told of %s", name)
+	}
+	touch(disk, os.O_RDONLY)
+	touch(first, os.O_WRONLY)
+	told("ublkb1p1")
+	if _, err := os.Stat(filepath.Join(sys, "ublkb1/uevent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("udev was told of a device that was only read: %v", err)
+	}
+	touch(disk, os.O_RDWR)
+	told("ublkb1")
+
+	// A partition that is new, and the next disk, which is somebody else's.
+	second, other := node("ublkb1p2"), node("ublkb10")
+	touch(disk, os.O_RDWR) // the watch has seen the new node when it tells of this
+	told("ublkb1")
+	touch(other, os.O_RDWR)
+	touch(second, os.O_RDWR)
+	told("ublkb1p2")
+	if _, err := os.Stat(filepath.Join(sys, "ublkb10/uevent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("udev was told of another device: %v", err)
+	}
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	first = node("ublkb1p1")
+	touch(disk, os.O_RDWR)
+	told("ublkb1")
+	touch(first, os.O_RDWR)
+	told("ublkb1p1")
+}

@@ -1,0 +1,39 @@
+package host
+
+import (
+	"strings"
+	"testing"
+
+	"ublkremap/test/vmtest/system"
+)
+
+// A file system that systemd cannot unmount, because a program has it in use that no unit stops, is
+// unmounted by systemd-shutdown when it has ended all programs. The server is not among them: it
+// lives until then, and stops in order after it.
+func TestShutdownBusy(t *testing.T) {
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		installed(t, h, byID)
+		h.Run(`
+cat >/run/systemd/system/holder.service <<'END'
+[Unit]
+DefaultDependencies=no
+IgnoreOnIsolate=yes
+[Service]
+ExecStart=/bin/sh -c 'cd /data; while :; do sleep 1 & wait; done'
+END
+systemctl daemon-reload
+systemctl start holder
+systemctl disable ublk-remap@data
+sed -i '/ \/data /d' /etc/fstab
+echo third >/data/third`)
+		h.PowerOff()
+		offline(t, h)
+		if log := h.Run("journalctl -b -1 -u data.mount --no-pager"); !strings.Contains(log,
+			"target is busy") {
+			t.Errorf("the file system was not in use when the host was switched off:\n%s", log)
+		}
+	})
+}
