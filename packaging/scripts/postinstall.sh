@@ -32,17 +32,3 @@ if [ -n "$old" ] && [ -d /run/ublk-remap ]; then
 		fi || echo "ublk-remap: $name: its server was not upgraded; it serves on; see: ublk-remap status $name" >&2
 	done
 fi
-
-# The initramfs has the program, if the root file system is on a set. initramfs-tools and newer
-# dracuts are triggered by dpkg; others are not.
-if [ ! -s /var/lib/dpkg/triggers/update-initramfs ] && command -v dracut >/dev/null &&
-	[ -n "$(/usr/lib/ublk-remap/initramfs-sets)" ]; then
-	for image in /boot/initrd.img-* /boot/initramfs-*.img; do
-		release=${image#/boot/initrd.img-}
-		release=${release#/boot/initramfs-}
-		release=${release%.img}
-		[ -d "/lib/modules/$release" ] && [ -e "$image" ] || continue
-		dracut --quiet --force "$image" "$release" ||
-			echo "ublk-remap: $image was not made again, and has the program as it was" >&2
-	done
-fi

@@ -23,7 +23,7 @@ var initramfses = []initramfs{
 	{"trixie", "trixie", []string{"initramfs-tools"}, "update-initramfs -c -k $(uname -r)"},
 	{"bookworm-dracut", "bookworm", []string{"dracut"},
 		"dracut -q --force /boot/initrd.img-$(uname -r) $(uname -r)"},
-	{"trixie-dracut", "trixie", []string{"dracut"},
+	{"trixie-dracut", "trixie", []string{"dracut", "linux-base"},
 		"dracut -q --force /boot/initrd.img-$(uname -r) $(uname -r)"},
 }
 
@@ -79,7 +79,7 @@ func TestRootKernels(t *testing.T) {
 			onSet(t, h, "0.0.1")
 			h.Run("dpkg -i /payload/kernel-*.deb")
 			h.SetBad(badSectors(t, h))
-			release := h.Run("ls /boot | sed -n 's/^vmlinuz-//p'")
+			release := h.Run("ls /boot | sed -n 's/^vmlinuz-\\(.*amd64\\)$/\\1/p'")
 			root := h.Run("findmnt -no UUID /")
 			h.PowerOff()
 			h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
@@ -112,7 +112,9 @@ dpkg -i /payload/ublk-remap.deb
 systemctl enable ublk-remap@system
 mkdir -p /etc/ublk-remap
 echo system >/etc/ublk-remap/initramfs
+# What the package of a kernel leaves there.
 zcat /proc/config.gz >/boot/config-$(uname -r)
+: >/boot/vmlinuz-$(uname -r)
 ` + i.make)
 	h.BootWith(&system.Loader{Initrd: "/initrd.img-" + h.Run("uname -r"),
 		Append: "ro root=UUID=" + h.Run("blkid -s UUID -o value /dev/ubda")})
