@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,8 +26,6 @@ var neededTypes = []string{"devtmpfs", "proc", "sysfs", "cgroup2"}
 // root and the working directory are an empty tmpfs afterwards. An error names what went
 // wrong; it is no reason not to serve.
 func Leave(dir string, also ...string) error {
-	// The time zone is read at its first use, which may come later.
-	_ = time.Now().Local().String()
 	kept, err := keep(append([]string{holder(dir), dir}, also...))
 	if err != nil {
 		return err

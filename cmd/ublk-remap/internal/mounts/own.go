@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,9 @@ const storageMark = "@"
 func Own(name string, root bool) error {
 	NameProcess(name)
 	if own, err := inherited(); own {
+		// The time zone is read at its first use. A server that takes the place of another one must
+		// not read it from the file system that waits for it.
+		_ = time.Now().Local().String()
 		return err
 	}
 	// Only this thread gets the namespace. The exec ends all others.
