@@ -291,22 +291,7 @@ func TestGrowWaits(t *testing.T) {
 // step on the way there is a valid layout, in which a mirror outside of the head stays there.
 func TestGrowthRoom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := PlanParams{
-			BackingSize:       rapid.Int64Range(16<<20, 1<<42).Draw(t, "backing"),
-			BlockSize:         512 << rapid.IntRange(0, 3).Draw(t, "block"),
-			PhysicalBlockSize: 512 << rapid.IntRange(0, 7).Draw(t, "physical"),
-			Name:              "n",
-		}
-		if rapid.Bool().Draw(t, "asked") {
-			p.SpareBytes = UnitSize * rapid.Int64Range(1, 1<<20).Draw(t, "spare")
-		}
-		if rapid.Bool().Draw(t, "pair") {
-			p.SpareDeviceSize = rapid.Int64Range(64<<20, 1<<36).Draw(t, "spare device")
-		}
-		l, err := Plan(p)
-		if err != nil {
-			t.Skip(err)
-		}
+		l, _ := drawLayout(t)
 		sb := l.Superblock()
 		was := sb.leastSlot()
 		slot := sb.growthSlot()

@@ -8,25 +8,31 @@ import (
 	"pgregory.net/rapid"
 )
 
+// drawLayout draws a layout that Plan makes, of any size.
+func drawLayout(t *rapid.T) (*Layout, PlanParams) {
+	p := PlanParams{
+		BackingSize:       rapid.Int64Range(16<<20, 1<<42).Draw(t, "backing"),
+		BlockSize:         512 << rapid.IntRange(0, 3).Draw(t, "block"),
+		PhysicalBlockSize: 512 << rapid.IntRange(0, 7).Draw(t, "physical"),
+		Name:              "n",
+	}
+	if rapid.Bool().Draw(t, "asked") {
+		p.SpareBytes = UnitSize * rapid.Int64Range(1, 1<<20).Draw(t, "spare")
+	}
+	if rapid.Bool().Draw(t, "pair") {
+		p.SpareDeviceSize = rapid.Int64Range(64<<20, 1<<36).Draw(t, "spare device")
+	}
+	l, err := Plan(p)
+	if err != nil {
+		t.Skip(err)
+	}
+	return l, p
+}
+
 // TestPlanLeavesRoom: wherever mirrors lie there is room for one more.
 func TestPlanLeavesRoom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := PlanParams{
-			BackingSize:       rapid.Int64Range(16<<20, 1<<42).Draw(t, "backing"),
-			BlockSize:         512 << rapid.IntRange(0, 3).Draw(t, "block"),
-			PhysicalBlockSize: 512 << rapid.IntRange(0, 7).Draw(t, "physical"),
-			Name:              "n",
-		}
-		if rapid.Bool().Draw(t, "asked") {
-			p.SpareBytes = UnitSize * rapid.Int64Range(1, 1<<20).Draw(t, "spare")
-		}
-		if rapid.Bool().Draw(t, "pair") {
-			p.SpareDeviceSize = rapid.Int64Range(64<<20, 1<<36).Draw(t, "spare device")
-		}
-		l, err := Plan(p)
-		if err != nil {
-			t.Skip(err)
-		}
+		l, p := drawLayout(t)
 		var head, tail bool
 		for _, start := range l.sb.mirrorPlaces(0) {
 			head = head || start < l.sb.HeadBytes

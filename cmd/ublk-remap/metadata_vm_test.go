@@ -47,6 +47,4 @@ func TestBackupOffTheDisk(t *testing.T) {
 		t.Error("no error for a directory that does not exist")
 	}
 	rig.Want(t, 0, "metadata", "backup", dev, filepath.Join(t.TempDir(), "backup"))
-	vmtest.Unmount(t, deep)
-	vmtest.Unmount(t, dir)
 }

@@ -158,8 +158,8 @@ func (c *Coordinator) Done(id uint64, res int32) {
 
 // errNothing stands for a result of less than one block. The kernel answers so past the end of a
 // device: a read with 0 bytes (blkdev_read_iter in block/fops.c), and a device that was removed has
-// no length any more. A write there fails with ENOSPC. Both are errors of the path. EIO would be one
-// of the medium, and its place would count as bad.
+// no length any more. A write there fails with ENOSPC. Both are errors of the path. EIO would be
+// one of the medium, and its place would count as bad.
 const errNothing = syscall.ENXIO
 
 // dataMoved takes the result of a read or a write. A short result does not say why: the rest is

@@ -79,10 +79,11 @@ func TestHeapIsPresent(t *testing.T) {
 	if after.NumGC-before.NumGC < 3 {
 		t.Errorf("only %d collections: too little garbage to tell", after.NumGC-before.NumGC)
 	}
-	// 112 MiB are 28,672 pages. Of a heap that is not reserved, 3,400 to 5,400 fault in each part. The
-	// runtime's own pages are among those of the first part. In both parts the runtime gives back a
-	// few pages of what exceeds 95 % of the limit, in the background: the more, the longer the
-	// garbage takes. On a busy machine that was up to 1,500 pages in a part, on an idle one 400.
+	// 112 MiB are 28,672 pages. Of a heap that is not reserved, 3,400 to 5,400 fault in each part.
+	// The runtime's own pages are among those of the first part. In both parts the runtime gives
+	// back a few pages of what exceeds 95 % of the limit, in the background: the more, the longer
+	// the garbage takes. On a busy machine that was up to 1,500 pages in a part, on an idle one
+	// 400.
 	const most = 2500
 	if first-began > most || last-first > most {
 		t.Errorf("%d and %d faults", first-began, last-first)

@@ -134,11 +134,7 @@ func (s *server) run(ctx context.Context) error {
 	if err := s.sweep(ctx); err != nil {
 		return err
 	}
-	if waiting == nil && s.cfg.Disks != nil {
-		for _, line := range s.cfg.Disks(ctx, s.name, s.paths()) {
-			s.log.Info().Msg(line)
-		}
-	}
+	s.prepareDisks(ctx, waiting)
 	chosen := s.cfg.Queues != 0
 	s.choose(waiting)
 	if err := s.budget(waiting, have, chosen); err != nil {
@@ -164,6 +160,16 @@ func (s *server) run(ctx context.Context) error {
 		return err
 	}
 	return s.serve(ctx)
+}
+
+// prepareDisks lets the caller set up the disks of a device that is not being recovered.
+func (s *server) prepareDisks(ctx context.Context, waiting *ublk.DeviceInfo) {
+	if waiting != nil || s.cfg.Disks == nil {
+		return
+	}
+	for _, line := range s.cfg.Disks(ctx, s.name, s.paths()) {
+		s.log.Info().Msg(line)
+	}
 }
 
 // identify finds out which set the backing belongs to, and makes the set's name this server's own.

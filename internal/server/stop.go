@@ -105,7 +105,8 @@ func (s *server) stopsSafely(ctx context.Context) bool {
 
 // unused says who uses the device. If nobody does, and the kernel does not prevent new users, the
 // open file keeps others from coming. Then what earlier users wrote is on the disk.
-func (s *server) unused(ctx context.Context, safe bool) (exclusive *os.File, users []blockdev.User) {
+func (s *server) unused(ctx context.Context, safe bool) (exclusive *os.File,
+	users []blockdev.User) {
 	path := s.info().BlockPath()
 	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
 		return nil, users

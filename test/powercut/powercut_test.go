@@ -84,8 +84,9 @@ func TestPowerCut(t *testing.T) {
 	vmtest.NeedTools(t, "dmsetup", "mkfs.ext4", "mkfs.xfs", "e2fsck", "xfs_repair")
 	layouts := []layout{{"ext4", 512, false, false}, {"xfs", 4096, true, true}}
 	if vmtest.Full() || os.Getenv(CutsEnv) != "" {
-		layouts = append(layouts, layout{"xfs", 512, false, true}, layout{"ext4", 4096, true, false},
-			layout{"ext4", 4096, false, true}, layout{"xfs", 512, true, false})
+		layouts = append(layouts, layout{"xfs", 512, false, true},
+			layout{"ext4", 4096, true, false}, layout{"ext4", 4096, false, true},
+			layout{"xfs", 512, true, false})
 	}
 	for _, sc := range layouts {
 		t.Run(sc.String(), func(t *testing.T) { testPowerCut(t, sc) })

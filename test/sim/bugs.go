@@ -207,7 +207,8 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusNone},
 	BugSequenceReused: {"sequence-reused",
 		"the number of a record of unknown outcome is used again", inProduct, FocusMirrors},
-	BugRetestUnread: {"retest-unread", "a retest clears a pending block that does not read", inDriver, FocusNone},
+	BugRetestUnread: {"retest-unread", "a retest clears a pending block that does not read",
+		inDriver, FocusNone},
 	BugNotesFirstOnly: {"notes-first-only", "a read that fails notes the first block that " +
 		"failed, and no other", inDriver, FocusNone},
 	BugHealUnread: {"heal-unread", "the data of a heal is not read back from its spare unit",
@@ -222,8 +223,8 @@ var bugTable = [bugs]bugInfo{
 		"tried again: a moment without memory opens the breaker", inDriver, FocusNone},
 	BugPathIsMedium: {"path-is-medium", "a load treats each failed read as a bad place, also " +
 		"if the path has failed", inProduct, FocusNone},
-	BugFlushUnreported: {"flush-unreported", "a record's or a move's failed flush is tried again, " +
-		"and not reported to the next flush of the user", inDriver, FocusNone},
+	BugFlushUnreported: {"flush-unreported", "a record's or a move's failed flush is tried " +
+		"again, and not reported to the next flush of the user", inDriver, FocusNone},
 	BugFlushAsMedium: {"flush-as-medium", "a disk without FUA is asked for it: a failed flush " +
 		"looks like a write that failed, and is isolated and tried again", inDriver, FocusNone},
 	BugUnsettledStart: {"unsettled-start", "a start reads before it has flushed what a dead " +
@@ -579,8 +580,8 @@ func (b Bug) tripped(sv *server) {
 	}
 }
 
-// delaysWrite keeps a dead server's write, to let it take effect later; false: the write ends now, or
-// never.
+// delaysWrite keeps a dead server's write, to let it take effect later; false: the write ends now,
+// or never.
 func (b Bug) delaysWrite(s *sim, io *diskIO) bool {
 	if b != BugEarlyRecovery || io.kind != ioWrite || io.whom == "journal" || io.whom == "move" ||
 		!s.chance(1, 2) {

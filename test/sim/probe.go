@@ -115,7 +115,8 @@ func (s *sim) examine() (*intactSet, bool) {
 		r := newest.Regions[slices.IndexFunc(newest.Regions, func(r metadata.Region) bool {
 			return r.Kind == metadata.RegionMirror && r.Device == m.Device && r.Start == m.Start
 		})]
-		was.slots, was.lengths = append(was.slots, newest.MirrorSlot(&r)), append(was.lengths, r.Length)
+		was.slots = append(was.slots, newest.MirrorSlot(&r))
+		was.lengths = append(was.lengths, r.Length)
 		for _, r := range m.Records {
 			if !r.Used && r.Position != dump.Position {
 				continue
@@ -362,7 +363,8 @@ func (s *sim) damageMirror(was *intactSet, disks []*disk, i int, spoiled map[cop
 }
 
 // damageWholeMirror damages all of a mirror.
-func (s *sim) damageWholeMirror(was *intactSet, disks []*disk, i int, spoiled map[copyAt]bool, swap bool) {
+func (s *sim) damageWholeMirror(was *intactSet, disks []*disk, i int, spoiled map[copyAt]bool,
+	swap bool) {
 	m := was.mirrors[i]
 	var at []int64
 	for off := int64(0); off < was.lengths[i]; off += pageSize {
@@ -371,8 +373,8 @@ func (s *sim) damageWholeMirror(was *intactSet, disks []*disk, i int, spoiled ma
 	s.damagePages(was, disks, i, at, spoiled, swap)
 }
 
-// damagePages damages pages of a mirror. With swap it replaces them by others of the mirror, as lost
-// and misdirected writes do.
+// damagePages damages pages of a mirror. With swap it replaces them by others of the mirror, as
+// lost and misdirected writes do.
 func (s *sim) damagePages(was *intactSet, disks []*disk, i int, at []int64, spoiled map[copyAt]bool,
 	swap bool) {
 	d := disks[was.mirrors[i].Device]

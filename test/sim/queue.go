@@ -297,7 +297,8 @@ func (q *queue) whyWrong(r *userReq, res int32) string {
 	}
 	// a request that is held back is answered with the error of the earlier failure
 	held := q.heldBack(r) && remap.Classify(res) == remap.ClassMedium
-	if !slices.Contains(r.errnos, res) && !held && (res != -int32(syscall.EIO) || !q.pendingOrLost(r)) {
+	if !slices.Contains(r.errnos, res) && !held &&
+		(res != -int32(syscall.EIO) || !q.pendingOrLost(r)) {
 		return "but no operation failed like that"
 	}
 	switch {
@@ -313,7 +314,8 @@ func (q *queue) whyWrong(r *userReq, res int32) string {
 		}
 	default:
 		// Promise 4: a write fails only if its blocks cannot be remapped.
-		if sv := q.sv; max(sv.lastTripped, sv.lastFull, sv.lastCramped, sv.failedTransfer) < r.begun {
+		sv := q.sv
+		if max(sv.lastTripped, sv.lastFull, sv.lastCramped, sv.failedTransfer) < r.begun {
 			return "but spare units are free and the breaker is closed"
 		}
 		if !r.failed && !q.pendingOrLost(r) {

@@ -243,8 +243,8 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 		fail("ended %s, and no operation failed like that", errnoName(res.Ended))
 	case (res.Errno != 0) != (res.Failed.Count() != 0):
 		fail("%d blocks failed, the first with %s", res.Failed.Count(), errnoName(res.Errno))
-	case res.NotNoted && max(sv.lastTripped, sv.lastCramped) < r.begun && !sv.everUnknown && !r.path &&
-		s.awayStep < r.begun: // a disk that does not answer may have been away before
+	case res.NotNoted && max(sv.lastTripped, sv.lastCramped) < r.begun && !sv.everUnknown &&
+		!r.path && s.awayStep < r.begun: // a disk that does not answer may have been away before
 		fail("something could not be noted, and the breaker is closed")
 	}
 	tried := !r.cancelled && !res.NotNoted

@@ -129,8 +129,9 @@ func (s *sim) boot() {
 	sv := &server{
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
-		lastTripped: -1, lastFull: -1, lastCramped: -1, lastHeal: -1, failedTransfer: -1, lastMove: -1,
-		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
+		lastTripped: -1, lastFull: -1, lastCramped: -1, lastHeal: -1, failedTransfer: -1,
+		lastMove: -1,
+		pending:  map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 		written: map[place][]byte{}, busySince: map[uint64]int64{},
 	}

@@ -112,8 +112,8 @@ func (x *shrinker) numbers() {
 	}
 }
 
-// actions leaves out what users, operators and the environment do, in ever smaller pieces: Zeller and
-// Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002.
+// actions leaves out what users, operators and the environment do, in ever smaller pieces: Zeller
+// and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002.
 func (x *shrinker) actions() {
 	list := slices.Clone(x.last.actions)
 	slices.Sort(list)

@@ -32,8 +32,8 @@ type violation string
 type sim struct {
 	seed uint64
 	cfg  config
-	// rng decides what happens next. Each action of users, operators and the environment draws from its
-	// own stream, so that leaving one out changes the others little.
+	// rng decides what happens next. Each action of users, operators and the environment draws from
+	// its own stream, so that leaving one out changes the others little.
 	rng    *rand.Rand
 	stream *rand.PCG
 	opts   Options
@@ -50,8 +50,8 @@ type sim struct {
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int
 	nextID uint64
-	// failures counts the flushes that failed. reported is how many of them flushes of the user were
-	// answered with.
+	// failures counts the flushes that failed. reported is how many of them flushes of the user
+	// were answered with.
 	failures, reported flushCount
 
 	srv     *server

@@ -11,8 +11,8 @@ import (
 	"ublkremap/remap"
 )
 
-// work lets requests, operators and the environment act for a number of events. Which of them acts in
-// which step depends on the round only.
+// work lets requests, operators and the environment act for a number of events. Which of them acts
+// in which step depends on the round only.
 func (s *sim) work(round, steps int) {
 	kinds := rand.New(rand.NewPCG(s.seed^0x6b69_6e64, uint64(round)))
 	hold := kinds.IntN(steps)
