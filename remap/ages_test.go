@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTriesLeaveTags: reads that try pending blocks use a part of the tags. What comes meanwhile is
-// answered at once, and good blocks are read.
+// TestTriesLeaveTags: reads that try pending blocks use a part of the tags. What comes meanwhile
+// waits for a second, and is then answered with an error. Good blocks are read.
 func TestTriesLeaveTags(t *testing.T) {
 	const eio, medium = -int32(syscall.EIO), -int32(syscall.ENODATA)
 	r := newRig(t, 512, 64)
@@ -21,8 +21,16 @@ func TestTriesLeaveTags(t *testing.T) {
 			r.e.Submit(&Request{Tag: tag, Op: OpRead, Block: 2000, Count: 1})
 		}
 		r.want("tries", len(r.ios), 64/triesShare)
-		r.want("answered at once", len(r.results), 40-64/triesShare)
+		r.want("answered", len(r.results), 0)
+		r.want("deadline", r.e.Deadline(), r.clock+int64(turnWait))
+		r.clock = r.e.Deadline() - 1
+		r.e.Tick(r.clock)
+		r.want("answered before the deadline", len(r.results), 0)
+		r.clock++
+		r.e.Tick(r.clock)
+		r.want("answered", len(r.results), 40-64/triesShare)
 		r.want("failed fast", r.e.own.FailedFast-fast, uint64(40-64/triesShare))
+		r.want("deadline", r.e.Deadline(), int64(0))
 		for tag, res := range r.results {
 			if res != eio || tag < 64/triesShare {
 				t.Errorf("request %d: %d", tag, res)
@@ -50,6 +58,30 @@ func TestTriesLeaveTags(t *testing.T) {
 	r.want("all of them", r.do(OpRead, 1992, 24), medium)
 	r.want("write", r.do(OpWrite, 2000, 8), int32(0))
 	r.want("read", r.do(OpRead, 2000, 8), int32(0))
+}
+
+// TestTurns: where the drive is well again, reads of pending blocks wait for each other, and none
+// fails.
+func TestTurns(t *testing.T) {
+	r := newRig(t, 512, 64)
+	r.wear(2000, 64)
+	for block := uint64(2000); block < 2064; block += 8 {
+		r.want("read", r.do(OpRead, block, 8), -int32(syscall.ENODATA))
+	}
+	r.want("pending", r.s.m.Counts().Pending, uint64(64))
+	clear(r.worn)
+	r.clock += int64(DefaultFailFast) + 1
+	clear(r.results)
+	for tag := range uint16(64) {
+		r.e.Submit(&Request{Tag: tag, Op: OpRead, Block: 2000 + uint64(tag), Count: 1})
+	}
+	r.want("tries", len(r.ios), 64/triesShare)
+	r.run()
+	for tag := range uint16(64) {
+		r.want("result", r.results[tag], int32(0))
+	}
+	r.want("waiting", r.e.waiting, 0)
+	r.want("trying", r.e.trying, 0)
 }
 
 // TestAges: a request that is the same one at two looks has been under way since the first.

@@ -37,6 +37,7 @@ type Engine struct {
 	free     int32 // list of ops that belong to no tag
 	active   int
 	trying   int // reads of the user that try pending blocks
+	waiting  int // reads that wait for their turn to do so
 	parked   int
 	delayed  int
 	parity   uint8
@@ -133,7 +134,7 @@ func (e *Engine) advance(q *request) {
 	if q.inflight > 0 || q.heal.step != healNone {
 		return
 	}
-	if q.errno == 0 && q.parked {
+	if q.errno == 0 && (q.parked || q.waits) {
 		return
 	}
 	// Before a read is answered, its failed blocks are noted, also if it fails for another reason.
@@ -204,13 +205,16 @@ func (e *Engine) finish(q *request) {
 		e.resetIsolation(q)
 	}
 	e.unpark(q)
-	if q.trying {
-		q.trying = false
-		e.trying--
-	}
+	e.endWait(q)
+	tried := q.trying
+	q.trying, q.turn = false, 0
 	q.active = false
 	e.active--
 	e.drv.Finish(q.Tag, q.errno)
+	if tried {
+		e.trying--
+		e.nextTurns()
+	}
 }
 
 // Answer takes a message from the Arbiter.

@@ -92,10 +92,13 @@ func (e *Engine) delay(o *op) bool {
 // Deadline returns when Tick is next wanted, in the driver's monotonic
 // nanoseconds, or 0 for never.
 func (e *Engine) Deadline() int64 {
-	if e.delayed == 0 {
+	if e.delayed == 0 && e.waiting == 0 {
 		return 0
 	}
 	var first int64
+	if q := e.firstWaiting(); q != nil {
+		first = q.turn
+	}
 	for i := range e.ops {
 		if due := e.ops[i].due; due != 0 && (first == 0 || due < first) {
 			first = due
@@ -104,8 +107,9 @@ func (e *Engine) Deadline() int64 {
 	return first
 }
 
-// Tick tries again what was put off until now.
+// Tick tries again what was put off until now, and ends the waits that have lasted long enough.
 func (e *Engine) Tick(now int64) {
+	e.endTurns(now)
 	if e.delayed == 0 {
 		return
 	}

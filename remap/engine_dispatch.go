@@ -6,6 +6,7 @@ import "syscall"
 
 // dispatch gives the blocks from the cursor on their first try.
 func (e *Engine) dispatch(q *request) {
+	e.endWait(q)
 	for q.cursor < q.end {
 		run, ok := e.m.Next(q.cursor, q.end)
 		switch {
@@ -30,7 +31,10 @@ func (e *Engine) dispatch(q *request) {
 				continue
 			}
 			run.Count = count
-			if !e.mayTry(q) {
+			switch e.turnOf(q) {
+			case turnLater:
+				return
+			case turnNever:
 				e.failFast(q, run.Start, count, -int32(syscall.EIO))
 				q.cursor += count
 				continue

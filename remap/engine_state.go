@@ -77,6 +77,8 @@ type request struct {
 	reported    uint64 // opFlush: failed flushes that were reported when it began
 	serial      uint32 // of the requests that this tag had
 	trying      bool   // a read: it tries pending blocks, and counts in Engine.trying
+	waits       bool   // for its turn to try them, and counts in Engine.waiting
+	turn        int64  // until when it waits for that; 0: it has not waited
 	active      bool
 	parked      bool             // waits for busy units
 	isolating   bool             // something failed and was or is being isolated

@@ -114,25 +114,6 @@ func (e *Engine) failFast(q *request, block, count uint64, res int32) {
 	e.cannotRead(q, block, count, res)
 }
 
-// mayTry reports whether a read may try pending blocks. A try can take a drive minutes, and as long
-// holds one of the queue's tags: a program that reads bad blocks again and again, or many of them
-// at once, would leave no tags for the requests of others. So a quarter of the tags may be used for
-// tries at a time. What comes meanwhile is answered at once with an error.
-func (e *Engine) mayTry(q *request) bool {
-	switch {
-	case q.trying, q.internal != nil, e.policy.FailFast < 0:
-		return true
-	case e.trying >= max(e.cfg.Depth/triesShare, min(e.cfg.Depth, 2)):
-		return false
-	}
-	q.trying = true
-	e.trying++
-	return true
-}
-
-// triesShare: one tag in so many may be used by reads that try pending blocks.
-const triesShare = 4
-
 // failedToRead remembers the failed try of a read.
 func (e *Engine) failedToRead(o *op, res int32) {
 	if e.policy.FailFast < 0 {

@@ -152,10 +152,11 @@ func (o *startOptions) policyOptions() []config.Option {
 				"a time such as 60s, or 0"),
 			Help: "how long a pending block that failed to read is not read again, but answered " +
 				"with an error; 0: never",
-			More: "Reads of it do not wait for the drive to try for seconds or minutes. Nor is " +
-				"it read while reads of pending blocks use a quarter of the queue's requests " +
-				"(`depth`), so that bad blocks never take up all of them. Writes and retests " +
-				"are never held back."},
+			More: "Reads of it do not wait for the drive to try for seconds or minutes. Reads " +
+				"of pending blocks use a quarter of the queue's requests (`depth`) at a time; " +
+				"others wait for a second, and are then answered with an error, so that bad " +
+				"blocks never hold all of them for long. Writes and retests are never held " +
+				"back."},
 		{Name: "resource-time",
 			Value: config.Time(&o.resource, remap.DefaultResourceFor, 1, math.MaxInt64, more),
 			Help:  "how long I/O that fails for lack of memory is tried again"},

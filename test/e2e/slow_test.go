@@ -53,7 +53,7 @@ func testBadReadsLeaveRoom(t *testing.T, zeroCopy bool) {
 	for range readers {
 		go func() { answers <- f.Read(rig.Aligned(bad), at) }()
 	}
-	// A quarter of the tags wait for the disk. The others are answered.
+	// A quarter of the tags wait for the disk. The others are answered after a second.
 	const tries = depth / 4
 	for range readers - tries {
 		if err := <-answers; err != syscall.EIO {
