@@ -259,7 +259,7 @@ func (c *Committer) recordEnded() {
 		c.recordUnknown()
 		return
 	}
-	// One sector that goes bad must not undo it: where a load would believe one mirror
+	// One sector that goes bad must not undo it: where a load would rely on one mirror
 	// alone, that mirror takes a second copy. If no other slot takes it the first one has
 	// to do: then four sectors are bad already.
 	if m := &c.mirrors[only]; copies == 1 && !m.secondCopy {

@@ -20,7 +20,7 @@ type updateStage uint8
 
 const (
 	updateIdle    updateStage = iota
-	updateVerify              // reads the copies that are believed to be good
+	updateVerify              // reads the copies that are known as good
 	updateRefresh             // writes bad copies again, with the superblock that they had
 	updateWrite               // writes the new superblock
 )

@@ -154,7 +154,7 @@ func (a *Allocator) Take(start, count uint32) error {
 
 // TakeMap takes every spare unit that blocks live in. An error means that two
 // units of the table claim the same spare unit, or one that does not exist: the
-// metadata is damaged and the allocator of no use.
+// metadata is damaged, and the allocator must not be used.
 func (a *Allocator) TakeMap(m *Map) error {
 	return m.walk(func(unit uint64, info *UnitInfo) error {
 		for _, p := range info.Places[:info.N] {

@@ -309,7 +309,7 @@ func (a *Arbiter) claimFrees(unit uint64, spare uint32) (yes bool) {
 	return yes
 }
 
-// free gives spare units back that the arbiter knows to be in use.
+// free frees spare units that the arbiter knows to be in use.
 func (a *Arbiter) free(spare, count uint32) { must(a.alloc.Free(spare, count)) }
 
 // must stops the server on a broken invariant of the allocator: otherwise one spare unit could

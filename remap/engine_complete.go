@@ -43,7 +43,7 @@ func (e *Engine) Complete(id uint64, res int32) {
 		e.failed(q, o, res, class)
 		e.release(q, o)
 		e.advance(q)
-		e.fresh = false // the clock goes on
+		e.fresh = false // time has passed
 		return
 	}
 	e.release(q, o)
@@ -213,7 +213,7 @@ func (e *Engine) firstFailure(q *request, o *op, res int32) {
 	}
 }
 
-// count counts a failed operation. That a device does not support discard is no transport error.
+// count counts a failed operation. A device without discard support is no transport error.
 func (e *Engine) count(q *request, o *op, res int32, class Class) {
 	c := e.counters(q)
 	switch {

@@ -1,6 +1,6 @@
 package remap
 
-// This file is what an Engine knows of its requests and operations.
+// This file has the state that an Engine keeps of its requests and operations.
 
 // opKind says which part of a request an operation carries out.
 type opKind uint8

@@ -41,8 +41,8 @@ func (t *turnstile) enter() (phase uint64) {
 
 func (t *turnstile) leave(phase uint64) { t.inside[phase&1].Add(-1) }
 
-// mark names all who are inside now: empty reports whether they have left. Those inside
-// entered in this phase or in the one before.
+// mark names all flushes that are inside now; empty reports whether they have left. They entered
+// in this phase or in the one before.
 func (t *turnstile) mark() uint64 { return t.phase.Load() + 2 }
 
 func (t *turnstile) empty(mark uint64) bool {
@@ -141,7 +141,7 @@ func (s *Shared) reportFlush(reported uint64, failed bool) bool {
 	return news
 }
 
-// settleEvery is how often is asked whether another flush has ended.
+// settleEvery is the interval at which an operation checks whether other flushes have ended.
 const settleEvery = 100 * time.Microsecond
 
 // flushAfter follows a write by the flush that makes it durable. They are two operations, so the

@@ -12,7 +12,7 @@ import (
 // This file is about reads that the device makes for itself: a scrub, a check of blocks that
 // another tool calls bad, a copy of the disk. They have tags of their own beside the user's, and
 // follow the rules of a user's read: what fails is isolated, and noted as pending before the
-// result is told. In three things they differ.
+// result is reported. Three things differ.
 //
 //   - They go on past what does not read, and the result says of each block what came of it.
 //   - No user's request waits for them. They use none of the operations that the user's requests
@@ -34,8 +34,8 @@ type InternalRequest struct {
 	Buffer []byte
 }
 
-// InternalResult says what came of an internal request. A block is in one of three groups: it
-// was read, it failed, or it was not tried, which Ended says why.
+// InternalResult is the result of an internal request. A block is in one of three groups: it was
+// read, it failed, or it was not tried; then Ended says why.
 type InternalResult struct {
 	Tag uint16
 	// Read are the blocks whose data is in the buffer, as it was at some time while the request
@@ -50,8 +50,9 @@ type InternalResult struct {
 	// Ended is why blocks were not tried, negative: an error that says nothing of the medium, the
 	// medium's error if it could not be noted, or ECANCELED. 0: all were tried.
 	Ended int32
-	// NotNoted: something failed and could not be noted as pending, for the breaker is open, the
-	// table is full, or nothing of the device reads: then it is away, and no medium is at fault.
+	// NotNoted: something failed and could not be noted as pending, because the breaker is open,
+	// the table is full, or nothing on the device reads. In the last case the device is missing,
+	// and its errors say nothing about its medium.
 	NotNoted bool
 	// Slowest is how long the slowest operation took from its issue to its result, and SlowBlock
 	// and SlowCount are the exported blocks that it was about.
@@ -75,7 +76,7 @@ func (b Blocks) Count() (n uint32) {
 	return n
 }
 
-// InternalDriver is told what came of internal requests. It must not call back into the Engine
+// InternalDriver gets the results of internal requests. It must not call back into the Engine
 // before it returns; the result is valid only during the call.
 type InternalDriver interface {
 	FinishInternal(r *InternalResult)
@@ -112,7 +113,7 @@ func (e *Engine) initInternal() {
 // finished.
 func (e *Engine) InternalInflight() int { return e.internalActive }
 
-// SubmitInternal begins an internal request. Its end is told by InternalDriver.FinishInternal,
+// SubmitInternal begins an internal request. Its result goes to InternalDriver.FinishInternal,
 // perhaps before this returns. It returns ErrInternalTag, or ErrRange for blocks past the
 // device's end, too many or too few of them, or a buffer of another length; then nothing was
 // begun, and the buffer is the caller's.
@@ -172,9 +173,9 @@ func (e *Engine) internalStarted(q *request, o *op) {
 	q.internal.began, q.internal.graces = e.drv.Now(), e.graces
 }
 
-// internalCompleted takes the result of an operation of an internal request; it reports true if
-// that is all there is to do. Of a request that was cancelled nothing is continued, or tried
-// again. What was read from a spare unit that may be another one's by now is read once more.
+// internalCompleted takes the result of an operation of an internal request. It reports true if
+// nothing else is to be done. A cancelled request does not continue and is not tried again. If the
+// spare unit that was read may have been given to another unit meanwhile, it is read once more.
 func (e *Engine) internalCompleted(q *request, o *op, res int32) (handled bool) {
 	x := q.internal
 	now := e.drv.Now()
@@ -222,7 +223,7 @@ func (x *internalRequest) internalUntried(q *request) {
 	q.suspect.clear()
 }
 
-// finishInternal tells what came of an internal request. Nothing of it is in flight.
+// finishInternal reports the result of an internal request. Nothing of it is in flight.
 func (e *Engine) finishInternal(q *request) {
 	x := q.internal
 	c := &e.ownInternal

@@ -104,7 +104,7 @@ func (x *batchCommands) answer(tag uint16, res int32) { x.add(tag, res) }
 func (x *batchCommands) add(tag uint16, res int32) {
 	set := &x.sets[x.filling]
 	e := unsafe.Pointer(&set.bytes[set.n*x.bytes])
-	// The index is that of the ring's buffer; without zero copy nobody looks at it.
+	// The index is that of the ring's buffer; without zero copy the kernel does not use it.
 	*(*uapi.ElemHeader)(e) = uapi.ElemHeader{Tag: tag, BufIndex: tag, Result: res}
 	if !x.q.zeroCopy {
 		*(*uint64)(unsafe.Add(e, batchHeader)) = x.q.bufAddr(tag)

@@ -111,7 +111,7 @@ func (r *commandRing) send(ctx context.Context, file *os.File, cmd command,
 	s.UserData = id + 1
 	res, answered, err = await(context.WithoutCancel(ctx), r.ring, id, time.Now().Add(cancelGrace))
 	if answered && res < 0 {
-		// It ended because of us, whatever it calls that.
+		// It ended because it was cancelled, whatever its result says.
 		res = -int32(unix.ETIME)
 	}
 	return res, answered, err

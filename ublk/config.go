@@ -137,7 +137,7 @@ func (c *Config) features(have Features) (Features, error) {
 	flags |= have & (FeatureUpdateSize)
 	// A device with batch I/O must not be quiesced: up to Linux 7.3 at least its requests
 	// fail then, until the next server is there (ublk_batch_cancel_queue in
-	// drivers/block/ublk_drv.c sets force_abort). Without the feature nobody can.
+	// drivers/block/ublk_drv.c sets force_abort). Without the feature no command can do that.
 	if flags.Has(FeatureRecovery) && !flags.Has(FeatureBatchIO) {
 		flags |= have & FeatureQuiesce
 	}

@@ -14,7 +14,7 @@ import (
 
 // TestMetadataWaits: the metadata lacks resources, or its path is away, for a number of
 // writes, while a heal is to be remembered: the write of the user waits, as it does for
-// data, and succeeds. The breaker stays closed, and no mirror is the worse for it.
+// data, and succeeds. The breaker stays closed, and no mirror counts as bad.
 func TestMetadataWaits(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
@@ -97,7 +97,7 @@ func newestRecords(t testing.TB, s *rig.Set, lay rig.Layout) (out []rig.Extent) 
 }
 
 // TestStartOverBadPath: a server dies after it has acknowledged a heal, and the next start
-// cannot read the record that says so, on any mirror, for the path's sake. If the path
+// cannot read the record that says so, on any mirror, because the path fails. If the path
 // comes back while it tries the heal is there; if it does not, the start is refused with
 // exit code 1, nothing is lost, and the next one finds it.
 func TestStartOverBadPath(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// wipe empties the runtime directory, as somebody in a hurry does.
+// wipe empties the runtime directory, as a user may do by hand.
 func wipe(t *testing.T) {
 	t.Helper()
 	if err := os.RemoveAll(runDir); err != nil {

@@ -151,7 +151,7 @@ func (v *killedSet) start(t *testing.T) {
 }
 
 // round loads the device, lets the server die at a random moment, starts it
-// again, and wants everything to be well. span is how long fio is
+// again, and checks that everything works. span is how long fio is
 // thought to take undisturbed; what it is thought to take next is returned.
 func (v *killedSet) round(t *testing.T, fs, dir string, seed uint64, span time.Duration,
 	f *figures) time.Duration {
@@ -171,8 +171,8 @@ func (v *killedSet) round(t *testing.T, fs, dir string, seed uint64, span time.D
 	} else {
 		args = append(args, fmt.Sprintf("offset=%d", places[0].Start))
 	}
-	// The disk goes bad where fio is going to write: nobody can live with the loss
-	// of what was written before.
+	// The disk goes bad where fio is going to write: a loss of what was written before
+	// would be an error in any case.
 	v.disk.SetBad(t, append(pick(rng, v.layout, v.block, places, 1+rng.IntN(8)), v.disk.Bad...))
 	before := v.Status(t)
 

@@ -262,7 +262,7 @@ func (b *trial) mend(t *testing.T, v verb, rng *rand.Rand, waits bool) {
 	}
 }
 
-// end stops what is there. Nothing there is fine as well.
+// end stops what is there. It is fine if nothing is there.
 func (b *trial) end(t *testing.T) {
 	t.Helper()
 	r := rig.Remap(t, "stop", b.Name)

@@ -14,8 +14,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestInPlace takes a disk with a file system over, heals sectors of it, gives
-// it back once they are cured, and finds every file each time: on the plain
+// TestInPlace converts a disk with a file system, heals sectors of it, reverts
+// it once they work again, and finds every file each time: on the plain
 // disk, on the device, on the plain disk again.
 func TestInPlace(t *testing.T) {
 	vmtest.NeedUblk(t)
@@ -128,7 +128,7 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	rig.Unmount(t, dir)
 	s.Stop(t)
 
-	// While they are bad, nothing is given back.
+	// While they are bad, the disk is not reverted.
 	spare := flags[len(flags)-1]
 	release := []string{"release", d.Path, "--json"}
 	if withSpare {

@@ -222,7 +222,7 @@ func someBad(rng *rand.Rand, lay rig.Layout, in rig.Extent, n int) []rig.Extent 
 
 const availableMiB = 130 // what the tests below leave of the memory
 
-// TestSwapOnItself swaps to the device in earnest while its disk has bad sectors.
+// TestSwapOnItself really swaps to the device while its disk has bad sectors.
 func TestSwapOnItself(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
@@ -257,7 +257,7 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	size := f.Size
 	f.Close()
 	// The disk goes bad before anything is there: a page that cannot be read back
-	// costs its owner's life, on any disk.
+	// ends its process, on any disk.
 	d.SetBad(t, someBad(rng, lay, rig.At(1<<20, size-1<<20), 250))
 	swapoff := swapOn(t, s.Dev)
 	defer swapoff()

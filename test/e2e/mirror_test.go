@@ -109,7 +109,7 @@ func testMirrorLost(t *testing.T, which int) {
 	f.Close()
 
 	// By now it does alone; and its old place, which is good again and holds
-	// something old, is not believed.
+	// something old, is not used.
 	s.Stop(t)
 	s.Check(t)
 	d.SetBad(t, append(data, lay.Mirrors()[1-which]))

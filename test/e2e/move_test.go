@@ -168,7 +168,7 @@ func testDiscard(t *testing.T, k rig.Kind, zeroCopy bool) {
 	}
 	discard("-f", "-o", fmt.Sprint(base), "-l", fmt.Sprint(4<<20))
 	discard("-f", "-o", "4096", "-l", "16384")
-	// Over bad blocks the disk itself may refuse. Nothing comes of that.
+	// Over bad blocks the disk itself may refuse. That has no consequence.
 	if r := rig.Launch(t, "blkdiscard", "-f", "-o", fmt.Sprint(base+4<<20), "-l", fmt.Sprint(2<<20),
 		s.Dev).Wait(t, rig.Limit); r.Code != 0 &&
 		!strings.Contains(r.Stderr, "Input/output error") {

@@ -93,7 +93,7 @@ func TestOneServerForADisk(t *testing.T) {
 		must(t, rig.CheckPattern(b, off, 7))
 	}
 	dev.Close()
-	// Dead or alive: as long as I/O waits for a server nobody makes the disk anew.
+	// As long as I/O waits for a server, dead or alive, the disk is not prepared again.
 	s.Kill(t)
 	mendRefused(t, "a copy while a device waits", cloned, backup)
 	refusal(t, "create while a device waits", rig.Remap(t, "create", cloned, "--force", "--yes"),
@@ -102,8 +102,8 @@ func TestOneServerForADisk(t *testing.T) {
 	s.Dev = ""
 }
 
-// mendRefused: nobody writes the metadata of a disk anew that is being served, damaged or
-// not; nor is it said that somebody would.
+// mendRefused: no verb writes the metadata of a disk anew that is being served, damaged or
+// not, and no verb says that it would.
 func mendRefused(t *testing.T, what, path, backup string) {
 	t.Helper()
 	for _, more := range [][]string{{"--yes"}, {"--dry-run"}} {
@@ -215,8 +215,8 @@ func addPartition(t *testing.T, disk string, start, length int64) {
 	}
 }
 
-// TestPartitionAndDisk: who has a partition keeps others from the whole, and the
-// other way round.
+// TestPartitionAndDisk: a user of a partition keeps others from the whole disk, and
+// the other way round.
 func TestPartitionAndDisk(t *testing.T) {
 	need(t)
 	disk := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{SizeMiB: 48, BlockSize: 512}).Path

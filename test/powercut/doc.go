@@ -39,6 +39,6 @@
 // durable (O_DSYNC) is there; a file replaced by rename is the old one or the new one. The
 // file system's check finds nothing after that, `stop` works, and `metadata check` exits 0.
 //
-// A cut called "lies" makes sure that the checks can fail: the disk is replayed as if it
+// The subtest ignoredFlushes makes sure that the checks can fail: the disk is replayed as if it
 // had ignored flushes.
 package powercut

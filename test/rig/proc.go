@@ -21,7 +21,7 @@ func stateIn(stat []byte) string {
 	return rest[:1]
 }
 
-// Alive says whether a process runs: not if it is dead and only not waited for. Its
+// Alive says whether a process runs. A dead process that was not waited for does not. Its
 // first thread can be dead while others still wait for their I/O to end, and as long
 // as one of them lives the process has its files and locks.
 func Alive(pid int) bool {

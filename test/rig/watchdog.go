@@ -17,8 +17,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// hung is set once something outlived its limit. Whatever follows would only wait
-// for the same thing.
+// hung is set once something outlived its limit. What follows would only wait for the
+// same thing.
 var hung atomic.Bool
 
 // Hung says whether something outlived its limit. A device is then not to be waited for.
@@ -31,7 +31,7 @@ func needAlive(t testing.TB) {
 	}
 }
 
-// DumpTasks prints what a person needs who wonders why something hangs: the kernel
+// DumpTasks prints what shows why something hangs: the kernel
 // stacks of all processes, the end of the kernel's log with its blocked tasks, and
 // the servers' logs. To standard error at once, since the test may never end.
 func DumpTasks(why string) {
