@@ -10,20 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 )
 
 const (
 	// guardGrace is how long a dead server's supervisor may take to start the next one.
 	guardGrace = 3 * time.Second
 	guardPoll  = 100 * time.Millisecond
-	// guardRetry is how long a guard waits after a start that failed.
-	guardRetry = 5 * time.Second
 )
 
 // Guard watches over the server of the root file system. If that dies, nothing can be read from the
 // file system: neither the program, nor what its supervisor needs to start it. So the guard has all
 // that it needs in memory. It waits until the server, process pid, has ended, and a moment longer.
-// If nobody serves the set by then, start is called, again and again until it goes well.
+// If there is no server by then, start is called, again and again until there is one.
 //
 // Guard returns nil when there is nothing more to watch: the device was stopped, or another server
 // has the set. That one has a guard of its own.
@@ -43,22 +42,14 @@ func Guard(ctx context.Context, log zerolog.Logger, name string, pid int,
 		}
 	}
 	for {
-		if over, err := served(ctx, name); over || err != nil {
+		if over, err := succeeded(ctx, name, pid); over || err != nil {
 			return err
 		}
 		log.Error().Str("name", name).Msg("the server of the root file system is dead, and " +
 			"nobody starts it: starting it")
-		if err := start(ctx); err == nil {
-			return nil
-		} else if over, stopped := served(ctx, name); over || stopped != nil {
-			return stopped // another one was faster
-		} else {
+		if err := start(ctx); err != nil {
+			// Another one may have been faster.
 			log.Error().Err(err).Str("name", name).Msg("the server does not start")
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(guardRetry):
 		}
 	}
 }
@@ -73,14 +64,20 @@ func awaitExit(fd int) error {
 	}
 }
 
-// served reports whether, within guardGrace, somebody serves the set, or its device is gone.
-func served(ctx context.Context, name string) (bool, error) {
+// succeeded returns true when another server than the process pid serves the set, or its device is
+// gone, and false when for guardGrace there was no server at all. One that starts has the name, and
+// may yet fail.
+func succeeded(ctx context.Context, name string, pid int) (bool, error) {
 	for deadline := time.Now().Add(guardGrace); ; {
-		if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) ||
-			control.Owned(name) {
+		r, err := control.ReadRecord(name)
+		switch {
+		case errors.Is(err, control.ErrNotRunning), err == nil && !host.Present(r):
 			return true, nil
-		}
-		if time.Now().After(deadline) {
+		case err == nil && r.PID != pid && control.OwnedBy(name, r.PID):
+			return true, nil
+		case control.Owned(name):
+			deadline = time.Now().Add(guardGrace)
+		case time.Now().After(deadline):
 			return false, nil
 		}
 		select {

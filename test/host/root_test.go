@@ -139,7 +139,7 @@ umount /mnt/dev /mnt/proc /mnt/sys /mnt/run /mnt/boot /mnt`)
 			h.Run(`
 set -x
 test $(findmnt -no SOURCE /) = /dev/mapper/vg-root
-test "$(lsblk -nlso KNAME /dev/mapper/vg-root | sed 's/ *$//' | tr '\n' ' ')" = 'dm-0 ublkb0p1 ublkb0 '
+test "$(echo $(lsblk -nlso KNAME /dev/mapper/vg-root))" = 'dm-0 ublkb0p1 ublkb0'
 systemctl is-active ublk-remap@system
 test "$(head -c 1 /proc/$(systemctl show -P MainPID ublk-remap@system)/cmdline)" = @
 test -z "$(systemctl --failed --no-legend)"

@@ -14,6 +14,9 @@
 //	h.Boot()
 //	h.Run("fsck.ext4 -fn /dev/ubdc")
 //
+// With a [Loader] a host boots by an initramfs from a disk of its own, and in QEMU, if there
+// is a kernel, too. By [Host.BootRescue] another system has the host's disk.
+//
 // The cache has, beside the kernels:
 //
 //	CACHE/roots/SUITE-HASH/root.tar     what mmdebstrap made
