@@ -205,9 +205,14 @@ func Packages(cache, series, release string, logf func(string, ...any)) ([]strin
 	}
 	debs, err := Download(cache, series+"-"+release, series, "linux-",
 		func(names []string) []string {
-			return choose(slices.DeleteFunc(names, func(n string) bool {
+			all := choose(slices.DeleteFunc(slices.Clone(names), func(n string) bool {
 				return !strings.Contains(n, "+"+release)
 			}), series)
+			// A kernel in several packages wants the linux-base of its suite.
+			if len(all) > 1 && slices.Contains(names, "linux-base") {
+				all = append(all, "linux-base")
+			}
+			return all
 		}, logf)
 	if err != nil {
 		return nil, err
