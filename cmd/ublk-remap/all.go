@@ -178,8 +178,11 @@ func (a *app) stopAll(ctx context.Context, force bool) error {
 	}
 	return a.each(devices, func(device string) doneOne {
 		d := doneOne{Name: names[device], Device: device, Result: "stopped"}
-		if _, err := h.Stop(ctx, device, force); err != nil {
+		s, err := h.Stop(ctx, device, force)
+		if err != nil {
 			d.Result, d.Code, d.Error = "failed", exit.Code(err), exit.Line(err)
+		} else if err := releaseDrives(ctx, s.Name); err != nil {
+			a.log.Warn().Msg(err.Error())
 		}
 		return d
 	})

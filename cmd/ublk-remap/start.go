@@ -32,6 +32,8 @@ type startRun struct {
 	predecessor int
 	kill        bool
 	token       string
+	// begun ends the turn of this process, so that other starts can begin.
+	begun func()
 	// warnings are for the log of the server.
 	warnings []string
 }
@@ -113,6 +115,8 @@ func start(ctx context.Context, a *app, what string, r *startRun) error {
 	case r.newer:
 		return lookForNewer(ctx, what)
 	}
+	r.begun = a.turnToStart(ctx, what)
+	defer r.begun()
 	b, err := a.findToStart(ctx, what, r)
 	if err != nil {
 		return err

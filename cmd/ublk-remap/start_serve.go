@@ -56,6 +56,7 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 	ready := false
 	cfg.Ready = func(path string) {
 		ready = true
+		r.begun()
 		if err := a.printStarted(path, b.Superblock); err != nil {
 			a.log.Warn().Err(err).Msg("standard output")
 		}

@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"ublkremap/internal/control"
+)
 
 // stopped is what stop --json prints.
 type stopped struct {
@@ -34,6 +38,7 @@ a server fail. By its number that also works for a device of which nothing in
 				return a.stopAll(cmd.Context(), force)
 			}
 			defer a.extend("")() // it may be the ExecStop= of a unit
+			defer control.Turn(cmd.Context(), stopTurn)()
 			s, err := a.host().Stop(cmd.Context(), args[0], force)
 			if err != nil {
 				return err

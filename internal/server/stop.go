@@ -26,6 +26,9 @@ import (
 // swap away. A program that only writes to the device for a moment in between gets an error, as
 // from any device that is removed.
 
+// signalTurn is how long a server that is asked by a signal waits for others that end.
+const signalTurn = time.Minute
+
 // usersPoll is how often the server checks whether those who have the device open have closed it.
 const usersPoll = 50 * time.Millisecond
 
@@ -176,6 +179,9 @@ func (s *server) bySignal(sig os.Signal) {
 	if !s.signalled.CompareAndSwap(false, true) {
 		return // an earlier signal is being handled already
 	}
+	// At a shutdown all servers are asked at once.
+	release := control.Turn(context.Background(), signalTurn)
+	defer release()
 	err := s.Stop(context.Background(), false, func() error { return nil })
 	s.signalled.Store(false)
 	if err != nil {

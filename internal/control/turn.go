@@ -1,0 +1,56 @@
+package control
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file lets only some of many processes begin, or end, a device at the same time. Each of them
+// looks at all disks and all processes of the host, and has time limits. At boot there can be
+// hundreds of them. All at once they would take the CPUs from each other until their limits are
+// over; one after another each takes a moment.
+
+const (
+	// turnHold is for how long a process has its turn at most. A process whose disk hangs must not
+	// hold up the others.
+	turnHold = 20 * time.Second
+	// turnPoll is how often a process checks whether it is its turn.
+	turnPoll = 20 * time.Millisecond
+)
+
+// turns is how many processes may have their turn at once.
+func turns() int64 { return int64(max(2*runtime.NumCPU(), 4)) }
+
+// Turn waits until few enough other processes begin or end a device, and at most for so long. Call
+// release when this one is done; further calls do nothing. The turn also ends with the process, and
+// by itself after turnHold. Without the runtime directory nothing is waited for.
+func Turn(ctx context.Context, wait time.Duration) (release func()) {
+	f, err := open(filepath.Join(Dir(), ".turns"), os.O_RDWR|os.O_CREATE)
+	if err != nil {
+		return func() {}
+	}
+	release = sync.OnceFunc(func() { f.Close() })
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		for n := range turns() {
+			// A lock of the open file on one byte of it. The kernel releases it with the process.
+			if unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK,
+				Start: n, Len: 1}) == nil {
+				time.AfterFunc(turnHold, release)
+				return release
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return release
+		case <-time.After(turnPoll):
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package control
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// TestTurn: only so many have their turn at once. One that is released is another's.
+func TestTurn(t *testing.T) {
+	t.Setenv(DirEnv, t.TempDir())
+	if err := MakeDir(); err != nil {
+		t.Fatal(err)
+	}
+	var all []func()
+	for range turns() {
+		all = append(all, Turn(t.Context(), time.Hour))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan func(), 1)
+	go func() { got <- Turn(ctx, time.Hour) }()
+	select {
+	case <-got:
+		t.Fatal("too many have their turn")
+	case <-time.After(10 * turnPoll): // it is only here that a wrong Turn could come too early
+	}
+	all[1]()
+	all[1]()
+	last := <-got
+	last()
+	// Whoever gives up goes on without one.
+	all[1] = Turn(t.Context(), time.Hour)
+	cancel()
+	Turn(ctx, time.Hour)()
+	Turn(t.Context(), turnPoll)()
+	for _, release := range all {
+		release()
+	}
+	t.Setenv(DirEnv, "/nonexistent/dir")
+	Turn(t.Context(), time.Hour)()
+}
