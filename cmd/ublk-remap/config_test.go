@@ -57,6 +57,7 @@ func keysTable() string {
 
 // docs/CONFIG.md has the table that the options make.
 func TestConfigDocs(t *testing.T) {
+	anywhere(t)
 	const path = "../../docs/CONFIG.md"
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -119,6 +120,7 @@ func TestFlagsAreKeys(t *testing.T) {
 
 // The examples of the documentation, and the sample, are files without errors.
 func TestConfigExamples(t *testing.T) {
+	anywhere(t)
 	useRuntimeDir(t)
 	text, err := os.ReadFile("../../docs/CONFIG.md")
 	if err != nil {

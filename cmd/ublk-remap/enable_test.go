@@ -46,6 +46,7 @@ func enabled(t *testing.T, args ...string) (s enabledState) {
 }
 
 func TestEnable(t *testing.T) {
+	anywhere(t)
 	useRuntimeDir(t)
 	useSystemctl(t, false)
 	dir := filepath.Join(t.TempDir(), "etc")
@@ -122,6 +123,7 @@ func TestEnable(t *testing.T) {
 // If the unit cannot be enabled, nothing is left behind; if the file cannot be written, the unit is
 // not enabled.
 func TestEnableFails(t *testing.T) {
+	anywhere(t)
 	useRuntimeDir(t)
 	useSystemctl(t, true)
 	dir := filepath.Join(t.TempDir(), "etc")
@@ -163,6 +165,7 @@ func TestEnableFails(t *testing.T) {
 
 // A name that no unit can have is refused, and what to do is said.
 func TestEnableNames(t *testing.T) {
+	anywhere(t)
 	useRuntimeDir(t)
 	useSystemctl(t, false)
 	useConfigDir(t, nil)
