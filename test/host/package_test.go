@@ -55,8 +55,14 @@ func deb(t *testing.T, version string) string {
 // enabled and live. A file system on it, with a file in it, is mounted on /data, at each boot.
 func installed(t *testing.T, h *system.Host, fstab string) {
 	t.Helper()
+	install(t, h, "dpkg -i /payload/ublk-remap.deb", fstab)
+}
+
+// install does so by a script that installs the package.
+func install(t *testing.T, h *system.Host, script, fstab string) {
+	t.Helper()
 	h.Boot()
-	h.Run("dpkg -i /payload/ublk-remap.deb")
+	h.Run(script)
 	out, code := h.Try(`set -e
 ublk-remap create --name data /dev/ubdc
 systemctl enable --now ublk-remap@data
