@@ -17,12 +17,12 @@ kill_in() { # STATE PACKAGE
 		while kill -0 $! 2>/dev/null; do
 			if [ "$(dpkg-query -W -f '${db:Status-Status}' ublk-remap)" = "$1" ]; then
 				kill -9 -$!
-				wait $! 2>/dev/null
+				wait $! 2>/dev/null || :
 				echo "$1 at try $try"
 				return 0
 			fi
 		done
-		wait $!
+		wait $! || :
 	done
 	cat /root/dpkg.out
 	return 1
@@ -70,7 +70,7 @@ dpkg -r ublk-remap || true`)
 		t.Log(h.Run(killIn + "kill_in unpacked /payload/" + name + ".deb; sync"))
 		h.PowerCut()
 		h.Boot()
-		h.Run("dpkg --configure -a; dpkg -i /payload/" + name + ".deb")
+		h.Run("dpkg --configure -a || :; dpkg -i /payload/" + name + ".deb")
 		mounted(t, h, "after a power cut in the middle of an upgrade")
 		supervised(t, h)
 	})

@@ -79,6 +79,7 @@ func Examine(ctx context.Context) *Report {
 	r := &Report{Kernel: release(), Features: []Feature{}}
 	r.kernel()
 	r.process()
+	r.container()
 	driver := r.driver()
 	r.ring()
 	if driver {
@@ -118,6 +119,7 @@ func (r *Report) process() {
 		r.add("rights", Failure, "run it as root", "this is user %d", os.Geteuid())
 	} else {
 		r.add("rights", OK, "", "root")
+		r.capabilities()
 	}
 	if strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1") {
 		r.add("GODEBUG", Failure, "take asyncpreemptoff=1 out of GODEBUG",
@@ -156,6 +158,9 @@ func (r *Report) driver() bool {
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		r.add("ublk driver", Failure, "", "%v", err)
+		return false
+	}
+	if r.absent() {
 		return false
 	}
 	switch built, module := findModule(r.Kernel); {
@@ -205,13 +210,20 @@ func findModule(release string) (built bool, module string) {
 	return built, module
 }
 
-// ring checks that io_uring is not forbidden (Documentation/admin-guide/sysctl/kernel.rst).
+// ring checks that io_uring is not forbidden: to everybody
+// (Documentation/admin-guide/sysctl/kernel.rst), or to this process, by a filter of system calls.
 func (r *Report) ring() {
 	b, err := os.ReadFile("/proc/sys/kernel/io_uring_disabled")
-	switch v := strings.TrimSpace(string(b)); {
-	case err != nil: // older than the switch
-	case v == "2":
+	if err == nil && strings.TrimSpace(string(b)) == "2" {
 		r.add("io_uring", Failure, "sysctl kernel.io_uring_disabled=0", "forbidden to everybody")
+		return
+	}
+	// No ring has 0 entries. A kernel that has io_uring, and lets this process have it, says that.
+	_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 0, 0, 0)
+	switch errno {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES:
+		r.add("io_uring", Failure, "in a container: --security-opt seccomp=unconfined, or a "+
+			"profile with io_uring (docs/CONTAINERS.md)", "forbidden to this process: %v", errno)
 	default:
 		r.add("io_uring", OK, "", "allowed")
 	}
@@ -221,8 +233,7 @@ func (r *Report) ring() {
 func (r *Report) ask(ctx context.Context) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
-		r.add("control device", Failure, "run it as root; in a container, pass "+ublk.ControlPath+
-			" in", "%v", err)
+		r.add("control device", Failure, denied(err), "%v", err)
 		return
 	}
 	defer ctl.Close()

@@ -3,9 +3,13 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"ublkremap/ublk"
 )
@@ -51,5 +55,37 @@ func TestOK(t *testing.T) {
 	r.add("c", Failure, "z", "x")
 	if r.OK() {
 		t.Error("a failure is fine")
+	}
+}
+
+func TestDenied(t *testing.T) {
+	if do := denied(unix.EIO); !strings.Contains(do, "dmesg") {
+		t.Error(do)
+	}
+	want := "--device-cgroup-rule"
+	if os.Geteuid() != 0 {
+		want = "as root"
+	}
+	if do := denied(fmt.Errorf("open: %w", unix.EPERM)); !strings.Contains(do, want) {
+		t.Error(do)
+	}
+}
+
+// Each capability that is missing is told, the one that devices need as a failure.
+func TestCapabilities(t *testing.T) {
+	have, err := effective()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &Report{}
+	r.capabilities()
+	missing := 0
+	for _, c := range rights {
+		if have&(1<<c.bit) == 0 {
+			missing++
+		}
+	}
+	if len(r.Checks) != missing || r.OK() != (have&(1<<unix.CAP_SYS_ADMIN) != 0) {
+		t.Errorf("capabilities %x: %+v", have, r.Checks)
 	}
 }
