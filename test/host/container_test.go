@@ -70,7 +70,8 @@ func TestContainer(t *testing.T) {
 			case code != 0:
 				t.Fatalf("exit code %d", code)
 			case strings.Contains(line, "run -d"):
-				h.Eventually(30*time.Second, "test -b /dev/ublkb0 && grep -q . /run/ublk-remap/data.json")
+				h.Eventually(30*time.Second, `
+test -b /dev/ublkb0 && grep -q . /run/ublk-remap/data.json`)
 				h.Run(`mkfs.ext4 -q /dev/ublkb0
 mount /dev/ublkb0 /mnt
 echo first >/mnt/first
@@ -106,7 +107,7 @@ func missing(t *testing.T, out string, code int) {
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{"--cap-add SYS_ADMIN", "--cap-add SYS_RESOURCE",
-		"--cap-add IPC_LOCK", "-v /dev:/dev", "-v /run/ublk-remap:/run/ublk-remap", "--pid host",
+		"-v /dev:/dev", "-v /run/ublk-remap:/run/ublk-remap", "--pid host",
 		"--security-opt seccomp="} {
 		if !strings.Contains(out, "→ ") || !strings.Contains(out, want) {
 			t.Errorf("doctor does not say %s", want)
@@ -152,7 +153,6 @@ func TestContainerRights(t *testing.T) {
 			{options, 0, ""},
 			{without("--cap-add SYS_ADMIN"), 5, "--cap-add SYS_ADMIN"},
 			{without("--cap-add SYS_RESOURCE"), 0, "--cap-add SYS_RESOURCE"},
-			{without("--cap-add IPC_LOCK"), 0, "--cap-add IPC_LOCK"},
 			{without(profile), 5, "--security-opt seccomp="},
 			{without("--device-cgroup-rule 'c *:* rw'"), 5, "--device-cgroup-rule 'c *:* rw'"},
 			{without("-v /dev:/dev"), 5, "-v /dev:/dev"},
@@ -162,7 +162,8 @@ func TestContainerRights(t *testing.T) {
 		} {
 			out, code := h.Try("podman run --rm " + c.options + " ublk-remap doctor")
 			if code != c.code || !strings.Contains(out, c.says) {
-				t.Errorf("%s: exit code %d, want %d and %q: %s", c.options, code, c.code, c.says, out)
+				t.Errorf("%s: exit code %d, want %d and %q: %s", c.options, code, c.code, c.says,
+					out)
 			}
 			if c.says == "" && strings.Contains(out, "in a container: ") {
 				t.Errorf("%s: nothing is missing, but: %s", c.options, out)

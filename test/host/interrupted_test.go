@@ -60,7 +60,8 @@ test "$(dpkg-query -W -f '${db:Status-Status}' ublk-remap)" = installed`)
 		h.Run(writer + `
 sleep 1
 dpkg -r ublk-remap || true`)
-		h.Run(`grep -q '"pid": '$(systemctl show -P MainPID ublk-remap@data)',' /run/ublk-remap/data.json`)
+		h.Run(`
+grep -q '"pid": '$(systemctl show -P MainPID ublk-remap@data)',' /run/ublk-remap/data.json`)
 		t.Log("writes while removed:", h.Run(wrote))
 		h.Run("dpkg -i /payload/" + name + ".deb")
 		supervised(t, h)
@@ -101,7 +102,10 @@ ublk-remap status data >/dev/null && echo 'it answers'
 rm -f /run/full /run/fuller /run/one-more
 exec >/dev/null
 exit 0`)
-		out += h.Run("cat /root/full.out; grep -q 'it answers' /root/full.out; ! grep FAIL /root/full.out")
+		out += h.Run(`
+cat /root/full.out
+grep -q 'it answers' /root/full.out
+! grep FAIL /root/full.out`)
 		t.Log(out)
 		h.Eventually(time.Minute, "systemctl -q is-active ublk-remap@data")
 		supervised(t, h)

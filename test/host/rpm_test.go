@@ -81,7 +81,8 @@ test -x /usr/sbin/ublk-remap`)
 		h.Run(`umount /data
 ublk-remap stop data
 rpm --force-debian -e ublk-remap
-! find / -xdev -name '*ublk-remap*' -not -path '/proc/*' -not -path '/sys/*' | grep .
+! find / -xdev -name '*ublk-remap*' -not -path '/proc/*' -not -path '/sys/*' |
+	grep -v '^/etc/ublk-remap$'
 ` + rpm + `-i /payload/ublk-remap.rpm
 systemctl start ublk-remap@data
 mount /data

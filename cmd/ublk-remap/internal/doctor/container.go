@@ -27,9 +27,7 @@ type right struct {
 var rights = []right{
 	{"SYS_ADMIN", unix.CAP_SYS_ADMIN, Failure, "no devices, no mount namespace of its own"},
 	{"SYS_RESOURCE", unix.CAP_SYS_RESOURCE, Warning,
-		"a server can wait for itself when memory is short, and be killed then"},
-	{"IPC_LOCK", unix.CAP_IPC_LOCK, Warning, "a server's memory can be swapped out, perhaps to " +
-		"its own device"},
+		"a server can wait for itself when memory is short, be killed then, or be swapped out"},
 }
 
 // effective returns the set of the capabilities that this process has.
@@ -49,8 +47,8 @@ func (r *Report) capabilities() {
 	}
 	for _, c := range rights {
 		if have&(1<<c.bit) == 0 {
-			r.add("rights", c.state, "in a container: --cap-add "+c.name, "without CAP_%s: %s", c.name,
-				c.without)
+			r.add("rights", c.state, "in a container: --cap-add "+c.name, "without CAP_%s: %s",
+				c.name, c.without)
 		}
 	}
 }
@@ -91,8 +89,8 @@ func (r *Report) container() {
 		r.add("container records", OK, "", "%s is the host's", control.Dir())
 	} else {
 		r.add("container records", Warning, "-v "+control.Dir()+":"+control.Dir(),
-			"%s is the container's own: the host and other containers do not see its servers, and a "+
-				"record is gone with the container", control.Dir())
+			"%s is the container's own: the host and other containers do not see its servers, and "+
+				"a record is gone with the container", control.Dir())
 	}
 	if host.PIDNamespace() == initPIDs {
 		r.add("container processes", OK, "", "the host's")
