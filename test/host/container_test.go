@@ -158,7 +158,9 @@ func TestContainerRights(t *testing.T) {
 			{without("-v /dev:/dev"), 5, "-v /dev:/dev"},
 			{without("-v /run/ublk-remap:/run/ublk-remap"), 0, "-v /run/ublk-remap"},
 			{without("--pid host"), 0, "--pid host"},
-			{without("--read-only", "--network none"), 0, ""},
+			{without("--read-only"), 0, ""},
+			{strings.Replace(options, "-v /dev:/dev",
+				"--device /dev/ublk-control --device /dev/ubdc", 1), 5, "-v /dev:/dev"},
 		} {
 			out, code := h.Try("podman run --rm " + c.options + " ublk-remap doctor")
 			if code != c.code || !strings.Contains(out, c.says) {
