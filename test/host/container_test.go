@@ -10,9 +10,9 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// documented returns the lines of a document that are commands, without their blanks. what
+// containerLines returns the lines of a document that are commands, without their blanks. What
 // they say of a disk in general is one of the host's.
-func documented(t *testing.T, path, disk string) []string {
+func containerLines(t *testing.T, path, disk string) []string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -52,7 +52,7 @@ func TestContainer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
 	}
-	lines := documented(t, "../../docs/CONTAINERS.md", "/dev/ubdc")
+	lines := containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc")
 	if i := slices.Index(lines, "make build"); i < 0 || len(lines) < 10 {
 		t.Fatalf("the document has other lines: %q", lines)
 	} else {
@@ -122,7 +122,7 @@ func TestContainerRights(t *testing.T) {
 		t.Skip("left out by -short")
 	}
 	var all string
-	for _, line := range documented(t, "../../docs/CONTAINERS.md", "/dev/ubdc") {
+	for _, line := range containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc") {
 		if strings.Contains(line, "run -d") || strings.HasPrefix(line, "jq ") ||
 			strings.HasPrefix(line, "mkdir ") || strings.Contains(line, "podman build") ||
 			strings.HasPrefix(line, "cp ") {
