@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -69,15 +70,19 @@ func TestRootKernels(t *testing.T) {
 			o.Suite, o.OwnRoot, o.MemoryMiB = k.suite, true, 1024
 			o.Disks = []int64{512 << 20}
 			o.Packages = []string{"initramfs-tools", "linux-base"}
-			for i, deb := range system.KernelPackages(t, k.series, k.release) {
-				o.Payload[fmt.Sprintf("kernel-%d.deb", i)] = deb
+			for _, deb := range system.KernelPackages(t, k.series, k.release) {
+				o.Payload["kernel-"+filepath.Base(deb)] = deb
 			}
 			h := system.New(t, o)
 			rootPrepared(h, initramfses[0])
 			rootConverted(t, h)
 			h.Boot()
 			onSet(t, h, "0.0.1")
-			h.Run("dpkg -i /payload/kernel-*.deb")
+			h.Run(`
+for base in /payload/kernel-linux-base_*.deb; do
+	[ ! -e $base ] || dpkg -i $base
+done
+dpkg -i /payload/kernel-*.deb`)
 			h.SetBad(badSectors(t, h))
 			release := h.Run("ls /boot | sed -n 's/^vmlinuz-\\(.*amd64\\)$/\\1/p'")
 			root := h.Run("findmnt -no UUID /")
