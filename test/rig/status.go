@@ -39,6 +39,7 @@ type Status struct {
 		Flush      int64 `json:"flush"`
 		Transport  int64 `json:"transport"`
 		FailedFast int64 `json:"failed_fast"`
+		NotNoted   int64 `json:"not_noted"`
 	} `json:"errors"`
 	Heals struct {
 		Writes int64 `json:"writes"`
@@ -53,6 +54,7 @@ type Status struct {
 		ReadBytes  int64 `json:"read_bytes"`
 		WriteBytes int64 `json:"write_bytes"`
 	} `json:"io"`
+	Table    control.Table    `json:"table"`
 	Requests control.Requests `json:"requests"`
 	Metadata struct {
 		Version  int   `json:"version"`

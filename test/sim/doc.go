@@ -6,9 +6,9 @@
 // # A run
 //
 // One seed is one run, and determines all of it: the layout (with or without a spare device, blocks
-// of 512 to 4096 bytes, spare regions of 3 to 200 units), queues and depth, the policy, which
-// faults there are and when, and the order of events. A run creates a set, perhaps after tries that
-// a power cut ended. Then it goes through a few rounds. A round begins with a start, which may be
+// of 512 to 4096 bytes, spare regions of 3 to 200 units, tables that are nearly full), queues and
+// depth, the policy, which faults there are and when, and the order of events. A run creates a set,
+// perhaps after tries that a power cut ended. Then it goes through a few rounds. A round begins with a start, which may be
 // cut too. Then comes a workload of reads, writes, write-zeroes, discards and flushes that meet in
 // few units. Meanwhile an operator moves blocks, asks for checkpoints and closes the breaker. A
 // round ends with a power cut, SIGKILL, an orderly stop, or a leave: the server gives the device to

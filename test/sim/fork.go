@@ -26,6 +26,8 @@ func (s *sim) fork(stream uint64) *sim {
 			own.buf = append([]byte(nil), r.buf...)
 			own.errnos = append([]int32(nil), r.errnos...)
 			own.raced = append([]bool(nil), r.raced...)
+			own.read, own.bad = append([]bool(nil), r.read...), append([]bool(nil), r.bad...)
+			own.reached = maps.Clone(r.reached)
 			own.allowed = append([][]uint64(nil), r.allowed...)
 			renamed[r] = &own
 		}
