@@ -142,7 +142,9 @@ func FuzzCheckpointPage(f *testing.F) {
 // FuzzImage damages golden images at will (mangle), with right checksums if asked,
 // and does with them all that can be done.
 func FuzzImage(f *testing.F) {
-	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name)}
+	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name),
+		readGolden(f, "v4-alone-512-slots")}
+	f.Add(uint8(2), []byte{0, 0, 56, 0, 7, 1, 1, 0})
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(1), []byte{0, 0, 56, 0, 7, 1, 1, 0})
 	f.Add(uint8(0), []byte{3, 0, 112, 0, 255, 24, 1, 0, 4, 0, 40, 0, 9, 1, 1, 0})

@@ -64,6 +64,10 @@ func (c *Committer) Grow() {
 	g.wanted, g.proved, c.changed = true, false, true
 }
 
+// StopGrowing leaves it at the mirrors that have moved by now. It is for a device that is about to
+// end: the next start goes on when it is asked.
+func (c *Committer) StopGrowing() { c.growth.wanted, c.growth.waits = false, false }
+
 // TableCapacity is how many entries the table may have now. It rises when the superblocks say that
 // every mirror has larger slots, and never falls.
 func (c *Committer) TableCapacity() uint64 { return c.capacity }

@@ -460,7 +460,9 @@ func TestRepairMovedDisk(t *testing.T) {
 // is left. A set that loads must load as the same table afterwards, whatever
 // became of the repair; nothing may panic.
 func FuzzRepair(f *testing.F) {
-	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name)}
+	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name),
+		readGolden(f, "v4-alone-512-slots")}
+	f.Add(uint8(2), uint8(9), []byte{0, 0, 56, 0, 7, 1, 1, 0})
 	f.Add(uint8(0), uint8(255), []byte{})
 	f.Add(uint8(1), uint8(9), []byte{0, 0, 56, 0, 7, 1, 1, 0})
 	f.Add(uint8(0), uint8(20), []byte{3, 0, 112, 0, 255, 24, 1, 0, 4, 0, 40, 0, 9, 1, 1, 0})

@@ -52,6 +52,7 @@ type Committer interface {
 // Grower is a Committer that can make room for a larger table.
 type Grower interface {
 	Grow()
+	StopGrowing()
 	Growth() metadata.Growth
 	TableCapacity() uint64
 }

@@ -9,7 +9,10 @@ func (c *Coordinator) watchTable() bool {
 		return false
 	}
 	before := c.grower.Growth()
-	if c.arbiter.TableNearlyFull() {
+	switch {
+	case c.end.step != endNone:
+		c.grower.StopGrowing()
+	case c.arbiter.TableNearlyFull():
 		c.grower.Grow()
 	}
 	growth := c.grower.Growth()

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -19,6 +20,7 @@ type fakeGrower struct {
 
 func (g *fakeGrower) Growth() metadata.Growth { return g.growth }
 func (g *fakeGrower) TableCapacity() uint64   { return g.capacity }
+func (g *fakeGrower) StopGrowing()            { g.growth = metadata.GrowthNone }
 func (g *fakeGrower) Grow() {
 	g.asked++
 	if g.growth == metadata.GrowthNone {
@@ -80,6 +82,11 @@ func TestTableGrows(t *testing.T) {
 	}
 	if st := r.Status().Arbiter; !st.Table.Full || st.Claims != 0 || st.Tripped {
 		t.Errorf("%+v", st)
+	}
+	g.growth = metadata.GrowthUnderWay
+	r.com.busy = true
+	if r.Leave(time.Second, func(error) {}); g.growth != metadata.GrowthNone {
+		t.Errorf("the device ends, and its mirrors grow: %q", g.growth)
 	}
 	if growth, capacity := r.TableGrowth(); growth != g.growth || capacity != g.capacity {
 		t.Errorf("%q, %d", growth, capacity)
