@@ -8,12 +8,12 @@
 // One seed is one run, and determines all of it: the layout (with or without a spare device, blocks
 // of 512 to 4096 bytes, spare regions of 3 to 200 units, tables that are nearly full), queues and
 // depth, the policy, which faults there are and when, and the order of events. A run creates a set,
-// perhaps after tries that a power cut ended. Then it goes through a few rounds. A round begins with a start, which may be
-// cut too. Then comes a workload of reads, writes, write-zeroes, discards and flushes that meet in
-// few units. Meanwhile an operator moves blocks, asks for checkpoints and closes the breaker. A
-// round ends with a power cut, SIGKILL, an orderly stop, or a leave: the server gives the device to
-// the next one, as in an upgrade. After the last round everything is read once more, and at the end
-// metadata.Check judges the disks.
+// perhaps after tries that a power cut ended. Then it goes through a few rounds. A round begins
+// with a start, which may be cut too. Then comes a workload of reads, writes, write-zeroes,
+// discards and flushes that meet in few units. Meanwhile an operator moves blocks, asks for
+// checkpoints and closes the breaker. A round ends with a power cut, SIGKILL, an orderly stop, or a
+// leave: the server gives the device to the next one, as in an upgrade. After the last round
+// everything is read once more, and at the end metadata.Check judges the disks.
 //
 // Everything that may happen next — a step of an operation on a disk, its completion, a message
 // between an engine and the arbiter, a write of the committer — is an event in one pool, and the
