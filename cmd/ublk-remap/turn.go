@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	// startTurn is how long a start waits for others that begin. A turn is short, so that this
-	// lasts for hundreds of them on a slow machine.
-	startTurn = 10 * time.Minute
+	// startTurn is how long a start waits for others that begin. It is not meant to be reached:
+	// whoever waited for so long would begin together with all others that did. A turn is short
+	// enough for hundreds of starts on a slow machine.
+	startTurn = time.Hour
 	// stopTurn is how long a stop waits for others.
 	stopTurn = time.Minute
 )

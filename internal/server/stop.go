@@ -27,7 +27,7 @@ import (
 // from any device that is removed.
 
 // signalTurn is how long a server that is asked by a signal waits for others that end.
-const signalTurn = time.Minute
+const signalTurn = 10 * time.Minute
 
 // usersPoll is how often the server checks whether those who have the device open have closed it.
 const usersPoll = 50 * time.Millisecond
