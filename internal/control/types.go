@@ -115,8 +115,8 @@ type IO struct {
 	WriteBytes uint64 `json:"write_bytes"`
 }
 
-// Requests tells of the requests of the exported device that are under way, as seen at most a second
-// or two ago.
+// Requests tells of the requests of the exported device that are under way, as seen at most a
+// second or two ago.
 type Requests struct {
 	UnderWay int `json:"under_way"`
 	Most     int `json:"most"` // that can be under way: queues × depth

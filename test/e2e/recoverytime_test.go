@@ -22,7 +22,12 @@ scterc,*) IFS=,; set -- $3; echo "$2 $3" >FILE;;
 esac
 IFS=' '
 read r w <FILE
-on() { if [ $1 = 0 ]; then echo '{"enabled":false}'; else echo "{\"enabled\":true,\"deciseconds\":$1}"; fi; }
+on() {
+case $1 in
+0) echo '{"enabled":false}';;
+*) echo "{\"enabled\":true,\"deciseconds\":$1}";;
+esac
+}
 echo "{\"smartctl\":{\"exit_status\":0},\"ata_sct_erc\":{\"read\":$(on $r),\"write\":$(on $w)}}"
 `
 
