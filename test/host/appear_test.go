@@ -62,7 +62,10 @@ ublk-remap create --name data --spare-device /dev/ubdd /dev/ubdc
 systemctl enable --now ublk-remap@data
 printf 'label: gpt\nsize=32M, name=one, uuid=aaaaaaaa-2222-3333-4444-555555555555\nsize=32M\n' |
 	sfdisk -q /dev/disk/by-id/ublk-remap-data
-while [ ! -e /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555 ]; do sleep 0.1; done
+while [ ! -e /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555 ] ||
+	[ ! -e /dev/disk/by-id/ublk-remap-data-part2 ]; do
+	sleep 0.1
+done
 mkfs.ext4 -q /dev/disk/by-partuuid/aaaaaaaa-2222-3333-4444-555555555555
 mkfs.ext4 -q -L two /dev/disk/by-id/ublk-remap-data-part2
 while [ ! -e /dev/disk/by-label/two ]; do sleep 0.1; done

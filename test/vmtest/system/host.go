@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,8 @@ type Options struct {
 	MemoryMiB int
 	// Packages of Debian are installed besides what each host has.
 	Packages []string
+	// PackagesOf are further packages of one suite.
+	PackagesOf map[string][]string
 	// OwnRoot has the root disk be a file of its own, not one of the differences from an image:
 	// only such a disk can be booted by QEMU.
 	OwnRoot bool
@@ -105,7 +108,8 @@ func New(t testing.TB, o Options) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := GetRoot(cache, o.Suite, o.Packages, k, t.Logf)
+	root, err := GetRoot(cache, o.Suite, slices.Concat(o.Packages, o.PackagesOf[o.Suite]), k,
+		t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
