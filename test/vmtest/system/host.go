@@ -366,7 +366,10 @@ func (h *Host) Reboot() { h.t.Helper(); h.end("systemctl reboot"); h.Boot() }
 func (h *Host) end(script string) {
 	h.t.Helper()
 	began := time.Now()
-	h.Run(script)
+	// The host can be off before the agent has answered.
+	if out, code, err := h.try(script); err == nil && code != 0 {
+		h.t.Fatalf("exit code %d of %s: %s", code, script, out)
+	}
 	select {
 	case <-h.ended:
 		h.t.Logf("%s: %.1f s", script, time.Since(began).Seconds())
