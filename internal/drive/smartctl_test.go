@@ -28,6 +28,9 @@ func TestDecode(t *testing.T) {
 		{"rejected.json", limits{}, "smartctl: exit status 4"},
 		{"not-there.json", limits{}, "No such device"},
 		{"usb-bridge.json", limits{}, "Unknown USB bridge"},
+		{"scsi-recorded.json", limits{}, errNoControl.Error()},
+		{"scsi-set-recorded.json", limits{}, errNoControl.Error()},
+		{"missing-recorded.json", limits{}, "Unable to detect device type"},
 		{"old.txt", limits{}, "older than 7.0"},
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", c.file))
