@@ -40,7 +40,8 @@ func TestRPM(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
 	}
-	const rpm = "rpm --force-debian --nodeps "
+	// Debian 12's rpm refuses to work without this option, Debian 13's does not know it.
+	const rpm = "rpm $(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian) --nodeps "
 	o := system.Options{Disks: []int64{128 << 20}, Packages: []string{"rpm"},
 		Payload: map[string]string{"ublk-remap.rpm": rpmOf(t, "0.0.1"),
 			"newer.rpm": rpmOf(t, "0.0.2-dev.1")}}
@@ -80,7 +81,7 @@ test -x /usr/sbin/ublk-remap`)
 		mounted(t, h, "after erasing was refused")
 		h.Run(`umount /data
 ublk-remap stop data
-rpm --force-debian -e ublk-remap
+` + rpm + `-e ublk-remap
 ! find / -xdev -name '*ublk-remap*' -not -path '/proc/*' -not -path '/sys/*' |
 	grep -v '^/etc/ublk-remap$'
 ` + rpm + `-i /payload/ublk-remap.rpm
