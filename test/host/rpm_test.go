@@ -41,7 +41,8 @@ func TestRPM(t *testing.T) {
 		t.Skip("left out by -short")
 	}
 	// Debian 12's rpm refuses to work without this option, Debian 13's does not know it.
-	const rpm = "rpm $(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian) --nodeps "
+	const rpm = "rpm --nodeps " +
+		"$(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian) "
 	o := system.Options{Disks: []int64{128 << 20}, Packages: []string{"rpm"},
 		Payload: map[string]string{"ublk-remap.rpm": rpmOf(t, "0.0.1"),
 			"newer.rpm": rpmOf(t, "0.0.2-dev.1")}}
