@@ -15,6 +15,9 @@ type ArbiterConfig struct {
 	// bounds what is copied at once, up to MoveBatch units. It
 	// belongs to the Arbiter.
 	Buffer []byte
+	// MaxPending is how many pending blocks the table may have at most, besides the bound of the
+	// layout, which leaves room for the entries of all spare units; 0: no limit.
+	MaxPending uint64
 	// Names are the names of the devices in reasons; nil: none.
 	Names []string
 }

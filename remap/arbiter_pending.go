@@ -31,7 +31,7 @@ func (a *Arbiter) pending(i int, m *Message) {
 	c.msg = *m
 	now := a.trimReport(c)
 	switch {
-	case a.shared.Tripped():
+	case a.shared.Tripped(), !a.mayBePending(0, 1):
 		a.answer(c, MsgFailed)
 	case now == healed:
 		// A heal moves the blocks to another place. If it fails, only this report says that they
@@ -125,4 +125,10 @@ func (a *Arbiter) newlyPending(m *Message, unit uint64) (mask uint8, now unitAct
 		return mask, healed
 	}
 	return mask, settled
+}
+
+// mayBePending reports whether n more blocks may become pending, besides some that are about to.
+func (a *Arbiter) mayBePending(others, n uint64) bool {
+	most := a.cfg.MaxPending
+	return most == 0 || a.m.Counts().Pending+others+n <= most
 }

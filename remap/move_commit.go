@@ -70,6 +70,7 @@ func (v *mover) commit(a *Arbiter) {
 // buildEntries says what the batch changes, units in a row as one entry.
 func (v *mover) buildEntries(a *Arbiter) {
 	v.entries = v.entries[:0]
+	marked := uint64(0)
 	for i, u := range v.units[:v.n] {
 		unit := v.first + uint64(i)
 		if u.done != 0 {
@@ -80,7 +81,8 @@ func (v *mover) buildEntries(a *Arbiter) {
 			}
 			v.add(e)
 		}
-		if u.bad != 0 {
+		if n := uint64(popcount(u.bad)); n > 0 && a.mayBePending(marked, n) {
+			marked += n
 			v.add(metadata.Entry{Unit: unit, Count: 1, Mask: u.bad, State: metadata.StatePending,
 				Cause: metadata.CauseRead, Time: v.time})
 		}
