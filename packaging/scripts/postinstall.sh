@@ -14,11 +14,11 @@ fi
 if [ -e /run/udev/control ]; then
 	udevadm control --reload || :
 fi
-# Not in containers and image builds, and not with every kernel: ublk-remap doctor says more.
+# This fails in containers and image builds, and with some kernels. ublk-remap doctor says more.
 modprobe -q ublk_drv 2>/dev/null || :
 
-# The servers that run go on as this version, one after the other. What cannot is told, and
-# keeps the server that it has.
+# The running servers are swapped for this version, one after the other. If a swap fails, a message
+# says so, and the old server goes on.
 if [ -n "$old" ] && [ -d /run/ublk-remap ]; then
 	if ! table=$(ublk-remap list 2>&1); then
 		echo "ublk-remap: the servers that run were not upgraded: $table" >&2

@@ -9,13 +9,13 @@ if [ -e /run/udev/control ]; then
 fi
 case "$1" in
 purge | 0)
-	# Which sets were enabled, and logs of servers that failed. Disks are not touched.
+	# Removes the list of enabled sets, and the logs of servers that failed. Disks are not touched.
 	rm -f /etc/systemd/system/ublk-remap.target.wants/ublk-remap@*.service
 	rmdir --ignore-fail-on-non-empty /etc/systemd/system/ublk-remap.target.wants 2>/dev/null || :
 	rm -rf /run/ublk-remap
 	;;
 esac
-# A deb's purge takes the configuration with it; an rpm's removal leaves it.
+# A purge of a deb removes the configuration. A removal of an rpm keeps it.
 if [ "$1" = purge ]; then
 	rm -rf /etc/ublk-remap
 fi

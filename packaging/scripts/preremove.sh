@@ -6,7 +6,7 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 
-# Without its program a device could be neither stopped nor recovered.
+# Without its program a device can be neither stopped nor recovered.
 if ! table=$(ublk-remap list 2>&1); then
 	if [ -n "$(ls /sys/class/ublk-char 2>/dev/null)" ]; then
 		echo "ublk-remap: not removed: there are ublk devices, and whose they are cannot be told: $table" >&2

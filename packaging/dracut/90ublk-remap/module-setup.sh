@@ -1,5 +1,5 @@
 #!/bin/bash
-# Has an initramfs with systemd start the sets that the root file system lies on.
+# Makes an initramfs with systemd start the sets that the root file system lies on.
 
 # called by dracut
 check() {
@@ -30,14 +30,14 @@ install() {
 		"$systemdsystemunitdir/ublk-remap.target" "$systemdsystemunitdir/ublkremap.slice"
 	for options in /etc/ublk-remap/*.toml; do
 		[[ -f $options ]] || continue
-		# With a file that has an error the set would not start. Without one it has the defaults.
+		# With a wrong file the set would not start. Without the file it has the defaults.
 		if /usr/sbin/ublk-remap config check "$options" >/dev/null; then
 			inst "$options"
 		else
 			dwarn "ublk-remap: $options is left out of the initramfs"
 		fi
 	done
-	# udev starts a set's unit if the target wants it, as it does later on.
+	# udev starts a set's unit if the target wants it, as on the running system.
 	mkdir -p "$initdir/etc/systemd/system/ublk-remap.target.wants" \
 		"$initdir/etc/systemd/system/ublk-remap@.service.d"
 	while read -r first second _; do
