@@ -47,7 +47,7 @@ func useDir(t *testing.T) string {
 	return dir
 }
 
-// What is written is read again, whatever it is.
+// Read returns what Write wrote, whatever that is.
 func TestWriteAndRead(t *testing.T) {
 	dir := useDir(t)
 	odd := "/a \"b\" \\ \t\x7f\u202e ü"
@@ -73,7 +73,7 @@ func TestWriteAndRead(t *testing.T) {
 	if st, err := os.Stat(f.Path); err != nil || st.Mode().Perm() != 0o644 {
 		t.Error(st.Mode(), err)
 	}
-	// A file that is there is not touched.
+	// A file that exists is not touched.
 	if _, err := Write("data", "x"); !errors.Is(err, fs.ErrExist) {
 		t.Error(err)
 	}
@@ -89,7 +89,7 @@ func TestWriteAndRead(t *testing.T) {
 	}
 }
 
-// Nothing is left of a file that could not be written.
+// A write that fails leaves nothing behind.
 func TestWriteFails(t *testing.T) {
 	dir := useDir(t)
 	// The disk of the directory is full: the file does not fit.
@@ -113,7 +113,7 @@ func TestWriteFails(t *testing.T) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	// A directory that others may write to is no place for it.
+	// A file is not written into a directory that others may write to.
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
-// A pipe is not waited for, and a link is followed to what it names.
+// Reading does not wait for a pipe, and follows a link to its file.
 func TestOddFiles(t *testing.T) {
 	dir := useDir(t)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -165,8 +165,8 @@ func TestOddFiles(t *testing.T) {
 	}
 }
 
-// Options that are excepted stay. A list of flags replaces the default, one of a file what was
-// there.
+// Excepted options keep their values. A list from flags replaces the default. A list from a file
+// replaces the old value.
 func TestApply(t *testing.T) {
 	f := &File{Path: "x.toml"}
 	if err := f.parse([]byte("number = 3\nlist = [\"a\"]\ntime = \"2s\"\n")); err != nil {
@@ -199,7 +199,7 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// Whatever a file is, reading it ends with settings or with an error that has a place in it.
+// Reading any file gives either settings or an error that names a place in the file.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"number = 3\n", "[x]\ny = 1\n", "a.b = 1", "x = [1, \"2\"]",
 		"choice = \"on\" # x\n\n\"text\" = '''\na'''\n", "x = {a = 1}", "[[x]]\n", "\xff",

@@ -19,22 +19,22 @@ const DirEnv = "UBLK_REMAP_ETC"
 
 const (
 	defaultDir = "/etc/ublk-remap"
-	// suffix ends the name of a file. What else lies in the directory does not count.
+	// suffix ends the name of a file. Other files in the directory are ignored.
 	suffix = ".toml"
 	// maxFile bounds a file, in bytes.
 	maxFile = 64 << 10
-	// readTimeout is how long a read may take. The file may lie on the very device that waits for
-	// the server that is to be started.
+	// readTimeout is how long a read may take. The file may lie on the device whose server is about
+	// to be started.
 	readTimeout = 5 * time.Second
 )
 
 var (
-	// ErrInvalid is wrapped by errors about what stands in a file.
+	// ErrInvalid is wrapped by errors about the contents of a file.
 	ErrInvalid = errors.New("configuration")
-	// ErrName is returned for what cannot be the name of a file's set.
+	// ErrName is returned for a set's name that cannot be the name of a file.
 	ErrName = fmt.Errorf("%w: no name of a set", ErrInvalid)
-	// ErrRefused is returned for a file that others than root could have written, and for one that
-	// is not of the set that it is used for.
+	// ErrRefused is returned for a file that others than root could have written, and for a file
+	// that belongs to another set.
 	ErrRefused = errors.New("refused")
 	// ErrSlow is returned for a file that cannot be read at the moment.
 	ErrSlow = errors.New("the file cannot be read at the moment")
@@ -67,7 +67,7 @@ func NameOf(path string) (string, error) {
 	return name, nil
 }
 
-// Names lists the sets that have a file, sorted. It is no error if there is no directory.
+// Names lists the sets that have a file, sorted. A missing directory is no error.
 func Names() ([]string, error) {
 	entries, err := os.ReadDir(Dir()) // sorted
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,7 +83,7 @@ func Names() ([]string, error) {
 	return names, err
 }
 
-// File is a configuration as it was read.
+// File is a configuration that was read.
 type File struct {
 	Path string
 	Name string // of the set
@@ -94,14 +94,14 @@ type File struct {
 // Setting is a key with its value.
 type Setting struct {
 	Key string
-	// Texts is the value as flags would have it: one text, or the items of a List.
+	// Texts is the value in the form of flags: one text, or the items of a List.
 	Texts []string
 	Kind  Kind
-	// Line and Column are where the key stands, counted from 1. Columns count bytes.
+	// Line and Column say where the key is, counted from 1. Columns count bytes.
 	Line, Column int
 }
 
-// Setting returns the setting of a key, nil if the file does not have it.
+// Setting returns the setting of a key, or nil if the file does not have it.
 func (f *File) Setting(key string) *Setting {
 	if f == nil {
 		return nil
@@ -114,8 +114,8 @@ func (f *File) Setting(key string) *Setting {
 	return nil
 }
 
-// Read reads the file of a set. The error is fs.ErrNotExist if there is none, ErrRefused,
-// ErrSlow, or a *Problem for a file that is no TOML.
+// Read reads the file of a set. The error is fs.ErrNotExist if there is none, ErrRefused, ErrSlow,
+// or a *Problem for a file that is not valid.
 func Read(name string) (*File, error) {
 	path, err := Path(name)
 	if err != nil {
@@ -124,7 +124,7 @@ func Read(name string) (*File, error) {
 	return ReadFile(path)
 }
 
-// ReadFile is Read for a file that may lie elsewhere. Its name says which set it is for.
+// ReadFile is Read for a file in any directory. The file's name says which set it is for.
 func ReadFile(path string) (*File, error) {
 	name, err := NameOf(path)
 	if err != nil {
@@ -138,7 +138,8 @@ func ReadFile(path string) (*File, error) {
 	return f, f.parse(text)
 }
 
-// readInTime reads a file. If that takes too long the read goes on by itself.
+// readInTime reads a file. If that takes too long, it returns, and the read goes on in the
+// background.
 func readInTime(path string) ([]byte, error) {
 	type content struct {
 		text []byte
@@ -163,7 +164,7 @@ func readTrusted(path string) ([]byte, error) {
 	if err := trusted(filepath.Dir(path), unix.Stat); err != nil {
 		return nil, err
 	}
-	// A pipe would be waited for.
+	// Opening a pipe would block.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

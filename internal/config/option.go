@@ -6,17 +6,18 @@ import "cmp"
 type Option struct {
 	Name  string
 	Value Value
-	// Default says, for people, what holds if nothing is set. If it is empty, that is the value
-	// itself, as it was when the option was made.
+	// Default is a text for people about the case that nothing is set. If it is empty, the default
+	// is the value that the option had when it was made.
 	Default string
 	Change  Change
-	// NoFlag: the setting is a key only.
+	// NoFlag says that the setting is a key only, and not a flag.
 	NoFlag bool
-	// Path: it is a path. In a file it begins with /, for nobody knows where a server is started.
+	// Path says that the value is a path. In a file it must begin with /, because the working
+	// directory of a server is not known.
 	Path bool
-	// Sample is a value that shows the form, where the default does not.
+	// Sample is a value that shows the form, if the default does not show it.
 	Sample string
-	// Help is one line, for --help and the manual page. More is what docs/CONFIG.md says besides.
+	// Help is one line, for --help and the manual page. More is what docs/CONFIG.md adds to that.
 	Help, More string
 }
 
@@ -24,13 +25,15 @@ type Option struct {
 type Change uint8
 
 const (
-	// Reload: systemctl reload, or ublk-remap upgrade, while the device is in use.
+	// Reload: a change takes effect with systemctl reload or ublk-remap upgrade, while the device
+	// is in use.
 	Reload Change = iota
-	// Restart: the device has it from when it was made. It is stopped and started again.
+	// Restart: the property is set when the device is made. So the device must be stopped and
+	// started again.
 	Restart
 )
 
-// String is the word of docs/CONFIG.md and of JSON.
+// String is the word that docs/CONFIG.md and the JSON use.
 func (c Change) String() string {
 	if c == Restart {
 		return "restart"
@@ -38,7 +41,7 @@ func (c Change) String() string {
 	return "reload"
 }
 
-// DefaultText is what holds if nothing is set.
+// DefaultText says in words what the default is.
 func (o *Option) DefaultText() string {
 	if o.Default != "" {
 		return o.Default
@@ -60,7 +63,7 @@ func Flags(options []Option) []Option {
 	return all
 }
 
-// Find returns the option of that name, nil if there is none.
+// Find returns the option of that name, or nil if there is none.
 func Find(options []Option, name string) *Option {
 	for i := range options {
 		if options[i].Name == name {
@@ -70,7 +73,7 @@ func Find(options []Option, name string) *Option {
 	return nil
 }
 
-// Example is a value as it stands in a file: the default, or one that shows the form.
+// Example is a value in the form that a file has: the default, or one that shows the form.
 func (o *Option) Example() string {
 	text := cmp.Or(o.Sample, o.Value.initial())
 	return literal(o.Value.Kind(), []string{text})

@@ -12,7 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// Problem is what is wrong at one place of a file.
+// Problem is an error at one place of a file.
 type Problem struct {
 	Path         string
 	Line, Column int    // counted from 1; 0: the whole file
@@ -33,7 +33,7 @@ func (p *Problem) Error() string {
 // Unwrap returns what kind of problem it is.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// At is a Problem with a setting: an ErrInvalid.
+// At returns a Problem about a setting, an ErrInvalid.
 func (f *File) At(s *Setting, format string, args ...any) *Problem {
 	return &Problem{Path: f.Path, Line: s.Line, Column: s.Column, Key: s.Key, Err: ErrInvalid,
 		Message: fmt.Sprintf(format, args...)}
@@ -41,8 +41,8 @@ func (f *File) At(s *Setting, format string, args ...any) *Problem {
 
 // parse reads the text of a file into settings. The error is a *Problem.
 func (f *File) parse(text []byte) error {
-	// The decoder finds what is no TOML, also keys that come twice. The parser below it knows where
-	// keys and values stand.
+	// The decoder finds text that is not TOML, and keys that come twice. The parser below it says
+	// where keys and values are.
 	values := map[string]any{}
 	if err := toml.Unmarshal(text, &values); err != nil {
 		p := &Problem{Path: f.Path, Err: ErrInvalid, Message: "this is not TOML: " + firstLine(err)}
@@ -109,8 +109,8 @@ func firstLine(err error) string {
 	return line
 }
 
-// Apply sets the options that the file names, but those that except says. The error joins a
-// *Problem for each setting that there is no option for, or whose value is none of it.
+// Apply sets the options that the file names, except those that except names. The error joins a
+// *Problem for each setting without an option, or with a value that its option does not take.
 func (f *File) Apply(options []Option, except func(*Option) bool) error {
 	if f == nil {
 		return nil
@@ -133,7 +133,7 @@ func (f *File) Apply(options []Option, except func(*Option) bool) error {
 	return errors.Join(problems...)
 }
 
-// set takes the value that a file has.
+// set sets an option to the value in the file.
 func (o *Option) set(kind Kind, texts []string) error {
 	if kind != o.Value.Kind() {
 		return errors.New("want " + o.form())
@@ -150,7 +150,7 @@ func (o *Option) set(kind Kind, texts []string) error {
 	return nil
 }
 
-// form says what stands behind a key.
+// form names the form of the value that a key has.
 func (o *Option) form() string {
 	switch o.Value.Kind() {
 	case Text:
@@ -163,7 +163,7 @@ func (o *Option) form() string {
 	return o.Value.Want() + ", without quotes"
 }
 
-// unknown says that there is no such key, and which one may be meant.
+// unknown says that the key does not exist, and which one may be meant.
 func unknown(key string, options []Option) string {
 	best, at := len(key)/2+1, ""
 	for _, o := range options {

@@ -20,12 +20,12 @@ const (
 	List               // of texts, in brackets
 )
 
-// Value is where a setting is kept. It is a Value of package pflag too.
+// Value holds the value of a setting. It is also a Value of package pflag.
 type Value interface {
-	// String is the value in the form that Set takes; empty if nothing is set.
+	// String is the value in the form that Set takes. It is empty if nothing is set.
 	String() string
-	// Set takes the text of a flag. The error says what is wanted. A List gets one more item, but
-	// the first one replaces what was there at first.
+	// Set takes the text of a flag. The error says what is wanted. Set adds an item to a List. The
+	// first item replaces the default.
 	Set(text string) error
 	// Type is what --help shows for the value.
 	Type() string
@@ -76,7 +76,7 @@ func (v *value[T]) Want() string    { return v.want }
 func (v *value[T]) initial() string { return v.show(v.first) }
 func (v *value[T]) reset()          { *v.to = v.first }
 
-// errRange: the value has the right form. Set says what the range is.
+// errRange: the value has the right form, but is out of range. Set says what the range is.
 var errRange = errors.New("out of range")
 
 func within[T cmp.Ordered](x, least, most T, err error) (T, error) {
@@ -86,8 +86,8 @@ func within[T cmp.Ordered](x, least, most T, err error) (T, error) {
 	return x, err
 }
 
-// Int is a whole number from least to most. If it is unset, which may lie outside, nothing was
-// chosen.
+// Int is a whole number from least to most. unset, which may lie outside of that range, means that
+// nothing was chosen.
 func Int(to *int, unset, least, most int) Value {
 	return newValue(to, unset, value[int]{kind: Number, typ: "N", want: span(least, most),
 		parse: func(text string) (int, error) {

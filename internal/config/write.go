@@ -50,7 +50,7 @@ func literal(kind Kind, texts []string) string {
 	return texts[0]
 }
 
-// basic is a basic string of TOML. It escapes what has no place in one.
+// basic is a basic string of TOML. It escapes the characters that such a string cannot contain.
 func basic(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -69,9 +69,9 @@ func basic(text string) string {
 	return b.String()
 }
 
-// Write makes the file of a set. It is there whole and durable when Write returns nil, and not at
-// all otherwise. The error is fs.ErrExist if the set has a file. made is the directory if it had to
-// be made, else empty.
+// Write makes the file of a set. When Write returns nil, the file is there, whole and durable.
+// Otherwise there is no file. The error is fs.ErrExist if the set has a file already. made is the
+// directory if Write had to make it, else empty.
 func Write(name, text string) (made string, err error) {
 	path, err := Path(name)
 	if err != nil {
@@ -128,7 +128,7 @@ func write(path, text string) (err error) {
 	return syncDir(dir)
 }
 
-// Remove removes the file of a set. It is no error if there is none.
+// Remove removes the file of a set. A missing file is no error.
 func Remove(name string) error {
 	path, err := Path(name)
 	if err != nil {

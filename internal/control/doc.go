@@ -1,4 +1,4 @@
-// Package control is how the command talks to a running server: HTTP with JSON over one unix socket
+// Package control connects the command with a running server: HTTP with JSON over one unix socket
 // per device, and the record file beside the socket.
 //
 // All of it lives in one directory ([Dir], /run/ublk-remap). For a device called NAME there are:

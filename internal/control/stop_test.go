@@ -69,8 +69,8 @@ func TestStopOfOtherClients(t *testing.T) {
 	}
 }
 
-// TestServerThatSaysNothing: a server that has the connection and says nothing differs from one
-// that is not there. What it was asked to do does not happen when it wakes up.
+// TestServerThatSaysNothing: a server that has the connection and does not answer differs from a
+// server that is not there. If it answers later, it does not do what it was asked to do.
 func TestServerThatSaysNothing(t *testing.T) {
 	useTempDir(t)
 	l, err := net.Listen("unix", SocketPath("disk"))

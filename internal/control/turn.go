@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This file lets only some of many processes begin, or end, a device at the same time. Each of them
-// looks at all disks and all processes of the host, and has time limits. At boot there can be
-// hundreds of them. All at once they would take the CPUs from each other until their limits are
-// over; one after another each takes a moment.
+// This file lets only some of many processes begin, or end, a device at the same time. Each such
+// process looks at all disks and all processes of the host, and has time limits. At boot there can
+// be hundreds of them. If all ran at once, the CPUs would be too busy for any of them to meet its
+// limits. One after another, each takes a moment.
 
 const (
 	// turnHold is for how long a process has its turn at most. A process whose disk hangs must not
@@ -28,8 +28,8 @@ const (
 func turns() int64 { return int64(max(2*runtime.NumCPU(), 4)) }
 
 // Turn waits until few enough other processes begin or end a device, and at most for so long. Call
-// release when this one is done; further calls do nothing. The turn also ends with the process, and
-// by itself after turnHold. Without the runtime directory nothing is waited for.
+// release when this process is done. Further calls do nothing. The turn also ends with the process,
+// and after turnHold. If there is no runtime directory, Turn does not wait.
 func Turn(ctx context.Context, wait time.Duration) (release func()) {
 	f, err := open(filepath.Join(Dir(), ".turns"), os.O_RDWR|os.O_CREATE)
 	if err != nil {
@@ -40,7 +40,8 @@ func Turn(ctx context.Context, wait time.Duration) (release func()) {
 	defer cancel()
 	for {
 		for n := range turns() {
-			// A lock of the open file on one byte of it. The kernel releases it with the process.
+			// A lock of the open file on one byte of it. The kernel releases it when the process
+			// ends.
 			if unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK,
 				Start: n, Len: 1}) == nil {
 				time.AfterFunc(turnHold, release)

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// TestTurn: only so many have their turn at once. One that is released is another's.
+// TestTurn: only so many processes have their turn at once. When one ends its turn, another one
+// gets it.
 func TestTurn(t *testing.T) {
 	t.Setenv(DirEnv, t.TempDir())
 	if err := MakeDir(); err != nil {
@@ -28,7 +29,7 @@ func TestTurn(t *testing.T) {
 	all[1]()
 	last := <-got
 	last()
-	// Whoever gives up goes on without one.
+	// A process that waited for too long goes on without a turn.
 	all[1] = Turn(t.Context(), time.Hour)
 	cancel()
 	Turn(ctx, time.Hour)()

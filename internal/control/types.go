@@ -21,7 +21,7 @@ const (
 	StateUnreachable State = "unreachable"
 )
 
-// Status is all that `status --json` shows of one device.
+// Status is everything that `status --json` shows about one device.
 type Status struct {
 	Device string `json:"device"` // /dev/ublkbN
 	ID     int    `json:"id"`     // N
@@ -55,17 +55,17 @@ type Status struct {
 	ServerPID     int     `json:"server_pid"` // 0 if no server runs
 }
 
-// Drive is how long a disk, and the kernel for it, tries a sector that is bad.
+// Drive says how long a disk, and the kernel for it, tries a bad sector.
 type Drive struct {
 	Disk string `json:"disk"` // path
-	// LimitS is after how many seconds the drive gives up, as it was set; null: no limit was set.
+	// LimitS is after how many seconds the drive gives up, as it was set. null: no limit was set.
 	LimitS *float64 `json:"limit_s"`
-	// BeforeS is what that was before. 0: no limit; null: not known.
+	// BeforeS is the limit before that. 0: no limit; null: not known.
 	BeforeS *float64 `json:"limit_before_s"`
-	// KernelS is after how many seconds the kernel aborts a command and resets the link; 0: it has
-	// no such timer for this disk.
+	// KernelS is after how many seconds the kernel aborts a command and resets the link. 0: the
+	// kernel has no such timer for this disk.
 	KernelS float64 `json:"kernel_timeout_s"`
-	// KernelBeforeS is what that was before; null: it was not changed.
+	// KernelBeforeS is the value before that. null: it was not changed.
 	KernelBeforeS *float64 `json:"kernel_timeout_before_s"`
 	Note          string   `json:"note"` // why no limit is set; empty if one is
 }
@@ -91,9 +91,9 @@ type Errors struct {
 	Write     uint64 `json:"write"`
 	Flush     uint64 `json:"flush"`
 	Transport uint64 `json:"transport"` // not caused by the medium
-	// These count reads, not operations. FailedFast: answered without a new try of a pending block
-	// that failed a try a moment ago. NotNoted: failed, and the bad blocks were not noted as
-	// pending, because the table takes no more entries.
+	// These count reads, not operations. FailedFast: reads of a pending block that had failed a
+	// moment ago, answered with an error without a new try. NotNoted: failed reads whose bad blocks
+	// were not noted as pending, because the table takes no more entries.
 	FailedFast uint64 `json:"failed_fast"`
 	NotNoted   uint64 `json:"not_noted"`
 }
@@ -115,13 +115,14 @@ type IO struct {
 	WriteBytes uint64 `json:"write_bytes"`
 }
 
-// Requests tells of the requests of the exported device that are under way, as seen at most a
+// Requests counts the requests of the exported device that are under way, as they were at most a
 // second or two ago.
 type Requests struct {
 	UnderWay int `json:"under_way"`
 	Most     int `json:"most"` // that can be under way: queues × depth
 	Slow     int `json:"slow"` // under way for seconds
-	// SlowSince is since when the oldest of the slow ones is under way at least; null: none is.
+	// SlowSince says since when, at least, the oldest slow request is under way. null: none is
+	// slow.
 	SlowSince *time.Time `json:"slow_since"`
 }
 
@@ -215,7 +216,7 @@ type MoveRequest struct {
 // MoveReply says what was moved.
 type MoveReply struct {
 	Blocks uint64 `json:"blocks"`
-	// Old is how many of Blocks have at home what their home held before they left it.
+	// Old is how many of Blocks now hold what their home held before they left it.
 	Old uint64 `json:"old,omitempty"`
 }
 

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// disk is a whole disk that is made of nothing else that the kernel knows.
+// disk is a whole disk. The kernel knows of no devices that it is made of.
 type disk struct {
 	name string // as in /sys/block
 	dir  string // in sysfs
@@ -22,9 +22,9 @@ func (d disk) path() string { return "/dev/" + strings.ReplaceAll(d.name, "!", "
 // maxBelow is how many devices may lie below each other.
 const maxBelow = 8
 
-// disksBelow returns the disks that the block devices at these paths are made of: below
-// partitions, device mapper and MD. It leaves out paths that are no block devices, and loop
-// devices: what a file lies on serves others, too.
+// disksBelow returns the disks that the block devices at these paths are made of: below partitions,
+// device mapper and MD. It leaves out paths that are not block devices, and loop devices, because
+// the disk below a file also serves other files.
 func (h *Host) disksBelow(paths []string) []disk {
 	var all []disk
 	for _, path := range paths {
@@ -36,7 +36,8 @@ func (h *Host) disksBelow(paths []string) []disk {
 	return slices.CompactFunc(all, func(a, b disk) bool { return a.name == b.name })
 }
 
-// number returns the device number of a block device as sysfs writes it; empty if it is none.
+// number returns the device number of a block device as sysfs writes it, or "" if the path is not a
+// block device.
 func number(path string) string {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
@@ -69,8 +70,8 @@ func below(link string, depth int) []disk {
 	return all
 }
 
-// why says why there is nothing to set for a disk. It is empty for a SCSI disk, as the kernel calls
-// all SATA, SAS and USB disks.
+// why says why nothing can be set for a disk. It is empty for a SCSI disk. For the kernel all SATA,
+// SAS and USB disks are SCSI disks.
 func (d disk) why() string {
 	switch {
 	case exists(filepath.Join(d.dir, "device/timeout")):

@@ -14,7 +14,7 @@ import (
 	"ublkremap/internal/control"
 )
 
-// Host is where disks and files are. A test has its own.
+// Host says where disks and files are. Tests replace it.
 type Host struct {
 	number func(path string) string
 	sys    string        // /sys
@@ -25,8 +25,8 @@ type Host struct {
 	uses func(name string) bool
 }
 
-// New returns the host that this process runs on. run is the runtime directory, which nobody else
-// may write to. uses reports whether a set is served here, or its device waits for a server.
+// New returns the host that this process runs on. run is the runtime directory, which only root may
+// write to. uses reports whether a set is served here, or its device waits for a server.
 func New(run string, uses func(name string) bool) *Host {
 	return &Host{sys: "/sys", run: run, smart: "smartctl", wait: wait, uses: uses,
 		number: number}
@@ -35,14 +35,14 @@ func New(run string, uses func(name string) bool) *Host {
 // wait is how long one call of smartctl may take. A drive that spins up takes some seconds.
 const wait = 10 * time.Second
 
-// Limits of the control: smartctl takes no longer time, and drives no shorter one.
+// The limits of the control: smartctl takes no longer time, and drives take no shorter one.
 const (
 	Least = time.Second
 	Most  = 99 * time.Second
 )
 
-// Set gives the disks below these devices at most so much time for one sector, for a set. It
-// returns what came of that, disk by disk. A disk for which nothing could be done has a Note that
+// Set makes the disks below these devices spend at most so much time on one sector, for a set. It
+// returns the result for each disk. If nothing could be done for a disk, its result has a Note that
 // says why. Set returns when ctx ends.
 func (h *Host) Set(ctx context.Context, name string, paths []string,
 	want time.Duration) []control.Drive {
@@ -66,7 +66,7 @@ func (h *Host) setOne(ctx context.Context, name string, d disk, want int) contro
 		err = h.limit(ctx, e, d, name, want)
 	}
 	if err != nil {
-		// What is not written down could not be given back. So nothing was changed.
+		// A change that is not noted could not be undone. So nothing was changed.
 		r := control.Drive{Disk: d.path(), Note: err.Error()}
 		r.KernelS = float64(h.timeout(d))
 		return r
@@ -74,8 +74,8 @@ func (h *Host) setOne(ctx context.Context, name string, d disk, want int) contro
 	return h.report(d, &e.state)
 }
 
-// limit sets a disk's limit, or else the kernel's patience. The state is saved before anything is
-// changed: a process that is killed in between leaves a state by which all can be undone.
+// limit sets a disk's limit, or else the kernel's time limit. It saves the state before it changes
+// anything. So if the process is killed in between, the saved state is enough to undo all changes.
 func (h *Host) limit(ctx context.Context, e *entry, d disk, name string, want int) error {
 	if e.Disk != d.name || e.Seq != d.seq {
 		e.state = state{Disk: d.name, Seq: d.seq}
@@ -106,7 +106,7 @@ func (h *Host) limit(ctx context.Context, e *entry, d disk, name string, want in
 		e.Note = err.Error()
 	}
 	if err != nil || want*2 > h.timeout(d)*10 {
-		// When the drive gives up is not known, or not long before the kernel does.
+		// The limit of the drive is not known, or is not well below the kernel's.
 		more := h.raises(d)
 		e.raised(more)
 		if err := e.save(); err != nil {
@@ -119,8 +119,8 @@ func (h *Host) limit(ctx context.Context, e *entry, d disk, name string, want in
 	return e.save()
 }
 
-// Again sets the limits once more that were set for a set: a drive that was without power has
-// forgotten them. It does nothing for disks whose limits nobody has set.
+// Again sets the limits of a set once more, because a drive forgets them when it loses power. It
+// does nothing for disks that have no limits from this program.
 func (h *Host) Again(ctx context.Context, name string, paths []string) []control.Drive {
 	var all []control.Drive
 	for _, d := range h.disksBelow(paths) {
@@ -131,9 +131,9 @@ func (h *Host) Again(ctx context.Context, name string, paths []string) []control
 	return all
 }
 
-// Release says that a set no longer needs its limits. Disks that no set needs get back what they
-// had, also those of sets that ended without a word. What could not be given back stays noted for
-// the next time, and is in the error.
+// Release says that a set no longer needs its limits. Disks that no set needs get their old
+// settings back. That includes disks of sets whose server died. A setting that could not be
+// restored stays noted for the next time, and is in the error.
 func (h *Host) Release(ctx context.Context, name string) error {
 	var errs []error
 	for _, disk := range h.entries() {
@@ -164,7 +164,8 @@ func (h *Host) releaseOne(ctx context.Context, name, diskName string) error {
 	return e.remove()
 }
 
-// restore gives a disk back what it had, if it is still the same disk and has what it was given.
+// restore gives a disk its old settings back, if it is still the same disk and still has the new
+// ones.
 func (h *Host) restore(ctx context.Context, e *entry) error {
 	dir, err := filepath.EvalSymlinks(filepath.Join(h.sys, "block", e.Disk))
 	if err != nil {
@@ -185,7 +186,7 @@ func (h *Host) restore(ctx context.Context, e *entry) error {
 	return err
 }
 
-// Report tells what is set for the disks of a set, without asking them.
+// Report says what is set for the disks of a set, without asking the disks.
 func (h *Host) Report(name string, paths []string) []control.Drive {
 	all := []control.Drive{}
 	for _, d := range h.disksBelow(paths) {
@@ -204,7 +205,7 @@ func (h *Host) Report(name string, paths []string) []control.Drive {
 	return all
 }
 
-// report puts a state into words for others.
+// report converts a state for other packages.
 func (h *Host) report(d disk, s *state) control.Drive {
 	r := control.Drive{Disk: d.path(), KernelS: float64(h.timeout(d)), Note: s.Note}
 	if c := s.Drive; c != nil {

@@ -110,7 +110,7 @@ func (f *fake) partition(disk, name string, minor int) {
 	dir := filepath.Join(f.sys, "block", disk, name)
 	f.put(filepath.Join(dir, "partition"), "1")
 	f.link(dir, filepath.Join(f.sys, "dev/block", fmt.Sprintf("8:%d", minor)))
-	// The fake finds the number of a path here.
+	// The fake machine looks up the number of a path here.
 	f.put(filepath.Join(f.sys, "block", name, "dev"), fmt.Sprintf("8:%d", minor))
 }
 
@@ -161,7 +161,8 @@ func (f *fake) wantNoState() {
 	}
 }
 
-// TestSetAndRelease: each kind of drive gets what it can be given, and gets back what it had.
+// TestSetAndRelease: each kind of drive gets the setting that it supports, and gets its old
+// settings back.
 func TestSetAndRelease(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -207,7 +208,7 @@ func TestSetAndRelease(t *testing.T) {
 	}
 }
 
-// TestNoSmartctl: without the program the kernel waits longer.
+// TestNoSmartctl: without smartctl the kernel's limit is raised.
 func TestNoSmartctl(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -221,7 +222,7 @@ func TestNoSmartctl(t *testing.T) {
 	}
 	f.wantTimer("sda", "180")
 	f.wantFile("eh_deadline", eh, "180")
-	// Somebody else sets it meanwhile: that stays.
+	// Somebody else sets it meanwhile. That value stays.
 	f.put(filepath.Join(f.sys, "block/sda/device/timeout"), "60")
 	f.stop("a")
 	f.wantTimer("sda", "60")
@@ -243,7 +244,7 @@ func TestHangs(t *testing.T) {
 	f.wantTimer("sda", "180")
 }
 
-// TestOthers: disks that have no such limit, files, and disks below others.
+// TestOthers: disks that have no such limit, files, and disks below other devices.
 func TestOthers(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -285,8 +286,8 @@ func TestOthers(t *testing.T) {
 	f.wantNoState()
 }
 
-// TestShared: of several sets on one disk the last one gives it back, whatever became of the
-// others.
+// TestShared: with several sets on one disk, the last one restores the settings, even if the others
+// have died.
 func TestShared(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -298,7 +299,7 @@ func TestShared(t *testing.T) {
 	f.start("b", "/dev/sda2")
 	f.stop("a")
 	f.want("sda", "70 70")
-	// The server of b is killed and started again: what was there before is remembered.
+	// The server of b is killed and started again. The settings from before are remembered.
 	f.start("b", "/dev/sda2")
 	f.want("sda", "70 70")
 	f.stop("b")
@@ -320,8 +321,8 @@ func TestShared(t *testing.T) {
 	f.wantNoState()
 }
 
-// TestComesBack: a drive that was without power has forgotten its limit. Another drive of the same
-// name owes nothing.
+// TestComesBack: a drive that was without power has forgotten its limit. A different drive with the
+// same name is left alone.
 func TestComesBack(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -355,7 +356,7 @@ func TestComesBack(t *testing.T) {
 	f.wantNoState()
 }
 
-// TestElsewhere: what somebody else has set meanwhile is left alone.
+// TestElsewhere: a value that somebody else has set meanwhile stays.
 func TestElsewhere(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -368,7 +369,7 @@ func TestElsewhere(t *testing.T) {
 	f.wantNoState()
 }
 
-// TestCannotRestore: what could not be given back is given back later.
+// TestCannotRestore: a setting that could not be restored is restored later.
 func TestCannotRestore(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -389,7 +390,7 @@ func TestCannotRestore(t *testing.T) {
 	f.wantNoState()
 }
 
-// TestNothingUnnoted: nothing is changed if it cannot be written down.
+// TestNothingUnnoted: nothing is changed if the change cannot be noted first.
 func TestNothingUnnoted(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
@@ -407,7 +408,7 @@ func TestNothingUnnoted(t *testing.T) {
 	f.wantTimer("sda", "30")
 }
 
-// TestLongLimit: a limit that is near the kernel's gets a longer one of the kernel.
+// TestLongLimit: if a drive's limit is near the kernel's, the kernel's is raised.
 func TestLongLimit(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// patience is what the kernel waits for a drive of which it is not known when it gives up, in
-// seconds. It is that of mdadm's udev rule: drives try for up to two minutes.
+// patience is how many seconds the kernel waits for a drive if it is not known when the drive gives
+// up. The value is that of mdadm's udev rule: drives try for up to two minutes.
 const patience = 180
 
 // setting is an attribute of sysfs that was changed.
@@ -20,9 +20,9 @@ type setting struct {
 	Set    string `json:"set"`
 }
 
-// timers returns the attributes that hold the kernel's patience with a disk: the time for one
+// timers returns the attributes that limit how long the kernel waits for a disk: the time for one
 // command, and the time that error handling may take before it resets the whole controller, which
-// is off by default. How the kernel documents them: Documentation/scsi/scsi_eh.rst.
+// is off by default. Documentation/scsi/scsi_eh.rst of the kernel describes them.
 func (d disk) timers(sys string) []string {
 	rel, err := filepath.Rel(sys, d.dir)
 	if err != nil {
@@ -56,7 +56,8 @@ func (h *Host) timeout(d disk) int {
 	return n
 }
 
-// raises returns the settings that give a disk enough time. What is longer already, or off, stays.
+// raises returns the settings that give a disk enough time. Limits that are longer already, or off,
+// stay.
 func (h *Host) raises(d disk) []setting {
 	var all []setting
 	for _, path := range d.timers(h.sys) {
@@ -77,7 +78,7 @@ func (h *Host) apply(all []setting) error {
 	return errors.Join(errs...)
 }
 
-// undo writes back what was there before, where it is still what was set.
+// undo restores the old values of settings that still have the value that was set.
 func (h *Host) undo(all []setting) error {
 	var errs []error
 	for _, s := range all {
@@ -89,7 +90,7 @@ func (h *Host) undo(all []setting) error {
 }
 
 func (h *Host) write(path, value string) error {
-	// No file is made: the attribute may be gone with its disk.
+	// The file is not created if it is gone, as it is when its disk is gone.
 	f, err := os.OpenFile(filepath.Join(h.sys, path), os.O_WRONLY|os.O_TRUNC, 0)
 	if err == nil {
 		_, err = f.WriteString(value + "\n")

@@ -36,7 +36,7 @@ var (
 	errNoSmartctl = errors.New("smartctl is not installed (package smartmontools)")
 )
 
-// answer is what is used of the output of smartctl --json. smartctl.exit_status is that of
+// answer is the part of the output of smartctl --json that is used. smartctl.exit_status is that of
 // smartctl(8), EXIT STATUS. A drive without the control has no ata_sct_erc. A limit that is off has
 // no deciseconds.
 type answer struct {
@@ -65,11 +65,12 @@ func (t ercTime) limit() int {
 	return t.Deciseconds
 }
 
-// failures are the bits of the exit status that say that smartctl itself did not succeed: the
-// command line or the kind of disk, opening it, a command to it. The others tell of its health.
+// failures are the bits of the exit status that say that smartctl itself failed: the command line
+// or the kind of disk, opening the disk, or a command to it. The other bits are about the disk's
+// health.
 const failures = 1 | 2 | 4
 
-// decode reads the limits out of smartctl's output. The error is errNoControl if there are none.
+// decode reads the limits from smartctl's output. The error is errNoControl if there are none.
 func decode(output []byte) (limits, error) {
 	var a answer
 	if err := json.Unmarshal(output, &a); err != nil || a.Smartctl.ExitStatus == nil {
@@ -102,24 +103,24 @@ func (h *Host) get(ctx context.Context, path string) (limits, error) {
 	return h.smartctl(ctx, "scterc", path)
 }
 
-// set sets them, and returns what they are then.
+// set sets the limits, and returns the limits that the drive then has.
 func (h *Host) set(ctx context.Context, path string, l limits) (limits, error) {
 	now, err := h.smartctl(ctx, fmt.Sprintf("scterc,%d,%d", l.Read, l.Write), path)
 	if err != nil {
 		return now, err
 	}
-	// Some drives answer that it is set, and have another value.
+	// Some drives report success and keep another value.
 	if now, err = h.get(ctx, path); err == nil && now != l {
 		err = errors.New("the drive does not take the limit")
 	}
 	return now, err
 }
 
-// most is how much output is looked at. The usual is 1 KiB.
+// most is how much output is read. Usually there is 1 KiB.
 const most = 1 << 20
 
-// smartctl runs the program. It returns when ctx ends, also if the program then hangs in a call to
-// the disk and cannot be ended.
+// smartctl runs the program. It returns when ctx ends, even if the program hangs in a call to the
+// disk and cannot be ended.
 func (h *Host) smartctl(ctx context.Context, log, path string) (limits, error) {
 	program, err := h.program()
 	if err != nil {
@@ -171,7 +172,7 @@ func (h *Host) program() (string, error) {
 	return "", errNoSmartctl
 }
 
-// limited keeps the start of what is written to it.
+// limited keeps the beginning of what is written to it.
 type limited struct{ buffer *bytes.Buffer }
 
 func (l *limited) Write(b []byte) (int, error) {

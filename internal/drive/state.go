@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// state is what is known of one disk: what it had, what it was given, and for whom.
+// state is what is known about one disk: its old settings, its new settings, and which sets want
+// them.
 type state struct {
 	Disk string `json:"disk"`
-	// Seq is which of the disks of this name it is. Another one has nothing to get back.
+	// Seq tells disks apart that have had the same name. A different disk gets no settings back.
 	Seq   string   `json:"seq"`
 	Users []string `json:"users"` // names of sets
 	Want  int      `json:"want"`  // the limit that was asked for last, in tenths of a second
@@ -31,7 +32,7 @@ type state struct {
 type change struct {
 	Before limits `json:"before"`
 	Set    limits `json:"set"`
-	// Failed: whether Set has been set is not certain.
+	// Failed: setting the limit failed, so it is not certain whether the drive has Set.
 	Failed bool `json:"failed,omitempty"`
 }
 
@@ -42,15 +43,14 @@ func (s *state) join(name string) {
 	}
 }
 
-// leave removes a set, and all for which uses is false.
+// leave removes a set, and all sets for which uses is false.
 func (s *state) leave(name string, uses func(string) bool) (changed bool) {
 	n := len(s.Users)
 	s.Users = slices.DeleteFunc(s.Users, func(u string) bool { return u == name || !uses(u) })
 	return len(s.Users) != n
 }
 
-// raised adds settings that are to be made. Of one that was made before, what was there then
-// counts.
+// raised adds settings that are about to be made. If one was made before, its oldest value is kept.
 func (s *state) raised(all []setting) {
 	for _, n := range all {
 		i := slices.IndexFunc(s.Kernel, func(k setting) bool { return k.Path == n.Path })
@@ -62,7 +62,8 @@ func (s *state) raised(all []setting) {
 	}
 }
 
-// prefix begins the names of the files. No set has a file of such a name: theirs have an ending.
+// prefix begins the names of the files. Files of sets cannot have such names, because theirs have
+// an extension.
 const prefix = ".drive-"
 
 func (h *Host) statePath(disk string) string { return filepath.Join(h.run, prefix+disk) }
@@ -76,7 +77,7 @@ func decodeState(b []byte) (*state, error) {
 		return nil, err
 	}
 	for _, k := range s.Kernel {
-		// These are written to.
+		// Only these attributes may be written to.
 		if base := filepath.Base(k.Path); !filepath.IsLocal(k.Path) || base != "timeout" &&
 			base != "eh_deadline" {
 			return nil, fmt.Errorf("%q is no timer of a disk", k.Path)
@@ -85,7 +86,7 @@ func decodeState(b []byte) (*state, error) {
 	return &s, nil
 }
 
-// look reads a disk's state without locking it; nil: there is none.
+// look reads a disk's state without locking it. It returns nil if there is none.
 func (h *Host) look(d disk) *state {
 	f, err := os.OpenFile(h.statePath(d.name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -109,11 +110,11 @@ type entry struct {
 	state
 }
 
-// lockPoll is how often a lock is tried for that somebody else has.
+// lockPoll is how often a lock is tried that another process has.
 const lockPoll = 20 * time.Millisecond
 
 // enter opens the file of a disk and locks it. If create is not set and there is none, the error is
-// os.ErrNotExist. Nobody has the lock for longer than some calls of smartctl take.
+// os.ErrNotExist. A process holds the lock for no longer than some calls of smartctl take.
 func (h *Host) enter(ctx context.Context, name string, create bool) (*entry, error) {
 	path, flags := h.statePath(name), os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK
 	if create {
@@ -128,7 +129,8 @@ func (h *Host) enter(ctx context.Context, name string, create bool) (*entry, err
 			f.Close()
 			return nil, fmt.Errorf("%s: somebody else sets the limits of this disk: %w", path, err)
 		}
-		// The process that had the lock may have removed the file. Others then lock another one.
+		// The process that had the lock may have removed the file. Later processes then lock a new
+		// file.
 		if !there(f, path) {
 			f.Close()
 			continue
@@ -174,7 +176,8 @@ func there(f *os.File, path string) bool {
 	return err == nil && os.SameFile(mine, st)
 }
 
-// save writes the state. It is short, so the page that it needs is there from the first time on.
+// save writes the state. The state is short and fits into the page that the file has from the
+// start.
 func (e *entry) save() error {
 	b, err := json.Marshal(e.state)
 	if err != nil {

@@ -2,13 +2,12 @@
 // /proc/PID/mountinfo lists them (proc_pid_mountinfo(5)), and undoes the escapes that this
 // file and /proc/swaps share.
 //
-// It only reads text. Which mount matters is the caller's business.
+// It only reads text. The caller decides which mount matters.
 //
-// One line never hides another: a line that makes no sense is left out, and lines have no
-// longest length. That is why github.com/moby/sys/mountinfo is not used: it gives up at the
-// first line that it cannot parse, and stops without an error at one of more than 64 KiB, which
-// an overlay of many layers can have. A mount that is missed here is a disk in use that is
-// taken for free.
+// A line that makes no sense is left out and hides no other line. Lines can have any length.
+// github.com/moby/sys/mountinfo is not used for these reasons: it gives up at the first line that
+// it cannot parse, and stops without an error at a line of more than 64 KiB, which an overlay of
+// many layers can have. If a mount is missed here, a disk in use is taken for free.
 package mountinfo
 
 import (
@@ -28,11 +27,11 @@ type Mount struct {
 	Dev    uint64 // of the file system, as stat(2) tells it
 	Point  string // where it is mounted
 	Type   string // of the file system
-	Source string // what is mounted, in the file system's own words; may be empty
+	Source string // what is mounted, as the file system calls it; may be empty
 }
 
-// Read lists the mounts that a process reaches, those beneath others first. proc is its
-// directory, such as Self.
+// Read lists the mounts that a process reaches. A mount comes before those on top of it. proc is
+// its directory, such as Self.
 func Read(proc string) ([]Mount, error) {
 	text, err := os.ReadFile(filepath.Join(proc, "mountinfo"))
 	if err != nil {
@@ -72,8 +71,8 @@ func ParseDev(text string) (dev uint64, ok bool) {
 	return unix.Mkdev(uint32(a), uint32(b)), ok && errA == nil && errB == nil
 }
 
-// Unescape undoes the escapes of mountinfo and swaps: \ooo, three octal digits. What is no
-// escape stays as it is.
+// Unescape undoes the escapes of mountinfo and swaps: \ooo, three octal digits. Other text stays as
+// it is.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s

@@ -33,7 +33,7 @@ func TestLongLine(t *testing.T) {
 	}
 }
 
-// TestRead: this process has a root.
+// TestRead: this process has a root mount.
 func TestRead(t *testing.T) {
 	t.Parallel()
 	all, err := Read(Self)
@@ -60,7 +60,7 @@ func TestUnescape(t *testing.T) {
 	}
 }
 
-// FuzzParse reads what the kernel prints, or does not.
+// FuzzParse reads texts that the kernel prints, and others.
 func FuzzParse(f *testing.F) {
 	f.Add("36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n")
 	f.Add("36 35 0:40 / /x rw - btrfs /dev/sda1 rw\n36 35 8:1")

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHung: a queue whose thread has not answered is hung, and so is a keeper that takes no call.
+// TestHung: a queue whose thread has not answered is hung, and so is a keeper that takes no calls.
 func TestHung(t *testing.T) {
 	r := newFakeRing(t, false)
 	k := r.h.keeper

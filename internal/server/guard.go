@@ -19,13 +19,14 @@ const (
 	guardPoll  = 100 * time.Millisecond
 )
 
-// Guard watches over the server of the root file system. If that dies, nothing can be read from the
-// file system: neither the program, nor what its supervisor needs to start it. So the guard has all
-// that it needs in memory. It waits until the server, process pid, has ended, and a moment longer.
-// If there is no server by then, start is called, again and again until there is one.
+// Guard watches over the server of the root file system. If that server dies, nothing can be read
+// from the file system: neither the program, nor what its supervisor needs to start it. So the
+// guard has everything that it needs in memory. It waits until the server, process pid, has ended,
+// and for guardGrace after that. If there is no server by then, it calls start, again and again
+// until there is one.
 //
 // Guard returns nil when there is nothing more to watch: the device was stopped, or another server
-// has the set. That one has a guard of its own.
+// has the set. That server has a guard of its own.
 func Guard(ctx context.Context, log zerolog.Logger, name string, pid int,
 	start func(context.Context) error) error {
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -64,9 +65,9 @@ func awaitExit(fd int) error {
 	}
 }
 
-// succeeded returns true when another server than the process pid serves the set, or its device is
-// gone, and false when for guardGrace there was no server at all. One that starts has the name, and
-// may yet fail.
+// succeeded returns true when a server other than the process pid serves the set, or its device is
+// gone. It returns false when there was no server at all for guardGrace. A server that is starting
+// has the name, and may still fail.
 func succeeded(ctx context.Context, name string, pid int) (bool, error) {
 	for deadline := time.Now().Add(guardGrace); ; {
 		r, err := control.ReadRecord(name)

@@ -11,7 +11,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// This file lets a server leave its device when it is asked to.
+// This file lets a server give up its device when it is asked to.
 //
 // The device is quiesced where the kernel can do that: it hands out no more requests then. Then the
 // queues finish what is on its way to the disk, answer the requests that this completes, and stop.

@@ -22,7 +22,7 @@ const (
 	// rehearsals is how often metadata that is being written is read before it counts as damaged.
 	rehearsals = 5
 	// ownPoll is how often a successor checks whether the name is free. A server that waits for a
-	// dying one checks less and less often, down to once every ownPollMost.
+	// dying one checks less and less often, down to once per ownPollMost.
 	ownPoll     = time.Millisecond
 	ownPollMost = 50 * time.Millisecond
 )

@@ -16,13 +16,13 @@ import (
 // links: by-uuid after mkfs, for example.
 //
 // For other disks udev does that itself, by a watch on the node of the device. But udev's watch
-// goes on when the server is dead: the close of a program then makes udev open the device, and a
-// worker of it, or udev as a whole, waits until there is a server. So packaging/udev has "nowatch",
-// and the watch is the server's own. It ends with the server.
+// continues when the server is dead. When a program closes the device then, udev opens it, and a
+// worker of udev, or all of udev, waits until there is a server. So packaging/udev has "nowatch",
+// and the server has a watch of its own, which ends with the server.
 
 const (
 	nodes = "/dev"
-	// writtenPause gathers the closes of one program.
+	// writtenPause collects several closes by one program.
 	writtenPause = 50 * time.Millisecond
 )
 

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestWritten: whoever has written to the device or to a partition and closes it has udev look at
-// that; who only reads has not.
+// TestWritten: when a process that has written to the device or to a partition closes it, udev is
+// told. For a process that only reads, udev is not told.
 func TestWritten(t *testing.T) {
 	dir, sys := t.TempDir(), t.TempDir()
 	node := func(name string) string {

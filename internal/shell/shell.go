@@ -1,5 +1,5 @@
-// Package shell writes commands that a message suggests, so that they can be
-// copied into a shell as they stand, whatever the names and paths in them are.
+// Package shell writes the commands that messages suggest. They can be copied into a shell as they
+// are, whatever the names and paths in them are.
 package shell
 
 import (
@@ -20,8 +20,8 @@ func Command(args ...string) string {
 	return b.String()
 }
 
-// Quote returns s as one word of a POSIX shell, plain where that is possible.
-// What is not printable is written as bash and zsh read it ($'…'): a name must not be able to
+// Quote returns s as one word of a POSIX shell, without quotes where possible. Characters that are
+// not printable are written as bash and zsh read them ($'…'), because a name must not be able to
 // send commands to a terminal.
 func Quote(s string) string {
 	switch {

@@ -13,7 +13,7 @@ var words = []string{
 	"tab\there", "bad\xff", "nl\nx", "-x", "#no", "a&b", "!x", "{a,b}", "'", "\x1b'\\",
 }
 
-// TestQuoteIsOneWord has bash read what was quoted.
+// TestQuoteIsOneWord: bash reads the quoted text as one word.
 func TestQuoteIsOneWord(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
