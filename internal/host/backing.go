@@ -15,22 +15,23 @@ import (
 	"ublkremap/ublk"
 )
 
-// Backing is a disk that somebody means to serve, as it was found.
+// Backing is a disk that a caller means to serve, as it was found.
 type Backing struct {
 	Path       string // absolute
 	Superblock *metadata.Superblock
-	// Newest: no other disk here carries the set, as far as they answer.
+	// Newest: as far as the other disks here answer, none of them carries the set.
 	Newest bool
 }
 
-// FindBacking finds the disk that somebody means: what has a slash is a path. Anything else is the
-// name or the UUID of a set, and only if there is none a file of the working directory. With id, a
-// UUID, the set of that name must have it. The superblock is read once.
+// FindBacking finds the disk that the user means. An argument with a slash is a path. Any other
+// argument is the name or the UUID of a set. Only if there is no such set, it is a file in the
+// working directory. id is a UUID: if it is not empty, the set of that name must have it. The
+// superblock is read once.
 func FindBacking(ctx context.Context, what, id string) (*Backing, error) {
 	if strings.Contains(what, "/") {
 		return BackingAt(ctx, what)
 	}
-	// The path that the name had last, if it still has it; else look around.
+	// Try the path that the name had last. If the set is not there any more, look at all disks.
 	if r, err := control.ReadRecord(what); err == nil && (id == "" || r.UUID == id) {
 		if sb, err := set.Identify(ctx, r.Backing); err == nil && sb.Name == what &&
 			sb.UUID.String() == r.UUID {
@@ -49,7 +50,7 @@ func FindBacking(ctx context.Context, what, id string) (*Backing, error) {
 	return nil, fmt.Errorf("%s: %w", what, err)
 }
 
-// BackingAt is the disk at a path.
+// BackingAt finds the disk at a path.
 func BackingAt(ctx context.Context, path string) (*Backing, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
@@ -72,7 +73,7 @@ func Active(name string) bool {
 }
 
 // DeviceOfSet reports whether the kernel has a device of a set that was ever live, and returns the
-// record that tells of it, if one does. A kernel that cannot be asked has none.
+// record of that device, if there is one. If the kernel cannot be asked, there is no such device.
 func DeviceOfSet(ctx context.Context, id set.Identity) (r *control.Record, has bool) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {

@@ -44,8 +44,8 @@ func useRuntimeDir(t *testing.T) {
 	}
 }
 
-// TestFindBacking: by a path; by a name at the path that its record has, if that still is the
-// set's; else by looking around, where a regular file is not found.
+// TestFindBacking: by a path; by a name, at the path in its record, if the set is still there;
+// otherwise among all disks, where a regular file is not found.
 func TestFindBacking(t *testing.T) {
 	useRuntimeDir(t)
 	ctx := context.Background()
@@ -78,8 +78,8 @@ func TestFindBacking(t *testing.T) {
 	}
 }
 
-// TestNameBeforeFile: a word without a slash is a set's name before it is a file of the working
-// directory; with a slash it is a path. A UUID that is wanted is wanted of the name, too.
+// TestNameBeforeFile: a word without a slash is a set's name before it is a file in the working
+// directory. With a slash it is a path. If a UUID is given, the set of that name must have it.
 func TestNameBeforeFile(t *testing.T) {
 	useRuntimeDir(t)
 	ctx := context.Background()
@@ -112,8 +112,8 @@ func TestNameBeforeFile(t *testing.T) {
 	}
 }
 
-// TestDeadServer: the record of a server that is dead, whose device does not exist any more, is
-// no device that runs. Records that cannot be read are told of.
+// TestDeadServer: the record of a dead server whose device does not exist any more is not a running
+// device. Records that cannot be read are reported.
 func TestDeadServer(t *testing.T) {
 	useRuntimeDir(t)
 	ctx := context.Background()

@@ -15,23 +15,23 @@ import (
 )
 
 const (
-	// hiddenWait is how long a device's server that cannot be seen is waited for: it may be
-	// dying.
+	// hiddenWait is how long to wait for the end of a device's server that cannot be seen: it may
+	// be dying.
 	hiddenWait = 10 * time.Second
 	deadPoll   = 50 * time.Millisecond
-	// SayEvery is how often a Waiter says what is waited for, sayFirst the first time.
+	// SayEvery is how often a Waiter says what is waited for. sayFirst is when it does so first.
 	SayEvery = 10 * time.Second
 	sayFirst = 2 * time.Second
 )
 
-// A Waiter says, now and then, what is waited for. The zero value says nothing.
+// A Waiter says from time to time what is waited for. The zero value says nothing.
 type Waiter struct {
 	Tell  func(what string)
 	since time.Time
 	last  time.Time
 }
 
-// Say is to be called as long as the wait goes on.
+// Say must be called again and again as long as the wait goes on.
 func (w *Waiter) Say(what func() string) {
 	now := time.Now()
 	if w.since.IsZero() {
@@ -44,13 +44,13 @@ func (w *Waiter) Say(what func() string) {
 	w.Tell(fmt.Sprintf("%s (for %s now)", what(), now.Sub(w.since).Round(time.Second)))
 }
 
-// Died reports whether the server of a record is known to be dead, or dying: its number is
-// of this pid namespace, and there is no such process, or it is about to end.
+// Died reports whether the server of a record is known to be dead or dying: its number belongs to
+// this pid namespace, and that process does not exist, or is about to end.
 func Died(r *control.Record) bool {
 	return r != nil && (r.PIDNamespace == 0 || r.PIDNamespace == PIDNamespace()) && dying(r.PID)
 }
 
-// PIDNamespace is the number of this process's, 0 if it cannot be told.
+// PIDNamespace is the number of this process's pid namespace, or 0 if it cannot be found out.
 func PIDNamespace() uint64 {
 	var st unix.Stat_t
 	if unix.Stat("/proc/self/ns/pid", &st) != nil {
@@ -59,9 +59,9 @@ func PIDNamespace() uint64 {
 	return st.Ino
 }
 
-// AwaitDead returns when nobody serves a device any more, nor has I/O of it under way. r is
-// the record of its last server, nil if there is none. As long as a dead server's I/O has
-// not ended it waits, until ctx ends; a server that lives or may live is ErrServed.
+// AwaitDead returns when no server has the device any more, and no I/O of one is under way. r is
+// the record of the device's last server, or nil if there is none. While a dead server's I/O has
+// not ended, it waits until ctx ends. If a server lives or may live, the error is ErrServed.
 func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record, w *Waiter) error {
 	hang := newStuck(id)
 	defer hang.close()
@@ -71,7 +71,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 		case errors.Is(err, ublk.ErrNotFound):
 			return nil
 		case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
-			// The node is not in this mount namespace. The state that the kernel tells is enough.
+			// The node is not in this mount namespace. The state that the kernel reports is enough.
 			info, infoErr := ctl.Info(ctx, id)
 			if infoErr != nil || info.State != ublk.StateLive {
 				return noDevice(infoErr)
@@ -90,7 +90,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 			w.Say(func() string { return LastIO(r) })
 		case time.Since(began) < hiddenWait:
 		case hang.holds(info):
-			// Living or dead, that server answers nothing before the disk does.
+			// Whether it lives or not, that server answers nothing before the disk does.
 			w.Say(func() string {
 				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from "+
 					"here to end: of %d requests none comes back", hang.last.InFlight)
@@ -114,7 +114,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 	}
 }
 
-// stuck looks whether the requests of a device come back.
+// stuck finds out whether the requests of a device come back.
 type stuck struct {
 	file *blockdev.ActivityFile // nil: that cannot be told
 	last blockdev.Activity
@@ -129,8 +129,8 @@ func newStuck(id int) *stuck {
 	return s
 }
 
-// holds reports whether there were requests before and now, and none has come back since it
-// was asked first.
+// holds reports whether there were requests before and there are some now, and none has come back
+// since it was asked first.
 func (s *stuck) holds(info ublk.DeviceInfo) bool {
 	if s.file == nil || info.State != ublk.StateLive || s.last.InFlight == 0 {
 		return false
@@ -152,7 +152,7 @@ func noDevice(err error) error {
 	return err
 }
 
-// LastIO says what a dead server is waited for.
+// LastIO says what I/O of a dead server is waited for.
 func LastIO(r *control.Record) string {
 	text := fmt.Sprintf("waiting for the last I/O of the dead server, process %d, to end", r.PID)
 	for _, path := range append([]string{r.Backing}, r.Spares...) {

@@ -12,12 +12,12 @@ import (
 	"ublkremap/metadata"
 )
 
-// NotServed refuses a disk whose set has a device: the disk, or what it is a copy or another
-// path of, is being served, or I/O waits for a server. The caller has the disk exclusively.
+// NotServed refuses a disk whose set has a device. This disk, or another disk or path with the same
+// set, is being served, or I/O waits for a server. The caller has the disk exclusively.
 func NotServed(d *blockdev.Device) error {
 	sb, err := metadata.Probe(d)
 	if errors.Is(err, metadata.ErrPath) {
-		return err // which set is on it cannot be told
+		return err // it is not known which set is on it
 	}
 	if sb == nil || err != nil {
 		return nil
@@ -35,8 +35,8 @@ func NotServed(d *blockdev.Device) error {
 		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", r.Name))
 }
 
-// NotAwaited refuses a backing whose device waits for a server. path is what the caller calls
-// it. The caller has the backing exclusively, so no server has it.
+// NotAwaited refuses a backing whose device waits for a server. path is the name that the caller
+// uses for it. The caller has the backing exclusively, so no server has it.
 func NotAwaited(path string, backing *blockdev.Device) error {
 	r := DeviceOver(backing.Path())
 	if r == nil {
@@ -46,14 +46,14 @@ func NotAwaited(path string, backing *blockdev.Device) error {
 		"give it up with: %s", path, ErrRefused, r.Device, shell.Command("stop", r.Name))
 }
 
-// OpenToRead opens a set for reading. With shared it may be live. Else it must not be, for
-// records that are being written look damaged.
+// OpenToRead opens a set for reading. With shared the set may be live. Without it the set must not
+// be live, because records that are being written look damaged.
 func OpenToRead(ctx context.Context, path string, spares []string, shared bool) (*set.Set, error) {
 	s, err := set.Open(ctx, path, spares, blockdev.Options{ReadOnly: true, Shared: shared})
 	if errors.Is(err, metadata.ErrDamaged) || errors.Is(err, metadata.ErrUnsupported) || shared &&
 		len(spares) == 0 && errors.Is(err, metadata.ErrNotFound) {
-		// No superblock to go by, or a spare device is missing: let the backing alone show what
-		// it has.
+		// There is no superblock to use, or a spare device is missing. Then show what the backing
+		// alone has.
 		d, openErr := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: shared})
 		if openErr != nil {
 			return nil, openErr
@@ -63,7 +63,7 @@ func OpenToRead(ctx context.Context, path string, spares []string, shared bool) 
 	return s, sayServed(ctx, path, err)
 }
 
-// sayServed turns the error of opening a disk that is being served into one that says so.
+// sayServed makes an error that says that the disk is being served from the error of opening it.
 func sayServed(ctx context.Context, path string, err error) error {
 	if !errors.Is(err, blockdev.ErrBusy) {
 		return err
@@ -75,8 +75,8 @@ func sayServed(ctx context.Context, path string, err error) error {
 	return err
 }
 
-// OpenToRepair opens a set whose superblocks may be damaged: to write to it, or with readOnly to
-// look. hint is a superblock of its backing from elsewhere, or nil.
+// OpenToRepair opens a set whose superblocks may be damaged, to write to it or, with readOnly, to
+// look at it. hint is a superblock of its backing from another place, or nil.
 func OpenToRepair(ctx context.Context, path string, spares []string, hint *metadata.Superblock,
 	readOnly bool) (*set.Set, error) {
 	s, err := set.Gather(ctx, path, spares, hint, blockdev.Options{ReadOnly: readOnly})
@@ -101,8 +101,8 @@ func OpenToRepair(ctx context.Context, path string, spares []string, hint *metad
 // notServedElsewhere refuses a disk whose set is being served over another path, or by a server
 // that has not opened it yet.
 //
-// If a device waits for a server its own disk may be repaired, for that may be what start
-// needs. A copy of it may not: it would be the newer one then.
+// If a device waits for a server, its own disk may be repaired, because start may need that. A copy
+// of the disk must not be repaired, because it would then be the newer one.
 func notServedElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Superblock) error {
 	if sb == nil {
 		return nil
@@ -131,9 +131,9 @@ func notServedElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Su
 		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", sb.Name))
 }
 
-// OpenToRelease opens a set that is to become a plain disk, also one whose backing does not say
-// that it is one, because a create --in-place or a release was cut: then the spare device that
-// says so must be named. The set has no Superblock then.
+// OpenToRelease opens a set that will become a plain disk. It also opens one whose backing does not
+// say that it is a set, because a create --in-place or a release was interrupted. In that case the
+// spare device that says so must be named, and the set has no Superblock.
 func OpenToRelease(ctx context.Context, path string, spares []string,
 	readOnly bool) (*set.Set, error) {
 	opts := blockdev.Options{ReadOnly: readOnly}

@@ -5,7 +5,7 @@ import (
 	"ublkremap/internal/drive"
 )
 
-// Drives is where the error recovery limits of this machine's disks are set, and given back.
+// Drives sets the error recovery limits of this machine's disks, and restores them.
 func Drives() *drive.Host { return drive.New(control.Dir(), uses) }
 
 // uses reports whether a set is served here, or has a device that waits for a server.

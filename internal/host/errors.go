@@ -3,15 +3,15 @@ package host
 import "errors"
 
 var (
-	// ErrNotFound is returned when no device here is called that.
+	// ErrNotFound is returned when no device here has that name.
 	ErrNotFound = errors.New("not found")
-	// ErrRefused is returned for what could destroy data, or take a device from its users.
+	// ErrRefused is returned when an operation could destroy data, or take a device from its users.
 	ErrRefused = errors.New("refused")
 	// ErrServed is returned when a server for the same disk, or of the same device, is running.
 	ErrServed = errors.New("it is being served already")
 )
 
-// ServedError is ErrServed, in words that also say what to do.
+// ServedError is ErrServed with a text that also says what to do.
 type ServedError struct{ Text string }
 
 func (e *ServedError) Error() string { return e.Text }

@@ -8,8 +8,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// DeviceOf asks the kernel for the device that a record names; ublk.ErrNotFound
-// if it does not exist any more, or if another device has got its number since.
+// DeviceOf asks the kernel for the device that a record names. The error is ublk.ErrNotFound if it
+// does not exist any more, or if another device has its number now.
 func DeviceOf(ctx context.Context, ctl *ublk.Control, r *control.Record) (ublk.DeviceInfo, error) {
 	info, err := ctl.Info(ctx, r.ID)
 	if err != nil {

@@ -14,9 +14,8 @@ const (
 	sigkill   = 1 << (9 - 1) // in a mask of signals
 )
 
-// dying reports whether a process ends: one of its threads has died with nobody
-// to wait for it yet, is about to, or has a SIGKILL waiting for it. Also when there
-// is no such process.
+// dying reports whether a process is ending: one of its threads has died and has not been waited
+// for, is about to die, or has a SIGKILL pending. It returns true if there is no such process.
 func dying(pid int) bool {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
 	if err != nil || len(tasks) == 0 {
@@ -54,8 +53,8 @@ func dying(pid int) bool {
 	return false
 }
 
-// Serves reports whether the process has the server's end of a device open, or is
-// this program: a descriptor that was handed to a ring does not show.
+// Serves reports whether the process has the server's end of a device open, or is this program. A
+// descriptor that was passed to a ring does not show in /proc.
 func Serves(pid int, char string) bool {
 	if pid <= 0 {
 		return false
@@ -71,12 +70,12 @@ func Serves(pid int, char string) bool {
 	if err != nil || strings.TrimSpace(string(comm)) != "ublk-remap" {
 		return false
 	}
-	// One that is dead and not waited for is no server.
+	// A process that is dead and was not waited for is no server.
 	exe, err := os.Readlink(proc + "/exe")
 	return err == nil && exe != ""
 }
 
-// processState is the state of a process by proc_pid_stat(5), 0 if it cannot be seen.
+// processState is the state of a process by proc_pid_stat(5), or 0 if it cannot be seen.
 func processState(pid int) byte {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestDying: a process that lives does not die; one that was killed does from the
-// moment on that it was, also while nobody has waited for it, and when it is gone.
+// TestDying: a living process does not count as dying. A process that was killed does, from that
+// moment on, before anybody has waited for it and after it is gone.
 func TestDying(t *testing.T) {
 	if dying(os.Getpid()) {
 		t.Error("this process dies")
@@ -26,7 +26,7 @@ func TestDying(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		// Between the signal and the flag it may look alive for an instant.
+		// Between the signal and the flag it may look alive for a moment.
 		for deadline := time.Now().Add(time.Minute); !dying(pid); {
 			if time.Now().After(deadline) {
 				t.Fatal("it was killed and does not die")

@@ -13,18 +13,18 @@ import (
 	"ublkremap/internal/control"
 )
 
-// Host is this machine, as its caller looks at it. The zero value is of use.
+// Host is this machine as its caller sees it. The zero value can be used.
 type Host struct {
-	// BadRecords is told of runtime records that cannot be read, and are left out; nil: nobody
-	// is told.
+	// BadRecords is called with runtime records that cannot be read and are left out. It may be
+	// nil.
 	BadRecords func(error)
-	// Waiting is told, now and then, what is waited for about a device; nil: nobody is told.
+	// Waiting is called from time to time with what is waited for about a device. It may be nil.
 	Waiting func(device, what string)
 }
 
-// records reads all runtime records. Those that cannot be read are left out; hidden says that
-// this user may not read some. The error is control.ErrRefused if the directory is not to be
-// trusted.
+// records reads all runtime records. Those that cannot be read are left out. hidden says that this
+// user is not allowed to read some of them. The error is control.ErrRefused if the directory cannot
+// be trusted.
 func (h *Host) records() (all []*control.Record, hidden bool, err error) {
 	all, err = control.Records()
 	if errors.Is(err, control.ErrRefused) {
@@ -37,9 +37,9 @@ func (h *Host) records() (all []*control.Record, hidden bool, err error) {
 	return all, hidden, nil
 }
 
-// Lookup finds the record of a device by what people call it: /dev/ublkbN, ublkbN, N, the
-// name, the UUID or the backing. The error is ErrNotFound if there is none, fs.ErrPermission if
-// this user cannot know.
+// Lookup finds the record of a device by one of the names that people use: /dev/ublkbN, ublkbN, N,
+// the name, the UUID or the backing. The error is ErrNotFound if there is none, and
+// fs.ErrPermission if this user is not allowed to find out.
 func (h *Host) Lookup(what string) (*control.Record, error) {
 	records, hidden, err := h.records()
 	if err != nil {
@@ -93,8 +93,8 @@ func Present(r *control.Record) bool {
 	return err == nil
 }
 
-// DeviceOver returns the record of the device that the kernel has over a backing, nil if there
-// is none. Records that cannot be read are left out.
+// DeviceOver returns the record of the kernel's device over a backing, or nil if there is none.
+// Records that cannot be read are left out.
 func DeviceOver(backing string) *control.Record {
 	records, _ := control.Records()
 	for _, r := range records {

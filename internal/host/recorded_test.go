@@ -10,8 +10,8 @@ import (
 	"ublkremap/internal/control"
 )
 
-// FuzzLookup looks for devices by anything that people may call them. What is found must be what
-// was named: a verb that destroys something goes by it.
+// FuzzLookup looks for devices by any text that people may use for them. It must only find devices
+// that the text names, because a verb that destroys something relies on it.
 func FuzzLookup(f *testing.F) {
 	dir, err := os.MkdirTemp("", "ur")
 	if err != nil {

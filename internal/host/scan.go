@@ -15,7 +15,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// States of a disk that no server has. The JSON names are stable.
+// The states of a disk without a server. The JSON names are stable.
 const (
 	StateStopped     = "stopped"     // it can be started
 	StateIncomplete  = "incomplete"  // a disk of its set is missing, or not the right one
@@ -28,11 +28,11 @@ const (
 	StateUnreadable  = "unreadable"  // it does not answer, or only with errors
 )
 
-// loadLimit is how long the metadata of a set may take to be read.
+// loadLimit is how long reading the metadata of a set may take.
 const loadLimit = 30 * time.Second
 
-// Scanned is a disk that carries a set, a spare device whose disk is missing, or a disk that cannot
-// be read.
+// Scanned is a disk that carries a set, a spare device whose backing is missing, or a disk that
+// cannot be read.
 type Scanned struct {
 	Backing string `json:"backing"` // empty: only the rest of its set is here
 	Name    string `json:"name"`
@@ -41,15 +41,15 @@ type Scanned struct {
 	Reason  string `json:"reason"` // why it is not live or stopped
 	Action  string `json:"action"` // what to do
 	Device  string `json:"device"` // /dev/ublkbN, empty if there is none
-	// SpareDevices are the paths of those that are here.
+	// SpareDevices are the paths of the spare devices that are here.
 	SpareDevices []string `json:"spare_devices"`
 	Epoch        uint64   `json:"epoch"` // how often it was started
-	// LastStarted is nil if it never was.
+	// LastStarted is nil if the set was never started.
 	LastStarted *time.Time `json:"last_started"`
 }
 
-// Scan looks which disks here carry sets, and what each would need to run. more are paths to look
-// at besides block devices. It writes nothing, and opens nothing for its own use alone.
+// Scan looks which disks here carry sets, and what each set needs to run. more are paths to examine
+// in addition to the block devices. It writes nothing, and opens nothing exclusively.
 func (h *Host) Scan(ctx context.Context, more []string) ([]Scanned, error) {
 	served, err := h.Status(ctx)
 	if err != nil && served == nil && ctx.Err() != nil {
@@ -87,7 +87,7 @@ func (h *Host) Scan(ctx context.Context, more []string) ([]Scanned, error) {
 	return s.all, errors.Join(statusErr, ctx.Err())
 }
 
-// scan is what one Scan knows.
+// scan is the state of one Scan.
 type scan struct {
 	served           []*control.Status
 	told             map[*control.Status]bool // those that are in a row
@@ -102,7 +102,7 @@ func (s *scan) add(row Scanned) {
 	s.all = append(s.all, row)
 }
 
-// rowOf is what the superblock of a disk tells.
+// rowOf is the row that the superblock of a disk gives.
 func rowOf(p set.Probed) Scanned {
 	row := Scanned{Backing: p.Path}
 	if sb := p.Superblock; sb != nil {
@@ -115,7 +115,7 @@ func rowOf(p set.Probed) Scanned {
 	return row
 }
 
-// unread is a disk whose superblock could not be used.
+// unread is the row of a disk whose superblock could not be used.
 func unread(p set.Probed) Scanned {
 	row := rowOf(p)
 	row.Reason = p.Err.Error()
@@ -199,7 +199,7 @@ func (s *scan) copyOf(p set.Probed, row *Scanned) bool {
 	return false
 }
 
-// stopped is what a set needs that nobody serves or uses.
+// stopped says what a set needs that is neither served nor in use.
 func (s *scan) stopped(ctx context.Context, p set.Probed, row *Scanned) {
 	if err := p.Superblock.Unfinished(); err != nil {
 		row.State, row.Reason = StateUnfinished, err.Error()
@@ -233,7 +233,7 @@ func (s *scan) stopped(ctx context.Context, p set.Probed, row *Scanned) {
 	}
 }
 
-// startOf is how a set is started that is not the only one of its name.
+// startOf is the command that starts a set when other sets have the same name.
 func (s *scan) startOf(p set.Probed) string {
 	for _, o := range s.backings {
 		if o.Path != p.Path && o.Superblock.Name == p.Superblock.Name {
@@ -271,7 +271,7 @@ func (s *scan) whole(ctx context.Context, p set.Probed) error {
 	return err
 }
 
-// lonelySpares adds spare devices whose disk is not here.
+// lonelySpares adds spare devices whose backing is not here.
 func (s *scan) lonelySpares() {
 	rows := map[string]*Scanned{}
 	var order []string
@@ -300,7 +300,7 @@ func (s *scan) lonelySpares() {
 	}
 }
 
-// deviceOf adds what is known of the device of a set whose disk is gone.
+// deviceOf adds what is known about the device of a set whose disk is gone.
 func (s *scan) deviceOf(row *Scanned) {
 	for _, st := range s.served {
 		if st.UUID == row.UUID {
@@ -311,7 +311,7 @@ func (s *scan) deviceOf(row *Scanned) {
 	}
 }
 
-// lonelyDevices adds devices none of whose disks could be found: I/O may wait for them.
+// lonelyDevices adds devices for which no disk was found. I/O may wait for them.
 func (s *scan) lonelyDevices() {
 	for _, st := range s.served {
 		if s.told[st] {

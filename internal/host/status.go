@@ -13,18 +13,18 @@ import (
 )
 
 const (
-	// answerOfEach is how long each of several servers may take to answer. One that does not
+	// answerOfEach is how long each of several servers may take to answer. A server that does not
 	// answer must not keep the others from being listed.
 	answerOfEach = 5 * time.Second
-	// answerOfOne is that of a server that is asked for by name.
+	// answerOfOne is the same limit for a server that is asked for by name.
 	answerOfOne = 10 * time.Second
 )
 
-// Status tells how all devices here are doing, also those that no record tells of. Whatever a
-// server does, there is a status of its device.
+// Status returns the status of all devices here, also of those without a record. There is a status
+// for each device, whatever its server does.
 //
-// If nobody may ask the driver (*ublk.RingForbiddenError) the list is of the devices that
-// records tell of, and comes with that error.
+// If no process may ask the driver (*ublk.RingForbiddenError), the list has only the devices that
+// have records, and comes with that error.
 func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 	records, err := h.Running()
 	if err != nil {
@@ -46,7 +46,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 	return all, err
 }
 
-// StatusOf tells how one device is doing. what is as for Lookup.
+// StatusOf returns the status of one device. what is as for Lookup.
 func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, error) {
 	r, err := h.Lookup(what)
 	if err == nil {
@@ -61,7 +61,8 @@ func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, erro
 	return nil, err
 }
 
-// statusOf asks a device's server, or says what is known without one, and why that is all.
+// statusOf asks a device's server. Without an answer it says what is known otherwise, and why that
+// is all.
 func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *control.Status {
 	if control.Owned(r.Name) {
 		st, err := control.NewClient(r.Name).StatusWithin(ctx, limit)
@@ -99,8 +100,8 @@ func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *cont
 	return st
 }
 
-// askKernel corrects the status of a device that the kernel says has a server, though that of
-// its record is dead: another server has it, or the last I/O of the dead one has not ended.
+// askKernel corrects the status of a device if the kernel says that it has a server and its record
+// names a dead one: another server has it, or the last I/O of the dead one has not ended.
 func askKernel(ctx context.Context, r *control.Record, st *control.Status) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
@@ -120,7 +121,7 @@ func askKernel(ctx context.Context, r *control.Record, st *control.Status) {
 	}
 }
 
-// unreachable is the status of a device whose server has given none.
+// unreachable is the status of a device whose server has sent no status.
 func unreachable(r *control.Record, err error, limit time.Duration) *control.Status {
 	st := fromRecord(r)
 	st.State, st.ServerPID = control.StateUnreachable, r.PID
@@ -132,7 +133,7 @@ func unreachable(r *control.Record, err error, limit time.Duration) *control.Sta
 	return st
 }
 
-// fromRecord is what a record tells of a device.
+// fromRecord is the status that a record gives.
 func fromRecord(r *control.Record) *control.Status {
 	return &control.Status{
 		Device: r.Device, ID: r.ID, Name: r.Name, UUID: r.UUID, Backing: r.Backing,

@@ -14,26 +14,25 @@ import (
 )
 
 const (
-	// stopLimit is how long a living server may take: its own limits added up.
+	// stopLimit is how long a living server may take: the sum of its own limits.
 	stopLimit = 2 * time.Minute
 	stopPoll  = 10 * time.Millisecond
 )
 
-// Stopped is how a device was stopped.
+// Stopped says how a device was stopped.
 type Stopped struct {
 	Device, Name string
-	// Orderly: its server did it. Else that was dead, and the device was removed.
+	// Orderly: its server stopped it. Otherwise the server was dead, and the device was removed.
 	Orderly bool
-	// Recorded: a runtime record told of the device.
+	// Recorded: the device had a runtime record.
 	Recorded bool
 }
 
-// errStale is returned for a record whose device does not exist any more. The record is removed
-// then.
+// errStale is returned for a record whose device does not exist any more. The record was removed.
 var errStale = errors.New("the device of this record does not exist any more")
 
-// Stop ends a device. what is as for Lookup. One that somebody uses is refused (ErrRefused)
-// unless force is set; one whose server is dead is removed in any case.
+// Stop ends a device. what is as for Lookup. A device in use is refused (ErrRefused) unless force
+// is set. A device whose server is dead is removed in any case.
 func (h *Host) Stop(ctx context.Context, what string, force bool) (Stopped, error) {
 	r, err := h.Lookup(what)
 	if errors.Is(err, ErrNotFound) {
@@ -44,7 +43,7 @@ func (h *Host) Stop(ctx context.Context, what string, force bool) (Stopped, erro
 	}
 	orderly, err := h.stopRecorded(ctx, r, force)
 	if errors.Is(err, errStale) {
-		// A device with its number, or of its disk, can be another server's, and be meant.
+		// Another server's device may have this number or this disk, and be the one that is meant.
 		s, err := h.stopUnrecorded(ctx, what, force, errStale)
 		if !errors.Is(err, errStale) {
 			return s, err
@@ -55,7 +54,7 @@ func (h *Host) Stop(ctx context.Context, what string, force bool) (Stopped, erro
 	return Stopped{Device: r.Device, Name: r.Name, Orderly: orderly, Recorded: true}, nil
 }
 
-// waiter tells what is waited for about a device.
+// waiter reports what is waited for about a device.
 func (h *Host) waiter(device string) *Waiter {
 	if h.Waiting == nil {
 		return &Waiter{}
@@ -63,7 +62,7 @@ func (h *Host) waiter(device string) *Waiter {
 	return &Waiter{Tell: func(what string) { h.Waiting(device, what) }}
 }
 
-// stopRecorded stops a device that a record tells of, and reports whether its server did it.
+// stopRecorded stops a device that has a record, and reports whether its server stopped it.
 func (h *Host) stopRecorded(ctx context.Context, r *control.Record,
 	force bool) (orderly bool, err error) {
 	w := h.waiter(r.Device)
@@ -81,13 +80,13 @@ func (h *Host) stopRecorded(ctx context.Context, r *control.Record,
 		case now.Error != "":
 			return false, errors.Join(fmt.Errorf("it is stopped, but: %s", now.Error), forget(now))
 		}
-		// It went without cleaning up.
+		// The server ended without cleaning up.
 	}
 	return false, stopDead(ctx, r, force, w)
 }
 
-// forget removes what is left of a device that was stopped. Its log stays: it says what went
-// wrong.
+// forget removes what is left of a device that was stopped. Its log stays, because it says what
+// went wrong.
 func forget(r *control.Record) error {
 	owner, err := control.Own(r.Name)
 	if err != nil {
@@ -122,8 +121,8 @@ func askToStop(ctx context.Context, r *control.Record, force bool) error {
 	return err
 }
 
-// awaitEnd waits until a device's server has ended. One that is killed meanwhile ends with its
-// last I/O.
+// awaitEnd waits until a device's server has ended. A server that is killed meanwhile ends when its
+// last I/O has ended.
 func awaitEnd(ctx context.Context, r *control.Record, w *Waiter) error {
 	for began := time.Now(); control.Owned(r.Name); {
 		now, err := control.ReadRecord(r.Name)
@@ -147,9 +146,9 @@ func awaitEnd(ctx context.Context, r *control.Record, w *Waiter) error {
 	return nil
 }
 
-// stopDead removes the device of a server that is dead. The error is errStale if there is none.
+// stopDead removes the device of a dead server. The error is errStale if there is none.
 func stopDead(ctx context.Context, r *control.Record, force bool, w *Waiter) (err error) {
-	// No start may recover it meanwhile.
+	// No start may recover the device meanwhile.
 	owner, err := control.Own(r.Name)
 	if err != nil {
 		return err
@@ -178,7 +177,7 @@ func stopDead(ctx context.Context, r *control.Record, force bool, w *Waiter) (er
 	return errStale
 }
 
-// removeDead removes the device of a record: ublk.ErrNotFound if there is none.
+// removeDead removes the device of a record. The error is ublk.ErrNotFound if there is none.
 func removeDead(ctx context.Context, r *control.Record, force bool, w *Waiter) error {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
@@ -191,7 +190,8 @@ func removeDead(ctx context.Context, r *control.Record, force bool, w *Waiter) e
 		return err
 	}
 	if !force {
-		// Nothing is asked of the kernel that could happen later, when nobody wants it any more.
+		// Wait first. A removal that waits in the kernel could happen later, when it is no longer
+		// wanted.
 		if err := AwaitDead(ctx, ctl, r.ID, r, w); err != nil {
 			return err
 		}

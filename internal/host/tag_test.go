@@ -6,7 +6,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// The tag is what later versions look for: it must not change.
+// Later versions look for this tag, so it must not change.
 func TestTag(t *testing.T) {
 	id := uuid.MustParse("01234567-89ab-4def-8123-456789abcdef")
 	if got := Tag(id); got != 0x55520123456789ab || got != TagOf(id.String()) || !Tagged(got) {

@@ -17,26 +17,26 @@ import (
 	"ublkremap/ublk"
 )
 
-// settle is how long a device that was never started must stay as it is: one that
-// is just being made has no record for a moment.
+// settle is how long a device that was never started must stay as it is, because a device that is
+// just being made has no record for a moment.
 const settle = time.Second
 
 // removeLimit bounds each control command that ends a device without a server: Linux 6.12
 // notices some deaths only after 30 seconds.
 const removeLimit = 45 * time.Second
 
-// Unrecorded is a device of this program that no runtime record names: its server died before
-// it could write one, or somebody emptied the runtime directory. It is known by its tag.
+// Unrecorded is a device of this program without a runtime record: its server died before it could
+// write one, or the runtime directory was emptied. The device is identified by its tag.
 type Unrecorded struct {
 	ublk.DeviceInfo
-	// Size in bytes, and that of a block; 0 if the kernel does not tell.
+	// Size and BlockSize are in bytes, or 0 if the kernel does not report them.
 	Size      int64
 	BlockSize int
-	// Name, UUID and Backing are those of the disk; empty if no block device that
-	// answers is it (a regular file is not looked for).
+	// Name, UUID and Backing are those of the disk. They are empty if no block device answers with
+	// that identity (regular files are not searched).
 	Name, UUID, Backing string
-	// ServerPID is its server, 0 if that is dead or cannot be seen from here. A server whose
-	// files are gone can be told to stop by SIGTERM only.
+	// ServerPID is its server, or 0 if the server is dead or cannot be seen from here. If the files
+	// of a server are gone, only SIGTERM can ask it to stop.
 	ServerPID int
 }
 
@@ -44,9 +44,9 @@ type Unrecorded struct {
 // here: the server is of another pid namespace, or was killed a moment ago.
 func (u *Unrecorded) Hidden() bool { return u.ServerPID == 0 && u.State == ublk.StateLive }
 
-// Idle reports whether nobody has to do with the device, and nobody can miss it: it was
-// never started, nobody has its server's end open, and nobody has its disk exclusively, as
-// a server that is about to start it has.
+// Idle reports whether nothing uses the device, and it is safe to remove: it was never started, no
+// process has its server's end open, and no process has its disk exclusively, as a server that is
+// about to start it has.
 func (u *Unrecorded) Idle(ctx context.Context) bool {
 	if u.Waits() || u.ServerPID != 0 {
 		return false
@@ -55,11 +55,11 @@ func (u *Unrecorded) Idle(ctx context.Context) bool {
 	return err == nil && !served && (u.Backing == "" || !blockdev.HeldExclusively(u.Backing))
 }
 
-// Waits reports whether anybody may wait for the device: it was started, and I/O
-// goes on once it has a server.
+// Waits reports whether I/O may wait for the device: it was started, and its I/O goes on once it
+// has a server.
 func (u *Unrecorded) Waits() bool { return u.State != ublk.StateDead }
 
-// Named reports whether somebody means this device.
+// Named reports whether the text that a user typed means this device.
 func (u *Unrecorded) Named(what string) bool {
 	number := strconv.Itoa(u.ID)
 	return slices.Contains([]string{u.BlockPath(), "ublkb" + number, number}, what) ||
@@ -67,7 +67,7 @@ func (u *Unrecorded) Named(what string) bool {
 			blockdev.SameDisk(u.Backing, what))
 }
 
-// Status is what the kernel and its disk tell of it.
+// Status is what the kernel and the disk say about the device.
 func (u *Unrecorded) Status() *control.Status {
 	r := &control.Record{Device: u.BlockPath(), ID: u.ID, Name: u.Name, UUID: u.UUID,
 		Backing: u.Backing, BlockSize: u.BlockSize, ZeroCopy: u.ZeroCopy(), BatchIO: u.BatchIO(),
@@ -99,9 +99,9 @@ func (u *Unrecorded) Status() *control.Status {
 	return st
 }
 
-// FindUnrecorded lists the devices of this program that no record names, by number. Where there
-// is no driver, or this user may not ask it, there are none to tell of. The error is a
-// *ublk.RingForbiddenError if nobody may ask it.
+// FindUnrecorded lists the devices of this program that have no record, by number. If there is no
+// driver, or this user may not ask it, the list is empty. The error is a *ublk.RingForbiddenError
+// if no process may ask it.
 func FindUnrecorded(ctx context.Context) ([]*Unrecorded, error) {
 	ctl, err := ublk.OpenControl()
 	if errors.Is(err, ublk.ErrNoDriver) || errors.Is(err, os.ErrPermission) {
@@ -114,7 +114,7 @@ func FindUnrecorded(ctx context.Context) ([]*Unrecorded, error) {
 	return UnrecordedOf(ctx, ctl)
 }
 
-// findUnrecorded is the one of them that somebody means, nil if there is none.
+// findUnrecorded finds the device among them that the user means, or nil.
 func findUnrecorded(ctx context.Context, what string) (*Unrecorded, error) {
 	all, err := FindUnrecorded(ctx)
 	if err != nil {
@@ -151,7 +151,7 @@ func UnrecordedOf(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error)
 	return found, nil
 }
 
-// taggedOnly lists devices that are known by their tag only.
+// taggedOnly lists devices that are identified by their tag only.
 func taggedOnly(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
 	devices, err := ctl.List(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func taggedOnly(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
 	return found, nil
 }
 
-// identify finds out about its server and its disk.
+// identify finds the device's server and its disk.
 func (u *Unrecorded) identify(ctx context.Context, ctl *ublk.Control) error {
 	if Serves(u.PID, u.CharPath()) {
 		u.ServerPID = u.PID
@@ -198,8 +198,7 @@ func (u *Unrecorded) identify(ctx context.Context, ctl *ublk.Control) error {
 	return nil
 }
 
-// Remove stops and deletes a device that has no server. Requests that wait for
-// one fail.
+// Remove stops and deletes a device that has no server. Requests that wait for a server fail.
 func Remove(ctx context.Context, ctl *ublk.Control, id int) error {
 	for _, step := range []func(context.Context, int) error{ctl.Stop, ctl.Delete} {
 		limited, cancel := context.WithTimeout(ctx, removeLimit)

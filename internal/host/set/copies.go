@@ -10,8 +10,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// Identity is what a superblock says of the disk that it is on. A process that has read it tells
-// it to others, which then need not read it.
+// Identity is what a superblock says about its disk. A process that has read the superblock passes
+// it to other processes, which then need not read it.
 type Identity struct {
 	Name    string    `json:"name"`
 	UUID    uuid.UUID `json:"uuid"`
@@ -19,17 +19,18 @@ type Identity struct {
 	Started uint32    `json:"started"` // as in the superblock
 }
 
-// IdentityOf is that of a superblock.
+// IdentityOf returns what a superblock says about its disk.
 func IdentityOf(sb *metadata.Superblock) Identity {
 	return Identity{Name: sb.Name, UUID: sb.UUID, Epoch: sb.Epoch, Started: sb.Started}
 }
 
-// CheckNewest refuses a backing that is an older copy: some other block device here carries the
-// same set and was started since, so that what was written since is missing on this one. path
-// is not read: it was found to be id. The error is a *DeviceError that wraps metadata.ErrStale.
+// CheckNewest refuses a backing that is an older copy: another block device here carries the same
+// set and was started later, so that this one lacks what was written since. The superblock at path
+// is not read: id is what was found there. The error is a *DeviceError that wraps
+// metadata.ErrStale.
 //
-// Copies of the same epoch cannot be told apart, and devices that do not answer
-// within findLimit are not heard.
+// Copies of the same epoch cannot be told apart. Devices that do not answer within findLimit are
+// ignored.
 func CheckNewest(ctx context.Context, path string, id Identity) error {
 	newer, _, err := search(ctx, findLimit, path, func(other *metadata.Superblock) bool {
 		return other.DeviceIndex == 0 && other.UUID == id.UUID && other.Epoch > id.Epoch
@@ -49,7 +50,7 @@ func CheckNewest(ctx context.Context, path string, id Identity) error {
 		Do: fmt.Sprintf("start %s, or detach that if the older data is what is wanted", c.path)}
 }
 
-// started is when a set was started last, for messages.
+// started says for messages when a set was started last.
 func started(seconds uint32) string {
 	if seconds == 0 {
 		return "never started"
@@ -57,8 +58,8 @@ func started(seconds uint32) string {
 	return "last started " + time.Unix(int64(seconds), 0).UTC().Format(time.RFC3339)
 }
 
-// describe tells devices that claim to be the same from each other, for
-// messages: which of them was in use last is the one with the largest epoch.
+// describe tells devices with the same identity apart for messages. The device that was in use last
+// has the largest epoch.
 func describe(all []found) []string {
 	ids := map[uuid.UUID]bool{}
 	for _, f := range all {

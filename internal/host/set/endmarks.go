@@ -8,17 +8,16 @@ import (
 	"ublkremap/metadata"
 )
 
-// EndMarksDo is what to do about EndMarks.
+// EndMarksDo says what to do about EndMarks.
 const EndMarksDo = "keep other tools from this disk (mdadm: ARRAY <ignore>, or a DEVICE line " +
 	"without it), " +
 	"and when there is time move what the device shows to a set made anew, whose end is not left " +
 	"there"
 
-// EndMarks says what is to be found at the end of a backing that belongs to the
-// data of its set; empty if nothing is. Sets with a spare device that older versions
-// made have the end of their data there. Tools that look at the end of disks (for MD
-// 0.90 and 1.0, DDF, ZFS, DRBD, the copy of a GPT) find it without the set, and may
-// take the disk for theirs.
+// EndMarks says which marks at the end of a backing belong to the data of its set. It is empty if
+// there are none. Sets with a spare device that older versions made have the end of their data
+// there. Tools that look at the end of disks (for MD 0.90 and 1.0, DDF, ZFS, DRBD, the copy of a
+// GPT) find such marks without the set, and may take the disk for theirs.
 func EndMarks(d *blockdev.Device, sb *metadata.Superblock) string {
 	if len(sb.Devices) == 1 || sb.TailStart != 0 {
 		return ""

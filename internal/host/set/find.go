@@ -16,8 +16,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// findLimit is how long the devices that are looked at may take to answer. One
-// that hangs must not keep those that do not from being found.
+// findLimit is how long the examined devices may take to answer. A device that hangs must not keep
+// the others from being found.
 const findLimit = 10 * time.Second
 
 // Find looks for the backing disk of the set with that name or UUID among the machine's block
@@ -30,7 +30,7 @@ func Find(ctx context.Context, name string) (string, *metadata.Superblock, error
 	})
 }
 
-// FindBy is Find for a disk that is known by something else in its superblock.
+// FindBy is Find for a disk that is known by another field of its superblock.
 func FindBy(ctx context.Context,
 	match func(*metadata.Superblock) bool) (string, *metadata.Superblock, error) {
 	hits, unanswered, err := search(ctx, findLimit, "", match)
@@ -50,17 +50,17 @@ func FindBy(ctx context.Context,
 	return hits[0].path, hits[0].sb, nil
 }
 
-// found is a device that is looked for.
+// found is a device that was found.
 type found struct {
 	path string
 	sb   *metadata.Superblock
 }
 
-// withoutClock hides the clock of a device (metadata.Patient), so that nothing is tried again for
-// seconds: a device that has nothing to do with what is looked for may not come back.
+// withoutClock hides the clock of a device (metadata.Patient), so that no failed read is tried
+// again for seconds. A device that is not the one searched for may never come back.
 type withoutClock struct{ metadata.Device }
 
-// probeAny is Identify for a device that may be anything.
+// probeAny is Identify for a device that can be anything.
 func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
 	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
 	if err != nil {
@@ -73,8 +73,8 @@ func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
 	return metadata.Probe(withoutClock{d})
 }
 
-// search looks through the machine's block devices but the one at except. It also returns
-// those that did not answer within limit, or could not be asked. Both are in the order of their
+// search examines the machine's block devices except the one at except. It also returns the devices
+// that did not answer within limit, or could not be asked. Both lists are in the order of their
 // paths.
 func search(ctx context.Context, limit time.Duration, except string,
 	match func(*metadata.Superblock) bool) (hits []found, unanswered []string, err error) {
@@ -104,17 +104,17 @@ func search(ctx context.Context, limit time.Duration, except string,
 // ErrSilent is returned for a device that does not answer in time.
 var ErrSilent = errors.New("it does not answer")
 
-// Probed is what a device of this machine is.
+// Probed is what was found out about one device of this machine.
 type Probed struct {
 	Path       string
 	Superblock *metadata.Superblock // nil if Err tells why it could not be read
-	// Err is ErrSilent, what blockdev.Open or metadata.Probe returned, or nil.
+	// Err is ErrSilent, an error of blockdev.Open or metadata.Probe, or nil.
 	Err error
 }
 
-// ProbeAll looks at all block devices of this machine that can be a disk of a set, and at the files
-// and devices at the paths in more, in the order of their paths. It leaves out what carries no set.
-// A device that does not answer within some seconds is one with an error.
+// ProbeAll examines all block devices of this machine that can be a disk of a set, and the files
+// and devices at the paths in more, in the order of their paths. It leaves out those that carry no
+// set. For a device that does not answer within some seconds it returns an error.
 func ProbeAll(ctx context.Context, more []string) ([]Probed, error) {
 	paths, err := candidates("/sys/class/block")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -135,7 +135,7 @@ func ProbeAll(ctx context.Context, more []string) ([]Probed, error) {
 	return all, context.Cause(ctx)
 }
 
-// probeAll probes devices side by side. The answers are in the order of the paths.
+// probeAll probes all devices at the same time. The answers are in the order of the paths.
 func probeAll(ctx context.Context, limit time.Duration, paths []string) []Probed {
 	answers := make(chan Probed, len(paths)) // sending never blocks
 	waiting := map[string]bool{}
@@ -184,11 +184,11 @@ func candidates(class string) ([]string, error) {
 			strings.HasPrefix(name, "zram") {
 			continue
 		}
-		// Nothing is in it, or it waits for somebody to let it go on.
+		// The device is empty, or is suspended.
 		if read(name, "size") == "0" || read(name, "dm/suspended") == "1" {
 			continue
 		}
-		// What lies below another device shows the same superblock as that.
+		// A disk below another device shows the same superblock as that device.
 		if holders, _ := os.ReadDir(filepath.Join(class, name, "holders")); len(holders) > 0 {
 			continue
 		}
@@ -197,8 +197,8 @@ func candidates(class string) ([]string, error) {
 	return paths, nil
 }
 
-// devicePath is where the device of that name in sysfs is: for device-mapper
-// devices, whose numbers mean nothing, by the name that they were given.
+// devicePath returns the path of the device with that name in sysfs. For a device-mapper device it
+// is the device's given name, because its number has no meaning.
 func devicePath(name string) string {
 	if dm, err := os.ReadFile(filepath.Join("/sys/class/block", name, "dm/name")); err == nil {
 		if path := filepath.Join("/dev/mapper", strings.TrimSpace(string(dm))); exists(path) {

@@ -11,9 +11,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// ErrUnfit is wrapped by a DeviceError for a device that is of the set and is
-// refused anyway: a clone, one that was cut off, one that was put to
-// another use.
+// ErrUnfit is wrapped by a DeviceError for a device that belongs to the set and is refused anyway:
+// a clone, a device that was cut off, or one that has another use now.
 var ErrUnfit = errors.New("not the device that the set needs")
 
 // DeviceError says why a device is refused, which one is wanted, and what to do.
@@ -26,28 +25,28 @@ type DeviceError struct {
 	Do   string
 }
 
-// Error is one line.
+// Error returns one line.
 func (e *DeviceError) Error() string {
 	return fmt.Sprintf("%s: %v: %s; %s", e.Path, e.Err, e.What, e.Do)
 }
 
-// Unwrap returns what it is.
+// Unwrap returns the kind of the error.
 func (e *DeviceError) Unwrap() error { return e.Err }
 
-// Advised reports that the text says what to do already.
+// Advised reports that the text already says what to do.
 func (e *DeviceError) Advised() bool { return true }
 
-// setName is a set, for messages.
+// setName names a set for messages.
 func setName(sb *metadata.Superblock) string { return fmt.Sprintf("%q (%s)", sb.Name, sb.UUID) }
 
-// wanted is a device of the set, for messages.
+// wanted names a device of the set for messages.
 func (s *Set) wanted(index int) string {
 	d := &s.Superblock.Devices[index]
 	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, humanize.IBytes(uint64(d.Size)),
 		setName(s.Superblock))
 }
 
-// missing are the spare devices that are not there yet, for messages.
+// missing names the spare devices that are not there yet, for messages.
 func (s *Set) missing() string {
 	var all []string
 	for i := 1; i < len(s.Superblock.Devices); i++ {
@@ -58,9 +57,9 @@ func (s *Set) missing() string {
 	return strings.Join(all, ", or ")
 }
 
-// fits says which spare device of the set d is, or why it is none. sb and err
-// are what probe said of it. epochs: the set's superblock is the backing's own,
-// so that epochs tell who was absent.
+// fits says which spare device of the set d is, or why it is none. sb and err are the results of
+// probe for d. epochs says that the set's superblock is the backing's own, so that the epochs show
+// which device was absent.
 func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epochs bool) (index int,
 	_ error) {
 	refuse := func(kind error, do, format string, args ...any) (int, error) {
@@ -110,8 +109,7 @@ func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epoch
 	return index, nil
 }
 
-// current refuses a device of the set that was absent from a start, or a
-// backing that was.
+// current refuses a device of the set that was absent from a start, and a backing that was.
 func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 	backing := s.Superblock
 	switch {
@@ -126,8 +124,8 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 				sb.Devices[sb.DeviceIndex].UUID),
 		}
 	case sb.Epoch > backing.Epoch && sb.PrevEpoch > backing.Epoch:
-		// Spare devices get a new epoch first, so one may be ahead by a start
-		// that was cut, but not by one that was not.
+		// Spare devices get a new epoch first. So a spare device may be ahead by one start that was
+		// interrupted. It cannot be ahead by a start that was not.
 		return &DeviceError{Path: s.Devices[0].Path(), Err: metadata.ErrStale,
 			What: fmt.Sprintf("it is of epoch %d (%s), and its spare device %s of epoch %d (%s): "+
 				"the backing was put back to an earlier time, or is a clone",
@@ -138,8 +136,8 @@ func (s *Set) current(path string, sb *metadata.Superblock, epochs bool) error {
 	return nil
 }
 
-// Marks lists what else is known to be at the start of a device, empty if
-// nothing is. What is at its end may belong to the data of the set.
+// Marks lists other known marks at the start of a device. It is empty if there are none. Marks at
+// the end are not listed, because they may belong to the data of the set.
 func Marks(d *blockdev.Device) string {
 	var all []string
 	for _, m := range blockdev.Detect(d, d.Size()).Signatures {

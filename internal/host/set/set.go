@@ -5,9 +5,9 @@
 // does not name are looked for among the machine's block devices, by their UUID ([Find]).
 // [Identify] says what a disk is without exclusive use.
 //
-// It writes nothing, prints nothing, and knows no servers: whether a set is being served is
-// package host's question. A disk that is not the one that was in use last is refused with a
-// [DeviceError], which says what it is and which one is wanted.
+// It writes nothing, prints nothing, and knows no servers: package host says whether a set is being
+// served. A disk that is not the one that was in use last is refused with a [DeviceError]. The
+// error says what the disk is, and which disk is wanted.
 package set
 
 import (
@@ -19,8 +19,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// ErrAmbiguous is returned when several disks claim to be the one that is looked
-// for: a disk and its copy, or one disk by two ways.
+// ErrAmbiguous is returned when several disks claim to be the one that is searched for: a disk and
+// its copy, or one disk by two paths.
 var ErrAmbiguous = errors.New("several disks claim it")
 
 // Set is an open set.
@@ -29,7 +29,7 @@ type Set struct {
 	Devices    []*blockdev.Device // as in Superblock.Devices: the backing first
 }
 
-// Close lets the devices go.
+// Close closes the devices.
 func (s *Set) Close() error {
 	var errs []error
 	for _, d := range s.Devices {
@@ -41,7 +41,7 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// Metadata returns the devices as package metadata wants them.
+// Metadata returns the devices in the form that package metadata takes.
 func (s *Set) Metadata() []metadata.Device {
 	devs := make([]metadata.Device, len(s.Devices))
 	for i, d := range s.Devices {
@@ -65,8 +65,8 @@ func Identify(ctx context.Context, path string) (*metadata.Superblock, error) {
 	return sb, nil
 }
 
-// probe is metadata.Probe, also for devices without any content, such as a loop
-// device without a file.
+// probe is metadata.Probe, but it also accepts devices without contents, such as a loop device
+// without a file.
 func probe(d *blockdev.Device) (*metadata.Superblock, error) {
 	if d.Size() < metadata.RegionStart {
 		return nil, metadata.ErrNotFound
@@ -74,10 +74,9 @@ func probe(d *blockdev.Device) (*metadata.Superblock, error) {
 	return metadata.Probe(d)
 }
 
-// Open opens the backing at path and the spare devices that its superblock
-// names: those in spares, then any that the machine has. Every device must be
-// the one that was in use last; else the error is a *DeviceError that says which
-// is wanted.
+// Open opens the backing at path and the spare devices that its superblock names. It looks for them
+// in spares first, then among the machine's devices. Every device must be the one that was in use
+// last. Otherwise the error is a *DeviceError that says which device is wanted.
 func Open(ctx context.Context, path string, spares []string, o blockdev.Options) (*Set, error) {
 	d, err := blockdev.Open(ctx, path, o)
 	if err != nil {
@@ -97,11 +96,10 @@ func Open(ctx context.Context, path string, spares []string, o blockdev.Options)
 	return s, nil
 }
 
-// Gather opens what belongs together for a repair or a restore: devices that are
-// named may have lost their superblocks. hint is a superblock of the set's
-// backing from elsewhere, or nil. Superblock is the newest that is known, nil if
-// there is none at all. Devices that carry another superblock than they should
-// are refused as in Open.
+// Gather opens the devices of a set for a repair or a restore. Devices that are named may have lost
+// their superblocks. hint is a superblock of the set's backing from another place, or nil. The
+// result's Superblock is the newest that is known, or nil if there is none. Devices that carry
+// another superblock than they should are refused as in Open.
 func Gather(ctx context.Context, path string, spares []string, hint *metadata.Superblock,
 	o blockdev.Options) (*Set, error) {
 	d, err := blockdev.Open(ctx, path, o)
@@ -129,7 +127,7 @@ func Gather(ctx context.Context, path string, spares []string, hint *metadata.Su
 		s.Superblock = hint
 	}
 	if s.Superblock == nil {
-		// The spare devices know what the set is.
+		// The spare devices say which set it is.
 		for _, spare := range spares {
 			if sb, err := Identify(ctx, spare); err == nil &&
 				(s.Superblock == nil || sb.Generation > s.Superblock.Generation) {
@@ -154,7 +152,7 @@ func Gather(ctx context.Context, path string, spares []string, hint *metadata.Su
 	return s, nil
 }
 
-// checkBacking refuses a device that is not the backing, or not any more.
+// checkBacking refuses a device that is not the backing, or is no longer the backing.
 func (s *Set) checkBacking(ctx context.Context, spares []string) error {
 	d, sb := s.Devices[0], s.Superblock
 	if sb.DeviceIndex != 0 {
@@ -171,8 +169,8 @@ func (s *Set) checkBacking(ctx context.Context, spares []string) error {
 	if sb.Transition != metadata.TransitionNone || metadata.HasFrontSuperblock(d) {
 		return nil
 	}
-	// The superblock at the end is what is left of it. A file system that was
-	// made on the disk since would look like this too.
+	// Only the superblock at the end is left of the set. A disk on which a file system was made
+	// since would look like this too.
 	if found := Marks(d); found != "" {
 		return &DeviceError{Path: d.Path(), Err: ErrUnfit,
 			What: fmt.Sprintf("only the superblock at its end is left of %q, and there is %s on "+

@@ -48,7 +48,7 @@ func TestOpen(t *testing.T) {
 		blockdev.ErrBusy) {
 		t.Errorf("opened twice: %v", err)
 	}
-	// Looking is always possible.
+	// Reading is always possible.
 	if sb, err := Identify(ctx, spare); err != nil || sb.DeviceIndex != 1 {
 		t.Errorf("%+v, %v", sb, err)
 	}
@@ -80,7 +80,7 @@ func TestOpen(t *testing.T) {
 			s.Close()
 		}
 	}
-	// Nothing stayed open.
+	// No device stayed open.
 	if s, err = Open(ctx, backing, []string{spare}, blockdev.Options{}); err != nil {
 		t.Fatal(err)
 	}

@@ -34,8 +34,8 @@ func (w *spareOpener) open(ctx context.Context, paths []string) error {
 		}
 	}
 	s.Devices = append(s.Devices, make([]*blockdev.Device, len(want))...)
-	// What is bare is the set's from here on, also after an error: more than there is room for,
-	// as it may turn out.
+	// The set owns the devices without superblocks from here on, also after an error. There may
+	// turn out to be more of them than places.
 	defer func() { s.Devices = append(s.Devices, w.bare...) }()
 	for _, path := range paths {
 		if err := w.add(ctx, path); err != nil {
@@ -61,7 +61,7 @@ func (w *spareOpener) open(ctx context.Context, paths []string) error {
 	return nil
 }
 
-// add opens the device at path and puts it where it belongs.
+// add opens the device at path and puts it into its place.
 func (w *spareOpener) add(ctx context.Context, path string) error {
 	d, err := blockdev.Open(ctx, path, w.options)
 	if err != nil {
@@ -87,7 +87,7 @@ func (w *spareOpener) add(ctx context.Context, path string) error {
 	return nil
 }
 
-// put makes a device the one of its number.
+// put makes a device the spare device of its number.
 func (w *spareOpener) put(d *blockdev.Device, at int) error {
 	if other := w.set.Devices[at]; other != nil {
 		return &DeviceError{Path: d.Path(), Err: ErrUnfit,
@@ -99,8 +99,8 @@ func (w *spareOpener) put(d *blockdev.Device, at int) error {
 	return nil
 }
 
-// find looks for a spare device among the machine's block devices. Clones
-// that are out of date do not count if the device itself is there.
+// find looks for a spare device among the machine's block devices. It ignores older clones if the
+// device itself is there.
 func (w *spareOpener) find(ctx context.Context, index int) (string, error) {
 	copies, unanswered, err := search(ctx, findLimit, "", func(sb *metadata.Superblock) bool {
 		return sb.UUID == w.set.Superblock.UUID && int(sb.DeviceIndex) == index
