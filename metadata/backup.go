@@ -19,10 +19,10 @@ const (
 )
 
 var (
-	// ErrBackup is returned for a file that is no backup and no dump, or a damaged one.
+	// ErrBackup is returned for a file that is neither a backup nor a dump, or that is damaged.
 	ErrBackup = errors.New("not a whole backup of metadata")
-	// ErrBackupStale is returned by PlanRestore for a backup that is older
-	// than the metadata of a disk that needs none.
+	// ErrBackupStale is returned by PlanRestore if the metadata on the disk is in order and newer
+	// than the backup.
 	ErrBackupStale = errors.New("backup is out of date")
 	// ErrChanging is returned by Collect when the table changed too often to be
 	// read at one moment.
@@ -58,7 +58,7 @@ func newBackup(sb *Superblock, tip link, t *Table, l *Layout) (*Backup, error) {
 	return b, nil
 }
 
-// backupReader makes a backup of what a file, a dump or a server says. It checks all of it.
+// backupReader makes a backup from a file, a dump or a server. It checks everything.
 type backupReader struct {
 	sb     *Superblock
 	layout *Layout
@@ -190,7 +190,7 @@ func Collect(now uint32, ask func(cursor uint64) (Snapshot, error)) (*Backup, er
 	return nil, fmt.Errorf("%w: %d times while it was read", ErrChanging, collectTries)
 }
 
-// collect is one try of Collect, nil if a record was written meanwhile.
+// collect is one try of Collect. It returns nil if a record was written meanwhile.
 func collect(ask func(cursor uint64) (Snapshot, error)) (r *backupReader, _ error) {
 	for cursor, done := uint64(0), false; !done; {
 		s, err := ask(cursor)
@@ -372,8 +372,8 @@ func decodeBackupHeader(b []byte) (backupHeader, error) {
 
 var errNoBackup = fmt.Errorf("%w: it does not begin like one", ErrBackup)
 
-// ReadBackup reads a backup or a dump to its end: what begins like a JSON document is a dump.
-// Errors: those of DecodeBackup and DecodeDump.
+// ReadBackup reads a backup or a dump to its end. A file that begins like a JSON document is read
+// as a dump. Errors: those of DecodeBackup and DecodeDump.
 func ReadBackup(r io.Reader) (*Backup, error) {
 	in := bufio.NewReaderSize(r, readChunk)
 	for {
@@ -388,9 +388,9 @@ func ReadBackup(r io.Reader) (*Backup, error) {
 	}
 }
 
-// DecodeBackup reads a backup to its end. Its memory follows the bytes that it
-// reads, not the numbers in the header. Errors: ErrBackup, ErrUnsupported,
-// ErrUnfinished, and those of the reader.
+// DecodeBackup reads a backup to its end. The memory that it uses depends on the bytes that it
+// reads, not on the numbers in the header. Errors: ErrBackup, ErrUnsupported, ErrUnfinished, and
+// those of the reader.
 func DecodeBackup(r io.Reader) (*Backup, error) {
 	page := make([]byte, PageSize)
 	if err := readPage(r, page, "its first page does"); err != nil {
@@ -444,7 +444,7 @@ func DecodeBackup(r io.Reader) (*Backup, error) {
 	return b, nil
 }
 
-// readPage reads the next page. what names what is missing if the file ends here.
+// readPage reads the next page. If the file ends here, the error names the missing part by what.
 func readPage(r io.Reader, page []byte, what string) error {
 	_, err := io.ReadFull(r, page)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

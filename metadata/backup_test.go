@@ -56,8 +56,7 @@ func TestBackup(t *testing.T) {
 		if !bytes.Equal(encoded(t, got), file) {
 			t.Error("it is another file the second time")
 		}
-		// Every page is covered by a sum, every byte of it; whatever is cut off
-		// or added is noticed.
+		// Every byte of every page is covered by a sum. Any cut or addition is noticed.
 		for at := 0; at < len(file); at += 1 + w.r.IntN(97) {
 			bad := bytes.Clone(file)
 			bad[at] ^= 1 << w.r.IntN(8)
@@ -99,8 +98,8 @@ type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, errMedium }
 
-// TestGoldenBackup: the backups of the golden images are these files, byte for
-// byte, and always were.
+// TestGoldenBackup: the backups of the golden images are these files, byte for byte, in every
+// version.
 func TestGoldenBackup(t *testing.T) {
 	for _, g := range golden {
 		path := filepath.Join("testdata", g.name+".backup")
@@ -146,7 +145,7 @@ func TestCollect(t *testing.T) {
 	w.c.src = slowSource{w.live}
 	parts, moved := 0, 0
 	ask := func(cursor uint64) (Snapshot, error) {
-		// Now and then somebody heals in between, but not for ever.
+		// Now and then a heal comes in between, but only a few times.
 		if parts++; parts%5 == 0 && moved < 7 {
 			moved++
 			w.commit()
@@ -207,8 +206,8 @@ func TestCollect(t *testing.T) {
 	}
 }
 
-// TestCollectDecodesByVersion: the entries of a snapshot are read as the version of its superblock
-// has them.
+// TestCollectDecodesByVersion: the entries of a snapshot are decoded by the version of its
+// superblock.
 func TestCollectDecodesByVersion(t *testing.T) {
 	w := history(t, smallParams(512, 0), 402, false)
 	const next = Version + 1
@@ -284,8 +283,7 @@ func FuzzBackup(f *testing.F) {
 		if err != nil || !slices.Equal(listed(again.table), listed(b.table)) || again.tip != b.tip {
 			t.Fatalf("encoded again: %v", err)
 		}
-		// It fits no other set, whatever it says, and a set that is in order and
-		// newer needs none.
+		// It never fits another set. A set that is in order and newer is not restored.
 		disks := clones(image)
 		r, err := PlanRestore(devices(disks), b)
 		if err == nil && b.Superblock.UUID != disks0UUID(t, disks) {
@@ -294,7 +292,7 @@ func FuzzBackup(f *testing.F) {
 		if err == nil && len(r.Steps) > 0 && len(r.Risks) == 0 {
 			t.Fatalf("a set that is in order is to be overwritten: %+v", r)
 		}
-		// Where nothing else is left it is written, or refused.
+		// If nothing else is left, the backup is written or refused.
 		for i, d := range disks {
 			lose(d, b.Superblock, min(uint8(i), uint8(len(b.Superblock.Devices)-1)))
 		}

@@ -16,9 +16,9 @@ const (
 	// the whole transaction may be there, or nothing of it. Once the record of Resume
 	// is durable it is certain not to be there. Commits are suspended.
 	OutcomeUnknown Outcome = 2
-	// OutcomeDropped: it was never written anywhere, because it waited behind a
-	// record of unknown outcome, or because the log was full for good. After a
-	// crash it is not there. Commits are suspended. A Checkpoint ends so if it failed.
+	// OutcomeDropped: it was never written anywhere, because it waited behind a record of unknown
+	// outcome, or because the log was full for good. After a crash it is not there. Commits are
+	// suspended. A Checkpoint that failed ends this way.
 	OutcomeDropped Outcome = 3
 )
 
@@ -56,8 +56,8 @@ type Op struct {
 	// long. It belongs to the Committer, which does not touch it until Done. Several
 	// writes may share it, so nobody may change it then.
 	Data []byte
-	// FUA: the write must be durable before Done. It is set on all writes. Where that
-	// takes a flush, and the flush fails, the Op ends with ErrFlush.
+	// FUA: the write must be durable before Done. It is set on all writes. If that takes a flush,
+	// and the flush fails, the Op ends with ErrFlush.
 	FUA bool
 	// Read: Data is to be read from the device. The Op fails unless all of it is read.
 	Read bool
@@ -101,14 +101,14 @@ type Status struct {
 
 // Committer makes transactions durable on the mirrors of a set.
 //
-// It is sans-I/O: Ops hands out writes, Done takes their ends, Results hands
-// out how tickets ended. It keeps no clock, starts no goroutine, and is for a
-// single goroutine. Commit, Ops, Done and Results allocate nothing in the
-// steady state, so that they work while memory is short.
+// It is sans-I/O: Ops returns writes and reads, Done takes their results, and Results returns the
+// outcomes of tickets. It keeps no clock, starts no goroutine, and is for a single goroutine.
+// Commit, Ops, Done and Results allocate nothing in the steady state, so that they work while
+// memory is short.
 //
-// Its parts, each with at most one step under way: the record (committer_record.go), the
-// checkpoint (committer_checkpoint.go), the superblocks (committer_superblock.go). A superblock
-// update and a new record exclude each other; a checkpoint goes on beside both.
+// Its parts, each with at most one step under way: the record (committer_record.go), the checkpoint
+// (committer_checkpoint.go), the superblocks (committer_superblock.go). A superblock update and a
+// new record exclude each other; a checkpoint runs beside both.
 type Committer struct {
 	layout         *Layout
 	src            Source
@@ -125,9 +125,9 @@ type Committer struct {
 	seq      uint64 // the last one used or seen
 
 	durable link // the newest durable record
-	// reported is the newest record whose results are in results, collected the newest
-	// one whose results the caller has. Only the latter is sure to show in the Source,
-	// so a checkpoint covers no more than that.
+	// reported is the newest record whose results are in results. collected is the newest record
+	// whose results the caller has. The Source is sure to show only the effect of collected, so a
+	// checkpoint covers no more than that.
 	reported, collected link
 	records             uint64 // durable records since the start; the measure of back-off
 
@@ -144,7 +144,7 @@ type Committer struct {
 	capacity   uint64 // entries that a checkpoint holds, by the superblock that counts
 	growth     growth
 
-	// What the caller was handed stays as it is while new ones gather.
+	// The slices that the caller was handed do not change while new elements are collected.
 	ops, handedOps []Op
 
 	refresh refresh
@@ -327,8 +327,8 @@ func (c *Committer) Checkpoint() (Ticket, error) {
 // of Ops.
 func (c *Committer) Ops() []Op {
 	if len(c.results) == 0 {
-		// A record without transactions has no result that a caller could collect, and with it
-		// comes no further call.
+		// A record without transactions has no result to collect, so the caller does not call again
+		// because of it.
 		c.collected = c.reported
 	}
 	for c.changed = true; c.changed; {
@@ -352,7 +352,7 @@ func (c *Committer) advance() {
 	c.startRecord()
 }
 
-// issue queues a write. mirror is of no meaning for opSuperblock.
+// issue queues a write. mirror means nothing for opSuperblock.
 func (c *Committer) issue(kind opKind, mirror int, device uint8, offset int64, data []byte) {
 	c.queueOp(kind, mirror, Op{Device: device, Offset: offset, Data: data, FUA: true})
 }
@@ -458,9 +458,9 @@ func (c *Committer) Status() Status {
 	return s
 }
 
-// RunOps drives c over devs, indexed as in Layout.Devices, until there is
-// nothing left to do, and appends the results to dst. It is for offline work
-// and tests; what the writes answered is in the outcomes.
+// RunOps drives c over devs, indexed as in Layout.Devices, until there is nothing left to do, and
+// appends the results to dst. It is for offline work and tests; the outcomes show how the writes
+// ended.
 func RunOps(c *Committer, devs []Device, dst []Result) []Result {
 	for {
 		ops, moved := c.Ops(), false

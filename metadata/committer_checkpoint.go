@@ -5,8 +5,8 @@ const (
 	defaultChunk = 512 << 10
 	// maxReadBack is how much of a checkpoint one Op reads back.
 	maxReadBack = 128 << 10
-	// checkpointTries is how often one write of a checkpoint is tried. Pages
-	// have no other place to go.
+	// checkpointTries is how often one write of a checkpoint is tried. A page cannot go to another
+	// place.
 	checkpointTries = 3
 	// backoffRecords is how many records pass, at least, between a checkpoint
 	// that failed and the next that begins by itself. It doubles each time.
@@ -19,7 +19,7 @@ type checkpointStage uint8
 
 const (
 	checkpointNone checkpointStage = iota
-	// checkpointHeld: one wants to begin as soon as no record is being written.
+	// checkpointHeld: a checkpoint waits until no record is being written.
 	checkpointHeld
 	checkpointPages  // pages are being written
 	checkpointHeader // the header is being written
@@ -95,8 +95,8 @@ func (c *Committer) startCheckpoint(all bool) {
 	for i := range c.mirrors {
 		if m := &c.mirrors[i]; m.state == MirrorStale && part(m) &&
 			(c.rec.active() || c.collected != c.durable) {
-			// A stale mirror must get every record from the covered one on:
-			// begin between two records.
+			// A stale mirror must get every record from the covered one on, so the checkpoint
+			// begins between two records.
 			ck.stage = checkpointHeld
 			return
 		}
@@ -104,7 +104,7 @@ func (c *Committer) startCheckpoint(all bool) {
 	ck.stage = checkpointPages
 	ck.tickets = append(ck.tickets[:0], ck.asked...)
 	ck.asked = ck.asked[:0]
-	// Only what the caller knows to be durable is sure to show in the Source.
+	// The Source is sure to show only the changes that the caller knows to be durable.
 	ck.covers = c.collected
 	ck.generation++
 	ck.filled, ck.refused, ck.pausing, ck.wait = 0, false, false, 0
@@ -125,10 +125,9 @@ func (c *Committer) startCheckpoint(all bool) {
 		if m.state == MirrorStale {
 			m.state = MirrorRebuilding
 			if c.otherGood(m) {
-				// Nobody needs what it holds, so both checkpoint slots may be
-				// tried in turn, in case one is bad. The records stay while
-				// there is room: a bad sector may turn up in the good mirror's
-				// log before the checkpoint is there.
+				// Nothing needs what it holds, so both checkpoint slots may be tried in turn, in
+				// case one is bad. The records stay while there is room: a bad sector may turn up
+				// in the good mirror's log before the checkpoint is there.
 				m.ckSlot ^= int(m.fails & 1)
 				if m.used > len(m.slots)/2 {
 					clear(m.slots)
@@ -177,9 +176,8 @@ func (c *Committer) stepCheckpoint() {
 		return
 	}
 	if n == 0 {
-		// All pages are durable on the mirrors that are left: the header may
-		// say so. A cut before leaves the older checkpoint, and the log that
-		// goes with it.
+		// All pages are durable on the mirrors that are left, so the header may be written. A cut
+		// before that leaves the older checkpoint, and the log that belongs to it.
 		ck.stage = checkpointHeader
 		ck.made = ck.w.header(ck.covers, c.session)
 		ck.made.encode(ck.buf, &c.layout.sb.UUID)
@@ -200,9 +198,9 @@ func (c *Committer) stepCheckpoint() {
 	}
 }
 
-// pause ends a step that has no page to write yet, because the table is larger than may be
-// looked at in one step. The step is then a read of what is about to be overwritten.
-// Neither its result nor its failure matters.
+// pause ends a step that has no page to write yet, because the table has more units than one step
+// may examine. The step is then a read of what is about to be overwritten. Neither its result nor
+// its failure matters.
 func (c *Committer) pause() {
 	ck := &c.ck
 	for i := range c.mirrors {
@@ -357,7 +355,7 @@ func (c *Committer) endCheckpoint() {
 			case MirrorGood:
 				m.fails = 0
 			case MirrorRebuilding:
-				// What is left in its log is newer than the checkpoint.
+				// The records that are left in its log are newer than the checkpoint.
 				if m.hasNeeded() {
 					m.state = mirrorRecorded
 					c.sb.wanted = true

@@ -224,8 +224,8 @@ func (w *world) finish() {
 	wr := memWrite{op.Offset, append([]byte(nil), op.Data...)}
 	if w.fail != nil && w.fail(op) {
 		if w.superblock(op) {
-			// A sector that is being rewritten while its write fails may be
-			// lost; not all copies of the superblock in a row are.
+			// A sector may be lost if its rewrite fails. But the copies of the superblock are not
+			// all lost one after the other. So a failed write of one changes all of it or nothing.
 			if w.r.IntN(2) == 0 {
 				w.disks[op.Device].store(wr, nil)
 			}
@@ -319,7 +319,7 @@ func (w *world) commits(n int) {
 }
 
 // stepAndCut does one random thing, the ith. From time to time it looks at what a power cut would
-// leave, and seldom it cuts the power.
+// leave, and rarely it cuts the power.
 func (w *world) stepAndCut(i int) {
 	w.step()
 	if i%7 == 0 {
@@ -341,7 +341,7 @@ func (w *world) allowed(f func([]Entry) bool) bool {
 	if f(listed(t)) {
 		return true
 	}
-	// What is not reported yet may be there, in order, whole transactions.
+	// Transactions that are not reported yet may be there: whole ones, in order.
 	for _, tx := range w.pend {
 		for _, e := range tx.entries {
 			w.apply(t, e)
@@ -436,9 +436,9 @@ func (w *world) cut() []*memDisk {
 	return out
 }
 
-// eachCut calls f with every state in which a cut may leave the disks now: of the
-// writes under way each is lost, done, or half of it is, the first or the last. most
-// limits how many of the combinations are tried, if it is not 0; n counts them.
+// eachCut calls f with every state in which a cut may leave the disks now: each write under way is
+// lost, done, or done in its first or last half. most limits how many of the combinations are
+// tried, if it is not 0; n counts them.
 func (w *world) eachCut(most int, n *int, f func(disks []*memDisk, what string)) {
 	combos, step := 1, 1
 	for range w.order {
@@ -500,8 +500,8 @@ func (w *world) settle() {
 	}
 }
 
-// power cuts the power for good and starts again. What was found is what is
-// durable from now on.
+// power cuts the power for good and starts again. The table that was found counts as durable from
+// now on.
 func (w *world) power() {
 	disks := w.cut()
 	w.base = w.find(disks, "power")
@@ -509,8 +509,8 @@ func (w *world) power() {
 	w.start()
 }
 
-// check is what every test of this file ends with: the set is in order, and,
-// unless it is degraded, there is nothing to remark either.
+// check ends every test of this file: the set must be in order and, unless it is degraded, there
+// must be nothing to remark.
 func (w *world) check(worst Severity) {
 	w.t.Helper()
 	r, err := Check(devices(w.disks))
@@ -552,9 +552,9 @@ func seeds(n uint64) uint64 {
 	return n
 }
 
-// sampled reports whether a test that goes through many cases takes the nth of them:
-// any, but with the race detector, which finds nothing here and is slow, only one
-// in k, unless the full run is asked for.
+// sampled reports whether a test of many cases takes the nth of them. With the race detector, which
+// finds nothing here and is slow, a test takes one in k. Without it, and in the full run, a test
+// takes all.
 func sampled(n, k int) bool { return !raceDetector || full() || n%k == 0 }
 
 // steps is n, or fewer under the race detector.

@@ -17,8 +17,8 @@ func (w *world) pump() {
 
 // TestNothingWaitsForAnotherCall: while no Op is under way, no ticket is open. A server calls the
 // Committer only when an Op has ended or something is asked for, so a ticket that waits for one
-// more call waits for good. So did commits behind a record without transactions: such a record has
-// no result, and after it came no further call.
+// more call waits for good. Commits behind a record without transactions once waited like that:
+// such a record has no result, and no further call came after it.
 func TestNothingWaitsForAnotherCall(t *testing.T) {
 	var sum struct{ durable, stale, rebuilt int }
 	for _, tc := range worlds {

@@ -105,7 +105,7 @@ func TestMirrorWhoseFlushesFail(t *testing.T) {
 	w.check(SeverityInfo)
 }
 
-// TestNoFlushGoesWell: then no outcome is known, as with any other failure.
+// TestNoFlushGoesWell: if every flush fails, the outcome is unknown, as with any other failure.
 func TestNoFlushGoesWell(t *testing.T) {
 	w := single(t, smallParams(512, 0))
 	ticket := w.must(w.c.Commit([]Entry{{Unit: 7, Spare: 7, Count: 1, Mask: 1,
@@ -121,7 +121,7 @@ func TestNoFlushGoesWell(t *testing.T) {
 	}
 }
 
-// TestRunOpsTellsAFlush: offline, too, a flush that fails is called one.
+// TestRunOpsTellsAFlush: offline, too, the error says that a flush failed.
 func TestRunOpsTellsAFlush(t *testing.T) {
 	w := single(t, smallParams(512, 0))
 	ticket := w.must(w.c.Commit(nil))
@@ -139,9 +139,8 @@ type unflushed struct{ *memDisk }
 
 func (unflushed) Sync() error { return errMedium }
 
-// TestEpochNeedsTheSpareDevice: if the spare device does not take the new epoch the
-// backing's superblocks stay as they are, or the spare device would look as if it had been
-// absent.
+// TestEpochNeedsTheSpareDevice: if the spare device does not take the new epoch, the backing's
+// superblocks stay as they are. Otherwise the spare device would look as if it had been missing.
 func TestEpochNeedsTheSpareDevice(t *testing.T) {
 	plan, err := Plan(pairParamsNamed())
 	if err != nil {

@@ -11,9 +11,8 @@ func loseSlot(d *memDisk, m *mirror, slot int) {
 	d.dead = append(d.dead, [2]int64{m.logOffset(slot), m.logOffset(slot) + m.atom})
 }
 
-// findLatent cuts the power, and then no sector of one atom of one log reads.
-// What was durable must be found; where not all mirrors are good, the set may be
-// refused, but nothing may be undone.
+// findLatent cuts the power and makes one atom of one log unreadable. Everything durable must be
+// found. If not all mirrors are good, the set may be refused, but nothing durable may be undone.
 func (w *world) findLatent() {
 	w.t.Helper()
 	if !w.opened || w.c.sb.uncertain || w.c.sb.active() {
@@ -24,7 +23,7 @@ func (w *world) findLatent() {
 	if m.device != 0 {
 		return
 	}
-	// The newest ones are what matters.
+	// The newest records matter most.
 	slot := (m.next - 1 - w.r.IntN(3) + w.r.IntN(2)*len(m.slots)/2 + len(m.slots)) % len(m.slots)
 	loseSlot(disks[0], m, slot)
 	if _, err := Load(devices(disks)); errors.Is(err, ErrDamaged) {
@@ -68,8 +67,8 @@ func TestOneMirrorLeft(t *testing.T) {
 					}
 					look(w.disks, fmt.Sprintf("commit %d", i))
 					if i%25 == 20 {
-						// A start with a bad sector there, and nothing else: the
-						// records that it leaves with one copy get another.
+						// This is a start with a bad sector there, and nothing else. The records
+						// that are left with one copy get another.
 						for s, p := range good.slots {
 							if p == w.c.durable.Position {
 								loseSlot(w.disks[0], good, s)
@@ -96,8 +95,8 @@ func TestOneMirrorLeft(t *testing.T) {
 	}
 }
 
-// TestSecondCopyIsFarAway: and it goes on past slots that take no writes, and
-// without a second copy where there is no slot left that takes it.
+// TestSecondCopyIsFarAway: the second copy skips slots that take no writes. If no slot is left that
+// takes it, the record has one copy.
 func TestSecondCopyIsFarAway(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 73, 3)
 	places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)

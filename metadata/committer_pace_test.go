@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// TestLogOutlastsCheckpoint: what is left of a log when records begin to be paced is
-// enough for one record with each step of a checkpoint as large as the set can have, also when its
-// slots have become as large as the room that Plan leaves allows.
+// TestLogOutlastsCheckpoint: when records begin to be paced, a log has enough slots left for one
+// record with each step of the largest checkpoint that the set can have. This also holds when the
+// checkpoint slots have grown as far as the room that Plan leaves allows.
 func TestLogOutlastsCheckpoint(t *testing.T) {
 	type sizes struct{ units, slot, log int64 }
 	var all []sizes
@@ -40,9 +40,8 @@ func TestLogOutlastsCheckpoint(t *testing.T) {
 	}
 }
 
-// shower is a source of n units that are pending, and none of which is like the next one,
-// unless runs is set: then it looks at that many units for each entry that it returns, as
-// the Map does for units in a row.
+// shower is a source of n pending units, none of which is like the next one. If runs is set, it
+// looks at that many units for each entry that it returns, as the Map does for units in a row.
 type shower struct {
 	n, runs uint64
 	calls   int
@@ -65,9 +64,9 @@ func (s *shower) Entries(cursor uint64, dst []Entry) (int, uint64, bool) {
 	return len(dst), cursor, cursor == s.n
 }
 
-// storm opens a set with a large table and commits without a pause while a checkpoint is
-// written on a disk that does records at once and steps of the checkpoint slowly: each
-// takes as long as perStep records, unless the Committer wants nothing else.
+// storm opens a set with a large table and commits without a pause while a checkpoint is written.
+// Its disk writes records at once and carries out steps of the checkpoint slowly: each takes as
+// long as perStep records, unless the Committer wants nothing else.
 type storm struct {
 	t       *testing.T
 	disk    *memDisk

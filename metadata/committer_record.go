@@ -176,7 +176,7 @@ func (c *Committer) makeRoom() bool {
 	if room {
 		return true
 	}
-	// Nothing was written: what waits never happened.
+	// Nothing was written, so the transactions that wait are dropped.
 	if c.err == nil {
 		c.err = ErrLogFull
 	} else if !errors.Is(c.err, ErrLogFull) {
@@ -223,11 +223,11 @@ func (c *Committer) recordDone(i int, err error) {
 		m.recCopies++
 		m.use(m.recSlot, r.Position)
 	} else {
-		// The slot may have a bad sector, or it may hold the record after all. It
-		// stays free, and the same bytes go to the next slot. That is also right where
-		// a flush failed: the record is still here, and is written once more with a
-		// flush of its own. What others had in the cache is lost, and the server that flushed
-		// tells the user. Where the path fails another slot is no better.
+		// The slot may have a bad sector, or it may hold the record after all. It stays free, and
+		// the same bytes go to the next slot. That is also right where a flush failed: the record
+		// is still here, and is written once more with a flush of its own. What others had in the
+		// cache is lost, and the server that flushed tells the user. If the path fails, another
+		// slot is no better.
 		c.err, m.recErr = err, err
 		if !tryElsewhere(err) {
 			m.recTry = recordTries
@@ -259,9 +259,9 @@ func (c *Committer) recordEnded() {
 		c.recordUnknown()
 		return
 	}
-	// One sector that goes bad must not undo it: where a load would rely on one mirror
-	// alone, that mirror takes a second copy. If no other slot takes it the first one has
-	// to do: then four sectors are bad already.
+	// One sector that goes bad must not undo it: where a load would rely on one mirror alone, that
+	// mirror takes a second copy. If no other slot takes it, the first copy must be enough: then
+	// four sectors are bad already.
 	if m := &c.mirrors[only]; copies == 1 && !m.secondCopy {
 		m.secondCopy, m.recTry = true, 0
 		c.tryRecord(only)
@@ -280,7 +280,7 @@ func (c *Committer) recordEnded() {
 	c.recordDurable()
 }
 
-// repairEnded goes on after a record was written again that a mirror lacked.
+// repairEnded continues after a record that a mirror lacked was written again.
 func (c *Committer) repairEnded() {
 	r := &c.rec
 	m := &c.mirrors[r.repairs[0].mirror]
@@ -291,7 +291,7 @@ func (c *Committer) repairEnded() {
 	r.state = recordNone
 }
 
-// markFailed makes the mirrors stale that did not take the record. It reports whether the
+// markFailed makes the mirrors that did not take the record stale. It reports whether the
 // superblocks must say so.
 func (c *Committer) markFailed() (mark bool) {
 	for i := range c.mirrors {
@@ -414,9 +414,8 @@ func (c *Committer) advanceOpening() {
 		c.phase = phaseRepair
 		for i := range c.mirrors {
 			m := &c.mirrors[i]
-			// The last run died with its log nearly full. A checkpoint comes before
-			// the next record. Otherwise a few starts that die would use up the last
-			// free slots.
+			// The last run was cut with its log nearly full. A checkpoint comes before the next
+			// record. Otherwise a few starts that are cut would use up the last free slots.
 			if m.takesRecords() && m.used > len(m.slots)/4*3 &&
 				m.cover.Less(c.collected.Position) &&
 				m.forced == 0 {

@@ -1,8 +1,8 @@
 package metadata
 
-// A mirror that could not be written is retried after a number of records
-// (backoffRecords). On an idle device none come. So a driver that has a clock lets time count
-// too, by BackedOff and RetryNow. The clock needs to run only while BackedOff is true.
+// A mirror that could not be written is retried after a number of records (backoffRecords). On an
+// idle device no records come. So a driver that has a clock lets time count too, by BackedOff and
+// RetryNow. The clock needs to run only while BackedOff is true.
 
 // BackedOff reports whether a mirror is to be written again but waits for more records
 // first. It is false while a checkpoint is under way or the Committer waits for Resume.

@@ -2,8 +2,8 @@ package metadata
 
 import "testing"
 
-// TestRetryNow: on an idle device a mirror with no good place is tried when the time
-// for it has come, and found well; a set that is whole asks for no time.
+// TestRetryNow: on an idle device, a mirror without a good place is retried when its time has come,
+// and is found good. A set whose mirrors are all good needs no clock.
 func TestRetryNow(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 66, 3)
 	if w.settle(); w.c.BackedOff() {
@@ -24,7 +24,7 @@ func TestRetryNow(t *testing.T) {
 		if !w.c.BackedOff() || w.c.mirrors[0].state != MirrorStale {
 			t.Fatalf("nothing waits, and %+v", w.c.Status().Mirrors)
 		}
-		// Without a sign that the time has come nothing is tried.
+		// Before RetryNow is called nothing is tried.
 		before, records := writes, w.c.records
 		if w.settle(); writes != before {
 			t.Fatal("tried too early")

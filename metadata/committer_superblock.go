@@ -135,7 +135,7 @@ func (s *superblockUpdate) choose() (at int, ok bool) {
 		if d == 0 && s.opening {
 			for spare := 1; spare < len(s.now.Devices); spare++ {
 				if s.written[spare] == 0 {
-					return 0, false // it would look absent at the next start
+					return 0, false // it would look missing at the next start
 				}
 			}
 		}
@@ -158,8 +158,8 @@ func (s *superblockUpdate) choose() (at int, ok bool) {
 	return 0, false
 }
 
-// startSuperblocks begins an update that is wanted, once no record is under
-// way but one that waits for it.
+// startSuperblocks begins an update that is wanted, once no record is under way except one that
+// waits for it.
 func (c *Committer) startSuperblocks() {
 	s := &c.sb
 	if !s.wanted && !s.refresh || s.active() ||
@@ -245,7 +245,7 @@ func (c *Committer) stepSuperblocks() {
 		c.superblocksEnded(s.written[0] > 0)
 	case s.stage == updateVerify && (s.news == newsNone ||
 		s.news == newsDeferrable && s.goodCopies(0) < 2):
-		// News that can wait are no reason to write over the last copy.
+		// News that can wait is no reason to write over the last copy.
 		c.enterSuperblocks(updateRefresh)
 	case s.news == newsNone:
 		s.stage = updateIdle
@@ -315,8 +315,8 @@ func (c *Committer) superblockDone(err error) {
 		c.stepSuperblocks()
 	case !tryElsewhere(err):
 		c.err = err
-		// A copy that was not reached is not one that does not read: nothing is written
-		// over because of that. What a write has left there is not known.
+		// A copy that was not reached does not count as unreadable: nothing is written over because
+		// of that. The result of a write there is not known.
 		p.good = p.good && reads
 		c.superblockUnreached(p)
 	case s.try < superblockTries:
@@ -328,7 +328,7 @@ func (c *Committer) superblockDone(err error) {
 		c.trySuperblock()
 	default:
 		c.err = err
-		// A last copy that turns out not to read has nothing to lose any more.
+		// A last copy that does not read may be written over: nothing is lost by that.
 		p.good, p.done = false, s.step != copyTemplate
 		c.stepSuperblocks()
 	}
@@ -344,7 +344,7 @@ func (c *Committer) superblockUnreached(p *copyState) {
 		return
 	}
 	for i := range s.places {
-		// What was to be written, and was not, is older than what counts now.
+		// A copy that was to be written, and was not, is older than the superblock that counts now.
 		if q := &s.places[i]; s.stage == updateWrite && s.written[0] > 0 && !q.done {
 			q.good = false
 		}

@@ -83,10 +83,9 @@ func (w *world) cutting(fail func(Op) bool, what string) *int {
 	return n
 }
 
-// TestSuperblockTornAndLatent: any one copy of the superblock takes writes and
-// does not read, and the power is cut at any write of another one, in whatever it
-// is written for: starts, the mark of a mirror that fails and its end, a move, the
-// check of the copies. The set must load.
+// TestSuperblockTornAndLatent: any one copy of the superblock takes writes and does not read, and
+// the power is cut at any write of another one. These writes are part of starts, the mark of a
+// mirror that fails and its removal, a move, and the check of the copies. The set must load.
 func TestSuperblockTornAndLatent(t *testing.T) {
 	n := 0
 	for _, tc := range sbWorlds {
@@ -143,10 +142,9 @@ func TestSuperblockTornAndLatent(t *testing.T) {
 	}
 }
 
-// TestOneSuperblockLeft: all copies of the superblock on a device but one do not
-// read. The set is started again and again, and cut in each way at each write: it
-// loads every time. News that can wait are not written over the last copy; once
-// the others read again they are.
+// TestOneSuperblockLeft: all copies of the superblock on a device but one do not read. The set is
+// started again and again, and cut in each way at each write: it loads every time. News that can
+// wait is not written over the last copy; once the others read again they are.
 func TestOneSuperblockLeft(t *testing.T) {
 	n := 0
 	for _, tc := range sbWorlds {
@@ -224,7 +222,7 @@ func TestOneSuperblockLeft(t *testing.T) {
 	}
 }
 
-// TestThirdSuperblock: where it lies nothing else does, and no atom holds two.
+// TestThirdSuperblock: nothing else lies at its place, and no atom holds two superblocks.
 func TestThirdSuperblock(t *testing.T) {
 	for physical := 512; physical <= SuperblockStride; physical *= 2 {
 		p := PlanParams{BackingSize: 64 << 20, BlockSize: 512, PhysicalBlockSize: physical,

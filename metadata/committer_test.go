@@ -115,9 +115,8 @@ func TestCommitRefuses(t *testing.T) {
 	w.check("")
 }
 
-// TestUnknown: after an unknown outcome nothing is taken until Resume, what
-// waited is dropped, and what was unknown is void in the end, though one
-// mirror has it.
+// TestUnknown: after an unknown outcome nothing is taken until Resume, transactions that waited are
+// dropped, and the unknown one is void in the end, although one mirror has it.
 func TestUnknown(t *testing.T) {
 	w := single(t, smallParams(512, 0))
 	unknown := Entry{Unit: 7, Spare: 7, Count: 1, Mask: 1, State: StateMapped}
@@ -215,8 +214,7 @@ func TestLateRecord(t *testing.T) {
 		t.Fatalf("%d late writes", len(late))
 	}
 	for _, op := range late {
-		// Where it was to go something else may be by now; let it end up in a
-		// free slot instead.
+		// Something else may be in its slot by now, so it goes to a free slot instead.
 		m := &w.c.mirrors[0]
 		slot, ok := m.nextFree()
 		if !ok {
@@ -234,8 +232,8 @@ func TestLateRecord(t *testing.T) {
 	w.check(SeverityInfo)
 }
 
-// TestLogFull: no checkpoint can be written, so in the end commits are
-// dropped; nothing is overwritten, and all is well once the disk is.
+// TestLogFull: no checkpoint can be written, so in the end commits are dropped; nothing is
+// overwritten. Commits work again once the disk does.
 func TestLogFull(t *testing.T) {
 	w := single(t, smallParams(512, 0))
 	w.fail = func(op Op) bool {
@@ -262,7 +260,7 @@ func TestLogFull(t *testing.T) {
 	}
 	w.find(w.disks, "log full")
 	w.check("")
-	// A start with a full log must get by without one more slot, many times.
+	// A start with a full log must not need another slot, even if there are many such starts.
 	for range 5 {
 		w.start()
 		w.settle()
@@ -524,8 +522,8 @@ func TestRecordOnOneMirror(t *testing.T) {
 	}
 }
 
-// TestLastSuperblockOfSpareDevice: news that the spare device can do without
-// are not written over the only good superblock that it has.
+// TestLastSuperblockOfSpareDevice: news that the spare device can do without is not written over
+// the only good superblock that it has.
 func TestLastSuperblockOfSpareDevice(t *testing.T) {
 	w := newWorld(t, seeded(t, 51), pairParams(512))
 	bad := func(op Op) bool { return op.Device == 1 && op.Offset != 0 && w.superblock(op) }

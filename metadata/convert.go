@@ -11,10 +11,10 @@ import (
 type ConvertOptions struct {
 	// Now is the time, in seconds since 1970, that entries carry.
 	Now uint32
-	// Mark is where the page lies by which the old disk, or the one to be, is
-	// recognized: 0, or SuperblockStride for what leaves the start of the disk
-	// free and is found at 64 KiB. Its write decides which of the two the disk
-	// is, so that it never looks like a file system that is only partly there.
+	// Mark is the offset of the page by which the file system on the plain disk is recognized: 0,
+	// or SuperblockStride for one that leaves the start of the disk free and is found at 64 KiB.
+	// The write of this page decides whether the disk is a set or a plain disk. So the disk never
+	// looks like a file system that is only partly there.
 	Mark int64
 	// Chunk is how much is copied at once, in bytes, a multiple of 4096.
 	// Default: 1 MiB.
@@ -23,9 +23,8 @@ type ConvertOptions struct {
 	Session uint64
 	// Force makes Revert go on where data has no copy or cannot go home.
 	Force bool
-	// AcceptOld makes Revert take what home holds for blocks without a copy that can be
-	// read, if it can be read there, several times: what was written to them since they
-	// left it is lost.
+	// AcceptOld makes Revert accept the older data that home holds of blocks without a readable
+	// copy, if it can be read several times. Writes to these blocks since they left home are lost.
 	AcceptOld bool
 	// Progress, if set, is called now and then with how much of a long copy is
 	// done, in bytes.
@@ -39,7 +38,7 @@ func (o *ConvertOptions) chunk() []byte {
 	return AlignedBytes(roundUp(o.Chunk, PageSize))
 }
 
-// Converted is what Convert met.
+// Converted is the result of Convert.
 type Converted struct {
 	Lost uint64 // blocks of the head that could not be read: they have no copy now, as before
 	// blocks of the head whose place in the displaced head is bad: they are in the spare region
@@ -47,17 +46,15 @@ type Converted struct {
 	Bad    []BadPlace
 }
 
-// Convert makes a new set of a disk that keeps its data: what is exported shows
-// the bytes that the disk has now, at the same offsets. devs are as in
-// plan.Devices; they must take I/O in plan's blocks. The backing must not carry
-// a superblock in its head, and what lies outside of its exported bytes must be
-// free; both are for the caller to know. Spare devices are written over.
+// Convert makes a new set of a disk that keeps its data: the exported device shows the bytes that
+// the disk has now, at the same offsets. devs are as in plan.Devices; they must take I/O in plan's
+// blocks. The backing must not carry a superblock in its head, and the space outside of its
+// exported bytes must be free. The caller must make sure of both. Spare devices are written over.
 //
-// Nothing in the head is changed before the copy of it is durable, was read
-// back, and a superblock outside of the head says so. The page at o.Mark comes
-// next: with it the copy counts. Only then is the rest of the head written over.
-// A cut before that page leaves the old disk, a later one a set that
-// ResumeConvert finishes; either can be given back by Revert.
+// Nothing in the head is changed before the copy of it is durable, was read back, and a superblock
+// outside of the head says so. The page at o.Mark comes next: with it the copy counts. Only then is
+// the rest of the head written over. A cut before that page leaves the old disk. A later cut leaves
+// a set that ResumeConvert finishes. Revert can give back either.
 //
 // Bad places for the metadata are avoided as in CreateAround, also in the head, and listed
 // in Converted. For recovery from a cut there must be a mirror outside of the head and, on
@@ -160,10 +157,9 @@ func writeOuterMirrors(devs []Device, plan *Layout, sb *Superblock, t *Table) (b
 	return bad, nil
 }
 
-// writeMirror writes the first checkpoint of a mirror, by write, where it was
-// planned, or else where there is room for it; r says then where that is. why is
-// what was wrong with the planned place, nil if nothing was; err is nil if there
-// is another one.
+// writeMirror writes the first checkpoint of a mirror, by write, where it was planned. If that
+// fails, it writes the checkpoint where there is room, and r then says where. why is what was wrong
+// with the planned place, nil if nothing was. err is nil if the mirror was written somewhere.
 func writeMirror(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) error) (why,
 	err error) {
 	if why = write(&m); why == nil || errors.Is(why, ErrDamaged) {
@@ -181,8 +177,8 @@ func writeMirror(sb *Superblock, r *Region, m mirrorAt, write func(*mirrorAt) er
 	return why, err
 }
 
-// badMirrorPlace tells of a mirror that could not be written where it was planned. r is
-// where it is instead, if err is nil.
+// badMirrorPlace describes a mirror that could not be written where it was planned. If err is nil,
+// r is its place instead.
 func badMirrorPlace(device uint8, planned int64, r *Region, why, err error) BadPlace {
 	p := BadPlace{Device: int(device), Offset: planned, What: "a mirror of the metadata", Err: why}
 	if err == nil {
@@ -194,8 +190,8 @@ func badMirrorPlace(device uint8, planned int64, r *Region, why, err error) BadP
 // inHead reports whether a region lies in the head.
 func (sb *Superblock) inHead(r *Region) bool { return r.Device == 0 && r.Start < sb.HeadBytes }
 
-// outerCopies lists the copies that lie where no displaced data is from, in the order of
-// writing.
+// outerCopies lists the copies outside of the places that displaced data comes from, in the order
+// of writing.
 func (sb *Superblock) outerCopies() []copyPlace {
 	var out []copyPlace
 	for d := len(sb.Devices) - 1; d >= 0; d-- {
@@ -246,8 +242,8 @@ func putOuterCopies(devs []Device, sb *Superblock) (bad []BadPlace, err error) {
 	return bad, nil
 }
 
-// holds reports whether a superblock of the backing is at off, in this very
-// generation; b is room for it.
+// superblockIs reports whether the superblock of the backing is at off, in exactly this generation;
+// b is room for it.
 func superblockIs(d Device, b []byte, sb *Superblock, off int64) bool {
 	if _, err := d.ReadAt(b, off); err != nil {
 		return false
@@ -278,9 +274,9 @@ func clearOuterCopies(devs []Device, plan *Layout) error {
 	return syncAll(devs)
 }
 
-// finishConvert writes what the set has in its head, from what it has outside
-// of it. sb is the newest superblock, TransitionConverting. All of it can be done
-// again, from any point. The bad places that it went around are returned.
+// finishConvert writes the metadata in the head, from the metadata outside of it. sb is the newest
+// superblock, TransitionConverting. All of it can be done again, from any point. It returns the bad
+// places that it avoided.
 func finishConvert(devs []Device, sb *Superblock, o ConvertOptions) (bad []BadPlace, _ error) {
 	l, err := newLayout(sb)
 	if err != nil {
@@ -329,8 +325,8 @@ func wipeHead(devs []Device, sb *Superblock, zero []byte) {
 			_ = putCopies(devs, sb, []copyPlace{{0, off}})
 		}
 	}
-	// Any signature of the old disk that stayed in the head would be found there. A place
-	// that takes no zeroes does not read as what it was either.
+	// Any signature of the old disk that stayed in the head would be found there. A place that
+	// takes no zeroes does not show the old signature either.
 	for _, f := range sb.displacedSpans() {
 		inChunks(zero, f, func(b []byte, off int64) {
 			wipeAround(devs[0], zero, off, off+int64(len(b)), keep)
@@ -483,9 +479,8 @@ func wipeAround(d Device, zero []byte, from, to int64, keep [][2]int64) {
 	}
 }
 
-// ResumeConvert finishes a conversion that was interrupted once its copy of the
-// head counted: sb is what Interrupted said, TransitionConverting, and devs are in
-// its order.
+// ResumeConvert finishes a conversion that was interrupted once its copy of the head counted: sb is
+// what Interrupted returned, TransitionConverting, and devs are in its order.
 func ResumeConvert(devs []Device, sb *Superblock, o ConvertOptions) error {
 	devs = withRetries(devs)
 	if sb.Transition != TransitionConverting {
@@ -495,11 +490,10 @@ func ResumeConvert(devs []Device, sb *Superblock, o ConvertOptions) error {
 	return orPathFailure(devs, err)
 }
 
-// UndoConvert forgets a conversion that was interrupted before its copy of the
-// head counted: sb is what Interrupted said, TransitionCopied, and devs are in
-// its order. Afterwards the disk is as it was, or as its owner has changed it
-// since. Errors: ErrForeign, unless force is set, if the disk is not the one that
-// the spare device tells of; ErrDamaged, and those of the devices.
+// UndoConvert undoes a conversion that was interrupted before its copy of the head counted: sb is
+// what Interrupted returned, TransitionCopied, and devs are in its order. Afterwards the disk is as
+// it was, or as its owner has changed it since. Errors: ErrForeign, unless force is set, if the
+// disk is not the one that the spare device describes; ErrDamaged, and those of the devices.
 func UndoConvert(devs []Device, sb *Superblock, force bool) error {
 	devs = withRetries(devs)
 	return orPathFailure(devs, undoConvert(devs, sb, force))
@@ -516,7 +510,7 @@ func undoConvert(devs []Device, sb *Superblock, force bool) error {
 	if err := v.checkOwner(); err != nil && !force {
 		return err
 	}
-	// What may have been torn is the write of the next generation.
+	// The write of the next generation may have been torn.
 	next := sb.clone()
 	next.Generation++
 	next.Transition = TransitionConverting

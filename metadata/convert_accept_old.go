@@ -10,11 +10,11 @@ import (
 // Home may still hold an older copy, from when the block left it. Nothing tells whether the
 // block was written since. So the older copy is accepted only if the operator asks for that.
 
-// oldReads is how often home must be read well, and the same each time.
+// oldReads is how often home must read well, with the same data each time.
 const oldReads = 3
 
-// hintReads is how many blocks are tried if older copies are not accepted: then a hint is
-// enough that there are some.
+// hintReads is how many blocks are tried if older copies are not accepted: a hint that there are
+// some is enough then.
 const hintReads = 1024
 
 // findOld looks for blocks without a copy whose home can be read. If that is accepted they count as
@@ -38,8 +38,8 @@ func (v *View) findOld(s *Survey, accepted bool) {
 	}
 }
 
-// livesElsewhere reports whether the table has a block in a spare unit, or lost, if such are asked
-// for.
+// livesElsewhere reports whether the table has a block in a spare unit or, with orLost, has it as
+// lost.
 func (v *View) livesElsewhere(block uint64, orLost bool) bool {
 	per := uint64(UnitSize / v.layout.BlockSize())
 	state, _, _ := v.table.Block(block/per, int(block%per))
@@ -62,8 +62,8 @@ func (v *View) homeReads(block uint64) bool {
 	return true
 }
 
-// acceptOld has blocks be what home holds, in the table that is about to be made durable, and
-// returns the entries that say so.
+// acceptOld puts blocks back home in the table that is about to be made durable, and returns the
+// entries that say so.
 func (v *View) acceptOld(blocks []BlockRange) (entries []Entry, err error) {
 	per := uint64(UnitSize / v.layout.BlockSize())
 	for _, r := range blocks {
@@ -89,7 +89,7 @@ func (v *View) notDisplaced(entries []Entry) (n uint64) {
 	return n
 }
 
-// Stuck is why a revert refuses what a survey found. accepted: older copies at home are
+// Stuck returns why a revert is refused after that survey. accepted: older copies at home are
 // accepted.
 func Stuck(s *Survey, accepted bool) *StuckError {
 	e := &StuckError{NoCopy: s.NoCopy, NoCopyMore: s.More}

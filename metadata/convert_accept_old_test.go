@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestRevertTakesBack: blocks whose spare unit does not read keep a disk from being released, also
-// if home still holds something; by a word that is taken, and of all other blocks nothing
-// changes. What does not read at home either is refused anyway.
+// TestRevertTakesBack: blocks whose spare unit does not read prevent a revert, even if home still
+// holds something. With AcceptOld that is accepted, and no other block changes. Blocks that do not
+// read at home either are refused anyway.
 func TestRevertTakesBack(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 5<<20+seed)

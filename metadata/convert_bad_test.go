@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// badly makes blocks of the first page of a range bad; what cannot be read of the
-// head has no copy.
+// badly makes blocks of the first page of a range bad. Blocks of the head that cannot be read have
+// no copy.
 func (s *scene) badly(device int, off int64, read, write bool) {
 	head := s.plan().sb.HeadBytes
 	for at := off; at < off+PageSize; at += s.block {
@@ -17,9 +17,9 @@ func (s *scene) badly(device int, off int64, read, write bool) {
 	}
 }
 
-// TestConvertBadPlaces converts disks on which the planned places of the
-// metadata are bad, in the head and outside of it: they are gone around and told,
-// and a cut at every write leaves what it leaves else.
+// TestConvertBadPlaces converts disks on which the planned places of the metadata are bad, in the
+// head and outside of it: they are avoided and reported. A cut at every write leaves what it leaves
+// without bad places.
 func TestConvertBadPlaces(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		for _, c := range []struct {
@@ -34,11 +34,11 @@ func TestConvertBadPlaces(t *testing.T) {
 			{"everywhere", true, true, true},
 		} {
 			if c.head && !c.both && !full() && seeds(1) == 1 {
-				continue // everywhere has it too
+				continue // the case everywhere includes it
 			}
 			s := newScene(t, tc.p, 3<<20+seed)
 			s.opts.Mark = tc.mark
-			s.opts.Force = true // what cannot be read, or written, is not given back else
+			s.opts.Force = true // blocks that cannot be read or written prevent a revert
 			s.thorough()
 			plan := s.plan()
 			want := 0
@@ -92,9 +92,8 @@ func TestConvertBadPlaces(t *testing.T) {
 	})
 }
 
-// TestConvertNoPlace: where nothing in the head takes a mirror, and the tail has
-// no room for one, the disk is not made a set that could not remember anything;
-// it is given back.
+// TestConvertNoPlace: if no place in the head takes a mirror, and the tail has no room for one, the
+// disk does not become a set that cannot store changes. It is given back.
 func TestConvertNoPlace(t *testing.T) {
 	for i, tc := range sceneParams {
 		s := newScene(t, tc.p, 4<<20+uint64(i))

@@ -14,8 +14,8 @@ type BlockRange struct {
 	Count uint64 `json:"count"`
 }
 
-// maxRanges is how many ranges of blocks are listed. What a table states in a few bytes,
-// one block of each unit, can be more ranges than there is memory.
+// maxRanges is how many ranges of blocks are listed. A table states one block of each unit in a few
+// bytes. Listed as ranges, these blocks could need more memory than there is.
 const maxRanges = 1 << 16
 
 // blockList gathers blocks, in ascending order, as ranges.
@@ -64,7 +64,7 @@ func countBlocks(l []BlockRange) (n uint64) {
 	return n
 }
 
-// StuckError says which blocks a release cannot bring home. It is ErrStuck.
+// StuckError says which blocks a revert cannot bring home. It is ErrStuck.
 type StuckError struct {
 	// NoCopy are blocks that cannot be read where they live, or live nowhere.
 	NoCopy []BlockRange
@@ -72,7 +72,7 @@ type StuckError struct {
 	BadHome []BlockRange
 	// NoCopyMore and BadHomeMore are how many others there are, which were too many to list.
 	NoCopyMore, BadHomeMore uint64
-	// Old is of how many of NoCopy home reads, and holds what it held before they left it.
+	// Old is how many of NoCopy can be read at home, which holds what it held before they left it.
 	Old uint64
 }
 

@@ -11,8 +11,8 @@ import (
 // spareTries is how many spare units in a row may be bad while the head is copied.
 const spareTries = 16
 
-// headCopy copies the head to the displaced head, and the tail, if that is to be
-// displaced, to the displaced tail. What is said of the head goes for both.
+// headCopy copies the head to the displaced head, and the tail, if that is to be displaced, to the
+// displaced tail. Comments about the head apply to both.
 type headCopy struct {
 	devs []Device
 	plan *Layout
@@ -29,9 +29,9 @@ type headCopy struct {
 	done    int64  // bytes, for Progress
 }
 
-// copyHead copies the head and, if it is to be displaced, the tail. What does not read is
-// given up when the head is written over. So it is read again when all else is read, and all
-// of it is done anew if anything reads then.
+// copyHead copies the head and, if it is to be displaced, the tail. Blocks that do not read are
+// given up when the head is written over. So they are read again when everything else has been
+// read. If any of them reads then, the whole copy is made anew.
 func copyHead(devs []Device, plan *Layout, o *ConvertOptions) (*headCopy, error) {
 	buf, one := o.chunk(), AlignedBytes(PageSize)[:plan.BlockSize()]
 	return untilStable(devs, func() (*headCopy, error) {
@@ -172,7 +172,7 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 		h.spare++
 		err := h.toSpare(unit*per, move, spare)
 		if errors.Is(err, ErrPath) {
-			return err // the spare unit has done nothing
+			return err // the spare unit is not at fault
 		}
 		if err == nil {
 			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped,

@@ -21,9 +21,8 @@ type Reverted struct {
 	Left StuckError
 }
 
-// Revert gives a disk back: afterwards it is a plain disk that holds at each
-// offset what was exported there. img is of a set that nobody uses. Its devices
-// must take I/O in the set's blocks.
+// Revert gives a disk back: afterwards it is a plain disk that holds at each offset what was
+// exported there. The set of img must not be in use. Its devices must take I/O in the set's blocks.
 //
 //  1. Blocks of the spare region are written to their homes, read back, and
 //     only then committed as being there. A cut here leaves an ordinary set.
@@ -37,7 +36,7 @@ type Reverted struct {
 //  5. That page is written. From here on it is a plain disk.
 //  6. What is left outside of the head is erased, the superblocks first.
 //
-// If a device cannot be reached any more it stops there (ErrPath), as at a cut.
+// If a device cannot be reached any more, Revert stops there (ErrPath), as at a cut.
 func Revert(img *Image, o ConvertOptions) (Reverted, error) {
 	out, err := revert(img, o)
 	return out, orPathFailure(img.devs, err)
@@ -92,8 +91,7 @@ func revert(img *Image, o ConvertOptions) (Reverted, error) {
 	}
 	now := img.sb.clone()
 	now.Generation = img.maxGeneration
-	// Where a part of the head stays remapped, the mirrors outside of it must
-	// know all about it.
+	// If a part of the head stays remapped, the mirrors outside of it must have all of that.
 	if len(moved) > 0 || v.strays() > 0 {
 		if now, err = v.commitHome(img, moved, o); err != nil {
 			return out, err
@@ -103,8 +101,8 @@ func revert(img *Image, o ConvertOptions) (Reverted, error) {
 	return out, v.moveFront(now, o, &out)
 }
 
-// RevertConverting gives a disk back whose conversion was interrupted once its copy of
-// the head counted; sb is what Interrupted said, TransitionConverting.
+// RevertConverting gives back a disk whose conversion was interrupted after its copy of the head
+// counted; sb is what Interrupted returned, TransitionConverting.
 func RevertConverting(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
 	devs = withRetries(devs)
 	out, err := revertConverting(devs, sb, o)
@@ -126,10 +124,9 @@ func revertConverting(devs []Device, sb *Superblock, o ConvertOptions) (Reverted
 	return out, v.moveFront(sb, o, &out)
 }
 
-// ResumeRevert goes on with a revert; sb is what Interrupted said,
-// TransitionReverting. The error is ErrForeign if the disk is not the one that the
-// spare device tells of, and ErrStuck also if it cannot be told whether
-// the head was moved already; with o.Force it is moved again.
+// ResumeRevert continues a revert; sb is what Interrupted returned, TransitionReverting. The error
+// is ErrForeign if the disk is not the one that the spare device describes, and ErrStuck also if it
+// cannot be told whether the head was moved already; with o.Force it is moved again.
 func ResumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, error) {
 	devs = withRetries(devs)
 	out, err := resumeRevert(devs, sb, o)
@@ -145,8 +142,8 @@ func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, er
 	o.Mark = sb.Mark
 	page := AlignedBytes(PageSize)
 	for _, off := range sb.displacedCopies() {
-		// The superblocks in the head are written over with the rest of it, the one at
-		// the mark last. So the revert is not through while one is there.
+		// The superblocks in the head are written over with the rest of it, the one at the mark
+		// last. So the revert is not complete while one is there.
 		if _, err := devs[0].ReadAt(page, off); err == nil {
 			if s, _ := decodeSuperblock(page); s != nil && s.UUID == sb.UUID {
 				return out, v.moveFront(sb, o, &out)
@@ -156,7 +153,7 @@ func resumeRevert(devs []Device, sb *Superblock, o ConvertOptions) (Reverted, er
 	if err := v.checkOwner(); err != nil && !o.Force {
 		return out, err
 	}
-	// The last page was being written, so all else was there. The disk may have been in
+	// The last page was being written, so everything else was in place. The disk may have been in
 	// use since, so only what is torn is repaired.
 	if err := v.repairMark(sb); err != nil {
 		if errors.Is(err, errNotReverted) {
@@ -190,8 +187,8 @@ func (v *View) moveHome(bad *blockList) (_ []Entry, noCopy blockList, _ error) {
 		if len(moves) == 0 {
 			return nil
 		}
-		// Homes are on the backing or, of head and tail, on the devices that they
-		// were displaced to.
+		// Homes are on the backing. The homes of head and tail are on the devices that these were
+		// displaced to.
 		for _, d := range slices.Compact([]uint8{0, v.layout.headDev, v.layout.tailDev}) {
 			if err := v.devs[d].Sync(); err != nil {
 				return err
@@ -268,7 +265,7 @@ func (v *View) testHead(o *ConvertOptions) (bad blockList, err error) {
 			}
 		}
 		readAround(d, b, off, v.one, func(int64, error) {})
-		// That it reads back is not enough: it holds that already.
+		// It is not enough that it reads back, because it held the same data before.
 		failed := map[int64]bool{}
 		writeAround(d, b, off, v.one, func(i int64) { failed[i] = true })
 		if err := d.Sync(); err != nil {
@@ -320,8 +317,8 @@ func (v *View) commitHome(img *Image, entries []Entry, o ConvertOptions) (*Super
 	}
 	for len(entries) > 0 {
 		n := min(len(entries), MaxEntries)
-		// A checkpoint may say so before the record does: the data is at home
-		// already, durably, and still where it was as well.
+		// A checkpoint may contain this before the record does: the data is already at home,
+		// durably, and is still at its old place as well.
 		for i := range entries[:n] {
 			entries[i].Time = o.Now
 			if err := v.table.Apply(entries[i]); err != nil {
@@ -454,7 +451,7 @@ func (v *View) strays() (n uint64) {
 	return n
 }
 
-// markHeadMirrorsStale marks the mirrors in the head: what they hold is no longer theirs.
+// markHeadMirrorsStale marks the mirrors in the head: what they hold does not count any more.
 func (sb *Superblock) markHeadMirrorsStale() {
 	for i := range sb.Regions {
 		if r := &sb.Regions[i]; r.Kind == RegionMirror && sb.inHead(r) {
@@ -463,9 +460,9 @@ func (sb *Superblock) markHeadMirrorsStale() {
 	}
 }
 
-// restoreFront writes a part of the head to the front of the disk, or of the tail to its
-// end, durably, and reads it back. left is told of the blocks that did not get there, and of
-// those that have no copy, which become zeroes.
+// restoreFront writes a part of the head to the front of the disk, or a part of the tail to its
+// end, durably, and reads it back. It adds to left the blocks that did not get there, and those
+// that have no copy, which become zeroes.
 func (v *View) restoreFront(buf []byte, off int64, left *unmoved) error {
 	d, bs := v.devs[0], int64(v.layout.BlockSize())
 	v.read(buf, off, func(block uint64, _ error) { left.noCopy.add(block) })

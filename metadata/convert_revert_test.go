@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// TestRevertStuck wants a disk back some of whose sectors are still bad, where
-// data is to go.
+// TestRevertStuck reverts a disk that still has bad sectors where data is to go.
 func TestRevertStuck(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 3<<20+seed)
@@ -48,7 +47,7 @@ func TestRevertStuck(t *testing.T) {
 		first := uint64(RegionStart/UnitSize) + 2
 		stuck(BlockRange{unit * per, 1}, BlockRange{first * per, 2}, BlockRange{head - per, 1})
 
-		// Given up, they are what is wrong with the plain disk, and nothing else is.
+		// If they are given up, nothing else is wrong with the plain disk.
 		s.opts.Force = true
 		img, err = Load(asDevices(s.disks))
 		if err != nil {
@@ -109,7 +108,7 @@ func (s *scene) interrupt(plain bool, stop func(d *cutDisk, w memWrite) bool) []
 	return cut
 }
 
-// edit changes what the disk holds, as its owner does who found it plain.
+// edit changes what the disk holds, as an owner does who uses it as a plain disk.
 func (s *scene) edit(disks []*cutDisk, pages ...int64) {
 	for _, page := range pages {
 		b := s.bytes()
@@ -119,9 +118,8 @@ func (s *scene) edit(disks []*cutDisk, pages ...int64) {
 	}
 }
 
-// TestChangedSinceCut goes on with what was interrupted after the owner of the
-// disk has used it, as the plain disk that it was at that moment: nothing of
-// that may be lost.
+// TestChangedSinceCut continues an interrupted conversion or revert after the owner has used the
+// disk as the plain disk that it was at that moment. None of the owner's changes may be lost.
 func TestChangedSinceCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		mark := tc.mark / PageSize
@@ -136,7 +134,7 @@ func TestChangedSinceCut(t *testing.T) {
 		s.end(cut, true, "changed since")
 		s.end(cut, false, "changed since")
 
-		// A release, after the page that ends it, before the rest was erased.
+		// A revert, after the page that ends it, before the rest was erased.
 		s = newScene(t, tc.p, 5<<20+seed)
 		s.opts.Mark = tc.mark
 		s.takenOver()
@@ -151,8 +149,7 @@ func TestChangedSinceCut(t *testing.T) {
 	})
 }
 
-// afterMark stops a release at the first write behind that of the page which
-// makes the disk a plain one.
+// afterMark stops a revert at the first write after the page that makes the disk a plain one.
 func afterMark(mark int64) func(*cutDisk, memWrite) bool {
 	written := false
 	return func(_ *cutDisk, w memWrite) bool {
@@ -163,8 +160,7 @@ func afterMark(mark int64) func(*cutDisk, memWrite) bool {
 	}
 }
 
-// transitionIn is that of the superblock that is about to be written, if it is
-// one.
+// transitionIn is the transition of the superblock that is about to be written, if it is one.
 func transitionIn(w memWrite) Transition {
 	sb, _ := decodeSuperblock(append(slices.Clone(w.data), make([]byte, PageSize)...))
 	if sb == nil {
@@ -192,8 +188,8 @@ func TestInterruptedOthers(t *testing.T) {
 		asDevices(cut[1:])); err != nil || sb != nil {
 		t.Errorf("with a disk of another size: %+v, %v", sb, err)
 	}
-	// With another disk of that size nothing is changed on either, unless it is
-	// meant; and nothing of the disk even then.
+	// With another disk of that size nothing is changed on either device without Force. With Force
+	// nothing on the disk is changed either.
 	other := newScene(t, p, 7)
 	mixed := []*cutDisk{other.disks[0], cut[1].clone()}
 	if err := other.drive(mixed, true, other.opts); !errors.Is(err, ErrForeign) {
@@ -214,7 +210,7 @@ func TestInterruptedOthers(t *testing.T) {
 		t.Errorf("released with another disk: %v", err)
 	}
 	s.end(almost, true, "the right disk")
-	// Once it counts, the backing says so, and wants its spare device.
+	// Once the copy counts, the backing says so and needs its spare device.
 	s.takenOver()
 	half := s.interrupt(true, func(d *cutDisk, _ memWrite) bool {
 		sb, _ := Probe(d)

@@ -146,7 +146,7 @@ func (d *cutDisk) store(w memWrite, keep func(s int) bool) {
 // poke changes durable content, without faults.
 func (d *cutDisk) poke(b []byte, off int64) { d.store(memWrite{off, b}, nil) }
 
-// How the writes fare that were not flushed when the power went.
+// What becomes of writes that were not flushed before a power cut.
 const (
 	fateLost = iota
 	fateKept
@@ -199,7 +199,7 @@ func (d *cutDisk) settle(fate int, r *rand.Rand) {
 	d.pending = nil
 }
 
-// scene is a disk with data, what it must go on showing, and the devices.
+// scene is a disk with data, the bytes that it must keep showing, and the devices.
 type scene struct {
 	t     testing.TB
 	r     *rand.Rand
@@ -415,8 +415,8 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 	}
 	if len(disks) == 1 && sb.Transition == TransitionConverting && depth == 1 &&
 		hasSuperblock(disks[0], tailSuperblock(disks[0].size)) {
-		// The page that decides is lost as well: what is in the tail, unless it is
-		// that which the cut has torn, must know how far it went.
+		// The page that decides is lost as well. The superblock in the tail, unless the cut has
+		// torn it, must say how far the conversion or the revert went.
 		lost := cloneDisks(disks)
 		for k := range int64(PageSize / sector) {
 			lost[0].torn[sb.Mark/sector+k] = true
@@ -595,8 +595,8 @@ func (s *scene) badBlock(d *cutDisk, off int64, read, write bool) {
 	}
 }
 
-// TestConvertCut converts a disk, some blocks of whose head cannot be read
-// and some of whose displaced head cannot be written, and cuts at every write.
+// TestConvertCut converts a disk with unreadable blocks in its head and unwritable blocks in its
+// displaced head, and cuts at every write.
 func TestConvertCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, seed)
@@ -611,16 +611,15 @@ func TestConvertCut(t *testing.T) {
 		s.badBlock(head, plan.headStart+80<<10, false, true)
 		s.badBlock(head, plan.headStart+500<<10, true, false)
 		s.badBlock(head, plan.headStart+500<<10+3*s.block, true, true)
-		// Of what is without a copy the plain disk has what it had: nothing
-		// to be compared. It is given back only by force.
+		// Blocks without a copy are not compared: the plain disk still has there what it had. Such
+		// a disk is given back only by force.
 		s.opts.Force = true
 		s.cutEvery(s.disks, false, 1, "convert")
 		t.Logf("%d cuts; %d left the old disk, %d the set at once", s.cuts, s.plain, s.sets)
 	})
 }
 
-// TestRevertCut gives a set back that has seen some life, and cuts at every
-// write.
+// TestRevertCut gives back a set with a history, and cuts at every write.
 func TestRevertCut(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 1<<20+seed)
@@ -634,7 +633,7 @@ func TestRevertCut(t *testing.T) {
 	})
 }
 
-// TestRevertForced gives a set back with blocks that have no copy.
+// TestRevertForced gives back a set with blocks that have no copy.
 func TestRevertForced(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		s := newScene(t, tc.p, 2<<20+seed)

@@ -62,11 +62,11 @@ func (sb *Superblock) Unfinished() error {
 		"--in-place, or undo it with: ublk-remap release", ErrUnfinished, sb.Name)
 }
 
-// Interrupted returns the superblock of a set in transition, and the devices in its order;
-// nil if the backing is no set, or an ordinary one. spares are those that the caller knows
-// of. While a conversion with a spare device has not come far, or a revert is nearly done,
-// only that device tells of it. Errors: ErrNotFound if a spare device is missing, what the
-// backing's superblock is refused for, and ErrPath if a device could not be reached.
+// Interrupted returns the superblock of a set in transition, and the devices in its order; nil if
+// the backing is no set, or an ordinary one. spares are those that the caller knows of. Early in a
+// conversion with a spare device, and late in a revert, only that device shows it. Errors:
+// ErrNotFound if a spare device is missing, the reason why the backing's superblock is refused, and
+// ErrPath if a device could not be reached.
 func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error) {
 	sb, err := Probe(backing)
 	own := make([]*Superblock, len(spares))
@@ -74,7 +74,7 @@ func Interrupted(backing Device, spares []Device) (*Superblock, []Device, error)
 		var spareErr error
 		if own[i], spareErr = Probe(d); errors.Is(spareErr, ErrPath) {
 			return nil, nil, spareErr
-		} // what carries none is not a part of it
+		} // a device without one is not a part of the set
 	}
 	switch {
 	case errors.Is(err, ErrPath):
@@ -131,8 +131,8 @@ func imageOf(devs []Device, sb *Superblock) (*Image, error) {
 	return img, img.followChain()
 }
 
-// viewOf is a view of a set in transition. A release whose displaced head is
-// complete needs no table, and no mirror.
+// viewOf is a view of a set in transition. A revert whose displaced head is complete needs no
+// table, and no mirror.
 func viewOf(devs []Device, sb *Superblock) (*View, error) {
 	if sb.Transition == TransitionReverting && sb.Strays == 0 {
 		l, err := newLayout(sb)
@@ -159,10 +159,10 @@ var errMarkUnclear = errors.New(
 // errNotReverted: the page at the mark is the superblock, whole.
 var errNotReverted = errors.New("the superblock is there")
 
-// repairMark puts the page at the mark right, whose write may have been cut. Afterwards it
-// holds the exported bytes, except for what its owner has changed since. errMarkUnclear: it
-// cannot be told what it was. errNotReverted: all of the superblock of a revert is there, so
-// that nothing was torn, and the revert is not through.
+// repairMark repairs the page at the mark, whose write may have been cut. Afterwards it holds the
+// exported bytes, except for what its owner has changed since. errMarkUnclear: it is not clear what
+// the page was. errNotReverted: all of the superblock of a revert is there, so that nothing was
+// torn, and the revert is not complete.
 func (v *View) repairMark(next *Superblock) error {
 	p := v.readMark(next)
 	// The page could not be read when it was looked for.
@@ -242,8 +242,8 @@ func (p *markPage) changed() (changed bool) {
 }
 
 // restoreTorn puts the exported bytes in place of the sectors that hold the superblock's, and
-// returns the blocks that have such. In a page that was changed a sector of zeroes may be
-// its owner's. Nothing else is by chance what a superblock has there.
+// returns the blocks with such sectors. If the page was changed, a sector of zeroes may be its
+// owner's. No other sector equals that of a superblock by chance.
 func (p *markPage) restoreTorn(changed bool) map[int64]bool {
 	zero := make([]byte, tearSize)
 	mend := map[int64]bool{}
@@ -279,10 +279,9 @@ func (v *View) sameHead(mark int64) bool {
 	return true
 }
 
-// checkOwner checks that a disk, which says nothing itself, is the one that a spare
-// device tells of: at least half of the units that its head should hold by now
-// are there. Its owner may have changed the others since. The error is
-// ErrForeign.
+// checkOwner checks that a disk without a superblock is the one that a spare device describes: at
+// least half of the units that its head should hold by now are there. Its owner may have changed
+// the others since. The error is ErrForeign.
 func (v *View) checkOwner() error {
 	if len(v.devs) == 1 {
 		return nil
@@ -295,7 +294,7 @@ func (v *View) checkOwner() error {
 		v.read(buf, off, func(uint64, error) {})
 		readAround(v.devs[0], disk, off, one, func(int64, error) {})
 		for i := 0; i < len(buf); i += UnitSize {
-			// Zeroes are everywhere.
+			// Zeroes prove nothing.
 			if want := buf[i : i+UnitSize]; !bytes.Equal(want, zero) {
 				all++
 				if bytes.Equal(want, disk[i:i+UnitSize]) {

@@ -30,8 +30,8 @@ func (p BadPlace) String() string {
 	return fmt.Sprintf("%s cannot be written at %d: %v", p.What, p.Offset, p.Err)
 }
 
-// minCopies is how many copies of its superblock the backing of a new set must
-// have: one bad sector later on must not be the end of it.
+// minCopies is how many copies of its superblock the backing of a new set must have, so that the
+// set survives one bad sector later.
 const minCopies = 2
 
 // Create is CreateAround without the list of bad places.
@@ -103,9 +103,8 @@ func (l *Layout) matches(devs []Device) error {
 	return nil
 }
 
-// CheckInitial reports whether a set that is laid out as plan can begin with
-// those entries: what CreateAround would refuse, asked before anything is
-// written. The error is ErrInvalidEntry.
+// CheckInitial reports whether a set that is laid out as plan can begin with those entries: it
+// refuses what CreateAround would refuse, and writes nothing. The error is ErrInvalidEntry.
 func CheckInitial(plan *Layout, initial []Entry) error {
 	_, err := firstTable(plan, initial)
 	return err
@@ -241,7 +240,7 @@ func (c *creator) superblocks() error {
 		if len(good) < need {
 			clear(c.page)
 			for _, off := range good {
-				_, _ = d.WriteAt(c.page, off) // no half a set, if it can be helped
+				_, _ = d.WriteAt(c.page, off) // so that no half a set is left, if possible
 			}
 			err := fmt.Errorf("%w: %s must have %d superblocks, and %d of its places for them "+
 				"are good: %w", ErrBadPlaces, nameOf(d, i), need, len(good), last)

@@ -52,7 +52,7 @@ func planAround(sb *Superblock, p PlanParams, atom int64) (*Layout, error) {
 	if best == nil {
 		return nil, first
 	}
-	// One copy of the superblock in a bad place is made up for by another one.
+	// If one copy of the superblock is in a bad place, another one makes up for it.
 	if best.hasTail() && atom <= fourthStride && slices.ContainsFunc(best.copies(0),
 		func(off int64) bool { return badIn(bad, 0, off, PageSize) != nil }) {
 		best.Compat |= compatFourth
@@ -118,7 +118,7 @@ func compareBad(a, b BadRange) int {
 	return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Start, b.Start))
 }
 
-// sortedBad returns the ranges in order, those that meet as one.
+// sortedBad returns the ranges in order. It joins those that meet.
 func sortedBad(bad []BadRange) []BadRange {
 	bad = slices.Clone(bad)
 	slices.SortFunc(bad, compareBad)

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// TestPlanAroundBad: what is known to be bad is planned around, so that a set with all of
-// its mirrors comes about where there is any way, and lives.
+// TestPlanAroundBad: Plan avoids places that are known to be bad. So the set gets all of its
+// mirrors if there is any way, and works.
 func TestPlanAroundBad(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -109,7 +109,7 @@ func TestPlanWithoutBadIsTheSame(t *testing.T) {
 	if !slices.Equal(a.sb.Regions, b.sb.Regions) || b.sb.Compat != compatSignature|compatPartition {
 		t.Errorf("%+v\n%+v", a.sb, b.sb)
 	}
-	// Where there is no room, the layout is the one without.
+	// If there is no room, the layout is the one without bad places.
 	p.Bad = []BadRange{{0, RegionStart, a.sb.HeadBytes + maxGrowth}}
 	if b, err = Plan(p); err != nil || b.sb.Regions[0].Start != a.sb.Regions[0].Start {
 		t.Errorf("%v, %+v", err, b)

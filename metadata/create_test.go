@@ -22,8 +22,8 @@ func (d *memDisk) bad(off int64, write, read bool) {
 	}
 }
 
-// TestCreateAroundBadPlaces: a set is made around bad places as long as enough
-// is left, starts there, and says what it went around.
+// TestCreateAroundBadPlaces: a set is made around bad places as long as enough is left, starts
+// there, and reports what it avoided.
 func TestCreateAroundBadPlaces(t *testing.T) {
 	plan, err := Plan(func() PlanParams { p := smallParams(512, 0); p.Name = "bad"; return p }())
 	if err != nil {
@@ -150,7 +150,7 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			}
 			w.find(w.disks, "created")
 			w.check(SeverityWarning)
-			// What the disk refuses the Committer is told.
+			// The Committer is told which writes the disk refuses.
 			w.fail = func(op Op) bool {
 				d := w.disks[op.Device]
 				return d.failWrite != nil && d.failWrite(op.Offset, len(op.Data))
@@ -163,7 +163,7 @@ func TestCreateAroundBadPlaces(t *testing.T) {
 			}
 			w.find(w.disks, "after 200 commits")
 			if tc.stale > 0 {
-				// The one that is left cannot be lost without a trace.
+				// The loss of the mirror that is left must be noticed.
 				lost := clones(w.disks)
 				for i := range w.c.mirrors {
 					if m := &w.c.mirrors[i]; m.state == MirrorGood {

@@ -47,7 +47,7 @@ func nameOf(d Device, index int) string {
 	return fmt.Sprintf("device %d", index+1)
 }
 
-// errReadBack is the error for a write that took, and holds something else.
+// errReadBack is the error for a write that succeeded, but reads back as something else.
 var errReadBack = errors.New("what was written reads back as something else")
 
 // writePage writes b, makes it durable and reads it into back to compare.

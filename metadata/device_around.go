@@ -1,16 +1,16 @@
 package metadata
 
-// inChunks calls f for one part of a span after the other, each as long as buf at
-// most, of which f gets as much.
+// inChunks calls f for the parts of a span, one after the other. A part is at most as long as buf,
+// and f gets as much of buf as the part is long.
 func inChunks(buf []byte, s span, f func(buf []byte, off int64)) {
 	for off := s.from; off < s.to; off += int64(len(buf)) {
 		f(buf[:min(int64(len(buf)), s.to-off)], off)
 	}
 }
 
-// readAround reads buf at off, and if that fails its units, and of those that
-// fail the blocks, which are as long as one. What cannot be read is zero, and
-// bad is called with where in buf it is. Both buffers are aligned.
+// readAround reads buf at off. If that fails, it reads unit by unit. If a unit fails, it reads
+// block by block; a block is as long as one. Blocks that cannot be read are zero, and bad is called
+// with their offset in buf. Both buffers are aligned.
 func readAround(d Device, buf []byte, off int64, one []byte, bad func(i int64, err error)) {
 	if _, err := d.ReadAt(buf, off); err == nil {
 		return
@@ -32,8 +32,8 @@ func readAround(d Device, buf []byte, off int64, one []byte, bad func(i int64, e
 	}
 }
 
-// writeAround writes buf at off, and if that fails its units, and of those
-// that fail the blocks. bad is called with where in buf those are that do not take it.
+// writeAround writes buf at off. If that fails, it writes unit by unit. If a unit fails, it writes
+// block by block. bad is called with the offset in buf of each block that cannot be written.
 func writeAround(d Device, buf []byte, off int64, one []byte, bad func(i int64)) {
 	if _, err := d.WriteAt(buf, off); err == nil {
 		return

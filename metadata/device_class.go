@@ -5,14 +5,14 @@ import (
 	"syscall"
 )
 
-// Class says what an errno of a disk means. It is the same for everybody who reads or
-// writes one: the I/O path, a load, a verb that works offline. The kernel's table
-// of block status codes and their errnos is in block/blk-core.c.
+// Class says what an errno of a disk means. It is the same for all that read or write a disk: the
+// I/O path, a load, a verb that works offline. The kernel's table of block status codes and their
+// errnos is in block/blk-core.c.
 type Class uint8
 
 const (
-	// ClassMedium: the place may be bad. Other places of the disk have to show that the
-	// disk works: a disk that is not there answers EIO as well.
+	// ClassMedium: the place may be bad. Other places of the disk have to show that the disk works:
+	// a missing disk answers EIO as well.
 	ClassMedium Class = iota
 	// ClassResource: a resource is lacking. It is retried after a while.
 	ClassResource
@@ -38,7 +38,8 @@ func Classify(errno int32) Class {
 	return ClassPath
 }
 
-// classOf is Classify for an error of a Device. One that wraps no errno is of the path.
+// classOf is Classify for an error of a Device. An error that wraps no errno is a fault of the
+// path.
 func classOf(err error) Class {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
@@ -47,8 +48,8 @@ func classOf(err error) Class {
 	return ClassPath
 }
 
-// mayComeBack reports whether a retry after a while makes sense: for the errnos of a
-// transport that comes and goes. A request that the disk rejects is no better later.
+// mayComeBack reports whether a retry after a while makes sense: for the errnos of a transport that
+// comes and goes. The disk rejects some requests, and would reject them later, too.
 func mayComeBack(err error) bool {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {

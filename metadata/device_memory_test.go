@@ -42,7 +42,7 @@ func (d *memDisk) clone() *memDisk {
 
 func (d *memDisk) Size() int64 { return d.size }
 
-// aligned panics on what a real device with direct I/O would refuse.
+// aligned panics on I/O that a real device would refuse as direct I/O.
 func (d *memDisk) aligned(b []byte, off int64) {
 	if off%PageSize != 0 || len(b)%PageSize != 0 || len(b) == 0 ||
 		uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 || off < 0 || off+int64(len(b)) > d.size {

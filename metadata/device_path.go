@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Clock is implemented by a Device that can wait. Without it what fails is retried at once,
-// a number of times.
+// Clock is implemented by a Device that can wait. Without it, an operation that fails is retried at
+// once, a limited number of times.
 type Clock interface {
 	// Monotonic is a time, in ns, that only counts up.
 	Monotonic() int64
-	// Pause waits. It may return early, for someone who wants to end.
+	// Pause waits. It may return early, so that the caller can end.
 	Pause(time.Duration)
 }
 
@@ -29,24 +29,24 @@ const (
 	// wholeRead is the longest read that is judged. If a longer one fails its caller reads
 	// it in parts.
 	wholeRead = 64 << 10
-	// stableTries is how often everything is read from the beginning, if a place that did
-	// not read does in the end.
+	// stableTries is how often everything is read from the beginning, if a place that did not read
+	// reads in the end.
 	stableTries = 4
-	// retryBudget is how much time is spent on pauses, in all. After that what fails is not
-	// waited for.
+	// retryBudget is how much time is spent on pauses, in all. After that, no failure is waited
+	// for.
 	retryBudget = time.Minute
 )
 
 // retryDevice is the Device that every load and every offline verb reads and writes by. It
 // tells a place of the medium that does not read from a disk that cannot be reached.
 //
-// A failure is a medium error only if another place of the same disk reads, before and
-// after: a disk that has vanished answers EIO as well. The place is read a few times, because
-// a medium that reads the second time is not damaged.
+// A failure is a medium error only if another place of the same disk reads, before and after: a
+// missing disk answers EIO as well. The place is read a few times, because a medium that reads the
+// second time is not damaged.
 //
 // Every other failure is waited for, and then it is final: from then on nothing is read or written
-// any more, so that no code can take what it could not read for something that is not there. To the
-// disk that is a power cut. pathFailure must be checked before a result counts.
+// any more, so that no code can take unreadable data for absent data. For the disk this is like a
+// power cut. pathFailure must be checked before a result counts.
 //
 // A flush that fails is final at once: a second flush would not bring back what the disk has
 // dropped from its cache.
@@ -102,8 +102,8 @@ func orPathFailure(devs []Device, err error) error {
 	return err
 }
 
-// untilStable calls f, which changes nothing that counts, until the places that it could not
-// read cannot be read afterwards either. So f is repeated if a disk was away for a moment and
+// untilStable calls f, which changes nothing that counts, until the places that it could not read
+// cannot be read afterwards either. So f is repeated if a disk was missing for a moment and
 // answered EIO meanwhile. The error is that of f, or ErrPath.
 func untilStable[T any](devs []Device, f func() (T, error)) (T, error) {
 	var none T
@@ -203,7 +203,7 @@ func (s *retryDevice) ReadAt(b []byte, off int64) (int, error) {
 	}
 }
 
-// read reads once. What reads is known to, from then on.
+// read reads once. It remembers a place that reads.
 func (s *retryDevice) read(b []byte, off int64) (n int, slow bool, err error) {
 	begun := s.now()
 	n, err = s.Device.ReadAt(b, off)
@@ -300,14 +300,14 @@ func (s *retryDevice) WriteAt(b []byte, off int64) (int, error) {
 			}
 			err = why
 		}
-		// The same bytes at the same place: a cut between two tries leaves what one
-		// within the first could.
+		// Each try writes the same bytes to the same place. So a cut between two tries leaves
+		// nothing that a cut within the first try could not leave.
 		s.waitFor(&retry, try, "write", len(b), off, err)
 	}
 }
 
-// Sync flushes. A flush that failed is not tried again: the second one would be answered as good,
-// and bring nothing back. A flush that failed for lack of resources was not carried out.
+// Sync flushes. A flush that failed is not tried again: a second one would succeed, and bring
+// nothing back. A flush that failed for lack of resources was not carried out.
 func (s *retryDevice) Sync() error {
 	var retry Retry
 	for try := 1; s.failed == nil; try++ {

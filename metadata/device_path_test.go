@@ -55,7 +55,7 @@ func (a apart) Sync() error {
 	return a.Device.Sync()
 }
 
-// clocked is one with a clock that no test waits for.
+// clocked is such a device with a clock. No test waits for that clock.
 type clocked struct{ apart }
 
 func (c clocked) Monotonic() int64      { return c.o.now }
@@ -71,7 +71,7 @@ func (o *outage) over(devs []Device, clock bool) []Device {
 	return out
 }
 
-// outagesAt are the ways in which a path is away at its n-th operation.
+// outagesAt are the ways in which a path fails at its n-th operation.
 func outagesAt(n int, r *rand.Rand) (out []*outage) {
 	for _, kind := range []struct {
 		name  string
@@ -87,7 +87,7 @@ func outagesAt(n int, r *rand.Rand) (out []*outage) {
 				return 0
 			}
 			out = append(out, o)
-			// And once more, a while later: two copies of one thing.
+			// The path fails once more a while later, so that it affects two copies of one thing.
 			if long < 1<<40 {
 				gap := 1 + r.IntN(60)
 				twice := &outage{name: o.name + fmt.Sprintf(", and again after %d", gap)}
@@ -167,7 +167,7 @@ func weak(seed uint64) *outage {
 		}}
 }
 
-// refusal fails unless err is what a device that cannot be asked is refused with.
+// refusal fails the test unless err is the error for a device that could not be asked.
 func refusal(t *testing.T, what string, err error) {
 	t.Helper()
 	if !errors.Is(err, ErrPath) || errors.Is(err, ErrDamaged) || errors.Is(err, ErrNotFound) {
@@ -175,8 +175,8 @@ func refusal(t *testing.T, what string, err error) {
 	}
 }
 
-// TestLoadOverBadPath: a load finds everything, or refuses and says that it is not the
-// disk's metadata. What it finds is never older.
+// TestLoadOverBadPath: a load finds everything, or fails with an error that does not blame the
+// disk's metadata. It never finds older data.
 func TestLoadOverBadPath(t *testing.T) {
 	r := seeded(t, 501)
 	for _, tc := range worlds {
@@ -228,8 +228,8 @@ func TestLoadOverBadPath(t *testing.T) {
 	}
 }
 
-// TestVerbsOverBadPath: whatever works offline comes to its end over a path that comes and goes,
-// or refuses, and the same verb over a good path ends it then, as if nothing had been.
+// TestVerbsOverBadPath: every offline verb completes over a path that comes and goes, or refuses.
+// Then the same verb over a good path completes, as if nothing had happened.
 func TestVerbsOverBadPath(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		r := seeded(t, 600+seed)
@@ -239,7 +239,7 @@ func TestVerbsOverBadPath(t *testing.T) {
 		if err := s.drive(set, false, s.opts); err != nil {
 			t.Fatal(err)
 		}
-		// Where each of them is cut, at some write.
+		// These are the states after a cut at some write of each of them.
 		var states [][]*cutDisk
 		for _, from := range [][]*cutDisk{s.disks, set} {
 			states = append(states, from)
@@ -315,8 +315,8 @@ func (s *scene) cutAt(disks []*cutDisk, plain bool, at int) []*cutDisk {
 	return out
 }
 
-// TestRepairOverBadPath: repair, restore, backup, check and dump, of sets that are well and of
-// damaged ones. What could be told before can be told after.
+// TestRepairOverBadPath: repair, restore, backup, check and dump, of good sets and of damaged ones.
+// What could be read before can be read after.
 func TestRepairOverBadPath(t *testing.T) {
 	r := seeded(t, 503)
 	for _, tc := range worlds {
@@ -397,8 +397,8 @@ func TestRepairOverBadPath(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					// The verb is repeated, over a path that works again.
-					// all was done but the last look
+					// The verb is repeated over a path that works again. ErrBackupStale:
+					// everything was done except the last check.
 					if err := v.run(devices(disks)); err != nil && !errors.Is(err, ErrBackupStale) {
 						t.Fatalf("%s: and later: %v", what, err)
 					}
@@ -448,9 +448,9 @@ func entriesOf(d *DumpResult) (all []Entry) {
 }
 
 // TestPathBlamesNoPlace: while a set is served and the path to its disk fails, for a while and at
-// any moment, nothing that is durable is lost, no place is called bad, no mirror moves, and
-// no copy of a superblock is written over that could only not be looked at. When the path is
-// back all is well, with nothing left to repair.
+// any moment, nothing that is durable is lost, no place is called bad, no mirror moves, and no copy
+// of a superblock is written over only because it could not be reached. When the path is back
+// everything is good, with nothing left to repair.
 func TestPathBlamesNoPlace(t *testing.T) {
 	lost := 0
 	for _, tc := range worlds {
@@ -557,9 +557,8 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// TestCommitsWithoutSpareDevice: a spare device that is away keeps no change from becoming
-// durable, and no superblock of the backing from saying that its mirror misses it; when it
-// is back, all is well.
+// TestCommitsWithoutSpareDevice: while a spare device is missing, changes become durable, and the
+// superblocks of the backing say that its mirror misses them. When it is back, everything is good.
 func TestCommitsWithoutSpareDevice(t *testing.T) {
 	w := single(t, pairParams(512))
 	w.settle()

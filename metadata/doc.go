@@ -39,11 +39,10 @@
 //
 // # What it never does
 //
-// It never decides which spare unit serves what: entries mean nothing to it beyond their
-// encoding. It never reads a clock but that of a [Patient] device, never starts a goroutine
-// or opens a file. It never takes what it cannot read for absent, unless it is the medium
-// that does not read (device_path.go). It never writes outside of superblocks and mirrors, but
-// for [Convert] and [Revert], which move data from and to a plain disk. It never calls a
-// transaction durable that the loss of one mirror could silently undo, and never writes
-// over a record that a load might need.
+// It never decides which spare unit serves what: entries mean nothing to it beyond their encoding.
+// It reads no clock except that of a device with a [Clock], never starts a goroutine or opens a
+// file. It never takes unreadable data for absent data, unless it is the medium that does not read
+// (device_path.go). It never writes outside of superblocks and mirrors, except for [Convert] and
+// [Revert], which move data from and to a plain disk. It never calls a transaction durable that the
+// loss of one mirror could silently undo, and never writes over a record that a load might need.
 package metadata

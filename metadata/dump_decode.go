@@ -135,7 +135,7 @@ func (d *dumpDecoder) superblocks() error {
 	})
 }
 
-// entries reads the table. If the superblocks are no good it skips it: the member "error",
+// entries reads the table. If the superblocks are not valid it skips the table: the member "error",
 // which comes later, may give a better reason.
 func (d *dumpDecoder) entries() error {
 	if !d.seen["superblocks"] || !d.seen["position"] {

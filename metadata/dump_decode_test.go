@@ -24,7 +24,7 @@ func sameBackup(dump, backup *Backup) bool {
 		slices.Equal(listed(dump.table), listed(backup.table))
 }
 
-// readDump decodes a dump by the way of every verb.
+// readDump decodes a dump in the way that every verb does.
 func readDump(t testing.TB, dump []byte) *Backup {
 	t.Helper()
 	b, err := ReadBackup(bytes.NewReader(dump))
@@ -34,9 +34,9 @@ func readDump(t testing.TB, dump []byte) *Backup {
 	return b
 }
 
-// TestDumpIsABackup: a dump of golden images and of random tables is decoded to what a backup
-// is, and brings the same table back: with certainty where the logs are there, and at a
-// person's word where nothing is.
+// TestDumpIsABackup: a dump of golden images and of random tables is decoded to the same as a
+// backup, and restores the same table. The restore is certain if the logs are there. If nothing is
+// there, a person must accept its risks.
 func TestDumpIsABackup(t *testing.T) {
 	type set struct {
 		name  string
@@ -113,7 +113,7 @@ func without(dump []byte, name string) []byte {
 	return regexp.MustCompile(`\n "`+name+`": "?[^\n]*,?\n`).ReplaceAll(dump, []byte("\n"))
 }
 
-// TestDumpRefused: whatever is wrong with a dump is one line, and ErrBackup.
+// TestDumpRefused: whatever is wrong with a dump, the error is one line, and ErrBackup.
 func TestDumpRefused(t *testing.T) {
 	w := history(t, pairParams(512), 950, false)
 	dump := dumped(t, w.disks)
@@ -211,7 +211,7 @@ func TestDumpRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// Cut off anywhere, but for the line's end.
+	// The dump is cut off anywhere, except at the end of its last line.
 	for at := 1; at < len(dump)-2; at += 1 + w.r.IntN(len(dump)/30) {
 		if _, err := ReadBackup(bytes.NewReader(dump[:at])); !errors.Is(err, ErrBackup) ||
 			!strings.Contains(err.Error(), "cut off") {
@@ -291,7 +291,7 @@ func TestDumpOfAnotherTime(t *testing.T) {
 	}
 }
 
-// endless goes on with what it repeats after what it begins with.
+// endless returns its beginning once, and then repeats the rest without end.
 type endless struct {
 	begin string
 	again string
@@ -365,8 +365,8 @@ func (l *live) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// TestMillionEntries: a dump of a million entries goes through a pipe, and neither who prints nor
-// who reads has more of it in memory than the table.
+// TestMillionEntries: a dump of a million entries goes through a pipe. Neither the writer nor the
+// reader has more of it in memory than the table.
 func TestMillionEntries(t *testing.T) {
 	n := uint64(1_000_000)
 	if testing.Short() || raceDetector {
@@ -418,9 +418,9 @@ func TestMillionEntries(t *testing.T) {
 	}
 }
 
-// FuzzDump decodes what a fuzzer makes of dumps; which, of a golden one some bytes are
-// replaced: changes has where (2 bytes) and what (1). raw is a document instead, if it is not
-// empty.
+// FuzzDump decodes dumps that a fuzzer has changed. It takes the golden dump with the number which
+// and replaces some bytes: changes says where (2 bytes) and by what (1). If raw is not empty, it is
+// the document instead.
 func FuzzDump(f *testing.F) {
 	var dumps [][]byte
 	for _, g := range golden {

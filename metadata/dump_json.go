@@ -10,9 +10,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// WriteJSON writes one JSON document, in pieces, for it can have hundreds of megabytes.
-// indent is that of each level. No piece ends within a character. After an error of w
-// the closing brace is missing, so that the document is not taken for a whole one.
+// WriteJSON writes one JSON document, in pieces, because it can have hundreds of megabytes. indent
+// is that of each level. No piece ends within a character. After an error of w the closing brace is
+// missing, so that the document is not taken for a whole one.
 //
 // DecodeDump makes a backup of the document if the set loads and no device of it is missing.
 func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {

@@ -158,9 +158,8 @@ func (w *pageWriter) begin(set *uuid.UUID, lim *limits, src Source, id checkpoin
 // finished reports that all entries are in pages.
 func (w *pageWriter) finished() bool { return w.drained && len(w.scratch) == 0 }
 
-// fill encodes the next pages into b and returns how many bytes of it they
-// take. Errors: ErrTableFull; ErrInvalidEntry, for nothing invalid may ever reach a
-// disk.
+// fill encodes the next pages into b and returns how many bytes of it they take. Errors:
+// ErrTableFull; ErrInvalidEntry, because nothing invalid may ever reach a disk.
 //
 // A source that returns few entries has gone through many units: units in a row are one
 // entry. Then fill returns the pages that are full, perhaps none, and must be called again

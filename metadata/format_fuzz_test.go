@@ -139,8 +139,8 @@ func FuzzCheckpointPage(f *testing.F) {
 	})
 }
 
-// FuzzImage damages golden images at will (mangle), with right checksums if asked,
-// and does with them all that can be done.
+// FuzzImage damages golden images at will (mangle), with right checksums if asked, and does
+// everything with them that can be done.
 func FuzzImage(f *testing.F) {
 	images := [][]*memDisk{readGolden(f, golden[0].name), readGolden(f, golden[1].name),
 		readGolden(f, "v4-alone-512-slots")}

@@ -16,8 +16,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// writeGolden makes the golden images that do not exist yet. It never rewrites
-// one: disks out there hold what they hold.
+// writeGolden makes the golden images that do not exist yet. It never rewrites one, because
+// existing disks do not change either.
 var writeGolden = flag.Bool("write-golden", false, "write golden images that do not exist")
 
 // golden are the images of format version 4, each with a history: commits, an
@@ -57,8 +57,8 @@ func planGolden(t *testing.T, name string, p PlanParams) *Layout {
 	return plan
 }
 
-// plannedThen is the layout that an image was created with: Plan may lay a new
-// set out in another way by now.
+// plannedThen is the layout that an image was created with: Plan may lay out a new set in another
+// way by now.
 func plannedThen(t *testing.T, disks []*memDisk) *Layout {
 	sb, err := Probe(disks[0])
 	if err != nil {
@@ -237,9 +237,8 @@ func create(t *testing.T, name string, b []byte) {
 	}
 }
 
-// TestGolden loads every image that this format version was ever written as,
-// and compares with the dump from then. Should it fail, the code is wrong, not
-// the image.
+// TestGolden loads every image that was ever written in this format version, and compares it with
+// the dump from that time. If the test fails, the code is wrong, not the image.
 func TestGolden(t *testing.T) {
 	for _, g := range golden {
 		t.Run(g.name, func(t *testing.T) {
@@ -280,7 +279,7 @@ func TestGolden(t *testing.T) {
 				staysGrown(t, disks, planGolden(t, g.name, g.p))
 				return
 			}
-			// What is written today is the same, byte for byte.
+			// An image that is written today is the same, byte for byte.
 			for i, d := range makeGolden(t, plannedThen(t, disks), false) {
 				if g.plain {
 					withoutPartition(t, d)
@@ -294,8 +293,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// withoutPartition makes the superblocks on a disk those of before there was a partition, or even
-// a partition table.
+// withoutPartition changes the superblocks on a disk to those of versions without the partition, or
+// even without the partition table.
 func withoutPartition(t *testing.T, d *memDisk) {
 	for _, page := range d.pages {
 		if !sealed(page[:], magicSuperblock) {
@@ -390,8 +389,8 @@ func staysGrown(t *testing.T, disks []*memDisk, plan *Layout) {
 	}
 }
 
-// withoutSum is a dump as the versions printed it whose dumps could not be restored. They made
-// the golden ones.
+// withoutSum is a dump as older versions printed it, whose dumps could not be restored. These
+// versions made the golden dumps.
 func withoutSum(dump []byte) []byte {
 	return regexp.MustCompile(`,\n "(checksum|sum)": "[0-9a-f]{16}"`).ReplaceAll(dump, nil)
 }

@@ -17,7 +17,7 @@ const (
 	// is a displaced tail. The mark that lies farthest from a disk's end is that of
 	// Promise's RAIDs, 3087 sectors of 512 bytes, which is 1.51 MiB.
 	tailBytes = 2 << 20
-	// tailRoom is what it takes on the spare device, however the end is aligned.
+	// tailRoom is the room for the tail on the spare device, however the end is aligned.
 	tailRoom = tailBytes + headAlign
 
 	minLogBytes = 256 << 10
@@ -220,7 +220,7 @@ func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {
 	mirrorB := roundDown(tailSuperblock(p.BackingSize), atom) - mirror
 	tail := roundDown(mirrorB-mirror-more-spare-head, int64(headAlign))
 	if tail < 2*head {
-		// Smaller than this, the head would not even have itself to hide.
+		// On a smaller disk there would be less data behind the head than the head displaces.
 		need := 2*head + head + spare + 2*mirror + 2*SuperblockStride + headAlign
 		return &TooSmallError{Role: RoleBacking, Size: p.BackingSize,
 			Need: roundUp(need, headAlign)}
@@ -235,11 +235,11 @@ func planAlone(sb *Superblock, p PlanParams, atom, more int64) error {
 	return nil
 }
 
-// planPair: the backing keeps its full size, the displaced head and tail and the
-// spare units lie on the spare device. Either has room for one more mirror, and a
-// third superblock: with two, one that takes writes and does not read leaves but the
-// other, and a power cut tears that while it is written. The tail is displaced so
-// that nothing that marks a disk at its end is found on the backing.
+// planPair: the backing keeps its full size, the displaced head and tail and the spare units lie on
+// the spare device. Either has room for one more mirror, and a third superblock: with two, if one
+// takes writes and does not read, only the other is left, and a power cut can tear that while it is
+// written. The tail is displaced so that nothing that marks a disk at its end is found on the
+// backing.
 //
 //	backing: | superblocks | mirror A | mirror B | room | data ... | zero | superblock | zero |
 //	spare:   | superblocks | mirror C | room | displaced head | displaced tail | spare ... |
@@ -264,7 +264,7 @@ func planPair(sb *Superblock, p PlanParams, atom, more int64) error {
 	}
 	spare := p.SpareBytes
 	if spare == 0 {
-		// What fits; the mirror's size depends on it, a little.
+		// Take what fits. The size of the mirror depends on it, a little.
 		spare = min(roundDown(p.SpareDeviceSize, int64(UnitSize)), DefaultSpareMax)
 		for range 64 {
 			_, _, _, _, at := sizes(spare)
@@ -522,13 +522,13 @@ func (sb *Superblock) copies(device uint8) []int64 {
 	return []int64{SuperblockStride, 0}
 }
 
-// displacedCopies are the copies on the backing that lie where displaced data is from, in the
-// head and the tail, in the order in which they are written: byte 0 last.
+// displacedCopies are the copies on the backing at the places that displaced data comes from, in
+// the head and the tail. They are in the order in which they are written: byte 0 last.
 func (sb *Superblock) displacedCopies() []int64 {
 	return slices.DeleteFunc(sb.copies(0), func(off int64) bool { return !sb.isDisplaced(off) })
 }
 
-// isDisplaced reports whether a byte of the backing lies where displaced data is from.
+// isDisplaced reports whether displaced data comes from a byte of the backing.
 func (sb *Superblock) isDisplaced(off int64) bool {
 	return off < sb.HeadBytes || sb.TailStart != 0 && off >= sb.TailStart
 }
@@ -582,8 +582,8 @@ func (l *Layout) Units() uint64 { return l.lim.units }
 // and not at their own offset. It is a whole number of units.
 func (l *Layout) HeadBlocks() uint64 { return l.headBlocks }
 
-// TailBlocks is how many blocks, the last ones, live in the displaced tail and not
-// at their own offset. But for the end of the device it is a whole number of units.
+// TailBlocks is how many blocks, the last ones, live in the displaced tail and not at their own
+// offset. Except at the end of the device it is a whole number of units.
 func (l *Layout) TailBlocks() uint64 { return l.blocks - l.tailBlock }
 
 // Displaced is a range of exported bytes that does not live at its own offset of the

@@ -83,8 +83,8 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
-// TestPlanProperties: what Plan gives is within the devices, tells every block
-// and spare unit a place of its own, and what it says to need is enough.
+// TestPlanProperties: what Plan gives is within the devices, gives every block and spare unit a
+// place of its own, and the size that it asks for is enough.
 func TestPlanProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := PlanParams{

@@ -67,7 +67,7 @@ func (sb *Superblock) addPartition() {
 }
 
 // hasPartition reports whether the superblocks of a set have the partition. While a disk is
-// taken over or given back they do not: a version that does not know the partition may have to
+// converted or reverted they do not have it: a version that does not know the partition may have to
 // recognize by each byte what was torn there.
 func (sb *Superblock) hasPartition() bool {
 	return sb.Compat&compatPartition != 0 && sb.Transition == TransitionNone &&
@@ -129,7 +129,7 @@ func showsPartition(b []byte) bool {
 		b[ptEntriesAt+ptTypeAt] == ptNonFS
 }
 
-// clearPartition makes of a superblock what versions write that do not know the partition. Its
+// clearPartition changes a superblock to what versions that do not know the partition write. Its
 // checksum does not match any more.
 func (sb *Superblock) clearPartition(b []byte) {
 	if !sb.hasPartition() {

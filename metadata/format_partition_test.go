@@ -27,7 +27,7 @@ func TestPartition(t *testing.T) {
 		{(1023*255*63 + 1) * 512, 512, 0, "00000200dafefffe010000003ec5fa00"},
 		{(1023*255*63 + 2) * 512, 512, 0, "00000200da00c1ff010000003fc5fa00"},
 		{1 << 40, 512, 0, "00000200dafeffff01000000feffff7f"},
-		// What lies behind 2 TiB cannot be named.
+		// Blocks behind 2 TiB have no number in the table.
 		{2 << 40, 512, 0, "00000200dafeffff01000000feffffff"},
 		{2<<40 + 512, 512, 0, "00000200dafeffff01000000ffffffff"},
 		{3 << 40, 512, 0, "00000200dafeffff01000000ffffffff"},
@@ -112,8 +112,9 @@ func TestFarDevicesAreRefused(t *testing.T) {
 	}
 }
 
-// asOlder makes of the superblocks on a disk what a version writes that knows the partition table
-// (signature), or not even that, and keeps the bits that it does not know.
+// asOlder changes the superblocks on a disk to what an older version writes: one that knows the
+// partition table (signature), or one that does not know even that. It keeps the bits that this
+// version does not know.
 func asOlder(d *memDisk, signature bool) {
 	for at, page := range d.pages {
 		if sealed(page[:], magicSuperblock) {
@@ -166,8 +167,8 @@ func TestPartitionComesBack(t *testing.T) {
 	}
 }
 
-// TestNoPartitionInTransition: a page that may have to be recognized byte by byte is the one that
-// versions write which do not know the partition.
+// TestNoPartitionInTransition: a page that may have to be recognized byte by byte is written as by
+// versions that do not know the partition.
 func TestNoPartitionInTransition(t *testing.T) {
 	sb := superblockOfDevices(t, 1)
 	sb.Incompat |= incompatTransition

@@ -207,8 +207,8 @@ type Superblock struct {
 	// multiple of 1 MiB; 0: there is none.
 	TailStart int64 `json:"tail_start,omitempty"`
 
-	// Transition, if any, goes with two more: where the page is whose write
-	// makes or ends the set, 0 or SuperblockStride; and, while releasing, how
+	// Transition, if there is one, gives two more fields a meaning. Mark is the place of the page
+	// whose write makes or ends the set, 0 or SuperblockStride. Strays is, during a revert, how
 	// many blocks of the head do not live in the displaced head.
 	Transition Transition `json:"transition,omitempty"`
 	Mark       int64      `json:"mark,omitempty"`
@@ -452,7 +452,7 @@ func (sb *Superblock) decodeFeatures(b []byte) error {
 	return nil
 }
 
-// unknownFeatures is ErrUnsupported for a superblock that this program must not go by.
+// unknownFeatures is ErrUnsupported for a superblock that this program must not use.
 func (sb *Superblock) unknownFeatures() error {
 	if unknown := sb.Incompat &^ knownIncompat; unknown != 0 {
 		return fmt.Errorf("%w: incompat features %#x", ErrUnsupported, unknown)

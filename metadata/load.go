@@ -524,8 +524,8 @@ func (img *Image) whole(c *candidate) bool {
 	})
 	c.ok = err == nil && digest.Sum64() == c.digest && entries == c.entries
 	if c.ok {
-		// The other copies may have bad pages too: better to learn it while
-		// there is a copy to write them again from.
+		// The other copies may have bad pages too. They are found now, while there is a copy from
+		// which they can be written again.
 		for i := range img.mirrors {
 			m := &img.mirrors[i]
 			for slot, h := range m.headers {

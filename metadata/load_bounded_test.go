@@ -140,8 +140,8 @@ func TestHugeEntries(t *testing.T) {
 	}
 }
 
-// TestEntriesOverAndOver: entries that say the same units more often than any server does are
-// damage, before anybody has gone through all of them.
+// TestEntriesOverAndOver: entries that name the same units more often than any server does count as
+// damage. The load ends before it has gone through all of them.
 func TestEntriesOverAndOver(t *testing.T) {
 	const size = 8 << 40
 	var src fewEntries

@@ -99,8 +99,8 @@ var spoilts = []spoilt{
 	}},
 }
 
-// hit makes the world's disks as spoilt: sectors work again when they are written,
-// unless they take no writes.
+// hit spoils the world's disks: sectors work again when they are written, unless they take no
+// writes.
 func (w *world) hit(p place, f spoilt) {
 	f.do(w.disks[p.device], p)
 	w.fail = func(op Op) bool {
@@ -123,10 +123,10 @@ func (w *world) healthy() bool {
 		func(m MirrorStatus) bool { return m.State != MirrorGood })
 }
 
-// TestFaultsEverywhere spoils each structure of a set in each way, before a
-// start and while it runs. It loads, it starts, it says that it is degraded, it
-// is made whole again, elsewhere if need be, and ends healthy, with the same
-// table; and either mirror of the backing is enough then.
+// TestFaultsEverywhere spoils each structure of a set in each way, before a start and while it
+// runs. The set must load, start and report that it is degraded. It must become whole again,
+// elsewhere if necessary, and end healthy, with the same table. Then either mirror of the backing
+// must be enough.
 func TestFaultsEverywhere(t *testing.T) {
 	// A sample, but in the full run; 5 and 31 have nothing in common with how
 	// many faults there are, so that each of them comes to each structure somewhere.
@@ -227,8 +227,8 @@ func TestFaultsEverywhere(t *testing.T) {
 	t.Logf("%d faults, %d of them seen in the state of a mirror", n, degraded)
 }
 
-// TestRefreshAtStart: what a load finds bad is written again before anything else
-// happens to it, and counted; what cannot be is left alone.
+// TestRefreshAtStart: what a load finds bad is written again before anything else happens to it,
+// and counted. A place that cannot be written is left alone.
 func TestRefreshAtStart(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 92, 45)
 	d := w.disks[0]
@@ -283,8 +283,8 @@ func TestRefreshAtStart(t *testing.T) {
 	w.check(SeverityWarning)
 }
 
-// TestInformationGone: where a fault hits the same thing everywhere the set is
-// refused as damaged, and by nothing less.
+// TestInformationGone: if a fault hits all copies of the same thing, the set is refused as damaged.
+// Smaller faults do not cause that.
 func TestInformationGone(t *testing.T) {
 	for _, tc := range worlds {
 		w := ran(t, tc.p, 93, 45)

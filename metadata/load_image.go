@@ -65,9 +65,8 @@ func (img *Image) replay(f func(Entry) error) error {
 	return nil
 }
 
-// entryReader hands out the entries of checkpoints and records, each valid for the
-// layout. All who make a table out of them use it. There is an end to how many units they
-// are about (stated).
+// entryReader hands out the entries of checkpoints and records, each valid for the layout. All code
+// that makes a table out of them uses it. The number of units that they name is limited (stated).
 type entryReader struct {
 	img    *Image
 	stated entryBudget

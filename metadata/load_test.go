@@ -160,9 +160,8 @@ func ran(t testing.TB, p PlanParams, seed uint64, txs int) *world {
 	return w
 }
 
-// TestLatentErrors makes every single sector of the metadata unreadable, and
-// then damages it, one at a time: nothing may be missing, and the next start
-// must make up for it.
+// TestLatentErrors makes every single sector of the metadata unreadable, and then damages it, one
+// at a time: nothing may be missing, and the next start must repair it.
 func TestLatentErrors(t *testing.T) {
 	for _, tc := range worlds[:4] {
 		t.Run(tc.name, func(t *testing.T) {
@@ -313,7 +312,7 @@ func TestStaleMirrorAloneIsRefused(t *testing.T) {
 		if _, err := Load([]Device{bad}); !errors.Is(err, ErrDamaged) {
 			t.Fatalf("the stale mirror alone: %v", err)
 		}
-		// As bad: only the records that the stale mirror missed are gone.
+		// Equally bad: only the records that the stale mirror missed are lost.
 		bad = w.disks[0].clone()
 		img, err := Load([]Device{bad})
 		if err != nil {

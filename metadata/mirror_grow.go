@@ -49,8 +49,8 @@ type growth struct {
 // postpone lets some records pass before the next try.
 func (g *growth) postpone(records uint64) { g.notBefore = records + backoffRecords }
 
-// Grow asks for larger checkpoint slots. It may be called at any time, and again and again. Growth
-// says what becomes of it, TableCapacity when it has helped.
+// Grow asks for larger checkpoint slots. It may be called at any time, and repeatedly. Growth shows
+// the progress, and TableCapacity the result.
 func (c *Committer) Grow() {
 	g := &c.growth
 	if g.wanted || g.failed || c.phase != phaseOpen || c.suspended ||
@@ -64,8 +64,8 @@ func (c *Committer) Grow() {
 	g.wanted, g.proved, c.changed = true, false, true
 }
 
-// StopGrowing leaves it at the mirrors that have moved by now. It is for a device that is about to
-// end: the next start goes on when it is asked.
+// StopGrowing ends the growth with the mirrors that have moved so far. It is for a device that is
+// about to end. After the next start, Grow continues it.
 func (c *Committer) StopGrowing() { c.growth.wanted, c.growth.waits = false, false }
 
 // TableCapacity is how many entries the table may have now. It rises when the superblocks say that

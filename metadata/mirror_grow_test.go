@@ -92,9 +92,9 @@ func (w *world) grown(than uint64) {
 	w.check(SeverityWarning) // the table may be nearly full
 }
 
-// TestGrow: a table that is full gets larger slots while it is served, and then holds more; so it
-// does after a start, on each mirror alone, and again when it is full again, as long as there is
-// room.
+// TestGrow: a table that is full gets larger slots while it is served, and then holds more. It
+// holds as much after a start, and on each mirror alone. A table that is full again grows again, as
+// long as there is room.
 func TestGrow(t *testing.T) {
 	for _, tc := range growWorlds {
 		t.Run(tc.name, func(t *testing.T) {
@@ -179,8 +179,8 @@ func TestGrowEveryCut(t *testing.T) {
 	}
 }
 
-// TestGrowthAndCuts has places go bad and well again at random, under load and with power cuts,
-// while somebody asks for larger slots all the time.
+// TestGrowthAndCuts makes places bad and good again at random, under load and with power cuts,
+// while larger slots are asked for all the time.
 func TestGrowthAndCuts(t *testing.T) {
 	grew := 0
 	for _, tc := range growWorlds {
@@ -238,8 +238,8 @@ func TestGrowthAndCuts(t *testing.T) {
 	t.Logf("%d sets have larger slots", grew)
 }
 
-// TestGrowWaits: nobody leaves a good place while the set could not do without it, and the table is
-// as large as before until every mirror has grown.
+// TestGrowWaits: no mirror leaves a good place while the set could not do without it, and the table
+// is as large as before until every mirror has grown.
 func TestGrowWaits(t *testing.T) {
 	t.Run("a mirror is stale", func(t *testing.T) {
 		w := ran(t, growParams(smallParams(512, 0)), 73, 10)

@@ -143,7 +143,7 @@ func (c *Committer) isTarget(place mirrorPlace) bool {
 // the set can do without the mirror; if not, it stays where it is.
 func (c *Committer) leavePlace(m *mirror) bool {
 	if !m.authoritative() {
-		// What has brought it back, or is about to, is in the old place.
+		// The checkpoint that has brought it back, or is about to, is in the old place.
 		m.state, m.ckProgress = MirrorStale, progressNone
 		return true
 	}

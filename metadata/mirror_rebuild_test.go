@@ -212,8 +212,8 @@ func TestMoveEveryCut(t *testing.T) {
 	}
 }
 
-// TestNoGoodPlace: where every place is bad they take turns, ever more slowly;
-// one that works again is found.
+// TestNoGoodPlace: if every place is bad they take turns, with ever longer pauses. A place that
+// works again is found.
 func TestNoGoodPlace(t *testing.T) {
 	w := ran(t, smallParams(512, 0), 65, 3)
 	places := append(w.c.sb.now.mirrorPlaces(0), w.c.mirrors[0].start)
@@ -251,8 +251,7 @@ func TestNoGoodPlace(t *testing.T) {
 	w.check(SeverityInfo)
 }
 
-// TestMovesAndCuts has places go bad and well again at random, under load,
-// with power cuts.
+// TestMovesAndCuts makes places bad and good again at random, under load, with power cuts.
 func TestMovesAndCuts(t *testing.T) {
 	moves := 0
 	for _, tc := range worlds {

@@ -130,8 +130,8 @@ func repaired(t *testing.T, what string, disks []*memDisk, want []Entry) {
 	}
 }
 
-// weakest picks a mirror to damage: the stale one if there is one, for what only
-// one mirror has must stay.
+// weakest picks a mirror to damage: the stale one if there is one, because what only one mirror has
+// must stay.
 func (w *world) weakest() *mirror {
 	for i := range w.c.mirrors {
 		if m := &w.c.mirrors[i]; m.state == MirrorStale {
@@ -141,8 +141,8 @@ func (w *world) weakest() *mirror {
 	return &w.c.mirrors[w.r.IntN(len(w.c.mirrors))]
 }
 
-// damages are ways to damage a set that leave enough of it. All of them may
-// come together, but for those that would add up.
+// damages are ways to damage a set that leave enough of it. All of them may come together, except
+// for those that would add up to a loss.
 var damages = []struct {
 	name string
 	do   func(w *world, disks []*memDisk)
@@ -381,8 +381,7 @@ func TestRepairRefuses(t *testing.T) {
 	refused("a stale superblock", ErrDamaged, "", backing, old[1].clone())
 	refused("no superblock at all", ErrDamaged, "backup", backing, blank)
 
-	// Something in the backing's logs is not readable: perhaps the record that
-	// tells.
+	// Something in the backing's logs is not readable: perhaps the record that would prove it.
 	torn := backing.clone()
 	m := &w.c.mirrors[0]
 	free := slices.Index(m.slots, Position{})
@@ -417,7 +416,7 @@ func TestRepairMovedDisk(t *testing.T) {
 	for _, off := range []int64{0, SuperblockStride} {
 		delete(d.pages, off/PageSize)
 	}
-	// The image of another set within the data is none of it.
+	// The image of another set within the data does not count.
 	other := history(t, smallParams(4096, 0), 303, false)
 	for at, p := range other.disks[0].pages {
 		if at*PageSize+9<<20 < d.size && d.pages[at+(9<<20)/PageSize] == nil {

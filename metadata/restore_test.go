@@ -86,7 +86,7 @@ var losses = []loss{
 		}
 	}, false, false, false},
 	{"every log, after a checkpoint", func(w *world, disks []*memDisk) {
-		// But for the oldest records: they lead to a checkpoint before.
+		// The oldest records stay, because they lead to an earlier checkpoint.
 		img, err := Load(devices(w.disks))
 		if err != nil {
 			w.t.Fatal(err)
@@ -168,7 +168,7 @@ func restored(t *testing.T, what string, disks []*memDisk, b *Backup, want []Ent
 	t.Helper()
 	plan, err := PlanRestore(healing(disks, noCut), b)
 	if errors.Is(err, ErrBackupStale) || err == nil && len(plan.Steps) == 0 {
-		// The restore was all but finished.
+		// The restore was nearly finished.
 		if got, err := tableOf(devices(disks)); err != nil || !slices.Equal(got, want) {
 			t.Fatalf("%s: it is in order, but %v%s", what, err, diff(want, got))
 		}
@@ -251,8 +251,8 @@ func TestRestoreCut(t *testing.T) {
 	t.Logf("%d cuts", cuts)
 }
 
-// TestRestoreGap: with a hole in the log, newer records win, what they
-// contradict is lost, and everything is said.
+// TestRestoreGap: with a gap in the log, newer records win. Blocks that they contradict become
+// lost, and all of this is reported.
 func TestRestoreGap(t *testing.T) {
 	plan, err := Plan(PlanParams{BackingSize: 16 << 20, BlockSize: 512, SpareBytes: 1 << 20,
 		Name: "gap"})
@@ -472,9 +472,9 @@ func TestRestoreOlderDisk(t *testing.T) {
 	}
 }
 
-// TestMirrorsThatFail: a mirror that takes no writes stays out of use after a
-// repair and a restore, and this is said; without any mirror nothing is done,
-// and once one takes writes again the restore can be finished.
+// TestMirrorsThatFail: a mirror that takes no writes stays out of use after a repair and a restore,
+// and this is reported. Without any mirror nothing is done. Once one takes writes again, the
+// restore can be finished.
 func TestMirrorsThatFail(t *testing.T) {
 	for _, tc := range worlds {
 		t.Run(tc.name, func(t *testing.T) {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestCondense: a table that is stated in fewer entries says the same; beyond density 1 it
-// says besides that blocks at home are pending which are not, and nothing else.
+// TestCondense: a table that is stated in fewer entries says the same. Beyond density 1 it also
+// calls some blocks at home pending that are not. Nothing else differs.
 func TestCondense(t *testing.T) {
 	plan, err := Plan(PlanParams{BackingSize: 64 << 20, BlockSize: 512, Name: "dense",
 		SpareBytes: 1 << 20})
