@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// This file finds out since when requests of the user are under way, without a look at the clock
-// for each of them. Who wants to know it has the engine look at its requests from time to time: a
-// request that is still the same one as at the last look has been under way since then at least.
+// This file finds out how long requests of the user have been under way, without reading the clock
+// for each of them. A caller that needs to know asks the engine to look at its requests from time
+// to time. A request that is still the same one as at the last look has been under way since then
+// at least.
 
 // SlowAfter is how long a request must have been seen under way to count as slow. A drive takes
 // seconds for a bad sector.

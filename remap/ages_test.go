@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestTriesLeaveTags: reads that try pending blocks use a part of the tags. What comes meanwhile
-// waits for a second, and is then answered with an error. Good blocks are read.
+// TestTriesLeaveTags: reads that try pending blocks use a part of the tags. Reads of pending blocks
+// that come meanwhile wait for a second, and are then answered with an error. Good blocks are read.
 func TestTriesLeaveTags(t *testing.T) {
 	const eio, medium = -int32(syscall.EIO), -int32(syscall.ENODATA)
 	r := newRig(t, 512, 64)
@@ -60,8 +60,7 @@ func TestTriesLeaveTags(t *testing.T) {
 	r.want("read", r.do(OpRead, 2000, 8), int32(0))
 }
 
-// TestTurns: where the drive is well again, reads of pending blocks wait for each other, and none
-// fails.
+// TestTurns: if the drive works again, reads of pending blocks wait for each other, and none fails.
 func TestTurns(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.wear(2000, 64)

@@ -159,7 +159,8 @@ func (a *Allocator) TakeMap(m *Map) error {
 	return m.walk(func(unit uint64, info *UnitInfo) error {
 		for _, p := range info.Places[:info.N] {
 			if u := uint64(p.Spare); u < uint64(len(a.closed))*64 && !a.closed.has(u) {
-				// Free and in service, as all but a few are: what Take comes to.
+				// Nearly all units are free and in service. For such a unit this is all that Take
+				// does.
 				a.used.fill(u, u+1)
 				a.closed.fill(u, u+1)
 				a.barred.fill(u, u+1)
@@ -218,9 +219,9 @@ func (a *Allocator) Unretire(start, count uint32) error {
 		a.serve(InService, note{}))
 }
 
-// Apply makes the allocator say what an entry about spare units says, whatever it
-// said before: replay is idempotent. Of entries about exported units it takes that those
-// which put blocks into spare units end the quarantine of these.
+// Apply makes the allocator say what an entry about spare units says, whatever it said before:
+// replay is idempotent. An entry that puts blocks into spare units ends the quarantine of these
+// units. Other entries about exported units are ignored.
 func (a *Allocator) Apply(e metadata.Entry) error {
 	var s Service
 	switch e.State {
@@ -279,7 +280,7 @@ func (a *Allocator) move(what string, start, count uint32, from func(unit uint64
 	return nil
 }
 
-// Suspect says that a unit failed, or that it did not after all. It exists.
+// Suspect marks a unit as suspect, or removes the mark. The unit must exist.
 func (a *Allocator) Suspect(unit uint32, is bool) {
 	u := uint64(unit)
 	a.suspect.clear(u, u+1)

@@ -170,8 +170,8 @@ func TestAllocatorErrors(t *testing.T) {
 	}
 }
 
-// TestAllocatorTakeMap checks that a table that claims a spare unit twice, or
-// one that does not exist, is told from a good one.
+// TestAllocatorTakeMap checks that a table that claims a spare unit twice, or one that does not
+// exist, is refused, and that a good one is not.
 func TestAllocatorTakeMap(t *testing.T) {
 	m := NewMap(1<<20, 8)
 	m.Apply(entryOf(metadata.StateMapped, 100, 20, 0xff, 0))

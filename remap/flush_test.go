@@ -45,7 +45,7 @@ func (r *rig) toldOnce() {
 	r.want("the flush after that", r.do(OpFlush, 0, 0), int32(0))
 }
 
-// nothingMoved makes sure that a flush's failure was taken for nothing else.
+// nothingMoved makes sure that a failed flush was not taken for another failure.
 func (r *rig) nothingMoved() {
 	r.t.Helper()
 	r.want("spare units in use", r.alloc.Used(), uint64(0))
@@ -84,8 +84,8 @@ func TestFUAWriteIsTwoOperations(t *testing.T) {
 	}
 }
 
-// TestFUAWriteWhoseFlushFails: it fails with what the flush said, nothing is tried again or
-// remapped, and the next flush is told too.
+// TestFUAWriteWhoseFlushFails: it fails with the error of the flush, nothing is retried or
+// remapped, and the next flush fails, too.
 func TestFUAWriteWhoseFlushFails(t *testing.T) {
 	for _, op := range []Op{OpWrite, OpWriteZeroes} {
 		for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENODATA, syscall.EREMOTEIO,
@@ -185,7 +185,7 @@ func (r *rig) messages() {
 	r.e.Answer(&m)
 }
 
-// TestFlushesInFlightAllFail: a flush that fails is told to each that was under way.
+// TestFlushesInFlightAllFail: if a flush fails, every flush that was under way fails.
 func TestFlushesInFlightAllFail(t *testing.T) {
 	r := newFlushRig(t, false)
 	r.submit(0, OpFlush, false, 0, 0)
@@ -203,8 +203,8 @@ func TestFlushesInFlightAllFail(t *testing.T) {
 }
 
 // TestFlushWaitsForFlushesOfOurs: a flush that goes well while one of the keeper's is under way is
-// answered when it is known how that one ended, for it may have dropped what this one was to
-// cover. What begins later is not waited for.
+// answered when the result of the keeper's is known, because that one may have dropped data that
+// this one was to cover. Flushes that begin later are not waited for.
 func TestFlushWaitsForFlushesOfOurs(t *testing.T) {
 	for _, res := range []int32{0, eio, -int32(syscall.ENOMEM)} {
 		r := newFlushRig(t, false)
@@ -253,8 +253,8 @@ func TestWriteInCacheWhileAFlushFails(t *testing.T) {
 	r.toldOnce()
 }
 
-// TestOtherDevicesFlush: what fails on a spare device is told as well, and is nothing to a write
-// to the backing disk.
+// TestOtherDevicesFlush: a failed flush of a spare device is reported as well. It does not affect a
+// write to the backing disk.
 func TestOtherDevicesFlush(t *testing.T) {
 	r := newFlushRig(t, true)
 	r.submit(0, OpWrite, true, 1000, 8)

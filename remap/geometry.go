@@ -34,13 +34,13 @@ type Geometry struct {
 	// NoFUA: the device has no FUA, or it is not known to have it. The kernel would make a
 	// write and a flush of a FUA write, with one result for both.
 	NoFUA [MaxDevices]bool
-	// TableCapacity is how many entries a checkpoint of the table holds; 0: no limit.
-	// Density is the least at which it does now: 0 but for sets that are nearly full. The
-	// Arbiter states the table in fewer entries when there is need.
+	// TableCapacity is how many entries a checkpoint of the table holds; 0: no limit. Density is
+	// the least density at which the table fits now: 0 except for sets that are nearly full. The
+	// Arbiter states the table in fewer entries when that is necessary.
 	TableCapacity uint64
 	Density       metadata.Density
-	// Known are byte offsets, by device, of 4096 bytes that could be read once, such as
-	// the superblocks: what they answer says whether a device is there. It may be empty.
+	// Known are byte offsets, by device, of 4096 bytes that could be read once, such as the
+	// superblocks. Reading them shows whether a device is present. It may be empty.
 	Known [][]int64
 }
 
@@ -62,8 +62,8 @@ func (g *Geometry) Units() uint64 {
 	return (g.Blocks + n - 1) / n
 }
 
-// physicalBlocks returns how many blocks a physical block has: what does not read,
-// does not read together.
+// physicalBlocks returns how many blocks a physical block has. If one of them does not read, none
+// of them does.
 func (g *Geometry) physicalBlocks() uint64 { return uint64(max(1, g.PhysicalBlock/g.BlockSize)) }
 
 // physical returns the blocks that lie in one physical block with a block, at home: where the

@@ -8,8 +8,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file guards what the speed of the hot path rests on and a clock cannot judge: how many
-// operations a request takes, what is allocated, what lies on one cache line.
+// This file tests what the speed of the hot path depends on and a clock cannot judge: how many
+// operations a request takes, what is allocated, and what lies on one cache line.
 
 // TestOperationsPerRequest: a request is as many operations as it has places, no more.
 func TestOperationsPerRequest(t *testing.T) {

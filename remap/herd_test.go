@@ -142,8 +142,7 @@ func noError(t *testing.T, err error) {
 	}
 }
 
-// round ends what is under way with a probability of one in so many, and hands everything on
-// that comes of it.
+// round ends each thing that is under way with a probability of 1/in, and hands on the results.
 func (g *herd) round(in int) {
 	ios, ops := g.ios, g.ops
 	g.ios, g.ops = nil, nil

@@ -224,7 +224,8 @@ func TestCancelInternal(t *testing.T) {
 	r.want("ended", len(r.internal), 3)
 }
 
-// TestNoGracePeriodWaitsForInternalReads: whatever they take, requests of the user go on.
+// TestNoGracePeriodWaitsForInternalReads: requests of the user go on, however long internal reads
+// take.
 func TestNoGracePeriodWaitsForInternalReads(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.submitInternal(0, 1000, 8)

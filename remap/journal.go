@@ -16,9 +16,9 @@ type Journal interface {
 	// copied. The outcome comes by Arbiter.Committed, in the order of the
 	// tickets. An error means that nothing was or will be written.
 	Commit(entries []metadata.Entry) (Ticket, error)
-	// Resume goes on after a commit of unknown outcome. restate says of each block and spare unit
-	// that any such commit was about what holds from now on; it is nil if there
-	// was none. Ticket and error as with Commit.
+	// Resume goes on after a commit of unknown outcome. restate gives the state from now on of each
+	// block and spare unit that any such commit was about. It is nil if there was no such commit.
+	// Ticket and error as with Commit.
 	Resume(restate []metadata.Entry) (Ticket, error)
 }
 
@@ -52,9 +52,8 @@ type ArbiterDriver interface {
 	Moved(r MoveResult)
 	// Alert tells of something that an operator should know.
 	Alert(a Alert)
-	// Missing says why a device is not there any more, or has become smaller than what
-	// is served of it, such as "/dev/sdb is gone: …"; empty if nothing is known
-	// against it. It does no I/O.
+	// Missing says why a device is missing, or has become smaller than what is served of it, such
+	// as "/dev/sdb is gone: …"; empty if nothing is known against it. It does no I/O.
 	Missing(device uint8) string
 }
 
@@ -78,7 +77,7 @@ type TripKind uint8
 
 const (
 	TripPath     TripKind = iota // the path to a device, or the whole device, fails
-	TripMissing                  // a device is not there any more
+	TripMissing                  // a device is missing
 	TripMedia                    // a device answers, and its spare units fail
 	TripBudget                   // blocks went bad faster than the budget allows
 	TripMetadata                 // the metadata takes no commit
@@ -88,7 +87,7 @@ const (
 var (
 	// ErrTripped is returned, and is the end of a Move, while the breaker is open.
 	ErrTripped = errors.New("the breaker is open")
-	// ErrBusy is returned when as many Moves wait as may.
+	// ErrBusy is returned when no more Moves may wait.
 	ErrBusy = errors.New("too many moves are waiting")
 	// ErrRange is returned for blocks past the device's end.
 	ErrRange = errors.New("no such block")
@@ -98,7 +97,7 @@ var (
 	ErrTableFull = errors.New("the remap table is full")
 	// ErrSpareBad is the end of a Move when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
-	// ErrMissing is returned by Resume while a device is not there.
+	// ErrMissing is returned by Resume while a device is missing.
 	ErrMissing = errors.New("nothing can be resumed")
 	// ErrNotTripped is returned by Resume when the breaker is closed.
 	ErrNotTripped = errors.New("the breaker is not open")

@@ -9,8 +9,8 @@ import (
 
 const goneReason = "/dev/sdx is gone: it has no size any more"
 
-// TestGone: a disk that is gone opens the breaker at the first error, whatever that
-// is; the same errors of a disk that is there do not.
+// TestGone: a missing disk opens the breaker at the first error, whatever that is. The same errors
+// of a disk that is present do not.
 func TestGone(t *testing.T) {
 	for _, op := range []Op{OpRead, OpWrite, OpFlush} {
 		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.ENODEV, syscall.ENXIO, 0} {
@@ -63,8 +63,8 @@ func TestGone(t *testing.T) {
 	}
 }
 
-// TestGoneIsTheReason: what else opens the breaker names the disk, and says so if it
-// is gone.
+// TestGoneIsTheReason: if the breaker opens for another reason, that reason names the disk, and
+// says so if the disk is missing.
 func TestGoneIsTheReason(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		for _, unknown := range []bool{false, true} {
@@ -92,7 +92,7 @@ func TestGoneIsTheReason(t *testing.T) {
 		}
 	}
 
-	// Found gone while the breaker is open, and by somebody who only looks.
+	// The disk is found missing while the breaker is open, by a check without an error.
 	r := newRig(t, 512, 64)
 	r.a.CheckDevices()
 	r.want("tripped", r.s.Tripped(), false)
@@ -103,8 +103,8 @@ func TestGoneIsTheReason(t *testing.T) {
 	r.want("alerts", len(r.alerts), 1)
 }
 
-// TestSpareUnderTest: a spare unit that is tried once more belongs to nobody, and is used
-// anyway: a request that has tried it before, and ends meanwhile, does not free it.
+// TestSpareUnderTest: a spare unit that is tested has no owner, but counts as used. A request that
+// has tried it before, and ends meanwhile, does not free it.
 func TestSpareUnderTest(t *testing.T) {
 	r := newRig(t, 4096, 64)
 	const spare = 5

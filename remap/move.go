@@ -73,10 +73,10 @@ type moving struct {
 	pass  movePass
 }
 
-// mover carries out Moves, one batch of units after the other. The units of a
-// batch are busy: requests that meet them wait, and heals of them too. A grace
-// period makes sure that no queue has I/O in flight that looked at an older
-// Map: it could be a write to the source behind the copy's back.
+// mover carries out Moves, one batch of units after the other. The units of a batch are busy:
+// requests that meet them wait, and heals of them too. A grace period makes sure that no queue has
+// I/O in flight that looked at an older Map. Such I/O could be a write to the source that the copy
+// would miss.
 type mover struct {
 	step  moveStep
 	queue []Move
@@ -227,8 +227,8 @@ func (v *mover) nextBatch(a *Arbiter) {
 	v.busy(a)
 }
 
-// reserveSpace takes room for what a batch may add to the table. What goes home may cut
-// runs in two, and then frees the room of others.
+// reserveSpace takes room for what a batch may add to the table. Blocks that go home may cut runs
+// in two. They then free the room of other entries.
 func (v *mover) reserveSpace(a *Arbiter) bool {
 	keep := a.spaceForHeals()
 	if !v.now.ToSpare {

@@ -6,10 +6,10 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file copies a batch as one run where that can be: whole units that lie in a row at both
-// ends, which is how thousands of them are moved. What a crash leaves is what it leaves of a unit
-// that is copied alone: the commit names the new places after all of them were read back. If
-// anything fails the batch begins again, unit by unit, and each is judged by itself.
+// This file copies a batch as one run if possible: whole units that lie in a row at both ends,
+// which is how thousands of them are moved. A crash leaves the same as for a unit that is copied
+// alone: the commit names the new places after all of them were read back. If anything fails the
+// batch begins again, unit by unit, and each is judged by itself.
 
 // beginBulk begins to copy the batch as one run; false if it is none.
 func (v *mover) beginBulk(a *Arbiter) bool {

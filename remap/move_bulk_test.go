@@ -51,8 +51,8 @@ func TestBulkMove(t *testing.T) {
 	}
 }
 
-// TestBulkMoveGoesUnitByUnit: a bad place at either end, in whatever way, costs the units that
-// it is about, and no other one.
+// TestBulkMoveGoesUnitByUnit: a place that is bad in any way, at either end, affects its own units
+// and no other one.
 func TestBulkMoveGoesUnitByUnit(t *testing.T) {
 	const n = 40
 	for _, bs := range []int{512, 4096} {

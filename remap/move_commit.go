@@ -9,8 +9,8 @@ import (
 // This file ends a batch: it commits the blocks that were moved, and marks those pending that did
 // not read.
 
-// askLater has the device on which the current run did not read asked before the commit. For the
-// backing disk the commit itself shows whether it is present.
+// askLater notes that the device on which the current run did not read must be asked before the
+// commit. For the backing disk the commit itself shows whether it is present.
 func (v *mover) askLater(a *Arbiter) {
 	if device, _ := v.place(a, v.now.ToSpare); device != 0 {
 		v.toAsk |= 1 << device

@@ -95,8 +95,8 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 // another one meanwhile, failed. That says nothing of the medium.
 func (a *Arbiter) TransferUnflushed(id uint64) { a.Transferred(id, -int32(syscall.ENOLINK)) }
 
-// transferred takes the end of a transfer of the current run: well done, or failed, for
-// its medium or for another reason.
+// transferred takes the end of a transfer of the current run. ok: it succeeded. medium: it failed
+// because of the medium, and not for another reason.
 func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 	u := &v.units[v.i]
 	run := v.run()
@@ -116,8 +116,8 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 		v.start(a, OpWrite, !v.now.ToSpare, v.data)
 		return
 	case ok && !v.verifying:
-		// What takes a write need not hold it: it is read back before what is there now is
-		// given up.
+		// A place that takes a write need not hold the data. So the data is read back before the
+		// old place is given up.
 		v.verifying = true
 		clear(v.copy)
 		v.start(a, OpRead, !v.now.ToSpare, v.copy)

@@ -46,8 +46,8 @@ func (v *mover) pickHome(a *Arbiter, u *moving, info *UnitInfo) {
 	}
 }
 
-// pickSpared picks the blocks of one spare unit, or when there are none left those that are
-// pending at home, or else those that have no copy which reads.
+// pickSpared picks the blocks of one spare unit, or when there are none left those that are pending
+// at home, or else those that have no readable copy.
 func (v *mover) pickSpared(u *moving, info *UnitInfo) {
 	for _, p := range info.Places[:info.N] {
 		if p.Mask&u.left != 0 {
@@ -105,7 +105,7 @@ func (v *mover) anotherSpare(a *Arbiter) {
 	a.search.add(a, job{kind: jobMove, device: device})
 }
 
-// found begins the current unit again with a spare unit that is well, if there is one.
+// found begins the current unit again with a good spare unit, if there is one.
 func (v *mover) found(a *Arbiter, spare uint32, ok bool) {
 	u := &v.units[v.i]
 	v.step = moveCopy

@@ -151,9 +151,9 @@ func TestMoveReadsBack(t *testing.T) {
 	}
 }
 
-// TestTakenBackFromHome: a block whose spare unit does not read any more, or that is lost,
-// goes home as home holds it only by a word; a block that is pending at home and reads
-// again needs none.
+// TestTakenBackFromHome: a block whose spare unit does not read any more, or that is lost, goes
+// home with the old data there only if the operator accepts that. A block that is pending at home
+// and reads again does not need this.
 func TestTakenBackFromHome(t *testing.T) {
 	for _, bs := range []int{512, 4096} {
 		r := newMoverRig(t, bs, 64)

@@ -55,8 +55,8 @@ func TestReadNotesAllThatFailed(t *testing.T) {
 	}
 }
 
-// TestReadNotesPastLostAndPending: what lies behind a block that is lost, or known not to read, is
-// tried too: after a failed read the sender may write all of it again.
+// TestReadNotesPastLostAndPending: blocks behind one that is lost, or known not to read, are tried
+// too, because after a failed read the sender may write all of it again.
 func TestReadNotesPastLostAndPending(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.s.m.Apply(metadata.Entry{Unit: 256, Count: 1, Mask: 1, State: metadata.StateLost})
@@ -126,9 +126,9 @@ func TestNotNotedCountsReads(t *testing.T) {
 	r.want("pending", r.s.m.Counts().Pending, uint64(1))
 }
 
-// TestSlowErrors: one sector that takes long to fail costs a write its own unit, and a read
-// notes its own unit, however long it takes and wherever it lies; and it is waited for
-// twice. Two of them cost no more than what lies behind the second.
+// TestSlowErrors: if one sector takes long to fail, a write remaps only its unit, and a read notes
+// only its unit, however long it takes and wherever it lies. It is waited for twice. Two such
+// sectors affect no more than their units and what lies behind the second.
 func TestSlowErrors(t *testing.T) {
 	for _, took := range []time.Duration{time.Second, 3 * time.Second, 7 * time.Second,
 		30 * time.Second, 120 * time.Second} {
@@ -192,8 +192,8 @@ func TestSlowErrorsUseUpTheTime(t *testing.T) {
 	r.want("read", r.do(OpRead, 1280, 128), int32(0))
 }
 
-// TestFailFast: a pending block that failed a try is not tried by reads for a while. What was
-// noted with it is, and so is all else; a write is never held back.
+// TestFailFast: a pending block that failed a try is not tried by reads for a while. Blocks that
+// were noted with it are tried, and so are all others. A write is never held back.
 func TestFailFast(t *testing.T) {
 	r := newRigOf(t, 512, 512, 64)
 	r.wear(2000, 1)
@@ -222,7 +222,7 @@ func TestFailFast(t *testing.T) {
 	r.want("pending", r.s.m.Counts().Pending, uint64(8))
 	r.want("a neighbour", r.do(OpRead, 2001, 7), int32(0))
 
-	// What failed as a whole holds back no part of it that may read.
+	// Blocks that failed together hold back no part of them that may read.
 	r = newRigOf(t, 512, 512, 64)
 	r.slow = int64(time.Second)
 	r.wear(2000, 1)
@@ -245,8 +245,7 @@ func TestFailFastOff(t *testing.T) {
 	r.want("failed fast", r.e.own.FailedFast, uint64(0))
 }
 
-// TestFailuresExpire: what is remembered of a unit is not held for longer because something else
-// of it fails.
+// TestFailuresExpire: a failure is not remembered for longer because other blocks of its unit fail.
 func TestFailuresExpire(t *testing.T) {
 	const hold = int64(60 * time.Second)
 	f := new(failures)
@@ -292,8 +291,8 @@ func TestHealsReadTheirSpareBack(t *testing.T) {
 	}
 }
 
-// TestPhysicalBlocksOfEachPlace: what lies in one physical block is told by where it lies,
-// not by its number, and ends where another place begins.
+// TestPhysicalBlocksOfEachPlace: the place of blocks, and not their number, decides which of them
+// share a physical block. A physical block ends where another place begins.
 func TestPhysicalBlocksOfEachPlace(t *testing.T) {
 	g := Geometry{
 		BlockSize: 512, PhysicalBlock: 4096, Blocks: 10005, HeadBlocks: 250, HeadOffset: 1<<20 +

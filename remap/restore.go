@@ -20,8 +20,8 @@ func GeometryOf(l *metadata.Layout) Geometry {
 		BlockSize: l.BlockSize(), Blocks: l.Blocks(), HeadBlocks: l.HeadBlocks(),
 		Devices: len(l.Devices()),
 	}
-	// Records are written so that none shares a physical block with another: so it was no
-	// larger when the set was made. A page says nothing: records are never smaller.
+	// No two records share a physical block. So the physical block was no larger than the atom when
+	// the set was made. An atom of one page says nothing, because records are never smaller.
 	if atom := int(l.Superblock().AtomSize); atom > metadata.PageSize {
 		g.PhysicalBlock = atom
 	}

@@ -7,9 +7,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// TestQuarantineEnds: FORMAT.md: "A mapped entry also ends the quarantine of the spare
-// units that it names." What the format's own table makes of any entries, the server makes
-// of them too.
+// TestQuarantineEnds: FORMAT.md: "A mapped entry also ends the quarantine of the spare units that
+// it names." The server must make the same of any entries as the Table of package metadata.
 func TestQuarantineEnds(t *testing.T) {
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 64 << 20, BlockSize: 4096,
 		Name: "quarantine"})

@@ -42,7 +42,7 @@ func TestPendingWithoutSpares(t *testing.T) {
 		r.want("pending", r.s.m.Counts().Pending, uint64(16))
 		r.want("tripped", r.s.Tripped(), false)
 
-		// All but one are well again.
+		// All but one read again.
 		for b := uint64(2000); b < 2016; b++ {
 			if b != 2005 {
 				delete(r.bad, [2]int64{0, int64(b) * int64(bs)})
@@ -71,7 +71,7 @@ func TestPendingWithoutSpares(t *testing.T) {
 	}
 }
 
-// TestPendingInSpareWithoutSpares: the same of a block that lives in a spare unit.
+// TestPendingInSpareWithoutSpares: the same for a block that lives in a spare unit.
 func TestPendingInSpareWithoutSpares(t *testing.T) {
 	r := newRig(t, 512, 1)
 	r.full()
@@ -90,8 +90,8 @@ func TestPendingInSpareWithoutSpares(t *testing.T) {
 	r.want("pending", info.Pending, uint8(0))
 }
 
-// TestRetestUnknown: when the record that calls a block well has an unknown outcome,
-// the write is refused and the block answers errors until the breaker closes.
+// TestRetestUnknown: when the record that calls a block good has an unknown outcome, the write is
+// refused and the block answers errors until the breaker closes.
 func TestRetestUnknown(t *testing.T) {
 	r := newRig(t, 512, 1)
 	r.full()
@@ -111,7 +111,7 @@ func TestRetestUnknown(t *testing.T) {
 	r.want("pending", r.s.m.Counts().Pending, uint64(0))
 }
 
-// TestLostStaysLost: a block without a copy is never called well.
+// TestLostStaysLost: a block without a copy is never called good.
 func TestLostStaysLost(t *testing.T) {
 	r := newRig(t, 512, 1)
 	r.full()
@@ -127,8 +127,8 @@ func TestLostStaysLost(t *testing.T) {
 	r.want("lost", r.s.m.Counts().Lost, uint64(1))
 }
 
-// TestRetestMove: of random pending blocks exactly those that read are cleared, by
-// a retest that was asked for, with claims' retests in between.
+// TestRetestMove: a retest that was asked for clears exactly those of random pending blocks that
+// read, with retests for claims in between.
 func TestRetestMove(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 1))

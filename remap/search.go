@@ -23,7 +23,7 @@ type jobKind uint8
 const (
 	jobClaim   jobKind = iota // a spare unit for a claim
 	jobMove                   // a spare unit for the mover
-	jobPending                // whether the device is there that a claim calls a block of pending
+	jobPending                // whether a device is present on which a claim calls a block pending
 	jobMoved                  // the same, for the mover
 	jobBreaker                // why every spare unit that a heal tried failed
 	jobTest                   // whether a spare unit that failed fails again
@@ -95,8 +95,8 @@ func (s *search) init(claims int) {
 	s.data = metadata.AlignedBytes(metadata.UnitSize)
 }
 
-// has reports whether a spare unit is taken because it is being tried, or is to be: the owner of
-// what has tried it before has no part in that, and may not free it.
+// has reports whether a spare unit is taken because it is being tried, or will be. A claim or a
+// move that has tried it before must not free it then.
 func (s *search) has(spare uint32) bool {
 	for i := range s.jobs {
 		if s.jobs[i].kind == jobTest && s.jobs[i].spare == spare {
@@ -112,7 +112,7 @@ func (s *search) has(spare uint32) bool {
 	return s.step != searchAsking && s.spare == spare
 }
 
-// add queues a job. Those of internal requests let all others go first.
+// add queues a job. Jobs of internal requests come after all others.
 func (s *search) add(a *Arbiter, j job) {
 	at := len(s.jobs)
 	for at > 0 && !a.ofInternal(j) && a.ofInternal(s.jobs[at-1]) {

@@ -54,8 +54,8 @@ func TestSearchWidens(t *testing.T) {
 	}
 }
 
-// TestAllSparesBad: the breaker opens for the medium, nothing is retired until a spare unit takes
-// data; then all that failed is.
+// TestAllSparesBad: the breaker opens for the medium. Nothing is retired until a spare unit takes
+// data. Then all units that failed are retired.
 func TestAllSparesBad(t *testing.T) {
 	r := newRig(t, 4096, 64)
 	r.s.geo.Known = [][]int64{{0}} // it reads
@@ -88,8 +88,8 @@ func (r *rig) resume() {
 	r.run()
 }
 
-// TestVanishedRetiresNothing: what a disk answers that is away says nothing of its spare units,
-// whatever it answers, also once it is back.
+// TestVanishedRetiresNothing: the answers of a missing disk say nothing about its spare units,
+// whatever they are, also once the disk is back.
 func TestVanishedRetiresNothing(t *testing.T) {
 	for _, all := range []bool{true, false} {
 		r := newRig(t, 4096, 64)
@@ -115,7 +115,7 @@ func TestVanishedRetiresNothing(t *testing.T) {
 	}
 }
 
-// TestSpareDeviceAway: the spare device answers EIO for a while, as the backing is well; remapped
+// TestSpareDeviceAway: the spare device answers EIO for a while, and the backing is good. Remapped
 // blocks are read and written meanwhile. Then it is back. No medium ever failed there.
 func TestSpareDeviceAway(t *testing.T) {
 	const n = 50
@@ -150,8 +150,8 @@ func TestSpareDeviceAway(t *testing.T) {
 	}
 }
 
-// TestBadUnitOfSpareDevice: a spare unit of a device that is there, and that fails again when it
-// is tried by itself, is retired.
+// TestBadUnitOfSpareDevice: a spare unit of a device that is present is retired if it fails again
+// when it is tried by itself.
 func TestBadUnitOfSpareDevice(t *testing.T) {
 	r := newRig(t, 4096, 100)
 	r.s.geo.Devices, r.s.geo.Spares[0].Device = 2, 1

@@ -71,8 +71,8 @@ func (t table) plain(cursor uint64, dst []metadata.Entry) (n int, next uint64, d
 // Space is reserved before a heal begins, so its commit always fits. Pending marks and moves leave
 // space for as many heals as there are free spare units, within a quarter of the table.
 
-// Long before anything is refused larger checkpoint slots are asked for: see TableNearlyFull. What
-// finds no room waits for them. It is refused only when there is no more room to be had.
+// Larger checkpoint slots are asked for long before anything is refused: see TableNearlyFull. A
+// change that finds no room waits for them. It is refused only when no more room can be made.
 
 // tableSpace says how full the table is.
 type tableSpace struct {
@@ -215,7 +215,7 @@ func (a *Arbiter) spaceForReport(c *claim) bool {
 	return true
 }
 
-// waitForSpace lets a claim wait until there is room, or no more is to be had.
+// waitForSpace lets a claim wait until there is room, or no more can be made.
 func (a *Arbiter) waitForSpace(c *claim) {
 	a.space.full, a.space.wanted = false, true
 	a.set(c, claimWaiting)

@@ -31,7 +31,7 @@ type fillerQueue struct {
 
 func (q *fillerQueue) Finish(_ uint16, res int32) { q.res = res }
 
-// fillerKeeper is a herd's, of a disk of which nothing that is moved can be read.
+// fillerKeeper is a herd's keeper for a disk on which no block that is moved can be read.
 type fillerKeeper struct {
 	herdKeeper
 	f *filler
@@ -140,9 +140,8 @@ func (f *filler) request(op Op, block uint64) int32 {
 	return f.queue.res
 }
 
-// goesOn makes sure that what filled the table has not stopped the set: it takes nothing
-// more, is not tripped, can be stopped and started again, three times, and a checkpoint can
-// be written.
+// goesOn makes sure that a full table has not stopped the set: the breaker is closed, the set can
+// be stopped and started again, three times, and a checkpoint can be written.
 func (f *filler) goesOn(what string) {
 	f.t.Helper()
 	if f.trips > 0 {
@@ -200,8 +199,8 @@ func TestDeadZone(t *testing.T) {
 	}
 }
 
-// TestListFillsTable: a list that fills a checkpoint leaves no room for what writes to some of the
-// blocks would cost: they are refused from the beginning.
+// TestListFillsTable: a list that fills a checkpoint leaves no room for the entries that writes to
+// some of the blocks need. These writes are refused from the beginning.
 func TestListFillsTable(t *testing.T) {
 	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 512},
 		func(l *metadata.Layout) (bad []metadata.Entry) {
@@ -248,9 +247,9 @@ func TestMovesFillTable(t *testing.T) {
 	f.goesOn("moves")
 }
 
-// TestOverfullSetOpens: a set whose table an older version let outgrow the checkpoint,
-// until its log was full, can be started, loses no remap by that, and is offered to the
-// offline verbs as well.
+// TestOverfullSetOpens: a set whose table an older version let outgrow the checkpoint, until its
+// log was full, can be started, loses no remap by that, and can be read by the offline verbs as
+// well.
 func TestOverfullSetOpens(t *testing.T) {
 	f := newFiller(t, metadata.PlanParams{BackingSize: 1 << 30, BlockSize: 4096}, zone)
 	if f.start(false) != metadata.OutcomeDurable {
@@ -276,7 +275,7 @@ func TestOverfullSetOpens(t *testing.T) {
 	}
 	t.Logf("%d writes, committer: %v", len(written), f.com.Status().Err)
 	f.trips = 0
-	// Those who work offline see it as well.
+	// The offline verbs read it as well.
 	img, err := metadata.Load(f.devs)
 	noError(t, err)
 	table, err := img.Table()
@@ -295,7 +294,7 @@ func TestOverfullSetOpens(t *testing.T) {
 // TestTableGrows: a disk with more bad blocks than the table had room for, each by itself. They are
 // all noted, because the mirrors get larger slots in time, and again when those fill. When there is
 // no more room, blocks are refused as before. What was noted is there after a start and a repair,
-// and the set can be released.
+// and the set can be reverted.
 func TestTableGrows(t *testing.T) {
 	f := newFiller(t, metadata.PlanParams{BackingSize: 256 << 20, BlockSize: 4096}, nil)
 	f.grows = true

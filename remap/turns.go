@@ -5,8 +5,8 @@ import "time"
 // This file limits how many reads try pending blocks at a time. A try can take a drive minutes, and
 // holds one of the queue's tags for as long. A program that reads bad blocks again and again, or
 // many of them at once, would leave no tags for the requests of others. So a quarter of the tags
-// may be used for tries. A read that comes meanwhile waits for its turn. Where the drive is well
-// again, that takes milliseconds. After turnWait the read is answered with an error.
+// may be used for tries. A read that comes meanwhile waits for its turn. If the drive works again,
+// that takes milliseconds. After turnWait the read is answered with an error.
 
 const (
 	// triesShare: one tag in so many may be used by reads that try pending blocks.

@@ -19,7 +19,7 @@ type Driver interface {
 	Now() int64
 	// WallClock is the time in seconds since 1970.
 	WallClock() uint32
-	// Missing says why a device is not there any more; see remap.ArbiterDriver.
+	// Missing says why a device is missing; see remap.ArbiterDriver.
 	Missing(device uint8) string
 	// Alert tells of something that an operator should know.
 	Alert(a remap.Alert)

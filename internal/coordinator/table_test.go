@@ -28,8 +28,8 @@ func (g *fakeGrower) Grow() {
 	}
 }
 
-// TestTableGrows: more room is asked for before anything is refused. What finds no room waits for
-// it, and is refused only when there is none to be had.
+// TestTableGrows: more room is asked for before anything is refused. A report that finds no room
+// waits for it, and is refused only when no more room can be made.
 func TestTableGrows(t *testing.T) {
 	r := newRig(t, metadata.RetryLimits{})
 	g := &fakeGrower{capacity: 600, next: metadata.GrowthUnderWay}
