@@ -36,7 +36,7 @@ func image(t *testing.T, name string) string {
 	return path
 }
 
-// pair is what is said of either device of the pair.
+// pair is what file(1) says of either device of the pair.
 const pair = `name "v4-pair-4096-partition", UUID 1fed8810-9aee-5982-94b0-db17adc73118, ` +
 	"blocks of 4096 bytes, shows 16777216 bytes"
 

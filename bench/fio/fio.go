@@ -16,8 +16,8 @@ import (
 
 // Errors of this package, wrapped with what they are about.
 var (
-	// ErrNotBlock is returned for a path that is no block device: fio would
-	// make a regular file of it and report splendid figures.
+	// ErrNotBlock is returned for a path that is no block device: fio would make a regular file of
+	// it and measure that.
 	ErrNotBlock = errors.New("not a block device")
 	// ErrReport is returned when fio's output is no report, or one of a job that failed.
 	ErrReport = errors.New("fio gave no good report")

@@ -50,7 +50,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// fio would make a regular file of a device's name, and of a file a fast disk.
+// fio would make a regular file where a device is missing, and would measure a file as a fast disk.
 func TestNotADevice(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "ublkb0")

@@ -45,7 +45,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// What makes figures mean what they say must not go unnoticed.
+// The figures depend on these common options. A change of them must be noticed.
 func TestCommon(t *testing.T) {
 	text, err := files.ReadFile("common.inc")
 	if err != nil {

@@ -48,9 +48,9 @@ func NewNullBlk(ctx context.Context, d Disk) (*NullBlk, error) {
 	}
 	_ = n.set("poll_queues", "0") // since 5.14; nothing would use them
 	err := errors.Join(
-		// As for real disks (BLK_DEF_MAX_SECTORS_CAP of include/linux/blkdev.h). Its own is
-		// 127 KiB, at which the kernel cuts a request of 128 KiB in two; and what must be
-		// cut, io_uring hands to a worker thread.
+		// As for real disks (BLK_DEF_MAX_SECTORS_CAP of include/linux/blkdev.h). null_blk's default
+		// is 127 KiB. The kernel splits a request of 128 KiB in two then, and io_uring hands a
+		// request that must be split to a worker thread.
 		n.set("max_sectors", "2560"),
 		n.set("memory_backed", "1"),
 		n.set("size", fmt.Sprint(d.Bytes>>20)),

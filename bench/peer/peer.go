@@ -276,8 +276,8 @@ func needUblk(ctx context.Context) error {
 	return nil
 }
 
-// sysfs is the device's directory in sysfs. Its number leads there: without udev
-// the names of device mapper tell nothing.
+// sysfs is the device's directory in sysfs. Its number leads there: without udev the names of
+// device mapper do not.
 func (v *Device) sysfs() (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(v.Path, &st); err != nil {

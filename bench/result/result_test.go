@@ -71,7 +71,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Who writes and syncs waits for the sync.
+// A program that writes and syncs waits for the sync.
 func TestSyncLatency(t *testing.T) {
 	s := Sample{Report: fio.Report{Latency: fio.Latency{P50: 1, P99: 2, P999: 3}}}
 	if P50(s) != 1 || P99(s) != 2 || P999(s) != 3 {

@@ -1,17 +1,17 @@
-// Package breaker makes disks fail in every way that a kernel can make them
-// fail, and looks at what the program makes of it: which errno the user of the device
-// sees, how many spare units are used, how many requests fail, whether the breaker
-// trips and why, and whether everything is as it was once the fault is over. It has no
-// code of its own, only tests; with -v they end with the table of docs/FAULTS.md.
+// Package breaker makes disks fail in every way that a kernel can make them fail, and checks what
+// the program does then: which errno the user of the device sees, how many spare units are used,
+// how many requests fail, whether the breaker opens and why, and whether everything is as it was
+// once the fault is over. It has no code of its own, only tests; with -v they end with the table of
+// docs/FAULTS.md.
 //
 // # Two kinds of faults
 //
-// TestErrno gives a few sectors each errno of DESIGN section 3.5, for writes and
-// for reads: from the block layer's error injection (Linux 7.2 and later) and as the
-// sense data of a SCSI disk. Only what says that the medium is bad may use spares.
+// TestErrno gives a few sectors each errno of DESIGN section 3.5, for writes and for reads: from
+// the block layer's error injection (Linux 7.2 and later) and as the sense data of a SCSI disk.
+// Only errors that say that the medium is bad may use spare units.
 //
-// TestFault does things to a whole disk: it vanishes, is deleted, goes offline,
-// becomes read-only, flaps, loses its spare region or its metadata, fails everywhere.
+// TestFault makes a whole disk fail: it vanishes, is deleted, goes offline, becomes read-only,
+// flaps, loses its spare region or its metadata, fails everywhere.
 //
 // # The ledger
 //

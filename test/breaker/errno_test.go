@@ -58,7 +58,8 @@ func newSensed(t testing.TB) *sensed {
 	return v
 }
 
-// newScsi makes a SCSI disk; without delay, which is a jiffy for each command.
+// newScsi makes a SCSI disk that answers without a delay. The module's default is a jiffy for each
+// command.
 func newScsi(t testing.TB, params ...string) *vmtest.ScsiDebug {
 	t.Helper()
 	return vmtest.NewScsiDebug(t, append([]string{fmt.Sprintf("dev_size_mb=%d", diskMiB),
@@ -146,7 +147,7 @@ func plainErrnos() []errnoCase {
 	return out
 }
 
-// senses are what a SCSI disk can say, and the errno that becomes of it:
+// senses are the answers of a SCSI disk, each with the errno that the kernel makes of it:
 // scsi_check_sense and scsi_result_to_blk_status in drivers/scsi/scsi_error.c and scsi_lib.c.
 func senses() []errnoCase {
 	return []errnoCase{
@@ -172,7 +173,7 @@ func senses() []errnoCase {
 	}
 }
 
-// TestErrno: sectors fail with each errno; what happens is what its class in
+// TestErrno makes sectors fail with each errno. The server must do what the errno's class in
 // remap.Classify says.
 func TestErrno(t *testing.T) {
 	vmtest.NeedUblk(t)
@@ -195,9 +196,9 @@ func testErrnos(t *testing.T, v faulty, cases []errnoCase) {
 	recoverAll(t, s, l)
 }
 
-// errnoClass is remap.Classify's, but for what io_uring itself tries again for
-// as long as it takes, so that no server ever sees it: EAGAIN, and EOPNOTSUPP on some kernels
-// (io_rw_should_reissue and its callers, io_uring/rw.c; seen on 7.3).
+// errnoClass returns the class of remap.Classify, except for errnos that no server ever sees,
+// because io_uring itself retries the request for as long as it takes: EAGAIN, and EOPNOTSUPP on
+// some kernels (io_rw_should_reissue and its callers, io_uring/rw.c; seen on 7.3).
 func errnoClass(errno syscall.Errno, seen bool) remap.Class {
 	if errno == syscall.EOPNOTSUPP && !seen {
 		return remap.ClassResource
@@ -211,7 +212,7 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v faulty, at int64, c errnoC
 	defer raw.Close()
 	class := remap.Classify(int32(c.errno))
 	if c.errno == syscall.EOPNOTSUPP {
-		// Does the server get to see it?
+		// Find out whether the server sees the errno.
 		v.fail(t, c, true, rig.Extent{Start: at, Length: unit})
 		done := make(chan error, 1)
 		go func() { done <- l.write(at, unit) }()
@@ -319,7 +320,7 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v faulty, at int64, c errnoC
 	}
 	v.cure(t)
 	if class == remap.ClassMedium {
-		// Pending: the next write does not trust the block.
+		// The block is pending, so the next write does not trust it.
 		if err := l.write(there.Start, unit); err != nil {
 			t.Errorf("write over pending blocks: %v", err)
 		}
@@ -335,8 +336,8 @@ func testErrno(t *testing.T, s *rig.Set, l *ledger, v faulty, at int64, c errnoC
 	}.add()
 }
 
-// waitInFlight waits until a request is in the server's hands, and a while more,
-// or until it is answered: then it returns the answer.
+// waitInFlight waits until the server has a request, and a while longer. If the request is answered
+// before that, it returns the answer.
 func waitInFlight(t testing.TB, s *rig.Set, done <-chan error) (err error, answered bool) {
 	t.Helper()
 	for polls, deadline := 0, time.Now().Add(
@@ -355,8 +356,9 @@ func waitInFlight(t testing.TB, s *rig.Set, done <-chan error) (err error, answe
 	return nil, false
 }
 
-// recoverAll is called when the fault is over: it resumes if need be, and everything
-// must read, be written and be there after a new start. It says what was needed.
+// recoverAll is called when the fault is over. It closes the breaker by resume if that is
+// necessary. Then everything must read, take writes and be there after a new start. It returns what
+// was needed.
 func recoverAll(t testing.TB, s *rig.Set, l *ledger) string {
 	t.Helper()
 	how := "nothing"

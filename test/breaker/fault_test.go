@@ -47,7 +47,7 @@ type faultyDisk struct {
 	holes func(lay rig.Layout) rig.Extent
 	// pause is what a requester waits between two requests.
 	pause time.Duration
-	// want looks at what came of it.
+	// want checks the outcome.
 	want func(t testing.TB, o outcome)
 	// errno is what direct I/O to the disk gets while the fault lasts; empty: it
 	// is asked.
@@ -57,8 +57,8 @@ type faultyDisk struct {
 // outcome is what came of a fault.
 type outcome struct {
 	before, after rig.Status
-	// first is the error of the first write to fail, trippedAt the number of failed
-	// writes after which the breaker was open, 0 if it stayed closed; one by one.
+	// first is the error of the first write that failed. trippedAt is the number of failed writes,
+	// made one by one, after which the breaker was open; 0 if it stayed closed.
 	first     error
 	trippedAt int
 	requests  int
@@ -74,7 +74,8 @@ func (o outcome) retired() int64 { return unusable(o.after) - unusable(o.before)
 // unusable is how many spare units are neither used nor free.
 func unusable(st rig.Status) int64 { return st.Spare.Total - st.Spare.Used - st.Spare.Free }
 
-// mustNotRemap is what is wanted of a fault that is not of the medium.
+// mustNotRemap checks a fault that is not of the medium: requests fail, and nothing is remapped or
+// retired.
 func mustNotRemap(t testing.TB, o outcome) {
 	t.Helper()
 	if o.used() != 0 || o.retired() != 0 || o.after.Remaps != o.before.Remaps {
@@ -86,7 +87,7 @@ func mustNotRemap(t testing.TB, o outcome) {
 	}
 }
 
-// mustTrip wants the breaker open as well, at the first failure.
+// mustTrip also requires that the breaker opens at the first failure.
 func mustTrip(t testing.TB, o outcome) {
 	t.Helper()
 	mustNotRemap(t, o)
@@ -96,7 +97,7 @@ func mustTrip(t testing.TB, o outcome) {
 	}
 }
 
-// mustStayClosed wants errors and nothing else.
+// mustStayClosed also requires that the breaker stays closed.
 func mustStayClosed(t testing.TB, o outcome) {
 	t.Helper()
 	mustNotRemap(t, o)
@@ -165,7 +166,7 @@ func faultCases() []faultCase {
 					path:  d.Path,
 					begin: func(t testing.TB, _ rig.Layout) { poke(t, state, "offline\n") },
 					end:   func(t testing.TB, _ rig.Layout) { poke(t, state, "running\n") },
-					want:  mustNotRemap, // ENODEV or EIO, as the kernel likes
+					want:  mustNotRemap, // ENODEV or EIO, depending on the kernel
 				}
 			},
 		},
@@ -530,7 +531,7 @@ func fillUp(t testing.TB, file string) {
 	}
 }
 
-// TestFault: things happen to a whole disk.
+// TestFault makes whole disks fail.
 func TestFault(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for _, c := range faultCases() {
@@ -564,7 +565,7 @@ func testFault(t *testing.T, c faultCase) {
 	}
 	p.begin(t, lay)
 	if raw != nil {
-		// In the middle of the ledger's data, what is there already.
+		// This is in the middle of the ledger's data. It writes the data that is there already.
 		b := rig.Aligned(unit)
 		if err := raw.Read(b, lay.Head+1<<20); err != nil {
 			p.errno = "reads: " + errnoName(err)
@@ -670,7 +671,7 @@ func requestLoad(t testing.TB, l *ledger, requests int, pause time.Duration) {
 		}()
 	}
 	go func() { wg.Wait(); close(done) }()
-	// All of it may take its time; none that ends for a while is a hang.
+	// The load may take long. If no request ends for a while, it counts as hung.
 	for last := -1; ; {
 		select {
 		case <-done:
@@ -686,8 +687,7 @@ func requestLoad(t testing.TB, l *ledger, requests int, pause time.Duration) {
 	}
 }
 
-// TestReadOnlyDisk: nothing is made of a disk that cannot be written, and a set on it is
-// not served.
+// TestReadOnlyDisk: create refuses a disk that cannot be written, and start refuses a set on one.
 func TestReadOnlyDisk(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)

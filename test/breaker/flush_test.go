@@ -26,10 +26,10 @@ type flushRun struct {
 	at   int64 // where the next bytes are written
 }
 
-// TestFailedFlush lets single flushes of a disk without FUA fail, one after the other,
-// for every origin: users, heals, moves, records, checkpoints, a start, a stop and an
-// upgrade. Each loses what was written before and not flushed, and must be told to the
-// user's next flush, and taken for nothing else.
+// TestFailedFlush lets single flushes of a disk without FUA fail, one after the other, for every
+// origin: users, heals, moves, records, checkpoints, a start, a stop and an upgrade. Each failed
+// flush loses what was written before it and not flushed. The user's next flush must report the
+// failure, and it must count as no other kind of error.
 func TestFailedFlush(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
@@ -52,7 +52,7 @@ func TestFailedFlush(t *testing.T) {
 	r.stopped()
 }
 
-// lost writes o, flushed, and then A over it, not flushed, and returns where.
+// lost writes o and flushes it, then writes A over it without a flush. It returns the place.
 func (r *flushRun) lost() int64 {
 	r.t.Helper()
 	r.at += page
@@ -89,8 +89,8 @@ func filled(c byte) []byte {
 	return b
 }
 
-// told makes sure that the next flush fails, the one after it does not, and nothing else
-// came of it.
+// told makes sure that the next flush fails, that the one after it does not, and that nothing else
+// has happened.
 func (r *flushRun) told(what string) {
 	r.t.Helper()
 	if err := r.dev.Flush(); !errors.Is(err, syscall.EIO) {
@@ -149,8 +149,8 @@ func (r *flushRun) durable(off int64, c byte) error {
 	return err
 }
 
-// each lets the first flush fail that something needs, then the second, and so on until it
-// needs no more.
+// each lets the first flush fail that an operation needs, then the second, and so on until the
+// operation needs no more flushes.
 func (r *flushRun) each(what string, f func(nth int)) {
 	r.t.Helper()
 	for nth := 1; ; nth++ {
@@ -207,7 +207,7 @@ func (r *flushRun) heal() {
 	})
 }
 
-// upgrade: a failure that was not told is handed over.
+// upgrade: a failure that was not reported is handed over to the new server.
 func (r *flushRun) upgrade() {
 	r.t.Helper()
 	r.lost()
@@ -218,7 +218,7 @@ func (r *flushRun) upgrade() {
 	r.told("upgrade")
 }
 
-// killed: a server that comes after one that was killed flushes first, and tells if that fails.
+// killed: the server that follows a killed one flushes first, and reports it if that fails.
 func (r *flushRun) killed() {
 	r.t.Helper()
 	r.lost()
@@ -258,8 +258,8 @@ func (r *flushRun) stopped() {
 	}
 }
 
-// TestFUAOfDeviceMapper: what is over a disk without FUA has none, whatever it says of
-// itself: the kernel makes two operations of a FUA write at the disk.
+// TestFUAOfDeviceMapper: a device-mapper device over a disk without FUA has none, whatever it
+// reports. The kernel makes two operations of a FUA write at the disk.
 func TestFUAOfDeviceMapper(t *testing.T) {
 	vmtest.NeedUblk(t)
 	without, with := newVolatile(t), newServed(t)

@@ -75,7 +75,7 @@ func (l *ledger) write(off, n int64) error {
 	return err
 }
 
-// read reads n bytes at off; what is read must be what may be there.
+// read reads n bytes at off. Each sector must hold something that is allowed there.
 func (l *ledger) read(t testing.TB, off, n int64) error {
 	t.Helper()
 	buf := rig.Aligned(int(n))

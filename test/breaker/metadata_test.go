@@ -12,9 +12,9 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestMetadataWaits: the metadata lacks resources, or its path is away, for a number of
-// writes, while a heal is to be remembered: the write of the user waits, as it does for
-// data, and succeeds. The breaker stays closed, and no mirror counts as bad.
+// TestMetadataWaits: while the record of a heal is written, a number of writes fail for lack of
+// resources, or because the path is away. The write of the user waits, as it does for data, and
+// succeeds. The breaker stays closed, and no mirror counts as bad.
 func TestMetadataWaits(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
@@ -96,10 +96,10 @@ func newestRecords(t testing.TB, s *rig.Set, lay rig.Layout) (out []rig.Extent) 
 	return out
 }
 
-// TestStartOverBadPath: a server dies after it has acknowledged a heal, and the next start
-// cannot read the record that says so, on any mirror, because the path fails. If the path
-// comes back while it tries the heal is there; if it does not, the start is refused with
-// exit code 1, nothing is lost, and the next one finds it.
+// TestStartOverBadPath: a server dies after it has acknowledged a heal, and the next start cannot
+// read the record that says so, on any mirror, because the path fails. If the path comes back while
+// the start tries, the heal is there. If not, the start is refused with exit code 1 and nothing is
+// lost: the next start finds the heal.
 func TestStartOverBadPath(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 6*time.Minute)

@@ -55,7 +55,7 @@ func wantNothing(t *testing.T) {
 			t.Errorf("left behind: %q", left)
 		}
 	}
-	// A server lets go of everything first, and then has its memory to give back.
+	// A server closes everything first. After that the kernel takes a while to free its memory.
 	rig.Await(t, "servers are left", func() error {
 		if pids := servers(""); len(pids) > 0 {
 			return fmt.Errorf("processes %v", pids)

@@ -53,9 +53,9 @@ func newMemcg(t *testing.T) memcg {
 	return memcg(dir)
 }
 
-// set writes to a file of the group. Not by package os, which opens what can be
-// polled with O_NONBLOCK: a limit that is set so waits for the next allocation since
-// Linux 6.16, and a server that is at work makes none.
+// set writes to a file of the group. It does not use package os, which opens files that can be
+// polled with O_NONBLOCK. Since Linux 6.16 a limit that is set that way waits for the next
+// allocation, and a server at work makes none.
 func (m memcg) set(t *testing.T, file, value string) {
 	t.Helper()
 	fd, err := unix.Open(filepath.Join(string(m), file), unix.O_WRONLY|unix.O_CLOEXEC, 0)
@@ -93,9 +93,8 @@ func (m memcg) start(t *testing.T, args ...string) rig.Result {
 		"start"}, args...)...)
 }
 
-// kill ends a process in the given way and returns whether it is dead now. It returns at
-// once when the process cannot run any more; it may still be a while until the
-// kernel has let everything go.
+// kill ends a process in the given way and returns whether it is dead now. It returns at once when
+// the process cannot run any more; it may take a while until the kernel has freed everything.
 func (m memcg) kill(t *testing.T, rng *rand.Rand, how death, pid int) (dead bool) {
 	t.Helper()
 	signal := func(s syscall.Signal) {
@@ -118,8 +117,8 @@ func (m memcg) kill(t *testing.T, rng *rand.Rand, how death, pid int) (dead bool
 		if err := os.WriteFile(adj, []byte("0"), 0); err != nil {
 			t.Fatal(err)
 		}
-		// What it has is locked, so a lower limit cannot be met but by its death. The
-		// kernel gives up on that when the writer gets a signal.
+		// The server's memory is locked, so only its death can meet a lower limit. The kernel gives
+		// up on that when the writer gets a signal.
 		rig.Await(t, "no OOM kill", func() error {
 			m.set(t, "memory.max", "1M")
 			if m.kills(t) == before {

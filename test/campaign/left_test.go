@@ -51,8 +51,8 @@ func kill(t *testing.T, s *rig.Set) {
 
 func number(dev string) string { return strings.TrimPrefix(dev, "/dev/ublkb") }
 
-// A dead server's device of which nothing in /run tells is found by list and
-// doctor, under its disk's name.
+// list and doctor find the device of a dead server, under its disk's name, even if nothing in /run
+// describes it.
 func TestRecordLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	t.Run("start", func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestRecordLost(t *testing.T) {
 		}
 		doctorSays(t, s.Dev, "has no server and no record", "ublk-remap start "+s.Path,
 			"ublk-remap stop "+number(s.Dev))
-		// What waits for its I/O is not removed.
+		// A device with waiting I/O is not removed.
 		rig.Remap(t, "doctor", "--fix").Want(t, 0)
 		s.Start(t)
 		verified(t, job)
@@ -90,7 +90,7 @@ func TestRecordLost(t *testing.T) {
 			wantNothing(t)
 		})
 	}
-	// A second disk with the same UUID: which of them has the data nobody knows.
+	// There is a second disk with the same UUID. It is not known which of them has the data.
 	t.Run("copied disk", func(t *testing.T) {
 		s := served(t)
 		kill(t, s)
@@ -135,8 +135,8 @@ func TestFilesLostServerLives(t *testing.T) {
 	wantNothing(t)
 }
 
-// Files without a device and a socket without a server are found and removed; a
-// lock of nobody is no obstacle.
+// Files without a device and a socket without a server are found and removed; a lock file that no
+// process holds is no obstacle.
 func TestFilesLeft(t *testing.T) {
 	vmtest.NeedUblk(t)
 	s := served(t)

@@ -142,7 +142,7 @@ func killOneDisk(t *testing.T, group memcg, fs string, all []uint64, f *figures)
 	wantNothing(t)
 }
 
-// start starts the server within the memory group, and learns who it is.
+// start starts the server within the memory group, and notes which process it is.
 func (v *killedSet) start(t *testing.T) {
 	t.Helper()
 	r := v.group.start(t, append([]string{v.Path}, v.flags...)...)
@@ -215,8 +215,8 @@ func (v *killedSet) round(t *testing.T, fs, dir string, seed uint64, span time.D
 	return max(job.Took(), 100*time.Millisecond)
 }
 
-// recover starts the next server, sometimes after a while, sometimes with nothing
-// in the runtime directory to tell of the last one. It returns how long the start took.
+// recover starts the next server, sometimes after a while, sometimes with an emptied runtime
+// directory. It returns how long the start took.
 func (v *killedSet) recover(t *testing.T, rng *rand.Rand, f *figures) time.Duration {
 	t.Helper()
 	if rng.IntN(2) == 0 {

@@ -152,7 +152,7 @@ func (b *trial) round(t *testing.T, n int, rng *rand.Rand, seed uint64) {
 	}
 	where[string(v)+"/"+string(who)]++
 	if wiped {
-		// Only with the servers dead: a living one would be out of reach.
+		// The servers must be dead: without its files a living one could not be reached.
 		b.die(t)
 		wipe(t)
 	}
@@ -214,7 +214,7 @@ func (b *trial) cutShort(t *testing.T, v verb, who target, delay time.Duration) 
 		t.Fatalf("%s hangs after %s was killed: %s", cmd, who, said)
 	}
 	if v == stopping && who == client {
-		// it goes on living, or stops, whichever it was told; what comes next may come in between
+		// The server lives on or stops, as it was told. The next verb may come in between.
 		return cut
 	}
 	// A server that lives goes on with what it was told, by itself.
@@ -224,8 +224,8 @@ func (b *trial) cutShort(t *testing.T, v verb, who target, delay time.Duration) 
 				return fmt.Errorf("process %d does not die", pid)
 			}
 		}
-		// One that is live may have a successor, which goes on without the client
-		// that sent for it and recovers the device in its own time.
+		// A live server may have a successor. The successor continues without the client that
+		// started it, and recovers the device later.
 		items, left := rig.List(t), servers("")
 		if len(left) == 0 || len(left) == 1 && len(items) == 1 && items[0].State == "live" &&
 			items[0].ServerPID == left[0] {
@@ -236,8 +236,8 @@ func (b *trial) cutShort(t *testing.T, v verb, who target, delay time.Duration) 
 	return cut
 }
 
-// mend runs the verb that comes next, which must work: with I/O waiting that is
-// start, else start or stop. A disk whose preparation was cut short is prepared again.
+// mend runs the next verb, which must work: start if I/O is waiting, else start or stop. A disk
+// whose preparation was cut short is prepared again.
 func (b *trial) mend(t *testing.T, v verb, rng *rand.Rand, waits bool) {
 	t.Helper()
 	if v == creating {

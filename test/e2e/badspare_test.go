@@ -119,7 +119,7 @@ func TestDeadZone(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs, unit = 4096, 4096
-	// So many that a table which told each of them twice would not fit.
+	// There are so many that a table with two entries for each of them would not fit.
 	const spares = (24 << 20) / unit
 	d := rig.NewDisk(t, rig.KindLoop, 192, bs)
 	const first = 40 << 20

@@ -49,7 +49,8 @@ func testInPlace(t *testing.T, fs string, withSpare bool) {
 	rig.Parse(t, rig.Remap(t, append([]string{"create", "--dry-run"}, flags...)...), &plan)
 	rig.Mkfs(t, fs, d.Path)
 	if !withSpare {
-		// Over the whole disk it reaches into what is needed.
+		// The file system fills the whole disk, and so reaches into the room that the metadata
+		// needs.
 		if r := rig.Remap(t, append([]string{"create", "--yes"},
 			flags...)...); r.Code != rig.ExitRefused ||
 			!strings.Contains(r.Stderr, fmt.Sprintf("resize2fs %s %dK", d.Path,

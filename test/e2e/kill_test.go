@@ -70,8 +70,8 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 	d.SetBad(t, bad)
 	t.Logf("bad: %v", d.Bad)
 
-	// It writes and verifies for as long as it takes; the server dies after so and
-	// so many writes, which does not hang on the clock.
+	// It writes and verifies for as long as it takes; the server dies after so and so many writes,
+	// which does not depend on the clock.
 	job := []string{"rw=randwrite", "size=32M", "bsrange=4k-256k", "iodepth=32", "verify=crc32c",
 		fmt.Sprintf("randseed=%d", rng.Uint32())}
 	p := rig.StartFio(t, dir+"/fio", append(job, "verify_backlog=64", "loops=1000")...)
@@ -104,9 +104,9 @@ func testKillAndRecover(t *testing.T, w way, fs string) {
 	rig.Unmount(t, dir)
 }
 
-// served waits until the server has served that many writes since it started,
-// while fio goes on, and returns the status then. Any number of writes may take
-// its time; none for a while is a hang.
+// served waits until the server has served that many writes since it started, while fio goes on,
+// and returns the status then. The writes may take long. If none is served for a while, it counts
+// as hung.
 func served(t testing.TB, s *rig.Set, f *rig.Fio, writes int64) rig.Status {
 	t.Helper()
 	last, since := int64(-1), time.Now()
@@ -129,8 +129,8 @@ func served(t testing.TB, s *rig.Set, f *rig.Fio, writes int64) rig.Status {
 	}
 }
 
-// TestKillSaturated kills the server with every tag of every queue in its
-// hands, and more waiting.
+// TestKillSaturated kills the server while it owns every tag of every queue, and more requests
+// wait.
 func TestKillSaturated(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for _, w := range ways(true) {
@@ -145,7 +145,7 @@ func testKillSaturated(t *testing.T, w way, recoverIt bool) {
 	d := rig.NewDisk(t, rig.KindLoop, 32, 512)
 	s := create(t, d, "--spare", "1MiB")
 	w.start(t, s, "--queues", "1", "--depth", "8")
-	// A suspended disk: what has begun does not end before it is resumed.
+	// The disk is suspended: operations that have begun do not end before it is resumed.
 	d.DM.Suspend(t)
 	p := rig.StartFio(t, s.Dev, "rw=randwrite", "size=4M", "bs=4k", "iodepth=64", "verify=crc32c",
 		fmt.Sprintf("randseed=%d", rng.Uint32()))

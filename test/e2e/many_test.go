@@ -74,7 +74,7 @@ func TestManyDevices(t *testing.T) {
 	dead.Start(t)
 	wantStates(t, map[control.State]int{control.StateLive: n})
 
-	// One half is told by signals, all at once.
+	// One half is stopped by signals, all at once.
 	began = time.Now()
 	half := sets[:n/2]
 	pids := make([]int, len(half))

@@ -148,8 +148,7 @@ func testCell(t *testing.T, c cell) {
 			lay.Exported/c.blockSize, c.way)
 	}
 
-	// What is there before the disk goes bad must be read, or not, but never
-	// something else.
+	// Data from before the disk went bad may fail to read, but must never read as something else.
 	const seed = 7
 	whole := rig.Open(t, s.Dev)
 	whole.Fill(t, 0, whole.Size, seed)
@@ -159,8 +158,8 @@ func testCell(t *testing.T, c cell) {
 	t.Logf("bad: %v", d.Bad)
 	want := lay.ExportedOf(d.Bad)
 
-	// Bad blocks are met by reads in the first part of the device and by writes
-	// in the second. Where writes tell nothing all must be read.
+	// Bad blocks are met by reads in the first part of the device and by writes in the second. If
+	// writes do not fail, only reads find bad blocks, so all of them must be read.
 	known := whole.Size / 2 &^ (4096 - 1)
 	if c.kind == rig.KindScsi {
 		known = whole.Size
@@ -181,8 +180,7 @@ func testCell(t *testing.T, c cell) {
 	if st.Spare.Used != 0 || st.Remaps != 0 {
 		t.Errorf("reads alone used %d spare units, %d remaps", st.Spare.Used, st.Remaps)
 	}
-	// The pending blocks outlive the server, and the next one invents nothing
-	// either.
+	// The pending blocks outlive the server, and the next server does not invent data for them.
 	whole.Close()
 	s.Restart(t)
 	whole = rig.Open(t, s.Dev)
@@ -311,8 +309,7 @@ func badPlaces(rng *rand.Rand, c cell, l rig.Layout) []rig.Extent {
 	bad = append(bad, rig.At(l.Logs(0)[0].Start+2*l.Atom, bs), rig.At(l.Logs(0)[0].Start+5*l.Atom,
 		l.Atom))
 	if c.kind == rig.KindScsi {
-		// A spare unit that takes a write and does not give it back is beyond
-		// what anybody can notice in time.
+		// If a spare unit takes a write and does not return it, nothing can notice that in time.
 		return rig.Merge(bad)
 	}
 	bad = append(bad, rig.At(l.Logs(0)[1].Start+9*l.Atom, l.Atom))

@@ -83,8 +83,8 @@ func testMemoryIsThere(t *testing.T, zeroCopy bool) {
 	}
 	most := "256k"
 	if !zeroCopy {
-		// The memory of larger copies is made present before such requests are let in: that
-		// is no fault of an I/O, but counts.
+		// The memory for larger requests is made present before such requests are allowed. No I/O
+		// waits for these page faults, but they count.
 		most = "32k"
 		if err := os.WriteFile("/sys/block/"+filepath.Base(s.Dev)+"/queue/nomerges", []byte("2"),
 			0); err != nil {
@@ -245,8 +245,8 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 	if vmtest.Full() {
 		rounds = 10
 	}
-	// Room for all that is used beyond what is available, and more than a little: a machine
-	// without swap kills.
+	// The device has room for all memory that is used beyond what is available, and a good deal
+	// more: without free swap the kernel kills processes.
 	d := tightDisk(t, 144)
 	s := create(t, d, "--spare", "4MiB")
 	s.Start(t, append(args, "--queues", "2", dataPath(zeroCopy))...)

@@ -10,9 +10,9 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestMirrorLost takes one copy of the metadata away altogether, while the
-// device is in use, and first all room for another one too: the other one must
-// do. When there is room the first is rebuilt there.
+// TestMirrorLost makes one mirror of the metadata fail altogether while the device is in use. At
+// first there is no room for another one, and the mirror that is left must be enough. When there is
+// room, the lost mirror is rebuilt there.
 func TestMirrorLost(t *testing.T) {
 	vmtest.NeedUblk(t)
 	for i, name := range []string{"head", "tail"} {
@@ -86,7 +86,7 @@ func testMirrorLost(t *testing.T, which int) {
 	}
 	heal(40, 50)
 
-	// There is room for it elsewhere: that is where it is rebuilt.
+	// There is room for it elsewhere now, and it is rebuilt there.
 	f.Close()
 	s.Stop(t)
 	d.SetBad(t, append(data, lay.Mirrors()[which]))
@@ -108,8 +108,8 @@ func testMirrorLost(t *testing.T, which int) {
 	look(60)
 	f.Close()
 
-	// By now it does alone; and its old place, which is good again and holds
-	// something old, is not used.
+	// The rebuilt mirror is enough by itself now. Its old place, which is good again and holds old
+	// metadata, is not used.
 	s.Stop(t)
 	s.Check(t)
 	d.SetBad(t, append(data, lay.Mirrors()[1-which]))

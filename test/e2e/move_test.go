@@ -61,7 +61,7 @@ func testMovesUnderLoad(t *testing.T, zeroCopy bool, bs int64) {
 			}
 		}
 		time.Sleep(time.Second)
-		// What is bad at home cannot go home: the command may say so.
+		// A block whose home is bad cannot be moved home. The command may report that.
 		r := rig.Remap(t, append([]string{"remap", "remove", s.Dev}, places...)...)
 		if r.Code != rig.ExitDone && r.Code != rig.ExitFailed {
 			t.Errorf("remap remove\n%s", r)

@@ -87,7 +87,7 @@ func testBadReadsLeaveRoom(t *testing.T, zeroCopy bool) {
 		st := s.Status(t)
 		return st.Requests.SlowSince == nil && st.Requests.UnderWay == 0
 	})
-	// A write heals it, whoever reads.
+	// A write heals the sector, although reads of it hang.
 	if err := f.Write(rig.Aligned(bad), at); err != nil {
 		t.Fatal(err)
 	}

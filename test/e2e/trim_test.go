@@ -98,9 +98,9 @@ func sparseFile(t testing.TB, path string, size int64) func() int64 {
 	}
 }
 
-// TestDiscardGivesSpaceBack: what is discarded, by blkdiscard and by a file system, is free
-// on every kind of disk that says that it can discard; zeroes are written; and the kernel
-// has nothing to complain of.
+// TestDiscardGivesSpaceBack: what is discarded, by blkdiscard and by a file system, is free on
+// every kind of disk that says that it can discard; zeroes are written; and the kernel logs no
+// failed request.
 func TestDiscardGivesSpaceBack(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)

@@ -158,7 +158,8 @@ func testUpgrade(t *testing.T, w way) {
 	b.finish(t)
 }
 
-// TestUpgradeRefused: what can be known before leaves the server as it is.
+// TestUpgradeRefused: an upgrade that cannot work is refused in advance, and the server stays as it
+// is.
 func TestUpgradeRefused(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
@@ -192,7 +193,7 @@ func TestUpgradeRefused(t *testing.T) {
 	if st := s.Status(t); st.State != "live" || st.ServerPID != p.Cmd.Process.Pid {
 		t.Errorf("after the refusal: %+v", st)
 	}
-	// What it says to do instead.
+	// This is what the refusal says to do instead.
 	s.Kill(t)
 	p.Wait(t, rig.Limit)
 	if r := rig.Remap(t, "upgrade", s.Dev); r.Code != rig.ExitFailed || !strings.Contains(r.Stderr,
@@ -212,7 +213,7 @@ func TestUpgradeBroughtBack(t *testing.T) {
 	s := create(t, d, "--spare", "1MiB")
 	s.Start(t, "--queues", "1")
 	otherName := ""
-	// The program that serves then is on no disk any more.
+	// The file of the program that serves is deleted by then.
 	serveByAnother := func() {
 		t.Helper()
 		var other string
@@ -231,7 +232,7 @@ func TestUpgradeBroughtBack(t *testing.T) {
 		old := int(served(t, s, fio, 20).ServerPID)
 		r := upgradeWithoutSuccessor(t, s, old)
 		if r.Code == rig.ExitDone && try < 20 {
-			// It was done before anybody could come in between.
+			// The upgrade was finished before the new server could be killed.
 			serveByAnother()
 			continue
 		}
@@ -294,8 +295,8 @@ func upgradeWithoutSuccessor(t testing.TB, s *rig.Set, old int) rig.Result {
 	return p.Wait(t, rig.Limit)
 }
 
-// TestUpgradeKilled kills one of the three that take part in an upgrade, at any
-// moment of it. A start must bring the device back, if it is not live already.
+// TestUpgradeKilled kills one of the three processes that take part in an upgrade, at any moment of
+// it. A start must bring the device back, if it is not live already.
 func TestUpgradeKilled(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 5*time.Minute)
@@ -326,7 +327,7 @@ func TestUpgradeKilled(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		}
 		r := p.Wait(t, rig.Limit)
-		// Refused: somebody serves it already, or comes to.
+		// The start is refused if another server serves the device already, or is about to.
 		var again rig.Result
 		for deadline := time.Now().Add(rig.Limit); ; {
 			again = rig.Remap(t, b.StartLine()...)
@@ -348,8 +349,8 @@ func TestUpgradeKilled(t *testing.T) {
 	b.finish(t)
 }
 
-// settledServer waits for the server that stays. The successor of one that serves goes
-// on when the client that sent for it is killed, and recovers the device in its own time.
+// settledServer waits for the server that stays. If the client of an upgrade is killed, the
+// successor that it started continues, and recovers the device later.
 func settledServer(t testing.TB, s *rig.Set) rig.Status {
 	t.Helper()
 	for deadline := time.Now().Add(

@@ -121,8 +121,8 @@ test "$(systemctl is-active ublk-remap@data)" = inactive`)
 	})
 }
 
-// The disk of a stopped set, and the partition by which it shows that it is in use, are nobody
-// else's; once it is released both are as on any disk.
+// No other program uses the disk of a stopped set, or the partition that marks the disk as in use.
+// Once the disk is released, both are as on any disk.
 func TestDiskIsInUse(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")

@@ -8,8 +8,8 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// From enable to a file system that is there after a boot, with no word about units; the
-// configuration changed while it is mounted, and damaged when its server dies.
+// A set is enabled, and its file system is there after a boot, without a command about units. The
+// configuration is changed while the file system is mounted, and is damaged when the server dies.
 func TestEnabled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -83,8 +83,8 @@ ublk-remap config show data | grep -q '^depth  *64  *\S*  *32  *restart'`)
 	t.Log("writes:", h.Run(wrote))
 }
 
-// damagedConfig damages the configuration of a mounted device. A reload is refused, and the death
-// of the server makes nobody wait.
+// damagedConfig damages the configuration of a mounted device. A reload is refused, and no process
+// waits when the server dies.
 func damagedConfig(t *testing.T, h *system.Host) {
 	t.Helper()
 	h.Run(`echo 'quues = 2' >>/etc/ublk-remap/data.toml`)
@@ -109,7 +109,7 @@ journalctl -u ublk-remap@data | grep -q 'goes on with what its last server had'`
 	t.Log("writes:", h.Run(wrote))
 }
 
-// Sets that are enabled are started and stopped all at once, by their units; what cannot be enabled
+// Sets that are enabled are started and stopped all at once, by their units. An enable that fails
 // leaves nothing behind.
 func TestAllAndReadOnly(t *testing.T) {
 	if testing.Short() {

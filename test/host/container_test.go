@@ -10,8 +10,8 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// containerLines returns the lines of a document that are commands, without their blanks. What
-// they say of a disk in general is one of the host's.
+// containerLines returns the lines of a document that are commands, without their blanks. The disk
+// that they name as an example is replaced by one of the host's.
 func containerLines(t *testing.T, path, disk string) []string {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -175,7 +175,7 @@ func TestContainerRights(t *testing.T) {
 			}
 			out, code = h.Try("timeout 60 podman run --rm " + c.options +
 				" ublk-remap start --foreground /dev/ubdc")
-			// What it logs in the foreground comes before.
+			// The log of a server in the foreground comes before that line.
 			if code == 0 || code >= 124 || strings.Count("\n"+out, "\nublk-remap: ") != 1 {
 				t.Errorf("%s: start: exit code %d: %s", c.options, code, out)
 			}

@@ -8,7 +8,7 @@ import (
 )
 
 // documented returns the commands of a section of a page in docs/: its indented lines. Words are
-// pairs: what stands there, and what it is on the host.
+// pairs: a word of the page, and what replaces it on the host.
 func documented(t *testing.T, page, heading string, words ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("../../docs", page))

@@ -73,8 +73,8 @@ func TestMissingDiskStops(t *testing.T) {
 	})
 }
 
-// Of two copies of one set none is served by itself, also if one of them is newer, and the log says
-// which disks they are.
+// If there are two copies of one set, neither is served automatically, even if one of them is
+// newer. The log says which disks they are.
 func TestTwoCopies(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -109,8 +109,8 @@ dd if=/dev/ubdc of=/dev/ubdd bs=1M conv=fsync status=none`)
 	})
 }
 
-// A server that hangs is ended by systemd's watchdog, and the next one takes over. A disk that
-// hangs is none of the watchdog's business.
+// A server that hangs is ended by systemd's watchdog, and the next one takes over. The watchdog
+// does not react to a disk that hangs.
 func TestWatchdog(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -158,7 +158,7 @@ test "$pid" != 0 && test "$pid" != `+old+` && systemctl -q is-active ublk-remap@
 }
 
 // What the unit may do is enough: bad sectors heal, the device is recovered, the server is swapped,
-// and all of it ends in order. docs/BOOT.md says what systemd thinks of it.
+// and all of it ends in order. docs/BOOT.md has systemd's rating of the unit.
 func TestHardened(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")

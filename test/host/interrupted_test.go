@@ -7,9 +7,9 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// killIn installs a package and kills dpkg, with all that it runs, once the package is in a
-// state: half-installed, unpacked or half-configured. Where dpkg is faster than who looks, it
-// is tried again.
+// killIn installs a package and kills dpkg, with all that it runs, once the package is in a state:
+// half-installed, unpacked or half-configured. If dpkg is faster than the loop that watches the
+// state, it is tried again.
 const killIn = `
 kill_in() { # STATE PACKAGE
 	for try in $(seq 20); do
@@ -29,8 +29,8 @@ kill_in() { # STATE PACKAGE
 }
 `
 
-// dpkg is killed in the middle of an upgrade, or the power is cut then, or the package is
-// removed: the device is served all the while, and dpkg ends what was begun.
+// dpkg is killed in the middle of an upgrade, or the power is cut then, or the package is removed:
+// the device is served all the time, and dpkg can finish afterwards.
 func TestUpgradeInterrupted(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")

@@ -67,7 +67,7 @@ test "$pid" != 0 && test "$pid" != `+old+` && systemctl -q is-active ublk-remap@
 	})
 }
 
-// A device that is waiting for its server is opened by no rule: udev works on.
+// No udev rule opens a device that waits for its server, so udev does not hang.
 func TestWaitingDevice(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -92,8 +92,8 @@ udevadm info /dev/ublkb0 | grep -qx 'E: UBLK_REMAP_SERVED=1'`)
 	})
 }
 
-// Nothing but its user's word takes a device away: the disk stays under its file system
-// whatever is asked of systemd, and goes when it is not mounted any more.
+// Only a command of the user removes a device. Whatever is asked of systemd, the device stays under
+// its file system, and stops once the file system is not mounted any more.
 func TestStopMounted(t *testing.T) {
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
@@ -176,8 +176,8 @@ wait`)
 	})
 }
 
-// The servers that run go on as the new version, with their file systems mounted and under
-// systemd's eyes; so do they as an older version. One that cannot be upgraded serves on.
+// The servers that run go on as the new version, with their file systems mounted, and supervised by
+// systemd. The same holds for an older version. One that cannot be upgraded serves on.
 func TestPackageUpgrade(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -243,8 +243,8 @@ dpkg-deb --root-owner-group -Znone -b "$2/root" "$3"`
 	return to
 }
 
-// The package is not removed from under a device that is served. Without one it goes, and
-// disks keep what they have.
+// The package is not removed while a device is served. Otherwise it is removed, and disks keep
+// their contents.
 func TestPackageRemoval(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")
@@ -255,7 +255,7 @@ func TestPackageRemoval(t *testing.T) {
 		if code == 0 || !strings.Contains(out, "ublk-remap stop data") {
 			t.Errorf("removal with a mounted device: exit code %d: %s", code, out)
 		}
-		// Not to know what is served is no leave either.
+		// The removal is also refused if it cannot find out what is served.
 		out, code = h.Try("chmod 777 /run/ublk-remap; dpkg -r ublk-remap")
 		h.Run("chmod 700 /run/ublk-remap")
 		if code == 0 || !strings.Contains(out, "cannot be told") {

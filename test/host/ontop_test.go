@@ -8,8 +8,8 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// onTop is what there is on top of devices, as docs/BOOT.md says how. Sets are on the disks in
-// their order.
+// onTop lists what is set up on top of devices, by the commands of docs/BOOT.md. Sets are on the
+// disks in their order.
 var onTop = []struct {
 	heading string
 	words   []string

@@ -150,8 +150,8 @@ func TestReproducible(t *testing.T) {
 	mustShell(t, `cd "$1"; sha256sum -c SHA256SUMS; test $(wc -l <SHA256SUMS) = 8`, b)
 }
 
-// Checksums, deb and rpm carry signatures that the tools of each verify, and that do not fit
-// any more when one byte is another.
+// Checksums, deb and rpm carry signatures that the tools of each verify, and that no longer verify
+// once a byte is changed.
 func TestSigned(t *testing.T) {
 	r := needRelease(t)
 	t.Run("checksums", func(t *testing.T) {
@@ -209,7 +209,7 @@ dd if=/dev/zero of="$2/copy" bs=1 count=64 seek=$(($(stat -c %s "$2/copy") / 2))
 	})
 }
 
-// A key that is not there, or is none, stops the build with one line.
+// A missing key file, or a file that is no key, stops the build with one line.
 func TestNoKey(t *testing.T) {
 	needHosts(t)
 	none := filepath.Join(t.TempDir(), "none")
@@ -258,7 +258,8 @@ func TestBillOfMaterials(t *testing.T) {
 		"amd64": {"amd64.deb", "x86_64.rpm"}, "arm64": {"arm64.deb", "aarch64.rpm"}} {
 		t.Run(arch, func(t *testing.T) {
 			dir := t.TempDir()
-			// rpm2cpio gives all and fails: the size in nfpm's header is another than it counts.
+			// rpm2cpio extracts everything and then fails, because the size in nfpm's header
+			// differs from the one that it counts.
 			mustShell(t, `dpkg-deb -x "$2" "$1/deb"; mkdir "$1/rpm" "$1/tar"
 rpm2cpio "$3" >"$1/cpio" || test -s "$1/cpio"
 (cd "$1/rpm" && cpio -id --quiet --no-absolute-filenames <../cpio)

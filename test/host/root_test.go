@@ -306,8 +306,8 @@ dpkg -i /payload/newer.deb`)
 	h.Run("cmp /usr/bin/busctl /root/whole")
 }
 
-// rootServerKilled kills the server, which systemd starts again, or, if that does not, the guard,
-// which needs nothing of the disk for that.
+// rootServerKilled kills the server. systemd starts it again. If systemd does not, the guard does,
+// which needs nothing from the disk for that.
 func rootServerKilled(t *testing.T, h *system.Host) {
 	t.Helper()
 	pid := "systemctl show -P MainPID ublk-remap@system"

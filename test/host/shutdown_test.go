@@ -7,9 +7,9 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// A file system that systemd cannot unmount, because a program has it in use that no unit stops, is
-// unmounted by systemd-shutdown when it has ended all programs. The server is not among them: it
-// lives until then, and stops in order after it.
+// A program that no unit stops uses a file system, so systemd cannot unmount it. systemd-shutdown
+// unmounts it when it has ended all programs. The server is not among these programs: it stops in
+// order after the unmount.
 func TestShutdownBusy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("left out by -short")

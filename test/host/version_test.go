@@ -121,8 +121,7 @@ test -f LICENSE -a -f THIRD-PARTY -a -f man/ublk-remap.8.gz -a -f systemd/ublk-r
 		checkout, r.home)
 }
 
-// What is for arm64 runs there: as far as can be seen with the processor emulated, on this
-// kernel.
+// The arm64 program runs. The test emulates the processor, on this machine's kernel.
 func TestARM64(t *testing.T) {
 	r := needRelease(t)
 	qemu, err := exec.LookPath("qemu-aarch64-static")
@@ -154,7 +153,7 @@ func TestARM64(t *testing.T) {
 	}
 	run(0, "create", "--name", "arm", disk)
 	run(0, "metadata", "check", disk)
-	// The program of this machine reads what that one wrote, and the other way round.
+	// The program of this machine reads what the arm64 program wrote, and the other way round.
 	native := filepath.Join(dir, "native")
 	mustShell(t, `dpkg-deb -x "$1" "$2"; "$2/usr/sbin/ublk-remap" metadata check "$3"
 "$2/usr/sbin/ublk-remap" metadata dump "$3" >"$3.native"

@@ -8,9 +8,9 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestMemberOfAnArray: a disk that an array has is nobody else's, not even if the
-// metadata on it is this program's; the array itself is a disk like any other, and
-// while it is being served its members cannot be used either.
+// TestMemberOfAnArray: a member of an array cannot be used as a disk, even if the metadata on it is
+// this program's. The array itself is a disk like any other. While it is served, its members cannot
+// be used either.
 func TestMemberOfAnArray(t *testing.T) {
 	need(t)
 	a := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})

@@ -77,14 +77,15 @@ func withCopy(t *testing.T) (file, disk, older string, s *rig.Set) {
 	return file, disk, attach(t, copyFile(t, file, "older")), s
 }
 
-// TestOlderCopy: a copy that was made before the disk's last start is not started
-// while the disk is there, by whatever way; and it is said which is which. Alone
-// it is a disk as any other.
+// TestOlderCopy: while the disk is there, a copy that was made before the disk's last start is not
+// started in any way, and the refusal says which is which. Without the disk, the copy is a disk
+// like any other.
 func TestOlderCopy(t *testing.T) {
 	_, disk, older, s := withCopy(t)
 
-	// As long as neither was started since nobody can tell them apart: a name is
-	// refused, a path is a person's word. From then on the other one is the older.
+	// As long as neither was started since the copy was made, they cannot be told apart. A name is
+	// refused; a path is accepted, because with it the user chooses a disk. From then on the other
+	// disk is the older one.
 	refusal(t, "start NAME of equal copies", rig.Remap(t, "start", s.Name), rig.ExitRefused,
 		disk+" (epoch",
 		older+" (epoch", "last started")
@@ -126,9 +127,9 @@ func TestOlderCopy(t *testing.T) {
 	nothingLeft(t)
 }
 
-// TestCopyForTheDead: a device whose server died goes on with the disk that it
-// had. Neither an older copy of it is taken, nor one that was made since while the
-// disk is there; but the disk is that comes back by another path.
+// TestCopyForTheDead: a device whose server died is recovered with the disk that it had. An older
+// copy is not taken. A copy that was made since then is not taken while the disk is there. If the
+// disk comes back by another path, it is taken.
 func TestCopyForTheDead(t *testing.T) {
 	file, disk, older, s := withCopy(t)
 	s.Start(t)
@@ -206,8 +207,8 @@ func TestSnapshot(t *testing.T) {
 	s.Check(t)
 }
 
-// TestRecordsAreGone: while the server of a disk lives whose files somebody has
-// removed, a copy is not taken for the disk, though nothing in /run tells of it.
+// TestRecordsAreGone: the files of a living server were removed. A copy of its disk is not taken
+// for the disk, although nothing in /run describes the server.
 func TestRecordsAreGone(t *testing.T) {
 	if !vmtest.Full() {
 		t.Skip("UBLK_REMAP_FULL=1: who may be about to end is waited for, for a minute each")

@@ -91,12 +91,12 @@ func TestFloodUnderIO(t *testing.T) {
 			})
 		}
 	}
-	// The I/O that nobody may notice it in.
+	// This I/O must not be disturbed by the flood.
 	d := rig.Open(t, s.Dev)
 	buf := rig.Aligned(rig.Step)
 	const bytes = 3 << 20
 	passes := 0
-	// Once over is enough, if somebody was answered meanwhile.
+	// One pass is enough if a client was answered meanwhile.
 	for deadline := time.Now().Add(
 		rig.Limit); passes == 0 || said.Load() == 0 && time.Now().Before(deadline); passes++ {
 		pass := uint64(passes % 7)
@@ -134,8 +134,8 @@ func TestFloodUnderIO(t *testing.T) {
 		st.Errors.Transport != 0 {
 		t.Errorf("%+v", st)
 	}
-	// A client that left does not have all of it moved: some 3,800 units. What was under way
-	// when he left, 128 units or a few times that, was.
+	// A client that left does not have all of it moved: some 3,800 units. The moves that were under
+	// way when it left, of 128 units or a few times that, were finished.
 	if st.Remaps > 2000 {
 		t.Errorf("%d units were moved for clients that are gone", st.Remaps)
 	}

@@ -12,10 +12,10 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestCreateInterrupted ends create by each signal at random moments: on a blank
-// disk, over another set, and in place. What is left is no set, which nothing
-// starts and which create makes anew; or a whole one; or a conversion that start
-// refuses and that the same command finishes, with all data.
+// TestCreateInterrupted ends create by each signal at random moments: on a blank disk, over another
+// set, and in place. What is left is one of three: no set, which cannot be started and which create
+// makes anew; a whole set; or a conversion that start refuses and that the same command finishes,
+// with all data.
 func TestCreateInterrupted(t *testing.T) {
 	need(t)
 	r := rig.Random(t)

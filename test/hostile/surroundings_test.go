@@ -147,8 +147,8 @@ func TestNotRoot(t *testing.T) {
 	s.Check(t)
 }
 
-// TestPlantedFiles: what lies in the places of the program's files is not
-// followed, removed or believed, and the start that meets it leaves nothing.
+// TestPlantedFiles: other files in the places of the program's files are not followed, removed or
+// believed, and a start that meets them leaves nothing.
 func TestPlantedFiles(t *testing.T) {
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
@@ -199,8 +199,8 @@ func TestPlantedFiles(t *testing.T) {
 	must(t, os.Remove(runDir))
 	must(t, os.Rename(runDir+".real", runDir))
 
-	// A record with other things in it than a server writes is of no use; it is
-	// told, and what it asks for is not done.
+	// A record with contents that no server writes is not used. The program reports it and does not
+	// do what it asks for.
 	const record = `{"name":%q,"uuid":"x","id":0,"device":"/dev/loop0","backing":"/etc/passwd"}`
 	must(t, os.WriteFile(at(".json"), fmt.Appendf(nil, record, s.Name), 0o600))
 	refusal(t, "stop by a bad record", rig.Result{Code: rig.Remap(t, "stop", "--log-level",

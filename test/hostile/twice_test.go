@@ -24,9 +24,8 @@ func newFile(t *testing.T) string {
 	return path
 }
 
-// TestOneServerForADisk: whatever way somebody takes to a disk that is being
-// served, and to a copy of it, there is no second server, and no create or
-// check that could see or do half of something.
+// TestOneServerForADisk: by whatever path a disk that is being served is named, or a copy of it,
+// there is no second server, and no create or check that could see or leave something half done.
 func TestOneServerForADisk(t *testing.T) {
 	need(t)
 	file := newFile(t)
@@ -264,8 +263,8 @@ func TestDiskIsAnother(t *testing.T) {
 	nothingLeft(t)
 	must(t, os.Truncate(file, 2*diskSize))
 	must(t, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_SET_CAPACITY, 0))
-	// What was cut off is gone with the last copy of the superblock and mirror B:
-	// the rest is enough. Somewhere a device hangs meanwhile.
+	// What was cut off is gone with the last copy of the superblock and mirror B: the rest is
+	// enough. Another device hangs meanwhile.
 	hung := vmtest.NewDM(t, vmtest.LinearTable(t, vmtest.NewLoop(t, diskSize,
 		vmtest.LoopOptions{})))
 	hung.Suspend(t)

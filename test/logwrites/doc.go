@@ -1,6 +1,6 @@
-// Package logwrites reads the logs of the device mapper's log-writes target
-// and replays them onto an image up to any point: what a disk holds whose
-// power was cut there.
+// Package logwrites reads the logs of the device mapper's log-writes target and replays them onto
+// an image up to any point. The image then holds what a disk holds whose power was cut at that
+// point.
 //
 // # The format
 //

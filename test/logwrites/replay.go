@@ -58,12 +58,12 @@ func (l *Log) apply(img Image, i int, keep func(off int64) bool) error {
 	return nil
 }
 
-// ApplySome applies entries that lay in a volatile cache: each is lost, whole,
-// or torn. In the order given; that of two writes to the same place the older one
-// survives alone is among the outcomes, as with a real cache.
+// ApplySome applies entries that lay in a volatile cache: each is lost, whole, or torn. They are
+// applied in the order given. Of two writes to the same place the older one may survive alone, as
+// in a real cache.
 func (l *Log) ApplySome(img Image, entries []int, rng *rand.Rand) error {
-	// Now and then mostly lost, mostly whole: the outcomes in between are
-	// many and alike.
+	// The chances vary, so that sometimes most writes are lost, and sometimes most are whole. The
+	// outcomes in between are many and alike.
 	lost, torn := rng.IntN(101), rng.IntN(30)
 	for _, i := range entries {
 		var err error

@@ -1,7 +1,7 @@
-// Package powercut cuts the power: it logs every write that reaches the disks
-// (dm-log-writes) while a file system with fsync-ing writers works on a device whose disk
-// has bad sectors, and then starts, mounts and checks what the disks would hold had the
-// power failed at this write or at that flush. It has no code of its own, only tests.
+// Package powercut cuts the power. It logs every write that reaches the disks (dm-log-writes) while
+// a file system with fsync-ing writers works on a device whose disk has bad sectors. Then it makes
+// the contents that the disks would have if the power had failed at some write or flush, and
+// starts, mounts and checks them. It has no code of its own, only tests.
 //
 // # The stack
 //

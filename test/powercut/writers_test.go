@@ -17,7 +17,7 @@ import (
 	"ublkremap/test/rig"
 )
 
-// marker tells the logs what was acknowledged, by marks with ascending numbers.
+// marker records in the logs what was acknowledged, by marks with ascending numbers.
 type marker struct {
 	mu    sync.Mutex
 	disks []*disk

@@ -35,8 +35,8 @@ func Open(t testing.TB, path string) *Direct {
 	return d
 }
 
-// NeedBlockDevice ends the test unless path is a block device: many a program would
-// make a regular file of that name and be content.
+// NeedBlockDevice ends the test unless path is a block device: many programs would make a regular
+// file of that name and report success.
 func NeedBlockDevice(t testing.TB, path string) {
 	t.Helper()
 	if st, err := os.Stat(path); err != nil ||
@@ -107,7 +107,7 @@ func (d *Direct) Survey(t testing.TB, from, to, blockSize int64, seed uint64,
 	var look func(from, to int64)
 	look = func(from, to int64) {
 		b := buf[:to-from]
-		// So an answer without a read is noticed.
+		// The buffer is overwritten, so that an answer without a read is noticed.
 		for i := range b {
 			b[i] = 0xa5
 		}
@@ -132,8 +132,8 @@ func (d *Direct) Survey(t testing.TB, from, to, blockSize int64, seed uint64,
 	return Merge(bad)
 }
 
-// Pattern fills b, which is for the bytes at off, a multiple of 8, with words that
-// tell seed and place.
+// Pattern fills b, which is for the bytes at off, a multiple of 8, with words that encode the seed
+// and the place.
 func Pattern(b []byte, off int64, seed uint64) {
 	for i := 0; i < len(b); i += 8 {
 		binary.LittleEndian.PutUint64(b[i:], word(off+int64(i), seed))

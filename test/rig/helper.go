@@ -20,14 +20,15 @@ import (
 // between them.
 const helperEnv = "UBLK_REMAP_TEST_HELPER"
 
-// Helper gives the test program another life: as a process of its own that runs f with
-// the words of StartHelper or HelperCommand. It is called by a function init of the tests.
+// Helper registers a function f that the test program runs when it is started as a helper: as a
+// process of its own, with the words of StartHelper or HelperCommand. An init function of the tests
+// calls Helper.
 func Helper(name string, f func(words []string) error) {
 	is, rest, _ := strings.Cut(os.Getenv(helperEnv), "\t")
 	if is != name {
 		return
 	}
-	_ = os.Unsetenv(helperEnv) // whom it starts is none
+	_ = os.Unsetenv(helperEnv) // processes that it starts are no helpers
 	if err := f(strings.Split(rest, "\t")); err != nil {
 		_, _ = fmt.Fprintf(os.Stderr, "helper %s: %v\n", name, err)
 		os.Exit(1)
@@ -35,8 +36,8 @@ func Helper(name string, f func(words []string) error) {
 	os.Exit(0)
 }
 
-// Ready is called by a helper that does what it is for; the words are told to the test.
-// It returns when the test wants the helper's end.
+// Ready is called by a helper once it has reached the state that the test needs. It passes the
+// words to the test. It returns when the test wants the helper to end.
 func Ready(words ...string) {
 	fmt.Println(strings.Join(append([]string{"ready"}, words...), "\t"))
 	_, _ = io.Copy(io.Discard, os.Stdin)

@@ -148,7 +148,7 @@ func (l Layout) home(e Extent) Place {
 	return Place{0, e}
 }
 
-// probed is what package metadata wants of a disk.
+// probed is what package metadata needs of a disk.
 type probed struct{ d *Direct }
 
 func (p probed) ReadAt(b []byte, off int64) (int, error)  { return len(b), p.d.Read(b, off) }

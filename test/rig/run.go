@@ -64,8 +64,8 @@ func Parse(t testing.TB, r Result, to any) {
 	}
 }
 
-// Await calls f until it has no complaint, and fails the test with the last one
-// if that does not come within the limit, which only a hang reaches.
+// Await calls f until it returns no error. At the limit, which only a hang reaches, it fails the
+// test with the last error.
 func Await(t testing.TB, what string, f func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(Limit); ; time.Sleep(10 * time.Millisecond) {

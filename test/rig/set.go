@@ -29,10 +29,9 @@ type Set struct {
 
 var sets atomic.Int64
 
-// Unhurried is a flag of start. Past --isolate-time, two seconds by default, a
-// server does not look for the bad blocks of a request one by one any more, and past
-// eight times that it gives a read up: on a machine that stops for a moment good
-// blocks count as bad, or fail.
+// Unhurried is a flag of start. After --isolate-time, two seconds by default, a server no longer
+// looks for the bad blocks of a request one by one. After eight times that it gives up a read. So
+// on a machine that stops for a moment, good blocks would count as bad, or fail.
 const Unhurried = "--isolate-time=10m"
 
 // Create writes metadata on a disk, with the spare region on the device spare if
@@ -67,12 +66,12 @@ func (s *Set) Start(t testing.TB, args ...string) {
 	s.Started(t, Remap(t, s.StartLine()...))
 }
 
-// StartLine is what Start runs. Flags of the test itself come last, and win.
+// StartLine is what Start runs. Flags of the test itself come last, and override the others.
 func (s *Set) StartLine() []string {
 	return append(append([]string{"start", s.Path, Unhurried}, s.spareFlags()...), s.args...)
 }
 
-// Started takes note of a start, by whatever way it came about.
+// Started notes a start, however it was made.
 func (s *Set) Started(t testing.TB, r Result) {
 	t.Helper()
 	if r.Code != ExitDone {
@@ -87,8 +86,8 @@ func (s *Set) Started(t testing.TB, r Result) {
 	s.Attend(t)
 }
 
-// Attend takes the server that lives now for one that is to live: its death fails the
-// test. When the test ends the device is stopped, if it is not by then.
+// Attend says that the server that lives now is to stay alive: its death fails the test. When the
+// test ends the device is stopped, if it is not by then.
 func (s *Set) Attend(t testing.TB) {
 	t.Helper()
 	s.pid.Store(int64(s.Status(t).ServerPID))
@@ -202,7 +201,7 @@ func (s *Set) Kill(t testing.TB) int {
 	return Kill(t, s.Dev)
 }
 
-// Check runs `metadata check` on the set, which must be content.
+// Check runs `metadata check` on the set, which must find nothing wrong.
 func (s *Set) Check(t testing.TB) {
 	t.Helper()
 	all := append([]string{"metadata", "check", s.Path}, s.spareFlags()...)

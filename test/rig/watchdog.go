@@ -17,11 +17,12 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// hung is set once something outlived its limit. What follows would only wait for the
-// same thing.
+// hung is set once something has exceeded its limit. Later steps would only wait for the same
+// thing.
 var hung atomic.Bool
 
-// Hung says whether something outlived its limit. A device is then not to be waited for.
+// Hung says whether something has exceeded its limit. In that case no caller should wait for a
+// device.
 func Hung() bool { return hung.Load() }
 
 func needAlive(t testing.TB) {
@@ -31,9 +32,9 @@ func needAlive(t testing.TB) {
 	}
 }
 
-// DumpTasks prints what shows why something hangs: the kernel
-// stacks of all processes, the end of the kernel's log with its blocked tasks, and
-// the servers' logs. To standard error at once, since the test may never end.
+// DumpTasks prints what shows why something hangs: the kernel stacks of all processes, the end of
+// the kernel's log with its blocked tasks, and the servers' logs. It prints to standard error at
+// once, because the test may never end.
 func DumpTasks(why string) {
 	var b bytes.Buffer
 	_, _ = fmt.Fprintf(&b, "\n==== watchdog: %s\n", why)

@@ -83,7 +83,7 @@ type bugInfo struct {
 	focus             Focus
 }
 
-// Focus makes all runs be about something that otherwise is one thing of many.
+// Focus makes all runs be about one thing that ordinary runs meet only among others.
 type Focus uint8
 
 const (

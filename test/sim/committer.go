@@ -8,7 +8,7 @@ import (
 )
 
 // committer stands between the Coordinator and the Committer. It judges what the Arbiter commits,
-// and what becomes of it. Bugs in that are planted here.
+// and what becomes of it. Bugs in the exchange between the two are planted here.
 type committer struct {
 	*metadata.Committer
 	sv      *server

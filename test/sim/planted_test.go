@@ -45,8 +45,8 @@ func runFor(about Bug, seed uint64, b Bug) error {
 	return err
 }
 
-// find looks for a planted bug. A request that hangs is no proof, and a panic is no proof: the
-// bug's wrapper may be the cause.
+// find looks for a planted bug. A request that hangs and a panic are no proof: the bug's wrapper
+// may be the cause.
 func find(b Bug) (seed uint64, err error) {
 	for seed = 1; seed <= plantedSeeds; seed++ {
 		err = runFor(b, seed, b)

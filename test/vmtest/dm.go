@@ -74,8 +74,8 @@ func dmsetup(t testing.TB, stdin string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Swap replaces the table of the live device. I/O that has begun ends under
-// the old table; what comes meanwhile waits.
+// Swap replaces the table of the live device. I/O that has begun ends under the old table; I/O that
+// comes meanwhile waits.
 func (d *DM) Swap(t testing.TB, table string) {
 	t.Helper()
 	dmsetup(t, table, "load", d.Name)

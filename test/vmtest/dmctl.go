@@ -29,7 +29,7 @@ func (d *DM) Mark(text string) error {
 	return d.ioctl(14, 0, append(make([]byte, 8), "mark "+text+"\x00"...))
 }
 
-// Suspend makes I/O wait until Resume; what has begun ends first.
+// Suspend makes I/O wait until Resume; I/O that has begun ends first.
 func (d *DM) Suspend(t testing.TB) {
 	t.Helper()
 	// DM_SUSPEND_FLAG, DM_SKIP_LOCKFS_FLAG, DM_NOFLUSH_FLAG

@@ -56,7 +56,7 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor)
 func KernelVersion() Version {
 	v, err := parseRelease(KernelRelease())
 	if err != nil {
-		panic(err) // Linux has numbered itself so since 1991
+		panic(err) // every Linux release begins with two numbers
 	}
 	return v
 }
@@ -88,10 +88,9 @@ type Feature struct {
 	Has func() (bool, error)
 }
 
-// Require skips the test on a kernel that is too old for the feature. On one
-// that is new enough and lacks it anyway the test fails, so that a broken
-// probe turn tests off unnoticed. A kernel older than Min that has the feature
-// (a backport) is fine.
+// Require skips the test on a kernel that is too old for the feature. On a kernel that is new
+// enough and lacks it anyway the test fails, so that a broken probe does not turn tests off
+// unnoticed. A kernel older than Min that has the feature (a backport) is fine.
 func Require(t testing.TB, f Feature) {
 	t.Helper()
 	outcome, msg := f.judge(KernelVersion())

@@ -119,7 +119,7 @@ func validate(t *testing.T, text []byte) {
 	if err := schema.Validate(value); err != nil {
 		t.Error(err)
 	}
-	// A schema that takes anything would not be worth much.
+	// The schema must also refuse a wrong document.
 	value.(map[string]any)["components"].([]any)[0].(map[string]any)["type"] = "nonsense"
 	if err := schema.Validate(value); err == nil {
 		t.Error("the schema takes nonsense")
@@ -144,7 +144,7 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// What has no licence that is known is not described, rather than wrongly.
+// A part without a known licence is an error, so that it is not described wrongly.
 func TestNoLicence(t *testing.T) {
 	dir := t.TempDir()
 	p := &part{path: "example.org/x", version: "v1.0.0"}

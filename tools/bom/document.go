@@ -12,8 +12,8 @@ import (
 // specVersion is one that the tools of 2026 read; newer ones add nothing that is used here.
 const specVersion = cdx.SpecVersion1_6
 
-// cycloneDX writes the document: the program, its parts, and that it depends on each of them.
-// (A binary does not tell which part wants which.)
+// cycloneDX writes the document: the program, its parts, and that it depends on each of them. (A
+// binary does not say which part needs which.)
 func (p *program) cycloneDX() ([]byte, error) {
 	b := cdx.NewBOM()
 	// The name of this very binary.

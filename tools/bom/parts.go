@@ -63,7 +63,7 @@ func (p *part) name() string { return p.path + "@" + p.version }
 func moduleDirs(args []string) (map[string]string, error) {
 	var stderr bytes.Buffer
 	cmd := exec.Command("go", args...)
-	// Modules are named with their versions: no go.mod has a say in that.
+	// Modules are named with their versions, so no go.mod influences them.
 	cmd.Dir, cmd.Stderr = os.TempDir(), &stderr
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 	out, err := cmd.Output()
@@ -84,8 +84,8 @@ func moduleDirs(args []string) (map[string]string, error) {
 // licenceFile matches the files that tell what one may do with a module.
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([-._].*)?$`)
 
-// holder matches lines that say whose a work is. A [year] or a {name} in the licence's own
-// advice is none, nor is a sentence of it that begins with the word.
+// holder matches lines that say who owns a work. It does not match a [year] or a {name} in the
+// licence's own advice, or a sentence of the licence that begins with the word.
 var holder = regexp.MustCompile(`(?mi)^[\s*/#>]*copyright\s+((?:\(c\)|©)\s*[^\s\[{].*|\d{4}.*)$`)
 
 // notice are what licensecheck recognizes besides licences. They stand in the texts.

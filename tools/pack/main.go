@@ -3,9 +3,9 @@
 //	pack -config packaging/nfpm.yaml -format deb -out dist -license 'MIT AND BSD-3-Clause' \
 //		-changelog FILE -signer 'scripts/sign KEY'
 //
-// The signer reads what is to be signed and writes a detached OpenPGP signature. nfpm's own
-// signing takes the time from the clock and adds random bytes; no two such packages are the
-// same. What it prints is the package's name.
+// The signer reads what is to be signed and writes a detached OpenPGP signature. nfpm's own signing
+// takes the time from the clock and adds random bytes; no two such packages are the same. pack
+// prints the package's name.
 package main
 
 import (

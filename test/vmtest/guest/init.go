@@ -26,7 +26,7 @@ func Init() {
 	frame := proto.Frame{Kind: proto.KindExit, Code: proto.ExitGuestSetup}
 	err := mountAll()
 	if err != nil {
-		// Without /dev there is nobody to tell but the console.
+		// Without /dev only the console can show the error.
 		fmt.Println("vmexec:", err)
 		powerOff()
 	}

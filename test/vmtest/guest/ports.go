@@ -90,8 +90,8 @@ func openVirtio() (map[string]*os.File, error) {
 	}
 }
 
-// drain waits until the host has taken what was written. A port that is no
-// serial line has nothing in hand, and says so by an error.
+// drain waits until the host has taken what was written. A port that is no serial line buffers
+// nothing, and returns an error.
 func drain(ports map[string]*os.File) {
 	for _, f := range ports {
 		// With an argument other than 0 it is tcdrain(3), see tty_ioctl(2).

@@ -101,8 +101,8 @@ func newApt(dir, list string) (*apt, error) {
 	return &apt{dir: dir, opts: opts}, nil
 }
 
-// run runs one of apt's programs and returns its output, warnings included:
-// a suite that cannot be reached is only that to apt.
+// run runs one of apt's programs and returns its output, warnings included: apt only warns of a
+// suite that cannot be reached.
 func (a *apt) run(name string, args ...string) (stdout, stderr []byte, err error) {
 	return Run(filepath.Join(a.dir, "archives"), name, append(append([]string{}, a.opts...),
 		args...)...)
@@ -233,8 +233,7 @@ func Packages(cache, series, release string, logf func(string, ...any)) ([]strin
 	return filepath.Glob(files)
 }
 
-// RemoveAll removes packages that have been unpacked: kept they would only be
-// stale later.
+// RemoveAll removes packages that have been unpacked. They would only be outdated later.
 func RemoveAll(debs []string) {
 	for _, deb := range debs {
 		_ = os.Remove(deb)

@@ -1,10 +1,8 @@
-// Package proto is what the host side of the VM harness (cmd/vmexec,
-// test/vmtest/machine) and its guest side (test/vmtest/guest, process 1
-// of the guest) say to each other.
+// Package proto is the protocol between the host side of the VM harness (cmd/vmexec,
+// test/vmtest/machine) and its guest side (test/vmtest/guest, process 1 of the guest).
 //
-// Towards the guest there is one message, the [Job], a JSON file in the
-// initramfs at [JobPath]. From the guest come three ports, of virtio-serial or
-// plain serial lines ([PortsParam]):
+// The guest gets one message, the [Job], a JSON file in the initramfs at [JobPath]. It answers on
+// three ports, of virtio-serial or plain serial lines ([PortsParam]):
 //
 //	vmexec.out   the program's standard output, bytes as they come
 //	vmexec.err   its standard error

@@ -25,8 +25,8 @@ const (
 // on machines that have no virtio-serial.
 const PortsParam = "vmexec.ports="
 
-// Exit codes of vmexec beyond those of the program that it ran. They are high
-// and odd so that no test framework uses them.
+// Exit codes of vmexec beyond those of the program that it ran. They are high and unusual, so that
+// no test framework uses them.
 const (
 	// ExitTimeout: the program ran for longer than it was allowed to and was
 	// ended; the guest itself was well.
@@ -107,10 +107,10 @@ func WriteFrame(w io.Writer, f Frame) error {
 	return err
 }
 
-// ReadResult reads frames until the exit frame and returns it. Each file is
-// handed to onFile with a reader of exactly its contents; what onFile leaves
-// unread is skipped, and an error from it ends the reading. A port that ends
-// early or talks nonsense is ErrNoResult, wrapped with what was seen.
+// ReadResult reads frames until the exit frame and returns it. Each file is handed to onFile with a
+// reader of exactly its contents; what onFile leaves unread is skipped, and an error from it ends
+// the reading. A port that ends early or sends invalid data is ErrNoResult, wrapped with what was
+// seen.
 func ReadResult(r io.Reader, onFile func(path string, contents io.Reader) error) (Frame, error) {
 	br := bufio.NewReaderSize(r, maxFrameLine)
 	for {

@@ -42,9 +42,8 @@ func (m *Machine) Command(g *machine.Guest) (*machine.Command, error) {
 	return &machine.Command{Path: path, Args: m.args(g)}, nil
 }
 
-// cmdline is the kernel's command line. An oops ends the guest, because what
-// runs on after it proves nothing; mitigations, security modules and self-tests
-// cost time and guard nobody here.
+// cmdline is the kernel's command line. An oops ends the guest, because results after an oops prove
+// nothing. Mitigations, security modules and self-tests cost time and are not needed here.
 const cmdline = "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off nokaslr no5lvl " +
 	"random.trust_cpu=on audit=0 lsm= cryptomgr.notests=1 init_on_alloc=0 rdinit=/init"
 

@@ -1,6 +1,5 @@
-// Package system boots whole Debian systems, with systemd as process 1, for
-// tests of what the product is on a host: packages, units, udev rules, the way
-// from boot to power-off.
+// Package system boots whole Debian systems, with systemd as process 1, for tests of the product as
+// it runs on a host: packages, units, udev rules, the way from boot to power-off.
 //
 // A [Host] is such a system. Its root comes from [GetRoot], which has
 // mmdebstrap make it once, and is shared by all hosts of the suite: each
@@ -14,8 +13,8 @@
 //	h.Boot()
 //	h.Run("fsck.ext4 -fn /dev/ubdc")
 //
-// With a [Loader] a host boots by an initramfs from a disk of its own, and in QEMU, if there
-// is a kernel, too. By [Host.BootRescue] another system has the host's disk.
+// With a [Loader] a host boots by an initramfs from a disk of its own, and in QEMU, if there is a
+// kernel, too. After [Host.BootRescue] another system boots, which has the host's disk.
 //
 // The cache has, beside the kernels:
 //

@@ -47,8 +47,8 @@ type Options struct {
 	Packages []string
 	// PackagesOf are further packages of one suite.
 	PackagesOf map[string][]string
-	// OwnRoot has the root disk be a file of its own, not one of the differences from an image:
-	// only such a disk can be booted by QEMU.
+	// OwnRoot makes the root disk a file of its own, not one of the differences from an image: QEMU
+	// can boot only such a disk.
 	OwnRoot bool
 }
 
@@ -198,7 +198,7 @@ func (h *Host) start() error {
 	if err != nil {
 		return err
 	}
-	// Not blocking, so that reads have deadlines.
+	// The descriptor does not block, so that reads can have deadlines.
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		return err
 	}
@@ -217,11 +217,11 @@ func (h *Host) start() error {
 		return err
 	}
 	cmd.Env = append(os.Environ(), "TMPDIR="+h.memoryDir())
-	// A group of its own: the processes of the guest are processes here.
+	// The machine is in a group of its own, because the processes of the guest are processes here.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.ExtraFiles = []*os.File{theirs}
-	// Open, and empty, as long as this process lives.
+	// Standard input stays open, and empty, as long as this process lives.
 	if _, err := cmd.StdinPipe(); err != nil {
 		ours.Close()
 		return err

@@ -41,15 +41,15 @@ func KernelPackages(t testing.TB, series, release string) []string {
 	return debs
 }
 
-// BootWith has the boots that follow done by a boot loader, nil: by none.
+// BootWith makes a boot loader do the boots that follow; nil: none does.
 func (h *Host) BootWith(l *Loader) { h.loader = l }
 
-// BootRescue has the boots that follow done from another disk, with the same system as
-// the host's at its beginning, or no longer. The host's own disk is at RootDisk then.
+// BootRescue makes the boots that follow use another disk, which has the system that the host had
+// at first; false ends that. The host's own disk is at RootDisk then.
 func (h *Host) BootRescue(rescue bool) { h.rescue = rescue }
 
-// SetBad has these sectors, of 512 bytes, of the root disk fail to be read and written
-// from the next boot in QEMU on.
+// SetBad makes reads and writes of these sectors of the root disk, of 512 bytes each, fail from the
+// next boot in QEMU on.
 func (h *Host) SetBad(sectors []int64) { h.bad = sectors }
 
 // RootDisk is the disk that the host's system is on.
@@ -104,7 +104,8 @@ func (h *Host) bootArguments(initrd string) []string {
 		strings.Fields(h.loader.Append)...)
 }
 
-// emulatedLine is the kernel's command line. What is left out costs time and guards nobody here.
+// emulatedLine is the kernel's command line. Features that are turned off cost time and are not
+// needed here.
 const emulatedLine = "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off nokaslr " +
 	"no5lvl random.trust_cpu=on audit=0 lsm= cryptomgr.notests=1 init_on_alloc=0 " +
 	"system.agent=ttyS1 system.payload=/dev/vdb "

@@ -23,8 +23,7 @@ import (
 // Name is what user-mode Linux is called where else a kernel series is named.
 const Name = "uml"
 
-// series is the newest that Debian has the source of, and that ublk's features
-// are all in.
+// series is the newest series whose source Debian has. It has all of ublk's features.
 const series = "7.3"
 
 // ErrNotBuilt is returned when the cache has no user-mode Linux.
@@ -56,7 +55,8 @@ func Build(cache string, update bool, logf func(string, ...any)) (*kernel.Kernel
 	if err := os.MkdirAll(kernels, 0o755); err != nil {
 		return nil, err
 	}
-	// A lock of its own: nobody who only wants a kernel of Debian waits for a compiler.
+	// The build has a lock of its own, so that a process that only wants one of Debian's kernels
+	// does not wait for a compiler.
 	unlock, err := kernel.Lock(kernels, Name+".lock")
 	if err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 	}
 	defer func() { _ = report.Close() }()
 	run := func(stdout io.Writer, args ...string) error {
-		// The machine is somebody's.
+		// The build should not disturb other work on the machine.
 		cmd := exec.Command("nice", append([]string{"make", "-C", tree, "ARCH=um", "O=" + objects,
 			"-j" + strconv.Itoa(runtime.NumCPU())}, args...)...)
 		cmd.Env = append(withoutMake(os.Environ()), "LC_ALL=C", "KCONFIG_ALLCONFIG="+all,
@@ -218,7 +218,7 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 	}
 	name := strings.TrimSpace(release.String())
 	modules := filepath.Join(out, "lib/modules", name)
-	// A link to the source, which goes.
+	// This is a link to the source, which is removed later.
 	if err := os.Remove(filepath.Join(modules, "build")); err != nil &&
 		!errors.Is(err, os.ErrNotExist) {
 		return "", err
@@ -228,7 +228,7 @@ func compile(tmp, tree, out, log string, logf func(string, ...any)) (string, err
 	return name, err
 }
 
-// withoutMake leaves out what a make that called this one would tell it.
+// withoutMake leaves out the variables by which a calling make passes options to this one.
 func withoutMake(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")

@@ -22,11 +22,11 @@ type Machine struct {
 	Kernel *kernel.Kernel
 }
 
-// cmdline is the kernel's command line. seccomp=on stops processes by seccomp
-// instead of ptrace, which is faster by far. An oops ends the guest, because
-// what runs on after it proves nothing. The ports are serial lines, the console is
-// a file. The root must be asked to be a tmpfs: user-mode Linux adds a root= of its
-// own, at which the kernel takes a ramfs, which has no direct I/O.
+// cmdline is the kernel's command line. seccomp=on stops processes by seccomp instead of ptrace,
+// which is faster by far. An oops ends the guest, because results after an oops prove nothing. The
+// ports are serial lines, the console is a file. The line must ask for a tmpfs as the root:
+// user-mode Linux adds a root= of its own, with which the kernel uses a ramfs, which has no direct
+// I/O.
 const cmdline = "ncpus=1 seccomp=on quiet noreboot con=null con0=null,fd:%d console=tty0 " +
 	"loglevel=5 " +
 	"oops=panic panic=-1 audit=0 cryptomgr.notests=1 rootfstype=tmpfs rdinit=/init"

@@ -36,7 +36,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// More memory than any host has goes to the disk.
+// If the guest has more memory than any host, the file is on the disk.
 func TestMemoryDir(t *testing.T) {
 	if got := memoryDir(&machine.Guest{Dir: "/g", MemoryMiB: 1 << 40}); got != "/g" {
 		t.Error(got)
@@ -56,8 +56,8 @@ func TestUnmet(t *testing.T) {
 	}
 }
 
-// A kernel in the cache is used as it is; of another configuration, with a
-// word about it. None is an error that says what to do.
+// A kernel in the cache is used as it is. One with another configuration is used too, with a
+// message. If there is none, the error says what to do.
 func TestGet(t *testing.T) {
 	cache := t.TempDir()
 	var said []string
