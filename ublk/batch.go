@@ -19,10 +19,10 @@ import (
 //	FETCH   once: it completes whenever requests have come, with their tags in a provided buffer
 //	COMMIT  once in a round of the loop: the answers to all requests that were done in it
 //
-// A server that dies loses nothing: the kernel marks a request as the server's when it puts
-// the tag into the buffer (ublk_batch_prep_dispatch in drivers/block/ublk_drv.c), whether
-// the server looks or not, and keeps those that found no room in a queue of its own. It
-// gives both to the next server when the dead one's file is released (ublk_abort_queue).
+// A server that dies loses nothing: the kernel marks a request as the server's when it puts the tag
+// into the buffer (ublk_batch_prep_dispatch in drivers/block/ublk_drv.c), even if the server never
+// looks, and keeps requests that found no room in a queue of its own. It gives both to the next
+// server when the dead one's file is released (ublk_abort_queue).
 type batchCommands struct {
 	q     *Queue
 	tags  *uring.Provided // where FETCH puts them
@@ -161,9 +161,9 @@ func (x *batchCommands) free() {
 	set.n, set.sent, x.underWay = 0, 0, false
 }
 
-// committed takes the answer to COMMIT: how many bytes of elements the kernel has handled.
-// It stops at one that it refuses, and says why when it meets that one first: so what is
-// left is handed over again.
+// committed takes the answer to COMMIT: how many bytes of elements the kernel has handled. It stops
+// at an element that it refuses. It returns the reason only if that element is the first. So the
+// elements that are left are handed over again.
 func (x *batchCommands) committed(res int32) {
 	set := &x.sets[1-x.filling]
 	left := set.n - set.sent

@@ -16,8 +16,8 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// newBatch is the exchange of a queue that never meets a driver. Its commands come to be in
-// q.discard, one at a time, as those of every queue that has failed.
+// newBatch is the exchange of a queue without a driver. Its commands are put into q.discard, one at
+// a time, as those of every queue that has failed.
 func newBatch(t *testing.T, depth int, zeroCopy bool) *batchCommands {
 	t.Helper()
 	if v, err := RunningKernel(); err != nil || !v.AtLeast(KernelVersion{6, 12, 0}) {
@@ -110,8 +110,8 @@ func (c *sent) check(x *batchCommands, n int) (answers []answer, err error) {
 	return answers, nil
 }
 
-// Whenever the kernel takes answers, and however many at a time, it gets each once, in
-// their order, from memory that nobody touches before it has said so.
+// The kernel gets each answer once and in order, whenever it takes answers and however many at a
+// time. The memory of the answers does not change before the kernel has completed the command.
 func TestBatchedAnswers(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -193,7 +193,7 @@ func TestBatchedAnswers(t *testing.T) {
 	}
 }
 
-// What the kernel must not say ends the queue.
+// An answer that the kernel must not give ends the queue.
 func TestBatchRefusals(t *testing.T) {
 	for name, c := range map[string]struct {
 		cqe  uring.CQE

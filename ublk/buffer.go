@@ -8,8 +8,8 @@ import (
 	"ublkremap/ublk/internal/uring"
 )
 
-// A Buffer names memory for one operation of a Queue: the data of a request, or a Memory.
-// It is only as good as what it names: that of a request until Queue.Done.
+// A Buffer names memory for one operation of a Queue: the data of a request, or a Memory. It is
+// valid as long as what it names: the data of a request until Queue.Done.
 type Buffer struct {
 	addr  uint64 // an address, or with zero copy an offset in the registered buffer
 	index uint16 // of the registered buffer
@@ -23,14 +23,14 @@ func (b Buffer) At(n uint32) Buffer {
 	return b
 }
 
-// pinnedMost is how much of each tag's buffer is registered with the ring where the data is
-// copied, in bytes. The kernel then does not have to look up and hold its pages for every
-// operation, which costs a small one a good part of its time. They stay in memory for as
-// long as the queue lives, so it is not all of them.
+// pinnedMost is how much of each tag's buffer is registered with the ring where the data is copied,
+// in bytes. The kernel then does not have to look up and hold its pages for every operation, which
+// costs a small one a good part of its time. Registered pages stay in memory as long as the queue
+// lives, so only the start of each buffer is registered.
 const pinnedMost = 16 << 10
 
-// pinBuffers registers the start of each tag's buffer as buffer number tag. Where that is
-// not allowed, for lack of memory that may be locked, requests do without.
+// pinBuffers registers the start of each tag's buffer as buffer number tag. If the limit on locked
+// memory does not allow that, requests work without it.
 func (q *Queue) pinBuffers() {
 	size := min(pinnedMost, q.maxIO)
 	if q.ring.RegisterBuffers(q.bufs, q.maxIO, size) == nil {

@@ -27,16 +27,16 @@ type command struct {
 }
 
 const (
-	// How long a cancelled command may take to end. One that does not is in a wait that
+	// How long a cancelled command may take to end. A command that takes longer is in a wait that
 	// cannot be interrupted.
 	cancelGrace = 2 * time.Second
-	// How often a wait looks at a context without a deadline of its own making.
+	// How often a wait checks whether its context has ended.
 	contextPoll = 100 * time.Millisecond
 )
 
-// command sends one command on a ring that has no other, and waits for its answer, with a
-// deadline. Commands are rare, and a ring each means that one that the kernel holds up for
-// ever holds up nothing else.
+// command sends one command on a ring that has no other, and waits for its answer, with a deadline.
+// Commands are rare, so each has a ring of its own. A command that the kernel holds up for ever
+// then holds up nothing else.
 func (c *Control) command(ctx context.Context, cmd command) (int32, error) {
 	fail := func(errno syscall.Errno) (int32, error) {
 		return 0, &CommandError{Op: cmd.name, ID: cmd.id, Errno: errno}

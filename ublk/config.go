@@ -15,7 +15,7 @@ const (
 	Auto Choice = iota
 	// Require fails with an UnsupportedFeatureError if the kernel lacks it.
 	Require
-	// Never does without.
+	// Never does not use the feature.
 	Never
 )
 
@@ -41,14 +41,14 @@ type Config struct {
 	MaxIO int
 
 	ZeroCopy Choice // zero copy with automatic buffer registration, Linux 6.16
-	// BatchIO exchanges many requests with one command, Linux 7.0. It needs a depth of 2 or
-	// more. Auto is Never: up to Linux 7.3 it is no safer than KnownBadBatchIO says, and
-	// such a device cannot be quiesced.
+	// BatchIO exchanges many requests with one command, Linux 7.0. It needs a depth of 2 or more.
+	// Auto is Never: up to Linux 7.3 it has the faults that KnownBadBatchIO lists, and such a
+	// device cannot be quiesced.
 	BatchIO  Choice
 	Recovery Choice // user recovery with reissue: the device outlives its server, Linux 6.1
 	// NoPartScan keeps the kernel from looking for partitions when the device starts, Linux 7.0.
 	NoPartScan bool
-	// Tag says whose device it is to servers to come; see DeviceInfo.
+	// Tag tells later servers whose device it is; see DeviceInfo.
 	Tag uint64
 
 	Params Params
@@ -116,7 +116,8 @@ func (c *Config) features(have Features) (Features, error) {
 		}
 	}
 	err := errors.Join(
-		// Automatic registration first: it came one version later, so it is the one to name.
+		// Automatic registration is checked first: it came one version later, so the error must
+		// name it.
 		pick(c.ZeroCopy, FeatureAutoBufReg),
 		pick(batch, FeatureBatchIO),
 		pick(c.Recovery, FeatureRecovery|FeatureRecoveryReissue),
@@ -133,7 +134,7 @@ func (c *Config) features(have Features) (Features, error) {
 		}
 		flags |= FeatureNoAutoPartScan
 	}
-	// Resizing costs nothing to have.
+	// A device that can be resized costs no more than another one.
 	flags |= have & (FeatureUpdateSize)
 	// A device with batch I/O must not be quiesced: up to Linux 7.3 at least its requests
 	// fail then, until the next server is there (ublk_batch_cancel_queue in

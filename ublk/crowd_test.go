@@ -10,8 +10,8 @@ import (
 	"ublkremap/ublk/ublktest"
 )
 
-// crowdTarget answers a write with more completions than the ring has room for, and takes
-// its time until told that the next request is on its way.
+// crowdTarget answers a write with more completions than the ring has room for, and waits until it
+// is told that the next request is on its way.
 type crowdTarget struct {
 	ublktest.Null
 	file    *os.File

@@ -29,9 +29,9 @@
 // registered buffer of the ring that only I/O can reach ("zero copy", Linux 6.16 and
 // later). A Handler that names the data by [Queue.RequestBuffer] works with both.
 //
-// A tag comes and goes by a command of its own, or with batch I/O ([Config].BatchIO, Linux
-// 7.0 and later) all that have come, and all answers of a round of the loop, by one
-// command.
+// Each tag comes and goes by a command of its own. With batch I/O ([Config].BatchIO, Linux 7.0 and
+// later) one command brings all tags that have come, and another one takes all answers of a round
+// of the loop.
 //
 // # What it never does
 //

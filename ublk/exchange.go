@@ -29,8 +29,8 @@ type exchange interface {
 	// leave is flush for the last time, when no completion is looked at any more and all
 	// that was queued is submitted.
 	leave()
-	// end is the last call on the thread, however the queue has ended: nothing that
-	// requests bring may reach the memory of the process any more.
+	// end is the last call on the thread, however the queue has ended. After it no data of a
+	// request may reach the memory of the process any more.
 	end() error
 	// release gives back what setup got, when the ring is closed.
 	release() error

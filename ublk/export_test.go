@@ -1,7 +1,7 @@
 package ublk
 
-// FetchMissing lets tests leave a device as a server does that dies while it fetches: from
-// so many queues as it is told that the device has.
+// FetchMissing lets tests leave a device like a server that dies while it fetches. It fetches from
+// as many queues as the DeviceInfo says.
 var FetchMissing = fetchMissing
 
 // Rearmings is how often a queue with batch I/O had to ask for requests again because the

@@ -97,8 +97,8 @@ func (m mode) need(t testing.TB) {
 	}
 }
 
-// killable skips where the death of a server of this mode is the kernel's: when one with
-// batch I/O dies with requests on their way, Linux 7.0 to 7.3 copy to its memory in a
+// killable skips the test where the death of a server of this mode would crash the kernel. When a
+// server with batch I/O dies with requests on their way, Linux 7.0 to 7.3 copy to its memory in a
 // thread that has none. That fails, except under user-mode Linux, which panics.
 func (m mode) killable(t testing.TB) {
 	t.Helper()

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Holder is somebody who keeps a device from being removed.
+// A Holder is a process, a mount or a block device that keeps a device from being removed.
 type Holder struct {
 	PID     int    // 0 if the holder is not a process
 	Command string // of the process
@@ -28,9 +28,9 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) with %s", h.PID, h.Command, h.Path)
 }
 
-// Holders looks for those who hold a device: processes that have it, a partition of it or its
-// server's end open, mounts of any namespace that it may see, and block devices on top. It finds
-// only what this process may see. The list can be empty although there are holders.
+// Holders looks for what holds a device: processes that have it, a partition of it or its server's
+// end open, mounts of any namespace that it may see, and block devices on top. It finds only what
+// this process may see. The list can be empty although there are holders.
 func Holders(id int) []Holder {
 	return holders(id, "/proc", "/sys/block")
 }

@@ -43,9 +43,8 @@ type DeviceInfo struct {
 	Features Features
 	OwnerUID uint32
 	OwnerGID uint32
-	// Tag is the server's own: what Config.Tag was when the device was made. The kernel
-	// keeps it for as long as the device exists and makes nothing of it (ublksrv_flags in
-	// the header).
+	// Tag is the server's own: what Config.Tag was when the device was made. The kernel keeps it
+	// for as long as the device exists and does not use it (ublksrv_flags in the header).
 	Tag uint64
 }
 

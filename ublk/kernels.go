@@ -87,9 +87,9 @@ var badKernels = []BadKernel{
 	},
 }
 
-// badBatchIO is what speaks against batch I/O: the source of 7.3.4 was read, and the first
-// was seen there. A later version of ublk_batch_tw_cb in drivers/block/ublk_drv.c looks
-// whether it is cancelled.
+// badBatchIO is the known fault of batch I/O. It was found in the source of 7.3.4, and was seen
+// there. A later version of ublk_batch_tw_cb in drivers/block/ublk_drv.c checks whether it is
+// cancelled.
 var badBatchIO = BadKernel{
 	First: KernelVersion{7, 0, 0},
 	Last:  KernelVersion{7, 3, 999},

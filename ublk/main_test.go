@@ -10,7 +10,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// TestMain also plays the server that tests kill, and looks for what the tests left behind.
+// TestMain also runs the server that tests kill, and looks for what the tests left behind.
 func TestMain(m *testing.M) {
 	if os.Getenv(serverEnv) != "" {
 		os.Exit(serverMain())

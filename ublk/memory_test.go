@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNewMemoryIsThere: memory that the kernel writes to takes no page when it does, also if it
-// was only read before; of zeroes that are only read all pages are one.
+// TestNewMemoryIsThere: a write by the kernel needs no new page, even if the memory was only read
+// before. All pages of zeroes that are only read are the same page.
 func TestNewMemoryIsThere(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

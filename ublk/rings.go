@@ -46,9 +46,9 @@ func (r *commandRing) next() uint64 {
 	return r.last
 }
 
-// Reserve makes rings in advance, so that so many commands at a time, up to three, work
-// from now on whatever becomes of the right to make rings: kernel.io_uring_disabled can be
-// set while a device lives, which then could not be stopped.
+// Reserve makes rings in advance, so that n commands at a time, up to three, work from now on even
+// if this process may make no more rings: kernel.io_uring_disabled can be set while a device lives,
+// and the device could not be stopped then.
 func (c *Control) Reserve(n int) error {
 	for {
 		c.mu.Lock()

@@ -28,8 +28,8 @@ func forbidRings(t *testing.T, value string) {
 	})
 }
 
-// TestRingsAreKept: what was reserved goes on to work when nobody may make rings any more,
-// and what was not says why it does not.
+// TestRingsAreKept: commands with reserved rings still work when no process may make rings any
+// more. Other commands say why they do not work.
 func TestRingsAreKept(t *testing.T) {
 	r := ram(t, 1<<20)
 	s := serve(t, r, ublk.Config{ID: ublk.AnyID, Params: r.Params()}, ublk.RunOptions{})

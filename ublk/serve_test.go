@@ -279,9 +279,9 @@ func TestStopUnderLoad(t *testing.T) {
 			if err := s.Stop(within(t)); err != nil {
 				t.Fatal(err)
 			}
-			// Each worker ends with its first operation that the disk is gone for.
+			// Each worker ends with its first operation that fails because the disk is gone.
 			err := e.wait()
-			// A disk that is gone has no size: reads end there, writes find no room.
+			// A disk that is gone has no size: reads return nothing, and writes find no room.
 			gone := errors.Is(err, io.EOF) || errors.Is(err, unix.ENOSPC)
 			if !gone && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EIO) &&
 				!errors.Is(err, unix.ENXIO) && !errors.Is(err, os.ErrClosed) {
@@ -360,7 +360,7 @@ func TestTargetThatFails(t *testing.T) {
 	}
 	cleanUp(t, dev.Info().ID)
 	want := errors.New("no such backing")
-	// The last one: those before it are at work already, where there is more than one CPU.
+	// The last queue fails: those before it work already, if there is more than one CPU.
 	if err := dev.Run(context.Background(), failingTarget{queue: dev.Info().Queues - 1, err: want},
 		ublk.RunOptions{}); !errors.Is(err, want) {
 		t.Errorf("run: %v", err)
@@ -410,7 +410,7 @@ func TestIdleDeviceSleeps(t *testing.T) {
 		ublk.RunOptions{})
 	f := openDirect(t, s.Info().BlockPath())
 	defer f.Close()
-	time.Sleep(200 * time.Millisecond) // whatever looks at new disks has looked
+	time.Sleep(200 * time.Millisecond) // programs that look at new disks have done so
 	before := target.batches.Load()
 	time.Sleep(time.Second)
 	// The runtime may interrupt the thread to stop it for a collection; a timer would show
@@ -519,7 +519,7 @@ func TestWhatTheKernelLacksIsNamed(t *testing.T) {
 	if unsupported.MinimumVersion != (ublk.KernelVersion{Major: 6, Minor: 16}) {
 		t.Errorf("minimum version %v", unsupported.MinimumVersion)
 	}
-	// Auto does without.
+	// Auto does not use it.
 	dev, err = ublk.Create(within(t), ctl, ublk.Config{ID: ublk.AnyID,
 		Params: ublk.Params{Size: 1 << 20}})
 	if err != nil {

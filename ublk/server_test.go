@@ -146,7 +146,7 @@ func backingFile(t *testing.T, size int64) string {
 	return f.Name()
 }
 
-// stopAndDelete is what anybody can do to a device.
+// stopAndDelete stops and deletes a device, as any process may.
 func stopAndDelete(t *testing.T, ctl *ublk.Control, id int) {
 	t.Helper()
 	if err := ctl.Stop(within(t), id); err != nil {
@@ -188,9 +188,8 @@ func TestRecoveryUnderLoad(t *testing.T) {
 	})
 }
 
-// A device whose server was killed can be stopped and deleted by anybody. When every tag
-// was in the server's hands, kernels before 6.15 notice its death only by the request
-// timeout.
+// A device whose server was killed can be stopped and deleted by anybody. If the server owned every
+// tag, kernels before 6.15 notice its death only by the request timeout.
 func TestKilledServersDeviceCanBeRemoved(t *testing.T) {
 	control(t)
 	eachMode(t, func(t *testing.T, m mode) {
@@ -269,7 +268,7 @@ func saturated(id, depth int) bool {
 	return reads+writes >= depth
 }
 
-// freeze stops the process, so that all tags come to be in its hands.
+// freeze stops the process, so that it comes to own all tags.
 func (s *server) freeze(t *testing.T) {
 	t.Helper()
 	if err := s.cmd.Process.Signal(unix.SIGSTOP); err != nil {
@@ -277,8 +276,8 @@ func (s *server) freeze(t *testing.T) {
 	}
 }
 
-// A server that dies with every tag in its hands is missed late by old kernels; the next
-// one must get all of them.
+// Old kernels notice late that a server has died that owned every tag. The next server must get all
+// of them.
 func TestRecoveryOfASaturatedQueue(t *testing.T) {
 	control(t)
 	eachMode(t, func(t *testing.T, m mode) {
@@ -398,8 +397,8 @@ func TestLeaveAndRecover(t *testing.T) {
 	})
 }
 
-// A server that leaves with all of its tags in use, and more requests waiting. Before Linux
-// 6.16 the kernel would not notice for 30 seconds that it is gone, if nobody sees to that.
+// A server that leaves with all of its tags in use, and more requests waiting. Before Linux 6.16
+// the kernel would not notice for 30 seconds that it is gone, if the server did nothing about that.
 func TestLeaveSaturated(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		ctl, r, s, f, e := recoverable(t, m, 2, 12)
@@ -432,14 +431,14 @@ func TestLeaveSaturated(t *testing.T) {
 	})
 }
 
-// A device that somebody else quiesces is the next server's, whatever its requests are
-// doing: its server answers what it has and ends.
+// A device that another process quiesces goes to the next server, whatever its requests are doing:
+// its server answers what it has and ends.
 func TestQuiesce(t *testing.T) {
 	needFeature(t, control(t), ublk.FeatureQuiesce)
 	const depth = 4
 	for _, c := range []struct {
 		name    string
-		workers int // who do I/O
+		workers int // goroutines that do I/O
 		inHand  int // requests that the server has at the time, at least
 		delay   time.Duration
 	}{
@@ -459,7 +458,8 @@ func TestQuiesce(t *testing.T) {
 	}
 }
 
-// Linux 7.3 fails the requests of a device with batch I/O that is quiesced, so nobody may.
+// Linux 7.3 fails the requests of a device with batch I/O that is quiesced, so quiescing is
+// refused.
 func TestBatchIsNotQuiesced(t *testing.T) {
 	ctl := control(t)
 	needFeature(t, ctl, ublk.FeatureBatchIO)
@@ -499,7 +499,7 @@ func testQuiesce(t *testing.T, m mode, depth, workers, inHand int, delay time.Du
 		}
 	}
 	for told := false; !told; {
-		// Asked once, it can miss a server that has all tags in its hands.
+		// A single Quiesce can miss a server that owns all tags.
 		if err := ctl.Quiesce(within(t), dev.Info().ID, 10*time.Second); err != nil {
 			t.Fatal(err)
 		}

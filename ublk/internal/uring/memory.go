@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where Mmap puts memory: far from where programs, their heaps, libraries and stacks lie,
-// and nobody knows where exactly.
+// Where Mmap puts memory: far from programs, their heaps, libraries and stacks, at an address that
+// cannot be known beforehand.
 const (
 	lonelyFirst = 1 << 45
 	lonelyPast  = 5 << 44
@@ -21,12 +21,11 @@ const (
 // Mmap gets memory outside of the Go heap, zeroed and page-aligned: what the kernel may
 // write to at any time. Munmap gives it back.
 //
-// Its address is a random one that is likely to mean nothing in any other process. That is
-// for a fault of ublk's batch commands in Linux 7.0 to 7.3: when a server is killed, a
-// worker thread of the kernel may still write to its memory (ublk_batch_tw_cb in
-// drivers/block/ublk_drv.c does not look whether it is cancelled), while the page tables of
-// some other process are in use. At such an address there is nothing to write to, and the
-// kernel keeps the request for the next server.
+// Its address is a random one that is most likely unmapped in every other process. This is because
+// of a fault of ublk's batch commands in Linux 7.0 to 7.3: when a server is killed, a worker thread
+// of the kernel may still write to its memory (ublk_batch_tw_cb in drivers/block/ublk_drv.c does
+// not check whether it is cancelled), while the page tables of some other process are in use. At an
+// unmapped address the write fails, and the kernel keeps the request for the next server.
 func Mmap(size int) ([]byte, error) {
 	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_ANONYMOUS | unix.MAP_PRIVATE
 	for range lonelyTries {

@@ -75,10 +75,10 @@ const blockDiscard = 0x12 << 8
 
 // BlockDiscard discards a range of a block device. Linux 6.12.
 //
-// It is handed to a thread of the kernel's that may wait. Tried without waiting it fails
-// with EOPNOTSUPP on every driver that takes bios itself and does not promise never to wait
-// (dm-thin, zram, some MD levels), and nobody tries again: submit_bio_noacct in
-// block/blk-core.c, blk_cmd_complete in block/ioctl.c.
+// It is handed to a thread of the kernel's that may wait. A discard that may not wait fails with
+// EOPNOTSUPP on every driver that takes bios itself and does not promise never to wait (dm-thin,
+// zram, some MD levels), and nothing retries it: submit_bio_noacct in block/blk-core.c,
+// blk_cmd_complete in block/ioctl.c.
 func BlockDiscard(s *SQE, file int, off, n uint64) {
 	s.OpCode = giouring.OpUringCmd
 	s.Flags = giouring.SqeFixedFile | giouring.SqeAsync

@@ -28,10 +28,9 @@ const (
 // More reports whether the operation goes on and will complete again (IORING_CQE_F_MORE).
 func (c *CQE) More() bool { return c.Flags&cqeMore != 0 }
 
-// Provided is memory for one operation at a time whose data comes when it likes: a ring of
-// two provided buffers that the kernel fills one after the other, each piece by piece
-// (struct io_uring_buf_ring, IOU_PBUF_RING_INC). Completions say how much came, Take where
-// it is.
+// Provided is memory for one operation at a time whose data may come at any time: a ring of two
+// provided buffers that the kernel fills one after the other, each piece by piece (struct
+// io_uring_buf_ring, IOU_PBUF_RING_INC). Completions say how much came, Take where it is.
 type Provided struct {
 	ring    *Ring
 	group   uint16
@@ -91,8 +90,8 @@ func (p *Provided) register() error {
 	return nil
 }
 
-// Reset takes the buffers back and gives them anew. It is for when an operation has ended
-// for lack of something: what the kernel had put into them without a completion is gone. No
+// Reset takes the buffers back and gives them anew. It is called when an operation has ended for
+// lack of something. Data that the kernel had put into the buffers without a completion is lost. No
 // operation may have the buffers.
 func (p *Provided) Reset() error {
 	if err := p.Withdraw(); err != nil {

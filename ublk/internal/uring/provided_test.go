@@ -130,7 +130,7 @@ func TestProvidedBuffers(t *testing.T) {
 	}
 }
 
-// Completions that cannot be are errors, not memory of somebody else's.
+// Impossible completions are errors, and give no other memory.
 func TestProvidedBuffersAreChecked(t *testing.T) {
 	needProvided(t)
 	ring := newRing(t, QueueRing, 4)
@@ -163,7 +163,7 @@ func TestProvidedBuffersAreChecked(t *testing.T) {
 	}
 }
 
-// Memory lies where nothing else does, each piece somewhere else.
+// Each piece of memory lies far from everything else, and at another address.
 func TestMemoryIsLonely(t *testing.T) {
 	seen := map[uint64]bool{}
 	for range 20 {

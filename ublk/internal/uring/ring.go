@@ -250,10 +250,10 @@ func (r *Ring) SubmitOnly() error {
 	return waitError(errno)
 }
 
-// Prompt says that the entry queued last completes when it is submitted and that this is no
-// reason to return from the next wait, which waits for another completion besides: else
-// each wait would be one that does not wait. Should that other one be late, the wait ends
-// after promptLimit, so that a failure of the entry is seen.
+// Prompt says that the entry queued last completes when it is submitted, and that the next wait
+// must not return for that alone. It waits for one more completion; otherwise it would not wait at
+// all. If that other completion is late, the wait ends after promptLimit, so that a failure of the
+// entry is seen.
 func (r *Ring) Prompt() { r.prompt++ }
 
 const promptLimit = time.Second
@@ -298,7 +298,7 @@ func waitError(errno syscall.Errno) error {
 // Enters is how often the ring has entered the kernel.
 func (r *Ring) Enters() uint64 { return r.enters }
 
-// enter is the one place that enters the kernel. It goes by way of the scheduler, so that a
+// enter is the one place that enters the kernel. The Go scheduler knows of the call, so that a
 // thread that waits does not hold up the garbage collector.
 func (r *Ring) enter(submit, wait, flags uint32, arg unsafe.Pointer, size uintptr) (int,
 	syscall.Errno) {
