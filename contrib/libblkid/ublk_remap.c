@@ -72,7 +72,7 @@ static int probe_ublk_remap(blkid_probe pr, const struct blkid_idmag *mag)
 				le32_to_cpu(sb->version)) < 0)
 		return -ENOMEM;
 
-	/* other versions may have the rest elsewhere */
+	/* in other versions the rest may be elsewhere */
 	if (le32_to_cpu(sb->version) != UBLK_REMAP_VERSION)
 		return BLKID_PROBE_OK;
 

@@ -77,7 +77,7 @@ const (
 
 // bugInfo describes a bug: a short name, for flags; what it does; and where it is planted. If
 // ordinary seeds rarely meet what the bug needs, it also says what runs must be like, or which
-// scenario to play.
+// scenario to run.
 type bugInfo struct {
 	name, what, where string
 	focus             Focus

@@ -70,10 +70,10 @@
 //
 // # Scenarios
 //
-// Random runs seldom cut the power at the one write that matters. Scenarios are short stories: a
-// heal, a mirror that fails and comes back, a relocation, a start. Exhaust interrupts them at every
-// write, in several ways, and interrupts their recoveries again. The scenario runs once: each
-// interruption is a fork of disks, model and users.
+// Random runs seldom cut the power at the one write that matters. Scenarios are short sequences of
+// actions about one thing: a heal, a mirror that fails and comes back, a relocation, a start.
+// Exhaust interrupts them at every write, in several ways, and interrupts their recoveries again.
+// The scenario runs once: each interruption is a fork of disks, model and users.
 //
 // # To repeat a failure
 //

@@ -13,10 +13,10 @@ import (
 
 // This file cuts the power, or kills the server, at every single write of a scenario, each in
 // several ways. Then the next server recovers. The power is cut again at every write of that
-// recovery. Each interruption happens in a fork. The story itself continues undisturbed to its end,
-// so that it is told once for all cuts.
+// recovery. Each interruption happens in a fork. The scenario itself continues undisturbed to its
+// end, so it runs once for all cuts.
 
-// end is a way in which a story is interrupted.
+// end is a way in which a scenario is interrupted.
 type end uint8
 
 const (
@@ -32,7 +32,7 @@ const (
 type Exhausting struct {
 	// Again says that one of so many cuts in the recovery is made; 1: all of them.
 	Again int
-	// Sparse says that one of so many writes of the story is cut; 1: all of them.
+	// Sparse says that one of so many writes of the scenario is cut; 1: all of them.
 	Sparse int
 	// Only, if not empty, is the one path of interruptions to follow, in the form in which a
 	// failure prints it.
@@ -45,8 +45,8 @@ type Exhausting struct {
 type Exhausted struct {
 	Stats
 	Stories uint64
-	Writes  uint64 // of the stories
-	First   uint64 // interruptions of stories
+	Writes  uint64 // of the scenarios
+	First   uint64 // interruptions of scenarios
 	Second  uint64 // interruptions of recoveries
 }
 
@@ -64,7 +64,7 @@ func (e *Exhausted) String() string {
 		size(e.Read), size(e.Inspected))
 }
 
-// exhaust is one story.
+// exhaust is one scenario that is being interrupted.
 type exhaust struct {
 	how  Exhausting
 	out  Exhausted
@@ -73,7 +73,7 @@ type exhaust struct {
 	settle func(f *sim)
 }
 
-// Exhaust tells a scenario with a seed's order of events and interrupts it at every write.
+// Exhaust runs a scenario with a seed's order of events and interrupts it at every write.
 func Exhaust(sc *Scenario, layout string, seed uint64, bug Bug, how Exhausting) (Exhausted, error) {
 	x := &exhaust{how: how, settle: (*sim).recovered}
 	s := newScenario(seed, sc, layout, Options{Bug: bug})
@@ -158,7 +158,7 @@ func (x *exhaust) run(s *sim, story func()) (Exhausted, error) {
 	return x.out, err
 }
 
-// interrupt ends the story in every way, in forks of it.
+// interrupt ends the scenario in every way, in forks of it.
 func (x *exhaust) interrupt(s *sim) {
 	again := len(x.path) > 0
 	if !again && x.how.Sparse > 1 && s.writes%x.how.Sparse != 0 {

@@ -351,8 +351,8 @@ func (b Bug) cancels(rd *reader, r *userReq) {
 	}
 }
 
-// scrubs reads every block of the device by internal requests, in order, while the story goes on.
-// Each block must have been read, or have failed and be pending.
+// scrubs reads every block of the device by internal requests, in order, while the scenario goes
+// on. Each block must have been read, or have failed and be pending.
 func (s *sim) scrubs(story func(at uint64)) {
 	rd := s.srv.reader
 	done := make([]bool, s.plan.Blocks())

@@ -10,8 +10,8 @@ import (
 	"ublkremap/remap"
 )
 
-// Scenario is a short story about one thing. It is told again and again, with the power cut at each
-// of its writes.
+// Scenario is a short sequence of actions about one thing. Exhaust cuts the power at each of its
+// writes.
 type Scenario struct {
 	Name string
 	// initial is what the table begins with.
@@ -449,7 +449,7 @@ var (
 	failsReads  = failing{read: true, errno: int32(syscall.ENODATA), left: -1}
 )
 
-// Layouts are the layouts on which scenarios are told.
+// Layouts are the layouts on which scenarios run.
 var Layouts = []string{"alone-512", "alone-4096", "pair-512"}
 
 // newScenario makes the disks for a scenario; everything is calm.
@@ -494,7 +494,7 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 // per is how many blocks a unit has.
 func (s *sim) per() uint64 { return uint64(metadata.UnitSize / s.plan.BlockSize()) }
 
-// block is where scenarios play: the last unit of the displaced head and what follows it.
+// block is where scenarios act: the last unit of the displaced head and what follows it.
 func (s *sim) block() uint64 { return s.plan.HeadBlocks() - s.per() }
 
 // bad gives blocks a fault, at home.
@@ -575,7 +575,7 @@ func (s *sim) stop() {
 	s.down()
 }
 
-// Play tells a scenario once, without any interruption.
+// Play runs a scenario once, without any interruption.
 func Play(sc *Scenario, layout string, seed uint64, opts Options) (Stats, error) {
 	s := newScenario(seed, sc, layout, opts)
 	err := s.guard(func() {
