@@ -234,10 +234,10 @@ func TestCollectDecodesByVersion(t *testing.T) {
 	}
 }
 
-// FuzzBackup damages backups at will and decodes them; with fix, pages get their
-// right sums again, so that the decoder gets past them. raw is a whole file
-// instead, if it is not empty. changes is a list of 4 bytes each: where in the file
-// (2), what (1), and how many times (1). A page that is cut off is one more way.
+// FuzzBackup damages backups at will and decodes them; with fix, pages get their right sums again,
+// so that the decoder gets past them. raw is a whole file instead, if it is not empty. changes is a
+// list of 4 bytes each: where in the file (2), what (1), and how many times (1). One kind of change
+// cuts off a page.
 func FuzzBackup(f *testing.F) {
 	var files [][]byte
 	for _, g := range golden {

@@ -52,9 +52,9 @@ type Op struct {
 	ID     OpID
 	Device uint8 // index into Layout.Devices
 	Offset int64 // bytes, a multiple of 4096
-	// Data is aligned to 4096 bytes in memory, and a multiple of 4096 bytes
-	// long. It belongs to the Committer, which does not touch it until Done. Several
-	// writes may share it, so nobody may change it then.
+	// Data is aligned to 4096 bytes in memory, and a multiple of 4096 bytes long. It belongs to the
+	// Committer, which does not touch it until Done. Several writes may share it, so nothing may
+	// change it then.
 	Data []byte
 	// FUA: the write must be durable before Done. It is set on all writes. If that takes a flush,
 	// and the flush fails, the Op ends with ErrFlush.

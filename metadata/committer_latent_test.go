@@ -36,8 +36,8 @@ func (w *world) findLatent() {
 	w.find(disks, fmt.Sprintf("slot %d of the mirror at %d unreadable", slot, m.start))
 }
 
-// TestOneMirrorLeft: while one mirror is stale, any sector of the other one's
-// log may go bad: what was durable is found, also the newest record of all.
+// TestOneMirrorLeft: while one mirror is stale, any sector of the other one's log may go bad:
+// everything durable is found, also the newest record.
 func TestOneMirrorLeft(t *testing.T) {
 	for _, tc := range worlds[:3] {
 		t.Run(tc.name, func(t *testing.T) {

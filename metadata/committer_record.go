@@ -102,7 +102,7 @@ func (c *Committer) startRecord() {
 			r.txs = append(r.txs, tx)
 		}
 	}
-	// The attempt uses the number up, whatever becomes of it.
+	// The attempt uses the number up, even if it fails.
 	c.seq++
 	r.Position = Position{Epoch: c.sb.now.Epoch, Sequence: c.seq}
 	r.prev = c.durable
@@ -259,7 +259,7 @@ func (c *Committer) recordEnded() {
 		c.recordUnknown()
 		return
 	}
-	// One sector that goes bad must not undo it: where a load would rely on one mirror alone, that
+	// One sector that goes bad must not undo it: if a load would rely on one mirror alone, that
 	// mirror takes a second copy. If no other slot takes it, the first copy must be enough: then
 	// four sectors are bad already.
 	if m := &c.mirrors[only]; copies == 1 && !m.secondCopy {

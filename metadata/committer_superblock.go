@@ -93,8 +93,9 @@ func (s *superblockUpdate) active() bool { return s.stage != updateIdle }
 
 func (s *superblockUpdate) init(img *Image) {
 	s.now = img.sb.clone()
-	// A set of an older version gets its third superblocks with the first start. Neither
-	// data nor a region lies there. With the largest atoms a region does.
+	// A set of an older version gets its third superblocks with the first start. This is safe
+	// because neither data nor a region lies there. With the largest atoms a region does, and the
+	// set gets none.
 	if thirdSuperblock(int64(s.now.AtomSize)) < RegionStart && len(s.now.Devices) > 1 {
 		s.now.Compat |= compatThird
 	}
@@ -334,8 +335,8 @@ func (c *Committer) superblockDone(err error) {
 	}
 }
 
-// superblockUnreached goes on where the device of a copy was not reached. An update can do
-// without a spare device that is away, except for a start.
+// superblockUnreached goes on where the device of a copy was not reached. An update can do without
+// a spare device that is missing, except for a start.
 func (c *Committer) superblockUnreached(p *copyState) {
 	s := &c.sb
 	if p.device > 0 {

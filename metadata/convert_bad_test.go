@@ -24,8 +24,8 @@ func TestConvertBadPlaces(t *testing.T) {
 	eachScene(t, func(t *testing.T, tc sceneCase, seed uint64) {
 		for _, c := range []struct {
 			name string
-			read bool // fails too, else only what is written
-			head bool // places in the head, else those outside
+			read bool // reads fail too; otherwise only writes fail
+			head bool // places in the head; otherwise those outside
 			both bool // and the superblocks that a set can do without, if two are left
 		}{
 			{"head", false, true, false},
@@ -102,7 +102,7 @@ func TestConvertNoPlace(t *testing.T) {
 		plan := s.plan()
 		alone := len(s.disks) == 1
 		if alone {
-			// All of the tail but for the displaced head and the superblock.
+			// All of the tail except for the displaced head and the superblock.
 			for off := plan.sb.ExportedBytes; off < s.disks[0].size-PageSize; off += PageSize {
 				if off < plan.headStart || off >= plan.headStart+plan.sb.HeadBytes {
 					s.badBlock(s.disks[0], off, false, true)

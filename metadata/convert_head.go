@@ -114,7 +114,7 @@ func (h *headCopy) progress(n int) {
 	}
 }
 
-// read reads a part of the head; what cannot be read is zero in buf.
+// read reads a part of the head. Blocks that cannot be read are zero in buf.
 func (h *headCopy) read(buf []byte, off int64) {
 	bs := int64(len(h.one))
 	failed := map[int64]bool{}

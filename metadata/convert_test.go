@@ -163,7 +163,7 @@ func (d *cutDisk) settle(fate int, r *rand.Rand) {
 		n := len(w.data) / sector
 		f := fate
 		if len(d.pending)-1-i > 0 && fate != fateLost && fate != fateKept && fate != fateNewest {
-			f = r.IntN(fates) // the older ones anyhow, the newest as asked
+			f = r.IntN(fates) // older writes at random, the newest as asked
 		}
 		switch f {
 		case fateLost:
@@ -426,7 +426,7 @@ func (s *scene) look(disks []*cutDisk, depth int, what string) {
 	if sb.Transition != TransitionCopied {
 		return
 	}
-	// The old disk is still whole, but for the page whose write may be torn.
+	// The old disk is still whole, except for the page whose write may be torn.
 	s.plain++
 	b := make([]byte, s.block)
 	for page := range s.dirty {

@@ -257,8 +257,8 @@ func (p *markPage) restoreTorn(changed bool) map[int64]bool {
 	return mend
 }
 
-// sameHead reports whether the disk's own head, but for the page at the mark,
-// holds what is exported, as far as both can be read.
+// sameHead reports whether the disk's own head, except for the page at the mark, holds what is
+// exported, as far as both can be read.
 func (v *View) sameHead(mark int64) bool {
 	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10),
 		AlignedBytes(PageSize)[:v.layout.BlockSize()]

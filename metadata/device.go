@@ -38,7 +38,7 @@ func AlignedBytes(n int) []byte {
 func roundUp[T ~int | ~int64 | ~uint64](n, to T) T   { return (n + to - 1) / to * to }
 func roundDown[T ~int | ~int64 | ~uint64](n, to T) T { return n / to * to }
 
-// nameOf is what a device is called in messages: its path, if it has one, else its number,
+// nameOf is what a device is called in messages: its path, if it has one, and otherwise its number,
 // counted from 1.
 func nameOf(d Device, index int) string {
 	if named, ok := unwrapped(d).(interface{ Path() string }); ok {

@@ -116,8 +116,8 @@ func (d *memDisk) store(w memWrite, keep func(sector int) bool) {
 	}
 }
 
-// inPlace does an Op without a copy, and without memory but for pages that were
-// never written: only for a disk that shares no pages with another.
+// inPlace does an Op without a copy, and without new memory except for pages that were never
+// written: only for a disk that shares no pages with another.
 func (d *memDisk) inPlace(op *Op) error {
 	if op.Read {
 		_, err := d.ReadAt(op.Data, op.Offset)

@@ -142,7 +142,7 @@ func readsDiffer(devs []Device) bool {
 	return false
 }
 
-// clearFailures forgets that a device could not be reached: what was left to do does not
+// clearFailures forgets that a device could not be reached, because the rest of the work does not
 // matter.
 func clearFailures(devs []Device) {
 	for _, d := range devs {
@@ -306,8 +306,8 @@ func (s *retryDevice) WriteAt(b []byte, off int64) (int, error) {
 	}
 }
 
-// Sync flushes. A flush that failed is not tried again: a second one would succeed, and bring
-// nothing back. A flush that failed for lack of resources was not carried out.
+// Sync flushes. A flush that failed is not retried: a second one would succeed, and bring nothing
+// back. A flush that failed for lack of resources was not carried out.
 func (s *retryDevice) Sync() error {
 	var retry Retry
 	for try := 1; s.failed == nil; try++ {
@@ -361,7 +361,7 @@ func (s *retryDevice) waitFor(retry *Retry, try int, what string, n int, off int
 	s.failed = fmt.Errorf("%w: %s: %s: %w; %s", ErrPath, s.name(), what, err, do)
 }
 
-// name is what the device is called, where that is known.
+// name is what the device is called, if that is known.
 func (s *retryDevice) name() string {
 	if d, ok := s.Device.(interface{ Path() string }); ok {
 		return d.Path()

@@ -518,7 +518,7 @@ func TestPathBlamesNoPlace(t *testing.T) {
 	}
 }
 
-// TestRetry: how long, and how often, each class is tried again.
+// TestRetry: how long, and how often, each class is retried.
 func TestRetry(t *testing.T) {
 	p := RetryLimits{Resources: 30 * time.Second, Path: 3 * time.Second}
 	for errno, want := range map[syscall.Errno]time.Duration{

@@ -41,7 +41,7 @@ func DecodeDump(r io.Reader) (*Backup, error) {
 	return nil, fmt.Errorf("%w: byte %d of the dump: %w", ErrBackup, d.json.InputOffset(), err)
 }
 
-// meter fails when a value is longer than dumpValue, and remembers why the reader failed.
+// meter fails when a value is longer than dumpValue, and keeps the error of the reader.
 type meter struct {
 	r           io.Reader
 	read, limit int64
@@ -303,7 +303,7 @@ func (d *dumpDecoder) delim(want json.Delim) error {
 	return err
 }
 
-// skip reads over a value, whatever it is.
+// skip reads over a value of any kind.
 func (d *dumpDecoder) skip() error {
 	for depth := 0; ; {
 		t, err := d.token()

@@ -108,7 +108,8 @@ func loseTable(img *Image, disks []*memDisk, all bool) {
 	}
 }
 
-// without removes a member of the dump; with indent 1 all but the last have a line.
+// without removes a member of the dump; with indent 1 each has a line of its own, except for the
+// last.
 func without(dump []byte, name string) []byte {
 	return regexp.MustCompile(`\n "`+name+`": "?[^\n]*,?\n`).ReplaceAll(dump, []byte("\n"))
 }

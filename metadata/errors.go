@@ -15,8 +15,8 @@ var (
 	ErrDamaged = errors.New("metadata damaged")
 	// ErrForeign is returned when a device belongs to another set.
 	ErrForeign = errors.New("device belongs to another set")
-	// ErrStale is returned when a device belongs to the set but its epoch
-	// shows that it is a clone, or that it was absent while the set was used.
+	// ErrStale is returned when a device belongs to the set but its epoch shows that it is a clone,
+	// or that it was missing while the set was used.
 	ErrStale = errors.New("device is out of date")
 	// ErrUnsupported is returned for a format version or an incompat feature
 	// bit that this version does not know.
@@ -27,10 +27,9 @@ var (
 	// ErrStuck is returned by Revert for blocks that cannot go home, or have
 	// no copy to go there: the error is a *StuckError.
 	ErrStuck = errors.New("blocks cannot go home")
-	// ErrPath is returned by every function that reads a disk, if the disk could not be
-	// reached: its path fails, it is not there, resources are lacking, or it reads
-	// differently from a moment ago. Nothing was concluded about what is on it, and nothing
-	// was written after the failure.
+	// ErrPath is returned by every function that reads a disk, if the disk could not be reached:
+	// its path fails, it is missing, resources are lacking, or it reads differently from a moment
+	// ago. Nothing was concluded about what is on it, and nothing was written after the failure.
 	ErrPath = errors.New("the disk cannot be relied on right now")
 	// ErrReadOnly is returned by NewCommitter for an image with unknown
 	// ro_compat bits: it may be read, never written.

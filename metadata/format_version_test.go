@@ -99,8 +99,8 @@ func decodes(b []byte, magic uint64, set *uuid.UUID) bool {
 	return ok
 }
 
-// TestUnknownVersionIsRefused: a superblock of another version says which one it is; any
-// other structure of it is not there.
+// TestUnknownVersionIsRefused: a superblock of another version says which one it is; any other
+// structure of that version counts as absent.
 func TestUnknownVersionIsRefused(t *testing.T) {
 	for _, v := range []uint32{0, Version - 1, Version + 1, 1 << 31} {
 		disks := readGolden(t, golden[0].name)

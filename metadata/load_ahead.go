@@ -1,9 +1,9 @@
 package metadata
 
 // servedAhead reports whether a spare device that is ahead of the backing has a record or a
-// checkpoint of a later epoch, where its own superblock has its mirrors: those may have moved
-// since the backing's was written. If it has, the start that raised the epoch was not cut
-// between the superblocks: the backing was absent.
+// checkpoint of a later epoch, where its own superblock has its mirrors: those may have moved since
+// the backing's was written. If it has, the start that raised the epoch was not cut between the
+// superblocks: the backing was missing.
 func servedAhead(dev Device, sb *Superblock, epoch uint64) bool {
 	l, err := newLayout(sb)
 	if err != nil {

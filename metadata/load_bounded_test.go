@@ -68,8 +68,9 @@ func crafted(t *testing.T, size int64, src fewEntries) fine {
 	return fine{d}
 }
 
-// TestHugeEntries: a page of entries that name all units of a large disk is read, looked at and
-// repaired in what a page takes: whatever holds the table has no more parts than it has entries.
+// TestHugeEntries: a page of entries that name all units of a large disk is read, checked and
+// repaired with the effort for a page, because no form of the table has more parts than there are
+// entries.
 func TestHugeEntries(t *testing.T) {
 	const size = 4 << 40
 	plan, err := Plan(PlanParams{BackingSize: size, BlockSize: 512, SpareBytes: 64 << 20,

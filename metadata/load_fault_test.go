@@ -128,8 +128,8 @@ func (w *world) healthy() bool {
 // elsewhere if necessary, and end healthy, with the same table. Then either mirror of the backing
 // must be enough.
 func TestFaultsEverywhere(t *testing.T) {
-	// A sample, but in the full run; 5 and 31 have nothing in common with how
-	// many faults there are, so that each of them comes to each structure somewhere.
+	// This is a sample, except in the full run. 5 and 31 share no factor with the number of faults,
+	// so each fault comes to each structure somewhere.
 	stride := 5
 	switch {
 	case os.Getenv("UBLK_REMAP_FULL") != "":

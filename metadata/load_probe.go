@@ -39,7 +39,7 @@ func readSuperblocks(dev Device) []foundCopy {
 		} else {
 			c.sb, c.err = decodeSuperblock(b)
 			if c.sb != nil && !slices.Contains(c.sb.copies(c.sb.DeviceIndex), off) {
-				// Somebody's data, or a disk copied to a larger one.
+				// This is data, or the disk was copied to a larger one.
 				c.sb, c.err = nil, fmt.Errorf("%w at %d: the superblock there is the copy of one "+
 					"that lay elsewhere", ErrNotFound, off)
 			}

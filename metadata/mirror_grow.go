@@ -17,7 +17,7 @@ package metadata
 type Growth string
 
 const (
-	GrowthNone     Growth = ""          // nobody asked, or it is done
+	GrowthNone     Growth = ""          // not asked for, or done
 	GrowthUnderWay Growth = "under way" // mirrors are being rebuilt
 	// GrowthWaits: a mirror or a superblock has to be in order first, a larger place was bad, or
 	// commits are suspended.
@@ -36,7 +36,7 @@ const (
 
 // growth is what is known about making slots larger.
 type growth struct {
-	wanted    bool   // somebody asked, and it is not done
+	wanted    bool   // asked for, and not done
 	proved    bool   // a checkpoint was written since, on all mirrors
 	failed    bool   // a mirror left a larger place because it was bad: not again before a start
 	waits     bool   // something else has to be in order first
@@ -207,7 +207,7 @@ func (sb *Superblock) growthPlace(region int, slot int64) (mirrorPlace, bool) {
 		if from+length > to {
 			continue
 		}
-		// Where a neighbour is a mirror it should get what is left.
+		// If a neighbour is a mirror, it should get what is left.
 		if sb.mirrorEndsAt(r.Device, g.from) {
 			from = to - length
 		}

@@ -107,8 +107,8 @@ func (c *Committer) noteTrouble(m *mirror, cause error) {
 		}
 	}
 	try(m.device)
-	// Another device is better than nothing: where only one mirror is left.
-	// The backing's room is for its own mirrors.
+	// If only one mirror is left, another device is better than nothing. The backing's room is for
+	// its own mirrors.
 	if m.move == moveNone && c.authoritativeMirrors() < 2 {
 		for d := 1; d < len(c.sb.now.Devices); d++ {
 			if uint8(d) != m.device {

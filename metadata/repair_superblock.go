@@ -233,7 +233,7 @@ func (l *survivors) source(inv *inventory, searched *Superblock, cause error) (*
 	case l.backing == nil:
 		return nil, cause
 	}
-	// It must be the one device of the set that is not there.
+	// It must be the one device of the set that is missing.
 	r := &rescue{given: l.lost, sb: l.backing, from: "the backing"}
 	missing := 0
 	for i := range l.backing.Devices[1:] {

@@ -343,8 +343,7 @@ func TestRepairSuperblocks(t *testing.T) {
 	}
 }
 
-// TestRepairRefuses: what cannot be proved is not repaired, and nothing is
-// written.
+// TestRepairRefuses: a set is not repaired without a proof, and nothing is written.
 func TestRepairRefuses(t *testing.T) {
 	refused := func(what string, want error, text string, disks ...*memDisk) {
 		t.Helper()

@@ -352,7 +352,7 @@ func TestRestoreGap(t *testing.T) {
 	}
 }
 
-// TestRestoreRefuses: what does not fit is refused, and nothing is written.
+// TestRestoreRefuses: a backup that does not fit is refused, and nothing is written.
 func TestRestoreRefuses(t *testing.T) {
 	w := history(t, pairParams(512), 600, false)
 	old := clones(w.disks)

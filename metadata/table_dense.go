@@ -67,7 +67,8 @@ func Condense(list []Entry, d Density) int {
 			case e.State.OfSpare() || e.State == StateHome || !d.reaches(end, e.Unit):
 				cover = -1
 			case e.State == StatePending:
-				// What is pending in a spare unit must be said after what puts it there.
+				// A pending mark of blocks in a spare unit must come after the entry that puts them
+				// there.
 				if d.joins(c, &e) && (e.Unit >= end || e.Mask&other == 0) {
 					c.Count = uint32(e.Unit + uint64(e.Count) - c.Unit)
 					end, other = max(end, e.Unit+uint64(e.Count)), 0
@@ -78,7 +79,7 @@ func Condense(list []Entry, d Density) int {
 			default:
 				var placed, pending uint8
 				n, placed, pending = sameUnits(list[i:])
-				// Of a run that covers them these blocks stay pending.
+				// If the run covers these units, these blocks stay pending.
 				left := c.Mask &^ placed
 				if d == 1 && left&^pending != 0 {
 					cover, n = -1, 1
