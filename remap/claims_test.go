@@ -42,9 +42,9 @@ func TestRunIndex(t *testing.T) {
 	}
 }
 
-// TestManyClaims: what the Arbiter looks at for a heal does not grow with the heals that are under
-// way. Requests stand in groups: the four of a group begin at the same unit, in different blocks of
-// it, so they meet in the index.
+// TestManyClaims: the number of claims that the Arbiter looks at for a heal does not grow with the
+// heals that are under way. Requests stand in groups: the four of a group begin at the same unit,
+// in different blocks of it, so they meet in the index.
 func TestManyClaims(t *testing.T) {
 	const blockSize, per, group = 512, metadata.UnitSize / 512, 4
 	var few float64

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// This file takes the results of operations, and tries again what lacked resources.
+// This file takes the results of operations, and retries those that lacked resources.
 
 // Complete takes the result of an operation: bytes for reads and writes, any
 // result of at least 0 for the others, or a negative errno.
@@ -50,8 +50,8 @@ func (e *Engine) Complete(id uint64, res int32) {
 	e.advance(q)
 }
 
-// shorten goes on after a short result; it reports false if the result was not
-// even one block: the disk is gone or a thin pool is full.
+// shorten goes on after a short result; it reports false if the result was not even one block: the
+// disk is missing or a thin pool is full.
 func (e *Engine) shorten(q *request, o *op, res int64) bool {
 	blocks := uint64(res) / uint64(e.geo.BlockSize)
 	if blocks == 0 {
@@ -107,7 +107,7 @@ func (e *Engine) Deadline() int64 {
 	return first
 }
 
-// Tick tries again what was put off until now, and ends the waits that have lasted long enough.
+// Tick retries what was put off until now, and ends the waits that have lasted long enough.
 func (e *Engine) Tick(now int64) {
 	e.endTurns(now)
 	if e.delayed == 0 {

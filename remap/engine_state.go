@@ -89,7 +89,8 @@ type request struct {
 	// The following fields are used only while isolating.
 	// failed as part of an operation, not yet tried by themselves; or pending or lost
 	suspect blockset
-	// failed at home by themselves, or could not be tried there; of a read: and not noted yet
+	// failed at home by themselves, or could not be tried there; for a read only those not noted
+	// yet
 	bad blockset
 	// of a read: blocks that failed in a spare unit; the others failed at home
 	elsewhere blockset

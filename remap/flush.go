@@ -8,8 +8,8 @@ import (
 
 // This file is about flushes that fail. A drive, a file system or a network disk that fails a flush
 // may have dropped any acknowledged write from its cache. A second flush then has nothing to write,
-// and succeeds. So a failed flush is never tried again. The user's next flush reports it, also if
-// the failed flush was not the user's own, because the user's cached writes may be lost.
+// and succeeds. So a failed flush is never retried. The user's next flush reports it, also if the
+// failed flush was not the user's own, because the user's cached writes may be lost.
 
 // flushes is the state that all flushes of a device share.
 type flushes struct {
@@ -92,8 +92,8 @@ func (f *Flushing) turnstile() *turnstile {
 // Begin is called before the flush is asked for.
 func (f *Flushing) Begin() { f.phase = f.turnstile().enter() }
 
-// End takes how the flush ended: at least 0, or a negative errno. A flush that failed for want
-// of resources was not carried out; it may be tried again, from Begin on.
+// End takes how the flush ended: at least 0, or a negative errno. A flush that failed for lack of
+// resources was not carried out; it may be retried, from Begin on.
 func (f *Flushing) End(res int32) {
 	all := &f.shared.flushes
 	if res < 0 && Classify(res) != ClassResource {

@@ -105,8 +105,8 @@ func TestHealAllocates(t *testing.T) {
 	}
 }
 
-// TestNoFalseSharing: what every request reads is on no cache line that anybody writes to,
-// and what each queue writes is on lines of its own.
+// TestNoFalseSharing: fields that every request reads are on no cache line that is written to, and
+// fields that each queue writes are on lines of its own.
 func TestNoFalseSharing(t *testing.T) {
 	var m Map
 	if end, from := unsafe.Offsetof(m.root)+unsafe.Sizeof(m.root),

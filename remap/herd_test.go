@@ -44,7 +44,7 @@ type herd struct {
 	engines []*Engine
 	arbiter *Arbiter
 	com     *metadata.Committer
-	homes   int64 // bytes: what lies below is at home
+	homes   int64 // bytes: offsets below are of blocks at home
 
 	ios      []herdIO
 	ops      []metadata.Op

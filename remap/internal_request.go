@@ -29,7 +29,7 @@ type InternalRequest struct {
 	Cause metadata.Cause // of the pending marks that come of it
 	Block uint64         // first exported block
 	Count uint32         // blocks: 1 to EngineConfig.MaxBlocks
-	// Buffer is Count blocks long, and as aligned as the disk wants it. It belongs to the engine,
+	// Buffer is Count blocks long, and as aligned as the disk requires. It belongs to the engine,
 	// and to the operations that it has issued, until FinishInternal was called.
 	Buffer []byte
 }
@@ -42,8 +42,8 @@ type InternalResult struct {
 	// was under way.
 	Read Blocks
 	// Failed are the blocks that have no data to give: they failed for their medium, now or a
-	// moment ago, or there was no time to try them, or they are lost. They are pending or lost
-	// now, unless NotNoted is set, or somebody has written to them or moved them meanwhile.
+	// moment ago, or there was no time to try them, or they are lost. They are pending or lost now,
+	// unless NotNoted is set, or they were written to or moved meanwhile.
 	Failed Blocks
 	// Errno is the error of the first block that failed, negative; 0 if none did.
 	Errno int32
@@ -142,8 +142,8 @@ func (e *Engine) SubmitInternal(r *InternalRequest) error {
 
 // CancelInternal ends an internal request early: no further operation is begun. It finishes once
 // the operation that is under way has ended, perhaps before this returns; until then the buffer is
-// not the caller's. What was found bad by itself is noted; what failed only together with
-// other blocks is not. A tag that is not in use is left alone.
+// not the caller's. Blocks that were found bad by themselves are noted. Blocks that failed only
+// together with others are not. A tag that is not in use is left alone.
 func (e *Engine) CancelInternal(tag uint16) {
 	i := int(tag) - e.cfg.Depth
 	if i < 0 || i >= len(e.internal) || !e.requests[tag].active {
@@ -174,7 +174,7 @@ func (e *Engine) internalStarted(q *request, o *op) {
 }
 
 // internalCompleted takes the result of an operation of an internal request. It reports true if
-// nothing else is to be done. A cancelled request does not continue and is not tried again. If the
+// nothing else is to be done. A cancelled request does not continue and is not retried. If the
 // spare unit that was read may have been given to another unit meanwhile, it is read once more.
 func (e *Engine) internalCompleted(q *request, o *op, res int32) (handled bool) {
 	x := q.internal

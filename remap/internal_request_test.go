@@ -137,8 +137,8 @@ func TestInternalReadSaysThatNothingIsNoted(t *testing.T) {
 	r.want("pending", len(r.pendingIn(1000, 8)), 0)
 }
 
-// TestInternalReadOfPendingBlocks: what is pending already needs no note, so the breaker does not
-// matter to it.
+// TestInternalReadOfPendingBlocks: blocks that are pending already need no note, so the breaker
+// does not matter.
 func TestInternalReadOfPendingBlocks(t *testing.T) {
 	r := newRig(t, 512, 64)
 	r.breakHome(1003, syscall.EIO)
@@ -202,7 +202,7 @@ func TestCancelInternal(t *testing.T) {
 	r.run()
 	end := r.internal[0]
 	r.want("Ended", end.Ended, -int32(syscall.ECANCELED))
-	// What failed together with others was not tried by itself: nothing is known.
+	// Blocks that failed together were not tried by themselves: nothing is known about them.
 	r.want("pending", len(r.pendingIn(1000, 16)), 0)
 	r.e.CancelInternal(64) // it is free
 	r.e.CancelInternal(0)  // the user's
@@ -216,7 +216,7 @@ func TestCancelInternal(t *testing.T) {
 	r.want("deadline", r.e.Deadline(), int64(0))
 	r.want("in flight", r.e.InternalInflight(), 0)
 
-	// So does one that waits for busy units.
+	// A request that waits for busy units ends at once, too.
 	r.s.m.SetBusy(250, 1, true)
 	r.submitInternal(0, 2000, 1)
 	r.want("operations", len(r.ios), 0)

@@ -27,7 +27,7 @@ type MoveResult struct {
 	// blocks that could not be read, or not be written where they should go; they stay
 	// where they are
 	Failed uint64
-	// NoCopy are those of Skipped and Failed, of a move home, that have no readable copy but
+	// NoCopy are those of Skipped and Failed, of a move home, that have no readable copy, except
 	// perhaps an older one at home: see AcceptOld.
 	NoCopy uint64
 	Old    uint64 // those of Moved that went home with old data: see AcceptOld

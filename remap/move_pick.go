@@ -64,10 +64,10 @@ func (v *mover) pickSpared(u *moving, info *UnitInfo) {
 	v.res.Skipped += uint64(popcount(u.left &^ noCopy))
 	u.left = 0
 	switch {
-	case u.pass == passOld: // that was it
+	case u.pass == passOld: // there is no further pass
 	case v.now.AcceptOld:
 		u.mask, u.pass = noCopy, passOld
-		v.res.Failed -= uint64(popcount(noCopy & u.bad)) // until it is known
+		v.res.Failed -= uint64(popcount(noCopy & u.bad)) // until the pass shows which of them fail
 	default:
 		v.res.Skipped += uint64(popcount(noCopy & info.Lost))
 		v.res.NoCopy += uint64(popcount(noCopy))

@@ -9,9 +9,9 @@ import (
 	"ublkremap/metadata"
 )
 
-// TestReadNotesThePhysicalBlock: what does not read, does not read to the end of its physical
-// block. All of it is pending after one read, of whatever part; the next write to any of it
-// goes to a spare unit and reads.
+// TestReadNotesThePhysicalBlock: a block that does not read makes its whole physical block fail.
+// All of it is pending after one read of any part. The next write to any of it goes to a spare unit
+// and reads.
 func TestReadNotesThePhysicalBlock(t *testing.T) {
 	for _, c := range []struct{ block, physical int }{{512, 512}, {512, 4096}, {1024, 4096},
 		{512, 2048}, {4096, 4096}, {4096, 16384}, {512, 65536}} {
@@ -172,7 +172,8 @@ func TestSlowErrors(t *testing.T) {
 	}
 }
 
-// TestSlowErrorsUseUpTheTime: many slow sectors end the search; what was not tried is pending.
+// TestSlowErrorsUseUpTheTime: many slow sectors end the search. Blocks that were not tried are
+// pending.
 func TestSlowErrorsUseUpTheTime(t *testing.T) {
 	r := newRig(t, 4096, 2048)
 	r.slow = int64(7 * time.Second)
@@ -322,8 +323,8 @@ func TestPhysicalBlocksOfEachPlace(t *testing.T) {
 	}
 }
 
-// TestQuickErrors: where failures are quick, single blocks are found; good units are tried once
-// each up to the first that fails, and in larger pieces from there on. A FUA write halves.
+// TestQuickErrors: if failures are quick, single blocks are found; good units are tried once each
+// up to the first that fails, and in larger pieces from there on. A FUA write halves.
 func TestQuickErrors(t *testing.T) {
 	for _, c := range []struct {
 		op   Op

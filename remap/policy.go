@@ -14,7 +14,7 @@ const (
 	// ClassMedium is a candidate for remapping. Only a durable commit on the backing disk shows
 	// that the disk works apart from these blocks.
 	ClassMedium = metadata.ClassMedium
-	// ClassResource goes away by itself. The operation is tried again after a while.
+	// ClassResource goes away by itself. The operation is retried after a while.
 	ClassResource = metadata.ClassResource
 	// ClassPath never uses up a spare.
 	ClassPath = metadata.ClassPath
@@ -26,7 +26,7 @@ func Classify(errno int32) Class { return metadata.Classify(errno) }
 // Policy says how many tries are made before a block counts as bad. The zero value means the
 // defaults.
 type Policy struct {
-	// Retries is how often a single block is tried again in place before it counts as bad.
+	// Retries is how often a single block is retried in place before it counts as bad.
 	Retries int
 	// MaxBad is how many blocks of one request may be found bad one by one. Past it units are tried
 	// as a whole, once. Blocks that fail together then count as bad together.
@@ -40,8 +40,8 @@ type Policy struct {
 	// FailFast is how long a pending block that failed a try is not tried again. Reads of it are
 	// answered with an error for that time. Below 0: each read tries it.
 	FailFast time.Duration
-	// ResourceFor is how long an operation that fails for lack of resources is tried again before
-	// the request is answered with the error.
+	// ResourceFor is how long an operation that fails for lack of resources is retried before the
+	// request is answered with the error.
 	ResourceFor time.Duration
 	// Burst is how many units may be remapped at once. PerSecond is how many may be remapped per
 	// second in the long run. Past these limits the breaker treats the disk as dying.

@@ -294,8 +294,8 @@ func (s *search) try(a *Arbiter, spare uint32) {
 	s.start(a, OpWrite, device, offset)
 }
 
-// word is what is written to byte i of a spare unit that is tried: unlike whatever lay
-// there before.
+// word is what is written to byte i of a spare unit that is tried: it differs from what lay there
+// before.
 func (s *search) word(i int) uint64 { return (s.salt<<12 | uint64(i)) * 0x9e3779b97f4a7c15 }
 
 // holds reports whether what was read back is what was written.

@@ -12,7 +12,7 @@ const MaxDevices = 16
 
 // Shared is what all queues of a device share. It is safe for concurrent use.
 type Shared struct {
-	// Every queue reads these for each request, and nobody changes them.
+	// Every queue reads these for each request, and nothing changes them.
 	geo Geometry
 	m   *Map
 	_   [cacheLine]byte

@@ -84,7 +84,7 @@ type tableSpace struct {
 	reserved uint64 // entries for claims that are under way
 	wanted   bool   // something waits for space
 	full     bool   // something was refused since there last was space
-	refused  uint64 // what was refused for want of space since the start
+	refused  uint64 // what was refused for lack of space since the start
 }
 
 // slack is what the bound leaves for entries that several calls of a Source split in two, and for

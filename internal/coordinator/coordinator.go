@@ -73,7 +73,7 @@ type Config struct {
 	Names []string
 	// Committer tunes the Committer.
 	Committer metadata.Options
-	// Retry limits how long an operation is tried again when it failed for another reason than its
+	// Retry limits how long an operation is retried when it failed for another reason than its
 	// medium. Zero fields have defaults: resources are tried for the policy's ResourceFor, a path
 	// for metadata.RetryPathFor.
 	Retry metadata.RetryLimits
@@ -151,7 +151,7 @@ func (c *Coordinator) Step() { c.pump() }
 func (c *Coordinator) Deadline() int64 { return sooner(c.nextOperation(), c.end.due) }
 
 // MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all mirrors are
-// good. It is separate from Deadline, because nobody waits for these mirrors.
+// good. It is separate from Deadline, because no request waits for these mirrors.
 func (c *Coordinator) MirrorsDue() int64 { return c.mirrors.due }
 
 // sooner returns the earlier of two times; 0 means never.
@@ -171,9 +171,9 @@ func (c *Coordinator) Tick() {
 	c.pump()
 }
 
-// pump hands the Committer's operations to the Driver, and the Committer's outcomes to those who
-// wait for them. When it returns, everything durable is visible in the Map; the Committer's
-// checkpoints need that.
+// pump hands the Committer's operations to the Driver, and the Committer's outcomes to their
+// owners. When it returns, everything durable is visible in the Map; the Committer's checkpoints
+// need that.
 func (c *Coordinator) pump() {
 	for {
 		for _, op := range c.com.Ops() {
@@ -268,7 +268,7 @@ func (c *Coordinator) Resume(done func(closed bool)) error {
 	return nil
 }
 
-// watchResumes tells those who wait for the breaker to close.
+// watchResumes reports to the callers of Resume whether the breaker is closed.
 func (c *Coordinator) watchResumes() {
 	if len(c.resumes) == 0 || c.shared.Tripped() && !c.com.Idle() {
 		return

@@ -1,10 +1,9 @@
 // Package coordinator binds the remap.Arbiter and the metadata.Committer of a device.
 //
-// The Arbiter decides what changes in the remap table, and the Committer makes changes
-// durable. Neither knows the other. A [Coordinator] passes the changes from the one to the
-// other and the outcomes back, and it carries out what both want from the disks. The server
-// drives it with threads and system calls, the simulator with simulated disks: it is the
-// same code.
+// The Arbiter decides what changes in the remap table, and the Committer makes changes durable.
+// Neither knows the other. A [Coordinator] passes the changes from the one to the other and the
+// outcomes back, and it carries out what both ask of the disks. The server drives it with threads
+// and system calls, the simulator with simulated disks: it is the same code.
 //
 //	             Receive                           commits
 //	engines  ───────────────►   ┌─────────────┐ ───────────► ┌───────────────┐
@@ -19,15 +18,15 @@
 //
 // # What it does
 //
-// An operation is one thing that the Arbiter or the Committer wants from a disk: all of a read, all
-// of a write, or a write that is durable. The Coordinator builds it from single reads, writes and
+// An operation is one thing that the Arbiter or the Committer asks of a disk: all of a read, all of
+// a write, or a write that is durable. The Coordinator builds it from single reads, writes and
 // flushes, and hands these to the Driver. After a short result it continues with the rest. After an
-// error it asks metadata.Retry whether to try again, and when. After a write that must be durable
-// it issues a flush of its own. Such a write counts only if no other flush of the device has failed
+// error it asks metadata.Retry whether to retry, and when. After a write that must be durable it
+// issues a flush of its own. Such a write counts only if no other flush of the device has failed
 // meanwhile (see remap.Flushing).
 //
-// The Coordinator also keeps the clock by which mirrors that could not be written are tried again.
-// It knows the order of a start, a stop and a leave: see [Coordinator.Open], [Coordinator.Stop] and
+// The Coordinator also keeps the clock by which mirrors that could not be written are retried. It
+// knows the order of a start, a stop and a leave: see [Coordinator.Open], [Coordinator.Stop] and
 // [Coordinator.Leave].
 //
 // # What it never does

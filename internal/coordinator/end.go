@@ -134,7 +134,7 @@ func (c *Coordinator) lastFlush(i int) {
 }
 
 // lastFlushed takes the result of a flush of a stop. As in flushed, only a flush that was not
-// carried out is tried again.
+// carried out is retried.
 func (c *Coordinator) lastFlushed(i int, res int32) {
 	o, e := &c.operations[i], &c.end
 	if remap.Classify(res) == remap.ClassResource {

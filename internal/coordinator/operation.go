@@ -25,7 +25,7 @@ type IO struct {
 	Device uint8 // index into Layout.Devices
 	Offset int64 // bytes
 	// Data is what a Read fills and what a Write writes. It is aligned as the Arbiter and the
-	// Committer align theirs. It belongs to the Driver until Done. Nobody may change it while it is
+	// Committer align theirs. It belongs to the Driver until Done. It must not change while it is
 	// being written. A Flush has no Data.
 	Data []byte
 	// Durable says that a Flush follows this Write, or that this Flush is to make an earlier Write
@@ -124,7 +124,7 @@ func (c *Coordinator) goOn(i int) {
 // A write that must be durable and its flush are two system calls, for any device. With RWF_DSYNC
 // the kernel would flush too, also where the device has FUA (generic_write_sync after
 // blkdev_direct_write, block/fops.c), and the result of the write would be that of the flush. After
-// a crash between the two calls the disk holds a write that nobody was told of.
+// a crash between the two calls the disk holds a write that was reported to nobody.
 func (c *Coordinator) sync(i int) {
 	o := &c.operations[i]
 	o.step = stepFlushing
@@ -187,10 +187,10 @@ func (c *Coordinator) dataMoved(i int, res int32) {
 	}
 }
 
-// failed tries an operation again later, and pause says from which step. Or it ends the operation.
+// failed retries an operation later, and pause says from which step. Or it ends the operation.
 //
 // Without a retry, a moment without memory would open the breaker, or a heal would fail because it
-// gets no spare unit. The data path waits in such a moment. For a transfer whose path fails, the
+// gets no spare unit. The data path waits in such a moment. If the path of a transfer fails, the
 // Arbiter decides.
 func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 	o := &c.operations[i]
@@ -208,9 +208,9 @@ func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 
 // flushed takes the result of a flush that makes a write durable.
 //
-// A flush that failed is not tried again: the device may have dropped what it could not write, and
-// then the next flush has nothing to write, and goes well. A flush that failed for lack of
-// resources was not carried out.
+// A flush that failed is not retried: the device may have dropped what it could not write, and then
+// the next flush has nothing to write, and goes well. A flush that failed for lack of resources was
+// not carried out.
 func (c *Coordinator) flushed(i int, res int32) {
 	switch {
 	case res >= 0:
