@@ -122,8 +122,7 @@ func TestBatchedAnswers(t *testing.T) {
 				x := newBatch(t, depth, zeroCopy)
 				x.q.id = 5
 				x.begin()
-				// begin queues two commands, of which FETCH is the last; PREP is told by
-				// what it leaves.
+				// begin queues two commands, of which FETCH is the last. PREP shows by its effects.
 				if x.q.discard.UserData != kindFetch || !x.armed || x.q.alive != depth ||
 					!x.underWay {
 					t.Fatalf("begin: %+v", x)

@@ -14,8 +14,7 @@ import (
 	"ublkremap/bench/result"
 )
 
-// The colours can be told apart by people who see few of them (Okabe and Ito, Color
-// Universal Design).
+// Colour-blind people can tell these colours apart (Okabe and Ito, Color Universal Design).
 var (
 	grey       = color.RGBA{0x88, 0x88, 0x88, 0xff}
 	skyBlue    = color.RGBA{0x56, 0xb4, 0xe9, 0xff}

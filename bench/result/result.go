@@ -68,7 +68,7 @@ type Sample struct {
 	Completed int64       `json:"completed"`
 }
 
-// Idle is what the server of a live device did that nobody used.
+// Idle is what the server of a live device did while the device was not used.
 type Idle struct {
 	Peer    string     `json:"peer"`
 	Queues  int        `json:"queues"`

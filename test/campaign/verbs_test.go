@@ -217,7 +217,7 @@ func (b *trial) cutShort(t *testing.T, v verb, who target, delay time.Duration) 
 		// The server lives on or stops, as it was told. The next verb may come in between.
 		return cut
 	}
-	// A server that lives goes on with what it was told, by itself.
+	// A server that lives finishes by itself what it was told to do.
 	rig.Await(t, "servers neither come to be live nor die", func() error {
 		for _, pid := range servers("") {
 			if before[pid] && rig.Alive(pid) {

@@ -14,7 +14,7 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// statusNames are the stable names of `status --json`, DESIGN.md section 5.
+// statusNames are the stable names of `status --json`, see docs/COMMAND.md.
 const statusNames = `device id name uuid state reason action waiting_since
 backing block_size size_blocks
 spare spare.total spare.used spare.free spare.devices spare.devices[].device spare.devices[].total
@@ -224,7 +224,8 @@ func TestExitCodes(t *testing.T) {
 	rig.Unmount(t, dir)
 	s.Stop(t)
 
-	// Damaged beyond the mirrors: the superblocks say v4, nothing else is whole.
+	// This damage is beyond what the mirrors can repair: the superblocks say v4, and nothing else
+	// is whole.
 	broken := rig.NewDisk(t, rig.KindNull, 48, 512)
 	rig.Remap(t, "create", broken.Path, "--yes", "--name", "broken").Want(t, rig.ExitDone)
 	f := rig.Open(t, broken.Path)

@@ -41,8 +41,8 @@ func fill(t *testing.T, dev string, seed uint64) {
 	must(t, d.Flush())
 }
 
-// detach takes a loop device away, as if the disk had been unplugged. While
-// somebody has it open, as a server may that has just been killed, it stays.
+// detach takes a loop device away, as if the disk had been unplugged. It stays while a process has
+// it open, such as a server that has just been killed.
 func detach(t *testing.T, loop string) {
 	t.Helper()
 	vmtest.Run(t, "losetup", "-d", loop)

@@ -22,7 +22,7 @@ import (
 // and with the right data, the server stays small, and answers again afterwards.
 func TestFloodUnderIO(t *testing.T) {
 	need(t)
-	// Room for everything that anybody asks for.
+	// There is room for everything that the clients ask for.
 	s := rig.Create(t, vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{}), "", "--spare", "20MiB")
 	s.Start(t)
 	pid := s.Status(t).ServerPID

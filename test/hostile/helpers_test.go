@@ -85,7 +85,7 @@ func run(t *testing.T, stdout, stderr *os.File, args ...string) (*exec.Cmd, *byt
 	return cmd, &text
 }
 
-// closedPipe is the end for writing of a pipe that nobody reads any more.
+// closedPipe is the write end of a pipe that has no reader any more.
 func closedPipe(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()

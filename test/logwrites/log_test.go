@@ -253,8 +253,8 @@ func TestTorn(t *testing.T) {
 	}
 }
 
-// TestSome: of three writes to one place every outcome occurs, that of none
-// among them, and an older one never over a newer that was applied.
+// TestSome: of three writes to one place every outcome occurs, also that none is applied. An older
+// write never replaces a newer one that was applied.
 func TestSome(t *testing.T) {
 	w := &writer{sector: 512}
 	for fill := byte(1); fill <= 3; fill++ {

@@ -9,5 +9,5 @@
 //     where on the disk below.
 //   - fs.go, tree.go, fiemap.go and fio.go use a device as its owner would.
 //   - helper.go runs the test program itself as a process of another kind.
-//   - watchdog.go tells what everybody is doing when something hangs.
+//   - watchdog.go prints what each task is doing when something hangs.
 package rig

@@ -92,8 +92,8 @@ func Trim(t testing.TB, dir string) {
 	}
 }
 
-// SyncFS makes a file system durable. Its error is the file system's, which
-// sync(1) would not tell.
+// SyncFS makes a file system durable. Its error is the file system's, which sync(1) would not
+// report.
 func SyncFS(t testing.TB, dir string) {
 	t.Helper()
 	f, err := os.Open(dir)

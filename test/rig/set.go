@@ -18,7 +18,7 @@ import (
 // Set is a set of metadata on a disk, and the device that serves it.
 type Set struct {
 	Path   string   // of the disk
-	Spares []string // paths of the spare devices, where start is to be told
+	Spares []string // paths of the spare devices, if start needs them as arguments
 	Name   string
 	Dev    string // /dev/ublkbN; empty: not started
 	args   []string
@@ -177,8 +177,8 @@ func (s *Set) Restart(t testing.TB) {
 	s.Start(t)
 }
 
-// StopWithoutDisk stops a device whose disk is gone for good: stop tells, with
-// exit code 1, that it could not be flushed, and the device is gone anyway.
+// StopWithoutDisk stops a device whose disk is gone for good: stop reports, with exit code 1, that
+// the disk could not be flushed, and the device is gone anyway.
 func (s *Set) StopWithoutDisk(t testing.TB) {
 	t.Helper()
 	s.pid.Store(0)

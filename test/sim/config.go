@@ -47,8 +47,8 @@ type config struct {
 	table         bool // the table is nearly full from the beginning, and its slots are small
 }
 
-// metaFaults says what is wrong with the metadata areas. Two mirrors never lack the same record:
-// that is damage which nobody promises to survive.
+// metaFaults says what is wrong with the metadata areas. Two mirrors never lack the same record: it
+// is not promised that metadata survives that.
 type metaFaults uint8
 
 const (

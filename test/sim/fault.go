@@ -34,8 +34,8 @@ func (f *fault) String() string {
 	return s
 }
 
-// The errnos that a failing medium shows, of which a path that fails, and of
-// resources that are short: the table of DESIGN §3.5.
+// The errnos of a medium that fails, of a path that fails, of resources that are short, and of a
+// disk that is gone. remap.Classify has all of them.
 var (
 	mediumErrnos = []syscall.Errno{syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO, syscall.EIO}
 	pathErrnos   = []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV,

@@ -7,8 +7,8 @@ import (
 
 // media remembers in which pages of the disks a medium has failed, whatever code saw it. Only such
 // pages may be called pending or retired. The answer of a spare device that is away says nothing of
-// its medium. But somebody who checks right after it may find the device back, and cannot know that
-// it was away.
+// its medium. But a server that checks right after it may find the device back, and cannot know
+// that it was away.
 type media struct {
 	reads, writes map[place]bool
 	away          map[place]int64 // the step at which it failed because its disk was away
@@ -56,7 +56,7 @@ func (m *media) failed(p place) bool {
 }
 
 // justBack is for how many steps after a disk is back a page may be judged by its earlier answer.
-// Nobody could tell the difference.
+// No server could tell the difference.
 const justBack = 100
 
 // back is called when a disk returns.

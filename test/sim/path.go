@@ -61,15 +61,15 @@ func (s *sim) newOutage() *outage {
 	o.away = [2][2]int{{from, to}, {again, again + 1 + rng.IntN(60)}}
 	switch rng.IntN(8) {
 	case 0:
-		o.away[1][1] = 1 << 40 // until somebody has repaired it
+		o.away[1][1] = 1 << 40 // until it is repaired
 	case 1, 2:
 		o.weak, o.errno = true, syscall.EIO
 	}
 	return o
 }
 
-// load reads the set, as a start does, over the path as it is. It may refuse. Then somebody starts
-// it again over a better path.
+// load reads the set, as a start does, over the path as it is. It may refuse. Then it is started
+// again over a better path.
 func (s *sim) load() (*metadata.Image, *remap.Restored) {
 	devs := s.opts.Bug.loads(s, s.devices())
 	over := devs

@@ -81,7 +81,7 @@ func moduleDirs(args []string) (map[string]string, error) {
 	return dirs, nil
 }
 
-// licenceFile matches the files that tell what one may do with a module.
+// licenceFile matches the names of files with the licences and notices of a module.
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([-._].*)?$`)
 
 // holder matches lines that say who owns a work. It does not match a [year] or a {name} in the
