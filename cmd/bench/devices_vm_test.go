@@ -13,17 +13,17 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// needRig skips the test where there are no devices to be made.
+// needRig skips the test where no devices can be made.
 func needRig(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "losetup", "dmsetup")
 	vmtest.Modprobe(t, "null_blk", "nr_devices=0")
 }
 
-// rig is a run of what args select.
+// rig returns a run with what args select.
 func rig(t *testing.T, args ...string) *bench {
 	t.Helper()
-	// No ublksrv, also where there is one: it is not ours to test.
+	// ublksrv is left out, also where there is one, because it is not part of this project.
 	args = append([]string{"-kernel", kernelHost, "-size", "8", "-program", vmtest.Binary(t),
 		"-peer", "/nonexistent/ublk"}, args...)
 	return &bench{o: mustParse(t, args...), out: io.Discard, res: &result.Results{}}
@@ -47,7 +47,8 @@ func leftovers(t *testing.T) string {
 	return strings.Join(out, " ")
 }
 
-// Devices are what their names say, count what they do, and go away.
+// TestDevices: devices have the type that their names say, count their requests, and can be
+// removed.
 func TestDevices(t *testing.T) {
 	needRig(t)
 	before := leftovers(t)
@@ -83,8 +84,8 @@ func TestDevices(t *testing.T) {
 		if err := errors.Join(err1, d.Fill(t.Context(), 4<<20)); err != nil {
 			t.Errorf("%s: %v", d.Peer.Name, err)
 		}
-		// 4 MiB in writes of 1 MiB, which may be split. The kernel counts a request a
-		// moment after it has told that it is done.
+		// 4 MiB in writes of 1 MiB, which may be split. The kernel counts a request a moment after
+		// it has reported its end.
 		done, err := d.Completed()
 		for deadline := time.Now().Add(
 			time.Minute); err == nil && done-begun < 4 &&
@@ -97,7 +98,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// Every write to a bad block is a heal, and every one of them is timed.
+// Every write to a bad block is a heal, and each heal is timed.
 func TestHeals(t *testing.T) {
 	needRig(t)
 	b := rig(t, "-heals", "20", "-peers", "^remap$")

@@ -20,8 +20,8 @@ const (
 	guestJSON = "/root/results.json"
 )
 
-// vmexecArgs are the arguments of vmexec that run this program in a guest with everything it
-// needs, and bring its figures back to the file results.
+// vmexecArgs are the arguments of vmexec that run this program in a guest with everything it needs,
+// and bring its results back to the file results.
 func (o *options) vmexecArgs(self, results string) []string {
 	args := []string{"-kernel", o.kernel, "-tools", "all", "-mem", fmt.Sprint(o.memory), "-smp",
 		fmt.Sprint(o.smp), "-timeout", "24h",
@@ -65,8 +65,8 @@ func join[T int | int64](list []T) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ","), "[]")
 }
 
-// inGuest runs this program in a guest, and leaves the figures where it would have
-// left them here.
+// inGuest runs this program in a guest, and puts the results where a run on this machine would put
+// them.
 func inGuest(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	self, err := os.Executable()
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 // maxHeals is how many bad places are made: null_blk keeps at most 512 ranges.
 const maxHeals = 400
 
-// allHeals measures how long a write takes that meets a bad block, until the block
-// lives in the spare region and that is durable on the disk.
+// allHeals measures how long a write takes that meets a bad block, until the block lives in the
+// spare region and its record is durable on the disk.
 func (b *bench) allHeals(ctx context.Context, queues int) error {
 	for _, p := range b.o.makePeers() {
 		if p.Kind != peer.Remap {
@@ -43,8 +43,7 @@ func (b *bench) allHeals(ctx context.Context, queues int) error {
 
 func (b *bench) heals(ctx context.Context, p peer.Peer, queues int) (h result.Heals, err error) {
 	h.Peer = p.Name
-	// On a machine that stops for a moment good neighbours of a bad block would count as
-	// bad too.
+	// On a machine that stops for a moment, good neighbours of a bad block would also count as bad.
 	p.Flags = append([]string{"--isolate-time=10m"}, p.Flags...)
 	size := b.o.mib << 20
 	v, err := peer.Make(ctx, p, peer.Disk{BlockSize: b.o.block, Queues: queues, Depth: b.o.depth},
@@ -60,8 +59,8 @@ func (b *bench) heals(ctx context.Context, p peer.Peer, queues int) (h result.He
 	if err != nil {
 		return h, err
 	}
-	// Where a block's place on the device is its place on the disk; evenly over the device;
-	// a good unit before each bad one.
+	// At offsets that are the same on the device and on the disk, evenly spread over the device,
+	// with a good unit before each.
 	step := (size - head) / int64(b.o.heals) / metadata.UnitSize * metadata.UnitSize
 	for i := range int64(b.o.heals) {
 		if err := v.Disk.AddBad((head+i*step+metadata.UnitSize)/512,

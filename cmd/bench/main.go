@@ -1,7 +1,7 @@
-// Command bench measures ublk-remap beside other drivers: the disk itself, the
-// kernel's loop driver, dm-linear and ublksrv's loop target, each on a null_blk disk in
-// memory of its own, by turns, in one guest (or on this machine, if its kernel
-// has ublk). make bench runs it.
+// Command bench measures ublk-remap and compares it with other drivers: the disk itself, the
+// kernel's loop driver, dm-linear and ublksrv's loop target. Each has a null_blk disk in memory of
+// its own. They take turns in one guest (or on this machine, if its kernel has ublk). make bench
+// runs it.
 //
 //	bin/bench -kernel uml -peer /opt/ublksrv/ublk
 //	bin/bench -kernel 7.3 -only 'randread-4k-d(1|32)/q1' -rounds 3 -peers 'ublksrv|remap'

@@ -16,7 +16,7 @@ import (
 	"ublkremap/bench/result"
 )
 
-// settle is how long devices are left alone before it counts whether their servers sleep.
+// settle is how long devices are left alone before bench counts whether their servers sleep.
 const settle = 2 * time.Second
 
 // bench is one run.
@@ -28,7 +28,7 @@ type bench struct {
 	res *result.Results
 }
 
-// measureHere measures on this machine's kernel, and writes the figures.
+// measureHere measures on this machine's kernel, and writes the results.
 func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("measuring needs root")
@@ -55,7 +55,7 @@ func measureHere(ctx context.Context, o *options, stdout io.Writer) (err error) 
 		}}
 	_, _ = fmt.Fprintf(stdout, "Linux %s, %s, seed %d\n", m.Kernel, m.CPU, o.seed)
 	err = b.all(ctx)
-	// What was measured until something failed is worth keeping.
+	// If something fails, the results so far are kept.
 	path := o.json
 	if path == "" {
 		path = filepath.Join(o.out, resultsFile)
@@ -115,7 +115,7 @@ func (o *options) plans() ([]plan, error) {
 	return out, nil
 }
 
-// wants says whether the flag -only asks for something.
+// wants reports whether the flag -only selects something.
 func (o *options) wants(suite, job string, queues int) bool {
 	return o.only.MatchString(name(suite, job, queues))
 }
@@ -179,21 +179,20 @@ func (b *bench) all(ctx context.Context) error {
 	return nil
 }
 
-// cacheMiB is the volatile cache of disks that are flushed. What is written between two
-// flushes fits.
+// cacheMiB is the volatile cache of disks that are flushed. It is large enough for the writes
+// between two flushes.
 const cacheMiB = 16
 
 // anyDevice takes every job on every device.
 func anyDevice(jobs.Job, peer.Peer) bool { return true }
 
-// meets says which devices with tables a job is for: the ones whose remaps it
-// misses, or the one that it hits, and in both cases those that have none.
+// meets returns the devices with tables that a job is for: those whose remaps it misses, or the one
+// whose remaps it hits. In both cases devices without remaps are included.
 func meets(j jobs.Job, p peer.Peer) bool {
 	return p.Table.Remaps == 0 || j.Miss == (p.Table.First == 1)
 }
 
-// suite makes the devices, measures each job on each of them by turns, and takes
-// them away.
+// suite makes the devices, measures each job on each of them in turn, and removes them.
 func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk peer.Disk,
 	list []jobs.Job, idle bool, on func(jobs.Job, peer.Peer) bool) (err error) {
 	queues := disk.Queues
@@ -235,7 +234,7 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk
 	return nil
 }
 
-// devices makes and fills the devices. What the machine cannot have is noted.
+// devices makes and fills the devices. It notes those that this machine cannot have.
 func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) ([]*peer.Device,
 	error) {
 	var out []*peer.Device
@@ -290,7 +289,7 @@ func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues i
 	return s, errors.Join(err1, err2)
 }
 
-// idle counts what servers do while nobody uses their devices.
+// idle counts how often servers run while their devices are not in use.
 func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) error {
 	before, threads := make([]peer.Usage, len(devices)), make([][]peer.Thread, len(devices))
 	if err := sleep(ctx, settle); err != nil {
@@ -328,8 +327,7 @@ func (b *bench) idle(ctx context.Context, devices []*peer.Device, queues int) er
 	return nil
 }
 
-// switched returns the threads that were switched between two readings, with how
-// often that was.
+// switched returns the threads that the kernel switched to between two readings, and how often.
 func switched(before, after []peer.Thread) []peer.Thread {
 	var out []peer.Thread
 	for _, t := range after {

@@ -57,7 +57,7 @@ type variant struct {
 	flags         []string
 }
 
-// rawOptions are flags that are read once all of them are known.
+// rawOptions are flags that are parsed once all of them are known.
 type rawOptions struct{ only, peers, queues, remaps string }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
@@ -85,7 +85,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	return o, nil
 }
 
-// measureFlags defines the flags that say what is measured, and on what.
+// measureFlags defines the flags about what is measured, and on which devices.
 func (o *options) measureFlags(fs *flag.FlagSet, raw *rawOptions) {
 	fs.StringVar(&o.kernel, "kernel", "uml", "uml, a `series` of Debian's kernels (6.12, 7.3), "+
 		"or host: this machine's own")
@@ -130,8 +130,8 @@ func (o *options) addVariants(s string) error {
 	return nil
 }
 
-// outputFlags defines the flags that say where the results go, and in what guest they
-// are measured.
+// outputFlags defines the flags that say where the results go, and in which guest the measurement
+// runs.
 func (o *options) outputFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.out, "out", "", "`directory` for results (default bench/results/DATE-KERNEL; "+
 		"of runs that leave something out bin/results/DATE-KERNEL)")
@@ -149,7 +149,7 @@ func (o *options) outputFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.json, "json", "", "only write the figures, to this `file`")
 }
 
-// read reads what the flags hold as text.
+// read parses the flags that are kept as text.
 func (o *options) read(raw *rawOptions) error {
 	var err1, err2, err3, err4 error
 	o.only, err1 = regexp.Compile(raw.only)

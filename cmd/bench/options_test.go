@@ -107,7 +107,7 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// Requests of the jobs that are to miss meet no remap, those of the others may.
+// Requests of the jobs that should miss hit no remap. Those of the others may hit one.
 func TestMeets(t *testing.T) {
 	o := mustParse(t)
 	all, err := jobs.All()
@@ -157,7 +157,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-// What the guest is told is what the host was told, with paths of the guest.
+// The guest gets the same options as the host, with paths of the guest.
 func TestGuestArgs(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"ublk", "ublk.loop"} {
@@ -217,7 +217,7 @@ func TestCPUModel(t *testing.T) {
 	}
 }
 
-// A run without root, or in a place without its programs, says so and leaves nothing.
+// A run without root, or without its programs, says so and leaves nothing.
 func TestRunRefuses(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	err := run(t.Context(), []string{"-kernel", "uml", "-program", "/nonexistent/ublk-remap",

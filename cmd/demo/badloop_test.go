@@ -107,7 +107,7 @@ func TestBadloopTable(t *testing.T) {
 	}
 }
 
-// The choice is what it always was: people note down seeds.
+// The choice must not change between versions, because people note seeds down.
 func TestBadloopSeedIsPortable(t *testing.T) {
 	table, err := badloopTable(t, "", "-c", "5", "-S", "10M", "-s", "3")
 	if err != nil {

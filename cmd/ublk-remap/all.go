@@ -23,7 +23,7 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// doneOne is an item of start --all --json and stop --all --json.
+// doneOne is an item of the JSON of start --all and stop --all.
 type doneOne struct {
 	Name   string `json:"name"`
 	Device string `json:"device"` // empty: it has none
@@ -32,8 +32,8 @@ type doneOne struct {
 	Error  string `json:"error"`  // empty unless it failed
 }
 
-// atOnce is how many sets are started or stopped at a time: enough to use the time that disks and
-// the kernel take, without having every server of the host begin at once.
+// atOnce is how many sets are started or stopped at the same time. More than one is faster, because
+// disks and the kernel take time. Few enough keep all servers of the host from starting at once.
 func atOnce() int { return min(2*runtime.NumCPU(), 16) }
 
 // allOr accepts n arguments, or none if all is set.
@@ -78,7 +78,7 @@ func (a *app) startAll(cmd *cobra.Command) error {
 	})
 }
 
-// each does something to many sets, some at a time, and prints how each of them went. Its error has
+// each does something to many sets, some at a time, and prints the result for each. Its error has
 // the largest of their exit codes.
 func (a *app) each(names []string, do func(name string) doneOne) error {
 	all := make([]doneOne, len(names))
@@ -137,14 +137,14 @@ func startBy(ctx context.Context, name string, enabled bool) error {
 		if err != nil {
 			return err
 		}
-		// Its unit would try it over and over.
+		// Otherwise its unit would try the start over and over.
 		r := startRun{startOptions: newStartOptions(nil)}
 		if _, err := r.findDisk(ctx, name); err != nil {
 			return err
 		}
 		return startUnit(ctx, name, unit)
 	}
-	// A process of its own: a disk that hangs cannot be waited for with a limit.
+	// A process of its own can be abandoned. A read from a disk that hangs cannot be.
 	child := exec.CommandContext(ctx, self, "start", "--", name)
 	child.Cancel = func() error { return child.Process.Signal(syscall.SIGTERM) }
 	var said bytes.Buffer
@@ -157,7 +157,7 @@ func startBy(ctx context.Context, name string, enabled bool) error {
 	return err
 }
 
-// lastLine is the error of a child, without the name of the program.
+// lastLine is the last line of a child's errors, without the name of the program.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.TrimPrefix(lines[len(lines)-1], "ublk-remap: ")
@@ -188,5 +188,5 @@ func (a *app) stopAll(ctx context.Context, force bool) error {
 	})
 }
 
-// setOf is the set that a disk carries.
+// setOf returns the set that a disk carries.
 func setOf(b *host.Backing) set.Identity { return set.IdentityOf(b.Superblock) }

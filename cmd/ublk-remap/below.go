@@ -15,8 +15,8 @@ import (
 // which sets the initramfs has to start. It prints a line for each set whose device is below one of
 // the file systems: UUID, name, backing and spare devices.
 //
-// A path that no device is below, such as one on a tmpfs, is no error, and neither is one that does
-// not exist.
+// A path that is on no device, such as one on a tmpfs, is no error, and a path that does not exist
+// is no error either.
 func belowCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "below PATH...",
@@ -50,7 +50,7 @@ func belowCommand(a *app) *cobra.Command {
 	}
 }
 
-// printBelow prints a set's line. It is read by shells, word by word.
+// printBelow prints the line of a set. Shell scripts split it into words.
 func (a *app) printBelow(r *control.Record) error {
 	words := append([]string{r.UUID, r.Name, r.Backing}, r.Spares...)
 	for _, w := range words {

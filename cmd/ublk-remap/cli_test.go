@@ -15,7 +15,7 @@ import (
 	"ublkremap/test/diskfile"
 )
 
-// result is what a run of the command gave.
+// result is the result of one run of the command.
 type result struct {
 	code     int
 	out, err string
@@ -33,7 +33,7 @@ func ublkRemap(t *testing.T, args ...string) result {
 	return r
 }
 
-// runSeparately is run, for a command that may print more than one line of errors.
+// runSeparately is run for a command that may print several lines of errors.
 func runSeparately(args []string) (code int, out, errs string) {
 	var o, e bytes.Buffer
 	code = run(context.Background(), args, stdio{in: strings.NewReader(""), out: &o, err: &e})
@@ -154,7 +154,7 @@ func TestDamagedMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	// Both mirrors, behind the superblocks that name them.
+	// Both mirrors, which lie behind the superblocks that name them.
 	devs := metadataRegions(t, disk)
 	for _, r := range devs {
 		if _, err := f.WriteAt(make([]byte, r.Length), r.Start); err != nil {
@@ -205,7 +205,7 @@ func TestBusyDisk(t *testing.T) {
 
 func TestDeadServer(t *testing.T) {
 	useRuntimeDir(t)
-	// A record as a crash leaves it, of a device that a reboot took away.
+	// A record that a crash leaves, of a device that a reboot removed.
 	r := control.Record{Name: "disk", UUID: "0-1", ID: 12345, Device: "/dev/ublkb12345",
 		Backing: "/dev/nosuch", BlockSize: 512, Blocks: 100}
 	if err := r.Write(); err != nil {
@@ -223,7 +223,7 @@ func TestDeadServer(t *testing.T) {
 	for _, dev := range []string{"12345", "ublkb12345", "/dev/ublkb12345", "0-1", "/dev/nosuch"} {
 		mustRun(t, 0, "status", dev)
 	}
-	// It is not there, so it is not listed, and cannot be asked.
+	// The device does not exist, so it is not listed and has no status.
 	if out := mustRun(t, 0, "list", "--json").out; strings.TrimSpace(out) != "[]" {
 		t.Error(out)
 	}

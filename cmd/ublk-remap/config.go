@@ -33,7 +33,7 @@ the default.`,
 	return cmd
 }
 
-// checkedFile is an item of config check --json.
+// checkedFile is an item of the JSON of config check.
 type checkedFile struct {
 	File     string        `json:"file"`
 	Name     string        `json:"name"`
@@ -69,7 +69,7 @@ is one line: FILE:LINE:COLUMN: what is wrong.`,
 	return cmd
 }
 
-// filesMeant are the paths of the files that the arguments of config mean.
+// filesMeant returns the paths of the files that the arguments of config name.
 func filesMeant(args []string) ([]string, error) {
 	var files []string
 	names := args
@@ -97,7 +97,7 @@ func fileMeant(arg string) (string, error) {
 	return config.Path(arg)
 }
 
-// checkFiles prints what is wrong with files. Its error has the exit code of what is worst.
+// checkFiles prints the errors of files. Its error has the exit code of the worst one.
 func (a *app) checkFiles(ctx context.Context, files []string) error {
 	all := []checkedFile{}
 	var worst error
@@ -140,7 +140,7 @@ func (p *fileProblem) text(file string) string {
 	return fmt.Sprintf("%s:%d:%d: %s", file, p.Line, p.Column, p.Message)
 }
 
-// problemsOf takes an error apart.
+// problemsOf splits an error into its problems.
 func problemsOf(path string, err error) []fileProblem {
 	all := []fileProblem{}
 	for _, e := range flatten(err) {
@@ -169,7 +169,7 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// checkOne returns all that is wrong with a file.
+// checkOne returns all errors of a file.
 func (a *app) checkOne(ctx context.Context, path string) error {
 	file, err := config.ReadFile(path)
 	if err != nil {
@@ -182,10 +182,10 @@ func (a *app) checkOne(ctx context.Context, path string) error {
 	return errors.Join(a.checkDisk(ctx, file, said), checkShared(file, said))
 }
 
-// diskAnswer is how long the disk that a file names may take to say what it carries.
+// diskAnswer is how long the disk that a file names may take to show what it carries.
 const diskAnswer = 5 * time.Second
 
-// checkDisk looks whether the disk that a file names carries another set. One that is not there,
+// checkDisk checks whether the disk that a file names carries another set. A disk that is missing,
 // or does not answer, is no error of the file.
 func (a *app) checkDisk(ctx context.Context, file *config.File, said *startOptions) error {
 	if said.backing == "" {
@@ -211,7 +211,7 @@ func (a *app) checkDisk(ctx context.Context, file *config.File, said *startOptio
 	}
 }
 
-// checkShared looks for other files that name the same disks.
+// checkShared finds other files that name the same disks.
 func checkShared(file *config.File, said *startOptions) error {
 	names, err := config.Names()
 	if err != nil {
@@ -244,7 +244,7 @@ func checkShared(file *config.File, said *startOptions) error {
 
 type namedDisk struct{ key, text string }
 
-// disks are the disks that a file names.
+// disks returns the disks that a file names.
 func (o *startOptions) disks() (all []namedDisk) {
 	for _, d := range []namedDisk{{"backing", o.backing}, {"uuid", strings.ToLower(o.uuid)}} {
 		if d.text != "" {
@@ -263,11 +263,11 @@ func sameFile(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// shownConfig is what config show --json prints.
+// shownConfig is the JSON of config show.
 type shownConfig struct {
 	Name string `json:"name"`
 	File string `json:"file"` // empty: there is none
-	// Running: a server has the set, or its device waits for one.
+	// Running: a server has the set, or the set's device waits for one.
 	Running bool          `json:"running"`
 	Options []shownOption `json:"options"`
 }
@@ -282,7 +282,7 @@ type shownOption struct {
 	Column  int      `json:"column,omitempty"`
 	Default string   `json:"default"`
 	Change  string   `json:"change"` // reload or restart: what a change needs
-	// Running is the value that a server has which runs, if that is another one.
+	// Running is the value that a running server has, if it differs.
 	Running *string `json:"running,omitempty"`
 }
 
@@ -363,7 +363,7 @@ func showOption(o *config.Option, s *config.Setting) shownOption {
 	return shown
 }
 
-// rows is the table for people.
+// rows returns the table for people.
 func (c *shownConfig) rows() [][]string {
 	rows := [][]string{{"OPTION", "VALUE", "FROM"}}
 	running := false
@@ -397,7 +397,7 @@ func configSampleCommand(a *app) *cobra.Command {
 	}
 }
 
-// sampleConfig is a file that sets nothing and says what could be set.
+// sampleConfig returns a file that sets nothing and lists every key.
 func sampleConfig() string {
 	var b strings.Builder
 	b.WriteString("# /etc/ublk-remap/NAME.toml says how the set NAME is started. All lines are\n" +

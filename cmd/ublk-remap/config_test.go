@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write what is made from the program anew")
 
-// useConfigDir gives the test a directory of configuration of its own, with these files.
+// useConfigDir gives the test a configuration directory of its own, with these files.
 func useConfigDir(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "etc")
@@ -35,7 +35,7 @@ func useConfigDir(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// keysTable is the table of docs/CONFIG.md.
+// keysTable returns the table of docs/CONFIG.md.
 func keysTable() string {
 	var b strings.Builder
 	b.WriteString("| key | means | can be | default | a change needs |\n" +
@@ -55,7 +55,7 @@ func keysTable() string {
 	return b.String()
 }
 
-// docs/CONFIG.md has the table that the options make.
+// The table in docs/CONFIG.md is the one that is made from the options.
 func TestConfigDocs(t *testing.T) {
 	anywhere(t)
 	const path = "../../docs/CONFIG.md"
@@ -82,15 +82,15 @@ func TestConfigDocs(t *testing.T) {
 	}
 }
 
-// Every flag of start is a key, and every key a flag, but for those that say so. So the manual
-// page, which is made of the flags, has them all.
+// Every flag of start is a key and every key is a flag, except those that are marked otherwise. So
+// the manual page, which is made from the flags, has all of them.
 func TestFlagsAreKeys(t *testing.T) {
 	a := &app{}
 	cmd, _, err := newRoot(a).Find([]string{"start"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	// How start is run, not how the set is served.
+	// These say how start runs, not how the set is served.
 	own := map[string]bool{"help": true, "json": true, "all": true, "foreground": true,
 		"no-config": true, "adopt": true, "root-storage": true}
 	for _, f := range ownFlags {
@@ -118,7 +118,7 @@ func TestFlagsAreKeys(t *testing.T) {
 	}
 }
 
-// The examples of the documentation, and the sample, are files without errors.
+// The examples of the documentation, and the sample, have no errors.
 func TestConfigExamples(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -137,7 +137,7 @@ func TestConfigExamples(t *testing.T) {
 	sample := mustRun(t, 0, "config", "sample").out
 	useConfigDir(t, map[string]string{"data.toml": sample})
 	mustRun(t, 0, "config", "check")
-	// Without the comment signs each key is one that there is, with a value of its form.
+	// Without the comment signs each key exists and has a value of its form.
 	keys := regexp.MustCompile(`(?m)^# ([a-z-]+ = .*)$`).FindAllStringSubmatch(sample, -1)
 	if len(keys) != len(newStartOptions(nil).all) {
 		t.Errorf("%d keys in %s", len(keys), sample)
@@ -148,8 +148,7 @@ func TestConfigExamples(t *testing.T) {
 	}
 }
 
-// What is wrong with a file is said with its place, by check, show and start alike, and nothing is
-// started.
+// check, show and start all report an error of a file with its place, and nothing is started.
 func TestBadConfig(t *testing.T) {
 	useRuntimeDir(t)
 	for name, c := range map[string]struct {
@@ -204,7 +203,7 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// All errors of a file are told at once, for people and for programs.
+// All errors of a file are reported at once, as text and as JSON.
 func TestConfigCheckTellsAll(t *testing.T) {
 	useRuntimeDir(t)
 	dir := useConfigDir(t, map[string]string{"bad.toml": "x1 = 1\nqueues = 0\n", "good.toml": "",
@@ -229,7 +228,7 @@ func TestConfigCheckTellsAll(t *testing.T) {
 	mustRun(t, exit.Usage, "config", "show", "..")
 }
 
-// ublkRemapMany is ublkRemap for a verb that has several lines to say.
+// ublkRemapMany is ublkRemap for a verb that may print several lines.
 func ublkRemapMany(t *testing.T, args ...string) result {
 	t.Helper()
 	r := result{}
@@ -237,7 +236,8 @@ func ublkRemapMany(t *testing.T, args ...string) result {
 	return r
 }
 
-// A file that others could have written is refused, and so is one in such a directory.
+// A file that others could have written is refused. So is a file in a directory that others can
+// write.
 func TestUntrustedConfig(t *testing.T) {
 	useRuntimeDir(t)
 	dir := useConfigDir(t, map[string]string{"data.toml": "queues = 1\n"})
@@ -285,7 +285,7 @@ func TestUntrustedConfig(t *testing.T) {
 	}
 }
 
-// A disk that carries another set than the file is for is refused before anything is started.
+// A disk that carries another set than the one of the file is refused before anything is started.
 func TestConfigOfAnotherSet(t *testing.T) {
 	useRuntimeDir(t)
 	disk := diskFile(t, 64<<20)
@@ -304,7 +304,7 @@ func TestConfigOfAnotherSet(t *testing.T) {
 		"other.toml:2:1: backing "+disk+": "+dir+"/data.toml names it too, in line 2") {
 		t.Errorf("%q", r.err)
 	}
-	// Another set of the name.
+	// Another set with that name.
 	useConfigDir(t, map[string]string{
 		"other.toml": "uuid = \"0198b1f2-0000-7000-8000-000000000001\"\n" + backing})
 	for _, args := range [][]string{{"config", "check", "other"}, {"start", "other"},
@@ -316,7 +316,7 @@ func TestConfigOfAnotherSet(t *testing.T) {
 	}
 }
 
-// The file counts less than flags and more than defaults, and show says where a value comes from.
+// Flags override the file, and the file overrides defaults. show says where a value comes from.
 func TestConfigShow(t *testing.T) {
 	useRuntimeDir(t)
 	dir := useConfigDir(t, map[string]string{"data.toml": "# x\nqueues = 3\n fail-fast = \"0\"\n" +
@@ -371,8 +371,8 @@ func TestConfigShow(t *testing.T) {
 	}
 }
 
-// Options of a run of start: those of flags stay, the others come from the file, and those that a
-// device has from when it was made do not change with it.
+// Options of one run of start. Those from flags stay. Those from the file change, except the ones
+// that are set when the device is made.
 func TestFlagsOverFile(t *testing.T) {
 	useRuntimeDir(t)
 	useConfigDir(t, map[string]string{"data.toml": "queues = 3\ndepth = 16\nfail-fast = \"7s\"\n"})

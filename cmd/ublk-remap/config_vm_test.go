@@ -29,8 +29,8 @@ func record(t *testing.T) *control.Record {
 	return r
 }
 
-// The file of a set is what it is started, upgraded and recovered with, and a file with an error
-// keeps nobody waiting.
+// A set is started, upgraded and recovered with the options of its file. A file with an error does
+// not keep a device waiting.
 func TestConfiguredLife(t *testing.T) {
 	dir := useConfigDir(t, nil)
 	disk := newDisk(t, 512)
@@ -43,7 +43,8 @@ func TestConfiguredLife(t *testing.T) {
 	vmtest.Mkfs(t, "ext4", dev)
 	mnt := vmtest.Mount(t, "ext4", dev)
 
-	// What can change while it is mounted does, and the rest is said.
+	// A reload makes the changes that are possible while the device is mounted, and reports the
+	// others.
 	configure(t, dir, "life", "depth = 64\nfail-fast = \"9s\"\nretries = 8\nid = 9\n")
 	out := rig.Want(t, 0, "reload", "life").Stdout
 	if !strings.HasSuffix(out, "\n"+dev+": fail-fast 7s -> 9s, log-level debug -> info; "+
@@ -57,7 +58,7 @@ func TestConfiguredLife(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 
-	// An error is told, and the server serves on.
+	// An error is reported, and the server goes on.
 	configure(t, dir, "life", "depth = ")
 	if res := rig.Want(t, exit.Usage, "upgrade", "life"); !strings.Contains(res.Stderr,
 		"life.toml:1:8") {
@@ -67,7 +68,7 @@ func TestConfiguredLife(t *testing.T) {
 		t.Errorf("process %d serves, not %d", now.PID, r.PID)
 	}
 
-	// The next server goes on as the last one, and says so.
+	// The next server takes the options of the last one, and logs that.
 	rig.Kill(t, dev)
 	awaitFailed(t)
 	rig.Want(t, 0, "start", "life")
@@ -76,7 +77,7 @@ func TestConfiguredLife(t *testing.T) {
 	}
 	awaitLog(t, 1, "life.toml:1:8", "goes on with what its last server had")
 
-	// So it does if the file says something that the device is not.
+	// The same happens if the file does not fit the device.
 	zero := "on"
 	if rig.StatusOf(t, "life").Features.ZeroCopy {
 		zero = "off"
@@ -88,7 +89,7 @@ func TestConfiguredLife(t *testing.T) {
 		t.Errorf("%s became %s, depth %d", dev, again, record(t).Depth)
 	}
 
-	// A file that others can write is believed by nobody.
+	// A file that others can write is not used.
 	must(t, os.Chmod(filepath.Join(dir, "life.toml"), 0o666))
 	rig.Kill(t, dev)
 	awaitFailed(t)
@@ -112,7 +113,7 @@ func TestConfiguredLife(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", disk)
 }
 
-// scanOf is the row of a disk.
+// scanOf returns the row of a disk.
 func scanOf(t *testing.T, backing string) scanned {
 	t.Helper()
 	var all []scanned
@@ -126,7 +127,7 @@ func scanOf(t *testing.T, backing string) scanned {
 	return scanned{}
 }
 
-// scan tells what each disk needs, and changes nothing.
+// scan says what each disk needs, and changes nothing.
 func TestScan(t *testing.T) {
 	dir := useConfigDir(t, nil)
 	disk := newDisk(t, 512)
@@ -153,7 +154,7 @@ func TestScan(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
-	// It is mounted as something else.
+	// It is served, and then its server dies.
 	dev := rig.StartDevice(t, "life")
 	epoch := scanOf(t, disk)
 	if epoch.State != string(control.StateLive) || epoch.Device != dev {
@@ -168,7 +169,7 @@ func TestScan(t *testing.T) {
 	rig.Want(t, 0, "start", "life")
 	rig.Want(t, 0, "stop", "life")
 
-	// The spare device is gone.
+	// The spare device is missing.
 	gone := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
 	lonely := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})
 	rig.Want(t, 0, "create", lonely, "--name", "lonely", "--spare-device", gone)
@@ -177,7 +178,7 @@ func TestScan(t *testing.T) {
 		!strings.Contains(s.Reason, "spare device") {
 		t.Errorf("%+v", s)
 	}
-	// The file of one set names another one by its UUID.
+	// The file of one set has the UUID of another set.
 	life := scanOf(t, disk)
 	configure(t, dir, "alias", "uuid = \""+life.UUID+"\"\n")
 	if res := rig.Want(t, exit.Refused, "start", "alias"); !strings.Contains(res.Stderr,
@@ -196,7 +197,7 @@ func TestScan(t *testing.T) {
 		t.Errorf("a spare device without its disk: %+v", alone)
 	}
 
-	// A copy: of the same epoch, then an older one.
+	// A copy: first with the same epoch, then an older one.
 	twin := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})
 	vmtest.Run(t, "dd", "if="+disk, "of="+twin, "bs=1M", "conv=fsync", "status=none")
 	if s := scanOf(t, twin); s.State != host.StateAmbiguous {
@@ -216,7 +217,7 @@ func TestScan(t *testing.T) {
 	}
 	must(t, zeroEnds(twin))
 
-	// Both mirrors are gone, and the superblocks are not.
+	// Both mirrors are damaged, and the superblocks are not.
 	f, err := os.OpenFile(disk, os.O_RDWR|os.O_SYNC, 0)
 	must(t, err)
 	for _, r := range metadataRegions(t, disk) {
@@ -254,8 +255,8 @@ func zeroEnds(path string) error {
 	return err
 }
 
-// All sets that have a file are started, and all devices stopped, each with its result; those that
-// cannot be do not hold up the others.
+// All sets that have a file are started, and all devices are stopped, each with its own result.
+// Sets that fail do not delay the others.
 func TestAll(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -317,8 +318,8 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// A full runtime directory: a start says so and leaves nothing, a device that waits still waits
-// and is recovered when there is room.
+// With a full runtime directory, a start says so and leaves nothing. A device that waits for a
+// server still waits, and is recovered when there is room.
 func TestFullRuntimeDir(t *testing.T) {
 	useConfigDir(t, nil)
 	disk := newDisk(t, 512)

@@ -123,7 +123,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return err
 	}
-	// Nothing is changed on the disk before this point, nor by the trial that follows.
+	// Up to this point nothing is changed on the disk. The trial that follows changes nothing
+	// either.
 	bar := a.progress("trying the places that the set relies on")
 	err = p.Survey(ctx, bar)
 	bar.end()

@@ -22,7 +22,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// tool runs a program, or skips where there is none.
+// tool runs a program, or skips the test if it is not installed.
 func tool(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -65,7 +65,7 @@ func content(t *testing.T, disk string, n int64) []byte {
 	return b[:n]
 }
 
-// exported reads all that a set shows.
+// exported reads the whole exported contents of a set.
 func exported(t *testing.T, paths ...string) []byte {
 	t.Helper()
 	var devs []metadata.Device
@@ -96,7 +96,7 @@ func TestInPlaceAndRelease(t *testing.T) {
 	useRuntimeDir(t)
 	disk := ext4Disk(t, 96<<20)
 
-	// The file system reaches to the end: it is said how small it must be.
+	// The file system reaches to the end. The message says how small it must be.
 	before := content(t, disk, 96<<20)
 	r := mustRun(t, exit.Refused, "create", disk, "--in-place", "--yes")
 	m := regexp.MustCompile(`resize2fs (\S+) (\d+)K`).FindStringSubmatch(r.err)
@@ -216,7 +216,7 @@ func TestInPlaceUnknownContents(t *testing.T) {
 	}
 	mustRun(t, 0, "release", disk, "--yes")
 
-	// What would be cut off, or stays visible, at the end of the disk.
+	// Contents that would be cut off at the end of the disk, or would stay visible there.
 	write(16<<20-512, "EFI PART")
 	for _, extra := range [][]string{nil, {"--force"}} {
 		if r := mustRun(t, exit.Refused, append([]string{"create", disk, "--in-place", "--yes"},
@@ -234,7 +234,7 @@ func TestInPlaceUnknownContents(t *testing.T) {
 	}
 }
 
-// cutDevice fails every write from some point on, as a power cut does.
+// cutDevice fails every write from some point on, like a disk after a power cut.
 type cutDevice struct {
 	*blockdev.Device
 	left *int
@@ -252,8 +252,8 @@ func (d cutDevice) WriteAt(p []byte, off int64) (int, error) {
 	return d.Device.WriteAt(p, off)
 }
 
-// TestInterrupted cuts a conversion and a release at every write, and goes on
-// with the command.
+// TestInterrupted cuts a conversion and a release at every write, and finishes them with the
+// command.
 func TestInterrupted(t *testing.T) {
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 12<<20), diskFile(t, 8<<20)
@@ -331,7 +331,7 @@ func TestInterrupted(t *testing.T) {
 						"--spare", "64KiB"}, flags...)...)
 				}
 				done = cut(paths, n, step) == nil
-				// Half way nothing is served, and it is said what to do.
+				// A half converted disk is not served, and the message says what to do.
 				res := ublkRemap(t, "start", disk)
 				if strings.Contains(res.err, "ublk-remap release") {
 					seen[giving]++

@@ -10,7 +10,7 @@ import (
 	"ublkremap/metadata"
 )
 
-// endMarks are marks at a disk's end, and where they lie on one of that size.
+// endMarks are marks at a disk's end, and their places on a disk of that size.
 func endMarks(size int64) map[int64][]byte {
 	return map[int64][]byte{
 		(size/512 - 16) &^ 7 * 512: {0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0}, // MD 1.0
@@ -33,8 +33,8 @@ func endMarksOf(t *testing.T, path string) []blockdev.Signature {
 	return blockdev.DetectEnd(d, d.Size())
 }
 
-// TestCreateLeavesNoEnd: with a spare device nothing of what a disk had at its end
-// is left there, nor shown at the end of the exported device.
+// TestCreateLeavesNoEnd: with a spare device, the old marks at the end of a disk are removed, and
+// do not show at the end of the exported device.
 func TestCreateLeavesNoEnd(t *testing.T) {
 	useRuntimeDir(t)
 	const size = 64 << 20
@@ -49,7 +49,7 @@ func TestCreateLeavesNoEnd(t *testing.T) {
 	if found := endMarksOf(t, disk); len(found) > 0 {
 		t.Errorf("left on the disk: %v", found)
 	}
-	// The superblock is all that there is.
+	// There is only the superblock.
 	d, err := blockdev.Open(context.Background(), disk, blockdev.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +98,8 @@ func oldSet(t *testing.T, disk, spare string, block int) {
 	}
 }
 
-// TestOldEndIsTold: a set of an older version, whose data reaches to the disk's end,
-// is warned of once there is a mark.
+// TestOldEndIsTold: for a set of an older version whose data reaches to the disk's end, there is a
+// warning as soon as there is a mark.
 func TestOldEndIsTold(t *testing.T) {
 	useRuntimeDir(t)
 	const size = 64 << 20

@@ -44,7 +44,7 @@ func TestCreate(t *testing.T) {
 		t.Errorf("a dry run changed the disk (%v)", err)
 	}
 
-	// A blank disk needs no question.
+	// A blank disk needs no confirmation.
 	var c created
 	if err := json.Unmarshal([]byte(mustRun(t, 0, "create", disk, "--json", "--name", "a",
 		"--spare", "2MiB").out), &c); err != nil {
@@ -56,7 +56,7 @@ func TestCreate(t *testing.T) {
 	}
 	check()
 
-	// What is there is not overwritten unasked.
+	// Contents are not overwritten without confirmation.
 	if r := mustRun(t, exit.Refused, "create", disk); !strings.Contains(r.err, `"a"`) ||
 		!strings.Contains(r.err, "--force") {
 		t.Error(r.err)
@@ -137,7 +137,7 @@ func TestCreateWithSpareDevice(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	mustRun(t, 0, "metadata", "check", disk, "--spare-device", spare)
-	// The spare device is no backing, and an unknown one no spare device.
+	// The spare device cannot be started as a backing, and an unknown device is not a spare device.
 	mustRun(t, exit.Refused, "metadata", "check", spare)
 	mustRun(t, exit.NotFound, "metadata", "check", disk, "--spare-device", other)
 	mustRun(t, exit.Refused, "create", disk, "--spare-device", spare)
@@ -170,8 +170,8 @@ func TestCreateWithBadBlocks(t *testing.T) {
 	}
 }
 
-// TestCreateRefusesBeforeItChanges: whatever a list is refused for, the disk is
-// as it was, also with --force.
+// TestCreateRefusesBeforeItChanges: when a list is refused, for whatever reason, the disk is
+// unchanged, also with --force.
 func TestCreateRefusesBeforeItChanges(t *testing.T) {
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 64<<20), diskFile(t, 32<<20)
@@ -229,8 +229,8 @@ func TestCreateRefusesBeforeItChanges(t *testing.T) {
 	}
 }
 
-// TestCreateWithADeadZone: a disk with more bad units than spare units can be used, and it is
-// said what that means; what is advised helps.
+// TestCreateWithADeadZone: a disk with more bad units than spare units can be used. The message
+// says what that means, and its advice works.
 func TestCreateWithADeadZone(t *testing.T) {
 	useRuntimeDir(t)
 	disk, zone := diskFile(t, 64<<20), filepath.Join(t.TempDir(), "bad")
@@ -253,8 +253,8 @@ func TestCreateWithADeadZone(t *testing.T) {
 	mustRun(t, 0, "metadata", "check", disk)
 }
 
-// TestCreateRaces: of many that prepare one disk at once, those that do not find
-// it in use find what the others wrote; what is left is whole.
+// TestCreateRaces: many processes prepare one disk at once. Those that do not find it in use find
+// what the others wrote. The result is one whole set.
 func TestCreateRaces(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -282,8 +282,7 @@ func TestCreateRaces(t *testing.T) {
 	}
 }
 
-// TestStoppedDiskIsSeen: other tools do not take the disks of a set that is not being served
-// for empty ones.
+// TestStoppedDiskIsSeen: other tools do not take the disks of a stopped set for empty disks.
 func TestStoppedDiskIsSeen(t *testing.T) {
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 400<<20), diskFile(t, 16<<20)
@@ -306,7 +305,7 @@ func TestStoppedDiskIsSeen(t *testing.T) {
 		}
 	}
 	mustRun(t, 0, "metadata", "check", alone)
-	// To this program it is a set, and nothing else.
+	// For this program it is a set, and nothing else.
 	if r := mustRun(t, exit.Refused, "create", alone); strings.Contains(r.err, "dos") {
 		t.Error(r.err)
 	}

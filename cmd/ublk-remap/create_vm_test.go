@@ -11,8 +11,9 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestCreateGoesAround: a disk whose first 68 KiB are bad, and places of whatever a set
-// relies on besides, is prepared, says so, and works; the list names some of them.
+// TestCreateGoesAround: the first 68 KiB of a disk are bad, and so are other places that a set
+// relies on. The disk is prepared, with a message, and works. The list names some of the bad
+// places.
 func TestCreateGoesAround(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -56,8 +57,8 @@ func TestCreateGoesAround(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", dm.Path)
 }
 
-// TestCreateWithoutSpares: where the spare region takes no write nothing is prepared, and
-// nothing is changed, also of a disk that is full of data.
+// TestCreateWithoutSpares: if the spare region takes no writes, nothing is prepared and nothing is
+// changed, also on a disk that is full of data.
 func TestCreateWithoutSpares(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -88,7 +89,7 @@ func TestCreateWithoutSpares(t *testing.T) {
 			t.Fatal(err)
 		}
 		spare := (plan.SizeBytes + plan.HeadBytes) / 512
-		// With a few good units it would be taken, with a warning.
+		// With a few good units the disk would be accepted, with a warning.
 		dm := vmtest.NewDM(t, vmtest.ErrorTable(t, loop, vmtest.Extent{Start: spare,
 			Count: plan.SpareBytes / 512}))
 		r := rig.Want(t, 1, append([]string{"create", dm.Path}, args...)...)
@@ -107,9 +108,8 @@ func TestCreateWithoutSpares(t *testing.T) {
 	}
 }
 
-// TestEndMarksStayAbove: what marks a disk at its end, written through the device,
-// is there for readers of the device, and not on the disk below, from which other
-// tools would assemble it.
+// TestEndMarksStayAbove: marks at the end of a disk that are written through the device are visible
+// on the device, and not on the disk below. Otherwise other tools would assemble the disk.
 func TestEndMarksStayAbove(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -142,7 +142,7 @@ func TestEndMarksStayAbove(t *testing.T) {
 		t.Errorf("found on the disk: %v", found)
 	}
 	rig.Want(t, 0, "metadata", "check", disk)
-	// Given back, the disk has them.
+	// After release the disk has the marks.
 	rig.Want(t, 0, "release", disk, "--yes")
 	b, err := os.ReadFile(disk)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestReadReport: what a server waits for is passed on as it comes, and the last line is
-// how its start ended; a server of an older version writes that only.
+// TestReadReport: messages about a wait are passed on as they come. The last line says how the
+// start ended. A server of an older version writes only that line.
 func TestReadReport(t *testing.T) {
 	var waited []string
 	rep, err := readReport(strings.NewReader(`{"waiting":"a"}

@@ -11,11 +11,11 @@ import (
 	"ublkremap/internal/host"
 )
 
-// drivesWait bounds what a start, a stop or a resume spends on the limits of drives. A drive that
-// does not answer must not hold them up.
+// drivesWait bounds how long a start, a stop or a resume works on the limits of drives. A drive
+// that does not answer must not delay them.
 const drivesWait = 20 * time.Second
 
-// recoveryWanted is what --error-recovery can be.
+// recoveryWanted says which values --error-recovery can have.
 var recoveryWanted = fmt.Sprintf("a time from %s to %s, or keep", drive.Least, drive.Most)
 
 // recoveryLimit returns what a server calls when its disks are open, for a value of
@@ -45,15 +45,15 @@ func recoveryLimit(value string) (func(context.Context, string, []string) []stri
 	}, nil
 }
 
-// releaseDrives gives the disks back what they had before a set was served.
+// releaseDrives restores the settings that the disks had before the set was served.
 func releaseDrives(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, drivesWait)
 	defer cancel()
 	return host.Drives().Release(ctx, name)
 }
 
-// limitDrivesAgain sets the limits of a set's drives once more: one that was without power has
-// forgotten them.
+// limitDrivesAgain sets the limits of a set's drives once more, because a drive forgets them when
+// it loses power.
 func (a *app) limitDrivesAgain(ctx context.Context, r *control.Record) {
 	ctx, cancel := context.WithTimeout(ctx, drivesWait)
 	defer cancel()

@@ -19,7 +19,7 @@ import (
 	"ublkremap/internal/shell"
 )
 
-// enabledState is what enable --json and disable --json print.
+// enabledState is the JSON of enable and disable.
 type enabledState struct {
 	Name    string `json:"name"`
 	Unit    string `json:"unit"`
@@ -68,11 +68,11 @@ so does its device, unless --now stops that too.`,
 	return cmd
 }
 
-// wantsDir has a link for each set that is enabled: what the rules of udev look at, too. Tests have
-// another one.
+// wantsDir has a link for each enabled set. The rules of udev look at it, too. Tests use another
+// directory.
 var wantsDir = "/etc/systemd/system/ublk-remap.target.wants"
 
-// unitOf is the unit of a set. The error is exit.ErrUsage if no unit can be called so.
+// unitOf returns the unit of a set. The error is exit.ErrUsage if no unit can have that name.
 func unitOf(name string) (string, error) {
 	if !instance(name) {
 		return "", fmt.Errorf("%q: %w: no unit can be called so: a name of letters, digits, :, "+
@@ -83,7 +83,7 @@ func unitOf(name string) (string, error) {
 	return "ublk-remap@" + name + ".service", nil
 }
 
-// enabledNames are the sets whose unit is enabled.
+// enabledNames returns the sets whose unit is enabled.
 func enabledNames() (map[string]bool, error) {
 	names := map[string]bool{}
 	entries, err := os.ReadDir(wantsDir)
@@ -99,7 +99,7 @@ func enabledNames() (map[string]bool, error) {
 	return names, nil
 }
 
-// systemctl runs a verb of systemctl. Its error has what that printed.
+// systemctl runs a verb of systemctl. Its error has the output of systemctl.
 func systemctl(ctx context.Context, args ...string) error {
 	path, err := exec.LookPath("systemctl")
 	if err != nil {
@@ -156,7 +156,8 @@ func (a *app) enable(ctx context.Context, what string, r *startRun, now bool) er
 	return a.printEnabled(&state)
 }
 
-// configure makes sure that a set has a file that can be used, and returns what undoes that.
+// configure makes sure that a set has a file that can be used. It returns a function that undoes
+// its changes.
 func (a *app) configure(ctx context.Context, b *host.Backing, r *startRun,
 	state *enabledState) (undo func() error, err error) {
 	nothing := func() error { return nil }
@@ -188,7 +189,7 @@ func (a *app) configure(ctx context.Context, b *host.Backing, r *startRun,
 		{Key: "uuid", Kind: config.Text, Texts: []string{b.Superblock.UUID.String()}},
 	}
 	if st, err := os.Stat(b.Path); err == nil && st.Mode().IsRegular() {
-		// Nothing looks for regular files.
+		// A regular file cannot be found by the name of its set.
 		lines = append(lines, config.Line{Key: "backing", Kind: config.Text,
 			Texts: []string{b.Path}})
 	}
@@ -206,7 +207,7 @@ func (a *app) configure(ctx context.Context, b *host.Backing, r *startRun,
 	}, nil
 }
 
-// given are the options that flags have set, as lines of a file.
+// given returns the options that flags have set, as lines of a file.
 func (r *startRun) given(a *app) (lines []config.Line) {
 	for _, o := range r.own(a) {
 		if o.NoFlag || !r.flags.Changed(o.Name) {

@@ -79,7 +79,7 @@ func TestEnable(t *testing.T) {
 	if names, err := enabledNames(); err != nil || !names["data"] || len(names) != 1 {
 		t.Error(names, err)
 	}
-	// Again, by its name, which its file leads to the disk: the file stays as it is.
+	// Enable it again by its name. The file leads to the disk, and stays as it is.
 	if err := os.WriteFile(s.File, append(text, "# mine\n"...), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestEnable(t *testing.T) {
 	if names, err := enabledNames(); err != nil || len(names) != 0 {
 		t.Error(names, err)
 	}
-	// A file with an error, and one of another set, are not enabled.
+	// Files with errors, and files of other sets, are not enabled.
 	if err := os.WriteFile(s.File, []byte("quues = 1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestEnable(t *testing.T) {
 	mustRun(t, exit.Usage, "enable", disk, "--queues=65")
 }
 
-// If the unit cannot be enabled, nothing is left behind; if the file cannot be written, the unit is
+// If the unit cannot be enabled, nothing is left behind. If the file cannot be written, the unit is
 // not enabled.
 func TestEnableFails(t *testing.T) {
 	anywhere(t)
@@ -163,7 +163,7 @@ func TestEnableFails(t *testing.T) {
 	}
 }
 
-// A name that no unit can have is refused, and what to do is said.
+// A name that no unit can have is refused, and the message says what to do.
 func TestEnableNames(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)

@@ -19,8 +19,8 @@ import (
 	"ublkremap/internal/server"
 )
 
-// guardCommand is a process that starts the server of the root file system if that dies and nobody
-// else starts it (server.Guard). The server has started it.
+// guardCommand is a process that starts a server of the root file system if the server dies and no
+// other process starts one (server.Guard). The server starts the guard.
 func guardCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:    "guard NAME PID",
@@ -47,7 +47,7 @@ func (a *app) guard(ctx context.Context, name, pidText string) error {
 	if err != nil {
 		return err
 	}
-	// Nobody reads what it prints. The kernel's log has it.
+	// Nobody reads its standard error. So it logs to the kernel's log.
 	lines := logging.Detached(io.Discard)
 	defer lines.Close(logWait)
 	log, err := logging.New(lines, "warn", "json")
@@ -60,8 +60,8 @@ func (a *app) guard(ctx context.Context, name, pidText string) error {
 	})
 }
 
-// guardedArgs is the command line of the server that is started if that of a record dies. What that
-// one has from the file of the set is in it, because the file cannot be read then.
+// guardedArgs returns the command line for the next server if that of a record dies. It includes
+// the options from the file of the set, because the file cannot be read then.
 func guardedArgs(r *control.Record) ([]string, error) {
 	words, err := commandLine(r.PID)
 	if err != nil {
@@ -76,7 +76,7 @@ func guardedArgs(r *control.Record) ([]string, error) {
 	return args, err
 }
 
-// startGuard starts the guard of this server, if that serves the root file system.
+// startGuard starts the guard of this server, if it serves the root file system.
 func startGuard(log zerolog.Logger, cfg *server.Config) {
 	if !cfg.RootStorage {
 		return

@@ -31,7 +31,7 @@ func newDisk(t *testing.T, blockSize uint32, args ...string) string {
 	return disk
 }
 
-// listed is what list shows of a set.
+// listed is what list shows about a set.
 func listed(t *testing.T, name string) rig.Item {
 	t.Helper()
 	for _, it := range rig.List(t) {
@@ -42,8 +42,8 @@ func listed(t *testing.T, name string) rig.Item {
 	return rig.Item{}
 }
 
-// awaitFailed waits until the death of the server of "life" shows, and returns the status
-// then. While a server dies it neither answers nor lets its name go.
+// awaitFailed waits until the status shows that the server of "life" is dead, and returns that
+// status. A dying server neither answers nor releases its name.
 func awaitFailed(t *testing.T) (st rig.Status) {
 	t.Helper()
 	rig.Until(t, "the server's death", func() bool {
@@ -53,8 +53,8 @@ func awaitFailed(t *testing.T) (st rig.Status) {
 	return st
 }
 
-// interrupted starts the program, interrupts it when when says so, and returns what it
-// said. It must have failed.
+// interrupted starts the program, interrupts it when when says so, and returns its output. The
+// program must have failed.
 func interrupted(t *testing.T, when func(said string) bool, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(vmtest.Binary(t), args...)
@@ -98,7 +98,7 @@ func init() {
 		}
 		return err
 	})
-	// DIR PROGRAM DISK: serves it as a container would, with files of its own in DIR.
+	// DIR PROGRAM DISK: serves the disk as in a container, with files of its own in DIR.
 	rig.Helper("contain", func(w []string) error {
 		if err := errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 			unix.Mount("proc", "/proc", "proc", 0, "")); err != nil {
@@ -114,8 +114,8 @@ func init() {
 	})
 }
 
-// slowPart is a disk that takes minutes over reads of the sectors from 100000 to 100007,
-// until it is told to hurry.
+// slowPart makes a disk that takes minutes for reads of the sectors 100000 to 100007, until it is
+// made fast.
 func slowPart(t *testing.T) (path string, hurry func()) {
 	t.Helper()
 	vmtest.Modprobe(t, "dm-delay")
@@ -125,11 +125,11 @@ func slowPart(t *testing.T) (path string, hurry func()) {
 		"linear %s %d\n",
 		from, lower, from, n, lower, from, ms, lower, from, from+n, 96<<20/512-from-n, lower,
 		from+n))
-	// What a table delays ends at once when another one takes its place.
+	// When another table is loaded, requests that the old one delays end at once.
 	return disk.Path, func() { disk.Swap(t, vmtest.LinearTable(t, lower)) }
 }
 
-// readSlow reads the slow sectors, in a process of its own.
+// readSlow reads the slow sectors in a separate process.
 func readSlow(t *testing.T, dev string) *rig.Process {
 	t.Helper()
 	p := rig.LaunchCmd(t, rig.HelperCommand("read-slow", dev))
@@ -140,7 +140,7 @@ func readSlow(t *testing.T, dev string) *rig.Process {
 	return p
 }
 
-// awaitLog waits until the server's log has n lines that hold all of that.
+// awaitLog waits until the server's log has n lines that contain all these texts.
 func awaitLog(t *testing.T, n int, parts ...string) {
 	t.Helper()
 	rig.Await(t, "the log", func() error {

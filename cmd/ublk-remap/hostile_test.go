@@ -37,9 +37,8 @@ func withLimit(t *testing.T, args ...string) result {
 	}
 }
 
-// refusedWith makes sure that a run failed as it should: with this code, one
-// printable line on standard error that says all of that, and nothing on
-// standard output.
+// refusedWith checks that a run failed as it should: with this exit code, one printable line on
+// standard error that contains these texts, and nothing on standard output.
 func refusedWith(t *testing.T, what string, r result, code int, says ...string) {
 	t.Helper()
 	line := strings.TrimSuffix(r.err, "\n")
@@ -68,8 +67,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// sum is the checksum of a file or device, and what kind of file it is: what
-// must not change when something is refused.
+// sum is the type and the checksum of a file or device. It must not change when an operation is
+// refused.
 func sum(t *testing.T, path string) string {
 	t.Helper()
 	st, err := os.Lstat(path)
@@ -89,8 +88,8 @@ func sum(t *testing.T, path string) string {
 	return text
 }
 
-// anywhere skips a test in guests: it needs nothing of a kernel that the machine
-// itself has not shown already.
+// anywhere skips a test in guests, because the test does not depend on the kernel, and has run on
+// the machine itself.
 func anywhere(t *testing.T) {
 	t.Helper()
 	if vmtest.InGuest() {
@@ -100,8 +99,7 @@ func anywhere(t *testing.T) {
 
 const hostileSize = 12 << 20
 
-// TestPathsThatAreNoDisks: whatever is at a path, no verb hangs, panics or
-// changes it.
+// TestPathsThatAreNoDisks: whatever is at a path, no verb hangs, panics or changes it.
 func TestPathsThatAreNoDisks(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -175,8 +173,7 @@ func TestPathsThatAreNoDisks(t *testing.T) {
 	}
 }
 
-// TestOddNames: disks and sets may be called what they like; it is shown in one
-// line, and JSON is JSON.
+// TestOddNames: disks and sets may have any name. It is shown in one line, and JSON stays valid.
 func TestOddNames(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -234,7 +231,7 @@ func TestOddNames(t *testing.T) {
 	}
 }
 
-// TestFilesThatAreNoDisks: files that cannot be disks, or must not be.
+// TestFilesThatAreNoDisks: files that cannot be disks, or must not be used as disks.
 func TestFilesThatAreNoDisks(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -269,7 +266,7 @@ func TestFilesThatAreNoDisks(t *testing.T) {
 			t.Errorf("%s: it was changed", c.what)
 		}
 	}
-	// What is odd but can be done.
+	// These are unusual, but possible.
 	for _, size := range []int64{hostileSize + 1, hostileSize + 511, hostileSize + 4095,
 		hostileSize + 12288} {
 		disk := diskFile(t, size)
@@ -278,8 +275,7 @@ func TestFilesThatAreNoDisks(t *testing.T) {
 	}
 }
 
-// TestDisksInUse: a disk that somebody uses, by whatever way, is not touched,
-// not even with --force.
+// TestDisksInUse: a disk that is in use, in whatever way, is not changed, not even with --force.
 func TestDisksInUse(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4", "dmsetup")
@@ -296,7 +292,7 @@ func TestDisksInUse(t *testing.T) {
 	}
 	for _, c := range []struct {
 		what string
-		// make returns the path to name and the one whose content must stay.
+		// make returns the path to name and the path whose contents must not change.
 		make func(t *testing.T) (string, string)
 		code int
 		says []string
@@ -455,8 +451,7 @@ func TestDisksInUse(t *testing.T) {
 	}
 }
 
-// TestPartsOfALoop: partitions, and loop devices over parts of one file, do not
-// get into each other's way.
+// TestPartsOfALoop: partitions, and loop devices over parts of one file, do not conflict.
 func TestPartsOfALoop(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "losetup")
@@ -480,7 +475,7 @@ func TestPartsOfALoop(t *testing.T) {
 		exit.Refused, "the file of /dev/loop")
 }
 
-// TestDiskChanges: a disk that is another size than when it was prepared.
+// TestDiskChanges: a disk whose size has changed since it was prepared.
 func TestDiskChanges(t *testing.T) {
 	anywhere(t)
 	useRuntimeDir(t)
@@ -503,8 +498,8 @@ func TestDiskChanges(t *testing.T) {
 	}
 }
 
-// TestCopyOfADisk: a disk and its copy carry the same name and UUID. Whoever asks
-// for the name is told of both, and gets neither.
+// TestCopyOfADisk: a disk and its copy have the same name and UUID. A command with that name is
+// refused, and the message names both.
 func TestCopyOfADisk(t *testing.T) {
 	vmtest.NeedRoot(t)
 	useRuntimeDir(t)
@@ -518,7 +513,7 @@ func TestCopyOfADisk(t *testing.T) {
 	b := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file + ".copy"})
 	refusedWith(t, "start NAME of a disk and its copy", withLimit(t, "start", name), exit.Refused,
 		a, b)
-	// One disk by two ways is no better.
+	// One disk by two paths is refused as well.
 	c := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file})
 	refusedWith(t, "start NAME, three ways", withLimit(t, "start", name), exit.Refused, a, b, c)
 }

@@ -10,10 +10,10 @@ import (
 	"ublkremap/internal/mountinfo"
 )
 
-// Beneath lists the block devices that the file system at path lies on, and all that those lie on,
-// by their names in /sys/class/block: disks of partitions, devices below device-mapper and MD, the
-// devices of a btrfs, and what a loop device's file lies on. It lists nothing for a file system
-// that has no device, and for a path that does not exist.
+// Beneath lists the block devices below the file system at path, and all devices below those, by
+// their names in /sys/class/block: disks of partitions, devices below device-mapper and MD, the
+// devices of a btrfs, and the devices below a loop device's file. The list is empty for a file
+// system without a device, and for a path that does not exist.
 func Beneath(path string) []string {
 	b := &beneath{seen: map[string]bool{}}
 	b.fileSystem(path, 0)
@@ -34,7 +34,8 @@ func (b *beneath) fileSystem(path string, depth int) {
 		b.device(nameOf(st.Dev), depth)
 		return
 	}
-	// A number that is of no device: btrfs gives each subvolume one.
+	// The number does not belong to a device, because btrfs gives each subvolume a number of its
+	// own.
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return
@@ -62,7 +63,7 @@ func nameOf(rdev uint64) string {
 	return filepath.Base(dir)
 }
 
-// device adds a device and what it lies on.
+// device adds a device and the devices below it.
 func (b *beneath) device(name string, depth int) {
 	if name == "" || b.seen[name] || depth == maxBelow {
 		return
@@ -85,7 +86,7 @@ func (b *beneath) device(name string, depth int) {
 			b.fileSystem(file, depth+1)
 		}
 	}
-	// The other devices of a btrfs.
+	// A btrfs can have other devices.
 	same, _ := filepath.Glob("/sys/fs/btrfs/*/devices/" + name)
 	for _, s := range same {
 		all, _ := os.ReadDir(filepath.Dir(s))

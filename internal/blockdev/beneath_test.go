@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The device of a file system comes first. What has none lies on nothing.
+// The device of a file system comes first. For a file system without a device the list is empty.
 func TestBeneath(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/proc", "/not/there"} {

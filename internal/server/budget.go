@@ -202,8 +202,8 @@ func (s *server) budget(waiting *ublk.DeviceInfo, have ublk.Features, chosen boo
 }
 
 // oneAtATime makes the servers of this host decide one after another, each for a moment at most.
-// This is needed because what one was granted is not available to the next. The lock is on the
-// runtime directory; nothing is read from it.
+// This is needed because memory that one server was granted is not available to the next. The lock
+// is on the runtime directory; nothing is read from it.
 func oneAtATime() (release func()) {
 	fd, err := unix.Open(control.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
