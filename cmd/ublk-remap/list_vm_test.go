@@ -18,8 +18,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestSilentServer: a server that does not answer hides nobody else, and what was asked of
-// it and given up does not happen when it wakes up.
+// TestSilentServer: a server that does not answer hides no other server. A request to it that was
+// given up is not carried out when it runs again.
 func TestSilentServer(t *testing.T) {
 	disk := newDisk(t, 512)
 	other := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
@@ -48,7 +48,7 @@ func TestSilentServer(t *testing.T) {
 	rig.Until(t, "the server's going on", func() bool {
 		return rig.StatusOf(t, "life").State == control.StateLive
 	})
-	// Whatever it still had to do about that stop is done before this is.
+	// The server has done all of its work for that stop before it answers this.
 	rig.Want(t, exit.Failed, "resume", "life")
 	if st := rig.StatusOf(t, "life"); st.State != control.StateLive || st.ServerPID != pid {
 		t.Errorf("it was stopped later: %+v", st)
@@ -57,8 +57,8 @@ func TestSilentServer(t *testing.T) {
 	rig.Want(t, 0, "stop", "other")
 }
 
-// TestServerInAContainer: a server of another pid namespace, of which nothing shows here,
-// is not taken for dead.
+// TestServerInAContainer: a server of another pid namespace that is not visible here does not count
+// as dead.
 func TestServerInAContainer(t *testing.T) {
 	disk := newDisk(t, 512)
 	inside := t.TempDir()
@@ -91,7 +91,7 @@ func TestServerInAContainer(t *testing.T) {
 		}
 		f.Close()
 	}
-	// That holds also if an older record names another server, which is dead.
+	// The same holds if an older record names another server, which is dead.
 	text, err := os.ReadFile(filepath.Join(inside, "life.json"))
 	must(t, err)
 	var old control.Record
@@ -105,7 +105,7 @@ func TestServerInAContainer(t *testing.T) {
 	if _, err := os.Stat(dev); err != nil {
 		t.Errorf("the device is gone: %v", err)
 	}
-	// With its first process the container ends, and kills the server.
+	// When its first process ends, the container ends too, and kills the server.
 	must(t, container.Cmd.Process.Kill())
 	container.End()
 	rig.Until(t, "the server's death", func() bool {

@@ -12,7 +12,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
-// manCommand writes the manual pages, for packages. They say what --help says.
+// manCommand writes the manual pages for packages, from the texts of --help.
 func manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIRECTORY",

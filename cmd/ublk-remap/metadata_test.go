@@ -51,9 +51,8 @@ func copyFile(t *testing.T, from string) string {
 	return to
 }
 
-// used makes a set be started once, and commits units as mapped, each in a record
-// of its own. It returns where the records lie: for each, the offsets on the
-// backing.
+// used starts a set once, and commits units as mapped, each in a record of its own. It returns
+// where the records are: for each, its offsets on the backing.
 func used(t *testing.T, paths []string, units ...uint64) [][]int64 {
 	t.Helper()
 	var devs []metadata.Device
@@ -111,7 +110,7 @@ func used(t *testing.T, paths []string, units ...uint64) [][]int64 {
 	return places
 }
 
-// mendedText is what of mended can be read back.
+// mendedText is the part of mended that can be read back.
 type mendedText struct {
 	Steps, Risks  []string
 	Before, After *struct {
@@ -205,7 +204,7 @@ func TestMetadataRepairMissing(t *testing.T) {
 	}
 }
 
-// TestMetadataRepairMovedDisk: the image of a disk on a larger one.
+// TestMetadataRepairMovedDisk: the image of a disk was copied to a larger disk.
 func TestMetadataRepairMovedDisk(t *testing.T) {
 	useRuntimeDir(t)
 	disk := diskFile(t, 24<<20)
@@ -227,7 +226,7 @@ func TestMetadataRepairMovedDisk(t *testing.T) {
 	}
 }
 
-// TestMetadataOtherUse: a disk that got a file system since is left alone.
+// TestMetadataOtherUse: a disk on which a file system was made since is left alone.
 func TestMetadataOtherUse(t *testing.T) {
 	useRuntimeDir(t)
 	disk, file := diskFile(t, 24<<20), filepath.Join(t.TempDir(), "b")
@@ -353,7 +352,7 @@ func TestMetadataRestore(t *testing.T) {
 		t.Fatal("it was written to")
 	}
 
-	// All checkpoints are gone: the backup and the log say it all.
+	// All checkpoints are damaged. The backup and the log have everything.
 	regions := metadataRegions(t, disk)
 	sb := superblockOf(t, disk)
 	for _, r := range regions {
@@ -371,7 +370,7 @@ func TestMetadataRestore(t *testing.T) {
 		t.Errorf("%d units are mapped", n)
 	}
 
-	// Everything is gone, superblocks and all.
+	// Everything is gone, including the superblocks.
 	for _, r := range regions {
 		patch(t, disk, r.Start, make([]byte, r.Length))
 	}
@@ -406,7 +405,7 @@ func TestMetadataRestore(t *testing.T) {
 	}
 }
 
-// TestMetadataRestoreDump: what dump prints is restored as a backup is.
+// TestMetadataRestoreDump: the output of dump is restored as a backup is.
 func TestMetadataRestoreDump(t *testing.T) {
 	useRuntimeDir(t)
 	disk, other := diskFile(t, 24<<20), diskFile(t, 24<<20)
@@ -483,7 +482,7 @@ func superblockOf(t *testing.T, path string) *metadata.Superblock {
 	return sb
 }
 
-// TestMetadataBusy: nothing is read or written beside another user.
+// TestMetadataBusy: nothing is read or written while another process uses the disk.
 func TestMetadataBusy(t *testing.T) {
 	useRuntimeDir(t)
 	disk, file := diskFile(t, 24<<20), filepath.Join(t.TempDir(), "backup")
@@ -503,8 +502,7 @@ func TestMetadataBusy(t *testing.T) {
 	}
 }
 
-// TestMetadataSpareDevices: every verb refuses a spare device that is not the
-// one, says why, and writes nothing.
+// TestMetadataSpareDevices: every verb refuses a wrong spare device, says why, and writes nothing.
 func TestMetadataSpareDevices(t *testing.T) {
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 24<<20), diskFile(t, 16<<20)
@@ -590,7 +588,7 @@ func TestMetadataSpareDevices(t *testing.T) {
 	if !bytes.Equal(before, contents(t, all...)) {
 		t.Fatal("something was written to")
 	}
-	// A spare device whose superblocks are lost, and nothing else.
+	// A spare device that lost its superblocks, and nothing else.
 	patch(t, spare, 0, make([]byte, 128<<10))
 	mustRun(t, exit.NotFound, "metadata", "check", disk, "--spare-device", spare)
 	mustRun(t, 0, "metadata", "repair", disk, "--spare-device", spare, "--yes")

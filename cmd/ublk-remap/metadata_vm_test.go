@@ -10,8 +10,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestBackupOffTheDisk: a backup is refused on any file system that lies on a device of the set,
-// also through device mapper, a loop device over such a device, or one over a file there.
+// TestBackupOffTheDisk: a backup is refused on any file system on a device of the set, also through
+// device mapper, a loop device over such a device, or a loop device over a file there.
 func TestBackupOffTheDisk(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)

@@ -13,8 +13,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// TestJSONIsPrintable: names are somebody's choice; what is printed says the same and tells
-// a terminal nothing.
+// TestJSONIsPrintable: a name can contain anything. The printed JSON has the same value and
+// contains no commands for a terminal.
 func TestJSONIsPrintable(t *testing.T) {
 	for _, name := range []string{"plain", "rtl\u202egnp", "c1\u009b31m", "zero\u200bwidth\ufeff",
 		"ü€😀", "tag\U000e0041", "del\x7f", "line\u2028"} {
@@ -34,8 +34,8 @@ func TestJSONIsPrintable(t *testing.T) {
 	}
 }
 
-// TestForeignNamesAreShownHarmlessly: the command makes no such names, but a disk may come
-// from anywhere.
+// TestForeignNamesAreShownHarmlessly: the command makes no such names, but a disk from elsewhere
+// can have them.
 func TestForeignNamesAreShownHarmlessly(t *testing.T) {
 	useRuntimeDir(t)
 	const name = "a\u202egnp\u009b31m"

@@ -18,8 +18,7 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// otherTool runs a program that has nobody to ask, and returns its exit code and all that it
-// printed.
+// otherTool runs a program that can ask no questions, and returns its exit code and its output.
 func otherTool(t *testing.T, name string, args ...string) (int, string) {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -31,7 +30,7 @@ func otherTool(t *testing.T, name string, args ...string) (int, string) {
 	return 0, string(out)
 }
 
-// wantTool runs a program, and wants its exit code and what it says.
+// wantTool runs a program, and checks its exit code and its output.
 func wantTool(t *testing.T, code int, says []string, name string, args ...string) {
 	t.Helper()
 	got, out := otherTool(t, name, args...)
@@ -45,8 +44,8 @@ func wantTool(t *testing.T, code int, says []string, name string, args ...string
 	}
 }
 
-// seenInUse makes sure that other tools see that the disk of a stopped set is in use. partition is
-// the node that the kernel makes of it, empty if the disk cannot have partitions.
+// seenInUse checks that other tools see that the disk of a stopped set is in use. partition is the
+// node that the kernel makes for the partition, or empty if the disk cannot have partitions.
 func seenInUse(t *testing.T, disk, partition string) {
 	t.Helper()
 	wantTool(t, 0, []string{"PTTYPE=dos"}, "blkid", "-p", "-o", "export", disk)
@@ -82,7 +81,7 @@ func seenInUse(t *testing.T, disk, partition string) {
 	if _, err := os.Stat(partition); err != nil {
 		t.Fatal(err)
 	}
-	// What the kernel made of it shows nothing, by any tool's lights or by ours.
+	// Neither other tools nor this program find anything on the partition.
 	wantTool(t, 0, []string{"PART_ENTRY_TYPE=0xda"}, "blkid", "-p", "-o", "export", partition)
 	if _, out := otherTool(t, "blkid", "-p", "-o", "export", partition); strings.Contains(out,
 		"\nTYPE=") || strings.Contains(out, "PTTYPE=") {
@@ -119,8 +118,7 @@ func first(t *testing.T, path string, b []byte) (size, block int64) {
 	return d.Size(), int64(d.Geometry().LogicalBlock)
 }
 
-// notWrittenOver makes sure that no tool writes over the disk of a stopped set unless it is told to
-// by force.
+// notWrittenOver checks that no tool writes over the disk of a stopped set unless it is forced to.
 func notWrittenOver(t *testing.T, disk string) {
 	t.Helper()
 	was := sum(t, disk)
@@ -144,7 +142,7 @@ func needPartitions(t *testing.T) {
 }
 
 // TestOthersSeeTheDisk: other tools see that the disk of a stopped set is in use, whatever is on
-// it; the partition that the kernel makes of it shows nothing, is no obstacle and is refused.
+// it. The kernel's node of the partition shows nothing, does not get in the way, and is refused.
 func TestOthersSeeTheDisk(t *testing.T) {
 	needPartitions(t)
 	useRuntimeDir(t)
@@ -155,7 +153,7 @@ func TestOthersSeeTheDisk(t *testing.T) {
 			mustRun(t, 0, "create", disk)
 			seenInUse(t, disk, disk+"p1")
 			notWrittenOver(t, disk)
-			// The next set is made of it as of any other.
+			// The next set is made on it as on any other disk.
 			refusedWith(t, "create again", ublkRemap(t, "create", disk), 3, "ublk-remap's backing")
 			if r := mustRun(t, 0, "create", disk, "--force", "--yes"); strings.Contains(r.out,
 				"partition") {
@@ -170,7 +168,7 @@ func TestOthersSeeTheDisk(t *testing.T) {
 		})
 	}
 	t.Run("pair", func(t *testing.T) {
-		// Each counts in blocks of its own.
+		// Each disk counts in blocks of its own size.
 		disk := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{BlockSize: 4096, Partitions: true})
 		spare := vmtest.NewLoop(t, 16<<20, vmtest.LoopOptions{Partitions: true})
 		mustRun(t, 0, "create", disk, "--spare-device", spare)
@@ -213,8 +211,8 @@ func TestOthersSeeTheDisk(t *testing.T) {
 	})
 }
 
-// TestOthersSeeTheDiskInPlace: the same for a disk that keeps its file system, which is not to be
-// seen while it is taken over, and comes back with all that it had.
+// TestOthersSeeTheDiskInPlace: the same for a disk that keeps its file system. The file system must
+// not be visible while the disk is a set, and is back with all its contents after release.
 func TestOthersSeeTheDiskInPlace(t *testing.T) {
 	needPartitions(t)
 	useRuntimeDir(t)
@@ -259,8 +257,8 @@ func TestOthersSeeTheDiskInPlace(t *testing.T) {
 	}
 }
 
-// TestServedBesidePartition: a device lives while the partition of its disk is there; nobody can
-// use that meanwhile, and who only looks at it is no obstacle.
+// TestServedBesidePartition: a device works while the partition of its disk exists. Nothing can use
+// the partition meanwhile, and a process that only reads it does not get in the way.
 func TestServedBesidePartition(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)

@@ -17,7 +17,7 @@ func TestSpareDeviceLife(t *testing.T) {
 	disk := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})
 	spare := vmtest.NewLoop(t, 16<<20, vmtest.LoopOptions{})
 	rig.Want(t, 0, "create", disk, "--name", "life", "--spare-device", spare)
-	// The spare device is found by itself.
+	// The spare device is found although it is not named.
 	dev := rig.StartDevice(t, disk)
 	if st := rig.StatusOf(t, dev); st.SizeBlocks*st.BlockSize != 96<<20 ||
 		len(st.Spare.Devices) != 1 || st.Spare.Devices[0].Device != spare ||

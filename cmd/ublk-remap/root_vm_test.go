@@ -15,7 +15,7 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// TestBelow: what an initramfs has to start is found below other drivers, and nothing else is.
+// TestBelow: sets below other drivers are found for the initramfs, and no other sets are.
 func TestBelow(t *testing.T) {
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
@@ -32,8 +32,8 @@ func TestBelow(t *testing.T) {
 	}
 }
 
-// TestAdopt: a server in the foreground takes the place of one that runs by itself, but not that of
-// another supervisor's.
+// TestAdopt: a server in the foreground replaces a server without a supervisor, but not one that
+// has another supervisor.
 func TestAdopt(t *testing.T) {
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
@@ -62,8 +62,8 @@ func TestAdopt(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", disk)
 }
 
-// TestRootStorage: the server of the root file system is marked for systemd, and so is the one that
-// its guard starts when it was killed. The guard ends with the device.
+// TestRootStorage: the server of the root file system is marked for systemd. So is the server that
+// its guard starts after it was killed. The guard ends with the device.
 func TestRootStorage(t *testing.T) {
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk, "--root-storage")
@@ -83,7 +83,7 @@ func TestRootStorage(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", disk)
 }
 
-// marked looks at the command line of a server.
+// marked checks the command line of a server.
 func marked(t *testing.T, pid int) {
 	t.Helper()
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -94,7 +94,7 @@ func marked(t *testing.T, pid int) {
 	rig.Until(t, "its guard", func() bool { return guards(t) == 1 })
 }
 
-// guards counts the guards that live.
+// guards counts the living guards.
 func guards(t *testing.T) (n int) {
 	t.Helper()
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -10,7 +10,7 @@ import (
 	"ublkremap/internal/host"
 )
 
-// scanned is an item of scan --json.
+// scanned is an item of the JSON of scan.
 type scanned struct {
 	host.Scanned
 	Enabled bool   `json:"enabled"` // its unit starts when the disk appears
@@ -56,7 +56,7 @@ configuration names.`,
 	return cmd
 }
 
-// configuredPaths are the disks that the files of sets name. A file that has errors names none.
+// configuredPaths returns the disks that the files of sets name. It ignores files with errors.
 func configuredPaths() []string {
 	names, err := config.Names()
 	if err != nil {

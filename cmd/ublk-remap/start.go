@@ -38,7 +38,7 @@ type startRun struct {
 	warnings []string
 }
 
-// started is what start --json prints.
+// started is the JSON of start.
 type started struct {
 	Device string `json:"device"`
 	Name   string `json:"name"`
@@ -135,8 +135,8 @@ func start(ctx context.Context, a *app, what string, r *startRun) error {
 	return a.launchServer(ctx, what, b, args)
 }
 
-// askedByEach makes each SIGINT and SIGTERM ask the server whether it can stop. Several signals do
-// not kill the server.
+// askedByEach makes each SIGINT and SIGTERM a request to stop. The server refuses while its device
+// is in use. Further signals do not kill it.
 func askedByEach() <-chan os.Signal {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -144,7 +144,7 @@ func askedByEach() <-chan os.Signal {
 }
 
 // findToStart decides which disk is meant, and whether it can be started. The processes that are
-// started for the disk are told the result.
+// started for the disk get the result.
 func (a *app) findToStart(ctx context.Context, what string, r *startRun) (*host.Backing, error) {
 	b, err := r.find(ctx, what)
 	if err != nil {
@@ -186,8 +186,8 @@ func (a *app) launchServer(ctx context.Context, what string, b *host.Backing,
 	return a.printStarted(live.Device, b.Superblock)
 }
 
-// warnOfEndMarks says which of the data can be found on the backing itself. The log of a server has
-// that as well.
+// warnOfEndMarks warns of data that is visible at the end of the backing itself. The log of a
+// server has the same warning.
 func (a *app) warnOfEndMarks(ctx context.Context, b *host.Backing) {
 	d, err := blockdev.Open(ctx, b.Path, blockdev.Options{ReadOnly: true, Shared: true})
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	"ublkremap/metadata"
 )
 
-// This file is about a server that was there before its supervisor: that of the initramfs, for the
-// root file system. start --foreground --adopt takes its place as upgrade does, in the process that
-// the supervisor has started.
+// This file is about a server that was started before its supervisor: the server of the root file
+// system, which the initramfs has started. start --foreground --adopt replaces it as upgrade does.
+// The new server is the process that the supervisor has started.
 
 // predecessor is a living server that is to be replaced.
 type predecessor struct {
@@ -25,7 +25,7 @@ type predecessor struct {
 	token   string   // of the request to leave
 }
 
-// predecessorOf returns the living server of a set, and has cfg take its place. It returns nil if
+// predecessorOf returns the living server of a set, and makes cfg replace it. It returns nil if
 // there is none, and an error if another supervisor has it.
 func predecessorOf(sb *metadata.Superblock, cfg *server.Config) (*predecessor, error) {
 	r, err := control.ReadRecord(sb.Name)
@@ -50,9 +50,9 @@ func (p *predecessor) close() {
 	}
 }
 
-// stillServed is for the start of a unit that has failed. If a server of the set lives in the same
-// unit, because it was asked to stop and refused, the supervisor is told to watch that one, and the
-// unit is started. Otherwise why is returned.
+// stillServed is called when the start of a unit has failed. If a server of the set lives in the
+// same unit, because it was asked to stop and refused, the supervisor is told to watch that server,
+// and the unit counts as started. Otherwise why is returned.
 func (a *app) stillServed(name string, why error) error {
 	r, err := control.ReadRecord(name)
 	if err != nil || r.PID == os.Getpid() || !control.OwnedBy(r.Name, r.PID) || !reloads(r.PID) {
@@ -63,8 +63,8 @@ func (a *app) stillServed(name string, why error) error {
 	return nil
 }
 
-// notAdopted makes sure that there is a server although this process could not take the place of
-// the old one. The supervisor is told to watch that one.
+// notAdopted makes sure that there is a server if this process could not replace the old one. The
+// supervisor is told to watch that server.
 func (a *app) notAdopted(ctx context.Context, old *predecessor, why error) error {
 	why = a.bringBack(ctx, old.record, old.program, old.args, old.token, why)
 	now, err := control.ReadRecord(old.record.Name)

@@ -33,15 +33,15 @@ func (r *startRun) config() (server.Config, error) {
 	return cfg, err
 }
 
-// warn logs what is to be said about the configuration, once there is a log.
+// warn logs warnings about the configuration. It is called when the log is open.
 func (r *startRun) warn(log zerolog.Logger) {
 	for _, w := range r.warnings {
 		log.Warn().Msg(w)
 	}
 }
 
-// texts are the options that are not their default, for the record of the server. Which disks it
-// serves stands there already.
+// texts returns the options that do not have their defaults, for the record of the server. The
+// record has the disks already.
 func (o *startOptions) texts() map[string]string {
 	all := map[string]string{}
 	for i := range o.all {
@@ -52,7 +52,7 @@ func (o *startOptions) texts() map[string]string {
 	return all
 }
 
-// kept are the names of the options that a device keeps from when it was made.
+// kept returns the names of the options that are set when a device is made.
 func kept(options []config.Option) []string {
 	var all []string
 	for _, o := range options {
@@ -63,7 +63,7 @@ func kept(options []config.Option) []string {
 	return all
 }
 
-// readFile returns the file of a set, nil if it has none.
+// readFile returns the file of a set, or nil if there is none.
 func (r *startRun) readFile(name string) (*config.File, error) {
 	if r.noConfig {
 		return nil, nil
@@ -75,7 +75,7 @@ func (r *startRun) readFile(name string) (*config.File, error) {
 	return f, err
 }
 
-// find finds the disk that somebody means, and applies the file of its set.
+// find finds the disk that the user means, and applies the file of its set.
 func (r *startRun) find(ctx context.Context, what string) (*host.Backing, error) {
 	b, err := r.findDisk(ctx, what)
 	if err != nil {
@@ -85,8 +85,8 @@ func (r *startRun) find(ctx context.Context, what string) (*host.Backing, error)
 	return b, r.applyFile(ctx, &id)
 }
 
-// findDisk finds the disk. What the file of a set says of its disk counts if the set is meant by
-// its name and has no device: the disk of a device is known.
+// findDisk finds the disk. The disk in the file of a set counts if the user gave the set's name and
+// the set has no device. If there is a device, its disk is known.
 func (r *startRun) findDisk(ctx context.Context, what string) (*host.Backing, error) {
 	if strings.Contains(what, "/") || host.Active(what) {
 		return host.FindBacking(ctx, what, "")
@@ -97,7 +97,7 @@ func (r *startRun) findDisk(ctx context.Context, what string) (*host.Backing, er
 		err = checkFile(file, said)
 	}
 	if err != nil {
-		// A device that no record tells of is recovered without the file.
+		// A device without a record is recovered without the file.
 		b, findErr := host.FindBacking(ctx, what, "")
 		if findErr != nil {
 			return nil, err
@@ -116,7 +116,7 @@ func (r *startRun) findDisk(ctx context.Context, what string) (*host.Backing, er
 	return b, rightSet(file, said, setOf(b))
 }
 
-// checkFile sets options from a file. They have their defaults before.
+// checkFile sets options from a file. The options must have their defaults before.
 func checkFile(file *config.File, o *startOptions) error {
 	err := file.Apply(o.all, nil)
 	if err == nil && file != nil {
@@ -127,7 +127,7 @@ func checkFile(file *config.File, o *startOptions) error {
 	return err
 }
 
-// rightSet refuses a file that is not of the set that a disk carries. said is what stands in it.
+// rightSet refuses a file that belongs to another set than the disk. said is the UUID in the file.
 func rightSet(file *config.File, said *startOptions, id set.Identity) error {
 	var s *config.Setting
 	var why string
@@ -150,10 +150,10 @@ func rightSet(file *config.File, said *startOptions, id set.Identity) error {
 	return p
 }
 
-// applyFile sets the options that no flag has set from the file of the set that was found.
+// applyFile sets the options that no flag has set, from the file of the set that was found.
 //
-// A device that waits for its server is not kept waiting by a file that somebody is working on: it
-// goes on with the options that its last server had. What a device has from when it was made stays.
+// A device that waits for its server must not wait because its file has an error. It then gets the
+// options that its last server had. Properties that are set when a device is made stay.
 func (r *startRun) applyFile(ctx context.Context, id *set.Identity) error {
 	file, err := r.readFile(id.Name)
 	if file == nil && err == nil {
@@ -178,7 +178,7 @@ func (r *startRun) applyFile(ctx context.Context, id *set.Identity) error {
 		if r.flags.Changed(o.Name) {
 			return true
 		}
-		// The record knows the spare devices. Without a record the file may be all that does.
+		// The record has the spare devices. Without a record only the file may have them.
 		return waits && o.Change == config.Restart && (record != nil || o.Name != "spare-device")
 	})
 	if err != nil {
@@ -188,7 +188,7 @@ func (r *startRun) applyFile(ctx context.Context, id *set.Identity) error {
 	return err
 }
 
-// likeBefore takes the options of the last server. why is what is wrong with the file.
+// likeBefore takes the options of the last server. why is the error of the file.
 func (r *startRun) likeBefore(record *control.Record, why error) {
 	r.warnings = append(r.warnings, exit.Line(why)+"; the device goes on with what its last "+
 		"server had")

@@ -9,10 +9,10 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// handoffEnv is the variable by which start passes on which disk it has found, so that the
-// processes that it starts need not read the superblock again. It is not a flag, because upgrade
-// reads the command line of a server. The upgrade of an older version does so too, and that refuses
-// flags that it does not know.
+// handoffEnv is the variable that tells the processes that start makes which disk start has found,
+// so that they need not read the superblock again. It is not a flag, because upgrade reads the
+// command line of a server. The upgrade of an older version does so too, and refuses flags that it
+// does not know.
 const handoffEnv = "UBLK_REMAP_BACKING"
 
 // handoff is what start has found out about a disk.
@@ -36,7 +36,7 @@ func (t *handoff) env() ([]string, error) {
 	return append(os.Environ(), handoffEnv+"="+string(text)), nil
 }
 
-// receiveHandoff returns what this process was passed about a disk that the user named, or nil.
+// receiveHandoff returns the handoff that this process got for a disk that the user named, or nil.
 func receiveHandoff(what string) (*handoff, error) {
 	text := os.Getenv(handoffEnv)
 	_ = os.Unsetenv(handoffEnv) // no child of this process gets it

@@ -10,8 +10,8 @@ import (
 	"ublkremap/internal/host/set"
 )
 
-// TestHandoff: what start tells a process is heard by that, once, and only about the disk that the
-// user named.
+// TestHandoff: a process takes the handoff of start once, and only for the disk that the user
+// named.
 func TestHandoff(t *testing.T) {
 	want := handoff{What: "a disk", Backing: "/dev/x", Set: set.Identity{Name: "ümläut \"x\"",
 		UUID: uuid.New(), Epoch: 1 << 60, Started: 7}}

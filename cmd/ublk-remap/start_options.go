@@ -21,10 +21,10 @@ import (
 	"ublkremap/ublk"
 )
 
-// startOptions are how a set is served. Each is declared once: as a flag of start and enable, as a
-// key of /etc/ublk-remap/NAME.toml, for the manual page and for the table of docs/CONFIG.md, which
-// has the same order. A new one needs a field here, an entry in one of the functions below, and
-// what config does with it.
+// startOptions say how a set is served. Each option is declared once. The declaration makes a flag
+// of start and enable, a key of /etc/ublk-remap/NAME.toml, an entry of the manual page, and a row
+// of the table in docs/CONFIG.md, which has the same order. A new option needs a field here, an
+// entry in one of the functions below, and its effect in config.
 type startOptions struct {
 	backing   string // keys of the file only
 	uuid      string
@@ -51,8 +51,8 @@ type startOptions struct {
 	all []config.Option // what these fields are
 }
 
-// newStartOptions returns options with their defaults. log are the options of the log, nil for
-// ones that have nothing to do with flags.
+// newStartOptions returns options with their defaults. log are the options of the log. nil means
+// that these are not connected with flags.
 func newStartOptions(log []config.Option) *startOptions {
 	o := &startOptions{}
 	if log == nil {
@@ -89,7 +89,7 @@ func (o *startOptions) whichDisk() []config.Option {
 	}
 }
 
-// deviceOptions are properties of the device and of the way of its data.
+// deviceOptions are properties of the device and of its data path.
 func (o *startOptions) deviceOptions() []config.Option {
 	return []config.Option{
 		{Name: "id", Change: config.Restart,
@@ -134,7 +134,7 @@ func (o *startOptions) deviceOptions() []config.Option {
 	}
 }
 
-// policyOptions say when a block counts as bad, and how long is tried.
+// policyOptions say when a block counts as bad, and how long operations are tried.
 func (o *startOptions) policyOptions() []config.Option {
 	const more = "a time such as 2s, more than 0"
 	return []config.Option{
@@ -183,7 +183,7 @@ func logOptions(level, format *string) []config.Option {
 	}
 }
 
-// addFlags makes flags of options.
+// addFlags adds a flag for each option.
 func addFlags(f *pflag.FlagSet, options []config.Option) {
 	for _, o := range config.Flags(options) {
 		help := o.Help
@@ -199,7 +199,7 @@ func addFlags(f *pflag.FlagSet, options []config.Option) {
 
 const pathWanted = "paths of block devices or files"
 
-// anyPath refuses what is no path.
+// anyPath refuses only text that cannot be a path.
 func anyPath(text string) error {
 	if text == "" || strings.ContainsRune(text, 0) {
 		return errors.New("no path")
@@ -207,7 +207,7 @@ func anyPath(text string) error {
 	return nil
 }
 
-// isRecovery accepts what --error-recovery can be.
+// isRecovery accepts the values of --error-recovery.
 func isRecovery(text string) error {
 	_, err := recoveryLimit(text)
 	return err
@@ -218,7 +218,7 @@ func isUUID(text string) error {
 	return err
 }
 
-// isMaxIO accepts sizes that --max-io can have.
+// isMaxIO accepts the values of --max-io.
 func isMaxIO(text string) error {
 	_, err := maxIOBytes(text)
 	return err
@@ -237,7 +237,7 @@ func maxIOBytes(text string) (int, error) {
 }
 
 // config returns the configuration of a server with these options. The error is exit.ErrUsage if
-// they do not go together.
+// they contradict each other.
 func (o *startOptions) config() (server.Config, error) {
 	cfg := server.Config{
 		Spares: o.spares, ID: o.id, Queues: o.queues, Depth: o.depth, Poll: o.poll,

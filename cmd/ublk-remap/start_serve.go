@@ -122,7 +122,7 @@ func serveDetached(ctx context.Context, a *app, what string, r *startRun) error 
 }
 
 // received returns the disk that start has told this process about, and applies the file of its
-// set. upgrade tells nothing: it starts a server by the path of the disk.
+// set. upgrade sends no handoff: it starts a server with the path of the disk.
 func (r *startRun) received(ctx context.Context, what string) (string, *set.Identity, error) {
 	t, err := receiveHandoff(what)
 	if err != nil {

@@ -60,7 +60,7 @@ func TestLifeCycle(t *testing.T) {
 			rig.Want(t, exit.NotFound, "status", "life")
 			rig.Want(t, 0, "metadata", "check", disk)
 
-			// Everything is there again, by name too.
+			// Everything is there again, also by name.
 			dev = rig.StartDevice(t, "life", "--id", "7")
 			if dev != "/dev/ublkb7" {
 				t.Errorf("asked for number 7, got %s", dev)
@@ -92,7 +92,7 @@ func TestDeadServerIsReplaced(t *testing.T) {
 		if r := rig.Want(t, 0, "doctor"); !strings.Contains(r.Stdout, "life") {
 			t.Errorf("doctor does not see it:\n%s", r.Stdout)
 		}
-		// It cannot become what it is not.
+		// The device cannot change this.
 		if before.Features.ZeroCopy {
 			rig.Want(t, exit.Refused, "start", disk, "--zero-copy=off")
 		}
@@ -168,7 +168,7 @@ func TestForeground(t *testing.T) {
 	}
 }
 
-// kernelHas asks the kernel itself.
+// kernelHas asks the kernel directly.
 func kernelHas(t *testing.T, what ublk.Features) bool {
 	t.Helper()
 	ctl, err := ublk.OpenControl()
@@ -205,8 +205,8 @@ func TestZeroCopyIsForced(t *testing.T) {
 	rig.Want(t, 0, "stop", "life")
 }
 
-// TestBatchIOIsForced: the flag decides, the device keeps it from server to server, and a
-// kernel without it is named.
+// TestBatchIOIsForced: the flag decides, the device keeps the setting over servers, and the error
+// on a kernel without it names the kernel.
 func TestBatchIOIsForced(t *testing.T) {
 	disk := newDisk(t, 512)
 	rig.StartDevice(t, disk)
@@ -267,8 +267,8 @@ func wantBatch(t *testing.T, batch, zeroCopy bool) {
 	}
 }
 
-// TestStartBesideLoops: a loop device over the disk keeps no server away, be it the first
-// or one that recovers a device, as long as nobody uses it.
+// TestStartBesideLoops: an unused loop device over the disk does not prevent a start, neither the
+// first one nor a recovery.
 func TestStartBesideLoops(t *testing.T) {
 	disk := newDisk(t, 512)
 	loop := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: disk})
@@ -278,7 +278,7 @@ func TestStartBesideLoops(t *testing.T) {
 		t.Errorf("%s became %s", dev, again)
 	}
 	rig.Want(t, 0, "stop", "life")
-	// A driver on top of it does keep it away.
+	// A driver on top of the loop device does prevent it.
 	top := vmtest.NewDM(t, fmt.Sprintf("0 8 linear %s 0\n", loop))
 	if r := rig.Want(t, exit.Refused, "start", disk); !strings.Contains(r.Stderr,
 		"held by /dev/dm-") {
@@ -286,9 +286,9 @@ func TestStartBesideLoops(t *testing.T) {
 	}
 }
 
-// TestSlowDisk: a status says since when nothing comes back. A start waits for the last I/O
-// of a server that was killed, however long that takes, says so, and can be given up
-// meanwhile; so does a stop.
+// TestSlowDisk: status says since when nothing comes back. A start waits for the last I/O of a
+// server that was killed, however long that takes. It says so, and can be given up meanwhile. The
+// same holds for a stop.
 func TestSlowDisk(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
@@ -334,8 +334,8 @@ func TestSlowDisk(t *testing.T) {
 	rig.Want(t, 0, "metadata", "check", disk)
 }
 
-// TestRingsForbiddenLater: the switch that takes io_uring from everybody is turned while a
-// device lives.
+// TestRingsForbiddenLater: the setting that forbids io_uring to all processes is turned on while a
+// device is live.
 func TestRingsForbiddenLater(t *testing.T) {
 	disk := newDisk(t, 512)
 	set := func(value string) {
@@ -373,9 +373,9 @@ func TestRingsForbiddenLater(t *testing.T) {
 	rig.Want(t, 0, "stop", dev)
 }
 
-// TestNamesLeaveNothing: an orderly stop leaves nothing of a name in the runtime directory,
-// a second set of one name is told as that, and a refused start writes nothing into the log
-// of the server that lives.
+// TestNamesLeaveNothing: an orderly stop leaves no files of a name in the runtime directory. A
+// second set with the same name is reported as such. A refused start writes nothing into the log of
+// the living server.
 func TestNamesLeaveNothing(t *testing.T) {
 	disk := newDisk(t, 512)
 	twin := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
@@ -397,7 +397,7 @@ func TestNamesLeaveNothing(t *testing.T) {
 	if left := runtimeFiles(t); len(left) != 0 {
 		t.Errorf("left after the stop: %v", left)
 	}
-	// Of a server that died its log stays, to say why, until somebody sweeps.
+	// The log of a server that died stays, because it says why. doctor --fix removes it.
 	dev = rig.StartDevice(t, disk)
 	rig.Kill(t, dev)
 	rig.Want(t, 0, "stop", dev)
@@ -408,7 +408,7 @@ func TestNamesLeaveNothing(t *testing.T) {
 	if left := runtimeFiles(t); len(left) != 0 {
 		t.Errorf("left after the sweep: %v", left)
 	}
-	// No log is written by way of a link.
+	// A log is not written through a link.
 	victim := filepath.Join(t.TempDir(), "victim")
 	must(t, os.WriteFile(victim, []byte("precious"), 0o600))
 	must(t, os.Symlink(victim, control.LogPath("life")))
@@ -423,8 +423,8 @@ func TestNamesLeaveNothing(t *testing.T) {
 	rig.Want(t, exit.Usage, "start", disk, "--id", "1048576")
 }
 
-// TestOldEndIsToldAtStart: start, and the log of the server, say of a set that an older
-// version made what is found at the end of its disk.
+// TestOldEndIsToldAtStart: for a set that an older version made, start and the log of the server
+// name the marks at the end of its disk.
 func TestOldEndIsToldAtStart(t *testing.T) {
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)

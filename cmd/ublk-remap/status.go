@@ -179,7 +179,7 @@ func dataPath(f control.Features) string {
 	return path
 }
 
-// seconds is a flag that takes seconds, with or without a unit.
+// seconds is a flag for a number of seconds, with or without a unit.
 type seconds time.Duration
 
 // Set reads "2", "0.5" or "2s".

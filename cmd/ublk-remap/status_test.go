@@ -9,7 +9,8 @@ import (
 	"ublkremap/internal/control"
 )
 
-// TestStatusFits: state, reason, action, in that order, and nothing wider than a terminal.
+// TestStatusFits: state, reason and action come in that order, and no line is wider than a
+// terminal.
 func TestStatusFits(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{stdio: stdio{out: &out}}

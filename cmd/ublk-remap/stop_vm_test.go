@@ -13,8 +13,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// deviceUses are the ways in which a device can be in use. Each brings it into use and
-// returns what is said of it and what ends the use.
+// deviceUses are the ways in which a device can be in use. Each one takes the device into use. It
+// returns the text that the message must contain, and a function that ends the use.
 var deviceUses = []struct {
 	what string
 	use  func(t *testing.T, dev string) (says string, end func())
@@ -40,7 +40,7 @@ var deviceUses = []struct {
 	}},
 }
 
-// TestStopAsksFirst: neither the verb nor a signal takes a device from under its users.
+// TestStopAsksFirst: neither the verb nor a signal takes a device away from its users.
 func TestStopAsksFirst(t *testing.T) {
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
@@ -76,7 +76,7 @@ func TestStopAsksFirst(t *testing.T) {
 			ended = true
 		})
 	}
-	// Unused it ends in order, by a signal too.
+	// Without users it ends in order, also by a signal.
 	must(t, syscall.Kill(rig.StatusOf(t, dev).ServerPID, syscall.SIGTERM))
 	rig.Until(t, "the server's end", func() bool { return !control.Owned("life") })
 	if _, err := os.Stat(dev); !os.IsNotExist(err) {
@@ -111,7 +111,7 @@ func TestStopOfADeadServer(t *testing.T) {
 	}
 	rig.Want(t, exit.NotFound, "stop", "life")
 	rig.Want(t, 0, "metadata", "check", disk)
-	// The disk is as good as before.
+	// The disk is usable as before.
 	rig.StartDevice(t, disk)
 	rig.Want(t, 0, "stop", "life")
 }

@@ -9,27 +9,28 @@ import (
 )
 
 const (
-	// startTurn is how long a start waits for others that begin. It is not meant to be reached:
-	// whoever waited for so long would begin together with all others that did. A turn is short
-	// enough for hundreds of starts on a slow machine.
+	// startTurn is how long a start waits for other starts. It should never be reached, because all
+	// starts that reach it would then begin together. A turn is short enough for hundreds of starts
+	// on a slow machine.
 	startTurn = time.Hour
 	// stopTurn is how long a stop waits for others.
 	stopTurn = time.Minute
 )
 
-// turnToStart waits until few enough other starts are under way. release says that this one is
-// done. A device that waits for its server does not wait for this.
+// turnToStart waits until few enough other starts are under way. release ends this process's turn.
+// A device that waits for its server does not wait for a turn.
 func (a *app) turnToStart(ctx context.Context, what string) (release func()) {
 	if awaitsServer(what) {
 		return func() {}
 	}
-	// Without the directory nobody would wait. An error is told by whatever needs it next.
+	// Without the runtime directory no process would wait. The next step that needs the directory
+	// reports the error.
 	_ = control.MakeDir()
 	defer a.extend("")() // a unit must not fail for it
 	return control.Turn(ctx, startTurn)
 }
 
-// awaitsServer reports whether a record tells of a device of what is to be started.
+// awaitsServer reports whether a record names a device of the set that is to be started.
 func awaitsServer(what string) bool {
 	records, _ := control.Records()
 	path, err := filepath.Abs(what)

@@ -69,8 +69,8 @@ func diskProperties(sb *metadata.Superblock) [][2]string {
 	return props
 }
 
-// udevDevice prints what an exported device is, or the one that a partition is of. number is what
-// follows ublkb in its name.
+// udevDevice prints what an exported device is. For a partition it prints that of the device.
+// number is the text after ublkb in the name.
 func udevDevice(ctx context.Context, w io.Writer, number string) error {
 	number, _, _ = strings.Cut(number, "p")
 	id, err := strconv.Atoi(number)
@@ -102,7 +102,8 @@ func liveInKernel(ctx context.Context, id int) bool {
 	return err == nil && info.State == ublk.StateLive
 }
 
-// udevPrint leaves out values that are not one word, because rules make names of links of them.
+// udevPrint leaves out values that are not one word, because the rules make names of links from
+// them.
 func udevPrint(w io.Writer, props [][2]string) error {
 	for _, p := range props {
 		if !word(p[1], "+=@%") {

@@ -24,7 +24,7 @@ func TestDiskProperties(t *testing.T) {
 		{"my-disk.2", 1, "NAME=my-disk.2 UUID ROLE=spare INSTANCE=my-disk.2"},
 		{"a+b", 0, "NAME=a+b UUID ROLE=backing"},
 		{"-x", 0, "NAME=-x UUID ROLE=backing"},
-		// What is not one word, or not ASCII, makes no link.
+		// No link is made from text that is not one word, or not ASCII.
 		{"ä", 0, "UUID ROLE=backing"},
 		{"a\nUBLK_REMAP_ROLE=device", 0, "UUID ROLE=backing"},
 		{"..", 0, "UUID ROLE=backing"},
@@ -42,7 +42,7 @@ func TestDiskProperties(t *testing.T) {
 	}
 }
 
-// A disk that carries no set is not mentioned.
+// Nothing is printed about a disk that carries no set.
 func TestUdevSaysNothing(t *testing.T) {
 	t.Setenv("UBLK_REMAP_RUN", t.TempDir())
 	blank := filepath.Join(t.TempDir(), "blank")

@@ -17,31 +17,30 @@ import (
 	"ublkremap/internal/server"
 )
 
-// This file is what ublk-remap@.service needs of this program beyond the verbs of users.
+// This file has the functions of this program that only ublk-remap@.service needs.
 //
-// systemd has no way to refuse the stop of a unit for a reason that only shows when somebody asks.
-// So a stop is carried out as far as it goes: ExecStop= asks the server to stop, which refuses as
-// long as its device is in use; then systemd sends SIGTERM, which the server does not follow
-// either, and KillMode=, SendSIGKILL= have systemd leave it at that. ExecStopPost= finds that the
-// server lives, and has systemd start the unit again. That cancels the stop, so systemctl fails,
-// and the unit is what it was. ExecStart= then takes over from the server that lives
-// (start --adopt).
+// systemd has no way to refuse the stop of a unit for a reason that shows only during the stop. So
+// a stop is carried out as far as possible. ExecStop= asks the server to stop. The server refuses
+// while its device is in use. Then systemd sends SIGTERM, which the server refuses as well. Because
+// of KillMode= and SendSIGKILL= systemd does no more than that. ExecStopPost= finds that the server
+// lives, and makes systemd start the unit again. That cancels the stop, so systemctl fails, and the
+// unit stays active. ExecStart= then takes over from the living server (start --adopt).
 
 const (
-	// unitWait is how much longer systemd has to wait each time that it is told so, and unitTell is
-	// how often it is told.
+	// unitWait is how much longer systemd waits after each notice, and unitTell is how often it
+	// gets one.
 	unitWait = 15 * time.Second
 	unitTell = 5 * time.Second
-	// unitLimit bounds what is asked of systemd.
+	// unitLimit bounds how long a request to systemd may take.
 	unitLimit = 10 * time.Second
-	// A start that fails again and again is tried again after a pause that grows to pauseMost.
+	// The pause after a start that fails again and again grows from pauseLeast to pauseMost.
 	// RestartSteps= of systemd does that since version 254.
 	pauseLeast = 500 * time.Millisecond
 	pauseMost  = 10 * time.Second
 )
 
-// extend makes the service manager wait for this process, until end is called. It does nothing if
-// there is no service manager. state is told to it as well.
+// extend makes the service manager wait for this process until end is called. It does nothing if
+// there is no service manager. It also sends state.
 func (a *app) extend(state string) (end func()) {
 	ended := make(chan struct{})
 	text := fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", unitWait.Microseconds())
@@ -57,7 +56,7 @@ func (a *app) beat() (end func()) {
 	return func() { close(ended) }
 }
 
-// every tells the service manager the same again and again.
+// every sends the same state to the service manager again and again.
 func (a *app) every(pause time.Duration, state string, ended <-chan struct{}) {
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
@@ -71,7 +70,7 @@ func (a *app) every(pause time.Duration, state string, ended <-chan struct{}) {
 	}
 }
 
-// supervise has a server tell the service manager, if it has one, what that must know.
+// supervise makes a server tell the service manager, if there is one, what the manager must know.
 func (a *app) supervise(cfg *server.Config) {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return
@@ -100,13 +99,13 @@ func unitEndedCommand(a *app) *cobra.Command {
 	}
 }
 
-// unitEnd is how systemd says that a unit has ended (systemd.exec(5)).
+// unitEnd is how a unit has ended, in the words of systemd (systemd.exec(5)).
 type unitEnd struct {
 	result string // of the service
 	code   string // of its main process: exited, killed or dumped
 }
 
-// unitEnded does what the end of a unit needs.
+// unitEnded does what is needed after the end of a unit.
 func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) error {
 	r, err := control.ReadRecord(name)
 	switch {
@@ -123,7 +122,7 @@ func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) err
 			"recovers the device\n", r.Device, r.PID)
 		return killServer(name, r.PID)
 	}
-	// As long as the server lives systemd waits until the end of its time limit, which is short.
+	// While the server lives, systemd waits until the end of its time limit, which is short.
 	a.tell("ublk-remap: %s: its server, process %d, serves on; the unit is started again\n",
 		r.Device, r.PID)
 	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
@@ -132,8 +131,8 @@ func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) err
 }
 
 // serverGone is for a unit that has left a device without a server. systemd restarts the unit,
-// unless somebody has asked it to stop. If the server died before it could follow, that was
-// refused, too.
+// unless somebody has asked it to stop. If the server died before it could obey, that stop
+// counts as refused, too.
 func (a *app) serverGone(ctx context.Context, unit string, r *control.Record, how unitEnd) error {
 	if how.code != "killed" && how.code != "dumped" {
 		return nil
@@ -154,7 +153,7 @@ func (a *app) serverGone(ctx context.Context, unit string, r *control.Record, ho
 	})
 }
 
-// withSystemd calls f with a connection to systemd, and a context that limits what f asks.
+// withSystemd calls f with a connection to systemd, and a context that limits the requests of f.
 func withSystemd(ctx context.Context, f func(ctx context.Context, conn *dbus.Conn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, unitLimit)
 	defer cancel()
@@ -166,7 +165,7 @@ func withSystemd(ctx context.Context, f func(ctx context.Context, conn *dbus.Con
 	return f(ctx, conn)
 }
 
-// startAgain has systemd start a unit, instead of what it is doing with it, and does not wait.
+// startAgain makes systemd start a unit, which replaces the unit's current job. It does not wait.
 func startAgain(ctx context.Context, conn *dbus.Conn, unit string) error {
 	if _, err := conn.StartUnitContext(ctx, unit, "replace", nil); err != nil {
 		return fmt.Errorf("start %s: %w", unit, err)
@@ -174,7 +173,7 @@ func startAgain(ctx context.Context, conn *dbus.Conn, unit string) error {
 	return nil
 }
 
-// pauseRestart waits before systemd tries a unit again that has failed several times.
+// pauseRestart waits before systemd retries a unit that has failed several times.
 func pauseRestart(ctx context.Context, unit string) error {
 	var restarts uint32
 	err := withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
@@ -195,7 +194,7 @@ func pauseRestart(ctx context.Context, unit string) error {
 	return nil
 }
 
-// restartPause is how long to wait after a start that was tried again so often.
+// restartPause is how long to wait after so many failed starts.
 func restartPause(restarts uint32) time.Duration {
 	if restarts == 0 {
 		return 0

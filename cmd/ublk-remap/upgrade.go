@@ -25,7 +25,7 @@ import (
 // endLimit is how long a server that was asked to leave may take to end: the sum of its own limits.
 const endLimit = 2 * time.Minute
 
-// upgraded is what upgrade --json prints.
+// upgraded is the JSON of upgrade.
 type upgraded struct {
 	Device   string        `json:"device"`
 	Name     string        `json:"name"`
@@ -33,13 +33,13 @@ type upgraded struct {
 	Old      serverVersion `json:"old"`
 	New      serverVersion `json:"new"`
 	PausedMS float64       `json:"paused_ms"`
-	// Changed are the options that the new server has otherwise than the old one. Pending are those
-	// that the device keeps until it is stopped and started.
+	// Changed are the options that differ between the new server and the old one. Pending are those
+	// that change only when the device is stopped and started.
 	Changed []optionChange `json:"changed"`
 	Pending []optionChange `json:"pending"`
 }
 
-// optionChange is an option of a server that runs, and what it is to be.
+// optionChange is an option of a running server, and its new value.
 type optionChange struct {
 	Name string `json:"name"`
 	From string `json:"from"`
@@ -134,7 +134,8 @@ func (a *app) upgrade(ctx context.Context, r *control.Record, force bool) (*upgr
 	return u, nil
 }
 
-// changes says what a reload of the configuration has changed, in one line or none.
+// changes says in one line what a reload of the configuration has changed. It is empty if nothing
+// has.
 func (u *upgraded) changes() string {
 	var parts []string
 	list := func(changes []optionChange) string {
@@ -158,8 +159,9 @@ func (u *upgraded) changes() string {
 	return clean(u.Device+": "+strings.Join(parts, "; ")) + "\n"
 }
 
-// since compares options with those that the server of a record has. What a record does not name
-// is the default. One that an older version wrote names nothing, and tells nothing.
+// since compares options with those that the server of a record has. An option that the record does
+// not name has its default. The record of an older version names no options, so nothing is known
+// from it.
 func (r *startRun) since(old *control.Record) (changed, pending []optionChange) {
 	changed, pending = []optionChange{}, []optionChange{}
 	if old.Options == nil {
@@ -213,7 +215,8 @@ func commandLine(pid int) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")[1:], nil
 }
 
-// optionsOf are the options of a server that is started with these flags for the set of a record.
+// optionsOf returns the options of a server that is started with these flags for the set of a
+// record.
 func optionsOf(flags *pflag.FlagSet, r *control.Record) (*startRun, error) {
 	run := &startRun{startOptions: newStartOptions(nil), flags: flags}
 	run.noConfig, _ = flags.GetBool("no-config")

@@ -14,8 +14,8 @@ import (
 	"ublkremap/test/vmtest"
 )
 
-// sharedUses are the uses of a disk that exclusive use of it does not keep away. Each brings the
-// disk into use and returns what is said of it.
+// sharedUses are the uses of a disk that exclusive use does not prevent. Each one takes the disk
+// into use. It returns the text that the message must contain, and a function that ends the use.
 var sharedUses = []struct {
 	what string
 	use  func(t *testing.T, disk string) (says string)
@@ -52,8 +52,8 @@ func mountOver(t *testing.T, dev string) string {
 	return dir
 }
 
-// TestUsedDiskIsNotWritten: while a disk is in use, in whatever way, no verb that would write
-// to it begins.
+// TestUsedDiskIsNotWritten: while a disk is in use, in whatever way, no verb that would write to it
+// begins.
 func TestUsedDiskIsNotWritten(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
@@ -90,8 +90,8 @@ func TestUsedDiskIsNotWritten(t *testing.T) {
 	}
 }
 
-// TestReadersAreNoUsers: a process that only reads the disk, such as a monitor, is no obstacle,
-// and one that has it open for a moment is waited for.
+// TestReadersAreNoUsers: a process that only reads the disk, such as a monitor, does not prevent a
+// verb. A process that has it open for a moment is waited for.
 func TestReadersAreNoUsers(t *testing.T) {
 	vmtest.NeedRoot(t)
 	useRuntimeDir(t)
@@ -107,7 +107,7 @@ func TestReadersAreNoUsers(t *testing.T) {
 	}
 }
 
-// TestUsersBelow: a driver's disk is reached by a loop device over what is below it.
+// TestUsersBelow: a loop device over the disk below a driver reaches the same blocks.
 func TestUsersBelow(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4")

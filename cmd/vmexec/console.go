@@ -12,11 +12,11 @@ import (
 // keptConsoles is how many console logs of earlier guests stay in the cache.
 const keptConsoles = 50
 
-// consoleTail is how many lines of a console are shown when a guest gave no result.
+// consoleTail is how many lines of a console are shown if a guest sent no result.
 const consoleTail = 60
 
-// newConsole makes the file for a guest's console, named by time and process
-// so that the names sort by age, and removes the oldest beyond keptConsoles.
+// newConsole makes the file for a guest's console, and removes the oldest files beyond
+// keptConsoles. The name has the time and the process, so that the names sort by age.
 func newConsole(cache string) (string, error) {
 	dir := filepath.Join(cache, "console")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -40,7 +40,7 @@ func (g *guestRun) removeConsole() {
 	}
 }
 
-// tailConsole reports a guest that gave no result, with the end of its console.
+// tailConsole reports a guest that sent no result, with the end of its console.
 func (g *guestRun) tailConsole(why error) {
 	g.h.logf("%v; console: %s", why, g.console)
 	raw, err := os.ReadFile(g.console)

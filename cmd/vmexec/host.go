@@ -19,17 +19,17 @@ import (
 	"ublkremap/test/vmtest/uml"
 )
 
-// guestBoot is what a guest may take besides its program's own time.
+// guestBoot is how long a guest may take besides the time of its program.
 const guestBoot = 90 * time.Second
 
-// host is what guests of one command line share.
+// host is what the guests of one command line share.
 type host struct {
 	o        *options
 	cache    string
 	kernel   *kernel.Kernel
 	archives []string // base and tools
 	accel    string
-	// boot is what a guest may take besides its program's own time.
+	// boot is how long a guest may take besides the time of its program.
 	boot           time.Duration
 	stdout, stderr io.Writer
 }
@@ -79,7 +79,7 @@ func (h *host) getKernel() (*kernel.Kernel, error) {
 	case h.o.fetch:
 		return uml.Build(h.cache, h.o.update, h.logf)
 	default:
-		// Nobody who runs a test waits for a compiler unasked.
+		// A test must not compile a kernel unless somebody asked for that.
 		return uml.Get(h.cache, h.logf)
 	}
 }
@@ -105,8 +105,8 @@ func (h *host) trial(ctx context.Context) error {
 	return err
 }
 
-// runProgram runs the command line's program, a second time if the first
-// guest gave no result, and returns the exit code.
+// runProgram runs the command line's program, and returns the exit code. If the first guest sends
+// no result, it runs the program a second time.
 func (h *host) runProgram(ctx context.Context) (int, error) {
 	job, fill, err := h.o.job()
 	if err != nil {
@@ -144,7 +144,7 @@ func (h *host) runProgram(ctx context.Context) (int, error) {
 	}
 }
 
-// guestRun is one boot.
+// guestRun is one boot of a guest.
 type guestRun struct {
 	h              *host
 	job            *proto.Job
@@ -198,7 +198,7 @@ func sparse(path string, size int64) error {
 	return f.Close()
 }
 
-// writeInitrd joins the shared archives and the job's own.
+// writeInitrd joins the shared archives and that of the job.
 func (g *guestRun) writeInitrd(dir, path string) error {
 	own := filepath.Join(dir, "job.cpio")
 	f, err := os.Create(own)
@@ -251,8 +251,8 @@ func (g *guestRun) fillArchive(a *initrd.Archive) error {
 	return g.fill(a)
 }
 
-// keepFile writes a file that the guest sent, if it was asked for: a guest
-// names no places on the host.
+// keepFile writes a file that the guest sent, if it was asked for. A guest must not choose paths on
+// the host.
 func (g *guestRun) keepFile(path string, contents io.Reader) error {
 	for _, c := range g.h.o.collect {
 		if c.from != path {
@@ -288,8 +288,8 @@ func (g *guestRun) finish(frame proto.Frame) (int, error) {
 	return frame.Code, nil
 }
 
-// failureWatch passes a program's output on and notices when it reports a
-// failure. A failed test is never run again, even if its guest dies afterwards.
+// failureWatch passes a program's output on and notices when it reports a failure. A failed test is
+// never run again, even if its guest dies afterwards.
 type failureWatch struct {
 	w      io.Writer
 	line   []byte // the beginning of the line that is being written
@@ -300,7 +300,7 @@ type failureWatch struct {
 var failureMarks = [][]byte{[]byte("--- FAIL"), []byte("panic: "), []byte("fatal error: "),
 	[]byte("FAIL")}
 
-// watched is how much of a line is looked at.
+// watched is how much of a line is examined.
 const watched = 64
 
 func (f *failureWatch) Write(p []byte) (int, error) {

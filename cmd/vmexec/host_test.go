@@ -132,8 +132,7 @@ func TestHang(t *testing.T) {
 	}
 }
 
-// A guest that has given its result and does not power off costs nothing but
-// a moment.
+// A guest that has sent its result and does not power off delays the run only for a moment.
 func TestHangAfterResult(t *testing.T) {
 	fakeQEMU(t, ok+"; exec sleep 60")
 	if code, _, stderr := vmexec(t, t.Context(), 0); code != 0 || stderr != "" {
@@ -151,7 +150,7 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// Files come back to where they were asked for, and nowhere else.
+// Files come back to the paths that were asked for, and to no others.
 func TestCollect(t *testing.T) {
 	dir := t.TempDir()
 	evil := filepath.Join(dir, "evil")

@@ -14,16 +14,16 @@ import (
 	"ublkremap/test/vmtest/proto"
 )
 
-// programDir is where the program lies in the guest.
+// programDir is the program's directory in the guest.
 const programDir = "/vmexec"
 
-// testFiles are the flags of a test binary that name a file it writes, all of
-// which are brought back to the same path here.
+// testFiles are the flags of a test binary that name a file that it writes. All such files are
+// brought back to the same path on the host.
 var testFiles = []string{"coverprofile", "cpuprofile", "memprofile", "blockprofile", "mutexprofile",
 	"trace"}
 
-// passed are prefixes of environment variables that go along to the guest.
-// GOCOVERDIR and the like name directories of the host and stay.
+// passed are prefixes of environment variables that are passed to the guest. GOCOVERDIR and the
+// like name directories of the host and are not passed.
 var passed = []string{"GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=", "GORACE=",
 	"UBLK_", "RAPID_", "TZ="}
 
@@ -107,7 +107,7 @@ func packFile(a *initrd.Archive, f pair) error {
 	return a.Tree(from, to)
 }
 
-// isTest says whether the arguments are those of a test binary.
+// isTest reports whether the arguments are those of a test binary.
 func isTest(args []string) bool {
 	return slices.ContainsFunc(args, func(a string) bool {
 		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.") && strings.HasPrefix(a, "-")

@@ -15,7 +15,7 @@ import (
 	"ublkremap/test/vmtest/proto"
 )
 
-// trialCode is what the program of the KVM trial exits with: no failure has it.
+// trialCode is the exit code of the KVM trial's program. No failure has it.
 const trialCode = 42
 
 func main() {
@@ -40,8 +40,8 @@ func main() {
 	os.Exit(code)
 }
 
-// run parses the command line, prepares what guests need and runs the
-// program with these outputs; it returns the exit code.
+// run parses the command line, prepares what guests need, and runs the program with these outputs.
+// It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (int, error) {
 	o, err := parse(args, stderr)
 	if err != nil {

@@ -77,7 +77,7 @@ func parse(args []string, usage io.Writer) (*options, error) {
 	return o, o.check()
 }
 
-// contentFlags defines the flags that say what the guest has on board.
+// contentFlags defines the flags about the files in the guest.
 func (o *options) contentFlags(fs *flag.FlagSet) {
 	list := func(name, value, help string, to *[]string) {
 		*to = splitList(value)
@@ -113,7 +113,7 @@ func (o *options) contentFlags(fs *flag.FlagSet) {
 	})
 }
 
-// machineFlags defines the flags that say what the guest is.
+// machineFlags defines the flags about the machine of the guest.
 func (o *options) machineFlags(fs *flag.FlagSet) error {
 	mem, err1 := envInt(envMemory, 2048)
 	cpus, err2 := envInt(envCPUs, 2)
@@ -132,7 +132,7 @@ func (o *options) machineFlags(fs *flag.FlagSet) error {
 	return errors.Join(err1, err2, err3)
 }
 
-// runFlags defines the flags that say how vmexec goes about it.
+// runFlags defines the flags about the run.
 func (o *options) runFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&o.fetch, "fetch", false, "only fetch the kernel (uml: build it) and prepare the "+
 		"archives")

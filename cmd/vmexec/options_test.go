@@ -121,7 +121,7 @@ func TestFailureWatch(t *testing.T) {
 		"fatal error: all goroutines are asleep": true,
 		"\x16--- FAIL: TestJSON\n":               true,
 	} {
-		// In pieces of every size: a port delivers as it likes.
+		// In pieces of every size, because a port may deliver any.
 		for piece := 1; piece <= len(out); piece++ {
 			var b bytes.Buffer
 			w := &failureWatch{w: &b}

@@ -1,5 +1,5 @@
-// Package badblocks reads lists of bad blocks, as badblocks(8), MD and null_blk write them,
-// and works out what a new set has to know about them.
+// Package badblocks reads lists of bad blocks in the formats of badblocks(8), MD and null_blk, and
+// works out what a new set must know about them.
 package badblocks
 
 import (
@@ -21,31 +21,31 @@ var ErrList = errors.New("not a list of block numbers")
 // Range is a run of bytes of a device.
 type Range struct{ Start, End int64 }
 
-// maxBlock keeps products with any block size in range.
+// maxBlock is small enough that its product with any block size is in range.
 const maxBlock = 1 << 46
 
-// What a list may have at most: as many units as the largest spare region. A longer one is of a
-// disk that cannot be helped, or no list of bad blocks.
+// Limits of a list: as many units as the largest spare region. If a list is longer, the disk cannot
+// be helped, or the file is no list of bad blocks.
 const maxLines, maxUnits = 4 << 20, 4 << 20
 
-// Format says how a list is to be read.
+// Format says how to read a list.
 type Format struct {
 	Block int   // bytes of the blocks that its numbers count
 	Disk  int64 // bytes of the disk that it is of
 }
 
-// List is what was read.
+// List is the contents of a list.
 type List struct {
 	Ranges []Range // sorted and merged
 	End    int64   // the byte behind the last bad block
-	// it has lines of two numbers, as MD and null_blk write them: in sectors of 512 bytes
+	// the list has lines of two numbers, as MD and null_blk write them, in sectors of 512 bytes
 	Pairs bool
 }
 
-// Read reads the list in the file at path, or in stdin if path is "-". A line is a block
-// number, START COUNT, START+COUNT, or START-END with END included; numbers are decimal, or
-// hexadecimal with 0x. Empty lines do not count, nor does what follows a #. Errors: ErrList,
-// which names the line, and those of the file.
+// Read reads the list in the file at path, or in stdin if path is "-". A line is a block number,
+// START COUNT, START+COUNT, or START-END with END included. Numbers are decimal, or hexadecimal
+// with 0x. Empty lines, and text after a #, are ignored. Errors: ErrList, which names the line, and
+// those of the file.
 func Read(path string, stdin io.Reader, format Format) (*List, error) {
 	if size := format.Block; size < 512 || size > 1<<16 || size&(size-1) != 0 {
 		return nil, fmt.Errorf("%w: blocks of %d bytes; a power of two from 512 to 65536 is wanted",
@@ -90,7 +90,7 @@ func Read(path string, stdin io.Reader, format Format) (*List, error) {
 	return l, nil
 }
 
-// add takes a line.
+// add adds a line.
 func (l *List) add(text string, format Format) error {
 	first, count, pair, ok := parse(text)
 	if !ok {
@@ -107,7 +107,7 @@ func (l *List) add(text string, format Format) error {
 	return nil
 }
 
-// parse reads a line. A leading + is null_blk's, which adds bad blocks that way.
+// parse parses a line. A leading + comes from null_blk, which adds bad blocks in that form.
 func parse(text string) (first, count int64, pair, ok bool) {
 	text = strings.TrimPrefix(text, "+")
 	at := strings.IndexAny(text, " \t+-")
@@ -146,16 +146,15 @@ type Entries struct {
 	Metadata uint64 // bad bytes where neither data nor spare units are
 }
 
-// Place is PlaceOn for the backing and blocks that a list names.
+// Place is PlaceOn for the backing and the blocks of the list.
 func Place(list []Range, l *metadata.Layout, now uint32) (Entries, error) {
 	return PlaceOn(0, list, l, now, metadata.CauseImport)
 }
 
-// PlaceOn works out what bad blocks of a device mean for a set about to be
-// made. Exported blocks become pending: reading one fails, as it would
-// anyway, and the first write goes to the spare region without touching the
-// bad block. Spare units are retired. The error is ErrList for blocks past the
-// end of the device, and for more than any spare region can take.
+// PlaceOn works out what bad blocks of a device mean for a set that is about to be made. Exported
+// blocks become pending: reading one fails, as it would anyway, and the first write goes to the
+// spare region without touching the bad block. Spare units are retired. The error is ErrList for
+// blocks past the end of the device, and for more blocks than any spare region can take.
 func PlaceOn(device uint8, list []Range, l *metadata.Layout, now uint32,
 	cause metadata.Cause) (Entries, error) {
 	p := placer{sb: l.Superblock(), l: l, now: now, cause: cause, device: device,
@@ -178,7 +177,7 @@ func PlaceOn(device uint8, list []Range, l *metadata.Layout, now uint32,
 	return p.out, nil
 }
 
-// placer gathers what PlaceOn returns.
+// placer collects what PlaceOn returns.
 type placer struct {
 	sb     metadata.Superblock
 	l      *metadata.Layout
@@ -235,14 +234,14 @@ func (p *placer) exported(from, to int64) {
 	}
 }
 
-// Add makes one of what two lists mean.
+// Add returns the union of two results.
 func (e *Entries) Add(o Entries) {
 	e.Entries = append(e.Entries, o.Entries...)
 	e.Blocks, e.Units, e.Spares, e.Metadata = e.Blocks+o.Blocks, e.Units+o.Units, e.Spares+o.Spares,
 		e.Metadata+o.Metadata
 }
 
-// retire adds spare units, in ascending order; two ranges may meet in one unit.
+// retire adds spare units in ascending order. Two ranges may share a unit.
 func (e *Entries) retire(first, count, now uint32, cause metadata.Cause) {
 	if n := len(e.Entries); n > 0 {
 		if last := &e.Entries[n-1]; last.Spare+last.Count > first {
@@ -257,7 +256,7 @@ func (e *Entries) retire(first, count, now uint32, cause metadata.Cause) {
 	}
 }
 
-// pending adds the units of masks, alike neighbours as one entry.
+// pending adds the units of masks. Neighbours with the same mask become one entry.
 func (e *Entries) pending(masks map[uint64]uint8, now uint32, cause metadata.Cause) {
 	units := make([]uint64, 0, len(masks))
 	for u := range masks {

@@ -83,7 +83,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestSubtract compares with what sets of bytes say.
+// TestSubtract compares with the result for sets of bytes.
 func TestSubtract(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 5))
 	for range 2000 {
@@ -110,7 +110,7 @@ func TestSubtract(t *testing.T) {
 	}
 }
 
-// TestMillionLines: a long list takes no time to speak of.
+// TestMillionLines: a long list is read quickly.
 func TestMillionLines(t *testing.T) {
 	var b strings.Builder
 	for i := range 1_000_000 {
@@ -132,7 +132,7 @@ func plan(t testing.TB, block int) *metadata.Layout {
 	return l
 }
 
-// TestPlace compares with what follows from the layout, byte by byte.
+// TestPlace compares with the result that follows from the layout, byte by byte.
 func TestPlace(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -239,8 +239,7 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestListWithoutAnEnd: a list of more than the largest spare region holds costs
-// no memory.
+// TestListWithoutAnEnd: a list of more than the largest spare region holds costs no memory.
 func TestListWithoutAnEnd(t *testing.T) {
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 1 << 40, BlockSize: 512,
 		PhysicalBlockSize: 4096, Name: "a", UUID: uuid.New()})

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Merge returns ranges in order, those that overlap or meet as one.
+// Merge returns ranges in order. It joins ranges that overlap or touch.
 func Merge(list []Range) []Range {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a.Start, b.Start) })
@@ -20,8 +20,8 @@ func Merge(list []Range) []Range {
 	return merged
 }
 
-// Subtract returns what of the ranges is not in those of minus, which are as Merge gives
-// them.
+// Subtract returns the parts of the ranges that are not in minus. Both must be in the form that
+// Merge returns.
 func Subtract(list, minus []Range) []Range {
 	var out []Range
 	for _, r := range list {

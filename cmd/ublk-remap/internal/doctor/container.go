@@ -15,8 +15,8 @@ import (
 	"ublkremap/ublk"
 )
 
-// right is a capability that a server uses (capabilities(7)). What is said of all but the
-// first is true of the server that goes on without it.
+// right is a capability that a server uses (capabilities(7)). Without the first there is
+// no server. Without one of the others a server goes on, and the text says what it lacks.
 type right struct {
 	name    string
 	bit     uint
@@ -38,7 +38,8 @@ func effective() (uint64, error) {
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), err
 }
 
-// capabilities judges those of a process of root. Only a container, or a unit, takes some away.
+// capabilities checks the capabilities of this root process. Only a container, or a unit, removes
+// some.
 func (r *Report) capabilities() {
 	have, err := effective()
 	if err != nil {
@@ -53,8 +54,8 @@ func (r *Report) capabilities() {
 	}
 }
 
-// inContainer reports whether this process is in one: docker and podman say so by a file,
-// others by a variable of process 1, which is this process's, too, in most cases.
+// inContainer reports whether this process is in a container. docker and podman leave a file there.
+// Others set a variable of process 1, which most processes there have too.
 func inContainer() bool {
 	for _, path := range []string{"/run/.containerenv", "/.dockerenv"} {
 		if _, err := os.Stat(path); err == nil {
@@ -64,7 +65,7 @@ func inContainer() bool {
 	return os.Getenv("container") != ""
 }
 
-// container looks, in a container, for what of the host a server needs.
+// container checks, in a container, whether everything of the host that a server needs is there.
 func (r *Report) container() {
 	if !inContainer() {
 		return
@@ -104,8 +105,8 @@ func (r *Report) container() {
 // (PROC_PID_INIT_INO, include/linux/proc_ns.h).
 const initPIDs = 0xEFFFFFFC
 
-// absent says why there is no control device, where the kernel has loaded the driver all the
-// same: its name is in the kernel's list of such devices, which each container sees.
+// absent says why there is no control device although the kernel has loaded the driver: the device
+// is in the kernel's list of such devices, which each container sees.
 func (r *Report) absent() bool {
 	text, err := os.ReadFile("/proc/misc")
 	if err != nil || !strings.Contains(string(text), filepath.Base(ublk.ControlPath)) {
@@ -116,7 +117,7 @@ func (r *Report) absent() bool {
 	return true
 }
 
-// denied says what it means that root may not open the control device.
+// denied says what it means if root may not open the control device.
 func denied(err error) string {
 	switch {
 	case !errors.Is(err, fs.ErrPermission):

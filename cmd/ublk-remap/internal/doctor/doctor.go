@@ -1,6 +1,5 @@
-// Package doctor examines a machine: can it serve devices, what can its kernel
-// do, is anything left over, and what is to be done about each. Only [Fix]
-// changes anything.
+// Package doctor examines a machine: whether it can serve devices, what its kernel can do, whether
+// anything is left over, and what to do about each. Only [Fix] changes anything.
 package doctor
 
 import (
@@ -22,7 +21,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// State is how a check ended.
+// State is the result of a check.
 type State string
 
 const (
@@ -31,7 +30,7 @@ const (
 	Failure State = "failure" // devices cannot be served
 )
 
-// Check is one thing that was looked at.
+// Check is one check with its result.
 type Check struct {
 	Name  string `json:"name"`
 	State State  `json:"state"`
@@ -47,12 +46,12 @@ type Feature struct {
 	Present bool   `json:"present"`
 }
 
-// Report is all that was found.
+// Report is the result of all checks.
 type Report struct {
 	Kernel   string    `json:"kernel"`
 	Checks   []Check   `json:"checks"`
 	Features []Feature `json:"features"` // empty if the kernel could not be asked
-	// Fixed is what Fix did before, a line each.
+	// Fixed lists what Fix did before, one line each.
 	Fixed []string `json:"fixed,omitempty"`
 }
 
@@ -74,7 +73,7 @@ func (r *Report) add(name string, state State, do, format string, args ...any) {
 // minimum is the first Linux whose driver can be asked for its features.
 var minimum = ublk.KernelVersion{Major: 6, Minor: 5}
 
-// Examine looks at this machine.
+// Examine examines this machine.
 func Examine(ctx context.Context) *Report {
 	r := &Report{Kernel: release(), Features: []Feature{}}
 	r.kernel()
@@ -137,7 +136,7 @@ func (r *Report) process() {
 	}
 }
 
-// driver looks for the module and the control device.
+// driver checks the module and the control device.
 func (r *Report) driver() bool {
 	st, err := os.Stat(ublk.ControlPath)
 	if err == nil {
@@ -218,7 +217,8 @@ func (r *Report) ring() {
 		r.add("io_uring", Failure, "sysctl kernel.io_uring_disabled=0", "forbidden to everybody")
 		return
 	}
-	// No ring has 0 entries. A kernel that has io_uring, and lets this process have it, says that.
+	// A ring cannot have 0 entries. A kernel that has io_uring, and lets this process use it,
+	// returns that error.
 	_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 0, 0, 0)
 	switch errno {
 	case unix.ENOSYS, unix.EPERM, unix.EACCES:
@@ -229,7 +229,7 @@ func (r *Report) ring() {
 	}
 }
 
-// ask asks the driver itself.
+// ask asks the driver.
 func (r *Report) ask(ctx context.Context) {
 	ctl, err := ublk.OpenControl()
 	if err != nil {
@@ -259,7 +259,7 @@ func (r *Report) ask(ctx context.Context) {
 	r.devices(ctx, ctl)
 }
 
-// batchIO says what becomes of start --batch-io=on.
+// batchIO says what start --batch-io=on does on this kernel.
 func (r *Report) batchIO(have ublk.Features) {
 	v, err := ublk.RunningKernel()
 	bad, known := ublk.KnownBadBatchIO(v)
@@ -274,8 +274,8 @@ func (r *Report) batchIO(have ublk.Features) {
 	}
 }
 
-// devices looks at the devices: those whose server is dead, those without a record, and files of
-// devices that do not exist any more in the runtime directory.
+// devices checks the devices: those whose server is dead, those without a record, and files in the
+// runtime directory of devices that do not exist any more.
 func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 	unrecorded, err := host.UnrecordedOf(ctx, ctl)
 	if err != nil {
@@ -325,7 +325,7 @@ func (r *Report) devices(ctx context.Context, ctl *ublk.Control) {
 	}
 }
 
-// fixAdvice is for what nobody can miss.
+// fixAdvice is for things that are safe to remove.
 const fixAdvice = "remove it: ublk-remap doctor --fix"
 
 func (r *Report) unrecorded(u *host.Unrecorded) {

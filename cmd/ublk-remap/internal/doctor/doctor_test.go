@@ -71,7 +71,7 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// Each capability that is missing is told, the one that devices need as a failure.
+// Each missing capability is reported. The one that devices need is a failure.
 func TestCapabilities(t *testing.T) {
 	have, err := effective()
 	if err != nil {

@@ -14,19 +14,19 @@ import (
 	"ublkremap/ublk"
 )
 
-// left is a file of the runtime directory that belongs to nobody.
+// left is a file of the runtime directory that no device or server needs.
 type left struct {
 	name string // of the device
 	path string
 	why  string
-	// harmless: it takes a little memory only, and tells how a start or a stop went.
+	// harmless: it takes only a little memory, and says how a start or a stop went
 	harmless bool
-	// device is the number of a device that goes with the file, -1 if none.
+	// device is the number of the device that the file belongs to, or -1
 	device int
 }
 
-// leftFiles lists records and sockets whose server is dead and whose device does
-// not exist any more, or was never live.
+// leftFiles lists records and sockets whose server is dead and whose device does not exist any
+// more, or was never live.
 func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record) []left {
 	var found []left
 	for _, rec := range records {
@@ -57,8 +57,8 @@ func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record
 	return found
 }
 
-// leftRecord judges the record of a server that is dead. One whose device waits,
-// or cannot be asked about, is no left-over.
+// leftRecord examines the record of a dead server. If its device waits, or cannot be asked about,
+// the record is still needed.
 func leftRecord(ctx context.Context, ctl *ublk.Control, rec *control.Record) (left, bool) {
 	l := left{name: rec.Name, path: control.RecordPath(rec.Name), device: -1}
 	info, err := host.DeviceOf(ctx, ctl, rec)
@@ -73,16 +73,15 @@ func leftRecord(ctx context.Context, ctl *ublk.Control, rec *control.Record) (le
 	return l, false
 }
 
-// unserved reports whether it is certain that nobody has the server's end of a device.
+// unserved reports whether it is certain that no process has the server's end of a device.
 func unserved(ctx context.Context, id int) bool {
 	served, err := ublk.Served(ctx, id)
 	return err == nil && !served
 }
 
-// Fix removes what belongs to nobody: devices that were added and never started,
-// records of devices that do not exist any more, sockets without a server. A device that was
-// live is left alone, for somebody's I/O may wait for it. It returns what was
-// done, a line each.
+// Fix removes what is left over: devices that were added and never started, records of devices that
+// do not exist any more, and sockets without a server. It leaves a device that was live alone,
+// because I/O may wait for it. It returns what it did, one line each.
 func Fix(ctx context.Context) ([]string, error) {
 	ctl, err := ublk.OpenControl()
 	if errors.Is(err, ublk.ErrNoDriver) {
@@ -119,12 +118,12 @@ func Fix(ctx context.Context) ([]string, error) {
 		}
 		done = append(done, fmt.Sprintf("removed %s: %s", l.path, l.why))
 	}
-	// Drives can still have a limit for a set that is served no longer.
+	// Drives can still have a limit that was set for a set without a server.
 	errs = append(errs, host.Drives().Release(ctx, ""))
 	return done, errors.Join(errs...)
 }
 
-// remove takes the files of a device away, unless a server has come meanwhile.
+// remove removes the files of a device, unless a server has come meanwhile.
 func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 	owner, err := control.Own(l.name)
 	if errors.Is(err, control.ErrOwned) {
@@ -141,7 +140,7 @@ func (l left) remove(ctx context.Context, ctl *ublk.Control) (err error) {
 			err = errors.Join(err, owner.Forget(true))
 		}
 	}()
-	// Look again: from here on nobody can start it.
+	// Look again: from here on no server can start it.
 	rec, err := control.ReadRecord(l.name)
 	switch {
 	case errors.Is(err, control.ErrNotRunning):

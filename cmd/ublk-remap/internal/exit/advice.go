@@ -16,7 +16,7 @@ import (
 	"ublkremap/ublk"
 )
 
-// elsewhere is printed instead of do by the verb that do names.
+// elsewhere replaces do if the verb that do names prints the error.
 var advice = []struct {
 	err       error
 	do        string
@@ -54,9 +54,9 @@ var advice = []struct {
 	{blockdev.ErrNotDevice, "name a disk, such as /dev/sdb, or a file", ""},
 }
 
-// Line is an error as the command prints it: one line, with what to do about
-// it where that is known. It is printable, whatever path or name the error quotes, and not longer
-// than maxLine.
+// Line is an error in the form that the command prints: one line, which also says what to do if
+// that is known. The line is printable, whatever path or name the error quotes, and not longer than
+// maxLine.
 func Line(err error) string { return LineOf("", err) }
 
 // LineOf is Line for a verb, such as "metadata check". The advice does not name the verb itself.
@@ -96,8 +96,8 @@ func LineOf(verb string, err error) string {
 	return text
 }
 
-// maxLine is how much of an error's text is shown, in bytes. What is left out
-// is its middle: what and where are at the start, what to do at the end.
+// maxLine limits how much of an error's text is shown, in bytes. The middle of a longer text is
+// left out, because the start says what failed and where, and the end says what to do.
 const maxLine = 4096
 
 func shorten(s string) string {
@@ -108,9 +108,9 @@ func shorten(s string) string {
 		strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
 }
 
-// Printable returns s with everything escaped, as Go would, that is not
-// printable: control characters, escape sequences, marks that change the
-// direction of writing, and bytes that are no UTF-8.
+// Printable escapes all characters of s that are not printable, in the form that Go uses: control
+// characters, escape sequences, marks that change the direction of writing, and bytes that are not
+// UTF-8.
 func Printable(s string) string {
 	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
 	if strings.IndexFunc(s, odd) < 0 {

@@ -1,5 +1,5 @@
-// Package exit says which exit code an error means. It is the one place where
-// the sentinels of all packages come together.
+// Package exit says which exit code an error means. It is the only place that knows the sentinels
+// of all packages.
 package exit
 
 import (
@@ -58,10 +58,10 @@ var codes = []struct {
 	{metadata.ErrTooSmall, Usage},
 	{remap.ErrRange, Usage},
 
-	// What could not be read is not known to be damaged, whatever else is said of it.
+	// If something could not be read, it is not known to be damaged, whatever else the error wraps.
 	{metadata.ErrPath, Failed},
 
-	// Damaged comes before refused: what is damaged is often refused too.
+	// Damaged comes before refused, because damaged metadata is often refused too.
 	{metadata.ErrDamaged, Damaged},
 	{metadata.ErrBackup, Damaged},
 
@@ -104,8 +104,7 @@ var codes = []struct {
 	{syscall.ENAMETOOLONG, NotFound},
 }
 
-// Error is an error of a process whose exit code is known: that of a detached
-// server.
+// Error is an error of a process whose exit code is known, such as a detached server.
 type Error struct {
 	Code int
 	Text string
@@ -114,8 +113,8 @@ type Error struct {
 // Error returns the text.
 func (e *Error) Error() string { return e.Text }
 
-// Code returns the exit code of an error, Done for nil. The first sentinel of
-// the table that it wraps decides; an error that wraps none is Failed.
+// Code returns the exit code of an error, and Done for nil. The first sentinel of the table that
+// the error wraps decides. An error that wraps none is Failed.
 func Code(err error) int {
 	if err == nil {
 		return Done

@@ -81,7 +81,7 @@ func TestLine(t *testing.T) {
 	}
 }
 
-// TestLineOf: no verb is told to run itself.
+// TestLineOf: the advice for a verb never names that verb.
 func TestLineOf(t *testing.T) {
 	for _, a := range advice {
 		for _, verb := range []string{"create", "start", "status", "list", "doctor", "release",
@@ -103,8 +103,8 @@ func TestLineOf(t *testing.T) {
 	}
 }
 
-// TestLineIsPrintable: whatever an error quotes, the terminal is not told to do
-// anything, and the line has an end.
+// TestLineIsPrintable: whatever an error quotes, the line contains no commands for the terminal,
+// and its length is bounded.
 func TestLineIsPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain %s ü „x“":         "plain %s ü „x“",

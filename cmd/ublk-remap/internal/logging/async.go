@@ -9,16 +9,16 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// Limits of what waits to be written.
+// Limits of the lines that wait to be written.
 const (
 	asyncLines = 512
 	asyncBytes = 512 // of a line, made in advance; longer ones cost an allocation
 )
 
-// Async is a writer that never waits: lines go to a goroutine that writes them,
-// and are dropped when too many wait. A server logs through it, because the reader of its log may
-// wait for the very device that it serves: a journal on a file system there, or memory of the
-// log file that was swapped out to it.
+// Async is a writer that never waits. A goroutine writes the lines. Lines are dropped when too many
+// wait. A server logs through it, because the reader of its log may wait for the device that it
+// serves: a journal may be on a file system there, or the log file's memory may be swapped out to
+// it.
 type Async struct {
 	to zerolog.LevelWriter
 
@@ -52,10 +52,10 @@ func NewAsync(w io.Writer) *Async {
 	return a
 }
 
-// Write takes a line without a level.
+// Write adds a line without a level.
 func (a *Async) Write(p []byte) (int, error) { return a.WriteLevel(zerolog.NoLevel, p) }
 
-// WriteLevel takes a line. It does not fail.
+// WriteLevel adds a line. It does not fail.
 func (a *Async) WriteLevel(level zerolog.Level, p []byte) (int, error) {
 	a.mu.Lock()
 	if a.count == len(a.lines) {
@@ -70,7 +70,7 @@ func (a *Async) WriteLevel(level zerolog.Level, p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close waits until everything is written, as long as within allows.
+// Close waits until everything is written, but not longer than within.
 func (a *Async) Close(within time.Duration) {
 	a.mu.Lock()
 	a.closing = true
@@ -94,7 +94,7 @@ func (a *Async) run() {
 			a.mu.Unlock()
 			return
 		}
-		// The line's memory is swapped for that of the last one.
+		// The memory of the line is exchanged for that of the last one.
 		l := &a.lines[a.first]
 		out, *l = *l, line{text: out.text[:0]}
 		a.first = (a.first + 1) % len(a.lines)
@@ -102,7 +102,7 @@ func (a *Async) run() {
 		dropped := a.dropped
 		a.dropped = 0
 		a.mu.Unlock()
-		// There is nobody to tell if that fails.
+		// If this fails, there is no place to report it.
 		_, _ = a.to.WriteLevel(out.level, out.text)
 		if dropped > 0 {
 			_, _ = a.to.WriteLevel(zerolog.WarnLevel,

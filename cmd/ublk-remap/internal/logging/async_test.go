@@ -36,8 +36,8 @@ func TestAsyncNeverWaits(t *testing.T) {
 	s.gate.Unlock()
 	<-a.done
 	got := strings.Split(strings.TrimSuffix(s.out.String(), "\n"), "\n")
-	// One line was with the writer, and it is said how many were dropped: when that
-	// was written, and again for those after it.
+	// The writer had one line. The number of dropped lines is reported when that line was written,
+	// and again after the next lines.
 	if len(got) < asyncLines || len(got) > asyncLines+4 || !strings.Contains(s.out.String(),
 		`"message":"the log could not keep up`) {
 		t.Errorf("%d lines of %d: %s", len(got), lines, got[len(got)-1])

@@ -1,7 +1,6 @@
-// Package logging makes the command's loggers: on standard error, or for a
-// detached server in a bounded file in the runtime directory, which is in
-// memory, with what an operator should know copied to the kernel's log. Neither
-// can wait for a disk.
+// Package logging makes the loggers of the command. They write to standard error, or for a detached
+// server to a bounded file in the runtime directory, which is in memory. Messages for an operator
+// are copied to the kernel's log. Neither log can wait for a disk.
 package logging
 
 import (
@@ -21,7 +20,7 @@ var (
 	Formats = []string{"console", "json"}
 )
 
-// ErrFormat is returned for a level or format that there is not.
+// ErrFormat is returned for a level or format that does not exist.
 var ErrFormat = errors.New("no such log level or format")
 
 // New makes a logger that writes to w.
@@ -31,7 +30,7 @@ func New(w io.Writer, level, format string) (zerolog.Logger, error) {
 		return zerolog.Nop(), fmt.Errorf("%w: level %q; there are trace, debug, info, warn, "+
 			"error and disabled", ErrFormat, level)
 	}
-	// What Async writes to has its format already.
+	// Lines for Async have their format already.
 	if _, ok := w.(*Async); !ok {
 		if w, err = formatted(w, format); err != nil {
 			return zerolog.Nop(), err
@@ -51,7 +50,7 @@ func formatted(w io.Writer, format string) (io.Writer, error) {
 	return nil, fmt.Errorf("%w: format %q; there are %q", ErrFormat, format, Formats)
 }
 
-// Foreground makes what a server in the foreground logs to. The caller closes it.
+// Foreground makes the writer for the log of a server in the foreground. The caller closes it.
 func Foreground(w io.Writer, format string) (*Async, error) {
 	w, err := formatted(w, format)
 	if err != nil {
@@ -66,18 +65,17 @@ func console(w io.Writer) io.Writer {
 		os.Getenv("NO_COLOR") != "", TimeFormat: "2006-01-02T15:04:05.000"}
 }
 
-// Terminal reports whether f is one.
+// Terminal reports whether f is a terminal.
 func Terminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
 }
 
-// maxFile is how large a log file gets before it becomes the old one. At most
-// two are kept.
+// maxFile is the size at which a log file becomes the old one. At most two files are kept.
 const maxFile = 1 << 20
 
-// File is a log file of bounded size: when it is full it becomes the old one and a
-// new one begins.
+// File is a log file of bounded size. When it is full it becomes the old file, and a new one
+// begins.
 type File struct {
 	path, old string
 	fresh     func() (*os.File, error)
@@ -86,8 +84,8 @@ type File struct {
 	size      int64
 }
 
-// OpenFile opens the log file at path to add to it, by way of fresh, which makes it if
-// there is none. When it is full it is renamed to old.
+// OpenFile opens the log file at path to append to it. fresh opens the file, and makes it if there
+// is none. When it is full it is renamed to old.
 func OpenFile(path, old string, fresh func() (*os.File, error)) (*File, error) {
 	l := &File{path: path, old: old, fresh: fresh}
 	return l, l.open()
@@ -131,9 +129,9 @@ func (l *File) Close() error { return l.f.Close() }
 // kernelLog passes lines of level warn and above to /dev/kmsg.
 type kernelLog struct{ f *os.File }
 
-// Detached makes what a detached server logs to: all to the file, warnings
-// and errors to the kernel's log too, where the journal and dmesg show them. The
-// caller closes it.
+// Detached makes the writer for the log of a detached server. All lines go to the file. Warnings
+// and errors also go to the kernel's log, where the journal and dmesg show them. The caller closes
+// it.
 func Detached(file io.Writer) *Async {
 	w := file
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
@@ -145,8 +143,8 @@ func Detached(file io.Writer) *Async {
 // Write is for lines without a level.
 func (k *kernelLog) Write(p []byte) (int, error) { return len(p), nil }
 
-// WriteLevel passes a line on. The kernel may refuse it when there are too
-// many; the file has it.
+// WriteLevel passes a line on. The kernel may refuse lines when there are too many. The file has
+// them all.
 func (k *kernelLog) WriteLevel(level zerolog.Level, p []byte) (int, error) {
 	// Syslog levels: 3 is an error, 4 a warning (linux/kern_levels.h).
 	number := 4

@@ -59,7 +59,7 @@ func TestFileIsBounded(t *testing.T) {
 			t.Errorf("%s: %v, %v", p, st, err)
 		}
 	}
-	// It goes on where it was.
+	// It continues at the end of the file.
 	again, err := OpenFile(path, path+".1", fresh)
 	if err != nil {
 		t.Fatal(err)

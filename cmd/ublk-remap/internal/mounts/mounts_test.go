@@ -2,7 +2,7 @@ package mounts
 
 import "testing"
 
-// TestKeep: what lies in a place that is kept needs no place of its own.
+// TestKeep: a path inside a directory that stays needs no entry of its own.
 func TestKeep(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -23,7 +23,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestInherited: a word that somebody else left in the environment is not believed.
+// TestInherited: a value that another program left in the environment is ignored.
 func TestInherited(t *testing.T) {
 	t.Setenv(ownEnv, "mnt:[1]")
 	if own, err := inherited(); own || err != nil {

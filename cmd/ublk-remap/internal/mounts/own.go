@@ -12,37 +12,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownEnv tells the program across its exec how Own went: the name of the
-// namespace, and after a space what went wrong, if anything did.
+// ownEnv passes the result of Own through the exec: the name of the namespace and, after a space,
+// what went wrong, if anything did.
 const ownEnv = "UBLK_REMAP_MOUNTS"
 
 const here = "/proc/self/ns/mnt"
 
-// exe is this program, wherever its file is.
+// exe is this program, wherever its file is now.
 const exe = "/proc/self/exe"
 
-// storageMark is how argv[0] of a storage daemon begins: systemd leaves such a process alone when
-// it leaves the initramfs. So it does at the end of a shutdown, when it has unmounted what it can
+// storageMark begins argv[0] of a storage daemon. systemd leaves such a process alone when it
+// leaves the initramfs. It also does so at the end of a shutdown, when it has unmounted what it can
 // and ends all other processes.
 const storageMark = "@"
 
-// Own starts this program again, as the same process and with the same arguments, in a
-// mount namespace of its own, and does not return if it can. In the program that was started
-// so, it returns nil. An error says that the mount namespace is the caller's: Leave must not be
-// called then. name is what the process is called.
+// Own starts this program again, as the same process and with the same arguments, in a mount
+// namespace of its own. If that works, it does not return. In the restarted program it returns nil.
+// An error says that the mount namespace is the caller's. Leave must not be called then. name is
+// the name that the process gets.
 //
 // The process is marked as a storage daemon (argv[0] begins with "@",
-// https://systemd.io/ROOT_STORAGE_DAEMONS). With root, the program runs from memory: nothing of it
-// then lies on what it serves. If there is no memory for that it runs from where it is, and says
-// so on standard error.
+// https://systemd.io/ROOT_STORAGE_DAEMONS). With root, the program runs from memory, so that no
+// part of it is on the disk that it serves. If there is not enough memory for that, it runs from
+// its file, and says so on standard error.
 //
-// It must be called first: the exec closes descriptors that are marked so, and no handler of
-// signals survives it.
+// Own must be called before anything else: the exec closes descriptors that are marked so, and
+// removes all signal handlers.
 func Own(name string, root bool) error {
 	NameProcess(name)
 	if own, err := inherited(); own {
-		// The time zone is read at its first use. A server that takes the place of another one must
-		// not read it from the file system that waits for it.
+		// The time zone is read at its first use. A server that replaces another one must not read
+		// it from the file system that waits for it.
 		_ = time.Now().Local().String()
 		return err
 	}
@@ -52,7 +52,7 @@ func Own(name string, root bool) error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("unshare: %w", err)
 	}
-	// From here on it cannot go back: the threads are in different namespaces.
+	// From here on there is no way back, because the threads are in different namespaces.
 	result, err := os.Readlink("/proc/thread-self/ns/mnt")
 	if err == nil {
 		err = unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -78,7 +78,7 @@ func Own(name string, root bool) error {
 	return nil
 }
 
-// inherited reports whether the program was started by Own, and how that went.
+// inherited reports whether Own started the program, and its result.
 func inherited() (own bool, err error) {
 	made, why, bad := strings.Cut(os.Getenv(ownEnv), " ")
 	if made == "" {
@@ -95,8 +95,8 @@ func inherited() (own bool, err error) {
 	return true, nil
 }
 
-// NameProcess sets what ps and top show. Started by way of /proc/self/exe the threads
-// are called exe.
+// NameProcess sets the name that ps and top show. A program that was started through /proc/self/exe
+// would be called exe.
 func NameProcess(name string) {
 	threads, _ := os.ReadDir("/proc/self/task")
 	for _, t := range threads {
@@ -104,8 +104,8 @@ func NameProcess(name string) {
 	}
 }
 
-// inMemory returns a path of this program in memory that can be executed as long as this process
-// lives, and the program's own path with each error.
+// inMemory returns the path of a copy of this program in memory, which can be executed as long as
+// this process lives. With an error it returns the program's own path.
 func inMemory(name string) (path string, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(exe, &st); err == nil &&
@@ -117,7 +117,7 @@ func inMemory(name string) (path string, err error) {
 		return exe, err
 	}
 	defer from.Close()
-	// Before Linux 6.3 the second flag is not known, and every such file can be executed.
+	// Linux before 6.3 does not know the second flag, and lets every such file be executed.
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) {
 		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -134,5 +134,5 @@ func inMemory(name string) (path string, err error) {
 	return path, nil
 }
 
-// copies keeps what is to be executed open.
+// copies keeps the copies of the program open.
 var copies []*os.File

@@ -10,18 +10,18 @@ import (
 	"ublkremap/metadata"
 )
 
-// blankEnds is how much of either end of a device is zeroed when something was
-// on it: enough for every mark that Detect knows.
+// blankEnds is how much of each end of a device is zeroed if the device was in use. Every mark that
+// Detect knows is within it.
 const blankEnds = 4 << 20
 
-// Blank zeroes what must not look like a file system. The displaced head shows up at the start
-// of the exported device, and a displaced tail at its end. What lies at the end of the backing
-// is not written any more. Where something was on a device (used), its ends are zeroed as well,
-// so that no old mark stays behind.
+// Blank zeroes places that must not look like a file system. The displaced head shows at the start
+// of the exported device, and a displaced tail at its end. The end of the backing is not written
+// later. If a device was in use (used), its ends are zeroed as well, so that no old mark stays
+// behind.
 //
-// Blocks that cannot be written stay as they are. They do not read either, or they are healed at
-// their first write. Places of the displaced head and tail that are known to be bad are not
-// tried: they are pending.
+// Blocks that cannot be written stay as they are. They cannot be read either, or they are healed at
+// their first write. Known bad places of the displaced head and tail are not tried, because they
+// are pending.
 func (p *Preparation) Blank(used bool) (err error) {
 	buf, err := blockdev.Aligned(1 << 20)
 	if err != nil {
@@ -51,10 +51,10 @@ func (p *Preparation) Blank(used bool) (err error) {
 	return nil
 }
 
-// ZeroEnds zeroes either end of a device on which there was something that may go.
+// ZeroEnds zeroes both ends of a device whose old contents may be destroyed.
 func ZeroEnds(d *blockdev.Device) { zeroEnds(d, metadata.AlignedBytes(1<<20)) }
 
-// badOn are the bad ranges of a device, in whole blocks: the set knows all of each as
+// badOn returns the bad ranges of a device, in whole blocks. The set has all of these blocks as
 // pending.
 func badOn(bad []metadata.BadRange, device uint8, block int64) []badblocks.Range {
 	var on []badblocks.Range
@@ -74,7 +74,7 @@ func zeroEnds(d *blockdev.Device, buf []byte) {
 	zero(d, buf, max(0, end-blankEnds), end)
 }
 
-// zero writes zeroes to [from, to), around what cannot be written.
+// zero writes zeroes to [from, to), and goes around places that cannot be written.
 func zero(d *blockdev.Device, buf []byte, from, to int64) {
 	block := int64(d.Geometry().LogicalBlock)
 	for from < to {
@@ -88,8 +88,8 @@ func zero(d *blockdev.Device, buf []byte, from, to int64) {
 	}
 }
 
-// zeroUnit writes zeroes to a unit, and if that fails to its blocks: one that a disk is slow
-// to refuse is not tried once more.
+// zeroUnit writes zeroes to a unit. If that fails, it writes to the unit's blocks, unless the disk
+// took long to fail.
 func zeroUnit(d *blockdev.Device, zeroes []byte, off, block int64) {
 	begun := time.Now()
 	if _, err := d.WriteAt(zeroes, off); err == nil || time.Since(begun) > time.Second {

@@ -12,8 +12,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// Inspect says what is on a device that would be destroyed. The error is
-// exit.ErrRefused if there is something, or could be.
+// Inspect says what on a device would be destroyed. The error is exit.ErrRefused if there is
+// something, or might be.
 func Inspect(d *blockdev.Device) ([]string, error) {
 	var found []string
 	var atEnd bool
@@ -42,7 +42,7 @@ func Inspect(d *blockdev.Device) ([]string, error) {
 		return found, fmt.Errorf("%s: %w: there is %s; %s", d.Path(), exit.ErrRefused,
 			strings.Join(found, ", and "), do)
 	case len(f.Unread) > 0 && !f.Blank:
-		// There can be a file system whose own mark is in the bad place.
+		// There can be a file system whose only mark is in the bad place.
 		return []string{"what cannot be told on " + d.Path()},
 			fmt.Errorf("%s: %w: byte %d cannot be read and the disk is not blank, so it may hold "+
 				"data; add --force if it may go",
@@ -51,9 +51,10 @@ func Inspect(d *blockdev.Device) ([]string, error) {
 	return nil, nil
 }
 
-// Kept decides whether a disk can be converted in place: whether all that is on it lies in what
-// will be exported. It returns what that is, and the offset of the page by which it is recognized.
-// The error is exit.ErrRefused. With force a disk whose contents are not known is taken.
+// Kept decides whether a disk can be converted in place: whether all of its contents are in the
+// part that will be exported. It returns what the contents are, and the offset of the page that
+// identifies them. The error is exit.ErrRefused. With force, a disk with unknown contents is
+// accepted.
 func Kept(d *blockdev.Device, plan *metadata.Layout, force bool) (kept []string, mark int64,
 	err error) {
 	k := keepCheck{disk: d, exported: plan.Superblock().ExportedBytes,
@@ -81,7 +82,7 @@ func Kept(d *blockdev.Device, plan *metadata.Layout, force bool) (kept []string,
 	return kept, MarkOf(f.Signatures), nil
 }
 
-// keepCheck is a disk that is to be converted in place.
+// keepCheck is the check of a disk that is to be converted in place.
 type keepCheck struct {
 	disk     *blockdev.Device
 	exported int64 // bytes of it that will be exported
@@ -93,7 +94,7 @@ func (k *keepCheck) refuse(format string, args ...any) error {
 	return fmt.Errorf("%s: %w: %s", k.disk.Path(), exit.ErrRefused, fmt.Sprintf(format, args...))
 }
 
-// noSet refuses a disk that is of a set already.
+// noSet refuses a disk that already belongs to a set.
 func (k *keepCheck) noSet() error {
 	sb, err := metadata.Probe(k.disk)
 	switch {
@@ -108,7 +109,7 @@ func (k *keepCheck) noSet() error {
 	return nil
 }
 
-// fits refuses a signature of something that would not be exported as a whole.
+// fits refuses a signature of something that would be exported only in part.
 func (k *keepCheck) fits(s blockdev.Signature) error {
 	switch {
 	case s.Kind == blockdev.KindRemap:
@@ -139,8 +140,7 @@ func (k *keepCheck) fits(s blockdev.Signature) error {
 	return nil
 }
 
-// MarkOf is the offset of the page by which a disk with these signatures is recognized: 0 or
-// 64 KiB.
+// MarkOf returns the offset of the page that identifies a disk with these signatures: 0 or 64 KiB.
 func MarkOf(signatures []blockdev.Signature) int64 {
 	mark := int64(0)
 	for _, s := range signatures {

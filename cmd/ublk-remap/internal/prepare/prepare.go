@@ -17,35 +17,35 @@ import (
 const (
 	// spareSample is how many units of each spare region are tried.
 	spareSample = 256
-	// surveyRounds is how often a plan is made anew because places that it relies on
-	// turned out to be bad.
+	// surveyRounds is how often a plan is made again because places that it relies on turned out to
+	// be bad.
 	surveyRounds = 6
 )
 
-// Options say what set is to be made.
+// Options say which set is to be made.
 type Options struct {
-	// Params is how it is to be laid out. Bad is filled in here.
+	// Params says how to lay it out. Bad is filled in by this package.
 	Params metadata.PlanParams
-	// Known are ranges of the backing that are known to be bad, and Source what says so.
+	// Known are ranges of the backing that are known to be bad. Source says where that is known
+	// from.
 	Known  []badblocks.Range
 	Source string
-	// ReadOnly: places are tried by reading only.
+	// ReadOnly: places are tried only by reading.
 	ReadOnly bool
-	// Warn is told what a person should know.
+	// Warn is called with messages for the user.
 	Warn func(text string)
 }
 
-// Progress is told how far something is that takes long. Its methods may be called from any
-// goroutine.
+// Progress is told the progress of long operations. Any goroutine may call its methods.
 type Progress interface {
-	// Expect says which places are to be tried, by device, including those that were.
+	// Expect says which places are to be tried, by device. It includes those that were tried
+	// already.
 	Expect(places [][]badblocks.Range)
-	// Add notes that so many bytes more are done, and how many bad units were met so far.
+	// Add says that so many more bytes are done, and how many bad units were found so far.
 	Add(n int64, bad int)
 }
 
-// Preparation is a set about to be made: how it is laid out, and what of its disks is known to
-// be bad.
+// Preparation is a set about to be made: its layout, and what is known to be bad on its disks.
 type Preparation struct {
 	devs  []*blockdev.Device
 	o     Options
@@ -55,7 +55,7 @@ type Preparation struct {
 	found uint64 // units that were found to be bad
 }
 
-// New lays a set out on devices, around what is known to be bad. It touches no disk.
+// New lays a set out on devices, around places that are known to be bad. It touches no disk.
 func New(devs []*blockdev.Device, o Options) (*Preparation, error) {
 	p := &Preparation{devs: devs, o: o}
 	if err := p.settle(); err != nil {
@@ -64,13 +64,13 @@ func New(devs []*blockdev.Device, o Options) (*Preparation, error) {
 	return p, nil
 }
 
-// Plan is how the set is laid out, as far as is known by now.
+// Plan is the layout of the set, as far as it is known now.
 func (p *Preparation) Plan() *metadata.Layout { return p.plan }
 
-// Bad is what is known to be bad by now, as the set will know it.
+// Bad is what is known to be bad now, in the form that the set will have it.
 func (p *Preparation) Bad() badblocks.Entries { return p.bad }
 
-// Found is how many units the survey found to be bad.
+// Found is how many bad units the survey found.
 func (p *Preparation) Found() uint64 { return p.found }
 
 // Write makes the set: superblocks and mirrors. It returns the places that it went around, also
@@ -83,7 +83,7 @@ func (p *Preparation) Write() ([]metadata.BadPlace, error) {
 	return metadata.CreateAround(devs, p.plan, p.bad.Entries)
 }
 
-// settle makes a plan by what is known to be bad, and works out what that means for it.
+// settle makes a plan from what is known to be bad, and works out what that means for the plan.
 func (p *Preparation) settle() (err error) {
 	p.o.Params.Bad = p.badRanges()
 	if p.plan, err = metadata.Plan(p.o.Params); err != nil {
@@ -109,7 +109,7 @@ func (p *Preparation) settle() (err error) {
 	return nil
 }
 
-// badRanges is all that is known to be bad.
+// badRanges returns everything that is known to be bad.
 func (p *Preparation) badRanges() []metadata.BadRange {
 	var all []metadata.BadRange
 	add := func(device int, list []badblocks.Range) {
@@ -124,12 +124,12 @@ func (p *Preparation) badRanges() []metadata.BadRange {
 	return all
 }
 
-// Survey tries every place that the set is going to rely on: the superblocks, the mirrors,
-// what is displaced, and a sample of the spare units. If places are bad it makes another plan
-// around them, as far as there is one, and tries the places of that.
+// Survey tries every place that the set will rely on: the superblocks, the mirrors, the displaced
+// head and tail, and a sample of the spare units. If places are bad, it makes another plan around
+// them, as far as possible, and tries the places of that plan.
 func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
 	p.attach(progress.Add)
-	// The spare region first: without it the rest is of no use.
+	// The spare region comes first, because the rest is of no use without it.
 	if err := p.sampleSpares(ctx); err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
 	return p.enough()
 }
 
-// attach makes the disks ready to be surveyed.
+// attach prepares the disks for the survey.
 func (p *Preparation) attach(progress func(int64, int)) {
 	for i, d := range p.devs {
 		var known []badblocks.Range
@@ -177,15 +177,14 @@ func (p *Preparation) attach(progress func(int64, int)) {
 	}
 }
 
-// SampleSpares tries a sample of the spare units only: where a disk has data nothing else is
+// SampleSpares only tries a sample of the spare units. On a disk with data nothing else may be
 // written.
 func (p *Preparation) SampleSpares(ctx context.Context) error {
 	p.attach(nil)
 	return p.sampleSpares(ctx)
 }
 
-// enough refuses a disk that has no room for the metadata, before anything of the old contents
-// is lost.
+// enough refuses a disk that has no room for the metadata, before any of the old contents are lost.
 func (p *Preparation) enough() error {
 	bad := p.badRanges()
 	hit := func(device int, off, length int64) bool {
@@ -221,7 +220,7 @@ func (p *Preparation) enough() error {
 		metadata.ErrBadPlaces, p.devs[0].Path(), 2*sb.SlotBytes+sb.LogBytes)
 }
 
-// places are those that the plan relies on, by device, in order.
+// places returns the places that the plan relies on, by device, in order.
 func (p *Preparation) places() [][]badblocks.Range {
 	sb := p.plan.Superblock()
 	all := make([][]badblocks.Range, len(p.devs))
@@ -242,11 +241,11 @@ func (p *Preparation) places() [][]badblocks.Range {
 	return all
 }
 
-// errSpares is a spare region that could not hold what is to go there.
+// errSpares is returned for a spare region that could not hold the blocks that must go there.
 var errSpares = errors.New("the spare region cannot be used")
 
-// sampleSpares refuses a set whose spare region takes no writes, and warns of one most of whose
-// spare units are bad: it is better than none, and the disk may be all there is.
+// sampleSpares refuses a set whose spare region takes no writes. It warns if most of the spare
+// units are bad: such a spare region is better than none, and there may be no other disk.
 func (p *Preparation) sampleSpares(ctx context.Context) error {
 	for _, r := range p.plan.SpareRegions() {
 		s, err := p.disks[r.Device].Sample(ctx, badblocks.Range{Start: r.Start,
@@ -275,7 +274,7 @@ func (p *Preparation) sampleSpares(ctx context.Context) error {
 	return nil
 }
 
-// fits refuses a set that could not begin with what is known to be bad.
+// fits refuses a set that could not begin with the places that are known to be bad.
 func fits(bad badblocks.Entries, plan *metadata.Layout) error {
 	if err := metadata.CheckInitial(plan, bad.Entries); err != nil {
 		return fmt.Errorf("%w: the metadata cannot hold what is known to be bad; take more spare "+

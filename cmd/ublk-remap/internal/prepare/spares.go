@@ -8,10 +8,10 @@ import (
 	"ublkremap/metadata"
 )
 
-// RemapFound gives the blocks of the displaced head and tail that were found to be bad spare
-// units that hold zeroes, as the good blocks beside them do: so the device reads everywhere,
-// and mkfs, which may read a page before it writes a part of it, works. It returns how many
-// blocks these are. If there are not enough good spare units the rest stays pending.
+// RemapFound gives spare units to the blocks of the displaced head and tail that were found to be
+// bad. These units hold zeroes, as the good blocks beside them do. So the whole device can be read,
+// and mkfs, which may read a page before it writes a part of it, works. It returns how many blocks
+// these are. If there are not enough good spare units, the other blocks stay pending.
 //
 // The zeroes are durable, and were read back, before the metadata names their units. A power cut
 // before that leaves no set.
@@ -42,7 +42,7 @@ func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error)
 	if need == 0 {
 		return 0, nil
 	}
-	// What turned out to be bad meanwhile is retired.
+	// Spare units that turned out to be bad meanwhile are retired.
 	if err := p.settle(); err != nil {
 		return 0, err
 	}

@@ -1,6 +1,6 @@
-// Package size reads the sizes that people write on the command line: a number
-// of bytes, with KiB, MiB, GiB or TiB behind it, or a percentage. It computes
-// exactly: a fraction of a byte is refused, not rounded.
+// Package size reads the sizes that people write on the command line: a number of bytes, with KiB,
+// MiB, GiB or TiB behind it, or a percentage. It computes exactly. A fraction of a byte is refused,
+// not rounded.
 package size
 
 import (
@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// ErrSize is returned for what is not a size.
+// ErrSize is returned for text that is not a size.
 var ErrSize = errors.New("not a size")
 
 // Size is an absolute number of bytes or a share of something.
@@ -66,8 +66,8 @@ func Parse(text string) (Size, error) {
 	return s, nil
 }
 
-// decimal reads digits with at most one point; big.Rat alone would also take
-// signs, exponents and fractions.
+// decimal reads digits with at most one point. big.Rat alone would also accept signs, exponents and
+// fractions.
 func decimal(t string) (*big.Rat, error) {
 	digits := strings.Replace(t, ".", "", 1)
 	if digits == "" || len(t) > 40 || strings.Trim(digits, "0123456789") != "" {
@@ -80,8 +80,8 @@ func decimal(t string) (*big.Rat, error) {
 	return r, nil
 }
 
-// Of returns the size in bytes, rounded down to a multiple of unit. A
-// percentage is taken of total; unit must be positive.
+// Of returns the size in bytes, rounded down to a multiple of unit, which must be positive. A
+// percentage is taken of total.
 func (s Size) Of(total, unit int64) int64 {
 	n := s.bytes
 	if s.percent != nil {
@@ -91,7 +91,7 @@ func (s Size) Of(total, unit int64) int64 {
 	return n / unit * unit
 }
 
-// Exact reports whether the size is a number of bytes, and which.
+// Exact reports whether the size is a number of bytes, and returns that number.
 func (s Size) Exact() (int64, bool) { return s.bytes, s.percent == nil }
 
 // String returns what was parsed.

@@ -9,15 +9,15 @@ import (
 	"ublkremap/metadata"
 )
 
-// Sampled is what a sample of places says.
+// Sampled is the result of trying a sample of places.
 type Sampled struct {
 	Tried, Bad, Known int // units; the last ones are known to be bad, and were not tried
 }
 
-// Sample tries n units, or all there are, that are spread over a range, the first and the
-// last among them, but none that is known to be bad. They are at no regular distance, since
-// bad units may be. It ends early if failures take long and no unit was good so far. Bad
-// ones are in Bad. Errors: those of Test.
+// Sample tries n units, or all there are, spread over a range. The first and the last are among
+// them. Units that are known to be bad are left out. The distances are not regular, because those
+// of bad units may be. Sample ends early if failures take long and no unit was good so far. Bad
+// units are in Bad. Errors: those of Test.
 func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, error) {
 	var s Sampled
 	known := outward(d.known, d.dev.Size())
@@ -52,8 +52,8 @@ func (d *Disk) Sample(ctx context.Context, r badblocks.Range, n int) (Sampled, e
 	return s, err
 }
 
-// spread returns n of the numbers below units, or all: the first, the last, and one somewhere
-// in each part between, in an order in which the first few are far apart as well.
+// spread returns n of the numbers below units, or all: the first, the last, and one somewhere in
+// each part between. In their order the first few are far apart as well.
 func spread(units, n int64) []int64 {
 	if units <= n || n < 3 {
 		n = units

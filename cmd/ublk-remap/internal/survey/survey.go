@@ -1,10 +1,10 @@
-// Package survey tries the places of a disk that a new set is going to rely on, before
-// anything on the disk is changed: what reads is written back as it is, and read again.
+// Package survey tries the places of a disk that a new set will rely on, before anything on the
+// disk is changed. It writes back what it has read, and reads it again.
 //
-// A drive may take seconds for each try of a bad place, so there are few: a part of the disk that
-// fails is tried unit by unit, and a unit that fails is bad. The time that failures take is
-// bounded. Once it is used up, what has not been tried of a part that failed counts as bad; in
-// the end the survey is given up.
+// A drive may take seconds for each try of a bad place, so there are few tries. If a part of the
+// disk fails, its units are tried one by one. A unit that fails is bad. The time for failures is
+// bounded. Once it is used up, the untried rest of a part that failed counts as bad. In the end the
+// survey is given up.
 package survey
 
 import (
@@ -24,8 +24,8 @@ import (
 // ErrSlow is returned when bad places take so long to fail that the survey is given up.
 var ErrSlow = errors.New("bad places take too long")
 
-// Device is a disk that is surveyed. Reads and writes are aligned to blocks of 4096 bytes, but
-// for the end of the device.
+// Device is a disk that is surveyed. Reads and writes are aligned to blocks of 4096 bytes, except
+// at the end of the device.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
@@ -36,32 +36,32 @@ type Device interface {
 const (
 	// part is how much is tried at once.
 	part = 4 << 20
-	// slowTry is how long a try takes that the drive itself has repeated. A place that failed to
-	// read after that is not written to as well.
+	// slowTry is the duration from which on a try counts as repeated by the drive itself. A place
+	// that failed to read after that is not written to.
 	slowTry = time.Second
-	// presumeAfter is how much time failures may take before the rest of a part that
-	// failed counts as bad untried.
+	// presumeAfter is how much time failures may take before the untried rest of a part that failed
+	// counts as bad.
 	presumeAfter = time.Minute
-	// giveUpAfter is how much time they may take at all.
+	// giveUpAfter is how much time failures may take before the survey is given up.
 	giveUpAfter = 5 * time.Minute
-	// pathTries is how often something is tried that fails, but not because of the medium.
+	// pathTries is how often an operation is tried that fails for another reason than the medium.
 	pathTries = 20
 	pathPause = 250 * time.Millisecond
 )
 
-// Options say how a disk is surveyed.
+// Options say how to survey a disk.
 type Options struct {
-	// ReadOnly only reads.
+	// ReadOnly: places are only read.
 	ReadOnly bool
-	// Progress, if set, is told how many bytes more were tried, and how many bad units
-	// were found so far, over all places.
+	// Progress, if set, is called with how many more bytes were tried, and how many bad units were
+	// found so far over all places.
 	Progress func(bytes int64, bad int)
-	// Now and Pause are the clock. Default: the machine's.
+	// Now and Pause are the clock. The default is the machine's.
 	Now   func() time.Time
 	Pause func(time.Duration)
 }
 
-// Disk is a disk that is being surveyed. It is for one goroutine.
+// Disk is a disk that is being surveyed. Only one goroutine may use it.
 type Disk struct {
 	dev    Device
 	o      Options
@@ -73,7 +73,7 @@ type Disk struct {
 	buf    []byte
 }
 
-// New returns a disk of which nothing is known but a list of places that are bad.
+// New returns a disk about which only a list of bad places is known.
 func New(dev Device, known []badblocks.Range, o Options) *Disk {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -93,8 +93,9 @@ func (d *Disk) Bad() []badblocks.Range { return badblocks.Merge(d.bad) }
 // Failed is how much time failures took.
 func (d *Disk) Failed() time.Duration { return d.failed }
 
-// Test tries every place in r that was not tried before, and that is not known to be bad.
-// Errors: ErrSlow, that of the context, and what is not of the medium: then nothing is known.
+// Test tries every place in r that was not tried before and is not known to be bad. Errors:
+// ErrSlow, that of the context, and errors that are not of the medium. After such an error nothing
+// is known about the place.
 func (d *Disk) Test(ctx context.Context, r badblocks.Range) error {
 	todo := badblocks.Subtract([]badblocks.Range{r}, d.tested)
 	for _, todo := range badblocks.Subtract(todo, outward(d.known, d.dev.Size())) {
@@ -148,7 +149,7 @@ func (d *Disk) part(p badblocks.Range) error {
 	return d.confirm(sums, p.End)
 }
 
-// whole writes back what a part holds, and reads it again.
+// whole writes back what a part contains, and reads it again.
 func (d *Disk) whole(b []byte, off int64) error {
 	if _, err := d.dev.ReadAt(b, off); err != nil || d.o.ReadOnly {
 		return err
@@ -169,16 +170,16 @@ func (d *Disk) whole(b []byte, off int64) error {
 	return nil
 }
 
-// errOther: a place holds something else than what was written to it.
+// errOther: a read returned other data than what was written.
 var errOther = fmt.Errorf("it reads back otherwise: %w", syscall.EIO)
 
-// flushError is a flush that failed: it says nothing of the place that was written last.
+// flushError is a failed flush. It says nothing about the place that was written last.
 type flushError struct{ error }
 
 func (e flushError) Unwrap() error { return e.error }
 
-// unit writes back what a unit holds. To one that cannot be read it writes zeroes, unless the
-// drive took long to fail.
+// unit writes back what a unit contains. If the unit cannot be read, it writes zeroes to it, unless
+// the drive took long to fail.
 func (d *Disk) unit(u []byte, off int64) (good bool, err error) {
 	before := d.failed
 	good, err = d.try(func() error { _, err := d.dev.ReadAt(u, off); return err })
@@ -198,7 +199,7 @@ func (d *Disk) unit(u []byte, off int64) (good bool, err error) {
 	return good, err
 }
 
-// confirm reads units again that took a write.
+// confirm reads units again that were written.
 func (d *Disk) confirm(sums map[int64]uint64, end int64) error {
 	if d.o.ReadOnly || len(sums) == 0 {
 		return nil
@@ -225,8 +226,8 @@ func (d *Disk) confirm(sums map[int64]uint64, end int64) error {
 	return nil
 }
 
-// try does something once, and reports whether it went well. If it fails for another reason than
-// the medium it is tried again for a while; then that is an error.
+// try does something once, and reports whether it succeeded. If it fails for another reason than
+// the medium, it is tried again for a while. After that the failure is an error.
 func (d *Disk) try(f func() error) (good bool, err error) {
 	for n := 1; ; n++ {
 		begun := d.o.Now()

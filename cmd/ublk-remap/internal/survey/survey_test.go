@@ -16,7 +16,7 @@ import (
 
 const unit = metadata.UnitSize
 
-// fake is a disk of which sectors of 512 bytes fail, each after a while.
+// fake is a disk with sectors of 512 bytes that fail, each after a delay.
 type fake struct {
 	b                 []byte
 	badRead, badWrite map[int64]bool // sectors
@@ -90,8 +90,8 @@ func (f *fake) survey(known []badblocks.Range, readOnly bool) *Disk {
 
 func all(f *fake) badblocks.Range { return badblocks.Range{End: f.Size()} }
 
-// TestFindsWhatIsBad: whatever is bad in a range is found, nothing else, and what can be
-// read is as it was.
+// TestFindsWhatIsBad: the survey finds all bad places in a range and nothing else. Data that can be
+// read stays the same.
 func TestFindsWhatIsBad(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -146,7 +146,7 @@ func TestFindsWhatIsBad(t *testing.T) {
 		if readOnly && f.writes > 0 {
 			t.Fatal("it wrote")
 		}
-		// What was tried is not tried again.
+		// A place that was tried is not tried again.
 		n := f.reads
 		if err := d.Test(context.Background(), badblocks.Range{Start: 1 << 20,
 			End: 2 << 20}); err != nil || f.reads != n {
@@ -155,8 +155,8 @@ func TestFindsWhatIsBad(t *testing.T) {
 	}
 }
 
-// TestBadPlacesCostFewTries: a slow drive is asked twice for a bad unit, once for the part
-// that it lies in and once for itself; and known places never.
+// TestBadPlacesCostFewTries: a slow drive gets two tries of a bad unit, one for the part that the
+// unit is in and one for the unit itself. Known bad places are never tried.
 func TestBadPlacesCostFewTries(t *testing.T) {
 	f := newFake(8 << 20)
 	f.takes = 7 * time.Second
@@ -174,8 +174,8 @@ func TestBadPlacesCostFewTries(t *testing.T) {
 	}
 }
 
-// TestTimeIsBounded: on a disk of which a lot is bad and slow, what has not been tried
-// counts as bad, and then it is given up.
+// TestTimeIsBounded: on a disk with many slow bad places, untried places count as bad after a
+// while, and later the survey is given up.
 func TestTimeIsBounded(t *testing.T) {
 	f := newFake(16 << 20)
 	f.takes = 7 * time.Second
@@ -204,8 +204,8 @@ func TestTimeIsBounded(t *testing.T) {
 	}
 }
 
-// TestWritesHeal: what does not read and takes a write is good again, if the drive says so
-// quickly.
+// TestWritesHeal: a place that cannot be read and takes a write is good again, if the drive reports
+// the failed read quickly.
 func TestWritesHeal(t *testing.T) {
 	for _, takes := range []time.Duration{0, 7 * time.Second} {
 		f := newFake(4 << 20)
@@ -221,8 +221,8 @@ func TestWritesHeal(t *testing.T) {
 	}
 }
 
-// TestPathIsNoMedium: what fails for another reason is tried again, and then nothing is
-// known.
+// TestPathIsNoMedium: an operation that fails for another reason than the medium is tried again. If
+// it still fails, nothing is known about the place.
 func TestPathIsNoMedium(t *testing.T) {
 	f := newFake(4 << 20)
 	f.pathUntil = pathTries - 1
@@ -260,14 +260,14 @@ func TestSample(t *testing.T) {
 		{Start: 12<<20 - unit, End: 12 << 20}}; !slices.Equal(d.Bad(), want) {
 		t.Errorf("%v", d.Bad())
 	}
-	// All of a small one, but what is known.
+	// All units of a small region, except those that are known to be bad.
 	s, err = f.survey([]badblocks.Range{{Start: 4 << 20, End: 4<<20 + 1}},
 		false).Sample(context.Background(), badblocks.Range{Start: 4 << 20, End: 4<<20 + 8*unit},
 		64)
 	if err != nil || s != (Sampled{Tried: 7, Known: 1}) {
 		t.Errorf("%+v, %v", s, err)
 	}
-	// None takes a write, or none reads back: it ends early, or costs reads only.
+	// No unit takes a write, or none can be read back. The sample ends early, or costs only reads.
 	for s := int64(4 << 20 / 512); s < 12<<20/512; s++ {
 		f.badWrite[s] = true
 	}
@@ -279,8 +279,8 @@ func TestSample(t *testing.T) {
 	}
 }
 
-// TestSampleFindsTheGoodOnes: of eight units seven are bad, at whatever regular distance,
-// or all but the last of them: what is good is found.
+// TestSampleFindsTheGoodOnes: seven of eight units are bad, at any regular distance, or all but the
+// last. The sample finds the good ones.
 func TestSampleFindsTheGoodOnes(t *testing.T) {
 	for _, every := range []int64{2, 3, 8, 16} {
 		f := newFake(16 << 20)

@@ -6,8 +6,8 @@ import (
 	"ublkremap/metadata"
 )
 
-// Zero writes zeroes to units, flushes them and reads them back, and returns those that hold
-// them. The others are in Bad. Errors: those of Test.
+// Zero writes zeroes to units, flushes them and reads them back. It returns the units that hold
+// zeroes. The others are in Bad. Errors: those of Test.
 func (d *Disk) Zero(ctx context.Context, units []int64) (good []int64, err error) {
 	u := d.buf[:metadata.UnitSize]
 	var took []int64
