@@ -6,9 +6,9 @@
 //
 // # Two kinds of faults
 //
-// TestErrno gives a few sectors each errno that remap.Classify tells apart, for writes and for
-// reads: from a ublk device that the test serves, and as the sense data of a SCSI disk. Only errors
-// that say that the medium is bad may use spare units.
+// TestErrno gives a few sectors each errno that a disk can answer, for writes and for reads: from a
+// ublk device that the test serves, and as the sense data of a SCSI disk. Only errors that say that
+// the medium is bad may use spare units.
 //
 // TestFault makes a whole disk fail: it vanishes, is deleted, goes offline, becomes read-only,
 // flaps, loses its spare region or its metadata, fails everywhere.

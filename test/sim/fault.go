@@ -35,7 +35,7 @@ func (f *fault) String() string {
 }
 
 // The errnos of a medium that fails, of a path that fails, of resources that are short, and of a
-// disk that is gone. remap.Classify has all of them.
+// disk that is gone. See remap.Classify.
 var (
 	mediumErrnos = []syscall.Errno{syscall.ENODATA, syscall.EREMOTEIO, syscall.EIO, syscall.EIO}
 	pathErrnos   = []syscall.Errno{syscall.ENOLINK, syscall.ETIMEDOUT, syscall.ENODEV,
