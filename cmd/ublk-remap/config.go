@@ -226,7 +226,7 @@ func checkShared(file *config.File, said *startOptions) error {
 		other, err := config.ReadFile(path)
 		theirs := newStartOptions(nil)
 		if err != nil || checkFile(other, theirs) != nil {
-			continue // checked by itself
+			continue // its own check reports the error
 		}
 		for _, d := range said.disks() {
 			for _, o := range theirs.disks() {

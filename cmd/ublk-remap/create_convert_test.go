@@ -109,7 +109,7 @@ func TestInPlaceAndRelease(t *testing.T) {
 	}
 	tool(t, "e2fsck", "-fp", disk)
 	tool(t, "resize2fs", disk, m[2]+"K")
-	if err := os.Truncate(disk, 96<<20); err != nil { // it shortens files
+	if err := os.Truncate(disk, 96<<20); err != nil { // resize2fs has shortened the file
 		t.Fatal(err)
 	}
 
@@ -178,7 +178,7 @@ func TestInPlaceWithSpareDevice(t *testing.T) {
 	if !bytes.Equal(exported(t, disk, spare), before) {
 		t.Fatal("what is exported is not what was there")
 	}
-	mustRun(t, exit.NotFound, "release", disk, "--yes") // files are not looked for
+	mustRun(t, exit.NotFound, "release", disk, "--yes") // a search does not find files
 	mustRun(t, 0, "release", disk, "--spare-device", spare, "--yes")
 	if !bytes.Equal(content(t, disk, 48<<20), before) {
 		t.Fatal("the plain disk is not what was exported")
@@ -340,7 +340,7 @@ func TestInterrupted(t *testing.T) {
 					}
 				}
 				if (n+giving)%2 == 0 && giving == 0 {
-					if probed(t, paths) { // else only the command to finish is left to try
+					if probed(t, paths) { // otherwise only the next command can finish it
 						mustRun(t, 0, append([]string{"release", disk, "--yes"}, flags...)...)
 					}
 					plain(what)

@@ -215,7 +215,7 @@ func TestOddNames(t *testing.T) {
 		"\u009b31m", "\u202e", "\u200b", "\ufeff", strings.Repeat("ü", 33),
 	} {
 		if name == "" {
-			continue // means: make one up
+			continue // create then makes a name
 		}
 		refusedWith(t, fmt.Sprintf("--name %.20q", name), withLimit(t, "create", disk,
 			"--name="+name), exit.Usage)
@@ -280,7 +280,7 @@ func TestDisksInUse(t *testing.T) {
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4", "dmsetup")
 	useRuntimeDir(t)
-	const dm = "below a dm device" // which not every machine has
+	const dm = "below a dm device" // some machines have no device mapper
 	mkfs := func(t *testing.T, dev string) { vmtest.Run(t, "mkfs.ext4", "-q", "-F", dev) }
 	mount := func(t *testing.T, dev string, flags uintptr) string {
 		dir := t.TempDir()
@@ -434,7 +434,7 @@ func TestDisksInUse(t *testing.T) {
 			}
 			args := []string{"create", path, "--force", "--yes"}
 			if strings.HasPrefix(c.what, "MD") {
-				args = args[:2] // it may be forced
+				args = args[:2] // with --force it would succeed
 			}
 			refusedWith(t, c.what, withLimit(t, args...), c.code, c.says...)
 			refusedWith(t, c.what+", dry", withLimit(t, append(args, "--dry-run")...), c.code,

@@ -53,7 +53,7 @@ func TestForeignNamesAreShownHarmlessly(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Close()
-	patch(t, disk, 0, make([]byte, 4096)) // so that repair has something to say
+	patch(t, disk, 0, make([]byte, 4096)) // so that repair has something to report
 	for _, args := range [][]string{
 		{"metadata", "check", disk}, {"metadata", "check", "--json", disk},
 		{"metadata", "dump", disk}, {"metadata", "repair", "--dry-run", disk},

@@ -21,7 +21,7 @@ import (
 type predecessor struct {
 	record  *control.Record
 	program *os.File // stays open, so that it can be started again
-	args    []string // for that
+	args    []string // for starting it again
 	token   string   // of the request to leave
 }
 
@@ -30,7 +30,7 @@ type predecessor struct {
 func predecessorOf(sb *metadata.Superblock, cfg *server.Config) (*predecessor, error) {
 	r, err := control.ReadRecord(sb.Name)
 	if err != nil || r.UUID != sb.UUID.String() || !control.OwnedBy(r.Name, r.PID) {
-		return nil, nil // the start says what is wrong, if anything is
+		return nil, nil // if something is wrong, the start reports it
 	}
 	p := &predecessor{record: r}
 	if p.args, _, err = serverArgs(r, reloads(r.PID)); err != nil {

@@ -70,7 +70,7 @@ func (r *startRun) readFile(name string) (*config.File, error) {
 	}
 	f, err := config.Read(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, config.ErrName) {
-		return nil, nil // what cannot have a file has none
+		return nil, nil // a name that no file can have has no file
 	}
 	return f, err
 }
@@ -184,7 +184,7 @@ func (r *startRun) applyFile(ctx context.Context, id *set.Identity) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.startOptions.config() // flags and file may not go together
+	_, err = r.startOptions.config() // flags and file can contradict each other
 	return err
 }
 
@@ -198,7 +198,7 @@ func (r *startRun) likeBefore(record *control.Record, why error) {
 	for name, text := range record.Options {
 		if o := config.Find(r.all, name); o != nil && o.Change == config.Reload &&
 			!r.flags.Changed(name) {
-			_ = o.Value.Set(text) // of another version, perhaps
+			_ = o.Value.Set(text) // another version may have written the record
 		}
 	}
 }

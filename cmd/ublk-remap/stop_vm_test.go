@@ -59,7 +59,7 @@ func TestStopAsksFirst(t *testing.T) {
 				t.Errorf("it does not say who uses it (%s): %s", says, r.Stderr)
 			}
 			pid := rig.StatusOf(t, dev).ServerPID
-			for n := range 2 { // once more is no force
+			for n := range 2 { // a second signal does not force the stop
 				must(t, syscall.Kill(pid, syscall.SIGTERM))
 				awaitLog(t, n+1, "asked to end by a signal; serving on", says)
 			}

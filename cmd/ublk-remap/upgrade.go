@@ -190,9 +190,10 @@ func (r *startRun) since(old *control.Record) (changed, pending []optionChange) 
 }
 
 // serverArgs returns the command line for a successor of a record's server: the options that this
-// server was started with, and the devices that it serves. It returns the options that the
-// successor is going to have too, with those of the file of the set. A file that the successor
-// would not take is an error now. So is a server that a supervisor has, unless supervised is set.
+// server was started with, and the devices that it serves. It also returns the options that the
+// successor will have, including those from the file of the set. It is an error now if the
+// successor would refuse the file. It is also an error if a supervisor has the server, unless
+// supervised is set.
 func serverArgs(r *control.Record, supervised bool) ([]string, *startRun, error) {
 	words, err := commandLine(r.PID)
 	if err != nil {

@@ -72,11 +72,11 @@ func TestUsedDiskIsNotWritten(t *testing.T) {
 			before := sum(t, disk)
 			verbs := [][]string{{"create", disk, "--force", "--yes"}, {"create", disk, "--force",
 				"--yes", "--in-place"}, {"metadata", "restore", disk, backup, "--yes"}}
-			if !strings.HasPrefix(says, "mounted on") { // of the set is nothing left then
+			if !strings.HasPrefix(says, "mounted on") { // then nothing is left of the set
 				verbs = append(verbs, []string{"release", disk, "--yes"},
 					[]string{"metadata", "repair", disk, "--yes"})
 			}
-			if strings.HasPrefix(says, "open in") { // each waits for it a while
+			if strings.HasPrefix(says, "open in") { // each of these verbs waits for a while
 				verbs = [][]string{verbs[0], verbs[3]}
 			}
 			for _, args := range verbs {

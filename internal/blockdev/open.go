@@ -117,7 +117,7 @@ func withoutLoops(users []User) []User {
 	return slices.DeleteFunc(users, func(u User) bool { return u.Kind == UserLoop && !u.file })
 }
 
-// blame adds to an error who has the device open. One of them may have it exclusively.
+// blame adds to an error which processes have the device open. One of them may have it exclusively.
 func blame(path string, err error) error {
 	var written *writtenError
 	if users := UsersOf(path); len(users) > 0 && !errors.As(err, &written) {

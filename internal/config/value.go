@@ -55,7 +55,7 @@ func newValue[T any](to *T, first T, v value[T]) *value[T] {
 }
 
 func (v *value[T]) String() string {
-	if v.to == nil { // package pflag asks a zero value
+	if v.to == nil { // package pflag calls this for a zero value
 		return ""
 	}
 	return v.show(*v.to)

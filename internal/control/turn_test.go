@@ -23,7 +23,7 @@ func TestTurn(t *testing.T) {
 	select {
 	case <-got:
 		t.Fatal("too many have their turn")
-	case <-time.After(10 * turnPoll): // it is only here that a wrong Turn could come too early
+	case <-time.After(10 * turnPoll): // a wrong Turn would return within this time
 	}
 	all[1]()
 	all[1]()

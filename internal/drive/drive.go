@@ -98,7 +98,7 @@ func (h *Host) limit(ctx context.Context, e *entry, d disk, name string, want in
 		}
 		if e.Drive.Failed = err != nil; err != nil {
 			if now, getErr := h.get(ctx, d.path()); getErr == nil {
-				e.Drive.Set = now // as far as it came
+				e.Drive.Set = now // how far the change got
 			}
 		}
 	}

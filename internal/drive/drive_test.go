@@ -308,14 +308,14 @@ func TestShared(t *testing.T) {
 
 	f.start("a", "/dev/sda1")
 	f.start("b", "/dev/sda2")
-	f.live["a"] = false // it ended without a word
+	f.live["a"] = false // its server died
 	f.stop("b")
 	f.want("sda", "0 0")
 	f.wantNoState()
 
 	f.start("a", "/dev/sda1")
 	f.live["a"] = false
-	f.start("b", "/dev/sda2") // finds the limit of a, and knows what was before that
+	f.start("b", "/dev/sda2") // finds the limit that a set, and the one before
 	f.stop("b")
 	f.want("sda", "0 0")
 	f.wantNoState()

@@ -116,7 +116,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 
 // stuck finds out whether the requests of a device come back.
 type stuck struct {
-	file *blockdev.ActivityFile // nil: that cannot be told
+	file *blockdev.ActivityFile // nil: not known
 	last blockdev.Activity
 }
 

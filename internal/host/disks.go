@@ -89,7 +89,7 @@ func OpenToRepair(ctx context.Context, path string, spares []string, hint *metad
 			return nil, errors.Join(err, s.Close())
 		}
 		if err != nil {
-			sb = hint // that is the set that it is to become
+			sb = hint // the disk is to become this set
 		}
 		if err := notServedElsewhere(ctx, d, sb); err != nil {
 			return nil, errors.Join(err, s.Close())

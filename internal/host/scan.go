@@ -20,9 +20,9 @@ const (
 	StateStopped     = "stopped"     // it can be started
 	StateIncomplete  = "incomplete"  // a disk of its set is missing, or not the right one
 	StateUnfinished  = "unfinished"  // a create --in-place or a release was interrupted
-	StateDamaged     = "damaged"     // its metadata is
+	StateDamaged     = "damaged"     // its metadata is damaged
 	StateUnsupported = "unsupported" // a newer version has made it
-	StateInUse       = "in_use"      // somebody else uses it
+	StateInUse       = "in_use"      // another program uses it
 	StateCopy        = "copy"        // another disk carries the same set, and is the newer one
 	StateAmbiguous   = "ambiguous"   // another disk carries the same set, and none is newer
 	StateUnreadable  = "unreadable"  // it does not answer, or only with errors
@@ -90,7 +90,7 @@ func (h *Host) Scan(ctx context.Context, more []string) ([]Scanned, error) {
 // scan is the state of one Scan.
 type scan struct {
 	served           []*control.Status
-	told             map[*control.Status]bool // those that are in a row
+	told             map[*control.Status]bool // those that a row shows already
 	backings, spares []set.Probed
 	all              []Scanned
 }

@@ -90,7 +90,7 @@ func (h *Host) stopRecorded(ctx context.Context, r *control.Record,
 func forget(r *control.Record) error {
 	owner, err := control.Own(r.Name)
 	if err != nil {
-		return r.Remove() // somebody starts it
+		return r.Remove() // a start has the name
 	}
 	return errors.Join(r.Remove(), owner.Forget(false))
 }
@@ -111,7 +111,7 @@ func askToStop(ctx context.Context, r *control.Record, force bool) error {
 	switch {
 	case errors.Is(err, control.ErrNotRunning), errors.Is(err, control.ErrUnderway) &&
 		ctx.Err() == nil:
-		return nil // how it ends is seen next
+		return nil // the caller waits for the end
 	case errors.Is(err, control.ErrUnderway):
 		return err
 	case errors.Is(err, control.ErrSilent), err != nil && ctx.Err() != nil:

@@ -13,7 +13,7 @@ import (
 // A set can exist more than once: a disk and its copy, its snapshot, or its mirror that was split
 // off. A server that is given the wrong one would show old data as new, even to a mounted file
 // system if a device waits for its server. This file refuses what the record of a dead server shows
-// to be wrong, before anything is written. What other disks show is refused by the verb start
+// to be wrong, before anything is written. The verb start checks the other disks
 // (set.CheckNewest).
 
 // older refuses a disk that is an older copy of the one that a device waits for.

@@ -14,8 +14,7 @@ import (
 // gives back its memory, and its I/O in flight has to end, which takes as long as the disk needs. A
 // living server keeps the name: control.ErrOwned.
 //
-// Nothing is read or written meanwhile. So it makes no difference to the data who waits, and for
-// how long.
+// Nothing is read or written meanwhile. So the wait cannot affect the data, however long it is.
 func (s *server) own(ctx context.Context) (*control.Owner, error) {
 	w := s.waiter()
 	for pause := ownPoll; ; pause = min(2*pause, ownPollMost) {

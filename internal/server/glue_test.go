@@ -104,7 +104,7 @@ func (d *cachedDisk) drop() (err error) {
 	return err
 }
 
-// cut takes the power away. What is not durable is lost, and nothing is written any more.
+// cut is a power cut: writes that are not durable are lost, and nothing is written any more.
 func (d *cachedDisk) cut(t *testing.T) {
 	t.Helper()
 	d.mu.Lock()
@@ -273,7 +273,7 @@ func TestMovedDataIsDurable(t *testing.T) {
 	}
 }
 
-// TestUnknownOutcome: a record that no mirror takes is not durable, and nobody is told that it is
+// TestUnknownOutcome: a record that no mirror takes is not durable, and is not reported as
 // durable.
 func TestUnknownOutcome(t *testing.T) {
 	s, disk, _ := opened(t)

@@ -583,7 +583,7 @@ func (s *server) becomeLive(end <-chan struct{}) {
 	s.hangs = s.watchHangs()
 	s.written = watchWritten(filepath.Base(s.info().BlockPath()))
 	if !s.created {
-		s.written.tell(filepath.Base(s.info().BlockPath())) // it may have been, without a server
+		s.written.tell(filepath.Base(s.info().BlockPath())) // written to without a server, perhaps
 	}
 	if s.cfg.Alive != nil {
 		go s.watchLife(end)

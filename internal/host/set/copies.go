@@ -36,7 +36,7 @@ func CheckNewest(ctx context.Context, path string, id Identity) error {
 		return other.DeviceIndex == 0 && other.UUID == id.UUID && other.Epoch > id.Epoch
 	})
 	if err != nil {
-		return context.Cause(ctx) // what cannot be looked through says nothing
+		return context.Cause(ctx) // without a search no copy is known
 	}
 	if len(newer) == 0 {
 		return nil

@@ -173,7 +173,7 @@ func candidates(class string) ([]string, error) {
 		return nil, err
 	}
 	read := func(name, attr string) string {
-		b, _ := os.ReadFile(filepath.Join(class, name, attr)) // nothing says nothing
+		b, _ := os.ReadFile(filepath.Join(class, name, attr)) // no value is like an empty one
 		return strings.TrimSpace(string(b))
 	}
 	var paths []string

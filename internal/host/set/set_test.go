@@ -67,7 +67,7 @@ func TestOpen(t *testing.T) {
 		{backing, []string{backing}, blockdev.ErrBusy},
 		{backing, []string{blank}, metadata.ErrNotFound},
 		{backing, []string{"/no/such/disk"}, os.ErrNotExist},
-		{backing, nil, metadata.ErrNotFound}, // it is no block device, so it is not found by itself
+		{backing, nil, metadata.ErrNotFound}, // no block device, so a search does not find it
 		{blank, nil, metadata.ErrNotFound},
 		{diskfile.New(t, 0), nil, metadata.ErrNotFound},
 		{diskfile.New(t, 4096), nil, metadata.ErrNotFound},

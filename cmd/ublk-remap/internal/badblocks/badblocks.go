@@ -31,7 +31,7 @@ const maxLines, maxUnits = 4 << 20, 4 << 20
 // Format says how to read a list.
 type Format struct {
 	Block int   // bytes of the blocks that its numbers count
-	Disk  int64 // bytes of the disk that it is of
+	Disk  int64 // bytes of the disk that the list is for
 }
 
 // List is the contents of a list.

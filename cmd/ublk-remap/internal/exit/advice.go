@@ -68,7 +68,7 @@ func LineOf(verb string, err error) string {
 	text = shorten(Printable(text))
 	var detached *Error
 	if errors.As(err, &detached) {
-		return text // it has been through here
+		return text // the text is a line from here already
 	}
 	var advised interface{ Advised() bool }
 	if errors.As(err, &advised) && advised.Advised() {

@@ -36,7 +36,7 @@ type Options struct {
 	Warn func(text string)
 }
 
-// Progress is told the progress of long operations. Any goroutine may call its methods.
+// Progress takes the progress of long operations. Any goroutine may call its methods.
 type Progress interface {
 	// Expect says which places are to be tried, by device. It includes those that were tried
 	// already.

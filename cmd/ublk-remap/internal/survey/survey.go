@@ -65,11 +65,11 @@ type Options struct {
 type Disk struct {
 	dev    Device
 	o      Options
-	known  []badblocks.Range // not to be tried: bad, as somebody says
+	known  []badblocks.Range // not to be tried: known to be bad
 	tested []badblocks.Range
 	bad    []badblocks.Range
 	units  int           // bad ones
-	failed time.Duration // what failures took
+	failed time.Duration // the time that failures took
 	buf    []byte
 }
 

@@ -21,7 +21,7 @@ type fake struct {
 	b                 []byte
 	badRead, badWrite map[int64]bool // sectors
 	healed            bool           // a write makes a sector read again
-	takes             time.Duration  // what a failure takes
+	takes             time.Duration  // the time that a failure takes
 	errno             syscall.Errno
 	now               time.Time
 	reads, writes     int
