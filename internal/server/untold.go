@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// This file handles a flush that failed and that no user was told of, when this server ends. If the
-// server dies, that knowledge is lost: the next server cannot know of it. Data that the dead server had
-// written and not flushed only counts as dirty.
+// This file handles a flush that failed and that no user was told of, when this server
+// ends. If the server dies, that knowledge is lost: the next server cannot know of it. Data
+// that the dead server had written and not flushed only counts as dirty.
 
 // untoldFlush says what an orderly stop has to report, nil for nothing.
 func (s *server) untoldFlush() error {
