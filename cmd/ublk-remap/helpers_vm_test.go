@@ -160,12 +160,16 @@ func awaitLog(t *testing.T, n int, parts ...string) {
 	})
 }
 
+// runtimeFiles returns the files of sets in the runtime directory.
 func runtimeFiles(t *testing.T) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(control.Dir())
 	must(t, err)
 	for _, e := range entries {
-		names = append(names, e.Name())
+		// What begins with a dot belongs to the host and to no set.
+		if !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
 	}
 	return names
 }

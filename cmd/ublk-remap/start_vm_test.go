@@ -150,8 +150,15 @@ func TestForeground(t *testing.T) {
 			if err := notified.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := notified.Read(buf); err != nil || string(buf[:n]) != state {
-				t.Errorf("notified %q, %v; want %q", buf[:n], err, state)
+			for {
+				n, err := notified.Read(buf)
+				if err == nil && bytes.HasPrefix(buf[:n], []byte("EXTEND_TIMEOUT_USEC=")) {
+					continue // it may take longer on a busy machine
+				}
+				if err != nil || string(buf[:n]) != state {
+					t.Errorf("notified %q, %v; want %q", buf[:n], err, state)
+				}
+				return
 			}
 		}
 		expect("READY=1")

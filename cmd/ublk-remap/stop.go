@@ -37,7 +37,7 @@ a server fail. By its number that also works for a device of which nothing in
 			if all {
 				return a.stopAll(cmd.Context(), force)
 			}
-			defer a.extend("")() // it may be the ExecStop= of a unit
+			defer a.extend()() // it may be the ExecStop= of a unit
 			defer control.Turn(cmd.Context(), stopTurn)()
 			s, err := a.host().Stop(cmd.Context(), args[0], force)
 			if err != nil {

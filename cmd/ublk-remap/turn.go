@@ -26,7 +26,7 @@ func (a *app) turnToStart(ctx context.Context, what string) (release func()) {
 	// Without the runtime directory no process would wait. The next step that needs the directory
 	// reports the error.
 	_ = control.MakeDir()
-	defer a.extend("")() // a unit must not fail for it
+	defer a.extendLater()() // a unit must not fail for it
 	return control.Turn(ctx, startTurn)
 }
 

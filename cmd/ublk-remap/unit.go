@@ -39,13 +39,20 @@ const (
 	pauseMost  = 10 * time.Second
 )
 
+// moreTime asks the service manager to wait for this process.
+var moreTime = fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", unitWait.Microseconds())
+
 // extend makes the service manager wait for this process until end is called. It does nothing if
-// there is no service manager. It also sends state.
-func (a *app) extend(state string) (end func()) {
+// there is no service manager.
+func (a *app) extend() (end func()) {
+	notify(a.log, moreTime)
+	return a.extendLater()
+}
+
+// extendLater is extend for a process that has unitTell without it.
+func (a *app) extendLater() (end func()) {
 	ended := make(chan struct{})
-	text := fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", unitWait.Microseconds())
-	notify(a.log, state+text)
-	go a.every(unitTell, text, ended)
+	go a.every(unitTell, moreTime, ended)
 	return func() { close(ended) }
 }
 
@@ -76,7 +83,10 @@ func (a *app) supervise(cfg *server.Config) {
 		return
 	}
 	cfg.Alive = func() { notify(a.log, daemon.SdNotifyWatchdog) }
-	cfg.Stopping = func() { a.extend(daemon.SdNotifyStopping + "\n") }
+	cfg.Stopping = func() {
+		notify(a.log, daemon.SdNotifyStopping)
+		a.extend()
+	}
 }
 
 func notify(log zerolog.Logger, state string) {
@@ -113,7 +123,7 @@ func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) err
 		return nil
 	case err != nil:
 		// No device waits for a server.
-		defer a.extend("")()
+		defer a.extend()()
 		return pauseRestart(ctx, unit)
 	case !control.OwnedBy(name, r.PID) || !sameUnit(r.PID):
 		return a.serverGone(ctx, unit, r, how)
