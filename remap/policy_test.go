@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestClassify: the table of DESIGN section 3.5, both ways to write an errno.
+// TestClassify: each errno, in both ways to write it, has the class that docs/FAULTS.md says.
 // Which of them a kernel can be made to give is in test/breaker.
 func TestClassify(t *testing.T) {
 	classes := map[syscall.Errno]Class{

@@ -8,8 +8,7 @@
 // Exclusive means O_EXCL for block devices and flock for regular files. The kernel refuses O_EXCL
 // while the device is mounted, used as swap, or held by another driver or server. Both are released
 // only when the last I/O of the previous holder has ended, even if that holder was killed. That is
-// why a new server can trust what it reads (DESIGN §3, promise 9). Open therefore waits, for a
-// bounded time.
+// why a new server can trust what it reads. Open therefore waits, for a bounded time.
 //
 // Exclusive use excludes only those who ask for it. It does not exclude a loop device over a disk,
 // a copy of the disk that is under way, or a virtual machine on it. So Open looks for those as

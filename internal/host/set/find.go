@@ -56,7 +56,7 @@ type found struct {
 	sb   *metadata.Superblock
 }
 
-// withoutClock hides the clock of a device (metadata.Patient), so that no failed read is tried
+// withoutClock hides the clock of a device (metadata.Clock), so that no failed read is tried
 // again for seconds. A device that is not the one searched for may never come back.
 type withoutClock struct{ metadata.Device }
 
