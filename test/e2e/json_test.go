@@ -18,7 +18,7 @@ import (
 const statusNames = `device id name uuid state reason action waiting_since
 backing block_size size_blocks
 spare spare.total spare.used spare.free spare.devices spare.devices[].device spare.devices[].total
-remaps pending lost table table.entries table.max
+remaps pending lost table table.entries table.max table.growth
 errors errors.read errors.write errors.flush errors.transport errors.failed_fast errors.not_noted
 heals heals.writes heals.reads heals.failed
 io io.reads io.writes io.flushes io.discards io.read_bytes io.write_bytes

@@ -160,7 +160,7 @@ func TestServersOwnMounts(t *testing.T) {
 	comm, err1 := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	words, err2 := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err := errors.Join(err1, err2); err != nil || string(comm) != "ublk-remap\n" ||
-		!strings.HasPrefix(string(words), "ublk-remap\x00start\x00") {
+		!strings.HasPrefix(string(words), "@ublk-remap\x00start\x00") {
 		t.Errorf("the server is called %q, its command line is %q: %v", comm, words, err)
 	}
 	s.Stop(t)
