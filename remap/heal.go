@@ -285,11 +285,11 @@ func (e *Engine) sendAbout(q *request, kind MessageKind, spare uint32) {
 	h := &q.heal
 	unit, last := h.from/per, (h.to-1)/per
 	m := &e.out
-	*m = Message{
-		Kind: kind, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Mapped: h.seenAt.mapped,
-		Untried: h.untried, Spare: spare,
-		Unit: unit, Count: uint32(last - unit + 1), Tried: h.tried, Tries: h.tries,
-	}
+	*m = Message{}
+	m.Kind, m.Queue, m.Tag = kind, e.cfg.Queue, q.Tag
+	m.Errno, m.Mapped, m.Untried = q.cause, h.seenAt.mapped, h.untried
+	m.Unit, m.Count, m.Spare = unit, uint32(last-unit+1), spare
+	m.Tried, m.Tries = h.tried, h.tries
 	full := uint8(1<<per - 1)
 	m.First = full << (h.from % per)
 	m.Last = full >> (per - 1 - (h.to-1)%per)
