@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -198,7 +199,7 @@ func (d *Device) adoptLimit() error {
 	}
 	// If the limit cannot be read, requests may be as large as MaxIO.
 	limit := d.info.MaxIO
-	if n, err := d.readLimit(); err == nil {
+	if n, err := d.readLimitInTime(); err == nil {
 		limit = min(max(n, floor), limit)
 	}
 	if err := d.populateAll(0, limit); err != nil {
@@ -246,9 +247,36 @@ func (d *Device) readLimit() (int, error) {
 	return kib << 10, nil
 }
 
+// limitTime is how long adoptLimit waits for the limit.
+const limitTime = time.Second
+
+// readLimitInTime is readLimit for a device that is being recovered. A process of the last server
+// can still be writing the limit. It holds a lock of the kernel until the requests are answered
+// that this server is to answer, so the read must not be waited for.
+func (d *Device) readLimitInTime() (int, error) {
+	type result struct {
+		limit int
+		err   error
+	}
+	read := make(chan result, 1)
+	go func() {
+		limit, err := d.readLimit()
+		read <- result{limit, err}
+	}()
+	select {
+	case r := <-read:
+		return r.limit, r.err
+	case <-time.After(limitTime):
+		return 0, fmt.Errorf("ublk: %s: %w", d.limitPath(), os.ErrDeadlineExceeded)
+	}
+}
+
 func (d *Device) writeLimit(bytes int) error {
-	if err := os.WriteFile(d.limitPath(), strconv.AppendInt(nil, int64(bytes>>10), 10),
-		0); err != nil {
+	write := d.limitWriter
+	if write == nil {
+		write = func(path, text string) error { return os.WriteFile(path, []byte(text), 0) }
+	}
+	if err := write(d.limitPath(), strconv.Itoa(bytes>>10)); err != nil {
 		return fmt.Errorf("ublk: %w", err)
 	}
 	d.limit = bytes

@@ -23,7 +23,8 @@ type Device struct {
 	ready    chan struct{} // closed when live
 	ended    chan struct{} // closed when Run has given everything back
 
-	limit int // of the size of requests, as Grant has set it; 0: it has not
+	limit       int // of the size of requests, as Grant has set it; 0: it has not
+	limitWriter func(path, text string) error
 
 	mu     sync.Mutex
 	queues []*Queue // while they run

@@ -45,6 +45,12 @@ type RunOptions struct {
 	// Outgrown is called on a queue's thread when a request is as large as it can be at the
 	// moment, at most once for each queue until the next Grant. It must not block.
 	Outgrown func()
+	// WriteLimit writes text to path, the attribute of sysfs that limits how large a request can
+	// be, for Device.Grant. The write waits until no request is under way (blk_mq_freeze_queue),
+	// and nothing can interrupt it. If this process is killed meanwhile, nobody answers those
+	// requests, so a thread of it that writes never ends, and no other server can recover the
+	// device. So WriteLimit should have another process write. nil: this process does.
+	WriteLimit func(path, text string) error
 	// StopTimeout bounds the stop when Run's context ends; 0 is DefaultTimeout.
 	StopTimeout time.Duration
 }
@@ -64,6 +70,7 @@ func (d *Device) Run(ctx context.Context, target Target, opts RunOptions) (err e
 	if strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1") {
 		return ErrPreemptOff
 	}
+	d.limitWriter = opts.WriteLimit
 	char, err := openChar(ctx, d.info.CharPath())
 	if err != nil {
 		return fmt.Errorf("ublk: device %d: %w", d.info.ID, err)

@@ -246,6 +246,7 @@ func (o *startOptions) config() (server.Config, error) {
 			Retries: o.retries, MaxBad: o.maxBad, IsolateFor: o.isolate, FailFast: o.failFast,
 			ResourceFor: o.resource, Burst: o.budget, PerSecond: o.rate,
 		},
+		WriteLimit: writeLimit,
 	}
 	if o.failFast == 0 {
 		cfg.Policy.FailFast = -1 // zero means the default in a Policy

@@ -56,6 +56,8 @@ type Config struct {
 	// is not called for a device that waits for a server: the program that it starts may lie on
 	// that device. What it returns is logged. nil: nothing is called.
 	Disks func(ctx context.Context, name string, paths []string) []string
+	// WriteLimit is that of ublk.RunOptions.
+	WriteLimit func(path, text string) error
 	// Opened is called when everything that is served is open, before the device can be live. After
 	// that the server opens no other files than those of the kernel and of the runtime directory.
 	Opened func()

@@ -561,7 +561,7 @@ func (s *server) serve(ctx context.Context) error {
 	go func() {
 		ran <- s.device.Run(context.WithoutCancel(ctx), t, ublk.RunOptions{
 			IOFlusher: canFlush(), Poll: s.cfg.Poll, HugePages: s.cfg.HugePages,
-			Stay: s.demand.stay(), Outgrown: s.outgrew,
+			Stay: s.demand.stay(), Outgrown: s.outgrew, WriteLimit: s.cfg.WriteLimit,
 		})
 	}()
 	select {
