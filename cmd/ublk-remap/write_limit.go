@@ -40,8 +40,10 @@ func writeLimitCommand() *cobra.Command {
 		Args:   arguments(2, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			path, text := args[0], args[1]
-			if _, err := strconv.ParseUint(text, 10, 32); err != nil || !limitFile.MatchString(path) {
-				return fmt.Errorf("%w: %q and %q are no limit of a device", exit.ErrUsage, path, text)
+			_, err := strconv.ParseUint(text, 10, 32)
+			if err != nil || !limitFile.MatchString(path) {
+				return fmt.Errorf("%w: %q and %q are no limit of a device", exit.ErrUsage, path,
+					text)
 			}
 			return os.WriteFile(path, []byte(text), 0)
 		},
