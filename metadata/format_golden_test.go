@@ -309,9 +309,9 @@ func withoutPartition(t *testing.T, d *memDisk) {
 	}
 }
 
-// getsThird starts a set that was made with two superblocks on each device.
-// Afterwards there are three, and the table is as it was.
-func getsThird(t *testing.T, disks []*memDisk) {
+// startedOnce starts a set and returns its Committer, and the table that it had before.
+func startedOnce(t *testing.T, disks []*memDisk) (*Committer, *Table) {
+	t.Helper()
 	img, err := Load(devices(disks))
 	if err != nil {
 		t.Fatal(err)
@@ -330,10 +330,18 @@ func getsThird(t *testing.T, disks []*memDisk) {
 	if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
 		t.Fatal(rs)
 	}
+	return c, was
+}
+
+// getsThird starts a set that was made with two superblocks on each device.
+// Afterwards there are three, and the table is as it was.
+func getsThird(t *testing.T, disks []*memDisk) {
+	c, was := startedOnce(t, disks)
 	if s := c.Status(); s.Superblocks != 3 || s.BadSuperblocks != 0 {
 		t.Errorf("after a start: %+v", s)
 	}
-	if img, err = Load(devices(disks)); err != nil {
+	img, err := Load(devices(disks))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if n := len(img.newestCopies); n != 3*len(disks) {
@@ -357,28 +365,12 @@ func staysGrown(t *testing.T, disks []*memDisk, plan *Layout) {
 	if sb.Incompat != incompatSlots || sb.tableCapacity() <= plan.TableCapacity() {
 		t.Errorf("incompat bits %#x, %d entries", sb.Incompat, sb.tableCapacity())
 	}
-	img, err := Load(devices(disks))
-	if err != nil {
-		t.Fatal(err)
-	}
-	was, err := img.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := NewCommitter(img, was, Options{Session: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Open(1); err != nil {
-		t.Fatal(err)
-	}
-	if rs := RunOps(c, devices(disks), nil); len(rs) != 1 || rs[0].Outcome != OutcomeDurable {
-		t.Fatal(rs)
-	}
+	c, was := startedOnce(t, disks)
 	if c.TableCapacity() != sb.tableCapacity() {
 		t.Errorf("%d entries after a start, %d before", c.TableCapacity(), sb.tableCapacity())
 	}
-	if img, err = Load(devices(disks)); err != nil {
+	img, err := Load(devices(disks))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if now, err := img.Table(); err != nil || !sameTable(now, was) {

@@ -81,13 +81,20 @@ func startGuard(log zerolog.Logger, cfg *server.Config) {
 	if !cfg.RootStorage {
 		return
 	}
-	cmd := exec.Command(self, "guard", "--", cfg.Known.Name, strconv.Itoa(os.Getpid()))
-	cmd.Args[0] = "@" + programName
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd := ownProcess("guard", "--", cfg.Known.Name, strconv.Itoa(os.Getpid()))
 	if err := cmd.Start(); err != nil {
 		log.Warn().Err(err).Str("do", "if this server dies, systemd has to read the program from "+
 			"the device that waits for it").Msg("the server has no guard")
 		return
 	}
 	go func() { _ = cmd.Wait() }()
+}
+
+// ownProcess runs this program as a further process of a server. It does not get the server's
+// signals, and systemd-shutdown spares it as it spares the server.
+func ownProcess(args ...string) *exec.Cmd {
+	cmd := exec.Command(self, args...)
+	cmd.Args[0] = "@" + programName
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd
 }

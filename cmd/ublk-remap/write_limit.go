@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"regexp"
 	"strconv"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,10 +19,8 @@ var limitFile = regexp.MustCompile(`^/sys/block/ublkb[0-9]+/queue/max_sectors_kb
 // killed meanwhile, that process waits until the next server answers the requests. The program is
 // in memory (lockText), so starting it reads nothing from a device that is served.
 func writeLimit(path, text string) error {
-	cmd := exec.Command(self, "write-limit", path, text)
-	cmd.Args[0] = "@" + programName // systemd-shutdown spares it, as it spares the server
+	cmd := ownProcess("write-limit", path, text)
 	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", path, err, bytes.TrimSpace(out))
 	}
