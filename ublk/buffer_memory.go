@@ -161,9 +161,11 @@ func (d *Device) Grant(bytes int) error {
 		return nil
 	}
 	now, want := d.Granted(), min(max(bytes/pageSize*pageSize, floor), d.info.MaxIO)
-	if limit, err := d.readLimit(); err != nil {
+	limit, err := d.readLimit()
+	if err != nil {
 		return err
-	} else if was := d.limit; was != 0 && limit != was {
+	}
+	if was := d.limit; was != 0 && limit != was {
 		return fmt.Errorf("ublk: device %d: %w: %d bytes, it was %d", d.info.ID, ErrLimit, limit,
 			was)
 	}
@@ -174,9 +176,12 @@ func (d *Device) Grant(bytes int) error {
 	}
 	// The order matters: memory is present before larger requests may come, and it is released
 	// only after the limit is lower.
-	if err := d.writeLimit(want); err != nil {
-		return err
+	if limit != want {
+		if err := d.writeLimit(want); err != nil {
+			return err
+		}
 	}
+	d.limit = want
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, q := range d.queues {
@@ -279,7 +284,6 @@ func (d *Device) writeLimit(bytes int) error {
 	if err := write(d.limitPath(), strconv.Itoa(bytes>>10)); err != nil {
 		return fmt.Errorf("ublk: %w", err)
 	}
-	d.limit = bytes
 	return nil
 }
 

@@ -19,6 +19,9 @@ const (
 	// lockTries and lockWait bound how long one server waits for another one's decision.
 	lockTries = 100
 	lockWait  = 10 * time.Millisecond
+	// fillWait is how long a start waits for the first limit of requests. It can wait for a request
+	// that a disk does not answer.
+	fillWait = 5 * time.Second
 )
 
 // outgrew is called by queues when a request is as large as it can be at the moment.
@@ -68,8 +71,13 @@ func (s *server) tendRoom(end <-chan struct{}) {
 		case <-end:
 			return
 		case <-s.outgrown:
-			ok = s.growRoom()
+			if !s.slow() {
+				ok = s.growRoom()
+			}
 		case <-tick:
+			if s.slow() {
+				break
+			}
 			now := s.device.LargeRequests()
 			if now == seen {
 				tick = nil
@@ -88,6 +96,11 @@ func (s *server) tendRoom(end <-chan struct{}) {
 		tick = time.After(wait)
 	}
 }
+
+// slow reports whether a request is under way for long. The kernel changes the limit when no
+// request is under way, and keeps new ones away until then. A disk can take minutes for a bad sector,
+// and requests for good ones must not wait for it.
+func (s *server) slow() bool { return s.shared.Ages().Slow > 0 }
 
 // growRoom grants as much more of the buffers as there is free memory for.
 func (s *server) growRoom() bool {

@@ -592,11 +592,17 @@ func (s *server) becomeLive(end <-chan struct{}) {
 	s.toldInPerson()
 	settling.Go(churnHeap)
 	settling.Add(1)
+	filled := make(chan struct{})
 	go func() {
 		s.fillBuffers()
+		close(filled)
 		settling.Done()
 		s.tendRoom(end)
 	}()
+	select {
+	case <-filled: // before users send requests that take long, see slow
+	case <-time.After(fillWait):
+	}
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues",
 		s.info().Queues).Msg("live")

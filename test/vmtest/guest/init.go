@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -136,8 +137,14 @@ func runJob(job *proto.Job, ports map[string]*os.File) (int, error) {
 	var copying sync.WaitGroup
 	copying.Go(func() { pump(ports[proto.PortOut], outR, exited) })
 	copying.Go(func() { pump(ports[proto.PortErr], errR, exited) })
-	expired := watch(job, cmd.Process, ports[proto.PortErr])
-	status := reap(cmd.Process.Pid)
+	expired, stuck := watch(job, cmd.Process, ports[proto.PortErr])
+	reaped := make(chan syscall.WaitStatus, 1)
+	go func() { reaped <- reap(cmd.Process.Pid) }()
+	var status syscall.WaitStatus
+	select {
+	case status = <-reaped:
+	case <-stuck:
+	}
 	close(exited)
 	_, _ = outR.SetReadDeadline(time.Now()), errR.SetReadDeadline(time.Now())
 	copying.Wait()
@@ -180,16 +187,29 @@ func pump(to io.Writer, from *os.File, exited <-chan struct{}) {
 	}
 }
 
-// watch ends a program that runs for longer than the job allows. The console
-// gets the kernel's list of blocked tasks first, which shows what hangs in a
-// driver, then the program gets SIGQUIT, at which a Go program prints its
-// goroutines, and SIGKILL. A task stuck in the kernel survives even that; then
-// the host's own deadline ends the guest.
-func watch(job *proto.Job, p *os.Process, report io.Writer) (expired func() bool) {
-	if job.TimeoutSeconds <= 0 {
-		return func() bool { return false }
-	}
+// watch ends the program when its time is over. The console gets the kernel's list of blocked tasks
+// first, which shows what hangs in a driver. Then the program gets SIGQUIT, at which a Go program
+// prints its goroutines, and SIGKILL. A task that is stuck in the kernel survives even that: stuck
+// is closed some time later, or when the program sends SIGUSR1 because it knows that it cannot end.
+// expired reports whether either happened.
+func watch(job *proto.Job, p *os.Process, report io.Writer) (expired func() bool,
+	stuck <-chan struct{}) {
 	var fired atomic.Bool
+	isStuck := make(chan struct{})
+	giveUp := sync.OnceFunc(func() {
+		fired.Store(true)
+		_, _ = fmt.Fprintln(report, "vmexec: the program cannot end; ending the guest")
+		close(isStuck)
+	})
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGUSR1)
+	go func() {
+		<-told
+		giveUp()
+	}()
+	if job.TimeoutSeconds <= 0 {
+		return fired.Load, isStuck
+	}
 	limit := time.Duration(job.TimeoutSeconds) * time.Second
 	timer := time.AfterFunc(limit, func() {
 		fired.Store(true)
@@ -198,11 +218,16 @@ func watch(job *proto.Job, p *os.Process, report io.Writer) (expired func() bool
 		_ = os.WriteFile("/proc/sys/kernel/printk", []byte("8"), 0)
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
 		_ = p.Signal(syscall.SIGQUIT)
-		time.Sleep(5 * time.Second)
+		time.Sleep(killAfter)
 		_ = p.Kill()
+		time.Sleep(killAfter)
+		giveUp()
 	})
-	return func() bool { timer.Stop(); return fired.Load() }
+	return func() bool { timer.Stop(); return fired.Load() }, isStuck
 }
+
+// killAfter is how long the program has to end after each signal.
+const killAfter = 5 * time.Second
 
 // reap waits for the program and, being process 1, for every orphan that ends meanwhile.
 func reap(pid int) syscall.WaitStatus {
