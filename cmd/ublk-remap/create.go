@@ -25,7 +25,7 @@ type createOptions struct {
 	spare, spareDevice, name string
 	badblocks                string
 	badblocksSize            int
-	inPlace                  bool
+	inPlace, scan            bool
 	force, dryRun, yes       bool
 }
 
@@ -45,6 +45,7 @@ type created struct {
 	BadBlocks uint64 `json:"bad_blocks"`
 	// number of units of 4 KiB, among those that were tried, that do not hold data
 	FoundBad  uint64   `json:"found_bad"`
+	Scanned   bool     `json:"scanned"`    // every place was read
 	BadSpares uint64   `json:"bad_spares"` // spare units that are known to be bad
 	BadPlaces []string `json:"bad_places"` // where metadata could not be written
 	Replaced  []string `json:"replaced"`   // what was on the devices before
@@ -74,6 +75,10 @@ A disk that carries a file system, a partition table, a label of a RAID or of a
 volume manager, or ublk-remap's own format is refused, unless --force says that
 all of that may go.
 
+With --scan the whole disk is read, which takes hours on a large one. Blocks that
+do not read get spare units full of zeroes, so the new device has no block that
+cannot be read. If it is interrupted, nothing was changed: run it again.
+
 With --in-place the disk keeps its data: the exported device shows the same
 bytes at the same offsets. Without a spare device the end of the disk must be
 free. A file system that reaches into it is refused, with the size to shrink it
@@ -95,6 +100,8 @@ with release.`,
 	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of "+
 		"--badblocks are in")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
+	f.BoolVar(&o.scan, "scan", false, "read the whole disk, and put zeroed spare units in the "+
+		"place of what does not read")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
@@ -103,6 +110,10 @@ with release.`,
 }
 
 func create(ctx context.Context, a *app, path string, o createOptions) error {
+	if o.inPlace && o.scan {
+		return fmt.Errorf("--scan with --in-place: %w: blocks that do not read would be replaced "+
+			"by zeroes, and the data that is kept may lie there", exit.ErrUsage)
+	}
 	devs, err := openToCreate(ctx, path, o)
 	defer func() {
 		for _, d := range devs {
@@ -131,8 +142,12 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
+	if err := a.scanDisks(ctx, p, path, o); err != nil {
+		return err
+	}
 	a.warnOfFewSpares(p.Bad(), p.Plan())
 	out := describe(devs, p.Plan(), o)
+	out.Scanned = o.scan
 	out.Replaced = append(out.Replaced, replaced...)
 	out.FoundBad, out.BadBlocks, out.BadSpares = p.Found(), p.Bad().Blocks, p.Bad().Spares
 	if o.dryRun {
@@ -152,6 +167,20 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	}
 	a.rescan(devs...)
 	return a.printCreated(out)
+}
+
+// scanDisks reads all that will be exported, with --scan.
+func (a *app) scanDisks(ctx context.Context, p *prepare.Preparation, path string,
+	o createOptions) error {
+	if !o.scan {
+		return nil
+	}
+	bar := a.progress("reading the disk")
+	defer bar.end()
+	if err := p.Scan(ctx, bar); err != nil {
+		return fmt.Errorf("%s: %w; nothing was changed, so it can be run again", path, err)
+	}
+	return nil
 }
 
 // openToCreate opens the devices of a set that will be made, the backing first. If it fails it

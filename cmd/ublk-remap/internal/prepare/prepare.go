@@ -53,6 +53,8 @@ type Preparation struct {
 	bad   badblocks.Entries
 	disks []*survey.Disk
 	found uint64 // units that were found to be bad
+	// scanned: every place was read, so all known bad blocks get spare units at once
+	scanned bool
 }
 
 // New lays a set out on devices, around places that are known to be bad. It touches no disk.
@@ -70,7 +72,7 @@ func (p *Preparation) Plan() *metadata.Layout { return p.plan }
 // Bad is what is known to be bad now, in the form that the set will have it.
 func (p *Preparation) Bad() badblocks.Entries { return p.bad }
 
-// Found is how many bad units the survey found.
+// Found is how many bad units the survey and the scan found.
 func (p *Preparation) Found() uint64 { return p.found }
 
 // Write makes the set: superblocks and mirrors. It returns the places that it went around, also
@@ -99,6 +101,11 @@ func (p *Preparation) settle() (err error) {
 			return fmt.Errorf("%s: %w", p.devs[i].Path(), err)
 		}
 		p.bad.Add(more)
+		more, err = badblocks.PlaceOn(uint8(i), d.Unread(), p.plan, now, metadata.CauseScrub)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.devs[i].Path(), err)
+		}
+		p.bad.Add(more)
 	}
 	if err := fits(p.bad, p.plan); err != nil {
 		if p.o.Source != "" {
@@ -120,6 +127,7 @@ func (p *Preparation) badRanges() []metadata.BadRange {
 	add(0, p.o.Known)
 	for i, d := range p.disks {
 		add(i, d.Bad())
+		add(i, d.Unread())
 	}
 	return all
 }
@@ -129,6 +137,11 @@ func (p *Preparation) badRanges() []metadata.BadRange {
 // them, as far as possible, and tries the places of that plan.
 func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
 	p.attach(progress.Add)
+	return p.try(ctx, progress)
+}
+
+// try does what Survey does, on disks that are attached.
+func (p *Preparation) try(ctx context.Context, progress Progress) error {
 	// The spare region comes first, because the rest is of no use without it.
 	if err := p.sampleSpares(ctx); err != nil {
 		return err
@@ -157,12 +170,18 @@ func (p *Preparation) Survey(ctx context.Context, progress Progress) error {
 			return err
 		}
 	}
+	p.count()
+	return p.enough()
+}
+
+// count counts the units that were found to be bad.
+func (p *Preparation) count() {
+	p.found = 0
 	for _, d := range p.disks {
-		for _, r := range d.Bad() {
+		for _, r := range append(d.Bad(), d.Unread()...) {
 			p.found += uint64(r.End-r.Start+metadata.UnitSize-1) / metadata.UnitSize
 		}
 	}
-	return p.enough()
 }
 
 // attach prepares the disks for the survey.

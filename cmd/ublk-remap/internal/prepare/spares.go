@@ -2,6 +2,7 @@ package prepare
 
 import (
 	"context"
+	"fmt"
 	"math/bits"
 	"slices"
 
@@ -9,15 +10,18 @@ import (
 )
 
 // RemapFound gives spare units to the blocks of the displaced head and tail that were found to be
-// bad. These units hold zeroes, as the good blocks beside them do. So the whole device can be read,
+// bad. These units hold zeroes, as the good blocks beside them do. So these parts can be read,
 // and mkfs, which may read a page before it writes a part of it, works. It returns how many blocks
 // these are. If there are not enough good spare units, the other blocks stay pending.
+//
+// After a Scan all blocks that are known to be bad get spare units, so that the whole device can be
+// read. If there are not enough good spare units, that is an error.
 //
 // The zeroes are durable, and were read back, before the metadata names their units. A power cut
 // before that leaves no set.
 func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error) {
 	found := func(e metadata.Entry) bool {
-		return e.State == metadata.StatePending && e.Cause == metadata.CauseWrite
+		return e.State == metadata.StatePending && (p.scanned || e.Cause == metadata.CauseWrite)
 	}
 	need := 0
 	for _, e := range p.bad.Entries {
@@ -39,8 +43,12 @@ func (p *Preparation) RemapFound(ctx context.Context) (blocks uint64, err error)
 		}
 		spares = append(spares, good...)
 	}
-	if need == 0 {
+	switch {
+	case need == 0:
 		return 0, nil
+	case p.scanned && len(spares) < need:
+		return 0, fmt.Errorf("%w: %d units are bad, and %d good spare units were found for them; "+
+			"use a larger --spare or another disk", errSpares, need, len(spares))
 	}
 	// Spare units that turned out to be bad meanwhile are retired.
 	if err := p.settle(); err != nil {

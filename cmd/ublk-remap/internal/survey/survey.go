@@ -68,7 +68,9 @@ type Disk struct {
 	known  []badblocks.Range // not to be tried: known to be bad
 	tested []badblocks.Range
 	bad    []badblocks.Range
-	units  int           // bad ones
+	read   []badblocks.Range // by a scan; the units in unread did not read
+	unread []badblocks.Range
+	units  int           // bad and unread ones
 	failed time.Duration // the time that failures took
 	buf    []byte
 }
@@ -86,6 +88,9 @@ func New(dev Device, known []badblocks.Range, o Options) *Disk {
 	}
 	return &Disk{dev: dev, o: o, known: known, buf: metadata.AlignedBytes(part)}
 }
+
+// Report sets Options.Progress.
+func (d *Disk) Report(progress func(bytes int64, bad int)) { d.o.Progress = progress }
 
 // Bad returns the places that were found to be bad, in units of 4096 bytes.
 func (d *Disk) Bad() []badblocks.Range { return badblocks.Merge(d.bad) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ const unit = metadata.UnitSize
 
 // fake is a disk with sectors of 512 bytes that fail, each after a delay.
 type fake struct {
+	mu                sync.Mutex
 	b                 []byte
 	badRead, badWrite map[int64]bool // sectors
 	healed            bool           // a write makes a sector read again
@@ -60,6 +62,8 @@ func (f *fake) fails(bad map[int64]bool, p []byte, off int64) error {
 }
 
 func (f *fake) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.reads++
 	if err := f.fails(f.badRead, p, off); err != nil {
 		return 0, err
@@ -68,6 +72,8 @@ func (f *fake) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *fake) WriteAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.writes++
 	if err := f.fails(f.badWrite, p, off); err != nil {
 		return 0, err
@@ -83,9 +89,17 @@ func (f *fake) Size() int64 { return int64(len(f.b)) }
 
 func (f *fake) survey(known []badblocks.Range, readOnly bool) *Disk {
 	return New(f, known, Options{
-		ReadOnly: readOnly, Now: func() time.Time { return f.now },
-		Pause: func(d time.Duration) { f.now = f.now.Add(d) },
+		ReadOnly: readOnly, Now: func() time.Time { return f.pass(0) },
+		Pause: func(d time.Duration) { f.pass(d) },
 	})
+}
+
+// pass lets time pass.
+func (f *fake) pass(d time.Duration) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.now = f.now.Add(d)
+	return f.now
 }
 
 func all(f *fake) badblocks.Range { return badblocks.Range{End: f.Size()} }
