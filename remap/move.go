@@ -17,6 +17,9 @@ type Move struct {
 	// are lost.
 	AcceptOld bool
 	Cause     metadata.Cause
+	// Fill: the blocks that are pending or lost get this data, and all others are left alone.
+	// ToSpare and Cause have no meaning then. Of the result, Moved are those that were filled.
+	Fill *Fill
 }
 
 // MoveResult is how a Move ended.
@@ -68,6 +71,7 @@ type moving struct {
 	done  uint8  // blocks that are where they should be
 	old   uint8  // those of done that went home with old data
 	bad   uint8  // blocks that could not be read: they become pending
+	fill  uint8  // of a fill: blocks to be written to a spare unit
 	spare uint32 // where they go, or come from
 	taken bool   // spare was found for this move
 	pass  movePass
@@ -102,7 +106,8 @@ type mover struct {
 	entries []metadata.Entry
 	time    uint32
 
-	reads int // of a retest: how often the run was read successfully
+	reads int   // of a retest: how often the run was read successfully
+	began int64 // monotonic ns: of the batch
 	// A claim's retest comes between two batches of a Move.
 	claim         int // for which it is; -1: none
 	suspended     Move
@@ -128,6 +133,11 @@ func (a *Arbiter) Move(m Move) error {
 		return ErrTripped
 	case len(a.move.queue) == cap(a.move.queue):
 		return ErrBusy
+	case m.Fill != nil && !m.Fill.valid(&m, a.geo):
+		return ErrRange
+	}
+	if m.Fill != nil {
+		m.ToSpare, m.Retest, m.AcceptOld, m.Cause = true, false, false, fillCause
 	}
 	a.move.queue = append(a.move.queue, m)
 	a.advance()
@@ -186,7 +196,7 @@ func (v *mover) advance(a *Arbiter) {
 				return
 			}
 			v.i, v.step = 0, moveCopy
-			v.noSpare, v.toAsk = false, 0
+			v.noSpare, v.toAsk, v.began = false, 0, a.drv.Now()
 			if !v.beginBulk(a) {
 				v.beginUnit(a)
 			}
@@ -251,6 +261,6 @@ func (v *mover) end(a *Arbiter, err error) {
 	if err != nil {
 		v.res.Err = err
 	}
-	v.step = moveIdle
+	v.step, v.now.Fill = moveIdle, nil
 	a.drv.Moved(v.res)
 }

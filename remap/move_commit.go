@@ -30,6 +30,9 @@ func (v *mover) askDevices(a *Arbiter) {
 // asked takes a device's answer. If the device is missing, its blocks do not become pending.
 func (v *mover) asked(a *Arbiter, device uint8, there bool) {
 	v.toAsk &^= 1 << device
+	if !there && v.now.Fill != nil {
+		v.fillOnAway(a, device)
+	}
 	for i := range v.units[:v.n] {
 		if u := &v.units[i]; !there && u.bad != 0 {
 			info := a.m.Unit(v.first + uint64(i))
@@ -121,6 +124,9 @@ func (v *mover) committed(a *Arbiter, durable bool) {
 	if durable {
 		a.publish(v.entries)
 		v.res.Moved += v.blocks()
+		if v.now.Fill != nil {
+			v.filled(a)
+		}
 		for i := range v.units[:v.n] {
 			u := &v.units[i]
 			v.res.Old += uint64(popcount(u.old))

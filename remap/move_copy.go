@@ -12,7 +12,7 @@ import (
 // beginUnit goes on with the current unit's next pass, or with the next unit, and starts
 // copying the first of its blocks; past the last unit it commits.
 func (v *mover) beginUnit(a *Arbiter) {
-	for ; v.i < v.n; v.i++ {
+	for ; v.i < v.n && !v.cutFill(a); v.i++ {
 		for v.nextPass(a) {
 			v.from, v.to, v.single, v.reads = 0, 0, false, 0
 			if v.nextRun(a) {
@@ -36,10 +36,21 @@ func (v *mover) nextRun(a *Arbiter) bool {
 		return false
 	}
 	v.to = v.from + 1
-	for !v.single && v.to < per && u.mask>>v.to&1 != 0 {
+	end := per
+	switch {
+	case v.single:
+		end = v.to
+	case u.pass == passTryHome || u.pass == passTrySpare:
+		end = min(per, a.tryRun(v.from))
+	}
+	for v.to < end && u.mask>>v.to&1 != 0 {
 		v.to++
 	}
 	v.reading, v.verifying = true, false
+	if v.now.Fill != nil {
+		v.startFill(a, u)
+		return true
+	}
 	v.start(a, OpRead, v.now.ToSpare || u.pass == passHome || u.pass == passOld, v.data)
 	return true
 }
@@ -84,7 +95,9 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		return
 	}
 	end := v.transferred
-	if v.units[v.i].pass != passCopy {
+	if v.now.Fill != nil {
+		end = v.fillTransferred
+	} else if v.units[v.i].pass != passCopy {
 		end = v.retested
 	}
 	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)

@@ -6,10 +6,13 @@ package remap
 type movePass uint8
 
 const (
-	passCopy movePass = iota // read them, write them to their new place, and read that
-	passHome                 // they are at home, and pending: read them there several times
-	passRead                 // of a retest: they are in a spare unit, and pending: the same there
-	passOld                  // read what home holds several times
+	passCopy     movePass = iota // read them, write them to their new place, and read that
+	passHome                     // they are at home, and pending: read them there several times
+	passRead                     // of a retest: they are in a spare unit, and pending: the same there
+	passOld                      // read what home holds several times
+	passTryHome                  // of a fill: they are at home, and pending: read them once
+	passTrySpare                 // of a fill: they are in a spare unit, and pending: the same there
+	passFill                     // of a fill: write its data to a spare unit, and read that
 )
 
 // nextPass picks the blocks of the current unit's next pass; false if there is none.
@@ -17,6 +20,9 @@ func (v *mover) nextPass(a *Arbiter) bool {
 	u := &v.units[v.i]
 	u.done |= u.mask
 	u.mask = 0
+	if v.now.Fill != nil {
+		return v.nextFillPass(a, u)
+	}
 	if u.left == 0 && (v.now.ToSpare || v.now.Retest || u.bad == 0) {
 		return false
 	}

@@ -6,4 +6,6 @@ package remap
 const (
 	plantedNoTurns    = false
 	plantedStaleSpare = false
+	plantedFillAll    = false
+	plantedFillUnread = false
 )

@@ -15,3 +15,13 @@ var plantedStaleSpare bool
 
 // PlantStaleSpare plants or removes that bug.
 func PlantStaleSpare(on bool) { plantedStaleSpare = on }
+
+// plantedFillAll lets a fill replace blocks that are neither pending nor lost. plantedFillUnread
+// lets it replace pending blocks that read.
+var plantedFillAll, plantedFillUnread bool
+
+// PlantFillAll plants or removes the first of these bugs.
+func PlantFillAll(on bool) { plantedFillAll = on }
+
+// PlantFillUnread plants or removes the second one.
+func PlantFillUnread(on bool) { plantedFillUnread = on }
