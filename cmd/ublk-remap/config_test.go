@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"ublkremap/cmd/ublk-remap/internal/doctor"
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
@@ -404,5 +405,38 @@ func TestFlagsOverFile(t *testing.T) {
 	r.Options = nil // of an older version
 	if changed, pending := run.since(r); len(changed)+len(pending) != 0 {
 		t.Error(changed, pending)
+	}
+}
+
+// doctor has a line for each file of a set, and one for each error in a file.
+func TestDoctorExaminesFiles(t *testing.T) {
+	anywhere(t)
+	a := &app{}
+	dir := useConfigDir(t, nil)
+	if got := a.examineFiles(t.Context()); len(got) != 1 || got[0].State != doctor.OK ||
+		!strings.Contains(got[0].What, dir) {
+		t.Errorf("without a file: %+v", got)
+	}
+	dir = useConfigDir(t, map[string]string{"good.toml": "queues = 2\n",
+		"bad.toml": "queues = 2\nquues = 3\ndepth = \"x\"\n", "open.toml": ""})
+	open := filepath.Join(dir, "open.toml")
+	if err := os.Chmod(open, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range a.examineFiles(t.Context()) {
+		if c.Name != "configuration" || (c.State == doctor.Warning) != (c.Do != "") {
+			t.Errorf("%+v", c)
+		}
+		got = append(got, strings.TrimPrefix(c.What, dir+"/"))
+	}
+	for i, want := range []string{"bad.toml:2:1: there is no key", "bad.toml:3:", "good.toml",
+		"open.toml: "} {
+		if i >= len(got) || !strings.HasPrefix(got[i], want) {
+			t.Fatalf("line %d is not %q: %q", i, want, got)
+		}
+	}
+	if len(got) != 4 {
+		t.Errorf("%q", got)
 	}
 }

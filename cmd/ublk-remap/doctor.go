@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/doctor"
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/config"
+	"ublkremap/internal/shell"
 )
 
 func doctorCommand(a *app) *cobra.Command {
@@ -14,8 +17,8 @@ func doctorCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this kernel and machine can do, and what to do about the rest",
-		Long: `Look at the kernel, its ublk driver, limits and what earlier servers left
-behind. Nothing is changed without --fix.
+		Long: `Look at the kernel, its ublk driver, limits, what earlier servers left behind
+and the files in /etc/ublk-remap. Nothing is changed without --fix.
 
 --fix removes what nobody can miss: devices that were added and never started,
 records of devices that do not exist any more, and sockets without a server. A
@@ -36,6 +39,7 @@ The exit code is 5 if devices cannot be served here.`,
 				}
 			}
 			r := doctor.Examine(cmd.Context())
+			r.Checks = append(r.Checks, a.examineFiles(cmd.Context())...)
 			r.Fixed = fixed
 			if a.json {
 				if err := a.printJSON(r); err != nil {
@@ -53,6 +57,32 @@ The exit code is 5 if devices cannot be served here.`,
 	cmd.Flags().BoolVar(&fix, "fix", false, "remove what nobody can miss")
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// examineFiles checks the configuration: one check for each file, or for each error of a file. A
+// wrong file keeps its own set from starting, and no other one.
+func (a *app) examineFiles(ctx context.Context) (checks []doctor.Check) {
+	add := func(state doctor.State, what, do string) {
+		checks = append(checks, doctor.Check{Name: "configuration", State: state,
+			What: clean(what), Do: clean(do)})
+	}
+	files, err := filesMeant(nil)
+	if err != nil {
+		add(doctor.Warning, exit.Line(err), "")
+	} else if len(files) == 0 {
+		add(doctor.OK, config.Dir()+" has no file of a set; each starts with the defaults", "")
+	}
+	for _, path := range files {
+		err := a.checkOne(ctx, path)
+		if err == nil {
+			add(doctor.OK, path, "")
+		}
+		for _, p := range problemsOf(path, err) {
+			add(doctor.Warning, p.text(path), "mend the file, and then: "+
+				shell.Command("config", "check", path))
+		}
+	}
+	return checks
 }
 
 func (a *app) printDoctor(r *doctor.Report) error {

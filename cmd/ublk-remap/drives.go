@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
@@ -50,6 +52,24 @@ func releaseDrives(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, drivesWait)
 	defer cancel()
 	return host.Drives().Release(ctx, name)
+}
+
+// releaseUnusedDrives restores the settings of all disks that no set uses any more.
+func releaseUnusedDrives(ctx context.Context) error {
+	return releaseDrives(context.WithoutCancel(ctx), "")
+}
+
+// drivesOfEnded restores the settings of the disks of a server that has ended, because a signal
+// has stopped it, or because its start has failed. The server's mount namespace has no smartctl any
+// more. So it restores the kernel's time limits only. systemd's unit does the rest for its own
+// server (unit-ended), and the next stop of a set does so for others.
+func drivesOfEnded(ctx context.Context, log zerolog.Logger) {
+	if underManager() {
+		return
+	}
+	if err := releaseUnusedDrives(ctx); err != nil {
+		log.Warn().Str("do", "stop another set, or: ublk-remap doctor --fix").Msg(err.Error())
+	}
 }
 
 // limitDrivesAgain sets the limits of a set's drives once more, because a drive forgets them when

@@ -248,7 +248,12 @@ func startUnit(ctx context.Context, name, unit string) error {
 		unit).Output()
 	if showErr == nil {
 		var n int
-		if _, err := fmt.Sscan(string(out), &n); err == nil && n > 0 && n <= exit.Damaged {
+		_, err := fmt.Sscan(string(out), &n)
+		switch {
+		case err != nil:
+		case n == exit.Later:
+			code = exit.Refused
+		case n > 0 && n <= exit.Damaged:
 			code = n
 		}
 	}

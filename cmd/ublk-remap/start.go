@@ -13,6 +13,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
 	"ublkremap/internal/shell"
@@ -69,7 +70,11 @@ number, queues and features, and requests that were under way go on.
 			}
 			err := start(cmd.Context(), a, args[0], &r)
 			if err != nil && r.adopt {
-				return a.stillServed(args[0], err)
+				err = a.stillServed(args[0], err)
+			}
+			if err != nil && r.foreground && underManager() {
+				_, recordErr := control.ReadRecord(args[0])
+				err = exit.Supervised(err, recordErr == nil)
 			}
 			return err
 		},
@@ -79,8 +84,8 @@ number, queues and features, and requests that were under way go on.
 	addFlags(f, r.own(a))
 	f.BoolVar(&r.noConfig, "no-config", false, "leave the set's file in /etc/ublk-remap alone")
 	f.BoolVar(&r.foreground, "foreground", false, "stay in the foreground, for supervisors")
-	f.BoolVar(&r.adopt, "adopt", false, "with --foreground: take the place of a server of the "+
-		"disk that runs by itself, such as that of the initramfs")
+	f.BoolVar(&r.adopt, "adopt", false, "with --foreground: replace a server of the disk that "+
+		"runs by itself, such as that of the initramfs")
 	f.BoolVar(&r.rootStorage, "root-storage", false, "the root file system is on the device, or "+
 		"will be: run from memory, and be left alone by systemd until the machine is off")
 	f.BoolVar(&all, "all", false, "start all sets that are enabled or have a file")

@@ -58,7 +58,7 @@ func (a *app) stillServed(name string, why error) error {
 	if err != nil || r.PID == os.Getpid() || !control.OwnedBy(r.Name, r.PID) || !reloads(r.PID) {
 		return why
 	}
-	a.log.Error().Err(why).Msg("the server that was there before serves on")
+	a.log.Error().Err(why).Msg("this server did not start; the one before it still serves the device")
 	notify(a.log, fmt.Sprintf("MAINPID=%d\n%s", r.PID, daemon.SdNotifyReady))
 	return nil
 }
@@ -71,7 +71,7 @@ func (a *app) notAdopted(ctx context.Context, old *predecessor, why error) error
 	if err != nil || !control.OwnedBy(now.Name, now.PID) {
 		return why
 	}
-	a.log.Error().Err(why).Msg("the server that was there before serves on")
+	a.log.Error().Err(why).Msg("this server did not start; the one before it still serves the device")
 	if _, err := daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d\n%s", now.PID,
 		daemon.SdNotifyReady)); err != nil {
 		return why

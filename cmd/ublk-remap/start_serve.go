@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"runtime/debug"
 	"time"
@@ -51,7 +50,7 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 		cfg.Log.Warn().Str("backing", cfg.Backing).Msg(what)
 		// A supervisor must not treat the wait as a failure (sd_notify(3)). The message is repeated
 		// before that time is over.
-		notify(a.log, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (3*host.SayEvery).Microseconds()))
+		notify(a.log, moreTime(3*host.SayEvery))
 	}
 	ready := false
 	cfg.Ready = func(path string) {
@@ -64,7 +63,9 @@ func (a *app) serveInForeground(ctx context.Context, b *host.Backing, r *startRu
 		startGuard(cfg.Log, &cfg)
 	}
 	a.supervise(&cfg)
-	if err := server.Run(ctx, cfg); err != nil {
+	err = server.Run(ctx, cfg)
+	drivesOfEnded(ctx, cfg.Log)
+	if err != nil {
 		if old == nil || ready {
 			return err
 		}
@@ -112,6 +113,7 @@ func serveDetached(ctx context.Context, a *app, what string, r *startRun) error 
 			startGuard(log.log, &cfg)
 		}
 		err = server.Run(ctx, cfg)
+		drivesOfEnded(ctx, log.log)
 		if err != nil {
 			log.log.Error().Err(err).Msg("the server ends")
 		}

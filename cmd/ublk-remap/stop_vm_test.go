@@ -61,7 +61,7 @@ func TestStopAsksFirst(t *testing.T) {
 			pid := rig.StatusOf(t, dev).ServerPID
 			for n := range 2 { // a second signal does not force the stop
 				must(t, syscall.Kill(pid, syscall.SIGTERM))
-				awaitLog(t, n+1, "asked to end by a signal; serving on", says)
+				awaitLog(t, n+1, "a signal asks this server to end, and it does not", says)
 			}
 			if st := rig.StatusOf(t, dev); st.State != control.StateLive || st.ServerPID != pid {
 				t.Errorf("after two signals: %+v", st)

@@ -13,9 +13,13 @@ import (
 // the server that it leaves is in the unit's control group, and the unit can be told which process
 // is the server now.
 
+// underManager reports whether a service manager has started this process and wants to be told of
+// its state (sd_notify(3)).
+func underManager() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
 // reloads reports whether this process is the ExecReload= of the unit that the process pid runs in.
 func reloads(pid int) bool {
-	return os.Getenv("NOTIFY_SOCKET") != "" && sameUnit(pid)
+	return underManager() && sameUnit(pid)
 }
 
 // sameUnit reports whether the process pid is in this process's control group.

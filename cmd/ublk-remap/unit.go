@@ -39,20 +39,22 @@ const (
 	pauseMost  = 10 * time.Second
 )
 
-// moreTime asks the service manager to wait for this process.
-var moreTime = fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", unitWait.Microseconds())
+// moreTime asks the service manager to wait so much longer for this process (sd_notify(3)).
+func moreTime(d time.Duration) string {
+	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds())
+}
 
 // extend makes the service manager wait for this process until end is called. It does nothing if
 // there is no service manager.
 func (a *app) extend() (end func()) {
-	notify(a.log, moreTime)
+	notify(a.log, moreTime(unitWait))
 	return a.extendLater()
 }
 
 // extendLater is extend for a process that has unitTell without it.
 func (a *app) extendLater() (end func()) {
 	ended := make(chan struct{})
-	go a.every(unitTell, moreTime, ended)
+	go a.every(unitTell, moreTime(unitWait), ended)
 	return func() { close(ended) }
 }
 
@@ -79,7 +81,7 @@ func (a *app) every(pause time.Duration, state string, ended <-chan struct{}) {
 
 // supervise makes a server tell the service manager, if there is one, what the manager must know.
 func (a *app) supervise(cfg *server.Config) {
-	if os.Getenv("NOTIFY_SOCKET") == "" {
+	if !underManager() {
 		return
 	}
 	cfg.Alive = func() { notify(a.log, daemon.SdNotifyWatchdog) }
@@ -119,11 +121,15 @@ type unitEnd struct {
 func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) error {
 	r, err := control.ReadRecord(name)
 	switch {
-	case err != nil && how.result == "success":
-		return nil
 	case err != nil:
 		// No device waits for a server.
 		defer a.extend()()
+		if err := releaseUnusedDrives(ctx); err != nil {
+			a.tell("ublk-remap: %s; try again with: ublk-remap doctor --fix\n", err)
+		}
+		if how.result == "success" {
+			return nil
+		}
 		return pauseRestart(ctx, unit)
 	case !control.OwnedBy(name, r.PID) || !sameUnit(r.PID):
 		return a.serverGone(ctx, unit, r, how)
@@ -133,7 +139,8 @@ func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) err
 		return killServer(name, r.PID)
 	}
 	// While the server lives, systemd waits until the end of its time limit, which is short.
-	a.tell("ublk-remap: %s: its server, process %d, serves on; the unit is started again\n",
+	a.tell("ublk-remap: %s: its server, process %d, has not ended and still serves it; the unit is "+
+		"started again\n",
 		r.Device, r.PID)
 	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		return startAgain(ctx, conn, unit)

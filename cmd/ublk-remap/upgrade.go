@@ -297,16 +297,18 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 				// The new server is dead, but its request may still be on its way. An old server
 				// that knows no tokens has refused that request as well.
 				if err = c.Stay(ctx, token); err == nil || errors.Is(err, control.ErrNotFound) {
-					return withServer(why, "%s (pid %d) serves on", r.Version, r.PID)
+					return withServer(why, "the device is still served by the old server, %s (pid %d)",
+						r.Version, r.PID)
 				}
 			}
 		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID &&
 			control.OwnedBy(r.Name, now.PID) {
-			return withServer(why, "%s (pid %d) serves it now", now.Version, now.PID)
+			return withServer(why, "the device is served by another server now, %s (pid %d)",
+				now.Version, now.PID)
 		}
 		if time.Now().After(deadline) {
 			return withServer(why,
-				"the old server, process %d, ends as soon as its I/O does; then: %s", r.PID,
+				"the old server, process %d, ends when its I/O has ended; run then: %s", r.PID,
 				shell.Command("start", r.Name))
 		}
 		select {
@@ -319,11 +321,13 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args,
 		launchOptions{})
 	if err != nil {
-		return errors.Join(why, fmt.Errorf("and %s does not start again: %w; I/O waits for: %s",
+		return errors.Join(why, fmt.Errorf("and the old version, %s, does not start again: %w; I/O waits until "+
+			"somebody runs: %s",
 			r.Version, err, shell.Command("start", r.Name)))
 	}
 	a.tellMainPID(live.PID)
-	return withServer(why, "%s serves again (pid %d)", r.Version, live.PID)
+	return withServer(why, "the old version was started again and serves the device, %s (pid %d)",
+		r.Version, live.PID)
 }
 
 // withServer adds to the reason of a failed upgrade which server serves now.

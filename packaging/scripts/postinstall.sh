@@ -29,6 +29,6 @@ if [ -n "$old" ] && [ -d /run/ublk-remap ]; then
 			systemctl reload "ublk-remap@$name.service"
 		else
 			ublk-remap upgrade "$name" >/dev/null
-		fi || echo "ublk-remap: $name: its server was not upgraded; it serves on; see: ublk-remap status $name" >&2
+		fi || echo "ublk-remap: $name: its server was not upgraded; the old one still serves it; see: ublk-remap status $name" >&2
 	done
 fi

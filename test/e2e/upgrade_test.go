@@ -243,14 +243,14 @@ func TestUpgradeBroughtBack(t *testing.T) {
 			break
 		}
 		if now.ServerPID != old {
-			if want := fmt.Sprintf("%s serves again (pid %d)", otherName,
+			if want := fmt.Sprintf("started again and serves the device, %s (pid %d)", otherName,
 				now.ServerPID); !strings.Contains(r.Stderr, want) {
 				t.Errorf("want %q\n%s", want, r)
 			}
 			break
 		}
 		// The request had not been sent yet.
-		if want := fmt.Sprintf("%s (pid %d) serves on", otherName, old); !strings.Contains(r.Stderr,
+		if want := fmt.Sprintf("still served by the old server, %s (pid %d)", otherName, old); !strings.Contains(r.Stderr,
 			want) || try == 20 {
 			t.Errorf("try %d: want %q\n%s", try, want, r)
 			break

@@ -7,19 +7,60 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
+// scsiDisk makes the disk /dev/sda, which can be plugged and unplugged.
+const scsiDisk = `
+modprobe scsi_debug dev_size_mb=128
+udevadm settle
+test -b /dev/sda`
+
+// smartctl is a program in the place of smartctl. It keeps the limits of one drive in a file,
+// because no drive of a host here has such limits.
+const smartctl = `
+echo '0 0' >/root/limits
+cat >/usr/sbin/smartctl <<'END'
+#!/bin/sh
+case $3 in
+scterc,*) echo "${3#scterc,}" | tr , ' ' >/root/limits ;;
+esac
+limit() {
+	[ "$1" = 0 ] && echo '{"enabled": false}' || echo "{\"enabled\": true, \"deciseconds\": $1}"
+}
+read r w </root/limits
+echo "{\"smartctl\": {\"exit_status\": 0}," \
+	"\"ata_sct_erc\": {\"read\": $(limit $r), \"write\": $(limit $w)}}"
+END
+chmod 755 /usr/sbin/smartctl`
+
+// A unit whose server is stopped by a signal restores the limits of the drive and of the kernel.
+func TestSignalRestoresLimits(t *testing.T) {
+	long(t)
+	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+		prepared(h, scsiDisk+smartctl+`
+ublk-remap create --name data /dev/sda
+systemctl start ublk-remap@data
+test "$(cat /root/limits)" = '70 70'
+systemctl kill ublk-remap@data`)
+		h.Eventually(time.Minute, `test "$(systemctl is-active ublk-remap@data)" = inactive`)
+		h.Run(`
+test "$(cat /root/limits)" = '0 0'
+test -z "$(find /run/ublk-remap -name '.drive-*')"
+rm /usr/sbin/smartctl
+systemctl start ublk-remap@data
+test "$(cat /sys/block/sda/device/timeout)" = 180
+systemctl kill ublk-remap@data`)
+		h.Eventually(time.Minute, `test "$(systemctl is-active ublk-remap@data)" = inactive`)
+		h.Run(`
+test "$(cat /sys/block/sda/device/timeout)" = 30
+test -z "$(find /run/ublk-remap -name '.drive-*')"`)
+	})
+}
+
 // An enabled set starts when its disk appears, and not when a disk is only looked at: one
 // that was stopped stays so.
 func TestDiskAppears(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
-modprobe scsi_debug dev_size_mb=128
-udevadm settle
-test -b /dev/sda
+		prepared(h, scsiDisk+`
 ublk-remap create --name data /dev/sda
 systemctl enable --now ublk-remap@data
 test -b /dev/disk/by-id/ublk-remap-data
@@ -49,15 +90,11 @@ test "$(systemctl is-active ublk-remap@data)" = inactive`)
 // A set with a spare device starts at boot, whichever of the two disks comes first;
 // partitions of its device have their links.
 func TestSpareDeviceAndPartitions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{128 << 20, 64 << 20}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 ublk-remap create --name data --spare-device /dev/ubdd /dev/ubdc
 systemctl enable --now ublk-remap@data
 printf 'label: gpt\nsize=32M, name=one, uuid=aaaaaaaa-2222-3333-4444-555555555555\nsize=32M\n' |
@@ -99,9 +136,7 @@ test -z "$(systemctl --failed --no-legend)"`)
 // A disk that is missing at boot holds nothing up if its mount is nofail, and it is mounted
 // when the disk comes.
 func TestMissingDisk(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run("sed -i '/ \\/data /s/defaults/nofail,x-systemd.device-timeout=9s/' /etc/fstab")
@@ -124,15 +159,9 @@ test "$(systemctl is-active ublk-remap@data)" = inactive`)
 // No other program uses the disk of a stopped set, or the partition that marks the disk as in use.
 // Once the disk is released, both are as on any disk.
 func TestDiskIsInUse(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
-modprobe scsi_debug dev_size_mb=128
-udevadm settle
+		prepared(h, scsiDisk+`
 mkfs.ext4 -q -F /dev/sda 100M
 ublk-remap create --name data --in-place --yes /dev/sda
 udevadm settle

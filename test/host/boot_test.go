@@ -25,10 +25,8 @@ func TestBoot(t *testing.T) {
 			}
 			onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 				if fstab == byPage {
-					h.Boot()
-					h.Run("dpkg -i /payload/ublk-remap.deb\n" +
-						documented(t, "INSTALL.md", "A first device", "/dev/sdX", "/dev/ubdc") +
-						"echo first >/data/first")
+					prepared(h, documented(t, "INSTALL.md", "A first device", "/dev/sdX",
+						"/dev/ubdc")+"echo first >/data/first")
 				} else {
 					installed(t, h, fstab)
 					links(t, h)

@@ -11,13 +11,9 @@ import (
 // A set is enabled, and its file system is there after a boot, without a command about units. The
 // configuration is changed while the file system is mounted, and is damaged when the server dies.
 func TestEnabled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 test -d /etc/ublk-remap
 ublk-remap config check
 ublk-remap create --name data /dev/ubdc
@@ -112,15 +108,11 @@ journalctl -u ublk-remap@data | grep -q 'goes on with what its last server had'`
 // Sets that are enabled are started and stopped all at once, by their units. An enable that fails
 // leaves nothing behind.
 func TestAllAndReadOnly(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{64 << 20, 64 << 20, 64 << 20}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 ublk-remap create --name one /dev/ubdc
 ublk-remap create --name two /dev/ubdd
 ublk-remap create --name a@b /dev/ubde

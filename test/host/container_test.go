@@ -49,9 +49,7 @@ cp /root/package/usr/sbin/ublk-remap /root/checkout/bin
 // in a container serves a file system that is mounted on the host; it is killed by podman stop
 // while it is in use, and recovered by podman start.
 func TestContainer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	lines := containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc")
 	if i := slices.Index(lines, "make build"); i < 0 || len(lines) < 10 {
 		t.Fatalf("the document has other lines: %q", lines)
@@ -118,9 +116,7 @@ func missing(t *testing.T, out string, code int) {
 // With the options of the document doctor misses nothing; without one of them it names that
 // one, and a server says so, too.
 func TestContainerRights(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	var all string
 	for _, line := range containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc") {
 		if strings.Contains(line, "run -d") || strings.HasPrefix(line, "jq ") ||

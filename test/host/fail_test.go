@@ -19,9 +19,7 @@ func dropIn(h *system.Host, name, text string) {
 // another one, and the boot goes on. So does one whose first starts fail, because something else
 // has the disk for a moment.
 func TestFailsAtBoot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Packages = []string{"dmsetup"}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
@@ -52,12 +50,40 @@ chmod 755 /usr/local/sbin/hold`)
 	})
 }
 
+// A start that was refused is not tried again by systemd if the reason lasts, such as a file that
+// others can write. It is tried again if the reason can pass, such as a disk that is busy.
+func TestStartRefused(t *testing.T) {
+	long(t)
+	o := withPackage(t)
+	o.Packages = []string{"dmsetup"}
+	onEach(t, o, func(t *testing.T, h *system.Host) {
+		prepared(h, `
+ublk-remap create --name data /dev/ubdc
+echo 'queues = 1' >/etc/ublk-remap/data.toml
+chmod 666 /etc/ublk-remap/data.toml
+! systemctl start ublk-remap@data
+test "$(systemctl is-active ublk-remap@data)" = failed
+test "$(systemctl show -P ExecMainStatus ublk-remap@data)" = 3
+test "$(systemctl show -P NRestarts ublk-remap@data)" = 0
+ublk-remap doctor | grep -q 'warning *configuration */etc/ublk-remap/data.toml: refused'
+chmod 644 /etc/ublk-remap/data.toml
+ublk-remap doctor | grep -q 'ok *configuration */etc/ublk-remap/data.toml$'
+systemctl start ublk-remap@data
+systemctl stop ublk-remap@data
+dmsetup create --table "0 8 linear /dev/ubdc 0" hold
+! systemctl start ublk-remap@data`)
+		h.Eventually(time.Minute, "test $(systemctl show -P NRestarts ublk-remap@data) -ge 2")
+		h.Run(`
+journalctl -b -u ublk-remap@data | grep -q 'status=75'
+dmsetup remove --retry hold`)
+		h.Eventually(time.Minute, "systemctl -q is-active ublk-remap@data")
+	})
+}
+
 // Without its disk, a mount that is not nofail leads to emergency mode, as for any disk. The next
 // boot with the disk is a good one.
 func TestMissingDiskStops(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run("sed -i '/ \\/data /s/defaults/x-systemd.device-timeout=5s/' /etc/fstab")
@@ -76,9 +102,7 @@ func TestMissingDiskStops(t *testing.T) {
 // If there are two copies of one set, neither is served automatically, even if one of them is
 // newer. The log says which disks they are.
 func TestTwoCopies(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{128 << 20, 128 << 20}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
@@ -112,15 +136,11 @@ dd if=/dev/ubdc of=/dev/ubdd bs=1M conv=fsync status=none`)
 // A server that hangs is ended by systemd's watchdog, and the next one takes over. The watchdog
 // does not react to a disk that hangs.
 func TestWatchdog(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Packages = []string{"dmsetup"}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 dmsetup create slow --table "0 $(blockdev --getsz /dev/ubdc) linear /dev/ubdc 0"
 ublk-remap create --name data /dev/mapper/slow`)
 		dropIn(h, "watchdog", "[Service]\nWatchdogSec=12")
@@ -160,15 +180,11 @@ test "$pid" != 0 && test "$pid" != `+old+` && systemctl -q is-active ublk-remap@
 // What the unit may do is enough: bad sectors heal, the device is recovered, the server is swapped,
 // and all of it ends in order. docs/BOOT.md has systemd's rating of the unit.
 func TestHardened(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Packages = []string{"dmsetup"}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 size=$(blockdev --getsz /dev/ubdc)
 dmsetup create bad --table "0 $size linear /dev/ubdc 0"
 ublk-remap create --name data /dev/mapper/bad

@@ -32,9 +32,7 @@ kill_in() { # STATE PACKAGE
 // dpkg is killed in the middle of an upgrade, or the power is cut then, or the package is removed:
 // the device is served all the time, and dpkg can finish afterwards.
 func TestUpgradeInterrupted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Payload["newer.deb"] = deb(t, "0.0.2")
 	onEach(t, o, func(t *testing.T, h *system.Host) {
@@ -80,9 +78,7 @@ grep -q '"pid": '$(systemctl show -P MainPID ublk-remap@data)',' /run/ublk-remap
 // With /run full nothing new can be noted there. An upgrade that fails for it leaves the server
 // that serves, and is done when there is room again.
 func TestUpgradeRunFull(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Payload["newer.deb"] = deb(t, "0.0.2")
 	onEach(t, o, func(t *testing.T, h *system.Host) {

@@ -69,9 +69,7 @@ test "$pid" != 0 && test "$pid" != `+old+` && systemctl -q is-active ublk-remap@
 
 // No udev rule opens a device that waits for its server, so udev does not hang.
 func TestWaitingDevice(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(`
@@ -158,9 +156,7 @@ func servesOn(t *testing.T, h *system.Host) {
 // A server that is stopped and dies in the same moment is still followed by another one: the stop
 // was refused.
 func TestStopMountedDies(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(writer + `
@@ -179,9 +175,7 @@ wait`)
 // The servers that run go on as the new version, with their file systems mounted, and supervised by
 // systemd. The same holds for an older version. One that cannot be upgraded serves on.
 func TestPackageUpgrade(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Payload["newer.deb"] = deb(t, "0.0.2")
 	o.Payload["broken.deb"] = broken(t, deb(t, "0.0.2"))
@@ -246,9 +240,7 @@ dpkg-deb --root-owner-group -Znone -b "$2/root" "$3"`
 // The package is not removed while a device is served. Otherwise it is removed, and disks keep
 // their contents.
 func TestPackageRemoval(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		out, code := h.Try("dpkg -r ublk-remap")

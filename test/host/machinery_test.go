@@ -22,9 +22,7 @@ func onEach(t *testing.T, o system.Options, scenario func(t *testing.T, h *syste
 // A system boots, keeps what was synced over a power cut and what was
 // written over a reboot, and forgets what it had in memory.
 func TestMachinery(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, system.Options{Disks: []int64{64 << 20}}, func(t *testing.T, h *system.Host) {
 		h.Boot()
 		if out, code := h.Try("echo out; echo err >&2; exit 7"); out != "out\nerr" || code != 7 {

@@ -39,17 +39,14 @@ test -z "$(systemctl --failed --no-legend)"`
 // Swap, LVM, MD RAID, dm-crypt and btrfs on devices: set up as docs/BOOT.md says, with servers
 // that die, at boot, and clean after the host was switched off.
 func TestOnTop(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.MemoryMiB = 1024
 	o.Packages = []string{"lvm2", "mdadm", "cryptsetup", "btrfs-progs"}
 	o.PackagesOf = map[string][]string{"trixie": {"systemd-cryptsetup"}}
 	o.Disks = []int64{128 << 20, 128 << 20, 128 << 20, 128 << 20, 128 << 20, 256 << 20}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run("dpkg -i /payload/ublk-remap.deb")
+		prepared(h, "")
 		for _, layer := range onTop {
 			h.Run(documented(t, "BOOT.md", layer.heading, layer.words...))
 			if layer.dir != "" {

@@ -51,6 +51,20 @@ func deb(t *testing.T, version string) string {
 	return found[0]
 }
 
+// long skips a test that is not one of the few that make test runs.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("left out by -short")
+	}
+}
+
+// prepared boots a host, installs the package there, and runs a script.
+func prepared(h *system.Host, script string) {
+	h.Boot()
+	h.Run("dpkg -i /payload/ublk-remap.deb\n" + script)
+}
+
 // installed makes a host with the package installed and a set called data on its first disk,
 // enabled and live. A file system on it, with a file in it, is mounted on /data, at each boot.
 func installed(t *testing.T, h *system.Host, fstab string) {

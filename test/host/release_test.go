@@ -75,9 +75,7 @@ func script(checkout, name, arg string, env ...string) error {
 func needRelease(t *testing.T) release {
 	t.Helper()
 	needHosts(t)
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	r := built()
 	if r.err != nil {
 		t.Fatal(r.err)

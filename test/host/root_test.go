@@ -32,9 +32,7 @@ var initramfses = []initramfs{
 // walks through it, loses blocks below /usr, which heal, gets a new version of the program and
 // a new initramfs, and is given back in the end.
 func TestRoot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{256 << 20}
 	o.MemoryMiB = 768
@@ -59,9 +57,7 @@ func TestRoot(t *testing.T) {
 // The same system on the kernels that Debian has, in QEMU: installed on the set as any other
 // kernel, with the initramfs that its package has made. Blocks below /usr are bad before it boots.
 func TestRootKernels(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	for _, k := range []struct{ suite, series, release string }{
 		{"bookworm", "6.12", "deb12"}, {"trixie", "7.3", "deb13"},
 	} {
@@ -107,17 +103,13 @@ dpkg -i /payload/kernel-*.deb`)
 // A root file system on LVM in a partition of the device: a system is copied there, and its
 // initramfs is made in it as an installer does.
 func TestRootOnLVM(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{256 << 20, 1200 << 20}
 	o.MemoryMiB = 768
 	o.Packages = []string{"initramfs-tools", "lvm2"}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		h.Boot()
-		h.Run(`
-dpkg -i /payload/ublk-remap.deb
+		prepared(h, `
 ublk-remap create --name system /dev/ubdd
 systemctl enable --now ublk-remap@system
 printf 'label: gpt\n-\n' | sfdisk -q /dev/ublkb0

@@ -37,9 +37,7 @@ func rpmOf(t *testing.T, version string) string {
 // is told not to look for those that this one depends on.
 func TestRPM(t *testing.T) {
 	needHosts(t)
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	// Debian 12's rpm refuses to work without this option, Debian 13's does not know it.
 	const rpm = "rpm --nodeps " +
 		"$(rpm --force-debian --version >/dev/null 2>&1 && echo --force-debian) "

@@ -11,9 +11,7 @@ import (
 // unmounts it when it has ended all programs. The server is not among these programs: it stops in
 // order after the unmount.
 func TestShutdownBusy(t *testing.T) {
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(`

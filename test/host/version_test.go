@@ -12,9 +12,7 @@ import (
 // rpm too.
 func TestVersions(t *testing.T) {
 	needHosts(t)
-	if testing.Short() {
-		t.Skip("left out by -short")
-	}
+	long(t)
 	repository := t.TempDir()
 	mustShell(t, `mkdir "$1/scripts"; cp ../../scripts/version "$1/scripts"
 git init -q "$1"; cd "$1"

@@ -104,6 +104,45 @@ var codes = []struct {
 	{syscall.ENAMETOOLONG, NotFound},
 }
 
+// Later is the exit code of a server under a service manager whose start was refused for a reason
+// that can pass by itself, so that a later try makes sense: EX_TEMPFAIL of sysexits.h. Other
+// processes exit with Refused for the same error.
+const Later = 75
+
+// lasting are refusals of a start that last until somebody changes the set, its files or its disks.
+// udev starts a set whose disk appears, so what a disk that appears would mend is one of them.
+// Everything that is not in this list can pass by itself: a disk that something else has open, a
+// server that ends, a copy of the disk that is detached.
+var lasting = []error{
+	config.ErrRefused,
+	metadata.ErrUnfinished,
+	metadata.ErrForeign,
+	metadata.ErrReadOnly,
+	set.ErrUnfit,
+	blockdev.ErrProtective,
+}
+
+// laterError makes the exit code of a refusal Later.
+type laterError struct{ error }
+
+func (e laterError) Unwrap() error { return e.error }
+
+// Supervised returns the error with which a server under a service manager ends, for a start that
+// has failed. If the start was refused, and the reason can pass by itself, its exit code is Later.
+// waits says that a device waits for this server. Then each refusal counts as one that can pass,
+// because its requests wait, too.
+func Supervised(err error, waits bool) error {
+	if Code(err) != Refused {
+		return err
+	}
+	for _, l := range lasting {
+		if errors.Is(err, l) && !waits {
+			return err
+		}
+	}
+	return laterError{err}
+}
+
 // Error is an error of a process whose exit code is known, such as a detached server.
 type Error struct {
 	Code int
@@ -118,6 +157,10 @@ func (e *Error) Error() string { return e.Text }
 func Code(err error) int {
 	if err == nil {
 		return Done
+	}
+	var later laterError
+	if errors.As(err, &later) {
+		return Later
 	}
 	var e *Error
 	if errors.As(err, &e) {

@@ -13,6 +13,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
@@ -142,4 +143,54 @@ func FuzzLine(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A server that a service manager starts says whether a later try makes sense.
+func TestSupervised(t *testing.T) {
+	for _, c := range []struct {
+		err   error
+		waits bool
+		want  int
+	}{
+		{nil, false, Done},
+		{errors.New("x"), false, Failed},
+		{config.ErrInvalid, false, Usage},
+		{metadata.ErrNotFound, false, NotFound},
+		{metadata.ErrDamaged, true, Damaged},
+		{config.ErrRefused, false, Refused},
+		{config.ErrRefused, true, Later},
+		{metadata.ErrUnfinished, false, Refused},
+		{&set.DeviceError{Err: set.ErrUnfit}, false, Refused},
+		{&set.DeviceError{Err: metadata.ErrForeign}, false, Refused},
+		{&set.DeviceError{Err: metadata.ErrStale}, false, Later}, // the newer copy can be detached
+		{set.ErrAmbiguous, false, Later},
+		{blockdev.ErrBusy, false, Later},
+		{control.ErrOwned, false, Later},
+		{&Error{Code: Refused, Text: "x"}, false, Later}, // of another process
+	} {
+		err := c.err
+		if err != nil {
+			err = fmt.Errorf("wrapped: %w", err)
+		}
+		got := Supervised(err, c.waits)
+		if Code(got) != c.want {
+			t.Errorf("%v, waits %v: %d, want %d", c.err, c.waits, Code(got), c.want)
+		}
+		if err != nil && LineOf("start", got) != LineOf("start", err) {
+			t.Errorf("%q is not %q", LineOf("start", got), LineOf("start", err))
+		}
+	}
+}
+
+// systemd retries a unit's start for those exit codes for which it makes sense.
+func TestUnitRetries(t *testing.T) {
+	unit, err := os.ReadFile("../../../../packaging/systemd/ublk-remap@.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("\nRestartPreventExitStatus=%d %d %d %d\n", Usage, Refused, Unsupported,
+		Damaged)
+	if !strings.Contains(string(unit), want) || Later != 75 {
+		t.Errorf("the unit has no line %q", want)
+	}
 }
