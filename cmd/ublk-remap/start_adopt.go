@@ -50,6 +50,9 @@ func (p *predecessor) close() {
 	}
 }
 
+// stillServing is logged by a server that did not replace another one.
+const stillServing = "this server did not start; the one before it still serves the device"
+
 // stillServed is called when the start of a unit has failed. If a server of the set lives in the
 // same unit, because it was asked to stop and refused, the supervisor is told to watch that server,
 // and the unit counts as started. Otherwise why is returned.
@@ -58,7 +61,7 @@ func (a *app) stillServed(name string, why error) error {
 	if err != nil || r.PID == os.Getpid() || !control.OwnedBy(r.Name, r.PID) || !reloads(r.PID) {
 		return why
 	}
-	a.log.Error().Err(why).Msg("this server did not start; the one before it still serves the device")
+	a.log.Error().Err(why).Msg(stillServing)
 	notify(a.log, fmt.Sprintf("MAINPID=%d\n%s", r.PID, daemon.SdNotifyReady))
 	return nil
 }
@@ -71,7 +74,7 @@ func (a *app) notAdopted(ctx context.Context, old *predecessor, why error) error
 	if err != nil || !control.OwnedBy(now.Name, now.PID) {
 		return why
 	}
-	a.log.Error().Err(why).Msg("this server did not start; the one before it still serves the device")
+	a.log.Error().Err(why).Msg(stillServing)
 	if _, err := daemon.SdNotify(false, fmt.Sprintf("MAINPID=%d\n%s", now.PID,
 		daemon.SdNotifyReady)); err != nil {
 		return why

@@ -139,9 +139,8 @@ func (a *app) unitEnded(ctx context.Context, unit, name string, how unitEnd) err
 		return killServer(name, r.PID)
 	}
 	// While the server lives, systemd waits until the end of its time limit, which is short.
-	a.tell("ublk-remap: %s: its server, process %d, has not ended and still serves it; the unit is "+
-		"started again\n",
-		r.Device, r.PID)
+	a.tell("ublk-remap: %s: its server, process %d, has not ended and still serves it; the unit "+
+		"is started again\n", r.Device, r.PID)
 	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		return startAgain(ctx, conn, unit)
 	})

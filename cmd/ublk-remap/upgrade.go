@@ -297,8 +297,8 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 				// The new server is dead, but its request may still be on its way. An old server
 				// that knows no tokens has refused that request as well.
 				if err = c.Stay(ctx, token); err == nil || errors.Is(err, control.ErrNotFound) {
-					return withServer(why, "the device is still served by the old server, %s (pid %d)",
-						r.Version, r.PID)
+					return withServer(why, "the device is still served by the old server, "+
+						"%s (pid %d)", r.Version, r.PID)
 				}
 			}
 		} else if now, err := control.ReadRecord(r.Name); err == nil && now.PID != r.PID &&
@@ -321,9 +321,9 @@ func (a *app) bringBack(ctx context.Context, r *control.Record, old *os.File, ar
 	live, err := launch(ctx, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), old.Fd()), args,
 		launchOptions{})
 	if err != nil {
-		return errors.Join(why, fmt.Errorf("and the old version, %s, does not start again: %w; I/O waits until "+
-			"somebody runs: %s",
-			r.Version, err, shell.Command("start", r.Name)))
+		return errors.Join(why, fmt.Errorf("and the old version, %s, does not start again: "+
+			"%w; I/O waits until somebody runs: %s", r.Version, err,
+			shell.Command("start", r.Name)))
 	}
 	a.tellMainPID(live.PID)
 	return withServer(why, "the old version was started again and serves the device, %s (pid %d)",

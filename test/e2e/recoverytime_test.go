@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,9 +93,24 @@ func TestRecoveryTime(t *testing.T) {
 		says(a, disk+": no limit is set: left as it is")
 		a.Stop(t)
 	}
+	signalled := func() {
+		t.Helper()
+		a.Start(t, "--queues", "1")
+		pid := a.PID()
+		a.LetDie()
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		rig.Until(t, "the server's end", func() bool {
+			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+		})
+	}
 	t.Run("kernel", func(t *testing.T) {
 		rounds(func() { timer("180") }, func() { timer("30") }, disk+": no limit is set",
 			"the kernel waits 3m0s for it (was 30s)")
+		signalled()
+		timer("30")
+		left()
 	})
 	t.Run("drive", func(t *testing.T) {
 		dir := t.TempDir()
@@ -124,6 +141,12 @@ func TestRecoveryTime(t *testing.T) {
 		rig.Want(t, rig.ExitFailed, "resume", a.Name) // the breaker is not open
 		want("100 100")()
 		a.Stop(t)
+		want("0 0")()
+		left()
+		// The server has no smartctl any more when it is stopped by a signal.
+		signalled()
+		want("70 70")()
+		rig.Want(t, 0, "doctor", "--fix")
 		want("0 0")()
 		left()
 	})

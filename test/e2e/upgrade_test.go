@@ -250,8 +250,8 @@ func TestUpgradeBroughtBack(t *testing.T) {
 			break
 		}
 		// The request had not been sent yet.
-		if want := fmt.Sprintf("still served by the old server, %s (pid %d)", otherName, old); !strings.Contains(r.Stderr,
-			want) || try == 20 {
+		want := fmt.Sprintf("still served by the old server, %s (pid %d)", otherName, old)
+		if !strings.Contains(r.Stderr, want) || try == 20 {
 			t.Errorf("try %d: want %q\n%s", try, want, r)
 			break
 		}
