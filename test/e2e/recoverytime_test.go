@@ -104,6 +104,7 @@ func TestRecoveryTime(t *testing.T) {
 		rig.Until(t, "the server's end", func() bool {
 			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 		})
+		a.Dev = ""
 	}
 	t.Run("kernel", func(t *testing.T) {
 		rounds(func() { timer("180") }, func() { timer("30") }, disk+": no limit is set",
