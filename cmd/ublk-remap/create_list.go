@@ -4,24 +4,20 @@ import (
 	"fmt"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/internal/lists"
 	"ublkremap/metadata"
 )
 
 // knownBad reads the list of --badblocks.
-func (a *app) knownBad(disk int64, o createOptions) (*badblocks.List, error) {
+func (a *app) knownBad(disk int64, o createOptions) (*lists.List, error) {
 	if o.badblocks == "" {
 		return nil, nil
 	}
-	list, err := badblocks.Read(o.badblocks, a.in, badblocks.Format{Block: o.badblocksSize,
-		Disk: disk})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
+	return badblocks.Read(o.badblocks, a.in, o.badblocksSize, disk)
 }
 
 // warnOfBlockSize warns of a list that may have been read with the wrong block size.
-func (a *app) warnOfBlockSize(list *badblocks.List, disk int64, o createOptions) {
+func (a *app) warnOfBlockSize(list *lists.List, disk int64, o createOptions) {
 	switch {
 	case list == nil:
 	case list.Pairs && o.badblocksSize != 512:

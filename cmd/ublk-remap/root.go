@@ -77,7 +77,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a),
 		scanCommand(a), enableCommand(a), disableCommand(a), configCommand(a),
 		listCommand(a), statusCommand(a),
-		remapCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
+		remapCommand(a), exportCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a), versionCommand(a),
 		udevCommand(a), belowCommand(a), guardCommand(a), unitEndedCommand(a), writeLimitCommand(),
 		manCommand(),
 	)

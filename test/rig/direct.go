@@ -22,8 +22,19 @@ type Direct struct {
 // Open opens a block device; the caller closes, or the test's end does.
 func Open(t testing.TB, path string) *Direct {
 	t.Helper()
+	return open(t, path, unix.O_RDWR)
+}
+
+// OpenToRead is Open for a device that may be read-only.
+func OpenToRead(t testing.TB, path string) *Direct {
+	t.Helper()
+	return open(t, path, unix.O_RDONLY)
+}
+
+func open(t testing.TB, path string, flags int) *Direct {
+	t.Helper()
 	NeedBlockDevice(t, path)
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, flags|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatalf("open %s: %v", path, err)
 	}

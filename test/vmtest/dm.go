@@ -28,6 +28,17 @@ var dmCount atomic.Int64
 // NewDM makes a device-mapper device with this table (see dmsetup(8)).
 func NewDM(t testing.TB, table string) *DM {
 	t.Helper()
+	return newDM(t, table)
+}
+
+// NewReadOnlyDM makes one that cannot be written.
+func NewReadOnlyDM(t testing.TB, table string) *DM {
+	t.Helper()
+	return newDM(t, table, "--readonly")
+}
+
+func newDM(t testing.TB, table string, flags ...string) *DM {
+	t.Helper()
 	NeedRoot(t)
 	NeedTools(t, "dmsetup")
 	_ = modprobe("dm_mod")
@@ -35,7 +46,7 @@ func NewDM(t testing.TB, table string) *DM {
 		lacking(t, "no device mapper (%s)", strings.TrimSpace(string(out)))
 	}
 	name := fmt.Sprintf("vmtest-%d-%d", pid, dmCount.Add(1))
-	dmsetup(t, table, "create", name)
+	dmsetup(t, table, append([]string{"create", name}, flags...)...)
 	d := &DM{Name: name, Path: filepath.Join("/dev/mapper", name)}
 	t.Cleanup(func() {
 		if err := d.remove(); err != nil {

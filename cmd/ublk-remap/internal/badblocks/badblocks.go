@@ -1,56 +1,31 @@
-// Package badblocks reads lists of bad blocks in the formats of badblocks(8), MD and null_blk, and
-// works out what a new set must know about them.
+// Package badblocks works out what a new set must know about the bad blocks of its disks.
 package badblocks
 
 import (
-	"bufio"
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 
+	"ublkremap/internal/lists"
 	"ublkremap/metadata"
 )
 
 // ErrList is returned for a file that is not a list of block numbers.
-var ErrList = errors.New("not a list of block numbers")
+var ErrList = lists.ErrList
 
 // Range is a run of bytes of a device.
-type Range struct{ Start, End int64 }
+type Range = lists.Range
 
-// maxBlock is small enough that its product with any block size is in range.
-const maxBlock = 1 << 46
+// maxUnits is the limit of a list: as many units as the largest spare region. If a list has more,
+// the disk cannot be helped, or the file is no list of bad blocks.
+const maxUnits = 4 << 20
 
-// Limits of a list: as many units as the largest spare region. If a list is longer, the disk cannot
-// be helped, or the file is no list of bad blocks.
-const maxLines, maxUnits = 4 << 20, 4 << 20
-
-// Format says how to read a list.
-type Format struct {
-	Block int   // bytes of the blocks that its numbers count
-	Disk  int64 // bytes of the disk that the list is for
-}
-
-// List is the contents of a list.
-type List struct {
-	Ranges []Range // sorted and merged
-	End    int64   // the byte behind the last bad block
-	// the list has lines of two numbers, as MD and null_blk write them, in sectors of 512 bytes
-	Pairs bool
-}
-
-// Read reads the list in the file at path, or in stdin if path is "-". A line is a block number,
-// START COUNT, START+COUNT, or START-END with END included. Numbers are decimal, or hexadecimal
-// with 0x. Empty lines, and text after a #, are ignored. Errors: ErrList, which names the line, and
-// those of the file.
-func Read(path string, stdin io.Reader, format Format) (*List, error) {
-	if size := format.Block; size < 512 || size > 1<<16 || size&(size-1) != 0 {
-		return nil, fmt.Errorf("%w: blocks of %d bytes; a power of two from 512 to 65536 is wanted",
-			ErrList, size)
-	}
+// Read reads the list in the file at path, or in stdin if path is "-". block is the bytes of the
+// blocks that its numbers count, and disk those of the disk that the list is for. Errors: ErrList,
+// which names the line, and those of the file.
+func Read(path string, stdin io.Reader, block int, disk int64) (*lists.List, error) {
 	name, in := "standard input", stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -60,81 +35,8 @@ func Read(path string, stdin io.Reader, format Format) (*List, error) {
 		defer f.Close()
 		name, in = path, f
 	}
-	l := &List{}
-	sc := bufio.NewScanner(in)
-	line := 0
-	for sc.Scan() {
-		line++
-		text := sc.Text()
-		if line == 1 {
-			text = strings.TrimPrefix(text, "\ufeff")
-		}
-		text, _, _ = strings.Cut(text, "#")
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		if len(l.Ranges) == maxLines {
-			return nil, fmt.Errorf("%s:%d: %w: more than %d lines", name, line, ErrList, maxLines)
-		}
-		if err := l.add(text, format); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
-		}
-	}
-	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("%s:%d: %w: %w", name, line+1, ErrList, err)
-	}
-	l.Ranges = Merge(l.Ranges)
-	if n := len(l.Ranges); n > 0 {
-		l.End = l.Ranges[n-1].End
-	}
-	return l, nil
-}
-
-// add adds a line.
-func (l *List) add(text string, format Format) error {
-	first, count, pair, ok := parse(text)
-	if !ok {
-		return fmt.Errorf("%w: %.40q; want a number, or START COUNT, START+COUNT or START-END",
-			ErrList, text)
-	}
-	l.Pairs = l.Pairs || pair
-	size := int64(format.Block)
-	if end := first + count; end > (format.Disk+size-1)/size {
-		return fmt.Errorf("%w: block %d, of %d bytes, lies past the end of the disk, which has "+
-			"%d of them: see --badblocks-size", ErrList, end-1, size, format.Disk/size)
-	}
-	l.Ranges = append(l.Ranges, Range{first * size, min((first+count)*size, format.Disk)})
-	return nil
-}
-
-// parse parses a line. A leading + comes from null_blk, which adds bad blocks in that form.
-func parse(text string) (first, count int64, pair, ok bool) {
-	text = strings.TrimPrefix(text, "+")
-	at := strings.IndexAny(text, " \t+-")
-	if at < 0 {
-		first, ok = number(text)
-		return first, 1, false, ok
-	}
-	rest := strings.TrimSpace(text[at:])
-	sign := byte(' ')
-	if rest[0] == '+' || rest[0] == '-' {
-		sign, rest = rest[0], strings.TrimSpace(rest[1:])
-	}
-	first, ok = number(text[:at])
-	second, also := number(rest)
-	if sign == '-' {
-		second -= first - 1
-	}
-	return first, second, sign != '+', ok && also && second > 0
-}
-
-func number(text string) (int64, bool) {
-	base := 10
-	if len(text) > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X') {
-		text, base = text[2:], 16
-	}
-	n, err := strconv.ParseUint(text, base, 64)
-	return int64(n), err == nil && n <= maxBlock
+	return lists.Read(in, name, lists.Options{Format: lists.Badblocks, Block: cmp.Or(block, -1), Size: disk,
+		BlockFlag: "--badblocks-size"})
 }
 
 // Entries is what a list means for a set.

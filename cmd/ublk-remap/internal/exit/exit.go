@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"syscall"
 
-	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
@@ -15,6 +14,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/lists"
 	"ublkremap/internal/server"
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -53,7 +53,7 @@ var codes = []struct {
 	{logging.ErrFormat, Usage},
 	{control.ErrInvalid, Usage},
 	{config.ErrInvalid, Usage},
-	{badblocks.ErrList, Usage},
+	{lists.ErrList, Usage},
 	{metadata.ErrGeometry, Usage},
 	{metadata.ErrTooSmall, Usage},
 	{remap.ErrRange, Usage},

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/control"
+	"ublkremap/internal/lists"
+	"ublkremap/metadata"
+)
+
+// Formats of export beside those of package lists.
+const (
+	formatJSON    = "json"
+	formatCSV     = "csv"
+	formatDMSetup = "dmsetup"
+)
+
+type exportOptions struct {
+	format    string
+	blockSize int
+	offset    string
+	length    string
+	remapped  bool
+	spares    []string
+
+	from, bytes int64 // what offset and length say; bytes 0: up to the end
+}
+
+func exportCommand(a *app) *cobra.Command {
+	var o exportOptions
+	cmd := &cobra.Command{
+		Use:   "export DEV|BACKING --format badblocks|ddrescue|json|csv|dmsetup",
+		Short: "Print the blocks that cannot be read, or the remap table, for other tools",
+		Long: `Print what is known of a device's blocks in the form of another tool, as of one
+moment. The device may be in use, or be stopped.
+
+badblocks, ddrescue: the blocks that cannot be read, which are pending or lost; with
+--remapped also those that live in the spare region, because their homes are bad.
+json, csv: the remap table. dmsetup: a table that shows the device, read-only, on a
+machine without ublk-remap: dmsetup create --readonly NAME TABLE.`,
+		Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(cmd); err != nil {
+				return err
+			}
+			return a.export(cmd.Context(), args[0], o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.format, "format", "", "badblocks, ddrescue, json, csv or dmsetup")
+	f.IntVar(&o.blockSize, "block-size", 1024, "bytes of the blocks that badblocks numbers count: "+
+		"those of the file system, for e2fsck")
+	f.StringVar(&o.offset, "offset", "", "byte of the device where block 0 lies: the start of a "+
+		"partition")
+	f.StringVar(&o.length, "length", "", "bytes from there on: the size of a partition")
+	f.BoolVar(&o.remapped, "remapped", false, "also the blocks that live in the spare region")
+	spareFlag(cmd, &o.spares)
+	return cmd
+}
+
+// check checks the flags. The error is exit.ErrUsage, or that of a size.
+func (o *exportOptions) check(cmd *cobra.Command) (err error) {
+	listed := false
+	switch o.format {
+	case lists.Badblocks, lists.Ddrescue:
+		listed = true
+	case formatJSON, formatCSV, formatDMSetup:
+	default:
+		return fmt.Errorf("--format %q: %w: want badblocks, ddrescue, json, csv or dmsetup",
+			o.format, exit.ErrUsage)
+	}
+	for _, name := range []string{"offset", "length", "remapped"} {
+		if cmd.Flags().Changed(name) && !listed {
+			return fmt.Errorf("--%s: %w: it is for badblocks and ddrescue; %s is of the whole device",
+				name, exit.ErrUsage, o.format)
+		}
+	}
+	if cmd.Flags().Changed("block-size") && o.format != lists.Badblocks {
+		return fmt.Errorf("--block-size: %w: %s has no blocks of another size", exit.ErrUsage,
+			o.format)
+	}
+	if b := o.blockSize; b < 512 || b > 1<<16 || b&(b-1) != 0 {
+		return fmt.Errorf("--block-size %d: %w: want a power of two from 512 to 65536", b,
+			exit.ErrUsage)
+	}
+	if o.from, err = exactSize("--offset", o.offset); err != nil {
+		return err
+	}
+	o.bytes, err = exactSize("--length", o.length)
+	return err
+}
+
+// exactSize reads a number of bytes; an empty text is 0.
+func exactSize(flag, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	s, err := size.Parse(text)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", flag, err)
+	}
+	n, ok := s.Exact()
+	if !ok {
+		return 0, fmt.Errorf("%s %s: %w: want bytes, not a share", flag, text, exit.ErrUsage)
+	}
+	return n, nil
+}
+
+func (a *app) export(ctx context.Context, path string, o exportOptions) error {
+	b, members, err := takeBackup(ctx, a, path, o.spares)
+	if err != nil {
+		return err
+	}
+	if b.Live {
+		members = members[1:] // the first one is the device itself
+	}
+	l := b.Layout()
+	total := int64(l.Blocks()) * int64(l.BlockSize())
+	if o.from > total || o.bytes > total-o.from {
+		return fmt.Errorf("%s: %w: bytes %d+%d: the device has %d", path, exit.ErrUsage, o.from,
+			o.bytes, total)
+	}
+	if o.bytes == 0 {
+		o.bytes = total - o.from
+	}
+	switch o.format {
+	case lists.Badblocks:
+		return lists.WriteBadblocks(a.out, unreadable(b, o), int64(o.blockSize))
+	case lists.Ddrescue:
+		return lists.WriteDdrescue(a.out, unreadable(b, o), o.bytes, "Mapfile. Created by "+
+			"ublk-remap export of "+clean(b.Superblock.Name))
+	case formatJSON:
+		a.json = true
+		return a.printRemaps(func(f func(control.Remap) error) error { return remaps(b, f) })
+	case formatCSV:
+		return a.exportCSV(b)
+	}
+	return a.exportTable(b, members)
+}
+
+// unreadable gives the bytes that the flags ask for, counted from the offset. It gives them in
+// order.
+func unreadable(b *metadata.Backup, o exportOptions) iter.Seq[lists.Range] {
+	size := int64(b.Layout().BlockSize())
+	return func(yield func(lists.Range) bool) {
+		b.Runs(func(r metadata.Run) bool {
+			if r.State == metadata.StateMapped && !r.Pending && !o.remapped {
+				return true
+			}
+			from := max(0, int64(r.Block)*size-o.from)
+			to := min(o.bytes, int64(r.Block+r.Count)*size-o.from)
+			return from >= to || yield(lists.Range{Start: from, End: to})
+		})
+	}
+}
+
+// remaps passes the table on as remap list prints it.
+func remaps(b *metadata.Backup, f func(control.Remap) error) (err error) {
+	b.Runs(func(r metadata.Run) bool {
+		row := control.Remap{Block: r.Block, Count: r.Count, State: r.State.String(),
+			Cause: r.Cause.String(), Time: time.Unix(int64(r.Time), 0).UTC().Format(time.RFC3339)}
+		if r.State == metadata.StateMapped {
+			row.Spare = &r.Spare
+		}
+		if r.Pending {
+			row.State = metadata.StatePending.String()
+		}
+		err = f(row)
+		return err == nil
+	})
+	return err
+}
+
+func (a *app) exportCSV(b *metadata.Backup) error {
+	w := csv.NewWriter(a.out)
+	if err := w.Write([]string{"block", "count", "spare", "state", "cause", "time"}); err != nil {
+		return err
+	}
+	if err := remaps(b, func(r control.Remap) error {
+		spare := ""
+		if r.Spare != nil {
+			spare = strconv.FormatUint(*r.Spare, 10)
+		}
+		return w.Write([]string{strconv.FormatUint(r.Block, 10), strconv.FormatUint(r.Count, 10),
+			spare, r.State, r.Cause, r.Time})
+	}); err != nil {
+		return err
+	}
+	w.Flush()
+	return w.Error()
+}
+
+// exportTable prints a table for dmsetup. paths are those of the set's devices.
+func (a *app) exportTable(b *metadata.Backup, paths []string) error {
+	for _, p := range paths {
+		if strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r == '\\' }) {
+			return fmt.Errorf("%s: %w: dmsetup takes no path with blanks", p, exit.ErrUsage)
+		}
+	}
+	if len(paths) < len(b.Layout().Devices()) {
+		return fmt.Errorf("%w: a device of the set is missing", exit.ErrNotFound)
+	}
+	return lists.WriteDMTable(a.out, segments(b, paths))
+}
+
+// segments gives where all bytes of the device lie, in order.
+func segments(b *metadata.Backup, paths []string) iter.Seq[lists.Segment] {
+	l := b.Layout()
+	size := int64(l.BlockSize())
+	per := uint64(metadata.UnitSize / l.BlockSize())
+	edges := []uint64{l.HeadBlocks(), l.Blocks() - l.TailBlocks(), l.Blocks()}
+	return func(yield func(lists.Segment) bool) {
+		give := func(from, to uint64, device string, offset int64) bool {
+			return yield(lists.Segment{Start: int64(from) * size, Length: int64(to-from) * size,
+				Device: device, Offset: offset})
+		}
+		at := uint64(0)
+		home := func(to uint64) bool {
+			for _, edge := range edges {
+				if end := min(edge, to); at < end {
+					device, offset := l.HomeOf(at)
+					from := at
+					at = end
+					if !give(from, end, paths[device], offset) {
+						return false
+					}
+				}
+			}
+			return true
+		}
+		more := true
+		b.Runs(func(r metadata.Run) bool {
+			if more = home(r.Block); !more {
+				return false
+			}
+			at = r.Block + r.Count
+			if r.Pending || r.State == metadata.StateLost {
+				more = give(r.Block, at, "", 0)
+				return more
+			}
+			for i := uint64(0); more && i < r.Count; {
+				spare := r.Spare + i
+				n := min(per-spare%per, r.Count-i) // spare units need not lie in a row
+				device, offset := l.SpareOf(uint32(spare / per))
+				more = give(r.Block+i, r.Block+i+n, paths[device], offset+int64(spare%per)*size)
+				i += n
+			}
+			return more
+		})
+		if more {
+			home(l.Blocks())
+		}
+	}
+}
