@@ -25,6 +25,7 @@ const Self = "/proc/self"
 // Mount is one line.
 type Mount struct {
 	Dev    uint64 // of the file system, as stat(2) tells it
+	Root   string // the directory of the file system that is mounted
 	Point  string // where it is mounted
 	Type   string // of the file system
 	Source string // what is mounted, as the file system calls it; may be empty
@@ -40,8 +41,9 @@ func Read(proc string) ([]Mount, error) {
 	return Parse(string(text)), nil
 }
 
-// Parse reads the text of a mountinfo. The third field is the device, the fifth the mount
-// point. A variable number of fields follows, then a lone dash, the type and the source.
+// Parse reads the text of a mountinfo. The third field is the device, the fourth the directory of
+// the file system, the fifth the mount point. A variable number of fields follows, then a lone
+// dash, the type and the source.
 func Parse(text string) []Mount {
 	var all []Mount
 	for line := range strings.Lines(text) {
@@ -54,7 +56,8 @@ func Parse(text string) []Mount {
 		if !ok {
 			continue
 		}
-		m := Mount{Dev: dev, Point: Unescape(fields[4]), Type: Unescape(rest[0])}
+		m := Mount{Dev: dev, Root: Unescape(fields[3]), Point: Unescape(fields[4]),
+			Type: Unescape(rest[0])}
 		if len(rest) > 1 {
 			m.Source = Unescape(rest[1])
 		}

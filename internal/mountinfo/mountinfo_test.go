@@ -15,8 +15,9 @@ func TestParse(t *testing.T) {
 		"rw,errors=continue\n" +
 		"nonsense\n40 1 0:3 - tmpfs\n41 1 x:3 / /y rw - tmpfs none rw\n")
 	want := []Mount{
-		{Dev: unix.Mkdev(0, 9), Point: "/dev", Type: "devtmpfs", Source: "udev"},
-		{Dev: unix.Mkdev(98, 7), Point: `/mnt/a b\c`, Type: "ext3", Source: "/dev/root"},
+		{Dev: unix.Mkdev(0, 9), Root: "/", Point: "/dev", Type: "devtmpfs", Source: "udev"},
+		{Dev: unix.Mkdev(98, 7), Root: "/mnt", Point: `/mnt/a b\c`, Type: "ext3",
+			Source: "/dev/root"},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

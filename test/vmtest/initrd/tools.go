@@ -30,8 +30,8 @@ var GuestTools = strings.Fields(`
 
 // fileSystems belong to "fs" in a list of tools.
 var fileSystems = strings.Fields(
-	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair
-	mkfs.btrfs mkfs.vfat`)
+	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair xfs_db
+	mkfs.btrfs btrfs mkfs.vfat`)
 
 // ExpandTools resolves the names of sets in a list of tools: "base"
 // ([GuestTools]), "fs" (making and checking ext4 and xfs), "all" (both, and fio).
@@ -131,8 +131,8 @@ func stamp(h hash.Hash, p string) {
 var GuestModules = strings.Fields(`
 	ublk_drv loop null_blk scsi_debug sd_mod brd virtio_blk virtio_scsi virtio_console
 	dm_mod dm_flakey dm_log_writes dm_delay dm_dust dm_snapshot dm_thin_pool dm_integrity
-	dm_zero zram raid1 ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859_1 overlay configfs fuse
-	crc32c_intel crc32c_generic libcrc32c crc32c crct10dif_pclmul crc_t10dif loop`)
+	dm_zero dm_crypt zram raid1 ext4 xfs btrfs vfat nls_ascii nls_cp437 nls_iso8859_1 overlay
+	configfs fuse crc32c_intel crc32c_generic libcrc32c crc32c crct10dif_pclmul crc_t10dif loop`)
 
 // Base returns an archive in cacheDir with a guest's directories, a few files
 // in /etc, and the kernel's modules with their index.

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
+	"ublkremap/internal/files"
+)
+
+// stateHome is the state of a block that is not in the table.
+const stateHome = "home"
+
+func filesCommand(a *app) *cobra.Command {
+	var states []string
+	cmd := &cobra.Command{
+		Use:   "files DEV|NAME [BLOCK[+COUNT]…]",
+		Short: "Which files bad blocks belong to",
+		Long: `Tell what each pending, lost or remapped block holds, or each of the blocks that
+are named: a file, metadata of a file system, or free space. Partitions, LVM,
+LUKS and loop devices on the device are followed.
+
+The owner of a block is
+  file      the contents of a file
+  metadata  of a file system, of a volume manager or of a partition table
+  free      free space of a file system: nothing is lost
+  unknown   it could not be found out, and why
+
+ext4, xfs and btrfs are asked while they are mounted, in any mount namespace;
+ext4 and xfs also if they are not. Nothing is written.`,
+		Args: arguments(1, anyNumber),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := a.host().Lookup(args[0])
+			if err != nil {
+				return err
+			}
+			ranges, err := parseRanges(args[1:], r.Blocks)
+			if err != nil {
+				return err
+			}
+			if err := validStates(states); err != nil {
+				return err
+			}
+			return a.files(cmd.Context(), r, ranges, states)
+		},
+	}
+	cmd.Flags().StringSliceVar(&states, "state", nil, "only blocks in these states: pending, "+
+		"lost, mapped, home")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func validStates(states []string) error {
+	for _, s := range states {
+		if !slices.Contains([]string{"pending", "lost", "mapped", stateHome}, s) {
+			return fmt.Errorf("--state %q: %w: want pending, lost, mapped or home", s,
+				exit.ErrUsage)
+		}
+	}
+	return nil
+}
+
+func (a *app) files(ctx context.Context, r *control.Record, ranges []control.Range,
+	states []string) error {
+	runs, err := wantedRuns(ctx, r, ranges, states)
+	if err != nil {
+		return err
+	}
+	found, err := files.Find(ctx, files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)}, runs)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, n := range found.Notes {
+		a.tell("ublk-remap: %s\n", clean(n))
+	}
+	if a.json {
+		if found.Rows == nil {
+			found.Rows = []files.Row{}
+		}
+		return a.printJSON(found.Rows)
+	}
+	return a.printFiles(found.Rows)
+}
+
+// maxRuns is how many runs of blocks are looked at in one go. Each takes about 500 bytes.
+const maxRuns = 2 << 20
+
+// wantedRuns returns the blocks that are asked about with their states: those of the table, or
+// those that are named.
+func wantedRuns(ctx context.Context, r *control.Record, ranges []control.Range, states []string) (
+	runs []files.Run, err error) {
+	named := joinRanges(ranges)
+	wanted := func(state string) bool { return len(states) == 0 || slices.Contains(states, state) }
+	errMany := fmt.Errorf("%s: more than %d runs of blocks: name some of them, or choose by "+
+		"--state", r.Device, maxRuns)
+	add := func(block, count uint64, state string) error {
+		if !wanted(state) {
+			return nil
+		}
+		if n := len(runs) - 1; n >= 0 && runs[n].State == state &&
+			runs[n].Block+runs[n].Count == block {
+			runs[n].Count += count
+			return nil
+		}
+		if len(runs) == maxRuns {
+			return errMany
+		}
+		runs = append(runs, files.Run{Block: block, Count: count, State: state})
+		return nil
+	}
+	var table []control.Remap
+	err = control.NewClient(r.Name).EachRemap(ctx, func(m control.Remap) error {
+		if len(named) == 0 {
+			return add(m.Block, m.Count, m.State)
+		}
+		for _, g := range overlapping(named, m.Block, m.Count) {
+			m.Block, m.Count = g.Block, g.Count
+			table = append(table, m)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(table, func(a, b control.Remap) int { return compare(a.Block, b.Block) })
+	for _, g := range named {
+		next, end := g.Block, g.Block+g.Count
+		for len(table) > 0 && table[0].Block < end {
+			m := table[0]
+			table = table[1:]
+			if m.Block > next {
+				err = errors.Join(err, add(next, m.Block-next, stateHome))
+			}
+			err = errors.Join(err, add(m.Block, m.Count, m.State))
+			next = m.Block + m.Count
+		}
+		if next < end {
+			err = errors.Join(err, add(next, end-next, stateHome))
+		}
+	}
+	return runs, err
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// joinRanges orders ranges and joins those that overlap.
+func joinRanges(ranges []control.Range) (out []control.Range) {
+	ranges = slices.Clone(ranges)
+	slices.SortFunc(ranges, func(a, b control.Range) int { return compare(a.Block, b.Block) })
+	for _, g := range ranges {
+		if n := len(out) - 1; n >= 0 && g.Block <= out[n].Block+out[n].Count {
+			out[n].Count = max(out[n].Count, g.Block+g.Count-out[n].Block)
+			continue
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
+// overlapping returns the parts of ranges, which are ordered and do not overlap, that are in a run
+// of blocks.
+func overlapping(ranges []control.Range, block, count uint64) (out []control.Range) {
+	i, _ := slices.BinarySearchFunc(ranges, block, func(g control.Range, b uint64) int {
+		if g.Block+g.Count <= b {
+			return -1
+		}
+		return 1
+	})
+	for ; i < len(ranges) && ranges[i].Block < block+count; i++ {
+		from := max(ranges[i].Block, block)
+		to := min(ranges[i].Block+ranges[i].Count, block+count)
+		out = append(out, control.Range{Block: from, Count: to - from})
+	}
+	return out
+}
+
+// printFiles prints rows for people, and what they come to.
+func (a *app) printFiles(rows []files.Row) error {
+	out := bufio.NewWriterSize(a.out, 64<<10)
+	line := func(cells ...any) {
+		_, _ = fmt.Fprintf(out, "%-12v  %-8v  %-8v  %-9v  %v\n", cells...)
+	}
+	if len(rows) > 0 {
+		line("BLOCK", "COUNT", "STATE", "OWNER", "WHAT")
+	}
+	for _, r := range rows {
+		line(r.Block, r.Count, clean(r.State), r.Owner, clean(rowText(&r)))
+	}
+	_, _ = fmt.Fprintln(out, clean(damageText(rows)))
+	return out.Flush()
+}
+
+// rowText says in words whose a row is.
+func rowText(r *files.Row) string {
+	var words []string
+	switch {
+	case r.Path != "":
+		words = append(words, r.Path)
+	case r.Inode != 0 && r.Owner == files.OwnerFile:
+		words = append(words, "inode "+strconv.FormatUint(r.Inode, 10))
+	}
+	if r.What != "" {
+		words = append(words, r.What)
+	}
+	if r.Filesystem != "" && r.Path == "" {
+		words = append(words, "("+r.Filesystem+")")
+	}
+	return strings.Join(words, " ")
+}
+
+// damage is what pending and lost blocks come to.
+type damage struct {
+	files   []string // that lack data
+	unknown uint64   // blocks of which the owner is not known
+	other   uint64   // blocks of metadata
+}
+
+func damageOf(rows []files.Row) (d damage) {
+	type file struct {
+		fs    string
+		inode uint64
+	}
+	seen := map[file]bool{}
+	for i := range rows {
+		r := &rows[i]
+		if r.State != "pending" && r.State != "lost" {
+			continue
+		}
+		switch {
+		case r.Damaged():
+			if k := (file{r.Filesystem, r.Inode}); !seen[k] {
+				seen[k] = true
+				name := r.Path
+				if name == "" {
+					name = fmt.Sprintf("inode %d of %s", r.Inode, r.Filesystem)
+				}
+				d.files = append(d.files, name)
+			}
+		case r.Owner == files.OwnerMetadata:
+			d.other += r.Count
+		case r.Owner == files.OwnerUnknown:
+			d.unknown += r.Count
+		}
+	}
+	return d
+}
+
+// damageText says it in one sentence.
+func damageText(rows []files.Row) string {
+	d := damageOf(rows)
+	var text string
+	switch n := len(d.files); n {
+	case 0:
+		text = "0 files affected"
+	case 1:
+		text = "1 file is damaged: " + d.files[0]
+	default:
+		const most = 5
+		text = fmt.Sprintf("%d files are damaged: %s", n,
+			strings.Join(d.files[:min(n, most)], ", "))
+		if n > most {
+			text += ", …"
+		}
+	}
+	if d.other > 0 {
+		text += fmt.Sprintf("; %s blocks of metadata", numText(d.other))
+	}
+	if d.unknown > 0 {
+		text += fmt.Sprintf("; of %s blocks the owner is not known", numText(d.unknown))
+	}
+	return text
+}

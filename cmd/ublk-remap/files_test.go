@@ -1,0 +1,50 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"ublkremap/internal/control"
+	"ublkremap/internal/files"
+)
+
+func TestDamageText(t *testing.T) {
+	t.Parallel()
+	file := func(state, path string, inode uint64, what string) files.Row {
+		return files.Row{Count: 1, State: state, Fact: files.Fact{Owner: files.OwnerFile,
+			Path: path, Inode: inode, Filesystem: "fs", What: what}}
+	}
+	plain := func(owner files.Owner, count uint64) files.Row {
+		return files.Row{Count: count, State: "lost", Fact: files.Fact{Owner: owner}}
+	}
+	for want, rows := range map[string][]files.Row{
+		"0 files affected": {file("mapped", "/a", 1, ""), plain(files.OwnerFree, 5),
+			file("pending", "/b", 2, files.Unwritten)},
+		"1 file is damaged: /a": {file("pending", "/a", 1, ""), file("lost", "/a", 1, "")},
+		"2 files are damaged: /a, inode 7 of fs; 1,000 blocks of metadata; of 3 blocks the owner " +
+			"is not known": {file("pending", "/a", 1, ""), file("pending", "", 7, ""),
+			plain(files.OwnerMetadata, 1000), plain(files.OwnerUnknown, 3)},
+		"6 files are damaged: /1, /2, /3, /4, /5, …": {file("lost", "/1", 1, ""),
+			file("lost", "/2", 2, ""), file("lost", "/3", 3, ""), file("lost", "/4", 4, ""),
+			file("lost", "/5", 5, ""), file("lost", "/6", 6, "")},
+	} {
+		if got := damageText(rows); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestJoinRanges(t *testing.T) {
+	t.Parallel()
+	got := joinRanges([]control.Range{{Block: 9, Count: 1}, {Block: 1, Count: 2},
+		{Block: 2, Count: 5}, {Block: 7, Count: 1}, {Block: 20, Count: 3}})
+	want := []control.Range{{Block: 1, Count: 7}, {Block: 9, Count: 1}, {Block: 20, Count: 3}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	in := overlapping(want, 5, 16)
+	if want := []control.Range{{Block: 5, Count: 3}, {Block: 9, Count: 1},
+		{Block: 20, Count: 1}}; !slices.Equal(in, want) {
+		t.Errorf("got %v, want %v", in, want)
+	}
+}

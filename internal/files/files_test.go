@@ -1,0 +1,216 @@
+package files
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseTable(t *testing.T) {
+	t.Parallel()
+	a, b := unix.Mkdev(252, 0), unix.Mkdev(252, 1)
+	for _, c := range []struct {
+		name, table string
+		dev         uint64
+		in, out     []piece
+	}{
+		{"lvm, two extents", "0 2048 linear 252:0 4096\n2048 2048 linear 252:0 16384\n", a,
+			[]piece{{7, 4096*512 - 10, 20}, {900, 16384 * 512, 512}},
+			[]piece{{17, 0, 10}, {900, 2048 * 512, 512}}},
+		{"luks2", "0 2064384 crypt aes-xts-plain64 :64:logon:cryptsetup:1 0 252:1 32768 1 " +
+			"allow_discards\n", b, []piece{{5, 32768*512 + 512, 512}}, []piece{{5, 512, 512}}},
+		{"luks1", "0 100 crypt aes-xts-plain64 0000000000000000 0 252:1 8\n", b,
+			[]piece{{0, 0, 1 << 20}}, []piece{{4096, 0, 51200}}},
+		{"another device", "0 2048 linear 8:0 0\n", a, []piece{{0, 0, 1 << 20}}, nil},
+		{"striped", "0 1024 striped 2 16 252:0 32 252:1 0\n", b, []piece{{50, 8000, 1000}},
+			[]piece{{50, 8192 + 8000, 192}, {242, 3 * 8192, 808}}},
+		{"not followed", "0 2048 thin 252:0 1\n", a, []piece{{0, 0, 1}}, nil},
+	} {
+		targets, err := parseTable(c.table)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		var got []piece
+		for _, g := range targets {
+			if g.uses(c.dev) && g.follow != nil {
+				got = append(got, g.follow(c.dev, c.in)...)
+			}
+		}
+		if !slices.Equal(got, c.out) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.out)
+		}
+	}
+	for _, bad := range []string{"x\n", "0 y linear 8:0 0\n", "-1 5 linear 8:0 0\n"} {
+		if got, err := parseTable(bad); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
+
+// dumped is what dumpe2fs 1.47.0 says of a file system with blocks of 1 KiB, shortened.
+const dumped = `Filesystem volume name:   <none>
+First block:              1
+Free blocks:              232856
+
+
+Group 0: (Blocks 1-8192) csum 0xb1f1 [ITABLE_ZEROED]
+  Primary superblock at 1, Group descriptors at 2-3
+  Reserved GDT blocks at 4-259
+  Block bitmap at 260 (+259), csum 0xd09758a5
+  Inode bitmap at 276 (+275), csum 0x0a088146
+  Inode table at 292-803 (+291)
+  0 free blocks, 2033 free inodes, 3 directories, 2033 unused inodes
+  Free blocks: 
+  Free inodes: 16-2048
+Group 1: (Blocks 8193-16384) csum 0xa831 [INODE_UNINIT, ITABLE_ZEROED]
+  Backup superblock at 8193, Group descriptor at 8194
+  Block bitmap at 261 (bg #0 + 260), csum 0xc924475c
+  5067 free blocks, 2048 free inodes, 0 directories, 2048 unused inodes
+  Free blocks: 11318-11320, 11400, 12000-16384
+  Free inodes: 2049-4096
+`
+
+func TestDump(t *testing.T) {
+	t.Parallel()
+	ask := func(block, count int64) piece { return piece{block * 1024, block * 1024, count * 1024} }
+	e := &extDump{finder: &finder{ctx: context.Background()}, info: extInfo{block: 1024}, fs: "fs",
+		pieces: []piece{ask(0, 5), ask(260, 2), ask(276, 1), ask(800, 5), ask(8193, 2),
+			ask(11319, 3), ask(11400, 2), ask(16000, 1000)}}
+	for line := range strings.SplitSeq(dumped, "\n") {
+		e.line(line)
+	}
+	type said struct {
+		block, count int64
+		what         string
+	}
+	var got []said
+	for _, p := range joined(e.facts) {
+		got = append(got, said{p.top / 1024, p.size / 1024, p.fact.What})
+	}
+	want := []said{{1, 1, "superblock"}, {2, 2, "group descriptors"},
+		{4, 1, "reserved group descriptors"}, {260, 2, "block bitmap"}, {276, 1, "inode bitmap"},
+		{800, 4, "inode table"}, {8193, 1, "backup of the superblock"},
+		{8194, 1, "group descriptors"}, {11319, 2, "free space"}, {11400, 1, "free space"},
+		{16000, 385, "free space"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// TestRows: every block that was asked about is in the rows, a block is free only if all of it is,
+// and a block of two files is in two rows.
+func TestRows(t *testing.T) {
+	t.Parallel()
+	free, file := Fact{Owner: OwnerFree}, Fact{Owner: OwnerFile, Path: "/a"}
+	other := Fact{Owner: OwnerFile, Path: "/b"}
+	parts := Fact{Owner: OwnerUnknown, What: "its parts belong to different things"}
+	for _, c := range []struct {
+		name  string
+		facts []placed
+		want  []Row
+	}{
+		{"whole", []placed{{0, 8192, free}, {8192, 8192, file}},
+			[]Row{{0, 2, "p", free}, {2, 2, "p", file}}},
+		{"half free", []placed{{0, 2048, free}, {2048, 2048, file}, {4096, 12288, free}},
+			[]Row{{0, 1, "p", file}, {1, 3, "p", free}}},
+		{"free in pieces", []placed{{0, 1024, free}, {1024, 3072, free}, {4096, 12288, file}},
+			[]Row{{0, 1, "p", free}, {1, 3, "p", file}}},
+		{"only a part is free", []placed{{0, 2048, free}, {4096, 12288, file}},
+			[]Row{{0, 1, "p", parts}, {1, 3, "p", file}}},
+		{"shared", []placed{{0, 16384, file}, {4096, 4096, other}},
+			[]Row{{0, 4, "p", file}, {1, 1, "p", other}}},
+	} {
+		if got := rows([]Run{{0, 4, "p"}}, c.facts, 4096); !slices.Equal(got, c.want) {
+			t.Errorf("%s:\ngot  %v\nwant %v", c.name, got, c.want)
+		}
+	}
+}
+
+// TestWithout compares with a model of single bytes.
+func TestWithout(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 2000 {
+		var pieces []piece
+		var facts []placed
+		has := map[int64]int64{} // top by at
+		for at := int64(0); at < 100; {
+			at += rng.Int64N(10)
+			p := piece{at + 1000, at, 1 + rng.Int64N(10)}
+			pieces = append(pieces, p)
+			for i := range p.size {
+				has[p.top+i] = p.at + i
+			}
+			at += p.size
+		}
+		for range rng.IntN(12) {
+			p := placed{top: 1000 + rng.Int64N(100), size: 1 + rng.Int64N(20)}
+			facts = append(facts, p)
+			for i := range p.size {
+				delete(has, p.top+i)
+			}
+		}
+		for _, p := range without(pieces, facts) {
+			for i := range p.size {
+				if at, ok := has[p.top+i]; !ok || at != p.at+i {
+					t.Fatalf("seed %d: byte %d is in the rest of %v without %v", seed, p.top+i,
+						pieces, facts)
+				}
+				delete(has, p.top+i)
+			}
+		}
+		if len(has) > 0 {
+			t.Fatalf("seed %d: %v is missing in the rest of %v without %v", seed, has, pieces,
+				facts)
+		}
+	}
+}
+
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	var numbers, got []string
+	for range 40_000 {
+		numbers = append(numbers, "1234567")
+	}
+	err := commands("icheck", numbers, func(line string) error {
+		if len(line) > maxArgument {
+			t.Errorf("a line of %d bytes", len(line))
+		}
+		got = append(got, strings.Fields(line)[1:]...)
+		return nil
+	})
+	if err != nil || !slices.Equal(got, numbers) {
+		t.Errorf("%d of %d, %v", len(got), len(numbers), err)
+	}
+}
+
+func FuzzEntries(f *testing.F) {
+	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 24, 0, 8, 'a', 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, e := range appendEntries(nil, ".", b) {
+			if strings.Contains(e.path, "\x00") {
+				t.Fatalf("%q", e.path)
+			}
+		}
+	})
+}
+
+func FuzzTable(f *testing.F) {
+	f.Add("0 1024 striped 2 16 252:0 32 252:1 0\n0 5 crypt a b 0 8:1 7")
+	f.Fuzz(func(t *testing.T, s string) {
+		targets, _ := parseTable(s)
+		for _, g := range targets {
+			for _, d := range g.devices {
+				if g.follow != nil {
+					g.follow(d, []piece{{0, 0, 1 << 30}})
+				}
+			}
+		}
+	})
+}

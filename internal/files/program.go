@@ -1,0 +1,99 @@
+package files
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// packages are the Debian packages of the programs that are asked.
+var packages = map[string]string{"debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
+	"xfs_db": "xfsprogs", "dmsetup": "dmsetup"}
+
+// maxSaid is how much of a program's errors is kept.
+const maxSaid = 4096
+
+// lines runs a program and hands each line of its output to each, without the line's end. The
+// program gets input as its standard input. It is ended with the context.
+func (f *finder) lines(input string, each func(string), name string, args ...string) error {
+	cmd := exec.CommandContext(f.ctx, name, args...)
+	if path := findProgram(name); path != "" {
+		cmd.Path, cmd.Err = path, nil
+	}
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBUGFS_PAGER=__none__", "PAGER=cat")
+	cmd.Stdin = strings.NewReader(input)
+	said := &capped{}
+	cmd.Stderr = said
+	cmd.WaitDelay = time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return fmt.Errorf("%s is not installed (package %s)", name, packages[name])
+		}
+		return err
+	}
+	r := bufio.NewReaderSize(out, 64<<10)
+	var readErr error
+	for readErr == nil {
+		var line string
+		if line, readErr = r.ReadString('\n'); line != "" {
+			each(strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if errors.Is(readErr, io.EOF) {
+		readErr = nil
+	}
+	err = errors.Join(readErr, cmd.Wait())
+	switch {
+	case f.ctx.Err() != nil:
+		f.cut = true
+		return errors.New(cutOff)
+	case err != nil:
+		return fmt.Errorf("%s: %w: %s", name, err, said.last())
+	}
+	return nil
+}
+
+// output runs a program and returns its output.
+func (f *finder) output(name string, args ...string) (string, error) {
+	var b strings.Builder
+	err := f.lines("", func(line string) { b.WriteString(line + "\n") }, name, args...)
+	return b.String(), err
+}
+
+// findProgram looks where root's programs are, which may be outside of PATH.
+func findProgram(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/sbin/", "/sbin/", "/usr/local/sbin/"} {
+		if path, err := exec.LookPath(dir + name); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// capped keeps the first bytes of what is written to it.
+type capped struct{ bytes.Buffer }
+
+// Write keeps what there is room for.
+func (c *capped) Write(p []byte) (int, error) {
+	c.Buffer.Write(p[:min(len(p), max(0, maxSaid-c.Len()))])
+	return len(p), nil
+}
+
+// last returns the last line.
+func (c *capped) last() string {
+	all := strings.Split(strings.TrimSpace(c.String()), "\n")
+	return all[len(all)-1]
+}

@@ -1,0 +1,169 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// volume is a mounted file system.
+type volume struct {
+	*finder
+	node
+	mount *mount
+	fs    string // Fact.Filesystem
+	root  int    // descriptor of the directory that is mounted
+	clone bool   // other mounts are not in the way
+}
+
+// mapped asks GETFSMAP about pieces. It tells of free space and of metadata, and returns the pieces
+// that files use, with their inodes where the file system says them. ext4 leaves out some places
+// that are in use between two free ones (seen on Linux 7.3), so what is not mentioned is in use.
+func (v *volume) mapped(pieces []piece) (used []piece, owned []ownedPiece, err error) {
+	var head fsmapHead
+	before := len(v.facts)
+	var held []placed
+	for _, run := range coalesce(pieces) {
+		if v.over() {
+			return nil, nil, errors.New(cutOff)
+		}
+		err := fsmapOf(v.root, v.dev, run.at, run.at+run.size, &head, func(r record) {
+			in := within(pieces, r.start, r.start+r.size)
+			if len(in) == 0 {
+				return
+			}
+			switch {
+			case r.flags&fsmapSpecial == 0:
+				owned = append(owned, ownedPiece{in, r})
+				for _, p := range in {
+					held = append(held, placed{top: p.top, size: p.size})
+				}
+			case r.owner == ownFree:
+				v.tell(in, Fact{Owner: OwnerFree, Filesystem: v.fs, What: "free space"})
+			case r.owner == ownUnknown:
+			default:
+				what := metadataNames[r.owner]
+				if what == "" {
+					what = fmt.Sprintf("metadata (owner %#x)", r.owner)
+				}
+				v.tell(in, Fact{Owner: OwnerMetadata, Filesystem: v.fs, What: what})
+			}
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return without(pieces, append(held, v.facts[before:]...)), owned, nil
+}
+
+// ownedPiece is pieces that belong to an inode.
+type ownedPiece struct {
+	pieces []piece
+	record
+}
+
+// coalesce joins pieces that lie close to each other, so that there are fewer questions. What lies
+// between is asked about too, and left out of the answers.
+func coalesce(pieces []piece) (runs []piece) {
+	const close = 256 << 10
+	for _, p := range pieces {
+		if n := len(runs) - 1; n >= 0 && p.at-(runs[n].at+runs[n].size) <= close {
+			runs[n].size = p.at + p.size - runs[n].at
+			continue
+		}
+		runs = append(runs, p)
+	}
+	return runs
+}
+
+// search walks the tree for the pieces that files use, and for the names of the inodes that own
+// pieces. It returns what it did not find.
+func (v *volume) search(used []piece, owned []ownedPiece, shared bool) (rest []piece) {
+	w := &walk{volume: v, inodes: map[uint64]bool{}, pieces: used, shared: shared}
+	for _, o := range owned {
+		w.inodes[o.owner] = true
+	}
+	if len(w.inodes) > 0 || len(used) > 0 {
+		w.run()
+		w.note()
+	}
+	v.facts = append(v.facts, w.found...)
+	for _, o := range owned {
+		v.tell(o.pieces, w.ownedFact(o))
+	}
+	rest = without(used, w.found)
+	if v.cut {
+		v.unknown(rest, v.fs, cutOff)
+		return nil
+	}
+	return rest
+}
+
+// ownedFact says what an inode uses a place for.
+func (w *walk) ownedFact(o ownedPiece) Fact {
+	e, named := w.named[o.owner]
+	f := Fact{Owner: OwnerFile, Inode: o.owner, Filesystem: w.fs}
+	switch {
+	case named:
+		f = w.fact(e)
+	case w.cut:
+		f.What = "the search for its name took too long and was ended"
+	default:
+		f.What = "a file without a name here, such as a deleted one that is open"
+	}
+	switch {
+	case o.flags&fsmapAttr != 0:
+		f.What = "extended attributes"
+	case o.flags&fsmapExtents != 0:
+		f.What = "its map of extents"
+	case o.flags&fsmapPrealloc != 0:
+		f.What = Unwritten
+	}
+	return f
+}
+
+// ext asks ext4, which also serves ext2 and ext3.
+func (v *volume) ext(pieces []piece) {
+	b, err := readExt(v.path)
+	if err != nil {
+		v.unknown(pieces, v.fs, err.Error())
+		return
+	}
+	pieces = within(pieces, 0, b.size)
+	used, owned, err := v.mapped(pieces)
+	if err != nil {
+		v.unknown(pieces, v.fs, err.Error())
+		return
+	}
+	rest := v.search(used, owned, false)
+	if len(rest) == 0 {
+		return
+	}
+	rest = v.deleted(rest)
+	// What is left is no file's data: the journal, maps of extents, attributes. debugfs reads the
+	// device, which is up to date once all is written.
+	_ = unix.Syncfs(v.root)
+	v.inodes(b, v.node, v.fs, v.mount.Point, rest)
+}
+
+// other asks a file system that only knows FIEMAP, if that.
+func (v *volume) other(pieces []piece) {
+	before := len(v.facts)
+	w := &walk{volume: v, pieces: pieces, shared: true}
+	w.run()
+	w.note()
+	v.facts = append(v.facts, w.found...)
+	why := "in no file that was found: free space or metadata, " + v.mount.Type + " does not tell"
+	switch {
+	case v.cut:
+		why = cutOff
+	case w.noMap:
+		why = v.mount.Type + " does not tell where its files are"
+	}
+	v.unknown(without(pieces, v.facts[before:]), v.fs, why)
+}
+
+// rooted returns a path of a file system as seen below where it is mounted.
+func rooted(point, path string) string { return filepath.Join(point, path) }
