@@ -12,13 +12,14 @@ import (
 // beginUnit goes on with the current unit's next pass, or with the next unit, and starts
 // copying the first of its blocks; past the last unit it commits.
 func (v *mover) beginUnit(a *Arbiter) {
-	for ; v.i < v.n && !v.cutFill(a); v.i++ {
+	for ; v.i < v.n; v.i++ {
 		for v.nextPass(a) {
 			v.from, v.to, v.single, v.reads = 0, 0, false, 0
 			if v.nextRun(a) {
 				return
 			}
 		}
+		v.cutFill(a)
 	}
 	v.askDevices(a)
 }

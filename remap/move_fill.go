@@ -10,8 +10,8 @@ import (
 // region whose data comes from its caller and not from the old place. It never replaces what a user
 // has written since, because each step is done while the unit is busy:
 //
-//  1. The unit is made busy, heals of it end, and a grace period passes. From now on no write to the
-//     unit is under way, and none begins. A write that a queue had issued to the old place before
+//  1. The unit is made busy, heals of it end, and a grace period passes. From now on no write to
+//     the unit is under way, and none begins. A write that a queue had issued to the old place before
 //     the block became pending has ended.
 //  2. The Map says which blocks are pending or lost. All others are left alone: a write has healed
 //     them meanwhile, or they were never bad. Users wait, so this stays true until the end.
@@ -173,18 +173,18 @@ func (v *mover) fillTransferred(a *Arbiter, ok, medium bool) {
 	v.goOn(a)
 }
 
-// cutFill ends a batch early if it has taken long, so that users do not wait for the units of a
-// whole batch while a drive tries each of its bad sectors. It reports whether it did so.
-func (v *mover) cutFill(a *Arbiter) bool {
-	if v.now.Fill == nil || v.i == 0 || v.i == v.n ||
+// cutFill ends a batch after the current unit, which is done, if the batch has taken long. So users
+// do not wait for the units of a whole batch while a drive tries each of its bad sectors.
+func (v *mover) cutFill(a *Arbiter) {
+	next := v.i + 1
+	if v.now.Fill == nil || next == v.n ||
 		a.drv.Now()-v.began < int64(a.cfg.Policy.IsolateFor) {
-		return false
+		return
 	}
-	rest := v.first + uint64(v.i)
-	a.m.SetBusy(rest, uint64(v.n-v.i), false)
-	a.wake(rest, uint64(v.n-v.i))
-	v.n, v.at = v.i, rest*a.geo.BlocksPerUnit()
-	return true
+	rest := v.first + uint64(next)
+	a.m.SetBusy(rest, uint64(v.n-next), false)
+	a.wake(rest, uint64(v.n-next))
+	v.n, v.at = next, rest*a.geo.BlocksPerUnit()
 }
 
 // filled tells what became of the blocks that a durable commit was about.

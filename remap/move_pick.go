@@ -8,7 +8,7 @@ type movePass uint8
 const (
 	passCopy     movePass = iota // read them, write them to their new place, and read that
 	passHome                     // they are at home, and pending: read them there several times
-	passRead                     // of a retest: they are in a spare unit, and pending: the same there
+	passRead                     // of a retest: they are in a spare unit, and pending: the same
 	passOld                      // read what home holds several times
 	passTryHome                  // of a fill: they are at home, and pending: read them once
 	passTrySpare                 // of a fill: they are in a spare unit, and pending: the same there

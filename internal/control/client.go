@@ -192,6 +192,22 @@ func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveR
 	return r, err
 }
 
+// MaxFill is how many bytes one Fill may be about.
+const MaxFill = 128 << 10
+
+// Fill gives blocks from block on what data holds, as far as they are pending or lost and do not
+// read. data is whole blocks, at most MaxFill bytes. A server that is too old for that returns an
+// error that wraps ErrNotFound.
+func (c *Client) Fill(ctx context.Context, block uint64, data []byte) (*FillReply, error) {
+	var r FillReply
+	err := c.call(ctx, MoveTimeout, http.MethodPost, "/v1/fill/"+strconv.FormatUint(block, 10),
+		rawBody(data), &r)
+	return &r, err
+}
+
+// rawBody is a body that is sent as it is.
+type rawBody []byte
+
 // Resume closes the breaker. Nothing happens if this client has left before the server could begin.
 func (c *Client) Resume(ctx context.Context) error {
 	return c.confirm(ctx, askTimeout,
@@ -307,9 +323,12 @@ func (c *Client) exchange(ctx context.Context, method, path string, in, out any)
 func (c *Client) ask(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
 	confirmed, confirms := in.(*confirmation)
+	raw, isRaw := in.(rawBody)
 	switch {
 	case confirms:
 		body = confirmed
+	case isRaw:
+		body = bytes.NewReader(raw)
 	case in != nil:
 		b, err := json.Marshal(in)
 		if err != nil {

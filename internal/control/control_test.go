@@ -72,6 +72,10 @@ func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
 }
+func (f *fake) Fill(_ context.Context, block uint64, data []byte) (FillReply, error) {
+	return FillReply{Outcomes: fmt.Sprint(block, " ", string(data))}, f.fail
+}
+
 func (f *fake) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
 	reply, err := f.RemoveRemaps(ctx, r)
 	reply.Old = reply.Blocks
@@ -143,6 +147,15 @@ func TestClientAndServer(t *testing.T) {
 	if r, err := c.TakeBackRemaps(ctx, want[:1]); err != nil || r.Old != 3 ||
 		!reflect.DeepEqual(f.removed, want[:1]) {
 		t.Errorf("take back: %v, %v, %v", r, err, f.removed)
+	}
+	if r, err := c.Fill(ctx, 1<<63, []byte("data")); err != nil ||
+		r.Outcomes != "9223372036854775808 data" {
+		t.Errorf("fill: %v, %v", r, err)
+	}
+	for _, data := range [][]byte{nil, make([]byte, MaxFill+1), make([]byte, 8*MaxFill)} {
+		if _, err := c.Fill(ctx, 1, data); !errors.Is(err, ErrInvalid) {
+			t.Errorf("fill with %d bytes: %v", len(data), err)
+		}
 	}
 	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 ||
 		snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {

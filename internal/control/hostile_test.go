@@ -813,6 +813,13 @@ func (s *strict) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	return MoveReply{}, nil
 }
 
+func (s *strict) Fill(_ context.Context, block uint64, data []byte) (FillReply, error) {
+	if len(data) == 0 || len(data) > MaxFill {
+		s.t.Errorf("fill of block %d with %d bytes", block, len(data))
+	}
+	return FillReply{}, nil
+}
+
 func (s *strict) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
 	return s.RemoveRemaps(ctx, r)
 }

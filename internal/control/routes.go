@@ -24,6 +24,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/add", r.move(h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", r.move(h.RemoveRemaps))
 	mux.HandleFunc("POST /v1/remaps/takeback", r.move(h.TakeBackRemaps))
+	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
 	mux.HandleFunc("POST /v1/resume", r.resume)
 	mux.HandleFunc("POST /v1/stop", r.stop)
 	mux.HandleFunc("POST /v1/leave/{token}", byToken(h.Leave))
@@ -93,6 +94,36 @@ func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.
 		done, err := f(ctx, ranges)
 		reply(w, done, err)
 	}
+}
+
+// fill answers a request whose body is the data of blocks.
+func (r *router) fill(w http.ResponseWriter, req *http.Request) {
+	block, err := strconv.ParseUint(req.PathValue("block"), 10, 64)
+	body := http.MaxBytesReader(w, req.Body, maxBody)
+	data, readErr := io.ReadAll(io.LimitReader(body, MaxFill+1))
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: block %.40q", ErrInvalid, req.PathValue("block"))
+	case readErr != nil:
+		err = fmt.Errorf("%w: %w", ErrInvalid, readErr)
+	case len(data) == 0 || len(data) > MaxFill:
+		err = fmt.Errorf("%w: want 1 to %d bytes of data", ErrInvalid, MaxFill)
+	}
+	if err != nil {
+		_, _ = io.Copy(io.Discard, body)
+		reply(w, nil, err)
+		return
+	}
+	begun(req)
+	if !r.moves.enter() {
+		reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
+		return
+	}
+	defer r.moves.leave()
+	ctx, cancel := context.WithTimeout(req.Context(), MoveTimeout)
+	defer cancel()
+	done, err := r.h.Fill(ctx, block, data)
+	reply(w, done, err)
 }
 
 func (r *router) resume(w http.ResponseWriter, req *http.Request) {

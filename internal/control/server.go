@@ -33,6 +33,9 @@ type Handler interface {
 	// TakeBackRemaps is RemoveRemaps, but a block without a copy that can be read gets what its
 	// home holds. That may be older than what was acknowledged.
 	TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
+	// Fill gives blocks from block on what data holds, as far as they are pending or lost and do
+	// not read. It leaves all others alone. The reply says what became of each block.
+	Fill(ctx context.Context, block uint64, data []byte) (FillReply, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused
@@ -58,7 +61,7 @@ const (
 	maxConns  = 16
 	maxQueue  = 64      // connections that wait; those beyond it must try again
 	maxLists  = 2       // tables being sent
-	maxMoves  = 4       // moves under way or waiting
+	maxMoves  = 4       // moves and fills under way or waiting
 	maxHeader = 8 << 10 // bytes of a request's header
 
 	readTimeout = 10 * time.Second // for a request to be read

@@ -220,6 +220,21 @@ type MoveReply struct {
 	Old uint64 `json:"old,omitempty"`
 }
 
+// What a FillReply says of a block.
+const (
+	FillFailed = 'F' // it stays as it is: the reason says why, or it could not be read or written
+	FillDone   = 'D' // it holds the data
+	FillNotBad = 'N' // it is neither pending nor lost, and was left alone
+	FillReads  = 'R' // it is pending, reads again, and was left alone
+)
+
+// FillReply says what became of blocks that were to be filled.
+type FillReply struct {
+	Outcomes string `json:"outcomes"` // one character for each block
+	// Reason says why the fill ended early; empty if it did not.
+	Reason string `json:"reason,omitempty"`
+}
+
 // Snapshot is a part of the durable table at one moment, for a backup. Package
 // metadata knows what is in it.
 type Snapshot struct {

@@ -72,6 +72,8 @@ const (
 	BugGrowsTogether
 	BugUnnamedSlots
 	BugGrownUnmarked
+	BugFillAll
+	BugFillUnread
 	bugs
 )
 
@@ -95,13 +97,14 @@ const (
 	FocusLatent        // one superblock of the backing reads, and part of a mirror
 	FocusAway          // there is a spare device, and disks vanish and return
 	FocusReader        // blocks are read in the background, and moved
+	FocusFill          // blocks are filled from a backup while users write to them
 	FocusTable         // the table is nearly full, and the metadata has no faults
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader", "the table is nearly full"}[f]
+		"background reader", "fills", "the table is nearly full"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -118,6 +121,8 @@ func (f Focus) apply(c *config) {
 		c.sparesBad, c.spots, c.reach, c.churn, c.faults = false, 1, 2, 150, c.faults+12
 	case FocusReader:
 		c.reader, c.moves, c.ops = 3, true, 80
+	case FocusFill:
+		c.moves, c.ops, c.spots, c.faults = true, 120, 1, c.faults+8
 	case FocusTable:
 		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
 		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
@@ -249,6 +254,10 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusTable},
 	BugGrownUnmarked: {"grown-unmarked", "a mirror in a larger place is not marked as stale " +
 		"while it has no whole checkpoint", inDriver, FocusTable},
+	BugFillAll: {"fill-all", "a fill replaces blocks that are neither pending nor lost",
+		inProduct, FocusFill},
+	BugFillUnread: {"fill-unread", "a fill replaces pending blocks without a try to read them",
+		inProduct, FocusFill},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }

@@ -10,7 +10,7 @@
 // depth, the policy, which faults there are and when, and the order of events. A run creates a set,
 // perhaps after tries that a power cut ended. Then it goes through a few rounds. A round begins
 // with a start, which may be cut too. Then comes a workload of reads, writes, write-zeroes,
-// discards and flushes that meet in few units. Meanwhile an operator moves blocks, asks for
+// discards and flushes that meet in few units. Meanwhile an operator moves blocks, fills bad ones from a backup, asks for
 // checkpoints and closes the breaker. A round ends with a power cut, SIGKILL, an orderly stop, or a
 // leave: the server gives the device to the next one, as in an upgrade. After the last round
 // everything is read once more, and at the end metadata.Check judges the disks.

@@ -42,6 +42,10 @@ func (s *sim) fork(stream uint64) *sim {
 			}
 		}
 	}
+	c.fills = nil
+	for _, r := range s.fills {
+		c.fills = append(c.fills, rename(r))
+	}
 	if s.model != nil {
 		c.model = s.model.clone(rename)
 	}

@@ -76,6 +76,10 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 	sv.judgeBudget(entries)
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
 	for _, e := range entries {
+		if e.State == metadata.StateMapped && e.Cause == metadata.CauseOperator &&
+			len(sv.queued) > 0 && sv.queued[0] != nil {
+			sv.judgeFill(sv.queued[0], e)
+		}
 		for i := range uint64(e.Count) {
 			switch e.State {
 			case metadata.StateRetired:

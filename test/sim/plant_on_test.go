@@ -14,6 +14,10 @@ func plant(b Bug, on bool) bool {
 		remap.PlantNoTurns(on)
 	case BugReaderStaleSpare:
 		remap.PlantStaleSpare(on)
+	case BugFillAll:
+		remap.PlantFillAll(on)
+	case BugFillUnread:
+		remap.PlantFillUnread(on)
 	case BugSequenceReused:
 		metadata.PlantSequenceReused(on)
 	case BugPathIsMedium:

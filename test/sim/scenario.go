@@ -322,6 +322,28 @@ var Scenarios = []Scenario{
 		s.relocate(b, 1, true) // into what was vacated
 		s.drain()
 	}},
+	{"fill", func(s *sim) []metadata.Entry {
+		return []metadata.Entry{{Unit: s.block()/s.per() + 2, Count: 1, Mask: 1,
+			State: metadata.StateLost, Time: 1}}
+	}, func(s *sim) {
+		// Bad blocks are filled from a backup while users write to some of them.
+		b, per := s.block(), s.per()
+		s.bad(b+1, 1, failsReads)
+		s.bad(b+per, min(2, per), failsReads)
+		s.start()
+		s.write(0, b, 2*per, false)
+		s.drain()
+		s.read(0, b, 2*per)
+		s.drain()
+		s.refill(b, 3*per)
+		s.write(1, b+per, 1, false)
+		s.read(0, b, per)
+		s.drain()
+		s.refill(b, 3*per)
+		s.write(1, b+2*per, 1, true)
+		s.drain()
+		s.reads(0, b, 2*per)
+	}},
 	{"unknown", nil, func(s *sim) {
 		b := s.block()
 		s.bad(b, 2*s.per(), failsWrites)
@@ -566,6 +588,13 @@ func (s *sim) relocate(block, count uint64, toSpare bool) {
 	if err := s.srv.move(remap.Move{Block: block, Count: count, ToSpare: toSpare,
 		Cause: metadata.CauseOperator}); err != nil {
 		s.failf("move: %v", err)
+	}
+}
+
+// refill asks for blocks to be filled.
+func (s *sim) refill(block, count uint64) {
+	if err := s.fill(block, count); err != nil {
+		s.failf("fill: %v", err)
 	}
 }
 

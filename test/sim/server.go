@@ -25,8 +25,9 @@ type server struct {
 	growth      metadata.Growth
 	refused     uint64 // what was refused for want of room in the table
 	moves       int
-	unknown     bool // a commit of unknown outcome was not yet restated
-	everUnknown bool // there was one since the start
+	queued      []*filling // the moves that have not ended, in order; nil: it is no fill
+	unknown     bool       // a commit of unknown outcome was not yet restated
+	everUnknown bool       // there was one since the start
 
 	hadLost    bool // blocks were lost at the start
 	hadPending bool
@@ -229,15 +230,26 @@ func (sv *server) checkpoint() {
 
 // move asks for blocks to be moved.
 func (sv *server) move(m remap.Move) error {
+	return sv.begin(m, nil)
+}
+
+// begin asks for a move, which may be a fill.
+func (sv *server) begin(m remap.Move, f *filling) error {
 	sv.moves++
+	sv.queued = append(sv.queued, f)
 	err := sv.coord.Move(m, func(r remap.MoveResult) {
 		sv.moves--
+		sv.queued = sv.queued[1:]
+		if f != nil {
+			sv.filled(f)
+		}
 		sv.lastMove = sv.s.step
 		sv.s.stats.Moves += r.Moved
 		sv.s.tracef("  move %d ended: %+v", r.ID, r)
 	})
 	if err != nil {
 		sv.moves--
+		sv.queued = sv.queued[:len(sv.queued)-1]
 	}
 	return err
 }

@@ -53,6 +53,7 @@ type sim struct {
 	// failures counts the flushes that failed. reported is how many of them flushes of the user
 	// were answered with.
 	failures, reported flushCount
+	fills              []*userReq // blocks that are being filled, and committed
 
 	srv     *server
 	media   media
@@ -467,6 +468,7 @@ func (s *sim) die() {
 func (s *sim) down() {
 	s.ios, s.pool, s.withheld, s.readerHeld = s.ios[:0], s.pool[:0], s.withheld[:0], false
 	if s.model != nil {
+		s.endFills()
 		s.model.reads = slices.DeleteFunc(s.model.reads,
 			func(r *userReq) bool { return r.internal })
 	}

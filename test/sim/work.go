@@ -179,6 +179,14 @@ func (s *sim) operator() {
 		}
 	case 6:
 		sv.checkpoint()
+	case 7:
+		if !s.cfg.moves {
+			return
+		}
+		block := s.near()
+		count := 1 + s.rng.Uint64N(s.per()*uint64(pick(s.rng, []int{1, 4, 40})))
+		count = min(count, s.plan.Blocks()-block)
+		s.tracef("fill %d+%d: %v", block, count, s.fill(block, count))
 	}
 }
 
