@@ -98,8 +98,8 @@ func (s *server) tendRoom(end <-chan struct{}) {
 }
 
 // slow reports whether a request is under way for long. The kernel changes the limit when no
-// request is under way, and keeps new ones away until then. A disk can take minutes for a bad sector,
-// and requests for good ones must not wait for it.
+// request is under way, and keeps new ones away until then. A disk can take minutes for a bad
+// sector, and requests for good ones must not wait for it.
 func (s *server) slow() bool { return s.shared.Ages().Slow > 0 }
 
 // growRoom grants as much more of the buffers as there is free memory for.
