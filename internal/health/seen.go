@@ -1,0 +1,42 @@
+package health
+
+import "time"
+
+// Seen is what the server of a set has seen of its disk.
+type Seen struct {
+	State   string // of the device, in the words of status
+	Reason  string // why it is not live
+	Tripped bool   // the breaker is open
+
+	Blocks    uint64 // of the device
+	BlockSize int    // bytes
+	Pending   uint64 // blocks that do not read
+	Lost      uint64 // blocks whose data is gone
+	SpareFree uint64 // units that are free
+	Spare     uint64 // units in all
+
+	// errors since the server's start: of the medium, and of the way to the disk
+	Media, Transport uint64
+
+	Bad     []Bad     // places that the disk failed, in the order of their blocks
+	Since   time.Time // since when the set exists; zero: not known
+	Now     time.Time
+	Unknown bool // nobody could be asked; the figures are zero
+}
+
+// Bad is a run of blocks that the disk failed to read or write.
+type Bad struct {
+	Block, Count uint64
+	Spares       uint64 // units of the spare region that it uses
+	At           time.Time
+}
+
+// ByDisk reports whether an entry of the remap table of this cause is there because the disk failed.
+// Entries that somebody asked for, and other tools' lists, say nothing of what happens now.
+func ByDisk(cause string) bool {
+	switch cause {
+	case "write", "read", "scrub", "spare", "unknown":
+		return true
+	}
+	return false
+}
