@@ -74,14 +74,18 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	a.logFlags = logOptions(&a.logLevel, &a.logFormat)
 	addFlags(root.PersistentFlags(), a.logFlags)
 	root.AddCommand(
-		createCommand(a), releaseCommand(a), startCommand(a), stopCommand(a), upgradeCommand(a),
+		createCommand(a), releaseCommand(a),
+		startCommand(a), stopCommand(a), upgradeCommand(a),
 		scanCommand(a), enableCommand(a), disableCommand(a), configCommand(a),
 		listCommand(a), statusCommand(a),
-		remapCommand(a), exportCommand(a), resumeCommand(a), metadataCommand(a), doctorCommand(a),
+		healthCommand(a),
 		filesCommand(a),
-		versionCommand(a),
+		remapCommand(a), resumeCommand(a),
+		exportCommand(a),
+		metadataCommand(a),
+		doctorCommand(a), versionCommand(a), manCommand(),
+		// for other programs
 		udevCommand(a), belowCommand(a), guardCommand(a), unitEndedCommand(a), writeLimitCommand(),
-		manCommand(),
 	)
 	return root
 }

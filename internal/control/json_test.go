@@ -16,6 +16,7 @@ const goldenStatus = `{
  "reason": "",
  "action": "",
  "waiting_since": null,
+ "created": null,
  "backing": "/dev/sda",
  "block_size": 512,
  "size_blocks": 1000,

@@ -33,22 +33,24 @@ type Status struct {
 	// WaitingSince is set if I/O of a disk is under way but none has come back: the time since
 	// then. It is null otherwise.
 	WaitingSince *time.Time `json:"waiting_since"`
-	Backing      string     `json:"backing"`
-	BlockSize    int        `json:"block_size"`  // bytes
-	SizeBlocks   uint64     `json:"size_blocks"` // of the exported device
-	Spare        Spare      `json:"spare"`
-	Remaps       uint64     `json:"remaps"`  // units with at least one block in the spare region
-	Pending      uint64     `json:"pending"` // blocks
-	Lost         uint64     `json:"lost"`    // blocks
-	Errors       Errors     `json:"errors"`
-	Heals        Heals      `json:"heals"`
-	IO           IO         `json:"io"`
-	Requests     Requests   `json:"requests"`
-	Metadata     Metadata   `json:"metadata"`
-	Table        *Table     `json:"table,omitempty"` // nil: the server is too old for it
-	Scrub        Scrub      `json:"scrub"`
-	Breaker      Breaker    `json:"breaker"`
-	Features     Features   `json:"features"`
+	// Created is when the set was made. It is null if the server is too old to tell, or dead.
+	Created    *time.Time `json:"created"`
+	Backing    string     `json:"backing"`
+	BlockSize  int        `json:"block_size"`  // bytes
+	SizeBlocks uint64     `json:"size_blocks"` // of the exported device
+	Spare      Spare      `json:"spare"`
+	Remaps     uint64     `json:"remaps"`  // units with at least one block in the spare region
+	Pending    uint64     `json:"pending"` // blocks
+	Lost       uint64     `json:"lost"`    // blocks
+	Errors     Errors     `json:"errors"`
+	Heals      Heals      `json:"heals"`
+	IO         IO         `json:"io"`
+	Requests   Requests   `json:"requests"`
+	Metadata   Metadata   `json:"metadata"`
+	Table      *Table     `json:"table,omitempty"` // nil: the server is too old for it
+	Scrub      Scrub      `json:"scrub"`
+	Breaker    Breaker    `json:"breaker"`
+	Features   Features   `json:"features"`
 	// ErrorRecovery is one element for each disk below the backing and the spare devices. The
 	// server does not fill it in: package host does.
 	ErrorRecovery []Drive `json:"error_recovery"`

@@ -408,6 +408,46 @@ func TestNothingUnnoted(t *testing.T) {
 	f.wantTimer("sda", "30")
 }
 
+// TestReports: each disk below a set is asked for its health. A USB disk of an unknown bridge is
+// asked once more, as a SATA disk.
+func TestReports(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	f.device("sda", 1, 1)
+	f.device("sdb", 2, 2)
+	f.device("dm-0", 3, 0, "sda", "sdb")
+	f.partition("sda", "sda1", 4)
+	f.put(f.smart, `#!/bin/sh
+# --json -x [-d sat] /dev/DISK
+case "$*" in
+"--json -x /dev/sda") echo '{"serial_number": "A"}'; exit 64;;
+"--json -x /dev/sdb") echo '{"messages": "/dev/sdb: Unknown USB bridge [0x1:0x2]"}'; exit 1;;
+"--json -x -d sat /dev/sdb") echo '{"serial_number": "B"}';;
+*) exit 1;;
+esac`)
+	for paths, want := range map[[2]string]string{
+		{"/dev/dm-0", "/dev/sda"}: `/dev/sda {"serial_number": "A"} ` +
+			`/dev/sdb {"serial_number": "B"}`,
+		{"/dev/sda1"}:     `/dev/sda {"serial_number": "A"}`,
+		{"/srv/file.img"}: "",
+	} {
+		var got []string
+		for _, r := range f.Reports(t.Context(), paths[:]) {
+			got = append(got, r.Disk, strings.TrimSpace(string(r.Output)))
+			if r.Err != nil {
+				t.Errorf("%s: %v", r.Disk, r.Err)
+			}
+		}
+		if all := strings.Join(got, " "); all != want {
+			t.Errorf("%v: %s, want %s", paths, all, want)
+		}
+	}
+	f.smart = "smartctl-that-is-nowhere"
+	if r := f.Reports(t.Context(), []string{"/dev/sda"}); len(r) != 1 || r[0].Err == nil {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestLongLimit: if a drive's limit is near the kernel's, the kernel's is raised.
 func TestLongLimit(t *testing.T) {
 	t.Parallel()

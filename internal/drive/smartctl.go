@@ -119,45 +119,51 @@ func (h *Host) set(ctx context.Context, path string, l limits) (limits, error) {
 // most is how much output is read. Usually there is 1 KiB.
 const most = 1 << 20
 
-// smartctl runs the program. It returns when ctx ends, even if the program hangs in a call to the
-// disk and cannot be ended.
+// smartctl asks for a log, or sets what it holds, and returns the limits that the answer has.
 func (h *Host) smartctl(ctx context.Context, log, path string) (limits, error) {
-	program, err := h.program()
+	out, err := h.ask(ctx, h.wait, "--json", "-l", log, path)
 	if err != nil {
 		return limits{}, err
 	}
+	return decode(out)
+}
+
+// ask runs smartctl and returns what it prints. Its exit status is in that. ask returns after this
+// time at the latest, even if the program hangs in a call to the disk and cannot be ended.
+func (h *Host) ask(ctx context.Context, wait time.Duration, args ...string) ([]byte, error) {
+	program, err := h.program()
+	if err != nil {
+		return nil, err
+	}
 	type result struct {
-		limits
+		out []byte
 		err error
 	}
 	done := make(chan result, 1)
-	ctx, cancel := context.WithTimeout(ctx, h.wait)
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	go func() {
 		var out bytes.Buffer
-		cmd := exec.CommandContext(ctx, program, "--json", "-l", log, path)
+		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Stdout = &limited{buffer: &out}
 		cmd.WaitDelay = time.Second
 		err := cmd.Run()
 		var exit *exec.ExitError
 		if err != nil && (!errors.As(err, &exit) || !exit.Exited()) {
-			done <- result{limits{}, fmt.Errorf("%s: %w", program, err)}
+			done <- result{nil, fmt.Errorf("%s: %w", program, err)}
 			return
 		}
-		l, err := decode(out.Bytes())
-		done <- result{l, err}
+		done <- result{out.Bytes(), nil}
 	}()
-	late := func() (limits, error) {
-		return limits{}, fmt.Errorf("smartctl has not answered for %s", h.wait)
-	}
+	late := fmt.Errorf("smartctl has not answered for %s", wait)
 	select {
 	case r := <-done:
 		if ctx.Err() != nil && r.err != nil {
-			return late()
+			return nil, late
 		}
-		return r.limits, r.err
+		return r.out, r.err
 	case <-ctx.Done():
-		return late()
+		return nil, late
 	}
 }
 

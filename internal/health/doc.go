@@ -1,8 +1,8 @@
 // Package health says how a disk is doing, from what the drive says of itself (SMART, NVMe and SCSI
 // logs as smartctl --json prints them) and from what the server of its set has seen.
 //
-// The result is a verdict in words with its reasons, never a score. The rules are in verdict.go, one
-// line each with the reason for it. They are those by which storage engineers replace drives:
+// The result is a verdict in words with its reasons, never a score. The rules are in verdict.go.
+// They are those by which storage engineers replace drives:
 //
 //   - the drive's own verdict (SMART status, NVMe critical warning) is taken for a reason to
 //     replace it;

@@ -151,8 +151,8 @@ func grows(spots []spot, from, to float64) bool {
 	return mean(in[half:]) > 1.5*mean(in[:half])
 }
 
-// stripes returns the period at which the spots repeat best, in bytes, and how well they fit it: the
-// length of the mean of the unit vectors that their places in the period stand for (Rayleigh's
+// stripes returns the period at which the spots repeat best, in bytes, and how well they fit it:
+// the length of the mean of the unit vectors that their places in the period stand for (Rayleigh's
 // test). A drive has fewer sectors a track towards its end, so the period is constant only over a
 // part of a large drive, and real stripes can be missed. The fit is 0 if chance could explain it.
 func stripes(spots []spot, size float64) (period, fit float64) {

@@ -54,10 +54,11 @@ func TestPattern(t *testing.T) {
 		"few":              {anywhere(3), PatternFew, "3 damaged places"},
 		"scattered":        {anywhere(200), PatternScattered, "lie anywhere"},
 		"scattered, fewer": {anywhere(25), PatternScattered, "lie anywhere"},
-		"area":             {append(around(30, 2e12, 3e9), anywhere(3)...), PatternArea, "a damaged area"},
-		"outward":          {outward, PatternGrowing, "farther out"},
-		"one head":         {striped, PatternStripes, "repeat every 1.6 GiB"},
-		"noise":            {noisy, PatternScattered, "lie anywhere"},
+		"area": {append(around(30, 2e12, 3e9), anywhere(3)...), PatternArea,
+			"a damaged area"},
+		"outward":  {outward, PatternGrowing, "farther out"},
+		"one head": {striped, PatternStripes, "repeat every 1.6 GiB"},
+		"noise":    {noisy, PatternScattered, "lie anywhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := patternOf(disk(size, c.places))

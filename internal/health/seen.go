@@ -4,9 +4,8 @@ import "time"
 
 // Seen is what the server of a set has seen of its disk.
 type Seen struct {
-	State   string // of the device, in the words of status
-	Reason  string // why it is not live
 	Tripped bool   // the breaker is open
+	Reason  string // why
 
 	Blocks    uint64 // of the device
 	BlockSize int    // bytes
@@ -15,8 +14,8 @@ type Seen struct {
 	SpareFree uint64 // units that are free
 	Spare     uint64 // units in all
 
-	// errors since the server's start: of the medium, and of the way to the disk
-	Media, Transport uint64
+	// Transport counts errors of the way to the disk since the server's start.
+	Transport uint64
 
 	Bad     []Bad     // places that the disk failed, in the order of their blocks
 	Since   time.Time // since when the set exists; zero: not known
@@ -31,8 +30,8 @@ type Bad struct {
 	At           time.Time
 }
 
-// ByDisk reports whether an entry of the remap table of this cause is there because the disk failed.
-// Entries that somebody asked for, and other tools' lists, say nothing of what happens now.
+// ByDisk reports whether an entry of the remap table of this cause is there because the disk
+// failed. Entries that somebody asked for, and other tools' lists, say nothing of what happens now.
 func ByDisk(cause string) bool {
 	switch cause {
 	case "write", "read", "scrub", "spare", "unknown":

@@ -130,7 +130,8 @@ type scsiErrors struct {
 	Uncorrected *int64 `json:"total_uncorrected_errors"`
 }
 
-// nvmeWarnings are the bits of the critical warning, NVM Express Base Specification 2.0, figure 207.
+// nvmeWarnings are the bits of the critical warning, NVM Express Base Specification 2.0, figure
+// 207.
 var nvmeWarnings = []string{
 	"its spare blocks are below its threshold",
 	"its temperature is beyond its limits",

@@ -235,7 +235,7 @@ func (f *findings) seen(s *Seen, rate *Rate, p *Pattern) {
 // spare adds what there is to say of the spare region.
 func (f *findings) spare(s *Seen, rate *Rate) {
 	if n := newUnits(s, s.Now.Add(-day)); n >= fastUnits {
-		f.add(ReplaceNow, "%s spare units were needed within a day", count(n, "", ""))
+		f.add(ReplaceNow, "%s were needed within a day", count(n, "spare unit", "spare units"))
 	}
 	if s.Spare > 0 {
 		left := float64(s.SpareFree) / float64(s.Spare)
@@ -274,8 +274,8 @@ func (f *findings) together(s *Seen, drives []Drive) {
 	if s.Transport > 0 {
 		f.known = true
 		if crc {
-			f.add(Watch, "the server met %s of the way to the disk, and the drive counts errors of "+
-				"its link: the cable, not the disk", count(s.Transport, "error", "errors"))
+			f.add(Watch, "the server met %s of the way to the disk, and the drive counts errors "+
+				"of its link: the cable, not the disk", count(s.Transport, "error", "errors"))
 		} else {
 			f.add(Watch, "the server met %s of the way to the disk: check cable, power and "+
 				"controller", count(s.Transport, "error", "errors"))

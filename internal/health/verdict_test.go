@@ -67,9 +67,10 @@ func TestRecordedDrives(t *testing.T) {
 
 func TestWhatSmartctlSays(t *testing.T) {
 	for name, c := range map[string]struct{ output, note string }{
-		"nothing":   {"", "gives no JSON"},
-		"old":       {"smartctl 6.6 2017-11-05", "gives no JSON"},
-		"a message": {`{"smartctl":{"exit_status":1,"messages":[{"string":"/dev/sdb: Unknown USB bridge [0x1234:0x5678]","severity":"error"}]}}`, "Unknown USB bridge"},
+		"nothing": {"", "gives no JSON"},
+		"old":     {"smartctl 6.6 2017-11-05", "gives no JSON"},
+		"a message": {`{"smartctl":{"exit_status":1,"messages":[{"severity":"error",` +
+			`"string":"/dev/sdb: Unknown USB bridge [0x1234:0x5678]"}]}}`, "Unknown USB bridge"},
 		"a status":  {`{"smartctl":{"exit_status":2}}`, "exit status 2"},
 		"no health": {`{"smartctl":{"exit_status":0}}`, "says nothing"},
 		"odd form":  {`{"smart_status":{"passed":"yes"}}`, "unknown form"},

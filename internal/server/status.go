@@ -99,6 +99,10 @@ func (s *server) figures(state *coordinator.Status) *control.Status {
 		st.Metadata.Mirrors = append(st.Metadata.Mirrors, control.Mirror{Location: mirror.Location,
 			State: string(mirror.State)})
 	}
+	if sb := s.image.Layout().Superblock(); sb.Created != 0 {
+		created := time.Unix(int64(sb.Created), 0).UTC()
+		st.Created = &created
+	}
 	if arbiter.Tripped {
 		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
 	}
