@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ublkremap/internal/mountinfo"
+	"ublkremap/internal/sysfs"
 )
 
 // lockBelow keeps others away from what a loop device is over, as Open keeps them away from the
@@ -95,7 +95,7 @@ func loopFile(rdev uint64) (path string, part, ok bool) {
 		return "", false, false
 	}
 	loop := filepath.Join(dir, "loop")
-	part = part || sysfsInt(loop, "offset") != 0 || sysfsInt(loop, "sizelimit") != 0
+	part = part || sysfs.Int(loop, "offset") != 0 || sysfs.Int(loop, "sizelimit") != 0
 	return strings.TrimSuffix(string(b), "\n"), part, true
 }
 
@@ -108,11 +108,7 @@ func wholeOf(rdev uint64) uint64 {
 	if _, err := os.Stat(filepath.Join(dir, "partition")); err != nil {
 		return rdev
 	}
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), "dev"))
-	if err != nil {
-		return rdev
-	}
-	if whole, ok := mountinfo.ParseDev(strings.TrimSpace(string(b))); ok {
+	if whole, ok := devOf(filepath.Dir(dir)); ok {
 		return whole
 	}
 	return rdev

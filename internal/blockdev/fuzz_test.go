@@ -85,16 +85,11 @@ func FuzzDetect(f *testing.F) {
 // FuzzProc reads texts that the kernel prints, and others.
 func FuzzProc(f *testing.F) {
 	f.Add("Filename Type\n/dev/sda2 partition 1 2 3\n/a\\040b file\n")
-	f.Add("18446744073709551615\n")
-	f.Add("-1")
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, name := range parseSwaps(text) {
 			if name == "" {
 				t.Fatal("no name")
 			}
-		}
-		if v, ok := parseLimit(text); !ok && v > 0 {
-			t.Fatal(v)
 		}
 	})
 }

@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/sysfs"
 )
 
 // Geometry is what a device says about itself. Sizes and limits are in bytes. 0 means that the
@@ -45,16 +45,23 @@ const defaultFileBlock = 4096
 // maxBlock is the largest block size that the remap units allow.
 const maxBlock = 4096
 
-func geometryOf(f *os.File, st *unix.Stat_t) (Geometry, error) {
-	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		return blockGeometry(f, st.Rdev)
+// geometryOf returns the geometry of an open device or file. brief is as in Options.
+func geometryOf(f *os.File, st *unix.Stat_t, brief bool) (Geometry, error) {
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return fileGeometry(f, st)
 	}
-	return fileGeometry(f, st)
+	g, err := blockGeometry(f)
+	if err == nil && !brief {
+		g.limits(f, st.Rdev)
+	}
+	if err != nil {
+		return g, err
+	}
+	return g, g.check()
 }
 
-// blockGeometry asks the device by ioctl (include/uapi/linux/fs.h), and reads the rest from sysfs
-// (Documentation/ABI/stable/sysfs-block).
-func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
+// blockGeometry asks the device by ioctl (include/uapi/linux/fs.h).
+func blockGeometry(f *os.File) (Geometry, error) {
 	fd := int(f.Fd())
 	var g Geometry
 	size, err := ioctlUint64(fd, unix.BLKGETSIZE64)
@@ -84,29 +91,34 @@ func blockGeometry(f *os.File, rdev uint64) (Geometry, error) {
 	if v, err := ioctlUint16(fd, unix.BLKROTATIONAL); err == nil {
 		g.Rotational = v != 0
 	}
+	// Kernels before 6.x that do not tell a mask require 511.
+	g.MemoryAlign = g.LogicalBlock
+	return g, nil
+}
+
+// limits reads the rest from sysfs (Documentation/ABI/stable/sysfs-block).
+func (g *Geometry) limits(f *os.File, rdev uint64) {
 	q := queueDir(rdev)
 	g.FUA = hasFUA(q, maxStack)
-	g.DiscardGranularity = sysfsInt(q, "discard_granularity")
-	g.DiscardMax = sysfsInt(q, "discard_max_bytes")
+	g.DiscardGranularity = sysfs.Int(q, "discard_granularity")
+	g.DiscardMax = sysfs.Int(q, "discard_max_bytes")
 	if g.DiscardMax == 0 {
 		g.DiscardGranularity = 0
 	}
-	g.WriteZeroesMax = sysfsInt(q, "write_zeroes_max_bytes")
+	g.WriteZeroesMax = sysfs.Int(q, "write_zeroes_max_bytes")
 	g.ZeroRange = true // blkdev_issue_zeroout writes zeroes where the device has no command for it
-	g.VirtBoundary = uint64(sysfsInt(q, "virt_boundary_mask"))
-	g.MaxSegments = int(sysfsInt(q, "max_segments"))
-	g.MaxSegmentSize = sysfsInt(q, "max_segment_size")
-	if v := sysfsInt(sysDir(rdev), "discard_alignment"); v > 0 {
+	g.VirtBoundary = uint64(sysfs.Int(q, "virt_boundary_mask"))
+	g.MaxSegments = int(sysfs.Int(q, "max_segments"))
+	g.MaxSegmentSize = sysfs.Int(q, "max_segment_size")
+	if v := sysfs.Int(sysDir(rdev), "discard_alignment"); v > 0 {
 		g.DiscardAlignment = v
 	}
-	// dma_alignment is a mask. Kernels before 6.x that lack it require 511.
-	g.MemoryAlign = g.LogicalBlock
-	if v, ok := sysfsLookup(q, "dma_alignment"); ok && v >= 0 && v < 1<<16 {
+	// It is a mask.
+	if v, ok := sysfs.Lookup(q, "dma_alignment"); ok && v >= 0 && v < 1<<16 {
 		g.MemoryAlign = int(v) + 1
-	} else if mem, _, ok := directAlign(fd); ok {
+	} else if mem, _, ok := directAlign(int(f.Fd())); ok {
 		g.MemoryAlign = mem
 	}
-	return g, g.check()
 }
 
 // fileGeometry describes a regular file. Its block size is the alignment that its file system
@@ -202,7 +214,7 @@ const maxStack = 8
 // write in two operations at the device that lacks it. It also does not count that the cache is
 // written through now (queue/write_cache), because that can be changed at any time.
 func hasFUA(queue string, depth int) bool {
-	if sysfsInt(queue, "fua") != 1 || depth == 0 {
+	if sysfs.Int(queue, "fua") != 1 || depth == 0 {
 		return false
 	}
 	below, _ := filepath.Glob(filepath.Join(filepath.Dir(queue), "slaves", "*"))
@@ -213,30 +225,4 @@ func hasFUA(queue string, depth int) bool {
 		}
 	}
 	return true
-}
-
-func sysfsLookup(dir, name string) (int64, bool) {
-	if dir == "" {
-		return 0, false
-	}
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return 0, false
-	}
-	return parseLimit(string(b))
-}
-
-// parseLimit reads a number in the form that sysfs prints limits in. A limit without a bound is
-// printed as an unsigned maximum.
-func parseLimit(text string) (int64, bool) {
-	v, err := strconv.ParseInt(strings.TrimSpace(text), 0, 64)
-	if errors.Is(err, strconv.ErrRange) {
-		return 1<<63 - 1, v > 0
-	}
-	return v, err == nil
-}
-
-func sysfsInt(dir, name string) int64 {
-	v, _ := sysfsLookup(dir, name)
-	return v
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/sysfs"
 )
 
 // loopInfo is a loop device that is over something.
@@ -71,7 +73,7 @@ func (l *loopInfo) read(dir string) bool {
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 		l.rdevice = st.Rdev
 	}
-	l.shows(uint64(sysfsInt(dir, "offset")), uint64(sysfsInt(dir, "sizelimit")))
+	l.shows(uint64(sysfs.Int(dir, "offset")), uint64(sysfs.Int(dir, "sizelimit")))
 	return true
 }
 

@@ -19,6 +19,9 @@ type Options struct {
 	ReadOnly bool
 	// Shared opens without exclusive use, to examine a device that may be live. Only with ReadOnly.
 	Shared bool
+	// Brief leaves out the limits of a block device, which are a file each in sysfs. The Geometry
+	// then has no more than is needed to read. Only with ReadOnly.
+	Brief bool
 	// Wait is how long to wait for a previous holder to release the device, unless the holder is a
 	// mount or another driver. 0 does not wait.
 	Wait time.Duration
@@ -136,7 +139,7 @@ func (e *writtenError) Unwrap() error { return ErrBusy }
 // beside it, exports, and, without o.Writers, processes that can write to it. The caller has the
 // device exclusively.
 func unshared(path string, o Options) error {
-	users := find(path, search{})
+	users := find(path, search{exclusive: true})
 	if o.Writers {
 		users = withoutLoops(users)
 	}
@@ -146,7 +149,7 @@ func unshared(path string, o Options) error {
 	if o.ReadOnly || o.Writers {
 		return nil
 	}
-	users = slices.DeleteFunc(UsersOf(path), func(u User) bool { return !u.Writes })
+	users = slices.DeleteFunc(OtherUsersOf(path), func(u User) bool { return !u.Writes })
 	if len(users) > 0 {
 		return &writtenError{users}
 	}
@@ -258,7 +261,7 @@ func (d *Device) setup(before *unix.Stat_t, o Options) error {
 			return err
 		}
 	}
-	geo, err := geometryOf(d.f, &st)
+	geo, err := geometryOf(d.f, &st, o.Brief)
 	if err != nil {
 		return err
 	}

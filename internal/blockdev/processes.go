@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/sysfs"
 )
 
 // processes finds the processes that have one of the devices, or the file, open. It leaves out this
@@ -62,12 +64,12 @@ func provides(proc string, st *unix.Stat_t) bool {
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return false
 	}
-	text, err := os.ReadFile(filepath.Join(sysDir(wholeOf(st.Rdev)), "pid"))
+	pid, err := sysfs.Text(sysDir(wholeOf(st.Rdev)), "pid")
 	if err != nil {
 		return false
 	}
 	// A thread has a directory in /proc that a listing of /proc does not show.
-	_, err = os.Stat(filepath.Join(proc, "task", strings.TrimSpace(string(text))))
+	_, err = os.Stat(filepath.Join(proc, "task", pid))
 	return err == nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/sysfs"
 )
 
 // remapMagic is what a superblock of this program begins with (metadata/FORMAT.md). Its first 512
@@ -21,7 +23,7 @@ const protectiveType = 0xda
 // that it carries metadata of this program, and "" for any other device. Other partitions of such
 // a disk do not exist, unless somebody wrote a new table there.
 func protectiveOf(rdev uint64) string {
-	start := sysfsInt(sysDir(rdev), "start") * 512
+	start := sysfs.Int(sysDir(rdev), "start") * 512
 	if whole := wholeOf(rdev); whole == rdev || start <= 0 || start > maxBlock {
 		return ""
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/mountinfo"
+	"ublkremap/internal/sysfs"
 )
 
 // tree is the device or file whose users are searched, with every device through which its blocks
@@ -60,6 +61,17 @@ func (t *tree) match(st *unix.Stat_t) *node {
 		return t.root
 	}
 	return nil
+}
+
+// alone reports whether the blocks of a device can be reached through the device itself and its
+// partitions only.
+func (t *tree) alone() bool {
+	for _, n := range t.nodes {
+		if n.above {
+			return false
+		}
+	}
+	return t.block
 }
 
 // climb adds a device, its partitions and everything on top of them.
@@ -176,7 +188,7 @@ func (e extent) meets(o extent) bool {
 
 // partExtent returns where a partition lies. sysfs counts in sectors of 512 bytes.
 func partExtent(rdev uint64) extent {
-	start, size := sysfsInt(sysDir(rdev), "start"), sysfsInt(sysDir(rdev), "size")
+	start, size := sysfs.Int(sysDir(rdev), "start"), sysfs.Int(sysDir(rdev), "size")
 	if start < 0 || size <= 0 {
 		return wholeExtent
 	}
@@ -185,11 +197,11 @@ func partExtent(rdev uint64) extent {
 
 // devOf reads the device number of a device in sysfs.
 func devOf(dir string) (uint64, bool) {
-	b, err := os.ReadFile(filepath.Join(dir, "dev"))
+	text, err := sysfs.Text(dir, "dev")
 	if err != nil {
 		return 0, false
 	}
-	return mountinfo.ParseDev(strings.TrimSpace(string(b)))
+	return mountinfo.ParseDev(text)
 }
 
 // partitions returns the partitions of a disk by device number.

@@ -128,9 +128,15 @@ const (
 // takes too long the result is one user of kind unknown.
 func Users(path string) []User { return find(path, search{processes: true, try: true}) }
 
-// UsersOf is [Users] for a caller that has the device exclusively, or must not open it. It does not
-// notice an exclusive holder that is not visible.
+// UsersOf is [Users] for a caller that must not open the device. It does not notice an exclusive
+// holder that is not visible.
 func UsersOf(path string) []User { return find(path, search{processes: true}) }
+
+// OtherUsersOf is [UsersOf] for a caller that has the block device at path exclusively. It costs
+// less, because what needs exclusive use as well is only searched for on devices beside it.
+func OtherUsersOf(path string) []User {
+	return find(path, search{processes: true, exclusive: true})
+}
 
 // Unused waits until nobody but this process uses a device, and returns the remaining users. It
 // waits only for users that may end in a moment, and for PassingWait at most. look is Users,
@@ -154,6 +160,10 @@ func Unused(ctx context.Context, path string, look func(string) []User) []User {
 type search struct {
 	processes bool
 	try       bool // open it for exclusive use
+	// exclusive: the caller has the device exclusively. Then it can only be mounted, or be swap
+	// space, through another device. The search for mounts reads a file of each mount namespace
+	// of the machine, and each server has its own namespace.
+	exclusive bool
 }
 
 // find searches for users in a goroutine of its own, so that it returns in time.
@@ -177,7 +187,11 @@ func look(path string, s search) []User {
 	if t == nil {
 		return nil
 	}
-	users := slices.Concat(t.mounts(), t.swaps(), t.stacked, t.exports())
+	users := t.stacked
+	if !s.exclusive || !t.alone() {
+		users = slices.Concat(t.mounts(), t.swaps(), users)
+	}
+	users = append(users, t.exports()...)
 	if s.try && t.block && len(users) == 0 && HeldExclusively(path) {
 		users = append(users, User{Kind: UserKernel, Device: path})
 	}

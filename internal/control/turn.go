@@ -20,8 +20,12 @@ const (
 	// turnHold is for how long a process has its turn at most. A process whose disk hangs must not
 	// hold up the others.
 	turnHold = 20 * time.Second
-	// turnPoll is how often a process checks whether it is its turn.
-	turnPoll = 20 * time.Millisecond
+	// A process that waits checks whether it is its turn first after turnPoll, and then each time
+	// that it has waited for an eighth longer, but not less often than turnPollMost. If hundreds
+	// checked all the time, that alone would keep the CPUs busy.
+	turnPoll     = 20 * time.Millisecond
+	turnPollMost = time.Second
+	turnPollPart = 8
 )
 
 // turns is how many processes may have their turn at once.
@@ -38,7 +42,7 @@ func Turn(ctx context.Context, wait time.Duration) (release func()) {
 	release = sync.OnceFunc(func() { f.Close() })
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	for {
+	for began := time.Now(); ; {
 		for n := range turns() {
 			// A lock of the open file on one byte of it. The kernel releases it when the process
 			// ends.
@@ -51,7 +55,12 @@ func Turn(ctx context.Context, wait time.Duration) (release func()) {
 		select {
 		case <-ctx.Done():
 			return release
-		case <-time.After(turnPoll):
+		case <-time.After(turnPause(time.Since(began))):
 		}
 	}
+}
+
+// turnPause is how long a process that has waited for so long waits until it checks again.
+func turnPause(waited time.Duration) time.Duration {
+	return min(max(waited/turnPollPart, turnPoll), turnPollMost)
 }

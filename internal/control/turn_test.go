@@ -40,3 +40,15 @@ func TestTurn(t *testing.T) {
 	t.Setenv(DirEnv, "/nonexistent/dir")
 	Turn(t.Context(), time.Hour)()
 }
+
+// TestTurnPause: who has waited for a moment looks often, and who has waited for long less often.
+func TestTurnPause(t *testing.T) {
+	for waited, want := range map[time.Duration]time.Duration{
+		0: turnPoll, time.Millisecond: turnPoll, 4 * time.Second: 500 * time.Millisecond,
+		time.Hour: turnPollMost,
+	} {
+		if got := turnPause(waited); got != want {
+			t.Errorf("after %s: %s, want %s", waited, got, want)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/sysfs"
 )
 
 // disk is a whole disk. The kernel knows of no devices that it is made of.
@@ -60,7 +62,7 @@ func below(link string, depth int) []disk {
 	slaves, _ := os.ReadDir(filepath.Join(dir, "slaves"))
 	if len(slaves) == 0 {
 		d := disk{name: filepath.Base(dir), dir: dir}
-		d.seq, _ = readAttribute(filepath.Join(dir, "diskseq"))
+		d.seq, _ = sysfs.Text(dir, "diskseq")
 		return []disk{d}
 	}
 	var all []disk
@@ -87,9 +89,4 @@ func (d disk) why() string {
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-func readAttribute(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	return strings.TrimSpace(string(b)), err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/sysfs"
 )
 
 // Host says where disks and files are. Tests replace it.
@@ -172,7 +173,7 @@ func (h *Host) restore(ctx context.Context, e *entry) error {
 		return nil // the disk is gone
 	}
 	d := disk{name: e.Disk, dir: dir}
-	if d.seq, _ = readAttribute(filepath.Join(dir, "diskseq")); d.seq != e.Seq {
+	if d.seq, _ = sysfs.Text(dir, "diskseq"); d.seq != e.Seq {
 		return nil
 	}
 	err = h.undo(e.Kernel)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/sysfs"
 )
 
 // fake is a machine: a tree like sysfs, and a program that answers as smartctl does for drives
@@ -57,7 +58,7 @@ func newFake(t *testing.T) *fake {
 		smart: filepath.Join(f.drives, "smartctl"),
 		uses:  func(name string) bool { return f.live[name] },
 		number: func(path string) string {
-			b, _ := readAttribute(filepath.Join(f.sys, "block", filepath.Base(path), "dev"))
+			b, _ := sysfs.Text(filepath.Join(f.sys, "block", filepath.Base(path)), "dev")
 			return b
 		},
 	}
@@ -128,7 +129,7 @@ func (f *fake) wantTimer(disk, text string) {
 
 func (f *fake) wantFile(what, path, text string) {
 	f.t.Helper()
-	if got, err := readAttribute(path); err != nil || got != text {
+	if got, err := sysfs.Text(filepath.Dir(path), filepath.Base(path)); err != nil || got != text {
 		f.t.Errorf("%s: %q (%v), want %q", what, got, err, text)
 	}
 }

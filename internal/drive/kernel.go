@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"ublkremap/internal/sysfs"
 )
 
 // patience is how many seconds the kernel waits for a drive if it is not known when the drive gives
@@ -48,12 +50,7 @@ func isNumber(s string) bool {
 
 // timeout is how long the kernel waits for one command of a disk, in seconds; 0: not known.
 func (h *Host) timeout(d disk) int {
-	text, _ := readAttribute(filepath.Join(d.dir, "device/timeout"))
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return 0
-	}
-	return n
+	return int(sysfs.Int(d.dir, "device/timeout"))
 }
 
 // raises returns the settings that give a disk enough time. Limits that are longer already, or off,
@@ -61,7 +58,7 @@ func (h *Host) timeout(d disk) int {
 func (h *Host) raises(d disk) []setting {
 	var all []setting
 	for _, path := range d.timers(h.sys) {
-		text, err := readAttribute(filepath.Join(h.sys, path))
+		text, err := sysfs.Text(h.sys, path)
 		if n, numErr := strconv.Atoi(text); err == nil && numErr == nil && n < patience {
 			all = append(all, setting{Path: path, Before: text, Set: strconv.Itoa(patience)})
 		}
@@ -82,7 +79,7 @@ func (h *Host) apply(all []setting) error {
 func (h *Host) undo(all []setting) error {
 	var errs []error
 	for _, s := range all {
-		if now, err := readAttribute(filepath.Join(h.sys, s.Path)); err == nil && now == s.Set {
+		if now, err := sysfs.Text(h.sys, s.Path); err == nil && now == s.Set {
 			errs = append(errs, h.write(s.Path, s.Before))
 		}
 	}

@@ -95,13 +95,14 @@ func forget(r *control.Record) error {
 	return errors.Join(r.Remove(), owner.Forget(false))
 }
 
-// askToStop asks a living server to stop. It looks for users of the device as well: the server
-// cannot see the caller's own mounts, and an older one does not look.
+// askToStop asks a living server to stop. Who uses the device is looked for here as well, because
+// the server cannot see the caller's own mounts. On a kernel that does not stop a device that is
+// open, that is only needed to say who.
 func askToStop(ctx context.Context, r *control.Record, force bool) error {
-	if !force {
+	safe := stopsSafely(ctx)
+	if !force && !safe {
 		if users := blockdev.Unused(ctx, r.Device, blockdev.UsersOf); len(users) > 0 {
-			return fmt.Errorf("%w: it is in use: %s; end that first, or: %s", ErrRefused,
-				blockdev.Says(users), shell.Command("stop", "--force", r.Name))
+			return inUse(r, users)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -117,8 +118,28 @@ func askToStop(ctx context.Context, r *control.Record, force bool) error {
 	case errors.Is(err, control.ErrSilent), err != nil && ctx.Err() != nil:
 		return fmt.Errorf("%w; nothing was stopped, and nothing will be; %s", err,
 			noAnswerAdvice(r))
+	case errors.Is(err, control.ErrRefused) && !force && safe:
+		if users := blockdev.UsersOf(r.Device); len(users) > 0 {
+			return inUse(r, users)
+		}
 	}
 	return err
+}
+
+func inUse(r *control.Record, users []blockdev.User) error {
+	return fmt.Errorf("%w: it is in use: %s; end that first, or: %s", ErrRefused,
+		blockdev.Says(users), shell.Command("stop", "--force", r.Name))
+}
+
+// stopsSafely reports whether the kernel stops a device only if nobody has it open.
+func stopsSafely(ctx context.Context) bool {
+	ctl, err := ublk.OpenControl()
+	if err != nil {
+		return false
+	}
+	defer ctl.Close()
+	have, err := ctl.Features(ctx)
+	return err == nil && have.Has(ublk.FeatureSafeStop)
 }
 
 // awaitEnd waits until a device's server has ended. A server that is killed meanwhile ends when its

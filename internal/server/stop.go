@@ -19,12 +19,12 @@ import (
 
 // This file stops a device without taking it from its users.
 //
-// Before a stop that is not forced, whether the verb or a signal asks for it, the server finds out
-// in every possible way who uses the device. Somebody may open it between that and the stop. Linux
-// 7.0 stops a device only if nobody has it open, in one step (TRY_STOP_DEV). On older kernels this
-// server opens its own device for exclusive use meanwhile, which keeps file systems, drivers and
-// swap away. A program that only writes to the device for a moment in between gets an error, as
-// from any device that is removed.
+// Linux 7.0 stops a device only if nobody has it open, in one step (TRY_STOP_DEV). Only if somebody
+// has, the server finds out who. On older kernels, before a stop that is not forced, whether the
+// verb or a signal asks for it, the server finds out in every possible way who uses the device.
+// Somebody may open it between that and the stop. So this server opens its own device for exclusive
+// use meanwhile, which keeps file systems, drivers and swap away. A program that only writes to the
+// device for a moment in between gets an error, as from any device that is removed.
 
 // signalTurn is how long a server that is asked by a signal waits for others that end.
 const signalTurn = 10 * time.Minute
@@ -55,7 +55,7 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 	safe := s.stopsSafely(ctx)
 	begin = sync.OnceValue(begin)
 	for deadline := time.Now().Add(blockdev.PassingWait); ; {
-		users, err := s.stopUnused(ctx, safe, begin)
+		users, err := s.stopUnused(safe, begin)
 		if len(users) == 0 {
 			return err
 		}
@@ -64,14 +64,17 @@ func (s *server) Stop(ctx context.Context, force bool, begin func() error) error
 			users[0].Kind != blockdev.UserKernel {
 			return s.inUse(users)
 		}
-		time.Sleep(usersPoll)
+		select {
+		case <-ctx.Done():
+			return s.inUse(users)
+		case <-time.After(usersPoll):
+		}
 	}
 }
 
 // stopUnused begins a stop if nobody uses the device. Otherwise it returns the users.
-func (s *server) stopUnused(ctx context.Context, safe bool, begin func() error) ([]blockdev.User,
-	error) {
-	exclusive, users := s.unused(ctx, safe)
+func (s *server) stopUnused(safe bool, begin func() error) ([]blockdev.User, error) {
+	exclusive, users := s.unused(safe)
 	if len(users) > 0 {
 		return users, nil
 	}
@@ -106,25 +109,27 @@ func (s *server) stopsSafely(ctx context.Context) bool {
 	return err == nil && have.Has(ublk.FeatureSafeStop)
 }
 
-// unused says who uses the device. If nobody does, and the kernel does not prevent new users, the
+// unused says who uses the device, if the kernel does not prevent new users. If nobody does, the
 // open file keeps others from coming. Then what earlier users wrote is on the disk.
-func (s *server) unused(ctx context.Context, safe bool) (exclusive *os.File,
-	users []blockdev.User) {
-	path := s.info().BlockPath()
-	if users = blockdev.Unused(ctx, path, blockdev.UsersOf); len(users) > 0 || safe {
-		return nil, users
+//
+// If the kernel stops a device only if nobody has it open, unused does not look: it would look
+// through all processes and mounts of the machine, and at a shutdown every server does that.
+func (s *server) unused(safe bool) (exclusive *os.File, users []blockdev.User) {
+	if safe {
+		return nil, nil
 	}
+	path := s.info().BlockPath()
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return nil, []blockdev.User{{Kind: blockdev.UserKernel, Device: path}}
+		return nil, s.users()
 	case err != nil:
-		// There is no node here, so only the users found above count.
+		// There is no node here, so only users that can be found without it count.
 		s.log.Warn().Err(err).Msg("the device cannot be kept for the stop")
-		return nil, nil
+		return nil, blockdev.UsersOf(path)
 	}
 	exclusive = os.NewFile(uintptr(fd), path)
-	if users = blockdev.UsersOf(path); len(users) > 0 {
+	if users = blockdev.OtherUsersOf(path); len(users) > 0 {
 		closeExclusive(exclusive)
 		return nil, users
 	}
@@ -136,6 +141,15 @@ func (s *server) unused(ctx context.Context, safe bool) (exclusive *os.File,
 		s.shared.InheritFlush()
 	}
 	return exclusive, nil
+}
+
+// users says who uses a device that is in use.
+func (s *server) users() []blockdev.User {
+	path := s.info().BlockPath()
+	if users := blockdev.UsersOf(path); len(users) > 0 {
+		return users
+	}
+	return []blockdev.User{{Kind: blockdev.UserKernel, Device: path}}
 }
 
 func closeExclusive(f *os.File) {
@@ -160,11 +174,7 @@ func (s *server) tryStop() ([]blockdev.User, error) {
 	defer s.endMu.Unlock()
 	if errors.Is(err, ublk.ErrBusy) && !s.forced.Load() {
 		s.ending = endNot
-		users := blockdev.UsersOf(s.info().BlockPath())
-		if len(users) == 0 {
-			users = []blockdev.User{{Kind: blockdev.UserKernel}}
-		}
-		return users, nil
+		return s.users(), nil
 	}
 	// The device is stopped, or the kernel has begun to stop it. The rest of the stop is done as
 	// usual.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/sysfs"
 	"ublkremap/metadata"
 )
 
@@ -62,7 +63,7 @@ type withoutClock struct{ metadata.Device }
 
 // probeAny is Identify for a device that can be anything.
 func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
-	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
+	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true, Brief: true})
 	if err != nil {
 		return nil, err
 	}
@@ -173,8 +174,8 @@ func candidates(class string) ([]string, error) {
 		return nil, err
 	}
 	read := func(name, attr string) string {
-		b, _ := os.ReadFile(filepath.Join(class, name, attr)) // no value is like an empty one
-		return strings.TrimSpace(string(b))
+		text, _ := sysfs.Text(filepath.Join(class, name), attr) // no value is like an empty one
+		return text
 	}
 	var paths []string
 	for _, e := range entries {
@@ -200,8 +201,8 @@ func candidates(class string) ([]string, error) {
 // devicePath returns the path of the device with that name in sysfs. For a device-mapper device it
 // is the device's given name, because its number has no meaning.
 func devicePath(name string) string {
-	if dm, err := os.ReadFile(filepath.Join("/sys/class/block", name, "dm/name")); err == nil {
-		if path := filepath.Join("/dev/mapper", strings.TrimSpace(string(dm))); exists(path) {
+	if dm, err := sysfs.Text(filepath.Join("/sys/class/block", name), "dm/name"); err == nil {
+		if path := filepath.Join("/dev/mapper", dm); exists(path) {
 			return path
 		}
 	}

@@ -53,7 +53,7 @@ func (s *Set) Metadata() []metadata.Device {
 // Identify reads the superblock of the device at path, without exclusive use.
 // Errors: those of blockdev.Open and metadata.Probe, with the path.
 func Identify(ctx context.Context, path string) (*metadata.Superblock, error) {
-	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true})
+	d, err := blockdev.Open(ctx, path, blockdev.Options{ReadOnly: true, Shared: true, Brief: true})
 	if err != nil {
 		return nil, err
 	}
