@@ -143,6 +143,7 @@ type Committer struct {
 	sb         superblockUpdate
 	capacity   uint64 // entries that a checkpoint holds, by the superblock that counts
 	growth     growth
+	scrub      Scrub // as the next record says it
 
 	// The slices that the caller was handed do not change while new elements are collected.
 	ops, handedOps []Op
@@ -191,7 +192,7 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	c := &Committer{
 		layout: img.layout, src: src, session: opts.Session,
 		maxEpoch: img.maxEpoch, seq: img.maxSequence,
-		durable: img.tip, reported: img.tip, collected: img.tip,
+		durable: img.tip, reported: img.tip, collected: img.tip, scrub: img.Scrub(),
 		ops: make([]Op, 0, 2*maxMirrors+2), handedOps: make([]Op, 0, 2*maxMirrors+2),
 		results: make([]Result, 0, 256), handed: make([]Result, 0, 256),
 	}

@@ -180,6 +180,7 @@ func (c *Committer) stepCheckpoint() {
 		// before that leaves the older checkpoint, and the log that belongs to it.
 		ck.stage = checkpointHeader
 		ck.made = ck.w.header(ck.covers, c.session)
+		ck.made.scrub = c.scrub
 		ck.made.encode(ck.buf, &c.layout.sb.UUID)
 		n = PageSize
 	} else if full := roundUp(n, int(c.layout.sb.AtomSize)); full > n {

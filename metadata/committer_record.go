@@ -108,6 +108,7 @@ func (c *Committer) startRecord() {
 	r.prev = c.durable
 	r.sbGeneration = c.sb.now.Generation
 	r.session = c.session
+	r.scrub = c.scrub
 	r.encode(r.buf, &c.layout.sb.UUID)
 	r.data = r.buf
 	r.state, r.wait = recordWriting, 0

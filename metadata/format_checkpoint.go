@@ -52,6 +52,7 @@ type header struct {
 	pages   uint32
 	entries uint64
 	digest  uint64 // xxhash64 of all pages' checksums, 8 bytes each, in order
+	scrub   Scrub  // zero: it says nothing about that
 }
 
 func (h *header) encode(b []byte, set *uuid.UUID) {
@@ -62,6 +63,7 @@ func (h *header) encode(b []byte, set *uuid.UUID) {
 	le.PutUint64(b[headerSessionAt:], h.session)
 	le.PutUint64(b[headerEntriesAt:], h.entries)
 	le.PutUint64(b[headerDigestAt:], h.digest)
+	putScrub(b, &h.scrub)
 	seal(b)
 }
 
@@ -82,6 +84,7 @@ func decodeHeader4(b []byte) (h header, ok bool) {
 		entries:      le.Uint64(b[headerEntriesAt:]),
 		digest:       le.Uint64(b[headerDigestAt:]),
 	}
+	h.scrub, _ = getScrub(b)
 	return h, h.epoch <= maxEpoch && h.entries <= uint64(h.pages)*entriesPerPage
 }
 

@@ -45,6 +45,7 @@ type record struct {
 	session      uint64
 	kind         recordKind
 	count        uint32
+	scrub        Scrub // zero: it says nothing about that
 }
 
 // encode writes the header and the checksum around the entries that are in b
@@ -58,6 +59,9 @@ func (r *record) encode(b []byte, set *uuid.UUID) {
 	le.PutUint64(b[recordSBGenerationAt:], r.sbGeneration)
 	le.PutUint64(b[recordSessionAt:], r.session)
 	le.PutUint32(b[recordCountAt:], r.count)
+	if r.count <= maxEntriesAndScrub {
+		putScrub(b, &r.scrub)
+	}
 	r.Hash = seal(b)
 }
 
@@ -83,6 +87,9 @@ func decodeRecord4(b []byte) (r record, ok bool) {
 	if r.count > MaxEntries || r.kind != recordEpoch && r.kind != recordEntries ||
 		!r.prev.Less(r.Position) || r.Epoch > maxEpoch {
 		return record{}, false
+	}
+	if r.count <= maxEntriesAndScrub {
+		r.scrub, _ = getScrub(b)
 	}
 	return r, true
 }

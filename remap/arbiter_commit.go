@@ -12,6 +12,7 @@ const (
 	commitMove
 	commitResume
 	commitRetire
+	commitEmpty // of Record
 )
 
 type commit struct {
@@ -135,6 +136,19 @@ func (a *Arbiter) Committed(t Ticket, durable bool) {
 		a.resumed(durable)
 	case commitRetire:
 		a.retired(durable)
+	case commitEmpty:
+		if !durable {
+			a.outcomeUnknown(nil)
+		}
+	}
+}
+
+// Record asks for a record without entries, so that what the Journal says beside them becomes
+// durable. It does nothing while the breaker is open. If no mirror takes the record, the breaker
+// opens, as for any other.
+func (a *Arbiter) Record() {
+	if !a.shared.Tripped() {
+		a.journalCommit(commitEmpty, 0, nil)
 	}
 }
 

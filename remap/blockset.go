@@ -58,3 +58,9 @@ func (s blockset) run() (from, to uint64, ok bool) {
 }
 
 func popcount(mask uint8) int { return bits.OnesCount8(mask) }
+
+// empty reports whether no block is in the set.
+func (s blockset) empty() bool {
+	_, _, ok := s.run()
+	return !ok
+}

@@ -174,6 +174,9 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		return
 	}
 	e.dirtied(o)
+	if q.internal != nil && class == ClassMedium {
+		e.internalDoubt(q, o)
+	}
 	switch {
 	case class != ClassMedium, q.Op == OpDiscard:
 		e.fail(q, res)

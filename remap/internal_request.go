@@ -45,6 +45,9 @@ type InternalResult struct {
 	// moment ago, or there was no time to try them, or they are lost. They are pending or lost now,
 	// unless NotNoted is set, or they were written to or moved meanwhile.
 	Failed Blocks
+	// Weak are blocks of Read that were read only after a try had failed for the medium: a try of
+	// them alone or of their unit, or else the smallest one that failed.
+	Weak Blocks
 	// Errno is the error of the first block that failed, negative; 0 if none did.
 	Errno int32
 	// Ended is why blocks were not tried, negative: an error that says nothing of the medium, the
@@ -76,6 +79,18 @@ func (b Blocks) Count() (n uint32) {
 	return n
 }
 
+// AppendRuns appends the runs of blocks in the set, as exported blocks, if first is the request's.
+func (b Blocks) AppendRuns(dst []Run, first uint64) []Run {
+	for i, n := uint64(0), uint64(len(b.set))*64; i < n; {
+		upto, in := b.set.alike(i, n)
+		if in {
+			dst = append(dst, Run{Start: first + i, Count: upto - i})
+		}
+		i = upto
+	}
+	return dst
+}
+
 // InternalDriver gets the results of internal requests. It must not call back into the Engine
 // before it returns; the result is valid only during the call.
 type InternalDriver interface {
@@ -91,6 +106,8 @@ type internalRequest struct {
 	buffer       []byte
 	cause        metadata.Cause
 	read, failed blockset
+	weak         blockset
+	doubt        span // the smallest try that failed, if it was larger than that
 	result       InternalResult
 	began        int64  // monotonic ns: of the operation that is under way
 	graces       uint64 // Engine.graces when that operation was begun
@@ -105,6 +122,7 @@ func (e *Engine) initInternal() {
 	for i := range e.internal {
 		x := &e.internal[i]
 		x.read, x.failed = newBlockset(e.cfg.MaxBlocks), newBlockset(e.cfg.MaxBlocks)
+		x.weak = newBlockset(e.cfg.MaxBlocks)
 		e.requests[e.cfg.Depth+i].internal = x
 	}
 }
@@ -134,7 +152,10 @@ func (e *Engine) SubmitInternal(r *InternalRequest) error {
 	x.buffer, x.cause = r.Buffer, r.Cause
 	x.read.clear()
 	x.failed.clear()
-	x.result = InternalResult{Tag: r.Tag, Read: Blocks{x.read}, Failed: Blocks{x.failed}}
+	x.weak.clear()
+	x.doubt = span{}
+	x.result = InternalResult{Tag: r.Tag, Read: Blocks{x.read}, Failed: Blocks{x.failed},
+		Weak: Blocks{x.weak}}
 	e.internalActive++
 	e.advance(q)
 	return nil
@@ -206,6 +227,31 @@ func (e *Engine) internalCompleted(q *request, o *op, res int32) (handled bool) 
 	return handled
 }
 
+// span is a run of blocks of a request, from its first block on; from == to: none.
+type span struct{ from, to uint64 }
+
+// internalDoubt notes that a try of an internal request failed for its medium.
+func (e *Engine) internalDoubt(q *request, o *op) {
+	x := q.internal
+	from := o.block - q.Block
+	switch to := from + o.count; {
+	case o.count <= e.coarseBlocks():
+		x.weak.add(from, to)
+	case x.doubt.to == x.doubt.from || o.count <= x.doubt.to-x.doubt.from:
+		x.doubt = span{from, to}
+	}
+}
+
+// settleWeak leaves in weak what was read in the end.
+func (x *internalRequest) settleWeak() {
+	if x.weak.empty() && x.failed.empty() {
+		x.weak.add(x.doubt.from, x.doubt.to)
+	}
+	for i := range x.weak {
+		x.weak[i] &= x.read[i] &^ x.failed[i]
+	}
+}
+
 // internalFailed notes that blocks of an internal request have no data to give.
 func (x *internalRequest) internalFailed(q *request, block, count uint64, errno int32) {
 	x.failed.add(block-q.Block, block-q.Block+count)
@@ -236,6 +282,7 @@ func (e *Engine) finishInternal(q *request) {
 		e.resetIsolation(q)
 	}
 	x.result.Ended = q.errno
+	x.settleWeak()
 	if x.result.Failed.Count() == 0 {
 		x.result.Errno = 0 // what failed was read in the end
 	}

@@ -163,6 +163,9 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 	for _, m := range s.Metadata.Mirrors {
 		rows = append(rows, []string{"mirror", m.Location + " " + m.State})
 	}
+	if s.Scrub.State != "idle" {
+		add("scrub", "%s", scrubState(&s.Scrub))
+	}
 	add("breaker", "%s", s.Breaker.State)
 	add("server", "process %d, %s", s.ServerPID, dataPath(s.Features))
 	return rows

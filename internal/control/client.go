@@ -208,6 +208,13 @@ func (c *Client) Fill(ctx context.Context, block uint64, data []byte) (*FillRepl
 // rawBody is a body that is sent as it is.
 type rawBody []byte
 
+// Scrub carries out a verb of the scrub, and returns the state after it. A server that is too old
+// for that returns an error that wraps ErrNotFound.
+func (c *Client) Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error) {
+	var s ScrubStatus
+	return &s, c.call(ctx, askTimeout, http.MethodPost, "/v1/scrub", r, &s)
+}
+
 // Resume closes the breaker. Nothing happens if this client has left before the server could begin.
 func (c *Client) Resume(ctx context.Context) error {
 	return c.confirm(ctx, askTimeout,

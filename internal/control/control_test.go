@@ -18,16 +18,17 @@ import (
 )
 
 type fake struct {
-	status  Status
-	remaps  []Remap
-	added   []Range
-	removed []Range
-	fail    error
-	stopped int
-	left    int
-	tokens  []string
-	asked   func(force bool) // called by a stop, before it begins
-	given   chan error       // stops that were given up
+	status   Status
+	remaps   []Remap
+	added    []Range
+	removed  []Range
+	fail     error
+	stopped  int
+	left     int
+	tokens   []string
+	asked    func(force bool) // called by a stop, before it begins
+	scrubbed ScrubRequest
+	given    chan error // stops that were given up
 }
 
 func (f *fake) Status(context.Context) (*Status, error) { return &f.status, f.fail }
@@ -42,6 +43,10 @@ func (f *fake) Remaps(_ context.Context, each func(Remap) error) error {
 func (f *fake) Snapshot(_ context.Context, cursor uint64) (*Snapshot, error) {
 	return &Snapshot{Superblock: []byte{1, 2}, Epoch: 3, Sequence: 1<<64 - 1, Checksum: 5,
 		Entries: []byte{0, 255}, Next: cursor + 1, Done: true}, f.fail
+}
+func (f *fake) Scrub(_ context.Context, r ScrubRequest) (*ScrubStatus, error) {
+	f.scrubbed = r
+	return &ScrubStatus{Scrub: Scrub{State: "running", Total: 9}, Waits: string(r.Do)}, f.fail
 }
 func (f *fake) Resume(context.Context) error { return f.fail }
 func (f *fake) Stop(_ context.Context, force bool, begin func() error) error {

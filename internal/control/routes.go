@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,6 +26,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/remove", r.move(h.RemoveRemaps))
 	mux.HandleFunc("POST /v1/remaps/takeback", r.move(h.TakeBackRemaps))
 	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
+	mux.HandleFunc("POST /v1/scrub", r.scrub)
 	mux.HandleFunc("POST /v1/resume", r.resume)
 	mux.HandleFunc("POST /v1/stop", r.stop)
 	mux.HandleFunc("POST /v1/leave/{token}", byToken(h.Leave))
@@ -124,6 +126,18 @@ func (r *router) fill(w http.ResponseWriter, req *http.Request) {
 	defer cancel()
 	done, err := r.h.Fill(ctx, block, data)
 	reply(w, done, err)
+}
+
+func (r *router) scrub(w http.ResponseWriter, req *http.Request) {
+	var ask ScrubRequest
+	d := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxScrubBody))
+	if err := d.Decode(&ask); err != nil {
+		reply(w, nil, fmt.Errorf("%w: a request of the scrub: %w", ErrInvalid, err))
+		return
+	}
+	begun(req)
+	v, err := r.h.Scrub(req.Context(), ask)
+	reply(w, v, err)
 }
 
 func (r *router) resume(w http.ResponseWriter, req *http.Request) {

@@ -36,6 +36,9 @@ type Handler interface {
 	// Fill gives blocks from block on what data holds, as far as they are pending or lost and do
 	// not read. It leaves all others alone. The reply says what became of each block.
 	Fill(ctx context.Context, block uint64, data []byte) (FillReply, error)
+	// Scrub carries out a verb of the scrub, and returns the state after it. The error is
+	// ErrRefused if the state does not allow the verb.
+	Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused
@@ -63,6 +66,8 @@ const (
 	maxLists  = 2       // tables being sent
 	maxMoves  = 4       // moves and fills under way or waiting
 	maxHeader = 8 << 10 // bytes of a request's header
+
+	maxScrubBody = 4 << 10 // bytes of the body of a request of the scrub
 
 	readTimeout = 10 * time.Second // for a request to be read
 	// sendTimeout is how long the client may take for each piece of an answer, of sendPiece bytes.

@@ -159,11 +159,53 @@ type Mirror struct {
 
 // Scrub describes the background read of every block.
 type Scrub struct {
-	State        string     `json:"state"`
-	Position     uint64     `json:"position"` // block
+	State        string     `json:"state"`    // idle, running or paused
+	Position     uint64     `json:"position"` // block: all below it was read
 	Total        uint64     `json:"total"`    // blocks
-	Rate         uint64     `json:"rate"`     // bytes a second
+	Rate         uint64     `json:"rate"`     // bytes a second, over the last moments
 	LastFinished *time.Time `json:"last_finished"`
+}
+
+// ScrubVerb says what a ScrubRequest asks for.
+type ScrubVerb string
+
+const (
+	ScrubShow   ScrubVerb = "status" // nothing but the state
+	ScrubStart  ScrubVerb = "start"
+	ScrubPause  ScrubVerb = "pause"
+	ScrubResume ScrubVerb = "resume"
+	ScrubStop   ScrubVerb = "stop"
+)
+
+// ScrubRequest asks for something of the scrub. All but Do is for a start only.
+type ScrubRequest struct {
+	Do        ScrubVerb `json:"do"`
+	Rate      uint64    `json:"rate,omitempty"` // bytes a second at most; 0: the default
+	Idle      bool      `json:"idle,omitempty"` // read only while nobody uses the device
+	IntervalS uint64    `json:"interval_s,omitempty"`
+}
+
+// ScrubStatus is everything that `scrub status --json` shows.
+type ScrubStatus struct {
+	Scrub
+	// What the pass that is under way has found and done, or else the last one; in blocks.
+	Found     ScrubFound `json:"found"`
+	Repaired  uint32     `json:"repaired"`
+	Relocated uint32     `json:"relocated"`
+	EtaS      *uint64    `json:"eta_s"` // seconds; null: not known, or nothing is being read
+
+	Started   *time.Time `json:"started"`    // when the pass began; null: there was none
+	RateLimit uint64     `json:"rate_limit"` // bytes a second
+	Idle      bool       `json:"idle"`       // it reads only while nobody uses the device
+	IntervalS uint64     `json:"interval_s"` // from one start of a pass to the next; 0: none
+	Waits     string     `json:"waits"`      // why nothing is read now; empty if something is
+}
+
+// ScrubFound counts blocks.
+type ScrubFound struct {
+	Unreadable uint32 `json:"unreadable"` // do not read, and are pending now
+	Weak       uint32 `json:"weak"`       // were read only after a try had failed
+	Slow       uint32 `json:"slow"`       // take much longer than others
 }
 
 // Breaker says whether remapping is stopped.

@@ -30,6 +30,9 @@ type Driver interface {
 	// NotDurable tells one of two things about a change of the remap table. With an error: the
 	// change was refused. With nil: the change is not known to be durable.
 	NotDurable(err error)
+	// ReadForScrub begins a read of the scrub, by an internal request. Its result comes through
+	// Coordinator.ScrubDone. It is called only if Config.Scrub allows reads.
+	ReadForScrub(r ScrubRead)
 }
 
 // Committer is what a Coordinator needs of a metadata.Committer.
@@ -47,6 +50,7 @@ type Committer interface {
 	Status() metadata.Status
 	AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus
 	Snapshot(cursor uint64) (metadata.Snapshot, error)
+	SetScrub(s metadata.Scrub)
 }
 
 // Grower is a Committer that can make room for a larger table.
@@ -77,6 +81,9 @@ type Config struct {
 	// medium. Zero fields have defaults: resources are tried for the policy's ResourceFor, a path
 	// for metadata.RetryPathFor.
 	Retry metadata.RetryLimits
+	// Scrub is what the scrub may do. Its reads use the last ScrubTags of the InternalTags of a
+	// queue.
+	Scrub ScrubConfig
 	// Wrap, if not nil, puts something between the Coordinator and its Committer. The simulator
 	// uses it to look at what passes, and to plant bugs there.
 	Wrap func(*metadata.Committer) Committer
@@ -105,6 +112,7 @@ type Coordinator struct {
 	resumes  []func(closed bool)
 
 	mirrors mirrorRetry
+	scrub   scrub
 	end     end
 }
 
@@ -137,6 +145,7 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names},
 		cfg.Shared, cfg.Allocator,
 		journal{c}, driver{c})
+	c.initScrub(cfg.Scrub, cfg.Image.Scrub())
 	return c, nil
 }
 

@@ -62,6 +62,7 @@ type end struct {
 // devices. The first two together take at most the given time. Call it only when no request is
 // under way any more.
 func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
+	c.HoldScrub()
 	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
 	t, err := c.com.Checkpoint()
 	if err != nil {
@@ -85,6 +86,7 @@ func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 
 // Leave waits for what the Committer has under way, at most for the given time.
 func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
+	c.HoldScrub()
 	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
 	c.pump()
 }

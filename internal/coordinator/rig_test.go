@@ -22,6 +22,7 @@ type rig struct {
 	alerts      []remap.Alert
 	flushFailed []int32
 	notDurable  []error
+	scrubs      []ScrubRead // that have not ended
 }
 
 // memory is a device that keeps what is written.
@@ -76,6 +77,7 @@ func (r *rig) Missing(uint8) string             { return "" }
 func (r *rig) Alert(a remap.Alert)              { r.alerts = append(r.alerts, a) }
 func (r *rig) FlushFailed(_ uint8, errno int32) { r.flushFailed = append(r.flushFailed, errno) }
 func (r *rig) NotDurable(err error)             { r.notDurable = append(r.notDurable, err) }
+func (r *rig) ReadForScrub(s ScrubRead)         { r.scrubs = append(r.scrubs, s) }
 func (r *rig) sleep(d time.Duration)            { r.now += int64(d); r.Tick() }
 func (r *rig) after(ns int64) (d time.Duration) { return time.Duration(ns - r.now) }
 
@@ -112,6 +114,7 @@ type fakeCommitter struct {
 	backedOff bool
 	status    metadata.Status
 	refuse    error
+	scrub     metadata.Scrub
 }
 
 func (c *fakeCommitter) ask(what string) (metadata.Ticket, error) {
@@ -146,6 +149,8 @@ func (c *fakeCommitter) Idle() bool                       { return !c.busy }
 func (c *fakeCommitter) BackedOff() bool                  { return c.backedOff }
 func (c *fakeCommitter) RetryNow()                        { c.calls = append(c.calls, "try again") }
 func (c *fakeCommitter) Status() metadata.Status          { return c.status }
+
+func (c *fakeCommitter) SetScrub(s metadata.Scrub) { c.scrub = s }
 
 func (c *fakeCommitter) AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus {
 	return dst

@@ -37,6 +37,10 @@ type keeper struct {
 	quit   chan struct{}
 	ended  chan struct{}
 	once   sync.Once
+	shared *remap.Shared
+
+	scrubMu sync.Mutex
+	scrubs  []coordinator.ScrubResult // that have come
 
 	// The rest belongs to the goroutine.
 	wake  []bool // queues that were sent something
@@ -57,7 +61,7 @@ func newKeeper(log zerolog.Logger, cfg coordinator.Config, devices []*blockdev.D
 		report: newReport(log, layout.Superblock().Name, cfg.Shared), devices: devices,
 		boxes: make([]*mailbox, cfg.Queues), queues: make([]atomic.Pointer[queue], cfg.Queues),
 		kicked: make(chan struct{}, 1), calls: make(chan func()), quit: make(chan struct{}),
-		ended: make(chan struct{}), wake: make([]bool, cfg.Queues),
+		ended: make(chan struct{}), wake: make([]bool, cfg.Queues), shared: cfg.Shared,
 	}
 	for i := range k.boxes {
 		k.boxes[i] = newMailbox(cfg.Depth)
@@ -163,9 +167,11 @@ func (k *keeper) step() {
 	for _, d := range k.workers.take() {
 		k.coord.Done(d.id, d.res)
 	}
+	k.takeScrubs()
 	now := k.Now()
 	if due := k.due(); due != 0 && due <= now {
 		k.coord.Tick()
+		k.coord.TickScrub()
 	}
 	for i, sent := range k.wake {
 		if sent {
@@ -186,7 +192,7 @@ func (k *keeper) step() {
 // due is when the goroutine must run even if nobody calls kick; 0: it need not run.
 func (k *keeper) due() int64 {
 	due := k.report.due
-	for _, at := range []int64{k.coord.Deadline(), k.coord.MirrorsDue()} {
+	for _, at := range []int64{k.coord.Deadline(), k.coord.MirrorsDue(), k.coord.ScrubDue()} {
 		if due == 0 || at != 0 && at < due {
 			due = at
 		}

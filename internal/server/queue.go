@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/ublk"
@@ -42,6 +43,7 @@ type ring interface {
 	WriteZeroes(file int, off, n int64, keep bool, userData uint64)
 	Done(tag uint16, res int32)
 	Wakeup()
+	Stopping() bool
 }
 
 // NewQueue is called on the queue's own thread.
@@ -72,18 +74,22 @@ func (t *target) newQueue(q ring) (*queue, error) {
 	if h.sink, err = q.NewMemory(sinkSize); err != nil {
 		return nil, err
 	}
+	internal := 0
+	if q.ID() == scrubQueue {
+		internal = coordinator.ScrubTags
+	}
 	h.engine = remap.NewEngine(remap.EngineConfig{
 		Queue: uint16(q.ID()), Depth: q.Depth(), MaxBlocks: q.MaxIO() / geo.BlockSize,
 		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, DiscardBlocks: sinkSize / geo.BlockSize,
-		Policy: t.policy,
+		Policy: t.policy, InternalTags: internal, Internal: h,
 	}, t.shared, h)
 	t.keeper.enlist(q.ID(), h)
 	return h, nil
 }
 
 // queue is the ublk.Handler of one hardware queue and the remap.Driver of its
-// Engine. All but what keeper uses (in, q.Wakeup, asked, tid, signs, signed) belongs to the
-// queue's thread.
+// Engine. All but what keeper uses (in, q.Wakeup, asked, scrub.asked, tid, signs, signed) belongs to
+// the queue's thread.
 type queue struct {
 	q       ring
 	engine  *remap.Engine
@@ -95,6 +101,7 @@ type queue struct {
 	lengths []int32      // of each tag's request, in bytes; 0 for all but reads and writes
 	req     remap.Request
 	asked   atomic.Bool // how long requests are under way is to be looked at
+	scrub   scrubReads
 
 	tid           int           // of the queue's thread
 	signs, signed atomic.Uint64 // that were asked for, and given
@@ -144,6 +151,7 @@ func (h *queue) Wake() {
 	for i := range messages {
 		h.engine.Answer(&messages[i])
 	}
+	h.beginScrubs()
 }
 
 // EndBatch retries what is due, makes the counters visible and says when to call it again.
@@ -159,6 +167,9 @@ func (h *queue) EndBatch() time.Duration {
 			wait = max(time.Duration(due-now), time.Microsecond)
 		}
 	}
+	if h.engine.InternalInflight() > 0 && h.q.Stopping() {
+		h.cancelScrubs()
+	}
 	h.engine.Publish()
 	return wait
 }
@@ -172,7 +183,9 @@ func (h *queue) Issue(io *remap.IO) {
 	switch io.Op {
 	case remap.OpRead:
 		buffer := h.sink.Buffer(0)
-		if !io.Discard {
+		if int(io.Tag) >= h.q.Depth() {
+			buffer = h.scrub.sink.Buffer(0)
+		} else if !io.Discard {
 			buffer = h.q.RequestBuffer(io.Tag).At(io.Buffer)
 		}
 		h.q.Read(file, buffer, uint32(io.Length), io.Offset, io.ID)

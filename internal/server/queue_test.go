@@ -14,11 +14,12 @@ import (
 
 // fakeRing records what a queue submits, and completes it when the test says so.
 type fakeRing struct {
-	memory ublk.Queue // makes buffers, and is used for nothing else
-	h      *queue
-	ops    []ringOp
-	done   map[uint16]int32
-	woken  int
+	stopping bool
+	memory   ublk.Queue // makes buffers, and is used for nothing else
+	h        *queue
+	ops      []ringOp
+	done     map[uint16]int32
+	woken    int
 }
 
 // ringOp is an operation on the ring.
@@ -58,6 +59,8 @@ func (r *fakeRing) Flush(file int, id uint64) {
 	r.ops = append(r.ops, ringOp{kind: "flush", file: file, id: id})
 }
 
+func (r *fakeRing) Stopping() bool { return r.stopping }
+
 func (r *fakeRing) Discard(file int, off, n int64, id uint64) {
 	r.ops = append(r.ops, ringOp{kind: "discard", file: file, n: n, off: off, id: id})
 }
@@ -80,7 +83,7 @@ func newFakeRing(t *testing.T, noFUA bool) *fakeRing {
 		Spares: []remap.SpareExtent{{Count: 64, Device: 1, Offset: 1 << 20}}}
 	geo.NoFUA = [remap.MaxDevices]bool{noFUA, noFUA}
 	shared := remap.NewShared(geo, remap.NewMap(geo.Units(), 1))
-	k := &keeper{kicked: make(chan struct{}, 1), boxes: []*mailbox{newMailbox(4)}}
+	k := &keeper{kicked: make(chan struct{}, 1), boxes: []*mailbox{newMailbox(4)}, shared: shared}
 	k.queues = make([]atomic.Pointer[queue], 1)
 	r := &fakeRing{done: map[uint16]int32{}}
 	var err error

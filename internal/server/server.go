@@ -445,6 +445,7 @@ func (s *server) load() error {
 	s.keeper, err = newKeeper(s.log, coordinator.Config{
 		Image: s.image, Shared: s.shared, Allocator: s.alloc, Policy: s.cfg.Policy,
 		Queues: s.cfg.Queues, Depth: s.cfg.Depth,
+		InternalTags: coordinator.ScrubTags, Scrub: s.scrubConfig(),
 		Committer: metadata.Options{Session: binary.LittleEndian.Uint64(session[:])},
 	}, s.set.Devices, descriptorsOf(s.set.Devices))
 	return err

@@ -18,13 +18,16 @@ import (
 // Status collects what the control socket reports.
 func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	var state coordinator.Status
+	var scrub coordinator.ScrubStatus
 	if err := s.keeper.call(ctx, func() {
 		s.keeper.coord.LookForDevices()
 		state = s.keeper.coord.Status()
+		scrub = s.keeper.coord.Scrub()
 	}); err != nil {
 		return nil, err
 	}
 	st := s.figures(&state)
+	st.Scrub = scrubOf(&scrub)
 	live := s.live.Load()
 	judge(st, live, state.Committer.Superblocks)
 	if st.State == control.StateTripped {
@@ -83,7 +86,6 @@ func (s *server) figures(state *coordinator.Status) *control.Status {
 		},
 		Table: &control.Table{Entries: arbiter.Table.Entries, Max: arbiter.Table.Capacity,
 			Growth: string(com.Growth)},
-		Scrub:   control.Scrub{State: "idle", Total: geo.Blocks},
 		Breaker: control.Breaker{State: "closed"},
 		Features: control.Features{
 			ZeroCopy: info.ZeroCopy(), AutoBufReg: info.Features.Has(ublk.FeatureAutoBufReg),

@@ -66,6 +66,8 @@ const (
 	BugReaderBuffer
 	BugReaderForgets
 	BugReaderStaleSpare
+	BugScrubAhead
+	BugScrubPath
 	BugBusyFlush
 	BugEarlyLeave
 	BugEarlyCapacity
@@ -98,13 +100,14 @@ const (
 	FocusAway          // there is a spare device, and disks vanish and return
 	FocusReader        // blocks are read in the background, and moved
 	FocusFill          // blocks are filled from a backup while users write to them
+	FocusScrub         // the scrub runs, and the path to the disks comes and goes
 	FocusTable         // the table is nearly full, and the metadata has no faults
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader", "fills", "the table is nearly full"}[f]
+		"background reader", "fills", "scrub", "the table is nearly full"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -123,6 +126,8 @@ func (f Focus) apply(c *config) {
 		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusFill:
 		c.moves, c.ops, c.spots, c.faults = true, 120, 1, c.faults+8
+	case FocusScrub:
+		c.scrub, c.rates.path = true, 60
 	case FocusTable:
 		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
 		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
@@ -242,6 +247,10 @@ var bugTable = [bugs]bugInfo{
 		"become pending", inDriver, FocusReader},
 	BugReaderStaleSpare: {"reader-stale-spare", "an internal request takes what it has read from " +
 		"a spare unit that was given to other blocks meanwhile", inProduct, FocusReader},
+	BugScrubAhead: {"scrub-ahead", "the position of the scrub is ahead of what it has read",
+		inDriver, FocusScrub},
+	BugScrubPath: {"scrub-path", "the scrub counts blocks as read that it did not reach, because " +
+		"the path to the disk has failed", inDriver, FocusScrub},
 	BugBusyFlush: {"busy-flush", "a flush that was not carried out for lack of resources counts " +
 		"as carried out", inDriver, FocusNone},
 	BugEarlyLeave: {"early-leave", "a server leaves its device while the Committer still writes",

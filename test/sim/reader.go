@@ -44,7 +44,7 @@ func newReader(s *sim) *reader {
 	rd := &reader{s: s, reqs: make([][]*userReq, s.cfg.queues), reported: map[uint64]bool{},
 		inflight: make([]int, s.cfg.queues), late: map[int][]func(){}}
 	for q := range rd.reqs {
-		rd.reqs[q] = make([]*userReq, s.cfg.reader)
+		rd.reqs[q] = make([]*userReq, s.cfg.internalTags())
 		for range s.cfg.reader {
 			rd.buffers = append(rd.buffers, make([]byte, s.cfg.maxUnits*metadata.UnitSize))
 		}
@@ -121,16 +121,24 @@ func (s *sim) planPass() {
 
 // read begins to read blocks by a free tag of a queue. It returns false if no tag is free.
 func (rd *reader) read(q int, block, count uint64) bool {
-	s := rd.s
-	i := slices.Index(rd.reqs[q], nil)
+	i := slices.Index(rd.reqs[q][:rd.s.cfg.reader], nil)
 	if i < 0 {
 		return false
 	}
+	whole := rd.buffers[len(rd.buffers)-1]
+	rd.buffers = rd.buffers[:len(rd.buffers)-1]
+	rd.begin(q, i, block, count, whole)
+	return true
+}
+
+// begin begins to read blocks by the i-th internal tag of a queue.
+func (rd *reader) begin(q, i int, block, count uint64, whole []byte) {
+	s := rd.s
 	r := &userReq{queue: q, internal: true, perBlock: uint64(s.plan.BlockSize() / sectorSize),
 		begun: s.step, time: s.now, failures: s.failures, reported: s.reported, seen: -1}
 	r.Request = remap.Request{Tag: uint16(s.cfg.depth + i), Op: remap.OpRead, Block: block,
 		Count: uint32(count)}
-	r.whole, rd.buffers = rd.buffers[len(rd.buffers)-1], rd.buffers[:len(rd.buffers)-1]
+	r.whole = whole
 	r.buf = r.whole[:r.sectors()*sectorSize]
 	for k := range r.sectors() {
 		clear(r.buf[k*sectorSize:][:sectorSize])
@@ -146,7 +154,6 @@ func (rd *reader) read(q int, block, count uint64) bool {
 		Cause: readerCause, Block: block, Count: uint32(count), Buffer: r.buf}); err != nil {
 		s.failf("%v, by the reader: %v", r, err)
 	}
-	return true
 }
 
 // cancel ends a request early.
@@ -218,7 +225,9 @@ func (q *queue) FinishInternal(res *remap.InternalResult) {
 	if rd.seen != nil {
 		rd.seen(r)
 	}
-	if !r.returned {
+	if int(res.Tag) >= s.cfg.depth+s.cfg.reader {
+		q.scrubRead(r, res)
+	} else if !r.returned {
 		rd.buffers = append(rd.buffers, r.whole)
 	}
 }
@@ -345,7 +354,7 @@ func (s *sim) quietReader() {
 
 // cancels is called when the reader cancels a request.
 func (b Bug) cancels(rd *reader, r *userReq) {
-	if b == BugReaderBuffer {
+	if b == BugReaderBuffer && int(r.Tag) < rd.s.cfg.depth+rd.s.cfg.reader {
 		r.returned = true
 		rd.buffers = append(rd.buffers, r.whole)
 	}

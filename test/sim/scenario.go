@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -415,6 +416,38 @@ var Scenarios = []Scenario{
 		})
 		s.write(0, b, 2, true)
 		s.drain()
+	}},
+	{"scrub-goes-on", nil, func(s *sim) {
+		// The scrub reads all blocks, over a stop and a new start, while users write.
+		b := s.block()
+		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
+		s.bad(b+1, 1, failsReads)
+		s.bad(b+3*s.per(), 2, failsWrites)
+		s.start()
+		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
+			s.failf("%v", err)
+		}
+		stopped := false
+		s.scrubPass(func(at uint64) {
+			switch {
+			case !stopped && at > b/2:
+				stopped = true
+				s.write(0, b+3*s.per(), s.per(), false)
+				s.drain()
+				s.orderlyStop()
+				s.down()
+				s.start()
+				if now := s.srv.coord.Scrub(); now.Position != at || now.State !=
+					metadata.ScrubRunning {
+					s.failf("stopped at block %d, the next server goes on so: %+v", at, now)
+				}
+			case at > b && s.idle(1):
+				s.write(1, b+1, 1, true)
+			}
+		})
+		if now := s.srv.coord.Scrub(); now.Unreadable == 0 || now.Finished == 0 {
+			s.failf("the scrub found nothing: %+v", now)
+		}
 	}},
 	{tableGrows, func(s *sim) (out []metadata.Entry) {
 		for i := range s.plan.TableCapacity() - 22 {

@@ -149,10 +149,11 @@ func (s *sim) boot() {
 		q.eng = remap.NewEngine(remap.EngineConfig{
 			Queue: uint16(i), Depth: s.cfg.depth, MaxBlocks: s.cfg.maxUnits * per,
 			ZeroBlocks: s.cfg.zero * per, DiscardBlocks: s.cfg.sink * per, Policy: s.cfg.policy,
-			InternalTags: s.cfg.reader, Internal: q,
+			InternalTags: s.cfg.internalTags(), Internal: q,
 		}, sv.shared, q)
 		sv.queues = append(sv.queues, q)
 	}
+	s.scrubbing.fromDisk(s, img.Scrub())
 	sv.coordinate(img)
 	s.opts.Bug.booted(s)
 	sv.open()
@@ -184,7 +185,8 @@ func (sv *server) coordinate(img *metadata.Image) {
 	s := sv.s
 	cfg := coordinator.Config{
 		Image: img, Shared: sv.shared, Allocator: sv.restored.Allocator, Policy: s.cfg.policy,
-		Queues: s.cfg.queues, Depth: s.cfg.depth, InternalTags: s.cfg.reader,
+		Queues: s.cfg.queues, Depth: s.cfg.depth, InternalTags: s.cfg.internalTags(),
+		Scrub:  s.scrubConfig(),
 		Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
 		Committer: metadata.Options{Session: s.rng.Uint64(),
 			CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})},
@@ -321,6 +323,7 @@ func (sv *server) after() {
 			q.eng.Tick(sv.s.now)
 		}
 	}
+	sv.tickScrub()
 	sv.note()
 }
 

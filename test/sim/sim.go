@@ -81,6 +81,7 @@ type sim struct {
 	awayStep    int64 // when a disk last vanished
 	draining    bool
 
+	scrubbing  scrubbing
 	pass       [][2]uint64 // blocks that the background reader reads next
 	readerHeld bool        // none of the reader's operations continues
 	withheld   []event     // the reader's events that are held up

@@ -33,6 +33,8 @@ type Stats struct {
 	// Internal requests of the background reader; sectors that they have read, and blocks that
 	// they could not read.
 	ReaderRequests, ReaderSectors, ReaderFailed uint64
+	// Whole passes of the scrub.
+	Scrubs uint64
 }
 
 // Add adds the counts of another run.
@@ -52,14 +54,16 @@ func (s *Stats) String() string {
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
 		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
 		"starts over a path that came and went (%s refused); "+
-		"%s internal reads, of %s, with %s blocks that failed; %s events",
+		"%s internal reads, of %s, with %s blocks that failed; %s passes of the "+
+		"scrub; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
 		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
 		count(s.Unknown), count(s.Moves), count(s.Filled), count(s.Checkpoints), count(s.Grown),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
 		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),
-		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed), count(s.Steps))
+		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed),
+		count(s.Scrubs), count(s.Steps))
 }
 
 // count writes a number with commas.

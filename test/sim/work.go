@@ -21,6 +21,9 @@ func (s *sim) work(round, steps int) {
 		if s.cfg.reader > 0 {
 			s.readWhile(number+50_000, step, steps, hold)
 		}
+		if s.cfg.scrub && step%16 == 5 {
+			s.act(number+75_000, s.scrubWhile)
+		}
 		switch n := kinds.IntN(1000); {
 		case n < 250:
 			s.act(number, s.request)
@@ -330,6 +333,8 @@ func (s *sim) leave() {
 
 // endQueues ends the queues' threads once none of their operations is under way.
 func (s *sim) endQueues() {
+	s.draining = true // the scrub begins nothing
+	defer func() { s.draining = false }()
 	s.holdReader(false)
 	ofQueue := func(io *diskIO) bool { return io.req != nil }
 	for n := 0; slices.ContainsFunc(s.ios, ofQueue); n++ {

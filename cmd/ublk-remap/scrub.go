@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/size"
+	"ublkremap/internal/control"
+)
+
+func scrubCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "scrub",
+		Short: "Read every block in the background, to find bad ones early",
+		Long: `Read every block of a device in the background, while it is in use, to find
+those that no longer read before anybody needs them. A block that does not read
+becomes pending: the next write to it goes to the spare region.
+
+While the device is in use the scrub leaves nearly all of the disk's time to its
+users, and reads 1 MiB a second all the same. It goes on where it was after a
+restart, a recovery and an upgrade. Exit code 3: the state of the scrub does not
+allow it.`,
+		RunE: group,
+	}
+	cmd.AddCommand(scrubStartCommand(a),
+		scrubVerbCommand(a, control.ScrubPause, "Pause the scrub"),
+		scrubVerbCommand(a, control.ScrubResume, "Go on after a pause"),
+		scrubVerbCommand(a, control.ScrubStop, "Give the scrub up, and those that would follow"),
+		scrubVerbCommand(a, control.ScrubShow, "Say how far it is and what it has found"))
+	return cmd
+}
+
+func scrubStartCommand(a *app) *cobra.Command {
+	var rate string
+	var idle bool
+	var interval time.Duration
+	cmd := &cobra.Command{
+		Use:   "start DEV|NAME",
+		Short: "Begin to read every block",
+		Args:  arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := control.ScrubRequest{Do: control.ScrubStart, Idle: idle,
+				IntervalS: uint64(interval / time.Second)}
+			var err error
+			if r.Rate, err = scrubRate(rate); err != nil {
+				return fmt.Errorf("--rate %q: %w: %w", rate, exit.ErrUsage, err)
+			}
+			if interval < 0 || interval > 0 && interval < time.Minute {
+				return fmt.Errorf("--interval %v: %w: at least 1m, or 0 for one pass", interval,
+					exit.ErrUsage)
+			}
+			return a.scrub(cmd, args[0], r)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&rate, "rate", "50MiB", "how much to read at most, in a second")
+	f.BoolVar(&idle, "idle", false, "read only while nobody uses the device")
+	f.DurationVar(&interval, "interval", 0,
+		"read everything again, as long after the last start, such as 168h; 0: one pass")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// scrubRate reads a number of bytes a second.
+func scrubRate(text string) (uint64, error) {
+	s, err := size.Parse(text)
+	if err != nil {
+		return 0, err
+	}
+	n, exact := s.Exact()
+	if !exact || n < 1<<10 {
+		return 0, errors.New("want a number of bytes a second, at least 1KiB")
+	}
+	return uint64(n), nil
+}
+
+func scrubVerbCommand(a *app, verb control.ScrubVerb, short string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   string(verb) + " DEV|NAME",
+		Short: short,
+		Args:  arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.scrub(cmd, args[0], control.ScrubRequest{Do: verb})
+		},
+	}
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+// scrub asks a device's server for something, and prints the state after it.
+func (a *app) scrub(cmd *cobra.Command, name string, ask control.ScrubRequest) error {
+	r, err := a.host().Lookup(name)
+	if err != nil {
+		return err
+	}
+	st, err := control.NewClient(r.Name).Scrub(cmd.Context(), ask)
+	if errors.Is(err, control.ErrNotFound) {
+		return fmt.Errorf("%s: its server cannot scrub; it may be an older one, see: "+
+			"ublk-remap upgrade: %w", r.Device, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: scrub %s: %w", r.Device, ask.Do, err)
+	}
+	if a.json {
+		return a.printJSON(st)
+	}
+	return a.table(scrubRows(r.Device, st))
+}
+
+// scrubRows shows a scrub to a person.
+func scrubRows(device string, s *control.ScrubStatus) [][]string {
+	rows := [][]string{{"device", device}, {"scrub", scrubState(&s.Scrub)}}
+	if s.Waits != "" {
+		rows = appendWrapped(rows, "waits", s.Waits)
+	}
+	if s.State != "idle" {
+		limit := "at most " + sizeText(int64(s.RateLimit)) + "/s"
+		if s.Idle {
+			limit += ", only while nobody uses the device"
+		}
+		rows = append(rows, []string{"rate", sizeText(int64(s.Rate)) + "/s, " + limit})
+	}
+	if s.EtaS != nil {
+		rows = append(rows, []string{"ready in", (time.Duration(*s.EtaS) * time.Second).String()})
+	}
+	if s.Started != nil {
+		rows = append(rows, []string{"started", s.Started.Local().Format(time.DateTime)},
+			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak, %s slow",
+				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)),
+				numText(uint64(s.Found.Slow)))},
+			[]string{"done", fmt.Sprintf("%s blocks repaired, %s relocated",
+				numText(uint64(s.Repaired)), numText(uint64(s.Relocated)))})
+	}
+	if s.LastFinished != nil {
+		rows = append(rows, []string{"finished", s.LastFinished.Local().Format(time.DateTime)})
+	}
+	if s.IntervalS > 0 {
+		rows = append(rows, []string{"interval",
+			(time.Duration(s.IntervalS) * time.Second).String()})
+	}
+	return rows
+}
+
+// scrubState is one line about a scrub.
+func scrubState(s *control.Scrub) string {
+	if s.State == "idle" || s.Total == 0 {
+		return s.State
+	}
+	return fmt.Sprintf("%s at block %s of %s (%.1f %%)", s.State, numText(s.Position),
+		numText(s.Total), 100*float64(s.Position)/float64(s.Total))
+}

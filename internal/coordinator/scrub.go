@@ -1,0 +1,442 @@
+package coordinator
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// This file is the scrub: it reads all blocks, in order and in the background, in search of what no
+// longer reads. It decides what is read when, and where a pass goes on after a restart. The reads
+// themselves are internal requests of an engine (remap/internal_request.go), so what does not read
+// is tried again and then noted as pending, by the rules of a user's read.
+//
+// Reads go out in bursts: a few in a row at once. A burst is followed by a pause, which keeps to
+// the rate and, as long as users have requests, leaves most of the disk's time to them. The position
+// moves when all of a burst has ended. So everything below it was read in this pass, and it may be
+// made durable at any time.
+//
+// Blocks that are pending or lost are not read: it is known that they do not read.
+
+const (
+	// ScrubTags is how many reads of the scrub may be under way at once.
+	ScrubTags = 4
+	// ScrubRate is how much a scrub reads at most, in bytes a second, unless it is told.
+	ScrubRate = 50 << 20
+	// scrubLeast is how much it reads at least, also while users have requests, in bytes a second,
+	// as long as the disk is fast enough.
+	scrubLeast = 1 << 20
+	// scrubShare is how much of a disk's time it takes while users have requests: one part in that
+	// many.
+	scrubShare = 50
+	// scrubQuiet is how long no request of a user may have ended before the device counts as idle.
+	scrubQuiet = int64(time.Second)
+	// scrubLook is how often a scrub that waits looks whether it may go on.
+	scrubLook = int64(200 * time.Millisecond)
+	// scrubSave is how often the position is made durable.
+	scrubSave = int64(time.Minute)
+	// scrubRetry and scrubRetryMost are how long it waits after an error that is not the medium's.
+	scrubRetry     = int64(time.Second)
+	scrubRetryMost = int64(time.Minute)
+	// scrubSleep is the longest time between two looks at the clock that tells days.
+	scrubSleep = int64(time.Minute)
+	// scrubSpeed is over how much time the speed is measured.
+	scrubSpeed = int64(10 * time.Second)
+)
+
+// Errors of the scrub's verbs.
+var (
+	ErrScrubRuns    = errors.New("a scrub is under way already")
+	ErrScrubNone    = errors.New("no scrub is under way")
+	ErrScrubPaused  = errors.New("the scrub is paused")
+	ErrScrubRunning = errors.New("the scrub is not paused")
+)
+
+// ScrubConfig is what a scrub needs to know of its device.
+type ScrubConfig struct {
+	MaxBlocks  uint32 // of one read; 0: there is no scrub
+	Rotational bool   // one long read costs less than several short ones
+}
+
+// ScrubRead is a read that the scrub asks for: an internal request with the cause CauseScrub.
+type ScrubRead struct {
+	Tag   int // below ScrubTags
+	Block uint64
+	Count uint32
+}
+
+// ScrubResult is how a ScrubRead ended; see remap.InternalResult. The slices are the Coordinator's
+// only during the call.
+type ScrubResult struct {
+	Tag      int
+	Failed   uint32      // blocks
+	Weak     []remap.Run // that were read on a retry
+	Ended    int32
+	NotNoted bool
+}
+
+// ScrubOptions are what an operator may choose.
+type ScrubOptions struct {
+	Rate     uint64        // bytes a second; 0: ScrubRate
+	Idle     bool          // read only while no user has requests
+	Interval time.Duration // from the start of one pass to that of the next; 0: one pass
+}
+
+// ScrubStatus is what status shows.
+type ScrubStatus struct {
+	metadata.Scrub
+	Total uint64 // blocks
+	Speed uint64 // bytes a second, over the last moments; 0: nothing is being read
+	// Waits is why nothing is read although the scrub runs; empty otherwise.
+	Waits string
+}
+
+// scrub is the scrub of one device.
+type scrub struct {
+	cfg  ScrubConfig
+	now  metadata.Scrub
+	held bool  // no further read begins
+	due  int64 // when the next step is wanted; 0: never
+
+	reads    [ScrubTags]scrubRead // of the burst
+	underWay int
+	void     bool   // the burst belongs to a pass that was given up
+	began    int64  // the burst
+	end      uint64 // where the burst ends, if all goes well
+	bytes    uint64 // that the burst reads
+	retry    int64  // the last wait after an error
+	waits    string
+
+	requests uint64 // of users, as counted last
+	usersAt  int64  // when one last ended
+	saved    metadata.Scrub
+	savedAt  int64
+
+	speed, speedBytes uint64 // bytes a second, and what is being counted
+	speedFrom         int64
+}
+
+type scrubRead struct {
+	busy  bool
+	block uint64
+	ended int32 // why not all of it was tried
+}
+
+// initScrub goes on where the last server was.
+func (c *Coordinator) initScrub(cfg ScrubConfig, now metadata.Scrub) {
+	s := &c.scrub
+	s.cfg, s.now, s.saved = cfg, now, now
+	if s.now.Position > c.blocks() {
+		s.now.Position = 0
+	}
+	if cfg.MaxBlocks > 0 && (s.now.State == metadata.ScrubRunning || s.now.Interval > 0) {
+		s.due = c.drv.Now()
+	}
+}
+
+func (c *Coordinator) blocks() uint64 { return c.shared.Geometry().Blocks }
+
+// ScrubDue is when TickScrub must be called, on the clock of Driver.Now; 0: it need not be.
+func (c *Coordinator) ScrubDue() int64 {
+	if c.scrub.held {
+		return 0
+	}
+	return c.scrub.due
+}
+
+// HoldScrub keeps the scrub from beginning further reads, because the queues end, and makes its
+// position durable.
+func (c *Coordinator) HoldScrub() {
+	c.scrub.held = true
+	c.saveScrub()
+	c.pump()
+}
+
+// Scrub returns the state of the scrub.
+func (c *Coordinator) Scrub() ScrubStatus {
+	s := &c.scrub
+	st := ScrubStatus{Scrub: s.now, Total: c.blocks()}
+	if s.now.State == metadata.ScrubRunning {
+		st.Waits = s.waits
+		if c.drv.Now()-s.speedFrom < 2*scrubSpeed {
+			st.Speed = s.speed
+		}
+	}
+	return st
+}
+
+// StartScrub begins a pass. Errors: ErrScrubRuns, ErrScrubPaused.
+func (c *Coordinator) StartScrub(o ScrubOptions) error {
+	s := &c.scrub
+	switch s.now.State {
+	case metadata.ScrubRunning:
+		return ErrScrubRuns
+	case metadata.ScrubPaused:
+		return ErrScrubPaused
+	}
+	if o.Rate == 0 {
+		o.Rate = ScrubRate
+	}
+	s.now = metadata.Scrub{Finished: s.now.Finished, Idle: o.Idle,
+		Rate: uint32(min(max(o.Rate>>10, 1), 1<<32-1)), Interval: uint32(o.Interval / time.Second)}
+	c.beginPass()
+	return nil
+}
+
+// beginPass begins a pass at the first block.
+func (c *Coordinator) beginPass() {
+	s := &c.scrub
+	s.now.State, s.now.Position, s.now.Started = metadata.ScrubRunning, 0, c.drv.WallClock()
+	s.now.Unreadable, s.now.Weak, s.now.Slow, s.now.Repaired, s.now.Relocated = 0, 0, 0, 0, 0
+	s.due, s.retry, s.waits = c.drv.Now(), 0, ""
+	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
+	c.saveScrub()
+	c.pump()
+}
+
+// PauseScrub stops after the reads that are under way. Errors: ErrScrubNone, ErrScrubPaused.
+func (c *Coordinator) PauseScrub() error {
+	s := &c.scrub
+	switch s.now.State {
+	case metadata.ScrubIdle:
+		return ErrScrubNone
+	case metadata.ScrubPaused:
+		return ErrScrubPaused
+	}
+	s.now.State, s.due = metadata.ScrubPaused, 0
+	c.saveScrub()
+	c.pump()
+	return nil
+}
+
+// ResumeScrub goes on after PauseScrub. Errors: ErrScrubNone, ErrScrubRunning.
+func (c *Coordinator) ResumeScrub() error {
+	s := &c.scrub
+	switch s.now.State {
+	case metadata.ScrubIdle:
+		return ErrScrubNone
+	case metadata.ScrubRunning:
+		return ErrScrubRunning
+	}
+	s.now.State, s.due = metadata.ScrubRunning, c.drv.Now()
+	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
+	c.saveScrub()
+	c.pump()
+	return nil
+}
+
+// StopScrub gives the pass up, and those that would have followed. Errors: ErrScrubNone.
+func (c *Coordinator) StopScrub() error {
+	s := &c.scrub
+	if s.now.State == metadata.ScrubIdle && s.now.Interval == 0 {
+		return ErrScrubNone
+	}
+	s.now.State, s.now.Interval, s.now.Position, s.due = metadata.ScrubIdle, 0, 0, 0
+	s.void = s.underWay > 0
+	c.saveScrub()
+	c.pump()
+	return nil
+}
+
+// saveScrub makes the state durable, by a record of its own.
+func (c *Coordinator) saveScrub() {
+	s := &c.scrub
+	c.com.SetScrub(s.now)
+	if s.now == s.saved {
+		return
+	}
+	s.saved, s.savedAt = s.now, c.drv.Now()
+	c.arbiter.Record()
+}
+
+// TickScrub takes the next step of the scrub, if it is due.
+func (c *Coordinator) TickScrub() {
+	s := &c.scrub
+	now := c.drv.Now()
+	if s.held || s.due == 0 || s.due > now || s.underWay > 0 {
+		return
+	}
+	s.due, s.waits = 0, ""
+	users := c.usersActive(now)
+	switch {
+	case s.now.State == metadata.ScrubIdle:
+		c.awaitPass(now)
+	case s.now.State != metadata.ScrubRunning:
+	case c.shared.Tripped():
+		s.due, s.waits = now+scrubRetry, "the breaker is open"
+	case s.now.Idle && users:
+		s.due, s.waits = now+scrubLook, "the device is in use"
+	default:
+		c.burst(now, users)
+	}
+}
+
+// awaitPass begins the next pass once its time has come.
+func (c *Coordinator) awaitPass(now int64) {
+	s := &c.scrub
+	if s.now.Interval == 0 {
+		return
+	}
+	if wall, next := c.drv.WallClock(), uint64(s.now.Started)+uint64(s.now.Interval); uint64(
+		wall) < next && wall >= s.now.Started {
+		s.due = now + min(scrubSleep, int64(next-uint64(wall))*int64(time.Second))
+		return
+	}
+	c.beginPass()
+}
+
+// usersActive reports whether a request of a user has ended lately.
+func (c *Coordinator) usersActive(now int64) bool {
+	s := &c.scrub
+	n := c.shared.Counters()
+	if sum := n.Reads + n.Writes + n.Flushes + n.Discards; sum != s.requests {
+		s.requests, s.usersAt = sum, now
+	}
+	return s.usersAt != 0 && now-s.usersAt < scrubQuiet
+}
+
+// burst begins the next reads, or ends the pass.
+func (c *Coordinator) burst(now int64, users bool) {
+	s := &c.scrub
+	most := ScrubTags
+	if users && !s.cfg.Rotational {
+		most = 1 // one more read costs the disk as much as the first
+	}
+	at := s.now.Position
+	s.began, s.bytes = now, 0
+	for tag := 0; tag < most; tag++ {
+		block, count := c.nextGood(at)
+		at = block + uint64(count)
+		if count == 0 {
+			break
+		}
+		s.reads[tag] = scrubRead{busy: true, block: block}
+		s.underWay++
+		s.bytes += uint64(count) * uint64(c.shared.Geometry().BlockSize)
+		s.end = at
+		c.drv.ReadForScrub(ScrubRead{Tag: tag, Block: block, Count: count})
+	}
+	if s.underWay == 0 {
+		c.endPass()
+	}
+}
+
+// nextGood returns the next blocks from one on that are to be read, at most one read's; count 0:
+// there are none up to the device's end.
+func (c *Coordinator) nextGood(at uint64) (block uint64, count uint32) {
+	m, end := c.shared.Map(), c.blocks()
+	most := uint64(c.scrub.cfg.MaxBlocks)
+	for at < end {
+		to := min(end, at/most*most+most) // the same places in each pass
+		for b := at; ; {
+			run, ok := m.Next(b, to)
+			if !ok {
+				break
+			}
+			if run.Kind&(remap.KindPending|remap.KindLost) == 0 {
+				b = run.Start + run.Count
+				continue
+			}
+			if to = run.Start; to == at { // it begins with what is known
+				at = run.Start + run.Count
+			}
+			break
+		}
+		if to > at {
+			return at, uint32(to - at)
+		}
+	}
+	return end, 0
+}
+
+// endPass ends a pass that has come to the device's end.
+func (c *Coordinator) endPass() {
+	s := &c.scrub
+	s.now.State, s.now.Position, s.now.Finished = metadata.ScrubIdle, 0, max(1, c.drv.WallClock())
+	if s.now.Interval > 0 {
+		s.due = c.drv.Now()
+	}
+	c.saveScrub()
+	c.pump()
+}
+
+// ScrubDone takes how a ScrubRead ended. It must be called once for each, unless the queues have
+// ended.
+func (c *Coordinator) ScrubDone(r *ScrubResult) {
+	s := &c.scrub
+	read := &s.reads[r.Tag]
+	read.busy, read.ended = false, r.Ended
+	if r.NotNoted && !c.arbiter.Status().Table.Full && read.ended == 0 {
+		read.ended = -int32(syscall.EIO) // as if it had not been tried
+	}
+	if read.ended == 0 && !s.void {
+		s.now.Unreadable += r.Failed
+		for _, run := range r.Weak {
+			s.now.Weak += uint32(run.Count)
+		}
+	}
+	if s.underWay--; s.underWay == 0 {
+		c.burstEnded()
+	}
+}
+
+// burstEnded moves the position, and decides when the next burst begins.
+func (c *Coordinator) burstEnded() {
+	s := &c.scrub
+	now := c.drv.Now()
+	if s.void {
+		s.void, s.reads = false, [ScrubTags]scrubRead{}
+		if s.now.State == metadata.ScrubRunning { // another pass has begun
+			s.due = now
+		}
+		return
+	}
+	pos, failed := s.end, int32(0)
+	for i := len(s.reads) - 1; i >= 0; i-- {
+		if r := &s.reads[i]; r.ended != 0 {
+			pos, failed = r.block, r.ended
+		}
+	}
+	s.reads = [ScrubTags]scrubRead{}
+	s.now.Position = max(pos, s.now.Position)
+	c.measureScrub(now)
+	s.due = now + 1
+	switch users := c.usersActive(now); {
+	case failed != 0:
+		s.retry = min(max(2*s.retry, scrubRetry), scrubRetryMost)
+		s.due, s.waits = now+s.retry, syscall.Errno(-failed).Error()
+	default:
+		s.retry = 0
+		s.due = max(s.due, s.began+c.perRate(uint64(s.now.Rate)<<10))
+		if took := now - s.began; users {
+			pause := min(took*(scrubShare-1), max(0, c.perRate(scrubLeast)-took))
+			s.due = max(s.due, now+pause)
+		}
+	}
+	c.com.SetScrub(s.now)
+	if now-s.savedAt >= scrubSave || s.now.State == metadata.ScrubPaused {
+		c.saveScrub()
+		c.pump()
+	}
+	if s.now.State == metadata.ScrubPaused {
+		s.due = 0
+	}
+}
+
+// perRate is how long the burst takes at a rate, in bytes a second.
+func (c *Coordinator) perRate(rate uint64) int64 {
+	return int64(float64(c.scrub.bytes) / float64(max(rate, 1)) * float64(time.Second))
+}
+
+// measureScrub counts what was read.
+func (c *Coordinator) measureScrub(now int64) {
+	s := &c.scrub
+	s.speedBytes += s.bytes
+	if took := now - s.speedFrom; took >= scrubSpeed || s.speed == 0 && took >= scrubRetry {
+		s.speed = uint64(float64(s.speedBytes) * float64(time.Second) / float64(took))
+		s.speedBytes, s.speedFrom = 0, now
+	}
+}
