@@ -52,6 +52,7 @@ type Arbiter struct {
 
 	grace       grace
 	move        mover
+	mark        marker
 	search      search
 	suspects    suspects
 	space       tableSpace
@@ -143,6 +144,7 @@ func (a *Arbiter) advance() {
 	for {
 		a.resumeWoken()
 		a.move.advance(a)
+		a.mark.advance(a)
 		if len(a.index.woken) == 0 && !a.index.all {
 			break
 		}

@@ -13,6 +13,7 @@ const (
 	commitResume
 	commitRetire
 	commitEmpty // of Record
+	commitMark
 )
 
 type commit struct {
@@ -136,6 +137,8 @@ func (a *Arbiter) Committed(t Ticket, durable bool) {
 		a.resumed(durable)
 	case commitRetire:
 		a.retired(durable)
+	case commitMark:
+		a.mark.committed(a, durable)
 	case commitEmpty:
 		if !durable {
 			a.outcomeUnknown(nil)

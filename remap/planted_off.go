@@ -8,4 +8,6 @@ const (
 	plantedStaleSpare = false
 	plantedFillAll    = false
 	plantedFillUnread = false
+	plantedMarkEarly  = false
+	plantedMarkLost   = false
 )

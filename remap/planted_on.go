@@ -25,3 +25,13 @@ func PlantFillAll(on bool) { plantedFillAll = on }
 
 // PlantFillUnread plants or removes the second one.
 func PlantFillUnread(on bool) { plantedFillUnread = on }
+
+// plantedMarkEarly lets a Marking end before its marks are durable. plantedMarkLost lets it take
+// listed blocks for such that have no copy.
+var plantedMarkEarly, plantedMarkLost bool
+
+// PlantMarkEarly plants or removes the first of these bugs.
+func PlantMarkEarly(on bool) { plantedMarkEarly = on }
+
+// PlantMarkLost plants or removes the second one.
+func PlantMarkLost(on bool) { plantedMarkLost = on }

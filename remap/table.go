@@ -238,16 +238,22 @@ func (a *Arbiter) spaceForHeals() uint64 {
 
 // chargeTable counts what entries that became durable have added.
 func (a *Arbiter) chargeTable(entries []metadata.Entry) {
+	n := a.tableCost(entries)
+	a.space.upper += n
+	a.space.since += n
+}
+
+// tableCost returns how many entries, at most, a change adds to the table.
+func (a *Arbiter) tableCost(entries []metadata.Entry) (n uint64) {
 	for _, e := range entries {
-		n := uint64(perEntry)
+		n += perEntry
 		if e.State == metadata.StatePending && e.Count > 1 {
 			// Units that already live in a spare unit need an entry each.
 			c := a.m.Counts()
 			n += min(uint64(e.Count), c.Mapped+c.Lost)
 		}
-		a.space.upper += n
-		a.space.since += n
 	}
+	return n
 }
 
 // TableStatus says how full the table is.

@@ -81,7 +81,7 @@ func (o *exportOptions) check(cmd *cobra.Command) (err error) {
 	}
 	for _, name := range []string{"offset", "length", "remapped"} {
 		if cmd.Flags().Changed(name) && !listed {
-			return fmt.Errorf("--%s: %w: it is for badblocks and ddrescue; %s is of the whole device",
+			return fmt.Errorf("--%s: %w: it is for badblocks and ddrescue; %s is of all blocks",
 				name, exit.ErrUsage, o.format)
 		}
 	}

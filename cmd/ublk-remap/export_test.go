@@ -38,7 +38,8 @@ func TestExport(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.args, got, c.want)
 		}
 	}
-	if got := export("ddrescue", "--offset", "4096000", "--length", "20480"); !strings.HasSuffix(got,
+	got := export("ddrescue", "--offset", "4096000", "--length", "20480")
+	if !strings.HasSuffix(got,
 		"status\n0x00000000  0x00002000  -\n0x00002000  0x00001000  +\n0x00003000  0x00001000  -\n"+
 			"0x00004000  0x00001000  +\n") {
 		t.Errorf("%s", got)
@@ -71,8 +72,8 @@ func TestExportRefuses(t *testing.T) {
 		"--format badblocks --offset 1TiB", "--format badblocks --length 1TiB",
 		"--format badblocks --offset 1%", "--format badblocks --offset x",
 	} {
-		if r := ublkRemap(t, append([]string{"export", disk}, strings.Fields(args)...)...); r.code !=
-			exit.Usage || r.out != "" {
+		r := ublkRemap(t, append([]string{"export", disk}, strings.Fields(args)...)...)
+		if r.code != exit.Usage || r.out != "" {
 			t.Errorf("%s: exit code %d, %s", args, r.code, r.out)
 		}
 	}

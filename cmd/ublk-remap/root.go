@@ -81,7 +81,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 		healthCommand(a),
 		filesCommand(a),
 		remapCommand(a), scrubCommand(a), resumeCommand(a),
-		exportCommand(a),
+		importCommand(a), exportCommand(a),
 		metadataCommand(a),
 		doctorCommand(a), versionCommand(a), manCommand(),
 		// for other programs

@@ -183,13 +183,35 @@ func (c *Client) TakeBackRemaps(ctx context.Context, ranges []Range) (MoveReply,
 	return c.move(ctx, "/v1/remaps/takeback", ranges)
 }
 
+// MarkRemaps marks blocks pending that another tool calls bad, under the same limit. A server that
+// is too old for that returns an error that wraps ErrNotFound.
+func (c *Client) MarkRemaps(ctx context.Context, ranges []Range) (r MarkReply, err error) {
+	err = c.ranges(ctx, "/v1/remaps/mark", ranges, &r)
+	return r, err
+}
+
+// RescueRemaps moves blocks to the spare region that another tool calls bad, those that can be
+// moved, under the same limit. A server that is too old for that returns an error that wraps
+// ErrNotFound.
+func (c *Client) RescueRemaps(ctx context.Context, ranges []Range) (r RescueReply, err error) {
+	err = c.ranges(ctx, "/v1/remaps/rescue", ranges, &r)
+	return r, err
+}
+
 func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveReply, err error) {
+	err = c.ranges(ctx, path, ranges, &r)
+	return r, err
+}
+
+// MaxRanges is how many ranges one request may have.
+const MaxRanges = maxRanges
+
+func (c *Client) ranges(ctx context.Context, path string, ranges []Range, reply any) error {
 	if len(ranges) > maxRanges {
 		// The server reads no more than it needs for that many ranges.
-		return r, fmt.Errorf("%w: more than %d ranges", ErrInvalid, maxRanges)
+		return fmt.Errorf("%w: more than %d ranges", ErrInvalid, maxRanges)
 	}
-	err = c.call(ctx, MoveTimeout, http.MethodPost, path, MoveRequest{ranges}, &r)
-	return r, err
+	return c.call(ctx, MoveTimeout, http.MethodPost, path, MoveRequest{ranges}, reply)
 }
 
 // MaxFill is how many bytes one Fill may be about.

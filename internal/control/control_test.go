@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,6 +82,16 @@ func (f *fake) Fill(_ context.Context, block uint64, data []byte) (FillReply, er
 	return FillReply{Outcomes: fmt.Sprint(block, " ", string(data))}, f.fail
 }
 
+func (f *fake) MarkRemaps(_ context.Context, r []Range) (MarkReply, error) {
+	f.added = r
+	return MarkReply{Marked: 5, Known: 2, Spared: 1}, f.fail
+}
+
+func (f *fake) RescueRemaps(_ context.Context, r []Range) (RescueReply, error) {
+	f.added = r
+	return RescueReply{Moved: 4, Stay: 1, Why: "full"}, f.fail
+}
+
 func (f *fake) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
 	reply, err := f.RemoveRemaps(ctx, r)
 	reply.Old = reply.Blocks
@@ -148,6 +159,14 @@ func TestClientAndServer(t *testing.T) {
 	if r, err := c.RemoveRemaps(ctx, want); err != nil || r.Blocks != 3 ||
 		!reflect.DeepEqual(f.removed, want) {
 		t.Errorf("remove: %v, %v, %v", r, err, f.removed)
+	}
+	if r, err := c.MarkRemaps(ctx, want[:1]); err != nil || r != (MarkReply{5, 2, 1}) ||
+		!slices.Equal(f.added, want[:1]) {
+		t.Errorf("%+v, %v, %v", r, err, f.added)
+	}
+	if r, err := c.RescueRemaps(ctx, want); err != nil || r != (RescueReply{4, 1, "full"}) ||
+		!slices.Equal(f.added, want) {
+		t.Errorf("%+v, %v, %v", r, err, f.added)
 	}
 	if r, err := c.TakeBackRemaps(ctx, want[:1]); err != nil || r.Old != 3 ||
 		!reflect.DeepEqual(f.removed, want[:1]) {

@@ -820,6 +820,16 @@ func (s *strict) Fill(_ context.Context, block uint64, data []byte) (FillReply, 
 	return FillReply{}, nil
 }
 
+func (s *strict) MarkRemaps(ctx context.Context, r []Range) (MarkReply, error) {
+	_, err := s.AddRemaps(ctx, r)
+	return MarkReply{}, err
+}
+
+func (s *strict) RescueRemaps(ctx context.Context, r []Range) (RescueReply, error) {
+	_, err := s.AddRemaps(ctx, r)
+	return RescueReply{}, err
+}
+
 func (s *strict) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error) {
 	return s.RemoveRemaps(ctx, r)
 }

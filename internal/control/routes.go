@@ -22,9 +22,11 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/status", r.status)
 	mux.HandleFunc("GET /v1/remaps", r.list)
 	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
-	mux.HandleFunc("POST /v1/remaps/add", r.move(h.AddRemaps))
-	mux.HandleFunc("POST /v1/remaps/remove", r.move(h.RemoveRemaps))
-	mux.HandleFunc("POST /v1/remaps/takeback", r.move(h.TakeBackRemaps))
+	mux.HandleFunc("POST /v1/remaps/add", move(r, h.AddRemaps))
+	mux.HandleFunc("POST /v1/remaps/remove", move(r, h.RemoveRemaps))
+	mux.HandleFunc("POST /v1/remaps/takeback", move(r, h.TakeBackRemaps))
+	mux.HandleFunc("POST /v1/remaps/mark", move(r, h.MarkRemaps))
+	mux.HandleFunc("POST /v1/remaps/rescue", move(r, h.RescueRemaps))
 	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
 	mux.HandleFunc("POST /v1/scrub", r.scrub)
 	mux.HandleFunc("POST /v1/resume", r.resume)
@@ -74,7 +76,7 @@ func (r *router) snapshot(w http.ResponseWriter, req *http.Request) {
 }
 
 // move answers a request whose body is a MoveRequest.
-func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
+func move[T any](r *router, f func(context.Context, []Range) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		body := http.MaxBytesReader(w, req.Body, maxBody)
 		ranges, err := readRanges(body)

@@ -39,6 +39,11 @@ type Handler interface {
 	// Scrub carries out a verb of the scrub, and returns the state after it. The error is
 	// ErrRefused if the state does not allow the verb.
 	Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error)
+	// MarkRemaps marks blocks pending that another tool calls bad. It returns when that is durable.
+	MarkRemaps(ctx context.Context, ranges []Range) (MarkReply, error)
+	// RescueRemaps is AddRemaps for blocks that another tool calls bad. It goes on past blocks that
+	// cannot be moved.
+	RescueRemaps(ctx context.Context, ranges []Range) (RescueReply, error)
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused

@@ -279,6 +279,21 @@ type FillReply struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// MarkReply says what became of blocks that were to be marked pending. Each is in one group.
+type MarkReply struct {
+	Marked uint64 `json:"marked"` // they are pending now
+	Known  uint64 `json:"known"`  // they were pending or lost already
+	Spared uint64 `json:"spared"` // they live in the spare region
+}
+
+// RescueReply says what became of blocks that were to be moved while they read.
+type RescueReply struct {
+	Moved uint64 `json:"moved"`
+	Stay  uint64 `json:"stay"` // they stay where they are
+	// Why is why the rest was not tried; empty if all was.
+	Why string `json:"why"`
+}
+
 // Snapshot is a part of the durable table at one moment, for a backup. Package
 // metadata knows what is in it.
 type Snapshot struct {

@@ -265,6 +265,17 @@ func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 	return nil
 }
 
+// Mark marks blocks pending, and tells how that ended. It may do so before it returns. See
+// remap.Marking.
+func (c *Coordinator) Mark(ranges []remap.BlockRange, cause metadata.Cause,
+	done func(remap.MarkResult)) error {
+	err := c.arbiter.Mark(remap.Marking{Ranges: ranges, Cause: cause, Done: done})
+	if err == nil {
+		c.pump()
+	}
+	return err
+}
+
 // Resume closes the breaker, and tells whether it is closed. The breaker closes once everything
 // that commits of unknown outcome were about is stated again, and durable. An error means that
 // nothing was begun; see remap.Arbiter.Resume.

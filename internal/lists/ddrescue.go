@@ -42,8 +42,8 @@ func (r *reader) ddrescue(in io.Reader) error {
 			return fmt.Errorf("%w: %.60q; want an area of a ddrescue map: POSITION SIZE STATUS",
 				ErrList, text)
 		case next >= 0 && at != next:
-			return fmt.Errorf("%w: this area begins at %#x, and the one before ends at %#x: the map "+
-				"is damaged or cut", ErrList, at, next)
+			return fmt.Errorf("%w: this area begins at %#x, and the one before ends at %#x: the "+
+				"map is damaged or cut", ErrList, at, next)
 		}
 		next = at + size
 		if !strings.Contains(wanted, status) {
@@ -71,7 +71,7 @@ func ddrescuePosition(f []string, text string) error {
 		_, ok = cNumber(f[2])
 	}
 	if !ok {
-		return fmt.Errorf("%w: %.60q; want the first line of a ddrescue map: POSITION STATUS [PASS]",
+		return fmt.Errorf("%w: %.60q; want the first line of a map: POSITION STATUS [PASS]",
 			ErrList, text)
 	}
 	return nil

@@ -119,10 +119,12 @@ func TestSmart(t *testing.T) {
 		"[1]":                     "list:1: ",
 		"{\n\"smartctl\": {},\n}": "list:3: ",
 		`{"smartctl":{}}`:         "list: ", // no log
-		"{\"smartctl\":{},\n\"ata_pending_defects_log\":{\"table\":\n[{\"lba\":-1}]}}":       "list:3: ",
-		`{"smartctl":{},"logical_block_size":7,"ata_pending_defects_log":{}}`:                "list: ",
-		`{"smartctl":{},"ata_pending_defects_log":{"table":[{"lba":18446744073709551615}]}}`: "list: ",
-		`{"smartctl":{},"ata_pending_defects_log":{"table":[{"lba":17179869184}]}}`:          "list: ",
+
+		"{\"smartctl\":{},\n\"ata_pending_defects_log\":{\"table\":\n[{\"lba\":-1}]}}": "list:3: ",
+
+		`{"smartctl":{},"logical_block_size":7,"ata_pending_defects_log":{}}`:             "list: ",
+		`{"smartctl":{},"scsi_pending_defects":{"table":[{"lba":17179869184}]}}`:          "list: ",
+		`{"smartctl":{},"scsi_pending_defects":{"table":[{"lba":18446744073709551615}]}}`: "list: ",
 	} {
 		_, err := read(text, Smart, 0, 1<<43)
 		wantError(t, text, where, err)
@@ -132,8 +134,8 @@ func TestSmart(t *testing.T) {
 const (
 	// nvme-cli 2.3 of Debian 12: 0x before decimal digits
 	nvmeText23 = "Number of LBA Status Descriptors(NLSD): 2\nCompletion Condition(CMPC): 2\n" +
-		"\tCompleted due to having performed the action\n\tspecified in the Action Type field over " +
-		"the\n\tnumber of logical blocks specified in the\n\tRange Length field\n" +
+		"\tCompleted due to having performed the action\n\tspecified in the Action Type field " +
+		"over the\n\tnumber of logical blocks specified in the\n\tRange Length field\n" +
 		"{ DSLBA: 0x0000000000000100, NLB: 0x00000002, Status: 0x00 }\n" +
 		"{ DSLBA: 0x0000008589934592, NLB: 0x00000001, Status: 0x01 }\n"
 	nvmeText210 = "Number of LBA Status Descriptors(NLSD): 3\nCompletion Condition(CMPC): 2\n" +
@@ -165,9 +167,14 @@ func TestNVMe(t *testing.T) {
 		"hello\n": "list: ",
 		"{":       "list:1: ",
 		"{}":      "list: ",
-		"Number of LBA Status Descriptors(NLSD): 2\n{ DSLBA: 0x0, NLB: 0x1, Status: 0x1 }\n": "list: ",
-		"Number of LBA Status Descriptors(NLSD): 1\n{ DSLBA: what\n":                         "list:2: ",
-		strings.Replace(nvmeText210, "0x00000200000000", "0x40000000000000", 1):              "list:4: ",
+
+		"Number of LBA Status Descriptors(NLSD): 2\n" +
+			"{ DSLBA: 0x0, NLB: 0x1, Status: 0x1 }\n": "list: ",
+
+		"Number of LBA Status Descriptors(NLSD): 1\n{ DSLBA: what\n": "list:2: ",
+
+		strings.Replace(nvmeText210, "0x00000200000000", "0x40000000000000", 1): "list:4: ",
+
 		// nothing says in what base this is
 		strings.Replace(nvmeJSON210, "Completed the", "Completed due to the", 1): "list: ",
 		// what json-c makes of a member that is added to an array

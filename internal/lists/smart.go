@@ -92,8 +92,8 @@ func (r *reader) smart(in io.Reader) error {
 		}
 	}
 	if logs == 0 {
-		return fmt.Errorf("%w: it has neither a self-test log nor pending defects; smartctl --json "+
-			"-x prints them", ErrList)
+		return fmt.Errorf("%w: it has neither a self-test log nor pending defects; smartctl "+
+			"--json -x prints them", ErrList)
 	}
 	return nil
 }

@@ -33,12 +33,8 @@ const movePiece = 128
 
 func (s *server) moveAll(ctx context.Context, ranges []control.Range,
 	m remap.Move) (control.MoveReply, error) {
-	blocks := s.shared.Geometry().Blocks
-	for _, r := range ranges {
-		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
-			return control.MoveReply{}, fmt.Errorf("%w: blocks %d+%d: the device has %d",
-				control.ErrInvalid, r.Block, r.Count, blocks)
-		}
+	if err := s.onDevice(ranges); err != nil {
+		return control.MoveReply{}, err
 	}
 	m.Cause = metadata.CauseOperator
 	var reply control.MoveReply

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/badblocks"
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/rescue"
+	"ublkremap/internal/blockdev"
+	"ublkremap/internal/control"
+	"ublkremap/internal/lists"
+	"ublkremap/metadata"
+)
+
+type importOptions struct {
+	format    string
+	blockSize int
+	offset    string
+	of        string
+	status    string
+	markOnly  bool
+	dryRun    bool
+}
+
+// imported is what import prints as JSON. Listed is the number of blocks that the list is about;
+// each is counted in Marked, Known or Spared.
+type imported struct {
+	Device string `json:"device"`
+	Format string `json:"format"`
+	Listed uint64 `json:"listed"` // blocks of the device
+	Marked uint64 `json:"marked"` // became pending
+	Known  uint64 `json:"known"`  // were pending or lost already
+	Spared uint64 `json:"spared"` // lived in the spare region already
+	// of those that are pending: Moved still read, and live in the spare region now; Stay still
+	// read, and stay at home
+	Moved      uint64 `json:"moved"`
+	Stay       uint64 `json:"stay"`
+	Unreadable uint64 `json:"unreadable"`
+	// of a list of the disk: what is not the device's data
+	SpareUnits    uint64 `json:"spare_units"`
+	MetadataBytes uint64 `json:"metadata_bytes"`
+	DryRun        bool   `json:"dry_run"`
+}
+
+func importCommand(a *app) *cobra.Command {
+	var o importOptions
+	cmd := &cobra.Command{
+		Use:   "import DEV|NAME FILE|- --format badblocks|ddrescue|smart|nvme|dm-remap",
+		Short: "Take over another tool's list of bad blocks, while the device is in use",
+		Long: `Take over another tool's list of bad blocks, while the device is in use. The blocks
+become pending: they are read as before, and their next write goes to the spare
+region at once. Then each is read; what still reads moves to the spare region, and
+is read back there before its home is given up. So no data is lost, also if the
+list is wrong.
+
+All of the list is read before anything is changed. An import that was interrupted
+is continued by running it again.`,
+		Args: arguments(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.importList(cmd.Context(), args[0], args[1], o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.format, "format", "", "badblocks, ddrescue, smart, nvme or dm-remap")
+	f.IntVar(&o.blockSize, "block-size", 0, "bytes of the blocks that the numbers count; the "+
+		"default is 1024 for badblocks, else what the list says, or 512")
+	f.StringVar(&o.offset, "offset", "", "byte of the device where block 0 of the list lies: the "+
+		"start of a partition")
+	f.StringVar(&o.of, "of", "", "device: the list is about what that shows; disk: about the "+
+		"disk below it. The default is disk for smart, nvme and dm-remap, else device")
+	f.StringVar(&o.status, "status", lists.DdrescueFailed, "which areas of a ddrescue map are bad")
+	f.BoolVar(&o.markOnly, "mark-only", false, "do not read the blocks: all become pending, and "+
+		"what reads stays at home until it is written")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	a.jsonFlag(cmd)
+	return cmd
+}
+
+func (a *app) importList(ctx context.Context, dev, file string, o importOptions) error {
+	switch o.of {
+	case "device", "disk":
+	case "":
+		o.of = "device"
+		if o.format != lists.Badblocks && o.format != lists.Ddrescue {
+			o.of = "disk"
+		}
+	default:
+		return fmt.Errorf("--of %q: %w: want device or disk", o.of, exit.ErrUsage)
+	}
+	r, err := a.host().Lookup(dev)
+	if err != nil {
+		return err
+	}
+	out := imported{Device: r.Device, Format: o.format, DryRun: o.dryRun}
+	ranges, err := a.listed(ctx, r, file, o, &out)
+	if err != nil {
+		return err
+	}
+	for _, g := range ranges {
+		out.Listed += g.Count
+	}
+	if !o.dryRun {
+		if err := a.takeOver(ctx, r, ranges, o, &out); err != nil {
+			return err
+		}
+	}
+	if err := a.printImported(out, o); err != nil {
+		return err
+	}
+	if out.Stay > 0 {
+		return fmt.Errorf("%s: %w: %s blocks still read and stay at home, where they may fail: no "+
+			"spare unit took them", r.Device, rescue.ErrStay, numText(out.Stay))
+	}
+	return nil
+}
+
+// listed reads a list, and returns which blocks of the device it is about, in order.
+func (a *app) listed(ctx context.Context, r *control.Record, file string, o importOptions,
+	out *imported) ([]control.Range, error) {
+	in, name := a.in, "standard input"
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in, name = f, file
+	} else if f, ok := in.(*os.File); ok && o.format == lists.DMRemap {
+		// A pipe cannot be read at an offset.
+		if _, err := f.Seek(0, io.SeekCurrent); err != nil {
+			in = io.MultiReader(f)
+		}
+	}
+	offset, err := exactSize("--offset", o.offset)
+	if err != nil {
+		return nil, err
+	}
+	options := lists.Options{Format: o.format, Block: o.blockSize, Offset: offset,
+		Size: int64(r.Blocks) * int64(r.BlockSize), Status: o.status, BlockFlag: "--block-size"}
+	if o.of == "device" {
+		list, err := lists.Read(in, name, options)
+		if err != nil {
+			return nil, err
+		}
+		a.warnOfListBlocks(list, options)
+		return blocksOf(list.Ranges, int64(r.BlockSize)), nil
+	}
+	b, _, err := takeBackup(ctx, a, r.Name, nil)
+	if err != nil {
+		return nil, err
+	}
+	l := b.Layout()
+	options.Size = l.Devices()[0].Size
+	if o.offset == "" {
+		options.Offset = -blockdev.PartitionStart(r.Backing)
+	}
+	list, err := lists.Read(in, name, options)
+	if err != nil {
+		return nil, err
+	}
+	placed, err := badblocks.Place(list.Ranges, l, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	out.SpareUnits, out.MetadataBytes = placed.Spares, placed.Metadata
+	return entryBlocks(placed.Entries, uint64(metadata.UnitSize/l.BlockSize())), nil
+}
+
+// warnOfListBlocks warns of a list that may have been read with the wrong block size.
+func (a *app) warnOfListBlocks(list *lists.List, o lists.Options) {
+	if list.Pairs && list.Block != 512 {
+		a.log.Warn().Int("block-size", list.Block).Msg("the list has lines of two numbers: those " +
+			"of MD and null_blk count sectors of 512 bytes")
+	}
+	if o.Format == lists.Badblocks && o.Block == 0 && list.End > 0 && list.End <= o.Size/4 {
+		a.log.Warn().Int("block-size", list.Block).Msgf("the list ends at %s of %s: if its blocks "+
+			"are larger than %d bytes, say so with --block-size", sizeText(list.End),
+			sizeText(o.Size), list.Block)
+	}
+}
+
+// blocksOf returns the blocks of size bytes that ranges touch. The ranges are in order.
+func blocksOf(ranges []lists.Range, size int64) []control.Range {
+	out := make([]control.Range, 0, len(ranges))
+	for _, r := range ranges {
+		from, to := uint64(r.Start/size), uint64((r.End+size-1)/size)
+		if n := len(out); n > 0 && from <= out[n-1].Block+out[n-1].Count {
+			out[n-1].Count = max(out[n-1].Count, to-out[n-1].Block)
+			continue
+		}
+		out = append(out, control.Range{Block: from, Count: to - from})
+	}
+	return out
+}
+
+// entryBlocks returns the blocks that pending entries are about, in order.
+func entryBlocks(entries []metadata.Entry, per uint64) []control.Range {
+	var out []control.Range
+	add := func(block, count uint64) {
+		if n := len(out); n > 0 && out[n-1].Block+out[n-1].Count == block {
+			out[n-1].Count += count
+			return
+		}
+		out = append(out, control.Range{Block: block, Count: count})
+	}
+	for _, e := range entries {
+		if e.State != metadata.StatePending {
+			continue
+		}
+		for i := range uint64(e.Count) {
+			for k := range per {
+				if e.Mask>>k&1 != 0 {
+					add((e.Unit+i)*per+k, 1)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// takeOver marks the blocks, and moves those that read.
+func (a *app) takeOver(ctx context.Context, r *control.Record, ranges []control.Range,
+	o importOptions, out *imported) error {
+	client := control.NewClient(r.Name)
+	size := int64(r.BlockSize)
+	bar := a.progress(r.Device + ": marking")
+	err := rescue.Mark(ctx, client, ranges, func(done control.MarkReply) {
+		out.Marked, out.Known, out.Spared = done.Marked, done.Known, done.Spared
+		bar.set(int64(done.Marked+done.Known+done.Spared)*size, int64(out.Listed)*size)
+	})
+	bar.end()
+	if err != nil || o.markOnly {
+		return a.sayImported(err, *out)
+	}
+	bar = a.progress(r.Device + ": reading what may still read")
+	err = rescue.Run(ctx, client, r.Device, ranges, int(size), func(done rescue.Done) {
+		out.Moved, out.Stay, out.Unreadable = done.Moved, done.Stay, done.Unreadable
+		bar.set(int64(done.Looked)*size, int64(out.Listed)*size)
+	})
+	bar.end()
+	return a.sayImported(err, *out)
+}
+
+// sayImported adds to an error how far the import got.
+func (a *app) sayImported(err error, out imported) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w; of %s blocks %s were marked and %s moved; run it again "+
+		"to go on", out.Device, err, numText(out.Listed), numText(out.Marked), numText(out.Moved))
+}
+
+func (a *app) printImported(out imported, o importOptions) error {
+	if a.json {
+		return a.printJSON(out)
+	}
+	if out.DryRun {
+		_, err := fmt.Fprintf(a.out, "%s: would mark %s blocks, except those that are pending, "+
+			"lost or in the spare region\n", clean(out.Device), numText(out.Listed))
+		return err
+	}
+	text := fmt.Sprintf("%s: of %s listed blocks %s are pending now, %s were known, %s live in "+
+		"the spare region\n", clean(out.Device), numText(out.Listed), numText(out.Marked),
+		numText(out.Known), numText(out.Spared))
+	if !o.markOnly {
+		text += fmt.Sprintf("%s still read and were moved to the spare region, %s do not read\n",
+			numText(out.Moved), numText(out.Unreadable))
+	}
+	if out.SpareUnits > 0 || out.MetadataBytes > 0 {
+		text += fmt.Sprintf("%s spare units and %s of metadata are listed, and left to the "+
+			"server: what fails there is gone around\n", numText(out.SpareUnits),
+			sizeText(int64(out.MetadataBytes)))
+	}
+	_, err := io.WriteString(a.out, text)
+	return err
+}
