@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 )
 
 // Owner is the kind of thing that a block belongs to.
@@ -54,7 +55,9 @@ type Fact struct {
 const Unwritten = "allocated, nothing written yet"
 
 // Damaged reports whether data is lost if the place cannot be read.
-func (f *Fact) Damaged() bool { return f.Owner == OwnerFile && f.What != Unwritten }
+func (f *Fact) Damaged() bool {
+	return f.Owner == OwnerFile && f.What != Unwritten && !strings.HasPrefix(f.What, Redundant)
+}
 
 // Result is what Find found.
 type Result struct {

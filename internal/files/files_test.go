@@ -214,3 +214,47 @@ func FuzzTable(f *testing.F) {
 		}
 	})
 }
+
+// TestXFSFact reads lines of xfs_db 6.1.0.
+func TestXFSFact(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]Fact{
+		"block 0 (0/0) type sb":    {Owner: OwnerMetadata, What: "superblock"},
+		"block 1 (0/1) type btbno": {Owner: OwnerMetadata, What: "free space tree"},
+		"block 30 (0/30) type data inode 131 a dir/a.bin": {Owner: OwnerFile, Inode: 131,
+			Path: "/a dir/a.bin"},
+		"block 31 (0/31) type data inode 132": {Owner: OwnerFile, Inode: 132},
+		"block 40000 (1/7232) type free2":     {Owner: OwnerFree, What: "free space"},
+		"block 40001 (1/7233) type free1": {Owner: OwnerUnknown,
+			What: "xfs_db finds contradictions about it"},
+		"block 9 (0/9) type dir inode 128 sub": {Owner: OwnerMetadata, Inode: 128, Path: "/sub",
+			What: "directory"},
+		"block 8 (0/8) type news": {Owner: OwnerMetadata, What: "metadata (news)"},
+	} {
+		want.Filesystem = "fs"
+		if _, got, ok := xfsFact(line, "fs"); !ok || got != want {
+			t.Errorf("%s: %+v, want %+v", line, got, want)
+		}
+	}
+	for _, line := range []string{"", "block 1 (0/1) type", "bad block 0/24", "xfs_db> "} {
+		if _, got, ok := xfsFact(line, "fs"); ok {
+			t.Errorf("%q: %+v", line, got)
+		}
+	}
+}
+
+// TestXFSCommands: a run ends with its group.
+func TestXFSCommands(t *testing.T) {
+	t.Parallel()
+	i := xfsInfo{block: 4096, groups: 4, groupBlocks: 1000, groupLog: 10}
+	want := "blockget -n\nfsblock 998\nblockuse -n -c 2\nfsblock 1024\nblockuse -n -c 3\n" +
+		"fsblock 1028\nblockuse -n -c 1\n"
+	if got := i.commands([]int64{998, 999, 1000, 1001, 1002, 1004}); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	for _, at := range []int64{0, 999 * 4096, 1000 * 4096, 3999 * 4096} {
+		if got := i.bytesOf(i.number(at)); got != at {
+			t.Errorf("%d: %d", at, got)
+		}
+	}
+}

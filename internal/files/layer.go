@@ -178,6 +178,8 @@ func (f *finder) offline(d node, kind string, pieces []piece) {
 	switch kind {
 	case "ext2", "ext3", "ext4":
 		f.extOffline(d, fs, pieces)
+	case "xfs":
+		f.xfsOffline(d, fs, pieces)
 	default:
 		f.unknown(pieces, fs, "it is not mounted: mount it, read-only is enough, and ask again")
 	}
@@ -205,6 +207,10 @@ func (f *finder) mounted(d node, pieces []piece) {
 	switch m.Type {
 	case "ext2", "ext3", "ext4":
 		v.ext(pieces)
+	case "xfs":
+		v.xfs(pieces)
+	case "btrfs":
+		v.btrfs(pieces)
 	default:
 		v.other(pieces)
 	}

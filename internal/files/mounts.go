@@ -83,8 +83,10 @@ func blockDevice(m *mountinfo.Mount) uint64 {
 // these our own.
 func (f *finder) mountsOf(dev uint64) []*mount {
 	var of []*mount
+	group := btrfsGroup(dev)
 	for i := range f.mounts {
-		if f.mounts[i].dev == dev {
+		m := &f.mounts[i]
+		if m.dev == dev || m.Type == "btrfs" && slices.Contains(group, m.dev) {
 			of = append(of, &f.mounts[i])
 		}
 	}
@@ -92,6 +94,25 @@ func (f *finder) mountsOf(dev uint64) []*mount {
 		return rank(a) - rank(b)
 	})
 	return of
+}
+
+// btrfsGroup returns the devices that form a mounted btrfs together with a device. Only one of them
+// is the source of its mount (Documentation/ABI: /sys/fs/btrfs/UUID/devices has a link for each).
+func btrfsGroup(dev uint64) []uint64 {
+	dirs, _ := filepath.Glob("/sys/fs/btrfs/*/devices")
+	for _, dir := range dirs {
+		var group []uint64
+		links, _ := os.ReadDir(dir)
+		for _, l := range links {
+			if d, ok := devIn(filepath.Join(dir, l.Name())); ok {
+				group = append(group, d)
+			}
+		}
+		if slices.Contains(group, dev) {
+			return group
+		}
+	}
+	return nil
 }
 
 func rank(m *mount) int {
@@ -109,7 +130,8 @@ func openMount(m *mount) (fd int, clone bool, err error) {
 		return -1, false, fmt.Errorf("%s: %w", m.root(), err)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(dir, &st); err != nil || st.Dev != m.Dev && m.dev == m.Dev {
+	if err := unix.Fstat(dir, &st); err != nil || st.Dev != m.Dev &&
+		m.dev == m.Dev {
 		_ = unix.Close(dir)
 		return -1, false, fmt.Errorf("%s: something else is mounted over it", m.root())
 	}
