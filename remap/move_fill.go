@@ -11,8 +11,8 @@ import (
 // has written since, because each step is done while the unit is busy:
 //
 //  1. The unit is made busy, heals of it end, and a grace period passes. From now on no write to
-//     the unit is under way, and none begins. A write that a queue had issued to the old place before
-//     the block became pending has ended.
+//     the unit is under way, and none begins. A write that a queue had issued to the old place
+//     before the block became pending has ended.
 //  2. The Map says which blocks are pending or lost. All others are left alone: a write has healed
 //     them meanwhile, or they were never bad. Users wait, so this stays true until the end.
 //  3. Each pending block is read once, by itself, to the end of its physical block. What reads is

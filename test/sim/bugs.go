@@ -125,7 +125,7 @@ func (f Focus) apply(c *config) {
 	case FocusReader:
 		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusFill:
-		c.moves, c.ops, c.spots, c.faults = true, 120, 1, c.faults+8
+		c.moves, c.ops, c.spots, c.faults, c.meta = true, 120, 1, c.faults+8, metaNone
 	case FocusScrub:
 		c.scrub, c.rates.path = true, 60
 	case FocusTable:

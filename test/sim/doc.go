@@ -1,7 +1,6 @@
-// Package sim runs the machines that decide about data — remap.Engine,
-// remap.Arbiter and metadata.Committer, the very code of the server — over
-// simulated disks, with faults, reorderings, power cuts and SIGKILLs, and
-// compares all that can be seen with a model.
+// Package sim runs the machines that decide about data — remap.Engine, remap.Arbiter and
+// metadata.Committer, the very code of the server — over simulated disks, with faults, reorderings,
+// power cuts and SIGKILLs, and compares all that can be seen with a model.
 //
 // # A run
 //
@@ -10,10 +9,11 @@
 // depth, the policy, which faults there are and when, and the order of events. A run creates a set,
 // perhaps after tries that a power cut ended. Then it goes through a few rounds. A round begins
 // with a start, which may be cut too. Then comes a workload of reads, writes, write-zeroes,
-// discards and flushes that meet in few units. Meanwhile an operator moves blocks, fills bad ones from a backup, asks for
-// checkpoints and closes the breaker. A round ends with a power cut, SIGKILL, an orderly stop, or a
-// leave: the server gives the device to the next one, as in an upgrade. After the last round
-// everything is read once more, and at the end metadata.Check judges the disks.
+// discards and flushes that meet in few units. Meanwhile an operator moves blocks, fills bad ones
+// from a backup, asks for checkpoints and closes the breaker. A round ends with a power cut,
+// SIGKILL, an orderly stop, or a leave: the server gives the device to the next one, as in an
+// upgrade. After the last round everything is read once more, and at the end metadata.Check judges
+// the disks.
 //
 // Everything that may happen next — a step of an operation on a disk, its completion, a message
 // between an engine and the arbiter, a write of the committer — is an event in one pool, and the
@@ -79,7 +79,7 @@
 //
 // A failure names its seed:
 //
-//	go test ./test/sim -run 'TestSim$' -v -seed=N
+// go test ./test/sim -run 'TestSim$' -v -seed=N
 //
 // This prints each step. -start and -seeds choose a range of seeds; make sim SEEDS=N is the long
 // run. Shrink makes a failing run smaller; -set repeats what it has found.
