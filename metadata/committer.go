@@ -71,6 +71,8 @@ type Options struct {
 	// CheckpointChunk is how much of a checkpoint one Op writes, in bytes; it
 	// is rounded to atoms. Default: 512 KiB.
 	CheckpointChunk int
+	// Recorder: the set gets the feature bit of a flight recorder, if it has room for one.
+	Recorder bool
 }
 
 // Status is a snapshot of a Committer.
@@ -213,6 +215,9 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 	c.refresh.buf = AlignedBytes(atom)
 	readBack := min(chunk, maxReadBack)
 	c.sb.init(img)
+	if opts.Recorder && len(img.sb.eventHead(0)) >= minEventSlots {
+		c.sb.hasRecorder()
+	}
 	c.capacity = img.sb.tableCapacity()
 	for i := range img.mirrors {
 		c.mirrors = append(c.mirrors, newMirror(&img.mirrors[i], img))

@@ -112,6 +112,12 @@ func (s *superblockUpdate) init(img *Image) {
 	}
 }
 
+// hasRecorder has the next start set the feature bit of the flight recorder.
+func (s *superblockUpdate) hasRecorder() {
+	s.now.Compat |= compatEvents
+	s.next.Compat |= compatEvents
+}
+
 // goodCopies is how many copies of a device are known to read.
 func (s *superblockUpdate) goodCopies(device int) (n int) {
 	for i := range s.places {

@@ -9,6 +9,7 @@ type DumpResult struct {
 	Position    Position // of the newest record; zero where the set does not load
 	Counts      TableCounts
 	Error       string  // why Mirrors or the table is missing
+	Events      []Event // what the flight recorder holds, oldest first
 	table       *Table  // nil: none
 	backup      *Backup // what can be restored; nil: nothing
 }
@@ -82,6 +83,7 @@ func dump(inv *inventory) (*DumpResult, error) {
 		}
 		return &d.DumpResult, d.first
 	}
+	d.Events = d.collected.events()
 	if inv.stage >= stageRecords {
 		d.Position = inv.img.tip.Position
 	}
@@ -102,9 +104,14 @@ type dumper struct {
 	seen  bool  // there is a superblock
 	first error // why the first device without one has none
 	page  []byte
+
+	collected eventCollector
 }
 
-func (d *dumper) superblocks(given int, _ Device, s *superblocks) {
+func (d *dumper) superblocks(given int, dev Device, s *superblocks) {
+	if s.sb != nil {
+		d.collected.device(unwrapped(dev), s.sb)
+	}
 	if s.err != nil && d.first == nil {
 		d.first = s.err
 	}

@@ -52,6 +52,15 @@ func (d *DumpResult) WriteJSON(w io.Writer, indent string) error {
 	}
 	p.close("]")
 	p.member("counts", d.Counts)
+	if len(d.Events) > 0 {
+		p.name("events")
+		p.open("[")
+		for i := range d.Events {
+			p.element()
+			p.value(&d.Events[i])
+		}
+		p.close("]")
+	}
 	if sum != nil {
 		p.member("checksum", hex64(d.backup.tip.Hash))
 		p.member("sum", hex64(sum.end(d.backup.tip)))

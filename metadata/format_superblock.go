@@ -92,7 +92,8 @@ const incompatSlots uint32 = 4
 
 // The feature bits that this version knows.
 const (
-	knownCompat          = compatThird | compatFourth | compatSignature | compatPartition
+	knownCompat = compatThird | compatFourth | compatSignature | compatPartition |
+		compatEvents
 	knownROCompat uint32 = 0
 	knownIncompat        = incompatTransition | incompatTail | incompatSlots |
 		incompatFarDevices

@@ -76,6 +76,9 @@ func TestEveryVersionIsRead(t *testing.T) {
 		for _, g := range golden {
 			listed = listed || g.name == name
 		}
+		for _, g := range goldenEvents {
+			listed = listed || g.name == name
+		}
 		if !listed {
 			t.Errorf("no test reads %s", file)
 		}

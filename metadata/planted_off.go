@@ -8,4 +8,6 @@ const (
 	plantedSequenceReused = false
 	plantedPathIsMedium   = false
 	plantedGrowsTogether  = false
+	plantedEventsInPlace  = false
+	plantedNoThinning     = false
 )

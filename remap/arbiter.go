@@ -18,6 +18,9 @@ type ArbiterConfig struct {
 	// MaxPending is how many pending blocks the table may have at most, besides the bound of the
 	// layout, which leaves room for the entries of all spare units; 0: no limit.
 	MaxPending uint64
+	// Record is told what happened, for the flight recorder; nil: nobody wants to know. It must not
+	// keep the pointer, and not call back into the Arbiter.
+	Record func(*metadata.Event)
 	// Names are the names of the devices in reasons; nil: none.
 	Names []string
 }

@@ -1,6 +1,10 @@
 package remap
 
-import "slices"
+import (
+	"slices"
+
+	"ublkremap/metadata"
+)
 
 // This file is about claims: which spare unit each heal gets, and when it is free again.
 
@@ -65,6 +69,9 @@ func (a *Arbiter) answer(c *claim, kind MessageKind) {
 
 // refuse ends a claim with an answer that grants nothing.
 func (a *Arbiter) refuse(c *claim, kind MessageKind) {
+	if kind != MsgRetry {
+		a.recordClaim(metadata.EventHealFailed, metadata.EventNothing, c)
+	}
 	a.endClaim(c)
 	a.answer(c, kind)
 }

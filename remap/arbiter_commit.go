@@ -42,15 +42,19 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 			})
 		}
 	}
-	cause := metadata.CauseWrite
+	return a.spanEntries(out, c, metadata.Entry{Spare: c.spare, State: metadata.StateMapped,
+		Cause: causeOf(m), Time: c.time})
+}
+
+// causeOf says what a heal was for.
+func causeOf(m *Message) metadata.Cause {
 	switch {
 	case m.Mapped:
-		cause = metadata.CauseSpare
+		return metadata.CauseSpare
 	case m.Errno == 0:
-		cause = metadata.CauseRead // it was pending or lost
+		return metadata.CauseRead // it was pending or lost
 	}
-	return a.spanEntries(out, c, metadata.Entry{Spare: c.spare, State: metadata.StateMapped,
-		Cause: cause, Time: c.time})
+	return metadata.CauseWrite
 }
 
 // spanEntries adds the state of e for the span of units of a claim: one entry for each mask, with
@@ -166,7 +170,11 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		return
 	}
 	a.publish(entries)
-	if !reporting {
+	if reporting {
+		a.recordClaim(metadata.EventPending, metadata.EventDone(c.msg.Cause), c)
+	} else {
+		a.recordClaim(metadata.EventRemap, metadata.EventDone(causeOf(&c.msg)), c)
+		a.recordRetired(entries)
 		a.spareHolds(c.spare)
 		for _, spare := range c.msg.Tried[:c.msg.Tries] {
 			a.suspect(spare) // if it was not retired

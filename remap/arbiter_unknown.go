@@ -12,6 +12,7 @@ import (
 // blocks may have the old data or the new. So the blocks answer errors, and their spare units are
 // quarantined, until a later record about them is durable.
 func (a *Arbiter) outcomeUnknown(entries []metadata.Entry) {
+	a.recordEntries(metadata.EventUnknown, entries)
 	for _, e := range entries {
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome:

@@ -289,7 +289,7 @@ func (e *Engine) sendAbout(q *request, kind MessageKind, spare uint32) {
 	m.Kind, m.Queue, m.Tag = kind, e.cfg.Queue, q.Tag
 	m.Errno, m.Mapped, m.Untried = q.cause, h.seenAt.mapped, h.untried
 	m.Unit, m.Count, m.Spare = unit, uint32(last-unit+1), spare
-	m.Tried, m.Tries = h.tried, h.tries
+	m.Tried, m.Tries, m.Since = h.tried, h.tries, q.since
 	full := uint8(1<<per - 1)
 	m.First = full << (h.from % per)
 	m.Last = full >> (per - 1 - (h.to-1)%per)

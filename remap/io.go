@@ -133,7 +133,10 @@ type Message struct {
 	Device     uint8          // MsgCheckDevice: the device; 0 is the backing disk
 	Cause      metadata.Cause // MsgPending: of the mark
 	Generation uint64         // of MsgGrace and MsgGraceDone
-	Tried      [MaxTries]uint32
+	// Since is when the request first failed, monotonic ns; 0: not known. Only the flight recorder
+	// uses it.
+	Since int64
+	Tried [MaxTries]uint32
 }
 
 // maskOf returns which blocks of one of its units the message is about.

@@ -149,7 +149,7 @@ func (e *Engine) sendNote(q *request) bool {
 	e.out = Message{
 		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Unit: h.unit, Count: n,
 		First: first, Last: last, Mapped: h.seenAt.mapped, Spare: h.seenAt.unit,
-		Cause: q.pendingCause(),
+		Cause: q.pendingCause(), Since: q.since,
 	}
 	e.drv.Send(&e.out)
 	return true

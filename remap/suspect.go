@@ -142,6 +142,7 @@ func (a *Arbiter) retired(durable bool) {
 		a.outcomeUnknown(a.suspects.entries)
 		return
 	}
+	a.recordRetired(a.suspects.entries)
 	a.publish(a.suspects.entries)
 }
 

@@ -165,6 +165,15 @@ func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
 		10), nil, &s)
 }
 
+// Events asks for what the flight recorder keeps, from the event of that number on. The answer may
+// be a part of it: the caller asks again behind it. The error wraps ErrNotFound if the server is too
+// old for that, or if the set has no flight recorder.
+func (c *Client) Events(ctx context.Context, from uint64) (*Events, error) {
+	var e Events
+	return &e, c.call(ctx, askTimeout, http.MethodGet, "/v1/events/"+strconv.FormatUint(from, 10),
+		nil, &e)
+}
+
 // AddRemaps moves blocks to the spare region. It also returns ErrInvalid if there are more ranges
 // than a server accepts.
 func (c *Client) AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error) {

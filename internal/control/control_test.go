@@ -74,6 +74,10 @@ func (f *fake) Stay(_ context.Context, token string) error {
 	f.tokens = append(f.tokens, "stay "+token)
 	return f.fail
 }
+func (f *fake) Events(_ context.Context, from uint64) (*Events, error) {
+	return &Events{First: from, Next: from + 2, Events: []byte{1, 2}}, f.fail
+}
+
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail
@@ -180,6 +184,10 @@ func TestClientAndServer(t *testing.T) {
 		if _, err := c.Fill(ctx, 1, data); !errors.Is(err, ErrInvalid) {
 			t.Errorf("fill with %d bytes: %v", len(data), err)
 		}
+	}
+	if e, err := c.Events(ctx, 1<<63); err != nil || e.First != 1<<63 || e.Next != 1<<63+2 ||
+		len(e.Events) != 2 {
+		t.Errorf("events: %+v: %v", e, err)
 	}
 	if snap, err := c.Snapshot(ctx, 1<<63); err != nil || snap.Next != 1<<63+1 ||
 		snap.Sequence != 1<<64-1 || !snap.Done || string(snap.Entries) != "\x00\xff" {

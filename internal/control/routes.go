@@ -22,6 +22,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/status", r.status)
 	mux.HandleFunc("GET /v1/remaps", r.list)
 	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
+	mux.HandleFunc("GET /v1/events/{from}", r.events)
 	mux.HandleFunc("POST /v1/remaps/add", move(r, h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", move(r, h.RemoveRemaps))
 	mux.HandleFunc("POST /v1/remaps/takeback", move(r, h.TakeBackRemaps))
@@ -72,6 +73,17 @@ func (r *router) snapshot(w http.ResponseWriter, req *http.Request) {
 	}
 	defer r.lists.leave()
 	v, err := r.h.Snapshot(req.Context(), cursor)
+	reply(w, v, err)
+}
+
+func (r *router) events(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	from, err := strconv.ParseUint(req.PathValue("from"), 10, 64)
+	if err != nil {
+		reply(w, nil, fmt.Errorf("%w: number %q", ErrInvalid, req.PathValue("from")))
+		return
+	}
+	v, err := r.h.Events(req.Context(), from)
 	reply(w, v, err)
 }
 

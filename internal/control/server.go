@@ -26,6 +26,9 @@ type Handler interface {
 	Remaps(ctx context.Context, f func(Remap) error) error
 	// Snapshot returns a part of the durable table, from cursor on. The first cursor is 0.
 	Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
+	// Events returns what the flight recorder keeps, from the event of that number on, or a part of
+	// it. The error is ErrNotFound if the set has none.
+	Events(ctx context.Context, from uint64) (*Events, error)
 	// AddRemaps moves blocks to the spare region. It returns when they live there.
 	AddRemaps(ctx context.Context, ranges []Range) (MoveReply, error)
 	// RemoveRemaps moves blocks home. It returns when they live there.

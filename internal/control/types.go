@@ -294,6 +294,14 @@ type RescueReply struct {
 	Why string `json:"why"`
 }
 
+// Events are what the flight recorder keeps, or a part of it. Package metadata knows what is in
+// them.
+type Events struct {
+	First  uint64 `json:"first"` // number of the first event; 0: there is none
+	Next   uint64 `json:"next"`  // number of the next event to come
+	Events []byte `json:"events"`
+}
+
 // Snapshot is a part of the durable table at one moment, for a backup. Package
 // metadata knows what is in it.
 type Snapshot struct {

@@ -84,6 +84,8 @@ type Config struct {
 	// Scrub is what the scrub may do. Its reads use the last ScrubTags of the InternalTags of a
 	// queue.
 	Scrub ScrubConfig
+	// Events, if not nil, has a flight recorder kept, where the set has room for one.
+	Events *Events
 	// Wrap, if not nil, puts something between the Coordinator and its Committer. The simulator
 	// uses it to look at what passes, and to plant bugs there.
 	Wrap func(*metadata.Committer) Committer
@@ -114,6 +116,9 @@ type Coordinator struct {
 	mirrors mirrorRetry
 	scrub   scrub
 	end     end
+
+	events   Events
+	recorder *metadata.Recorder // nil: none
 }
 
 // New binds an Arbiter and a Committer for a device. Open comes next.
@@ -132,6 +137,11 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 		moves:      map[uint64]func(remap.MoveResult){},
 	}
 	// From here on the Arbiter and the Committer know each other, through c.
+	if cfg.Events != nil {
+		c.events = *cfg.Events
+		c.recorder = metadata.NewRecorder(cfg.Image)
+		cfg.Committer.Recorder = c.recorder != nil
+	}
 	com, err := metadata.NewCommitter(cfg.Image, source{c}, cfg.Committer)
 	if err != nil {
 		return nil, err
@@ -142,7 +152,8 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 	}
 	c.grower, _ = c.com.(Grower)
 	c.arbiter = remap.NewArbiter(remap.ArbiterConfig{Queues: cfg.Queues, Depth: cfg.Depth,
-		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names},
+		InternalTags: cfg.InternalTags, Policy: cfg.Policy, Buffer: cfg.Buffer, Names: cfg.Names,
+		Record: c.record},
 		cfg.Shared, cfg.Allocator,
 		journal{c}, driver{c})
 	c.initScrub(cfg.Scrub, cfg.Image.Scrub())
@@ -177,6 +188,7 @@ func (c *Coordinator) Tick() {
 	c.tickOperations(now)
 	c.tickMirrors(now)
 	c.tickEnd(now)
+	c.tickEvents(now)
 	c.pump()
 }
 
@@ -203,6 +215,7 @@ func (c *Coordinator) pump() {
 	}
 	c.watchMirrors()
 	c.watchResumes()
+	c.pumpEvents()
 	c.advanceEnd()
 }
 
@@ -229,7 +242,9 @@ func (c *Coordinator) Open(done func(error)) error {
 	}
 	c.tickets[t] = func(o metadata.Outcome) {
 		var err error
-		if o != metadata.OutcomeDurable {
+		if o == metadata.OutcomeDurable {
+			c.beginEvents()
+		} else {
 			if err = c.com.Status().Err; err == nil {
 				err = syscall.EIO
 			}
@@ -256,7 +271,7 @@ func (c *Coordinator) Checkpoint(done func(durable bool)) error {
 func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 	c.lastMove++
 	m.ID = c.lastMove
-	c.moves[m.ID] = done
+	c.moves[m.ID] = c.recordMove(m, done)
 	if err := c.arbiter.Move(m); err != nil {
 		delete(c.moves, m.ID)
 		return err
@@ -371,7 +386,12 @@ func (d driver) Send(queue uint16, m *remap.Message) { d.c.drv.Send(queue, m) }
 func (d driver) Now() int64                          { return d.c.drv.Now() }
 func (d driver) WallClock() uint32                   { return d.c.drv.WallClock() }
 func (d driver) Missing(device uint8) string         { return d.c.drv.Missing(device) }
-func (d driver) Alert(a remap.Alert)                 { d.c.drv.Alert(a) }
+
+// Alert passes on what an operator should know.
+func (d driver) Alert(a remap.Alert) {
+	d.c.recordAlert(a)
+	d.c.drv.Alert(a)
+}
 
 // Transfer begins an operation of the Arbiter.
 func (d driver) Transfer(t *remap.Transfer) {

@@ -57,7 +57,9 @@ type operation struct {
 	step operationStep
 
 	op       metadata.OpID // of the Committer, or
-	id       uint64        // of the Arbiter, if transfer
+	id       uint64        // of the Arbiter, if transfer, or
+	lane     int           // of the flight recorder, if events
+	events   bool
 	transfer bool
 	read     bool
 	durable  bool // a flush follows the write
@@ -195,7 +197,7 @@ func (c *Coordinator) dataMoved(i int, res int32) {
 func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 	o := &c.operations[i]
 	p := c.limits
-	if o.transfer {
+	if o.transfer || o.events {
 		p.Path = 0
 	}
 	now := c.drv.Now()
@@ -243,9 +245,12 @@ func (c *Coordinator) finish(i int, res int32, unflushed bool) {
 	c.operations[i] = operation{}
 	if unflushed {
 		c.flushErrors++
+		c.recordFlush(o.device, -res)
 		c.drv.FlushFailed(o.device, -res)
 	}
 	switch {
+	case o.events:
+		c.eventsWritten(o.lane, res, unflushed)
 	case o.transfer && unflushed:
 		c.arbiter.TransferUnflushed(o.id)
 	case o.transfer && res < 0:

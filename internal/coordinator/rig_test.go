@@ -36,6 +36,12 @@ func (m memory) Size() int64                              { return int64(len(m))
 // newRig makes a set with a spare device, and a Coordinator for it.
 func newRig(t *testing.T, p metadata.RetryLimits) *rig {
 	t.Helper()
+	return newRigWith(t, p, nil)
+}
+
+// newRigWith is newRig with a flight recorder, if events is not nil.
+func newRigWith(t *testing.T, p metadata.RetryLimits, events *Events) *rig {
+	t.Helper()
 	plan, err := metadata.Plan(metadata.PlanParams{BackingSize: 10 << 20, SpareDeviceSize: 9 << 20,
 		BlockSize: 512, SpareBytes: 40 * metadata.UnitSize, Name: "t"})
 	if err != nil {
@@ -61,8 +67,8 @@ func newRig(t *testing.T, p metadata.RetryLimits) *rig {
 		Image: img, Shared: remap.NewShared(restored.Geometry, restored.Map),
 		Allocator: restored.Allocator, Queues: 1, Depth: 1, Retry: p,
 		Names:  []string{"/dev/a", "/dev/b"},
-		Buffer: metadata.AlignedBytes(2 * metadata.UnitSize),
-		Wrap:   func(*metadata.Committer) Committer { return r.com },
+		Buffer: metadata.AlignedBytes(2 * metadata.UnitSize), Events: events,
+		Wrap: func(*metadata.Committer) Committer { return r.com },
 	}, r)
 	if err != nil {
 		t.Fatal(err)

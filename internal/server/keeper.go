@@ -192,7 +192,8 @@ func (k *keeper) step() {
 // due is when the goroutine must run even if nobody calls kick; 0: it need not run.
 func (k *keeper) due() int64 {
 	due := k.report.due
-	for _, at := range []int64{k.coord.Deadline(), k.coord.MirrorsDue(), k.coord.ScrubDue()} {
+	for _, at := range []int64{k.coord.Deadline(), k.coord.MirrorsDue(), k.coord.ScrubDue(),
+		k.coord.EventsDue()} {
 		if due == 0 || at != 0 && at < due {
 			due = at
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/metadata"
 	"ublkremap/ublk"
 )
 
@@ -147,6 +148,7 @@ func (s *server) ended() error {
 // left ends a server whose device waits for the next one. Only release comes after it. Waiting for
 // the keeper only helps to avoid a commit of unknown outcome; nothing more depends on it.
 func (s *server) left() error {
+	s.keeper.note(metadata.Event{Kind: metadata.EventLeave})
 	if err := s.keeper.leave(idleWait); err != nil {
 		s.log.Warn().Err(err).Msg("leaving anyway")
 	}

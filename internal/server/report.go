@@ -59,6 +59,8 @@ func (r *report) changes(devices []*blockdev.Device) {
 func (r *report) growth() {
 	growth, capacity := r.coord.TableGrowth()
 	if capacity > r.capacityLogged {
+		r.coord.Note(metadata.Event{Kind: metadata.EventTable, Count: uint32(capacity),
+			Done: metadata.EventFinished})
 		r.alerts.Info().Uint64("entries", capacity).Msg("the remap table has more room")
 	}
 	if news := growthNews[growth]; growth != r.growthLogged && news != "" {
@@ -67,6 +69,10 @@ func (r *report) growth() {
 			event = r.alerts.Info()
 		}
 		event.Uint64("entries", capacity).Msg(news)
+		if growth == metadata.GrowthNoRoom {
+			r.coord.Note(metadata.Event{Kind: metadata.EventTable, Count: uint32(capacity),
+				Done: metadata.EventNoRoom})
+		}
 	}
 	r.growthLogged, r.capacityLogged = growth, capacity
 }
@@ -118,10 +124,18 @@ func (r *report) mirrorStates(devices []*blockdev.Device) {
 		if now.State != metadata.MirrorGood {
 			event = r.alerts.Warn().AnErr("reason", r.coord.Status().Committer.Err)
 		}
+		r.coord.Note(metadata.Event{Kind: metadata.EventMirror, Device: now.Device,
+			Detail: uint64(now.Start), Done: mirrorDone[now.State]})
 		event.Str("device", devices[now.Device].Path()).Int64("offset", now.Start).Str("state",
 			string(now.State)).Msg("a mirror of the metadata is " + mirrorNews[now.State])
 		*before = *now
 	}
+}
+
+// mirrorDone are the states as the flight recorder has them.
+var mirrorDone = map[metadata.MirrorState]metadata.EventDone{
+	metadata.MirrorGood: metadata.EventGood, metadata.MirrorWeak: metadata.EventWeak,
+	metadata.MirrorStale: metadata.EventStale,
 }
 
 // mirrorNews is what the states of a mirror mean.

@@ -69,6 +69,8 @@ type server struct {
 	hangs   *hangWatch
 	written *writtenWatch
 
+	temperature temperature // of the backing
+
 	live    atomic.Bool
 	inOrder bool // it ended without an error
 
@@ -436,6 +438,7 @@ func (s *server) load() error {
 	for i, d := range s.set.Devices {
 		geo.NoFUA[i] = !d.Geometry().FUA
 	}
+	s.temperature.meter = blockdev.FindThermometer(s.set.Devices[0].Path())
 	s.shared, s.alloc = remap.NewShared(geo, restored.Map), restored.Allocator
 	s.inheritUntold()
 	var session [8]byte
@@ -447,6 +450,7 @@ func (s *server) load() error {
 		Queues: s.cfg.Queues, Depth: s.cfg.Depth,
 		InternalTags: coordinator.ScrubTags, Scrub: s.scrubConfig(),
 		Committer: metadata.Options{Session: binary.LittleEndian.Uint64(session[:])},
+		Events:    s.temperature.recorder(),
 	}, s.set.Devices, descriptorsOf(s.set.Devices))
 	return err
 }
@@ -607,6 +611,8 @@ func (s *server) becomeLive(end <-chan struct{}) {
 	s.log.Info().Str("device", s.info().BlockPath()).Str("backing", s.record.Backing).
 		Bool("zero_copy", s.info().ZeroCopy()).Bool("batch_io", s.info().BatchIO()).Int("queues",
 		s.info().Queues).Msg("live")
+	s.noteStart()
+	go s.watchEvents(end)
 	s.warnOfBatchIO()
 	s.warnOfEndMarks()
 	if s.cfg.Ready != nil {
@@ -675,6 +681,7 @@ func (s *server) abandon(err error) error {
 // finish does what is left after the last request: checkpoint, flush, close and delete.
 func (s *server) finish() error {
 	s.tellStopping()
+	s.keeper.note(metadata.Event{Kind: metadata.EventStop})
 	err := errors.Join(s.writeBack(), s.letGo(), s.delete())
 	s.log.Info().Msg("stopped")
 	if err != nil {

@@ -12,8 +12,9 @@ import (
 )
 
 // workerCount is how many of the keeper's operations can be under way at once: a
-// record on each of three mirrors, a part of a checkpoint and a transfer.
-const workerCount = 5
+// record on each of three mirrors, a part of a checkpoint, a transfer, and two pages of the flight
+// recorder, which must not keep others waiting when a disk hangs.
+const workerCount = 7
 
 // done is how an operation ended, as coordinator.Done is told.
 type done struct {

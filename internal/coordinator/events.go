@@ -1,0 +1,183 @@
+package coordinator
+
+import (
+	"syscall"
+	"time"
+
+	"ublkremap/metadata"
+	"ublkremap/remap"
+)
+
+// This file keeps the flight recorder: it notes what the Arbiter and the Committer tell, and what
+// Note is called with, and writes it as one more kind of operation. No request and no commit waits
+// for such an operation.
+
+// Events is what a flight recorder needs to know of the world.
+type Events struct {
+	// Micros is the time of day, in microseconds since 1970.
+	Micros func() int64
+	// Temperature is that of the backing disk in °C, if it is known. It must not block.
+	Temperature func() (celsius int8, known bool)
+}
+
+// Note notes an event. The time and the temperature are filled in.
+func (c *Coordinator) Note(e metadata.Event) {
+	c.record(&e)
+	c.pump()
+}
+
+// record notes an event; the caller calls pump.
+func (c *Coordinator) record(e *metadata.Event) {
+	if c.recorder == nil {
+		return
+	}
+	c.stamp(e)
+	c.recorder.Note(e, c.drv.Now())
+}
+
+// stamp fills in the time and the temperature of an event.
+func (c *Coordinator) stamp(e *metadata.Event) {
+	e.Micros = c.events.Micros()
+	if c.events.Temperature != nil {
+		e.Temperature, e.HasTemperature = c.events.Temperature()
+	}
+}
+
+// AppendEvents appends encoded events from a number on, at most limit of them, as
+// metadata.AppendEvents reads them. first is the number of the first one, and next is the number
+// of the next event to come. kept is false if the set has no flight recorder.
+func (c *Coordinator) AppendEvents(dst []byte, from uint64, limit int) (events []byte, first,
+	next uint64, kept bool) {
+	if c.recorder == nil {
+		return dst, 0, 0, false
+	}
+	events, first = c.recorder.Events(dst, from, limit)
+	return events, first, c.recorder.EventNumber(), true
+}
+
+// EventsDue is when Tick must be called for the flight recorder; 0: it need not be. It is separate
+// from Deadline, because nothing waits for it.
+func (c *Coordinator) EventsDue() int64 {
+	if c.recorder == nil {
+		return 0
+	}
+	return c.recorder.Due()
+}
+
+// beginEvents allows writes, once the epoch is raised.
+func (c *Coordinator) beginEvents() {
+	if c.recorder != nil {
+		c.recorder.Begin(c.com.Status().Epoch, c.drv.Now())
+	}
+}
+
+// tickEvents tells what was left out of floods.
+func (c *Coordinator) tickEvents(now int64) {
+	if c.recorder == nil {
+		return
+	}
+	var like metadata.Event
+	c.stamp(&like)
+	c.recorder.Settle(&like, now, false)
+}
+
+// pumpEvents begins the writes that are due.
+func (c *Coordinator) pumpEvents() {
+	if c.recorder == nil {
+		return
+	}
+	for {
+		op, ok := c.recorder.Next(c.drv.Now())
+		if !ok {
+			return
+		}
+		c.begin(operation{events: true, lane: op.Lane, durable: true, device: op.Device,
+			offset: op.Offset, data: op.Data})
+	}
+}
+
+// eventsWritten takes the end of a write. A flush that failed says nothing of the place.
+func (c *Coordinator) eventsWritten(lane int, res int32, unflushed bool) {
+	var err error
+	switch {
+	case unflushed:
+		err = metadata.ErrFlush
+	case res < 0:
+		err = syscall.Errno(-res)
+	}
+	c.recorder.Done(lane, err, c.drv.Now())
+}
+
+// endEvents has everything written at once.
+func (c *Coordinator) endEvents() {
+	if c.recorder == nil {
+		return
+	}
+	var like metadata.Event
+	c.stamp(&like)
+	now := c.drv.Now()
+	c.recorder.Settle(&like, now, true)
+	c.recorder.Hurry(now)
+}
+
+// eventsIdle reports whether an end need not wait for the flight recorder.
+func (c *Coordinator) eventsIdle() bool { return c.recorder == nil || c.recorder.Idle() }
+
+// recordAlert notes an alert.
+func (c *Coordinator) recordAlert(a remap.Alert) {
+	if c.recorder == nil {
+		return
+	}
+	var e metadata.Event
+	switch a {
+	case remap.AlertTripped:
+		e.Kind, e.Done = metadata.EventTripped, tripReasons[c.arbiter.Status().Kind]
+	case remap.AlertResumed:
+		e.Kind = metadata.EventResumed
+	case remap.AlertSpareLow:
+		e.Kind, e.Count = metadata.EventSpareLow, uint32(c.arbiter.Status().Free)
+	case remap.AlertSpareFull:
+		e.Kind = metadata.EventSpareFull
+	default:
+		return
+	}
+	c.record(&e)
+}
+
+var tripReasons = [...]metadata.EventDone{
+	remap.TripPath: metadata.EventTripPath, remap.TripMissing: metadata.EventTripMissing,
+	remap.TripMedia: metadata.EventTripMedia, remap.TripBudget: metadata.EventTripBudget,
+	remap.TripMetadata: metadata.EventTripMetadata,
+}
+
+// recordFlush notes that a flush failed.
+func (c *Coordinator) recordFlush(device uint8, errno int32) {
+	c.record(&metadata.Event{Kind: metadata.EventFlushFailed, Device: device,
+		Errno: uint16(errno)})
+}
+
+// recordMove returns done, with a note of what the move did.
+func (c *Coordinator) recordMove(m remap.Move,
+	done func(remap.MoveResult)) func(remap.MoveResult) {
+	if c.recorder == nil {
+		return done
+	}
+	began := c.drv.Now()
+	e := metadata.Event{Kind: metadata.EventMoved, Done: metadata.EventToHome, HasBlock: true,
+		Block: m.Block, HasLatency: true}
+	switch {
+	case m.Fill != nil:
+		e.Kind, e.Done = metadata.EventFill, metadata.EventFinished
+	case m.Retest:
+		e.Done = metadata.EventWell
+	case m.ToSpare:
+		e.Done = metadata.EventToSpare
+	}
+	return func(r remap.MoveResult) {
+		if e.Count = uint32(r.Moved); e.Count > 0 {
+			e.Latency = metadata.Micros(time.Duration(c.drv.Now() - began))
+			c.record(&e)
+		}
+		done(r)
+	}
+}
