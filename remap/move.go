@@ -16,6 +16,13 @@ type Move struct {
 	// with the old data there, if that can be read several times. Writes since it left home
 	// are lost.
 	AcceptOld bool
+	// Try makes a move home one step of a retest of homes, about those of its blocks that are in
+	// Proofs. See retest_home.go.
+	Try    TryStep
+	Proofs *Proofs
+	// Elsewhere: nothing is moved. So many other places of each disk are read, which displaces what
+	// its cache holds. Block and Count do not matter.
+	Elsewhere int
 	Cause     metadata.Cause
 	// Fill: the blocks that are pending or lost get this data, and all others are left alone.
 	// ToSpare and Cause have no meaning then. Of the result, Moved are those that were filled.
@@ -33,23 +40,26 @@ type MoveResult struct {
 	// NoCopy are those of Skipped and Failed, of a move home, that have no readable copy, except
 	// perhaps an older one at home: see AcceptOld.
 	NoCopy uint64
-	Old    uint64 // those of Moved that went home with old data: see AcceptOld
-	Err    error  // why it ended early: ErrTripped, ErrSpareFull, ErrSpareBad; else nil
+	// Changed, of TryTake, are blocks that were written since TryWrite. They stay under test.
+	Changed uint64
+	Old     uint64 // those of Moved that went home with old data: see AcceptOld
+	Err     error  // why it ended early: ErrTripped, ErrSpareFull, ErrSpareBad; else nil
 }
 
 // moveStep says what the mover waits for.
 type moveStep uint8
 
 const (
-	moveIdle   moveStep = iota // for a Move
-	moveNext                   // for nothing: the next batch is due
-	moveRoom                   // for room in the table
-	moveClaims                 // for heals of the busy units to end
-	moveGrace                  // for I/O that used the Map before the units were busy
-	moveCopy                   // for a transfer
-	moveSearch                 // for a good spare unit, after one failed
-	moveAsk                    // for an answer of a device on which blocks did not read
-	moveCommit                 // for the journal
+	moveIdle      moveStep = iota // for a Move
+	moveNext                      // for nothing: the next batch is due
+	moveElsewhere                 // for a read that displaces what a cache holds
+	moveRoom                      // for room in the table
+	moveClaims                    // for heals of the busy units to end
+	moveGrace                     // for I/O that used the Map before the units were busy
+	moveCopy                      // for a transfer
+	moveSearch                    // for a good spare unit, after one failed
+	moveAsk                       // for an answer of a device on which blocks did not read
+	moveCommit                    // for the journal
 )
 
 // MoveBatch is how many units are busy at once, and how many are copied at once at most.
@@ -108,6 +118,8 @@ type mover struct {
 
 	reads int   // of a retest: how often the run was read successfully
 	began int64 // monotonic ns: of the batch
+	// elsewhere counts the places that were read to displace what caches hold.
+	elsewhere uint64
 	// A claim's retest comes between two batches of a Move.
 	claim         int // for which it is; -1: none
 	suspended     Move
@@ -127,7 +139,8 @@ func (v *mover) init(cfg ArbiterConfig) {
 // ErrTripped or ErrBusy.
 func (a *Arbiter) Move(m Move) error {
 	switch {
-	case m.Count == 0 || m.Block+m.Count < m.Block || m.Block+m.Count > a.geo.Blocks:
+	case m.Elsewhere == 0 &&
+		(m.Count == 0 || m.Block+m.Count < m.Block || m.Block+m.Count > a.geo.Blocks):
 		return ErrRange
 	case a.shared.Tripped():
 		return ErrTripped
@@ -165,7 +178,10 @@ func (v *mover) advance(a *Arbiter) {
 			v.now = v.queue[0]
 			v.queue = append(v.queue[:0], v.queue[1:]...)
 			v.res = MoveResult{ID: v.now.ID}
-			v.at = v.now.Block
+			if v.at = v.now.Block; v.now.Elsewhere > 0 {
+				v.now.Count = 0
+				v.now.Elsewhere *= a.geo.Devices
+			}
 			v.step = moveNext
 		case moveNext:
 			if v.nextRetest(a) {
@@ -213,6 +229,9 @@ func (v *mover) nextBatch(a *Arbiter) {
 	switch {
 	case a.shared.Tripped():
 		v.end(a, ErrTripped)
+		return
+	case v.now.Elsewhere > 0:
+		v.readElsewhere(a)
 		return
 	case v.at >= end:
 		v.end(a, nil)

@@ -130,6 +130,7 @@ func (v *mover) committed(a *Arbiter, durable bool) {
 		for i := range v.units[:v.n] {
 			u := &v.units[i]
 			v.res.Old += uint64(popcount(u.old))
+			v.tookHome(v.first+uint64(i), u.done)
 			if u.taken && u.done != 0 {
 				a.spareHolds(u.spare)
 			}

@@ -19,7 +19,7 @@ func (v *mover) beginUnit(a *Arbiter) {
 				return
 			}
 		}
-		v.cutFill(a)
+		v.cutShort(a)
 	}
 	v.askDevices(a)
 }
@@ -52,7 +52,8 @@ func (v *mover) nextRun(a *Arbiter) bool {
 		v.startFill(a, u)
 		return true
 	}
-	v.start(a, OpRead, v.now.ToSpare || u.pass == passHome || u.pass == passOld, v.data)
+	home := v.now.ToSpare || u.pass == passHome || u.pass == passOld || v.testsHome()
+	v.start(a, OpRead, home, v.data)
 	return true
 }
 
@@ -87,6 +88,9 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		a.search.transferred(a, id, res)
 		a.advance()
 		return
+	case v.step == moveElsewhere && id == v.transfer:
+		v.readThere(a, res)
+		return
 	case v.step != moveCopy || id != v.transfer:
 		return
 	}
@@ -96,9 +100,12 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		return
 	}
 	end := v.transferred
-	if v.now.Fill != nil {
+	switch {
+	case v.now.Fill != nil:
 		end = v.fillTransferred
-	} else if v.units[v.i].pass != passCopy {
+	case v.now.Try != TryNone:
+		end = v.tested
+	case v.units[v.i].pass != passCopy:
 		end = v.retested
 	}
 	end(a, int(res) == int(v.to-v.from)*a.geo.BlockSize, res < 0 && Classify(res) == ClassMedium)

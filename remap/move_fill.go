@@ -173,11 +173,12 @@ func (v *mover) fillTransferred(a *Arbiter, ok, medium bool) {
 	v.goOn(a)
 }
 
-// cutFill ends a batch after the current unit, which is done, if the batch has taken long. So users
-// do not wait for the units of a whole batch while a drive tries each of its bad sectors.
-func (v *mover) cutFill(a *Arbiter) {
+// cutShort ends a batch of a fill, or of a test of homes, after the current unit, which is done, if
+// the batch has taken long. So users do not wait for the units of a whole batch while a drive tries
+// each of its bad sectors.
+func (v *mover) cutShort(a *Arbiter) {
 	next := v.i + 1
-	if v.now.Fill == nil || next == v.n ||
+	if v.now.Fill == nil && v.now.Try == TryNone || next == v.n ||
 		a.drv.Now()-v.began < int64(a.cfg.Policy.IsolateFor) {
 		return
 	}

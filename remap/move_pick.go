@@ -13,6 +13,8 @@ const (
 	passTryHome                  // of a fill: they are at home, and pending: read them once
 	passTrySpare                 // of a fill: they are in a spare unit, and pending: the same there
 	passFill                     // of a fill: write its data to a spare unit, and read that
+	passTest                     // of a test of homes: they live in a spare unit
+	passTestHome                 // the same: their home is read, and nothing else
 )
 
 // nextPass picks the blocks of the current unit's next pass; false if there is none.
@@ -23,11 +25,13 @@ func (v *mover) nextPass(a *Arbiter) bool {
 	if v.now.Fill != nil {
 		return v.nextFillPass(a, u)
 	}
-	if u.left == 0 && (v.now.ToSpare || v.now.Retest || u.bad == 0) {
+	if u.left == 0 && (v.now.ToSpare || v.now.Retest || v.now.Try != TryNone || u.bad == 0) {
 		return false
 	}
 	info := a.m.Unit(v.first + uint64(v.i))
 	switch {
+	case v.now.Try != TryNone:
+		v.pickTest(u, &info)
 	case v.now.Retest:
 		v.pickPending(u, &info)
 	case v.now.ToSpare:

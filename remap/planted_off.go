@@ -10,4 +10,5 @@ const (
 	plantedFillUnread = false
 	plantedMarkEarly  = false
 	plantedMarkLost   = false
+	plantedTestedOnce = false
 )

@@ -13,6 +13,12 @@ func PlantNoTurns(on bool) { plantedNoTurns = on }
 // have been given to other blocks meanwhile.
 var plantedStaleSpare bool
 
+// plantedTestedOnce lets a retest take a block home that was not written in its first test.
+var plantedTestedOnce bool
+
+// PlantTestedOnce plants or removes that bug.
+func PlantTestedOnce(on bool) { plantedTestedOnce = on }
+
 // PlantStaleSpare plants or removes that bug.
 func PlantStaleSpare(on bool) { plantedStaleSpare = on }
 

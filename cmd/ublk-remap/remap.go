@@ -17,7 +17,8 @@ import (
 
 func remapCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{Use: "remap", Short: "The remap table by hand", RunE: group}
-	cmd.AddCommand(remapListCommand(a), remapMoveCommand(a, true), remapMoveCommand(a, false))
+	cmd.AddCommand(remapListCommand(a), remapMoveCommand(a, true), remapMoveCommand(a, false),
+		remapRetestCommand(a), remapClearCommand(a))
 	return cmd
 }
 

@@ -19,6 +19,7 @@ import (
 )
 
 type fake struct {
+	retest   RetestRequest
 	status   Status
 	remaps   []Remap
 	added    []Range
@@ -76,6 +77,19 @@ func (f *fake) Stay(_ context.Context, token string) error {
 }
 func (f *fake) Events(_ context.Context, from uint64) (*Events, error) {
 	return &Events{First: from, Next: from + 2, Events: []byte{1, 2}}, f.fail
+}
+
+func (f *fake) StartRetest(_ context.Context, r RetestRequest) (Retest, error) {
+	f.retest = r
+	return Retest{ID: 1, Step: "find"}, f.fail
+}
+
+func (f *fake) Retest(context.Context) (Retest, error) {
+	return Retest{ID: 1, Ended: true, Home: 5}, f.fail
+}
+
+func (f *fake) StopRetest(context.Context) (Retest, error) {
+	return Retest{ID: 1, Step: "write"}, f.fail
 }
 
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {

@@ -47,6 +47,7 @@ type Handler interface {
 	// RescueRemaps is AddRemaps for blocks that another tool calls bad. It goes on past blocks that
 	// cannot be moved.
 	RescueRemaps(ctx context.Context, ranges []Range) (RescueReply, error)
+	RetestHandler
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused

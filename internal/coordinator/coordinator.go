@@ -112,6 +112,7 @@ type Coordinator struct {
 	moves    map[uint64]func(remap.MoveResult)
 	lastMove uint64
 	resumes  []func(closed bool)
+	retest   *retest // nil: none is under way
 
 	mirrors mirrorRetry
 	scrub   scrub
@@ -168,7 +169,9 @@ func (c *Coordinator) Receive(m *remap.Message) { c.arbiter.Receive(m) }
 func (c *Coordinator) Step() { c.pump() }
 
 // Deadline is when Tick must be called, on the clock of Driver.Now; 0: it need not be.
-func (c *Coordinator) Deadline() int64 { return sooner(c.nextOperation(), c.end.due) }
+func (c *Coordinator) Deadline() int64 {
+	return sooner(c.nextOperation(), sooner(c.end.due, c.retestDue()))
+}
 
 // MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all mirrors are
 // good. It is separate from Deadline, because no request waits for these mirrors.
@@ -203,7 +206,7 @@ func (c *Coordinator) pump() {
 		}
 		results := c.com.Results()
 		if len(results) == 0 {
-			if c.watchTable() {
+			if c.watchTable() || c.advanceRetest() {
 				continue
 			}
 			break

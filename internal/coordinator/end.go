@@ -63,6 +63,7 @@ type end struct {
 // under way any more.
 func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
 	c.HoldScrub()
+	c.EndRetest()
 	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
 	c.endEvents()
 	t, err := c.com.Checkpoint()
@@ -88,6 +89,7 @@ func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 // Leave waits for what the Committer has under way, at most for the given time.
 func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
 	c.HoldScrub()
+	c.EndRetest()
 	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
 	c.endEvents()
 	c.pump()

@@ -43,8 +43,9 @@ type keeper struct {
 	scrubs  []coordinator.ScrubResult // that have come
 
 	// The rest belongs to the goroutine.
-	wake  []bool // queues that were sent something
-	timer *time.Timer
+	wake    []bool // queues that were sent something
+	retests retests
+	timer   *time.Timer
 }
 
 var _ coordinator.Driver = (*keeper)(nil)

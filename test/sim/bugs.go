@@ -76,6 +76,10 @@ const (
 	BugGrownUnmarked
 	BugFillAll
 	BugFillUnread
+	BugRetestCached
+	BugRetestOnce
+	BugRetestStale
+	BugRetestUnwritten
 	bugs
 )
 
@@ -102,12 +106,13 @@ const (
 	FocusFill          // blocks are filled from a backup while users write to them
 	FocusScrub         // the scrub runs, and the path to the disks comes and goes
 	FocusTable         // the table is nearly full, and the metadata has no faults
+	FocusRetest        // blocks are moved and retested, and nothing but media fails
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader", "fills", "scrub", "the table is nearly full"}[f]
+		"background reader", "fills", "scrub", "the table is nearly full", "retests"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -128,6 +133,10 @@ func (f Focus) apply(c *config) {
 		c.moves, c.ops, c.spots, c.faults, c.meta = true, 120, 1, c.faults+8, metaNone
 	case FocusScrub:
 		c.scrub, c.rates.path = true, 60
+	case FocusRetest:
+		c.moves, c.ops, c.plan.SpareBytes = true, 80, max(c.plan.SpareBytes, 40*metadata.UnitSize)
+		c.vanish, c.shortages, c.budget, c.sparesBad, c.rates = false, false, false, false, rates{}
+		c.policy.Burst, c.policy.PerSecond = 0, 0
 	case FocusTable:
 		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
 		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
@@ -267,6 +276,13 @@ var bugTable = [bugs]bugInfo{
 		inProduct, FocusFill},
 	BugFillUnread: {"fill-unread", "a fill replaces pending blocks without a try to read them",
 		inProduct, FocusFill},
+	BugRetestCached: {"retest-cached", "a retest reads a home right after it was written, and no " +
+		"other place before", inDriver, FocusRetest},
+	BugRetestOnce: {"retest-once", "a retest tests a home once, not twice", inDriver, FocusRetest},
+	BugRetestStale: {"retest-stale", "a retest moves a block home that was written to since its " +
+		"home was written", inDriver, FocusRetest},
+	BugRetestUnwritten: {"retest-unwritten", "a block goes home whose home was not written in " +
+		"the first test, because it was pending there", inProduct, FocusRetest},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }
@@ -469,6 +485,8 @@ func (b Bug) finish(q *queue, r *userReq, res int32) int32 {
 // operation carries out an operation of the Coordinator as a bug does; false: there is no such bug.
 func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(int32)) bool {
 	switch {
+	case b.retestTransfer(sv, io, done):
+		return true
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioWrite:
 		io.fua = true
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioFlush:

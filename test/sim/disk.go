@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 )
@@ -35,6 +36,14 @@ type disk struct {
 	// is being stored either.
 	forgets, late uint64
 
+	// readOps counts the reads that the disk has carried out.
+	readOps uint64
+	// Of sectors whose fault is that only the cache takes what is written (fault.cache): hot says
+	// when, as a number of reads, the cache was last asked for what it holds of a sector. unsaved
+	// are sectors whose newest content never reached the media.
+	hot     map[int64]uint64
+	unsaved map[int64]bool
+
 	token *int // of the pages that are this disk's own; others are copied before they change
 }
 
@@ -68,6 +77,7 @@ func newDisk(index uint8, size int64) *disk {
 func (d *disk) fork() *disk {
 	c := *d
 	c.pages, c.dirty = slices.Clone(d.pages), slices.Clone(d.dirty)
+	c.hot, c.unsaved = maps.Clone(d.hot), maps.Clone(d.unsaved)
 	d.token, c.token = new(int), new(int)
 	var faults map[*fault]*fault
 	for i, p := range c.pages {
@@ -166,8 +176,42 @@ func (d *disk) store(off int64, data []byte, n int64, durable bool) {
 			c.versions = append(c.versions, version{d.seq + d.late, src})
 		}
 		copy(now, src)
-		if f := p.bad[s]; f != nil && f.heals {
+		f := p.bad[s]
+		if f != nil && f.heals {
 			p.bad[s] = nil
+		}
+		d.saves((off+at)/sectorSize, f)
+	}
+}
+
+// saves notes whether a sector that is written reaches the media.
+func (d *disk) saves(sector int64, f *fault) {
+	switch {
+	case f != nil && f.cache > 0:
+		if d.hot == nil {
+			d.hot, d.unsaved = map[int64]uint64{}, map[int64]bool{}
+		}
+		d.hot[sector], d.unsaved[sector] = d.readOps, true
+	case len(d.unsaved) > 0:
+		delete(d.hot, sector)
+		delete(d.unsaved, sector)
+	}
+}
+
+// cached reports whether the cache still holds what was written to a sector that cannot save it.
+func (d *disk) cached(sector int64, f *fault) bool {
+	at, ok := d.hot[sector]
+	return ok && d.readOps-at <= uint64(f.cache)
+}
+
+// reread keeps in the cache what was read.
+func (d *disk) reread(off, n int64) {
+	if len(d.hot) == 0 {
+		return
+	}
+	for sector := off / sectorSize; sector < (off+n)/sectorSize; sector++ {
+		if _, ok := d.hot[sector]; ok {
+			d.hot[sector] = d.readOps
 		}
 	}
 }
@@ -216,7 +260,10 @@ const (
 // that was cached since.
 func (d *disk) cut(rng *rand.Rand, how survival) {
 	d.drop(rng, how, 0)
-	d.missing = 0
+	d.missing, d.hot = 0, nil
+	if d.unsaved != nil {
+		d.hot = map[int64]uint64{}
+	}
 }
 
 // drop ends the cache. One version of each unsynced sector is durable from then on, and the others
@@ -258,7 +305,8 @@ func (d *disk) badAt(off int64, write bool) *fault {
 		return nil
 	}
 	f := p.bad[off%pageSize/sectorSize]
-	if f == nil || f.left == 0 || write && !f.write || !write && !f.read {
+	if f == nil || f.left == 0 || write && !f.write || !write && !f.read || f.wakes > d.readOps ||
+		!write && f.cache > 0 && d.cached(off/sectorSize, f) {
 		return nil
 	}
 	return f
@@ -266,6 +314,9 @@ func (d *disk) badAt(off int64, write bool) *fault {
 
 // spoil gives the sectors of a range a fault.
 func (d *disk) spoil(off, n int64, f *fault) {
+	if f != nil && f.sleeps > 0 {
+		f.wakes = d.readOps + f.sleeps
+	}
 	for at := off; at < off+n && at < d.size; at += sectorSize {
 		p := d.page(at)
 		p.bad[at%pageSize/sectorSize] = f

@@ -102,7 +102,7 @@ func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
 		return res
 	}
 	s.note(x, res)
-	s.media.moved(x, res)
+	s.media.moved(s, x, res)
 	sv.unreadBy(x, res)
 	return s.opts.Bug.transferred(sv, x, res)
 }

@@ -17,6 +17,12 @@ type fault struct {
 	// slow is how long an operation takes to fail, in ns. An operation that goes well is never
 	// slow.
 	slow int64
+	// cache, if not 0: writes reach the drive's cache only. It answers reads of the sector until so
+	// many other reads, or a power cut, have displaced that.
+	cache int
+	// The fault begins after so many reads of its disk: a sector that is well at first. wakes is
+	// the number of the read.
+	sleeps, wakes uint64
 }
 
 func (f *fault) String() string {
@@ -26,7 +32,9 @@ func (f *fault) String() string {
 		name string
 	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"},
 		{f.left > 0, fmt.Sprintf(", %d times", f.left)},
-		{f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))}} {
+		{f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))},
+		{f.cache > 0, fmt.Sprintf(", answers %d reads from its cache", f.cache)},
+		{f.sleeps > 0, fmt.Sprintf(", %d reads later", f.sleeps)}} {
 		if p.on {
 			s += p.name
 		}
@@ -54,7 +62,7 @@ func newFault(rng *rand.Rand) *fault {
 	if rng.IntN(6) == 0 { // a drive that tries long before it gives up
 		f.slow = int64(time.Duration(pick(rng, []int{3, 7, 30, 120})) * time.Second)
 	}
-	switch rng.IntN(6) {
+	switch rng.IntN(8) {
 	case 0: // null_blk's bad blocks, dm-error
 		f.read, f.write = true, true
 	case 1: // writes fail, what was there still reads
@@ -67,6 +75,10 @@ func newFault(rng *rand.Rand) *fault {
 		f.read, f.write, f.left = true, true, 1+rng.IntN(8)
 	case 5: // bad until written a few times: fails writes k times, then good
 		f.write, f.left = true, 1+rng.IntN(4)
+	case 6: // what is written lies in the cache only
+		f.read, f.cache = true, 1+rng.IntN(3)
+	case 7: // well for a while
+		f.read, f.write, f.sleeps = true, rng.IntN(2) == 0, 1+rng.Uint64N(60)
 	}
 	return f
 }
@@ -146,6 +158,9 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 			io.some(rng)
 			return -int32(pick(rng, pathErrnos))
 		}
+	}
+	if io.kind == ioRead && io.done == 0 {
+		d.readOps++
 	}
 	if f := io.fault(); f != nil {
 		if f.left > 0 {
@@ -234,6 +249,7 @@ func (io *diskIO) apply(lo, hi int64) {
 	case lo >= hi:
 	case io.kind == ioRead:
 		io.d.load(io.off+lo, io.data[lo:hi])
+		io.d.reread(io.off+lo, hi-lo)
 	case io.kind == ioWrite:
 		io.d.store(io.off+lo, io.data[lo:hi], hi-lo, io.durable())
 	case io.kind == ioDiscard && !io.d.trims:

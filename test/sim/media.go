@@ -14,12 +14,15 @@ type media struct {
 	away          map[place]int64 // the step at which it failed because its disk was away
 	// verified holds the sectors that a relocation has read since it last wrote them.
 	verified map[place]bool
+	tests    map[place]*homeTest // by sector, of homes that a server has tested
 }
 
 // moved takes the end of an operation that copies: of a relocation, or of a heal.
-func (m *media) moved(io *diskIO, res int32) {
+func (m *media) moved(s *sim, io *diskIO, res int32) {
 	for off := io.off; off < io.off+io.n; off += sectorSize {
 		p := place{io.d.index, off}
+		m.tested(s, io, p, off < io.off+min(int64(res), io.done),
+			res < 0 && remap.Classify(res) != remap.ClassResource)
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
 		} else if io.kind != ioRead || io.d.missing == 0 && io.d.badAt(off, false) != nil {
@@ -91,8 +94,14 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 			case metadata.StateHome:
 				for b := range per {
 					dev, off := s.plan.HomeOf(min((e.Unit+i)*per+b, s.plan.Blocks()-1))
-					if e.Mask>>b&1 != 0 && !s.media.verified[place{dev, off}] {
+					if e.Mask>>b&1 == 0 {
+						continue
+					}
+					if !s.media.verified[place{dev, off}] {
 						s.failf("block %d goes home, and was not read there", (e.Unit+i)*per+b)
+					}
+					if e.Cause == metadata.CauseRetest {
+						sv.judgeRetest((e.Unit+i)*per+b, place{dev, off})
 					}
 				}
 			case metadata.StateMapped:

@@ -16,7 +16,7 @@ func (q *queue) recordBlocks(r *userReq, d *diskIO, res int32) {
 	bs := int64(s.plan.BlockSize())
 	switch {
 	case d.readBack || d.kind != ioRead && s.inSpare(d):
-		s.media.moved(d, res)
+		s.media.moved(s, d, res)
 	case d.kind == ioRead && res > 0:
 		for i := range int64(res) / bs {
 			r.read[d.block-r.Block+uint64(i)] = true

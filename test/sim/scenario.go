@@ -449,6 +449,41 @@ var Scenarios = []Scenario{
 			s.failf("the scrub found nothing: %+v", now)
 		}
 	}},
+	{"retest", nil, func(s *sim) {
+		// Blocks that live in spare units are well again, but for one whose home keeps what is
+		// written in the cache only, and one whose home goes bad later. A user writes meanwhile.
+		b, per := s.block(), s.per()
+		s.bad(b, 5*per, failsWrites)
+		s.start()
+		s.write(0, b, 3*per, false)
+		s.write(1, b+3*per, 2*per, false)
+		s.drain()
+		s.bad(b, 5*per, failing{})
+		s.bad(b+per, 1, failing{read: true, cache: 2, errno: int32(syscall.ENODATA), left: -1})
+		s.bad(b+2*per, 1, failing{read: true, write: true, errno: int32(syscall.EIO), left: -1,
+			sleeps: 2*retestElsewhere + 8})
+		s.retest(b, 5*per, time.Millisecond, false)
+		for n := 0; s.retestStep() != coordinator.RetestPause && n < 10_000; n++ {
+			if n == 20 {
+				s.write(0, b+3*per, 1, true)
+			}
+			s.nextEvent()
+		}
+		s.write(1, b+4*per, 1, false)
+		s.drain()
+		m := s.srv.restored.Map
+		for u, want := range []bool{false, true, true, false, false} {
+			if info := m.Unit(b/per + uint64(u)); (info.N > 0) != want {
+				s.failf("after a retest unit %d of 5 is %+v", u, info)
+			}
+		}
+		if n := s.srv.restored.Allocator.Used(); n != 2 {
+			s.failf("after a retest %d spare units are in use, not 2", n)
+		}
+		s.reads(0, b, 3*per)
+		s.relocate(b+3*per, per, true) // into what was vacated
+		s.drain()
+	}},
 	{tableGrows, func(s *sim) (out []metadata.Entry) {
 		for i := range s.plan.TableCapacity() - 22 {
 			out = append(out, metadata.Entry{Unit: 600 + 2*i, Count: 1, Mask: 1,

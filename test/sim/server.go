@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"time"
+
 	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
@@ -41,6 +43,7 @@ type server struct {
 	// closed it.
 	consumed map[uint32]bool
 	resumed  uint64
+	pause    time.Duration // of the last retest
 	born     int64
 	lastHeal int64 // step of the last message of a heal
 	lastMove int64 // step at which the last move ended
@@ -118,6 +121,7 @@ func (s *sim) start() {
 // boot loads the metadata and builds the machines.
 func (s *sim) boot() {
 	s.reported = s.failures // a new server cannot know
+	clear(s.media.tests)    // nor what was tested
 	lost := s.settle()
 	img, restored := s.load()
 	s.inspect(restored)

@@ -186,6 +186,10 @@ func (s *sim) operator() {
 		if !s.cfg.moves {
 			return
 		}
+		if s.chance(1, 2) {
+			s.retests()
+			return
+		}
 		block := s.near()
 		count := 1 + s.rng.Uint64N(s.per()*uint64(pick(s.rng, []int{1, 4, 40})))
 		count = min(count, s.plan.Blocks()-block)

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
+)
+
+// retested is what remap retest and remap clear print as JSON. Counts are blocks.
+type retested struct {
+	Device  string          `json:"device"`
+	Ranges  []control.Range `json:"ranges"` // none: all blocks
+	Found   uint64          `json:"found"`
+	Home    uint64          `json:"home"`
+	Failed  uint64          `json:"failed"`
+	Changed uint64          `json:"changed"`
+	Skipped uint64          `json:"skipped"`
+	// Ended says that the retest has ended. It goes on otherwise (--background).
+	Ended  bool   `json:"ended"`
+	Step   string `json:"step"`
+	Error  string `json:"error"` // why it ended early
+	DryRun bool   `json:"dry_run"`
+}
+
+type retestOptions struct {
+	dryRun, yes, background, status, stop bool
+	clear                                 bool // the verb is remap clear
+	pause                                 time.Duration
+}
+
+func remapRetestCommand(a *app) *cobra.Command {
+	var o retestOptions
+	cmd := &cobra.Command{
+		Use:   "retest DEV|NAME [BLOCK[+COUNT]…]",
+		Short: "Test whether blocks that were bad are well again, and take them home",
+		Long: `Test whether blocks that were bad are well again. Those that are move home, and
+their spare units are free again.
+
+The data of a block is written to its home, with a flush after it. Then other
+places of the disk are read, so that its cache holds those, and then the home is
+read and compared. All of this is done twice, a pause apart. Users may go on
+reading and writing. What they read comes from the spare region until the end.
+
+A block that is pending and has no place in the spare region is not written. It
+is no longer pending if it reads, and gives the same each time.
+
+Without blocks, all of the device is tested, except what was moved on purpose:
+by remap add, or from a list. Ctrl-C ends the test; nothing is lost. The exit
+code is 0 also if blocks are not well: they stay where they are.`,
+		Args: arguments(1, anyNumber),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.retest(cmd, args, o) }
+	a.retestFlags(cmd, &o)
+	f := cmd.Flags()
+	f.BoolVar(&o.background, "background", false, "begin, and do not wait for the end")
+	f.BoolVar(&o.status, "status", false, "print how far the last test is, and begin none")
+	f.BoolVar(&o.stop, "stop", false, "end the test that is under way")
+	cmd.MarkFlagsMutuallyExclusive("background", "status", "stop", "dry-run")
+	return cmd
+}
+
+func remapClearCommand(a *app) *cobra.Command {
+	o := retestOptions{clear: true}
+	cmd := &cobra.Command{
+		Use:   "clear DEV|NAME",
+		Short: "Take everything home whose home is well, also what was moved on purpose",
+		Long: `Take everything home whose home is well, also what was moved on purpose by
+remap add or from a list. Each home is tested as by remap retest. What is not
+well stays in the spare region, and the exit code is 1.`,
+		Args: arguments(1, 1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.retest(cmd, args, o) }
+	a.retestFlags(cmd, &o)
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func (a *app) retestFlags(cmd *cobra.Command, o *retestOptions) {
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "say what would be tested and change nothing")
+	cmd.Flags().DurationVar(&o.pause, "pause", time.Minute, "time between the two tests of a block")
+	a.jsonFlag(cmd)
+}
+
+func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
+	if o.pause < 0 || o.pause > 7*24*time.Hour {
+		return fmt.Errorf("--pause %v: %w: want 0s to 168h", o.pause, exit.ErrUsage)
+	}
+	if (o.status || o.stop) && len(args) > 1 {
+		return fmt.Errorf("%w: --status and --stop take no blocks", exit.ErrUsage)
+	}
+	r, err := a.host().Lookup(args[0])
+	if err != nil {
+		return err
+	}
+	out := retested{Device: r.Device, DryRun: o.dryRun, Ranges: []control.Range{}}
+	ranges, err := parseRanges(args[1:], r.Blocks)
+	if err != nil {
+		return err
+	}
+	out.Ranges = append(out.Ranges, ranges...)
+	ask := control.RetestRequest{Ranges: out.Ranges, KeepMoved: len(ranges) == 0 && !o.clear,
+		PauseMS: o.pause.Milliseconds()}
+	c := control.NewClient(r.Name)
+	switch {
+	case o.dryRun:
+		out.Found, err = retestable(cmd.Context(), c, ask)
+	case o.status || o.stop:
+		err = lastRetest(cmd.Context(), c, &out, o.stop)
+	default:
+		if o.clear && !o.yes {
+			if err := a.confirm("take everything on " + clean(r.Device) +
+				" home whose home passes the test?"); err != nil {
+				return err
+			}
+		}
+		err = a.runRetest(cmd.Context(), c, ask, &out, o.background)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.printRetested(&out); err != nil {
+		return err
+	}
+	stays := out.Failed + out.Changed
+	switch {
+	case out.Error != "" && !o.status && !o.stop:
+		return fmt.Errorf("%s: %w: %s (%d blocks were taken home): nothing is lost; try again",
+			r.Device, control.ErrFailed, out.Error, out.Home)
+	case o.clear && stays > 0:
+		return fmt.Errorf("%s: %w: %d blocks are not well and stay in the spare region: see "+
+			"ublk-remap remap list", r.Device, control.ErrFailed, stays)
+	}
+	return nil
+}
+
+// retestable counts the blocks that a retest would test.
+func retestable(ctx context.Context, c *control.Client, ask control.RetestRequest) (n uint64,
+	err error) {
+	ranges := mergeRanges(ask.Ranges)
+	err = c.EachRemap(ctx, func(m control.Remap) error {
+		purpose := m.Cause == "operator" || m.Cause == "import"
+		if m.State == "lost" || ask.KeepMoved && purpose {
+			return nil
+		}
+		if len(ranges) == 0 {
+			n += m.Count
+			return nil
+		}
+		for _, g := range ranges {
+			from, to := max(m.Block, g.Block), min(m.Block+m.Count, g.Block+g.Count)
+			if from < to {
+				n += to - from
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
+// mergeRanges returns ranges in order, without overlaps.
+func mergeRanges(list []control.Range) (out []control.Range) {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b control.Range) int {
+		if a.Block < b.Block {
+			return -1
+		}
+		return 1
+	})
+	for _, r := range list {
+		if n := len(out); n > 0 && out[n-1].Block+out[n-1].Count >= r.Block {
+			out[n-1].Count = max(out[n-1].Count, r.Block+r.Count-out[n-1].Block)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// lastRetest fills in how far the last retest is.
+func lastRetest(ctx context.Context, c *control.Client, out *retested, stop bool) error {
+	ask := c.Retest
+	if stop {
+		ask = c.StopRetest
+	}
+	state, err := ask(ctx)
+	if err == nil && state.ID == 0 {
+		return fmt.Errorf("%s: %w: no retest was asked for since the server's start", out.Device,
+			control.ErrNotFound)
+	}
+	out.take(&state)
+	return err
+}
+
+func (t *retested) take(r *control.Retest) {
+	t.Found, t.Home, t.Failed = r.Found, r.Home, r.Failed
+	t.Changed, t.Skipped = r.Changed, r.Skipped
+	t.Ended, t.Step, t.Error = r.Ended, r.Step, r.Error
+}
+
+// retestPoll is how often the server is asked how far it is.
+const retestPoll = 200 * time.Millisecond
+
+// runRetest begins a retest and waits for its end. If ctx ends, the retest is ended too.
+func (a *app) runRetest(ctx context.Context, c *control.Client, ask control.RetestRequest,
+	out *retested, background bool) error {
+	state, err := c.StartRetest(ctx, ask)
+	if err != nil || background {
+		out.take(&state)
+		return err
+	}
+	id := state.ID
+	var lines retestLines
+	for !state.Ended {
+		lines.show(a, &state)
+		select {
+		case <-time.After(retestPoll):
+		case <-ctx.Done():
+			// A context of its own, because this one has ended.
+			stopped, err := c.StopRetest(context.WithoutCancel(ctx))
+			if err == nil {
+				out.take(&stopped)
+			}
+			return errors.Join(context.Cause(ctx), err)
+		}
+		if state, err = c.Retest(ctx); err != nil {
+			if ctx.Err() != nil {
+				continue
+			}
+			return fmt.Errorf("%w; the test has ended with it, and nothing is lost", err)
+		}
+		if state.ID != id {
+			return fmt.Errorf("%s: %w: the server was replaced, and the test ended with the old "+
+				"one: nothing is lost; try again", out.Device, control.ErrFailed)
+		}
+	}
+	out.take(&state)
+	return nil
+}
+
+// retestLines reports to standard error what a retest does, a line for each step, at most every
+// progressLines, and not before progressAfter.
+type retestLines struct {
+	last string
+	next time.Time
+}
+
+func (l *retestLines) show(a *app, r *control.Retest) {
+	now := time.Now()
+	if l.next.IsZero() {
+		l.next = now.Add(progressAfter)
+	}
+	what := map[string]string{"find": "looking for blocks to test", "write": "writing",
+		"displace": "reading other places", "read": "reading back", "pause": "pausing",
+		"take": "reading back and taking home"}[r.Step]
+	test := "first"
+	if r.Second {
+		test = "second"
+	}
+	line := fmt.Sprintf("retest: %s test, %s: %s blocks found, %s home, %s not well", test, what,
+		numText(r.Found), numText(r.Home), numText(r.Failed))
+	if what != "" && line != l.last && now.After(l.next) {
+		l.last, l.next = line, now.Add(progressLines)
+		a.tell("%s\n", line)
+	}
+}
+
+func (a *app) printRetested(t *retested) error {
+	if a.json {
+		return a.printJSON(t)
+	}
+	text := fmt.Sprintf("tested %s blocks: %s are home", numText(t.Found), numText(t.Home))
+	switch {
+	case t.DryRun:
+		text = fmt.Sprintf("would test %s blocks", numText(t.Found))
+	case !t.Ended:
+		text = fmt.Sprintf("the test goes on (%s): %s blocks found, %s home so far", t.Step,
+			numText(t.Found), numText(t.Home))
+	}
+	var rest []string
+	for _, x := range []struct {
+		n    uint64
+		what string
+	}{{t.Failed, "are not well"}, {t.Changed, "were written to in each test: try again"},
+		{t.Skipped, "needed no test any more"}} {
+		if x.n > 0 {
+			rest = append(rest, numText(x.n)+" "+x.what)
+		}
+	}
+	if len(rest) > 0 {
+		text += "; " + strings.Join(rest, ", ")
+	}
+	_, err := fmt.Fprintln(a.out, text)
+	return err
+}

@@ -1,0 +1,147 @@
+package sim
+
+import (
+	"time"
+
+	"ublkremap/internal/coordinator"
+	"ublkremap/metadata"
+)
+
+// This file asks for retests and judges them. A block may come home from its spare unit by a retest
+// only if its home was tested twice, with a pause in between. A test is a write, then reads of
+// other places, then a read. And what the home holds must be on the media, not only in the cache of
+// the disk. That the block holds what was last written to it is judged as for all blocks.
+
+// retestElsewhere is how many reads of other places displace what a simulated cache holds.
+const retestElsewhere = 4
+
+// homeTest is what is known of the tests of a sector.
+type homeTest struct {
+	written bool   // no read has followed yet
+	reads   uint64 // of the disk, when the sector was written
+	tests   int    // that went well, each a pause after the one before
+	last    int64  // time of the last test
+}
+
+// tested takes the end of a relocation's operation on a sector.
+// The operation was carried out for the sector (ok), failed, or goes on.
+func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
+	t := m.tests[p]
+	switch {
+	case !ok && !failed:
+	case !ok && io.n == int64(s.plan.BlockSize()):
+		delete(m.tests, p) // several blocks that fail together are tried once more, one by one
+	case !ok:
+	case io.kind == ioWrite:
+		if t == nil {
+			t = &homeTest{}
+			m.tests[p] = t
+		}
+		t.written, t.reads = true, io.d.readOps
+	case t != nil && t.written && io.d.readOps-t.reads > retestElsewhere:
+		t.written = false
+		if t.tests == 0 || s.srv != nil && s.now-t.last >= int64(s.srv.pause) {
+			t.tests++
+			t.last = s.now
+		}
+	}
+}
+
+// judgeRetest judges a block that a retest takes home.
+func (sv *server) judgeRetest(block uint64, home place) {
+	s := sv.s
+	per := uint64(metadata.UnitSize / s.plan.BlockSize())
+	info := sv.restored.Map.Unit(block / per)
+	if info.Mapped()>>(block%per)&1 == 0 {
+		return // it was pending at home, and nothing was written
+	}
+	s.stats.Retested++
+	for off := home.off; off < home.off+int64(s.plan.BlockSize()); off += sectorSize {
+		p := place{home.disk, off}
+		if s.disks[p.disk].unsaved[off/sectorSize] {
+			s.failf("block %d goes home by a retest, and the media does not hold it", block)
+		}
+		if t := s.media.tests[p]; t == nil || t.tests < 2 {
+			s.failf("block %d goes home by a retest, and was not tested twice: %+v", block, t)
+		}
+		delete(s.media.tests, p)
+	}
+}
+
+// retest asks for a retest of blocks.
+func (s *sim) retest(block, count uint64, pause time.Duration, keep bool) {
+	sv := s.srv
+	sv.moves++
+	err := sv.coord.Retest(coordinator.Retest{
+		Ranges: []coordinator.BlockRange{{Block: block, Count: count}}, KeepMoved: keep,
+		Pause: pause, Elsewhere: retestElsewhere + 1,
+	}, func(p coordinator.RetestProgress) {
+		sv.moves--
+		sv.lastMove = s.step
+		s.tracef("  retest ended: %+v", p)
+		if p.Err == nil && p.Home+p.Failed+p.Changed+p.Skipped < p.Found {
+			s.failf("a retest does not say what became of %+v", p)
+		}
+	})
+	if err != nil {
+		sv.moves--
+	} else {
+		sv.pause = pause
+	}
+	s.tracef("retest %d+%d, pause %v: %v", block, count, pause, err)
+}
+
+// retests is what an operator does: a retest of some or all blocks, or the end of one.
+func (s *sim) retests() {
+	if s.chance(1, 8) {
+		s.tracef("end the retest")
+		s.srv.coord.EndRetest()
+		return
+	}
+	block, count := uint64(0), s.plan.Blocks()
+	if s.chance(1, 2) {
+		block = s.near()
+		count = min(1+s.rng.Uint64N(64), s.plan.Blocks()-block)
+	}
+	pause := pick(s.rng, []time.Duration{0, time.Millisecond, time.Second})
+	s.retest(block, count, pause, s.chance(1, 3))
+}
+
+// retestTransfer carries out a relocation's operation as a bug does; false: there is no such bug.
+func (b Bug) retestTransfer(sv *server, io *diskIO, done func(int32)) bool {
+	s := sv.s
+	p, ok := sv.coord.RetestProgress()
+	if !ok || io.whom != "move" {
+		return false
+	}
+	home := !s.inSpare(io)
+	at := place{io.d.index, io.off}
+	answer := func() bool {
+		s.later(classTransfer, func() { done(int32(io.n)) })
+		return true
+	}
+	switch {
+	case b == BugRetestCached && p.Step == coordinator.RetestElsewhere && io.kind == ioRead:
+		return answer()
+	case b == BugRetestOnce && home && io.kind == ioWrite && p.Second:
+		sv.written[at] = append([]byte(nil), io.data...)
+		return answer()
+	case b == BugRetestOnce && home && io.kind == ioRead && p.Step == coordinator.RetestTake:
+		if copy(io.data, sv.written[at]) == len(io.data) {
+			return answer()
+		}
+	case b == BugRetestStale && p.Step == coordinator.RetestTake && io.kind == ioRead && home:
+		sv.written[place{}] = io.data
+	case b == BugRetestStale && p.Step == coordinator.RetestTake && io.kind == ioRead:
+		if copy(io.data, sv.written[place{}]) == len(io.data) {
+			return answer()
+		}
+	}
+	return false
+}
+
+// retestStep is what a retest does.
+func (s *sim) retestStep() coordinator.RetestStep {
+	p, _ := s.srv.coord.RetestProgress()
+	return p.Step
+}
