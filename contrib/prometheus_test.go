@@ -45,8 +45,8 @@ func TestRunbooks(t *testing.T) {
 		anchors[strings.ToLower(strings.ReplaceAll(m[1], " ", "-"))] = true
 	}
 	rules := read(t, "prometheus/ublk-remap.rules.yml")
-	books := regexp.MustCompile(`runbook_url: docs/OPERATIONS.md#(\S+)`).FindAllStringSubmatch(rules,
-		-1)
+	books := regexp.MustCompile(`runbook_url: docs/OPERATIONS.md#(\S+)`).
+		FindAllStringSubmatch(rules, -1)
 	if n := strings.Count(rules, "- alert:"); n != len(books) || n == 0 {
 		t.Errorf("%d alerts, %d runbooks", n, len(books))
 	}

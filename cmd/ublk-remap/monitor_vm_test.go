@@ -70,11 +70,13 @@ func TestMonitor(t *testing.T) {
 		t.Errorf("%v: %s", err, b)
 	}
 	rig.Kill(t, dev)
-	wait(`ublk_remap_server_up{set="seen"} 0`, `ublk_remap_device_state{set="seen",state="failed"} 1`)
+	wait(`ublk_remap_server_up{set="seen"} 0`,
+		`ublk_remap_device_state{set="seen",state="failed"} 1`)
 	if strings.Contains(text, "ublk_remap_remapped_units{") {
 		t.Error("figures of a dead server")
 	}
-	if r := rig.Want(t, int(pluginCritical), "check"); !strings.Contains(r.Stdout, "CRITICAL - seen") {
+	if r := rig.Want(t, int(pluginCritical), "check"); !strings.Contains(r.Stdout,
+		"CRITICAL - seen") {
 		t.Error(r.Stdout)
 	}
 	rig.Want(t, 0, "start", "seen")

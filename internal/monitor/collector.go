@@ -13,8 +13,8 @@ import (
 // Source returns the status of all devices of this host.
 type Source func(ctx context.Context) ([]*control.Status, error)
 
-// scrapeTime is how long one scrape may take. A server that does not answer is given up earlier, see
-// package host. Prometheus' own default is 10 s.
+// scrapeTime is how long one scrape may take. A server that does not answer is given up earlier,
+// see package host. Prometheus' own default is 10 s.
 const scrapeTime = 9 * time.Second
 
 // namespace begins the name of each metric.

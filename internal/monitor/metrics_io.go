@@ -28,9 +28,11 @@ func init() {
 		{
 			desc: desc("requests_slow_since_timestamp_seconds", "Since when the oldest slow "+
 				"request is under way. There is no value if none is slow."),
-			kind:  prometheus.GaugeValue,
-			value: func(st *control.Status) float64 { return float64(st.Requests.SlowSince.Unix()) },
-			has:   func(st *control.Status) bool { return st.Requests.SlowSince != nil },
+			kind: prometheus.GaugeValue,
+			value: func(st *control.Status) float64 {
+				return float64(st.Requests.SlowSince.Unix())
+			},
+			has: func(st *control.Status) bool { return st.Requests.SlowSince != nil },
 		},
 	})
 }

@@ -17,9 +17,11 @@ func init() {
 		{
 			desc: desc("scrub_last_finished_timestamp_seconds", "When the last scrub ended. There "+
 				"is no value if there was none."),
-			kind:  prometheus.GaugeValue,
-			value: func(st *control.Status) float64 { return float64(st.Scrub.LastFinished.Unix()) },
-			has:   func(st *control.Status) bool { return st.Scrub.LastFinished != nil },
+			kind: prometheus.GaugeValue,
+			value: func(st *control.Status) float64 {
+				return float64(st.Scrub.LastFinished.Unix())
+			},
+			has: func(st *control.Status) bool { return st.Scrub.LastFinished != nil },
 		},
 	})
 }

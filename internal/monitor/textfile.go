@@ -10,8 +10,8 @@ import (
 // TextfileName is the name of the file that WriteTextfile writes.
 const TextfileName = "ublk_remap.prom"
 
-// WriteTextfile writes the metrics to a file of a directory, in the form that the textfile collector
-// of node_exporter reads. The file is replaced as a whole: a reader sees the old or the new one.
+// WriteTextfile writes the metrics to a file of a directory, in the form that the textfile
+// collector of node_exporter reads. The file is replaced as a whole: a reader sees the old or the new one.
 func WriteTextfile(dir string, source Source) error {
 	r := prometheus.NewPedanticRegistry()
 	if err := r.Register(NewCollector(source)); err != nil {
