@@ -9,9 +9,10 @@ import "ublkremap/metadata"
 //
 // A mark is stated for a batch of units at once, wherever they are. It has to keep clear of two
 // things. A heal that has its spare unit already commits after the mark, or has done so: a mark
-// behind it would be about the spare unit. A relocation has read the Map, and commits what it read.
-// The batch ends before such a unit, and waits for it when it is the first one. What begins later
-// commits later, and replaces the mark.
+// behind it would be about the spare unit. A relocation has read the Map, and commits what it read:
+// what is pending or in the spare region now may be about to be plainly at home. The batch ends
+// before such a unit, and waits for it when it is the first one. What begins later commits later,
+// and replaces the mark.
 //
 // The answer comes when the marks are durable. After a crash before that some of them may be there.
 // All of it can be asked for again: what is marked is left alone.
@@ -185,10 +186,10 @@ func (k *marker) collect(a *Arbiter) (at int, block uint64, wait bool) {
 		listed := uint8(1<<(to-unit*per)-1) &^ uint8(1<<(block-unit*per)-1)
 		info := a.m.Unit(unit)
 		fresh := listed &^ (info.Mapped() | info.Pending | info.Lost)
+		if info.Busy || a.healing(unit)&fresh != 0 && !plantedMarkLate {
+			return at, block, true
+		}
 		if fresh != 0 {
-			if info.Busy || a.healing(unit)&fresh != 0 {
-				return at, block, true
-			}
 			if !k.add(metadata.Entry{Unit: unit, Count: 1, Mask: fresh,
 				State: markState(), Cause: k.now.Cause, Time: time}) {
 				return at, block, false

@@ -11,4 +11,5 @@ const (
 	plantedMarkEarly  = false
 	plantedMarkLost   = false
 	plantedTestedOnce = false
+	plantedMarkLate   = false
 )

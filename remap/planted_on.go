@@ -33,11 +33,15 @@ func PlantFillAll(on bool) { plantedFillAll = on }
 func PlantFillUnread(on bool) { plantedFillUnread = on }
 
 // plantedMarkEarly lets a Marking end before its marks are durable. plantedMarkLost lets it take
-// listed blocks for such that have no copy.
-var plantedMarkEarly, plantedMarkLost bool
+// listed blocks for such that have no copy. plantedMarkLate lets it mark blocks that a heal is
+// about to move to a spare unit.
+var plantedMarkEarly, plantedMarkLost, plantedMarkLate bool
 
 // PlantMarkEarly plants or removes the first of these bugs.
 func PlantMarkEarly(on bool) { plantedMarkEarly = on }
 
 // PlantMarkLost plants or removes the second one.
 func PlantMarkLost(on bool) { plantedMarkLost = on }
+
+// PlantMarkLate plants or removes the third one.
+func PlantMarkLate(on bool) { plantedMarkLate = on }

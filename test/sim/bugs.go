@@ -80,6 +80,9 @@ const (
 	BugRetestOnce
 	BugRetestStale
 	BugRetestUnwritten
+	BugMarkEarly
+	BugMarkLost
+	BugMarkSpared
 	bugs
 )
 
@@ -104,6 +107,7 @@ const (
 	FocusAway          // there is a spare device, and disks vanish and return
 	FocusReader        // blocks are read in the background, and moved
 	FocusFill          // blocks are filled from a backup while users write to them
+	FocusMark          // lists of bad blocks are imported while users write
 	FocusScrub         // the scrub runs, and the path to the disks comes and goes
 	FocusTable         // the table is nearly full, and the metadata has no faults
 	FocusRetest        // blocks are moved and retested, and nothing but media fails
@@ -112,7 +116,7 @@ const (
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader", "fills", "scrub", "the table is nearly full", "retests"}[f]
+		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -131,6 +135,8 @@ func (f Focus) apply(c *config) {
 		c.reader, c.moves, c.ops = 3, true, 80
 	case FocusFill:
 		c.moves, c.ops, c.spots, c.faults, c.meta = true, 120, 1, c.faults+8, metaNone
+	case FocusMark:
+		c.marks, c.ops, c.spots = true, 120, 1
 	case FocusScrub:
 		c.scrub, c.rates.path = true, 60
 	case FocusRetest:
@@ -283,6 +289,12 @@ var bugTable = [bugs]bugInfo{
 		"home was written", inDriver, FocusRetest},
 	BugRetestUnwritten: {"retest-unwritten", "a block goes home whose home was not written in " +
 		"the first test, because it was pending there", inProduct, FocusRetest},
+	BugMarkEarly: {"import-early", "an import ends before its marks are durable", inProduct,
+		FocusMark},
+	BugMarkLost: {"import-lost", "an import takes listed blocks for such that have no copy",
+		inProduct, FocusMark},
+	BugMarkSpared: {"import-late", "an import marks blocks that a heal is about to move",
+		inProduct, FocusMark},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }

@@ -37,6 +37,7 @@ type config struct {
 	moves     bool // remap add and remove
 	reader    int  // internal requests of each queue, of a background reader; 0: there is none
 	scrub     bool // the scrub of the Coordinator reads too
+	marks     bool // an operator imports lists of bad blocks
 	buf       int  // relocation buffer, in units
 
 	rearrange bool // queues and depth change between a stop or a power cut and the next start
@@ -114,6 +115,7 @@ func newConfig(rng *rand.Rand) config {
 		c.reader = 1 + rng.IntN(3)
 	}
 	c.scrub = c.plan.UUID[3]%4 == 1
+	c.marks = c.plan.UUID[5]%4 == 1
 	if c.plan.UUID[2]%16 == 5 {
 		c.smallTable()
 	}
@@ -202,12 +204,12 @@ func (c *config) String() string {
 		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
 		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, churn %d, rates %+v, "+
 		"vanish %v, shortages %v, trims %v, moves %v, lossy flushes %v, no FUA %v, bad spares %v, "+
-		"reader %d, scrub %v, small table %v, "+
+		"reader %d, scrub %v, imports %v, small table %v, "+
 		"metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.churn, c.rates,
-		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader, c.scrub,
+		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader, c.scrub, c.marks,
 		c.table,
 		metaNames[c.meta],
 		c.policy)

@@ -68,7 +68,7 @@ func (s *sim) scattered() (out []metadata.Entry) {
 // or retired. Nothing is mapped: the spare units hold no data yet.
 func (s *sim) initial() []metadata.Entry {
 	var out []metadata.Entry
-	s.lost = map[uint64]bool{}
+	s.lost, s.marked = map[uint64]bool{}, map[uint64]bool{}
 	if s.cfg.table {
 		return s.scattered()
 	}

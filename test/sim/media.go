@@ -92,6 +92,7 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 						e.Spare+uint32(i))
 				}
 			case metadata.StateHome:
+				sv.homeAgain(e, e.Unit+i)
 				for b := range per {
 					dev, off := s.plan.HomeOf(min((e.Unit+i)*per+b, s.plan.Blocks()-1))
 					if e.Mask>>b&1 == 0 {
@@ -117,6 +118,10 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 					}
 				}
 			case metadata.StatePending:
+				if e.Cause == metadata.CauseImport {
+					sv.judgeMark(e, e.Unit+i)
+					break
+				}
 				if e.Cause == readerCause && !sv.reader.reported[e.Unit+i] {
 					s.failf("unit %d is pending by the reader's cause, not by its word", e.Unit+i)
 				}

@@ -20,6 +20,12 @@ func plant(b Bug, on bool) bool {
 		remap.PlantFillUnread(on)
 	case BugRetestUnwritten:
 		remap.PlantTestedOnce(on)
+	case BugMarkEarly:
+		remap.PlantMarkEarly(on)
+	case BugMarkLost:
+		remap.PlantMarkLost(on)
+	case BugMarkSpared:
+		remap.PlantMarkLate(on)
 	case BugSequenceReused:
 		metadata.PlantSequenceReused(on)
 	case BugPathIsMedium:

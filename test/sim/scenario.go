@@ -345,6 +345,28 @@ var Scenarios = []Scenario{
 		s.drain()
 		s.reads(0, b, 2*per)
 	}},
+	{"import", nil, func(s *sim) {
+		// A list is imported while users write to some of its blocks. Some are bad, some are well.
+		b, per := s.block(), s.per()
+		list := []remap.BlockRange{{Block: b, Count: 2}, {Block: b + 2*per, Count: per},
+			{Block: b + 4*per, Count: 1}}
+		s.bad(b, 1, failsWrites)
+		s.bad(b+2*per, 1, failsReads)
+		s.start()
+		s.write(0, b+1, 4*per, true)
+		s.drain()
+		s.write(1, b, 2*per, false)
+		s.imports(list)
+		s.drain()
+		s.write(0, b+2*per, 1, false)
+		s.drain()
+		s.relocate(b, 5*per, true)
+		s.write(1, b+4*per, 1, false)
+		s.drain()
+		s.imports(list)
+		s.drain()
+		s.reads(0, b+1, 4*per)
+	}},
 	{"unknown", nil, func(s *sim) {
 		b := s.block()
 		s.bad(b, 2*s.per(), failsWrites)
@@ -546,7 +568,7 @@ var Layouts = []string{"alone-512", "alone-4096", "pair-512"}
 func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s := newSim(seed, opts)
 	s.scripted = true
-	s.lost = map[uint64]bool{}
+	s.lost, s.marked = map[uint64]bool{}, map[uint64]bool{}
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,
 		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond,
@@ -656,6 +678,13 @@ func (s *sim) relocate(block, count uint64, toSpare bool) {
 	if err := s.srv.move(remap.Move{Block: block, Count: count, ToSpare: toSpare,
 		Cause: metadata.CauseOperator}); err != nil {
 		s.failf("move: %v", err)
+	}
+}
+
+// imports asks for a list to be imported.
+func (s *sim) imports(list []remap.BlockRange) {
+	if err := s.mark(list...); err != nil {
+		s.failf("import: %v", err)
 	}
 }
 

@@ -33,6 +33,7 @@ type server struct {
 
 	hadLost    bool // blocks were lost at the start
 	hadPending bool
+	marks      []*marking // imports that have not ended, in order
 	// By exported block: what became pending since the start, and when a read last failed.
 	pending map[uint64]bool
 	failed  map[uint64]int64
@@ -125,6 +126,7 @@ func (s *sim) boot() {
 	lost := s.settle()
 	img, restored := s.load()
 	s.inspect(restored)
+	s.inspectMarks(restored)
 	s.inspectMirrors()
 	for i, d := range s.disks {
 		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium

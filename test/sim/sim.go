@@ -46,6 +46,8 @@ type sim struct {
 	model *model
 	spots []uint64        // blocks around which requests are made
 	lost  map[uint64]bool // blocks that were lost from the beginning
+	// marked are blocks that an import has marked, and no commit has moved home since.
+	marked map[uint64]bool
 
 	reqs   [][]*userReq // by queue and tag; nil: the tag is free
 	active int

@@ -14,6 +14,8 @@ type Stats struct {
 	Steps, Checkpoints, Stale                                uint64
 	// Blocks that were filled from a backup.
 	Filled uint64
+	// Blocks that imports of lists have marked.
+	Marked uint64
 	// How often all mirrors got larger slots.
 	Grown uint64
 	// Blocks that retests took home from spare units.
@@ -52,7 +54,7 @@ func (s *Stats) String() string {
 	return fmt.Sprintf("%s requests (%s answered with errors), %s starts, %s power cuts (%s in "+
 		"create), %s SIGKILLs, %s stops, %s leaves, %s disks vanished; "+
 		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits "+
-		"of unknown outcome, %s blocks moved, %s filled, %s taken home by retests, "+
+		"of unknown outcome, %s blocks moved, %s filled, %s imported, %s taken home by retests, "+
 		"%s checkpoints, %s times larger slots; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
 		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
@@ -62,7 +64,7 @@ func (s *Stats) String() string {
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
 		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
-		count(s.Unknown), count(s.Moves), count(s.Filled), count(s.Retested),
+		count(s.Unknown), count(s.Moves), count(s.Filled), count(s.Marked), count(s.Retested),
 		count(s.Checkpoints), count(s.Grown),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
 		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),

@@ -56,9 +56,9 @@ func (s *sim) drain() {
 			break
 		}
 	}
-	if s.active > 0 || s.srv.moves > 0 {
-		s.stuck(fmt.Sprintf("%d requests and %d moves hang: nothing is under way", s.active,
-			s.srv.moves))
+	if s.active > 0 || s.srv.moves > 0 || len(s.srv.marks) > 0 {
+		s.stuck(fmt.Sprintf("%d requests, %d moves and %d imports hang: nothing is under way",
+			s.active, s.srv.moves, len(s.srv.marks)))
 	}
 	s.drainReader()
 }
@@ -151,6 +151,10 @@ func (s *sim) submit(r *userReq, tag int) {
 // operator does what an operator may do at any time.
 func (s *sim) operator() {
 	sv := s.srv
+	if s.cfg.marks && s.chance(1, 4) {
+		s.importSome()
+		return
+	}
 	switch s.rng.IntN(8) {
 	case 0, 1, 2, 3:
 		if !s.cfg.moves {
