@@ -131,3 +131,53 @@ umount /mnt`)
 		t.Errorf("what was on the devices is not clean:\n%s", out)
 	}
 }
+
+// Sets on MD RAID and dm-crypt are started at boot, as soon as what they lie on is assembled, and
+// end in order. One that was stopped is not started by a change of the device below it.
+func TestOnLayers(t *testing.T) {
+	long(t)
+	o := withLayers(t)
+	o.Disks = []int64{128 << 20, 128 << 20, 128 << 20}
+	onEach(t, o, func(t *testing.T, h *system.Host) {
+		prepared(h, documented(t, "BOOT.md", "On MD RAID, dm-crypt or LVM", "/dev/sdX", "/dev/ubdc",
+			"/dev/sdY", "/dev/ubdd", "/dev/sdZ", "/dev/ubde")+`
+for name in on-md on-crypt; do
+	mkfs.ext4 -q /dev/disk/by-id/ublk-remap-$name
+	mkdir /$name
+	echo "/dev/disk/by-id/ublk-remap-$name /$name ext4 defaults 0 2" >>/etc/fstab
+	systemctl daemon-reload
+	mount /$name
+	echo first >/$name/first
+done`)
+		const there = `
+for name in on-md on-crypt; do
+	test "$(cat /$name/first)" = first
+	systemctl is-active ublk-remap@$name
+done
+test -z "$(systemctl --failed --no-legend)"`
+		h.Reboot()
+		h.Run(there)
+		h.PowerCut()
+		h.Boot()
+		h.Run(there + `
+for name in on-md on-crypt; do
+	umount /$name
+	systemctl stop ublk-remap@$name
+done
+udevadm trigger --settle --action=change /dev/md127 /dev/mapper/below
+sleep 1
+test "$(systemctl is-active ublk-remap@on-md ublk-remap@on-crypt | sort -u)" = inactive
+systemctl start ublk-remap@on-md ublk-remap@on-crypt
+mount -a`)
+		h.PowerOff()
+		h.Boot()
+		h.Run(there + `
+umount /on-md /on-crypt
+for name in on-md on-crypt; do
+	fsck.ext4 -fn /dev/disk/by-id/ublk-remap-$name
+	systemctl stop ublk-remap@$name
+done
+ublk-remap metadata check /dev/md127
+ublk-remap metadata check /dev/mapper/below`)
+	})
+}

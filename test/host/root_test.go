@@ -100,56 +100,9 @@ dpkg -i /payload/kernel-*.deb`)
 	}
 }
 
-// A root file system on LVM in a partition of the device: a system is copied there, and its
-// initramfs is made in it as an installer does.
-func TestRootOnLVM(t *testing.T) {
-	long(t)
-	o := withPackage(t)
-	o.Disks = []int64{256 << 20, 1200 << 20}
-	o.MemoryMiB = 768
-	o.Packages = []string{"initramfs-tools", "lvm2"}
-	onEach(t, o, func(t *testing.T, h *system.Host) {
-		prepared(h, `
-ublk-remap create --name system /dev/ubdd
-systemctl enable --now ublk-remap@system
-printf 'label: gpt\n-\n' | sfdisk -q /dev/ublkb0
-udevadm settle
-pvcreate -q /dev/ublkb0p1
-vgcreate -q vg /dev/ublkb0p1
-lvcreate -q -n root -l 100%FREE vg
-mkfs.ext4 -q /dev/vg/root
-mount /dev/vg/root /mnt
-mkfs.ext4 -q -L boot /dev/ubdc
-mkdir /mnt/boot
-mount /dev/ubdc /mnt/boot
-cp -ax /. /mnt
-for dir in dev proc sys run; do mount --bind /$dir /mnt/$dir; done
-zcat /proc/config.gz >/mnt/boot/config-$(uname -r)
-printf '/dev/vg/root / ext4 defaults 0 1\nLABEL=boot /boot ext4 defaults 0 2\n' >/mnt/etc/fstab
-chroot /mnt update-initramfs -c -k $(uname -r)
-test "$(chroot /mnt /usr/lib/ublk-remap/initramfs-sets | cut -d ' ' -f 2-)" = 'system /dev/ubdd'
-umount /mnt/dev /mnt/proc /mnt/sys /mnt/run /mnt/boot /mnt`)
-		h.BootWith(&system.Loader{Initrd: "/initrd.img-" + h.Run("uname -r"),
-			Append: "ro root=/dev/mapper/vg-root"})
-		for range 2 {
-			h.Reboot()
-			h.Run(`
-set -x
-test $(findmnt -no SOURCE /) = /dev/mapper/vg-root
-test "$(echo $(lsblk -nlso KNAME /dev/mapper/vg-root))" = 'dm-0 ublkb0p1 ublkb0'
-systemctl is-active ublk-remap@system
-test "$(head -c 1 /proc/$(systemctl show -P MainPID ublk-remap@system)/cmdline)" = @
-test -z "$(systemctl --failed --no-legend)"
-echo again >>/root/times
-sync`)
-		}
-		h.Run("test $(wc -l </root/times) = 2")
-	})
-}
-
 // rootPrepared installs the package on a system that runs from its plain disk, and makes an
-// initramfs that starts the set which does not exist yet.
-func rootPrepared(h *system.Host, i initramfs) {
+// initramfs that starts the set which does not exist yet. It returns what boots it.
+func rootPrepared(h *system.Host, i initramfs) system.Loader {
 	h.Boot()
 	h.Run(`
 mkfs.ext4 -q -L boot /dev/ubdc
@@ -164,12 +117,14 @@ echo system >/etc/ublk-remap/initramfs
 zcat /proc/config.gz >/boot/config-$(uname -r)
 : >/boot/vmlinuz-$(uname -r)
 ` + i.make)
-	h.BootWith(&system.Loader{Initrd: "/initrd.img-" + h.Run("uname -r"),
-		Append: "ro root=UUID=" + h.Run("blkid -s UUID -o value /dev/ubda")})
+	loader := system.Loader{Initrd: "/initrd.img-" + h.Run("uname -r"),
+		Append: "ro root=UUID=" + h.Run("blkid -s UUID -o value /dev/ubda")}
+	h.BootWith(&loader)
 	// The set does not exist yet, and holds nothing up.
 	h.Reboot()
 	h.Run("test $(findmnt -no SOURCE /) = /dev/ubda")
 	h.PowerOff()
+	return loader
 }
 
 // rootConverted does what is done in a rescue system.

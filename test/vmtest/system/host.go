@@ -221,8 +221,10 @@ func (h *Host) start() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.ExtraFiles = []*os.File{theirs}
-	// Standard input stays open, and empty, as long as this process lives.
-	if _, err := cmd.StdinPipe(); err != nil {
+	// Standard input stays open as long as this process lives. It is empty unless something is
+	// typed.
+	keyboard, err := cmd.StdinPipe()
+	if err != nil {
 		ours.Close()
 		return err
 	}
@@ -243,7 +245,8 @@ func (h *Host) start() error {
 		return err
 	}
 	h.machine, h.ended, h.agent, h.replies = cmd, ended, ours, bufio.NewReader(ours)
-	return nil
+	_, err = io.WriteString(keyboard, h.typed()) // it fits into the pipe
+	return err
 }
 
 // command is the machine.
@@ -263,9 +266,13 @@ func (h *Host) command() (*exec.Cmd, error) {
 
 // arguments are those of user-mode Linux.
 func (h *Host) arguments(initrd string) []string {
+	keyboard := "null"
+	if h.typed() != "" {
+		keyboard = "fd:0"
+	}
 	args := []string{
 		fmt.Sprintf("mem=%dM", h.options.MemoryMiB), "ncpus=1", "seccomp=on", "noreboot",
-		"con=null", "con0=null,fd:1", "console=tty0", "ssl=null", "ssl0=fd:3,fd:3",
+		"con=null", "con0=" + keyboard + ",fd:1", "console=tty0", "ssl=null", "ssl0=fd:3,fd:3",
 		"uml_dir=" + h.dir, "umid=host", "panic=-1", "oops=panic",
 		"ubd1r=" + filepath.Join(h.dir, "payload"),
 		"system.agent=ttyS0", "system.payload=/dev/ubdb", "loglevel=5",

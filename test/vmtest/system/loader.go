@@ -24,6 +24,8 @@ type Loader struct {
 	Kernel string
 	// Append is the rest of the kernel's command line.
 	Append string
+	// Type is typed at the console of user-mode Linux.
+	Type string
 }
 
 // KernelPackages returns the files of Debian's packages of the newest cloud kernel of a
@@ -64,6 +66,14 @@ func (h *Host) RootDisk() string {
 }
 
 func (h *Host) emulates() bool { return h.loader != nil && h.loader.Kernel != "" && !h.rescue }
+
+// typed is what is typed at the console.
+func (h *Host) typed() string {
+	if h.loader == nil || h.rescue {
+		return ""
+	}
+	return h.loader.Type
+}
 
 func (h *Host) rootFile() string { return filepath.Join(h.dir, "root") }
 
