@@ -20,8 +20,8 @@ func TestRootFromShell(t *testing.T) {
 			h := system.New(t, o)
 			loader := rootPrepared(h, i)
 			shell := loader
-			// Hosts here have panic=-1, with which an initramfs gives no shell. Without a number the
-			// word changes this for the initramfs, and not for the kernel.
+			// Hosts here have panic=-1, with which an initramfs gives no shell. Without a number
+			// the word changes this for the initramfs, and not for the kernel.
 			shell.Append += " break=mount panic="
 			shell.Type = typedInShell(t, h.RootDisk())
 			h.BootWith(&shell)
