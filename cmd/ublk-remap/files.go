@@ -21,6 +21,7 @@ const stateHome = "home"
 
 func filesCommand(a *app) *cobra.Command {
 	var states []string
+	var healFree, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "files DEV|NAME [BLOCK[+COUNT]…]",
 		Short: "Which files bad blocks belong to",
@@ -35,9 +36,15 @@ The owner of a block is
   unknown   it could not be found out, and why
 
 ext4, xfs and btrfs are asked while they are mounted, in any mount namespace;
-ext4 and xfs also if they are not. Nothing is written.`,
+ext4 and xfs also if they are not. Nothing is written, unless --heal-free is
+given: then pending and lost blocks that are proven to be free space are
+overwritten with zeroes, so that what remains is the true list of loss. A block
+that a file gets meanwhile is left alone.`,
 		Args: arguments(1, anyNumber),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := filesFlags(states, healFree, dryRun); err != nil {
+				return err
+			}
 			r, err := a.host().Lookup(args[0])
 			if err != nil {
 				return err
@@ -46,19 +53,30 @@ ext4 and xfs also if they are not. Nothing is written.`,
 			if err != nil {
 				return err
 			}
-			if err := validStates(states); err != nil {
-				return err
+			if healFree {
+				return a.healFree(cmd.Context(), r, ranges, dryRun)
 			}
 			return a.files(cmd.Context(), r, ranges, states)
 		},
 	}
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only blocks in these states: pending, "+
 		"lost, mapped, home")
+	cmd.Flags().BoolVar(&healFree, "heal-free", false, "overwrite pending and lost blocks that "+
+		"are free space")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "with --heal-free: say what would be done and "+
+		"change nothing")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
-func validStates(states []string) error {
+func filesFlags(states []string, healFree, dryRun bool) error {
+	switch {
+	case healFree && len(states) > 0:
+		return fmt.Errorf("--heal-free --state: %w: it heals what is pending or lost",
+			exit.ErrUsage)
+	case dryRun && !healFree:
+		return fmt.Errorf("--dry-run: %w: it goes with --heal-free", exit.ErrUsage)
+	}
 	for _, s := range states {
 		if !slices.Contains([]string{"pending", "lost", "mapped", stateHome}, s) {
 			return fmt.Errorf("--state %q: %w: want pending, lost, mapped or home", s,
@@ -205,7 +223,7 @@ func (a *app) printFiles(rows []files.Row) error {
 	for _, r := range rows {
 		line(r.Block, r.Count, clean(r.State), r.Owner, clean(rowText(&r)))
 	}
-	_, _ = fmt.Fprintln(out, clean(damageText(rows)))
+	_, _ = fmt.Fprintln(out, clean(damageText(damageOf(rows))))
 	return out.Flush()
 }
 
@@ -227,18 +245,16 @@ func rowText(r *files.Row) string {
 	return strings.Join(words, " ")
 }
 
-// damage is what pending and lost blocks come to.
-type damage struct {
-	files   []string // that lack data
-	unknown uint64   // blocks of which the owner is not known
-	other   uint64   // blocks of metadata
-}
+// maxPaths is how many damaged files are named.
+const maxPaths = 100
 
-func damageOf(rows []files.Row) (d damage) {
+// damageOf returns what pending and lost blocks come to.
+func damageOf(rows []files.Row) *control.Damage {
 	type file struct {
 		fs    string
 		inode uint64
 	}
+	d := &control.Damage{Paths: []string{}, Complete: true}
 	seen := map[file]bool{}
 	for i := range rows {
 		r := &rows[i]
@@ -247,45 +263,49 @@ func damageOf(rows []files.Row) (d damage) {
 		}
 		switch {
 		case r.Damaged():
-			if k := (file{r.Filesystem, r.Inode}); !seen[k] {
-				seen[k] = true
-				name := r.Path
-				if name == "" {
-					name = fmt.Sprintf("inode %d of %s", r.Inode, r.Filesystem)
-				}
-				d.files = append(d.files, name)
+			k := file{r.Filesystem, r.Inode}
+			if seen[k] {
+				continue
+			}
+			seen[k] = true
+			d.Damaged++
+			name := r.Path
+			if name == "" {
+				name = fmt.Sprintf("inode %d of %s", r.Inode, r.Filesystem)
+			}
+			if len(d.Paths) < maxPaths {
+				d.Paths = append(d.Paths, name)
 			}
 		case r.Owner == files.OwnerMetadata:
-			d.other += r.Count
+			d.Metadata += r.Count
 		case r.Owner == files.OwnerUnknown:
-			d.unknown += r.Count
+			d.Unknown += r.Count
 		}
 	}
 	return d
 }
 
 // damageText says it in one sentence.
-func damageText(rows []files.Row) string {
-	d := damageOf(rows)
+func damageText(d *control.Damage) string {
 	var text string
-	switch n := len(d.files); n {
+	switch d.Damaged {
 	case 0:
 		text = "0 files affected"
 	case 1:
-		text = "1 file is damaged: " + d.files[0]
+		text = "1 file is damaged: " + d.Paths[0]
 	default:
 		const most = 5
-		text = fmt.Sprintf("%d files are damaged: %s", n,
-			strings.Join(d.files[:min(n, most)], ", "))
-		if n > most {
+		text = fmt.Sprintf("%d files are damaged: %s", d.Damaged,
+			strings.Join(d.Paths[:min(len(d.Paths), most)], ", "))
+		if d.Damaged > most {
 			text += ", …"
 		}
 	}
-	if d.other > 0 {
-		text += fmt.Sprintf("; %s blocks of metadata", numText(d.other))
+	if d.Metadata > 0 {
+		text += fmt.Sprintf("; %s blocks of metadata", numText(d.Metadata))
 	}
-	if d.unknown > 0 {
-		text += fmt.Sprintf("; of %s blocks the owner is not known", numText(d.unknown))
+	if d.Unknown > 0 {
+		text += fmt.Sprintf("; of %s blocks the owner is not known", numText(d.Unknown))
 	}
 	return text
 }

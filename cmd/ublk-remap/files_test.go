@@ -28,7 +28,7 @@ func TestDamageText(t *testing.T) {
 			file("lost", "/2", 2, ""), file("lost", "/3", 3, ""), file("lost", "/4", 4, ""),
 			file("lost", "/5", 5, ""), file("lost", "/6", 6, "")},
 	} {
-		if got := damageText(rows); got != want {
+		if got := damageText(damageOf(rows)); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
 	"ublkremap/internal/files"
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
@@ -99,6 +100,20 @@ func TestFilesOfBadBlocks(t *testing.T) {
 		}
 	}
 	check(d.file, fmt.Sprintf("ext4 on %s, mounted on %s", d.Dev, d.dir))
+	if text := rig.Want(t, exit.Done, "status", d.Name).Stdout; !strings.Contains(strings.Join(
+		strings.Fields(text), " "), " files 1 file is damaged: "+d.file) {
+		t.Errorf("status says:\n%s", text)
+	}
+	var st control.Status
+	rig.Parse(t, rig.Want(t, exit.Done, "status", d.Name, "--json", "--files"), &st)
+	if st.Files == nil || st.Files.Damaged != 1 || !st.Files.Complete ||
+		st.Files.Metadata+st.Files.Unknown != 0 || st.Files.Paths[0] != d.file {
+		t.Errorf("status says: %+v", st.Files)
+	}
+	st.Files = nil
+	if rig.Parse(t, rig.Want(t, exit.Done, "status", d.Name, "--json"), &st); st.Files != nil {
+		t.Errorf("status says without being asked: %+v", st.Files)
+	}
 	named := owners(t, d.Dev, fmt.Sprintf("%d+16", d.data.Start/512))
 	if len(named) != 3 || named[0].State != "home" || named[1].State != "pending" ||
 		named[0].Path != d.file || named[2].Path != d.file || named[2].Count != 6 {
@@ -114,4 +129,138 @@ func TestFilesOfBadBlocks(t *testing.T) {
 	rig.Want(t, exit.NotFound, "files", "nosuch")
 	rig.Unmount(t, d.dir)
 	check("/a file", fmt.Sprintf("ext4 on %s, not mounted", d.Dev))
+}
+
+// healed is what files --heal-free says.
+func healed(t *testing.T, args ...string) (h freeHealed, said string) {
+	t.Helper()
+	r := rig.Want(t, exit.Done, append([]string{"files", "--heal-free", "--json"}, args...)...)
+	rig.Parse(t, r, &h)
+	return h, r.Stderr
+}
+
+// check reads the file and the free place of a device.
+func (d *damaged) check(t *testing.T, freeReads bool) {
+	t.Helper()
+	direct := rig.Open(t, d.Dev)
+	defer direct.Close()
+	b := rig.Aligned(4096)
+	must(t, direct.Read(b, d.data.Start))
+	if string(b[:8]) != "datadata" {
+		t.Errorf("the file begins with %q", b[:8])
+	}
+	if err := direct.Read(b, d.data.Start+4096); err == nil {
+		t.Error("the bad blocks of the file read")
+	}
+	if err := direct.Read(b, d.free.Start+4096); (err == nil) != freeReads {
+		t.Errorf("the bad blocks of free space: %v", err)
+	}
+}
+
+// TestHealFree: pending blocks of free space are overwritten, those of a file are not, mounted and
+// not.
+func TestHealFree(t *testing.T) {
+	for _, mounted := range []bool{true, false} {
+		if !mounted && !vmtest.UserMode() && !vmtest.Full() {
+			break // it takes long in an emulated machine
+		}
+		t.Run(fmt.Sprintf("mounted %v", mounted), func(t *testing.T) {
+			d := newDamaged(t)
+			if !mounted {
+				rig.Unmount(t, d.dir)
+			}
+			place := uint64(d.free.Start+4096) / 512
+			h, _ := healed(t, d.Name, "--dry-run")
+			if len(h.Free) != 1 || h.Free[0].Block != place || h.Free[0].Count != 2 || !h.DryRun ||
+				h.Healed != 0 {
+				t.Fatalf("%+v", h)
+			}
+			d.check(t, false)
+			if !mounted {
+				d.notProven(t)
+			}
+			if h, _ = healed(t, d.Name); h.Healed != 2 || h.Failed+h.Written+h.Reads != 0 {
+				t.Errorf("%+v", h)
+			}
+			d.check(t, true)
+			if st := d.Status(t); st.Pending != 2 {
+				t.Errorf("%d blocks are pending", st.Pending)
+			}
+			if h, _ = healed(t, d.Name); len(h.Free) != 0 {
+				t.Errorf("again: %+v", h)
+			}
+			if mounted {
+				rig.Unmount(t, d.dir)
+			}
+			if !mounted {
+				rig.Fsck(t, "ext4", d.Dev)
+			}
+		})
+	}
+	rig.Want(t, exit.Usage, "files", "x", "--heal-free", "--state", "lost")
+}
+
+// notProven checks that nothing is healed while somebody has the device open to write, or if the
+// file system is not clean.
+func (d *damaged) notProven(t *testing.T) {
+	t.Helper()
+	holder := rig.HoldOpen(t, d.Dev, "w")
+	if h, said := healed(t, d.Name); len(h.Free) != 0 || !strings.Contains(said, "is open in") {
+		t.Errorf("open elsewhere: %+v %s", h, said)
+	}
+	holder.End()
+	vmtest.Run(t, "debugfs", "-w", "-R", "set_super_value state 0", d.Dev)
+	if h, said := healed(t, d.Name); len(h.Free) != 0 || !strings.Contains(said, "not clean") {
+		t.Errorf("not clean: %+v %s", h, said)
+	}
+	vmtest.Run(t, "debugfs", "-w", "-R", "set_super_value state 1", d.Dev)
+}
+
+// TestHealFreeTooLate: a file gets the blocks after they were proven to be free. They are left
+// alone.
+func TestHealFreeTooLate(t *testing.T) {
+	if !vmtest.UserMode() && !vmtest.Full() {
+		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full")
+	}
+	d := newDamaged(t)
+	st := d.Status(t)
+	found, err := files.Prove(t.Context(), files.Device{Path: d.Dev, BlockSize: 512},
+		[]files.Run{{Block: 0, Count: uint64(st.SizeBlocks), State: "pending"}})
+	must(t, err)
+	defer found.Close()
+	free := files.Run{Block: uint64(d.free.Start+4096) / 512, Count: 2}
+	proven := false
+	for _, p := range found.Proven {
+		proven = proven || p.Block <= free.Block && p.Block+p.Count >= free.Block+free.Count
+	}
+	if !proven {
+		t.Fatalf("%+v", found.Proven)
+	}
+	// The file takes all space there is.
+	late := filepath.Join(d.dir, "late")
+	f, err := os.Create(late)
+	must(t, err)
+	chunk := []byte(strings.Repeat("late", 256<<10))
+	size := 0
+	for err == nil {
+		var n int
+		n, err = f.Write(chunk)
+		size += n
+	}
+	rig.SyncFS(t, d.dir)
+	must(t, f.Close())
+	if rows := owners(t, d.Name, fmt.Sprintf("%d+2", free.Block)); rows[0].Path != late {
+		t.Fatalf("%+v", rows)
+	}
+	reply, err := control.NewClient(d.Name).Fill(t.Context(), free.Block, make([]byte, 1024))
+	if err != nil || reply.Outcomes != "NN" {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	must(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0o200))
+	got, err := os.ReadFile(late)
+	must(t, err)
+	if want := strings.Repeat("late", len(got)/4+1)[:len(got)]; string(got) != want ||
+		len(got) != size {
+		t.Errorf("the file has %d bytes of %d, and other data", len(got), size)
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 func statusCommand(a *app) *cobra.Command {
 	var watch time.Duration
+	var look damageLook
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
@@ -30,6 +31,10 @@ States:
   stopping     it is being stopped
   unreachable  its server does not answer, or cannot be seen from here
 
+If blocks are pending or lost, it says which files they belong to if that can be
+found in two seconds; else see files. With --json it does so with --files only,
+which takes up to a minute for each device.
+
 With --json one device is an object, and all are an array. With --watch the
 status is printed again and again, each time as a document of its own.`,
 		Args: arguments(0, 1),
@@ -37,8 +42,13 @@ status is printed again and again, each time as a document of its own.`,
 			if cmd.Flags().Changed("watch") && watch < 100*time.Millisecond {
 				return fmt.Errorf("--watch %s: %w: want at least 100ms", watch, exit.ErrUsage)
 			}
+			files := &look
+			if a.json && !look.asked {
+				files = nil
+			}
 			for {
-				if err := status(cmd.Context(), a, args); err != nil {
+				look.spent = 0
+				if err := status(cmd.Context(), a, args, files); err != nil {
 					return err
 				}
 				if watch == 0 {
@@ -57,15 +67,22 @@ status is printed again and again, each time as a document of its own.`,
 	}
 	cmd.Flags().Var((*seconds)(&watch), "watch", "print again every so many seconds, until "+
 		"interrupted")
+	cmd.Flags().BoolVar(&look.asked, "files", false, "take the time to find out which files are "+
+		"damaged")
 	a.jsonFlag(cmd)
 	return cmd
 }
 
-func status(ctx context.Context, a *app, args []string) error {
+// status prints the status of one device or of all. files is nil if it does not matter which files
+// are damaged.
+func status(ctx context.Context, a *app, args []string, files *damageLook) error {
 	if len(args) == 1 {
 		st, err := a.host().StatusOf(ctx, args[0])
 		if err != nil {
 			return err
+		}
+		if files != nil {
+			st.Files = files.of(ctx, st)
 		}
 		if a.json {
 			return a.printJSON(st)
@@ -75,6 +92,11 @@ func status(ctx context.Context, a *app, args []string) error {
 	all, err := a.host().Status(ctx)
 	if err := a.allowPartial(err); err != nil {
 		return err
+	}
+	for _, st := range all {
+		if files != nil {
+			st.Files = files.of(ctx, st)
+		}
 	}
 	if a.json {
 		return a.printJSON(all)
@@ -133,6 +155,9 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 		numText(s.Spare.Used))
 	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending),
 		numText(s.Lost))
+	if s.Files != nil {
+		add("files", "%s", damageStatus(s))
+	}
 	if t := s.Table; t != nil {
 		growth := ""
 		if t.Growth != "" {

@@ -54,7 +54,20 @@ type Status struct {
 	// ErrorRecovery is one element for each disk below the backing and the spare devices. The
 	// server does not fill it in: package host does.
 	ErrorRecovery []Drive `json:"error_recovery"`
-	ServerPID     int     `json:"server_pid"` // 0 if no server runs
+	// Files says what pending and lost blocks come to. The server does not fill it in: the verb
+	// status does, if it looked. null: it did not.
+	Files     *Damage `json:"files,omitempty"`
+	ServerPID int     `json:"server_pid"` // 0 if no server runs
+}
+
+// Damage is what pending and lost blocks come to.
+type Damage struct {
+	Damaged  int      `json:"damaged"`         // files that lack data
+	Paths    []string `json:"paths"`           // of those, 100 at most
+	Metadata uint64   `json:"metadata_blocks"` // blocks of metadata
+	Unknown  uint64   `json:"unknown_blocks"`  // blocks of which the owner is not known
+	// Complete: all of it was looked at. It was not if that took too long.
+	Complete bool `json:"complete"`
 }
 
 // Drive says how long a disk, and the kernel for it, tries a bad sector.

@@ -62,7 +62,10 @@ func (v *volume) btrfs(pieces []piece) {
 		pieces = within(pieces, 0, b.size)
 		// The trees that are searched are those of the last transaction.
 		_ = unix.Syncfs(v.root)
-		err = b.pieces(pieces)
+		before := len(v.facts)
+		if err = b.pieces(pieces); err == nil {
+			v.proveMounted(v.facts[before:])
+		}
 	}
 	if err != nil {
 		v.unknown(without(pieces, v.facts), v.fs, err.Error())

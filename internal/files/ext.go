@@ -18,6 +18,8 @@ type extInfo struct {
 	block  int64 // bytes
 	size   int64 // bytes
 	replay bool  // the journal must be replayed
+	shared bool  // it allocates clusters of several blocks (bigalloc)
+	clean  bool  // it was unmounted in order, and has found no errors in itself
 }
 
 // readExt reads the superblock.
@@ -44,6 +46,8 @@ func readExt(path string) (i extInfo, err error) {
 		return i, fmt.Errorf("%s: a superblock that makes no sense", path)
 	}
 	i.size = int64(blocks) * i.block
+	i.shared = le.Uint32(b[0x64:])&0x200 != 0
+	i.clean = le.Uint16(b[0x3a:])&0x3 == 0x1 && le.Uint32(b[0x60:])&0x4 == 0
 	i.replay = le.Uint32(b[0x60:])&0x4 != 0
 	return i, nil
 }
@@ -60,12 +64,31 @@ func (f *finder) extOffline(d node, fs string, pieces []piece) {
 			"those of some time before; mount it once, or run e2fsck, and ask again")
 	}
 	pieces = within(pieces, 0, i.size)
+	var doubt error
+	if f.prove {
+		if doubt = f.hold(d); doubt == nil {
+			i, doubt = readExt(d.path) // as it is now that nobody changes it
+		}
+		switch {
+		case doubt != nil:
+		case !i.clean:
+			doubt = errors.New("it is not clean: run e2fsck, or mount it")
+		case i.shared:
+			doubt = errors.New("it allocates clusters of blocks (bigalloc): mount it")
+		}
+	}
 	before := len(f.facts)
 	dump := &extDump{finder: f, info: i, pieces: pieces, fs: fs}
 	if err := f.lines("", dump.line, "dumpe2fs", d.path); err != nil {
 		f.facts = f.facts[:before]
 		f.unknown(pieces, fs, err.Error())
 		return
+	}
+	switch {
+	case doubt != nil:
+		f.unproven(fs, doubt)
+	case f.prove:
+		f.proven(f.facts[before:])
 	}
 	f.inodes(i, d, fs, "/", without(pieces, f.facts[before:]))
 }

@@ -3,6 +3,7 @@ package files
 import (
 	"cmp"
 	"context"
+	"os"
 	"slices"
 	"strings"
 )
@@ -66,6 +67,10 @@ type Result struct {
 	Notes []string
 	// Incomplete: the search was cut off by its context.
 	Incomplete bool
+	// Proven are the free blocks that may be overwritten, by block: see [Prove].
+	Proven []Run
+
+	held []*os.File
 }
 
 // piece is a run of bytes: where it is on the device that is asked about (top), and on the device
@@ -85,15 +90,23 @@ type finder struct {
 	notes  []string
 	mounts []mount
 	cut    bool // the context ended
+
+	prove  bool
+	proofs []placed   // free places that may be overwritten
+	held   []*os.File // devices in exclusive use
 }
 
 // Find says whose the blocks are. The runs may come in any order and must not overlap. All of them
 // are in the result: what could not be found out has the owner unknown. If the context ends, the
 // rest is unknown.
 func Find(ctx context.Context, dev Device, runs []Run) (*Result, error) {
+	return find(ctx, dev, runs, false)
+}
+
+func find(ctx context.Context, dev Device, runs []Run, prove bool) (*Result, error) {
 	runs = slices.Clone(runs)
 	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.Block, b.Block) })
-	f := &finder{ctx: ctx}
+	f := &finder{ctx: ctx, prove: prove}
 	f.mounts = allMounts()
 	var all []piece
 	for _, r := range runs {
@@ -111,8 +124,16 @@ func Find(ctx context.Context, dev Device, runs []Run) (*Result, error) {
 	}
 	f.layer(d, all, 0)
 	slices.Sort(f.notes)
-	return &Result{Rows: rows(runs, f.facts, dev.BlockSize), Notes: slices.Compact(f.notes),
-		Incomplete: f.cut}, nil
+	found := &Result{Rows: rows(runs, f.facts, dev.BlockSize), Notes: slices.Compact(f.notes),
+		Incomplete: f.cut, held: f.held}
+	for _, p := range joined(f.proofs) {
+		first, end := (p.top+dev.BlockSize-1)/dev.BlockSize, (p.top+p.size)/dev.BlockSize
+		if first < end {
+			found.Proven = append(found.Proven, Run{Block: uint64(first),
+				Count: uint64(end - first)})
+		}
+	}
+	return found, nil
 }
 
 // over reports whether the search has to end.

@@ -104,6 +104,9 @@ func one(t *testing.T, dev string, e rig.Extent) Row {
 // whole asks about all of a device, and returns the rows by what they say.
 func whole(t *testing.T, p *planted) map[string]uint64 {
 	t.Helper()
+	if !thorough() {
+		return nil
+	}
 	found := ask(t, p.dev, rig.Extent{Start: 0, Length: p.size})
 	says := map[string]uint64{}
 	for _, r := range found.Rows {
@@ -186,7 +189,7 @@ func TestExt4(t *testing.T) {
 			off := whole(t, p)
 			for _, what := range []string{"metadata journal", "metadata inode table",
 				"metadata block bitmap", "metadata directory"} {
-				if live[what] == 0 || live[what] != off[what] {
+				if thorough() && (live[what] == 0 || live[what] != off[what]) {
 					t.Errorf("%s: %d blocks mounted, %d not", what, live[what], off[what])
 				}
 			}

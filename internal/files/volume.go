@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,7 +56,9 @@ func (v *volume) mapped(pieces []piece) (used []piece, owned []ownedPiece, err e
 			return nil, nil, err
 		}
 	}
-	return without(pieces, append(held, v.facts[before:]...)), owned, nil
+	used = without(pieces, slices.Concat(held, v.facts[before:]))
+	v.proveMounted(v.facts[before:])
+	return used, owned, nil
 }
 
 // ownedPiece is pieces that belong to an inode.
