@@ -18,6 +18,7 @@ import (
 
 type fillOptions struct {
 	from, mapFile, offset string
+	files, of             string
 	force, dryRun         bool
 
 	placed bool  // --offset was given
@@ -27,7 +28,7 @@ type fillOptions struct {
 func fillCommand(a *app) *cobra.Command {
 	var o fillOptions
 	cmd := &cobra.Command{
-		Use:   "fill DEV|NAME --from FILE|DEVICE",
+		Use:   "fill DEV|NAME --from FILE|DEVICE | --files DIR",
 		Short: "Give bad blocks what they held, from a backup",
 		Long: `Give the pending and lost blocks of a device what an image of its disk has of them.
 The device may be in use. All other blocks stay as they are: those that were written
@@ -37,7 +38,11 @@ meanwhile, those that are not bad, and pending blocks that read again.
 that GNU ddrescue has made, name its map too: what it could not rescue is no data.
 For an image of a partition, --offset says where on the device it begins.
 
-Before anything is filled, blocks that read are compared with the image. If none is
+--files is a backup of the files, of a file system that is mounted: a copy of its
+mount point, or of the directory that --of names. Each damaged file must equal the
+backup's wherever it can be read. Otherwise it is listed and left alone.
+
+Before anything is filled from an image, blocks that read are compared with the image. If none is
 the same, it is an image of another disk, and refused unless --force.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -48,6 +53,9 @@ the same, it is an image of another disk, and refused unless --force.`,
 			if err != nil {
 				return err
 			}
+			if o.files != "" {
+				return a.fillFiles(cmd.Context(), r, o)
+			}
 			return a.fill(cmd.Context(), r, o)
 		},
 	}
@@ -57,6 +65,9 @@ the same, it is an image of another disk, and refused unless --force.`,
 		"finished (+) is taken")
 	f.StringVar(&o.offset, "offset", "", "byte of the device at which the image begins: the "+
 		"start of a partition")
+	f.StringVar(&o.files, "files", "", "directory with a backup of the files")
+	f.StringVar(&o.of, "of", "", "with --files: the directory that it is a backup of (default: "+
+		"where the file system is mounted)")
 	f.BoolVar(&o.force, "force", false, "go on although the image looks like that of another disk")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
 	a.jsonFlag(cmd)
@@ -65,10 +76,18 @@ the same, it is an image of another disk, and refused unless --force.`,
 
 // check checks the flags. The error is exit.ErrUsage, or that of a size.
 func (o *fillOptions) check(cmd *cobra.Command) (err error) {
-	if o.from == "" {
-		return fmt.Errorf("%w: --from is missing: say what to fill the blocks from", exit.ErrUsage)
+	if (o.from == "") == (o.files == "") {
+		return fmt.Errorf("%w: want one of --from and --files: what to fill the blocks from",
+			exit.ErrUsage)
 	}
 	o.placed = cmd.Flags().Changed("offset")
+	for name, image := range map[string]bool{"map": true, "offset": true, "force": true,
+		"of": false} {
+		if cmd.Flags().Changed(name) && image != (o.from != "") {
+			return fmt.Errorf("--%s: %w: it does not go with --%s", name, exit.ErrUsage,
+				map[bool]string{true: "files", false: "from"}[image])
+		}
+	}
 	o.at, err = exactSize("--offset", o.offset)
 	return err
 }
