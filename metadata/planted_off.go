@@ -9,5 +9,4 @@ const (
 	plantedPathIsMedium   = false
 	plantedGrowsTogether  = false
 	plantedEventsInPlace  = false
-	plantedNoThinning     = false
 )

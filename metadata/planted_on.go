@@ -30,10 +30,3 @@ var plantedEventsInPlace bool
 // PlantEventsInPlace plants or removes a bug: a page of the flight recorder that is being filled is
 // written in place, so that a torn write loses what was durable.
 func PlantEventsInPlace(on bool) { plantedEventsInPlace = on }
-
-// plantedNoThinning keeps every event of a flood.
-var plantedNoThinning bool
-
-// PlantNoThinning plants or removes a bug: a flood of events is kept one by one, and pushes all
-// others out of the flight recorder.
-func PlantNoThinning(on bool) { plantedNoThinning = on }

@@ -230,7 +230,7 @@ func (r *Recorder) Note(e *Event, now int64) {
 			f.left = int32(min(int64(f.left)+n, floodBurst))
 			f.since += n * floodEvery
 		}
-		if f.left == 0 && !plantedNoThinning {
+		if f.left == 0 {
 			f.omitted++
 			if r.settleAt == 0 {
 				r.settleAt = now + floodEvery
@@ -477,6 +477,20 @@ func (r *Recorder) Events(dst []byte, from uint64, limit int) (events []byte, fi
 		limit -= take
 	}
 	return dst, first
+}
+
+// Durable is the number of the newest event that is on a disk, as far as this start knows; 0: of
+// none.
+func (r *Recorder) Durable() (number uint64) {
+	for i := range r.lanes {
+		l := &r.lanes[i]
+		for j := range l.slots {
+			if p := l.slots[j].page; p.epoch == r.epoch && p.count > 0 && !(l.busy && l.at == j) {
+				number = max(number, p.first+uint64(p.count)-1)
+			}
+		}
+	}
+	return number
 }
 
 // EventNumber is the number that the next event gets.

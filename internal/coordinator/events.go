@@ -64,6 +64,14 @@ func (c *Coordinator) EventsDue() int64 {
 	return c.recorder.Due()
 }
 
+// EventsDurable is the number of the newest event that is on a disk, as far as this start knows.
+func (c *Coordinator) EventsDurable() uint64 {
+	if c.recorder == nil {
+		return 0
+	}
+	return c.recorder.Durable()
+}
+
 // beginEvents allows writes, once the epoch is raised.
 func (c *Coordinator) beginEvents() {
 	if c.recorder != nil {

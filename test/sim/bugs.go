@@ -74,6 +74,7 @@ const (
 	BugGrowsTogether
 	BugUnnamedSlots
 	BugGrownUnmarked
+	BugEventsInPlace
 	BugFillAll
 	BugFillUnread
 	BugRetestCached
@@ -111,12 +112,14 @@ const (
 	FocusScrub         // the scrub runs, and the path to the disks comes and goes
 	FocusTable         // the table is nearly full, and the metadata has no faults
 	FocusRetest        // blocks are moved and retested, and nothing but media fails
+	FocusEvents        // there is a flight recorder, and nothing is wrong with the disks' path
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
-		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests"}[f]
+		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
+		"flight recorder"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -148,6 +151,10 @@ func (f Focus) apply(c *config) {
 		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
 		c.policy.Burst, c.policy.PerSecond = 0, 0
 		c.reach, c.maxUnits, c.faults = 40, 8, c.faults+40
+	case FocusEvents:
+		c.events, c.meta = true, metaNone
+		c.vanish, c.shortages, c.rates = false, false, rates{}
+		c.churn, c.faults = 60, c.faults+20
 	case FocusLatent:
 		// A cause for a mirror to miss a record would be a third fault: the mark of that mirror is
 		// the one thing that is written over the last superblock.
@@ -295,6 +302,8 @@ var bugTable = [bugs]bugInfo{
 		inProduct, FocusMark},
 	BugMarkSpared: {"import-late", "an import marks blocks that a heal is about to move",
 		inProduct, FocusMark},
+	BugEventsInPlace: {"events-in-place", "a page of the flight recorder is written over its " +
+		"newest copy", inProduct, FocusEvents},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }

@@ -46,6 +46,7 @@ type config struct {
 	oneSuperblock bool
 	probes        bool // before starts, copies of the disks are damaged and exchanged
 	sparesBad     bool // most of the spare region is bad
+	events        bool // there is a flight recorder
 	table         bool // the table is nearly full from the beginning, and its slots are small
 }
 
@@ -116,6 +117,7 @@ func newConfig(rng *rand.Rand) config {
 	}
 	c.scrub = c.plan.UUID[3]%4 == 1
 	c.marks = c.plan.UUID[5]%4 == 1
+	c.events = c.plan.UUID[6]%3 == 1
 	if c.plan.UUID[2]%16 == 5 {
 		c.smallTable()
 	}

@@ -32,6 +32,8 @@ func plant(b Bug, on bool) bool {
 		metadata.PlantPathIsMedium(on)
 	case BugGrowsTogether:
 		metadata.PlantGrowsTogether(on)
+	case BugEventsInPlace:
+		metadata.PlantEventsInPlace(on)
 	default:
 		return false
 	}

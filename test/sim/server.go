@@ -128,6 +128,7 @@ func (s *sim) boot() {
 	s.inspect(restored)
 	s.inspectMarks(restored)
 	s.inspectMirrors()
+	s.inspectEvents()
 	for i, d := range s.disks {
 		restored.Geometry.NoFUA[i] = d.noFUA && s.opts.Bug != BugFlushAsMedium
 	}
@@ -201,6 +202,9 @@ func (sv *server) coordinate(img *metadata.Image) {
 			sv.com = &committer{Committer: c, sv: sv, commits: map[metadata.Ticket]int64{}}
 			return sv.com
 		},
+	}
+	if s.cfg.events {
+		cfg.Events = &coordinator.Events{Micros: func() int64 { return s.now / 1000 }}
 	}
 	if s.opts.Bug == BugNoRetry {
 		cfg.Retry = metadata.RetryLimits{Resources: -1, Path: -1}
@@ -319,7 +323,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 // after is called after each event. It gives the time to the machines that wait for it, and notes
 // what errors of writes are judged by.
 func (sv *server) after() {
-	for _, at := range []int64{sv.coord.Deadline(), sv.coord.MirrorsDue()} {
+	for _, at := range []int64{sv.coord.Deadline(), sv.coord.MirrorsDue(), sv.coord.EventsDue()} {
 		if at != 0 && at <= sv.s.now {
 			sv.coord.Tick()
 		}
@@ -330,6 +334,7 @@ func (sv *server) after() {
 		}
 	}
 	sv.tickScrub()
+	sv.noteEvents()
 	sv.note()
 }
 

@@ -39,6 +39,8 @@ type sim struct {
 	opts   Options
 	stats  Stats
 
+	eventsDurable uint64 // number of the newest event that is known to be on a disk
+
 	now   int64 // monotonic ns
 	step  int64 // events so far
 	disks []*disk
