@@ -11,13 +11,34 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
+// maxText is what the kernel shows of an attribute at most: a page.
+const maxText = 4096
+
 // Text reads an attribute, without the white space around it. name may have slashes. The error is
-// that of reading the file. The kernel gives one too if a driver has no value.
+// that of reading the file, an *os.PathError. The kernel gives one too if a driver has no value.
+//
+// It takes half of the system calls that os.ReadFile takes: a search of all disks of a host reads
+// several attributes of each.
 func Text(dir, name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	return strings.TrimSpace(string(b)), err
+	path := filepath.Join(dir, name)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var buf [maxText]byte
+	n, err := unix.Read(fd, buf[:])
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, buf[:])
+	}
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSpace(string(buf[:n])), nil
 }
 
 // Lookup reads an attribute that is a number. ok is false if there is none.
