@@ -60,6 +60,48 @@ func TestTriesLeaveTags(t *testing.T) {
 	r.want("read", r.do(OpRead, 2000, 8), int32(0))
 }
 
+// TestNoTurnInSight: once reads of pending blocks have waited for a second in vain, those that come
+// next are answered at once, and hold no tags. After the end of a try they wait again.
+func TestNoTurnInSight(t *testing.T) {
+	const eio, medium = -int32(syscall.EIO), -int32(syscall.ENODATA)
+	const tries = 64 / triesShare
+	r := newRig(t, 512, 64)
+	r.wear(2000, 8)
+	r.want("read", r.do(OpRead, 2000, 8), medium)
+	r.clock += int64(DefaultFailFast) + 1
+	clear(r.results)
+	read := func(tag uint16) { r.e.Submit(&Request{Tag: tag, Op: OpRead, Block: 2000, Count: 1}) }
+	for tag := range uint16(tries) {
+		read(tag)
+	}
+	r.clock += int64(turnWait) - 1
+	read(tries)
+	r.want("answered within the second", len(r.results), 0)
+	r.want("deadline", r.e.Deadline(), r.clock+1)
+	r.clock++
+	r.e.Tick(r.clock)
+	r.want("answered after it", len(r.results), 1)
+	for range 3 {
+		read(tries + 1)
+		r.want("answered at once", r.results[tries+1], eio)
+		delete(r.results, tries+1)
+	}
+	r.want("waiting", r.e.waiting, 0)
+	r.want("deadline", r.e.Deadline(), int64(0))
+	// One try ends, well, and another read takes its place: the drive answers.
+	clear(r.worn)
+	for len(r.results) == 1 {
+		r.step()
+	}
+	read(tries + 1)
+	read(tries + 2)
+	r.want("waiting", r.e.waiting, 1)
+	r.want("deadline", r.e.Deadline(), r.clock+int64(turnWait))
+	r.run()
+	r.want("result", r.results[tries+2], int32(0))
+	r.want("trying", r.e.trying, 0)
+}
+
 // TestTurns: if the drive works again, reads of pending blocks wait for each other, and none fails.
 func TestTurns(t *testing.T) {
 	r := newRig(t, 512, 64)

@@ -36,8 +36,9 @@ type Engine struct {
 	ops      []op
 	free     int32 // list of ops that belong to no tag
 	active   int
-	trying   int // reads of the user that try pending blocks
-	waiting  int // reads that wait for their turn to do so
+	trying   int   // reads of the user that try pending blocks
+	tried    int64 // when such a read began or ended last
+	waiting  int   // reads that wait for their turn to do so
 	parked   int
 	delayed  int
 	parity   uint8
@@ -213,6 +214,7 @@ func (e *Engine) finish(q *request) {
 	e.drv.Finish(q.Tag, q.errno)
 	if tried {
 		e.trying--
+		e.tried = e.drv.Now()
 		e.nextTurns()
 	}
 }

@@ -6,12 +6,15 @@ import "time"
 // holds one of the queue's tags for as long. A program that reads bad blocks again and again, or
 // many of them at once, would leave no tags for the requests of others. So a quarter of the tags
 // may be used for tries. A read that comes meanwhile waits for its turn. If the drive works again,
-// that takes milliseconds. After turnWait the read is answered with an error.
+// that takes milliseconds. If no try has begun or ended for turnWait, the drive does not work: the
+// reads that wait are answered with an error, and those that come are answered at once. Otherwise
+// they would hold all other tags for as long as they wait, again and again.
 
 const (
 	// triesShare: one tag in so many may be used by reads that try pending blocks.
 	triesShare = 4
-	// turnWait is how long a read waits for its turn. It holds its tag for as long.
+	// turnWait is how long reads wait for their turn after a try has begun or ended. A read that
+	// waits holds its tag.
 	turnWait = time.Second
 )
 
@@ -32,10 +35,12 @@ func (e *Engine) turnOf(q *request) turn {
 	case e.trying < e.maxTrying():
 		q.trying = true
 		e.trying++
+		e.tried = e.drv.Now()
 		return turnNow
 	case q.turn == 0:
-		q.turn = e.drv.Now() + int64(turnWait)
-	case e.drv.Now() >= q.turn:
+		q.turn = e.tried + int64(turnWait)
+	}
+	if e.drv.Now() >= q.turn {
 		return turnNever
 	}
 	q.waits = true
