@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,8 +30,22 @@ func TestFillFromFiles(t *testing.T) {
 			dm := vmtest.NewDM(t, vmtest.LinearTable(t, loop))
 			rig.Want(t, 0, "create", dm.Path, "--name", "f"+fs, "--spare", "2MiB")
 			dev := rig.StartDevice(t, dm.Path)
-			vmtest.Mkfs(t, fs, dev)
-			dir := vmtest.Mount(t, fs, dev)
+			on, start := dev, int64(0)
+			if fs == "xfs" { // in a partition
+				start = 16384
+				cmd := exec.Command("sfdisk", "-q", dev)
+				cmd.Stdin = strings.NewReader("label: gpt\n16384\n")
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("sfdisk: %v: %s", err, out)
+				}
+				on += "p1"
+				rig.Until(t, "the partition", func() bool {
+					_, err := os.Stat(on)
+					return err == nil
+				})
+			}
+			vmtest.Mkfs(t, fs, on)
+			dir := vmtest.Mount(t, fs, on)
 			// The first 2 MiB of the device live elsewhere on the disk.
 			writeAt(t, filepath.Join(dir, "filler"), make([]byte, 4<<20), 0)
 			backup := t.TempDir()
@@ -54,7 +69,7 @@ func TestFillFromFiles(t *testing.T) {
 				}
 			}
 			rig.Run(t, "sync")
-			bad := spoilFiles(t, dir, names[1:], contents)
+			bad := spoilFiles(t, dir, names[1:], contents, start)
 			if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 				t.Fatal(err)
 			}
@@ -123,9 +138,9 @@ func TestFillFromFiles(t *testing.T) {
 }
 
 // spoilFiles returns sectors of files, by their place on the device: three in the middle of each,
-// and the last one of a/tail.
+// and the last one of a/tail. The file system begins at sector start.
 func spoilFiles(t *testing.T, dir string, names []string,
-	contents map[string][]byte) (bad []vmtest.Extent) {
+	contents map[string][]byte, start int64) (bad []vmtest.Extent) {
 	t.Helper()
 	for _, name := range names {
 		f, err := os.Open(filepath.Join(dir, name))
@@ -142,6 +157,9 @@ func spoilFiles(t *testing.T, dir string, names []string,
 			bad = append(bad, vmtest.Extent{Start: all[0].Start/512 +
 				int64(len(contents[name])-1)/512, Count: 1})
 		}
+	}
+	for i := range bad {
+		bad[i].Start += start
 	}
 	slices.SortFunc(bad, func(a, b vmtest.Extent) int { return int(a.Start - b.Start) })
 	return bad
