@@ -220,13 +220,14 @@ const maxArgument = 120_000
 // run.
 func commands(command string, numbers []string, run func(string) error) error {
 	for len(numbers) > 0 {
-		line := command
+		var line strings.Builder
+		line.WriteString(command)
 		n := 0
-		for n < len(numbers) && len(line)+1+len(numbers[n]) <= maxArgument {
-			line += " " + numbers[n]
+		for n < len(numbers) && line.Len()+1+len(numbers[n]) <= maxArgument {
+			line.WriteString(" " + numbers[n])
 			n++
 		}
-		if err := run(line); err != nil {
+		if err := run(line.String()); err != nil {
 			return err
 		}
 		numbers = numbers[n:]
