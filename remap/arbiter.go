@@ -57,6 +57,7 @@ type Arbiter struct {
 	move        mover
 	mark        marker
 	search      search
+	spareScrub  spareScrub
 	suspects    suspects
 	space       tableSpace
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage

@@ -46,7 +46,8 @@ type InternalResult struct {
 	// unless NotNoted is set, or they were written to or moved meanwhile.
 	Failed Blocks
 	// Weak are blocks of Read that were read only after a try had failed for the medium: a try of
-	// them alone or of their unit, or else the smallest one that failed.
+	// them alone or of their unit, or else the smallest one that failed. They are not weak if a
+	// block beside them failed, because that is why such a try fails.
 	Weak Blocks
 	// Errno is the error of the first block that failed, negative; 0 if none did.
 	Errno int32
@@ -242,8 +243,18 @@ func (e *Engine) internalDoubt(q *request, o *op) {
 	}
 }
 
-// settleWeak leaves in weak what was read in the end.
-func (x *internalRequest) settleWeak() {
+// settleWeak leaves in weak what was read in the end, and what no block that failed explains: a try
+// of a unit, or of a larger physical block, fails for one of its blocks.
+func (e *Engine) settleWeak(q *request) {
+	x := q.internal
+	size := e.coarseBlocks()
+	for i := range x.failed {
+		for word := x.failed[i]; word != 0; word &= word - 1 {
+			block := q.Block + uint64(i*64+bits.TrailingZeros64(word))
+			from := max(block/size*size, q.Block)
+			x.weak.remove(from-q.Block, min(block/size*size+size, q.end)-q.Block)
+		}
+	}
 	if x.weak.empty() && x.failed.empty() {
 		x.weak.add(x.doubt.from, x.doubt.to)
 	}
@@ -282,7 +293,7 @@ func (e *Engine) finishInternal(q *request) {
 		e.resetIsolation(q)
 	}
 	x.result.Ended = q.errno
-	x.settleWeak()
+	e.settleWeak(q)
 	if x.result.Failed.Count() == 0 {
 		x.result.Errno = 0 // what failed was read in the end
 	}

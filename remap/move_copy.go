@@ -88,6 +88,10 @@ func (a *Arbiter) Transferred(id uint64, res int32) {
 		a.search.transferred(a, id, res)
 		a.advance()
 		return
+	case id&spareScrubTransfer != 0:
+		a.spareScrub.transferred(a, id, res)
+		a.advance()
+		return
 	case v.step == moveElsewhere && id == v.transfer:
 		v.readThere(a, res)
 		return

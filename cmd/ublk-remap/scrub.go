@@ -135,6 +135,10 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 			[]string{"done", fmt.Sprintf("%s blocks repaired, %s relocated",
 				numText(uint64(s.Repaired)), numText(uint64(s.Relocated)))})
 	}
+	if s.Found.SpareUnits > 0 {
+		rows = append(rows, []string{"", fmt.Sprintf("%s free spare units unreadable",
+			numText(uint64(s.Found.SpareUnits)))})
+	}
 	if s.LastFinished != nil {
 		rows = append(rows, []string{"finished", s.LastFinished.Local().Format(time.DateTime)})
 	}

@@ -86,11 +86,14 @@ func TestScrubLife(t *testing.T) {
 		t.Errorf("at block %d, after a stop and a start: %+v", before, st)
 	}
 	// The rest at full speed: a new pass.
+	// The first of the free spare units is bad too.
 	scrubVerb(t, "stop", "life")
+	spare := rig.LayoutOf(t, disk.Path).Spare()
+	disk.SetBad(t, append([]rig.Extent{rig.At(spare.Start+4096, 4096)}, bad...))
 	scrubVerb(t, "start", "life", "--rate", "1GiB")
 	st := awaitScrub(t, "the end of the pass",
 		func(st *control.ScrubStatus) bool { return st.State == "idle" })
-	if st.LastFinished == nil || st.Position != 0 {
+	if st.LastFinished == nil || st.Position != 0 || st.Found.SpareUnits != 1 {
 		t.Errorf("finished: %+v", st)
 	}
 	var list []control.Remap

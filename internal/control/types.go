@@ -219,6 +219,8 @@ type ScrubFound struct {
 	Unreadable uint32 `json:"unreadable"` // do not read, and are pending now
 	Weak       uint32 `json:"weak"`       // were read only after a try had failed
 	Slow       uint32 `json:"slow"`       // take much longer than others
+	// Free spare units that do not read. They are used only when no other one is free.
+	SpareUnits uint32 `json:"spare_units"`
 }
 
 // Breaker says whether remapping is stopped.

@@ -219,6 +219,8 @@ func (c *Coordinator) pump() {
 	c.watchMirrors()
 	c.watchResumes()
 	c.pumpEvents()
+	c.stepMend()
+	c.stepSpares()
 	c.advanceEnd()
 }
 

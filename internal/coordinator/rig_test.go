@@ -22,7 +22,10 @@ type rig struct {
 	alerts      []remap.Alert
 	flushFailed []int32
 	notDurable  []error
-	scrubs      []ScrubRead // that have not ended
+	scrubs      []ScrubRead     // that have not ended
+	told        metadata.Ticket // up to which one tickets have ended, where answerAll is used
+	graces      []uint64
+	content     map[int64][]byte
 }
 
 // memory is a device that keeps what is written.
@@ -62,7 +65,8 @@ func newRigWith(t *testing.T, p metadata.RetryLimits, events *Events) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, com: &fakeCommitter{done: map[metadata.OpID]error{}}, now: int64(time.Hour)}
+	r := &rig{t: t, com: &fakeCommitter{done: map[metadata.OpID]error{}}, now: int64(time.Hour),
+		content: map[int64][]byte{}}
 	r.Coordinator, err = New(Config{
 		Image: img, Shared: remap.NewShared(restored.Geometry, restored.Map),
 		Allocator: restored.Allocator, Queues: 1, Depth: 1, Retry: p,
@@ -76,7 +80,6 @@ func newRigWith(t *testing.T, p metadata.RetryLimits, events *Events) *rig {
 	return r
 }
 
-func (r *rig) Send(uint16, *remap.Message)      {}
 func (r *rig) Now() int64                       { return r.now }
 func (r *rig) WallClock() uint32                { return 1_700_000_000 }
 func (r *rig) Missing(uint8) string             { return "" }
@@ -86,6 +89,13 @@ func (r *rig) NotDurable(err error)             { r.notDurable = append(r.notDur
 func (r *rig) ReadForScrub(s ScrubRead)         { r.scrubs = append(r.scrubs, s) }
 func (r *rig) sleep(d time.Duration)            { r.now += int64(d); r.Tick() }
 func (r *rig) after(ns int64) (d time.Duration) { return time.Duration(ns - r.now) }
+
+// Send notes which grace periods begin.
+func (r *rig) Send(_ uint16, m *remap.Message) {
+	if m.Kind == remap.MsgGrace {
+		r.graces = append(r.graces, m.Generation)
+	}
+}
 
 func (r *rig) Issue(io *IO) {
 	r.ios = append(r.ios, *io)

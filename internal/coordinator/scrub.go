@@ -15,11 +15,13 @@ import (
 // is tried again and then noted as pending, by the rules of a user's read.
 //
 // Reads go out in bursts: a few in a row at once. A burst is followed by a pause, which keeps to
-// the rate and, as long as users have requests, leaves most of the disk's time to them. The position
-// moves when all of a burst has ended. So everything below it was read in this pass, and it may be
-// made durable at any time.
+// the rate and, as long as users have requests, leaves most of the time of the disk to them. The
+// position moves when all of a burst has ended. So everything below it was read in this pass, and
+// it may be made durable at any time.
 //
-// Blocks that are pending or lost are not read: it is known that they do not read.
+// Blocks that are pending or lost are not read: it is known that they do not read. Blocks that were
+// read only after a try had failed are mended (scrub_mend.go). After all blocks come the spare
+// units that are free: one that does not read is not given to a heal while there are others.
 
 const (
 	// ScrubTags is how many reads of the scrub may be under way at once.
@@ -92,6 +94,11 @@ type ScrubStatus struct {
 	Speed uint64 // bytes a second, over the last moments; 0: nothing is being read
 	// Waits is why nothing is read although the scrub runs; empty otherwise.
 	Waits string
+	// BadSpares is how many free spare units did not read, in this pass or the last one of this
+	// server.
+	BadSpares uint32
+	// Mending: blocks that were read on a retry are being moved to the spare region, and home.
+	Mending bool
 }
 
 // scrub is the scrub of one device.
@@ -105,10 +112,13 @@ type scrub struct {
 	underWay int
 	void     bool   // the burst belongs to a pass that was given up
 	began    int64  // the burst
+	took     int64  // it, without what was mended after it
 	end      uint64 // where the burst ends, if all goes well
 	bytes    uint64 // that the burst reads
 	retry    int64  // the last wait after an error
 	waits    string
+	mend     mend
+	spares   spareReads
 
 	requests uint64 // of users, as counted last
 	usersAt  int64  // when one last ended
@@ -158,7 +168,8 @@ func (c *Coordinator) HoldScrub() {
 // Scrub returns the state of the scrub.
 func (c *Coordinator) Scrub() ScrubStatus {
 	s := &c.scrub
-	st := ScrubStatus{Scrub: s.now, Total: c.blocks()}
+	st := ScrubStatus{Scrub: s.now, Total: c.blocks(), BadSpares: s.spares.bad,
+		Mending: s.mend.step != mendNone}
 	if s.now.State == metadata.ScrubRunning {
 		st.Waits = s.waits
 		if c.drv.Now()-s.speedFrom < 2*scrubSpeed {
@@ -191,7 +202,7 @@ func (c *Coordinator) beginPass() {
 	s := &c.scrub
 	s.now.State, s.now.Position, s.now.Started = metadata.ScrubRunning, 0, c.drv.WallClock()
 	s.now.Unreadable, s.now.Weak, s.now.Slow, s.now.Repaired, s.now.Relocated = 0, 0, 0, 0, 0
-	s.due, s.retry, s.waits = c.drv.Now(), 0, ""
+	s.due, s.retry, s.waits, s.spares.next, s.spares.bad = c.drv.Now(), 0, "", 0, 0
 	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
 	c.saveScrub()
 	c.pump()
@@ -235,7 +246,7 @@ func (c *Coordinator) StopScrub() error {
 		return ErrScrubNone
 	}
 	s.now.State, s.now.Interval, s.now.Position, s.due = metadata.ScrubIdle, 0, 0, 0
-	s.void = s.underWay > 0
+	s.void = s.underWay > 0 || s.mend.step != mendNone || s.spares.underWay
 	c.saveScrub()
 	c.pump()
 	return nil
@@ -256,7 +267,8 @@ func (c *Coordinator) saveScrub() {
 func (c *Coordinator) TickScrub() {
 	s := &c.scrub
 	now := c.drv.Now()
-	if s.held || s.due == 0 || s.due > now || s.underWay > 0 {
+	if s.held || s.due == 0 || s.due > now || s.underWay > 0 || s.mend.step != mendNone ||
+		s.spares.underWay {
 		return
 	}
 	s.due, s.waits = 0, ""
@@ -319,8 +331,9 @@ func (c *Coordinator) burst(now int64, users bool) {
 		s.end = at
 		c.drv.ReadForScrub(ScrubRead{Tag: tag, Block: block, Count: count})
 	}
-	if s.underWay == 0 {
-		c.endPass()
+	if s.underWay == 0 { // all blocks were read: free spare units come next
+		s.end, s.now.Position = c.blocks(), c.blocks()
+		c.readSpares()
 	}
 }
 
@@ -352,7 +365,46 @@ func (c *Coordinator) nextGood(at uint64) (block uint64, count uint32) {
 	return end, 0
 }
 
-// endPass ends a pass that has come to the device's end.
+// spareReads are the reads of free spare units, after all blocks.
+type spareReads struct {
+	underWay bool
+	ended    bool // the read under way has ended, with res
+	res      remap.SpareRead
+	next     uint32
+	bad      uint32 // units that did not read in this pass
+}
+
+// readSpares begins to read the next free spare units.
+func (c *Coordinator) readSpares() {
+	r := &c.scrub.spares
+	r.underWay = true
+	c.arbiter.ReadSpares(r.next, func(res remap.SpareRead) { r.ended, r.res = true, res })
+	c.pump()
+}
+
+// stepSpares goes on once a read of free spare units has ended.
+func (c *Coordinator) stepSpares() {
+	s := &c.scrub
+	r := &s.spares
+	if !r.ended {
+		return
+	}
+	r.underWay, r.ended = false, false
+	now := c.drv.Now()
+	s.took, s.bytes = now-s.began, uint64(r.res.Units)*metadata.UnitSize
+	r.next, r.bad = r.res.Next, r.bad+r.res.Bad
+	switch {
+	case s.void:
+		c.settleBurst()
+	case r.res.Units == 0:
+		c.endPass()
+	default:
+		c.pace(now, r.res.Errno)
+	}
+}
+
+// endPass ends a pass that has read everything. A checkpoint reads back what it writes, and all
+// copies of the superblock, and writes those again that are bad.
 func (c *Coordinator) endPass() {
 	s := &c.scrub
 	s.now.State, s.now.Position, s.now.Finished = metadata.ScrubIdle, 0, max(1, c.drv.WallClock())
@@ -360,6 +412,9 @@ func (c *Coordinator) endPass() {
 		s.due = c.drv.Now()
 	}
 	c.saveScrub()
+	if t, err := c.com.Checkpoint(); err == nil { // an error: the Committer is not open
+		c.tickets[t] = func(metadata.Outcome) {}
+	}
 	c.pump()
 }
 
@@ -376,15 +431,19 @@ func (c *Coordinator) ScrubDone(r *ScrubResult) {
 		s.now.Unreadable += r.Failed
 		for _, run := range r.Weak {
 			s.now.Weak += uint32(run.Count)
+			s.mend.weak(run)
 		}
 	}
 	if s.underWay--; s.underWay == 0 {
-		c.burstEnded()
+		s.took = c.drv.Now() - s.began
+		if !c.startMend() {
+			c.settleBurst()
+		}
 	}
 }
 
-// burstEnded moves the position, and decides when the next burst begins.
-func (c *Coordinator) burstEnded() {
+// settleBurst moves the position, and decides when the next burst begins.
+func (c *Coordinator) settleBurst() {
 	s := &c.scrub
 	now := c.drv.Now()
 	if s.void {
@@ -402,6 +461,12 @@ func (c *Coordinator) burstEnded() {
 	}
 	s.reads = [ScrubTags]scrubRead{}
 	s.now.Position = max(pos, s.now.Position)
+	c.pace(now, failed)
+}
+
+// pace decides when the next burst begins. failed is why this one has ended early.
+func (c *Coordinator) pace(now int64, failed int32) {
+	s := &c.scrub
 	c.measureScrub(now)
 	s.due = now + 1
 	switch users := c.usersActive(now); {
@@ -411,8 +476,8 @@ func (c *Coordinator) burstEnded() {
 	default:
 		s.retry = 0
 		s.due = max(s.due, s.began+c.perRate(uint64(s.now.Rate)<<10))
-		if took := now - s.began; users {
-			pause := min(took*(scrubShare-1), max(0, c.perRate(scrubLeast)-took))
+		if users {
+			pause := min(s.took*(scrubShare-1), max(0, c.perRate(scrubLeast)-s.took))
 			s.due = max(s.due, now+pause)
 		}
 	}

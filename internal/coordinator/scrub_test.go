@@ -31,8 +31,12 @@ func (r *rig) tick() {
 	r.TickScrub()
 }
 
-// end ends all reads of the scrub, each after some time.
+// end ends all reads of the scrub, each after some time, and what it asks of the spare region.
 func (r *rig) end(took time.Duration) {
+	for len(r.ios) > 0 {
+		r.now += int64(took)
+		r.answer(int32(len(r.ios[0].Data)))
+	}
 	for len(r.scrubs) > 0 {
 		s := r.scrubs[0]
 		r.scrubs = r.scrubs[1:]

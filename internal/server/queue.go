@@ -88,8 +88,8 @@ func (t *target) newQueue(q ring) (*queue, error) {
 }
 
 // queue is the ublk.Handler of one hardware queue and the remap.Driver of its
-// Engine. All but what keeper uses (in, q.Wakeup, asked, scrub.asked, tid, signs, signed) belongs to
-// the queue's thread.
+// Engine. All but what keeper uses (in, q.Wakeup, asked, scrub.asked, tid, signs, signed) belongs
+// to the queue's thread.
 type queue struct {
 	q       ring
 	engine  *remap.Engine

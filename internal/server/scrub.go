@@ -185,8 +185,9 @@ func scrubOf(st *coordinator.ScrubStatus) control.Scrub {
 
 func scrubStatus(st *coordinator.ScrubStatus, blockSize int) *control.ScrubStatus {
 	s := &control.ScrubStatus{
-		Scrub:    scrubOf(st),
-		Found:    control.ScrubFound{Unreadable: st.Unreadable, Weak: st.Weak, Slow: st.Slow},
+		Scrub: scrubOf(st),
+		Found: control.ScrubFound{Unreadable: st.Unreadable, Weak: st.Weak, Slow: st.Slow,
+			SpareUnits: st.BadSpares},
 		Repaired: st.Repaired, Relocated: st.Relocated,
 		RateLimit: uint64(st.Scrub.Rate) << 10, Idle: st.Idle, IntervalS: uint64(st.Interval),
 		Waits: st.Waits,

@@ -106,7 +106,8 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 					}
 				}
 			case metadata.StateMapped:
-				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator {
+				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator &&
+					e.Cause != metadata.CauseScrub {
 					break // a heal
 				}
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
@@ -154,7 +155,8 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 func (sv *server) judgeBudget(entries []metadata.Entry) {
 	s := sv.s
 	for _, e := range entries {
-		if e.State != metadata.StateMapped || e.Cause == metadata.CauseOperator {
+		if e.State != metadata.StateMapped || e.Cause == metadata.CauseOperator ||
+			e.Cause == metadata.CauseScrub {
 			continue
 		}
 		for i := range e.Count {

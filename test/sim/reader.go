@@ -280,7 +280,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 	}
 }
 
-// everMoved reports whether blocks were moved by an operator's word while a request was under way.
+// everMoved reports whether blocks were moved while a request was under way.
 func (sv *server) everMoved(r *userReq) bool { return sv.moves > 0 || sv.lastMove >= r.begun }
 
 // holdReader holds up all operations of the reader, or lets them continue.

@@ -139,9 +139,14 @@ func (q *queue) scrubRead(r *userReq, res *remap.InternalResult) {
 	if s.opts.Bug == BugScrubPath {
 		out.Ended = 0
 	}
+	s.stats.Weak += uint64(res.Weak.Count())
 	covered := s.scrubbing.covered()
 	for i := range r.Count {
 		block := r.Block + uint64(i)
+		failed := r.bad[i] || sv.unreached[block] >= r.time
+		if res.Weak.Has(i) && (!failed || !res.Read.Has(i)) {
+			s.failf("%v: block %d is weak, and did not fail, or was not read", r, block)
+		}
 		info := sv.restored.Map.Unit(block / s.per())
 		noted := (info.Pending|info.Lost)>>(block%s.per())&1 != 0
 		covered[block] = covered[block] || res.Read.Has(i) ||

@@ -339,6 +339,9 @@ func (sv *server) after() {
 }
 
 func (sv *server) note() {
+	if sv.coord.Scrub().Mending {
+		sv.lastMove = sv.s.step
+	}
 	if sv.shared.Tripped() {
 		sv.lastTripped = sv.s.step
 	}

@@ -37,10 +37,10 @@ type Stats struct {
 	// Internal requests of the background reader; sectors that they have read, and blocks that
 	// they could not read.
 	ReaderRequests, ReaderSectors, ReaderFailed uint64
-	// Whole passes of the scrub.
-	Scrubs uint64
 	// Events of the flight recorder that starts found on the disks.
 	Recorded uint64
+	// Whole passes of the scrub, and blocks that it could read on a retry only.
+	Scrubs, Weak uint64
 }
 
 // Add adds the counts of another run.
@@ -62,7 +62,7 @@ func (s *Stats) String() string {
 		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
 		"starts over a path that came and went (%s refused); "+
 		"%s internal reads, of %s, with %s blocks that failed; %s passes of the "+
-		"scrub; %s recorded events found; %s events",
+		"scrub, with %s weak blocks; %s recorded events found; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
 		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
@@ -71,7 +71,7 @@ func (s *Stats) String() string {
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
 		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),
 		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed),
-		count(s.Scrubs), count(s.Recorded), count(s.Steps))
+		count(s.Scrubs), count(s.Weak), count(s.Recorded), count(s.Steps))
 }
 
 // count writes a number with commas.
