@@ -68,7 +68,9 @@ func TestFillFromImage(t *testing.T) {
 	}
 	before := rig.StatusOf(t, dev).Pending
 
-	refuse(t, dev, image, size)
+	if vmtest.Full() {
+		refuse(t, dev, image, size)
+	}
 
 	// The map says that one of them was not rescued.
 	var sb strings.Builder
