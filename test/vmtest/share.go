@@ -1,0 +1,30 @@
+package vmtest
+
+import (
+	"hash/fnv"
+	"os"
+	"testing"
+)
+
+// OnOneKernel skips the test on one of the two emulated kernels that `make test` runs: which one
+// follows from its name. It is for tests of what does not depend on the kernel. They run on both
+// with UBLK_REMAP_FULL, and always under user-mode Linux or when GuestAllEnv is set.
+func OnOneKernel(t testing.TB) {
+	t.Helper()
+	if !InGuest() || UserMode() || Full() || os.Getenv(GuestAllEnv) != "" {
+		return
+	}
+	if older := KernelVersion().Less(V(7, 0)); older != onOlder(t.Name()) {
+		t.Skip("it runs on the other kernel; on both with " + GuestAllEnv + " or " + FullEnv)
+	}
+}
+
+// GuestAllEnv names the environment variable that has all tests run on each kernel.
+const GuestAllEnv = "UBLK_REMAP_ALL_KERNELS"
+
+// onOlder says whether the test of this name runs on the older kernel.
+func onOlder(name string) bool {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return h.Sum32()%2 == 0
+}
