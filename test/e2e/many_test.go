@@ -18,12 +18,12 @@ import (
 //
 // There are 8 devices. With UBLK_REMAP_FULL there are up to 200, as many as the memory holds: make
 // test-vm KERNEL=uml PKG=./test/e2e RUN=TestManyDevices TESTFLAGS=-v VM_TIMEOUT=1h VMFLAGS='-mem
-// 4096'.
+// 5120'.
 func TestManyDevices(t *testing.T) {
 	vmtest.NeedUblk(t)
 	n, limit := 8, 10*time.Minute
 	if os.Getenv("UBLK_REMAP_FULL") != "" {
-		const each, rest = 18 << 10, 300 << 10 // KiB, of memory
+		const each, rest = 22 << 10, 300 << 10 // KiB, of memory
 		free := rig.KiB(t, "/proc/meminfo", "MemAvailable")
 		n, limit = int(min(200, max(int64(n), (free-rest)/each))), time.Hour
 	}
