@@ -195,7 +195,9 @@ dmsetup reload bad --table "0 100000 linear /dev/ubdc 0
 100064 $((size - 100064)) linear /dev/ubdc 100064"
 dmsetup resume bad
 systemctl start ublk-remap@data
-device=$(readlink -f /dev/disk/by-id/ublk-remap-data)
+# Its number can be another one after it was stopped.
+device=/dev/disk/by-id/ublk-remap-data
+test -b $device
 dd if=/dev/urandom of=/run/data bs=512 count=256 status=none
 dd if=/run/data of=$device bs=512 seek=99904 oflag=direct status=none
 dd if=$device bs=512 skip=99904 count=256 iflag=direct status=none | cmp - /run/data
