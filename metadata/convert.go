@@ -21,6 +21,9 @@ type ConvertOptions struct {
 	Chunk int
 	// Session is a random number, as in Options.
 	Session uint64
+	// Taken are blocks whose contents, for Convert, are not what the disk holds at their place. They
+	// are in order.
+	Taken []Taken
 	// Force makes Revert go on where data has no copy or cannot go home.
 	Force bool
 	// AcceptOld makes Revert accept the older data that home holds of blocks without a readable
@@ -38,9 +41,18 @@ func (o *ConvertOptions) chunk() []byte {
 	return AlignedBytes(roundUp(o.Chunk, PageSize))
 }
 
+// Taken is a block that lives elsewhere than on the disk, where another program has put it.
+type Taken struct {
+	Block uint64
+	Data  []byte // one block; nil: it has no copy that can be trusted
+}
+
 // Converted is the result of Convert.
 type Converted struct {
-	Lost uint64 // blocks of the head that could not be read: they have no copy now, as before
+	Taken uint64 // blocks of ConvertOptions.Taken whose data the set has now
+	// blocks of ConvertOptions.Taken that have no copy: they are lost, and not counted in Lost
+	Untaken uint64
+	Lost    uint64 // blocks of the head that could not be read: they have no copy now, as before
 	// blocks of the head whose place in the displaced head is bad: they are in the spare region
 	Mapped uint64
 	Bad    []BadPlace
@@ -95,6 +107,7 @@ func convert(devs []Device, plan *Layout, o ConvertOptions) (out Converted, err 
 		return out, err
 	}
 	out.Lost, out.Mapped = h.lost, h.mapped
+	out.Taken, out.Untaken = h.took, h.untaken
 	now := plan.sb.copied(o.Mark)
 	if out.Bad, err = writeOuterMirrors(devs, plan, now, t); err != nil {
 		return out, err

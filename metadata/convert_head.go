@@ -25,8 +25,11 @@ type headCopy struct {
 	entries []Entry
 	lost    uint64
 	mapped  uint64
-	spare   uint32 // the next spare unit to use
-	done    int64  // bytes, for Progress
+	// The blocks of ConvertOptions.Taken; how many have data, and how many have none.
+	taken         map[int64][]byte
+	took, untaken uint64
+	spare         uint32 // the next spare unit to use
+	done          int64  // bytes, for Progress
 }
 
 // copyHead copies the head and, if it is to be displaced, the tail. Blocks that do not read are
@@ -36,6 +39,7 @@ func copyHead(devs []Device, plan *Layout, o *ConvertOptions) (*headCopy, error)
 	buf, one := o.chunk(), AlignedBytes(PageSize)[:plan.BlockSize()]
 	return untilStable(devs, func() (*headCopy, error) {
 		h := &headCopy{devs: devs, plan: plan, o: o, buf: buf, one: one}
+		h.take()
 		return h, h.run()
 	})
 }
@@ -88,15 +92,18 @@ func (h *headCopy) run() error {
 				// A block that has no copy needs a place anyway; it is
 				// found when it is first written.
 				block := (off + i) / bs
-				if n := h.displacedIndex(block); h.have[n] &&
-					(failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
+				if n := h.displacedIndex(block); h.have[n] && (h.taken[block] != nil ||
+					failed[i] || xxhash.Sum64(buf[i:i+bs]) != h.sums[n]) {
 					strays = append(strays, block)
 				}
 			}
 			h.progress(len(buf))
 		})
 	}
-	return h.place(strays)
+	if err := h.place(strays); err != nil {
+		return err
+	}
+	return h.placeTaken()
 }
 
 // displacedIndex is the number of a block among those that are displaced.
@@ -120,7 +127,13 @@ func (h *headCopy) read(buf []byte, off int64) {
 	failed := map[int64]bool{}
 	readAround(h.devs[0], buf, off, h.one, func(i int64, _ error) { failed[i] = true })
 	for i := int64(0); i < int64(len(buf)); i += bs {
-		if n := h.displacedIndex((off + i) / bs); !failed[i] {
+		n, block := h.displacedIndex((off+i)/bs), buf[i:i+bs]
+		if data, ok := h.taken[(off+i)/bs]; ok {
+			failed[i] = data == nil
+			clear(block)
+			copy(block, data)
+		}
+		if !failed[i] {
 			h.have[n], h.sums[n] = true, xxhash.Sum64(buf[i:i+bs])
 		}
 	}
@@ -145,18 +158,31 @@ func (h *headCopy) place(strays []int64) error {
 
 func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 	per := int64(UnitSize / len(h.one))
-	var lost, move uint8
+	var lost, move, taken uint8
 	for i := range min(per, int64(h.plan.blocks)-unit*per) {
 		switch b := unit*per + i; {
 		case !h.have[h.displacedIndex(b)]:
 			// Without a copy, as it was: reads fail, the first write clears it.
 			lost |= 1 << i
-			h.lost++
+			if _, ok := h.taken[b]; !ok {
+				h.lost++
+			}
+		case h.taken[b] != nil:
+			taken |= 1 << i
 		case stray[b]:
 			move |= 1 << i
 			h.mapped++
 		}
 	}
+	if err := h.put(unit, lost, move, CauseWrite); err != nil {
+		return err
+	}
+	return h.put(unit, 0, taken, CauseImport)
+}
+
+// put makes the entries of a unit of which some blocks have no copy, and some go to a spare unit.
+func (h *headCopy) put(unit int64, lost, move uint8, cause Cause) error {
+	per := int64(UnitSize / len(h.one))
 	if lost != 0 {
 		h.add(Entry{Unit: uint64(unit), Count: 1, Mask: lost, State: StateLost, Cause: CauseRead})
 	}
@@ -165,7 +191,7 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 	}
 	for try := 0; ; try++ {
 		if try == spareTries || uint64(h.spare) >= h.plan.spareUnits {
-			return fmt.Errorf("%w: the displaced head cannot hold unit %d, and no good spare "+
+			return fmt.Errorf("%w: the place of unit %d cannot hold it, and no good spare "+
 				"unit was found for it", ErrStuck, unit)
 		}
 		spare := h.spare
@@ -176,7 +202,7 @@ func (h *headCopy) placeUnit(unit int64, stray map[int64]bool) error {
 		}
 		if err == nil {
 			h.add(Entry{Unit: uint64(unit), Spare: spare, Count: 1, Mask: move, State: StateMapped,
-				Cause: CauseWrite})
+				Cause: cause})
 			return nil
 		}
 		h.add(Entry{Spare: spare, Count: 1, State: StateRetired, Cause: CauseSpare})
@@ -205,9 +231,8 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if mask>>i&1 == 0 {
 			continue
 		}
-		if _, err := h.devs[0].ReadAt(h.one, (first+i)*bs); err != nil ||
-			xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
-			return fmt.Errorf("block %d of the head: %w", first+i, errUnstable)
+		if err := h.original(first + i); err != nil {
+			return err
 		}
 		if _, err := d.WriteAt(h.one, at+i*bs); err != nil {
 			return err
@@ -223,7 +248,7 @@ func (h *headCopy) toSpare(first int64, mask uint8, spare uint32) error {
 		if _, err := d.ReadAt(h.one, at+i*bs); err != nil {
 			return err
 		}
-		if xxhash.Sum64(h.one) != h.sums[h.displacedIndex(first+i)] {
+		if xxhash.Sum64(h.one) != h.sum(first+i) {
 			return fmt.Errorf("%w: spare unit %d does not read back", ErrDamaged, spare)
 		}
 	}

@@ -218,7 +218,19 @@ func (v *View) readMark(next *Superblock) *markPage {
 			copy(p.now[off:], v.one)
 		}
 	}
+	v.takenOver(next.Mark, next.Mark+PageSize, func(at int64) { p.keep(at - next.Mark) })
 	return p
+}
+
+// keep has a block of the disk stay as it is, except for sectors that hold the superblock's bytes:
+// its exported bytes were taken over from elsewhere.
+func (p *markPage) keep(block int64) {
+	for off := block; off < block+p.block; off += tearSize {
+		now := p.now[off : off+tearSize]
+		if !p.unread[block] && !bytes.Equal(now, p.sb[off:off+tearSize]) {
+			copy(p.exported[off:], now)
+		}
+	}
 }
 
 // sectors calls f with each part of the page that a write leaves whole, if it reads and its
@@ -258,7 +270,7 @@ func (p *markPage) restoreTorn(changed bool) map[int64]bool {
 }
 
 // sameHead reports whether the disk's own head, except for the page at the mark, holds what is
-// exported, as far as both can be read.
+// exported, as far as both can be read. Blocks that were taken over from elsewhere do not count.
 func (v *View) sameHead(mark int64) bool {
 	buf, disk, one := AlignedBytes(64<<10), AlignedBytes(64<<10),
 		AlignedBytes(PageSize)[:v.layout.BlockSize()]
@@ -267,6 +279,7 @@ func (v *View) sameHead(mark int64) bool {
 		skip := map[int64]bool{}
 		v.read(buf, off, func(block uint64, _ error) { skip[int64(block)*bs] = true })
 		readAround(v.devs[0], disk, off, one, func(i int64, _ error) { skip[off+i] = true })
+		v.takenOver(off, off+int64(len(buf)), func(at int64) { skip[at] = true })
 		for i := int64(0); i < int64(len(buf)); i += bs {
 			if at := off + i; skip[at] || at >= mark && at < mark+PageSize {
 				continue

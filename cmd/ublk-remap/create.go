@@ -25,6 +25,8 @@ type createOptions struct {
 	spare, spareDevice, name string
 	badblocks                string
 	badblocksSize            int
+	fromDMRemap              string
+	taken                    []metadata.Taken // what fromDMRemap holds
 	inPlace, scan            bool
 	force, dryRun, yes       bool
 }
@@ -53,7 +55,11 @@ type created struct {
 	Kept      []string `json:"kept"`        // with --in-place: what is on the disk and stays there
 	Lost      uint64   `json:"lost_blocks"` // blocks of the head that could not be read
 	// blocks of the head and the tail that went to the spare region at once
-	Moved   uint64 `json:"moved_blocks"`
+	Moved uint64 `json:"moved_blocks"`
+	// blocks whose data was taken over from dm-remap's spare device, and those that have no copy
+	// there that can be trusted
+	Taken   uint64 `json:"taken_blocks"`
+	Untaken uint64 `json:"untaken_blocks"`
 	Resumed bool   `json:"resumed"` // an interrupted conversion has been finished
 	DryRun  bool   `json:"dry_run"`
 }
@@ -100,6 +106,8 @@ with release.`,
 	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of "+
 		"--badblocks are in")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
+	f.StringVar(&o.fromDMRemap, "from-dm-remap", "", "with --in-place: the disk is the main device "+
+		"of dm-remap, and this is its spare device; take over what it holds")
 	f.BoolVar(&o.scan, "scan", false, "read the whole disk, and put zeroed spare units in the "+
 		"place of what does not read")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
@@ -113,6 +121,10 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if o.inPlace && o.scan {
 		return fmt.Errorf("--scan with --in-place: %w: blocks that do not read would be replaced "+
 			"by zeroes, and the data that is kept may lie there", exit.ErrUsage)
+	}
+	if o.fromDMRemap != "" && !o.inPlace {
+		return fmt.Errorf("--from-dm-remap: %w: it keeps data, so it needs --in-place",
+			exit.ErrUsage)
 	}
 	devs, err := openToCreate(ctx, path, o)
 	defer func() {
@@ -371,6 +383,10 @@ func (a *app) printCreated(c created) error {
 	}
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
+	}
+	if c.Taken+c.Untaken > 0 {
+		rows = append(rows, []string{"from dm-remap", numText(c.Taken) + " blocks taken over, " +
+			numText(c.Untaken) + " have no copy there that can be trusted"})
 	}
 	if c.Lost > 0 {
 		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " +

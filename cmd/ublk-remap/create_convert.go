@@ -33,6 +33,11 @@ func convert(ctx context.Context, a *app, devs []*blockdev.Device, o createOptio
 			return a.resumeConvert(devs, order, sb, o)
 		}
 	}
+	if o.fromDMRemap != "" {
+		if o.taken, err = takenFrom(ctx, devs, o.fromDMRemap); err != nil {
+			return err
+		}
+	}
 	p, err := a.planConvert(devs, o)
 	if err != nil {
 		return err
@@ -57,7 +62,7 @@ func convert(ctx context.Context, a *app, devs []*blockdev.Device, o createOptio
 		return fmt.Errorf("%s: %w; nothing was changed", backing.Path(), err)
 	}
 	if !o.dryRun {
-		if err := a.runConvert(devs, p.Plan(), mark, &out); err != nil {
+		if err := a.runConvert(devs, p.Plan(), mark, o.taken, &out); err != nil {
 			return err
 		}
 	}
@@ -105,12 +110,12 @@ func (a *app) planConvert(devs []*blockdev.Device,
 
 // runConvert makes the set, and notes in out what it found.
 func (a *app) runConvert(devs []*blockdev.Device, plan *metadata.Layout, mark int64,
-	out *created) error {
+	taken []metadata.Taken, out *created) error {
 	if len(out.Replaced) > 0 {
 		prepare.ZeroEnds(devs[1])
 	}
 	opts, end := a.moveOptions("copying the head")
-	opts.Mark = mark
+	opts.Mark, opts.Taken = mark, taken
 	done, err := metadata.Convert(asMetadata(devs), plan, opts)
 	end()
 	a.tellBadPlaces(devs, done.Bad, out, err == nil)
@@ -119,6 +124,7 @@ func (a *app) runConvert(devs []*blockdev.Device, plan *metadata.Layout, mark in
 			devs[0].Path(), err)
 	}
 	out.Lost, out.Moved = done.Lost, done.Mapped
+	out.Taken, out.Untaken = done.Taken, done.Untaken
 	a.rescan(devs...)
 	return nil
 }
