@@ -29,6 +29,7 @@ type claim struct {
 	id     int // its number
 	state  claimState
 	tested bool    // spare was found by a search, and is the claim's to use or to free
+	home   bool    // it holds no spare units, but writes to its blocks in place
 	msg    Message // the request's last message
 	spare  uint32  // first spare unit granted, for claimHeld and later
 	count  uint32
@@ -53,8 +54,14 @@ func (c *claim) spareOf(unit uint64) (uint32, bool) {
 		unit-c.msg.Unit >= uint64(c.count) {
 		return 0, false
 	}
+	if c.home {
+		return noSpare, true
+	}
 	return c.spare + uint32(unit-c.msg.Unit), true
 }
+
+// noSpare is the spare unit of a claim that writes in place.
+const noSpare = ^uint32(0)
 
 // maskOf returns which blocks of one of its units the claim is about.
 func (c *claim) maskOf(unit uint64) uint8 { return c.msg.maskOf(unit) }
@@ -219,7 +226,7 @@ func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 	var found uint32
 	var ok bool
 	a.index.held.each(c.msg.Unit, func(i int) bool {
-		if o := &a.claims[i]; o != c {
+		if o := &a.claims[i]; o != c && !o.home {
 			if found, ok = o.spareOf(c.msg.Unit); ok {
 				ok = usable(found)
 			}
@@ -272,8 +279,9 @@ func (a *Arbiter) claimed(unit uint64) (yes bool) {
 
 // endClaim ends a claim and frees the spare units that nothing else uses.
 func (a *Arbiter) endClaim(c *claim) {
-	held := c.state == claimHeld || c.state == claimCommitting
+	held := (c.state == claimHeld || c.state == claimCommitting) && !c.home
 	a.set(c, claimNone)
+	c.home = false
 	a.returnSpace(c)
 	if held {
 		for i := range c.count {

@@ -30,6 +30,10 @@ func (a *Arbiter) claimEntries(c *claim) []metadata.Entry {
 		return a.spanEntries(out, c, metadata.Entry{State: metadata.StatePending,
 			Cause: m.Cause, Time: c.time})
 	}
+	if c.home {
+		return a.spanEntries(out, c, metadata.Entry{State: metadata.StateHome,
+			Cause: metadata.CauseRetest, Time: c.time})
+	}
 	device, _ := a.geo.SpareOffset(c.spare)
 	for _, spare := range m.Tried[:m.Tries] {
 		// A spare unit on the backing disk took the data, so that disk is present. For spare
@@ -91,8 +95,9 @@ func (a *Arbiter) spanEntries(out []metadata.Entry, c *claim, e metadata.Entry) 
 func (a *Arbiter) commit(i int) {
 	c := &a.claims[i]
 	for c.count > c.msg.Count { // granted and not used
-		c.count--
-		a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
+		if c.count--; !c.home {
+			a.freeUnused(c.msg.Unit+uint64(c.count), c.spare+c.count)
+		}
 	}
 	c.time = a.drv.WallClock()
 	a.set(c, claimCommitting)
@@ -170,9 +175,13 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		return
 	}
 	a.publish(entries)
-	if reporting {
+	switch {
+	case reporting:
 		a.recordClaim(metadata.EventPending, metadata.EventDone(c.msg.Cause), c)
-	} else {
+	case c.home:
+		a.recordClaim(metadata.EventRetest, metadata.EventFinished, c)
+		a.endClaim(c)
+	default:
 		a.recordClaim(metadata.EventRemap, metadata.EventDone(causeOf(&c.msg)), c)
 		a.recordRetired(entries)
 		a.spareHolds(c.spare)

@@ -26,24 +26,25 @@ func spareOps(depth int) int { return 3 * depth }
 // Engine is the state machine of one queue. All its methods must be called from
 // one goroutine. It allocates nothing after NewEngine.
 type Engine struct {
-	cfg      EngineConfig
-	geo      *Geometry
-	shared   *Shared
-	m        *Map
-	drv      Driver
-	policy   Policy
-	requests []request
-	ops      []op
-	free     int32 // list of ops that belong to no tag
-	active   int
-	trying   int   // reads of the user that try pending blocks
-	tried    int64 // when such a read began or ended last
-	waiting  int   // reads that wait for their turn to do so
-	parked   int
-	delayed  int
-	parity   uint8
-	inflight [3]int // operations of each grace period, and those of internal requests
-	graces   uint64 // grace periods that began
+	cfg       EngineConfig
+	geo       *Geometry
+	shared    *Shared
+	m         *Map
+	drv       Driver
+	policy    Policy
+	requests  []request
+	ops       []op
+	free      int32 // list of ops that belong to no tag
+	active    int
+	trying    int   // reads of the user that try pending blocks
+	tried     int64 // when such a read began or ended last
+	waiting   int   // reads that wait for their turn to do so
+	parked    int
+	delayed   int
+	parity    uint8
+	inflight  [3]int // operations of each grace period, and those of internal requests
+	graces    uint64 // grace periods that began
+	elsewhere uint64 // other places that were read, after writes in place
 	// grace is the generation to be answered when inflight[1-parity] is zero; 0: none
 	grace     uint64
 	own       Counters              // of the user's requests

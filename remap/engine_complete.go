@@ -57,7 +57,7 @@ func (e *Engine) shorten(q *request, o *op, res int64) bool {
 	if blocks == 0 {
 		return false
 	}
-	if o.kind != opHeal && o.kind != opProof {
+	if o.kind != opHeal && o.kind != opProof && o.kind != opElsewhere {
 		e.succeeded(q, o, blocks)
 	}
 	n := int64(blocks) * int64(e.geo.BlockSize)
@@ -148,6 +148,8 @@ func (e *Engine) succeeded(q *request, o *op, blocks uint64) {
 		e.written(q)
 	case opProof:
 		e.proved(q, o)
+	case opElsewhere:
+		e.elsewhereRead(q, o)
 	case opFlush:
 		e.shared.flushedTo(o.io.Device, o.block)
 	}
@@ -167,6 +169,14 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 	switch o.kind {
 	case opHeal:
 		e.spareFailed(q, o, class, todoWrite)
+		return
+	case opElsewhere:
+		if class == ClassMedium {
+			e.elsewhereRead(q, o)
+			return
+		}
+		o.io.Discard = false
+		e.spareFailed(q, o, class, todoReadBack)
 		return
 	case opProof:
 		o.io.Discard = false

@@ -6,11 +6,12 @@ package remap
 type opKind uint8
 
 const (
-	opFirst opKind = iota // the first try
-	opProbe               // a try in place while a failure is isolated
-	opHeal                // data on its way to a reserved spare unit
-	opProof               // reading it back from there
-	opFlush               // a flush of one device
+	opFirst     opKind = iota // the first try
+	opProbe                   // a try in place while a failure is isolated
+	opHeal                    // data on its way to a reserved spare unit
+	opProof                   // reading it back from there
+	opElsewhere               // reading another place, after a write in place
+	opFlush                   // a flush of one device
 )
 
 // op is one operation on a device. It stays in flight through short results
@@ -105,18 +106,24 @@ type request struct {
 	pace      pace  // how long a failure takes
 	healed    bool
 
-	heal struct {
-		step     healStep
-		from, to uint64 // exported blocks
-		seenAt   place  // where they were when they were found bad
-		untried  bool   // they were not found bad, but pending or lost
-		spare    uint32 // first spare unit granted
-		limit    uint64 // units to ask for at most; 0: no limit
-		retrying bool   // the write to the spare unit, or reading it back, is in its second try
-		todo     healTodo
-		read     uint64 // read back up to here
-		unit     uint64 // of a report: the units before it are noted
-		tried    [MaxTries]uint32
-		tries    uint8
-	}
+	heal heal
+}
+
+// heal is the heal of one span of a request.
+type heal struct {
+	step     healStep
+	from, to uint64 // exported blocks
+	seenAt   place  // where they were when they were found bad
+	untried  bool   // they were not found bad, but pending or lost
+	spare    uint32 // first spare unit granted
+	limit    uint64 // units to ask for at most; 0: no limit
+	retrying bool   // the write to the spare unit, or reading it back, is in its second try
+	todo     healTodo
+	read     uint64 // read back up to here
+	unit     uint64 // of a report: the units before it are noted
+	tried    [MaxTries]uint32
+	tries    uint8
+	home     bool // it is written in place: no spare unit was granted
+	looks    int  // of a write in place: how often the blocks were read
+	others   int  // other places to read before the next look
 }

@@ -311,8 +311,8 @@ func (e *Engine) healAnswer(q *request, m *Message) {
 		return
 	}
 	switch m.Kind {
-	case MsgReserved:
-		h.spare = m.Spare
+	case MsgReserved, MsgInPlace:
+		h.spare, h.home = m.Spare, m.Kind == MsgInPlace
 		per := e.geo.BlocksPerUnit()
 		h.to = min(h.to, (h.from/per+uint64(m.Count))*per)
 		e.writeSpare(q)

@@ -95,6 +95,9 @@ const (
 
 	// MsgReserved grants Count units from Spare on, perhaps fewer than asked.
 	MsgReserved
+	// MsgInPlace grants Count units for a write where the blocks are pending: no spare unit is
+	// free. The engine proves that the data reads before it commits.
+	MsgInPlace
 	// MsgRefused: no spare unit is available, or the breaker is open.
 	MsgRefused
 	// MsgRetry: the unit has moved meanwhile, or is moving. The engine reads the Map again.

@@ -12,4 +12,5 @@ const (
 	plantedMarkLost   = false
 	plantedTestedOnce = false
 	plantedMarkLate   = false
+	plantedReadOnce   = false
 )

@@ -16,6 +16,12 @@ var plantedStaleSpare bool
 // plantedTestedOnce lets a retest take a block home that was not written in its first test.
 var plantedTestedOnce bool
 
+// plantedReadOnce lets a write in place be acknowledged after a single read.
+var plantedReadOnce bool
+
+// PlantReadOnce plants or removes that bug.
+func PlantReadOnce(on bool) { plantedReadOnce = on }
+
 // PlantTestedOnce plants or removes that bug.
 func PlantTestedOnce(on bool) { plantedTestedOnce = on }
 

@@ -43,6 +43,9 @@ type Policy struct {
 	// ResourceFor is how long an operation that fails for lack of resources is retried before the
 	// request is answered with the error.
 	ResourceFor time.Duration
+	// Elsewhere is how many other places of the disk are read before a block is read that was
+	// written in place, because no spare unit was free. They displace what the disk's cache holds.
+	Elsewhere int
 	// Burst is how many units may be remapped at once. PerSecond is how many may be remapped per
 	// second in the long run. Past these limits the breaker treats the disk as dying.
 	Burst     uint64
@@ -57,6 +60,7 @@ const (
 	DefaultIsolateFor  = 2 * time.Second
 	DefaultFailFast    = 60 * time.Second
 	DefaultResourceFor = metadata.RetryResourcesFor
+	DefaultElsewhere   = 256
 	DefaultBurst       = 65536
 	DefaultPerSecond   = 64
 )
@@ -75,6 +79,7 @@ func (p Policy) withDefaults() Policy {
 	orDefault(&p.IsolateFor, DefaultIsolateFor)
 	orDefault(&p.FailFast, DefaultFailFast)
 	orDefault(&p.ResourceFor, DefaultResourceFor)
+	orDefault(&p.Elsewhere, DefaultElsewhere)
 	orDefault(&p.Burst, DefaultBurst)
 	orDefault(&p.PerSecond, DefaultPerSecond)
 	return p

@@ -18,12 +18,19 @@ func (e *Engine) writeSpare(q *request) {
 func (e *Engine) written(q *request) {
 	h := &q.heal
 	h.step, h.todo, h.read, h.retrying = healNone, todoReadBack, h.from, false
+	h.looks, h.others = 0, e.policy.Elsewhere
 }
 
 // readSpare reads the written data back, a piece at a time. The commit comes after that: if the
 // power is cut before, nothing on disk names the spare units.
 func (e *Engine) readSpare(q *request) {
 	h := &q.heal
+	if h.home && h.others > 0 {
+		if e.readElsewhere(q); h.step == healWriting {
+			return
+		}
+		h.todo = todoNothing
+	}
 	h.step = healWriting
 	q.began = e.drv.Now()
 	run := e.inSpare(q, h.read)
@@ -34,6 +41,9 @@ func (e *Engine) readSpare(q *request) {
 // inSpare returns the span's blocks from one on, as they lie in the spare units.
 func (e *Engine) inSpare(q *request, block uint64) Run {
 	h := &q.heal
+	if h.home {
+		return Run{Start: block, Count: h.to - block}
+	}
 	per := e.geo.BlocksPerUnit()
 	return Run{Start: block, Count: h.to - block, Kind: KindMapped, Spare: uint64(h.spare)*per +
 		h.from%per + block - h.from}
@@ -48,7 +58,9 @@ func (e *Engine) proved(q *request, o *op) {
 		h.todo = todoReadBack
 		return
 	}
-	e.commit(q)
+	if h.readInPlace(e.policy.Elsewhere) {
+		e.commit(q)
+	}
 }
 
 // commit tells the Arbiter that the data is durable in the spare units.
@@ -73,6 +85,9 @@ func (e *Engine) spareFailed(q *request, o *op, class Class, again healTodo) {
 		// One of many units is bad: ask again, unit by unit.
 		e.sendAbout(q, MsgRelease, h.spare)
 		h.limit = 1
+	case h.home:
+		e.sendAbout(q, MsgRelease, h.spare)
+		e.fail(q, e.originalError(q))
 	case !h.retrying && !slow:
 		h.retrying, h.todo = true, again
 	default:

@@ -9,6 +9,8 @@ import "ublkremap/metadata"
 // as mapped, as before it became pending. Only the record about that is written, so a crash
 // does not change what the block reads. The mover does the retest in batches of busy units,
 // so no write to them is under way.
+//
+// If the blocks do not read, the claim may write them in place: see in_place.go.
 
 // retestReads is how often a pending block must be read successfully.
 const retestReads = 3
@@ -50,7 +52,7 @@ func (v *mover) endRetest(a *Arbiter) {
 		info := a.m.Unit(c.msg.Unit)
 		if !livesWhereSeen(&c.msg, &info) || info.Pending&c.msg.First != c.msg.First {
 			a.refuse(c, MsgRetry)
-		} else if i == tested {
+		} else if i == tested && !a.grantInPlace(c, &info) {
 			a.refuse(c, MsgRefused)
 			failed = true
 		}
@@ -66,6 +68,32 @@ func (v *mover) endRetest(a *Arbiter) {
 			a.refuse(c, MsgRefused)
 		}
 	}
+}
+
+// grantInPlace lets a claim write to its pending blocks where they are: no spare unit is free, and
+// they do not read. See in_place.go. It returns false for blocks in spare units, and while the
+// breaker is open.
+func (a *Arbiter) grantInPlace(c *claim, first *UnitInfo) bool {
+	if c.msg.Mapped || a.shared.Tripped() || a.healConflicts(c) {
+		return false
+	}
+	n := uint32(1)
+	for ; n < c.msg.Count; n++ {
+		unit := c.msg.Unit + uint64(n)
+		info := a.m.Unit(unit)
+		mask := c.maskOf(unit)
+		if info.Busy || info.N > 0 || info.Lost&mask != 0 || info.Pending&mask != mask ||
+			a.claimed(unit) {
+			break
+		}
+	}
+	if first.Lost&c.msg.First != 0 || first.Mapped()&c.msg.First != 0 {
+		return false
+	}
+	c.home, c.spare, c.count = true, noSpare, n
+	a.set(c, claimHeld)
+	a.answer(c, MsgInPlace)
+	return true
 }
 
 // pickPending picks a unit's blocks that are pending at one place, home first.

@@ -155,7 +155,8 @@ func (v *mover) readElsewhere(a *Arbiter) {
 		var well bool
 		v.elsewhere++
 		h := v.elsewhere * 0x9e37_79b9_7f4a_7c15 // spreads evenly: it is 2^64 / φ
-		device, offset, blocks, well = v.placeElsewhere(a, want != 0, h)
+		device, offset, blocks, well = a.geo.elsewhere(a.m, want != 0, h,
+			uint64(len(v.data)/a.geo.BlockSize))
 		if well && device == want {
 			break
 		}
@@ -175,21 +176,21 @@ func (v *mover) readElsewhere(a *Arbiter) {
 // elsewhereTries is how many places are considered for one read.
 const elsewhereTries = 256
 
-// placeElsewhere returns where to read: among homes, or among spare units. at is any number. well
-// is false if part of it is known to be bad.
-func (v *mover) placeElsewhere(a *Arbiter, spare bool, at uint64) (device uint8, offset int64,
+// elsewhere returns a place to read, of at most so many blocks: among homes, or among spare units.
+// at is any number. well is false if part of it is known to be bad.
+func (g *Geometry) elsewhere(m *Map, spare bool, at, most uint64) (device uint8, offset int64,
 	blocks uint64, well bool) {
-	per := a.geo.BlocksPerUnit()
-	most := uint64(len(v.data) / a.geo.BlockSize)
+	per := g.BlocksPerUnit()
 	if spare {
-		unit, _ := bits.Mul64(at, a.alloc.Total())
-		device, offset, blocks = a.geo.spare(unit * per)
-		return device, offset, min(blocks, most), !a.alloc.Suspected(uint32(unit))
+		last := &g.Spares[len(g.Spares)-1]
+		unit, _ := bits.Mul64(at, uint64(last.First+last.Count))
+		device, offset, blocks = g.spare(unit * per)
+		return device, offset, min(blocks, most), true
 	}
-	unit, _ := bits.Mul64(at, a.geo.Units())
-	device, offset, blocks = a.geo.home(unit * per)
+	unit, _ := bits.Mul64(at, g.Units())
+	device, offset, blocks = g.home(unit * per)
 	blocks = min(blocks, most)
-	_, known := a.m.Next(unit*per, unit*per+blocks)
+	_, known := m.Next(unit*per, unit*per+blocks)
 	return device, offset, blocks, !known
 }
 

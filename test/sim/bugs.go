@@ -84,6 +84,8 @@ const (
 	BugMarkEarly
 	BugMarkLost
 	BugMarkSpared
+	BugPlaceCached
+	BugPlaceOnce
 	bugs
 )
 
@@ -113,13 +115,14 @@ const (
 	FocusTable         // the table is nearly full, and the metadata has no faults
 	FocusRetest        // blocks are moved and retested, and nothing but media fails
 	FocusEvents        // there is a flight recorder, and nothing is wrong with the disks' path
+	FocusFull          // there are few spare units, and many bad blocks
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
-		"flight recorder"}[f]
+		"flight recorder", "spare region full"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -145,6 +148,10 @@ func (f Focus) apply(c *config) {
 	case FocusRetest:
 		c.moves, c.ops, c.plan.SpareBytes = true, 80, max(c.plan.SpareBytes, 40*metadata.UnitSize)
 		c.vanish, c.shortages, c.budget, c.sparesBad, c.rates = false, false, false, false, rates{}
+		c.policy.Burst, c.policy.PerSecond = 0, 0
+	case FocusFull:
+		c.plan.SpareBytes, c.faults, c.churn = 3*metadata.UnitSize, c.faults+12, 40
+		c.vanish, c.shortages, c.budget, c.sparesBad = false, false, false, false
 		c.policy.Burst, c.policy.PerSecond = 0, 0
 	case FocusTable:
 		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
@@ -304,6 +311,10 @@ var bugTable = [bugs]bugInfo{
 		inProduct, FocusMark},
 	BugEventsInPlace: {"events-in-place", "a page of the flight recorder is written over its " +
 		"newest copy", inProduct, FocusEvents},
+	BugPlaceCached: {"place-cached", "a block that is written in place is read right after that, " +
+		"and no other place before", inDriver, FocusFull},
+	BugPlaceOnce: {"place-once", "a block that is written in place is read once, not twice",
+		inProduct, FocusFull},
 	BugNoReadBack: {"no-read-back", "a superblock counts once its write is answered, " +
 		"whether or not it reads", inDriver, FocusLatent},
 }
@@ -409,6 +420,8 @@ func (b Bug) issue(q *queue, d *diskIO, done func(int32)) bool {
 	class := classIO + uint8(q.index)
 	writes := d.kind == ioWrite || d.kind == ioZero
 	switch {
+	case b.readsInPlace(q, d, done):
+		return false
 	case b == BugHealUnread && d.readBack:
 		s.later(class, func() { done(int32(d.n)) })
 		return false

@@ -192,6 +192,7 @@ func (c *config) drawPolicy(rng *rand.Rand) {
 		Retries: 1 + rng.IntN(3), MaxBad: 1 + rng.IntN(8),
 		ResourceFor: pick(rng, []time.Duration{20 * time.Millisecond, time.Second}),
 		IsolateFor:  pick(rng, []time.Duration{5 * time.Millisecond, 2 * time.Second}),
+		Elsewhere:   retestElsewhere + 1,
 		FailFast:    pick(rng, []time.Duration{-1, 10 * time.Millisecond, time.Minute}),
 	}
 	c.sink = 1 + rng.IntN(c.maxUnits)

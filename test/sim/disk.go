@@ -320,6 +320,11 @@ func (d *disk) spoil(off, n int64, f *fault) {
 	for at := off; at < off+n && at < d.size; at += sectorSize {
 		p := d.page(at)
 		p.bad[at%pageSize/sectorSize] = f
+		if len(d.unsaved) > 0 {
+			// Without the old fault the sector reads as what was written last.
+			delete(d.hot, at/sectorSize)
+			delete(d.unsaved, at/sectorSize)
+		}
 		p.spoiled = true
 	}
 }

@@ -25,6 +25,11 @@ func (d driver) Send(q uint16, m *remap.Message) {
 		sv.queues[q].has(r, remap.KindLost|remap.KindPending) {
 		r.denied = true
 	}
+	if r := s.req(int(q), m.Tag); r != nil && m.Kind == remap.MsgInPlace {
+		r.inPlace = unitSpan{m.Unit, uint64(m.Count)}
+	} else if r != nil && m.Kind == remap.MsgReserved {
+		r.inPlace = unitSpan{}
+	}
 	if !s.opts.Bug.toEngine(sv, int(q), m) {
 		return
 	}

@@ -15,7 +15,7 @@ func (q *queue) recordBlocks(r *userReq, d *diskIO, res int32) {
 	s := q.sv.s
 	bs := int64(s.plan.BlockSize())
 	switch {
-	case d.readBack || d.kind != ioRead && s.inSpare(d):
+	case d.readBack || d.kind != ioRead && (s.inSpare(d) || r.inPlace.count > 0):
 		s.media.moved(s, d, res)
 	case d.kind == ioRead && res > 0:
 		for i := range int64(res) / bs {
@@ -142,10 +142,13 @@ func (s *sim) spare(block uint64) place {
 	return place{dev, off + int64(block%per)*int64(s.plan.BlockSize())}
 }
 
-// proved makes sure that the data of a heal was read back at the place that its commit names.
+// proved makes sure that the data of a heal was read back at the place that its commit names: in a
+// spare unit, or, of a write in place, at home.
 func (sv *server) proved(q int, m *remap.Message) {
 	s := sv.s
 	per := metadata.UnitSize / uint64(s.plan.BlockSize())
+	r := s.req(q, m.Tag)
+	home := r != nil && r.inPlace.has(m.Unit)
 	for u := range uint64(m.Count) {
 		mask := uint8(0xff)
 		switch u {
@@ -155,10 +158,17 @@ func (sv *server) proved(q int, m *remap.Message) {
 			mask = m.Last
 		}
 		for b := range per {
-			if mask>>b&1 != 0 && !s.media.verified[s.spare((uint64(m.Spare)+u)*per+b)] {
-				s.failf("q%d: %s, and block %d was not read back", q, messageString(m),
-					(m.Unit+u)*per+b)
+			block := (m.Unit+u)*per + b
+			switch {
+			case mask>>b&1 == 0:
+			case home:
+				sv.provedInPlace(block)
+			case !s.media.verified[s.spare((uint64(m.Spare)+u)*per+b)]:
+				s.failf("q%d: %s, and block %d was not read back", q, messageString(m), block)
 			}
 		}
+	}
+	if home {
+		r.inPlace = unitSpan{}
 	}
 }

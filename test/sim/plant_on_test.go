@@ -18,6 +18,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantFillAll(on)
 	case BugFillUnread:
 		remap.PlantFillUnread(on)
+	case BugPlaceOnce:
+		remap.PlantReadOnce(on)
 	case BugRetestUnwritten:
 		remap.PlantTestedOnce(on)
 	case BugMarkEarly:

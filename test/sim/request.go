@@ -33,7 +33,8 @@ type userReq struct {
 	// crowded: so many other reads of its queue were under way that it need not be tried if its
 	// blocks are pending.
 	crowded bool
-	denied  bool // it was denied a spare unit while blocks of it were pending or lost
+	denied  bool     // it was denied a spare unit while blocks of it were pending or lost
+	inPlace unitSpan // units that the arbiter lets it write in place
 
 	noted       bool       // BugNotesFirstOnly: something of it
 	flushFailed bool       // a flush of a disk failed

@@ -21,24 +21,41 @@ type homeTest struct {
 	reads   uint64 // of the disk, when the sector was written
 	tests   int    // that went well, each a pause after the one before
 	last    int64  // time of the last test
+	// looks are reads since the last write, each after reads of other places; looked is the number
+	// of the last one.
+	looks  int
+	looked uint64
 }
+
+// unitSpan is a run of units.
+type unitSpan struct{ unit, count uint64 }
+
+func (u unitSpan) has(unit uint64) bool { return unit >= u.unit && unit-u.unit < u.count }
 
 // tested takes the end of a relocation's operation on a sector.
 // The operation was carried out for the sector (ok), failed, or goes on.
 func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
 	t := m.tests[p]
+	if t != nil && ok && io.kind == ioRead {
+		if io.d.readOps-t.looked > retestElsewhere {
+			t.looks++
+		}
+		t.looked = io.d.readOps
+	}
 	switch {
 	case !ok && !failed:
 	case !ok && io.n == int64(s.plan.BlockSize()):
 		delete(m.tests, p) // several blocks that fail together are tried once more, one by one
 	case !ok:
-	case io.kind == ioWrite:
+	case io.kind != ioRead:
 		if t == nil {
 			t = &homeTest{}
 			m.tests[p] = t
 		}
 		t.written, t.reads = true, io.d.readOps
-	case t != nil && t.written && io.d.readOps-t.reads > retestElsewhere:
+		t.looks, t.looked = 0, io.d.readOps
+	case t == nil:
+	case t.written && io.d.readOps-t.reads > retestElsewhere:
 		t.written = false
 		if t.tests == 0 || s.srv != nil && s.now-t.last >= int64(s.srv.pause) {
 			t.tests++
@@ -65,6 +82,23 @@ func (sv *server) judgeRetest(block uint64, home place) {
 			s.failf("block %d goes home by a retest, and was not tested twice: %+v", block, t)
 		}
 		delete(s.media.tests, p)
+	}
+}
+
+// provedInPlace judges a block that a commit calls well after a write in place.
+func (sv *server) provedInPlace(block uint64) {
+	s := sv.s
+	s.stats.InPlace++
+	per := uint64(s.plan.BlockSize() / sectorSize)
+	for i := range per {
+		p := s.home(block*per + i)
+		t := s.media.tests[p]
+		if s.disks[p.disk].unsaved[p.off/sectorSize] {
+			s.failf("block %d was written in place, and the media does not hold it", block)
+		}
+		if t == nil || t.looks < 2 {
+			s.failf("block %d was written in place, and was not read twice: %+v", block, t)
+		}
 	}
 }
 
@@ -105,6 +139,22 @@ func (s *sim) retests() {
 	}
 	pause := pick(s.rng, []time.Duration{0, time.Millisecond, time.Second})
 	s.retest(block, count, pause, s.chance(1, 3))
+}
+
+// readsInPlace carries out a read of another place as a bug does; false: there is no such bug.
+func (b Bug) readsInPlace(q *queue, d *diskIO, done func(int32)) bool {
+	if b != BugPlaceCached || !d.readBack || q.sv.s.inSpare(d) || d.req.inPlace.count == 0 {
+		return false
+	}
+	per := uint64(metadata.UnitSize / q.sv.s.plan.BlockSize())
+	for u := range d.req.inPlace.count {
+		dev, off := q.sv.s.plan.HomeOf((d.req.inPlace.unit + u) * per)
+		if dev == d.d.index && d.off < off+metadata.UnitSize && off < d.off+d.n {
+			return false // these are the blocks themselves
+		}
+	}
+	q.sv.s.later(classIO+uint8(q.index), func() { done(int32(d.n)) })
+	return true
 }
 
 // retestTransfer carries out a relocation's operation as a bug does; false: there is no such bug.

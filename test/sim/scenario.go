@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"syscall"
 	"time"
@@ -471,6 +472,33 @@ var Scenarios = []Scenario{
 			s.failf("the scrub found nothing: %+v", now)
 		}
 	}},
+	{"in-place", nil, func(s *sim) {
+		// No spare unit is free. A block that a write makes well takes it in place, and one whose
+		// write lies in the cache only stays pending.
+		b, per := s.block(), s.per()
+		s.start()
+		s.relocate(b+16*per, s.plan.SpareUnits()*per, true)
+		s.drain()
+		s.bad(b, per, failing{read: true, heals: true, errno: int32(syscall.ENODATA), left: -1})
+		s.bad(b+4*per, per, failing{read: true, cache: 3, errno: int32(syscall.ENODATA), left: -1})
+		s.read(0, b, per)
+		s.read(1, b+4*per, per)
+		s.drain()
+		s.write(0, b, per, false)
+		s.drain()
+		s.reads(1, b, per)
+		failed := s.stats.Errors
+		s.write(1, b+4*per, per, false)
+		s.write(0, b, 1, true)
+		s.drain()
+		if s.stats.Errors != failed+1 {
+			s.failf("a write whose data the media does not hold was acknowledged")
+		}
+		m := s.srv.restored.Map
+		if m.Unit(b/per).Pending != 0 || bits.OnesCount8(m.Unit(b/per+4).Pending) != int(per) {
+			s.failf("%+v and %+v", m.Unit(b/per), m.Unit(b/per+4))
+		}
+	}},
 	{"retest", nil, func(s *sim) {
 		// Blocks that live in spare units are well again, but for one whose home keeps what is
 		// written in the cache only, and one whose home goes bad later. A user writes meanwhile.
@@ -571,7 +599,7 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s.lost, s.marked = map[uint64]bool{}, map[uint64]bool{}
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,
-		policy: remap.Policy{Retries: 1, MaxBad: 8, ResourceFor: 20 * time.Millisecond,
+		policy: remap.Policy{Retries: 1, MaxBad: 8, Elsewhere: retestElsewhere + 1, ResourceFor: 20 * time.Millisecond,
 			IsolateFor: 2 * time.Second, FailFast: time.Minute},
 		plan: metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20,
 			SpareBytes: 40 * metadata.UnitSize},

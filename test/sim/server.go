@@ -109,6 +109,7 @@ func (s *sim) start() {
 	for _, i := range s.rng.Perm(len(s.reqs) * s.cfg.depth) {
 		if r := s.reqs[i/s.cfg.depth][i%s.cfg.depth]; r != nil {
 			r.begun, r.time, r.flushFailed, r.denied = s.step, s.now, false, false
+			r.inPlace = unitSpan{}
 			clear(r.read)
 			clear(r.bad)
 			s.later(classIO+uint8(r.queue), func() {

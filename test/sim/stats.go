@@ -20,6 +20,8 @@ type Stats struct {
 	Grown uint64
 	// Blocks that retests took home from spare units.
 	Retested uint64
+	// Blocks that were written in place, and read twice, with the spare region full.
+	InPlace uint64
 	// Operations on disks that failed, for any reason; caches that a failed flush dropped;
 	// writes to metadata that were reported as good and went nowhere, or elsewhere.
 	// In addition, bits that flipped in metadata while it was in use.
@@ -57,6 +59,7 @@ func (s *Stats) String() string {
 		"create), %s SIGKILLs, %s stops, %s leaves, %s disks vanished; "+
 		"%s failed operations, %s dropped caches, %s lies, %s flipped bits; %s heals, %s commits "+
 		"of unknown outcome, %s blocks moved, %s filled, %s imported, %s taken home by retests, "+
+		"%s written in place, "+
 		"%s checkpoints, %s times larger slots; "+
 		"%s of data compared in reads, %s after loads; %s times metadata damaged (%s loaded the "+
 		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
@@ -67,6 +70,7 @@ func (s *Stats) String() string {
 		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
 		count(s.Unknown), count(s.Moves), count(s.Filled), count(s.Marked), count(s.Retested),
+		count(s.InPlace),
 		count(s.Checkpoints), count(s.Grown),
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
 		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),
