@@ -92,19 +92,7 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 						e.Spare+uint32(i))
 				}
 			case metadata.StateHome:
-				sv.homeAgain(e, e.Unit+i)
-				for b := range per {
-					dev, off := s.plan.HomeOf(min((e.Unit+i)*per+b, s.plan.Blocks()-1))
-					if e.Mask>>b&1 == 0 {
-						continue
-					}
-					if !s.media.verified[place{dev, off}] {
-						s.failf("block %d goes home, and was not read there", (e.Unit+i)*per+b)
-					}
-					if e.Cause == metadata.CauseRetest {
-						sv.judgeRetest((e.Unit+i)*per+b, place{dev, off})
-					}
-				}
+				sv.judgeHome(&e, e.Unit+i)
 			case metadata.StateMapped:
 				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator &&
 					e.Cause != metadata.CauseScrub {
@@ -145,6 +133,25 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 					s.failf("unit %d is pending, and its medium never failed", e.Unit+i)
 				}
 			}
+		}
+	}
+}
+
+// judgeHome makes sure that what a commit moves home was read there.
+func (sv *server) judgeHome(e *metadata.Entry, unit uint64) {
+	s := sv.s
+	per := uint64(metadata.UnitSize / s.plan.BlockSize())
+	sv.homeAgain(e, unit)
+	for b := range per {
+		dev, off := s.plan.HomeOf(min(unit*per+b, s.plan.Blocks()-1))
+		if e.Mask>>b&1 == 0 {
+			continue
+		}
+		if !s.media.verified[place{dev, off}] {
+			s.failf("block %d goes home, and was not read there", unit*per+b)
+		}
+		if e.Cause == metadata.CauseRetest {
+			sv.judgeRetest(unit*per+b, place{dev, off})
 		}
 	}
 }

@@ -599,8 +599,8 @@ func newScenario(seed uint64, sc *Scenario, layout string, opts Options) *sim {
 	s.lost, s.marked = map[uint64]bool{}, map[uint64]bool{}
 	s.cfg = config{
 		queues: 2, depth: 3, maxUnits: 4, zero: 4, sink: 2, buf: 2, trims: true, spots: 1, reach: 8,
-		policy: remap.Policy{Retries: 1, MaxBad: 8, Elsewhere: retestElsewhere + 1, ResourceFor: 20 * time.Millisecond,
-			IsolateFor: 2 * time.Second, FailFast: time.Minute},
+		policy: remap.Policy{Retries: 1, MaxBad: 8, Elsewhere: retestElsewhere + 1,
+			ResourceFor: 20 * time.Millisecond, IsolateFor: 2 * time.Second, FailFast: time.Minute},
 		plan: metadata.PlanParams{BlockSize: 512, Name: "sim", Created: 1, BackingSize: 10 << 20,
 			SpareBytes: 40 * metadata.UnitSize},
 	}
