@@ -141,7 +141,7 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 func (sv *server) judgeHome(e *metadata.Entry, unit uint64) {
 	s := sv.s
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
-	sv.homeAgain(e, unit)
+	sv.homeAgain(*e, unit)
 	for b := range per {
 		dev, off := s.plan.HomeOf(min(unit*per+b, s.plan.Blocks()-1))
 		if e.Mask>>b&1 == 0 {
