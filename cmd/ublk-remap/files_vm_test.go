@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,10 @@ func owners(t *testing.T, args ...string) (rows []files.Row) {
 
 // TestFilesOfBadBlocks: files tells what pending blocks hold, mounted and not, and named blocks.
 func TestFilesOfBadBlocks(t *testing.T) {
+	if !vmtest.UserMode() && !vmtest.Full() {
+		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full; TestHealFree " +
+			"has the main part")
+	}
 	d := newDamaged(t)
 	check := func(path, fs string) {
 		t.Helper()
@@ -178,6 +183,9 @@ func TestHealFree(t *testing.T) {
 			d.check(t, false)
 			if !mounted {
 				d.notProven(t)
+			} else if rows := owners(t, d.Name); len(rows) != 2 || !slices.ContainsFunc(rows,
+				func(r files.Row) bool { return r.Path == d.file && r.Damaged() }) {
+				t.Errorf("%+v", rows)
 			}
 			if h, _ = healed(t, d.Name); h.Healed != 2 || h.Failed+h.Written+h.Reads != 0 {
 				t.Errorf("%+v", h)
