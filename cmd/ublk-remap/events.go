@@ -173,7 +173,8 @@ type eventPrinter struct {
 func (p *eventPrinter) print(list []metadata.Event) error {
 	a := p.app
 	if !p.begun && !a.json {
-		if err := p.row("TIME", "WHAT", "BLOCK", "COUNT", "ERROR", "TOOK", "TEMP", "DONE"); err != nil {
+		err := p.row("TIME", "WHAT", "BLOCK", "COUNT", "ERROR", "TOOK", "TEMP", "DONE")
+		if err != nil {
 			return err
 		}
 	}

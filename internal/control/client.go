@@ -165,9 +165,16 @@ func (c *Client) Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
 		10), nil, &s)
 }
 
+// Drill rehearses a heal, or notes how the whole drill ended. The error wraps ErrNotFound if the
+// server is too old for that.
+func (c *Client) Drill(ctx context.Context, do string) (*DrillReply, error) {
+	var d DrillReply
+	return &d, c.call(ctx, DrillTimeout+askTimeout, http.MethodPost, "/v1/drill/"+do, nil, &d)
+}
+
 // Events asks for what the flight recorder keeps, from the event of that number on. The answer may
-// be a part of it: the caller asks again behind it. The error wraps ErrNotFound if the server is too
-// old for that, or if the set has no flight recorder.
+// be a part of it: the caller asks again behind it. The error wraps ErrNotFound if the server is
+// too old for that, or if the set has no flight recorder.
 func (c *Client) Events(ctx context.Context, from uint64) (*Events, error) {
 	var e Events
 	return &e, c.call(ctx, askTimeout, http.MethodGet, "/v1/events/"+strconv.FormatUint(from, 10),

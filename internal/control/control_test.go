@@ -75,6 +75,10 @@ func (f *fake) Stay(_ context.Context, token string) error {
 	f.tokens = append(f.tokens, "stay "+token)
 	return f.fail
 }
+func (f *fake) Drill(_ context.Context, do string) (*DrillReply, error) {
+	return &DrillReply{Steps: []DrillStep{{Name: do, TookUS: 7}}, Commits: 3}, f.fail
+}
+
 func (f *fake) Events(_ context.Context, from uint64) (*Events, error) {
 	return &Events{First: from, Next: from + 2, Events: []byte{1, 2}}, f.fail
 }
@@ -198,6 +202,10 @@ func TestClientAndServer(t *testing.T) {
 		if _, err := c.Fill(ctx, 1, data); !errors.Is(err, ErrInvalid) {
 			t.Errorf("fill with %d bytes: %v", len(data), err)
 		}
+	}
+	if d, err := c.Drill(ctx, DrillHeal); err != nil || d.Commits != 3 || len(d.Steps) != 1 ||
+		d.Steps[0] != (DrillStep{DrillHeal, 7}) {
+		t.Errorf("drill: %+v: %v", d, err)
 	}
 	if e, err := c.Events(ctx, 1<<63); err != nil || e.First != 1<<63 || e.Next != 1<<63+2 ||
 		len(e.Events) != 2 {

@@ -23,6 +23,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/remaps", r.list)
 	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
 	mux.HandleFunc("GET /v1/events/{from}", r.events)
+	mux.HandleFunc("POST /v1/drill/{do}", r.drill)
 	mux.HandleFunc("POST /v1/remaps/add", move(r, h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", move(r, h.RemoveRemaps))
 	mux.HandleFunc("POST /v1/remaps/takeback", move(r, h.TakeBackRemaps))
@@ -76,6 +77,14 @@ func (r *router) snapshot(w http.ResponseWriter, req *http.Request) {
 	}
 	defer r.lists.leave()
 	v, err := r.h.Snapshot(req.Context(), cursor)
+	reply(w, v, err)
+}
+
+func (r *router) drill(w http.ResponseWriter, req *http.Request) {
+	begun(req)
+	ctx, cancel := context.WithTimeout(req.Context(), DrillTimeout)
+	defer cancel()
+	v, err := r.h.Drill(ctx, req.PathValue("do"))
 	reply(w, v, err)
 }
 

@@ -26,6 +26,10 @@ type Handler interface {
 	Remaps(ctx context.Context, f func(Remap) error) error
 	// Snapshot returns a part of the durable table, from cursor on. The first cursor is 0.
 	Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
+	// Drill rehearses a heal on spare units that are set aside for it, or notes how the whole drill
+	// ended: do is one of DrillHeal, DrillPassed and DrillFailed. The error is ErrRefused if the
+	// device is in no state for it.
+	Drill(ctx context.Context, do string) (*DrillReply, error)
 	// Events returns what the flight recorder keeps, from the event of that number on, or a part of
 	// it. The error is ErrNotFound if the set has none.
 	Events(ctx context.Context, from uint64) (*Events, error)
@@ -84,6 +88,8 @@ const (
 	sendTimeout = 10 * time.Second
 	sendPiece   = 32 << 10
 	sendLimit   = 5 * time.Minute
+	// DrillTimeout bounds how long a rehearsal may take: some writes and flushes on a busy disk.
+	DrillTimeout = 2 * time.Minute
 	// MoveTimeout bounds how long a move may take: the copy itself, and the I/O in flight that it
 	// waits for.
 	MoveTimeout = 10 * time.Minute

@@ -309,6 +309,27 @@ type RescueReply struct {
 	Why string `json:"why"`
 }
 
+// What Drill is asked for.
+const (
+	DrillHeal   = "heal"   // rehearse a heal
+	DrillPassed = "passed" // note that the whole drill passed
+	DrillFailed = "failed" // note that it failed
+)
+
+// DrillReply is what became of a rehearsal.
+type DrillReply struct {
+	Steps   []DrillStep `json:"steps"`   // that went well
+	Commits int         `json:"commits"` // records that were written
+	// Error says why it ended early; empty if it did not.
+	Error string `json:"error"`
+}
+
+// DrillStep is one step of a rehearsal.
+type DrillStep struct {
+	Name   string `json:"name"`
+	TookUS int64  `json:"took_us"`
+}
+
 // Events are what the flight recorder keeps, or a part of it. Package metadata knows what is in
 // them.
 type Events struct {

@@ -120,6 +120,8 @@ type Coordinator struct {
 
 	events   Events
 	recorder *metadata.Recorder // nil: none
+	drill    *drill             // nil: none is under way
+	closing  bool               // Stop or Leave was called
 }
 
 // New binds an Arbiter and a Committer for a device. Open comes next.
@@ -170,7 +172,7 @@ func (c *Coordinator) Step() { c.pump() }
 
 // Deadline is when Tick must be called, on the clock of Driver.Now; 0: it need not be.
 func (c *Coordinator) Deadline() int64 {
-	return sooner(c.nextOperation(), sooner(c.end.due, c.retestDue()))
+	return sooner(sooner(c.nextOperation(), c.drillDue()), sooner(c.end.due, c.retestDue()))
 }
 
 // MirrorsDue is when Tick must be called for mirrors that could not be written; 0: all mirrors are
@@ -192,6 +194,7 @@ func (c *Coordinator) Tick() {
 	c.tickMirrors(now)
 	c.tickEnd(now)
 	c.tickEvents(now)
+	c.tickDrill(now)
 	c.pump()
 }
 

@@ -60,6 +60,7 @@ type operation struct {
 	id       uint64        // of the Arbiter, if transfer, or
 	lane     int           // of the flight recorder, if events
 	events   bool
+	drill    bool // of a rehearsal; id is its own
 	transfer bool
 	read     bool
 	durable  bool // a flush follows the write
@@ -197,7 +198,7 @@ func (c *Coordinator) dataMoved(i int, res int32) {
 func (c *Coordinator) failed(i int, res int32, pause operationStep) {
 	o := &c.operations[i]
 	p := c.limits
-	if o.transfer || o.events {
+	if o.transfer || o.events || o.drill {
 		p.Path = 0
 	}
 	now := c.drv.Now()
@@ -249,6 +250,8 @@ func (c *Coordinator) finish(i int, res int32, unflushed bool) {
 		c.drv.FlushFailed(o.device, -res)
 	}
 	switch {
+	case o.drill:
+		c.drillDone(&o, res, unflushed)
 	case o.events:
 		c.eventsWritten(o.lane, res, unflushed)
 	case o.transfer && unflushed:

@@ -1,12 +1,41 @@
 package sim
 
-import "ublkremap/metadata"
+import (
+	"ublkremap/internal/coordinator"
+	"ublkremap/metadata"
+)
 
 // noteEvents notes how far the flight recorder is on the disks.
 func (sv *server) noteEvents() {
 	if n := sv.coord.EventsDurable(); n > 0 {
 		sv.s.eventsDurable = n
 	}
+}
+
+// drillEvery is how many steps lie between two rehearsals.
+const drillEvery = 97
+
+// maybeDrill rehearses a heal now and then.
+func (sv *server) maybeDrill() {
+	s := sv.s
+	if !s.cfg.events || !sv.opened || sv.queuesEnded || s.step%drillEvery != 0 {
+		return
+	}
+	// An error means that the device is in no state for it.
+	_ = sv.coord.Drill(func(r coordinator.DrillResult) {
+		s.stats.Drills++
+		s.tracef("  a drill: %d steps: %v", len(r.Steps), r.Err)
+		if r.Err != nil && !s.mayFailDrill() {
+			s.failf("a drill on disks that are in order: %v", r.Err)
+		}
+	})
+}
+
+// mayFailDrill reports whether something can be wrong that a rehearsal meets.
+func (s *sim) mayFailDrill() bool {
+	c := &s.cfg
+	return c.meta != metaNone || c.vanish || c.shortages || c.rates != (rates{}) || c.sparesBad ||
+		s.scripted || s.spareFails()
 }
 
 // inspectEvents looks at the flight recorder that a dead server has left: its events are in order,
@@ -35,4 +64,17 @@ func (s *sim) inspectEvents() {
 	if last < s.eventsDurable {
 		s.failf("event %d was durable, the newest one is %d", s.eventsDurable, last)
 	}
+}
+
+// spareFails reports whether a sector of the spare region fails.
+func (s *sim) spareFails() bool {
+	for unit := range uint32(s.plan.SpareUnits()) {
+		dev, at := s.plan.SpareOf(unit)
+		for off := at; off < at+metadata.UnitSize; off += sectorSize {
+			if d := s.disks[dev]; d.badAt(off, false) != nil || d.badAt(off, true) != nil {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -336,6 +336,7 @@ func (sv *server) after() {
 	}
 	sv.tickScrub()
 	sv.noteEvents()
+	sv.maybeDrill()
 	sv.note()
 }
 

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
+)
+
+// TestDrill: a drill on a device with a mounted file system passes, and leaves nothing but lines in
+// the flight recorder. It is refused while the breaker is open.
+func TestDrill(t *testing.T) {
+	disk := newDisk(t, 512)
+	rng := rig.Random(t)
+	dev := rig.StartDevice(t, disk)
+	vmtest.Mkfs(t, "ext4", dev)
+	dir := vmtest.Mount(t, "ext4", dev)
+	tree := rig.PlantTree(t, dir, rng)
+	before := rig.StatusOf(t, dev)
+
+	var plan, d drilled
+	parseJSON(t, rig.Want(t, 0, "drill", dev, "--dry-run", "--json").Stdout, &plan)
+	if plan.Passed || !plan.DryRun || len(plan.Steps) != 4 {
+		t.Errorf("%+v", plan)
+	}
+	parseJSON(t, rig.Want(t, 0, "drill", "life", "--json").Stdout, &d)
+	names := []string{}
+	for _, s := range d.Steps {
+		if s.Result != "ok" || s.Detail == "" {
+			t.Errorf("%+v", s)
+		}
+		names = append(names, s.Name)
+	}
+	if !d.Passed || !slices.Equal(names, []string{"heal", "restore", "restart", "heal"}) {
+		t.Errorf("%+v", d)
+	}
+	after := rig.StatusOf(t, dev)
+	if after.ServerPID == before.ServerPID || after.Spare.Used != before.Spare.Used ||
+		after.Spare.Free != before.Spare.Free || after.Remaps != 0 || after.Pending != 0 ||
+		after.State != "live" {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	tree.Verify(t, dir)
+	got := whats(eventsOf(t, dev))
+	if n := len(got); n < 3 || got[n-1] != "drill" || !slices.Contains(got, "leave") {
+		t.Errorf("%q", got)
+	}
+	if text := rig.Want(t, 0, "drill", dev, "--no-restart").Stdout; len(text) == 0 {
+		t.Error("nothing for people")
+	}
+	vmtest.Unmount(t, dir)
+	rig.Want(t, 0, "stop", "life")
+	rig.Want(t, 0, "metadata", "check", disk)
+	rig.Want(t, exit.NotFound, "drill", "life")
+}
