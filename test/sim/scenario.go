@@ -325,6 +325,7 @@ var Scenarios = []Scenario{
 		s.drain()
 	}},
 	{"fill", func(s *sim) []metadata.Entry {
+		s.lost[s.block()+2*s.per()] = true
 		return []metadata.Entry{{Unit: s.block()/s.per() + 2, Count: 1, Mask: 1,
 			State: metadata.StateLost, Time: 1}}
 	}, func(s *sim) {
