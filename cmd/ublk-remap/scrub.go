@@ -129,9 +129,8 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 	}
 	if s.Started != nil {
 		rows = append(rows, []string{"started", s.Started.Local().Format(time.DateTime)},
-			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak, %s slow",
-				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)),
-				numText(uint64(s.Found.Slow)))},
+			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak",
+				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)))},
 			[]string{"done", fmt.Sprintf("%s blocks repaired, %s relocated",
 				numText(uint64(s.Repaired)), numText(uint64(s.Relocated)))})
 	}

@@ -218,7 +218,7 @@ type ScrubStatus struct {
 type ScrubFound struct {
 	Unreadable uint32 `json:"unreadable"` // do not read, and are pending now
 	Weak       uint32 `json:"weak"`       // were read only after a try had failed
-	Slow       uint32 `json:"slow"`       // take much longer than others
+	Slow       uint32 `json:"slow"`       // 0: this version does not look for slow blocks
 	// Free spare units that do not read. They are used only when no other one is free.
 	SpareUnits uint32 `json:"spare_units"`
 }
