@@ -165,6 +165,7 @@ func (d *damaged) check(t *testing.T, freeReads bool) {
 // TestHealFree: pending blocks of free space are overwritten, those of a file are not, mounted and
 // not.
 func TestHealFree(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	for _, mounted := range []bool{true, false} {
 		if !mounted && !vmtest.UserMode() && !vmtest.Full() {
 			break // it takes long in an emulated machine

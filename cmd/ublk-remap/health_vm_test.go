@@ -24,6 +24,7 @@ func healthOf(t *testing.T, dev string) (r health.Report) {
 
 // TestHealth: the verdict follows what the server sees and what the drive says.
 func TestHealth(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	lower := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
@@ -74,6 +75,7 @@ func TestHealth(t *testing.T) {
 
 // TestHealthOfADrive: what smartctl says of the disk below is part of the verdict.
 func TestHealthOfADrive(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	disk := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{}).Path

@@ -17,6 +17,7 @@ import (
 
 // TestMonitor: the metrics and the plugin follow what happens to a device.
 func TestMonitor(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	lower := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})

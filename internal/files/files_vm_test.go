@@ -148,6 +148,7 @@ func free(t *testing.T, dir string) rig.Extent {
 }
 
 func TestExt4(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedTools(t, "mkfs.ext4", "debugfs", "dumpe2fs")
 	for i, mkfs := range [][]string{{"-q", "-F", "-b", "4096"}, {"-q", "-F", "-b", "1024"},
 		{"-q", "-F", "-O", "^extents,^64bit"}} {
@@ -202,6 +203,7 @@ func TestExt4(t *testing.T) {
 }
 
 func TestXFS(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedTools(t, "mkfs.xfs", "xfs_db")
 	for i, mkfs := range [][]string{{"-q", "-f", "-m", "rmapbt=1,reflink=1"},
 		{"-q", "-f", "-m", "rmapbt=0,reflink=1"}} {
@@ -339,6 +341,7 @@ func search(t *testing.T, dev string, b, data []byte) int64 {
 
 // TestOthers: a file system that tells nothing is said to tell nothing.
 func TestOthers(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedTools(t, "mkfs.vfat")
 	_ = exec.Command("modprobe", "vfat").Run()
 	dev := vmtest.NewLoop(t, 32<<20, vmtest.LoopOptions{})
@@ -422,6 +425,7 @@ func TestStack(t *testing.T) {
 
 // TestElsewhere: a file system that is mounted in another mount namespace only is looked into.
 func TestElsewhere(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
 	dev := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
 	p := plant(t, "ext4", dev, "-q", "-F")

@@ -17,6 +17,7 @@ import (
 // TestExport shows a device on a machine without ublk-remap: the table that export prints gives a
 // read-only device with the same contents, and the same blocks that cannot be read.
 func TestExport(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	t.Run("512", func(t *testing.T) { testExport(t, 512, true) })
 	t.Run("4096, with a spare device", func(t *testing.T) { testExport(t, 4096, false) })
