@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -54,4 +55,39 @@ func TestDrill(t *testing.T) {
 	rig.Want(t, 0, "stop", "life")
 	rig.Want(t, 0, "metadata", "check", disk)
 	rig.Want(t, exit.NotFound, "drill", "life")
+}
+
+// TestDrillUnderLoad: drills beside a program that writes and verifies all the time, some of which
+// die with their server in the middle, harm nobody and leave no spare unit in use.
+func TestDrillUnderLoad(t *testing.T) {
+	if testing.Short() {
+		t.Skip("several drills under fio")
+	}
+	disk := newDisk(t, 512)
+	dev := rig.StartDevice(t, disk)
+	before := rig.StatusOf(t, dev)
+	fio := rig.StartFio(t, dev, "rw=randrw", "bs=4k", "iodepth=8", "verify=crc32c",
+		"verify_backlog=16", "size=16M", "time_based", "runtime=600")
+	for i := range 4 {
+		rig.Want(t, 0, "drill", dev)
+		if i%2 == 1 {
+			continue
+		}
+		p := rig.LaunchCmd(t, exec.Command(vmtest.Binary(t), "drill", dev, "--no-restart"))
+		rig.Until(t, "the beginning of the drill", func() bool {
+			rows := whats(eventsOf(t, dev))
+			return p.Ended() || rows[len(rows)-1] == "drill"
+		})
+		rig.Kill(t, dev)
+		awaitFailed(t)
+		rig.Want(t, 0, "start", "life")
+	}
+	fio.Stop(t)
+	after := rig.StatusOf(t, dev)
+	if after.Spare.Used != 0 || after.Spare.Free != before.Spare.Free || after.Remaps != 0 ||
+		after.Pending != 0 {
+		t.Errorf("before %+v, after %+v", before.Spare, after.Spare)
+	}
+	rig.Want(t, 0, "stop", "life")
+	rig.Want(t, 0, "metadata", "check", disk)
 }
