@@ -147,6 +147,7 @@ func (f Focus) apply(c *config) {
 		c.scrub, c.rates.path = true, 60
 	case FocusRetest:
 		c.moves, c.ops, c.plan.SpareBytes = true, 80, max(c.plan.SpareBytes, 40*metadata.UnitSize)
+		c.spots, c.reach, c.maxUnits, c.zero, c.depth = 1, 1, 1, 1, 5
 		c.vanish, c.shortages, c.budget, c.sparesBad, c.rates = false, false, false, false, rates{}
 		c.policy.Burst, c.policy.PerSecond = 0, 0
 	case FocusFull:

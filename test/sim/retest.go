@@ -45,7 +45,11 @@ func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
 	switch {
 	case !ok && !failed:
 	case !ok && io.n == int64(s.plan.BlockSize()):
-		delete(m.tests, p) // several blocks that fail together are tried once more, one by one
+		// Several blocks that fail together are tried once more, one by one. An operator's move may
+		// fail between two tests; a retest does not know of it.
+		if t != nil {
+			t.written = false
+		}
 	case !ok:
 	case io.kind != ioRead:
 		if t == nil {
@@ -180,12 +184,21 @@ func (b Bug) retestTransfer(sv *server, io *diskIO, done func(int32)) bool {
 		if copy(io.data, sv.written[at]) == len(io.data) {
 			return answer()
 		}
+	case b == BugRetestStale && p.Step == coordinator.RetestElsewhere && p.Second:
+		s.muchLater(classTransfer, 40, func() { s.begin(classTransfer, io, done) }) // users write
+		return true
 	case b == BugRetestStale && p.Step == coordinator.RetestTake && io.kind == ioRead && home:
 		sv.written[place{}] = io.data
 	case b == BugRetestStale && p.Step == coordinator.RetestTake && io.kind == ioRead:
-		if copy(io.data, sv.written[place{}]) == len(io.data) {
+		// Right after a home, its spare unit is read.
+		home := sv.written[place{}]
+		delete(sv.written, place{})
+		if len(home) == len(io.data) {
+			copy(io.data, home)
 			return answer()
 		}
+	case b == BugRetestStale:
+		delete(sv.written, place{})
 	}
 	return false
 }
