@@ -21,8 +21,8 @@ type ConvertOptions struct {
 	Chunk int
 	// Session is a random number, as in Options.
 	Session uint64
-	// Taken are blocks whose contents, for Convert, are not what the disk holds at their place. They
-	// are in order.
+	// Taken are blocks, in order, whose contents, for Convert, are not what the disk holds at their
+	// place.
 	Taken []Taken
 	// Force makes Revert go on where data has no copy or cannot go home.
 	Force bool

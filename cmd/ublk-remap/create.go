@@ -106,8 +106,8 @@ with release.`,
 	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of "+
 		"--badblocks are in")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
-	f.StringVar(&o.fromDMRemap, "from-dm-remap", "", "with --in-place: the disk is the main device "+
-		"of dm-remap, and this is its spare device; take over what it holds")
+	f.StringVar(&o.fromDMRemap, "from-dm-remap", "", "with --in-place: the disk is the main "+
+		"device of dm-remap, and this is its spare device; take over what it holds")
 	f.BoolVar(&o.scan, "scan", false, "read the whole disk, and put zeroed spare units in the "+
 		"place of what does not read")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
@@ -384,10 +384,7 @@ func (a *app) printCreated(c created) error {
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
 	}
-	if c.Taken+c.Untaken > 0 {
-		rows = append(rows, []string{"from dm-remap", numText(c.Taken) + " blocks taken over, " +
-			numText(c.Untaken) + " have no copy there that can be trusted"})
-	}
+	rows = append(rows, c.takenRows()...)
 	if c.Lost > 0 {
 		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " +
 			sizeText(c.HeadBytes) + "; they answer errors until they are written"})

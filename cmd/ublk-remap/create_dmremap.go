@@ -129,3 +129,12 @@ func (u unaligned) ReadAt(b []byte, at int64) (int, error) {
 	}
 	return copy(b, buf[at-from:]), nil
 }
+
+// takenRows is what is printed about what was taken over.
+func (c *created) takenRows() [][]string {
+	if c.Taken+c.Untaken == 0 {
+		return nil
+	}
+	return [][]string{{"from dm-remap", numText(c.Taken) + " blocks taken over, " +
+		numText(c.Untaken) + " have no copy there that can be trusted"}}
+}

@@ -212,8 +212,8 @@ func (c *config) String() string {
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.churn, c.rates,
-		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader, c.scrub, c.marks,
-		c.table,
+		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader, c.scrub,
+		c.marks, c.table,
 		metaNames[c.meta],
 		c.policy)
 }

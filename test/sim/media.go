@@ -107,31 +107,7 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 					}
 				}
 			case metadata.StatePending:
-				if e.Cause == metadata.CauseImport {
-					sv.judgeMark(e, e.Unit+i)
-					break
-				}
-				if e.Cause == readerCause && !sv.reader.reported[e.Unit+i] {
-					s.failf("unit %d is pending by the reader's cause, not by its word", e.Unit+i)
-				}
-				dev, off := s.plan.HomeOf((e.Unit + i) * per)
-				// A note covers everything up to the end of the physical block.
-				size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))
-				bad := sv.notes(e.Unit+i, e.Mask)
-				for at := off - off%size; at < off-off%size+size; at += pageSize {
-					bad = bad || s.media.failed(place{dev, at})
-				}
-				info := sv.restored.Map.Unit(e.Unit + i)
-				for _, p := range info.Places[:info.N] {
-					dev, off := s.plan.SpareOf(p.Spare)
-					bad = bad || s.media.failed(place{dev, off})
-					// A note about a spare unit makes the unit be given up. On a spare device the
-					// unit is tried again before.
-					s.media.reads[place{dev, off}] = s.media.reads[place{dev, off}] || dev == 0
-				}
-				if !bad {
-					s.failf("unit %d is pending, and its medium never failed", e.Unit+i)
-				}
+				sv.judgePending(e, e.Unit+i)
 			}
 		}
 	}
@@ -153,6 +129,36 @@ func (sv *server) judgeHome(e *metadata.Entry, unit uint64) {
 		if e.Cause == metadata.CauseRetest {
 			sv.judgeRetest(unit*per+b, place{dev, off})
 		}
+	}
+}
+
+// judgePending makes sure that a unit that a commit calls pending has failed, or is listed.
+func (sv *server) judgePending(e metadata.Entry, unit uint64) {
+	s := sv.s
+	if e.Cause == metadata.CauseImport {
+		sv.judgeMark(e, unit)
+		return
+	}
+	if e.Cause == readerCause && !sv.reader.reported[unit] {
+		s.failf("unit %d is pending by the reader's cause, not by its word", unit)
+	}
+	dev, off := s.plan.HomeOf(unit * s.per())
+	// A note covers everything up to the end of the physical block.
+	size := max(pageSize, int64(s.cfg.plan.PhysicalBlockSize))
+	bad := sv.notes(unit, e.Mask)
+	for at := off - off%size; at < off-off%size+size; at += pageSize {
+		bad = bad || s.media.failed(place{dev, at})
+	}
+	info := sv.restored.Map.Unit(unit)
+	for _, p := range info.Places[:info.N] {
+		dev, off := s.plan.SpareOf(p.Spare)
+		bad = bad || s.media.failed(place{dev, off})
+		// A note about a spare unit makes the unit be given up. On a spare device the
+		// unit is tried again before.
+		s.media.reads[place{dev, off}] = s.media.reads[place{dev, off}] || dev == 0
+	}
+	if !bad {
+		s.failf("unit %d is pending, and its medium never failed", unit)
 	}
 }
 

@@ -35,8 +35,8 @@ func Read(path string, stdin io.Reader, block int, disk int64) (*lists.List, err
 		defer f.Close()
 		name, in = path, f
 	}
-	return lists.Read(in, name, lists.Options{Format: lists.Badblocks, Block: cmp.Or(block, -1), Size: disk,
-		BlockFlag: "--badblocks-size"})
+	return lists.Read(in, name, lists.Options{Format: lists.Badblocks,
+		Block: cmp.Or(block, -1), Size: disk, BlockFlag: "--badblocks-size"})
 }
 
 // Entries is what a list means for a set.

@@ -134,8 +134,8 @@ func TestPlace(t *testing.T) {
 }
 
 func TestPlacePastTheEnd(t *testing.T) {
-	if _, err := Place([]Range{{Start: 64 << 20, End: 64<<20 + 512}}, plan(t, 512), 0); !errors.Is(err,
-		ErrList) {
+	_, err := Place([]Range{{Start: 64 << 20, End: 64<<20 + 512}}, plan(t, 512), 0)
+	if !errors.Is(err, ErrList) {
 		t.Error(err)
 	}
 }
