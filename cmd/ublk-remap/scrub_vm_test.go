@@ -49,8 +49,8 @@ func TestScrubLife(t *testing.T) {
 	bad := []rig.Extent{rig.At(8<<20, 512), rig.At(40<<20+1024, 1024), rig.At(80<<20, 4096)}
 	disk.SetBad(t, bad)
 	const blocks = (512 + 1024 + 4096) / 512
-	if st := scrubVerb(t, "start", "life", "--rate", "1.5MiB"); st.State != "running" ||
-		st.RateLimit != 3<<19 || st.Started == nil || st.LastFinished != nil {
+	if st := scrubVerb(t, "start", "life", "--rate", "512KiB"); st.State != "running" ||
+		st.RateLimit != 1<<19 || st.Started == nil || st.LastFinished != nil {
 		t.Errorf("started: %+v", st)
 	}
 	rig.Want(t, exit.Refused, "scrub", "start", "life")
@@ -67,7 +67,7 @@ func TestScrubLife(t *testing.T) {
 	rig.Kill(t, dev)
 	rig.Want(t, 0, "start", disk.Path, rig.Unhurried)
 	if st := scrubVerb(t, "status", "life"); st.State != "paused" ||
-		st.Position < paused.Position || st.RateLimit != 3<<19 {
+		st.Position < paused.Position || st.RateLimit != 1<<19 {
 		t.Errorf("paused at %+v, after a recovery: %+v", paused, st)
 	}
 	scrubVerb(t, "resume", "life")
