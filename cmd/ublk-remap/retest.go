@@ -63,7 +63,6 @@ code is 0 also if blocks are not well: they stay where they are.`,
 	f.BoolVar(&o.background, "background", false, "begin, and do not wait for the end")
 	f.BoolVar(&o.status, "status", false, "print how far the last test is, and begin none")
 	f.BoolVar(&o.stop, "stop", false, "end the test that is under way")
-	cmd.MarkFlagsMutuallyExclusive("background", "status", "stop", "dry-run")
 	return cmd
 }
 
@@ -90,11 +89,8 @@ func (a *app) retestFlags(cmd *cobra.Command, o *retestOptions) {
 }
 
 func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
-	if o.pause < 0 || o.pause > 7*24*time.Hour {
-		return fmt.Errorf("--pause %v: %w: want 0s to 168h", o.pause, exit.ErrUsage)
-	}
-	if (o.status || o.stop) && len(args) > 1 {
-		return fmt.Errorf("%w: --status and --stop take no blocks", exit.ErrUsage)
+	if err := o.check(len(args) > 1); err != nil {
+		return err
 	}
 	r, err := a.host().Lookup(args[0])
 	if err != nil {
@@ -137,6 +133,27 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 	case o.clear && stays > 0:
 		return fmt.Errorf("%s: %w: %d blocks are not well and stay in the spare region: see "+
 			"ublk-remap remap list", r.Device, control.ErrFailed, stays)
+	}
+	return nil
+}
+
+// check refuses flags that do not go together.
+func (o *retestOptions) check(blocks bool) error {
+	if o.pause < 0 || o.pause > 7*24*time.Hour {
+		return fmt.Errorf("--pause %v: %w: want 0s to 168h", o.pause, exit.ErrUsage)
+	}
+	chosen := 0
+	for _, flag := range []bool{o.dryRun, o.background, o.status, o.stop} {
+		if flag {
+			chosen++
+		}
+	}
+	if chosen > 1 {
+		return fmt.Errorf("%w: only one of --dry-run, --background, --status and --stop can be given",
+			exit.ErrUsage)
+	}
+	if (o.status || o.stop) && blocks {
+		return fmt.Errorf("%w: --status and --stop take no blocks", exit.ErrUsage)
 	}
 	return nil
 }

@@ -115,7 +115,8 @@ func testRetest(t *testing.T, k rig.Kind, bs int64) {
 	s.Restart(t)
 	f = rig.Open(t, s.Dev)
 	look(3)
-	for _, words := range [][]string{{"1+0"}, {"999999999"}, {"--pause", "-1s"}, {"8", "--stop"}} {
+	for _, words := range [][]string{{"1+0"}, {"999999999"}, {"--pause", "-1s"}, {"8", "--stop"},
+		{"--status", "--stop"}} {
 		rig.Remap(t, append([]string{"remap", "retest", s.Dev}, words...)...).Want(t, rig.ExitUsage)
 	}
 }
