@@ -149,7 +149,7 @@ func (o *retestOptions) check(blocks bool) error {
 		}
 	}
 	if chosen > 1 {
-		return fmt.Errorf("%w: only one of --dry-run, --background, --status and --stop can be given",
+		return fmt.Errorf("%w: give only one of --dry-run, --background, --status and --stop",
 			exit.ErrUsage)
 	}
 	if (o.status || o.stop) && blocks {
