@@ -19,7 +19,8 @@ func TestInternalReadNamesWeakBlocks(t *testing.T) {
 	}
 	r := newRig(t, 512, 64)
 	r.breakHome(1003, syscall.ENODATA)
-	if end := r.readInternal(1000, 64); len(weak(end)) != 0 || !slices.Equal(end.failed, []uint32{3}) {
+	if end := r.readInternal(1000, 64); len(weak(end)) != 0 ||
+		!slices.Equal(end.failed, []uint32{3}) {
 		t.Errorf("beside a bad block: weak %v, failed %v", weak(end), end.failed)
 	}
 	if end := r.readInternal(2000, 64); len(weak(end)) != 0 {

@@ -195,7 +195,8 @@ func (s *server) bySignal(sig os.Signal) {
 	err := s.Stop(context.Background(), false, func() error { return nil })
 	s.signalled.Store(false)
 	if err != nil {
-		s.log.Warn().Stringer("signal", sig).Err(err).Msg("a signal asks this server to end, and it does not")
+		s.log.Warn().Stringer("signal", sig).Err(err).
+			Msg("a signal asks this server to end, and it does not")
 	}
 }
 
