@@ -333,6 +333,7 @@ func (c *Coordinator) burst(now int64, users bool) {
 	}
 	if s.underWay == 0 { // all blocks were read: free spare units come next
 		s.end, s.now.Position = c.blocks(), c.blocks()
+		c.com.SetScrub(s.now) // blocks at the end may be left out, because they are known now
 		c.readSpares()
 	}
 }

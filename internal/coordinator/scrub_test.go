@@ -90,6 +90,27 @@ func TestScrubReadsEveryBlockOnce(t *testing.T) {
 	}
 }
 
+// The position covers blocks at the end that are left out at the moment when that is decided. Later
+// they may be well again.
+func TestScrubTellsThatAllBlocksWereRead(t *testing.T) {
+	r := newScrubRig(t, ScrubConfig{})
+	last := r.blocks() - 1
+	r.shared.Map().Apply(metadata.Entry{Unit: last / 8, Count: 1, Mask: 1 << (last % 8),
+		State: metadata.StatePending})
+	r.start(ScrubOptions{Rate: 1 << 40})
+	for len(r.ios) == 0 { // until free spare units are being read
+		if at := r.com.scrub.Position; at > last {
+			t.Fatalf("the scrub is at block %d, and has left no block out yet", at)
+		}
+		r.end(time.Millisecond)
+		r.tick()
+	}
+	if at := r.com.scrub.Position; at != r.blocks() {
+		t.Errorf("spare units are being read, and the position is told as %d, not %d", at,
+			r.blocks())
+	}
+}
+
 func TestScrubKeepsToItsRate(t *testing.T) {
 	r := newScrubRig(t, ScrubConfig{})
 	const rate = 4 << 20

@@ -442,12 +442,16 @@ var Scenarios = []Scenario{
 		s.drain()
 	}},
 	{"scrub-goes-on", nil, func(s *sim) {
-		// The scrub reads all blocks, over a stop and a new start, while users write.
-		b := s.block()
+		// The scrub reads all blocks, over a stop and a new start, while users write. It leaves the
+		// last block out, because that is pending.
+		b, last := s.block(), s.plan.Blocks()-1
 		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
 		s.bad(b+1, 1, failsReads)
 		s.bad(b+3*s.per(), 2, failsWrites)
+		s.bad(last, 1, failsReads)
 		s.start()
+		s.read(0, last, 1)
+		s.drain()
 		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
 			s.failf("%v", err)
 		}
