@@ -170,6 +170,9 @@ func (c cell) blocks(all uint8) uint8 {
 	return c.mapped() | c.lost() | c.pending()
 }
 
+// atHome reports whether all blocks of the unit are plain home. The unit may be busy.
+func (c cell) atHome() bool { return c&^cellBusy == 0 }
+
 // kind returns the kind of block i.
 func (c cell) kind(i uint) Kind {
 	at := c >> (i & 7)

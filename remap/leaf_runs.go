@@ -223,7 +223,11 @@ func (ed *editor) change(old *leaf, mask uint8, spare uint32, e *metadata.Entry)
 		w.pending += n * int64(bits.OnesCount8(c.pending())-bits.OnesCount8(r.cell.pending()))
 		w.lost += n * int64(bits.OnesCount8(c.lost())-bits.OnesCount8(r.cell.lost()))
 		w.mapped += n * (anyBit(c.mapped()) - anyBit(r.cell.mapped()))
-		list.add(leafRun{cell: c, time: e.Time, first: r.first, n: r.n, cause: e.Cause})
+		next := leafRun{cell: c, time: e.Time, first: r.first, n: r.n, cause: e.Cause}
+		if c.atHome() {
+			next.time, next.cause = 0, metadata.CauseNone // as put does
+		}
+		list.add(next)
 		return !list.full
 	}
 	at := uint32(0)

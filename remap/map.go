@@ -53,10 +53,14 @@ type UnitInfo struct {
 	Busy    bool
 	Lost    uint8            // blocks that have no copy; disjoint from Pending and all places
 	Pending uint8            // blocks that could not be read where they live
-	Cause   metadata.Cause   // of the last entry about this unit
-	Time    uint32           // of the last entry about this unit, in seconds since 1970
 	N       int              // how many of Places are used
 	Places  [MaxPlaces]Place // ordered by their first block; the masks are disjoint
+
+	// Cause and Time, in seconds since 1970, are of the last entry about this unit. They are zero
+	// if all its blocks are plain home, also while it is busy: the table on disk has no entry for
+	// such a unit.
+	Cause metadata.Cause
+	Time  uint32
 }
 
 // Mapped returns the mask of the blocks that live in spare units.

@@ -283,6 +283,9 @@ func (ed *editor) get(pos uint32) record {
 
 // put replaces the record of a unit of the open leaf. It drops a record that says nothing.
 func (ed *editor) put(pos uint32, r record) {
+	if r.cell.atHome() {
+		r.time, r.cause = 0, metadata.CauseNone // no table keeps them
+	}
 	old := ed.get(pos)
 	i, bit := pos>>partShift, uint64(1)<<(pos&(partUnits-1))
 	ed.load(i) // what the leaf says of its other units

@@ -246,6 +246,31 @@ func TestMapEntriesBusyOnly(t *testing.T) {
 	}
 }
 
+// TestMapForgetsHome checks that a busy unit that has gone home keeps neither cause nor time of the
+// entry that took it home: no table on disk has them. The units of a whole leaf take another way
+// than single units.
+func TestMapForgetsHome(t *testing.T) {
+	for name, count := range map[string]uint32{"one": 1, "leaf": leafUnits} {
+		t.Run(name, func(t *testing.T) {
+			m := NewMap(dirUnits, 8)
+			m.Apply(entryOf(metadata.StatePending, leafUnits, count, 0x03, 0))
+			m.SetBusy(leafUnits, uint64(count), true)
+			home := entryOf(metadata.StateHome, leafUnits, count, 0x01, 0)
+			home.Cause, home.Time = metadata.CauseRetest, 1700003824
+			m.Apply(home)
+			want := UnitInfo{Busy: true, Pending: 0x02, Cause: home.Cause, Time: home.Time}
+			if got := m.Unit(leafUnits); got != want {
+				t.Errorf("with a block that is pending it is %+v, want %+v", got, want)
+			}
+			home.Mask = 0x02
+			m.Apply(home)
+			if got, want := m.Unit(leafUnits), (UnitInfo{Busy: true}); got != want {
+				t.Errorf("at home it is %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
 func TestMapDoesNotAllocate(t *testing.T) {
 	m := NewMap(4*dirUnits, 8)
 	m.Apply(entryOf(metadata.StateMapped, 10, 3000, 0xff, 5))
