@@ -33,8 +33,8 @@ var (
 	ErrDrill = errors.New("the drill failed")
 	// errDrillUnder refuses a second rehearsal.
 	errDrillUnder = errors.New("a drill is under way")
-	// errDrillEnd ends a rehearsal because the server ends.
-	errDrillEnd = errors.New("the server ends")
+	// ErrDrillEnded is the cause of an ErrDrill if the rehearsal ended because the server ends.
+	ErrDrillEnded = errors.New("the server ends")
 )
 
 // DrillStep is one step of a rehearsal.
@@ -92,7 +92,7 @@ func (c *Coordinator) Drill(done func(DrillResult)) error {
 	case c.drill != nil:
 		return fmt.Errorf("%w: %w", remap.ErrBusy, errDrillUnder)
 	case c.closing:
-		return fmt.Errorf("%w: %w", remap.ErrBusy, errDrillEnd)
+		return fmt.Errorf("%w: %w", remap.ErrBusy, ErrDrillEnded)
 	}
 	units, err := c.arbiter.ReserveUnits(1 + drillSpares)
 	if err != nil {
@@ -243,7 +243,7 @@ func (d *drill) run() {
 			d.endStep()
 		}
 		if d.c.closing {
-			d.fail(errDrillEnd)
+			d.fail(ErrDrillEnded)
 		}
 	}
 	d.running = false
@@ -322,9 +322,19 @@ func (c *Coordinator) tickDrill(now int64) {
 		d.later(func() { d.engine.Tick(now) })
 	}
 	if c.closing {
-		d.fail(errDrillEnd)
+		d.fail(ErrDrillEnded)
 	}
 	d.run()
+}
+
+// endDrill ends a rehearsal early, because the server ends. It begins nothing more. It is over once
+// what it has under way has ended, and the end of the server waits for that: its units are free to
+// the next server, which must not have one of its writes come in between.
+func (c *Coordinator) endDrill() {
+	if c.drill != nil {
+		c.drill.fail(ErrDrillEnded)
+		c.drill.run()
+	}
 }
 
 // drillEngine is what the Engine of a rehearsal asks for.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"errors"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -211,8 +212,74 @@ func TestDrillEnds(t *testing.T) {
 			}
 		}
 		if !stopped || d.result == nil || len(d.result.Steps) < len(drillScript) &&
-			!errors.Is(d.result.Err, errDrillEnd) {
+			!errors.Is(d.result.Err, ErrDrillEnded) {
 			t.Fatalf("after %d: stopped %v, %+v, %q", n, stopped, d.result, d.com.calls)
 		}
+	}
+}
+
+// TestDrillEndsBeforeTheServer: wherever a rehearsal is, a leave and a stop wait for what it has
+// under way, and it begins nothing more. Its units are free to the next server.
+func TestDrillEndsBeforeTheServer(t *testing.T) {
+	for n := range 40 {
+		for _, leave := range []bool{false, true} {
+			d := newDrillRig(t)
+			before := d.Status().Arbiter
+			if err := d.begin(); err != nil {
+				t.Fatal(err)
+			}
+			if d.goOn(n); d.result != nil {
+				if n < 20 {
+					t.Fatalf("it has ended after %d", n)
+				}
+				return
+			}
+			d.endServer(n, leave)
+			if now := d.Status().Arbiter; now != before || d.result == nil ||
+				!errors.Is(d.result.Err, ErrDrillEnded) {
+				t.Fatalf("after %d, leave %v: %+v; %+v, before %+v", n, leave, d.result, now,
+					before)
+			}
+		}
+	}
+}
+
+// endServer ends the server in the middle of a rehearsal. A commit or an operation of it ends, and
+// then the end must come at once.
+func (d *drillRig) endServer(n int, leave bool) {
+	d.t.Helper()
+	committing, busy := slices.Contains(d.com.calls, "commit"), len(d.rig.ios) > 0
+	ticket, begun, ended := d.com.next, len(d.calls), false
+	d.com.calls, d.com.busy = nil, committing
+	if leave {
+		d.Leave(time.Minute, func(error) { ended = true })
+	} else {
+		d.Stop(time.Minute, func(Stopped) { ended = true })
+		d.com.results = []metadata.Result{{Ticket: d.com.next, Outcome: metadata.OutcomeDurable}}
+		d.Step()
+	}
+	if (committing || busy) && (ended || d.result != nil) || len(d.calls) > begun {
+		d.t.Fatalf("after %d, leave %v: ended %v with %d under way, %+v; begun %q", n, leave, ended,
+			len(d.rig.ios), d.result, d.calls[begun:])
+	}
+	if committing {
+		d.com.busy = false
+		d.com.results = []metadata.Result{{Ticket: ticket, Outcome: metadata.OutcomeDurable}}
+		d.Step()
+	}
+	for range 3 { // what is under way: a read, or a write and its flush
+		if d.result == nil && len(d.rig.ios) > 0 {
+			d.carryOut()
+		}
+	}
+	writes := func(s string) bool { return !strings.HasPrefix(s, "flush") }
+	if slices.ContainsFunc(d.calls[begun:], writes) {
+		d.t.Fatalf("after %d, leave %v: it goes on: %q", n, leave, d.calls[begun:])
+	}
+	for !leave && !ended && len(d.rig.ios) > 0 {
+		d.carryOut() // the flushes of a stop
+	}
+	if !ended {
+		d.t.Fatalf("after %d, leave %v: it hangs: %q", n, leave, d.calls[begun:])
 	}
 }

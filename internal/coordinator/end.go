@@ -19,7 +19,10 @@ import (
 // treats everything as not flushed. The wait only helps to avoid a commit of unknown outcome;
 // nothing more depends on it.
 //
-// Both wait a limited time for the Committer. That is safe: everything acknowledged is in the log,
+// Both also end a drill, and wait for what it has under way: it ends because of them, and begins
+// nothing more. They wait for the last writes of the flight recorder, too.
+//
+// Both wait a limited time for all of this. That is safe: everything acknowledged is in the log,
 // and the next start replays it.
 
 var (
@@ -65,6 +68,8 @@ func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
 	c.HoldScrub()
 	c.EndRetest()
 	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
+	c.closing = true
+	c.endDrill()
 	c.endEvents()
 	t, err := c.com.Checkpoint()
 	if err != nil {
@@ -86,18 +91,22 @@ func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 	}
 }
 
-// Leave waits for what the Committer has under way, at most for the given time.
+// Leave ends a drill, and waits for what it, the Committer and the flight recorder have under way,
+// at most for the given time.
 func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
 	c.HoldScrub()
 	c.EndRetest()
 	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
+	c.closing = true
+	c.endDrill()
 	c.endEvents()
 	c.pump()
 }
 
-// advanceEnd continues the end once the Committer has nothing under way.
+// advanceEnd continues the end once nothing of the Committer, of a drill or of the flight recorder
+// is under way.
 func (c *Coordinator) advanceEnd() {
-	if c.end.step == endDrain && c.com.Idle() && c.eventsIdle() {
+	if c.end.step == endDrain && c.com.Idle() && c.drill == nil && c.eventsIdle() {
 		c.drained(nil)
 	}
 }
@@ -106,7 +115,8 @@ func (c *Coordinator) advanceEnd() {
 func (c *Coordinator) tickEnd(now int64) {
 	if e := &c.end; e.due != 0 && e.due <= now {
 		if c.end.step == endDrain && c.com.Idle() {
-			c.drained(nil) // only the flight recorder is late, and nothing depends on that
+			// Only the flight recorder or a drill is late, and no table depends on these.
+			c.drained(nil)
 			return
 		}
 		c.drained(ErrStillWriting)

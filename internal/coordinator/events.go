@@ -118,7 +118,6 @@ func (c *Coordinator) eventsWritten(lane int, res int32, unflushed bool) {
 
 // endEvents has everything written at once.
 func (c *Coordinator) endEvents() {
-	c.closing = true
 	if c.recorder == nil {
 		return
 	}
