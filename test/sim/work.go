@@ -217,8 +217,9 @@ func (s *sim) repair() {
 		switch tries {
 		case 50:
 			// One mirror takes no write, and the other one has missed a record because flushes
-			// failed. Two things are wrong at once, and only one of them is repaired here.
-			if s.cfg.meta == metaMirror && s.cfg.rates.flush > 0 {
+			// failed, or because of a shortage. Two things are wrong at once, and only one of them
+			// is repaired here.
+			if s.cfg.meta == metaMirror && (s.cfg.rates.flush > 0 || s.cfg.shortages) {
 				s.refuseMetadata(false)
 			}
 		case 100:
