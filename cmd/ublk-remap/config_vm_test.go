@@ -129,6 +129,7 @@ func scanOf(t *testing.T, backing string) scanned {
 
 // scan says what each disk needs, and changes nothing.
 func TestScan(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	dir := useConfigDir(t, nil)
 	disk := newDisk(t, 512)
 	spared := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})

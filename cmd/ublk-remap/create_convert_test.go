@@ -20,6 +20,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
+	"ublkremap/test/vmtest"
 )
 
 // tool runs a program, or skips the test if it is not installed.
@@ -255,6 +256,7 @@ func (d cutDevice) WriteAt(p []byte, off int64) (int, error) {
 // TestInterrupted cuts a conversion and a release at every write, and finishes them with the
 // command.
 func TestInterrupted(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 12<<20), diskFile(t, 8<<20)
 	fill := make([]byte, 8<<20)

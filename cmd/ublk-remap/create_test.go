@@ -14,6 +14,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
+	"ublkremap/test/vmtest"
 )
 
 func TestCreate(t *testing.T) {
@@ -173,6 +174,7 @@ func TestCreateWithBadBlocks(t *testing.T) {
 // TestCreateRefusesBeforeItChanges: when a list is refused, for whatever reason, the disk is
 // unchanged, also with --force.
 func TestCreateRefusesBeforeItChanges(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 64<<20), diskFile(t, 32<<20)
 	for i, path := range []string{disk, spare} {
@@ -284,6 +286,7 @@ func TestCreateRaces(t *testing.T) {
 
 // TestStoppedDiskIsSeen: other tools do not take the disks of a stopped set for empty disks.
 func TestStoppedDiskIsSeen(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 400<<20), diskFile(t, 16<<20)
 	mustRun(t, 0, "create", disk, "--name", "seen", "--spare-device", spare)

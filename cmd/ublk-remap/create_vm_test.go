@@ -60,6 +60,7 @@ func TestCreateGoesAround(t *testing.T) {
 // TestCreateWithoutSpares: if the spare region takes no writes, nothing is prepared and nothing is
 // changed, also on a disk that is full of data.
 func TestCreateWithoutSpares(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	rng := rig.Random(t)

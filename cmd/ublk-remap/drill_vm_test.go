@@ -60,6 +60,7 @@ func TestDrill(t *testing.T) {
 // TestDrillUnderLoad: drills beside a program that writes and verifies all the time, some of which
 // die with their server in the middle, harm nobody and leave no spare unit in use.
 func TestDrillUnderLoad(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if testing.Short() {
 		t.Skip("several drills under fio")
 	}

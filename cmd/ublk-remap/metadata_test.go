@@ -14,6 +14,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
+	"ublkremap/test/vmtest"
 )
 
 // patch writes bytes into a file.
@@ -504,6 +505,7 @@ func TestMetadataBusy(t *testing.T) {
 
 // TestMetadataSpareDevices: every verb refuses a wrong spare device, says why, and writes nothing.
 func TestMetadataSpareDevices(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 24<<20), diskFile(t, 16<<20)
 	disk2, spare2 := diskFile(t, 24<<20), diskFile(t, 16<<20)
