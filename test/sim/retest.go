@@ -46,8 +46,9 @@ func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
 	case !ok && !failed:
 	case !ok && io.n == int64(s.plan.BlockSize()):
 		// Several blocks that fail together are tried once more, one by one. An operator's move may
-		// fail between two tests; a retest does not know of it.
-		if t != nil {
+		// fail between two tests, and its write within one; a retest does not know of it. The read
+		// that ends the test tells what the home holds.
+		if t != nil && io.kind == ioRead {
 			t.written = false
 		}
 	case !ok:
