@@ -79,6 +79,7 @@ func (s *sim) spoil() {
 	if end := s.spareEnd(p); p.off+n > end {
 		n = end - p.off
 	}
+	s.spareFaults++
 	s.tracef("FAULT in the spare region, disk %d @%d+%d: %v", p.disk, p.off, n, f)
 	s.disks[p.disk].spoil(p.off, n, f)
 }

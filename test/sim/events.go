@@ -23,13 +23,13 @@ func (sv *server) maybeDrill() {
 	if !s.cfg.events || !sv.opened || sv.queuesEnded || s.step%drillEvery != 0 {
 		return
 	}
-	mayFail := s.mayFailDrill() // a fault can be over when the drill ends
+	mayFail, faults := s.mayFailDrill(), s.spareFaults // a fault can be over when the drill ends
 	// An error means that the device is in no state for it.
 	_ = sv.coord.Drill(func(r coordinator.DrillResult) {
 		s.stats.Drills++
 		s.tracef("  a drill: %d steps: %v", len(r.Steps), r.Err)
 		if r.Err != nil && !errors.Is(r.Err, coordinator.ErrDrillEnded) && !mayFail &&
-			!s.mayFailDrill() {
+			!s.mayFailDrill() && s.spareFaults == faults {
 			s.failf("a drill on disks that are in order: %v", r.Err)
 		}
 	})

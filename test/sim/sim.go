@@ -40,6 +40,7 @@ type sim struct {
 	stats  Stats
 
 	eventsDurable uint64 // number of the newest event that is known to be on a disk
+	spareFaults   int    // that there were so far
 
 	now   int64 // monotonic ns
 	step  int64 // events so far
