@@ -15,7 +15,7 @@ import (
 )
 
 // statusNames are the stable names of `status --json`, see docs/COMMAND.md.
-const statusNames = `device id name uuid state reason action waiting_since
+const statusNames = `device id name uuid state reason action waiting_since created
 backing block_size size_blocks
 spare spare.total spare.used spare.free spare.devices spare.devices[].device spare.devices[].total
 remaps pending lost table table.entries table.max table.growth
