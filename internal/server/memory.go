@@ -27,7 +27,7 @@ import (
 const (
 	// heapReserve is how much heap there is beyond 1.5 times the live heap, in bytes. The garbage
 	// of some hundred heals fits into it.
-	heapReserve = 8 << 20
+	heapReserve = 6 << 20
 	// heapFilled is how much of the limit is made present, in percent. The runtime collects garbage
 	// before the heap gets there. From 95 % of the limit on it gives pages back to the system.
 	heapFilled = 95
