@@ -111,17 +111,24 @@ func move[T any](r *router, f func(context.Context, []Range) (T, error)) http.Ha
 			reply(w, nil, err)
 			return
 		}
-		begun(req)
-		if !r.moves.enter() {
-			reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
-			return
-		}
-		defer r.moves.leave()
-		ctx, cancel := context.WithTimeout(req.Context(), MoveTimeout)
-		defer cancel()
-		done, err := f(ctx, ranges)
-		reply(w, done, err)
+		moving(r, w, req, func(ctx context.Context) (T, error) { return f(ctx, ranges) })
 	}
+}
+
+// moving answers a request whose body was read, by moving blocks. Only so many requests may do so
+// at once.
+func moving[T any](r *router, w http.ResponseWriter, req *http.Request,
+	f func(context.Context) (T, error)) {
+	begun(req)
+	if !r.moves.enter() {
+		reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
+		return
+	}
+	defer r.moves.leave()
+	ctx, cancel := context.WithTimeout(req.Context(), MoveTimeout)
+	defer cancel()
+	done, err := f(ctx)
+	reply(w, done, err)
 }
 
 // fill answers a request whose body is the data of blocks.
@@ -142,16 +149,9 @@ func (r *router) fill(w http.ResponseWriter, req *http.Request) {
 		reply(w, nil, err)
 		return
 	}
-	begun(req)
-	if !r.moves.enter() {
-		reply(w, nil, fmt.Errorf("%w: %d moves wait already; try again", ErrBusy, maxMoves))
-		return
-	}
-	defer r.moves.leave()
-	ctx, cancel := context.WithTimeout(req.Context(), MoveTimeout)
-	defer cancel()
-	done, err := r.h.Fill(ctx, block, data)
-	reply(w, done, err)
+	moving(r, w, req, func(ctx context.Context) (FillReply, error) {
+		return r.h.Fill(ctx, block, data)
+	})
 }
 
 func (r *router) scrub(w http.ResponseWriter, req *http.Request) {

@@ -22,16 +22,25 @@ type extInfo struct {
 	clean  bool  // it was unmounted in order, and has found no errors in itself
 }
 
-// readExt reads the superblock.
-func readExt(path string) (i extInfo, err error) {
+// superblock reads the superblock of a file system: so many bytes at this place of the device.
+func superblock(path string, at, size int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return i, err
+		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, 1024)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 1024, 1024), b); err != nil {
-		return i, fmt.Errorf("%s: its superblock: %w", path, err)
+	b := make([]byte, size)
+	if _, err := io.ReadFull(io.NewSectionReader(f, at, size), b); err != nil {
+		return nil, fmt.Errorf("%s: its superblock: %w", path, err)
+	}
+	return b, nil
+}
+
+// readExt reads the superblock.
+func readExt(path string) (i extInfo, err error) {
+	b, err := superblock(path, 1024, 1024)
+	if err != nil {
+		return i, err
 	}
 	le := binary.LittleEndian
 	if le.Uint16(b[0x38:]) != 0xef53 || le.Uint32(b[0x18:]) > 6 {

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -23,14 +21,9 @@ type xfsInfo struct {
 
 // readXFS reads the superblock.
 func readXFS(path string) (i xfsInfo, err error) {
-	f, err := os.Open(path)
+	b, err := superblock(path, 0, 512)
 	if err != nil {
 		return i, err
-	}
-	defer f.Close()
-	b := make([]byte, 512)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 0, 512), b); err != nil {
-		return i, fmt.Errorf("%s: its superblock: %w", path, err)
 	}
 	be := binary.BigEndian
 	blocks := be.Uint64(b[8:])
