@@ -242,9 +242,6 @@ func (d *drill) run() {
 		if d.finished && !d.over {
 			d.endStep()
 		}
-		if d.c.closing {
-			d.fail(ErrDrillEnded)
-		}
 	}
 	d.running = false
 	if d.over && len(d.ios) == 0 && d.commits == 0 {
@@ -320,9 +317,6 @@ func (c *Coordinator) tickDrill(now int64) {
 	}
 	if due := d.engine.Deadline(); due != 0 && due <= now {
 		d.later(func() { d.engine.Tick(now) })
-	}
-	if c.closing {
-		d.fail(ErrDrillEnded)
 	}
 	d.run()
 }
