@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/rescue"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 	"ublkremap/internal/lists"
 	"ublkremap/metadata"
 )
@@ -25,12 +27,13 @@ type importOptions struct {
 	status    string
 	markOnly  bool
 	dryRun    bool
+	spares    []string
 }
 
 // imported is what import prints as JSON. Listed is the number of blocks that the list is about;
 // each is counted in Marked, Known or Spared.
 type imported struct {
-	Device string `json:"device"`
+	Device string `json:"device"` // the backing, if no server has it
 	Format string `json:"format"`
 	Listed uint64 `json:"listed"` // blocks of the device
 	Marked uint64 `json:"marked"` // became pending
@@ -50,13 +53,17 @@ type imported struct {
 func importCommand(a *app) *cobra.Command {
 	var o importOptions
 	cmd := &cobra.Command{
-		Use:   "import DEV|NAME FILE|- --format badblocks|ddrescue|smart|nvme|dm-remap",
+		Use: "import DEV|NAME|BACKING FILE|- " +
+			"--format badblocks|ddrescue|smart|nvme|dm-remap",
 		Short: "Take over another tool's list of bad blocks, while the device is in use",
 		Long: `Take over another tool's list of bad blocks, while the device is in use. The blocks
 become pending: they are read as before, and their next write goes to the spare
 region at once. Then each is read; what still reads moves to the spare region, and
 is read back there before its home is given up. So no data is lost, also if the
 list is wrong.
+
+If the set is stopped its blocks only become pending, as by --mark-only. Run it
+again once the set is started, to have what still reads moved.
 
 All of the list is read before anything is changed. An import that was interrupted
 is continued by running it again.`,
@@ -77,6 +84,7 @@ is continued by running it again.`,
 	f.BoolVar(&o.markOnly, "mark-only", false, "do not read the blocks: all become pending, and "+
 		"what reads stays at home until it is written")
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	spareFlag(cmd, &o.spares)
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -93,11 +101,22 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 		return fmt.Errorf("--of %q: %w: want device or disk", o.of, exit.ErrUsage)
 	}
 	r, err := a.host().Lookup(dev)
+	if errors.Is(err, host.ErrNotFound) || err == nil && !control.Owned(r.Name) &&
+		!host.Present(r) {
+		return a.importStopped(ctx, dev, file, o)
+	}
 	if err != nil {
 		return err
 	}
 	out := imported{Device: r.Device, Format: o.format, DryRun: o.dryRun}
-	ranges, err := a.listed(ctx, r, file, o, &out)
+	ranges, err := a.listed(importTarget{r.Backing, int64(r.Blocks), int64(r.BlockSize),
+		func() (*metadata.Layout, error) {
+			b, _, err := takeBackup(ctx, a, r.Name, nil)
+			if err != nil {
+				return nil, err
+			}
+			return b.Layout(), nil
+		}}, file, o, &out)
 	if err != nil {
 		return err
 	}
@@ -119,9 +138,16 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 	return nil
 }
 
+// importTarget is what a list is about.
+type importTarget struct {
+	backing      string
+	blocks, size int64 // of the device, and the bytes of a block
+	layout       func() (*metadata.Layout, error)
+}
+
 // listed reads a list, and returns which blocks of the device it is about, in order.
-func (a *app) listed(ctx context.Context, r *control.Record, file string, o importOptions,
-	out *imported) ([]control.Range, error) {
+func (a *app) listed(r importTarget, file string, o importOptions, out *imported) ([]control.Range,
+	error) {
 	in, name := a.in, "standard input"
 	if file != "-" {
 		f, err := os.Open(file)
@@ -141,23 +167,22 @@ func (a *app) listed(ctx context.Context, r *control.Record, file string, o impo
 		return nil, err
 	}
 	options := lists.Options{Format: o.format, Block: o.blockSize, Offset: offset,
-		Size: int64(r.Blocks) * int64(r.BlockSize), Status: o.status, BlockFlag: "--block-size"}
+		Size: r.blocks * r.size, Status: o.status, BlockFlag: "--block-size"}
 	if o.of == "device" {
 		list, err := lists.Read(in, name, options)
 		if err != nil {
 			return nil, err
 		}
 		a.warnOfListBlocks(list, options)
-		return blocksOf(list.Ranges, int64(r.BlockSize)), nil
+		return blocksOf(list.Ranges, r.size), nil
 	}
-	b, _, err := takeBackup(ctx, a, r.Name, nil)
+	l, err := r.layout()
 	if err != nil {
 		return nil, err
 	}
-	l := b.Layout()
 	options.Size = l.Devices()[0].Size
 	if o.offset == "" {
-		options.Offset = -blockdev.PartitionStart(r.Backing)
+		options.Offset = -blockdev.PartitionStart(r.backing)
 	}
 	list, err := lists.Read(in, name, options)
 	if err != nil {

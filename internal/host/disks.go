@@ -131,6 +131,30 @@ func notServedElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Su
 		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", sb.Name))
 }
 
+// OpenToMark opens a stopped set whose table is to change. The error is ErrRefused if it has a device
+// or a server, and that of set.CheckNewest if another disk is the newer copy of this one: a change
+// would make the older one the newer.
+func OpenToMark(ctx context.Context, path string, spares []string, readOnly bool) (*set.Set,
+	error) {
+	s, err := set.Open(ctx, path, spares, blockdev.Options{ReadOnly: readOnly})
+	if err != nil {
+		return nil, sayServed(ctx, path, err)
+	}
+	err = NotAwaited(path, s.Devices[0])
+	for _, d := range s.Devices {
+		if err == nil {
+			err = NotServed(d)
+		}
+	}
+	if err == nil {
+		err = set.CheckNewest(ctx, path, set.IdentityOf(s.Superblock))
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
 // OpenToRelease opens a set that will become a plain disk. It also opens one whose backing does not
 // say that it is a set, because a create --in-place or a release was interrupted. In that case the
 // spare device that says so must be named, and the set has no Superblock.
