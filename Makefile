@@ -46,15 +46,19 @@ VM_TIMEOUT ?= 60m
 
 VMEXEC  = $(CURDIR)/bin/vmexec
 # go test splits -exec at spaces, so the checkout's path goes in quotes.
-VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' $(VMFLAGS)
+VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/ublk-remap' \
+	-file '$(CURDIR)/bin/ublk-remap-monitor:/usr/local/bin/ublk-remap-monitor' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
 .PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench bench-map demo fuzz clean help FORCE
 
-build: bin/ublk-remap ## build the static binary bin/ublk-remap
+build: bin/ublk-remap bin/ublk-remap-monitor ## build the static binaries bin/ublk-remap and, for some of its verbs, bin/ublk-remap-monitor
 
 bin/ublk-remap: FORCE
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ublk-remap
+
+bin/ublk-remap-monitor: FORCE
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/ublk-remap/ublk-remap-monitor
 
 vmexec: bin/vmexec ## build bin/vmexec, which runs programs in guests
 

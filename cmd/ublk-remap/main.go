@@ -33,7 +33,7 @@ func main() {
 
 // run is the whole command, also for tests. It returns the exit code.
 func run(ctx context.Context, args []string, std stdio) int {
-	a := &app{stdio: std, ctx: ctx}
+	a := &app{stdio: std, args: args, ctx: ctx}
 	root := newRoot(a)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

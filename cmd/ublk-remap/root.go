@@ -24,6 +24,7 @@ type stdio struct {
 // app is what all verbs share.
 type app struct {
 	stdio
+	args      []string        // of the command line, without the program
 	ctx       context.Context // ends by SIGINT and SIGTERM
 	parsed    bool            // the command line made sense
 	json      bool
@@ -80,7 +81,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 		listCommand(a), statusCommand(a), eventsCommand(a), drillCommand(a),
 		healthCommand(a),
 		fillCommand(a),
-		checkCommand(a),
+		checkCommand(a), monitorCommand(a),
 		filesCommand(a),
 		remapCommand(a), scrubCommand(a), resumeCommand(a),
 		importCommand(a), exportCommand(a),

@@ -10,6 +10,7 @@ esac
 
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || :
+	systemctl try-restart ublk-remap-monitor.service || :
 fi
 if [ -e /run/udev/control ]; then
 	udevadm control --reload || :

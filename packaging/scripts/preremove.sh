@@ -22,3 +22,6 @@ if [ -n "$live" ]; then
 	done
 	exit 1
 fi
+if [ -d /run/systemd/system ]; then
+	systemctl disable --now ublk-remap-monitor.service || :
+fi

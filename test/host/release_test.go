@@ -264,6 +264,9 @@ rpm2cpio "$3" >"$1/cpio" || test -s "$1/cpio"
 tar -xzf "$4" -C "$1/tar" --strip-components=1
 cmp "$1/deb/usr/sbin/ublk-remap" "$1/rpm/usr/sbin/ublk-remap"
 cmp "$1/deb/usr/sbin/ublk-remap" "$1/tar/ublk-remap"
+second=usr/libexec/ublk-remap/ublk-remap-monitor
+cmp "$1/deb/$second" "$1/rpm/$second"
+cmp "$1/deb/$second" "$1/tar/ublk-remap-monitor"
 for f in deb/usr/share/doc/ublk-remap rpm/usr/share/doc/ublk-remap tar; do
 	cmp "$5" "$1/$f/ublk-remap.cdx.json"
 done
@@ -271,7 +274,7 @@ cmp "$1/rpm/usr/share/licenses/ublk-remap/THIRD-PARTY" "$1/tar/THIRD-PARTY"`, di
 				r.file(t, names[0]), r.file(t, names[1]), r.file(t, arch+".tar.gz"),
 				r.file(t, arch+".cdx.json"))
 			parts := components(t, r.file(t, arch+".cdx.json"))
-			want := linked(t, dir+"/tar/ublk-remap")
+			want := linked(t, dir+"/tar/ublk-remap", dir+"/tar/ublk-remap-monitor")
 			if !slices.Equal(parts, want) {
 				t.Errorf("the list has\n%q\nthe binary\n%q", parts, want)
 			}
@@ -291,19 +294,22 @@ cmp "$1/rpm/usr/share/licenses/ublk-remap/THIRD-PARTY" "$1/tar/THIRD-PARTY"`, di
 	}
 }
 
-// linked returns the modules that Go's linker has noted in a binary.
-func linked(t *testing.T, path string) []string {
+// linked returns the modules that Go's linker has noted in binaries.
+func linked(t *testing.T, paths ...string) []string {
 	t.Helper()
-	info, err := buildinfo.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := []string{"std@" + strings.TrimPrefix(info.GoVersion, "go")}
-	for _, m := range info.Deps {
-		found = append(found, m.Path+"@"+m.Version)
+	var found []string
+	for _, path := range paths {
+		info, err := buildinfo.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, "std@"+strings.TrimPrefix(info.GoVersion, "go"))
+		for _, m := range info.Deps {
+			found = append(found, m.Path+"@"+m.Version)
+		}
 	}
 	slices.Sort(found)
-	return found
+	return slices.Compact(found)
 }
 
 // components returns what a CycloneDX document names. Each must have a licence.

@@ -24,7 +24,18 @@ func describe(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := run(self, "1.2.3-rc.1", "../../LICENSE", dir); err != nil {
+	// The second binary is the same one by another name.
+	second := filepath.Join(dir, "second")
+	if err := os.Link(self, second); err != nil {
+		text, err := os.ReadFile(self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(second, text, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run([]string{self, second}, "1.2.3-rc.1", "../../LICENSE", dir); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -73,6 +84,11 @@ func TestDocument(t *testing.T) {
 	slices.Sort(got)
 	if len(want) < 3 || !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+	if parts := b.Metadata.Component.Components; parts == nil || len(*parts) != 1 ||
+		(*parts)[0].Name != "second" || len(*b.Dependencies) != 2 ||
+		len(*(*b.Dependencies)[1].Dependencies) != len(want) {
+		t.Errorf("the second binary: %+v, %+v", parts, b.Dependencies)
 	}
 	if b.Metadata.Component.Version != "1.2.3-rc.1" ||
 		b.Metadata.Timestamp != "2026-09-21T14:13:20Z" {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -12,44 +13,66 @@ import (
 // specVersion is one that the tools of 2026 read; newer ones add nothing that is used here.
 const specVersion = cdx.SpecVersion1_6
 
-// cycloneDX writes the document: the program, its parts, and that it depends on each of them. (A
-// binary does not say which part needs which.)
+// cycloneDX writes the document: the first binary, the others as parts of it, the modules, and
+// which binary depends on which module. (A binary does not say which module needs which.)
 func (p *program) cycloneDX() ([]byte, error) {
 	b := cdx.NewBOM()
-	// The name of this very binary.
-	b.SerialNumber = uuid.NewSHA1(uuid.NameSpaceOID, p.sum[:]).URN()
-	main := cdx.Component{
-		BOMRef: "ublk-remap", Type: cdx.ComponentTypeApplication, Name: "ublk-remap",
-		Version: p.version, PackageURL: "pkg:generic/ublk-remap@" + p.version,
-		Licenses: licences([]string{"MIT"}),
-		Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256,
-			Value: fmt.Sprintf("%x", p.sum)}},
+	// The name of these very binaries.
+	var sums []byte
+	var programs []cdx.Component
+	var depends []cdx.Dependency
+	for _, bin := range p.binaries {
+		sums = append(sums, bin.sum[:]...)
+		c := bin.component(p.version)
+		programs = append(programs, c)
+		var refs []string
+		for _, part := range bin.linked() {
+			refs = append(refs, part.ref())
+		}
+		slices.Sort(refs)
+		depends = append(depends, cdx.Dependency{Ref: c.BOMRef, Dependencies: &refs})
+	}
+	b.SerialNumber = uuid.NewSHA1(uuid.NameSpaceOID, sums).URN()
+	main := programs[0]
+	if further := programs[1:]; len(further) > 0 {
+		main.Components = &further
 	}
 	b.Metadata = &cdx.Metadata{Timestamp: p.built.Format(time.RFC3339), Component: &main}
-	var properties []cdx.Property
-	for _, s := range p.info.Settings {
-		switch s.Key {
-		case "GOOS", "GOARCH", "GOAMD64", "GOARM64", "CGO_ENABLED":
-			properties = append(properties, cdx.Property{Name: "go:" + s.Key, Value: s.Value})
-		}
-	}
-	main.Properties = &properties
 	var components []cdx.Component
-	var refs []string
 	for _, part := range p.parts {
-		c := part.component()
-		components, refs = append(components, c), append(refs, c.BOMRef)
+		components = append(components, part.component())
 	}
 	b.Components = &components
-	b.Dependencies = &[]cdx.Dependency{{Ref: main.BOMRef, Dependencies: &refs}}
+	b.Dependencies = &depends
 	var text bytes.Buffer
 	err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).SetPretty(true).
 		EncodeVersion(b, specVersion)
 	return text.Bytes(), err
 }
 
+// component describes a binary.
+func (bin *binary) component(version string) cdx.Component {
+	var properties []cdx.Property
+	for _, s := range bin.info.Settings {
+		switch s.Key {
+		case "GOOS", "GOARCH", "GOAMD64", "GOARM64", "CGO_ENABLED":
+			properties = append(properties, cdx.Property{Name: "go:" + s.Key, Value: s.Value})
+		}
+	}
+	return cdx.Component{
+		BOMRef: bin.name, Type: cdx.ComponentTypeApplication, Name: bin.name, Version: version,
+		PackageURL: "pkg:generic/" + bin.name + "@" + version, Licenses: licences([]string{"MIT"}),
+		Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256,
+			Value: fmt.Sprintf("%x", bin.sum)}},
+		Properties: &properties,
+	}
+}
+
+// ref is what the document calls a part.
+func (p *part) ref() string { return "pkg:golang/" + p.name() }
+
 func (p *part) component() cdx.Component {
-	purl := "pkg:golang/" + p.path + "@" + p.version
+	purl := p.ref()
 	c := cdx.Component{
 		BOMRef: purl, Type: cdx.ComponentTypeLibrary, Name: p.path, Version: p.version,
 		PackageURL: purl, Scope: cdx.ScopeRequired, Licenses: licences(p.spdx),

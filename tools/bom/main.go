@@ -1,7 +1,8 @@
-// Command bom says what a program was linked from: it reads the list of modules that Go left
-// in the binary, and their licences from the module cache.
+// Command bom says what programs were linked from: it reads the list of modules that Go left
+// in each binary, and their licences from the module cache. The first binary is the program that
+// the package is named after; the others are parts of it.
 //
-//	bom -version VERSION -license FILE -out DIRECTORY BINARY
+//	bom -version VERSION -license FILE -out DIRECTORY BINARY...
 //
 // It writes into DIRECTORY
 //
@@ -29,12 +30,18 @@ import (
 
 // program is what is described.
 type program struct {
-	version string
-	license []byte // of the program's own source
-	sum     [sha256.Size]byte
-	built   time.Time
-	info    *debug.BuildInfo
-	parts   []*part
+	version  string
+	license  []byte // of the program's own source
+	built    time.Time
+	binaries []*binary
+	parts    []*part // of all binaries
+}
+
+// binary is a file that Go linked.
+type binary struct {
+	name string // of the file
+	sum  [sha256.Size]byte
+	info *debug.BuildInfo
 }
 
 func main() {
@@ -42,18 +49,18 @@ func main() {
 	license := flag.String("license", "LICENSE", "the program's own licence")
 	out := flag.String("out", ".", "where to write")
 	flag.Parse()
-	if flag.NArg() != 1 || *version == "" {
+	if flag.NArg() == 0 || *version == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(flag.Arg(0), *version, *license, *out); err != nil {
+	if err := run(flag.Args(), *version, *license, *out); err != nil {
 		fmt.Fprintf(os.Stderr, "bom: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(binary, version, license, out string) error {
-	p, err := read(binary, version, license)
+func run(binaries []string, version, license, out string) error {
+	p, err := read(binaries, version, license)
 	if err != nil {
 		return err
 	}
@@ -68,28 +75,27 @@ func run(binary, version, license, out string) error {
 		write("THIRD-PARTY", p.thirdParty()), write("spdx", []byte(p.spdx()+"\n")))
 }
 
-// read looks into a binary and for the licences of what is in it.
-func read(binary, version, license string) (*program, error) {
+// read looks into binaries and for the licences of what is in them.
+func read(paths []string, version, license string) (*program, error) {
 	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("SOURCE_DATE_EPOCH: %w", err)
 	}
-	info, err := buildinfo.ReadFile(binary)
-	if err != nil {
+	p := &program{version: version, built: time.Unix(seconds, 0).UTC()}
+	if p.license, err = os.ReadFile(license); err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(binary)
-	if err != nil {
-		return nil, err
+	for _, path := range paths {
+		info, err := buildinfo.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		p.binaries = append(p.binaries, &binary{filepath.Base(path), sha256.Sum256(text), info})
 	}
-	own, err := os.ReadFile(license)
-	if err != nil {
-		return nil, err
-	}
-	parts, err := partsOf(info)
-	if err != nil {
-		return nil, err
-	}
-	return &program{version: version, license: own, sum: sha256.Sum256(text),
-		built: time.Unix(seconds, 0).UTC(), info: info, parts: parts}, nil
+	p.parts, err = partsOf(p.binaries)
+	return p, err
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -28,16 +27,35 @@ type part struct {
 // standardLibrary is what vulnerability databases call Go's own packages.
 const standardLibrary = "std"
 
-// partsOf finds the parts of a binary with their licences, in the order of their paths.
-func partsOf(info *debug.BuildInfo) ([]*part, error) {
-	parts := []*part{{path: standardLibrary, version: strings.TrimPrefix(info.GoVersion, "go")}}
-	args := []string{"mod", "download", "-json"}
-	for _, m := range info.Deps {
+// linked returns the parts of a binary as Go noted them, without their licences.
+func (b *binary) linked() []*part {
+	parts := []*part{{path: standardLibrary, version: strings.TrimPrefix(b.info.GoVersion, "go")}}
+	for _, m := range b.info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
 		}
 		parts = append(parts, &part{path: m.Path, version: m.Version, sum: m.Sum})
-		args = append(args, m.Path+"@"+m.Version)
+	}
+	return parts
+}
+
+// partsOf finds the parts of binaries with their licences, in the order of their paths. A part of
+// several binaries is named once: they come from one go.mod.
+func partsOf(binaries []*binary) ([]*part, error) {
+	var parts []*part
+	args := []string{"mod", "download", "-json"}
+	seen := map[string]bool{}
+	for _, b := range binaries {
+		for _, p := range b.linked() {
+			if seen[p.name()] {
+				continue
+			}
+			seen[p.name()] = true
+			parts = append(parts, p)
+			if p.path != standardLibrary {
+				args = append(args, p.name())
+			}
+		}
 	}
 	dirs, err := moduleDirs(args)
 	if err != nil {

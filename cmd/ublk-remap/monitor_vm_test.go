@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"ublkremap/cmd/ublk-remap/internal/companion"
+	"ublkremap/test/rig"
+	"ublkremap/test/vmtest"
+)
+
+// TestMonitor: the metrics and the plugin follow what happens to a device.
+func TestMonitor(t *testing.T) {
+	vmtest.OnOneKernel(t)
+	vmtest.NeedUblk(t)
+	useRuntimeDir(t)
+	lower := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
+	disk := vmtest.NewDM(t, vmtest.LinearTable(t, lower))
+	rig.Want(t, 0, "create", disk.Path, "--name", "seen", "--spare", "1MiB")
+	dev := rig.StartDevice(t, disk.Path)
+	const addr = "127.0.0.1:19947"
+	monitor := rig.Launch(t, vmtest.Binary(t), "monitor", "--listen", addr)
+	text := ""
+	wait := func(lines ...string) {
+		t.Helper()
+		rig.Until(t, strings.Join(lines, ", ")+" in the metrics", func() bool {
+			r, err := http.Get("http://" + addr + "/metrics")
+			if err != nil {
+				return false
+			}
+			defer r.Body.Close()
+			b, _ := io.ReadAll(r.Body)
+			text = "\n" + string(b)
+			for _, line := range lines {
+				if !strings.Contains(text, "\n"+line+"\n") {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	wait(`ublk_remap_server_up{set="seen"} 1`, `ublk_remap_remapped_units{set="seen"} 0`,
+		"ublk_remap_monitor_success 1", "ublk_remap_monitor_devices 1")
+	if r := rig.Want(t, 0, "check", "seen"); !strings.HasPrefix(r.Stdout, "UBLK-REMAP OK - seen") {
+		t.Error(r.Stdout)
+	}
+	f := rig.Open(t, dev)
+	defer f.Close()
+	disk.Swap(t, vmtest.ErrorTable(t, lower, vmtest.Extent{Start: 40000, Count: 8}))
+	for off := int64(0); off < f.Size/2; off += 1 << 20 {
+		if err := f.Write(rig.Aligned(1<<20), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait(`ublk_remap_remapped_units{set="seen"} 1`)
+	dir := t.TempDir()
+	rig.Want(t, 0, "monitor", "--textfile", dir)
+	if b, err := os.ReadFile(filepath.Join(dir, "ublk_remap.prom")); err != nil ||
+		!bytes.Contains(b, []byte(`ublk_remap_remapped_units{set="seen"} 1`)) {
+		t.Errorf("%v: %s", err, b)
+	}
+	rig.Kill(t, dev)
+	wait(`ublk_remap_server_up{set="seen"} 0`,
+		`ublk_remap_device_state{set="seen",state="failed"} 1`)
+	if strings.Contains(text, "ublk_remap_remapped_units{") {
+		t.Error("figures of a dead server")
+	}
+	if r := rig.Want(t, int(pluginCritical), "check"); !strings.Contains(r.Stdout,
+		"CRITICAL - seen") {
+		t.Error(r.Stdout)
+	}
+	rig.Want(t, 0, "start", "seen")
+	wait(`ublk_remap_server_up{set="seen"} 1`)
+	f.Close()
+	rig.Want(t, 0, "stop", "seen")
+	wait("ublk_remap_monitor_devices 0")
+	rig.Want(t, int(pluginUnknown), "check", "seen")
+	rig.Want(t, int(pluginUnknown), "check", "--frob")
+	rig.Want(t, int(pluginUnknown), "check", "a", "b")
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", monitor.Cmd.Process.Pid)); err != nil ||
+		filepath.Base(exe) != companion.Name {
+		t.Errorf("the monitor runs %q, %v", exe, err)
+	}
+	if err := monitor.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	monitor.Wait(t, rig.Limit).Want(t, 0)
+}
+
+// TestNoCompanion: without the second program there is one line that says so.
+func TestNoCompanion(t *testing.T) {
+	vmtest.OnOneKernel(t)
+	alone := filepath.Join(t.TempDir(), "ublk-remap")
+	rig.Run(t, "cp", vmtest.Binary(t), alone)
+	r := rig.Exec(t, alone, "monitor")
+	if r.Code != rig.ExitNotFound || strings.Count(r.Stderr, "\n") != 1 ||
+		!strings.HasPrefix(r.Stderr, "ublk-remap: ") ||
+		!strings.Contains(r.Stderr, companion.Name) {
+		t.Errorf("%s", r)
+	}
+	// The help is of the first program.
+	if r := rig.Exec(t, alone, "monitor", "--help"); !strings.Contains(r.Want(t, 0),
+		"--web-config") {
+		t.Errorf("%s", r)
+	}
+	if r := rig.Exec(t, alone, "monitor", "--textfile", "/", "--listen", ":1"); r.Code !=
+		rig.ExitUsage {
+		t.Errorf("%s", r)
+	}
+}

@@ -1,0 +1,54 @@
+package monitor
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ublkremap/internal/control"
+)
+
+func init() {
+	families = append(families, newDeviceFamily(), plain{
+		gauge("device_size_bytes", "Size of the device.", func(st *control.Status) float64 {
+			return float64(st.SizeBlocks) * float64(st.BlockSize)
+		}),
+		gauge("server_up", "Whether a living server has the device (1) or not (0).",
+			func(st *control.Status) float64 { return yes(st.ServerPID != 0) }),
+		{
+			desc: desc("waiting_since_timestamp_seconds", "Since when no I/O of a disk has come "+
+				"back though some is under way. There is no value if it comes back."),
+			kind:  prometheus.GaugeValue,
+			value: func(st *control.Status) float64 { return float64(st.WaitingSince.Unix()) },
+			has:   func(st *control.Status) bool { return st.WaitingSince != nil },
+		},
+	})
+}
+
+// states are all states that a device can be in, so that a state that it is not in has a 0.
+var states = []control.State{control.StateLive, control.StateRecovering, control.StateDegraded,
+	control.StateTripped, control.StateFailed, control.StateStopping, control.StateUnreachable}
+
+// deviceFamily says which devices there are, and their states.
+type deviceFamily struct{ info, state *prometheus.Desc }
+
+func newDeviceFamily() *deviceFamily {
+	return &deviceFamily{
+		info: desc("device_info", "A device and its disk. The value is 1.", "device", "uuid",
+			"backing"),
+		state: desc("device_state", "1 for the state that the device is in, 0 for the others.",
+			"state"),
+	}
+}
+
+func (f *deviceFamily) describe(to chan<- *prometheus.Desc) {
+	to <- f.info
+	to <- f.state
+}
+
+func (f *deviceFamily) collect(st *control.Status, to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(f.info, prometheus.GaugeValue, 1, st.Name, st.Device,
+		text(st.UUID), text(st.Backing))
+	for _, s := range states {
+		to <- prometheus.MustNewConstMetric(f.state, prometheus.GaugeValue, yes(st.State == s),
+			st.Name, string(s))
+	}
+}
