@@ -21,6 +21,7 @@ type SpareRead struct {
 	Next  uint32 // the unit to go on from; the number of units: there are no more
 	Units uint32 // that were read
 	Bad   uint32 // of them those that did not read
+	Slow  uint32 // of them those that were slow
 	Errno int32  // negative: why it ended early, for another reason than the medium
 }
 
@@ -30,14 +31,17 @@ type spareScrub struct {
 	from, to uint32 // units that are being read
 	end      uint32 // of the run
 	try      int
+	limit    int64 // ns: a read that takes longer is slow; 0: none is
+	began    int64
 	transfer uint64
 	data     []byte
 }
 
 // ReadSpares reads the first run of free spare units from a unit on, and tells how that ended,
 // perhaps before it returns. done must not call back into the Arbiter. Only one such read may be
-// under way. Suspect units are left alone: they are known already.
-func (a *Arbiter) ReadSpares(from uint32, done func(SpareRead)) {
+// under way. Suspect units are left alone: they are known already. A unit of which a read takes
+// longer than limit, in nanoseconds, twice, is suspect too; 0: none is.
+func (a *Arbiter) ReadSpares(from uint32, limit int64, done func(SpareRead)) {
 	s := &a.spareScrub
 	if s.data == nil {
 		s.data = metadata.AlignedBytes(spareScrubUnits * metadata.UnitSize)
@@ -54,9 +58,9 @@ func (a *Arbiter) ReadSpares(from uint32, done func(SpareRead)) {
 		done(SpareRead{Next: total})
 		return
 	}
-	_, _, limit := a.geo.spare(uint64(from) * a.geo.BlocksPerUnit())
-	to = min(to, from+uint32(limit/a.geo.BlocksPerUnit()))
-	s.done, s.res = done, SpareRead{Next: to, Units: to - from}
+	_, _, inRow := a.geo.spare(uint64(from) * a.geo.BlocksPerUnit())
+	to = min(to, from+uint32(inRow/a.geo.BlocksPerUnit()))
+	s.limit, s.done, s.res = limit, done, SpareRead{Next: to, Units: to - from}
 	s.from, s.to, s.end, s.try = from, to, to, 1
 	s.read(a)
 }
@@ -69,6 +73,7 @@ func (a *Arbiter) readableSpare(unit uint32) bool {
 func (s *spareScrub) read(a *Arbiter) {
 	device, offset := a.geo.SpareOffset(s.from)
 	s.transfer++
+	s.began = a.drv.Now()
 	t := &a.outTransfer
 	*t = Transfer{ID: s.transfer | spareScrubTransfer, Op: OpRead, Device: device, Offset: offset,
 		Data: s.data[:int(s.to-s.from)*metadata.UnitSize]}
@@ -81,11 +86,15 @@ func (s *spareScrub) transferred(a *Arbiter, id uint64, res int32) {
 		return
 	}
 	device, _ := a.geo.SpareOffset(s.from)
-	switch {
-	case int(res) == int(s.to-s.from)*metadata.UnitSize:
+	whole := int(res) == int(s.to-s.from)*metadata.UnitSize
+	slow := whole && s.limit > 0 && a.drv.Now()-s.began > s.limit
+	if whole {
 		a.deviceReads(device)
+	}
+	switch {
+	case whole && !slow:
 		s.from, s.try = s.to, 1
-	case res >= 0 || Classify(res) != ClassMedium:
+	case !whole && res >= 0 || !whole && Classify(res) != ClassMedium:
 		s.res.Errno, s.res.Next = min(res, -1), s.from
 		s.finish()
 		return
@@ -96,7 +105,12 @@ func (s *spareScrub) transferred(a *Arbiter, id uint64, res int32) {
 	default:
 		if a.readableSpare(s.from) {
 			a.suspect(s.from)
-			s.res.Bad++
+			if slow {
+				a.suspects.isSlow(s.from)
+				s.res.Slow++
+			} else {
+				s.res.Bad++
+			}
 		}
 		s.from, s.try = s.from+1, 1
 	}

@@ -27,6 +27,8 @@ type suspect struct {
 	device      uint8
 	proven      bool // another place of its device was read or written successfully since
 	failedTwice bool
+	// slow: it has not failed, but is slow to read. It is not tested: a test shows no time.
+	slow bool
 }
 
 // retireBatch is how many spare units one commit retires.
@@ -49,13 +51,34 @@ func (s *suspects) init() {
 
 // suspect notes that a spare unit failed.
 func (a *Arbiter) suspect(spare uint32) {
-	if a.alloc.Service(spare) != InService || a.alloc.Suspected(spare) {
+	switch {
+	case a.alloc.Service(spare) != InService:
+		return
+	case a.alloc.Suspected(spare):
+		if i := a.suspects.of(spare); i >= 0 {
+			a.suspects.list[i].slow = false // now it has failed
+		}
 		return
 	}
 	device, _ := a.geo.SpareOffset(spare)
 	a.alloc.Suspect(spare, true)
 	a.suspects.list = append(a.suspects.list, suspect{spare: spare, device: device})
 }
+
+// of returns where a suspect is in the list; negative: nowhere.
+func (s *suspects) of(spare uint32) int {
+	return slices.IndexFunc(s.list, func(x suspect) bool { return x.spare == spare })
+}
+
+// isSlow notes of a suspect that it is only slow.
+func (s *suspects) isSlow(spare uint32) {
+	if i := s.of(spare); i >= 0 {
+		s.list[i].slow = true
+	}
+}
+
+// GoodSpares returns how many free spare units are not suspect, and how many spare units there are.
+func (a *Arbiter) GoodSpares() (good, total uint64) { return a.alloc.unsuspected, a.alloc.Total() }
 
 // deviceReads notes that a place of a device was read or written successfully. So the spare units
 // that failed there before did not fail because the device was missing.
@@ -100,7 +123,7 @@ func (a *Arbiter) retire() {
 	now := a.drv.WallClock()
 	for _, x := range s.list {
 		switch {
-		case !x.proven || s.good>>x.device&1 == 0 || a.alloc.Service(x.spare) != InService:
+		case x.slow, !x.proven || s.good>>x.device&1 == 0 || a.alloc.Service(x.spare) != InService:
 		case !x.failedTwice && !a.alloc.IsUsed(x.spare):
 			s.testing = true
 			must(a.alloc.Take(x.spare, 1))
@@ -123,7 +146,7 @@ func (a *Arbiter) retire() {
 func (a *Arbiter) suspectTested(spare uint32, well, bad bool) {
 	a.suspects.testing, a.suspects.due = false, true
 	a.free(spare, 1)
-	i := slices.IndexFunc(a.suspects.list, func(s suspect) bool { return s.spare == spare })
+	i := a.suspects.of(spare)
 	switch {
 	case i < 0:
 	case well:

@@ -30,7 +30,7 @@ allow it.`,
 		scrubVerbCommand(a, control.ScrubPause, "Pause the scrub"),
 		scrubVerbCommand(a, control.ScrubResume, "Go on after a pause"),
 		scrubVerbCommand(a, control.ScrubStop, "Give the scrub up, and those that would follow"),
-		scrubVerbCommand(a, control.ScrubShow, "Say how far it is and what it has found"))
+		scrubStatusCommand(a))
 	return cmd
 }
 
@@ -38,13 +38,14 @@ func scrubStartCommand(a *app) *cobra.Command {
 	var rate string
 	var idle bool
 	var interval time.Duration
+	var relocate bool
 	cmd := &cobra.Command{
 		Use:   "start DEV|NAME",
 		Short: "Begin to read every block",
 		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := control.ScrubRequest{Do: control.ScrubStart, Idle: idle,
-				IntervalS: uint64(interval / time.Second)}
+				RelocateSlow: relocate, IntervalS: uint64(interval / time.Second)}
 			var err error
 			if r.Rate, err = scrubRate(rate); err != nil {
 				return fmt.Errorf("--rate %q: %w: %w", rate, exit.ErrUsage, err)
@@ -61,6 +62,8 @@ func scrubStartCommand(a *app) *cobra.Command {
 	f.BoolVar(&idle, "idle", false, "read only while nobody uses the device")
 	f.DurationVar(&interval, "interval", 0,
 		"read everything again, as long after the last start, such as 168h; 0: one pass")
+	f.BoolVar(&relocate, "relocate-slow", false,
+		"move blocks that are slow to read to the spare region, at the end of each pass")
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -76,6 +79,19 @@ func scrubRate(text string) (uint64, error) {
 		return 0, errors.New("want a number of bytes a second, at least 1KiB")
 	}
 	return uint64(n), nil
+}
+
+func scrubStatusCommand(a *app) *cobra.Command {
+	ask := control.ScrubRequest{Do: control.ScrubShow}
+	cmd := &cobra.Command{
+		Use:   "status DEV|NAME",
+		Short: "Say how far it is and what it has found",
+		Args:  arguments(1, 1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.scrub(cmd, args[0], ask) },
+	}
+	cmd.Flags().BoolVar(&ask.Slow, "slow", false, "list the blocks that are slow to read, too")
+	a.jsonFlag(cmd)
+	return cmd
 }
 
 func scrubVerbCommand(a *app, verb control.ScrubVerb, short string) *cobra.Command {
@@ -129,8 +145,9 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 	}
 	if s.Started != nil {
 		rows = append(rows, []string{"started", s.Started.Local().Format(time.DateTime)},
-			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak",
-				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)))},
+			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak, %s slow",
+				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)),
+				numText(uint64(s.Found.Slow)))},
 			[]string{"done", fmt.Sprintf("%s blocks repaired, %s relocated",
 				numText(uint64(s.Repaired)), numText(uint64(s.Relocated)))})
 	}
@@ -138,12 +155,27 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 		rows = append(rows, []string{"", fmt.Sprintf("%s free spare units unreadable",
 			numText(uint64(s.Found.SpareUnits)))})
 	}
+	if s.Found.SlowSpareUnits > 0 {
+		rows = append(rows, []string{"", fmt.Sprintf("%s free spare units slow",
+			numText(uint64(s.Found.SlowSpareUnits)))})
+	}
+	if s.RelocateSlow {
+		rows = append(rows, []string{"slow blocks", "are moved to the spare region"})
+	}
 	if s.LastFinished != nil {
 		rows = append(rows, []string{"finished", s.LastFinished.Local().Format(time.DateTime)})
 	}
 	if s.IntervalS > 0 {
 		rows = append(rows, []string{"interval",
 			(time.Duration(s.IntervalS) * time.Second).String()})
+	}
+	for i, r := range s.SlowBlocks {
+		key := ""
+		if i == 0 {
+			key = "slow"
+		}
+		rows = append(rows, []string{key, fmt.Sprintf("block %s, %s of them", numText(r.Block),
+			numText(r.Count))})
 	}
 	return rows
 }

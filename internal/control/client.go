@@ -253,6 +253,17 @@ func (c *Client) Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error
 	return &s, c.call(ctx, askTimeout, http.MethodPost, "/v1/scrub", r, &s)
 }
 
+// SlowBlocks asks for the blocks that are slow to read, in ascending order: those that the scrub
+// has found since the server's start. A server that is too old for that has an empty list, or returns
+// an error that wraps ErrNotFound.
+func (c *Client) SlowBlocks(ctx context.Context) ([]Range, error) {
+	s, err := c.Scrub(ctx, ScrubRequest{Do: ScrubShow, Slow: true})
+	if err != nil {
+		return nil, err
+	}
+	return s.SlowBlocks, nil
+}
+
 // Resume closes the breaker. Nothing happens if this client has left before the server could begin.
 func (c *Client) Resume(ctx context.Context) error {
 	return c.confirm(ctx, askTimeout,

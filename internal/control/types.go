@@ -196,6 +196,10 @@ type ScrubRequest struct {
 	Rate      uint64    `json:"rate,omitempty"` // bytes a second at most; 0: the default
 	Idle      bool      `json:"idle,omitempty"` // read only while nobody uses the device
 	IntervalS uint64    `json:"interval_s,omitempty"`
+	// RelocateSlow: blocks that are slow to read are moved to the spare region.
+	RelocateSlow bool `json:"relocate_slow,omitempty"`
+	// Slow: the answer lists the blocks that are slow to read. It goes with every verb.
+	Slow bool `json:"slow,omitempty"`
 }
 
 // ScrubStatus is everything that `scrub status --json` shows.
@@ -212,15 +216,22 @@ type ScrubStatus struct {
 	Idle      bool       `json:"idle"`       // it reads only while nobody uses the device
 	IntervalS uint64     `json:"interval_s"` // from one start of a pass to the next; 0: none
 	Waits     string     `json:"waits"`      // why nothing is read now; empty if something is
+	// RelocateSlow: blocks that are slow to read are moved to the spare region.
+	RelocateSlow bool `json:"relocate_slow"`
+	// SlowBlocks are the blocks that are slow to read, in ascending order, if the request asked
+	// for them: those that were found since the server's start.
+	SlowBlocks []Range `json:"slow_blocks,omitempty"`
 }
 
 // ScrubFound counts blocks.
 type ScrubFound struct {
 	Unreadable uint32 `json:"unreadable"` // do not read, and are pending now
 	Weak       uint32 `json:"weak"`       // were read only after a try had failed
-	Slow       uint32 `json:"slow"`       // 0: this version does not look for slow blocks
+	Slow       uint32 `json:"slow"`       // were slow to read each of several times
 	// Free spare units that do not read. They are used only when no other one is free.
 	SpareUnits uint32 `json:"spare_units"`
+	// Free spare units that are slow to read. They are treated alike.
+	SlowSpareUnits uint32 `json:"slow_spare_units"`
 }
 
 // Breaker says whether remapping is stopped.

@@ -224,6 +224,7 @@ func (c *Coordinator) pump() {
 	c.pumpEvents()
 	c.stepMend()
 	c.stepSpares()
+	c.stepSlow()
 	c.advanceEnd()
 }
 

@@ -78,6 +78,10 @@ type ScrubResult struct {
 	Weak     []remap.Run // that were read on a retry
 	Ended    int32
 	NotNoted bool
+	// How long its slowest operation took, and the blocks that it was about.
+	Slowest   time.Duration
+	SlowBlock uint64
+	SlowCount uint32
 }
 
 // ScrubOptions are what an operator may choose.
@@ -85,6 +89,8 @@ type ScrubOptions struct {
 	Rate     uint64        // bytes a second; 0: ScrubRate
 	Idle     bool          // read only while no user has requests
 	Interval time.Duration // from the start of one pass to that of the next; 0: one pass
+	// RelocateSlow: blocks that are slow to read are moved to the spare region.
+	RelocateSlow bool
 }
 
 // ScrubStatus is what status shows.
@@ -97,6 +103,8 @@ type ScrubStatus struct {
 	// BadSpares is how many free spare units did not read, in this pass or the last one of this
 	// server.
 	BadSpares uint32
+	// SlowSpares is how many were slow to read.
+	SlowSpares uint32
 	// Mending: blocks that were read on a retry are being moved to the spare region, and home.
 	Mending bool
 }
@@ -119,6 +127,7 @@ type scrub struct {
 	waits    string
 	mend     mend
 	spares   spareReads
+	slow     slow
 
 	requests uint64 // of users, as counted last
 	usersAt  int64  // when one last ended
@@ -132,6 +141,7 @@ type scrub struct {
 type scrubRead struct {
 	busy  bool
 	block uint64
+	count uint32
 	ended int32 // why not all of it was tried
 }
 
@@ -139,6 +149,7 @@ type scrubRead struct {
 func (c *Coordinator) initScrub(cfg ScrubConfig, now metadata.Scrub) {
 	s := &c.scrub
 	s.cfg, s.now, s.saved = cfg, now, now
+	s.slow.limit = c.slowFloor()
 	if s.now.Position > c.blocks() {
 		s.now.Position = 0
 	}
@@ -169,7 +180,8 @@ func (c *Coordinator) HoldScrub() {
 func (c *Coordinator) Scrub() ScrubStatus {
 	s := &c.scrub
 	st := ScrubStatus{Scrub: s.now, Total: c.blocks(), BadSpares: s.spares.bad,
-		Mending: s.mend.step != mendNone}
+		SlowSpares: s.spares.slow,
+		Mending:    s.mend.step != mendNone}
 	if s.now.State == metadata.ScrubRunning {
 		st.Waits = s.waits
 		if c.drv.Now()-s.speedFrom < 2*scrubSpeed {
@@ -191,7 +203,7 @@ func (c *Coordinator) StartScrub(o ScrubOptions) error {
 	if o.Rate == 0 {
 		o.Rate = ScrubRate
 	}
-	s.now = metadata.Scrub{Finished: s.now.Finished, Idle: o.Idle,
+	s.now = metadata.Scrub{Finished: s.now.Finished, Idle: o.Idle, RelocateSlow: o.RelocateSlow,
 		Rate: uint32(min(max(o.Rate>>10, 1), 1<<32-1)), Interval: uint32(o.Interval / time.Second)}
 	c.beginPass()
 	return nil
@@ -202,8 +214,9 @@ func (c *Coordinator) beginPass() {
 	s := &c.scrub
 	s.now.State, s.now.Position, s.now.Started = metadata.ScrubRunning, 0, c.drv.WallClock()
 	s.now.Unreadable, s.now.Weak, s.now.Slow, s.now.Repaired, s.now.Relocated = 0, 0, 0, 0, 0
-	s.due, s.retry, s.waits, s.spares.next, s.spares.bad = c.drv.Now(), 0, "", 0, 0
+	s.due, s.retry, s.waits, s.spares = c.drv.Now(), 0, "", spareReads{}
 	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
+	s.slow.beginPass()
 	c.saveScrub()
 	c.pump()
 }
@@ -246,7 +259,7 @@ func (c *Coordinator) StopScrub() error {
 		return ErrScrubNone
 	}
 	s.now.State, s.now.Interval, s.now.Position, s.due = metadata.ScrubIdle, 0, 0, 0
-	s.void = s.underWay > 0 || s.mend.step != mendNone || s.spares.underWay
+	s.void = c.scrubBusy()
 	c.saveScrub()
 	c.pump()
 	return nil
@@ -267,8 +280,7 @@ func (c *Coordinator) saveScrub() {
 func (c *Coordinator) TickScrub() {
 	s := &c.scrub
 	now := c.drv.Now()
-	if s.held || s.due == 0 || s.due > now || s.underWay > 0 || s.mend.step != mendNone ||
-		s.spares.underWay {
+	if s.held || s.due == 0 || s.due > now || c.scrubBusy() {
 		return
 	}
 	s.due, s.waits = 0, ""
@@ -284,6 +296,12 @@ func (c *Coordinator) TickScrub() {
 	default:
 		c.burst(now, users)
 	}
+}
+
+// scrubBusy reports whether something of the scrub is under way.
+func (c *Coordinator) scrubBusy() bool {
+	s := &c.scrub
+	return s.underWay > 0 || s.mend.step != mendNone || s.spares.underWay || s.slow.moving.underWay
 }
 
 // awaitPass begins the next pass once its time has come.
@@ -313,6 +331,9 @@ func (c *Coordinator) usersActive(now int64) bool {
 // burst begins the next reads, or ends the pass.
 func (c *Coordinator) burst(now int64, users bool) {
 	s := &c.scrub
+	if c.lookAgain(now) || len(s.slow.suspects) == slowSuspects && c.awaitLooks() {
+		return
+	}
 	most := ScrubTags
 	if users && !s.cfg.Rotational {
 		most = 1 // one more read costs the disk as much as the first
@@ -325,7 +346,7 @@ func (c *Coordinator) burst(now int64, users bool) {
 		if count == 0 {
 			break
 		}
-		s.reads[tag] = scrubRead{busy: true, block: block}
+		s.reads[tag] = scrubRead{busy: true, block: block, count: count}
 		s.underWay++
 		s.bytes += uint64(count) * uint64(c.shared.Geometry().BlockSize)
 		s.end = at
@@ -334,7 +355,9 @@ func (c *Coordinator) burst(now int64, users bool) {
 	if s.underWay == 0 { // all blocks were read: free spare units come next
 		s.end, s.now.Position = c.blocks(), c.blocks()
 		c.com.SetScrub(s.now) // blocks at the end may be left out, because they are known now
-		c.readSpares()
+		if !c.awaitLooks() {
+			c.readSpares()
+		}
 	}
 }
 
@@ -373,13 +396,15 @@ type spareReads struct {
 	res      remap.SpareRead
 	next     uint32
 	bad      uint32 // units that did not read in this pass
+	slow     uint32 // units that were slow to read
 }
 
 // readSpares begins to read the next free spare units.
 func (c *Coordinator) readSpares() {
 	r := &c.scrub.spares
 	r.underWay = true
-	c.arbiter.ReadSpares(r.next, func(res remap.SpareRead) { r.ended, r.res = true, res })
+	c.arbiter.ReadSpares(r.next, c.scrub.slow.limit,
+		func(res remap.SpareRead) { r.ended, r.res = true, res })
 	c.pump()
 }
 
@@ -393,12 +418,14 @@ func (c *Coordinator) stepSpares() {
 	r.underWay, r.ended = false, false
 	now := c.drv.Now()
 	s.took, s.bytes = now-s.began, uint64(r.res.Units)*metadata.UnitSize
-	r.next, r.bad = r.res.Next, r.bad+r.res.Bad
+	r.next, r.bad, r.slow = r.res.Next, r.bad+r.res.Bad, r.slow+r.res.Slow
 	switch {
 	case s.void:
 		c.settleBurst()
 	case r.res.Units == 0:
-		c.endPass()
+		if !c.relocateSlow() {
+			c.endPass()
+		}
 	default:
 		c.pace(now, r.res.Errno)
 	}
@@ -428,6 +455,7 @@ func (c *Coordinator) ScrubDone(r *ScrubResult) {
 	if r.NotNoted && !c.arbiter.Status().Table.Full && read.ended == 0 {
 		read.ended = -int32(syscall.EIO) // as if it had not been tried
 	}
+	c.timed(r, read)
 	if read.ended == 0 && !s.void {
 		s.now.Unreadable += r.Failed
 		for _, run := range r.Weak {
@@ -448,7 +476,7 @@ func (c *Coordinator) settleBurst() {
 	s := &c.scrub
 	now := c.drv.Now()
 	if s.void {
-		s.void, s.reads = false, [ScrubTags]scrubRead{}
+		s.void, s.reads, s.slow.looking = false, [ScrubTags]scrubRead{}, false
 		if s.now.State == metadata.ScrubRunning { // another pass has begun
 			s.due = now
 		}

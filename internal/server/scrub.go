@@ -110,7 +110,7 @@ func (h *queue) cancelScrubs() {
 func (h *queue) FinishInternal(r *remap.InternalResult) {
 	tag := int(r.Tag) - h.q.Depth()
 	res := coordinator.ScrubResult{Tag: tag, Failed: r.Failed.Count(), Ended: r.Ended,
-		NotNoted: r.NotNoted}
+		NotNoted: r.NotNoted, Slowest: r.Slowest, SlowBlock: r.SlowBlock, SlowCount: r.SlowCount}
 	if r.Weak.Count() > 0 {
 		res.Weak = r.Weak.AppendRuns(nil, h.scrub.begun[tag].Block)
 	}
@@ -128,9 +128,13 @@ func (s *server) scrubConfig() coordinator.ScrubConfig {
 func (s *server) Scrub(ctx context.Context, r control.ScrubRequest) (*control.ScrubStatus, error) {
 	var st coordinator.ScrubStatus
 	var refused error
+	var slow []remap.Run
 	if err := s.keeper.call(ctx, func() {
 		refused = s.scrubVerb(r)
 		st = s.keeper.coord.Scrub()
+		if r.Slow {
+			slow = s.keeper.coord.SlowBlocks(nil)
+		}
 	}); err != nil {
 		return nil, err
 	}
@@ -140,7 +144,12 @@ func (s *server) Scrub(ctx context.Context, r control.ScrubRequest) (*control.Sc
 	case refused != nil:
 		return nil, fmt.Errorf("%w: %w", control.ErrRefused, refused)
 	}
-	return scrubStatus(&st, s.shared.Geometry().BlockSize), nil
+	status := scrubStatus(&st, s.shared.Geometry().BlockSize)
+	for _, run := range slow {
+		status.SlowBlocks = append(status.SlowBlocks, control.Range{Block: run.Start,
+			Count: run.Count})
+	}
+	return status, nil
 }
 
 // scrubVerb runs on the keeper's goroutine.
@@ -155,7 +164,8 @@ func (s *server) scrubVerb(r control.ScrubRequest) error {
 				r.IntervalS, uint64(maxScrubInterval))
 		}
 		return c.StartScrub(coordinator.ScrubOptions{Rate: r.Rate, Idle: r.Idle,
-			Interval: time.Duration(r.IntervalS) * time.Second})
+			RelocateSlow: r.RelocateSlow,
+			Interval:     time.Duration(r.IntervalS) * time.Second})
 	case control.ScrubPause:
 		return c.PauseScrub()
 	case control.ScrubResume:
@@ -187,10 +197,10 @@ func scrubStatus(st *coordinator.ScrubStatus, blockSize int) *control.ScrubStatu
 	s := &control.ScrubStatus{
 		Scrub: scrubOf(st),
 		Found: control.ScrubFound{Unreadable: st.Unreadable, Weak: st.Weak, Slow: st.Slow,
-			SpareUnits: st.BadSpares},
+			SpareUnits: st.BadSpares, SlowSpareUnits: st.SlowSpares},
 		Repaired: st.Repaired, Relocated: st.Relocated,
 		RateLimit: uint64(st.Scrub.Rate) << 10, Idle: st.Idle, IntervalS: uint64(st.Interval),
-		Waits: st.Waits,
+		RelocateSlow: st.RelocateSlow, Waits: st.Waits,
 	}
 	if st.Started != 0 {
 		t := time.Unix(int64(st.Started), 0).UTC()

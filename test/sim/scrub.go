@@ -136,7 +136,8 @@ func (q *queue) scrubRead(r *userReq, res *remap.InternalResult) {
 	sv, s := q.sv, q.sv.s
 	out := coordinator.ScrubResult{Tag: int(res.Tag) - s.cfg.depth - s.cfg.reader,
 		Failed: res.Failed.Count(), Ended: res.Ended, NotNoted: res.NotNoted,
-		Weak: res.Weak.AppendRuns(nil, r.Block)}
+		Weak: res.Weak.AppendRuns(nil, r.Block), Slowest: res.Slowest, SlowBlock: res.SlowBlock,
+		SlowCount: res.SlowCount}
 	if s.opts.Bug == BugScrubPath {
 		out.Ended = 0
 	}
