@@ -58,6 +58,7 @@ type Arbiter struct {
 	mark        marker
 	search      search
 	spareScrub  spareScrub
+	tested      *Proofs // of the retest that is under way; nil: none
 	suspects    suspects
 	space       tableSpace
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage
@@ -118,6 +119,11 @@ func (a *Arbiter) Receive(m *Message) {
 	case MsgRelease, MsgGiveUp:
 		c.msg.Tried, c.msg.Tries, c.msg.Mapped, c.msg.Untried = m.Tried, m.Tries, m.Mapped,
 			m.Untried
+		if c.home { // the blocks did not take a write in place
+			for i := range uint64(c.count) {
+				a.homeFailed(c.msg.Unit+i, c.maskOf(c.msg.Unit+i))
+			}
+		}
 		a.changed(c)
 		a.suspectTried(c)
 		a.endClaim(c)

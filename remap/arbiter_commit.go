@@ -200,6 +200,9 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 func (a *Arbiter) publish(entries []metadata.Entry) {
 	a.chargeTable(entries)
 	for _, e := range entries {
+		if e.State == metadata.StateMapped {
+			a.leftHome(e)
+		}
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome, metadata.StateLost:
 			must(a.alloc.Apply(e)) // it may end a quarantine

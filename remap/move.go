@@ -152,6 +152,9 @@ func (a *Arbiter) Move(m Move) error {
 	if m.Fill != nil {
 		m.ToSpare, m.Retest, m.AcceptOld, m.Cause = true, false, false, fillCause
 	}
+	if m.Proofs != nil {
+		a.tested = m.Proofs
+	}
 	a.move.queue = append(a.move.queue, m)
 	a.advance()
 	return nil

@@ -157,6 +157,7 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 		return
 	default:
 		v.fail(u, run) // it stays in its spare unit
+		a.homeFailed(v.first+uint64(v.i), run)
 	}
 	v.goOn(a)
 }

@@ -154,6 +154,9 @@ func (v *mover) fillTransferred(a *Arbiter, ok, medium bool) {
 	case v.reading:
 		u.mask &^= run
 		u.fill |= run
+		if u.pass == passTryHome {
+			a.homeFailed(v.first+uint64(v.i), run)
+		}
 		// A spare device that is away is asked for before the commit.
 		if device, _ := v.place(a, u.pass == passTryHome); device != 0 {
 			v.toAsk |= 1 << device

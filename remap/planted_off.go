@@ -4,13 +4,14 @@ package remap
 
 // Only a build with the tag planted can plant bugs here, to show that test/sim finds them.
 const (
-	plantedNoTurns    = false
-	plantedStaleSpare = false
-	plantedFillAll    = false
-	plantedFillUnread = false
-	plantedMarkEarly  = false
-	plantedMarkLost   = false
-	plantedTestedOnce = false
-	plantedMarkLate   = false
-	plantedReadOnce   = false
+	plantedNoTurns       = false
+	plantedHomeForgotten = false
+	plantedStaleSpare    = false
+	plantedFillAll       = false
+	plantedFillUnread    = false
+	plantedMarkEarly     = false
+	plantedMarkLost      = false
+	plantedTestedOnce    = false
+	plantedMarkLate      = false
+	plantedReadOnce      = false
 )

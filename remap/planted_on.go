@@ -16,6 +16,12 @@ var plantedStaleSpare bool
 // plantedTestedOnce lets a retest take a block home that was not written in its first test.
 var plantedTestedOnce bool
 
+// plantedHomeForgotten lets a retest not know that another operation has seen a home fail.
+var plantedHomeForgotten bool
+
+// PlantHomeForgotten plants or removes that bug.
+func PlantHomeForgotten(on bool) { plantedHomeForgotten = on }
+
 // plantedReadOnce lets a write in place be acknowledged after a single read.
 var plantedReadOnce bool
 

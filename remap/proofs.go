@@ -11,7 +11,8 @@ import (
 // Proofs is what a retest knows of the blocks that it tests: which are still under test, and what
 // was last written to their homes. It belongs to its Moves while one of them is under way.
 type Proofs struct {
-	units []proof // in the order of their units
+	units  []proof // in the order of their units
+	failed uint64  // see TakeFailed
 }
 
 // proof is one unit of Proofs.

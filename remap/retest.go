@@ -130,6 +130,9 @@ func (v *mover) retested(a *Arbiter, ok, medium bool) {
 		v.single, v.to = true, v.from
 	case !ok:
 		v.fail(u, run)
+		if medium && u.pass != passRead {
+			a.homeFailed(v.first+uint64(v.i), run)
+		}
 		if u.pass == passOld {
 			v.res.NoCopy += uint64(popcount(run))
 		}

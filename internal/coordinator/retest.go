@@ -192,6 +192,7 @@ func (t *retest) count() {
 	t.now.Home += t.result.Moved
 	t.now.Failed += t.result.Failed
 	t.now.Skipped += t.result.Skipped
+	t.now.Failed += t.proofs.TakeFailed()
 	t.now.Err = t.result.Err
 }
 
@@ -310,6 +311,8 @@ func (c *Coordinator) moveRetest(m remap.Move) bool {
 func (c *Coordinator) endRetest() {
 	t := c.retest
 	c.retest = nil
+	c.arbiter.EndTest()
+	t.now.Failed += t.proofs.TakeFailed()
 	t.now.Step = RetestIdle
 	t.done(t.now)
 }

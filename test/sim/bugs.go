@@ -81,6 +81,7 @@ const (
 	BugRetestOnce
 	BugRetestStale
 	BugRetestUnwritten
+	BugRetestUntold
 	BugMarkEarly
 	BugMarkLost
 	BugMarkSpared
@@ -101,28 +102,35 @@ type bugInfo struct {
 type Focus uint8
 
 const (
-	FocusNone    Focus = iota
-	FocusBudget        // the breaker's budget is small
-	FocusMirror        // a mirror fails at some time, and copies of the metadata are damaged
-	FocusMirrors       // all mirrors fail for a while
-	FocusTurns         // the scenario "turns"
-	FocusLatent        // one superblock of the backing reads, and part of a mirror
-	FocusAway          // there is a spare device, and disks vanish and return
-	FocusReader        // blocks are read in the background, and moved
-	FocusFill          // blocks are filled from a backup while users write to them
-	FocusMark          // lists of bad blocks are imported while users write
-	FocusScrub         // the scrub runs, and the path to the disks comes and goes
-	FocusTable         // the table is nearly full, and the metadata has no faults
-	FocusRetest        // blocks are moved and retested, and nothing but media fails
-	FocusEvents        // there is a flight recorder, and nothing is wrong with the disks' path
-	FocusFull          // there are few spare units, and many bad blocks
+	FocusNone      Focus = iota
+	FocusBudget          // the breaker's budget is small
+	FocusMirror          // a mirror fails at some time, and copies of the metadata are damaged
+	FocusMirrors         // all mirrors fail for a while
+	FocusTurns           // the scenario "turns"
+	FocusHomeFails       // the scenario "retest-home-fails"
+	FocusLatent          // one superblock of the backing reads, and part of a mirror
+	FocusAway            // there is a spare device, and disks vanish and return
+	FocusReader          // blocks are read in the background, and moved
+	FocusFill            // blocks are filled from a backup while users write to them
+	FocusMark            // lists of bad blocks are imported while users write
+	FocusScrub           // the scrub runs, and the path to the disks comes and goes
+	FocusTable           // the table is nearly full, and the metadata has no faults
+	FocusRetest          // blocks are moved and retested, and nothing but media fails
+	FocusEvents          // there is a flight recorder, and nothing is wrong with the disks' path
+	FocusFull            // there are few spare units, and many bad blocks
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
-		"scenario turns", "one superblock reads", "a spare device comes and goes",
+		"scenario turns", "scenario retest-home-fails", "one superblock reads",
+		"a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full"}[f]
+}
+
+// scenario returns the scenario that runs play; empty: they are random.
+func (f Focus) scenario() string {
+	return map[Focus]string{FocusTurns: "turns", FocusHomeFails: "retest-home-fails"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -304,6 +312,8 @@ var bugTable = [bugs]bugInfo{
 		"home was written", inDriver, FocusRetest},
 	BugRetestUnwritten: {"retest-unwritten", "a block goes home whose home was not written in " +
 		"the first test, because it was pending there", inProduct, FocusRetest},
+	BugRetestUntold: {"retest-untold", "a retest does not know that another operation has seen a " +
+		"home fail", inProduct, FocusHomeFails},
 	BugMarkEarly: {"import-early", "an import ends before its marks are durable", inProduct,
 		FocusMark},
 	BugMarkLost: {"import-lost", "an import takes listed blocks for such that have no copy",

@@ -22,7 +22,7 @@ func (m *media) moved(s *sim, io *diskIO, res int32) {
 	for off := io.off; off < io.off+io.n; off += sectorSize {
 		p := place{io.d.index, off}
 		m.tested(s, io, p, off < io.off+min(int64(res), io.done),
-			res < 0 && remap.Classify(res) != remap.ClassResource)
+			res < 0 && remap.Classify(res) == remap.ClassMedium)
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
 		} else if io.kind != ioRead || io.d.missing == 0 && io.d.badAt(off, false) != nil {

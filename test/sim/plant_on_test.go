@@ -22,6 +22,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantReadOnce(on)
 	case BugRetestUnwritten:
 		remap.PlantTestedOnce(on)
+	case BugRetestUntold:
+		remap.PlantHomeForgotten(on)
 	case BugMarkEarly:
 		remap.PlantMarkEarly(on)
 	case BugMarkLost:

@@ -34,8 +34,8 @@ func bugNamed(t *testing.T, name string) Bug {
 // runFor makes a run that is about what a bug needs, with that bug or another one.
 func runFor(about Bug, seed uint64, b Bug) error {
 	opts := Options{Bug: b, Focus: about.Focus()}
-	if about.Focus() == FocusTurns {
-		sc, err := scenarioNamed("turns")
+	if name := about.Focus().scenario(); name != "" {
+		sc, err := scenarioNamed(name)
 		if err == nil {
 			_, err = Play(sc, "pair-512", seed, opts)
 		}

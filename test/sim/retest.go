@@ -45,12 +45,9 @@ func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
 	switch {
 	case !ok && !failed:
 	case !ok && io.n == int64(s.plan.BlockSize()):
-		// Several blocks that fail together are tried once more, one by one. An operator's move may
-		// fail between two tests, and its write within one; a retest does not know of it. The read
-		// that ends the test tells what the home holds.
-		if t != nil && io.kind == ioRead {
-			t.written = false
-		}
+		// Several blocks that fail together are tried once more, one by one. Whoever's operation it
+		// was: the tests that went well before it say nothing any more.
+		delete(m.tests, p)
 	case !ok:
 	case io.kind != ioRead:
 		if t == nil {

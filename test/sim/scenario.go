@@ -539,6 +539,39 @@ var Scenarios = []Scenario{
 		s.relocate(b+3*per, per, true) // into what was vacated
 		s.drain()
 	}},
+	{"retest-home-fails", nil, func(s *sim) {
+		// Homes are well, but an operator's move to one of them fails between the two tests. So
+		// does a heal of a block that a move has taken home meanwhile.
+		b, per := s.block(), s.per()
+		s.bad(b, 4*per, failsWrites)
+		s.start()
+		s.write(0, b, 4*per, false)
+		s.drain()
+		s.bad(b, 4*per, failing{})
+		s.retest(b, 4*per, time.Millisecond, false)
+		for n := 0; s.retestStep() != coordinator.RetestPause && n < 10_000; n++ {
+			s.nextEvent()
+		}
+		s.bad(b+per, 1, failsWrites)
+		s.relocate(b+per, 1, false)
+		s.relocate(b+2*per, per, false)
+		for n := 0; s.srv.moves > 1 && n < 10_000; n++ {
+			s.nextEvent()
+		}
+		s.bad(b+2*per, per, failsWrites)
+		s.write(0, b+2*per, per, false)
+		for n := 0; !s.allIdle() && n < 10_000; n++ {
+			s.nextEvent()
+		}
+		s.bad(b+per, 2*per, failing{})
+		s.drain()
+		m := s.srv.restored.Map
+		for u, want := range []int{0, 1, 1, 0} {
+			if info := m.Unit(b/per + uint64(u)); info.N != want {
+				s.failf("after a retest unit %d of 4 is %+v", u, info)
+			}
+		}
+	}},
 	{tableGrows, func(s *sim) (out []metadata.Entry) {
 		for i := range s.plan.TableCapacity() - 22 {
 			out = append(out, metadata.Entry{Unit: 600 + 2*i, Count: 1, Mask: 1,
@@ -684,6 +717,16 @@ func (s *sim) reads(q int, block, count uint64) {
 
 // idle reports whether a tag of a queue is free.
 func (s *sim) idle(q int) bool { return slices.Contains(s.reqs[q], nil) }
+
+// allIdle reports whether no request of a user is under way.
+func (s *sim) allIdle() bool {
+	for _, tags := range s.reqs {
+		if slices.ContainsFunc(tags, func(r *userReq) bool { return r != nil }) {
+			return false
+		}
+	}
+	return true
+}
 
 func (s *sim) write(q int, block, count uint64, fua bool) {
 	s.ask(q, remap.OpWrite, block, count,
