@@ -19,6 +19,7 @@ const (
 type MirrorStatus struct {
 	Device   uint8       `json:"device"`
 	Start    int64       `json:"start"`    // byte offset on the device
+	Length   int64       `json:"length"`   // bytes
 	Location string      `json:"location"` // for people: "backing@131072"
 	State    MirrorState `json:"state"`
 	LogUsed  int64       `json:"log_used"` // bytes that wait for a checkpoint
@@ -260,6 +261,7 @@ func (c *Committer) AppendMirrors(dst []MirrorStatus) []MirrorStatus {
 	for i := range c.mirrors {
 		m := &c.mirrors[i]
 		s := MirrorStatus{Device: m.device, Start: m.start, State: m.state,
+			Length:  c.sb.now.Regions[m.region].Length,
 			LogUsed: int64(m.used) * m.atom, LogSize: int64(len(m.slots)) * m.atom}
 		switch {
 		case m.rebuilding():

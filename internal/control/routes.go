@@ -21,6 +21,7 @@ func routes(h Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", r.status)
 	mux.HandleFunc("GET /v1/remaps", r.list)
+	mux.HandleFunc("GET /v1/surface", r.surface)
 	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
 	mux.HandleFunc("GET /v1/events/{from}", r.events)
 	mux.HandleFunc("POST /v1/drill/{do}", r.drill)

@@ -52,6 +52,7 @@ type Handler interface {
 	// cannot be moved.
 	RescueRemaps(ctx context.Context, ranges []Range) (RescueReply, error)
 	RetestHandler
+	SurfaceHandler
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused

@@ -13,6 +13,7 @@ import (
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/internal/coordinator"
+	"ublkremap/internal/host/set"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 	"ublkremap/test/diskfile"
@@ -58,7 +59,8 @@ func newKeeperOf(t *testing.T, d *blockdev.Device) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{})}
+	s := &server{log: zerolog.New(zerolog.NewTestWriter(t)), stopAsked: make(chan struct{}),
+		image: img, set: &set.Set{Devices: []*blockdev.Device{d}}}
 	restored, err := remap.Restore(img.Layout(), img.Replay)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,53 @@
+package server
+
+import (
+	"errors"
+	"testing"
+
+	"ublkremap/internal/control"
+)
+
+// TestSurfaceOfADevice: moved blocks are in their cells, the cells cover the range that was asked
+// for, and the regions are where the layout says.
+func TestSurfaceOfADevice(t *testing.T) {
+	d := newSet(t)
+	s := newKeeperOf(t, d)
+	ctx := t.Context()
+	geo := s.shared.Geometry()
+	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 1000, Count: 5},
+		{Block: geo.Blocks - 2, Count: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Surface(ctx, 0, ^uint64(0), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.From != 0 || got.To != geo.Blocks || got.PerCell*10 < geo.Blocks ||
+		got.PerCell*9 >= geo.Blocks || got.SizeBlocks != geo.Blocks {
+		t.Errorf("from %d to %d in cells of %d", got.From, got.To, got.PerCell)
+	}
+	want := []control.SurfaceCell{{Cell: 1000 / got.PerCell, Mapped: 5}, {Cell: 9, Mapped: 2}}
+	if len(got.Cells) != 2 || got.Cells[0] != want[0] || got.Cells[1] != want[1] {
+		t.Errorf("cells %+v, want %+v", got.Cells, want)
+	}
+	one, err := s.Surface(ctx, 1003, 1010, control.MaxSurface)
+	if err != nil || one.PerCell != 1 || one.To != 1010 || len(one.Cells) != 2 ||
+		one.Cells[1] != (control.SurfaceCell{Cell: 1, Mapped: 1}) {
+		t.Errorf("%+v, %v", one, err)
+	}
+	if _, err := s.Surface(ctx, geo.Blocks, geo.Blocks+1, 1); !errors.Is(err, control.ErrInvalid) {
+		t.Errorf("behind the end: %v", err)
+	}
+	kinds := map[string]int{}
+	for _, r := range got.Regions {
+		kinds[r.Kind]++
+		if !r.Backing || r.Device != d.Path() || r.Length <= 0 || r.Start < 0 ||
+			r.Start+r.Length > testSize || (r.Kind == "mirror") != (r.State == "good") {
+			t.Errorf("%+v", r)
+		}
+	}
+	if kinds["head"] != 1 || kinds["superblock"] < 3 || kinds["mirror"] != 2 ||
+		kinds["spare"] != 1 || kinds["displaced-head"] != 1 {
+		t.Errorf("regions %v", kinds)
+	}
+}
