@@ -15,6 +15,7 @@ import (
 // heals, loses every checkpoint later on, and restores: nothing may be missing,
 // also of what was healed after the backup.
 func TestBackupLive(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
 	rig.Guard(t, 4*time.Minute)

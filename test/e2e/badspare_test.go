@@ -19,6 +19,7 @@ import (
 // TestSparesThatFail: of eight spare units seven take no write. Every write to a bad block
 // finds one that does, and the breaker stays closed.
 func TestSparesThatFail(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
 	const bs, seed = 512, 4
@@ -63,6 +64,7 @@ func TestSparesThatFail(t *testing.T) {
 // TestSparesThatDoNotRead: spare units that take a write and do not read it. Data that is
 // moved there stays readable, and goes home again; so does what a write put there.
 func TestSparesThatDoNotRead(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	for _, bs := range []int64{512, 4096} {
 		t.Run(fmt.Sprint(bs), func(t *testing.T) { testSparesThatDoNotRead(t, bs) })
@@ -116,6 +118,7 @@ func testSparesThatDoNotRead(t *testing.T, bs int64) {
 // Every other unit of it is written, in random order, until there is no spare unit left;
 // and the set starts again.
 func TestDeadZone(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs, unit = 4096, 4096

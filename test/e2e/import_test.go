@@ -21,6 +21,7 @@ type importReply struct {
 // TestImport takes over a list while the device is in use. Some of its blocks are bad, and some are
 // well. No data is lost, and the bad ones can be written at once.
 func TestImport(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	t.Run("512", func(t *testing.T) { testImport(t, 512) })
 	t.Run("4096", func(t *testing.T) { testImport(t, 4096) })

@@ -16,6 +16,7 @@ import (
 // dead zone are. A second import changes nothing, and a
 // SIGKILL forgets nothing.
 func TestImportMany(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if testing.Short() {
 		t.Skip("a list of a million lines takes a while")
 	}

@@ -18,6 +18,7 @@ import (
 // it once they work again, and finds every file each time: on the plain
 // disk, on the device, on the plain disk again.
 func TestInPlace(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	t.Run("ext4", func(t *testing.T) { testInPlace(t, "ext4", false) })
 	if vmtest.Full() {

@@ -33,6 +33,7 @@ error_recovery`
 
 // TestJSON checks what scripts read: names, shapes, and that the numbers agree.
 func TestJSON(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 3*time.Minute)
 	d := rig.NewDisk(t, rig.KindLoop, 48, 512)
@@ -148,6 +149,7 @@ func sameFile(a, b string) bool {
 
 // TestExitCodes misuses the program.
 func TestExitCodes(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 3*time.Minute)
 	blank := rig.NewDisk(t, rig.KindNull, 48, 512)

@@ -14,6 +14,7 @@ import (
 // first there is no room for another one, and the mirror that is left must be enough. When there is
 // room, the lost mirror is rebuilt there.
 func TestMirrorLost(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	for i, name := range []string{"head", "tail"} {
 		t.Run(name, func(t *testing.T) { testMirrorLost(t, i) })

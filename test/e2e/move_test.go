@@ -79,6 +79,7 @@ func testMovesUnderLoad(t *testing.T, zeroCopy bool, bs int64) {
 
 // TestMoveHome moves a remap of a good disk home; the spare unit is free again.
 func TestMoveHome(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
 	const bs = 512

@@ -136,6 +136,7 @@ func testRetestOfMoved(t *testing.T, s *rig.Set) {
 
 // TestRetestTakesWrites: sectors that take writes and do not read never come home.
 func TestRetestTakesWrites(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
 	d := rig.NewDisk(t, rig.KindScsi, 48, 512)
