@@ -4,20 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/internal/config"
 	"ublkremap/internal/control"
+	"ublkremap/internal/drive"
 	"ublkremap/internal/health"
 	"ublkremap/internal/host"
+	"ublkremap/internal/shell"
 )
 
 // healthWait bounds how long the disks may take to tell of themselves.
 const healthWait = time.Minute
 
 func healthCommand(a *app) *cobra.Command {
+	var o drive.ReportOptions
 	cmd := &cobra.Command{
 		Use:   "health DEV|NAME",
 		Short: "Whether a disk is good, is to be watched, or is to be replaced",
@@ -31,8 +37,8 @@ Verdicts:
   unknown      the drive says nothing of itself, and the server met no error
 
 smartctl (package smartmontools) asks the drives: SMART, NVMe and SCSI. Without it
-the verdict rests on what the server has seen. The exit code does not follow the
-verdict.`,
+the verdict rests on what the server has seen. A drive that sleeps is not asked,
+unless --wake is given. The exit code does not follow the verdict.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.host().Lookup(args[0])
@@ -47,15 +53,38 @@ verdict.`,
 			if err != nil {
 				return err
 			}
-			report := health.Judge(seen, askDrives(cmd.Context(), r))
+			if !cmd.Flags().Changed("smart-type") {
+				if o.Types, err = smartTypes(r.Name); err != nil {
+					return err
+				}
+			}
+			report := health.Judge(seen, askDrives(cmd.Context(), r, o))
 			if a.json {
 				return a.printJSON(report)
 			}
 			return a.printHealth(st, &report)
 		},
 	}
+	f := cmd.Flags()
+	f.Var(config.Texts(&o.Types, "TYPE", smartWanted, isSmartType), "smart-type",
+		"what smartctl is to take the disk for (smartctl -d), such as megaraid,3; repeatable; the "+
+			"default is that of the configuration, else smartctl finds out")
+	f.BoolVar(&o.Wake, "wake", false, "also ask drives that sleep, which spins them up")
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// smartTypes returns what the configuration of a set says about its disk.
+func smartTypes(name string) ([]string, error) {
+	file, err := config.Read(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, config.ErrName) {
+		return nil, nil
+	}
+	said := newStartOptions(nil)
+	if err == nil {
+		err = checkFile(file, said)
+	}
+	return said.smart, err
 }
 
 // whatWasSeen asks the server. If it cannot be asked, that is noted.
@@ -93,16 +122,27 @@ func whatWasSeen(ctx context.Context, r *control.Record, st *control.Status) (*h
 	return s, err
 }
 
-// askDrives has every disk below the set tell of itself.
-func askDrives(ctx context.Context, r *control.Record) (all []health.Drive) {
+// askDrives has every disk below the set tell of itself. What smartctl is to take a disk for is
+// said of the backing.
+func askDrives(ctx context.Context, r *control.Record, o drive.ReportOptions) (all []health.Drive) {
 	ctx, cancel := context.WithTimeout(ctx, healthWait)
 	defer cancel()
-	for _, d := range host.Drives().Reports(ctx, host.DisksOf(r)) {
-		drive := health.Decode(d.Disk, d.Output)
-		if d.Err != nil {
-			drive.Note = d.Err.Error()
+	reports := host.Drives().Reports(ctx, []string{r.Backing}, o)
+	o.Types = nil
+	for _, d := range host.Drives().Reports(ctx, r.Spares, o) {
+		if !slices.ContainsFunc(reports, func(b drive.Report) bool { return b.Path == d.Path }) {
+			reports = append(reports, d)
 		}
-		all = append(all, drive)
+	}
+	for _, d := range reports {
+		said := health.Decode(d.Disk, d.Output)
+		switch {
+		case errors.Is(d.Err, drive.ErrAsleep):
+			said.Note = d.Err.Error() + "; to ask it: " + shell.Command("health", r.Name, "--wake")
+		case d.Err != nil:
+			said.Note = d.Err.Error()
+		}
+		all = append(all, said)
 	}
 	return all
 }

@@ -64,8 +64,8 @@ func (a *app) importStopped(ctx context.Context, what, file string, o importOpti
 	if o.dryRun || o.markOnly || a.json || out.Marked+out.Known == 0 {
 		return nil
 	}
-	_, err = io.WriteString(a.out, "the set is stopped, so none was read; to have what still reads "+
-		"moved: "+start+", and run this again\n")
+	_, err = io.WriteString(a.out, "the set is stopped, so none was read; to have what still "+
+		"reads moved: "+start+", and run this again\n")
 	return err
 }
 

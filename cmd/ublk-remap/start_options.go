@@ -43,6 +43,7 @@ type startOptions struct {
 	failFast  time.Duration
 	resource  time.Duration
 	recovery  string
+	smart     []string
 	budget    uint64
 	rate      uint64
 	logLevel  string
@@ -165,6 +166,12 @@ func (o *startOptions) policyOptions() []config.Option {
 			Help: "after how long the drive gives up a bad sector (SCT ERC, by smartctl), or " +
 				"keep: as it is",
 			More: "[COMMAND.md](COMMAND.md#error-recovery) has what is done to which drive."},
+		{Name: "smart-type", NoFlag: true,
+			Value:   config.Texts(&o.smart, "TYPE", smartWanted, isSmartType),
+			Default: "smartctl finds out", Sample: "megaraid,3",
+			Help: "what smartctl is to take the disk for, for health: smartctl -d",
+			More: "For drives behind a RAID controller, one entry for each, and for USB bridges. " +
+				"It takes effect at once."},
 		{Name: "remap-budget", Value: config.Count(&o.budget, remap.DefaultBurst),
 			Help: "units that may be remapped at once before the breaker trips"},
 		{Name: "remap-rate", Value: config.Count(&o.rate, remap.DefaultPerSecond),
@@ -198,6 +205,18 @@ func addFlags(f *pflag.FlagSet, options []config.Option) {
 }
 
 const pathWanted = "paths of block devices or files"
+
+const smartWanted = "types of smartctl -d, such as megaraid,3 or sat"
+
+// isSmartType refuses what cannot be a type. It is an argument of its own for smartctl.
+func isSmartType(text string) error {
+	if text == "" || text[0] == '-' || strings.ContainsFunc(text, func(r rune) bool {
+		return r <= ' ' || r > '~'
+	}) {
+		return errors.New("no type of smartctl -d")
+	}
+	return nil
+}
 
 // anyPath refuses only text that cannot be a path.
 func anyPath(text string) error {

@@ -181,7 +181,8 @@ func (g *guestRun) run(ctx context.Context) (proto.Frame, error) {
 		if err := sparse(path, d.bytes); err != nil {
 			return proto.Frame{}, err
 		}
-		m.Disks = append(m.Disks, machine.Disk{Path: path, BlockSize: d.blockSize})
+		m.Disks = append(m.Disks, machine.Disk{Path: path, BlockSize: d.blockSize,
+			Kind: d.kind})
 	}
 	return machine.Run(ctx, g.h.maker(g.accel), m)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"ublkremap/test/vmtest/machine"
 	"ublkremap/test/vmtest/qemu"
 )
 
@@ -30,6 +31,7 @@ type pair struct{ from, to string }
 type diskSpec struct {
 	bytes     int64
 	blockSize int
+	kind      string
 }
 
 // options is the command line.
@@ -105,8 +107,9 @@ func (o *options) contentFlags(fs *flag.FlagSet) {
 		o.env = append(o.env, s)
 		return nil
 	})
-	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE]`, such as 1G or 256M:4096; repeatable, "+
-		"/dev/vda first (uml: /dev/ubda)", func(s string) error {
+	fs.Func("disk", "scratch disk of `SIZE[:BLOCKSIZE[:KIND]]`, such as 1G or 256M:4096; "+
+		"repeatable, /dev/vda first (uml: /dev/ubda). KIND ata or nvme is an emulated drive that "+
+		"answers SMART, with blocks of 512 bytes: /dev/sda, /dev/nvme0n1", func(s string) error {
 		d, err := parseDisk(s)
 		o.disks = append(o.disks, d)
 		return err
@@ -172,7 +175,11 @@ func splitList(s string) []string {
 // parseDisk reads SIZE[:BLOCKSIZE], SIZE in bytes or with K, M, G (powers of 1024).
 func parseDisk(s string) (diskSpec, error) {
 	size, block, hasBlock := strings.Cut(s, ":")
-	d := diskSpec{blockSize: 512}
+	block, kind, hasKind := strings.Cut(block, ":")
+	d := diskSpec{blockSize: 512, kind: kind}
+	if hasKind && (kind != machine.ATA && kind != machine.NVMe || block != "512") {
+		return d, fmt.Errorf("disk %q: the kind is ata or nvme, with blocks of 512", s)
+	}
 	if hasBlock {
 		if block != "512" && block != "4096" {
 			return d, fmt.Errorf("block size %q: 512 or 4096", block)

@@ -16,7 +16,7 @@ import (
 func TestParse(t *testing.T) {
 	t.Setenv(envMemory, "512")
 	o, err := parse([]string{"-kernel", "6.12", "-tools", "all, strace", "-file", "/a", "-file",
-		"b:/c", "-disk", "1G", "-disk", "8M:4096",
+		"b:/c", "-disk", "1G", "-disk", "8M:4096", "-disk", "96M:512:nvme",
 		"-collect", "/out:here", "-timeout", "90s", "prog", "-kernel", "x"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +25,8 @@ func TestParse(t *testing.T) {
 		!slices.Equal(o.tools, []string{"all", "strace"}) ||
 		!slices.Equal(o.files, []pair{{"/a", ""}, {"b", "/c"}}) ||
 		!slices.Equal(o.collect, []pair{{"/out", "here"}}) ||
-		!slices.Equal(o.disks, []diskSpec{{1 << 30, 512}, {8 << 20, 4096}}) ||
+		!slices.Equal(o.disks, []diskSpec{{1 << 30, 512, ""}, {8 << 20, 4096, ""},
+			{96 << 20, 512, "nvme"}}) ||
 		!slices.Equal(o.args, []string{"prog", "-kernel", "x"}) {
 		t.Errorf("%+v", o)
 	}
@@ -39,7 +40,7 @@ func TestParseRefuses(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"-kernel"}, {"-accel", "hvf", "p"}, {"-mem", "10", "p"}, {"-smp", "0", "p"},
 		{"-disk", "0", "p"}, {"-disk", "1x", "p"}, {"-disk", "1G:1024", "p"},
-		{"-disk", "1000", "p"},
+		{"-disk", "1000", "p"}, {"-disk", "1G:4096:ata", "p"}, {"-disk", "1G:512:usb", "p"},
 		{"-disk", "9999999T", "p"}, {"-disk", "-1G", "p"}, {"-collect", "rel:x", "p"},
 		{"-collect", "/x", "p"},
 	} {
@@ -93,7 +94,7 @@ func TestScriptJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &options{args: []string{"s.sh", "-testing"}, timeout: time.Minute,
-		disks: []diskSpec{{1 << 20, 512}}, load: []string{"loop"}}
+		disks: []diskSpec{{1 << 20, 512, ""}}, load: []string{"loop"}}
 	job, _, err := o.job()
 	if err != nil {
 		t.Fatal(err)

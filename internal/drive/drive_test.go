@@ -410,41 +410,64 @@ func TestNothingUnnoted(t *testing.T) {
 }
 
 // TestReports: each disk below a set is asked for its health. A USB disk of an unknown bridge is
-// asked once more, as a SATA disk.
+// asked once more, as a SATA disk. A disk that sleeps is not woken.
 func TestReports(t *testing.T) {
 	t.Parallel()
 	f := newFake(t)
-	f.device("sda", 1, 1)
-	f.device("sdb", 2, 2)
-	f.device("dm-0", 3, 0, "sda", "sdb")
-	f.partition("sda", "sda1", 4)
+	for i, name := range []string{"sda", "sdb", "sdc", "sdd", "sde", "sdf"} {
+		f.device(name, i+1, i+1)
+	}
+	f.device("dm-0", 8, 0, "sda", "sdb")
+	f.partition("sda", "sda1", 9)
+	f.put(filepath.Join(f.sys, "block/sdd/device/power/runtime_status"), "suspended\n")
 	f.put(f.smart, `#!/bin/sh
-# --json -x [-d sat] /dev/DISK
 case "$*" in
-"--json -x /dev/sda") echo '{"serial_number": "A"}'; exit 64;;
-"--json -x /dev/sdb") echo '{"messages": "/dev/sdb: Unknown USB bridge [0x1:0x2]"}'; exit 1;;
-"--json -x -d sat /dev/sdb") echo '{"serial_number": "B"}';;
+"--json -x -n standby /dev/sda") echo '{"serial_number": "A"}'; exit 64;;
+"--json -x -n standby /dev/sd"[bf]) echo "{\"m\": \"$5: Unknown USB bridge [0x1:0x2]\"}"; exit 1;;
+"--json -x -n standby -d sat /dev/sdb") echo '{"serial_number": "B"}';;
+"--json -x -n standby -d sat /dev/sdf") echo '{"m": "Read Device Identity failed"}'; exit 2;;
+"--json -x -n standby /dev/sdc")
+	echo '{"m": "Device is in STANDBY mode, exit(2)", "smartctl": {"exit_status": 2}}'; exit 2;;
+"--json -x /dev/sd"[cd]) echo '{"serial_number": "woken"}';;
+"--json -x -n standby -d megaraid,0 /dev/sde") echo '{"serial_number": "E0"}';;
+"--json -x -n standby -d megaraid,7 /dev/sde") echo '{"serial_number": "E7"}';;
 *) exit 1;;
 esac`)
-	for paths, want := range map[[2]string]string{
-		{"/dev/dm-0", "/dev/sda"}: `/dev/sda {"serial_number": "A"} ` +
-			`/dev/sdb {"serial_number": "B"}`,
-		{"/dev/sda1"}:     `/dev/sda {"serial_number": "A"}`,
-		{"/srv/file.img"}: "",
+	for _, c := range []struct {
+		paths []string
+		o     ReportOptions
+		want  string
+	}{
+		{[]string{"/dev/dm-0", "/dev/sda"}, ReportOptions{}, `/dev/sda {"serial_number": "A"} ` +
+			`/dev/sdb {"serial_number": "B"}`},
+		{[]string{"/dev/sda1"}, ReportOptions{}, `/dev/sda {"serial_number": "A"}`},
+		{[]string{"/srv/file.img"}, ReportOptions{}, ""},
+		{[]string{"/dev/sdc", "/dev/sdd"}, ReportOptions{}, "/dev/sdc asleep /dev/sdd asleep"},
+		{[]string{"/dev/sdc", "/dev/sdd"}, ReportOptions{Wake: true},
+			`/dev/sdc {"serial_number": "woken"} /dev/sdd {"serial_number": "woken"}`},
+		{[]string{"/dev/sde"}, ReportOptions{Types: []string{"megaraid,0", "megaraid,7"}},
+			`/dev/sde (megaraid,0) {"serial_number": "E0"} ` +
+				`/dev/sde (megaraid,7) {"serial_number": "E7"}`},
+		{[]string{"/dev/sdf"}, ReportOptions{},
+			`/dev/sdf {"m": "/dev/sdf: Unknown USB bridge [0x1:0x2]"}`},
 	} {
 		var got []string
-		for _, r := range f.Reports(t.Context(), paths[:]) {
-			got = append(got, r.Disk, strings.TrimSpace(string(r.Output)))
-			if r.Err != nil {
+		for _, r := range f.Reports(t.Context(), c.paths, c.o) {
+			said := strings.TrimSpace(string(r.Output))
+			if errors.Is(r.Err, ErrAsleep) {
+				said = "asleep"
+			} else if r.Err != nil {
 				t.Errorf("%s: %v", r.Disk, r.Err)
 			}
+			got = append(got, r.Disk, said)
 		}
-		if all := strings.Join(got, " "); all != want {
-			t.Errorf("%v: %s, want %s", paths, all, want)
+		if all := strings.Join(got, " "); all != c.want {
+			t.Errorf("%v %+v: %s, want %s", c.paths, c.o, all, c.want)
 		}
 	}
 	f.smart = "smartctl-that-is-nowhere"
-	if r := f.Reports(t.Context(), []string{"/dev/sda"}); len(r) != 1 || r[0].Err == nil {
+	if r := f.Reports(t.Context(), []string{"/dev/sda"}, ReportOptions{}); len(r) != 1 ||
+		r[0].Err == nil {
 		t.Errorf("%+v", r)
 	}
 }

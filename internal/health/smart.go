@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -35,6 +36,8 @@ type Drive struct {
 	SpinRetries      *int64 `json:"spin_retries"`
 	// errors of the link: a cable, a connector, a backplane
 	CRC *int64 `json:"crc_errors"`
+	// Hot: an NVMe drive says that its temperature is beyond its limits.
+	Hot bool `json:"temperature_beyond_limits"`
 	// NVMe: the critical warning, in words; spare blocks and endurance in percent
 	Warnings       []string `json:"warnings"`
 	SpareLeft      *int64   `json:"spare_left_percent"`
@@ -86,8 +89,18 @@ type report struct {
 		Standard selfTests `json:"standard"`
 		Extended selfTests `json:"extended"`
 	} `json:"ata_smart_self_test_log"`
-	NVMe       *nvmeLog `json:"nvme_smart_health_information_log"`
-	Grown      *int64   `json:"scsi_grown_defect_list"`
+	Statistics struct {
+		Pages []statisticsPage `json:"pages"`
+	} `json:"ata_device_statistics"`
+	NVMe      *nvmeLog  `json:"nvme_smart_health_information_log"`
+	NVMeTests nvmeTests `json:"nvme_self_test_log"`
+	Grown     *int64    `json:"scsi_grown_defect_list"`
+	SCSITest  *scsiTest `json:"scsi_self_test_0"` // the newest
+	SCSIUsed  *int64    `json:"scsi_percentage_used_endurance_indicator"`
+	// of version 7.4 and later, for all kinds of drives
+	Endurance struct {
+		Used *int64 `json:"current_percent"`
+	} `json:"endurance_used"`
 	SCSIErrors *struct {
 		Read  scsiErrors `json:"read"`
 		Write scsiErrors `json:"write"`
@@ -101,8 +114,20 @@ type attribute struct {
 	Threshold  int64  `json:"thresh"`
 	WhenFailed string `json:"when_failed"` // "", now or past
 	Raw        struct {
-		Value int64 `json:"value"`
+		Value  int64  `json:"value"`
+		String string `json:"string"`
 	} `json:"raw"`
+}
+
+// count returns what the raw value counts; false if that is not known. Some vendors keep several
+// numbers in the 48 bits: smartctl writes those as people read them, such as "8 (0 12)", the count
+// first.
+func (a *attribute) count() (int64, bool) {
+	text, _, packed := strings.Cut(a.Raw.String, " ")
+	if n, err := strconv.ParseInt(text, 10, 64); packed && err == nil && n >= 0 {
+		return n, n <= maxRaw
+	}
+	return a.Raw.Value, a.Raw.Value >= 0 && a.Raw.Value <= maxRaw
 }
 
 type selfTests struct {
@@ -130,11 +155,15 @@ type scsiErrors struct {
 	Uncorrected *int64 `json:"total_uncorrected_errors"`
 }
 
+// nvmeHot is the bit of the critical warning that says nothing of the medium: the drive is too warm
+// or too cold.
+const nvmeHot = 1 << 1
+
 // nvmeWarnings are the bits of the critical warning, NVM Express Base Specification 2.0, figure
-// 207.
+// 207. nvmeHot has a field of its own.
 var nvmeWarnings = []string{
 	"its spare blocks are below its threshold",
-	"its temperature is beyond its limits",
+	"",
 	"its reliability is degraded by errors of the medium",
 	"it has become read-only",
 	"its volatile memory backup has failed",
@@ -187,13 +216,22 @@ func Decode(disk string, output []byte) Drive {
 	}
 	d.selfTest(r.SelfTests.Extended)
 	d.selfTest(r.SelfTests.Standard)
+	d.statistics(r.Statistics.Pages)
 	d.nvme(r.NVMe)
+	d.nvmeSelfTest(r.NVMeTests)
+	d.scsiSelfTest(r.SCSITest)
 	if r.Grown != nil {
 		d.Reallocated = r.Grown
 	}
 	if e := r.SCSIErrors; e != nil {
 		d.Uncorrected = e.Read.Uncorrected
 		d.UncorrectedWrite = e.Write.Uncorrected
+	}
+	if r.SCSIUsed != nil {
+		d.EnduranceUsed = r.SCSIUsed
+	}
+	if r.Endurance.Used != nil {
+		d.EnduranceUsed = r.Endurance.Used
 	}
 	if d.Note == "" {
 		d.Note = r.note(&d)
@@ -225,7 +263,7 @@ func (d *Drive) says() bool {
 			return true
 		}
 	}
-	return d.Passed != nil
+	return d.Passed != nil || d.Hot
 }
 
 // attributes takes the table of an ATA drive. The numbers of the attributes have no standard; those
@@ -258,7 +296,7 @@ func (d *Drive) attributes(table []attribute) {
 		default:
 			continue
 		}
-		if n := a.Raw.Value; n >= 0 && n <= maxRaw {
+		if n, ok := a.count(); ok {
 			*to = &n
 		}
 	}
@@ -292,9 +330,13 @@ func (d *Drive) nvme(n *nvmeLog) {
 		return
 	}
 	for i, text := range nvmeWarnings {
-		if n.CriticalWarning&(1<<i) != 0 {
+		if text != "" && n.CriticalWarning&(1<<i) != 0 {
 			d.Warnings = append(d.Warnings, text)
 		}
+	}
+	d.Hot = n.CriticalWarning&nvmeHot != 0
+	if n.CriticalWarning == nvmeHot {
+		d.Passed = nil // smartctl calls each warning a failure of the drive
 	}
 	d.SpareLeft, d.SpareThreshold, d.EnduranceUsed = n.Spare, n.SpareThreshold, n.Used
 	d.Uncorrected = n.MediaErrors

@@ -122,6 +122,9 @@ func (f *findings) drive(d *Drive, several bool) {
 	for _, w := range d.Warnings {
 		say(ReplaceNow, "warns: %s", w)
 	}
+	if d.Hot {
+		say(Watch, "says that its temperature is beyond its limits: look after its cooling")
+	}
 	for _, a := range d.Failed {
 		say(Watch, "says that %s was below its threshold once", a)
 	}

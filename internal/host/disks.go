@@ -131,8 +131,8 @@ func notServedElsewhere(ctx context.Context, d *blockdev.Device, sb *metadata.Su
 		d.Path(), ErrRefused, sb.Name, r.Device, r.Backing, shell.Command("stop", sb.Name))
 }
 
-// OpenToMark opens a stopped set whose table is to change. The error is ErrRefused if it has a device
-// or a server, and that of set.CheckNewest if another disk is the newer copy of this one: a change
+// OpenToMark opens a stopped set whose table is to change. The error is ErrRefused if the set has a
+// device or a server, and that of set.CheckNewest if another disk is the newer copy: a change
 // would make the older one the newer.
 func OpenToMark(ctx context.Context, path string, spares []string, readOnly bool) (*set.Set,
 	error) {

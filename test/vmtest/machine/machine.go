@@ -12,7 +12,15 @@ type Disk struct {
 	Path string
 	// BlockSize is the logical and physical block size, 512 or 4096.
 	BlockSize int
+	// Kind is ATA, NVMe, or empty for a virtual disk.
+	Kind string
 }
+
+// Kinds of disks that answer SMART. Only QEMU has them.
+const (
+	ATA  = "ata"
+	NVMe = "nvme"
+)
 
 // Guest is what a machine is to boot.
 type Guest struct {

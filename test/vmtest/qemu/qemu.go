@@ -72,10 +72,18 @@ func (m *Machine) args(g *machine.Guest) []string {
 	for i, d := range g.Disks {
 		args = append(args,
 			"-drive", fmt.Sprintf("if=none,id=d%d,format=raw,cache=unsafe,discard=unmap,file=%s", i,
-				escape(d.Path)),
-			"-device", fmt.Sprintf(
+				escape(d.Path)))
+		switch d.Kind {
+		case machine.ATA:
+			args = append(args, "-device", fmt.Sprintf("ich9-ahci,id=ahci%d", i),
+				"-device", fmt.Sprintf("ide-hd,bus=ahci%d.0,drive=d%d,serial=ATA%d", i, i, i))
+		case machine.NVMe:
+			args = append(args, "-device", fmt.Sprintf("nvme,drive=d%d,serial=NVME%d", i, i))
+		default:
+			args = append(args, "-device", fmt.Sprintf(
 				"virtio-blk-pci,drive=d%d,logical_block_size=%d,physical_block_size=%d", i,
 				d.BlockSize, d.BlockSize))
+		}
 	}
 	return args
 }

@@ -44,7 +44,7 @@ func (m *Machine) Command(g *machine.Guest) (*machine.Command, error) {
 	}
 	args = append(args, proto.PortsParam+strings.Join(lines, ","))
 	for i, d := range g.Disks {
-		if d.BlockSize != 512 {
+		if d.BlockSize != 512 || d.Kind != "" {
 			return nil, ErrDisk
 		}
 		args = append(args, fmt.Sprintf("ubd%d=%s", i, d.Path))
