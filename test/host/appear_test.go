@@ -156,11 +156,14 @@ test "$(systemctl is-active ublk-remap@data)" = inactive`)
 	})
 }
 
-// No other program uses the disk of a stopped set, or the partition that marks the disk as in use.
+// No other program uses the disk of a stopped set, or the partition that marks the disk as in use:
+// the tools of each release see a partition table, and refuse to write without being forced to.
 // Once the disk is released, both are as on any disk.
 func TestDiskIsInUse(t *testing.T) {
 	long(t)
-	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
+	o := withPackage(t)
+	o.Packages = []string{"btrfs-progs", "dosfstools", "file", "parted", "xfsprogs"}
+	onEach(t, o, func(t *testing.T, h *system.Host) {
 		prepared(h, scsiDisk+`
 mkfs.ext4 -q -F /dev/sda 100M
 ublk-remap create --name data --in-place --yes /dev/sda
@@ -173,9 +176,26 @@ in_use() {
 		grep -qx SYSTEMD_READY=0 /tmp/properties
 		grep -qx UDISKS_IGNORE=1 /tmp/properties
 	done
-	! grep UBLK_REMAP_INSTANCE /tmp/properties
+	if grep UBLK_REMAP_INSTANCE /tmp/properties; then return 1; fi
 }
 in_use
+blkid -p -o export /dev/sda >/tmp/sees
+grep -qx PTTYPE=dos /tmp/sees
+if grep '^TYPE=' /tmp/sees; then exit 1; fi
+wipefs /dev/sda | grep -q '0x1fe .*dos'
+test -z "$(wipefs --noheadings /dev/sda1)"
+fdisk -l /dev/sda | grep -q 'da Non-FS data'
+parted -s /dev/sda print | grep -q 'Partition Table: msdos'
+file -s /dev/sda | grep -q 'DOS/MBR boot sector'
+was=$(sha256sum </dev/sda)
+for mkfs in mkfs.xfs mkfs.btrfs mkfs.vfat; do
+	if $mkfs /dev/sda >/tmp/refuses 2>&1; then
+		echo "$mkfs made a file system"
+		exit 1
+	fi
+	grep -qi partition /tmp/refuses || { cat /tmp/refuses; exit 1; }
+done
+test "$(sha256sum </dev/sda)" = "$was"
 echo n | script -qec 'mkfs.ext4 /dev/sda' /dev/null >/tmp/asks || true
 grep -q 'Found a dos partition table in /dev/sda' /tmp/asks
 systemctl enable --now ublk-remap@data
@@ -183,7 +203,7 @@ udevadm trigger --settle /dev/sda /dev/sda1
 in_use
 mkdir /data
 mount /dev/disk/by-id/ublk-remap-data /data
-! mkfs.ext4 -q -F /dev/sda1
+if mkfs.ext4 -q -F /dev/sda1; then exit 1; fi
 echo first >/data/first
 umount /data
 ublk-remap stop data
@@ -193,7 +213,8 @@ ublk-remap release --yes /dev/sda
 udevadm settle
 test ! -e /dev/sda1
 test "$(lsblk -dno FSTYPE /dev/sda)" = ext4
-! udevadm info -q property /dev/sda | grep -e SYSTEMD_READY -e UDISKS_IGNORE -e UBLK_REMAP
+udevadm info -q property /dev/sda >/tmp/properties
+if grep -e SYSTEMD_READY -e UDISKS_IGNORE -e UBLK_REMAP /tmp/properties; then exit 1; fi
 mount /dev/sda /data
 test "$(cat /data/first)" = first`)
 	})

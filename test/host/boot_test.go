@@ -82,16 +82,22 @@ findmnt; systemctl --failed; ls -l /dev/disk/*; journalctl -b --no-pager | tail 
 func offline(t *testing.T, h *system.Host) {
 	t.Helper()
 	h.Boot()
-	h.Run("ublk-remap metadata check /dev/ubdc")
-	endedInOrder(t, h.Run("ublk-remap metadata dump --json /dev/ubdc"))
+	unmounted(t, h, "data", "/dev/ubdc")
+}
+
+// unmounted is offline on a host that is on, for one set.
+func unmounted(t *testing.T, h *system.Host, name, disk string) {
+	t.Helper()
+	h.Run("ublk-remap metadata check " + disk)
+	endedInOrder(t, h.Run("ublk-remap metadata dump --json "+disk))
 	out := h.Run(`
-ublk-remap start --id 5 /dev/ubdc
+ublk-remap start --id 5 ` + disk + `
 dumpe2fs -h /dev/ublkb5 2>/dev/null
 fsck.ext4 -fn /dev/ublkb5
 mount -o ro /dev/ublkb5 /mnt
 cat /mnt/third
 umount /mnt
-ublk-remap stop data`)
+ublk-remap stop ` + name)
 	if strings.Contains(out, "needs_recovery") || !strings.Contains(out, "third") {
 		t.Errorf("the file system was not unmounted:\n%s", out)
 	}

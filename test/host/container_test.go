@@ -10,16 +10,25 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// containerLines returns the lines of a document that are commands, without their blanks. The disk
-// that they name as an example is replaced by one of the host's.
-func containerLines(t *testing.T, path, disk string) []string {
+// containerLines returns the lines of docs/CONTAINERS.md that are commands, without their blanks:
+// those for podman, or those for docker. The disk that they name as an example is replaced by the
+// host's.
+func containerLines(t *testing.T, engine string) []string {
 	t.Helper()
-	text, err := os.ReadFile(path)
+	const disk = "/dev/ubdc"
+	text, err := os.ReadFile("../../docs/CONTAINERS.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	page, docker, found := strings.Cut(string(text), "\n## With docker\n")
+	if !found {
+		t.Fatal("the document has no section for docker")
+	}
+	if engine == "docker" {
+		page = docker
+	}
 	var lines []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(page) {
 		if command, ok := strings.CutPrefix(line, "    "); ok {
 			lines = append(lines, strings.ReplaceAll(strings.TrimSpace(command), "/dev/sdX", disk))
 		}
@@ -50,7 +59,7 @@ cp /root/package/usr/sbin/ublk-remap /root/package/usr/libexec/ublk-remap/ublk-r
 // while it is in use, and recovered by podman start.
 func TestContainer(t *testing.T) {
 	long(t)
-	lines := containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc")
+	lines := containerLines(t, "podman")
 	if i := slices.Index(lines, "make build"); i < 0 || len(lines) < 10 {
 		t.Fatalf("the document has other lines: %q", lines)
 	} else {
@@ -59,54 +68,89 @@ func TestContainer(t *testing.T) {
 	onEach(t, containerHost(t), func(t *testing.T, h *system.Host) {
 		h.Boot()
 		h.Run(checkout)
-		for _, line := range lines {
-			out, code := h.Try("cd /root/checkout\n" + line)
-			t.Logf("%s\n%s", line, out)
-			switch {
-			case strings.HasSuffix(line, "--network none ublk-remap"):
-				missing(t, out, code)
-			case code != 0:
-				t.Fatalf("exit code %d", code)
-			case strings.Contains(line, "run -d"):
-				h.Eventually(30*time.Second, `
+		containerServes(t, h, "podman", lines, append(withoutRights, "--security-opt seccomp="))
+	})
+}
+
+// The same with docker, whose daemon needs no network for that, and no file system in layers.
+func TestDocker(t *testing.T) {
+	long(t)
+	o := containerHost(t)
+	o.Packages = []string{"docker.io", "jq", "golang-github-containers-common"}
+	o.PackagesOf = map[string][]string{"trixie": {"docker-cli"}}
+	lines := containerLines(t, "docker")
+	onEach(t, o, func(t *testing.T, h *system.Host) {
+		h.Boot()
+		h.Run(checkout + `
+modprobe ublk_drv
+mkdir -p -m 700 /run/ublk-remap
+mkdir -p /etc/docker
+echo '{"bridge": "none", "iptables": false, "ip6tables": false, "storage-driver": "vfs"}' \
+	>/etc/docker/daemon.json
+systemctl reset-failed docker || :
+systemctl restart docker`)
+		// docker's filter forbids io_uring since version 25.
+		lacks := withoutRights
+		if !strings.HasPrefix(h.Run("docker version -f '{{.Server.Version}}'"), "20.") {
+			lacks = append(slices.Clone(lacks), "--security-opt seccomp=")
+		}
+		containerServes(t, h, "docker", lines, lacks)
+	})
+}
+
+// containerServes runs the lines. lacks is what doctor says that a container lacks which was given
+// nothing.
+func containerServes(t *testing.T, h *system.Host, engine string, lines, lacks []string) {
+	t.Helper()
+	for _, line := range lines {
+		out, code := h.Try("cd /root/checkout\n" + line)
+		t.Logf("%s\n%s", line, out)
+		switch {
+		case strings.HasSuffix(line, "--network none ublk-remap"):
+			missing(t, out, code, lacks)
+		case code != 0:
+			t.Fatalf("exit code %d", code)
+		case strings.Contains(line, "run -d"):
+			h.Eventually(30*time.Second, `
 test -b /dev/ublkb0 && grep -q . /run/ublk-remap/data.json`)
-				h.Run(`mkfs.ext4 -q /dev/ublkb0
+			h.Run(`mkfs.ext4 -q /dev/ublkb0
 mount /dev/ublkb0 /mnt
 echo first >/mnt/first
 sync`)
-			case strings.HasSuffix(line, " list"):
-				if !strings.Contains(out, "/dev/ublkb0") {
-					t.Errorf("the server is not listed")
-				}
-			case strings.HasSuffix(line, " status data"):
-				if !strings.Contains(out, "live") {
-					t.Errorf("the server is not live")
-				}
-				h.Run("podman stop data; test -b /dev/ublkb0; findmnt /mnt")
+		case strings.HasSuffix(line, " list"):
+			if !strings.Contains(out, "/dev/ublkb0") {
+				t.Errorf("the server is not listed")
 			}
+		case strings.HasSuffix(line, " status data"):
+			if !strings.Contains(out, "live") {
+				t.Errorf("the server is not live")
+			}
+			h.Run(engine + " stop data; test -b /dev/ublkb0; findmnt /mnt")
 		}
-		h.Eventually(30*time.Second, `podman ps -q --filter name=data | grep . &&
+	}
+	h.Eventually(30*time.Second, engine+` ps -q --filter name=data | grep . &&
 timeout 10 dd if=/dev/ublkb0 of=/dev/null bs=4k count=1 iflag=direct`)
-		h.Run(`test $(cat /mnt/first) = first
+	h.Run(`test $(cat /mnt/first) = first
 echo second >/mnt/second
 sync
 umount /mnt
 fsck.ext4 -fn /dev/ublkb0
-podman stop data
+` + engine + ` stop data
 test ! -e /dev/ublkb0
 /root/package/usr/sbin/ublk-remap metadata check /dev/ubdc`)
-	})
 }
 
+// withoutRights is what every container lacks that was given nothing.
+var withoutRights = []string{"--cap-add SYS_ADMIN", "--cap-add SYS_RESOURCE", "-v /dev:/dev",
+	"-v /run/ublk-remap:/run/ublk-remap", "--pid host"}
+
 // missing looks at what doctor says in a container that was given nothing.
-func missing(t *testing.T, out string, code int) {
+func missing(t *testing.T, out string, code int, lacks []string) {
 	t.Helper()
 	if code != 5 {
 		t.Errorf("exit code %d", code)
 	}
-	for _, want := range []string{"--cap-add SYS_ADMIN", "--cap-add SYS_RESOURCE",
-		"-v /dev:/dev", "-v /run/ublk-remap:/run/ublk-remap", "--pid host",
-		"--security-opt seccomp="} {
+	for _, want := range lacks {
 		if !strings.Contains(out, "→ ") || !strings.Contains(out, want) {
 			t.Errorf("doctor does not say %s", want)
 		}
@@ -118,7 +162,7 @@ func missing(t *testing.T, out string, code int) {
 func TestContainerRights(t *testing.T) {
 	long(t)
 	var all string
-	for _, line := range containerLines(t, "../../docs/CONTAINERS.md", "/dev/ubdc") {
+	for _, line := range containerLines(t, "podman") {
 		if strings.Contains(line, "run -d") || strings.HasPrefix(line, "jq ") ||
 			strings.HasPrefix(line, "mkdir ") || strings.Contains(line, "podman build") ||
 			strings.HasPrefix(line, "cp ") {

@@ -61,7 +61,7 @@ func TestStartRefused(t *testing.T) {
 ublk-remap create --name data /dev/ubdc
 echo 'queues = 1' >/etc/ublk-remap/data.toml
 chmod 666 /etc/ublk-remap/data.toml
-! systemctl start ublk-remap@data
+if systemctl start ublk-remap@data; then exit 1; fi
 test "$(systemctl is-active ublk-remap@data)" = failed
 test "$(systemctl show -P ExecMainStatus ublk-remap@data)" = 3
 test "$(systemctl show -P NRestarts ublk-remap@data)" = 0

@@ -7,6 +7,25 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
+// shells are how docs/BOOT.md comes to a shell in the initramfs, by the program that made it.
+var shells = map[string]struct {
+	// append goes to the kernel's command line.
+	append string
+	// first is typed before the commands, which are typed at the prompt.
+	first  []system.Typed
+	prompt string
+	// commands follow this text of the page.
+	commands string
+}{
+	// Hosts here have panic=-1, with which an initramfs gives no shell. Without a number the word
+	// changes this for the initramfs, and not for the kernel.
+	"initramfs-tools": {" break=mount panic=", nil, "", "**Without a rescue system**"},
+	// sulogin waits for Enter, because root has no password here.
+	"dracut": {" rd.break=pre-mount",
+		[]system.Typed{{Prompt: "Press Enter for maintenance", Text: "\n"}}, "# ",
+		"**With dracut**"},
+}
+
 // The root disk of an installed system is put behind ublk-remap in place in the shell of the
 // initramfs, as docs/BOOT.md says. The commands are typed at the console.
 func TestRootFromShell(t *testing.T) {
@@ -14,16 +33,15 @@ func TestRootFromShell(t *testing.T) {
 	o := withPackage(t)
 	o.Disks = []int64{256 << 20}
 	o.MemoryMiB = 768
-	for _, i := range initramfses[:2] {
+	for _, i := range initramfses {
 		t.Run(i.name, func(t *testing.T) {
 			o.Suite, o.Packages = i.suite, i.packages
 			h := system.New(t, o)
 			loader := rootPrepared(h, i)
-			shell := loader
-			// Hosts here have panic=-1, with which an initramfs gives no shell. Without a number
-			// the word changes this for the initramfs, and not for the kernel.
-			shell.Append += " break=mount panic="
-			shell.Type = typedInShell(t, h.RootDisk())
+			shell, how := loader, shells[i.packages[0]]
+			shell.Append += how.append
+			shell.Type = append(how.first, system.Typed{Prompt: how.prompt,
+				Text: typedInShell(t, how.commands, h.RootDisk())})
 			h.BootWith(&shell)
 			h.Boot()
 			onSet(t, h, "0.0.1")
@@ -38,10 +56,9 @@ func TestRootFromShell(t *testing.T) {
 }
 
 // typedInShell is what a user types there, after having read what size the file system must have.
-func typedInShell(t *testing.T, disk string) string {
+func typedInShell(t *testing.T, commands, disk string) string {
 	t.Helper()
-	text := documentedPart(t, "BOOT.md", "**Without a rescue system**", "/dev/sda2", disk,
-		"SIZEK", "${size%%K*}K")
+	text := documentedPart(t, "BOOT.md", commands, "/dev/sda2", disk, "SIZEK", "${size%%K*}K")
 	lines := strings.SplitAfter(text, "\n")
 	for i, line := range lines {
 		if strings.HasPrefix(line, "ublk-remap create") && i+1 < len(lines) &&

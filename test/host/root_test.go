@@ -2,7 +2,6 @@ package host
 
 import (
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,29 +57,15 @@ func TestRoot(t *testing.T) {
 // kernel, with the initramfs that its package has made. Blocks below /usr are bad before it boots.
 func TestRootKernels(t *testing.T) {
 	long(t)
-	for _, k := range []struct{ suite, series, release string }{
-		{"bookworm", "6.12", "deb12"}, {"trixie", "7.3", "deb13"},
-	} {
+	for _, k := range debianKernels {
 		t.Run(k.suite, func(t *testing.T) {
-			o := withPackage(t)
-			o.Suite, o.OwnRoot, o.MemoryMiB = k.suite, true, 1024
-			o.Disks = []int64{512 << 20}
-			o.Packages = []string{"initramfs-tools", "linux-base"}
-			for _, deb := range system.KernelPackages(t, k.series, k.release) {
-				o.Payload["kernel-"+filepath.Base(deb)] = deb
-			}
-			h := system.New(t, o)
+			h := system.New(t, k.options(t))
 			rootPrepared(h, initramfses[0])
 			rootConverted(t, h)
 			h.Boot()
 			onSet(t, h, "0.0.1")
-			h.Run(`
-for base in /payload/kernel-linux-base_*.deb; do
-	[ ! -e $base ] || dpkg -i $base
-done
-dpkg -i /payload/kernel-*.deb`)
+			release := kernelInstalled(h)
 			h.SetBad(badSectors(t, h))
-			release := h.Run("ls /boot | sed -n 's/^vmlinuz-\\(.*amd64\\)$/\\1/p'")
 			root := h.Run("findmnt -no UUID /")
 			h.PowerOff()
 			h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
@@ -93,7 +78,10 @@ dpkg -i /payload/kernel-*.deb`)
 			rewritten(t, h)
 			h.Reboot()
 			onSet(t, h, "0.0.1")
-			h.Run("cmp /usr/bin/busctl /root/whole")
+			h.Run("echo synced >/root/synced; sync; echo lost >/root/lost")
+			kexec(t, h)
+			onSet(t, h, "0.0.1")
+			h.Run("test $(cat /root/synced) = synced; cmp /usr/bin/busctl /root/whole")
 			h.PowerOff()
 			rootChecked(t, h)
 		})

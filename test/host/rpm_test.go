@@ -81,8 +81,8 @@ test -x /usr/sbin/ublk-remap`)
 		h.Run(`umount /data
 ublk-remap stop data
 ` + rpm + `-e ublk-remap
-! find / -xdev -name '*ublk-remap*' -not -path '/proc/*' -not -path '/sys/*' |
-	grep -v '^/etc/ublk-remap$'
+left=$(find / -xdev -name '*ublk-remap*' | grep -v '^/etc/ublk-remap$' || :)
+test -z "$left" || { echo "left: $left"; exit 1; }
 ` + rpm + `-i /payload/ublk-remap.rpm
 systemctl start ublk-remap@data
 mount /data

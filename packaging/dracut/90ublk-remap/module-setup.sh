@@ -37,6 +37,11 @@ install() {
 			dwarn "ublk-remap: $options is left out of the initramfs"
 		fi
 	done
+	# A set that has a name only is still to be made. Its root file system can be converted in the
+	# shell of the initramfs.
+	if grep -qv ' ' <<<"$sets"; then
+		inst_multiple -o e2fsck resize2fs
+	fi
 	# udev starts a set's unit if the target wants it, as on the running system.
 	mkdir -p "$initdir/etc/systemd/system/ublk-remap.target.wants" \
 		"$initdir/etc/systemd/system/ublk-remap@.service.d"

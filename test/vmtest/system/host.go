@@ -245,8 +245,34 @@ func (h *Host) start() error {
 		return err
 	}
 	h.machine, h.ended, h.agent, h.replies = cmd, ended, ours, bufio.NewReader(ours)
-	_, err = io.WriteString(keyboard, h.typed()) // it fits into the pipe
-	return err
+	return h.typeIn(keyboard)
+}
+
+// typeIn types what is to be typed. Each text fits into the pipe.
+func (h *Host) typeIn(keyboard io.Writer) error {
+	_, before, _ := strings.Cut(h.Console(), fmt.Sprintf("\n===== boot %d\n", h.boots+1))
+	seen := len(h.Console()) - len(before)
+	limit := time.After(h.limit(bootLimit))
+	for _, typed := range h.typed() {
+		for {
+			at := strings.Index(h.Console()[seen:], typed.Prompt)
+			if at >= 0 {
+				seen += at + len(typed.Prompt)
+				break
+			}
+			select {
+			case <-h.ended:
+				return fmt.Errorf("the host ended before it showed %q", typed.Prompt)
+			case <-limit:
+				return fmt.Errorf("the console does not show %q", typed.Prompt)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		if _, err := io.WriteString(keyboard, typed.Text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // command is the machine.
@@ -267,7 +293,7 @@ func (h *Host) command() (*exec.Cmd, error) {
 // arguments are those of user-mode Linux.
 func (h *Host) arguments(initrd string) []string {
 	keyboard := "null"
-	if h.typed() != "" {
+	if h.typed() != nil {
 		keyboard = "fd:0"
 	}
 	args := []string{
@@ -385,6 +411,33 @@ func (h *Host) end(script string) {
 		h.t.Fatalf("%s: the host is still on after %v", script, h.limit(offLimit))
 	}
 	h.kill()
+}
+
+// Kexec has systemd start the kernel that was loaded, and returns as Boot does. The machine is not
+// reset: a reset would end QEMU, and the test.
+func (h *Host) Kexec() {
+	h.t.Helper()
+	began := time.Now()
+	const script = "systemctl kexec"
+	_ = h.agent.SetDeadline(began.Add(h.limit(offLimit + bootLimit)))
+	_, err := fmt.Fprintln(h.agent, base64.StdEncoding.EncodeToString([]byte(script)))
+	// The old system answers, if it comes to that, and then the new one is ready.
+	for line := ""; strings.TrimSpace(line) != "ready"; {
+		if err == nil {
+			line, err = h.replies.ReadString('\n')
+		}
+		if code, _, answer := strings.Cut(line, " "); err == nil && answer && code != "0" {
+			err = fmt.Errorf("exit code %s", code)
+		}
+		if err != nil {
+			h.kill()
+			h.t.Fatalf("%s: no new kernel: %v", script, err)
+		}
+	}
+	h.Try("systemctl is-system-running --wait")
+	h.boots++
+	h.t.Logf("%s, to boot %d of %s: %.1f s", script, h.boots, h.options.Suite,
+		time.Since(began).Seconds())
 }
 
 // kill ends the machine, if it is on, and whatever is left of it.

@@ -24,9 +24,12 @@ type Loader struct {
 	Kernel string
 	// Append is the rest of the kernel's command line.
 	Append string
-	// Type is typed at the console of user-mode Linux.
-	Type string
+	// Type is typed at the console of user-mode Linux, one after the other.
+	Type []Typed
 }
+
+// Typed is a text that is typed once the console has shown the prompt after what was typed before.
+type Typed struct{ Prompt, Text string }
 
 // KernelPackages returns the files of Debian's packages of the newest cloud kernel of a
 // series, such as 6.12, for a release, such as deb12, for a host to install.
@@ -68,9 +71,9 @@ func (h *Host) RootDisk() string {
 func (h *Host) emulates() bool { return h.loader != nil && h.loader.Kernel != "" && !h.rescue }
 
 // typed is what is typed at the console.
-func (h *Host) typed() string {
+func (h *Host) typed() []Typed {
 	if h.loader == nil || h.rescue {
-		return ""
+		return nil
 	}
 	return h.loader.Type
 }
@@ -115,9 +118,9 @@ func (h *Host) bootArguments(initrd string) []string {
 }
 
 // emulatedLine is the kernel's command line. Features that are turned off cost time and are not
-// needed here.
+// needed here. The kernel's check of its timer fails where this machine is busy at that moment.
 const emulatedLine = "console=ttyS0 loglevel=5 oops=panic panic=-1 mitigations=off nokaslr " +
-	"no5lvl random.trust_cpu=on audit=0 lsm= cryptomgr.notests=1 init_on_alloc=0 " +
+	"no5lvl random.trust_cpu=on audit=0 lsm= cryptomgr.notests=1 init_on_alloc=0 no_timer_check " +
 	"system.agent=ttyS1 system.payload=/dev/vdb "
 
 // qemu is an emulated machine. Its agent's serial line is the first descriptor that is
