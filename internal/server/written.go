@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -24,6 +25,12 @@ const (
 	nodes = "/dev"
 	// writtenPause collects several closes by one program.
 	writtenPause = 50 * time.Millisecond
+	// udevs is where udev keeps what it knows of devices.
+	udevs = "/run/udev"
+	// udevNeeds is the room, in bytes, that udev has to find there. A device takes a few pages.
+	udevNeeds = 256 << 10
+	// roomPause is how often the room is looked at while there is none.
+	roomPause = time.Second
 )
 
 // writtenWatch looks at the node of a device and at those of its partitions.
@@ -34,6 +41,10 @@ type writtenWatch struct {
 	byID   map[int32]string
 	events [4096]byte
 	ended  chan struct{}
+	room   func() bool // whether udev can keep what it learns
+
+	mu      sync.Mutex
+	waiting map[string]bool // devices of which udev will be told once there is room
 }
 
 // watchWritten begins to watch the device called name. It returns nil if that cannot be done: in a
@@ -53,7 +64,8 @@ func newWrittenWatch(dir, inSys, name string) (*writtenWatch, error) {
 		return nil, err
 	}
 	w := &writtenWatch{file: os.NewFile(uintptr(fd), "inotify"), name: name, inSys: inSys,
-		byID: map[int32]string{}, ended: make(chan struct{})}
+		byID: map[int32]string{}, ended: make(chan struct{}),
+		room: func() bool { return udevHasRoom(udevs) }, waiting: map[string]bool{}}
 	// Nodes of partitions come and go.
 	if err := errors.Join(w.add(dir, unix.IN_CREATE|unix.IN_ONLYDIR),
 		w.add(filepath.Join(dir, name), unix.IN_CLOSE_WRITE)); err != nil {
@@ -103,11 +115,55 @@ func (w *writtenWatch) run(dir string) {
 }
 
 // tell has udev look at a device. It may be called on nil.
+//
+// If udev has no room to keep what it learns, it forgets all that it knew of the device, with its
+// links. systemd unmounts file systems of such a device at the next daemon-reload. So udev is told
+// only once there is room again.
 func (w *writtenWatch) tell(name string) {
-	if w != nil {
-		// Only udev loses something if this fails.
-		_ = os.WriteFile(filepath.Join(w.inSys, name, "uevent"), []byte("change"), 0)
+	if w == nil {
+		return
 	}
+	if w.room() {
+		w.change(name)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.waiting[name] {
+		w.waiting[name] = true
+		go w.tellLater(name)
+	}
+}
+
+// tellLater tells udev of a device once there is room, unless the watch ends before.
+func (w *writtenWatch) tellLater(name string) {
+	for !w.room() {
+		select {
+		case <-w.ended:
+			return
+		case <-time.After(roomPause):
+		}
+	}
+	w.mu.Lock()
+	delete(w.waiting, name)
+	w.mu.Unlock()
+	w.change(name)
+}
+
+func (w *writtenWatch) change(name string) {
+	// Only udev loses something if this fails.
+	_ = os.WriteFile(filepath.Join(w.inSys, name, "uevent"), []byte("change"), 0)
+}
+
+// udevHasRoom reports whether a directory's file system has room for what udev keeps of a device.
+// A file system that tells no limit has room.
+func udevHasRoom(dir string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return true
+	}
+	return (st.Blocks == 0 || st.Bavail*uint64(st.Bsize) >= udevNeeds) &&
+		(st.Files == 0 || st.Ffree >= udevNeeds/4096)
 }
 
 // handle returns the names of the devices that were written to, and begins to watch partitions

@@ -81,3 +81,51 @@ func TestWritten(t *testing.T) {
 	touch(first, os.O_RDWR)
 	told("ublkb1p1")
 }
+
+// TestWrittenWithoutRoom: while udev has no room to keep what it learns, it is not told. It is told
+// once when there is room.
+func TestWrittenWithoutRoom(t *testing.T) {
+	dir, sys := t.TempDir(), t.TempDir()
+	path := filepath.Join(sys, "ublkb1/uevent")
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700),
+		os.WriteFile(filepath.Join(dir, "ublkb1"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWrittenWatch(dir, sys, "ublkb1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, room := make(chan struct{}), make(chan bool)
+	w.room = func() bool { asked <- struct{}{}; return <-room }
+	go w.run(dir)
+	defer w.close()
+	answer := func(yes bool) { <-asked; room <- yes }
+	for range 2 {
+		go w.tell("ublkb1")
+		answer(false)
+	}
+	answer(false) // the one that waits asks again
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("udev was told although it has no room: %v", err)
+	}
+	answer(true)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if text, err := os.ReadFile(path); err == nil && string(text) == "change" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("udev was not told once it had room")
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) > 0 {
+		t.Errorf("%v still wait", w.waiting)
+	}
+}
+
+func TestUdevHasRoom(t *testing.T) {
+	if !udevHasRoom(t.TempDir()) || !udevHasRoom("/proc") || !udevHasRoom("/does/not/exist") {
+		t.Error("no room in a directory, in a file system without limits, or in none")
+	}
+}

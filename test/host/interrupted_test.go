@@ -95,13 +95,15 @@ dpkg -i /payload/newer.deb
 echo "dpkg: $?"
 sleep 1
 ublk-remap status data >/dev/null && echo 'it answers'
+# Without this systemd unmounts the file system at the next daemon-reload.
+test -e /run/udev/data/b$(lsblk -dno MAJ:MIN /dev/ublkb0) || echo 'FAIL: udev forgot the device'
 rm -f /run/full /run/fuller /run/one-more
 exec >/dev/null
 exit 0`)
 		out += h.Run(`
 cat /root/full.out
 grep -q 'it answers' /root/full.out
-! grep FAIL /root/full.out`)
+if grep FAIL /root/full.out; then exit 1; fi`)
 		t.Log(out)
 		h.Eventually(time.Minute, "systemctl -q is-active ublk-remap@data")
 		supervised(t, h)

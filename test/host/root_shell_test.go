@@ -21,8 +21,8 @@ var shells = map[string]struct {
 	// changes this for the initramfs, and not for the kernel.
 	"initramfs-tools": {" break=mount panic=", nil, "", "**Without a rescue system**"},
 	// sulogin waits for Enter, because root has no password here.
-	"dracut": {" rd.break=pre-mount",
-		[]system.Typed{{Prompt: "Press Enter for maintenance", Text: "\n"}}, "# ",
+	"dracut": {" rd.break=pre-mount SYSTEMD_SULOGIN_FORCE=1",
+		[]system.Typed{{Prompt: "(or press Control-D to continue): ", Text: "\n"}}, "# ",
 		"**With dracut**"},
 }
 
