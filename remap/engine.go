@@ -109,6 +109,7 @@ func (e *Engine) Submit(r *Request) {
 	q.active = true
 	q.serial++
 	q.errno, q.notNoted = 0, false
+	q.way, q.met = WayNone, 0
 	e.active++
 	switch {
 	case r.Op == OpFlush:
@@ -196,6 +197,7 @@ func (e *Engine) finish(q *request) {
 		c.Discards++
 	}
 	if q.isolating {
+		e.metBad(q)
 		switch {
 		case q.errno != 0 && q.Op != OpRead:
 			c.FailedHeals++

@@ -70,6 +70,7 @@ func (e *Engine) dispatchFlush(q *request) {
 			o.io.FUA, o.io.Zero, o.io.Buffer, o.io.Offset, o.io.Length = false, false, 0, 0, 0
 			o.flush = e.shared.userFlush(device)
 			o.flush.Begin()
+			q.went(device != 0)
 			e.start(q, o)
 		}
 		q.cursor++
@@ -105,6 +106,7 @@ func (e *Engine) issue(q *request, o *op, kind opKind, run Run) uint64 {
 		device, offset, limit = e.geo.home(run.Start)
 		o.place = place{}
 	}
+	q.went(o.place.mapped)
 	count := min(run.Count, limit)
 	o.kind, o.block, o.count = kind, run.Start, count
 	io := &o.io

@@ -80,6 +80,8 @@ type request struct {
 	trying      bool   // a read: it tries pending blocks, and counts in Engine.trying
 	waits       bool   // for its turn to try them, and counts in Engine.waiting
 	turn        int64  // until when it waits for that; 0: it has not waited
+	way         Way
+	met         int64 // see Answer.Met
 	active      bool
 	parked      bool             // waits for busy units
 	isolating   bool             // something failed and was or is being isolated

@@ -48,9 +48,9 @@ type IO struct {
 }
 
 // Driver carries out what an Engine asks for. None of its methods may call
-// back into the Engine before they return, and none may fail: a driver whose
-// ring is full makes room or keeps the operation until there is room. The
-// pointers are valid only during the call.
+// back into the Engine before they return (but see Engine.Answering), and none
+// may fail: a driver whose ring is full makes room or keeps the operation until
+// there is room. The pointers are valid only during the call.
 type Driver interface {
 	// Issue starts an operation; its result comes back by Engine.Complete.
 	Issue(io *IO)

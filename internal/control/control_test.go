@@ -96,6 +96,11 @@ func (f *fake) StopRetest(context.Context) (Retest, error) {
 	return Retest{ID: 1, Step: "write"}, f.fail
 }
 
+func (f *fake) Latencies(context.Context) (*Latencies, error) {
+	return &Latencies{TimedOneIn: 4, Requests: []RequestLatency{{Operation: "read", Path: "home",
+		Histogram: Histogram{SumNS: 9, Buckets: []Bucket{{Index: 3, Count: 2}}}}}}, f.fail
+}
+
 func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.added = r
 	return MoveReply{Blocks: 7}, f.fail

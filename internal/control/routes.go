@@ -25,6 +25,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/snapshot/{cursor}", r.snapshot)
 	mux.HandleFunc("GET /v1/events/{from}", r.events)
 	mux.HandleFunc("POST /v1/drill/{do}", r.drill)
+	mux.HandleFunc("GET /v1/latencies", r.latencies)
 	mux.HandleFunc("POST /v1/remaps/add", move(r, h.AddRemaps))
 	mux.HandleFunc("POST /v1/remaps/remove", move(r, h.RemoveRemaps))
 	mux.HandleFunc("POST /v1/remaps/takeback", move(r, h.TakeBackRemaps))

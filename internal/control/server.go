@@ -53,6 +53,7 @@ type Handler interface {
 	RescueRemaps(ctx context.Context, ranges []Range) (RescueReply, error)
 	RetestHandler
 	SurfaceHandler
+	LatencyHandler
 	// Resume closes the breaker.
 	Resume(ctx context.Context) error
 	// Stop begins an orderly stop and returns when the stop is certain. It refuses with ErrRefused

@@ -21,6 +21,8 @@ type target struct {
 	shared  *remap.Shared
 	policy  remap.Policy
 	devices []*blockdev.Device
+	// every: one request in so many is timed, see timing.go. 0: each.
+	every int
 }
 
 // sinkSize is the memory of each queue that heals are read back into. A heal that is
@@ -83,6 +85,7 @@ func (t *target) newQueue(q ring) (*queue, error) {
 		ZeroBlocks: len(h.zeroes.Bytes()) / geo.BlockSize, DiscardBlocks: sinkSize / geo.BlockSize,
 		Policy: t.policy, InternalTags: internal, Internal: h,
 	}, t.shared, h)
+	h.timing = newTiming(max(t.every, 1), q.ID(), q.Depth()+internal, h.engine.Ops())
 	t.keeper.enlist(q.ID(), h)
 	return h, nil
 }
@@ -102,6 +105,7 @@ type queue struct {
 	req     remap.Request
 	asked   atomic.Bool // how long requests are under way is to be looked at
 	scrub   scrubReads
+	timing  timing
 
 	tid           int           // of the queue's thread
 	signs, signed atomic.Uint64 // that were asked for, and given
@@ -134,11 +138,15 @@ func (h *queue) Request(r ublk.Request) {
 		h.q.Done(r.Tag, -int32(syscall.EOPNOTSUPP))
 		return
 	}
+	h.timing.requestCame(r.Tag, h.engine.Inflight()+1)
 	h.engine.Submit(&h.req)
 }
 
 // Complete hands the result of an operation to the Engine. User data is the Engine's id.
-func (h *queue) Complete(userData uint64, res int32) { h.engine.Complete(userData, res) }
+func (h *queue) Complete(userData uint64, res int32) {
+	h.timing.operationEnded(userData, res)
+	h.engine.Complete(userData, res)
+}
 
 // Wake hands the keeper's messages to the Engine.
 func (h *queue) Wake() {
@@ -171,6 +179,7 @@ func (h *queue) EndBatch() time.Duration {
 		h.cancelScrubs()
 	}
 	h.engine.Publish()
+	h.timing.turn = 0
 	return wait
 }
 
@@ -179,6 +188,7 @@ func (h *queue) Close() {}
 
 // Issue starts an operation of the Engine on the ring.
 func (h *queue) Issue(io *remap.IO) {
+	h.timing.operationIssued(io)
 	file := int(io.Device)
 	switch io.Op {
 	case remap.OpRead:
@@ -212,6 +222,7 @@ func (h *queue) Issue(io *remap.IO) {
 
 // Finish answers a request of the kernel: with its whole length, or with an errno.
 func (h *queue) Finish(tag uint16, result int32) {
+	h.timing.requestEnded(tag, h.engine.Answering(tag))
 	if result == 0 {
 		result = h.lengths[tag]
 	}

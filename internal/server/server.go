@@ -70,6 +70,8 @@ type server struct {
 	written *writtenWatch
 
 	temperature temperature // of the backing
+	took        time.Time   // when it began to serve the device
+	every       int         // one request in so many is timed
 
 	live    atomic.Bool
 	inOrder bool // it ended without an error
@@ -556,11 +558,13 @@ func (s *server) info() ublk.DeviceInfo { return s.device.Info() }
 
 // serve runs the device until it is stopped.
 func (s *server) serve(ctx context.Context) error {
+	s.took, s.every = time.Now().UTC(), timedOneIn()
 	var err error
 	if s.socket, err = control.Serve(s.name, s); err != nil {
 		return s.abandon(err)
 	}
-	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices}
+	t := &target{keeper: s.keeper, shared: s.shared, policy: s.cfg.Policy, devices: s.set.Devices,
+		every: s.every}
 	s.demand.queues = s.info().Queues // the kernel can have given fewer
 	ran := make(chan error, 1)
 	go func() {
