@@ -149,8 +149,8 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	// Up to this point nothing is changed on the disk. The trial that follows changes nothing
 	// either.
 	bar := a.progress("trying the places that the set relies on")
-	err = p.Survey(ctx, bar)
-	bar.end()
+	err = p.Survey(ctx, survey{bar})
+	bar.End()
 	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
@@ -188,8 +188,8 @@ func (a *app) scanDisks(ctx context.Context, p *prepare.Preparation, path string
 		return nil
 	}
 	bar := a.progress("reading the disk")
-	defer bar.end()
-	if err := p.Scan(ctx, bar); err != nil {
+	defer bar.End()
+	if err := p.Scan(ctx, survey{bar}); err != nil {
 		return fmt.Errorf("%s: %w; nothing was changed, so it can be run again", path, err)
 	}
 	return nil

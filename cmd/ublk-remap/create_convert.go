@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/prepare"
+	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/metadata"
@@ -222,10 +223,10 @@ func spareAdvice(path string, err error) error {
 // end when the copy is over.
 func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 	o = metadata.ConvertOptions{Now: metadata.Seconds(time.Now()), Session: rand.Uint64()}
-	var bar *progress
+	var bar *progress.Bar
 	end = func() {
 		if bar != nil {
-			bar.end()
+			bar.End()
 			bar = nil
 		}
 	}
@@ -233,7 +234,7 @@ func (a *app) moveOptions(what string) (o metadata.ConvertOptions, end func()) {
 		if bar == nil {
 			bar = a.progress(what)
 		}
-		if bar.set(done, total); done >= total {
+		if bar.Set(done, total); done >= total {
 			end()
 		}
 	}

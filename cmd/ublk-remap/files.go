@@ -92,7 +92,9 @@ func (a *app) files(ctx context.Context, r *control.Record, ranges []control.Ran
 	if err != nil {
 		return err
 	}
+	bar := a.progress("looking for the owners of blocks")
 	found, err := files.Find(ctx, files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)}, runs)
+	bar.End()
 	if err != nil {
 		return err
 	}

@@ -133,9 +133,9 @@ func (a *app) fill(ctx context.Context, r *control.Record, o fillOptions) error 
 		for _, r := range runs {
 			total += r.End - r.Start
 		}
-		bar.set(0, total)
-		out.Result, err = fill.Run(ctx, d, src, bad, func(n int64) { bar.Add(n, 0) })
-		bar.end()
+		bar.Set(0, total)
+		out.Result, err = fill.Run(ctx, d, src, bad, bar.Add)
+		bar.End()
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w (%s of %s blocks were filled)", r.Device, err,

@@ -59,9 +59,9 @@ func (a *app) fillFiles(ctx context.Context, r *control.Record, o fillOptions) e
 	d := fill.Device{Path: r.Device, BlockSize: int64(r.BlockSize), Size: sizeOf(r),
 		Fill: control.NewClient(r.Name).Fill}
 	bar := a.progress("filling files")
-	defer bar.end()
+	defer bar.End()
 	for i, path := range paths {
-		bar.set(int64(i), int64(len(paths)))
+		bar.Note(fmt.Sprintf("%d of %d files", i, len(paths)))
 		backup, err := backupOf(path, of, dir)
 		f := fill.File{Path: path, State: fill.StateLeft}
 		if err != nil {

@@ -256,18 +256,18 @@ func (a *app) takeOver(ctx context.Context, r *control.Record, ranges []control.
 	bar := a.progress(r.Device + ": marking")
 	err := rescue.Mark(ctx, client, ranges, func(done control.MarkReply) {
 		out.Marked, out.Known, out.Spared = done.Marked, done.Known, done.Spared
-		bar.set(int64(done.Marked+done.Known+done.Spared)*size, int64(out.Listed)*size)
+		bar.Set(int64(done.Marked+done.Known+done.Spared)*size, int64(out.Listed)*size)
 	})
-	bar.end()
+	bar.End()
 	if err != nil || o.markOnly {
 		return a.sayImported(err, *out)
 	}
 	bar = a.progress(r.Device + ": reading what may still read")
 	err = rescue.Run(ctx, client, r.Device, ranges, int(size), func(done rescue.Done) {
 		out.Moved, out.Stay, out.Unreadable = done.Moved, done.Stay, done.Unreadable
-		bar.set(int64(done.Looked)*size, int64(out.Listed)*size)
+		bar.Set(int64(done.Looked)*size, int64(out.Listed)*size)
 	})
-	bar.end()
+	bar.End()
 	return a.sayImported(err, *out)
 }
 

@@ -106,7 +106,9 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 	if err != nil {
 		return err
 	}
+	bar := a.progress("writing the metadata of " + path)
 	after, err := plan.Run(opts)
+	bar.End()
 	return a.finish(path, &out, after, err)
 }
 
@@ -124,17 +126,13 @@ func notRepaired(path string, s *set.Set, err error) error {
 	return err
 }
 
-// searchSuperblock reads the whole backing to find a superblock, and logs its progress.
+// searchSuperblock reads the whole backing to find a superblock.
 func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superblock, error) {
 	d := s.Devices[0]
-	step := max(d.Size()/20, 1<<30)
-	next := d.Size() - step
+	bar := a.progress("searching for a superblock")
+	defer bar.End()
 	return metadata.SearchSuperblock(d, func(left int64) error {
-		if left < next {
-			next -= step
-			a.log.Info().Str("disk", d.Path()).Str("left",
-				sizeText(left)).Msg("searching for a superblock")
-		}
+		bar.Set(d.Size()-left, d.Size())
 		return ctx.Err()
 	})
 }
@@ -231,6 +229,8 @@ func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *meta
 	if err != nil {
 		return err
 	}
+	bar := a.progress("writing the metadata of " + path + " anew")
 	after, err := plan.Run(opts)
+	bar.End()
 	return a.finish(path, &out, after, err)
 }

@@ -56,7 +56,12 @@ func escapeJSON(p []byte) []byte {
 }
 
 // tell writes to standard error. Nobody can be told if that fails.
-func (a *app) tell(format string, args ...any) { _, _ = fmt.Fprintf(a.err, format, args...) }
+func (a *app) tell(format string, args ...any) {
+	if a.far != nil {
+		a.far.Clear()
+	}
+	_, _ = fmt.Fprintf(a.err, format, args...)
+}
 
 // clean returns a text from outside, such as a name or a path, in a form that can be shown: on one
 // line, and without anything that a terminal would read as a command.
@@ -113,6 +118,24 @@ func appendWrapped(rows [][]string, label, text string) [][]string {
 		add()
 	}
 	return rows
+}
+
+// appendBroken adds a name or a path to rows of labels and values. One that does not fit into a
+// line is broken anywhere. It makes the text safe to show first, since that can make it longer.
+func appendBroken(rows [][]string, label, text string) [][]string {
+	text = clean(text)
+	for {
+		line := text
+		for columnsOf(line) > textWidth {
+			_, n := utf8.DecodeLastRuneInString(line)
+			line = line[:len(line)-n]
+		}
+		rows = append(rows, []string{label, line})
+		if text = text[len(line):]; text == "" {
+			return rows
+		}
+		label = ""
+	}
 }
 
 // sizeText prints a size for people.

@@ -148,7 +148,9 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 		case out.acceptOld:
 			ask = control.NewClient(r.Name).TakeBackRemaps
 		}
+		bar := a.progress("moving " + numText(blocksIn(out.Ranges)) + " blocks")
 		reply, err := ask(ctx, out.Ranges)
+		bar.End()
 		if err != nil {
 			return err
 		}
@@ -158,11 +160,8 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 		return a.printJSON(out)
 	}
 	if out.DryRun {
-		var n uint64
-		for _, g := range out.Ranges {
-			n += g.Count
-		}
-		_, err := fmt.Fprintf(a.out, "would move what can be moved of %s blocks\n", numText(n))
+		_, err := fmt.Fprintf(a.out, "would move what can be moved of %s blocks\n",
+			numText(blocksIn(out.Ranges)))
 		return err
 	}
 	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", numText(out.Blocks))
@@ -171,6 +170,13 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 			numText(out.Old))
 	}
 	return err
+}
+
+func blocksIn(ranges []control.Range) (n uint64) {
+	for _, r := range ranges {
+		n += r.Count
+	}
+	return n
 }
 
 // parseRanges reads BLOCK or BLOCK+COUNT. All must lie on a device of that many blocks. The error

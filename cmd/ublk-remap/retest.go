@@ -234,9 +234,10 @@ func (a *app) runRetest(ctx context.Context, c *control.Client, ask control.Rete
 		return err
 	}
 	id := state.ID
-	var lines retestLines
+	bar := a.progress("retest")
+	defer bar.End()
 	for !state.Ended {
-		lines.show(a, &state)
+		bar.Note(retestNote(&state))
 		select {
 		case <-time.After(retestPoll):
 		case <-ctx.Done():
@@ -262,18 +263,8 @@ func (a *app) runRetest(ctx context.Context, c *control.Client, ask control.Rete
 	return nil
 }
 
-// retestLines reports to standard error what a retest does, a line for each step, at most every
-// progressLines, and not before progressAfter.
-type retestLines struct {
-	last string
-	next time.Time
-}
-
-func (l *retestLines) show(a *app, r *control.Retest) {
-	now := time.Now()
-	if l.next.IsZero() {
-		l.next = now.Add(progressAfter)
-	}
+// retestNote says in a few words what a retest does.
+func retestNote(r *control.Retest) string {
 	what := map[string]string{"find": "looking for blocks to test", "write": "writing",
 		"displace": "reading other places", "read": "reading back", "pause": "pausing",
 		"take": "reading back and taking home"}[r.Step]
@@ -281,12 +272,8 @@ func (l *retestLines) show(a *app, r *control.Retest) {
 	if r.Second {
 		test = "second"
 	}
-	line := fmt.Sprintf("retest: %s test, %s: %s blocks found, %s home, %s not well", test, what,
+	return fmt.Sprintf("%s test, %s: %s blocks found, %s home, %s not well", test, what,
 		numText(r.Found), numText(r.Home), numText(r.Failed))
-	if what != "" && line != l.last && now.After(l.next) {
-		l.last, l.next = line, now.Add(progressLines)
-		a.tell("%s\n", line)
-	}
 }
 
 func (a *app) printRetested(t *retested) error {

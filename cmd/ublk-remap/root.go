@@ -11,6 +11,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/config"
 	"ublkremap/internal/host"
 )
@@ -32,6 +33,7 @@ type app struct {
 	logFormat string
 	logFlags  []config.Option // the two of them
 	log       zerolog.Logger
+	far       *progress.Out // how far long operations are
 }
 
 // host returns this machine as all verbs see it.
@@ -50,6 +52,7 @@ func (a *app) host() *host.Host {
 var errSilent = errors.New("")
 
 func newRoot(a *app) *cobra.Command {
+	a.far = progress.NewOut(a.err)
 	root := &cobra.Command{
 		Use:   "ublk-remap",
 		Short: "A block device that keeps working when its disk gets bad sectors",
@@ -64,6 +67,10 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 			if a.log, err = logging.New(a.err, a.logLevel, a.logFormat); err != nil {
 				return err
 			}
+			// A message must not run into the line of progress.
+			a.log = a.log.Hook(zerolog.HookFunc(func(*zerolog.Event, zerolog.Level, string) {
+				a.far.Clear()
+			}))
 			a.parsed = true
 			return nil
 		},
@@ -74,6 +81,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 	root.SetErr(a.err)
 	a.logFlags = logOptions(&a.logLevel, &a.logFormat)
 	addFlags(root.PersistentFlags(), a.logFlags)
+	root.PersistentFlags().BoolVar(&a.far.Off, "no-progress", false,
+		"do not tell on standard error how far a long operation is")
 	root.AddCommand(
 		createCommand(a), releaseCommand(a),
 		startCommand(a), stopCommand(a), upgradeCommand(a),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/control"
+	"ublkremap/internal/shell"
 )
 
 func scrubCommand(a *app) *cobra.Command {
@@ -38,7 +40,7 @@ func scrubStartCommand(a *app) *cobra.Command {
 	var rate string
 	var idle bool
 	var interval time.Duration
-	var relocate bool
+	var relocate, wait bool
 	cmd := &cobra.Command{
 		Use:   "start DEV|NAME",
 		Short: "Begin to read every block",
@@ -54,10 +56,14 @@ func scrubStartCommand(a *app) *cobra.Command {
 				return fmt.Errorf("--interval %v: %w: at least 1m, or 0 for one pass", interval,
 					exit.ErrUsage)
 			}
-			return a.scrub(cmd, args[0], r)
+			if !wait {
+				return a.scrub(cmd, args[0], r)
+			}
+			return a.scrubAndWait(cmd, args[0], r)
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVar(&wait, "wait", false, "wait for the end of the pass; interrupted, the scrub goes on")
 	f.StringVar(&rate, "rate", "50MiB", "how much to read at most, in a second")
 	f.BoolVar(&idle, "idle", false, "read only while nobody uses the device")
 	f.DurationVar(&interval, "interval", 0,
@@ -113,18 +119,78 @@ func (a *app) scrub(cmd *cobra.Command, name string, ask control.ScrubRequest) e
 	if err != nil {
 		return err
 	}
-	st, err := control.NewClient(r.Name).Scrub(cmd.Context(), ask)
+	st, err := askScrub(cmd.Context(), r, ask)
+	if err != nil {
+		return err
+	}
+	return a.printScrub(r, st)
+}
+
+func askScrub(ctx context.Context, r *control.Record,
+	ask control.ScrubRequest) (*control.ScrubStatus, error) {
+	st, err := control.NewClient(r.Name).Scrub(ctx, ask)
 	if errors.Is(err, control.ErrNotFound) {
-		return fmt.Errorf("%s: its server cannot scrub; it may be an older one, see: "+
+		return nil, fmt.Errorf("%s: its server cannot scrub; it may be an older one, see: "+
 			"ublk-remap upgrade: %w", r.Device, err)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: scrub %s: %w", r.Device, ask.Do, err)
+		return nil, fmt.Errorf("%s: scrub %s: %w", r.Device, ask.Do, err)
 	}
+	return st, nil
+}
+
+func (a *app) printScrub(r *control.Record, st *control.ScrubStatus) error {
 	if a.json {
 		return a.printJSON(st)
 	}
 	return a.table(scrubRows(r.Device, st))
+}
+
+// scrubPoll is how often the server is asked how far its scrub is.
+const scrubPoll = 500 * time.Millisecond
+
+// scrubAndWait begins a scrub and waits for the end of its pass. The scrub itself goes on if that
+// is interrupted, or if the server dies.
+func (a *app) scrubAndWait(cmd *cobra.Command, name string, ask control.ScrubRequest) error {
+	ctx := cmd.Context()
+	r, err := a.host().Lookup(name)
+	if err != nil {
+		return err
+	}
+	st, err := askScrub(ctx, r, ask)
+	if err != nil {
+		return err
+	}
+	bar := a.progress(r.Device + ": reading every block")
+	defer bar.End()
+	for before := st.LastFinished; st.State != "idle" && sameTime(st.LastFinished, before); {
+		bar.Set(int64(st.Position)*int64(r.BlockSize), int64(st.Total)*int64(r.BlockSize))
+		bar.Note(scrubNote(st))
+		select {
+		case <-time.After(scrubPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; the scrub goes on, see: ublk-remap scrub status %s",
+				context.Cause(ctx), shell.Quote(r.Name))
+		}
+		if st, err = askScrub(ctx, r, control.ScrubRequest{Do: control.ScrubShow}); err != nil {
+			return fmt.Errorf("%w; the scrub goes on when the device is served again", err)
+		}
+	}
+	bar.End()
+	return a.printScrub(r, st)
+}
+
+func sameTime(a, b *time.Time) bool {
+	return a == nil && b == nil || a != nil && b != nil && a.Equal(*b)
+}
+
+// scrubNote says what a scrub has found, and why it reads nothing.
+func scrubNote(s *control.ScrubStatus) string {
+	note := numText(uint64(s.Found.Unreadable)) + " blocks unreadable"
+	if s.Waits != "" {
+		note += ", " + clean(s.Waits)
+	}
+	return note
 }
 
 // scrubRows shows a scrub to a person.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,11 +11,19 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
+	"ublkremap/internal/host"
 )
 
+// statusOptions are the flags of status.
+type statusOptions struct {
+	watch      time.Duration
+	brief, csv bool
+	look       damageLook
+	header     bool // of --csv: it was printed
+}
+
 func statusCommand(a *app) *cobra.Command {
-	var watch time.Duration
-	var look damageLook
+	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
@@ -35,70 +44,87 @@ If blocks are pending or lost, it says which files they belong to if that can be
 found in two seconds; else see files. With --json it does so with --files only,
 which takes up to a minute for each device.
 
-With --json one device is an object, and all are an array. With --watch the
-status is printed again and again, each time as a document of its own.`,
+With --json one device is an object, and all are an array. --brief prints one
+line for each device, --csv one row of comma-separated values after a header.
+With --watch the status is printed again and again; with --json each time as a
+document of its own. For a view that is kept up to date see top.`,
 		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if cmd.Flags().Changed("watch") && watch < 100*time.Millisecond {
-				return fmt.Errorf("--watch %s: %w: want at least 100ms", watch, exit.ErrUsage)
+			if cmd.Flags().Changed("watch") && o.watch < 100*time.Millisecond {
+				return fmt.Errorf("--watch %s: %w: want at least 100ms", o.watch, exit.ErrUsage)
 			}
-			files := &look
-			if a.json && !look.asked {
-				files = nil
-			}
-			for {
-				look.spent = 0
-				if err := status(cmd.Context(), a, args, files); err != nil {
-					return err
-				}
-				if watch == 0 {
-					return nil
-				}
-				select {
-				case <-cmd.Context().Done():
-					return nil
-				case <-time.After(watch):
-				}
-				if err := a.gap(); err != nil {
-					return err
-				}
-			}
+			return a.watchStatus(cmd.Context(), args, &o)
 		},
 	}
-	cmd.Flags().Var((*seconds)(&watch), "watch", "print again every so many seconds, until "+
-		"interrupted")
-	cmd.Flags().BoolVar(&look.asked, "files", false, "take the time to find out which files are "+
-		"damaged")
+	f := cmd.Flags()
+	f.Var((*seconds)(&o.watch), "watch", "print again every so many seconds, until interrupted")
+	f.BoolVar(&o.look.asked, "files", false, "take the time to find out which files are damaged")
+	f.BoolVar(&o.brief, "brief", false, "print one line for each device")
+	f.BoolVar(&o.csv, "csv", false, "print comma-separated values, with a header")
 	a.jsonFlag(cmd)
+	cmd.MarkFlagsMutuallyExclusive("brief", "csv", "json")
+	cmd.MarkFlagsMutuallyExclusive("brief", "files")
+	cmd.MarkFlagsMutuallyExclusive("csv", "files")
 	return cmd
 }
 
-// status prints the status of one device or of all. files is nil if it does not matter which files
-// are damaged.
-func status(ctx context.Context, a *app, args []string, files *damageLook) error {
+// watchStatus prints the status, once or until ctx ends.
+func (a *app) watchStatus(ctx context.Context, args []string, o *statusOptions) error {
+	for {
+		o.look.spent = 0
+		if err := status(ctx, a, args, o); err != nil {
+			return err
+		}
+		if o.watch == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(o.watch):
+		}
+		if o.csv || o.brief && len(args) > 0 {
+			continue
+		}
+		if err := a.gap(); err != nil {
+			return err
+		}
+	}
+}
+
+// status prints the status of one device or of all.
+func status(ctx context.Context, a *app, args []string, o *statusOptions) error {
+	var all []*control.Status
 	if len(args) == 1 {
 		st, err := a.host().StatusOf(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		if files != nil {
-			st.Files = files.of(ctx, st)
-		}
-		if a.json {
-			return a.printJSON(st)
-		}
-		return a.printStatus(st)
-	}
-	all, err := a.host().Status(ctx)
-	if err := a.allowPartial(err); err != nil {
-		return err
-	}
-	for _, st := range all {
-		if files != nil {
-			st.Files = files.of(ctx, st)
+		all = append(all, st)
+	} else {
+		var err error
+		all, err = a.host().Status(ctx)
+		if err := a.allowPartial(err); err != nil {
+			return err
 		}
 	}
-	if a.json {
+	switch {
+	case o.brief:
+		return a.printBrief(all)
+	case o.csv:
+		header := !o.header
+		o.header = true
+		return a.printCSV(all, time.Now(), header)
+	}
+	if !a.json || o.look.asked {
+		for _, st := range all {
+			st.Files = o.look.of(ctx, st)
+		}
+	}
+	switch {
+	case a.json && len(args) == 1:
+		return a.printJSON(all[0])
+	case a.json:
 		return a.printJSON(all)
 	}
 	for i, st := range all {
@@ -124,26 +150,42 @@ func (a *app) gap() error {
 }
 
 func (a *app) printStatus(s *control.Status) error {
-	rows := [][]string{{"device", s.Device + " (" + s.Name + ")"}, {"state", string(s.State)}}
+	rows := appendBroken(nil, "device", s.Device+" ("+s.Name+")")
+	rows = append(rows, []string{"state", string(s.State)})
 	rows = appendWrapped(rows, "reason", s.Reason)
 	rows = appendWrapped(rows, "action", s.Action)
 	if s.WaitingSince != nil {
 		rows = append(rows, []string{"waiting",
 			"since " + s.WaitingSince.Local().Format(time.DateTime)})
 	}
+	rows = append(rows, []string{"uuid", s.UUID})
+	rows = appendBroken(rows, "backing", s.Backing)
 	rows = append(rows, [][]string{
-		{"uuid", s.UUID},
-		{"backing", s.Backing},
 		{"size", fmt.Sprintf("%s, %s blocks of %d bytes",
 			sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
 	}...)
 	for _, d := range s.ErrorRecovery {
 		rows = appendWrapped(rows, "error recovery", drive.Says(d))
 	}
-	if s.ServerPID != 0 && s.State != control.StateUnreachable {
+	if host.Answered(s) {
 		rows = appendFigures(rows, s)
 	}
-	return a.table(rows)
+	if !a.colours() {
+		return a.table(rows)
+	}
+	return a.paintedTable(rows, func(row []string) string {
+		switch {
+		case row[0] == "state":
+			return colourOf(s.State)
+		case row[0] == "remaps" && s.Lost > 0, row[0] == "breaker" && s.Breaker.State != "closed",
+			row[0] == "waiting":
+			return alarming
+		case row[0] == "remaps" && s.Pending > 0, row[0] == "slow", row[0] == "mirror" &&
+			!strings.HasSuffix(row[1], " good"), row[0] == "spare" && s.Spare.Free == 0:
+			return warning
+		}
+		return plain
+	})
 }
 
 // appendFigures adds the counters of a device's server.

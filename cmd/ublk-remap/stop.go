@@ -39,7 +39,9 @@ a server fail. By its number that also works for a device of which nothing in
 			}
 			defer a.extend()() // it may be the ExecStop= of a unit
 			defer control.Turn(cmd.Context(), stopTurn)()
+			bar := a.progress("stopping " + args[0])
 			s, err := a.host().Stop(cmd.Context(), args[0], force)
+			bar.End()
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,152 @@
+package progress
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// TestMeter: what is done, how fast and how long the rest takes follows the last moments. What was
+// done before an interruption does not count for the rate.
+func TestMeter(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	m := newMeter("copying", now)
+	m.set(now, 400<<20, 1000<<20)
+	for range 60 {
+		now = now.Add(time.Second)
+		m.set(now, m.done+4<<20, 1000<<20)
+	}
+	const want = "copying: 64% of 1000 MiB, 4.0 MiB/s, 1m30s left, 1m0s so far"
+	if got := m.text(now, 0); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if got := m.text(now, 100); got != "[############--------] "+want {
+		t.Errorf("with a bar: %q", got)
+	}
+	if got := m.text(now, 70); got != want {
+		t.Errorf("where no bar fits: %q", got)
+	}
+	// A disk that does not answer slows the rate down, and the time that is left grows.
+	stuck := m.text(now.Add(30*time.Second), 0)
+	if !strings.Contains(stuck, "683 KiB/s") || !strings.Contains(stuck, "9m0s left") {
+		t.Errorf("after half a minute without an answer: %q", stuck)
+	}
+}
+
+// TestMeterOddNumbers: no number makes it divide by nothing, or say more than all.
+func TestMeterOddNumbers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, n := range [][2]int64{{0, 0}, {5, 0}, {10, 5}, {0, -3}, {1 << 62, 1 << 62},
+		{1, 1<<63 - 1}} {
+		m := newMeter("x", now)
+		m.set(now.Add(3*time.Second), n[0], n[1])
+		text := m.text(now.Add(3*time.Second), 200)
+		if strings.Contains(text, "-1") || strings.Contains(text, "NaN") ||
+			strings.Contains(text, "200%") {
+			t.Errorf("%v: %q", n, text)
+		}
+	}
+}
+
+// TestPauses: a log of a long operation gets fewer lines the longer it takes.
+func TestPauses(t *testing.T) {
+	lines, at := 0, After
+	for ; at < 24*time.Hour; at += pause(at, false) {
+		lines++
+	}
+	if lines < 100 || lines > 300 {
+		t.Errorf("%d lines in a day", lines)
+	}
+	if got := pause(time.Hour, true); got != onTerminal {
+		t.Errorf("on a terminal: %v", got)
+	}
+}
+
+// buffer is written to by a bar while a test reads it.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// TestTerminalLine: the line never reaches the last column, follows the width of the window, and is
+// wiped off before something else is written and at the end.
+func TestTerminalLine(t *testing.T) {
+	width := 40
+	w := &buffer{}
+	o := &Out{W: w, Width: func() int { return width }}
+	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter(strings.Repeat("é", 60), time.Now())}
+	for _, width = range []int{40, 200, 10, 1} {
+		o.show(b.text)
+		lines := strings.Split(w.String(), wipe)
+		if n := utf8.RuneCountInString(lines[len(lines)-1]); n >= width {
+			t.Errorf("%d columns of %d", n, width)
+		}
+	}
+	o.Clear()
+	if !strings.HasSuffix(w.String(), wipe) {
+		t.Errorf("not wiped off: %q", w.String())
+	}
+	before := w.String()
+	b.End()
+	b.End()
+	if w.String() != before {
+		t.Errorf("there was nothing more to wipe off: %q", w.String())
+	}
+	if strings.Contains(w.String(), "\n") {
+		t.Errorf("a line ended: %q", w.String())
+	}
+}
+
+// TestPlainLines: without a terminal there is no escape, and each line ends.
+func TestPlainLines(t *testing.T) {
+	w := &buffer{}
+	o := &Out{W: w, Width: func() int { return 0 }}
+	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter("reading", time.Now())}
+	b.Set(1, 100)
+	b.Note("3 bad units")
+	o.show(b.text)
+	b.End()
+	if got := w.String(); got != "reading: 1% of 100 B, 0s so far, 3 bad units\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestShortOperationsAreSilent: an operation that ends at once says nothing, and one that is not to
+// be told of neither.
+func TestShortOperationsAreSilent(t *testing.T) {
+	w := &buffer{}
+	o := NewOut(w)
+	b := o.Start("x")
+	b.Set(1, 2)
+	b.End()
+	o.Off = true
+	b = o.Start("y")
+	b.End()
+	if w.String() != "" {
+		t.Errorf("%q", w.String())
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0s", -1: "0s", 59 * time.Second: "59s",
+		90 * time.Second: "1m30s", 3*time.Hour + 5*time.Minute: "3h5m", 50 * time.Hour: "2d2h"} {
+		if got := Duration(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/progress"
+	"ublkremap/internal/control"
+)
+
+// Colours, as ECMA-48 has them (SGR). They are never all that tells things apart.
+const (
+	plain    = ""
+	good     = "32"   // green
+	warning  = "33"   // yellow
+	alarming = "1;31" // bold red
+)
+
+// colours reports whether standard output takes colours: it is a terminal that can do more than a
+// teletype, and nobody has asked for none (https://no-color.org).
+func (a *app) colours() bool {
+	f, ok := a.out.(*os.File)
+	term := os.Getenv("TERM")
+	return ok && os.Getenv("NO_COLOR") == "" && term != "" && term != "dumb" && logging.Terminal(f)
+}
+
+// painted returns a text in a colour. The text is safe to print.
+func painted(text, colour string) string {
+	if colour == plain {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// colourOf says how bad a state is.
+func colourOf(s control.State) string {
+	switch s {
+	case control.StateLive:
+		return good
+	case control.StateTripped, control.StateFailed, control.StateUnreachable:
+		return alarming
+	}
+	return warning
+}
+
+// paintedTable is table with the last cells of some rows in a colour: colour says in which.
+func (a *app) paintedTable(rows [][]string, colour func(row []string) string) error {
+	var b bytes.Buffer
+	if err := (&app{stdio: stdio{out: &b}}).table(rows); err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	for i, row := range rows {
+		// A cell has no end of line, so that lines are rows.
+		last := clean(row[len(row)-1])
+		if start, ok := strings.CutSuffix(lines[i], last); ok {
+			lines[i] = start + painted(last, colour(row))
+		}
+	}
+	_, err := fmt.Fprintln(a.out, strings.Join(lines, "\n"))
+	return err
+}
+
+// columnsOf returns how many columns a text takes on a terminal. It counts the wide characters of
+// East Asia as two.
+func columnsOf(s string) (n int) {
+	for _, r := range s {
+		n++
+		for _, w := range wide {
+			if w[0] <= r && r <= w[1] {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// wide are the characters that take two columns, roughly (Unicode TR 11).
+var wide = [][2]rune{{0x1100, 0x115f}, {0x2e80, 0xa4cf}, {0xac00, 0xd7a3}, {0xf900, 0xfaff},
+	{0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1f300, 0x1faff}, {0x20000, 0x3fffd}}
+
+// fitted cuts a text to so many columns. A text that was cut ends with an ellipsis.
+func fitted(s string, columns int) string {
+	if columnsOf(s) <= columns {
+		return s
+	}
+	for columnsOf(s) > columns-1 && s != "" {
+		_, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+	}
+	return s + "…"
+}
+
+// width returns the columns of standard output; 0 if it is no terminal.
+func (a *app) width() int { return progress.Width(a.out) }
