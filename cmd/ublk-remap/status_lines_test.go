@@ -18,8 +18,8 @@ import (
 
 // hostileNames are names that a disk from elsewhere can have: commands for a terminal, other
 // directions of writing, ends of lines and cells, and lengths.
-var hostileNames = []string{"plain", "a\u202egnp\u009b31m", "\x1b[2J\x1b]0;owned\x07", "two\nlines\r",
-	"tab\tcell", `quote",=cmd`, strings.Repeat("w", 200), strings.Repeat("漢", 100),
+var hostileNames = []string{"plain", "a\u202egnp\u009b31m", "\x1b[2J\x1b]0;owned\x07",
+	"two\nlines\r", "tab\tcell", `quote",=cmd`, strings.Repeat("w", 200), strings.Repeat("漢", 100),
 	"שלום", "\xff\xfe"}
 
 func hostileStatus(name string) *control.Status {
@@ -97,8 +97,8 @@ func TestBrief(t *testing.T) {
 // TestCSV: the header is a contract, and what is read back is what was there.
 func TestCSV(t *testing.T) {
 	const header = "time,device,id,name,uuid,state,reason,action,waiting_since,backing," +
-		"block_size,size_blocks,spare_total,spare_used,spare_free,remaps,pending,lost,errors_read," +
-		"errors_write,errors_flush,errors_transport,heals_writes,heals_reads,heals_failed," +
+		"block_size,size_blocks,spare_total,spare_used,spare_free,remaps,pending,lost," +
+		"errors_read,errors_write,errors_flush,errors_transport,heals_writes,heals_reads,heals_failed," +
 		"io_reads,io_writes,io_flushes,io_discards,io_read_bytes,io_write_bytes,scrub_state," +
 		"scrub_position,scrub_total,scrub_rate,scrub_last_finished,breaker,server_pid"
 	var out bytes.Buffer
