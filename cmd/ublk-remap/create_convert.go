@@ -35,7 +35,7 @@ func convert(ctx context.Context, a *app, devs []*blockdev.Device, o createOptio
 		}
 	}
 	if o.fromDMRemap != "" {
-		if o.taken, err = takenFrom(ctx, devs, o.fromDMRemap); err != nil {
+		if o.taken, err = a.takenFrom(ctx, devs, o.fromDMRemap); err != nil {
 			return err
 		}
 	}

@@ -17,8 +17,8 @@ import (
 
 // takenFrom reads what dm-remap has put on its spare device. The blocks are those of a set over the
 // main device. Nothing is written.
-func takenFrom(ctx context.Context, devs []*blockdev.Device, path string) ([]metadata.Taken,
-	error) {
+func (a *app) takenFrom(ctx context.Context, devs []*blockdev.Device,
+	path string) ([]metadata.Taken, error) {
 	for _, d := range devs {
 		if d.Path() == path || blockdev.SameDisk(d.Path(), path) {
 			return nil, fmt.Errorf("%s: %w: it holds data that is to be taken over; take another "+
@@ -30,14 +30,26 @@ func takenFrom(ctx context.Context, devs []*blockdev.Device, path string) ([]met
 		return nil, err
 	}
 	defer spare.Close()
-	from := unaligned{spare}
+	from := unaligned{Device: spare, path: new(error)}
 	table, err := lists.ReadDMRemap(from)
+	if *from.path != nil {
+		err = *from.path // what could not be read may be the newest
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if table.Spare > spare.Size() {
+		return nil, fmt.Errorf("%s: %w: dm-remap's spare device has %d bytes, this one has %d", path,
+			exit.ErrRefused, table.Spare, spare.Size())
 	}
 	if table.Main != 0 && table.Main != devs[0].Size() {
 		return nil, fmt.Errorf("%s: %w: dm-remap's main device has %d bytes, %s has %d", path,
 			exit.ErrRefused, table.Main, devs[0].Path(), devs[0].Size())
+	}
+	if table.Copies < lists.DMRemapCopies {
+		a.log.Warn().Str("device", path).Msgf("%d of %d copies of dm-remap's metadata are whole; "+
+			"if one that is not was newer, sectors that only it names show what they held before",
+			table.Copies, lists.DMRemapCopies)
 	}
 	return takeSectors(devs[0], from, path, table)
 }
@@ -73,7 +85,7 @@ func takeSectors(main *blockdev.Device, spare unaligned, path string,
 	for block, parts := range sectors {
 		t := metadata.Taken{Block: uint64(block), Data: make([]byte, size)}
 		if int64(len(parts))*sector < size { // the rest of it is at home
-			if ok, err := readPlace(unaligned{main}, t.Data, block*size); err != nil {
+			if ok, err := readPlace(unaligned{Device: main}, t.Data, block*size); err != nil {
 				return nil, err
 			} else if !ok {
 				t.Data = nil
@@ -97,19 +109,27 @@ func takeSectors(main *blockdev.Device, spare unaligned, path string,
 // medium.
 func readPlace(from unaligned, b []byte, at int64) (bool, error) {
 	_, err := from.ReadAt(b, at)
-	var errno syscall.Errno
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, io.EOF), // past the end of the device
-		errors.As(err, &errno) && remap.Classify(-int32(errno)) == remap.ClassMedium:
+	case ofMedium(err):
 		return false, nil
 	}
 	return false, err
 }
 
+// ofMedium reports whether an error says that a place does not read, or is past the end.
+func ofMedium(err error) bool {
+	var errno syscall.Errno
+	return errors.Is(err, io.EOF) ||
+		errors.As(err, &errno) && remap.Classify(-int32(errno)) == remap.ClassMedium
+}
+
 // unaligned reads any bytes of a device that is read by whole blocks.
-type unaligned struct{ *blockdev.Device }
+type unaligned struct {
+	*blockdev.Device
+	path *error // if it is not nil: the first error that says nothing of the medium
+}
 
 // ReadAt returns io.EOF for what reaches past the end.
 func (u unaligned) ReadAt(b []byte, at int64) (int, error) {
@@ -125,6 +145,9 @@ func (u unaligned) ReadAt(b []byte, at int64) (int, error) {
 	}
 	buf := metadata.AlignedBytes(int(to - from))
 	if _, err := u.Device.ReadAt(buf, from); err != nil {
+		if u.path != nil && *u.path == nil && !ofMedium(err) {
+			*u.path = err
+		}
 		return 0, err
 	}
 	return copy(b, buf[at-from:]), nil

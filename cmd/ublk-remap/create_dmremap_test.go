@@ -28,6 +28,7 @@ func dmRemapped(t *testing.T, disk string, moves []dmMove) string {
 	le.PutUint32(b[4:], 4)
 	le.PutUint64(b[8:], 3)
 	le.PutUint64(b[120:], uint64(st.Size()/512))
+	le.PutUint32(b[136:], 512)
 	main, err := os.OpenFile(disk, os.O_RDWR, 0)
 	must(t, err)
 	defer main.Close()

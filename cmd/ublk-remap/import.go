@@ -180,7 +180,7 @@ func (a *app) listed(r importTarget, file string, o importOptions, out *imported
 	if err != nil {
 		return nil, err
 	}
-	options.Size = l.Devices()[0].Size
+	options.Size, options.Whole = l.Devices()[0].Size, true
 	if o.offset == "" {
 		options.Offset = -blockdev.PartitionStart(r.backing)
 	}

@@ -1,6 +1,7 @@
 package lists
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -15,7 +16,7 @@ const (
 	dmVersion    = 4
 	dmSize       = 84288 // bytes of a copy
 	dmStride     = 131072
-	dmCopies     = 5
+	dmCopies     = DMRemapCopies
 	dmSector     = 512
 	dmCRCAt      = 24
 	dmEntriesAt  = 312
@@ -23,6 +24,8 @@ const (
 	dmMaxEntries = 2048
 	dmPending    = 1 // flags of an entry
 	dmActive     = 2
+	// DMRemapCopies is how many copies there are.
+	DMRemapCopies = 5
 	// DMRemapArea is the bytes at the start of the spare device in which copies may lie. dm-remap
 	// hands out spare sectors from 0 on, so what it wrote there and its metadata overwrite each
 	// other.
@@ -43,13 +46,17 @@ type DMRemapTable struct {
 	Main     int64 // bytes of the main device, 0 if it is not known
 	Spare    int64 // bytes of the spare device, 0 if it is not known
 	Entries  []DMRemapEntry
+	// Copies is how many of the five copies are whole. One that is not may have been the newest.
+	Copies int
 }
 
 // ReadDMRemap reads the metadata of dm-remap from its spare device: the valid copy with the highest
-// sequence, then the latest time. Errors: ErrList if there is none.
+// sequence, then the latest time. Errors: ErrList if there is none, if two that are equally new
+// differ, or if it is not that of the structure that is known.
 func ReadDMRemap(dev io.ReaderAt) (*DMRemapTable, error) {
 	var newest []byte
 	var readErr error
+	valid, unlike := 0, false
 	for i := range int64(dmCopies) {
 		b := make([]byte, dmSize)
 		if n, err := dev.ReadAt(b, i*dmStride); n < dmSize {
@@ -58,8 +65,16 @@ func ReadDMRemap(dev io.ReaderAt) (*DMRemapTable, error) {
 			}
 			continue
 		}
-		if dmValid(b) && (newest == nil || dmNewer(b, newest)) {
-			newest = b
+		if !dmValid(b) {
+			continue
+		}
+		valid++
+		switch {
+		case newest == nil || dmNewer(b, newest):
+			newest, unlike = b, false
+		case !dmNewer(newest, b):
+			// All but the checksum and the number of the copy is the same.
+			unlike = unlike || !bytes.Equal(b[32:], newest[32:])
 		}
 	}
 	if newest == nil && readErr != nil {
@@ -69,7 +84,17 @@ func ReadDMRemap(dev io.ReaderAt) (*DMRemapTable, error) {
 		return nil, fmt.Errorf("%w: no valid copy of dm-remap's metadata, version 4, at bytes 0, "+
 			"131072, 262144, 393216 and 524288", ErrList)
 	}
-	return dmTable(newest), nil
+	switch sector := binary.LittleEndian.Uint32(newest[136:]); {
+	case unlike:
+		return nil, fmt.Errorf("%w: copies of dm-remap's metadata of one sequence and time differ: "+
+			"nothing tells which is right", ErrList)
+	case sector != dmSector:
+		return nil, fmt.Errorf("%w: dm-remap's metadata counts sectors of %d bytes, not of %d",
+			ErrList, sector, dmSector)
+	}
+	t := dmTable(newest)
+	t.Copies = valid
+	return t, nil
 }
 
 // dmValid checks a copy by its checksum: the kernel's crc32(0, …), without the inversion at the
@@ -138,6 +163,10 @@ func (r *reader) dmRemap(in io.Reader) error {
 	t, err := ReadDMRemap(at)
 	if err != nil {
 		return err
+	}
+	if r.Whole && r.Offset == 0 && t.Main != 0 && t.Main != r.Size {
+		return fmt.Errorf("%w: it is about a main device of %d bytes, and the disk has %d", ErrList,
+			t.Main, r.Size)
 	}
 	r.Block, r.BlockFlag = dmSector, ""
 	for _, e := range t.Entries {

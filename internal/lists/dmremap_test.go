@@ -2,8 +2,13 @@ package lists
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -71,12 +76,13 @@ func TestDMRemap(t *testing.T) {
 	damaged[80000]++
 	newer := slices.Clone(later)
 	newer[4] = 5 // another version
-	for _, dev := range [][]byte{dmDevice(nil, old, cur), dmDevice(cur, cur, cur, cur, cur),
+	for i, dev := range [][]byte{dmDevice(nil, old, cur), dmDevice(cur, cur, cur, cur, cur),
 		dmDevice(old, damaged, newer, nil, cur)} {
 		got, err := ReadDMRemap(bytes.NewReader(dev))
 		want := &DMRemapTable{Sequence: 8, Main: 1 << 43, Spare: 1 << 29, Entries: []DMRemapEntry{
 			{100 * 512, 2000 * 512, true}, {1 << 42, 2001 * 512, true}, {200 * 512, 5 * 512, false},
-			{400 * 512, 2004 * 512, false}, {500 * 512, 2004 * 512, false}}}
+			{400 * 512, 2004 * 512, false}, {500 * 512, 2004 * 512, false}},
+			Copies: []int{2, 5, 2}[i]}
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -112,4 +118,66 @@ func FuzzDMRemap(f *testing.F) {
 		}
 		fuzzed(t, dev, DMRemap)
 	})
+}
+
+// images are those that test/e2e/testdata/dmremap/make.py has made, which shares no code with this.
+const images = "../../test/e2e/testdata/dmremap"
+
+func image(t *testing.T, name string) []byte {
+	t.Helper()
+	f, err := os.Open(filepath.Join(images, name+".img.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestDMRemapImages: the sectors that dm-remap redirected, and those of them that can be trusted,
+// are what the maker of the images says. Images that leave a doubt are refused.
+func TestDMRemapImages(t *testing.T) {
+	var shown map[string]*int64
+	text, err := os.ReadFile(filepath.Join(images, "shown.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &shown)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	spare := image(t, "spare")
+	got, err := ReadDMRemap(bytes.NewReader(spare))
+	if err != nil || got.Copies != 4 || got.Main != 16<<20 || got.Spare != 2<<20 ||
+		len(got.Entries) != len(shown) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, e := range got.Entries {
+		place, ok := shown[fmt.Sprint(e.Original/512)]
+		trusted := e.Trusted && e.Spare < got.Spare
+		if !ok || (place != nil) != trusted || place != nil && *place != e.Spare/512 {
+			t.Errorf("%+v, want %v", e, place)
+		}
+	}
+	l, err := Read(bytes.NewReader(spare), "sdc", Options{Format: DMRemap, Size: 16 << 20,
+		Whole: true})
+	if err != nil || l.End != 16<<20 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	for name, why := range map[string]string{"damaged": "no valid copy", "contradiction": "differ",
+		"other-sectors": "4096 bytes", "other-version": "no valid copy", "outside": "past the end",
+		"other-main": "16781312 bytes"} {
+		_, err := Read(bytes.NewReader(image(t, name)), "sdc", Options{Format: DMRemap,
+			Size: 16 << 20, Whole: true})
+		wantError(t, name, "sdc: ", err)
+		if err != nil && !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

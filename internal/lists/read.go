@@ -43,6 +43,8 @@ type Options struct {
 	Offset int64
 	// Size is the bytes of the device. Nothing may lie past them.
 	Size int64
+	// Whole says that the device is the disk itself.
+	Whole bool
 	// Status is which areas of a ddrescue map count, of the characters ? * / - and +. Empty: those
 	// that failed to read, which are * / and -.
 	Status string
