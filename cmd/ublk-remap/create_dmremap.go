@@ -39,8 +39,8 @@ func (a *app) takenFrom(ctx context.Context, devs []*blockdev.Device,
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if table.Spare > spare.Size() {
-		return nil, fmt.Errorf("%s: %w: dm-remap's spare device has %d bytes, this one has %d", path,
-			exit.ErrRefused, table.Spare, spare.Size())
+		return nil, fmt.Errorf("%s: %w: dm-remap's spare device has %d bytes, this one has %d",
+			path, exit.ErrRefused, table.Spare, spare.Size())
 	}
 	if table.Main != 0 && table.Main != devs[0].Size() {
 		return nil, fmt.Errorf("%s: %w: dm-remap's main device has %d bytes, %s has %d", path,

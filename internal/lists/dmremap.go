@@ -86,7 +86,7 @@ func ReadDMRemap(dev io.ReaderAt) (*DMRemapTable, error) {
 	}
 	switch sector := binary.LittleEndian.Uint32(newest[136:]); {
 	case unlike:
-		return nil, fmt.Errorf("%w: copies of dm-remap's metadata of one sequence and time differ: "+
+		return nil, fmt.Errorf("%w: copies of dm-remap's metadata of one sequence differ; "+
 			"nothing tells which is right", ErrList)
 	case sector != dmSector:
 		return nil, fmt.Errorf("%w: dm-remap's metadata counts sectors of %d bytes, not of %d",
