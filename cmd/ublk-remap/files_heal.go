@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
@@ -22,6 +23,9 @@ type freeHealed struct {
 	reason string
 }
 
+// maxProofAge is how old a proof may be of a file system that is in use when a fill begins.
+const maxProofAge = 5 * time.Second
+
 // healFree overwrites pending and lost blocks that are free space.
 func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.Range,
 	dryRun bool) error {
@@ -29,71 +33,118 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 	if err != nil {
 		return err
 	}
-	found, err := files.Prove(ctx, files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)},
-		runs)
-	if err != nil {
-		return err
-	}
-	defer found.Close()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	for _, n := range found.Notes {
-		a.tell("ublk-remap: %s\n", clean(n))
-	}
+	dev := files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)}
 	out := &freeHealed{Device: r.Device, Free: []control.Range{}, DryRun: dryRun}
-	for _, p := range found.Proven {
-		out.Free = append(out.Free, control.Range{Block: p.Block, Count: p.Count})
-	}
-	if !dryRun {
-		if err := out.fill(ctx, r); err != nil {
+	said := map[string]bool{}
+	for next := uint64(0); next < r.Blocks; {
+		p, err := files.Prove(ctx, dev, runsFrom(runs, next))
+		if err != nil {
+			return err
+		}
+		for _, n := range p.Notes {
+			if !said[n] {
+				said[n] = true
+				a.tell("ublk-remap: %s\n", clean(n))
+			}
+		}
+		next, err = out.fill(ctx, r, p)
+		p.Close()
+		if err != nil {
 			return err
 		}
 	}
-	if err := a.printHealed(out, found.Rows); err != nil {
-		return err
-	}
-	if out.Failed > 0 {
-		return fmt.Errorf("%s: %s blocks of free space were not healed: %s", r.Device,
-			numText(out.Failed), out.reason)
-	}
-	return nil
+	return a.toldHealed(ctx, r, out, ranges)
 }
 
-// fill has the server write zeroes where blocks are still pending or lost.
-func (h *freeHealed) fill(ctx context.Context, r *control.Record) error {
+// runsFrom returns the parts of runs from a block on.
+func runsFrom(runs []files.Run, block uint64) (rest []files.Run) {
+	for _, run := range runs {
+		if end := run.Block + run.Count; end > block {
+			run.Block = max(run.Block, block)
+			run.Count = end - run.Block
+			rest = append(rest, run)
+		}
+	}
+	return rest
+}
+
+// toldHealed prints what was done and what remains. The error is that blocks were not healed.
+func (a *app) toldHealed(ctx context.Context, r *control.Record, out *freeHealed,
+	ranges []control.Range) error {
+	var err error
+	if a.json {
+		err = a.printJSON(out)
+	} else {
+		var rest []files.Run
+		found := &files.Result{}
+		rest, err = wantedRuns(ctx, r, ranges, []string{"pending", "lost"})
+		if err == nil && len(rest) > 0 {
+			found, err = files.Find(ctx, files.Device{Path: r.Device,
+				BlockSize: int64(r.BlockSize)}, rest)
+		}
+		if err == nil {
+			err = a.printHealed(out, found.Rows)
+		}
+	}
+	if err == nil && out.Failed > 0 {
+		err = fmt.Errorf("%s: %s blocks of free space were not healed: %s", r.Device,
+			numText(out.Failed), out.reason)
+	}
+	return err
+}
+
+// fill has the server write zeroes where blocks are free and still pending or lost. It returns from
+// which block on there is more to prove: that of a file system in use is not believed for long.
+func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof) (uint64, error) {
+	proved := time.Now()
 	zeroes := make([]byte, control.MaxFill)
 	most := uint64(control.MaxFill / r.BlockSize)
-	for _, g := range h.Free {
-		for end := g.Block + g.Count; g.Block < end; g.Block += most {
+	for _, g := range p.Free {
+		for end := g.Block + g.Count; g.Block < end; {
+			if !p.Holds && time.Since(proved) > maxProofAge {
+				return g.Block, nil
+			}
 			n := min(most, end-g.Block)
-			reply, err := control.NewClient(r.Name).Fill(ctx, g.Block,
-				zeroes[:n*uint64(r.BlockSize)])
-			if err != nil {
-				return err
+			h.add(control.Range{Block: g.Block, Count: n})
+			if !h.DryRun {
+				reply, err := control.NewClient(r.Name).Fill(ctx, g.Block,
+					zeroes[:n*uint64(r.BlockSize)])
+				if err != nil {
+					return 0, err
+				}
+				h.count(reply)
 			}
-			count := func(what string) uint64 {
-				return uint64(strings.Count(reply.Outcomes, what))
-			}
-			h.Healed += count(string(control.FillDone))
-			h.Written += count(string(control.FillNotBad))
-			h.Reads += count(string(control.FillReads))
-			h.Failed += count(string(control.FillFailed))
-			if reply.Reason != "" {
-				h.reason = reply.Reason
-			}
+			g.Block += n
 		}
+	}
+	return r.Blocks, nil
+}
+
+// add notes blocks that are free.
+func (h *freeHealed) add(g control.Range) {
+	if n := len(h.Free) - 1; n >= 0 && h.Free[n].Block+h.Free[n].Count == g.Block {
+		h.Free[n].Count += g.Count
+		return
+	}
+	h.Free = append(h.Free, g)
+}
+
+// count notes what became of blocks.
+func (h *freeHealed) count(reply *control.FillReply) {
+	of := func(what rune) uint64 { return uint64(strings.Count(reply.Outcomes, string(what))) }
+	h.Healed += of(control.FillDone)
+	h.Written += of(control.FillNotBad)
+	h.Reads += of(control.FillReads)
+	h.Failed += of(control.FillFailed)
+	if reply.Reason != "" {
+		h.reason = reply.Reason
 	}
 	if h.Failed > 0 && h.reason == "" {
 		h.reason = "they could neither be read nor written"
 	}
-	return nil
 }
 
 func (a *app) printHealed(h *freeHealed, rows []files.Row) error {
-	if a.json {
-		return a.printJSON(h)
-	}
 	var free uint64
 	for _, g := range h.Free {
 		free += g.Count

@@ -239,11 +239,11 @@ func TestHealFreeTooLate(t *testing.T) {
 	defer found.Close()
 	free := files.Run{Block: uint64(d.free.Start+4096) / 512, Count: 2}
 	proven := false
-	for _, p := range found.Proven {
+	for _, p := range found.Free {
 		proven = proven || p.Block <= free.Block && p.Block+p.Count >= free.Block+free.Count
 	}
 	if !proven {
-		t.Fatalf("%+v", found.Proven)
+		t.Fatalf("%+v", found.Free)
 	}
 	// The file takes all space there is.
 	late := filepath.Join(d.dir, "late")

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -22,6 +20,7 @@ type btrfs struct {
 	treeBlock int64 // bytes of a tree block
 	devid     uint64
 	size      int64 // bytes of this device that it uses
+	seed      bool  // it is a seed, which nothing writes to
 	search    btrfsSearch
 	inodes    btrfsInodes
 	names     map[btrfsUser]string // "" if there is none
@@ -31,16 +30,20 @@ type btrfs struct {
 // most is how many files are told of one block. Snapshots can make it belong to thousands.
 const most = 16
 
+// btrfsSupers are the places of the superblocks. The first one may be one of the bad blocks.
+var btrfsSupers = []int64{64 << 10, 64 << 20, 256 << 30}
+
 // open reads the superblock (struct btrfs_super_block): dev_item is at 0xc9.
 func (b *btrfs) open() error {
-	f, err := os.Open(b.path)
+	var s []byte
+	err := errors.New("it has none")
+	for _, at := range btrfsSupers {
+		if s, err = superblock(b.path, at, 4096); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return err
-	}
-	defer f.Close()
-	s := make([]byte, 4096)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 64<<10, 4096), s); err != nil {
-		return fmt.Errorf("%s: its superblock: %w", b.path, err)
 	}
 	le := binary.LittleEndian
 	b.sector = int64(le.Uint32(s[0x90:]))
@@ -51,6 +54,18 @@ func (b *btrfs) open() error {
 		b.treeBlock < b.sector || b.treeBlock > 64<<10 || b.size <= 0 {
 		return fmt.Errorf("%s: no superblock of btrfs that makes sense", b.path)
 	}
+	const (
+		seeding  = 1 << 32 // BTRFS_SUPER_FLAG_SEEDING
+		followed = 0x10fff // of BTRFS_FEATURE_INCOMPAT_: others can place data in other ways
+	)
+	switch features := le.Uint64(s[0xbc:]); {
+	case features&^followed != 0:
+		return fmt.Errorf("this btrfs has features that are not followed (%#x)",
+			features&^followed)
+	case b.devid == 0:
+		return errors.New("it is the target of a replace of btrfs that has not ended")
+	}
+	b.seed = le.Uint64(s[0x38:])&seeding != 0
 	return nil
 }
 
@@ -63,7 +78,12 @@ func (v *volume) btrfs(pieces []piece) {
 		// The trees that are searched are those of the last transaction.
 		_ = unix.Syncfs(v.root)
 		before := len(v.facts)
-		if err = b.pieces(pieces); err == nil {
+		err = b.pieces(pieces)
+		switch {
+		case err != nil || !v.prove:
+		case b.seed:
+			v.unproven(v.fs, errors.New("its device is a seed"))
+		default:
 			v.proveMounted(v.facts[before:])
 		}
 	}
@@ -75,7 +95,7 @@ func (v *volume) btrfs(pieces []piece) {
 // pieces tells of pieces: superblocks, what chunks hold, and the rest, which is not allocated.
 func (b *btrfs) pieces(pieces []piece) error {
 	before := len(b.facts)
-	for _, at := range []int64{64 << 10, 64 << 20, 256 << 30} {
+	for _, at := range btrfsSupers {
 		b.tell(within(pieces, at, at+4096), Fact{Owner: OwnerMetadata, Filesystem: b.fs,
 			What: "superblock"})
 	}
@@ -225,6 +245,9 @@ func (b *btrfs) block(l *layout, logical int64, p piece) {
 		b.unknown(in, b.fs, "btrfs cannot tell: "+err.Error())
 	case len(users) == 0:
 		b.unknown(in, b.fs, "of an extent of which no file shows this part any more")
+	case b.prove:
+		b.unknown(in, b.fs, "in use")
+		return
 	}
 	for _, u := range users[:min(len(users), most)] {
 		b.tell(in, b.fact(l, u))

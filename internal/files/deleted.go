@@ -47,8 +47,8 @@ func (w *walk) descriptor(path string) {
 	_ = extentsOf(fd, &w.fiemap, func(e *fiemapExtent) {
 		for _, p := range within(w.pieces, int64(e.physical), int64(e.physical+e.length)) {
 			w.seen[x.Ino] = true
-			w.found = append(w.found, placed{p.top, p.size, Fact{Owner: OwnerFile, Inode: x.Ino,
-				Filesystem: w.fs, What: what}})
+			w.found = append(w.found, placed{top: p.top, size: p.size, fact: Fact{
+				Owner: OwnerFile, Inode: x.Ino, Filesystem: w.fs, What: what}})
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,9 @@ type extInfo struct {
 	replay bool  // the journal must be replayed
 	shared bool  // it allocates clusters of several blocks (bigalloc)
 	clean  bool  // it was unmounted in order, and has found no errors in itself
+	mmp    int64 // block of the multiple mount protection, or 0
+
+	orphans, projectQuota uint64 // inodes, or 0
 }
 
 // superblock reads the superblock of a file system: so many bytes at this place of the device.
@@ -55,6 +59,10 @@ func readExt(path string) (i extInfo, err error) {
 		return i, fmt.Errorf("%s: a superblock that makes no sense", path)
 	}
 	i.size = int64(blocks) * i.block
+	if le.Uint32(b[0x60:])&0x100 != 0 {
+		i.mmp = int64(min(le.Uint64(b[0x168:]), blocks))
+	}
+	i.projectQuota, i.orphans = uint64(le.Uint32(b[0x26c:])), uint64(le.Uint32(b[0x280:]))
 	i.shared = le.Uint32(b[0x64:])&0x200 != 0
 	i.clean = le.Uint16(b[0x3a:])&0x3 == 0x1 && le.Uint32(b[0x60:])&0x4 == 0
 	i.replay = le.Uint32(b[0x60:])&0x4 != 0
@@ -87,19 +95,25 @@ func (f *finder) extOffline(d node, fs string, pieces []piece) {
 		}
 	}
 	before := len(f.facts)
-	dump := &extDump{finder: f, info: i, pieces: pieces, fs: fs}
-	if err := f.lines("", dump.line, "dumpe2fs", d.path); err != nil {
-		f.facts = f.facts[:before]
-		f.unknown(pieces, fs, err.Error())
-		return
+	dump := &extDump{finder: f, info: i, pieces: pieces, fs: fs, before: before}
+	nobody := nobodys
+	err = f.lines("", dump.line, "dumpe2fs", d.path)
+	if err != nil {
+		// It says where metadata is, but what its bitmaps say is not to be believed.
+		f.facts = slices.DeleteFunc(f.facts, func(p placed) bool {
+			return p.fact.Owner == OwnerFree && p.fact.Filesystem == fs
+		})
+		nobody = "free, or in use by no file with a name: " + err.Error()
+		doubt = cmp.Or(doubt, err)
 	}
 	switch {
-	case doubt != nil:
+	case f.prove && doubt != nil:
 		f.unproven(fs, doubt)
 	case f.prove:
-		f.proven(f.facts[before:])
+		proven(f.facts[before:])
+	default:
+		f.inodes(i, d, fs, "/", nobody, without(pieces, f.facts[before:]))
 	}
-	f.inodes(i, d, fs, "/", without(pieces, f.facts[before:]))
 }
 
 // extDump reads the output of dumpe2fs.
@@ -108,6 +122,7 @@ type extDump struct {
 	info   extInfo
 	pieces []piece
 	fs     string
+	before int  // how many facts there were
 	group  bool // the groups have begun
 }
 
@@ -124,8 +139,10 @@ var dumpNames = map[string]string{"Primary": "superblock", "Backup": "backup of 
 
 // line reads one line.
 func (e *extDump) line(s string) {
-	if strings.HasPrefix(s, "Group ") {
-		e.group = true
+	if strings.HasPrefix(s, "Group 0:") {
+		// The label, and where it was mounted, are printed before the groups, as they are. With
+		// line breaks they can look like groups. What is said before the last "Group 0" is none.
+		e.group, e.facts = true, e.facts[:e.before]
 	}
 	if !e.group {
 		return
@@ -164,9 +181,15 @@ func (e *extDump) blocks(first, last string, fact Fact) {
 
 // inodes asks debugfs which inodes use blocks that are neither free nor known metadata, and what
 // these are called. point is put before their paths.
-func (f *finder) inodes(i extInfo, d node, fs, point string, pieces []piece) {
+func (f *finder) inodes(i extInfo, d node, fs, point, nobody string, pieces []piece) {
 	if len(pieces) == 0 {
 		return
+	}
+	if i.mmp != 0 {
+		before := len(f.facts)
+		f.tell(within(pieces, i.mmp*i.block, (i.mmp+1)*i.block), Fact{Owner: OwnerMetadata,
+			Filesystem: fs, What: "multiple mount protection"})
+		pieces = without(pieces, f.facts[before:])
 	}
 	owners, err := f.icheck(d.path, blocksOf(pieces, i.block))
 	if err != nil {
@@ -178,7 +201,7 @@ func (f *finder) inodes(i extInfo, d node, fs, point string, pieces []piece) {
 		inodes = append(inodes, ino)
 	}
 	slices.Sort(inodes)
-	facts, err := f.describe(d.path, slices.Compact(inodes), fs, point)
+	facts, err := f.describe(&i, d.path, slices.Compact(inodes), fs, point)
 	if err != nil {
 		f.notes = append(f.notes, fs+": "+err.Error())
 	}
@@ -195,7 +218,7 @@ func (f *finder) inodes(i extInfo, d node, fs, point string, pieces []piece) {
 			case !known && block == 0:
 				f.tell(in, Fact{Owner: OwnerMetadata, Filesystem: fs, What: "boot block"})
 			case !known:
-				f.unknown(in, fs, nobodys)
+				f.unknown(in, fs, nobody)
 			case !told:
 				f.tell(in, Fact{Owner: OwnerFile, Inode: ino, Filesystem: fs,
 					What: "it was not found out what this inode is"})
@@ -270,6 +293,18 @@ func (f *finder) icheck(path string, blocks []int64) (map[int64]uint64, error) {
 	return owners, err
 }
 
+// special says what an inode is that is no file.
+func (i *extInfo) special(inode uint64) string {
+	switch inode {
+	case 0:
+	case i.orphans:
+		return "list of orphaned inodes"
+	case i.projectQuota:
+		return "project quota"
+	}
+	return extSpecial[inode]
+}
+
 // extSpecial are the inodes that are no files (Documentation/filesystems/ext4/special_inodes.rst).
 var extSpecial = map[uint64]string{1: "list of bad blocks", 3: "user quota", 4: "group quota",
 	5: "boot loader", 7: "reserved group descriptors", 8: "journal", 9: "snapshots"}
@@ -277,48 +312,127 @@ var extSpecial = map[uint64]string{1: "list of bad blocks", 3: "user quota", 4: 
 var statHead = regexp.MustCompile(`^Inode: (\d+)\s+Type: (\S+)`)
 
 // describe returns what inodes are: their kinds and their names.
-func (f *finder) describe(path string, inodes []uint64, fs, point string) (map[uint64]Fact, error) {
+func (f *finder) describe(i *extInfo, path string, inodes []uint64, fs, point string) (
+	map[uint64]Fact, error) {
 	facts := map[uint64]Fact{}
-	var words, stats []string
+	var words []string
 	for _, ino := range inodes {
 		fact := Fact{Owner: OwnerFile, Inode: ino, Filesystem: fs}
-		if what := extSpecial[ino]; what != "" {
+		if what := i.special(ino); what != "" {
 			fact.Owner, fact.What = OwnerMetadata, what
 		} else {
 			words = append(words, strconv.FormatUint(ino, 10))
-			stats = append(stats, fmt.Sprintf("stat <%d>", ino))
 		}
 		facts[ino] = fact
 	}
 	if len(words) == 0 {
 		return facts, nil
 	}
-	names := commands("ncheck", words, func(command string) error {
-		return f.lines("", func(line string) {
-			number, name, ok := strings.Cut(line, "\t")
-			ino, err := strconv.ParseUint(number, 10, 32)
-			if fact, asked := facts[ino]; ok && err == nil && asked && fact.Path == "" {
-				fact.Path = rooted(point, name)
-				facts[ino] = fact
-			}
-		}, "debugfs", "-R", command, path)
-	})
-	var now uint64
-	kinds := f.lines(strings.Join(stats, "\n")+"\n", func(line string) {
-		if m := statHead.FindStringSubmatch(strings.TrimPrefix(line, "debugfs:  ")); m != nil {
-			now, _ = strconv.ParseUint(m[1], 10, 64)
-			fact := facts[now]
-			switch m[2] {
-			case "directory":
-				fact.Owner, fact.What = OwnerMetadata, "directory"
-			case "symlink":
-				fact.What = "symbolic link"
-			}
-			facts[now] = fact
+	paths, err := f.ncheck(path, words)
+	kinds, err2 := f.kinds(path, words, paths)
+	for ino, k := range kinds {
+		fact := facts[ino]
+		switch k.kind {
+		case "directory":
+			fact.Owner, fact.What = OwnerMetadata, "directory"
+		case "symlink":
+			fact.What = "symbolic link"
 		}
-	}, "debugfs", "-f", "-", path)
+		switch name := paths[ino]; {
+		case name != "" && k.named:
+			fact.Path = rooted(point, name)
+		case name != "" && fact.What == "":
+			fact.What = "debugfs cannot tell its name"
+		}
+		facts[ino] = fact
+	}
 	if f.cut {
 		return facts, errors.New(cutOff)
 	}
-	return facts, errors.Join(names, kinds)
+	return facts, errors.Join(err, err2)
+}
+
+// ncheck returns a name of each inode, as debugfs says. A name with a line break can make it say
+// anything, so that each has to be looked up.
+func (f *finder) ncheck(path string, words []string) (map[uint64]string, error) {
+	paths := map[uint64]string{}
+	err := commands("ncheck", words, func(command string) error {
+		return f.lines("", func(line string) {
+			number, name, ok := strings.Cut(line, "\t")
+			ino, err := strconv.ParseUint(number, 10, 32)
+			if ok && err == nil && paths[ino] == "" {
+				// Of what lies in the root it says //name, which it does not find itself.
+				paths[ino] = "/" + strings.TrimLeft(name, "/")
+			}
+		}, "debugfs", "-R", command, path)
+	})
+	return paths, err
+}
+
+// extKind is what debugfs says of an inode.
+type extKind struct {
+	kind  string
+	named bool // its name leads to it
+}
+
+// kinds returns the kinds of inodes, and looks up their names. What debugfs says of an inode holds
+// text of others, such as the target of a symbolic link. With line breaks it can look like the next
+// question and its answer. Then the questions are not those that were asked.
+func (f *finder) kinds(path string, words []string, paths map[uint64]string) (map[uint64]extKind,
+	error) {
+	var ask []string
+	for _, w := range words {
+		ask = append(ask, "<"+w+">")
+		ino, _ := strconv.ParseUint(w, 10, 64)
+		if name := paths[ino]; name != "" && quotable(name) {
+			ask = append(ask, `"`+strings.ReplaceAll(name, `"`, `""`)+`"`)
+		}
+	}
+	r := statReader{ask: ask, kinds: map[uint64]extKind{}}
+	err := f.lines("stat "+strings.Join(ask, "\nstat ")+"\n", r.line, "debugfs", "-f", "-", path)
+	if err == nil && r.forged {
+		return nil, errors.New("the names and kinds of files are not told, as some have line " +
+			"breaks, which look like answers of debugfs; mount it and ask again")
+	}
+	return r.kinds, err
+}
+
+// statReader reads what debugfs says to questions about inodes: the question, then the answer.
+type statReader struct {
+	ask    []string // in order
+	next   int
+	about  uint64 // the inode that was asked about by its number
+	open   bool   // the last question has no answer yet
+	forged bool
+	kinds  map[uint64]extKind
+}
+
+func (r *statReader) line(line string) {
+	if q, ok := strings.CutPrefix(line, "debugfs: stat "); ok {
+		if r.next == len(r.ask) || q != r.ask[r.next] {
+			r.forged = true
+			return
+		}
+		r.next, r.open = r.next+1, true
+		return
+	}
+	m := statHead.FindStringSubmatch(line)
+	if m == nil || !r.open {
+		return
+	}
+	r.open = false
+	ino, _ := strconv.ParseUint(m[1], 10, 64)
+	switch q := r.ask[r.next-1]; {
+	case q == "<"+m[1]+">":
+		r.about, r.kinds[ino] = ino, extKind{kind: m[2]}
+	case q[0] == '"' && ino == r.about:
+		r.kinds[ino] = extKind{kind: m[2], named: true}
+	}
+}
+
+// quotable reports whether a name can be given to debugfs, whose lines have 8 KiB at most.
+func quotable(name string) bool {
+	return len(name) < 4000 && !strings.ContainsFunc(name, func(r rune) bool {
+		return r < ' ' || r == 0x7f
+	})
 }

@@ -67,10 +67,6 @@ type Result struct {
 	Notes []string
 	// Incomplete: the search was cut off by its context.
 	Incomplete bool
-	// Proven are the free blocks that may be overwritten, by block: see [Prove].
-	Proven []Run
-
-	held []*os.File
 }
 
 // piece is a run of bytes: where it is on the device that is asked about (top), and on the device
@@ -81,6 +77,7 @@ type piece struct{ top, at, size int64 }
 type placed struct {
 	top, size int64
 	fact      Fact
+	proven    bool // free, and may be overwritten
 }
 
 // finder is one search.
@@ -91,22 +88,27 @@ type finder struct {
 	mounts []mount
 	cut    bool // the context ended
 
-	prove  bool
-	proofs []placed   // free places that may be overwritten
-	held   []*os.File // devices in exclusive use
+	prove bool       // only free space is searched for: see Prove
+	moves bool       // a mounted file system has proved something
+	held  []*os.File // devices in exclusive use
 }
 
 // Find says whose the blocks are. The runs may come in any order and must not overlap. All of them
 // are in the result: what could not be found out has the owner unknown. If the context ends, the
 // rest is unknown.
 func Find(ctx context.Context, dev Device, runs []Run) (*Result, error) {
-	return find(ctx, dev, runs, false)
-}
-
-func find(ctx context.Context, dev Device, runs []Run, prove bool) (*Result, error) {
+	f := &finder{ctx: ctx}
 	runs = slices.Clone(runs)
 	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.Block, b.Block) })
-	f := &finder{ctx: ctx, prove: prove}
+	if err := f.find(dev, runs); err != nil {
+		return nil, err
+	}
+	return &Result{Rows: rows(runs, f.facts, dev.BlockSize), Notes: f.notes,
+		Incomplete: f.cut}, nil
+}
+
+// find finds facts about runs, which are in order.
+func (f *finder) find(dev Device, runs []Run) error {
 	f.mounts = allMounts()
 	var all []piece
 	for _, r := range runs {
@@ -120,20 +122,12 @@ func find(ctx context.Context, dev Device, runs []Run, prove bool) (*Result, err
 	}
 	d, err := nodeAt(dev.Path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.layer(d, all, 0)
 	slices.Sort(f.notes)
-	found := &Result{Rows: rows(runs, f.facts, dev.BlockSize), Notes: slices.Compact(f.notes),
-		Incomplete: f.cut, held: f.held}
-	for _, p := range joined(f.proofs) {
-		first, end := (p.top+dev.BlockSize-1)/dev.BlockSize, (p.top+p.size)/dev.BlockSize
-		if first < end {
-			found.Proven = append(found.Proven, Run{Block: uint64(first),
-				Count: uint64(end - first)})
-		}
-	}
-	return found, nil
+	f.notes = slices.Compact(f.notes)
+	return nil
 }
 
 // over reports whether the search has to end.
@@ -145,7 +139,7 @@ func (f *finder) over() bool {
 // tell notes a fact about pieces.
 func (f *finder) tell(pieces []piece, fact Fact) {
 	for _, p := range pieces {
-		f.facts = append(f.facts, placed{p.top, p.size, fact})
+		f.facts = append(f.facts, placed{top: p.top, size: p.size, fact: fact})
 	}
 }
 

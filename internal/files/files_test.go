@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -109,20 +110,21 @@ func TestRows(t *testing.T) {
 	free, file := Fact{Owner: OwnerFree}, Fact{Owner: OwnerFile, Path: "/a"}
 	other := Fact{Owner: OwnerFile, Path: "/b"}
 	parts := Fact{Owner: OwnerUnknown, What: "its parts belong to different things"}
+	at := func(top, size int64, f Fact) placed { return placed{top, size, f, false} }
 	for _, c := range []struct {
 		name  string
 		facts []placed
 		want  []Row
 	}{
-		{"whole", []placed{{0, 8192, free}, {8192, 8192, file}},
+		{"whole", []placed{at(0, 8192, free), at(8192, 8192, file)},
 			[]Row{{0, 2, "p", free}, {2, 2, "p", file}}},
-		{"half free", []placed{{0, 2048, free}, {2048, 2048, file}, {4096, 12288, free}},
+		{"half free", []placed{at(0, 2048, free), at(2048, 2048, file), at(4096, 12288, free)},
 			[]Row{{0, 1, "p", file}, {1, 3, "p", free}}},
-		{"free in pieces", []placed{{0, 1024, free}, {1024, 3072, free}, {4096, 12288, file}},
+		{"free in pieces", []placed{at(0, 1024, free), at(1024, 3072, free), at(4096, 12288, file)},
 			[]Row{{0, 1, "p", free}, {1, 3, "p", file}}},
-		{"only a part is free", []placed{{0, 2048, free}, {4096, 12288, file}},
+		{"only a part is free", []placed{at(0, 2048, free), at(4096, 12288, file)},
 			[]Row{{0, 1, "p", parts}, {1, 3, "p", file}}},
-		{"shared", []placed{{0, 16384, file}, {4096, 4096, other}},
+		{"shared", []placed{at(0, 16384, file), at(4096, 4096, other)},
 			[]Row{{0, 4, "p", file}, {1, 1, "p", other}}},
 	} {
 		if got := rows([]Run{{0, 4, "p"}}, c.facts, 4096); !slices.Equal(got, c.want) {
@@ -243,18 +245,90 @@ func TestXFSFact(t *testing.T) {
 	}
 }
 
-// TestXFSCommands: a run ends with its group.
-func TestXFSCommands(t *testing.T) {
+// TestXFSQuestions: a question ends with its group and with the file system, and begins before the
+// blocks, which may not read.
+func TestXFSQuestions(t *testing.T) {
 	t.Parallel()
-	i := xfsInfo{block: 4096, groups: 4, groupBlocks: 1000, groupLog: 10}
-	want := "blockget -n\nfsblock 998\nblockuse -n -c 2\nfsblock 1024\nblockuse -n -c 3\n" +
-		"fsblock 1028\nblockuse -n -c 1\n"
-	if got := i.commands([]int64{998, 999, 1000, 1001, 1002, 1004}); got != want {
-		t.Errorf("got  %q\nwant %q", got, want)
+	i := xfsInfo{block: 4096, groups: 4, groupBlocks: 1000, groupLog: 10, size: 3500 * 4096}
+	for _, c := range []struct {
+		blocks []int64
+		want   string
+	}{
+		{[]int64{500, 520}, "fsblock 484\nfsblock 496\nfsblock 499\nblockuse -c 37\n"},
+		{[]int64{998, 999, 1000, 1002}, "fsblock 982\nfsblock 994\nfsblock 997\n" +
+			"blockuse -c 18\nblockuse -c 6\nblockuse -c 3\n" +
+			"fsblock 1024\nfsblock 1024\nfsblock 1024\nblockuse -c 3\n"},
+		{[]int64{200, 300}, "fsblock 184\nfsblock 196\nfsblock 199\nblockuse -c 17\n" +
+			"fsblock 284\nfsblock 296\nfsblock 299\nblockuse -c 17\n"},
+		{[]int64{3499}, "fsblock 3555\nfsblock 3567\nfsblock 3570\nblockuse -c 17\n" +
+			"blockuse -c 5\nblockuse -c 2\n"},
+	} {
+		if got := i.questions(c.blocks, ""); got != "blockget\n"+c.want {
+			t.Errorf("%v:\ngot  %q\nwant %q", c.blocks, got, c.want)
+		}
 	}
 	for _, at := range []int64{0, 999 * 4096, 1000 * 4096, 3999 * 4096} {
 		if got := i.bytesOf(i.number(at)); got != at {
 			t.Errorf("%d: %d", at, got)
 		}
+	}
+}
+
+// TestForgedNames: a name with line breaks is taken for no answer about another block or inode.
+func TestForgedNames(t *testing.T) {
+	t.Parallel()
+	b := &xfsInfo{block: 4096, groups: 1, groupBlocks: 1000, groupLog: 10}
+	for text, forged := range map[string]bool{
+		"block 7 (0/7) type data inode 131 a\nblock 9 (0/9) type data inode 132 b": false,
+		"block 7 (0/7) type data inode 131 x\nblock 9 (0/9) type data inode 132 etc/passwd\n" +
+			"block 9 (0/9) type data inode 132 b": true,
+		"block 7 (0/7) type data inode 131 x\nblock 9 (0/9) type free2\n" +
+			"block 9 (0/9) type data inode 132 b": true,
+	} {
+		n := xfsNames{blocks: map[int64]uint64{7: 131, 9: 132}, names: map[uint64]string{}}
+		for line := range strings.Lines(text) {
+			n.line(strings.TrimSuffix(line, "\n"), b)
+		}
+		if n.forged != forged || !forged && (n.names[131] != "/a" || n.names[132] != "/b") {
+			t.Errorf("%q: %+v", text, n)
+		}
+	}
+	honest := "debugfs: stat <12>\nInode: 12   Type: symlink    Mode:  0777   Flags: 0x0\n" +
+		"debugfs: stat \"/l\"\nInode: 12   Type: symlink    Mode:  0777   Flags: 0x0\n%s" +
+		"debugfs: stat <13>\nInode: 13   Type: regular    Mode:  0644   Flags: 0x80000\n" +
+		"debugfs: stat \"/not it\"\nInode: 14   Type: regular    Mode:  0644   Flags: 0x80000\n"
+	for more, forged := range map[string]bool{"": false,
+		"Fast link dest: \"\ndebugfs: stat <13>\nInode: 13   Type: directory \"\n": true} {
+		r := statReader{ask: []string{"<12>", `"/l"`, "<13>", `"/not it"`},
+			kinds: map[uint64]extKind{}}
+		for line := range strings.Lines(fmt.Sprintf(honest, more)) {
+			r.line(strings.TrimSuffix(line, "\n"))
+		}
+		if r.forged != forged || !forged && (r.kinds[12] != extKind{"symlink", true} ||
+			r.kinds[13] != extKind{"regular", false}) {
+			t.Errorf("%q: %+v", more, r)
+		}
+	}
+	// Where it was last mounted, as dumpe2fs prints it.
+	e := &extDump{finder: &finder{ctx: context.Background()}, info: extInfo{block: 1024}, fs: "fs",
+		pieces: []piece{{0, 0, 1 << 20}}}
+	for line := range strings.Lines("Last mounted on:  /\nGroup 0:\n  Free blocks: 5-900\n" +
+		"Group 0: (Blocks 1-8192)\n  Free blocks: 7\n") {
+		e.line(strings.TrimSuffix(line, "\n"))
+	}
+	if len(e.facts) != 1 || e.facts[0].top != 7*1024 || e.facts[0].size != 1024 {
+		t.Errorf("%+v", e.facts)
+	}
+}
+
+// TestFreeBlocks: a block is free if all that is known of it is a proof.
+func TestFreeBlocks(t *testing.T) {
+	t.Parallel()
+	free := Fact{Owner: OwnerFree}
+	got := freeBlocks([]placed{{0, 8192, free, true}, {4096, 4096, Fact{Owner: OwnerFile}, false},
+		{8192, 2048, free, true}, {10240, 2048, free, true}, {16384, 4096, free, false},
+		{16384, 4096, free, true}, {20480, 1024, free, true}}, 4096)
+	if want := []Run{{Block: 0, Count: 1}, {Block: 2, Count: 1}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

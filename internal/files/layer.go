@@ -1,6 +1,7 @@
 package files
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -104,11 +105,11 @@ func (f *finder) alone(d node, pieces []piece, partial bool) {
 		return
 	}
 	defer dev.Close()
-	found := blockdev.Detect(dev, d.size).Signatures
+	found := blockdev.Detect(dev, d.size)
 	kind := func(k blockdev.Kind) *blockdev.Signature {
-		for i := range found {
-			if found[i].Kind == k {
-				return &found[i]
+		for i := range found.Signatures {
+			if found.Signatures[i].Kind == k {
+				return &found.Signatures[i]
 			}
 		}
 		return nil
@@ -136,6 +137,13 @@ func (f *finder) alone(d node, pieces []piece, partial bool) {
 		f.unknown(without(pieces, f.facts[before:]), "", "behind the end of what is on "+d.path)
 	case partial:
 		f.unknown(pieces, "", "behind the end of what is on "+d.path)
+	case len(found.Unread) > 0:
+		why := fmt.Sprintf("places of it that would tell what is on it cannot be read, the first "+
+			"at byte %d", found.Unread[0])
+		f.unknown(pieces, "", d.path+": "+why)
+		if f.prove {
+			f.unproven(d.path, errors.New(why))
+		}
 	default:
 		f.unknown(pieces, "", "nothing that is known is on "+d.path)
 	}
@@ -182,6 +190,9 @@ func (f *finder) offline(d node, kind string, pieces []piece) {
 		f.xfsOffline(d, fs, pieces)
 	default:
 		f.unknown(pieces, fs, "it is not mounted: mount it, read-only is enough, and ask again")
+		if f.prove {
+			f.unproven(fs, errors.New("mount it, not read-only"))
+		}
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 
 // packages are the Debian packages of the programs that are asked.
 var packages = map[string]string{"debugfs": "e2fsprogs", "dumpe2fs": "e2fsprogs",
-	"xfs_db": "xfsprogs", "dmsetup": "dmsetup"}
+	"xfs_db": "xfsprogs", "xfs_logprint": "xfsprogs",
+	"dmsetup": "dmsetup"}
 
 // maxSaid is how much of a program's errors is kept.
 const maxSaid = 4096

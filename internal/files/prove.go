@@ -1,11 +1,13 @@
 package files
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -15,39 +17,89 @@ import (
 // Free space can be overwritten if it is proven to be free:
 //
 //   - The file system said so after the question was asked: a mounted one by GETFSMAP (ext4, xfs)
-//     or LOGICAL_INO (btrfs), ext4 that is not mounted by its bitmaps.
+//     or LOGICAL_INO (btrfs), ext4 that is not mounted by its bitmaps, xfs that is not by both of
+//     its trees of free space.
 //   - What made the place free is durable, so that no crash brings back the file that had it. A
 //     mounted file system is written out (syncfs) after it has answered. One that is mounted
 //     read-only is not believed, as its journal may not have been replayed. One that is not mounted
 //     must be clean.
 //   - Nobody else changes a file system that is not mounted: its device is held exclusively from
-//     before its bitmaps are read until [Result.Close], and no process has it open to write.
+//     before it is asked until [Proof.Close], and no process has it open to write.
 //   - The file system has found no error in itself.
+//   - Nothing else is known to be at the place. What lies on a device can be reached by several
+//     ways, such as a logical volume and its snapshot, and all of them must prove it free.
 //
 // A mounted file system can give the place to a file right after that. So whoever writes there must
 // write only what is still pending or lost, in one step with the check of that, as a fill of the
-// server does: a file's data that was written since has made the block neither.
+// server does: a file's data that was written since has made the block neither. Only if that data
+// is lost again before the fill would its loss be hidden. So the fill must follow soon.
 
-// Prove is Find, and proves which of the free blocks may be overwritten: Result.Proven. The caller
-// calls Result.Close when it has done so.
-func Prove(ctx context.Context, dev Device, runs []Run) (*Result, error) {
-	return find(ctx, dev, runs, true)
+// Proof says which blocks are free.
+type Proof struct {
+	Free []Run // by block; they may be overwritten
+	// Notes say why other free space is left as it is, one sentence each.
+	Notes []string
+	// Holds: it stays true until Close. Otherwise a mounted file system can use the blocks.
+	Holds bool
+
+	held []*os.File
+}
+
+// Prove says which of the blocks are free space that may be overwritten. The runs may come in any
+// order and must not overlap. The caller calls Close when it has overwritten them. The error is
+// that of the context, or that the device cannot be looked at.
+func Prove(ctx context.Context, dev Device, runs []Run) (*Proof, error) {
+	f := &finder{ctx: ctx, prove: true}
+	runs = slices.Clone(runs)
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Compare(a.Block, b.Block) })
+	err := f.find(dev, runs)
+	p := &Proof{Notes: f.notes, Holds: !f.moves, held: f.held}
+	if err == nil && f.cut {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	p.Free = freeBlocks(f.facts, dev.BlockSize)
+	return p, nil
+}
+
+// freeBlocks returns the blocks about which all facts are proofs.
+func freeBlocks(facts []placed, size int64) (free []Run) {
+	var yes []piece
+	var no, all []placed
+	for _, p := range facts {
+		if p.proven {
+			yes = append(yes, piece{p.top, p.top, p.size})
+		} else {
+			no = append(no, p)
+		}
+	}
+	for _, p := range without(yes, no) {
+		all = append(all, placed{top: p.top, size: p.size})
+	}
+	for _, p := range joined(all) {
+		first, end := (p.top+size-1)/size, (p.top+p.size)/size
+		if first < end {
+			free = append(free, Run{Block: uint64(first), Count: uint64(end - first)})
+		}
+	}
+	return free
 }
 
 // Close ends the exclusive use of devices that [Prove] has begun.
-func (r *Result) Close() {
-	for _, f := range r.held {
+func (p *Proof) Close() {
+	for _, f := range p.held {
 		_ = f.Close()
 	}
-	r.held = nil
+	p.held = nil
 }
 
 // proven notes that the free places among facts may be overwritten.
-func (f *finder) proven(facts []placed) {
-	for _, p := range facts {
-		if p.fact.Owner == OwnerFree {
-			f.proofs = append(f.proofs, placed{top: p.top, size: p.size})
-		}
+func proven(facts []placed) {
+	for i := range facts {
+		facts[i].proven = facts[i].fact.Owner == OwnerFree
 	}
 }
 
@@ -65,7 +117,8 @@ func (v *volume) proveMounted(facts []placed) {
 		v.unproven(v.fs, err)
 		return
 	}
-	v.proven(facts)
+	proven(facts)
+	v.moves = true
 }
 
 // sound makes durable what a file system has said, and returns why it is not to be believed.

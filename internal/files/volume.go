@@ -61,6 +61,26 @@ func (v *volume) mapped(pieces []piece) (used []piece, owned []ownedPiece, err e
 	return used, owned, nil
 }
 
+// asked tells of pieces of a file system, of so many bytes, that knows GETFSMAP, and returns what
+// is known to be in use and nothing else. readErr is why its superblock could not be read. shared:
+// a block can belong to several files.
+func (v *volume) asked(size int64, readErr error, pieces []piece, shared bool) (rest []piece) {
+	if readErr != nil {
+		v.unknown(pieces, v.fs, readErr.Error())
+		return nil
+	}
+	pieces = within(pieces, 0, size)
+	used, owned, err := v.mapped(pieces)
+	if err != nil {
+		v.unknown(pieces, v.fs, err.Error())
+		return nil
+	}
+	if v.prove {
+		return nil
+	}
+	return v.deleted(v.search(used, owned, shared))
+}
+
 // ownedPiece is pieces that belong to an inode.
 type ownedPiece struct {
 	pieces []piece
@@ -130,25 +150,14 @@ func (w *walk) ownedFact(o ownedPiece) Fact {
 // ext asks ext4, which also serves ext2 and ext3.
 func (v *volume) ext(pieces []piece) {
 	b, err := readExt(v.path)
-	if err != nil {
-		v.unknown(pieces, v.fs, err.Error())
-		return
-	}
-	pieces = within(pieces, 0, b.size)
-	used, owned, err := v.mapped(pieces)
-	if err != nil {
-		v.unknown(pieces, v.fs, err.Error())
-		return
-	}
-	rest := v.search(used, owned, false)
+	rest := v.asked(b.size, err, pieces, false)
 	if len(rest) == 0 {
 		return
 	}
-	rest = v.deleted(rest)
 	// What is left is no file's data: the journal, maps of extents, attributes. debugfs reads the
 	// device, which is up to date once all is written.
 	_ = unix.Syncfs(v.root)
-	v.inodes(b, v.node, v.fs, v.mount.Point, rest)
+	v.inodes(b, v.node, v.fs, v.mount.Point, nobodys, rest)
 }
 
 // other asks a file system that only knows FIEMAP, if that.

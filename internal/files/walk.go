@@ -187,7 +187,7 @@ func (w *walk) extent(fd int, e entry, x *fiemapExtent) {
 		fact.What = Unwritten
 	}
 	for _, p := range in {
-		w.found = append(w.found, placed{p.top, p.size, fact})
+		w.found = append(w.found, placed{top: p.top, size: p.size, fact: fact})
 		w.left -= p.size
 	}
 }

@@ -31,6 +31,7 @@ var GuestTools = strings.Fields(`
 // fileSystems belong to "fs" in a list of tools.
 var fileSystems = strings.Fields(
 	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair xfs_db
+	xfs_logprint
 	mkfs.btrfs btrfs mkfs.vfat`)
 
 // ExpandTools resolves the names of sets in a list of tools: "base"
