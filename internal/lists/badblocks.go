@@ -13,6 +13,9 @@ func (r *reader) badblocks(in io.Reader) error {
 	r.Block = cmp.Or(r.Block, 1024)
 	return r.lines(in, func(text string) error {
 		first, count, pair, ok := parseBlocks(text)
+		if large := tooLarge(text); !ok && large != "" {
+			return fmt.Errorf("%w: block %.40s lies past the end of any device", ErrList, large)
+		}
 		if !ok {
 			return fmt.Errorf("%w: %.40q; want a number, or START COUNT, START+COUNT or START-END",
 				ErrList, text)
@@ -41,4 +44,16 @@ func parseBlocks(text string) (first, count int64, pair, ok bool) {
 		second -= first - 1
 	}
 	return first, second, sign != '+', ok && also && second > 0
+}
+
+// tooLarge returns a decimal number of the line that is larger than any block's, or "".
+func tooLarge(text string) string {
+	for _, f := range strings.FieldsFunc(text, func(r rune) bool {
+		return strings.ContainsRune(" \t+-", r)
+	}) {
+		if _, ok := number(f); !ok && strings.Trim(f, "0123456789") == "" {
+			return f
+		}
+	}
+	return ""
 }
