@@ -49,6 +49,10 @@ type InternalResult struct {
 	// them alone or of their unit, or else the smallest one that failed. They are not weak if a
 	// block beside them failed, because that is why such a try fails.
 	Weak Blocks
+	// Spares are spare units in which a try of a unit, or of a larger physical block, failed for
+	// the medium, the first MaxBadSpares of them. What failed may have been read
+	// later, or may live elsewhere by now.
+	Spares []BadSpare
 	// Errno is the error of the first block that failed, negative; 0 if none did.
 	Errno int32
 	// Ended is why blocks were not tried, negative: an error that says nothing of the medium, the
@@ -63,6 +67,15 @@ type InternalResult struct {
 	Slowest   time.Duration
 	SlowBlock uint64
 	SlowCount uint32
+}
+
+// MaxBadSpares is how many spare units an InternalResult names.
+const MaxBadSpares = 8
+
+// BadSpare is a spare unit that failed, and an exported block that lived there.
+type BadSpare struct {
+	Spare uint32
+	Block uint64
 }
 
 // Blocks is a set of the blocks of a request, counted from its first block. It is valid as long
@@ -109,6 +122,7 @@ type internalRequest struct {
 	read, failed blockset
 	weak         blockset
 	doubt        span // the smallest try that failed, if it was larger than that
+	spares       [MaxBadSpares]BadSpare
 	result       InternalResult
 	began        int64  // monotonic ns: of the operation that is under way
 	graces       uint64 // Engine.graces when that operation was begun
@@ -156,7 +170,7 @@ func (e *Engine) SubmitInternal(r *InternalRequest) error {
 	x.weak.clear()
 	x.doubt = span{}
 	x.result = InternalResult{Tag: r.Tag, Read: Blocks{x.read}, Failed: Blocks{x.failed},
-		Weak: Blocks{x.weak}}
+		Weak: Blocks{x.weak}, Spares: x.spares[:0]}
 	e.internalActive++
 	e.advance(q)
 	return nil
@@ -234,12 +248,30 @@ type span struct{ from, to uint64 }
 // internalDoubt notes that a try of an internal request failed for its medium.
 func (e *Engine) internalDoubt(q *request, o *op) {
 	x := q.internal
+	if o.place.mapped && o.count <= e.coarseBlocks() {
+		per := e.geo.BlocksPerUnit()
+		for i, b := uint32(0), o.block; b < o.block+o.count; i, b = i+1, b/per*per+per {
+			x.badSpare(BadSpare{o.place.unit + i, b})
+		}
+	}
 	from := o.block - q.Block
 	switch to := from + o.count; {
 	case o.count <= e.coarseBlocks():
 		x.weak.add(from, to)
 	case x.doubt.to == x.doubt.from || o.count <= x.doubt.to-x.doubt.from:
 		x.doubt = span{from, to}
+	}
+}
+
+// badSpare notes that a spare unit failed.
+func (x *internalRequest) badSpare(bad BadSpare) {
+	for _, s := range x.result.Spares {
+		if s.Spare == bad.Spare {
+			return
+		}
+	}
+	if len(x.result.Spares) < MaxBadSpares {
+		x.result.Spares = append(x.result.Spares, bad)
 	}
 }
 

@@ -24,6 +24,11 @@ type Move struct {
 	// its cache holds. Block and Count do not matter.
 	Elsewhere int
 	Cause     metadata.Cause
+	// Again: blocks that live in spare units go to other ones. All blocks of a unit that share a
+	// spare unit with one of the Move go along. From is the spare unit that is to be left, if it is
+	// AgainBad: what lives elsewhere stays there. See move_again.go.
+	Again AgainWhy
+	From  uint32
 	// Fill: the blocks that are pending or lost get this data, and all others are left alone.
 	// ToSpare and Cause have no meaning then. Of the result, Moved are those that were filled.
 	Fill *Fill
@@ -116,6 +121,10 @@ type mover struct {
 	entries []metadata.Entry
 	time    uint32
 
+	source  uint32   // of Again: the spare unit that the current pass copies from
+	leaving []uint32 // of Again: the spare units that blocks of the batch leave
+	tries   int      // of a read of a single block
+
 	reads int   // of a retest: how often the run was read successfully
 	began int64 // monotonic ns: of the batch
 	// elsewhere counts the places that were read to displace what caches hold.
@@ -130,6 +139,7 @@ type mover struct {
 func (v *mover) init(cfg ArbiterConfig) {
 	v.queue = make([]Move, 0, moveMaxQueue)
 	v.entries = make([]metadata.Entry, 0, 2*MoveBatch)
+	v.leaving = make([]uint32, 0, MaxPlaces)
 	half := len(cfg.Buffer) / 2 &^ (metadata.UnitSize - 1)
 	v.data, v.copy = cfg.Buffer[:half], cfg.Buffer[half:2*half]
 	v.claim = -1
@@ -149,6 +159,7 @@ func (a *Arbiter) Move(m Move) error {
 	case m.Fill != nil && !m.Fill.valid(&m, a.geo):
 		return ErrRange
 	}
+	m.ToSpare = m.ToSpare || m.Again != AgainNot
 	if m.Fill != nil {
 		m.ToSpare, m.Retest, m.AcceptOld, m.Cause = true, false, false, fillCause
 	}
@@ -250,6 +261,9 @@ func (v *mover) nextBatch(a *Arbiter) {
 	}
 	v.first = v.at / per
 	v.n = int(min(MoveBatch, (end-1)/per-v.first+1))
+	if v.leaving = v.leaving[:0]; v.now.Again != AgainNot {
+		v.n = 1
+	}
 	for i := range v.n {
 		unit := v.first + uint64(i)
 		lo, hi := max(v.at, unit*per), min(end, (unit+1)*per)

@@ -13,8 +13,8 @@ import (
 
 // beginBulk begins to copy the batch as one run; false if it is none.
 func (v *mover) beginBulk(a *Arbiter) bool {
-	if v.now.Retest || v.now.Fill != nil || v.now.Try != TryNone || v.n < 2 ||
-		v.n > len(v.data)/metadata.UnitSize {
+	if v.now.Retest || v.now.Again != AgainNot || v.now.Fill != nil || v.now.Try != TryNone ||
+		v.n < 2 || v.n > len(v.data)/metadata.UnitSize {
 		return false
 	}
 	per := a.geo.BlocksPerUnit()

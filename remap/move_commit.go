@@ -90,13 +90,15 @@ func (v *mover) buildEntries(a *Arbiter) {
 				Cause: metadata.CauseRead, Time: v.time})
 		}
 	}
+	v.retireLeft(a)
 }
 
+// add adds an entry, to the last one if they go on from each other.
 func (v *mover) add(e metadata.Entry) {
 	if n := len(v.entries); n > 0 {
 		p := &v.entries[n-1]
-		if p.State == e.State && p.Mask == e.Mask && p.Unit+uint64(p.Count) == e.Unit &&
-			(e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
+		if p.State == e.State && !e.State.OfSpare() && p.Mask == e.Mask &&
+			p.Unit+uint64(p.Count) == e.Unit && (e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
 			p.Count++
 			return
 		}
@@ -122,6 +124,7 @@ func (v *mover) freeBatch(a *Arbiter) {
 
 func (v *mover) committed(a *Arbiter, durable bool) {
 	if durable {
+		a.recordRetired(v.entries)
 		a.publish(v.entries)
 		v.res.Moved += v.blocks()
 		if v.now.Fill != nil {

@@ -47,7 +47,7 @@ func (v *mover) nextRun(a *Arbiter) bool {
 	for v.to < end && u.mask>>v.to&1 != 0 {
 		v.to++
 	}
-	v.reading, v.verifying = true, false
+	v.reading, v.verifying, v.tries = true, false, 1
 	if v.now.Fill != nil {
 		v.startFill(a, u)
 		return true
@@ -59,10 +59,14 @@ func (v *mover) nextRun(a *Arbiter) bool {
 
 // place returns where the current run lives at home, or in its spare unit.
 func (v *mover) place(a *Arbiter, home bool) (device uint8, offset int64) {
-	if home {
+	if home && v.now.Again == AgainNot {
 		return a.geo.HomeOffset((v.first+uint64(v.i))*a.geo.BlocksPerUnit() + uint64(v.from))
 	}
-	device, offset = a.geo.SpareOffset(v.units[v.i].spare)
+	spare := v.units[v.i].spare
+	if home {
+		spare = v.source
+	}
+	device, offset = a.geo.SpareOffset(spare)
 	return device, offset + int64(v.from)*int64(a.geo.BlockSize)
 }
 
@@ -132,6 +136,8 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 		v.fail(u, run)
 	case v.reading && !ok && v.to-v.from > 1:
 		v.single, v.to = true, v.from
+	case v.reading && !ok && v.readsAgain(a):
+		return
 	case v.reading && !ok:
 		v.fail(u, run)
 		u.bad |= run
@@ -152,12 +158,16 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 			device, _ := a.geo.SpareOffset(u.spare)
 			a.deviceReads(device)
 		}
-	case v.now.ToSpare:
+	case v.now.ToSpare && u.done == 0:
 		v.anotherSpare(a)
 		return
 	default:
-		v.fail(u, run) // it stays in its spare unit
-		a.homeFailed(v.first+uint64(v.i), run)
+		// It stays in its spare unit. Blocks of an earlier pass, of Again, are in the new one
+		// already, so there is no other one to try.
+		v.fail(u, run)
+		if !v.now.ToSpare {
+			a.homeFailed(v.first+uint64(v.i), run)
+		}
 	}
 	v.goOn(a)
 }

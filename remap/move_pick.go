@@ -34,6 +34,8 @@ func (v *mover) nextPass(a *Arbiter) bool {
 		v.pickTest(u, &info)
 	case v.now.Retest:
 		v.pickPending(u, &info)
+	case v.now.Again != AgainNot:
+		v.pickAgain(a, u, &info)
 	case v.now.ToSpare:
 		v.pickHome(a, u, &info)
 	default:

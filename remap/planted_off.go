@@ -14,4 +14,5 @@ const (
 	plantedTestedOnce    = false
 	plantedMarkLate      = false
 	plantedReadOnce      = false
+	plantedSpareStays    = false
 )

@@ -25,6 +25,12 @@ func PlantHomeForgotten(on bool) { plantedHomeForgotten = on }
 // plantedReadOnce lets a write in place be acknowledged after a single read.
 var plantedReadOnce bool
 
+// plantedSpareStays lets a spare unit that went bad in use be given out again once it is free.
+var plantedSpareStays bool
+
+// PlantSpareStays plants or removes that bug.
+func PlantSpareStays(on bool) { plantedSpareStays = on }
+
 // PlantReadOnce plants or removes that bug.
 func PlantReadOnce(on bool) { plantedReadOnce = on }
 

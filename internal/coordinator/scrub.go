@@ -74,8 +74,9 @@ type ScrubRead struct {
 // only during the call.
 type ScrubResult struct {
 	Tag      int
-	Failed   uint32      // blocks
-	Weak     []remap.Run // that were read on a retry
+	Failed   uint32           // blocks
+	Spares   []remap.BadSpare // that failed
+	Weak     []remap.Run      // that were read on a retry
 	Ended    int32
 	NotNoted bool
 	// How long its slowest operation took, and the blocks that it was about.
@@ -462,6 +463,7 @@ func (c *Coordinator) ScrubDone(r *ScrubResult) {
 			s.now.Weak += uint32(run.Count)
 			s.mend.weak(run)
 		}
+		s.mend.spares = append(s.mend.spares, r.Spares...)
 	}
 	if s.underWay--; s.underWay == 0 {
 		s.took = c.drv.Now() - s.began

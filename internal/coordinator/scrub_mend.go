@@ -10,16 +10,19 @@ import (
 // home that does not hold what was written, as it is read back after a flush, is not used any more:
 // the block stays in the spare region. While a block moves, requests that meet it wait for it.
 //
-// Blocks that live in the spare region already are only counted.
+// Blocks that live in the spare region leave a spare unit that read only on a retry, or of which
+// something does not read at all: all of it that reads goes to another one before anyone asks for
+// it, and the unit is not given out again (remap/move_again.go).
 
 // mendStep says what is under way.
 type mendStep uint8
 
 const (
-	mendNone mendStep = iota
-	mendNext          // the next blocks are to be moved
-	mendAway          // they are moved to the spare region
-	mendBack          // and home again
+	mendNone  mendStep = iota
+	mendNext           // the next blocks are to be moved
+	mendAway           // they are moved to the spare region
+	mendAgain          // they are moved from one spare unit to another
+	mendBack           // and home again
 )
 
 // mendRuns is how many runs of one burst are mended at most.
@@ -32,6 +35,9 @@ type mend struct {
 	runs  []remap.Run // still to do
 	now   remap.Run
 	res   remap.MoveResult // of the last move
+	// spares are the spare units that are to be left. leaves is one, while mendAgain.
+	spares []remap.BadSpare
+	leaves remap.BadSpare
 }
 
 // weak notes blocks that are to be mended.
@@ -44,7 +50,7 @@ func (m *mend) weak(run remap.Run) {
 // startMend begins to mend what a burst has found. It reports whether there is anything.
 func (c *Coordinator) startMend() bool {
 	m := &c.scrub.mend
-	if len(m.runs) == 0 {
+	if len(m.runs)+len(m.spares) == 0 {
 		return false
 	}
 	m.step, m.ready = mendNext, true
@@ -59,13 +65,11 @@ func (c *Coordinator) stepMend() {
 		m.ready = false
 		switch m.step {
 		case mendNext:
-			if !c.nextMend() {
-				m.step = mendNone
+			if m.step = c.nextMend(); m.step == mendNone {
 				c.settleBurst()
 				return
 			}
-			m.step = mendAway
-			c.mendMove(true)
+			c.mendMove()
 		case mendAway:
 			if m.res.Moved == 0 { // no spare unit was found, or it does not read any more
 				m.step, m.ready = mendNext, true
@@ -73,7 +77,10 @@ func (c *Coordinator) stepMend() {
 			}
 			m.step = mendBack
 			c.scrub.now.Relocated += uint32(m.res.Moved)
-			c.mendMove(false)
+			c.mendMove()
+		case mendAgain:
+			c.scrub.now.Relocated += uint32(m.res.Moved)
+			m.step, m.ready = mendNext, true
 		case mendBack:
 			c.scrub.now.Relocated -= min(uint32(m.res.Moved), c.scrub.now.Relocated)
 			c.scrub.now.Repaired += uint32(m.res.Moved)
@@ -82,10 +89,17 @@ func (c *Coordinator) stepMend() {
 	}
 }
 
-// nextMend takes the next blocks that live at home and are neither pending nor lost.
-func (c *Coordinator) nextMend() bool {
+// nextMend takes the next spare unit that is to be left, or else the next blocks that live at home
+// and are neither pending nor lost, and says how they are moved.
+func (c *Coordinator) nextMend() mendStep {
 	m := &c.scrub.mend
-	for len(m.runs) > 0 && !c.scrub.void && !c.shared.Tripped() {
+	on := !c.scrub.void && !c.shared.Tripped()
+	if on && len(m.spares) > 0 {
+		m.leaves = m.spares[0]
+		m.spares = append(m.spares[:0], m.spares[1:]...)
+		return mendAgain
+	}
+	for on && len(m.runs) > 0 {
 		r := &m.runs[0]
 		run, ok := c.shared.Map().Next(r.Start, r.Start+r.Count)
 		plain := r.Count
@@ -101,19 +115,24 @@ func (c *Coordinator) nextMend() bool {
 			m.runs = append(m.runs[:0], m.runs[1:]...)
 		}
 		if m.now.Count > 0 {
-			return true
+			return mendAway
 		}
 	}
-	m.runs = m.runs[:0]
-	return false
+	m.runs, m.spares = m.runs[:0], m.spares[:0]
+	return mendNone
 }
 
 // mendMove moves the blocks that are being mended.
-func (c *Coordinator) mendMove(toSpare bool) {
+func (c *Coordinator) mendMove() {
 	m := &c.scrub.mend
 	done := func(r remap.MoveResult) { m.res, m.ready = r, true }
-	if err := c.Move(remap.Move{Block: m.now.Start, Count: m.now.Count, ToSpare: toSpare,
-		Cause: metadata.CauseScrub}, done); err != nil {
+	move := remap.Move{Block: m.now.Start, Count: m.now.Count, ToSpare: m.step == mendAway,
+		Cause: metadata.CauseScrub}
+	if m.step == mendAgain {
+		move = remap.Move{Block: m.leaves.Block, Count: 1, Again: remap.AgainBad,
+			From: m.leaves.Spare, Cause: metadata.CauseScrub}
+	}
+	if err := c.Move(move, done); err != nil {
 		done(remap.MoveResult{Err: err})
 	}
 }

@@ -242,7 +242,7 @@ func (c *Coordinator) slowAgain(run remap.Run) {
 	if run.Count <= per && looks == 1 {
 		looks = slowLooks - 1 // it was alone already
 	}
-	if looks < slowLooks {
+	if looks < slowLooks && !plantedSlowOnce {
 		s.suspects = append(s.suspects, slowSuspect{run: run, looks: looks,
 			due: c.drv.Now() + slowLater})
 		return
@@ -338,7 +338,7 @@ func (c *Coordinator) relocateSlow() bool {
 		good, total := c.arbiter.GoodSpares()
 		r := &s.slow.found[m.next]
 		at := max(m.block+m.count, r.Start)
-		if at >= r.Start+r.Count || r.spared {
+		if at >= r.Start+r.Count {
 			m.next, m.block, m.count = m.next+1, 0, 0
 			continue
 		}
@@ -347,9 +347,13 @@ func (c *Coordinator) relocateSlow() bool {
 		}
 		m.block, m.count = at, min(min(slowBatch, good-total/2)*per, r.Start+r.Count-at)
 		m.underWay = true
+		move := remap.Move{Block: m.block, Count: m.count, ToSpare: true,
+			Cause: metadata.CauseScrub}
+		if r.spared {
+			move.Again = remap.AgainSlow
+		}
 		done := func(r remap.MoveResult) { m.res, m.ended = r, true }
-		if err := c.Move(remap.Move{Block: m.block, Count: m.count, ToSpare: true,
-			Cause: metadata.CauseScrub}, done); err != nil {
+		if err := c.Move(move, done); err != nil {
 			done(remap.MoveResult{Err: err})
 		}
 		return true

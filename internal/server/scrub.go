@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -110,7 +111,8 @@ func (h *queue) cancelScrubs() {
 func (h *queue) FinishInternal(r *remap.InternalResult) {
 	tag := int(r.Tag) - h.q.Depth()
 	res := coordinator.ScrubResult{Tag: tag, Failed: r.Failed.Count(), Ended: r.Ended,
-		NotNoted: r.NotNoted, Slowest: r.Slowest, SlowBlock: r.SlowBlock, SlowCount: r.SlowCount}
+		NotNoted: r.NotNoted, Spares: slices.Clone(r.Spares), Slowest: r.Slowest,
+		SlowBlock: r.SlowBlock, SlowCount: r.SlowCount}
 	if r.Weak.Count() > 0 {
 		res.Weak = r.Weak.AppendRuns(nil, h.scrub.begun[tag].Block)
 	}

@@ -68,6 +68,8 @@ const (
 	BugReaderStaleSpare
 	BugScrubAhead
 	BugScrubPath
+	BugSlowOnce
+	BugSpareStays
 	BugBusyFlush
 	BugEarlyLeave
 	BugEarlyCapacity
@@ -118,6 +120,8 @@ const (
 	FocusRetest          // blocks are moved and retested, and nothing but media fails
 	FocusEvents          // there is a flight recorder, and nothing is wrong with the disks' path
 	FocusFull            // there are few spare units, and many bad blocks
+	FocusSlow            // the scenario "scrub-slow"
+	FocusSpares          // the scenario "scrub-spares"
 )
 
 func (f Focus) String() string {
@@ -125,12 +129,14 @@ func (f Focus) String() string {
 		"scenario turns", "scenario retest-home-fails", "one superblock reads",
 		"a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
-		"flight recorder", "spare region full"}[f]
+		"flight recorder", "spare region full", "scenario scrub-slow",
+		"scenario scrub-spares"}[f]
 }
 
 // scenario returns the scenario that runs play; empty: they are random.
 func (f Focus) scenario() string {
-	return map[Focus]string{FocusTurns: "turns", FocusHomeFails: "retest-home-fails"}[f]
+	return map[Focus]string{FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
+		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -289,6 +295,10 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusScrub},
 	BugScrubPath: {"scrub-path", "the scrub counts blocks as read that it did not reach, because " +
 		"the path to the disk has failed", inDriver, FocusScrub},
+	BugSlowOnce: {"slow-once", "a scrub calls blocks slow that were slow once", inProduct,
+		FocusSlow},
+	BugSpareStays: {"spare-stays", "a spare unit that went bad in use is given out again once " +
+		"it is free", inProduct, FocusSpares},
 	BugBusyFlush: {"busy-flush", "a flush that was not carried out for lack of resources counts " +
 		"as carried out", inDriver, FocusNone},
 	BugEarlyLeave: {"early-leave", "a server leaves its device while the Committer still writes",

@@ -14,9 +14,9 @@ type fault struct {
 	left        int   // how many more operations fail; negative: all
 	heals       bool  // a sector that is written is good again
 	lands       bool  // a write that fails may have been carried out anyway
-	// slow is how long an operation takes to fail, in ns. An operation that goes well is never
-	// slow.
-	slow int64
+	// slow is how long an operation takes to fail, in ns; drags how long a read takes that goes
+	// well.
+	slow, drags int64
 	// cache, if not 0: writes reach the drive's cache only. It answers reads of the sector until so
 	// many other reads, or a power cut, have displaced that.
 	cache int
@@ -33,6 +33,7 @@ func (f *fault) String() string {
 	}{{f.read, " on read"}, {f.write, " on write"}, {f.heals, ", heals on write"},
 		{f.left > 0, fmt.Sprintf(", %d times", f.left)},
 		{f.slow > 0, fmt.Sprintf(", after %v", time.Duration(f.slow))},
+		{f.drags > 0, fmt.Sprintf(" slow, %v", time.Duration(f.drags))},
 		{f.cache > 0, fmt.Sprintf(", answers %d reads from its cache", f.cache)},
 		{f.sleeps > 0, fmt.Sprintf(", %d reads later", f.sleeps)}} {
 		if p.on {
@@ -117,7 +118,7 @@ type diskIO struct {
 	whom      string // for the trace
 	late      uint64 // BugEarlyCheckpoint: see disk.late
 	slot      int    // its place in sim.ios
-	slow      int64  // how long it took to fail, in ns
+	slow      int64  // how long it took, in ns, if that is long
 	readBack  bool   // it proves a heal: its data is not used
 
 	req   *userReq // whose it is; nil: a relocation's or the journal's
@@ -170,6 +171,7 @@ func (io *diskIO) step(rng *rand.Rand) int32 {
 		io.some(rng)
 		return -f.errno
 	}
+	io.slow = io.drags()
 	end := io.n
 	if io.n > sectorSize && io.kind != ioRead && rng.IntN(8) == 0 {
 		end = io.done + sectorSize*(1+rng.Int64N((io.n-io.done)/sectorSize))
@@ -239,6 +241,18 @@ func (io *diskIO) fault() *fault {
 		}
 	}
 	return nil
+}
+
+// drags is how long a read takes that goes well.
+func (io *diskIO) drags() (ns int64) {
+	for at := io.off; io.kind == ioRead && at < io.off+io.n; at += sectorSize {
+		if p := io.d.pages[at/pageSize]; p != nil {
+			if f := p.bad[at%pageSize/sectorSize]; f != nil {
+				ns = max(ns, f.drags)
+			}
+		}
+	}
+	return ns
 }
 
 // apply gives the bytes from lo to hi of the operation their effect.

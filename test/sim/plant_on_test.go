@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -14,6 +15,10 @@ func plant(b Bug, on bool) bool {
 		remap.PlantNoTurns(on)
 	case BugReaderStaleSpare:
 		remap.PlantStaleSpare(on)
+	case BugSlowOnce:
+		coordinator.PlantSlowOnce(on)
+	case BugSpareStays:
+		remap.PlantSpareStays(on)
 	case BugFillAll:
 		remap.PlantFillAll(on)
 	case BugFillUnread:

@@ -37,7 +37,11 @@ func runFor(about Bug, seed uint64, b Bug) error {
 	if name := about.Focus().scenario(); name != "" {
 		sc, err := scenarioNamed(name)
 		if err == nil {
-			_, err = Play(sc, "pair-512", seed, opts)
+			layout := "pair-512"
+			if about.Focus() == FocusSpares { // only on the backing disk such units are retired
+				layout = "alone-512"
+			}
+			_, err = Play(sc, layout, seed, opts)
 		}
 		return err
 	}

@@ -477,6 +477,8 @@ var Scenarios = []Scenario{
 			s.failf("the scrub found nothing: %+v", now)
 		}
 	}},
+	{"scrub-slow", nil, (*sim).scrubSlow},
+	{"scrub-spares", nil, (*sim).scrubSpares},
 	{"in-place", nil, func(s *sim) {
 		// No spare unit is free. A block that a write makes well takes it in place, and one whose
 		// write lies in the cache only stays pending.

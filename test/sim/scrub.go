@@ -1,7 +1,9 @@
 package sim
 
 import (
+	"math/bits"
 	"slices"
+	"syscall"
 	"time"
 
 	"ublkremap/internal/coordinator"
@@ -136,8 +138,8 @@ func (q *queue) scrubRead(r *userReq, res *remap.InternalResult) {
 	sv, s := q.sv, q.sv.s
 	out := coordinator.ScrubResult{Tag: int(res.Tag) - s.cfg.depth - s.cfg.reader,
 		Failed: res.Failed.Count(), Ended: res.Ended, NotNoted: res.NotNoted,
-		Weak: res.Weak.AppendRuns(nil, r.Block), Slowest: res.Slowest, SlowBlock: res.SlowBlock,
-		SlowCount: res.SlowCount}
+		Weak: res.Weak.AppendRuns(nil, r.Block), Spares: slices.Clone(res.Spares),
+		Slowest: res.Slowest, SlowBlock: res.SlowBlock, SlowCount: res.SlowCount}
 	if s.opts.Bug == BugScrubPath {
 		out.Ended = 0
 	}
@@ -219,4 +221,112 @@ func (s *sim) scrubPass(story func(at uint64)) {
 		}
 	}
 	s.drain()
+}
+
+// scrubAll lets a scrub read everything once.
+func (s *sim) scrubAll(o coordinator.ScrubOptions, story func(at uint64)) coordinator.ScrubStatus {
+	o.Rate = 1 << 40
+	if s.srv.coord.Scrub().State == metadata.ScrubIdle {
+		if err := s.srv.coord.StartScrub(o); err != nil {
+			s.failf("%v", err)
+		}
+	}
+	s.scrubPass(story)
+	return s.srv.coord.Scrub()
+}
+
+// readAll reads blocks as a user.
+func (s *sim) readAll(block, count uint64) {
+	for b := block; b < block+count; b += s.per() {
+		s.read(0, b, s.per())
+		s.drain()
+	}
+}
+
+// scrubSlow is about blocks that are slow to read: some each time, others a few times only. Users
+// write to them meanwhile. Those that stay slow move, the others do not, and nothing is lost.
+func (s *sim) scrubSlow() {
+	b, per := s.block(), s.per()
+	s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
+	const drag = int64(3 * time.Second)
+	s.bad(b+per, per, failing{left: -1, drags: drag})
+	hiccup := fault{left: -1, drags: drag}
+	passing := b + 4*per
+	s.bad(passing, per, failing(hiccup))
+	s.start()
+	s.write(0, b, 4*per, false)
+	s.drain()
+	looked := false
+	now := s.scrubAll(coordinator.ScrubOptions{RelocateSlow: true}, func(at uint64) {
+		if at > passing && !looked { // it was slow when all was read, and is not any more
+			looked = true
+			for i := range per {
+				dev, off := s.plan.HomeOf(passing + i)
+				s.disks[dev].spoil(off, int64(s.plan.BlockSize()), nil)
+			}
+			s.write(1, b+per, 1, true)
+		}
+	})
+	if uint64(now.Slow) != per {
+		s.failf("%d blocks are slow, and the scrub found %d", per, now.Slow)
+	}
+	for _, unit := range []uint64{b / per, b/per + 1, passing / per} {
+		info := s.srv.restored.Map.Unit(unit)
+		if want := unit == b/per+1; (info.N > 0) != want {
+			s.failf("unit %d is in the spare region: %v; it is slow: %v", unit, !want, want)
+		}
+	}
+	s.readAll(b, 6*per)
+}
+
+// scrubSpares is about spare units in use that go bad: one reads on a retry only, of another one
+// some does not read. What reads is moved before anyone asks for it, what does not is pending, and
+// neither unit is used again.
+func (s *sim) scrubSpares() {
+	b, per := s.block(), s.per()
+	s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
+	s.cfg.policy.Retries = 3 // a single block that reads at the third try is not pending
+	s.start()
+	s.write(0, b, 4*per, false)
+	s.drain()
+	s.relocate(b, 4*per, true)
+	s.drain()
+	weak, dead := s.placesOf(b)[0].Spare, s.placesOf(b + per)[0].Spare
+	dev, off := s.plan.SpareOf(weak)
+	s.disks[dev].spoil(off, metadata.UnitSize, &fault{read: true, errno: int32(syscall.ENODATA),
+		left: 2})
+	deadDev, off := s.plan.SpareOf(dead)
+	s.disks[deadDev].spoil(off, int64(s.plan.BlockSize()), &fault{read: true,
+		errno: int32(syscall.ENODATA), left: -1})
+	s.scrubAll(coordinator.ScrubOptions{}, func(at uint64) {
+		if at > b+8*per && s.idle(1) && at%(8*per) == 0 {
+			s.write(1, b+2*per, 1, true)
+		}
+	})
+	s.spareIsLeft(weak, dev, b, 0)
+	s.spareIsLeft(dead, deadDev, b+per, 1)
+	s.readAll(b, per)
+	s.readAll(b+2*per, 4*per)
+}
+
+func (s *sim) placesOf(block uint64) []remap.Place {
+	info := s.srv.restored.Map.Unit(block / s.per())
+	return info.Places[:info.N]
+}
+
+// spareIsLeft makes sure that a unit lives in another spare unit now, except for so many pending
+// blocks.
+func (s *sim) spareIsLeft(spare uint32, device uint8, block uint64, pending int) {
+	info := s.srv.restored.Map.Unit(block / s.per())
+	if n := bits.OnesCount8(info.Pending); n != pending {
+		s.failf("%d blocks of unit %d are pending, not %d", n, block/s.per(), pending)
+	}
+	for _, p := range info.Places[:info.N] {
+		if p.Spare == spare && p.Mask&^info.Pending != 0 {
+			s.failf("blocks of unit %d that read are still in spare unit %d", block/s.per(), spare)
+		}
+	}
+	if device == 0 && s.srv.restored.Allocator.Service(spare) == remap.InService {
+		s.failf("spare unit %d went bad, and is in service", spare)
+	}
 }

@@ -1,0 +1,82 @@
+package remap
+
+import (
+	"bytes"
+	"syscall"
+	"testing"
+
+	"ublkremap/metadata"
+)
+
+// TestMoveAgain: blocks leave a spare unit that went bad. Those that read are in another one, those
+// that do not are pending, and the bad unit is not given out again.
+func TestMoveAgain(t *testing.T) {
+	for _, bs := range []int{512, 4096} {
+		for _, why := range []AgainWhy{AgainBad, AgainSlow} {
+			r := newMoverRig(t, bs, 64)
+			r.s.geo.Known = [][]int64{{0}}
+			per := r.s.geo.BlocksPerUnit()
+			unit := 2000 / per
+			want := r.fill(unit*per, per)
+			r.move(Move{Block: unit * per, Count: per, ToSpare: true, Cause: metadata.CauseScrub})
+			old := r.s.m.Unit(unit).Places[0].Spare
+			// One block reads at the third try, and of several blocks one does not read at all.
+			last := unit*per + per - 1
+			gone, fails := r.placeNow(unit*per+1), 2
+			if per > 1 {
+				r.silent[gone] = true
+			}
+			weak := r.placeNow(last)
+			r.transfer = func(tr *Transfer) int32 {
+				if tr.Op == OpRead && int64(tr.Device) == weak[0] && tr.Offset == weak[1] &&
+					fails > 0 {
+					fails--
+					return -int32(syscall.ENODATA)
+				}
+				return r.carryOut(tr)
+			}
+			res := r.move(Move{Block: last, Count: 1, Again: why, From: old,
+				Cause: metadata.CauseScrub})
+			r.want("moved", res.Moved, max(per-1, 1))
+			info := r.s.m.Unit(unit)
+			for b := range per {
+				spare, _ := info.SpareOf(int(b))
+				if per > 1 && b == 1 {
+					r.want("the block that does not read", spare, old)
+					r.want("pending", info.Pending, uint8(2))
+					continue
+				}
+				if spare == old || !bytes.Equal(r.now(unit*per+b), want[unit*per+b]) {
+					t.Errorf("%d, %d: block %d is in spare unit %d, and was in %d", bs, why, b,
+						spare, old)
+				}
+			}
+			device, _ := r.s.geo.SpareOffset(old)
+			service := r.alloc.Service(old)
+			switch {
+			case why == AgainBad && device == 0 && service != Retired,
+				(why == AgainSlow || device != 0) && !r.alloc.Suspected(old):
+				t.Errorf("%d, %d: the old spare unit is in service: %v", bs, why, service)
+			}
+			r.want("busy", info.Busy, false)
+			// What lives at home, or is pending already, is left alone.
+			home := r.move(Move{Block: 0, Count: per, Again: why, Cause: metadata.CauseScrub})
+			r.want("at home", home, MoveResult{Skipped: per})
+		}
+	}
+}
+
+// TestMoveAgainFails: without another spare unit the blocks stay, and read.
+func TestMoveAgainFails(t *testing.T) {
+	r := newMoverRig(t, 512, 1)
+	want := r.fill(2000, 8)
+	r.move(Move{Block: 2000, Count: 8, ToSpare: true, Cause: metadata.CauseScrub})
+	res := r.move(Move{Block: 2000, Count: 8, Again: AgainBad,
+		From: r.s.m.Unit(250).Places[0].Spare, Cause: metadata.CauseScrub})
+	r.want("result", res, MoveResult{Failed: 8, Err: ErrSpareFull})
+	for b, w := range want {
+		if !bytes.Equal(r.now(b), w) {
+			t.Errorf("block %d does not read as before", b)
+		}
+	}
+}
