@@ -16,8 +16,11 @@ import (
 	"ublkremap/internal/files"
 )
 
-// stateHome is the state of a block that is not in the table.
-const stateHome = "home"
+// The states of blocks that are not in the table.
+const (
+	stateHome = "home"
+	stateSlow = "slow" // the scrub found that it is slow to read
+)
 
 func filesCommand(a *app) *cobra.Command {
 	var states []string
@@ -25,8 +28,8 @@ func filesCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "files DEV|NAME [BLOCK[+COUNT]…]",
 		Short: "Which files bad blocks belong to",
-		Long: `Tell what each pending, lost or remapped block holds, or each of the blocks that
-are named: a file, metadata of a file system, or free space. Partitions, LVM,
+		Long: `Tell what each pending, lost, remapped or slow block holds, or each of the blocks
+that are named: a file, metadata of a file system, or free space. Partitions, LVM,
 LUKS and loop devices on the device are followed.
 
 The owner of a block is
@@ -60,7 +63,7 @@ that a file gets meanwhile is left alone.`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only blocks in these states: pending, "+
-		"lost, mapped, home")
+		"lost, mapped, slow, home")
 	cmd.Flags().BoolVar(&healFree, "heal-free", false, "overwrite pending and lost blocks that "+
 		"are free space")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "with --heal-free: say what would be done and "+
@@ -78,8 +81,8 @@ func filesFlags(states []string, healFree, dryRun bool) error {
 		return fmt.Errorf("--dry-run: %w: it goes with --heal-free", exit.ErrUsage)
 	}
 	for _, s := range states {
-		if !slices.Contains([]string{"pending", "lost", "mapped", stateHome}, s) {
-			return fmt.Errorf("--state %q: %w: want pending, lost, mapped or home", s,
+		if !slices.Contains([]string{"pending", "lost", "mapped", stateSlow, stateHome}, s) {
+			return fmt.Errorf("--state %q: %w: want pending, lost, mapped, slow or home", s,
 				exit.ErrUsage)
 		}
 	}
@@ -139,8 +142,15 @@ func wantedRuns(ctx context.Context, r *control.Record, ranges []control.Range, 
 		runs = append(runs, files.Run{Block: block, Count: count, State: state})
 		return nil
 	}
+	var slow, known []control.Range
+	if wanted(stateSlow) {
+		if slow, err = slowBlocks(ctx, r); err != nil {
+			return nil, err
+		}
+	}
 	var table []control.Remap
 	err = control.NewClient(r.Name).EachRemap(ctx, func(m control.Remap) error {
+		known = append(known, overlapping(slow, m.Block, m.Count)...)
 		if len(named) == 0 {
 			return add(m.Block, m.Count, m.State)
 		}
@@ -153,23 +163,66 @@ func wantedRuns(ctx context.Context, r *control.Record, ranges []control.Range, 
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(table, func(a, b control.Remap) int { return compare(a.Block, b.Block) })
-	for _, g := range named {
-		next, end := g.Block, g.Block+g.Count
-		for len(table) > 0 && table[0].Block < end {
-			m := table[0]
-			table = table[1:]
-			if m.Block > next {
-				err = errors.Join(err, add(next, m.Block-next, stateHome))
-			}
-			err = errors.Join(err, add(m.Block, m.Count, m.State))
-			next = m.Block + m.Count
+	for _, g := range lacking(slow, joinRanges(known)) {
+		if len(named) == 0 {
+			err = errors.Join(err, add(g.Block, g.Count, stateSlow))
 		}
-		if next < end {
-			err = errors.Join(err, add(next, end-next, stateHome))
+		for _, g := range overlapping(named, g.Block, g.Count) {
+			table = append(table, control.Remap{Block: g.Block, Count: g.Count, State: stateSlow})
 		}
 	}
+	slices.SortFunc(table, func(a, b control.Remap) int { return compare(a.Block, b.Block) })
+	for _, g := range named {
+		err = errors.Join(err, namedRuns(g, &table, add))
+	}
 	return runs, err
+}
+
+// namedRuns adds the blocks that are named with their states. It takes what is known of them from
+// the front of the table.
+func namedRuns(g control.Range, table *[]control.Remap,
+	add func(block, count uint64, state string) error) (err error) {
+	next, end := g.Block, g.Block+g.Count
+	for len(*table) > 0 && (*table)[0].Block < end {
+		m := (*table)[0]
+		*table = (*table)[1:]
+		if m.Block > next {
+			err = errors.Join(err, add(next, m.Block-next, stateHome))
+		}
+		err = errors.Join(err, add(m.Block, m.Count, m.State))
+		next = m.Block + m.Count
+	}
+	if next < end {
+		err = errors.Join(err, add(next, end-next, stateHome))
+	}
+	return err
+}
+
+// slowBlocks returns the blocks that are slow to read, in order. A server that is too old to know
+// has none.
+func slowBlocks(ctx context.Context, r *control.Record) ([]control.Range, error) {
+	slow, err := control.NewClient(r.Name).SlowBlocks(ctx)
+	if errors.Is(err, control.ErrNotFound) {
+		return nil, nil
+	}
+	return joinRanges(slow), err
+}
+
+// lacking returns the parts of ranges that are not in others. Both are ordered and do not overlap.
+func lacking(ranges, others []control.Range) (out []control.Range) {
+	for _, g := range ranges {
+		next, end := g.Block, g.Block+g.Count
+		for _, o := range overlapping(others, g.Block, g.Count) {
+			if o.Block > next {
+				out = append(out, control.Range{Block: next, Count: o.Block - next})
+			}
+			next = o.Block + o.Count
+		}
+		if next < end {
+			out = append(out, control.Range{Block: next, Count: end - next})
+		}
+	}
+	return out
 }
 
 func compare(a, b uint64) int {

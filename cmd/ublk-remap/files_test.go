@@ -48,3 +48,13 @@ func TestJoinRanges(t *testing.T) {
 		t.Errorf("got %v, want %v", in, want)
 	}
 }
+
+func TestLacking(t *testing.T) {
+	t.Parallel()
+	got := lacking([]control.Range{{Block: 10, Count: 10}, {Block: 30, Count: 5}},
+		[]control.Range{{Block: 5, Count: 6}, {Block: 14, Count: 2}, {Block: 30, Count: 5}})
+	want := []control.Range{{Block: 11, Count: 3}, {Block: 16, Count: 4}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

@@ -273,3 +273,51 @@ func TestHealFreeTooLate(t *testing.T) {
 		t.Errorf("the file has %d bytes of %d, and other data", len(got), size)
 	}
 }
+
+// TestFilesOfSlowBlocks: a block that the scrub finds slow to read is told with its owner.
+func TestFilesOfSlowBlocks(t *testing.T) {
+	if !vmtest.UserMode() && !vmtest.Full() {
+		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full")
+	}
+	vmtest.NeedUblk(t)
+	vmtest.Modprobe(t, "dm-delay")
+	useRuntimeDir(t)
+	loop := vmtest.NewLoop(t, 96<<20, vmtest.LoopOptions{})
+	dm := vmtest.NewDM(t, vmtest.LinearTable(t, loop))
+	set := rig.Create(t, dm.Path, "", "--spare", "2MiB")
+	layout := rig.LayoutOf(t, dm.Path)
+	set.Start(t)
+	rig.Mkfs(t, "ext4", set.Dev, "-b", "4096")
+	dir := set.Mount(t, "ext4")
+	must(t, os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 4<<20), 0o600))
+	path := filepath.Join(dir, "slow file")
+	must(t, os.WriteFile(path, make([]byte, 64<<10), 0o600))
+	rig.SyncFS(t, dir)
+	f, err := os.Open(path)
+	must(t, err)
+	place := rig.Extents(t, f, 64<<10)[0]
+	must(t, f.Close())
+	place.Length = 4096
+	home := layout.HomesOnBacking(place)[0]
+	size := vmtest.Sectors(t, loop)
+	from, to := home.Start/512, home.End()/512
+	dm.Swap(t, fmt.Sprintf("0 %d linear %s 0\n%d %d delay %s %d 2000\n%d %d linear %s %d\n", from,
+		loop, from, to-from, loop, from, to, size-to, loop, to))
+	rig.Want(t, exit.Done, "scrub", "start", set.Name, "--wait")
+	for _, args := range [][]string{{set.Name, "--state", "slow"}, {set.Name, "--state", "slow",
+		fmt.Sprintf("%d+32", place.Start/512)}} {
+		rows := owners(t, args...)
+		if len(rows) != 1 || rows[0].State != "slow" || rows[0].Path != path ||
+			rows[0].Block != uint64(place.Start/512) || rows[0].Count != 8 {
+			t.Errorf("%v: %+v", args, rows)
+		}
+	}
+	if rows := owners(t, set.Name, fmt.Sprintf("%d+32", place.Start/512)); len(rows) != 2 ||
+		rows[0].State != "slow" || rows[1].State != "home" {
+		t.Errorf("%+v", rows)
+	}
+	if text := rig.Want(t, exit.Done, "files", set.Name).Stdout; !strings.Contains(text,
+		"0 files affected") {
+		t.Errorf("it says %s", text)
+	}
+}

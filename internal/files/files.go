@@ -35,7 +35,7 @@ type Run struct {
 type Row struct {
 	Block uint64 `json:"block"` // first one, of the device that was asked about
 	Count uint64 `json:"count"` // blocks
-	State string `json:"state"` // pending, lost, mapped or home
+	State string `json:"state"` // pending, lost, mapped, slow or home
 	Fact
 }
 
