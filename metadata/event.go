@@ -81,6 +81,13 @@ const (
 	EventNoRoom   EventDone = 13
 	EventPassed   EventDone = 14
 	EventFound    EventDone = 15 // Count blocks, which are dealt with from now on
+	// A pass of the scrub has ended. Count: blocks that were found; Detail: the unreadable ones of
+	// them in the lower 32 bits, the weak ones in the upper ones. The others are slow.
+	EventScrubbed EventDone = 16
+	EventRetested EventDone = 17 // a retest has ended; Detail: blocks that were tested
+	EventImported EventDone = 18 // an import has ended; Detail: blocks of the list
+	EventFilled   EventDone = 19 // a fill has ended; Detail: bad blocks that it has met
+	EventZeroed   EventDone = 20 // as EventFilled, and all of its data were zeroes
 )
 
 // Reasons of EventTripped; frozen with format version 4.
@@ -122,6 +129,9 @@ func (d EventDone) String() string {
 
 // Text says in words what was done.
 func (e *Event) Text() string {
+	if e.Done >= EventScrubbed && e.Done <= EventZeroed {
+		return e.countsText()
+	}
 	switch e.Kind {
 	case EventStart:
 		return fmt.Sprintf("served as /dev/ublkb%d", e.Detail)
@@ -183,6 +193,26 @@ func (e *Event) deviceText() string {
 		return "I/O does not come back"
 	}
 	return e.Done.String()
+}
+
+// countsText is Text for operations that tell what they have found.
+func (e *Event) countsText() string {
+	switch {
+	case e.Done == EventRetested:
+		return fmt.Sprintf("finished: %d of %d blocks are well, and home again", e.Count, e.Detail)
+	case e.Done == EventImported:
+		return fmt.Sprintf("finished: %d of %d blocks were not known", e.Count, e.Detail)
+	case e.Done == EventFilled:
+		return fmt.Sprintf("finished: %d of %d bad blocks were filled", e.Count, e.Detail)
+	case e.Done == EventZeroed:
+		return fmt.Sprintf("finished: %d of %d bad blocks were filled with zeroes", e.Count,
+			e.Detail)
+	case e.Count == 0:
+		return "finished: nothing was found"
+	}
+	unreadable, weak := uint32(e.Detail), uint32(e.Detail>>32)
+	return fmt.Sprintf("finished: %d blocks unreadable, %d weak, %d slow", unreadable, weak,
+		e.Count-unreadable-weak)
 }
 
 // Time is when it happened, in UTC.

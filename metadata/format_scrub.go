@@ -6,6 +6,7 @@ type Scrub struct {
 	State        ScrubState
 	Idle         bool   // read only while nobody uses the device
 	RelocateSlow bool   // move blocks that are slow to the spare region
+	NoRetest     bool   // do not test after each pass whether homes are well again
 	Position     uint64 // exported block: everything below it was read since Started
 	Started      uint32 // seconds since 1970: when the pass began; 0: there was none
 	Finished     uint32 // when the last whole pass ended; 0: none has
@@ -41,6 +42,7 @@ const (
 	scrubForm          = 1
 	scrubFlagIdle      = 1
 	scrubFlagRelocate  = 2
+	scrubFlagNoRetest  = 4
 	maxEntriesAndScrub = (scrubAt - recordHeader) / entrySize // 164
 )
 
@@ -62,6 +64,9 @@ func putScrub(b []byte, s *Scrub) {
 	if s.RelocateSlow {
 		b[scrubFlagsAt] |= scrubFlagRelocate
 	}
+	if s.NoRetest {
+		b[scrubFlagsAt] |= scrubFlagNoRetest
+	}
 	le.PutUint32(b[scrubStartedAt:], s.Started)
 	le.PutUint64(b[scrubPositionAt:], s.Position)
 	le.PutUint32(b[scrubFinishedAt:], s.Finished)
@@ -81,6 +86,7 @@ func getScrub(b []byte) (s Scrub, ok bool) {
 	s = Scrub{
 		State: ScrubState(b[scrubStateAt]), Idle: b[scrubFlagsAt]&scrubFlagIdle != 0,
 		RelocateSlow: b[scrubFlagsAt]&scrubFlagRelocate != 0,
+		NoRetest:     b[scrubFlagsAt]&scrubFlagNoRetest != 0,
 		Started:      le.Uint32(b[scrubStartedAt:]), Position: le.Uint64(b[scrubPositionAt:]),
 		Finished: le.Uint32(b[scrubFinishedAt:]), Rate: le.Uint32(b[scrubRateAt:]),
 		Interval: le.Uint32(b[scrubIntervalAt:]),

@@ -59,6 +59,7 @@ type Arbiter struct {
 	search      search
 	spareScrub  spareScrub
 	tested      *Proofs // of the retest that is under way; nil: none
+	wellHomes   map[uint64]wellHome
 	suspects    suspects
 	space       tableSpace
 	out         Message  // what is being sent: a driver gets a pointer, which must not make garbage

@@ -200,8 +200,12 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 func (a *Arbiter) publish(entries []metadata.Entry) {
 	a.chargeTable(entries)
 	for _, e := range entries {
-		if e.State == metadata.StateMapped {
+		switch e.State {
+		case metadata.StateMapped:
 			a.leftHome(e)
+			a.wellHomesChange(&e)
+		case metadata.StateHome:
+			a.wellHomesChange(&e)
 		}
 		switch e.State {
 		case metadata.StateMapped, metadata.StateHome, metadata.StateLost:

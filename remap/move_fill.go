@@ -106,11 +106,12 @@ func (v *mover) leave(a *Arbiter, u *moving, blocks uint8, why FillOutcome) {
 }
 
 // pickSpareToFill finds a spare unit for blocks. Those that live in one and do not read there go to
-// another one.
+// another one. A unit that a commit of unknown outcome is about may hold what a user has written to
+// these blocks, and the breaker's end makes that visible again.
 func (v *mover) pickSpareToFill(a *Arbiter, u *moving, info *UnitInfo) bool {
 	for _, p := range info.Places[:info.N] {
 		if p.Mask&u.mask == 0 && a.alloc.Service(p.Spare) == InService &&
-			!a.alloc.Suspected(p.Spare) {
+			!a.alloc.Suspected(p.Spare) && !a.inDoubt(p.Spare) {
 			u.spare, u.taken = p.Spare, true
 			return true
 		}

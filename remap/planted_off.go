@@ -6,6 +6,7 @@ package remap
 const (
 	plantedNoTurns       = false
 	plantedHomeForgotten = false
+	plantedOnePass       = false
 	plantedStaleSpare    = false
 	plantedFillAll       = false
 	plantedFillUnread    = false

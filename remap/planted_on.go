@@ -16,6 +16,12 @@ var plantedStaleSpare bool
 // plantedTestedOnce lets a retest take a block home that was not written in its first test.
 var plantedTestedOnce bool
 
+// plantedOnePass lets the retest of the scrub take a block home that passed after one pass only.
+var plantedOnePass bool
+
+// PlantOnePass plants or removes that bug.
+func PlantOnePass(on bool) { plantedOnePass = on }
+
 // plantedHomeForgotten lets a retest not know that another operation has seen a home fail.
 var plantedHomeForgotten bool
 

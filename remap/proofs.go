@@ -12,6 +12,7 @@ import (
 // was last written to their homes. It belongs to its Moves while one of them is under way.
 type Proofs struct {
 	units  []proof // in the order of their units
+	apart  bool    // the first test of a block was made by another retest: see AddTested
 	failed uint64  // see TakeFailed
 }
 
@@ -22,6 +23,7 @@ type proof struct {
 	written uint8 // blocks that have a sum
 	copied  uint8 // those of them that were written home; the others were read there
 	tested  uint8 // blocks that were copied and then read well, once
+	before  uint8 // blocks that passed a test of another retest: see AddTested
 	// sums of what was written to the home of each block, or of what was read there if the block
 	// has no other place
 	sums [metadata.UnitSize / 512]uint64
@@ -44,6 +46,42 @@ func (p *Proofs) Add(unit uint64, blocks uint8) bool {
 	return true
 }
 
+// AddTested is as Add, for blocks whose two tests are made by two retests. before are those that
+// have passed the first one. A TryTake is about these only.
+func (p *Proofs) AddTested(unit uint64, blocks, before uint8) bool {
+	p.apart = true
+	if plantedOnePass {
+		before = blocks
+	}
+	if !p.Add(unit, blocks) {
+		return false
+	}
+	p.units[len(p.units)-1].before |= before & blocks
+	return true
+}
+
+// NextTested is as Next, for units with blocks that have passed the first test.
+func (p *Proofs) NextTested(unit, max uint64) (first, count uint64, ok bool) {
+	return p.next(unit, max, func(x *proof) uint8 { return x.asked & x.before })
+}
+
+// EachPassed calls f for each unit with blocks whose homes have passed a test.
+func (p *Proofs) EachPassed(f func(unit uint64, blocks uint8)) {
+	for i := range p.units {
+		x := &p.units[i]
+		if passed := x.asked & x.tested & x.copied; passed != 0 {
+			f(x.unit, passed)
+		}
+	}
+}
+
+// Each calls f for each unit with blocks that are under test, or were.
+func (p *Proofs) Each(f func(unit uint64)) {
+	for i := range p.units {
+		f(p.units[i].unit)
+	}
+}
+
 // Reset removes all units.
 func (p *Proofs) Reset() { p.units = p.units[:0] }
 
@@ -58,14 +96,18 @@ func (p *Proofs) Blocks() (n uint64) {
 // Next returns the first units in a row, from the given unit on, that have blocks under test: at
 // most max of them. It returns false if there are none.
 func (p *Proofs) Next(unit, max uint64) (first, count uint64, ok bool) {
+	return p.next(unit, max, func(x *proof) uint8 { return x.asked })
+}
+
+func (p *Proofs) next(unit, max uint64, of func(*proof) uint8) (first, count uint64, ok bool) {
 	for i := p.search(unit); i < len(p.units) && count < max; i++ {
 		x := &p.units[i]
 		switch {
-		case count > 0 && (x.asked == 0 || x.unit != first+count):
+		case count > 0 && (of(x) == 0 || x.unit != first+count):
 			return first, count, true
-		case x.asked != 0 && count == 0:
+		case of(x) != 0 && count == 0:
 			first, count = x.unit, 1
-		case x.asked != 0:
+		case of(x) != 0:
 			count++
 		}
 	}

@@ -9,7 +9,11 @@ import "ublkremap/metadata"
 
 // homeFailed ends the test of blocks whose homes failed in an operation that is no retest's.
 func (a *Arbiter) homeFailed(unit uint64, blocks uint8) {
-	if a.tested == nil || plantedHomeForgotten {
+	if plantedHomeForgotten {
+		return
+	}
+	a.NoLongerWell(unit, blocks)
+	if a.tested == nil {
 		return
 	}
 	if p := a.tested.of(unit); p != nil {

@@ -59,6 +59,9 @@ func (v *mover) pickTest(u *moving, info *UnitInfo) {
 	if v.now.Try != TryWrite {
 		u.left &= p.written
 	}
+	if v.now.Try == TryTake && v.now.Proofs.apart {
+		u.left &= p.before
+	}
 	if v.now.Try == TryTake && !plantedTestedOnce {
 		// What was pending at home in the first test, and was remapped since, was not written then.
 		once := u.left & info.Mapped() &^ (p.tested & p.copied)
@@ -127,6 +130,7 @@ func (v *mover) testFailed(a *Arbiter, medium bool) {
 	u, run := &v.units[v.i], v.run()
 	v.fail(u, run)
 	v.now.Proofs.of(v.first + uint64(v.i)).asked &^= run
+	a.NoLongerWell(v.first+uint64(v.i), run)
 	// TryWrite begins with a read of the spare unit, TryTake ends with it.
 	spare := u.pass == passTest && v.reading == (v.now.Try == TryWrite)
 	if medium && spare {

@@ -22,6 +22,10 @@ func scrubCommand(a *app) *cobra.Command {
 those that no longer read before anybody needs them. A block that does not read
 becomes pending: the next write to it goes to the spare region.
 
+After each pass the homes of blocks that were remapped for an error are tested,
+as by "ublk-remap remap retest". A block whose home passes after two passes moves
+home. Other homes are tested again after longer and longer times.
+
 While the device is in use the scrub leaves nearly all of the disk's time to its
 users, and reads 1 MiB a second all the same. It goes on where it was after a
 restart, a recovery and an upgrade. Exit code 3: the state of the scrub does not
@@ -40,14 +44,15 @@ func scrubStartCommand(a *app) *cobra.Command {
 	var rate string
 	var idle bool
 	var interval time.Duration
-	var relocate, wait bool
+	var relocate, wait, noRetest bool
 	cmd := &cobra.Command{
 		Use:   "start DEV|NAME",
 		Short: "Begin to read every block",
 		Args:  arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := control.ScrubRequest{Do: control.ScrubStart, Idle: idle,
-				RelocateSlow: relocate, IntervalS: uint64(interval / time.Second)}
+				RelocateSlow: relocate, NoRetest: noRetest,
+				IntervalS: uint64(interval / time.Second)}
 			var err error
 			if r.Rate, err = scrubRate(rate); err != nil {
 				return fmt.Errorf("--rate %q: %w: %w", rate, exit.ErrUsage, err)
@@ -70,6 +75,8 @@ func scrubStartCommand(a *app) *cobra.Command {
 		"read everything again, as long after the last start, such as 168h; 0: one pass")
 	f.BoolVar(&relocate, "relocate-slow", false,
 		"move blocks that are slow to read to the spare region, at the end of each pass")
+	f.BoolVar(&noRetest, "no-retest", false,
+		"do not test after a pass whether the homes of remapped blocks are well again")
 	a.jsonFlag(cmd)
 	return cmd
 }
@@ -227,6 +234,14 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 	}
 	if s.RelocateSlow {
 		rows = append(rows, []string{"slow blocks", "are moved to the spare region"})
+	}
+	if r := &s.Retest; r.Running || r.Tested > 0 {
+		text := fmt.Sprintf("%s homes tested: %s passed once, %s passed twice and are home, "+
+			"%s not well", numText(r.Tested), numText(r.Passed), numText(r.Home), numText(r.Failed))
+		if r.Running {
+			text += "; it goes on"
+		}
+		rows = appendWrapped(rows, "retest", text)
 	}
 	if s.LastFinished != nil {
 		rows = append(rows, []string{"finished", s.LastFinished.Local().Format(time.DateTime)})

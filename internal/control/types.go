@@ -198,6 +198,8 @@ type ScrubRequest struct {
 	IntervalS uint64    `json:"interval_s,omitempty"`
 	// RelocateSlow: blocks that are slow to read are moved to the spare region.
 	RelocateSlow bool `json:"relocate_slow,omitempty"`
+	// NoRetest: do not test after a pass whether homes of remapped blocks are well again.
+	NoRetest bool `json:"no_retest,omitempty"`
 	// Slow: the answer lists the blocks that are slow to read. It goes with every verb.
 	Slow bool `json:"slow,omitempty"`
 }
@@ -218,9 +220,22 @@ type ScrubStatus struct {
 	Waits     string     `json:"waits"`      // why nothing is read now; empty if something is
 	// RelocateSlow: blocks that are slow to read are moved to the spare region.
 	RelocateSlow bool `json:"relocate_slow"`
+	// NoRetest: homes of remapped blocks are not tested after a pass.
+	NoRetest bool        `json:"no_retest"`
+	Retest   ScrubRetest `json:"retest"`
 	// SlowBlocks are the blocks that are slow to read, in ascending order, if the request asked
 	// for them: those that were found since the server's start.
 	SlowBlocks []Range `json:"slow_blocks,omitempty"`
+}
+
+// ScrubRetest is how far the test of homes is that follows a pass, or how the last one of this
+// server has ended. It counts blocks.
+type ScrubRetest struct {
+	Running bool   `json:"running"`
+	Tested  uint64 `json:"tested"`
+	Passed  uint64 `json:"passed"` // for the first time: they stay until they pass once more
+	Home    uint64 `json:"home"`   // for the second time: they moved home
+	Failed  uint64 `json:"failed"` // not well
 }
 
 // ScrubFound counts blocks.

@@ -113,6 +113,8 @@ type Coordinator struct {
 	lastMove uint64
 	resumes  []func(closed bool)
 	retest   *retest // nil: none is under way
+	// nextRetest is an operator's that begins once the scrub's has ended; nil: there is none.
+	nextRetest *retest
 
 	mirrors mirrorRetry
 	scrub   scrub
@@ -120,8 +122,9 @@ type Coordinator struct {
 
 	events   Events
 	recorder *metadata.Recorder // nil: none
-	drill    *drill             // nil: none is under way
-	closing  bool               // Stop or Leave was called
+	gathered gathered
+	drill    *drill // nil: none is under way
+	closing  bool   // Stop or Leave was called
 }
 
 // New binds an Arbiter and a Committer for a device. Open comes next.
@@ -293,7 +296,11 @@ func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 // remap.Marking.
 func (c *Coordinator) Mark(ranges []remap.BlockRange, cause metadata.Cause,
 	done func(remap.MarkResult)) error {
-	err := c.arbiter.Mark(remap.Marking{Ranges: ranges, Cause: cause, Done: done})
+	err := c.arbiter.Mark(remap.Marking{Ranges: ranges, Cause: cause,
+		Done: func(r remap.MarkResult) {
+			c.gatherMark(ranges, &r)
+			done(r)
+		}})
 	if err == nil {
 		c.pump()
 	}

@@ -66,7 +66,7 @@ type end struct {
 // under way any more.
 func (c *Coordinator) Stop(within time.Duration, done func(Stopped)) {
 	c.HoldScrub()
-	c.EndRetest()
+	c.endRetests()
 	c.end = end{step: endCheckpoint, due: c.drv.Now() + int64(within), stop: done}
 	c.closing = true
 	c.endDrill()
@@ -95,7 +95,7 @@ func (c *Coordinator) lastCheckpoint(o metadata.Outcome) {
 // at most for the given time.
 func (c *Coordinator) Leave(within time.Duration, done func(err error)) {
 	c.HoldScrub()
-	c.EndRetest()
+	c.endRetests()
 	c.end = end{step: endDrain, due: c.drv.Now() + int64(within), leave: done}
 	c.closing = true
 	c.endDrill()

@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"errors"
+	"math"
 	"syscall"
 	"time"
 
@@ -61,7 +63,7 @@ func (c *Coordinator) EventsDue() int64 {
 	if c.recorder == nil {
 		return 0
 	}
-	return c.recorder.Due()
+	return sooner(c.recorder.Due(), c.gathered.due)
 }
 
 // EventsDurable is the number of the newest event that is on a disk, as far as this start knows.
@@ -87,6 +89,9 @@ func (c *Coordinator) tickEvents(now int64) {
 	var like metadata.Event
 	c.stamp(&like)
 	c.recorder.Settle(&like, now, false)
+	if due := c.gathered.due; due != 0 && due <= now {
+		c.noteGathered()
+	}
 }
 
 // pumpEvents begins the writes that are due.
@@ -121,6 +126,7 @@ func (c *Coordinator) endEvents() {
 	if c.recorder == nil {
 		return
 	}
+	c.noteGathered()
 	var like metadata.Event
 	c.stamp(&like)
 	now := c.drv.Now()
@@ -164,6 +170,27 @@ func (c *Coordinator) recordFlush(device uint8, errno int32) {
 		Errno: uint16(errno)})
 }
 
+// recordRetest notes the end of a retest.
+func (c *Coordinator) recordRetest(p *RetestProgress) {
+	e := metadata.Event{Kind: metadata.EventRetest, Done: metadata.EventRetested,
+		Count: uint32(min(p.Home, math.MaxUint32)), Detail: p.Found}
+	switch {
+	case errors.Is(p.Err, ErrRetestEnded):
+		e.Done = metadata.EventEnded
+	case p.Err != nil:
+		e.Done = metadata.EventFailed
+	}
+	c.record(&e)
+}
+
+// recordScrub notes what became of a pass of the scrub.
+func (c *Coordinator) recordScrub(done metadata.EventDone) {
+	n := &c.scrub.now
+	c.record(&metadata.Event{Kind: metadata.EventScrub, Done: done,
+		Count:  n.Unreadable + n.Weak + n.Slow,
+		Detail: uint64(n.Unreadable) | uint64(n.Weak)<<32})
+}
+
 // recordMove returns done, with a note of what the move did.
 func (c *Coordinator) recordMove(m remap.Move,
 	done func(remap.MoveResult)) func(remap.MoveResult) {
@@ -175,7 +202,11 @@ func (c *Coordinator) recordMove(m remap.Move,
 		Block: m.Block, HasLatency: true}
 	switch {
 	case m.Fill != nil:
-		e.Kind, e.Done = metadata.EventFill, metadata.EventFinished
+		zeroes := allZero(m.Fill.Data)
+		return func(r remap.MoveResult) {
+			c.gatherFill(&m, zeroes, &r)
+			done(r)
+		}
 	case m.Retest:
 		e.Done = metadata.EventWell
 	case m.ToSpare:

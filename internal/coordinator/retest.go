@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"errors"
+	"math/bits"
 	"time"
 
 	"ublkremap/metadata"
@@ -52,6 +53,8 @@ type Retest struct {
 	Pause time.Duration
 	// Elsewhere is how many other places are read between a write and its read; 0: the default.
 	Elsewhere int
+
+	scrub bool // it follows a pass of the scrub: see scrub_retest.go
 }
 
 // BlockRange is a range of exported blocks.
@@ -84,6 +87,8 @@ type RetestProgress struct {
 	// Changed were written to by users in each test, or remapped in between, and stay as they are.
 	Changed  uint64
 	Skipped  uint64 // came home by another way, or became lost, meanwhile
+	Passed   uint64 // of the scrub's: passed a test, and stay for another one
+	Part     uint64 // the first block of the part that is under test
 	Position uint64 // the next block to look at
 	End      uint64 // where the last range ends
 	Err      error  // at the end: why it ended early
@@ -103,40 +108,72 @@ type retest struct {
 	result remap.MoveResult
 	due    int64 // when it goes on; 0: now
 	ended  bool  // it was told to end
+	began  int64 // the last Move
 }
 
 // Retest begins a retest, and tells how it ended. ErrRetesting says that there is one.
 func (c *Coordinator) Retest(r Retest, done func(RetestProgress)) error {
-	if c.retest != nil {
+	t := &retest{ask: r, done: done}
+	switch {
+	case c.retest == nil:
+		c.startRetest(t)
+	case c.retest.ask.scrub && c.nextRetest == nil:
+		c.nextRetest, c.retest.ended = t, true // the scrub's goes on later
+		t.now.Step = RetestFind
+	default:
 		return ErrRetesting
-	}
-	if r.Elsewhere == 0 {
-		r.Elsewhere = retestElsewhere
-	}
-	c.retest = &retest{ask: r, done: done, proofs: remap.NewProofs(retestUnits)}
-	c.retest.now.Step = RetestFind
-	if n := len(r.Ranges); n > 0 {
-		c.retest.now.Position = r.Ranges[0].Block
-		c.retest.now.End = r.Ranges[n-1].Block + r.Ranges[n-1].Count
 	}
 	c.pump()
 	return nil
 }
 
+// startRetest begins a retest. The caller calls pump.
+func (c *Coordinator) startRetest(t *retest) {
+	if t.ask.Elsewhere == 0 {
+		t.ask.Elsewhere = retestElsewhere
+	}
+	t.proofs = remap.NewProofs(retestUnits)
+	t.now.Step = RetestFind
+	if n := len(t.ask.Ranges); n > 0 {
+		t.now.Position = t.ask.Ranges[0].Block
+		t.now.Part = t.now.Position
+		t.now.End = t.ask.Ranges[n-1].Block + t.ask.Ranges[n-1].Count
+	}
+	c.retest = t
+}
+
+// operatorRetest returns the retest that an operator has asked for; nil: there is none.
+func (c *Coordinator) operatorRetest() *retest {
+	if c.retest == nil || c.retest.ask.scrub {
+		return c.nextRetest
+	}
+	return c.retest
+}
+
 // EndRetest ends a retest early. Its end comes once its Move has ended.
 func (c *Coordinator) EndRetest() {
-	if c.retest != nil {
-		c.retest.ended = true
+	if t := c.operatorRetest(); t != nil {
+		t.ended = true
 		c.pump()
 	}
 }
 
-// RetestProgress returns how far the retest is; false: there is none.
+// endRetests ends all retests early, because the server ends.
+func (c *Coordinator) endRetests() {
+	for _, t := range []*retest{c.retest, c.nextRetest} {
+		if t != nil {
+			t.ended = true
+		}
+	}
+}
+
+// RetestProgress returns how far the retest is that was asked for by Retest; false: there is none.
 func (c *Coordinator) RetestProgress() (RetestProgress, bool) {
-	if c.retest == nil {
+	t := c.operatorRetest()
+	if t == nil {
 		return RetestProgress{}, false
 	}
-	return c.retest.now, true
+	return t.now, true
 }
 
 // retestDue is when a retest goes on; 0: it waits for nothing, or for a Move.
@@ -151,11 +188,14 @@ func (c *Coordinator) retestDue() int64 {
 func (c *Coordinator) advanceRetest() bool {
 	t := c.retest
 	switch {
-	case t == nil || t.moving && !t.moved:
+	case t == nil:
+		return c.beginScrubRetest()
+	case t.moving && !t.moved:
 		return false
 	case t.moving:
 		t.moving, t.moved = false, false
 		t.count()
+		c.pauseRetest(t, true)
 	}
 	if t.ended && t.now.Err == nil {
 		t.now.Err = ErrRetestEnded
@@ -167,7 +207,11 @@ func (c *Coordinator) advanceRetest() bool {
 	case c.drv.Now() < t.due:
 		return false
 	}
-	t.due = 0
+	if t.due = 0; t.ask.scrub && t.now.Step != RetestIdle {
+		if c.pauseRetest(t, false); t.due != 0 {
+			return false
+		}
+	}
 	switch t.now.Step {
 	case RetestIdle:
 		c.endRetest()
@@ -210,6 +254,9 @@ func (c *Coordinator) findRetest() {
 		}
 		r := t.ask.Ranges[t.rng]
 		t.now.Position = max(t.now.Position, r.Block)
+		if t.proofs.Blocks() == 0 {
+			t.now.Part = t.now.Position
+		}
 		run, ok := m.Next(t.now.Position, r.Block+r.Count)
 		if !ok {
 			t.rng++
@@ -218,18 +265,41 @@ func (c *Coordinator) findRetest() {
 		unit := run.Start / per
 		end := min(run.Start+run.Count, (unit+1)*per)
 		info := m.Unit(unit)
-		purpose := info.Cause == metadata.CauseOperator || info.Cause == metadata.CauseImport
-		if run.Kind&remap.KindLost == 0 && !(t.ask.KeepMoved && purpose) {
-			blocks := ^(^uint8(0) << (end - unit*per)) & (^uint8(0) << (run.Start - unit*per))
-			if !t.proofs.Add(unit, blocks) {
-				t.findEnds()
-				return
-			}
-			t.now.Found += end - run.Start
+		blocks := ^(^uint8(0) << (end - unit*per)) & (^uint8(0) << (run.Start - unit*per))
+		if !c.addRetest(t, unit, &info, run.Kind, blocks) {
+			t.findEnds()
+			return
 		}
 		t.now.Position = end
 	}
 	t.due = c.drv.Now() + 1 // others get their turn
+}
+
+// addRetest puts blocks of a unit under test that are to be tested. It returns false if there is no
+// room for another unit.
+func (c *Coordinator) addRetest(t *retest, unit uint64, info *remap.UnitInfo, kind remap.Kind,
+	blocks uint8) bool {
+	purpose := info.Cause == metadata.CauseOperator || info.Cause == metadata.CauseImport
+	before := uint8(0)
+	switch {
+	case t.ask.scrub:
+		blocks, before = c.scrubTests(unit, info, blocks)
+	case kind&remap.KindLost != 0 || t.ask.KeepMoved && purpose:
+		return true
+	}
+	added := false
+	switch {
+	case blocks == 0:
+		return true
+	case t.ask.scrub:
+		added = t.proofs.AddTested(unit, blocks, before)
+	default:
+		added = t.proofs.Add(unit, blocks)
+	}
+	if added {
+		t.now.Found += uint64(bits.OnesCount8(blocks))
+	}
+	return added
 }
 
 // findEnds begins the test of a part, or ends the retest.
@@ -246,7 +316,14 @@ func (t *retest) findEnds() {
 func (c *Coordinator) stepRetest() {
 	t := c.retest
 	per := c.shared.Geometry().BlocksPerUnit()
-	unit, count, ok := t.proofs.Next(t.unit, retestMove)
+	next, most := t.proofs.Next, uint64(retestMove)
+	if t.ask.scrub {
+		most = remap.MoveBatch
+		if t.now.Step == RetestTake {
+			next = t.proofs.NextTested
+		}
+	}
+	unit, count, ok := next(t.unit, most)
 	m := remap.Move{Block: unit * per, Cause: metadata.CauseRetest, Proofs: t.proofs}
 	m.Count = min(count*per, c.shared.Geometry().Blocks-m.Block)
 	switch t.now.Step {
@@ -266,21 +343,26 @@ func (c *Coordinator) stepRetest() {
 		if c.moveRetest(remap.Move{Elsewhere: t.ask.Elsewhere}) {
 			t.now.Step = RetestElsewhere
 		}
+	case t.now.Step == RetestRead && t.ask.scrub:
+		t.begin(RetestTake)
 	case t.now.Step == RetestRead:
 		t.now.Step, t.now.Second = RetestPause, true
 		t.due = c.drv.Now() + int64(t.ask.Pause)
 	default:
-		t.partEnds()
+		c.partEnds(t)
 	}
 }
 
 // partEnds tests once more what users have written to meanwhile, or goes on with the next part.
-func (t *retest) partEnds() {
-	if t.takes++; t.takes < retestTakes && t.proofs.Blocks() > 0 {
+func (c *Coordinator) partEnds(t *retest) {
+	if t.ask.scrub {
+		c.scrubPartEnds(t)
+	} else if t.takes++; t.takes < retestTakes && t.proofs.Blocks() > 0 {
 		t.begin(RetestWrite)
 		return
+	} else {
+		t.now.Changed += t.proofs.Blocks()
 	}
-	t.now.Changed += t.proofs.Blocks()
 	t.proofs.Reset()
 	t.now.Second = false
 	t.begin(RetestFind)
@@ -292,7 +374,7 @@ func (c *Coordinator) moveRetest(m remap.Move) bool {
 	c.lastMove++
 	m.ID = c.lastMove
 	c.moves[m.ID] = func(r remap.MoveResult) { t.moved, t.result = true, r }
-	t.moving = true
+	t.moving, t.began = true, c.drv.Now()
 	err := c.arbiter.Move(m)
 	if err == nil {
 		return true
@@ -310,9 +392,15 @@ func (c *Coordinator) moveRetest(m remap.Move) bool {
 // endRetest tells how the retest ended.
 func (c *Coordinator) endRetest() {
 	t := c.retest
-	c.retest = nil
+	c.retest, c.nextRetest = c.nextRetest, nil
 	c.arbiter.EndTest()
 	t.now.Failed += t.proofs.TakeFailed()
 	t.now.Step = RetestIdle
+	if !t.ask.scrub {
+		c.recordRetest(&t.now)
+	}
 	t.done(t.now)
+	if c.retest != nil {
+		c.startRetest(c.retest)
+	}
 }

@@ -61,6 +61,8 @@ var (
 type ScrubConfig struct {
 	MaxBlocks  uint32 // of one read; 0: there is no scrub
 	Rotational bool   // one long read costs less than several short ones
+	// Elsewhere is that of its retests; see Retest.
+	Elsewhere int
 }
 
 // ScrubRead is a read that the scrub asks for: an internal request with the cause CauseScrub.
@@ -92,6 +94,7 @@ type ScrubOptions struct {
 	Interval time.Duration // from the start of one pass to that of the next; 0: one pass
 	// RelocateSlow: blocks that are slow to read are moved to the spare region.
 	RelocateSlow bool
+	NoRetest     bool // do not test after a pass whether homes of remapped blocks are well again
 }
 
 // ScrubStatus is what status shows.
@@ -108,14 +111,16 @@ type ScrubStatus struct {
 	SlowSpares uint32
 	// Mending: blocks that were read on a retry are being moved to the spare region, and home.
 	Mending bool
+	Retest  ScrubRetest
 }
 
 // scrub is the scrub of one device.
 type scrub struct {
-	cfg  ScrubConfig
-	now  metadata.Scrub
-	held bool  // no further read begins
-	due  int64 // when the next step is wanted; 0: never
+	cfg    ScrubConfig
+	now    metadata.Scrub
+	retest scrubRetest
+	held   bool  // no further read begins
+	due    int64 // when the next step is wanted; 0: never
 
 	reads    [ScrubTags]scrubRead // of the burst
 	underWay int
@@ -182,7 +187,8 @@ func (c *Coordinator) Scrub() ScrubStatus {
 	s := &c.scrub
 	st := ScrubStatus{Scrub: s.now, Total: c.blocks(), BadSpares: s.spares.bad,
 		SlowSpares: s.spares.slow,
-		Mending:    s.mend.step != mendNone}
+		Mending:    s.mend.step != mendNone,
+		Retest:     c.scrubRetestState()}
 	if s.now.State == metadata.ScrubRunning {
 		st.Waits = s.waits
 		if c.drv.Now()-s.speedFrom < 2*scrubSpeed {
@@ -205,7 +211,9 @@ func (c *Coordinator) StartScrub(o ScrubOptions) error {
 		o.Rate = ScrubRate
 	}
 	s.now = metadata.Scrub{Finished: s.now.Finished, Idle: o.Idle, RelocateSlow: o.RelocateSlow,
-		Rate: uint32(min(max(o.Rate>>10, 1), 1<<32-1)), Interval: uint32(o.Interval / time.Second)}
+		NoRetest: o.NoRetest,
+		Rate:     uint32(min(max(o.Rate>>10, 1), 1<<32-1)),
+		Interval: uint32(o.Interval / time.Second)}
 	c.beginPass()
 	return nil
 }
@@ -218,6 +226,7 @@ func (c *Coordinator) beginPass() {
 	s.due, s.retry, s.waits, s.spares = c.drv.Now(), 0, "", spareReads{}
 	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
 	s.slow.beginPass()
+	c.recordScrub(metadata.EventBegun)
 	c.saveScrub()
 	c.pump()
 }
@@ -232,6 +241,7 @@ func (c *Coordinator) PauseScrub() error {
 		return ErrScrubPaused
 	}
 	s.now.State, s.due = metadata.ScrubPaused, 0
+	c.recordScrub(metadata.EventPaused)
 	c.saveScrub()
 	c.pump()
 	return nil
@@ -247,6 +257,7 @@ func (c *Coordinator) ResumeScrub() error {
 		return ErrScrubRunning
 	}
 	s.now.State, s.due = metadata.ScrubRunning, c.drv.Now()
+	c.recordScrub(metadata.EventGoesOn)
 	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
 	c.saveScrub()
 	c.pump()
@@ -256,8 +267,12 @@ func (c *Coordinator) ResumeScrub() error {
 // StopScrub gives the pass up, and those that would have followed. Errors: ErrScrubNone.
 func (c *Coordinator) StopScrub() error {
 	s := &c.scrub
-	if s.now.State == metadata.ScrubIdle && s.now.Interval == 0 {
+	if s.now.State == metadata.ScrubIdle && s.now.Interval == 0 && !s.retest.wanted {
 		return ErrScrubNone
+	}
+	c.endScrubRetest()
+	if s.now.State != metadata.ScrubIdle {
+		c.recordScrub(metadata.EventEnded)
 	}
 	s.now.State, s.now.Interval, s.now.Position, s.due = metadata.ScrubIdle, 0, 0, 0
 	s.void = c.scrubBusy()
@@ -436,7 +451,10 @@ func (c *Coordinator) stepSpares() {
 // copies of the superblock, and writes those again that are bad.
 func (c *Coordinator) endPass() {
 	s := &c.scrub
+	since := s.now.Finished
 	s.now.State, s.now.Position, s.now.Finished = metadata.ScrubIdle, 0, max(1, c.drv.WallClock())
+	c.recordScrub(metadata.EventScrubbed)
+	c.retestAfterPass(since)
 	if s.now.Interval > 0 {
 		s.due = c.drv.Now()
 	}

@@ -166,8 +166,8 @@ func (s *server) scrubVerb(r control.ScrubRequest) error {
 				r.IntervalS, uint64(maxScrubInterval))
 		}
 		return c.StartScrub(coordinator.ScrubOptions{Rate: r.Rate, Idle: r.Idle,
-			RelocateSlow: r.RelocateSlow,
-			Interval:     time.Duration(r.IntervalS) * time.Second})
+			RelocateSlow: r.RelocateSlow, NoRetest: r.NoRetest,
+			Interval: time.Duration(r.IntervalS) * time.Second})
 	case control.ScrubPause:
 		return c.PauseScrub()
 	case control.ScrubResume:
@@ -202,7 +202,9 @@ func scrubStatus(st *coordinator.ScrubStatus, blockSize int) *control.ScrubStatu
 			SpareUnits: st.BadSpares, SlowSpareUnits: st.SlowSpares},
 		Repaired: st.Repaired, Relocated: st.Relocated,
 		RateLimit: uint64(st.Scrub.Rate) << 10, Idle: st.Idle, IntervalS: uint64(st.Interval),
-		RelocateSlow: st.RelocateSlow, Waits: st.Waits,
+		RelocateSlow: st.RelocateSlow, Waits: st.Waits, NoRetest: st.NoRetest,
+		Retest: control.ScrubRetest{Running: st.Retest.Running, Tested: st.Retest.Found,
+			Passed: st.Retest.Passed, Home: st.Retest.Home, Failed: st.Retest.Failed},
 	}
 	if st.Started != 0 {
 		t := time.Unix(int64(st.Started), 0).UTC()

@@ -84,6 +84,7 @@ const (
 	BugRetestStale
 	BugRetestUnwritten
 	BugRetestUntold
+	BugScrubOnePass
 	BugMarkEarly
 	BugMarkLost
 	BugMarkSpared
@@ -104,30 +105,31 @@ type bugInfo struct {
 type Focus uint8
 
 const (
-	FocusNone      Focus = iota
-	FocusBudget          // the breaker's budget is small
-	FocusMirror          // a mirror fails at some time, and copies of the metadata are damaged
-	FocusMirrors         // all mirrors fail for a while
-	FocusTurns           // the scenario "turns"
-	FocusHomeFails       // the scenario "retest-home-fails"
-	FocusLatent          // one superblock of the backing reads, and part of a mirror
-	FocusAway            // there is a spare device, and disks vanish and return
-	FocusReader          // blocks are read in the background, and moved
-	FocusFill            // blocks are filled from a backup while users write to them
-	FocusMark            // lists of bad blocks are imported while users write
-	FocusScrub           // the scrub runs, and the path to the disks comes and goes
-	FocusTable           // the table is nearly full, and the metadata has no faults
-	FocusRetest          // blocks are moved and retested, and nothing but media fails
-	FocusEvents          // there is a flight recorder, and nothing is wrong with the disks' path
-	FocusFull            // there are few spare units, and many bad blocks
-	FocusSlow            // the scenario "scrub-slow"
-	FocusSpares          // the scenario "scrub-spares"
+	FocusNone        Focus = iota
+	FocusBudget            // the breaker's budget is small
+	FocusMirror            // a mirror fails at some time, and copies of the metadata are damaged
+	FocusMirrors           // all mirrors fail for a while
+	FocusTurns             // the scenario "turns"
+	FocusHomeFails         // the scenario "retest-home-fails"
+	FocusScrubRetest       // the scenario "scrub-retest"
+	FocusLatent            // one superblock of the backing reads, and part of a mirror
+	FocusAway              // there is a spare device, and disks vanish and return
+	FocusReader            // blocks are read in the background, and moved
+	FocusFill              // blocks are filled from a backup while users write to them
+	FocusMark              // lists of bad blocks are imported while users write
+	FocusScrub             // the scrub runs, and the path to the disks comes and goes
+	FocusTable             // the table is nearly full, and the metadata has no faults
+	FocusRetest            // blocks are moved and retested, and nothing but media fails
+	FocusEvents            // there is a flight recorder, and nothing is wrong with the disks' path
+	FocusFull              // there are few spare units, and many bad blocks
+	FocusSlow              // the scenario "scrub-slow"
+	FocusSpares            // the scenario "scrub-spares"
 )
 
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
-		"scenario turns", "scenario retest-home-fails", "one superblock reads",
-		"a spare device comes and goes",
+		"scenario turns", "scenario retest-home-fails", "scenario scrub-retest",
+		"one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full", "scenario scrub-slow",
 		"scenario scrub-spares"}[f]
@@ -136,7 +138,7 @@ func (f Focus) String() string {
 // scenario returns the scenario that runs play; empty: they are random.
 func (f Focus) scenario() string {
 	return map[Focus]string{FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
-		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares"}[f]
+		FocusScrubRetest: "scrub-retest", FocusSlow: "scrub-slow", FocusSpares: "scrub-spares"}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -324,6 +326,8 @@ var bugTable = [bugs]bugInfo{
 		"the first test, because it was pending there", inProduct, FocusRetest},
 	BugRetestUntold: {"retest-untold", "a retest does not know that another operation has seen a " +
 		"home fail", inProduct, FocusHomeFails},
+	BugScrubOnePass: {"scrub-one-pass", "the retest of the scrub takes a block home that passed " +
+		"after one pass only", inProduct, FocusScrubRetest},
 	BugMarkEarly: {"import-early", "an import ends before its marks are durable", inProduct,
 		FocusMark},
 	BugMarkLost: {"import-lost", "an import takes listed blocks for such that have no copy",

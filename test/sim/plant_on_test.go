@@ -29,6 +29,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantTestedOnce(on)
 	case BugRetestUntold:
 		remap.PlantHomeForgotten(on)
+	case BugScrubOnePass:
+		remap.PlantOnePass(on)
 	case BugMarkEarly:
 		remap.PlantMarkEarly(on)
 	case BugMarkLost:

@@ -25,6 +25,10 @@ type homeTest struct {
 	// of the last one.
 	looks  int
 	looked uint64
+	// passes counts the passes of the scrub after which a test went well, and pass is the last of
+	// them.
+	passes int
+	pass   uint64
 }
 
 // unitSpan is a run of units.
@@ -59,6 +63,9 @@ func (m *media) tested(s *sim, io *diskIO, p place, ok, failed bool) {
 	case t == nil:
 	case t.written && io.d.readOps-t.reads > retestElsewhere:
 		t.written = false
+		if t.passes == 0 || t.pass != s.stats.Scrubs {
+			t.passes, t.pass = t.passes+1, s.stats.Scrubs
+		}
 		if t.tests == 0 || s.srv != nil && s.now-t.last >= int64(s.srv.pause) {
 			t.tests++
 			t.last = s.now
@@ -80,8 +87,12 @@ func (sv *server) judgeRetest(block uint64, home place) {
 		if s.disks[p.disk].unsaved[off/sectorSize] {
 			s.failf("block %d goes home by a retest, and the media does not hold it", block)
 		}
-		if t := s.media.tests[p]; t == nil || t.tests < 2 {
+		t := s.media.tests[p]
+		if t == nil || t.tests < 2 {
 			s.failf("block %d goes home by a retest, and was not tested twice: %+v", block, t)
+		}
+		if sv.coord.Scrub().Retest.Running && sv.operators == 0 && t.passes < 2 {
+			s.failf("block %d goes home by the scrub, and passed after one pass: %+v", block, t)
 		}
 		delete(s.media.tests, p)
 	}
@@ -108,11 +119,13 @@ func (sv *server) provedInPlace(block uint64) {
 func (s *sim) retest(block, count uint64, pause time.Duration, keep bool) {
 	sv := s.srv
 	sv.moves++
+	sv.operators++
 	err := sv.coord.Retest(coordinator.Retest{
 		Ranges: []coordinator.BlockRange{{Block: block, Count: count}}, KeepMoved: keep,
 		Pause: pause, Elsewhere: retestElsewhere + 1,
 	}, func(p coordinator.RetestProgress) {
 		sv.moves--
+		sv.operators--
 		sv.lastMove = s.step
 		s.tracef("  retest ended: %+v", p)
 		if p.Err == nil && p.Home+p.Failed+p.Changed+p.Skipped < p.Found {
@@ -121,6 +134,7 @@ func (s *sim) retest(block, count uint64, pause time.Duration, keep bool) {
 	})
 	if err != nil {
 		sv.moves--
+		sv.operators--
 	} else {
 		sv.pause = pause
 	}

@@ -574,6 +574,47 @@ var Scenarios = []Scenario{
 			}
 		}
 	}},
+	{"scrub-retest", nil, func(s *sim) {
+		// Homes that are well again pass a test after a pass of the scrub, and another one after
+		// the next pass. One goes bad in between, and one keeps what is written in its cache only.
+		// A user writes meanwhile, and an operator's retest comes first.
+		b, per := s.block(), s.per()
+		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
+		s.bad(b, 5*per, failsWrites)
+		s.start()
+		s.write(0, b, 5*per, false)
+		s.drain()
+		s.bad(b, 5*per, failing{})
+		s.bad(b+per, 1, failing{read: true, cache: 2, errno: int32(syscall.ENODATA), left: -1})
+		for pass := range 3 {
+			if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
+				s.failf("%v", err)
+			}
+			s.scrubPass(func(uint64) {})
+			got := s.srv.coord.Scrub().Retest
+			well, home := [...]uint64{5*per - 1, 0, 0}[pass], [...]uint64{0, 3*per - 1, 0}[pass]
+			if got.Running || got.Passed < well || got.Home != home {
+				s.failf("after pass %d: %+v", pass, got)
+			}
+			switch pass {
+			case 0:
+				s.write(1, b+3*per, 1, false)
+				s.bad(b+2*per, per, failsWrites)
+				s.relocate(b+2*per, per, false) // it fails
+				s.retest(b+4*per, per, 0, false)
+			case 1:
+				s.bad(b+2*per, per, failing{})
+			}
+			s.drain()
+			s.now += int64(time.Second)
+		}
+		for u, want := range []int{0, 1, 1, 0, 0} {
+			if info := s.srv.restored.Map.Unit(b/per + uint64(u)); info.N != want {
+				s.failf("after three passes unit %d of 5 is %+v", u, info)
+			}
+		}
+		s.reads(0, b, 5*per)
+	}},
 	{tableGrows, func(s *sim) (out []metadata.Entry) {
 		for i := range s.plan.TableCapacity() - 22 {
 			out = append(out, metadata.Entry{Unit: 600 + 2*i, Count: 1, Mask: 1,

@@ -53,7 +53,7 @@ func (s *sim) scrubConfig() coordinator.ScrubConfig {
 		return coordinator.ScrubConfig{}
 	}
 	return coordinator.ScrubConfig{MaxBlocks: uint32(uint64(s.cfg.maxUnits) * s.per()),
-		Rotational: s.cfg.plan.UUID[4]%2 == 0}
+		Rotational: s.cfg.plan.UUID[4]%2 == 0, Elsewhere: retestElsewhere + 1}
 }
 
 // fromDisk takes what a start finds of the scrub.

@@ -42,12 +42,13 @@ type server struct {
 
 	// What the breaker has allowed: spare units that heals have used, and how often an operator
 	// closed it.
-	consumed map[uint32]bool
-	resumed  uint64
-	pause    time.Duration // of the last retest
-	born     int64
-	lastHeal int64 // step of the last message of a heal
-	lastMove int64 // step at which the last move ended
+	consumed  map[uint32]bool
+	resumed   uint64
+	pause     time.Duration // of the last retest
+	operators int           // retests that operators have asked for
+	born      int64
+	lastHeal  int64 // step of the last message of a heal
+	lastMove  int64 // step at which the last move ended
 
 	// Of bugs only.
 	early   map[tagKey]*early
