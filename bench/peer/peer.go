@@ -44,6 +44,8 @@ type Peer struct {
 	Flags []string `json:"flags,omitempty"`
 	// Variant says that it is not as a user has it by default.
 	Variant bool `json:"variant,omitempty"`
+	// Scrub says that a scrub reads it while jobs run (ublk-remap only).
+	Scrub bool `json:"scrub,omitempty"`
 	// Table is what it is made with; nil: by create, as a user does it.
 	Table *Table `json:"table,omitempty"`
 }

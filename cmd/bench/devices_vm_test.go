@@ -55,7 +55,7 @@ func TestDevices(t *testing.T) {
 	b := rig(t, "-peers", "^(raw|loop|linear|remap)$")
 	tables := rig(t, "-remaps", "100", "-peers", "^remaps-100$")
 	devices, err := b.devices(t.Context(), append(b.o.makePeers(), tables.o.makeTables()...),
-		peer.Disk{BlockSize: 512, Queues: 1, Depth: 16, CacheMiB: cacheMiB})
+		peer.Disk{BlockSize: 512, Queues: 1, Depth: 16, CacheMiB: cacheMiB}, b.o.mib<<20)
 	defer func() {
 		for _, d := range devices {
 			if err := d.Close(); err != nil {

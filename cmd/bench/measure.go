@@ -83,6 +83,7 @@ type plan struct {
 	queues     int
 	io, remaps []jobs.Job
 	sync       []jobs.Job
+	scrub      []jobs.Job
 	idle, heal bool
 }
 
@@ -105,6 +106,10 @@ func (o *options) plans() ([]plan, error) {
 			}
 			if j.Sync && o.wants("sync", j.Name, q) {
 				p.sync = append(p.sync, j)
+			}
+			if j.Random() && !j.Miss && !j.Sync && (j.Depth == 1 || j.Depth == 32) &&
+				o.wants("scrub", j.Name, q) {
+				p.scrub = append(p.scrub, j)
 			}
 			if j.Random() && j.Parallel && j.Depth == 32 && o.wants("remaps", j.Name, q) {
 				p.remaps = append(p.remaps, j)
@@ -141,6 +146,9 @@ func list(o *options, w io.Writer) error {
 		for _, j := range p.sync {
 			_, _ = fmt.Fprintln(w, name("sync", j.Name, p.queues))
 		}
+		for _, j := range p.scrub {
+			_, _ = fmt.Fprintln(w, name("scrub", j.Name, p.queues))
+		}
 		for _, j := range p.remaps {
 			_, _ = fmt.Fprintln(w, name("remaps", j.Name, p.queues))
 		}
@@ -163,6 +171,9 @@ func (b *bench) all(ctx context.Context) error {
 		err := b.suite(ctx, "io", b.o.makePeers(), disk, p.io, p.idle, anyDevice)
 		if err == nil {
 			err = b.suite(ctx, "sync", b.o.makePeers(), cached, p.sync, false, anyDevice)
+		}
+		if err == nil {
+			err = b.suite(ctx, "scrub", b.o.makeScrubs(), disk, p.scrub, false, anyDevice)
 		}
 		if err == nil {
 			err = b.suite(ctx, "remaps", b.o.makeTables(), disk, p.remaps, false, meets)
@@ -199,7 +210,11 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk
 	if len(list) == 0 && !idle {
 		return nil
 	}
-	devices, err := b.devices(ctx, peers, disk)
+	bytes := b.o.mib << 20
+	if suite == "scrub" { // it must not come to the end while a job runs
+		bytes += scrubbedASecond * int64(scrubMargin+2*b.o.runtime) / int64(time.Second)
+	}
+	devices, err := b.devices(ctx, peers, disk, bytes)
 	defer func() {
 		for _, d := range devices {
 			err = errors.Join(err, d.Close())
@@ -234,13 +249,20 @@ func (b *bench) suite(ctx context.Context, suite string, peers []peer.Peer, disk
 	return nil
 }
 
+const (
+	// scrubbedASecond is how much a scrub reads at most, by default.
+	scrubbedASecond = 50 << 20
+	// scrubMargin is for what comes before and after a job.
+	scrubMargin = 5 * time.Second
+)
+
 // devices makes and fills the devices. It notes those that this machine cannot have.
-func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk) ([]*peer.Device,
-	error) {
+func (b *bench) devices(ctx context.Context, peers []peer.Peer, disk peer.Disk,
+	bytes int64) ([]*peer.Device, error) {
 	var out []*peer.Device
 	for _, p := range peers {
 		begin := time.Now()
-		d, err := peer.Make(ctx, p, disk, b.o.mib<<20)
+		d, err := peer.Make(ctx, p, disk, bytes)
 		if errors.Is(err, peer.ErrUnavailable) {
 			note := fmt.Sprintf("%s with %d queues: %v", p.Name, disk.Queues, err)
 			b.res.Missing = append(b.res.Missing, note)
@@ -273,9 +295,19 @@ func (b *bench) sample(ctx context.Context, d *peer.Device, j jobs.Job, queues i
 	if err := errors.Join(err1, err2); err != nil {
 		return s, err
 	}
+	job := func() (err error) {
+		s.Report, err = fio.Run(ctx, fio.Params{File: filepath.Join(b.dir, j.Name+".fio"),
+			Device: d.Path, Runtime: b.o.runtime, Jobs: queues, Size: b.o.mib << 20})
+		return err
+	}
 	var err error
-	s.Report, err = fio.Run(ctx, fio.Params{File: filepath.Join(b.dir, j.Name+".fio"),
-		Device: d.Path, Runtime: b.o.runtime, Jobs: queues, Size: b.o.mib << 20})
+	if d.Peer.Scrub {
+		var blocks int64
+		blocks, err = d.WithScrub(ctx, job)
+		_, _ = fmt.Fprintf(b.out, "the scrub has read %d MiB\n", blocks*int64(b.o.block)>>20)
+	} else {
+		err = job()
+	}
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", d.Peer.Name, err)
 	}

@@ -313,6 +313,23 @@ func (o *options) makeTables() []peer.Peer {
 	return o.selected(out)
 }
 
+// makeScrubs lists the devices of the suite scrub: without a scrub, with one, and once more without,
+// which shows what chance makes of it.
+func (o *options) makeScrubs() []peer.Peer {
+	var out []peer.Peer
+	for _, zero := range []bool{false, true} {
+		suffix := ""
+		if zero {
+			suffix = "-z"
+		}
+		for _, name := range []string{"alone", "scrubbed", "again"} {
+			out = append(out, peer.Peer{Name: name + suffix, Kind: peer.Remap, Program: o.program,
+				Zero: zero, Variant: name != "alone", Scrub: name == "scrubbed"})
+		}
+	}
+	return o.selected(out)
+}
+
 func count(n int64) string {
 	switch {
 	case n > 0 && n%1_000_000 == 0:
