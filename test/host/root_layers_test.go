@@ -2,6 +2,7 @@ package host
 
 import (
 	"testing"
+	"time"
 
 	"ublkremap/test/vmtest/system"
 )
@@ -118,18 +119,18 @@ test "$(echo $sets)" = '` + l.sets + `' || { echo "sets: $sets"; exit 1; }`)
 		Append: "ro root=UUID=" + root})
 	for range 2 {
 		h.Reboot()
-		h.Run(`
-set -x
-test "$(findmnt -no UUID /)" = ` + root + `
+		// udev starts the units, which takes a moment longer than the boot.
+		h.Eventually(time.Minute, `
+set -ex
+test "$(findmnt -no UUID /)" = `+root+`
 root=$(readlink -f $(findmnt -no SOURCE /))
-test "$(echo $(lsblk -nlso KNAME $root | grep -v ubd | sort -u))" = '` + l.below + `'
-for name in ` + l.units + `; do
+test "$(echo $(lsblk -nlso KNAME $root | grep -v ubd | sort -u))" = '`+l.below+`'
+for name in `+l.units+`; do
 	systemctl is-active ublk-remap@$name
 	test "$(head -c 1 /proc/$(systemctl show -P MainPID ublk-remap@$name)/cmdline)" = @
 done
-test -z "$(systemctl --failed --no-legend)"
-echo again >>/root/times
-sync`)
+test -z "$(systemctl --failed --no-legend)"`)
+		h.Run("echo again >>/root/times; sync")
 	}
 	h.Run("test $(wc -l </root/times) = 2")
 }

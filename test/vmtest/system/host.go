@@ -3,7 +3,6 @@ package system
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -460,20 +459,29 @@ func (h *Host) Console() string {
 	return string(text)
 }
 
-// Eventually waits until a script exits with 0, at most for so long.
+// Eventually waits until a script exits with 0, at most for so long, and longer where the CPU is
+// emulated.
 func (h *Host) Eventually(limit time.Duration, script string) string {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
+	out, code := h.Within(limit, script)
+	if code != 0 {
+		h.t.Fatalf("after %v still exit code %d of\n%s\nit printed:\n%s", h.limit(limit), code,
+			script, out)
+	}
+	return out
+}
+
+// Within is Eventually for a test that wants to say itself what is wrong.
+func (h *Host) Within(limit time.Duration, script string) (out string, code int) {
+	h.t.Helper()
+	ended := time.After(h.limit(limit))
 	for {
-		out, code := h.Try(script)
-		if code == 0 {
-			return out
+		if out, code = h.Try(script); code == 0 {
+			return out, code
 		}
 		select {
-		case <-ctx.Done():
-			h.t.Fatalf("after %v still exit code %d of\n%s\nit printed:\n%s", limit, code,
-				script, out)
+		case <-ended:
+			return out, code
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
