@@ -79,11 +79,17 @@ func TestDocker(t *testing.T) {
 	o.Packages = []string{"docker.io", "jq", "golang-github-containers-common"}
 	o.PackagesOf = map[string][]string{"trixie": {"docker-cli"}}
 	lines := containerLines(t, "docker")
+	// What the host needs is the same.
+	var before strings.Builder
+	for _, line := range containerLines(t, "podman") {
+		switch program, _, _ := strings.Cut(line, " "); program {
+		case "cp", "jq", "mkdir", "modprobe":
+			before.WriteString(line + "\n")
+		}
+	}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
 		h.Boot()
-		h.Run(checkout + `
-modprobe ublk_drv
-mkdir -p -m 700 /run/ublk-remap
+		h.Run(checkout + "\ncd /root/checkout\n" + before.String() + `
 mkdir -p /etc/docker
 echo '{"bridge": "none", "iptables": false, "ip6tables": false, "storage-driver": "vfs"}' \
 	>/etc/docker/daemon.json
