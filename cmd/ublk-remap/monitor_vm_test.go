@@ -59,7 +59,24 @@ func TestMonitor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wait(`ublk_remap_remapped_units{set="seen"} 1`)
+	wait(`ublk_remap_remapped_units{set="seen"} 1`,
+		`ublk_remap_request_duration_seconds_count{operation="write",path="heal",set="seen"} 1`,
+		`ublk_remap_server_took_over{set="seen"} 0`)
+	if !strings.Contains(text, `ublk_remap_disk_failed_operations_total{cause="medium",`+
+		`disk="backing",errno="EIO",operation="write",set="seen"} `) {
+		t.Errorf("no error by errno in\n%s", text)
+	}
+	// One of many requests is in the histograms at least.
+	for off := int64(0); off < 2000*4096; off += 4096 {
+		if err := f.Write(rig.Aligned(4096), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rig.Until(t, "a write at home in the histograms", func() bool {
+		wait("ublk_remap_monitor_success 1")
+		return strings.Contains(text, "\nublk_remap_request_duration_seconds_count{"+
+			`operation="write",path="home",set="seen"} `)
+	})
 	dir := t.TempDir()
 	rig.Want(t, 0, "monitor", "--textfile", dir)
 	if b, err := os.ReadFile(filepath.Join(dir, "ublk_remap.prom")); err != nil ||
@@ -77,7 +94,21 @@ func TestMonitor(t *testing.T) {
 		t.Error(r.Stdout)
 	}
 	rig.Want(t, 0, "start", "seen")
-	wait(`ublk_remap_server_up{set="seen"} 1`)
+	wait(`ublk_remap_server_up{set="seen"} 1`, `ublk_remap_server_took_over{set="seen"} 1`)
+	// A server that hangs: its state says so.
+	pid := rig.StatusOf(t, "seen").ServerPID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	wait(`ublk_remap_device_state{set="seen",state="unreachable"} 1`,
+		"ublk_remap_monitor_success 1")
+	if !strings.Contains(text, `ublk_remap_last_answer_timestamp_seconds{set="seen"} `) {
+		t.Error("when it answered last is not told")
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	wait(`ublk_remap_device_state{set="seen",state="unreachable"} 0`)
 	f.Close()
 	rig.Want(t, 0, "stop", "seen")
 	wait("ublk_remap_monitor_devices 0")

@@ -44,8 +44,8 @@ func (f *deviceFamily) describe(to chan<- *prometheus.Desc) {
 	to <- f.state
 }
 
-func (f *deviceFamily) collect(st *control.Status, to chan<- prometheus.Metric) {
-	to <- prometheus.MustNewConstMetric(f.info, prometheus.GaugeValue, 1, st.Name, st.Device,
+func (f *deviceFamily) collect(st *Device, to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(f.info, prometheus.GaugeValue, 1, st.Name, text(st.Device),
 		text(st.UUID), text(st.Backing))
 	for _, s := range states {
 		to <- prometheus.MustNewConstMetric(f.state, prometheus.GaugeValue, yes(st.State == s),

@@ -39,11 +39,11 @@ type kinds struct {
 
 func (k kinds) describe(to chan<- *prometheus.Desc) { to <- k.desc }
 
-func (k kinds) collect(st *control.Status, to chan<- prometheus.Metric) {
-	if !answered(st) {
+func (k kinds) collect(st *Device, to chan<- prometheus.Metric) {
+	if !answered(st.Status) {
 		return
 	}
-	for kind, n := range k.values(st) {
+	for kind, n := range k.values(st.Status) {
 		to <- prometheus.MustNewConstMetric(k.desc, prometheus.CounterValue, float64(n), st.Name,
 			kind)
 	}

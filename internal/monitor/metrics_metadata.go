@@ -35,8 +35,8 @@ func newMirrorFamily() *mirrorFamily {
 
 func (f *mirrorFamily) describe(to chan<- *prometheus.Desc) { to <- f.mirrors }
 
-func (f *mirrorFamily) collect(st *control.Status, to chan<- prometheus.Metric) {
-	if !answered(st) {
+func (f *mirrorFamily) collect(st *Device, to chan<- prometheus.Metric) {
+	if !answered(st.Status) {
 		return
 	}
 	n := map[string]int{}

@@ -56,7 +56,7 @@ func Serve(ctx context.Context, source Source, o Options) error {
 		return err
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: headerTime,
-		WriteTimeout: scrapeTime + headerTime}
+		WriteTimeout: scrapeTime + 2*headerTime}
 	stopped := context.AfterFunc(ctx, func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), headerTime)
 		defer cancel()
