@@ -72,7 +72,7 @@ func TestContainer(t *testing.T) {
 	})
 }
 
-// The same with docker, whose daemon needs no network for that, and no file system in layers.
+// The same with docker, whose daemon needs no network for that.
 func TestDocker(t *testing.T) {
 	long(t)
 	o := containerHost(t)
@@ -91,7 +91,7 @@ func TestDocker(t *testing.T) {
 		h.Boot()
 		h.Run(checkout + "\ncd /root/checkout\n" + before.String() + `
 mkdir -p /etc/docker
-echo '{"bridge": "none", "iptables": false, "ip6tables": false, "storage-driver": "vfs"}' \
+echo '{"bridge": "none", "iptables": false, "ip6tables": false}' \
 	>/etc/docker/daemon.json
 systemctl reset-failed docker || :
 systemctl restart docker`)
