@@ -51,7 +51,8 @@ const checkout = `
 mkdir -p /root/checkout/packaging/container /root/checkout/bin
 cp /payload/Dockerfile /root/checkout/packaging/container
 dpkg-deb -x /payload/ublk-remap.deb /root/package
-cp /root/package/usr/sbin/ublk-remap /root/package/usr/libexec/ublk-remap/ublk-remap-monitor /root/checkout/bin
+cp /root/package/usr/sbin/ublk-remap /root/package/usr/libexec/ublk-remap/ublk-remap-monitor \
+	/root/checkout/bin
 /root/package/usr/sbin/ublk-remap create --name data /dev/ubdc`
 
 // The lines of docs/CONTAINERS.md, one after the other, on a host that has no package: a server

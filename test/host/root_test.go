@@ -141,8 +141,8 @@ if blkid -p ` + disk + ` | grep -q ' UUID='; then exit 1; fi`)
 }
 
 // onSet looks whether the root file system is on the set's device, with a server that systemd
-// supervises, and leaves alone when it shuts down. udev starts the unit. systemd has nothing left to
-// do for a moment before that, on a busy machine for long.
+// supervises, and leaves alone when it shuts down. udev starts the unit. For a moment before that
+// systemd has nothing left to do, on a busy machine for long.
 func onSet(t *testing.T, h *system.Host, version string) {
 	t.Helper()
 	out, code := h.Within(time.Minute, `
