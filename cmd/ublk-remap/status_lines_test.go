@@ -98,9 +98,9 @@ func TestBrief(t *testing.T) {
 func TestCSV(t *testing.T) {
 	const header = "time,device,id,name,uuid,state,reason,action,waiting_since,backing," +
 		"block_size,size_blocks,spare_total,spare_used,spare_free,remaps,pending,lost," +
-		"errors_read,errors_write,errors_flush,errors_transport,heals_writes,heals_reads,heals_failed," +
-		"io_reads,io_writes,io_flushes,io_discards,io_read_bytes,io_write_bytes,scrub_state," +
-		"scrub_position,scrub_total,scrub_rate,scrub_last_finished,breaker,server_pid"
+		"errors_read,errors_write,errors_flush,errors_transport,heals_writes,heals_reads," +
+		"heals_failed,io_reads,io_writes,io_flushes,io_discards,io_read_bytes,io_write_bytes," +
+		"scrub_state,scrub_position,scrub_total,scrub_rate,scrub_last_finished,breaker,server_pid"
 	var out bytes.Buffer
 	a := &app{stdio: stdio{out: &out}}
 	at := time.Unix(1e9, 0)

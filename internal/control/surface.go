@@ -16,6 +16,9 @@ type SurfaceHandler interface {
 	Surface(ctx context.Context, from, to uint64, cells int) (*Surface, error)
 }
 
+// SurfaceEnd, as the end of a range, is the end of the device.
+const SurfaceEnd = ^uint64(0)
+
 // MaxSurface is how many cells one Surface has at most.
 const MaxSurface = 4096
 
@@ -25,7 +28,8 @@ type Surface struct {
 	BlockSize  int    `json:"block_size"`  // bytes
 	SizeBlocks uint64 `json:"size_blocks"` // of the exported device
 	// From and To are the range, cut at the end of the device. PerCell is how many blocks a cell
-	// has; the last one may have fewer.
+	// has; the last one may have fewer. It follows from the range that was asked for, which may go
+	// beyond the end.
 	From    uint64 `json:"from"`
 	To      uint64 `json:"to"`
 	PerCell uint64 `json:"per_cell"`
@@ -68,7 +72,7 @@ func (r *router) surface(w http.ResponseWriter, req *http.Request) {
 	begun(req)
 	q := req.URL.Query()
 	from, err := queryNumber(q, "from", 0)
-	to, toErr := queryNumber(q, "to", ^uint64(0))
+	to, toErr := queryNumber(q, "to", SurfaceEnd)
 	cells, cellsErr := queryNumber(q, "cells", 1024)
 	switch {
 	case err != nil:

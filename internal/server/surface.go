@@ -33,8 +33,12 @@ func (s *server) Surface(ctx context.Context, from, to uint64, cells int) (*cont
 // surface fills in the cells of a range.
 func surface(ctx context.Context, out *control.Surface, m *remap.Map, from, to uint64,
 	cells int) error {
+	if to == control.SurfaceEnd {
+		to = out.SizeBlocks
+	}
+	// What was asked for says how large cells are, also where it goes beyond the end.
+	out.PerCell = (to-from-1)/uint64(cells) + 1
 	out.From, out.To = from, min(to, out.SizeBlocks)
-	out.PerCell = (out.To-from-1)/uint64(cells) + 1
 	out.Cells = []control.SurfaceCell{}
 	return m.Surface(from, out.To, out.PerCell, func(c remap.SurfaceCell) error {
 		out.Cells = append(out.Cells, control.SurfaceCell(c))

@@ -35,6 +35,11 @@ func TestSurfaceOfADevice(t *testing.T) {
 		one.Cells[1] != (control.SurfaceCell{Cell: 1, Mapped: 1}) {
 		t.Errorf("%+v, %v", one, err)
 	}
+	beyond, err := s.Surface(ctx, geo.Blocks-100, geo.Blocks+412, 16)
+	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks || len(beyond.Cells) != 1 ||
+		beyond.Cells[0] != (control.SurfaceCell{Cell: 3, Mapped: 2}) {
+		t.Errorf("beyond the end: %+v, %v", beyond, err)
+	}
 	if _, err := s.Surface(ctx, geo.Blocks, geo.Blocks+1, 1); !errors.Is(err, control.ErrInvalid) {
 		t.Errorf("behind the end: %v", err)
 	}

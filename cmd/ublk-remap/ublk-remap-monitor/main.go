@@ -77,7 +77,8 @@ func newRoot(a *app) *cobra.Command {
 	// These are the flags of all verbs of ublk-remap.
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "")
 	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "console", "")
-	root.AddCommand(monitorCommand(a))
+	root.PersistentFlags().Bool("no-progress", false, "") // nothing here takes long
+	root.AddCommand(monitorCommand(a), topCommand(a))
 	return root
 }
 

@@ -1,0 +1,305 @@
+package top
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"ublkremap/internal/control"
+)
+
+var update = flag.Bool("update", false, "write the screens of testdata anew")
+
+// screen is a Model without a terminal, whose questions are answered one after the other.
+type screen struct {
+	t    *testing.T
+	m    *Model
+	src  *fake
+	time time.Time
+	open int // questions that are not answered, because their server hangs
+}
+
+func newScreen(t *testing.T, width, height int, colours bool) *screen {
+	s := &screen{t: t, src: &fake{}, time: epoch}
+	s.m = New(t.Context(), s.src, func() time.Time { return s.time }, colours)
+	s.m.tick = nil
+	s.send(tea.WindowSizeMsg{Width: width, Height: height})
+	s.run(s.m.Init())
+	return s
+}
+
+// run carries out a command, and all that follow from it. The server that hangs never answers.
+func (s *screen) run(cmd tea.Cmd) {
+	if cmd == nil {
+		return
+	}
+	switch msg := cmd().(type) {
+	case nil:
+	case tea.BatchMsg:
+		for _, c := range msg {
+			s.run(c)
+		}
+	case statusMsg:
+		if errors.Is(msg.err, errHangs) {
+			s.open++
+			return
+		}
+		s.send(msg)
+	default:
+		s.send(msg)
+	}
+}
+
+func (s *screen) send(msg tea.Msg) {
+	_, cmd := s.m.Update(msg)
+	s.run(cmd)
+}
+
+// pass lets time pass, second by second.
+func (s *screen) pass(seconds int) {
+	for range seconds {
+		s.time = s.time.Add(time.Second)
+		s.src.beats++
+		s.send(tickMsg{})
+	}
+}
+
+func (s *screen) press(keys ...string) {
+	for _, k := range keys {
+		code := map[string]rune{"tab": tea.KeyTab, "left": tea.KeyLeft, "right": tea.KeyRight,
+			"up": tea.KeyUp, "down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd,
+			"pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp}[k]
+		key := tea.Key{Code: code}
+		if code == 0 {
+			key = tea.Key{Code: []rune(k)[0], Text: k}
+		}
+		s.send(tea.KeyPressMsg(key))
+	}
+}
+
+// plain is the screen without colours. It checks that nothing is wider or higher than the window,
+// and that nothing commands the terminal.
+func (s *screen) plain() string {
+	s.t.Helper()
+	shown := s.m.screen()
+	text := ansi.Strip(shown)
+	lines := strings.Split(text, "\n")
+	if len(lines) > s.m.height {
+		s.t.Errorf("%d lines of %d", len(lines), s.m.height)
+	}
+	for i, line := range lines {
+		if ansi.StringWidth(line) > s.m.width {
+			s.t.Errorf("line %d has %d columns of %d: %s", i, ansi.StringWidth(line), s.m.width,
+				line)
+		}
+		if strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			s.t.Errorf("line %d: %q", i, line)
+		}
+		lines[i] = strings.TrimRight(line, " ")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// golden compares the screen with the one of testdata.
+func (s *screen) golden(name string) {
+	s.t.Helper()
+	compare(s.t, name, s.plain())
+}
+
+func compare(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// TestScreens: the screens of a fixed host, at several sizes, in colour and in letters.
+func TestScreens(t *testing.T) {
+	s := newScreen(t, 80, 24, false)
+	s.pass(4)
+	s.golden("80x24")
+	s.press("tab")
+	s.pass(1)
+	s.press("n", "n")
+	s.golden("80x24-media")
+	s.press("tab")
+	s.pass(1)
+	s.golden("80x24-hostile")
+	s.press("tab")
+	s.pass(4)
+	s.golden("80x24-stuck")
+	s.press("?")
+	s.golden("80x24-help")
+	for _, size := range [][2]int{{132, 43}, {40, 16}, {20, 5}, {400, 100}} {
+		s := newScreen(t, size[0], size[1], true)
+		s.press("tab")
+		s.pass(2)
+		if size[0] < 200 {
+			s.golden(map[int]string{132: "132x43-colour", 40: "40x16-colour", 20: "20x5"}[size[0]])
+		} else {
+			s.plain()
+		}
+	}
+}
+
+// TestHangs: while a server hangs it is asked once and no more, the others go on, and the screen
+// says since when.
+func TestHangs(t *testing.T) {
+	s := newScreen(t, 100, 30, false)
+	s.pass(1)
+	s.pass(9)
+	if s.open != 1 {
+		t.Errorf("it was asked %d times", s.open)
+	}
+	text := s.plain()
+	if !strings.Contains(text, "no answer") {
+		t.Errorf("nothing says that a server does not answer:\n%s", text)
+	}
+	if !strings.Contains(text, "50 MiB") {
+		t.Errorf("the others do not go on:\n%s", text)
+	}
+	s.send(statusMsg{device: "/dev/ublkb3", st: fakeDevices()[3]})
+	if text := s.plain(); strings.Contains(text, "no answer") {
+		t.Errorf("it answers again:\n%s", text)
+	}
+}
+
+// TestServerDies: an error of a question is shown, with what was known before.
+func TestServerDies(t *testing.T) {
+	s := newScreen(t, 100, 30, false)
+	s.send(statusMsg{device: "/dev/ublkb0", err: errors.New("no server\x1b[2J")})
+	text := s.plain()
+	if !strings.Contains(text, "unreachable: no server\ufffd[2J") {
+		t.Errorf("%s", text)
+	}
+	s.send(listMsg{err: context.DeadlineExceeded})
+	if text := s.plain(); !strings.Contains(text, "the list is old") {
+		t.Errorf("%s", text)
+	}
+	s.send(listMsg{})
+	if text := s.plain(); !strings.Contains(text, "No device is served here") {
+		t.Errorf("%s", text)
+	}
+}
+
+// TestZoom: zooming keeps the block under the cursor there, down to single blocks and up to all.
+func TestZoom(t *testing.T) {
+	for _, colours := range []bool{false, true} {
+		s := newScreen(t, 80, 24, colours)
+		s.press("tab")
+		s.pass(1)
+		s.press("n", "n")
+		d := s.m.chosen()
+		const at = 1200000 // which is known only when the cells are small enough
+		for range 40 {
+			s.press("+")
+			sp := s.m.span(d)
+			if d.cur > at || at >= d.cur+sp.per || d.cur < sp.from ||
+				d.cur >= sp.from+sp.cells*sp.per {
+				t.Fatalf("cursor at %d, not at %d, of %+v", d.cur, at, sp)
+			}
+		}
+		if sp := s.m.span(d); sp.per != 1 || d.cur != at {
+			t.Errorf("%+v", sp)
+		}
+		if text := s.plain(); !strings.Contains(text, "block 1,200,000 (512 B") {
+			t.Errorf("%s", text)
+		}
+		for range 40 {
+			s.press("-")
+		}
+		if d.per != 0 || d.cur != at {
+			t.Errorf("%d blocks a cell, cursor at %d", d.per, d.cur)
+		}
+		// To the ends, from every zoom.
+		for _, zoom := range []string{"", "+++", "++++++++++++++++++++++++++++"} {
+			s.press("0", "home")
+			s.press(strings.Split(zoom, "")...)
+			for _, k := range []string{"end", "right", "down", "pgdown", "home", "left", "up",
+				"pgup", "pgdown"} {
+				s.press(k)
+				sp := s.m.span(d)
+				if d.cur >= d.total() || d.cur < sp.from || d.cur >= sp.from+sp.cells*sp.per {
+					t.Fatalf("after %s: cursor at %d of %d, shown %+v", k, d.cur, d.total(), sp)
+				}
+				s.plain()
+			}
+		}
+	}
+}
+
+// TestMouse: a click chooses a device, moving moves the cursor, the wheel zooms around it.
+func TestMouse(t *testing.T) {
+	s := newScreen(t, 80, 24, true)
+	s.send(tea.MouseClickMsg{X: 3, Y: 3, Button: tea.MouseLeft})
+	if s.m.picked != "/dev/ublkb1" {
+		t.Errorf("chosen is %q", s.m.picked)
+	}
+	s.pass(1)
+	d, l := s.m.chosen(), s.m.layout()
+	s.send(tea.MouseMotionMsg{X: 5, Y: l.mapTop + 2})
+	per := s.m.span(d).per
+	if want := (4*80 + 5) * per; d.cur != want {
+		t.Errorf("cursor at %d, want %d", d.cur, want)
+	}
+	s.send(tea.MouseWheelMsg{X: 5, Y: l.mapTop + 2, Button: tea.MouseWheelUp})
+	if sp := s.m.span(d); sp.per != per/2 || d.cur/sp.per != sp.from/sp.per+4*80+5 {
+		t.Errorf("%+v, cursor at %d", sp, d.cur)
+	}
+	for _, at := range [][2]int{{-1, -1}, {1000, 1000}, {0, 0}, {79, 23}} {
+		s.send(tea.MouseMotionMsg{X: at[0], Y: at[1]})
+		s.send(tea.MouseWheelMsg{X: at[0], Y: at[1], Button: tea.MouseWheelDown})
+	}
+	s.plain()
+}
+
+// TestLargeDisk: the map of a disk of 16 TiB is asked for in pieces, each of which a server gives.
+func TestLargeDisk(t *testing.T) {
+	asked := &pieces{}
+	got, err := whole(t.Context(), asked, "x", span{from: 0, per: 1 << 22, cells: 10000}, 1<<35)
+	if err != nil || len(asked.cells) != 2 || len(got.Cells) != 2 || got.Cells[1].Cell != 4096 {
+		t.Errorf("%+v, %v, %v", asked, got, err)
+	}
+	// A part behind the device's end has regions only.
+	asked = &pieces{}
+	if got, err = whole(t.Context(), asked, "x", span{from: 1 << 35, per: 1, cells: 100},
+		1<<35); err != nil || len(got.Cells) != 0 || len(asked.cells) != 1 {
+		t.Errorf("%+v, %v, %v", asked, got, err)
+	}
+}
+
+// pieces answers as a server does, and notes how much was asked for at once.
+type pieces struct {
+	fake
+	cells []int
+}
+
+func (p *pieces) Surface(_ context.Context, _ string, from, to uint64,
+	cells int) (*control.Surface, error) {
+	p.cells = append(p.cells, cells)
+	if cells > control.MaxSurface || from >= 1<<35 {
+		return nil, control.ErrInvalid
+	}
+	return &control.Surface{BlockSize: 512, SizeBlocks: 1 << 35, From: from, To: to,
+		PerCell: (to-from-1)/uint64(cells) + 1, Cells: []control.SurfaceCell{{Mapped: 1}}}, nil
+}
