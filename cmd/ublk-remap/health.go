@@ -179,7 +179,11 @@ func driveText(d *health.Drive) string {
 		parts = append(parts, fmt.Sprintf("%d °C", *d.Temperature))
 	}
 	if d.PowerOnHours != nil {
-		parts = append(parts, fmt.Sprintf("on for %s hours", numText(uint64(*d.PowerOnHours))))
+		unit := " hours"
+		if *d.PowerOnHours == 1 {
+			unit = " hour"
+		}
+		parts = append(parts, "on for "+numText(uint64(*d.PowerOnHours))+unit)
 	}
 	if d.EnduranceUsed != nil {
 		parts = append(parts, fmt.Sprintf("%d %% of its endurance used", *d.EnduranceUsed))

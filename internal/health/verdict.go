@@ -300,7 +300,7 @@ func (f *findings) together(s *Seen, drives []Drive) {
 func days(n float64) string {
 	switch {
 	case n < 2:
-		return fmt.Sprintf("%.0f hours", math.Max(n*24, 1))
+		return count(uint64(math.Round(math.Max(n*24, 1))), "hour", "hours")
 	case n < 1000:
 		return fmt.Sprintf("%.0f days", n)
 	case n < 100*365:

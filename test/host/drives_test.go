@@ -29,6 +29,8 @@ CGO_ENABLED=0 go build -trimpath -o "$1" ./cmd/vmexec ./cmd/ublk-remap`, dir)
 		"-disk", "96M:512:ata", "-disk", "96M:512:nvme", "-modules", modules,
 		"-load", "configfs,loop,dm_mod,ublk_drv,ahci,nvme,sd_mod,sg",
 		"-tools", "base,smartctl,setpriv", "-env", "TMPDIR=/tmp",
+		"-env", "EXAMPLE="+example(t, "## import", "smartctl --json", "/dev/sdb", "/dev/sda",
+			"import sdb", "import ata"),
 		"-file", filepath.Join(dir, "ublk-remap")+":/usr/local/bin/ublk-remap", job)
 	var problems strings.Builder
 	cmd.Stderr = &problems
@@ -46,6 +48,8 @@ CGO_ENABLED=0 go build -trimpath -o "$1" ./cmd/vmexec ./cmd/ublk-remap`, dir)
 		"ata":        {"good: nothing speaks against", "/dev/sda QEMU HARDDISK, 31 °C", "rc 0"},
 		"nvme":       {"good: nothing speaks against", "/dev/nvme0n1 QEMU NVMe Ctrl", "rc 0"},
 		"scsi":       {"/dev/sdb", "rc 0"},
+		"import":     {"of 0 listed blocks 0 are pending now", "rc 0"},
+		"no log":     {"it has neither a self-test log nor pending defects", "rc 2"},
 		"type":       {"/dev/sda (sat) QEMU HARDDISK", "rc 0"},
 		"wrong type": {"smartctl: /dev/sda: Unknown device type 'bogus'", "rc 0"},
 		"controller": {"Smartctl open device: /dev/sda [megaraid_disk_00] failed", "rc 0"},

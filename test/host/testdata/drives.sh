@@ -17,6 +17,12 @@ for set in ata nvme scsi; do
 	section $set
 	asked $set
 done
+section import
+sh -c "$EXAMPLE" 2>&1
+echo "rc $?"
+section 'no log'
+smartctl --json -x /dev/nvme0n1 | ublk-remap import nvme - --format smart 2>&1
+echo "rc $?"
 section type
 asked ata --smart-type sat
 section 'wrong type'
