@@ -34,7 +34,7 @@ type terminal struct {
 }
 
 // patience is only for a test that fails.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func newTerminal(t *testing.T, width, height int, env ...string) *terminal {
 	t.Helper()
@@ -56,7 +56,7 @@ func newTerminal(t *testing.T, width, height int, env ...string) *terminal {
 
 func (x *terminal) tmux(args ...string) string {
 	x.t.Helper()
-	cmd := exec.Command("tmux", append([]string{"-S", x.socket}, args...)...)
+	cmd := exec.Command("tmux", append([]string{"-u", "-S", x.socket}, args...)...)
 	cmd.Env = append(os.Environ(), "TERM=xterm-256color", "LANG=C.UTF-8", "TMUX=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -90,8 +90,10 @@ func (o *Out) show(text func(width int) string) {
 		_, _ = fmt.Fprintln(o.W, text(0))
 		return
 	}
-	// A line that fills the last column would wrap on some terminals.
-	_, _ = io.WriteString(o.W, wipe+cut(text(width-1), width-1))
+	// A line that fills the last column wraps on some terminals, and so does the ^C of somebody who
+	// interrupts. What has wrapped is not wiped off.
+	width -= len("^C") + 1
+	_, _ = io.WriteString(o.W, wipe+cut(text(max(width, 0)), width))
 	o.line = true
 }
 
@@ -244,7 +246,7 @@ func (m *meter) speed(now time.Time) float64 {
 	return m.rate
 }
 
-// text is the line, at most width columns wide. 0 is no terminal: there is no bar.
+// text is the line, with a bar if that fits into width columns. 0 is no terminal: there is no bar.
 func (m *meter) text(now time.Time, width int) string {
 	var b strings.Builder
 	b.WriteString(m.what)
