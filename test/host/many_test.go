@@ -32,7 +32,11 @@ for i in $(seq %d %d); do
 	echo 'queues = 1' >/etc/ublk-remap/d$i.toml
 	units="$units ublk-remap@d$i"
 done
-systemctl start $units
+systemctl start $units || {
+	systemctl --failed --no-legend
+	journalctl -b --no-pager | grep -e 'ublk-remap\[' -e systemd | tail -n 60
+	exit 1
+}
 mkdir /d%[1]d
 mkfs.ext4 -q /dev/disk/by-id/ublk-remap-d%[1]d
 mount /dev/disk/by-id/ublk-remap-d%[1]d /d%[1]d
