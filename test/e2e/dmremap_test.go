@@ -28,7 +28,7 @@ const (
 // after a restart, and errors where nothing tells what it showed. The spare device has bad sectors,
 // in its metadata and where data lies. Images that leave a doubt change nothing.
 func TestFromDMRemap(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	vmtest.NeedUblk(t)
 	for _, bs := range []int64{512, 4096} {
 		t.Run(fmt.Sprint(bs), func(t *testing.T) { testFromDMRemap(t, bs) })
@@ -175,7 +175,7 @@ func writeImage(t *testing.T, path string, image []byte) {
 // TestImportDMRemap takes over the list alone, on a disk that is in use: nothing on it changes, and
 // what dm-remap redirected is known to be bad. The set's head is where it lies now.
 func TestImportDMRemap(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512

@@ -13,10 +13,7 @@ import (
 // TestExportFailing exports a stopped set from a disk of which ever less reads: it says the same as
 // before, writes nothing, and in the end says in one line that there is nothing to read.
 func TestExportFailing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a disk that does not read is tried again and again")
-	}
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512

@@ -16,7 +16,7 @@ import (
 // a device waits for its server it is refused. After a start the blocks read what they held, and
 // those that still read move.
 func TestImportStopped(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512

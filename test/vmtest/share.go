@@ -19,6 +19,15 @@ func OnOneKernel(t testing.TB) {
 	}
 }
 
+// Long skips a test that takes long where the CPU is emulated, as `make test` does. It runs under
+// user-mode Linux, with UBLK_REMAP_FULL, and when GuestAllEnv is set.
+func Long(t testing.TB) {
+	t.Helper()
+	if InGuest() && !UserMode() && !Full() && os.Getenv(GuestAllEnv) == "" {
+		t.Skip("it takes long here; run it by: make test-vm KERNEL=uml, or with " + FullEnv)
+	}
+}
+
 // GuestAllEnv names the environment variable that has all tests run on each kernel.
 const GuestAllEnv = "UBLK_REMAP_ALL_KERNELS"
 
