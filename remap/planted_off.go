@@ -7,6 +7,7 @@ const (
 	plantedNoTurns       = false
 	plantedHomeForgotten = false
 	plantedOnePass       = false
+	plantedHomeUnread    = false
 	plantedStaleSpare    = false
 	plantedFillAll       = false
 	plantedFillUnread    = false

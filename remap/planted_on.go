@@ -16,6 +16,12 @@ var plantedStaleSpare bool
 // plantedTestedOnce lets a retest take a block home that was not written in its first test.
 var plantedTestedOnce bool
 
+// plantedHomeUnread lets a move home, such as the rewrite of a weak block, count without a read.
+var plantedHomeUnread bool
+
+// PlantHomeUnread plants or removes that bug.
+func PlantHomeUnread(on bool) { plantedHomeUnread = on }
+
 // plantedOnePass lets the retest of the scrub take a block home that passed after one pass only.
 var plantedOnePass bool
 

@@ -85,6 +85,7 @@ const (
 	BugRetestUnwritten
 	BugRetestUntold
 	BugScrubOnePass
+	BugRewriteUnread
 	BugMarkEarly
 	BugMarkLost
 	BugMarkSpared
@@ -112,6 +113,7 @@ const (
 	FocusTurns             // the scenario "turns"
 	FocusHomeFails         // the scenario "retest-home-fails"
 	FocusScrubRetest       // the scenario "scrub-retest"
+	FocusRewrite           // the scenario "scrub-rewrite"
 	FocusLatent            // one superblock of the backing reads, and part of a mirror
 	FocusAway              // there is a spare device, and disks vanish and return
 	FocusReader            // blocks are read in the background, and moved
@@ -129,6 +131,7 @@ const (
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "scenario retest-home-fails", "scenario scrub-retest",
+		"scenario scrub-rewrite",
 		"one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full", "scenario scrub-slow",
@@ -137,8 +140,11 @@ func (f Focus) String() string {
 
 // scenario returns the scenario that runs play; empty: they are random.
 func (f Focus) scenario() string {
-	return map[Focus]string{FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
-		FocusScrubRetest: "scrub-retest", FocusSlow: "scrub-slow", FocusSpares: "scrub-spares"}[f]
+	return map[Focus]string{
+		FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
+		FocusScrubRetest: "scrub-retest", FocusRewrite: "scrub-rewrite",
+		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares",
+	}[f]
 }
 
 func (f Focus) apply(c *config) {
@@ -328,6 +334,8 @@ var bugTable = [bugs]bugInfo{
 		"home fail", inProduct, FocusHomeFails},
 	BugScrubOnePass: {"scrub-one-pass", "the retest of the scrub takes a block home that passed " +
 		"after one pass only", inProduct, FocusScrubRetest},
+	BugRewriteUnread: {"rewrite-unread", "a weak block that the scrub rewrites counts as mended, " +
+		"and its home was not read", inProduct, FocusRewrite},
 	BugMarkEarly: {"import-early", "an import ends before its marks are durable", inProduct,
 		FocusMark},
 	BugMarkLost: {"import-lost", "an import takes listed blocks for such that have no copy",

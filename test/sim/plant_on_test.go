@@ -29,6 +29,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantTestedOnce(on)
 	case BugRetestUntold:
 		remap.PlantHomeForgotten(on)
+	case BugRewriteUnread:
+		remap.PlantHomeUnread(on)
 	case BugScrubOnePass:
 		remap.PlantOnePass(on)
 	case BugMarkEarly:

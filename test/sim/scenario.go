@@ -574,6 +574,28 @@ var Scenarios = []Scenario{
 			}
 		}
 	}},
+	{"scrub-rewrite", nil, func(s *sim) {
+		// A block reads only when it is tried again. The scrub writes it anew, and users write.
+		b, per := s.block(), s.per()
+		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 8, 0
+		s.start()
+		s.write(0, b, 2*per, true)
+		s.drain()
+		s.bad(b+1, 1, failing{read: true, errno: int32(syscall.ENODATA), left: 1})
+		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
+			s.failf("%v", err)
+		}
+		s.scrubPass(func(at uint64) {
+			if at > b && s.idle(1) {
+				s.write(1, b+per, 1, true)
+			}
+		})
+		if now := s.srv.coord.Scrub(); now.Repaired == 0 || now.Relocated > 0 ||
+			s.srv.restored.Allocator.Used() > 0 {
+			s.failf("the scrub has mended %+v", now)
+		}
+		s.reads(0, b, 2*per)
+	}},
 	{"scrub-retest", nil, func(s *sim) {
 		// Homes that are well again pass a test after a pass of the scrub, and another one after
 		// the next pass. One goes bad in between, and one keeps what is written in its cache only.
