@@ -813,6 +813,13 @@ func (s *strict) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	return MoveReply{}, nil
 }
 
+func (s *strict) Surface(_ context.Context, from, to uint64, cells int) (*Surface, error) {
+	if from >= to || cells < 1 || cells > MaxSurface {
+		s.t.Errorf("surface of %d to %d in %d cells", from, to, cells)
+	}
+	return &Surface{}, nil
+}
+
 func (s *strict) Fill(_ context.Context, block uint64, data []byte) (FillReply, error) {
 	if len(data) == 0 || len(data) > MaxFill {
 		s.t.Errorf("fill of block %d with %d bytes", block, len(data))
@@ -864,6 +871,7 @@ func FuzzServer(f *testing.F) {
 	}
 	f.Add([]byte("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/remaps HTTP/1.1\r\nHost: " +
 		"x\r\n\r\n"))
+	f.Add([]byte("GET /v1/surface?from=1&to=9&cells=4096 HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte("POST /v1/stop HTTP/1.0\r\n\r\n"))
 	f.Add([]byte("POST /v1/remaps/add HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: " +
 		"chunked\r\nTrailer: X\r\n\r\n3;x=y\r\n{\"r\r\n0\r\nX: y\r\n\r\n"))
