@@ -17,8 +17,9 @@ import (
 	"ublkremap/metadata"
 )
 
-// findLimit is how long the examined devices may take to answer. A device that hangs must not keep
-// the others from being found.
+// findLimit is how long the examined devices may take to answer after the last one that did. A
+// device that hangs must not keep the others from being found. On a machine that is busy, or has
+// many devices, the answers come slowly, but they come.
 const findLimit = 10 * time.Second
 
 // Find looks for the backing disk of the set with that name or UUID among the machine's block
@@ -75,7 +76,7 @@ func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
 }
 
 // search examines the machine's block devices except the one at except. It also returns the devices
-// that did not answer within limit, or could not be asked. Both lists are in the order of their
+// that did not answer within limit (see probeAll), or could not be asked. Both lists are in the order of their
 // paths.
 func search(ctx context.Context, limit time.Duration, except string,
 	match func(*metadata.Superblock) bool) (hits []found, unanswered []string, err error) {
@@ -88,7 +89,7 @@ func search(ctx context.Context, limit time.Duration, except string,
 			return p == except || blockdev.SameDisk(p, except)
 		})
 	}
-	for _, a := range probeAll(ctx, limit, paths) {
+	for _, a := range probeAll(ctx, limit, paths, probeAny) {
 		switch {
 		case errors.Is(a.Err, ErrSilent), errors.Is(a.Err, metadata.ErrPath):
 			unanswered = append(unanswered, a.Path)
@@ -128,7 +129,7 @@ func ProbeAll(ctx context.Context, more []string) ([]Probed, error) {
 			paths = append(paths, m)
 		}
 	}
-	all := slices.DeleteFunc(probeAll(ctx, findLimit, paths), func(p Probed) bool {
+	all := slices.DeleteFunc(probeAll(ctx, findLimit, paths, probeAny), func(p Probed) bool {
 		return p.Superblock == nil && !errors.Is(p.Err, ErrSilent) &&
 			!errors.Is(p.Err, metadata.ErrPath) && !errors.Is(p.Err, metadata.ErrDamaged) &&
 			!errors.Is(p.Err, metadata.ErrUnsupported)
@@ -136,25 +137,26 @@ func ProbeAll(ctx context.Context, more []string) ([]Probed, error) {
 	return all, context.Cause(ctx)
 }
 
-// probeAll probes all devices at the same time. The answers are in the order of the paths.
-func probeAll(ctx context.Context, limit time.Duration, paths []string) []Probed {
+// probeAll probes all devices at the same time. The answers are in the order of the paths. Devices
+// are silent that have not answered when limit has passed without any answer.
+func probeAll(ctx context.Context, limit time.Duration, paths []string,
+	probe func(context.Context, string) (*metadata.Superblock, error)) []Probed {
 	answers := make(chan Probed, len(paths)) // sending never blocks
 	waiting := map[string]bool{}
 	for _, path := range paths {
 		waiting[path] = true
 		go func() {
-			sb, err := probeAny(ctx, path)
+			sb, err := probe(ctx, path)
 			answers <- Probed{path, sb, err}
 		}()
 	}
 	var all []Probed
-	over := time.After(limit)
 	for late := false; len(waiting) > 0 && !late; {
 		select {
 		case a := <-answers:
 			delete(waiting, a.Path)
 			all = append(all, a)
-		case <-over:
+		case <-time.After(limit):
 			late = true
 		case <-ctx.Done():
 			return nil
