@@ -109,7 +109,8 @@ type Status struct {
 // memory is short.
 //
 // Its parts, each with at most one step under way: the record (committer_record.go), the checkpoint
-// (committer_checkpoint.go), the superblocks (committer_superblock.go). A superblock update and a
+// (committer_checkpoint.go), the superblocks (committer_superblock.go), and what reads and
+// refreshes (committer_verify.go, committer_refresh.go). A superblock update and a
 // new record exclude each other; a checkpoint runs beside both.
 type Committer struct {
 	layout         *Layout
@@ -151,8 +152,9 @@ type Committer struct {
 	ops, handedOps []Op
 
 	refresh refresh
+	reads   verify
 
-	opSlots [2*maxMirrors + 2]opSlot
+	opSlots [2*maxMirrors + 3]opSlot
 	changed bool // something moved that may let something else begin
 
 	results, handed []Result
@@ -176,6 +178,7 @@ const (
 	opCheckpoint
 	opSuperblock
 	opRefresh
+	opVerify
 )
 
 type opSlot struct {
@@ -195,7 +198,7 @@ func NewCommitter(img *Image, src Source, opts Options) (*Committer, error) {
 		layout: img.layout, src: src, session: opts.Session,
 		maxEpoch: img.maxEpoch, seq: img.maxSequence,
 		durable: img.tip, reported: img.tip, collected: img.tip, scrub: img.Scrub(),
-		ops: make([]Op, 0, 2*maxMirrors+2), handedOps: make([]Op, 0, 2*maxMirrors+2),
+		ops: make([]Op, 0, 2*maxMirrors+3), handedOps: make([]Op, 0, 2*maxMirrors+3),
 		results: make([]Result, 0, 256), handed: make([]Result, 0, 256),
 	}
 	if c.seq < creation.Sequence {
@@ -353,6 +356,7 @@ func (c *Committer) advance() {
 		c.startDueCheckpoint()
 	}
 	c.stepCheckpoint()
+	c.refreshVerified()
 	c.stepRefresh()
 	c.startSuperblocks()
 	c.startRecord()
@@ -370,6 +374,8 @@ func (c *Committer) queueOp(kind opKind, mirror int, op Op) {
 		at = 2 * maxMirrors
 	case opRefresh:
 		at = 2*maxMirrors + 1
+	case opVerify:
+		at = 2*maxMirrors + 2
 	}
 	s := &c.opSlots[at]
 	s.busy = true
@@ -391,6 +397,8 @@ func (c *Committer) Done(id OpID, err error) {
 		c.superblockDone(err)
 	case at == 2*maxMirrors+1:
 		c.refreshDone(err)
+	case at == 2*maxMirrors+2:
+		c.verifyDone(err)
 	case at%2 == int(opRecord):
 		c.recordDone(at/2, err)
 	default:

@@ -9,4 +9,5 @@ const (
 	plantedPathIsMedium   = false
 	plantedGrowsTogether  = false
 	plantedEventsInPlace  = false
+	plantedVerifyBlind    = false
 )

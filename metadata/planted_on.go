@@ -30,3 +30,9 @@ var plantedEventsInPlace bool
 // PlantEventsInPlace plants or removes a bug: a page of the flight recorder that is being filled is
 // written in place, so that a torn write loses what was durable.
 func PlantEventsInPlace(on bool) { plantedEventsInPlace = on }
+
+// plantedVerifyBlind lets Verify find nothing.
+var plantedVerifyBlind bool
+
+// PlantVerifyBlind plants or removes a bug: what reads badly of the metadata is not noticed.
+func PlantVerifyBlind(on bool) { plantedVerifyBlind = on }

@@ -98,7 +98,8 @@ func (v *mover) add(e metadata.Entry) {
 	if n := len(v.entries); n > 0 {
 		p := &v.entries[n-1]
 		if p.State == e.State && !e.State.OfSpare() && p.Mask == e.Mask &&
-			p.Unit+uint64(p.Count) == e.Unit && (e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
+			p.Unit+uint64(p.Count) == e.Unit &&
+			(e.State != metadata.StateMapped || p.Spare+p.Count == e.Spare) {
 			p.Count++
 			return
 		}

@@ -313,8 +313,8 @@ func (o *options) makeTables() []peer.Peer {
 	return o.selected(out)
 }
 
-// makeScrubs lists the devices of the suite scrub: without a scrub, with one, and once more without,
-// which shows what chance makes of it.
+// makeScrubs lists the devices of the suite scrub: without a scrub, with one, and once more
+// without, which shows what chance makes of it.
 func (o *options) makeScrubs() []peer.Peer {
 	var out []peer.Peer
 	for _, zero := range []bool{false, true} {

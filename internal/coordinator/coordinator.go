@@ -51,6 +51,7 @@ type Committer interface {
 	AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus
 	Snapshot(cursor uint64) (metadata.Snapshot, error)
 	SetScrub(s metadata.Scrub)
+	Verify(restart bool) (t metadata.Ticket, bytes int, ok bool)
 }
 
 // Grower is a Committer that can make room for a larger table.
@@ -228,6 +229,7 @@ func (c *Coordinator) pump() {
 	c.stepMend()
 	c.stepSpares()
 	c.stepSlow()
+	c.stepVerify()
 	c.advanceEnd()
 }
 

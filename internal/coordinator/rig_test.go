@@ -166,6 +166,8 @@ func (c *fakeCommitter) BackedOff() bool                  { return c.backedOff }
 func (c *fakeCommitter) RetryNow()                        { c.calls = append(c.calls, "try again") }
 func (c *fakeCommitter) Status() metadata.Status          { return c.status }
 
+func (c *fakeCommitter) Verify(bool) (metadata.Ticket, int, bool) { return 0, 0, false }
+
 func (c *fakeCommitter) SetScrub(s metadata.Scrub) { c.scrub = s }
 
 func (c *fakeCommitter) AppendMirrors(dst []metadata.MirrorStatus) []metadata.MirrorStatus {

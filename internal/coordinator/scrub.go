@@ -134,6 +134,7 @@ type scrub struct {
 	mend     mend
 	spares   spareReads
 	slow     slow
+	meta     metaReads
 
 	requests uint64 // of users, as counted last
 	usersAt  int64  // when one last ended
@@ -223,9 +224,11 @@ func (c *Coordinator) beginPass() {
 	s := &c.scrub
 	s.now.State, s.now.Position, s.now.Started = metadata.ScrubRunning, 0, c.drv.WallClock()
 	s.now.Unreadable, s.now.Weak, s.now.Slow, s.now.Repaired, s.now.Relocated = 0, 0, 0, 0, 0
-	s.due, s.retry, s.waits, s.spares = c.drv.Now(), 0, "", spareReads{}
+	s.due, s.retry, s.waits, s.spares.next, s.spares.bad = c.drv.Now(), 0, "", 0, 0
 	s.speed, s.speedBytes, s.speedFrom = 0, 0, s.due
+	s.spares.slow = 0
 	s.slow.beginPass()
+	s.meta.begun = false
 	c.recordScrub(metadata.EventBegun)
 	c.saveScrub()
 	c.pump()
@@ -317,7 +320,8 @@ func (c *Coordinator) TickScrub() {
 // scrubBusy reports whether something of the scrub is under way.
 func (c *Coordinator) scrubBusy() bool {
 	s := &c.scrub
-	return s.underWay > 0 || s.mend.step != mendNone || s.spares.underWay || s.slow.moving.underWay
+	return s.underWay > 0 || s.mend.step != mendNone || s.spares.underWay ||
+		s.slow.moving.underWay || s.meta.underWay
 }
 
 // awaitPass begins the next pass once its time has come.
@@ -439,11 +443,46 @@ func (c *Coordinator) stepSpares() {
 	case s.void:
 		c.settleBurst()
 	case r.res.Units == 0:
-		if !c.relocateSlow() {
+		if !c.relocateSlow() && !c.verifyMetadata() {
 			c.endPass()
 		}
 	default:
 		c.pace(now, r.res.Errno)
+	}
+}
+
+// metaReads are the reads of the metadata, after all else.
+type metaReads struct {
+	begun, underWay, ended bool
+}
+
+// verifyMetadata begins to read the next part of the metadata, and reports whether there is one.
+// The Committer writes again what reads badly (metadata/committer_verify.go).
+func (c *Coordinator) verifyMetadata() bool {
+	s := &c.scrub
+	t, bytes, ok := c.com.Verify(!s.meta.begun)
+	if !ok {
+		return false
+	}
+	s.meta.begun, s.meta.underWay = true, true
+	s.began, s.bytes = c.drv.Now(), uint64(bytes)
+	c.tickets[t] = func(metadata.Outcome) { c.scrub.meta.ended = true }
+	c.pump()
+	return true
+}
+
+// stepVerify goes on once a read of the metadata has ended.
+func (c *Coordinator) stepVerify() {
+	s := &c.scrub
+	if !s.meta.ended {
+		return
+	}
+	s.meta.underWay, s.meta.ended = false, false
+	now := c.drv.Now()
+	if s.took = now - s.began; s.void {
+		c.settleBurst()
+	} else {
+		c.pace(now, 0) // TickScrub comes back to what is left
 	}
 }
 

@@ -80,7 +80,9 @@ type slow struct {
 // beginPass forgets what belongs to the last pass.
 func (s *slow) beginPass() {
 	s.before, s.found = s.found, nil
-	s.suspects, s.looking, s.moving = nil, false, slowMove{}
+	s.suspects, s.looking, s.reference = nil, false, false
+	m := &s.moving
+	m.next, m.block, m.count = 0, 0, 0 // a move may still be under way
 }
 
 // slowFloor is how long a read may always take.

@@ -70,6 +70,7 @@ const (
 	BugScrubPath
 	BugSlowOnce
 	BugSpareStays
+	BugVerifyBlind
 	BugBusyFlush
 	BugEarlyLeave
 	BugEarlyCapacity
@@ -126,6 +127,7 @@ const (
 	FocusFull              // there are few spare units, and many bad blocks
 	FocusSlow              // the scenario "scrub-slow"
 	FocusSpares            // the scenario "scrub-spares"
+	FocusVerify            // the scenario "scrub-metadata"
 )
 
 func (f Focus) String() string {
@@ -135,7 +137,7 @@ func (f Focus) String() string {
 		"one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full", "scenario scrub-slow",
-		"scenario scrub-spares"}[f]
+		"scenario scrub-spares", "scenario scrub-metadata"}[f]
 }
 
 // scenario returns the scenario that runs play; empty: they are random.
@@ -144,6 +146,7 @@ func (f Focus) scenario() string {
 		FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
 		FocusScrubRetest: "scrub-retest", FocusRewrite: "scrub-rewrite",
 		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares",
+		FocusVerify: "scrub-metadata",
 	}[f]
 }
 
@@ -305,6 +308,8 @@ var bugTable = [bugs]bugInfo{
 		"the path to the disk has failed", inDriver, FocusScrub},
 	BugSlowOnce: {"slow-once", "a scrub calls blocks slow that were slow once", inProduct,
 		FocusSlow},
+	BugVerifyBlind: {"verify-blind", "a scrub reads the metadata and does not notice what does " +
+		"not read", inProduct, FocusVerify},
 	BugSpareStays: {"spare-stays", "a spare unit that went bad in use is given out again once " +
 		"it is free", inProduct, FocusSpares},
 	BugBusyFlush: {"busy-flush", "a flush that was not carried out for lack of resources counts " +

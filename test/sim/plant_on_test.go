@@ -17,6 +17,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantStaleSpare(on)
 	case BugSlowOnce:
 		coordinator.PlantSlowOnce(on)
+	case BugVerifyBlind:
+		metadata.PlantVerifyBlind(on)
 	case BugSpareStays:
 		remap.PlantSpareStays(on)
 	case BugFillAll:

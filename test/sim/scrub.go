@@ -330,3 +330,37 @@ func (s *sim) spareIsLeft(spare uint32, device uint8, block uint64, pending int)
 		s.failf("spare unit %d went bad, and is in service", spare)
 	}
 }
+
+// scrubMetadata is about latent errors of the metadata: log slots of one mirror, and a page of its
+// checkpoints, do not read until they are written. After a scrub all of it reads.
+func (s *sim) scrubMetadata() {
+	b, per := s.block(), s.per()
+	s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
+	s.bad(b+1, 1, failsWrites)
+	s.start()
+	s.write(0, b, per, false)
+	s.drain()
+	s.checkpoint()
+	s.drain()
+	s.relocate(b+per, 2*per, true)
+	s.drain()
+	m, sb := s.mirrors()[0], s.plan.Superblock()
+	atom := int64(sb.AtomSize)
+	spoil := func(off int64) {
+		s.disks[m.Device].spoil(off, pageSize, &fault{read: true, heals: true,
+			errno: int32(syscall.ENODATA), left: -1})
+	}
+	log := m.Start + 2*sb.SlotBytes
+	for slot := range int64(3) {
+		spoil(log + slot*atom)
+	}
+	spoil(log + sb.LogBytes - atom)
+	spoil(m.Start + atom)
+	s.scrubAll(coordinator.ScrubOptions{}, func(uint64) {})
+	for off := m.Start; off < log+sb.LogBytes; off += pageSize {
+		if s.disks[m.Device].badAt(off, false) != nil {
+			s.failf("a scrub has ended, and the metadata at %d does not read", off-m.Start)
+		}
+	}
+	s.readAll(b, 4*per)
+}
