@@ -76,8 +76,8 @@ func probeAny(ctx context.Context, path string) (*metadata.Superblock, error) {
 }
 
 // search examines the machine's block devices except the one at except. It also returns the devices
-// that did not answer within limit (see probeAll), or could not be asked. Both lists are in the order of their
-// paths.
+// that did not answer within limit (see probeAll), or could not be asked. Both lists are in the
+// order of their paths.
 func search(ctx context.Context, limit time.Duration, except string,
 	match func(*metadata.Superblock) bool) (hits []found, unanswered []string, err error) {
 	paths, err := candidates("/sys/class/block")
