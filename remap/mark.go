@@ -7,9 +7,10 @@ import "ublkremap/metadata"
 // region. So a mark on a block that is well after all loses nothing. Blocks that live in the spare
 // region, and lost ones, are left alone: the list is about their homes.
 //
-// A mark is stated for a batch of units at once, wherever they are. It has to keep clear of two
+// A mark is stated for a batch of units at once, wherever they are. It has to keep clear of three
 // things. A heal that has its spare unit already commits after the mark, or has done so: a mark
-// behind it would be about the spare unit. A relocation has read the Map, and commits what it read:
+// behind it would be about the spare unit. A write in place is about to make a pending block plainly
+// home. A relocation has read the Map, and commits what it read:
 // what is pending or in the spare region now may be about to be plainly at home. The batch ends
 // before such a unit, and waits for it when it is the first one. What begins later commits later,
 // and replaces the mark.
@@ -186,7 +187,8 @@ func (k *marker) collect(a *Arbiter) (at int, block uint64, wait bool) {
 		listed := uint8(1<<(to-unit*per)-1) &^ uint8(1<<(block-unit*per)-1)
 		info := a.m.Unit(unit)
 		fresh := listed &^ (info.Mapped() | info.Pending | info.Lost)
-		if info.Busy || a.healing(unit)&fresh != 0 && !plantedMarkLate {
+		heals := listed & (fresh | info.Pending)
+		if info.Busy || a.healing(unit)&heals != 0 && !plantedMarkLate {
 			return at, block, true
 		}
 		if fresh != 0 {
