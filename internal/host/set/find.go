@@ -151,13 +151,16 @@ func probeAll(ctx context.Context, limit time.Duration, paths []string,
 		}()
 	}
 	var all []Probed
-	for late := false; len(waiting) > 0 && !late; {
+	// The limit is counted in parts, so that a pause of this process itself counts as one.
+	const parts = 10
+	for part := 0; len(waiting) > 0 && (part < parts || len(answers) > 0); {
 		select {
 		case a := <-answers:
 			delete(waiting, a.Path)
 			all = append(all, a)
-		case <-time.After(limit):
-			late = true
+			part = 0
+		case <-time.After(limit / parts):
+			part++
 		case <-ctx.Done():
 			return nil
 		}
