@@ -7,8 +7,8 @@ import (
 )
 
 var testScrub = Scrub{State: ScrubPaused, Idle: true, RelocateSlow: true, NoRetest: true,
-	Position: 1<<40 + 3, Started: 1_700_000_001, Finished: 1_600_000_002, Rate: 51200, Interval: 604800,
-	Unreadable: 5, Weak: 6, Slow: 7, Repaired: 8, Relocated: math.MaxUint32}
+	Position: 1<<40 + 3, Started: 1_700_000_001, Finished: 1_600_000_002, Rate: 51200,
+	Interval: 604800, Unreadable: 5, Weak: 6, Slow: 7, Repaired: 8, Relocated: math.MaxUint32}
 
 func TestScrubForm(t *testing.T) {
 	b := make([]byte, PageSize)

@@ -254,8 +254,8 @@ func (c *Client) Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error
 }
 
 // SlowBlocks asks for the blocks that are slow to read, in ascending order: those that the scrub
-// has found since the server's start. A server that is too old for that has an empty list, or returns
-// an error that wraps ErrNotFound.
+// has found since the server's start. A server that is too old for that has an empty list, or
+// returns an error that wraps ErrNotFound.
 func (c *Client) SlowBlocks(ctx context.Context) ([]Range, error) {
 	s, err := c.Scrub(ctx, ScrubRequest{Do: ScrubShow, Slow: true})
 	if err != nil {
