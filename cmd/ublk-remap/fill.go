@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -185,6 +187,11 @@ func openImage(r *control.Record, o fillOptions) (*os.File, int64, error) {
 	f, err := os.Open(o.from)
 	if err != nil {
 		return nil, 0, err
+	}
+	below := slices.Concat(blockdev.Beneath(o.from), blockdev.BeneathDevice(o.from))
+	if slices.Contains(below, filepath.Base(r.Device)) && !o.force {
+		return nil, 0, errors.Join(fmt.Errorf("--from %s: %w: it lies on %s itself; --force takes "+
+			"it all the same", o.from, exit.ErrRefused, r.Device), f.Close())
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() && st.Mode()&os.ModeType != os.ModeDevice {

@@ -20,6 +20,16 @@ func Beneath(path string) []string {
 	return b.names
 }
 
+// BeneathDevice lists the block device at path and all devices below it, as [Beneath] does.
+func BeneathDevice(path string) []string {
+	var st unix.Stat_t
+	b := &beneath{seen: map[string]bool{}}
+	if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		b.device(nameOf(st.Rdev), 0)
+	}
+	return b.names
+}
+
 type beneath struct {
 	names []string
 	seen  map[string]bool

@@ -56,7 +56,7 @@ type btrfsInodes struct {
 }
 
 const (
-	btrfsRoom      = 2048
+	btrfsRoom      = 128        // files; the kernel copies all of it for each block
 	iocTreeSearch  = 0xc0709411 // BTRFS_IOC_TREE_SEARCH_V2
 	iocInoLookup   = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
 	iocLogicalIno  = 0xc038943b // BTRFS_IOC_LOGICAL_INO_V2

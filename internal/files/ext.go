@@ -90,6 +90,8 @@ func (f *finder) extOffline(d node, fs string, pieces []piece) {
 		case doubt != nil:
 		case !i.clean:
 			doubt = errors.New("it is not clean: run e2fsck, or mount it")
+		case i.size > d.size:
+			doubt = errLarger
 		case i.shared:
 			doubt = errors.New("it allocates clusters of blocks (bigalloc): mount it")
 		}

@@ -152,6 +152,9 @@ func nodeName(dev uint64) string {
 	return target
 }
 
+// errLarger: the device has shrunk, or is another one than the file system was made on.
+var errLarger = errors.New("it is larger than its device")
+
 // hold takes a device that is not mounted for exclusive use.
 func (f *finder) hold(d node) error {
 	fd, err := unix.Open(d.path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)

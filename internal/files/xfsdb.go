@@ -97,6 +97,9 @@ func (i *xfsInfo) questions(blocks []int64, flags string) string {
 	return out.String()
 }
 
+// badCount begins what xfs_db says of a question that goes past the end of a group.
+const badCount = "bad blockuse count "
+
 // xfsDump reads the output of xfs_db.
 type xfsDump struct {
 	fs    string
@@ -117,7 +120,7 @@ func newXFSDump(fs string, asked []int64) *xfsDump {
 func (x *xfsDump) line(s string, b *xfsInfo) {
 	number, fact, ok := xfsFact(s, x.fs)
 	if !ok {
-		if x.complaint == "" && !strings.HasPrefix(s, "bad blockuse count ") {
+		if x.complaint == "" && !strings.HasPrefix(s, badCount) {
 			x.complaint = s
 		}
 		return
@@ -131,7 +134,9 @@ func (x *xfsDump) line(s string, b *xfsInfo) {
 type xfsNames struct {
 	blocks map[int64]uint64  // inodes of the blocks that are asked about
 	names  map[uint64]string // of inodes
-	forged bool              // a block has two answers
+	forged bool              // a block has two answers, or there is something else
+
+	complains bool // xfs_db finds errors in the file system
 }
 
 func (x *xfsNames) line(s string, b *xfsInfo) {
@@ -139,6 +144,8 @@ func (x *xfsNames) line(s string, b *xfsInfo) {
 	block := b.bytesOf(number) / b.block
 	inode, asked := x.blocks[block]
 	if !ok || !asked {
+		// The rest of a name, or an error in the file system, which was told before.
+		x.forged = x.forged || !ok && !x.complains && !strings.HasPrefix(s, badCount)
 		return
 	}
 	old, twice := x.names[inode]
@@ -160,6 +167,9 @@ func (f *finder) xfsOffline(d node, fs string, pieces []piece) {
 	if f.prove {
 		if doubt = f.hold(d); doubt == nil {
 			b, doubt = f.xfsClean(d.path) // as it is now that nobody changes it
+		}
+		if doubt == nil && b.size > d.size {
+			doubt = errLarger
 		}
 		if doubt != nil {
 			f.unproven(fs, doubt)
@@ -209,7 +219,8 @@ func (f *finder) xfsOffline(d node, fs string, pieces []piece) {
 
 // xfsName finds the names of the inodes that own blocks.
 func (f *finder) xfsName(d node, x *xfsDump, b *xfsInfo) {
-	n := xfsNames{blocks: map[int64]uint64{}, names: map[uint64]string{}}
+	n := xfsNames{blocks: map[int64]uint64{}, names: map[uint64]string{},
+		complains: x.complaint != ""}
 	seen := map[uint64]bool{}
 	var blocks []int64
 	for i, block := range x.asked {
