@@ -10,9 +10,9 @@ import "ublkremap/metadata"
 // A mark is stated for a batch of units at once, wherever they are. It has to keep clear of three
 // things. A heal that has its spare unit already commits after the mark, or has done so: a mark
 // behind it would be about the spare unit. A write in place is about to make a pending block
-// plainly home. A relocation has read the Map, and commits what it read: what is pending or in the spare region now may be about to be plainly at home. The batch ends
-// before such a unit, and waits for it when it is the first one. What begins later commits later,
-// and replaces the mark.
+// plainly home. A relocation has read the Map, and commits what it read: what is pending or in the
+// spare region now may be about to be plainly at home. The batch ends before such a unit, and waits
+// for it when it is the first one. What begins later commits later, and replaces the mark.
 //
 // The answer comes when the marks are durable. After a crash before that some of them may be there.
 // All of it can be asked for again: what is marked is left alone.
