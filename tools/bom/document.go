@@ -51,19 +51,19 @@ func (p *program) cycloneDX() ([]byte, error) {
 }
 
 // component describes a binary.
-func (bin *binary) component(version string) cdx.Component {
+func (b *binary) component(version string) cdx.Component {
 	var properties []cdx.Property
-	for _, s := range bin.info.Settings {
+	for _, s := range b.info.Settings {
 		switch s.Key {
 		case "GOOS", "GOARCH", "GOAMD64", "GOARM64", "CGO_ENABLED":
 			properties = append(properties, cdx.Property{Name: "go:" + s.Key, Value: s.Value})
 		}
 	}
 	return cdx.Component{
-		BOMRef: bin.name, Type: cdx.ComponentTypeApplication, Name: bin.name, Version: version,
-		PackageURL: "pkg:generic/" + bin.name + "@" + version, Licenses: licences([]string{"MIT"}),
+		BOMRef: b.name, Type: cdx.ComponentTypeApplication, Name: b.name, Version: version,
+		PackageURL: "pkg:generic/" + b.name + "@" + version, Licenses: licences([]string{"MIT"}),
 		Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256,
-			Value: fmt.Sprintf("%x", bin.sum)}},
+			Value: fmt.Sprintf("%x", b.sum)}},
 		Properties: &properties,
 	}
 }
