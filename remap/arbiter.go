@@ -49,6 +49,8 @@ type Arbiter struct {
 	unknown  []metadata.Entry
 	known    []metadata.Entry
 	resuming bool
+	// restated counts how often the state of such blocks was committed again.
+	restated uint64
 	reason   string
 	kind     TripKind // of reason
 	shortage shortage // of spare units, as of the last alert

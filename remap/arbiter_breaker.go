@@ -50,6 +50,9 @@ func (a *Arbiter) resumed(durable bool) {
 	if !durable {
 		return
 	}
+	if len(a.unknown) > 0 {
+		a.restated++
+	}
 	unknown, known := a.unknown, a.known
 	a.unknown, a.known = a.unknown[:0], a.known[:0]
 	for _, e := range unknown {

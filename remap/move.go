@@ -127,6 +127,8 @@ type mover struct {
 
 	reads int   // of a retest: how often the run was read successfully
 	began int64 // monotonic ns: of the batch
+	// restated is Arbiter.restated when the blocks of the batch began to be picked.
+	restated uint64
 	// elsewhere counts the places that were read to displace what caches hold.
 	elsewhere uint64
 	// A claim's retest comes between two batches of a Move.
@@ -226,7 +228,7 @@ func (v *mover) advance(a *Arbiter) {
 				return
 			}
 			v.i, v.step = 0, moveCopy
-			v.noSpare, v.toAsk, v.began = false, 0, a.drv.Now()
+			v.noSpare, v.toAsk, v.began, v.restated = false, 0, a.drv.Now(), a.restated
 			if !v.beginBulk(a) {
 				v.beginUnit(a)
 			}

@@ -63,11 +63,20 @@ func (v *mover) commit(a *Arbiter) {
 	if len(v.entries) == 0 {
 		v.freeBatch(a)
 		v.release(a)
-	} else if !a.journalCommit(commitMove, 0, v.entries) {
+	} else if v.outdated(a) || !a.journalCommit(commitMove, 0, v.entries) {
 		v.res.Failed += v.blocks()
 		v.freeBatch(a)
 		v.release(a)
 	}
+}
+
+// outdated reports whether the batch took blocks for lost that may not be so. The Map calls blocks
+// lost while a commit about them has an unknown outcome. Once the breaker is closed they are where
+// that commit has put them, with what a user has written. A fill, or a move home that accepts old
+// data, would replace that. While the batch's units are busy no other commit concerns them, except
+// the one that closes the breaker.
+func (v *mover) outdated(a *Arbiter) bool {
+	return len(a.unknown) > 0 || v.restated != a.restated
 }
 
 // buildEntries says what the batch changes, units in a row as one entry.

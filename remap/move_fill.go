@@ -21,6 +21,9 @@ import (
 //  4. The data is written to a spare unit, with FUA, and read back.
 //  5. The change is committed and published. The requests that waited go on at the new place.
 //
+// If the breaker opens meanwhile because a commit has an unknown outcome, and is closed again
+// before 5, the fill fails: what the Map called lost may not be so (see mover.outdated).
+//
 // A crash before 5 leaves the blocks as they were: nothing names the spare unit. After 5 they hold
 // the data. A commit of unknown outcome is treated as that of any Move.
 

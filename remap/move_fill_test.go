@@ -213,3 +213,61 @@ func TestFillIsCut(t *testing.T) {
 	}
 	r.want("claims", r.a.Status().Claims, 0)
 }
+
+// TestInDoubtStays: a block that the Map calls lost only because the outcome of a write's commit is
+// unknown gets neither a fill's data nor what home held earlier, if the breaker is closed while
+// these are under way. It holds what the write left.
+func TestInDoubtStays(t *testing.T) {
+	for what, ask := range map[string]func(r *moverRig) Move{
+		"fill": func(r *moverRig) Move { return r.fillOf(2000, 1) },
+		"home": func(*moverRig) Move {
+			return Move{Block: 2000, Count: 1, AcceptOld: true, Cause: metadata.CauseOperator}
+		},
+	} {
+		for _, closed := range []bool{true, false} {
+			r := newMoverRig(t, 512, 64)
+			r.fill(2000, 1) // what home holds
+			r.breakHome(2000, syscall.EIO)
+			r.e.Submit(&Request{Op: OpWrite, Block: 2000, Count: 1})
+			for len(r.tickets) == 0 {
+				r.step()
+			}
+			delete(r.bad, r.home(2000))
+			m := ask(r)
+			if err := r.a.Move(m); err != nil {
+				t.Fatal(err)
+			}
+			r.unknown = true
+			r.transfer = func(tr *Transfer) int32 {
+				if r.unknown && closed {
+					r.unknown = false
+					if err := r.a.Resume(); err != nil {
+						t.Fatal(err)
+					}
+					r.a.Committed(r.tickets[0], true)
+					r.tickets = r.tickets[1:]
+				}
+				return r.carryOut(tr)
+			}
+			r.run()
+			r.want(what+": the write", r.results[0], -int32(syscall.EIO))
+			res := r.ended[len(r.ended)-1]
+			if res.Moved != 0 || res.Failed != 1 || m.Fill != nil &&
+				m.Fill.Outcome[0] != FillFailed {
+				t.Errorf("%s: %+v", what, res)
+			}
+			if !closed {
+				r.unknown = false
+				if err := r.a.Resume(); err != nil {
+					t.Fatal(err)
+				}
+				r.run()
+			}
+			info := r.s.m.Unit(250)
+			if spare, ok := info.SpareOf(0); !ok || spare != 0 || info.Lost != 0 || info.Busy {
+				t.Errorf("%s: the block does not live where the write went: %+v", what, info)
+			}
+			r.want(what+": used", r.alloc.Used(), uint64(1))
+		}
+	}
+}
