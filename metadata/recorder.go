@@ -15,9 +15,10 @@ import (
 // no clock, starts no goroutine, and is for a single goroutine. Its callers hand in the time, in
 // nanoseconds of a monotonic clock. After NewRecorder it allocates nothing.
 type Recorder struct {
-	set   uuid.UUID
-	epoch uint64 // 0: it must not write yet
-	lanes []eventLane
+	set    uuid.UUID
+	epoch  uint64 // 0: it must not write yet
+	lanes  []eventLane
+	unread error // a device could not be reached: it never writes
 
 	// The newest pages: page n lies at n modulo their count. Each begins with a place for its
 	// header.
@@ -93,8 +94,13 @@ type RecorderOp struct {
 	Data   []byte // one page
 }
 
-// NewRecorder reads what the rings of a set hold. It returns nil if the set has no room for one. A
-// place that does not read counts as empty. Nothing is written before Begin.
+// NewRecorder reads what the rings of a set hold. It returns nil if the set has no room for one.
+// Nothing is written before Begin.
+//
+// A place whose medium does not read counts as empty. A device that cannot be reached is waited
+// for, as in a load. If it does not come back nothing is written until the next start, because what
+// was not read may be the newest page: the number of the next event is unknown, and any place may
+// hold what is to be kept. Err tells of that.
 func NewRecorder(img *Image) *Recorder {
 	r := &Recorder{set: img.sb.UUID, page: 1, next: 1}
 	most := 0
@@ -109,13 +115,20 @@ func NewRecorder(img *Image) *Recorder {
 		return nil
 	}
 	r.pages, r.heads = AlignedBytes(most*PageSize), make([]eventsPage, most)
+	before := pathFailure(img.devs)
 	for i := range r.lanes {
 		l := &r.lanes[i]
-		readEvents(unwrapped(img.devs[l.device]), l, &r.set, r.keep)
+		r.unread = errors.Join(r.unread, readEvents(img.devs[l.device], l, &r.set, r.keep))
+	}
+	if before == nil {
+		clearFailures(img.devs) // a start does not depend on these reads
 	}
 	r.goOn()
 	return r
 }
+
+// Err says why nothing is written until the next start; nil: events are written. It wraps ErrPath.
+func (r *Recorder) Err() error { return r.unread }
 
 // eventLanes are the rings of a set, empty. A lane may have no slots.
 func eventLanes(sb *Superblock) []eventLane {
@@ -134,8 +147,8 @@ func eventLanes(sb *Superblock) []eventLane {
 }
 
 // readEvents reads the slots of a lane, and calls f with each page. Its bytes are valid only during
-// the call.
-func readEvents(dev Device, l *eventLane, set *uuid.UUID, f func(eventsPage, []byte)) {
+// the call. It ends early if the device cannot be reached: ErrPath.
+func readEvents(dev Device, l *eventLane, set *uuid.UUID, f func(eventsPage, []byte)) error {
 	b := AlignedBytes(PageSize)
 	failed := 0
 	for i := range l.slots {
@@ -143,7 +156,9 @@ func readEvents(dev Device, l *eventLane, set *uuid.UUID, f func(eventsPage, []b
 		if s.offset > dev.Size()-PageSize || failed >= maxEventErrors {
 			continue
 		}
-		if _, err := dev.ReadAt(b, s.offset); err != nil {
+		if _, err := dev.ReadAt(b, s.offset); errors.Is(err, ErrPath) {
+			return err
+		} else if err != nil {
 			failed++
 			continue
 		}
@@ -152,6 +167,7 @@ func readEvents(dev Device, l *eventLane, set *uuid.UUID, f func(eventsPage, []b
 			f(p, b)
 		}
 	}
+	return nil
 }
 
 // keep takes a page into memory if it is the newest of its place there.
@@ -214,6 +230,9 @@ func (l *eventLane) has(p eventsPage) bool {
 
 // Begin allows writes, in the name of a start that has raised the epoch.
 func (r *Recorder) Begin(epoch uint64, now int64) {
+	if r.unread != nil {
+		return
+	}
 	r.epoch = epoch
 	r.wake(now)
 }
@@ -540,7 +559,8 @@ func (c *eventCollector) device(dev Device, sb *Superblock) {
 		if l.device != sb.DeviceIndex {
 			continue
 		}
-		readEvents(dev, &l, &sb.UUID, func(p eventsPage, b []byte) {
+		// What does not read is left out, whatever the reason.
+		_ = readEvents(dev, &l, &sb.UUID, func(p eventsPage, b []byte) {
 			if old, has := c.pages[p.number]; !has || p.newerThan(old.eventsPage) {
 				c.pages[p.number] = collectedPage{p, slices.Clone(eventsOf(b, p.count))}
 			}

@@ -601,3 +601,73 @@ func TestGoldenEvents(t *testing.T) {
 		}
 	}
 }
+
+// pathDevice is a device whose path fails for some reads.
+type pathDevice struct {
+	Device
+	left *int
+}
+
+func (d pathDevice) ReadAt(b []byte, off int64) (int, error) {
+	if *d.left > 0 {
+		*d.left--
+		return 0, syscall.ENOLINK
+	}
+	return d.Device.ReadAt(b, off)
+}
+
+// TestRecorderPathFails: a start whose disk cannot be reached while the rings are read does not
+// take them for empty. If the path comes back, the events go on; otherwise nothing is written over them.
+func TestRecorderPathFails(t *testing.T) {
+	for seed, p := range recorderPlans() {
+		for _, fails := range []int{1, 50, 1 << 30} {
+			g := newRecorderRig(t, uint64(seed), p)
+			live := func(n int) {
+				for range n {
+					g.note(g.event())
+					g.now += 3e9
+					g.begin()
+					g.end()
+				}
+			}
+			live(130)
+			left := 0
+			var devs []Device
+			for _, d := range g.disks {
+				devs = append(devs, pathDevice{d, &left})
+			}
+			img, err := Load(devs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = fails
+			g.rec = NewRecorder(img)
+			left = 0
+			away := fails == 1<<30
+			if err := g.rec.Err(); errors.Is(err, ErrPath) != away {
+				t.Fatalf("%d reads fail: %v", fails, err)
+			}
+			if err := pathFailure(img.devs); err != nil {
+				t.Errorf("the start fails: %v", err)
+			}
+			g.epoch++
+			g.rec.Begin(g.epoch, g.now)
+			if away {
+				e := g.event()
+				g.rec.Note(&e, g.now)
+				g.now += 3e9
+				g.rec.Hurry(g.now)
+				if op, ok := g.rec.Next(g.now); ok || !g.rec.Idle() || g.rec.Durable() != 0 {
+					t.Fatalf("it writes at %d, or does not end", op.Offset)
+				}
+				g.start() // the next one goes on
+			}
+			live(130)
+			g.inspect()
+			if got, err := EventsOn(devices(g.disks)); err != nil || len(got) < 260 ||
+				got[len(got)-1].Number != g.rec.EventNumber()-1 {
+				t.Errorf("%d reads fail: %d events, %v", fails, len(got), err)
+			}
+		}
+	}
+}

@@ -57,6 +57,15 @@ func (c *Coordinator) AppendEvents(dst []byte, from uint64, limit int) (events [
 	return events, first, c.recorder.EventNumber(), true
 }
 
+// EventsOff says why the flight recorder writes nothing until the next start; nil: it does, or
+// there is none. It wraps metadata.ErrPath. It may be called before Open.
+func (c *Coordinator) EventsOff() error {
+	if c.recorder == nil {
+		return nil
+	}
+	return c.recorder.Err()
+}
+
 // EventsDue is when Tick must be called for the flight recorder; 0: it need not be. It is separate
 // from Deadline, because nothing waits for it.
 func (c *Coordinator) EventsDue() int64 {

@@ -80,6 +80,10 @@ func newKeeper(log zerolog.Logger, cfg coordinator.Config, devices []*blockdev.D
 	if k.coord, err = coordinator.New(cfg, k); err != nil {
 		return nil, err
 	}
+	if err := k.coord.EventsOff(); err != nil {
+		log.Warn().Err(err).Msg("events are kept in memory only until the next start: what the " +
+			"flight recorder holds could not be read")
+	}
 	k.report.begin(k.coord)
 	k.timer = time.NewTimer(time.Hour)
 	k.timer.Stop()
