@@ -80,6 +80,11 @@ func (c *committer) judge(r metadata.Result) metadata.Result {
 		// resources can run out after few tries.
 		patient := s.slowest < int64(s.cfg.policy.ResourceFor) &&
 			(!s.cfg.shortages || s.cfg.policy.ResourceFor > shortageFor)
+		// The clock may jump far between two tries. If an operation was given up since the commit
+		// was asked for, because its time had run out, the breaker must open: no mirror has taken
+		// the record, or the only one that is not being rebuilt has not. Nothing is lost by that.
+		// The entries of the commit stay unknown, and are committed again when the breaker closes.
+		patient = patient && sv.ranOut < began
 		if !s.cfg.vanish && patient && s.cfg.rates.path == 0 && s.cfg.rates.flush == 0 &&
 			s.cfg.meta == metaNone {
 			s.failf("a commit of unknown outcome, and nothing is wrong with the metadata")

@@ -57,6 +57,8 @@ func (d driver) Issue(io *coordinator.IO) {
 	done := func(res int32) {
 		if transfer {
 			res = sv.transferred(id, x, res)
+		} else {
+			sv.noteTries(id, x, res)
 		}
 		sv.coord.Done(id, res)
 	}
@@ -83,6 +85,44 @@ func (sv *server) metadataIO(x *diskIO, done func(res int32)) bool {
 	}
 	s.misdirect(x)
 	return false
+}
+
+// tries is an operation of the Committer that has failed, and that is tried again.
+type tries struct {
+	kind ioKind
+	disk uint8
+	end  int64 // byte at which it ends, which is the same for the rest of it
+	// since is when it first failed.
+	since int64
+}
+
+// noteTries notes when an operation of the Committer is given up because its time has run out: it
+// failed for lack of resources, or moved less than a block, and did so again after that time. A
+// result of less than a block counts as an error of the path.
+func (sv *server) noteTries(id uint64, x *diskIO, res int32) {
+	s := sv.s
+	now := tries{x.kind, x.d.index, x.off + x.n, s.now}
+	limit := sv.retryLimits().Path
+	switch {
+	case x.kind == ioFlush && res >= 0, x.kind != ioFlush && int64(res) == x.n:
+		delete(sv.tries, id)
+		return
+	case res >= 0 && int64(res) >= int64(s.plan.BlockSize()):
+		return // the rest is next
+	case res < 0 && remap.Classify(res) == remap.ClassResource:
+		limit = sv.retryLimits().Resources
+	case res < 0:
+		delete(sv.tries, id)
+		return
+	}
+	if was, ok := sv.tries[id]; ok && was.kind == now.kind && was.disk == now.disk &&
+		was.end == now.end {
+		now.since = was.since
+	}
+	if sv.tries[id] = now; s.now-now.since >= int64(limit) {
+		sv.ranOut = s.step
+		delete(sv.tries, id)
+	}
 }
 
 // transferred takes the result of an operation of the Arbiter's.

@@ -63,6 +63,10 @@ type server struct {
 	// busySince is when an operation of a relocation, by its ID, first failed for lack of
 	// resources.
 	busySince map[uint64]int64
+	// tries are the operations of the Committer, by their ID, that are tried again. ranOut is the
+	// step at which one was last given up because its time had run out.
+	tries  map[uint64]tries
+	ranOut int64
 }
 
 // start starts a server. Power cuts or SIGKILL may end some tries before that.
@@ -140,8 +144,8 @@ func (s *sim) boot() {
 		s: s, restored: restored, shared: remap.NewShared(restored.Geometry, restored.Map),
 		toArb: make([][]remap.Message, s.cfg.queues), toEng: make([][]remap.Message, s.cfg.queues),
 		lastTripped: -1, lastFull: -1, lastCramped: -1, lastHeal: -1, failedTransfer: -1,
-		lastMove: -1,
-		pending:  map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
+		lastMove: -1, ranOut: -1, tries: map[uint64]tries{},
+		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 		written: map[place][]byte{}, busySince: map[uint64]int64{},
 	}
