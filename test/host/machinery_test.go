@@ -1,6 +1,7 @@
 package host
 
 import (
+	"strings"
 	"testing"
 
 	"ublkremap/test/vmtest/system"
@@ -27,6 +28,12 @@ func TestMachinery(t *testing.T) {
 		h.Boot()
 		if out, code := h.Try("echo out; echo err >&2; exit 7"); out != "out\nerr" || code != 7 {
 			t.Errorf("%q, %d", out, code)
+		}
+		// Each is longer than what the guest's terminal holds.
+		for range 2 {
+			if out := h.Run(strings.Repeat("x=$((x + 1))\n", 1000) + "echo $x"); out != "1000" {
+				t.Errorf("a long script: %q", out)
+			}
 		}
 		if state := h.Run("systemctl is-system-running"); state != "running" {
 			t.Errorf("%s\n%s", state, h.Run("systemctl --failed"))

@@ -76,6 +76,11 @@ const (
 	bootLimit = 90 * time.Second
 	// runLimit is how long a script may take.
 	runLimit = 3 * time.Minute
+	// partLimit is how many bytes of a script go over the serial line at once: fewer than 3,000 in
+	// the end. The guest's terminal holds 4,096. When that is nearly full, user-mode Linux stops to
+	// look for input on the line, and never begins again (line_throttle in arch/um/drivers/line.c,
+	// Linux 7.3): the next script would not arrive.
+	partLimit = 1536
 	// offLimit is how long a system may take to end.
 	offLimit = 3 * time.Minute
 	// emulated is how much longer it may all take where the CPU is emulated.
@@ -357,7 +362,26 @@ func (h *Host) Try(script string) (out string, code int) {
 	return out, code
 }
 
+// try runs a script. A long one is put into a file by scripts that are short.
 func (h *Host) try(script string) (out string, code int, err error) {
+	const file = "/run/agent.parts"
+	if len(script) <= partLimit {
+		return h.send(script)
+	}
+	put := ">"
+	for part := range slices.Chunk([]byte(script), partLimit) {
+		out, code, err := h.send("echo " + base64.StdEncoding.EncodeToString(part) +
+			" | base64 -d " + put + file)
+		if err != nil || code != 0 {
+			return out, code, err
+		}
+		put = ">>"
+	}
+	return h.send("exec sh " + file)
+}
+
+// send has the agent run a script of at most partLimit bytes, or the base64 of as many.
+func (h *Host) send(script string) (out string, code int, err error) {
 	if h.machine == nil {
 		return "", 0, errors.New("the host is off")
 	}
