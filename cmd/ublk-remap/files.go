@@ -303,7 +303,8 @@ func rowText(r *files.Row) string {
 // maxPaths is how many damaged files are named.
 const maxPaths = 100
 
-// damageOf returns what pending and lost blocks come to.
+// damageOf returns what pending and lost blocks come to. The rows are by block. A block that is in
+// several rows, as of a volume and its snapshot, is counted once.
 func damageOf(rows []files.Row) *control.Damage {
 	type file struct {
 		fs    string
@@ -311,6 +312,12 @@ func damageOf(rows []files.Row) *control.Damage {
 	}
 	d := &control.Damage{Paths: []string{}, Complete: true}
 	seen := map[file]bool{}
+	var metadata, unknown uint64 // the blocks before these are counted
+	count := func(next *uint64, r *files.Row) uint64 {
+		from, end := max(r.Block, *next), r.Block+r.Count
+		*next = max(end, *next)
+		return *next - from
+	}
 	for i := range rows {
 		r := &rows[i]
 		if r.State != "pending" && r.State != "lost" {
@@ -332,9 +339,9 @@ func damageOf(rows []files.Row) *control.Damage {
 				d.Paths = append(d.Paths, name)
 			}
 		case r.Owner == files.OwnerMetadata:
-			d.Metadata += r.Count
+			d.Metadata += count(&metadata, r)
 		case r.Owner == files.OwnerUnknown:
-			d.Unknown += r.Count
+			d.Unknown += count(&unknown, r)
 		}
 	}
 	return d

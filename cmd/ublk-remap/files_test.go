@@ -17,7 +17,12 @@ func TestDamageText(t *testing.T) {
 	plain := func(owner files.Owner, count uint64) files.Row {
 		return files.Row{Count: count, State: "lost", Fact: files.Fact{Owner: owner}}
 	}
+	at := func(r files.Row, block uint64) files.Row { r.Block = block; return r }
 	for want, rows := range map[string][]files.Row{
+		"0 files affected; 4 blocks of metadata; of 12 blocks the owner is not known": {
+			at(plain(files.OwnerUnknown, 8), 100), at(plain(files.OwnerUnknown, 8), 100),
+			at(plain(files.OwnerMetadata, 4), 102), at(plain(files.OwnerUnknown, 2), 103),
+			at(plain(files.OwnerUnknown, 4), 106), at(plain(files.OwnerUnknown, 2), 200)},
 		"0 files affected": {file("mapped", "/a", 1, ""), plain(files.OwnerFree, 5),
 			file("pending", "/b", 2, files.Unwritten)},
 		"1 file is damaged: /a": {file("pending", "/a", 1, ""), file("lost", "/a", 1, "")},
