@@ -15,12 +15,16 @@ func (s blockset) add(from, to uint64) {
 	}
 }
 
-func (s blockset) remove(from, to uint64) {
+// remove reports whether any of the blocks was in the set before.
+func (s blockset) remove(from, to uint64) (any bool) {
 	for from < to {
 		n := min(64-from%64, to-from)
-		s[from/64] &^= (^uint64(0) >> (64 - n)) << (from % 64)
+		mask := (^uint64(0) >> (64 - n)) << (from % 64)
+		any = any || s[from/64]&mask != 0
+		s[from/64] &^= mask
 		from += n
 	}
+	return any
 }
 
 func (s blockset) clear() {

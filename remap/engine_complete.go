@@ -207,6 +207,7 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 			q.elsewhere.add(o.block-q.Block, o.block-q.Block+o.count)
 		}
 	default:
+		q.mediumFailed(o, res)
 		e.probeFailed(q, o, res)
 	}
 }
@@ -215,6 +216,7 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 // that are no errors. How long the first failure took is not known, because successful
 // operations do not read the clock. But the device may be known for slow failures.
 func (e *Engine) firstFailure(q *request, o *op, res int32) {
+	q.mediumFailed(o, res)
 	if q.cause == 0 {
 		q.cause, q.since = res, e.drv.Now()
 		switch {

@@ -102,8 +102,10 @@ type request struct {
 	found     int    // tries that were found bad by themselves
 	since     int64  // monotonic ns of the first failure
 	// monotonic ns: of the probe, or of the write to a spare unit, that is under way
-	began     int64
-	cause     int32 // the first failure
+	began int64
+	cause int32 // the first failure
+	// bit per device: it said itself that its medium failed (ENODATA)
+	medium    uint16
 	readErrno int32 // a read: its answer, once all blocks were tried and the bad ones are noted
 	pace      pace  // how long a failure takes
 	healed    bool

@@ -36,6 +36,7 @@ func (e *Engine) resetIsolation(q *request) {
 	q.bad.clear()
 	q.elsewhere.clear()
 	q.probe, q.attempts, q.found, q.since, q.cause = 0, 0, 0, 0, 0
+	q.medium = 0
 	q.heal.step, q.heal.limit, q.heal.todo = healNone, 0, todoNothing
 }
 

@@ -120,20 +120,51 @@ func (e *Engine) rounded(q *request) (start, end uint64) {
 	return start, end
 }
 
-// sendNote sends the next part of a report, as much as fits one message. It returns false when all
-// blocks are noted.
+// mediumFailed notes whether a device has said itself that its medium failed.
+func (q *request) mediumFailed(o *op, res int32) {
+	if res == -int32(syscall.ENODATA) {
+		q.medium |= 1 << o.io.Device
+	}
+}
+
+// errnoOf is the errno of a report about blocks on a device. The Arbiter believes ENODATA without
+// asking whether the device is present. So it must not be the answer of another device, and if
+// the device has answered it for any block, that counts.
+func (q *request) errnoOf(device uint8) int32 {
+	switch {
+	case q.medium>>device&1 != 0:
+		return -int32(syscall.ENODATA)
+	case q.cause == -int32(syscall.ENODATA):
+		return -int32(syscall.EIO)
+	}
+	return q.cause
+}
+
+// noteDevice returns the device where the blocks of a unit live that a report is about.
+func (e *Engine) noteDevice(q *request, unit uint64) (device uint8) {
+	if h := &q.heal; h.seenAt.mapped {
+		device, _ = e.geo.SpareOffset(h.seenAt.unit)
+	} else {
+		device, _ = e.geo.HomeOffset(unit * e.geo.BlocksPerUnit())
+	}
+	return device
+}
+
+// sendNote sends the next part of a report, as much as fits one message. A message is about one
+// device, because the Arbiter believes or refuses all of it. sendNote returns false when all blocks
+// are noted.
 func (e *Engine) sendNote(q *request) bool {
 	h := &q.heal
 	per := e.geo.BlocksPerUnit()
 	full := uint8(1<<per - 1)
 	start, end := e.rounded(q)
 	var n uint32
-	var first, last uint8
+	var first, last, device uint8
 	for unit := h.unit; unit*per < end; unit++ {
 		mask := e.notYetPending(q, unit, start, end)
 		if n == 0 {
-			h.unit, first = unit, mask
-		} else if mask == 0 || n > 1 && last != full {
+			h.unit, first, device = unit, mask, e.noteDevice(q, unit)
+		} else if mask == 0 || n > 1 && last != full || e.noteDevice(q, unit) != device {
 			break
 		}
 		if mask != 0 {
@@ -147,7 +178,8 @@ func (e *Engine) sendNote(q *request) bool {
 	}
 	h.step = healReporting
 	e.out = Message{
-		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.cause, Unit: h.unit, Count: n,
+		Kind: MsgPending, Queue: e.cfg.Queue, Tag: q.Tag, Errno: q.errnoOf(device), Unit: h.unit,
+		Count: n,
 		First: first, Last: last, Mapped: h.seenAt.mapped, Spare: h.seenAt.unit,
 		Cause: q.pendingCause(), Since: q.since,
 	}
@@ -194,11 +226,34 @@ func (e *Engine) noted(q *request, m *Message) {
 			q.suspect.add(from-q.Block, h.to-q.Block)
 		}
 	default:
-		// The table is full, or cannot be written.
+		// The table is full, or cannot be written, or the device is missing. The last says nothing
+		// about blocks on other devices: they are still to be noted.
 		e.notNoted(q)
-		q.suspect.clear()
-		q.bad.clear()
+		if device := e.noteDevice(q, h.unit); e.shared.Tripped() || !e.giveUp(q, device) {
+			q.suspect.clear()
+			q.bad.clear()
+		}
 		e.fail(q, q.cause)
 	}
 	e.advance(q)
+}
+
+// giveUp forgets the suspect and the bad blocks of a request that live on a device. It reports
+// whether there were any.
+func (e *Engine) giveUp(q *request, device uint8) (any bool) {
+	for _, set := range [...]blockset{q.suspect, q.bad} {
+		for b := q.Block; b < q.Block+uint64(q.Count); {
+			run := e.locate(b, q.Block+uint64(q.Count))
+			d, _, limit := e.geo.home(b)
+			if run.Kind&KindMapped != 0 {
+				d, _, limit = e.geo.spare(run.Spare)
+			}
+			n := min(run.Count, limit)
+			if d == device {
+				any = set.remove(b-q.Block, b-q.Block+n) || any
+			}
+			b += n
+		}
+	}
+	return any
 }

@@ -350,3 +350,44 @@ func TestQuickErrors(t *testing.T) {
 		r.want("any", ok, true)
 	}
 }
+
+// TestNotesOfTwoDevices: a read passes from the displaced head on a spare device to the backing,
+// and blocks of both do not read. When the read is to be noted the spare device answers nothing.
+// What failed on the backing is noted. What failed on the spare device is noted only if that device
+// has said itself, by ENODATA, that its medium failed; the same answer of the backing does not
+// count for it.
+func TestNotesOfTwoDevices(t *testing.T) {
+	for _, c := range []struct {
+		head, backing syscall.Errno
+		pending       uint64
+	}{
+		{syscall.EIO, syscall.EIO, 3},
+		{syscall.EIO, syscall.ENODATA, 3},
+		{syscall.ENODATA, syscall.EIO, 5},
+		{syscall.ENODATA, syscall.ENODATA, 5},
+	} {
+		for _, backwards := range []bool{false, true} {
+			r := newRig(t, 512, 64)
+			r.s.geo.Devices, r.s.geo.HeadDevice = 2, 1
+			r.transfer = func(*Transfer) int32 { return -int32(syscall.EIO) }
+			head := r.s.geo.HeadBlocks
+			for _, b := range []uint64{head - 1, head - 9} {
+				r.breakHome(b, c.head)
+			}
+			for _, b := range []uint64{head, head + 1, head + 20} {
+				r.breakHome(b, c.backing)
+			}
+			r.e.Submit(&Request{Op: OpRead, Block: head - 16, Count: 64})
+			if len(r.ios) != 2 {
+				t.Fatalf("%d first operations", len(r.ios))
+			}
+			if backwards { // the backing fails first
+				r.ios[0], r.ios[1] = r.ios[1], r.ios[0]
+			}
+			r.run()
+			r.want("read", r.results[0] < 0, true)
+			r.want("pending", r.s.m.Counts().Pending, c.pending)
+			r.want("not noted", r.e.own.NotNoted, uint64(boolInt(c.pending < 5)))
+		}
+	}
+}

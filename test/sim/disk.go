@@ -27,6 +27,7 @@ type disk struct {
 	seq   uint64 // counts writes to the cache
 
 	missing int32 // not 0: the disk has vanished, and every operation answers this errno
+	away    int64 // the step at which it last vanished
 	rates   rates
 	trims   bool // a discard leaves zeroes; else it does nothing
 	lossy   bool // a flush that fails drops what it could not write

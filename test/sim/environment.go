@@ -282,7 +282,7 @@ func (s *sim) environment() {
 		} else if s.chance(1, 3) {
 			d.missing = int32(pick(s.rng, vanishErrnos))
 			s.stats.Vanishes++
-			s.awayStep = s.step
+			s.awayStep, d.away = s.step, s.step
 			s.tracef("disk %d vanishes: %s", d.index, errnoName(-d.missing))
 			if d.index == 0 {
 				s.missingStep = s.step

@@ -29,6 +29,7 @@ func (s *sim) fork(stream uint64) *sim {
 			own.errnos = append([]int32(nil), r.errnos...)
 			own.raced = append([]bool(nil), r.raced...)
 			own.read, own.bad = append([]bool(nil), r.read...), append([]bool(nil), r.bad...)
+			own.badOn = append([]uint8(nil), r.badOn...)
 			own.reached = maps.Clone(r.reached)
 			own.allowed = append([][]uint64(nil), r.allowed...)
 			renamed[r] = &own

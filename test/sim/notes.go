@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"slices"
 	"syscall"
 
 	"ublkremap/metadata"
@@ -26,8 +25,12 @@ func (q *queue) recordBlocks(r *userReq, d *diskIO, res int32) {
 			q.sv.unreached[d.block+uint64(i)] = s.now
 		}
 	case d.kind == ioRead && res < 0 && remap.Classify(res) == remap.ClassMedium:
+		if res == -int32(syscall.ENODATA) {
+			r.medium |= 1 << d.d.index
+		}
 		for i := range d.n / bs {
 			r.bad[d.block-r.Block+uint64(i)] = true
+			r.badOn[d.block-r.Block+uint64(i)] = d.d.index
 			q.sv.failed[d.block+uint64(i)] = s.now
 		}
 	}
@@ -43,19 +46,35 @@ func (q *queue) auditNotes(r *userReq, res int32) {
 	if sv.moves > 0 || sv.lastMove >= r.begun {
 		return
 	}
-	if s.awayStep >= r.begun && !slices.Contains(r.errnos, -int32(syscall.ENODATA)) {
-		return // a spare device that does not answer any more may have been away before
-	}
 	per := metadata.UnitSize / uint64(s.plan.BlockSize())
 	for i := range uint64(r.Count) {
 		b := r.Block + i
-		if r.read[i] || r.path && !r.bad[i] || q.raced(r, i) {
+		if r.read[i] || r.path && !r.bad[i] || q.raced(r, i) || q.doubtful(r, i) {
 			continue
 		}
 		if info := sv.restored.Map.Unit(b / per); (info.Pending|info.Lost)>>(b%per)&1 == 0 {
 			s.failf("%v: %s, and block %d was not read and is not pending", r, errnoName(res), b)
 		}
 	}
+}
+
+// doubtful reports whether nothing shows that a block of a read failed for its medium. That is so
+// if the block lives on a spare device that has vanished since the read began, and that has not
+// said by ENODATA that its medium failed. Such a device may have been away when it failed. Promise:
+// the answers of a device that is away do not count, so the block need not become pending.
+// Blocks on other devices must, whatever that one answers.
+func (q *queue) doubtful(r *userReq, i uint64) bool {
+	s := q.sv.s
+	on := s.home((r.Block + i) * r.perBlock).disk
+	per := metadata.UnitSize / uint64(s.plan.BlockSize())
+	info := q.sv.restored.Map.Unit((r.Block + i) / per)
+	if spare, ok := info.SpareOf(int((r.Block + i) % per)); ok {
+		on, _ = s.plan.SpareOf(spare)
+	}
+	if r.bad[i] {
+		on = r.badOn[i]
+	}
+	return on != 0 && s.disks[on].away >= r.begun && r.medium>>on&1 == 0
 }
 
 // notes records that blocks become pending. It reports whether a block of their unit has failed to

@@ -145,6 +145,7 @@ func (rd *reader) begin(q, i int, block, count uint64, whole []byte) {
 		putHole(r.buf[k*sectorSize:])
 	}
 	r.read, r.bad = make([]bool, count), make([]bool, count)
+	r.badOn = make([]uint8, count)
 	rd.reqs[q][i] = r
 	s.model.begin(r)
 	if s.tracing() {
@@ -257,8 +258,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 		fail("something could not be noted, and the breaker is closed")
 	}
 	tried := !r.cancelled && !res.NotNoted
-	settled := !res.NotNoted && sv.lastTripped < r.begun && !sv.everMoved(r) &&
-		(s.awayStep < r.begun || slices.Contains(r.errnos, -int32(syscall.ENODATA)))
+	settled := !res.NotNoted && sv.lastTripped < r.begun && !sv.everMoved(r)
 	for i := range r.Count {
 		block := r.Block + uint64(i)
 		read, failed := res.Read.Has(i), res.Failed.Has(i)
@@ -274,7 +274,7 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 			fail("block %d is left out of the result", block)
 		case failed && !r.bad[i] && !q.lost(r) && !q.heldBack(r) && sv.unreached[block] < r.time:
 			fail("block %d is said to have failed, and nothing failed there", block)
-		case failed && settled && !noted && !q.raced(r, uint64(i)):
+		case failed && settled && !noted && !q.raced(r, uint64(i)) && !q.doubtful(r, uint64(i)):
 			fail("block %d failed, and is not pending", block)
 		}
 	}

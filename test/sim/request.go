@@ -26,6 +26,10 @@ type userReq struct {
 	// of a read, per block: whether it was read; if not, whether an operation on it failed for its
 	// medium
 	read, bad []bool
+	// of a read: on which disk a block that failed for its medium did so last, and, one bit per
+	// disk, which disks have said by ENODATA that it was their medium
+	badOn  []uint8
+	medium uint32
 
 	failed bool    // an operation of it failed
 	path   bool    // an operation failed, and not for its medium

@@ -117,6 +117,7 @@ func (s *sim) start() {
 			r.inPlace = unitSpan{}
 			clear(r.read)
 			clear(r.bad)
+			r.medium = 0
 			s.later(classIO+uint8(r.queue), func() {
 				r.failures, r.reported, r.seen = s.failures, s.reported, -1
 				s.srv.queues[r.queue].submit(r)

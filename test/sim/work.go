@@ -135,6 +135,7 @@ func (s *sim) submit(r *userReq, tag int) {
 	case remap.OpRead:
 		r.buf = make([]byte, r.sectors()*sectorSize)
 		r.read, r.bad = make([]bool, r.Count), make([]bool, r.Count)
+		r.badOn = make([]uint8, r.Count)
 		for i := range r.sectors() {
 			putHole(r.buf[i*sectorSize:])
 		}
