@@ -52,6 +52,7 @@ func (d driver) Issue(io *coordinator.IO) {
 	class := uint8(classJournal)
 	if io.Transfer {
 		class, x.whom = classTransfer, "move"
+		x.asks = io.Kind == coordinator.Read && !sameMemory(io.Data, sv.buffer)
 	}
 	id, transfer := io.ID, io.Transfer
 	done := func(res int32) {
@@ -66,6 +67,12 @@ func (d driver) Issue(io *coordinator.IO) {
 		return
 	}
 	s.begin(class, x, done)
+}
+
+// sameMemory reports whether one slice was cut from another, or from the same one, without a limit
+// of its capacity: they end at the same byte.
+func sameMemory(a, b []byte) bool {
+	return &a[:cap(a)][cap(a)-1] == &b[:cap(b)][cap(b)-1]
 }
 
 // metadataIO takes an operation of the Committer. A mirror that lies may handle it.

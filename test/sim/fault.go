@@ -120,6 +120,7 @@ type diskIO struct {
 	slot      int    // its place in sim.ios
 	slow      int64  // how long it took, in ns, if that is long
 	readBack  bool   // it proves a heal: its data is not used
+	asks      bool   // the Arbiter asks by it whether the disk is present
 
 	req   *userReq // whose it is; nil: a relocation's or the journal's
 	block uint64   // req's first block that it is about

@@ -18,11 +18,20 @@ type media struct {
 }
 
 // moved takes the end of an operation that copies: of a relocation, or of a heal.
+//
+// A read by which the Arbiter asks whether a disk is present (diskIO.asks) proves nothing of the
+// places that it reads, and disproves nothing. The places are spare units in use, among others, so
+// it may be one that a relocation has just read back. If that place does not read any more, it has
+// gone bad since it was proved, as it may at any time after the commit too. The promise is that the
+// new place was read back after it was written and before the old one is given up. That was done.
 func (m *media) moved(s *sim, io *diskIO, res int32) {
 	for off := io.off; off < io.off+io.n; off += sectorSize {
 		p := place{io.d.index, off}
 		m.tested(s, io, p, off < io.off+min(int64(res), io.done),
 			res < 0 && remap.Classify(res) == remap.ClassMedium)
+		if io.asks {
+			continue
+		}
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
 		} else if io.kind != ioRead || io.d.missing == 0 && io.d.badAt(off, false) != nil {

@@ -16,6 +16,7 @@ type server struct {
 	queues   []*queue
 	coord    *coordinator.Coordinator
 	com      *committer        // between the Arbiter and the Committer
+	buffer   []byte            // of relocations
 	toArb    [][]remap.Message // by queue
 	toEng    [][]remap.Message
 	reader   *reader
@@ -197,11 +198,12 @@ func (s *sim) settle() (lost int) {
 // coordinate binds the Arbiter and the Committer, as the server does it.
 func (sv *server) coordinate(img *metadata.Image) {
 	s := sv.s
+	sv.buffer = metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize)
 	cfg := coordinator.Config{
 		Image: img, Shared: sv.shared, Allocator: sv.restored.Allocator, Policy: s.cfg.policy,
 		Queues: s.cfg.queues, Depth: s.cfg.depth, InternalTags: s.cfg.internalTags(),
 		Scrub:  s.scrubConfig(),
-		Buffer: metadata.AlignedBytes(s.cfg.buf * metadata.UnitSize),
+		Buffer: sv.buffer,
 		Committer: metadata.Options{Session: s.rng.Uint64(),
 			CheckpointChunk: pick(s.rng, []int{4096, 32768, 0})},
 		Retry: sv.retryLimits(),
