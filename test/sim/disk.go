@@ -28,6 +28,9 @@ type disk struct {
 
 	missing int32 // not 0: the disk has vanished, and every operation answers this errno
 	away    int64 // the step at which it last vanished
+	// unheard is the step at which a read last failed for another reason than its medium by which
+	// the Arbiter asked whether the disk is present.
+	unheard int64
 	rates   rates
 	trims   bool // a discard leaves zeroes; else it does nothing
 	lossy   bool // a flush that fails drops what it could not write

@@ -150,6 +150,9 @@ func (sv *server) transferred(id uint64, x *diskIO, res int32) int32 {
 	default:
 		delete(sv.busySince, id)
 	}
+	if x.asks && sv.failedTransfer == s.step {
+		x.d.unheard = s.step
+	}
 	if x.kind == ioFlush {
 		return res
 	}

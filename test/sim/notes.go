@@ -62,7 +62,9 @@ func (q *queue) auditNotes(r *userReq, res int32) {
 // if the block lives on a spare device that has vanished since the read began, and that has not
 // said by ENODATA that its medium failed. Such a device may have been away when it failed. Promise:
 // the answers of a device that is away do not count, so the block need not become pending.
-// Blocks on other devices must, whatever that one answers.
+// Blocks on other devices must, whatever that one answers. It is the same if the Arbiter asked the
+// device, and the path failed meanwhile: when no read of several reaches the device, the server
+// cannot tell that from a device that is away.
 func (q *queue) doubtful(r *userReq, i uint64) bool {
 	s := q.sv.s
 	on := s.home((r.Block + i) * r.perBlock).disk
@@ -74,7 +76,7 @@ func (q *queue) doubtful(r *userReq, i uint64) bool {
 	if r.bad[i] {
 		on = r.badOn[i]
 	}
-	return on != 0 && s.disks[on].away >= r.begun && r.medium>>on&1 == 0
+	return on != 0 && max(s.disks[on].away, s.disks[on].unheard) >= r.begun && r.medium>>on&1 == 0
 }
 
 // notes records that blocks become pending. It reports whether a block of their unit has failed to
