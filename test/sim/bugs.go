@@ -128,6 +128,7 @@ const (
 	FocusSlow              // the scenario "scrub-slow"
 	FocusSpares            // the scenario "scrub-spares"
 	FocusVerify            // the scenario "scrub-metadata"
+	focuses
 )
 
 func (f Focus) String() string {

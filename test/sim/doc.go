@@ -75,6 +75,12 @@
 // Exhaust interrupts them at every write, in several ways, and interrupts their recoveries again.
 // The scenario runs once: each interruption is a fork of disks, model and users.
 //
+// # A focus
+//
+// Ordinary runs meet some things only rarely, and among others. A Focus makes all runs be about one
+// of them: fills, imports, or mirrors that fail. Some planted bugs need such runs; TestFocus makes
+// them without a bug.
+//
 // # To repeat a failure
 //
 // A failure names its seed:

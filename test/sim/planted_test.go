@@ -167,17 +167,3 @@ this table.
 		t.Fatal(err)
 	}
 }
-
-// TestOneSuperblockReads: in these runs all superblocks of the backing but one take writes and do
-// not read. The bug no-read-back needs such runs; here they are made without that bug.
-func TestOneSuperblockReads(t *testing.T) {
-	n := uint64(100)
-	if os.Getenv("UBLK_REMAP_FULL") != "" {
-		n = plantedSeeds
-	}
-	for seed := *flagStart; seed < *flagStart+n; seed++ {
-		if err := runFor(BugNoReadBack, seed, BugNone); err != nil {
-			t.Error(err)
-		}
-	}
-}
