@@ -350,6 +350,7 @@ func (c *Committer) recordDurable() {
 	}
 	if r.kind == recordEpoch {
 		c.phase = phaseOpen
+		c.sb.wanted = c.sb.wanted || c.startUnseen()
 		c.result(c.openTicket, OutcomeDurable)
 	}
 	for _, tx := range r.txs {
@@ -358,6 +359,19 @@ func (c *Committer) recordDurable() {
 		}
 	}
 	c.reported = c.durable
+}
+
+// startUnseen reports whether a spare device has no record of this start, because its mirrors are
+// stale. With a copy of the backing from before this start it would look like a device whose start
+// was cut before the backing got the new epoch. The next superblock says that this is not so.
+func (c *Committer) startUnseen() bool {
+	var seen uint32 // a bit per device
+	for i := range c.mirrors {
+		if m := &c.mirrors[i]; m.recProgress == progressDone {
+			seen |= 1 << m.device
+		}
+	}
+	return (seen|1)+1 != 1<<len(c.sb.now.Devices)
 }
 
 // recordUnknown ends a record that no mirror of the backing is known to have. It may be

@@ -197,6 +197,10 @@ func (c *Committer) startSuperblocks() {
 		s.next.PrevEpoch, s.next.Epoch = s.now.Epoch, c.maxEpoch
 		s.next.Session, s.next.Started = c.session, c.now
 		s.next.addPartition() // a set of an older version has none
+	} else {
+		// The start is over, and all its copies were written to the backing before this one. So a
+		// spare device that has this one cannot be ahead because that start was cut.
+		s.next.PrevEpoch = s.now.Epoch
 	}
 	for i := range c.mirrors {
 		c.stateMirror(&c.mirrors[i], &s.next.Regions[c.mirrors[i].region])

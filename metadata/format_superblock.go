@@ -188,7 +188,8 @@ type Superblock struct {
 	Epoch       uint64    `json:"epoch"`        // raised by every start
 	// PrevEpoch is the epoch that the last start found. A device that has a
 	// higher epoch than the backing belongs to a start that was cut, if its
-	// PrevEpoch is the backing's epoch.
+	// PrevEpoch is the backing's epoch. A superblock that was written after the start has its own
+	// Epoch here.
 	PrevEpoch uint64 `json:"prev_epoch"`
 	Session   uint64 `json:"session"` // drawn by the last start
 	Created   uint32 `json:"created"` // seconds since 1970

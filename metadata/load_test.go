@@ -418,6 +418,34 @@ func TestSpareDevices(t *testing.T) {
 	}
 }
 
+// TestStaleSpareMirror: no record of a start gets to the spare device, because its mirror takes no
+// writes. An old copy of the backing is refused all the same, and a start that is cut anywhere is
+// not.
+func TestStaleSpareMirror(t *testing.T) {
+	w := ran(t, pairParams(512), 21, 5)
+	w.fail = func(op Op) bool { return op.Device == 1 && !op.Read && !w.superblock(op) }
+	w.commits(3)
+	w.settle()
+	if n := w.staleMirrors(); n != 1 {
+		t.Fatalf("%d mirrors are stale", n)
+	}
+	for range 3 {
+		old := w.disks[0].clone()
+		w.power()
+		n := 0
+		for !w.opened || w.c.sb.wanted || w.c.sb.active() { // no longer than that
+			w.take()
+			w.eachCut(2, &n, func(disks []*memDisk, what string) { w.find(disks, what) })
+			w.finish()
+			w.results()
+		}
+		if _, err := Load(devices([]*memDisk{old, w.disks[1]})); !errors.Is(err, ErrStale) {
+			t.Error("a backing that is one start behind:", err)
+		}
+		w.settle()
+	}
+}
+
 // rewrite changes the superblock in all of its places.
 func rewrite(d *memDisk, f func(*Superblock)) {
 	for _, c := range readSuperblocks(d) {
