@@ -533,9 +533,10 @@ func (s *sim) judgeRefusal(err error, what string, mustLoad bool) {
 // can tell an old copy of the backing from a backing that the start did not reach, and that one
 // must load. Everything that a server writes to the metadata of the spare device after the raise
 // shows the difference: a record or a checkpoint of the new epoch, or a superblock whose PrevEpoch
-// is the new epoch. A server writes such a superblock at once if the device's mirror is stale and gets no
-// records (metadata's TestStaleSpareMirror). So only a start that could not write that, because a
-// disk was away or the power was cut, looks like this. RELIABILITY.md says so under what is weak.
+// is the new epoch. A server writes such a superblock at once if the device's mirror is stale and
+// gets no records (metadata's TestStaleSpareMirror). So only a start that could not write that,
+// because a disk was away or the power was cut, looks like this. RELIABILITY.md says so under what
+// is weak.
 func (s *sim) looksCut() bool {
 	was, err := metadata.Dump(devicesOf(s.past))
 	now, err2 := metadata.Dump(devicesOf(s.disks))
