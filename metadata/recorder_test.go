@@ -617,7 +617,8 @@ func (d pathDevice) ReadAt(b []byte, off int64) (int, error) {
 }
 
 // TestRecorderPathFails: a start whose disk cannot be reached while the rings are read does not
-// take them for empty. If the path comes back, the events go on; otherwise nothing is written over them.
+// take them for empty. If the path comes back, the events go on; otherwise nothing is written over
+// them.
 func TestRecorderPathFails(t *testing.T) {
 	for seed, p := range recorderPlans() {
 		for _, fails := range []int{1, 50, 1 << 30} {
