@@ -96,7 +96,7 @@ func durationText(d time.Duration) string { return d.Round(time.Second).String()
 
 // sparkline draws values, the newest at the right, in so many columns.
 func sparkline(values []float64, width int) string {
-	const bars = "▁▂▃▄▅▆▇█"
+	bars := []rune("▁▂▃▄▅▆▇█")
 	if len(values) > width {
 		values = values[len(values)-max(width, 0):]
 	}
@@ -108,10 +108,11 @@ func sparkline(values []float64, width int) string {
 	b.WriteString(strings.Repeat(" ", max(width-len(values), 0)))
 	for _, v := range values {
 		i := 0
-		if top > 0 {
-			i = int(math.Ceil(7 * v / top))
+		if share := v / top; share > 0 { // not of nothing, nor of a rate that is no number
+			// 7 times a share of 1 may be rounded to more than 7.
+			i = min(int(math.Ceil(7*share)), len(bars)-1)
 		}
-		b.WriteString(string([]rune(bars)[i]))
+		b.WriteRune(bars[i])
 	}
 	return b.String()
 }
