@@ -218,9 +218,10 @@ func (s *sim) repair() {
 		switch tries {
 		case 50:
 			// One mirror takes no write, and the other one has missed a record because flushes
-			// failed, or because of a shortage. Two things are wrong at once, and only one of them
-			// is repaired here.
-			if s.cfg.meta == metaMirror && (s.cfg.rates.flush > 0 || s.cfg.shortages) {
+			// or its path failed, or because of a shortage. Two things are wrong at once, and only
+			// one of them is repaired here.
+			if s.cfg.meta == metaMirror &&
+				(s.cfg.rates.flush > 0 || s.cfg.rates.path > 0 || s.cfg.shortages) {
 				s.refuseMetadata(false)
 			}
 		case 100:
