@@ -1,9 +1,9 @@
 // Package progress tells people how far a long operation is: how much is done, how fast, and how
 // long the rest will take. All verbs that can take longer than two seconds use it.
 //
-// On a terminal it keeps one line, which it wipes off at the end. Elsewhere, as in a log, it writes
-// a plain line now and then, more and more seldom. A short operation says nothing. The package
-// moves no cursor where there is no terminal, and with TERM=dumb, and it keeps nothing running
+// On a terminal it keeps one line, which it wipes off at the end. Where there is no terminal, and
+// with TERM=dumb, it writes nothing: what a program reads from standard error is the message of an
+// error, in one line. A short operation says nothing either. The package keeps nothing running
 // after End.
 package progress
 
@@ -23,11 +23,8 @@ import (
 const (
 	// After is how long an operation may take before anything is said of it.
 	After = 2 * time.Second
-	// onTerminal is how often the line on a terminal is drawn again.
-	onTerminal = 250 * time.Millisecond
-	// Between two plain lines: the tenth part of the time so far, within these bounds.
-	leastBetween = 10 * time.Second
-	mostBetween  = 10 * time.Minute
+	// often is how often the line is drawn again.
+	often = 250 * time.Millisecond
 	// smooth is over what time the rate is smoothed.
 	smooth = 5 * time.Second
 	// barWidth is how many columns the bar takes, where the terminal has them.
@@ -87,7 +84,6 @@ func (o *Out) show(text func(width int) string) {
 	defer o.mu.Unlock()
 	width := o.Width()
 	if width == 0 {
-		_, _ = fmt.Fprintln(o.W, text(0))
 		return
 	}
 	// A line that fills the last column wraps on some terminals, and so does the ^C of somebody who
@@ -119,33 +115,24 @@ type Bar struct {
 // done, and is safe to print.
 func (o *Out) Start(what string) *Bar {
 	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter(what, time.Now())}
-	if !o.Off {
+	if !o.Off && o.Width() > 0 {
 		b.end.Go(b.run)
 	}
 	return b
 }
 
 func (b *Bar) run() {
-	began := time.Now()
 	next := time.NewTimer(After)
 	defer next.Stop()
 	for {
 		select {
 		case <-next.C:
 			b.out.show(b.text)
-			next.Reset(pause(time.Since(began), b.out.Width() > 0))
+			next.Reset(often)
 		case <-b.stop:
 			return
 		}
 	}
-}
-
-// pause returns how long after a line the next one comes.
-func pause(since time.Duration, terminal bool) time.Duration {
-	if terminal {
-		return onTerminal
-	}
-	return min(max(since/10, leastBetween), mostBetween)
 }
 
 func (b *Bar) text(width int) string {
@@ -246,7 +233,7 @@ func (m *meter) speed(now time.Time) float64 {
 	return m.rate
 }
 
-// text is the line, with a bar if that fits into width columns. 0 is no terminal: there is no bar.
+// text is the line, with a bar if that fits into width columns.
 func (m *meter) text(now time.Time, width int) string {
 	var b strings.Builder
 	b.WriteString(m.what)

@@ -51,20 +51,6 @@ func TestMeterOddNumbers(t *testing.T) {
 	}
 }
 
-// TestPauses: a log of a long operation gets fewer lines the longer it takes.
-func TestPauses(t *testing.T) {
-	lines, at := 0, After
-	for ; at < 24*time.Hour; at += pause(at, false) {
-		lines++
-	}
-	if lines < 100 || lines > 300 {
-		t.Errorf("%d lines in a day", lines)
-	}
-	if got := pause(time.Hour, true); got != onTerminal {
-		t.Errorf("on a terminal: %v", got)
-	}
-}
-
 // buffer is written to by a bar while a test reads it.
 type buffer struct {
 	mu sync.Mutex
@@ -112,16 +98,15 @@ func TestTerminalLine(t *testing.T) {
 	}
 }
 
-// TestPlainLines: without a terminal there is no escape, and each line ends.
-func TestPlainLines(t *testing.T) {
+// TestNoTerminal: without a terminal nothing is written.
+func TestNoTerminal(t *testing.T) {
 	w := &buffer{}
 	o := &Out{W: w, Width: func() int { return 0 }}
-	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter("reading", time.Now())}
+	b := o.Start("reading")
 	b.Set(1, 100)
-	b.Note("3 bad units")
 	o.show(b.text)
 	b.End()
-	if got := w.String(); got != "reading: 1% of 100 B, 0s so far, 3 bad units\n" {
+	if got := w.String(); got != "" {
 		t.Errorf("%q", got)
 	}
 }
