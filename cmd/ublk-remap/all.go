@@ -21,6 +21,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 )
 
 // doneOne is an item of the JSON of start --all and stop --all.
@@ -107,8 +108,8 @@ func (a *app) each(names []string, do func(name string) doneOne) error {
 	}
 	for _, d := range all {
 		if d.Error != "" {
-			a.tell("ublk-remap: %s: %s\n", clean(cmp.Or(d.Name, d.Device)),
-				strings.TrimPrefix(d.Error, clean(d.Name)+": "))
+			a.tell("ublk-remap: %s: %s\n", readable.Text(cmp.Or(d.Name, d.Device)),
+				strings.TrimPrefix(d.Error, readable.Text(d.Name)+": "))
 		}
 	}
 	if worst != 0 && err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // pluginState is a result in the terms of Nagios: its number is the exit code of a plugin.
@@ -66,7 +67,7 @@ The exit code is that of a plugin, also for errors: 0 OK, 1 WARNING, 2 CRITICAL,
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		_, _ = fmt.Fprintf(a.out, "UBLK-REMAP %s - %s\n", pluginUnknown, clean(err.Error()))
+		_, _ = fmt.Fprintf(a.out, "UBLK-REMAP %s - %s\n", pluginUnknown, readable.Text(err.Error()))
 		return fmt.Errorf("%w%w", errSilent, &exit.Error{Code: int(pluginUnknown)})
 	})
 	f := cmd.Flags()
@@ -83,8 +84,9 @@ func (a *app) check(cmd *cobra.Command, args []string, limits checkLimits) (plug
 	var err error
 	switch {
 	case len(args) > 1:
-		return pluginUnknown, clean(fmt.Sprintf("%q is too much: want one device, or none for all",
-			args[1]))
+		return pluginUnknown,
+			readable.Text(fmt.Sprintf("%q is too much: want one device, or none for all",
+				args[1]))
 	case limits.critical > limits.warning || limits.warning > 100:
 		return pluginUnknown, "--spare-critical is to be no more than --spare-warning, and that " +
 			"no more than 100"
@@ -112,7 +114,7 @@ func checkAll(all []*control.Status, limits checkLimits) (pluginState, string) {
 	for _, st := range all {
 		s, text := checkOne(st, limits)
 		state = state.worse(s)
-		texts[s] = append(texts[s], clean(st.Name)+": "+clean(text))
+		texts[s] = append(texts[s], readable.Text(st.Name)+": "+readable.Text(text))
 		data = append(data, performance(st, limits)...)
 	}
 	var parts []string
@@ -142,10 +144,10 @@ func checkOne(st *control.Status, limits checkLimits) (pluginState, string) {
 		add(pluginWarning, "requests wait for the disk")
 	}
 	if st.Lost > 0 {
-		add(pluginWarning, "%s blocks are lost", numText(st.Lost))
+		add(pluginWarning, "%s blocks are lost", readable.Number(st.Lost))
 	}
 	if st.Pending > 0 {
-		add(pluginWarning, "%s blocks do not read", numText(st.Pending))
+		add(pluginWarning, "%s blocks do not read", readable.Number(st.Pending))
 	}
 	if st.Spare.Total > 0 {
 		free := st.Spare.Free * 100
@@ -157,14 +159,15 @@ func checkOne(st *control.Status, limits checkLimits) (pluginState, string) {
 		}
 	}
 	if state == pluginOK {
-		return state, fmt.Sprintf("live, %s units remapped", numText(st.Remaps))
+		return state, fmt.Sprintf("live, %s units remapped", readable.Number(st.Remaps))
 	}
 	return state, strings.Join(why, ", ")
 }
 
 // performance returns the performance data of a device: 'label'=value;warning;critical;min;max.
 func performance(st *control.Status, limits checkLimits) []string {
-	label := strings.NewReplacer("'", "_", "=", "_", " ", "_", "|", "_").Replace(clean(st.Name))
+	label := strings.NewReplacer("'", "_", "=", "_", " ", "_", "|",
+		"_").Replace(readable.Text(st.Name))
 	one := func(what, value string) string { return fmt.Sprintf("'%s %s'=%s", label, what, value) }
 	total := st.Spare.Total
 	return []string{

@@ -18,6 +18,7 @@ import (
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 )
 
 func configCommand(a *app) *cobra.Command {
@@ -119,12 +120,12 @@ func (a *app) checkFiles(ctx context.Context, files []string) error {
 	}
 	for _, c := range all {
 		if c.OK && !a.json {
-			if _, err := fmt.Fprintln(a.out, clean(c.File)+": ok"); err != nil {
+			if _, err := fmt.Fprintln(a.out, readable.Text(c.File)+": ok"); err != nil {
 				return err
 			}
 		}
 		for _, p := range c.Problems {
-			a.tell("%s\n", clean(p.text(c.File)))
+			a.tell("%s\n", readable.Text(p.text(c.File)))
 		}
 	}
 	if worst != nil {
@@ -206,7 +207,7 @@ func (a *app) checkDisk(ctx context.Context, file *config.File, said *startOptio
 		return err
 	case <-time.After(diskAnswer):
 		a.tell("ublk-remap: %s does not answer; what it carries was not looked at\n",
-			clean(said.backing))
+			readable.Text(said.backing))
 		return nil
 	}
 }

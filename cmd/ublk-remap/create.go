@@ -17,6 +17,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
@@ -348,52 +349,62 @@ func (a *app) printCreated(c created) error {
 		verb = "would be " + verb
 	}
 	for _, k := range c.Kept {
-		if _, err := fmt.Fprintf(a.out, "keeps %s\n", clean(k)); err != nil {
+		if _, err := fmt.Fprintf(a.out, "keeps %s\n", readable.Text(k)); err != nil {
 			return err
 		}
 	}
 	for _, r := range c.Replaced {
-		if _, err := fmt.Fprintf(a.out, "replaces %s\n", clean(r)); err != nil {
+		if _, err := fmt.Fprintf(a.out, "replaces %s\n", readable.Text(r)); err != nil {
 			return err
 		}
 	}
 	rows := [][]string{
 		{c.Backing, verb + " as " + c.Name + " (" + c.UUID + ")"},
-		{"exports", fmt.Sprintf("%s, %s blocks of %d bytes", sizeText(c.SizeBytes),
-			numText(c.SizeBlocks), c.BlockSize)},
-		{"spare", fmt.Sprintf("%s, %s units", sizeText(c.SpareBytes), numText(c.SpareUnits))},
+		{"exports", fmt.Sprintf("%s, %s blocks of %d bytes", readable.Bytes(c.SizeBytes),
+			readable.Number(c.SizeBlocks), c.BlockSize)},
+		{"spare", fmt.Sprintf("%s, %s units", readable.Bytes(c.SpareBytes),
+			readable.Number(c.SpareUnits))},
 	}
 	if c.SpareDevice != "" {
 		rows[2][1] += " on " + c.SpareDevice
 	}
-	if c.BadBlocks > 0 {
-		rows = append(rows, []string{"known bad", numText(c.BadBlocks) + " blocks"})
-	}
-	if c.BadSpares > 0 {
-		rows = append(rows, []string{"bad spares", numText(c.BadSpares) +
-			" units of the spare region are known to be bad"})
-	}
-	if c.FoundBad > 0 {
-		rows = append(rows, []string{"found bad", numText(c.FoundBad) +
-			" units of 4 KiB among the places that were tried"})
-	}
-	if n := len(c.BadPlaces); n > 0 {
-		rows = append(rows, []string{"bad places", numText(uint64(n)) + " for metadata; see: " +
-			shell.Command("metadata", "check", c.Backing)})
-	}
+	rows = append(rows, c.badRows()...)
 	if c.InPlace && c.SpareDevice == "" {
 		rows = append(rows, []string{"uses", fmt.Sprintf("the bytes from %d on", c.SizeBytes)})
 	}
 	rows = append(rows, c.takenRows()...)
 	if c.Lost > 0 {
-		rows = append(rows, []string{"unreadable", numText(c.Lost) + " blocks of the first " +
-			sizeText(c.HeadBytes) + "; they answer errors until they are written"})
+		rows = append(rows, []string{"unreadable", readable.Number(c.Lost) +
+			" blocks of the first " + readable.Bytes(c.HeadBytes) +
+			"; they answer errors until they are written"})
 	}
 	if c.Moved > 0 {
-		rows = append(rows, []string{"remapped", numText(c.Moved) + " blocks whose place was bad"})
+		rows = append(rows, []string{"remapped", readable.Number(c.Moved) +
+			" blocks whose place was bad"})
 	}
 	if !c.DryRun {
 		rows = append(rows, []string{"next", shell.Command("start", c.Backing)})
 	}
 	return a.table(rows)
+}
+
+// badRows says what is known to be bad, as rows for a person.
+func (c *created) badRows() (rows [][]string) {
+	if c.BadBlocks > 0 {
+		rows = append(rows, []string{"known bad", readable.Number(c.BadBlocks) + " blocks"})
+	}
+	if c.BadSpares > 0 {
+		rows = append(rows, []string{"bad spares", readable.Number(c.BadSpares) +
+			" units of the spare region are known to be bad"})
+	}
+	if c.FoundBad > 0 {
+		rows = append(rows, []string{"found bad", readable.Number(c.FoundBad) +
+			" units of 4 KiB among the places that were tried"})
+	}
+	if n := len(c.BadPlaces); n > 0 {
+		rows = append(rows, []string{"bad places", readable.Number(uint64(n)) +
+			" for metadata; see: " +
+			shell.Command("metadata", "check", c.Backing)})
+	}
+	return rows
 }

@@ -13,6 +13,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -194,7 +195,7 @@ func (c *created) question() string {
 	if c.SpareDevice == "" {
 		q += fmt.Sprintf("; all bytes from %d on are used and lost", c.SizeBytes)
 	} else {
-		q += fmt.Sprintf("; its first %s move to %s", sizeText(c.HeadBytes), c.SpareDevice)
+		q += fmt.Sprintf("; its first %s move to %s", readable.Bytes(c.HeadBytes), c.SpareDevice)
 	}
 	if len(c.Replaced) > 0 {
 		q += "; this destroys " + strings.Join(c.Replaced, ", and ")

@@ -11,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/lists"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -158,6 +159,6 @@ func (c *created) takenRows() [][]string {
 	if c.Taken+c.Untaken == 0 {
 		return nil
 	}
-	return [][]string{{"from dm-remap", numText(c.Taken) + " blocks taken over, " +
-		numText(c.Untaken) + " have no copy there that can be trusted"}}
+	return [][]string{{"from dm-remap", readable.Number(c.Taken) + " blocks taken over, " +
+		readable.Number(c.Untaken) + " have no copy there that can be trusted"}}
 }

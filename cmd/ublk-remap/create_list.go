@@ -5,6 +5,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/internal/lists"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -26,7 +27,7 @@ func (a *app) warnOfBlockSize(list *lists.List, disk int64, o createOptions) {
 	case list.End > 0 && list.End <= disk/4:
 		a.log.Warn().Int("badblocks-size", o.badblocksSize).
 			Msgf("the list ends at %s of %s: if its blocks are larger than %d bytes, say so with "+
-				"--badblocks-size", sizeText(list.End), sizeText(disk), o.badblocksSize)
+				"--badblocks-size", readable.Bytes(list.End), readable.Bytes(disk), o.badblocksSize)
 	}
 }
 
@@ -44,5 +45,6 @@ func (a *app) warnOfFewSpares(bad badblocks.Entries, plan *metadata.Layout) {
 		"disk unused", want)).
 		Msgf("%s units of %d bytes are known to be bad, and of %s spare units %s are good: "+
 			"writes to the others will fail",
-			numText(bad.Units), metadata.UnitSize, numText(plan.SpareUnits()), numText(good))
+			readable.Number(bad.Units), metadata.UnitSize, readable.Number(plan.SpareUnits()),
+			readable.Number(good))
 }

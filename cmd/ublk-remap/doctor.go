@@ -9,6 +9,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/doctor"
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/config"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -64,7 +65,7 @@ The exit code is 5 if devices cannot be served here.`,
 func (a *app) examineFiles(ctx context.Context) (checks []doctor.Check) {
 	add := func(state doctor.State, what, do string) {
 		checks = append(checks, doctor.Check{Name: "configuration", State: state,
-			What: clean(what), Do: clean(do)})
+			What: readable.Text(what), Do: readable.Text(do)})
 	}
 	files, err := filesMeant(nil)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -143,7 +144,8 @@ func (d *driller) show(row drilledStep) error {
 	if row.Result != "planned" {
 		took = fmt.Sprintf(" (%.0f ms)", row.TookMS)
 	}
-	_, err := fmt.Fprintf(d.app.out, "%-8s  %-7s  %s%s\n", row.Name, row.Result, clean(row.Detail),
+	_, err := fmt.Fprintf(d.app.out, "%-8s  %-7s  %s%s\n", row.Name, row.Result,
+		readable.Text(row.Detail),
 		took)
 	return err
 }
@@ -209,7 +211,7 @@ func (d *driller) restore(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("as of record %s: %s remaps, %s blocks pending", b.Position,
-		numText(counts.Mapped), numText(counts.Pending)), nil
+		readable.Number(counts.Mapped), readable.Number(counts.Pending)), nil
 }
 
 // restart swaps the server, and waits until the new one answers.

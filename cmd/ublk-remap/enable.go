@@ -16,6 +16,7 @@ import (
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -326,6 +327,6 @@ func (a *app) printEnabled(state *enabledState) error {
 	case state.Device != "":
 		text += "; " + state.Device + " stays until: " + shell.Command("stop", state.Name)
 	}
-	_, err := fmt.Fprintln(a.out, clean(text))
+	_, err := fmt.Fprintln(a.out, readable.Text(text))
 	return err
 }

@@ -18,6 +18,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -211,22 +212,11 @@ func (p *eventPrinter) event(e *metadata.Event) error {
 		errno = cmp.Or(unix.ErrnoName(syscall.Errno(e.Errno)), strconv.Itoa(int(e.Errno)))
 	}
 	if e.HasLatency {
-		took = shortDuration(time.Duration(e.Latency) * time.Microsecond)
+		took = readable.Latency(time.Duration(e.Latency) * time.Microsecond)
 	}
 	if e.HasTemperature {
 		temp = strconv.Itoa(int(e.Temperature)) + "C"
 	}
 	return p.row(e.Time().Local().Format("2006-01-02 15:04:05.000"), e.Kind, block, count, errno,
-		took, temp, clean(e.Text()))
-}
-
-// shortDuration is a time with at most three digits behind the point.
-func shortDuration(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		d = d.Round(time.Millisecond)
-	case d >= time.Millisecond:
-		d = d.Round(time.Microsecond)
-	}
-	return d.String()
+		took, temp, readable.Text(e.Text()))
 }

@@ -15,6 +15,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/control"
 	"ublkremap/internal/lists"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -138,7 +139,7 @@ func (a *app) export(ctx context.Context, path string, o exportOptions) error {
 		return lists.WriteBadblocks(a.out, unreadable(b, o), int64(o.blockSize))
 	case lists.Ddrescue:
 		return lists.WriteDdrescue(a.out, unreadable(b, o), o.bytes, "Mapfile. Created by "+
-			"ublk-remap export of "+clean(b.Superblock.Name))
+			"ublk-remap export of "+readable.Text(b.Superblock.Name))
 	case formatJSON:
 		a.json = true
 		return a.printRemaps(func(f func(control.Remap) error) error { return remaps(b, f) })

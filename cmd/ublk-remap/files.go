@@ -14,6 +14,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
+	"ublkremap/internal/readable"
 )
 
 // The states of blocks that are not in the table.
@@ -105,7 +106,7 @@ func (a *app) files(ctx context.Context, r *control.Record, ranges []control.Ran
 		return context.Cause(ctx)
 	}
 	for _, n := range found.Notes {
-		a.tell("ublk-remap: %s\n", clean(n))
+		a.tell("ublk-remap: %s\n", readable.Text(n))
 	}
 	if a.json {
 		if found.Rows == nil {
@@ -276,9 +277,9 @@ func (a *app) printFiles(rows []files.Row) error {
 		line("BLOCK", "COUNT", "STATE", "OWNER", "WHAT")
 	}
 	for _, r := range rows {
-		line(r.Block, r.Count, clean(r.State), r.Owner, clean(rowText(&r)))
+		line(r.Block, r.Count, readable.Text(r.State), r.Owner, readable.Text(rowText(&r)))
 	}
-	_, _ = fmt.Fprintln(out, clean(damageText(damageOf(rows))))
+	_, _ = fmt.Fprintln(out, readable.Text(damageText(damageOf(rows))))
 	return out.Flush()
 }
 
@@ -364,10 +365,10 @@ func damageText(d *control.Damage) string {
 		}
 	}
 	if d.Metadata > 0 {
-		text += fmt.Sprintf("; %s blocks of metadata", numText(d.Metadata))
+		text += fmt.Sprintf("; %s blocks of metadata", readable.Number(d.Metadata))
 	}
 	if d.Unknown > 0 {
-		text += fmt.Sprintf("; of %s blocks the owner is not known", numText(d.Unknown))
+		text += fmt.Sprintf("; of %s blocks the owner is not known", readable.Number(d.Unknown))
 	}
 	return text
 }

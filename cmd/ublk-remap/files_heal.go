@@ -8,6 +8,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
+	"ublkremap/internal/readable"
 )
 
 // freeHealed is what files --heal-free prints as JSON. All counts are blocks.
@@ -44,7 +45,7 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 		for _, n := range p.Notes {
 			if !said[n] {
 				said[n] = true
-				a.tell("ublk-remap: %s\n", clean(n))
+				a.tell("ublk-remap: %s\n", readable.Text(n))
 			}
 		}
 		next, err = out.fill(ctx, r, p)
@@ -88,7 +89,7 @@ func (a *app) toldHealed(ctx context.Context, r *control.Record, out *freeHealed
 	}
 	if err == nil && out.Failed > 0 {
 		err = fmt.Errorf("%s: %s blocks of free space were not healed: %s", r.Device,
-			numText(out.Failed), out.reason)
+			readable.Number(out.Failed), out.reason)
 	}
 	return err
 }
@@ -149,16 +150,16 @@ func (a *app) printHealed(h *freeHealed, rows []files.Row) error {
 	for _, g := range h.Free {
 		free += g.Count
 	}
-	text := fmt.Sprintf("healed %s blocks of free space", numText(h.Healed))
+	text := fmt.Sprintf("healed %s blocks of free space", readable.Number(h.Healed))
 	if h.DryRun {
-		text = fmt.Sprintf("would heal %s blocks of free space", numText(free))
+		text = fmt.Sprintf("would heal %s blocks of free space", readable.Number(free))
 	}
 	if h.Written > 0 {
-		text += fmt.Sprintf("; %s were written to meanwhile", numText(h.Written))
+		text += fmt.Sprintf("; %s were written to meanwhile", readable.Number(h.Written))
 	}
 	if h.Reads > 0 {
-		text += fmt.Sprintf("; %s read again and were left as they are", numText(h.Reads))
+		text += fmt.Sprintf("; %s read again and were left as they are", readable.Number(h.Reads))
 	}
-	_, err := fmt.Fprintf(a.out, "%s\n%s\n", text, clean(damageText(damageOf(rows))))
+	_, err := fmt.Fprintf(a.out, "%s\n%s\n", text, readable.Text(damageText(damageOf(rows))))
 	return err
 }

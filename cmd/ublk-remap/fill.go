@@ -16,6 +16,7 @@ import (
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/internal/lists"
+	"ublkremap/internal/readable"
 )
 
 type fillOptions struct {
@@ -141,7 +142,7 @@ func (a *app) fill(ctx context.Context, r *control.Record, o fillOptions) error 
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w (%s of %s blocks were filled)", r.Device, err,
-			numText(out.Filled), numText(out.Bad))
+			readable.Number(out.Filled), readable.Number(out.Bad))
 	}
 	return a.printFilled(out)
 }
@@ -298,7 +299,7 @@ func (a *app) printFilled(out fillResult) error {
 			why = out.Reason
 		}
 		failed = fmt.Errorf("%s: %s blocks could not be filled and stay as they are: %s",
-			out.Device, numText(out.Failed), why)
+			out.Device, readable.Number(out.Failed), why)
 	}
 	if a.json {
 		return errors.Join(a.printJSON(out), failed)
@@ -307,8 +308,8 @@ func (a *app) printFilled(out fillResult) error {
 	if out.DryRun {
 		verb = "would be filled"
 	}
-	rows := [][]string{{verb, fmt.Sprintf("%s of %s bad blocks", numText(out.Filled),
-		numText(out.Bad))}}
+	rows := [][]string{{verb, fmt.Sprintf("%s of %s bad blocks", readable.Number(out.Filled),
+		readable.Number(out.Bad))}}
 	for _, row := range []struct {
 		n    uint64
 		what string
@@ -318,7 +319,7 @@ func (a *app) printFilled(out fillResult) error {
 		{out.NotBad, "were written meanwhile: left alone"},
 	} {
 		if row.n > 0 {
-			rows = append(rows, []string{numText(row.n), row.what})
+			rows = append(rows, []string{readable.Number(row.n), row.what})
 		}
 	}
 	return errors.Join(a.table(rows), failed)

@@ -17,6 +17,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
 	"ublkremap/internal/mountinfo"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -89,7 +90,7 @@ func (a *app) damaged(ctx context.Context, r *control.Record, out *filledFiles) 
 		return nil, err
 	}
 	for _, n := range found.Notes {
-		a.tell("ublk-remap: %s\n", clean(n))
+		a.tell("ublk-remap: %s\n", readable.Text(n))
 	}
 	var paths []string
 	for i := range found.Rows {
@@ -195,7 +196,7 @@ func (a *app) printFilledFiles(out filledFiles) error {
 		len(out.Files), verb)
 	if err == nil && out.Other > 0 {
 		_, err = fmt.Fprintf(a.out, "%s bad blocks are no data of a file; see: %s\n",
-			numText(out.Other), shell.Command("files", out.Device))
+			readable.Number(out.Other), shell.Command("files", out.Device))
 	}
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"ublkremap/internal/drive"
 	"ublkremap/internal/health"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -183,7 +184,7 @@ func driveText(d *health.Drive) string {
 		if *d.PowerOnHours == 1 {
 			unit = " hour"
 		}
-		parts = append(parts, "on for "+numText(uint64(*d.PowerOnHours))+unit)
+		parts = append(parts, "on for "+readable.Number(uint64(*d.PowerOnHours))+unit)
 	}
 	if d.EnduranceUsed != nil {
 		parts = append(parts, fmt.Sprintf("%d %% of its endurance used", *d.EnduranceUsed))

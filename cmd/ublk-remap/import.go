@@ -16,6 +16,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/lists"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -133,7 +134,7 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 	}
 	if out.Stay > 0 {
 		return fmt.Errorf("%s: %w: %s blocks still read and stay at home, where they may fail: no "+
-			"spare unit took them", r.Device, rescue.ErrStay, numText(out.Stay))
+			"spare unit took them", r.Device, rescue.ErrStay, readable.Number(out.Stay))
 	}
 	return nil
 }
@@ -204,8 +205,8 @@ func (a *app) warnOfListBlocks(list *lists.List, o lists.Options) {
 	}
 	if o.Format == lists.Badblocks && o.Block == 0 && list.End > 0 && list.End <= o.Size/4 {
 		a.log.Warn().Int("block-size", list.Block).Msgf("the list ends at %s of %s: if its blocks "+
-			"are larger than %d bytes, say so with --block-size", sizeText(list.End),
-			sizeText(o.Size), list.Block)
+			"are larger than %d bytes, say so with --block-size", readable.Bytes(list.End),
+			readable.Bytes(o.Size), list.Block)
 	}
 }
 
@@ -277,7 +278,8 @@ func (a *app) sayImported(err error, out imported) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w; of %s blocks %s were marked and %s moved; run it again "+
-		"to go on", out.Device, err, numText(out.Listed), numText(out.Marked), numText(out.Moved))
+		"to go on", out.Device, err, readable.Number(out.Listed), readable.Number(out.Marked),
+		readable.Number(out.Moved))
 }
 
 func (a *app) printImported(out imported, o importOptions) error {
@@ -286,20 +288,20 @@ func (a *app) printImported(out imported, o importOptions) error {
 	}
 	if out.DryRun {
 		_, err := fmt.Fprintf(a.out, "%s: would mark %s blocks, except those that are pending, "+
-			"lost or in the spare region\n", clean(out.Device), numText(out.Listed))
+			"lost or in the spare region\n", readable.Text(out.Device), readable.Number(out.Listed))
 		return err
 	}
 	text := fmt.Sprintf("%s: of %s listed blocks %s are pending now, %s were known, %s live in "+
-		"the spare region\n", clean(out.Device), numText(out.Listed), numText(out.Marked),
-		numText(out.Known), numText(out.Spared))
+		"the spare region\n", readable.Text(out.Device), readable.Number(out.Listed),
+		readable.Number(out.Marked), readable.Number(out.Known), readable.Number(out.Spared))
 	if !o.markOnly {
 		text += fmt.Sprintf("%s still read and were moved to the spare region, %s do not read\n",
-			numText(out.Moved), numText(out.Unreadable))
+			readable.Number(out.Moved), readable.Number(out.Unreadable))
 	}
 	if out.SpareUnits > 0 || out.MetadataBytes > 0 {
 		text += fmt.Sprintf("%s spare units and %s of metadata are listed, and left to the "+
-			"server: what fails there is gone around\n", numText(out.SpareUnits),
-			sizeText(int64(out.MetadataBytes)))
+			"server: what fails there is gone around\n", readable.Number(out.SpareUnits),
+			readable.Bytes(int64(out.MetadataBytes)))
 	}
 	_, err := io.WriteString(a.out, text)
 	return err

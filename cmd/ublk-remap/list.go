@@ -8,6 +8,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 	"ublkremap/ublk"
 )
 
@@ -29,7 +30,7 @@ func listCommand(a *app) *cobra.Command {
 					Backing: st.Backing, ServerPID: st.ServerPID,
 				})
 				rows = append(rows, []string{st.Device, cmp.Or(st.Name, "-"), string(st.State),
-					sizeText(int64(st.SizeBlocks) * int64(st.BlockSize)),
+					readable.Bytes(int64(st.SizeBlocks) * int64(st.BlockSize)),
 					cmp.Or(st.Backing, "-")})
 			}
 			if a.json {

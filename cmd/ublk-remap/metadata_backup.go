@@ -12,6 +12,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -76,9 +77,9 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 	if a.json {
 		return a.printJSON(out)
 	}
-	_, err = fmt.Fprintf(a.out, "%s: %s (%s) as of record %s, %s remaps, %s\n", clean(out.File),
-		clean(out.Name), out.UUID, out.Position,
-		numText(out.Table.Mapped), sizeText(out.Bytes))
+	_, err = fmt.Fprintf(a.out, "%s: %s (%s) as of record %s, %s remaps, %s\n",
+		readable.Text(out.File), readable.Text(out.Name), out.UUID, out.Position,
+		readable.Number(out.Table.Mapped), readable.Bytes(out.Bytes))
 	return err
 }
 

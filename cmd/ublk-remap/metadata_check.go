@@ -7,6 +7,7 @@ import (
 
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -45,7 +46,7 @@ must not be served meanwhile.`,
 					return jsonErr
 				}
 			} else {
-				if _, outErr := fmt.Fprint(a.out, cleanLines(report.String())); outErr != nil {
+				if _, outErr := fmt.Fprint(a.out, readable.Lines(report.String())); outErr != nil {
 					return outErr
 				}
 			}

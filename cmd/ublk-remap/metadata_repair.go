@@ -11,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
@@ -199,7 +200,7 @@ func (a *app) printMended(m *mended) error {
 	if m.After != nil {
 		b.WriteString(m.After.String())
 	}
-	_, err := fmt.Fprint(a.out, cleanLines(b.String()))
+	_, err := fmt.Fprint(a.out, readable.Lines(b.String()))
 	return err
 }
 

@@ -13,10 +13,9 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/dustin/go-humanize"
-
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/internal/readable"
 )
 
 // printJSON prints a value as one JSON document.
@@ -63,26 +62,13 @@ func (a *app) tell(format string, args ...any) {
 	_, _ = fmt.Fprintf(a.err, format, args...)
 }
 
-// clean returns a text from outside, such as a name or a path, in a form that can be shown: on one
-// line, and without anything that a terminal would read as a command.
-func clean(s string) string { return exit.Printable(s) }
-
-// cleanLines is clean for a text of several lines.
-func cleanLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i := range lines {
-		lines[i] = clean(lines[i])
-	}
-	return strings.Join(lines, "\n")
-}
-
 // table prints rows with aligned columns. It makes the contents of cells safe to show.
 func (a *app) table(rows [][]string) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
 		shown := make([]string, len(r))
 		for i, cell := range r {
-			shown[i] = clean(cell)
+			shown[i] = readable.Text(cell)
 		}
 		if _, err := fmt.Fprintln(w, strings.Join(shown, "\t")); err != nil {
 			return err
@@ -123,10 +109,10 @@ func appendWrapped(rows [][]string, label, text string) [][]string {
 // appendBroken adds a name or a path to rows of labels and values. One that does not fit into a
 // line is broken anywhere. It makes the text safe to show first, since that can make it longer.
 func appendBroken(rows [][]string, label, text string) [][]string {
-	text = clean(text)
+	text = readable.Text(text)
 	for {
 		line := text
-		for columnsOf(line) > textWidth {
+		for readable.Columns(line) > textWidth {
 			_, n := utf8.DecodeLastRuneInString(line)
 			line = line[:len(line)-n]
 		}
@@ -138,12 +124,6 @@ func appendBroken(rows [][]string, label, text string) [][]string {
 	}
 }
 
-// sizeText prints a size for people.
-func sizeText(n int64) string { return humanize.IBytes(uint64(n)) }
-
-// numText prints a number for people.
-func numText(n uint64) string { return humanize.Comma(int64(n)) }
-
 // confirm asks before something is destroyed. Without a terminal nobody can answer, and the
 // operation is refused.
 func (a *app) confirm(what string) error {
@@ -152,7 +132,7 @@ func (a *app) confirm(what string) error {
 		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what,
 			exit.ErrRefused)
 	}
-	a.tell("%s\nType yes to go on: ", clean(what))
+	a.tell("%s\nType yes to go on: ", readable.Text(what))
 	type answer struct {
 		line string
 		err  error

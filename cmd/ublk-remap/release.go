@@ -11,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/prepare"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
@@ -239,7 +240,7 @@ func ranges(l []metadata.BlockRange) []metadata.BlockRange {
 
 func (r *released) question(force bool) string {
 	q := fmt.Sprintf("This moves %s blocks home, and makes a plain disk of %s; what %q remembers "+
-		"is erased", numText(r.MovedBlocks), r.Backing, r.Name)
+		"is erased", readable.Number(r.MovedBlocks), r.Backing, r.Name)
 	if len(r.NoCopy) > 0 {
 		q += fmt.Sprintf("; %s have no copy, and will read as zeroes, as errors, or as what was "+
 			"there once", blocksText(r.NoCopy))
@@ -268,7 +269,7 @@ func blocksText(l []metadata.BlockRange) string {
 			some = append(some, fmt.Sprint(r.Block))
 		}
 	}
-	return fmt.Sprintf("%s blocks (%s)", numText(n), strings.Join(some, ", "))
+	return fmt.Sprintf("%s blocks (%s)", readable.Number(n), strings.Join(some, ", "))
 }
 
 func (a *app) printReleased(r released) error {
@@ -286,12 +287,12 @@ func (a *app) printReleased(r released) error {
 	}
 	rows := [][]string{
 		{r.Backing, verb},
-		{"holds", fmt.Sprintf("what %s showed: %s", r.Name, sizeText(r.SizeBytes))},
-		{"moved home", fmt.Sprintf("%s blocks, and the first %s", numText(r.MovedBlocks),
-			numText(r.HeadBlocks))},
+		{"holds", fmt.Sprintf("what %s showed: %s", r.Name, readable.Bytes(r.SizeBytes))},
+		{"moved home", fmt.Sprintf("%s blocks, and the first %s", readable.Number(r.MovedBlocks),
+			readable.Number(r.HeadBlocks))},
 	}
 	if r.Pending > 0 {
-		rows = append(rows, []string{"unreadable", numText(r.Pending) +
+		rows = append(rows, []string{"unreadable", readable.Number(r.Pending) +
 			" blocks could not be read before either"})
 	}
 	if len(r.NoCopy) > 0 {
@@ -299,7 +300,8 @@ func (a *app) printReleased(r released) error {
 			"; they read as zeroes, as errors, or as what was there once"})
 	}
 	if r.Unlisted > 0 {
-		rows = append(rows, []string{"besides", numText(r.Unlisted) + " such blocks, in more " +
+		rows = append(rows, []string{"besides", readable.Number(r.Unlisted) +
+			" such blocks, in more " +
 			"places than can be listed"})
 	}
 	if len(r.Old) > 0 {

@@ -13,6 +13,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 func remapCommand(a *app) *cobra.Command {
@@ -73,7 +74,8 @@ func (a *app) printRemaps(each func(func(control.Remap) error) error) error {
 		if r.Spare != nil {
 			spare = strconv.FormatUint(*r.Spare, 10)
 		}
-		return row(r.Block, r.Count, spare, clean(r.State), clean(r.Cause), clean(r.Time))
+		return row(r.Block, r.Count, spare, readable.Text(r.State), readable.Text(r.Cause),
+			readable.Text(r.Time))
 	})
 	if err == nil && a.json {
 		text := "\n]\n"
@@ -148,7 +150,7 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 		case out.acceptOld:
 			ask = control.NewClient(r.Name).TakeBackRemaps
 		}
-		bar := a.progress("moving " + numText(blocksIn(out.Ranges)) + " blocks")
+		bar := a.progress("moving " + readable.Number(blocksIn(out.Ranges)) + " blocks")
 		reply, err := ask(ctx, out.Ranges)
 		bar.End()
 		if err != nil {
@@ -161,13 +163,13 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 	}
 	if out.DryRun {
 		_, err := fmt.Fprintf(a.out, "would move what can be moved of %s blocks\n",
-			numText(blocksIn(out.Ranges)))
+			readable.Number(blocksIn(out.Ranges)))
 		return err
 	}
-	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", numText(out.Blocks))
+	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", readable.Number(out.Blocks))
 	if err == nil && out.Old > 0 {
 		_, err = fmt.Fprintf(a.out, "of %s of them home holds what it held before they left it\n",
-			numText(out.Old))
+			readable.Number(out.Old))
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // retested is what remap retest and remap clear print as JSON. Counts are blocks.
@@ -112,7 +113,7 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 		err = lastRetest(cmd.Context(), c, &out, o.stop)
 	default:
 		if o.clear && !o.yes {
-			if err := a.confirm("take everything on " + clean(r.Device) +
+			if err := a.confirm("take everything on " + readable.Text(r.Device) +
 				" home whose home passes the test?"); err != nil {
 				return err
 			}
@@ -273,20 +274,21 @@ func retestNote(r *control.Retest) string {
 		test = "second"
 	}
 	return fmt.Sprintf("%s test, %s: %s blocks found, %s home, %s not well", test, what,
-		numText(r.Found), numText(r.Home), numText(r.Failed))
+		readable.Number(r.Found), readable.Number(r.Home), readable.Number(r.Failed))
 }
 
 func (a *app) printRetested(t *retested) error {
 	if a.json {
 		return a.printJSON(t)
 	}
-	text := fmt.Sprintf("tested %s blocks: %s are home", numText(t.Found), numText(t.Home))
+	text := fmt.Sprintf("tested %s blocks: %s are home", readable.Number(t.Found),
+		readable.Number(t.Home))
 	switch {
 	case t.DryRun:
-		text = fmt.Sprintf("would test %s blocks", numText(t.Found))
+		text = fmt.Sprintf("would test %s blocks", readable.Number(t.Found))
 	case !t.Ended:
 		text = fmt.Sprintf("the test goes on (%s): %s blocks found, %s home so far", t.Step,
-			numText(t.Found), numText(t.Home))
+			readable.Number(t.Found), readable.Number(t.Home))
 	}
 	var rest []string
 	for _, x := range []struct {
@@ -295,7 +297,7 @@ func (a *app) printRetested(t *retested) error {
 	}{{t.Failed, "are not well"}, {t.Changed, "were written to in each test: try again"},
 		{t.Skipped, "needed no test any more"}} {
 		if x.n > 0 {
-			rest = append(rest, numText(x.n)+" "+x.what)
+			rest = append(rest, readable.Number(x.n)+" "+x.what)
 		}
 	}
 	if len(rest) > 0 {

@@ -14,6 +14,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/config"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 )
 
 // stdio is where the command reads and writes.
@@ -43,7 +44,7 @@ func (a *app) host() *host.Host {
 			a.log.Warn().Err(err).Msg("some runtime records are of no use")
 		},
 		Waiting: func(device, what string) {
-			a.tell("ublk-remap: %s: %s\n", device, exit.Printable(what))
+			a.tell("ublk-remap: %s: %s\n", device, readable.Text(what))
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/size"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -193,9 +194,9 @@ func sameTime(a, b *time.Time) bool {
 
 // scrubNote says what a scrub has found, and why it reads nothing.
 func scrubNote(s *control.ScrubStatus) string {
-	note := numText(uint64(s.Found.Unreadable)) + " blocks unreadable"
+	note := readable.Number(uint64(s.Found.Unreadable)) + " blocks unreadable"
 	if s.Waits != "" {
-		note += ", " + clean(s.Waits)
+		note += ", " + readable.Text(s.Waits)
 	}
 	return note
 }
@@ -207,37 +208,39 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 		rows = appendWrapped(rows, "waits", s.Waits)
 	}
 	if s.State != "idle" {
-		limit := "at most " + sizeText(int64(s.RateLimit)) + "/s"
+		limit := "at most " + readable.Rate(float64(s.RateLimit))
 		if s.Idle {
 			limit += ", only while nobody uses the device"
 		}
-		rows = append(rows, []string{"rate", sizeText(int64(s.Rate)) + "/s, " + limit})
+		rows = append(rows, []string{"rate", readable.Rate(float64(s.Rate)) + ", " + limit})
 	}
 	if s.EtaS != nil {
-		rows = append(rows, []string{"ready in", (time.Duration(*s.EtaS) * time.Second).String()})
+		rows = append(rows, []string{"ready in",
+			readable.Duration(time.Duration(*s.EtaS) * time.Second)})
 	}
 	if s.Started != nil {
 		rows = append(rows, []string{"started", s.Started.Local().Format(time.DateTime)},
 			[]string{"found", fmt.Sprintf("%s blocks unreadable, %s weak, %s slow",
-				numText(uint64(s.Found.Unreadable)), numText(uint64(s.Found.Weak)),
-				numText(uint64(s.Found.Slow)))},
+				readable.Number(uint64(s.Found.Unreadable)), readable.Number(uint64(s.Found.Weak)),
+				readable.Number(uint64(s.Found.Slow)))},
 			[]string{"done", fmt.Sprintf("%s blocks repaired, %s relocated",
-				numText(uint64(s.Repaired)), numText(uint64(s.Relocated)))})
+				readable.Number(uint64(s.Repaired)), readable.Number(uint64(s.Relocated)))})
 	}
 	if s.Found.SpareUnits > 0 {
 		rows = append(rows, []string{"", fmt.Sprintf("%s free spare units unreadable",
-			numText(uint64(s.Found.SpareUnits)))})
+			readable.Number(uint64(s.Found.SpareUnits)))})
 	}
 	if s.Found.SlowSpareUnits > 0 {
 		rows = append(rows, []string{"", fmt.Sprintf("%s free spare units slow",
-			numText(uint64(s.Found.SlowSpareUnits)))})
+			readable.Number(uint64(s.Found.SlowSpareUnits)))})
 	}
 	if s.RelocateSlow {
 		rows = append(rows, []string{"slow blocks", "are moved to the spare region"})
 	}
 	if r := &s.Retest; r.Running || r.Tested > 0 {
 		text := fmt.Sprintf("%s homes tested: %s passed once, %s passed twice and are home, "+
-			"%s not well", numText(r.Tested), numText(r.Passed), numText(r.Home), numText(r.Failed))
+			"%s not well", readable.Number(r.Tested), readable.Number(r.Passed),
+			readable.Number(r.Home), readable.Number(r.Failed))
 		if r.Running {
 			text += "; it goes on"
 		}
@@ -255,8 +258,8 @@ func scrubRows(device string, s *control.ScrubStatus) [][]string {
 		if i == 0 {
 			key = "slow"
 		}
-		rows = append(rows, []string{key, fmt.Sprintf("block %s, %s of them", numText(r.Block),
-			numText(r.Count))})
+		rows = append(rows, []string{key, fmt.Sprintf("block %s, %s of them",
+			readable.Number(r.Block), readable.Number(r.Count))})
 	}
 	return rows
 }
@@ -266,6 +269,6 @@ func scrubState(s *control.Scrub) string {
 	if s.State == "idle" || s.Total == 0 {
 		return s.State
 	}
-	return fmt.Sprintf("%s at block %s of %s (%.1f %%)", s.State, numText(s.Position),
-		numText(s.Total), 100*float64(s.Position)/float64(s.Total))
+	return fmt.Sprintf("%s at block %s of %s (%.1f %%)", s.State, readable.Number(s.Position),
+		readable.Number(s.Total), 100*float64(s.Position)/float64(s.Total))
 }

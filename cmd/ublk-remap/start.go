@@ -16,6 +16,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
@@ -183,7 +184,7 @@ func (a *app) launchServer(ctx context.Context, what string, b *host.Backing,
 	}
 	live, err := launch(ctx, self, withFlag(args, "--detached"),
 		launchOptions{withCaller: true, env: env, waiting: func(what string) {
-			a.tell("ublk-remap: %s: %s\n", b.Path, exit.Printable(what))
+			a.tell("ublk-remap: %s: %s\n", b.Path, readable.Text(what))
 		}})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 )
 
 // statusOptions are the flags of status.
@@ -162,7 +163,8 @@ func (a *app) printStatus(s *control.Status) error {
 	rows = appendBroken(rows, "backing", s.Backing)
 	rows = append(rows, [][]string{
 		{"size", fmt.Sprintf("%s, %s blocks of %d bytes",
-			sizeText(int64(s.SizeBlocks)*int64(s.BlockSize)), numText(s.SizeBlocks), s.BlockSize)},
+			readable.Bytes(int64(s.SizeBlocks)*int64(s.BlockSize)), readable.Number(s.SizeBlocks),
+			s.BlockSize)},
 	}...)
 	for _, d := range s.ErrorRecovery {
 		rows = appendWrapped(rows, "error recovery", drive.Says(d))
@@ -193,10 +195,10 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 	add := func(label, format string, args ...any) {
 		rows = appendWrapped(rows, label, fmt.Sprintf(format, args...))
 	}
-	add("spare", "%s of %s units free, %s used", numText(s.Spare.Free), numText(s.Spare.Total),
-		numText(s.Spare.Used))
-	add("remaps", "%s units; %s blocks pending, %s lost", numText(s.Remaps), numText(s.Pending),
-		numText(s.Lost))
+	add("spare", "%s of %s units free, %s used", readable.Number(s.Spare.Free),
+		readable.Number(s.Spare.Total), readable.Number(s.Spare.Used))
+	add("remaps", "%s units; %s blocks pending, %s lost", readable.Number(s.Remaps),
+		readable.Number(s.Pending), readable.Number(s.Lost))
 	if s.Files != nil {
 		add("files", "%s", damageStatus(s))
 	}
@@ -205,28 +207,29 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 		if t.Growth != "" {
 			growth = "; more room: " + t.Growth
 		}
-		add("table", "%s of %s entries%s", numText(t.Entries), numText(t.Max), growth)
+		add("table", "%s of %s entries%s", readable.Number(t.Entries), readable.Number(t.Max),
+			growth)
 	}
-	add("heals", "%s writes, %s reads; %s failed", numText(s.Heals.Writes), numText(s.Heals.Reads),
-		numText(s.Heals.Failed))
+	add("heals", "%s writes, %s reads; %s failed", readable.Number(s.Heals.Writes),
+		readable.Number(s.Heals.Reads), readable.Number(s.Heals.Failed))
 	add("errors", "%s read, %s write, %s flush, %s transport",
-		numText(s.Errors.Read), numText(s.Errors.Write), numText(s.Errors.Flush),
-		numText(s.Errors.Transport))
+		readable.Number(s.Errors.Read), readable.Number(s.Errors.Write),
+		readable.Number(s.Errors.Flush), readable.Number(s.Errors.Transport))
 	if e := s.Errors; e.FailedFast+e.NotNoted > 0 {
 		add("failed reads", "%s of pending blocks, without a new try; %s that could not be noted",
-			numText(e.FailedFast), numText(e.NotNoted))
+			readable.Number(e.FailedFast), readable.Number(e.NotNoted))
 	}
-	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", numText(s.IO.Reads),
-		sizeText(int64(s.IO.ReadBytes)),
-		numText(s.IO.Writes), sizeText(int64(s.IO.WriteBytes)), numText(s.IO.Flushes),
-		numText(s.IO.Discards))
+	add("io", "%s reads (%s), %s writes (%s), %s flushes, %s discards", readable.Number(s.IO.Reads),
+		readable.Bytes(int64(s.IO.ReadBytes)),
+		readable.Number(s.IO.Writes), readable.Bytes(int64(s.IO.WriteBytes)),
+		readable.Number(s.IO.Flushes), readable.Number(s.IO.Discards))
 	if r := s.Requests; r.SlowSince != nil {
 		add("slow", "%s requests since %s or later; %s of at most %s are under way",
-			numText(uint64(r.Slow)), r.SlowSince.Local().Format(time.DateTime),
-			numText(uint64(r.UnderWay)), numText(uint64(r.Most)))
+			readable.Number(uint64(r.Slow)), r.SlowSince.Local().Format(time.DateTime),
+			readable.Number(uint64(r.UnderWay)), readable.Number(uint64(r.Most)))
 	}
 	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
-		sizeText(s.Metadata.LogUsed), sizeText(s.Metadata.LogSize))
+		readable.Bytes(s.Metadata.LogUsed), readable.Bytes(s.Metadata.LogSize))
 	for _, m := range s.Metadata.Mirrors {
 		rows = append(rows, []string{"mirror", m.Location + " " + m.State})
 	}

@@ -8,6 +8,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 )
 
 // nameColumns is how much of a name status --brief shows.
@@ -17,15 +18,16 @@ const nameColumns = 24
 func (a *app) printBrief(all []*control.Status) error {
 	wide := 0
 	for _, s := range all {
-		wide = max(wide, columnsOf(fitted(clean(s.Name), nameColumns)))
+		wide = max(wide, readable.Columns(readable.Fit(readable.Text(s.Name), nameColumns)))
 	}
 	for _, s := range all {
-		name := fitted(clean(s.Name), nameColumns)
-		state := fmt.Sprintf("%-11s", clean(string(s.State)))
-		line := fmt.Sprintf("%-13s  %s%*s  ", clean(s.Device), name, wide-columnsOf(name), "")
-		rest := "  " + clean(briefText(s))
+		name := readable.Fit(readable.Text(s.Name), nameColumns)
+		state := fmt.Sprintf("%-11s", readable.Text(string(s.State)))
+		line := fmt.Sprintf("%-13s  %s%*s  ", readable.Text(s.Device), name,
+			wide-readable.Columns(name), "")
+		rest := "  " + readable.Text(briefText(s))
 		if width := a.width(); width > 0 {
-			rest = fitted(rest, max(width-columnsOf(line+state), 0))
+			rest = readable.Fit(rest, max(width-readable.Columns(line+state), 0))
 		}
 		if a.colours() {
 			state = painted(state, colourOf(s.State))
@@ -45,8 +47,8 @@ func briefText(s *control.Status) string {
 		if s.Spare.Total > 0 {
 			free = 100 * s.Spare.Free / s.Spare.Total
 		}
-		text = fmt.Sprintf("%s pending, %s lost, %d%% spare free", numText(s.Pending),
-			numText(s.Lost), free)
+		text = fmt.Sprintf("%s pending, %s lost, %d%% spare free", readable.Number(s.Pending),
+			readable.Number(s.Lost), free)
 	}
 	for _, more := range []string{s.Reason, s.Action} {
 		if more != "" {
@@ -70,7 +72,7 @@ func number(f func(s *control.Status) uint64) func(*control.Status) string {
 }
 
 func words(f func(s *control.Status) string) func(*control.Status) string {
-	return func(s *control.Status) string { return clean(f(s)) }
+	return func(s *control.Status) string { return readable.Text(f(s)) }
 }
 
 func moment(f func(s *control.Status) *time.Time) func(*control.Status) string {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // hostileNames are names that a disk from elsewhere can have: commands for a terminal, other
@@ -54,8 +55,8 @@ func TestStatusOfHostileNames(t *testing.T) {
 		}
 		harmless(t, "status", text.String())
 		for _, line := range strings.Split(text.String(), "\n") {
-			if columnsOf(line) > 80 && !strings.HasPrefix(line, "uuid") {
-				t.Errorf("%d columns: %s", columnsOf(line), line)
+			if readable.Columns(line) > 80 && !strings.HasPrefix(line, "uuid") {
+				t.Errorf("%d columns: %s", readable.Columns(line), line)
 			}
 		}
 		a := &app{stdio: stdio{out: &brief}}
@@ -218,7 +219,7 @@ func TestFitted(t *testing.T) {
 		n    int
 		want string
 	}{{"abc", 3, "abc"}, {"abcd", 3, "ab…"}, {"漢字", 4, "漢字"}, {"漢字", 3, "漢…"}, {"ab", 1, "…"}} {
-		if got := fitted(tc.text, tc.n); got != tc.want {
+		if got := readable.Fit(tc.text, tc.n); got != tc.want {
 			t.Errorf("%s in %d: %s, want %s", tc.text, tc.n, got, tc.want)
 		}
 	}

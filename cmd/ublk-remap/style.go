@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"unicode/utf8"
 
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // Colours, as ECMA-48 has them (SGR). They are never all that tells things apart.
@@ -56,43 +56,13 @@ func (a *app) paintedTable(rows [][]string, colour func(row []string) string) er
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	for i, row := range rows {
 		// A cell has no end of line, so that lines are rows.
-		last := clean(row[len(row)-1])
+		last := readable.Text(row[len(row)-1])
 		if start, ok := strings.CutSuffix(lines[i], last); ok {
 			lines[i] = start + painted(last, colour(row))
 		}
 	}
 	_, err := fmt.Fprintln(a.out, strings.Join(lines, "\n"))
 	return err
-}
-
-// columnsOf returns how many columns a text takes on a terminal. It counts the wide characters of
-// East Asia as two.
-func columnsOf(s string) (n int) {
-	for _, r := range s {
-		n++
-		for _, w := range wide {
-			if w[0] <= r && r <= w[1] {
-				n++
-			}
-		}
-	}
-	return n
-}
-
-// wide are the characters that take two columns, roughly (Unicode TR 11).
-var wide = [][2]rune{{0x1100, 0x115f}, {0x2e80, 0xa4cf}, {0xac00, 0xd7a3}, {0xf900, 0xfaff},
-	{0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1f300, 0x1faff}, {0x20000, 0x3fffd}}
-
-// fitted cuts a text to so many columns. A text that was cut ends with an ellipsis.
-func fitted(s string, columns int) string {
-	if columnsOf(s) <= columns {
-		return s
-	}
-	for columnsOf(s) > columns-1 && s != "" {
-		_, n := utf8.DecodeLastRuneInString(s)
-		s = s[:len(s)-n]
-	}
-	return s + "…"
 }
 
 // width returns the columns of standard output; 0 if it is no terminal.

@@ -19,6 +19,7 @@ import (
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host/set"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -156,7 +157,7 @@ func (u *upgraded) changes() string {
 	if len(parts) == 0 {
 		return ""
 	}
-	return clean(u.Device+": "+strings.Join(parts, "; ")) + "\n"
+	return readable.Text(u.Device+": "+strings.Join(parts, "; ")) + "\n"
 }
 
 // since compares options with those that the server of a record has. An option that the record does

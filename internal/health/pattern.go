@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize"
+	"ublkremap/internal/readable"
 )
 
 // Pattern says how the bad blocks lie, with the evidence for it.
@@ -58,7 +58,7 @@ type spot struct {
 func patternOf(s *Seen) Pattern {
 	spots := spotsOf(s)
 	size := float64(s.Blocks) * float64(s.BlockSize)
-	text := func(share float64) string { return humanize.IBytes(uint64(share * size)) }
+	text := func(share float64) string { return readable.Bytes(int64(share * size)) }
 	switch {
 	case len(spots) == 0:
 		return Pattern{Kind: PatternNone}
@@ -84,7 +84,7 @@ func patternOf(s *Seen) Pattern {
 	}
 	if period, fit := stripes(spots, size); fit >= stripeFit {
 		return Pattern{PatternStripes, fmt.Sprintf("%d damaged places repeat every %s (fit %.2f): "+
-			"one head or one surface", len(spots), humanize.IBytes(uint64(period)), fit)}
+			"one head or one surface", len(spots), readable.Bytes(int64(period)), fit)}
 	}
 	return Pattern{PatternScattered, fmt.Sprintf("%d damaged places lie anywhere between %s and %s",
 		len(spots), text(spots[0].at), text(spots[len(spots)-1].at))}
@@ -189,5 +189,5 @@ func count(n uint64, one, more string) string {
 	if n == 1 {
 		return "1 " + one
 	}
-	return humanize.Comma(int64(min(n, math.MaxInt64))) + " " + more
+	return readable.Number(n) + " " + more
 }

@@ -189,7 +189,7 @@ func TestServerDies(t *testing.T) {
 	s := newScreen(t, 100, 30, false)
 	s.send(statusMsg{device: "/dev/ublkb0", err: errors.New("no server\x1b[2J")})
 	text := s.plain()
-	if !strings.Contains(text, "unreachable: no server\ufffd[2J") {
+	if !strings.Contains(text, "unreachable: no server\\x1b[2J") {
 		t.Errorf("%s", text)
 	}
 	s.send(listMsg{err: context.DeadlineExceeded})

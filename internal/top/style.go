@@ -4,13 +4,9 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
-	"github.com/dustin/go-humanize"
 
 	"ublkremap/internal/control"
 )
@@ -54,16 +50,6 @@ func stateStyle(s control.State) lipgloss.Style {
 	return lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color(color))
 }
 
-// clean makes a text from outside harmless: anybody can choose the names on a disk.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '\ufffd'
-		}
-		return r
-	}, s)
-}
-
 // fit cuts a text to so many columns, or fills it up. A text that was cut ends with an ellipsis.
 func fit(s string, width int) string {
 	if width <= 0 {
@@ -85,14 +71,6 @@ func wrap(s string, width, lines int) []string {
 
 // cut only cuts.
 func cut(s string, width int) string { return ansi.Truncate(s, max(width, 0), "…") }
-
-func bytesText(n float64) string { return humanize.IBytes(uint64(max(n, 0))) }
-
-func rateText(n float64) string { return bytesText(n) + "/s" }
-
-func numText(n uint64) string { return humanize.Comma(int64(min(n, math.MaxInt64))) }
-
-func durationText(d time.Duration) string { return d.Round(time.Second).String() }
 
 // sparkline draws values, the newest at the right, in so many columns.
 func sparkline(values []float64, width int) string {

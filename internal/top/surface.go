@@ -6,6 +6,8 @@ import (
 
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
+
+	"ublkremap/internal/readable"
 )
 
 // span is a part of the map: cells of per blocks, from a block on.
@@ -78,7 +80,7 @@ func (m *Model) noSurface(d *device) string {
 	case !d.figures():
 		return "no map: no server tells of its blocks"
 	case d.surfaceErr != nil:
-		return "no map: " + clean(d.surfaceErr.Error())
+		return "no map: " + readable.Text(d.surfaceErr.Error())
 	}
 	return "the map is being asked for"
 }
@@ -192,16 +194,17 @@ func (m *Model) words(d *device, l *layout) string {
 	a := s.from + (d.cur-min(d.cur, s.from))/s.per*s.per
 	b := min(a+s.per, total)
 	bs := uint64(d.st.BlockSize)
-	text := fmt.Sprintf("block %s", numText(a))
+	text := fmt.Sprintf("block %s", readable.Number(a))
 	if b > a+1 {
-		text = fmt.Sprintf("blocks %s to %s", numText(a), numText(b-1))
+		text = fmt.Sprintf("blocks %s to %s", readable.Number(a), readable.Number(b-1))
 	}
-	text += fmt.Sprintf(" (%s at %s): ", bytesText(float64((b-a)*bs)), bytesText(float64(a*bs)))
+	text += fmt.Sprintf(" (%s at %s): ", readable.Bytes(int64((b-a)*bs)),
+		readable.Bytes(int64(a*bs)))
 	p := d.part(a, b)
 	var is []string
 	count := func(n uint64, what string) {
 		if n > 0 {
-			is = append(is, numText(n)+" "+what)
+			is = append(is, readable.Number(n)+" "+what)
 		}
 	}
 	count(p.lost, "lost")
@@ -210,13 +213,13 @@ func (m *Model) words(d *device, l *layout) string {
 	count(p.mapped, "in the spare region")
 	seen := map[string]bool{}
 	for _, r := range p.regions {
-		what := clean(r.Kind)
+		what := readable.Text(r.Kind)
 		switch r.Kind {
 		case "spare":
-			what = fmt.Sprintf("spare region, %s of %s units used", numText(d.st.Spare.Used),
-				numText(d.st.Spare.Total))
+			what = fmt.Sprintf("spare region, %s of %s units used",
+				readable.Number(d.st.Spare.Used), readable.Number(d.st.Spare.Total))
 		case "mirror":
-			what = "metadata mirror (" + clean(r.State) + ")"
+			what = "metadata mirror (" + readable.Text(r.State) + ")"
 		case "head":
 			what = "start of the disk, whose data lives elsewhere"
 		case "displaced-head":

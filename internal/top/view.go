@@ -8,6 +8,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // layout says which lines of the window show what. Numbers are lines from the top.
@@ -104,7 +105,7 @@ func (m *Model) title() string {
 		len(m.devices))
 	switch {
 	case m.listErr != nil:
-		text += "   the list is old: " + clean(m.listErr.Error())
+		text += "   the list is old: " + readable.Text(m.listErr.Error())
 	case bad == 1:
 		text += ", 1 needs attention"
 	case bad > 1:
@@ -129,14 +130,16 @@ func (m *Model) list(l *layout) []string {
 			mark = ">"
 		}
 		state, text := d.state(m.now)
-		text = stateStyle(state).Render(fit(clean(text), 11))
+		text = stateStyle(state).Render(fit(readable.Text(text), 11))
 		s, r := d.st, d.now()
 		cells := []string{"-", "-", "-", "-", "-", "-"}
 		if d.figures() {
-			cells = []string{bytesText(r.read), bytesText(r.write), numText(s.Pending),
-				numText(s.Lost), percent(s.Spare.Free, s.Spare.Total), scrubText(&s.Scrub)}
+			cells = []string{readable.Bytes(int64(r.read)), readable.Bytes(int64(r.write)),
+				readable.Number(s.Pending), readable.Number(s.Lost),
+				percent(s.Spare.Free, s.Spare.Total), scrubText(&s.Scrub)}
 		}
-		lines = append(lines, row(mark, clean(s.Name), strings.TrimPrefix(clean(s.Device), "/dev/"),
+		lines = append(lines, row(mark, readable.Text(s.Name),
+			strings.TrimPrefix(readable.Text(s.Device), "/dev/"),
 			text, cells[0], cells[1], cells[2], cells[3], cells[4], cells[5]))
 	}
 	return lines
@@ -155,14 +158,15 @@ func (m *Model) about(d *device) []string {
 		return nil
 	}
 	s := d.st
-	name := fmt.Sprintf("%s (%s) on %s", clean(s.Name), clean(s.Device), clean(s.Backing))
+	name := fmt.Sprintf("%s (%s) on %s", readable.Text(s.Name), readable.Text(s.Device),
+		readable.Text(s.Backing))
 	if s.SizeBlocks > 0 {
-		name += fmt.Sprintf(", %s", bytesText(float64(s.SizeBlocks)*float64(s.BlockSize)))
+		name += fmt.Sprintf(", %s", readable.Bytes(int64(s.SizeBlocks)*int64(s.BlockSize)))
 	}
 	state, text := d.state(m.now)
-	reason := clean(s.Reason)
+	reason := readable.Text(s.Reason)
 	if since := d.late(m.now); since > 0 {
-		reason = "its server has not answered for " + durationText(since) +
+		reason = "its server has not answered for " + readable.Duration(since) +
 			"; the figures are old, and whether I/O goes on is not known"
 	}
 	if reason == "" && state == control.StateLive {
@@ -170,7 +174,7 @@ func (m *Model) about(d *device) []string {
 	}
 	next := "nothing"
 	if s.Action != "" {
-		next = clean(s.Action)
+		next = readable.Text(s.Action)
 	}
 	rate := func(what string, of func(rates) float64, text string) string {
 		values := make([]float64, len(d.history))
@@ -180,18 +184,20 @@ func (m *Model) about(d *device) []string {
 		return fmt.Sprintf("%s %s %s", what, sparkline(values, max((m.width-58)/3, 4)), text)
 	}
 	r := d.now()
-	heals := fmt.Sprintf("%s (%s failed)", numText(s.Heals.Writes+s.Heals.Reads),
-		numText(s.Heals.Failed))
+	heals := fmt.Sprintf("%s (%s failed)", readable.Number(s.Heals.Writes+s.Heals.Reads),
+		readable.Number(s.Heals.Failed))
 	rows := 1
 	if m.height >= tallRows {
 		rows = 3
 	}
 	lines := []string{bold.Render(cut(name, m.width))}
-	lines = append(lines, wrap(stateStyle(state).Render(clean(text))+": "+reason, m.width, rows)...)
+	lines = append(lines, wrap(stateStyle(state).Render(readable.Text(text))+": "+reason, m.width,
+		rows)...)
 	lines = append(lines, wrap("next: "+next, m.width, rows)...)
 	return append(lines,
-		cut(rate("read", func(r rates) float64 { return r.read }, fit(rateText(r.read), 11))+
-			rate("write", func(r rates) float64 { return r.write }, fit(rateText(r.write), 11))+
+		cut(rate("read", func(r rates) float64 { return r.read }, fit(readable.Rate(r.read), 11))+
+			rate("write", func(r rates) float64 { return r.write },
+				fit(readable.Rate(r.write), 11))+
 			rate("heals", func(r rates) float64 { return r.heals }, heals), m.width))
 }
 
@@ -231,7 +237,7 @@ func (m *Model) events(d *device, l *layout) []string {
 	}
 	lines := []string{faint.Render("what happened")}
 	if d.eventsErr != nil && len(d.events) == 0 {
-		return append(lines, cut("not known: "+clean(d.eventsErr.Error()), m.width))
+		return append(lines, cut("not known: "+readable.Text(d.eventsErr.Error()), m.width))
 	}
 	list := d.events
 	if n := len(list) - l.eventRows; n > 0 {
@@ -240,7 +246,7 @@ func (m *Model) events(d *device, l *layout) []string {
 	for i := range list {
 		e := &list[i]
 		text := fmt.Sprintf("%s  %-12s", e.Time.In(m.now.Location()).Format("01-02 15:04:05"),
-			clean(e.What))
+			readable.Text(e.What))
 		if e.HasBlock {
 			text += fmt.Sprintf("  block %d", e.Block)
 		}
@@ -248,7 +254,7 @@ func (m *Model) events(d *device, l *layout) []string {
 			text += fmt.Sprintf(" +%d", e.Count)
 		}
 		if e.Text != "" {
-			text += "  " + clean(e.Text)
+			text += "  " + readable.Text(e.Text)
 		}
 		lines = append(lines, cut(text, m.width))
 	}

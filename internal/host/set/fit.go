@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/dustin/go-humanize"
-
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -42,7 +41,7 @@ func setName(sb *metadata.Superblock) string { return fmt.Sprintf("%q (%s)", sb.
 // wanted names a device of the set for messages.
 func (s *Set) wanted(index int) string {
 	d := &s.Superblock.Devices[index]
-	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, humanize.IBytes(uint64(d.Size)),
+	return fmt.Sprintf("%s device %s (%s) of %s", d.Role, d.UUID, readable.Bytes(d.Size),
 		setName(s.Superblock))
 }
 
@@ -103,8 +102,8 @@ func (s *Set) fits(d *blockdev.Device, sb *metadata.Superblock, err error, epoch
 	}
 	if d.Size() < s.Superblock.Devices[index].Size {
 		return refuse(ErrUnfit, "attach the device itself, not a copy on a smaller one",
-			"it has %s bytes, and %s has %s", humanize.Comma(d.Size()), s.wanted(index),
-			humanize.Comma(s.Superblock.Devices[index].Size))
+			"it has %s bytes, and %s has %s", readable.Number(uint64(d.Size())), s.wanted(index),
+			readable.Number(uint64(s.Superblock.Devices[index].Size)))
 	}
 	return index, nil
 }

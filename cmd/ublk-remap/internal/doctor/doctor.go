@@ -8,15 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 	"ublkremap/ublk"
 )
@@ -132,7 +133,7 @@ func (r *Report) process() {
 		r.add("locked memory", OK, "", "not limited")
 	default:
 		r.add("locked memory", Warning, "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit",
-			"at most %s", humanize.IBytes(limit.Cur))
+			"at most %s", readable.Bytes(int64(min(limit.Cur, math.MaxInt64))))
 	}
 }
 

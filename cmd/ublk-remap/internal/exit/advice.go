@@ -4,14 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 	"ublkremap/ublk"
 )
@@ -65,7 +63,7 @@ func LineOf(verb string, err error) string {
 		return r == '\n' || r == '\r'
 	}), "; ")
 	text = strings.ReplaceAll(text, "\t", " ") // of another program's output
-	text = shorten(Printable(text))
+	text = shorten(readable.Text(text))
 	var detached *Error
 	if errors.As(err, &detached) {
 		return text // the text is a line from here already
@@ -106,26 +104,4 @@ func shorten(s string) string {
 	}
 	return strings.ToValidUTF8(s[:maxLine/2], "") + " … " +
 		strings.ToValidUTF8(s[len(s)-maxLine/2:], "")
-}
-
-// Printable escapes all characters of s that are not printable, in the form that Go uses: control
-// characters, escape sequences, marks that change the direction of writing, and bytes that are not
-// UTF-8.
-func Printable(s string) string {
-	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
-	if strings.IndexFunc(s, odd) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		if odd(r) {
-			quoted := strconv.Quote(s[:n])
-			b.WriteString(quoted[1 : len(quoted)-1])
-		} else {
-			b.WriteString(s[:n])
-		}
-		s = s[n:]
-	}
-	return b.String()
 }

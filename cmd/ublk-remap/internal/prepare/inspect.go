@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/dustin/go-humanize"
-
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/blockdev"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -135,7 +134,7 @@ func (k *keepCheck) fits(s blockdev.Signature) error {
 				"; or add --spare-device"
 		}
 		return k.refuse("there is %s, which ends at byte %d, %s too far: the bytes from %d on "+
-			"are needed; %s", s, e.End, humanize.IBytes(uint64(e.End-k.exported)), k.exported, do)
+			"are needed; %s", s, e.End, readable.Bytes(e.End-k.exported), k.exported, do)
 	}
 	return nil
 }

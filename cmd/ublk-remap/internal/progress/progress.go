@@ -16,8 +16,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/readable"
 )
 
 const (
@@ -241,15 +242,15 @@ func (m *meter) text(now time.Time, width int) string {
 	if m.total > 0 {
 		done := min(m.done, m.total)
 		fmt.Fprintf(&b, ": %d%% of %s", int64(100*float64(done)/float64(m.total)),
-			size(m.total))
+			readable.Bytes(m.total))
 	}
 	if rate := m.speed(now); rate >= 1 {
-		fmt.Fprintf(&b, ", %s/s", size(int64(rate)))
+		fmt.Fprintf(&b, ", %s", readable.Rate(rate))
 		if left := m.total - m.done; left > 0 {
-			fmt.Fprintf(&b, ", %s left", Duration(seconds(float64(left)/rate)))
+			fmt.Fprintf(&b, ", %s left", readable.Duration(seconds(float64(left)/rate)))
 		}
 	}
-	fmt.Fprintf(&b, ", %s so far", Duration(since))
+	fmt.Fprintf(&b, ", %s so far", readable.Duration(since))
 	if m.note != "" {
 		b.WriteString(", " + m.note)
 	}
@@ -264,20 +265,3 @@ func (m *meter) text(now time.Time, width int) string {
 func seconds(s float64) time.Duration {
 	return time.Duration(min(s, 100*365*24*3600) * float64(time.Second))
 }
-
-// Duration is a time for people: two units at most.
-func Duration(d time.Duration) string {
-	d = max(d, 0).Round(time.Second)
-	days, h := int(d.Hours())/24, int(d.Hours())%24
-	switch {
-	case days > 0:
-		return fmt.Sprintf("%dd%dh", days, h)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh%dm", h, int(d.Minutes())%60)
-	case d >= time.Minute:
-		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
-	}
-	return fmt.Sprintf("%ds", int(d.Seconds()))
-}
-
-func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

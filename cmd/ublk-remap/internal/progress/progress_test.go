@@ -126,12 +126,3 @@ func TestShortOperationsAreSilent(t *testing.T) {
 		t.Errorf("%q", w.String())
 	}
 }
-
-func TestDuration(t *testing.T) {
-	for d, want := range map[time.Duration]string{0: "0s", -1: "0s", 59 * time.Second: "59s",
-		90 * time.Second: "1m30s", 3*time.Hour + 5*time.Minute: "3h5m", 50 * time.Hour: "2d2h"} {
-		if got := Duration(d); got != want {
-			t.Errorf("%v: %s, want %s", d, got, want)
-		}
-	}
-}
