@@ -254,7 +254,8 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 	case (res.Errno != 0) != (res.Failed.Count() != 0):
 		fail("%d blocks failed, the first with %s", res.Failed.Count(), errnoName(res.Errno))
 	case res.NotNoted && max(sv.lastTripped, sv.lastCramped) < r.begun && !sv.everUnknown &&
-		!r.path && s.awayStep < r.begun: // a disk that does not answer may have been away before
+		!r.path && s.awayStep < r.begun && // a disk that does not answer may have been away before
+		!q.anyDoubtful(r, res.Failed):
 		fail("something could not be noted, and the breaker is closed")
 	}
 	tried := !r.cancelled && !res.NotNoted
@@ -278,6 +279,16 @@ func (q *queue) auditResult(r *userReq, res *remap.InternalResult) {
 			fail("block %d failed, and is not pending", block)
 		}
 	}
+}
+
+// anyDoubtful reports whether a block that failed need not become pending; see doubtful.
+func (q *queue) anyDoubtful(r *userReq, failed remap.Blocks) bool {
+	for i := range r.Count {
+		if failed.Has(i) && q.doubtful(r, uint64(i)) {
+			return true
+		}
+	}
+	return false
 }
 
 // everMoved reports whether blocks were moved while a request was under way.
