@@ -32,8 +32,10 @@ const (
 	// as long as the disk is fast enough.
 	scrubLeast = 1 << 20
 	// scrubShare is how much of a disk's time it takes while users have requests: one part in that
-	// many.
-	scrubShare = 50
+	// many. A burst costs a user more than the time of the disk: the threads of the server are
+	// woken for it, and copying what is read takes time of a CPU. One user who waits for each
+	// read notices most of that. With a fiftieth it cost him 5 % where the disk is memory.
+	scrubShare = 100
 	// scrubQuiet is how long no request of a user may have ended before the device counts as idle.
 	scrubQuiet = int64(time.Second)
 	// scrubLook is how often a scrub that waits looks whether it may go on.

@@ -149,7 +149,7 @@ func TestScrubLeavesTheDiskToUsers(t *testing.T) {
 		share      float64       // of the time, at most
 		least      float64       // bytes a second, at least
 	}{
-		{"an SSD", false, 500 * time.Microsecond, 0.021, 9 << 20},
+		{"an SSD", false, 500 * time.Microsecond, 0.011, 4.5 * (1 << 20)},
 		{"a disk", true, 8 * time.Millisecond, 0.035, 1 << 20},
 		{"a slow disk", true, 100 * time.Millisecond, 0.45, 1 << 20},
 	} {
