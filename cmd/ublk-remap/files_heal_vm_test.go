@@ -27,11 +27,13 @@ type healCase struct {
 
 var healCases = []healCase{
 	{"ext4", "ext4", []string{"-b", "4096"}, ""},
-	{"ext4 of 1 KiB", "ext4", []string{"-b", "1024", "-O", "orphan_file,quota,mmp"}, ""},
+	{"ext4 of 1 KiB", "ext4", []string{"-b", "1024", "-O", "orphan_file,mmp"}, ""},
+	{"ext4 with quota", "ext4", []string{"-O", "quota"}, ""},
 	{"ext4 with meta_bg, sparse_super2, inline data", "ext4", []string{"-O",
 		"meta_bg,^resize_inode,sparse_super2,inline_data"}, ""},
 	{"ext4 with bigalloc", "ext4", []string{"-O", "bigalloc", "-C", "16384"},
 		"bigalloc): mount it"},
+	{"ext4 without 64bit, of 2 KiB", "ext4", []string{"-b", "2048", "-O", "^64bit"}, ""},
 	{"ext3", "ext3", []string{"-O", "^64bit"}, ""},
 	{"ext2", "ext2", nil, ""},
 	{"xfs", "xfs", []string{"-m", "rmapbt=1,reflink=1"}, ""},
@@ -40,6 +42,7 @@ var healCases = []healCase{
 	{"btrfs", "btrfs", nil, "mount it"},
 	{"btrfs, mixed", "btrfs", []string{"--mixed"}, "mount it"},
 	{"btrfs, all twice", "btrfs", []string{"-m", "dup", "-d", "dup"}, "mount it"},
+	{"btrfs, all once", "btrfs", []string{"-m", "single", "-d", "single"}, "mount it"},
 }
 
 // bads is a device with a file system, and bad blocks in all kinds of its places.
@@ -122,14 +125,14 @@ func (d *bads) pick(t *testing.T, rng *rand.Rand, mounted bool) (places []rig.Ex
 	for _, r := range owners(t, d.Dev, fmt.Sprintf("0+%d", d.Status(t).SizeBlocks)) {
 		what := string(r.Owner) + " " + r.What
 		switch {
-		case strings.HasPrefix(r.What, "superblock"):
+		case strings.HasPrefix(r.What, "superblock") || r.Block < 8:
 			continue // without one nothing is known; TestNoSuperblock tests that
 		case r.Owner == files.OwnerMetadata && !d.broken, !mounted && r.Owner == files.OwnerUnknown:
 			continue // some is held ready for files while ext4 is mounted
 		}
 		kinds[what] = append(kinds[what], r)
 	}
-	if d.broken && len(kinds) < 4 || len(kinds["free free space"]) == 0 {
+	if d.broken && len(kinds) < 3 || len(kinds["free free space"]) == 0 {
 		t.Fatalf("only %v", slices.Collect(maps.Keys(kinds)))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
@@ -210,7 +213,12 @@ func TestHealFreeOn(t *testing.T) {
 					continue
 				}
 				name := fmt.Sprintf("%s, mounted %v, broken %v", c.name, mounted, broken)
-				t.Run(name, func(t *testing.T) { newBads(t, c, mounted, broken).heal(t) })
+				t.Run(name, func(t *testing.T) {
+					if slices.Contains(c.mkfs, "quota") && vmtest.UserMode() {
+						t.Skip("this kernel mounts no ext4 with quota: runs under Debian's kernels")
+					}
+					newBads(t, c, mounted, broken).heal(t)
+				})
 			}
 		}
 	}
@@ -277,9 +285,10 @@ func (d *bads) heal(t *testing.T) {
 	}
 	// The disk is well again. Nothing but free space may have changed.
 	d.disk.SetBad(t, nil)
-	rig.Want(t, exit.Done, "remap", "retest", d.Name, "--pause", "0s")
+	retested := rig.Want(t, exit.Done, "remap", "retest", d.Name, "--pause", "0s")
 	if left := d.bad(t); len(left) > 0 {
-		t.Fatalf("%d blocks are pending on a disk that is well", len(left))
+		t.Fatalf("%v are pending on a disk that is well; the retest says %s%s", left,
+			retested.Stdout, retested.Stderr)
 	}
 	if d.dir == "" {
 		d.dir = d.Mount(t, d.kind)

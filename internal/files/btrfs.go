@@ -25,6 +25,17 @@ type btrfs struct {
 	inodes    btrfsInodes
 	names     map[btrfsUser]string // "" if there is none
 	trees     map[uint64]string    // paths of subvolumes from the top of the file system
+	mounts    []*mount             // of all of its devices
+	extents   btrfsExtents
+	refs      btrfsRefs
+	run       func(l *layout, logical int64, p piece) error // tells of a run of a chunk
+}
+
+func newBtrfs(v *volume) *btrfs {
+	b := &btrfs{volume: v, names: map[btrfsUser]string{}, trees: map[uint64]string{treeFiles: "/"},
+		mounts: v.mountsOf(v.dev)}
+	b.run = b.byExtent
+	return b
 }
 
 // most is how many files are told of one block. Snapshots can make it belong to thousands.
@@ -71,7 +82,7 @@ func (b *btrfs) open() error {
 
 // btrfs asks a mounted btrfs.
 func (v *volume) btrfs(pieces []piece) {
-	b := &btrfs{volume: v, names: map[btrfsUser]string{}, trees: map[uint64]string{treeFiles: "/"}}
+	b := newBtrfs(v)
 	err := b.open()
 	if err == nil {
 		pieces = within(pieces, 0, b.size)
@@ -178,9 +189,11 @@ func (b *btrfs) chunk(logical, start int64, pieces []piece) error {
 				return errors.New(cutOff)
 			}
 			address, size := l.logical(p.at)
-			size = min(size, p.size, b.sector-address%b.sector)
-			b.block(&l, address-address%b.sector, piece{p.top, p.at, size})
-			p = piece{p.top + size, p.at + size, p.size - size}
+			size = min(size, p.size)
+			if err := b.run(&l, address, piece{p.top, p.at, size}); err != nil {
+				return err
+			}
+			p = p.from(size)
 		}
 	}
 	return nil
@@ -217,45 +230,6 @@ func (b *btrfs) layoutOf(logical, start int64) (l layout, err error) {
 		err = errors.New("btrfs has changed its chunks meanwhile: ask again")
 	}
 	return l, err
-}
-
-// block tells of a piece of one block.
-func (b *btrfs) block(l *layout, logical int64, p piece) {
-	in := []piece{p}
-	users, err := logicalUsers(b.root, logical, &b.inodes)
-	tree := false
-	if errors.Is(err, unix.ENOENT) && l.kind&(chunkSystem|chunkMetadata) != 0 {
-		// That is what the kernel answers for a block of a tree, too.
-		var searchErr error
-		tree, searchErr = treeBlockAt(b.root, logical, b.treeBlock, &b.search)
-		if searchErr != nil {
-			err = searchErr
-		}
-	}
-	fact := Fact{Owner: OwnerMetadata, Filesystem: b.fs, What: "tree of metadata"}
-	if l.kind&chunkCopies != 0 {
-		fact.What = "tree of metadata, " + Redundant
-	}
-	switch {
-	case tree:
-		b.tell(in, fact)
-	case errors.Is(err, unix.ENOENT):
-		b.tell(in, Fact{Owner: OwnerFree, Filesystem: b.fs, What: "free space"})
-	case err != nil:
-		b.unknown(in, b.fs, "btrfs cannot tell: "+err.Error())
-	case len(users) == 0:
-		b.unknown(in, b.fs, "of an extent of which no file shows this part any more")
-	case b.prove:
-		b.unknown(in, b.fs, "in use")
-		return
-	}
-	for _, u := range users[:min(len(users), most)] {
-		b.tell(in, b.fact(l, u))
-	}
-	if len(users) > most {
-		b.notes = append(b.notes, fmt.Sprintf("%s: some blocks belong to more than %d files, such "+
-			"as those of snapshots; not all are told", b.fs, most))
-	}
 }
 
 // fact says that a place belongs to a file.
@@ -330,7 +304,7 @@ func (b *btrfs) tree(root uint64, depth int) (path string, ok bool) {
 // mount that shows most of it.
 func (b *btrfs) mountedAt(path string) (string, bool) {
 	var best *mount
-	for _, m := range b.mountsOf(b.dev) {
+	for _, m := range b.mounts {
 		if (best == nil || len(m.Root) > len(best.Root)) &&
 			(m.Root == "/" || path == m.Root || strings.HasPrefix(path, m.Root+"/")) {
 			best = m

@@ -1,9 +1,11 @@
 package files
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"slices"
 	"structs"
 	"unsafe"
 
@@ -61,14 +63,20 @@ const (
 	iocInoLookup   = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
 	iocLogicalIno  = 0xc038943b // BTRFS_IOC_LOGICAL_INO_V2
 	treeRoots      = 1          // BTRFS_ROOT_TREE_OBJECTID
+	treeExtents    = 2          // BTRFS_EXTENT_TREE_OBJECTID
 	treeChunks     = 3          // BTRFS_CHUNK_TREE_OBJECTID
 	treeDevices    = 4          // BTRFS_DEV_TREE_OBJECTID
 	treeFiles      = 5          // BTRFS_FS_TREE_OBJECTID: the top subvolume
 	firstSubvolume = 256        // BTRFS_FIRST_FREE_OBJECTID
 	firstChunk     = 256        // BTRFS_FIRST_CHUNK_TREE_OBJECTID
+	keyFileExtent  = 108        // BTRFS_EXTENT_DATA_KEY
 	keyRootBackref = 144        // BTRFS_ROOT_BACKREF_KEY
+	keyExtent      = 168        // BTRFS_EXTENT_ITEM_KEY
+	keyTreeBlock   = 169        // BTRFS_METADATA_ITEM_KEY
 	keyDevExtent   = 204        // BTRFS_DEV_EXTENT_KEY
 	keyChunk       = 228        // BTRFS_CHUNK_ITEM_KEY
+
+	logicalIgnoreOffset = 1 << 0 // BTRFS_LOGICAL_INO_ARGS_IGNORE_OFFSET
 )
 
 var (
@@ -81,7 +89,34 @@ var (
 // btrfsItem is an item of a tree. data is valid until the next search.
 type btrfsItem struct {
 	object, offset uint64
+	kind           uint32
 	data           []byte
+}
+
+var errBtrfsItem = errors.New("btrfs gives an item that is cut off")
+
+// once makes one search for the keys that are set in s, calls each for the items in their order,
+// and reports how many there were. More can follow.
+func (s *btrfsSearch) once(fd int, each func(btrfsItem)) (n int, err error) {
+	s.maxTransID, s.size = ^uint64(0), uint64(len(s.buffer))
+	if err := ioctl(fd, iocTreeSearch, s); err != nil {
+		return 0, err
+	}
+	b := s.buffer[:]
+	for range s.items {
+		// struct btrfs_ioctl_search_header: transid, objectid, offset, type, len
+		if len(b) < 32 {
+			return n, errBtrfsItem
+		}
+		size := int(binary.NativeEndian.Uint32(b[28:]))
+		if size > len(b)-32 {
+			return n, errBtrfsItem
+		}
+		each(btrfsItem{binary.NativeEndian.Uint64(b[8:]), binary.NativeEndian.Uint64(b[16:]),
+			binary.NativeEndian.Uint32(b[24:]), b[32 : 32+size]})
+		n, b = n+1, b[32+size:]
+	}
+	return n, nil
 }
 
 // searchTree calls each for the items of one object and one kind with an offset between from and
@@ -90,31 +125,13 @@ func searchTree(fd int, tree, object uint64, kind uint32, from, to uint64, s *bt
 	each func(btrfsItem)) error {
 	for {
 		*s = btrfsSearch{tree: tree, minObject: object, maxObject: object, minOffset: from,
-			maxOffset: to, maxTransID: ^uint64(0), minType: kind, maxType: kind,
-			items: ^uint32(0), size: uint64(len(s.buffer))}
-		if err := ioctl(fd, iocTreeSearch, s); err != nil {
+			maxOffset: to, minType: kind, maxType: kind, items: ^uint32(0)}
+		n, err := s.once(fd, func(i btrfsItem) {
+			from = i.offset
+			each(i)
+		})
+		if n == 0 || err != nil || from >= to {
 			return err
-		}
-		if s.items == 0 {
-			return nil
-		}
-		b := s.buffer[:]
-		for range s.items {
-			// struct btrfs_ioctl_search_header: transid, objectid, offset, type, len
-			if len(b) < 32 {
-				return errors.New("btrfs gives an item that is cut off")
-			}
-			n := int(binary.NativeEndian.Uint32(b[28:]))
-			if n > len(b)-32 {
-				return errors.New("btrfs gives an item that is cut off")
-			}
-			item := btrfsItem{binary.NativeEndian.Uint64(b[8:]),
-				binary.NativeEndian.Uint64(b[16:]), b[32 : 32+n]}
-			each(item)
-			from, b = item.offset, b[32+n:]
-		}
-		if from >= to {
-			return nil
 		}
 		from++
 	}
@@ -123,61 +140,50 @@ func searchTree(fd int, tree, object uint64, kind uint32, from, to uint64, s *bt
 // btrfsUser is a file that uses a block.
 type btrfsUser struct{ root, inode uint64 }
 
-// treeBlockAt reports whether a block of a tree is at a logical address: one of size bytes.
-func treeBlockAt(fd int, logical, size int64, s *btrfsSearch) (bool, error) {
-	const (
-		extents    = 2   // BTRFS_EXTENT_TREE_OBJECTID
-		extentItem = 168 // BTRFS_EXTENT_ITEM_KEY
-		metaItem   = 169 // BTRFS_METADATA_ITEM_KEY
-		treeFlag   = 2   // BTRFS_EXTENT_FLAG_TREE_BLOCK
-	)
-	*s = btrfsSearch{tree: extents, minObject: uint64(max(0, logical-size+1)),
-		maxObject: uint64(logical), maxOffset: ^uint64(0), maxTransID: ^uint64(0),
-		minType: extentItem, maxType: metaItem, items: ^uint32(0), size: uint64(len(s.buffer))}
-	if err := ioctl(fd, iocTreeSearch, s); err != nil {
-		return false, err
-	}
-	b := s.buffer[:]
-	for range s.items {
-		n := int(binary.NativeEndian.Uint32(b[28:]))
-		if len(b) < 32+n {
-			return false, errors.New("btrfs gives an item that is cut off")
-		}
-		// The item of an extent is struct btrfs_extent_item: refs, generation, flags. Items of
-		// other kinds lie between.
-		kind := binary.NativeEndian.Uint32(b[24:])
-		if kind == metaItem || kind == extentItem && n >= 24 &&
-			binary.LittleEndian.Uint64(b[48:])&treeFlag != 0 {
-			return true, nil
-		}
-		if b = b[32+n:]; len(b) < 32 {
-			break
-		}
-	}
-	return false, nil
+// btrfsUse is a use of an extent: offset is where in the file it begins, or where the block is.
+type btrfsUse struct {
+	btrfsUser
+	offset uint64
 }
 
-// logicalUsers returns the files that use a block, without repetition. The error is ENOENT if it is
-// free, and also if it is a block of a tree.
-func logicalUsers(fd int, logical int64, in *btrfsInodes) (users []btrfsUser, err error) {
+// logicalUses calls each for the uses of the block at a logical address, or of the extent that it
+// is in. It reports how many uses there was no room for. The error is ENOENT if the block is free,
+// and also if it is one of a tree.
+func logicalUses(fd int, logical int64, extent bool, in *btrfsInodes, each func(btrfsUse)) (
+	missed uint32, err error) {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(in)
 	arg := btrfsLogical{logical: uint64(logical), size: uint64(unsafe.Sizeof(*in)),
 		inodes: uint64(uintptr(unsafe.Pointer(in)))}
-	in.count = 0
+	if extent {
+		arg.flags = logicalIgnoreOffset
+	}
+	in.count, in.missed = 0, 0
 	if err := ioctl(fd, iocLogicalIno, &arg); err != nil {
-		return nil, err
+		return 0, err
 	}
-	seen := map[btrfsUser]bool{}
 	for i := 0; i+2 < int(min(in.count, 3*btrfsRoom)); i += 3 {
-		u := btrfsUser{in.values[i+2], in.values[i]}
-		if !seen[u] {
-			seen[u] = true
-			users = append(users, u)
-		}
+		each(btrfsUse{btrfsUser{in.values[i+2], in.values[i]}, in.values[i+1]})
 	}
-	return users, nil
+	return in.missed, nil
+}
+
+// logicalUsers returns the files that use a block, in order and without repetition. The error is
+// that of logicalUses.
+func logicalUsers(fd int, logical int64, in *btrfsInodes) (users []btrfsUser, err error) {
+	_, err = logicalUses(fd, logical, false, in, func(u btrfsUse) {
+		users = append(users, u.btrfsUser)
+	})
+	return inOrder(users), err
+}
+
+// inOrder orders files and takes out repetitions.
+func inOrder(users []btrfsUser) []btrfsUser {
+	slices.SortFunc(users, func(a, b btrfsUser) int {
+		return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.inode, b.inode))
+	})
+	return slices.Compact(users)
 }
 
 // lookupInode returns the path of an inode from the top of its tree.

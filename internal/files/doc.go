@@ -9,8 +9,8 @@
 //     FIEMAP in one walk of the tree; debugfs tells the rest, such as the journal.
 //   - xfs that is mounted: GETFSMAP tells all of it if the file system has a reverse map. One walk
 //     of the tree finds the names of the inodes. Without a reverse map FIEMAP tells the files.
-//   - btrfs that is mounted: its tree of device extents leads to the logical address, LOGICAL_INO
-//     to the files.
+//   - btrfs that is mounted: its tree of device extents leads to the logical address, its tree of
+//     extents to the extent, LOGICAL_INO to the files.
 //   - ext4 and xfs that are not mounted: dumpe2fs and debugfs, and xfs_db, which only read.
 //
 // What cannot be told has the owner unknown and the reason. A block that belongs to two files is

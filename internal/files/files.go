@@ -73,6 +73,9 @@ type Result struct {
 // that is looked at (at).
 type piece struct{ top, at, size int64 }
 
+// from returns the rest of a piece behind its first n bytes.
+func (p piece) from(n int64) piece { return piece{p.top + n, p.at + n, p.size - n} }
+
 // placed is a fact about a run of bytes of the device that is asked about.
 type placed struct {
 	top, size int64
