@@ -110,7 +110,9 @@ func newBads(t *testing.T, c healCase, mounted, broken bool) *bads {
 	b := rig.Aligned(512)
 	for _, e := range places {
 		for at := e.Start; at < e.End(); at += 512 {
-			if direct.Read(b, at) == nil {
+			// A mounted file system may have written its own metadata since.
+			block := uint64(at) / 512
+			if direct.Read(b, at) == nil && (!mounted || d.pending[block] || d.files[block]) {
 				t.Fatalf("byte %d reads", at)
 			}
 		}
@@ -283,9 +285,10 @@ func (d *bads) heal(t *testing.T) {
 	if !strings.HasPrefix(text, "healed 0 blocks") {
 		t.Errorf("again: %s", text)
 	}
-	// The disk is well again. Nothing but free space may have changed.
+	// The disk is well again. Nothing but free space may have changed. A unit of which some blocks
+	// were healed counts as moved on purpose, which only clear takes home.
 	d.disk.SetBad(t, nil)
-	retested := rig.Want(t, exit.Done, "remap", "retest", d.Name, "--pause", "0s")
+	retested := rig.Want(t, exit.Done, "remap", "clear", d.Name, "--yes", "--pause", "0s")
 	if left := d.bad(t); len(left) > 0 {
 		t.Fatalf("%v are pending on a disk that is well; the retest says %s%s", left,
 			retested.Stdout, retested.Stderr)
