@@ -1,12 +1,21 @@
 package remap
 
-import "math/bits"
+import (
+	"math/bits"
+
+	"ublkremap/metadata"
+)
 
 // SurfaceCell counts the blocks of a range that are not plain home. Each is counted once: a block
 // that lives in a spare unit and does not read counts as pending.
 type SurfaceCell struct {
 	Cell                  uint64 // number of the range
 	Mapped, Pending, Lost uint64 // blocks
+
+	// Time, in seconds since 1970, and Cause are of the newest entry about a unit of which the
+	// cell has such blocks. Of several of that time it is the first one's.
+	Time  uint32
+	Cause metadata.Cause
 }
 
 // Surface divides the blocks from start on and before end into cells of perCell blocks, the last of
@@ -52,7 +61,7 @@ type surfaceWalk struct {
 func (w *surfaceWalk) leaf(l *leaf, base uint64) {
 	if l.isRuns() {
 		for _, r := range l.runs() {
-			w.run(base+uint64(r.first)*w.blocks, uint64(r.n), r.cell)
+			w.run(base+uint64(r.first)*w.blocks, uint64(r.n), r.cell, note{r.time, r.cause})
 		}
 		return
 	}
@@ -62,14 +71,14 @@ func (w *surfaceWalk) leaf(l *leaf, base uint64) {
 		next := g.first
 		for units := g.units; units != 0; units &= units - 1 {
 			pos := uint64(at<<groupShift) | uint64(bits.TrailingZeros32(units))
-			w.run(base+pos*w.blocks, 1, g.cells()[next])
+			w.run(base+pos*w.blocks, 1, g.cells()[next], note{g.times()[next], g.causes()[next]})
 			next++
 		}
 	}
 }
 
 // run adds units that are alike but for their spare units. The first begins with block first.
-func (w *surfaceWalk) run(first, units uint64, c cell) {
+func (w *surfaceWalk) run(first, units uint64, c cell, why note) {
 	if c.atHome() {
 		return
 	}
@@ -79,26 +88,29 @@ func (w *surfaceWalk) run(first, units uint64, c cell) {
 			n = min(units, (w.hi-first)/w.blocks)
 		}
 		if n == 0 {
-			w.unit(first, c)
+			w.unit(first, c, why)
 			n = 1
 		} else {
-			w.add(c, 0xff, n)
+			w.add(c, 0xff, n, why)
 		}
 		first, units = first+n*w.blocks, units-n
 	}
 }
 
 // unit adds the blocks of one unit, one by one.
-func (w *surfaceWalk) unit(first uint64, c cell) {
+func (w *surfaceWalk) unit(first uint64, c cell, why note) {
 	for i := range w.blocks {
 		if w.enter(first + i) {
-			w.add(c, 1<<i, 1)
+			w.add(c, 1<<i, 1, why)
 		}
 	}
 }
 
 // add counts so many units with that cell, of which only the blocks of mask are meant.
-func (w *surfaceWalk) add(c cell, mask uint8, units uint64) {
+func (w *surfaceWalk) add(c cell, mask uint8, units uint64, why note) {
+	if why.time > w.now.Time && (c.lost()|c.pending()|c.mapped())&mask != 0 {
+		w.now.Time, w.now.Cause = why.time, why.cause
+	}
 	count := func(blocks uint8) uint64 { return units * uint64(bits.OnesCount8(blocks&mask)) }
 	w.now.Lost += count(c.lost())
 	w.now.Pending += count(c.pending())

@@ -1,6 +1,7 @@
 package remap
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -46,6 +47,7 @@ func TestSurface(t *testing.T) {
 		per := rapid.SampledFrom([]uint64{1, 3, 8, 100, 8192, 8195, blocks,
 			^uint64(0)}).Draw(t, "blocks per cell")
 		want := map[uint64]SurfaceCell{}
+		notes := map[uint64][]note{}
 		for b, x := range model.blocks {
 			if b < start || b >= end {
 				continue
@@ -61,8 +63,21 @@ func TestSurface(t *testing.T) {
 				c.Mapped++
 			}
 			want[c.Cell] = c
+			notes[c.Cell] = append(notes[c.Cell], model.notes[b/uint64(perUnit)])
 		}
 		got := m.cells(t, start, end, per)
+		for i := range got {
+			c := &got[i]
+			newest := slices.MaxFunc(notes[c.Cell], func(x, y note) int {
+				return cmp.Compare(x.time, y.time)
+			})
+			// Cause is that of one of the newest entries. One of the second 0 is none.
+			if c.Time != newest.time || c.Time > 0 &&
+				!slices.Contains(notes[c.Cell], note{c.Time, c.Cause}) {
+				t.Fatalf("cell %d: %d, %v; notes %v", c.Cell, c.Time, c.Cause, notes[c.Cell])
+			}
+			c.Time, c.Cause = 0, 0
+		}
 		sorted := make([]SurfaceCell, 0, len(want))
 		for _, n := range slices.Sorted(maps.Keys(want)) {
 			sorted = append(sorted, want[n])

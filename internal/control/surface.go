@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 // SurfaceHandler answers requests about how the surface of a disk looks.
@@ -38,6 +39,17 @@ type Surface struct {
 	// Regions is what else the disks of the set hold: the copies of the metadata, the spare units,
 	// and the data that gave way to them.
 	Regions []SurfaceRegion `json:"regions"`
+	// Scrub says which blocks were read by a scrub, and when. nil: the server is too old to tell.
+	Scrub *SurfaceScrub `json:"scrub,omitempty"`
+}
+
+// SurfaceScrub is how far the scrub is. If it is not idle, all blocks below Position were read since
+// Started. All others were read by the pass that ended at LastFinished.
+type SurfaceScrub struct {
+	State        string     `json:"state"`    // idle, running or paused
+	Position     uint64     `json:"position"` // block
+	Started      *time.Time `json:"started"`  // null: there was no pass
+	LastFinished *time.Time `json:"last_finished"`
 }
 
 // SurfaceCell counts the blocks of a cell that are not plain home, each once: a block in the spare
@@ -47,6 +59,10 @@ type SurfaceCell struct {
 	Mapped  uint64 `json:"mapped,omitempty"`
 	Pending uint64 `json:"pending,omitempty"`
 	Lost    uint64 `json:"lost,omitempty"`
+	// Time (RFC 3339, UTC) and Cause are of the newest change of a unit of which the cell has such
+	// blocks, as in Remap.
+	Time  string `json:"time,omitempty"`
+	Cause string `json:"cause,omitempty"`
 }
 
 // The kinds of a SurfaceRegion, beside the names of metadata.RegionKind: mirror, spare,

@@ -42,7 +42,8 @@ func TestSurface(t *testing.T) {
 func TestSurfaceFits(t *testing.T) {
 	s := Surface{}
 	for i := range uint64(MaxSurface) {
-		s.Cells = append(s.Cells, SurfaceCell{i, 1 << 50, 1 << 50, 1 << 50})
+		s.Cells = append(s.Cells, SurfaceCell{i, 1 << 50, 1 << 50, 1 << 50,
+			"2026-03-01T11:55:00Z", "operator"})
 	}
 	b, err := json.Marshal(s)
 	if err != nil || len(b) > maxAnswer*9/10 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -19,13 +20,17 @@ func (s *server) Surface(ctx context.Context, from, to uint64, cells int) (*cont
 			geo.Blocks)
 	}
 	var mirrors []metadata.MirrorStatus
+	var scrub coordinator.ScrubStatus
 	if err := s.keeper.call(ctx, func() {
 		mirrors = s.keeper.coord.AppendMirrors(nil)
+		scrub = s.keeper.coord.Scrub()
 	}); err != nil {
 		return nil, err
 	}
+	st := scrubStatus(&scrub, geo.BlockSize)
 	out := &control.Surface{BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks,
-		Regions: s.regions(mirrors)}
+		Regions: s.regions(mirrors), Scrub: &control.SurfaceScrub{State: st.State,
+			Position: st.Position, Started: st.Started, LastFinished: st.LastFinished}}
 	err := surface(ctx, out, s.shared.Map(), from, to, cells)
 	return out, err
 }
@@ -41,7 +46,11 @@ func surface(ctx context.Context, out *control.Surface, m *remap.Map, from, to u
 	out.From, out.To = from, min(to, out.SizeBlocks)
 	out.Cells = []control.SurfaceCell{}
 	return m.Surface(from, out.To, out.PerCell, func(c remap.SurfaceCell) error {
-		out.Cells = append(out.Cells, control.SurfaceCell(c))
+		cell := control.SurfaceCell{Cell: c.Cell, Mapped: c.Mapped, Pending: c.Pending, Lost: c.Lost}
+		if c.Time > 0 {
+			cell.Time, cell.Cause = clock(c.Time), c.Cause.String()
+		}
+		out.Cells = append(out.Cells, cell)
 		return ctx.Err()
 	})
 }

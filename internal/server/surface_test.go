@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"ublkremap/internal/control"
 )
@@ -26,18 +27,29 @@ func TestSurfaceOfADevice(t *testing.T) {
 		got.PerCell*9 >= geo.Blocks || got.SizeBlocks != geo.Blocks {
 		t.Errorf("from %d to %d in cells of %d", got.From, got.To, got.PerCell)
 	}
+	for i := range got.Cells {
+		c := &got.Cells[i]
+		if _, err := time.Parse(time.RFC3339, c.Time); err != nil || c.Cause != "operator" {
+			t.Errorf("%+v: %v", c, err)
+		}
+		c.Time, c.Cause = "", ""
+	}
+	if sc := got.Scrub; sc == nil || sc.State != "idle" || sc.Started != nil ||
+		sc.LastFinished != nil {
+		t.Errorf("scrub %+v", sc)
+	}
 	want := []control.SurfaceCell{{Cell: 1000 / got.PerCell, Mapped: 5}, {Cell: 9, Mapped: 2}}
 	if len(got.Cells) != 2 || got.Cells[0] != want[0] || got.Cells[1] != want[1] {
 		t.Errorf("cells %+v, want %+v", got.Cells, want)
 	}
 	one, err := s.Surface(ctx, 1003, 1010, control.MaxSurface)
 	if err != nil || one.PerCell != 1 || one.To != 1010 || len(one.Cells) != 2 ||
-		one.Cells[1] != (control.SurfaceCell{Cell: 1, Mapped: 1}) {
+		one.Cells[1].Cell != 1 || one.Cells[1].Mapped != 1 {
 		t.Errorf("%+v, %v", one, err)
 	}
 	beyond, err := s.Surface(ctx, geo.Blocks-100, geo.Blocks+412, 16)
 	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks || len(beyond.Cells) != 1 ||
-		beyond.Cells[0] != (control.SurfaceCell{Cell: 3, Mapped: 2}) {
+		beyond.Cells[0].Cell != 3 || beyond.Cells[0].Mapped != 2 {
 		t.Errorf("beyond the end: %+v, %v", beyond, err)
 	}
 	if _, err := s.Surface(ctx, geo.Blocks, geo.Blocks+1, 1); !errors.Is(err, control.ErrInvalid) {
