@@ -15,6 +15,7 @@ type target struct {
 	start, size int64 // bytes of the device that the table makes
 	kind        string
 	devices     []uint64 // that it is made of
+	from        int64    // linear, crypt: byte of the device at which it begins
 	// follow returns where pieces of a device that it is made of are on the one that it makes. It
 	// is nil if that is not known.
 	follow func(dev uint64, pieces []piece) []piece
@@ -78,7 +79,7 @@ func (t *target) straight(device, offset string) {
 	if !ok || err != nil {
 		return
 	}
-	t.devices = []uint64{dev}
+	t.devices, t.from = []uint64{dev}, from
 	start, size := t.start, t.size
 	t.follow = func(_ uint64, pieces []piece) []piece {
 		return above(pieces, from, from+size, start)

@@ -35,12 +35,38 @@ func (f *finder) layer(d node, pieces []piece, depth int) {
 		f.mounted(d, pieces)
 	case swapsOn(d.dev):
 		f.unknown(pieces, "swap on "+d.path, "swap space that is in use")
+	case f.serves(d.dev, pieces):
 	default:
 		partial = f.stacked(d, pieces, depth)
 	}
 	if rest := without(pieces, f.facts[before:]); len(rest) > 0 {
 		f.alone(d, rest, partial)
 	}
+}
+
+// serves tells of a device on which a mounted xfs has its journal, or the data of some files. Only
+// the options of the mount say so. It reports whether there is one.
+func (f *finder) serves(dev uint64, pieces []piece) bool {
+	for i := range f.mounts {
+		m := &f.mounts[i]
+		if m.Type != "xfs" {
+			continue
+		}
+		for option := range strings.SplitSeq(m.Options, ",") {
+			name, path, _ := strings.Cut(option, "=")
+			if name != "logdev" && name != "rtdev" || !sameDevice(path, dev) {
+				continue
+			}
+			fact := Fact{Owner: OwnerMetadata, Filesystem: m.said(m.Source), What: "journal"}
+			if name == "rtdev" {
+				fact.Owner, fact.What = OwnerUnknown,
+					"in the realtime part of xfs, which is not followed"
+			}
+			f.tell(pieces, fact)
+			return true
+		}
+	}
+	return false
 }
 
 const cutOff = "the search took too long and was ended"
@@ -118,11 +144,7 @@ func (f *finder) alone(d node, pieces []piece, partial bool) {
 	case kind(blockdev.KindPartitions) != nil:
 		f.table(d, pieces)
 	case kind(blockdev.KindCrypto) != nil:
-		what := "header of an encrypted volume"
-		if !partial {
-			what = "an encrypted volume that is not open: open it and ask again"
-		}
-		f.aloneOn(d, pieces, kind(blockdev.KindCrypto).Name, what, partial)
+		f.encrypted(d, kind(blockdev.KindCrypto).Name+" on "+d.path, pieces, partial)
 	case kind(blockdev.KindVolume) != nil:
 		f.unknown(pieces, kind(blockdev.KindVolume).Name+" on "+d.path,
 			"in no active logical volume: metadata of the volume manager, free space of the "+
@@ -149,12 +171,29 @@ func (f *finder) alone(d node, pieces []piece, partial bool) {
 	}
 }
 
-func (f *finder) aloneOn(d node, pieces []piece, name, what string, metadata bool) {
-	fact := Fact{Owner: OwnerUnknown, Filesystem: name + " on " + d.path, What: what}
-	if metadata {
-		fact.Owner = OwnerMetadata
+// encrypted tells of places of an encrypted volume that nothing on top of it shows. open says that
+// something shows others: its data begins behind its header.
+func (f *finder) encrypted(d node, fs string, pieces []piece, open bool) {
+	if !open {
+		f.unknown(pieces, fs, "an encrypted volume that is not open: open it and ask again")
+		return
 	}
-	f.tell(pieces, fact)
+	header := d.size
+	for _, h := range holdersOf(d.dev) {
+		targets, _ := f.dmTable(text(sysDir(h.dev), "dm/name"))
+		for _, t := range targets {
+			if t.kind == "crypt" && t.uses(d.dev) {
+				header = min(header, t.from)
+			}
+		}
+	}
+	if header == d.size {
+		header = 0 // what is open is no part of it
+	}
+	before := len(f.facts)
+	f.tell(within(pieces, 0, header), Fact{Owner: OwnerMetadata, Filesystem: fs,
+		What: "header of an encrypted volume"})
+	f.unknown(without(pieces, f.facts[before:]), fs, "in no part of it that is open")
 }
 
 // table tells of places outside of all partitions. A boot loader may lie between the table and the
@@ -188,6 +227,9 @@ func (f *finder) offline(d node, kind string, pieces []piece) {
 		f.extOffline(d, fs, pieces)
 	case "xfs":
 		f.xfsOffline(d, fs, pieces)
+	case "jbd":
+		f.tell(pieces, Fact{Owner: OwnerMetadata, Filesystem: "jbd on " + d.path,
+			What: "journal of an ext4 on another device"})
 	default:
 		f.unknown(pieces, fs, "it is not mounted: mount it, read-only is enough, and ask again")
 		if f.prove {

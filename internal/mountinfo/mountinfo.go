@@ -29,6 +29,8 @@ type Mount struct {
 	Point  string // where it is mounted
 	Type   string // of the file system
 	Source string // what is mounted, as the file system calls it; may be empty
+	// Options are those of the file system, with commas between them; may be empty.
+	Options string
 }
 
 // Read lists the mounts that a process reaches. A mount comes before those on top of it. proc is
@@ -43,7 +45,7 @@ func Read(proc string) ([]Mount, error) {
 
 // Parse reads the text of a mountinfo. The third field is the device, the fourth the directory of
 // the file system, the fifth the mount point. A variable number of fields follows, then a lone
-// dash, the type and the source.
+// dash, the type, the source and the options of the file system.
 func Parse(text string) []Mount {
 	var all []Mount
 	for line := range strings.Lines(text) {
@@ -60,6 +62,9 @@ func Parse(text string) []Mount {
 			Type: Unescape(rest[0])}
 		if len(rest) > 1 {
 			m.Source = Unescape(rest[1])
+		}
+		if len(rest) > 2 {
+			m.Options = Unescape(rest[2])
 		}
 		all = append(all, m)
 	}

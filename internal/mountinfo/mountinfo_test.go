@@ -15,9 +15,10 @@ func TestParse(t *testing.T) {
 		"rw,errors=continue\n" +
 		"nonsense\n40 1 0:3 - tmpfs\n41 1 x:3 / /y rw - tmpfs none rw\n")
 	want := []Mount{
-		{Dev: unix.Mkdev(0, 9), Root: "/", Point: "/dev", Type: "devtmpfs", Source: "udev"},
+		{Dev: unix.Mkdev(0, 9), Root: "/", Point: "/dev", Type: "devtmpfs", Source: "udev",
+			Options: "rw"},
 		{Dev: unix.Mkdev(98, 7), Root: "/mnt", Point: `/mnt/a b\c`, Type: "ext3",
-			Source: "/dev/root"},
+			Source: "/dev/root", Options: "rw,errors=continue"},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

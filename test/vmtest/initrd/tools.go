@@ -32,7 +32,7 @@ var GuestTools = strings.Fields(`
 var fileSystems = strings.Fields(
 	`mkfs.ext4 e2fsck fsck.ext4 tune2fs dumpe2fs debugfs badblocks mkfs.xfs xfs_repair xfs_db
 	xfs_logprint
-	mkfs.btrfs btrfs mkfs.vfat`)
+	mkfs.btrfs btrfs mkfs.vfat mkswap swapon swapoff`)
 
 // ExpandTools resolves the names of sets in a list of tools: "base"
 // ([GuestTools]), "fs" (making and checking ext4 and xfs), "all" (both, and fio).
