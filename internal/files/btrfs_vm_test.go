@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -191,6 +192,7 @@ func (b *btrfsTree) share() {
 func TestBtrfsByExtent(t *testing.T) {
 	vmtest.NeedTools(t, "mkfs.btrfs", "btrfs")
 	needTime(t)
+	_ = exec.Command("modprobe", "btrfs").Run()
 	for _, c := range []struct {
 		mkfs, options string
 		disks         int

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -47,6 +48,39 @@ func TestToolsFiles(t *testing.T) {
 			if err == nil && !whole && !bytes.HasSuffix(b[:n], []byte("#")) &&
 				!commentOf(b[:n]) && !cutNumber(b, n) {
 				t.Errorf("%s, cut after %d bytes: %v", c.file, n, l.Ranges)
+			}
+		}
+	}
+}
+
+// TestNVMeFiles reads what nvme itself has printed.
+func TestNVMeFiles(t *testing.T) {
+	for name, want := range map[string][]Range{
+		"none": nil, "zero": {{0, 512}},
+		"two": {{256 * 512, 258 * 512}, {1234567890123 * 512, 1234567890131 * 512}},
+		"three": {{9 * 512, 10 * 512}, {16 * 512, 4294967311 * 512},
+			{10995116277760 * 512, 10995116277761 * 512}},
+	} {
+		files, err := filepath.Glob("testdata/nvme/*-" + name + ".*")
+		if err != nil || len(files) < 2 {
+			t.Fatalf("%q, %v", files, err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := Options{Format: NVMe, Size: 1 << 53}
+			if got, err := Read(bytes.NewReader(b), file, o); err != nil ||
+				!slices.Equal(got.Ranges, want) {
+				t.Errorf("%s: %v, %v, want %v", file, got, err, want)
+			}
+			// One that was cut is refused, unless only its last words are gone.
+			for n := range b {
+				got, err := Read(bytes.NewReader(b[:n]), file, o)
+				if err == nil && !slices.Equal(got.Ranges, want) {
+					t.Errorf("%s, cut after %d bytes: %v", file, n, got.Ranges)
+				}
 			}
 		}
 	}
