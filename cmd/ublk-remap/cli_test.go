@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/metadata"
@@ -59,6 +61,7 @@ func useRuntimeDir(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	t.Setenv(control.DirEnv, dir)
+	t.Setenv(settings.StateDirEnv, filepath.Join(dir, "state"))
 }
 
 // diskFile makes a sparse file that can do direct I/O, or skips.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
@@ -52,11 +54,11 @@ type fileProblem struct {
 func configCheckCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [NAME|FILE…]",
-		Short: "Look for errors in the files of sets",
-		Long: `Look for errors in the files of sets, without an argument in all of them: what is
-no TOML, unknown keys, values out of range, files that others than root can
-write, two files for one disk, and a disk that carries another set. Each error
-is one line: FILE:LINE:COLUMN: what is wrong.`,
+		Short: "Look for errors in the files of sets, and in that of the monitor",
+		Long: `Look for errors in the files of sets and in monitor.conf, without an argument in
+all of them: what is no TOML, unknown keys, values out of range, files that
+others than root can write, two files for one disk, and a disk that carries
+another set. Each error is one line: FILE:LINE:COLUMN: what is wrong.`,
 		Args: arguments(0, anyNumber),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			files, err := filesMeant(args)
@@ -87,11 +89,24 @@ func filesMeant(args []string) ([]string, error) {
 		}
 		files = append(files, path)
 	}
+	if _, err := os.Lstat(config.MonitorPath()); err == nil && len(args) == 0 {
+		files = append(files, config.MonitorPath())
+	}
 	return files, nil
 }
 
+// ofMonitor reports whether a path is that of a file of the monitor, which is of no set.
+func ofMonitor(path string) bool {
+	return filepath.Base(path) == filepath.Base(config.MonitorPath())
+}
+
 func fileMeant(arg string) (string, error) {
-	if strings.Contains(arg, "/") {
+	switch {
+	case ofMonitor(arg) && !strings.Contains(arg, "/"):
+		return config.MonitorPath(), nil
+	case ofMonitor(arg):
+		return arg, nil
+	case strings.Contains(arg, "/"):
 		_, err := config.NameOf(arg)
 		return arg, err
 	}
@@ -110,7 +125,9 @@ func (a *app) checkFiles(ctx context.Context, files []string) error {
 			}
 		}
 		c := checkedFile{File: path, OK: err == nil, Problems: problemsOf(path, err)}
-		c.Name, _ = config.NameOf(path)
+		if !ofMonitor(path) {
+			c.Name, _ = config.NameOf(path)
+		}
 		all = append(all, c)
 	}
 	if a.json {
@@ -172,6 +189,13 @@ func flatten(err error) []error {
 
 // checkOne returns all errors of a file.
 func (a *app) checkOne(ctx context.Context, path string) error {
+	if ofMonitor(path) {
+		file, err := config.ReadMonitorFile(path)
+		if err != nil {
+			return err
+		}
+		return settings.New().Apply(file)
+	}
 	file, err := config.ReadFile(path)
 	if err != nil {
 		return err
@@ -387,15 +411,39 @@ func (c *shownConfig) rows() [][]string {
 }
 
 func configSampleCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var ofMonitor bool
+	cmd := &cobra.Command{
 		Use:   "sample",
 		Short: "Print a file with every option, commented out",
 		Args:  arguments(0, 0),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprint(a.out, sampleConfig())
+			text := sampleConfig()
+			if ofMonitor {
+				text = sampleMonitor()
+			}
+			_, err := fmt.Fprint(a.out, text)
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&ofMonitor, "monitor", false, "print a file for the monitor, monitor.conf")
+	return cmd
+}
+
+// sampleMonitor is sampleConfig for the monitor.
+func sampleMonitor() string {
+	var b strings.Builder
+	b.WriteString("# /etc/ublk-remap/monitor.conf says whom the monitor tells about alerts. All " +
+		"lines are\n# optional. What is commented out is the default, or shows the form. Changes " +
+		"take effect\n# by: systemctl restart ublk-remap-monitor. To try them: ublk-remap alerts " +
+		"test\n")
+	for _, o := range settings.New().Options {
+		fmt.Fprintf(&b, "\n# %s: %s", o.Name, o.Help)
+		if o.Default != "" {
+			fmt.Fprintf(&b, " (default: %s)", o.Default)
+		}
+		fmt.Fprintf(&b, "\n# %s\n# %s = %s\n", o.Value.Want(), o.Name, o.Example())
+	}
+	return b.String()
 }
 
 // sampleConfig returns a file that sets nothing and lists every key.

@@ -14,6 +14,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/doctor"
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 )
@@ -37,11 +38,15 @@ func useConfigDir(t *testing.T, files map[string]string) string {
 }
 
 // keysTable returns the table of docs/CONFIG.md.
-func keysTable() string {
+func keysTable(options []config.Option, change bool) string {
 	var b strings.Builder
-	b.WriteString("| key | means | can be | default | a change needs |\n" +
-		"| --- | --- | --- | --- | --- |\n")
-	for _, o := range newStartOptions(nil).all {
+	b.WriteString("| key | means | can be | default |")
+	if change {
+		b.WriteString(" a change needs |\n| --- | --- | --- | --- | --- |\n")
+	} else {
+		b.WriteString("\n| --- | --- | --- | --- |\n")
+	}
+	for _, o := range options {
 		means := strings.ToUpper(o.Help[:1]) + o.Help[1:] + "."
 		if o.More != "" {
 			means += " " + o.More
@@ -50,13 +55,16 @@ func keysTable() string {
 		if o.Value.Kind() == config.List {
 			want = "a list of " + want
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", o.Name, means, want, o.DefaultText(),
-			o.Change)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |", o.Name, means, want, o.DefaultText())
+		if change {
+			fmt.Fprintf(&b, " %s |", o.Change)
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
 
-// The table in docs/CONFIG.md is the one that is made from the options.
+// The tables in docs/CONFIG.md are the ones that are made from the options.
 func TestConfigDocs(t *testing.T) {
 	anywhere(t)
 	const path = "../../docs/CONFIG.md"
@@ -64,23 +72,77 @@ func TestConfigDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const from, to = "<!-- keys -->\n", "<!-- end of keys -->\n"
-	before, rest, ok := strings.Cut(string(text), from)
-	have, after, ok2 := strings.Cut(rest, to)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no table of keys", path)
+	now := string(text)
+	for name, table := range map[string]string{"keys": keysTable(newStartOptions(nil).all, true),
+		"monitor keys": keysTable(settings.New().Options, false)} {
+		from, to := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->\n"
+		before, rest, ok := strings.Cut(now, from)
+		_, after, ok2 := strings.Cut(rest, to)
+		if !ok || !ok2 {
+			t.Fatalf("%s has no table of %s", path, name)
+		}
+		now = before + from + "\n" + table + "\n" + to + after
 	}
-	want := "\n" + keysTable() + "\n"
-	if have == want {
-		return
-	}
-	if !*update {
+	switch {
+	case now == string(text):
+	case !*update:
 		t.Fatalf("%s is not what the program says; run: go test ./cmd/ublk-remap -run "+
-			"TestConfigDocs -update\n%s", path, want)
+			"TestConfigDocs -update", path)
+	default:
+		if err := os.WriteFile(path, []byte(now), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(path, []byte(before+from+want+to+after), 0o644); err != nil {
+}
+
+// The file of the monitor is checked as those of sets are: its sample and each key of it is well,
+// and what is wrong is told with its place.
+func TestMonitorConfig(t *testing.T) {
+	useRuntimeDir(t)
+	sample := mustRun(t, 0, "config", "sample", "--monitor").out
+	keys := regexp.MustCompile(`(?m)^# ([a-z-]+ = .*)$`).FindAllStringSubmatch(sample, -1)
+	if len(keys) != len(settings.New().Options) {
+		t.Errorf("%d keys in %s", len(keys), sample)
+	}
+	all := ""
+	for _, k := range keys {
+		all += k[1] + "\n"
+	}
+	for _, text := range []string{sample, all, ""} {
+		dir := useConfigDir(t, map[string]string{"monitor.conf": text})
+		for _, args := range [][]string{{}, {"monitor.conf"},
+			{filepath.Join(dir, "monitor.conf")}} {
+			r := mustRun(t, 0, append([]string{"config", "check"}, args...)...)
+			if !strings.Contains(r.out, "monitor.conf: ok") {
+				t.Errorf("%q: %s", args, r.out)
+			}
+		}
+	}
+	for text, says := range map[string]string{
+		"mail_to = [\"root\"]\n":           `:1:1: there is no key "mail_to"; do you mean mail-to?`,
+		"mail-to = \"root\"\n":             ":1:1: mail-to: want a list",
+		"mail-to = [\"a\\nBcc: b\"]\n":     ":1:1: mail-to: ",
+		"mail-to = [\"-oQ/tmp\"]\n":        ":1:1: mail-to: ",
+		"[alerts]\nmail-to = [\"root\"]\n": "there is no table [alerts]",
+		"webhook = \"ftp://x\"\n":          ":1:1: webhook: ",
+		"\nwebhook-ca = \"/x\"\n":          ":2:1: webhook-ca: there is no webhook",
+		"mail-from = \"a@b\"\n":            "there is no mail-to",
+		"command = [\"page-me\"]\n":        "begins with /",
+		"command = []\n":                   "begins with /",
+		"journal = true\n":                 ":1:1: journal: want on or off",
+		"digest = \"1s\"\n":                ":1:1: digest: ",
+		"# x\nrepeat = \"-1h\"\n":          ":2:1: repeat: ",
+	} {
+		useConfigDir(t, map[string]string{"monitor.conf": text})
+		if r := mustRun(t, exit.Usage, "config", "check"); !strings.Contains(r.err, says) {
+			t.Errorf("%q: %q, want %q", text, r.err, says)
+		}
+	}
+	dir := useConfigDir(t, map[string]string{"monitor.conf": ""})
+	if err := os.Chmod(filepath.Join(dir, "monitor.conf"), 0o666); err != nil {
 		t.Fatal(err)
 	}
+	mustRun(t, exit.Refused, "config", "check")
 }
 
 // Every flag of start is a key and every key is a flag, except those that are marked otherwise. So

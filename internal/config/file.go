@@ -21,6 +21,8 @@ const (
 	defaultDir = "/etc/ublk-remap"
 	// suffix ends the name of a file. Other files in the directory are ignored.
 	suffix = ".toml"
+	// monitorFile does not end with that: a set can have any name.
+	monitorFile = "monitor.conf"
 	// maxFile bounds a file, in bytes.
 	maxFile = 64 << 10
 	// readTimeout is how long a read may take. The file may lie on the device whose server is about
@@ -135,6 +137,22 @@ func ReadFile(path string) (*File, error) {
 		return nil, err
 	}
 	f := &File{Path: path, Name: name}
+	return f, f.parse(text)
+}
+
+// MonitorPath is the file of the monitor, which is of no set.
+func MonitorPath() string { return filepath.Join(Dir(), monitorFile) }
+
+// ReadMonitor is Read for the file of the monitor.
+func ReadMonitor() (*File, error) { return ReadMonitorFile(MonitorPath()) }
+
+// ReadMonitorFile is ReadMonitor for a file of any name.
+func ReadMonitorFile(path string) (*File, error) {
+	text, err := readInTime(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Path: path}
 	return f, f.parse(text)
 }
 

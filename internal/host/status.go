@@ -18,6 +18,11 @@ const (
 	answerOfEach = 5 * time.Second
 	// answerOfOne is the same limit for a server that is asked for by name.
 	answerOfOne = 10 * time.Second
+	// busyAtOnce is how many servers are asked at once. A server that takes longer than busyTime
+	// gives up its place, because a host is not kept busy by waiting: so no number of servers that
+	// hang makes the others wait for longer than a moment.
+	busyAtOnce = 32
+	busyTime   = 200 * time.Millisecond
 )
 
 // Status returns the status of all devices here, also of those without a record. There is a status
@@ -31,11 +36,9 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 		return nil, err
 	}
 	all := make([]*control.Status, len(records))
-	var asked sync.WaitGroup
-	for i, r := range records {
-		asked.Go(func() { all[i] = withDrives(statusOf(ctx, r, answerOfEach), r) })
-	}
-	asked.Wait()
+	each(len(records), func(i int) {
+		all[i] = withDrives(statusOf(ctx, records[i], answerOfEach), records[i])
+	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -44,6 +47,25 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 		all = append(all, u.Status())
 	}
 	return all, err
+}
+
+// each calls f for 0 to n-1 and waits for all of them. No more than busyAtOnce calls are under way
+// that are younger than busyTime.
+func each(n int, f func(i int)) {
+	places := make(chan struct{}, busyAtOnce)
+	var asked sync.WaitGroup
+	for i := range n {
+		places <- struct{}{}
+		leave := sync.OnceFunc(func() { <-places })
+		late := time.AfterFunc(busyTime, leave)
+		asked.Go(func() {
+			f(i)
+			if late.Stop() {
+				leave()
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // Answered reports whether the figures of a status come from the device's server. Without its

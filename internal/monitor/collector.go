@@ -19,6 +19,7 @@ import (
 type Device struct {
 	*control.Status
 	Latencies *control.Latencies // nil: the server did not tell, or is too old for it
+	Missing   int                // disks that are not on this host
 }
 
 // Source returns all devices of this host. If not all could be found it returns those that were,

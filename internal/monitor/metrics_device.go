@@ -28,7 +28,7 @@ var states = []control.State{control.StateLive, control.StateRecovering, control
 	control.StateTripped, control.StateFailed, control.StateStopping, control.StateUnreachable}
 
 // deviceFamily says which devices there are, and their states.
-type deviceFamily struct{ info, state *prometheus.Desc }
+type deviceFamily struct{ info, state, missing *prometheus.Desc }
 
 func newDeviceFamily() *deviceFamily {
 	return &deviceFamily{
@@ -36,12 +36,15 @@ func newDeviceFamily() *deviceFamily {
 			"backing"),
 		state: desc("device_state", "1 for the state that the device is in, 0 for the others.",
 			"state"),
+		missing: desc("disks_missing", "Disks of the device that are not on this host: the "+
+			"backing disk or spare devices."),
 	}
 }
 
 func (f *deviceFamily) describe(to chan<- *prometheus.Desc) {
 	to <- f.info
 	to <- f.state
+	to <- f.missing
 }
 
 func (f *deviceFamily) collect(st *Device, to chan<- prometheus.Metric) {
@@ -51,4 +54,6 @@ func (f *deviceFamily) collect(st *Device, to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(f.state, prometheus.GaugeValue, yes(st.State == s),
 			st.Name, string(s))
 	}
+	to <- prometheus.MustNewConstMetric(f.missing, prometheus.GaugeValue, float64(st.Missing),
+		st.Name)
 }

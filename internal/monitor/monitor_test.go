@@ -56,6 +56,7 @@ func devices(context.Context) ([]Device, error) {
 	for i, st := range all {
 		told[i].Status = st
 	}
+	told[1].Missing = 1
 	told[0].Latencies = &control.Latencies{Started: at, TookOver: true, TimedOneIn: 128,
 		Requests: []control.RequestLatency{
 			{Operation: "read", Path: "home", Histogram: hist(control.Bucket{Index: 0, Count: 1},
@@ -81,7 +82,9 @@ var varying = regexp.MustCompile(`^(\w+(?:scrape_seconds|last_answer_\w+\{.*\}))
 // differs from run to run is 0.
 func scrape(t *testing.T, source Source) string {
 	t.Helper()
-	h, err := Handler(source, "1.2.3")
+	h, err := Handler(source, "1.2.3", newAlerts(func() map[string]AlertCount {
+		return map[string]AlertCount{"mail": {Sent: 3, Failed: 2, Dropped: 1}}
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,21 +23,23 @@ type Options struct {
 	Log    *slog.Logger
 	// Version is a label of ublk_remap_build_info.
 	Version string
+	// Alerts tells what the ways of alerts have done, by their names; nil: there are none.
+	Alerts func() map[string]AlertCount
 }
 
 // headerTime bounds how long a client may take to send a request. Scrapes take scrapeTime.
 const headerTime = 5 * time.Second
 
-// Handler answers /metrics.
-func Handler(source Source, version string) (http.Handler, error) {
+// Handler answers /metrics, also with what more collects.
+func Handler(source Source, version string, more ...prometheus.Collector) (http.Handler, error) {
 	r := prometheus.NewPedanticRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info",
 		Help:        "The version of this program. The value is 1.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)
-	for _, c := range []prometheus.Collector{NewCollector(source), info,
+	for _, c := range append([]prometheus.Collector{NewCollector(source), info,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewGoCollector()} {
+		collectors.NewGoCollector()}, more...) {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
@@ -51,7 +53,11 @@ func Handler(source Source, version string) (http.Handler, error) {
 
 // Serve answers requests until ctx ends.
 func Serve(ctx context.Context, source Source, o Options) error {
-	h, err := Handler(source, o.Version)
+	var more []prometheus.Collector
+	if o.Alerts != nil {
+		more = append(more, newAlerts(o.Alerts))
+	}
+	h, err := Handler(source, o.Version, more...)
 	if err != nil {
 		return err
 	}

@@ -9,10 +9,10 @@ if [ -e /run/udev/control ]; then
 fi
 case "$1" in
 purge | 0)
-	# Removes the list of enabled sets, and the logs of servers that failed. Disks are not touched.
+	# Removes the list of enabled sets, the logs of servers that failed, and what the monitor has told. Disks are not touched.
 	rm -f /etc/systemd/system/ublk-remap.target.wants/ublk-remap@*.service
 	rmdir --ignore-fail-on-non-empty /etc/systemd/system/ublk-remap.target.wants 2>/dev/null || :
-	rm -rf /run/ublk-remap
+	rm -rf /run/ublk-remap /var/lib/ublk-remap
 	;;
 esac
 # A purge of a deb removes the configuration. A removal of an rpm keeps it.

@@ -78,7 +78,7 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.logLevel, "log-level", "info", "")
 	root.PersistentFlags().StringVar(&a.logFormat, "log-format", "console", "")
 	root.PersistentFlags().Bool("no-progress", false, "") // nothing here takes long
-	root.AddCommand(monitorCommand(a), topCommand(a))
+	root.AddCommand(monitorCommand(a), alertsCommand(a), topCommand(a))
 	return root
 }
 

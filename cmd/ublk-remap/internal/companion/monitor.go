@@ -13,6 +13,7 @@ type MonitorOptions struct {
 	Listen    []string // addresses, host:port
 	WebConfig string   // path; empty: neither certificates nor users
 	Textfile  string   // directory; empty: serve
+	NoAlerts  bool     // serve only
 }
 
 // defaultListen is where the monitor listens unless it is told otherwise. It tells about the disks
@@ -32,6 +33,10 @@ anything. It listens on the host's own address unless it is told otherwise.
 --web-config names a file of Prometheus' exporter-toolkit, with a certificate and
 users. Without one, anybody who reaches the address can read.
 
+Besides, it tells of what happens to the devices, in the journal, by mail and by
+other ways: see alerts, and /etc/ublk-remap/monitor.conf. --no-alerts leaves that
+out.
+
 --textfile writes the metrics to a file of this directory once, for the textfile
 collector of node_exporter, and ends.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,5 +53,6 @@ collector of node_exporter, and ends.`,
 	f.StringVar(&o.WebConfig, "web-config", "",
 		"file with certificates and users, of exporter-toolkit")
 	f.StringVar(&o.Textfile, "textfile", "", "write ublk_remap.prom to this directory once")
+	f.BoolVar(&o.NoAlerts, "no-alerts", false, "tell of nothing by mail, journal and hooks")
 	return cmd
 }

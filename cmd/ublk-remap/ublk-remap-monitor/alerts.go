@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"ublkremap/cmd/ublk-remap/internal/companion"
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert"
+	"ublkremap/internal/alert/settings"
+	"ublkremap/internal/config"
+	"ublkremap/internal/control"
+	"ublkremap/internal/host"
+	"ublkremap/internal/monitor"
+	"ublkremap/metadata"
+)
+
+func alertsCommand(a *app) *cobra.Command {
+	return companion.Alerts(companion.AlertsRun{List: a.listAlerts, Acknowledge: a.acknowledge,
+		Test: a.testAlerts}, func(least, most int) cobra.PositionalArgs {
+		return cobra.RangeArgs(least, most) // the first program has counted them already
+	})
+}
+
+// alertSettings reads the monitor's file. Without one, the defaults hold.
+func alertSettings() (*settings.Settings, error) {
+	s := settings.New()
+	f, err := config.ReadMonitor()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s, nil
+	case err != nil:
+		return nil, err
+	}
+	return s, s.Apply(f)
+}
+
+// alertRound is what the alerts are judged by.
+func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) alert.Round {
+	all, err := a.statuses(ctx)
+	r := alert.Round{Time: time.Now(), Err: err}
+	for _, d := range monitor.Ask(ctx, all) {
+		r.Devices = append(r.Devices, alert.Device{Status: d.Status, Latencies: d.Latencies,
+			Answered: answered(d.Status), Missing: host.Missing(d.Status)})
+		askEvents(ctx, &r.Devices[len(r.Devices)-1], next)
+	}
+	return r
+}
+
+// answered reports whether a server has told its figures.
+func answered(st *control.Status) bool {
+	return host.Answered(st) && len(st.Metadata.Mirrors) > 0
+}
+
+// mostEvents bounds how many answers of a flight recorder are read in a round.
+const mostEvents = 16
+
+// askEvents asks a device's server what its flight recorder has noted since the last round.
+func askEvents(ctx context.Context, d *alert.Device, next func(string) (uint64, bool)) {
+	if !d.Answered {
+		return
+	}
+	from, known := next(d.Status.UUID)
+	if !known {
+		from = 1 << 62 // only what the next number is
+	}
+	client := control.NewClient(d.Status.Name)
+	for range mostEvents {
+		e, err := client.Events(ctx, from)
+		if err != nil {
+			return // a server that is too old has none
+		}
+		d.Told, d.Next = true, e.Next
+		list := metadata.AppendEvents(nil, e.Events, e.First)
+		for i := range list {
+			x := &list[i]
+			d.Events = append(d.Events, alert.Event{Number: x.Number, Time: x.Time(),
+				What: x.Kind.String(), Text: x.Text()})
+		}
+		if len(list) == 0 {
+			return
+		}
+		from = list[len(list)-1].Number + 1
+		d.Next = from
+	}
+}
+
+// withAlerts tells of alerts while serve runs. The metrics are served whatever becomes of the
+// alerts; but a file of settings that makes no sense is an error at once.
+func (a *app) withAlerts(ctx context.Context, serve func(counts func() map[string]monitor.
+	AlertCount) error) error {
+	s, err := alertSettings()
+	if err != nil {
+		return err
+	}
+	m, err := alert.New(s, a.alertRound, a.slog())
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := m.Run(ctx); err != nil {
+			a.log.Warn().Err(err).Msg("this monitor tells of no alerts")
+		}
+	}()
+	err = serve(func() map[string]monitor.AlertCount {
+		all := map[string]monitor.AlertCount{}
+		for way, c := range m.Counts() {
+			all[way] = monitor.AlertCount(c)
+		}
+		return all
+	})
+	end()
+	<-ended
+	return err
+}
+
+// listed returns the alerts that are there, and whether a monitor runs.
+func listed(ctx context.Context) ([]alert.Listed, bool, error) {
+	all, err := alert.NewClient().List(ctx)
+	if !errors.Is(err, alert.ErrNotRunning) {
+		return all, true, err
+	}
+	state, err := alert.LoadState(settings.StateDir())
+	if err != nil {
+		return nil, false, err
+	}
+	return alert.NewMachine(state, alert.Options{Host: alert.Hostname()}).List(), false, nil
+}
+
+func (a *app) listAlerts(cmd *cobra.Command, asJSON bool) error {
+	all, running, err := listed(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if !running {
+		a.log.Warn().Msg("no monitor runs; this is what the last one has noted")
+	}
+	if asJSON {
+		return a.printJSON(all)
+	}
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(a.out, "no alert is there")
+		return err
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "SINCE\tSET\tALERT\tSEVERITY\tACK\tWHAT") // Flush has the error
+	for _, l := range all {
+		ack := "-"
+		if l.Acknowledged != nil {
+			ack = l.Acknowledged.Local().Format(time.DateTime)
+		}
+		what := l.Text
+		if l.Action != "" {
+			what += " " + l.Action
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Since.Local().Format(time.DateTime),
+			l.Set, l.Alert, l.Severity, ack, what)
+	}
+	return w.Flush()
+}
+
+func (a *app) acknowledge(cmd *cobra.Command, set string, kinds []string) error {
+	for _, k := range kinds {
+		if alert.KindOf(k) == nil {
+			return fmt.Errorf("%w: there is no alert %q; see: ublk-remap alerts list",
+				exit.ErrUsage, k)
+		}
+	}
+	done, err := alert.NewClient().Acknowledge(cmd.Context(), alert.Acknowledgement{Set: set,
+		Alerts: kinds})
+	if errors.Is(err, alert.ErrNotRunning) {
+		done.Count, err = alert.AcknowledgeStopped(set, kinds)
+	}
+	if errors.Is(err, alert.ErrNoAlert) {
+		return fmt.Errorf("%w: %w; see: ublk-remap alerts list", exit.ErrNotFound, err)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.out, "quiet until it gets worse: %d alerts\n", done.Count)
+	return err
+}
+
+func (a *app) testAlerts(cmd *cobra.Command, asJSON bool) error {
+	all, err := alert.NewClient().Test(cmd.Context())
+	if errors.Is(err, alert.ErrNotRunning) {
+		a.log.Warn().Msg("no monitor runs, so this command sends the test itself")
+		all, err = a.testHere(cmd.Context())
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		if err := a.printJSON(all); err != nil {
+			return err
+		}
+	}
+	failed := 0
+	for _, r := range all {
+		text := r.Way + ": ok"
+		if r.Error != "" {
+			failed++
+			text = r.Way + ": " + r.Error
+		}
+		if !asJSON {
+			if _, err := fmt.Fprintln(a.out, text); err != nil {
+				return err
+			}
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d ways do not work", failed, len(all))
+	}
+	return nil
+}
+
+// testHere sends a test alert from this process.
+func (a *app) testHere(ctx context.Context) ([]alert.Result, error) {
+	s, err := alertSettings()
+	if err != nil {
+		return nil, err
+	}
+	ways, takers, err := alert.Ways(s, a.slog())
+	if err != nil {
+		return nil, err
+	}
+	return alert.Test(ctx, ways, takers, alert.Hostname()), nil
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

@@ -1,0 +1,77 @@
+package alert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Hooks are programs of a directory that are run for each notice, one after the other, in the order
+// of their names, as the zedlets of ZFS are.
+type Hooks struct {
+	Dir   string
+	Limit time.Duration // for each of them
+	Log   *slog.Logger
+}
+
+// Name implements NoticeWay.
+func (*Hooks) Name() string { return "hooks" }
+
+// skipped are the endings of files that package managers and editors leave.
+var skipped = []string{"~", ".bak", ".orig", ".rej", ".swp", ".dpkg-old", ".dpkg-dist",
+	".dpkg-new", ".dpkg-tmp", ".ucf-old", ".ucf-new", ".ucf-dist", ".rpmsave", ".rpmnew",
+	".rpmorig"}
+
+// list returns the paths of the hooks, in order.
+func (w *Hooks) list() ([]string, error) {
+	entries, err := os.ReadDir(w.Dir) // sorted
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var all []string
+names:
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") || strings.HasPrefix(e.Name(), "README") {
+			continue
+		}
+		for _, s := range skipped {
+			if strings.HasSuffix(e.Name(), s) {
+				continue names
+			}
+		}
+		path := filepath.Join(w.Dir, e.Name())
+		// What is not executable is switched off.
+		if st, err := os.Stat(path); err == nil && (!st.Mode().IsRegular() ||
+			st.Mode()&0o111 == 0) {
+			continue
+		}
+		all = append(all, path)
+	}
+	return all, err
+}
+
+// Take implements NoticeWay. A hook that fails keeps nothing of the others.
+func (w *Hooks) Take(ctx context.Context, host string, n *Notice) error {
+	all, err := w.list()
+	failed := []error{err}
+	for _, path := range all {
+		if err := trusted(path); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		out, err := runProgram(ctx, w.Limit, []string{path}, n.environment(host), nil)
+		switch {
+		case err != nil:
+			failed = append(failed, fmt.Errorf("hook %w", err))
+		case out != "":
+			w.Log.Info("a hook says", "hook", path, "alert", n.Kind, "set", n.Set, "output", out)
+		}
+	}
+	return errors.Join(failed...)
+}

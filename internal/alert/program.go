@@ -1,0 +1,126 @@
+package alert
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/readable"
+)
+
+// safePath is where programs that are run look for others.
+const safePath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+const (
+	// maxOutput bounds what is kept of a program's output, in bytes.
+	maxOutput = 4 << 10
+	// pipeTime is how long the output of a program that has ended is waited for: a process that it
+	// left in the background may hold it.
+	pipeTime = 2 * time.Second
+)
+
+// capped keeps the first bytes that are written to it, and takes the rest.
+type capped struct{ b bytes.Buffer }
+
+func (c *capped) Write(p []byte) (int, error) {
+	c.b.Write(p[:min(len(p), maxOutput-c.b.Len())])
+	return len(p), nil
+}
+
+// runProgram runs a program with a time limit, and returns its output. When the time is over, it is
+// ended with all processes of its group.
+func runProgram(ctx context.Context, limit time.Duration, args, env []string,
+	stdin []byte) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit,
+		fmt.Errorf("%s: it was ended after %s", args[0], limit))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	var out capped
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &out
+	cmd.Env = append([]string{safePath, "LC_ALL=C.UTF-8"}, env...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = pipeTime
+	err := cmd.Run()
+	text := outputLine(out.b.String())
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		return text, nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	default:
+		err = fmt.Errorf("%s: %w", args[0], err)
+	}
+	if text != "" {
+		err = fmt.Errorf("%w: %s", err, text)
+	}
+	return text, err
+}
+
+// outputLine makes a printable line of a program's output.
+func outputLine(s string) string {
+	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
+	return readable.Text(strings.Join(lines, "; "))
+}
+
+// environment is what programs are told of a notice.
+func (n *Notice) environment(host string) []string {
+	k := n.kind()
+	all := []string{
+		"ALERT=" + n.Kind,
+		"EVENT=" + n.Event,
+		"SEVERITY=" + string(k.Severity),
+		"SET=" + n.Set,
+		"UUID=" + n.UUID,
+		"DEVICE=" + n.Device,
+		"BACKING=" + n.Backing,
+		"DISKS=" + strings.Join(n.Disks, " "),
+		"TEXT=" + n.Text,
+		"REASON=" + n.Reason,
+		"ACTION=" + n.Action,
+		"LEVEL=" + strconv.FormatUint(n.Level, 10),
+		"CRITICAL=" + strconv.Itoa(n.Critical),
+		"TIME=" + n.Time.UTC().Format(time.RFC3339),
+		"SINCE=" + n.Since.UTC().Format(time.RFC3339),
+		"HOST=" + readable.Text(host),
+		"RUNBOOK=" + k.Runbook(),
+	}
+	for i := range all {
+		all[i] = "UBLK_REMAP_" + all[i]
+	}
+	return all
+}
+
+// trusted reports by an error whether somebody other than root and this user could have written a
+// file, or put another one in its place: what is run as root must be root's.
+func trusted(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, p := range []string{real, filepath.Dir(real), filepath.Dir(path)} {
+		var st unix.Stat_t
+		if err := unix.Stat(p, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: p, Err: err}
+		}
+		switch {
+		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+			return fmt.Errorf("%s belongs to user %d, so it is not run; to change that: chown "+
+				"root: %s", p, st.Uid, p)
+		case st.Mode&0o022 != 0:
+			return fmt.Errorf("%s can be written by others than its owner, so it is not run; to "+
+				"change that: chmod go-w %s", p, p)
+		}
+	}
+	return nil
+}
