@@ -46,11 +46,15 @@ func newTold(t *testing.T) *told {
 		}
 	}))
 	t.Cleanup(server.Close)
+	// Guests have no umask, and what anybody could have written is not run.
+	if err := os.Chmod(w.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	dir := filepath.Join(w.dir, "etc")
 	t.Setenv(config.DirEnv, dir)
 	for name, text := range map[string]string{
 		"sendmail":            "cat >>" + w.dir + "/mail",
-		"command":             "cat >>" + w.dir + "/command",
+		"command":             "cat >>" + w.dir + "/commanded",
 		"etc/events.d/10-ran": `echo "$UBLK_REMAP_ALERT $UBLK_REMAP_EVENT" >>` + w.dir + "/hooks",
 	} {
 		path := filepath.Join(w.dir, name)
@@ -91,7 +95,7 @@ func (w *told) wait(t *testing.T, alert, event, sentence string) {
 		return strings.Contains(posted, alert+" "+event) &&
 			strings.Contains(w.read("hooks"), alert+" "+event) &&
 			strings.Contains(w.read("mail"), sentence) &&
-			strings.Contains(w.read("command"), sentence)
+			strings.Contains(w.read("commanded"), sentence)
 	})
 }
 
@@ -115,8 +119,11 @@ func TestAlerts(t *testing.T) {
 	const addr = "127.0.0.1:19948"
 	start := func() *rig.Process {
 		p := rig.Launch(t, vmtest.Binary(t), "monitor", "--listen", addr)
-		rig.Until(t, "the monitor answers", func() bool {
-			return rig.Remap(t, "alerts", "test").Stderr == ""
+		rig.Await(t, "the monitor answers", func() error {
+			if r := rig.Remap(t, "alerts", "list"); r.Stderr != "" || p.Ended() {
+				return fmt.Errorf("%s\n%s", r, p.Result())
+			}
+			return nil
 		})
 		return p
 	}
