@@ -353,6 +353,11 @@ func checkAllocator(t *rapid.T, a *Allocator, model map[uint32]*spareModel) {
 			quarantined++
 		}
 	}
+	taken, bad := a.CountIn(0, 1<<32)
+	if taken != used+deferred || bad != retired+quarantined {
+		t.Fatalf("%d units in use and %d bad, want %d and %d", taken, bad, used+deferred,
+			retired+quarantined)
+	}
 	if a.FreeCount() != free || a.Used() != used || a.Deferred() != deferred ||
 		a.Retired() != retired ||
 		a.Quarantined() != quarantined {

@@ -13,7 +13,7 @@ import (
 type SurfaceHandler interface {
 	// Surface divides the blocks from on and before to into as many cells, or a few less. Its
 	// caller has checked that from is less than to, and that cells is 1 to MaxSurface. The error is
-	// ErrInvalid if the device has no block from.
+	// ErrInvalid if neither the device nor a region behind it on its disk has a block from.
 	Surface(ctx context.Context, from, to uint64, cells int) (*Surface, error)
 }
 
@@ -28,7 +28,8 @@ const MaxSurface = 4096
 type Surface struct {
 	BlockSize  int    `json:"block_size"`  // bytes
 	SizeBlocks uint64 `json:"size_blocks"` // of the exported device
-	// From and To are the range, cut at the end of the device. PerCell is how many blocks a cell
+	// From and To are the range, cut at the end of the device, or at that of the last region of the
+	// backing disk if the range was given. PerCell is how many blocks a cell
 	// has; the last one may have fewer. It follows from the range that was asked for, which may go
 	// beyond the end.
 	From    uint64 `json:"from"`
@@ -39,6 +40,9 @@ type Surface struct {
 	// Regions is what else the disks of the set hold: the copies of the metadata, the spare units,
 	// and the data that gave way to them.
 	Regions []SurfaceRegion `json:"regions"`
+	// Spares are the cells with spare units on the backing disk, in ascending order. They lie behind
+	// the device, so they are part only of a range that is asked for beyond its end.
+	Spares []SurfaceSpares `json:"spares,omitempty"`
 	// Scrub says which blocks were read by a scrub, and when. nil: the server is too old to tell.
 	Scrub *SurfaceScrub `json:"scrub,omitempty"`
 }
@@ -63,6 +67,15 @@ type SurfaceCell struct {
 	// blocks, as in Remap.
 	Time  string `json:"time,omitempty"`
 	Cause string `json:"cause,omitempty"`
+}
+
+// SurfaceSpares counts the spare units that have blocks in a cell. A unit with blocks in two cells
+// is counted in both.
+type SurfaceSpares struct {
+	Cell  uint64 `json:"cell"`
+	Units uint64 `json:"units"`
+	Used  uint64 `json:"used,omitempty"` // hold data, or did a moment ago
+	Bad   uint64 `json:"bad,omitempty"`  // are retired or in quarantine, used or not
 }
 
 // The kinds of a SurfaceRegion, beside the names of metadata.RegionKind: mirror, spare,

@@ -45,6 +45,9 @@ func TestSurfaceFits(t *testing.T) {
 		s.Cells = append(s.Cells, SurfaceCell{i, 1 << 50, 1 << 50, 1 << 50,
 			"2026-03-01T11:55:00Z", "operator"})
 	}
+	for i := range uint64(MaxSurface) {
+		s.Spares = append(s.Spares, SurfaceSpares{i, 1 << 32, 1 << 32, 1 << 32})
+	}
 	b, err := json.Marshal(s)
 	if err != nil || len(b) > maxAnswer*9/10 {
 		t.Errorf("%d bytes, %v", len(b), err)

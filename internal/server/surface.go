@@ -1,8 +1,10 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/coordinator"
@@ -15,37 +17,53 @@ import (
 func (s *server) Surface(ctx context.Context, from, to uint64, cells int) (*control.Surface,
 	error) {
 	geo := s.shared.Geometry()
-	if from >= geo.Blocks {
-		return nil, fmt.Errorf("%w: block %d: the device has %d", control.ErrInvalid, from,
-			geo.Blocks)
-	}
-	var mirrors []metadata.MirrorStatus
+	out := &control.Surface{BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks}
 	var scrub coordinator.ScrubStatus
+	var invalid error
 	if err := s.keeper.call(ctx, func() {
-		mirrors = s.keeper.coord.AppendMirrors(nil)
+		out.Regions = s.regions(s.keeper.coord.AppendMirrors(nil))
 		scrub = s.keeper.coord.Scrub()
+		if invalid = surfaceRange(out, from, to, cells); invalid == nil {
+			out.Spares = s.spareCells(out)
+		}
 	}); err != nil {
 		return nil, err
 	}
+	if invalid != nil {
+		return nil, invalid
+	}
 	st := scrubStatus(&scrub, geo.BlockSize)
-	out := &control.Surface{BlockSize: geo.BlockSize, SizeBlocks: geo.Blocks,
-		Regions: s.regions(mirrors), Scrub: &control.SurfaceScrub{State: st.State,
-			Position: st.Position, Started: st.Started, LastFinished: st.LastFinished}}
-	err := surface(ctx, out, s.shared.Map(), from, to, cells)
-	return out, err
+	out.Scrub = &control.SurfaceScrub{State: st.State, Position: st.Position, Started: st.Started,
+		LastFinished: st.LastFinished}
+	return out, surface(ctx, out, s.shared.Map())
 }
 
-// surface fills in the cells of a range.
-func surface(ctx context.Context, out *control.Surface, m *remap.Map, from, to uint64,
-	cells int) error {
+// surfaceRange fills in what range a surface is of. SizeBlocks and Regions are filled in already.
+func surfaceRange(out *control.Surface, from, to uint64, cells int) error {
+	end := out.SizeBlocks
 	if to == control.SurfaceEnd {
-		to = out.SizeBlocks
+		to = end
+	} else {
+		for _, r := range out.Regions {
+			if r.Backing {
+				end = max(end, uint64(r.Start+r.Length)/uint64(out.BlockSize))
+			}
+		}
+	}
+	if from >= min(to, end) {
+		return fmt.Errorf("%w: block %d: the device has %d", control.ErrInvalid, from,
+			out.SizeBlocks)
 	}
 	// What was asked for says how large cells are, also where it goes beyond the end.
 	out.PerCell = (to-from-1)/uint64(cells) + 1
-	out.From, out.To = from, min(to, out.SizeBlocks)
+	out.From, out.To = from, min(to, end)
+	return nil
+}
+
+// surface fills in the cells of a range.
+func surface(ctx context.Context, out *control.Surface, m *remap.Map) error {
 	out.Cells = []control.SurfaceCell{}
-	return m.Surface(from, out.To, out.PerCell, func(c remap.SurfaceCell) error {
+	return m.Surface(out.From, out.To, out.PerCell, func(c remap.SurfaceCell) error {
 		cell := control.SurfaceCell{Cell: c.Cell, Mapped: c.Mapped, Pending: c.Pending, Lost: c.Lost}
 		if c.Time > 0 {
 			cell.Time, cell.Cause = clock(c.Time), c.Cause.String()
@@ -53,6 +71,38 @@ func surface(ctx context.Context, out *control.Surface, m *remap.Map, from, to u
 		out.Cells = append(out.Cells, cell)
 		return ctx.Err()
 	})
+}
+
+// spareCells counts the spare units that lie in the range. It runs on the keeper's goroutine, which
+// the allocator belongs to; what it reads is three bits a unit, at most 1.5 MiB.
+func (s *server) spareCells(out *control.Surface) []control.SurfaceSpares {
+	var all []control.SurfaceSpares
+	perUnit := uint64(metadata.UnitSize / out.BlockSize)
+	regions := slices.Clone(s.image.Layout().SpareRegions())
+	slices.SortFunc(regions, func(a, b metadata.Region) int { return cmp.Compare(a.Start, b.Start) })
+	for _, r := range regions {
+		start := uint64(r.Start) / uint64(out.BlockSize)
+		end := start + uint64(r.Length/metadata.UnitSize)*perUnit
+		if r.Device != 0 || start >= out.To || end <= out.From {
+			continue
+		}
+		for at := max(start, out.From); at < min(end, out.To); {
+			cell := (at - out.From) / out.PerCell
+			next := min(out.From+(cell+1)*out.PerCell, end, out.To)
+			lo, hi := (at-start)/perUnit, (next-start-1)/perUnit+1
+			c := control.SurfaceSpares{Cell: cell, Units: hi - lo}
+			c.Used, c.Bad = s.alloc.CountIn(uint64(r.First)+lo, uint64(r.First)+hi)
+			if n := len(all); n > 0 && all[n-1].Cell == cell { // the end of another region
+				all[n-1].Units += c.Units
+				all[n-1].Used += c.Used
+				all[n-1].Bad += c.Bad
+			} else {
+				all = append(all, c)
+			}
+			at = next
+		}
+	}
+	return all
 }
 
 // regions lists what the disks hold beside data.

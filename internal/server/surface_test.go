@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/metadata"
 )
 
 // TestSurfaceOfADevice: moved blocks are in their cells, the cells cover the range that was asked
@@ -48,12 +49,17 @@ func TestSurfaceOfADevice(t *testing.T) {
 		t.Errorf("%+v, %v", one, err)
 	}
 	beyond, err := s.Surface(ctx, geo.Blocks-100, geo.Blocks+412, 16)
-	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks || len(beyond.Cells) != 1 ||
+	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks+412 || len(beyond.Cells) != 1 ||
 		beyond.Cells[0].Cell != 3 || beyond.Cells[0].Mapped != 2 {
 		t.Errorf("beyond the end: %+v, %v", beyond, err)
 	}
-	if _, err := s.Surface(ctx, geo.Blocks, geo.Blocks+1, 1); !errors.Is(err, control.ErrInvalid) {
-		t.Errorf("behind the end: %v", err)
+	if _, err := s.Surface(ctx, geo.Blocks, control.SurfaceEnd, 1); !errors.Is(err,
+		control.ErrInvalid) {
+		t.Errorf("behind the end of the device: %v", err)
+	}
+	disk := uint64(testSize / got.BlockSize)
+	if _, err := s.Surface(ctx, disk, disk+1, 1); !errors.Is(err, control.ErrInvalid) {
+		t.Errorf("behind the end of the disk: %v", err)
 	}
 	kinds := map[string]int{}
 	for _, r := range got.Regions {
@@ -66,5 +72,59 @@ func TestSurfaceOfADevice(t *testing.T) {
 	if kinds["head"] != 1 || kinds["superblock"] < 3 || kinds["mirror"] != 2 ||
 		kinds["spare"] != 1 || kinds["displaced-head"] != 1 {
 		t.Errorf("regions %v", kinds)
+	}
+}
+
+// TestSurfaceOfSpares: behind the device the cells say how many spare units are in use and bad,
+// whatever their size, and every unit is in one of them.
+func TestSurfaceOfSpares(t *testing.T) {
+	d := newSet(t)
+	s := newKeeperOf(t, d)
+	ctx := t.Context()
+	geo := s.shared.Geometry()
+	unit := uint64(metadata.UnitSize / geo.BlockSize)
+	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 100 * unit, Count: 30 * unit}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.keeper.call(ctx, func() {
+		if err := s.alloc.Retire(200, 3, metadata.CauseSpare, 1); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	spare := s.image.Layout().SpareRegions()[0]
+	total := uint64(spare.Length / metadata.UnitSize)
+	start := uint64(spare.Start) / uint64(geo.BlockSize)
+	end := start + total*unit
+	for _, per := range []uint64{unit, 3 * unit, 16 * unit, (end - start)} {
+		got, err := s.Surface(ctx, start, end+per, int((end+per-start-1)/per+1))
+		if err != nil || got.PerCell != per {
+			t.Fatalf("in cells of %d, not %d: %v", got.PerCell, per, err)
+		}
+		var units, used, bad uint64
+		for i, c := range got.Spares {
+			if i > 0 && c.Cell <= got.Spares[i-1].Cell || c.Units > per/unit {
+				t.Errorf("%+v after %+v", c, got.Spares[max(i, 1)-1])
+			}
+			units, used, bad = units+c.Units, used+c.Used, bad+c.Bad
+		}
+		if units != total || used != 30 || bad != 3 {
+			t.Errorf("in cells of %d: %d units of %d, %d used, %d bad", per, units, total, used, bad)
+		}
+	}
+	// A part of a unit is that unit.
+	one, err := s.Surface(ctx, start+200*unit, start+201*unit, int(unit))
+	if err != nil || len(one.Spares) != int(unit) {
+		t.Fatalf("%+v, %v", one, err)
+	}
+	for i, c := range one.Spares {
+		if c != (control.SurfaceSpares{Cell: uint64(i), Units: 1, Bad: 1}) {
+			t.Errorf("block %d of a retired unit: %+v", i, c)
+		}
+	}
+	whole, err := s.Surface(ctx, 0, control.SurfaceEnd, 10)
+	if err != nil || len(whole.Spares) != 0 {
+		t.Errorf("the device alone: %+v, %v", whole.Spares, err)
 	}
 }
