@@ -32,6 +32,7 @@ type exportOptions struct {
 	offset    string
 	length    string
 	remapped  bool
+	slow      bool
 	spares    []string
 
 	from, bytes int64 // what offset and length say; bytes 0: up to the end
@@ -47,7 +48,8 @@ moment. The device may be in use, or be stopped.
 
 badblocks, ddrescue: the blocks that cannot be read, which are pending or lost; with
 --remapped also those that live in the spare region, because their homes are bad.
-json, csv: the remap table. dmsetup: a table that shows the device, read-only, on a
+json, csv: the remap table. With --slow all of these have the blocks too that the
+scrub found slow to read. dmsetup: a table that shows the device, read-only, on a
 machine without ublk-remap: dmsetup create --readonly NAME TABLE.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,6 +67,8 @@ machine without ublk-remap: dmsetup create --readonly NAME TABLE.`,
 		"partition")
 	f.StringVar(&o.length, "length", "", "bytes from there on: the size of a partition")
 	f.BoolVar(&o.remapped, "remapped", false, "also the blocks that live in the spare region")
+	f.BoolVar(&o.slow, "slow", false, "also the blocks that are slow to read; of a device that is "+
+		"in use")
 	spareFlag(cmd, &o.spares)
 	return cmd
 }
@@ -85,6 +89,10 @@ func (o *exportOptions) check(cmd *cobra.Command) (err error) {
 			return fmt.Errorf("--%s: %w: it is for badblocks and ddrescue; %s is of all blocks",
 				name, exit.ErrUsage, o.format)
 		}
+	}
+	if o.slow && o.format == formatDMSetup {
+		return fmt.Errorf("--slow: %w: the table of dmsetup shows such blocks as any other",
+			exit.ErrUsage)
 	}
 	if cmd.Flags().Changed("block-size") && o.format != lists.Badblocks {
 		return fmt.Errorf("--block-size: %w: %s has no blocks of another size", exit.ErrUsage,
@@ -134,40 +142,48 @@ func (a *app) export(ctx context.Context, path string, o exportOptions) error {
 	if o.bytes == 0 {
 		o.bytes = total - o.from
 	}
+	var slow []control.Range
+	if o.slow {
+		if slow, err = a.slowOf(ctx, path, b); err != nil {
+			return err
+		}
+	}
 	switch o.format {
 	case lists.Badblocks:
-		return lists.WriteBadblocks(a.out, unreadable(b, o), int64(o.blockSize))
+		return lists.WriteBadblocks(a.out, wantedBytes(b, slow, o), int64(o.blockSize))
 	case lists.Ddrescue:
-		return lists.WriteDdrescue(a.out, unreadable(b, o), o.bytes, "Mapfile. Created by "+
+		return lists.WriteDdrescue(a.out, wantedBytes(b, slow, o), o.bytes, "Mapfile. Created by "+
 			"ublk-remap export of "+readable.Text(b.Superblock.Name))
 	case formatJSON:
 		a.json = true
-		return a.printRemaps(func(f func(control.Remap) error) error { return remaps(b, f) })
+		return a.printRemaps(func(f func(control.Remap) error) error { return remaps(b, slow, f) })
 	case formatCSV:
-		return a.exportCSV(b)
+		return a.exportCSV(b, slow)
 	}
 	return a.exportTable(b, members)
 }
 
-// unreadable gives the bytes that the flags ask for, counted from the offset. It gives them in
-// order.
-func unreadable(b *metadata.Backup, o exportOptions) iter.Seq[lists.Range] {
+// wantedBytes gives the bytes that the flags ask for, counted from the offset, in order.
+func wantedBytes(b *metadata.Backup, slow []control.Range,
+	o exportOptions) iter.Seq[lists.Range] {
 	size := int64(b.Layout().BlockSize())
 	return func(yield func(lists.Range) bool) {
-		b.Runs(func(r metadata.Run) bool {
-			if r.State == metadata.StateMapped && !r.Pending && !o.remapped {
-				return true
-			}
-			from := max(0, int64(r.Block)*size-o.from)
-			to := min(o.bytes, int64(r.Block+r.Count)*size-o.from)
+		give := func(block, count uint64) bool {
+			from := max(0, int64(block)*size-o.from)
+			to := min(o.bytes, int64(block+count)*size-o.from)
 			return from >= to || yield(lists.Range{Start: from, End: to})
-		})
+		}
+		withSlow(b, slow, func(r metadata.Run) bool {
+			return r.State == metadata.StateMapped && !r.Pending && !o.remapped ||
+				give(r.Block, r.Count)
+		}, func(g control.Range) bool { return give(g.Block, g.Count) })
 	}
 }
 
-// remaps passes the table on as remap list prints it.
-func remaps(b *metadata.Backup, f func(control.Remap) error) (err error) {
-	b.Runs(func(r metadata.Run) bool {
+// remaps passes the table on as remap list prints it. Blocks that are slow to read are rows too;
+// when they were found is not known.
+func remaps(b *metadata.Backup, slow []control.Range, f func(control.Remap) error) (err error) {
+	withSlow(b, slow, func(r metadata.Run) bool {
 		row := control.Remap{Block: r.Block, Count: r.Count, State: r.State.String(),
 			Cause: r.Cause.String(), Time: time.Unix(int64(r.Time), 0).UTC().Format(time.RFC3339)}
 		if r.State == metadata.StateMapped {
@@ -178,16 +194,20 @@ func remaps(b *metadata.Backup, f func(control.Remap) error) (err error) {
 		}
 		err = f(row)
 		return err == nil
+	}, func(g control.Range) bool {
+		err = f(control.Remap{Block: g.Block, Count: g.Count, State: stateSlow,
+			Cause: metadata.CauseScrub.String()})
+		return err == nil
 	})
 	return err
 }
 
-func (a *app) exportCSV(b *metadata.Backup) error {
+func (a *app) exportCSV(b *metadata.Backup, slow []control.Range) error {
 	w := csv.NewWriter(a.out)
 	if err := w.Write([]string{"block", "count", "spare", "state", "cause", "time"}); err != nil {
 		return err
 	}
-	if err := remaps(b, func(r control.Remap) error {
+	if err := remaps(b, slow, func(r control.Remap) error {
 		spare := ""
 		if r.Spare != nil {
 			spare = strconv.FormatUint(*r.Spare, 10)

@@ -70,6 +70,7 @@ func TestExportRefuses(t *testing.T) {
 		"", "--format xml", "--format json --offset 1MiB", "--format dmsetup --remapped",
 		"--format ddrescue --block-size 512", "--format badblocks --block-size 1000",
 		"--format badblocks --offset 1TiB", "--format badblocks --length 1TiB",
+		"--format badblocks --slow", "--format dmsetup --slow",
 		"--format badblocks --offset 1%", "--format badblocks --offset x",
 	} {
 		r := ublkRemap(t, append([]string{"export", disk}, strings.Fields(args)...)...)

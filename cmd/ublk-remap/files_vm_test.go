@@ -316,8 +316,31 @@ func TestFilesOfSlowBlocks(t *testing.T) {
 		rows[0].State != "slow" || rows[1].State != "home" {
 		t.Errorf("%+v", rows)
 	}
+	block := place.Start / 512
+	for args, want := range map[string]string{
+		"badblocks --block-size 4096":                     "",
+		"badblocks --block-size 4096 --slow":              fmt.Sprintln(block / 8),
+		"badblocks --slow --block-size 512 --offset 1MiB": numbers(block-2048, 8),
+		"badblocks --slow --block-size 512 --length 1MiB": "",
+		"csv --slow": fmt.Sprintf("block,count,spare,state,cause,time\n%d,8,,slow,scrub,\n", block),
+		"csv":        "block,count,spare,state,cause,time\n",
+	} {
+		if got := rig.Want(t, exit.Done, append([]string{"export", set.Name, "--format"},
+			strings.Fields(args)...)...).Stdout; got != want {
+			t.Errorf("export %s: %q, want %q", args, got, want)
+		}
+	}
 	if text := rig.Want(t, exit.Done, "files", set.Name).Stdout; !strings.Contains(text,
 		"0 files affected") {
 		t.Errorf("it says %s", text)
 	}
+}
+
+// numbers are lines with numbers that follow each other.
+func numbers(first int64, count int) string {
+	var b strings.Builder
+	for i := range int64(count) {
+		_, _ = fmt.Fprintln(&b, first+i)
+	}
+	return b.String()
 }
