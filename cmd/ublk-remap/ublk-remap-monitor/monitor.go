@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
+	"os"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -10,6 +13,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/companion"
 	"ublkremap/internal/host"
 	"ublkremap/internal/monitor"
+	"ublkremap/internal/page"
 )
 
 // devices is what the monitor tells about.
@@ -27,9 +31,14 @@ func monitorCommand(a *app) *cobra.Command {
 		if o.Textfile != "" {
 			return monitor.WriteTextfile(o.Textfile, a.devices)
 		}
+		p := page.Handler(onPage{}, version)
+		defer p.Close()
+		for _, at := range o.Listen {
+			a.log.Info().Str("url", pageURL(at, o.WebConfig)).Msg("the page for browsers")
+		}
 		serve := func(counts func() map[string]monitor.AlertCount) error {
 			return monitor.Serve(cmd.Context(), a.devices, monitor.Options{Listen: o.Listen,
-				Config: o.WebConfig, Log: a.slog(), Version: version, Alerts: counts})
+				Config: o.WebConfig, Log: a.slog(), Version: version, Alerts: counts, Page: p})
 		}
 		if o.NoAlerts {
 			return serve(nil)
@@ -40,3 +49,23 @@ func monitorCommand(a *app) *cobra.Command {
 
 // slog is the log for libraries.
 func (a *app) slog() *slog.Logger { return slog.New(zerolog.NewSlogHandler(a.log)) }
+
+// pageURL is where a browser finds the page, if the monitor listens on an address. With a web
+// configuration it may be https.
+func pageURL(listen, config string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen // the attempt to listen tells what is wrong
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			host = "localhost"
+		}
+	}
+	scheme := "http"
+	if text, err := os.ReadFile(config); err == nil &&
+		strings.Contains(string(text), "tls_server_config") {
+		scheme = "https"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port) + "/"
+}

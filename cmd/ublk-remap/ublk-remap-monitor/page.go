@@ -1,0 +1,73 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/control"
+	"ublkremap/internal/page"
+	"ublkremap/metadata"
+)
+
+// onPage are the devices of this host, for the page.
+type onPage struct{ devices }
+
+// List returns the devices with records, and those that the kernel tells of.
+func (o onPage) List(ctx context.Context) ([]page.Listed, error) {
+	all, err := o.devices.List(ctx)
+	list := make([]page.Listed, len(all))
+	for i, l := range all {
+		list[i] = page.Listed{Status: l.Status, Asked: l.Asked}
+	}
+	return list, err
+}
+
+// Latencies asks a device's server.
+func (o onPage) Latencies(ctx context.Context, name string) (*control.Latencies, error) {
+	return control.NewClient(name).LatenciesWithin(ctx, askTime)
+}
+
+// askTime is how long a server may take over its histograms.
+const askTime = 2 * time.Second
+
+// Scrub asks a device's server.
+func (o onPage) Scrub(ctx context.Context, name string) (*control.ScrubStatus, error) {
+	return control.NewClient(name).Scrub(ctx, control.ScrubRequest{Do: control.ScrubShow,
+		Slow: true})
+}
+
+// Events asks a device's server.
+func (o onPage) Events(ctx context.Context, name string, from uint64) ([]page.Event, uint64,
+	error) {
+	e, err := control.NewClient(name).Events(ctx, from)
+	if err != nil {
+		return nil, 0, err
+	}
+	var list []page.Event
+	for _, x := range metadata.AppendEvents(nil, e.Events, e.First) {
+		one := page.Event{Number: x.Number, Time: x.Time(), What: x.Kind.String(),
+			HasBlock: x.HasBlock, Block: x.Block, Count: x.Count, Text: x.Text()}
+		if x.Errno != 0 {
+			one.Errno = cmp.Or(unix.ErrnoName(syscall.Errno(x.Errno)), strconv.Itoa(int(x.Errno)))
+		}
+		if x.HasLatency {
+			one.Latency = time.Duration(x.Latency) * time.Microsecond
+		}
+		if x.HasTemperature {
+			one.Temperature = &x.Temperature
+		}
+		switch x.Kind {
+		case metadata.EventRemap, metadata.EventPending:
+			one.Cause = metadata.Cause(x.Done).String()
+		case metadata.EventThinned:
+			one.Of = metadata.EventKind(x.Detail).String()
+		}
+		list = append(list, one)
+	}
+	return list, e.Next, nil
+}

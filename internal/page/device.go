@@ -1,0 +1,162 @@
+package page
+
+import (
+	"time"
+
+	"ublkremap/internal/control"
+	"ublkremap/internal/health"
+)
+
+const (
+	samples   = 360  // of the history of rates
+	maxEvents = 100  // that are shown
+	maxBad    = 2048 // places that the disk failed, for the rate
+	// sampleEvery is how far apart samples of the history are at least.
+	sampleEvery = 5 * time.Second
+)
+
+// device is what is known of a device. Page.mu guards it.
+type device struct {
+	st       *control.Status
+	final    bool      // there is no server to ask
+	listed   bool      // it was in the newest list
+	asked    time.Time // when the open question was asked; zero: there is none
+	answered time.Time // the last answer; zero: there was none
+	failed   error     // of the last question, if there was no answer
+
+	history []sample // oldest first
+
+	latencies *control.Latencies
+	scrub     *control.ScrubStatus
+	scrubAt   time.Time
+
+	events   []Event // the newest ones, oldest first
+	first    time.Time
+	bad      []health.Bad // oldest first
+	next     uint64       // number of the next event; 0: nothing is known
+	eventsOf eventsKey
+	eventsAt time.Time
+	noEvents error // of the last question
+
+	watched time.Time // when somebody looked at its own page last
+}
+
+// sample is the counters of a moment.
+type sample struct {
+	at                          time.Time
+	read, write, heals, errored uint64
+}
+
+// eventsKey changes with what the flight recorder notes, most of the time.
+type eventsKey struct {
+	sequence, remaps, pending, lost, heals, errored uint64
+	pid                                             int
+	scrub                                           string
+}
+
+func eventsKeyOf(st *control.Status) eventsKey {
+	return eventsKey{st.Metadata.Sequence, st.Remaps, st.Pending, st.Lost, heals(st), errored(st),
+		st.ServerPID, st.Scrub.State}
+}
+
+func heals(st *control.Status) uint64 { return st.Heals.Writes + st.Heals.Reads }
+
+func errored(st *control.Status) uint64 {
+	return st.Errors.Read + st.Errors.Write + st.Errors.Flush + st.Errors.Transport
+}
+
+// answered reports whether the figures of a status come from the device's server.
+func answered(st *control.Status) bool {
+	return st.ServerPID != 0 && st.State != control.StateUnreachable && len(st.Metadata.Mirrors) > 0
+}
+
+// answer takes a new status in.
+func (d *device) answer(st *control.Status, now time.Time) {
+	d.st, d.asked, d.answered, d.failed = st, time.Time{}, now, nil
+	if answered(st) {
+		d.sample(st, now)
+	}
+}
+
+// sample adds to the history of rates.
+func (d *device) sample(st *control.Status, now time.Time) {
+	if n := len(d.history); n > 0 && now.Sub(d.history[n-1].at) < sampleEvery {
+		return
+	}
+	d.history = append(d.history, sample{now, st.IO.ReadBytes, st.IO.WriteBytes, heals(st),
+		errored(st)})
+	if n := len(d.history) - samples; n > 0 {
+		d.history = append(d.history[:0], d.history[n:]...)
+	}
+}
+
+// late returns for how long a device has not answered; 0 if it does.
+func (d *device) late(now time.Time) time.Duration {
+	if d.asked.IsZero() || now.Sub(d.asked) < lateAfter {
+		return 0
+	}
+	return now.Sub(d.asked)
+}
+
+// addEvents takes new events in.
+func (d *device) addEvents(list []Event, next uint64) {
+	if next < d.next {
+		// After a crash numbers can be used again.
+		for len(d.events) > 0 && d.events[len(d.events)-1].Number >= next {
+			d.events = d.events[:len(d.events)-1]
+		}
+	}
+	for _, e := range list {
+		if n := len(d.events); n > 0 && d.events[n-1].Number >= e.Number {
+			continue
+		}
+		if d.first.IsZero() {
+			d.first = e.Time
+		}
+		d.events = append(d.events, e)
+		d.addBad(&e)
+	}
+	if n := len(d.events) - maxEvents; n > 0 {
+		d.events = append(d.events[:0], d.events[n:]...)
+	}
+	d.next = next
+}
+
+// addBad notes an event if it tells of a place that the disk failed.
+func (d *device) addBad(e *Event) {
+	b := health.Bad{Block: e.Block, Count: uint64(e.Count), At: e.Time}
+	switch {
+	case e.What == "thinned" && e.Of == "remap":
+		b.Spares = uint64(e.Count) // so many events, of at least one unit each
+	case !health.ByDisk(e.Cause):
+		return
+	case e.What == "remap":
+		perUnit := uint64(max(unitBytes/max(d.st.BlockSize, 1), 1))
+		b.Spares = (uint64(e.Count) + perUnit - 1) / perUnit
+	case e.What != "pending":
+		return
+	}
+	d.bad = append(d.bad, b)
+	if n := len(d.bad) - maxBad; n > 0 {
+		// What is older than this is not known any more.
+		d.first = d.bad[n].At
+		d.bad = append(d.bad[:0], d.bad[n:]...)
+	}
+}
+
+// unitBytes is what spare units hold.
+const unitBytes = 4096
+
+// health judges the disk by what its server has seen. No drive is asked.
+func (d *device) health(now time.Time) health.Report {
+	st := d.st
+	s := &health.Seen{Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason,
+		Blocks: st.SizeBlocks, BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
+		SpareFree: st.Spare.Free, Spare: st.Spare.Total, Transport: st.Errors.Transport,
+		Bad: d.bad, Since: d.first, Now: now, Unknown: !answered(st)}
+	if st.Created != nil && (d.next > 0 && len(d.events) > 0 && d.events[0].Number == 1 ||
+		d.first.IsZero() || st.Created.After(d.first)) {
+		s.Since = *st.Created
+	}
+	return health.Judge(s, nil)
+}
