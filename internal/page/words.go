@@ -14,7 +14,7 @@ import (
 const maxText = 400
 
 // clean makes a text of unknown origin safe to read, and cuts it if it is too long.
-func clean(s string) string { return readable.Cut(readable.Text(s), maxText) }
+func clean(s string) string { return readable.Fit(readable.Text(s), maxText) }
 
 func sizeText(n uint64) string { return readable.Bytes(int64(min(n, math.MaxInt64))) }
 
