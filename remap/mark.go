@@ -21,14 +21,11 @@ import "ublkremap/metadata"
 //
 // All of it is looked at without a pause. So there should not be many more than MarkMost units.
 type Marking struct {
-	Ranges []BlockRange // in order, without overlap; they belong to the Arbiter until Done
+	Ranges []metadata.BlockRange // in order, without overlap; they belong to the Arbiter until Done
 	Cause  metadata.Cause
 	// Done is called with the result. It must not call the Arbiter.
 	Done func(MarkResult)
 }
-
-// BlockRange is a run of exported blocks.
-type BlockRange struct{ Block, Count uint64 }
 
 // MarkResult is how a Marking ended.
 type MarkResult struct {

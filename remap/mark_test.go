@@ -8,7 +8,7 @@ import (
 )
 
 // marked marks ranges and returns how that ended. Done must have been called.
-func (r *rig) marked(ranges ...BlockRange) (res MarkResult) {
+func (r *rig) marked(ranges ...metadata.BlockRange) (res MarkResult) {
 	r.t.Helper()
 	ended := 0
 	if err := r.a.Mark(Marking{Ranges: ranges, Cause: metadata.CauseImport,
@@ -40,13 +40,13 @@ func TestMark(t *testing.T) {
 			before[u] = r.s.m.Unit(u)
 		}
 		listed := map[uint64]bool{}
-		var ranges []BlockRange
+		var ranges []metadata.BlockRange
 		for b := uint64(900); b < 4000; {
 			n := 1 + rng.Uint64N(9)
 			if rng.IntN(20) == 0 {
 				n += 200
 			}
-			ranges = append(ranges, BlockRange{b, n})
+			ranges = append(ranges, metadata.BlockRange{Block: b, Count: n})
 			for i := range n {
 				listed[b+i] = true
 			}
@@ -89,14 +89,18 @@ func TestMark(t *testing.T) {
 // TestMarkRefuses what is no list, and everything while the breaker is open.
 func TestMarkRefuses(t *testing.T) {
 	r := newMoverRig(t, 4096, 400)
-	for _, ranges := range [][]BlockRange{nil, {{5, 0}}, {{5, 2}, {6, 1}}, {{9, 1}, {5, 1}},
-		{{r.s.geo.Blocks, 1}}, {{r.s.geo.Blocks - 1, 2}}, {{1, ^uint64(0)}}} {
+	run := func(block, count uint64) metadata.BlockRange {
+		return metadata.BlockRange{Block: block, Count: count}
+	}
+	for _, ranges := range [][]metadata.BlockRange{nil, {run(5, 0)}, {run(5, 2), run(6, 1)},
+		{run(9, 1), run(5, 1)}, {run(r.s.geo.Blocks, 1)}, {run(r.s.geo.Blocks-1, 2)},
+		{run(1, ^uint64(0))}} {
 		if err := r.a.Mark(Marking{Ranges: ranges}); err != ErrRange {
 			t.Errorf("%v: %v", ranges, err)
 		}
 	}
 	r.a.trip(TripPath, "test")
-	if err := r.a.Mark(Marking{Ranges: []BlockRange{{5, 1}}}); err != ErrTripped {
+	if err := r.a.Mark(Marking{Ranges: []metadata.BlockRange{run(5, 1)}}); err != ErrTripped {
 		t.Error(err)
 	}
 }

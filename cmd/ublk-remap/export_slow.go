@@ -11,7 +11,8 @@ import (
 )
 
 // slowOf returns the blocks that are slow to read and not in the table, in order.
-func (a *app) slowOf(ctx context.Context, path string, b *metadata.Backup) ([]control.Range, error) {
+func (a *app) slowOf(ctx context.Context, path string, b *metadata.Backup) ([]control.Range,
+	error) {
 	if !b.Live {
 		return nil, fmt.Errorf("%s: --slow: %w: only a server knows which blocks are slow to "+
 			"read: start it", path, exit.ErrUsage)

@@ -79,7 +79,7 @@ func (o importOptions) marksOnly() importOptions {
 func blockRanges(list []control.Range) []metadata.BlockRange {
 	out := make([]metadata.BlockRange, len(list))
 	for i, r := range list {
-		out[i] = metadata.BlockRange{Block: r.Block, Count: r.Count}
+		out[i] = metadata.BlockRange(r)
 	}
 	return out
 }

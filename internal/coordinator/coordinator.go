@@ -296,7 +296,7 @@ func (c *Coordinator) Move(m remap.Move, done func(remap.MoveResult)) error {
 
 // Mark marks blocks pending, and tells how that ended. It may do so before it returns. See
 // remap.Marking.
-func (c *Coordinator) Mark(ranges []remap.BlockRange, cause metadata.Cause,
+func (c *Coordinator) Mark(ranges []metadata.BlockRange, cause metadata.Cause,
 	done func(remap.MarkResult)) error {
 	err := c.arbiter.Mark(remap.Marking{Ranges: ranges, Cause: cause,
 		Done: func(r remap.MarkResult) {

@@ -57,7 +57,7 @@ func (c *Coordinator) noteGathered() {
 }
 
 // gatherMark adds an import of a list, or a part of one.
-func (c *Coordinator) gatherMark(ranges []remap.BlockRange, r *remap.MarkResult) {
+func (c *Coordinator) gatherMark(ranges []metadata.BlockRange, r *remap.MarkResult) {
 	if len(ranges) == 0 {
 		return
 	}

@@ -46,7 +46,7 @@ var (
 type Retest struct {
 	// Ranges are what to test, as blocks: ascending and disjoint. They belong to the Coordinator
 	// until the end.
-	Ranges []BlockRange
+	Ranges []metadata.BlockRange
 	// KeepMoved leaves out units that an operator, or an imported list, moved on purpose.
 	KeepMoved bool
 	// Pause is the time between the two tests of a block.
@@ -56,9 +56,6 @@ type Retest struct {
 
 	scrub bool // it follows a pass of the scrub: see scrub_retest.go
 }
-
-// BlockRange is a range of exported blocks.
-type BlockRange struct{ Block, Count uint64 }
 
 // RetestStep says what a retest does.
 type RetestStep uint8

@@ -87,7 +87,7 @@ func (c *Coordinator) beginScrubRetest() bool {
 		return false
 	}
 	c.startRetest(&retest{done: c.scrubRetested, ask: Retest{
-		Ranges:    []BlockRange{{Block: r.at, Count: c.blocks() - r.at}},
+		Ranges:    []metadata.BlockRange{{Block: r.at, Count: c.blocks() - r.at}},
 		Elsewhere: c.scrub.cfg.Elsewhere, scrub: true}})
 	return true
 }

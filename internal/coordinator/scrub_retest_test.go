@@ -52,7 +52,7 @@ func TestRetestOfOperatorComesFirst(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	var ended []RetestProgress
-	ask := Retest{Ranges: []BlockRange{{Block: 700 * 8, Count: 8}}, Elsewhere: 1}
+	ask := Retest{Ranges: []metadata.BlockRange{{Block: 700 * 8, Count: 8}}, Elsewhere: 1}
 	done := func(p RetestProgress) { ended = append(ended, p) }
 	if err := r.Retest(ask, done); err != nil {
 		t.Fatal(err)
@@ -87,7 +87,8 @@ func TestGatheredEvents(t *testing.T) {
 		r.now += gatherFor / 2
 		r.Tick()
 	}
-	r.gatherMark([]remap.BlockRange{{Block: 7, Count: 9}}, &remap.MarkResult{Marked: 8, Known: 1})
+	r.gatherMark([]metadata.BlockRange{{Block: 7, Count: 9}},
+		&remap.MarkResult{Marked: 8, Known: 1})
 	r.gather(metadata.EventFilled, 50, 1, 1, true)
 	if due := r.EventsDue(); due == 0 {
 		t.Fatal("nothing is due")

@@ -83,18 +83,17 @@ func (f *finder) extOffline(d node, fs string, pieces []piece) {
 	pieces = within(pieces, 0, i.size)
 	var doubt error
 	if f.prove {
-		if doubt = f.hold(d); doubt == nil {
-			i, doubt = readExt(d.path) // as it is now that nobody changes it
-		}
-		switch {
-		case doubt != nil:
-		case !i.clean:
-			doubt = errors.New("it is not clean: run e2fsck, or mount it")
-		case i.size > d.size:
-			doubt = errLarger
-		case i.shared:
-			doubt = errors.New("it allocates clusters of blocks (bigalloc): mount it")
-		}
+		doubt = f.doubt(d, func() (int64, error) {
+			i, err = readExt(d.path)
+			switch {
+			case err != nil:
+			case !i.clean:
+				err = errors.New("it is not clean: run e2fsck, or mount it")
+			case i.shared:
+				err = errors.New("it allocates clusters of blocks (bigalloc): mount it")
+			}
+			return i.size, err
+		})
 	}
 	before := len(f.facts)
 	dump := &extDump{finder: f, info: i, pieces: pieces, fs: fs, before: before}

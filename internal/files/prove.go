@@ -155,6 +155,19 @@ func nodeName(dev uint64) string {
 // errLarger: the device has shrunk, or is another one than the file system was made on.
 var errLarger = errors.New("it is larger than its device")
 
+// doubt returns why what lies on a device that is not mounted proves nothing. sound reads how many
+// bytes it has, once nobody can change it any more.
+func (f *finder) doubt(d node, sound func() (size int64, err error)) error {
+	if err := f.hold(d); err != nil {
+		return err
+	}
+	size, err := sound()
+	if err == nil && size > d.size {
+		err = errLarger
+	}
+	return err
+}
+
 // hold takes a device that is not mounted for exclusive use.
 func (f *finder) hold(d node) error {
 	fd, err := unix.Open(d.path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)

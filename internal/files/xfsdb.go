@@ -163,15 +163,11 @@ func (f *finder) xfsOffline(d node, fs string, pieces []piece) {
 		f.unknown(pieces, fs, err.Error())
 		return
 	}
-	var doubt error
 	if f.prove {
-		if doubt = f.hold(d); doubt == nil {
-			b, doubt = f.xfsClean(d.path) // as it is now that nobody changes it
-		}
-		if doubt == nil && b.size > d.size {
-			doubt = errLarger
-		}
-		if doubt != nil {
+		if doubt := f.doubt(d, func() (int64, error) {
+			b, err = f.xfsClean(d.path)
+			return b.size, err
+		}); doubt != nil {
 			f.unproven(fs, doubt)
 			return
 		}

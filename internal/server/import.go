@@ -24,7 +24,7 @@ func (s *server) MarkRemaps(ctx context.Context, ranges []control.Range) (contro
 		}
 	}
 	for len(ranges) > 0 {
-		var piece []remap.BlockRange
+		var piece []metadata.BlockRange
 		piece, ranges = markPiece(ranges, s.shared.Geometry().BlocksPerUnit())
 		res, err := answered(ctx, s.keeper, func(done func(remap.MarkResult)) error {
 			return s.keeper.coord.Mark(piece, metadata.CauseImport, done)
@@ -47,19 +47,19 @@ func (s *server) MarkRemaps(ctx context.Context, ranges []control.Range) (contro
 }
 
 // markPiece takes as many ranges, and of the last one as much, as one Marking should have.
-func markPiece(ranges []control.Range, per uint64) (piece []remap.BlockRange,
+func markPiece(ranges []control.Range, per uint64) (piece []metadata.BlockRange,
 	rest []control.Range) {
 	for left := uint64(remap.MarkMost); left > 0 && len(ranges) > 0; {
 		r := ranges[0]
 		units := (r.Block+r.Count-1)/per - r.Block/per + 1
 		if units > left {
 			n := (r.Block/per+left)*per - r.Block
-			piece = append(piece, remap.BlockRange{Block: r.Block, Count: n})
+			piece = append(piece, metadata.BlockRange{Block: r.Block, Count: n})
 			rest = append([]control.Range{{Block: r.Block + n, Count: r.Count - n}},
 				ranges[1:]...)
 			return piece, rest
 		}
-		piece = append(piece, remap.BlockRange{Block: r.Block, Count: r.Count})
+		piece = append(piece, metadata.BlockRange(r))
 		left, ranges = left-units, ranges[1:]
 	}
 	return piece, ranges

@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/coordinator"
+	"ublkremap/metadata"
 )
 
 // retests is what the keeper's goroutine knows of retests. It ends with the server, and nothing of
@@ -45,13 +46,13 @@ func (s *server) StartRetest(ctx context.Context, ask control.RetestRequest) (co
 }
 
 // retestRanges returns ranges in order and disjoint; all of the device if there are none.
-func retestRanges(asked []control.Range, blocks uint64) ([]coordinator.BlockRange, error) {
+func retestRanges(asked []control.Range, blocks uint64) ([]metadata.BlockRange, error) {
 	if len(asked) == 0 {
-		return []coordinator.BlockRange{{Block: 0, Count: blocks}}, nil
+		return []metadata.BlockRange{{Block: 0, Count: blocks}}, nil
 	}
 	asked = slices.Clone(asked)
 	slices.SortFunc(asked, func(a, b control.Range) int { return cmp.Compare(a.Block, b.Block) })
-	var out []coordinator.BlockRange
+	var out []metadata.BlockRange
 	for _, r := range asked {
 		if r.Count == 0 || r.Block >= blocks || r.Count > blocks-r.Block {
 			return nil, fmt.Errorf("%w: blocks %d+%d: the device has %d", control.ErrInvalid,
@@ -62,7 +63,7 @@ func retestRanges(asked []control.Range, blocks uint64) ([]coordinator.BlockRang
 			last.Count = max(last.Count, r.Block+r.Count-last.Block)
 			continue
 		}
-		out = append(out, coordinator.BlockRange{Block: r.Block, Count: r.Count})
+		out = append(out, metadata.BlockRange(r))
 	}
 	return out, nil
 }

@@ -7,7 +7,7 @@ import (
 
 // marking is a list of bad blocks that an operator imports.
 type marking struct {
-	ranges []remap.BlockRange
+	ranges []metadata.BlockRange
 	home   map[uint64]bool // blocks that a commit has moved home since it was asked for
 }
 
@@ -23,7 +23,7 @@ func (m *marking) has(block uint64) bool {
 
 // mark imports a list. Once the answer has come, each of its blocks is known, also after a crash:
 // it is pending or lost, or lives in the spare region, until a commit moves it home.
-func (s *sim) mark(ranges ...remap.BlockRange) error {
+func (s *sim) mark(ranges ...metadata.BlockRange) error {
 	sv := s.srv
 	m := &marking{ranges: ranges, home: map[uint64]bool{}}
 	sv.marks = append(sv.marks, m)
@@ -96,13 +96,13 @@ func (s *sim) inspectMarks(r *remap.Restored) {
 // importSome imports a random list of blocks near each other.
 func (s *sim) importSome() {
 	at := s.near()
-	var list []remap.BlockRange
+	var list []metadata.BlockRange
 	for range 1 + s.rng.IntN(6) {
 		if at >= s.plan.Blocks() {
 			break
 		}
 		n := min(1+s.rng.Uint64N(s.per()*uint64(pick(s.rng, []int{1, 1, 4}))), s.plan.Blocks()-at)
-		list = append(list, remap.BlockRange{Block: at, Count: n})
+		list = append(list, metadata.BlockRange{Block: at, Count: n})
 		at += n + s.rng.Uint64N(2*s.per())
 	}
 	s.tracef("import %v: %v", list, s.mark(list...))

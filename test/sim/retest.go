@@ -121,7 +121,7 @@ func (s *sim) retest(block, count uint64, pause time.Duration, keep bool) {
 	sv.moves++
 	sv.operators++
 	err := sv.coord.Retest(coordinator.Retest{
-		Ranges: []coordinator.BlockRange{{Block: block, Count: count}}, KeepMoved: keep,
+		Ranges: []metadata.BlockRange{{Block: block, Count: count}}, KeepMoved: keep,
 		Pause: pause, Elsewhere: retestElsewhere + 1,
 	}, func(p coordinator.RetestProgress) {
 		sv.moves--

@@ -350,7 +350,7 @@ var Scenarios = []Scenario{
 	{"import", nil, func(s *sim) {
 		// A list is imported while users write to some of its blocks. Some are bad, some are well.
 		b, per := s.block(), s.per()
-		list := []remap.BlockRange{{Block: b, Count: 2}, {Block: b + 2*per, Count: per},
+		list := []metadata.BlockRange{{Block: b, Count: 2}, {Block: b + 2*per, Count: per},
 			{Block: b + 4*per, Count: 1}}
 		s.bad(b, 1, failsWrites)
 		s.bad(b+2*per, 1, failsReads)
@@ -824,7 +824,7 @@ func (s *sim) relocate(block, count uint64, toSpare bool) {
 }
 
 // imports asks for a list to be imported.
-func (s *sim) imports(list []remap.BlockRange) {
+func (s *sim) imports(list []metadata.BlockRange) {
 	if err := s.mark(list...); err != nil {
 		s.failf("import: %v", err)
 	}
