@@ -125,8 +125,8 @@ func (a *Allocator) Retired() uint64 { return a.nRetired }
 // Quarantined returns how many units are in quarantine, whether in use or not.
 func (a *Allocator) Quarantined() uint64 { return a.nQuarantined }
 
-// CountIn counts the units from lo on and before hi that are in use or wait for a deferred free, and
-// those that are retired or in quarantine, used or not. Units that do not exist are not counted.
+// CountIn counts the units from lo on and before hi that are in use or wait for a deferred free,
+// and those that are retired or in quarantine, used or not. Units that do not exist do not count.
 func (a *Allocator) CountIn(lo, hi uint64) (used, bad uint64) {
 	hi = min(hi, uint64(len(a.used))*64)
 	return a.used.count(lo, hi), a.retired.count(lo, hi) + a.quarantined.count(lo, hi)

@@ -40,15 +40,15 @@ type Surface struct {
 	// Regions is what else the disks of the set hold: the copies of the metadata, the spare units,
 	// and the data that gave way to them.
 	Regions []SurfaceRegion `json:"regions"`
-	// Spares are the cells with spare units on the backing disk, in ascending order. They lie behind
-	// the device, so they are part only of a range that is asked for beyond its end.
+	// Spares are the cells with spare units on the backing disk, in ascending order. They lie
+	// behind the device, so they are part only of a range that is asked for beyond its end.
 	Spares []SurfaceSpares `json:"spares,omitempty"`
 	// Scrub says which blocks were read by a scrub, and when. nil: the server is too old to tell.
 	Scrub *SurfaceScrub `json:"scrub,omitempty"`
 }
 
-// SurfaceScrub is how far the scrub is. If it is not idle, all blocks below Position were read since
-// Started. All others were read by the pass that ended at LastFinished.
+// SurfaceScrub is how far the scrub is. If it is not idle, all blocks below Position were read
+// since Started. All others were read by the pass that ended at LastFinished.
 type SurfaceScrub struct {
 	State        string     `json:"state"`    // idle, running or paused
 	Position     uint64     `json:"position"` // block

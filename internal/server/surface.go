@@ -64,7 +64,8 @@ func surfaceRange(out *control.Surface, from, to uint64, cells int) error {
 func surface(ctx context.Context, out *control.Surface, m *remap.Map) error {
 	out.Cells = []control.SurfaceCell{}
 	return m.Surface(out.From, out.To, out.PerCell, func(c remap.SurfaceCell) error {
-		cell := control.SurfaceCell{Cell: c.Cell, Mapped: c.Mapped, Pending: c.Pending, Lost: c.Lost}
+		cell := control.SurfaceCell{Cell: c.Cell, Mapped: c.Mapped, Pending: c.Pending,
+			Lost: c.Lost}
 		if c.Time > 0 {
 			cell.Time, cell.Cause = clock(c.Time), c.Cause.String()
 		}
@@ -79,7 +80,9 @@ func (s *server) spareCells(out *control.Surface) []control.SurfaceSpares {
 	var all []control.SurfaceSpares
 	perUnit := uint64(metadata.UnitSize / out.BlockSize)
 	regions := slices.Clone(s.image.Layout().SpareRegions())
-	slices.SortFunc(regions, func(a, b metadata.Region) int { return cmp.Compare(a.Start, b.Start) })
+	slices.SortFunc(regions, func(a, b metadata.Region) int {
+		return cmp.Compare(a.Start, b.Start)
+	})
 	for _, r := range regions {
 		start := uint64(r.Start) / uint64(out.BlockSize)
 		end := start + uint64(r.Length/metadata.UnitSize)*perUnit

@@ -49,8 +49,8 @@ func TestSurfaceOfADevice(t *testing.T) {
 		t.Errorf("%+v, %v", one, err)
 	}
 	beyond, err := s.Surface(ctx, geo.Blocks-100, geo.Blocks+412, 16)
-	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks+412 || len(beyond.Cells) != 1 ||
-		beyond.Cells[0].Cell != 3 || beyond.Cells[0].Mapped != 2 {
+	if err != nil || beyond.PerCell != 32 || beyond.To != geo.Blocks+412 ||
+		len(beyond.Cells) != 1 || beyond.Cells[0].Cell != 3 || beyond.Cells[0].Mapped != 2 {
 		t.Errorf("beyond the end: %+v, %v", beyond, err)
 	}
 	if _, err := s.Surface(ctx, geo.Blocks, control.SurfaceEnd, 1); !errors.Is(err,
@@ -83,7 +83,8 @@ func TestSurfaceOfSpares(t *testing.T) {
 	ctx := t.Context()
 	geo := s.shared.Geometry()
 	unit := uint64(metadata.UnitSize / geo.BlockSize)
-	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 100 * unit, Count: 30 * unit}}); err != nil {
+	if _, err := s.AddRemaps(ctx, []control.Range{{Block: 100 * unit,
+		Count: 30 * unit}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.keeper.call(ctx, func() {
@@ -110,7 +111,8 @@ func TestSurfaceOfSpares(t *testing.T) {
 			units, used, bad = units+c.Units, used+c.Used, bad+c.Bad
 		}
 		if units != total || used != 30 || bad != 3 {
-			t.Errorf("in cells of %d: %d units of %d, %d used, %d bad", per, units, total, used, bad)
+			t.Errorf("in cells of %d: %d units of %d, %d used, %d bad", per, units, total, used,
+				bad)
 		}
 	}
 	// A part of a unit is that unit.

@@ -1,7 +1,10 @@
 package top
 
 import (
+	"fmt"
 	"math"
+	"os"
+	"strings"
 	"testing"
 )
 
@@ -22,6 +25,20 @@ func TestSparkline(t *testing.T) {
 	} {
 		if got := sparkline(x.values, x.width); got != x.want {
 			t.Errorf("sparkline(%v, %d) = %q, want %q", x.values, x.width, got, x.want)
+		}
+	}
+}
+
+// TestPageSaysTheSame: the map of the page has the names and letters of this one, and more kinds.
+func TestPageSaysTheSame(t *testing.T) {
+	js, err := os.ReadFile("../page/assets/surface.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := kindLost; k < kindNone; k++ {
+		want := fmt.Sprintf("letter: '%s', name: '%s' }", looks[k].letter, looks[k].name)
+		if !strings.Contains(string(js), want) {
+			t.Errorf("the page has no kind with %s", want)
 		}
 	}
 }
