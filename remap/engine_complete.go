@@ -172,7 +172,7 @@ func (e *Engine) failed(q *request, o *op, res int32, class Class) {
 		return
 	case opElsewhere:
 		if class == ClassMedium {
-			e.elsewhereRead(q, o)
+			e.elsewhereFailed(q, o)
 			return
 		}
 		o.io.Discard = false

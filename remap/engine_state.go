@@ -130,4 +130,5 @@ type heal struct {
 	home     bool // it is written in place: no spare unit was granted
 	looks    int  // of a write in place: how often the blocks were read
 	others   int  // other places to read before the next look
+	astray   int  // reads of other places that failed
 }

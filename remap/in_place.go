@@ -53,14 +53,29 @@ func (e *Engine) readElsewhere(q *request) {
 	e.start(q, o)
 }
 
-// elsewhereRead takes the end of a read of another place. Whether that place is well does not
-// matter.
+// elsewhereRead takes a read of another place that went well.
 func (e *Engine) elsewhereRead(q *request, o *op) {
 	h := &q.heal
 	o.io.Discard = false
 	h.others--
 	h.step, h.todo = healNone, todoReadBack
 }
+
+// elsewhereFailed takes a read of another place that failed for its medium, or so it seems: a disk
+// that is away for a moment may say the same. It has displaced nothing, so another place is read.
+// If many fail the write in place does too.
+func (e *Engine) elsewhereFailed(q *request, o *op) {
+	h := &q.heal
+	o.io.Discard = false
+	if h.astray++; h.astray > mayFailElsewhere(e.policy.Elsewhere) {
+		e.spareFailed(q, o, ClassPath, todoReadBack)
+		return
+	}
+	h.step, h.todo = healNone, todoReadBack
+}
+
+// mayFailElsewhere is how many reads of other places may fail besides n that go well.
+func mayFailElsewhere(n int) int { return 8 + n/4 }
 
 // readInPlace reports whether the blocks were read often enough. If not it begins the next read.
 func (h *heal) readInPlace(others int) bool {

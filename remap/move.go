@@ -131,6 +131,8 @@ type mover struct {
 	restated uint64
 	// elsewhere counts the places that were read to displace what caches hold.
 	elsewhere uint64
+	// places is how many of them the Move is to read, and astray how many reads of it failed.
+	places, astray int
 	// A claim's retest comes between two batches of a Move.
 	claim         int // for which it is; -1: none
 	suspended     Move
@@ -197,6 +199,7 @@ func (v *mover) advance(a *Arbiter) {
 			if v.at = v.now.Block; v.now.Elsewhere > 0 {
 				v.now.Count = 0
 				v.now.Elsewhere *= a.geo.Devices
+				v.places, v.astray = v.now.Elsewhere, 0
 			}
 			v.step = moveNext
 		case moveNext:

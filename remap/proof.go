@@ -18,7 +18,7 @@ func (e *Engine) writeSpare(q *request) {
 func (e *Engine) written(q *request) {
 	h := &q.heal
 	h.step, h.todo, h.read, h.retrying = healNone, todoReadBack, h.from, false
-	h.looks, h.others = 0, e.policy.Elsewhere
+	h.looks, h.others, h.astray = 0, e.policy.Elsewhere, 0
 }
 
 // readSpare reads the written data back, a piece at a time. The commit comes after that: if the

@@ -198,12 +198,17 @@ func (g *Geometry) elsewhere(m *Map, spare bool, at, most uint64) (device uint8,
 	return device, offset, blocks, !known
 }
 
-// readThere takes the end of a read elsewhere. The medium may fail there. But if the path to a disk
-// fails, nothing is displaced, and the Move ends.
+// readThere takes the end of a read elsewhere. A read that fails displaces nothing. If its medium
+// has failed another place of the disk is read, unless many have: a disk that is away for a moment
+// may say the same. If the path to a disk fails the Move ends.
 func (v *mover) readThere(a *Arbiter, res int32) {
 	v.step = moveNext
-	if res < 0 && Classify(res) != ClassMedium {
-		v.end(a, fmt.Errorf("%w: %w", ErrElsewhere, syscall.Errno(-res)))
+	if res < 0 {
+		v.astray++
+		v.now.Elsewhere++
+		if Classify(res) != ClassMedium || v.astray > mayFailElsewhere(v.places) {
+			v.end(a, fmt.Errorf("%w: %w", ErrElsewhere, syscall.Errno(-res)))
+		}
 	}
 	a.advance()
 }
