@@ -19,18 +19,24 @@ type midway struct {
 	d      *rig.Disk
 	places []rig.Extent // of the device: what the operation is about
 	dir    string
+	how    string    // one of midwayEnds
+	log    *writeLog // of what reaches the disk, for a power cut
+	// Of a file system on the device; see filesystem.
+	tree rig.Tree
+	at   string // where it is mounted; empty: it is not
 }
 
 // midwayEnds are the ways in which a server ends.
-var midwayEnds = []string{"stop", "upgrade", "SIGKILL"}
+var midwayEnds = []string{"stop", "upgrade", "SIGKILL", "power cut"}
 
-// TestEndsInTheMiddle ends the server in the middle of a retest, a fill, an import and a scrub with
-// its retest. Nothing is lost, and the operation can be made again, and completes. While the server
-// is replaced or killed fio writes beside it, and verifies.
+// TestEndsInTheMiddle ends the server in the middle of a retest, a fill, an import, a scrub with
+// its retest, drills, and files --heal-free. Nothing is lost, and the operation can be made again,
+// and completes. While the server is replaced or killed fio writes beside it, and verifies.
 func TestEndsInTheMiddle(t *testing.T) {
 	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	if testing.Short() {
-		t.Skip("twelve sets are filled and read")
+		t.Skip("24 sets are filled and read")
 	}
 	vmtest.NeedUblk(t)
 	for _, op := range []struct {
@@ -44,23 +50,22 @@ func TestEndsInTheMiddle(t *testing.T) {
 		{"fill", pendingPlaces, beginFill, inFill, completeFill},
 		{"import", listed, beginImport, inImport, completeImport},
 		{"scrub", remapped, beginScrub, inScrub, completeScrub},
+		{"drill", wellPlaces, beginDrills, inDrill, completeDrill},
+		{"heal-free", filesystem, beginHealFree, inHealFree, completeHealFree},
 	} {
 		for _, end := range midwayEnds {
 			t.Run(op.name+"/"+end, func(t *testing.T) {
 				rig.Guard(t, 4*time.Minute)
-				m := newMidway(t)
+				m := newMidway(t, end)
 				op.prepare(t, m)
-				var job *rig.Fio
-				if end != "stop" {
-					job = rig.StartFio(t, m.Dev, "rw=randwrite", "bs=4k", "iodepth=4",
-						"offset=26M", "size=4M", "verify=crc32c", "randrepeat=1",
-						"verify_backlog=64", "loops=2")
-				}
+				job := m.beside(t)
+				m.mark(t, "begun")
 				p := op.begin(t, m)
 				rig.Until(t, op.name+" is under way", func() bool {
 					return op.middle(t, m) || p != nil && p.Ended()
 				})
-				m.end(t, end)
+				m.mark(t, "middle")
+				m.end(t)
 				if p != nil {
 					p.Wait(t, time.Minute) // how it ends does not matter
 				}
@@ -69,20 +74,31 @@ func TestEndsInTheMiddle(t *testing.T) {
 						t.Error("fio has verified nothing")
 					}
 				}
-				op.complete(t, m)
-				f := rig.Open(t, m.Dev)
-				defer f.Close()
-				f.Survey(t, 0, 26<<20, m.d.BlockSize, 1, 0)
+				m.afterwards(t, func(t *testing.T) {
+					op.complete(t, m)
+					m.verify(t)
+				})
 			})
 		}
 	}
 }
 
-// newMidway makes a set of which the first 26 MiB hold a pattern.
-func newMidway(t *testing.T) *midway {
+// midwaySize is how large the disks are, in MiB.
+const midwaySize = 48
+
+// newMidway makes a set of which the first 26 MiB hold a pattern. how is the way in which its
+// server will end; empty: it will not.
+func newMidway(t *testing.T, how string) *midway {
 	t.Helper()
-	d := rig.NewDisk(t, rig.KindLoop, 48, 512)
-	m := &midway{Set: create(t, d, "--spare", "8MiB"), d: d, dir: t.TempDir()}
+	m := &midway{dir: t.TempDir(), how: how}
+	if how == "power cut" {
+		m.log = newWriteLog(t, m.dir)
+		m.d = rig.NewDiskOn(t, m.log.dm.Path, midwaySize, 512)
+	} else {
+		m.d = rig.NewDisk(t, rig.KindLoop, midwaySize, 512)
+	}
+	d := m.d
+	m.Set = create(t, d, "--spare", "8MiB")
 	lay := rig.LayoutOf(t, d.Path)
 	m.Start(t)
 	f := rig.Open(t, m.Dev)
@@ -94,10 +110,41 @@ func newMidway(t *testing.T) *midway {
 	return m
 }
 
-// end ends the server; after a stop and a SIGKILL it is started again.
-func (m *midway) end(t *testing.T, how string) {
+// beside starts fio, if it survives the end of the server. Its place holds no pattern.
+func (m *midway) beside(t *testing.T) *rig.Fio {
 	t.Helper()
-	switch how {
+	if m.how != "upgrade" && m.how != "SIGKILL" {
+		return nil
+	}
+	args := []string{"rw=randwrite", "bs=4k", "iodepth=4", "size=4M", "verify=crc32c",
+		"randrepeat=1", "verify_backlog=64", "loops=2"}
+	if m.at != "" {
+		return rig.StartFio(t, filepath.Join(m.at, "fio"), args...)
+	}
+	return rig.StartFio(t, m.Dev, append(args, "offset=26M")...)
+}
+
+// verify makes sure that nothing was lost.
+func (m *midway) verify(t *testing.T) {
+	t.Helper()
+	if m.tree != nil {
+		m.verifyFiles(t)
+		return
+	}
+	f := rig.Open(t, m.Dev)
+	defer f.Close()
+	f.Survey(t, 0, 26<<20, m.d.BlockSize, 1, 0)
+}
+
+// end ends the server; after a stop and a SIGKILL it is started again.
+func (m *midway) end(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(m.dir, "enough"), nil, 0o600)) // see beginDrills
+	switch m.how {
+	case "power cut":
+		m.LetDie()
+		rig.Want(t, rig.ExitDone, "stop", "--force", m.Name)
+		m.Dev = ""
 	case "stop": // an import reads the device, so it is a user
 		m.LetDie()
 		rig.Want(t, rig.ExitDone, "stop", "--force", m.Name)
@@ -287,7 +334,7 @@ func TestScrubRetests(t *testing.T) {
 	}
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
-	m := newMidway(t)
+	m := newMidway(t, "")
 	remapped(t, m)
 	m.d.SetBad(t, m.places[7:8])
 	all := uint64(8 * len(m.places))

@@ -30,6 +30,9 @@ type Disk struct {
 	DM    *vmtest.DM
 	below string
 	null  *vmtest.NullBlk
+	// errors is a device that fails. Bad extents are pieces of it. If it is empty they are targets
+	// of their own, and the device mapper sends a flush for each piece in between.
+	errors string
 }
 
 // badRoom is how many bytes of bad blocks a disk of KindScsi can have: the module
@@ -64,9 +67,30 @@ func NewDisk(t testing.TB, k Kind, sizeMiB int, blockSize int64) *Disk {
 	return d
 }
 
+// NewDiskOn makes a good disk of KindLoop of the first that many MiB of a device. A flush of it is
+// one flush of the device, on kernels that can do that.
+func NewDiskOn(t testing.TB, below string, sizeMiB int, blockSize int64) *Disk {
+	t.Helper()
+	d := &Disk{Kind: KindLoop, Size: int64(sizeMiB) << 20, BlockSize: blockSize, below: below}
+	d.errors = vmtest.NewDM(t, fmt.Sprintf("0 %d error\n", d.Size/512)).Path
+	d.DM = vmtest.NewDM(t, d.table(t))
+	d.Path = d.DM.Path
+	return d
+}
+
+// PutOn gives a disk of KindLoop what another device holds.
+func (d *Disk) PutOn(t testing.TB, below string) {
+	t.Helper()
+	d.below = below
+	d.DM.Swap(t, d.table(t))
+}
+
 // table is the dm table with the bad extents.
 func (d *Disk) table(t testing.TB) string {
 	t.Helper()
+	if d.errors != "" {
+		return PieceTable(d.Size, d.below, d.errors, d.Bad...)
+	}
 	var b strings.Builder
 	pos, room := int64(0), d.Size
 	target := func(from, to int64, what string, args ...any) {
