@@ -179,6 +179,11 @@ test-host: export UBLK_REMAP_HOST := 1
 test-host: deps-host uml ## whole Debian systems from boot to power-off, in guests: RUN=TestX
 	go test -count=1 -timeout $(VM_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./test/host
 
+.PHONY: show
+show: export UBLK_REMAP_SHOW := $(or $(MINUTES),10)
+show: ## four disks fail for MINUTES=10, seen by Prometheus and a browser; dist/show has what they saw
+	@$(MAKE) test-host RUN='$(or $(RUN),TestShow|TestMonitorCost)' TESTFLAGS=-v VM_TIMEOUT=60m
+
 # For make test: nothing is compiled for minutes, so what make uml has not built is not tested.
 test-host-short: export UBLK_REMAP_HOST := if-built
 test-host-short:

@@ -1,27 +1,20 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"ublkremap/cmd/ublk-remap/internal/verdict"
 	"ublkremap/internal/config"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
 	"ublkremap/internal/health"
-	"ublkremap/internal/host"
 	"ublkremap/internal/readable"
-	"ublkremap/internal/shell"
 )
-
-// healthWait bounds how long the disks may take to tell of themselves.
-const healthWait = time.Minute
 
 func healthCommand(a *app) *cobra.Command {
 	var o drive.ReportOptions
@@ -50,7 +43,7 @@ unless --wake is given. The exit code does not follow the verdict.`,
 			if err != nil {
 				return err
 			}
-			seen, err := whatWasSeen(cmd.Context(), r, st)
+			seen, err := verdict.Seen(cmd.Context(), r, st)
 			if err != nil {
 				return err
 			}
@@ -59,7 +52,7 @@ unless --wake is given. The exit code does not follow the verdict.`,
 					return err
 				}
 			}
-			report := health.Judge(seen, askDrives(cmd.Context(), r, o))
+			report := health.Judge(seen, verdict.Drives(cmd.Context(), r, o))
 			if a.json {
 				return a.printJSON(report)
 			}
@@ -86,66 +79,6 @@ func smartTypes(name string) ([]string, error) {
 		err = checkFile(file, said)
 	}
 	return said.smart, err
-}
-
-// whatWasSeen asks the server. If it cannot be asked, that is noted.
-func whatWasSeen(ctx context.Context, r *control.Record, st *control.Status) (*health.Seen, error) {
-	s := &health.Seen{
-		Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason, Blocks: st.SizeBlocks,
-		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost, SpareFree: st.Spare.Free,
-		Spare: st.Spare.Total, Transport: st.Errors.Transport, Now: time.Now(),
-	}
-	if st.Created != nil {
-		s.Since = *st.Created
-	}
-	if st.ServerPID == 0 || st.State == control.StateUnreachable {
-		s.Unknown = true
-		return s, nil
-	}
-	perUnit := uint64(max(4096/max(st.BlockSize, 1), 1))
-	err := control.NewClient(r.Name).EachRemap(ctx, func(row control.Remap) error {
-		if !health.ByDisk(row.Cause) {
-			return nil
-		}
-		b := health.Bad{Block: row.Block, Count: row.Count}
-		if row.Spare != nil {
-			b.Spares = (row.Count + perUnit - 1) / perUnit
-		}
-		// A time that cannot be read is long ago.
-		b.At, _ = time.Parse(time.RFC3339, row.Time)
-		s.Bad = append(s.Bad, b)
-		return nil
-	})
-	if errors.Is(err, control.ErrNotRunning) {
-		*s = health.Seen{Now: s.Now, Unknown: true}
-		return s, nil
-	}
-	return s, err
-}
-
-// askDrives has every disk below the set tell of itself. What smartctl is to take a disk for is
-// said of the backing.
-func askDrives(ctx context.Context, r *control.Record, o drive.ReportOptions) (all []health.Drive) {
-	ctx, cancel := context.WithTimeout(ctx, healthWait)
-	defer cancel()
-	reports := host.Drives().Reports(ctx, []string{r.Backing}, o)
-	o.Types = nil
-	for _, d := range host.Drives().Reports(ctx, r.Spares, o) {
-		if !slices.ContainsFunc(reports, func(b drive.Report) bool { return b.Path == d.Path }) {
-			reports = append(reports, d)
-		}
-	}
-	for _, d := range reports {
-		said := health.Decode(d.Disk, d.Output)
-		switch {
-		case errors.Is(d.Err, drive.ErrAsleep):
-			said.Note = d.Err.Error() + "; to ask it: " + shell.Command("health", r.Name, "--wake")
-		case d.Err != nil:
-			said.Note = d.Err.Error()
-		}
-		all = append(all, said)
-	}
-	return all
 }
 
 // verdictText says what a verdict means for the owner of the disk.

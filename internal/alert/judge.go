@@ -15,6 +15,10 @@ type Device struct {
 	// Answered: the figures of Status come from its server. Else they are 0, and mean nothing.
 	Answered  bool
 	Latencies *control.Latencies // nil: the server did not tell
+	// Verdict is the newest verdict of package health on the disk, in its words; empty: there is
+	// none. Why is its first reason.
+	Verdict string
+	Why     string
 	// Missing are the paths of its disks that are not on this host.
 	Missing []string
 	// Events are those of the flight recorder since the number that [Machine.NextEvent] gave, Next
@@ -63,6 +67,18 @@ func diskMissing(d *Device, _ *setMemory, _ time.Time) finding {
 
 func tripped(d *Device, _ *setMemory, _ time.Time) finding {
 	return at(d.Status.Breaker.State == "open", 0)
+}
+
+// diskToReplace leaves out a device whose breaker is open: that says the same, and has an alert of
+// its own.
+func diskToReplace(d *Device, m *setMemory, _ time.Time) finding {
+	if d.Verdict == "" || d.Status.Breaker.State == "open" {
+		a := m.Alerts["disk-to-replace"]
+		return at(a != nil && a.Gone.IsZero() && a.Closed.IsZero(), 0) // as it was
+	}
+	f := at(d.Verdict == "replace_now", 0)
+	f.reason = d.Why
+	return f
 }
 
 func diskWaits(d *Device, _ *setMemory, now time.Time) finding {

@@ -109,6 +109,13 @@ var Kinds = []*Kind{
 		Section: "The spare region is nearly used up", judge: spareNearlyUsedUp,
 	},
 	{
+		Name: "disk-to-replace", Rule: "UblkRemapDiskToReplace", Severity: Critical,
+		MessageID: "93fdb995f28543359622cb5adf92dc6e", Durable: true,
+		Summary: "The disk of {set} is to be replaced now, while it still reads.",
+		Over:    "Nothing says any more that the disk of {set} is to be replaced now.",
+		Section: "A disk is to be replaced", judge: diskToReplace,
+	},
+	{
 		Name: "spare-goes-down", Rule: "UblkRemapSpareGoesDown", Severity: Warning,
 		MessageID: "34b7a17e0fef4fd791328f7699b8a337", For: time.Hour, Durable: true,
 		Summary: "The spare region of {set} lasts less than a week at the rate of the last two " +

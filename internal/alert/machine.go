@@ -175,7 +175,7 @@ func (m *Machine) device(d *Device, s *setMemory, now time.Time) (all []*Notice)
 			continue // not known: it stays as it was
 		}
 		f := k.judge(d, s, now)
-		f.reason, f.action = d.Status.Reason, d.Status.Action
+		f.reason, f.action = cmp.Or(f.reason, d.Status.Reason), d.Status.Action
 		if n := s.judged(k, f, now, m.options.Repeat, k.Over); n != nil {
 			all = append(all, n)
 		}

@@ -134,6 +134,8 @@ func TestKinds(t *testing.T) {
 		{"spare-nearly-used-up", func(d *Device, _ *bench) { d.Status.Spare.Free = 50 },
 			func(d *Device, _ *bench) { d.Status.Spare.Free = 25 },
 			func(d *Device, _ *bench) { d.Status.Spare.Free = 900 }, every},
+		{"disk-to-replace", func(d *Device, _ *bench) { d.Verdict, d.Why = "replace_now", "x" },
+			nil, func(d *Device, _ *bench) { d.Verdict = "watch" }, every},
 		{"blocks-lost", func(d *Device, _ *bench) { d.Status.Lost = 4 },
 			func(d *Device, _ *bench) { d.Status.Lost = 5 },
 			func(d *Device, _ *bench) { d.Status.Lost = 0 }, every},

@@ -20,6 +20,9 @@ type Device struct {
 	*control.Status
 	Latencies *control.Latencies // nil: the server did not tell, or is too old for it
 	Missing   int                // disks that are not on this host
+	// Verdict is what package health says of the disk: good, watch, replace_now or unknown. Empty:
+	// it was not judged yet.
+	Verdict string
 }
 
 // Source returns all devices of this host. If not all could be found it returns those that were,

@@ -27,8 +27,11 @@ func init() {
 var states = []control.State{control.StateLive, control.StateRecovering, control.StateDegraded,
 	control.StateTripped, control.StateFailed, control.StateStopping, control.StateUnreachable}
 
+// verdicts are those of package health.
+var verdicts = []string{"good", "watch", "replace_now", "unknown"}
+
 // deviceFamily says which devices there are, and their states.
-type deviceFamily struct{ info, state, missing *prometheus.Desc }
+type deviceFamily struct{ info, state, missing, verdict *prometheus.Desc }
 
 func newDeviceFamily() *deviceFamily {
 	return &deviceFamily{
@@ -38,6 +41,9 @@ func newDeviceFamily() *deviceFamily {
 			"state"),
 		missing: desc("disks_missing", "Disks of the device that are not on this host: the "+
 			"backing disk or spare devices."),
+		verdict: desc("disk_verdict", "1 for the verdict on the disk, as that of health, 0 for "+
+			"the others. It is an hour old at most, and is not there before the first one.",
+			"verdict"),
 	}
 }
 
@@ -45,6 +51,7 @@ func (f *deviceFamily) describe(to chan<- *prometheus.Desc) {
 	to <- f.info
 	to <- f.state
 	to <- f.missing
+	to <- f.verdict
 }
 
 func (f *deviceFamily) collect(st *Device, to chan<- prometheus.Metric) {
@@ -56,4 +63,10 @@ func (f *deviceFamily) collect(st *Device, to chan<- prometheus.Metric) {
 	}
 	to <- prometheus.MustNewConstMetric(f.missing, prometheus.GaugeValue, float64(st.Missing),
 		st.Name)
+	for _, v := range verdicts {
+		if st.Verdict != "" {
+			to <- prometheus.MustNewConstMetric(f.verdict, prometheus.GaugeValue,
+				yes(st.Verdict == v), st.Name, v)
+		}
+	}
 }

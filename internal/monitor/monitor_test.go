@@ -57,6 +57,7 @@ func devices(context.Context) ([]Device, error) {
 		told[i].Status = st
 	}
 	told[1].Missing = 1
+	told[0].Verdict = "watch"
 	told[0].Latencies = &control.Latencies{Started: at, TookOver: true, TimedOneIn: 128,
 		Requests: []control.RequestLatency{
 			{Operation: "read", Path: "home", Histogram: hist(control.Bucket{Index: 0, Count: 1},

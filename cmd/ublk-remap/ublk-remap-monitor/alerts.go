@@ -49,7 +49,13 @@ func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) 
 	for _, d := range monitor.Ask(ctx, all) {
 		r.Devices = append(r.Devices, alert.Device{Status: d.Status, Latencies: d.Latencies,
 			Answered: answered(d.Status), Missing: host.Missing(d.Status)})
-		askEvents(ctx, &r.Devices[len(r.Devices)-1], next)
+		d := &r.Devices[len(r.Devices)-1]
+		if d.Answered {
+			if report, ok := a.verdicts.get(ctx, d.Status, smartTypes(d.Status.Name)); ok {
+				d.Verdict, d.Why = string(report.Verdict), report.Reasons[0]
+			}
+		}
+		askEvents(ctx, d, next)
 	}
 	return r
 }
@@ -57,6 +63,18 @@ func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) 
 // answered reports whether a server has told its figures.
 func answered(st *control.Status) bool {
 	return host.Answered(st) && len(st.Metadata.Mirrors) > 0
+}
+
+// smartTypes is what the configuration of a set says about its disk.
+func smartTypes(name string) []string {
+	f, err := config.Read(name)
+	if err != nil {
+		return nil
+	}
+	if s := f.Setting("smart-type"); s != nil {
+		return s.Texts
+	}
+	return nil
 }
 
 // mostEvents bounds how many answers of a flight recorder are read in a round.

@@ -43,11 +43,12 @@ type app struct {
 	logLevel  string
 	logFormat string
 	log       zerolog.Logger
+	verdicts  *verdicts
 }
 
 // run is the whole program, also for tests. It returns the exit code.
 func run(ctx context.Context, args []string, out, err io.Writer) int {
-	a := &app{out: out, err: err}
+	a := &app{out: out, err: err, verdicts: newVerdicts()}
 	root := newRoot(a)
 	root.SetArgs(args)
 	cmd, failure := root.ExecuteContextC(ctx)

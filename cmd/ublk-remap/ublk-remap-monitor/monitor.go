@@ -21,7 +21,12 @@ func (a *app) devices(ctx context.Context) ([]monitor.Device, error) {
 	all, err := a.statuses(ctx)
 	devices := monitor.Ask(ctx, all)
 	for i := range devices {
-		devices[i].Missing = len(host.Missing(devices[i].Status))
+		d := &devices[i]
+		d.Missing = len(host.Missing(d.Status))
+		if answered(d.Status) {
+			report, _ := a.verdicts.get(ctx, d.Status, smartTypes(d.Name))
+			d.Verdict = string(report.Verdict)
+		}
 	}
 	return devices, err
 }

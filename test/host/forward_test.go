@@ -1,0 +1,86 @@
+package host
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"ublkremap/test/vmtest/system"
+)
+
+// forward lets a browser of this machine look at the monitor of a host in user-mode Linux, which has
+// no network: requests and answers are files of a directory that both see (hostfs). It returns the
+// URL. The host needs curl. Pages that stream get what comes within some seconds, and the browser
+// asks again.
+func forward(t *testing.T, h *system.Host, dir string) string {
+	t.Helper()
+	h.Run(fmt.Sprintf(`
+mkdir -p /shared
+mountpoint -q /shared || mount -t hostfs none /shared -o %s
+cat >/run/forward <<'END'
+while :; do
+	for ask in /shared/*.ask; do
+		[ -e "$ask" ] || continue
+		n=${ask%%.ask}
+		mv "$ask" "$n.busy"
+		{
+			curl -s -i --http1.1 --max-time 5 --output "$n.tmp" \
+				"http://127.0.0.1:9947$(cat "$n.busy")"
+			sync "$n.tmp" && mv "$n.tmp" "$n.answer"
+			rm "$n.busy"
+		} &
+	done
+	sleep 0.05
+done
+END
+systemd-run -q --unit forward sh /run/forward`, dir))
+	var last atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := exchange(dir, last.Add(1), r.URL.RequestURI())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		got, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(body)), r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		for name, values := range got.Header {
+			if name != "Content-Length" && name != "Transfer-Encoding" {
+				w.Header()[name] = values
+			}
+		}
+		w.WriteHeader(got.StatusCode)
+		_, _ = io.Copy(w, got.Body) // a stream that was cut off ends with an error
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// exchange hands a path to the host and waits for the answer.
+func exchange(dir string, n int64, path string) ([]byte, error) {
+	ask := filepath.Join(dir, fmt.Sprintf("%d.ask", n))
+	answer := filepath.Join(dir, fmt.Sprintf("%d.answer", n))
+	if err := os.WriteFile(ask+".new", []byte(path), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(ask+".new", ask); err != nil {
+		return nil, err
+	}
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(20 * time.Millisecond) {
+		if b, err := os.ReadFile(answer); err == nil {
+			return b, os.Remove(answer)
+		}
+	}
+	return nil, errors.New("the host does not answer")
+}
