@@ -39,8 +39,8 @@ func newVerdicts() *verdicts {
 	return &verdicts{of: map[string]*judged{}, one: make(chan struct{}, 1)}
 }
 
-// get returns the verdict on a device's disk; ok says that there is one. It has the disk judged anew
-// when it is time for that.
+// get returns the verdict on a device's disk; ok says that there is one. It has the disk judged
+// anew when it is time for that.
 func (v *verdicts) get(ctx context.Context, st *control.Status, smart []string) (health.Report,
 	bool) {
 	v.mu.Lock()

@@ -1,5 +1,5 @@
-// Package verdict gathers what package health judges a disk by: what its server has seen, and what the
-// drives say of themselves. The verb health and the monitor ask the same questions by it.
+// Package verdict gathers what package health judges a disk by: what its server has seen, and what
+// the drives say of themselves. The verb health and the monitor ask the same questions by it.
 package verdict
 
 import (
