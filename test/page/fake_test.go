@@ -42,12 +42,14 @@ type host struct {
 
 var errAway = errors.New("its server does not answer")
 
+// find returns a disk as it is now.
 func (h *host) find(name string) (*disk, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, d := range h.disks {
 		if d.st.Name == name {
-			return d, d.err
+			now := *d
+			return &now, d.err
 		}
 	}
 	return nil, errors.New("there is no such device")
@@ -80,10 +82,7 @@ func (h *host) Status(_ context.Context, name string) (*control.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	st := d.st
-	return &st, nil
+	return &d.st, nil
 }
 
 func (h *host) Latencies(_ context.Context, name string) (*control.Latencies, error) {
@@ -112,8 +111,6 @@ func (h *host) Scrub(_ context.Context, name string) (*control.ScrubStatus, erro
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	return &control.ScrubStatus{Scrub: d.st.Scrub, SlowBlocks: d.slow}, nil
 }
 
@@ -128,7 +125,6 @@ func (h *host) Surface(_ context.Context, name string, from, to uint64,
 	}
 	h.mu.Lock()
 	h.asked++
-	table := d.table
 	h.mu.Unlock()
 	s := &control.Surface{BlockSize: d.st.BlockSize, SizeBlocks: d.st.SizeBlocks, From: from,
 		Cells: []control.SurfaceCell{}, Regions: d.regions,
@@ -145,8 +141,8 @@ func (h *host) Surface(_ context.Context, name string, from, to uint64,
 	}
 	s.PerCell = (to-from-1)/uint64(cells) + 1
 	s.To = min(to, end)
-	h.spares(d, s)
-	return s, table.Surface(from, s.To, s.PerCell, func(c remap.SurfaceCell) error {
+	d.spares(s)
+	return s, d.table.Surface(from, s.To, s.PerCell, func(c remap.SurfaceCell) error {
 		s.Cells = append(s.Cells, control.SurfaceCell{Cell: c.Cell, Mapped: c.Mapped,
 			Pending: c.Pending, Lost: c.Lost, Cause: c.Cause.String(),
 			Time: time.Unix(int64(c.Time), 0).UTC().Format(time.RFC3339)})
@@ -156,9 +152,7 @@ func (h *host) Surface(_ context.Context, name string, from, to uint64,
 
 // spares fills in the cells of the spare region, of which the first units are in use, and the last
 // one is bad.
-func (h *host) spares(d *disk, s *control.Surface) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (d *disk) spares(s *control.Surface) {
 	start := s.SizeBlocks + 64<<20/512
 	total := d.st.Spare.Total
 	for at := max(start, s.From); at < min(start+total*perUnit, s.To); {

@@ -133,7 +133,10 @@ func TestLook(t *testing.T) {
 	w.device("media")
 	w.live()
 	looks(t, "map", w.shotOf("map", "figure.surface"))
-	looks(t, "device", w.shot("device"))
+	// What comes with time, such as the rates, is not compared.
+	looks(t, "figures", w.shotOf("figures", "#figures"))
+	looks(t, "latency", w.shotOf("latency", "#latency"))
+	w.shot("device")
 	w.media("screen", "prefers-color-scheme", "dark")
 	w.rests()
 	looks(t, "map-dark", w.shotOf("map-dark", "figure.surface"))

@@ -219,6 +219,11 @@ func TestReconnect(t *testing.T) {
 	w.live()
 	stop()
 	w.until(`document.getElementById("live").dataset.state === "stale"`)
+	// What is known can be looked at; the map says that it is not all.
+	w.focusMap()
+	w.run(chromedp.KeyEvent("++"))
+	w.until(`document.querySelector(".surface-scale").innerText.includes("not up to date")`)
+	w.mapIs("coarse")
 	w.shot("not-connected")
 	h.change("media", func(d *disk) { d.st.Lost = 77 })
 	if l, err = net.Listen("tcp", addr); err != nil {
@@ -229,4 +234,5 @@ func TestReconnect(t *testing.T) {
 	w.live()
 	w.until(`document.querySelector(".surface-legend").innerText.includes("lost: 77 blocks")`)
 	w.mapIs("ready")
+	w.until(`!document.querySelector(".surface-scale").innerText.includes("not up to date")`)
 }

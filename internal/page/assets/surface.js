@@ -528,6 +528,7 @@ class SurfaceMap {
 		this.motion = null;
 		this.pointers = new Map();
 		this.marks = new Set();
+		this.trouble = ''; // why there is no answer
 		this.stale = false;
 		this.lastRefresh = 0;
 		this.refreshTimer = 0;
@@ -827,8 +828,11 @@ class SurfaceMap {
 			this.text.textContent = words;
 		}
 		const per = this.per;
-		const scale = per === 1 ? 'one block a cell'
+		let scale = per === 1 ? 'one block a cell'
 			: `${count(per)} blocks (${bytes(per * this.disk.blockSize)}) a cell`;
+		if (this.trouble) {
+			scale += `; not up to date: ${this.trouble}`;
+		}
 		if (this.scale.textContent !== scale) {
 			this.scale.textContent = scale;
 		}
@@ -1211,6 +1215,7 @@ class SurfaceMap {
 
 	loaded(want, answer) {
 		this.note.textContent = '';
+		this.trouble = '';
 		const was = this.disk.total;
 		const first = !this.disk.whole;
 		this.disk.take(answer);
@@ -1241,7 +1246,10 @@ class SurfaceMap {
 		if (err && tries < 2) {
 			return;
 		}
-		if (!this.disk.whole) {
+		if (this.disk.whole) {
+			this.trouble = err ? err.message : '';
+			this.redraw();
+		} else {
 			this.note.textContent = err ? `no map: ${err.message}`
 				: 'no map: no server tells of its blocks';
 			this.setState('failed');
@@ -1270,6 +1278,10 @@ class SurfaceMap {
 			this.refreshSoon();
 		}
 		this.mark = mark;
+		if (!this.disk.whole && this.disk.blocks > 0 && !this.loader.busy) {
+			this.measure();
+			this.want();
+		}
 		this.drawLegend();
 		this.redraw();
 	}
