@@ -74,25 +74,30 @@ func (a *app) startAll(cmd *cobra.Command) error {
 		names[name] = true
 	}
 	ctx := cmd.Context()
-	return a.each(slices.Sorted(maps.Keys(names)), func(name string) doneOne {
+	return a.each("starting", slices.Sorted(maps.Keys(names)), func(name string) doneOne {
 		return startOne(ctx, name, enabled[name])
 	})
 }
 
-// each does something to many sets, some at a time, and prints the result for each. Its error has
-// the largest of their exit codes.
-func (a *app) each(names []string, do func(name string) doneOne) error {
+// each does something to many sets, some at a time, and tells how far it is. It prints the result
+// for each. Its error has the largest of their exit codes.
+func (a *app) each(what string, names []string, do func(name string) doneOne) error {
 	all := make([]doneOne, len(names))
 	var wait sync.WaitGroup
 	places := make(chan struct{}, atOnce())
+	bar := a.progress(what)
+	bar.Unit("devices")
+	bar.Expected(int64(len(names)))
 	for i, name := range names {
 		wait.Go(func() {
 			places <- struct{}{}
 			all[i] = do(name)
+			bar.Add(1)
 			<-places
 		})
 	}
 	wait.Wait()
+	bar.End()
 	worst := 0
 	rows := [][]string{{"NAME", "DEVICE", "RESULT"}}
 	for _, d := range all {
@@ -177,7 +182,7 @@ func (a *app) stopAll(ctx context.Context, force bool) error {
 		names[st.Device] = st.Name
 		devices = append(devices, st.Device)
 	}
-	return a.each(devices, func(device string) doneOne {
+	return a.each("stopping", devices, func(device string) doneOne {
 		d := doneOne{Name: names[device], Device: device, Result: "stopped"}
 		s, err := h.Stop(ctx, device, force)
 		if err != nil {

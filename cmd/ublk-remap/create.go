@@ -166,6 +166,18 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	if o.dryRun {
 		return a.printCreated(out)
 	}
+	if err := a.writeSet(ctx, p, path, devs, &out); err != nil {
+		return err
+	}
+	a.rescan(devs...)
+	return a.printCreated(out)
+}
+
+// writeSet writes a new set, as it was prepared.
+func (a *app) writeSet(ctx context.Context, p *prepare.Preparation, path string,
+	devs []*blockdev.Device, out *created) (err error) {
+	bar := a.progress("writing the metadata of " + path)
+	defer bar.End()
 	if err := p.Blank(len(out.Replaced) > 0); err != nil {
 		return err
 	}
@@ -174,12 +186,12 @@ func create(ctx context.Context, a *app, path string, o createOptions) error {
 	}
 	out.BadBlocks, out.BadSpares = p.Bad().Blocks, p.Bad().Spares
 	around, err := p.Write()
-	a.tellBadPlaces(devs, around, &out, err == nil)
+	bar.End()
+	a.tellBadPlaces(devs, around, out, err == nil)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	a.rescan(devs...)
-	return a.printCreated(out)
+	return nil
 }
 
 // scanDisks reads all that will be exported, with --scan.

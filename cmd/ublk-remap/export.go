@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"fmt"
+	"io"
 	"iter"
 	"strconv"
 	"strings"
@@ -148,19 +149,22 @@ func (a *app) export(ctx context.Context, path string, o exportOptions) error {
 			return err
 		}
 	}
+	to, end := a.printing()
+	defer end()
 	switch o.format {
 	case lists.Badblocks:
-		return lists.WriteBadblocks(a.out, wantedBytes(b, slow, o), int64(o.blockSize))
+		return lists.WriteBadblocks(to, wantedBytes(b, slow, o), int64(o.blockSize))
 	case lists.Ddrescue:
-		return lists.WriteDdrescue(a.out, wantedBytes(b, slow, o), o.bytes, "Mapfile. Created by "+
+		return lists.WriteDdrescue(to, wantedBytes(b, slow, o), o.bytes, "Mapfile. Created by "+
 			"ublk-remap export of "+readable.Text(b.Superblock.Name))
 	case formatJSON:
+		end() // it tells by itself
 		a.json = true
 		return a.printRemaps(func(f func(control.Remap) error) error { return remaps(b, slow, f) })
 	case formatCSV:
-		return a.exportCSV(b, slow)
+		return exportCSV(to, b, slow)
 	}
-	return a.exportTable(b, members)
+	return exportTable(to, b, members)
 }
 
 // wantedBytes gives the bytes that the flags ask for, counted from the offset, in order.
@@ -202,8 +206,8 @@ func remaps(b *metadata.Backup, slow []control.Range, f func(control.Remap) erro
 	return err
 }
 
-func (a *app) exportCSV(b *metadata.Backup, slow []control.Range) error {
-	w := csv.NewWriter(a.out)
+func exportCSV(to io.Writer, b *metadata.Backup, slow []control.Range) error {
+	w := csv.NewWriter(to)
 	if err := w.Write([]string{"block", "count", "spare", "state", "cause", "time"}); err != nil {
 		return err
 	}
@@ -222,7 +226,7 @@ func (a *app) exportCSV(b *metadata.Backup, slow []control.Range) error {
 }
 
 // exportTable prints a table for dmsetup. paths are those of the set's devices.
-func (a *app) exportTable(b *metadata.Backup, paths []string) error {
+func exportTable(to io.Writer, b *metadata.Backup, paths []string) error {
 	for _, p := range paths {
 		if strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r == '\\' }) {
 			return fmt.Errorf("%s: %w: dmsetup takes no path with blanks", p, exit.ErrUsage)
@@ -231,7 +235,7 @@ func (a *app) exportTable(b *metadata.Backup, paths []string) error {
 	if len(paths) < len(b.Layout().Devices()) {
 		return fmt.Errorf("%w: a device of the set is missing", exit.ErrNotFound)
 	}
-	return lists.WriteDMTable(a.out, segments(b, paths))
+	return lists.WriteDMTable(to, segments(b, paths))
 }
 
 // segments gives where all bytes of the device lie, in order.

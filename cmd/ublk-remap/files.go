@@ -97,7 +97,8 @@ func (a *app) files(ctx context.Context, r *control.Record, ranges []control.Ran
 		return err
 	}
 	bar := a.progress("looking for the owners of blocks")
-	found, err := files.Find(ctx, files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)}, runs)
+	found, err := files.Find(ctx, files.Device{Path: r.Device, BlockSize: int64(r.BlockSize),
+		Progress: ownersFound{bar}}, runs)
 	bar.End()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
 	"ublkremap/internal/readable"
@@ -34,7 +35,9 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 	if err != nil {
 		return err
 	}
-	dev := files.Device{Path: r.Device, BlockSize: int64(r.BlockSize)}
+	bar := a.progress("healing free space")
+	defer bar.End()
+	dev := files.Device{Path: r.Device, BlockSize: int64(r.BlockSize), Progress: ownersFound{bar}}
 	out := &freeHealed{Device: r.Device, Free: []control.Range{}, DryRun: dryRun}
 	said := map[string]bool{}
 	for next := uint64(0); next < r.Blocks; {
@@ -48,12 +51,13 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 				a.tell("ublk-remap: %s\n", readable.Text(n))
 			}
 		}
-		next, err = out.fill(ctx, r, p)
+		next, err = out.fill(ctx, r, p, bar)
 		p.Close()
 		if err != nil {
 			return err
 		}
 	}
+	bar.End()
 	return a.toldHealed(ctx, r, out, ranges)
 }
 
@@ -80,8 +84,10 @@ func (a *app) toldHealed(ctx context.Context, r *control.Record, out *freeHealed
 		found := &files.Result{}
 		rest, err = wantedRuns(ctx, r, ranges, []string{"pending", "lost"})
 		if err == nil && len(rest) > 0 {
+			bar := a.progress("looking for the owners of what remains")
 			found, err = files.Find(ctx, files.Device{Path: r.Device,
-				BlockSize: int64(r.BlockSize)}, rest)
+				BlockSize: int64(r.BlockSize), Progress: ownersFound{bar}}, rest)
+			bar.End()
 		}
 		if err == nil {
 			err = a.printHealed(out, found.Rows)
@@ -96,10 +102,18 @@ func (a *app) toldHealed(ctx context.Context, r *control.Record, out *freeHealed
 
 // fill has the server write zeroes where blocks are free and still pending or lost. It returns from
 // which block on there is more to prove: that of a file system in use is not believed for long.
-func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof) (uint64, error) {
+func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof,
+	bar *progress.Bar) (uint64, error) {
 	proved := time.Now()
 	zeroes := make([]byte, control.MaxFill)
 	most := uint64(control.MaxFill / r.BlockSize)
+	total := int64(0)
+	for _, g := range p.Free {
+		total += int64(g.Count)
+	}
+	bar.Unit("blocks")
+	bar.Set(0, total)
+	bar.Note("")
 	for _, g := range p.Free {
 		for end := g.Block + g.Count; g.Block < end; {
 			if !p.Holds && time.Since(proved) > maxProofAge {
@@ -116,6 +130,7 @@ func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof
 				h.count(reply)
 			}
 			g.Block += n
+			bar.Add(int64(n))
 		}
 	}
 	return r.Blocks, nil

@@ -24,10 +24,14 @@ func (a *app) importStopped(ctx context.Context, what, file string, o importOpti
 		return err
 	}
 	defer s.Close()
-	img, err := metadata.Load(s.Metadata())
+	var w watch
+	defer w.end()
+	w.begin(a, "reading the metadata of "+b.Path, 0)
+	img, err := metadata.Load(w.of(s))
 	if err != nil {
 		return fmt.Errorf("%s: %w", b.Path, err)
 	}
+	w.end()
 	l := img.Layout()
 	out := imported{Device: b.Path, Format: o.format, DryRun: o.dryRun}
 	ranges, err := a.listed(importTarget{b.Path, int64(l.Blocks()), int64(l.BlockSize()),
@@ -53,7 +57,10 @@ func (a *app) importStopped(ctx context.Context, what, file string, o importOpti
 	}
 	out.Marked, out.Known, out.Spared = marks.Marked, marks.Known, marks.Spared
 	if !o.dryRun {
-		if err := marks.Run(opts); err != nil {
+		w.begin(a, b.Path+": marking", 0)
+		err := marks.Run(opts)
+		w.end()
+		if err != nil {
 			return fmt.Errorf("%s: the marks: %w; nothing else was changed; run it again", b.Path,
 				err)
 		}

@@ -90,10 +90,14 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 	now := metadata.Seconds(time.Now())
 	if r := a.servedBy(ctx, path); r != nil {
 		client := control.NewClient(r.Name)
+		bar := a.progress(r.Device + ": reading the table")
+		bar.Unit("parts")
 		b, err := metadata.Collect(now, func(cursor uint64) (metadata.Snapshot, error) {
 			s, err := client.Snapshot(ctx, cursor)
+			bar.Add(1)
 			return metadata.Snapshot(*s), err
 		})
+		bar.End()
 		if errors.Is(err, control.ErrNotFound) {
 			err = fmt.Errorf("%s: %w: its server is of an older version; stop it first, or "+
 				"upgrade it", path, exit.ErrUnsupported)
@@ -109,7 +113,10 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 	for _, d := range s.Devices {
 		members = append(members, d.Path())
 	}
-	img, err := metadata.Load(s.Metadata())
+	var w watch
+	defer w.end()
+	w.begin(a, "reading the metadata of "+path, 0)
+	img, err := metadata.Load(w.of(s))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}

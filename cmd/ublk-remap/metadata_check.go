@@ -39,7 +39,10 @@ must not be served meanwhile.`,
 				return err
 			}
 			defer devs.Close()
-			report, err := metadata.Check(devs.Metadata())
+			var w watch
+			w.begin(a, "reading the metadata of "+args[0], 0)
+			report, err := metadata.Check(w.of(devs))
+			w.end()
 			addEndMarks(devs, &report)
 			if a.json {
 				if jsonErr := a.printJSON(report); jsonErr != nil {

@@ -24,7 +24,10 @@ A dump of a set that loads, with all of its devices, can be restored: see metada
 				return err
 			}
 			defer devs.Close()
-			dump, err := metadata.Dump(devs.Metadata())
+			var w watch
+			w.begin(a, "reading the metadata of "+args[0], 0)
+			dump, err := metadata.Dump(w.of(devs))
+			w.end()
 			if dump != nil {
 				if jsonErr := dump.WriteJSON(jsonWriter{a.out}, "  "); jsonErr != nil {
 					return jsonErr

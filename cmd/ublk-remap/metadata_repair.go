@@ -65,8 +65,12 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 		return err
 	}
 	defer func() { s.Close() }()
-	plan, err := metadata.PlanRepair(s.Metadata(), nil)
+	var w watch
+	defer w.end()
+	w.begin(a, "reading the metadata of "+path, 0)
+	plan, err := metadata.PlanRepair(w.of(s), nil)
 	if err != nil && s.Superblock == nil && o.search {
+		w.end()
 		found, searchErr := searchSuperblock(ctx, a, s)
 		if searchErr != nil {
 			return fmt.Errorf("%s: %w", path, searchErr)
@@ -80,8 +84,9 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 			return openErr
 		}
 		s = next
-		plan, err = metadata.PlanRepair(s.Metadata(), found)
+		plan, err = metadata.PlanRepair(w.of(s), found)
 	}
+	w.end()
 	if o.acceptLoss && errors.Is(err, metadata.ErrDamaged) {
 		return salvage(ctx, a, path, s, o)
 	}
@@ -107,9 +112,9 @@ func repair(ctx context.Context, a *app, path string, o repairOptions) error {
 	if err != nil {
 		return err
 	}
-	bar := a.progress("writing the metadata of " + path)
+	w.write(a, "writing the metadata of "+path)
 	after, err := plan.Run(opts)
-	bar.End()
+	w.end()
 	return a.finish(path, &out, after, err)
 }
 
@@ -140,12 +145,16 @@ func searchSuperblock(ctx context.Context, a *app, s *set.Set) (*metadata.Superb
 
 // salvage is a repair that leaves out what is missing.
 func salvage(ctx context.Context, a *app, path string, s *set.Set, o repairOptions) error {
-	plan, err := metadata.PlanSalvage(s.Metadata())
+	var w watch
+	defer w.end()
+	w.begin(a, "reading the metadata of "+path, 0)
+	plan, err := metadata.PlanSalvage(w.of(s))
+	w.end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	o.force = true
-	return runRestore(ctx, a, path, s, plan, o)
+	return runRestore(ctx, a, path, s, plan, &w, o)
 }
 
 // agree says what will be done and asks for confirmation.
@@ -206,7 +215,7 @@ func (a *app) printMended(m *mended) error {
 
 // runRestore carries out a plan of restore.
 func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *metadata.Restore,
-	o repairOptions) error {
+	w *watch, o repairOptions) error {
 	out := mended{Steps: plan.Steps, Risks: plan.Risks, DryRun: o.dryRun}
 	for _, d := range s.Devices {
 		if err := otherUse(d, "add --force"); err != nil && (!o.force || o.acceptLoss) {
@@ -230,8 +239,8 @@ func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *meta
 	if err != nil {
 		return err
 	}
-	bar := a.progress("writing the metadata of " + path + " anew")
+	w.write(a, "writing the metadata of "+path+" anew")
 	after, err := plan.Run(opts)
-	bar.End()
+	w.end()
 	return a.finish(path, &out, after, err)
 }

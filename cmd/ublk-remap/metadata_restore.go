@@ -48,11 +48,15 @@ func restore(ctx context.Context, a *app, path, file string, o repairOptions) er
 		return err
 	}
 	defer s.Close()
-	plan, err := metadata.PlanRestore(s.Metadata(), b)
+	w := watch{backup: b.Bytes()}
+	defer w.end()
+	w.begin(a, "reading the metadata of "+path, 0)
+	plan, err := metadata.PlanRestore(w.of(s), b)
+	w.end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return runRestore(ctx, a, path, s, plan, o)
+	return runRestore(ctx, a, path, s, plan, &w, o)
 }
 
 func (a *app) readBackup(file string) (*metadata.Backup, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 )
@@ -45,7 +46,9 @@ func remapListCommand(a *app) *cobra.Command {
 // printRemaps prints the rows that each gives, as they arrive. There may be millions. If that fails
 // midway a JSON document stays open, so that nobody mistakes it for the whole.
 func (a *app) printRemaps(each func(func(control.Remap) error) error) error {
-	out := bufio.NewWriterSize(a.out, 64<<10)
+	to, end := a.printing()
+	defer end()
+	out := bufio.NewWriterSize(to, 64<<10)
 	n := 0
 	row := func(cells ...any) error {
 		_, err := fmt.Fprintf(out, "%-12v  %-10v  %-12v  %-7v  %-8v  %v\n", cells...)
@@ -143,20 +146,21 @@ type moved struct {
 
 func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add bool) error {
 	if !out.DryRun {
-		ask := control.NewClient(r.Name).RemoveRemaps
+		verb := control.MoveRemove
 		switch {
 		case add:
-			ask = control.NewClient(r.Name).AddRemaps
+			verb = control.MoveAdd
 		case out.acceptOld:
-			ask = control.NewClient(r.Name).TakeBackRemaps
+			verb = control.MoveTakeBack
 		}
-		bar := a.progress("moving " + readable.Number(blocksIn(out.Ranges)) + " blocks")
-		reply, err := ask(ctx, out.Ranges)
+		bar := a.progress(r.Device + ": moving")
+		bar.Unit("blocks")
+		bar.Expected(int64(blocksIn(out.Ranges)))
+		err := moveAll(ctx, r, verb, &out, bar)
 		bar.End()
 		if err != nil {
 			return err
 		}
-		out.Blocks, out.Old = reply.Blocks, reply.Old
 	}
 	if a.json {
 		return a.printJSON(out)
@@ -172,6 +176,38 @@ func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add 
 			readable.Number(out.Old))
 	}
 	return err
+}
+
+// movePiece is how many bytes are moved in one request: a server looks once in as many whether
+// its client is still there. A range can take hours, and a request has only minutes.
+const movePiece = 512 << 10
+
+// moveAll moves the ranges one after the other, until blocks of one stay where they are.
+func moveAll(ctx context.Context, r *control.Record, verb string, out *moved,
+	bar *progress.Bar) error {
+	c := control.NewClient(r.Name)
+	for _, whole := range out.Ranges {
+		var stay control.MoveReply
+		for at, end := whole.Block, whole.Block+whole.Count; at < end; {
+			g := control.Range{Block: at, Count: min(end-at, uint64(movePiece/r.BlockSize))}
+			done, err := c.MovePiece(ctx, verb, g)
+			if err != nil && out.Blocks > 0 {
+				return fmt.Errorf("%w; %d blocks were moved before that", err, out.Blocks)
+			} else if err != nil {
+				return err
+			}
+			out.Blocks += done.Blocks
+			out.Old += done.Old
+			stay.Failed += done.Failed
+			stay.NoCopy += done.NoCopy
+			at += g.Count
+			bar.Add(int64(g.Count))
+		}
+		if err := stay.Unmoved(whole); err != nil {
+			return fmt.Errorf("%w (%d blocks were moved)", err, out.Blocks)
+		}
+	}
+	return nil
 }
 
 func blocksIn(ranges []control.Range) (n uint64) {

@@ -54,6 +54,9 @@ var errSilent = errors.New("")
 
 func newRoot(a *app) *cobra.Command {
 	a.far = progress.NewOut(a.err)
+	if a.ctx != nil {
+		a.far.Interrupted = a.ctx.Done()
+	}
 	root := &cobra.Command{
 		Use:   "ublk-remap",
 		Short: "A block device that keeps working when its disk gets bad sectors",

@@ -182,10 +182,12 @@ func (a *app) launchServer(ctx context.Context, what string, b *host.Backing,
 	if err != nil {
 		return err
 	}
+	bar := a.progress("starting " + what)
 	live, err := launch(ctx, self, withFlag(args, "--detached"),
 		launchOptions{withCaller: true, env: env, waiting: func(what string) {
 			a.tell("ublk-remap: %s: %s\n", b.Path, readable.Text(what))
 		}})
+	bar.End()
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
 	"github.com/spf13/cobra"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 // stopped is what stop --json prints.
@@ -39,9 +45,9 @@ a server fail. By its number that also works for a device of which nothing in
 			}
 			defer a.extend()() // it may be the ExecStop= of a unit
 			defer control.Turn(cmd.Context(), stopTurn)()
-			bar := a.progress("stopping " + args[0])
+			end := a.stopping(args[0])
 			s, err := a.host().Stop(cmd.Context(), args[0], force)
-			bar.End()
+			end()
 			if err != nil {
 				return err
 			}
@@ -67,4 +73,45 @@ a server fail. By its number that also works for a device of which nothing in
 	cmd.Flags().BoolVar(&all, "all", false, "stop every device")
 	a.jsonFlag(cmd)
 	return cmd
+}
+
+// stopAsk is how often a server is asked what its stop waits for, and for how long.
+const stopAsk = 500 * time.Millisecond
+
+// stopping is the progress of a stop, which waits for the requests under way above all. The caller
+// must call end.
+func (a *app) stopping(what string) (end func()) {
+	bar := a.progress("stopping " + what)
+	r, err := a.host().Lookup(what)
+	if err != nil || !bar.Told() {
+		return bar.End
+	}
+	ctx, cancel := context.WithCancel(a.ctx)
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		client := control.NewClient(r.Name)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(stopAsk):
+			}
+			// Once the server has closed its socket nothing more is known.
+			st, err := client.StatusWithin(ctx, stopAsk)
+			switch {
+			case err != nil:
+				bar.Note("")
+			case st.Requests.UnderWay > 0:
+				bar.Note(fmt.Sprintf("%s requests under way",
+					readable.Number(uint64(st.Requests.UnderWay))))
+			case st.State == control.StateStopping:
+				bar.Note("writing the last checkpoint")
+			}
+		}
+	})
+	return func() {
+		cancel()
+		asked.Wait()
+		bar.End()
+	}
 }

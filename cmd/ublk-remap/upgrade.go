@@ -72,7 +72,9 @@ foreground is refused: it is left to its supervisor.`,
 			if err != nil {
 				return err
 			}
+			bar := a.progress("swapping the server of " + r.Device)
 			u, err := a.upgrade(cmd.Context(), r, force)
+			bar.End()
 			if err != nil {
 				return fmt.Errorf("%s: %w", r.Device, err)
 			}

@@ -214,6 +214,19 @@ func (c *Client) RescueRemaps(ctx context.Context, ranges []Range) (r RescueRepl
 	return r, err
 }
 
+// The verbs of MovePiece.
+const (
+	MoveAdd      = "add"      // to the spare region
+	MoveRemove   = "remove"   // home
+	MoveTakeBack = "takeback" // home, see TakeBackRemaps
+)
+
+// MovePiece moves a part of a range of blocks. That blocks stay where they are is no error: the
+// reply counts them, and the caller goes on. A server that is too old for that returns an error.
+func (c *Client) MovePiece(ctx context.Context, verb string, piece Range) (MoveReply, error) {
+	return c.move(ctx, "/v1/remaps/"+verb+"?partial=true", []Range{piece})
+}
+
 func (c *Client) move(ctx context.Context, path string, ranges []Range) (r MoveReply, err error) {
 	err = c.ranges(ctx, path, ranges, &r)
 	return r, err

@@ -24,6 +24,7 @@ type fake struct {
 	remaps   []Remap
 	added    []Range
 	removed  []Range
+	stays    MoveReply // of RemoveRemaps, if it is set
 	fail     error
 	stopped  int
 	left     int
@@ -127,7 +128,39 @@ func (f *fake) TakeBackRemaps(ctx context.Context, r []Range) (MoveReply, error)
 
 func (f *fake) RemoveRemaps(_ context.Context, r []Range) (MoveReply, error) {
 	f.removed = r
+	if f.stays != (MoveReply{}) {
+		return f.stays, f.stays.Unmoved(r[0])
+	}
 	return MoveReply{Blocks: 3}, f.fail
+}
+
+// TestMovePiece: blocks that stay where they are end a move, but not one that goes piece by piece.
+// Other errors end both.
+func TestMovePiece(t *testing.T) {
+	f := &fake{stays: MoveReply{Blocks: 2, Failed: 4, NoCopy: 1}}
+	useTempDir(t)
+	serve(t, "disk", f)
+	c, ctx := NewClient("disk"), context.Background()
+	g := Range{Block: 5, Count: 7}
+	if r, err := c.MovePiece(ctx, MoveRemove, g); err != nil || r != f.stays ||
+		!slices.Equal(f.removed, []Range{g}) {
+		t.Errorf("%+v, %v, %v", r, err, f.removed)
+	}
+	if _, err := c.RemoveRemaps(ctx, []Range{g}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "blocks 5+7: 1 of them have no copy") {
+		t.Errorf("whole: %v", err)
+	}
+	f.stays.NoCopy = 0
+	if _, err := c.RemoveRemaps(ctx, []Range{g}); !errors.Is(err, ErrFailed) ||
+		!strings.Contains(err.Error(), "4 blocks could not be copied") {
+		t.Errorf("whole: %v", err)
+	}
+	f.stays, f.fail = MoveReply{}, ErrRefused
+	for _, verb := range []string{MoveAdd, MoveRemove, MoveTakeBack} {
+		if _, err := c.MovePiece(ctx, verb, g); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
 }
 
 func useTempDir(t *testing.T) {

@@ -26,11 +26,11 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("GET /v1/events/{from}", r.events)
 	mux.HandleFunc("POST /v1/drill/{do}", r.drill)
 	mux.HandleFunc("GET /v1/latencies", r.latencies)
-	mux.HandleFunc("POST /v1/remaps/add", move(r, h.AddRemaps))
-	mux.HandleFunc("POST /v1/remaps/remove", move(r, h.RemoveRemaps))
-	mux.HandleFunc("POST /v1/remaps/takeback", move(r, h.TakeBackRemaps))
-	mux.HandleFunc("POST /v1/remaps/mark", move(r, h.MarkRemaps))
-	mux.HandleFunc("POST /v1/remaps/rescue", move(r, h.RescueRemaps))
+	mux.HandleFunc("POST /v1/remaps/add", r.move(h.AddRemaps))
+	mux.HandleFunc("POST /v1/remaps/remove", r.move(h.RemoveRemaps))
+	mux.HandleFunc("POST /v1/remaps/takeback", r.move(h.TakeBackRemaps))
+	mux.HandleFunc("POST /v1/remaps/mark", ofRanges(r, h.MarkRemaps))
+	mux.HandleFunc("POST /v1/remaps/rescue", ofRanges(r, h.RescueRemaps))
 	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
 	mux.HandleFunc("POST /v1/scrub", r.scrub)
 	mux.HandleFunc("POST /v1/retest", r.startRetest)
@@ -101,8 +101,28 @@ func (r *router) events(w http.ResponseWriter, req *http.Request) {
 	reply(w, v, err)
 }
 
-// move answers a request whose body is a MoveRequest.
-func move[T any](r *router, f func(context.Context, []Range) (T, error)) http.HandlerFunc {
+// move answers a request to move blocks. A client that moves piece by piece (partial=true) is told
+// in the reply, and not by an error, that blocks stay where they are.
+func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.HandlerFunc {
+	whole := ofRanges(r, f)
+	partial := ofRanges(r, func(ctx context.Context, ranges []Range) (MoveReply, error) {
+		m, err := f(ctx, ranges)
+		if m.Failed+m.NoCopy > 0 {
+			err = nil
+		}
+		return m, err
+	})
+	return func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Query().Get("partial") == "true" {
+			partial(w, req)
+			return
+		}
+		whole(w, req)
+	}
+}
+
+// ofRanges answers a request whose body is a MoveRequest.
+func ofRanges[T any](r *router, f func(context.Context, []Range) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		body := http.MaxBytesReader(w, req.Body, maxBody)
 		ranges, err := readRanges(body)

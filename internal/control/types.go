@@ -1,6 +1,9 @@
 package control
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // The JSON names below are stable: scripts and the monitor rely on them. All
 // counters count from the server's start.
@@ -303,6 +306,25 @@ type MoveReply struct {
 	Blocks uint64 `json:"blocks"`
 	// Old is how many of Blocks now hold what their home held before they left it.
 	Old uint64 `json:"old,omitempty"`
+	// Failed and NoCopy are blocks that stay where they are, because they could not be copied or
+	// have no copy that reads. An error says so, but to a client that moves piece by piece.
+	Failed uint64 `json:"failed,omitempty"`
+	NoCopy uint64 `json:"no_copy,omitempty"`
+}
+
+// Unmoved returns the error for what of a range of blocks stays where it is; nil if all was moved.
+// It wraps ErrRefused if blocks have no copy, and else ErrFailed.
+func (m *MoveReply) Unmoved(r Range) error {
+	switch {
+	case m.NoCopy > 0:
+		return fmt.Errorf("%w: blocks %d+%d: %d of them have no copy that reads; what home holds "+
+			"of them may be older than what was last written: if it is good enough, remap remove "+
+			"--accept-old", ErrRefused, r.Block, r.Count, m.NoCopy)
+	case m.Failed > 0:
+		return fmt.Errorf("%w: blocks %d+%d: %d blocks could not be copied and stay where they are",
+			ErrFailed, r.Block, r.Count, m.Failed)
+	}
+	return nil
 }
 
 // What a FillReply says of a block.

@@ -23,6 +23,8 @@ const (
 type Device struct {
 	Path      string
 	BlockSize int64 // bytes
+	// Progress is told how far the search is. nil: nobody.
+	Progress Progress
 }
 
 // Run is a run of blocks of the device.
@@ -91,6 +93,8 @@ type finder struct {
 	mounts []mount
 	cut    bool // the context ended
 
+	progress Progress
+
 	prove bool       // only free space is searched for: see Prove
 	moves bool       // a mounted file system has proved something
 	held  []*os.File // devices in exclusive use
@@ -112,6 +116,9 @@ func Find(ctx context.Context, dev Device, runs []Run) (*Result, error) {
 
 // find finds facts about runs, which are in order.
 func (f *finder) find(dev Device, runs []Run) error {
+	if f.progress = dev.Progress; f.progress == nil {
+		f.progress = untold{}
+	}
 	f.mounts = allMounts()
 	var all []piece
 	for _, r := range runs {

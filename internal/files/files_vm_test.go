@@ -80,7 +80,7 @@ func ask(t *testing.T, dev string, places ...rig.Extent) *Result {
 	for _, e := range places {
 		runs = append(runs, Run{uint64(e.Start / blockSize), uint64(e.Length / blockSize), "home"})
 	}
-	found, err := Find(context.Background(), Device{dev, blockSize}, runs)
+	found, err := Find(context.Background(), Device{Path: dev, BlockSize: blockSize}, runs)
 	must(t, err)
 	var n, want uint64
 	for _, r := range runs {
@@ -528,7 +528,7 @@ func TestNames(t *testing.T) {
 // proves checks that a device is proven to have free space, or that one line says why not.
 func proves(t *testing.T, dev, why string) {
 	t.Helper()
-	p, err := Prove(context.Background(), Device{dev, blockSize},
+	p, err := Prove(context.Background(), Device{Path: dev, BlockSize: blockSize},
 		[]Run{{0, uint64(vmtest.Sectors(t, dev)), "pending"}})
 	must(t, err)
 	defer p.Close()
@@ -582,8 +582,9 @@ func TestOddFileSystems(t *testing.T) {
 	if r := one(t, broken, rig.Extent{Start: 32 * mib, Length: 4096}); r.Owner != OwnerUnknown {
 		t.Errorf("%+v", r)
 	}
-	if p, err := Prove(context.Background(), Device{broken, blockSize}, []Run{{0, 1 << 10,
-		"pending"}}); err != nil || len(p.Free) > 0 {
+	if p, err := Prove(context.Background(), Device{Path: broken, BlockSize: blockSize},
+		[]Run{{0, 1 << 10,
+			"pending"}}); err != nil || len(p.Free) > 0 {
 		t.Errorf("%+v, %v", p, err)
 	}
 	// The journal on another device.

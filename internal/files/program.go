@@ -23,6 +23,7 @@ const maxSaid = 4096
 // lines runs a program and hands each line of its output to each, without the line's end. The
 // program gets input as its standard input. It is ended with the context.
 func (f *finder) lines(input string, each func(string), name string, args ...string) error {
+	f.step("lines", "waiting for %s", name)
 	cmd := exec.CommandContext(f.ctx, name, args...)
 	if path := findProgram(name); path != "" {
 		cmd.Path, cmd.Err = path, nil
@@ -44,7 +45,10 @@ func (f *finder) lines(input string, each func(string), name string, args ...str
 	}
 	r := bufio.NewReaderSize(out, 64<<10)
 	var readErr error
-	for readErr == nil {
+	for n := int64(0); readErr == nil; n++ {
+		if n%oftenFiles == 0 {
+			f.progress.Set(n, 0)
+		}
 		var line string
 		if line, readErr = r.ReadString('\n'); line != "" {
 			each(strings.TrimSuffix(line, "\n"))

@@ -26,10 +26,13 @@ func (v *volume) mapped(pieces []piece) (used []piece, owned []ownedPiece, err e
 	var head fsmapHead
 	before := len(v.facts)
 	var held []placed
-	for _, run := range coalesce(pieces) {
+	v.step("places", "asking %s", v.mount.Point)
+	runs := coalesce(pieces)
+	for i, run := range runs {
 		if v.over() {
 			return nil, nil, errors.New(cutOff)
 		}
+		v.progress.Set(int64(i), int64(len(runs)))
 		err := fsmapOf(v.root, v.dev, run.at, run.at+run.size, &head, func(r record) {
 			in := within(pieces, r.start, r.start+r.size)
 			if len(in) == 0 {

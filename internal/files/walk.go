@@ -24,7 +24,9 @@ type walk struct {
 	found   []placed
 	left    int64 // bytes of pieces that were not found
 	seen    map[uint64]bool
-	failed  int // directories and files that could not be looked at
+	met     int64 // files and directories
+	total   int64 // of them that there are; 0: not known
+	failed  int   // directories and files that could not be looked at
 	why     error
 	fiemap  fiemap
 	noMap   bool // the file system has no FIEMAP
@@ -45,6 +47,7 @@ func (w *walk) run() {
 	for _, p := range w.pieces {
 		w.left += p.size
 	}
+	w.begin()
 	var st unix.Stat_t
 	if err := unix.Fstat(w.root, &st); err == nil {
 		w.meet(entry{st.Ino, ".", unix.DT_DIR})
@@ -147,6 +150,7 @@ func appendEntries(all []entry, dir string, b []byte) []entry {
 
 // meet looks at an entry.
 func (w *walk) meet(e entry) {
+	w.count()
 	if w.inodes[e.inode] {
 		delete(w.inodes, e.inode)
 		w.named[e.inode] = e

@@ -50,7 +50,7 @@ func (s *server) moveAll(ctx context.Context, ranges []control.Range,
 // meanwhile. Then no more than the piece under way is moved.
 func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move,
 	reply *control.MoveReply) error {
-	var failed, noCopy uint64
+	var stay control.MoveReply
 	var err error
 	for at, end := r.Block, r.Block+r.Count; at < end && err == nil; {
 		m.Block, m.Count = at, min(end-at, movePiece*s.shared.Geometry().BlocksPerUnit())
@@ -58,21 +58,16 @@ func (s *server) moveRange(ctx context.Context, r control.Range, m remap.Move,
 		res, err = s.keeper.move(ctx, m)
 		reply.Blocks += res.Moved
 		reply.Old += res.Old
-		failed += res.Failed
-		noCopy += res.NoCopy
+		stay.Failed += res.Failed
+		if !m.AcceptOld {
+			stay.NoCopy += res.NoCopy
+		}
 		at += m.Count
-	}
-	switch {
-	case err == nil && noCopy > 0 && !m.AcceptOld:
-		return fmt.Errorf("%w: blocks %d+%d: %d of them have no copy that reads; what home holds "+
-			"of them may be older than what was last written: "+
-			"if it is good enough, remap remove --accept-old", control.ErrRefused, r.Block, r.Count,
-			noCopy)
-	case err == nil && failed > 0:
-		err = fmt.Errorf("%d blocks could not be copied and stay where they are", failed)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: blocks %d+%d: %w", control.ErrFailed, r.Block, r.Count, err)
 	}
-	return nil
+	reply.Failed += stay.Failed
+	reply.NoCopy += stay.NoCopy
+	return stay.Unmoved(r)
 }

@@ -6,7 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
-	"unicode/utf8"
+
+	"ublkremap/internal/readable"
 )
 
 // TestMeter: what is done, how fast and how long the rest takes follows the last moments. What was
@@ -20,17 +21,21 @@ func TestMeter(t *testing.T) {
 		m.set(now, m.done+4<<20, 1000<<20)
 	}
 	const want = "copying: 64% of 1000 MiB, 4.0 MiB/s, 1m30s left, 1m0s so far"
-	if got := m.text(now, 0); got != want {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-	if got := m.text(now, 100); got != "[############--------] "+want {
-		t.Errorf("with a bar: %q", got)
-	}
-	if got := m.text(now, 70); got != want {
-		t.Errorf("where no bar fits: %q", got)
+	for width, want := range map[int]string{
+		100: "[############--------] " + want, 70: want, len(want): want,
+		len(want) - 1: "copying: 64% of 1000 MiB, 4.0 MiB/s, 1m30s left",
+		46:            "copying: 64% of 1000 MiB, 1m30s left",
+		30:            "copying: 64%, 1m30s left",
+		24:            "copying: 64%, 1m30s left",
+		23:            "copyi…: 64%, 1m30s left", 21: "64%, 1m30s left", 17: "64%, 1m30s left",
+		10: "64%, 1m30s"[:10], 0: "",
+	} {
+		if got := m.text(now, width); got != want {
+			t.Errorf("in %d columns: %q, want %q", width, got, want)
+		}
 	}
 	// A disk that does not answer slows the rate down, and the time that is left grows.
-	stuck := m.text(now.Add(30*time.Second), 0)
+	stuck := m.text(now.Add(30*time.Second), 80)
 	if !strings.Contains(stuck, "683 KiB/s") || !strings.Contains(stuck, "9m0s left") {
 		t.Errorf("after half a minute without an answer: %q", stuck)
 	}
@@ -48,6 +53,37 @@ func TestMeterOddNumbers(t *testing.T) {
 			strings.Contains(text, "200%") {
 			t.Errorf("%v: %q", n, text)
 		}
+	}
+}
+
+// TestUnits: what is counted need not be bytes, and how much there is need not be known.
+func TestUnits(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	m := newMeter("looking for owners", now)
+	m.unit = "files"
+	for range 60 {
+		now = now.Add(time.Second)
+		m.set(now, m.done+2500, 0)
+	}
+	want := "looking for owners: 150,000 files, 2,500/s, 1m0s so far"
+	if got := m.text(now, 79); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	m.set(now, 150000, 1000000)
+	want = "looking for owners: 15% of 1,000,000 files, 2,500/s, 5m40s left, 1m0s so far"
+	if got := m.text(now, 79); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	want = "lookin…: 150,000 files, 1m0s so far"
+	m.set(now, 150000, 0)
+	if got := m.text(now, len(want)-2); got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	m = newMeter("stopping", now)
+	m.note = "3 requests under way"
+	if got := m.text(now.Add(5*time.Second), 79); got != "stopping: 5s so far, 3 requests "+
+		"under way" {
+		t.Error(got)
 	}
 }
 
@@ -75,11 +111,11 @@ func TestTerminalLine(t *testing.T) {
 	width := 40
 	w := &buffer{}
 	o := &Out{W: w, Width: func() int { return width }}
-	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter(strings.Repeat("é", 60), time.Now())}
+	b := &Bar{out: o, stop: make(chan struct{}), m: newMeter(strings.Repeat("東", 60), time.Now())}
 	for _, width = range []int{40, 200, 10, 1} {
 		o.show(b.text)
 		lines := strings.Split(w.String(), wipe)
-		if n := utf8.RuneCountInString(lines[len(lines)-1]); n > max(width-3, 0) {
+		if n := readable.Columns(lines[len(lines)-1]); n > max(width-3, 0) {
 			t.Errorf("%d columns of %d", n, width)
 		}
 	}
