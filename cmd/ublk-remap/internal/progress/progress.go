@@ -211,6 +211,7 @@ func (b *Bar) Expected(total int64) {
 func (b *Bar) Add(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.m.first = false // this was done just now
 	done, total := b.m.done+n, b.m.total
 	if total > 0 {
 		total = max(total, done)

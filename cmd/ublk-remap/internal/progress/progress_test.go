@@ -41,6 +41,18 @@ func TestMeter(t *testing.T) {
 	}
 }
 
+// TestAddCounts: what is added was done just now, also the first time.
+func TestAddCounts(t *testing.T) {
+	b := (&Out{Off: true}).Start("x")
+	b.Expected(100 << 20)
+	b.m.began = b.m.began.Add(-time.Second)
+	b.m.at = b.m.began
+	b.Add(10 << 20)
+	if got := b.m.speed(time.Now()); got < 5<<20 || got > 11<<20 {
+		t.Errorf("%v bytes a second", got)
+	}
+}
+
 // TestMeterOddNumbers: no number makes it divide by nothing, or say more than all.
 func TestMeterOddNumbers(t *testing.T) {
 	now := time.Unix(1e9, 0)
