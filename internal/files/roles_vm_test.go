@@ -22,7 +22,7 @@ func says(t *testing.T, dev string, at int64, owner Owner, what string) {
 	if r.Owner != owner || !strings.Contains(r.What, what) {
 		t.Errorf("%s: byte %d: %+v, want %s %q", dev, at, r, owner, what)
 	}
-	p, err := Prove(context.Background(), Device{dev, blockSize},
+	p, err := Prove(context.Background(), Device{Path: dev, BlockSize: blockSize},
 		[]Run{{0, uint64(vmtest.Sectors(t, dev)), "pending"}})
 	must(t, err)
 	defer p.Close()
