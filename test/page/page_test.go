@@ -222,7 +222,8 @@ func TestReconnect(t *testing.T) {
 	// What is known can be looked at; the map says that it is not all.
 	w.focusMap()
 	w.run(chromedp.KeyEvent("++"))
-	w.until(`document.querySelector(".surface-scale").innerText.includes("not up to date")`)
+	w.until(`document.querySelector(".surface-scale").innerText.includes(
+		"not up to date: the monitor does not answer")`)
 	w.mapIs("coarse")
 	w.shot("not-connected")
 	h.change("media", func(d *disk) { d.st.Lost = 77 })

@@ -1246,12 +1246,13 @@ class SurfaceMap {
 		if (err && tries < 2) {
 			return;
 		}
+		// What fetch throws is a TypeError, with a text that says little.
+		const why = err instanceof TypeError ? 'the monitor does not answer' : err?.message;
 		if (this.disk.whole) {
-			this.trouble = err ? err.message : '';
+			this.trouble = why ?? '';
 			this.redraw();
 		} else {
-			this.note.textContent = err ? `no map: ${err.message}`
-				: 'no map: no server tells of its blocks';
+			this.note.textContent = `no map: ${why ?? 'no server tells of its blocks'}`;
 			this.setState('failed');
 		}
 	}
