@@ -219,9 +219,9 @@ func (s *sim) repair() {
 		case 50:
 			// One mirror takes no write, and the other one has missed a record because flushes
 			// or its path failed, or because of a shortage. Two things are wrong at once, and only
-			// one of them is repaired here.
-			if s.cfg.meta == metaMirror &&
-				(s.cfg.rates.flush > 0 || s.cfg.rates.path > 0 || s.cfg.shortages) {
+			// one of them is repaired here. Or the other one is being rebuilt, with more room.
+			if s.cfg.meta == metaMirror && (s.cfg.rates.flush > 0 || s.cfg.rates.path > 0 ||
+				s.cfg.shortages || s.rebuilding()) {
 				s.refuseMetadata(false)
 			}
 		case 100:
@@ -413,4 +413,11 @@ func (s *sim) orderlyStop() {
 func (s *sim) verifyAll() {
 	s.verify()
 	s.drain()
+}
+
+// rebuilding reports whether a mirror is being rebuilt.
+func (s *sim) rebuilding() bool {
+	return slices.ContainsFunc(s.srv.coord.AppendMirrors(nil), func(m metadata.MirrorStatus) bool {
+		return m.State == metadata.MirrorRebuilding
+	})
 }
