@@ -13,6 +13,10 @@ type debianKernel struct{ suite, series, release string }
 
 var debianKernels = []debianKernel{{"bookworm", "6.12", "deb12"}, {"trixie", "7.3", "deb13"}}
 
+// patient is an option in fstab for machines that are slower than any that systemd has in mind: it
+// gives up a file system whose device is not there after 90 seconds.
+const patient = "x-systemd.device-timeout=1h"
+
 // options are those of a host that can have this kernel. /boot is to be on its first disk.
 func (k debianKernel) options(t *testing.T) system.Options {
 	t.Helper()
@@ -29,10 +33,12 @@ func (k debianKernel) options(t *testing.T) system.Options {
 // kernelInstalled installs the kernel and returns its release.
 func kernelInstalled(h *system.Host) string {
 	return h.Run(`
-for base in /payload/kernel-linux-base_*.deb; do
-	[ ! -e $base ] || dpkg -i $base >&2
-done
-dpkg -i /payload/kernel-*.deb >/root/kernel.log 2>&1 || { cat /root/kernel.log; exit 1; }
+{
+	for base in /payload/kernel-linux-base_*.deb; do
+		[ ! -e $base ] || dpkg -i $base
+	done
+	dpkg -i /payload/kernel-*.deb
+} >/root/kernel.log 2>&1 || { cat /root/kernel.log; exit 1; }
 ls /boot | sed -n 's/^vmlinuz-\(.*amd64\)$/\1/p'`)
 }
 
@@ -66,7 +72,7 @@ func TestKexec(t *testing.T) {
 			prepared(h, `
 mkfs.ext4 -q -L boot /dev/ubdc
 mount /dev/ubdc /boot
-printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 defaults 0 2\n' \
+printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 `+patient+` 0 2\n' \
 	$(blkid -s UUID -o value /dev/ubda) >/etc/fstab`)
 			release := kernelInstalled(h)
 			root := h.Run("blkid -s UUID -o value /dev/ubda")
@@ -81,7 +87,7 @@ systemctl enable --now ublk-remap@data ublk-remap@busy
 mkdir /data /busy
 for name in data busy; do
 	mkfs.ext4 -q /dev/disk/by-id/ublk-remap-$name
-	echo "/dev/disk/by-id/ublk-remap-$name /$name ext4 defaults 0 2" >>/etc/fstab
+	echo "/dev/disk/by-id/ublk-remap-$name /$name ext4 ` + patient + ` 0 2" >>/etc/fstab
 done
 systemctl daemon-reload
 mount /data

@@ -69,7 +69,9 @@ func TestRootKernels(t *testing.T) {
 			root := h.Run("findmnt -no UUID /")
 			h.PowerOff()
 			h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
-				Initrd: "/initrd.img-" + release, Append: "ro root=UUID=" + root})
+				Initrd: "/initrd.img-" + release,
+				// The initramfs gives up after 30 seconds otherwise.
+				Append: "ro rootdelay=3600 root=UUID=" + root})
 			h.Boot()
 			if got := h.Run("uname -r"); got != release {
 				t.Fatalf("kernel %s, want %s", got, release)
@@ -95,7 +97,7 @@ func rootPrepared(h *system.Host, i initramfs) system.Loader {
 	h.Run(`
 mkfs.ext4 -q -L boot /dev/ubdc
 mount /dev/ubdc /boot
-printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 defaults 0 2\n' \
+printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 ` + patient + ` 0 2\n' \
 	$(blkid -s UUID -o value /dev/ubda) >/etc/fstab
 dpkg -i /payload/ublk-remap.deb
 systemctl enable ublk-remap@system

@@ -15,6 +15,10 @@ func TestShutdownBusy(t *testing.T) {
 	onEach(t, withPackage(t), func(t *testing.T, h *system.Host) {
 		installed(t, h, byID)
 		h.Run(`
+# systemd knows this since version 255, and goes by the name of the process as well.
+[ $(systemctl --version | sed -n 's/^systemd \([0-9]*\).*/\1/p') -lt 255 ] ||
+	test "$(systemctl show -P SurviveFinalKillSignal ublk-remap@data)" = yes
+test "$(head -c 1 /proc/$(systemctl show -P MainPID ublk-remap@data)/cmdline)" = @
 cat >/run/systemd/system/holder.service <<'END'
 [Unit]
 DefaultDependencies=no

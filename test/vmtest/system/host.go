@@ -49,6 +49,8 @@ type Options struct {
 	// OwnRoot makes the root disk a file of its own, not one of the differences from an image: QEMU
 	// can boot only such a disk.
 	OwnRoot bool
+	// Patience is how many times longer than usual everything may take. It is 1 if it is 0.
+	Patience int
 }
 
 // Host is a machine with its disks. It is off at first.
@@ -89,6 +91,7 @@ const (
 
 // limit is a limit, for this machine.
 func (h *Host) limit(l time.Duration) time.Duration {
+	l *= time.Duration(max(1, h.options.Patience))
 	if h.emulates() {
 		return l * emulated
 	}
