@@ -41,6 +41,8 @@ DEMO     ?=
 TESTFLAGS ?=
 # Further flags of vmexec, such as VMFLAGS='-mem 4096 -keep'.
 VMFLAGS  ?=
+# How many jobs make test runs at a time: one more than there are CPUs, if the memory is enough.
+JOBS     ?=
 # How long the tests of a package may take in a guest.
 VM_TIMEOUT ?= 60m
 
@@ -50,7 +52,7 @@ VM_EXEC = '$(VMEXEC)' -tools all -file '$(CURDIR)/bin/ublk-remap:/usr/local/bin/
 	-file '$(CURDIR)/bin/ublk-remap-monitor:/usr/local/bin/ublk-remap-monitor' $(VMFLAGS)
 GOLANGCI = go tool -modfile=tools/go.mod golangci-lint
 
-.PHONY: build vmexec deps test test-unit test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench bench-map demo fuzz clean help FORCE
+.PHONY: build vmexec deps test test-unit test-tools test-vm test-vm-full uml campaign powercut sim planted-table lint fmt bench bench-map demo fuzz clean help FORCE
 
 build: bin/ublk-remap bin/ublk-remap-monitor ## build the static binaries bin/ublk-remap and, for some of its verbs, bin/ublk-remap-monitor
 
@@ -72,11 +74,16 @@ deps: ## install what the tests need on Debian (says what; asks nothing)
 
 # By a second make, so that nothing begins before what it needs is there.
 test: deps ## unit tests with -race, the simulator, and both kernels; installs what they need
-	@$(MAKE) test-unit sim test-vm test-host-short
+	@$(MAKE) build vmexec
+	@for k in $(KERNEL); do $(VMEXEC) -kernel $$k -fetch; done
+	@KERNEL='$(KERNEL)' JOBS='$(JOBS)' scripts/test
 
 test-unit: ## unit tests with -race, on this machine
-	go test -race -timeout 15m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
-	$(if $(PKG),,go -C tools test $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./...)
+	go test -race -timeout 30m $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) $(or $(PKG),./...)
+	$(if $(PKG),,@$(MAKE) test-tools)
+
+test-tools: # unit tests of the module of tools
+	go -C tools test $(if $(RUN),-run '$(RUN)') $(TESTFLAGS) ./...
 
 # One recipe per kernel, so that they run side by side: an emulated guest
 # keeps one CPU busy. Lines are marked with the kernel.
@@ -187,4 +194,4 @@ show: ## four disks fail for MINUTES=10, seen by Prometheus and a browser; dist/
 # For make test: nothing is compiled for minutes, so what make uml has not built is not tested.
 test-host-short: export UBLK_REMAP_HOST := if-built
 test-host-short:
-	go test -short -v -count=1 -timeout 10m ./test/host
+	go test -short -v -count=1 -timeout 20m $(if $(RUN),-run '$(RUN)') ./test/host

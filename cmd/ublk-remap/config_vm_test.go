@@ -32,6 +32,7 @@ func record(t *testing.T) *control.Record {
 // A set is started, upgraded and recovered with the options of its file. A file with an error does
 // not keep a device waiting.
 func TestConfiguredLife(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	dir := useConfigDir(t, nil)
 	disk := newDisk(t, 512)
 	configure(t, dir, "life", "depth = 32\nfail-fast = \"7s\"\nlog-level = \"debug\"\n")
@@ -259,6 +260,7 @@ func zeroEnds(path string) error {
 // All sets that have a file are started, and all devices are stopped, each with its own result.
 // Sets that fail do not delay the others.
 func TestAll(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	dir := useConfigDir(t, nil)

@@ -256,7 +256,7 @@ func (d cutDevice) WriteAt(p []byte, off int64) (int, error) {
 // TestInterrupted cuts a conversion and a release at every write, and finishes them with the
 // command.
 func TestInterrupted(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 12<<20), diskFile(t, 8<<20)
 	fill := make([]byte, 8<<20)

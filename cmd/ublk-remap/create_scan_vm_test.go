@@ -16,6 +16,7 @@ import (
 // block that cannot be read. So blkid, blkdiscard and mkfs, which probe before they write, work as
 // on a good disk. Without --scan blkdiscard fails there.
 func TestCreateScan(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	const size = 48 << 20

@@ -174,7 +174,7 @@ func TestCreateWithBadBlocks(t *testing.T) {
 // TestCreateRefusesBeforeItChanges: when a list is refused, for whatever reason, the disk is
 // unchanged, also with --force.
 func TestCreateRefusesBeforeItChanges(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 64<<20), diskFile(t, 32<<20)
 	for i, path := range []string{disk, spare} {

@@ -60,6 +60,7 @@ func TestSilentServer(t *testing.T) {
 // TestServerInAContainer: a server of another pid namespace that is not visible here does not count
 // as dead.
 func TestServerInAContainer(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	inside := t.TempDir()
 	container := rig.StartHelper(t, &syscall.SysProcAttr{

@@ -505,7 +505,7 @@ func TestMetadataBusy(t *testing.T) {
 
 // TestMetadataSpareDevices: every verb refuses a wrong spare device, says why, and writes nothing.
 func TestMetadataSpareDevices(t *testing.T) {
-	vmtest.OnOneKernel(t)
+	vmtest.Long(t)
 	useRuntimeDir(t)
 	disk, spare := diskFile(t, 24<<20), diskFile(t, 16<<20)
 	disk2, spare2 := diskFile(t, 24<<20), diskFile(t, 16<<20)

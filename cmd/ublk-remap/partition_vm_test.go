@@ -144,6 +144,7 @@ func needPartitions(t *testing.T) {
 // TestOthersSeeTheDisk: other tools see that the disk of a stopped set is in use, whatever is on
 // it. The kernel's node of the partition shows nothing, does not get in the way, and is refused.
 func TestOthersSeeTheDisk(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	needPartitions(t)
 	useRuntimeDir(t)
 	for _, block := range []uint32{512, 4096} {
@@ -214,6 +215,7 @@ func TestOthersSeeTheDisk(t *testing.T) {
 // TestOthersSeeTheDiskInPlace: the same for a disk that keeps its file system. The file system must
 // not be visible while the disk is a set, and is back with all its contents after release.
 func TestOthersSeeTheDiskInPlace(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	needPartitions(t)
 	useRuntimeDir(t)
 	for i, tc := range []struct {

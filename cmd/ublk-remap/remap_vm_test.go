@@ -11,6 +11,7 @@ import (
 )
 
 func TestSpareDeviceLife(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	rng := rig.Random(t)

@@ -36,6 +36,7 @@ func awaitScrub(t *testing.T, what string, is func(*control.ScrubStatus) bool) (
 // TestScrubLife: a scrub finds what does not read, goes on over the server's death, an upgrade and
 // a stop, and nobody but it sees an error.
 func TestScrubLife(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	disk := rig.NewDisk(t, rig.KindLoop, 96, 512)

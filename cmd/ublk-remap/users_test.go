@@ -55,6 +55,7 @@ func mountOver(t *testing.T, dev string) string {
 // TestUsedDiskIsNotWritten: while a disk is in use, in whatever way, no verb that would write to it
 // begins.
 func TestUsedDiskIsNotWritten(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedRoot(t)
 	vmtest.NeedTools(t, "mkfs.ext4")
 	useRuntimeDir(t)

@@ -539,6 +539,7 @@ func TestFault(t *testing.T) {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
+			vmtest.OnOneKernel(t)
 			rig.Guard(t, 5*time.Minute)
 			testFault(t, c)
 		})

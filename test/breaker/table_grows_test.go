@@ -14,6 +14,7 @@ import (
 // All of them are noted, because the mirrors get larger slots meanwhile; the server is killed while
 // they do. Afterwards the set is in order, is started again with all of it, and can be released.
 func TestTableGrows(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if testing.Short() {
 		t.Skip("it reads thousands of bad blocks, each of which is noted durably")
 	}

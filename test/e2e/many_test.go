@@ -20,6 +20,7 @@ import (
 // test-vm KERNEL=uml PKG=./test/e2e RUN=TestManyDevices TESTFLAGS=-v VM_TIMEOUT=1h VMFLAGS='-mem
 // 5120'.
 func TestManyDevices(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	n, limit := 8, 10*time.Minute
 	if os.Getenv("UBLK_REMAP_FULL") != "" {

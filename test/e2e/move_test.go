@@ -18,6 +18,7 @@ import (
 // TestMovesUnderLoad moves blocks to the spare region and home again while fio
 // writes to them and verifies.
 func TestMovesUnderLoad(t *testing.T) {
+	vmtest.OnNewerKernel(t)
 	vmtest.NeedUblk(t)
 	for i, bs := range []int64{512, 4096} {
 		for _, zc := range somePaths(i) {
@@ -129,6 +130,7 @@ func TestMoveHome(t *testing.T) {
 
 // TestDiscard discards and zeroes over remaps and bad blocks.
 func TestDiscard(t *testing.T) {
+	vmtest.OnNewerKernel(t)
 	vmtest.NeedUblk(t)
 	for i, k := range []rig.Kind{rig.KindLoop, rig.KindNull} {
 		for _, zc := range somePaths(i) {
@@ -251,6 +253,7 @@ func within(list []rig.Extent, from, to int64) bool {
 // TestUnaligned reads and writes single blocks and odd lengths from buffers
 // that do not begin at a page, over remaps with a mask.
 func TestUnaligned(t *testing.T) {
+	vmtest.OnNewerKernel(t)
 	vmtest.NeedUblk(t)
 	for _, zc := range paths() {
 		t.Run(pathName(zc), func(t *testing.T) { testUnaligned(t, zc) })

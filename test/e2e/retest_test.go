@@ -30,10 +30,8 @@ func retest(t *testing.T, code int, words ...string) (out retested) {
 
 // TestRetest takes blocks home whose sectors are well again, while others are not, and users write.
 func TestRetest(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
-	if testing.Short() {
-		t.Skip("it reads some gigabytes, which takes a minute under emulation")
-	}
 	for i, k := range []rig.Kind{rig.KindLoop, rig.KindNull} {
 		bs := []int64{512, 4096}[i]
 		t.Run(fmt.Sprintf("%s/%d", k, bs), func(t *testing.T) { testRetest(t, k, bs) })

@@ -15,6 +15,7 @@ import (
 // refused, and once the clone is out of date it is passed over, or refused by
 // name. A start that refuses leaves no device behind.
 func TestSpareDevices(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 3*time.Minute)
 	const mib = 1 << 20

@@ -105,7 +105,10 @@ func TestDiscardGivesSpaceBack(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
 	for _, k := range stacks {
-		t.Run(k.name, func(t *testing.T) { testGivesSpaceBack(t, k) })
+		t.Run(k.name, func(t *testing.T) {
+			vmtest.OnOneKernel(t)
+			testGivesSpaceBack(t, k)
+		})
 	}
 }
 
