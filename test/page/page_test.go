@@ -21,6 +21,38 @@ import (
 // failing messages of a browser about answers that are no success.
 const notOK = "Failed to load resource"
 
+// TestFaultsAreSeen: what goes wrong in the browser makes a test fail.
+func TestFaultsAreSeen(t *testing.T) {
+	t.Parallel()
+	w := open(t, serve(t, states()).URL, 1200, 900)
+	w.goTo("/")
+	w.live()
+	eval[bool](w, `(() => {
+		console.error("a message");
+		setTimeout(() => { throw new Error("an exception"); });
+		document.querySelector("footer").innerHTML = "<p style='color: red'>text</p>";
+		return true;
+	})()`)
+	end := time.Now().Add(*patience)
+	for _, want := range []string{"a message", "an exception", "Content Security Policy"} {
+		for {
+			w.mu.Lock()
+			seen := slices.ContainsFunc(w.faults, func(f string) bool {
+				return strings.Contains(f, want)
+			})
+			w.mu.Unlock()
+			if seen {
+				w.expect = append(w.expect, want)
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%q was not seen: %q", want, w.faults)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
 // TestStates: the page of each device says its state, and what to do.
 func TestStates(t *testing.T) {
 	t.Parallel()
