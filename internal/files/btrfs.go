@@ -86,10 +86,8 @@ func (v *volume) btrfs(pieces []piece) {
 	err := b.open()
 	if err == nil {
 		pieces = within(pieces, 0, b.size)
-		// The trees that are searched are those of the last transaction.
-		_ = unix.Syncfs(v.root)
 		before := len(v.facts)
-		err = b.pieces(pieces)
+		err = b.find(pieces)
 		switch {
 		case err != nil || !v.prove:
 		case b.seed:
@@ -101,6 +99,23 @@ func (v *volume) btrfs(pieces []piece) {
 	if err != nil {
 		v.unknown(without(pieces, v.facts), v.fs, err.Error())
 	}
+}
+
+// errChunks: btrfs gives up chunks that hold nothing any more by itself.
+var errChunks = errors.New("btrfs has changed its chunks meanwhile: ask again")
+
+// find tells of pieces. If chunks change while it does it begins again, a few times.
+func (b *btrfs) find(pieces []piece) (err error) {
+	before := len(b.facts)
+	for range 5 {
+		// The trees that are searched are those of the last transaction.
+		_ = unix.Syncfs(b.root)
+		b.facts, b.extents, b.refs = b.facts[:before], btrfsExtents{}, btrfsRefs{}
+		if err = b.pieces(pieces); !errors.Is(err, errChunks) {
+			break
+		}
+	}
+	return err
 }
 
 // pieces tells of pieces: superblocks, what chunks hold, and the rest, which is not allocated.
@@ -227,7 +242,7 @@ func (b *btrfs) layoutOf(logical, start int64) (l layout, err error) {
 			}
 		})
 	if err == nil && (!found || l.stripe < 512) {
-		err = errors.New("btrfs has changed its chunks meanwhile: ask again")
+		err = errChunks
 	}
 	return l, err
 }

@@ -76,7 +76,7 @@ func told(t *testing.T, dev string, pieces []piece, alone bool) (map[int64][]Fac
 		b.run = b.alone
 	}
 	start := time.Now()
-	must(t, b.pieces(within(pieces, 0, b.size)))
+	must(t, b.find(within(pieces, 0, b.size)))
 	took := time.Since(start)
 	says := map[int64][]Fact{}
 	for _, p := range f.facts {
@@ -230,6 +230,9 @@ func TestBtrfsByExtent(t *testing.T) {
 				tree.step()
 			}
 			tree.oftenShared()
+			large := tree.name(dir)
+			tree.write(large, 24<<20, 0) // in few extents
+			rig.SyncFS(t, dir)
 			if c.options != "" {
 				must(t, unix.Unmount(dir, 0))
 				mount("," + c.options)
@@ -279,6 +282,15 @@ func (b *btrfsTree) compare(dev string) {
 		}
 	}
 	t.Logf("%s: %d blocks: %s by block, %s by extent: %v", dev, len(want), slow, fast, kinds)
+	b.proves(dev, want)
+	// Alone, a block may be far behind the start of its extent.
+	for range 60 {
+		at := b.rng.Int64N(size/4096) * 4096
+		got, _ := told(t, dev, []piece{{at, at, 4096}}, false)
+		if !slices.Equal(got[at], want[at]) {
+			t.Errorf("%s: byte %d alone:\ngot  %v\nwant %v", dev, at, got[at], want[at])
+		}
+	}
 	for range 3 {
 		var some []piece
 		for at := int64(0); at < size; at += b.rng.Int64N(64) * 4096 {
@@ -298,6 +310,27 @@ func (b *btrfsTree) compare(dev string) {
 			}
 		}
 		b.equal(dev, got, part)
+	}
+}
+
+// proves checks that exactly what is free is proven to be free.
+func (b *btrfsTree) proves(dev string, want map[int64][]Fact) {
+	b.t.Helper()
+	p, err := Prove(b.t.Context(), Device{dev, blockSize},
+		[]Run{{0, uint64(vmtest.Sectors(b.t, dev)), "pending"}})
+	must(b.t, err)
+	defer p.Close()
+	free := map[int64]bool{}
+	for _, r := range p.Free {
+		for i := range r.Count {
+			free[int64(r.Block+i)*blockSize] = true
+		}
+	}
+	for at, facts := range want {
+		if free[at] != (facts[0].Owner == OwnerFree) {
+			b.t.Fatalf("%s: byte %d: proven to be free: %v, it is %v; %q", dev, at, free[at],
+				facts, p.Notes)
+		}
 	}
 }
 

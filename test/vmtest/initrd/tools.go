@@ -132,7 +132,8 @@ func stamp(h hash.Hash, p string) {
 var GuestModules = strings.Fields(`
 	ublk_drv loop null_blk scsi_debug sd_mod brd virtio_blk virtio_scsi virtio_console
 	dm_mod dm_flakey dm_log_writes dm_delay dm_dust dm_snapshot dm_thin_pool dm_integrity
-	dm_zero dm_crypt zram raid1 ext4 xfs btrfs vfat nls_ascii nls_cp437 nls_iso8859_1 overlay
+	dm_zero dm_crypt zram raid1 ext4 quota_v2 xfs btrfs vfat nls_ascii nls_cp437 nls_iso8859_1
+	overlay
 	configfs fuse crc32c_intel crc32c_generic libcrc32c crc32c crct10dif_pclmul crc_t10dif loop`)
 
 // Base returns an archive in cacheDir with a guest's directories, a few files
