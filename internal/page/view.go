@@ -67,6 +67,7 @@ type spare struct {
 	Tone              tone
 	Lasts             string // at this rate
 	Between           string // the bounds of its interval
+	Of                string // how many are used of how many
 }
 
 // ranks of states, from bad to good. Those of one rank are in the order of their names.
@@ -201,7 +202,7 @@ const (
 // spareOf describes the spare region.
 func spareOf(st *control.Status, report *health.Report) spare {
 	s := spare{Total: st.Spare.Total, Used: st.Spare.Used, Free: st.Spare.Free, Tone: toneGood,
-		Lasts: "no new bad blocks"}
+		Lasts: "no new bad blocks", Of: numText(st.Spare.Used) + " of " + numText(st.Spare.Total)}
 	if s.Total > 0 {
 		free := float64(s.Free) / float64(s.Total)
 		s.Share = 100 * (1 - free)
@@ -212,11 +213,18 @@ func spareOf(st *control.Status, report *health.Report) spare {
 			s.Tone = toneWatch
 		}
 	}
+	if s.Total > 0 && s.Free == 0 {
+		s.Lasts = "used up"
+		return s
+	}
 	if report.SpareDays == nil {
 		return s
 	}
 	s.Lasts = daysText(*report.SpareDays)
-	s.Between = daysText(*report.SpareDaysLow) + " to " + daysText(*report.SpareDaysHigh)
+	low, high := daysText(*report.SpareDaysLow), daysText(*report.SpareDaysHigh)
+	if low != high {
+		s.Between = low + " to " + high
+	}
 	switch {
 	case *report.SpareDaysHigh < soonDays:
 		s.Tone = toneBad

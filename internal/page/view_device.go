@@ -28,7 +28,7 @@ type deviceView struct {
 	Events    []eventRow
 	NoEvents  string
 	Mirrors   []mirror
-	Spares    []control.SpareDevice
+	Spares    []spareDevice
 	Metadata  string
 	Table     string
 	Surface   *plainSurface
@@ -48,6 +48,8 @@ type mirror struct {
 	Location, State string
 	Tone            tone
 }
+
+type spareDevice struct{ Device, Units string }
 
 // eventRow is an event as it is shown.
 type eventRow struct {
@@ -96,7 +98,7 @@ func (p *Page) deviceOf(key string) *deviceView {
 		v.Mirrors = append(v.Mirrors, mirror{clean(m.Location), clean(m.State), t})
 	}
 	for _, s := range st.Spare.Devices {
-		v.Spares = append(v.Spares, control.SpareDevice{Device: clean(s.Device), Total: s.Total})
+		v.Spares = append(v.Spares, spareDevice{clean(s.Device), numText(s.Total)})
 	}
 	v.Metadata = fmt.Sprintf("version %d, record %s, log %s of %s", st.Metadata.Version,
 		numText(st.Metadata.Sequence), sizeText(uint64(st.Metadata.LogUsed)),
