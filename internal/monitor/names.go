@@ -14,7 +14,7 @@ import (
 // Otherwise a page from anywhere, opened in a browser of this host, could read all that is served
 // here: its site lets its own name stand for 127.0.0.1 a moment later (DNS rebinding), and the
 // browser takes the answers for those of that site. Nothing can be changed here, but names of
-// disks, files and hosts are nobody else's business. An address is no name, so it cannot be rebound.
+// disks and hosts are nobody else's business. An address is no name, so it cannot be rebound.
 //
 // Who listens on other addresses has names that are not known here. A web configuration with users
 // or a certificate does the same there, and better.

@@ -8,6 +8,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/latency"
+	"ublkremap/internal/readable"
 )
 
 // Charts are drawn in a box of this size, and stretched to the width that there is. Texts are not
@@ -39,19 +40,17 @@ type history struct {
 // gap is after what time without a sample a line is broken.
 const gap = 2 * time.Minute
 
-// historyOf draws the history of rates.
-func historyOf(list []sample, now time.Time) history {
-	if len(list) < 2 {
-		return history{}
-	}
-	type rate struct {
-		from, to                    time.Time
-		read, write, heals, errored float64
-		whole                       bool
-	}
-	var rates []rate
-	top, most := 1.0, 1.0
-	healed, failed := uint64(0), uint64(0)
+// rate is what happened between two samples.
+type rate struct {
+	from, to       time.Time
+	read, write    float64 // bytes a second
+	heals, errored float64 // how many
+	whole          bool    // the samples are close to each other
+}
+
+// ratesOf returns the rates between samples, the highest of bytes and the most of the others.
+func ratesOf(list []sample) (rates []rate, top, most float64) {
+	top, most = 1, 1
 	for i := 1; i < len(list); i++ {
 		a, b := list[i-1], list[i]
 		s := b.at.Sub(a.at).Seconds()
@@ -62,10 +61,15 @@ func historyOf(list []sample, now time.Time) history {
 		}
 		r := rate{a.at, b.at, float64(b.read-a.read) / s, float64(b.write-a.write) / s,
 			float64(b.heals - a.heals), float64(b.errored - a.errored), b.at.Sub(a.at) < gap}
-		healed, failed = healed+b.heals-a.heals, failed+b.errored-a.errored
 		top, most = max(top, r.read, r.write), max(most, r.heals, r.errored)
 		rates = append(rates, r)
 	}
+	return rates, top, most
+}
+
+// historyOf draws the history of rates.
+func historyOf(list []sample, now time.Time) history {
+	rates, top, most := ratesOf(list)
 	if len(rates) == 0 {
 		return history{}
 	}
@@ -74,25 +78,25 @@ func historyOf(list []sample, now time.Time) history {
 	x := func(t time.Time) float64 { return chartWidth * t.Sub(start).Seconds() / span }
 	var read, write strings.Builder
 	h := history{From: start.Local().Format("15:04:05"), To: "now", Enough: true,
-		Top: sizeText(uint64(top)) + "/s", TopHeals: numText(uint64(most))}
-	pen := false
-	for _, r := range rates {
+		Top: readable.Rate(top), TopHeals: numText(uint64(most))}
+	healed, failed := 0.0, 0.0
+	for i, r := range rates {
 		line := func(b *strings.Builder, v float64) {
 			y := chartHeight - v/top*(chartHeight-4)
-			if !pen || !r.whole {
+			if i == 0 || !r.whole {
 				fmt.Fprintf(b, "M%s %s", px(x(r.from)), px(y))
 			}
 			fmt.Fprintf(b, "L%s %s", px(x(r.to)), px(y))
 		}
 		line(&read, r.read)
 		line(&write, r.write)
-		pen = true
-		width := max(x(r.to)-x(r.from)-1, 1.5)
+		healed, failed = healed+r.heals, failed+r.errored
 		add := func(to *[]bar, v float64, what string) {
 			if v > 0 {
 				height := max(v/most*chartHeight, 3)
-				*to = append(*to, bar{px(x(r.from)), px(chartHeight - height), px(width),
-					px(height), fmt.Sprintf("%s: %.0f %s", r.to.Local().Format("15:04:05"), v, what)})
+				*to = append(*to, bar{px(x(r.from)), px(chartHeight - height),
+					px(max(x(r.to)-x(r.from)-1, 1.5)), px(height),
+					fmt.Sprintf("%s: %.0f %s", r.to.Local().Format("15:04:05"), v, what)})
 			}
 		}
 		add(&h.Errors, r.errored, "errors")
@@ -100,10 +104,10 @@ func historyOf(list []sample, now time.Time) history {
 	}
 	h.Read, h.Write = read.String(), write.String()
 	last := rates[len(rates)-1]
-	h.ReadNow, h.WriteN = sizeText(uint64(last.read))+"/s", sizeText(uint64(last.write))+"/s"
+	h.ReadNow, h.WriteN = readable.Rate(last.read), readable.Rate(last.write)
 	h.Says = fmt.Sprintf("%s were healed and %s failed in %s",
-		counted(healed, "request", "requests"), counted(failed, "operation", "operations"),
-		spanText(now.Sub(start)))
+		counted(uint64(healed), "request", "requests"),
+		counted(uint64(failed), "operation", "operations"), spanText(now.Sub(start)))
 	return h
 }
 

@@ -225,8 +225,8 @@ func (p *Page) askEvents(ctx context.Context, key string, d *device, next uint64
 	}
 }
 
-// Observe takes in what somebody else has asked for, for the history of rates. err says that all may
-// lack some devices.
+// Observe takes in what somebody else has asked for, for the history of rates. err says that all
+// may lack some devices.
 func (p *Page) Observe(all []*control.Status, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -147,11 +147,12 @@ func (d *device) addBad(e *Event) {
 // unitBytes is what spare units hold.
 const unitBytes = 4096
 
-// health judges the disk by what its server has seen. No drive is asked.
+// health judges the disk by what its server has seen. No drive is asked. How bad places lie is left
+// out (no number of blocks is told): to find a pattern can take seconds of CPU time.
 func (d *device) health(now time.Time) health.Report {
 	st := d.st
 	s := &health.Seen{Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason,
-		Blocks: st.SizeBlocks, BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
+		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
 		SpareFree: st.Spare.Free, Spare: st.Spare.Total, Transport: st.Errors.Transport,
 		Bad: d.bad, Since: d.first, Now: now, Unknown: !answered(st)}
 	if st.Created != nil && (d.next > 0 && len(d.events) > 0 && d.events[0].Number == 1 ||

@@ -50,6 +50,8 @@ func (p *Page) enter(c *client) bool {
 	if !p.running {
 		p.running = true
 		go p.run()
+	} else if p.now().Sub(p.began) < 2*round {
+		c.wake <- struct{}{} // what is known is new enough
 	}
 	return true
 }
@@ -92,6 +94,7 @@ func (p *Page) run() {
 func (p *Page) wakeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.looks = map[string]*rendered{}
 	for c := range p.clients {
 		select {
 		case c.wake <- struct{}{}:
@@ -128,11 +131,11 @@ func (p *Page) live(w http.ResponseWriter, r *http.Request) {
 	}
 	idle := time.NewTicker(keepAlive)
 	defer idle.Stop()
-	sent := map[string]string{}
+	var sent *rendered
 	for {
 		select {
 		case <-c.wake:
-			text, err := event(p.message(c, sent))
+			text, err := event(p.message(c, &sent))
 			if err != nil || !send(text) {
 				return
 			}
@@ -157,23 +160,45 @@ func event(m *Message) ([]byte, error) {
 	return bytes.Join([][]byte{[]byte("data: "), b, []byte("\n\n")}, nil), nil
 }
 
-// message returns what is new for a client that has been sent these parts. It notes them as sent.
-func (p *Page) message(c *client, sent map[string]string) *Message {
-	m := &Message{At: p.now().UTC(), Build: p.build, Parts: map[string]string{}}
-	parts := map[string]string{}
-	if c.device == "" {
-		m.Order = p.overviewParts(parts)
-	} else {
-		m.Status = p.deviceParts(c.device, parts)
+// rendered is what a page shows after a round. It does not change.
+type rendered struct {
+	at     time.Time
+	parts  map[string]string
+	order  []string
+	status *control.Status
+}
+
+// render returns how the page of a device, or that of all, looks after the last round. All clients
+// share it.
+func (p *Page) render(device string) *rendered {
+	p.mu.Lock()
+	r := p.looks[device]
+	p.mu.Unlock()
+	if r != nil {
+		return r
 	}
-	for id, html := range parts {
-		if sent[id] != html {
+	r = &rendered{at: p.now().UTC(), parts: map[string]string{}}
+	if device == "" {
+		r.order = p.overviewParts(r.parts)
+	} else {
+		r.status = p.deviceParts(device, r.parts)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.looks[device] = r
+	return r
+}
+
+// message returns what is new for a client that has been sent last, and notes it as sent.
+func (p *Page) message(c *client, last **rendered) *Message {
+	r := p.render(c.device)
+	m := &Message{At: r.at, Build: p.build, Parts: map[string]string{}, Order: r.order,
+		Status: r.status}
+	for id, html := range r.parts {
+		if *last == nil || (*last).parts[id] != html {
 			m.Parts[id] = html
 		}
 	}
-	clear(sent)
-	for id, html := range parts {
-		sent[id] = html
-	}
+	*last = r
 	return m
 }

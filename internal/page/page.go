@@ -48,7 +48,8 @@ type Page struct {
 	began    time.Time     // when the last round began
 	rounding chan struct{} // closed at the end of the round that is under way; nil: none is
 	clients  map[*client]struct{}
-	running  bool // the goroutine that asks for all clients
+	running  bool                 // the goroutine that asks for all clients
+	looks    map[string]*rendered // by device, of the last round; "": all
 }
 
 // asset is an embedded file.
@@ -66,7 +67,8 @@ func Handler(source Source, version string) *Page {
 	p := &Page{source: source, version: version, assets: map[string]asset{},
 		mux: http.NewServeMux(), now: time.Now, places: make(chan struct{}, askAtOnce),
 		maps:    make(chan struct{}, surfacesAtOnce),
-		devices: map[string]*device{}, clients: map[*client]struct{}{}}
+		devices: map[string]*device{}, clients: map[*client]struct{}{},
+		looks: map[string]*rendered{}}
 	p.ctx, p.close = context.WithCancel(context.Background())
 	p.host, _ = os.Hostname()
 	// What is embedded is known to be there, and to be well formed.

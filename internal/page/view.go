@@ -248,7 +248,8 @@ func scrubText(s *control.Scrub, now time.Time) (text, sub string) {
 	case s.Total == 0:
 		return clean(s.State), last
 	}
-	return fmt.Sprintf("%s, %.0f %%", clean(s.State), 100*float64(s.Position)/float64(s.Total)), last
+	share := 100 * float64(s.Position) / float64(s.Total)
+	return fmt.Sprintf("%s, %.0f %%", clean(s.State), share), last
 }
 
 // overview is the page of all devices.

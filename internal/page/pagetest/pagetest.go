@@ -328,8 +328,10 @@ func Latencies(started time.Time, heals uint64) *control.Latencies {
 		{Operation: "write", Path: "home", Histogram: hist(2e6, 8e-4, 2)}}}
 	if heals > 0 {
 		l.Requests = append(l.Requests,
-			control.RequestLatency{Operation: "read", Path: "spare", Histogram: hist(4e4, 1.1e-2, 1)},
-			control.RequestLatency{Operation: "write", Path: "spare", Histogram: hist(2e4, 3e-3, 1.5)},
+			control.RequestLatency{Operation: "read", Path: "spare",
+				Histogram: hist(4e4, 1.1e-2, 1)},
+			control.RequestLatency{Operation: "write", Path: "spare",
+				Histogram: hist(2e4, 3e-3, 1.5)},
 			control.RequestLatency{Operation: "write", Path: "heal",
 				Histogram: hist(float64(heals)*10, 2.1, 0.8)})
 	}
@@ -352,7 +354,8 @@ func (d *Device) bad(now time.Time, n int, over time.Duration, state string) {
 			Text:  fmt.Sprintf("remapped to the spare region, from unit %d on (write)", i),
 			Cause: "write"}
 		if state == "pending" {
-			e.What, e.Text, e.Cause, e.Errno = "pending", "noted as pending (read)", "read", "ENODATA"
+			e.What, e.Text = "pending", "noted as pending (read)"
+			e.Cause, e.Errno = "read", "ENODATA"
 		}
 		d.Events = append(d.Events, e)
 	}
@@ -376,13 +379,21 @@ func (d *Device) bad(now time.Time, n int, over time.Duration, state string) {
 
 // States returns a device in each state that the page knows. They have no numbers yet.
 func States(now time.Time) []*Device {
-	const tib = 1 << 40
 	var all []*Device
 	add := func(name string, bytes uint64, f func(*Device, *control.Status)) {
 		d := Well(now, name, bytes)
 		f(d, &d.Status)
 		all = append(all, d)
 	}
+	addBad(now, add)
+	addOther(add)
+	return all
+}
+
+const tib = 1 << 40
+
+// addBad adds a device that is well, and those whose disks fail.
+func addBad(now time.Time, add func(string, uint64, func(*Device, *control.Status))) {
 	add("archive", 16*tib, func(*Device, *control.Status) {})
 	add("backup", 8*tib, func(d *Device, st *control.Status) {
 		d.bad(now, 40, 25*24*time.Hour, "mapped")
@@ -400,7 +411,8 @@ func States(now time.Time) []*Device {
 	add("scratch", tib, func(d *Device, st *control.Status) {
 		d.bad(now, 30, 20*time.Hour, "mapped")
 		st.State = control.StateTripped
-		st.Breaker = control.Breaker{State: "open", Reason: "writes to the spare region fail as well"}
+		st.Breaker = control.Breaker{State: "open",
+			Reason: "writes to the spare region fail as well"}
 		st.Reason = st.Breaker.Reason
 		st.Action = "when the cause is gone: " + shell.Command("resume", st.Name)
 		d.Events = append(d.Events, page.Event{Number: 100, Time: now.Add(-20 * time.Minute),
@@ -422,6 +434,10 @@ func States(now time.Time) []*Device {
 		st.Reason = "no spare unit is free: a write to one more bad block fails"
 		st.Action = "copy the data to another disk while this one reads"
 	})
+}
+
+// addOther adds devices that lack something else, or are busy.
+func addOther(add func(string, uint64, func(*Device, *control.Status))) {
 	add("mirrors", 3*tib, func(d *Device, st *control.Status) {
 		st.Metadata.Mirrors[1].State = "rebuilding"
 		st.State = control.StateDegraded
@@ -448,7 +464,6 @@ func States(now time.Time) []*Device {
 		st.Backing = "/dev/" + strings.Repeat("A", 4096) + Hostile
 		dead(d)
 	})
-	return all
 }
 
 // dead makes a device one whose server is dead.
