@@ -246,7 +246,9 @@ func (d *drill) run() {
 	d.running = false
 	if d.over && len(d.ios) == 0 && d.commits == 0 {
 		d.c.drill = nil
-		d.c.arbiter.ReturnUnits(d.units)
+		if !plantedDrillKeeps {
+			d.c.arbiter.ReturnUnits(d.units)
+		}
 		d.done(d.result)
 	}
 }

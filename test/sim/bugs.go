@@ -78,6 +78,7 @@ const (
 	BugUnnamedSlots
 	BugGrownUnmarked
 	BugEventsInPlace
+	BugDrillKeeps
 	BugFillAll
 	BugFillUnread
 	BugRetestCached
@@ -325,6 +326,8 @@ var bugTable = [bugs]bugInfo{
 		inDriver, FocusTable},
 	BugGrownUnmarked: {"grown-unmarked", "a mirror in a larger place is not marked as stale " +
 		"while it has no whole checkpoint", inDriver, FocusTable},
+	BugDrillKeeps: {"drill-keeps", "a drill keeps its spare units when it has ended", inProduct,
+		FocusEvents},
 	BugFillAll: {"fill-all", "a fill replaces blocks that are neither pending nor lost",
 		inProduct, FocusFill},
 	BugFillUnread: {"fill-unread", "a fill replaces pending blocks without a try to read them",

@@ -15,6 +15,8 @@ func plant(b Bug, on bool) bool {
 		remap.PlantNoTurns(on)
 	case BugReaderStaleSpare:
 		remap.PlantStaleSpare(on)
+	case BugDrillKeeps:
+		coordinator.PlantDrillKeeps(on)
 	case BugSlowOnce:
 		coordinator.PlantSlowOnce(on)
 	case BugVerifyBlind:
