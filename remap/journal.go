@@ -97,8 +97,8 @@ var (
 	ErrTableFull = errors.New("the remap table is full")
 	// ErrSpareBad is the end of a Move when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
-	// ErrElsewhere is the end of a Move when other places of a disk could not be read: not for their
-	// medium, or too many of them.
+	// ErrElsewhere is the end of a Move when other places of a disk could not be read: not for
+	// their medium, or too many of them.
 	ErrElsewhere = errors.New("other places of a disk cannot be read")
 	// ErrMissing is returned by Resume while a device is missing.
 	ErrMissing = errors.New("nothing can be resumed")
