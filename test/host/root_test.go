@@ -69,9 +69,7 @@ func TestRootKernels(t *testing.T) {
 			root := h.Run("findmnt -no UUID /")
 			h.PowerOff()
 			h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
-				Initrd: "/initrd.img-" + release,
-				// The initramfs gives up after 30 seconds otherwise.
-				Append: "ro rootdelay=3600 root=UUID=" + root})
+				Initrd: "/initrd.img-" + release, Append: "ro root=UUID=" + root})
 			h.Boot()
 			if got := h.Run("uname -r"); got != release {
 				t.Fatalf("kernel %s, want %s", got, release)
