@@ -82,7 +82,8 @@ func TestLongVerbsTell(t *testing.T) {
 	disk := vmtest.NewDM(t, vmtest.LinearTable(t, lower))
 	slow := func(ms int) { disk.Swap(t, vmtest.DelayTable(t, lower, ms, ms)) }
 	slow(10)
-	wantProgress(t, `^(\[[#-]{20}\] )?trying the places that the set relies on: \d+% of .*/s, .* left`,
+	wantProgress(t, `^(\[[#-]{20}\] )?trying the places that the set relies on: \d+% of .*/s, `+
+		`.* left`,
 		"create", disk.Path, "--name", "far", "--spare", "32MiB")
 	slow(100)
 	wantProgress(t, `^starting far: \d+s so far`, "start", "far")
@@ -110,7 +111,8 @@ func TestLongVerbsTell(t *testing.T) {
 	slow(1000)
 	wantProgress(t, `^stopping far: \d+s so far`, "stop", "far")
 	slow(100)
-	wantProgress(t, `^reading the metadata of .*iB, .*/s, \d+s so far`, "metadata", "check", disk.Path)
+	wantProgress(t, `^reading the metadata of .*iB, .*/s, \d+s so far`, "metadata", "check",
+		disk.Path)
 	slow(50)
 	f := rig.Open(t, lower)
 	must(t, f.Write(rig.Aligned(4096), 0))
