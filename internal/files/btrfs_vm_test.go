@@ -316,7 +316,7 @@ func (b *btrfsTree) compare(dev string) {
 // proves checks that exactly what is free is proven to be free.
 func (b *btrfsTree) proves(dev string, want map[int64][]Fact) {
 	b.t.Helper()
-	p, err := Prove(b.t.Context(), Device{dev, blockSize},
+	p, err := Prove(b.t.Context(), Device{Path: dev, BlockSize: blockSize},
 		[]Run{{0, uint64(vmtest.Sectors(b.t, dev)), "pending"}})
 	must(b.t, err)
 	defer p.Close()
