@@ -141,8 +141,8 @@ func TestTimedOneIn(t *testing.T) {
 
 func TestEveryOf(t *testing.T) {
 	for cost, want := range map[time.Duration]int{0: 1, 40 * time.Nanosecond: 1,
-		150 * time.Nanosecond: 1, 151 * time.Nanosecond: 4, time.Microsecond: 32,
-		3500 * time.Nanosecond: 128, time.Second: maxEvery} {
+		150 * time.Nanosecond: 1, 151 * time.Nanosecond: 8, time.Microsecond: 64,
+		3500 * time.Nanosecond: 256, time.Second: maxEvery} {
 		if got := everyOf(cost); got != want {
 			t.Errorf("%v: 1 in %d, want %d", cost, got, want)
 		}
@@ -189,7 +189,7 @@ func timeOne(tm *timing) {
 }
 
 func BenchmarkTiming(b *testing.B) {
-	for _, every := range []int{1, 128} {
+	for _, every := range []int{1, 256} {
 		b.Run("one in "+strconv.Itoa(every), func(b *testing.B) {
 			tm := newTiming(every, 0, 4, 4)
 			b.ReportAllocs()
