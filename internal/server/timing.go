@@ -20,8 +20,8 @@ import (
 // system call elsewhere: 3.5 µs on user-mode Linux, a quarter of a request. So where it takes long,
 // only one request in so many is timed, chosen at random, such that each of its two readings costs
 // less than 25 ns for each request, as far as maxEvery allows. How many is told with the
-// histograms. Requests that met a bad block are always counted: those that were not timed since they
-// came are counted since they met it.
+// histograms. Requests that met a bad block are always counted: those that were not timed since
+// they came are counted since they met it.
 
 // cacheLine keeps the memory of two queues off one line, as in package remap.
 const cacheLine = 64
