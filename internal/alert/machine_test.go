@@ -326,6 +326,22 @@ func TestMoreAndMore(t *testing.T) {
 	}
 }
 
+// TestUrgent: a critical alert does not wait for a digest because a disk gets worse and worse.
+func TestUrgent(t *testing.T) {
+	b := newBench(t, 2)
+	for range 60 {
+		b.devices[0].Status.Pending++
+		b.run(every)
+	}
+	b.messages = nil
+	b.devices[1].Status.Breaker.State = "open"
+	b.devices[0].Status.Pending++
+	b.run(every)
+	if len(b.messages) != 1 || b.messages[0].Worst().Kind != "tripped" {
+		t.Errorf("%d messages", len(b.messages))
+	}
+}
+
 // TestAcknowledge: what was acknowledged is not repeated, and is told when it gets worse.
 func TestAcknowledge(t *testing.T) {
 	b := newBench(t, 2)

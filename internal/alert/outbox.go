@@ -7,7 +7,8 @@ import (
 
 const (
 	// burst is how many messages of a single notice may be sent within the time between two
-	// digests. What comes beyond that waits for a digest.
+	// digests, and how many more about critical alerts that are new: these do not wait because a
+	// disk gets worse and worse. What comes beyond that waits for a digest.
 	burst = 3
 	// gather is how long a digest waits for more of the same storm.
 	gather = time.Minute
@@ -17,6 +18,7 @@ const (
 // were many lately. All others are told together.
 type outbox struct {
 	Single  []time.Time `json:"single,omitempty"` // when messages were sent at once
+	Urgent  []time.Time `json:"urgent,omitempty"` // the same, about new critical alerts
 	Waiting []*Notice   `json:"waiting,omitempty"`
 	Since   time.Time   `json:"since"`  // when the first of Waiting came
 	Digest  time.Time   `json:"digest"` // when the last digest was sent
@@ -24,13 +26,16 @@ type outbox struct {
 
 // take takes the notices of a round, the most urgent first, and returns what is sent now.
 func (o *outbox) take(all []*Notice, now time.Time, opt Options) (send []*Message) {
-	o.Single = slices.DeleteFunc(o.Single, func(t time.Time) bool {
-		return now.Sub(t) >= opt.Digest
-	})
+	old := func(t time.Time) bool { return now.Sub(t) >= opt.Digest }
+	o.Single, o.Urgent = slices.DeleteFunc(o.Single, old), slices.DeleteFunc(o.Urgent, old)
 	for i, n := range all {
 		// One that waits already is told with what it was before.
-		if i == 0 && n.Event != Again && len(o.Single) < burst && o.waiting(n) < 0 {
-			o.Single = append(o.Single, now)
+		sent := &o.Single
+		if n.Event == Raised && n.Severity() == Critical {
+			sent = &o.Urgent
+		}
+		if i == 0 && n.Event != Again && len(*sent) < burst && o.waiting(n) < 0 {
+			*sent = append(*sent, now)
 			send = append(send, newMessage(opt.Host, now, n))
 			continue
 		}
