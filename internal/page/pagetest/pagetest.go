@@ -258,7 +258,7 @@ func NewMany(n int) *Host {
 	for i := range n {
 		d := Well(h.Now(), fmt.Sprintf("disk-%02d", i), uint64(i%20+1)<<40)
 		if i%13 == 5 {
-			d = few[i%len(few)]
+			d = few[(i/13*3+2)%len(few)]
 			d.Status.Name = fmt.Sprintf("%.8s-%02d", d.Status.Name, i)
 			few = States(time.Now())
 		}
