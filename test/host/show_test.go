@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -292,6 +293,12 @@ func look(t *testing.T, url, out, when string) {
 		return
 	}
 	shot := func(name, path string, args ...string) {
+		// A screenshot of an error is one as well.
+		if answer, err := http.Get(url + path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		} else if answer.Body.Close(); answer.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", path, answer.Status)
+		}
 		file := filepath.Join(out, when+"-"+name+".png")
 		_ = os.Remove(file)
 		cmd := exec.Command("timeout", append([]string{"-k", "5", "120", browser, "--headless=new",
