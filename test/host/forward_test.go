@@ -18,9 +18,9 @@ import (
 )
 
 // forward lets a browser of this machine look at the monitor of a host in user-mode Linux, which
-// has no network: requests and answers are files of a directory that both see (hostfs). It returns the
-// URL. The host needs curl. Pages that stream get what comes within some seconds, and the browser
-// asks again.
+// has no network: requests and answers are files of a directory that both see (hostfs). It returns
+// the URL. The host needs curl. Pages that stream get what comes within some seconds, and the
+// browser asks again.
 func forward(t *testing.T, h *system.Host, dir string) string {
 	t.Helper()
 	h.Run(fmt.Sprintf(`
