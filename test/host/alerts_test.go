@@ -8,8 +8,8 @@ import (
 )
 
 // Alerts as they are on a host: the monitor's unit, confined as it is, sends mail by the sendmail
-// of postfix (Debian 12) and of exim4 (Debian 13), tells the journal, whose catalog explains it, and
-// runs hooks, of which those that somebody else could have written do not run.
+// of postfix (Debian 12) and of exim4 (Debian 13), tells the journal, whose catalog explains it,
+// and runs hooks, of which those that somebody else could have written do not run.
 func TestAlertsUnit(t *testing.T) {
 	long(t)
 	o := withPackage(t)
