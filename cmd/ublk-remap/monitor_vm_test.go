@@ -27,6 +27,7 @@ func TestMonitor(t *testing.T) {
 	dev := rig.StartDevice(t, disk.Path)
 	const addr = "127.0.0.1:19947"
 	monitor := rig.Launch(t, vmtest.Binary(t), "monitor", "--listen", addr)
+	seen := pageAt(t, addr)
 	text := ""
 	wait := func(lines ...string) {
 		t.Helper()
@@ -77,6 +78,8 @@ func TestMonitor(t *testing.T) {
 		return strings.Contains(text, "\nublk_remap_request_duration_seconds_count{"+
 			`operation="write",path="home",set="seen"} `)
 	})
+	seen("/", "<bdi>seen</bdi>", "1 of 256", "The device needs you")
+	seen("/device/seen", "write", "met a bad block", ">remap</th>", "metadata", "EIO")
 	dir := t.TempDir()
 	rig.Want(t, 0, "monitor", "--textfile", dir)
 	if b, err := os.ReadFile(filepath.Join(dir, "ublk_remap.prom")); err != nil ||
@@ -93,7 +96,9 @@ func TestMonitor(t *testing.T) {
 		"CRITICAL - seen") {
 		t.Error(r.Stdout)
 	}
+	seen("/device/seen", "failed", "ublk-remap start seen", "no server tells")
 	rig.Want(t, 0, "start", "seen")
+	seen("/device/seen", "recovery</th>", "255")
 	wait(`ublk_remap_server_up{set="seen"} 1`, `ublk_remap_server_took_over{set="seen"} 1`)
 	// A server that hangs: its state says so.
 	pid := rig.StatusOf(t, "seen").ServerPID
@@ -123,6 +128,34 @@ func TestMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	monitor.Wait(t, rig.Limit).Want(t, 0)
+}
+
+// pageAt returns a function that waits until a page of a monitor has all of these texts.
+func pageAt(t *testing.T, addr string) func(path string, texts ...string) {
+	return func(path string, texts ...string) {
+		t.Helper()
+		page := ""
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("%s: %s", path, page)
+			}
+		})
+		rig.Until(t, strings.Join(texts, ", ")+" in "+path, func() bool {
+			r, err := http.Get("http://" + addr + path)
+			if err != nil {
+				return false
+			}
+			defer r.Body.Close()
+			b, _ := io.ReadAll(r.Body)
+			page = string(b)
+			for _, text := range texts {
+				if !strings.Contains(page, text) {
+					return false
+				}
+			}
+			return true
+		})
+	}
 }
 
 // TestNoCompanion: without the second program there is one line that says so.
