@@ -38,7 +38,8 @@ for i in $(seq %d %d); do
 	units="$units ublk-remap@d$i"
 done
 systemctl enable --now $units || {
-	journalctl -b --no-pager -o short-monotonic -t ublk-remap -t systemd | grep ublk-remap | tail -n 40
+	journalctl -b --no-pager -o short-monotonic -t ublk-remap -t systemd |
+		grep ublk-remap | tail -n 40
 	exit 1
 }
 for i in $(seq %[1]d %[2]d); do
