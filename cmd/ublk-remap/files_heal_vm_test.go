@@ -300,6 +300,10 @@ func (d *bads) heal(t *testing.T) {
 	// The disk is well again. Nothing but free space may have changed. A unit of which some blocks
 	// were healed counts as moved on purpose, which only clear takes home.
 	d.disk.SetBad(t, nil)
+	if d.dir != "" { // its own writes would make the test of a block begin again
+		rig.Unmount(t, d.dir)
+		d.dir = ""
+	}
 	retested := rig.Want(t, exit.Done, "remap", "clear", d.Name, "--yes", "--pause", "0s")
 	if left := d.bad(t); len(left) > 0 {
 		t.Fatalf("%v are pending on a disk that is well; the retest says %s%s", left,
