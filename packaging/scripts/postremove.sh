@@ -9,10 +9,14 @@ if [ -e /run/udev/control ]; then
 fi
 case "$1" in
 purge | 0)
-	# Removes the list of enabled sets, the logs of servers that failed, and what the monitor has told. Disks are not touched.
+	# Removes the list of enabled sets, the logs of servers that failed, and what the monitor has
+	# told. Disks are not touched, nor is what an owner keeps beside the monitor's state, such as
+	# backups of metadata.
 	rm -f /etc/systemd/system/ublk-remap.target.wants/ublk-remap@*.service
 	rmdir --ignore-fail-on-non-empty /etc/systemd/system/ublk-remap.target.wants 2>/dev/null || :
-	rm -rf /run/ublk-remap /var/lib/ublk-remap
+	rm -rf /run/ublk-remap
+	rm -f /var/lib/ublk-remap/alerts.json /var/lib/ublk-remap/.alerts-*
+	rmdir --ignore-fail-on-non-empty /var/lib/ublk-remap 2>/dev/null || :
 	;;
 esac
 # A purge of a deb removes the configuration. A removal of an rpm keeps it.

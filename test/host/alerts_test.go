@@ -84,8 +84,11 @@ systemd-analyze security --no-pager ublk-remap-monitor | tail -1
 systemd-analyze security --no-pager --threshold=50 ublk-remap-monitor >/dev/null
 umount /data
 systemctl disable --now ublk-remap@data
+rm /var/lib/ublk-remap/noted /var/lib/ublk-remap/other
+echo mine >/var/lib/ublk-remap/backup
 dpkg --purge ublk-remap
-test ! -e /var/lib/ublk-remap
+# What its owner keeps there stays.
+test "$(ls -A /var/lib/ublk-remap)" = backup
 test ! -e /etc/ublk-remap`)
 	})
 }

@@ -28,7 +28,8 @@ func Monitor(run func(*cobra.Command, *MonitorOptions) error) *cobra.Command {
 		Short: "A page and metrics of all devices of this host",
 		Long: `Serve a page for browsers at /, with all devices of this host and what to do
 next, and metrics for Prometheus at /metrics, until interrupted. One monitor
-serves a host. It only reads: no request changes anything. It listens on the host's own address unless it is told otherwise.
+serves a host. It only reads: no request changes anything. Without --listen only
+this host reaches it.
 
 --web-config names a file of Prometheus' exporter-toolkit, with a certificate and
 users. Without one, anybody who reaches the address can read.
