@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -423,9 +424,10 @@ func (s *standIn) Send(ctx context.Context, m *Message) error {
 func TestDispatcher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		bad := &standIn{name: "bad", fail: func() error {
-			if down {
+			if down.Load() {
 				return errors.New("it is down")
 			}
 			return nil
@@ -457,7 +459,7 @@ func TestDispatcher(t *testing.T) {
 		if u := d.Unsent(); len(u["bad"]) != 4 || len(u["good"]) != 0 {
 			t.Errorf("%v", u)
 		}
-		down = false
+		down.Store(false)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if !slices.Equal(bad.got, []string{"old", "0", "1", "2"}) {
@@ -468,7 +470,7 @@ func TestDispatcher(t *testing.T) {
 			c["good"] != (Count{Sent: 3}) {
 			t.Errorf("%v", c)
 		}
-		down = true
+		down.Store(true)
 		for i := range 2 * maxUnsent {
 			d.Bring(nil, []*Message{{Subject: fmt.Sprint("x", i)}})
 			synctest.Wait()
