@@ -14,14 +14,15 @@ import (
 // Otherwise a page from anywhere, opened in a browser of this host, could read all that is served
 // here: its site lets its own name stand for 127.0.0.1 a moment later (DNS rebinding), and the
 // browser takes the answers for those of that site. Nothing can be changed here, but names of
-// disks and hosts are nobody else's business. An address is no name, so it cannot be rebound.
+// disks and hosts are nobody else's business. An address is no name, so it cannot be rebound. Nor
+// is a request without a name from a browser: that is a script that speaks HTTP/1.0.
 //
 // Who listens on other addresses has names that are not known here. A web configuration with users
 // or a certificate does the same there, and better.
 func ownNames(h http.Handler) http.Handler {
 	own, _ := os.Hostname()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if loopback(r) && !ownName(r.Host, own) {
+		if loopback(r) && r.Host != "" && !ownName(r.Host, own) {
 			http.Error(w, "this host is not called that; ask for it as localhost or 127.0.0.1 (a "+
 				"proxy in front has to send such a Host header)", http.StatusMisdirectedRequest)
 			return

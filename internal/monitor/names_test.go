@@ -2,8 +2,10 @@ package monitor
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -32,7 +34,29 @@ func TestOwnNames(t *testing.T) {
 			t.Errorf("%s: %d, want %d", host, resp.StatusCode, want)
 		}
 	}
+	if got := withoutName(t, s.Listener.Addr()); !strings.HasSuffix(got, "\r\n\r\nsecret") {
+		t.Errorf("without a name: %q", got)
+	}
 	if !ownName("disks.example.org:9947", "disks.example.org") || ownName("", "") {
 		t.Error("its own name")
 	}
+}
+
+// withoutName returns the answer to a request as simple scripts send it, without a Host header.
+func withoutName(t *testing.T, at net.Addr) string {
+	t.Helper()
+	var d net.Dialer
+	c, err := d.DialContext(t.Context(), at.Network(), at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
 }

@@ -75,7 +75,7 @@ grep -qx 'server-dead over data' /var/lib/ublk-remap/noted
 # What hooks may do and what not.
 pid=$(systemctl show -P MainPID ublk-remap-monitor)
 nsenter -t $pid -m sh -c '
-	! touch /etc/x /usr/x /boot/x /root/x 2>/dev/null || exit 1
+	for f in /etc/x /usr/x /boot/x /root/x; do ! touch $f 2>/dev/null || exit 1; done
 	touch /var/x /run/x
 	cat /sys/block/ubdc/queue/nr_requests >/run/x
 	cat /run/x >/sys/block/ubdc/queue/nr_requests'
