@@ -167,7 +167,6 @@ func (p *Page) ask(key string, d *device) {
 	watched := now.Sub(d.watched) < watchTime
 	scrub := now.Sub(d.scrubAt) >= restEvery
 	events := eventsKeyOf(st) != d.eventsOf || now.Sub(d.eventsAt) >= restEvery
-	next := d.next
 	p.mu.Unlock()
 	if answered(st) {
 		if watched {
@@ -177,7 +176,7 @@ func (p *Page) ask(key string, d *device) {
 			p.askScrub(ctx, key, d)
 		}
 		if events {
-			p.askEvents(ctx, key, d, next, st)
+			p.askEvents(ctx, key, d, st)
 		}
 	}
 	p.mu.Lock()
@@ -204,13 +203,21 @@ func (p *Page) askScrub(ctx context.Context, key string, d *device) {
 	}
 }
 
-// askEvents asks for the events that are new.
-func (p *Page) askEvents(ctx context.Context, key string, d *device, next uint64,
-	st *control.Status) {
+// askEvents asks for the events that are new, or for all if the server is new.
+func (p *Page) askEvents(ctx context.Context, key string, d *device, st *control.Status) {
+	p.mu.Lock()
+	next := d.next
+	if d.recorder != st.ServerPID {
+		next = 0
+	}
+	p.mu.Unlock()
 	for {
 		list, end, err := p.source.Events(ctx, key, next)
 		p.mu.Lock()
 		d.noEvents = err
+		if err == nil && d.recorder != st.ServerPID {
+			d.forgetEvents(st.ServerPID)
+		}
 		if err != nil || len(list) == 0 {
 			if err == nil {
 				d.addEvents(nil, end)

@@ -34,6 +34,7 @@ type device struct {
 	first    time.Time
 	bad      []health.Bad // oldest first
 	next     uint64       // number of the next event; 0: nothing is known
+	recorder int          // process ID of the server that they are of
 	eventsOf eventsKey
 	eventsAt time.Time
 	noEvents error // of the last question
@@ -98,14 +99,14 @@ func (d *device) late(now time.Time) time.Duration {
 	return now.Sub(d.asked)
 }
 
+// forgetEvents is for a new server. The last events of one that crashed may not be on the disk, and
+// then their numbers are used again for others.
+func (d *device) forgetEvents(pid int) {
+	d.events, d.bad, d.first, d.next, d.recorder = nil, nil, time.Time{}, 0, pid
+}
+
 // addEvents takes new events in.
 func (d *device) addEvents(list []Event, next uint64) {
-	if next < d.next {
-		// After a crash numbers can be used again.
-		for len(d.events) > 0 && d.events[len(d.events)-1].Number >= next {
-			d.events = d.events[:len(d.events)-1]
-		}
-	}
 	for _, e := range list {
 		if n := len(d.events); n > 0 && d.events[n-1].Number >= e.Number {
 			continue

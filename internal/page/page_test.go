@@ -268,6 +268,35 @@ func TestDead(t *testing.T) {
 	}
 }
 
+// TestNumbersAgain: the last events of a server that crashed are not on the disk, and the next server
+// uses their numbers again. Its events are shown, and not those.
+func TestNumbersAgain(t *testing.T) {
+	h := &pagetest.Host{}
+	d := pagetest.Well(time.Now(), "a", 1<<40)
+	d.Events = []page.Event{{Number: 1, Time: time.Now(), What: "start", Text: "kept"},
+		{Number: 2, Time: time.Now(), What: "start", Text: "not on the disk"},
+		{Number: 3, Time: time.Now(), What: "start", Text: "neither"}}
+	h.Add(d)
+	s := serveHost(t, h)
+	const path = "/device/a"
+	for body := ""; !strings.Contains(body, "neither"); {
+		_, _, body = get(t, s.URL+path)
+	}
+	h.Change("a", func(d *pagetest.Device) {
+		d.Status.ServerPID++
+		d.Events = append(d.Events[:1:1],
+			page.Event{Number: 2, Time: time.Now(), What: "recovery", Text: "the new server"})
+	})
+	for {
+		_, _, body := get(t, s.URL+path)
+		if strings.Contains(body, "kept") && strings.Contains(body, "the new server") &&
+			!strings.Contains(body, "not on the disk") && !strings.Contains(body, "neither") {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // TestListFails: if the list fails, the page says so, and shows what it knows.
 func TestListFails(t *testing.T) {
 	h := pagetest.New(nil)
