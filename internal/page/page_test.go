@@ -268,8 +268,8 @@ func TestDead(t *testing.T) {
 	}
 }
 
-// TestNumbersAgain: the last events of a server that crashed are not on the disk, and the next server
-// uses their numbers again. Its events are shown, and not those.
+// TestNumbersAgain: the last events of a server that crashed are not on the disk, and the next one
+// uses their numbers again. Its events are shown, and not those of before.
 func TestNumbersAgain(t *testing.T) {
 	h := &pagetest.Host{}
 	d := pagetest.Well(time.Now(), "a", 1<<40)
