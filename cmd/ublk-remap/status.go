@@ -11,7 +11,6 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
-	"ublkremap/internal/host"
 	"ublkremap/internal/readable"
 )
 
@@ -169,7 +168,7 @@ func (a *app) printStatus(s *control.Status) error {
 	for _, d := range s.ErrorRecovery {
 		rows = appendWrapped(rows, "error recovery", drive.Says(d))
 	}
-	if host.Answered(s) {
+	if s.Answered() {
 		rows = appendFigures(rows, s)
 	}
 	if !a.colours() {

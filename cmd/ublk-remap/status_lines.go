@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
-	"ublkremap/internal/host"
 	"ublkremap/internal/readable"
 )
 
@@ -42,7 +41,7 @@ func (a *app) printBrief(all []*control.Status) error {
 // briefText is the most important thing about a device in some words.
 func briefText(s *control.Status) string {
 	text := ""
-	if host.Answered(s) {
+	if s.Answered() {
 		free := uint64(0)
 		if s.Spare.Total > 0 {
 			free = 100 * s.Spare.Free / s.Spare.Total

@@ -68,12 +68,6 @@ func each(n int, f func(i int)) {
 	asked.Wait()
 }
 
-// Answered reports whether the figures of a status come from the device's server. Without its
-// answer they are not known, and 0.
-func Answered(s *control.Status) bool {
-	return s.ServerPID != 0 && s.State != control.StateUnreachable
-}
-
 // StatusOf returns the status of one device. what is as for Lookup.
 func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, error) {
 	r, err := h.Lookup(what)

@@ -102,8 +102,7 @@ func figure(name, help string, value func(*control.Status) float64) metric {
 
 // answered reports whether a server has answered. Without one the figures are 0, and mean nothing.
 func answered(st *control.Status) bool {
-	return st.ServerPID != 0 && st.State != control.StateUnreachable &&
-		st.State != control.StateFailed && len(st.Metadata.Mirrors) > 0
+	return st.HasFigures() && st.State != control.StateFailed
 }
 
 // collector is a prometheus.Collector that asks all servers once for a scrape.

@@ -168,7 +168,7 @@ func (p *Page) ask(key string, d *device) {
 	scrub := now.Sub(d.scrubAt) >= restEvery
 	events := eventsKeyOf(st) != d.eventsOf || now.Sub(d.eventsAt) >= restEvery
 	p.mu.Unlock()
-	if answered(st) {
+	if st.HasFigures() {
 		if watched {
 			p.askLatencies(ctx, key, d)
 		}
@@ -247,7 +247,7 @@ func (p *Page) Observe(all []*control.Status, err error) {
 			d = &device{st: st}
 			p.devices[key] = d
 		}
-		if answered(st) {
+		if st.HasFigures() {
 			d.sample(st, now)
 		}
 	}

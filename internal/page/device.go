@@ -66,15 +66,10 @@ func errored(st *control.Status) uint64 {
 	return st.Errors.Read + st.Errors.Write + st.Errors.Flush + st.Errors.Transport
 }
 
-// answered reports whether the figures of a status come from the device's server.
-func answered(st *control.Status) bool {
-	return st.ServerPID != 0 && st.State != control.StateUnreachable && len(st.Metadata.Mirrors) > 0
-}
-
 // answer takes a new status in.
 func (d *device) answer(st *control.Status, now time.Time) {
 	d.st, d.asked, d.answered, d.failed = st, time.Time{}, now, nil
-	if answered(st) {
+	if st.HasFigures() {
 		d.sample(st, now)
 	}
 }
@@ -155,7 +150,7 @@ func (d *device) health(now time.Time) health.Report {
 	s := &health.Seen{Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason,
 		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
 		SpareFree: st.Spare.Free, Spare: st.Spare.Total, Transport: st.Errors.Transport,
-		Bad: d.bad, Since: d.first, Now: now, Unknown: !answered(st)}
+		Bad: d.bad, Since: d.first, Now: now, Unknown: !st.HasFigures()}
 	if st.Created != nil && (d.next > 0 && len(d.events) > 0 && d.events[0].Number == 1 ||
 		d.first.IsZero() || st.Created.After(d.first)) {
 		s.Since = *st.Created

@@ -175,7 +175,7 @@ func (p *Page) watch(key string) bool {
 		return false
 	}
 	d.watched = p.now()
-	return d.latencies == nil && answered(d.st)
+	return d.latencies == nil && d.st.HasFigures()
 }
 
 // rest asks for the histograms of a device, for a first look at it.

@@ -101,7 +101,7 @@ func (d *device) rowOf(key string, now time.Time) row {
 	st := d.current(now)
 	r := row{ID: idOf(key), Path: pathOf(key), Name: clean(cmp.Or(st.Name, st.Device)),
 		Device: clean(st.Device), Disk: clean(st.Backing), State: clean(string(st.State)),
-		Answered: answered(st), Size: sizeText(st.SizeBlocks * uint64(st.BlockSize)),
+		Answered: st.HasFigures(), Size: sizeText(st.SizeBlocks * uint64(st.BlockSize)),
 		Pending: st.Pending, Lost: st.Lost}
 	if st.SizeBlocks == 0 {
 		r.Size = "–"
@@ -151,7 +151,7 @@ func (r *row) judge(st *control.Status) {
 		blocks()
 	case st.WaitingSince != nil:
 		r.rank, r.Tone = rankWaiting, toneBad
-	case st.Spare.Free == 0 && answered(st):
+	case st.Spare.Free == 0 && st.HasFigures():
 		r.rank, r.Tone = rankFull, toneBad
 	case st.State == control.StateRecovering:
 		r.rank, r.Tone = rankRecovering, toneWatch

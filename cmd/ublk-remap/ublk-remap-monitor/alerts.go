@@ -48,7 +48,7 @@ func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) 
 	r := alert.Round{Time: time.Now(), Err: err}
 	for _, d := range monitor.Ask(ctx, all) {
 		r.Devices = append(r.Devices, alert.Device{Status: d.Status, Latencies: d.Latencies,
-			Answered: answered(d.Status), Missing: host.Missing(d.Status)})
+			Answered: d.Status.HasFigures(), Missing: host.Missing(d.Status)})
 		d := &r.Devices[len(r.Devices)-1]
 		if d.Answered {
 			if report, ok := a.verdicts.get(ctx, d.Status, smartTypes(d.Status.Name)); ok {
@@ -58,11 +58,6 @@ func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) 
 		askEvents(ctx, d, next)
 	}
 	return r
-}
-
-// answered reports whether a server has told its figures.
-func answered(st *control.Status) bool {
-	return host.Answered(st) && len(st.Metadata.Mirrors) > 0
 }
 
 // smartTypes is what the configuration of a set says about its disk.

@@ -23,7 +23,7 @@ func (a *app) devices(ctx context.Context) ([]monitor.Device, error) {
 	for i := range devices {
 		d := &devices[i]
 		d.Missing = len(host.Missing(d.Status))
-		if answered(d.Status) {
+		if d.Status.HasFigures() {
 			report, _ := a.verdicts.get(ctx, d.Status, smartTypes(d.Name))
 			d.Verdict = string(report.Verdict)
 		}
