@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/internal/program"
 	"ublkremap/internal/readable"
 )
 
@@ -28,14 +29,6 @@ const (
 	pipeTime = 2 * time.Second
 )
 
-// capped keeps the first bytes that are written to it, and takes the rest.
-type capped struct{ b bytes.Buffer }
-
-func (c *capped) Write(p []byte) (int, error) {
-	c.b.Write(p[:min(len(p), maxOutput-c.b.Len())])
-	return len(p), nil
-}
-
 // runProgram runs a program with a time limit, and returns its output. When the time is over, it is
 // ended with all processes of its group.
 func runProgram(ctx context.Context, limit time.Duration, args, env []string,
@@ -44,15 +37,15 @@ func runProgram(ctx context.Context, limit time.Duration, args, env []string,
 		fmt.Errorf("%s: it was ended after %s", args[0], limit))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	var out capped
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &out
+	out := program.Keep(maxOutput)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), out, out
 	cmd.Env = append([]string{safePath, "LC_ALL=C.UTF-8"}, env...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = pipeTime
 	err := cmd.Run()
-	text := outputLine(out.b.String())
+	text := outputLine(out.String())
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		return text, nil

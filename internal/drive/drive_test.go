@@ -23,9 +23,9 @@ type fake struct {
 	live   map[string]bool // sets that are in use
 }
 
-// program reads and writes the file of a drive: two times, or a word for what the drive does. It
+// smartctl reads and writes the file of a drive: two times, or a word for what the drive does. It
 // prints the parts of smartctl's output that matter.
-const program = `#!/bin/sh
+const smartctl = `#!/bin/sh
 # --json -l scterc[,READ,WRITE] /dev/DISK
 file=DIR/${4#/dev/}
 echo "$3 $4" >>DIR/calls
@@ -62,7 +62,7 @@ func newFake(t *testing.T) *fake {
 			return b
 		},
 	}
-	f.put(f.smart, strings.ReplaceAll(program, "DIR", f.drives))
+	f.put(f.smart, strings.ReplaceAll(smartctl, "DIR", f.drives))
 	if err := os.Chmod(f.smart, 0o700); err != nil {
 		t.Fatal(err)
 	}

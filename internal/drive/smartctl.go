@@ -1,7 +1,6 @@
 package drive
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"ublkremap/internal/program"
 )
 
 // limits are the times of the SCT error recovery control of a drive, in tenths of a second as it
@@ -131,9 +132,9 @@ func (h *Host) smartctl(ctx context.Context, log, path string) (limits, error) {
 // ask runs smartctl and returns what it prints. Its exit status is in that. ask returns after this
 // time at the latest, even if the program hangs in a call to the disk and cannot be ended.
 func (h *Host) ask(ctx context.Context, wait time.Duration, args ...string) ([]byte, error) {
-	program, err := h.program()
+	path, err := program.Find(h.smart)
 	if err != nil {
-		return nil, err
+		return nil, errNoSmartctl
 	}
 	type result struct {
 		out []byte
@@ -143,14 +144,14 @@ func (h *Host) ask(ctx context.Context, wait time.Duration, args ...string) ([]b
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	go func() {
-		var out bytes.Buffer
-		cmd := exec.CommandContext(ctx, program, args...)
-		cmd.Stdout = &limited{buffer: &out}
+		out := program.Keep(most)
+		cmd := exec.CommandContext(ctx, path, args...)
+		cmd.Stdout = out
 		cmd.WaitDelay = time.Second
 		err := cmd.Run()
 		var exit *exec.ExitError
 		if err != nil && (!errors.As(err, &exit) || !exit.Exited()) {
-			done <- result{nil, fmt.Errorf("%s: %w", program, err)}
+			done <- result{nil, fmt.Errorf("%s: %w", path, err)}
 			return
 		}
 		done <- result{out.Bytes(), nil}
@@ -165,25 +166,4 @@ func (h *Host) ask(ctx context.Context, wait time.Duration, args ...string) ([]b
 	case <-ctx.Done():
 		return nil, late
 	}
-}
-
-// program finds smartctl. The PATH of a service or of sudo can lack the directories of root.
-func (h *Host) program() (string, error) {
-	for _, name := range []string{h.smart, "/usr/sbin/" + h.smart, "/sbin/" + h.smart,
-		"/usr/local/sbin/" + h.smart} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path, nil
-		}
-	}
-	return "", errNoSmartctl
-}
-
-// limited keeps the beginning of what is written to it.
-type limited struct{ buffer *bytes.Buffer }
-
-func (l *limited) Write(b []byte) (int, error) {
-	if room := most - l.buffer.Len(); room > 0 {
-		l.buffer.Write(b[:min(room, len(b))])
-	}
-	return len(b), nil
 }

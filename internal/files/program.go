@@ -2,7 +2,6 @@ package files
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"ublkremap/internal/program"
 )
 
 // packages are the Debian packages of the programs that are asked.
@@ -25,12 +26,12 @@ const maxSaid = 4096
 func (f *finder) lines(input string, each func(string), name string, args ...string) error {
 	f.step("lines", "waiting for %s", name)
 	cmd := exec.CommandContext(f.ctx, name, args...)
-	if path := findProgram(name); path != "" {
+	if path, err := program.Find(name); err == nil {
 		cmd.Path, cmd.Err = path, nil
 	}
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBUGFS_PAGER=__none__", "PAGER=cat")
 	cmd.Stdin = strings.NewReader(input)
-	said := &capped{}
+	said := program.Keep(maxSaid)
 	cmd.Stderr = said
 	cmd.WaitDelay = time.Second
 	out, err := cmd.StdoutPipe()
@@ -63,7 +64,7 @@ func (f *finder) lines(input string, each func(string), name string, args ...str
 		f.cut = true
 		return errors.New(cutOff)
 	case err != nil:
-		return fmt.Errorf("%s: %w: %s", name, err, said.last())
+		return fmt.Errorf("%s: %w: %s", name, err, lastLine(said.String()))
 	}
 	return nil
 }
@@ -75,30 +76,8 @@ func (f *finder) output(name string, args ...string) (string, error) {
 	return b.String(), err
 }
 
-// findProgram looks where root's programs are, which may be outside of PATH.
-func findProgram(name string) string {
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	for _, dir := range []string{"/usr/sbin/", "/sbin/", "/usr/local/sbin/"} {
-		if path, err := exec.LookPath(dir + name); err == nil {
-			return path
-		}
-	}
-	return ""
-}
-
-// capped keeps the first bytes of what is written to it.
-type capped struct{ bytes.Buffer }
-
-// Write keeps what there is room for.
-func (c *capped) Write(p []byte) (int, error) {
-	c.Buffer.Write(p[:min(len(p), max(0, maxSaid-c.Len()))])
-	return len(p), nil
-}
-
-// last returns the last line.
-func (c *capped) last() string {
-	all := strings.Split(strings.TrimSpace(c.String()), "\n")
+// lastLine returns the last line of what a program said.
+func lastLine(said string) string {
+	all := strings.Split(strings.TrimSpace(said), "\n")
 	return all[len(all)-1]
 }
