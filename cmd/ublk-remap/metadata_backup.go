@@ -13,6 +13,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/readable"
+	"ublkremap/internal/wholefile"
 	"ublkremap/metadata"
 )
 
@@ -65,8 +66,8 @@ func backup(ctx context.Context, a *app, path, file string, spares []string) err
 	if err := placeForBackup(file, b, members); err != nil {
 		return err
 	}
-	if err := writeWhole(file, b.Encode); err != nil {
-		return err
+	if err := wholefile.Replace(file, ".ublk-remap-backup-*", b.Encode); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
 	sb := b.Superblock
 	out := backedUp{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/control"
+	"ublkremap/internal/wholefile"
 )
 
 const (
@@ -119,39 +121,14 @@ func (m *Message) whole() bool {
 	return len(m.Notices) > 0
 }
 
-// SaveState writes the state of a directory, either whole or not at all. It makes the directory.
-func SaveState(dir string, b []byte) (err error) {
+// SaveState writes the state of a directory, whole and durable or not at all. It makes the
+// directory.
+func SaveState(dir string, b []byte) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".alerts-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, stateFile)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	return nil
+	return wholefile.Replace(filepath.Join(dir, stateFile), ".alerts-*",
+		func(w io.Writer) error { _, err := w.Write(b); return err })
 }
 
 // saver writes states in the background: a disk that hangs, such as a device without a server,

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/wholefile"
 )
 
 // Line is one line of a file that is to be written: a setting, or a comment if Key is empty.
@@ -95,37 +98,13 @@ func Write(name, text string) (made string, err error) {
 	return made, err
 }
 
-func write(path, text string) (err error) {
-	dir := filepath.Dir(path)
-	if err := trusted(dir, unix.Stat); err != nil {
+func write(path, text string) error {
+	if err := trusted(filepath.Dir(path), unix.Stat); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new-*") // no file of a set begins with a point
-	if err != nil {
-		return err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.WriteString(text); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync()); err != nil {
-		return err
-	}
-	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // not every file system has it
-		if err = os.Link(f.Name(), path); err == nil {
-			err = os.Remove(f.Name())
-		}
-	}
-	if err != nil {
-		return &os.PathError{Op: "write", Path: path, Err: err}
-	}
-	return syncDir(dir)
+	// No file of a set begins with a point.
+	return wholefile.Create(path, ".new-*", 0o644,
+		func(w io.Writer) error { _, err := io.WriteString(w, text); return err })
 }
 
 // Remove removes the file of a set. A missing file is no error.
@@ -140,17 +119,5 @@ func Remove(name string) error {
 		}
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	return nil
+	return wholefile.SyncDir(filepath.Dir(path))
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ublkremap/internal/wholefile"
 )
 
 // Record says what a server serves, or served until it died.
@@ -70,20 +72,8 @@ func (r *Record) write() error {
 	if err != nil {
 		return err
 	}
-	path := RecordPath(r.Name)
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".record-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	if _, err := tmp.Write(append(b, '\n')); err != nil {
-		tmp.Close()
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return wholefile.ReplaceInMemory(RecordPath(r.Name), ".record-*",
+		func(w io.Writer) error { _, err := w.Write(append(b, '\n')); return err })
 }
 
 // Remove removes the record. It is not an error if there is none.
