@@ -3,6 +3,7 @@ package health
 import (
 	"fmt"
 	"math"
+	"math/cmplx"
 	"slices"
 	"time"
 
@@ -43,7 +44,7 @@ const (
 	// some with the next.
 	stripeLeast = 64 << 20
 	// mostTurns is how many periods the bad blocks may reach over, and mostSpots how many spots are
-	// looked at, so that it takes a second at most.
+	// looked at, so that it takes less than a tenth of a second.
 	mostTurns = 8192
 	mostSpots = 400
 )
@@ -160,20 +161,24 @@ func stripes(spots []spot, size float64) (period, fit float64) {
 	if len(spots) < manyStripes || reach < 8*stripeLeast {
 		return 0, 0
 	}
-	var places []float64 // as shares of the reach
-	for i := 0; i < len(spots); i += (len(spots) + mostSpots - 1) / mostSpots {
-		places = append(places, (spots[i].at-spots[0].at)*size/reach)
-	}
-	n, tried := float64(len(places)), 0.0
 	const fewTurns, step = 4, 0.25 // a step of a quarter of a turn misses no period
+	// The vectors of the places at the period that is tried, and what turns them to those of the
+	// next one. A product costs a tenth of a sine, and 32,000 in a row lose four digits of 16.
+	var vectors, next []complex128
+	for i := 0; i < len(spots); i += (len(spots) + mostSpots - 1) / mostSpots {
+		place := 2 * math.Pi * (spots[i].at - spots[0].at) * size / reach
+		vectors = append(vectors, cmplx.Rect(1, fewTurns*place))
+		next = append(next, cmplx.Rect(1, step*place))
+	}
+	n, tried := float64(len(vectors)), 0.0
 	for turns := float64(fewTurns); turns <= min(reach/stripeLeast, mostTurns); turns += step {
 		tried++
-		var x, y float64
-		for _, at := range places {
-			sin, cos := math.Sincos(2 * math.Pi * turns * at)
-			x, y = x+cos, y+sin
+		var sum complex128
+		for i, v := range vectors {
+			sum += v
+			vectors[i] = v * next[i]
 		}
-		if f := math.Hypot(x, y) / n; f > fit {
+		if f := cmplx.Abs(sum) / n; f > fit {
 			period, fit = reach/turns, f
 		}
 	}

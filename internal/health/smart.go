@@ -214,8 +214,7 @@ func Decode(disk string, output []byte) Drive {
 	if r.PendingDefects.Count != nil {
 		d.Pending = r.PendingDefects.Count // the newer source of the same number
 	}
-	d.selfTest(r.SelfTests.Extended)
-	d.selfTest(r.SelfTests.Standard)
+	d.selfTest(r.SelfTests.Extended, r.SelfTests.Standard)
 	d.statistics(r.Statistics.Pages)
 	d.nvme(r.NVMe)
 	d.nvmeSelfTest(r.NVMeTests)
@@ -309,18 +308,21 @@ const (
 	testRunning     = 15
 )
 
-// selfTest takes a log, whose newest test is first.
-func (d *Drive) selfTest(log selfTests) {
-	for _, t := range log.Table {
-		code := t.Status.Value >> 4
-		if d.SelfTest != "" || code == testAborted || code == testInterrupted ||
-			code == testRunning {
-			continue
-		}
-		d.SelfTestFailed = t.Status.Passed != nil && !*t.Status.Passed
-		d.SelfTest = strings.ToLower(t.Type.String + ": " + t.Status.String)
-		if t.LBA != nil && d.SelfTestFailed {
-			d.SelfTest += fmt.Sprintf(" at LBA %d", *t.LBA)
+// selfTest takes the newest test that ended, from the first log that has one. The newest test of a
+// log is first.
+func (d *Drive) selfTest(logs ...selfTests) {
+	for _, log := range logs {
+		for _, t := range log.Table {
+			switch t.Status.Value >> 4 {
+			case testAborted, testInterrupted, testRunning:
+				continue
+			}
+			d.SelfTestFailed = t.Status.Passed != nil && !*t.Status.Passed
+			d.SelfTest = strings.ToLower(t.Type.String + ": " + t.Status.String)
+			if t.LBA != nil && d.SelfTestFailed {
+				d.SelfTest += fmt.Sprintf(" at LBA %d", *t.LBA)
+			}
+			return
 		}
 	}
 }
