@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"ublkremap/internal/control"
@@ -18,11 +17,6 @@ const (
 	answerOfEach = 5 * time.Second
 	// answerOfOne is the same limit for a server that is asked for by name.
 	answerOfOne = 10 * time.Second
-	// busyAtOnce is how many servers are asked at once. A server that takes longer than busyTime
-	// gives up its place, because a host is not kept busy by waiting: so no number of servers that
-	// hang makes the others wait for longer than a moment.
-	busyAtOnce = 32
-	busyTime   = 200 * time.Millisecond
 )
 
 // Status returns the status of all devices here, also of those without a record. There is a status
@@ -36,7 +30,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 		return nil, err
 	}
 	all := make([]*control.Status, len(records))
-	each(len(records), func(i int) {
+	control.Each(len(records), func(i int) {
 		all[i] = withDrives(statusOf(ctx, records[i], answerOfEach), records[i])
 	})
 	if ctx.Err() != nil {
@@ -47,25 +41,6 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 		all = append(all, u.Status())
 	}
 	return all, err
-}
-
-// each calls f for 0 to n-1 and waits for all of them. No more than busyAtOnce calls are under way
-// that are younger than busyTime.
-func each(n int, f func(i int)) {
-	places := make(chan struct{}, busyAtOnce)
-	var asked sync.WaitGroup
-	for i := range n {
-		places <- struct{}{}
-		leave := sync.OnceFunc(func() { <-places })
-		late := time.AfterFunc(busyTime, leave)
-		asked.Go(func() {
-			f(i)
-			if late.Stop() {
-				leave()
-			}
-		})
-	}
-	asked.Wait()
 }
 
 // StatusOf returns the status of one device. what is as for Lookup.

@@ -126,8 +126,8 @@ func TestHang(t *testing.T) {
 	}
 }
 
-// TestAsk: a hundred servers are asked, so many at once and not more; those that hang until the
-// time is over, and those that are dead, keep nothing of the others.
+// TestAsk: a hundred servers are asked. Those that are dead are not asked, and those that give no
+// answer keep nothing of the others.
 func TestAsk(t *testing.T) {
 	var all []*control.Status
 	for i := range 100 {
@@ -138,14 +138,8 @@ func TestAsk(t *testing.T) {
 		}
 		all = append(all, st)
 	}
-	var now, most atomic.Int32
 	devices := askWith(t.Context(), all, func(_ context.Context, set string) (*control.Latencies,
 		error) {
-		for n, m := now.Add(1), most.Load(); n > m && !most.CompareAndSwap(m, n); {
-			m = most.Load()
-		}
-		defer now.Add(-1)
-		time.Sleep(time.Millisecond)
 		if strings.HasSuffix(set, "3") {
 			t.Errorf("%s was asked", set)
 		}
@@ -154,9 +148,6 @@ func TestAsk(t *testing.T) {
 		}
 		return &control.Latencies{TimedOneIn: len(set)}, nil
 	})
-	if n := most.Load(); n > askAtOnce {
-		t.Errorf("%d at once", n)
-	}
 	for i, d := range devices {
 		if want := i%10 != 3 && i%10 != 5; d.Status != all[i] || (d.Latencies != nil) != want {
 			t.Errorf("%d: %+v", i, d)

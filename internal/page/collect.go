@@ -16,9 +16,8 @@ const (
 	// roundWait is how long a page waits for the answers of a round. Servers that answer later are
 	// in the next one.
 	roundWait = 900 * time.Millisecond
-	// askTime is how long one server may take, and askAtOnce is how many are asked at once.
-	askTime   = 5 * time.Second
-	askAtOnce = 64
+	// askTime is how long one server may take.
+	askTime = 5 * time.Second
 	// lateAfter is after what time without an answer a device counts as one that does not answer.
 	lateAfter = 3 * time.Second
 	// More is asked of a device whose own page somebody has looked at within watchTime.
@@ -123,8 +122,11 @@ func keyOf(st *control.Status) string {
 
 // askAll asks each device that is not being asked, and returns when all of these have answered.
 func (p *Page) askAll() {
-	answers := make(chan struct{})
-	n := 0
+	type question struct {
+		key string
+		of  *device
+	}
+	var questions []question
 	p.mu.Lock()
 	now := p.now()
 	for key, d := range p.devices {
@@ -132,26 +134,14 @@ func (p *Page) askAll() {
 			continue
 		}
 		d.asked = now
-		n++
-		go func() {
-			p.ask(key, d)
-			answers <- struct{}{}
-		}()
+		questions = append(questions, question{key, d})
 	}
 	p.mu.Unlock()
-	for range n {
-		<-answers
-	}
+	control.Each(len(questions), func(i int) { p.ask(questions[i].key, questions[i].of) })
 }
 
 // ask asks the server of a device for all that is of interest.
 func (p *Page) ask(key string, d *device) {
-	select {
-	case p.places <- struct{}{}:
-		defer func() { <-p.places }()
-	case <-p.ctx.Done():
-		return
-	}
 	ctx, cancel := context.WithTimeout(p.ctx, askTime)
 	defer cancel()
 	st, err := p.source.Status(ctx, key)

@@ -37,7 +37,6 @@ type Page struct {
 	now     func() time.Time // the clock, except in tests
 	ctx     context.Context
 	close   context.CancelFunc
-	places  chan struct{} // for questions that are open
 	maps    chan struct{} // for questions about surfaces that are open
 
 	mu       sync.Mutex
@@ -65,8 +64,7 @@ var kinds = map[string]string{".css": "text/css; charset=utf-8",
 // Handler returns what answers the requests of browsers. version is that of this program.
 func Handler(source Source, version string) *Page {
 	p := &Page{source: source, version: version, assets: map[string]asset{},
-		mux: http.NewServeMux(), now: time.Now, places: make(chan struct{}, askAtOnce),
-		maps:    make(chan struct{}, surfacesAtOnce),
+		mux: http.NewServeMux(), now: time.Now, maps: make(chan struct{}, surfacesAtOnce),
 		devices: map[string]*device{}, clients: map[*client]struct{}{},
 		looks: map[string]*rendered{}}
 	p.ctx, p.close = context.WithCancel(context.Background())

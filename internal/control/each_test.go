@@ -1,4 +1,4 @@
-package host
+package control
 
 import (
 	"sync/atomic"
@@ -9,13 +9,14 @@ import (
 
 // TestEach: so many at once and no more, and those that hang make the others wait a moment.
 func TestEach(t *testing.T) {
+	const hangs = 5 * time.Second
 	synctest.Test(t, func(t *testing.T) {
 		var now, most, done atomic.Int32
 		began := time.Now()
 		var last time.Duration
-		each(500, func(i int) {
+		Each(500, func(i int) {
 			if i < 100 { // they hang
-				time.Sleep(answerOfEach)
+				time.Sleep(hangs)
 				done.Add(1)
 				return
 			}
@@ -27,13 +28,13 @@ func TestEach(t *testing.T) {
 				last = time.Since(began)
 			}
 		})
-		if n := most.Load(); n > busyAtOnce || n < busyAtOnce/2 {
+		if n := most.Load(); n > atOnce || n < atOnce/2 {
 			t.Errorf("%d at once", n)
 		}
 		if done.Load() != 500 || last > 2*time.Second {
 			t.Errorf("%d were asked, the 400th after %v", done.Load(), last)
 		}
-		if took := time.Since(began); took > answerOfEach+2*time.Second {
+		if took := time.Since(began); took > hangs+2*time.Second {
 			t.Errorf("it took %v", took)
 		}
 	})
