@@ -66,7 +66,8 @@ The exit code is that of a plugin, also for errors: 0 OK, 1 WARNING, 2 CRITICAL,
 			return fmt.Errorf("%w%w", errSilent, &exit.Error{Code: int(state)})
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		err = flagError(cmd, err)
 		_, _ = fmt.Fprintf(a.out, "UBLK-REMAP %s - %s\n", pluginUnknown, readable.Text(err.Error()))
 		return fmt.Errorf("%w%w", errSilent, &exit.Error{Code: int(pluginUnknown)})
 	})

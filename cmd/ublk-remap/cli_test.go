@@ -237,3 +237,23 @@ func TestDeadServer(t *testing.T) {
 	mustRun(t, exit.Failed, "resume", "disk")
 	mustRun(t, exit.Usage, "remap", "add", "disk", "99+2")
 }
+
+// TestFlagValues: what a flag cannot take is told in words of the command line.
+func TestFlagValues(t *testing.T) {
+	for args, want := range map[string]string{
+		"import d f --block-size 4K":        `--block-size "4K": want a whole number`,
+		"remap retest d --pause 1":          `--pause "1": want a time such as 30s`,
+		"scrub start d --interval 9999999h": `--interval "9999999h": want a time such as 30s`,
+		"scrub start d --idle=x":            `--idle "x": want true or false`,
+	} {
+		r := mustRun(t, exit.Usage, strings.Fields(args)...)
+		if !strings.Contains(r.err, want) || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%s: %q", args, r.err)
+		}
+	}
+	r := mustRun(t, 3, "check", "--spare-warning", "300")
+	if want := `UBLK-REMAP UNKNOWN - --spare-warning "300": want a whole number`; !strings.
+		HasPrefix(r.out, want) || r.err != "" {
+		t.Errorf("%q %q", r.out, r.err)
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/internal/lists"
@@ -14,7 +15,12 @@ func (a *app) knownBad(disk int64, o createOptions) (*lists.List, error) {
 	if o.badblocks == "" {
 		return nil, nil
 	}
-	return badblocks.Read(o.badblocks, a.in, o.badblocksSize, disk)
+	var list *lists.List
+	err := a.readInput(o.badblocks, func(in io.Reader, name string) (err error) {
+		list, err = badblocks.Read(in, name, o.badblocksSize, disk)
+		return err
+	})
+	return list, err
 }
 
 // warnOfBlockSize warns of a list that may have been read with the wrong block size.

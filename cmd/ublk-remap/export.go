@@ -103,11 +103,23 @@ func (o *exportOptions) check(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("--block-size %d: %w: want a power of two from 512 to 65536", b,
 			exit.ErrUsage)
 	}
-	if o.from, err = exactSize("--offset", o.offset); err != nil {
+	if o.from, err = sectors("--offset", o.offset); err != nil {
 		return err
 	}
-	o.bytes, err = exactSize("--length", o.length)
+	if o.bytes, err = sectors("--length", o.length); err == nil && o.length != "" && o.bytes == 0 {
+		err = fmt.Errorf("--length 0: %w: nothing is that long", exit.ErrUsage)
+	}
 	return err
+}
+
+// sectors reads a number of bytes that is one of whole sectors, as partitions are.
+func sectors(flag, text string) (int64, error) {
+	n, err := exactSize(flag, text)
+	if err == nil && n%512 != 0 {
+		err = fmt.Errorf("%s %s: %w: want bytes, a multiple of 512; partition tables count "+
+			"sectors of 512 bytes", flag, text, exit.ErrUsage)
+	}
+	return n, err
 }
 
 // exactSize reads a number of bytes; an empty text is 0.
@@ -137,8 +149,8 @@ func (a *app) export(ctx context.Context, path string, o exportOptions) error {
 	l := b.Layout()
 	total := int64(l.Blocks()) * int64(l.BlockSize())
 	if o.from > total || o.bytes > total-o.from {
-		return fmt.Errorf("%s: %w: bytes %d+%d: the device has %d", path, exit.ErrUsage, o.from,
-			o.bytes, total)
+		return fmt.Errorf("%s: %w: --offset %d and --length %d go beyond the end of the device, "+
+			"which has %d bytes", path, exit.ErrUsage, o.from, o.bytes, total)
 	}
 	if o.bytes == 0 {
 		o.bytes = total - o.from

@@ -72,6 +72,8 @@ func TestExportRefuses(t *testing.T) {
 		"--format badblocks --offset 1TiB", "--format badblocks --length 1TiB",
 		"--format badblocks --slow", "--format dmsetup --slow",
 		"--format badblocks --offset 1%", "--format badblocks --offset x",
+		"--format badblocks --offset 1", "--format badblocks --length 0",
+		"--format ddrescue --length 513",
 	} {
 		r := ublkRemap(t, append([]string{"export", disk}, strings.Fields(args)...)...)
 		if r.code != exit.Usage || r.out != "" {

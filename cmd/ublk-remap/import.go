@@ -91,6 +91,10 @@ is continued by running it again.`,
 }
 
 func (a *app) importList(ctx context.Context, dev, file string, o importOptions) error {
+	if o.format == "" {
+		return fmt.Errorf("%w: --format is missing: want badblocks, ddrescue, smart, nvme or "+
+			"dm-remap", exit.ErrUsage)
+	}
 	switch o.of {
 	case "device", "disk":
 	case "":
@@ -149,28 +153,14 @@ type importTarget struct {
 // listed reads a list, and returns which blocks of the device it is about, in order.
 func (a *app) listed(r importTarget, file string, o importOptions, out *imported) ([]control.Range,
 	error) {
-	in, name := a.in, "standard input"
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in, name = f, file
-	} else if f, ok := in.(*os.File); ok && o.format == lists.DMRemap {
-		// A pipe cannot be read at an offset.
-		if _, err := f.Seek(0, io.SeekCurrent); err != nil {
-			in = io.MultiReader(f)
-		}
-	}
-	offset, err := exactSize("--offset", o.offset)
+	offset, err := sectors("--offset", o.offset)
 	if err != nil {
 		return nil, err
 	}
 	options := lists.Options{Format: o.format, Block: o.blockSize, Offset: offset,
 		Size: r.blocks * r.size, Status: o.status, BlockFlag: "--block-size"}
 	if o.of == "device" {
-		list, err := lists.Read(in, name, options)
+		list, _, err := a.readList(file, options)
 		if err != nil {
 			return nil, err
 		}
@@ -185,16 +175,42 @@ func (a *app) listed(r importTarget, file string, o importOptions, out *imported
 	if o.offset == "" {
 		options.Offset = -blockdev.PartitionStart(r.backing)
 	}
-	list, err := lists.Read(in, name, options)
+	list, name, err := a.readList(file, options)
 	if err != nil {
 		return nil, err
 	}
+	a.warnOfOtherDisk(list, r.backing, options)
 	placed, err := badblocks.Place(list.Ranges, l, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	out.SpareUnits, out.MetadataBytes = placed.Spares, placed.Metadata
 	return entryBlocks(placed.Entries, uint64(metadata.UnitSize/l.BlockSize())), nil
+}
+
+// readList reads a list. name is what errors call it.
+func (a *app) readList(file string, o lists.Options) (list *lists.List, name string, err error) {
+	err = a.readInput(file, func(in io.Reader, called string) (err error) {
+		if f, ok := in.(*os.File); ok && o.Format == lists.DMRemap {
+			// A pipe cannot be read at an offset.
+			if _, err := f.Seek(0, io.SeekCurrent); err != nil {
+				in = io.MultiReader(f)
+			}
+		}
+		name = called
+		list, err = lists.Read(in, name, o)
+		return err
+	})
+	return list, name, err
+}
+
+// warnOfOtherDisk warns of a list that says that its disk is larger or smaller than the one that
+// the set is on.
+func (a *app) warnOfOtherDisk(list *lists.List, disk string, o lists.Options) {
+	if list.Disk != 0 && list.Disk != o.Size && o.Offset == 0 {
+		a.log.Warn().Msgf("the list is about a disk of %d bytes, and %s has %d: it may be of "+
+			"another disk", list.Disk, readable.Text(disk), o.Size)
+	}
 }
 
 // warnOfListBlocks warns of a list that may have been read with the wrong block size.

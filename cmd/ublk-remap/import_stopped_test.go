@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -105,4 +106,39 @@ func TestImportStoppedRefused(t *testing.T) {
 	refused(exit.Refused, "in use", disk, list, "--format", "badblocks")
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_UN))
 	mustRun(t, 0, "import", disk, list, "--format", "badblocks")
+}
+
+// TestInputOfNobody: an interrupt ends a verb that waits for a list from a pipe that nobody writes
+// to. A directory, no file at all, and no format are usage errors.
+func TestInputOfNobody(t *testing.T) {
+	useRuntimeDir(t)
+	disk := diskFile(t, 64<<20)
+	mustRun(t, 0, "create", disk, "--name", "nobody")
+	before := content(t, disk, 64<<20)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	must(t, unix.Mkfifo(pipe, 0o600))
+	for _, args := range [][]string{
+		{"import", disk, pipe, "--format", "badblocks"},
+		{"metadata", "restore", disk, pipe},
+		{"create", disk, "--force", "--yes", "--badblocks", pipe},
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		var out, stderr bytes.Buffer
+		if code := run(ctx, args, stdio{strings.NewReader(""), &out, &stderr}); code !=
+			exit.Failed || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%v: exit code %d, %q", args, code, &stderr)
+		}
+	}
+	for _, args := range [][]string{
+		{"import", disk, t.TempDir(), "--format", "smart"}, {"import", disk, pipe},
+		{"import", disk, "", "--format", "badblocks"}, {"metadata", "restore", disk, t.TempDir()},
+	} {
+		if r := mustRun(t, exit.Usage, args...); strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%v: %q", args, r.err)
+		}
+	}
+	if !bytes.Equal(before, content(t, disk, 64<<20)) {
+		t.Error("something was changed")
+	}
 }

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -60,18 +60,12 @@ func restore(ctx context.Context, a *app, path, file string, o repairOptions) er
 }
 
 func (a *app) readBackup(file string) (*metadata.Backup, error) {
-	in := a.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, err
+	var b *metadata.Backup
+	err := a.readInput(file, func(in io.Reader, name string) (err error) {
+		if b, err = metadata.ReadBackup(in); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
 		}
-		defer f.Close()
-		in = f
-	}
-	b, err := metadata.ReadBackup(in)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return b, nil
+		return err
+	})
+	return b, err
 }

@@ -129,8 +129,8 @@ func appendBroken(rows [][]string, label, text string) [][]string {
 func (a *app) confirm(what string) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !logging.Terminal(in) {
-		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant", what,
-			exit.ErrRefused)
+		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant",
+			strings.TrimSuffix(what, "?"), exit.ErrRefused)
 	}
 	a.tell("%s\nType yes to go on: ", readable.Text(what))
 	type answer struct {
@@ -149,7 +149,8 @@ func (a *app) confirm(what string) error {
 		a.tell("\n")
 	}
 	if got.err != nil || strings.TrimSpace(got.line) != "yes" {
-		return fmt.Errorf("%s: %w: not confirmed, nothing was changed", what, exit.ErrRefused)
+		return fmt.Errorf("%s: %w: not confirmed, nothing was changed",
+			strings.TrimSuffix(what, "?"), exit.ErrRefused)
 	}
 	return nil
 }

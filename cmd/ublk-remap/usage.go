@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
@@ -20,6 +22,26 @@ func (e *usageError) Error() string { return e.err.Error() + "; see: " + e.help 
 
 // Unwrap makes the error an exit.ErrUsage as well.
 func (e *usageError) Unwrap() []error { return []error{e.err, exit.ErrUsage} }
+
+// flagError says what a flag's value should look like, in words of the command line.
+func flagError(_ *cobra.Command, err error) error {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	want := ""
+	switch bad.GetFlag().Value.Type() {
+	case "duration":
+		want = "a time such as 30s, 10m or 168h, not beyond 290 years"
+	case "int", "uint", "uint8", "uint16", "uint32", "uint64", "int64":
+		want = "a whole number, in the range of the flag"
+	case "bool":
+		want = "true or false"
+	default:
+		return err
+	}
+	return fmt.Errorf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
+}
 
 // anyNumber is for verbs that take any number of arguments.
 const anyNumber = -1

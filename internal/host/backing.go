@@ -28,6 +28,9 @@ type Backing struct {
 // working directory. id is a UUID: if it is not empty, the set of that name must have it. The
 // superblock is read once.
 func FindBacking(ctx context.Context, what, id string) (*Backing, error) {
+	if what == "" {
+		return nil, fmt.Errorf("\"\": %w: name a disk or a set; see: ublk-remap scan", ErrNotFound)
+	}
 	if strings.Contains(what, "/") {
 		return BackingAt(ctx, what)
 	}

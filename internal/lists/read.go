@@ -59,6 +59,8 @@ type List struct {
 	Block  int     // bytes of the blocks that its numbers count
 	// the list has lines of two numbers, as MD and null_blk write them, in sectors of 512 bytes
 	Pairs bool
+	// Disk is the bytes of the disk that the list says it is about; 0: it does not say.
+	Disk int64
 }
 
 // reader collects what a list says.
@@ -81,6 +83,11 @@ func Read(in io.Reader, name string, o Options) (*List, error) {
 		return nil, fmt.Errorf("%w: an offset of %d bytes", ErrList, o.Offset)
 	}
 	var err error
+	if o.Format != DMRemap {
+		if in, err = plainText(in); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
 	switch o.Format {
 	case Badblocks:
 		err = r.badblocks(in)
@@ -110,17 +117,45 @@ func Read(in io.Reader, name string, o Options) (*List, error) {
 	return &r.list, nil
 }
 
+// unlike are the first bytes of files that are no plain text, as somebody may hand in by mistake.
+var unlike = []struct{ magic, what string }{
+	{"\x1f\x8b", "compressed (gzip): unpack it first"},
+	{"BZh", "compressed (bzip2): unpack it first"},
+	{"\xfd7zXZ\x00", "compressed (xz): unpack it first"},
+	{"\x28\xb5\x2f\xfd", "compressed (zstd): unpack it first"},
+	{"PK\x03\x04", "an archive (zip): unpack it first"},
+	{"\xff\xfe", "UTF-16 text: save it as UTF-8, for instance by iconv -f UTF-16 -t UTF-8"},
+	{"\xfe\xff", "UTF-16 text: save it as UTF-8, for instance by iconv -f UTF-16 -t UTF-8"},
+}
+
+// plainText returns in without a byte order mark. The error is ErrList if it begins as something
+// that is no plain text, or that of reading it.
+func plainText(in io.Reader) (io.Reader, error) {
+	const mark = "\ufeff"
+	b := bufio.NewReader(in)
+	head, err := b.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	for _, u := range unlike {
+		if strings.HasPrefix(string(head), u.magic) {
+			return nil, fmt.Errorf("%w: it is %s", ErrList, u.what)
+		}
+	}
+	if strings.HasPrefix(string(head), mark) {
+		_, err = b.Discard(len(mark))
+		return b, err
+	}
+	return b, nil
+}
+
 // lines calls f with each line that is not empty, without what follows a #.
 func (r *reader) lines(in io.Reader, f func(text string) error) error {
 	sc := bufio.NewScanner(in)
 	n := 0
 	for sc.Scan() {
 		r.line++
-		text := sc.Text()
-		if r.line == 1 {
-			text = strings.TrimPrefix(text, "\ufeff")
-		}
-		text, _, _ = strings.Cut(text, "#")
+		text, _, _ := strings.Cut(sc.Text(), "#")
 		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
@@ -132,10 +167,11 @@ func (r *reader) lines(in io.Reader, f func(text string) error) error {
 		}
 	}
 	if err := sc.Err(); err != nil {
-		r.line++
 		if errors.Is(err, bufio.ErrTooLong) {
-			return fmt.Errorf("%w: %w", ErrList, err)
+			r.line++
+			return fmt.Errorf("%w: a line has more than %d bytes", ErrList, bufio.MaxScanTokenSize)
 		}
+		r.line = 0
 		return err
 	}
 	r.line = 0
@@ -163,9 +199,9 @@ func (r *reader) bytes(from, to int64, what func() string) error {
 		return fmt.Errorf("%w: %s lies before the start of the device, at byte %d", ErrList, what(),
 			from)
 	case from >= r.Size, to-r.Size >= size:
-		hint := ""
+		hint := ": is the list about another disk?"
 		if r.BlockFlag != "" {
-			hint = ": see " + r.BlockFlag
+			hint = ": is the list about another disk? Else see " + r.BlockFlag
 		}
 		return fmt.Errorf("%w: %s lies past the end of the device, which has %d bytes%s", ErrList,
 			what(), r.Size, hint)

@@ -14,7 +14,10 @@ type smartDocument struct {
 	Smartctl *json.RawMessage `json:"smartctl"`
 	// bytes of the blocks that all the numbers count
 	BlockSize int `json:"logical_block_size"`
-	SelfTest  *struct {
+	Capacity  struct {
+		Bytes int64 `json:"bytes"`
+	} `json:"user_capacity"`
+	SelfTest *struct {
 		Standard smartTable `json:"standard"`
 		Extended smartTable `json:"extended"`
 	} `json:"ata_smart_self_test_log"`
@@ -60,6 +63,7 @@ func (r *reader) smart(in io.Reader) error {
 	if r.Block < 512 || r.Block > 1<<16 || r.Block&(r.Block-1) != 0 {
 		return fmt.Errorf("%w: blocks of %d bytes", ErrList, r.Block)
 	}
+	r.list.Disk = d.Capacity.Bytes
 	logs := 0
 	tables := []*smartTable{d.Pending, d.SCSIPending, d.NVMeTest}
 	if d.SelfTest != nil {

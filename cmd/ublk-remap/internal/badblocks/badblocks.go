@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"ublkremap/internal/lists"
@@ -22,19 +21,10 @@ type Range = lists.Range
 // the disk cannot be helped, or the file is no list of bad blocks.
 const maxUnits = 4 << 20
 
-// Read reads the list in the file at path, or in stdin if path is "-". block is the bytes of the
-// blocks that its numbers count, and disk those of the disk that the list is for. Errors: ErrList,
-// which names the line, and those of the file.
-func Read(path string, stdin io.Reader, block int, disk int64) (*lists.List, error) {
-	name, in := "standard input", stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		name, in = path, f
-	}
+// Read reads a list, which errors call name. block is the bytes of the blocks that its numbers
+// count, and disk those of the disk that the list is for. Errors: ErrList, which names the line,
+// and those of the reader.
+func Read(in io.Reader, name string, block int, disk int64) (*lists.List, error) {
 	return lists.Read(in, name, lists.Options{Format: lists.Badblocks,
 		Block: cmp.Or(block, -1), Size: disk, BlockFlag: "--badblocks-size"})
 }

@@ -97,6 +97,7 @@ var codes = []struct {
 	{control.ErrNotFound, NotFound},
 	{metadata.ErrNotFound, NotFound},
 	{blockdev.ErrNotDevice, Usage},
+	{syscall.EISDIR, Usage},
 	{ublk.ErrNotFound, NotFound},
 	{fs.ErrNotExist, NotFound},
 	{syscall.ENOTDIR, NotFound},
