@@ -107,7 +107,7 @@ func historyOf(list []sample, now time.Time) history {
 	h.ReadNow, h.WriteN = readable.Rate(last.read), readable.Rate(last.write)
 	h.Says = fmt.Sprintf("%s were healed and %s failed in %s",
 		counted(uint64(healed), "request", "requests"),
-		counted(uint64(failed), "operation", "operations"), spanText(now.Sub(start)))
+		counted(uint64(failed), "operation", "operations"), readable.Span(now.Sub(start)))
 	return h
 }
 
@@ -226,9 +226,9 @@ func latencyOf(h *control.Histogram) latencyRow {
 			continue
 		}
 		height := max(math.Log2(1+float64(n))/most*chartHeight, 4)
-		bound := "more than " + secondsText(latency.Bound(latency.Buckets-2))
+		bound := "more than " + readable.Seconds(latency.Bound(latency.Buckets-2))
 		if i < doublings-1 {
-			bound = "up to " + secondsText(latency.Bound(i*latency.Doubling))
+			bound = "up to " + readable.Seconds(latency.Bound(i*latency.Doubling))
 		}
 		row.Bars = append(row.Bars, bar{px(float64(i)*each + 1), px(chartHeight - height),
 			px(each - 2), px(height), bound + ": " + numText(n)})
@@ -243,9 +243,9 @@ func quantile(h *control.Histogram, total uint64, q float64) string {
 	for _, b := range h.Buckets {
 		if n += b.Count; n >= rank && n > 0 {
 			if b.Index >= latency.Buckets-1 {
-				return "over " + secondsText(latency.Bound(latency.Buckets-2))
+				return "over " + readable.Seconds(latency.Bound(latency.Buckets-2))
 			}
-			return secondsText(latency.Bound(b.Index))
+			return readable.Seconds(latency.Bound(b.Index))
 		}
 	}
 	return "–"

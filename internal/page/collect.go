@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 const (
@@ -256,7 +257,7 @@ func (d *device) current(now time.Time) *control.Status {
 		return &st
 	case late > 0:
 		st.Reason = fmt.Sprintf("its server has not answered for %s; whether I/O goes on is not "+
-			"known", late.Round(time.Second))
+			"known", readable.Duration(late))
 	case d.failed != nil:
 		st.Reason = "its server gives no status: " + d.failed.Error()
 	default:

@@ -13,6 +13,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/health"
+	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
 
@@ -238,7 +239,7 @@ func spareOf(st *control.Status, report *health.Report) spare {
 func scrubText(s *control.Scrub, now time.Time) (text, sub string) {
 	last := "never finished"
 	if s.LastFinished != nil {
-		last = ago(*s.LastFinished, now)
+		last = readable.Ago(*s.LastFinished, now)
 	}
 	switch {
 	case s.State == "idle" && s.LastFinished == nil:

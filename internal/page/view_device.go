@@ -10,6 +10,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/health"
+	"ublkremap/internal/readable"
 )
 
 // deviceView is the page of a device.
@@ -218,7 +219,7 @@ func eventRows(events []Event) []eventRow {
 			}
 		}
 		if e.Latency > 0 {
-			r.Took = secondsText(e.Latency.Seconds())
+			r.Took = readable.Seconds(e.Latency.Seconds())
 		}
 		if e.Temperature != nil {
 			r.Temperature = strconv.Itoa(int(*e.Temperature)) + " °C"

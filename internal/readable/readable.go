@@ -6,11 +6,9 @@
 package readable
 
 import (
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -66,31 +64,12 @@ func Rate(perSecond float64) string {
 // Number is a number with commas between the thousands.
 func Number(n uint64) string { return humanize.Comma(int64(min(n, math.MaxInt64))) }
 
-// Duration is how long something takes, in whole seconds and two units at most: 45s, 1m30s, 3h5m,
-// 2d2h. A time below 0 is shown as 0s.
-func Duration(d time.Duration) string {
-	d = max(d, 0).Round(time.Second)
-	days, h := int(d.Hours())/24, int(d.Hours())%24
-	switch {
-	case days > 0:
-		return fmt.Sprintf("%dd%dh", days, h)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh%dm", h, int(d.Minutes())%60)
-	case d >= time.Minute:
-		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
+// Count is a number with what is counted: 1 block, 2,048 blocks.
+func Count(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
 	}
-	return fmt.Sprintf("%ds", int(d.Seconds()))
-}
-
-// Latency is how long one request took, with three digits behind the point: 7.204s, 11.25ms.
-func Latency(d time.Duration) string {
-	switch {
-	case d >= time.Second:
-		d = d.Round(time.Millisecond)
-	case d >= time.Millisecond:
-		d = d.Round(time.Microsecond)
-	}
-	return d.String()
+	return Number(n) + " " + many
 }
 
 // Columns returns how many columns of a terminal a text takes that is safe to show. It counts the
