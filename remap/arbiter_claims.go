@@ -212,7 +212,7 @@ func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 			return false
 		}
 		for _, p := range first.Places[:first.N] {
-			if p.Spare == spare && p.Mask&c.msg.First != 0 {
+			if p.Spare == spare && (p.Mask&c.msg.First != 0 || a.spoilt(first, p)) {
 				return false
 			}
 		}
@@ -234,6 +234,12 @@ func (a *Arbiter) join(c *claim, first *UnitInfo) (uint32, bool) {
 		return !ok
 	})
 	return found, ok
+}
+
+// spoilt reports whether a place of a unit is in a spare unit in which a block did not read. No
+// others should join it. If no spare unit is free, it is better than none.
+func (a *Arbiter) spoilt(info *UnitInfo, p Place) bool {
+	return p.Mask&info.Pending != 0 && a.alloc.FreeCount() > 0
 }
 
 // unmappedUnits returns how many units, from the claim's first, have no spare unit yet and can be

@@ -178,6 +178,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	switch {
 	case reporting:
 		a.recordClaim(metadata.EventPending, metadata.EventDone(c.msg.Cause), c)
+		a.saveOthers(c.msg.Unit, c.msg.Cause)
 	case c.home:
 		a.recordClaim(metadata.EventRetest, metadata.EventFinished, c)
 		a.endClaim(c)
@@ -190,6 +191,8 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		}
 		// From now on other claims find the spare unit in the Map.
 		a.endClaim(c)
+		// A read may have found bad blocks there since the claim got it.
+		a.saveOthers(c.msg.Unit, metadata.CauseWrite)
 	}
 	a.set(c, claimNone)
 	a.returnSpace(c)

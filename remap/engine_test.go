@@ -36,6 +36,7 @@ type rig struct {
 	transfer func(t *Transfer) int32
 	away     map[int64]bool // devices that answer EIO to everything
 	internal []internalEnd
+	spoiled  []BadSpare
 }
 
 func (r *rig) Issue(io *IO)                 { r.ios = append(r.ios, *io) }
@@ -43,6 +44,7 @@ func (r *rig) Finish(tag uint16, res int32) { r.results[tag] = res }
 func (r *rig) Now() int64                   { return r.clock }
 func (r *rig) WallClock() uint32            { return 1 }
 func (r *rig) Moved(m MoveResult)           { r.ended = append(r.ended, m) }
+func (r *rig) SpareFailed(b BadSpare)       { r.spoiled = append(r.spoiled, b) }
 func (r *rig) Missing(d uint8) string       { return r.gone[d] }
 func (r *rig) Alert(a Alert)                { r.alerts = append(r.alerts, a) }
 func (r *rig) Transfer(t *Transfer)         { r.moves = append(r.moves, *t) }

@@ -83,6 +83,7 @@ func (k herdKeeper) Transfer(*Transfer)        {}
 func (k herdKeeper) Now() int64                { return 0 }
 func (k herdKeeper) WallClock() uint32         { return 1 }
 func (k herdKeeper) Moved(MoveResult)          {}
+func (k herdKeeper) SpareFailed(BadSpare)      {}
 func (k herdKeeper) Alert(a Alert)             { k.t.Error(a) }
 func (k herdKeeper) Missing(uint8) string      { return "" }
 

@@ -50,6 +50,9 @@ type ArbiterDriver interface {
 	WallClock() uint32
 	// Moved tells the end of a Move.
 	Moved(r MoveResult)
+	// SpareFailed tells that a read, not one of the scrub, has found bad blocks in a spare unit in
+	// which others still live. They should be moved at once: see Arbiter.saveOthers.
+	SpareFailed(bad BadSpare)
 	// Alert tells of something that an operator should know.
 	Alert(a Alert)
 	// Missing says why a device is missing, or has become smaller than what is served of it, such
@@ -97,6 +100,9 @@ var (
 	ErrTableFull = errors.New("the remap table is full")
 	// ErrSpareBad is the end of a Move when every spare unit that was tried failed.
 	ErrSpareBad = errors.New("no spare unit that was tried holds data")
+	// ErrBudget is the end of a Move out of a bad spare unit, after a user's read, when blocks are
+	// remapped faster than the budget allows. The breaker stays closed.
+	ErrBudget = errors.New("blocks are remapped faster than the budget allows")
 	// ErrElsewhere is the end of a Move when other places of a disk could not be read: not for
 	// their medium, or too many of them.
 	ErrElsewhere = errors.New("other places of a disk cannot be read")

@@ -124,6 +124,7 @@ type mover struct {
 	source  uint32   // of Again: the spare unit that the current pass copies from
 	leaving []uint32 // of Again: the spare units that blocks of the batch leave
 	tries   int      // of a read of a single block
+	misses  int      // blocks of the batch that did not read
 
 	reads int   // of a retest: how often the run was read successfully
 	began int64 // monotonic ns: of the batch
@@ -232,6 +233,7 @@ func (v *mover) advance(a *Arbiter) {
 			}
 			v.i, v.step = 0, moveCopy
 			v.noSpare, v.toAsk, v.began, v.restated = false, 0, a.drv.Now(), a.restated
+			v.misses = 0
 			if !v.beginBulk(a) {
 				v.beginUnit(a)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"syscall"
 	"testing"
+	"time"
 
 	"ublkremap/metadata"
 )
@@ -79,4 +80,57 @@ func TestMoveAgainFails(t *testing.T) {
 			t.Errorf("block %d does not read as before", b)
 		}
 	}
+}
+
+// TestReadSavesOthers: a user's read that finds a bad block in a spare unit has others leave it.
+// What leaves goes to a spare unit that the unit has already, and no block joins a spoilt one. Once
+// the time for it is up, what is slow to fail stays.
+func TestReadSavesOthers(t *testing.T) {
+	r := newMoverRig(t, 512, 64)
+	r.a.cfg.Policy.IsolateFor = time.Second
+	r.fill(2000, 16)
+	r.move(Move{Block: 2000, Count: 16, ToSpare: true, Cause: metadata.CauseOperator})
+	old := r.s.m.Unit(250).Places[0].Spare
+	gone := r.placeNow(2001)
+	r.silent[gone], r.worn[gone] = true, int32(syscall.ENODATA)
+	r.do(OpRead, 2001, 1)
+	if len(r.spoiled) != 1 || r.spoiled[0] != (BadSpare{Spare: old, Block: 2000}) {
+		t.Fatalf("asked to save %+v", r.spoiled)
+	}
+	r.do(OpRead, 2001, 1)
+	r.want("asked once", len(r.spoiled), 1)
+	if info := r.s.m.Unit(250); !r.a.spoilt(&info, info.Places[0]) {
+		t.Error("a spare unit in which a block does not read is not spoilt")
+	}
+	save := func(block uint64, spare uint32) MoveResult {
+		return r.move(Move{Block: block, Count: 8, Again: AgainBad, From: spare,
+			Cause: metadata.CauseSpare})
+	}
+	r.want("moved", save(2000, old).Moved, uint64(7))
+	r.want("retired", r.alloc.Service(old), Retired)
+	next, _ := func() (uint32, bool) { info := r.s.m.Unit(250); return info.SpareOf(0) }()
+
+	// The write of the pending block joins the others.
+	r.do(OpWrite, 2001, 1)
+	info := r.s.m.Unit(250)
+	r.want("places", info.Places[0], Place{Spare: next, Mask: 0xff})
+
+	// All blocks of the second unit take five seconds to fail. After the whole unit and two of
+	// them the rest is left to the scrub.
+	old = r.s.m.Unit(251).Places[0].Spare
+	for b := range uint64(8) {
+		r.silent[r.placeNow(2008+b)] = true
+	}
+	tries := 0
+	r.transfer = func(tr *Transfer) int32 {
+		res := r.carryOut(tr)
+		if res < 0 {
+			tries++
+			r.clock += int64(5 * time.Second)
+		}
+		return res
+	}
+	r.want("slow", save(2008, old), MoveResult{ID: 0, Failed: 8})
+	r.want("tries", tries, 3)
+	r.want("pending", r.s.m.Unit(251).Pending, uint8(3))
 }

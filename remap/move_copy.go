@@ -141,7 +141,9 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 	case v.reading && !ok:
 		v.fail(u, run)
 		u.bad |= run
+		v.misses++
 		v.askLater(a)
+		v.hurries(a)
 	case v.reading:
 		v.reading = false
 		v.start(a, OpWrite, !v.now.ToSpare, v.data)

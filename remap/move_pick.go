@@ -96,7 +96,8 @@ func (v *mover) fail(u *moving, blocks uint8) {
 func (v *mover) pickSpare(a *Arbiter, info *UnitInfo) bool {
 	u := &v.units[v.i]
 	for _, p := range info.Places[:info.N] {
-		if a.alloc.Service(p.Spare) == InService && !a.alloc.Suspected(p.Spare) {
+		if a.alloc.Service(p.Spare) == InService && !a.alloc.Suspected(p.Spare) &&
+			!a.spoilt(info, p) {
 			u.spare, u.taken = p.Spare, true
 			return true
 		}

@@ -17,4 +17,5 @@ const (
 	plantedMarkLate      = false
 	plantedReadOnce      = false
 	plantedSpareStays    = false
+	plantedOthersStay    = false
 )

@@ -43,6 +43,12 @@ var plantedSpareStays bool
 // PlantSpareStays plants or removes that bug.
 func PlantSpareStays(on bool) { plantedSpareStays = on }
 
+// plantedOthersStay lets blocks stay in a spare unit in which a user's read has found bad ones.
+var plantedOthersStay bool
+
+// PlantOthersStay plants or removes that bug.
+func PlantOthersStay(on bool) { plantedOthersStay = on }
+
 // PlantReadOnce plants or removes that bug.
 func PlantReadOnce(on bool) { plantedReadOnce = on }
 

@@ -43,6 +43,7 @@ func (k fillerKeeper) Alert(a Alert) {
 	}
 }
 func (k fillerKeeper) Moved(r MoveResult)   { k.f.ended = append(k.f.ended, r) }
+func (k fillerKeeper) SpareFailed(BadSpare) {}
 func (k fillerKeeper) Transfer(t *Transfer) { k.f.moves = append(k.f.moves, *t) }
 
 // step ends all that is under way.

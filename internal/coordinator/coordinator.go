@@ -119,6 +119,7 @@ type Coordinator struct {
 
 	mirrors mirrorRetry
 	scrub   scrub
+	saving  saving
 	end     end
 
 	events   Events
@@ -227,6 +228,7 @@ func (c *Coordinator) pump() {
 	c.watchResumes()
 	c.pumpEvents()
 	c.stepMend()
+	c.stepSaving()
 	c.stepSpares()
 	c.stepSlow()
 	c.stepVerify()

@@ -372,6 +372,7 @@ func (a drillArbiter) Now() int64                  { return a.d.c.drv.Now() }
 func (a drillArbiter) WallClock() uint32           { return a.d.c.drv.WallClock() }
 func (a drillArbiter) Missing(device uint8) string { return a.d.c.drv.Missing(device) }
 func (a drillArbiter) Moved(remap.MoveResult)      {}
+func (a drillArbiter) SpareFailed(remap.BadSpare)  {}
 
 // Alert ends the rehearsal if its breaker opens. Its spare region is small, and no news.
 func (a drillArbiter) Alert(alert remap.Alert) {

@@ -377,7 +377,7 @@ func (c *Coordinator) burst(now int64, users bool) {
 	if s.underWay == 0 { // all blocks were read: free spare units come next
 		s.end, s.now.Position = c.blocks(), c.blocks()
 		c.com.SetScrub(s.now) // blocks at the end may be left out, because they are known now
-		if !c.awaitLooks() {
+		if !c.startMend() && !c.awaitLooks() {
 			c.readSpares()
 		}
 	}
@@ -399,6 +399,7 @@ func (c *Coordinator) nextGood(at uint64) (block uint64, count uint32) {
 				b = run.Start + run.Count
 				continue
 			}
+			c.leftBehind(run)
 			if to = run.Start; to == at { // it begins with what is known
 				at = run.Start + run.Count
 			}

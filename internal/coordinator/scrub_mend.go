@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"slices"
+
 	"ublkremap/metadata"
 	"ublkremap/remap"
 )
@@ -44,6 +46,26 @@ type mend struct {
 func (m *mend) weak(run remap.Run) {
 	if len(m.runs) < mendRuns {
 		m.runs = append(m.runs, run)
+	}
+}
+
+// leftBehind notes the spare units in which others live beside a run of pending blocks, which are
+// those at its ends: a crash, or too many failures at once, has kept a user's read from saving them
+// (save_others.go).
+func (c *Coordinator) leftBehind(run remap.Run) {
+	per := c.shared.Geometry().BlocksPerUnit()
+	if run.Kind != remap.KindMapped|remap.KindPending || c.saving.underWay {
+		return
+	}
+	m := &c.scrub.mend
+	for _, unit := range [...]uint64{run.Start / per, (run.Start + run.Count - 1) / per} {
+		info := c.shared.Map().Unit(unit)
+		for _, p := range info.Places[:info.N] {
+			if bad := (remap.BadSpare{Spare: p.Spare, Block: unit * per}); info.ReadsBeside(p) &&
+				!slices.Contains(m.spares, bad) {
+				m.spares = append(m.spares, bad)
+			}
+		}
 	}
 }
 
@@ -129,8 +151,7 @@ func (c *Coordinator) mendMove() {
 	move := remap.Move{Block: m.now.Start, Count: m.now.Count, ToSpare: m.step == mendAway,
 		Cause: metadata.CauseScrub}
 	if m.step == mendAgain {
-		move = remap.Move{Block: m.leaves.Block, Count: 1, Again: remap.AgainBad,
-			From: m.leaves.Spare, Cause: metadata.CauseScrub}
+		move = c.leaveSpare(m.leaves, metadata.CauseScrub)
 	}
 	if err := c.Move(move, done); err != nil {
 		done(remap.MoveResult{Err: err})

@@ -3,6 +3,7 @@ package sim
 import (
 	"slices"
 	"syscall"
+	"time"
 
 	"ublkremap/internal/coordinator"
 	"ublkremap/metadata"
@@ -70,6 +71,7 @@ const (
 	BugScrubPath
 	BugSlowOnce
 	BugSpareStays
+	BugOthersStay
 	BugVerifyBlind
 	BugBusyFlush
 	BugEarlyLeave
@@ -128,6 +130,8 @@ const (
 	FocusFull              // there are few spare units, and many bad blocks
 	FocusSlow              // the scenario "scrub-slow"
 	FocusSpares            // the scenario "scrub-spares"
+	FocusSpareReads        // the scenario "spare-reads"
+	FocusCrumble           // spare units in use go bad block by block
 	FocusVerify            // the scenario "scrub-metadata"
 	focuses
 )
@@ -139,7 +143,8 @@ func (f Focus) String() string {
 		"one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full", "scenario scrub-slow",
-		"scenario scrub-spares", "scenario scrub-metadata"}[f]
+		"scenario scrub-spares", "scenario spare-reads", "spare units crumble",
+		"scenario scrub-metadata"}[f]
 }
 
 // scenario returns the scenario that runs play; empty: they are random.
@@ -148,7 +153,8 @@ func (f Focus) scenario() string {
 		FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
 		FocusScrubRetest: "scrub-retest", FocusRewrite: "scrub-rewrite",
 		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares",
-		FocusVerify: "scrub-metadata",
+		FocusSpareReads: "spare-reads",
+		FocusVerify:     "scrub-metadata",
 	}[f]
 }
 
@@ -181,6 +187,11 @@ func (f Focus) apply(c *config) {
 		c.plan.SpareBytes, c.faults, c.churn = 3*metadata.UnitSize, c.faults+12, 40
 		c.vanish, c.shortages, c.budget, c.sparesBad = false, false, false, false
 		c.policy.Burst, c.policy.PerSecond = 0, 0
+	case FocusCrumble:
+		c.crumble, c.moves, c.ops, c.churn, c.meta = true, true, 60, 80, metaNone
+		c.plan.SpareBytes = max(c.plan.SpareBytes, 40*metadata.UnitSize)
+		c.vanish, c.shortages, c.budget, c.sparesBad, c.rates = false, false, false, false, rates{}
+		c.policy.Burst, c.policy.PerSecond, c.policy.IsolateFor = 0, 0, 2*time.Second
 	case FocusTable:
 		c.table, c.plan.TableRoom, c.meta = true, 1, metaNone
 		c.vanish, c.shortages, c.rates, c.budget, c.sparesBad = false, false, rates{}, false, false
@@ -314,6 +325,8 @@ var bugTable = [bugs]bugInfo{
 		"not read", inProduct, FocusVerify},
 	BugSpareStays: {"spare-stays", "a spare unit that went bad in use is given out again once " +
 		"it is free", inProduct, FocusSpares},
+	BugOthersStay: {"others-stay", "blocks that still read stay in a spare unit in which a " +
+		"user's read has found bad ones", inProduct, FocusSpareReads},
 	BugBusyFlush: {"busy-flush", "a flush that was not carried out for lack of resources counts " +
 		"as carried out", inDriver, FocusNone},
 	BugEarlyLeave: {"early-leave", "a server leaves its device while the Committer still writes",

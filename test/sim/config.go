@@ -47,6 +47,7 @@ type config struct {
 	probes        bool // before starts, copies of the disks are damaged and exchanged
 	sparesBad     bool // most of the spare region is bad
 	events        bool // there is a flight recorder
+	crumble       bool // spare units in use go bad block by block
 	table         bool // the table is nearly full from the beginning, and its slots are small
 }
 
@@ -118,6 +119,7 @@ func newConfig(rng *rand.Rand) config {
 	c.scrub = c.plan.UUID[3]%4 == 1
 	c.marks = c.plan.UUID[5]%4 == 1
 	c.events = c.plan.UUID[6]%3 == 1
+	c.crumble = c.plan.UUID[7]%4 == 1
 	if c.plan.UUID[2]%16 == 5 {
 		c.smallTable()
 	}
@@ -207,13 +209,13 @@ func (c *config) String() string {
 		"units %d, queues %d × %d, requests to %d units, zero buffer %d, "+
 		"%d rounds of %d steps, %d spots ± %d, %d faults, operator %d, churn %d, rates %+v, "+
 		"vanish %v, shortages %v, trims %v, moves %v, lossy flushes %v, no FUA %v, bad spares %v, "+
-		"reader %d, scrub %v, imports %v, small table %v, "+
+		"reader %d, scrub %v, imports %v, crumbling spares %v, small table %v, "+
 		"metadata: %s, policy %+v",
 		c.plan.BlockSize, c.plan.PhysicalBlockSize, c.plan.BackingSize, c.plan.SpareDeviceSize,
 		c.plan.KeepTail, c.plan.SpareBytes/metadata.UnitSize, c.queues, c.depth,
 		c.maxUnits, c.zero, c.rounds, c.steps, c.spots, c.reach, c.faults, c.ops, c.churn, c.rates,
 		c.vanish, c.shortages, c.trims, c.moves, c.lossy, c.noFUA, c.sparesBad, c.reader, c.scrub,
-		c.marks, c.table,
+		c.marks, c.crumble, c.table,
 		metaNames[c.meta],
 		c.policy)
 }

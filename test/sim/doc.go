@@ -39,7 +39,8 @@
 // units. There are errors that take up to two minutes. A write that fails has taken effect in some
 // of its sectors. In addition, operations fail on their path, fail for lack of resources, or end
 // short; flushes fail, or are not carried out for lack of resources; whole disks vanish and return;
-// most of the spare region is bad; mirrors of the metadata have latent errors or refuse writes.
+// most of the spare region is bad; spare units in use go bad block by block while users read them;
+// mirrors of the metadata have latent errors or refuse writes.
 //
 // # The model
 //

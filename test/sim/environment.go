@@ -266,6 +266,10 @@ func (s *sim) environment() {
 	switch s.rng.IntN(12) {
 	case 0, 1, 2:
 		s.spoil()
+	case 9, 10, 11:
+		if s.cfg.crumble {
+			s.crumble()
+		}
 	case 3:
 		if s.metaBad && s.cfg.meta == metaAll {
 			s.tracef("the mirrors take writes again")

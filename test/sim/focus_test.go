@@ -39,13 +39,17 @@ func TestFocus(t *testing.T) {
 				from, to = *flagSeed, *flagSeed+1
 				opts.Trace = func(line string) { t.Log(line) }
 			}
+			var total Stats
 			for seed, failed := from, 0; seed < to && failed < *flagMany; seed++ {
-				if _, err := Run(seed, opts); err != nil {
+				stats, err := Run(seed, opts)
+				total.Add(&stats)
+				if err != nil {
 					failed++
 					t.Errorf("%v\nrepeat: go test ./test/sim -run 'TestFocus$' -v -focus='%v' "+
 						"-seed=%d", err, f, seed)
 				}
 			}
+			t.Logf("%s", &total)
 		})
 	}
 	if !found {

@@ -102,6 +102,7 @@ func (s *sim) quiet() {
 		return
 	}
 	s.quietAllocator(&st, used)
+	s.quietSpares()
 	for u := range sv.restored.Map.Units() {
 		if sv.restored.Map.Unit(u).Busy {
 			s.failf("unit %d is busy at a quiet moment", u)

@@ -103,8 +103,9 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 			case metadata.StateHome:
 				sv.judgeHome(&e, e.Unit+i)
 			case metadata.StateMapped:
+				sv.readsAgain(e, e.Unit+i)
 				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator &&
-					e.Cause != metadata.CauseScrub {
+					e.Cause != metadata.CauseScrub && e.Cause != metadata.CauseSpare {
 					break // a heal
 				}
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))

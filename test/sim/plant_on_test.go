@@ -23,6 +23,8 @@ func plant(b Bug, on bool) bool {
 		metadata.PlantVerifyBlind(on)
 	case BugSpareStays:
 		remap.PlantSpareStays(on)
+	case BugOthersStay:
+		remap.PlantOthersStay(on)
 	case BugFillAll:
 		remap.PlantFillAll(on)
 	case BugFillUnread:

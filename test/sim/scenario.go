@@ -479,6 +479,7 @@ var Scenarios = []Scenario{
 	}},
 	{"scrub-slow", nil, (*sim).scrubSlow},
 	{"scrub-spares", nil, (*sim).scrubSpares},
+	{"spare-reads", nil, (*sim).spareReads},
 	{"scrub-metadata", nil, (*sim).scrubMetadata},
 	{"in-place", nil, func(s *sim) {
 		// No spare unit is free. A block that a write makes well takes it in place, and one whose

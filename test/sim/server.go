@@ -41,6 +41,10 @@ type server struct {
 	// unreached is when a read last failed because a spare device was away.
 	unreached map[uint64]int64
 
+	// spoilt is when reads of users last found bad blocks in spare units.
+	spoilt map[spoiltSpare]int64
+	slow   bool // an operation took long to fail
+
 	// What the breaker has allowed: spare units that heals have used, and how often an operator
 	// closed it.
 	consumed  map[uint32]bool
@@ -148,6 +152,7 @@ func (s *sim) boot() {
 		lastTripped: -1, lastFull: -1, lastCramped: -1, lastHeal: -1, failedTransfer: -1,
 		lastMove: -1, ranOut: -1, tries: map[uint64]tries{},
 		pending: map[uint64]bool{}, failed: map[uint64]int64{}, unreached: map[uint64]int64{},
+		spoilt:   map[spoiltSpare]int64{},
 		consumed: map[uint32]bool{}, born: s.now, early: map[tagKey]*early{},
 		written: map[place][]byte{}, busySince: map[uint64]int64{},
 	}
@@ -303,6 +308,7 @@ func (sv *server) receive(q int, m *remap.Message) {
 		}
 		if m.Kind == remap.MsgPending {
 			s.stats.Pending++
+			sv.foundBad(m)
 			if int(m.Tag) >= s.cfg.depth {
 				sv.reader.reports(m)
 			} else if m.Cause != metadata.CauseRead {
@@ -349,7 +355,7 @@ func (sv *server) after() {
 }
 
 func (sv *server) note() {
-	if sv.coord.Scrub().Mending {
+	if sv.coord.Scrub().Mending || sv.coord.Saving() {
 		sv.lastMove = sv.s.step
 	}
 	if sv.shared.Tripped() {

@@ -75,9 +75,10 @@ type sim struct {
 	lateWrites []*diskIO // BugEarlyRecovery
 	scripted   bool      // a scenario: nothing happens but what it says
 
-	lyingMirror  int  // metaLies: the mirror that lies
-	metaLeft     int  // writes to the metadata until its fault begins or ends
-	metaBad      bool // metaAll: it has begun
+	crumbles     uint64 // the unit whose spare unit goes bad
+	lyingMirror  int    // metaLies: the mirror that lies
+	metaLeft     int    // writes to the metadata until its fault begins or ends
+	metaBad      bool   // metaAll: it has begun
 	shortageEnds int64
 	// the longest time that an operation so far took to fail, in ns; time stood still for all
 	// others
@@ -376,6 +377,7 @@ func (s *sim) carry(class uint8, io *diskIO, done func(res int32)) {
 	// Everything else waits meanwhile, or ends at the same time.
 	s.now += io.slow
 	s.slowest = max(s.slowest, io.slow)
+	s.srv.slow = s.srv.slow || io.slow > 0
 	io.slow = 0
 	if res < 0 && s.tracing() {
 		s.tracef("      %v: %s", io, errnoName(res))

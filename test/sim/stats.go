@@ -43,6 +43,9 @@ type Stats struct {
 	Recorded uint64
 	// Whole passes of the scrub, and blocks that it could read on a retry only.
 	Scrubs, Weak uint64
+	// Spare units in which reads of users had found bad blocks, and which nothing that reads was
+	// left in.
+	Left uint64
 	// Rehearsals that ended.
 	Drills uint64
 }
@@ -67,7 +70,8 @@ func (s *Stats) String() string {
 		"same, %s refused, %s older for lack of any newer record), %s wrong devices refused; %s "+
 		"starts over a path that came and went (%s refused); "+
 		"%s internal reads, of %s, with %s blocks that failed; %s passes of the "+
-		"scrub, with %s weak blocks; %s recorded events found; %s drills; %s events",
+		"scrub, with %s weak blocks; %s bad spare units were left; "+
+		"%s recorded events found; %s drills; %s events",
 		count(s.Requests), count(s.Errors), count(s.Starts), count(s.Cuts), count(s.CutCreates),
 		count(s.Kills), count(s.Stops), count(s.Leaves), count(s.Vanishes),
 		count(s.Faults), count(s.Dropped), count(s.Lies), count(s.Flips), count(s.Heals),
@@ -77,7 +81,8 @@ func (s *Stats) String() string {
 		size(s.Read), size(s.Inspected), count(s.Damaged), count(s.Survived), count(s.Refused),
 		count(s.Older), count(s.WrongDevices), count(s.Outages), count(s.PathRefused),
 		count(s.ReaderRequests), size(s.ReaderSectors), count(s.ReaderFailed),
-		count(s.Scrubs), count(s.Weak), count(s.Recorded), count(s.Drills), count(s.Steps))
+		count(s.Scrubs), count(s.Weak), count(s.Left),
+		count(s.Recorded), count(s.Drills), count(s.Steps))
 }
 
 // count writes a number with commas.
