@@ -269,9 +269,14 @@ func (s *search) outOfTime(a *Arbiter) bool {
 
 // tryNext tries the next free spare unit, or gives up.
 func (s *search) tryNext(a *Arbiter) {
+	if a.shared.Tripped() {
+		// It has opened for another reason. If it closes before this search ends, what was tried so
+		// far is no reason to open it again.
+		s.end(a, foundPathError)
+		return
+	}
 	var ok bool
-	if s.tried < maxSearchTries && (s.tried < minSearchTries || !s.outOfTime(a)) &&
-		!a.shared.Tripped() {
+	if s.tried < maxSearchTries && (s.tried < minSearchTries || !s.outOfTime(a)) {
 		s.tries++
 		s.spare, ok = a.alloc.AllocateSpread(s.tries)
 	}

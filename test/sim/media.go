@@ -105,7 +105,7 @@ func (sv *server) judgeEntries(entries []metadata.Entry) {
 			case metadata.StateMapped:
 				sv.readsAgain(e, e.Unit+i)
 				if e.Cause != metadata.CauseRetest && e.Cause != metadata.CauseOperator &&
-					e.Cause != metadata.CauseScrub && e.Cause != metadata.CauseSpare {
+					e.Cause != metadata.CauseScrub {
 					break // a heal
 				}
 				dev, off := s.plan.SpareOf(e.Spare + uint32(i))
