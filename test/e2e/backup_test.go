@@ -20,10 +20,7 @@ func TestBackupLive(t *testing.T) {
 	vmtest.NeedTools(t, "mkfs.ext4")
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, rig.KindLoop, 64, bs)
-	s := create(t, d, "--spare", "2MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindLoop, 64, bs, "2MiB")
 	dir := t.TempDir()
 	file := filepath.Join(dir, "backup")
 

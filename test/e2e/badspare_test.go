@@ -74,10 +74,7 @@ func TestSparesThatDoNotRead(t *testing.T) {
 func testSparesThatDoNotRead(t *testing.T, bs int64) {
 	rig.Guard(t, 2*time.Minute)
 	const seed = 5
-	d := rig.NewDisk(t, rig.KindScsi, 64, bs)
-	s := create(t, d, "--spare", "2MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindScsi, 64, bs, "2MiB")
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, seed)

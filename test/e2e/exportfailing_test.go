@@ -17,10 +17,7 @@ func TestExportFailing(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, rig.KindLoop, 16, bs)
-	s := create(t, d, "--spare", "1MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindLoop, 16, bs, "1MiB")
 	at := func(i int64) int64 { return lay.Head + i*(64<<10) }
 	d.SetBad(t, []rig.Extent{rig.At(at(0), bs), rig.At(at(1), 8*bs), rig.At(at(2), bs)})
 	f := rig.Open(t, s.Dev)

@@ -29,10 +29,7 @@ func TestImport(t *testing.T) {
 
 func testImport(t *testing.T, bs int64) {
 	rig.Guard(t, 4*time.Minute)
-	d := rig.NewDisk(t, rig.KindLoop, 16, bs)
-	s := create(t, d, "--spare", "1MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindLoop, 16, bs, "1MiB")
 	f := rig.Open(t, s.Dev)
 	f.Fill(t, 0, f.Size, 1)
 	const units = 40

@@ -20,10 +20,7 @@ func TestImportStopped(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, rig.KindLoop, 16, bs)
-	s := create(t, d, "--spare", "1MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindLoop, 16, bs, "1MiB")
 	f := rig.Open(t, s.Dev)
 	f.Fill(t, 0, f.Size, 1)
 	f.Close()

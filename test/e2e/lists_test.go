@@ -22,10 +22,7 @@ func TestListsOfBadblocks(t *testing.T) {
 	rig.Guard(t, 4*time.Minute)
 	const bs, size = 512, 20
 	rng := rig.Random(t)
-	d := rig.NewDisk(t, rig.KindLoop, size, bs)
-	s := create(t, d, "--spare", "1MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindLoop, size, bs, "1MiB")
 	// badblocks reads whole pages, however small its blocks are.
 	const page = 4096
 	var bad, homes []rig.Extent

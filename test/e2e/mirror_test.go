@@ -24,10 +24,7 @@ func TestMirrorLost(t *testing.T) {
 func testMirrorLost(t *testing.T, which int) {
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, rig.KindLoop, 48, bs)
-	s := create(t, d, "--spare", "2MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2")
+	d, s, lay := rig.Serve(t, rig.KindLoop, 48, bs, "2MiB", "--queues", "2")
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, 1)

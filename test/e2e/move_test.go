@@ -31,10 +31,7 @@ func TestMovesUnderLoad(t *testing.T) {
 func testMovesUnderLoad(t *testing.T, zeroCopy bool, bs int64) {
 	rig.Guard(t, 4*time.Minute)
 	rng := rig.Random(t)
-	d := rig.NewDisk(t, rig.KindLoop, 48, bs)
-	s := create(t, d, "--spare", "4MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2", dataPath(zeroCopy))
+	d, s, lay := rig.Serve(t, rig.KindLoop, 48, bs, "4MiB", "--queues", "2", dataPath(zeroCopy))
 	// A few bad blocks, so that heals and moves meet.
 	d.SetBad(t, []rig.Extent{rig.At(lay.Head+3*bs, bs), rig.At(lay.Head+1<<20, 16*bs),
 		rig.At(lay.HeadAt().Start+8*bs, bs)})
@@ -84,10 +81,7 @@ func TestMoveHome(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, rig.KindNull, 48, bs)
-	s := create(t, d, "--spare", "256KiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindNull, 48, bs, "256KiB")
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, 1)
@@ -143,10 +137,7 @@ func TestDiscard(t *testing.T) {
 func testDiscard(t *testing.T, k rig.Kind, zeroCopy bool) {
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
-	d := rig.NewDisk(t, k, 48, bs)
-	s := create(t, d, "--spare", "2MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2", dataPath(zeroCopy))
+	d, s, lay := rig.Serve(t, k, 48, bs, "2MiB", "--queues", "2", dataPath(zeroCopy))
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, 1)
@@ -264,10 +255,7 @@ func testUnaligned(t *testing.T, zeroCopy bool) {
 	rig.Guard(t, 4*time.Minute)
 	const bs = 512
 	rng := rig.Random(t)
-	d := rig.NewDisk(t, rig.KindLoop, 32, bs)
-	s := create(t, d, "--spare", "2MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2", dataPath(zeroCopy))
+	d, s, lay := rig.Serve(t, rig.KindLoop, 32, bs, "2MiB", "--queues", "2", dataPath(zeroCopy))
 	// A small stretch with every kind of mask, half in the head.
 	from, size := lay.Head-64<<10, int64(128<<10)
 	var bad []rig.Extent

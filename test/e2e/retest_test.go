@@ -40,10 +40,7 @@ func TestRetest(t *testing.T) {
 
 func testRetest(t *testing.T, k rig.Kind, bs int64) {
 	rig.Guard(t, 4*time.Minute)
-	d := rig.NewDisk(t, k, 48, bs)
-	s := create(t, d, "--spare", "4MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, k, 48, bs, "4MiB")
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, 1)
@@ -137,10 +134,7 @@ func TestRetestTakesWrites(t *testing.T) {
 	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
-	d := rig.NewDisk(t, rig.KindScsi, 48, 512)
-	s := create(t, d, "--spare", "1MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t)
+	d, s, lay := rig.Serve(t, rig.KindScsi, 48, 512, "1MiB")
 	f := rig.Open(t, s.Dev)
 	defer f.Close()
 	at := rig.At(lay.Head+1<<20, 8<<10)

@@ -22,10 +22,7 @@ func TestVanished(t *testing.T) {
 
 func testVanished(t *testing.T, zeroCopy bool) {
 	rig.Guard(t, 4*time.Minute)
-	d := rig.NewDisk(t, rig.KindLoop, 64, 512)
-	s := create(t, d, "--spare", "4MiB")
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2", dataPath(zeroCopy))
+	d, s, lay := rig.Serve(t, rig.KindLoop, 64, 512, "4MiB", "--queues", "2", dataPath(zeroCopy))
 	const seed = 3
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
@@ -115,10 +112,8 @@ func TestSpareFull(t *testing.T) {
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	const units, blockSize = 16, 512
-	d := rig.NewDisk(t, rig.KindLoop, 32, blockSize)
-	s := create(t, d, "--spare", fmt.Sprintf("%dKiB", units*4))
-	lay := rig.LayoutOf(t, d.Path)
-	s.Start(t, "--queues", "2")
+	d, s, lay := rig.Serve(t, rig.KindLoop, 32, blockSize, fmt.Sprintf("%dKiB", units*4),
+		"--queues", "2")
 	f := rig.Open(t, s.Dev)
 	defer func() { f.Close() }()
 	f.Fill(t, 0, f.Size, 1)

@@ -48,6 +48,19 @@ func Create(t testing.TB, path, spare string, args ...string) *Set {
 	return s
 }
 
+// Serve makes a good disk as NewDisk does, writes a set on it with a spare region of this size,
+// such as 1MiB, and starts the set with the flags args. The set is checked when the test ends.
+func Serve(t testing.TB, k Kind, sizeMiB int, blockSize int64, spare string,
+	args ...string) (*Disk, *Set, Layout) {
+	t.Helper()
+	d := NewDisk(t, k, sizeMiB, blockSize)
+	s := Create(t, d.Path, "", "--spare", spare)
+	s.CheckAtEnd(t)
+	lay := LayoutOf(t, d.Path)
+	s.Start(t, args...)
+	return d, s, lay
+}
+
 func (s *Set) spareFlags() []string {
 	var out []string
 	for _, p := range s.Spares {
