@@ -103,9 +103,6 @@ func KnownBadBatchIO(v KernelVersion) (trouble BadKernel, known bool) {
 	return badBatchIO, v.AtLeast(badBatchIO.First) && badBatchIO.Last.AtLeast(v)
 }
 
-// KnownBadKernels lists the kernels that doctor should warn of.
-func KnownBadKernels() []BadKernel { return slices.Clone(badKernels) }
-
 // KnownBadKernel returns the entries that v falls into.
 func KnownBadKernel(v KernelVersion) []BadKernel {
 	var hits []BadKernel

@@ -41,9 +41,6 @@ type Job struct {
 	Sync bool
 }
 
-// Reads says whether the job reads; all others write.
-func (j Job) Reads() bool { return strings.HasSuffix(j.Pattern, "read") }
-
 // Random says whether the places are random.
 func (j Job) Random() bool { return strings.HasPrefix(j.Pattern, "rand") }
 

@@ -101,7 +101,7 @@ func TestReadersAreNoUsers(t *testing.T) {
 	if r := withLimit(t, "create", disk, "--yes"); r.code != 0 {
 		t.Errorf("with a reader: %s", r.err)
 	}
-	users := blockdev.Users(disk)
+	users := blockdev.UsersOf(disk)
 	if len(users) != 1 || users[0].Kind != blockdev.UserProcess || users[0].PID != pid ||
 		users[0].Writes {
 		t.Errorf("users: %+v", users)

@@ -3,7 +3,7 @@
 // It opens a block device, or a regular file in its place, for exclusive direct I/O ([Open]). It
 // reads its geometry from ioctls, statx and sysfs ([Geometry]). It looks for what may already be on
 // it: file systems, partition tables, RAID and volume-manager labels ([Detect]). When somebody else
-// uses the device it names the users ([Users]).
+// uses the device it names the users ([UsersOf]).
 //
 // Exclusive means O_EXCL for block devices and flock for regular files. The kernel refuses O_EXCL
 // while the device is mounted, used as swap, or held by another driver or server. Both are released

@@ -115,21 +115,16 @@ const (
 	passingPoll = 100 * time.Millisecond
 )
 
-// Users finds everybody except this process who uses the device or file at path: drivers and loop
+// UsersOf finds everybody except this process who uses the device or file at path: drivers and loop
 // devices on top, also on partitions, and the users of those; mounts in every mount namespace that
-// /proc shows; swap space; exports of the kernel's own targets; processes that have it open; and
-// exclusive holders that are not visible. It finds those by opening the device for exclusive use.
-// Uses that stay come first.
+// /proc shows; swap space; exports of the kernel's own targets; and processes that have it open.
+// Uses that stay come first. It does not notice an exclusive holder that is not visible
+// ([HeldExclusively]), because it does not open the device.
 //
 // For a device below a driver, such as the disk under a dm device, its loop devices are examined as
 // well: they reach the same blocks.
 //
-// Users opens the device to try, which can block if the device does no I/O any more. If the search
-// takes too long the result is one user of kind unknown.
-func Users(path string) []User { return find(path, search{processes: true, try: true}) }
-
-// UsersOf is [Users] for a caller that must not open the device. It does not notice an exclusive
-// holder that is not visible.
+// If the search takes too long the result is one user of kind unknown.
 func UsersOf(path string) []User { return find(path, search{processes: true}) }
 
 // OtherUsersOf is [UsersOf] for a caller that has the block device at path exclusively. It costs
@@ -139,8 +134,8 @@ func OtherUsersOf(path string) []User {
 }
 
 // Unused waits until nobody but this process uses a device, and returns the remaining users. It
-// waits only for users that may end in a moment, and for PassingWait at most. look is Users,
-// UsersOf or a part of what these find.
+// waits only for users that may end in a moment, and for PassingWait at most. look is UsersOf
+// or a part of what it finds.
 func Unused(ctx context.Context, path string, look func(string) []User) []User {
 	for deadline := time.Now().Add(PassingWait); ; {
 		users := look(path)
@@ -159,7 +154,6 @@ func Unused(ctx context.Context, path string, look func(string) []User) []User {
 // search says what is searched for besides what lies on top of a device.
 type search struct {
 	processes bool
-	try       bool // open it for exclusive use
 	// exclusive: the caller has the device exclusively. Then it can only be mounted, or be swap
 	// space, through another device. The search for mounts reads a file of each mount namespace
 	// of the machine, and each server has its own namespace.
@@ -192,9 +186,6 @@ func look(path string, s search) []User {
 		users = slices.Concat(t.mounts(), t.swaps(), users)
 	}
 	users = append(users, t.exports()...)
-	if s.try && t.block && len(users) == 0 && HeldExclusively(path) {
-		users = append(users, User{Kind: UserKernel, Device: path})
-	}
 	if s.processes {
 		users = append(users, t.processes()...)
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -25,19 +24,6 @@ const umlName = "uml"
 // UserMode says whether the kernel is user-mode Linux (make uml): Debian's newest
 // source with one CPU, whatever is asked for, and no SysRq.
 func UserMode() bool { return strings.HasSuffix(KernelRelease(), "-"+umlName) }
-
-// NeedCPUs skips the test where there are fewer CPUs, and with them hardware queues.
-func NeedCPUs(t testing.TB, n int) {
-	t.Helper()
-	have := runtime.NumCPU()
-	switch {
-	case have >= n:
-	case UserMode():
-		t.Skipf("needs %d CPUs, user-mode Linux has %d", n, have)
-	default:
-		lacking(t, "needs %d CPUs, here are %d", n, have)
-	}
-}
 
 // Version is the first two numbers of a kernel release.
 type Version struct{ Major, Minor int }
