@@ -55,7 +55,7 @@ func TestEndsInTheMiddle(t *testing.T) {
 	} {
 		for _, end := range midwayEnds {
 			t.Run(op.name+"/"+end, func(t *testing.T) {
-				rig.Guard(t, 4*time.Minute)
+				rig.Guard(t, 20*time.Minute)
 				m := newMidway(t, end)
 				op.prepare(t, m)
 				job := m.beside(t)
@@ -67,7 +67,7 @@ func TestEndsInTheMiddle(t *testing.T) {
 				m.mark(t, "middle")
 				m.end(t)
 				if p != nil {
-					p.Wait(t, time.Minute) // how it ends does not matter
+					p.Wait(t, 10*time.Minute) // how it ends does not matter
 				}
 				if job != nil {
 					if r := job.Done(t); r.ReadBytes == 0 {
@@ -319,9 +319,9 @@ func (m *midway) pass(t *testing.T) scrubbed {
 		s := m.scrub(t)
 		return s.State == "idle" && !s.Retest.Running
 	}
-	rig.Until(t, "the scrub is idle", idle)
+	m.d.UntilDone(t, "the scrub is idle", idle)
 	rig.Want(t, rig.ExitDone, "scrub", "start", m.Dev, "--rate", "1GiB")
-	rig.Until(t, "the end of the pass and its retest", idle)
+	m.d.UntilDone(t, "the end of the pass and its retest", idle)
 	return m.scrub(t)
 }
 
@@ -333,7 +333,7 @@ func TestScrubRetests(t *testing.T) {
 		t.Skip("a whole disk is read three times")
 	}
 	vmtest.NeedUblk(t)
-	rig.Guard(t, 4*time.Minute)
+	rig.Guard(t, 20*time.Minute)
 	m := newMidway(t, "")
 	remapped(t, m)
 	m.d.SetBad(t, m.places[7:8])
@@ -361,7 +361,7 @@ func TestScrubRetests(t *testing.T) {
 	}
 	m.d.SetBad(t, nil)
 	rig.Want(t, rig.ExitDone, "scrub", "start", m.Dev, "--rate", "1GiB", "--no-retest")
-	rig.Until(t, "the end of the pass", func() bool { return m.scrub(t).State == "idle" })
+	m.d.UntilDone(t, "the end of the pass", func() bool { return m.scrub(t).State == "idle" })
 	if got := m.scrub(t).Retest; got != second {
 		t.Errorf("with --no-retest: %+v", got)
 	}

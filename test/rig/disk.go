@@ -2,9 +2,13 @@ package rig
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ublkremap/test/vmtest"
 )
@@ -144,6 +148,39 @@ func (d *Disk) Vanish(t testing.TB) {
 
 // Back makes a disk that vanished what it was before.
 func (d *Disk) Back(t testing.TB) { t.Helper(); d.DM.Swap(t, d.table(t)) }
+
+// UntilDone waits for the end of something that reads or writes the disk. It may take as long as it
+// wants: only Limit without any I/O of the disk counts as a hang. It looks seldom, so that it does
+// not take the time of what it waits for.
+func (d *Disk) UntilDone(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	last := d.ios(t)
+	for deadline := time.Now().Add(Limit); !done(); time.Sleep(200 * time.Millisecond) {
+		if now := d.ios(t); now != last {
+			last, deadline = now, time.Now().Add(Limit)
+		} else if time.Now().After(deadline) {
+			DumpTasks(what)
+			t.Fatalf("%s: it does not happen, and the disk has no I/O", what)
+		}
+	}
+}
+
+// ios says how much I/O the disk has had: a text that changes with it. See
+// Documentation/block/stat.rst in the kernel.
+func (d *Disk) ios(t testing.TB) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(d.Path, &st); err != nil {
+		t.Fatalf("%s: %v", d.Path, err)
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(st.Rdev),
+		unix.Minor(st.Rdev)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := strings.Fields(string(stat))
+	return fmt.Sprint(counts[0], counts[2], counts[4], counts[6]) // ended, and how many sectors
+}
 
 // ReadErrno is what a reader of a bad block is told.
 func (d *Disk) ReadErrno() syscall.Errno {
