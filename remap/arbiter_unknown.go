@@ -44,11 +44,15 @@ func (a *Arbiter) keepKnown(unit uint64, mask uint8) {
 		}
 	}
 	info := a.m.Unit(unit)
+	cause, at := info.Cause, info.Time
+	if i := slices.IndexFunc(a.known, func(e metadata.Entry) bool { return e.Unit == unit }); i >= 0 {
+		// The Map has the cause of an earlier such commit about the unit, which says nothing.
+		cause, at = a.known[i].Cause, a.known[i].Time
+	}
 	say := func(state metadata.State, spare uint32, of uint8) {
 		if of &= mask; of != 0 {
 			a.known = append(a.known, metadata.Entry{
-				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: info.Cause,
-				Time: info.Time,
+				Unit: unit, Spare: spare, Count: 1, Mask: of, State: state, Cause: cause, Time: at,
 			})
 		}
 	}

@@ -177,11 +177,6 @@ func (s *sim) sameOnDisk() {
 func differ(a, b *remap.Restored) string {
 	for u := range a.Map.Units() {
 		x, y := a.Map.Unit(u), b.Map.Unit(u)
-		if x.Cause == metadata.CauseUnknown || y.Cause == metadata.CauseUnknown {
-			// After a commit of unknown outcome the table does not know the cause of what it
-			// states anew. A checkpoint of it has that, and the log the cause from before.
-			x.Cause, x.Time, y.Cause, y.Time = 0, 0, 0, 0
-		}
 		if x != y {
 			return fmt.Sprintf("unit %d is %+v, %+v", u, x, y)
 		}
