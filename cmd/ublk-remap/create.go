@@ -112,8 +112,8 @@ with release.`,
 	f.BoolVar(&o.scan, "scan", false, "read the whole disk, and put zeroed spare units in the "+
 		"place of what does not read")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	dryRunFlag(cmd, &o.dryRun)
+	yesFlag(cmd, &o.yes)
 	a.jsonFlag(cmd)
 	return cmd
 }

@@ -66,7 +66,7 @@ open, or too few spare units are free.`,
 			return d.run(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and change nothing")
+	dryRunFlag(cmd, &dryRun)
 	cmd.Flags().BoolVar(&noRestart, "no-restart", false, "leave the server as it is")
 	a.jsonFlag(cmd)
 	return cmd

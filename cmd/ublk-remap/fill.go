@@ -72,7 +72,7 @@ the same, it is an image of another disk, and refused unless --force.`,
 	f.StringVar(&o.of, "of", "", "with --files: the directory that it is a backup of (default: "+
 		"where the file system is mounted)")
 	f.BoolVar(&o.force, "force", false, "go on although the image looks like that of another disk")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	dryRunFlag(cmd, &o.dryRun)
 	a.jsonFlag(cmd)
 	return cmd
 }

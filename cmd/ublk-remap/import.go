@@ -84,7 +84,7 @@ is continued by running it again.`,
 	f.StringVar(&o.status, "status", lists.DdrescueFailed, "which areas of a ddrescue map are bad")
 	f.BoolVar(&o.markOnly, "mark-only", false, "do not read the blocks: all become pending, and "+
 		"what reads stays at home until it is written")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
+	dryRunFlag(cmd, &o.dryRun)
 	spareFlag(cmd, &o.spares)
 	a.jsonFlag(cmd)
 	return cmd

@@ -53,8 +53,8 @@ served meanwhile.`,
 		"where it should be")
 	f.BoolVar(&o.acceptLoss, "accept-loss", false, "go on with what is left, although changes "+
 		"are missing; says which")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	dryRunFlag(cmd, &o.dryRun)
+	yesFlag(cmd, &o.yes)
 	a.jsonFlag(cmd)
 	return cmd
 }

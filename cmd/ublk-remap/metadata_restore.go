@@ -32,8 +32,8 @@ during the restore does no harm; run it again. FILE may be - for standard input.
 	f := cmd.Flags()
 	spareFlag(cmd, &o.spares)
 	f.BoolVar(&o.force, "force", false, "accept the risks that it tells of")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	dryRunFlag(cmd, &o.dryRun)
+	yesFlag(cmd, &o.yes)
 	a.jsonFlag(cmd)
 	return cmd
 }

@@ -70,13 +70,12 @@ Run a release that was interrupted again to finish it. It also undoes a create
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.spares, "spare-device", nil, "path of a spare device; those not named "+
-		"are looked for")
+	spareFlag(cmd, &o.spares)
 	f.BoolVar(&o.acceptOld, "accept-old", false, "take what home holds for blocks without a copy "+
 		"that reads: what was written to them since they left it is lost")
 	f.BoolVar(&o.force, "force", false, "give up blocks that cannot go home")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done and change nothing")
-	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	dryRunFlag(cmd, &o.dryRun)
+	yesFlag(cmd, &o.yes)
 	a.jsonFlag(cmd)
 	return cmd
 }

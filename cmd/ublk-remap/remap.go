@@ -127,7 +127,7 @@ home holds, if that reads several times.`
 		return a.moveBlocks(cmd.Context(), r, moved{Device: r.Device, Ranges: ranges,
 			DryRun: dryRun, acceptOld: acceptOld}, add)
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done and change nothing")
+	dryRunFlag(cmd, &dryRun)
 	a.jsonFlag(cmd)
 	return cmd
 }

@@ -79,7 +79,7 @@ well stays in the spare region, and the exit code is 1.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.retest(cmd, args, o) }
 	a.retestFlags(cmd, &o)
-	cmd.Flags().BoolVar(&o.yes, "yes", false, "do not ask")
+	yesFlag(cmd, &o.yes)
 	return cmd
 }
 

@@ -122,3 +122,13 @@ func group(cmd *cobra.Command, args []string) error {
 func (a *app) jsonFlag(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON")
 }
+
+// dryRunFlag adds --dry-run to a verb.
+func dryRunFlag(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "dry-run", false, "say what would be done and change nothing")
+}
+
+// yesFlag adds --yes to a verb that asks.
+func yesFlag(cmd *cobra.Command, to *bool) {
+	cmd.Flags().BoolVar(to, "yes", false, "do not ask")
+}

@@ -116,6 +116,18 @@ func (p *Preparation) settle() (err error) {
 	return nil
 }
 
+// resettle is settle for what has been found since. It reports whether anything has another place
+// now.
+func (p *Preparation) resettle() (moved bool, err error) {
+	before := p.plan.Superblock()
+	if err := p.settle(); err != nil {
+		return false, err
+	}
+	after := p.plan.Superblock()
+	return !slices.Equal(before.Regions, after.Regions) ||
+		before.ExportedBytes != after.ExportedBytes, nil
+}
+
 // badRanges returns everything that is known to be bad.
 func (p *Preparation) badRanges() []metadata.BadRange {
 	var all []metadata.BadRange
@@ -156,13 +168,9 @@ func (p *Preparation) try(ctx context.Context, progress Progress) error {
 				}
 			}
 		}
-		before := p.plan.Superblock()
-		if err := p.settle(); err != nil {
+		if moved, err := p.resettle(); err != nil {
 			return err
-		}
-		after := p.plan.Superblock()
-		if slices.Equal(before.Regions, after.Regions) &&
-			before.ExportedBytes == after.ExportedBytes {
+		} else if !moved {
 			break
 		}
 		// Another plan has another spare region.

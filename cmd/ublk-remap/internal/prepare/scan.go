@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"ublkremap/cmd/ublk-remap/internal/badblocks"
 	"ublkremap/cmd/ublk-remap/internal/survey"
@@ -44,13 +43,9 @@ func (p *Preparation) Scan(ctx context.Context, progress Progress) error {
 				}
 			}
 		}
-		before := p.plan.Superblock()
-		if err := p.settle(); err != nil {
+		if moved, err := p.resettle(); err != nil {
 			return err
-		}
-		after := p.plan.Superblock()
-		if slices.Equal(before.Regions, after.Regions) &&
-			before.ExportedBytes == after.ExportedBytes {
+		} else if !moved {
 			break
 		}
 		// What did not read lies where the set has its records: they go elsewhere, and that
