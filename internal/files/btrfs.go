@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Redundant is What says of a file's blocks of which the file system has another copy.
-const Redundant = "one of several copies"
+// redundant is What says of a file's blocks of which the file system has another copy.
+const redundant = "one of several copies"
 
 // btrfs is a mounted btrfs.
 type btrfs struct {
@@ -255,7 +255,7 @@ func (b *btrfs) fact(l *layout, u btrfsUser) Fact {
 		return f
 	}
 	if l.kind&chunkCopies != 0 {
-		f.What = Redundant
+		f.What = redundant
 	}
 	path, known := b.names[u]
 	if !known {

@@ -162,7 +162,7 @@ func (b *btrfs) free(p piece) {
 func (b *btrfs) metadata(l *layout, p piece) {
 	fact := Fact{Owner: OwnerMetadata, Filesystem: b.fs, What: "tree of metadata"}
 	if l.kind&chunkCopies != 0 {
-		fact.What = "tree of metadata, " + Redundant
+		fact.What = "tree of metadata, " + redundant
 	}
 	b.tell([]piece{p}, fact)
 }

@@ -59,7 +59,7 @@ const Unwritten = "allocated, nothing written yet"
 
 // Damaged reports whether data is lost if the place cannot be read.
 func (f *Fact) Damaged() bool {
-	return f.Owner == OwnerFile && f.What != Unwritten && !strings.HasPrefix(f.What, Redundant)
+	return f.Owner == OwnerFile && f.What != Unwritten && !strings.HasPrefix(f.What, redundant)
 }
 
 // Result is what Find found.

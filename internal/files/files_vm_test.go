@@ -299,7 +299,7 @@ func TestBtrfs(t *testing.T) {
 	}
 	says := whole(t, p)
 	for _, what := range []string{"file ", "free free space", "metadata superblock",
-		"metadata tree of metadata, " + Redundant} {
+		"metadata tree of metadata, " + redundant} {
 		if says[what] == 0 {
 			t.Errorf("nothing is %s", what)
 		}

@@ -95,7 +95,7 @@ func AwaitDead(ctx context.Context, ctl *ublk.Control, id int, r *control.Record
 				return fmt.Sprintf("waiting for the I/O of a server that cannot be seen from "+
 					"here to end: of %d requests none comes back", hang.last.InFlight)
 			})
-		case Serves(info.PID, info.CharPath()):
+		case serves(info.PID, info.CharPath()):
 			return &ServedError{fmt.Sprintf("%s: %v by process %d, whose files are not in %s (it "+
 				"is in a container, or they were removed); when nothing uses it, stop it in "+
 				"order: kill %d",

@@ -38,7 +38,7 @@ func NotServed(d *blockdev.Device) error {
 // NotAwaited refuses a backing whose device waits for a server. path is the name that the caller
 // uses for it. The caller has the backing exclusively, so no server has it.
 func NotAwaited(path string, backing *blockdev.Device) error {
-	r := DeviceOver(backing.Path())
+	r := deviceOver(backing.Path())
 	if r == nil {
 		return nil
 	}

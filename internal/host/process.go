@@ -53,9 +53,9 @@ func dying(pid int) bool {
 	return false
 }
 
-// Serves reports whether the process has the server's end of a device open, or is this program. A
+// serves reports whether the process has the server's end of a device open, or is this program. A
 // descriptor that was passed to a ring does not show in /proc.
-func Serves(pid int, char string) bool {
+func serves(pid int, char string) bool {
 	if pid <= 0 {
 		return false
 	}

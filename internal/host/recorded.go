@@ -93,9 +93,9 @@ func Present(r *control.Record) bool {
 	return err == nil
 }
 
-// DeviceOver returns the record of the kernel's device over a backing, or nil if there is none.
+// deviceOver returns the record of the kernel's device over a backing, or nil if there is none.
 // Records that cannot be read are left out.
-func DeviceOver(backing string) *control.Record {
+func deviceOver(backing string) *control.Record {
 	records, _ := control.Records()
 	for _, r := range records {
 		if (r.Backing == backing || blockdev.SameDisk(r.Backing, backing)) && Present(r) {

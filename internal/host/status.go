@@ -82,7 +82,7 @@ func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *cont
 			st.Action = "wait; then, if no server is starting by then: " + shell.Command("start",
 				r.Name)
 		}
-	case !Died(r) && Serves(r.PID, ublk.DeviceInfo{ID: r.ID}.CharPath()):
+	case !Died(r) && serves(r.PID, ublk.DeviceInfo{ID: r.ID}.CharPath()):
 		st.State, st.ServerPID = control.StateUnreachable, r.PID
 		st.Reason = fmt.Sprintf("process %d serves it, but some of its files in %s are gone", r.PID,
 			control.Dir())

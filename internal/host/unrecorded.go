@@ -178,7 +178,7 @@ func taggedOnly(ctx context.Context, ctl *ublk.Control) ([]*Unrecorded, error) {
 
 // identify finds the device's server and its disk.
 func (u *Unrecorded) identify(ctx context.Context, ctl *ublk.Control) error {
-	if Serves(u.PID, u.CharPath()) {
+	if serves(u.PID, u.CharPath()) {
 		u.ServerPID = u.PID
 	}
 	p, err := ctl.GetParams(ctx, u.ID)

@@ -118,8 +118,8 @@ type collector struct {
 	answered map[string]time.Time // by set: when its server answered last
 }
 
-// NewCollector returns a collector of all metrics.
-func NewCollector(source Source) prometheus.Collector {
+// newCollector returns a collector of all metrics.
+func newCollector(source Source) prometheus.Collector {
 	own := func(name, help string) *prometheus.Desc {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "monitor", name), help, nil,
 			nil)

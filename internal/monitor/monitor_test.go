@@ -157,7 +157,7 @@ func TestTextfile(t *testing.T) {
 	if err := WriteTextfile(dir, devices); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(dir, TextfileName))
+	text, err := os.ReadFile(filepath.Join(dir, textfileName))
 	if err != nil || !bytes.Contains(text, []byte(`ublk_remap_server_up{set="dead"} 0`)) {
 		t.Errorf("%v: %s", err, text)
 	}

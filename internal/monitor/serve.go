@@ -50,7 +50,7 @@ func Handler(source Source, version string, more ...prometheus.Collector) (http.
 		Help:        "The version of this program. The value is 1.",
 		ConstLabels: prometheus.Labels{"version": version}})
 	info.Set(1)
-	for _, c := range append([]prometheus.Collector{NewCollector(source), info,
+	for _, c := range append([]prometheus.Collector{newCollector(source), info,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewGoCollector()}, more...) {
 		if err := r.Register(c); err != nil {

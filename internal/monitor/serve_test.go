@@ -111,7 +111,7 @@ func TestHang(t *testing.T) {
 	var asked atomic.Int32
 	end := make(chan struct{})
 	defer close(end)
-	c := NewCollector(func(context.Context) ([]Device, error) {
+	c := newCollector(func(context.Context) ([]Device, error) {
 		asked.Add(1)
 		<-end
 		return nil, nil
@@ -283,7 +283,7 @@ func TestTextfileIsWhole(t *testing.T) {
 		}
 	}()
 	for {
-		text, err := os.ReadFile(filepath.Join(dir, TextfileName))
+		text, err := os.ReadFile(filepath.Join(dir, textfileName))
 		if err == nil && !strings.HasSuffix(string(text), "\n") ||
 			err == nil && !strings.Contains(string(text), "ublk_remap_written_bytes_total") {
 			t.Fatalf("a part: %q", text)

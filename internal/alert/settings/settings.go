@@ -68,7 +68,7 @@ func (s *Settings) ways() []config.Option {
 				"([OPERATIONS.md](OPERATIONS.md#hooks)), and UBLK_REMAP_SUBJECT and " +
 				"UBLK_REMAP_COUNT. It may take a minute."},
 		{Name: "webhook", Value: config.Parsed(&s.Webhook, "", "URL",
-			"a URL that begins with https:// or http://", IsWebhook), Default: "none",
+			"a URL that begins with https:// or http://", isWebhook), Default: "none",
 			Sample: "https://alerts.example.org/ublk-remap",
 			Help:   "URL to post alerts to, as JSON",
 			More: "It is a secret if who knows it can post: then `chmod 600` this file. It is " +
@@ -118,8 +118,8 @@ func IsAddress(text string) error {
 	return nil
 }
 
-// IsWebhook returns an error if a text is no URL that can be posted to.
-func IsWebhook(text string) error {
+// isWebhook returns an error if a text is no URL that can be posted to.
+func isWebhook(text string) error {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		return errors.New("no URL")

@@ -37,8 +37,8 @@ type line struct {
 	text  []byte
 }
 
-// NewAsync returns a writer in front of w. Close it.
-func NewAsync(w io.Writer) *Async {
+// newAsync returns a writer in front of w. Close it.
+func newAsync(w io.Writer) *Async {
 	to, ok := w.(zerolog.LevelWriter)
 	if !ok {
 		to = zerolog.LevelWriterAdapter{Writer: w}

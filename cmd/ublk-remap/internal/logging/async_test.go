@@ -24,7 +24,7 @@ func (s *slow) Write(p []byte) (int, error) {
 
 func TestAsyncNeverWaits(t *testing.T) {
 	s := &slow{}
-	a := NewAsync(s)
+	a := newAsync(s)
 	log := zerolog.New(a)
 	s.gate.Lock()
 	const lines = 3 * asyncLines
@@ -46,7 +46,7 @@ func TestAsyncNeverWaits(t *testing.T) {
 
 func TestAsyncKeepsOrder(t *testing.T) {
 	var out bytes.Buffer
-	a := NewAsync(&out)
+	a := newAsync(&out)
 	log := zerolog.New(a)
 	var want bytes.Buffer
 	direct := zerolog.New(&want)

@@ -56,7 +56,7 @@ func Foreground(w io.Writer, format string) (*Async, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewAsync(w), nil
+	return newAsync(w), nil
 }
 
 func console(w io.Writer) io.Writer {
@@ -137,7 +137,7 @@ func Detached(file io.Writer) *Async {
 	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
 		w = zerolog.MultiLevelWriter(file, &kernelLog{f})
 	}
-	return NewAsync(w)
+	return newAsync(w)
 }
 
 // Write is for lines without a level.
