@@ -45,7 +45,8 @@ func (a *Arbiter) keepKnown(unit uint64, mask uint8) {
 	}
 	info := a.m.Unit(unit)
 	cause, at := info.Cause, info.Time
-	if i := slices.IndexFunc(a.known, func(e metadata.Entry) bool { return e.Unit == unit }); i >= 0 {
+	of := func(e metadata.Entry) bool { return e.Unit == unit }
+	if i := slices.IndexFunc(a.known, of); i >= 0 {
 		// The Map has the cause of an earlier such commit about the unit, which says nothing.
 		cause, at = a.known[i].Cause, a.known[i].Time
 	}

@@ -297,8 +297,8 @@ func (d *bads) heal(t *testing.T) {
 	if !strings.HasPrefix(text, "healed 0 blocks") {
 		t.Errorf("again: %s", text)
 	}
-	// The disk is well again. Nothing but free space may have changed. A unit of which some blocks
-	// were healed counts as moved on purpose, which only clear takes home.
+	// The disk is well again. Nothing but free space may have changed. Healed blocks count as moved
+	// on purpose, which only clear takes home.
 	d.disk.SetBad(t, nil)
 	if d.dir != "" { // its own writes would make the test of a block begin again
 		rig.Unmount(t, d.dir)

@@ -164,7 +164,9 @@ func retestable(ctx context.Context, c *control.Client, ask control.RetestReques
 	err error) {
 	ranges := mergeRanges(ask.Ranges)
 	err = c.EachRemap(ctx, func(m control.Remap) error {
-		purpose := m.Cause == "operator" || m.Cause == "import"
+		// What is pending and not in the spare region was not moved: others of its unit were.
+		purpose := m.Cause == "import" || m.Cause == "operator" &&
+			(m.State != "pending" || m.Spare != nil)
 		if m.State == "lost" || ask.KeepMoved && purpose {
 			return nil
 		}

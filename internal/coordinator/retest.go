@@ -276,7 +276,10 @@ func (c *Coordinator) findRetest() {
 // room for another unit.
 func (c *Coordinator) addRetest(t *retest, unit uint64, info *remap.UnitInfo, kind remap.Kind,
 	blocks uint8) bool {
-	purpose := info.Cause == metadata.CauseOperator || info.Cause == metadata.CauseImport
+	// A unit has one cause. A block that is pending at home was not moved by the operator who has
+	// moved, or filled, others of its unit.
+	purpose := info.Cause == metadata.CauseImport ||
+		info.Cause == metadata.CauseOperator && kind != remap.KindPending
 	before := uint8(0)
 	switch {
 	case t.ask.scrub:

@@ -543,6 +543,30 @@ var Scenarios = []Scenario{
 		s.relocate(b+3*per, per, true) // into what was vacated
 		s.drain()
 	}},
+	{"retest-beside-fill", nil, func(s *sim) {
+		// Two blocks of a unit did not read, and one was filled. A retest that keeps what was moved
+		// on purpose takes back the other one, and leaves the filled one where it is.
+		b, per := s.block(), s.per()
+		filled, other := b+1, b+per-1
+		s.start()
+		s.write(0, b, 2*per, true)
+		s.drain()
+		s.bad(filled, 1, failsReads)
+		s.bad(other, 1, failsReads)
+		s.read(0, filled, 1)
+		s.read(1, other, 1)
+		s.drain()
+		s.refill(filled, 1)
+		s.drain()
+		s.bad(b, 2*per, failing{})
+		s.retest(b, 2*per, time.Millisecond, true)
+		s.drain()
+		m := s.srv.restored.Map
+		if info := m.Unit(filled / per); info.N != 1 || m.Unit(other/per).Pending != 0 {
+			s.failf("after a retest %+v, %+v", info, m.Unit(other/per))
+		}
+		s.reads(1, b, 2*per)
+	}},
 	{"retest-home-fails", nil, func(s *sim) {
 		// Homes are well, but an operator's move to one of them fails between the two tests. So
 		// does a heal of a block that a move has taken home meanwhile.
