@@ -174,10 +174,6 @@ KEY ?=
 packages: ## deb and rpm for amd64 and arm64, and SHA256SUMS, into dist/: KEY=file|name signs
 	VERSION='$(VERSION)' KEY='$(KEY)' scripts/package dist
 
-page-picture: ## the picture of the monitor's page in the README, docs/page.png; needs chromium
-	scripts/page-picture docs/page.png
-.PHONY: page-picture
-
 release: ## all that a release page carries, into dist/, from a commit with a tag: KEY=file|name
 	KEY='$(KEY)' scripts/release dist
 

@@ -260,9 +260,13 @@ func (f *findings) spare(s *Seen, rate *Rate) {
 	case *rate.Days < laterDays || rate.Incidents > 1:
 		v = Watch
 	}
-	f.add(v, "%s in %s; the spare region lasts %s at this rate (%s to %s)",
+	between := ""
+	if low, high := days(*rate.Low), days(*rate.High); low != high {
+		between = " (" + low + " to " + high + ")"
+	}
+	f.add(v, "%s in %s; the spare region lasts %s at this rate%s",
 		count(uint64(rate.Incidents), "time the disk got worse", "times the disk got worse"),
-		days(rate.Over), days(*rate.Days), days(*rate.Low), days(*rate.High))
+		days(rate.Over), days(*rate.Days), between)
 }
 
 // together adds what shows itself only in both.

@@ -145,10 +145,7 @@ func (r *row) judge(st *control.Status) {
 		r.rank, r.Tone = rankTripped, toneBad
 	case st.Lost > 0 && st.State == control.StateLive:
 		r.rank, r.Tone = rankLost, toneBad
-		r.Says = counted(st.Lost, "block has", "blocks have") + " lost their data"
-		if st.Pending > 0 {
-			r.Says += ", and " + counted(st.Pending, "does", "do") + " not read"
-		}
+		r.Says = badBlocks(st)
 		blocks()
 	case st.WaitingSince != nil:
 		r.rank, r.Tone = rankWaiting, toneBad
@@ -162,7 +159,7 @@ func (r *row) judge(st *control.Status) {
 		r.rank, r.Tone = rankStopping, toneWatch
 	case st.Pending > 0:
 		r.rank, r.Tone = rankPending, toneWatch
-		r.Says = counted(st.Pending, "block does", "blocks do") + " not read"
+		r.Says = badBlocks(st)
 		blocks()
 	default:
 		r.rank, r.Tone, r.Says = rankGood, toneGood, cmp.Or(r.Says, "all is well")
@@ -170,6 +167,24 @@ func (r *row) judge(st *control.Status) {
 	if st.Lost > 0 && r.rank > rankLost {
 		r.rank, r.Tone = rankLost, toneBad
 	}
+	// Data that is gone is not hidden behind another reason.
+	if bad := badBlocks(st); bad != "" && !strings.Contains(r.Says, bad) {
+		r.Says += "; " + bad
+	}
+}
+
+// badBlocks says how many blocks cannot be read; empty: all can.
+func badBlocks(st *control.Status) string {
+	lost := counted(st.Lost, "block has lost its data", "blocks have lost their data")
+	switch {
+	case st.Lost == 0 && st.Pending == 0:
+		return ""
+	case st.Lost == 0:
+		return counted(st.Pending, "block does", "blocks do") + " not read"
+	case st.Pending == 0:
+		return lost
+	}
+	return lost + ", and " + counted(st.Pending, "does", "do") + " not read"
 }
 
 // low makes a device that is well one to watch if its spare units become few, or requests are slow.
@@ -203,7 +218,8 @@ const (
 // spareOf describes the spare region.
 func spareOf(st *control.Status, report *health.Report) spare {
 	s := spare{Total: st.Spare.Total, Used: st.Spare.Used, Free: st.Spare.Free, Tone: toneGood,
-		Lasts: "no new bad blocks", Of: numText(st.Spare.Used) + " of " + numText(st.Spare.Total)}
+		Lasts: "no end seen", Between: "no new bad blocks",
+		Of: numText(st.Spare.Used) + " of " + numText(st.Spare.Total)}
 	if s.Total > 0 {
 		free := float64(s.Free) / float64(s.Total)
 		s.Share = 100 * (1 - free)
@@ -215,13 +231,13 @@ func spareOf(st *control.Status, report *health.Report) spare {
 		}
 	}
 	if s.Total > 0 && s.Free == 0 {
-		s.Lasts = "used up"
+		s.Lasts, s.Between = "used up", ""
 		return s
 	}
 	if report.SpareDays == nil {
 		return s
 	}
-	s.Lasts = daysText(*report.SpareDays)
+	s.Lasts, s.Between = daysText(*report.SpareDays), ""
 	low, high := daysText(*report.SpareDaysLow), daysText(*report.SpareDaysHigh)
 	if low != high {
 		s.Between = low + " to " + high

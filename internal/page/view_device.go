@@ -161,6 +161,7 @@ func figures(r *row, d *device, st *control.Status) []figure {
 		}
 		return toneGood
 	}
+	scrub, before := scrubFigure(&st.Scrub, r)
 	list := []figure{
 		{"Spare units free", numText(r.Spare.Free), "of " + numText(r.Spare.Total) + ", " +
 			numText(r.Spare.Used) + " used", r.Spare.Tone},
@@ -171,7 +172,7 @@ func figures(r *row, d *device, st *control.Status) []figure {
 		{"Slow", numText(r.Slow), "blocks, found by the scrub", alarm(r.Slow, toneWatch)},
 		{"Healed", numText(heals(st)), "requests, " + numText(st.Heals.Failed) + " failed",
 			alarm(st.Heals.Failed, toneWatch)},
-		{"Last scrub", r.Scrub, r.ScrubSub, toneGood},
+		{"Last scrub", scrub, before, toneGood},
 		{"Errors of the disk", numText(st.Errors.Read + st.Errors.Write + st.Errors.Flush),
 			numText(st.Errors.Read) + " read, " + numText(st.Errors.Write) + " write, " +
 				numText(st.Errors.Flush) + " flush", toneGood},
@@ -186,6 +187,15 @@ func figures(r *row, d *device, st *control.Status) []figure {
 		list = append(list, figure{"Temperature", t, "at the newest event", toneGood})
 	}
 	return list
+}
+
+// scrubFigure is the scrub as a figure: how far it is, or when it ended.
+func scrubFigure(s *control.Scrub, r *row) (value, sub string) {
+	if s.State == "idle" || s.Total == 0 {
+		return r.Scrub, r.ScrubSub
+	}
+	return fmt.Sprintf("%.0f %%", 100*float64(s.Position)/float64(s.Total)),
+		clean(s.State) + "; before: " + r.ScrubSub
 }
 
 // temperature is the newest that the flight recorder knows.

@@ -38,6 +38,8 @@ type host struct {
 	mu    sync.Mutex
 	disks []*disk
 	asked int // questions about surfaces
+	// held: while it is open, questions about surfaces have no answer. nil: they have.
+	held chan struct{}
 }
 
 var errAway = errors.New("its server does not answer")
@@ -114,8 +116,18 @@ func (h *host) Scrub(_ context.Context, name string) (*control.ScrubStatus, erro
 	return &control.ScrubStatus{Scrub: d.st.Scrub, SlowBlocks: d.slow}, nil
 }
 
-func (h *host) Surface(_ context.Context, name string, from, to uint64,
+func (h *host) Surface(ctx context.Context, name string, from, to uint64,
 	cells int) (*control.Surface, error) {
+	h.mu.Lock()
+	held := h.held
+	h.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	d, err := h.find(name)
 	if err != nil {
 		return nil, err

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/png"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/chromedp/chromedp"
 )
 
 // shrink is by how much pictures are made smaller before they are kept and compared: the mean of
@@ -64,39 +67,61 @@ func differ(a, b *image.NRGBA) float64 {
 	return float64(n) / float64(max(both.Dx()*both.Dy(), 1))
 }
 
-// looks compares a picture with that in testdata.
+// looks compares a picture with that in testdata, which is kept small.
 func looks(t *testing.T, name string, picture []byte) {
 	t.Helper()
 	got, err := small(picture)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var b bytes.Buffer
+	e := png.Encoder{CompressionLevel: png.BestCompression}
+	if err := e.Encode(&b, got); err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join("testdata", name+".png")
+	golden, err := png.Decode(bytes.NewReader(kept(t, file, b.Bytes())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := image.NewNRGBA(golden.Bounds())
+	draw.Draw(want, want.Rect, golden, image.Point{}, draw.Src)
+	alike(t, name, file, got, want)
+}
+
+// looksAsInDocs compares a picture with docs/page.png, which is as large as it is.
+func looksAsInDocs(t *testing.T, name string, picture []byte) {
+	t.Helper()
+	got, err := small(picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("..", "..", "docs", "page.png")
+	want, err := small(kept(t, file, picture))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alike(t, name, file, got, want)
+}
+
+// kept returns the picture of a file. With -update it puts one there first.
+func kept(t *testing.T, file string, fresh []byte) []byte {
+	t.Helper()
 	if *update {
-		var b bytes.Buffer
-		e := png.Encoder{CompressionLevel: png.BestCompression}
-		if err := e.Encode(&b, got); err != nil {
+		if err := os.WriteFile(file, fresh, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden, err := png.Decode(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := image.NewNRGBA(golden.Bounds())
-	for y := range want.Rect.Dy() {
-		for x := range want.Rect.Dx() {
-			want.Set(x, y, golden.At(x, y))
-		}
-	}
+	return b
+}
+
+// alike fails the test if a picture, made small, does not look as that of a file.
+func alike(t *testing.T, name, file string, got, want *image.NRGBA) {
+	t.Helper()
 	high, wide := float64(got.Rect.Dy())/float64(want.Rect.Dy()), got.Rect.Dx()
 	if wide != want.Rect.Dx() || high > 1+mostTaller || high < 1-mostTaller {
 		t.Errorf("%s is %v large, and was %v", name, got.Rect.Size(), want.Rect.Size())
@@ -137,6 +162,11 @@ func TestLook(t *testing.T) {
 	looks(t, "figures", w.shotOf("figures", "#figures"))
 	looks(t, "latency", w.shotOf("latency", "#latency"))
 	w.shot("device")
+	// The README's picture: what a window shows at once, with a name of a host that is nobody's.
+	eval[bool](w, `Boolean(document.querySelector(".host").innerText = "storage-1")`)
+	w.size(1200, 960, 1)
+	w.rests()
+	looksAsInDocs(t, "page", w.picture("page", chromedp.CaptureScreenshot()))
 	w.media("screen", "prefers-color-scheme", "dark")
 	w.rests()
 	looks(t, "map-dark", w.shotOf("map-dark", "figure.surface"))

@@ -11,6 +11,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 	"ublkremap/metadata"
 )
 
@@ -60,11 +61,14 @@ func (w *tab) press(keys string) {
 // rests waits until the map is drawn and nothing moves. Frames are drawn one after another.
 func (w *tab) rests() {
 	w.t.Helper()
-	two := `new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(() => f(true))))`
-	eval[bool](w, two)
+	eval[bool](w, frames)
 	w.mapIs("ready")
-	eval[bool](w, two)
+	eval[bool](w, frames)
 }
+
+// frames lets two frames be drawn.
+const frames = `new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(
+	() => f(true))))`
 
 // at returns where a cell of the map is in the window.
 func (w *tab) at(column, row int) (x, y float64) {
@@ -83,6 +87,110 @@ func lone() (*host, *disk) {
 	d.is(metadata.StateMapped, 6000100, 1, 0x01)
 	d.slow = []control.Range{{Block: 100000000, Count: 8}}
 	return &host{disks: []*disk{d}}, d
+}
+
+// looking returns how many cells of the map have the colour of a kind near their lower edge, as all
+// have that are of this kind.
+func (w *tab) looking(kind string) int {
+	w.t.Helper()
+	return w.filled(kind, 8)
+}
+
+// filled returns how many cells have the colour of a kind so many pixels below their upper edge.
+func (w *tab) filled(kind string, row int) int {
+	w.t.Helper()
+	w.expect = append(w.expect, "willReadFrequently") // its advice is not for a test
+	eval[bool](w, frames)
+	return eval[int](w, fmt.Sprintf(`(() => {
+		const c = document.querySelector(".surface-map canvas"), g = c.getContext("2d");
+		const style = getComputedStyle(document.querySelector("figure.surface"));
+		const probe = new OffscreenCanvas(1, 1).getContext("2d");
+		probe.fillStyle = style.getPropertyValue("--surface-%[1]s");
+		probe.fillRect(0, 0, 1, 1);
+		const want = probe.getImageData(0, 0, 1, 1).data;
+		const px = c.height / 28, all = g.getImageData(0, 0, c.width, c.height).data;
+		let n = 0;
+		for (let y = 0; y < 28; y++) {
+			for (let x = 0; x < c.width / px; x++) {
+				const i = 4 * ((y * px + %[2]d) * c.width + x * px);
+				if (want.every((v, k) => Math.abs(v - all[i + k]) < 3)) n++;
+			}
+		}
+		return n;
+	})()`, kind, row))
+}
+
+// TestMapLoads: what is not known yet does not look bad. One lost block is somewhere in what a cell
+// of the whole disk has; zoomed in there, it is not all that is seen.
+func TestMapLoads(t *testing.T) {
+	t.Parallel()
+	h, d := lone()
+	w := open(t, serve(t, h).URL, 1200, 900)
+	w.expect = []string{notOK} // answers that take too long
+	w.device("lone")
+	w.live()
+	w.run(chromedp.MouseClickXY(w.at(40, 12)))
+	w.rests()
+	a, _ := w.blocks()
+	h.change("lone", func(*disk) { d.is(metadata.StateLost, a/perUnit+1, 1, 0x02) })
+	w.says("1 lost")
+	w.rests()
+	if n := w.looking("lost"); n != 2 {
+		t.Errorf("%d cells of the whole disk look lost", n)
+	}
+	held := make(chan struct{})
+	h.mu.Lock()
+	h.held = held
+	h.mu.Unlock()
+	w.focusMap()
+	w.run(chromedp.KeyEvent(strings.Repeat("+", 20)))
+	w.until(`document.querySelector(".surface-scale").innerText.startsWith("one block a cell")`)
+	w.mapIs("coarse")
+	// What is zoomed at is still under the cursor.
+	w.says("block "+readable.Number(a)+" ", ": not known yet; somewhere near: 1 lost")
+	for _, kind := range []string{"lost", "pending", "mapped", "slow"} {
+		if n := w.looking(kind); n != 0 {
+			t.Errorf("%d cells look %s, which is not known yet", n, kind)
+		}
+	}
+	if n := w.looking("unsure"); n < 1000 {
+		t.Errorf("%d cells say that they are not known yet", n)
+	}
+	w.shotOf("map-loading", "figure.surface")
+	h.mu.Lock()
+	h.held = nil
+	h.mu.Unlock()
+	close(held)
+	w.rests()
+	w.says(fmt.Sprintf("block %s ", readable.Number(a/perUnit*perUnit+perUnit+1)), ": lost")
+	if n, m := w.looking("lost"), w.looking("unsure"); n != 1 || m != 0 {
+		t.Errorf("%d cells look lost, %d not known", n, m)
+	}
+}
+
+// TestMapDensity: a cell with one remapped unit looks otherwise than one with many.
+func TestMapDensity(t *testing.T) {
+	t.Parallel()
+	d := newDisk(0, "dense", 64*gib)
+	d.is(metadata.StateMapped, 1000000, 1, 0xff)
+	d.is(metadata.StateMapped, 2000000, 30, 0xff)
+	d.is(metadata.StateMapped, 3000000, 1000, 0xff)
+	d.is(metadata.StateMapped, 4000000, 40000, 0xff) // some cells are full
+	w := open(t, serve(t, &host{disks: []*disk{d}}).URL, 1200, 900)
+	w.device("dense")
+	w.live()
+	w.rests()
+	w.shotOf("map-density", "figure.surface")
+	// A cell has 11 pixels; the first one of these places is within what is filled least.
+	var got []int
+	for _, row := range []int{9, 7, 4, 1} {
+		got = append(got, w.filled("mapped", row))
+	}
+	full := got[3]
+	if full < 4 || got[0] <= got[1] || got[1] <= got[2] || got[2] <= full {
+		t.Errorf("so many cells are filled to a quarter, a half, three quarters and wholly: %d",
+			got)
+	}
 }
 
 // TestMapKeys: every key of the map, from the whole disk down to a block and back.
@@ -386,7 +494,7 @@ func TestMapWithoutMotion(t *testing.T) {
 	w := open(t, serve(t, h).URL, 1200, 900)
 	w.media("screen", "prefers-reduced-motion", "reduce")
 	w.device("lone")
-	frames := `(async () => {
+	drawn := `(async () => {
 		const was = window.requestAnimationFrame;
 		for (;;) {
 			// A frame may be due for another reason, and would be this one too.
@@ -403,12 +511,12 @@ func TestMapWithoutMotion(t *testing.T) {
 			if (n > 0) return n;
 		}
 	})()`
-	if got := eval[int](w, frames); got != 1 {
+	if got := eval[int](w, drawn); got != 1 {
 		t.Errorf("%d frames without motion", got)
 	}
 	w.rests()
 	w.media("screen", "prefers-reduced-motion", "no-preference")
-	if got := eval[int](w, frames); got < 10 || got > 20 {
+	if got := eval[int](w, drawn); got < 10 || got > 20 {
 		t.Errorf("%d frames with motion", got)
 	}
 }

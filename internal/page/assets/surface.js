@@ -27,7 +27,29 @@ const KINDS = [
 	{ id: 'plain', letter: '.', name: 'unread' },
 ];
 const K = Object.fromEntries(KINDS.map((k, i) => [k.id, i]));
-const NONE = KINDS.length; // there is no disk
+// An answer of larger cells says that one of them has something, but not which.
+const UNSURE = KINDS.length;
+const NONE = KINDS.length + 1; // there is no disk
+
+// Cells of kinds that are counted are filled from below, by the share of their blocks that are of
+// their kind, in so many steps. A look is a row of the atlas: a kind with a step.
+const STEPS = 4;
+const COUNTED = K.used; // and the kinds before it
+const LOOKS = (COUNTED + 1) * STEPS + UNSURE - COUNTED;
+const NO_LOOK = 255;
+
+function lookOf(kind, step) {
+	return kind > COUNTED ? (COUNTED + 1) * STEPS + kind - COUNTED - 1 : kind * STEPS + step - 1;
+}
+
+// stepOf is how full a cell is drawn if n of its blocks are of its kind: fully from a half on, and
+// less by the logarithm, since a block of a million is to be seen, and a thousand are to look more.
+function stepOf(n, of) {
+	if (2 * n >= of) {
+		return STEPS;
+	}
+	return 1 + Math.min(STEPS - 2, Math.floor((STEPS - 1) * Math.log(n) / Math.log(of / 2)));
+}
 
 const CELL = 12; // CSS pixels of a cell, with its gap
 const ROWS = 28;
@@ -131,10 +153,18 @@ class Tile {
 		this.n = this.cells.length;
 		this.starts = new Float64Array(this.n);
 		this.kinds = new Uint8Array(this.n);
+		this.counts = new Float64Array(this.n); // how many are of this kind
+		this.of = new Float64Array(this.n); // and how many there are
 		this.cells.forEach((c, i) => {
-			this.starts[i] = answer.from + c.cell * answer.per_cell;
-			this.kinds[i] = c.lost ? K.lost : c.pending ? K.pending : c.slow ? K.slow
-				: c.mapped ? K.mapped : c.bad ? K.worn : c.used ? K.used : NONE;
+			const start = answer.from + c.cell * answer.per_cell;
+			const [kind, n] = c.lost ? [K.lost, c.lost] : c.pending ? [K.pending, c.pending]
+				: c.slow ? [K.slow, c.slow] : c.mapped ? [K.mapped, c.mapped]
+				: c.bad ? [K.worn, c.bad] : c.used ? [K.used, c.used] : [NONE, 0];
+			this.starts[i] = start;
+			this.kinds[i] = kind;
+			this.counts[i] = n;
+			this.of[i] = kind > K.mapped ? c.units || 1
+				: Math.max(1, Math.min(answer.per_cell, answer.to - start));
 		});
 	}
 
@@ -289,9 +319,11 @@ class Disk {
 		}
 	}
 
-	// kinds fills in what cells show, in one pass: cells of per blocks, from a block on. levels are
-	// the sizes of cells for which there may be tiles, those to use first at the beginning.
-	kinds(out, n, from, per, levels) {
+	// looks fills in what cells show, in one pass: cells of per blocks, from a block on. levels are
+	// the sizes of cells for which there may be tiles, those to use first at the beginning. A cell
+	// of a tile may be so many times as large as trust and still tell what each of its parts is;
+	// one that is larger does so only if all of its blocks are alike.
+	looks(out, n, from, per, levels, trust) {
 		let tile = null;
 		let until = -1; // the tile is the right one for blocks before this
 		let at = 0; // of the tile's cells
@@ -300,7 +332,7 @@ class Disk {
 		for (let i = 0; i < n; i++) {
 			const a = from + i * per;
 			if (a >= this.total || a + per <= 0) {
-				out[i] = NONE;
+				out[i] = NO_LOOK;
 				continue;
 			}
 			const b = Math.min(a + per, this.total);
@@ -309,24 +341,41 @@ class Disk {
 				at = tile ? tile.first(a) : 0;
 			}
 			let kind = NONE;
+			let unsure = false;
+			let count = 0;
+			let of = 0;
 			if (tile) {
+				const trusted = tile.per <= trust * per;
 				while (at < tile.n && tile.starts[at] + tile.per <= a) {
 					at++;
 				}
 				for (let j = at; j < tile.n && tile.starts[j] < b; j++) {
-					kind = Math.min(kind, tile.kinds[j]);
+					const k = tile.kinds[j];
+					if (!trusted && tile.counts[j] < tile.of[j]) {
+						unsure ||= k !== NONE;
+					} else if (k < kind) {
+						kind = k;
+						count = tile.counts[j];
+						of = tile.of[j];
+					} else if (k === kind) {
+						count += tile.counts[j];
+						of += tile.of[j];
+					}
+				}
+				if (kind <= K.mapped) {
+					of = Math.max(of, b - a); // cells that are not told of have none
 				}
 			}
 			if (kind > K.mapped) {
-				kind = Math.min(kind, this.scrubbed(b));
+				kind = unsure ? UNSURE : Math.min(kind, this.scrubbed(b));
 				while (seg < segments.length && segments[seg].end <= a) {
 					seg++;
 				}
-				for (let j = seg; j < segments.length && segments[j].start < b; j++) {
+				for (let j = seg; !unsure && j < segments.length && segments[j].start < b; j++) {
 					kind = Math.min(kind, segments[j].kind);
 				}
 			}
-			out[i] = kind;
+			out[i] = lookOf(kind, kind <= COUNTED ? stepOf(count, of) : 0);
 		}
 	}
 
@@ -376,14 +425,16 @@ class Disk {
 		text += ` (${bytes((b - a) * this.blockSize)} at ${bytes(a * this.blockSize)}): `;
 		const p = this.part(a, b, levels);
 		const is = [];
-		const about = p.coarse ? 'among ' : '';
 		for (const [n, what] of [[p.lost, 'lost'], [p.pending, 'pending'], [p.slow, 'slow'],
 			[p.mapped, 'in the spare region']]) {
 			if (n > 0) {
-				is.push(b > a + 1 ? `${about}${count(n)} ${what}` : what);
+				is.push(p.coarse || b > a + 1 ? `${count(n)} ${what}` : what);
 			}
 		}
-		if (is.length > 0 && p.time && !p.coarse) {
+		if (is.length > 0 && p.coarse) {
+			return `${text}not known yet; somewhere near: ${is.join(', ')}`;
+		}
+		if (is.length > 0 && p.time) {
 			const why = CAUSES[p.cause] ? `, ${CAUSES[p.cause]}` : '';
 			is.push(b > a + 1 ? `the last change ${moment(p.time)}`
 				: `since ${moment(p.time)}${why}`);
@@ -662,7 +713,7 @@ class SurfaceMap {
 		if (per > 0) {
 			this.level = this.levels.findIndex((x) => x <= per);
 		}
-		this.kinds = new Uint8Array(this.cells);
+		this.looks = new Uint8Array(this.cells);
 		this.atlas = null;
 		this.go(this.from, true);
 	}
@@ -672,7 +723,7 @@ class SurfaceMap {
 		this.redraw();
 	}
 
-	// paint draws a row of cells of each kind, to be copied from. The rest of the time nothing is
+	// paint draws a row of cells of each look, to be copied from. The rest of the time nothing is
 	// drawn but copies.
 	paint() {
 		const style = window.getComputedStyle(this.figure);
@@ -680,7 +731,7 @@ class SurfaceMap {
 		const px = this.px;
 		const c = document.createElement('canvas');
 		c.width = px * this.columns;
-		c.height = px * NONE;
+		c.height = px * LOOKS;
 		const g = c.getContext('2d');
 		this.background = color('background');
 		this.ring = color('cursor');
@@ -688,30 +739,61 @@ class SurfaceMap {
 		g.fillRect(0, 0, c.width, c.height);
 		g.font = `bold ${Math.round(px * 0.72)}px "DejaVu Sans Mono", ui-monospace, monospace`;
 		g.textAlign = 'center';
-		KINDS.forEach((k, i) => {
-			this.paintCell(g, i, color(k.id), color(`${k.id}-ink`));
-			for (let n = 1; n < this.columns; n *= 2) {
-				g.drawImage(c, 0, i * px, n * px, px, n * px, i * px, n * px, px);
+		const rest = parseFloat(color('rest')) / 100;
+		for (let kind = 0; kind <= UNSURE; kind++) {
+			const id = KINDS[kind]?.id ?? 'unsure';
+			for (let step = 1; step <= (kind > COUNTED ? 1 : STEPS); step++) {
+				const y = px * lookOf(kind, step);
+				if (kind <= COUNTED) {
+					this.paintFilled(g, y, kind, step, color(id), color(`${id}-ink`), rest);
+				} else {
+					this.paintCell(g, y, kind, color(id), color(`${id}-ink`));
+				}
+				for (let n = 1; n < this.columns; n *= 2) {
+					g.drawImage(c, 0, y, n * px, px, n * px, y, n * px, px);
+				}
 			}
-		});
+		}
 		this.atlas = c;
 	}
 
-	// paintCell draws the first cell of a row.
-	paintCell(g, kind, color, ink) {
-		const px = this.px;
-		const y = kind * px;
-		const line = Math.max(1, Math.round(this.ratio));
-		const side = px - line; // without the gap
+	// side is that of a cell without the gap, in device pixels.
+	get side() {
+		return this.px - Math.max(1, Math.round(this.ratio));
+	}
+
+	// paintFilled draws the first cell of a row, filled up to a step. The rest has a share of the
+	// colour.
+	paintFilled(g, y, kind, step, color, ink, rest) {
+		const side = this.side;
+		const high = Math.round((side * step) / STEPS);
+		g.fillStyle = color;
+		g.globalAlpha = rest;
+		g.fillRect(0, y, side, side - high);
+		g.globalAlpha = 1;
+		g.fillRect(0, y + side - high, side, high);
+		this.paintLetter(g, y, KINDS[kind].letter, ink);
+	}
+
+	paintLetter(g, y, letter, ink) {
+		const side = this.side;
+		const m = g.measureText(letter);
+		const high = m.actualBoundingBoxAscent - m.actualBoundingBoxDescent;
+		g.fillStyle = ink;
+		g.fillText(letter, side / 2, y + side / 2 + high / 2);
+	}
+
+	// paintCell draws the first cell of a row of a kind that is not counted.
+	paintCell(g, y, kind, color, ink) {
+		const side = this.side;
+		const line = this.px - side;
 		g.fillStyle = color;
 		g.fillRect(0, y, side, side);
-		g.fillStyle = ink;
-		if (kind <= K.metadata || kind === K.displaced) {
-			const m = g.measureText(KINDS[kind].letter);
-			const high = m.actualBoundingBoxAscent - m.actualBoundingBoxDescent;
-			g.fillText(KINDS[kind].letter, side / 2, y + side / 2 + high / 2);
+		if (kind === K.metadata || kind === K.displaced || kind === UNSURE) {
+			this.paintLetter(g, y, KINDS[kind]?.letter ?? '?', ink);
 			return;
 		}
+		g.fillStyle = ink;
 		// The kinds that cover much have a quiet sign: a plus, a line, two, a point.
 		g.globalAlpha = 0.6;
 		const mid = Math.floor((side - line) / 2);
@@ -770,19 +852,21 @@ class SurfaceMap {
 	drawCells(g) {
 		const { from, per } = this.shown;
 		const px = this.px;
-		this.disk.kinds(this.kinds, this.cells, from, per, this.preferred(per));
+		// What grows or shrinks has the looks that it had; what rests is exact.
+		this.disk.looks(this.looks, this.cells, from, per, this.preferred(per),
+			this.motion ? 2.001 : 1.001);
 		// Neighbours that look alike are one copy.
 		for (let row = 0; row < ROWS; row++) {
 			const first = row * this.columns;
 			for (let x = 0; x < this.columns;) {
-				const kind = this.kinds[first + x];
+				const look = this.looks[first + x];
 				let end = x + 1;
-				while (end < this.columns && this.kinds[first + end] === kind) {
+				while (end < this.columns && this.looks[first + end] === look) {
 					end++;
 				}
-				if (kind !== NONE) {
+				if (look !== NO_LOOK) {
 					const wide = (end - x) * px;
-					g.drawImage(this.atlas, 0, kind * px, wide, px, x * px, row * px, wide, px);
+					g.drawImage(this.atlas, 0, look * px, wide, px, x * px, row * px, wide, px);
 				}
 				x = end;
 			}
@@ -906,18 +990,22 @@ class SurfaceMap {
 	zoomAt(cell, by) {
 		const level = Math.min(Math.max(this.level + by, 0), this.levels.length - 1);
 		const block = Math.min(this.from + cell * this.per, this.disk.total - 1);
-		if (level === this.level) {
+		if (level === this.level || block < 0) {
 			return;
 		}
 		// What is bad in this cell is what one zooms in for.
 		const end = Math.min(block + this.per, this.disk.total);
 		if (by < 0) {
 			this.aim = null;
-		} else if (!this.aim && this.kindOf(block, end) <= K.mapped) {
+		} else if (!this.aim && this.isBad(block, end)) {
 			this.aim = { a: block, end, way: 1, further: false };
 		}
 		this.level = level;
-		this.cursor = Math.max(block, 0);
+		// A cursor in this cell stays where it is: cells of the next level begin elsewhere, so the
+		// beginning of one could be before this one, and after some steps far away.
+		if (this.cursor < block || this.cursor >= end) {
+			this.cursor = block;
+		}
 		const per = this.per;
 		this.go(Math.floor(this.cursor / per) * per - cell * per);
 	}
@@ -933,10 +1021,11 @@ class SurfaceMap {
 		this.go(0);
 	}
 
-	kindOf(a, b) {
+	// isBad tells whether there is something bad in a cell, or may be.
+	isBad(a, b) {
 		const one = new Uint8Array(1);
-		this.disk.kinds(one, 1, a, b - a, this.preferred(this.per));
-		return one[0];
+		this.disk.looks(one, 1, a, b - a, this.preferred(this.per), Infinity);
+		return one[0] < lookOf(K.mapped + 1, 1);
 	}
 
 	// place puts the cursor on a block, and moves what is shown with it.
@@ -1342,9 +1431,12 @@ class SurfaceMap {
 			return;
 		}
 		this.legendText = text;
+		const shares = Array.from({ length: STEPS }, (_, i) => make('span',
+			{ class: `surface-key surface-share-${i + 1}`, 'aria-hidden': 'true' }));
 		this.legend.replaceChildren(...items.map((k) => make('li', {},
 			make('span', { class: `surface-key surface-key-${k.id}` }, k.letter),
-			` ${k.name}`, more[k.id] ? `: ${more[k.id]}` : '')));
+			` ${k.name}`, more[k.id] ? `: ${more[k.id]}` : '')),
+			make('li', {}, ...shares, ' from few to most blocks of a cell'));
 	}
 }
 SurfaceMap.next = 1;
