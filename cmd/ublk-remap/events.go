@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"ublkremap/cmd/ublk-remap/internal/recorder"
 	"ublkremap/internal/blockdev"
 	"ublkremap/internal/control"
 	"ublkremap/internal/host"
@@ -128,10 +129,10 @@ const (
 // liveEvents prints the events that a server keeps, and with follow those that come.
 func (a *app) liveEvents(ctx context.Context, name string, follow bool) error {
 	p := eventPrinter{app: a}
-	client := control.NewClient(name)
+	ask, seen := recorder.Of(name), recorder.Place{}
 	answered := time.Now()
-	for next := uint64(0); ; {
-		e, err := client.Events(ctx, next)
+	for {
+		list, err := recorder.Since(ctx, ask, &seen)
 		switch {
 		case ctx.Err() != nil && follow:
 			return nil
@@ -143,16 +144,9 @@ func (a *app) liveEvents(ctx context.Context, name string, follow bool) error {
 			return err
 		default:
 			answered = time.Now()
-			list := metadata.AppendEvents(nil, e.Events, e.First)
 			if err := p.print(list); err != nil {
 				return err
 			}
-			if len(list) > 0 {
-				next = list[len(list)-1].Number + 1
-				continue
-			}
-			// After a crash numbers can be used again.
-			next = min(next, e.Next)
 		}
 		if !follow {
 			return nil

@@ -21,11 +21,18 @@ type Device struct {
 	Why     string
 	// Missing are the paths of its disks that are not on this host.
 	Missing []string
-	// Events are those of the flight recorder since the number that [Machine.NextEvent] gave, Next
-	// is the number after them. Without Told nothing is known of them.
+	// Events are those of the flight recorder after the one that [Machine.LastEvent] gave, Last is
+	// the last one. Without Told nothing is known of them.
 	Events []Event
-	Next   uint64
+	Last   EventPlace
 	Told   bool
+}
+
+// EventPlace is an event of the flight recorder. The number alone is not enough: after a crash
+// numbers can be used again. The zero value: none.
+type EventPlace struct {
+	Number uint64 `json:"number"`
+	Micros int64  `json:"micros"` // its time, microseconds since 1970
 }
 
 // Event is an event of the flight recorder.

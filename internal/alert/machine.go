@@ -90,13 +90,13 @@ func NewMachine(s *State, o Options) *Machine { return &Machine{State: s, option
 // keyOf is what a device is remembered by.
 func keyOf(d *Device) string { return cmp.Or(d.Status.UUID, d.Status.Name, d.Status.Device) }
 
-// NextEvent returns the number of the first event of a device's flight recorder that was not seen.
-// known is false for a device that was never seen: what it has recorded is the past.
-func (m *Machine) NextEvent(uuid string) (next uint64, known bool) {
-	if s := m.State.Sets[uuid]; s != nil {
-		return s.NextEvent, s.Recorded
+// LastEvent returns the event of a device's flight recorder that was seen last. known is false for
+// a device that was never seen: what it has recorded is the past.
+func (m *Machine) LastEvent(uuid string) (last EventPlace, known bool) {
+	if s := m.State.Sets[uuid]; s != nil && s.LastEvent != nil {
+		return *s.LastEvent, true
 	}
-	return 0, false
+	return EventPlace{}, false
 }
 
 // Step takes what there is now. The notices are for what takes each of them; the messages are for
@@ -304,8 +304,8 @@ func (s *setMemory) recorded(d *Device, now time.Time) (all []*Notice) {
 	if !d.Told {
 		return nil
 	}
-	first := !s.Recorded
-	s.Recorded, s.NextEvent = true, d.Next
+	first, last := s.LastEvent == nil, d.Last
+	s.LastEvent = &last
 	if first {
 		return nil // what was before it was seen for the first time is the past
 	}

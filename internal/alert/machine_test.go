@@ -382,17 +382,17 @@ func TestAcknowledge(t *testing.T) {
 func TestWhileAway(t *testing.T) {
 	b := newBench(t, 1)
 	d := &b.devices[0]
-	d.Told, d.Next = true, 100
+	d.Told, d.Last = true, EventPlace{Number: 99, Micros: 7}
 	d.Events = []Event{{Number: 99, Time: b.now.Add(-time.Hour), What: "tripped", Text: "old"}}
 	b.run(every)
 	b.want("", 0) // what happened before it was seen first is the past
 	d.Events = nil
-	if next, known := b.m.NextEvent("uuid-set00"); next != 100 || !known {
-		t.Error(next, known)
+	if last, known := b.m.LastEvent("uuid-set00"); last != d.Last || !known {
+		t.Error(last, known)
 	}
 	b.restart()
 	d.Status.Lost, d.Status.Remaps = 2, 5
-	d.Next = 103
+	d.Last = EventPlace{Number: 102, Micros: 8}
 	d.Events = []Event{
 		{Number: 100, Time: b.now, What: "tripped", Text: "remapping stopped: the path fails"},
 		{Number: 101, Time: b.now.Add(time.Minute), What: "resumed"},

@@ -13,8 +13,8 @@ import (
 	"ublkremap/internal/readable"
 )
 
-// Source tells what there is now. next is [Machine.NextEvent]. It ends with ctx.
-type Source func(ctx context.Context, next func(uuid string) (uint64, bool)) Round
+// Source tells what there is now. last is [Machine.LastEvent]. It ends with ctx.
+type Source func(ctx context.Context, last func(uuid string) (EventPlace, bool)) Round
 
 // Monitor tells of alerts.
 type Monitor struct {
@@ -154,7 +154,7 @@ func (m *Monitor) look(ctx context.Context) (Round, bool) {
 	limited, cancel := context.WithTimeout(ctx, roundTime)
 	defer cancel()
 	came := make(chan Round, 1)
-	go func() { came <- m.source(limited, m.nextEvent) }()
+	go func() { came <- m.source(limited, m.lastEvent) }()
 	select {
 	case r := <-came:
 		// What was cut off by the end of this program says nothing.
@@ -166,10 +166,10 @@ func (m *Monitor) look(ctx context.Context) (Round, bool) {
 	}
 }
 
-func (m *Monitor) nextEvent(uuid string) (uint64, bool) {
+func (m *Monitor) lastEvent(uuid string) (EventPlace, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.machine.NextEvent(uuid)
+	return m.machine.LastEvent(uuid)
 }
 
 // take tells of a round.

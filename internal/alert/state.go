@@ -32,10 +32,8 @@ type setMemory struct {
 	Disks   []string `json:"disks,omitempty"` // that are below it, or were when they were seen last
 	// Seen is when it was on this host, to the hour: so the state does not change at each round.
 	Seen time.Time `json:"seen"`
-	// NextEvent is the number of the first event of the flight recorder that was not seen. Recorded
-	// says whether it is known.
-	NextEvent uint64 `json:"next_event"`
-	Recorded  bool   `json:"recorded"`
+	// LastEvent is the event of the flight recorder that was seen last; nil: that is not known.
+	LastEvent *EventPlace `json:"last_event,omitempty"`
 
 	Flushes   tally       `json:"flushes"`
 	Transport tally       `json:"transport"`

@@ -504,7 +504,7 @@ func TestMonitor(t *testing.T) {
 	d := live("data")
 	d.Status.Lost = 2
 	var mu sync.Mutex
-	source := func(context.Context, func(string) (uint64, bool)) Round {
+	source := func(context.Context, func(string) (EventPlace, bool)) Round {
 		mu.Lock()
 		defer mu.Unlock()
 		st := *d.Status

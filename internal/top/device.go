@@ -30,6 +30,7 @@ type device struct {
 	slow           []control.Range
 	events         []Event
 	next           uint64 // number of the next event; 0: nothing is known
+	recorder       int    // process ID of the server that they are of
 	eventsAsked    bool
 	eventsErr      error
 	slowAsked      bool
@@ -104,8 +105,12 @@ func (d *device) state(now time.Time) (control.State, string) {
 	return d.st.State, string(d.st.State)
 }
 
-// addEvents takes new events in.
-func (d *device) addEvents(list []Event, next uint64) {
+// addEvents takes events of a server in. The last events of one that crashed may not be on the
+// disk, and then the next one uses their numbers again.
+func (d *device) addEvents(pid int, list []Event, next uint64) {
+	if d.recorder != pid {
+		d.events, d.recorder = nil, pid
+	}
 	for _, e := range list {
 		if n := len(d.events); n == 0 || d.events[n-1].Number < e.Number {
 			d.events = append(d.events, e)

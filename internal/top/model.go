@@ -66,6 +66,7 @@ type (
 	}
 	eventsMsg struct {
 		device string
+		pid    int
 		list   []Event
 		next   uint64
 		err    error
@@ -167,7 +168,10 @@ func (m *Model) askEvents(d *device) tea.Cmd {
 		return nil
 	}
 	d.eventsAsked = true
-	key, name, next := d.st.Device, d.st.Name, d.next
+	key, name, next, pid := d.st.Device, d.st.Name, d.next, d.st.ServerPID
+	if d.recorder != pid {
+		next = 0
+	}
 	return m.ask(func(ctx context.Context) tea.Msg {
 		if next == 0 {
 			// Only the last ones are shown.
@@ -178,7 +182,7 @@ func (m *Model) askEvents(d *device) tea.Cmd {
 			next = end - min(end, maxEvents)
 		}
 		list, end, err := m.src.Events(ctx, name, next)
-		return eventsMsg{key, list, end, err}
+		return eventsMsg{key, pid, list, end, err}
 	})
 }
 
@@ -251,7 +255,7 @@ func (m *Model) answered(msg tea.Msg) {
 		if d := m.named(msg.device); d != nil {
 			d.eventsAsked, d.eventsErr = false, msg.err
 			if msg.err == nil {
-				d.addEvents(msg.list, msg.next)
+				d.addEvents(msg.pid, msg.list, msg.next)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,6 +200,37 @@ func TestServerDies(t *testing.T) {
 	s.send(listMsg{})
 	if text := s.plain(); !strings.Contains(text, "No device is served here") {
 		t.Errorf("%s", text)
+	}
+}
+
+// TestNumbersAgain: the last events of a server that crashed are not on the disk, and the next one
+// uses their numbers again. Its events are shown, and not those.
+func TestNumbersAgain(t *testing.T) {
+	s := newScreen(t, 120, 40, false)
+	s.press("j", "enter")
+	d := s.m.chosen()
+	shown := func() (texts []string) {
+		for _, e := range d.events {
+			texts = append(texts, e.Text)
+		}
+		return texts
+	}
+	tell := func(pid int, list ...Event) {
+		s.send(eventsMsg{device: d.st.Device, pid: pid, list: list,
+			next: list[len(list)-1].Number + 1})
+	}
+	tell(1, Event{Number: 1, Text: "kept"}, Event{Number: 2, Text: "lost"}, Event{Number: 3})
+	tell(2, Event{Number: 1, Text: "kept"}, Event{Number: 2, Text: "new"})
+	tell(2, Event{Number: 3, Text: "newer"})
+	if got := shown(); !slices.Equal(got, []string{"kept", "new", "newer"}) || d.next != 4 {
+		t.Errorf("%q, next %d", got, d.next)
+	}
+	// The model asks a new server for all.
+	d.st.ServerPID = 3
+	d.eventsAsked = false
+	s.run(s.m.askEvents(d))
+	if got := shown(); len(got) != 3 || slices.Contains(got, "newer") || d.recorder != 3 {
+		t.Errorf("%q, of the server %d", got, d.recorder)
 	}
 }
 

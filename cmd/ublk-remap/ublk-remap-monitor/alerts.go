@@ -13,13 +13,12 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/companion"
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/recorder"
 	"ublkremap/internal/alert"
 	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/config"
-	"ublkremap/internal/control"
 	"ublkremap/internal/host"
 	"ublkremap/internal/monitor"
-	"ublkremap/metadata"
 )
 
 func alertsCommand(a *app) *cobra.Command {
@@ -43,7 +42,8 @@ func alertSettings() (*settings.Settings, error) {
 }
 
 // alertRound is what the alerts are judged by.
-func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) alert.Round {
+func (a *app) alertRound(ctx context.Context,
+	last func(string) (alert.EventPlace, bool)) alert.Round {
 	all, err := a.statuses(ctx)
 	r := alert.Round{Time: time.Now(), Err: err}
 	for _, d := range monitor.Ask(ctx, all) {
@@ -55,7 +55,7 @@ func (a *app) alertRound(ctx context.Context, next func(string) (uint64, bool)) 
 				d.Verdict, d.Why = string(report.Verdict), report.Reasons[0]
 			}
 		}
-		askEvents(ctx, d, next)
+		askEvents(ctx, d, last)
 	}
 	return r
 }
@@ -72,36 +72,23 @@ func smartTypes(name string) []string {
 	return nil
 }
 
-// mostEvents bounds how many answers of a flight recorder are read in a round.
-const mostEvents = 16
-
 // askEvents asks a device's server what its flight recorder has noted since the last round.
-func askEvents(ctx context.Context, d *alert.Device, next func(string) (uint64, bool)) {
+func askEvents(ctx context.Context, d *alert.Device,
+	last func(string) (alert.EventPlace, bool)) {
 	if !d.Answered {
 		return
 	}
-	from, known := next(d.Status.UUID)
-	if !known {
-		from = 1 << 62 // only what the next number is
+	seen, _ := last(d.Status.UUID)
+	place := recorder.Place(seen)
+	list, err := recorder.Since(ctx, recorder.Of(d.Status.Name), &place)
+	if err != nil {
+		return // a server that is too old has none
 	}
-	client := control.NewClient(d.Status.Name)
-	for range mostEvents {
-		e, err := client.Events(ctx, from)
-		if err != nil {
-			return // a server that is too old has none
-		}
-		d.Told, d.Next = true, e.Next
-		list := metadata.AppendEvents(nil, e.Events, e.First)
-		for i := range list {
-			x := &list[i]
-			d.Events = append(d.Events, alert.Event{Number: x.Number, Time: x.Time(),
-				What: x.Kind.String(), Text: x.Text()})
-		}
-		if len(list) == 0 {
-			return
-		}
-		from = list[len(list)-1].Number + 1
-		d.Next = from
+	d.Told, d.Last = true, alert.EventPlace(place)
+	for i := range list {
+		x := &list[i]
+		d.Events = append(d.Events, alert.Event{Number: x.Number, Time: x.Time(),
+			What: x.Kind.String(), Text: x.Text()})
 	}
 }
 
