@@ -124,6 +124,9 @@ func checkAll(all []*control.Status, limits checkLimits) (pluginState, string) {
 	}
 	// The bar begins the performance data.
 	text := strings.ReplaceAll(strings.Join(parts, "; "), "|", "/")
+	if len(data) == 0 {
+		return state, text
+	}
 	return state, text + " | " + strings.Join(data, " ")
 }
 
@@ -171,6 +174,9 @@ func performance(st *control.Status, limits checkLimits) []string {
 		"_").Replace(readable.Text(st.Name))
 	one := func(what, value string) string { return fmt.Sprintf("'%s %s'=%s", label, what, value) }
 	total := st.Spare.Total
+	if !st.Answered() {
+		return nil // nothing is known, and zeroes would say that all is well again
+	}
 	return []string{
 		one("remapped", fmt.Sprintf("%d;;;0;%d", st.Remaps, total)),
 		one("pending", fmt.Sprintf("%d;0;;0", st.Pending)),

@@ -36,7 +36,6 @@ func TestCheckLine(t *testing.T) {
 		{device(control.StateStopping, nil), pluginWarning, "stopping"},
 		{device(control.StateTripped, nil), pluginCritical, "tripped: a reason"},
 		{device(control.StateFailed, nil), pluginCritical, "failed"},
-		{device(control.StateUnreachable, nil), pluginCritical, "unreachable"},
 		{device(control.StateLive, func(st *control.Status) { st.WaitingSince = &at }),
 			pluginWarning, "wait for the disk"},
 		{device(control.StateLive, func(st *control.Status) { st.Lost = 1234 }), pluginWarning,
@@ -63,6 +62,14 @@ func TestCheckLine(t *testing.T) {
 	if !strings.HasPrefix(data, "'a_b remapped'=7;;;0;200 'a_b pending'=0;0;;0 'a_b lost'=0;0;;0 "+
 		"'a_b spare free'=100;50:;10:;0;200 'a_b errors'=7c") {
 		t.Errorf("%q", data)
+	}
+	dead := device(control.StateFailed, func(st *control.Status) { st.ServerPID = 0 })
+	if _, text := checkAll([]*control.Status{device(control.StateUnreachable, nil)},
+		limits); text != "a/b: unreachable: a reason" {
+		t.Errorf("%q", text)
+	}
+	if _, text := checkAll([]*control.Status{dead}, limits); strings.Contains(text, "|") {
+		t.Errorf("figures of a server that is dead: %q", text)
 	}
 	if state, text := checkAll(nil, limits); state != pluginOK || text == "" {
 		t.Errorf("%v, %q", state, text)

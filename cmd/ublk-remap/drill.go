@@ -125,8 +125,8 @@ func (d *driller) run(ctx context.Context) error {
 			}
 		}
 		d.out.Steps = append(d.out.Steps, row)
-		if err := d.show(row); err != nil {
-			return err
+		if err := d.show(row); err != nil && failed == nil {
+			failed = err // what was begun gets its end in the flight recorder
 		}
 		if failed != nil {
 			break

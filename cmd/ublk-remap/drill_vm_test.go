@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -50,6 +51,20 @@ func TestDrill(t *testing.T) {
 	}
 	if text := rig.Want(t, 0, "drill", dev, "--no-restart").Stdout; len(text) == 0 {
 		t.Error("nothing for people")
+	}
+	// A drill whose steps cannot be printed ends, and the flight recorder says that it did.
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	cmd := exec.Command("ublk-remap", "drill", dev, "--no-restart")
+	cmd.Stdout = full
+	if err := cmd.Run(); err == nil {
+		t.Error("a drill to a full disk exits 0")
+	}
+	if all := eventsOf(t, dev); all[len(all)-1].Done != "failed" {
+		t.Errorf("%+v", all[len(all)-1])
 	}
 	vmtest.Unmount(t, dir)
 	rig.Want(t, 0, "stop", "life")

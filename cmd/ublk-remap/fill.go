@@ -83,6 +83,13 @@ func (o *fillOptions) check(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("%w: want one of --from and --files: what to fill the blocks from",
 			exit.ErrUsage)
 	}
+	for _, name := range []string{"from", "files", "map", "offset", "of"} {
+		// As a variable of a script that is not set gives it. Without a map, what ddrescue left out
+		// would be taken for zeroes.
+		if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
+			return fmt.Errorf("--%s: %w: it is empty", name, exit.ErrUsage)
+		}
+	}
 	o.placed = cmd.Flags().Changed("offset")
 	for name, image := range map[string]bool{"map": true, "offset": true, "force": true,
 		"of": false} {
@@ -185,6 +192,13 @@ func openImage(r *control.Record, o fillOptions) (*os.File, int64, error) {
 				o.from, exit.ErrUsage)
 		}
 	}
+	st, err := os.Stat(o.from)
+	if err == nil && !st.Mode().IsRegular() && st.Mode()&os.ModeType != os.ModeDevice {
+		err = fmt.Errorf("--from %s: %w: want a file or a block device", o.from, exit.ErrUsage)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
 	f, err := os.Open(o.from)
 	if err != nil {
 		return nil, 0, err
@@ -194,14 +208,7 @@ func openImage(r *control.Record, o fillOptions) (*os.File, int64, error) {
 		return nil, 0, errors.Join(fmt.Errorf("--from %s: %w: it lies on %s itself; --force takes "+
 			"it all the same", o.from, exit.ErrRefused, r.Device), f.Close())
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() && st.Mode()&os.ModeType != os.ModeDevice {
-		err = fmt.Errorf("--from %s: %w: want a file or a block device", o.from, exit.ErrUsage)
-	}
-	var size int64
-	if err == nil {
-		size, err = f.Seek(0, io.SeekEnd)
-	}
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())
 	}

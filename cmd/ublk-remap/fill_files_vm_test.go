@@ -95,6 +95,13 @@ func TestFillFromFiles(t *testing.T) {
 
 			rig.Want(t, exit.Usage, "fill", dev, "--files", backup, "--map", "x")
 			rig.Want(t, exit.NotFound, "fill", dev, "--files", filepath.Join(backup, "none"))
+			var itself filledFiles
+			parseJSON(t, rig.Want(t, 0, "fill", dev, "--files", dir, "--json").Stdout, &itself)
+			for _, f := range itself.Files {
+				if f.State != fill.StateLeft || !strings.Contains(f.Why, "is the file itself") {
+					t.Errorf("its own backup: %+v", f)
+				}
+			}
 			pending := rig.StatusOf(t, dev).Pending
 			for _, args := range [][]string{{"--dry-run"}, nil} {
 				var out filledFiles

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/test/rig"
 	"ublkremap/test/vmtest"
@@ -139,6 +141,10 @@ func refuse(t *testing.T, dev, image string, size int64) {
 		t.Fatal(err)
 	}
 	writeAt(t, short, []byte("x"), info.Size()/2)
+	pipe := filepath.Join(dir, "pipe") // that nobody writes to
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	maps := func(text string) string {
 		path := filepath.Join(t.TempDir(), "map")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -155,6 +161,9 @@ func refuse(t *testing.T, dev, image string, size int64) {
 		{exit.NotFound, "", []string{"--from", filepath.Join(dir, "none")}},
 		{exit.Usage, "itself", []string{"--from", dev}},
 		{exit.Usage, "want a file", []string{"--from", dir}},
+		{exit.Usage, "want a file", []string{"--from", pipe}},
+		{exit.Usage, "it is empty", []string{"--from", image, "--map", ""}},
+		{exit.Usage, "it is empty", []string{"--from", image, "--offset", ""}},
 		{exit.Refused, "--offset", []string{"--from", short}},
 		{exit.Refused, "another disk", []string{"--from", other}},
 		{exit.Refused, "another disk", []string{"--from", image, "--offset", "1MiB"}},

@@ -105,6 +105,10 @@ func takeBackup(ctx context.Context, a *app, path string, spares []string) (*met
 		}
 		return b, append([]string{r.Device, r.Backing}, r.Spares...), err
 	}
+	path, err := diskOf(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
 	s, err := host.OpenToRead(ctx, path, spares, false)
 	if err != nil {
 		return nil, nil, err

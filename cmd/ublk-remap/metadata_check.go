@@ -34,13 +34,17 @@ written. The exit code is 6 if the metadata is damaged; warnings leave it at 0. 
 must not be served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := host.OpenToRead(cmd.Context(), args[0], spares, false)
+			path, err := diskOf(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			devs, err := host.OpenToRead(cmd.Context(), path, spares, false)
 			if err != nil {
 				return err
 			}
 			defer devs.Close()
 			var w watch
-			w.begin(a, "reading the metadata of "+args[0], 0)
+			w.begin(a, "reading the metadata of "+path, 0)
 			report, err := metadata.Check(w.of(devs))
 			w.end()
 			addEndMarks(devs, &report)
@@ -57,7 +61,7 @@ must not be served meanwhile.`,
 				err = metadata.ErrDamaged
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+				return fmt.Errorf("%s: %w", path, err)
 			}
 			return nil
 		},

@@ -19,13 +19,17 @@ Nothing is written. Of a disk that is being served it is a snapshot that may be 
 A dump of a set that loads, with all of its devices, can be restored: see metadata restore.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			devs, err := host.OpenToRead(cmd.Context(), args[0], spares, true)
+			path, err := diskOf(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			devs, err := host.OpenToRead(cmd.Context(), path, spares, true)
 			if err != nil {
 				return err
 			}
 			defer devs.Close()
 			var w watch
-			w.begin(a, "reading the metadata of "+args[0], 0)
+			w.begin(a, "reading the metadata of "+path, 0)
 			dump, err := metadata.Dump(w.of(devs))
 			w.end()
 			if dump != nil {
@@ -34,7 +38,7 @@ A dump of a set that loads, with all of its devices, can be restored: see metada
 				}
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+				return fmt.Errorf("%s: %w", path, err)
 			}
 			return nil
 		},

@@ -44,7 +44,11 @@ restored. A power cut during the repair does no harm; run it again. The disk mus
 served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return repair(cmd.Context(), a, args[0], o)
+			path, err := diskOf(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return repair(cmd.Context(), a, path, o)
 		},
 	}
 	f := cmd.Flags()

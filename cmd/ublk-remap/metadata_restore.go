@@ -43,6 +43,9 @@ func restore(ctx context.Context, a *app, path, file string, o repairOptions) er
 	if err != nil {
 		return err
 	}
+	if path, err = diskOf(ctx, path); err != nil {
+		return err
+	}
 	s, err := host.OpenToRepair(ctx, path, o.spares, b.Superblock, o.dryRun)
 	if err != nil {
 		return err

@@ -66,7 +66,11 @@ Run a release that was interrupted again to finish it. It also undoes a create
 --in-place that was interrupted.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return release(cmd.Context(), a, args[0], o)
+			path, err := diskOf(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return release(cmd.Context(), a, path, o)
 		},
 	}
 	f := cmd.Flags()

@@ -65,6 +65,9 @@ func (h *Host) Lookup(what string) (*control.Record, error) {
 		return nil, fmt.Errorf("%s: cannot look into %s: %w", what, control.Dir(),
 			fs.ErrPermission)
 	}
+	if what == "" {
+		what = `""`
+	}
 	return nil, fmt.Errorf("%s: %w: no device of this name, number or path runs here; see: "+
 		"ublk-remap list", what, ErrNotFound)
 }

@@ -147,6 +147,9 @@ func (d *Device) open(path, backup string, bad []lists.Range,
 	if f.backup, st, err = openRegular(backup); err != nil {
 		return f, err
 	}
+	if st.Dev == f.stat.Dev && st.Ino == f.stat.Ino {
+		return f, left("%s is the file itself, and no backup of it", backup)
+	}
 	if f.size = f.stat.Size; st.Size != f.size {
 		return f, left("it has %d bytes, and the backup %d", f.size, st.Size)
 	}
