@@ -105,6 +105,12 @@ func (d *device) state(now time.Time) (control.State, string) {
 	return d.st.State, string(d.st.State)
 }
 
+// bad reports whether the device needs attention.
+func (d *device) bad(now time.Time) bool {
+	s, _ := d.state(now)
+	return s != control.StateLive || d.st.Action != ""
+}
+
 // addEvents takes events of a server in. The last events of one that crashed may not be on the
 // disk, and then the next one uses their numbers again.
 func (d *device) addEvents(pid int, list []Event, next uint64) {

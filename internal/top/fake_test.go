@@ -3,6 +3,7 @@ package top
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"ublkremap/internal/control"
@@ -15,8 +16,10 @@ var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // is hostile and whose server is dead, and one whose server hangs.
 type fake struct {
 	// Questions to the server that hangs end when it is closed. nil: they end with errHangs.
-	hangs chan struct{}
-	beats uint64 // how often the disk in order was read
+	hangs  chan struct{}
+	beats  uint64 // how often the disk in order was read
+	panics bool
+	count  int // devices, of which the four come first; 0: only these four
 }
 
 // errHangs is in place of an answer that does not come.
@@ -24,9 +27,9 @@ var errHangs = errors.New("hangs")
 
 const hostile = "\x1b[2Jevil\u202ename\n" // a disk from elsewhere
 
-func fakeDevices() []*control.Status {
+func (f *fake) devices() []*control.Status {
 	scrubbed := epoch.Add(-time.Hour)
-	return []*control.Status{
+	all := []*control.Status{
 		{Device: "/dev/ublkb0", Name: "archive", UUID: "a", State: control.StateLive, ServerPID: 10,
 			Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 4 << 21,
 			Spare: control.Spare{Total: 1000, Used: 0, Free: 1000},
@@ -44,11 +47,21 @@ func fakeDevices() []*control.Status {
 		{Device: "/dev/ublkb3", ID: 3, Name: "stuck", UUID: "d", State: control.StateLive,
 			ServerPID: 13, Backing: "/dev/sdd", BlockSize: 4096, SizeBlocks: 1 << 20},
 	}
+	for i := len(all); i < f.count; i++ {
+		s := *all[0]
+		s.Device, s.ID = fmt.Sprintf("/dev/ublkb%d", i), i
+		s.Name, s.UUID = fmt.Sprintf("pool-of-many-disks-%d", i), fmt.Sprint(i)
+		all = append(all, &s)
+	}
+	if f.count > 0 {
+		all = all[:f.count]
+	}
+	return all
 }
 
 func (f *fake) List(context.Context) ([]Listed, error) {
 	var list []Listed
-	for _, s := range fakeDevices() {
+	for _, s := range f.devices() {
 		list = append(list, Listed{Status: &control.Status{Device: s.Device, ID: s.ID, Name: s.Name,
 			UUID: s.UUID, Backing: s.Backing, State: s.State}})
 	}
@@ -56,12 +69,15 @@ func (f *fake) List(context.Context) ([]Listed, error) {
 }
 
 func (f *fake) Status(_ context.Context, name string) (*control.Status, error) {
-	for _, s := range fakeDevices() {
+	for _, s := range f.devices() {
 		if s.Name == name {
 			if name == "stuck" && f.hangs == nil {
 				return nil, errHangs
 			} else if name == "stuck" {
 				<-f.hangs // it does not even look at its context
+			}
+			if s.ServerPID == 0 {
+				return s, nil
 			}
 			s.IO.ReadBytes = f.beats * 50 << 20
 			s.IO.WriteBytes = f.beats * f.beats << 20
@@ -78,6 +94,9 @@ func (f *fake) Surface(_ context.Context, name string, from, to uint64,
 			{Kind: "head", Backing: true, Length: 64 << 20},
 			{Kind: "superblock", Backing: true, Length: 4096},
 			{Kind: "mirror", Backing: true, Start: 1 << 20, Length: 8 << 20, State: "good"}}}
+	if f.panics && name == "media" {
+		panic("a planted panic")
+	}
 	switch name {
 	case "archive":
 		s.SizeBlocks = 4 << 21

@@ -20,10 +20,14 @@ func (m *Model) key(k string) (quit bool) {
 		m.choose(m.chosenIndex() + 1)
 	case "shift+tab":
 		m.choose(m.chosenIndex() - 1)
+	case "a":
+		m.chooseBad(1)
+	case "A":
+		m.chooseBad(-1)
 	case "m":
-		m.letters = !m.letters
+		m.letters = !m.letters || !m.halves()
 	default:
-		if d := m.chosen(); d != nil && m.width > 0 {
+		if d := m.chosen(); d != nil && !m.small() {
 			m.mapKey(d, k)
 		}
 	}
@@ -34,6 +38,17 @@ func (m *Model) key(k string) (quit bool) {
 func (m *Model) choose(i int) {
 	if n := len(m.devices); n > 0 {
 		m.picked = m.devices[(i+n)%n].st.Device
+	}
+}
+
+// chooseBad chooses the next device that needs attention, or the one before.
+func (m *Model) chooseBad(way int) {
+	n, at := len(m.devices), m.chosenIndex()
+	for i := 1; i <= n; i++ {
+		if next := ((at+way*i)%n + n) % n; m.devices[next].bad(m.now) {
+			m.choose(next)
+			return
+		}
 	}
 }
 
@@ -170,7 +185,7 @@ func (m *Model) nextBad(d *device, s span, way int) {
 // mouse does what the mouse means: a click chooses a device, moving over the map moves the cursor,
 // and the wheel zooms around it.
 func (m *Model) mouse(msg tea.MouseMsg) {
-	if m.help || m.width < minWidth || m.height < minHeight {
+	if m.help || m.small() {
 		return
 	}
 	l, at := m.layout(), msg.Mouse()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/colorprofile"
 
 	"ublkremap/internal/control"
 )
@@ -23,9 +24,12 @@ type Model struct {
 	src     Source
 	now     time.Time // of the last tick
 	clock   func() time.Time
+	can     Terminal
 	letters bool
 	help    bool
 	tick    tea.Cmd // the next tick
+	drawn   string  // the last screen
+	kept    bool    // it can be shown again
 
 	width, height int
 	devices       []*device // by number
@@ -34,12 +38,16 @@ type Model struct {
 	listErr       error
 }
 
-// New returns the model of a screen that ends with ctx. Without colours the map is drawn with
-// letters.
-func New(ctx context.Context, src Source, clock func() time.Time, colours bool) *Model {
-	return &Model{ctx: ctx, src: src, clock: clock, now: clock(), letters: !colours,
+// New returns the model of a screen that ends with ctx, on a terminal that can show this.
+func New(ctx context.Context, src Source, clock func() time.Time, can Terminal) *Model {
+	m := &Model{ctx: ctx, src: src, clock: clock, now: clock(), can: can,
 		tick: func() tea.Msg { time.Sleep(tick); return tickMsg{} }}
+	m.letters = !m.halves()
+	return m
 }
+
+// halves reports whether the map can be drawn with half-blocks: they are told apart by colours.
+func (m *Model) halves() bool { return !m.can.ASCII && m.can.Colours >= colorprofile.ANSI }
 
 // Messages: a tick, and answers.
 type (
@@ -200,13 +208,24 @@ func (m *Model) askSlow(d *device) tea.Cmd {
 
 // Update takes a message in.
 func (m *Model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	// A host may have many devices, and the screen is drawn after each message. What one of those
+	// that are not chosen answers is shown with the next tick.
+	st, is := msg.(statusMsg)
+	d := m.named(st.device)
+	m.kept = m.kept && is && d != nil && d != m.chosen() && !d.answered.IsZero()
+	return m.update(msg)
+}
+
+func (m *Model) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tickMsg:
 		return m, m.ticked()
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
 	case tea.KeyPressMsg:
-		if m.key(msg.String()) {
+		if msg.String() == "ctrl+z" {
+			return m, tea.Suspend
+		} else if m.key(msg.String()) {
 			return m, tea.Quit
 		}
 	case tea.MouseMsg:

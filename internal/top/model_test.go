@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,8 +12,10 @@ import (
 	"testing"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/colorprofile"
 	"github.com/charmbracelet/x/ansi"
 
 	"ublkremap/internal/control"
@@ -22,16 +25,26 @@ var update = flag.Bool("update", false, "write the screens of testdata anew")
 
 // screen is a Model without a terminal, whose questions are answered one after the other.
 type screen struct {
-	t    *testing.T
-	m    *Model
-	src  *fake
-	time time.Time
-	open int // questions that are not answered, because their server hangs
+	t     *testing.T
+	m     *Model
+	src   *fake
+	time  time.Time
+	drawn func() // as a program does after each message; nil: nothing
+	open  int    // questions that are not answered, because their server hangs
 }
 
 func newScreen(t *testing.T, width, height int, colours bool) *screen {
-	s := &screen{t: t, src: &fake{}, time: epoch}
-	s.m = New(t.Context(), s.src, func() time.Time { return s.time }, colours)
+	can := Terminal{Colours: colorprofile.ASCII}
+	if colours {
+		can.Colours = colorprofile.ANSI256
+	}
+	return newScreenOn(t, width, height, can, 0)
+}
+
+// newScreenOn is newScreen on a terminal that can show this, with so many devices.
+func newScreenOn(t *testing.T, width, height int, can Terminal, devices int) *screen {
+	s := &screen{t: t, src: &fake{count: devices}, time: epoch}
+	s.m = New(t.Context(), s.src, func() time.Time { return s.time }, can)
 	s.m.tick = nil
 	s.send(tea.WindowSizeMsg{Width: width, Height: height})
 	s.run(s.m.Init())
@@ -62,6 +75,9 @@ func (s *screen) run(cmd tea.Cmd) {
 
 func (s *screen) send(msg tea.Msg) {
 	_, cmd := s.m.Update(msg)
+	if s.drawn != nil {
+		s.drawn()
+	}
 	s.run(cmd)
 }
 
@@ -77,9 +93,13 @@ func (s *screen) pass(seconds int) {
 func (s *screen) press(keys ...string) {
 	for _, k := range keys {
 		code := map[string]rune{"tab": tea.KeyTab, "left": tea.KeyLeft, "right": tea.KeyRight,
-			"up": tea.KeyUp, "down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd,
+			"shift+tab": tea.KeyTab,
+			"up":        tea.KeyUp, "down": tea.KeyDown, "home": tea.KeyHome, "end": tea.KeyEnd,
 			"pgdown": tea.KeyPgDown, "pgup": tea.KeyPgUp}[k]
 		key := tea.Key{Code: code}
+		if strings.HasPrefix(k, "shift+") {
+			key.Mod = tea.ModShift
+		}
 		if code == 0 {
 			key = tea.Key{Code: []rune(k)[0], Text: k}
 		}
@@ -163,6 +183,104 @@ func TestScreens(t *testing.T) {
 	}
 }
 
+// TestSizes: of one device, of three and of 64 something is shown in every window, and in the usual
+// ones what matters most. Keys and the mouse do no harm in any.
+func TestSizes(t *testing.T) {
+	for _, n := range []int{1, 3, 64} {
+		s := newScreenOn(t, 80, 24, Terminal{Colours: colorprofile.ANSI256}, n)
+		s.pass(2)
+		for _, width := range []int{1, 2, 5, 10, 29, 39, 40, 41, 79, 80, 200} {
+			for _, height := range []int{1, 2, 3, 5, 10, 15, 16, 17, 24, 60} {
+				s.send(tea.WindowSizeMsg{Width: width, Height: height})
+				s.press("tab", "a", "right", "+", "n", "?", "x", "m")
+				s.send(tea.MouseMotionMsg{X: width / 2, Y: height / 2})
+				s.send(tea.MouseWheelMsg{X: width / 2, Y: height / 2, Button: tea.MouseWheelUp})
+				s.pass(1)
+				if text := s.plain(); strings.TrimSpace(text) == "" {
+					t.Errorf("%d devices, %dx%d: nothing is shown", n, width, height)
+				}
+			}
+		}
+		for _, size := range [][2]int{{40, 10}, {80, 24}, {200, 60}} {
+			s := newScreenOn(t, size[0], size[1], Terminal{Colours: colorprofile.ANSI256}, n)
+			s.pass(2)
+			s.press("a")
+			s.golden(fmt.Sprintf("%d-devices-%dx%d", n, size[0], size[1]))
+		}
+	}
+}
+
+// TestDrawnSeldom: with 64 devices the screen is drawn some times in a second, not after each
+// answer, and with the next tick it shows all answers.
+func TestDrawnSeldom(t *testing.T) {
+	s := newScreenOn(t, 80, 24, Terminal{}, 64)
+	s.pass(2)
+	drawn, last := 0, s.m.View().Content
+	s.drawn = func() {
+		if !s.m.kept {
+			drawn++
+		}
+		last = s.m.View().Content
+	}
+	s.pass(1)
+	if drawn == 0 || drawn > 10 {
+		t.Errorf("drawn %d times", drawn)
+	}
+	st := *s.m.devices[2].st
+	st.Name = "other"
+	s.send(statusMsg{device: "/dev/ublkb2", st: &st})
+	if strings.Contains(last, "other") {
+		t.Error("drawn for a device that is not chosen")
+	}
+	s.pass(1)
+	if !strings.Contains(last, "other") {
+		t.Errorf("not shown:\n%s", last)
+	}
+}
+
+// TestAttention: a and A go through the devices that need attention, and nowhere if there is none.
+func TestAttention(t *testing.T) {
+	s := newScreenOn(t, 80, 24, Terminal{}, 64)
+	s.pass(1)
+	for _, step := range []struct {
+		key  string
+		want int
+	}{{"a", 1}, {"a", 2}, {"a", 1}, {"A", 2}, {"A", 1}, {"shift+tab", 0}} {
+		if s.press(step.key); s.m.chosen().st.ID != step.want {
+			t.Errorf("%s: %d, want %d", step.key, s.m.chosen().st.ID, step.want)
+		}
+	}
+	s = newScreenOn(t, 80, 24, Terminal{}, 1)
+	s.pass(1)
+	if s.press("a", "A"); s.m.chosen() == nil || s.m.chosen().st.ID != 0 {
+		t.Errorf("%+v", s.m.chosen())
+	}
+}
+
+// TestASCII: where there is only ASCII nothing else is shown, and each character keeps its columns.
+func TestASCII(t *testing.T) {
+	s := newScreenOn(t, 80, 24, Terminal{Colours: colorprofile.ANSI256, ASCII: true}, 64)
+	s.pass(4)
+	s.m.devices[0].st.Name = "größe-東京-a-name-longer-than-its-column"
+	for _, size := range [][2]int{{80, 24}, {40, 10}} {
+		s.send(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
+		for range 3 {
+			s.press("tab", "m", "?")
+			help := s.m.screen()
+			s.press("x")
+			for _, text := range []string{help, s.m.screen(), s.plain()} {
+				if strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) {
+					t.Errorf("%v: not all is ASCII:\n%s", size, text)
+				}
+			}
+		}
+	}
+	s = newScreenOn(t, 80, 24, Terminal{Colours: colorprofile.ANSI256, ASCII: true}, 64)
+	s.pass(4)
+	s.m.devices[0].st.Name = "größe-東京-a-name-longer-than-its-column"
+	s.golden("80x24-ascii")
+}
+
 // TestHangs: while a server hangs it is asked once and no more, the others go on, and the screen
 // says since when.
 func TestHangs(t *testing.T) {
@@ -179,7 +297,7 @@ func TestHangs(t *testing.T) {
 	if !strings.Contains(text, "50 MiB") {
 		t.Errorf("the others do not go on:\n%s", text)
 	}
-	s.send(statusMsg{device: "/dev/ublkb3", st: fakeDevices()[3]})
+	s.send(statusMsg{device: "/dev/ublkb3", st: (&fake{}).devices()[3]})
 	if text := s.plain(); strings.Contains(text, "no answer") {
 		t.Errorf("it answers again:\n%s", text)
 	}

@@ -2,10 +2,13 @@ package top
 
 import (
 	"fmt"
+	"image/color"
 	"math"
 	"strings"
+	"unicode/utf8"
 
 	"charm.land/lipgloss/v2"
+	"github.com/charmbracelet/colorprofile"
 	"github.com/charmbracelet/x/ansi"
 
 	"ublkremap/internal/control"
@@ -14,22 +17,27 @@ import (
 // look is how a kind of cell looks.
 type look struct {
 	letter string
-	color  string // of 256; those of Okabe and Ito, as near as there are
+	color  shade
 	name   string
 }
 
-// looks are in the order of the kinds.
+// shade is a colour in a palette of 256, and in one of 16 for terminals that have no more. What is
+// told apart by the one is told apart by the other.
+type shade struct{ of256, of16 string }
+
+// looks are in the order of the kinds. The colours are those of Okabe and Ito, as near as there
+// are.
 var looks = [...]look{
-	kindLost:      {"X", "166", "lost"},
-	kindPending:   {"P", "227", "pending"},
-	kindSlow:      {"S", "175", "slow"},
-	kindMapped:    {"R", "214", "remapped"},
-	kindMetadata:  {"M", "74", "meta"},
-	kindSpare:     {"+", "36", "spare"},
-	kindDisplaced: {"D", "250", "moved"},
-	kindScrubbed:  {"-", "25", "scrubbed"},
-	kindPlain:     {".", "238", "unread"},
-	kindNone:      {" ", "", ""},
+	kindLost:      {"X", shade{"166", "1"}, "lost"},
+	kindPending:   {"P", shade{"227", "11"}, "pending"},
+	kindSlow:      {"S", shade{"175", "5"}, "slow"},
+	kindMapped:    {"R", shade{"214", "3"}, "remapped"},
+	kindMetadata:  {"M", shade{"74", "6"}, "meta"},
+	kindSpare:     {"+", shade{"36", "2"}, "spare"},
+	kindDisplaced: {"D", shade{"250", "7"}, "moved"},
+	kindScrubbed:  {"-", shade{"25", "4"}, "scrubbed"},
+	kindPlain:     {".", shade{"238", "8"}, "unread"},
+	kindNone:      {" ", shade{}, ""},
 }
 
 var (
@@ -38,17 +46,65 @@ var (
 	reverse = lipgloss.NewStyle().Reverse(true)
 )
 
+// of returns a shade as this terminal has it.
+func (t Terminal) of(s shade) color.Color {
+	if t.Colours <= colorprofile.ANSI {
+		return lipgloss.Color(s.of16)
+	}
+	return lipgloss.Color(s.of256)
+}
+
+// colored is the style of a mark of this kind.
+func (t Terminal) colored(k kind) lipgloss.Style {
+	if looks[k].name == "" {
+		return lipgloss.NewStyle()
+	}
+	return lipgloss.NewStyle().Foreground(t.of(looks[k].color))
+}
+
+// filled is the style of a letter on a cell of this kind.
+func (t Terminal) filled(k kind) lipgloss.Style {
+	return lipgloss.NewStyle().Background(t.of(looks[k].color)).
+		Foreground(t.of(shade{"16", "0"}))
+}
+
 // stateStyle is how a state looks in the list.
-func stateStyle(s control.State) lipgloss.Style {
-	color := "214"
+func (t Terminal) stateStyle(s control.State) lipgloss.Style {
+	color := shade{"214", "3"}
 	switch s {
 	case control.StateLive:
-		color = "36"
+		color = shade{"36", "2"}
 	case control.StateTripped, control.StateFailed, control.StateUnreachable:
-		color = "166"
+		color = shade{"166", "1"}
 	}
-	return lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color(color))
+	return lipgloss.NewStyle().Bold(true).Foreground(t.of(color))
 }
+
+// text is a line as this terminal can show it. A character that it lacks becomes a question mark in
+// each of its columns.
+func (t Terminal) text(line string) string {
+	if !t.ASCII {
+		return line
+	}
+	var b strings.Builder
+	for _, r := range line {
+		switch i := strings.IndexRune(lines, r); {
+		case r < utf8.RuneSelf:
+			b.WriteRune(r)
+		case i >= 0:
+			b.WriteByte(inASCII[utf8.RuneCountInString(lines[:i])])
+		default:
+			b.WriteString(strings.Repeat("?", ansi.StringWidth(string(r))))
+		}
+	}
+	return b.String()
+}
+
+// What this package draws, and what takes its place where there is only ASCII.
+const (
+	lines   = "…▁▂▃▄▅▆▇█▀"
+	inASCII = "~_.-:=+*##"
+)
 
 // fit cuts a text to so many columns, or fills it up. A text that was cut ends with an ellipsis.
 func fit(s string, width int) string {
@@ -74,7 +130,7 @@ func cut(s string, width int) string { return ansi.Truncate(s, max(width, 0), "�
 
 // sparkline draws values, the newest at the right, in so many columns.
 func sparkline(values []float64, width int) string {
-	bars := []rune("▁▂▃▄▅▆▇█")
+	bars := []rune(lines)[1:9]
 	if len(values) > width {
 		values = values[len(values)-max(width, 0):]
 	}

@@ -59,7 +59,7 @@ func (m *Model) surface(d *device, l *layout) []string {
 	width := m.rowWidth()
 	lines := make([]string, 0, l.mapRows)
 	for row := range uint64(l.mapRows) {
-		var r painter
+		r := painter{can: m.can}
 		for x := range width {
 			if m.letters {
 				i := row*width + x
@@ -87,6 +87,7 @@ func (m *Model) noSurface(d *device) string {
 
 // painter draws a line of cells. Neighbours that look alike are one text with one style.
 type painter struct {
+	can   Terminal
 	b     strings.Builder
 	text  strings.Builder
 	style lipgloss.Style
@@ -115,17 +116,10 @@ func (p *painter) line() string {
 	return p.b.String()
 }
 
-func colored(k kind) lipgloss.Style {
-	if looks[k].color == "" {
-		return lipgloss.NewStyle()
-	}
-	return lipgloss.NewStyle().Foreground(lipgloss.Color(looks[k].color))
-}
-
 // letter draws one cell.
 func (p *painter) letter(k kind, cursor bool) {
 	p.put(looks[k].letter, [3]int{int(k), -1, asInt(cursor)}, func() lipgloss.Style {
-		return colored(k).Reverse(cursor)
+		return p.can.colored(k).Reverse(cursor)
 	})
 }
 
@@ -137,18 +131,17 @@ func (p *painter) half(up, down kind, cursor bool) {
 	case up == kindNone:
 		p.put(" ", key, func() lipgloss.Style { return lipgloss.NewStyle().Reverse(cursor) })
 	case up == down && up < kindScrubbed, min(up, down) <= kindMapped:
-		worst := looks[min(up, down)]
-		p.put(worst.letter, key, func() lipgloss.Style {
-			return lipgloss.NewStyle().Background(lipgloss.Color(worst.color)).
-				Foreground(lipgloss.Color("16")).Reverse(cursor)
+		worst := min(up, down)
+		p.put(looks[worst].letter, key, func() lipgloss.Style {
+			return p.can.filled(worst).Reverse(cursor)
 		})
 	case up == down:
-		p.put("█", key, func() lipgloss.Style { return colored(up).Reverse(cursor) })
+		p.put("█", key, func() lipgloss.Style { return p.can.colored(up).Reverse(cursor) })
 	default:
 		p.put("▀", key, func() lipgloss.Style {
-			s := colored(up).Reverse(cursor)
-			if c := looks[down].color; c != "" {
-				s = s.Background(lipgloss.Color(c))
+			s := p.can.colored(up).Reverse(cursor)
+			if down != kindNone {
+				s = s.Background(p.can.of(looks[down].color))
 			}
 			return s
 		})
@@ -166,10 +159,9 @@ func asInt(b bool) int {
 func (m *Model) legend() string {
 	var parts []string
 	for k := kindLost; k < kindNone; k++ {
-		style := colored(k)
+		style := m.can.colored(k)
 		if !m.letters && k < kindScrubbed {
-			style = lipgloss.NewStyle().Background(lipgloss.Color(looks[k].color)).
-				Foreground(lipgloss.Color("16"))
+			style = m.can.filled(k)
 		}
 		mark := looks[k].letter
 		if !m.letters && k >= kindScrubbed {

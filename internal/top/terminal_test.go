@@ -5,38 +5,54 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// fakeEnv makes the test binary show the fake host on its terminal, until it is ended.
-const fakeEnv = "UBLK_REMAP_TEST_TOP"
+// fakeEnv makes the test binary show the fake host on its terminal, until it is ended. Its value is
+// how many devices there are.
+const (
+	fakeEnv  = "UBLK_REMAP_TEST_TOP"
+	panicEnv = "UBLK_REMAP_TEST_TOP_PANIC" // not empty: the second device's map makes it panic
+	shellEnv = "UBLK_REMAP_TEST_TOP_SHELL" // not empty: a shell waits for its end
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv(fakeEnv) != "" {
-		src := &fake{hangs: make(chan struct{})}
+	if n, err := strconv.Atoi(os.Getenv(fakeEnv)); err == nil {
+		src := &fake{hangs: make(chan struct{}), count: n, panics: os.Getenv(panicEnv) != ""}
 		if err := run(context.Background(), src, os.Stdin, os.Stdout,
 			func() time.Time { return epoch }); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
 		fmt.Println("ended in good order")
-		time.Sleep(time.Hour) // tmux shows what is left on the screen
+		if os.Getenv(shellEnv) == "" {
+			time.Sleep(time.Hour) // tmux shows what is left on the screen
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
 // terminal is a tmux server of its own, with one window.
 type terminal struct {
-	t      *testing.T
-	socket string
+	t       *testing.T
+	socket  string
+	command string // that shows the screen
 }
 
 // patience is only for a test that fails.
 const patience = 2 * time.Minute
 
 func newTerminal(t *testing.T, width, height int, env ...string) *terminal {
+	t.Helper()
+	return start(t, width, height, false, env...)
+}
+
+// start begins with a shell, or with the screen itself.
+func start(t *testing.T, width, height int, shell bool, env ...string) *terminal {
 	t.Helper()
 	if _, err := exec.LookPath("tmux"); err != nil {
 		t.Skip("needs tmux (Debian: tmux)")
@@ -45,9 +61,13 @@ func newTerminal(t *testing.T, width, height int, env ...string) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &terminal{t, t.TempDir() + "/tmux"}
-	command := "exec env -u NO_COLOR -u TMUX " + strings.Join(env, " ") + " " + fakeEnv + "=1 '" +
+	x := &terminal{t: t, socket: t.TempDir() + "/tmux"}
+	x.command = "env -u NO_COLOR -u TMUX " + strings.Join(env, " ") + " " + fakeEnv + "=4 '" +
 		self + "'"
+	command := "exec " + x.command
+	if shell {
+		command = "exec env PS1='shell> ' sh -i"
+	}
 	x.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y",
 		fmt.Sprint(height), command)
 	t.Cleanup(func() { x.tmux("kill-server") })
@@ -134,7 +154,11 @@ func TestTerminal(t *testing.T) {
 			strings.Contains(s, strings.Repeat("-", 100))
 	})
 	x.tmux("resize-window", "-x", "25", "-y", "8")
-	x.until("too small", has("too small"))
+	x.until("small", func(s string) bool {
+		return has("4 devices", "> archive", "next: nothing")(s) && !has("DEVICE")(s)
+	})
+	x.tmux("resize-window", "-x", "1", "-y", "1")
+	x.until("tiny", func(s string) bool { return len(s) < 10 })
 	x.tmux("resize-window", "-x", "80", "-y", "24")
 	x.until("as before", has("> archive", "q quit"))
 	x.tmux("send-keys", "?")
@@ -167,5 +191,78 @@ func TestTerminalColours(t *testing.T) {
 		}
 		x.tmux("send-keys", "C-c")
 		x.until("end", has("ended in good order"))
+	}
+}
+
+// TestTerminalGivenBack: a terminal is as before after a signal and after a panic, and while Ctrl-Z
+// stops the program; fg shows the screen again.
+func TestTerminalGivenBack(t *testing.T) {
+	x := start(t, 80, 24, true)
+	asked := 0
+	// settings are the terminal's, as the shell sees them.
+	settings := func() string {
+		t.Helper()
+		asked++
+		mark := fmt.Sprintf("asked %d", asked)
+		x.tmux("send-keys", "-l", fmt.Sprintf("clear; stty -g; echo asked' '%d\n", asked))
+		shown := x.until("settings", func(s string) bool { return has(mark)(s) })
+		return strings.Split(shown, mark)[0]
+	}
+	before := settings()
+	restored := func(how string) {
+		t.Helper()
+		if after := settings(); after != before {
+			t.Errorf("%s: the terminal has changed:\n%s\nwas\n%s", how, after, before)
+		}
+		flags := x.tmux("display-message", "-p",
+			"#{alternate_on}#{mouse_any_flag}#{mouse_all_flag}#{cursor_flag}#{keypad_flag}")
+		if strings.TrimSpace(flags) != "00010" {
+			t.Errorf("%s: alternate screen, mouse, cursor, keypad: %s", how, flags)
+		}
+	}
+	pid := func() string {
+		return strings.TrimSpace(x.tmux("display-message", "-p", "#{pane_pid}"))
+	}
+	begin := func(env string) {
+		t.Helper()
+		x.tmux("send-keys", "-l", env+" "+shellEnv+"=1 "+x.command+"; echo code' '$?\n")
+		x.until("begin", has("> archive", "retried-read"))
+	}
+	for _, sig := range []string{"TERM", "INT", "HUP", "QUIT"} {
+		begin("")
+		if out, err := exec.Command("pkill", "-"+sig, "-P", pid()).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		x.until(sig, has("ended in good order\ncode 0\nshell>"))
+		restored(sig)
+	}
+	begin(panicEnv + "=1")
+	x.tmux("send-keys", "Tab")
+	x.until("panic", has("code 1\nshell>"))
+	restored("panic")
+	begin("")
+	x.tmux("send-keys", "C-z")
+	x.until("stopped", func(s string) bool { return has("shell>")(s) && !has("> archive")(s) })
+	restored("ctrl-z")
+	x.tmux("send-keys", "-l", "fg\n")
+	x.until("fg", has("> archive", "retried-read"))
+	x.tmux("send-keys", "Tab")
+	x.until("keys after fg", has("> media"))
+	x.tmux("send-keys", "q")
+	x.until("end", has("ended in good order\nshell>"))
+	restored("q")
+}
+
+// TestTerminalASCII: in a locale without UTF-8 and on the console of Linux the map is drawn with
+// letters.
+func TestTerminalASCII(t *testing.T) {
+	for _, env := range []string{"LC_ALL=C", "LC_ALL=de_DE.ISO-8859-1", "TERM=linux"} {
+		x := newTerminal(t, 80, 24, env)
+		x.until("begin", has("> archive", "retried-read"))
+		x.tmux("send-keys", "Tab")
+		screen := x.until("map", has("> media", "DDDDDDD++++++++", "R-"))
+		if strings.ContainsAny(screen, lines) {
+			t.Errorf("%s: %s", env, screen)
+		}
 	}
 }

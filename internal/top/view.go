@@ -6,6 +6,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
@@ -22,7 +23,8 @@ type layout struct {
 }
 
 const (
-	minWidth, minHeight = 30, 12
+	// minWidth, minHeight are what a window needs to have a map.
+	minWidth, minHeight = 40, 16
 	// Lines beside those of the list, the device, the map and the events: title, head of the list,
 	// words, legend, head of the events, help.
 	fixedRows = 5 + wordRows
@@ -43,8 +45,7 @@ func (m *Model) layout() layout {
 		l.eventRows = 0
 	}
 	l.mapRows = max(rest-l.eventRows, 0)
-	at := m.chosenIndex()
-	l.listFrom = min(max(at-l.listRows/2, 0), max(len(m.devices)-l.listRows, 0))
+	l.listFrom = m.listFrom(l.listRows)
 	l.mapTop = l.list + l.listRows + about
 	return l
 }
@@ -60,18 +61,26 @@ func (l *layout) cells(letters bool) uint64 {
 
 // View draws the screen.
 func (m *Model) View() tea.View {
-	v := tea.NewView(m.screen())
+	if !m.kept {
+		m.drawn, m.kept = m.screen(), true
+	}
+	v := tea.NewView(m.drawn)
 	v.AltScreen, v.MouseMode, v.WindowTitle = true, tea.MouseModeAllMotion, "ublk-remap top"
 	return v
 }
 
+// small reports whether the window has no room for a map.
+func (m *Model) small() bool { return m.width < minWidth || m.height < minHeight }
+
 // screen is all lines of the window.
 func (m *Model) screen() string {
-	if m.width < minWidth || m.height < minHeight {
-		return cut(fmt.Sprintf("too small: %dx%d at least; q ends", minWidth, minHeight), m.width)
-	}
-	if m.help {
+	switch {
+	case m.width == 0 || m.height == 0: // the size is not known yet
+		return ""
+	case m.help:
 		return m.helpText()
+	case m.small():
+		return m.smallScreen()
 	}
 	l := m.layout()
 	lines := []string{m.title()}
@@ -84,45 +93,24 @@ func (m *Model) screen() string {
 		lines = append(lines, m.legend())
 		lines = append(lines, m.events(d, &l)...)
 	} else {
-		lines = append(lines, "", "No device is served here, and none waits for its server.",
-			"See: ublk-remap scan")
+		lines = append(append(lines, ""), wrap(noDevice, m.width, 3)...)
 	}
 	for len(lines) < m.height-1 {
 		lines = append(lines, "")
 	}
 	lines = append(lines[:m.height-1], m.helpLine())
-	return strings.Join(lines, "\n")
+	return m.can.text(strings.Join(lines, "\n"))
 }
 
-func (m *Model) title() string {
-	bad := 0
-	for _, d := range m.devices {
-		if s, _ := d.state(m.now); s != control.StateLive || d.st.Action != "" {
-			bad++
-		}
+// smallScreen is the screen without a map: the devices with their states, and what is with the
+// chosen one.
+func (m *Model) smallScreen() string {
+	l := layout{listRows: min(len(m.devices), max(1, (m.height-2)/2))}
+	l.listFrom = m.listFrom(l.listRows)
+	lines := []string{bold.Render(fit(m.counts(l.listRows), m.width))}
+	if m.height < 3 {
+		lines = nil
 	}
-	text := fmt.Sprintf("ublk-remap top   %s   %d devices", m.now.Format(time.TimeOnly),
-		len(m.devices))
-	switch {
-	case m.listErr != nil:
-		text += "   the list is old: " + readable.Text(m.listErr.Error())
-	case bad == 1:
-		text += ", 1 needs attention"
-	case bad > 1:
-		text += fmt.Sprintf(", %d need attention", bad)
-	}
-	return bold.Render(fit(text, m.width))
-}
-
-// list draws the devices, with as many columns as fit.
-func (m *Model) list(l *layout) []string {
-	name := min(max(m.width-69, 10), 32)
-	row := func(mark, a, b, c, d, e, f, g, h, i string) string {
-		return cut(fmt.Sprintf("%s %s %s %s %9s %9s %7s %6s %5s %5s", mark, fit(a, name), fit(b, 7),
-			c, d, e, f, g, h, i), m.width)
-	}
-	lines := []string{faint.Render(row(" ", "NAME", "DEVICE", fit("STATE", 11), "READ/S", "WRITE/S",
-		"PENDING", "LOST", "SPARE", "SCRUB"))}
 	for i := l.listFrom; i < l.listFrom+l.listRows; i++ {
 		d := m.devices[i]
 		mark := " "
@@ -130,17 +118,137 @@ func (m *Model) list(l *layout) []string {
 			mark = ">"
 		}
 		state, text := d.state(m.now)
-		text = stateStyle(state).Render(fit(readable.Text(text), 11))
-		s, r := d.st, d.now()
-		cells := []string{"-", "-", "-", "-", "-", "-"}
-		if d.figures() {
-			cells = []string{readable.Bytes(int64(r.read)), readable.Bytes(int64(r.write)),
-				readable.Number(s.Pending), readable.Number(s.Lost),
-				percent(s.Spare.Free, s.Spare.Total), scrubText(&s.Scrub)}
+		text = m.can.stateStyle(state).Render(readable.Text(text))
+		name := max(m.width-2-1-ansi.StringWidth(text), min(m.width/2, 10))
+		lines = append(lines, cut(mark+" "+fit(readable.Text(d.st.Name), name)+" "+text, m.width))
+	}
+	if d := m.chosen(); d != nil {
+		state, reason, next := m.says(d)
+		lines = append(lines, wrap(state+": "+reason, m.width, 3)...)
+		lines = append(lines, wrap("next: "+next, m.width, 3)...)
+	} else {
+		lines = append(lines, wrap(noDevice, m.width, 3)...)
+	}
+	if most := max(m.height-1, 1); len(lines) >= most {
+		lines = lines[:most]
+	} else {
+		lines = append(lines, make([]string, most-len(lines))...)
+	}
+	if m.height > 1 {
+		lines = append(lines, reverse.Render(fit("q quit  tab device  a attention  ? help",
+			m.width)))
+	}
+	return m.can.text(strings.Join(lines, "\n"))
+}
+
+const noDevice = "No device is served here, and none waits for its server. See: ublk-remap scan"
+
+func (m *Model) title() string {
+	l := m.layout()
+	text := fmt.Sprintf("ublk-remap top   %s   %s", m.now.Format(time.TimeOnly),
+		m.counts(l.listRows))
+	if m.listErr != nil {
+		text += "   the list is old: " + readable.Text(m.listErr.Error())
+	}
+	return bold.Render(fit(text, m.width))
+}
+
+// counts says how many devices there are, which of them are shown in so many rows, and how many
+// need attention.
+func (m *Model) counts(rows int) string {
+	bad := 0
+	for _, d := range m.devices {
+		if d.bad(m.now) {
+			bad++
 		}
-		lines = append(lines, row(mark, readable.Text(s.Name),
-			strings.TrimPrefix(readable.Text(s.Device), "/dev/"),
-			text, cells[0], cells[1], cells[2], cells[3], cells[4], cells[5]))
+	}
+	text := fmt.Sprintf("%d devices", len(m.devices))
+	if len(m.devices) == 1 {
+		text = "1 device"
+	}
+	if from := m.listFrom(rows); rows < len(m.devices) {
+		text += fmt.Sprintf(" (%d-%d shown)", from+1, from+rows)
+	}
+	switch {
+	case bad == 1:
+		text += ", 1 needs attention"
+	case bad > 1:
+		text += fmt.Sprintf(", %d need attention", bad)
+	}
+	return text
+}
+
+// listFrom is the first device that is shown, if so many are.
+func (m *Model) listFrom(rows int) int {
+	return min(max(m.chosenIndex()-rows/2, 0), max(len(m.devices)-rows, 0))
+}
+
+// column is a column of figures of the list.
+type column struct {
+	name  string
+	width int
+	of    func(d *device) string
+}
+
+// columns are in the order in which they stand.
+var columns = []column{
+	{"READ/S", 9, func(d *device) string { return readable.Bytes(int64(d.now().read)) }},
+	{"WRITE/S", 9, func(d *device) string { return readable.Bytes(int64(d.now().write)) }},
+	{"PENDING", 7, func(d *device) string { return readable.Number(d.st.Pending) }},
+	{"LOST", 6, func(d *device) string { return readable.Number(d.st.Lost) }},
+	{"SPARE", 5, func(d *device) string { return percent(d.st.Spare.Free, d.st.Spare.Total) }},
+	{"SCRUB", 5, func(d *device) string { return scrubText(&d.st.Scrub) }},
+}
+
+// A row of the list begins with a mark, the name, the device and the state.
+const (
+	deviceWidth = 7
+	stateWidth  = 11
+	nameWidth   = 10 // at least
+)
+
+// list draws the devices, with as many columns as fit. Rates go first.
+func (m *Model) list(l *layout) []string {
+	shown := columns
+	width := func() int {
+		w := len("> ") + 1 + deviceWidth + 1 + stateWidth
+		for _, c := range shown {
+			w += 1 + c.width
+		}
+		return w
+	}
+	for len(shown) > 0 && shown[0].name != "PENDING" && width()+nameWidth > m.width {
+		shown = shown[1:]
+	}
+	for len(shown) > 0 && width()+nameWidth > m.width {
+		shown = shown[:len(shown)-1]
+	}
+	name := min(max(m.width-width(), nameWidth), 32)
+	row := func(mark, a, b, state string, cell func(c *column) string) string {
+		text := mark + " " + fit(a, name) + " " + fit(b, deviceWidth) + " " + state
+		for i := range shown {
+			text += fmt.Sprintf(" %*s", shown[i].width, cell(&shown[i]))
+		}
+		return cut(text, m.width)
+	}
+	lines := []string{faint.Render(row(" ", "NAME", "DEVICE", fit("STATE", stateWidth),
+		func(c *column) string { return c.name }))}
+	for i := l.listFrom; i < l.listFrom+l.listRows; i++ {
+		d := m.devices[i]
+		mark := " "
+		if d == m.chosen() {
+			mark = ">"
+		}
+		state, text := d.state(m.now)
+		text = m.can.stateStyle(state).Render(fit(readable.Text(text), stateWidth))
+		lines = append(lines, row(mark, readable.Text(d.st.Name),
+			strings.TrimPrefix(readable.Text(d.st.Device), "/dev/"), text,
+			func(c *column) string {
+				if !d.figures() {
+					return "-"
+				}
+				return c.of(d)
+			}))
 	}
 	return lines
 }
@@ -150,6 +258,24 @@ func scrubText(s *control.Scrub) string {
 		return "idle"
 	}
 	return percent(s.Position, s.Total)
+}
+
+// says is what is with a device in words: its state, the reason, and what to do next.
+func (m *Model) says(d *device) (state, reason, next string) {
+	of, text := d.state(m.now)
+	state = m.can.stateStyle(of).Render(readable.Text(text))
+	reason, next = readable.Text(d.st.Reason), "nothing"
+	if since := d.late(m.now); since > 0 {
+		reason = "its server has not answered for " + readable.Duration(since) +
+			"; the figures are old, and whether I/O goes on is not known"
+	}
+	if reason == "" && of == control.StateLive {
+		reason = "all is well"
+	}
+	if d.st.Action != "" {
+		next = readable.Text(d.st.Action)
+	}
+	return state, reason, next
 }
 
 // about says in words how the chosen device is: its name, state, what to do and rates.
@@ -162,19 +288,6 @@ func (m *Model) about(d *device) []string {
 		readable.Text(s.Backing))
 	if s.SizeBlocks > 0 {
 		name += fmt.Sprintf(", %s", readable.Bytes(int64(s.SizeBlocks)*int64(s.BlockSize)))
-	}
-	state, text := d.state(m.now)
-	reason := readable.Text(s.Reason)
-	if since := d.late(m.now); since > 0 {
-		reason = "its server has not answered for " + readable.Duration(since) +
-			"; the figures are old, and whether I/O goes on is not known"
-	}
-	if reason == "" && state == control.StateLive {
-		reason = "all is well"
-	}
-	next := "nothing"
-	if s.Action != "" {
-		next = readable.Text(s.Action)
 	}
 	rate := func(what string, of func(rates) float64, text string) string {
 		values := make([]float64, len(d.history))
@@ -191,9 +304,12 @@ func (m *Model) about(d *device) []string {
 		rows = 3
 	}
 	lines := []string{bold.Render(cut(name, m.width))}
-	lines = append(lines, wrap(stateStyle(state).Render(readable.Text(text))+": "+reason, m.width,
-		rows)...)
+	state, reason, next := m.says(d)
+	lines = append(lines, wrap(state+": "+reason, m.width, rows)...)
 	lines = append(lines, wrap("next: "+next, m.width, rows)...)
+	if !d.figures() { // the rates are those of a server that has ended
+		return lines
+	}
 	return append(lines,
 		cut(rate("read", func(r rates) float64 { return r.read }, fit(readable.Rate(r.read), 11))+
 			rate("write", func(r rates) float64 { return r.write },
@@ -203,7 +319,7 @@ func (m *Model) about(d *device) []string {
 
 // helpLine is the last line.
 func (m *Model) helpLine() string {
-	text := "q quit  tab device  arrows move  + - 0 zoom  n N next bad  m letters  ? help"
+	text := "q quit  tab device  a attention  arrows move  + - 0 zoom  n N next bad  ? help"
 	return reverse.Render(fit(text, m.width))
 }
 
@@ -211,6 +327,7 @@ func (m *Model) helpText() string {
 	text := `ublk-remap top shows the devices of this host. It only reads.
 
 tab, shift+tab      the next device, the one before; or click on it
+a, A                the next device that needs attention, the one before
 arrows, h j k l     move the cursor on the map; the mouse does so too
 pgup, pgdown        one screen of the map back, forward
 home, end           start and end of the disk
@@ -219,7 +336,7 @@ home, end           start and end of the disk
 n, N                the next bad place, the one before
 m                   letters in place of half-blocks
 ?                   this help; any key leaves it
-q, ctrl+c           quit
+q, ctrl+c; ctrl+z   quit; stop until fg
 
 The map: X lost, P pending, S slow to read, R remapped, M metadata, + spare
 units, D data that gave way to metadata, - read by a scrub, . not read yet.`
@@ -227,7 +344,7 @@ units, D data that gave way to metadata, - read by a scrub, . not read yet.`
 	for i := range lines {
 		lines[i] = cut(lines[i], m.width)
 	}
-	return strings.Join(lines[:min(len(lines), m.height)], "\n")
+	return m.can.text(strings.Join(lines[:min(len(lines), m.height)], "\n"))
 }
 
 // events draws what happened last, the newest at the bottom.

@@ -17,10 +17,14 @@ read, R remapped, M metadata, + spare units, D data that gave way to metadata,
 what a scrub has read (-) and what it has not (.). What is under the cursor is
 said in words.
 
-Keys: tab, or a click, chooses a device; arrows or the mouse move the cursor; +, -
-or the wheel zoom, down to single blocks; 0 shows the whole disk; n and N go to
-the next bad place and back; m draws letters only, as with NO_COLOR; ? is help; q
-ends it.
+Keys: tab, or a click, chooses a device; a chooses the next one that needs
+attention; arrows or the mouse move the cursor; +, - or the wheel zoom, down to
+single blocks; 0 shows the whole disk; n and N go to the next bad place and back;
+m draws letters only; ? is help; q ends it.
+
+Half-blocks in colour draw the map. With NO_COLOR, in a locale without UTF-8 and
+on the console of Linux letters do, and all else is ASCII. A window smaller than
+40x16 has no map.
 
 It needs a terminal; for scripts there is status --json.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd) },
