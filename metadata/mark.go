@@ -23,6 +23,7 @@ type Marks struct {
 	Spared uint64 // blocks that live in the spare region
 
 	img     *Image
+	first   uint64 // block of the list
 	entries []Entry
 	dense   Density // at which a checkpoint holds the table with the marks
 }
@@ -39,6 +40,9 @@ func PlanMarks(img *Image, ranges []BlockRange, cause Cause, now uint32) (*Marks
 		return nil, err
 	}
 	m := &Marks{img: img}
+	if len(ranges) > 0 {
+		m.first = ranges[0].Block
+	}
 	per := uint64(UnitSize / img.layout.BlockSize())
 	for _, r := range ranges {
 		for end := r.Block + r.Count; r.Block < end; {
@@ -132,26 +136,58 @@ func (m *Marks) fits(t *Table) error {
 
 // Run makes the marks durable. Nothing may have written to the devices since PlanMarks. If it ends
 // with an error, the marks before that may be there; what was there before is. Errors: ErrPath if a
-// device cannot be asked any more.
+// device cannot be asked any more. In the end the flight recorder notes them, as it does when a
+// server imports a list. If that cannot be written, it is missing there, and nothing else.
 func (m *Marks) Run(o RunOptions) error {
 	if len(m.entries) == 0 {
 		return nil
 	}
-	return orPathFailure(m.img.devs, m.run(o))
+	r := NewRecorder(m.img)
+	epoch, err := m.run(o, r != nil)
+	if err = orPathFailure(m.img.devs, err); err == nil && r != nil {
+		m.note(r, epoch, o.Now)
+	}
+	return err
 }
 
-func (m *Marks) run(o RunOptions) error {
+// note writes an event about the marks. A cut meanwhile costs that event at most.
+func (m *Marks) note(r *Recorder, epoch uint64, at uint32) {
+	const now = 1 // no time passes on the Recorder's clock
+	r.Begin(epoch, now)
+	r.Note(&Event{Micros: int64(at) * 1e6, Kind: EventImport, Done: EventImported, HasBlock: true,
+		Block: m.first, Count: uint32(min(m.Marked, math.MaxUint32)),
+		Detail: m.Marked + m.Known + m.Spared}, now)
+	r.Hurry(now)
+	for {
+		op, ok := r.Next(now)
+		if !ok {
+			return
+		}
+		dev := m.img.devs[op.Device]
+		_, err := dev.WriteAt(op.Data, op.Offset)
+		if err == nil {
+			if err = dev.Sync(); err != nil {
+				err = fmt.Errorf("%w: %w", ErrFlush, err)
+			}
+		}
+		r.Done(op.Lane, err, now)
+	}
+}
+
+// run makes the marks durable, and returns the epoch that it has raised for that. recorder: the set
+// gets the feature bit of a flight recorder.
+func (m *Marks) run(o RunOptions, recorder bool) (epoch uint64, err error) {
 	t, err := m.img.Table()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	t.dense = m.dense
-	c, err := NewCommitter(m.img, t, Options{Session: o.Session})
+	c, err := NewCommitter(m.img, t, Options{Session: o.Session, Recorder: recorder})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := c.durably(m.img.devs, func() (Ticket, error) { return c.Open(o.Now) }); err != nil {
-		return err
+		return 0, err
 	}
 	for list := m.entries; len(list) > 0; {
 		n := min(len(list), MaxEntries)
@@ -159,16 +195,16 @@ func (m *Marks) run(o RunOptions) error {
 		// their record is durable: a block that is pending too early is read as before.
 		for _, e := range list[:n] {
 			if err := t.Apply(e); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		if err := c.durably(m.img.devs,
 			func() (Ticket, error) { return c.Commit(list[:n]) }); err != nil {
-			return err
+			return 0, err
 		}
 		list = list[n:]
 	}
-	return nil
+	return c.Status().Epoch, nil
 }
 
 // durably asks a Committer for something, and does its I/O until that has ended.

@@ -185,3 +185,76 @@ func TestMarksCheckpoint(t *testing.T) {
 		wantStates(t, fmt.Sprint("at ", at), devices(w.disks), want, want)
 	}
 }
+
+// TestMarksAreNoted: the flight recorder has each import into a stopped set, and what was there.
+// If its rings take no writes, or do not read, the marks are made all the same.
+func TestMarksAreNoted(t *testing.T) {
+	for _, spare := range []int64{0, 9 << 20} {
+		for _, bad := range []string{"", "no writes", "no reads"} {
+			p := smallParams(4096, 4096)
+			p.Name, p.SpareDeviceSize = "w", spare
+			plan, err := Plan(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorldOf(t, rand.New(rand.NewPCG(18, 1)), plan)
+			sb := plan.Superblock()
+			inRing := func(d int) func(off int64, n int) bool {
+				return func(off int64, _ int) bool {
+					for _, l := range eventLanes(&sb) {
+						for _, s := range l.slots {
+							if int(l.device) == d && s.offset == off {
+								return true
+							}
+						}
+					}
+					return false
+				}
+			}
+			for i, d := range w.disks {
+				switch bad {
+				case "no writes":
+					d.failWrite = inRing(i)
+				case "no reads":
+					for off := int64(0); off < d.size; off += PageSize {
+						if inRing(i)(off, 0) {
+							d.dead = append(d.dead, [2]int64{off, off + PageSize})
+						}
+					}
+				}
+			}
+			var marked []uint64
+			for n := range uint64(3) {
+				m := planMarks(t, devices(w.disks), []BlockRange{{10 * n, 2}, {10*n + 5, 1}})
+				if err := m.Run(RunOptions{Now: uint32(6 + n), Session: n}); err != nil {
+					t.Fatal(err)
+				}
+				marked = append(marked, m.Marked)
+			}
+			events, err := EventsOn(devices(w.disks))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bad != "" {
+				if len(events) > 0 {
+					t.Errorf("%s: %+v", bad, events)
+				}
+				continue
+			}
+			for n, e := range events {
+				want := Event{Number: uint64(n + 1), Micros: int64(6+n) * 1e6, Kind: EventImport,
+					Done: EventImported, HasBlock: true, Block: uint64(10 * n),
+					Count: uint32(marked[n]), Detail: 3}
+				if e != want {
+					t.Errorf("event %d is %+v, want %+v", n, e, want)
+				}
+			}
+			if len(events) != 3 {
+				t.Errorf("%d events of 3 imports", len(events))
+			}
+			if r, err := Check(devices(w.disks)); err != nil || !r.OK() {
+				t.Fatal(err, r.String())
+			}
+		}
+	}
+}
