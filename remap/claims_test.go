@@ -3,6 +3,7 @@ package remap
 import (
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"testing"
 
 	"ublkremap/metadata"
@@ -84,4 +85,49 @@ func TestManyClaims(t *testing.T) {
 			t.Errorf("%d claims, %d held in the end", live, held)
 		}
 	}
+}
+
+// TestLateClaimFreesOnce: a claim that has seen a spare unit fail arrives while the unit is on its way
+// to be free, and waits for a relocation. The spare unit is not given to others before the claim has
+// ended.
+func TestLateClaimFreesOnce(t *testing.T) {
+	r := newRig(t, 512, 8)
+	for b := range uint64(8) {
+		r.breakHome(2000+b, syscall.EIO)
+	}
+	r.do(OpWrite, 2000, 8)
+	old := r.s.m.Unit(250).Places[0].Spare
+	reserve := func(tag uint16) {
+		m := Message{Kind: MsgReserve, Tag: tag, Unit: 250, Count: 1, First: 0xff, Last: 0xff,
+			Mapped: true, Spare: old, Tries: 1, Errno: -int32(syscall.EIO)}
+		m.Tried[0] = old
+		r.a.Receive(&m)
+	}
+	settle := func() {
+		for len(r.moves)+len(r.tickets) > 0 {
+			r.step()
+		}
+	}
+	reserve(0)
+	settle()
+	granted := r.toE[len(r.toE)-1]
+	r.want("granted", granted.Kind, MsgReserved)
+	commit := granted
+	commit.Kind, commit.First, commit.Last = MsgCommit, 0xff, 0xff
+	commit.Mapped, commit.Tries, commit.Tried = true, 1, [MaxTries]uint32{old}
+	commit.Count = 1
+	r.a.Receive(&commit)
+	settle()
+	r.want("it is to be free", r.alloc.FreeDeferred(old), true)
+	r.s.m.SetBusy(250, 1, true)
+	reserve(1)
+	r.a.Receive(&Message{Kind: MsgGraceDone, Generation: r.a.grace.generation})
+	r.want("in use", r.alloc.IsUsed(old), true)
+	r.want("to be free", r.alloc.FreeDeferred(old), false)
+	r.s.m.SetBusy(250, 1, false)
+	r.a.wakeAll()
+	r.a.advance()
+	r.want("to be free, in the end", r.alloc.FreeDeferred(old), true)
+	r.a.Receive(&Message{Kind: MsgGraceDone, Generation: r.a.grace.generation})
+	r.want("claims", r.a.Status().Claims, 0)
 }

@@ -36,6 +36,11 @@ func (g *grace) done(a *Arbiter, generation uint64) {
 	}
 	for _, spare := range g.deferred[:g.freeing] {
 		a.free(spare, 1)
+		if a.index.tried[spare] > 0 {
+			// The message of a claim that has seen it fail was on its way, and the claim waits. It
+			// frees the unit at its end; by then another unit could have it, and would lose it.
+			must(a.alloc.Take(spare, 1))
+		}
 	}
 	g.deferred = append(g.deferred[:0], g.deferred[g.freeing:]...)
 	g.freeing = 0
