@@ -296,7 +296,7 @@ func (v *mover) reserveSpace(a *Arbiter) bool {
 
 // busy begins a batch.
 func (v *mover) busy(a *Arbiter) {
-	a.m.SetBusy(v.first, uint64(v.n), true)
+	a.m.SetBusy(v.first, uint64(v.n), !plantedNotBusy || v.now.Cause != metadata.CauseScrub)
 	v.step = moveClaims
 }
 

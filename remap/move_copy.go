@@ -149,6 +149,7 @@ func (v *mover) transferred(a *Arbiter, ok, medium bool) {
 		v.start(a, OpWrite, !v.now.ToSpare, v.data)
 		return
 	case ok && plantedHomeUnread && v.now.Cause == metadata.CauseScrub && !v.now.ToSpare:
+	case ok && plantedSlowUnread && v.now.Cause == metadata.CauseScrub && v.now.ToSpare:
 	case ok && !v.verifying:
 		// A place that takes a write need not hold the data. So the data is read back before the
 		// old place is given up.

@@ -9,6 +9,8 @@ const (
 	plantedOnePass       = false
 	plantedHomeUnread    = false
 	plantedStaleSpare    = false
+	plantedNotBusy       = false
+	plantedSlowUnread    = false
 	plantedFillAll       = false
 	plantedFillUnread    = false
 	plantedMarkEarly     = false

@@ -22,6 +22,16 @@ var plantedHomeUnread bool
 // PlantHomeUnread plants or removes that bug.
 func PlantHomeUnread(on bool) { plantedHomeUnread = on }
 
+// plantedNotBusy lets users write to what the scrub moves. plantedSlowUnread lets its moves to spare
+// units, such as those of slow blocks, count without a read.
+var plantedNotBusy, plantedSlowUnread bool
+
+// PlantNotBusy plants or removes the first of these bugs.
+func PlantNotBusy(on bool) { plantedNotBusy = on }
+
+// PlantSlowUnread plants or removes the second one.
+func PlantSlowUnread(on bool) { plantedSlowUnread = on }
+
 // plantedOnePass lets the retest of the scrub take a block home that passed after one pass only.
 var plantedOnePass bool
 

@@ -90,6 +90,9 @@ const (
 	BugRetestUntold
 	BugScrubOnePass
 	BugRewriteUnread
+	BugRewriteCached
+	BugRewriteNotBusy
+	BugSlowUnread
 	BugMarkEarly
 	BugMarkLost
 	BugMarkSpared
@@ -118,6 +121,7 @@ const (
 	FocusHomeFails         // the scenario "retest-home-fails"
 	FocusScrubRetest       // the scenario "scrub-retest"
 	FocusRewrite           // the scenario "scrub-rewrite"
+	FocusRewriteBusy       // the scenario "scrub-rewrite-busy"
 	FocusLatent            // one superblock of the backing reads, and part of a mirror
 	FocusAway              // there is a spare device, and disks vanish and return
 	FocusReader            // blocks are read in the background, and moved
@@ -139,7 +143,7 @@ const (
 func (f Focus) String() string {
 	return [...]string{"", "small budget", "one mirror fails", "all mirrors fail for a while",
 		"scenario turns", "scenario retest-home-fails", "scenario scrub-retest",
-		"scenario scrub-rewrite",
+		"scenario scrub-rewrite", "scenario scrub-rewrite-busy",
 		"one superblock reads", "a spare device comes and goes",
 		"background reader", "fills", "imports", "scrub", "the table is nearly full", "retests",
 		"flight recorder", "spare region full", "scenario scrub-slow",
@@ -152,7 +156,8 @@ func (f Focus) scenario() string {
 	return map[Focus]string{
 		FocusTurns: "turns", FocusHomeFails: "retest-home-fails",
 		FocusScrubRetest: "scrub-retest", FocusRewrite: "scrub-rewrite",
-		FocusSlow: "scrub-slow", FocusSpares: "scrub-spares",
+		FocusRewriteBusy: "scrub-rewrite-busy",
+		FocusSlow:        "scrub-slow", FocusSpares: "scrub-spares",
 		FocusSpareReads: "spare-reads",
 		FocusVerify:     "scrub-metadata",
 	}[f]
@@ -358,6 +363,12 @@ var bugTable = [bugs]bugInfo{
 		"after one pass only", inProduct, FocusScrubRetest},
 	BugRewriteUnread: {"rewrite-unread", "a weak block that the scrub rewrites counts as mended, " +
 		"and its home was not read", inProduct, FocusRewrite},
+	BugRewriteCached: {"rewrite-cached", "a weak block that the scrub rewrites is read from the " +
+		"disk's cache, not after a flush", inDriver, FocusRewrite},
+	BugRewriteNotBusy: {"rewrite-not-busy", "a block that the scrub rewrites is not busy " +
+		"meanwhile: users write to it", inProduct, FocusRewriteBusy},
+	BugSlowUnread: {"slow-unread", "a slow block is moved to a spare unit that is not read back",
+		inProduct, FocusSlow},
 	BugMarkEarly: {"import-early", "an import ends before its marks are durable", inProduct,
 		FocusMark},
 	BugMarkLost: {"import-lost", "an import takes listed blocks for such that have no copy",
@@ -576,6 +587,11 @@ func (b Bug) operation(sv *server, asked *coordinator.IO, io *diskIO, done func(
 	switch {
 	case b.retestTransfer(sv, io, done):
 		return true
+	case b == BugRewriteCached && asked.Transfer && sv.coord.Scrub().Mending:
+		if io.fua = false; io.kind == ioFlush {
+			sv.s.later(classTransfer, func() { done(0) })
+			return true
+		}
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioWrite:
 		io.fua = true
 	case b == BugFlushAsMedium && asked.Durable && io.kind == ioFlush:

@@ -222,6 +222,12 @@ func (d *disk) reread(off, n int64) {
 
 var zeroSector [sectorSize]byte
 
+// inCache reports whether what a sector reads lies in the cache only.
+func (d *disk) inCache(off int64) bool {
+	p := d.pages[off/pageSize]
+	return p != nil && p.cache[off%pageSize/sectorSize] != nil
+}
+
 // sync makes durable what was written up to seq.
 func (d *disk) sync(seq uint64) {
 	kept := d.dirty[:0]

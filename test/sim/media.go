@@ -14,7 +14,10 @@ type media struct {
 	away          map[place]int64 // the step at which it failed because its disk was away
 	// verified holds the sectors that a relocation has read since it last wrote them.
 	verified map[place]bool
-	tests    map[place]*homeTest // by sector, of homes that a server has tested
+	// cached holds those of them that were read while what was written lay in the disk's cache only.
+	// That proves nothing: the media may not hold it.
+	cached map[place]bool
+	tests  map[place]*homeTest // by sector, of homes that a server has tested
 }
 
 // moved takes the end of an operation that copies: of a relocation, or of a heal.
@@ -34,6 +37,7 @@ func (m *media) moved(s *sim, io *diskIO, res int32) {
 		}
 		if io.kind == ioRead && off < io.off+min(int64(res), io.done) {
 			m.verified[p] = true
+			m.cached[p] = io.d.inCache(off)
 		} else if io.kind != ioRead || io.d.missing == 0 && io.d.badAt(off, false) != nil {
 			// The answer of a disk that is away says nothing of what was read before.
 			delete(m.verified, p)
@@ -128,6 +132,7 @@ func (sv *server) judgeHome(e *metadata.Entry, unit uint64) {
 	s := sv.s
 	per := uint64(metadata.UnitSize / s.plan.BlockSize())
 	sv.homeAgain(*e, unit)
+	info := sv.restored.Map.Unit(unit)
 	for b := range per {
 		dev, off := s.plan.HomeOf(min(unit*per+b, s.plan.Blocks()-1))
 		if e.Mask>>b&1 == 0 {
@@ -135,6 +140,9 @@ func (sv *server) judgeHome(e *metadata.Entry, unit uint64) {
 		}
 		if !s.media.verified[place{dev, off}] {
 			s.failf("block %d goes home, and was not read there", unit*per+b)
+		}
+		if _, moves := info.SpareOf(int(b)); moves && s.media.cached[place{dev, off}] {
+			s.failf("block %d goes home, and was read there before it was flushed", unit*per+b)
 		}
 		if e.Cause == metadata.CauseRetest {
 			sv.judgeRetest(unit*per+b, place{dev, off})

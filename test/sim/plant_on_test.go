@@ -37,6 +37,10 @@ func plant(b Bug, on bool) bool {
 		remap.PlantHomeForgotten(on)
 	case BugRewriteUnread:
 		remap.PlantHomeUnread(on)
+	case BugRewriteNotBusy:
+		remap.PlantNotBusy(on)
+	case BugSlowUnread:
+		remap.PlantSlowUnread(on)
 	case BugScrubOnePass:
 		remap.PlantOnePass(on)
 	case BugMarkEarly:

@@ -622,6 +622,35 @@ var Scenarios = []Scenario{
 		}
 		s.reads(0, b, 2*per)
 	}},
+	{"scrub-rewrite-busy", nil, func(s *sim) {
+		// The same, and a user writes to the very block while it is written anew.
+		b, per := s.block(), s.per()
+		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 8, 0
+		s.start()
+		s.write(0, b, 2*per, true)
+		s.drain()
+		s.bad(b+1, 1, failing{read: true, errno: int32(syscall.ENODATA), left: 1})
+		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
+			s.failf("%v", err)
+		}
+		c := s.srv.coord
+		for n := 0; c.Scrub().Repaired == 0 && n < 10_000; n++ {
+			if c.Scrub().Mending && s.allIdle() && s.chance(1, 3) {
+				s.write(n%2, b+1, 1, s.chance(1, 2))
+			}
+			if due := c.ScrubDue(); due != 0 {
+				s.now = max(s.now, due)
+				s.srv.after()
+			}
+			s.nextEvent()
+		}
+		s.drain()
+		if now := c.Scrub(); now.Repaired == 0 || now.Relocated > 0 ||
+			s.srv.restored.Allocator.Used() > 0 {
+			s.failf("the scrub has mended %+v", now)
+		}
+		s.reads(0, b, 2*per)
+	}},
 	{"scrub-retest", nil, func(s *sim) {
 		// Homes that are well again pass a test after a pass of the scrub, and another one after
 		// the next pass. One goes bad in between, and one keeps what is written in its cache only.

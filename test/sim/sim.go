@@ -218,7 +218,7 @@ func (s *sim) run() {
 // equip makes what belongs to the disks: the model and the users.
 func (s *sim) equip() {
 	s.media = media{reads: map[place]bool{}, writes: map[place]bool{}, away: map[place]int64{},
-		verified: map[place]bool{}, tests: map[place]*homeTest{}}
+		verified: map[place]bool{}, cached: map[place]bool{}, tests: map[place]*homeTest{}}
 	s.model = newModel(s.plan.Blocks() * uint64(s.plan.BlockSize()) / sectorSize)
 	s.users()
 	for _, d := range s.disks {
