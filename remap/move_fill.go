@@ -114,7 +114,7 @@ func (v *mover) leave(a *Arbiter, u *moving, blocks uint8, why FillOutcome) {
 func (v *mover) pickSpareToFill(a *Arbiter, u *moving, info *UnitInfo) bool {
 	for _, p := range info.Places[:info.N] {
 		if p.Mask&u.mask == 0 && a.alloc.Service(p.Spare) == InService &&
-			!a.alloc.Suspected(p.Spare) && !a.inDoubt(p.Spare) {
+			!a.alloc.Suspected(p.Spare) && !a.inDoubt(p.Spare) && !a.spoilt(info, p) {
 			u.spare, u.taken = p.Spare, true
 			return true
 		}
