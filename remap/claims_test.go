@@ -87,8 +87,8 @@ func TestManyClaims(t *testing.T) {
 	}
 }
 
-// TestLateClaimFreesOnce: a claim that has seen a spare unit fail arrives while the unit is on its way
-// to be free, and waits for a relocation. The spare unit is not given to others before the claim has
+// TestLateClaimFreesOnce: a claim that has seen a spare unit fail arrives while the unit is being
+// freed, and waits for a relocation. The spare unit is not given to others before the claim has
 // ended.
 func TestLateClaimFreesOnce(t *testing.T) {
 	r := newRig(t, 512, 8)

@@ -62,7 +62,8 @@ func (s *sim) fork(stream uint64) *sim {
 		c.ios[i] = &own
 	}
 	c.media = media{reads: maps.Clone(s.media.reads), writes: maps.Clone(s.media.writes),
-		verified: maps.Clone(s.media.verified), cached: maps.Clone(s.media.cached), tests: map[place]*homeTest{}}
+		verified: maps.Clone(s.media.verified), cached: maps.Clone(s.media.cached),
+		tests: map[place]*homeTest{}}
 	for p, t := range s.media.tests {
 		own := *t
 		c.media.tests[p] = &own

@@ -14,8 +14,8 @@ type media struct {
 	away          map[place]int64 // the step at which it failed because its disk was away
 	// verified holds the sectors that a relocation has read since it last wrote them.
 	verified map[place]bool
-	// cached holds those of them that were read while what was written lay in the disk's cache only.
-	// That proves nothing: the media may not hold it.
+	// cached holds those of them that were read while what was written lay in the disk's cache
+	// only. That proves nothing: the media may not hold it.
 	cached map[place]bool
 	tests  map[place]*homeTest // by sector, of homes that a server has tested
 }
