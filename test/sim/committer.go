@@ -14,6 +14,7 @@ type committer struct {
 	sv      *server
 	commits map[metadata.Ticket]int64 // the Arbiter's commits that are under way, and their step
 	held    []metadata.Result         // of bugs only
+	noRoom  bool                      // it has said since noteTable that no more room can be made now
 }
 
 // Commit takes what the Arbiter wants to be durable.
@@ -109,6 +110,14 @@ func (c *committer) due() []metadata.Result {
 	results := c.held
 	c.held = nil
 	return results
+}
+
+// Growth says how far the mirrors are with larger slots. It may be another answer a moment later: a
+// superblock that is written meanwhile can end a reason to wait.
+func (c *committer) Growth() metadata.Growth {
+	g := c.Committer.Growth()
+	c.noRoom = c.noRoom || g == metadata.GrowthNoRoom || g == metadata.GrowthWaits
+	return g
 }
 
 // TableCapacity is how many entries the table may have.

@@ -375,7 +375,8 @@ func (sv *server) noteTable() {
 	}
 	sv.s.stats.Grown += sv.grownSince()
 	st := sv.coord.Status()
-	before, refused := sv.growth, sv.refused
+	before, refused, noRoom := sv.growth, sv.refused, sv.com.noRoom
+	sv.com.noRoom = false
 	sv.growth, sv.refused = st.Committer.Growth, st.Arbiter.Table.Refused
 	if sv.refused == refused {
 		return
@@ -385,6 +386,9 @@ func (sv *server) noteTable() {
 		if g == metadata.GrowthNoRoom || g == metadata.GrowthWaits {
 			return
 		}
+	}
+	if noRoom {
+		return // it was so in between
 	}
 	sv.s.failf("something was refused for want of room in the table, with larger slots %q: %+v",
 		sv.growth, st.Arbiter.Table)
