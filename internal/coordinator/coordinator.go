@@ -124,9 +124,11 @@ type Coordinator struct {
 
 	events   Events
 	recorder *metadata.Recorder // nil: none
-	gathered gathered
-	drill    *drill // nil: none is under way
-	closing  bool   // Stop or Leave was called
+	// eventsEnded: the device has ended as far as the flight recorder is concerned.
+	eventsEnded bool
+	gathered    gathered
+	drill       *drill // nil: none is under way
+	closing     bool   // Stop or Leave was called
 }
 
 // New binds an Arbiter and a Committer for a device. Open comes next.

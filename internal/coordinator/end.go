@@ -126,7 +126,7 @@ func (c *Coordinator) tickEnd(now int64) {
 // drained ends the wait for the Committer.
 func (c *Coordinator) drained(err error) {
 	e := &c.end
-	e.due = 0
+	e.due, c.eventsEnded = 0, true
 	if e.leave != nil {
 		done := e.leave
 		*e = end{}

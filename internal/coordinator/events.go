@@ -28,9 +28,10 @@ func (c *Coordinator) Note(e metadata.Event) {
 	c.pump()
 }
 
-// record notes an event; the caller calls pump.
+// record notes an event; the caller calls pump. Once a stop or a leave has waited for the last
+// writes, no event is taken: nothing would wait for its write.
 func (c *Coordinator) record(e *metadata.Event) {
-	if c.recorder == nil {
+	if c.recorder == nil || c.eventsEnded {
 		return
 	}
 	c.stamp(e)
@@ -105,7 +106,7 @@ func (c *Coordinator) tickEvents(now int64) {
 
 // pumpEvents begins the writes that are due.
 func (c *Coordinator) pumpEvents() {
-	if c.recorder == nil {
+	if c.recorder == nil || c.eventsEnded {
 		return
 	}
 	for {
