@@ -14,7 +14,7 @@ type committer struct {
 	sv      *server
 	commits map[metadata.Ticket]int64 // the Arbiter's commits that are under way, and their step
 	held    []metadata.Result         // of bugs only
-	noRoom  bool                      // it has said since noteTable that no more room can be made now
+	noRoom  bool                      // it said so since noteTable: Growth
 }
 
 // Commit takes what the Arbiter wants to be durable.
