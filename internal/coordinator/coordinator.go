@@ -146,6 +146,7 @@ func New(cfg Config, d Driver) (*Coordinator, error) {
 		tickets:    map[metadata.Ticket]func(metadata.Outcome){},
 		moves:      map[uint64]func(remap.MoveResult){},
 	}
+	c.saving.queue = make([]remap.BadSpare, 0, saveMost)
 	// From here on the Arbiter and the Committer know each other, through c.
 	if cfg.Events != nil {
 		c.events = *cfg.Events
