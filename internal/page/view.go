@@ -123,6 +123,9 @@ func (d *device) rowOf(key string, now time.Time) row {
 	return r
 }
 
+// Named reports whether what it says begins with a path, in which no letter is to be changed.
+func (r row) Named() bool { return strings.HasPrefix(r.Says, "/") }
+
 // judge sets how bad it is, and says it in words: those of the status, and where that has none,
 // those of docs/OPERATIONS.md.
 func (r *row) judge(st *control.Status) {
