@@ -183,6 +183,8 @@ func TestColours(t *testing.T) {
 		term, none string
 		want       bool
 	}{{"xterm", "", true}, {"xterm", "1", false}, {"dumb", "", false}, {"", "", false}} {
+		t.Setenv("CLICOLOR", "")
+		t.Setenv("CLICOLOR_FORCE", "")
 		t.Setenv("TERM", tc.term)
 		t.Setenv("NO_COLOR", tc.none)
 		master, slave := terminal(t, 80)
@@ -210,6 +212,32 @@ func TestColours(t *testing.T) {
 	}
 	if (&app{stdio: stdio{out: &bytes.Buffer{}}}).colours() {
 		t.Error("in colour where there is no terminal")
+	}
+}
+
+// TestColoursAsked: CLICOLOR_FORCE asks for colours also where there is no terminal, CLICOLOR=0 for
+// none, and NO_COLOR has the last word.
+func TestColoursAsked(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	_, slave := terminal(t, 80)
+	for _, tc := range []struct {
+		force, cli, none string
+		terminal, want   bool
+	}{
+		{"1", "", "", false, true}, {"0", "", "", false, false}, {"", "1", "", false, false},
+		{"1", "", "1", false, false}, {"1", "", "1", true, false}, {"0", "", "", true, true},
+		{"", "0", "", true, false}, {"1", "0", "", true, true}, {"", "1", "", true, true},
+	} {
+		t.Setenv("CLICOLOR_FORCE", tc.force)
+		t.Setenv("CLICOLOR", tc.cli)
+		t.Setenv("NO_COLOR", tc.none)
+		a := &app{stdio: stdio{out: &bytes.Buffer{}}}
+		if tc.terminal {
+			a.out = slave
+		}
+		if got := a.colours(); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
 	}
 }
 

@@ -21,11 +21,20 @@ const (
 )
 
 // colours reports whether standard output takes colours: it is a terminal that can do more than a
-// teletype, and nobody has asked for none (https://no-color.org).
+// teletype, and nobody has asked for none (https://no-color.org), or somebody has asked for them
+// wherever it goes, say through less -R (https://bixense.com/clicolors).
 func (a *app) colours() bool {
+	switch force := os.Getenv("CLICOLOR_FORCE"); {
+	case os.Getenv("NO_COLOR") != "":
+		return false
+	case force != "" && force != "0":
+		return true
+	case os.Getenv("CLICOLOR") == "0":
+		return false
+	}
 	f, ok := a.out.(*os.File)
 	term := os.Getenv("TERM")
-	return ok && os.Getenv("NO_COLOR") == "" && term != "" && term != "dumb" && logging.Terminal(f)
+	return ok && term != "" && term != "dumb" && logging.Terminal(f)
 }
 
 // painted returns a text in a colour. The text is safe to print.

@@ -25,7 +25,7 @@ func topCommand(a *app) *cobra.Command {
 		out, ok := a.out.(*os.File)
 		if !ok || !logging.Terminal(out) || !logging.Terminal(os.Stdin) ||
 			os.Getenv("TERM") == "dumb" {
-			return fmt.Errorf("%w: it needs a terminal that can move its cursor; see: ublk-remap "+
+			return fmt.Errorf("%w: top needs a terminal that can move its cursor; see: ublk-remap "+
 				"status --watch 1", exit.ErrUsage)
 		}
 		src := devices{}
