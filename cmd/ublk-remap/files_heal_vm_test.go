@@ -190,20 +190,31 @@ func (d *bads) contents(t *testing.T) map[uint64]uint64 {
 	direct := rig.OpenToRead(t, d.Dev)
 	defer direct.Close()
 	all := map[uint64]uint64{}
-	b := rig.Aligned(256 << 10)
-	size := int64(d.Status(t).SizeBlocks) * 512
-	zeroes := make([]byte, 512)
-	for at := int64(0); at < size; at += int64(len(b)) {
-		n := min(int64(len(b)), size-at)
-		whole := direct.Read(b[:n], at) == nil
-		for i := int64(0); i < n; i += 512 {
-			if !whole && direct.Read(b[i:i+512], at+i) != nil {
-				continue
+	const most = 1 << 20
+	b, zeroes := rig.Aligned(most), make([]byte, most)
+	// look reads a part, and if it does not read, its halves.
+	var look func(at, n int64)
+	look = func(at, n int64) {
+		part := b[:n]
+		if direct.Read(part, at) != nil {
+			if half := n / 2 &^ 511; half > 0 {
+				look(at, half)
+				look(at+half, n-half)
 			}
-			if block := b[i : i+512]; !bytes.Equal(block, zeroes) {
+			return
+		}
+		if bytes.Equal(part, zeroes[:n]) {
+			return
+		}
+		for i := int64(0); i < n; i += 512 {
+			if block := part[i : i+512]; !bytes.Equal(block, zeroes[:512]) {
 				all[uint64(at+i)/512] = maphash.Bytes(contentsSeed, block)
 			}
 		}
+	}
+	size := int64(d.Status(t).SizeBlocks) * 512
+	for at := int64(0); at < size; at += most {
+		look(at, min(most, size-at))
 	}
 	return all
 }
