@@ -2,6 +2,7 @@ package host
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -104,21 +105,22 @@ func sameShape(t *testing.T, heading, has, got string) {
 	}
 }
 
-// badDisk makes /dev/mapper/sdb of the first disk. bad SECTOR... makes those sectors and the seven
-// behind each fail, and no others. blocks FILE lists the blocks of 4 KiB of a file of an ext4;
-// meets BLOCK... reads blocks of the device, so that those that are bad are known to be.
+// badDisk makes /dev/mapper/sdb of the disk that the variable disk names, and mounts the one that
+// backups names. bad SECTOR... makes those sectors and the seven behind each fail, and no others.
+// blocks FILE lists the blocks of 4 KiB of a file of an ext4; meets BLOCK... reads blocks of the
+// device, so that those that are bad are known to be.
 const badDisk = `
-cat >/root/lib <<'END'
-size=$(blockdev --getsz /dev/ubdc)
+cat >>/root/lib <<'END'
+size=$(blockdev --getsz $disk)
 bad() {
 	pos=0
 	{
 		for s in $(printf '%s\n' "$@" | sort -n); do
-			[ $s = $pos ] || echo "$pos $((s - pos)) linear /dev/ubdc $pos"
+			[ $s = $pos ] || echo "$pos $((s - pos)) linear $disk $pos"
 			echo "$s 8 error"
 			pos=$((s + 8))
 		done
-		echo "$pos $((size - pos)) linear /dev/ubdc $pos"
+		echo "$pos $((size - pos)) linear $disk $pos"
 	} >/root/dmtable
 	dmsetup reload sdb /root/dmtable
 	dmsetup resume sdb
@@ -131,34 +133,47 @@ meets() {
 }
 END
 . /root/lib
-dmsetup create sdb --table "0 $size linear /dev/ubdc 0"
-mkfs.ext4 -q /dev/ubdd
+dmsetup create sdb --table "0 $size linear $disk 0"
+mkfs.ext4 -q $backups
 mkdir -p /backup /srv /mnt/home
-mount /dev/ubdd /backup
+mount $backups /backup
 cd /backup
 `
 
 // TestExamples runs the commands of docs/COMMAND.md for lists, files, fill, scrub, retest, drill
 // and health as they stand there, but for the names of disks, and compares what they print with
-// what the document says.
+// what the document says: on each release, and on a kernel of Debian's in QEMU.
 func TestExamples(t *testing.T) {
 	long(t)
 	o := withPackage(t)
 	o.Disks = []int64{256 << 20, 512 << 20}
 	o.Packages = []string{"gddrescue", "dmsetup", "e2fsprogs", "fdisk"}
 	onEach(t, o, func(t *testing.T, h *system.Host) {
-		prepared(h, badDisk)
-		run := func(script string) string {
-			t.Helper()
-			return h.Run(". /root/lib\ncd /backup\n" + script)
-		}
-		disk := []string{"/dev/sdb", "/dev/mapper/sdb"}
-		exampleImport(t, run, disk)
-		exampleFiles(t, run)
-		exampleFill(t, run)
-		examplePartition(t, run)
-		exampleRest(t, run)
+		prepared(h, "")
+		examples(t, h, "/dev/ubdc", "/dev/ubdd")
 	})
+	k := debianKernels[0]
+	t.Run(k.series, func(t *testing.T) {
+		on := k.options(t)
+		on.Disks = append(on.Disks, o.Disks...)
+		on.Packages = append(on.Packages, o.Packages...)
+		examples(t, k.boot(t, on), "/dev/vdd", "/dev/vde")
+	})
+}
+
+// examples runs them on a disk, with another one for backups.
+func examples(t *testing.T, h *system.Host, disk, backups string) {
+	t.Helper()
+	h.Run("echo disk=" + disk + " >/root/lib\nbackups=" + backups + badDisk)
+	run := func(script string) string {
+		t.Helper()
+		return h.Run(". /root/lib\ncd /backup\n" + script)
+	}
+	exampleImport(t, run, []string{"/dev/sdb", "/dev/mapper/sdb"})
+	exampleFiles(t, run)
+	exampleFill(t, run)
+	examplePartition(t, run)
+	exampleRest(t, run, filepath.Base(disk))
 }
 
 type hostRun func(script string) string
@@ -281,7 +296,7 @@ meets $((start + 20000)) $((start + 20002))`)
 }
 
 // exampleRest runs what needs no bad blocks.
-func exampleRest(t *testing.T, run hostRun) {
+func exampleRest(t *testing.T, run hostRun, disk string) {
 	for _, c := range []struct{ section, has string }{
 		{"## drill", "ublk-remap drill data"},
 		{"## scrub", "ublk-remap scrub status data"},
@@ -293,7 +308,7 @@ func exampleRest(t *testing.T, run hostRun) {
 				" >/dev/null 2>&1\n"
 		}
 		got := run(before + example(t, c.section, c.has, "data", "sdb") + " 2>/dev/null")
-		sameShape(t, c.section, c.has, strings.NewReplacer("(sdb)", "(data)", "ubdc", "sdb",
+		sameShape(t, c.section, c.has, strings.NewReplacer("(sdb)", "(data)", disk, "sdb",
 			"1 hour", "26 days").Replace(got))
 	}
 	run("ublk-remap stop sdb")

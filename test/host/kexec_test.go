@@ -42,6 +42,25 @@ func kernelInstalled(h *system.Host) string {
 ls /boot | sed -n 's/^vmlinuz-\(.*amd64\)$/\1/p'`)
 }
 
+// boot boots a host in QEMU that has the kernel and the package installed. The disks behind the
+// first one are /dev/vdd, /dev/vde, ….
+func (k debianKernel) boot(t *testing.T, o system.Options) *system.Host {
+	t.Helper()
+	h := system.New(t, o)
+	prepared(h, `
+mkfs.ext4 -q -L boot /dev/ubdc
+mount /dev/ubdc /boot
+printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 `+patient+` 0 2\n' \
+	$(blkid -s UUID -o value /dev/ubda) >/etc/fstab`)
+	release := kernelInstalled(h)
+	root := h.Run("blkid -s UUID -o value /dev/ubda")
+	h.PowerOff()
+	h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
+		Initrd: "/initrd.img-" + release, Append: "ro root=UUID=" + root})
+	h.Boot()
+	return h
+}
+
 // kexec starts the running kernel anew, by the commands of docs/BOOT.md.
 func kexec(t *testing.T, h *system.Host) {
 	t.Helper()
@@ -68,18 +87,7 @@ func TestKexec(t *testing.T) {
 		t.Run(k.suite, func(t *testing.T) {
 			o := k.options(t)
 			o.Disks = append(o.Disks, 128<<20, 128<<20)
-			h := system.New(t, o)
-			prepared(h, `
-mkfs.ext4 -q -L boot /dev/ubdc
-mount /dev/ubdc /boot
-printf 'UUID=%s / ext4 errors=remount-ro 0 1\nLABEL=boot /boot ext4 `+patient+` 0 2\n' \
-	$(blkid -s UUID -o value /dev/ubda) >/etc/fstab`)
-			release := kernelInstalled(h)
-			root := h.Run("blkid -s UUID -o value /dev/ubda")
-			h.PowerOff()
-			h.BootWith(&system.Loader{Kernel: "/vmlinuz-" + release,
-				Initrd: "/initrd.img-" + release, Append: "ro root=UUID=" + root})
-			h.Boot()
+			h := k.boot(t, o)
 			h.Run(`
 ublk-remap create --name data /dev/vdd
 ublk-remap create --name busy /dev/vde
