@@ -65,7 +65,7 @@ func patternOf(s *Seen) Pattern {
 		return Pattern{Kind: PatternNone}
 	case len(spots) < manySpots:
 		return Pattern{PatternFew, fmt.Sprintf("%s, too few for a pattern",
-			count(uint64(len(spots)), "damaged place", "damaged places"))}
+			readable.Count(uint64(len(spots)), "damaged place", "damaged places"))}
 	}
 	from, to := densest(spots)
 	if to-from <= areaShare {
@@ -187,12 +187,4 @@ func stripes(spots []spot, size float64) (period, fit float64) {
 		return 0, 0
 	}
 	return period, fit
-}
-
-// count is a number with its noun.
-func count(n uint64, one, more string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return readable.Number(n) + " " + more
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"ublkremap/internal/readable"
 )
 
 // Verdict is what to do about a disk.
@@ -155,27 +157,27 @@ func (f *findings) sectors(d *Drive, say func(Verdict, string, ...any)) {
 	}
 	if positive(d.Uncorrected) {
 		say(Watch, "has reported %s that it could not correct",
-			count(uint64(*d.Uncorrected), "error", "errors"))
+			readable.Count(uint64(*d.Uncorrected), "error", "errors"))
 	}
 	switch n := d.UncorrectedWrite; {
 	case !positive(n):
 	case *n < manyUncorrected:
-		say(Watch, "has failed %s", count(uint64(*n), "write", "writes"))
+		say(Watch, "has failed %s", readable.Count(uint64(*n), "write", "writes"))
 	default:
 		say(ReplaceNow, "has failed %s: it has no sectors left to replace bad ones",
-			count(uint64(*n), "write", "writes"))
+			readable.Count(uint64(*n), "write", "writes"))
 	}
 	if positive(d.EndToEnd) {
 		say(Watch, "found %s between its cache and its interface",
-			count(uint64(*d.EndToEnd), "error", "errors"))
+			readable.Count(uint64(*d.EndToEnd), "error", "errors"))
 	}
 	if positive(d.SpinRetries) {
 		say(Watch, "needed %s to spin up: its motor or its power supply",
-			count(uint64(*d.SpinRetries), "retry", "retries"))
+			readable.Count(uint64(*d.SpinRetries), "retry", "retries"))
 	}
 }
 
-func sectors(n int64) string { return count(uint64(n), "sector", "sectors") }
+func sectors(n int64) string { return readable.Count(uint64(n), "sector", "sectors") }
 
 // wear adds what a drive says of its endurance, its link and its temperature.
 func (f *findings) wear(d *Drive, say func(Verdict, string, ...any)) {
@@ -191,10 +193,10 @@ func (f *findings) wear(d *Drive, say func(Verdict, string, ...any)) {
 	case !positive(n):
 	case *n < fewCRC:
 		say(Good, "has counted %s of its link, which old cables explain",
-			count(uint64(*n), "error", "errors"))
+			readable.Count(uint64(*n), "error", "errors"))
 	default:
 		say(Watch, "has counted %s of its link: check the cable and the backplane",
-			count(uint64(*n), "error", "errors"))
+			readable.Count(uint64(*n), "error", "errors"))
 	}
 	if t := d.Temperature; t != nil {
 		switch limit := d.TemperatureOf; {
@@ -216,11 +218,11 @@ func (f *findings) seen(s *Seen, rate *Rate, p *Pattern) {
 	}
 	if s.Lost > 0 {
 		f.add(Watch, "%s lost their data; restore them from a backup",
-			count(s.Lost, "block has", "blocks have"))
+			readable.Count(s.Lost, "block has", "blocks have"))
 	}
 	if s.Pending > 0 {
 		f.add(Watch, "%s read; a write or a backup heals them",
-			count(s.Pending, "block does not", "blocks do not"))
+			readable.Count(s.Pending, "block does not", "blocks do not"))
 	}
 	f.spare(s, rate)
 	if p.Text != "" {
@@ -231,14 +233,15 @@ func (f *findings) seen(s *Seen, rate *Rate, p *Pattern) {
 		f.add(v, "%s", p.Text)
 	}
 	if rate.Incidents == 0 && len(s.Bad) > 0 {
-		f.add(Good, "no new bad block in %s", days(rate.Over))
+		f.add(Good, "no new bad block in %s", readable.Days(rate.Over))
 	}
 }
 
 // spare adds what there is to say of the spare region.
 func (f *findings) spare(s *Seen, rate *Rate) {
 	if n := newUnits(s, s.Now.Add(-day)); n >= fastUnits {
-		f.add(ReplaceNow, "%s were needed within a day", count(n, "spare unit", "spare units"))
+		f.add(ReplaceNow, "%s were needed within a day",
+			readable.Count(n, "spare unit", "spare units"))
 	}
 	if s.Spare > 0 {
 		left := float64(s.SpareFree) / float64(s.Spare)
@@ -261,12 +264,13 @@ func (f *findings) spare(s *Seen, rate *Rate) {
 		v = Watch
 	}
 	between := ""
-	if low, high := days(*rate.Low), days(*rate.High); low != high {
+	if low, high := readable.Days(*rate.Low), readable.Days(*rate.High); low != high {
 		between = " (" + low + " to " + high + ")"
 	}
 	f.add(v, "%s in %s; the spare region lasts %s at this rate%s",
-		count(uint64(rate.Incidents), "time the disk got worse", "times the disk got worse"),
-		days(rate.Over), days(*rate.Days), between)
+		readable.Count(uint64(rate.Incidents), "time the disk got worse",
+			"times the disk got worse"),
+		readable.Days(rate.Over), readable.Days(*rate.Days), between)
 }
 
 // together adds what shows itself only in both.
@@ -282,10 +286,11 @@ func (f *findings) together(s *Seen, drives []Drive) {
 		f.known = true
 		if crc {
 			f.add(Watch, "the server met %s of the way to the disk, and the drive counts errors "+
-				"of its link: the cable, not the disk", count(s.Transport, "error", "errors"))
+				"of its link: the cable, not the disk",
+				readable.Count(s.Transport, "error", "errors"))
 		} else {
 			f.add(Watch, "the server met %s of the way to the disk: check cable, power and "+
-				"controller", count(s.Transport, "error", "errors"))
+				"controller", readable.Count(s.Transport, "error", "errors"))
 		}
 	}
 	if len(s.Bad) > 0 {
@@ -298,17 +303,4 @@ func (f *findings) together(s *Seen, drives []Drive) {
 	if !f.known && !s.Unknown {
 		f.add(Good, "the server has met no bad block")
 	}
-}
-
-// days is a number of days for people.
-func days(n float64) string {
-	switch {
-	case n < 2:
-		return count(uint64(math.Round(math.Max(n*24, 1))), "hour", "hours")
-	case n < 1000:
-		return fmt.Sprintf("%.0f days", n)
-	case n < 100*365:
-		return fmt.Sprintf("%.0f years", n/365)
-	}
-	return "more than 100 years"
 }
