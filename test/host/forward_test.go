@@ -17,24 +17,24 @@ import (
 	"ublkremap/test/vmtest/system"
 )
 
-// forward lets a browser of this machine look at the monitor of a host in user-mode Linux, which
-// has no network: requests and answers are files of a directory that both see (hostfs). It returns
-// the URL. The host needs curl. Pages that stream get what comes within some seconds, and the
-// browser asks again.
-func forward(t *testing.T, h *system.Host, dir string) string {
+// forward lets a browser of this machine look at a port of a host in user-mode Linux, which has no
+// network: requests and answers are files of a directory that both see (hostfs), one for each port.
+// It returns the URL. The host needs curl. Pages that stream get what comes within some seconds,
+// and the browser asks again.
+func forward(t *testing.T, h *system.Host, dir string, port int) string {
 	t.Helper()
 	h.Run(fmt.Sprintf(`
-mkdir -p /shared
-mountpoint -q /shared || mount -t hostfs none /shared -o %s
-cat >/run/forward <<'END'
+mkdir -p /shared/%[1]d
+mount -t hostfs none /shared/%[1]d -o %[2]s
+cat >/run/forward-%[1]d <<'END'
 while :; do
-	for ask in /shared/*.ask; do
+	for ask in /shared/%[1]d/*.ask; do
 		[ -e "$ask" ] || continue
 		n=${ask%%.ask}
 		mv "$ask" "$n.busy"
 		{
 			curl -s -i --http1.1 --max-time 5 --output "$n.tmp" \
-				"http://127.0.0.1:9947$(cat "$n.busy")"
+				"http://127.0.0.1:%[1]d$(cat "$n.busy")"
 			sync "$n.tmp" && mv "$n.tmp" "$n.answer"
 			rm "$n.busy"
 		} &
@@ -42,7 +42,7 @@ while :; do
 	sleep 0.05
 done
 END
-systemd-run -q --unit forward sh /run/forward`, dir))
+systemd-run -q --unit forward-%[1]d sh /run/forward-%[1]d`, port, dir))
 	var last atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := exchange(dir, last.Add(1), r.URL.RequestURI())

@@ -2,7 +2,9 @@ package host
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,35 +18,45 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
 	"ublkremap/test/vmtest/system"
 )
 
 // showEnv is for how many minutes four disks fail in TestShow. make show sets it.
 const showEnv = "UBLK_REMAP_SHOW"
 
-// fasten makes a second copy of the rules for Prometheus, called FastX, in which times are a
-// thirtieth: so that alerts that take an hour are seen to fire, and those that last an hour to
-// resolve, within minutes.
-func fasten(rules string) string {
+// fasten makes a second copy of the rules for Prometheus, called FastX, in which an hour is hour
+// and a day is a little longer: so that alerts that take an hour are seen to fire, and those that
+// last a day to resolve, within minutes. least is the shortest window that is of use.
+func fasten(rules string, hour, least time.Duration) string {
 	rules = strings.ReplaceAll(strings.Replace(rules, "name: ublk-remap", "name: fast", 1),
 		"alert: UblkRemap", "alert: Fast")
-	unit := map[string]int{"m": 60, "h": 3600, "d": 86400}
-	for _, form := range []string{`for: (\d+)([mhd])`, `\[(\d+)([mhd])\]`} {
+	unit := map[string]time.Duration{"m": hour / 60, "h": hour, "d": 2 * hour}
+	for _, form := range []string{`(for: )(\d+)([mhd])()`, `(\[)(\d+)([mhd])(\])`} {
 		at := regexp.MustCompile(form)
 		rules = at.ReplaceAllStringFunc(rules, func(s string) string {
 			m := at.FindStringSubmatch(s)
-			n, _ := strconv.Atoi(m[1])
-			return strings.Replace(s, m[1]+m[2], fmt.Sprintf("%ds", n*unit[m[2]]/30), 1)
+			n, _ := strconv.Atoi(m[2])
+			long := time.Duration(n) * unit[m[3]]
+			if m[1] == "[" {
+				long = max(long, least)
+			}
+			return fmt.Sprintf("%s%ds%s", m[1], max(1, int(long.Seconds())), m[4])
 		})
 	}
 	return rules
 }
 
-// prepareShow installs the package, Prometheus with the project's rules, and four sets.
+// prepareShow installs the package, Prometheus with the project's rules, and four sets. The load of
+// bad writes the first half of the device, and reads all of it: so bad blocks of the other half
+// stay pending. That of slow has many requests under way, because only some of them are timed where
+// a look at the clock takes long, as here.
 const prepareShow = `
 dpkg -i /payload/ublk-remap.deb
-cat >/etc/prometheus/prometheus.yml <<'END'
-global: {scrape_interval: 1s, evaluation_interval: 1s}
+sed "s/BETWEEN/$between/g" >/etc/prometheus/prometheus.yml <<'END'
+global: {scrape_interval: BETWEENs, scrape_timeout: BETWEENs, evaluation_interval: BETWEENs}
 rule_files: [/payload/rules.yml, /payload/fast.yml]
 scrape_configs:
   - job_name: ublk-remap
@@ -83,15 +95,18 @@ cat >/run/load <<'END'
 dev=/dev/disk/by-id/ublk-remap-$1
 n=0
 while :; do
-	dd if=/dev/urandom of=$dev bs=64k count=16 seek=$((n % 900 )) oflag=direct conv=notrunc,fsync
-	dd if=$dev of=/dev/null bs=64k count=16 skip=$((n % 900)) iflag=direct
+	dd if=/dev/urandom of=$dev bs=64k count=16 seek=$((n % 448)) oflag=direct conv=notrunc,fsync
+	dd if=$dev of=/dev/null bs=64k count=16 skip=$((n % 896)) iflag=direct conv=noerror
 	n=$((n + 16))
 	sleep 0.3
 done
 END
-for name in bad slow flapping gone; do
+for name in bad flapping gone; do
 	systemd-run -q --unit load-$name -p StandardError=null sh /run/load $name
-done`
+done
+systemd-run -q --unit load-slow -p StandardOutput=null fio --name=slow --ioengine=libaio \
+	--filename=/dev/disk/by-id/ublk-remap-slow --direct=1 --rw=randrw --bs=4k --iodepth=64 \
+	--rate_iops=50,50 --time_based --runtime=1d`
 
 // fault is what happens in the show, at a part of its time.
 type fault struct {
@@ -100,48 +115,75 @@ type fault struct {
 	script string
 }
 
+// Nobody waits for udev, which reads the changed disk: from a slow one that takes minutes.
 var showFaults = []fault{
-	{0.05, "bad: sectors go bad, in twenty places", `
+	{0.05, "bad: sectors go bad, in forty places", `
 size=$(blockdev --getsz /dev/ubdc)
 at=0
-for i in $(seq 1 20); do
-	bad=$((4096 * i))
+for i in $(seq 1 40); do
+	bad=$((2504 * i))
 	echo "$at $((bad - at)) linear /dev/ubdc $at"
 	echo "$bad 8 error"
 	at=$((bad + 8))
 done >/run/table
 echo "$at $((size - at)) linear /dev/ubdc $at" >>/run/table
-dmsetup suspend bad && dmsetup load bad /run/table && dmsetup resume bad`},
-	{0.08, "slow: each request takes a second and a half", `
+dmsetup suspend bad && dmsetup load bad /run/table && dmsetup --noudevsync resume bad`},
+	{0.07, "slow: each request takes a second and a half", `
 dmsetup suspend slow
 dmsetup load slow --table "0 $(blockdev --getsz /dev/ubdd) delay /dev/ubdd 0 1500 /dev/ubdd 0 1500"
-dmsetup resume slow`},
-	{0.10, "flapping: it is there for two seconds, and away for three", `
+dmsetup --noudevsync resume slow`},
+	{0.09, "flapping: it is there for two seconds, and away for three", `
 dmsetup suspend flapping
 dmsetup load flapping --table "0 $(blockdev --getsz /dev/ubde) flakey /dev/ubde 0 2 3"
-dmsetup resume flapping`},
-	{0.12, "gone: the disk is pulled out", `
+dmsetup --noudevsync resume flapping`},
+	{0.11, "gone: the disk is pulled out", `
 echo 1 >/sys/block/$(basename $(cat /run/gone))/device/delete`},
-	{0.35, "gone: its server dies as well", `
+	{0.25, "gone: its server dies as well", `
 kill -9 $(ublk-remap status gone --json | jq .server_pid)`},
-	{0.60, "slow: as fast as before", `
+}
+
+var showMends = []fault{
+	{0.55, "slow: as fast as before", `
 dmsetup suspend slow
 dmsetup load slow --table "0 $(blockdev --getsz /dev/ubdd) linear /dev/ubdd 0"
-dmsetup resume slow`},
-	{0.62, "flapping: the cable is mended, and an operator resumes it", `
+dmsetup --noudevsync resume slow`},
+	{0.57, "flapping: the cable is mended, and an operator resumes it", `
 dmsetup suspend flapping
 dmsetup load flapping --table "0 $(blockdev --getsz /dev/ubde) linear /dev/ubde 0"
-dmsetup resume flapping
+dmsetup --noudevsync resume flapping
 ublk-remap resume flapping || ublk-remap status flapping`},
-	{0.65, "gone: the disk is plugged in again, and its server started", `
+	{0.59, "gone: the disk is plugged in again, and its server started", `
 for scan in /sys/class/scsi_host/host*/scan; do echo '- - -' >$scan; done
 udevadm settle
 ls -l $(cat /run/gone)
 ublk-remap start gone`},
-	{0.70, "bad: what does not read is written anew", `
+	{0.61, "bad: what does not read is written anew", `
 systemctl stop load-bad
 dd if=/dev/zero of=/dev/disk/by-id/ublk-remap-bad bs=1M oflag=direct conv=notrunc || true
 ublk-remap status bad`},
+}
+
+// showAlerts are the alerts that must fire. lasts: it is not over when the show is, because it
+// lasts an hour or a day; its fast copy is.
+var showAlerts = []struct {
+	alert string
+	lasts bool
+}{
+	{"UblkRemapNewBadBlocks bad", true},
+	{"FastNewBadBlocks bad", false},
+	{"FastBlocksPending bad", false},
+	{"FastSpareGoesDown bad", false},
+	{"FastSlow slow", false},
+	{"UblkRemapTripped flapping", false},
+	{"FastTripped flapping", false},
+	{"UblkRemapFlushFailed flapping", true},
+	{"FastFlushFailed flapping", false},
+	{"UblkRemapDiskMissing gone", false},
+	{"FastDiskMissing gone", false},
+	{"UblkRemapServerDead gone", false},
+	{"FastServerDead gone", false},
+	{"UblkRemapTransportErrors gone", true},
+	{"FastTransportErrors gone", false},
 }
 
 // TestShow: four disks that fail in different ways, one with bad sectors, one slow, one that flaps,
@@ -153,12 +195,51 @@ func TestShow(t *testing.T) {
 		t.Skip("takes more than ten minutes; run it by: make show")
 	}
 	needHosts(t)
-	rules, err := os.ReadFile("../../contrib/prometheus/ublk-remap.rules.yml")
+	length := time.Duration(minutes * float64(time.Minute))
+	between := max(2*time.Second, (length / 150).Truncate(time.Second))
+	s := newShow(t, length, between)
+	s.play(showFaults)
+	s.await("all that are expected fire", func(f firing) bool { return f.fired })
+	s.lookAt("failing")
+	s.play(showMends)
+	s.await("all that are expected are over", func(f firing) bool { return f.resolved })
+	time.Sleep(time.Until(s.began.Add(length)))
+	s.lookAt("mended")
+	s.table()
+	text := s.h.Run(`
+cat /var/lib/ublk-remap/mail; ublk-remap alerts list; ublk-remap status --brief`)
+	s.keep("mail.txt", text)
+	s.keep("scrapes.json", s.h.Run(`
+curl -sG localhost:9090/api/v1/query_range --data-urlencode 'query=scrape_duration_seconds' \
+	-d start=`+s.start+` -d end=$(date +%s) -d step=5`))
+	for _, sentence := range []string{"The server of gone is dead", "Remapping of flapping is"} {
+		if !strings.Contains(strings.ReplaceAll(text, "=\n", ""), sentence) {
+			t.Errorf("no mail says %q", sentence)
+		}
+	}
+}
+
+// show is the show that runs.
+type show struct {
+	t           *testing.T
+	h           *system.Host
+	out, shared string
+	page        string // its URL
+	began       time.Time
+	start       string // the same by the host's clock, in seconds since 1970
+	length      time.Duration
+}
+
+func newShow(t *testing.T, length, between time.Duration) *show {
+	t.Helper()
+	const file = "../../contrib/prometheus/ublk-remap.rules.yml"
+	rules, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fast := filepath.Join(t.TempDir(), "fast.yml")
-	if err := os.WriteFile(fast, []byte(fasten(string(rules))), 0o644); err != nil {
+	if err := os.WriteFile(fast, []byte(fasten(string(rules), length/5, 5*between)),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err := filepath.Abs("../../dist/show")
@@ -170,81 +251,113 @@ func TestShow(t *testing.T) {
 	}
 	h := system.New(t, system.Options{Suite: "bookworm", MemoryMiB: 1536,
 		Disks:    []int64{64 << 20, 64 << 20, 64 << 20},
-		Packages: []string{"prometheus", "curl", "jq"},
+		Packages: []string{"prometheus", "curl", "fio", "jq"},
 		Payload: map[string]string{"ublk-remap.deb": deb(t, "0.0.1"), "fast.yml": fast,
-			"rules.yml": "../../contrib/prometheus/ublk-remap.rules.yml"}})
+			"rules.yml": file}})
 	h.Boot()
-	h.Run(prepareShow)
-	shared := t.TempDir()
-	url := forward(t, h, shared)
+	h.Run(fmt.Sprintf("between=%d\n", int(between.Seconds())) + prepareShow)
+	s := &show{t: t, h: h, out: out, shared: t.TempDir(), length: length}
+	s.page = forward(t, h, s.shared, 9947)
 	h.Eventually(2*time.Minute, `
 curl -s 'localhost:9090/api/v1/query?query=ublk_remap_monitor_success' | grep '"1"'`)
-	length := time.Duration(minutes * float64(time.Minute))
-	began := time.Now()
-	start := strings.TrimSpace(h.Run("date +%s"))
-	for i, f := range showFaults {
-		time.Sleep(time.Until(began.Add(time.Duration(f.at * float64(length)))))
-		said, code := h.Try(f.script)
-		t.Logf("%v: %s (exit code %d)\n%s", time.Since(began).Round(time.Second), f.what, code,
-			said)
-		if i == 4 {
-			time.Sleep(time.Until(began.Add(time.Duration(0.5 * float64(length)))))
-			look(t, url, out, "failing")
+	s.began, s.start = time.Now(), strings.TrimSpace(h.Run("date +%s"))
+	return s
+}
+
+// play has things happen.
+func (s *show) play(faults []fault) {
+	s.t.Helper()
+	for _, f := range faults {
+		time.Sleep(time.Until(s.began.Add(time.Duration(f.at * float64(s.length)))))
+		said, code := s.h.Try(f.script)
+		s.t.Logf("%v: %s (exit code %d)\n%s", time.Since(s.began).Round(time.Second), f.what,
+			code, said)
+	}
+}
+
+// showLimit is how long an alert may take to fire or to be over. Only what never comes reaches it.
+const showLimit = 5 * time.Minute
+
+// await waits until something is true of all alerts that are expected and do not last, but no
+// longer than showLimit and the length of the show together. table reports what is missing.
+func (s *show) await(what string, is func(firing) bool) {
+	s.t.Helper()
+	for end := time.Now().Add(showLimit + s.length); ; time.Sleep(2 * time.Second) {
+		seen, missing := firings(s.t, s.h, s.start, s.shared), ""
+		for _, want := range showAlerts {
+			if !is(seen[want.alert]) && (!want.lasts || !seen[want.alert].fired) {
+				missing += ", " + want.alert
+			}
+		}
+		if missing == "" {
+			s.t.Logf("%v: %s", time.Since(s.began).Round(time.Second), what)
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Errorf("it does not happen that %s: not%s", what, missing[1:])
+			return
 		}
 	}
-	time.Sleep(time.Until(began.Add(length)))
-	look(t, url, out, "mended")
-	seen := firings(t, h, start, shared)
+}
+
+// table prints when alerts fired and were over, in seconds from the start, and fails if one that is
+// expected did not.
+func (s *show) table() {
+	s.t.Helper()
+	seen := firings(s.t, s.h, s.start, s.shared)
+	text := fmt.Sprintf("%-34s %-10s %8s %9s\n", "alert", "expected", "fired", "resolved")
+	row := func(name, expected string) {
+		fired, resolved := "never", "-"
+		if f := seen[name]; f.fired {
+			fired, resolved = fmt.Sprintf("%d s", f.from), "not yet"
+			if f.resolved {
+				resolved = fmt.Sprintf("%d s", f.to)
+			}
+		}
+		text += fmt.Sprintf("%-34s %-10s %8s %9s\n", name, expected, fired, resolved)
+	}
+	for _, want := range showAlerts {
+		f := seen[want.alert]
+		if !f.fired || !want.lasts && !f.resolved {
+			s.t.Errorf("%s: %+v", want.alert, f)
+		}
+		expected := "yes"
+		if want.lasts {
+			expected = "it lasts"
+		}
+		row(want.alert, expected)
+		delete(seen, want.alert)
+	}
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
-		t.Log(name, seen[name])
-	}
-	for _, want := range []struct {
-		alert    string
-		resolves bool
-	}{
-		{"UblkRemapNewBadBlocks bad", false}, // within a day
-		{"FastBlocksPending bad", true},
-		{"FastSlow slow", true},
-		{"UblkRemapTripped flapping", true},
-		{"UblkRemapDiskMissing gone", true},
-		{"UblkRemapServerDead gone", true},
-	} {
-		s, fired := seen[want.alert]
-		if !fired || want.resolves && !s.resolved {
-			t.Errorf("%s: fired %v, %+v", want.alert, fired, s)
+		row(name, "no")
+		if strings.Contains(name, "MonitorFails") || strings.Contains(name, "AlertsFail") {
+			s.t.Errorf("%s: %+v", name, seen[name])
 		}
 	}
-	text := h.Run("cat /var/lib/ublk-remap/mail; ublk-remap alerts list; ublk-remap status --brief")
-	if err := os.WriteFile(filepath.Join(out, "mail.txt"), []byte(text), 0o644); err != nil {
-		t.Error(err)
-	}
-	for _, sentence := range []string{"The server of gone is dead", "Remapping of flapping is"} {
-		if !strings.Contains(strings.ReplaceAll(text, "=\n", ""), sentence) {
-			t.Errorf("no mail says %q", sentence)
-		}
+	s.t.Log("\n" + text)
+	s.keep("alerts.txt", text)
+}
+
+// keep writes a file for people to look at.
+func (s *show) keep(name, text string) {
+	if err := os.WriteFile(filepath.Join(s.out, name), []byte(text), 0o644); err != nil {
+		s.t.Error(err)
 	}
 }
 
 // firing is when an alert fired, in seconds from the start.
 type firing struct {
-	from, to int64
-	resolved bool
-}
-
-func (f firing) String() string {
-	text := fmt.Sprintf("fired from %d s to %d s", f.from, f.to)
-	if !f.resolved {
-		text += ", and fires still"
-	}
-	return text
+	from, to        int64
+	fired, resolved bool
 }
 
 // firings asks Prometheus which alerts have fired since start, by name and set.
 func firings(t *testing.T, h *system.Host, start, shared string) map[string]firing {
 	t.Helper()
-	h.Run(fmt.Sprintf(`curl -sG localhost:9090/api/v1/query_range --data-urlencode \
-	'query=ALERTS{alertstate="firing"}' -d start=%s -d end=$(date +%%s) -d step=2 \
-	--output /shared/alerts.json && sync /shared/alerts.json`, start))
+	said := h.Run(fmt.Sprintf(`now=$(date +%%s)
+curl -sG localhost:9090/api/v1/query_range --data-urlencode \
+	'query=ALERTS{alertstate="firing"}' -d start=%s -d end=$now -d step=2 \
+	--output /shared/9947/alerts.json && sync /shared/9947/alerts.json && echo $now`, start))
 	b, err := os.ReadFile(filepath.Join(shared, "alerts.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -257,11 +370,12 @@ func firings(t *testing.T, h *system.Host, start, shared string) map[string]firi
 			}
 		}
 	}
-	if err := json.Unmarshal(b, &answer); err != nil || len(answer.Data.Result) == 0 {
+	if err := json.Unmarshal(b, &answer); err != nil {
 		t.Fatalf("%v: %s", err, b)
 	}
+	now, _ := strconv.ParseInt(strings.TrimSpace(said), 10, 64)
 	first, _ := strconv.ParseInt(start, 10, 64)
-	end := int64(0)
+	now -= first
 	all := map[string]firing{}
 	for _, r := range answer.Data.Result {
 		name := r.Metric.Alertname + " " + cmp.Or(r.Metric.Set, r.Metric.Way, r.Metric.Instance)
@@ -269,54 +383,95 @@ func firings(t *testing.T, h *system.Host, start, shared string) map[string]firi
 			at := int64(v[0].(float64)) - first
 			f, ever := all[name]
 			if !ever {
-				f.from = at
+				f.from, f.fired = at, true
 			}
 			f.to = max(f.to, at)
 			all[name] = f
-			end = max(end, at)
 		}
 	}
 	for name, f := range all {
-		f.resolved = f.to < end-4
+		f.resolved = f.to < now-4
 		all[name] = f
 	}
 	return all
 }
 
-// look has a browser look at the page of all devices and of each, in light, in dark and on a phone,
-// and keeps screenshots.
-func look(t *testing.T, url, out, when string) {
+// lookAt has a browser look at the page of all devices, in light, in dark and on a phone, and at
+// that of each device, and keeps screenshots. Debian's Prometheus has no pages to look at: its
+// alerts are in the table.
+func (s *show) lookAt(when string) {
+	t := s.t
 	t.Helper()
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Log("no screenshots: there is no chromium here")
 		return
 	}
-	shot := func(name, path string, args ...string) {
-		// A screenshot of an error is one as well.
-		if answer, err := http.Get(url + path); err != nil {
-			t.Errorf("%s: %v", path, err)
-		} else if answer.Body.Close(); answer.StatusCode != http.StatusOK {
-			t.Errorf("%s: %s", path, answer.Status)
-		}
-		file := filepath.Join(out, when+"-"+name+".png")
-		_ = os.Remove(file)
-		cmd := exec.Command("timeout", append([]string{"-k", "5", "120", browser, "--headless=new",
-			"--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-dev-shm-usage",
-			"--user-data-dir=" + filepath.Join(t.TempDir(), name), "--timeout=30000",
-			"--screenshot=" + file}, append(args, url+path)...)...)
-		said, err := cmd.CombinedOutput()
-		if st, statErr := os.Stat(file); statErr != nil || st.Size() < 5000 {
-			t.Errorf("%s: %v: %s", file, err, said)
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser),
+		chromedp.UserDataDir(t.TempDir()), chromedp.DisableGPU, chromedp.NoSandbox,
+		chromedp.Flag("hide-scrollbars", true), chromedp.WSURLReadTimeout(showLimit))
+	alloc, end := chromedp.NewExecAllocator(t.Context(), opts...)
+	defer end()
+	ctx, end := chromedp.NewContext(alloc, chromedp.WithErrorf(func(string, ...any) {}))
+	defer end()
+	ctx, end = context.WithTimeout(ctx, 2*showLimit)
+	defer end()
+	shot := func(name, url, ready string, width int64, scheme string) {
+		if err := screenshot(ctx, url, ready, width, scheme, func(png []byte) {
+			s.keep(when+"-"+name+".png", string(png))
+		}); err != nil {
+			t.Errorf("%s: %v", url, err)
 		}
 	}
-	shot("all", "/", "--window-size=1280,1600")
-	shot("all-dark", "/", "--window-size=1280,1600", "--force-dark-mode",
-		"--blink-settings=preferredColorScheme=0")
-	shot("all-phone", "/", "--window-size=500,1600")
+	const list, surface = `document.querySelectorAll("tbody[id]").length >= 4`,
+		`document.querySelector("figure.surface")?.dataset.state === "ready"`
+	shot("all", s.page, list, 1280, "light")
+	shot("all-dark", s.page, list, 1280, "dark")
+	shot("all-phone", s.page, list, 390, "light")
 	for _, name := range []string{"bad", "slow", "flapping", "gone"} {
-		shot(name, "/device/"+name, "--window-size=1280,3000")
+		ready := surface
+		if name == "gone" && when == "failing" {
+			ready = `document.body.innerText.includes("failed")` // no server, no map
+		}
+		shot(name, s.page+"/device/"+name, ready, 1280, "light")
 	}
+}
+
+// screenshot loads a page, waits until an expression of JavaScript is true of it, and takes a
+// picture of it. An answer that is an error is one here as well.
+func screenshot(ctx context.Context, url, ready string, width int64, scheme string,
+	keep func([]byte)) error {
+	answer, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	if answer.Body.Close(); answer.StatusCode != http.StatusOK {
+		return errors.New(answer.Status)
+	}
+	_, err = chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+	if err != nil {
+		return err
+	}
+	if err := chromedp.Do(ctx, chromedp.EmulateViewport(width, 900),
+		chromedp.Navigate(url)); err != nil {
+		return err
+	}
+	for is, end := false, time.Now().Add(showLimit); !is; time.Sleep(200 * time.Millisecond) {
+		is, err = chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+ready+")"))
+		if err == nil && !is && time.Now().After(end) {
+			err = errors.New("this never came true: " + ready)
+			is = true
+		}
+		if err != nil {
+			break
+		}
+	}
+	png, shotErr := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	if shotErr == nil {
+		keep(png)
+	}
+	return errors.Join(err, shotErr)
 }
 
 // TestMonitorCost: what a monitor that is scraped once a second costs the users of a device. It
