@@ -160,7 +160,7 @@ func TestFlagsAreKeys(t *testing.T) {
 		own[f] = true
 	}
 	options := newStartOptions(nil).all
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 		o := config.Find(options, f.Name)
 		switch {
 		case own[f.Name]:
