@@ -225,13 +225,13 @@ func TestHostile(t *testing.T) {
 	}
 	_, _, all := get(t, s.URL)
 	check("the list", all)
-	links := regexp.MustCompile(`<a href="(/device/[^"]*)"`).FindAllStringSubmatch(all, -1)
+	links := regexp.MustCompile(`<a href="(device/[^"]*)"`).FindAllStringSubmatch(all, -1)
 	if len(links) != len(names) {
 		t.Fatalf("%d links, want %d", len(links), len(names))
 	}
 	for _, l := range links {
 		path := strings.ReplaceAll(strings.ReplaceAll(l[1], "&amp;", "&"), "&#39;", "'")
-		code, _, body := get(t, s.URL+path)
+		code, _, body := get(t, s.URL+"/"+path)
 		if code != http.StatusOK || !strings.Contains(body, `id="surface"`) {
 			t.Errorf("%.80s: %d", path, code)
 		}

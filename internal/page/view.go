@@ -35,6 +35,7 @@ func (t tone) Mark() string { return [...]string{"✕", "!", "✓"}[t] }
 // frame is what each page has around it.
 type frame struct {
 	Title, Host, Version, Build string
+	Root                        string // the way to / from here: a proxy may have it elsewhere
 	Live                        string // the query of /live: which device; empty: all
 	At                          string
 }
@@ -285,8 +286,8 @@ type overview struct {
 }
 
 func (p *Page) frame(title string, now time.Time) frame {
-	return frame{Title: title, Host: clean(p.host), Version: clean(p.version), Build: p.build,
-		At: now.Local().Format("15:04:05")}
+	return frame{Root: "./", Title: title, Host: clean(p.host), Version: clean(p.version),
+		Build: p.build, At: now.Local().Format("15:04:05")}
 }
 
 func (p *Page) overviewOf() *overview {

@@ -69,7 +69,7 @@ func (p *Page) deviceOf(key string) *deviceView {
 	now := p.now()
 	v := &deviceView{row: d.rowOf(key, now), status: d.current(now)}
 	v.frame = p.frame(v.row.Name+": "+v.State, now)
-	v.Live = "?device=" + url.QueryEscape(key)
+	v.Root, v.Live = "../", "?device="+url.QueryEscape(key)
 	st := v.status
 	v.Details = details(st)
 	v.History = historyOf(d.history, now)
@@ -258,7 +258,9 @@ func (p *Page) goneOf(key string) *deviceView {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	name := clean(key)
-	return &deviceView{frame: p.frame(name, p.now()), row: row{Name: name}}
+	v := &deviceView{frame: p.frame(name, p.now()), row: row{Name: name}}
+	v.Root, v.Live = "../", "?device="+url.QueryEscape(key)
+	return v
 }
 
 // plainSurface is the surface as a table.

@@ -221,7 +221,7 @@ func (w *tab) device(path string) {
 // live waits until the page is kept up to date.
 func (w *tab) live() {
 	w.t.Helper()
-	w.until(`document.getElementById("live").dataset.state === "live"`)
+	w.until(`document.getElementById("live")?.dataset.state === "live"`)
 }
 
 // mapIs waits until the map is in a state.

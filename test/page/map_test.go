@@ -281,7 +281,7 @@ func TestMapMouse(t *testing.T) {
 	}
 	turn(-120, 0)
 	if got := w.scale(); got != whole {
-		t.Errorf("the wheel zooms a map that nobody has chosen: %q", got)
+		t.Errorf("the wheel zooms a map that nobody has chosen: %q, was %q", got, whole)
 	}
 	x, y = w.at(10, 5)
 	turn(-120, int64(chromedp.ModifierCtrl))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	cdppage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -221,6 +224,114 @@ func TestLive(t *testing.T) {
 	w.until(`!document.getElementById("devices").innerText.includes("newcomer")`)
 }
 
+// TestDisappears: a device that is gone while its page is open is not shown any more. It is shown
+// when it comes back; so is one that was not there at first.
+func TestDisappears(t *testing.T) {
+	t.Parallel()
+	h := states()
+	all := h.disks
+	has := func(disks []*disk) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.disks = disks
+	}
+	w := open(t, serve(t, h).URL, 1200, 900)
+	w.expect = []string{notOK}
+	w.device("media")
+	w.live()
+	has(all[:1])
+	w.until(`document.querySelector("h1").innerText.includes("media is not here")`)
+	if eval[bool](w, `["#figures", "#surface", "#events"].some((s) =>
+		document.querySelector(s).checkVisibility())`) {
+		t.Error("old figures are shown of a device that is gone")
+	}
+	w.accessible("a device that is gone")
+	w.shot("gone")
+	has(all)
+	w.until(`document.querySelector("#figures").checkVisibility()`)
+	w.mapIs("ready")
+	has(all[:1])
+	w.goTo("/device/media")
+	w.live()
+	has(all)
+	w.until(`document.querySelector("#figures")?.checkVisibility()`)
+	w.mapIs("ready")
+}
+
+// TestBehindProxy: all of it works below another path, where a proxy has it.
+func TestBehindProxy(t *testing.T) {
+	t.Parallel()
+	inner, err := url.Parse(serve(t, states()).URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(inner) }}
+	mux := http.NewServeMux()
+	mux.Handle("/host/disks/", http.StripPrefix("/host/disks", proxy))
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	t.Cleanup(s.CloseClientConnections)
+	w := open(t, s.URL+"/host/disks", 1200, 900)
+	w.goTo("/")
+	w.live()
+	w.run(chromedp.Click(chromedp.CSS(`#devices a[href$="/media"]`)))
+	w.mapIs("ready")
+	w.live()
+	if got := eval[string](w, "location.pathname"); got != "/host/disks/device/media" {
+		t.Errorf("the link leads to %s", got)
+	}
+	links := eval[[]string](w, "[...document.links].map((a) => a.pathname)")
+	if want := []string{"/host/disks/device/media", "/host/disks/", "/host/disks/",
+		"/host/disks/metrics"}; !slices.Equal(links, want) {
+		t.Errorf("links to %q, want %q", links, want)
+	}
+	w.run(chromedp.Click(chromedp.CSS(".crumb a")))
+	w.until(`document.querySelector("#devices")`)
+}
+
+// TestFits: no window is too narrow or too wide, nor is any text too large for it. Colours that the
+// system forces leave everything to be seen.
+func TestFits(t *testing.T) {
+	t.Parallel()
+	w := open(t, serve(t, states()).URL, 1200, 900)
+	cut := func(what string) {
+		t.Helper()
+		w.fits()
+		for _, s := range eval[[]string](w, `[...document.querySelectorAll(
+			"h1, dt, dd, p, td, th, button, a")].filter((e) => e.scrollWidth > e.clientWidth + 1 &&
+			e.clientWidth > 1 && !e.closest(".tiles, .unseen") &&
+			getComputedStyle(e).display !== "inline").map((e) => e.innerText)`) {
+			t.Errorf("%s: this is wider than its place: %q", what, s)
+		}
+	}
+	text := func(size int64) {
+		t.Helper()
+		call(w, cdppage.SetFontSizes, cdppage.SetFontSizesParams{
+			FontSizes: &cdppage.FontSizes{Standard: size}})
+	}
+	for _, path := range []string{"/", "/device/media"} {
+		w.goTo(path)
+		w.live()
+		name := strings.ReplaceAll(path, "/", "-")
+		for _, width := range []int64{360, 768, 1400, 2560} {
+			w.size(width, 900, 1)
+			cut(fmt.Sprintf("%s at %d", path, width))
+		}
+		for _, width := range []int64{360, 1400} {
+			w.size(width, 900, 1)
+			text(32) // twice as large as browsers have it
+			w.until(`getComputedStyle(document.documentElement).fontSize === "30px"`)
+			cut(fmt.Sprintf("%s with large text at %d", path, width))
+			// One of the whole page would resize the window, which has the usual text again.
+			w.picture(fmt.Sprintf("large-text%s-%d", name, width), chromedp.CaptureScreenshot())
+		}
+		text(16)
+		w.media("screen", "forced-colors", "active", "prefers-color-scheme", "dark")
+		w.shot("forced-colors" + name)
+		w.media("screen")
+	}
+}
+
 // TestReconnect: a monitor that ends and comes back is noticed, both times.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
@@ -250,7 +361,7 @@ func TestReconnect(t *testing.T) {
 	w.device("media")
 	w.live()
 	stop()
-	w.until(`document.getElementById("live").dataset.state === "stale"`)
+	w.until(`document.getElementById("live")?.dataset.state === "stale"`)
 	// What is known can be looked at; the map says that it is not all.
 	w.focusMap()
 	w.run(chromedp.KeyEvent("++"))

@@ -4,6 +4,7 @@ import * as surface from "./surface.js";
 const live = document.getElementById("live");
 const figure = document.querySelector("figure.surface");
 const host = document.body.dataset.host;
+const one = document.body.dataset.live.includes("?device="); // the page of a device
 
 // Attributes and children of an element become those of another one. Elements stay as far as they
 // can, so that the focus and a selection do.
@@ -54,6 +55,13 @@ function show(message) {
 	if (message.build !== document.body.dataset.build) {
 		location.reload();
 		return;
+	}
+	if (one) {
+		if (message.status && !document.getElementById("figures")) {
+			location.reload(); // the device is there now: the page has no place for it
+			return;
+		}
+		document.body.classList.toggle("gone", !message.status);
 	}
 	const list = document.getElementById("devices");
 	for (const [id, html] of Object.entries(message.parts)) {

@@ -2,10 +2,10 @@
 // whole disk down to single blocks. Kinds, names, letters and keys are those of `ublk-remap top`.
 //
 // mount(figure) turns <figure class="surface" data-device data-blocks data-block-size> into the
-// map; data-device is the part of the path behind /device/.
+// map; data-device is the last part of the page's path.
 // What the figure holds is kept as a table that can be unfolded. Live messages reach it as the DOM
 // event 'ublk-remap:status', whose detail is the message. The map asks
-// /device/NAME/surface?from=&to=&cells= for as many cells as it draws, not for the table: its cost
+// NAME/surface?from=&to=&cells= for as many cells as it draws, not for the table: its cost
 // does not depend on how much is remapped.
 //
 // The attribute data-state of the figure says how far it is: loading, coarse (it is drawn, and
@@ -585,7 +585,7 @@ class SurfaceMap {
 		this.refreshTimer = 0;
 		this.still = window.matchMedia('(prefers-reduced-motion: reduce)');
 		this.build();
-		this.loader = new Loader(`/device/${d.device}/surface`,
+		this.loader = new Loader(`./${d.device}/surface`,
 			(want, answer) => this.loaded(want, answer), (err, tries) => this.failed(err, tries));
 		this.listen();
 		this.resize();
@@ -1048,7 +1048,7 @@ class SurfaceMap {
 
 	// The cursor aims at something bad that is somewhere between the blocks a and end: the first
 	// one, or the last one if way is negative. These blocks are asked for as many cells as there
-	// can be, until they are few enough.
+	// can be, until each is one block.
 
 	// aimed takes such an answer.
 	aimed(tile) {
@@ -1062,7 +1062,9 @@ class SurfaceMap {
 			return;
 		}
 		const a = Math.max(tile.starts[found], aim.a);
-		if (tile.per <= this.per) {
+		// Its very block: a cell of this answer begins elsewhere than one of the map, so who zooms
+		// on meanwhile would see the one beside it.
+		if (tile.per === 1) {
 			this.place(a);
 			return;
 		}
