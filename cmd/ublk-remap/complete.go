@@ -22,7 +22,8 @@ var flagWords = map[string][]string{
 }
 
 // addCompletions tells the completions of shells what fits at each place of all verbs below cmd: a
-// name, a word or a file. Arguments are what Use calls them.
+// name, a word or a file. Arguments are what Use calls them. Only a command that completes needs
+// that: a server would keep the memory that it takes.
 func addCompletions(a *app, cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
 		addCompletions(a, c)

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
@@ -36,6 +38,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 	a := &app{stdio: std, args: args, ctx: ctx}
 	root := newRoot(a)
 	root.SetArgs(args)
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		addCompletions(a, root)
+	}
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && (!a.parsed || errors.Is(err, exit.ErrUsage)) && !errors.Is(err, errSilent) {
 		// An error before a verb runs is an error of the command line.

@@ -104,7 +104,6 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 		// for other programs
 		udevCommand(a), belowCommand(a), guardCommand(a), unitEndedCommand(a), writeLimitCommand(),
 	)
-	addCompletions(a, root)
 	return root
 }
 

@@ -107,6 +107,8 @@ func newConfig(rng *rand.Rand) config {
 		// A mirror misses a record once four flushes in a row have failed. The same applies to
 		// that.
 		c.rates.flush = min(c.rates.flush, 20)
+		// So does a shortage that outlasts the time for resources.
+		c.shortages = c.shortages && c.policy.ResourceFor > shortageFor
 	}
 	c.rearrange, c.probes, c.maxQueues = rng.IntN(2) == 0, rng.IntN(3) == 0, 4
 	if c.sparesBad = rng.IntN(12) == 0 && !c.budget; c.sparesBad {
