@@ -267,7 +267,10 @@ func upgradeWithoutSuccessor(t testing.TB, s *rig.Set, old int) rig.Result {
 	t.Helper()
 	p := rig.Launch(t, vmtest.Binary(t), "upgrade", s.Dev)
 	stopped, next := false, 0
-	for !p.Ended() {
+	// A successor that was answered before the old server stopped is not connected any more, and
+	// waits for its end.
+	var answered time.Time
+	for !p.Ended() && (!stopped || time.Now().Before(answered)) {
 		if next == 0 {
 			next = successorOf(old)
 		}
@@ -275,6 +278,7 @@ func upgradeWithoutSuccessor(t testing.TB, s *rig.Set, old int) rig.Result {
 			if stopped = syscall.Kill(old, syscall.SIGSTOP) == nil; !stopped {
 				return p.Wait(t, rig.Limit) // too late: it has left already
 			}
+			answered = time.Now().Add(5 * time.Second)
 		}
 		if links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", next)); next > 0 &&
 			slices.ContainsFunc(links, func(l string) bool {
