@@ -73,6 +73,9 @@ device are meant.`,
 			if all {
 				return run.Acknowledge(cmd, "", nil)
 			}
+			if args[0] == "" { // to the monitor no name means all
+				return fmt.Errorf("%w: the name is empty; for all devices: --all", exit.ErrUsage)
+			}
 			return run.Acknowledge(cmd, args[0], args[1:])
 		},
 	}
