@@ -602,37 +602,17 @@ var Scenarios = []Scenario{
 	}},
 	{"scrub-rewrite", nil, func(s *sim) {
 		// A block reads only when it is tried again. The scrub writes it anew, and users write.
-		b, per := s.block(), s.per()
-		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 8, 0
-		s.start()
-		s.write(0, b, 2*per, true)
-		s.drain()
-		s.bad(b+1, 1, failing{read: true, errno: int32(syscall.ENODATA), left: 1})
-		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
-			s.failf("%v", err)
-		}
+		b, per := s.scrubWeak()
 		s.scrubPass(func(at uint64) {
 			if at > b && s.idle(1) {
 				s.write(1, b+per, 1, true)
 			}
 		})
-		if now := s.srv.coord.Scrub(); now.Repaired == 0 || now.Relocated > 0 ||
-			s.srv.restored.Allocator.Used() > 0 {
-			s.failf("the scrub has mended %+v", now)
-		}
-		s.reads(0, b, 2*per)
+		s.mendedInPlace(b, 2*per)
 	}},
 	{"scrub-rewrite-busy", nil, func(s *sim) {
 		// The same, and a user writes to the very block while it is written anew.
-		b, per := s.block(), s.per()
-		s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 8, 0
-		s.start()
-		s.write(0, b, 2*per, true)
-		s.drain()
-		s.bad(b+1, 1, failing{read: true, errno: int32(syscall.ENODATA), left: 1})
-		if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
-			s.failf("%v", err)
-		}
+		b, per := s.scrubWeak()
 		c := s.srv.coord
 		for n := 0; c.Scrub().Repaired == 0 && n < 10_000; n++ {
 			if c.Scrub().Mending && s.allIdle() && s.chance(1, 3) {
@@ -645,11 +625,7 @@ var Scenarios = []Scenario{
 			s.nextEvent()
 		}
 		s.drain()
-		if now := c.Scrub(); now.Repaired == 0 || now.Relocated > 0 ||
-			s.srv.restored.Allocator.Used() > 0 {
-			s.failf("the scrub has mended %+v", now)
-		}
-		s.reads(0, b, 2*per)
+		s.mendedInPlace(b, 2*per)
 	}},
 	{"scrub-retest", nil, func(s *sim) {
 		// Homes that are well again pass a test after a pass of the scrub, and another one after
@@ -794,6 +770,29 @@ func (s *sim) per() uint64 { return uint64(metadata.UnitSize / s.plan.BlockSize(
 
 // block is where scenarios act: the last unit of the displaced head and what follows it.
 func (s *sim) block() uint64 { return s.plan.HeadBlocks() - s.per() }
+
+// scrubWeak has a scrub begin over two units, of which a block reads only when it is tried again.
+func (s *sim) scrubWeak() (b, per uint64) {
+	b, per = s.block(), s.per()
+	s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 8, 0
+	s.start()
+	s.write(0, b, 2*per, true)
+	s.drain()
+	s.bad(b+1, 1, failing{read: true, errno: int32(syscall.ENODATA), left: 1})
+	if err := s.srv.coord.StartScrub(coordinator.ScrubOptions{Rate: 1 << 40}); err != nil {
+		s.failf("%v", err)
+	}
+	return b, per
+}
+
+// mendedInPlace makes sure that a scrub has written a block of these anew, and moved none.
+func (s *sim) mendedInPlace(b, count uint64) {
+	if now := s.srv.coord.Scrub(); now.Repaired == 0 || now.Relocated > 0 ||
+		s.srv.restored.Allocator.Used() > 0 {
+		s.failf("the scrub has mended %+v", now)
+	}
+	s.reads(0, b, count)
+}
 
 // bad gives blocks a fault, at home.
 func (s *sim) bad(block, count uint64, f failing) {
