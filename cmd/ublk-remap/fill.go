@@ -83,13 +83,6 @@ func (o *fillOptions) check(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("%w: want one of --from and --files: what to fill the blocks from",
 			exit.ErrUsage)
 	}
-	for _, name := range []string{"from", "files", "map", "offset", "of"} {
-		// As a variable of a script that is not set gives it. Without a map, what ddrescue left out
-		// would be taken for zeroes.
-		if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
-			return fmt.Errorf("--%s: %w: it is empty", name, exit.ErrUsage)
-		}
-	}
 	o.placed = cmd.Flags().Changed("offset")
 	for name, image := range map[string]bool{"map": true, "offset": true, "force": true,
 		"of": false} {

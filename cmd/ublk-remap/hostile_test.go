@@ -159,9 +159,9 @@ func TestPathsThatAreNoDisks(t *testing.T) {
 		code int
 	}{
 		{"create, empty", []string{"create", ""}, exit.Usage},
-		{"start, empty", []string{"start", ""}, exit.NotFound},
+		{"start, empty", []string{"start", ""}, exit.Usage},
 		{"check, empty", []string{"metadata", "check", ""}, exit.Usage},
-		{"stop, empty", []string{"stop", ""}, exit.NotFound},
+		{"stop, empty", []string{"stop", ""}, exit.Usage},
 		{"status, escapes", []string{"status", "\x1b[31m"}, exit.NotFound},
 		{"stop, far number", []string{"stop", "/dev/ublkb99999999999999999999"}, exit.NotFound},
 		{"stop, other number", []string{"stop", "-1"}, exit.Usage},

@@ -67,7 +67,10 @@ on the disk itself. A write that was acknowledged is never lost.
 Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 5 the kernel lacks something, 6 metadata damaged.`,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(*cobra.Command, []string) (err error) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if err = refuseEmpty(cmd.Flags()); err != nil {
+				return err
+			}
 			if a.log, err = logging.New(a.err, a.logLevel, a.logFormat); err != nil {
 				return err
 			}

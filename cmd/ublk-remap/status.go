@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -260,8 +261,11 @@ func (s *seconds) Set(text string) error {
 	if err != nil {
 		d, err = time.ParseDuration(text + "s")
 	}
+	if err != nil {
+		return errors.New("want a number of seconds, such as 2 or 0.5")
+	}
 	*s = seconds(d)
-	return err
+	return nil
 }
 
 // String returns the value as the help shows a default.

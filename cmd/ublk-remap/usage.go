@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,24 +30,46 @@ func flagError(_ *cobra.Command, err error) error {
 	if !errors.As(err, &bad) {
 		return err
 	}
-	want := ""
+	want := bad.Unwrap().Error()
 	switch bad.GetFlag().Value.Type() {
 	case "duration":
-		want = "a time such as 30s, 10m or 168h, not beyond 290 years"
+		want = "want a time such as 30s, 10m or 168h, not beyond 290 years"
 	case "int", "uint", "uint8", "uint16", "uint32", "uint64", "int64":
-		want = "a whole number, in the range of the flag"
+		want = "want a whole number, in the range of the flag"
 	case "bool":
-		want = "true or false"
-	default:
-		return err
+		want = "want true or false"
 	}
-	return fmt.Errorf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
+	return fmt.Errorf("--%s %q: %s", bad.GetFlag().Name, bad.GetValue(), want)
+}
+
+// refuseEmpty refuses flags that were given with an empty value, of whatever verb, as a script does
+// whose variable is not set. To many flags such a value is the same as none, so the verb would do
+// something else than was meant: serve everybody, or take no notice of a list of bad blocks.
+func refuseEmpty(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if err == nil && emptyValue(f.Value) {
+			err = fmt.Errorf("--%s \"\": it is empty, as a variable gives it that is not set; give "+
+				"it a value, or leave the flag out", f.Name)
+		}
+	})
+	return err
+}
+
+// emptyValue reports whether the value, or an item of a list, is empty.
+func emptyValue(v pflag.Value) bool {
+	list, ok := v.(interface{ GetSlice() []string })
+	if !ok {
+		return v.String() == ""
+	}
+	items := list.GetSlice()
+	return len(items) == 0 || slices.Contains(items, "")
 }
 
 // anyNumber is for verbs that take any number of arguments.
 const anyNumber = -1
 
-// arguments checks how many arguments a verb has. The error names the arguments of Use.
+// arguments checks how many arguments a verb has, and that none is empty. The error names the
+// arguments of Use.
 func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		names := strings.Fields(cmd.Use)[1:]
@@ -64,6 +87,10 @@ func arguments(least, most int) cobra.PositionalArgs {
 		case most != anyNumber && len(args) > most:
 			return fmt.Errorf("%s: %q is too much: it takes %s", verb, args[most],
 				strings.Join(names, " "))
+		}
+		if i := slices.Index(args, ""); i >= 0 {
+			return fmt.Errorf("%s: \"\" is no %s: it is empty, as a variable gives it that is not "+
+				"set", verb, names[min(i, len(names)-1)])
 		}
 		return nil
 	}
