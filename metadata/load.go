@@ -195,6 +195,9 @@ type mirrorImage struct {
 	// whole: has the header of the checkpoint that the image begins with, and
 	// no page of it was found bad here.
 	whole bool
+	// rests: bit i says that the image rests on slot i: it has the header of the checkpoint that
+	// the image begins with, or a page that was read from here.
+	rests uint8
 	// badSlots: bit i says that the header of slot i cannot be read, or is a
 	// damaged one, or that a page of the newest checkpoint in it is bad.
 	badSlots uint8
@@ -509,10 +512,13 @@ func (img *Image) whole(c *candidate) bool {
 	c.tried = true
 	for i := range img.mirrors {
 		m := &img.mirrors[i]
-		m.whole = slices.ContainsFunc(m.headers[:], func(h *header) bool {
-			return h != nil &&
-				*h == c.header
-		})
+		m.rests = 0
+		for slot, h := range m.headers {
+			if h != nil && *h == c.header {
+				m.rests |= 1 << slot
+			}
+		}
+		m.whole = m.rests != 0
 	}
 	var digest xxhash.Digest
 	digest.Reset()
@@ -615,6 +621,7 @@ func (img *Image) pageFrom(slots []checkpointSlot, h *header, index uint32, b []
 		_, err := img.devs[s.m.device].ReadAt(b, s.m.pageOffset(s.slot, index))
 		if err == nil {
 			if n, _, ok := decodePage(b, &img.sb.UUID, h.checkpointID, index); ok {
+				s.m.rests |= 1 << s.slot
 				return n, true
 			}
 		}

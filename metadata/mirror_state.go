@@ -215,11 +215,7 @@ func newMirror(mi *mirrorImage, img *Image) mirror {
 		slots: make([]Position, len(mi.slots))}
 	if mi.stale {
 		m.state, m.staleFrom = MirrorStale, mi.staleFrom
-		for s, h := range mi.headers {
-			if h != nil && *h == img.checkpoint.header {
-				m.new = s // to be overwritten last, the image rests on it
-			}
-		}
+		m.keepSlot(mi)
 		for s := range mi.slots {
 			if r := &mi.slots[s]; r.state == slotRecord && img.checkpoint.covers.Less(r.Position) {
 				m.use(s, r.Position) // another mirror may lack it
@@ -236,6 +232,7 @@ func newMirror(mi *mirrorImage, img *Image) mirror {
 			newest, m.new, m.cover = h.checkpointID, s, h.covers.Position
 		}
 	}
+	m.keepSlot(mi)
 	if !mi.whole || len(mi.missing)+len(mi.single) > len(mi.repairs) {
 		m.state = MirrorWeak
 	}
@@ -253,6 +250,17 @@ func newMirror(mi *mirrorImage, img *Image) mirror {
 		}
 	}
 	return m
+}
+
+// keepSlot makes the slot on which the image rests the one that is written over last. The image may
+// rest on a page in a slot whose header was never written, or is of another checkpoint: then another
+// mirror has the header, and not the page.
+func (m *mirror) keepSlot(mi *mirrorImage) {
+	for s := range mi.headers {
+		if mi.rests&(1<<s) != 0 {
+			m.new = s
+		}
+	}
 }
 
 // AppendMirrors appends the state of every mirror to dst, with an empty
