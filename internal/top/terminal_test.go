@@ -133,7 +133,7 @@ func TestTerminal(t *testing.T) {
 	x.tmux("send-keys", "Tab")
 	x.until("tab", has("> media", "degraded: a mirror", "R█"))
 	x.tmux("send-keys", "m", "n", "n")
-	screen := x.until("map in letters", has("692 in the spare region", "------", "+++++",
+	screen := x.until("map in letters", has("692 in the spare region", "------", ".S.", "+++++",
 		"what happened", "retried-read"))
 	compare(t, "tmux-media", screen)
 	x.tmux("send-keys", "+", "+")
