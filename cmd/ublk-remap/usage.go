@@ -48,8 +48,8 @@ func flagError(_ *cobra.Command, err error) error {
 func refuseEmpty(flags *pflag.FlagSet) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
 		if err == nil && emptyValue(f.Value) {
-			err = fmt.Errorf("--%s \"\": it is empty, as a variable gives it that is not set; give "+
-				"it a value, or leave the flag out", f.Name)
+			err = fmt.Errorf("--%s \"\": it is empty, as a variable gives it that is not set; "+
+				"give it a value, or leave the flag out", f.Name)
 		}
 	})
 	return err

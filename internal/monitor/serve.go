@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -18,7 +19,6 @@ import (
 
 // Options say how to serve.
 type Options struct {
-	Listen []string // addresses, host:port
 	// Config is a file of exporter-toolkit with certificates and passwords; empty: neither. See
 	// https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md.
 	Config string
@@ -102,8 +102,13 @@ func handlerOf(source Source, o *Options) (http.Handler, error) {
 	return h, nil
 }
 
-// Serve answers requests until ctx ends.
-func Serve(ctx context.Context, source Source, o Options) error {
+// Serve answers requests that come by these listeners until ctx ends. It closes them.
+func Serve(ctx context.Context, source Source, listeners []net.Listener, o Options) error {
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
 	h, err := handlerOf(source, &o)
 	if err != nil {
 		return err
@@ -122,9 +127,7 @@ func Serve(ctx context.Context, source Source, o Options) error {
 		_ = s.Shutdown(end)
 	})
 	defer stopped()
-	systemd := false
-	err = web.ListenAndServe(s, &web.FlagConfig{WebListenAddresses: &o.Listen,
-		WebSystemdSocket: &systemd, WebConfigFile: &o.Config}, o.Log)
+	err = web.ServeMultiple(listeners, s, &web.FlagConfig{WebConfigFile: &o.Config}, o.Log)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

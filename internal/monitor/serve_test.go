@@ -190,17 +190,6 @@ func certificate(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-// freeAddress is one that nothing listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // TestWebConfig: with a web configuration, only who has the password gets an answer, and only by
 // TLS.
 func TestWebConfig(t *testing.T) {
@@ -218,11 +207,18 @@ basic_auth_users:
   prometheus: `+string(hash)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	if err := CheckWebConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	listeners, err := Listen(t.Context(), []string{"127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listeners[0].Addr().String()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Serve(ctx, devices, Options{Listen: []string{address}, Config: config,
+		ended <- Serve(ctx, devices, listeners, Options{Config: config,
 			Log: slog.New(slog.DiscardHandler)})
 	}()
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool},

@@ -2,7 +2,9 @@ package monitor
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -14,6 +16,12 @@ const textfileName = "ublk_remap.prom"
 // collector of node_exporter reads. The file is replaced as a whole: a reader sees the old or the
 // new one.
 func WriteTextfile(dir string, source Source) error {
+	if st, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("%w; make it, or name the directory that node_exporter reads "+
+			"(--collector.textfile.directory)", err)
+	} else if !st.IsDir() {
+		return &os.PathError{Op: "write to", Path: dir, Err: syscall.ENOTDIR}
+	}
 	r := prometheus.NewPedanticRegistry()
 	if err := r.Register(newCollector(source)); err != nil {
 		return fmt.Errorf("metrics: %w", err)

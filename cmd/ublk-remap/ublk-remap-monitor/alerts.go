@@ -92,18 +92,18 @@ func askEvents(ctx context.Context, d *alert.Device,
 	}
 }
 
-// withAlerts tells of alerts while serve runs. The metrics are served whatever becomes of the
-// alerts; but a file of settings that makes no sense is an error at once.
-func (a *app) withAlerts(ctx context.Context, serve func(counts func() map[string]monitor.
-	AlertCount) error) error {
+// newAlerts returns what tells of alerts, as the monitor's file says. A file that makes no sense is
+// an error.
+func (a *app) newAlerts() (*alert.Monitor, error) {
 	s, err := alertSettings()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	m, err := alert.New(s, a.alertRound, a.slog())
-	if err != nil {
-		return err
-	}
+	return alert.New(s, a.alertRound, a.slog())
+}
+
+// withAlerts tells of alerts while serve runs. The metrics are served whatever becomes of them.
+func (a *app) withAlerts(ctx context.Context, m *alert.Monitor, serve func() error) error {
 	ctx, end := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -112,16 +112,19 @@ func (a *app) withAlerts(ctx context.Context, serve func(counts func() map[strin
 			a.log.Warn().Err(err).Msg("this monitor tells of no alerts")
 		}
 	}()
-	err = serve(func() map[string]monitor.AlertCount {
-		all := map[string]monitor.AlertCount{}
-		for way, c := range m.Counts() {
-			all[way] = monitor.AlertCount(c)
-		}
-		return all
-	})
+	err := serve()
 	end()
 	<-ended
 	return err
+}
+
+// countsOf is what the ways of alerts have done, for the metrics.
+func countsOf(m *alert.Monitor) map[string]monitor.AlertCount {
+	all := map[string]monitor.AlertCount{}
+	for way, c := range m.Counts() {
+		all[way] = monitor.AlertCount(c)
+	}
+	return all
 }
 
 // listed returns the alerts that are there, and whether a monitor runs.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/companion"
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert"
 	"ublkremap/internal/host"
 	"ublkremap/internal/monitor"
 	"ublkremap/internal/page"
@@ -34,35 +38,61 @@ func (a *app) devices(ctx context.Context) ([]monitor.Device, error) {
 func monitorCommand(a *app) *cobra.Command {
 	return companion.Monitor(func(cmd *cobra.Command, o *companion.MonitorOptions) error {
 		if o.Textfile != "" {
-			return monitor.WriteTextfile(o.Textfile, a.devices)
+			if err := monitor.WriteTextfile(o.Textfile, a.devices); err != nil {
+				return fmt.Errorf("--textfile: %w", err)
+			}
+			return nil
 		}
-		p := page.Handler(onPage{}, version)
-		defer p.Close()
-		for _, at := range o.Listen {
-			a.log.Info().Str("url", pageURL(at, o.WebConfig)).Msg("the page for browsers")
+		return a.serve(cmd.Context(), o)
+	})
+}
+
+// serve serves the page and the metrics, and tells of alerts. What is wrong with the command line
+// and with files is said before anything is done.
+func (a *app) serve(ctx context.Context, o *companion.MonitorOptions) error {
+	if err := monitor.CheckWebConfig(o.WebConfig); err != nil {
+		return fmt.Errorf("--web-config: %w", err)
+	}
+	var alerts *alert.Monitor
+	if !o.NoAlerts {
+		var err error
+		if alerts, err = a.newAlerts(); err != nil {
+			return err
 		}
-		serve := func(counts func() map[string]monitor.AlertCount) error {
-			return monitor.Serve(cmd.Context(), a.devices, monitor.Options{Listen: o.Listen,
-				Config: o.WebConfig, Log: a.slog(), Version: version, Alerts: counts, Page: p})
-		}
-		if o.NoAlerts {
-			return serve(nil)
-		}
-		return a.withAlerts(cmd.Context(), serve)
+	}
+	listeners, err := monitor.Listen(ctx, o.Listen)
+	if bad := (*monitor.AddressError)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("--listen %q: %w: %s", bad.Address, exit.ErrUsage, bad.Want)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen %w", err)
+	}
+	p := page.Handler(onPage{}, version)
+	defer p.Close()
+	for i, l := range listeners {
+		a.log.Info().Str("url", pageURL(o.Listen[i], l.Addr(), o.WebConfig)).
+			Msg("the page for browsers")
+	}
+	options := monitor.Options{Config: o.WebConfig, Log: a.slog(), Version: version, Page: p}
+	if o.NoAlerts {
+		return monitor.Serve(ctx, a.devices, listeners, options)
+	}
+	options.Alerts = func() map[string]monitor.AlertCount { return countsOf(alerts) }
+	return a.withAlerts(ctx, alerts, func() error {
+		return monitor.Serve(ctx, a.devices, listeners, options)
 	})
 }
 
 // slog is the log for libraries.
 func (a *app) slog() *slog.Logger { return slog.New(zerolog.NewSlogHandler(a.log)) }
 
-// pageURL is where a browser finds the page, if the monitor listens on an address. With a web
-// configuration it may be https.
-func pageURL(listen, config string) string {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return listen // the attempt to listen tells what is wrong
-	}
+// pageURL is where a browser finds the page, if the monitor was told to listen on an address, and
+// does so. With a web configuration it may be https.
+func pageURL(told string, at net.Addr, config string) string {
+	host, _, _ := net.SplitHostPort(told)
+	_, port, _ := net.SplitHostPort(at.String())
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		var err error
 		if host, err = os.Hostname(); err != nil {
 			host = "localhost"
 		}

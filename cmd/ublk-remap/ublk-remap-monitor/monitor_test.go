@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/alert/settings"
+	"ublkremap/internal/config"
+	"ublkremap/internal/control"
+)
+
+// ran is a run of this program.
+type ran struct {
+	code     int
+	out, err string
+}
+
+// monitorWith runs this program, for no longer than a test may take.
+func monitorWith(t *testing.T, args ...string) ran {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out, errs bytes.Buffer
+	code := run(ctx, args, &out, &errs)
+	return ran{code, out.String(), errs.String()}
+}
+
+// useDirs gives the program directories of its own, and a monitor.conf.
+func useDirs(t *testing.T, conf string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for env, name := range map[string]string{control.DirEnv: "run", config.DirEnv: "etc",
+		settings.StateDirEnv: "state"} {
+		t.Setenv(env, filepath.Join(dir, name))
+	}
+	writeFile(t, filepath.Join(dir, "etc", "monitor.conf"), conf, 0o600)
+	return dir
+}
+
+func writeFile(t *testing.T, path, text string, mode os.FileMode) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestRefused: a monitor that cannot do what it is told ends before it does anything, with a line
+// and nothing else, and the exit code that docs/COMMAND.md gives.
+func TestRefused(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := useDirs(t, "")
+	bad := writeFile(t, filepath.Join(dir, "web.yml"), "foo: [", 0o600)
+	none := filepath.Join(dir, "none")
+	for _, c := range []struct {
+		code int
+		says string
+		args []string
+	}{
+		{exit.Usage, `--listen "localhost:"`, []string{"--listen", "localhost:"}},
+		{exit.Usage, `--listen "nonsense"`, []string{"--listen", ":0", "--listen", "nonsense"}},
+		{exit.Usage, `--listen "127.0.0.1:99999"`, []string{"--listen", "127.0.0.1:99999"}},
+		{exit.Usage, `--listen "192.0.2.1:80"`, []string{"--listen", "192.0.2.1:80"}},
+		{exit.Failed, `--listen "` + taken.Addr().String() + `": another`,
+			[]string{"--listen", taken.Addr().String()}},
+		{exit.Usage, bad, []string{"--listen", "127.0.0.1:0", "--web-config", bad}},
+		{exit.Usage, dir, []string{"--listen", "127.0.0.1:0", "--web-config", dir}},
+		{exit.NotFound, none, []string{"--listen", "127.0.0.1:0", "--web-config", none}},
+		{exit.NotFound, none, []string{"--textfile", none}},
+		{exit.NotFound, bad, []string{"--textfile", bad}},
+	} {
+		r := monitorWith(t, append([]string{"monitor"}, c.args...)...)
+		if r.code != c.code || r.out != "" || strings.Count(r.err, "\n") != 1 ||
+			!strings.HasPrefix(r.err, "ublk-remap: --") || !strings.Contains(r.err, c.says) {
+			t.Errorf("%q: exit code %d, want %d with %s:\n%s%s", c.args, r.code, c.code, c.says,
+				r.out, r.err)
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package monitor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"ublkremap/internal/config"
+)
+
+// TestCheckWebConfig: what is wrong with a web configuration, or with a file that it names, is said
+// in a line that names it.
+func TestCheckWebConfig(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "web.yml")
+	certificate(t, dir)
+	for text, want := range map[string]error{
+		"": config.ErrInvalid, "---\n# nothing\n": config.ErrInvalid,
+		"http_server_config: {http2: false}\n":                          nil,
+		"tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n": nil,
+		"foo: [":                                     config.ErrInvalid,
+		"frob: 1\n":                                  config.ErrInvalid,
+		"basic_auth_users: {a: secret}\n":            config.ErrInvalid, // no hash
+		"basic_auth_users: [a]\n":                    config.ErrInvalid,
+		"tls_server_config: {}\nx: \x00\n":           config.ErrInvalid,
+		"tls_server_config: {cert_file: cert.pem}\n": config.ErrInvalid,
+		"tls_server_config: {cert_file: none.pem, key_file: key.pem}\n": config.ErrInvalid,
+		"tls_server_config: {cert_file: key.pem, key_file: cert.pem}\n": config.ErrInvalid,
+		"tls_server_config: {cert_file: cert.pem, key_file: key.pem, min_version: 7}\n": config.
+			ErrInvalid,
+		"tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_ca_file: x}\n": config.
+			ErrInvalid,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := CheckWebConfig(path)
+		if !errors.Is(err, want) || err != nil && (!strings.HasPrefix(err.Error(), path+": ") ||
+			strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if err := CheckWebConfig(""); err != nil {
+		t.Errorf("none: %v", err)
+	}
+	none := filepath.Join(dir, "none.yml")
+	for at, want := range map[string]error{none: fs.ErrNotExist, dir: syscall.EISDIR} {
+		if err := CheckWebConfig(at); !errors.Is(err, want) || strings.Count(err.Error(), at) != 1 {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+}
+
+// TestTextfileDirectory: a directory that is none is named, and not the file that it would have.
+func TestTextfileDirectory(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]error{file: syscall.ENOTDIR,
+		filepath.Join(dir, "none"): fs.ErrNotExist} {
+		err := WriteTextfile(at, devices)
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), at) || strings.Contains(err.
+			Error(), textfileName) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+}
