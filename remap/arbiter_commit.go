@@ -189,6 +189,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		for _, spare := range c.msg.Tried[:c.msg.Tries] {
 			a.suspect(spare) // if it was not retired
 		}
+		a.leaveTried(&c.msg)
 		// From now on other claims find the spare unit in the Map.
 		a.endClaim(c)
 		// A read may have found bad blocks there since the claim got it.

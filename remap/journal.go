@@ -51,7 +51,8 @@ type ArbiterDriver interface {
 	// Moved tells the end of a Move.
 	Moved(r MoveResult)
 	// SpareFailed tells that a read, not one of the scrub, has found bad blocks in a spare unit in
-	// which others still live. They should be moved at once: see Arbiter.saveOthers.
+	// which others still live, or that a write has failed there. They should be moved at once: see
+	// Arbiter.saveOthers and leaveTried.
 	SpareFailed(bad BadSpare)
 	// Alert tells of something that an operator should know.
 	Alert(a Alert)

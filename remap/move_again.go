@@ -1,6 +1,10 @@
 package remap
 
-import "ublkremap/metadata"
+import (
+	"slices"
+
+	"ublkremap/metadata"
+)
 
 // This file moves blocks out of spare units in use that went bad: that read only on a retry, or of
 // which some blocks do not read any more, or that are slow. Each unit is a batch of its own. All
@@ -11,12 +15,13 @@ import "ublkremap/metadata"
 // that may be given out. On a spare device the unit becomes suspect instead (suspect.go), because
 // a record on the backing disk does not show that the device was there.
 //
-// A scrub asks for such Moves, and so does a read of a user that has found bad blocks in a spare
-// unit: units fail block by block, and what still reads may not do so later. That Move begins once
-// the pending mark is durable. A crash before its record leaves all blocks where they were, the bad
-// ones pending, and the next pass of the scrub moves the others: only a read that failed makes a
-// block pending that lives in a spare unit. A crash after the record finds them at the new place,
-// where they were read back.
+// A scrub asks for such Moves. So does a read of a user that has found bad blocks in a spare unit,
+// and a write that failed there: units fail block by block, and what still reads may not do so
+// later. That Move begins once the pending mark, or the new place of what was written, is durable.
+// A crash before its record leaves all blocks where they were, the bad ones pending, and the next
+// pass of the scrub moves the others: only a read that failed makes a block pending that lives in a
+// spare unit. After a write that failed, they stay until they are seen to fail. A crash after the
+// record finds them at the new place, where they were read back.
 
 // AgainWhy says why blocks are to go to other spare units.
 type AgainWhy uint8
@@ -40,6 +45,20 @@ func (a *Arbiter) saveOthers(unit uint64, cause metadata.Cause) {
 	for _, p := range info.Places[:info.N] {
 		if info.ReadsBeside(p) {
 			a.drv.SpareFailed(BadSpare{Spare: p.Spare, Block: unit * a.geo.BlocksPerUnit()})
+		}
+	}
+}
+
+// leaveTried has the blocks of a unit moved that live in a spare unit in which a write has failed. The
+// write's own blocks are in another one now.
+func (a *Arbiter) leaveTried(m *Message) {
+	if plantedOthersStay {
+		return
+	}
+	info := a.m.Unit(m.Unit)
+	for _, p := range info.Places[:info.N] {
+		if p.Mask&^(info.Pending|info.Lost) != 0 && slices.Contains(m.Tried[:m.Tries], p.Spare) {
+			a.drv.SpareFailed(BadSpare{Spare: p.Spare, Block: m.Unit * a.geo.BlocksPerUnit()})
 		}
 	}
 }

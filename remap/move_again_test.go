@@ -134,3 +134,17 @@ func TestReadSavesOthers(t *testing.T) {
 	r.want("tries", tries, 3)
 	r.want("pending", r.s.m.Unit(251).Pending, uint8(3))
 }
+
+// TestWriteSavesOthers: a write that fails in a spare unit has the other blocks there leave it, once
+// its own are in another one.
+func TestWriteSavesOthers(t *testing.T) {
+	r := newMoverRig(t, 512, 64)
+	r.fill(2000, 8)
+	r.move(Move{Block: 2000, Count: 8, ToSpare: true, Cause: metadata.CauseOperator})
+	old := r.s.m.Unit(250).Places[0].Spare
+	r.bad[r.placeNow(2001)] = int32(syscall.EIO)
+	r.do(OpWrite, 2001, 1)
+	if len(r.spoiled) != 1 || r.spoiled[0] != (BadSpare{Spare: old, Block: 2000}) {
+		t.Fatalf("asked to save %+v", r.spoiled)
+	}
+}

@@ -8,15 +8,15 @@ import (
 	"ublkremap/remap"
 )
 
-// This file has blocks leave a spare unit as soon as a user's read has found bad ones there, by the
-// same Moves as the scrub (scrub_mend.go). Nobody waits for them; they come one after the other.
+// This file has blocks leave a spare unit as soon as a user's read has found bad ones there, or a
+// write has failed there, by the same Moves as the scrub (scrub_mend.go). Nobody waits for them; they come one after the other.
 // What is forgotten, because too much fails at once, or by a crash, is left to the scrub: it moves
 // what still lives beside a pending block in a spare unit (remap/move_again.go).
 
 // saveMost is how many spare units may wait to be left.
 const saveMost = 64
 
-// saving is what is to be saved after users' reads.
+// saving is what is to be saved after users' reads and writes.
 type saving struct {
 	queue           []remap.BadSpare
 	underWay, ended bool
@@ -31,7 +31,7 @@ func (d driver) SpareFailed(bad remap.BadSpare) {
 	}
 }
 
-// Saving reports whether blocks are leaving a spare unit because of a user's read.
+// Saving reports whether blocks are leaving a spare unit because of a user's read or write.
 func (c *Coordinator) Saving() bool { return c.saving.underWay }
 
 // stepSaving begins the next Move. Once the queues end, none begins: it would wait for them.

@@ -115,14 +115,14 @@ func (s *sim) quietSpares() {
 
 // spareReads is the story of spare units in use that go bad block by block: users read the blocks
 // one by one, and only the first one is lost. The second unit fails while its blocks leave. The
-// third one's server dies before they have left; a scrub saves them.
+// third one's server dies before they have left; a scrub saves them. The fourth refuses a write.
 func (s *sim) spareReads() {
 	b, per := s.block(), s.per()
 	s.cfg.scrub, s.cfg.maxUnits, s.cfg.plan.UUID[4] = true, 128, 0
 	s.start()
-	s.write(0, b, 4*per, false)
+	s.write(0, b, 5*per, false)
 	s.drain()
-	s.relocate(b, 4*per, true)
+	s.relocate(b, 5*per, true)
 	s.drain()
 	spoil := func(spare uint32, slot, n uint64) uint8 {
 		dev, off := s.plan.SpareOf(spare)
@@ -133,6 +133,7 @@ func (s *sim) spareReads() {
 	}
 	first, second, third := s.placesOf(b)[0].Spare, s.placesOf(b + per)[0].Spare,
 		s.placesOf(b + 2*per)[0].Spare
+	refuses := s.placesOf(b + 4*per)[0].Spare
 
 	dev := spoil(first, 0, 1)
 	s.read(0, b, 1)
@@ -160,6 +161,15 @@ func (s *sim) spareReads() {
 	s.scrubAll(coordinator.ScrubOptions{}, func(uint64) {})
 	s.othersAreSaved(third, dev, b+2*per, 1)
 	s.reads(0, b+3*per, per)
+
+	// A write fails in the spare unit, and all that is there still reads.
+	dev, off := s.plan.SpareOf(refuses)
+	s.disks[dev].spoil(off, int64(s.plan.BlockSize()), &fault{write: true,
+		errno: int32(syscall.EIO), left: -1})
+	s.write(0, b+4*per, 1, true)
+	s.drain()
+	s.othersAreSaved(refuses, dev, b+4*per, 0)
+	s.reads(1, b+4*per, per)
 }
 
 // othersAreSaved makes sure that the blocks that read have left a spare unit, and so many are
