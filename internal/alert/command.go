@@ -2,6 +2,9 @@ package alert
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"strconv"
 	"time"
 
@@ -18,9 +21,18 @@ type Command struct{ Args []string }
 // Name implements Way.
 func (*Command) Name() string { return "command" }
 
+// Check implements Checker.
+func (w *Command) Check() error {
+	err := trusted(w.Args[0])
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; install it, or name another one in monitor.conf (command)", err)
+	}
+	return err
+}
+
 // Send implements Way.
 func (w *Command) Send(ctx context.Context, m *Message) error {
-	if err := trusted(w.Args[0]); err != nil {
+	if err := w.Check(); err != nil {
 		return err
 	}
 	env := append(m.Worst().environment(m.Host),

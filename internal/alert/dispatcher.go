@@ -23,6 +23,10 @@ type NoticeWay interface {
 	Take(ctx context.Context, host string, n *Notice) error
 }
 
+// Checker is a way that knows without a message whether it can bring one. A check is quick, and
+// asks nobody.
+type Checker interface{ Check() error }
+
 // errRefused is wrapped by the error of a Way that will not take this message however often it is
 // tried.
 var errRefused = errors.New("it is not tried again")

@@ -16,6 +16,7 @@ import (
 // of their names, as the zedlets of ZFS are.
 type Hooks struct {
 	Dir   string
+	Named bool          // the settings name it, so it has to be there
 	Limit time.Duration // for each of them
 	Log   *slog.Logger
 }
@@ -31,6 +32,9 @@ var skipped = []string{"~", ".bak", ".orig", ".rej", ".swp", ".dpkg-old", ".dpkg
 // list returns the paths of the hooks, in order.
 func (w *Hooks) list() ([]string, error) {
 	entries, err := os.ReadDir(w.Dir) // sorted
+	if errors.Is(err, fs.ErrNotExist) && w.Named {
+		return nil, fmt.Errorf("%w; make it, or take hooks out of monitor.conf", err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -56,12 +60,29 @@ names:
 	return all, err
 }
 
+// Check implements Checker.
+func (w *Hooks) Check() error {
+	all, err := w.list()
+	for _, path := range all {
+		err = errors.Join(err, hookTrusted(path))
+	}
+	return err
+}
+
+func hookTrusted(path string) error {
+	err := trusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("hook %w; mend or remove it", err)
+	}
+	return err
+}
+
 // Take implements NoticeWay. A hook that fails keeps nothing of the others.
 func (w *Hooks) Take(ctx context.Context, host string, n *Notice) error {
 	all, err := w.list()
 	failed := []error{err}
 	for _, path := range all {
-		if err := trusted(path); err != nil {
+		if err := hookTrusted(path); err != nil {
 			failed = append(failed, err)
 			continue
 		}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strings"
 	"time"
@@ -28,8 +30,21 @@ type Mail struct {
 // Name implements Way.
 func (*Mail) Name() string { return "mail" }
 
+// Check implements Checker.
+func (w *Mail) Check() error {
+	err := trusted(w.Sendmail)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; install a program for mail that has it, such as postfix or "+
+			"msmtp-mta, or name another one in monitor.conf (sendmail)", err)
+	}
+	return err
+}
+
 // Send implements Way.
 func (w *Mail) Send(ctx context.Context, m *Message) error {
+	if err := w.Check(); err != nil {
+		return err
+	}
 	text, err := w.render(m)
 	if err != nil {
 		return err

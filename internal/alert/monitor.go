@@ -52,7 +52,8 @@ func Ways(s *settings.Settings, log *slog.Logger) ([]Way, []NoticeWay, error) {
 		}
 		ways = append(ways, w)
 	}
-	takers := []NoticeWay{&Hooks{Dir: s.Hooks, Limit: s.HookTime, Log: log}}
+	takers := []NoticeWay{&Hooks{Dir: s.Hooks, Named: s.Hooks != settings.New().Hooks,
+		Limit: s.HookTime, Log: log}}
 	if j := NewJournal(); j != nil && s.Journal == "on" {
 		takers = append(takers, j)
 	}
@@ -116,6 +117,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 		return err
 	}
 	var running sync.WaitGroup
+	running.Go(m.check) // a file system that does not answer keeps nobody
 	running.Go(func() { m.dispatcher.Run(ctx, m.ways, m.takers) })
 	running.Go(func() { m.answer(ctx, socket) })
 	m.rounds(ctx)
@@ -123,6 +125,26 @@ func (m *Monitor) Run(ctx context.Context) error {
 	m.save()
 	m.saver.close()
 	return nil
+}
+
+// check logs which ways would not bring an alert, so that this is known before there is one.
+func (m *Monitor) check() {
+	try := func(name string, way any) {
+		c, ok := way.(Checker)
+		if !ok {
+			return
+		}
+		if err := c.Check(); err != nil {
+			m.log.Warn("alerts could not be brought by this way; see: ublk-remap alerts test",
+				"way", name, "error", outputLine(err.Error()))
+		}
+	}
+	for _, w := range m.ways {
+		try(w.Name(), w)
+	}
+	for _, w := range m.takers {
+		try(w.Name(), w)
+	}
 }
 
 // saved logs what became of writing the state.

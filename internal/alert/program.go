@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -52,7 +50,7 @@ func runProgram(ctx context.Context, limit time.Duration, args, env []string,
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
 	default:
-		err = fmt.Errorf("%s: %w", args[0], err)
+		err = fmt.Errorf("%s: %w", args[0], whyNotRun(args[0], err))
 	}
 	if text != "" {
 		err = fmt.Errorf("%w: %s", err, text)
@@ -92,28 +90,4 @@ func (n *Notice) environment(host string) []string {
 		all[i] = "UBLK_REMAP_" + all[i]
 	}
 	return all
-}
-
-// trusted reports by an error whether somebody other than root and this user could have written a
-// file, or put another one in its place: what is run as root must be root's.
-func trusted(path string) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	for _, p := range []string{real, filepath.Dir(real), filepath.Dir(path)} {
-		var st unix.Stat_t
-		if err := unix.Stat(p, &st); err != nil {
-			return &os.PathError{Op: "stat", Path: p, Err: err}
-		}
-		switch {
-		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-			return fmt.Errorf("%s belongs to user %d, so it is not run; to change that: chown "+
-				"root: %s", p, st.Uid, p)
-		case st.Mode&0o022 != 0:
-			return fmt.Errorf("%s can be written by others than its owner, so it is not run; to "+
-				"change that: chmod go-w %s", p, p)
-		}
-	}
-	return nil
 }

@@ -31,6 +31,17 @@ import (
 	"ublkremap/internal/control"
 )
 
+// ownDir is a directory that nobody else can write, whatever the umask is: what is run comes from
+// such a one.
+func ownDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // script writes a program.
 func script(t *testing.T, path, text string) string {
 	t.Helper()
@@ -61,7 +72,7 @@ func message(t *testing.T, name string) *Message {
 // TestMail: what sendmail gets is a message that mail programs understand, whatever the name of the
 // device is, and no name adds a header or a recipient.
 func TestMail(t *testing.T) {
-	dir := t.TempDir()
+	dir := ownDir(t)
 	w := &Mail{To: []string{"root", "a.b+c@example.org"}, From: "monitor@example.org",
 		Sendmail: script(t, filepath.Join(dir, "sendmail"), `
 printf '%s\n' "$*" >`+dir+`/args
@@ -134,7 +145,7 @@ cat >`+dir+`/mail`)}
 
 // TestCommand: a command has the text, and what it is about in its environment and nowhere else.
 func TestCommand(t *testing.T) {
-	dir := t.TempDir()
+	dir := ownDir(t)
 	path := script(t, filepath.Join(dir, "page me"), `
 printf '%s\n' "$1" "$UBLK_REMAP_ALERT" "$UBLK_REMAP_EVENT" "$UBLK_REMAP_SET" "$UBLK_REMAP_DISKS" \
 	"$UBLK_REMAP_CRITICAL" "$UBLK_REMAP_COUNT" "$UBLK_REMAP_SUBJECT" >`+dir+`/env
@@ -205,7 +216,7 @@ func TestHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	w := &Hooks{Dir: dir, Limit: 500 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log,
+	w := &Hooks{Dir: dir, Limit: 5 * time.Second, Log: slog.New(slog.NewTextHandler(&log,
 		nil))}
 	n := message(t, "data").Worst()
 	err := w.Take(t.Context(), "h", n)
@@ -213,7 +224,7 @@ func TestHooks(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, part := range []string{"30-fails: exit status 3: why", "40-hangs: it was ended",
-		"91-open can be written by others"} {
+		"91-open: refused: it can be written by others"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("no %q in %v", part, err)
 		}
@@ -230,7 +241,7 @@ func TestHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := w.Take(t.Context(), "h", n); err == nil ||
-		!strings.Contains(err.Error(), dir+" can be written") {
+		!strings.Contains(err.Error(), dir+": refused: it can be written") {
 		t.Errorf("a directory that anybody can write: %v", err)
 	}
 	if after, _ := os.ReadFile(ran); !bytes.Equal(after, got) {
@@ -336,7 +347,7 @@ func TestWebhook(t *testing.T) {
 		w.WriteHeader(answer)
 	}))
 	defer s.Close()
-	dir := t.TempDir()
+	dir := ownDir(t)
 	ca, token := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "token")
 	if err := errors.Join(os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
 		Bytes: s.Certificate().Raw}), 0o600),
@@ -494,11 +505,14 @@ func TestDispatcher(t *testing.T) {
 // TestMonitor: a monitor by itself, with its socket, its state and a way, and a second one that
 // finds it running. A damaged state is a line in the log, and no storm.
 func TestMonitor(t *testing.T) {
-	dir := t.TempDir()
+	dir := ownDir(t)
 	t.Setenv(control.DirEnv, filepath.Join(dir, "run"))
 	t.Setenv(settings.StateDirEnv, filepath.Join(dir, "state"))
 	s := settings.New()
 	s.Interval, s.Hooks = 10*time.Millisecond, filepath.Join(dir, "events.d")
+	if err := os.Mkdir(s.Hooks, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	told := filepath.Join(dir, "told")
 	s.Command = []string{script(t, filepath.Join(dir, "command"), "cat >>"+told)}
 	d := live("data")

@@ -12,9 +12,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"time"
 
+	"ublkremap/internal/config"
 	"ublkremap/internal/readable"
 )
 
@@ -37,14 +37,23 @@ func NewWebhook(to, token, ca string) (*Webhook, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if token != "" {
+		if _, err := readSecret(token); err != nil {
+			return nil, err
+		}
+	}
 	if ca != "" {
+		if err := trusted(ca); err != nil {
+			return nil, err
+		}
 		pem, err := os.ReadFile(ca)
 		if err != nil {
 			return nil, err
 		}
 		pool := x509.NewCertPool()
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: it has no certificate in the form PEM", ca)
+			return nil, fmt.Errorf("%s: %w: it has no certificate in the form PEM; want those of "+
+				"who signs the webhook's", ca, config.ErrInvalid)
 		}
 		transport.TLSClientConfig.RootCAs = pool
 	}
@@ -100,11 +109,11 @@ func (w *Webhook) Send(ctx context.Context, m *Message) error {
 	r.Header.Set("User-Agent", "ublk-remap")
 	r.Header.Set("Idempotency-Key", m.ID)
 	if w.token != "" {
-		token, err := os.ReadFile(w.token)
+		token, err := readSecret(w.token) // it may have been replaced
 		if err != nil {
 			return err
 		}
-		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	answer, err := w.client.Do(r)
 	if err != nil {

@@ -36,6 +36,9 @@ func monitorWith(t *testing.T, args ...string) ran {
 func useDirs(t *testing.T, conf string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	for env, name := range map[string]string{control.DirEnv: "run", config.DirEnv: "etc",
 		settings.StateDirEnv: "state"} {
 		t.Setenv(env, filepath.Join(dir, name))
@@ -92,5 +95,53 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%q: exit code %d, want %d with %s:\n%s%s", c.args, r.code, c.code, c.says,
 				r.out, r.err)
 		}
+	}
+}
+
+// TestAlertFiles: what is wrong with monitor.conf, or with a file of secrets that it names, ends
+// the monitor and alerts test before anything is done.
+func TestAlertFiles(t *testing.T) {
+	dir := useDirs(t, "")
+	conf := filepath.Join(dir, "etc", "monitor.conf")
+	empty := writeFile(t, filepath.Join(dir, "empty"), "\n", 0o600)
+	lines := writeFile(t, filepath.Join(dir, "lines"), "a\nb\n", 0o600)
+	open := writeFile(t, filepath.Join(dir, "open"), "t0ken", 0o666)
+	none := filepath.Join(dir, "none")
+	hook := "webhook = \"https://localhost/x\"\nwebhook-token = "
+	for _, c := range []struct {
+		code int
+		says string
+		text string
+	}{
+		{exit.Usage, empty, hook + "\"" + empty + "\"\n"},
+		{exit.Usage, lines, hook + "\"" + lines + "\"\n"},
+		{exit.Refused, "chmod 600 " + open, hook + "\"" + open + "\"\n"},
+		{exit.NotFound, none, hook + "\"" + none + "\"\n"},
+		{exit.Usage, conf + ":2:1", hook + "\"\"\n"},
+		{exit.Usage, conf + ":1:1", "mail-to = \"root\"\n"},
+	} {
+		writeFile(t, conf, c.text, 0o600)
+		for _, args := range [][]string{{"monitor", "--listen", "127.0.0.1:0"},
+			{"--log-level", "error", "alerts", "test"}} {
+			r := monitorWith(t, args...)
+			if r.code != c.code || r.out != "" || strings.Count(r.err, "\n") != 1 ||
+				!strings.Contains(r.err, c.says) {
+				t.Errorf("%q: %q: exit code %d, want %d with %s:\n%s%s", c.text, args, r.code,
+					c.code, c.says, r.out, r.err)
+			}
+		}
+	}
+}
+
+// TestAlertsTest: a way without its program is told of with what to do.
+func TestAlertsTest(t *testing.T) {
+	dir := useDirs(t, "")
+	none := filepath.Join(dir, "sendmail")
+	writeFile(t, filepath.Join(dir, "etc", "monitor.conf"), "mail-to = [\"root\"]\nsendmail = \""+
+		none+"\"\n", 0o600)
+	r := monitorWith(t, "alerts", "test")
+	if r.code != exit.Failed || !strings.Contains(r.out, "mail: "+none+": ") ||
+		!strings.Contains(r.out, "install a program for mail") {
+		t.Errorf("exit code %d:\n%s%s", r.code, r.out, r.err)
 	}
 }

@@ -76,7 +76,9 @@ func (s *Settings) ways() []config.Option {
 		{Name: "webhook-token", Value: config.Parsed(&s.WebhookToken, "", "FILE",
 			"the path of a file", isPath), Path: true, Default: "none",
 			Sample: "/etc/ublk-remap/webhook.token",
-			Help:   "file with a token that is sent as Authorization: Bearer"},
+			Help:   "file with a token that is sent as Authorization: Bearer",
+			More: "It has the token alone, in one line, and is refused if others than its owner " +
+				"and its group can read it, or others than its owner write it: `chmod 600` it."},
 		{Name: "webhook-ca", Value: config.Parsed(&s.WebhookCA, "", "FILE",
 			"the path of a file", isPath), Path: true, Default: "those of the host",
 			Sample: "/etc/ssl/certs/ours.pem",

@@ -1,0 +1,68 @@
+package alert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// whyNotRun says in more words why a program did not run, and what to do. What the kernel says of a
+// missing interpreter is what it says of a missing program. Errors of programs that did run are
+// left as they are.
+func whyNotRun(path string, err error) error {
+	st, statErr := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && statErr != nil:
+		return fs.ErrNotExist
+	case errors.Is(err, fs.ErrNotExist):
+		return missingInterpreter(path)
+	case errors.Is(err, unix.ENOEXEC):
+		return fmt.Errorf("it is no program that this machine runs; a script begins with a line "+
+			"such as #!/bin/sh (%w)", unix.ENOEXEC)
+	case errors.Is(err, fs.ErrPermission) && statErr == nil && st.IsDir():
+		return errors.New("it is a directory; want a program")
+	case errors.Is(err, fs.ErrPermission) && statErr == nil && st.Mode()&0o111 == 0:
+		return fmt.Errorf("it is not executable; to change that: chmod +x %s", path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("it may not be run: look at its file system (noexec), at the program "+
+			"that its first line names, and for a security module (%w)", fs.ErrPermission)
+	}
+	return err
+}
+
+// missingInterpreter names what a program needs to be run, and is not there.
+func missingInterpreter(path string) error {
+	line := firstLine(path)
+	name, isScript := strings.CutPrefix(line, "#!")
+	switch {
+	case !isScript:
+		return fmt.Errorf("the loader that it was built for is not there; use a build for this "+
+			"system (%w)", fs.ErrNotExist)
+	case strings.HasSuffix(line, "\r"):
+		return fmt.Errorf("its lines end as those of Windows; to change that: sed -i 's/\\r$//' "+
+			"%s (%w)", path, fs.ErrNotExist)
+	}
+	name, _, _ = strings.Cut(strings.TrimSpace(name), " ")
+	return fmt.Errorf("its interpreter, %s, is not there; install that, or change the first line "+
+		"of %s (%w)", name, path, fs.ErrNotExist)
+}
+
+// maxFirstLine is how much of a script's first line the kernel looks at.
+const maxFirstLine = 256
+
+func firstLine(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, maxFirstLine)) // what could be read is the line
+	line, _, _ := bytes.Cut(text, []byte{'\n'})
+	return string(line)
+}
