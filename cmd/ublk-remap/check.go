@@ -72,10 +72,10 @@ The exit code is that of a plugin, also for errors: 0 OK, 1 WARNING, 2 CRITICAL,
 		return fmt.Errorf("%w%w", errSilent, &exit.Error{Code: int(pluginUnknown)})
 	})
 	f := cmd.Flags()
-	f.Uint8Var(&limits.warning, "spare-warning", limits.warning, "WARNING if no more than so much "+
-		"of the spare region is free, in percent")
-	f.Uint8Var(&limits.critical, "spare-critical", limits.critical, "CRITICAL if no more than so "+
-		"much of the spare region is free, in percent")
+	f.Uint8Var(&limits.warning, "spare-warning", limits.warning, "WARNING if no more than "+
+		"`PERCENT` of the spare region is free")
+	f.Uint8Var(&limits.critical, "spare-critical", limits.critical, "CRITICAL if no more than "+
+		"`PERCENT` of the spare region is free")
 	return cmd
 }
 

@@ -314,7 +314,7 @@ type shownOption struct {
 func configShowCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show NAME|FILE",
-		Short: "Show with which options a set is started, and where each comes from",
+		Short: "Show the options that a set is started with, and their origin",
 		Long: `Show with which options a set is started, and where each comes from: its file or
 the default. If a server runs that has something else, from a flag or from
 before a change of the file, that is shown too, and what makes the change take

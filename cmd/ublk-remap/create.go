@@ -82,9 +82,9 @@ A disk that carries a file system, a partition table, a label of a RAID or of a
 volume manager, or ublk-remap's own format is refused, unless --force says that
 all of that may go.
 
-With --scan the whole disk is read, which takes hours on a large one. Blocks that
-do not read get spare units full of zeroes, so the new device has no block that
-cannot be read. If it is interrupted, nothing was changed: run it again.
+With --scan the whole disk is read, which takes hours on a large one. Blocks
+that do not read get spare units full of zeroes, so the new device has no block
+that cannot be read. If it is interrupted, nothing was changed: run it again.
 
 With --in-place the disk keeps its data: the exported device shows the same
 bytes at the same offsets. Without a spare device the end of the disk must be
@@ -97,18 +97,18 @@ with release.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.spare, "spare", "", "size of the spare region: 1%, 512MiB, …; taken exactly "+
+	f.StringVar(&o.spare, "spare", "", "`SIZE` of the spare region: 1%, 512MiB, …; taken exactly "+
 		"(default 1%, at most 16GiB)")
-	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on this device; the "+
-		"disk keeps its size")
-	f.StringVar(&o.name, "name", "", "name of the device (default: made from its UUID)")
-	f.StringVar(&o.badblocks, "badblocks", "", "file of blocks known to be bad, as badblocks(8), "+
-		"MD or null_blk write it; - is standard input")
-	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "block size in bytes that the numbers of "+
-		"--badblocks are in")
+	f.StringVar(&o.spareDevice, "spare-device", "", "put the spare region on `DEVICE`; the disk "+
+		"keeps its size")
+	f.StringVar(&o.name, "name", "", "`NAME` of the device (default made from its UUID)")
+	f.StringVar(&o.badblocks, "badblocks", "", "`FILE` of blocks known to be bad, as "+
+		"badblocks(8), MD or null_blk write it; - is standard input")
+	f.IntVar(&o.badblocksSize, "badblocks-size", 1024, "size in `BYTES` of the blocks that the "+
+		"numbers of --badblocks count")
 	f.BoolVar(&o.inPlace, "in-place", false, "keep the data that is on the disk")
 	f.StringVar(&o.fromDMRemap, "from-dm-remap", "", "with --in-place: the disk is the main "+
-		"device of dm-remap, and this is its spare device; take over what it holds")
+		"device of dm-remap, and `DEVICE` is its spare device; take over what it holds")
 	f.BoolVar(&o.scan, "scan", false, "read the whole disk, and put zeroed spare units in the "+
 		"place of what does not read")
 	f.BoolVar(&o.force, "force", false, "go on although there is something on the device")

@@ -17,7 +17,7 @@ func doctorCommand(a *app) *cobra.Command {
 	var fix bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "What this kernel and machine can do, and what to do about the rest",
+		Short: "What this machine can do, and what to do about the rest",
 		Long: `Look at the kernel, its ublk driver, limits, what earlier servers left behind
 and the files in /etc/ublk-remap. Nothing is changed without --fix.
 

@@ -35,23 +35,25 @@ func drillCommand(a *app) *cobra.Command {
 	var dryRun, noRestart bool
 	cmd := &cobra.Command{
 		Use:   "drill DEV|NAME",
-		Short: "Rehearse the loss of blocks, of the server and of the metadata, while in use",
+		Short: "Rehearse the loss of blocks, of the server and of the metadata",
 		Long: `Rehearse what a failing disk needs, on a device that is in use. Nothing that its
-users have is touched, and nothing remains of it but lines in the flight recorder.
+users have is touched, and nothing remains of it but lines in the flight
+recorder.
 
   1. heal     a few free spare units are set aside. A write to one of them fails
-              as on a bad sector, and is healed; what was healed fails when it is
-              read, is noted and healed once more. Data goes to the disk, and each
-              commit writes a record to the metadata, which changes nothing.
-  2. restore  a backup of the metadata is taken, and restored to memory. The table
-              must be the same.
-  3. restart  the server is swapped for one of this program, as by upgrade: users
-              see a pause.
+              as on a bad sector, and is healed; what was healed fails when it
+              is read, is noted and healed once more. Data goes to the disk, and
+              each commit writes a record to the metadata, which changes
+              nothing.
+  2. restore  a backup of the metadata is taken, and restored to memory. The
+              table must be the same.
+  3. restart  the server is swapped for one of this program, as by upgrade:
+              users see a pause.
   4. heal     once more, by the new server.
 
-The flight recorder has a line for the beginning and one for the end; see events.
-Units that are set aside are known in memory only: if the drill is interrupted, or
-the machine loses its power, nothing has to be undone.
+The flight recorder has a line for the beginning and one for the end; see
+events. Units that are set aside are known in memory only: if the drill is
+interrupted, or the machine loses its power, nothing has to be undone.
 
 Exit codes: 1 a step failed, 3 the device is in no state for it: the breaker is
 open, or too few spare units are free.`,

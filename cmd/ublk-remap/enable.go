@@ -38,8 +38,8 @@ func enableCommand(a *app) *cobra.Command {
 		Short: "Have systemd start a set whenever its disk appears, at boot too",
 		Long: `Have systemd start a set whenever its disk appears, at boot too: write
 /etc/ublk-remap/NAME.toml, unless the set has that file, and enable the unit
-ublk-remap@NAME.service. Options of start go into the file. If the unit cannot be
-enabled nothing is left behind.`,
+ublk-remap@NAME.service. Options of start go into the file. If the unit cannot
+be enabled nothing is left behind.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.flags = cmd.Flags()
@@ -57,8 +57,8 @@ func disableCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable NAME|DISK",
 		Short: "Have systemd start a set no more by itself",
-		Long: `Have systemd start a set no more by itself. Its file in /etc/ublk-remap stays, and
-so does its device, unless --now stops that too.`,
+		Long: `Have systemd start a set no more by itself. Its file in /etc/ublk-remap stays,
+and so does its device, unless --now stops that too.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.disable(cmd.Context(), args[0], now)

@@ -36,10 +36,11 @@ was, the first block and the number of blocks, the error, how long it took, what
 was done, and the temperature of the disk where the kernel knows it.
 
 The newest events are kept on the disk, some thousands of them. While a server
-runs it is asked. Without one they are read from the disk, also from one of which
-little else can be read, and from the spare device of a backing that has died.
-They are written some seconds after they happened, so the last ones before a
-crash can be missing. What comes in floods is counted and not listed one by one.
+runs it is asked. Without one they are read from the disk, also from one of
+which little else can be read, and from the spare device of a backing that has
+died. They are written some seconds after they happened, so the last ones before
+a crash can be missing. What comes in floods is counted and not listed one by
+one.
 
 With --json each event is one line. With --follow events are printed as they
 happen, until it is interrupted, also across an upgrade of the server.`,

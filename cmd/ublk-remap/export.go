@@ -42,16 +42,17 @@ type exportOptions struct {
 func exportCommand(a *app) *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
-		Use:   "export DEV|BACKING --format badblocks|ddrescue|json|csv|dmsetup",
-		Short: "Print the blocks that cannot be read, or the remap table, for other tools",
+		Use:   "export DEV|BACKING --format FORMAT",
+		Short: "Print bad blocks, or the remap table, for other tools",
 		Long: `Print what is known of a device's blocks in the form of another tool, as of one
 moment. The device may be in use, or be stopped.
 
-badblocks, ddrescue: the blocks that cannot be read, which are pending or lost; with
---remapped also those that live in the spare region, because their homes are bad.
-json, csv: the remap table. With --slow all of these have the blocks too that the
-scrub found slow to read. dmsetup: a table that shows the device, read-only, on a
-machine without ublk-remap: dmsetup create --readonly NAME TABLE.`,
+badblocks, ddrescue: the blocks that cannot be read, which are pending or lost;
+with --remapped also those that live in the spare region, because their homes
+are bad. json, csv: the remap table. With --slow all of these have the blocks
+too that the scrub found slow to read. dmsetup: a table that shows the device,
+read-only, on a machine without ublk-remap: dmsetup create --readonly NAME
+TABLE.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd); err != nil {
@@ -61,12 +62,14 @@ machine without ublk-remap: dmsetup create --readonly NAME TABLE.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.format, "format", "", "badblocks, ddrescue, json, csv or dmsetup")
-	f.IntVar(&o.blockSize, "block-size", 1024, "bytes of the blocks that badblocks numbers count: "+
-		"those of the file system, for e2fsck")
-	f.StringVar(&o.offset, "offset", "", "byte of the device where block 0 lies: the start of a "+
+	f.StringVar(&o.format, "format", "", "`FORMAT` to print: badblocks, ddrescue, json, csv or "+
+		"dmsetup")
+	f.IntVar(&o.blockSize, "block-size", 1024, "`BYTES` of the blocks that badblocks numbers "+
+		"count: those of the file system, for e2fsck")
+	f.StringVar(&o.offset, "offset", "", "`BYTE` of the device where block 0 lies: the start of a "+
 		"partition")
-	f.StringVar(&o.length, "length", "", "bytes from there on: the size of a partition")
+	f.StringVar(&o.length, "length", "", "`BYTES` from there on: the size of a partition "+
+		"(default up to the end)")
 	f.BoolVar(&o.remapped, "remapped", false, "also the blocks that live in the spare region")
 	f.BoolVar(&o.slow, "slow", false, "also the blocks that are slow to read; of a device that is "+
 		"in use")

@@ -29,9 +29,9 @@ func filesCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "files DEV|NAME [BLOCK[+COUNT]…]",
 		Short: "Which files bad blocks belong to",
-		Long: `Tell what each pending, lost, remapped or slow block holds, or each of the blocks
-that are named: a file, metadata of a file system, or free space. Partitions, LVM,
-LUKS and loop devices on the device are followed.
+		Long: `Tell what each pending, lost, remapped or slow block holds, or each of the
+blocks that are named: a file, metadata of a file system, or free space.
+Partitions, LVM, LUKS and loop devices on the device are followed.
 
 The owner of a block is
   file      the contents of a file
@@ -63,8 +63,8 @@ that a file gets meanwhile is left alone.`,
 			return a.files(cmd.Context(), r, ranges, states)
 		},
 	}
-	cmd.Flags().StringSliceVar(&states, "state", nil, "only blocks in these states: pending, "+
-		"lost, mapped, slow, home")
+	cmd.Flags().StringSliceVar(&states, "state", nil, "only blocks in this `STATE`, or in "+
+		"several with commas: pending, lost, mapped, slow, home")
 	cmd.Flags().BoolVar(&healFree, "heal-free", false, "overwrite pending and lost blocks that "+
 		"are free space")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "with --heal-free: say what would be done and "+

@@ -33,20 +33,24 @@ func fillCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fill DEV|NAME --from FILE|DEVICE | --files DIR",
 		Short: "Give bad blocks what they held, from a backup",
-		Long: `Give the pending and lost blocks of a device what an image of its disk has of them.
-The device may be in use. All other blocks stay as they are: those that were written
-meanwhile, those that are not bad, and pending blocks that read again.
+		Long: `Give the pending and lost blocks of a device what an image of its disk has of
+them. The device may be in use. All other blocks stay as they are: those that
+were written meanwhile, those that are not bad, and pending blocks that read
+again.
 
---from is an image of the whole disk, or a disk that it was copied to. Of an image
-that GNU ddrescue has made, name its map too: what it could not rescue is no data.
-For an image of a partition, --offset says where on the device it begins.
+--from is an image of the whole disk, or a disk that it was copied to. Of an
+image that GNU ddrescue has made, name its map too: what it could not rescue is
+no data. For an image of a partition, --offset says where on the device it
+begins.
 
---files is a backup of the files, of a file system that is mounted: a copy of its
-mount point, or of the directory that --of names. Each damaged file must equal the
-backup's wherever it can be read. Otherwise it is listed and left alone.
+--files is a backup of the files, of a file system that is mounted: a copy of
+its mount point, or of the directory that --of names. Each damaged file must
+equal the backup's wherever it can be read. Otherwise it is listed and left
+alone.
 
-Before anything is filled from an image, blocks that read are compared with the image. If none is
-the same, it is an image of another disk, and refused unless --force.`,
+Before anything is filled from an image, blocks that read are compared with the
+image. If none is the same, it is an image of another disk, and refused unless
+--force.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd); err != nil {
@@ -63,13 +67,13 @@ the same, it is an image of another disk, and refused unless --force.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.from, "from", "", "image of the disk, or a disk that it was copied to")
-	f.StringVar(&o.mapFile, "map", "", "map of ddrescue for the image: only what it calls "+
-		"finished (+) is taken")
-	f.StringVar(&o.offset, "offset", "", "byte of the device at which the image begins: the "+
+	f.StringVar(&o.from, "from", "", "`IMAGE` of the disk, or a disk that it was copied to")
+	f.StringVar(&o.mapFile, "map", "", "`FILE` of ddrescue, its map of the image: only what it "+
+		"calls finished (+) is taken")
+	f.StringVar(&o.offset, "offset", "", "`BYTE` of the device at which the image begins: the "+
 		"start of a partition")
-	f.StringVar(&o.files, "files", "", "directory with a backup of the files")
-	f.StringVar(&o.of, "of", "", "with --files: the directory that it is a backup of (default: "+
+	f.StringVar(&o.files, "files", "", "`DIR` with a backup of the files")
+	f.StringVar(&o.of, "of", "", "with --files: `DIR` that it is a backup of (default "+
 		"where the file system is mounted)")
 	f.BoolVar(&o.force, "force", false, "go on although the image looks like that of another disk")
 	dryRunFlag(cmd, &o.dryRun)

@@ -22,7 +22,8 @@ func healthCommand(a *app) *cobra.Command {
 		Use:   "health DEV|NAME",
 		Short: "Whether a disk is good, is to be watched, or is to be replaced",
 		Long: `Say how the disk of a device is doing, from what the drive says of itself and
-from what the server has seen of it: a verdict with its reasons, the worst first.
+from what the server has seen of it: a verdict with its reasons, the worst
+first.
 
 Verdicts:
   good         nothing speaks against the disk
@@ -30,9 +31,9 @@ Verdicts:
   replace_now  replace the disk while it still reads
   unknown      the drive says nothing of itself, and the server met no error
 
-smartctl (package smartmontools) asks the drives: SMART, NVMe and SCSI. Without it
-the verdict rests on what the server has seen. A drive that sleeps is not asked,
-unless --wake is given. The exit code does not follow the verdict.`,
+smartctl (package smartmontools) asks the drives: SMART, NVMe and SCSI. Without
+it the verdict rests on what the server has seen. A drive that sleeps is not
+asked, unless --wake is given. The exit code does not follow the verdict.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.host().Lookup(args[0])
@@ -61,8 +62,8 @@ unless --wake is given. The exit code does not follow the verdict.`,
 	}
 	f := cmd.Flags()
 	f.Var(config.Texts(&o.Types, "TYPE", smartWanted, isSmartType), "smart-type",
-		"what smartctl is to take the disk for (smartctl -d), such as megaraid,3; repeatable; the "+
-			"default is that of the configuration, else smartctl finds out")
+		"what smartctl is to take the disk for (smartctl -d), such as megaraid,3; may be given "+
+			"several times (default that of the configuration, else smartctl finds out)")
 	f.BoolVar(&o.Wake, "wake", false, "also ask drives that sleep, which spins them up")
 	a.jsonFlag(cmd)
 	return cmd

@@ -54,34 +54,35 @@ type imported struct {
 func importCommand(a *app) *cobra.Command {
 	var o importOptions
 	cmd := &cobra.Command{
-		Use: "import DEV|NAME|BACKING FILE|- " +
-			"--format badblocks|ddrescue|smart|nvme|dm-remap",
-		Short: "Take over another tool's list of bad blocks, while the device is in use",
-		Long: `Take over another tool's list of bad blocks, while the device is in use. The blocks
-become pending: they are read as before, and their next write goes to the spare
-region at once. Then each is read; what still reads moves to the spare region, and
-is read back there before its home is given up. So no data is lost, also if the
-list is wrong.
+		Use:   "import DEV|NAME|BACKING FILE|- --format FORMAT",
+		Short: "Take over another tool's list of bad blocks",
+		Long: `Take over another tool's list of bad blocks, while the device is in use. The
+blocks become pending: they are read as before, and their next write goes to the
+spare region at once. Then each is read; what still reads moves to the spare
+region, and is read back there before its home is given up. So no data is lost,
+also if the list is wrong.
 
 If the set is stopped its blocks only become pending, as by --mark-only. Run it
 again once the set is started, to have what still reads moved.
 
-All of the list is read before anything is changed. An import that was interrupted
-is continued by running it again.`,
+All of the list is read before anything is changed. An import that was
+interrupted is continued by running it again.`,
 		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.importList(cmd.Context(), args[0], args[1], o)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.format, "format", "", "badblocks, ddrescue, smart, nvme or dm-remap")
-	f.IntVar(&o.blockSize, "block-size", 0, "bytes of the blocks that the numbers count; the "+
-		"default is 1024 for badblocks, else what the list says, or 512")
-	f.StringVar(&o.offset, "offset", "", "byte of the device where block 0 of the list lies: the "+
-		"start of a partition")
-	f.StringVar(&o.of, "of", "", "device: the list is about what that shows; disk: about the "+
-		"disk below it. The default is disk for smart, nvme and dm-remap, else device")
-	f.StringVar(&o.status, "status", lists.DdrescueFailed, "which areas of a ddrescue map are bad")
+	f.StringVar(&o.format, "format", "", "`FORMAT` of the list: badblocks, ddrescue, smart, "+
+		"nvme or dm-remap")
+	f.IntVar(&o.blockSize, "block-size", 0, "`BYTES` of the blocks that the numbers count "+
+		"(default 1024 for badblocks, else what the list says, or 512)")
+	f.StringVar(&o.offset, "offset", "", "`BYTE` of the device where block 0 of the list lies: "+
+		"the start of a partition")
+	f.StringVar(&o.of, "of", "", "`device|disk`: the list is about what the device shows, or "+
+		"about the disk below it (default disk for smart, nvme and dm-remap, else device)")
+	f.StringVar(&o.status, "status", lists.DdrescueFailed,
+		"`CHARS` of the areas of a ddrescue map that are bad")
 	f.BoolVar(&o.markOnly, "mark-only", false, "do not read the blocks: all become pending, and "+
 		"what reads stays at home until it is written")
 	dryRunFlag(cmd, &o.dryRun)

@@ -16,7 +16,14 @@ import (
 )
 
 func metadataCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "metadata", Short: "The metadata of a disk", RunE: group}
+	cmd := &cobra.Command{
+		Use:   "metadata",
+		Short: "Check, save and mend the metadata of a disk",
+		Long: `The metadata of a disk says which blocks live in its spare region. It is kept
+twice. These verbs read it, mend one copy from the other, save it, and bring it
+back. All but backup and dump want a disk that is not being served.`,
+		RunE: group,
+	}
 	cmd.AddCommand(metadataCheckCommand(a), metadataDumpCommand(a), metadataRepairCommand(a),
 		metadataBackupCommand(a), metadataRestoreCommand(a))
 	return cmd
@@ -25,7 +32,7 @@ func metadataCommand(a *app) *cobra.Command {
 // spareFlag adds --spare-device to a verb.
 func spareFlag(cmd *cobra.Command, spares *[]string) {
 	cmd.Flags().StringArrayVar(spares, "spare-device", nil,
-		"path of a spare device; those not named are looked for")
+		"`PATH` of a spare device; may be given several times; those not named are looked for")
 }
 
 // otherUse refuses a device that lost the superblocks at its start and carries something else. It

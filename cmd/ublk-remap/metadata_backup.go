@@ -36,9 +36,9 @@ func metadataBackupCommand(a *app) *cobra.Command {
 		Use:   "backup BACKING|DEV FILE|-",
 		Short: "Save the metadata to a file, also of a disk that is being served",
 		Long: `Save all metadata of a disk as of one moment to one file: the superblock with
-the UUIDs of all devices, and the remap table. The disk may be served meanwhile. FILE
-appears whole or not at all, and must be on another disk; an older backup of the same
-disk is replaced. With - the backup goes to standard output.`,
+the UUIDs of all devices, and the remap table. The disk may be served meanwhile.
+FILE appears whole or not at all, and must be on another disk; an older backup
+of the same disk is replaced. With - the backup goes to standard output.`,
 		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[1] == "-" && a.json {

@@ -30,8 +30,8 @@ func metadataCheckCommand(a *app) *cobra.Command {
 		Use:   "check BACKING",
 		Short: "Read all metadata and say what is wrong with it",
 		Long: `Read every copy of the metadata, and check it and the remap table. Nothing is
-written. The exit code is 6 if the metadata is damaged; warnings leave it at 0. The disk
-must not be served meanwhile.`,
+written. The exit code is 6 if the metadata is damaged; warnings leave it at 0.
+The disk must not be served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := diskOf(cmd.Context(), args[0])

@@ -14,9 +14,10 @@ func metadataDumpCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dump BACKING",
 		Short: "Print all metadata, as far as it can be read",
-		Long: `Print superblocks, mirrors, log records and the remap table as one JSON document.
-Nothing is written. Of a disk that is being served it is a snapshot that may be torn.
-A dump of a set that loads, with all of its devices, can be restored: see metadata restore.`,
+		Long: `Print superblocks, mirrors, log records and the remap table as one JSON
+document. Nothing is written. Of a disk that is being served it is a snapshot
+that may be torn. A dump of a set that loads, with all of its devices, can be
+restored: see metadata restore.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := diskOf(cmd.Context(), args[0])

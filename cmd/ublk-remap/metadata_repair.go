@@ -37,11 +37,11 @@ func metadataRepairCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair BACKING",
 		Short: "Make every copy of the metadata whole again",
-		Long: `Find everything that is wrong with the metadata, say what is to be done about it,
-and do it: superblocks, mirrors and checkpoints are written anew from what is intact.
-Nothing is guessed: where information is missing the exit code is 6, and a backup must be
-restored. A power cut during the repair does no harm; run it again. The disk must not be
-served meanwhile.`,
+		Long: `Find everything that is wrong with the metadata, say what is to be done about
+it, and do it: superblocks, mirrors and checkpoints are written anew from what
+is intact. Nothing is guessed: where information is missing the exit code is 6,
+and a backup must be restored. A power cut during the repair does no harm; run
+it again. The disk must not be served meanwhile.`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := diskOf(cmd.Context(), args[0])

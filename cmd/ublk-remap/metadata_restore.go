@@ -16,14 +16,16 @@ func metadataRestoreCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore BACKING FILE|-",
 		Short: "Write the metadata of a disk from a backup or a dump",
-		Long: `Write the metadata of a disk anew from a backup, and from what the disk itself still
-has: a backup is enough to lose nothing if all changes since are in the disk's logs. FILE
-may be what "metadata dump" printed: a dump of a set that loaded is as good as a backup.
+		Long: `Write the metadata of a disk anew from a backup, and from what the disk itself
+still has: a backup is enough to lose nothing if all changes since are in the
+disk's logs. FILE may be what "metadata dump" printed: a dump of a set that
+loaded is as good as a backup.
 
-Refused (exit code 3): a backup of another set, one that is older than metadata in order,
-and one of which it is not certain that nothing newer is missing, unless --force says
-that this is accepted. Exit code 6: a file that is no whole backup or dump. A power cut
-during the restore does no harm; run it again. FILE may be - for standard input.`,
+Refused (exit code 3): a backup of another set, one that is older than metadata
+in order, and one of which it is not certain that nothing newer is missing,
+unless --force says that this is accepted. Exit code 6: a file that is no whole
+backup or dump. A power cut during the restore does no harm; run it again. FILE
+may be - for standard input.`,
 		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return restore(cmd.Context(), a, args[0], args[1], o)

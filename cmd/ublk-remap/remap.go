@@ -18,7 +18,14 @@ import (
 )
 
 func remapCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{Use: "remap", Short: "The remap table by hand", RunE: group}
+	cmd := &cobra.Command{
+		Use:   "remap",
+		Short: "The remap table by hand",
+		Long: `Print the remap table of a device, and change it while the device is in use. A
+block is a number, counted in blocks of the device (512 or 4096 bytes) from its
+start. BLOCK+COUNT is COUNT blocks, from that one on.`,
+		RunE: group,
+	}
 	cmd.AddCommand(remapListCommand(a), remapMoveCommand(a, true), remapMoveCommand(a, false),
 		remapRetestCommand(a), remapClearCommand(a))
 	return cmd
@@ -28,7 +35,9 @@ func remapListCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list DEV|NAME",
 		Short: "List what is remapped, pending or lost",
-		Args:  arguments(1, 1),
+		Long: `List what is remapped, pending or lost: blocks of the device, where they live in
+the spare region, in which state they are, why, and since when.`,
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := a.host().Lookup(args[0])
 			if err != nil {

@@ -41,7 +41,7 @@ func remapRetestCommand(a *app) *cobra.Command {
 	var o retestOptions
 	cmd := &cobra.Command{
 		Use:   "retest DEV|NAME [BLOCK[+COUNT]…]",
-		Short: "Test whether blocks that were bad are well again, and take them home",
+		Short: "Test whether bad blocks are well again, and take them home",
 		Long: `Test whether blocks that were bad are well again. Those that are move home, and
 their spare units are free again.
 
@@ -71,7 +71,7 @@ func remapClearCommand(a *app) *cobra.Command {
 	o := retestOptions{clear: true}
 	cmd := &cobra.Command{
 		Use:   "clear DEV|NAME",
-		Short: "Take everything home whose home is well, also what was moved on purpose",
+		Short: "Take home all blocks whose home is well",
 		Long: `Take everything home whose home is well, also what was moved on purpose by
 remap add or from a list. Each home is tested as by remap retest. What is not
 well stays in the spare region, and the exit code is 1.`,
@@ -85,7 +85,8 @@ well stays in the spare region, and the exit code is 1.`,
 
 func (a *app) retestFlags(cmd *cobra.Command, o *retestOptions) {
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "say what would be tested and change nothing")
-	cmd.Flags().DurationVar(&o.pause, "pause", time.Minute, "time between the two tests of a block")
+	cmd.Flags().DurationVar(&o.pause, "pause", time.Minute,
+		"`TIME` between the two tests of a block")
 	a.jsonFlag(cmd)
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/logging"
+	"ublkremap/cmd/ublk-remap/internal/manual"
 	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/config"
 	"ublkremap/internal/host"
@@ -64,8 +65,14 @@ func newRoot(a *app) *cobra.Command {
 that the disk can no longer hold are redirected to a spare region and remembered
 on the disk itself. A write that was acknowledged is never lost.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
-5 the kernel lacks something, 6 metadata damaged.`,
+Exit codes:
+  0  done
+  1  failed
+  2  the command line makes no sense
+  3  refused, to protect data
+  4  not found
+  5  this kernel or file system lacks something; see doctor
+  6  the metadata is damaged`,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if err = refuseEmpty(cmd.Flags()); err != nil {
@@ -103,10 +110,13 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused to protect data, 4 not found,
 		remapCommand(a), scrubCommand(a), resumeCommand(a),
 		importCommand(a), exportCommand(a),
 		metadataCommand(a),
-		doctorCommand(a), versionCommand(a), manCommand(),
+		doctorCommand(a), versionCommand(a), manCommand(), completionCommand(),
 		// for other programs
 		udevCommand(a), belowCommand(a), guardCommand(a), unitEndedCommand(a), writeLimitCommand(),
 	)
+	root.SetHelpCommand(helpCommand())
+	addExamples(root)
+	manual.SetUsage(root)
 	return root
 }
 

@@ -22,9 +22,9 @@ func scanCommand(a *app) *cobra.Command {
 		Use:   "scan",
 		Short: "List the disks here that carry sets, and what each needs to run",
 		Long: `List the disks here that carry sets, with or without a server, and what each
-needs to run: a spare device that is missing, a copy that is in the way, metadata
-that is damaged, a server that is dead while I/O waits for the next one. Nothing
-is written. Disks that do not answer are listed as unreadable.
+needs to run: a spare device that is missing, a copy that is in the way,
+metadata that is damaged, a server that is dead while I/O waits for the next
+one. Nothing is written. Disks that do not answer are listed as unreadable.
 
 Block devices are looked at, and the files that are served or that a
 configuration names.`,

@@ -24,8 +24,8 @@ those that no longer read before anybody needs them. A block that does not read
 becomes pending: the next write to it goes to the spare region.
 
 After each pass the homes of blocks that were remapped for an error are tested,
-as by "ublk-remap remap retest". A block whose home passes after two passes moves
-home. Other homes are tested again after longer and longer times.
+as by "ublk-remap remap retest". A block whose home passes after two passes
+moves home. Other homes are tested again after longer and longer times.
 
 While the device is in use the scrub leaves nearly all of the disk's time to its
 users, and reads 1 MiB a second all the same. It goes on where it was after a
@@ -70,10 +70,10 @@ func scrubStartCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&wait, "wait", false, "wait for the end of the pass; interrupted, the scrub goes on")
-	f.StringVar(&rate, "rate", "50MiB", "how much to read at most, in a second")
+	f.StringVar(&rate, "rate", "50MiB", "`SIZE` to read at most, in a second")
 	f.BoolVar(&idle, "idle", false, "read only while nobody uses the device")
 	f.DurationVar(&interval, "interval", 0,
-		"read everything again, as long after the last start, such as 168h; 0: one pass")
+		"read everything again, `TIME` after the last start, such as 168h; 0: one pass")
 	f.BoolVar(&relocate, "relocate-slow", false,
 		"move blocks that are slow to read to the spare region, at the end of each pass")
 	f.BoolVar(&noRetest, "no-retest", false,

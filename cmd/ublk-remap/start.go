@@ -52,7 +52,7 @@ func startCommand(a *app) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "start BACKING|NAME",
-		Short: "Serve a disk as /dev/ublkbN; recover the device of a server that died",
+		Short: "Serve a disk as /dev/ublkbN, or go on where a server died",
 		Long: `Serve a prepared disk. The device's path is printed once it is live. The server
 then runs on by itself, or with --foreground until SIGTERM or SIGINT.
 

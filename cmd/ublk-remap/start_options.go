@@ -195,7 +195,7 @@ func addFlags(f *pflag.FlagSet, options []config.Option) {
 	for _, o := range config.Flags(options) {
 		help := o.Help
 		if o.Default != "" {
-			help += " (default: " + o.Default + ")"
+			help += " (default " + o.Default + ")"
 		}
 		flag := f.VarPF(o.Value, o.Name, "", help)
 		if o.Value.Kind() == config.Switch {

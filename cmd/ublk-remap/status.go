@@ -58,7 +58,7 @@ document of its own. For a view that is kept up to date see top.`,
 		},
 	}
 	f := cmd.Flags()
-	f.Var((*seconds)(&o.watch), "watch", "print again every so many seconds, until interrupted")
+	f.Var((*seconds)(&o.watch), "watch", "print again every so many `SECONDS`, until interrupted")
 	f.BoolVar(&o.look.asked, "files", false, "take the time to find out which files are damaged")
 	f.BoolVar(&o.brief, "brief", false, "print one line for each device")
 	f.BoolVar(&o.csv, "csv", false, "print comma-separated values, with a header")
@@ -269,7 +269,12 @@ func (s *seconds) Set(text string) error {
 }
 
 // String returns the value as the help shows a default.
-func (s *seconds) String() string { return time.Duration(*s).String() }
+func (s *seconds) String() string {
+	if *s == 0 {
+		return "0"
+	}
+	return time.Duration(*s).String()
+}
 
 // Type names the flag's value in the help.
 func (s *seconds) Type() string { return "seconds" }

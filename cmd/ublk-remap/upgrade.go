@@ -57,7 +57,7 @@ func upgradeCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "upgrade DEV|NAME",
 		Aliases: []string{"reload"},
-		Short:   "Swap the server of a device for one of this version and configuration",
+		Short:   "Swap the server of a device for one of this version",
 		Long: `Swap the server of a device for one that runs this program: run upgrade of the
 version that is to serve from now on. Users of the device see a pause and
 nothing else. The new one reads /etc/ublk-remap/NAME.toml anew; what the device

@@ -21,11 +21,11 @@ func Alerts(run AlertsRun, arguments func(least, most int) cobra.PositionalArgs)
 		Use:   "alerts",
 		Short: "What the monitor tells about: list, acknowledge, test",
 		Long: `The monitor of this host tells of what happens to devices: in the journal, by
-mail, by a command, by a webhook, and by hooks. /etc/ublk-remap/monitor.conf says
-whom; docs/OPERATIONS.md has a section for each alert.
+mail, by a command, by a webhook, and by hooks. /etc/ublk-remap/monitor.conf
+says whom; docs/OPERATIONS.md has a section for each alert.
 
-It tells when something happens, when it gets worse, and when it is over. What was
-acknowledged is quiet until it gets worse.`,
+It tells when something happens, when it gets worse, and when it is over. What
+was acknowledged is quiet until it gets worse.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -45,9 +45,9 @@ func alertsList(run AlertsRun, arguments func(int, int) cobra.PositionalArgs) *c
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "The alerts that are there",
-		Long: `List the alerts that are there: since when, of which device, whether somebody has
-acknowledged them, what happened, and what to do. If no monitor runs, it lists
-what the last one has noted.`,
+		Long: `List the alerts that are there: since when, of which device, whether somebody
+has acknowledged them, what happened, and what to do. If no monitor runs, it
+lists what the last one has noted.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run.List(cmd, asJSON) },
 	}
@@ -61,8 +61,8 @@ func alertsAck(run AlertsRun, arguments func(int, int) cobra.PositionalArgs) *co
 		Use:   "ack DEV|NAME [ALERT…]",
 		Short: "Be quiet about alerts until they get worse",
 		Long: `Acknowledge alerts of a device, or of all with --all: they are not told again
-until they get worse. That they are over is told. Without ALERT all alerts of the
-device are meant.`,
+until they get worse. That they are over is told. Without ALERT all alerts of
+the device are meant.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if all {
 				return arguments(0, 0)(cmd, args)
@@ -88,9 +88,9 @@ func alertsTest(run AlertsRun, arguments func(int, int) cobra.PositionalArgs) *c
 	cmd := &cobra.Command{
 		Use:   "test",
 		Short: "Send a test alert by every way",
-		Long: `Send a test alert by every way that /etc/ublk-remap/monitor.conf asks for, and say
-which of them worked. The monitor that runs sends it, so it has what the monitor
-may do; without one, this command does.`,
+		Long: `Send a test alert by every way that /etc/ublk-remap/monitor.conf asks for, and
+say which of them worked. The monitor that runs sends it, so it has what the
+monitor may do; without one, this command does.`,
 		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return run.Test(cmd, asJSON) },
 	}

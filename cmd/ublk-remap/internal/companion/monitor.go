@@ -31,12 +31,12 @@ next, and metrics for Prometheus at /metrics, until interrupted. One monitor
 serves a host. It only reads: no request changes anything. Without --listen only
 this host reaches it.
 
---web-config names a file of Prometheus' exporter-toolkit, with a certificate and
-users. Without one, anybody who reaches the address can read.
+--web-config names a file of Prometheus' exporter-toolkit, with a certificate
+and users. Without one, anybody who reaches the address can read.
 
 Besides, it tells of what happens to the devices, in the journal, by mail and by
-other ways: see alerts, and /etc/ublk-remap/monitor.conf. --no-alerts leaves that
-out.
+other ways: see alerts, and /etc/ublk-remap/monitor.conf. --no-alerts leaves
+that out.
 
 --textfile writes the metrics to a file of this directory once, for the textfile
 collector of node_exporter, and ends.`,
@@ -49,11 +49,11 @@ collector of node_exporter, and ends.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.Listen, "listen", []string{defaultListen}, "address to listen on; "+
-		"may be given several times")
+	f.StringArrayVar(&o.Listen, "listen", []string{defaultListen}, "`ADDRESS` to listen on; may "+
+		"be given several times")
 	f.StringVar(&o.WebConfig, "web-config", "",
-		"file with certificates and users, of exporter-toolkit")
-	f.StringVar(&o.Textfile, "textfile", "", "write ublk_remap.prom to this directory once")
+		"`FILE` with certificates and users, of exporter-toolkit")
+	f.StringVar(&o.Textfile, "textfile", "", "write ublk_remap.prom to `DIR` once")
 	f.BoolVar(&o.NoAlerts, "no-alerts", false, "tell of nothing by mail, journal and hooks")
 	return cmd
 }
