@@ -119,19 +119,24 @@ func TestMonitorConfig(t *testing.T) {
 		}
 	}
 	for text, says := range map[string]string{
-		"mail_to = [\"root\"]\n":           `:1:1: there is no key "mail_to"; do you mean mail-to?`,
-		"mail-to = \"root\"\n":             ":1:1: mail-to: want a list",
-		"mail-to = [\"a\\nBcc: b\"]\n":     ":1:1: mail-to: ",
-		"mail-to = [\"-oQ/tmp\"]\n":        ":1:1: mail-to: ",
-		"[alerts]\nmail-to = [\"root\"]\n": "there is no table [alerts]",
-		"webhook = \"ftp://x\"\n":          ":1:1: webhook: ",
-		"\nwebhook-ca = \"/x\"\n":          ":2:1: webhook-ca: there is no webhook",
-		"mail-from = \"a@b\"\n":            "there is no mail-to",
-		"command = [\"page-me\"]\n":        "begins with /",
-		"command = []\n":                   "begins with /",
-		"journal = true\n":                 ":1:1: journal: want on or off",
-		"digest = \"1s\"\n":                ":1:1: digest: ",
-		"# x\nrepeat = \"-1h\"\n":          ":2:1: repeat: ",
+		"mail_to = [\"root\"]\n":             `:1:1: there is no key "mail_to"; do you mean mail-to?`,
+		"mail-to = \"root\"\n":               ":1:1: mail-to: want a list",
+		"mail-to = [\"a\\nBcc: b\"]\n":       ":1:1: mail-to: ",
+		"mail-to = [\"-oQ/tmp\"]\n":          ":1:1: mail-to: ",
+		"[alerts]\nmail-to = [\"root\"]\n":   "there is no table [alerts]",
+		"webhook = \"ftp://x\"\n":            ":1:1: webhook: ",
+		"\nwebhook-ca = \"/x\"\n":            ":2:1: webhook-ca: there is no webhook",
+		"mail-from = \"a@b\"\n":              "there is no mail-to",
+		"command = [\"page-me\"]\n":          "begins with /",
+		"command = []\n":                     "begins with /",
+		"mail-to = []\n":                     "names nobody",
+		"webhook = \"https://:80/\"\n":       "want a URL",
+		"webhook = \"http://x:99999\"\n":     "want a URL",
+		"frob = 1\n":                         "ublk-remap config sample --monitor",
+		"journal = \"on\"\njournal = \"on\"": ":2:1: this is not TOML: key journal is already",
+		"journal = true\n":                   ":1:1: journal: want on or off",
+		"digest = \"1s\"\n":                  ":1:1: digest: ",
+		"# x\nrepeat = \"-1h\"\n":            ":2:1: repeat: ",
 	} {
 		useConfigDir(t, map[string]string{"monitor.conf": text})
 		if r := mustRun(t, exit.Usage, "config", "check"); !strings.Contains(r.err, says) {
@@ -143,6 +148,24 @@ func TestMonitorConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustRun(t, exit.Refused, "config", "check")
+}
+
+// TestEmptyKeys: no key of a file takes an empty text, alone or in a list, for none.
+func TestEmptyKeys(t *testing.T) {
+	useRuntimeDir(t)
+	for file, options := range map[string][]config.Option{"data.toml": newStartOptions(nil).all,
+		"monitor.conf": settings.New().Options} {
+		for _, o := range options {
+			for _, value := range []string{`""`, `[""]`} {
+				dir := useConfigDir(t, map[string]string{file: o.Name + " = " + value + "\n"})
+				r := mustRun(t, exit.Usage, "config", "check")
+				if !strings.HasPrefix(r.err, filepath.Join(dir, file)+":1:1: "+o.Name+": ") ||
+					!strings.Contains(r.err, "want ") {
+					t.Errorf("%s = %s: %q", o.Name, value, r.err)
+				}
+			}
+		}
+	}
 }
 
 // Every flag of start is a key and every key is a flag, except those that are marked otherwise. So

@@ -23,7 +23,7 @@ func (*Command) Name() string { return "command" }
 
 // Check implements Checker.
 func (w *Command) Check() error {
-	err := trusted(w.Args[0])
+	err := trustedProgram(w.Args[0])
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; install it, or name another one in monitor.conf (command)", err)
 	}

@@ -70,7 +70,7 @@ func (w *Hooks) Check() error {
 }
 
 func hookTrusted(path string) error {
-	err := trusted(path)
+	err := trustedProgram(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("hook %w; mend or remove it", err)
 	}

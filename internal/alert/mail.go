@@ -32,7 +32,7 @@ func (*Mail) Name() string { return "mail" }
 
 // Check implements Checker.
 func (w *Mail) Check() error {
-	err := trusted(w.Sendmail)
+	err := trustedProgram(w.Sendmail)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; install a program for mail that has it, such as postfix or "+
 			"msmtp-mta, or name another one in monitor.conf (sendmail)", err)

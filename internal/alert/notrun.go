@@ -16,7 +16,7 @@ import (
 // missing interpreter is what it says of a missing program. Errors of programs that did run are
 // left as they are.
 func whyNotRun(path string, err error) error {
-	st, statErr := os.Stat(path)
+	_, statErr := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && statErr != nil:
 		return fs.ErrNotExist
@@ -25,15 +25,28 @@ func whyNotRun(path string, err error) error {
 	case errors.Is(err, unix.ENOEXEC):
 		return fmt.Errorf("it is no program that this machine runs; a script begins with a line "+
 			"such as #!/bin/sh (%w)", unix.ENOEXEC)
-	case errors.Is(err, fs.ErrPermission) && statErr == nil && st.IsDir():
-		return errors.New("it is a directory; want a program")
-	case errors.Is(err, fs.ErrPermission) && statErr == nil && st.Mode()&0o111 == 0:
-		return fmt.Errorf("it is not executable; to change that: chmod +x %s", path)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("it may not be run: look at its file system (noexec), at the program "+
 			"that its first line names, and for a security module (%w)", fs.ErrPermission)
 	}
 	return err
+}
+
+// trustedProgram is trusted for a program that is going to be run.
+func trustedProgram(path string) error {
+	if err := trusted(path); err != nil {
+		return err
+	}
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%s: it is not a regular file; want a program", path)
+	case st.Mode()&0o111 == 0:
+		return fmt.Errorf("%s: it is not executable; to change that: chmod +x %s", path, path)
+	}
+	return nil
 }
 
 // missingInterpreter names what a program needs to be run, and is not there.

@@ -120,7 +120,7 @@ func (f *File) Apply(options []Option, except func(*Option) bool) error {
 		s := &f.Settings[i]
 		o := Find(options, s.Key)
 		if o == nil {
-			problems = append(problems, f.At(s, "%s", unknown(s.Key, options)))
+			problems = append(problems, f.At(s, "%s", f.unknown(s.Key, options)))
 			continue
 		}
 		if except != nil && except(o) {
@@ -164,7 +164,7 @@ func (o *Option) form() string {
 }
 
 // unknown says that the key does not exist, and which one may be meant.
-func unknown(key string, options []Option) string {
+func (f *File) unknown(key string, options []Option) string {
 	best, at := len(key)/2+1, ""
 	for _, o := range options {
 		if d := levenshtein.ComputeDistance(strings.ToLower(strings.ReplaceAll(key, "_", "-")),
@@ -173,7 +173,11 @@ func unknown(key string, options []Option) string {
 		}
 	}
 	if at == "" {
-		return fmt.Sprintf("there is no key %q; all are shown by: ublk-remap config sample", key)
+		sample := "ublk-remap config sample"
+		if f.Name == "" {
+			sample += " --monitor"
+		}
+		return fmt.Sprintf("there is no key %q; all are shown by: %s", key, sample)
 	}
 	return fmt.Sprintf("there is no key %q; do you mean %s?", key, at)
 }

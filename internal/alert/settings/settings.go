@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"time"
 
 	"ublkremap/internal/config"
@@ -123,8 +124,11 @@ func IsAddress(text string) error {
 // isWebhook returns an error if a text is no URL that can be posted to.
 func isWebhook(text string) error {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" {
 		return errors.New("no URL")
+	}
+	if _, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16); err != nil {
+		return errors.New("no port")
 	}
 	return nil
 }
@@ -149,6 +153,10 @@ func (s *Settings) Apply(f *config.File) error {
 		!filepath.IsAbs(s.Command[0])) {
 		problems = append(problems, f.At(c,
 			"command: want a path that begins with / as the first item"))
+	}
+	if x := f.Setting("mail-to"); x != nil && len(s.MailTo) == 0 {
+		problems = append(problems, f.At(x, "mail-to: it names nobody; want an address, or leave "+
+			"it out if nobody is to be mailed"))
 	}
 	for _, key := range []string{"webhook-token", "webhook-ca"} {
 		if x := f.Setting(key); x != nil && s.Webhook == "" {
