@@ -373,7 +373,7 @@ func (m *Machine) Acknowledge(set string, kinds []string, now time.Time) (int, e
 	}
 	if n == 0 {
 		return 0, fmt.Errorf("%s: %w", cmp.Or(strings.Join(append([]string{set}, kinds...), " "),
-			"all"), ErrNoAlert)
+			"all devices"), ErrNoAlert)
 	}
 	return n, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -108,7 +109,7 @@ type Client struct{ http http.Client }
 func NewClient() *Client {
 	return &Client{http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socketPath())
+			return control.Dial(ctx, socketPath())
 		}}}}
 }
 
@@ -145,7 +146,12 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method, what str
 		return err
 	}
 	got, err := c.http.Do(r)
+	if hidden := (*url.Error)(nil); errors.As(err, &hidden) {
+		err = hidden.Err // the URL is made up
+	}
 	switch {
+	case errors.Is(err, control.ErrRefused):
+		return err
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
 		return ErrNotRunning
 	case err != nil:

@@ -60,9 +60,14 @@ func NewClient(name string) *Client {
 	return c
 }
 
-// dial connects to the server. It accepts only a server of root or of this user.
+// dial connects to the server.
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
-	path := SocketPath(c.name)
+	return Dial(ctx, SocketPath(c.name))
+}
+
+// Dial connects to a socket in the runtime directory. It accepts only a process of root or of this
+// user on the other side. The error is ErrRefused if that, or the directory, is somebody else's.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
 	if err := trust(filepath.Dir(path)); err != nil {
 		return nil, err
 	}

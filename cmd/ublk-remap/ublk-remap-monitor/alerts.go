@@ -135,9 +135,18 @@ func listed(ctx context.Context) ([]alert.Listed, bool, error) {
 	}
 	state, err := alert.LoadState(settings.StateDir())
 	if err != nil {
-		return nil, false, err
+		return nil, false, stateError(err)
 	}
 	return alert.NewMachine(state, alert.Options{Host: alert.Hostname()}).List(), false, nil
+}
+
+// stateError says what to do about a state that cannot be used.
+func stateError(err error) error {
+	if errors.Is(err, alert.ErrStateDamaged) {
+		return fmt.Errorf("%w; a monitor that starts begins it anew: systemctl restart "+
+			"ublk-remap-monitor", err)
+	}
+	return err
 }
 
 func (a *app) listAlerts(cmd *cobra.Command, asJSON bool) error {
@@ -188,7 +197,7 @@ func (a *app) acknowledge(cmd *cobra.Command, set string, kinds []string) error 
 		return fmt.Errorf("%w: %w; see: ublk-remap alerts list", exit.ErrNotFound, err)
 	}
 	if err != nil {
-		return err
+		return stateError(err)
 	}
 	_, err = fmt.Fprintf(a.out, "quiet until it gets worse: %d alerts\n", done.Count)
 	return err

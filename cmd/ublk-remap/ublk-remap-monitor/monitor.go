@@ -35,10 +35,20 @@ func (a *app) devices(ctx context.Context) ([]monitor.Device, error) {
 	return devices, err
 }
 
+// toldDevices is devices for a run that ends: nobody will look for why some are missing in the
+// metrics, if it is not told now.
+func (a *app) toldDevices(ctx context.Context) ([]monitor.Device, error) {
+	all, err := a.devices(ctx)
+	if err != nil {
+		a.log.Warn().Err(err).Msg("devices may be missing in the metrics")
+	}
+	return all, err
+}
+
 func monitorCommand(a *app) *cobra.Command {
 	return companion.Monitor(func(cmd *cobra.Command, o *companion.MonitorOptions) error {
 		if o.Textfile != "" {
-			if err := monitor.WriteTextfile(o.Textfile, a.devices); err != nil {
+			if err := monitor.WriteTextfile(o.Textfile, a.toldDevices); err != nil {
 				return fmt.Errorf("--textfile: %w", err)
 			}
 			return nil

@@ -145,3 +145,30 @@ func TestAlertsTest(t *testing.T) {
 		t.Errorf("exit code %d:\n%s%s", r.code, r.out, r.err)
 	}
 }
+
+// TestAlertsState: what is in the way of the alerts that are there is told with what to do. A
+// monitor that somebody else could have put there is not believed.
+func TestAlertsState(t *testing.T) {
+	dir := useDirs(t, "")
+	state := writeFile(t, filepath.Join(dir, "state", "alerts.json"), "{", 0o600)
+	for _, args := range [][]string{{"alerts", "list"}, {"alerts", "ack", "x"}} {
+		if r := monitorWith(t, args...); r.code != exit.Failed || !strings.Contains(r.err, state) ||
+			!strings.Contains(r.err, "systemctl restart") {
+			t.Errorf("%q: exit code %d: %s", args, r.code, r.err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "run"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"alerts", "list"}, {"alerts", "ack", "x"}, {"alerts", "test"}} {
+		if r := monitorWith(t, args...); r.code != exit.Refused || r.out != "" ||
+			strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, "chmod 700") {
+			t.Errorf("%q: exit code %d: %s%s", args, r.code, r.out, r.err)
+		}
+	}
+	out := t.TempDir()
+	if r := monitorWith(t, "monitor", "--textfile", out); r.code != 0 || !strings.Contains(r.err,
+		"devices may be missing") {
+		t.Errorf("metrics without devices: exit code %d: %s", r.code, r.err)
+	}
+}
