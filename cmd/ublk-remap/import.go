@@ -303,15 +303,26 @@ func (a *app) printImported(out imported, o importOptions) error {
 	if a.json {
 		return a.printJSON(out)
 	}
-	if out.DryRun {
-		_, err := fmt.Fprintf(a.out, "%s: would mark %s blocks, except those that are pending, "+
-			"lost or in the spare region\n", readable.Text(out.Device), readable.Number(out.Listed))
-		return err
+	text := readable.Text(out.Device) + ": "
+	switch {
+	case out.DryRun && out.Marked+out.Known+out.Spared < out.Listed: // only the server could tell
+		text += fmt.Sprintf("would mark %s blocks, except those that are pending, lost or in the "+
+			"spare region\n", readable.Number(out.Listed))
+	default:
+		format := "of %s listed blocks %s are pending now, %s were known, %s live in the spare " +
+			"region\n"
+		if out.DryRun {
+			format = "of %s listed blocks %s would become pending, %s are known, %s live in the " +
+				"spare region\n"
+		}
+		text += fmt.Sprintf(format, readable.Number(out.Listed), readable.Number(out.Marked),
+			readable.Number(out.Known), readable.Number(out.Spared))
 	}
-	text := fmt.Sprintf("%s: of %s listed blocks %s are pending now, %s were known, %s live in "+
-		"the spare region\n", readable.Text(out.Device), readable.Number(out.Listed),
-		readable.Number(out.Marked), readable.Number(out.Known), readable.Number(out.Spared))
-	if !o.markOnly {
+	switch {
+	case o.markOnly:
+	case out.DryRun:
+		text += "would read them, and move those that read to the spare region\n"
+	default:
 		text += fmt.Sprintf("%s still read and were moved to the spare region, %s do not read\n",
 			readable.Number(out.Moved), readable.Number(out.Unreadable))
 	}

@@ -73,6 +73,11 @@ func TestImportStopped(t *testing.T) {
 		if out.Known != 4*per || out.Marked != 0 || out.Moved+out.Stay+out.Unreadable != 0 {
 			t.Errorf("again: %+v", out)
 		}
+		text = run(0, list, "--format", "badblocks", "--block-size", "4096", "--dry-run").out
+		if want := fmt.Sprintf("0 would become pending, %d are known", 4*per); !strings.Contains(
+			text, want) || strings.Contains(text, "would read") {
+			t.Errorf("%s", text)
+		}
 		var rows []control.Remap
 		parseJSON(t, mustRun(t, 0, append([]string{"export", disk, "--format", "json"},
 			more...)...).out, &rows)

@@ -226,12 +226,20 @@ func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *meta
 			return err
 		}
 	}
-	if o.dryRun || len(plan.Steps) == 0 {
-		return a.printMended(&out)
+	if len(plan.Steps) == 0 {
+		return a.nothingToRestore(path, &out)
+	}
+	if o.dryRun {
+		if err := a.printMended(&out); err != nil {
+			return err
+		}
 	}
 	if len(plan.Risks) > 0 && !o.force {
 		return fmt.Errorf("%s: %w: %s; if that is to be accepted add --force and --yes", path,
 			exit.ErrRefused, strings.Join(plan.Risks, "; "))
+	}
+	if o.dryRun {
+		return nil
 	}
 	if err := a.agree(&out, o.yes, "This writes the metadata of "+path+" anew."); err != nil {
 		return err
@@ -247,4 +255,14 @@ func runRestore(ctx context.Context, a *app, path string, s *set.Set, plan *meta
 	after, err := plan.Run(opts)
 	w.end()
 	return a.finish(path, &out, after, err)
+}
+
+// nothingToRestore says that a disk needs nothing of a backup.
+func (a *app) nothingToRestore(path string, out *mended) error {
+	if a.json {
+		return a.printMended(out)
+	}
+	_, err := fmt.Fprintf(a.out, "%s: nothing to restore: the disk has all that the backup has; "+
+		"see: %s\n", readable.Text(path), shell.Command("metadata", "check", path))
+	return err
 }

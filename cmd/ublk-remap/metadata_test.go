@@ -327,7 +327,7 @@ func TestMetadataRestore(t *testing.T) {
 	used(t, []string{disk}, 1, 2)
 	mustRun(t, 0, "metadata", "backup", disk, file)
 	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--yes"); strings.Contains(r.out,
-		"did") {
+		"did") || !strings.Contains(r.out, "nothing to restore") {
 		t.Error(r.out)
 	}
 	used(t, []string{disk}, 3)
@@ -377,6 +377,15 @@ func TestMetadataRestore(t *testing.T) {
 	}
 	patch(t, disk, 0, make([]byte, 128<<10))
 	patch(t, disk, 24<<20-64<<10, make([]byte, 64<<10))
+	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file,
+		"--dry-run"); !strings.Contains(r.out, "would: ") || !strings.Contains(r.out, "risk: ") ||
+		!strings.Contains(r.err, "--force") {
+		t.Error(r.out, r.err)
+	}
+	if r := mustRun(t, 0, "metadata", "restore", disk, file, "--dry-run",
+		"--force"); !strings.Contains(r.out, "would: ") {
+		t.Error(r.out)
+	}
 	if r := mustRun(t, exit.Refused, "metadata", "restore", disk, file,
 		"--yes"); !strings.Contains(r.err, "nothing on it says") ||
 		!strings.Contains(r.err, "--force") {

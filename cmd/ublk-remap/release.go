@@ -282,7 +282,7 @@ func (a *app) printReleased(r released) error {
 	verb := "is a plain disk now"
 	switch {
 	case r.DryRun && r.Resumed:
-		verb = "is half way; it would be finished"
+		verb = "is half way; it would become a plain disk"
 	case r.DryRun:
 		verb = "would become a plain disk"
 	case r.Resumed:
@@ -295,8 +295,8 @@ func (a *app) printReleased(r released) error {
 			readable.Number(r.HeadBlocks))},
 	}
 	if r.Pending > 0 {
-		rows = append(rows, []string{"unreadable", readable.Number(r.Pending) +
-			" blocks could not be read before either"})
+		rows = append(rows, []string{"pending", readable.Number(r.Pending) +
+			" blocks: what did not read before does not read afterwards"})
 	}
 	if len(r.NoCopy) > 0 {
 		rows = append(rows, []string{"without a copy", blocksText(r.NoCopy) +
