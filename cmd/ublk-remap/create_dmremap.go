@@ -40,12 +40,13 @@ func (a *app) takenFrom(ctx context.Context, devs []*blockdev.Device,
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if table.Spare > spare.Size() {
-		return nil, fmt.Errorf("%s: %w: dm-remap's spare device has %d bytes, this one has %d",
-			path, exit.ErrRefused, table.Spare, spare.Size())
+		return nil, fmt.Errorf("%s: %w: dm-remap's spare device has %d bytes, this one has %d; "+
+			"name the one that it had", path, exit.ErrRefused, table.Spare, spare.Size())
 	}
 	if table.Main != 0 && table.Main != devs[0].Size() {
-		return nil, fmt.Errorf("%s: %w: dm-remap's main device has %d bytes, %s has %d", path,
-			exit.ErrRefused, table.Main, devs[0].Path(), devs[0].Size())
+		return nil, fmt.Errorf("%s: %w: dm-remap's main device has %d bytes, %s has %d; name "+
+			"the one that it had", path, exit.ErrRefused, table.Main, devs[0].Path(),
+			devs[0].Size())
 	}
 	if table.Copies < lists.DMRemapCopies {
 		a.log.Warn().Str("device", path).Msgf("%d of %d copies of dm-remap's metadata are whole; "+

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/control"
 )
 
 // reportFD is the descriptor of the pipe from a detached server to its parent.
@@ -92,7 +93,9 @@ func launch(ctx context.Context, program string, args []string, o launchOptions)
 		return rep, fmt.Errorf("%w; the new server, process %d, goes on by itself",
 			context.Cause(ctx), cmd.Process.Pid)
 	case errors.Is(err, errNoReport):
-		return rep, fmt.Errorf("the server died before the device was live (%v)", wait(cmd))
+		return rep, fmt.Errorf("the server died before the device was live (%v); what it said "+
+			"last is in its log in %s, and what ended it may be in: journalctl -k", wait(cmd),
+			control.Dir())
 	case err != nil:
 		return rep, fmt.Errorf("the server's report: %w", err)
 	case rep.Error != "":

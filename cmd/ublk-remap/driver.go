@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/ublk"
 )
 
@@ -32,8 +33,9 @@ func loadDriver(ctx context.Context, log zerolog.Logger) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: the module is loaded but %s does not appear", ublk.ErrNoDriver,
-				ublk.ControlPath)
+			return fmt.Errorf("%w: ublk_drv is loaded, but %s does not appear; in a container, "+
+				"give it that device (docs/CONTAINERS.md), else see: ublk-remap doctor",
+				exit.ErrUnsupported, ublk.ControlPath)
 		}
 	}
 }
@@ -44,9 +46,26 @@ func modprobe(ctx context.Context, module string) error {
 	if err != nil {
 		path = "/sbin/modprobe"
 	}
+	return modprobeBy(ctx, path, module)
+}
+
+func modprobeBy(ctx context.Context, path, module string) error {
 	out, err := exec.CommandContext(ctx, path, module).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("modprobe %s: %w: %s", module, err, strings.TrimSpace(string(out)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("there is no modprobe here; install kmod, or load it from the host of " +
+			"the container")
 	}
-	return nil
+	return outputError("modprobe "+module, err, out)
+}
+
+// outputError is the error of a program, with what it has printed; nil if it has none.
+func outputError(what string, err error, out []byte) error {
+	text := strings.TrimSpace(string(out))
+	switch {
+	case err == nil:
+		return nil
+	case text == "":
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w: %s", what, err, text)
 }

@@ -108,11 +108,7 @@ func systemctl(ctx context.Context, args ...string) error {
 			"ublk-remap start NAME", exit.ErrUnsupported)
 	}
 	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err,
-			strings.TrimSpace(string(out)))
-	}
-	return nil
+	return outputError("systemctl "+strings.Join(args, " "), err, out)
 }
 
 // underSystemd reports whether systemd is this machine's init.

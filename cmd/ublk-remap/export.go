@@ -244,11 +244,13 @@ func exportCSV(to io.Writer, b *metadata.Backup, slow []control.Range) error {
 func exportTable(to io.Writer, b *metadata.Backup, paths []string) error {
 	for _, p := range paths {
 		if strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r == '\\' }) {
-			return fmt.Errorf("%s: %w: dmsetup takes no path with blanks", p, exit.ErrUsage)
+			return fmt.Errorf("%s: %w: dmsetup takes no path with blanks; name it by another one, "+
+				"such as a link to it", p, exit.ErrUsage)
 		}
 	}
 	if len(paths) < len(b.Layout().Devices()) {
-		return fmt.Errorf("%w: a device of the set is missing", exit.ErrNotFound)
+		return fmt.Errorf("%w: a device of the set is missing; attach it, or name it with "+
+			"--spare-device", exit.ErrNotFound)
 	}
 	return lists.WriteDMTable(to, segments(b, paths))
 }

@@ -139,7 +139,8 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 	}
 	if out.Stay > 0 {
 		return fmt.Errorf("%s: %w: %s blocks still read and stay at home, where they may fail: no "+
-			"spare unit took them", r.Device, rescue.ErrStay, readable.Number(out.Stay))
+			"spare unit took them; copy them elsewhere, and see: ublk-remap status", r.Device,
+			rescue.ErrStay, readable.Number(out.Stay))
 	}
 	return nil
 }

@@ -4,17 +4,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"ublkremap/cmd/ublk-remap/internal/exit"
 )
 
 // readInput calls f with the file that a verb was told to read, or with standard input if that is
 // "-". name is what errors call it. f must change nothing: it is left alone if the user interrupts,
 // because a pipe that nobody writes to can keep it for ever.
 func (a *app) readInput(file string, f func(in io.Reader, name string) error) error {
-	if file == "" {
-		return fmt.Errorf("%w: the name of a file is empty", exit.ErrUsage)
-	}
 	done := make(chan error, 1)
 	go func() {
 		if file == "-" {

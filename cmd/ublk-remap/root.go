@@ -74,19 +74,11 @@ Exit codes:
   5  this kernel or file system lacks something; see doctor
   6  the metadata is damaged`,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if err = refuseEmpty(cmd.Flags()); err != nil {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := refuseEmpty(cmd.Flags()); err != nil {
 				return err
 			}
-			if a.log, err = logging.New(a.err, a.logLevel, a.logFormat); err != nil {
-				return err
-			}
-			// A message must not run into the line of progress.
-			a.log = a.log.Hook(zerolog.HookFunc(func(*zerolog.Event, zerolog.Level, string) {
-				a.far.Clear()
-			}))
-			a.parsed = true
-			return nil
+			return a.begin()
 		},
 		RunE: group,
 	}
@@ -118,6 +110,19 @@ Exit codes:
 	addExamples(root)
 	manual.SetUsage(root)
 	return root
+}
+
+// begin is called before a verb runs, when the command line makes sense.
+func (a *app) begin() (err error) {
+	if a.log, err = logging.New(a.err, a.logLevel, a.logFormat); err != nil {
+		return err
+	}
+	// A message must not run into the line of progress.
+	a.log = a.log.Hook(zerolog.HookFunc(func(*zerolog.Event, zerolog.Level, string) {
+		a.far.Clear()
+	}))
+	a.parsed = true
+	return nil
 }
 
 // group is the RunE of a verb that has only verbs below it.

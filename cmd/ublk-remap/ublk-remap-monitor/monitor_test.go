@@ -160,7 +160,8 @@ func TestAlertsState(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "run"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"alerts", "list"}, {"alerts", "ack", "x"}, {"alerts", "test"}} {
+	for _, args := range [][]string{{"alerts", "list"}, {"alerts", "ack", "x"},
+		{"alerts", "test"}} {
 		if r := monitorWith(t, args...); r.code != exit.Refused || r.out != "" ||
 			strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, "chmod 700") {
 			t.Errorf("%q: exit code %d: %s%s", args, r.code, r.out, r.err)
