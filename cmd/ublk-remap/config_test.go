@@ -133,10 +133,12 @@ func TestMonitorConfig(t *testing.T) {
 		"webhook = \"https://:80/\"\n":     "want a URL",
 		"webhook = \"http://x:99999\"\n":   "want a URL",
 		"frob = 1\n":                       "ublk-remap config sample --monitor",
-		"digest=\"2m\"\ndigest=\"2m\"":     ":2:1: this is not TOML: key digest is already",
 		"journal = true\n":                 ":1:1: journal: want on or off",
 		"digest = \"1s\"\n":                ":1:1: digest: ",
 		"# x\nrepeat = \"-1h\"\n":          ":2:1: repeat: ",
+
+		"webhook = \"http://a:b@x\"\nwebhook-token = \"/x\"": ":2:1: webhook-token: the webhook has",
+		"digest=\"2m\"\ndigest=\"2m\"":                       ":2:1: this is not TOML: key digest is already",
 	} {
 		useConfigDir(t, map[string]string{"monitor.conf": text})
 		if r := mustRun(t, exit.Usage, "config", "check"); !strings.Contains(r.err, says) {

@@ -46,24 +46,40 @@ func trustedProgram(path string) error {
 	case st.Mode()&0o111 == 0:
 		return fmt.Errorf("%s: it is not executable; to change that: chmod +x %s", path, path)
 	}
+	if needs := interpreterOf(firstLine(path)); needs != "" {
+		if _, err := os.Stat(needs); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", path, missingInterpreter(path))
+		}
+	}
 	return nil
 }
 
-// missingInterpreter names what a program needs to be run, and is not there.
+// missingInterpreter says what a program needs to be run, and is not there.
 func missingInterpreter(path string) error {
 	line := firstLine(path)
-	name, isScript := strings.CutPrefix(line, "#!")
 	switch {
-	case !isScript:
-		return fmt.Errorf("the loader that it was built for is not there; use a build for this "+
-			"system (%w)", fs.ErrNotExist)
+	case !strings.HasPrefix(line, "#!"):
+		return errors.New("the loader that it was built for is not there; use a build for this " +
+			"system")
 	case strings.HasSuffix(line, "\r"):
-		return fmt.Errorf("its lines end as those of Windows; to change that: sed -i 's/\\r$//' "+
-			"%s (%w)", path, fs.ErrNotExist)
+		return fmt.Errorf("its lines end as those of Windows; to change that: sed -i 's/\\r$//' %s",
+			path)
 	}
-	name, _, _ = strings.Cut(strings.TrimSpace(name), " ")
 	return fmt.Errorf("its interpreter, %s, is not there; install that, or change the first line "+
-		"of %s (%w)", name, path, fs.ErrNotExist)
+		"of %s", interpreterOf(line), path)
+}
+
+// interpreterOf is the program that the first line of a script names; empty: it is no script.
+func interpreterOf(line string) string {
+	name, isScript := strings.CutPrefix(line, "#!")
+	if !isScript {
+		return ""
+	}
+	name = strings.TrimLeft(name, " \t")
+	if i := strings.IndexAny(name, " \t"); i >= 0 {
+		name = name[:i]
+	}
+	return name
 }
 
 // maxFirstLine is how much of a script's first line the kernel looks at.

@@ -134,6 +134,11 @@ func TestNotRun(t *testing.T) {
 		{"empty", "", 0o755, "#!/bin/sh"},
 	} {
 		path := written(t, filepath.Join(dir, c.what), c.text, c.mode)
+		checked := trustedProgram(path)
+		if script := strings.HasPrefix(c.text, "#!"); script != (checked != nil) || script &&
+			!strings.Contains(checked.Error(), c.says) {
+			t.Errorf("%s is checked: %v", c.what, checked)
+		}
 		_, err := runProgram(t.Context(), time.Minute, []string{path}, nil, nil)
 		if err == nil || !strings.HasPrefix(err.Error(), path+": ") ||
 			!strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "fork/exec") {

@@ -10,8 +10,7 @@ import (
 	"syscall"
 )
 
-// AddressError is the error of an address that nothing can listen on at any time: it is none, or
-// none of this host.
+// AddressError is the error of an address that is none, or none of this host.
 type AddressError struct{ Address, Want string }
 
 // Error returns the address and what to do.
@@ -38,8 +37,8 @@ func checkAddresses(addresses []string) error {
 	return nil
 }
 
-// Listen listens on addresses, on all of them or on none. The error is an *AddressError if trying
-// again is of no use.
+// Listen listens on addresses, on all of them or on none. The error is an *AddressError if
+// the address is not of this host.
 func Listen(ctx context.Context, addresses []string) (all []net.Listener, err error) {
 	if err := checkAddresses(addresses); err != nil {
 		return nil, err

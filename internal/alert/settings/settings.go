@@ -133,6 +133,12 @@ func isWebhook(text string) error {
 	return nil
 }
 
+// hasUser reports whether a URL has a user or a password.
+func hasUser(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.User != nil
+}
+
 func isPath(text string) error {
 	if text == "" {
 		return errors.New("no path")
@@ -162,6 +168,10 @@ func (s *Settings) Apply(f *config.File) error {
 		if x := f.Setting(key); x != nil && s.Webhook == "" {
 			problems = append(problems, f.At(x, "%s: there is no webhook", key))
 		}
+	}
+	if x := f.Setting("webhook-token"); x != nil && hasUser(s.Webhook) {
+		problems = append(problems, f.At(x, "webhook-token: the webhook has a user before its @ "+
+			"already, and only one of them can be sent; leave one out"))
 	}
 	if x := f.Setting("mail-from"); x != nil && len(s.MailTo) == 0 {
 		problems = append(problems, f.At(x, "mail-from: there is no mail-to"))
