@@ -90,6 +90,15 @@ Exit codes:
 	addFlags(root.PersistentFlags(), a.logFlags)
 	root.PersistentFlags().BoolVar(&a.far.Off, "no-progress", false,
 		"do not tell on standard error how far a long operation is")
+	addVerbs(a, root)
+	root.SetHelpCommand(helpCommand())
+	addExamples(root)
+	manual.SetUsage(root)
+	return root
+}
+
+// addVerbs adds all verbs.
+func addVerbs(a *app, root *cobra.Command) {
 	root.AddCommand(
 		createCommand(a), releaseCommand(a),
 		startCommand(a), stopCommand(a), upgradeCommand(a),
@@ -106,10 +115,6 @@ Exit codes:
 		// for other programs
 		udevCommand(a), belowCommand(a), guardCommand(a), unitEndedCommand(a), writeLimitCommand(),
 	)
-	root.SetHelpCommand(helpCommand())
-	addExamples(root)
-	manual.SetUsage(root)
-	return root
 }
 
 // begin is called before a verb runs, when the command line makes sense.
