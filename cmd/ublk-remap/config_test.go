@@ -137,8 +137,8 @@ func TestMonitorConfig(t *testing.T) {
 		"digest = \"1s\"\n":                ":1:1: digest: ",
 		"# x\nrepeat = \"-1h\"\n":          ":2:1: repeat: ",
 
-		"webhook = \"http://a:b@x\"\nwebhook-token = \"/x\"": ":2:1: webhook-token: the webhook has",
-		"digest=\"2m\"\ndigest=\"2m\"":                       ":2:1: this is not TOML: key digest is already",
+		"webhook = \"http://a:b@x\"\nwebhook-token = \"/x\"": ":2:1: webhook-token: ",
+		"digest=\"2m\"\ndigest=\"2m\"":                       ":2:1: this is not TOML: key digest",
 	} {
 		useConfigDir(t, map[string]string{"monitor.conf": text})
 		if r := mustRun(t, exit.Usage, "config", "check"); !strings.Contains(r.err, says) {

@@ -90,7 +90,7 @@ func arguments(least, most int) cobra.PositionalArgs {
 		}
 		if i := slices.Index(args, ""); i >= 0 {
 			return fmt.Errorf("%s: \"\" is no %s: it is empty, as a variable gives it that is not "+
-				"set", verb, names[min(i, len(names)-1)])
+				"set", verb, strings.Trim(names[min(i, len(names)-1)], "[]…"))
 		}
 		return nil
 	}

@@ -83,6 +83,7 @@ func TestEmptyValues(t *testing.T) {
 		{"--badblocks", []string{"create", "x", "--badblocks", "", "--force", "--yes"}},
 		{"BLOCK", []string{"remap", "add", "x", "1", ""}},
 		{"DEV", []string{"status", ""}},
+		{"it is empty", []string{"check", ""}},
 	} {
 		refusedEmpty(t, c.flag, c.args...)
 	}
