@@ -89,8 +89,8 @@ func (a *app) check(cmd *cobra.Command, args []string, limits checkLimits) (plug
 			readable.Text(fmt.Sprintf("%q is too much: want one device, or none for all",
 				args[1]))
 	case len(args) == 1 && args[0] == "":
-		return pluginUnknown, "\"\": it is empty, as a variable gives it that is not set; want one " +
-			"device, or none for all"
+		return pluginUnknown, "\"\": it is empty, as a variable gives it that is not set; want " +
+			"one device, or none for all"
 	case limits.critical > limits.warning || limits.warning > 100:
 		return pluginUnknown, "--spare-critical is to be no more than --spare-warning, and that " +
 			"no more than 100"
