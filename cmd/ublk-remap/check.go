@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 )
@@ -49,10 +50,11 @@ as a plugin of Nagios does.
 The exit code is that of a plugin, also for errors: 0 OK, 1 WARNING, 2 CRITICAL,
 3 UNKNOWN.
 
-  CRITICAL  the device is failed, tripped or unreachable, or its spare region is
-            nearly used up
+  CRITICAL  the device is failed, tripped or unreachable, a disk of it is gone,
+            its spare region is nearly used up, or a critical alert is there
   WARNING   it is degraded, recovering or stopping, blocks are pending or lost,
-            requests wait for the disk, or much of the spare region is used
+            requests wait for the disk, much of the spare region is used, or
+            another alert of the monitor is there
   UNKNOWN   there is no such device, or nobody may look`,
 		Args: func(*cobra.Command, []string) error { return nil },
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -104,6 +106,7 @@ func (a *app) check(cmd *cobra.Command, args []string, limits checkLimits) (plug
 	if err != nil {
 		return pluginUnknown, exit.Line(err)
 	}
+	control.AddAlerts(cmd.Context(), all...)
 	return checkAll(all, limits)
 }
 
@@ -146,6 +149,18 @@ func checkOne(st *control.Status, limits checkLimits) (pluginState, string) {
 		add(pluginWarning, "%s: %s", st.State, st.Reason)
 	default:
 		add(pluginCritical, "%s: %s", st.State, st.Reason)
+	}
+	for _, p := range attention.Of(st) {
+		level := pluginWarning
+		if p.Level == attention.Bad {
+			level = pluginCritical
+		}
+		// The limits of this command, and the states above, tell of the others.
+		if p.Rank == attention.RankMissing || p.Rank == attention.RankCritical ||
+			p.Rank == attention.RankWarning ||
+			p.Rank == attention.RankDegraded && st.State == control.StateLive {
+			add(level, "%s", p.Says)
+		}
 	}
 	if st.WaitingSince != nil && st.State == control.StateLive {
 		add(pluginWarning, "requests wait for the disk")

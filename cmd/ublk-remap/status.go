@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/drive"
 	"ublkremap/internal/readable"
@@ -28,11 +29,12 @@ func statusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
-		Long: `Tell how one device is doing, or all of them: first the state, the reason for it
-and what to do next, then the figures.
+		Long: `Tell how one device is doing, or all of them: first the state, what is with it and
+what to do next, then the figures. The alerts that the monitor of this host has
+found are among them.
 
 States:
-  live         all is well
+  live         it works; all is well, unless a reason says otherwise
   recovering   a server starts on the device of a dead one; I/O waits
   degraded     it works, but a metadata mirror is missing, or no spare is free
   tripped      the breaker is open: errors are passed on, and nothing is
@@ -109,6 +111,7 @@ func status(ctx context.Context, a *app, args []string, o *statusOptions) error 
 			return err
 		}
 	}
+	control.AddAlerts(ctx, all...)
 	switch {
 	case o.brief:
 		return a.printBrief(all)
@@ -153,8 +156,7 @@ func (a *app) gap() error {
 func (a *app) printStatus(s *control.Status) error {
 	rows := appendBroken(nil, "device", s.Device+" ("+s.Name+")")
 	rows = append(rows, []string{"state", string(s.State)})
-	rows = appendWrapped(rows, "reason", s.Reason)
-	rows = appendWrapped(rows, "action", s.Action)
+	rows = appendAttention(rows, s)
 	if s.WaitingSince != nil {
 		rows = append(rows, []string{"waiting",
 			"since " + s.WaitingSince.Local().Format(time.DateTime)})
@@ -177,6 +179,8 @@ func (a *app) printStatus(s *control.Status) error {
 	}
 	return a.paintedTable(rows, func(row []string) string {
 		switch {
+		case row[0] == "state" && s.State == control.StateLive && len(attention.Of(s)) > 0:
+			return warning
 		case row[0] == "state":
 			return colourOf(s.State)
 		case row[0] == "remaps" && s.Lost > 0, row[0] == "breaker" && s.Breaker.State != "closed",
@@ -188,6 +192,41 @@ func (a *app) printStatus(s *control.Status) error {
 		}
 		return plain
 	})
+}
+
+// appendAttention adds what is with a device, and what to do, the most urgent first.
+func appendAttention(rows [][]string, s *control.Status) [][]string {
+	all := attention.Of(s)
+	for i := range all {
+		rows = appendWrapped(rows, "reason", readable.Text(all[i].Says))
+	}
+	label := "action"
+	for _, step := range all.Steps() {
+		rows = appendStep(rows, label, step)
+		label = "then"
+	}
+	for i := range s.Alerts {
+		a := &s.Alerts[i]
+		text := a.Kind + ", since " + a.Since.Local().Format(time.DateTime)
+		if a.Acknowledged != nil {
+			text += ", acknowledged"
+		}
+		rows = append(rows, []string{"alert", text})
+	}
+	return rows
+}
+
+// appendStep adds what to do. A command stays in one line, so that it can be copied.
+func appendStep(rows [][]string, label, step string) [][]string {
+	step = readable.Text(step)
+	words, typed := attention.Command(step)
+	switch {
+	case readable.Columns(step) <= textWidth:
+		return append(rows, []string{label, step})
+	case words != "" && typed != "":
+		return append(appendWrapped(rows, label, words+":"), []string{"", typed})
+	}
+	return appendWrapped(rows, label, step)
 }
 
 // appendFigures adds the counters of a device's server.

@@ -3,9 +3,12 @@ package main
 import (
 	"encoding/csv"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 )
@@ -29,7 +32,11 @@ func (a *app) printBrief(all []*control.Status) error {
 			rest = readable.Fit(rest, max(width-readable.Columns(line+state), 0))
 		}
 		if a.colours() {
-			state = painted(state, colourOf(s.State))
+			colour := colourOf(s.State)
+			if s.State == control.StateLive && len(attention.Of(s)) > 0 {
+				colour = warning
+			}
+			state = painted(state, colour)
 		}
 		if _, err := fmt.Fprintln(a.out, line+state+rest); err != nil {
 			return err
@@ -49,15 +56,17 @@ func briefText(s *control.Status) string {
 		text = fmt.Sprintf("%s pending, %s lost, %d%% spare free", readable.Number(s.Pending),
 			readable.Number(s.Lost), free)
 	}
-	for _, more := range []string{s.Reason, s.Action} {
-		if more != "" {
-			if text != "" {
-				text += "; "
-			}
-			text += more
+	all := attention.Of(s)
+	more := all.Steps()
+	for i := len(all) - 1; i >= 0; i-- {
+		// The figures tell of the others.
+		if r := all[i].Rank; text == "" || r != attention.RankLost && r != attention.RankPending &&
+			r != attention.RankSpare {
+			more = append([]string{all[i].Says}, more...)
 		}
 	}
-	return text
+	return strings.Join(slices.DeleteFunc(append([]string{text}, more...),
+		func(s string) bool { return s == "" }), "; ")
 }
 
 // statusColumn is a column of status --csv.
@@ -125,6 +134,14 @@ var statusColumns = []statusColumn{
 	})},
 	{"breaker", words(func(s *control.Status) string { return s.Breaker.State })},
 	{"server_pid", func(s *control.Status) string { return strconv.Itoa(s.ServerPID) }},
+	{"missing", words(func(s *control.Status) string { return strings.Join(s.Missing, " ") })},
+	{"alerts", words(func(s *control.Status) string {
+		kinds := make([]string, len(s.Alerts))
+		for i := range s.Alerts {
+			kinds[i] = s.Alerts[i].Kind
+		}
+		return strings.Join(kinds, " ")
+	})},
 }
 
 // printCSV prints a row for each device (RFC 4180), after a header if that was not printed yet.

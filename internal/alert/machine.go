@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
 )
@@ -388,42 +389,45 @@ func (m *Machine) memories() []*setMemory {
 
 // Listed is an alert that is there.
 type Listed struct {
-	Set          string     `json:"set"`
-	UUID         string     `json:"uuid"`
-	Device       string     `json:"device"`
-	Alert        string     `json:"alert"`
-	Severity     Severity   `json:"severity"`
-	Text         string     `json:"text"`
-	Since        time.Time  `json:"since"`
-	Told         time.Time  `json:"told"`
-	Acknowledged *time.Time `json:"acknowledged"` // null: nobody has
-	Reason       string     `json:"reason"`
-	Action       string     `json:"action"`
-	Runbook      string     `json:"runbook"`
+	Set    string `json:"set"`
+	UUID   string `json:"uuid"`
+	Device string `json:"device"`
+	control.Alert
+	Told    time.Time `json:"told"`
+	Reason  string    `json:"reason"`
+	Action  string    `json:"action"`
+	Runbook string    `json:"runbook"`
 }
 
 // List returns the alerts that are there and were told, the most urgent first.
 func (m *Machine) List() []Listed {
 	all := []Listed{}
 	for _, s := range m.memories() {
-		for _, k := range Kinds {
-			a := s.Alerts[k.Name]
-			if a == nil || !a.open() {
-				continue
-			}
-			row := Listed{Set: readable.Text(s.Name), UUID: readable.Text(s.UUID),
-				Device: readable.Text(s.Device), Alert: k.Name, Severity: k.Severity,
-				Text:  readable.Text(say(k.Summary, s.Name, a.Value)),
-				Since: a.Since, Told: a.Told, Reason: readable.Text(a.Reason),
-				Action: readable.Text(a.Action), Runbook: k.Runbook()}
-			if !a.Acknowledged.IsZero() {
-				row.Acknowledged = &a.Acknowledged
-			}
-			all = append(all, row)
-		}
+		all = append(all, s.listed()...)
 	}
 	slices.SortStableFunc(all, func(a, b Listed) int {
-		return strings.Compare(string(a.Severity), string(b.Severity)) // critical, warning
+		return strings.Compare(a.Severity, b.Severity) // critical, warning
 	})
+	return all
+}
+
+// listed returns those of a device. The critical ones come first, as in Kinds.
+func (s *setMemory) listed() (all []Listed) {
+	for _, k := range Kinds {
+		a := s.Alerts[k.Name]
+		if a == nil || !a.open() {
+			continue
+		}
+		row := Listed{Set: readable.Text(s.Name), UUID: readable.Text(s.UUID),
+			Device: readable.Text(s.Device), Alert: control.Alert{Kind: k.Name,
+				Severity: string(k.Severity), Since: a.Since,
+				Text: readable.Text(say(k.Summary, s.Name, a.Value))},
+			Told: a.Told, Reason: readable.Text(a.Reason),
+			Action: readable.Text(a.Action), Runbook: k.Runbook()}
+		if at := a.Acknowledged; !at.IsZero() {
+			row.Acknowledged = &at
+		}
+		all = append(all, row)
+	}
 	return all
 }

@@ -105,17 +105,19 @@ func (b *bench) want(notices string, messages int) {
 	b.notices, b.messages = nil, nil
 }
 
-// TestKinds: each kind is raised by what it is about, gets worse, is over, and is an alert for
-// Prometheus with the same sentence, severity, delay and runbook.
-func TestKinds(t *testing.T) {
+// story is how an alert comes and goes.
+type story struct {
+	kind   string
+	set    func(d *Device, b *bench)
+	worse  func(d *Device, b *bench) // nil: it cannot get worse
+	unset  func(d *Device, b *bench)
+	within time.Duration // raised
+}
+
+// stories are those of the kinds that a look at a device, or two, can show.
+func stories() []story {
 	hour := func(n int) time.Duration { return time.Duration(n) * time.Hour }
-	for _, c := range []struct {
-		kind   string
-		set    func(d *Device, b *bench)
-		worse  func(d *Device, b *bench) // nil: it cannot get worse
-		unset  func(d *Device, b *bench)
-		within time.Duration // raised
-	}{
+	return []story{
 		{"server-dead", func(d *Device, _ *bench) { d.dead() }, nil,
 			func(d *Device, _ *bench) { d.alive() }, 2 * time.Minute},
 		{"no-answer", func(d *Device, _ *bench) {
@@ -159,7 +161,13 @@ func TestKinds(t *testing.T) {
 		}, nil, func(d *Device, _ *bench) { d.Status.Table.Max = 1000 }, 61 * time.Minute},
 		{MonitorFails, func(_ *Device, b *bench) { b.err = errors.New("no driver") }, nil,
 			func(_ *Device, b *bench) { b.err = nil }, 11 * time.Minute},
-	} {
+	}
+}
+
+// TestKinds: each kind is raised by what it is about, gets worse, is over, and is an alert for
+// Prometheus with the same sentence, severity, delay and runbook.
+func TestKinds(t *testing.T) {
+	for _, c := range stories() {
 		t.Run(c.kind, func(t *testing.T) {
 			b := newBench(t, 1)
 			d := &b.devices[0]
@@ -601,8 +609,8 @@ func TestRandom(t *testing.T) {
 			}
 		}
 		for _, l := range b.m.List() {
-			if k := KindOf(l.Alert); k.Over != "" && !open[l.Set+" "+l.Alert] {
-				t.Errorf("seed %d %d: %s %s is listed and was not told", seed, try, l.Set, l.Alert)
+			if k := KindOf(l.Kind); k.Over != "" && !open[l.Set+" "+l.Kind] {
+				t.Errorf("seed %d %d: %s %s is listed and was not told", seed, try, l.Set, l.Kind)
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ublkremap/internal/alert/settings"
+	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 )
 
@@ -120,7 +121,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	running.Go(m.check) // a file system that does not answer keeps nobody
 	running.Go(func() { m.dispatcher.Run(ctx, m.ways, m.takers) })
 	running.Go(func() { m.answer(ctx, socket) })
-	m.rounds(ctx)
+	m.rounds(ctx, m.take)
 	running.Wait()
 	m.save()
 	m.saver.close()
@@ -157,11 +158,41 @@ func (m *Monitor) saved(err error) {
 	m.log.Info("what was told can be noted again")
 }
 
+// Watch judges the devices as Run does until ctx ends, and tells nobody. It remembers nothing of
+// what was before.
+func (m *Monitor) Watch(ctx context.Context) {
+	m.mu.Lock()
+	m.machine = NewMachine(NewState(), Options{Host: m.host})
+	m.mu.Unlock()
+	m.rounds(ctx, func(r *Round) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.machine.Step(r)
+	})
+}
+
+// AlertsOf returns the alerts about a device that are there, the most urgent first; nil if the
+// monitor does not run.
+func (m *Monitor) AlertsOf(st *control.Status) []control.Alert {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.machine == nil {
+		return nil
+	}
+	all := []control.Alert{}
+	if s := m.machine.State.Sets[keyOf(&Device{Status: st})]; s != nil {
+		for _, l := range s.listed() {
+			all = append(all, l.Alert)
+		}
+	}
+	return all
+}
+
 // rounds looks at all devices again and again.
-func (m *Monitor) rounds(ctx context.Context) {
+func (m *Monitor) rounds(ctx context.Context, take func(*Round)) {
 	for {
 		if r, ok := m.look(ctx); ok {
-			m.take(&r)
+			take(&r)
 		}
 		select {
 		case <-ctx.Done():

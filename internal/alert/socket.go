@@ -10,17 +10,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ublkremap/internal/control"
 )
-
-// socketPath is where the monitor that tells of alerts can be asked. No set has a name that begins
-// with a point.
-func socketPath() string { return filepath.Join(control.Dir(), ".alerts.sock") }
 
 // askTime is how long a monitor may take to answer; a test of all ways takes longer.
 const (
@@ -47,10 +42,10 @@ type failure struct {
 
 // listen makes the socket. The lock says that nobody else has it. Its directory is root's alone.
 func (m *Monitor) listen() (net.Listener, error) {
-	if err := os.Remove(socketPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(control.AlertsPath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	return net.Listen("unix", socketPath())
+	return net.Listen("unix", control.AlertsPath())
 }
 
 // answer answers until ctx ends.
@@ -88,7 +83,7 @@ func (m *Monitor) answer(ctx context.Context, l net.Listener) {
 	stopped := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stopped()
 	_ = s.Serve(l)
-	_ = os.Remove(socketPath())
+	_ = os.Remove(control.AlertsPath())
 }
 
 func reply(w http.ResponseWriter, v any) {
@@ -109,7 +104,7 @@ type Client struct{ http http.Client }
 func NewClient() *Client {
 	return &Client{http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return control.Dial(ctx, socketPath())
+			return control.Dial(ctx, control.AlertsPath())
 		}}}}
 }
 

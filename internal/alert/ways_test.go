@@ -556,7 +556,7 @@ func TestMonitor(t *testing.T) {
 	c := NewClient()
 	until("the alert is there", func() bool {
 		l, err := c.List(t.Context())
-		return err == nil && len(l) == 1 && l[0].Alert == "blocks-lost" && count() == 1
+		return err == nil && len(l) == 1 && l[0].Kind == "blocks-lost" && count() == 1
 	})
 	second, err := New(s, source, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -18,6 +18,8 @@ const goldenStatus = `{
  "waiting_since": null,
  "created": null,
  "backing": "/dev/sda",
+ "missing": [],
+ "alerts": [],
  "block_size": 512,
  "size_blocks": 1000,
  "spare": {
@@ -84,7 +86,8 @@ const goldenStatus = `{
  },
  "breaker": {
   "state": "closed",
-  "reason": ""
+  "reason": "",
+  "kind": ""
  },
  "features": {
   "zero_copy": true,
@@ -108,7 +111,7 @@ const goldenStatus = `{
 func TestStatusNames(t *testing.T) {
 	limit, before := 7.0, 0.0
 	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive,
-		Backing: "/dev/sda", BlockSize: 512, SizeBlocks: 1000,
+		Backing: "/dev/sda", Missing: []string{}, Alerts: []Alert{}, BlockSize: 512, SizeBlocks: 1000,
 		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
 		Errors: Errors{1, 2, 3, 4, 5, 6}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
 		Requests: Requests{Most: 128},

@@ -37,23 +37,29 @@ type Status struct {
 	// then. It is null otherwise.
 	WaitingSince *time.Time `json:"waiting_since"`
 	// Created is when the set was made. It is null if the server is too old to tell, or dead.
-	Created    *time.Time `json:"created"`
-	Backing    string     `json:"backing"`
-	BlockSize  int        `json:"block_size"`  // bytes
-	SizeBlocks uint64     `json:"size_blocks"` // of the exported device
-	Spare      Spare      `json:"spare"`
-	Remaps     uint64     `json:"remaps"`  // units with at least one block in the spare region
-	Pending    uint64     `json:"pending"` // blocks
-	Lost       uint64     `json:"lost"`    // blocks
-	Errors     Errors     `json:"errors"`
-	Heals      Heals      `json:"heals"`
-	IO         IO         `json:"io"`
-	Requests   Requests   `json:"requests"`
-	Metadata   Metadata   `json:"metadata"`
-	Table      *Table     `json:"table,omitempty"` // nil: the server is too old for it
-	Scrub      Scrub      `json:"scrub"`
-	Breaker    Breaker    `json:"breaker"`
-	Features   Features   `json:"features"`
+	Created *time.Time `json:"created"`
+	Backing string     `json:"backing"`
+	// Missing are the paths of its disks that are not on this host any more. The server does not
+	// fill it in: package host does.
+	Missing []string `json:"missing"`
+	// Alerts are those of the monitor that are there, the most urgent first. The server does not
+	// fill it in: [AddAlerts] does. null: no monitor tells.
+	Alerts     []Alert  `json:"alerts"`
+	BlockSize  int      `json:"block_size"`  // bytes
+	SizeBlocks uint64   `json:"size_blocks"` // of the exported device
+	Spare      Spare    `json:"spare"`
+	Remaps     uint64   `json:"remaps"`  // units with at least one block in the spare region
+	Pending    uint64   `json:"pending"` // blocks
+	Lost       uint64   `json:"lost"`    // blocks
+	Errors     Errors   `json:"errors"`
+	Heals      Heals    `json:"heals"`
+	IO         IO       `json:"io"`
+	Requests   Requests `json:"requests"`
+	Metadata   Metadata `json:"metadata"`
+	Table      *Table   `json:"table,omitempty"` // nil: the server is too old for it
+	Scrub      Scrub    `json:"scrub"`
+	Breaker    Breaker  `json:"breaker"`
+	Features   Features `json:"features"`
 	// ErrorRecovery is one element for each disk below the backing and the spare devices. The
 	// server does not fill it in: package host does.
 	ErrorRecovery []Drive `json:"error_recovery"`
@@ -256,7 +262,20 @@ type ScrubFound struct {
 type Breaker struct {
 	State  string `json:"state"` // closed or open
 	Reason string `json:"reason"`
+	// Kind is what it opened for. Empty: it is closed, or its server is too old to tell.
+	Kind TripKind `json:"kind"`
 }
+
+// TripKind says what a breaker opened for.
+type TripKind string
+
+const (
+	TripPath     TripKind = "path"     // the way to a disk, or the whole disk, fails
+	TripMissing  TripKind = "missing"  // a disk is gone
+	TripMedia    TripKind = "media"    // a disk answers, and its spare units fail
+	TripBudget   TripKind = "budget"   // blocks went bad faster than the budget allows
+	TripMetadata TripKind = "metadata" // the metadata takes no commit
+)
 
 // Features says which of the kernel's features the device uses.
 type Features struct {

@@ -6,6 +6,8 @@ import "time"
 type Seen struct {
 	Tripped bool   // the breaker is open
 	Reason  string // why
+	// TripKind is what it opened for: path, missing, media, budget or metadata; empty: not known.
+	TripKind string
 
 	Blocks    uint64 // of the device
 	BlockSize int    // bytes
@@ -38,4 +40,16 @@ func ByDisk(cause string) bool {
 		return true
 	}
 	return false
+}
+
+// wayFails reports whether what stopped remapping says nothing against the disk itself: the way to
+// it fails, or it is gone. A disk whose metadata takes no commit may have either.
+func (s *Seen) wayFails() bool {
+	switch s.TripKind {
+	case "path", "missing":
+		return true
+	case "media", "budget":
+		return false
+	}
+	return s.Transport > 0 && len(s.Bad) == 0
 }

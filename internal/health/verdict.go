@@ -214,7 +214,12 @@ func (f *findings) seen(s *Seen, rate *Rate, p *Pattern) {
 		return
 	}
 	if s.Tripped {
-		f.add(ReplaceNow, "%s", "remapping is stopped: "+strings.TrimSuffix(s.Reason, "."))
+		stopped := "remapping is stopped: " + strings.TrimSuffix(s.Reason, ".")
+		if s.wayFails() {
+			f.add(Watch, "%s; check cable, power and controller first", stopped)
+		} else {
+			f.add(ReplaceNow, "%s", stopped)
+		}
 	}
 	if s.Lost > 0 {
 		f.add(Watch, "%s lost their data; restore them from a backup",

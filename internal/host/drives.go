@@ -17,9 +17,10 @@ func uses(name string) bool {
 	return err == nil
 }
 
-// withDrives adds to a status what is set for the disks of its record.
-func withDrives(st *control.Status, r *control.Record) *control.Status {
+// withDisks adds to a status what is set for the disks of its record, and which of them are gone.
+func withDisks(st *control.Status, r *control.Record) *control.Status {
 	st.ErrorRecovery = Drives().Report(r.Name, DisksOf(r))
+	st.Missing = missing(DisksOf(r))
 	return st
 }
 

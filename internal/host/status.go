@@ -31,7 +31,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 	}
 	all := make([]*control.Status, len(records))
 	control.Each(len(records), func(i int) {
-		all[i] = withDrives(statusOf(ctx, records[i], answerOfEach), records[i])
+		all[i] = withDisks(statusOf(ctx, records[i], answerOfEach), records[i])
 	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
@@ -47,7 +47,7 @@ func (h *Host) Status(ctx context.Context) ([]*control.Status, error) {
 func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, error) {
 	r, err := h.Lookup(what)
 	if err == nil {
-		st := withDrives(statusOf(ctx, r, answerOfOne), r)
+		st := withDisks(statusOf(ctx, r, answerOfOne), r)
 		return st, context.Cause(ctx)
 	}
 	if errors.Is(err, ErrNotFound) {
@@ -134,7 +134,7 @@ func unreachable(r *control.Record, err error, limit time.Duration) *control.Sta
 func fromRecord(r *control.Record) *control.Status {
 	return &control.Status{
 		Device: r.Device, ID: r.ID, Name: r.Name, UUID: r.UUID, Backing: r.Backing,
-		BlockSize: r.BlockSize, SizeBlocks: r.Blocks,
+		Missing: []string{}, BlockSize: r.BlockSize, SizeBlocks: r.Blocks,
 		Spare:    control.Spare{Devices: []control.SpareDevice{}},
 		Metadata: control.Metadata{Mirrors: []control.Mirror{}},
 		Scrub:    control.Scrub{State: "idle", Total: r.Blocks},

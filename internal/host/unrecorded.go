@@ -76,6 +76,7 @@ func (u *Unrecorded) Status() *control.Status {
 		r.Blocks = uint64(u.Size) / uint64(u.BlockSize)
 	}
 	st := fromRecord(r)
+	st.Missing = missing([]string{r.Backing})
 	st.State, st.ServerPID = control.StateFailed, u.ServerPID
 	switch {
 	case u.ServerPID != 0:

@@ -148,6 +148,7 @@ const unitBytes = 4096
 func (d *device) health(now time.Time) health.Report {
 	st := d.st
 	s := &health.Seen{Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason,
+		TripKind:  string(st.Breaker.Kind),
 		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
 		SpareFree: st.Spare.Free, Spare: st.Spare.Total, Transport: st.Errors.Transport,
 		Bad: d.bad, Since: d.first, Now: now, Unknown: !st.HasFigures()}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/health"
 	"ublkremap/internal/readable"
@@ -47,11 +48,10 @@ type row struct {
 	Device   string // path
 	Disk     string // path
 	Tone     tone
-	rank     int
+	rank     attention.Rank
 	State    string // the word that status has for it
 	Says     string // in words
-	Do       string // the next thing to do, in words
-	Command  string // the command for it, to type
+	Steps    []step // what to do
 	Answered bool   // if not, the figures are not known
 	Size     string
 	Spare    spare
@@ -60,6 +60,13 @@ type row struct {
 	Slow     uint64
 	Scrub    string
 	ScrubSub string
+}
+
+// step is a thing to do.
+type step struct {
+	Label   string // Next, or Then
+	Do      string // in words
+	Command string // to type
 }
 
 // spare is how the spare region is.
@@ -71,23 +78,6 @@ type spare struct {
 	Between           string // the bounds of its interval
 	Of                string // how many are used of how many
 }
-
-// ranks of states, from bad to good. Those of one rank are in the order of their names.
-const (
-	rankFailed = iota
-	rankUnreachable
-	rankTripped
-	rankLost
-	rankWaiting
-	rankFull
-	rankRecovering
-	rankDegraded
-	rankPending
-	rankStopping
-	rankSpare
-	rankSlow
-	rankGood
-)
 
 // idOf is the id of an element for a device. Names can be anything.
 func idOf(key string) string {
@@ -108,8 +98,8 @@ func (d *device) rowOf(key string, now time.Time) row {
 	if st.SizeBlocks == 0 {
 		r.Size = "–"
 	}
-	r.judge(st)
 	if !r.Answered {
+		r.says(attention.Of(st))
 		return r
 	}
 	report := d.health(now)
@@ -119,96 +109,60 @@ func (d *device) rowOf(key string, now time.Time) row {
 			r.Slow += s.Count
 		}
 	}
-	r.low(st)
+	r.says(attention.Of(st, r.besides(st, &report)...))
 	r.Scrub, r.ScrubSub = scrubText(&st.Scrub, now)
 	return r
 }
 
-// Named reports whether what it says begins with a path, in which no letter is to be changed.
-func (r row) Named() bool { return strings.HasPrefix(r.Says, "/") }
+// Named reports whether what it says begins with a path or the device's name, in which no letter is
+// to be changed.
+func (r row) Named() bool {
+	return strings.HasPrefix(r.Says, "/") || strings.HasPrefix(r.Says, r.Name)
+}
 
-// judge sets how bad it is, and says it in words: those of the status, and where that has none,
-// those of docs/OPERATIONS.md.
-func (r *row) judge(st *control.Status) {
-	r.Says, r.Do, r.Command = clean(st.Reason), "", ""
-	words, typed := command(st.Action)
-	r.Do, r.Command = clean(words), clean(typed)
-	blocks := func() {
-		r.Do, r.Command = "restore the files from a backup; these are", clean(shell.Command("files",
-			st.Name))
+// says sets how bad it is, and what is said of it.
+func (r *row) says(all attention.Points) {
+	r.rank, r.Tone = all.Rank(), toneOf(all.Level())
+	says := make([]string, len(all))
+	for i := range all {
+		says[i] = clean(all[i].Says)
 	}
-	switch {
-	case st.State == control.StateFailed:
-		r.rank, r.Tone = rankFailed, toneBad
-	case st.State == control.StateUnreachable:
-		r.rank, r.Tone = rankUnreachable, toneBad
-		if st.Action == "" {
-			r.Do, r.Command = "see", clean(shell.Command("status", st.Name))
+	r.Says = cmp.Or(strings.Join(says, "; "), attention.Well)
+	for i, s := range all.Steps() {
+		words, typed := attention.Command(s)
+		label := "Next"
+		if i > 0 {
+			label = "Then"
 		}
-	case st.State == control.StateTripped:
-		r.rank, r.Tone = rankTripped, toneBad
-	case st.Lost > 0 && st.State == control.StateLive:
-		r.rank, r.Tone = rankLost, toneBad
-		r.Says = badBlocks(st)
-		blocks()
-	case st.WaitingSince != nil:
-		r.rank, r.Tone = rankWaiting, toneBad
-	case st.Spare.Free == 0 && st.HasFigures():
-		r.rank, r.Tone = rankFull, toneBad
-	case st.State == control.StateRecovering:
-		r.rank, r.Tone = rankRecovering, toneWatch
-	case st.State == control.StateDegraded:
-		r.rank, r.Tone = rankDegraded, toneWatch
-	case st.State == control.StateStopping:
-		r.rank, r.Tone = rankStopping, toneWatch
-	case st.Pending > 0:
-		r.rank, r.Tone = rankPending, toneWatch
-		r.Says = badBlocks(st)
-		blocks()
-	default:
-		r.rank, r.Tone, r.Says = rankGood, toneGood, cmp.Or(r.Says, "all is well")
-	}
-	if st.Lost > 0 && r.rank > rankLost {
-		r.rank, r.Tone = rankLost, toneBad
-	}
-	// Data that is gone is not hidden behind another reason.
-	if bad := badBlocks(st); bad != "" && !strings.Contains(r.Says, bad) {
-		r.Says += "; " + bad
+		r.Steps = append(r.Steps, step{label, clean(words), clean(typed)})
 	}
 }
 
-// badBlocks says how many blocks cannot be read; empty: all can.
-func badBlocks(st *control.Status) string {
-	lost := counted(st.Lost, "block has lost its data", "blocks have lost their data")
-	switch {
-	case st.Lost == 0 && st.Pending == 0:
-		return ""
-	case st.Lost == 0:
-		return counted(st.Pending, "block does", "blocks do") + " not read"
-	case st.Pending == 0:
-		return lost
-	}
-	return lost + ", and " + counted(st.Pending, "does", "do") + " not read"
+// toneOf shows a level.
+func toneOf(l attention.Level) tone {
+	return map[attention.Level]tone{attention.Bad: toneBad, attention.Watch: toneWatch,
+		attention.Good: toneGood}[l]
 }
 
-// low makes a device that is well one to watch if its spare units become few, or requests are slow.
-func (r *row) low(st *control.Status) {
-	if r.rank <= rankSpare {
-		return
+// besides is what is with a device that its status does not tell.
+func (r *row) besides(st *control.Status, report *health.Report) (more []attention.Point) {
+	look := "look at the disk: " + shell.Command("health", st.Name)
+	if report.Verdict == health.ReplaceNow {
+		more = append(more, attention.Point{Level: attention.Bad, Rank: attention.RankCritical,
+			Says:   "the disk is to be replaced now, while it still reads",
+			Do:     attention.Replace(st),
+			Alerts: []string{"disk-to-replace"}})
 	}
-	see := func(rank int, says, verb string) {
-		r.rank, r.Tone, r.Says = rank, toneWatch, says
-		r.Do, r.Command = "look at the disk", clean(shell.Command(verb, st.Name))
+	if days := report.SpareDays; days != nil && *days < laterDays && r.Spare.Free > 0 {
+		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSpare,
+			Says: "the spare region lasts " + daysText(*days) + " at this rate", Do: look,
+			Alerts: []string{"spare-goes-down"}})
 	}
-	switch {
-	case r.Spare.Tone != toneGood:
-		see(rankSpare, counted(st.Spare.Free, "spare unit is", "spare units are")+" free", "health")
-	case st.Requests.SlowSince != nil:
-		see(rankSlow, counted(uint64(st.Requests.Slow), "request waits", "requests wait")+
-			" for the disk", "health")
-	case r.Slow > 0:
-		see(rankSlow, counted(r.Slow, "block is", "blocks are")+" slow to read", "health")
+	if r.Slow > 0 {
+		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSlow,
+			Says: counted(r.Slow, "block is", "blocks are") + " slow to read", Do: look})
 	}
+	return more
 }
 
 // Limits of the spare region, those of package health: less is free than this share of it.
@@ -320,6 +274,9 @@ func (p *Page) overviewOf() *overview {
 		o.Failed, o.Tone = "no answer since "+stamp(p.listed), toneBad
 	}
 	o.Says = summary(len(o.Rows), o.Bad+o.Watch)
+	if o.Failed != "" && o.Bad+o.Watch == 0 {
+		o.Says = "Not all devices are known"
+	}
 	o.frame = p.frame(o.Says, now)
 	return o
 }

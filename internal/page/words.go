@@ -2,7 +2,6 @@ package page
 
 import (
 	"math"
-	"strings"
 	"time"
 
 	"ublkremap/internal/readable"
@@ -23,16 +22,3 @@ func counted(n uint64, one, many string) string { return readable.Count(n, one, 
 func daysText(n float64) string { return readable.Days(n) }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
-
-// command splits what is to be done into words and the command to type, if there is one: those that
-// name a command have it at their end.
-func command(action string) (words, typed string) {
-	const name = "ublk-remap "
-	switch i := strings.Index(action, ": "+name); {
-	case strings.HasPrefix(action, name):
-		return "", action
-	case i >= 0:
-		return action[:i], action[i+2:]
-	}
-	return action, ""
-}

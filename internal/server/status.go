@@ -106,7 +106,8 @@ func (s *server) figures(state *coordinator.Status) *control.Status {
 		st.Created = &created
 	}
 	if arbiter.Tripped {
-		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason}
+		st.Breaker = control.Breaker{State: "open", Reason: arbiter.Reason,
+			Kind: tripKind(arbiter.Kind)}
 	}
 	return st
 }

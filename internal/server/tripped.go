@@ -1,6 +1,7 @@
 package server
 
 import (
+	"ublkremap/internal/control"
 	"ublkremap/internal/shell"
 	"ublkremap/remap"
 )
@@ -23,4 +24,19 @@ func tripAction(kind remap.TripKind, name string) string {
 		return "bring the disk back: cables, power, its controller; then: " + resume
 	}
 	return "check the disk's cables and power, then: " + resume
+}
+
+// tripKind is what a breaker opened for, as the status has it.
+func tripKind(kind remap.TripKind) control.TripKind {
+	switch kind {
+	case remap.TripMissing:
+		return control.TripMissing
+	case remap.TripMedia:
+		return control.TripMedia
+	case remap.TripBudget:
+		return control.TripBudget
+	case remap.TripMetadata:
+		return control.TripMetadata
+	}
+	return control.TripPath
 }

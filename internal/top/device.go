@@ -4,7 +4,9 @@ import (
 	"sort"
 	"time"
 
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
+	"ublkremap/internal/readable"
 )
 
 const (
@@ -102,14 +104,25 @@ func (d *device) state(now time.Time) (control.State, string) {
 	if since := d.late(now); since > 0 {
 		return control.StateUnreachable, "no answer"
 	}
+	if d.st.State == control.StateLive && d.bad(now) {
+		return control.StateDegraded, "live !" // it works, and something is with it
+	}
 	return d.st.State, string(d.st.State)
 }
 
-// bad reports whether the device needs attention.
-func (d *device) bad(now time.Time) bool {
-	s, _ := d.state(now)
-	return s != control.StateLive || d.st.Action != ""
+// points are what is with the device.
+func (d *device) points(now time.Time) attention.Points {
+	st := *d.st
+	if since := d.late(now); since > 0 {
+		st.State, st.Action = control.StateUnreachable, ""
+		st.Reason = "its server has not answered for " + readable.Duration(since) +
+			"; the figures are old, and whether I/O goes on is not known"
+	}
+	return attention.Of(&st)
 }
+
+// bad reports whether the device needs attention.
+func (d *device) bad(now time.Time) bool { return len(d.points(now)) > 0 }
 
 // addEvents takes events of a server in. The last events of one that crashed may not be on the
 // disk, and then the next one uses their numbers again.

@@ -131,7 +131,7 @@ func TestTerminal(t *testing.T) {
 	x := newTerminal(t, 80, 24)
 	x.until("begin", has("> archive", "stuck", "retried-read", "metadata mirror"))
 	x.tmux("send-keys", "Tab")
-	x.until("tab", has("> media", "degraded: a mirror", "R█"))
+	x.until("tab", has("> media", "degraded: 8 blocks", "R█"))
 	x.tmux("send-keys", "m", "n", "n")
 	screen := x.until("map in letters", has("692 in the spare region", "------", ".S.", "+++++",
 		"what happened", "retried-read"))

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -264,18 +265,8 @@ func scrubText(s *control.Scrub) string {
 func (m *Model) says(d *device) (state, reason, next string) {
 	of, text := d.state(m.now)
 	state = m.can.stateStyle(of).Render(readable.Text(text))
-	reason, next = readable.Text(d.st.Reason), "nothing"
-	if since := d.late(m.now); since > 0 {
-		reason = "its server has not answered for " + readable.Duration(since) +
-			"; the figures are old, and whether I/O goes on is not known"
-	}
-	if reason == "" && of == control.StateLive {
-		reason = "all is well"
-	}
-	if d.st.Action != "" {
-		next = readable.Text(d.st.Action)
-	}
-	return state, reason, next
+	all := d.points(m.now)
+	return state, readable.Text(all.Says()), readable.Text(cmp.Or(all.Next(), "nothing"))
 }
 
 // about says in words how the chosen device is: its name, state, what to do and rates.

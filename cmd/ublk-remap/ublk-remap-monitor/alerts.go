@@ -17,7 +17,6 @@ import (
 	"ublkremap/internal/alert"
 	"ublkremap/internal/alert/settings"
 	"ublkremap/internal/config"
-	"ublkremap/internal/host"
 	"ublkremap/internal/monitor"
 )
 
@@ -48,7 +47,7 @@ func (a *app) alertRound(ctx context.Context,
 	r := alert.Round{Time: time.Now(), Err: err}
 	for _, d := range monitor.Ask(ctx, all) {
 		r.Devices = append(r.Devices, alert.Device{Status: d.Status, Latencies: d.Latencies,
-			Answered: d.Status.HasFigures(), Missing: host.Missing(d.Status)})
+			Answered: d.Status.HasFigures(), Missing: d.Status.Missing})
 		d := &r.Devices[len(r.Devices)-1]
 		if d.Answered {
 			if report, ok := a.verdicts.get(ctx, d.Status, smartTypes(d.Status.Name)); ok {
@@ -92,24 +91,34 @@ func askEvents(ctx context.Context, d *alert.Device,
 	}
 }
 
-// newAlerts returns what tells of alerts, as the monitor's file says. A file that makes no sense is
-// an error.
-func (a *app) newAlerts() (*alert.Monitor, error) {
-	s, err := alertSettings()
-	if err != nil {
-		return nil, err
+// newAlerts returns what judges the devices, and tells of alerts as the monitor's file says. A file
+// that makes no sense is an error, unless nothing is to be told.
+func (a *app) newAlerts(quiet bool) (*alert.Monitor, error) {
+	s := settings.New()
+	if !quiet {
+		var err error
+		if s, err = alertSettings(); err != nil {
+			return nil, err
+		}
 	}
 	return alert.New(s, a.alertRound, a.slog())
 }
 
-// withAlerts tells of alerts while serve runs. The metrics are served whatever becomes of them.
-func (a *app) withAlerts(ctx context.Context, m *alert.Monitor, serve func() error) error {
+// withAlerts judges the devices while serve runs, for what shows alerts, and tells of them unless
+// it is to be quiet. The page and the metrics are served whatever becomes of that.
+func (a *app) withAlerts(ctx context.Context, m *alert.Monitor, quiet bool,
+	serve func() error) error {
 	ctx, end := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := m.Run(ctx); err != nil {
-			a.log.Warn().Err(err).Msg("this monitor tells of no alerts")
+		if !quiet {
+			if err := m.Run(ctx); err != nil {
+				a.log.Warn().Err(err).Msg("this monitor tells of no alerts")
+			}
+		}
+		if ctx.Err() == nil {
+			m.Watch(ctx)
 		}
 	}()
 	err := serve()
@@ -176,7 +185,7 @@ func (a *app) listAlerts(cmd *cobra.Command, asJSON bool) error {
 			what += " " + l.Action
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Since.Local().Format(time.DateTime),
-			l.Set, l.Alert, l.Severity, ack, what)
+			l.Set, l.Kind, l.Severity, ack, what)
 	}
 	return w.Flush()
 }

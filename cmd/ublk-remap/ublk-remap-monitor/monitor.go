@@ -14,8 +14,6 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/companion"
 	"ublkremap/cmd/ublk-remap/internal/exit"
-	"ublkremap/internal/alert"
-	"ublkremap/internal/host"
 	"ublkremap/internal/monitor"
 	"ublkremap/internal/page"
 )
@@ -26,7 +24,7 @@ func (a *app) devices(ctx context.Context) ([]monitor.Device, error) {
 	devices := monitor.Ask(ctx, all)
 	for i := range devices {
 		d := &devices[i]
-		d.Missing = len(host.Missing(d.Status))
+		d.Missing = len(d.Status.Missing)
 		if d.Status.HasFigures() {
 			report, _ := a.verdicts.get(ctx, d.Status, smartTypes(d.Name))
 			d.Verdict = string(report.Verdict)
@@ -63,12 +61,9 @@ func (a *app) serve(ctx context.Context, o *companion.MonitorOptions) error {
 	if err := monitor.CheckWebConfig(o.WebConfig); err != nil {
 		return fmt.Errorf("--web-config: %w", err)
 	}
-	var alerts *alert.Monitor
-	if !o.NoAlerts {
-		var err error
-		if alerts, err = a.newAlerts(); err != nil {
-			return err
-		}
+	alerts, err := a.newAlerts(o.NoAlerts)
+	if err != nil {
+		return err
 	}
 	listeners, err := monitor.Listen(ctx, o.Listen)
 	if bad := (*monitor.AddressError)(nil); errors.As(err, &bad) {
@@ -77,18 +72,17 @@ func (a *app) serve(ctx context.Context, o *companion.MonitorOptions) error {
 	if err != nil {
 		return fmt.Errorf("--listen %w", err)
 	}
-	p := page.Handler(onPage{}, version)
+	p := page.Handler(onPage{alerts: alerts}, version)
 	defer p.Close()
 	for i, l := range listeners {
 		a.log.Info().Str("url", pageURL(o.Listen[i], l.Addr(), o.WebConfig)).
 			Msg("the page for browsers")
 	}
 	options := monitor.Options{Config: o.WebConfig, Log: a.slog(), Version: version, Page: p}
-	if o.NoAlerts {
-		return monitor.Serve(ctx, a.devices, listeners, options)
+	if !o.NoAlerts {
+		options.Alerts = func() map[string]monitor.AlertCount { return countsOf(alerts) }
 	}
-	options.Alerts = func() map[string]monitor.AlertCount { return countsOf(alerts) }
-	return a.withAlerts(ctx, alerts, func() error {
+	return a.withAlerts(ctx, alerts, o.NoAlerts, func() error {
 		return monitor.Serve(ctx, a.devices, listeners, options)
 	})
 }

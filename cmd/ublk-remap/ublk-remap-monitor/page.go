@@ -9,22 +9,43 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ublkremap/internal/alert"
 	"ublkremap/internal/control"
+	"ublkremap/internal/host"
 	"ublkremap/internal/page"
 	"ublkremap/metadata"
 )
 
 // onPage are the devices of this host, for the page.
-type onPage struct{ devices }
+type onPage struct {
+	host   host.Host
+	alerts *alert.Monitor
+}
 
 // List returns the devices with records, and those that the kernel tells of.
 func (o onPage) List(ctx context.Context) ([]page.Listed, error) {
-	all, err := o.devices.List(ctx)
+	all, err := listOf(ctx, &o.host)
 	list := make([]page.Listed, len(all))
 	for i, l := range all {
+		l.Status.Alerts = o.alerts.AlertsOf(l.Status)
 		list[i] = page.Listed{Status: l.Status, Asked: l.Asked}
 	}
 	return list, err
+}
+
+// Status returns the status of a device that has a record.
+func (o onPage) Status(ctx context.Context, name string) (*control.Status, error) {
+	st, err := o.host.StatusOf(ctx, name)
+	if err == nil {
+		st.Alerts = o.alerts.AlertsOf(st)
+	}
+	return st, err
+}
+
+// Surface asks a device's server.
+func (o onPage) Surface(ctx context.Context, name string, from, to uint64,
+	cells int) (*control.Surface, error) {
+	return control.NewClient(name).Surface(ctx, from, to, cells)
 }
 
 // Latencies asks a device's server.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ func topCommand(a *app) *cobra.Command {
 			return fmt.Errorf("%w: top needs a terminal that can move its cursor; see: ublk-remap "+
 				"status --watch 1", exit.ErrUsage)
 		}
-		src := devices{}
+		src := &devices{}
 		if err := src.mayAsk(); err != nil {
 			return err
 		}
@@ -37,10 +38,13 @@ func topCommand(a *app) *cobra.Command {
 }
 
 // devices are those of this host, for top.
-type devices struct{ host host.Host }
+type devices struct {
+	host   host.Host
+	alerts atomic.Pointer[map[string][]control.Alert] // as they were when it was listed last
+}
 
 // mayAsk returns an error if this user may ask no server.
-func (d devices) mayAsk() error {
+func (d *devices) mayAsk() error {
 	records, err := d.host.Running()
 	if err != nil || os.Geteuid() == 0 {
 		return err
@@ -57,8 +61,23 @@ func (d devices) mayAsk() error {
 }
 
 // List returns the devices with records, and those that the kernel tells of.
-func (d devices) List(ctx context.Context) ([]top.Listed, error) {
-	records, err := d.host.Running()
+func (d *devices) List(ctx context.Context) ([]top.Listed, error) {
+	alerts, err := control.Alerts(ctx)
+	if err == nil {
+		d.alerts.Store(&alerts)
+	} else {
+		d.alerts.Store(nil) // no monitor tells of them
+	}
+	all, err := listOf(ctx, &d.host)
+	for _, l := range all {
+		l.Status.AddAlerts(alerts)
+	}
+	return all, err
+}
+
+// listOf lists the devices of a host without asking their servers.
+func listOf(ctx context.Context, h *host.Host) ([]top.Listed, error) {
+	records, err := h.Running()
 	if err != nil {
 		return nil, err
 	}
@@ -80,18 +99,22 @@ func (d devices) List(ctx context.Context) ([]top.Listed, error) {
 }
 
 // Status returns the status of a device that has a record.
-func (d devices) Status(ctx context.Context, name string) (*control.Status, error) {
-	return d.host.StatusOf(ctx, name)
+func (d *devices) Status(ctx context.Context, name string) (*control.Status, error) {
+	st, err := d.host.StatusOf(ctx, name)
+	if alerts := d.alerts.Load(); err == nil && alerts != nil {
+		st.AddAlerts(*alerts)
+	}
+	return st, err
 }
 
 // Surface asks a device's server.
-func (d devices) Surface(ctx context.Context, name string, from, to uint64,
+func (d *devices) Surface(ctx context.Context, name string, from, to uint64,
 	cells int) (*control.Surface, error) {
 	return control.NewClient(name).Surface(ctx, from, to, cells)
 }
 
 // Slow asks a device's server.
-func (d devices) Slow(ctx context.Context, name string) ([]control.Range, error) {
+func (d *devices) Slow(ctx context.Context, name string) ([]control.Range, error) {
 	s, err := control.NewClient(name).Scrub(ctx, control.ScrubRequest{Do: control.ScrubShow,
 		Slow: true})
 	if err != nil {
@@ -101,7 +124,7 @@ func (d devices) Slow(ctx context.Context, name string) ([]control.Range, error)
 }
 
 // Events asks a device's server.
-func (d devices) Events(ctx context.Context, name string, from uint64) ([]top.Event, uint64,
+func (d *devices) Events(ctx context.Context, name string, from uint64) ([]top.Event, uint64,
 	error) {
 	e, err := control.NewClient(name).Events(ctx, from)
 	if err != nil {

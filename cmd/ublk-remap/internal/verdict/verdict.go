@@ -21,8 +21,9 @@ const drivesTime = time.Minute
 // Seen asks the server. If it cannot be asked, that is noted.
 func Seen(ctx context.Context, r *control.Record, st *control.Status) (*health.Seen, error) {
 	s := &health.Seen{
-		Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason, Blocks: st.SizeBlocks,
-		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost, SpareFree: st.Spare.Free,
+		Tripped: st.Breaker.State == "open", Reason: st.Breaker.Reason,
+		TripKind: string(st.Breaker.Kind), Blocks: st.SizeBlocks, BlockSize: st.BlockSize,
+		Pending: st.Pending, Lost: st.Lost, SpareFree: st.Spare.Free,
 		Spare: st.Spare.Total, Transport: st.Errors.Transport, Now: time.Now(),
 	}
 	if st.Created != nil {
