@@ -130,10 +130,10 @@ const (
 // liveEvents prints the events that a server keeps, and with follow those that come.
 func (a *app) liveEvents(ctx context.Context, name string, follow bool) error {
 	p := eventPrinter{app: a}
-	ask, seen := recorder.Of(name), recorder.Place{}
+	var seen recorder.Place
 	answered := time.Now()
 	for {
-		list, err := recorder.Since(ctx, ask, &seen)
+		list, err := recorder.Since(ctx, name, &seen)
 		switch {
 		case ctx.Err() != nil && follow:
 			return nil

@@ -9,6 +9,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
+	"ublkremap/internal/recorder"
 )
 
 const (
@@ -194,33 +195,28 @@ func (p *Page) askScrub(ctx context.Context, key string, d *device) {
 	}
 }
 
-// askEvents asks for the events that are new, or for all if the server is new.
+// askEvents asks for the events that are new.
 func (p *Page) askEvents(ctx context.Context, key string, d *device, st *control.Status) {
 	p.mu.Lock()
-	next := d.next
-	if d.recorder != st.ServerPID {
-		next = 0
-	}
+	place := d.place
 	p.mu.Unlock()
-	for {
-		list, end, err := p.source.Events(ctx, key, next)
-		p.mu.Lock()
-		d.noEvents = err
-		if err == nil && d.recorder != st.ServerPID {
-			d.forgetEvents(st.ServerPID)
+	list, anew, err := recorder.Since(ctx, func(ctx context.Context, from uint64) ([]Event, error) {
+		return p.source.Events(ctx, key, from)
+	}, placeOf, &place)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d.noEvents = err; err == nil {
+		if anew {
+			d.forgetEvents()
 		}
-		if err != nil || len(list) == 0 {
-			if err == nil {
-				d.addEvents(nil, end)
-			}
-			d.eventsOf, d.eventsAt = eventsKeyOf(st), p.now()
-			p.mu.Unlock()
-			return
-		}
-		next = list[len(list)-1].Number + 1
-		d.addEvents(list, next)
-		p.mu.Unlock()
+		d.addEvents(list)
+		d.place = place
 	}
+	d.eventsOf, d.eventsAt = eventsKeyOf(st), p.now()
+}
+
+func placeOf(e *Event) recorder.Place {
+	return recorder.Place{Number: e.Number, Micros: e.Time.UnixMicro()}
 }
 
 // Observe takes in what somebody else has asked for, for the history of rates. err says that all

@@ -5,6 +5,7 @@ import (
 
 	"ublkremap/internal/control"
 	"ublkremap/internal/health"
+	"ublkremap/internal/recorder"
 )
 
 const (
@@ -32,9 +33,8 @@ type device struct {
 
 	events   []Event // the newest ones, oldest first
 	first    time.Time
-	bad      []health.Bad // oldest first
-	next     uint64       // number of the next event; 0: nothing is known
-	recorder int          // process ID of the server that they are of
+	bad      []health.Bad   // oldest first
+	place    recorder.Place // the newest event
 	eventsOf eventsKey
 	eventsAt time.Time
 	noEvents error // of the last question
@@ -94,18 +94,13 @@ func (d *device) late(now time.Time) time.Duration {
 	return now.Sub(d.asked)
 }
 
-// forgetEvents is for a new server. The last events of one that crashed may not be on the disk, and
-// then their numbers are used again for others.
-func (d *device) forgetEvents(pid int) {
-	d.events, d.bad, d.first, d.next, d.recorder = nil, nil, time.Time{}, 0, pid
-}
+// forgetEvents is for a recorder that has others: the last events of a server that crashed may not
+// be on the disk.
+func (d *device) forgetEvents() { d.events, d.bad, d.first = nil, nil, time.Time{} }
 
 // addEvents takes new events in.
-func (d *device) addEvents(list []Event, next uint64) {
+func (d *device) addEvents(list []Event) {
 	for _, e := range list {
-		if n := len(d.events); n > 0 && d.events[n-1].Number >= e.Number {
-			continue
-		}
 		if d.first.IsZero() {
 			d.first = e.Time
 		}
@@ -115,7 +110,6 @@ func (d *device) addEvents(list []Event, next uint64) {
 	if n := len(d.events) - maxEvents; n > 0 {
 		d.events = append(d.events[:0], d.events[n:]...)
 	}
-	d.next = next
 }
 
 // addBad notes an event if it tells of a place that the disk failed.
@@ -152,7 +146,7 @@ func (d *device) health(now time.Time) health.Report {
 		BlockSize: st.BlockSize, Pending: st.Pending, Lost: st.Lost,
 		SpareFree: st.Spare.Free, Spare: st.Spare.Total, Transport: st.Errors.Transport,
 		Bad: d.bad, Since: d.first, Now: now, Unknown: !st.HasFigures()}
-	if st.Created != nil && (d.next > 0 && len(d.events) > 0 && d.events[0].Number == 1 ||
+	if st.Created != nil && (len(d.events) > 0 && d.events[0].Number == 1 ||
 		d.first.IsZero() || st.Created.After(d.first)) {
 		s.Since = *st.Created
 	}

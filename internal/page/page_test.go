@@ -63,7 +63,7 @@ var varying = regexp.MustCompile(
 func TestGolden(t *testing.T) {
 	pages := map[string]string{"all": "/"}
 	for _, name := range []string{"archive", "films", "photos", "scratch", "mail", "gone", "full",
-		"returning"} {
+		"returning", "flapping"} {
 		pages[name] = "/device/" + name
 	}
 	for name, path := range pages {
@@ -120,8 +120,8 @@ func TestWorstFirst(t *testing.T) {
 	_, _, body := get(t, s.URL)
 	list := body[strings.Index(body, "<tbody"):]
 	last := -1
-	for _, name := range []string{"mail", "silent", "gone", "scratch", "photos", "full",
-		"returning", "mirrors", "films", "scrubbed", "archive"} {
+	for _, name := range []string{"gone", "mail", "silent", "scratch", "photos", "full",
+		"returning", "mirrors", "films", "flapping", "slow", "scrubbed", "archive"} {
 		at := strings.Index(list, "<bdi>"+name+"</bdi>")
 		if at <= last {
 			t.Errorf("%s is at %d, the one before at %d", name, at, last)
@@ -283,7 +283,7 @@ func TestNumbersAgain(t *testing.T) {
 		_, _, body = get(t, s.URL+path)
 	}
 	h.Change("a", func(d *pagetest.Device) {
-		d.Status.ServerPID++
+		d.Status.Metadata.Sequence++ // in a container, its process ID is the same
 		d.Events = append(d.Events[:1:1],
 			page.Event{Number: 2, Time: time.Now(), What: "recovery", Text: "the new server"})
 	})

@@ -22,9 +22,9 @@ type Source interface {
 	Scrub(ctx context.Context, name string) (*control.ScrubStatus, error)
 	// Surface is control.Client.Surface.
 	Surface(ctx context.Context, name string, from, to uint64, cells int) (*control.Surface, error)
-	// Events returns a part of what the flight recorder keeps from an event on, and the number of
-	// the next one to come. There are no more if the list is empty.
-	Events(ctx context.Context, name string, from uint64) ([]Event, uint64, error)
+	// Events returns a part of what the flight recorder keeps from an event on. There are no more
+	// if the list is empty.
+	Events(ctx context.Context, name string, from uint64) ([]Event, error)
 }
 
 // Listed is a device of a list.

@@ -229,7 +229,7 @@ func eventRows(events []Event) []eventRow {
 			}
 		}
 		if e.Latency > 0 {
-			r.Took = readable.Seconds(e.Latency.Seconds())
+			r.Took = readable.Latency(e.Latency)
 		}
 		if e.Temperature != nil {
 			r.Temperature = strconv.Itoa(int(*e.Temperature)) + " °C"

@@ -181,16 +181,12 @@ func (d *disk) spares(s *control.Surface) {
 	}
 }
 
-func (h *host) Events(_ context.Context, name string, from uint64) ([]page.Event, uint64, error) {
+func (h *host) Events(_ context.Context, name string, from uint64) ([]page.Event, error) {
 	d, err := h.find(name)
-	if err != nil {
-		return nil, 0, err
+	if err != nil || from > uint64(len(d.events)) {
+		return nil, err
 	}
-	n := uint64(len(d.events))
-	if from > n {
-		return nil, n + 1, nil
-	}
-	return d.events[max(from, 1)-1:], n + 1, nil
+	return d.events[max(from, 1)-1:], nil
 }
 
 // newDisk makes a disk of so many blocks of 512 bytes, in order, with its regions.

@@ -79,7 +79,7 @@ func askEvents(ctx context.Context, d *alert.Device,
 	}
 	seen, _ := last(d.Status.UUID)
 	place := recorder.Place(seen)
-	list, err := recorder.Since(ctx, recorder.Of(d.Status.Name), &place)
+	list, err := recorder.Since(ctx, d.Status.Name, &place)
 	if err != nil {
 		return // a server that is too old has none
 	}

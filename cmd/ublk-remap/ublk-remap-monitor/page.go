@@ -63,11 +63,10 @@ func (o onPage) Scrub(ctx context.Context, name string) (*control.ScrubStatus, e
 }
 
 // Events asks a device's server.
-func (o onPage) Events(ctx context.Context, name string, from uint64) ([]page.Event, uint64,
-	error) {
+func (o onPage) Events(ctx context.Context, name string, from uint64) ([]page.Event, error) {
 	e, err := control.NewClient(name).Events(ctx, from)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	var list []page.Event
 	for _, x := range metadata.AppendEvents(nil, e.Events, e.First) {
@@ -90,5 +89,5 @@ func (o onPage) Events(ctx context.Context, name string, from uint64) ([]page.Ev
 		}
 		list = append(list, one)
 	}
-	return list, e.Next, nil
+	return list, nil
 }

@@ -172,23 +172,18 @@ func (h *Host) Scrub(ctx context.Context, name string) (*control.ScrubStatus, er
 }
 
 // Events implements page.Source.
-func (h *Host) Events(ctx context.Context, name string, from uint64) ([]page.Event, uint64,
-	error) {
+func (h *Host) Events(ctx context.Context, name string, from uint64) ([]page.Event, error) {
 	d, err := h.find(ctx, name)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	next := uint64(1)
-	if n := len(d.Events); n > 0 {
-		next = d.Events[n-1].Number + 1
-	}
 	i := slices.IndexFunc(d.Events, func(e page.Event) bool { return e.Number >= from })
 	if i < 0 {
-		return nil, next, nil
+		return nil, nil
 	}
-	return slices.Clone(d.Events[i:]), next, nil
+	return slices.Clone(d.Events[i:]), nil
 }
 
 // Surface implements page.Source.
@@ -386,7 +381,7 @@ func States(now time.Time) []*Device {
 		all = append(all, d)
 	}
 	addBad(now, add)
-	addOther(add)
+	addOther(now, add)
 	return all
 }
 
@@ -412,7 +407,7 @@ func addBad(now time.Time, add func(string, uint64, func(*Device, *control.Statu
 		d.bad(now, 30, 20*time.Hour, "mapped")
 		st.State = control.StateTripped
 		st.Breaker = control.Breaker{State: "open",
-			Reason: "writes to the spare region fail as well"}
+			Reason: "writes to the spare region fail as well", Kind: control.TripMedia}
 		st.Reason = st.Breaker.Reason
 		st.Action = "when the cause is gone: " + shell.Command("resume", st.Name)
 		d.Events = append(d.Events, page.Event{Number: 100, Time: now.Add(-20 * time.Minute),
@@ -422,8 +417,10 @@ func addBad(now time.Time, add func(string, uint64, func(*Device, *control.Statu
 		st.State = control.StateTripped
 		since := now.Add(-5 * time.Minute)
 		st.WaitingSince = &since
-		st.Breaker = control.Breaker{State: "open", Reason: "a device is missing"}
-		st.Reason = "a disk of the set is missing: " + st.Backing
+		st.Breaker = control.Breaker{State: "open", Reason: "a device is missing",
+			Kind: control.TripMissing}
+		st.Missing = []string{st.Backing}
+		st.Reason = "it answers ENODEV"
 		st.Action = "attach the disk; when it is there again: " + shell.Command("resume", st.Name)
 	})
 	add("mail", tib/2, func(d *Device, st *control.Status) { dead(d) })
@@ -437,7 +434,7 @@ func addBad(now time.Time, add func(string, uint64, func(*Device, *control.Statu
 }
 
 // addOther adds devices that lack something else, or are busy.
-func addOther(add func(string, uint64, func(*Device, *control.Status))) {
+func addOther(now time.Time, add func(string, uint64, func(*Device, *control.Status))) {
 	add("mirrors", 3*tib, func(d *Device, st *control.Status) {
 		st.Metadata.Mirrors[1].State = "rebuilding"
 		st.State = control.StateDegraded
@@ -459,6 +456,20 @@ func addOther(add func(string, uint64, func(*Device, *control.Status))) {
 	add("scrubbed", 12*tib, func(d *Device, st *control.Status) {
 		st.Scrub.State, st.Scrub.Position, st.Scrub.Rate = "running", st.SizeBlocks*42/100, 180<<20
 		d.Slow = []control.Range{{Block: 1 << 20, Count: 24}, {Block: 9 << 30, Count: 8}}
+	})
+	alert := func(st *control.Status, kind, text string) {
+		st.Alerts = append(st.Alerts, control.Alert{Kind: kind, Severity: "warning", Text: text,
+			Since: now.Add(-20 * time.Minute)})
+	}
+	add("slow", 2*tib, func(_ *Device, st *control.Status) {
+		alert(st, "slow", "One request in a hundred of slow takes longer than a second.")
+	})
+	add("flapping", tib, func(d *Device, st *control.Status) {
+		st.Errors.Transport = 214
+		st.Requests.Slow, st.Requests.SlowSince = 3, &now
+		alert(st, "transport-errors", "The way to the disk of flapping has errors: 214. Cable, "+
+			"power or controller may be the cause.")
+		alert(st, "slow", "One request in a hundred of flapping takes longer than a second.")
 	})
 	add(Hostile, tib, func(d *Device, st *control.Status) {
 		st.Backing = "/dev/" + strings.Repeat("A", 4096) + Hostile

@@ -4,22 +4,28 @@ import (
 	"context"
 	"errors"
 	"testing"
-
-	"ublkremap/metadata"
 )
+
+// event is an event of the kind that this package knows nothing else of.
+type event struct {
+	number uint64
+	micros int64
+}
+
+func placeOf(e *event) Place { return Place{e.number, e.micros} }
 
 // ring answers as a server does, at most two events at a time.
 type ring struct {
-	list []metadata.Event
+	list []event
 	err  error
 }
 
-func (r *ring) ask(_ context.Context, from uint64) ([]metadata.Event, error) {
+func (r *ring) ask(_ context.Context, from uint64) ([]event, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
 	for i := range r.list {
-		if r.list[i].Number >= from {
+		if r.list[i].number >= from {
 			return r.list[i:min(i+2, len(r.list))], nil
 		}
 	}
@@ -31,9 +37,9 @@ func (r *ring) note(micros ...int64) {
 	for _, m := range micros {
 		n := uint64(1)
 		if len(r.list) > 0 {
-			n = r.list[len(r.list)-1].Number + 1
+			n = r.list[len(r.list)-1].number + 1
 		}
-		r.list = append(r.list[:len(r.list):len(r.list)], metadata.Event{Number: n, Micros: m})
+		r.list = append(r.list[:len(r.list):len(r.list)], event{n, m})
 	}
 }
 
@@ -45,10 +51,17 @@ func TestSince(t *testing.T) {
 	r, p := &ring{}, Place{}
 	want := func(micros ...int64) {
 		t.Helper()
-		list, err := Since(t.Context(), r.ask, &p)
+		seen := p
+		list, anew, err := Since(t.Context(), r.ask, placeOf, &p)
+		if anew {
+			if len(list) != len(r.list) {
+				t.Fatalf("%d of %d events", len(list), len(r.list))
+			}
+			list = Later(list, placeOf, seen)
+		}
 		got := []int64{}
 		for _, e := range list {
-			got = append(got, e.Micros)
+			got = append(got, e.micros)
 		}
 		if err != nil || len(got) != len(micros) {
 			t.Fatalf("%v, %v; want %v", got, err, micros)
@@ -91,7 +104,7 @@ func TestSince(t *testing.T) {
 	r.list = r.list[2:]
 	want(1002, 1003)
 	r.err = errors.New("the server is away")
-	if _, err := Since(t.Context(), r.ask, &p); !errors.Is(err, r.err) {
+	if _, _, err := Since(t.Context(), r.ask, placeOf, &p); !errors.Is(err, r.err) {
 		t.Error(err)
 	}
 	r.err = nil
