@@ -59,11 +59,10 @@ func missing(st *control.Status) *Point {
 		return nil
 	}
 	p := &Point{Level: Bad, Rank: RankMissing, Alerts: []string{"disk-missing"},
-		Says: strings.Join(st.Missing, " and ") + ", a disk of it, is not on this host any more",
+		Says: "a disk of it is gone: " + st.Missing[0],
 		Do:   "bring the disk back: its cables, its power, its controller"}
 	if len(st.Missing) > 1 {
-		p.Says = strings.Join(st.Missing, " and ") +
-			", disks of it, are not on this host any more"
+		p.Says = "disks of it are gone: " + strings.Join(st.Missing, " and ")
 		p.Do = "bring the disks back: their cables, their power, their controllers"
 	}
 	switch st.State {

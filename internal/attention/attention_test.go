@@ -66,14 +66,14 @@ func TestWords(t *testing.T) {
 			"check the disk's cables and power, then: ublk-remap resume media"),
 			func(st *control.Status) { st.Missing = []string{"/dev/sda"} }}, attention.Bad,
 			attention.RankMissing,
-			"/dev/sda, a disk of it, is not on this host any more; it answers ENODEV",
+			"a disk of it is gone: /dev/sda; it answers ENODEV",
 			"bring the disk back: its cables, its power, its controller; then: " +
 				"ublk-remap resume media"},
 		"gone, without a server": {[]func(*control.Status){state(control.StateFailed, "dead",
 			"ublk-remap start media"), func(st *control.Status) {
 			st.ServerPID, st.Missing = 0, []string{"/dev/sda", "/dev/sdb"}
 		}}, attention.Bad, attention.RankMissing,
-			"/dev/sda and /dev/sdb, disks of it, are not on this host any more; dead",
+			"disks of it are gone: /dev/sda and /dev/sdb; dead",
 			"bring the disks back: their cables, their power, their controllers; then: " +
 				"ublk-remap start media"},
 		"a state without a reason": {[]func(*control.Status){state("new", "", "")},

@@ -117,13 +117,13 @@ func (p *Page) deviceOf(key string) *deviceView {
 func verdictOf(v health.Verdict) (string, tone) {
 	switch v {
 	case health.ReplaceNow:
-		return "replace the disk now, while it reads", toneBad
+		return "Replace the disk now, while it reads", toneBad
 	case health.Watch:
-		return "watch it: look again often, and have a backup", toneWatch
+		return "Watch it: look again often, and have a backup", toneWatch
 	case health.Good:
-		return "good: nothing speaks against the disk", toneGood
+		return "Good: nothing speaks against the disk", toneGood
 	}
-	return "the server has met no error", toneGood
+	return "The server has met no error", toneGood
 }
 
 // details are what seldom changes.

@@ -301,7 +301,7 @@ func states() *host {
 	add("recovering", control.StateRecovering, "its server was started again a moment ago", "")
 	add("stopping", control.StateStopping, "it was asked to stop and is ending", "")
 	d = add("full", control.StateDegraded, "no spare unit is free",
-		"ublk-remap spare add full DEVICE")
+		"copy the data to another disk while this one reads")
 	d.is(metadata.StateMapped, 5000, uint32(d.st.Spare.Total), 0xff)
 	d = add("never-scrubbed", control.StateLive, "", "")
 	d.st.Scrub.LastFinished = nil

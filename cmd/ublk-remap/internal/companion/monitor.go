@@ -36,7 +36,7 @@ and users. Without one, anybody who reaches the address can read.
 
 Besides, it tells of what happens to the devices, in the journal, by mail and by
 other ways: see alerts, and /etc/ublk-remap/monitor.conf. --no-alerts leaves
-that out.
+that out; the page still says what the alerts would.
 
 --textfile writes the metrics to a file of this directory once, for the textfile
 collector of node_exporter, and ends.`,
