@@ -29,9 +29,9 @@ func statusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [DEV|NAME]",
 		Short: "State, spares, errors and metadata of one device or of all",
-		Long: `Tell how one device is doing, or all of them: first the state, what is with it and
-what to do next, then the figures. The alerts that the monitor of this host has
-found are among them.
+		Long: `Tell how one device is doing, or all of them: first the state, what is with it
+and what to do next, then the figures. The alerts that the monitor of this host
+has found are among them.
 
 States:
   live         it works; all is well, unless a reason says otherwise

@@ -111,8 +111,9 @@ const goldenStatus = `{
 func TestStatusNames(t *testing.T) {
 	limit, before := 7.0, 0.0
 	s := Status{Device: "/dev/ublkb3", ID: 3, Name: "disk", UUID: "u", State: StateLive,
-		Backing: "/dev/sda", Missing: []string{}, Alerts: []Alert{}, BlockSize: 512, SizeBlocks: 1000,
-		Spare: Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
+		Backing: "/dev/sda", Missing: []string{}, Alerts: []Alert{}, BlockSize: 512,
+		SizeBlocks: 1000,
+		Spare:      Spare{10, 1, 9, []SpareDevice{{"/dev/sda", 10}}}, Remaps: 1, Pending: 2, Lost: 3,
 		Errors: Errors{1, 2, 3, 4, 5, 6}, Heals: Heals{1, 2, 3}, IO: IO{1, 2, 3, 4, 5, 6},
 		Requests: Requests{Most: 128},
 		Metadata: Metadata{4, 77, []Mirror{{"backing@131072", "good"}}, 4096, 262144, 0, 0},

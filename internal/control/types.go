@@ -12,7 +12,7 @@ import (
 type State string
 
 const (
-	StateLive       State = "live"       // all is well
+	StateLive       State = "live"       // it works
 	StateRecovering State = "recovering" // its server died or is starting; I/O waits
 	// the device works, but a metadata mirror is missing, or no spare is free
 	StateDegraded State = "degraded"

@@ -153,6 +153,21 @@ func TestWhatTheServerSaw(t *testing.T) {
 			"20 % of the spare region"},
 		"the breaker": {with(seen(), func(s *Seen) { s.Tripped, s.Reason = true, "media" }), nil,
 			ReplaceNow, "remapping is stopped: media"},
+		"the breaker, for a way that fails": {with(seen(), func(s *Seen) {
+			s.Tripped, s.TripKind, s.Reason, s.Transport = true, "path", "ETIMEDOUT", 9
+		}), nil, Watch, "stopped: ETIMEDOUT; check cable, power and controller first"},
+		"the breaker, for a disk that is gone": {with(seen(old), func(s *Seen) {
+			s.Tripped, s.TripKind, s.Reason = true, "missing", "ENODEV"
+		}), nil, Watch, "stopped: ENODEV; check cable"},
+		"the breaker, for the medium": {with(seen(), func(s *Seen) {
+			s.Tripped, s.TripKind, s.Reason, s.Transport = true, "media", "EIO", 9
+		}), nil, ReplaceNow, "remapping is stopped: EIO"},
+		"the breaker, of an old server": {with(seen(), func(s *Seen) {
+			s.Tripped, s.Reason, s.Transport = true, "EIO", 9
+		}), nil, Watch, "stopped: EIO; check cable"},
+		"the breaker, of an old server with bad blocks": {with(seen(old), func(s *Seen) {
+			s.Tripped, s.Reason, s.Transport = true, "EIO", 9
+		}), nil, ReplaceNow, "remapping is stopped: EIO"},
 		"too fast": {with(seen(append(append(many(30, ago(3*day)), many(30, ago(2*day))...),
 			many(30, ago(day+time.Hour))...)...), func(s *Seen) { s.SpareFree = 15 }), nil,
 			ReplaceNow, "the spare region lasts 5 days"},
