@@ -130,7 +130,7 @@ func (a *app) confirm(what string) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !logging.Terminal(in) {
 		return fmt.Errorf("%s: %w: nobody can be asked here; add --yes if that is meant",
-			strings.TrimSuffix(what, "?"), exit.ErrRefused)
+			strings.TrimSuffix(what, "."), exit.ErrRefused)
 	}
 	a.tell("%s\nType yes to go on: ", readable.Text(what))
 	type answer struct {
@@ -150,7 +150,7 @@ func (a *app) confirm(what string) error {
 	}
 	if got.err != nil || strings.TrimSpace(got.line) != "yes" {
 		return fmt.Errorf("%s: %w: not confirmed, nothing was changed",
-			strings.TrimSuffix(what, "?"), exit.ErrRefused)
+			strings.TrimSuffix(what, "."), exit.ErrRefused)
 	}
 	return nil
 }

@@ -114,8 +114,8 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 		err = lastRetest(cmd.Context(), c, &out, o.stop)
 	default:
 		if o.clear && !o.yes {
-			if err := a.confirm("take everything on " + readable.Text(r.Device) +
-				" home whose home passes the test?"); err != nil {
+			if err := a.confirm("This takes everything on " + readable.Text(r.Device) +
+				" home whose home passes the test."); err != nil {
 				return err
 			}
 		}
