@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,6 +178,9 @@ func (a *app) printStatus(s *control.Status) error {
 	if !a.colours() {
 		return a.table(rows)
 	}
+	behind := slices.ContainsFunc(s.Metadata.Mirrors, func(m control.Mirror) bool {
+		return m.State != "good"
+	})
 	return a.paintedTable(rows, func(row []string) string {
 		switch {
 		case row[0] == "state" && s.State == control.StateLive && len(attention.Of(s)) > 0:
@@ -187,7 +191,7 @@ func (a *app) printStatus(s *control.Status) error {
 			row[0] == "waiting":
 			return alarming
 		case row[0] == "remaps" && s.Pending > 0, row[0] == "slow", row[0] == "mirror" &&
-			!strings.HasSuffix(row[1], " good"), row[0] == "spare" && s.Spare.Free == 0:
+			behind && !strings.HasSuffix(row[1], " good"), row[0] == "spare" && s.Spare.Free == 0:
 			return warning
 		}
 		return plain
@@ -270,7 +274,7 @@ func appendFigures(rows [][]string, s *control.Status) [][]string {
 	add("metadata", "v%d, sequence %d, log %s of %s", s.Metadata.Version, s.Metadata.Sequence,
 		readable.Bytes(s.Metadata.LogUsed), readable.Bytes(s.Metadata.LogSize))
 	for _, m := range s.Metadata.Mirrors {
-		rows = append(rows, []string{"mirror", m.Location + " " + m.State})
+		rows = appendBroken(rows, "mirror", m.Location+" "+m.State)
 	}
 	if s.Scrub.State != "idle" {
 		add("scrub", "%s", scrubState(&s.Scrub))

@@ -50,6 +50,7 @@ func TestStatusOfHostileNames(t *testing.T) {
 		var text, brief, table bytes.Buffer
 		s := hostileStatus(name)
 		s.Reason = ""
+		s.Metadata.Mirrors = []control.Mirror{{Location: s.Backing + "@131072", State: "good"}}
 		if err := (&app{stdio: stdio{out: &text}}).printStatus(s); err != nil {
 			t.Fatal(err)
 		}

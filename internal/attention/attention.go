@@ -242,8 +242,11 @@ func alerted(st *control.Status, a *control.Alert) Point {
 	}
 	p := Point{Level: Watch, Rank: RankWarning, Says: sentencePart(st, a.Text),
 		Do: step[0] + ": " + shell.Command(step[1], st.Name), Alerts: []string{a.Kind}}
-	if a.Severity == "critical" {
+	switch {
+	case a.Severity == "critical":
 		p.Level, p.Rank = Bad, RankCritical
+	case a.Kind == "transport-errors":
+		p.Rank = RankWay
 	}
 	return p
 }

@@ -56,9 +56,9 @@ func TestWords(t *testing.T) {
 			"restore the files from a backup; these are: ublk-remap files media"},
 		"cables before the disk": {[]func(*control.Status){
 			func(st *control.Status) { st.Requests.SlowSince, st.Requests.Slow = &since, 3 },
-			alert("transport-errors", "warning", "The way has errors."),
-			alert("new-bad-blocks", "warning", "media got 3.")}, attention.Watch,
-			attention.RankWarning,
+			alert("new-bad-blocks", "warning", "media got 3."),
+			alert("transport-errors", "warning", "The way has errors.")}, attention.Watch,
+			attention.RankWay,
 			"the way has errors; media got 3; 3 requests wait for the disk",
 			"check its cable, its power and its controller; what the disk counts: " +
 				"ublk-remap health media"}, // the command is there once

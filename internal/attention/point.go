@@ -31,7 +31,8 @@ const (
 	RankPending
 	RankStopping
 	RankSpare
-	RankWarning // an alert
+	RankWay     // an alert about the way to the disk: it may explain others
+	RankWarning // another alert
 	RankSlow
 	RankWell
 )
