@@ -62,8 +62,8 @@ func TestCreate(t *testing.T) {
 		!strings.Contains(r.err, "--force") {
 		t.Error(r.err)
 	}
-	if r := mustRun(t, exit.Refused, "create", disk, "--force"); !strings.Contains(r.err, "--yes") ||
-		strings.Contains(r.err, ".:") {
+	if r := mustRun(t, exit.Refused, "create", disk, "--force"); !strings.Contains(r.err,
+		"--yes") || strings.Contains(r.err, ".:") {
 		t.Error(r.err)
 	}
 	mustRun(t, 0, "create", disk, "--force", "--dry-run")
