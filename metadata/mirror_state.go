@@ -253,8 +253,8 @@ func newMirror(mi *mirrorImage, img *Image) mirror {
 }
 
 // keepSlot makes the slot on which the image rests the one that is written over last. The image may
-// rest on a page in a slot whose header was never written, or is of another checkpoint: then another
-// mirror has the header, and not the page.
+// rest on a page in a slot whose header was never written, or is of another checkpoint: then
+// another mirror has the header, and not the page.
 func (m *mirror) keepSlot(mi *mirrorImage) {
 	for s := range mi.headers {
 		if mi.rests&(1<<s) != 0 {

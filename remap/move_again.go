@@ -49,8 +49,8 @@ func (a *Arbiter) saveOthers(unit uint64, cause metadata.Cause) {
 	}
 }
 
-// leaveTried has the blocks of a unit moved that live in a spare unit in which a write has failed. The
-// write's own blocks are in another one now.
+// leaveTried has the blocks of a unit moved that live in a spare unit in which a write has failed.
+// The write's own blocks are in another one now.
 func (a *Arbiter) leaveTried(m *Message) {
 	if plantedOthersStay {
 		return

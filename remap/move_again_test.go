@@ -135,8 +135,8 @@ func TestReadSavesOthers(t *testing.T) {
 	r.want("pending", r.s.m.Unit(251).Pending, uint8(3))
 }
 
-// TestWriteSavesOthers: a write that fails in a spare unit has the other blocks there leave it, once
-// its own are in another one.
+// TestWriteSavesOthers: a write that fails in a spare unit has the other blocks there leave it,
+// once its own are in another one.
 func TestWriteSavesOthers(t *testing.T) {
 	r := newMoverRig(t, 512, 64)
 	r.fill(2000, 8)

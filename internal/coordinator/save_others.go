@@ -9,9 +9,10 @@ import (
 )
 
 // This file has blocks leave a spare unit as soon as a user's read has found bad ones there, or a
-// write has failed there, by the same Moves as the scrub (scrub_mend.go). Nobody waits for them; they come one after the other.
-// What is forgotten, because too much fails at once, or by a crash, is left to the scrub: it moves
-// what still lives beside a pending block in a spare unit (remap/move_again.go).
+// write has failed there, by the same Moves as the scrub (scrub_mend.go). Nobody waits for them;
+// they come one after the other. What is forgotten, because too much fails at once, or by a crash,
+// is left to the scrub: it moves what still lives beside a pending block in a spare unit
+// (remap/move_again.go).
 
 // saveMost is how many spare units may wait to be left.
 const saveMost = 64
