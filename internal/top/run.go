@@ -3,7 +3,6 @@ package top
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -23,15 +22,16 @@ func Run(ctx context.Context, src Source, in io.Reader, out io.Writer) error {
 
 func run(ctx context.Context, src Source, in io.Reader, out io.Writer,
 	clock func() time.Time) error {
-	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP,
+		syscall.SIGQUIT)
 	defer cancel() // whoever is asked still need not answer
 	can := terminalOf(out, os.Environ())
-	_, err := tea.NewProgram(New(ctx, src, clock, can), tea.WithContext(ctx), tea.WithInput(in),
-		tea.WithOutput(out), tea.WithColorProfile(can.Colours)).Run()
-	if errors.Is(err, tea.ErrInterrupted) || errors.Is(err, tea.ErrProgramKilled) &&
-		ctx.Err() != nil {
-		return nil
-	}
+	p := tea.NewProgram(New(ctx, src, clock, can), tea.WithoutSignalHandler(), tea.WithInput(in),
+		tea.WithOutput(out), tea.WithColorProfile(can.Colours))
+	// A program that is interrupted, or whose context ends, closes its input while it is still
+	// being read. One that quits waits for that.
+	defer context.AfterFunc(ctx, p.Quit)()
+	_, err := p.Run()
 	return err
 }
 
