@@ -27,7 +27,7 @@ metadata metadata.version metadata.sequence
 metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state
 metadata.log_used metadata.log_size metadata.bad_superblocks metadata.scrubbed
 scrub scrub.state scrub.position scrub.total scrub.rate scrub.last_finished
-breaker breaker.state breaker.reason
+breaker breaker.state breaker.reason breaker.kind alerts missing
 features features.zero_copy features.auto_buf_reg features.batch_io features.recovery server_pid
 error_recovery`
 
