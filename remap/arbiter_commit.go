@@ -178,7 +178,7 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 	switch {
 	case reporting:
 		a.recordClaim(metadata.EventPending, metadata.EventDone(c.msg.Cause), c)
-		a.saveOthers(c.msg.Unit, c.msg.Cause)
+		a.saveOthers(c.msg.Unit, c.msg.Cause, nil)
 	case c.home:
 		a.recordClaim(metadata.EventRetest, metadata.EventFinished, c)
 		a.endClaim(c)
@@ -189,11 +189,10 @@ func (a *Arbiter) claimCommitted(c *claim, durable bool) {
 		for _, spare := range c.msg.Tried[:c.msg.Tries] {
 			a.suspect(spare) // if it was not retired
 		}
-		a.leaveTried(&c.msg)
+		// A read may have found bad blocks in the new place since the claim got it.
+		a.saveOthers(c.msg.Unit, metadata.CauseWrite, c.msg.Tried[:c.msg.Tries])
 		// From now on other claims find the spare unit in the Map.
 		a.endClaim(c)
-		// A read may have found bad blocks there since the claim got it.
-		a.saveOthers(c.msg.Unit, metadata.CauseWrite)
 	}
 	a.set(c, claimNone)
 	a.returnSpace(c)

@@ -52,7 +52,7 @@ type ArbiterDriver interface {
 	Moved(r MoveResult)
 	// SpareFailed tells that a read, not one of the scrub, has found bad blocks in a spare unit in
 	// which others still live, or that a write has failed there. They should be moved at once: see
-	// Arbiter.saveOthers and leaveTried.
+	// Arbiter.saveOthers.
 	SpareFailed(bad BadSpare)
 	// Alert tells of something that an operator should know.
 	Alert(a Alert)

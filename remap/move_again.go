@@ -35,30 +35,18 @@ const (
 // moveTries is how often a block that leaves a bad place is read before it counts as unreadable.
 const moveTries = 4
 
-// saveOthers has the blocks of a unit moved that still read in a spare unit in which a report has
-// found bad ones. The scrub asks for that by itself, after its burst.
-func (a *Arbiter) saveOthers(unit uint64, cause metadata.Cause) {
+// saveOthers has the blocks of a unit moved that are not known as bad and live in a spare unit in
+// which a report has found bad ones, or in one of those that refused a write whose own blocks are in
+// another one now. The scrub asks for that by itself, after its burst.
+func (a *Arbiter) saveOthers(unit uint64, cause metadata.Cause, refused []uint32) {
 	if cause == metadata.CauseScrub || plantedOthersStay {
 		return
 	}
 	info := a.m.Unit(unit)
 	for _, p := range info.Places[:info.N] {
-		if info.ReadsBeside(p) {
+		if info.ReadsBeside(p) ||
+			slices.Contains(refused, p.Spare) && p.Mask&^(info.Pending|info.Lost) != 0 {
 			a.drv.SpareFailed(BadSpare{Spare: p.Spare, Block: unit * a.geo.BlocksPerUnit()})
-		}
-	}
-}
-
-// leaveTried has the blocks of a unit moved that live in a spare unit in which a write has failed.
-// The write's own blocks are in another one now.
-func (a *Arbiter) leaveTried(m *Message) {
-	if plantedOthersStay {
-		return
-	}
-	info := a.m.Unit(m.Unit)
-	for _, p := range info.Places[:info.N] {
-		if p.Mask&^(info.Pending|info.Lost) != 0 && slices.Contains(m.Tried[:m.Tries], p.Spare) {
-			a.drv.SpareFailed(BadSpare{Spare: p.Spare, Block: m.Unit * a.geo.BlocksPerUnit()})
 		}
 	}
 }
