@@ -154,12 +154,13 @@ func spare(st *control.Status) *Point {
 			Do:     Replace(st),
 			Alerts: []string{"spare-nearly-used-up", "spare-goes-down"}}
 	case s.Free <= s.Total/spareLess:
-		return &Point{Level: Watch, Rank: RankSpare, Says: says, Do: lookAt(st)}
+		return &Point{Level: Watch, Rank: RankSpare, Says: says, Do: LookAt(st)}
 	}
 	return nil
 }
 
-func lookAt(st *control.Status) string {
+// LookAt is what to do about a disk that is not as it should be.
+func LookAt(st *control.Status) string {
 	return "look at the disk: " + shell.Command("health", st.Name)
 }
 
@@ -217,7 +218,7 @@ func slow(st *control.Status) *Point {
 	if st.Requests.SlowSince == nil || st.WaitingSince != nil {
 		return nil
 	}
-	return &Point{Level: Watch, Rank: RankSlow, Do: lookAt(st), Says: readable.Count(
+	return &Point{Level: Watch, Rank: RankSlow, Do: LookAt(st), Says: readable.Count(
 		uint64(max(st.Requests.Slow, 0)), "request waits", "requests wait") + " for the disk"}
 }
 

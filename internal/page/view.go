@@ -15,7 +15,6 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/health"
 	"ublkremap/internal/readable"
-	"ublkremap/internal/shell"
 )
 
 // tone says how bad something is. The page shows it as a mark, a colour and words.
@@ -146,7 +145,6 @@ func toneOf(l attention.Level) tone {
 
 // besides is what is with a device that its status does not tell.
 func (r *row) besides(st *control.Status, report *health.Report) (more []attention.Point) {
-	look := "look at the disk: " + shell.Command("health", st.Name)
 	if report.Verdict == health.ReplaceNow {
 		more = append(more, attention.Point{Level: attention.Bad, Rank: attention.RankCritical,
 			Says:   "the disk is to be replaced now, while it still reads",
@@ -155,12 +153,12 @@ func (r *row) besides(st *control.Status, report *health.Report) (more []attenti
 	}
 	if days := report.SpareDays; days != nil && *days < laterDays && r.Spare.Free > 0 {
 		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSpare,
-			Says: "the spare region lasts " + daysText(*days) + " at this rate", Do: look,
+			Says: "the spare region lasts " + daysText(*days) + " at this rate", Do: attention.LookAt(st),
 			Alerts: []string{"spare-goes-down"}})
 	}
 	if r.Slow > 0 {
 		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSlow,
-			Says: counted(r.Slow, "block is", "blocks are") + " slow to read", Do: look})
+			Says: counted(r.Slow, "block is", "blocks are") + " slow to read", Do: attention.LookAt(st)})
 	}
 	return more
 }
