@@ -45,10 +45,7 @@ func TestVerify(t *testing.T) {
 				w := ran(t, tc.p, 91, 40)
 				for range 2 { // both slots have a checkpoint
 					w.commit()
-					if _, err := w.c.Checkpoint(); err != nil {
-						t.Fatal(err)
-					}
-					w.settle()
+					w.checkpoint()
 				}
 				w.commits(3)
 				at := w.r.IntN(2) // of the mirrors on the backing

@@ -15,10 +15,7 @@ func TestCheckpointOfTwoMirrors(t *testing.T) {
 				w := ran(t, tc.p, 94, 20)
 				for range 2 { // both slots have a checkpoint
 					w.commit()
-					if _, err := w.c.Checkpoint(); err != nil {
-						t.Fatal(err)
-					}
-					w.settle()
+					w.checkpoint()
 				}
 				w.commits(2)
 				for i := range w.c.mirrors {
