@@ -35,9 +35,9 @@ const (
 // moveTries is how often a block that leaves a bad place is read before it counts as unreadable.
 const moveTries = 4
 
-// saveOthers has the blocks of a unit moved that are not known as bad and live in a spare unit in
-// which a report has found bad ones, or in one of those that refused a write whose own blocks are in
-// another one now. The scrub asks for that by itself, after its burst.
+// saveOthers has the blocks of a unit moved that are not known as bad, and live in a spare unit in
+// which a report has found bad ones. The same goes for those that refused a write, whose own blocks
+// are in another one now. The scrub asks for that by itself, after its burst.
 func (a *Arbiter) saveOthers(unit uint64, cause metadata.Cause, refused []uint32) {
 	if cause == metadata.CauseScrub || plantedOthersStay {
 		return

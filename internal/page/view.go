@@ -153,12 +153,14 @@ func (r *row) besides(st *control.Status, report *health.Report) (more []attenti
 	}
 	if days := report.SpareDays; days != nil && *days < laterDays && r.Spare.Free > 0 {
 		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSpare,
-			Says: "the spare region lasts " + daysText(*days) + " at this rate", Do: attention.LookAt(st),
+			Says:   "the spare region lasts " + daysText(*days) + " at this rate",
+			Do:     attention.LookAt(st),
 			Alerts: []string{"spare-goes-down"}})
 	}
 	if r.Slow > 0 {
 		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSlow,
-			Says: counted(r.Slow, "block is", "blocks are") + " slow to read", Do: attention.LookAt(st)})
+			Says: counted(r.Slow, "block is", "blocks are") + " slow to read",
+			Do:   attention.LookAt(st)})
 	}
 	return more
 }
