@@ -38,7 +38,7 @@ while :; do
 			/live*) limit=5 ;;
 			*) limit=50 ;; # a map may take long while disks fail
 			esac
-			curl -s -i --http1.1 --max-time $limit --output "$n.tmp" \
+			curl -s -i --raw --http1.1 --max-time $limit --output "$n.tmp" \
 				"http://127.0.0.1:%[1]d$path"
 			sync "$n.tmp" && mv "$n.tmp" "$n.answer"
 			rm "$n.busy"
