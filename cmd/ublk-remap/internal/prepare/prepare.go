@@ -280,22 +280,22 @@ func (p *Preparation) sampleSpares(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		does := "takes a write and reads back"
+		do := "be written and read back"
 		if p.o.ReadOnly {
-			does = "reads"
+			do = "be read"
 		}
 		where := fmt.Sprintf("from byte %d to %d of %s", r.Start, r.Start+r.Length,
 			p.devs[r.Device].Path())
-		const do = "use another disk, or another --spare-device"
+		const mend = "use another disk, or another --spare-device"
 		switch {
 		case s.Tried == 0 && s.Known > 0:
-			return fmt.Errorf("%w: all units %s are known to be bad; %s", errSpares, where, do)
+			return fmt.Errorf("%w: all units %s are known to be bad; %s", errSpares, where, mend)
 		case s.Tried > 0 && s.Bad == s.Tried:
-			return fmt.Errorf("%w: none of %d units that were tried, %s, %s; %s", errSpares,
-				s.Tried, where, does, do)
+			return fmt.Errorf("%w: of %d units that were tried, %s, none can %s; %s", errSpares,
+				s.Tried, where, do, mend)
 		case 2*s.Bad > s.Tried:
 			p.o.Warn(fmt.Sprintf("the spare region is mostly bad: of %d units that were tried, "+
-				"%s, only %d %s; better %s", s.Tried, where, s.Tried-s.Bad, does, do))
+				"%s, %d cannot %s; better %s", s.Tried, where, s.Bad, do, mend))
 		}
 	}
 	return nil
