@@ -128,9 +128,9 @@ for i in $(seq 1 40); do
 done >/run/table
 echo "$at $((size - at)) linear /dev/ubdc $at" >>/run/table
 dmsetup suspend bad && dmsetup load bad /run/table && dmsetup --noudevsync resume bad`},
-	{0.07, "slow: each request takes a second and a half", `
+	{0.07, "slow: each request takes four seconds", `
 dmsetup suspend slow
-dmsetup load slow --table "0 $(blockdev --getsz /dev/ubdd) delay /dev/ubdd 0 1500 /dev/ubdd 0 1500"
+dmsetup load slow --table "0 $(blockdev --getsz /dev/ubdd) delay /dev/ubdd 0 4000 /dev/ubdd 0 4000"
 dmsetup --noudevsync resume slow`},
 	{0.09, "flapping: it is there for two seconds, and away for three", `
 dmsetup suspend flapping
@@ -200,6 +200,10 @@ func TestShow(t *testing.T) {
 	s := newShow(t, length, between)
 	s.play(showFaults)
 	s.await("all that are expected fire", func(f firing) bool { return f.fired })
+	s.h.Run(`
+for name in bad slow flapping gone; do
+	if ublk-remap check $name; then echo "$name fails, and is called well"; exit 1; fi
+done`)
 	s.lookAt("failing")
 	s.play(showMends)
 	s.await("all that are expected are over", func(f firing) bool { return f.resolved })
