@@ -108,6 +108,11 @@ func (d *driller) run(ctx context.Context) error {
 		return fmt.Errorf("%s: %w: it is %s: %s; a drill is for a device that works",
 			d.record.Device, exit.ErrRefused, st.State, st.Reason)
 	}
+	if d.out.DryRun {
+		if err := d.ready(ctx); err != nil {
+			return fmt.Errorf("%s: %w", d.record.Device, err)
+		}
+	}
 	var failed error
 	begun := false
 	for _, s := range d.steps() {
@@ -135,6 +140,19 @@ func (d *driller) run(ctx context.Context) error {
 		}
 	}
 	return d.end(ctx, failed)
+}
+
+// ready asks the server whether it could begin. A server that does not know the question says so
+// by ErrInvalid, and nothing more is known of it.
+func (d *driller) ready(ctx context.Context) error {
+	_, err := control.NewClient(d.record.Name).Drill(ctx, control.DrillReady)
+	switch {
+	case errors.Is(err, control.ErrNotFound):
+		return fmt.Errorf("its server is of an older version, upgrade it first: %w", err)
+	case errors.Is(err, control.ErrInvalid):
+		return nil
+	}
+	return err
 }
 
 // show prints a step as it ends.

@@ -58,6 +58,11 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 		}
 	}
 	bar.End()
+	if dryRun && len(out.Free) > 0 {
+		if err := wouldFill(ctx, r, out.Free); err != nil {
+			return err
+		}
+	}
 	return a.toldHealed(ctx, r, out, ranges)
 }
 

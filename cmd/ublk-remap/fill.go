@@ -133,6 +133,12 @@ func (a *app) fill(ctx context.Context, r *control.Record, o fillOptions) error 
 		runs, missing := fill.Plan(bad, src, d.BlockSize)
 		n := fill.Count(runs, bad, d.BlockSize)
 		out.Result = fill.Result{Bad: n + missing, Filled: n, Missing: missing}
+		if n > 0 {
+			have := lists.Subtract(bad, lists.Subtract(bad, lists.Merge(runs)))
+			if err := wouldFill(ctx, r, blocksOf(have, d.BlockSize)); err != nil {
+				return err
+			}
+		}
 	} else {
 		bar := a.progress("filling")
 		runs, _ := fill.Plan(bad, src, d.BlockSize)
@@ -149,6 +155,15 @@ func (a *app) fill(ctx context.Context, r *control.Record, o fillOptions) error 
 			readable.Number(out.Filled), readable.Number(out.Bad))
 	}
 	return a.printFilled(out)
+}
+
+// wouldFill returns the error with which a fill of these blocks would end: see wouldFail.
+func wouldFill(ctx context.Context, r *control.Record, ranges []control.Range) error {
+	s, err := standingOf(ctx, r, ranges)
+	if err != nil {
+		return err
+	}
+	return wouldFail(ctx, r, s.units)
 }
 
 func sizeOf(r *control.Record) int64 { return int64(r.Blocks) * int64(r.BlockSize) }

@@ -72,6 +72,11 @@ func (a *app) fillFiles(ctx context.Context, r *control.Record, o fillOptions) e
 			return fmt.Errorf("%s: %w (%d of %d files were done)", path, err, i, len(paths))
 		}
 		out.Files = append(out.Files, f)
+		if o.dryRun && f.Filled > 0 {
+			if err := wouldFail(ctx, r, 1); err != nil {
+				return err
+			}
+		}
 	}
 	return a.printFilledFiles(out)
 }

@@ -129,10 +129,12 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 	for _, g := range ranges {
 		out.Listed += g.Count
 	}
-	if !o.dryRun {
-		if err := a.takeOver(ctx, r, ranges, o, &out); err != nil {
-			return err
-		}
+	take := a.takeOver
+	if o.dryRun {
+		take = wouldTakeOver
+	}
+	if err := take(ctx, r, ranges, o, &out); err != nil {
+		return err
 	}
 	if err := a.printImported(out, o); err != nil {
 		return err
@@ -290,6 +292,21 @@ func (a *app) takeOver(ctx context.Context, r *control.Record, ranges []control.
 	return a.sayImported(err, *out)
 }
 
+// wouldTakeOver counts what takeOver would do. It reads nothing, because a block that does not read
+// becomes pending by that.
+func wouldTakeOver(ctx context.Context, r *control.Record, ranges []control.Range,
+	_ importOptions, out *imported) error {
+	s, err := standingOf(ctx, r, ranges)
+	if err != nil {
+		return err
+	}
+	out.Known, out.Spared, out.Marked = s.bad(), s.mapped, s.home()
+	if s.all == 0 {
+		return nil
+	}
+	return wouldFail(ctx, r, 0)
+}
+
 // sayImported adds to an error how far the import got.
 func (a *app) sayImported(err error, out imported) error {
 	if err == nil {
@@ -304,25 +321,18 @@ func (a *app) printImported(out imported, o importOptions) error {
 	if a.json {
 		return a.printJSON(out)
 	}
-	text := readable.Text(out.Device) + ": "
-	switch {
-	case out.DryRun && out.Marked+out.Known+out.Spared < out.Listed: // only the server could tell
-		text += fmt.Sprintf("would mark %s blocks, except those that are pending, lost or in the "+
-			"spare region\n", readable.Number(out.Listed))
-	default:
-		format := "of %s listed blocks %s are pending now, %s were known, %s live in the spare " +
-			"region\n"
-		if out.DryRun {
-			format = "of %s listed blocks %s would become pending, %s are known, %s live in the " +
-				"spare region\n"
-		}
-		text += fmt.Sprintf(format, readable.Number(out.Listed), readable.Number(out.Marked),
-			readable.Number(out.Known), readable.Number(out.Spared))
+	format := "%s: of %s listed blocks %s are pending now, %s were known, %s live in the spare " +
+		"region\n"
+	if out.DryRun {
+		format = "%s: of %s listed blocks %s would become pending, %s are known, %s live in the " +
+			"spare region\n"
 	}
+	text := fmt.Sprintf(format, readable.Text(out.Device), readable.Number(out.Listed),
+		readable.Number(out.Marked), readable.Number(out.Known), readable.Number(out.Spared))
 	switch {
 	case o.markOnly:
 	case out.DryRun:
-		text += "would read them, and move those that read to the spare region\n"
+		text += "would read those that do not live there, and move there what reads\n"
 	default:
 		text += fmt.Sprintf("%s still read and were moved to the spare region, %s do not read\n",
 			readable.Number(out.Moved), readable.Number(out.Unreadable))

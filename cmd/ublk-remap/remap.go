@@ -145,7 +145,8 @@ home holds, if that reads several times.`
 type moved struct {
 	Device string          `json:"device"`
 	Ranges []control.Range `json:"ranges"`
-	Blocks uint64          `json:"blocks"` // number of blocks that were moved
+	// Blocks is how many blocks were moved. Of a dry run: would be, if their new places take them.
+	Blocks uint64 `json:"blocks"`
 	// how many of Blocks have at home what their home held before they left it
 	Old    uint64 `json:"old"`
 	DryRun bool   `json:"dry_run"`
@@ -154,32 +155,28 @@ type moved struct {
 }
 
 func (a *app) moveBlocks(ctx context.Context, r *control.Record, out moved, add bool) error {
-	if !out.DryRun {
-		verb := control.MoveRemove
-		switch {
-		case add:
-			verb = control.MoveAdd
-		case out.acceptOld:
-			verb = control.MoveTakeBack
-		}
-		bar := a.progress(r.Device + ": moving")
-		bar.Unit("blocks")
-		bar.Expected(int64(blocksIn(out.Ranges)))
-		err := moveAll(ctx, r, verb, &out, bar)
-		bar.End()
-		if err != nil {
-			return err
-		}
+	if out.DryRun {
+		return a.wouldMove(ctx, r, out, add)
+	}
+	verb := control.MoveRemove
+	switch {
+	case add:
+		verb = control.MoveAdd
+	case out.acceptOld:
+		verb = control.MoveTakeBack
+	}
+	bar := a.progress(r.Device + ": moving")
+	bar.Unit("blocks")
+	bar.Expected(int64(blocksIn(out.Ranges)))
+	err := moveAll(ctx, r, verb, &out, bar)
+	bar.End()
+	if err != nil {
+		return err
 	}
 	if a.json {
 		return a.printJSON(out)
 	}
-	if out.DryRun {
-		_, err := fmt.Fprintf(a.out, "would move what can be moved of %s blocks\n",
-			readable.Number(blocksIn(out.Ranges)))
-		return err
-	}
-	_, err := fmt.Fprintf(a.out, "moved %s blocks\n", readable.Number(out.Blocks))
+	_, err = fmt.Fprintf(a.out, "moved %s blocks\n", readable.Number(out.Blocks))
 	if err == nil && out.Old > 0 {
 		_, err = fmt.Fprintf(a.out, "of %s of them home holds what it held before they left it\n",
 			readable.Number(out.Old))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
+	"ublkremap/internal/shell"
 )
 
 // retested is what remap retest and remap clear print as JSON. Counts are blocks.
@@ -110,6 +110,12 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 	switch {
 	case o.dryRun:
 		out.Found, err = retestable(cmd.Context(), c, ask)
+		if err == nil && out.Found > 0 {
+			err = wouldFail(cmd.Context(), r, 0)
+		}
+		if err == nil {
+			err = noRetestRuns(cmd.Context(), r, c)
+		}
 	case o.status || o.stop:
 		err = lastRetest(cmd.Context(), c, &out, o.stop)
 	default:
@@ -133,8 +139,8 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 		return fmt.Errorf("%s: %w: %s (%d blocks were taken home): nothing is lost; try again",
 			r.Device, control.ErrFailed, out.Error, out.Home)
 	case o.clear && stays > 0:
-		return fmt.Errorf("%s: %w: %d blocks are not well and stay in the spare region: see "+
-			"ublk-remap remap list", r.Device, control.ErrFailed, stays)
+		return fmt.Errorf("%s: %w: %s blocks are not well and stay as they are; see: %s", r.Device,
+			control.ErrFailed, readable.Number(stays), shell.Command("remap", "list", r.Name))
 	}
 	return nil
 }
@@ -163,7 +169,7 @@ func (o *retestOptions) check(blocks bool) error {
 // retestable counts the blocks that a retest would test.
 func retestable(ctx context.Context, c *control.Client, ask control.RetestRequest) (n uint64,
 	err error) {
-	ranges := mergeRanges(ask.Ranges)
+	ranges := joinRanges(ask.Ranges)
 	err = c.EachRemap(ctx, func(m control.Remap) error {
 		// What is pending and not in the spare region was not moved: others of its unit were.
 		purpose := m.Cause == "import" || m.Cause == "operator" &&
@@ -186,23 +192,18 @@ func retestable(ctx context.Context, c *control.Client, ask control.RetestReques
 	return n, err
 }
 
-// mergeRanges returns ranges in order, without overlaps.
-func mergeRanges(list []control.Range) (out []control.Range) {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b control.Range) int {
-		if a.Block < b.Block {
-			return -1
-		}
-		return 1
-	})
-	for _, r := range list {
-		if n := len(out); n > 0 && out[n-1].Block+out[n-1].Count >= r.Block {
-			out[n-1].Count = max(out[n-1].Count, r.Block+r.Count-out[n-1].Block)
-			continue
-		}
-		out = append(out, r)
+// noRetestRuns returns the error with which another retest would end while one is under way. One
+// that a scrub has begun makes room.
+func noRetestRuns(ctx context.Context, r *control.Record, c *control.Client) error {
+	last, err := c.Retest(ctx)
+	if err != nil || last.ID == 0 || last.Ended {
+		return err
 	}
-	return out
+	scrub, err := c.Scrub(ctx, control.ScrubRequest{Do: control.ScrubShow})
+	if err == nil && !scrub.Retest.Running {
+		err = fmt.Errorf("%s: %w: a retest is under way", r.Device, control.ErrBusy)
+	}
+	return err
 }
 
 // lastRetest fills in how far the last retest is.
@@ -288,7 +289,8 @@ func (a *app) printRetested(t *retested) error {
 		readable.Number(t.Home))
 	switch {
 	case t.DryRun:
-		text = fmt.Sprintf("would test %s blocks", readable.Number(t.Found))
+		text = fmt.Sprintf("would test %s blocks, and take home those that are well",
+			readable.Number(t.Found))
 	case !t.Ended:
 		text = fmt.Sprintf("the test goes on (%s): %s blocks found, %s home so far", t.Step,
 			readable.Number(t.Found), readable.Number(t.Home))

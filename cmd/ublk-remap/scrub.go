@@ -45,7 +45,7 @@ func scrubStartCommand(a *app) *cobra.Command {
 	var rate string
 	var idle bool
 	var interval time.Duration
-	var relocate, wait, noRetest bool
+	var relocate, wait, noRetest, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "start DEV|NAME",
 		Short: "Begin to read every block",
@@ -61,6 +61,9 @@ func scrubStartCommand(a *app) *cobra.Command {
 			if interval < 0 || interval > 0 && interval < time.Minute {
 				return fmt.Errorf("--interval %v: %w: at least 1m, or 0 for one pass", interval,
 					exit.ErrUsage)
+			}
+			if dryRun {
+				return a.wouldScrub(cmd.Context(), args[0], r)
 			}
 			if !wait {
 				return a.scrub(cmd, args[0], r)
@@ -78,6 +81,7 @@ func scrubStartCommand(a *app) *cobra.Command {
 		"move blocks that are slow to read to the spare region, at the end of each pass")
 	f.BoolVar(&noRetest, "no-retest", false,
 		"do not test after a pass whether the homes of remapped blocks are well again")
+	dryRunFlag(cmd, &dryRun)
 	a.jsonFlag(cmd)
 	return cmd
 }

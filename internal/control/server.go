@@ -27,8 +27,8 @@ type Handler interface {
 	// Snapshot returns a part of the durable table, from cursor on. The first cursor is 0.
 	Snapshot(ctx context.Context, cursor uint64) (*Snapshot, error)
 	// Drill rehearses a heal on spare units that are set aside for it, or notes how the whole drill
-	// ended: do is one of DrillHeal, DrillPassed and DrillFailed. The error is ErrRefused if the
-	// device is in no state for it.
+	// ended: do is one of DrillReady, DrillHeal, DrillPassed and DrillFailed. The error is
+	// ErrRefused if the device is in no state for it.
 	Drill(ctx context.Context, do string) (*DrillReply, error)
 	// Events returns what the flight recorder keeps, from the event of that number on, or a part of
 	// it. The error is ErrNotFound if the set has none.

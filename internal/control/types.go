@@ -378,6 +378,7 @@ type RescueReply struct {
 
 // What Drill is asked for.
 const (
+	DrillReady  = "ready"  // say whether a rehearsal could begin, and do nothing
 	DrillHeal   = "heal"   // rehearse a heal
 	DrillPassed = "passed" // note that the whole drill passed
 	DrillFailed = "failed" // note that it failed

@@ -88,13 +88,7 @@ type drill struct {
 // Drill rehearses a heal, and tells how that went. It may do so before it returns. Errors, when
 // nothing was begun: remap.ErrTripped, remap.ErrSpareFull, remap.ErrBusy.
 func (c *Coordinator) Drill(done func(DrillResult)) error {
-	switch {
-	case c.drill != nil:
-		return fmt.Errorf("%w: %w", remap.ErrBusy, errDrillUnder)
-	case c.closing:
-		return fmt.Errorf("%w: %w", remap.ErrBusy, ErrDrillEnded)
-	}
-	units, err := c.arbiter.ReserveUnits(1 + drillSpares)
+	units, err := c.drillUnits()
 	if err != nil {
 		return err
 	}
@@ -111,6 +105,26 @@ func (c *Coordinator) Drill(done func(DrillResult)) error {
 	d.run()
 	c.pump()
 	return nil
+}
+
+// MayDrill returns the error with which Drill would refuse a rehearsal now.
+func (c *Coordinator) MayDrill() error {
+	units, err := c.drillUnits()
+	if err == nil {
+		c.arbiter.ReturnUnits(units)
+	}
+	return err
+}
+
+// drillUnits sets the spare units of a rehearsal aside.
+func (c *Coordinator) drillUnits() ([]uint32, error) {
+	switch {
+	case c.drill != nil:
+		return nil, fmt.Errorf("%w: %w", remap.ErrBusy, errDrillUnder)
+	case c.closing:
+		return nil, fmt.Errorf("%w: %w", remap.ErrBusy, ErrDrillEnded)
+	}
+	return c.arbiter.ReserveUnits(1 + drillSpares)
 }
 
 // build makes the machines of a rehearsal.

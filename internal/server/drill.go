@@ -23,12 +23,19 @@ func (s *server) Drill(ctx context.Context, do string) (*control.DrillReply, err
 		s.keeper.note(metadata.Event{Kind: metadata.EventDrill, Done: done})
 		say.Msg("the drill " + do)
 		return reply, nil
-	case control.DrillHeal:
+	case control.DrillHeal, control.DrillReady:
 	default:
 		return nil, fmt.Errorf("%w: a drill of %q", control.ErrInvalid, do)
 	}
 	if !s.live.Load() {
 		return nil, fmt.Errorf("%w: the device is not live", control.ErrRefused)
+	}
+	var refused error
+	if err := s.keeper.call(ctx, func() { refused = s.keeper.coord.MayDrill() }); err != nil {
+		return nil, err
+	}
+	if refused != nil || do == control.DrillReady {
+		return reply, refusedDrill(refused)
 	}
 	// This is what an operator is told of a disk that fails. It says that it is none.
 	s.log.Warn().Msg("a drill begins: what follows about spare units set aside is a rehearsal")
@@ -36,12 +43,8 @@ func (s *server) Drill(ctx context.Context, do string) (*control.DrillReply, err
 	r, err := answered(ctx, s.keeper, func(done func(coordinator.DrillResult)) error {
 		return s.keeper.coord.Drill(done)
 	})
-	switch {
-	case errors.Is(err, remap.ErrTripped), errors.Is(err, remap.ErrSpareFull),
-		errors.Is(err, remap.ErrBusy):
-		return nil, fmt.Errorf("%w: %w", control.ErrRefused, err)
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, refusedDrill(err)
 	}
 	for _, step := range r.Steps {
 		reply.Steps = append(reply.Steps, control.DrillStep{Name: step.Name,
@@ -52,4 +55,15 @@ func (s *server) Drill(ctx context.Context, do string) (*control.DrillReply, err
 		reply.Error = r.Err.Error()
 	}
 	return reply, nil
+}
+
+// refusedDrill makes of an error of a drill what a client is told.
+func refusedDrill(err error) error {
+	switch {
+	case errors.Is(err, remap.ErrSpareFull):
+		return fmt.Errorf("%w: too few spare units are free for a drill", control.ErrRefused)
+	case errors.Is(err, remap.ErrTripped), errors.Is(err, remap.ErrBusy):
+		return fmt.Errorf("%w: %w", control.ErrRefused, err)
+	}
+	return err
 }
