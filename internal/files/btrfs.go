@@ -32,8 +32,7 @@ type btrfs struct {
 }
 
 func newBtrfs(v *volume) *btrfs {
-	b := &btrfs{volume: v, names: map[btrfsUser]string{}, trees: map[uint64]string{treeFiles: "/"},
-		mounts: v.mountsOf(v.dev)}
+	b := &btrfs{volume: v, mounts: v.mountsOf(v.dev)}
 	b.run = b.byExtent
 	return b
 }
@@ -102,20 +101,20 @@ func (v *volume) btrfs(pieces []piece) {
 }
 
 // errChunks: btrfs gives up chunks that hold nothing any more by itself.
-var errChunks = errors.New("btrfs has changed its chunks meanwhile: ask again")
+var errChunks = errors.New("btrfs does not know the chunk there, or not any more: ask again")
 
-// find tells of pieces. If chunks change while it does it begins again, a few times.
-func (b *btrfs) find(pieces []piece) (err error) {
-	before := len(b.facts)
-	for range 5 {
-		// The trees that are searched are those of the last transaction.
+// find tells of pieces.
+func (b *btrfs) find(pieces []piece) error {
+	return b.settled(func() (same bool, err error) {
+		b.extents, b.refs = btrfsExtents{}, btrfsRefs{}
+		b.names, b.trees = map[btrfsUser]string{}, map[uint64]string{treeFiles: "/"}
+		// What is not written yet has no place.
 		_ = unix.Syncfs(b.root)
-		b.facts, b.extents, b.refs = b.facts[:before], btrfsExtents{}, btrfsRefs{}
-		if err = b.pieces(pieces); !errors.Is(err, errChunks) {
-			break
-		}
-	}
-	return err
+		written, before := committed(b.root)
+		err = b.pieces(pieces)
+		now, after := generation(b.root)
+		return errors.Join(before, after) == nil && now == written, err
+	})
 }
 
 // pieces tells of pieces: superblocks, what chunks hold, and the rest, which is not allocated.

@@ -47,6 +47,15 @@ type btrfsLogical struct {
 	inodes  uint64 // address of a btrfsInodes
 }
 
+// btrfsInfo is struct btrfs_ioctl_fs_info_args.
+type btrfsInfo struct {
+	_          structs.HostLayout
+	_          [48]byte
+	flags      uint64
+	generation uint64
+	_          [960]byte
+}
+
 // btrfsInodes is struct btrfs_data_container: inode, offset and root of each file.
 type btrfsInodes struct {
 	_       structs.HostLayout
@@ -62,6 +71,10 @@ const (
 	iocTreeSearch  = 0xc0709411 // BTRFS_IOC_TREE_SEARCH_V2
 	iocInoLookup   = 0xd0009412 // BTRFS_IOC_INO_LOOKUP
 	iocLogicalIno  = 0xc038943b // BTRFS_IOC_LOGICAL_INO_V2
+	iocFSInfo      = 0x8400941f // BTRFS_IOC_FS_INFO
+	iocStartSync   = 0x80089418 // BTRFS_IOC_START_SYNC
+	iocWaitSync    = 0x40089416 // BTRFS_IOC_WAIT_SYNC
+	infoGeneration = 1 << 1     // BTRFS_FS_INFO_FLAG_GENERATION
 	treeRoots      = 1          // BTRFS_ROOT_TREE_OBJECTID
 	treeExtents    = 2          // BTRFS_EXTENT_TREE_OBJECTID
 	treeChunks     = 3          // BTRFS_CHUNK_TREE_OBJECTID
@@ -83,6 +96,7 @@ var (
 	_ [112]byte  = [unsafe.Offsetof(btrfsSearch{}.buffer)]byte{}
 	_ [4096]byte = [unsafe.Sizeof(btrfsLookup{})]byte{}
 	_ [56]byte   = [unsafe.Sizeof(btrfsLogical{})]byte{}
+	_ [1024]byte = [unsafe.Sizeof(btrfsInfo{})]byte{}
 	_ [16]byte   = [unsafe.Offsetof(btrfsInodes{}.values)]byte{}
 )
 
@@ -193,4 +207,27 @@ func lookupInode(fd int, tree, inode uint64) (string, error) {
 		return "", err
 	}
 	return unix.ByteSliceToString(l.name[:]), nil
+}
+
+// committed ends the transaction under way, if there is one, and returns the number of the last one
+// that has ended. All trees stay as they are until a later one begins.
+func committed(fd int) (transaction uint64, err error) {
+	if err := ioctl(fd, iocStartSync, &transaction); err != nil {
+		return 0, err
+	}
+	return transaction, ioctl(fd, iocWaitSync, &transaction)
+}
+
+var errGeneration = errors.New("btrfs does not tell its generation")
+
+// generation returns the number of the last transaction that has begun.
+func generation(fd int) (uint64, error) {
+	info := btrfsInfo{flags: infoGeneration}
+	if err := ioctl(fd, iocFSInfo, &info); err != nil {
+		return 0, err
+	}
+	if info.flags&infoGeneration == 0 {
+		return 0, errGeneration
+	}
+	return info.generation, nil
 }

@@ -17,5 +17,8 @@
 // told twice.
 //
 // The package writes nothing. Mounts in other mount namespaces are looked into through /proc.
-// Everything that a file system says is as of the moment at which it was asked.
+//
+// What ext4, xfs and btrfs tell while they are mounted holds for one state of them: if they change
+// meanwhile they are asked again. If they always change, a note says so. Everything else is as of
+// the moment at which it was asked.
 package files

@@ -19,75 +19,91 @@ type volume struct {
 	clone bool   // other mounts are not in the way
 }
 
-// mapped asks GETFSMAP about pieces. It tells of free space and of metadata, and returns the pieces
-// that files use, with their inodes where the file system says them. ext4 leaves out some places
-// that are in use between two free ones (seen on Linux 7.3), so what is not mentioned is in use.
-func (v *volume) mapped(pieces []piece) (used []piece, owned []ownedPiece, err error) {
+// mappedPiece is a piece with what GETFSMAP says of it.
+type mappedPiece struct {
+	piece
+	owner uint64
+	flags uint32
+}
+
+// mapped asks GETFSMAP about pieces.
+func (v *volume) mapped(pieces []piece) (all []mappedPiece, err error) {
 	var head fsmapHead
-	before := len(v.facts)
-	var held []placed
-	v.step("places", "asking %s", v.mount.Point)
 	runs := coalesce(pieces)
 	for i, run := range runs {
 		if v.over() {
-			return nil, nil, errors.New(cutOff)
+			return nil, errors.New(cutOff)
 		}
 		v.progress.Set(int64(i), int64(len(runs)))
 		err := fsmapOf(v.root, v.dev, run.at, run.at+run.size, &head, func(r record) {
-			in := within(pieces, r.start, r.start+r.size)
-			if len(in) == 0 {
-				return
-			}
-			switch {
-			case r.flags&fsmapSpecial == 0:
-				owned = append(owned, ownedPiece{in, r})
-				for _, p := range in {
-					held = append(held, placed{top: p.top, size: p.size})
-				}
-			case r.owner == ownFree:
-				v.tell(in, Fact{Owner: OwnerFree, Filesystem: v.fs, What: "free space"})
-			case r.owner == ownUnknown:
-			default:
-				what := metadataNames[r.owner]
-				if what == "" {
-					what = fmt.Sprintf("metadata (owner %#x)", r.owner)
-				}
-				v.tell(in, Fact{Owner: OwnerMetadata, Filesystem: v.fs, What: what})
+			for _, p := range within(pieces, r.start, r.start+r.size) {
+				all = append(all, mappedPiece{p, r.owner, r.flags})
 			}
 		})
 		if err != nil {
-			return nil, nil, err
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// tellMapped tells of free space and of metadata. It returns the pieces that files use, and those
+// of them that have an inode. ext4 leaves out some places that are in use between two free ones
+// (seen on Linux 7.3), so what is not mentioned is in use.
+func (v *volume) tellMapped(pieces []piece, all []mappedPiece) (used []piece, owned []mappedPiece) {
+	before := len(v.facts)
+	var held []placed
+	for _, m := range all {
+		in := []piece{m.piece}
+		switch {
+		case m.flags&fsmapSpecial == 0:
+			owned = append(owned, m)
+			held = append(held, placed{top: m.top, size: m.size})
+		case m.owner == ownFree:
+			v.tell(in, Fact{Owner: OwnerFree, Filesystem: v.fs, What: "free space"})
+		case m.owner == ownUnknown:
+		default:
+			what := metadataNames[m.owner]
+			if what == "" {
+				what = fmt.Sprintf("metadata (owner %#x)", m.owner)
+			}
+			v.tell(in, Fact{Owner: OwnerMetadata, Filesystem: v.fs, What: what})
 		}
 	}
 	used = without(pieces, slices.Concat(held, v.facts[before:]))
 	v.proveMounted(v.facts[before:])
-	return used, owned, nil
+	return used, owned
 }
 
-// asked tells of pieces of a file system, of so many bytes, that knows GETFSMAP, and returns what
-// is known to be in use and nothing else. readErr is why its superblock could not be read. shared:
-// a block can belong to several files.
-func (v *volume) asked(size int64, readErr error, pieces []piece, shared bool) (rest []piece) {
+// asked tells of pieces of a file system, of so many bytes, that knows GETFSMAP. readErr is why its
+// superblock could not be read. shared: a block can belong to several files. others is to tell of
+// what is known to be in use and nothing else.
+func (v *volume) asked(size int64, readErr error, pieces []piece, shared bool,
+	others func(rest []piece)) {
 	if readErr != nil {
 		v.unknown(pieces, v.fs, readErr.Error())
-		return nil
+		return
 	}
 	pieces = within(pieces, 0, size)
-	used, owned, err := v.mapped(pieces)
+	err := v.settled(func() (same bool, err error) {
+		v.step("places", "asking %s", v.mount.Point)
+		all, err := v.mapped(pieces)
+		if err != nil {
+			return true, err
+		}
+		used, owned := v.tellMapped(pieces, all)
+		if v.prove { // each place by itself: see Prove
+			return true, nil
+		}
+		if rest := v.deleted(v.search(used, owned, shared)); len(rest) > 0 {
+			others(rest)
+		}
+		again, err := v.mapped(pieces)
+		return err == nil && slices.Equal(all, again), nil
+	})
 	if err != nil {
 		v.unknown(pieces, v.fs, err.Error())
-		return nil
 	}
-	if v.prove {
-		return nil
-	}
-	return v.deleted(v.search(used, owned, shared))
-}
-
-// ownedPiece is pieces that belong to an inode.
-type ownedPiece struct {
-	pieces []piece
-	record
 }
 
 // coalesce joins pieces that lie close to each other, so that there are fewer questions. What lies
@@ -106,7 +122,7 @@ func coalesce(pieces []piece) (runs []piece) {
 
 // search walks the tree for the pieces that files use, and for the names of the inodes that own
 // pieces. It returns what it did not find.
-func (v *volume) search(used []piece, owned []ownedPiece, shared bool) (rest []piece) {
+func (v *volume) search(used []piece, owned []mappedPiece, shared bool) (rest []piece) {
 	w := &walk{volume: v, inodes: map[uint64]bool{}, pieces: used, shared: shared}
 	for _, o := range owned {
 		w.inodes[o.owner] = true
@@ -117,7 +133,7 @@ func (v *volume) search(used []piece, owned []ownedPiece, shared bool) (rest []p
 	}
 	v.facts = append(v.facts, w.found...)
 	for _, o := range owned {
-		v.tell(o.pieces, w.ownedFact(o))
+		v.tell([]piece{o.piece}, w.ownedFact(o))
 	}
 	rest = without(used, w.found)
 	if v.cut {
@@ -128,7 +144,7 @@ func (v *volume) search(used []piece, owned []ownedPiece, shared bool) (rest []p
 }
 
 // ownedFact says what an inode uses a place for.
-func (w *walk) ownedFact(o ownedPiece) Fact {
+func (w *walk) ownedFact(o mappedPiece) Fact {
 	e, named := w.named[o.owner]
 	f := Fact{Owner: OwnerFile, Inode: o.owner, Filesystem: w.fs}
 	switch {
@@ -153,14 +169,12 @@ func (w *walk) ownedFact(o ownedPiece) Fact {
 // ext asks ext4, which also serves ext2 and ext3.
 func (v *volume) ext(pieces []piece) {
 	b, err := readExt(v.path)
-	rest := v.asked(b.size, err, pieces, false)
-	if len(rest) == 0 {
-		return
-	}
-	// What is left is no file's data: the journal, maps of extents, attributes. debugfs reads the
-	// device, which is up to date once all is written.
-	_ = unix.Syncfs(v.root)
-	v.inodes(b, v.node, v.fs, v.mount.Point, nobodys, rest)
+	v.asked(b.size, err, pieces, false, func(rest []piece) {
+		// What is left is no file's data: the journal, maps of extents, attributes. debugfs reads
+		// the device, which is up to date once all is written.
+		_ = unix.Syncfs(v.root)
+		v.inodes(b, v.node, v.fs, v.mount.Point, nobodys, rest)
+	})
 }
 
 // other asks a file system that only knows FIEMAP, if that.

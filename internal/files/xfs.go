@@ -92,11 +92,12 @@ func (i *xfsInfo) number(at int64) int64 {
 func (v *volume) xfs(pieces []piece) {
 	b, err := v.geometry()
 	// Without a reverse map a block can belong to several files.
-	rest := v.asked(b.size, err, pieces, true)
-	rest = v.headers(&b, v.fs, rest)
-	rest = v.chunks(&b, rest)
-	v.unknown(rest, v.fs, "in use, and not the data of a file with a name: metadata, or a deleted "+
-		"file; xfs tells which only if it was made with a reverse map (rmapbt)")
+	v.asked(b.size, err, pieces, true, func(rest []piece) {
+		rest = v.headers(&b, v.fs, rest)
+		rest = v.chunks(&b, rest)
+		v.unknown(rest, v.fs, "in use, and not the data of a file with a name: metadata, or a "+
+			"deleted file; xfs tells which only if it was made with a reverse map (rmapbt)")
+	})
 }
 
 // headers tells of the headers of the allocation groups, four sectors each, and of the journal. It
