@@ -79,13 +79,19 @@ func state(st *control.Status) *Point {
 	p := &Point{Level: Bad, Says: cmp.Or(st.Reason, "it is "+string(st.State)), Do: st.Action}
 	switch st.State {
 	case control.StateFailed:
-		p.Rank, p.Alerts = RankFailed, []string{"server-dead"}
+		// While no server runs I/O waits, so no error reaches anybody, whatever an alert of before
+		// says.
+		p.Rank, p.Alerts = RankFailed, []string{"server-dead", "tripped"}
 	case control.StateUnreachable:
 		p.Rank, p.Alerts = RankUnreachable, []string{"no-answer"}
 		p.Do = cmp.Or(p.Do, "see: "+shell.Command("status", st.Name))
 	case control.StateTripped:
 		// That the disk is to be replaced says the same, as the alerts have it.
 		p.Rank, p.Alerts = RankTripped, []string{"tripped", "disk-to-replace"}
+		p.Says = "remapping is stopped"
+		if st.Reason != "" {
+			p.Says += ": " + st.Reason
+		}
 	case control.StateDegraded:
 		p.Level, p.Rank = Watch, RankDegraded
 		if st.HasFigures() && st.Spare.Free == 0 {

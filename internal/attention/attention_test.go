@@ -1,6 +1,7 @@
 package attention_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func TestWords(t *testing.T) {
 			"check the disk's cables and power, then: ublk-remap resume media"),
 			func(st *control.Status) { st.Missing = []string{"/dev/sda"} }}, attention.Bad,
 			attention.RankMissing,
-			"a disk of it is gone: /dev/sda; it answers ENODEV",
+			"a disk of it is gone: /dev/sda; remapping is stopped: it answers ENODEV",
 			"bring the disk back: its cables, its power, its controller; then: " +
 				"ublk-remap resume media"},
 		"gone, without a server": {[]func(*control.Status){state(control.StateFailed, "dead",
@@ -76,6 +77,10 @@ func TestWords(t *testing.T) {
 			"disks of it are gone: /dev/sda and /dev/sdb; dead",
 			"bring the disks back: their cables, their power, their controllers; then: " +
 				"ublk-remap start media"},
+		"dead, with an alert of before": {[]func(*control.Status){state(control.StateFailed, "dead",
+			"ublk-remap start media"), func(st *control.Status) { st.ServerPID = 0 },
+			alert("tripped", "critical", "Remapping of media is stopped; errors reach its users.")},
+			attention.Bad, attention.RankFailed, "dead", "ublk-remap start media"},
 		"a state without a reason": {[]func(*control.Status){state("new", "", "")},
 			attention.Watch, attention.RankDegraded, "it is new", ""},
 		"lost and waiting": {[]func(*control.Status){state(control.StateLive, "nothing comes",
@@ -122,8 +127,24 @@ func TestMore(t *testing.T) {
 		t.Errorf("%q", all.Says())
 	}
 	st.State, st.Reason = control.StateTripped, "stopped"
-	if all := attention.Of(st, more); all.Says() != "stopped" {
+	if all := attention.Of(st, more); all.Says() != "remapping is stopped: stopped" {
 		t.Errorf("%q", all.Says())
+	}
+}
+
+// TestSentences: in a list each point is a sentence, in which names and paths keep their letters.
+func TestSentences(t *testing.T) {
+	st := well()
+	st.State, st.Reason, st.Missing = control.StateFailed, "dead", []string{"/dev/sda"}
+	alert("new-bad-blocks", "warning", "media got 3.")(st)
+	alert("x", "warning", "Look!")(st)
+	want := []string{"A disk of it is gone: /dev/sda.", "Dead.", "media got 3.", "Look!"}
+	if got := attention.Of(st).Sentences(st.Name); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	st.Name, st.Alerts, want = "", nil, want[:2] // nothing is known of it but its number
+	if got := attention.Of(st).Sentences(st.Name); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -3,6 +3,8 @@ package attention
 import (
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Level says how bad something is.
@@ -72,7 +74,7 @@ func (all Points) Rank() Rank {
 	return all[0].Rank
 }
 
-// Says puts all points into one text.
+// Says puts all points into one text, for a line.
 func (all Points) Says() string {
 	if len(all) == 0 {
 		return Well
@@ -82,6 +84,24 @@ func (all Points) Says() string {
 		says[i] = all[i].Says
 	}
 	return strings.Join(says, "; ")
+}
+
+// Sentences are all points, each as a sentence of its own, to be shown as a list. name is that of
+// the device, in which no letter is changed.
+func (all Points) Sentences(name string) []string {
+	says := make([]string, len(all))
+	for i := range all {
+		s := all[i].Says
+		if name == "" || !strings.HasPrefix(s, name) {
+			r, n := utf8.DecodeRuneInString(s)
+			s = string(unicode.ToUpper(r)) + s[n:]
+		}
+		if s != "" && !strings.ContainsAny(s[len(s)-1:], ".!?") {
+			s += "."
+		}
+		says[i] = s
+	}
+	return says
 }
 
 // Steps returns what to do, in this order. Nothing is there twice: neither a command, nor the same

@@ -3,7 +3,10 @@ package health
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
+
+	"ublkremap/internal/readable"
 )
 
 // Rate says how fast the disk goes bad, and for how long its spare region lasts at that rate.
@@ -14,6 +17,19 @@ type Rate struct {
 	Days, Low, High *float64
 	Incidents       int     // times that the disk got worse
 	Over            float64 // days that were looked at
+}
+
+// Lasts says for how many days something lasts, and between which bounds: about 5 hours, between 1
+// hour and 16 days. The bounds are empty if there is nothing between them.
+func Lasts(days, low, high float64) (about, between string) {
+	about, least, most := readable.Days(days), readable.Days(low), readable.Days(high)
+	if least == most {
+		return about, ""
+	}
+	if !strings.HasPrefix(about, "over ") {
+		about = "about " + about
+	}
+	return about, "between " + least + " and " + most
 }
 
 const (

@@ -268,14 +268,16 @@ func (f *findings) spare(s *Seen, rate *Rate) {
 	case *rate.Days < laterDays || rate.Incidents > 1:
 		v = Watch
 	}
-	between := ""
-	if low, high := readable.Days(*rate.Low), readable.Days(*rate.High); low != high {
-		between = " (" + low + " to " + high + ")"
+	lasts, between := Lasts(*rate.Days, *rate.Low, *rate.High)
+	if between != "" {
+		lasts += " (" + between + ")"
 	}
-	f.add(v, "%s in %s; the spare region lasts %s at this rate%s",
-		readable.Count(uint64(rate.Incidents), "time the disk got worse",
-			"times the disk got worse"),
-		readable.Days(rate.Over), readable.Days(*rate.Days), between)
+	times := "once"
+	if rate.Incidents > 1 {
+		times = readable.Number(uint64(rate.Incidents)) + " times"
+	}
+	f.add(v, "the disk got worse %s in %s; at this rate the spare region lasts %s", times,
+		readable.Days(rate.Over), lasts)
 }
 
 // together adds what shows itself only in both.

@@ -137,7 +137,7 @@ func TestWhatTheServerSaw(t *testing.T) {
 		"the drive is blind": {seen(old), []Drive{well}, Watch, "do not rely"},
 		"new bad blocks": {seen(old, Bad{Block: 9000, Count: 8, Spares: 1, At: ago(5 * day)},
 			Bad{Block: 99000, Count: 8, Spares: 1, At: ago(3 * day)}), nil, Watch,
-			"2 times the disk got worse in 30 days"},
+			"the disk got worse 2 times in 30 days"},
 		"a burst": {seen(many(150, ago(time.Hour))...), nil, ReplaceNow, "within a day"},
 		"pending": {with(seen(), func(s *Seen) { s.Pending = 3 }), []Drive{well}, Watch,
 			"3 blocks do not read"},
@@ -170,7 +170,7 @@ func TestWhatTheServerSaw(t *testing.T) {
 		}), nil, ReplaceNow, "remapping is stopped: EIO"},
 		"too fast": {with(seen(append(append(many(30, ago(3*day)), many(30, ago(2*day))...),
 			many(30, ago(day+time.Hour))...)...), func(s *Seen) { s.SpareFree = 15 }), nil,
-			ReplaceNow, "the spare region lasts 5 days"},
+			ReplaceNow, "the spare region lasts about 5 days"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Judge(c.seen, c.drives)
