@@ -80,16 +80,18 @@ func historyOf(list []sample, now time.Time) history {
 	h := history{From: start.Local().Format("15:04:05"), To: "now", Enough: true,
 		Top: readable.Rate(top), TopHeals: numText(uint64(most))}
 	healed, failed := 0.0, 0.0
-	for i, r := range rates {
+	drawn := time.Time{} // to where the lines are
+	for _, r := range rates {
 		line := func(b *strings.Builder, v float64) {
 			y := chartHeight - v/top*(chartHeight-4)
-			if i == 0 || !r.whole {
+			if !r.from.Equal(drawn) || !r.whole {
 				fmt.Fprintf(b, "M%s %s", px(x(r.from)), px(y))
 			}
 			fmt.Fprintf(b, "L%s %s", px(x(r.to)), px(y))
 		}
 		line(&read, r.read)
 		line(&write, r.write)
+		drawn = r.to
 		healed, failed = healed+r.heals, failed+r.errored
 		add := func(to *[]bar, v float64, what string) {
 			if v > 0 {
@@ -105,8 +107,8 @@ func historyOf(list []sample, now time.Time) history {
 	h.Read, h.Write = read.String(), write.String()
 	last := rates[len(rates)-1]
 	h.ReadNow, h.WriteN = readable.Rate(last.read), readable.Rate(last.write)
-	h.Says = fmt.Sprintf("%s were healed and %s failed in %s",
-		counted(uint64(healed), "request", "requests"),
+	h.Says = fmt.Sprintf("%s healed and %s failed in %s",
+		counted(uint64(healed), "request was", "requests were"),
 		counted(uint64(failed), "operation", "operations"), readable.Span(now.Sub(start)))
 	return h
 }

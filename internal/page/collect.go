@@ -234,9 +234,7 @@ func (p *Page) Observe(all []*control.Status, err error) {
 			d = &device{st: st}
 			p.devices[key] = d
 		}
-		if st.HasFigures() {
-			d.sample(st, now)
-		}
+		d.figures(st, now)
 	}
 	if err == nil {
 		maps.DeleteFunc(p.devices, func(key string, _ *device) bool { return !seen[key] })

@@ -25,6 +25,8 @@ type device struct {
 	answered time.Time // the last answer; zero: there was none
 	failed   error     // of the last question, if there was no answer
 
+	told told // the last figures: all that is known once its server is dead
+
 	history []sample // oldest first
 
 	latencies *control.Latencies
@@ -40,6 +42,12 @@ type device struct {
 	noEvents error // of the last question
 
 	watched time.Time // when somebody looked at its own page last
+}
+
+// told are the figures of the last answer; none came if at is zero.
+type told struct {
+	at                         time.Time
+	free, total, pending, lost uint64
 }
 
 // sample is the counters of a moment.
@@ -69,7 +77,13 @@ func errored(st *control.Status) uint64 {
 // answer takes a new status in.
 func (d *device) answer(st *control.Status, now time.Time) {
 	d.st, d.asked, d.answered, d.failed = st, time.Time{}, now, nil
+	d.figures(st, now)
+}
+
+// figures takes in what a status has of them.
+func (d *device) figures(st *control.Status, now time.Time) {
 	if st.HasFigures() {
+		d.told = told{now, st.Spare.Free, st.Spare.Total, st.Pending, st.Lost}
 		d.sample(st, now)
 	}
 }

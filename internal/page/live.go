@@ -24,6 +24,7 @@ const (
 // Message is the data of an event of /live.
 type Message struct {
 	At    time.Time `json:"at"`
+	Clock string    `json:"clock"` // At, as the page writes times
 	Build string    `json:"build"` // a page of another build has to be loaded again
 	// Parts are the elements that have changed, by their ids, as HTML. A new one may be among them.
 	Parts map[string]string `json:"parts"`
@@ -31,6 +32,8 @@ type Message struct {
 	Order []string `json:"order,omitempty"`
 	// Status is that of the device if the page is of one, and null if it is not there any more.
 	Status *control.Status `json:"status"`
+	// Untold says why Status has no figures; empty if it has.
+	Untold string `json:"untold"`
 }
 
 // client is an open page.
@@ -166,6 +169,7 @@ type rendered struct {
 	parts  map[string]string
 	order  []string
 	status *control.Status
+	untold string
 }
 
 // render returns how the page of a device, or that of all, looks after the last round. All clients
@@ -181,7 +185,7 @@ func (p *Page) render(device string) *rendered {
 	if device == "" {
 		r.order = p.overviewParts(r.parts)
 	} else {
-		r.status = p.deviceParts(device, r.parts)
+		r.status, r.untold = p.deviceParts(device, r.parts)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,8 +196,8 @@ func (p *Page) render(device string) *rendered {
 // message returns what is new for a client that has been sent last, and notes it as sent.
 func (p *Page) message(c *client, last **rendered) *Message {
 	r := p.render(c.device)
-	m := &Message{At: r.at, Build: p.build, Parts: map[string]string{}, Order: r.order,
-		Status: r.status}
+	m := &Message{At: r.at, Clock: clock(r.at), Build: p.build, Parts: map[string]string{},
+		Order: r.order, Status: r.status, Untold: r.untold}
 	for id, html := range r.parts {
 		if *last == nil || (*last).parts[id] != html {
 			m.Parts[id] = html

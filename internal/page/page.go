@@ -198,7 +198,7 @@ const (
 )
 
 // errBusy says that too many ask for surfaces.
-var errBusy = errors.New("too many surfaces are being asked for; try again")
+var errBusy = errors.New("too many surfaces are being asked for")
 
 // askSurface asks a server how its blocks look.
 func (p *Page) askSurface(ctx context.Context, key string, from, to uint64,

@@ -241,19 +241,24 @@ func TestHostile(t *testing.T) {
 	check("a device that is not there", body)
 }
 
-// TestDead: a device whose server dies is shown as dead, without the figures that it had; one that
-// hangs keeps nothing of the others.
+// figures are what the page of a device has of them, if a server answers.
+const figures = `<dl class="figures">`
+
+// TestDead: a device whose server dies is shown as dead. Of the figures that it had a sentence says
+// when they were so, and nothing is shown that has nothing to tell. One that hangs keeps nothing of
+// the others.
 func TestDead(t *testing.T) {
 	h := pagetest.New(nil)
 	s := serveHost(t, h)
+	get(t, s.URL+"/device/archive")
 	h.Kill("archive")
 	hangs := make(chan struct{})
 	defer close(hangs)
 	h.Change("backup", func(d *pagetest.Device) { d.Hangs = hangs })
 	for {
 		_, _, body := get(t, s.URL+"/device/archive")
-		if strings.Contains(body, "ublk-remap start archive") &&
-			!strings.Contains(body, "of 262,144") {
+		if strings.Contains(body, "ublk-remap start archive") {
+			dead(t, s.URL)
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -261,10 +266,33 @@ func TestDead(t *testing.T) {
 	for { // until it counts as one that does not answer
 		_, _, body := get(t, s.URL+"/device/backup")
 		if strings.Contains(body, "has not answered for") &&
-			strings.Contains(body, "unreachable") && !strings.Contains(body, "of 262,144") {
+			strings.Contains(body, "unreachable") && !strings.Contains(body, figures) {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// dead looks at the pages of a device that has died.
+func dead(t *testing.T, url string) {
+	t.Helper()
+	_, _, one := get(t, url+"/device/archive")
+	_, _, all := get(t, url)
+	for _, body := range []string{one, all} {
+		if !strings.Contains(body, "262,144 of 262,144 spare units were free, 0 blocks were "+
+			"pending and 0 lost.") {
+			t.Errorf("it does not say what was known last: %s", body)
+		}
+	}
+	for _, want := range []string{`<section id="latency" class="chart" hidden>`,
+		`<section id="health" hidden>`, `<section id="metadata" hidden>`,
+		"There is no map now: no server runs."} {
+		if !strings.Contains(one, want) {
+			t.Errorf("it lacks %q", want)
+		}
+	}
+	if strings.Contains(one, figures) {
+		t.Errorf("it has figures")
 	}
 }
 

@@ -48,10 +48,13 @@ type row struct {
 	Disk     string // path
 	Tone     tone
 	rank     attention.Rank
-	State    string // the word that status has for it
-	Says     string // in words
-	Steps    []step // what to do
-	Answered bool   // if not, the figures are not known
+	State    string   // the word that status has for it
+	Stated   tone     // of the state alone
+	Says     []string // in sentences; the first is the most urgent
+	Steps    []step   // what to do
+	Answered bool     // if not, the figures are not known
+	Untold   string   // why not: that no server runs, or that it does not answer
+	Last     string   // what it said when it answered last; empty: nobody has asked it
 	Size     string
 	Spare    spare
 	Pending  uint64
@@ -78,6 +81,14 @@ type spare struct {
 	Of                string // how many are used of how many
 }
 
+// Text is how long it lasts, with the bounds.
+func (s *spare) Text() string {
+	if s.Between == "" {
+		return s.Lasts
+	}
+	return s.Lasts + " (" + s.Between + ")"
+}
+
 // idOf is the id of an element for a device. Names can be anything.
 func idOf(key string) string {
 	sum := sha256.Sum256([]byte(key))
@@ -92,13 +103,15 @@ func (d *device) rowOf(key string, now time.Time) row {
 	st := d.current(now)
 	r := row{ID: idOf(key), Path: pathOf(key), Name: clean(cmp.Or(st.Name, st.Device)),
 		Device: clean(st.Device), Disk: clean(st.Backing), State: clean(string(st.State)),
-		Answered: st.HasFigures(), Size: sizeText(st.SizeBlocks * uint64(st.BlockSize)),
+		Stated: stated(st.State), Answered: st.HasFigures(),
+		Size:    sizeText(st.SizeBlocks * uint64(st.BlockSize)),
 		Pending: st.Pending, Lost: st.Lost}
 	if st.SizeBlocks == 0 {
 		r.Size = "–"
 	}
 	if !r.Answered {
-		r.says(attention.Of(st))
+		r.says(st.Name, attention.Of(st))
+		r.Untold, r.Last = untold(st.State), d.last()
 		return r
 	}
 	report := d.health(now)
@@ -108,25 +121,50 @@ func (d *device) rowOf(key string, now time.Time) row {
 			r.Slow += s.Count
 		}
 	}
-	r.says(attention.Of(st, r.besides(st, &report)...))
+	r.says(st.Name, attention.Of(st, r.besides(st, &report)...))
 	r.Scrub, r.ScrubSub = scrubText(&st.Scrub, now)
 	return r
 }
 
-// Named reports whether what it says begins with a path or the device's name, in which no letter is
-// to be changed.
-func (r row) Named() bool {
-	return strings.HasPrefix(r.Says, "/") || strings.HasPrefix(r.Says, r.Name)
+// stated is how bad a state is by itself. What else is with a device may be worse.
+func stated(s control.State) tone {
+	switch s {
+	case control.StateLive:
+		return toneGood
+	case control.StateFailed, control.StateTripped, control.StateUnreachable:
+		return toneBad
+	}
+	return toneWatch
+}
+
+// untold says why there are no figures.
+func untold(s control.State) string {
+	switch s {
+	case control.StateFailed:
+		return "no server runs"
+	case control.StateRecovering:
+		return "its server starts, or is being asked"
+	}
+	return "its server does not answer"
+}
+
+// last is what is known from the last answer with figures.
+func (d *device) last() string {
+	t := &d.told
+	if t.at.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("When its server answered last, at %s, %s of %s free, %s pending and %s "+
+		"lost.", stamp(t.at), numText(t.free), counted(t.total, "spare unit was",
+		"spare units were"), counted(t.pending, "block was", "blocks were"), numText(t.lost))
 }
 
 // says sets how bad it is, and what is said of it.
-func (r *row) says(all attention.Points) {
+func (r *row) says(name string, all attention.Points) {
 	r.rank, r.Tone = all.Rank(), toneOf(all.Level())
-	says := make([]string, len(all))
-	for i := range all {
-		says[i] = clean(all[i].Says)
+	for _, s := range all.Sentences(name) {
+		r.Says = append(r.Says, clean(s))
 	}
-	r.Says = cmp.Or(strings.Join(says, "; "), attention.Well)
 	for i, s := range all.Steps() {
 		words, typed := attention.Command(s)
 		label := "Next"
@@ -153,7 +191,7 @@ func (r *row) besides(st *control.Status, report *health.Report) (more []attenti
 	}
 	if days := report.SpareDays; days != nil && *days < laterDays && r.Spare.Free > 0 {
 		more = append(more, attention.Point{Level: attention.Watch, Rank: attention.RankSpare,
-			Says:   "the spare region lasts " + daysText(*days) + " at this rate",
+			Says:   "at this rate the spare region lasts " + r.Spare.Text(),
 			Do:     attention.LookAt(st),
 			Alerts: []string{"spare-goes-down"}})
 	}
@@ -195,11 +233,8 @@ func spareOf(st *control.Status, report *health.Report) spare {
 	if report.SpareDays == nil {
 		return s
 	}
-	s.Lasts, s.Between = daysText(*report.SpareDays), ""
-	low, high := daysText(*report.SpareDaysLow), daysText(*report.SpareDaysHigh)
-	if low != high {
-		s.Between = low + " to " + high
-	}
+	s.Lasts, s.Between = health.Lasts(*report.SpareDays, *report.SpareDaysLow,
+		*report.SpareDaysHigh)
 	switch {
 	case *report.SpareDaysHigh < soonDays:
 		s.Tone = toneBad
@@ -241,7 +276,7 @@ type overview struct {
 
 func (p *Page) frame(title string, now time.Time) frame {
 	return frame{Root: "./", Title: title, Host: clean(p.host), Version: clean(p.version),
-		Build: p.build, At: now.Local().Format("15:04:05")}
+		Build: p.build, At: clock(now)}
 }
 
 func (p *Page) overviewOf() *overview {

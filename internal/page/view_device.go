@@ -1,11 +1,13 @@
 package page
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"ublkremap/internal/control"
@@ -76,9 +78,9 @@ func (p *Page) deviceOf(key string) *deviceView {
 	v.Recorded = recordedOf(d, now)
 	v.Events = eventRows(d.events)
 	switch {
-	case !v.Answered:
-		v.NoEvents = "No server tells of them."
-	case d.noEvents != nil:
+	case !v.Answered && len(v.Events) > 0:
+		v.NoEvents = "These are the events up to its last answer."
+	case v.Answered && d.noEvents != nil:
 		v.NoEvents = "The server does not tell them: " + clean(d.noEvents.Error())
 	}
 	if !v.Answered {
@@ -96,7 +98,7 @@ func (p *Page) deviceOf(key string) *deviceView {
 		if m.State != "good" {
 			t = toneWatch
 		}
-		v.Mirrors = append(v.Mirrors, mirror{clean(m.Location), clean(m.State), t})
+		v.Mirrors = append(v.Mirrors, mirror{place(m.Location), clean(m.State), t})
 	}
 	for _, s := range st.Spare.Devices {
 		v.Spares = append(v.Spares, spareDevice{clean(s.Device), numText(s.Total)})
@@ -107,10 +109,25 @@ func (p *Page) deviceOf(key string) *deviceView {
 	if t := st.Table; t != nil {
 		v.Table = numText(t.Entries) + " of " + numText(t.Max) + " entries"
 		if t.Growth != "" {
-			v.Table += "; more room: " + clean(t.Growth)
+			v.Table += "; " + cmp.Or(growths[t.Growth], clean(t.Growth))
 		}
 	}
 	return v
+}
+
+// growths say what is done about a table that fills.
+var growths = map[string]string{"under way": "more room is being made",
+	"waits":   "it gets more room once the metadata is in order",
+	"no room": "the disk has no more room for it"}
+
+// place is where a copy of the metadata lies: "backing at 128 KiB" for "backing@131072".
+func place(location string) string {
+	disk, start, _ := strings.Cut(location, "@")
+	at, err := strconv.ParseUint(start, 10, 64)
+	if err != nil {
+		return clean(location)
+	}
+	return clean(disk) + " at " + sizeText(at)
 }
 
 // verdictOf says what a verdict means.
@@ -239,18 +256,19 @@ func eventRows(events []Event) []eventRow {
 	return rows
 }
 
-// deviceParts adds the parts of the page of a device, and returns its status; nil if it is gone.
-func (p *Page) deviceParts(key string, parts map[string]string) *control.Status {
+// deviceParts adds the parts of the page of a device, and returns its status, nil if it is gone,
+// and why that has no figures.
+func (p *Page) deviceParts(key string, parts map[string]string) (*control.Status, string) {
 	v := p.deviceOf(key)
 	if v == nil {
 		parts["head"] = p.part("gone", p.goneOf(key))
-		return nil
+		return nil, ""
 	}
 	for _, id := range []string{"head", "figures", "history", "recorded", "latency", "events",
 		"metadata", "health", "details"} {
 		parts[id] = p.part(id, v)
 	}
-	return v.status
+	return v.status, v.Untold
 }
 
 // goneOf is the page of a device that is not there.
@@ -267,7 +285,9 @@ func (p *Page) goneOf(key string) *deviceView {
 type plainSurface struct {
 	Blocks, HeadBlocks uint64
 	BlockSize          int
-	Path, Failed       string
+	Path               string
+	Untold             string // why nobody can be asked
+	Failed             string // why there was no answer
 	Regions            []regionRow
 	Places             []placeRow
 	More               int
@@ -290,7 +310,7 @@ const maxPlaces = 24
 func (p *Page) plainSurface(ctx context.Context, key string, v *deviceView) *plainSurface {
 	t := &plainSurface{Blocks: v.status.SizeBlocks, BlockSize: v.status.BlockSize, Path: v.Path}
 	if !v.Answered {
-		t.Failed = "No server tells of its blocks."
+		t.Untold = v.Untold
 		return t
 	}
 	ctx, cancel := context.WithTimeout(ctx, roundWait)

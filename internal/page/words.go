@@ -19,6 +19,6 @@ func numText(n uint64) string { return readable.Number(n) }
 
 func counted(n uint64, one, many string) string { return readable.Count(n, one, many) }
 
-func daysText(n float64) string { return readable.Days(n) }
+func clock(t time.Time) string { return t.Local().Format("15:04:05") }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }

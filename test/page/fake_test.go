@@ -42,6 +42,13 @@ type host struct {
 	held chan struct{}
 }
 
+// questions is how often it was asked about surfaces.
+func (h *host) questions() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked
+}
+
 var errAway = errors.New("its server does not answer")
 
 // find returns a disk as it is now.

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,8 @@ func TestStates(t *testing.T) {
 		w.live()
 		if d.table == nil {
 			w.mapIs("failed")
-			w.until(`document.querySelector(".surface-note").innerText.startsWith("no map: ")`)
+			w.until(`document.querySelector(".surface-note").innerText.startsWith(
+				"There is no map now: ")`)
 		} else {
 			w.mapIs("ready")
 		}
@@ -303,6 +305,11 @@ func TestFits(t *testing.T) {
 			getComputedStyle(e).display !== "inline").map((e) => e.innerText)`) {
 			t.Errorf("%s: this is wider than its place: %q", what, s)
 		}
+		for _, s := range eval[[]string](w, `[...document.querySelectorAll("td, th, dd, li, p")]
+			.filter((e) => e.getBoundingClientRect().right > innerWidth + 1 &&
+			e.checkVisibility() && !e.closest(".scroll, .unseen")).map((e) => e.innerText)`) {
+			t.Errorf("%s: this is beyond the window's edge: %q", what, s)
+		}
 	}
 	text := func(size int64) {
 		t.Helper()
@@ -362,6 +369,10 @@ func TestReconnect(t *testing.T) {
 	w.live()
 	stop()
 	w.until(`document.getElementById("live")?.dataset.state === "stale"`)
+	if at := eval[string](w, `document.getElementById("live").innerText`); !regexp.MustCompile(
+		`^Not connected\. This is how it was at \d\d:\d\d:\d\d$`).MatchString(at) {
+		t.Errorf("not in the words of the other times: %q", at)
+	}
 	// What is known can be looked at; the map says that it is not all.
 	w.focusMap()
 	w.run(chromedp.KeyEvent("++"))

@@ -91,7 +91,8 @@ function tell(state, text) {
 	document.body.classList.toggle("stale", state === "stale");
 }
 
-const clock = (time) => new Date(time).toLocaleTimeString();
+// The clock of the host, as all times of the page.
+let seen = live.querySelector("time")?.textContent ?? "";
 
 let source, timer;
 function connect() {
@@ -102,6 +103,7 @@ function connect() {
 		last = Date.now();
 		const message = JSON.parse(event.data);
 		show(message);
+		seen = message.clock;
 		tell("live", "Live");
 	};
 	source.onerror = () => {
@@ -112,7 +114,7 @@ function connect() {
 
 // No message for some seconds: what is shown may be old. Messages come each second.
 setInterval(() => {
-	if (Date.now() - last > 5000) tell("stale", `Not connected. This is how it was at ${clock(last)}`);
+	if (Date.now() - last > 5000) tell("stale", `Not connected. This is how it was at ${seen}`);
 }, 1000);
 
 // Nobody looks at a page that is hidden. So it asks nothing.

@@ -534,7 +534,10 @@ class Loader {
 			const res = await fetch(`${this.url}?${q}`, { signal: abort.signal, cache: 'no-store',
 				headers: { Accept: 'application/json' } });
 			if (!res.ok) {
-				throw new Error((await res.text()).trim().slice(0, 200) || `status ${res.status}`);
+				// What a proxy answers is a page of its own.
+				const own = res.headers.get('Content-Type')?.startsWith('text/plain');
+				throw new Error((own && (await res.text()).trim().slice(0, 200))
+					|| `the answer was ${res.status} ${res.statusText}`.trim());
 			}
 			const answer = await res.json();
 			this.took = performance.now() - began;
@@ -580,6 +583,7 @@ class SurfaceMap {
 		this.pointers = new Map();
 		this.marks = new Set();
 		this.trouble = ''; // why there is no answer
+		this.untold = d.untold || ''; // why nobody can be asked
 		this.stale = false;
 		this.lastRefresh = 0;
 		this.refreshTimer = 0;
@@ -612,7 +616,7 @@ class SurfaceMap {
 		this.prev = button('‹ Previous bad', 'Previous bad place', () => this.nextBad(-1));
 		this.nextb = button('Next bad ›', 'Next bad place', () => this.nextBad(1));
 		this.scale = make('span', { class: 'surface-scale' });
-		for (const b of [this.in, this.out, this.all]) {
+		for (const b of [this.in, this.out, this.all, this.prev, this.nextb]) {
 			b.disabled = true; // until there is a map
 		}
 		const tools = make('div', { class: 'surface-tools', role: 'group', 'aria-label': 'Map' },
@@ -1266,7 +1270,8 @@ class SurfaceMap {
 	// What is asked for, and what comes.
 
 	want() {
-		if (!this.columns || this.disk.blocks === 0) {
+		if (this.untold || !this.columns || this.disk.blocks === 0) {
+			this.loader.want([]);
 			this.failed(null);
 			return;
 		}
@@ -1298,7 +1303,7 @@ class SurfaceMap {
 
 	settle() {
 		const state = !this.disk.whole ? 'loading'
-			: this.loader.busy || this.motion ? 'coarse' : 'ready';
+			: this.loader.busy || this.motion || this.untold ? 'coarse' : 'ready';
 		if (this.figure.dataset.state !== state) {
 			this.setState(state);
 		}
@@ -1317,6 +1322,8 @@ class SurfaceMap {
 			}
 		} else if (want.key === 'whole') {
 			this.disk.whole = tile;
+			this.prev.disabled = tile.bad(1, -Infinity, Infinity) < 0;
+			this.nextb.disabled = this.prev.disabled;
 		} else {
 			this.disk.keep(want.per, want.i, tile);
 		}
@@ -1337,13 +1344,16 @@ class SurfaceMap {
 		if (err && tries < 2) {
 			return;
 		}
-		// What fetch throws is a TypeError, with a text that says little.
-		const why = err instanceof TypeError ? 'the monitor does not answer' : err?.message;
+		// Texts of a browser's own errors are for programmers. What fetch throws is a TypeError.
+		const why = !err ? this.untold || 'its size is not known'
+			: err instanceof TypeError ? 'the monitor does not answer'
+			: err instanceof SyntaxError ? 'the answer was cut short' : err.message;
 		if (this.disk.whole) {
-			this.trouble = why ?? '';
+			this.trouble = why;
 			this.redraw();
 		} else {
-			this.note.textContent = `no map: ${why ?? 'no server tells of its blocks'}`;
+			this.note.textContent = err ? `The map did not come: ${why}. It is asked for again.`
+				: `There is no map now: ${why}.`;
 			this.setState('failed');
 		}
 	}
@@ -1351,9 +1361,20 @@ class SurfaceMap {
 	// status takes a live message in. If blocks have changed, what is shown is asked for again,
 	// after a while; what is known is shown until then.
 	status(message) {
-		const st = message?.status ?? message;
-		if (!st || typeof st !== 'object') {
+		const st = message.status;
+		if (!st) {
+			return; // there is no such device any more
+		}
+		const was = this.untold;
+		this.untold = message.untold ?? '';
+		if (this.untold) {
+			// What the map shows is what was known last.
+			this.want();
 			return;
+		}
+		if (was) {
+			this.stale = true;
+			this.refreshSoon();
 		}
 		this.disk.status = st;
 		if (st.size_blocks > 0) {

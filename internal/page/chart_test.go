@@ -1,0 +1,21 @@
+package page
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestHistory: the lines of rates are broken where no server counted, and one request is one.
+func TestHistory(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	h := historyOf([]sample{{at: at(0)}, {at: at(5), read: 10, heals: 1}, {at: at(10), read: 30},
+		// Another server counts from 0.
+		{at: at(15), read: 5}, {at: at(20), read: 15}, {at: at(25), read: 25}}, at(25))
+	if n := strings.Count(h.Read, "M"); n != 2 {
+		t.Errorf("%d lines: %s", n, h.Read)
+	}
+	if !strings.HasPrefix(h.Says, "1 request was healed and 0 operations failed in ") {
+		t.Error(h.Says)
+	}
+}
