@@ -95,6 +95,8 @@ type finder struct {
 
 	progress Progress
 
+	way []string // the devices from the one that is asked about to the one that is looked at
+
 	prove bool       // only free space is searched for: see Prove
 	moves bool       // a mounted file system has proved something
 	held  []*os.File // devices in exclusive use

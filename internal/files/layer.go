@@ -29,6 +29,8 @@ func (f *finder) layer(d node, pieces []piece, depth int) {
 		f.unknown(pieces, "", cutOff)
 		return
 	}
+	f.way = append(f.way, d.path)
+	defer func() { f.way = f.way[:len(f.way)-1] }()
 	before, partial := len(f.facts), true
 	switch {
 	case len(f.mountsOf(d.dev)) > 0:
@@ -126,11 +128,14 @@ func (f *finder) holder(d, h node, pieces []piece, depth int) {
 // others, or may.
 func (f *finder) alone(d node, pieces []piece, partial bool) {
 	dev, err := os.Open(d.path)
+	if err == nil {
+		defer dev.Close()
+		err = f.refresh()
+	}
 	if err != nil {
 		f.unknown(pieces, "", err.Error())
 		return
 	}
-	defer dev.Close()
 	found := blockdev.Detect(dev, d.size)
 	kind := func(k blockdev.Kind) *blockdev.Signature {
 		for i := range found.Signatures {

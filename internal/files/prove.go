@@ -24,7 +24,8 @@ import (
 //     read-only is not believed, as its journal may not have been replayed. One that is not mounted
 //     must be clean.
 //   - Nobody else changes a file system that is not mounted: its device is held exclusively from
-//     before it is asked until [Proof.Close], and no process has it open to write.
+//     before it is asked until [Proof.Close], and no process has it open to write. It is read anew:
+//     what the kernel keeps of it in memory can be older than what the disk holds.
 //   - The file system has found no error in itself.
 //   - Nothing else is known to be at the place. What lies on a device can be reached by several
 //     ways, such as a logical volume and its snapshot, and all of them must prove it free.
@@ -159,6 +160,9 @@ var errLarger = errors.New("it is larger than its device")
 // bytes it has, once nobody can change it any more.
 func (f *finder) doubt(d node, sound func() (size int64, err error)) error {
 	if err := f.hold(d); err != nil {
+		return err
+	}
+	if err := f.refresh(); err != nil {
 		return err
 	}
 	size, err := sound()
