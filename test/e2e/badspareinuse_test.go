@@ -14,6 +14,7 @@ import (
 // later harms nobody.
 func TestSparesGoBadInUse(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 2*time.Minute)
 	const bs, unit, per, seed = 512, 4096, 8, 6
 	d, s, lay := rig.Serve(t, rig.KindLoop, 64, bs, "2MiB")

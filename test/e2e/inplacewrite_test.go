@@ -16,6 +16,7 @@ import (
 // them well, as dm-dust's do. Where the write is taken and the blocks do not read, it fails.
 func TestPendingWrittenInPlace(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	if testing.Short() {
 		t.Skip("each write in place reads 512 other places, which takes long under emulation")
 	}

@@ -18,6 +18,7 @@ import (
 // no other server could recover the device.
 func TestKilledWhileLimitWaits(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 4*time.Minute)
 	vmtest.Modprobe(t, "dm-delay")
 	const size, at, hours = 64 << 20, 24 << 20, 5 * 3600 * 1000

@@ -64,6 +64,7 @@ func settled(t testing.TB, pid int) processMemory {
 // it is needed.
 func TestMemoryIsThere(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	for _, zc := range somePaths(1) {
 		t.Run(pathName(zc), func(t *testing.T) { testMemoryIsThere(t, zc) })
 	}
@@ -231,6 +232,7 @@ const availableMiB = 130 // what the tests below leave of the memory
 func TestSwapOnItself(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
+	vmtest.OnOneKernel(t)
 	turn := 0
 	for _, zc := range somePaths(turn) {
 		t.Run(pathName(zc), func(t *testing.T) {
@@ -295,6 +297,7 @@ func testSwapOnItself(t *testing.T, zeroCopy bool, args ...string) {
 func TestAllMemoryDirty(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
+	vmtest.OnOneKernel(t)
 	turn := 1
 	for _, zc := range somePaths(turn) {
 		t.Run(pathName(zc), func(t *testing.T) { testAllMemoryDirty(t, zc) })
@@ -396,6 +399,7 @@ func setting(t testing.TB, path, value string) {
 // large requests follows the load, and one that the machine cannot hold is refused.
 func TestIdleIsSmall(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 3*time.Minute)
 	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))

@@ -71,6 +71,7 @@ func contain(program, backing, dir string, foreground bool) error {
 func TestKilledWithItsMountNamespace(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
+	vmtest.OnOneKernel(t)
 	for _, foreground := range []bool{false, true} {
 		t.Run(fmt.Sprintf("foreground=%v", foreground),
 			func(t *testing.T) { testKilledWithNamespace(t, foreground) })
@@ -138,6 +139,7 @@ func leanMounts(t testing.TB, pid int) {
 func TestServersOwnMounts(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 3*time.Minute)
 	d := rig.NewDisk(t, rig.KindLoop, diskMiB, 512)
 	s := create(t, d, "--spare", fmt.Sprintf("%dMiB", spareMiB))

@@ -15,6 +15,7 @@ import (
 // what is pending is answered without the disk.
 func TestPhysicalSector(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 3*time.Minute)
 	const size, sector = 64 << 20, 4096
 	scsi := vmtest.NewScsiDebug(t, "dev_size_mb=64", "physblk_exp=3", "delay=0")

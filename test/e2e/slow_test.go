@@ -18,6 +18,7 @@ import (
 // slow. Nothing here depends on how long anything takes: what hangs does so until it is let go.
 func TestBadReadsLeaveRoom(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	for _, zc := range paths() {
 		t.Run(pathName(zc), func(t *testing.T) { testBadReadsLeaveRoom(t, zc) })
 	}

@@ -133,6 +133,7 @@ func reclaim(group string) {
 func TestFilesSwappedToTheDevice(t *testing.T) {
 	vmtest.NeedUblk(t)
 	vmtest.NeedRoot(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 4*time.Minute)
 	d := tightDisk(t, 64)
 	s := create(t, d, "--spare", "4MiB")

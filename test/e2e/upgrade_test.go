@@ -162,6 +162,7 @@ func testUpgrade(t *testing.T, w way) {
 // is.
 func TestUpgradeRefused(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 2*time.Minute)
 	rig.Remap(t, "upgrade", "no-such-device").Want(t, rig.ExitNotFound)
 	d := rig.NewDisk(t, rig.KindLoop, 32, 512)

@@ -110,6 +110,7 @@ func testVanished(t *testing.T, zeroCopy bool) {
 // TestSpareFull runs out of spare units: later heals fail, earlier ones stay.
 func TestSpareFull(t *testing.T) {
 	vmtest.NeedUblk(t)
+	vmtest.OnOneKernel(t)
 	rig.Guard(t, 4*time.Minute)
 	const units, blockSize = 16, 512
 	d, s, lay := rig.Serve(t, rig.KindLoop, 32, blockSize, fmt.Sprintf("%dKiB", units*4),
