@@ -41,6 +41,21 @@ const zooming = `(async () => {
 	return [times, drawn];
 })()`
 
+// there is after how many ms a page can be read and used.
+const there = `performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd`
+
+// idle counts the frames a second of a page that nobody touches, for five seconds.
+const idle = `new Promise((f) => {
+	let n = 0;
+	const began = performance.now();
+	const frame = (t) => {
+		n++;
+		if (t - began < 5000) requestAnimationFrame(frame);
+		else f(1000 * n / (t - began));
+	};
+	requestAnimationFrame(frame);
+})`
+
 // TestLargeDisk: a disk of 16 TiB with a million remaps is shown, down to its blocks. With -measure
 // it says how fast; no time makes it fail.
 func TestLargeDisk(t *testing.T) {
@@ -67,8 +82,7 @@ func TestLargeDisk(t *testing.T) {
 	for range 3 {
 		w.device("huge")
 		t.Logf("the page is there after %.0f ms, the map is drawn after %.0f ms and exact after "+
-			"%.0f ms", eval[float64](w, `performance.getEntriesByType("navigation")[0].
-			domContentLoadedEventEnd`), eval[float64](w, markOf("surface-drawn")),
+			"%.0f ms", eval[float64](w, there), eval[float64](w, markOf("surface-drawn")),
 			eval[float64](w, markOf("surface-ready")))
 	}
 	w.focusMap()

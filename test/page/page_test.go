@@ -109,9 +109,11 @@ func TestHostileNames(t *testing.T) {
 	w.accessible("a hostile name")
 }
 
-// TestManyDevices: a page with 64 devices.
+// TestManyDevices: a page with 64 devices. With -measure it says how fast.
 func TestManyDevices(t *testing.T) {
-	t.Parallel()
+	if !*measure {
+		t.Parallel()
+	}
 	h := &host{}
 	for i := range 64 {
 		h.disks = append(h.disks, newDisk(i, fmt.Sprintf("disk-%02d", i), gib*uint64(1+i)))
@@ -123,6 +125,11 @@ func TestManyDevices(t *testing.T) {
 		(a) => a.innerText)`)
 	if len(names) != 64 || names[0] != "disk-40" {
 		t.Errorf("%d devices: %v", len(names), names)
+	}
+	if *measure {
+		w.live()
+		t.Logf("64 devices: the page is there after %.0f ms, and %.1f frames a second are shown "+
+			"while it is kept up to date", eval[float64](w, there), eval[float64](w, idle))
 	}
 	w.accessible("64 devices")
 	w.shot("many")
