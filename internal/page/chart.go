@@ -107,6 +107,9 @@ func historyOf(list []sample, now time.Time) history {
 	h.Read, h.Write = read.String(), write.String()
 	last := rates[len(rates)-1]
 	h.ReadNow, h.WriteN = readable.Rate(last.read), readable.Rate(last.write)
+	if now.Sub(last.to) >= gap {
+		h.ReadNow, h.WriteN = "–", "–" // nobody has told for a while
+	}
 	h.Says = fmt.Sprintf("%s healed and %s failed in %s",
 		counted(uint64(healed), "request was", "requests were"),
 		counted(uint64(failed), "operation", "operations"), readable.Span(now.Sub(start)))
@@ -150,6 +153,9 @@ func recordedOf(d *device, now time.Time) recorded {
 	r := recorded{From: stamp(begin), To: "now", Top: numText(most)}
 	r.Says = fmt.Sprintf("In the last %d %ss the disk failed in %s, and %s taken", recordedBars,
 		unit, counted(n, "place", "places"), counted(total, "spare unit was", "spare units were"))
+	if n == 0 {
+		r.Says = fmt.Sprintf("In the last %d %ss the disk failed nowhere", recordedBars, unit)
+	}
 	each := chartWidth / recordedBars
 	for i := range units {
 		v := max(units[i], places[i])

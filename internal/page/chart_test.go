@@ -18,4 +18,19 @@ func TestHistory(t *testing.T) {
 	if !strings.HasPrefix(h.Says, "1 request was healed and 0 operations failed in ") {
 		t.Error(h.Says)
 	}
+	if h.ReadNow != "2 B/s" {
+		t.Errorf("%s are read now", h.ReadNow)
+	}
+	if h := historyOf([]sample{{at: at(0)}, {at: at(5), read: 10}}, at(999)); h.ReadNow != "–" {
+		t.Errorf("%s are read, long after the last answer", h.ReadNow)
+	}
+}
+
+// TestRecorded: a disk that has not failed has no bars, and says so in words.
+func TestRecorded(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := recordedOf(&device{first: now.Add(-time.Hour)}, now)
+	if r.Says != "In the last 30 hours the disk failed nowhere" || len(r.Bars) > 0 {
+		t.Errorf("%+v", r)
+	}
 }

@@ -140,7 +140,7 @@ func verdictOf(v health.Verdict) (string, tone) {
 	case health.Good:
 		return "Good: nothing speaks against the disk", toneGood
 	}
-	return "The server has met no error", toneGood
+	return "No bad block so far", toneGood
 }
 
 // details are what seldom changes.
