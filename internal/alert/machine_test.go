@@ -547,7 +547,7 @@ func TestHostileNames(t *testing.T) {
 // are an hour apart, and a restart at any moment changes nothing.
 func TestRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
-	for try := range uint64(20) {
+	for try := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, try))
 		b := newBench(t, 5)
 		open := map[string]bool{}
