@@ -96,7 +96,8 @@ func TestMonitor(t *testing.T) {
 		"CRITICAL - seen") {
 		t.Error(r.Stdout)
 	}
-	seen("/device/seen", "failed", "ublk-remap start seen", "no server tells")
+	seen("/device/seen", "failed", "ublk-remap start seen", "no server runs",
+		"255 of 256 spare units")
 	rig.Want(t, 0, "start", "seen")
 	seen("/device/seen", "recovery</th>", "255")
 	wait(`ublk_remap_server_up{set="seen"} 1`, `ublk_remap_server_took_over{set="seen"} 1`)
