@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -14,29 +13,14 @@ import (
 	"ublkremap/internal/config"
 )
 
-// trusted reports by an error whether somebody other than root and this user could have written a
-// file, or put another one in its place: what is run as root must be root's. The error is
+// trusted is config.Trusted, for what is run as root or is believed. The error is
 // config.ErrRefused, or fs.ErrNotExist.
 func trusted(path string) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
+	err := config.Trusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return notThere(path, err)
 	}
-	for _, p := range []string{real, filepath.Dir(real), filepath.Dir(path)} {
-		var st unix.Stat_t
-		if err := unix.Stat(p, &st); err != nil {
-			return &os.PathError{Op: "stat", Path: p, Err: err}
-		}
-		switch {
-		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-			return fmt.Errorf("%s: %w: it belongs to user %d, so it is not used; look into it, "+
-				"then: chown root: %s", p, config.ErrRefused, st.Uid, p)
-		case st.Mode&0o022 != 0:
-			return fmt.Errorf("%s: %w: it can be written by others than its owner, so it is not "+
-				"used; look into it, then: chmod go-w %s", p, config.ErrRefused, p)
-		}
-	}
-	return nil
+	return err
 }
 
 // notThere says of a file that cannot be found whether it is a link that leads nowhere.
@@ -70,12 +54,8 @@ func readSecret(path string) (string, error) {
 	case !st.Mode().IsRegular():
 		return "", fmt.Errorf("%s: %w: it is not a regular file; put the secret into one", path,
 			config.ErrInvalid)
-	case st.Mode()&0o027 != 0:
-		return "", fmt.Errorf("%s: %w: others can read or write it (mode %04o), so it is no "+
-			"secret; get a new token if somebody may have read it, then: chmod 600 %s", path,
-			config.ErrRefused, st.Mode().Perm(), path)
 	}
-	if err := trusted(path); err != nil {
+	if err := config.TrustedSecret(path); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))

@@ -199,6 +199,15 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// A byte order mark cannot be seen in an editor, so the error names it.
+func TestByteOrderMark(t *testing.T) {
+	err := (&File{Path: "x.toml", Name: "x"}).parse([]byte("\ufeffnumber = 3\n"))
+	if !errors.Is(err, ErrInvalid) || !strings.HasPrefix(err.Error(), "x.toml:1:1: ") ||
+		!strings.Contains(err.Error(), "byte order mark") {
+		t.Error(err)
+	}
+}
+
 // Reading any file gives either settings or an error that names a place in the file.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"number = 3\n", "[x]\ny = 1\n", "a.b = 1", "x = [1, \"2\"]",

@@ -179,7 +179,8 @@ func readInTime(path string) ([]byte, error) {
 
 // readTrusted reads a file that only root and this process's user could have written.
 func readTrusted(path string) ([]byte, error) {
-	if err := trusted(filepath.Dir(path), unix.Stat); err != nil {
+	// If it is not there, opening it says so.
+	if err := Trusted(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	// Opening a pipe would block.
@@ -188,7 +189,8 @@ func readTrusted(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	err = trusted(path, func(_ string, st *unix.Stat_t) error {
+	// What was opened may be another one than that which was looked at.
+	err = trustedAt(path, func(_ string, st *unix.Stat_t) error {
 		return unix.Fstat(int(f.Fd()), st)
 	})
 	if err != nil {
@@ -207,22 +209,4 @@ func readTrusted(path string) ([]byte, error) {
 			ErrInvalid, maxFile)
 	}
 	return text, err
-}
-
-// trusted checks owner and mode of a file or directory.
-func trusted(path string, stat func(string, *unix.Stat_t) error) error {
-	var st unix.Stat_t
-	if err := stat(path, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	sticky := st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
-	switch {
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("%s: %w: it belongs to user %d, who could have written anything there; "+
-			"look into it, then: chown root: %s", path, ErrRefused, st.Uid, path)
-	case st.Mode&0o022 != 0 && !sticky:
-		return fmt.Errorf("%s: %w: others than its owner may write to it (mode %04o); look into "+
-			"it, then: chmod go-w %s", path, ErrRefused, st.Mode&0o7777, path)
-	}
-	return nil
 }

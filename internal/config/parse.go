@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -41,6 +42,10 @@ func (f *File) At(s *Setting, format string, args ...any) *Problem {
 
 // parse reads the text of a file into settings. The error is a *Problem.
 func (f *File) parse(text []byte) error {
+	if bytes.HasPrefix(text, []byte("\ufeff")) {
+		return &Problem{Path: f.Path, Line: 1, Column: 1, Err: ErrInvalid, Message: "it begins " +
+			"with a byte order mark (BOM), as some editors write one: save it as UTF-8 without"}
+	}
 	// The decoder finds text that is not TOML, and keys that come twice. The parser below it says
 	// where keys and values are.
 	values := map[string]any{}

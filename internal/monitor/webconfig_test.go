@@ -55,6 +55,42 @@ func TestCheckWebConfig(t *testing.T) {
 	}
 }
 
+// TestWebConfigOfOthers: a web configuration that others could have written is refused, and so are
+// the files that it names, and a key that all can read.
+func TestWebConfigOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	certificate(t, dir)
+	path := filepath.Join(dir, "web.yml")
+	key, cert := filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")
+	text := "tls_server_config: {cert_file: cert.pem, key_file: " + key + "}\n"
+	pem, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inline := "tls_server_config:\n  cert_file: cert.pem\n  key: |\n    " +
+		strings.ReplaceAll(string(pem), "\n", "\n    ") + "\n"
+	for _, c := range []struct {
+		text, file string
+		mode       os.FileMode
+		refused    bool
+	}{
+		{text, path, 0o644, false}, {text, path, 0o666, true}, {text, key, 0o644, true},
+		{text, key, 0o640, false}, {text, cert, 0o644, false}, {text, cert, 0o664, true},
+		{text, dir, 0o777, true}, {inline, path, 0o644, true}, {inline, path, 0o640, false},
+	} {
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(key, 0o600), os.Chmod(cert, 0o600),
+			os.WriteFile(path, []byte(c.text), 0o600), os.Chmod(path, 0o600),
+			os.Chmod(c.file, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		err := CheckWebConfig(path)
+		if errors.Is(err, config.ErrRefused) != c.refused || !c.refused && err != nil ||
+			c.refused && !strings.HasPrefix(err.Error(), c.file+": ") {
+			t.Errorf("%s, mode %o: %v", c.file, c.mode, err)
+		}
+	}
+}
+
 // TestTextfileDirectory: a directory that is none is named, and not the file that it would have.
 func TestTextfileDirectory(t *testing.T) {
 	dir := t.TempDir()

@@ -59,7 +59,7 @@ func (a *Archive) Layout() error {
 			return err
 		}
 	}
-	return a.Dir("/tmp", 0o777)
+	return a.Dir("/tmp", fs.ModeSticky|0o777)
 }
 
 // Dir writes a directory and those above it.
@@ -72,8 +72,11 @@ func (a *Archive) Dir(p string, perm fs.FileMode) error {
 		return err
 	}
 	a.seen[p] = true
-	return a.w.WriteHeader(&cpio.Header{Name: p[1:],
-		Mode: cpio.TypeDir | cpio.FileMode(perm.Perm()), Links: 2})
+	mode := cpio.TypeDir | cpio.FileMode(perm.Perm())
+	if perm&fs.ModeSticky != 0 {
+		mode |= cpio.ModeSticky
+	}
+	return a.w.WriteHeader(&cpio.Header{Name: p[1:], Mode: mode, Links: 2})
 }
 
 // Symlink writes a link at p that points to target.

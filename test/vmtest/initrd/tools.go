@@ -154,7 +154,7 @@ func Base(cacheDir string, k *kernel.Kernel, extra []string) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "layout 1\n%s\n%q\n", k.Release, files)
+	_, _ = fmt.Fprintf(h, "layout 2\n%s\n%q\n", k.Release, files)
 	stamp(h, filepath.Join(k.ModuleDir, "modules.dep"))
 	return buildOnce(cacheDir, fmt.Sprintf("base-%s-%x.cpio", k.Release, h.Sum(nil)[:12]),
 		func(a *Archive) error {
