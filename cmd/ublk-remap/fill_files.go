@@ -168,10 +168,19 @@ func placeOn(device string) func(dev uint64) (int64, error) {
 	}
 }
 
-// printFilledFiles prints what was done. The error is that files were left alone.
+// printFilledFiles prints what was done. The error is that blocks could not be filled.
 func (a *app) printFilledFiles(out filledFiles) error {
+	var failed error
+	n := uint64(0)
+	for _, f := range out.Files {
+		if n += f.Failed; f.Failed > 0 {
+			failed = fmt.Errorf("%s: %w: %s blocks could not be filled and stay as they are; "+
+				"see: %s", out.Device, control.ErrFailed, readable.Number(n),
+				shell.Command("status", out.Device))
+		}
+	}
 	if a.json {
-		return a.printJSON(out)
+		return errors.Join(a.printJSON(out), failed)
 	}
 	var rows [][]string
 	filled := 0
@@ -203,5 +212,5 @@ func (a *app) printFilledFiles(out filledFiles) error {
 		_, err = fmt.Fprintf(a.out, "%s bad blocks are no data of a file; see: %s\n",
 			readable.Number(out.Other), shell.Command("files", out.Device))
 	}
-	return err
+	return errors.Join(err, failed)
 }

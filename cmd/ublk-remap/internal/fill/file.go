@@ -27,6 +27,8 @@ type File struct {
 	// data now. Of a dry run: would hold it.
 	Bad    uint64 `json:"bad_blocks"`
 	Filled uint64 `json:"filled"`
+	// Failed are those that could not be filled, although the backup has them.
+	Failed uint64 `json:"failed"`
 }
 
 // States of a File.
@@ -93,7 +95,7 @@ func (d *Device) Restore(ctx context.Context, path, backup string, bad []lists.R
 	}
 	src := NewSource(backup, f, 0, f.bad)
 	res, err := Run(ctx, *d, src, f.bad, func(int64) {})
-	out.Filled = res.Filled
+	out.Filled, out.Failed = res.Filled, res.Failed
 	switch {
 	case err != nil:
 		return out, err
