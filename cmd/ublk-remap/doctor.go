@@ -94,6 +94,10 @@ func (a *app) printDoctor(r *doctor.Report) error {
 			rows = append(rows, []string{"", "", "→ " + c.Do})
 		}
 	}
+	if err := a.table(a.fitted(rows)); err != nil {
+		return err
+	}
+	rows = nil
 	for _, f := range r.Features {
 		state := "no"
 		if f.Present {
@@ -102,5 +106,5 @@ func (a *app) printDoctor(r *doctor.Report) error {
 		rows = append(rows, []string{state, f.Name, fmt.Sprintf("%s (since Linux %s)", f.Purpose,
 			f.Since)})
 	}
-	return a.table(rows)
+	return a.table(a.fitted(rows))
 }

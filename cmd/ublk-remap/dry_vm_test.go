@@ -94,8 +94,8 @@ func TestDryRuns(t *testing.T) {
 	d.Close()
 	rig.Kill(t, dev)
 	awaitFailed(t)
-	for _, args := range append(changes, []string{"drill", "life"}, []string{"scrub", "start", "life"},
-		[]string{"fill", "life", "--from", image}) {
+	for _, args := range append(changes, []string{"drill", "life"},
+		[]string{"scrub", "start", "life"}, []string{"fill", "life", "--from", image}) {
 		rig.Want(t, exit.Failed, append(args, "--dry-run")...)
 		rig.Want(t, exit.Failed, args...)
 	}

@@ -162,13 +162,20 @@ func (a *app) liveEvents(ctx context.Context, name string, follow bool) error {
 
 // eventPrinter prints events as they come.
 type eventPrinter struct {
-	app   *app
-	begun bool
+	app    *app
+	begun  bool // it was asked to print, if only that there is nothing
+	headed bool
 }
 
 func (p *eventPrinter) print(list []metadata.Event) error {
 	a := p.app
-	if !p.begun && !a.json {
+	if len(list) == 0 && !p.begun && !a.json {
+		p.begun = true
+		_, err := fmt.Fprintln(a.out, "nothing has happened yet")
+		return err
+	}
+	if len(list) > 0 && !p.headed && !a.json {
+		p.headed = true
 		err := p.row("TIME", "WHAT", "BLOCK", "COUNT", "ERROR", "TOOK", "TEMP", "DONE")
 		if err != nil {
 			return err

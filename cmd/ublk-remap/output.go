@@ -77,6 +77,56 @@ func (a *app) table(rows [][]string) error {
 	return w.Flush()
 }
 
+// fitted breaks the sentences in the last cells of rows into as many rows as they need on a
+// terminal. Elsewhere, as in a pipe, each stays in its line.
+func (a *app) fitted(rows [][]string) (out [][]string) {
+	before := 0
+	for col := 0; ; col++ {
+		most := -1
+		for _, row := range rows {
+			if col < len(row)-1 {
+				most = max(most, readable.Columns(readable.Text(row[col])))
+			}
+		}
+		if most < 0 {
+			break
+		}
+		before += most + 2
+	}
+	room := a.width() - before
+	if room < 20 { // no terminal, or too narrow for sentences
+		return rows
+	}
+	for _, row := range rows {
+		last := len(row) - 1
+		for i, line := range wrapped(row[last], room) {
+			next := make([]string, last, last+1)
+			if i == 0 {
+				copy(next, row)
+			}
+			out = append(out, append(next, line))
+		}
+	}
+	return out
+}
+
+// wrapped breaks a sentence into lines of so many characters, and never a word.
+func wrapped(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		switch {
+		case line == "":
+			line = word
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width:
+			lines = append(lines, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	return append(lines, line)
+}
+
 // textWidth is how many characters of a sentence go in one line of a table with labels, so that the
 // line fits into 80 columns.
 const textWidth = 68
@@ -84,24 +134,12 @@ const textWidth = 68
 // appendWrapped adds a sentence to rows of labels and values, in as many rows as it needs. It adds
 // none if the sentence is empty. It never breaks a word.
 func appendWrapped(rows [][]string, label, text string) [][]string {
-	line := ""
-	add := func() {
+	if strings.TrimSpace(text) == "" {
+		return rows
+	}
+	for _, line := range wrapped(text, textWidth) {
 		rows = append(rows, []string{label, line})
 		label = ""
-	}
-	for _, word := range strings.Fields(text) {
-		switch {
-		case line == "":
-			line = word
-		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > textWidth:
-			add()
-			line = word
-		default:
-			line += " " + word
-		}
-	}
-	if line != "" {
-		add()
 	}
 	return rows
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"strings"
 
 	"ublkremap/cmd/ublk-remap/internal/logging"
@@ -20,22 +19,8 @@ const (
 	alarming = "1;31" // bold red
 )
 
-// colours reports whether standard output takes colours: it is a terminal that can do more than a
-// teletype, and nobody has asked for none (https://no-color.org), or somebody has asked for them
-// wherever it goes, say through less -R (https://bixense.com/clicolors).
-func (a *app) colours() bool {
-	switch force := os.Getenv("CLICOLOR_FORCE"); {
-	case os.Getenv("NO_COLOR") != "":
-		return false
-	case force != "" && force != "0":
-		return true
-	case os.Getenv("CLICOLOR") == "0":
-		return false
-	}
-	f, ok := a.out.(*os.File)
-	term := os.Getenv("TERM")
-	return ok && term != "" && term != "dumb" && logging.Terminal(f)
-}
+// colours reports whether standard output takes colours.
+func (a *app) colours() bool { return logging.Colours(a.out) }
 
 // painted returns a text in a colour. The text is safe to print.
 func painted(text, colour string) string {

@@ -33,16 +33,25 @@ const (
 // name. It returns only if that fails. The error is exit.ErrNotFound if the second program is not
 // installed.
 func Hand(args []string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	path, err := find(filepath.Dir(self), packageDir)
+	path, err := program(os.Executable())
 	if err != nil {
 		return err
 	}
 	err = unix.Exec(path, append([]string{path}, args...), os.Environ())
 	return &fs.PathError{Op: "exec", Path: path, Err: err}
+}
+
+// program returns the path of the second program. self is this one's, and err why it is not known.
+// Only /proc tells. The error is exit.ErrUnsupported if there is none.
+func program(self string, err error) (string, error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: /proc is not there, and this verb needs it; mount it: "+
+			"mount -t proc proc /proc", exit.ErrUnsupported)
+	}
+	if err != nil {
+		return "", err
+	}
+	return find(filepath.Dir(self), packageDir)
 }
 
 // find returns the path of the second program, in the first of these directories that has it. A

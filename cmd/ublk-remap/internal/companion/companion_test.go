@@ -2,9 +2,11 @@ package companion
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
@@ -43,5 +45,18 @@ func TestFind(t *testing.T) {
 	if _, err := find(loop, beside); err == nil || !strings.Contains(err.Error(), loop) ||
 		strings.Contains(err.Error(), "package") {
 		t.Errorf("a path that cannot be looked at: %v", err)
+	}
+}
+
+// TestWithoutProc: nothing tells where this program is, and the error says what is missing.
+func TestWithoutProc(t *testing.T) {
+	_, err := program("", &fs.PathError{Op: "readlink", Path: "/proc/self/exe",
+		Err: syscall.ENOENT})
+	if exit.Code(err) != exit.Unsupported || !strings.Contains(err.Error(), "mount -t proc") {
+		t.Error(err)
+	}
+	other := errors.New("another reason")
+	if _, err := program("", other); !errors.Is(err, other) {
+		t.Error(err)
 	}
 }

@@ -45,8 +45,8 @@ func leftFiles(ctx context.Context, ctl *ublk.Control, records []*control.Record
 		paths, _ := filepath.Glob(filepath.Join(control.Dir(), "*"+kind.suffix))
 		for _, path := range paths {
 			name := strings.TrimSuffix(filepath.Base(path), kind.suffix)
-			if control.Owned(name) {
-				continue
+			if path == control.AlertsPath() || control.Owned(name) {
+				continue // the monitor makes its socket anew when it starts
 			}
 			if _, err := control.ReadRecord(name); errors.Is(err, control.ErrNotRunning) {
 				found = append(found, left{name: name, path: path, why: kind.why, device: -1,

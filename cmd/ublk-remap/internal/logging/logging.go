@@ -60,9 +60,25 @@ func Foreground(w io.Writer, format string) (*Async, error) {
 }
 
 func console(w io.Writer) io.Writer {
+	return zerolog.ConsoleWriter{Out: w, NoColor: !Colours(w),
+		TimeFormat: "2006-01-02T15:04:05.000"}
+}
+
+// Colours reports whether an output takes colours: it is a terminal that can do more than a
+// teletype, and nobody has asked for none (https://no-color.org), or somebody has asked for them
+// wherever it goes, say through less -R (https://bixense.com/clicolors).
+func Colours(w io.Writer) bool {
+	switch force := os.Getenv("CLICOLOR_FORCE"); {
+	case os.Getenv("NO_COLOR") != "":
+		return false
+	case force != "" && force != "0":
+		return true
+	case os.Getenv("CLICOLOR") == "0":
+		return false
+	}
 	f, ok := w.(*os.File)
-	return zerolog.ConsoleWriter{Out: w, NoColor: !ok || !Terminal(f) ||
-		os.Getenv("NO_COLOR") != "", TimeFormat: "2006-01-02T15:04:05.000"}
+	term := os.Getenv("TERM")
+	return ok && term != "" && term != "dumb" && Terminal(f)
 }
 
 // Terminal reports whether f is a terminal.

@@ -121,7 +121,8 @@ func Run(ctx context.Context, c Client, path string, ranges []control.Range, siz
 }
 
 // Unreadable reads blocks through the device at path, changes nothing, and returns how many of them
-// do not read. It tells after each step how many blocks that was about. size is the bytes of a block.
+// do not read. It tells after each step how many blocks that was about. size is the bytes of a
+// block.
 func Unreadable(ctx context.Context, path string, ranges []control.Range, size int,
 	tell func(blocks uint64)) (bad uint64, err error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
