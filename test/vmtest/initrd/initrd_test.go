@@ -35,6 +35,8 @@ func contents(t *testing.T, r io.Reader) (map[string]string, []string) {
 		switch h.Mode &^ cpio.ModePerm {
 		case cpio.TypeDir:
 			got[h.Name] = "dir"
+		case cpio.TypeDir | cpio.ModeSticky:
+			got[h.Name] = "sticky dir"
 		case cpio.TypeSymlink:
 			got[h.Name] = "→ " + h.Linkname
 		default:
@@ -78,7 +80,7 @@ func TestArchive(t *testing.T) {
 	}
 	got, order := contents(t, &b)
 	for name, want := range map[string]string{
-		"bin": "→ usr/bin", "lib64": "→ usr/lib64", "usr/bin": "dir", "tmp": "dir",
+		"bin": "→ usr/bin", "lib64": "→ usr/lib64", "usr/bin": "dir", "tmp": "sticky dir",
 		"pkg/testdata/a": "A", "pkg/testdata/sub/b": "B", "pkg/testdata/link": "→ a",
 		"usr/bin/tool": "#!/bin/sh\n", "odd": "123",
 	} {
