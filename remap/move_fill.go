@@ -14,7 +14,8 @@ import (
 //     the unit is under way, and none begins. A write that a queue had issued to the old place
 //     before the block became pending has ended.
 //  2. The Map says which blocks are pending or lost. All others are left alone: a write has healed
-//     them meanwhile, or they were never bad. Users wait, so this stays true until the end.
+//     them meanwhile, or they were never bad. So are those that are bad in another way than the
+//     caller has seen, if it says so. Users wait, so this stays true until the end.
 //  3. Each pending block is read once, by itself, to the end of its physical block. What reads is
 //     left alone. It may hold a write that was acknowledged before the block became pending, or the
 //     block was noted only because there was no time to try it.
@@ -34,6 +35,34 @@ type Fill struct {
 	Data []byte
 	// Outcome is set for each block of the Move.
 	Outcome []FillOutcome
+	// Seen, if not nil, is how each block of the Move was seen when it was decided what to fill it
+	// with. One that is bad in another way now may hold what a user has written since, and that was
+	// lost again. It is left alone.
+	Seen []Seen
+}
+
+// Seen is how a block was seen. The zero value is that of a block that is not to be filled.
+type Seen struct {
+	State metadata.State // StatePending or StateLost
+	// Of a pending block: whether it lived in a spare unit, and in which. A write makes a pending
+	// block live in another spare unit.
+	Mapped bool
+	Spare  uint32
+	// Of a lost block, which has no place: UnitInfo.Time.
+	Time uint32
+}
+
+// same reports whether block i of a unit is still as it was seen.
+func (s *Seen) same(info *UnitInfo, i int) bool {
+	switch s.State {
+	case metadata.StatePending:
+		spare, mapped := info.SpareOf(i)
+		return info.Pending&(1<<i) != 0 && mapped == s.Mapped && (!mapped || spare == s.Spare)
+	case metadata.StateLost:
+		return info.Lost&(1<<i) != 0 && info.Time == s.Time
+	default:
+		return false
+	}
 }
 
 // FillOutcome says what a fill did to a block.
@@ -42,15 +71,17 @@ type FillOutcome uint8
 const (
 	// FillFailed: the block stays as it is, because no spare unit took the data, the commit is not
 	// known to be durable, or the fill ended early.
-	FillFailed FillOutcome = iota
-	FillDone               // it holds the data
-	FillNotBad             // it is neither pending nor lost
-	FillReads              // it is pending, and reads: it stays as it is
+	FillFailed  FillOutcome = iota
+	FillDone                // it holds the data
+	FillNotBad              // it is neither pending nor lost
+	FillReads               // it is pending, and reads: it stays as it is
+	FillChanged             // it is bad, and not as Fill.Seen says: it stays as it is
 )
 
 // valid reports whether the data is that of the blocks.
 func (f *Fill) valid(m *Move, geo *Geometry) bool {
 	return uint64(len(f.Outcome)) == m.Count &&
+		(f.Seen == nil || uint64(len(f.Seen)) == m.Count) &&
 		uint64(len(f.Data)) == m.Count*uint64(geo.BlockSize)
 }
 
@@ -72,6 +103,7 @@ func (v *mover) nextFillPass(a *Arbiter, u *moving) bool {
 		good = 0
 	}
 	v.leave(a, u, good, FillNotBad)
+	v.leave(a, u, v.changed(a, u, &info), FillChanged)
 	u.fill |= u.left & info.Lost
 	if u.left &^= info.Lost; plantedFillUnread {
 		u.fill, u.left = u.fill|u.left, 0
@@ -98,6 +130,21 @@ func (v *mover) nextFillPass(a *Arbiter, u *moving) bool {
 		v.res.Err = ErrSpareFull
 	}
 	return false
+}
+
+// changed returns which of the blocks that are left are not as they were seen.
+func (v *mover) changed(a *Arbiter, u *moving, info *UnitInfo) (blocks uint8) {
+	if v.now.Fill.Seen == nil {
+		return 0
+	}
+	unit := (v.first + uint64(v.i)) * a.geo.BlocksPerUnit()
+	for left := u.left; left != 0; left &= left - 1 {
+		i := bits.TrailingZeros8(left)
+		if !v.now.Fill.Seen[unit+uint64(i)-v.now.Block].same(info, i) {
+			blocks |= 1 << i
+		}
+	}
+	return blocks
 }
 
 // leave leaves blocks as they are.

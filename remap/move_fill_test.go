@@ -271,3 +271,75 @@ func TestInDoubtStays(t *testing.T) {
 		}
 	}
 }
+
+// TestFillSeen: a fill leaves a block alone that is bad in another way than it was seen: its data
+// was written since, and was lost again.
+func TestFillSeen(t *testing.T) {
+	r := newMoverRig(t, 512, 400)
+	before := r.fill(2000, 80)
+	r.move(Move{Block: 2040, Count: 40, ToSpare: true, Cause: metadata.CauseOperator})
+	bad := func(b uint64, state metadata.State) {
+		r.silent[r.placeNow(b)] = true
+		r.s.m.Apply(metadata.Entry{Unit: b / 8, Count: 1, Mask: 1 << (b % 8), State: state,
+			Time: 100})
+	}
+	at := func(b uint64) uint32 {
+		info := r.s.m.Unit(b / 8)
+		spare, _ := info.SpareOf(int(b % 8))
+		return spare
+	}
+	m := r.fillOf(2000, 80)
+	m.Fill.Seen = make([]Seen, 80)
+	want := make([]FillOutcome, 80)
+	for i := range want {
+		want[i] = FillNotBad
+	}
+	for _, c := range []struct {
+		block uint64
+		now   metadata.State
+		seen  Seen
+		want  FillOutcome
+	}{
+		{2000, metadata.StatePending, Seen{State: metadata.StatePending}, FillDone},
+		{2001, metadata.StatePending, Seen{}, FillChanged},
+		{2002, metadata.StatePending, Seen{State: metadata.StateLost, Time: 100}, FillChanged},
+		{2003, metadata.StatePending, Seen{State: metadata.StatePending, Mapped: true},
+			FillChanged},
+		{2008, metadata.StateLost, Seen{State: metadata.StateLost, Time: 100}, FillDone},
+		{2009, metadata.StateLost, Seen{State: metadata.StateLost, Time: 99}, FillChanged},
+		{2010, metadata.StateLost, Seen{State: metadata.StatePending}, FillChanged},
+		{2011, 0, Seen{State: metadata.StatePending}, FillNotBad},
+		{2040, metadata.StatePending, Seen{State: metadata.StatePending, Mapped: true,
+			Spare: at(2040)}, FillDone},
+		{2041, metadata.StatePending, Seen{State: metadata.StatePending, Mapped: true,
+			Spare: at(2041) + 1}, FillChanged},
+		{2042, metadata.StatePending, Seen{State: metadata.StatePending}, FillChanged},
+	} {
+		if c.now != 0 {
+			bad(c.block, c.now)
+		}
+		m.Fill.Seen[c.block-2000], want[c.block-2000] = c.seen, c.want
+	}
+	if res := r.move(m); res.Err != nil || res.Moved != 3 || res.Failed != 0 {
+		t.Errorf("%+v", res)
+	}
+	if !slices.Equal(m.Fill.Outcome, want) {
+		t.Errorf("got  %v\nwant %v", m.Fill.Outcome, want)
+	}
+	for b := uint64(2000); b < 2080; b++ {
+		info := r.s.m.Unit(b / 8)
+		isBad := (info.Pending|info.Lost)&(1<<(b%8)) != 0
+		o, data := want[b-2000], before[b]
+		if o == FillDone {
+			data = r.of(m, b)
+		}
+		if isBad != (o == FillChanged) || !isBad && !bytes.Equal(r.now(b), data) {
+			t.Errorf("block %d, %v: bad %v", b, o, isBad)
+		}
+	}
+	short := r.fillOf(2000, 2)
+	short.Fill.Seen = make([]Seen, 1)
+	if err := r.a.Move(short); err == nil {
+		t.Error("a fill that was seen in part is taken")
+	}
+}

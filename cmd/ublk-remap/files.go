@@ -121,14 +121,17 @@ func (a *app) files(ctx context.Context, r *control.Record, ranges []control.Ran
 // maxRuns is how many runs of blocks are looked at in one go. Each takes about 500 bytes.
 const maxRuns = 2 << 20
 
+func errManyRuns(r *control.Record) error {
+	return fmt.Errorf("%s: more than %d runs of blocks: name some of them, or choose by --state",
+		r.Device, maxRuns)
+}
+
 // wantedRuns returns the blocks that are asked about with their states: those of the table, or
 // those that are named.
 func wantedRuns(ctx context.Context, r *control.Record, ranges []control.Range, states []string) (
 	runs []files.Run, err error) {
 	named := joinRanges(ranges)
 	wanted := func(state string) bool { return len(states) == 0 || slices.Contains(states, state) }
-	errMany := fmt.Errorf("%s: more than %d runs of blocks: name some of them, or choose by "+
-		"--state", r.Device, maxRuns)
 	add := func(block, count uint64, state string) error {
 		if !wanted(state) {
 			return nil
@@ -139,7 +142,7 @@ func wantedRuns(ctx context.Context, r *control.Record, ranges []control.Range, 
 			return nil
 		}
 		if len(runs) == maxRuns {
-			return errMany
+			return errManyRuns(r)
 		}
 		runs = append(runs, files.Run{Block: block, Count: count, State: state})
 		return nil

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"ublkremap/cmd/ublk-remap/internal/exit"
 	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
@@ -31,17 +33,17 @@ const maxProofAge = 5 * time.Second
 // healFree overwrites pending and lost blocks that are free space.
 func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.Range,
 	dryRun bool) error {
-	runs, err := wantedRuns(ctx, r, ranges, []string{"pending", "lost"})
-	if err != nil {
-		return err
-	}
 	bar := a.progress("healing free space")
 	defer bar.End()
 	dev := files.Device{Path: r.Device, BlockSize: int64(r.BlockSize), Progress: ownersFound{bar}}
 	out := &freeHealed{Device: r.Device, Free: []control.Range{}, DryRun: dryRun}
 	said := map[string]bool{}
 	for next := uint64(0); next < r.Blocks; {
-		p, err := files.Prove(ctx, dev, runsFrom(runs, next))
+		bad, err := badRows(ctx, r, ranges, next)
+		if err != nil {
+			return err
+		}
+		p, err := files.Prove(ctx, dev, runsOf(bad))
 		if err != nil {
 			return err
 		}
@@ -51,7 +53,7 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 				a.tell("ublk-remap: %s\n", readable.Text(n))
 			}
 		}
-		next, err = out.fill(ctx, r, p, bar)
+		next, err = out.fill(ctx, r, p, bad, bar)
 		p.Close()
 		if err != nil {
 			return err
@@ -64,18 +66,6 @@ func (a *app) healFree(ctx context.Context, r *control.Record, ranges []control.
 		}
 	}
 	return a.toldHealed(ctx, r, out, ranges)
-}
-
-// runsFrom returns the parts of runs from a block on.
-func runsFrom(runs []files.Run, block uint64) (rest []files.Run) {
-	for _, run := range runs {
-		if end := run.Block + run.Count; end > block {
-			run.Block = max(run.Block, block)
-			run.Count = end - run.Block
-			rest = append(rest, run)
-		}
-	}
-	return rest
 }
 
 // toldHealed prints what was done and what remains. The error is that blocks were not healed.
@@ -105,13 +95,12 @@ func (a *app) toldHealed(ctx context.Context, r *control.Record, out *freeHealed
 	return err
 }
 
-// fill has the server write zeroes where blocks are free and still pending or lost. It returns from
-// which block on there is more to prove: that of a file system in use is not believed for long.
+// fill has the server write zeroes where blocks are free and still bad as they were before the
+// proof. It returns from which block on there is more to prove: that of a file system in use is not
+// believed for long.
 func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof,
-	bar *progress.Bar) (uint64, error) {
+	bad []control.Remap, bar *progress.Bar) (uint64, error) {
 	proved := time.Now()
-	zeroes := make([]byte, control.MaxFill)
-	most := uint64(control.MaxFill / r.BlockSize)
 	total := int64(0)
 	for _, g := range p.Free {
 		total += int64(g.Count)
@@ -119,23 +108,24 @@ func (h *freeHealed) fill(ctx context.Context, r *control.Record, p *files.Proof
 	bar.Unit("blocks")
 	bar.Set(0, total)
 	bar.Note("")
-	for _, g := range p.Free {
-		for end := g.Block + g.Count; g.Block < end; {
-			if !p.Holds && time.Since(proved) > maxProofAge {
-				return g.Block, nil
+	for _, rows := range windows(freeRows(bad, p.Free), control.MaxFill/uint64(r.BlockSize)) {
+		if !p.Holds && time.Since(proved) > maxProofAge {
+			return rows[0].Block, nil
+		}
+		if !h.DryRun {
+			reply, err := control.NewClient(r.Name).HealFree(ctx, rows)
+			if errors.Is(err, control.ErrNotFound) {
+				err = fmt.Errorf("%s: %w: its server is of an older version, upgrade it first",
+					r.Device, exit.ErrUnsupported)
 			}
-			n := min(most, end-g.Block)
-			h.add(control.Range{Block: g.Block, Count: n})
-			if !h.DryRun {
-				reply, err := control.NewClient(r.Name).Fill(ctx, g.Block,
-					zeroes[:n*uint64(r.BlockSize)])
-				if err != nil {
-					return 0, err
-				}
-				h.count(reply)
+			if err != nil {
+				return 0, err
 			}
-			g.Block += n
-			bar.Add(int64(n))
+			h.count(rows, reply)
+		}
+		for _, m := range rows {
+			h.add(control.Range{Block: m.Block, Count: m.Count})
+			bar.Add(int64(m.Count))
 		}
 	}
 	return r.Blocks, nil
@@ -151,12 +141,17 @@ func (h *freeHealed) add(g control.Range) {
 }
 
 // count notes what became of blocks.
-func (h *freeHealed) count(reply *control.FillReply) {
-	of := func(what rune) uint64 { return uint64(strings.Count(reply.Outcomes, string(what))) }
-	h.Healed += of(control.FillDone)
-	h.Written += of(control.FillNotBad)
-	h.Reads += of(control.FillReads)
-	h.Failed += of(control.FillFailed)
+func (h *freeHealed) count(rows []control.Remap, reply *control.FillReply) {
+	for _, m := range rows {
+		from := m.Block - rows[0].Block
+		outcomes := reply.Outcomes[min(from, uint64(len(reply.Outcomes))):]
+		outcomes = outcomes[:min(m.Count, uint64(len(outcomes)))]
+		of := func(what rune) uint64 { return uint64(strings.Count(outcomes, string(what))) }
+		h.Healed += of(control.FillDone)
+		h.Written += of(control.FillNotBad) + of(control.FillChanged)
+		h.Reads += of(control.FillReads)
+		h.Failed += of(control.FillFailed)
+	}
 	if reply.Reason != "" {
 		h.reason = reply.Reason
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"ublkremap/cmd/ublk-remap/internal/exit"
+	"ublkremap/cmd/ublk-remap/internal/progress"
 	"ublkremap/internal/control"
 	"ublkremap/internal/files"
 	"ublkremap/test/rig"
@@ -20,6 +22,7 @@ import (
 type damaged struct {
 	*rig.Set
 	disk      *rig.Disk
+	layout    rig.Layout
 	dir, file string
 	data      rig.Extent // of the file
 	free      rig.Extent
@@ -34,7 +37,7 @@ func newDamaged(t *testing.T) *damaged {
 	d := &damaged{disk: rig.NewDisk(t, rig.KindLoop, 96, 512)}
 	d.Set = rig.Create(t, d.disk.Path, "", "--spare", "2MiB")
 	d.CheckAtEnd(t)
-	layout := rig.LayoutOf(t, d.disk.Path)
+	d.layout = rig.LayoutOf(t, d.disk.Path)
 	d.Start(t)
 	rig.Mkfs(t, "ext4", d.Dev, "-b", "4096")
 	d.dir = d.Mount(t, "ext4")
@@ -53,7 +56,7 @@ func newDamaged(t *testing.T) *damaged {
 	var bad []rig.Extent
 	for _, e := range []rig.Extent{{Start: d.data.Start + 4096, Length: 1024},
 		{Start: d.free.Start + 4096, Length: 1024}} {
-		bad = append(bad, layout.HomesOnBacking(e)...)
+		bad = append(bad, d.layout.HomesOnBacking(e)...)
 	}
 	d.disk.SetBad(t, bad)
 	direct := rig.Open(t, d.Dev)
@@ -271,6 +274,57 @@ func TestHealFreeTooLate(t *testing.T) {
 	if want := strings.Repeat("late", len(got)/4+1)[:len(got)]; string(got) != want ||
 		len(got) != size {
 		t.Errorf("the file has %d bytes of %d, and other data", len(got), size)
+	}
+}
+
+// TestHealFreeLostAgain: blocks were proven to be free. Then they were written, and what was
+// written was lost. They are left alone, so that the loss is seen.
+func TestHealFreeLostAgain(t *testing.T) {
+	if !vmtest.UserMode() && !vmtest.Full() {
+		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full")
+	}
+	d := newDamaged(t)
+	r := &control.Record{Name: d.Name, Device: d.Dev, BlockSize: 512,
+		Blocks: uint64(d.Status(t).SizeBlocks)}
+	bad, err := badRows(t.Context(), r, nil, 0)
+	must(t, err)
+	p, err := files.Prove(t.Context(), files.Device{Path: d.Dev, BlockSize: 512}, runsOf(bad))
+	must(t, err)
+	defer p.Close()
+	place := rig.At(d.free.Start+4096, 1024)
+	if len(bad) != 2 || len(p.Free) != 1 || p.Free[0].Block != uint64(place.Start/512) {
+		t.Fatalf("bad are %+v, free %+v", bad, p.Free)
+	}
+	direct := rig.Open(t, d.Dev)
+	defer direct.Close()
+	data := rig.Aligned(1024)
+	copy(data, strings.Repeat("late", 256))
+	must(t, direct.Write(data, place.Start))
+	var spares []rig.Extent
+	for _, row := range d.Remaps(t) {
+		if row.Spare != nil && uint64(row.Block) == p.Free[0].Block {
+			spares = append(spares, rig.At(d.layout.Spare().Start+int64(*row.Spare)*512, 1024))
+		}
+	}
+	if len(spares) != 1 {
+		t.Fatalf("what was written lives in %v", spares)
+	}
+	d.disk.SetBad(t, rig.Merge(append(spares, d.disk.Bad...)))
+	if direct.Read(data, place.Start) == nil {
+		t.Fatal("what was written reads")
+	}
+	rig.Until(t, "four pending blocks", func() bool { return d.Status(t).Pending == 4 })
+
+	h := &freeHealed{}
+	out := progress.NewOut(io.Discard)
+	bar := out.Start("healing")
+	_, err = h.fill(t.Context(), r, p, bad, bar)
+	bar.End()
+	if err != nil || h.Healed != 0 || h.Written != 2 || h.Failed+h.Reads != 0 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if direct.Read(data, place.Start) == nil || d.Status(t).Pending != 4 {
+		t.Error("the loss is not seen any more")
 	}
 }
 

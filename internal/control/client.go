@@ -261,6 +261,15 @@ func (c *Client) Fill(ctx context.Context, block uint64, data []byte) (*FillRepl
 	return &r, err
 }
 
+// HealFree gives blocks zeroes that are pending or lost, do not read, and are still as the rows
+// say: parts of rows of the table, in order, which span MaxFill bytes at most. A server that is too
+// old for that returns an error that wraps ErrNotFound.
+func (c *Client) HealFree(ctx context.Context, rows []Remap) (*FillReply, error) {
+	var r FillReply
+	err := c.call(ctx, MoveTimeout, http.MethodPost, "/v1/heal-free", HealRequest{rows}, &r)
+	return &r, err
+}
+
 // rawBody is a body that is sent as it is.
 type rawBody []byte
 

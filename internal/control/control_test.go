@@ -22,6 +22,7 @@ type fake struct {
 	retest   RetestRequest
 	status   Status
 	remaps   []Remap
+	healed   []Remap
 	added    []Range
 	removed  []Range
 	stays    MoveReply // of RemoveRemaps, if it is set
@@ -108,6 +109,11 @@ func (f *fake) AddRemaps(_ context.Context, r []Range) (MoveReply, error) {
 }
 func (f *fake) Fill(_ context.Context, block uint64, data []byte) (FillReply, error) {
 	return FillReply{Outcomes: fmt.Sprint(block, " ", string(data))}, f.fail
+}
+
+func (f *fake) HealFree(_ context.Context, rows []Remap) (FillReply, error) {
+	f.healed = rows
+	return FillReply{Outcomes: "DC", Reason: "why"}, f.fail
 }
 
 func (f *fake) MarkRemaps(_ context.Context, r []Range) (MarkReply, error) {
@@ -235,6 +241,18 @@ func TestClientAndServer(t *testing.T) {
 	if r, err := c.Fill(ctx, 1<<63, []byte("data")); err != nil ||
 		r.Outcomes != "9223372036854775808 data" {
 		t.Errorf("fill: %v, %v", r, err)
+	}
+	place := uint64(7)
+	rows := []Remap{{Block: 3, Count: 1, State: "lost"}, {Block: 4, Count: 1, State: "pending",
+		Spare: &place, Time: "2026-01-02T03:04:05Z"}}
+	if r, err := c.HealFree(ctx, rows); err != nil || r.Outcomes != "DC" || r.Reason != "why" ||
+		!reflect.DeepEqual(f.healed, rows) {
+		t.Errorf("heal: %+v %v, it got %+v", r, err, f.healed)
+	}
+	for _, rows := range [][]Remap{nil, make([]Remap, maxHealed+1)} {
+		if _, err := c.HealFree(ctx, rows); !errors.Is(err, ErrInvalid) {
+			t.Errorf("heal of %d rows: %v", len(rows), err)
+		}
 	}
 	for _, data := range [][]byte{nil, make([]byte, MaxFill+1), make([]byte, 8*MaxFill)} {
 		if _, err := c.Fill(ctx, 1, data); !errors.Is(err, ErrInvalid) {

@@ -820,6 +820,13 @@ func (s *strict) Surface(_ context.Context, from, to uint64, cells int) (*Surfac
 	return &Surface{}, nil
 }
 
+func (s *strict) HealFree(_ context.Context, rows []Remap) (FillReply, error) {
+	if len(rows) == 0 || len(rows) > maxHealed {
+		s.t.Errorf("heal of %d rows", len(rows))
+	}
+	return FillReply{}, nil
+}
+
 func (s *strict) Fill(_ context.Context, block uint64, data []byte) (FillReply, error) {
 	if len(data) == 0 || len(data) > MaxFill {
 		s.t.Errorf("fill of block %d with %d bytes", block, len(data))

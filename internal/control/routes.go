@@ -32,6 +32,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/mark", ofRanges(r, h.MarkRemaps))
 	mux.HandleFunc("POST /v1/remaps/rescue", ofRanges(r, h.RescueRemaps))
 	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
+	mux.HandleFunc("POST /v1/heal-free", r.healFree)
 	mux.HandleFunc("POST /v1/scrub", r.scrub)
 	mux.HandleFunc("POST /v1/retest", r.startRetest)
 	mux.HandleFunc("GET /v1/retest", retest(h.Retest))
@@ -173,6 +174,31 @@ func (r *router) fill(w http.ResponseWriter, req *http.Request) {
 	}
 	moving(r, w, req, func(ctx context.Context) (FillReply, error) {
 		return r.h.Fill(ctx, block, data)
+	})
+}
+
+// maxHealed is how many rows one request may have: as many as blocks.
+const maxHealed = MaxFill / 512
+
+func (r *router) healFree(w http.ResponseWriter, req *http.Request) {
+	var ask HealRequest
+	body := http.MaxBytesReader(w, req.Body, maxBody)
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	err := d.Decode(&ask)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("%w: %w", ErrInvalid, noEOF(err))
+	case len(ask.Rows) == 0 || len(ask.Rows) > maxHealed:
+		err = fmt.Errorf("%w: want 1 to %d rows", ErrInvalid, maxHealed)
+	}
+	if err != nil {
+		_, _ = io.Copy(io.Discard, body)
+		reply(w, nil, err)
+		return
+	}
+	moving(r, w, req, func(ctx context.Context) (FillReply, error) {
+		return r.h.HealFree(ctx, ask.Rows)
 	})
 }
 

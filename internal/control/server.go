@@ -43,6 +43,10 @@ type Handler interface {
 	// Fill gives blocks from block on what data holds, as far as they are pending or lost and do
 	// not read. It leaves all others alone. The reply says what became of each block.
 	Fill(ctx context.Context, block uint64, data []byte) (FillReply, error)
+	// HealFree gives blocks zeroes that are still pending or lost as the rows say, which are some
+	// of the table, in order, at least one. They span MaxFill bytes at most. It leaves all others
+	// alone. The reply says what became of each block from the first to the last one.
+	HealFree(ctx context.Context, rows []Remap) (FillReply, error)
 	// Scrub carries out a verb of the scrub, and returns the state after it. The error is
 	// ErrRefused if the state does not allow the verb.
 	Scrub(ctx context.Context, r ScrubRequest) (*ScrubStatus, error)

@@ -352,7 +352,14 @@ const (
 	FillDone   = 'D' // it holds the data
 	FillNotBad = 'N' // it is neither pending nor lost, and was left alone
 	FillReads  = 'R' // it is pending, reads again, and was left alone
+	// FillChanged: it is bad, but not as it was seen, or was not among the rows. It was left alone.
+	FillChanged = 'C'
 )
+
+// HealRequest asks for free space to be overwritten.
+type HealRequest struct {
+	Rows []Remap `json:"rows"`
+}
 
 // FillReply says what became of blocks that were to be filled.
 type FillReply struct {

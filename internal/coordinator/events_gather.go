@@ -68,7 +68,7 @@ func (c *Coordinator) gatherMark(ranges []metadata.BlockRange, r *remap.MarkResu
 func (c *Coordinator) gatherFill(m *remap.Move, zeroes bool, r *remap.MoveResult) {
 	bad := uint64(0)
 	for _, o := range m.Fill.Outcome {
-		if o != remap.FillNotBad {
+		if o != remap.FillNotBad && o != remap.FillChanged {
 			bad++
 		}
 	}

@@ -32,8 +32,9 @@ import (
 //
 // A mounted file system can give the place to a file right after that. So whoever writes there must
 // write only what is still pending or lost, in one step with the check of that, as a fill of the
-// server does: a file's data that was written since has made the block neither. Only if that data
-// is lost again before the fill would its loss be hidden. So the fill must follow soon.
+// server does: a file's data that was written since has made the block neither. If that data is
+// lost again before the fill, the block is bad in another way than before. So the fill must be
+// about blocks that are bad as they were when the question was asked.
 
 // Proof says which blocks are free.
 type Proof struct {
