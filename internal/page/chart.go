@@ -146,8 +146,9 @@ func recordedOf(d *device, now time.Time) recorded {
 		}
 		i := min(int(b.At.Sub(begin)/width), recordedBars-1)
 		units[i] += b.Spares
-		places[i]++
-		total, n = total+b.Spares, n+1
+		failed := min(b.Count, 1)
+		places[i] += failed
+		total, n = total+b.Spares, n+failed
 		most = max(most, units[i], places[i])
 	}
 	r := recorded{From: stamp(begin), To: "now", Top: numText(most)}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ublkremap/internal/control"
 )
 
 // TestHistory: the lines of rates are broken where no server counted, and one request is one.
@@ -32,5 +34,16 @@ func TestRecorded(t *testing.T) {
 	r := recordedOf(&device{first: now.Add(-time.Hour)}, now)
 	if r.Says != "In the last 30 hours the disk failed nowhere" || len(r.Bars) > 0 {
 		t.Errorf("%+v", r)
+	}
+	d := &device{st: &control.Status{BlockSize: 512}}
+	at := now.Add(-time.Hour)
+	d.addEvents([]Event{
+		{Time: at, What: "pending", Block: 96, Count: 8, Errno: "EIO", Cause: "read"},
+		{Time: at, What: "remap", Block: 800, Count: 8, Errno: "EIO", Cause: "write"},
+		{Time: at, What: "remap", Block: 100, Count: 4, Cause: "read"}, // a write heals the first one
+	})
+	if r = recordedOf(d, now); r.Says !=
+		"In the last 30 hours the disk failed in 2 places, and 2 spare units were taken" {
+		t.Error(r.Says)
 	}
 }

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"slices"
 	"time"
 
 	"ublkremap/internal/control"
@@ -33,9 +34,10 @@ type device struct {
 	scrub     *control.ScrubStatus
 	scrubAt   time.Time
 
-	events   []Event // the newest ones, oldest first
-	first    time.Time
-	bad      []health.Bad   // oldest first
+	events []Event // the newest ones, oldest first
+	first  time.Time
+	// bad is oldest first. A Count of 0 is a heal of blocks that are there already.
+	bad      []health.Bad
 	place    recorder.Place // the newest event
 	eventsOf eventsKey
 	eventsAt time.Time
@@ -137,6 +139,9 @@ func (d *device) addBad(e *Event) {
 	case e.What == "remap":
 		perUnit := uint64(max(unitBytes/max(d.st.BlockSize, 1), 1))
 		b.Spares = (uint64(e.Count) + perUnit - 1) / perUnit
+		if e.Errno == "" && d.hasFailed(e.Block) {
+			b.Count = 0 // it heals what failed before
+		}
 	case e.What != "pending":
 		return
 	}
@@ -146,6 +151,13 @@ func (d *device) addBad(e *Event) {
 		d.first = d.bad[n].At
 		d.bad = append(d.bad[:0], d.bad[n:]...)
 	}
+}
+
+// hasFailed reports whether the disk is known to have failed a block.
+func (d *device) hasFailed(block uint64) bool {
+	return slices.ContainsFunc(d.bad, func(b health.Bad) bool {
+		return block >= b.Block && block-b.Block < b.Count
+	})
 }
 
 // unitBytes is what spare units hold.
