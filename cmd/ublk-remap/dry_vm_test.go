@@ -77,6 +77,20 @@ func TestDryRuns(t *testing.T) {
 	both(exit.Refused, "it is running", "scrub", "start", "life")
 	rig.Want(t, 0, "scrub", "stop", "life")
 
+	// An import says why blocks stay at home.
+	many := ""
+	for i := range 40 {
+		many += fmt.Sprintln(50000 + 10*i)
+	}
+	if err := os.WriteFile(list, []byte(many), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := rig.Want(t, exit.Failed, "import", "life", list, "--format",
+		"badblocks"); !strings.Contains(r.Stderr, "(no spare unit is free)") {
+		t.Errorf("%s", r)
+	}
+	rig.Want(t, 0, "remap", "remove", "life", "100000+900")
+
 	// Nothing of it can be done while the breaker is open.
 	dm.Swap(t, vmtest.ErrorTable(t, loop, vmtest.Extent{Start: 0, Count: 96 << 20 / 512}))
 	_ = d.Write(b, 90000*512)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"ublkremap/internal/host"
 	"ublkremap/internal/lists"
 	"ublkremap/internal/readable"
+	"ublkremap/internal/shell"
 	"ublkremap/metadata"
 )
 
@@ -49,6 +51,9 @@ type imported struct {
 	SpareUnits    uint64 `json:"spare_units"`
 	MetadataBytes uint64 `json:"metadata_bytes"`
 	DryRun        bool   `json:"dry_run"`
+
+	// why blocks stay at home, or, of a dry run, why they may not be marked; empty: not known
+	why string
 }
 
 func importCommand(a *app) *cobra.Command {
@@ -139,12 +144,17 @@ func (a *app) importList(ctx context.Context, dev, file string, o importOptions)
 	if err := a.printImported(out, o); err != nil {
 		return err
 	}
-	if out.Stay > 0 {
-		return fmt.Errorf("%s: %w: %s blocks still read and stay at home, where they may fail: no "+
-			"spare unit took them; copy them elsewhere, and see: ublk-remap status", r.Device,
-			rescue.ErrStay, readable.Number(out.Stay))
+	return out.stayed(r)
+}
+
+// stayed is the error that blocks stay at home which still read.
+func (i *imported) stayed(r *control.Record) error {
+	if i.Stay == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s: %w: %s blocks still read and stay at home, where they may fail (%s); "+
+		"copy them elsewhere, and see: %s", r.Device, rescue.ErrStay, readable.Number(i.Stay),
+		cmp.Or(i.why, "no spare unit took them"), shell.Command("status", r.Name))
 }
 
 // importTarget is what a list is about.
@@ -286,6 +296,7 @@ func (a *app) takeOver(ctx context.Context, r *control.Record, ranges []control.
 	bar = a.progress(r.Device + ": reading what may still read")
 	err = rescue.Run(ctx, client, r.Device, ranges, int(size), func(done rescue.Done) {
 		out.Moved, out.Stay, out.Unreadable = done.Moved, done.Stay, done.Unreadable
+		out.why = done.Why
 		bar.Set(int64(done.Looked)*size, int64(out.Listed)*size)
 	})
 	bar.End()
@@ -304,7 +315,30 @@ func wouldTakeOver(ctx context.Context, r *control.Record, ranges []control.Rang
 	if s.all == 0 {
 		return nil
 	}
-	return wouldFail(ctx, r, 0)
+	st, err := control.NewClient(r.Name).Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := couldFail(r, st, 0); err != nil {
+		return err
+	}
+	return out.fits(r, st.Table, min(uint64(len(ranges)), out.Marked))
+}
+
+// fits compares the runs of blocks that would be marked with the room in the remap table. The error
+// is that there is too little, and no more can be made.
+func (i *imported) fits(r *control.Record, t *control.Table, runs uint64) error {
+	if t == nil || t.Entries+runs <= t.Max {
+		return nil
+	}
+	room := fmt.Sprintf("the remap table has room for %s runs of blocks, and about %s would "+
+		"be added", readable.Number(t.Max-min(t.Max, t.Entries)), readable.Number(runs))
+	if t.Growth == "no room" {
+		return fmt.Errorf("%s: %w: %s; the disk has no room for a larger one", r.Device,
+			control.ErrFailed, room)
+	}
+	i.why = room + ": a larger one is made if the disk has room for it"
+	return nil
 }
 
 // sayImported adds to an error how far the import got.
@@ -341,6 +375,9 @@ func (a *app) printImported(out imported, o importOptions) error {
 		text += fmt.Sprintf("%s spare units and %s of metadata are listed, and left to the "+
 			"server: what fails there is gone around\n", readable.Number(out.SpareUnits),
 			readable.Bytes(int64(out.MetadataBytes)))
+	}
+	if out.DryRun && out.why != "" {
+		text += out.why + "\n"
 	}
 	_, err := io.WriteString(a.out, text)
 	return err

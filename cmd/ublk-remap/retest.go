@@ -270,14 +270,14 @@ func (a *app) runRetest(ctx context.Context, c *control.Client, ask control.Rete
 
 // retestNote says in a few words what a retest does.
 func retestNote(r *control.Retest) string {
-	what := map[string]string{"find": "looking for blocks to test", "write": "writing",
-		"displace": "reading other places", "read": "reading back", "pause": "pausing",
-		"take": "reading back and taking home"}[r.Step]
-	test := "first"
+	what := map[string]string{"find": "looking", "write": "writing",
+		"displace": "reading others", "read": "reading back", "pause": "pausing",
+		"take": "taking home"}[r.Step]
+	test := 1
 	if r.Second {
-		test = "second"
+		test = 2
 	}
-	return fmt.Sprintf("%s test, %s: %s blocks found, %s home, %s not well", test, what,
+	return fmt.Sprintf("test %d, %s: %s found, %s home, %s not well", test, what,
 		readable.Number(r.Found), readable.Number(r.Home), readable.Number(r.Failed))
 }
 

@@ -91,9 +91,15 @@ func (a *app) unreadable(ctx context.Context, r *control.Record, ranges []contro
 // the breaker is open, or too few units are free. It is nil if the change can be made.
 func wouldFail(ctx context.Context, r *control.Record, units uint64) error {
 	st, err := control.NewClient(r.Name).Status(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	return couldFail(r, st, units)
+}
+
+// couldFail is wouldFail with the status of the device.
+func couldFail(r *control.Record, st *control.Status, units uint64) error {
+	switch {
 	case st.Breaker.State != "closed":
 		return fmt.Errorf("%s: %w: the breaker is open, so nothing would be moved or marked: %s; "+
 			"see: %s", r.Device, control.ErrFailed, st.Breaker.Reason,

@@ -7,6 +7,7 @@
 package rescue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,7 @@ type Done struct {
 	Unreadable uint64 // do not read
 	Moved      uint64 // read, and live in the spare region now
 	Stay       uint64 // read, and stay where they are
+	Why        string // of the first that stay; empty: not known
 }
 
 // Run reads blocks through the device at path, has those moved that read, and tells after each
@@ -111,6 +113,7 @@ func Run(ctx context.Context, c Client, path string, ranges []control.Range, siz
 			got, err := c.RescueRemaps(ctx, now)
 			sum.Moved += got.Moved
 			sum.Stay += got.Stay
+			sum.Why = cmp.Or(sum.Why, got.Why)
 			if err != nil {
 				return err
 			}
