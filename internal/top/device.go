@@ -1,12 +1,14 @@
 package top
 
 import (
+	"slices"
 	"sort"
 	"time"
 
 	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
+	"ublkremap/internal/recorder"
 )
 
 const (
@@ -31,8 +33,7 @@ type device struct {
 	surfaceErr     error
 	slow           []control.Range
 	events         []Event
-	next           uint64 // number of the next event; 0: nothing is known
-	recorder       int    // process ID of the server that they are of
+	place          recorder.Place // the newest event
 	eventsAsked    bool
 	eventsErr      error
 	slowAsked      bool
@@ -124,21 +125,16 @@ func (d *device) points(now time.Time) attention.Points {
 // bad reports whether the device needs attention.
 func (d *device) bad(now time.Time) bool { return len(d.points(now)) > 0 }
 
-// addEvents takes events of a server in. The last events of one that crashed may not be on the
-// disk, and then the next one uses their numbers again.
-func (d *device) addEvents(pid int, list []Event, next uint64) {
-	if d.recorder != pid {
-		d.events, d.recorder = nil, pid
+// addEvents takes the newest events in. Only the last ones are shown.
+func (d *device) addEvents(m *eventsMsg) {
+	if m.anew {
+		d.events = nil
 	}
-	for _, e := range list {
-		if n := len(d.events); n == 0 || d.events[n-1].Number < e.Number {
-			d.events = append(d.events, e)
-		}
-	}
+	d.events = append(d.events, m.list...)
 	if n := len(d.events) - maxEvents; n > 0 {
-		d.events = d.events[n:]
+		d.events = slices.Clone(d.events[n:])
 	}
-	d.next = next
+	d.place = m.place
 }
 
 // What a cell of the map shows. Of several the one that comes first.

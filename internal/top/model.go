@@ -9,6 +9,7 @@ import (
 	"github.com/charmbracelet/colorprofile"
 
 	"ublkremap/internal/control"
+	"ublkremap/internal/recorder"
 )
 
 const (
@@ -74,9 +75,9 @@ type (
 	}
 	eventsMsg struct {
 		device string
-		pid    int
 		list   []Event
-		next   uint64
+		anew   bool // the list is all that there is
+		place  recorder.Place
 		err    error
 	}
 )
@@ -176,22 +177,18 @@ func (m *Model) askEvents(d *device) tea.Cmd {
 		return nil
 	}
 	d.eventsAsked = true
-	key, name, next, pid := d.st.Device, d.st.Name, d.next, d.st.ServerPID
-	if d.recorder != pid {
-		next = 0
-	}
+	key, name, place := d.st.Device, d.st.Name, d.place
 	return m.ask(func(ctx context.Context) tea.Msg {
-		if next == 0 {
-			// Only the last ones are shown.
-			_, end, err := m.src.Events(ctx, name, ^uint64(0))
-			if err != nil {
-				return eventsMsg{device: key, err: err}
-			}
-			next = end - min(end, maxEvents)
-		}
-		list, end, err := m.src.Events(ctx, name, next)
-		return eventsMsg{key, pid, list, end, err}
+		list, anew, err := recorder.Since(ctx, func(ctx context.Context, from uint64) ([]Event,
+			error) {
+			return m.src.Events(ctx, name, from)
+		}, placeOf, &place)
+		return eventsMsg{key, list, anew, place, err}
 	})
+}
+
+func placeOf(e *Event) recorder.Place {
+	return recorder.Place{Number: e.Number, Micros: e.Time.UnixMicro()}
 }
 
 func (m *Model) askSlow(d *device) tea.Cmd {
@@ -274,7 +271,7 @@ func (m *Model) answered(msg tea.Msg) {
 		if d := m.named(msg.device); d != nil {
 			d.eventsAsked, d.eventsErr = false, msg.err
 			if msg.err == nil {
-				d.addEvents(msg.pid, msg.list, msg.next)
+				d.addEvents(&msg)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -327,28 +328,44 @@ func TestNumbersAgain(t *testing.T) {
 	s := newScreen(t, 120, 40, false)
 	s.press("j", "enter")
 	d := s.m.chosen()
-	shown := func() (texts []string) {
+	shown := func(recorded ...Event) (texts []string) {
+		for i := range recorded {
+			recorded[i].Number = uint64(i + 1)
+		}
+		s.src.events = func(from uint64) []Event {
+			from = max(from, 1)
+			return recorded[min(from-1, uint64(len(recorded))):]
+		}
+		s.run(s.m.askEvents(d))
 		for _, e := range d.events {
 			texts = append(texts, e.Text)
 		}
 		return texts
 	}
-	tell := func(pid int, list ...Event) {
-		s.send(eventsMsg{device: d.st.Device, pid: pid, list: list,
-			next: list[len(list)-1].Number + 1})
+	at := func(seconds int, text string) Event {
+		return Event{Time: epoch.Add(time.Duration(seconds) * time.Second), Text: text}
 	}
-	tell(1, Event{Number: 1, Text: "kept"}, Event{Number: 2, Text: "lost"}, Event{Number: 3})
-	tell(2, Event{Number: 1, Text: "kept"}, Event{Number: 2, Text: "new"})
-	tell(2, Event{Number: 3, Text: "newer"})
-	if got := shown(); !slices.Equal(got, []string{"kept", "new", "newer"}) || d.next != 4 {
-		t.Errorf("%q, next %d", got, d.next)
+	kept := at(1, "kept")
+	for _, c := range []struct{ recorded, want []string }{
+		{[]string{"lost", "lost too"}, []string{"kept", "lost", "lost too"}},
+		{[]string{"new"}, []string{"kept", "new"}},
+		{[]string{"new", "newer"}, []string{"kept", "new", "newer"}},
+	} {
+		list := []Event{kept}
+		for i, text := range c.recorded {
+			list = append(list, at(2+i+10*len(text), text))
+		}
+		if got := shown(list...); !slices.Equal(got, c.want) {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
-	// The model asks a new server for all.
-	d.st.ServerPID = 3
-	d.eventsAsked = false
-	s.run(s.m.askEvents(d))
-	if got := shown(); len(got) != 3 || slices.Contains(got, "newer") || d.recorder != 3 {
-		t.Errorf("%q, of the server %d", got, d.recorder)
+	// Only the last ones are kept.
+	many := make([]Event, maxEvents+50)
+	for i := range many {
+		many[i] = at(1000+i, strconv.Itoa(i))
+	}
+	if got := shown(many...); len(got) != maxEvents || got[0] != "50" {
+		t.Errorf("%d events from %q on", len(got), got[0])
 	}
 }
 

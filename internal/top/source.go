@@ -18,9 +18,8 @@ type Source interface {
 	Surface(ctx context.Context, name string, from, to uint64, cells int) (*control.Surface, error)
 	// Slow returns the blocks that are slow to read, as far as a scrub has found them.
 	Slow(ctx context.Context, name string) ([]control.Range, error)
-	// Events returns what the flight recorder keeps from an event on, and the number of the next
-	// one to come.
-	Events(ctx context.Context, name string, from uint64) ([]Event, uint64, error)
+	// Events returns a part of what the flight recorder keeps, from an event on: see recorder.Ask.
+	Events(ctx context.Context, name string, from uint64) ([]Event, error)
 }
 
 // Event is something that happened to a device.

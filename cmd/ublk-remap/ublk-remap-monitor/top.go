@@ -124,16 +124,15 @@ func (d *devices) Slow(ctx context.Context, name string) ([]control.Range, error
 }
 
 // Events asks a device's server.
-func (d *devices) Events(ctx context.Context, name string, from uint64) ([]top.Event, uint64,
-	error) {
+func (d *devices) Events(ctx context.Context, name string, from uint64) ([]top.Event, error) {
 	e, err := control.NewClient(name).Events(ctx, from)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	var list []top.Event
 	for _, x := range metadata.AppendEvents(nil, e.Events, e.First) {
 		list = append(list, top.Event{Number: x.Number, Time: x.Time(), What: x.Kind.String(),
 			HasBlock: x.HasBlock, Block: x.Block, Count: x.Count, Text: x.Text()})
 	}
-	return list, e.Next, nil
+	return list, nil
 }
