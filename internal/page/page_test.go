@@ -136,6 +136,20 @@ func TestWorstFirst(t *testing.T) {
 	}
 }
 
+// TestLargeNumbers: the list writes numbers as the rest of the page does.
+func TestLargeNumbers(t *testing.T) {
+	h := &pagetest.Host{}
+	d := pagetest.Well(time.Now(), "a", 1<<40)
+	d.Status.Pending, d.Status.Lost = 200000, 4711
+	h.Add(d)
+	_, _, body := get(t, serveHost(t, h).URL)
+	for _, want := range []string{">200,000</td>", ">4,711</td>"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
 // TestHeaders: each answer forbids what the page does not need, and scripts and styles are in files
 // of their own only.
 func TestHeaders(t *testing.T) {
