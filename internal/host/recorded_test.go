@@ -53,3 +53,28 @@ func FuzzLookup(f *testing.F) {
 		}
 	})
 }
+
+// TestStatusNamed: who asks for a device by its name reads no other record. Without a record of
+// that name it is as StatusOf.
+func TestStatusNamed(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(control.DirEnv, dir)
+	r := control.Record{Name: "one", UUID: "00000000-0000-0000-0000-000000000001",
+		Device: "/dev/ublkb0", Backing: "/nosuch/1", BlockSize: 512, Blocks: 100}
+	if err := r.Write(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(control.RecordPath("other"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	others := 0
+	h := &Host{BadRecords: func(error) { others++ }}
+	st, err := h.StatusNamed(t.Context(), "one")
+	if err != nil || st.UUID != r.UUID || others != 0 {
+		t.Errorf("%+v, %v; %d other records were read", st, err, others)
+	}
+	if st, err := h.StatusNamed(t.Context(), r.UUID); err != nil || st.Name != "one" ||
+		others != 1 {
+		t.Errorf("by its UUID: %+v, %v; %d other records were read", st, err, others)
+	}
+}

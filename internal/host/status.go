@@ -58,6 +58,16 @@ func (h *Host) StatusOf(ctx context.Context, what string) (*control.Status, erro
 	return nil, err
 }
 
+// StatusNamed is StatusOf by the name of a record. It reads no other record, so who asks for each
+// of many devices reads as many records as there are devices, and not the square of that.
+func (h *Host) StatusNamed(ctx context.Context, name string) (*control.Status, error) {
+	r, err := control.ReadRecord(name)
+	if err != nil {
+		return h.StatusOf(ctx, name)
+	}
+	return withDisks(statusOf(ctx, r, answerOfOne), r), context.Cause(ctx)
+}
+
 // statusOf asks a device's server. Without an answer it says what is known otherwise, and why that
 // is all.
 func statusOf(ctx context.Context, r *control.Record, limit time.Duration) *control.Status {

@@ -35,7 +35,7 @@ func (o onPage) List(ctx context.Context) ([]page.Listed, error) {
 
 // Status returns the status of a device that has a record.
 func (o onPage) Status(ctx context.Context, name string) (*control.Status, error) {
-	st, err := o.host.StatusOf(ctx, name)
+	st, err := o.host.StatusNamed(ctx, name)
 	if err == nil {
 		st.Alerts = o.alerts.AlertsOf(st)
 	}

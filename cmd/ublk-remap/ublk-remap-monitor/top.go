@@ -100,7 +100,7 @@ func listOf(ctx context.Context, h *host.Host) ([]top.Listed, error) {
 
 // Status returns the status of a device that has a record.
 func (d *devices) Status(ctx context.Context, name string) (*control.Status, error) {
-	st, err := d.host.StatusOf(ctx, name)
+	st, err := d.host.StatusNamed(ctx, name)
 	if alerts := d.alerts.Load(); err == nil && alerts != nil {
 		st.AddAlerts(*alerts)
 	}
