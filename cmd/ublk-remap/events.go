@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -160,6 +161,8 @@ func (a *app) liveEvents(ctx context.Context, name string, follow bool) error {
 	}
 }
 
+var eventHeader = []string{"TIME", "WHAT", "BLOCK", "COUNT", "ERROR", "TOOK", "TEMP", "DONE"}
+
 // eventPrinter prints events as they come.
 type eventPrinter struct {
 	app    *app
@@ -176,7 +179,7 @@ func (p *eventPrinter) print(list []metadata.Event) error {
 	}
 	if len(list) > 0 && !p.headed && !a.json {
 		p.headed = true
-		err := p.row("TIME", "WHAT", "BLOCK", "COUNT", "ERROR", "TOOK", "TEMP", "DONE")
+		err := p.row(eventHeader...)
 		if err != nil {
 			return err
 		}
@@ -190,8 +193,39 @@ func (p *eventPrinter) print(list []metadata.Event) error {
 	return nil
 }
 
-func (p *eventPrinter) row(cells ...any) error {
-	_, err := fmt.Fprintf(p.app.out, "%-23v  %-12v  %-12v  %-7v  %-9v  %-9v  %-4v  %v\n", cells...)
+// wideEvents is how many columns a terminal has at least that shows an event in one row of a table.
+const wideEvents = 120
+
+// eventText is where the words on an event begin on a narrow terminal.
+const eventText = 39
+
+func (p *eventPrinter) row(cells ...string) error {
+	width := p.app.width()
+	if width == 0 || width >= wideEvents {
+		_, err := fmt.Fprintf(p.app.out, "%-23v  %-12v  %-12v  %-7v  %-9v  %-9v  %-4v  %v\n",
+			cells[0], cells[1], cells[2], cells[3], cells[4], cells[5], cells[6], cells[7])
+		return err
+	}
+	return p.narrow(cells, max(width-eventText, 20))
+}
+
+// narrow prints an event in several lines: the words on it, and then what is known of its blocks.
+func (p *eventPrinter) narrow(cells []string, room int) error {
+	lines := wrapped(cells[7], room)
+	if cells[0] != eventHeader[0] {
+		facts := ""
+		for i, format := range []string{"block %s", "count %s", "%s", "took %s", "%s"} {
+			if cell := cells[2+i]; cell != "-" {
+				facts += fmt.Sprintf(", "+format, cell)
+			}
+		}
+		if facts != "" {
+			lines = append(lines, wrapped(facts[2:], room)...)
+		}
+	}
+	text := fmt.Sprintf("%-23s  %-12s  ", cells[0], cells[1])
+	_, err := fmt.Fprintln(p.app.out, text+strings.Join(lines, "\n"+strings.Repeat(" ",
+		eventText)))
 	return err
 }
 
@@ -219,6 +253,6 @@ func (p *eventPrinter) event(e *metadata.Event) error {
 	if e.HasTemperature {
 		temp = strconv.Itoa(int(e.Temperature)) + "C"
 	}
-	return p.row(e.Time().Local().Format("2006-01-02 15:04:05.000"), e.Kind, block, count, errno,
-		took, temp, readable.Text(e.Text()))
+	return p.row(e.Time().Local().Format("2006-01-02 15:04:05.000"), e.Kind.String(), block, count,
+		errno, took, temp, readable.Text(e.Text()))
 }
