@@ -70,8 +70,8 @@ func Handler(source Source, version string) *Page {
 	p.ctx, p.close = context.WithCancel(context.Background())
 	p.host, _ = os.Hostname()
 	// What is embedded is known to be there, and to be well formed.
-	p.look = template.Must(template.New("").Funcs(template.FuncMap{"number": numText}).ParseFS(files,
-		"templates/*.html"))
+	words := template.FuncMap{"number": numText}
+	p.look = template.Must(template.New("").Funcs(words).ParseFS(files, "templates/*.html"))
 	all := sha256.New()
 	dir, _ := fs.ReadDir(files, "assets")
 	for _, f := range dir {
