@@ -40,7 +40,7 @@ func TestRecorded(t *testing.T) {
 	d.addEvents([]Event{
 		{Time: at, What: "pending", Block: 96, Count: 8, Errno: "EIO", Cause: "read"},
 		{Time: at, What: "remap", Block: 800, Count: 8, Errno: "EIO", Cause: "write"},
-		{Time: at, What: "remap", Block: 100, Count: 4, Cause: "read"}, // a write heals the first one
+		{Time: at, What: "remap", Block: 100, Count: 4, Cause: "read"}, // healed by a write
 	})
 	if r = recordedOf(d, now); r.Says !=
 		"In the last 30 hours the disk failed in 2 places, and 2 spare units were taken" {
