@@ -201,8 +201,8 @@ func metadata(st *control.Status) *Point {
 		return nil
 	}
 	return &Point{Level: Watch, Rank: RankDegraded, Says: strings.Join(says, "; "),
-		Do: "the disk fails where its records lie, so have a backup; see: " +
-			shell.Command("status", st.Name),
+		Do: "the disk fails where its records lie; keep a copy of them elsewhere: " +
+			shell.Command("metadata", "backup", st.Name, "FILE"),
 		Alerts: []string{"metadata-degraded"}}
 }
 

@@ -98,8 +98,8 @@ func TestWords(t *testing.T) {
 		"a superblock": {[]func(*control.Status){func(st *control.Status) {
 			st.Metadata.BadSuperblocks = 1
 		}}, attention.Watch, attention.RankDegraded, "1 superblock cannot be written",
-			"the disk fails where its records lie, so have a backup; see: " +
-				"ublk-remap status media"},
+			"the disk fails where its records lie; keep a copy of them elsewhere: " +
+				"ublk-remap metadata backup media FILE"},
 		"a dead server's figures": {[]func(*control.Status){state(control.StateFailed, "dead", ""),
 			func(st *control.Status) { st.ServerPID, st.Lost = 0, 9 }}, attention.Bad,
 			attention.RankFailed, "dead", ""},
