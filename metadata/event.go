@@ -142,10 +142,10 @@ func (e *Event) Text() string {
 	case EventLeave:
 		return "given up to another server"
 	case EventRemap:
-		return fmt.Sprintf("remapped to the spare region, from unit %d on (%s)", e.Detail,
+		return fmt.Sprintf("remapped to the spare region, from unit %d on; cause: %s", e.Detail,
 			Cause(e.Done))
 	case EventPending:
-		return fmt.Sprintf("noted as pending (%s)", Cause(e.Done))
+		return fmt.Sprintf("noted as pending; cause: %s", Cause(e.Done))
 	case EventUnknown:
 		return "nothing is known of what became of the commit"
 	case EventRetired:
@@ -170,9 +170,9 @@ func (e *Event) Text() string {
 func (e *Event) deviceText() string {
 	switch e.Kind {
 	case EventFlushFailed:
-		return fmt.Sprintf("device %d: the next flush of a user fails", e.Device)
+		return fmt.Sprintf("a flush of %s failed; the next flush of a user fails", e.deviceName())
 	case EventMirror:
-		return fmt.Sprintf("device %d: the mirror at %d is %s", e.Device, e.Detail, e.Done)
+		return fmt.Sprintf("the mirror of %s at %d is %s", e.deviceName(), e.Detail, e.Done)
 	case EventSpareLow:
 		return fmt.Sprintf("%d spare units are free", e.Count)
 	case EventSpareFull:
@@ -193,6 +193,14 @@ func (e *Event) deviceText() string {
 		return "I/O does not come back"
 	}
 	return e.Done.String()
+}
+
+// deviceName is a device of the set in words.
+func (e *Event) deviceName() string {
+	if e.Device == 0 {
+		return "the backing disk"
+	}
+	return fmt.Sprintf("spare device %d", e.Device)
 }
 
 // countsText is Text for operations that tell what they have found.

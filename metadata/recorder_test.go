@@ -429,7 +429,7 @@ func TestEventsCompat(t *testing.T) {
 	}
 	want := map[string]any{"time": "2023-11-14T22:13:20.123Z", "what": "remap", "block": 77.0,
 		"count": 3.0, "errno": 61.0, "latency_us": 42.0, "temperature": nil,
-		"done": "remapped to the spare region, from unit 9 on (write)"}
+		"done": "remapped to the spare region, from unit 9 on; cause: write"}
 	for name, value := range want {
 		if doc.Events[0][name] != value {
 			t.Errorf("%s is %v, want %v", name, doc.Events[0][name], value)

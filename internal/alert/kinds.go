@@ -139,7 +139,7 @@ var Kinds = []*Kind{
 	{
 		Name: "new-bad-blocks", Rule: "UblkRemapNewBadBlocks", Severity: Warning,
 		MessageID: "95092a21bba4422099f8f999878bda33", Durable: true,
-		Summary: "{set} got new remapped units within a day: {value}.",
+		Summary: "Units of {set} were remapped within a day: {value}.",
 		Section: "New bad blocks", judge: newBadBlocks,
 	},
 	{

@@ -345,10 +345,10 @@ func (d *Device) bad(now time.Time, n int, over time.Duration, state string) {
 		number++
 		e := page.Event{Number: number, Time: at, What: "remap", HasBlock: true, Block: block,
 			Count: 8, Errno: "EIO", Latency: 2100 * time.Millisecond, Temperature: &temperature,
-			Text:  fmt.Sprintf("remapped to the spare region, from unit %d on (write)", i),
+			Text:  fmt.Sprintf("remapped to the spare region, from unit %d on; cause: write", i),
 			Cause: "write"}
 		if state == "pending" {
-			e.What, e.Text = "pending", "noted as pending (read)"
+			e.What, e.Text = "pending", "noted as pending; cause: read"
 			e.Cause, e.Errno = "read", "ENODATA"
 		}
 		d.Events = append(d.Events, e)
