@@ -33,7 +33,8 @@ func TestMonitorUnit(t *testing.T) {
 		}
 		run(`
 ! systemctl -q is-active ublk-remap-monitor || exit 1
-systemctl enable --now ublk-remap-monitor`)
+systemctl enable --now ublk-remap-monitor
+has '^ublk_remap_build_info' # at once: it has been started when it listens`)
 		await(`^ublk_remap_server_up{set="data"} 1`)
 		await(`^ublk_remap_monitor_success 1`)
 		run(`

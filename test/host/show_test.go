@@ -495,22 +495,30 @@ truncate -s 256M /dev/shm/disk
 dev=$(losetup --show -f /dev/shm/disk)
 ublk-remap create --name data $dev
 ublk-remap start data
-cat >/run/scrape <<'END'
-while :; do curl -s -o /dev/null localhost:9947/metrics; sleep 1; done
-END
 cat >/run/measure <<'END'
 fio --name=x --filename=/dev/disk/by-id/ublk-remap-data --direct=1 --ioengine=io_uring --rw=$1 \
 	--bs=4k --iodepth=$2 --runtime=3 --time_based --output-format=json |
 	jq '.jobs[0] | .read.iops + .write.iops | floor'
 END`)
+	t.Log("CPU time of the monitor, start and 30 scrapes: " + h.Run(`
+cpu() { awk '/^usage_usec/ { print $2 / 1000 }' \
+	/sys/fs/cgroup/system.slice/ublk-remap-monitor.service/cpu.stat; }
+systemctl start ublk-remap-monitor
+curl -s -o /dev/null localhost:9947/metrics
+echo "$(cpu) ms"
+curl -s -o /dev/null --rate 60/m 'localhost:9947/metrics?[1-30]'
+echo "$(cpu) ms"
+systemctl stop ublk-remap-monitor`))
 	for _, cell := range []string{"randread 32", "randwrite 32", "randread 1", "randwrite 1"} {
 		var without, with []int
 		for range 7 {
 			for _, on := range []bool{false, true} {
 				script := "sh /run/measure " + cell
 				if on {
+					// The scraper is one process that stays, as Prometheus is.
 					script = "systemctl start ublk-remap-monitor\n" +
-						"systemd-run -q --unit scrape sh /run/scrape\nsleep 1\n" + script +
+						"systemd-run -q --unit scrape curl -s -o /dev/null --rate 60/m " +
+						"'localhost:9947/metrics?[1-1000]'\nsleep 1\n" + script +
 						"\nsystemctl stop scrape ublk-remap-monitor"
 				}
 				n, err := strconv.Atoi(strings.TrimSpace(h.Run(script)))

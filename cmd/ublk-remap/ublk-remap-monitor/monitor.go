@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
@@ -77,6 +78,10 @@ func (a *app) serve(ctx context.Context, o *companion.MonitorOptions) error {
 	for i, l := range listeners {
 		a.log.Info().Str("url", pageURL(o.Listen[i], l.Addr(), o.WebConfig)).
 			Msg("the page for browsers")
+	}
+	// Whoever is started after this can connect. Programs that are run must not speak for the unit.
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		a.log.Warn().Err(err).Msg("the service manager cannot be told that the monitor listens")
 	}
 	options := monitor.Options{Config: o.WebConfig, Log: a.slog(), Version: version, Page: p}
 	if !o.NoAlerts {
