@@ -247,6 +247,8 @@ func (d *Dispatcher) Counts() map[string]Count {
 type Result struct {
 	Way   string `json:"way"`
 	Error string `json:"error"` // empty: it works
+	// Note says why a way that works told nobody.
+	Note string `json:"note,omitempty"`
 }
 
 // Test sends a message by each way at once, past the queues, and waits for what becomes of it.
@@ -269,6 +271,9 @@ func Test(ctx context.Context, ways []Way, takers []NoticeWay, host string) []Re
 		try(i, w.Name(), func() error { return w.Send(ctx, m) })
 	}
 	for i, w := range takers {
+		if h, is := w.(*Hooks); is {
+			all[len(ways)+i].Note = h.none()
+		}
 		try(len(ways)+i, w.Name(), func() error { return w.Take(ctx, host, n) })
 	}
 	running.Wait()

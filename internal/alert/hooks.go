@@ -60,6 +60,14 @@ names:
 	return all, err
 }
 
+// none says so if there is no hook; empty: there is one.
+func (w *Hooks) none() string {
+	if all, err := w.list(); err != nil || len(all) > 0 {
+		return ""
+	}
+	return "there is none in " + w.Dir
+}
+
 // Check implements Checker.
 func (w *Hooks) Check() error {
 	all, err := w.list()

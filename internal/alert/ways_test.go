@@ -220,6 +220,11 @@ func TestHooks(t *testing.T) {
 	w := &Hooks{Dir: dir, Limit: 5 * time.Second, Log: slog.New(slog.NewTextHandler(&log,
 		nil))}
 	n := message(t, "data").Worst()
+	empty := &Hooks{Dir: t.TempDir(), Limit: w.Limit, Log: w.Log}
+	if got, want := Test(t.Context(), nil, []NoticeWay{empty}, "h"),
+		(Result{Way: "hooks", Note: "there is none in " + empty.Dir}); got[0] != want {
+		t.Errorf("without a hook: %+v", got)
+	}
 	err := w.Take(t.Context(), "h", n)
 	if err == nil {
 		t.Fatal("no error")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -228,7 +229,7 @@ func (a *app) testAlerts(cmd *cobra.Command, asJSON bool) error {
 	}
 	failed := 0
 	for _, r := range all {
-		text := r.Way + ": ok"
+		text := r.Way + ": " + cmp.Or(r.Note, "ok")
 		if r.Error != "" {
 			failed++
 			text = r.Way + ": " + r.Error
