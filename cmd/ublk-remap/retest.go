@@ -13,6 +13,7 @@ import (
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 	"ublkremap/internal/shell"
+	"ublkremap/remap"
 )
 
 // retested is what remap retest and remap clear print as JSON. Counts are blocks.
@@ -136,8 +137,12 @@ func (a *app) retest(cmd *cobra.Command, args []string, o retestOptions) error {
 	stays := out.Failed + out.Changed
 	switch {
 	case out.Error != "" && !o.status && !o.stop:
-		return fmt.Errorf("%s: %w: %s (%d blocks were taken home): nothing is lost; try again",
-			r.Device, control.ErrFailed, out.Error, out.Home)
+		next := "try again"
+		if out.Error == remap.ErrTripped.Error() {
+			next = "check the disk, then: " + shell.Command("resume", r.Name)
+		}
+		return fmt.Errorf("%s: %w: %s (%d blocks were taken home): nothing is lost; %s",
+			r.Device, control.ErrFailed, out.Error, out.Home, next)
 	case o.clear && stays > 0:
 		return fmt.Errorf("%s: %w: %s blocks are not well and stay as they are; see: %s", r.Device,
 			control.ErrFailed, readable.Number(stays), shell.Command("remap", "list", r.Name))
