@@ -167,7 +167,7 @@ func (a *Arbiter) advance() {
 
 // ArbiterStatus is what status shows.
 type ArbiterStatus struct {
-	Total, Used, Free, Retired uint64 // spare units
+	Total, Used, Free, Retired uint64 // spare units; one that is being tried is none of the last three
 	Tripped                    bool
 	Suspect                    uint64 // spare units that failed and are not retired, or not yet
 	Reason                     string // why the breaker is open
@@ -179,7 +179,7 @@ type ArbiterStatus struct {
 // Status returns the arbiter's state.
 func (a *Arbiter) Status() ArbiterStatus {
 	s := ArbiterStatus{
-		Total: a.alloc.Total(), Used: a.alloc.Used(), Free: a.alloc.FreeCount(),
+		Total: a.alloc.Total(), Used: a.alloc.Used() - a.search.taken(), Free: a.alloc.FreeCount(),
 		Retired: a.alloc.Retired(),
 		Tripped: a.shared.Tripped(), Reason: a.reason, Kind: a.kind,
 		Suspect: uint64(len(a.suspects.list)),

@@ -34,6 +34,7 @@ type rig struct {
 	gone    map[uint8]string
 	// transfer, if set, is what the disks answer to transfers, with contents.
 	transfer func(t *Transfer) int32
+	watch    func()         // called for each transfer
 	away     map[int64]bool // devices that answer EIO to everything
 	internal []internalEnd
 	spoiled  []BadSpare
@@ -47,7 +48,12 @@ func (r *rig) Moved(m MoveResult)           { r.ended = append(r.ended, m) }
 func (r *rig) SpareFailed(b BadSpare)       { r.spoiled = append(r.spoiled, b) }
 func (r *rig) Missing(d uint8) string       { return r.gone[d] }
 func (r *rig) Alert(a Alert)                { r.alerts = append(r.alerts, a) }
-func (r *rig) Transfer(t *Transfer)         { r.moves = append(r.moves, *t) }
+func (r *rig) Transfer(t *Transfer) {
+	r.moves = append(r.moves, *t)
+	if r.watch != nil {
+		r.watch()
+	}
+}
 func (r *rig) Commit(e []metadata.Entry) (Ticket, error) {
 	r.entries = append(r.entries, e...)
 	r.next++

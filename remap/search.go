@@ -112,6 +112,19 @@ func (s *search) has(spare uint32) bool {
 	return s.step != searchAsking && s.spare == spare
 }
 
+// taken counts the spare units that are taken only because they are being tried, or will be.
+func (s *search) taken() (n uint64) {
+	for i := range s.jobs {
+		if s.jobs[i].kind == jobTest {
+			n++
+		}
+	}
+	if s.step != searchIdle && (s.now.kind == jobTest || s.step != searchAsking) {
+		n++
+	}
+	return n
+}
+
 // add queues a job. Jobs of internal requests come after all others.
 func (s *search) add(a *Arbiter, j job) {
 	at := len(s.jobs)

@@ -19,6 +19,7 @@ func (r *rig) badSpares(is func(u uint32) bool) {
 // TestSearchWidens: with most of the spare region bad, in whatever pattern, each write is healed,
 // no unit that failed is granted again, and all that failed is retired, durably.
 func TestSearchWidens(t *testing.T) {
+	tests := 0
 	for name, bad := range map[string]func(u uint32) bool{
 		"one in eight is well":  func(u uint32) bool { return u%8 != 7 },
 		"the first half is bad": func(u uint32) bool { return u < 400 },
@@ -29,6 +30,12 @@ func TestSearchWidens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, 4096, 800)
 			r.badSpares(bad)
+			r.watch = func() {
+				if s := &r.a.search; s.step != searchIdle && s.now.kind == jobTest {
+					tests++
+					r.want("used, while a unit is tested", r.a.Status().Used, r.s.m.Counts().Mapped)
+				}
+			}
 			for b := uint64(2000); b < 2030; b++ {
 				r.breakHome(b, syscall.EIO)
 				r.want("write", r.do(OpWrite, b, 1), int32(0))
@@ -51,6 +58,9 @@ func TestSearchWidens(t *testing.T) {
 			}
 			r.want("retired", r.alloc.Retired(), uint64(len(seen)))
 		})
+	}
+	if tests == 0 {
+		t.Error("no unit was tested again")
 	}
 }
 
