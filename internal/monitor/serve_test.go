@@ -207,7 +207,7 @@ basic_auth_users:
   prometheus: `+string(hash)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := CheckWebConfig(config); err != nil {
+	if err := CheckWebConfig(config, nil); err != nil {
 		t.Fatal(err)
 	}
 	listeners, err := Listen(t.Context(), []string{"127.0.0.1:0"})

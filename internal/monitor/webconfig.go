@@ -16,9 +16,9 @@ import (
 
 // CheckWebConfig reads a file of exporter-toolkit, and the files that it names. An empty path means
 // that there is none. The error is config.ErrInvalid if what stands in the file makes no sense, and
-// config.ErrRefused if others than root and this user could have written one of them, or if all can
-// read a private key.
-func CheckWebConfig(path string) error {
+// config.ErrRefused if others than root and this user could have written one of them. It warns of a
+// private key that all can read: so are those that container managers hand in.
+func CheckWebConfig(path string, warn func(string)) error {
 	if path == "" {
 		return nil
 	}
@@ -31,7 +31,7 @@ func CheckWebConfig(path string) error {
 	}
 	if err == nil {
 		text, err := os.ReadFile(path)
-		return errors.Join(err, emptyConfig(path, text), trustedNamed(path, text))
+		return errors.Join(err, emptyConfig(path, text), trustedNamed(path, text, warn))
 	}
 	why := strings.Join(strings.Fields(err.Error()), " ") // errors of YAML have lines
 	return fmt.Errorf("%s: %w: %s; what it can have: https://github.com/prometheus/exporter-"+
@@ -51,7 +51,7 @@ func emptyConfig(path string, text []byte) error {
 }
 
 // trustedNamed checks who can write the files that a configuration names, and who can read a key.
-func trustedNamed(path string, text []byte) error {
+func trustedNamed(path string, text []byte, warn func(string)) error {
 	var c struct {
 		TLS struct {
 			Cert     string `yaml:"cert_file"`
@@ -72,15 +72,23 @@ func trustedNamed(path string, text []byte) error {
 		}
 		return f(file)
 	}
+	secret := func(file string) error {
+		st, err := os.Stat(file)
+		if err == nil && st.Mode().Perm()&0o004 != 0 {
+			warn(fmt.Sprintf("%s: everybody on this host can read this private key (mode %04o); to "+
+				"change that: chmod 640 %s", file, st.Mode().Perm(), file))
+		}
+		return err
+	}
 	if c.TLS.Key != "" { // the key itself
-		if err := config.TrustedSecret(path); err != nil {
+		if err := secret(path); err != nil {
 			return err
 		}
 	}
-	if err := check(c.TLS.KeyFile, config.TrustedSecret); err != nil {
+	if err := check(c.TLS.KeyFile, secret); err != nil {
 		return err
 	}
-	for _, file := range []string{c.TLS.Cert, c.TLS.ClientCA} {
+	for _, file := range []string{c.TLS.Cert, c.TLS.KeyFile, c.TLS.ClientCA} {
 		if err := check(file, config.Trusted); err != nil {
 			return err
 		}

@@ -38,25 +38,25 @@ func TestCheckWebConfig(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := CheckWebConfig(path)
+		err := CheckWebConfig(path, nil)
 		if !errors.Is(err, want) || err != nil && (!strings.HasPrefix(err.Error(), path+": ") ||
 			strings.Contains(err.Error(), "\n")) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if err := CheckWebConfig(""); err != nil {
+	if err := CheckWebConfig("", nil); err != nil {
 		t.Errorf("none: %v", err)
 	}
 	none := filepath.Join(dir, "none.yml")
 	for at, want := range map[string]error{none: fs.ErrNotExist, dir: syscall.EISDIR} {
-		if err := CheckWebConfig(at); !errors.Is(err, want) || strings.Count(err.Error(), at) != 1 {
+		if err := CheckWebConfig(at, nil); !errors.Is(err, want) || strings.Count(err.Error(), at) != 1 {
 			t.Errorf("%s: %v", at, err)
 		}
 	}
 }
 
 // TestWebConfigOfOthers: a web configuration that others could have written is refused, and so are
-// the files that it names, and a key that all can read.
+// the files that it names. A key that all can read is warned of.
 func TestWebConfigOfOthers(t *testing.T) {
 	dir := t.TempDir()
 	certificate(t, dir)
@@ -73,20 +73,25 @@ func TestWebConfigOfOthers(t *testing.T) {
 		text, file string
 		mode       os.FileMode
 		refused    bool
+		warned     bool
 	}{
-		{text, path, 0o644, false}, {text, path, 0o666, true}, {text, key, 0o644, true},
-		{text, key, 0o640, false}, {text, cert, 0o644, false}, {text, cert, 0o664, true},
-		{text, dir, 0o777, true}, {inline, path, 0o644, true}, {inline, path, 0o640, false},
+		{text, path, 0o644, false, false}, {text, path, 0o666, true, false},
+		{text, key, 0o644, false, true}, {text, key, 0o640, false, false},
+		{text, key, 0o660, true, false}, {text, cert, 0o644, false, false},
+		{text, cert, 0o664, true, false}, {text, dir, 0o777, true, false},
+		{inline, path, 0o644, false, true}, {inline, path, 0o640, false, false},
 	} {
 		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(key, 0o600), os.Chmod(cert, 0o600),
 			os.WriteFile(path, []byte(c.text), 0o600), os.Chmod(path, 0o600),
 			os.Chmod(c.file, c.mode)); err != nil {
 			t.Fatal(err)
 		}
-		err := CheckWebConfig(path)
+		warned := ""
+		err := CheckWebConfig(path, func(text string) { warned = text })
 		if errors.Is(err, config.ErrRefused) != c.refused || !c.refused && err != nil ||
-			c.refused && !strings.HasPrefix(err.Error(), c.file+": ") {
-			t.Errorf("%s, mode %o: %v", c.file, c.mode, err)
+			c.refused && !strings.HasPrefix(err.Error(), c.file+": ") ||
+			strings.HasPrefix(warned, c.file+": everybody on this host can read") != c.warned {
+			t.Errorf("%s, mode %o: %v; %s", c.file, c.mode, err, warned)
 		}
 	}
 }

@@ -59,7 +59,9 @@ func monitorCommand(a *app) *cobra.Command {
 // serve serves the page and the metrics, and tells of alerts. What is wrong with the command line
 // and with files is said before anything is done.
 func (a *app) serve(ctx context.Context, o *companion.MonitorOptions) error {
-	if err := monitor.CheckWebConfig(o.WebConfig); err != nil {
+	if err := monitor.CheckWebConfig(o.WebConfig, func(text string) {
+		a.log.Warn().Msg(text)
+	}); err != nil {
 		return fmt.Errorf("--web-config: %w", err)
 	}
 	alerts, err := a.newAlerts(o.NoAlerts)
