@@ -324,6 +324,7 @@ func TestAll(t *testing.T) {
 // With a full runtime directory, a start says so and leaves nothing. A device that waits for a
 // server still waits, and is recovered when there is room.
 func TestFullRuntimeDir(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useConfigDir(t, nil)
 	disk := newDisk(t, 512)
 	run := control.Dir()

@@ -15,6 +15,7 @@ import (
 // relies on. The disk is prepared, with a message, and works. The list names some of the bad
 // places.
 func TestCreateGoesAround(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	rng := rig.Random(t)
@@ -112,6 +113,7 @@ func TestCreateWithoutSpares(t *testing.T) {
 // TestEndMarksStayAbove: marks at the end of a disk that are written through the device are visible
 // on the device, and not on the disk below. Otherwise other tools would assemble the disk.
 func TestEndMarksStayAbove(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	const size = 96 << 20

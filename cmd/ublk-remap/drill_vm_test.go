@@ -14,6 +14,7 @@ import (
 // TestDrill: a drill on a device with a mounted file system passes, and leaves nothing but lines in
 // the flight recorder. It is refused while the breaker is open.
 func TestDrill(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	rng := rig.Random(t)
 	dev := rig.StartDevice(t, disk)

@@ -53,6 +53,7 @@ func eventsOf(t *testing.T, args ...string) []eventRow {
 // TestEvents: what happens to a device is told live, as it happens, and from the disk after the
 // server was killed and after the set was stopped; also by the spare device alone.
 func TestEvents(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	loop := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})

@@ -79,6 +79,7 @@ func owners(t *testing.T, args ...string) (rows []files.Row) {
 
 // TestFilesOfBadBlocks: files tells what pending blocks hold, mounted and not, and named blocks.
 func TestFilesOfBadBlocks(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if !vmtest.UserMode() && !vmtest.Full() {
 		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full; TestHealFree " +
 			"has the main part")
@@ -231,6 +232,7 @@ func (d *damaged) notProven(t *testing.T) {
 // TestHealFreeTooLate: a file gets the blocks after they were proven to be free. They are left
 // alone.
 func TestHealFreeTooLate(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if !vmtest.UserMode() && !vmtest.Full() {
 		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full")
 	}
@@ -330,6 +332,7 @@ func TestHealFreeLostAgain(t *testing.T) {
 
 // TestFilesOfSlowBlocks: a block that the scrub finds slow to read is told with its owner.
 func TestFilesOfSlowBlocks(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if !vmtest.UserMode() && !vmtest.Full() {
 		t.Skip("it takes long: runs under user-mode Linux and by make test-vm-full")
 	}

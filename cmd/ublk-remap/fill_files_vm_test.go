@@ -18,6 +18,7 @@ import (
 // TestFillFromFiles: damaged files are filled from a backup of the files, if the rest of each
 // equals it. Files that differ, have another size or are not in the backup are left alone.
 func TestFillFromFiles(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	if !vmtest.Full() {
 		t.Skip("it takes a minute where a guest is emulated; UBLK_REMAP_FULL=1 runs it")

@@ -31,6 +31,7 @@ func writeAt(t *testing.T, path string, b []byte, off int64) {
 // TestFillFromImage: bad blocks get what an image has of them, also by the map of ddrescue, and
 // what was written meanwhile stays. Images and maps of another disk are refused.
 func TestFillFromImage(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	rng := rig.Random(t)

@@ -21,6 +21,7 @@ import (
 // TestSilentServer: a server that does not answer hides no other server. A request to it that was
 // given up is not carried out when it runs again.
 func TestSilentServer(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	other := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
 	rig.Want(t, 0, "create", other, "--name", "other", "--spare", "1MiB")

@@ -250,6 +250,7 @@ func TestMetadataOtherUse(t *testing.T) {
 }
 
 func TestMetadataBackup(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, spare, other := diskFile(t, 24<<20), diskFile(t, 16<<20), diskFile(t, 24<<20)
 	dir := t.TempDir()
@@ -319,6 +320,7 @@ func TestMetadataBackup(t *testing.T) {
 }
 
 func TestMetadataRestore(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	useRuntimeDir(t)
 	disk, other := diskFile(t, 24<<20), diskFile(t, 24<<20)
 	file := filepath.Join(t.TempDir(), "backup")

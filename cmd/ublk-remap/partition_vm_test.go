@@ -262,6 +262,7 @@ func TestOthersSeeTheDiskInPlace(t *testing.T) {
 // TestServedBesidePartition: a device works while the partition of its disk exists. Nothing can use
 // the partition meanwhile, and a process that only reads it does not get in the way.
 func TestServedBesidePartition(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	disk := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{Partitions: true})

@@ -17,6 +17,7 @@ import (
 
 // TestBelow: sets below other drivers are found for the initramfs, and no other sets are.
 func TestBelow(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
 	dm := vmtest.NewDM(t, vmtest.LinearTable(t, dev))
@@ -35,6 +36,7 @@ func TestBelow(t *testing.T) {
 // TestAdopt: a server in the foreground replaces a server without a supervisor, but not one that
 // has another supervisor.
 func TestAdopt(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
 	old := rig.StatusOf(t, "life").ServerPID
@@ -65,6 +67,7 @@ func TestAdopt(t *testing.T) {
 // TestRootStorage: the server of the root file system is marked for systemd. So is the server that
 // its guard starts after it was killed. The guard ends with the device.
 func TestRootStorage(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk, "--root-storage")
 	old := rig.StatusOf(t, "life").ServerPID

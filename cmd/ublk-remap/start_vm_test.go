@@ -297,6 +297,7 @@ func TestStartBesideLoops(t *testing.T) {
 // server that was killed, however long that takes. It says so, and can be given up meanwhile. The
 // same holds for a stop.
 func TestSlowDisk(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	disk, hurry := slowPart(t)
@@ -344,6 +345,7 @@ func TestSlowDisk(t *testing.T) {
 // TestRingsForbiddenLater: the setting that forbids io_uring to all processes is turned on while a
 // device is live.
 func TestRingsForbiddenLater(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	set := func(value string) {
 		must(t, os.WriteFile("/proc/sys/kernel/io_uring_disabled", []byte(value), 0))
@@ -384,6 +386,7 @@ func TestRingsForbiddenLater(t *testing.T) {
 // second set with the same name is reported as such. A refused start writes nothing into the log of
 // the living server.
 func TestNamesLeaveNothing(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	twin := vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{})
 	rig.Want(t, 0, "create", twin, "--name", "life", "--spare", "1MiB")
@@ -433,6 +436,7 @@ func TestNamesLeaveNothing(t *testing.T) {
 // TestOldEndIsToldAtStart: for a set that an older version made, start and the log of the server
 // name the marks at the end of its disk.
 func TestOldEndIsToldAtStart(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	useRuntimeDir(t)
 	const size = 96 << 20

@@ -42,6 +42,7 @@ var deviceUses = []struct {
 
 // TestStopAsksFirst: neither the verb nor a signal takes a device away from its users.
 func TestStopAsksFirst(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
 	vmtest.Mkfs(t, "ext4", dev)
@@ -88,6 +89,7 @@ func TestStopAsksFirst(t *testing.T) {
 // TestForcedStopOfAnOpenDevice goes on although processes have the device open, and does not fail
 // because of them.
 func TestForcedStopOfAnOpenDevice(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
 	rig.HoldOpen(t, dev, "w")
@@ -96,6 +98,7 @@ func TestForcedStopOfAnOpenDevice(t *testing.T) {
 }
 
 func TestStopOfADeadServer(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	disk := newDisk(t, 512)
 	dev := rig.StartDevice(t, disk)
 	writers := rig.StartFio(t, dev, "rw=randwrite", "bs=4k", "iodepth=32", "size=32M",

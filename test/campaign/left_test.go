@@ -54,6 +54,7 @@ func number(dev string) string { return strings.TrimPrefix(dev, "/dev/ublkb") }
 // list and doctor find the device of a dead server, under its disk's name, even if nothing in /run
 // describes it.
 func TestRecordLost(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	t.Run("start", func(t *testing.T) {
 		s := served(t)
@@ -108,6 +109,7 @@ func TestRecordLost(t *testing.T) {
 
 // A living server whose files are gone is not harmed, and can be stopped in order.
 func TestFilesLostServerLives(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	s := served(t)
 	pid := s.PID()
@@ -138,6 +140,7 @@ func TestFilesLostServerLives(t *testing.T) {
 // Files without a device and a socket without a server are found and removed; a lock file that no
 // process holds is no obstacle.
 func TestFilesLeft(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	s := served(t)
 	kill(t, s)

@@ -51,6 +51,7 @@ type trial struct {
 // TestKillVerbs kills the server, the client or both at a random instant of each
 // verb. The next one must work, and nothing may be left.
 func TestKillVerbs(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	vmtest.NeedTools(t, "fio")
 	all := seeds(t, rounds(t, 5))

@@ -12,6 +12,7 @@ import (
 // this program's. The array itself is a disk like any other. While it is served, its members cannot
 // be used either.
 func TestMemberOfAnArray(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	a := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	b := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})

@@ -81,6 +81,7 @@ func withCopy(t *testing.T) (file, disk, older string, s *rig.Set) {
 // started in any way, and the refusal says which is which. Without the disk, the copy is a disk
 // like any other.
 func TestOlderCopy(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	_, disk, older, s := withCopy(t)
 
 	// As long as neither was started since the copy was made, they cannot be told apart. A name is
@@ -131,6 +132,7 @@ func TestOlderCopy(t *testing.T) {
 // copy is not taken. A copy that was made since then is not taken while the disk is there. If the
 // disk comes back by another path, it is taken.
 func TestCopyForTheDead(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	file, disk, older, s := withCopy(t)
 	s.Start(t)
 	fill(t, s.Dev, 2)
@@ -175,6 +177,7 @@ func TestCopyForTheDead(t *testing.T) {
 // TestSnapshot: a snapshot, as device-mapper makes them for LVM, is a copy as any
 // other.
 func TestSnapshot(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	cow := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
@@ -210,6 +213,7 @@ func TestSnapshot(t *testing.T) {
 // TestRecordsAreGone: the files of a living server were removed. A copy of its disk is not taken
 // for the disk, although nothing in /run describes the server.
 func TestRecordsAreGone(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	if !vmtest.Full() {
 		t.Skip("UBLK_REMAP_FULL=1: who may be about to end is waited for, for a minute each")
 	}

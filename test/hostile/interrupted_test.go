@@ -17,6 +17,7 @@ import (
 // makes anew; a whole set; or a conversion that start refuses and that the same command finishes,
 // with all data.
 func TestCreateInterrupted(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	r := rig.Random(t)
 	rounds := 1

@@ -22,6 +22,7 @@ var runDir = control.Dir()
 // TestOutputGoesNowhere: a start whose output cannot be written says so, and the
 // device that it started is whole and can be stopped.
 func TestOutputGoesNowhere(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	s := rig.Create(t, vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{}), "", "--spare", "1MiB")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -55,6 +56,7 @@ func TestOutputGoesNowhere(t *testing.T) {
 // TestForegroundSurvivesItsTerminal: a server in the foreground whose terminal
 // hangs up and whose log nobody reads any more serves on.
 func TestForegroundSurvivesItsTerminal(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	s := rig.Create(t, vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{}), "", "--spare", "1MiB")
 	cmd, _ := run(t, closedPipe(t), closedPipe(t), "start", "--foreground", "--log-level", "trace",
@@ -85,6 +87,7 @@ func TestForegroundSurvivesItsTerminal(t *testing.T) {
 // TestLimits: what ulimit says is lifted, or the start says what it lacks and
 // leaves nothing behind.
 func TestLimits(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	file := newFile(t)
 	s := rig.Create(t, file, "", "--spare", "1MiB")
@@ -116,6 +119,7 @@ func TestLimits(t *testing.T) {
 
 // TestNotRoot: a user without the right to do something gets one line that says so.
 func TestNotRoot(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	s := rig.Create(t, disk, "", "--spare", "1MiB")
@@ -150,6 +154,7 @@ func TestNotRoot(t *testing.T) {
 // TestPlantedFiles: other files in the places of the program's files are not followed, removed or
 // believed, and a start that meets them leaves nothing.
 func TestPlantedFiles(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	s := rig.Create(t, disk, "", "--spare", "1MiB")
@@ -213,6 +218,7 @@ func TestPlantedFiles(t *testing.T) {
 // TestMountedElsewhere: a device that is mounted where this process cannot see
 // it is in use anyway.
 func TestMountedElsewhere(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	s := rig.Create(t, vmtest.NewLoop(t, 64<<20, vmtest.LoopOptions{}), "", "--spare", "1MiB")
 	s.Start(t)

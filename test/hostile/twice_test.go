@@ -27,6 +27,7 @@ func newFile(t *testing.T) string {
 // TestOneServerForADisk: by whatever path a disk that is being served is named, or a copy of it,
 // there is no second server, and no create or check that could see or leave something half done.
 func TestOneServerForADisk(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	file := newFile(t)
 	s := rig.Create(t, file, "", "--spare", "1MiB")
@@ -120,6 +121,7 @@ func mendRefused(t *testing.T, what, path, backup string) {
 // the disk, and the others say that they did not. A round of two, and one of
 // four, one of them by name; 100 in the full run.
 func TestStartRaces(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	s := rig.Create(t, disk, "", "--spare", "1MiB")
@@ -167,6 +169,7 @@ func TestStartRaces(t *testing.T) {
 // TestStacked: a device of ours can be the disk of another set; what is below
 // cannot be stopped or made anew meanwhile.
 func TestStacked(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewLoop(t, diskSize, vmtest.LoopOptions{})
 	lower := rig.Create(t, disk, "", "--spare", "1MiB")
@@ -217,6 +220,7 @@ func addPartition(t *testing.T, disk string, start, length int64) {
 // TestPartitionAndDisk: a user of a partition keeps others from the whole disk, and
 // the other way round.
 func TestPartitionAndDisk(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	disk := vmtest.NewNullBlk(t, vmtest.NullBlkOptions{SizeMiB: 48, BlockSize: 512}).Path
 	addPartition(t, disk, 1<<20, 40<<20)
@@ -242,6 +246,7 @@ func TestPartitionAndDisk(t *testing.T) {
 // TestDiskIsAnother: block sizes and sizes that are not what they were, and
 // devices that do not answer.
 func TestDiskIsAnother(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	need(t)
 	file := newFile(t)
 	small := vmtest.NewLoop(t, 0, vmtest.LoopOptions{File: file})
