@@ -14,8 +14,9 @@ const (
 	gather = time.Minute
 )
 
-// outbox decides when people are told. The first notice of a round is told at once, unless there
-// were many lately. All others are told together.
+// outbox decides when people are told. New critical alerts of a round are told at once, together;
+// without any, the first notice of a round is. All others are told together later, and so are these
+// if there were many lately.
 type outbox struct {
 	Single  []time.Time `json:"single,omitempty"` // when messages were sent at once
 	Urgent  []time.Time `json:"urgent,omitempty"` // the same, about new critical alerts
@@ -28,17 +29,25 @@ type outbox struct {
 func (o *outbox) take(all []*Notice, now time.Time, opt Options) (send []*Message) {
 	old := func(t time.Time) bool { return now.Sub(t) >= opt.Digest }
 	o.Single, o.Urgent = slices.DeleteFunc(o.Single, old), slices.DeleteFunc(o.Urgent, old)
-	for i, n := range all {
-		// One that waits already is told with what it was before.
-		sent := &o.Single
-		if n.Event == Raised && n.Severity() == Critical {
-			sent = &o.Urgent
+	// One that waits already is told with what it was before.
+	var urgent, others []*Notice
+	for _, n := range all {
+		if n.urgent() && len(o.Urgent) < burst && o.waiting(n) < 0 {
+			urgent = append(urgent, n)
+		} else {
+			others = append(others, n)
 		}
-		if i == 0 && n.Event != Again && len(*sent) < burst && o.waiting(n) < 0 {
-			*sent = append(*sent, now)
-			send = append(send, newMessage(opt.Host, now, n))
-			continue
-		}
+	}
+	if len(urgent) > 0 {
+		o.Urgent = append(o.Urgent, now)
+		send = append(send, newMessage(opt.Host, now, urgent...))
+	} else if len(others) > 0 && !others[0].urgent() && others[0].Event != Again &&
+		len(o.Single) < burst && o.waiting(others[0]) < 0 {
+		o.Single = append(o.Single, now)
+		send = append(send, newMessage(opt.Host, now, others[0]))
+		others = others[1:]
+	}
+	for _, n := range others {
 		o.wait(n, now)
 	}
 	if len(o.Waiting) > 0 && now.Sub(o.Since) >= gather && now.Sub(o.Digest) >= opt.Digest {
@@ -48,6 +57,9 @@ func (o *outbox) take(all []*Notice, now time.Time, opt Options) (send []*Messag
 	}
 	return send
 }
+
+// urgent reports whether a notice is of a critical alert that is new.
+func (n *Notice) urgent() bool { return n.Event == Raised && n.Severity() == Critical }
 
 // waiting returns the place of a notice about the same alert, or -1.
 func (o *outbox) waiting(n *Notice) int {
