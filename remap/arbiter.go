@@ -167,7 +167,7 @@ func (a *Arbiter) advance() {
 
 // ArbiterStatus is what status shows.
 type ArbiterStatus struct {
-	Total, Used, Free, Retired uint64 // spare units; one that is being tried is none of the last three
+	Total, Used, Free, Retired uint64 // spare units; one that is only tried is just in Total
 	Tripped                    bool
 	Suspect                    uint64 // spare units that failed and are not retired, or not yet
 	Reason                     string // why the breaker is open

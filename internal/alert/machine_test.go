@@ -301,8 +301,8 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// TestNewBesideWorse: a critical alert that is new does not wait for a digest because another device
-// gets worse all the time.
+// TestNewBesideWorse: a critical alert that is new does not wait for a digest because another
+// device gets worse all the time.
 func TestNewBesideWorse(t *testing.T) {
 	b := newBench(t, 3)
 	for i := range 3 * 60 {

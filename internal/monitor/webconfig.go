@@ -75,8 +75,8 @@ func trustedNamed(path string, text []byte, warn func(string)) error {
 	secret := func(file string) error {
 		st, err := os.Stat(file)
 		if err == nil && st.Mode().Perm()&0o004 != 0 {
-			warn(fmt.Sprintf("%s: everybody on this host can read this private key (mode %04o); to "+
-				"change that: chmod 640 %s", file, st.Mode().Perm(), file))
+			warn(fmt.Sprintf("%s: everybody on this host can read this private key (mode %04o); "+
+				"to change that: chmod 640 %s", file, st.Mode().Perm(), file))
 		}
 		return err
 	}

@@ -49,7 +49,8 @@ func TestCheckWebConfig(t *testing.T) {
 	}
 	none := filepath.Join(dir, "none.yml")
 	for at, want := range map[string]error{none: fs.ErrNotExist, dir: syscall.EISDIR} {
-		if err := CheckWebConfig(at, nil); !errors.Is(err, want) || strings.Count(err.Error(), at) != 1 {
+		err := CheckWebConfig(at, nil)
+		if !errors.Is(err, want) || strings.Count(err.Error(), at) != 1 {
 			t.Errorf("%s: %v", at, err)
 		}
 	}

@@ -109,8 +109,8 @@ func (d *Device) Restore(ctx context.Context, path, backup string, bad []lists.R
 	if at, err := f.differs(f.within); err != nil {
 		out.Why = "it cannot be read back: " + err.Error()
 		if res.Filled == 0 {
-			out.Why = "none of its blocks was filled; they were written meanwhile, or read again: " +
-				err.Error()
+			out.Why = "none of its blocks was filled: they were written meanwhile, or read " +
+				"again: " + err.Error()
 		}
 	} else if at >= 0 {
 		out.Why = fmt.Sprintf("byte %d is not as in the backup: the block reads again, or was "+
