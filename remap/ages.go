@@ -19,6 +19,7 @@ type Ages struct {
 	UnderWay int   // requests of the user
 	Slow     int   // those of them that are under way for SlowAfter or longer
 	Oldest   int64 // monotonic ns: when the oldest slow one was first seen; 0: there is none
+	Last     int64 // monotonic ns: the last look that saw a slow one; 0: none did
 }
 
 // age is when a request was first seen.
@@ -30,7 +31,7 @@ type age struct {
 // queueAges is one queue's share.
 type queueAges struct {
 	underWay, slow atomic.Int32
-	oldest         atomic.Int64
+	oldest, last   atomic.Int64
 }
 
 // LookAtAges looks at the requests that are under way. Like all methods of the Engine it is called
@@ -57,6 +58,9 @@ func (e *Engine) LookAtAges() {
 	e.public.ages.underWay.Store(int32(seen.UnderWay))
 	e.public.ages.slow.Store(int32(seen.Slow))
 	e.public.ages.oldest.Store(seen.Oldest)
+	if seen.Slow > 0 {
+		e.public.ages.last.Store(now)
+	}
 }
 
 // Ages returns what the last LookAtAges of each queue has found.
@@ -69,6 +73,7 @@ func (s *Shared) Ages() Ages {
 			if at := q.ages.oldest.Load(); at != 0 && (sum.Oldest == 0 || at < sum.Oldest) {
 				sum.Oldest = at
 			}
+			sum.Last = max(sum.Last, q.ages.last.Load())
 		}
 	}
 	return sum

@@ -141,15 +141,18 @@ func TestAges(t *testing.T) {
 	r.e.Submit(&Request{Tag: 1, Op: OpRead, Block: 8, Count: 8})
 	r.clock++
 	r.e.LookAtAges()
-	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 2, Oldest: first})
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 2, Oldest: first, Last: r.clock})
 	r.clock += int64(SlowAfter)
 	r.e.LookAtAges()
-	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 3, Oldest: first})
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 3, Slow: 3, Oldest: first, Last: r.clock})
 	r.step()
 	r.step()
 	r.e.LookAtAges()
-	r.want("ages", r.s.Ages(), Ages{UnderWay: 1, Slow: 1, Oldest: first + int64(SlowAfter)})
+	last := r.clock
+	r.want("ages", r.s.Ages(), Ages{UnderWay: 1, Slow: 1, Oldest: first + int64(SlowAfter),
+		Last: last})
 	r.run()
+	r.clock++
 	r.e.LookAtAges()
-	r.want("ages of nothing", r.s.Ages(), Ages{})
+	r.want("ages of nothing", r.s.Ages(), Ages{Last: last})
 }

@@ -219,10 +219,14 @@ func table(st *control.Status) *Point {
 		Alerts: []string{"table-nearly-full"}}
 }
 
-// slow tells of requests that take long at this moment.
+// slow tells of requests that take long at this moment, or did a moment ago.
 func slow(st *control.Status) *Point {
-	if st.Requests.SlowSince == nil || st.WaitingSince != nil {
+	switch r := &st.Requests; {
+	case st.WaitingSince != nil, r.SlowSince == nil && r.SlowLast == nil:
 		return nil
+	case r.SlowSince == nil:
+		return &Point{Level: Watch, Rank: RankSlow, Do: LookAt(st),
+			Says: "requests waited for the disk for seconds, less than a minute ago"}
 	}
 	return &Point{Level: Watch, Rank: RankSlow, Do: LookAt(st), Says: readable.Count(
 		uint64(max(st.Requests.Slow, 0)), "request waits", "requests wait") + " for the disk"}

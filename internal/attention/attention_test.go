@@ -55,6 +55,11 @@ func TestWords(t *testing.T) {
 			alert("blocks-pending", "warning", "Blocks of media do not read: 1.")},
 			attention.Watch, attention.RankPending, "1 block does not read",
 			"restore the files from a backup; these are: ublk-remap files media"},
+		"slow at times": {[]func(*control.Status){
+			func(st *control.Status) { st.Requests.SlowLast = &since }}, attention.Watch,
+			attention.RankSlow,
+			"requests waited for the disk for seconds, less than a minute ago",
+			"look at the disk: ublk-remap health media"},
 		"cables before the disk": {[]func(*control.Status){
 			func(st *control.Status) { st.Requests.SlowSince, st.Requests.Slow = &since, 3 },
 			alert("new-bad-blocks", "warning", "media got 3."),

@@ -61,7 +61,8 @@ const goldenStatus = `{
   "under_way": 0,
   "most": 128,
   "slow": 0,
-  "slow_since": null
+  "slow_since": null,
+  "slow_last": null
  },
  "metadata": {
   "version": 4,

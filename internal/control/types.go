@@ -148,6 +148,9 @@ type Requests struct {
 	// SlowSince says since when, at least, the oldest slow request is under way. null: none is
 	// slow.
 	SlowSince *time.Time `json:"slow_since"`
+	// SlowLast is when the last slow request was seen, if that is at most a minute ago. null: none
+	// was. A slow disk has none under way at times.
+	SlowLast *time.Time `json:"slow_last"`
 }
 
 // Table is how full the remap table is.

@@ -46,6 +46,9 @@ func (s *server) Status(ctx context.Context) (*control.Status, error) {
 	return st, nil
 }
 
+// slowTold is how long a slow request is told of after it was seen last.
+const slowTold = time.Minute
+
 // requestsOf puts the ages of requests into a status. The times of Ages are those of the monotonic
 // clock, which shows mono now.
 func requestsOf(a remap.Ages, mono int64, now time.Time) control.Requests {
@@ -53,6 +56,10 @@ func requestsOf(a remap.Ages, mono int64, now time.Time) control.Requests {
 	if a.Oldest != 0 {
 		since := now.Add(time.Duration(a.Oldest - mono)).UTC().Truncate(time.Second)
 		r.SlowSince = &since
+	}
+	if a.Last != 0 && mono-a.Last <= int64(slowTold) {
+		last := now.Add(time.Duration(a.Last - mono)).UTC().Truncate(time.Second)
+		r.SlowLast = &last
 	}
 	return r
 }

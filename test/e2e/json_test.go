@@ -22,7 +22,7 @@ remaps pending lost table table.entries table.max table.growth
 errors errors.read errors.write errors.flush errors.transport errors.failed_fast errors.not_noted
 heals heals.writes heals.reads heals.failed
 io io.reads io.writes io.flushes io.discards io.read_bytes io.write_bytes
-requests requests.under_way requests.most requests.slow requests.slow_since
+requests requests.under_way requests.most requests.slow requests.slow_since requests.slow_last
 metadata metadata.version metadata.sequence
 metadata.mirrors metadata.mirrors[].location metadata.mirrors[].state
 metadata.log_used metadata.log_size metadata.bad_superblocks metadata.scrubbed
