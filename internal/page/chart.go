@@ -155,7 +155,7 @@ func recordedOf(d *device, now time.Time) recorded {
 	r.Says = fmt.Sprintf("In the last %d %ss the disk failed in %s, and %s taken", recordedBars,
 		unit, counted(n, "place", "places"), counted(total, "spare unit was", "spare units were"))
 	if n == 0 {
-		r.Says = fmt.Sprintf("In the last %d %ss the disk failed nowhere", recordedBars, unit)
+		r.Says = fmt.Sprintf("In the last %d %ss no place of the disk went bad", recordedBars, unit)
 	}
 	each := chartWidth / recordedBars
 	for i := range units {

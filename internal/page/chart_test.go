@@ -32,7 +32,7 @@ func TestHistory(t *testing.T) {
 func TestRecorded(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	r := recordedOf(&device{first: now.Add(-time.Hour)}, now)
-	if r.Says != "In the last 30 hours the disk failed nowhere" || len(r.Bars) > 0 {
+	if r.Says != "In the last 30 hours no place of the disk went bad" || len(r.Bars) > 0 {
 		t.Errorf("%+v", r)
 	}
 	d := &device{st: &control.Status{BlockSize: 512}}
