@@ -158,6 +158,7 @@ func checkOne(st *control.Status, limits checkLimits) (pluginState, string) {
 		// The limits of this command, and the states above, tell of the others.
 		if p.Rank == attention.RankMissing || p.Rank == attention.RankCritical ||
 			p.Rank == attention.RankWarning || p.Rank == attention.RankWay ||
+			p.Rank == attention.RankSlow ||
 			p.Rank == attention.RankDegraded && st.State == control.StateLive {
 			add(level, "%s", p.Says)
 		}

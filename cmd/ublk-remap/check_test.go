@@ -17,6 +17,7 @@ func TestCheckLine(t *testing.T) {
 		st := &control.Status{Name: "a|b", State: state, Reason: "a reason", ServerPID: 1,
 			Spare: control.Spare{Total: 200, Free: 100}, Remaps: 7,
 			Errors: control.Errors{Read: 1, Write: 2, Flush: 4}}
+		st.Metadata.Mirrors = []control.Mirror{{State: "good"}}
 		if change != nil {
 			change(st)
 		}
@@ -38,6 +39,11 @@ func TestCheckLine(t *testing.T) {
 		{device(control.StateFailed, nil), pluginCritical, "failed"},
 		{device(control.StateLive, func(st *control.Status) { st.WaitingSince = &at }),
 			pluginWarning, "wait for the disk"},
+		{device(control.StateLive, func(st *control.Status) {
+			st.Requests.Slow, st.Requests.SlowSince = 2, &at
+		}), pluginWarning, "2 requests wait for the disk"},
+		{device(control.StateLive, func(st *control.Status) { st.Requests.SlowLast = &at }),
+			pluginWarning, "requests waited for the disk for seconds"},
 		{device(control.StateLive, func(st *control.Status) { st.Lost = 1234 }), pluginWarning,
 			"1,234 blocks are lost"},
 		{device(control.StateLive, func(st *control.Status) { st.Pending = 1 }), pluginWarning,
