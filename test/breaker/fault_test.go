@@ -690,6 +690,7 @@ func requestLoad(t testing.TB, l *ledger, requests int, pause time.Duration) {
 
 // TestReadOnlyDisk: create refuses a disk that cannot be written, and start refuses a set on one.
 func TestReadOnlyDisk(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 2*time.Minute)
 	loop := vmtest.NewLoop(t, diskMiB<<20, vmtest.LoopOptions{})

@@ -16,6 +16,7 @@ import (
 // resources, or because the path is away. The write of the user waits, as it does for data, and
 // succeeds. The breaker stays closed, and no mirror counts as bad.
 func TestMetadataWaits(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 4*time.Minute)
 	v := newServed(t)
@@ -101,6 +102,7 @@ func newestRecords(t testing.TB, s *rig.Set, lay rig.Layout) (out []rig.Extent) 
 // the start tries, the heal is there. If not, the start is refused with exit code 1 and nothing is
 // lost: the next start finds the heal.
 func TestStartOverBadPath(t *testing.T) {
+	vmtest.OnOneKernel(t)
 	vmtest.NeedUblk(t)
 	rig.Guard(t, 6*time.Minute)
 	v := newServed(t)
