@@ -7,6 +7,7 @@ import (
 
 	"ublkremap/cmd/ublk-remap/internal/logging"
 	"ublkremap/cmd/ublk-remap/internal/progress"
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 	"ublkremap/internal/readable"
 )
@@ -32,10 +33,10 @@ func painted(text, colour string) string {
 
 // colourOf says how bad a state is.
 func colourOf(s control.State) string {
-	switch s {
-	case control.StateLive:
+	switch attention.LevelOf(s) {
+	case attention.Good:
 		return good
-	case control.StateTripped, control.StateFailed, control.StateUnreachable:
+	case attention.Bad:
 		return alarming
 	}
 	return warning

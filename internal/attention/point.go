@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"ublkremap/internal/control"
 )
 
 // Level says how bad something is.
@@ -15,6 +17,17 @@ const (
 	Watch
 	Bad
 )
+
+// LevelOf is how bad a state is by itself. What else is with a device may be worse.
+func LevelOf(s control.State) Level {
+	switch s {
+	case control.StateLive:
+		return Good
+	case control.StateTripped, control.StateFailed, control.StateUnreachable:
+		return Bad
+	}
+	return Watch
+}
 
 // Rank orders what is with devices, the most urgent first.
 type Rank int

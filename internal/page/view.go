@@ -103,7 +103,7 @@ func (d *device) rowOf(key string, now time.Time) row {
 	st := d.current(now)
 	r := row{ID: idOf(key), Path: pathOf(key), Name: clean(cmp.Or(st.Name, st.Device)),
 		Device: clean(st.Device), Disk: clean(st.Backing), State: clean(string(st.State)),
-		Stated: stated(st.State), Answered: st.HasFigures(),
+		Stated: toneOf(attention.LevelOf(st.State)), Answered: st.HasFigures(),
 		Size:    sizeText(st.SizeBlocks * uint64(st.BlockSize)),
 		Pending: st.Pending, Lost: st.Lost}
 	if st.SizeBlocks == 0 {
@@ -124,17 +124,6 @@ func (d *device) rowOf(key string, now time.Time) row {
 	r.says(st.Name, attention.Of(st, r.besides(st, &report)...))
 	r.Scrub, r.ScrubSub = scrubText(&st.Scrub, now)
 	return r
-}
-
-// stated is how bad a state is by itself. What else is with a device may be worse.
-func stated(s control.State) tone {
-	switch s {
-	case control.StateLive:
-		return toneGood
-	case control.StateFailed, control.StateTripped, control.StateUnreachable:
-		return toneBad
-	}
-	return toneWatch
 }
 
 // untold says why there are no figures.

@@ -11,6 +11,7 @@ import (
 	"github.com/charmbracelet/colorprofile"
 	"github.com/charmbracelet/x/ansi"
 
+	"ublkremap/internal/attention"
 	"ublkremap/internal/control"
 )
 
@@ -71,10 +72,10 @@ func (t Terminal) filled(k kind) lipgloss.Style {
 // stateStyle is how a state looks in the list.
 func (t Terminal) stateStyle(s control.State) lipgloss.Style {
 	color := shade{"214", "3"}
-	switch s {
-	case control.StateLive:
+	switch attention.LevelOf(s) {
+	case attention.Good:
 		color = shade{"36", "2"}
-	case control.StateTripped, control.StateFailed, control.StateUnreachable:
+	case attention.Bad:
 		color = shade{"166", "1"}
 	}
 	return lipgloss.NewStyle().Bold(true).Foreground(t.of(color))
