@@ -137,3 +137,20 @@ func sendList(w http.ResponseWriter, r *http.Request, h Handler) {
 		panic(http.ErrAbortHandler)
 	}
 }
+
+// maxHealed is how many rows one request may have: as many as blocks.
+const maxHealed = MaxFill / 512
+
+// readRows reads a HealRequest. The error is ErrInvalid.
+func readRows(r io.Reader) ([]Remap, error) {
+	var ask HealRequest
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&ask); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, noEOF(err))
+	}
+	if len(ask.Rows) == 0 || len(ask.Rows) > maxHealed {
+		return nil, fmt.Errorf("%w: want 1 to %d rows", ErrInvalid, maxHealed)
+	}
+	return ask.Rows, nil
+}

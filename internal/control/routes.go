@@ -32,7 +32,7 @@ func routes(h Handler) http.Handler {
 	mux.HandleFunc("POST /v1/remaps/mark", ofRanges(r, h.MarkRemaps))
 	mux.HandleFunc("POST /v1/remaps/rescue", ofRanges(r, h.RescueRemaps))
 	mux.HandleFunc("POST /v1/fill/{block}", r.fill)
-	mux.HandleFunc("POST /v1/heal-free", r.healFree)
+	mux.HandleFunc("POST /v1/heal-free", ofBody(r, readRows, h.HealFree))
 	mux.HandleFunc("POST /v1/scrub", r.scrub)
 	mux.HandleFunc("POST /v1/retest", r.startRetest)
 	mux.HandleFunc("GET /v1/retest", retest(h.Retest))
@@ -124,9 +124,15 @@ func (r *router) move(f func(context.Context, []Range) (MoveReply, error)) http.
 
 // ofRanges answers a request whose body is a MoveRequest.
 func ofRanges[T any](r *router, f func(context.Context, []Range) (T, error)) http.HandlerFunc {
+	return ofBody(r, readRanges, f)
+}
+
+// ofBody answers requests whose body read reads, by f, which moves blocks.
+func ofBody[B, T any](r *router, read func(io.Reader) (B, error),
+	f func(context.Context, B) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
 		body := http.MaxBytesReader(w, req.Body, maxBody)
-		ranges, err := readRanges(body)
+		ask, err := read(body)
 		if err != nil {
 			// A client that is still sending would not see an answer, because its connection
 			// breaks.
@@ -134,7 +140,7 @@ func ofRanges[T any](r *router, f func(context.Context, []Range) (T, error)) htt
 			reply(w, nil, err)
 			return
 		}
-		moving(r, w, req, func(ctx context.Context) (T, error) { return f(ctx, ranges) })
+		moving(r, w, req, func(ctx context.Context) (T, error) { return f(ctx, ask) })
 	}
 }
 
@@ -174,31 +180,6 @@ func (r *router) fill(w http.ResponseWriter, req *http.Request) {
 	}
 	moving(r, w, req, func(ctx context.Context) (FillReply, error) {
 		return r.h.Fill(ctx, block, data)
-	})
-}
-
-// maxHealed is how many rows one request may have: as many as blocks.
-const maxHealed = MaxFill / 512
-
-func (r *router) healFree(w http.ResponseWriter, req *http.Request) {
-	var ask HealRequest
-	body := http.MaxBytesReader(w, req.Body, maxBody)
-	d := json.NewDecoder(body)
-	d.DisallowUnknownFields()
-	err := d.Decode(&ask)
-	switch {
-	case err != nil:
-		err = fmt.Errorf("%w: %w", ErrInvalid, noEOF(err))
-	case len(ask.Rows) == 0 || len(ask.Rows) > maxHealed:
-		err = fmt.Errorf("%w: want 1 to %d rows", ErrInvalid, maxHealed)
-	}
-	if err != nil {
-		_, _ = io.Copy(io.Discard, body)
-		reply(w, nil, err)
-		return
-	}
-	moving(r, w, req, func(ctx context.Context) (FillReply, error) {
-		return r.h.HealFree(ctx, ask.Rows)
 	})
 }
 
