@@ -134,7 +134,7 @@ func (a *app) fill(ctx context.Context, r *control.Record, o fillOptions) error 
 		n := fill.Count(runs, bad, d.BlockSize)
 		out.Result = fill.Result{Bad: n + missing, Filled: n, Missing: missing}
 		if n > 0 {
-			have := lists.Subtract(bad, lists.Subtract(bad, lists.Merge(runs)))
+			have := lists.Intersect(bad, lists.Merge(runs))
 			if err := wouldFill(ctx, r, blocksOf(have, d.BlockSize)); err != nil {
 				return err
 			}

@@ -67,7 +67,7 @@ func TestBadblocks(t *testing.T) {
 	}
 }
 
-// TestSubtract compares with the result for sets of bytes.
+// TestSubtract compares with the result for sets of bytes, and Intersect too.
 func TestSubtract(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 5))
 	for range 2000 {
@@ -86,9 +86,13 @@ func TestSubtract(t *testing.T) {
 			})
 		}
 		got := Subtract(Merge(list), Merge(minus))
+		both := Intersect(Merge(list), Merge(minus))
 		for b := range int64(40) {
 			if in(got, b) != (in(list, b) && !in(minus, b)) {
 				t.Fatalf("%v less %v is %v", list, minus, got)
+			}
+			if in(both, b) != (in(list, b) && in(minus, b)) {
+				t.Fatalf("%v and %v have %v", list, minus, both)
 			}
 		}
 	}

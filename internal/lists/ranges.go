@@ -23,6 +23,10 @@ func Merge(list []Range) []Range {
 	return merged
 }
 
+// Intersect returns the parts of the ranges that are in others. Both must be in the form that Merge
+// returns.
+func Intersect(list, others []Range) []Range { return Subtract(list, Subtract(list, others)) }
+
 // Subtract returns the parts of the ranges that are not in minus. Both must be in the form that
 // Merge returns.
 func Subtract(list, minus []Range) []Range {

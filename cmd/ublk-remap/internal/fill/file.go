@@ -188,8 +188,7 @@ func (f *file) findBad(bad []lists.Range) error {
 	bs := f.d.BlockSize
 	for _, e := range f.extents {
 		mine := []lists.Range{{Start: e.Place, End: e.Place + e.Length}}
-		good := lists.Subtract(mine, bad)
-		for _, r := range lists.Subtract(mine, good) {
+		for _, r := range lists.Intersect(mine, bad) {
 			at := e.Offset + r.Start - e.Place
 			switch {
 			case at >= f.size:
