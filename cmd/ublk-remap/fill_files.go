@@ -72,10 +72,11 @@ func (a *app) fillFiles(ctx context.Context, r *control.Record, o fillOptions) e
 			return fmt.Errorf("%s: %w (%d of %d files were done)", path, err, i, len(paths))
 		}
 		out.Files = append(out.Files, f)
-		if o.dryRun && f.Filled > 0 {
-			if err := wouldFail(ctx, r, 1); err != nil {
-				return err
-			}
+	}
+	fills := func(f fill.File) bool { return f.Filled > 0 }
+	if o.dryRun && slices.ContainsFunc(out.Files, fills) {
+		if err := wouldFail(ctx, r, 1); err != nil {
+			return err
 		}
 	}
 	return a.printFilledFiles(out)
@@ -173,11 +174,11 @@ func (a *app) printFilledFiles(out filledFiles) error {
 	var failed error
 	n := uint64(0)
 	for _, f := range out.Files {
-		if n += f.Failed; f.Failed > 0 {
-			failed = fmt.Errorf("%s: %w: %s blocks could not be filled and stay as they are; "+
-				"see: %s", out.Device, control.ErrFailed, readable.Number(n),
-				shell.Command("status", out.Device))
-		}
+		n += f.Failed
+	}
+	if n > 0 {
+		failed = fmt.Errorf("%s: %w: %s blocks could not be filled and stay as they are; see: %s",
+			out.Device, control.ErrFailed, readable.Number(n), shell.Command("status", out.Device))
 	}
 	if a.json {
 		return errors.Join(a.printJSON(out), failed)
